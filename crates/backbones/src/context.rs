@@ -1,0 +1,193 @@
+//! What a forward pass may know beside its input: how far the run is, where random draws come from, who shares the
+//! batch, and whether this is training. It goes to every `forward`, so that batch statistics, masks and drop path have
+//! one door, and no layer needs a clock, a device generator or a hidden flag.
+
+use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::SeedableRng;
+
+use burn::tensor::Tensor;
+
+/// Where in its run a step stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Progress {
+    /// Optimizer steps done before this one.
+    pub step: usize,
+    /// Optimizer steps in one pass over the data; at least 1.
+    pub steps_per_epoch: usize,
+    /// Optimizer steps of the whole run.
+    pub steps: usize,
+}
+
+impl Progress {
+    /// Epochs completed before this step: the epoch index, from 0, that the papers' schedules use.
+    pub fn epoch(&self) -> usize {
+        self.step / self.steps_per_epoch.max(1)
+    }
+
+    /// Epochs of the whole run; a last, shorter one counts.
+    pub fn epochs(&self) -> usize {
+        self.steps.div_ceil(self.steps_per_epoch.max(1))
+    }
+
+    /// The part of the run that is done, from 0 at the first step to 1 after the last.
+    pub fn fraction(&self) -> f64 {
+        if self.steps == 0 {
+            return 1.0;
+        }
+        self.step as f64 / self.steps as f64
+    }
+}
+
+/// The source of every random draw of a step, without state: a draw is a function of the run's seed, what it is for,
+/// the step, and an index within the step. So a resumed run draws what a run never stopped would have drawn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Draws {
+    seed: u64,
+    step: u64,
+}
+
+impl Draws {
+    /// The draws of one optimizer step of the run with this seed.
+    pub fn new(seed: u64, step: u64) -> Self {
+        Self { seed, step }
+    }
+
+    /// A generator for one purpose; generators of different purposes, steps or indices are independent.
+    ///
+    /// `purpose` names the use (`"moco.shuffle"`), so that no list of purposes has to grow with every method; `index`
+    /// tells apart the draws of one purpose within a step (an image's record position, a layer, a micro-batch).
+    pub fn rng(&self, purpose: &str, index: u64) -> ChaCha8Rng {
+        rng_of([self.seed, hash_name(purpose), self.step, index])
+    }
+}
+
+/// ChaCha with 8 rounds, keyed by four words. The key alone tells streams apart, so equal keys are equal streams.
+pub(crate) fn rng_of(words: [u64; 4]) -> ChaCha8Rng {
+    let mut key = [0; 32];
+    for (bytes, word) in key.chunks_exact_mut(8).zip(words) {
+        bytes.copy_from_slice(&word.to_le_bytes());
+    }
+    ChaCha8Rng::from_seed(key)
+}
+
+/// FNV-1a, 64 bits. Written out because the standard library's hashers may change between Rust versions, and these
+/// values decide what a seed means.
+pub(crate) fn hash_name(name: &str) -> u64 {
+    name.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
+    })
+}
+
+/// The one way to other devices. Whatever is taken over the whole batch (a mean, the negatives, what a queue
+/// receives, Sinkhorn's sums, a centre) goes through it. Today there is one replica and each method is the identity.
+#[derive(Clone, Debug, Default)]
+pub struct Replicas {
+    // Private, so that other replicas can arrive without a change for callers.
+    _private: (),
+}
+
+impl Replicas {
+    /// One device, which holds the whole batch.
+    pub fn single() -> Self {
+        Self::default()
+    }
+
+    /// How many devices share the batch.
+    pub fn count(&self) -> usize {
+        1
+    }
+
+    /// The mean of every replica's `tensor`, on each of them.
+    pub fn mean<const D: usize>(&self, tensor: Tensor<D>) -> Tensor<D> {
+        tensor
+    }
+
+    /// The sum of every replica's `tensor`, on each of them.
+    pub fn sum<const D: usize>(&self, tensor: Tensor<D>) -> Tensor<D> {
+        tensor
+    }
+
+    /// Every replica's rows, one after the other: `[rows, …]` to `[count · rows, …]`.
+    pub fn gather<const D: usize>(&self, tensor: Tensor<D>) -> Tensor<D> {
+        tensor
+    }
+}
+
+/// What a forward pass may know beside its input.
+#[derive(Clone, Debug)]
+pub struct Context {
+    /// Where in the run this step stands.
+    pub progress: Progress,
+    /// Random draws of this step.
+    pub draws: Draws,
+    /// The devices that share the batch.
+    pub replicas: Replicas,
+    /// Whether layers behave as in training: batch statistics are used, and running statistics move.
+    pub training: bool,
+    /// Images that share batch statistics in training; `None` is the whole batch. Batch normalisation asserts that it
+    /// divides the batch. See [`BatchNorm`](crate::layers::BatchNorm).
+    pub batch_norm_images: Option<usize>,
+}
+
+impl Context {
+    /// A step of training on one device, with statistics over the whole batch.
+    pub fn training(progress: Progress, draws: Draws) -> Self {
+        Self {
+            progress,
+            draws,
+            replicas: Replicas::single(),
+            training: true,
+            batch_norm_images: None,
+        }
+    }
+
+    /// A frozen network: running statistics are used and kept, and nothing is drawn.
+    pub fn evaluation() -> Self {
+        let progress = Progress {
+            step: 0,
+            steps_per_epoch: 1,
+            steps: 0,
+        };
+        Self {
+            training: false,
+            ..Self::training(progress, Draws::new(0, 0))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rand::Rng;
+
+    #[test]
+    fn progress_counts_completed_epochs() {
+        let at = |step| Progress {
+            step,
+            steps_per_epoch: 10,
+            steps: 25,
+        };
+        assert_eq!((at(0).epoch(), at(9).epoch(), at(10).epoch()), (0, 0, 1));
+        assert_eq!(at(0).epochs(), 3);
+        assert_eq!((at(0).fraction(), at(25).fraction()), (0.0, 1.0));
+    }
+
+    #[test]
+    fn draws_depend_on_every_part_of_their_key() {
+        let first = |seed, step, purpose, index| Draws::new(seed, step).rng(purpose, index).next_u64();
+        let value = first(1, 2, "a", 3);
+        assert_eq!(value, first(1, 2, "a", 3));
+        assert_ne!(value, first(2, 2, "a", 3));
+        assert_ne!(value, first(1, 3, "a", 3));
+        assert_ne!(value, first(1, 2, "b", 3));
+        assert_ne!(value, first(1, 2, "a", 4));
+    }
+
+    /// A seed must mean the same in every later version: these are the published FNV-1a values.
+    #[test]
+    fn names_hash_as_published() {
+        assert_eq!(hash_name(""), 0xcbf2_9ce4_8422_2325);
+        assert_eq!(hash_name("a"), 0xaf63_dc4c_8601_ec8c);
+        assert_eq!(hash_name("foobar"), 0x8594_4171_f739_67e8);
+    }
+}

@@ -1,0 +1,174 @@
+//! Initial weights: drawn on the host from the seed and the parameter's dotted path, so they are the same on every
+//! device, in every order of construction, and for a parameter whose neighbours changed.
+
+use burn::module::{Param, ParamId};
+use burn::tensor::{Device, Shape, Tensor, TensorData};
+use rand_chacha::ChaCha8Rng;
+use rand_distr::{Distribution, StandardNormal, Uniform};
+
+use crate::context::{hash_name, rng_of};
+
+/// Where a module's parameters get their first values: a seed, a device, and the path of the module in its network.
+#[derive(Clone, Debug)]
+pub struct Init {
+    device: Device,
+    path: String,
+    /// `None`: zeros instead of draws, for weights that are replaced at once.
+    seed: Option<u64>,
+}
+
+impl Init {
+    /// The root of a network whose parameters lie on `device`.
+    ///
+    /// On a device with autodiff the parameters require gradients; on a plain one `Module::train` turns that on.
+    pub fn new(seed: u64, device: &Device) -> Self {
+        Self {
+            device: device.clone(),
+            path: String::new(),
+            seed: Some(seed),
+        }
+    }
+
+    /// A network to load weights into: shapes are right, and no number is drawn (draws become zeros).
+    pub fn empty(device: &Device) -> Self {
+        Self {
+            seed: None,
+            ..Self::new(0, device)
+        }
+    }
+
+    /// The same for the child called `name`: its path is `path.name`.
+    pub fn at(&self, name: &str) -> Self {
+        let path = match self.path.as_str() {
+            "" => name.to_owned(),
+            parent => format!("{parent}.{name}"),
+        };
+        Self {
+            path,
+            ..self.clone()
+        }
+    }
+
+    /// The device on which the tensors are made.
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
+    /// Normal with mean 0 and variance 2 / fan-out, where fan-out is `shape[0]` times the product of the dimensions
+    /// after the second: `kaiming_normal_(mode="fan_out", nonlinearity="relu")`, torchvision's choice for ResNets.
+    ///
+    /// He, Zhang, Ren, Sun, *Delving deep into rectifiers*, 2015, §2.2 (the backward-propagation case, eq. 14).
+    pub fn kaiming_normal_fan_out<const D: usize>(&self, shape: [usize; D]) -> Tensor<D> {
+        let fan_out = shape[0] * shape[2..].iter().product::<usize>();
+        self.normal(shape, (2.0 / fan_out as f64).sqrt())
+    }
+
+    /// Normal with mean 0 and the given standard deviation.
+    pub fn normal<const D: usize>(&self, shape: [usize; D], std: f64) -> Tensor<D> {
+        self.draw(shape, |rng| {
+            let standard: f64 = StandardNormal.sample(rng);
+            (standard * std) as f32
+        })
+    }
+
+    /// Uniform on `[-bound, bound)`.
+    pub fn uniform<const D: usize>(&self, shape: [usize; D], bound: f64) -> Tensor<D> {
+        let range = Uniform::new(-bound, bound).expect("a finite, positive bound");
+        self.draw(shape, |rng| range.sample(rng) as f32)
+    }
+
+    /// Zeros.
+    pub fn zeros<const D: usize>(&self, shape: [usize; D]) -> Tensor<D> {
+        Tensor::zeros(shape, &self.device)
+    }
+
+    /// Ones.
+    pub fn ones<const D: usize>(&self, shape: [usize; D]) -> Tensor<D> {
+        Tensor::ones(shape, &self.device)
+    }
+
+    fn draw<const D: usize>(
+        &self,
+        shape: [usize; D],
+        mut sample: impl FnMut(&mut ChaCha8Rng) -> f32,
+    ) -> Tensor<D> {
+        let Some(seed) = self.seed else {
+            return self.zeros(shape);
+        };
+        let mut rng = rng_of([seed, hash_name("initial weights"), hash_name(&self.path), 0]);
+        let values = (0..shape.iter().product())
+            .map(|_| sample(&mut rng))
+            .collect::<Vec<f32>>();
+        Tensor::from_data(TensorData::new(values, Shape::new(shape)), &self.device)
+    }
+}
+
+/// A tensor that the optimizer trains.
+pub fn trained<const D: usize>(tensor: Tensor<D>) -> Param<Tensor<D>> {
+    Param::from_tensor(tensor)
+}
+
+/// A tensor that is saved with its module and never trained: a queue, a centre.
+pub fn buffer<const D: usize>(tensor: Tensor<D>) -> Param<Tensor<D>> {
+    // Not `from_tensor`, which asks for a gradient.
+    Param::initialized(ParamId::new(), tensor)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn values<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
+        tensor.into_data().iter::<f32>().collect()
+    }
+
+    fn mean_and_std(values: &[f32]) -> (f64, f64) {
+        let count = values.len() as f64;
+        let mean = values.iter().map(|v| f64::from(*v)).sum::<f64>() / count;
+        let squares = values.iter().map(|v| (f64::from(*v) - mean).powi(2));
+        (mean, (squares.sum::<f64>() / count).sqrt())
+    }
+
+    #[test]
+    fn weights_follow_seed_and_path_alone() {
+        let device = Device::flex();
+        let at = |seed, path: &str| values(Init::new(seed, &device).at(path).normal([4, 4], 1.0));
+        assert_eq!(at(1, "layer1.0"), at(1, "layer1.0"));
+        assert_ne!(at(1, "layer1.0"), at(1, "layer1.1"));
+        assert_ne!(at(1, "layer1.0"), at(2, "layer1.0"));
+        // Built child by child or by its whole path, a parameter is the same.
+        let nested = Init::new(1, &device).at("layer1").at("0");
+        assert_eq!(at(1, "layer1.0"), values(nested.normal([4, 4], 1.0)));
+    }
+
+    #[test]
+    fn kaiming_normal_has_the_stated_spread() {
+        let init = Init::new(3, &Device::flex()).at("conv1");
+        let (mean, std) = mean_and_std(&values(init.kaiming_normal_fan_out([64, 32, 3, 3])));
+        let wanted = (2.0f64 / (64.0 * 9.0)).sqrt();
+        // 18,432 draws: the standard error of their mean is std/136, of their spread std/192.
+        assert!(mean.abs() < 4.0 * wanted / 136.0, "mean {mean}");
+        assert!((std / wanted - 1.0).abs() < 4.0 / 192.0, "std {std}, wanted {wanted}");
+    }
+
+    #[test]
+    fn uniform_fills_its_range() {
+        let values = values(Init::new(3, &Device::flex()).uniform([10_000], 0.25));
+        let (mean, std) = mean_and_std(&values);
+        assert!(values.iter().all(|v| (-0.25..=0.25).contains(v)));
+        assert!(mean.abs() < 0.01 && (std - 0.25 / 3f64.sqrt()).abs() < 0.003);
+    }
+
+    /// A seed must mean the same weights in every later version and with every later `rand_distr`.
+    #[test]
+    fn first_draws_are_pinned() {
+        let drawn = values(Init::new(0, &Device::flex()).at("conv1.weight").normal([4], 1.0));
+        assert_eq!(drawn, [0.933_765_2, -0.745_639_15, 0.299_362_18, -1.210_833_9]);
+    }
+
+    #[test]
+    fn empty_draws_nothing() {
+        let weights = Init::empty(&Device::flex()).at("conv1").normal([2, 2], 1.0);
+        assert_eq!(values(weights), [0.0; 4]);
+    }
+}

@@ -1,0 +1,45 @@
+//! The layers of every network here: the only place that calls Burn's convolutions, products, norms and activations.
+//! So initial weights, faster kernels for a device and 16-bit compute are decided once, and parameters have PyTorch's
+//! names and layout (`weight` and `bias`, a linear layer's weight as `[outputs, inputs]`).
+//!
+//! Shapes are written `[images, channels, height, width]`.
+
+mod batch_norm;
+mod convolution;
+mod linear;
+mod running_statistic;
+
+pub use batch_norm::BatchNorm;
+pub use convolution::{Conv2d, Conv2dConfig};
+pub use linear::Linear;
+pub use running_statistic::{RunningStatistic, is_running_statistic};
+
+use burn::tensor::Tensor;
+use burn::tensor::ops::MaxPoolOptions;
+
+/// `max(x, 0)`.
+pub fn relu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
+    burn::tensor::activation::relu(x)
+}
+
+/// The largest value of each window of 3×3 at stride 2 with a border of 1: `[n, c, h, w]` to
+/// `[n, c, ⌈h/2⌉, ⌈w/2⌉]`, the pooling of a ResNet's stem.
+pub fn max_pool(x: Tensor<4>) -> Tensor<4> {
+    let options = MaxPoolOptions {
+        kernel_size: [3, 3],
+        stride: [2, 2],
+        padding: [(1, 1), (1, 1)],
+        dilation: [1, 1],
+        ceil_mode: false,
+    };
+    burn::tensor::module::max_pool2d(x, options)
+}
+
+/// The mean over height and width: `[n, c, h, w]` to `[n, c]`.
+pub fn global_average_pool(x: Tensor<4>) -> Tensor<2> {
+    let [images, channels, height, width] = x.dims();
+    // One reduction over the flattened image: two in a row would write an intermediate.
+    x.reshape([images, channels, height * width])
+        .mean_dim(2)
+        .reshape([images, channels])
+}

@@ -1,0 +1,100 @@
+//! Batch normalisation with PyTorch's statistics, over the whole batch or over groups of images.
+
+use burn::module::{Module, Param};
+use burn::tensor::Tensor;
+
+use crate::context::Context;
+use crate::init::{Init, trained};
+use crate::layers::{RunningStatistic, relu};
+
+/// Normalises each channel to mean 0 and variance 1, then scales and shifts it.
+///
+/// Ioffe, Szegedy, *Batch normalization*, 2015, algorithm 1; running statistics as `torch.nn.BatchNorm2d` keeps them
+/// (the running variance is the unbiased one, n / (n − 1) times what normalises the batch).
+///
+/// Training or not is the [`Context`]'s word alone: a teacher without gradients has batch statistics in training too.
+///
+/// With `batch_norm_images` in the context, each run of that many images has statistics of its own, as if the groups
+/// lay on devices of their own. MoCo needs this: with shared statistics a query recognises its key by them (He et al.,
+/// *Momentum contrast*, 2020, §3.3, "Shuffling BN"). Running statistics still move once a step, towards the mean of the
+/// groups' means and of their unbiased variances.
+#[derive(Module, Debug)]
+pub struct BatchNorm {
+    /// Scale, `[channels]`.
+    pub weight: Param<Tensor<1>>,
+    /// Shift, `[channels]`.
+    pub bias: Param<Tensor<1>>,
+    /// Mean of the batches' means, `[channels]`.
+    pub running_mean: RunningStatistic,
+    /// Mean of the batches' unbiased variances, `[channels]`.
+    pub running_var: RunningStatistic,
+    /// The newest batch's part of the running statistics.
+    momentum: f64,
+    /// Added to the variance under the root.
+    epsilon: f64,
+}
+
+impl BatchNorm {
+    /// Scale 1, shift 0; momentum 0.1 and epsilon 1e-5, PyTorch's.
+    pub fn new(init: &Init, channels: usize) -> Self {
+        Self {
+            weight: trained(init.at("weight").ones([channels])),
+            bias: trained(init.at("bias").zeros([channels])),
+            running_mean: RunningStatistic::new(init.at("running_mean").zeros([channels]).without_autodiff()),
+            running_var: RunningStatistic::new(init.at("running_var").ones([channels]).without_autodiff()),
+            momentum: 0.1,
+            epsilon: 1e-5,
+        }
+    }
+
+    /// # Shapes
+    /// - `x`: `[images, channels, …]`, of rank 2 in heads and 4 in networks
+    /// - output: as `x`
+    ///
+    /// # Panics
+    /// In training, where the context's `batch_norm_images` does not divide the images, and where a group has a single
+    /// value in a channel.
+    pub fn forward<const D: usize>(&self, x: Tensor<D>, context: &Context) -> Tensor<D> {
+        self.normalise(x, context, false)
+    }
+
+    /// [`forward`](Self::forward), then ReLU: together they pass over memory once.
+    pub fn forward_relu<const D: usize>(&self, x: Tensor<D>, context: &Context) -> Tensor<D> {
+        self.normalise(x, context, true)
+    }
+
+    fn normalise<const D: usize>(&self, x: Tensor<D>, context: &Context, with_relu: bool) -> Tensor<D> {
+        if !context.training {
+            let output = self.normalise_with_running_statistics(x);
+            return if with_relu { relu(output) } else { output };
+        }
+        let shape = x.dims();
+        let images = shape[0];
+        let group = context.batch_norm_images.unwrap_or(images);
+        assert!(
+            group > 0 && images.is_multiple_of(group),
+            "batch_norm_images = {group} does not divide the {images} images of the batch"
+        );
+        let count = group * shape[2..].iter().product::<usize>();
+        assert!(count > 1, "batch normalisation in training needs more than one value a channel");
+
+        let (weight, bias) = (self.weight.val(), self.bias.val());
+        let batch = kernels::batch_norm(x, weight, bias, images / group, self.epsilon, with_relu);
+        let unbiased = batch.variance * (count as f64 / (count as f64 - 1.0));
+        let move_to = |running: &RunningStatistic, batch: Tensor<1>| {
+            running.set(running.value() * (1.0 - self.momentum) + batch * self.momentum);
+        };
+        move_to(&self.running_mean, batch.mean);
+        move_to(&self.running_var, unbiased);
+        batch.output
+    }
+
+    fn normalise_with_running_statistics<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
+        // One scale and one shift a channel: two passes over the image in place of four.
+        let scale = self.weight.val() / (self.running_var.value() + self.epsilon).sqrt();
+        let shift = self.bias.val() - self.running_mean.value() * scale.clone();
+        let mut shape = [1; D];
+        shape[1] = x.dims()[1];
+        x * scale.reshape(shape) + shift.reshape(shape)
+    }
+}

@@ -1,0 +1,72 @@
+//! Convolution over images.
+
+use burn::module::{Module, Param};
+use burn::tensor::Tensor;
+
+use crate::init::{Init, trained};
+
+/// The shape of a [`Conv2d`].
+#[derive(Clone, Copy, Debug)]
+pub struct Conv2dConfig {
+    /// Channels of the input.
+    pub inputs: usize,
+    /// Channels of the output.
+    pub outputs: usize,
+    /// Height and width of the kernel.
+    pub kernel: usize,
+    /// Step between windows, in both directions.
+    pub stride: usize,
+    /// Zeros added on each side.
+    pub padding: usize,
+    /// Whether a bias (zero at first) is added; a convolution that a norm follows needs none.
+    pub bias: bool,
+}
+
+impl Conv2dConfig {
+    /// A kernel of odd size that keeps the image's size at stride 1, without bias: ResNet's convolutions.
+    pub fn same(inputs: usize, outputs: usize, kernel: usize, stride: usize) -> Self {
+        Self {
+            inputs,
+            outputs,
+            kernel,
+            stride,
+            padding: kernel / 2,
+            bias: false,
+        }
+    }
+
+    /// The layer with Kaiming-normal weights (fan-out, for ReLU), as torchvision's ResNets start.
+    pub fn init(&self, init: &Init) -> Conv2d {
+        let shape = [self.outputs, self.inputs, self.kernel, self.kernel];
+        Conv2d {
+            weight: trained(init.at("weight").kaiming_normal_fan_out(shape)),
+            bias: self.bias.then(|| trained(init.at("bias").zeros([self.outputs]))),
+            stride: self.stride,
+            padding: self.padding,
+        }
+    }
+}
+
+/// Convolution over images with a square kernel.
+#[derive(Module, Debug)]
+pub struct Conv2d {
+    /// `[outputs, inputs, kernel, kernel]`.
+    pub weight: Param<Tensor<4>>,
+    /// `[outputs]`.
+    pub bias: Option<Param<Tensor<1>>>,
+    stride: usize,
+    padding: usize,
+}
+
+impl Conv2d {
+    /// # Shapes
+    /// - `x`: `[images, inputs, height, width]`
+    /// - output: `[images, outputs, height', width']` with `size' = (size + 2·padding − kernel) / stride + 1`
+    pub fn forward(&self, x: Tensor<4>) -> Tensor<4> {
+        let x = kernels::conv2d(x, self.weight.val(), self.stride, self.padding);
+        match &self.bias {
+            Some(bias) => x + bias.val().reshape([1, -1, 1, 1]),
+            None => x,
+        }
+    }
+}

@@ -1,0 +1,74 @@
+//! The parameters of any module as a list: path, shape, and what each is. Weight-decay groups, frozen parameters and
+//! messages are made from it.
+
+use burn::module::{Module, ModuleVisitor, Param, ParamId};
+use burn::tensor::Tensor;
+
+use crate::layers::is_running_statistic;
+
+/// One float tensor of a module.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Parameter {
+    /// Dotted path from the module that was listed, as in checkpoints: `layer1.0.conv1.weight`.
+    pub path: String,
+    /// What Burn's optimizers and gradients know it by.
+    pub id: ParamId,
+    /// Size in each dimension; its length is the rank, by which biases and norms are told from weights.
+    pub shape: Vec<usize>,
+    /// Whether gradients are kept for it now: false on a device without autodiff.
+    pub trained: bool,
+    /// Whether it is a running statistic, which averages over weights leave out.
+    pub running_statistic: bool,
+}
+
+/// The float tensors of `module` that are saved with it, in the order in which every visit meets them.
+pub fn parameters<M: Module>(module: &M) -> Vec<Parameter> {
+    let mut list = List::default();
+    module.visit(&mut list);
+    list.found
+}
+
+#[derive(Default)]
+struct List {
+    path: Path,
+    found: Vec<Parameter>,
+}
+
+impl ModuleVisitor for List {
+    fn enter_module(&mut self, name: &str, _container: &str) {
+        self.path.enter(name);
+    }
+
+    fn exit_module(&mut self, _name: &str, _container: &str) {
+        self.path.exit();
+    }
+
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        let path = self.path.dotted();
+        self.found.push(Parameter {
+            id: param.id,
+            shape: param.lazy_shape().to_vec(),
+            trained: param.is_require_grad(),
+            running_statistic: is_running_statistic(&path),
+            path,
+        });
+    }
+}
+
+/// Where in a module a visit stands.
+#[derive(Default)]
+pub(crate) struct Path(Vec<String>);
+
+impl Path {
+    pub(crate) fn enter(&mut self, name: &str) {
+        self.0.push(name.to_owned());
+    }
+
+    pub(crate) fn exit(&mut self) {
+        self.0.pop();
+    }
+
+    pub(crate) fn dotted(&self) -> String {
+        self.0.join(".")
+    }
+}

@@ -1,0 +1,204 @@
+//! Residual networks with 18, 34, 50 or 101 layers, with torchvision's parameter names.
+//!
+//! He, Zhang, Ren, Sun, *Deep residual learning for image recognition*, 2016, table 1. As in torchvision (its
+//! "ResNet v1.5"), a bottleneck strides in its 3×3 convolution, where the paper strides in the first 1×1.
+
+use burn::module::Module;
+use burn::tensor::Tensor;
+use serde::{Deserialize, Serialize};
+
+use crate::context::Context;
+use crate::init::Init;
+use crate::layers::{BatchNorm, Conv2d, Conv2dConfig, global_average_pool, max_pool, relu};
+
+/// A residual network, as `[backbone.resnet]` in a config file.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ResNetConfig {
+    /// Layers with weights: 18 or 34 (basic blocks), 50 or 101 (bottlenecks).
+    pub depth: u32,
+    /// Channels of the first stage; each further stage doubles them. The paper has 64.
+    pub width: usize,
+    /// How the image enters.
+    pub stem: Stem,
+}
+
+/// The layers before the first stage.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Stem {
+    /// 7×7 at stride 2, then pooling: a quarter of the image's side. For 160 px and more.
+    Imagenet,
+    /// 3×3 at stride 1, no pooling: the image's own side. For 28 to 64 px.
+    Small,
+}
+
+impl ResNetConfig {
+    /// Whether such a network exists; the message names the field.
+    pub fn validate(&self) -> Result<(), String> {
+        if self.stages().is_none() {
+            return Err(format!("depth is {}, expected 18, 34, 50 or 101", self.depth));
+        }
+        if self.width == 0 {
+            return Err("width is 0, expected the channels of the first stage (the paper has 64)".to_owned());
+        }
+        Ok(())
+    }
+
+    /// Blocks in each stage, and how many times its width a block puts out.
+    fn stages(&self) -> Option<([usize; 4], usize)> {
+        match self.depth {
+            18 => Some(([2, 2, 2, 2], 1)),
+            34 => Some(([3, 4, 6, 3], 1)),
+            50 => Some(([3, 4, 6, 3], 4)),
+            101 => Some(([3, 4, 23, 3], 4)),
+            _ => None,
+        }
+    }
+
+    /// Width of the pooled output: 512 for ResNet-18 and 2048 for ResNet-50 at width 64.
+    ///
+    /// # Panics
+    /// Where [`validate`](Self::validate) would refuse the depth.
+    pub fn features(&self) -> usize {
+        let (_, expansion) = self.stages().expect("the depth was checked by validate");
+        self.width * 8 * expansion
+    }
+
+    /// `resnet18`, or `resnet18-w16-small` where width or stem differ from torchvision's.
+    pub fn name(&self) -> String {
+        let mut name = format!("resnet{}", self.depth);
+        if self.width != 64 {
+            name += &format!("-w{}", self.width);
+        }
+        if self.stem == Stem::Small {
+            name += "-small";
+        }
+        name
+    }
+
+    /// The network with torchvision's initial weights.
+    ///
+    /// # Panics
+    /// Where [`validate`](Self::validate) would refuse the config.
+    pub fn init(&self, init: &Init) -> ResNet {
+        let (blocks, expansion) = self.stages().expect("the depth was checked by validate");
+        let (kernel, stride) = match self.stem {
+            Stem::Imagenet => (7, 2),
+            Stem::Small => (3, 1),
+        };
+        let mut inputs = self.width;
+        let mut stage = |number: usize, width: usize| {
+            let init = init.at(&format!("layer{number}"));
+            let stride = if number == 1 { 1 } else { 2 };
+            (0..blocks[number - 1])
+                .map(|block| {
+                    let stride = if block == 0 { stride } else { 1 };
+                    let made = Block::new(&init.at(&block.to_string()), inputs, width, expansion, stride);
+                    inputs = width * expansion;
+                    made
+                })
+                .collect::<Vec<_>>()
+        };
+        ResNet {
+            layer1: stage(1, self.width),
+            layer2: stage(2, self.width * 2),
+            layer3: stage(3, self.width * 4),
+            layer4: stage(4, self.width * 8),
+            conv1: Conv2dConfig::same(3, self.width, kernel, stride).init(&init.at("conv1")),
+            bn1: BatchNorm::new(&init.at("bn1"), self.width),
+            pool: self.stem == Stem::Imagenet,
+            features: self.features(),
+        }
+    }
+}
+
+/// A residual network without its classifier.
+#[derive(Module, Debug)]
+pub struct ResNet {
+    conv1: Conv2d,
+    bn1: BatchNorm,
+    layer1: Vec<Block>,
+    layer2: Vec<Block>,
+    layer3: Vec<Block>,
+    layer4: Vec<Block>,
+    pool: bool,
+    features: usize,
+}
+
+impl ResNet {
+    /// Pooled features of normalised images.
+    ///
+    /// # Shapes
+    /// - `images`: `[images, 3, height, width]`
+    /// - output: `[images, features]`
+    pub fn forward(&self, images: Tensor<4>, context: &Context) -> Tensor<2> {
+        let mut x = self.bn1.forward_relu(self.conv1.forward(images), context);
+        if self.pool {
+            x = max_pool(x);
+        }
+        for block in [&self.layer1, &self.layer2, &self.layer3, &self.layer4].into_iter().flatten() {
+            x = block.forward(x, context);
+        }
+        global_average_pool(x)
+    }
+
+    /// Width of the pooled output.
+    pub fn features(&self) -> usize {
+        self.features
+    }
+}
+
+/// A residual block: two 3×3 convolutions, or 1×1, 3×3 and 1×1 (a bottleneck) where `conv3` is there.
+#[derive(Module, Debug)]
+struct Block {
+    conv1: Conv2d,
+    bn1: BatchNorm,
+    conv2: Conv2d,
+    bn2: BatchNorm,
+    conv3: Option<Conv2d>,
+    bn3: Option<BatchNorm>,
+    /// Brings the input to the output's shape. A tuple, because torchvision names its parts `0` and `1`.
+    downsample: Option<(Conv2d, BatchNorm)>,
+}
+
+impl Block {
+    fn new(init: &Init, inputs: usize, width: usize, expansion: usize, stride: usize) -> Self {
+        let conv = |name: &str, inputs, outputs, kernel, stride| {
+            Conv2dConfig::same(inputs, outputs, kernel, stride).init(&init.at(name))
+        };
+        let norm = |name: &str, channels| BatchNorm::new(&init.at(name), channels);
+        let outputs = width * expansion;
+        let bottleneck = expansion > 1;
+        let (conv1, conv2) = if bottleneck {
+            (conv("conv1", inputs, width, 1, 1), conv("conv2", width, width, 3, stride))
+        } else {
+            (conv("conv1", inputs, width, 3, stride), conv("conv2", width, width, 3, 1))
+        };
+        Self {
+            conv1,
+            bn1: norm("bn1", width),
+            conv2,
+            bn2: norm("bn2", width),
+            conv3: bottleneck.then(|| conv("conv3", width, outputs, 1, 1)),
+            bn3: bottleneck.then(|| norm("bn3", outputs)),
+            downsample: (stride != 1 || inputs != outputs).then(|| {
+                (conv("downsample.0", inputs, outputs, 1, stride), norm("downsample.1", outputs))
+            }),
+        }
+    }
+
+    fn forward(&self, x: Tensor<4>, context: &Context) -> Tensor<4> {
+        let shortcut = match &self.downsample {
+            Some((conv, norm)) => norm.forward(conv.forward(x.clone()), context),
+            None => x.clone(),
+        };
+        let x = self.bn1.forward_relu(self.conv1.forward(x), context);
+        let x = self.conv2.forward(x);
+        let x = match (&self.conv3, &self.bn3) {
+            (Some(conv), Some(norm)) => norm.forward(conv.forward(self.bn2.forward_relu(x, context)), context),
+            _ => self.bn2.forward(x, context),
+        };
+        relu(x + shortcut)
+    }
+}

@@ -1,0 +1,114 @@
+//! `passer evaluate`: a frozen encoder and labelled records in, scores out.
+
+use crate::devices::DeviceArgument;
+use crate::progress::Progress;
+use crate::{configs, devices, provenance};
+use burn::tensor::Device;
+use evaluation::{Encoder, Event, Job, Outcome, Provenance};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+#[derive(clap::Subcommand)]
+pub(crate) enum Verb {
+    /// Run every protocol of a config on one encoder
+    Run(Arguments),
+}
+
+#[derive(clap::Args)]
+pub(crate) struct Arguments {
+    /// The protocols, a TOML file as in configs/evaluate/
+    config: PathBuf,
+    /// A run directory, a checkpoint, or an encoder file
+    #[arg(long, value_name = "ENCODER")]
+    encoder: PathBuf,
+    /// Labelled records to learn from
+    #[arg(long, value_name = "DATA")]
+    train: String,
+    /// Labelled records to be scored on
+    #[arg(long, value_name = "DATA")]
+    test: String,
+    /// Folder for the features and `result.json`
+    #[arg(long, value_name = "DIR")]
+    out: PathBuf,
+    #[command(flatten)]
+    device: DeviceArgument,
+    /// Print the results as JSON instead of a table
+    #[arg(long)]
+    json: bool,
+    /// Change a key of the config, as in `--set protocols.0.knn_dino.temperature=0.1`; may be given again
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    sets: Vec<String>,
+}
+
+pub(crate) fn run(verb: Verb) -> anyhow::Result<()> {
+    let Verb::Run(arguments) = verb;
+    let config: evaluation::Config = configs::read(&arguments.config, &arguments.sets)?;
+    let device = arguments.device.open()?;
+    let encoder = open(&arguments.encoder, &device)?;
+    let train = Arc::new(data::Dataset::open(&arguments.train)?);
+    let test = Arc::new(data::Dataset::open(&arguments.test)?);
+    let outcomes = evaluate(&config, &encoder, train, test, &arguments.out, &device)?;
+    if arguments.json {
+        println!("{}", serde_json::to_string_pretty(&outcomes)?);
+    } else {
+        println!("{:<22} {:<16} {:>8}   test records", "protocol", "metric", "value");
+        for outcome in &outcomes {
+            let value = format!("{:.2} %", 100.0 * outcome.value);
+            println!("{:<22} {:<16} {value:>8}   {}", outcome.protocol, outcome.metric, outcome.test_records);
+        }
+    }
+    eprintln!("{}", arguments.out.join("result.json").display());
+    Ok(())
+}
+
+/// Reads an encoder for evaluation.
+pub(crate) fn open(path: &Path, device: &Device) -> anyhow::Result<Encoder> {
+    let loaded = training::read_encoder(path, device)?;
+    let name = format!("{} {}", loaded.info.architecture.name(), loaded.info.method);
+    Ok(Encoder::new(name, loaded.hash.clone(), &loaded.backbone, loaded.normalize()))
+}
+
+/// Runs a config's protocols, showing how far they are.
+pub(crate) fn evaluate(
+    config: &evaluation::Config,
+    encoder: &Encoder,
+    train: Arc<data::Dataset>,
+    test: Arc<data::Dataset>,
+    out: &Path,
+    device: &Device,
+) -> anyhow::Result<Vec<Outcome>> {
+    let provenance =
+        Provenance { commit: provenance::COMMIT.into(), device: devices::describe(device) };
+    let job = Job { encoder, train, test, out, device, provenance };
+    let mut stage = Stage::default();
+    let outcomes = evaluation::run(config, &job, &mut |event| stage.show(event));
+    stage.finish();
+    Ok(outcomes?)
+}
+
+/// A bar for each stage of an evaluation in turn.
+#[derive(Default)]
+pub(crate) struct Stage {
+    current: Option<(String, Progress)>,
+}
+
+impl Stage {
+    /// Shows an event, changing bars where its stage is a new one.
+    pub(crate) fn show(&mut self, event: Event<'_>) {
+        if self.current.as_ref().is_none_or(|(name, _)| name != event.stage) {
+            self.finish();
+            let label = format!("{} ({})", event.stage, event.unit);
+            self.current = Some((event.stage.to_string(), Progress::new(&label, 0, event.total as u64)));
+        }
+        if let Some((_, progress)) = &mut self.current {
+            progress.at(event.done as u64);
+        }
+    }
+
+    /// Removes the bar.
+    pub(crate) fn finish(&mut self) {
+        if let Some((_, progress)) = self.current.take() {
+            progress.finish();
+        }
+    }
+}

@@ -1,0 +1,83 @@
+//! How errors reach the user: one `error:` line, its causes, and the cure where it is known.
+
+use std::fmt;
+use std::process::ExitCode;
+
+/// An error of the program itself, with its cure.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    message: String,
+    hint: Option<String>,
+}
+
+impl Failure {
+    /// A message without a cure.
+    pub(crate) fn new(message: impl Into<String>) -> Self {
+        Self { message: message.into(), hint: None }
+    }
+
+    /// Adds the cure.
+    pub(crate) fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for Failure {}
+
+/// The run ended early because the user asked for it; what there was to say has been said.
+#[derive(Debug)]
+pub(crate) struct Interrupted;
+
+impl fmt::Display for Interrupted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("interrupted")
+    }
+}
+
+impl std::error::Error for Interrupted {}
+
+/// Prints an error with its causes and its hint, once.
+pub(crate) fn report(error: &anyhow::Error) -> ExitCode {
+    if error.is::<Interrupted>() {
+        // What a shell reports for a program that SIGINT ended.
+        return ExitCode::from(130);
+    }
+    eprintln!("error: {}", error.to_string().trim_end());
+    // A transparent error repeats its source's message: print each message once.
+    let mut last = error.to_string();
+    for cause in error.chain().skip(1) {
+        let message = cause.to_string();
+        if !last.contains(&message) {
+            eprintln!("caused by: {}", message.trim_end());
+        }
+        last = message;
+    }
+    if let Some(hint) = error.chain().find_map(hint) {
+        eprintln!("\nhint: {hint}");
+    }
+    ExitCode::FAILURE
+}
+
+fn hint(error: &(dyn std::error::Error + 'static)) -> Option<String> {
+    if let Some(failure) = error.downcast_ref::<Failure>() {
+        failure.hint.clone()
+    } else if let Some(error) = error.downcast_ref::<training::Error>() {
+        match error {
+            training::Error::Data(error) => error.hint(),
+            error => error.hint(),
+        }
+    } else if let Some(error) = error.downcast_ref::<data::Error>() {
+        error.hint()
+    } else if let Some(error) = error.downcast_ref::<evaluation::Error>() {
+        error.hint()
+    } else {
+        None
+    }
+}

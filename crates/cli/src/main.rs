@@ -1,0 +1,75 @@
+//! The program `passer`: arguments and config files in, one library call out.
+//!
+//! Results go to stdout, everything else to stderr. Exit status: 0 done, 1 failed, 2 usage.
+
+// Only this crate prints: see ARCHITECTURE.md, invariant 5.
+#![allow(clippy::print_stdout, clippy::print_stderr)]
+
+mod configs;
+mod devices;
+mod evaluate;
+mod failure;
+mod features;
+mod interrupt;
+mod pretrain;
+mod progress;
+mod provenance;
+mod quickstart;
+mod shards;
+mod smoke;
+mod views;
+
+use clap::{Parser, Subcommand};
+use std::process::ExitCode;
+
+/// Learn visual representations from photographs without people and without labels: curate, pretrain, evaluate.
+#[derive(Parser)]
+#[command(name = "passer", version, propagate_version = true, max_term_width = 110)]
+struct Arguments {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Pretrain and evaluate a small network on bundled images, in minutes, without network
+    Quickstart(quickstart::Arguments),
+    /// Pretrain a network as a config file says
+    Pretrain(pretrain::Arguments),
+    /// Measure a frozen encoder with the protocols of a config file
+    #[command(subcommand)]
+    Evaluate(evaluate::Verb),
+    /// Extract an encoder's features of a data set, once, into a safetensors file
+    Features(features::Arguments),
+    /// Pack, index, inspect and verify shards
+    #[command(subcommand)]
+    Shards(shards::Verb),
+    /// Show what the network sees: a PNG sheet of originals and their views
+    Views(views::Arguments),
+    /// List the devices that this build and this machine have
+    Devices,
+}
+
+fn main() -> ExitCode {
+    tracing_subscriber::fmt()
+        .with_writer(progress::LogWriter::default)
+        .with_env_filter(
+            tracing_subscriber::EnvFilter::try_from_env("PASSER_LOG").unwrap_or_else(|_| "warn".into()),
+        )
+        .without_time()
+        .with_target(false)
+        .init();
+    let result = match Arguments::parse().verb {
+        Verb::Quickstart(arguments) => quickstart::run(arguments),
+        Verb::Pretrain(arguments) => pretrain::run(arguments),
+        Verb::Evaluate(verb) => evaluate::run(verb),
+        Verb::Features(arguments) => features::run(arguments),
+        Verb::Shards(verb) => shards::run(verb),
+        Verb::Views(arguments) => views::run(arguments),
+        Verb::Devices => devices::list(),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => failure::report(&error),
+    }
+}

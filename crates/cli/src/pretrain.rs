@@ -1,0 +1,162 @@
+//! `passer pretrain`: a config and data in, a run directory out.
+
+use crate::devices::DeviceArgument;
+use crate::failure::{Failure, Interrupted};
+use crate::progress::{Progress, duration};
+use crate::{configs, interrupt, provenance, smoke};
+use anyhow::Context;
+use objectives::ObjectiveConfig;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use training::{Config, Event, Outcome, RunOptions, Summary};
+
+#[derive(clap::Args)]
+pub(crate) struct Arguments {
+    /// The experiment, a TOML file as in configs/pretrain/
+    config: PathBuf,
+    /// Photographs: a directory of shards, a brace pattern, an image folder, or a data-set description
+    #[arg(long, value_name = "DATA", required_unless_present = "smoke")]
+    data: Option<String>,
+    /// The run directory to make (or, with --resume, to go on with)
+    #[arg(long, value_name = "RUN", required_unless_present = "smoke")]
+    out: Option<PathBuf>,
+    #[command(flatten)]
+    device: DeviceArgument,
+    /// Go on from the newest checkpoint in --out
+    #[arg(long)]
+    resume: bool,
+    /// Two steps of four synthetic images of the config's shapes: does this config run here?
+    #[arg(long, conflicts_with_all = ["data", "resume"])]
+    smoke: bool,
+    /// Change a key of the config, as in `--set training.epochs=1`; may be given again
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    sets: Vec<String>,
+}
+
+pub(crate) fn run(arguments: Arguments) -> anyhow::Result<()> {
+    let mut config: Config<ObjectiveConfig> = configs::read(&arguments.config, &arguments.sets)?;
+    let device = arguments.device.open()?;
+    if arguments.smoke {
+        let dataset = smoke::shrink(&mut config);
+        let scratch = std::env::temp_dir().join(format!("passer-smoke-{}", std::process::id()));
+        let out = arguments.out.clone().unwrap_or_else(|| scratch.clone());
+        let result = pretrain(&config, dataset, &out, false, device);
+        if arguments.out.is_none() {
+            // Best effort: what matters is how the run went.
+            let _ = std::fs::remove_dir_all(&scratch);
+        }
+        let summary = result?;
+        println!(
+            "smoke test passed: {} steps of {} synthetic images in {}",
+            summary.steps,
+            config.data.batch_images,
+            duration(summary.seconds)
+        );
+        return Ok(());
+    }
+    // clap asks for both unless --smoke.
+    let (Some(data), Some(out)) = (&arguments.data, &arguments.out) else {
+        return Err(Failure::new("`--data` and `--out` are needed").into());
+    };
+    config.validate().map_err(training::Error::Config).with_context(|| format!("`{}`", arguments.config.display()))?;
+    let dataset = Arc::new(data::Dataset::open(data)?);
+    let summary = pretrain(&config, dataset, out, arguments.resume, device)?;
+    finish(&summary, &config, out)
+}
+
+/// Runs a config, showing how far it is.
+pub(crate) fn pretrain(
+    config: &Config<ObjectiveConfig>,
+    dataset: Arc<data::Dataset>,
+    out: &Path,
+    resume: bool,
+    device: burn::tensor::Device,
+) -> anyhow::Result<Summary> {
+    eprintln!(
+        "pretraining {} with {} on {} records, {}",
+        config.backbone.name(),
+        config.objective.name(),
+        dataset.len(),
+        crate::devices::describe(&device)
+    );
+    let options = RunOptions {
+        out: out.to_path_buf(),
+        resume,
+        stop: interrupt::flag()?,
+        method: config.objective.name().into(),
+        provenance: provenance::facts(&device),
+        device,
+    };
+    let mut shown: Option<Progress> = None;
+    let mut steps_per_epoch = 1;
+    let summary = objectives::pretrain(config, dataset, &options, &mut |event| match event {
+        Event::Start { step, steps, steps_per_epoch: per_epoch, peak_learning_rate } => {
+            steps_per_epoch = per_epoch;
+            let from = if step > 0 { format!(" from step {step}") } else { String::new() };
+            eprintln!(
+                "{steps} steps{from} ({per_epoch} an epoch), peak learning rate {peak_learning_rate:.4}, run directory `{}`",
+                out.display()
+            );
+            shown = Some(Progress::new("step", step as u64, steps as u64));
+        }
+        Event::Step { step } => {
+            if let Some(progress) = &mut shown {
+                progress.at(step as u64);
+            }
+        }
+        Event::Log(line) => {
+            if let Some(progress) = &mut shown {
+                let note = format!(
+                    "epoch {} loss {:.4} lr {:.4} {:.0} images/s",
+                    line.epoch + 1,
+                    line.loss,
+                    line.learning_rate,
+                    line.images_per_second
+                );
+                progress.note(line.step as u64, &note);
+            }
+        }
+        Event::Checkpoint(checkpoint) => tracing::info!("checkpoint `{}`", checkpoint.path.display()),
+    });
+    if let Some(progress) = shown {
+        progress.finish();
+    }
+    Ok(summary?)
+}
+
+/// Says how a run ended and what to type next.
+fn finish(summary: &Summary, config: &Config<ObjectiveConfig>, out: &Path) -> anyhow::Result<()> {
+    report_bad_records(&summary.bad_records);
+    if summary.outcome == Outcome::Interrupted {
+        eprintln!(
+            "interrupted at step {} of {}; go on with the same command and `--resume`",
+            summary.step, summary.steps
+        );
+        return Err(Interrupted.into());
+    }
+    let memory = provenance::peak_memory_mib().map_or(String::new(), |mib| format!(", peak memory {mib} MiB"));
+    eprintln!(
+        "finished {} steps of {} images in {}, last loss {}{memory}",
+        summary.steps,
+        config.data.batch_images,
+        duration(summary.seconds),
+        summary.last_loss.map_or("unknown".into(), |loss| format!("{loss:.4}")),
+    );
+    println!("{}", out.join("encoder.safetensors").display());
+    eprintln!(
+        "next: passer evaluate run configs/evaluate/knn.toml --encoder {} --train TRAIN --test TEST --out {}",
+        out.display(),
+        out.join("evaluation").display()
+    );
+    Ok(())
+}
+
+/// Names the records that were left out.
+pub(crate) fn report_bad_records(bad: &data::BadRecords) {
+    if bad.count > 0 {
+        eprintln!("warning: {} records could not be decoded and were replaced by the next good one:", bad.count);
+        for record in &bad.first {
+            eprintln!("  {}: {}", record.key, record.reason);
+        }
+    }
+}

@@ -1,0 +1,113 @@
+//! How long work shows itself: a bar on a terminal, plain lines in a pipe. Both on stderr.
+
+use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use std::io::{IsTerminal, Write};
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
+
+/// All bars, so that log lines and other output can be written above them.
+fn bars() -> &'static MultiProgress {
+    static BARS: OnceLock<MultiProgress> = OnceLock::new();
+    BARS.get_or_init(|| MultiProgress::with_draw_target(ProgressDrawTarget::stderr()))
+}
+
+/// One long piece of work.
+pub(crate) struct Progress {
+    bar: Option<ProgressBar>,
+    what: String,
+    total: u64,
+    started: Instant,
+    first: u64,
+    shown: Instant,
+}
+
+impl Progress {
+    /// Work of `total` units that begins at `done` of them.
+    pub(crate) fn new(what: &str, done: u64, total: u64) -> Self {
+        let bar = std::io::stderr().is_terminal().then(|| {
+            let style = ProgressStyle::with_template("{prefix} {bar:30} {pos}/{len} {msg} {eta} left")
+                .unwrap_or_else(|_| ProgressStyle::default_bar());
+            let bar = bars().add(ProgressBar::new(total).with_style(style).with_prefix(what.to_string()));
+            bar.set_position(done);
+            bar.reset_eta();
+            bar.enable_steady_tick(Duration::from_millis(500));
+            bar
+        });
+        let now = Instant::now();
+        Self { bar, what: what.to_string(), total, started: now, first: done, shown: now }
+    }
+
+    /// Says how far the work is; in a pipe at most every ten seconds.
+    pub(crate) fn at(&mut self, done: u64) {
+        match &self.bar {
+            Some(bar) => bar.set_position(done),
+            None if self.shown.elapsed() >= Duration::from_secs(10) => {
+                self.line(done, "");
+            }
+            None => {}
+        }
+    }
+
+    /// Says something about the work beside its count.
+    pub(crate) fn note(&mut self, done: u64, note: &str) {
+        match &self.bar {
+            Some(bar) => bar.set_message(note.to_string()),
+            None => self.line(done, note),
+        }
+    }
+
+    fn line(&mut self, done: u64, note: &str) {
+        self.shown = Instant::now();
+        let since = done.saturating_sub(self.first);
+        let left = match since {
+            0 => String::new(),
+            since => {
+                let seconds = self.started.elapsed().as_secs_f64() / since as f64 * (self.total.saturating_sub(done)) as f64;
+                format!(", {} left", duration(seconds))
+            }
+        };
+        eprintln!("{} {done}/{}{left} {note}", self.what, self.total);
+    }
+
+    /// Removes the bar.
+    pub(crate) fn finish(self) {
+        if let Some(bar) = self.bar {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+/// Seconds as a person reads them.
+pub(crate) fn duration(seconds: f64) -> String {
+    let seconds = seconds.round() as u64;
+    match (seconds / 3600, seconds / 60 % 60, seconds % 60) {
+        (0, 0, seconds) => format!("{seconds} s"),
+        (0, minutes, seconds) => format!("{minutes} min {seconds:02} s"),
+        (hours, minutes, _) => format!("{hours} h {minutes:02} min"),
+    }
+}
+
+/// Where log lines go: stderr, above the bars.
+#[derive(Default)]
+pub(crate) struct LogWriter;
+
+impl Write for LogWriter {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        bars().suspend(|| std::io::stderr().write_all(bytes))?;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        std::io::stderr().flush()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn durations_read_well() {
+        assert_eq!(super::duration(9.4), "9 s");
+        assert_eq!(super::duration(75.0), "1 min 15 s");
+        assert_eq!(super::duration(3720.0), "1 h 02 min");
+    }
+}

@@ -1,0 +1,223 @@
+//! `passer quickstart`: the whole way on bundled images, by the same code that any run takes.
+//!
+//! Bundled: 6,000 training and 2,000 test images of Fashion-MNIST (MIT, `crates/cli/quickstart/`), unpacked into shards
+//! first, so that what happens afterwards is what a user's own commands do.
+
+use crate::devices::DeviceArgument;
+use crate::failure::Interrupted;
+use crate::progress::duration;
+use crate::{configs, devices, evaluate, pretrain};
+use anyhow::{Context, ensure};
+use backbones::{EncoderInfo, Init};
+use burn::tensor::Device;
+use data::{Dataset, Label, Metadata, Record};
+use evaluation::{Encoder, Outcome, weights_hash};
+use flate2::read::GzDecoder;
+use objectives::ObjectiveConfig;
+use std::collections::BTreeMap;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Instant;
+
+const TRAIN_IMAGES: &[u8] = include_bytes!("../quickstart/train-images-idx3-ubyte.gz");
+const TRAIN_LABELS: &[u8] = include_bytes!("../quickstart/train-labels-idx1-ubyte.gz");
+const TEST_IMAGES: &[u8] = include_bytes!("../quickstart/t10k-images-idx3-ubyte.gz");
+const TEST_LABELS: &[u8] = include_bytes!("../quickstart/t10k-labels-idx1-ubyte.gz");
+const PRETRAIN: &str = include_str!("../../../configs/pretrain/quickstart.toml");
+const EVALUATE: &str = include_str!("../../../configs/evaluate/quickstart.toml");
+
+/// Fashion-MNIST's classes in the order of its labels.
+const CLASSES: [&str; 10] =
+    ["t-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot"];
+
+#[derive(clap::Args)]
+pub(crate) struct Arguments {
+    /// Where data, run and results go; an interrupted quick start goes on from there
+    #[arg(long, value_name = "DIR", default_value = "runs/quickstart")]
+    out: PathBuf,
+    /// Seed of every draw
+    #[arg(long, value_name = "SEED", default_value_t = 0)]
+    seed: u64,
+    #[command(flatten)]
+    device: DeviceArgument,
+    /// Change a key of configs/pretrain/quickstart.toml, as in `--set training.epochs=1`; may be given again
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    sets: Vec<String>,
+}
+
+pub(crate) fn run(arguments: Arguments) -> anyhow::Result<()> {
+    let started = Instant::now();
+    let out = &arguments.out;
+    let device = arguments.device.open()?;
+    let mut sets = arguments.sets.clone();
+    sets.push(format!("seed={}", arguments.seed));
+    let config: training::Config<ObjectiveConfig> =
+        configs::parse(PRETRAIN, &sets).context("config `configs/pretrain/quickstart.toml` is not valid")?;
+    let protocols: evaluation::Config = configs::parse(EVALUATE, &[])?;
+
+    let train_folder = unpack(out, "train", TRAIN_IMAGES, TRAIN_LABELS)?;
+    let test_folder = unpack(out, "test", TEST_IMAGES, TEST_LABELS)?;
+    let train = Arc::new(Dataset::open(&train_folder.to_string_lossy())?);
+    let test = Arc::new(Dataset::open(&test_folder.to_string_lossy())?);
+
+    let run = out.join("run");
+    // A finished run has nothing left to do and passes through at once.
+    let summary = pretrain::pretrain(&config, Arc::clone(&train), &run, true, device.clone())?;
+    if summary.outcome == training::Outcome::Interrupted {
+        eprintln!("interrupted at step {} of {}; the same command goes on", summary.step, summary.steps);
+        return Err(Interrupted.into());
+    }
+
+    let pretrained = evaluate::open(&run, &device)?;
+    let untrained = untrained(&config, out, &device)?;
+    let pixels = Encoder::pixels(config.data.normalize);
+    let mut rows = vec![];
+    for (name, folder, encoder) in
+        [("pretrained", "pretrained", &pretrained), ("untrained", "untrained", &untrained), ("raw pixels", "pixels", &pixels)]
+    {
+        let scores = out.join("evaluation").join(folder);
+        let outcomes =
+            evaluate::evaluate(&protocols, encoder, Arc::clone(&train), Arc::clone(&test), &scores, &device)?;
+        rows.push((name, outcomes));
+    }
+    training::write_json_atomically(
+        &out.join("result.json"),
+        &rows.iter().flat_map(|(_, outcomes)| outcomes).collect::<Vec<_>>(),
+    )?;
+    print_table(&config, &rows, test.len());
+    eprintln!(
+        "\n{} on {}. Everything lies in `{}`; the recipe is configs/pretrain/quickstart.toml.",
+        duration(started.elapsed().as_secs_f64()),
+        devices::describe(&device),
+        out.display()
+    );
+    next_commands(out);
+    Ok(())
+}
+
+/// The same network with its initial weights, also as a file, so that it can be evaluated like any other.
+fn untrained(config: &training::Config<ObjectiveConfig>, out: &Path, device: &Device) -> anyhow::Result<Encoder> {
+    let backbone = config.backbone.init(&Init::new(config.seed, device).at("student").at("backbone"));
+    let info = EncoderInfo {
+        architecture: config.backbone.clone(),
+        method: "random".into(),
+        fingerprint: String::new(),
+        licences: String::new(),
+        pixels: 28,
+        mean: config.data.normalize.mean,
+        std: config.data.normalize.std,
+        steps: 0,
+        extra: BTreeMap::new(),
+    };
+    training::write_encoder(&out.join("untrained.safetensors"), &backbone, &info)?;
+    let name = format!("{} random", config.backbone.name());
+    Ok(Encoder::new(name, weights_hash(&backbone), &backbone, config.data.normalize))
+}
+
+/// Writes a bundled part as shards of PNGs, unless an earlier quick start did.
+fn unpack(out: &Path, split: &str, images: &[u8], labels: &[u8]) -> anyhow::Result<PathBuf> {
+    let folder = out.join("data").join(split);
+    let done = folder.join("dataset.toml");
+    if done.is_file() {
+        return Ok(folder);
+    }
+    if folder.exists() {
+        // Cut off in the middle: nothing in it is the user's.
+        std::fs::remove_dir_all(&folder).with_context(|| format!("`{}` cannot be made anew", folder.display()))?;
+    }
+    let records = records(split, images, labels)?;
+    let dataset = Dataset::from_records(records, CLASSES.map(String::from).to_vec());
+    let options = data::shards::PackOptions {
+        records_per_shard: 10_000,
+        prefix: split.into(),
+        subfolder: None,
+        limit: None,
+        shuffle_seed: None,
+    };
+    data::shards::pack_dataset(&dataset, &folder, &options, &|_, _| {})?;
+    Ok(folder)
+}
+
+/// The bundled images as records: gzipped IDX in, PNGs with labels out.
+fn records(split: &str, images: &[u8], labels: &[u8]) -> anyhow::Result<Vec<Record>> {
+    let plain = |gzip: &[u8]| -> anyhow::Result<Vec<u8>> {
+        let mut plain = vec![];
+        GzDecoder::new(gzip).read_to_end(&mut plain).context("the bundled images are damaged")?;
+        Ok(plain)
+    };
+    let (images, labels) = (plain(images)?, plain(labels)?);
+    // IDX: magic number, then each dimension, as big-endian u32.
+    let size = |at: usize| u32::from_be_bytes([images[at], images[at + 1], images[at + 2], images[at + 3]]);
+    ensure!(images.len() > 16 && size(0) == 0x0803 && labels.len() > 8, "the bundled images are damaged");
+    let (height, width) = (size(8), size(12));
+    let pictures = images[16..].chunks_exact((height * width) as usize);
+    let mut records = vec![];
+    for (index, (pixels, label)) in pictures.zip(&labels[8..]).enumerate() {
+        let mut png = vec![];
+        image::ImageEncoder::write_image(
+            image::codecs::png::PngEncoder::new(&mut png),
+            pixels,
+            width,
+            height,
+            image::ExtendedColorType::L8,
+        )?;
+        records.push(Record {
+            key: format!("{split}-{index:05}"),
+            image: png,
+            label: Some(Label::Class(u32::from(*label))),
+            metadata: Metadata {
+                photographer: Some("Zalando SE".into()),
+                licence: Some("MIT".into()),
+                source_url: Some("https://github.com/zalandoresearch/fashion-mnist".into()),
+                ..Metadata::default()
+            },
+        });
+    }
+    Ok(records)
+}
+
+/// One row an encoder, one column a protocol, on stdout.
+fn print_table(
+    config: &training::Config<ObjectiveConfig>,
+    rows: &[(&str, Vec<Outcome>)],
+    test_records: usize,
+) {
+    let headline = |outcomes: &[Outcome]| -> Vec<(String, f64)> {
+        outcomes.iter().filter(|o| o.headline).map(|o| (o.protocol.clone(), o.value)).collect()
+    };
+    println!(
+        "\n{} with {}, {} epochs, seed {}: accuracy on {test_records} held-out images\n",
+        config.backbone.name(),
+        config.objective.name(),
+        config.training.epochs,
+        config.seed
+    );
+    let Some((_, first)) = rows.first() else { return };
+    print!("{:<14}", "features");
+    for (protocol, _) in headline(first) {
+        print!("{protocol:>16}");
+    }
+    println!();
+    for (name, outcomes) in rows {
+        print!("{name:<14}");
+        for (_, value) in headline(outcomes) {
+            print!("{:>16}", format!("{:.2} %", 100.0 * value));
+        }
+        println!();
+    }
+}
+
+fn next_commands(out: &Path) {
+    eprintln!(
+        "\nThese small, centred pictures of clothes are where raw pixels are strong; photographs are where they are not.\n\
+         On your own photographs (PHOTOS is a folder; subfolders are classes, if you have them):\n\n\
+         \x20 passer shards pack PHOTOS --out shards\n\
+         \x20 passer views configs/pretrain/moco-v2-resnet18-cifar10.toml --data shards --out views.png\n\
+         \x20 passer pretrain configs/pretrain/moco-v2-resnet50-pass.toml --smoke\n\
+         \x20 passer pretrain configs/pretrain/moco-v2-resnet18-cifar10.toml --data shards --out runs/mine\n\
+         \x20 passer evaluate run configs/evaluate/small-images.toml --encoder {} --train TRAIN --test TEST --out scores\n\n\
+         `passer` is target/release/passer, or `cargo run --release --`.",
+        out.join("run").display()
+    );
+}

@@ -1,0 +1,171 @@
+//! `passer shards`: make, index, look into and check shards.
+
+use crate::failure::Failure;
+use crate::progress::Progress;
+use data::shards::{Inspection, PackOptions};
+use std::path::PathBuf;
+use std::sync::Mutex;
+
+#[derive(clap::Subcommand)]
+pub(crate) enum Verb {
+    /// Pack an image folder, a `.tar.gz` of one, or other shards into new shards; image bytes stay untouched
+    Pack(PackArguments),
+    /// Make the indexes of a data set anew
+    Index(DataArgument),
+    /// Count records, classes and bytes of a data set
+    Inspect(DataArgument),
+    /// Read and decode every record; name the broken ones
+    Verify(DataArgument),
+}
+
+#[derive(clap::Args)]
+pub(crate) struct PackArguments {
+    /// What to pack: an image folder (CLASS/name.jpg or flat), a .tar.gz of one, shards, or a data-set description
+    source: String,
+    /// The folder to make
+    #[arg(long, value_name = "DIR")]
+    out: PathBuf,
+    /// Take only this folder of the source, as in `--subfolder train`
+    #[arg(long, value_name = "NAME")]
+    subfolder: Option<String>,
+    /// Take only so many records, spread evenly over the source, so that sorted classes stay balanced
+    #[arg(long, value_name = "N")]
+    limit: Option<usize>,
+    /// Pack in a random order drawn from this seed (good for `order = { blocks = N }`)
+    #[arg(long, value_name = "SEED")]
+    shuffle_seed: Option<u64>,
+    /// Records in a shard
+    #[arg(long, value_name = "N", default_value_t = 10_000)]
+    records_per_shard: usize,
+    /// First part of the shards' names
+    #[arg(long, value_name = "NAME", default_value = "shard")]
+    prefix: String,
+}
+
+#[derive(clap::Args)]
+pub(crate) struct DataArgument {
+    /// A directory of shards, a brace pattern, an image folder, or a data-set description
+    data: String,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+pub(crate) fn run(verb: Verb) -> anyhow::Result<()> {
+    match verb {
+        Verb::Pack(arguments) => pack(arguments),
+        Verb::Index(argument) => show(&data::shards::index(&argument.data)?, argument.json),
+        Verb::Inspect(argument) => show(&data::shards::inspect(&argument.data)?, argument.json),
+        Verb::Verify(argument) => verify(&argument),
+    }
+}
+
+/// Calls `work` with something that shows its progress.
+fn shown<R>(what: &str, work: impl FnOnce(data::shards::Progress<'_>) -> R) -> R {
+    let bar: Mutex<Option<Progress>> = Mutex::new(None);
+    let result = work(&|done, total| {
+        if let Ok(mut bar) = bar.lock() {
+            bar.get_or_insert_with(|| Progress::new(what, 0, total as u64)).at(done as u64);
+        }
+    });
+    if let Ok(Some(bar)) = bar.into_inner() {
+        bar.finish();
+    }
+    result
+}
+
+fn pack(arguments: PackArguments) -> anyhow::Result<()> {
+    let options = PackOptions {
+        records_per_shard: arguments.records_per_shard,
+        prefix: arguments.prefix,
+        subfolder: arguments.subfolder,
+        limit: arguments.limit,
+        shuffle_seed: arguments.shuffle_seed,
+    };
+    let report = shown("record", |progress| data::shards::pack(&arguments.source, &arguments.out, &options, progress))?;
+    for skipped in report.skipped.iter().take(10) {
+        eprintln!("left out `{}`: {}", skipped.name, skipped.reason);
+    }
+    if report.skipped.len() > 10 {
+        eprintln!("and {} more", report.skipped.len() - 10);
+    }
+    eprintln!(
+        "{} records in {} shards, {} classes, fingerprint {}",
+        report.records,
+        report.shards.len(),
+        report.class_names.len(),
+        report.fingerprint
+    );
+    println!("{}", arguments.out.display());
+    Ok(())
+}
+
+fn show(inspection: &Inspection, json: bool) -> anyhow::Result<()> {
+    if json {
+        println!("{}", serde_json::to_string_pretty(inspection)?);
+        return Ok(());
+    }
+    let mib = |bytes: u64| bytes as f64 / (1024.0 * 1024.0);
+    println!("records      {}", inspection.records);
+    println!("images       {:.1} MiB", mib(inspection.image_bytes));
+    println!("index        {:.1} MiB in memory", mib(inspection.index_bytes as u64));
+    println!("fingerprint  {}", inspection.fingerprint);
+    println!("classes      {}", inspection.classes.len());
+    for class in inspection.classes.iter().take(20) {
+        println!("  {:>6} {:<24} {}", class.class, class.name.as_deref().unwrap_or(""), class.records);
+    }
+    if inspection.classes.len() > 20 {
+        println!("  and {} more; `--json` has them all", inspection.classes.len() - 20);
+    }
+    println!("shards       {}", inspection.shards.len());
+    for shard in inspection.shards.iter().take(20) {
+        let skipped = match shard.skipped.len() {
+            0 => String::new(),
+            count => format!(", {count} members belong to no record"),
+        };
+        println!(
+            "  {}: {} records ({} with metadata), {:.1} MiB{skipped}",
+            shard.path.display(),
+            shard.records,
+            shard.with_metadata,
+            mib(shard.image_bytes)
+        );
+    }
+    if inspection.shards.len() > 20 {
+        println!("  and {} more; `--json` has them all", inspection.shards.len() - 20);
+    }
+    Ok(())
+}
+
+fn verify(argument: &DataArgument) -> anyhow::Result<()> {
+    let verification = shown("record", |progress| data::shards::verify(&argument.data, progress))?;
+    if argument.json {
+        println!("{}", serde_json::to_string_pretty(&verification)?);
+    } else {
+        println!("records   {}", verification.records);
+        for (what, members) in
+            [("broken", &verification.broken), ("changed", &verification.changed), ("no record", &verification.skipped)]
+        {
+            println!("{what:<9} {}", members.len());
+            for member in members {
+                println!("  {}: {}", member.name, member.reason);
+            }
+        }
+        println!("damaged shards {}", verification.damaged.len());
+        for shard in &verification.damaged {
+            println!("  {}: {} ({} whole records before it)", shard.path.display(), shard.reason, shard.readable_records);
+        }
+    }
+    if verification.is_sound() {
+        return Ok(());
+    }
+    Err(Failure::new(format!(
+        "`{}`: {} broken images, {} changed, {} damaged shards",
+        argument.data,
+        verification.broken.len(),
+        verification.changed.len(),
+        verification.damaged.len()
+    ))
+    .hint("training replaces broken images up to `data.max_bad_fraction`; copy damaged shards again, and run `passer shards index` after a change")
+    .into())
+}

@@ -1,0 +1,56 @@
+//! `passer views`: what the network sees, as a PNG sheet.
+
+use crate::configs;
+use anyhow::Context;
+use objectives::ObjectiveConfig;
+use std::path::PathBuf;
+
+#[derive(clap::Args)]
+pub(crate) struct Arguments {
+    /// The experiment whose views to show
+    config: PathBuf,
+    /// The photographs
+    #[arg(long, value_name = "DATA")]
+    data: String,
+    /// The picture to write
+    #[arg(long, value_name = "FILE.png")]
+    out: PathBuf,
+    /// The epoch whose draws to show, from 0
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    epoch: u64,
+    /// Position of the first record
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    first: usize,
+    /// Records (rows)
+    #[arg(long, value_name = "N", default_value_t = 8)]
+    records: usize,
+    /// Change a key of the config, as in `--set seed=1`; may be given again
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    sets: Vec<String>,
+}
+
+pub(crate) fn run(arguments: Arguments) -> anyhow::Result<()> {
+    let config: training::Config<ObjectiveConfig> = configs::read(&arguments.config, &arguments.sets)?;
+    config
+        .validate()
+        .map_err(training::Error::Config)
+        .with_context(|| format!("`{}`", arguments.config.display()))?;
+    let dataset = data::Dataset::open(&arguments.data)?;
+    let sheet = data::contact_sheet::contact_sheet(
+        &dataset,
+        &config.views,
+        config.seed,
+        arguments.epoch,
+        arguments.first,
+        arguments.records,
+    )?;
+    data::contact_sheet::write_png(&sheet, &arguments.out)?;
+    eprintln!(
+        "left the original, then {} views each; {} x {} px",
+        config.views.iter().map(|group| group.count).sum::<usize>(),
+        sheet.width,
+        sheet.height
+    );
+    println!("{}", arguments.out.display());
+    Ok(())
+}

@@ -1,0 +1,106 @@
+//! A picture of what the network sees: each original beside its views, one record a row (`passer views`).
+
+use std::path::Path;
+
+use image::ExtendedColorType;
+
+use crate::dataset::Dataset;
+use crate::decode::{DecodeLimits, RgbImage, decode};
+use crate::error::Error;
+use crate::randomness::{Purpose, generator};
+use crate::sources::files;
+use crate::transforms::geometry::{self, CropBox, Resampler};
+use crate::transforms::{Filter, ViewGroup, ViewMaker};
+
+/// Space between the pictures, px.
+const GAP_PX: u32 = 4;
+/// Value of the space between the pictures.
+const BACKGROUND: u8 = 255;
+
+/// Draws records `first` to `first + records` - 1 of a data set with the very views that a run with this seed sees in this
+/// epoch. A record that cannot be decoded leaves its row empty.
+///
+/// # Errors
+/// [`Error`] where a view group is not valid, or a record cannot be read.
+pub fn contact_sheet(
+    dataset: &Dataset,
+    views: &[ViewGroup],
+    seed: u64,
+    epoch: u64,
+    first: usize,
+    records: usize,
+) -> Result<RgbImage, Error> {
+    let mut sizes = Vec::new();
+    for (group, view) in views.iter().enumerate() {
+        view.validate().map_err(|reason| Error::Views { group, reason })?;
+        sizes.extend(view.output_px().into_iter().flat_map(|size| std::iter::repeat_n((view, size), view.count)));
+    }
+    let records = records.min(dataset.len().saturating_sub(first));
+    if records == 0 {
+        return Err(Error::Position { position: first, records: dataset.len() });
+    }
+    // The original is shown as high as the highest view, in a square.
+    let row_px = sizes.iter().map(|(_, (_, height))| *height).max().unwrap_or(0).max(32);
+    let width = sizes.iter().map(|(_, (width, _))| width + GAP_PX).sum::<u32>() + row_px + 2 * GAP_PX;
+    let height = records as u32 * (row_px + GAP_PX) + GAP_PX;
+    let mut sheet =
+        RgbImage { width, height, pixels: vec![BACKGROUND; width as usize * height as usize * 3] };
+
+    let mut encoded = Vec::new();
+    let mut maker = ViewMaker::default();
+    for row in 0..records {
+        let position = first + row;
+        dataset.read_image(position, &mut encoded)?;
+        let image = match decode(&encoded, &DecodeLimits::DEFAULT) {
+            Ok(image) => image,
+            Err(reason) => {
+                tracing::warn!(key = %dataset.key(position)?, %reason, "broken record");
+                continue;
+            }
+        };
+        let top = GAP_PX + row as u32 * (row_px + GAP_PX);
+        paste(&mut sheet, &fit(&image, row_px), GAP_PX, top);
+        let mut left = row_px + 2 * GAP_PX;
+        for (view, (group, (width, height))) in sizes.iter().enumerate() {
+            let mut planes = vec![0; *width as usize * *height as usize * 3];
+            let mut source = generator(seed, Purpose::View, epoch, position as u64, view as u64);
+            maker.make(&image, group, &mut source, &mut planes);
+            let mut pixels = vec![0; planes.len()];
+            geometry::from_planes(&planes, &mut pixels);
+            paste(&mut sheet, &RgbImage { width: *width, height: *height, pixels }, left, top);
+            left += width + GAP_PX;
+        }
+    }
+    Ok(sheet)
+}
+
+/// Writes a picture as PNG.
+///
+/// # Errors
+/// [`Error::Io`] where the file cannot be written.
+pub fn write_png(image: &RgbImage, path: &Path) -> Result<(), Error> {
+    use image::ImageEncoder;
+    let mut encoded = Vec::new();
+    image::codecs::png::PngEncoder::new(&mut encoded)
+        .write_image(&image.pixels, image.width, image.height, ExtendedColorType::Rgb8)
+        .map_err(|error| Error::Io { action: "write", path: path.to_path_buf(), source: std::io::Error::other(error) })?;
+    files::write_atomically(path, &encoded).map_err(Error::io("write", path))
+}
+
+/// The image reduced or enlarged to fit a square.
+fn fit(image: &RgbImage, side: u32) -> RgbImage {
+    let longer = image.width.max(image.height);
+    let scaled = |length: u32| (u64::from(length) * u64::from(side) / u64::from(longer)).max(1) as u32;
+    let mut out = RgbImage::default();
+    let (width, height) = (scaled(image.width), scaled(image.height));
+    Resampler::default().crop_and_resize(image, CropBox::whole(image), width, height, Filter::Bilinear, &mut out);
+    out
+}
+
+fn paste(sheet: &mut RgbImage, picture: &RgbImage, left: u32, top: u32) {
+    let row_bytes = picture.width as usize * 3;
+    for (y, row) in picture.pixels.chunks_exact(row_bytes).enumerate() {
+        let start = ((top as usize + y) * sheet.width as usize + left as usize) * 3;
+        sheet.pixels[start..start + row_bytes].copy_from_slice(row);
+    }
+}

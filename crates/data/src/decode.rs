@@ -1,0 +1,204 @@
+//! Encoded image in, upright RGB pixels out: JPEG, PNG, WebP, BMP and GIF, by content and not by name.
+//!
+//! The header is read first, and an image over the limits is refused before its pixels are allocated.
+//! A decoder that would fill the missing end of a truncated file with gray is made to fail instead: a half-gray picture
+//! teaches a network that half-gray pictures exist.
+
+use std::io::Cursor;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use image::metadata::Orientation;
+use image::{DynamicImage, ImageDecoder, ImageFormat};
+use zune_core::bytestream::ZCursor;
+use zune_core::colorspace::ColorSpace;
+use zune_core::options::DecoderOptions;
+use zune_jpeg::JpegDecoder;
+
+use crate::error::DecodeError;
+
+/// An upright picture in three 8-bit channels.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RgbImage {
+    /// Width, px.
+    pub width: u32,
+    /// Height, px.
+    pub height: u32,
+    /// Red, green, blue of each pixel, rows from the top: `[height, width, 3]`.
+    pub pixels: Vec<u8>,
+}
+
+/// How large an image may be before it is refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DecodeLimits {
+    /// Width and height, px, each at most this.
+    pub side_px: u32,
+    /// Width times height at most this; memory is three bytes a pixel, more while decoding.
+    pub pixels: u64,
+}
+
+impl DecodeLimits {
+    /// 65,535 px a side and 178,956,970 px in all: JPEG's own limit, and the number at which Pillow refuses.
+    pub const DEFAULT: DecodeLimits = DecodeLimits { side_px: 65_535, pixels: 178_956_970 };
+
+    fn check(&self, width: u32, height: u32) -> Result<(), DecodeError> {
+        let limit = if width > self.side_px || height > self.side_px {
+            format!("{} px a side", self.side_px)
+        } else if u64::from(width) * u64::from(height) > self.pixels {
+            format!("{} px in all", self.pixels)
+        } else {
+            return Ok(());
+        };
+        Err(DecodeError::TooLarge { width, height, limit })
+    }
+}
+
+impl Default for DecodeLimits {
+    fn default() -> Self {
+        Self::DEFAULT
+    }
+}
+
+/// Decodes an image of any supported format to RGB.
+///
+/// EXIF orientation is carried out; gray, palette and CMYK become RGB, 16 bits become 8, and alpha is dropped without
+/// blending, as Pillow's `convert("RGB")` does. Of a GIF the first frame is taken.
+///
+/// # Errors
+/// [`DecodeError`] for anything else, truncated data included; never a panic.
+pub fn decode(encoded: &[u8], limits: &DecodeLimits) -> Result<RgbImage, DecodeError> {
+    let mut image = RgbImage::default();
+    decode_into(encoded, limits, &mut image)?;
+    Ok(image)
+}
+
+/// [`decode`] into an image whose memory is used again. After an error its content is unspecified.
+///
+/// # Errors
+/// As [`decode`].
+pub fn decode_into(encoded: &[u8], limits: &DecodeLimits, image: &mut RgbImage) -> Result<(), DecodeError> {
+    if encoded.is_empty() {
+        return Err(DecodeError::Empty);
+    }
+    let format = image::guess_format(encoded).ok();
+    let name = match format {
+        Some(ImageFormat::Jpeg) => "JPEG",
+        Some(ImageFormat::Png) => "PNG",
+        Some(ImageFormat::WebP) => "WebP",
+        Some(ImageFormat::Bmp) => "BMP",
+        Some(ImageFormat::Gif) => "GIF",
+        _ => return Err(DecodeError::Format { found: describe(encoded) }),
+    };
+    // The decoders are written not to panic, yet a run over millions of files from strangers must not end on the one that
+    // finds a slip in them.
+    let decoded = catch_unwind(AssertUnwindSafe(|| match format {
+        Some(ImageFormat::Jpeg) => decode_jpeg(encoded, limits, image),
+        Some(format) => decode_other(encoded, format, name, limits, image),
+        None => unreachable!("formats without a name were refused above"),
+    }));
+    decoded.unwrap_or_else(|_| Err(DecodeError::Broken { format: name, reason: "the decoder panicked".to_string() }))
+}
+
+fn decode_jpeg(encoded: &[u8], limits: &DecodeLimits, image: &mut RgbImage) -> Result<(), DecodeError> {
+    let broken = |reason: &dyn std::fmt::Display| DecodeError::Broken { format: "JPEG", reason: reason.to_string() };
+    if !jpeg_reaches_its_end(encoded) {
+        return Err(DecodeError::Truncated { format: "JPEG" });
+    }
+    // Strict, for otherwise the decoder fills what it cannot read with gray. The sides are checked below with our own limit.
+    let options = DecoderOptions::default()
+        .set_strict_mode(true)
+        .set_max_width(usize::MAX)
+        .set_max_height(usize::MAX)
+        .jpeg_set_out_colorspace(ColorSpace::RGB);
+    let mut decoder = JpegDecoder::new_with_options(ZCursor::new(encoded), options);
+    decoder.decode_headers().map_err(|error| broken(&error))?;
+    let info = decoder.info().ok_or_else(|| broken(&"no frame header"))?;
+    let (width, height) = (u32::from(info.width), u32::from(info.height));
+    limits.check(width, height)?;
+    let orientation = decoder.exif().and_then(|exif| Orientation::from_exif_chunk(exif));
+    let bytes = decoder.output_buffer_size().ok_or_else(|| broken(&"no frame header"))?;
+    image.pixels.resize(bytes, 0);
+    decoder.decode_into(&mut image.pixels).map_err(|error| broken(&error))?;
+    (image.width, image.height) = (width, height);
+    if let Some(orientation) = orientation {
+        turn(image, orientation);
+    }
+    Ok(())
+}
+
+/// Walks the segments of a JPEG to the end-of-image mark of its first picture.
+///
+/// The decoder notices missing data only where a row of blocks begins; the mark tells for the last row as well. Searching for
+/// the mark from the end of the file would find the one of an embedded thumbnail or of a second picture.
+fn jpeg_reaches_its_end(encoded: &[u8]) -> bool {
+    let mut at = 2;
+    loop {
+        // Data between segments, entropy-coded data included, run to the next 0xFF.
+        let Some(found) = encoded.get(at..).and_then(|rest| rest.iter().position(|byte| *byte == 0xFF)) else {
+            return false;
+        };
+        at += found + 1;
+        match encoded.get(at) {
+            None => return false,
+            Some(0xD9) => return true,
+            // A byte 0xFF of the data itself, a restart mark, or the start-of-image mark: nothing to skip.
+            Some(0x00 | 0x01 | 0xD0..=0xD8) => at += 1,
+            // Fill byte: the mark comes after it.
+            Some(0xFF) => {}
+            Some(_) => match encoded.get(at + 1..at + 3) {
+                Some(length) => at += 1 + usize::from(u16::from_be_bytes([length[0], length[1]])),
+                None => return false,
+            },
+        }
+    }
+}
+
+fn decode_other(
+    encoded: &[u8],
+    format: ImageFormat,
+    name: &'static str,
+    limits: &DecodeLimits,
+    image: &mut RgbImage,
+) -> Result<(), DecodeError> {
+    let convert = |error: image::ImageError| match error {
+        image::ImageError::IoError(io) if io.kind() == std::io::ErrorKind::UnexpectedEof => {
+            DecodeError::Truncated { format: name }
+        }
+        error => DecodeError::Broken { format: name, reason: error.to_string() },
+    };
+    let mut reader = image::ImageReader::with_format(Cursor::new(encoded), format);
+    // The decoders' own limit would count differently for each format; the header is checked here before anything large.
+    reader.no_limits();
+    let mut decoder = reader.into_decoder().map_err(convert)?;
+    let (width, height) = decoder.dimensions();
+    limits.check(width, height)?;
+    let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
+    let picture = DynamicImage::from_decoder(decoder).map_err(convert)?.into_rgb8();
+    (image.width, image.height) = (width, height);
+    image.pixels = picture.into_raw();
+    turn(image, orientation);
+    Ok(())
+}
+
+fn turn(image: &mut RgbImage, orientation: Orientation) {
+    if orientation == Orientation::NoTransforms {
+        return;
+    }
+    let pixels = std::mem::take(&mut image.pixels);
+    if let Some(picture) = image::RgbImage::from_raw(image.width, image.height, pixels) {
+        let mut picture = DynamicImage::ImageRgb8(picture);
+        picture.apply_orientation(orientation);
+        (image.width, image.height) = (picture.width(), picture.height());
+        image.pixels = picture.into_rgb8().into_raw();
+    }
+}
+
+/// What bytes that are no image look like, for the message.
+fn describe(encoded: &[u8]) -> String {
+    let start = &encoded[..encoded.len().min(16)];
+    if start.iter().all(|byte| byte.is_ascii_graphic() || byte.is_ascii_whitespace()) {
+        format!("text starting with `{}`", String::from_utf8_lossy(start).trim().escape_debug())
+    } else {
+        let bytes: Vec<String> = start.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
+        format!("bytes {}", bytes.join(" "))
+    }
+}

@@ -1,0 +1,183 @@
+//! What can go wrong with a data set, one variant for each thing that a user can put right.
+
+use std::path::{Path, PathBuf};
+
+/// An error of opening, indexing, reading, packing or loading a data set.
+///
+/// [`Error::hint`] tells the cure where one is known; the program prints it on a line of its own.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A file or folder could not be read or written.
+    #[error("cannot {action} `{path}`")]
+    Io {
+        /// What was tried, as a verb: `read`, `write`, `list`.
+        action: &'static str,
+        /// The file or folder.
+        path: PathBuf,
+        /// The operating system's reason.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The data specification names nothing that exists.
+    #[error(
+        "data `{spec}`: not found; expected a directory of shards, a `.tar`, a brace pattern, an image folder or a data-set description (`.toml`)"
+    )]
+    NotFound {
+        /// The specification as given.
+        spec: String,
+    },
+    /// The data specification exists but is none of the kinds that can be read.
+    #[error("data `{spec}`: {reason}")]
+    Unreadable {
+        /// The specification as given.
+        spec: String,
+        /// What was found instead.
+        reason: String,
+        /// The cure, where one is known.
+        hint: Option<String>,
+    },
+    /// A data set without a single image.
+    #[error("data `{path}`: {reason}")]
+    Empty {
+        /// The folder or shard.
+        path: PathBuf,
+        /// What was looked for.
+        reason: String,
+    },
+    /// A shard that ends too early or is no tar.
+    #[error("shard `{path}`: {reason}")]
+    DamagedShard {
+        /// The shard.
+        path: PathBuf,
+        /// Where and how it is damaged.
+        reason: String,
+    },
+    /// A data-set description that does not say what it should.
+    #[error("data-set description `{path}`: {reason}")]
+    Description {
+        /// The TOML file.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
+    /// One record cannot be read back; the image in it may still be broken in other ways.
+    #[error("record `{key}`: {reason}")]
+    Record {
+        /// The record's key.
+        key: String,
+        /// What is wrong.
+        reason: String,
+    },
+    /// A position past the end of the data set.
+    #[error("position {position} is past the end of a data set of {records} records")]
+    Position {
+        /// The position asked for.
+        position: usize,
+        /// The number of records.
+        records: usize,
+    },
+    /// A view group of the config that cannot be carried out.
+    #[error("view group {group}: {reason}")]
+    Views {
+        /// Position of the group in the config, from 0.
+        group: usize,
+        /// What is wrong.
+        reason: String,
+    },
+    /// A loader or packing option out of its range.
+    #[error("{option}: {reason}")]
+    Option {
+        /// The option's name in the config or on the command line.
+        option: &'static str,
+        /// What is wrong, with expected and got.
+        reason: String,
+    },
+    /// More broken records than `max_bad_fraction` allows.
+    #[error(
+        "{bad} of {records} records cannot be decoded, more than max_bad_fraction = {allowed} allows: {examples}"
+    )]
+    TooManyBad {
+        /// Distinct broken records met so far.
+        bad: usize,
+        /// Records of the data set.
+        records: usize,
+        /// The limit from the config.
+        allowed: f64,
+        /// The first few of them with their reasons.
+        examples: String,
+    },
+    /// The loader's threads could not be started, or ended too early.
+    #[error("loader: {reason}")]
+    Threads {
+        /// The operating system's reason, or what happened.
+        reason: String,
+    },
+}
+
+impl Error {
+    /// The cure, where one is known; a whole sentence without a full stop.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Error::DamagedShard { path, .. } => Some(format!(
+                "`passer shards verify {}` lists what can be read; copy the shard again",
+                path.display()
+            )),
+            Error::Unreadable { hint, .. } => hint.clone(),
+            Error::TooManyBad { .. } => {
+                Some("`passer shards verify` lists every broken record of a data set".to_string())
+            }
+            Error::NotFound { spec } if spec.contains('{') => {
+                Some("a brace pattern such as `train-{000000..000143}.tar` must name files that all exist".to_string())
+            }
+            _ => None,
+        }
+    }
+
+    /// An [`Error::Io`] for `map_err`.
+    pub(crate) fn io(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> Error {
+        let path = path.to_path_buf();
+        move |source| Error::Io { action, path, source }
+    }
+}
+
+/// Why an encoded image could not be turned into pixels.
+///
+/// In training a broken image is data, not a failure: the loader counts it, names it and takes the next record.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum DecodeError {
+    /// No bytes at all.
+    #[error("the file is empty")]
+    Empty,
+    /// The bytes are not one of the formats that are read.
+    #[error("not an image: expected JPEG, PNG, WebP, BMP or GIF, found {found}")]
+    Format {
+        /// What the first bytes look like.
+        found: String,
+    },
+    /// The header announces more pixels than the limits allow; nothing was allocated.
+    #[error("{width} x {height} px is over the limit of {limit}")]
+    TooLarge {
+        /// Width in the header, px.
+        width: u32,
+        /// Height in the header, px.
+        height: u32,
+        /// The limit that was passed, in words.
+        limit: String,
+    },
+    /// The image ends before its last pixel.
+    #[error("the {format} data end too early")]
+    Truncated {
+        /// The format's name.
+        format: &'static str,
+    },
+    /// The decoder gave up.
+    #[error("broken {format}: {reason}")]
+    Broken {
+        /// The format's name.
+        format: &'static str,
+        /// The decoder's own words.
+        reason: String,
+    },
+}

@@ -1,0 +1,11 @@
+//! Making, indexing, inspecting and checking shards: the library behind `passer shards`.
+
+mod archive;
+mod check;
+mod pack;
+
+pub use check::{ClassCount, DamagedShard, Inspection, ShardSummary, SkippedMember, Verification, index, inspect, verify};
+pub use pack::{PackOptions, PackReport, pack, pack_dataset};
+
+/// Called as long work goes on, with what is done and what there is in all.
+pub type Progress<'a> = &'a (dyn Fn(usize, usize) + Sync);

@@ -1,0 +1,250 @@
+//! Looking into shards: index them anew, sum them up, and check every image.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use rayon::prelude::*;
+use serde::Serialize;
+
+use super::Progress;
+use crate::dataset::Dataset;
+use crate::decode::{DecodeLimits, decode};
+use crate::error::Error;
+use crate::record::Label;
+use crate::sources::index_file::{IndexStore, Origin};
+use crate::sources::table::Table;
+use crate::sources::{files, tar_shard};
+
+/// What is in a data set.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Inspection {
+    /// Records in all.
+    pub records: usize,
+    /// Bytes of their images.
+    pub image_bytes: u64,
+    /// Hex SHA-256 over the sorted (key, content hash) pairs.
+    pub fingerprint: String,
+    /// Memory that the opened index takes.
+    pub index_bytes: usize,
+    /// Records of each class, by number.
+    pub classes: Vec<ClassCount>,
+    /// Shards in order; for an image folder, one entry for the folder.
+    pub shards: Vec<ShardSummary>,
+}
+
+/// Records of one class.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct ClassCount {
+    /// The class's number.
+    pub class: u32,
+    /// Its name, where known.
+    pub name: Option<String>,
+    /// Records that have it.
+    pub records: usize,
+}
+
+/// What is in one shard.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct ShardSummary {
+    /// The shard.
+    pub path: PathBuf,
+    /// Its records.
+    pub records: usize,
+    /// Records with `KEY.json`.
+    pub with_metadata: usize,
+    /// Bytes of its images.
+    pub image_bytes: u64,
+    /// Members that belong to no record, the first hundred.
+    pub skipped: Vec<SkippedMember>,
+}
+
+/// A member or file that is not used.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct SkippedMember {
+    /// Its name.
+    pub name: String,
+    /// Why.
+    pub reason: String,
+}
+
+/// A shard that cannot be read to its end.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct DamagedShard {
+    /// The shard.
+    pub path: PathBuf,
+    /// Where and how it is damaged.
+    pub reason: String,
+    /// Whole records before the damage.
+    pub readable_records: usize,
+}
+
+/// The outcome of [`verify`].
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Verification {
+    /// Records that could be found.
+    pub records: usize,
+    /// Keys of images that cannot be decoded, with the reason.
+    pub broken: Vec<SkippedMember>,
+    /// Keys of images whose content is not what the index says, although size and time of the shard are.
+    pub changed: Vec<SkippedMember>,
+    /// Members that belong to no record.
+    pub skipped: Vec<SkippedMember>,
+    /// Shards that are cut or damaged.
+    pub damaged: Vec<DamagedShard>,
+}
+
+impl Verification {
+    /// Whether nothing is wrong; members of no record are no fault.
+    pub fn is_sound(&self) -> bool {
+        self.broken.is_empty() && self.changed.is_empty() && self.damaged.is_empty()
+    }
+}
+
+/// Makes the indexes of a data set anew, whatever state they are in, and sums it up.
+///
+/// # Errors
+/// As [`Dataset::open`].
+pub fn index(spec: &str) -> Result<Inspection, Error> {
+    let store = IndexStore::from_environment();
+    let paths = Dataset::shard_paths(spec)?;
+    paths.par_iter().try_for_each(|path| {
+        let (origin, table) = tar_shard::scan(path)?;
+        store.save(path, false, &origin, &table);
+        Ok(())
+    })?;
+    inspect(spec)
+}
+
+/// Sums up a data set from its index.
+///
+/// # Errors
+/// As [`Dataset::open`].
+pub fn inspect(spec: &str) -> Result<Inspection, Error> {
+    let dataset = Dataset::open(spec)?;
+    let mut classes: BTreeMap<u32, usize> = BTreeMap::new();
+    for position in 0..dataset.len() {
+        match dataset.label(position)? {
+            Some(Label::Class(class)) => *classes.entry(class).or_default() += 1,
+            Some(Label::Classes(set)) => set.into_iter().for_each(|class| *classes.entry(class).or_default() += 1),
+            None => {}
+        }
+    }
+    let shards: Vec<ShardSummary> =
+        dataset.shard_tables().into_iter().map(|(path, table)| summarize(path, table)).collect();
+    let classes = classes.into_iter().map(|(class, records)| {
+        let name = dataset.class_names().get(class as usize).cloned();
+        ClassCount { class, name, records }
+    });
+    Ok(Inspection {
+        records: dataset.len(),
+        image_bytes: shards.iter().map(|shard| shard.image_bytes).sum(),
+        fingerprint: dataset.fingerprint().to_string(),
+        index_bytes: dataset.index_bytes(),
+        classes: classes.collect(),
+        shards,
+    })
+}
+
+fn summarize(path: &Path, table: &Table) -> ShardSummary {
+    ShardSummary {
+        path: path.to_path_buf(),
+        records: table.len(),
+        with_metadata: table.json_bytes.iter().filter(|bytes| **bytes > 0).count(),
+        image_bytes: table.image_bytes.iter().map(|bytes| u64::from(*bytes)).sum(),
+        skipped: skipped_members(table),
+    }
+}
+
+fn skipped_members(table: &Table) -> Vec<SkippedMember> {
+    let member = |(name, reason): &(String, String)| SkippedMember { name: name.clone(), reason: reason.clone() };
+    table.skipped.iter().map(member).collect()
+}
+
+/// Reads everything, decodes every image, and compares it with the index. Damage is reported, not an error.
+///
+/// # Errors
+/// [`Error`] where there is nothing to check or it cannot be read at all.
+pub fn verify(spec: &str, progress: Progress) -> Result<Verification, Error> {
+    let paths = Dataset::shard_paths(spec)?;
+    if paths.is_empty() {
+        return verify_folder(&Dataset::open(spec)?, progress);
+    }
+    let store = IndexStore::from_environment();
+    let mut outcome = Verification::default();
+    for (done, path) in paths.iter().enumerate() {
+        let (table, origin) = tar_shard::scan_what_can_be(path);
+        match origin {
+            Ok(origin) if !origin.ends_properly => outcome.damaged.push(DamagedShard {
+                path: path.clone(),
+                reason: "no end-of-archive mark: cut between two members, or written by a program that leaves it out"
+                    .to_string(),
+                readable_records: table.len(),
+            }),
+            Ok(origin) => {
+                let stored = store.load(path, false);
+                let is_same = |stored: &Origin| {
+                    (stored.bytes, stored.modified) == (origin.bytes, origin.modified)
+                };
+                if let Some((_, indexed)) = stored.filter(|(stored, _)| is_same(stored)) {
+                    outcome.changed.extend(differences(&indexed, &table));
+                }
+            }
+            Err(Error::DamagedShard { reason, .. }) => {
+                outcome.damaged.push(DamagedShard { path: path.clone(), reason, readable_records: table.len() });
+            }
+            Err(error) => return Err(error),
+        }
+        let file = std::fs::File::open(path).map_err(Error::io("read", path))?;
+        let broken: Vec<Option<SkippedMember>> = (0..table.len())
+            .into_par_iter()
+            .map(|row| {
+                let mut image = vec![0; table.image_bytes[row] as usize];
+                files::read_at(&file, &mut image, table.image_offset(row)).map_err(Error::io("read", path))?;
+                Ok(broken(&image, || table.key(row)))
+            })
+            .collect::<Result<_, Error>>()?;
+        outcome.broken.extend(broken.into_iter().flatten());
+        outcome.skipped.extend(skipped_members(&table));
+        outcome.records += table.len();
+        progress(done + 1, paths.len());
+    }
+    Ok(outcome)
+}
+
+fn verify_folder(dataset: &Dataset, progress: Progress) -> Result<Verification, Error> {
+    let done = AtomicUsize::new(0);
+    let broken: Vec<Option<SkippedMember>> = (0..dataset.len())
+        .into_par_iter()
+        .map(|position| {
+            let mut image = Vec::new();
+            dataset.read_image(position, &mut image)?;
+            let broken = broken(&image, || dataset.key(position).unwrap_or_default());
+            progress(done.fetch_add(1, Ordering::Relaxed) + 1, dataset.len());
+            Ok(broken)
+        })
+        .collect::<Result<_, Error>>()?;
+    Ok(Verification {
+        records: dataset.len(),
+        broken: broken.into_iter().flatten().collect(),
+        ..Verification::default()
+    })
+}
+
+fn broken(image: &[u8], key: impl FnOnce() -> String) -> Option<SkippedMember> {
+    let reason = decode(image, &DecodeLimits::DEFAULT).err()?;
+    Some(SkippedMember { name: key(), reason: reason.to_string() })
+}
+
+fn differences(indexed: &Table, found: &Table) -> Vec<SkippedMember> {
+    let rows = 0..indexed.len().max(found.len());
+    rows.filter_map(|row| {
+        let hash = |table: &Table| table.hashes.get(row).copied();
+        let table = if row < found.len() { found } else { indexed };
+        (hash(indexed) != hash(found)).then(|| SkippedMember {
+            name: table.key(row),
+            reason: "its content is not what the index says".to_string(),
+        })
+    })
+    .collect()
+}

@@ -1,0 +1,300 @@
+//! Packing records into shards through the `webdataset` crate's writer.
+//!
+//! Images are copied byte for byte. The shards of the same records are the same to the byte whenever they are packed:
+//! times and owners in the tar headers are fixed.
+
+use std::collections::HashSet;
+use std::fs::{self, File};
+use std::io::BufWriter;
+use std::path::{Path, PathBuf};
+
+use image::ImageFormat;
+use serde::Serialize;
+use webdataset::shard::Compression;
+use webdataset::{Sample, TarWriter, Value};
+
+use super::Progress;
+use super::archive::{self, FolderArchive};
+use super::check::SkippedMember;
+use crate::dataset::{Dataset, shards_in};
+use crate::error::Error;
+use crate::randomness::{Purpose, generator, shuffle};
+use crate::record::{Label, Record};
+use crate::sources::description::{self, Description, Kind};
+use crate::sources::files;
+
+/// How records are spread over shards.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PackOptions {
+    /// Records in each shard but the last. Some hundred megabytes a shard serve disks and networks well.
+    pub records_per_shard: usize,
+    /// Names of the shards: `PREFIX-000000.tar` and so on.
+    pub prefix: String,
+    /// The folder within the source that holds the records, e.g. `train`; `None` takes all.
+    pub subfolder: Option<String>,
+    /// Take only this many records, spread evenly over the source (so class folders stay balanced).
+    pub limit: Option<usize>,
+    /// Pack in a random order drawn from this seed, so that blocks of neighbours are a fair sample.
+    /// Not for compressed archives, which can only be read from front to back.
+    pub shuffle_seed: Option<u64>,
+}
+
+/// What [`pack`] did.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct PackReport {
+    /// The shards in order.
+    pub shards: Vec<PathBuf>,
+    /// Records in them.
+    pub records: usize,
+    /// Class names in the order of their numbers, as written to `dataset.toml`; empty if not known.
+    pub class_names: Vec<String>,
+    /// Members and files that were left out, with the reason.
+    pub skipped: Vec<SkippedMember>,
+    /// Fingerprint of the shards as a data set.
+    pub fingerprint: String,
+}
+
+/// Packs a data set (anything that [`Dataset::open`] takes) or a `.tar.gz` of an image folder into shards in `out`.
+///
+/// `out` is made if it does not exist, and must not hold shards yet. Class names go into `out/dataset.toml`.
+///
+/// # Errors
+/// [`Error`] where the source cannot be read, an option does not fit, or a file cannot be written. Shards that were finished
+/// before the error stay.
+pub fn pack(source: &str, out: &Path, options: &PackOptions, progress: Progress) -> Result<PackReport, Error> {
+    let path = Path::new(source);
+    if path.is_file() && (archive::is_compressed(path) || options.subfolder.is_some()) {
+        let archive = FolderArchive::open(path, options.subfolder.as_deref())?;
+        return pack_archive(&archive, out, options, progress);
+    }
+    let folder = options.subfolder.as_ref().map(|subfolder| path.join(subfolder));
+    let dataset = match &folder {
+        Some(folder) => Dataset::open(&folder.to_string_lossy())?,
+        None => Dataset::open(source)?,
+    };
+    pack_dataset(&dataset, out, options, progress)
+}
+
+/// [`pack`] for a data set that is open already; `subfolder` is not looked at.
+///
+/// # Errors
+/// As [`pack`].
+pub fn pack_dataset(
+    dataset: &Dataset,
+    out: &Path,
+    options: &PackOptions,
+    progress: Progress,
+) -> Result<PackReport, Error> {
+    let mut positions = spread(dataset.len(), options.limit);
+    if let Some(seed) = options.shuffle_seed {
+        shuffle(&mut positions, &mut generator(seed, Purpose::PackOrder, 0, 0, 0));
+    }
+    let mut writer = Writer::create(out, options)?;
+    for (done, position) in positions.iter().enumerate() {
+        writer.write(dataset.read(*position)?)?;
+        progress(done + 1, positions.len());
+    }
+    writer.finish(dataset.class_names())
+}
+
+fn pack_archive(
+    archive: &FolderArchive,
+    out: &Path,
+    options: &PackOptions,
+    progress: Progress,
+) -> Result<PackReport, Error> {
+    if options.shuffle_seed.is_some() {
+        return Err(Error::Option {
+            option: "shuffle_seed",
+            reason: "a compressed archive can only be packed in its own order; unpack it first".to_string(),
+        });
+    }
+    let chosen = spread(archive.len(), options.limit);
+    let mut writer = Writer::create(out, options)?;
+    let mut done = 0;
+    archive.read(&chosen, |record| {
+        writer.write(record)?;
+        done += 1;
+        progress(done, chosen.len());
+        Ok(())
+    })?;
+    writer.skipped.extend(archive.skipped());
+    writer.finish(archive.class_names())
+}
+
+/// `limit` positions spread evenly over `records`, in order; all of them without a limit.
+fn spread(records: usize, limit: Option<usize>) -> Vec<usize> {
+    let taken = limit.unwrap_or(records).min(records);
+    // The product needs more than 64 bits only beyond four thousand million records.
+    (0..taken).map(|at| (at as u128 * records as u128 / taken as u128) as usize).collect()
+}
+
+/// Shards being written.
+struct Writer<'a> {
+    out: &'a Path,
+    options: &'a PackOptions,
+    current: Option<(PathBuf, TarWriter)>,
+    in_current: usize,
+    shards: Vec<PathBuf>,
+    records: usize,
+    keys: HashSet<String>,
+    skipped: Vec<SkippedMember>,
+}
+
+impl<'a> Writer<'a> {
+    fn create(out: &'a Path, options: &'a PackOptions) -> Result<Writer<'a>, Error> {
+        if options.records_per_shard == 0 {
+            let reason = "expected at least 1, found 0".to_string();
+            return Err(Error::Option { option: "records_per_shard", reason });
+        }
+        if options.prefix.is_empty() || options.prefix.contains(['/', '\\', '{', '}']) {
+            let reason = format!("expected a plain file name, found `{}`", options.prefix);
+            return Err(Error::Option { option: "prefix", reason });
+        }
+        fs::create_dir_all(out).map_err(Error::io("make", out))?;
+        let described = out.join(description::FILE_NAME);
+        let old = shards_in(out)?.into_iter().next().or_else(|| described.is_file().then_some(described));
+        if let Some(old) = old {
+            // Mixing with shards of another run would make one data set of two without a word.
+            let reason = format!("expected a folder without shards, found `{}` in it", old.display());
+            return Err(Error::Option { option: "out", reason });
+        }
+        Ok(Writer {
+            out,
+            options,
+            current: None,
+            in_current: 0,
+            shards: Vec::new(),
+            records: 0,
+            keys: HashSet::new(),
+            skipped: Vec::new(),
+        })
+    }
+
+    fn write(&mut self, record: Record) -> Result<(), Error> {
+        let Some(extension) = extension(&record.image) else {
+            let reason = "its content is not JPEG, PNG, WebP, BMP or GIF".to_string();
+            self.skipped.push(SkippedMember { name: record.key, reason });
+            return Ok(());
+        };
+        if !self.keys.insert(record.key.clone()) {
+            return Err(Error::Record {
+                key: record.key,
+                reason: "a second record has this key, and a shard can hold only one; rename one of the files".to_string(),
+            });
+        }
+        let mut sample = Sample::with_key(&record.key);
+        sample.insert(extension, Value::Bytes(record.image.into()));
+        match &record.label {
+            Some(Label::Class(class)) => {
+                sample.insert("cls", Value::Text(class.to_string()));
+            }
+            Some(Label::Classes(classes)) => {
+                let list: Vec<String> = classes.iter().map(u32::to_string).collect();
+                sample.insert("classes.json", Value::Text(format!("[{}]", list.join(", "))));
+            }
+            None => {}
+        }
+        if !record.metadata.is_empty() {
+            let text = serde_json::to_string(&record.metadata)
+                .map_err(|error| Error::Record { key: record.key.clone(), reason: error.to_string() })?;
+            sample.insert("json", Value::Text(text));
+        }
+        if self.in_current == self.options.records_per_shard {
+            self.finish_shard()?;
+        }
+        let (path, writer) = match &mut self.current {
+            Some(current) => current,
+            None => {
+                let started = self.start_shard()?;
+                self.current.insert(started)
+            }
+        };
+        writer.write(&sample).map_err(failed("write", path))?;
+        self.in_current += 1;
+        self.records += 1;
+        Ok(())
+    }
+
+    fn start_shard(&self) -> Result<(PathBuf, TarWriter), Error> {
+        let path = self.out.join(format!("{}-{:06}.tar", self.options.prefix, self.shards.len()));
+        let aside = aside(&path);
+        let file = File::create(&aside).map_err(Error::io("write", &aside))?;
+        let writer = TarWriter::new(Box::new(BufWriter::with_capacity(1 << 18, file)), Compression::None)
+            .map_err(failed("write", &aside))?
+            .with_owner("passer", "passer")
+            .with_mode(0o644)
+            .with_mtime(Some(0));
+        Ok((path, writer))
+    }
+
+    /// A shard gets its name only when it is whole, so that a stopped run leaves no half shard behind.
+    fn finish_shard(&mut self) -> Result<(), Error> {
+        let Some((path, writer)) = self.current.take() else { return Ok(()) };
+        let aside = aside(&path);
+        writer.close().map_err(failed("write", &aside))?;
+        File::open(&aside).and_then(|file| file.sync_all()).map_err(Error::io("write", &aside))?;
+        fs::rename(&aside, &path).map_err(Error::io("write", &path))?;
+        self.shards.push(path);
+        self.in_current = 0;
+        Ok(())
+    }
+
+    fn finish(mut self, class_names: &[String]) -> Result<PackReport, Error> {
+        self.finish_shard()?;
+        if self.records == 0 {
+            return Err(Error::Empty { path: self.out.to_path_buf(), reason: "no record was packed".to_string() });
+        }
+        if !class_names.is_empty() {
+            let described = self.out.join(description::FILE_NAME);
+            let content = Description {
+                kind: Kind::Shards,
+                path: ".".to_string(),
+                classes: Some(class_names.to_vec()),
+            };
+            let text = toml::to_string(&content)
+                .map_err(|error| Error::Description { path: described.clone(), reason: error.to_string() })?;
+            files::write_atomically(&described, text.as_bytes()).map_err(Error::io("write", &described))?;
+        }
+        // Opening what was written makes the indexes, and is a first check.
+        let dataset = Dataset::open(&self.out.to_string_lossy())?;
+        Ok(PackReport {
+            shards: std::mem::take(&mut self.shards),
+            records: self.records,
+            class_names: class_names.to_vec(),
+            skipped: std::mem::take(&mut self.skipped),
+            fingerprint: dataset.fingerprint().to_string(),
+        })
+    }
+}
+
+impl Drop for Writer<'_> {
+    fn drop(&mut self) {
+        // Only after an error is a shard still open here; its half is of no use.
+        if let Some((path, writer)) = self.current.take() {
+            drop(writer);
+            let _ = fs::remove_file(aside(&path));
+        }
+    }
+}
+
+fn aside(path: &Path) -> PathBuf {
+    path.with_extension("tar.part")
+}
+
+fn failed(action: &'static str, path: &Path) -> impl FnOnce(webdataset::Error) -> Error {
+    let path = path.to_path_buf();
+    move |error| Error::Io { action, path, source: std::io::Error::other(error) }
+}
+
+/// Extension of the format that the content is in, whatever the file was called.
+fn extension(image: &[u8]) -> Option<&'static str> {
+    match image::guess_format(image).ok()? {
+        ImageFormat::Jpeg => Some("jpg"),
+        ImageFormat::Png => Some("png"),
+        ImageFormat::WebP => Some("webp"),
+        ImageFormat::Bmp => Some("bmp"),
+        ImageFormat::Gif => Some("gif"),
+        _ => None,
+    }
+}

@@ -1,0 +1,10 @@
+//! Where records come from: tar shards, image folders, memory, and pictures made on the spot.
+
+pub(crate) mod description;
+pub(crate) mod files;
+pub(crate) mod folder;
+pub(crate) mod index_file;
+pub(crate) mod pass;
+pub(crate) mod synthetic;
+pub(crate) mod table;
+pub(crate) mod tar_shard;

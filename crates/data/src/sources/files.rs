@@ -1,0 +1,71 @@
+//! Small file operations that the standard library leaves to its callers.
+
+use std::fs::{self, File, Metadata};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::time::UNIX_EPOCH;
+
+use crate::error::Error;
+
+/// Extensions of images, lower case. What a file is, its content decides when it is decoded.
+const IMAGE_EXTENSIONS: [&str; 6] = ["jpg", "jpeg", "png", "webp", "bmp", "gif"];
+
+/// Whether an extension (without dot, any case) names an image.
+pub(crate) fn is_image_extension(extension: &str) -> bool {
+    IMAGE_EXTENSIONS.iter().any(|known| extension.eq_ignore_ascii_case(known))
+}
+
+/// Time of last change, ns since 1970; 0 where the file system does not tell.
+pub(crate) fn modified_ns(metadata: &Metadata) -> i64 {
+    let modified = metadata.modified().ok().and_then(|time| time.duration_since(UNIX_EPOCH).ok());
+    modified.and_then(|time| i64::try_from(time.as_nanos()).ok()).unwrap_or(0)
+}
+
+/// Reads `buffer.len()` bytes at an offset, without moving anything that other threads see.
+#[cfg(unix)]
+pub(crate) fn read_at(file: &File, buffer: &mut [u8], offset: u64) -> io::Result<()> {
+    std::os::unix::fs::FileExt::read_exact_at(file, buffer, offset)
+}
+
+/// Reads `buffer.len()` bytes at an offset, without relying on the file's own position.
+#[cfg(windows)]
+pub(crate) fn read_at(file: &File, mut buffer: &mut [u8], mut offset: u64) -> io::Result<()> {
+    while !buffer.is_empty() {
+        match std::os::windows::fs::FileExt::seek_read(file, buffer, offset)? {
+            0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+            read => {
+                buffer = &mut buffer[read..];
+                offset += read as u64;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Writes a file so that readers see the old content or all of the new, whatever happens in between.
+pub(crate) fn write_atomically(path: &Path, content: &[u8]) -> io::Result<()> {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    // The process id keeps two programs that index the same data from writing into one file.
+    let aside = path.with_file_name(format!(".{name}.{}.tmp", std::process::id()));
+    let written = File::create(&aside)
+        .and_then(|mut file| file.write_all(content).and_then(|()| file.sync_all()))
+        .and_then(|()| fs::rename(&aside, path));
+    if written.is_err() {
+        // Whatever made the write fail is the error to report; a leftover is only untidy.
+        let _ = fs::remove_file(&aside);
+    }
+    written
+}
+
+/// Names in a folder, sorted by bytes, hidden ones left out.
+pub(crate) fn list(folder: &Path) -> Result<Vec<PathBuf>, Error> {
+    let mut paths = Vec::new();
+    for entry in fs::read_dir(folder).map_err(Error::io("list", folder))? {
+        let entry = entry.map_err(Error::io("list", folder))?;
+        if !entry.file_name().as_encoded_bytes().starts_with(b".") {
+            paths.push(entry.path());
+        }
+    }
+    paths.sort_unstable();
+    Ok(paths)
+}

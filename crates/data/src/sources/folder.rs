@@ -1,0 +1,217 @@
+//! Image folders as they are: `CLASS/name.jpg`, a flat folder, or an unpacked PASS release.
+//!
+//! The folder is walked at every opening, for files come and go; only the content hashes, which cost a reading of everything,
+//! are kept in the index and used again for files whose length and time have not changed.
+
+use std::collections::HashMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use rayon::prelude::*;
+use sha2::{Digest, Sha256};
+use walkdir::WalkDir;
+
+use super::files;
+use super::index_file::{IndexStore, Origin};
+use super::table::{Row, Table};
+use crate::error::Error;
+use crate::record::Label;
+
+/// How the folders below the root are meant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Layout {
+    /// Class folders if there are any, flat otherwise.
+    Detect,
+    /// Each folder below the root is a class; images lie at any depth within (as torchvision's `ImageFolder`).
+    Classes,
+    /// Images at any depth, without labels.
+    Unlabelled,
+}
+
+/// Lists an image folder, hashing files that the stored index does not know.
+///
+/// `classes` fixes the names and their numbers; otherwise they are the class folders in byte order.
+pub(crate) fn open(
+    root: &Path,
+    layout: Layout,
+    classes: Option<&[String]>,
+    store: &IndexStore,
+) -> Result<(Table, Vec<String>), Error> {
+    let mut listed = list_images(root)?;
+    let layout = settle(root, layout, &listed)?;
+    let names = match (layout, classes) {
+        (Layout::Classes, None) => class_folders(root, &listed)?,
+        (_, given) => given.unwrap_or_default().to_vec(),
+    };
+    if layout == Layout::Classes {
+        label(root, &mut listed, &names)?;
+    }
+    let table = with_hashes(root, listed, store)?;
+    Ok((table, names))
+}
+
+/// Path of a record's file below the root.
+pub(crate) fn file_path(root: &Path, table: &Table, position: usize) -> PathBuf {
+    root.join(table.folder(position)).join(table.name(position))
+}
+
+fn list_images(root: &Path) -> Result<Vec<Row>, Error> {
+    let mut rows = Vec::new();
+    let walk = WalkDir::new(root).min_depth(1).follow_links(true).sort_by_file_name();
+    let visible = |entry: &walkdir::DirEntry| !entry.file_name().as_encoded_bytes().starts_with(b".");
+    for entry in walk.into_iter().filter_entry(visible) {
+        let entry = entry.map_err(|error| {
+            let path = error.path().unwrap_or(root).to_path_buf();
+            Error::Io { action: "list", path, source: error.into() }
+        })?;
+        let name = entry.file_name().to_string_lossy();
+        let extension = name.rfind('.').map_or("", |dot| &name[dot + 1..]);
+        if entry.file_type().is_dir() || !files::is_image_extension(extension) {
+            continue;
+        }
+        let metadata = entry.metadata().map_err(|error| Error::Io {
+            action: "read",
+            path: entry.path().to_path_buf(),
+            source: error.into(),
+        })?;
+        let Ok(image_bytes) = u32::try_from(metadata.len()) else {
+            tracing::warn!(file = %entry.path().display(), "left out: larger than 4 GiB");
+            continue;
+        };
+        let below = entry.path().strip_prefix(root).unwrap_or(entry.path());
+        // Keys use `/` on every system, so that a fingerprint is the same everywhere.
+        let folder: String = below
+            .parent()
+            .into_iter()
+            .flat_map(|parent| parent.components())
+            .map(|part| format!("{}/", part.as_os_str().to_string_lossy()))
+            .collect();
+        let modified = Some(files::modified_ns(&metadata));
+        rows.push(Row { folder, name: name.into_owned(), image_bytes, modified, ..Row::default() });
+    }
+    if rows.is_empty() {
+        return Err(Error::Empty {
+            path: root.to_path_buf(),
+            reason: "no image in it; expected .jpg, .jpeg, .png, .webp, .bmp or .gif files, or .tar shards".to_string(),
+        });
+    }
+    Ok(rows)
+}
+
+fn settle(root: &Path, layout: Layout, rows: &[Row]) -> Result<Layout, Error> {
+    let loose = rows.iter().find(|row| row.folder.is_empty());
+    let inside = rows.iter().find(|row| !row.folder.is_empty());
+    match (layout, loose, inside) {
+        (Layout::Unlabelled, _, _) => Ok(Layout::Unlabelled),
+        (_, None, _) if layout == Layout::Classes || root.file_name().is_none_or(|name| name != "PASS_dataset") => {
+            Ok(Layout::Classes)
+        }
+        // The folders of a PASS release are numbered for the file system's sake; they are no classes.
+        (Layout::Detect, None, _) | (Layout::Detect, Some(_), None) => Ok(Layout::Unlabelled),
+        (_, Some(loose), inside) => Err(Error::Unreadable {
+            spec: root.display().to_string(),
+            reason: match inside {
+                Some(inside) => format!(
+                    "`{}` lies beside folders that hold images, such as `{}`; expected class folders or a flat folder",
+                    loose.name, inside.folder
+                ),
+                None => format!("`{}` lies in no class folder", loose.name),
+            },
+            hint: Some("a data-set description with kind = \"flat\" takes all images without labels".to_string()),
+        }),
+        (_, None, _) => Ok(Layout::Classes),
+    }
+}
+
+fn class_of(folder: &str) -> &str {
+    &folder[..folder.find('/').unwrap_or(folder.len())]
+}
+
+fn class_folders(root: &Path, rows: &[Row]) -> Result<Vec<String>, Error> {
+    let mut names: Vec<String> = Vec::new();
+    for row in rows {
+        if names.last().is_none_or(|last| last != class_of(&row.folder)) {
+            names.push(class_of(&row.folder).to_string());
+        }
+    }
+    names.sort_unstable();
+    names.dedup();
+    // An empty class folder would shift the numbers of all classes after it against another split of the same data.
+    for path in files::list(root)? {
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        if path.is_dir() && names.binary_search(&name).is_err() {
+            return Err(Error::Unreadable {
+                spec: root.display().to_string(),
+                reason: format!("folder `{name}` holds no image, so it is unclear whether it counts as a class"),
+                hint: Some(
+                    "remove the folder, or name the classes in order in a data-set description (`classes = [..]`)"
+                        .to_string(),
+                ),
+            });
+        }
+    }
+    Ok(names)
+}
+
+fn label(root: &Path, rows: &mut [Row], names: &[String]) -> Result<(), Error> {
+    let numbers: HashMap<&str, u32> = names.iter().map(String::as_str).zip(0..).collect();
+    for row in rows {
+        let class = class_of(&row.folder);
+        let number = numbers.get(class).ok_or_else(|| Error::Unreadable {
+            spec: root.display().to_string(),
+            reason: format!("folder `{class}` is none of the {} classes of the data-set description", names.len()),
+            hint: None,
+        })?;
+        row.label = Some(Label::Class(*number));
+    }
+    Ok(())
+}
+
+fn with_hashes(root: &Path, mut rows: Vec<Row>, store: &IndexStore) -> Result<Table, Error> {
+    let old = store.load(root, true).map(|(_, table)| table).unwrap_or_default();
+    let mut known: HashMap<(&str, &str), usize> = HashMap::with_capacity(old.len());
+    for position in 0..old.len() {
+        known.insert((old.folder(position), old.name(position)), position);
+    }
+    let missing: Vec<usize> = (0..rows.len())
+        .filter(|&at| {
+            let row = &mut rows[at];
+            let found = known.get(&(row.folder.as_str(), row.name.as_str())).copied().filter(|&position| {
+                old.image_bytes[position] == row.image_bytes && old.modified.get(position).copied() == row.modified
+            });
+            if let Some(position) = found {
+                row.hash = old.hashes[position];
+            }
+            found.is_none()
+        })
+        .collect();
+    if !missing.is_empty() {
+        tracing::info!(folder = %root.display(), files = missing.len(), "hashing new or changed images");
+    }
+    let hashes: Vec<[u8; 32]> = missing
+        .par_iter()
+        .map(|&at| {
+            let path = root.join(&rows[at].folder).join(&rows[at].name);
+            let content = fs::read(&path).map_err(Error::io("read", &path))?;
+            Ok(Sha256::digest(content).into())
+        })
+        .collect::<Result<_, Error>>()?;
+    let is_changed = !missing.is_empty() || old.len() != rows.len();
+    for (at, hash) in missing.into_iter().zip(hashes) {
+        rows[at].hash = hash;
+    }
+    let mut table = Table::default();
+    for row in rows {
+        if !table.push(row) {
+            return Err(Error::Unreadable {
+                spec: root.display().to_string(),
+                reason: "more than 4 GiB of file names".to_string(),
+                hint: Some("pack the folder into shards".to_string()),
+            });
+        }
+    }
+    if is_changed {
+        store.save(root, true, &Origin::default(), &table);
+    }
+    Ok(table)
+}

@@ -1,0 +1,299 @@
+//! The index file: a [`Table`] on disk, where it lies, and when it is still good.
+//!
+//! Layout in `docs/formats.md`. The file lies beside its shard (`NAME.tar.idx`) or, where the folder is not writable, in the
+//! user's cache folder under the hash of the shard's path. An index that is damaged, of another version or of another state
+//! of the shard is made anew without a word to the user; it is a cache, not data.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use flate2::Crc;
+use sha2::{Digest, Sha256};
+
+use super::files;
+use super::table::Table;
+
+const MAGIC: &[u8; 8] = b"PASSERIX";
+/// Raised whenever the layout or the meaning of a column changes.
+const VERSION: u32 = 1;
+
+/// What the index was made from; the index is good while this is unchanged.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Origin {
+    /// Length of the shard, bytes; 0 for a folder, whose files are checked one by one.
+    pub(crate) bytes: u64,
+    /// Time of its last change, ns since 1970.
+    pub(crate) modified: i64,
+    /// Whether the tar ends with the end-of-archive mark.
+    pub(crate) ends_properly: bool,
+}
+
+/// Where indexes may be kept.
+#[derive(Clone, Debug)]
+pub(crate) struct IndexStore {
+    cache: Option<PathBuf>,
+}
+
+impl IndexStore {
+    /// `$XDG_CACHE_HOME/passer`, or `~/.cache/passer`, for data that lies in read-only folders.
+    pub(crate) fn from_environment() -> IndexStore {
+        let from = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+        let cache = from("XDG_CACHE_HOME").or_else(|| from("HOME").map(|home| home.join(".cache")));
+        IndexStore { cache: cache.map(|folder| folder.join("passer")) }
+    }
+
+    /// For tests: a given cache folder.
+    #[cfg(test)]
+    pub(crate) fn with_cache(folder: &Path) -> IndexStore {
+        IndexStore { cache: Some(folder.to_path_buf()) }
+    }
+
+    /// Where the index of `source` may be, best place first.
+    fn places(&self, source: &Path, is_folder: bool) -> Vec<PathBuf> {
+        let mut places = vec![beside(source, is_folder)];
+        if let Some(cache) = &self.cache {
+            // The whole path, so that two shards of one name do not fight over one index.
+            let absolute = fs::canonicalize(source).unwrap_or_else(|_| source.to_path_buf());
+            let hash = Sha256::digest(absolute.as_os_str().as_encoded_bytes());
+            places.push(cache.join(format!("{}.idx", hex(&hash[..16]))));
+        }
+        places
+    }
+
+    /// The stored index of a shard or folder, if there is a sound one.
+    pub(crate) fn load(&self, source: &Path, is_folder: bool) -> Option<(Origin, Table)> {
+        self.places(source, is_folder).into_iter().find_map(|place| parse(&fs::read(place).ok()?))
+    }
+
+    /// Stores an index, beside the data if that can be written and in the cache folder otherwise.
+    ///
+    /// Returns where it lies, or `None` where no place could be written: slow at the next start, but no reason to stop.
+    pub(crate) fn save(&self, source: &Path, is_folder: bool, origin: &Origin, table: &Table) -> Option<PathBuf> {
+        let content = serialize(origin, table);
+        let mut refusal = None;
+        for place in self.places(source, is_folder) {
+            let folder = place.parent().unwrap_or(Path::new("."));
+            // A folder without any write bit is meant to stay as it is, even where the user is root and could write.
+            let read_only = fs::metadata(folder).is_ok_and(|metadata| metadata.permissions().readonly());
+            if read_only {
+                continue;
+            }
+            let in_cache = self.cache.as_deref() == Some(folder);
+            let made = if in_cache { fs::create_dir_all(folder) } else { Ok(()) };
+            match made.and_then(|()| files::write_atomically(&place, &content)) {
+                Ok(()) => return Some(place),
+                Err(error) => refusal = Some(error),
+            }
+        }
+        tracing::warn!(
+            source = %source.display(),
+            reason = ?refusal,
+            "the index could not be stored; the data will be indexed again at the next start"
+        );
+        None
+    }
+}
+
+/// The index's place next to the data.
+pub(crate) fn beside(source: &Path, is_folder: bool) -> PathBuf {
+    if is_folder {
+        return source.join(".passer.idx");
+    }
+    let mut name = source.file_name().unwrap_or_default().to_os_string();
+    name.push(".idx");
+    source.with_file_name(name)
+}
+
+/// Lowercase hexadecimal digits.
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    use std::fmt::Write;
+    bytes.iter().fold(String::with_capacity(2 * bytes.len()), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
+fn serialize(origin: &Origin, table: &Table) -> Vec<u8> {
+    let mut out = Vec::with_capacity(table.names.len() + table.len() * 64 + 1024);
+    out.extend_from_slice(MAGIC);
+    out.extend_from_slice(&VERSION.to_le_bytes());
+    out.extend_from_slice(&u32::from(origin.ends_properly).to_le_bytes());
+    out.extend_from_slice(&origin.bytes.to_le_bytes());
+    out.extend_from_slice(&origin.modified.to_le_bytes());
+    out.extend_from_slice(&table.skipped_count.to_le_bytes());
+    section(&mut out, table.names.as_bytes());
+    // A few folders and names: JSON, so that any content is safe.
+    section(&mut out, serde_json::to_string(&table.folders).unwrap_or_default().as_bytes());
+    section(&mut out, serde_json::to_string(&table.skipped).unwrap_or_default().as_bytes());
+    for column in [
+        &table.name_ends,
+        &table.image_blocks,
+        &table.image_bytes,
+        &table.json_blocks,
+        &table.json_bytes,
+        &table.label_ends,
+        &table.label_values,
+    ] {
+        out.extend_from_slice(&(column.len() as u64 * 4).to_le_bytes());
+        out.extend(column.iter().flat_map(|value| value.to_le_bytes()));
+    }
+    out.extend_from_slice(&(table.modified.len() as u64 * 8).to_le_bytes());
+    out.extend(table.modified.iter().flat_map(|value| value.to_le_bytes()));
+    section(&mut out, table.hashes.as_flattened());
+    let mut checksum = Crc::new();
+    checksum.update(&out);
+    out.extend_from_slice(&checksum.sum().to_le_bytes());
+    out
+}
+
+fn section(out: &mut Vec<u8>, content: &[u8]) {
+    out.extend_from_slice(&(content.len() as u64).to_le_bytes());
+    out.extend_from_slice(content);
+}
+
+/// Reads an index; `None` for anything that is not one, of this version, whole and consistent.
+fn parse(content: &[u8]) -> Option<(Origin, Table)> {
+    let (body, stored) = content.split_last_chunk::<4>()?;
+    let mut checksum = Crc::new();
+    checksum.update(body);
+    if checksum.sum() != u32::from_le_bytes(*stored) {
+        return None;
+    }
+    let mut reader = Reader(body);
+    if reader.take(8)? != MAGIC || reader.u32()? != VERSION {
+        return None;
+    }
+    let ends_properly = reader.u32()? == 1;
+    let origin = Origin { bytes: reader.u64()?, modified: reader.u64()? as i64, ends_properly };
+    let table = Table {
+        skipped_count: reader.u64()?,
+        names: String::from_utf8(reader.section()?.to_vec()).ok()?,
+        folders: serde_json::from_slice(reader.section()?).ok()?,
+        skipped: serde_json::from_slice(reader.section()?).ok()?,
+        name_ends: reader.column()?,
+        image_blocks: reader.column()?,
+        image_bytes: reader.column()?,
+        json_blocks: reader.column()?,
+        json_bytes: reader.column()?,
+        label_ends: reader.column()?,
+        label_values: reader.column()?,
+        modified: reader.section()?.as_chunks().0.iter().map(|bytes| i64::from_le_bytes(*bytes)).collect(),
+        hashes: reader.section()?.as_chunks().0.to_vec(),
+    };
+    is_consistent(&table).then_some((origin, table))
+}
+
+/// The lengths that the accessors of [`Table`] rely on. The checksum guards against damage, this against other programs.
+fn is_consistent(table: &Table) -> bool {
+    let records = table.len();
+    let optional = |column: &[u32]| column.is_empty() || column.len() == records;
+    table.image_bytes.len() == records
+        && table.hashes.len() == records
+        && [&table.image_blocks, &table.json_blocks, &table.json_bytes, &table.label_ends]
+            .iter()
+            .all(|column| optional(column))
+        && (!table.label_ends.is_empty() || table.label_values.len() <= records)
+        && (table.modified.is_empty() || table.modified.len() == records)
+        && table.name_ends.last().map_or(0, |end| *end as usize) == table.names.len()
+        && table.name_ends.is_sorted()
+        && table.label_ends.is_sorted()
+        && table.label_ends.last().is_none_or(|end| *end as usize == table.label_values.len())
+        && (records == 0 || table.folders.first().is_some_and(|(first, _)| *first == 0))
+        && table.name_ends.iter().all(|end| table.names.is_char_boundary(*end as usize))
+}
+
+struct Reader<'a>(&'a [u8]);
+
+impl<'a> Reader<'a> {
+    fn take(&mut self, bytes: usize) -> Option<&'a [u8]> {
+        let (taken, rest) = self.0.split_at_checked(bytes)?;
+        self.0 = rest;
+        Some(taken)
+    }
+
+    fn u32(&mut self) -> Option<u32> {
+        self.take(4)?.try_into().ok().map(u32::from_le_bytes)
+    }
+
+    fn u64(&mut self) -> Option<u64> {
+        self.take(8)?.try_into().ok().map(u64::from_le_bytes)
+    }
+
+    fn section(&mut self) -> Option<&'a [u8]> {
+        let bytes = usize::try_from(self.u64()?).ok()?;
+        self.take(bytes)
+    }
+
+    fn column(&mut self) -> Option<Vec<u32>> {
+        Some(self.section()?.as_chunks().0.iter().map(|bytes| u32::from_le_bytes(*bytes)).collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::record::Label;
+    use crate::sources::table::Row;
+
+    fn example() -> (Origin, Table) {
+        let mut table = Table::default();
+        for at in 0..5u32 {
+            table.push(Row {
+                folder: format!("d{}/", at / 3),
+                name: format!("näme{at}"),
+                image_block: Some(at * 2 + 1),
+                image_bytes: 700,
+                json: (at == 2).then_some((9, 30)),
+                label: (at > 0).then_some(Label::Class(at)),
+                modified: None,
+                hash: [at as u8; 32],
+            });
+        }
+        table.skip("../x", "leaves the shard");
+        (Origin { bytes: 99, modified: -5, ends_properly: true }, table)
+    }
+
+    #[test]
+    fn what_is_written_is_read() {
+        let (origin, table) = example();
+        assert_eq!(parse(&serialize(&origin, &table)), Some((origin, table)));
+    }
+
+    #[test]
+    fn damage_is_noticed() {
+        let (origin, table) = example();
+        let content = serialize(&origin, &table);
+        for cut in [0, 3, 8, content.len() / 2, content.len() - 1] {
+            assert_eq!(parse(&content[..cut]), None, "cut at {cut}");
+        }
+        for at in (0..content.len()).step_by(7) {
+            let mut broken = content.clone();
+            broken[at] ^= 0x10;
+            assert_eq!(parse(&broken), None, "flipped at {at}");
+        }
+    }
+
+    #[test]
+    fn a_read_only_folder_sends_the_index_to_the_cache() {
+        let data = tempfile::tempdir().unwrap();
+        let cache = tempfile::tempdir().unwrap();
+        let store = IndexStore::with_cache(&cache.path().join("passer"));
+        let shard = data.path().join("a.tar");
+        fs::write(&shard, b"x").unwrap();
+        let (origin, table) = example();
+        let place = store.save(&shard, false, &origin, &table).unwrap();
+        assert_eq!(place, data.path().join("a.tar.idx"));
+        fs::remove_file(place).unwrap();
+
+        let writable = fs::metadata(data.path()).unwrap().permissions();
+        let mut read_only = writable.clone();
+        read_only.set_readonly(true);
+        fs::set_permissions(data.path(), read_only).unwrap();
+        let place = store.save(&shard, false, &origin, &table);
+        let loaded = store.load(&shard, false);
+        fs::set_permissions(data.path(), writable).unwrap();
+        assert!(place.unwrap().starts_with(cache.path()));
+        assert_eq!(loaded, Some((origin, table)));
+        assert!(!data.path().join("a.tar.idx").exists());
+    }
+}

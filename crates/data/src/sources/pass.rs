@@ -1,0 +1,135 @@
+//! `pass_metadata.csv`, the table of authors, dates and places that comes with the PASS release.
+//!
+//! 1.4 million rows are too many to keep, and training never asks for them. So the first question reads the file once for the
+//! offset of every row (16 bytes each), and each answer reads one row.
+
+use std::fs::File;
+use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
+use std::io::{Seek, SeekFrom};
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+
+use crate::record::Metadata;
+
+/// Name of the file, beside the tars.
+pub(crate) const FILE_NAME: &str = "pass_metadata.csv";
+
+/// The file, and where its rows start.
+#[derive(Debug)]
+pub(crate) struct PassMetadata {
+    path: PathBuf,
+    rows: OnceLock<Result<Rows, String>>,
+}
+
+#[derive(Debug)]
+struct Rows {
+    header: csv::StringRecord,
+    /// Hash of the image's name, and offset of its row, sorted.
+    offsets: Vec<(u64, u64)>,
+}
+
+impl PassMetadata {
+    /// The file in a folder, if it is there.
+    pub(crate) fn find(folder: &Path) -> Option<PassMetadata> {
+        let path = folder.join(FILE_NAME);
+        path.is_file().then(|| PassMetadata { path, rows: OnceLock::new() })
+    }
+
+    /// The row of an image, by its file name without extension (the `hash` column); `None` if there is no row.
+    ///
+    /// # Errors
+    /// A sentence, where the file cannot be read or is not the one that PASS publishes.
+    pub(crate) fn get(&self, name: &str) -> Result<Option<Metadata>, String> {
+        let rows = self.rows.get_or_init(|| Rows::read(&self.path).map_err(|error| error.to_string()));
+        let rows = rows.as_ref().map_err(|error| format!("`{}`: {error}", self.path.display()))?;
+        let wanted = hash(name);
+        let first = rows.offsets.partition_point(|(hash, _)| *hash < wanted);
+        for (_, offset) in rows.offsets[first..].iter().take_while(|(hash, _)| *hash == wanted) {
+            let row = self.row(*offset).map_err(|error| format!("`{}`: {error}", self.path.display()))?;
+            if rows.field(&row, "hash") == Some(name) {
+                return Ok(Some(rows.metadata(&row)));
+            }
+        }
+        Ok(None)
+    }
+
+    fn row(&self, offset: u64) -> Result<csv::StringRecord, csv::Error> {
+        let mut file = File::open(&self.path)?;
+        file.seek(SeekFrom::Start(offset))?;
+        let mut reader =
+            csv::ReaderBuilder::new().has_headers(false).flexible(true).buffer_capacity(1024).from_reader(file);
+        let mut row = csv::StringRecord::new();
+        reader.read_record(&mut row)?;
+        Ok(row)
+    }
+}
+
+impl Rows {
+    fn read(path: &Path) -> Result<Rows, csv::Error> {
+        let mut reader = csv::ReaderBuilder::new().flexible(true).from_path(path)?;
+        let header = reader.headers()?.clone();
+        let mut rows = Rows { header, offsets: Vec::new() };
+        let mut row = csv::StringRecord::new();
+        while reader.read_record(&mut row)? {
+            if let (Some(name), Some(position)) = (rows.field(&row, "hash"), row.position()) {
+                rows.offsets.push((hash(name), position.byte()));
+            }
+        }
+        rows.offsets.sort_unstable();
+        rows.offsets.shrink_to_fit();
+        Ok(rows)
+    }
+
+    fn field<'a>(&self, row: &'a csv::StringRecord, name: &str) -> Option<&'a str> {
+        let column = self.header.iter().position(|column| column == name)?;
+        row.get(column).filter(|text| !text.is_empty())
+    }
+
+    fn metadata(&self, row: &csv::StringRecord) -> Metadata {
+        let text = |name| self.field(row, name).map(str::to_string);
+        let number = |name| self.field(row, name).and_then(|text| text.parse().ok());
+        Metadata {
+            photographer: self.field(row, "unickname").map(url_decoded),
+            licence: text("licensename"),
+            date_taken: text("datetaken"),
+            latitude: number("latitude"),
+            longitude: number("longitude"),
+            ..Metadata::default()
+        }
+    }
+}
+
+/// Nicknames come as they stood in a web address: `+` for a blank, `%XX` for other bytes.
+fn url_decoded(text: &str) -> String {
+    percent_encoding::percent_decode_str(&text.replace('+', " ")).decode_utf8_lossy().into_owned()
+}
+
+/// Only compared with hashes of the same process, so the standard library's hash will do.
+fn hash(name: &str) -> u64 {
+    BuildHasherDefault::<DefaultHasher>::default().hash_one(name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_are_found_by_hash_and_decoded() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(
+            folder.path().join(FILE_NAME),
+            ",unickname,datetaken,licensename,hash,latitude,longitude\n\
+             3,Ann+B%C3%A9,2004-05-17 00:44:29.0,Attribution License,1c2d,48.5,-2.25\n\
+             9,x,,Attribution License,ffee,,\n",
+        )
+        .unwrap();
+        let metadata = PassMetadata::find(folder.path()).unwrap();
+        let found = metadata.get("1c2d").unwrap().unwrap();
+        assert_eq!(found.photographer.as_deref(), Some("Ann Bé"));
+        assert_eq!(found.licence.as_deref(), Some("Attribution License"));
+        assert_eq!((found.latitude, found.longitude), (Some(48.5), Some(-2.25)));
+        let other = metadata.get("ffee").unwrap().unwrap();
+        assert_eq!((other.date_taken, other.latitude), (None, None));
+        assert_eq!(metadata.get("none").unwrap(), None);
+    }
+}

@@ -1,0 +1,268 @@
+//! The records of one shard or folder as flat columns: what the index file holds and what stays in memory.
+//!
+//! A million records must take less than 64 bytes each, so there is no `String` and no struct per record: names share one
+//! arena without their folders, offsets count tar blocks of 512 bytes, and columns that a data set has no use for are empty.
+
+use crate::record::Label;
+
+/// Tar members start at multiples of this many bytes.
+pub(crate) const BLOCK_BYTES: u64 = 512;
+
+/// In the label columns: this record has no label although others have.
+const NO_LABEL: u32 = u32::MAX;
+
+/// Member names that were left out, kept at most this many with their reasons.
+const SKIPPED_KEPT: usize = 100;
+
+/// Records of one shard or folder, by position within it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Table {
+    /// File names without folders, end to end; up to the first dot for shards, whole for folders.
+    pub(crate) names: String,
+    /// Where each name ends in `names`.
+    pub(crate) name_ends: Vec<u32>,
+    /// Folders of the names, each with the first record that is in it; a folder holds until the next one.
+    pub(crate) folders: Vec<(u32, String)>,
+    /// Start of the image in the shard, in blocks; empty for folders.
+    pub(crate) image_blocks: Vec<u32>,
+    /// Length of the image, bytes.
+    pub(crate) image_bytes: Vec<u32>,
+    /// Start of `KEY.json` in blocks, and its length in bytes, 0 for none; both empty if no record has one.
+    pub(crate) json_blocks: Vec<u32>,
+    /// See `json_blocks`.
+    pub(crate) json_bytes: Vec<u32>,
+    /// Where each record's classes end in `label_values`; empty if every record has one class or none has any.
+    pub(crate) label_ends: Vec<u32>,
+    /// Classes; empty if no record has a label.
+    pub(crate) label_values: Vec<u32>,
+    /// Time of last change of each file, ns since 1970; for folders only.
+    pub(crate) modified: Vec<i64>,
+    /// SHA-256 of each image. Dropped after the fingerprint is taken.
+    pub(crate) hashes: Vec<[u8; 32]>,
+    /// Members that are no part of any record, with the reason; the first few.
+    pub(crate) skipped: Vec<(String, String)>,
+    /// How many members were left out in all.
+    pub(crate) skipped_count: u64,
+}
+
+/// A record on its way into a [`Table`].
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Row {
+    pub(crate) folder: String,
+    pub(crate) name: String,
+    pub(crate) image_block: Option<u32>,
+    pub(crate) image_bytes: u32,
+    pub(crate) json: Option<(u32, u32)>,
+    pub(crate) label: Option<Label>,
+    pub(crate) modified: Option<i64>,
+    pub(crate) hash: [u8; 32],
+}
+
+impl Table {
+    pub(crate) fn len(&self) -> usize {
+        self.name_ends.len()
+    }
+
+    /// Adds a record. `false`, and nothing is added, where a column is full (4 GiB of names or classes).
+    pub(crate) fn push(&mut self, row: Row) -> bool {
+        let position = self.name_ends.len();
+        let (Ok(first), Ok(name_end)) =
+            (u32::try_from(position), u32::try_from(self.names.len() + row.name.len()))
+        else {
+            return false;
+        };
+        if self.folders.last().is_none_or(|(_, folder)| *folder != row.folder) {
+            self.folders.push((first, row.folder));
+        }
+        self.names.push_str(&row.name);
+        self.name_ends.push(name_end);
+        self.image_blocks.extend(row.image_block);
+        self.image_bytes.push(row.image_bytes);
+        if row.json.is_some() && self.json_blocks.is_empty() {
+            self.json_blocks.resize(position, 0);
+            self.json_bytes.resize(position, 0);
+        }
+        if row.json.is_some() || !self.json_blocks.is_empty() {
+            let (block, bytes) = row.json.unwrap_or((0, 0));
+            self.json_blocks.push(block);
+            self.json_bytes.push(bytes);
+        }
+        self.push_label(position, row.label);
+        self.modified.extend(row.modified);
+        self.hashes.push(row.hash);
+        true
+    }
+
+    /// One class a record is the common case and needs one column; the first set of classes makes it two.
+    fn push_label(&mut self, position: usize, label: Option<Label>) {
+        let has_sets = !self.label_ends.is_empty();
+        if !has_sets && matches!(label, Some(Label::Classes(_))) {
+            self.label_values.resize(position, NO_LABEL);
+            self.label_ends = (1..=position as u32).collect();
+        }
+        match label {
+            Some(Label::Classes(classes)) => {
+                self.label_values.extend(classes);
+                self.label_ends.push(self.label_values.len() as u32);
+            }
+            Some(Label::Class(class)) => {
+                if !has_sets {
+                    self.label_values.resize(position, NO_LABEL);
+                }
+                self.label_values.push(class);
+                if has_sets {
+                    self.label_ends.push(self.label_values.len() as u32);
+                }
+            }
+            None if has_sets => {
+                self.label_values.push(NO_LABEL);
+                self.label_ends.push(self.label_values.len() as u32);
+            }
+            None if !self.label_values.is_empty() => self.label_values.push(NO_LABEL),
+            None => {}
+        }
+    }
+
+    /// Notes a member that is no part of a record.
+    pub(crate) fn skip(&mut self, name: &str, reason: &str) {
+        self.skipped_count += 1;
+        if self.skipped.len() < SKIPPED_KEPT {
+            self.skipped.push((name.to_string(), reason.to_string()));
+        }
+    }
+
+    /// File name without its folder.
+    pub(crate) fn name(&self, position: usize) -> &str {
+        let start = if position == 0 { 0 } else { self.name_ends[position - 1] as usize };
+        &self.names[start..self.name_ends[position] as usize]
+    }
+
+    /// Folder of the name, with `/` at its end, or empty.
+    pub(crate) fn folder(&self, position: usize) -> &str {
+        let after = self.folders.partition_point(|(first, _)| *first as usize <= position);
+        &self.folders[after - 1].1
+    }
+
+    /// The record's key, see [`key_of_path`].
+    pub(crate) fn key(&self, position: usize) -> String {
+        key_of(self.folder(position), self.name(position))
+    }
+
+    /// Start of the image in its shard, bytes.
+    pub(crate) fn image_offset(&self, position: usize) -> u64 {
+        u64::from(self.image_blocks[position]) * BLOCK_BYTES
+    }
+
+    /// Start and length of `KEY.json`, bytes.
+    pub(crate) fn json(&self, position: usize) -> Option<(u64, u32)> {
+        let bytes = *self.json_bytes.get(position)?;
+        (bytes > 0).then(|| (u64::from(self.json_blocks[position]) * BLOCK_BYTES, bytes))
+    }
+
+    /// Class or classes of the record.
+    pub(crate) fn label(&self, position: usize) -> Option<Label> {
+        if let Some(end) = self.label_ends.get(position) {
+            let start = if position == 0 { 0 } else { self.label_ends[position - 1] as usize };
+            let classes = &self.label_values[start..*end as usize];
+            return (classes != [NO_LABEL]).then(|| Label::Classes(classes.to_vec()));
+        }
+        self.label_values.get(position).filter(|class| **class != NO_LABEL).map(|class| Label::Class(*class))
+    }
+
+    pub(crate) fn has_labels(&self) -> bool {
+        !self.label_values.is_empty() || !self.label_ends.is_empty()
+    }
+
+    /// Frees what is only needed while opening, and the slack of every column.
+    pub(crate) fn compact(&mut self) {
+        self.hashes = Vec::new();
+        self.modified = Vec::new();
+        self.names.shrink_to_fit();
+        for column in [
+            &mut self.name_ends,
+            &mut self.image_blocks,
+            &mut self.image_bytes,
+            &mut self.json_blocks,
+            &mut self.json_bytes,
+            &mut self.label_ends,
+            &mut self.label_values,
+        ] {
+            column.shrink_to_fit();
+        }
+        self.folders.shrink_to_fit();
+    }
+
+    /// Heap memory of the table, bytes.
+    pub(crate) fn heap_bytes(&self) -> usize {
+        let columns = [
+            &self.name_ends,
+            &self.image_blocks,
+            &self.image_bytes,
+            &self.json_blocks,
+            &self.json_bytes,
+            &self.label_ends,
+            &self.label_values,
+        ];
+        let folders: usize =
+            self.folders.iter().map(|(_, folder)| folder.capacity() + size_of::<(u32, String)>()).sum();
+        self.names.capacity()
+            + columns.iter().map(|column| column.capacity() * size_of::<u32>()).sum::<usize>()
+            + folders
+            + self.hashes.capacity() * 32
+            + self.modified.capacity() * 8
+    }
+}
+
+/// Key of a file: its path without the extension, and with `_` for any other dot of the file name.
+///
+/// In a shard the extension starts at the first dot of the file name, so names from shards have none left, and keys from folders
+/// must not have any.
+pub(crate) fn key_of_path(path: &str) -> String {
+    let (folder, name) = path.split_at(path.rfind('/').map_or(0, |slash| slash + 1));
+    key_of(folder, name)
+}
+
+fn key_of(folder: &str, name: &str) -> String {
+    let stem = name.rfind('.').map_or(name, |dot| &name[..dot]);
+    let mut key = String::with_capacity(folder.len() + stem.len());
+    key.push_str(folder);
+    key.extend(stem.chars().map(|letter| if letter == '.' { '_' } else { letter }));
+    key
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row(folder: &str, name: &str, label: Option<Label>) -> Row {
+        Row { folder: folder.into(), name: name.into(), image_block: Some(1), label, ..Row::default() }
+    }
+
+    #[test]
+    fn names_folders_and_labels_come_back() {
+        let mut table = Table::default();
+        table.push(row("a/", "x.1.jpg", None));
+        table.push(row("a/", "y", Some(Label::Class(4))));
+        table.push(Row { json: Some((9, 7)), ..row("b/c/", "z", None) });
+        assert_eq!((0..3).map(|at| table.key(at)).collect::<Vec<_>>(), ["a/x_1", "a/y", "b/c/z"]);
+        assert_eq!([table.label(0), table.label(1), table.label(2)], [None, Some(Label::Class(4)), None]);
+        assert_eq!([table.json(0), table.json(2)], [None, Some((9 * 512, 7))]);
+        assert_eq!(table.folders.len(), 2);
+    }
+
+    #[test]
+    fn sets_of_classes_keep_empty_and_absent_apart() {
+        let mut table = Table::default();
+        let labels = [
+            None,
+            Some(Label::Classes(vec![1, 5])),
+            Some(Label::Classes(vec![])),
+            None,
+            Some(Label::Classes(vec![2])),
+        ];
+        for (at, label) in labels.iter().enumerate() {
+            table.push(row("", &at.to_string(), label.clone()));
+        }
+        assert_eq!((0..5).map(|at| table.label(at)).collect::<Vec<_>>(), labels);
+    }
+}

@@ -1,0 +1,302 @@
+//! The augmentations of a view group: their TOML form, their checks, and drawing one view of an image.
+//!
+//! Every transform means what torchvision means by the same name, computed as Pillow computes it, because the published
+//! recipes were tuned on exactly those pictures. The arithmetic is in the files below; this one holds what a config says.
+
+pub mod blur;
+pub mod color;
+pub mod geometry;
+#[cfg(test)]
+mod parity;
+mod pipeline;
+mod simd;
+
+pub use pipeline::ViewMaker;
+
+use serde::{Deserialize, Serialize};
+
+/// A number of views that are all drawn in the same way (`[[views]]` in a config).
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[serde(deny_unknown_fields)]
+pub struct ViewGroup {
+    /// Views of each image, at least 1. MoCo: 2. DINO: 2 in the first group and 8 or 10 in the second.
+    pub count: usize,
+    /// What is done to the decoded image, in this order.
+    pub transforms: Vec<Transform>,
+}
+
+/// Interpolation of a resize, always with antialiasing, as Pillow's.
+#[derive(Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq)]
+#[serde(rename_all = "snake_case")]
+pub enum Filter {
+    /// Triangle filter; torchvision's default.
+    Bilinear,
+    /// Cubic filter with a = -0.5, Pillow's; DINO and most evaluation of vision transformers.
+    Bicubic,
+}
+
+/// One step of an augmentation recipe. Probabilities are in 0 to 1; `1.0` means always.
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum Transform {
+    /// A random part of the image, resized to a square.
+    RandomResizedCrop {
+        /// Side of the result, px.
+        size_px: u32,
+        /// Smallest and largest share of the image's area, within 0 to 1. MoCo: 0.2 to 1.
+        scale: [f64; 2],
+        /// Smallest and largest width divided by height; its logarithm is drawn uniformly. Everywhere 3/4 to 4/3.
+        ratio: [f64; 2],
+        /// Interpolation.
+        filter: Filter,
+    },
+    /// The shorter side brought to a length, the other in proportion (torchvision's `Resize(int)`).
+    Resize {
+        /// Length of the shorter side, px.
+        shorter_px: u32,
+        /// Interpolation.
+        filter: Filter,
+    },
+    /// Both sides brought to a length, whatever the proportions.
+    ResizeExact {
+        /// Width of the result, px.
+        width_px: u32,
+        /// Height of the result, px.
+        height_px: u32,
+        /// Interpolation.
+        filter: Filter,
+    },
+    /// The middle of the image; black is added where the image is smaller.
+    CenterCrop {
+        /// Side of the result, px.
+        size_px: u32,
+    },
+    /// Left and right exchanged.
+    HorizontalFlip {
+        /// How often.
+        probability: f64,
+    },
+    /// Brightness, contrast, saturation and hue changed by random amounts, in random order.
+    ColorJitter {
+        /// How often the whole step is done. MoCo-v1: 1; MoCo-v2: 0.8.
+        probability: f64,
+        /// The factor is drawn from max(0, 1 - brightness) to 1 + brightness; 0 leaves it out.
+        brightness: f64,
+        /// The same for contrast.
+        contrast: f64,
+        /// The same for saturation.
+        saturation: f64,
+        /// The hue turns by -hue to hue of the whole circle, at most 0.5; 0 leaves it out.
+        hue: f64,
+    },
+    /// Colours replaced by their luma (ITU-R 601), in all three channels.
+    Grayscale {
+        /// How often. 0.2 everywhere.
+        probability: f64,
+    },
+    /// Pillow's `GaussianBlur(radius = sigma)`: three box blurs of that standard deviation.
+    GaussianBlur {
+        /// How often. MoCo-v2: 0.5.
+        probability: f64,
+        /// Smallest and largest standard deviation, px; drawn uniformly. 0.1 to 2 everywhere.
+        sigma: [f64; 2],
+    },
+    /// Values from the threshold upwards are inverted.
+    Solarize {
+        /// How often. BYOL and DINO: 0.2 on the second global view.
+        probability: f64,
+        /// 0 to 255; 128 everywhere.
+        threshold: u8,
+    },
+}
+
+/// Longest side of a view, px; a config beyond it is a slip of the pen.
+const MAX_VIEW_PX: u32 = 16_384;
+
+impl ViewGroup {
+    /// Checks every number, and that all views of the group come out in one size.
+    ///
+    /// # Errors
+    /// A sentence that names the transform, the field, what was expected and what was found.
+    pub fn validate(&self) -> Result<(), String> {
+        if self.count == 0 {
+            return Err("count must be at least 1, found 0".to_string());
+        }
+        if self.count > usize::from(u8::MAX) {
+            return Err(format!("count must be at most 255, found {}", self.count));
+        }
+        for (position, transform) in self.transforms.iter().enumerate() {
+            transform
+                .validate()
+                .map_err(|reason| format!("transforms[{position}]: {}: {reason}", transform.name()))?;
+        }
+        if self.output_px().is_none() {
+            return Err(
+                "views come out in different sizes; end with one of random_resized_crop, resize_exact or center_crop"
+                    .to_string(),
+            );
+        }
+        Ok(())
+    }
+
+    /// Width and height of every view of the group, px, or `None` where they depend on the image.
+    pub fn output_px(&self) -> Option<(u32, u32)> {
+        let mut size = None;
+        for transform in &self.transforms {
+            match transform {
+                Transform::RandomResizedCrop { size_px, .. } | Transform::CenterCrop { size_px } => {
+                    size = Some((*size_px, *size_px));
+                }
+                Transform::ResizeExact { width_px, height_px, .. } => size = Some((*width_px, *height_px)),
+                Transform::Resize { shorter_px, .. } => {
+                    // A known size stays known: torchvision's rule depends on nothing else.
+                    size = size.map(|(width, height)| geometry::shorter_side_size(width, height, *shorter_px));
+                }
+                _ => {}
+            }
+        }
+        size
+    }
+}
+
+impl Transform {
+    /// The name in a config.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Transform::RandomResizedCrop { .. } => "random_resized_crop",
+            Transform::Resize { .. } => "resize",
+            Transform::ResizeExact { .. } => "resize_exact",
+            Transform::CenterCrop { .. } => "center_crop",
+            Transform::HorizontalFlip { .. } => "horizontal_flip",
+            Transform::ColorJitter { .. } => "color_jitter",
+            Transform::Grayscale { .. } => "grayscale",
+            Transform::GaussianBlur { .. } => "gaussian_blur",
+            Transform::Solarize { .. } => "solarize",
+        }
+    }
+
+    fn validate(&self) -> Result<(), String> {
+        match self {
+            Transform::RandomResizedCrop { size_px, scale, ratio, .. } => {
+                side("size_px", *size_px)?;
+                range("scale", *scale, 0.0, 1.0)?;
+                if scale[1] == 0.0 {
+                    return Err("scale must reach above 0, found [0, 0]".to_string());
+                }
+                range("ratio", *ratio, 1e-3, 1e3)
+            }
+            Transform::Resize { shorter_px, .. } => side("shorter_px", *shorter_px),
+            Transform::ResizeExact { width_px, height_px, .. } => {
+                side("width_px", *width_px)?;
+                side("height_px", *height_px)
+            }
+            Transform::CenterCrop { size_px } => side("size_px", *size_px),
+            Transform::HorizontalFlip { probability: p } | Transform::Grayscale { probability: p } => probability(*p),
+            Transform::Solarize { probability: p, .. } => probability(*p),
+            Transform::ColorJitter { probability: p, brightness, contrast, saturation, hue } => {
+                probability(*p)?;
+                within("brightness", *brightness, 0.0, 100.0)?;
+                within("contrast", *contrast, 0.0, 100.0)?;
+                within("saturation", *saturation, 0.0, 100.0)?;
+                within("hue", *hue, 0.0, 0.5)
+            }
+            Transform::GaussianBlur { probability: p, sigma } => {
+                probability(*p)?;
+                range("sigma", *sigma, 0.0, 1000.0)
+            }
+        }
+    }
+}
+
+fn probability(value: f64) -> Result<(), String> {
+    within("probability", value, 0.0, 1.0)
+}
+
+fn within(field: &str, value: f64, low: f64, high: f64) -> Result<(), String> {
+    if (low..=high).contains(&value) {
+        Ok(())
+    } else {
+        Err(format!("{field} must be within {low} and {high}, found {value}"))
+    }
+}
+
+fn range(field: &str, value: [f64; 2], low: f64, high: f64) -> Result<(), String> {
+    within(field, value[0], low, high)?;
+    within(field, value[1], low, high)?;
+    if value[0] > value[1] {
+        return Err(format!("{field} must be [smallest, largest], found [{}, {}]", value[0], value[1]));
+    }
+    Ok(())
+}
+
+fn side(field: &str, value: u32) -> Result<(), String> {
+    if (1..=MAX_VIEW_PX).contains(&value) {
+        Ok(())
+    } else {
+        Err(format!("{field} must be within 1 and {MAX_VIEW_PX}, found {value}"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn group(transforms: &str) -> Result<ViewGroup, toml::de::Error> {
+        toml::from_str(&format!("count = 2\ntransforms = [{transforms}]"))
+    }
+
+    #[test]
+    fn the_moco_v2_recipe_reads_and_checks() {
+        let text = r#"
+            { random_resized_crop = { size_px = 224, scale = [0.2, 1.0], ratio = [0.75, 1.3333333333333333], filter = "bilinear" } },
+            { color_jitter = { probability = 0.8, brightness = 0.4, contrast = 0.4, saturation = 0.4, hue = 0.1 } },
+            { grayscale = { probability = 0.2 } },
+            { gaussian_blur = { probability = 0.5, sigma = [0.1, 2.0] } },
+            { horizontal_flip = { probability = 0.5 } },
+        "#;
+        let views = group(text).unwrap();
+        assert_eq!(views.validate(), Ok(()));
+        assert_eq!(views.output_px(), Some((224, 224)));
+        let back: ViewGroup = toml::from_str(&toml::to_string(&views).unwrap()).unwrap();
+        assert_eq!(back, views);
+    }
+
+    #[test]
+    fn unknown_and_missing_fields_are_refused() {
+        assert!(group("{ grayscale = { probability = 0.2, chance = 1 } }").is_err());
+        assert!(group("{ grayscale = {} }").is_err());
+        assert!(group("{ greyscale = { probability = 0.2 } }").is_err());
+        assert!(toml::from_str::<ViewGroup>("count = 1\ntransforms = []\nsize = 3").is_err());
+    }
+
+    #[test]
+    fn numbers_out_of_range_are_named() {
+        let cases = [
+            ("{ center_crop = { size_px = 0 } }", "size_px must be within 1"),
+            ("{ horizontal_flip = { probability = 1.5 } }", "probability must be within 0 and 1, found 1.5"),
+            (
+                "{ random_resized_crop = { size_px = 8, scale = [0.9, 0.2], ratio = [1, 1], filter = \"bicubic\" } }",
+                "scale must be [smallest, largest]",
+            ),
+            (
+                "{ color_jitter = { probability = 1, brightness = 0, contrast = 0, saturation = 0, hue = 0.6 } }",
+                "hue must be within 0 and 0.5",
+            ),
+            ("{ resize = { shorter_px = 256, filter = \"bilinear\" } }", "different sizes"),
+            ("", "different sizes"),
+        ];
+        for (text, expected) in cases {
+            let found = group(text).unwrap().validate().unwrap_err();
+            assert!(found.contains(expected), "{found}");
+        }
+    }
+
+    #[test]
+    fn a_resize_keeps_a_known_size_known() {
+        let views = group(
+            "{ resize_exact = { width_px = 40, height_px = 20, filter = \"bilinear\" } }, { resize = { shorter_px = 10, filter = \"bilinear\" } }",
+        )
+        .unwrap();
+        assert_eq!(views.output_px(), Some((20, 10)));
+    }
+}

@@ -1,0 +1,181 @@
+//! Colour operations on planes, with Pillow's arithmetic to the bit: 8-bit results, truncated, in single precision.
+//!
+//! All functions take planes `[3, height, width]` of red, green and blue and change them in place.
+//! What a jitter step means is torchvision's (`adjust_brightness` and so on, on Pillow images).
+
+use super::simd::vectorized;
+
+/// Brightness scaled by `factor` (0 black, 1 unchanged), as `ImageEnhance.Brightness`.
+pub fn adjust_brightness(planes: &mut [u8], factor: f64) {
+    blend_with(planes, 0, factor as f32);
+}
+
+/// Distance from the mean luma scaled by `factor` (0 gray, 1 unchanged), as `ImageEnhance.Contrast`.
+pub fn adjust_contrast(planes: &mut [u8], factor: f64) {
+    let [red, green, blue] = rgb(planes);
+    let sum = vectorized(luma_sum, [red, green, blue]);
+    let mean = (sum as f64 / (planes.len() / 3) as f64 + 0.5) as u8;
+    blend_with(planes, mean, factor as f32);
+}
+
+/// Distance from the pixel's luma scaled by `factor` (0 gray, 1 unchanged), as `ImageEnhance.Color`.
+pub fn adjust_saturation(planes: &mut [u8], factor: f64) {
+    let [red, green, blue] = rgb(planes);
+    vectorized(saturate, ([red, green, blue], factor as f32));
+}
+
+/// Hue turned by `turn` of the whole circle (-0.5 to 0.5), through Pillow's 8-bit HSV.
+///
+/// Even a turn of 0 changes pixels a little, since HSV in 8 bits does not hold every colour; torchvision's does the same.
+pub fn adjust_hue(planes: &mut [u8], turn: f64) {
+    // As numpy: truncated to a whole number of 1/255 turns, which wraps around in 8 bits.
+    let shift = (turn * 255.0) as i32 as u8;
+    let [red, green, blue] = rgb(planes);
+    vectorized(shift_hue, ([red, green, blue], shift));
+}
+
+/// Every channel replaced by the luma, as `convert("L")`.
+pub fn to_grayscale(planes: &mut [u8]) {
+    vectorized(gray, rgb(planes));
+}
+
+/// Values from `threshold` upwards inverted, as `ImageOps.solarize`.
+pub fn solarize(planes: &mut [u8], threshold: u8) {
+    #[inline(always)]
+    fn invert((planes, threshold): (&mut [u8], u8)) {
+        for value in planes {
+            *value = if *value < threshold { *value } else { 255 - *value };
+        }
+    }
+    vectorized(invert, (planes, threshold));
+}
+
+fn rgb(planes: &mut [u8]) -> [&mut [u8]; 3] {
+    let pixels = planes.len() / 3;
+    let (red, rest) = planes.split_at_mut(pixels);
+    let (green, blue) = rest.split_at_mut(pixels);
+    [red, green, blue]
+}
+
+/// Pillow's `L24`: ITU-R 601 weights in 16-bit fixed point, rounded.
+#[inline(always)]
+pub(super) fn luma(red: u8, green: u8, blue: u8) -> u8 {
+    ((u32::from(red) * 19_595 + u32::from(green) * 38_470 + u32::from(blue) * 7_471 + 0x8000) >> 16) as u8
+}
+
+/// Pillow's `Image.blend`: from `base` (0) to `value` (1) and beyond, truncated and clipped.
+#[inline(always)]
+fn blend(base: u8, value: u8, factor: f32) -> u8 {
+    let exact = f32::from(base) + factor * (f32::from(value) - f32::from(base));
+    // Clipped before it is converted, which the compiler turns into plain vector instructions.
+    exact.clamp(0.0, 255.0) as i32 as u8
+}
+
+fn blend_with(planes: &mut [u8], base: u8, factor: f32) {
+    #[inline(always)]
+    fn all((planes, base, factor): (&mut [u8], u8, f32)) {
+        for value in planes {
+            *value = blend(base, *value, factor);
+        }
+    }
+    vectorized(all, (planes, base, factor));
+}
+
+#[inline(always)]
+fn luma_sum([red, green, blue]: [&mut [u8]; 3]) -> u64 {
+    // Rows of a few thousand pixels fit 32-bit sums, which are twice as many to a register as 64-bit ones.
+    const CHUNK: usize = 1 << 14;
+    let chunks = red.chunks(CHUNK).zip(green.chunks(CHUNK)).zip(blue.chunks(CHUNK));
+    chunks
+        .map(|((red, green), blue)| {
+            let pixels = red.iter().zip(green).zip(blue);
+            u64::from(pixels.map(|((red, green), blue)| u32::from(luma(*red, *green, *blue))).sum::<u32>())
+        })
+        .sum()
+}
+
+#[inline(always)]
+fn saturate(([red, green, blue], factor): ([&mut [u8]; 3], f32)) {
+    for ((red, green), blue) in red.iter_mut().zip(green).zip(blue) {
+        let gray = luma(*red, *green, *blue);
+        *red = blend(gray, *red, factor);
+        *green = blend(gray, *green, factor);
+        *blue = blend(gray, *blue, factor);
+    }
+}
+
+#[inline(always)]
+fn gray([red, green, blue]: [&mut [u8]; 3]) {
+    for ((red, green), blue) in red.iter_mut().zip(green).zip(blue) {
+        let gray = luma(*red, *green, *blue);
+        (*red, *green, *blue) = (gray, gray, gray);
+    }
+}
+
+#[inline(always)]
+fn shift_hue(([red, green, blue], shift): ([&mut [u8]; 3], u8)) {
+    for ((red, green), blue) in red.iter_mut().zip(green).zip(blue) {
+        let [hue, saturation, value] = hsv_from_rgb([*red, *green, *blue]);
+        [*red, *green, *blue] = rgb_from_hsv([hue.wrapping_add(shift), saturation, value]);
+    }
+}
+
+/// Pillow's `rgb2hsv_row`: single precision in places, double in others, truncated to 8 bits.
+#[inline(always)]
+pub(super) fn hsv_from_rgb([red, green, blue]: [u8; 3]) -> [u8; 3] {
+    let most = red.max(green).max(blue);
+    let least = red.min(green).min(blue);
+    let is_gray = most == least;
+    // A gray pixel divides by 1 rather than 0; its hue and saturation come out as 0 either way.
+    let chroma = f32::from(if is_gray { 1 } else { most - least });
+    let divisor = f32::from(most.max(1));
+    let saturation = f32::from(most - least) / divisor;
+    let from_red = f32::from(most - red) / chroma;
+    let from_green = f32::from(most - green) / chroma;
+    let from_blue = f32::from(most - blue) / chroma;
+    // The constants are doubles in Pillow's source, so two of the three sums are made in double precision.
+    let of_red = from_blue - from_green;
+    let of_green = (2.0 + f64::from(from_red) - f64::from(from_blue)) as f32;
+    let of_blue = (4.0 + f64::from(from_green) - f64::from(from_red)) as f32;
+    let sixths = if red == most {
+        of_red
+    } else if green == most {
+        of_green
+    } else {
+        of_blue
+    };
+    let turns = f64::from(sixths) / 6.0 + 1.0;
+    // The remainder of a division by 1; `turns` is between 5/6 and 2.
+    let turns = (if turns >= 1.0 { turns - 1.0 } else { turns }) as f32;
+    let hue = (f64::from(turns) * 255.0) as i32 as u8;
+    [if is_gray { 0 } else { hue }, (f64::from(saturation) * 255.0) as i32 as u8, most]
+}
+
+/// Pillow's `hsv2rgb`: rounded to 8 bits.
+#[inline(always)]
+pub(super) fn rgb_from_hsv([hue, saturation, value]: [u8; 3]) -> [u8; 3] {
+    let sixths = f64::from(hue) * 6.0 / 255.0;
+    let sector = sixths as i32;
+    let rest = f64::from((sixths - f64::from(sector)) as f32);
+    let share = (f64::from(saturation) / 255.0) as f32;
+    let level = f64::from(value);
+    // Products of two singles are single in C; everything else here is double.
+    let falling = f64::from(share * rest as f32);
+    let low = round(level * (1.0 - f64::from(share)));
+    let down = round(level * (1.0 - falling));
+    let up = round(level * (1.0 - f64::from(share) * (1.0 - rest)));
+    match sector % 6 {
+        0 => [value, up, low],
+        1 => [down, value, low],
+        2 => [low, value, up],
+        3 => [low, down, value],
+        4 => [up, low, value],
+        _ => [value, low, down],
+    }
+}
+
+/// C's `round` for numbers from 0 to 255.
+#[inline(always)]
+fn round(number: f64) -> u8 {
+    (number + 0.5) as i32 as u8
+}

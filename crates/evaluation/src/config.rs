@@ -1,0 +1,183 @@
+//! The config of an evaluation: one flat TOML file, every key required, unknown keys refused.
+
+use crate::extract::DataConfig;
+use crate::{knn, linear_cached, linear_moco, logistic};
+use data::{Transform, ViewGroup};
+use serde::{Deserialize, Serialize};
+use training::Normalize;
+
+/// One evaluation: how images reach the encoder, and what is asked of its features.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// What is done to a decoded image before the encoder sees it; nothing random, and one size for every image. Used for
+    /// the test set, and for the training set by the protocols on stored features.
+    pub test_transforms: Vec<Transform>,
+    /// Channel statistics. Absent: those that the encoder was trained with.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub normalize: Option<Normalize>,
+    /// How records become batches.
+    pub data: DataConfig,
+    /// What is asked, in this order; each entry is one table, e.g. `[protocols.knn_dino]` after `[[protocols]]`.
+    pub protocols: Vec<Protocol>,
+}
+
+/// A protocol and its settings.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Protocol {
+    /// Weighted k nearest neighbours, as in DINO.
+    KnnDino(knn::DinoConfig),
+    /// Weighted k nearest neighbours, as in VISSL.
+    KnnVissl(knn::VisslConfig),
+    /// A linear classifier on augmented images, as in MoCo.
+    LinearMoco(linear_moco::Config),
+    /// A linear classifier on stored features.
+    LinearCached(linear_cached::Config),
+    /// Regularised logistic regression on stored features.
+    LogisticRegression(logistic::Config),
+}
+
+impl Protocol {
+    /// Its name in configs and results.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::KnnDino(_) => "knn_dino",
+            Self::KnnVissl(_) => "knn_vissl",
+            Self::LinearMoco(_) => "linear_moco",
+            Self::LinearCached(_) => "linear_cached",
+            Self::LogisticRegression(_) => "logistic_regression",
+        }
+    }
+
+    /// Whether it learns from stored features of the training set, rather than from images.
+    pub(crate) fn needs_train_features(&self) -> bool {
+        !matches!(self, Self::LinearMoco(_))
+    }
+
+    /// The largest number of training records that it asks for.
+    pub(crate) fn neighbors(&self) -> usize {
+        match self {
+            Self::KnnDino(config) => config.neighbors.iter().copied().max().unwrap_or(0),
+            Self::KnnVissl(config) => config.neighbors,
+            _ => 0,
+        }
+    }
+
+    fn validate(&self) -> Result<(), String> {
+        match self {
+            Self::KnnDino(config) => config.validate(),
+            Self::KnnVissl(config) => config.validate(),
+            Self::LinearMoco(config) => config.validate(),
+            Self::LinearCached(config) => config.validate(),
+            Self::LogisticRegression(config) => config.validate(),
+        }
+    }
+}
+
+impl Config {
+    /// Refuses what contradicts itself or cannot be run whatever the data, naming the key.
+    pub fn validate(&self) -> Result<(), String> {
+        if self.data.batch_images == 0 {
+            return Err("`data.batch_images` must be at least 1, got 0".into());
+        }
+        if !(0.0..=1.0).contains(&self.data.max_bad_fraction) {
+            return Err(format!("`data.max_bad_fraction` must be in 0..1, got {}", self.data.max_bad_fraction));
+        }
+        let random = |transform: &&Transform| {
+            !matches!(
+                transform,
+                Transform::Resize { .. } | Transform::ResizeExact { .. } | Transform::CenterCrop { .. }
+            )
+        };
+        if let Some(transform) = self.test_transforms.iter().find(random) {
+            return Err(format!(
+                "`test_transforms` must draw nothing (`resize`, `resize_exact`, `center_crop`), got {transform:?}"
+            ));
+        }
+        let group = ViewGroup { count: 1, transforms: self.test_transforms.clone() };
+        group.validate().map_err(|reason| format!("`test_transforms`: {reason}"))?;
+        if let Some(normalize) = &self.normalize {
+            normalize.validate()?;
+        }
+        if self.protocols.is_empty() {
+            return Err("`[[protocols]]` must name at least one protocol, got none".into());
+        }
+        self.protocols.iter().try_for_each(Protocol::validate)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SMALL: &str = r#"
+test_transforms = [{ resize = { shorter_px = 32, filter = "bilinear" } }, { center_crop = { size_px = 32 } }]
+[data]
+batch_images = 64
+workers = 2
+max_bad_fraction = 0.01
+[[protocols]]
+[protocols.knn_dino]
+neighbors = [10, 20]
+headline_neighbors = 20
+temperature = 0.07
+[[protocols]]
+[protocols.knn_vissl]
+neighbors = 200
+temperature = 0.1
+"#;
+
+    fn read(text: &str) -> Result<Config, toml::de::Error> {
+        toml::from_str(text)
+    }
+
+    #[test]
+    fn the_toml_form() {
+        let config = read(SMALL).unwrap();
+        config.validate().unwrap();
+        let names: Vec<_> = config.protocols.iter().map(Protocol::name).collect();
+        assert_eq!(names, ["knn_dino", "knn_vissl"]);
+        assert_eq!(config.normalize, None);
+        assert_eq!(read(&toml::to_string(&config).unwrap()).unwrap(), config);
+    }
+
+    #[test]
+    fn names_in_results_are_those_of_the_config() {
+        for protocol in &read(SMALL).unwrap().protocols {
+            let json = serde_json::to_value(protocol).unwrap();
+            assert!(json.get(protocol.name()).is_some());
+        }
+    }
+
+    #[test]
+    fn unknown_keys_and_protocols_are_refused() {
+        let refused = |from: &str, to: &str| read(&SMALL.replace(from, to)).unwrap_err().to_string();
+        assert!(refused("temperature = 0.07", "temperture = 0.07").contains("temperture"));
+        assert!(refused("knn_dino", "knn_dinosaur").contains("knn_dinosaur"));
+        assert!(refused("workers = 2", "workers = 2\nthreads = 2").contains("threads"));
+        assert!(refused("batch_images = 64", "").contains("batch_images"));
+    }
+
+    #[test]
+    fn contradictions_are_named() {
+        let refused = |from: &str, to: &str| read(&SMALL.replace(from, to)).unwrap().validate().unwrap_err();
+        assert!(refused("{ center_crop = { size_px = 32 } }", "{ horizontal_flip = { probability = 0.5 } }").contains("must draw nothing"));
+        assert!(refused(", { center_crop = { size_px = 32 } }", "").contains("`test_transforms`: views come out in different sizes"));
+        assert!(refused("headline_neighbors = 20", "headline_neighbors = 30").contains("got 30"));
+        assert!(refused("batch_images = 64", "batch_images = 0").contains("data.batch_images"));
+    }
+
+    #[test]
+    fn every_config_in_the_repository_is_sound() {
+        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../configs/evaluate");
+        let mut count = 0;
+        for file in std::fs::read_dir(folder).unwrap() {
+            let path = file.unwrap().path();
+            let config = read(&std::fs::read_to_string(&path).unwrap());
+            config.unwrap_or_else(|error| panic!("{}: {error}", path.display())).validate().unwrap();
+            count += 1;
+        }
+        assert!(count >= 3);
+    }
+}

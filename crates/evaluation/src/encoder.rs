@@ -1,0 +1,122 @@
+//! What is evaluated: a frozen network with its normalisation, or the pixels themselves as the baseline to beat.
+
+use backbones::{Backbone, Context, state_dict};
+use burn::module::Module;
+use burn::tensor::Tensor;
+use sha2::{Digest, Sha256};
+use training::Normalize;
+
+/// A frozen map from images to features, with what identifies it in results.
+#[derive(Clone, Debug)]
+pub struct Encoder {
+    /// For people: `resnet18-w16-small`, `raw pixels`.
+    pub name: String,
+    /// Identifies it in results and decides whether stored features may be used again: hash of the encoder file, or
+    /// [`weights_hash`] of a network that came from none.
+    pub hash: String,
+    /// The channel statistics that it was trained with.
+    pub normalize: Normalize,
+    network: Network,
+}
+
+#[derive(Clone, Debug)]
+enum Network {
+    Backbone(Box<Backbone>),
+    Pixels,
+}
+
+impl Encoder {
+    /// A network, frozen: no graph is made and its running statistics stay as they are.
+    ///
+    /// Its weights must lie on the device that it will be asked to run on.
+    pub fn new(name: impl Into<String>, hash: impl Into<String>, backbone: &Backbone, normalize: Normalize) -> Self {
+        Self {
+            name: name.into(),
+            hash: hash.into(),
+            normalize,
+            // Forwards on an autodiff device that no `backward` follows would pile up graph nodes.
+            network: Network::Backbone(Box::new(backbone.valid())),
+        }
+    }
+
+    /// No network at all: features are the normalised pixels of the transformed image, `[3, height, width]` in a row.
+    pub fn pixels(normalize: Normalize) -> Self {
+        Self { name: "raw pixels".into(), hash: "raw pixels".into(), normalize, network: Network::Pixels }
+    }
+
+    /// Features of normalised images.
+    ///
+    /// # Shapes
+    /// - `images`: `[images, 3, height, width]`
+    /// - output: `[images, features]`
+    pub fn forward(&self, images: Tensor<4>) -> Tensor<2> {
+        match &self.network {
+            Network::Backbone(backbone) => backbone.forward(images, &Context::evaluation()),
+            Network::Pixels => images.flatten(1, 3),
+        }
+    }
+
+    /// Hash of the weights as they are now; the same text as ever for pixels.
+    pub(crate) fn weights_hash(&self) -> String {
+        match &self.network {
+            Network::Backbone(backbone) => weights_hash(backbone),
+            Network::Pixels => self.hash.clone(),
+        }
+    }
+}
+
+/// SHA-256 (hexadecimal) over names, shapes and values of all weights and running statistics, sorted by name.
+pub fn weights_hash(backbone: &Backbone) -> String {
+    let mut hasher = Sha256::new();
+    for (name, data) in state_dict(backbone) {
+        // Names end with a byte that none contains and shapes begin with their rank, so that no two networks feed the hash
+        // the same bytes.
+        hasher.update(name.as_bytes());
+        hasher.update([0, data.shape().len() as u8]);
+        data.shape().iter().for_each(|side| hasher.update((*side as u64).to_le_bytes()));
+        hasher.update(data.as_bytes());
+    }
+    hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use backbones::{BackboneConfig, Init, ResNetConfig, Stem};
+    use burn::tensor::Device;
+
+    pub(crate) const NORMALIZE: Normalize = Normalize { mean: [0.5; 3], std: [0.25; 3] };
+
+    /// A small network for small images.
+    pub(crate) fn backbone(seed: u64, device: &Device) -> Backbone {
+        BackboneConfig::Resnet(ResNetConfig { depth: 18, width: 4, stem: Stem::Small }).init(&Init::new(seed, device))
+    }
+
+    #[test]
+    fn the_hash_is_that_of_the_weights() {
+        let device = Device::flex();
+        let hash = weights_hash(&backbone(0, &device));
+        assert_eq!(hash.len(), 64);
+        assert_eq!(hash, weights_hash(&backbone(0, &device)));
+        assert_eq!(hash, weights_hash(&backbone(0, &device.clone().autodiff()).valid()), "a device is no weight");
+        assert_ne!(hash, weights_hash(&backbone(1, &device)));
+    }
+
+    #[test]
+    fn a_frozen_encoder_makes_no_graph_and_keeps_its_statistics() {
+        let autodiff = Device::flex().autodiff();
+        let encoder = Encoder::new("small", "", &backbone(0, &autodiff), NORMALIZE);
+        let before = encoder.weights_hash();
+        let features = encoder.forward(Tensor::ones([2, 3, 8, 8], &Device::flex()));
+        assert_eq!(features.dims(), [2, 32]);
+        assert!(!features.is_autodiff());
+        assert_eq!(encoder.weights_hash(), before);
+    }
+
+    #[test]
+    fn pixels_are_the_images_in_a_row() {
+        let images = Tensor::<1>::from_floats([0.0, 1.0, 2.0, 3.0, 4.0, 5.0], &Device::flex()).reshape([2, 3, 1, 1]);
+        let features = Encoder::pixels(NORMALIZE).forward(images).into_data().try_to_vec::<f32>().unwrap();
+        assert_eq!(features, [0.0, 1.0, 2.0, 3.0, 4.0, 5.0]);
+    }
+}

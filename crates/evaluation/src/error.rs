@@ -1,0 +1,194 @@
+//! What can go wrong in an evaluation: one variant for each thing that a user can mend.
+
+use std::path::{Path, PathBuf};
+
+/// Why an evaluation stopped. Messages are lowercase, name the thing, and say expected and got.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The config is readable but cannot be run.
+    #[error("evaluation config: {0}")]
+    Config(String),
+
+    /// Records could not be opened, read or decoded.
+    #[error(transparent)]
+    Data(#[from] data::Error),
+
+    /// A result could not be written.
+    #[error(transparent)]
+    Training(#[from] training::Error),
+
+    /// A file could not be read or written.
+    #[error("`{}`: {doing}: {source}", path.display())]
+    Io {
+        /// The file or folder.
+        path: PathBuf,
+        /// What was tried, as a noun phrase.
+        doing: &'static str,
+        /// The system's reason.
+        source: std::io::Error,
+    },
+
+    /// The file is not a features file, or not a whole one.
+    #[error("features file `{}`: {reason}", path.display())]
+    FeaturesFile {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+
+    /// Every record was left out, or the data set was empty.
+    #[error("the {set} set gave no features: it holds no readable record")]
+    Empty {
+        /// "training" or "test".
+        set: &'static str,
+    },
+
+    /// A supervised protocol met unlabelled records.
+    #[error("the {set} set has no labels, and this protocol needs one class a record")]
+    Unlabelled {
+        /// "training" or "test".
+        set: &'static str,
+    },
+
+    /// Labelled and unlabelled records, or classes and sets of classes, in one data set.
+    #[error("record `{key}` has {got}, unlike the records before it, which have {expected}")]
+    MixedLabels {
+        /// The first record that differs.
+        key: String,
+        /// Its kind of label.
+        got: &'static str,
+        /// The kind of the records before it.
+        expected: &'static str,
+    },
+
+    /// Sets of classes where the protocol is defined for one class a record.
+    #[error("the {set} set labels a record with a set of classes, and this protocol needs one class a record")]
+    LabelSets {
+        /// "training" or "test".
+        set: &'static str,
+    },
+
+    /// The features were stored under other tap names.
+    #[error("the {set} features have no tap `{tap}`, they have: {}", found.join(", "))]
+    NoTap {
+        /// "training" or "test".
+        set: &'static str,
+        /// The tap asked for.
+        tap: String,
+        /// The taps there are.
+        found: Vec<String>,
+    },
+
+    /// Train and test features come from different encoders.
+    #[error("training features are {train} wide, test features {test}: they come from different encoders")]
+    Width {
+        /// Width of the training features.
+        train: usize,
+        /// Width of the test features.
+        test: usize,
+    },
+
+    /// Train and test features carry different encoder hashes.
+    #[error("training features were made by encoder `{train}`, test features by `{test}`")]
+    EncoderMismatch {
+        /// Hash in the training features.
+        train: String,
+        /// Hash in the test features.
+        test: String,
+    },
+
+    /// NaN or infinity, which would spread into every score.
+    #[error("features of the {set} set: row {row} (record `{key}`) holds NaN or an infinity")]
+    NotFinite {
+        /// "training" or "test".
+        set: &'static str,
+        /// The first such row, counted from 0.
+        row: usize,
+        /// Key of its record.
+        key: String,
+    },
+
+    /// A test record whose class was never trained on can only be wrong; a score over it would mislead.
+    #[error("test record `{key}` is of class {class}, which no training record has")]
+    UnknownClass {
+        /// The class's name, or its number where there are no names.
+        class: String,
+        /// Key of the first such record.
+        key: String,
+    },
+
+    /// A classifier needs something to tell apart.
+    #[error("the training set has {classes} class, a classifier needs at least 2")]
+    TooFewClasses {
+        /// Distinct classes among the training records.
+        classes: usize,
+    },
+
+    /// More neighbours asked for than there are.
+    #[error("{protocol}: {neighbors} neighbors asked for, but the training set has {records} records")]
+    Neighbors {
+        /// The protocol's name.
+        protocol: &'static str,
+        /// The largest number of neighbours asked for.
+        neighbors: usize,
+        /// Records in the training set.
+        records: usize,
+    },
+
+    /// A class too small to hold a record of it out.
+    #[error("logistic_regression: class {class} has 1 training record, so none of it can be held out for the choice of C")]
+    ValidationSplit {
+        /// The class's number.
+        class: i64,
+    },
+
+    /// The classifier's loss left the range of numbers.
+    #[error("{protocol}: the loss became {loss} at step {step} (learning rate {learning_rate:.3e})")]
+    Diverged {
+        /// The protocol's name.
+        protocol: &'static str,
+        /// NaN or an infinity.
+        loss: f64,
+        /// The step, counted from 0.
+        step: usize,
+        /// The learning rate of that step.
+        learning_rate: f64,
+    },
+
+    /// The frozen encoder did not stay frozen: a fault of this program, never of the user.
+    #[error("linear_moco: the frozen encoder's weights changed from {before} to {after}")]
+    EncoderChanged {
+        /// Hash of the weights before the probe.
+        before: String,
+        /// And after it.
+        after: String,
+    },
+}
+
+impl Error {
+    /// What the user can do about it, where that is known.
+    pub fn hint(&self) -> Option<String> {
+        let hint = match self {
+            Self::Training(error) => return error.hint(),
+            Self::Unlabelled { .. } => "give a folder of `CLASS/name.jpg`, or shards with `.cls` members",
+            Self::EncoderMismatch { .. } | Self::Width { .. } => "extract both features files with one encoder",
+            Self::NotFinite { .. } => "the encoder diverged in training or its file is damaged; evaluate an earlier checkpoint",
+            Self::UnknownClass { .. } => {
+                "both sets must share their classes; remove the record, or add its class to the training set"
+            }
+            Self::Neighbors { .. } => "lower `neighbors` in the config, or give more training records",
+            Self::ValidationSplit { .. } => "fix C in the config (`strength = { fixed = 1.0 }`), or add records",
+            Self::Diverged { .. } => "lower `learning_rate_per_256`, or set `scaling = \"standardize\"`",
+            Self::FeaturesFile { .. } => "remove the file; it is made again from the data set",
+            Self::EncoderChanged { .. } => "this is a fault of the program; please report it",
+            _ => return None,
+        };
+        Some(hint.to_string())
+    }
+}
+
+/// Shorthand for mapping an I/O error onto a path.
+pub(crate) fn io<'a>(path: &'a Path, doing: &'static str) -> impl FnOnce(std::io::Error) -> Error + 'a {
+    move |source| Error::Io { path: path.to_path_buf(), doing, source }
+}

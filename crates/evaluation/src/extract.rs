@@ -1,0 +1,259 @@
+//! A data set through a frozen encoder, once: features, labels and keys in the data set's order.
+
+use crate::encoder::Encoder;
+use crate::error::Error;
+use crate::features::{Features, Labels, Matrix, Origin, POOLED};
+use crate::progress::Event;
+use burn::tensor::Device;
+use data::{Dataset, Label, Loader, LoaderConfig, Order, Transform, ViewGroup};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use sha2::{Digest, Sha256};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// How records become batches; changes the speed and never a number, but for which data sets are refused.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DataConfig {
+    /// Images that go through the encoder at a time.
+    pub batch_images: usize,
+    /// Threads that decode and transform; 0 does it in the calling thread.
+    pub workers: usize,
+    /// The evaluation stops when more than this fraction (0..1) of the records cannot be decoded. Those that cannot are
+    /// left out and counted.
+    pub max_bad_fraction: f64,
+}
+
+/// Features of all readable records of a data set.
+///
+/// `device` is a plain one, without autodiff, on which the encoder's weights lie. `transforms` must bring every image to
+/// one size.
+///
+/// # Errors
+/// [`Error::Data`] where the data set cannot be read or too much of it is broken, [`Error::MixedLabels`] where only some
+/// records are labelled.
+pub fn extract(
+    encoder: &Encoder,
+    dataset: &Arc<Dataset>,
+    transforms: &[Transform],
+    config: &DataConfig,
+    device: &Device,
+    progress: &mut dyn FnMut(Event<'_>),
+) -> Result<Features, Error> {
+    let loader = Loader::new(
+        Arc::clone(dataset),
+        vec![ViewGroup { count: 1, transforms: transforms.to_vec() }],
+        LoaderConfig {
+            batch_images: config.batch_images,
+            workers: config.workers,
+            // Evaluation transforms draw nothing.
+            seed: 0,
+            order: Order::Sequential,
+            max_bad_fraction: config.max_bad_fraction,
+        },
+    )?;
+    let total = dataset.len();
+    let mut values: Vec<f32> = vec![];
+    let mut width = 0;
+    let mut positions: Vec<usize> = Vec::with_capacity(total);
+    for batch in loader.batches(0, loader.batches_per_epoch()) {
+        let batch = batch?;
+        positions.extend(batch.positions.iter().map(|position| *position as usize));
+        for views in batch.views {
+            let features = encoder.forward(encoder.normalize.tensor(views, device));
+            if width == 0 {
+                width = features.dims()[1];
+                values.reserve_exact(total * width);
+            }
+            let features: Vec<f32> = features.into_data().try_into_vec().expect("backbones return f32");
+            values.extend_from_slice(&features);
+        }
+        progress(Event { stage: "features", done: positions.len(), total, unit: "images" });
+    }
+    let keys = positions.iter().map(|position| dataset.key(*position)).collect::<Result<_, _>>()?;
+    Ok(Features {
+        taps: BTreeMap::from([(POOLED.to_string(), Matrix::new(positions.len(), width, values))]),
+        labels: labels(dataset, &positions)?,
+        class_names: dataset.class_names().to_vec(),
+        keys,
+        bad_records: loader.bad_records().count,
+        origin: origin(encoder, dataset, transforms)?,
+    })
+}
+
+/// What features of this data set by this encoder would come from.
+pub(crate) fn origin(encoder: &Encoder, dataset: &Dataset, transforms: &[Transform]) -> Result<Origin, Error> {
+    Ok(Origin {
+        encoder: encoder.hash.clone(),
+        encoder_name: encoder.name.clone(),
+        fingerprint: dataset.fingerprint().to_string(),
+        labels: labels_hash(dataset)?,
+        transforms: json!(transforms),
+        normalize: json!(encoder.normalize),
+    })
+}
+
+/// SHA-256 over class names and labels, which a data set's fingerprint leaves out: relabelled images keep their features,
+/// but not their labels.
+fn labels_hash(dataset: &Dataset) -> Result<String, Error> {
+    let mut hasher = Sha256::new();
+    for name in dataset.class_names() {
+        hasher.update((name.len() as u64).to_le_bytes());
+        hasher.update(name);
+    }
+    for position in 0..dataset.len() {
+        let classes = match dataset.label(position)? {
+            None => vec![],
+            Some(Label::Class(class)) => vec![class],
+            // Told apart from one class by a number that is none.
+            Some(Label::Classes(classes)) => [classes, vec![u32::MAX]].concat(),
+        };
+        hasher.update((classes.len() as u64).to_le_bytes());
+        classes.iter().for_each(|class| hasher.update(class.to_le_bytes()));
+    }
+    Ok(hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+/// Labels of the records named, which must all be of one kind.
+fn labels(dataset: &Dataset, positions: &[usize]) -> Result<Option<Labels>, Error> {
+    let labels = positions.iter().map(|position| dataset.label(*position)).collect::<Result<Vec<_>, _>>()?;
+    let kind = |label: &Option<Label>| match label {
+        None => "no label",
+        Some(Label::Class(_)) => "one class",
+        Some(Label::Classes(_)) => "a set of classes",
+    };
+    let Some(first) = labels.first() else { return Ok(None) };
+    if let Some(row) = labels.iter().position(|label| kind(label) != kind(first)) {
+        return Err(Error::MixedLabels {
+            key: dataset.key(positions[row])?,
+            got: kind(&labels[row]),
+            expected: kind(first),
+        });
+    }
+    let mut single = Vec::with_capacity(labels.len());
+    let mut sets = vec![];
+    for label in labels.into_iter().flatten() {
+        match label {
+            Label::Class(class) => single.push(i64::from(class)),
+            Label::Classes(classes) => sets.push(classes),
+        }
+    }
+    if !single.is_empty() {
+        return Ok(Some(Labels::Classes(single)));
+    }
+    if sets.is_empty() {
+        return Ok(None);
+    }
+    let largest = sets.iter().flatten().max().map_or(0, |class| *class as usize + 1);
+    let classes = largest.max(dataset.class_names().len());
+    let mut multi_hot = vec![0; sets.len() * classes];
+    for (row, set) in sets.iter().enumerate() {
+        set.iter().for_each(|class| multi_hot[row * classes + *class as usize] = 1);
+    }
+    Ok(Some(Labels::Sets { classes, multi_hot }))
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use crate::encoder::tests::{NORMALIZE, backbone};
+    use data::{Filter, Metadata, Record};
+
+    pub(crate) const DATA: DataConfig = DataConfig { batch_images: 8, workers: 0, max_bad_fraction: 0.5 };
+
+    pub(crate) fn resize(side: u32) -> Vec<Transform> {
+        vec![Transform::ResizeExact { width_px: side, height_px: side, filter: Filter::Bilinear }]
+    }
+
+    fn extracted(encoder: &Encoder, dataset: Dataset, config: &DataConfig) -> Result<Features, Error> {
+        extract(encoder, &Arc::new(dataset), &resize(8), config, &Device::flex(), &mut |_| {})
+    }
+
+    #[test]
+    fn rows_follow_the_data_set_whatever_the_batch_and_the_workers() {
+        let device = Device::flex();
+        let encoder = Encoder::new("small", "h", &backbone(0, &device), NORMALIZE);
+        let dataset = || Dataset::synthetic(21, 12, 10, 3, 7);
+        let one = extracted(&encoder, dataset(), &DATA).unwrap();
+        assert_eq!((one.records(), one.taps[POOLED].rows, one.taps[POOLED].width), (21, 21, 32));
+        assert_eq!(one.keys[20], dataset().key(20).unwrap());
+        assert!(matches!(&one.labels, Some(Labels::Classes(classes)) if classes.len() == 21));
+
+        let two = extracted(&encoder, dataset(), &DataConfig { batch_images: 5, workers: 2, ..DATA }).unwrap();
+        assert_eq!((&one.keys, &one.labels, &one.origin), (&two.keys, &two.labels, &two.origin));
+        let largest = |a: &Matrix, b: &Matrix| {
+            a.values.iter().zip(&b.values).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
+        };
+        assert!(largest(&one.taps[POOLED], &two.taps[POOLED]) < 1e-5);
+    }
+
+    #[test]
+    fn pixels_are_normalised_and_flattened() {
+        let pixels = extracted(&Encoder::pixels(NORMALIZE), Dataset::synthetic(3, 8, 8, 2, 0), &DATA).unwrap();
+        let image = Dataset::synthetic(3, 8, 8, 2, 0).read(1).unwrap().image;
+        let image = data::decode(&image, &data::DecodeLimits::default()).unwrap();
+        let row = pixels.taps[POOLED].row(1);
+        assert_eq!(row.len(), 192);
+        // Second channel, pixel 5: planes of 64 in the features, triples in the image.
+        let expected = (f32::from(image.pixels[5 * 3 + 1]) / 255.0 - 0.5) / 0.25;
+        assert!((row[64 + 5] - expected).abs() < 1e-5);
+    }
+
+    fn record(key: &str, image: Vec<u8>, label: Option<Label>) -> Record {
+        Record { key: key.into(), image, label, metadata: Metadata::default() }
+    }
+
+    #[test]
+    fn broken_records_are_left_out_and_counted() {
+        let good = |position| Dataset::synthetic(4, 8, 8, 2, 0).read(position).unwrap().image;
+        let class = |class| Some(Label::Class(class));
+        let dataset = || {
+            Dataset::from_records(
+                vec![
+                    record("a", good(0), class(4)),
+                    record("broken", b"no image".to_vec(), class(5)),
+                    record("c", good(2), class(6)),
+                ],
+                vec![],
+            )
+        };
+        let features = extracted(&Encoder::pixels(NORMALIZE), dataset(), &DATA).unwrap();
+        assert_eq!(features.keys, ["a", "c"]);
+        assert_eq!(features.labels, Some(Labels::Classes(vec![4, 6])));
+        assert_eq!((features.bad_records, features.taps[POOLED].rows), (1, 2));
+
+        let strict = DataConfig { max_bad_fraction: 0.1, ..DATA };
+        assert!(matches!(extracted(&Encoder::pixels(NORMALIZE), dataset(), &strict), Err(Error::Data(_))));
+    }
+
+    #[test]
+    fn labels_are_kept_as_they_are_and_never_mixed() {
+        let image = Dataset::synthetic(1, 8, 8, 2, 0).read(0).unwrap().image;
+        let extracted = |labels: [Option<Label>; 2]| {
+            let [one, two] = labels;
+            let records = vec![record("one", image.clone(), one), record("two", image.clone(), two)];
+            extracted(&Encoder::pixels(NORMALIZE), Dataset::from_records(records, vec![]), &DATA)
+        };
+        assert_eq!(extracted([None, None]).unwrap().labels, None);
+        let sets = extracted([Some(Label::Classes(vec![0, 2])), Some(Label::Classes(vec![]))]).unwrap();
+        assert_eq!(sets.labels, Some(Labels::Sets { classes: 3, multi_hot: vec![1, 0, 1, 0, 0, 0] }));
+        assert_eq!(
+            extracted([Some(Label::Class(0)), None]).unwrap_err().to_string(),
+            "record `two` has no label, unlike the records before it, which have one class"
+        );
+    }
+
+    #[test]
+    fn other_labels_are_another_origin() {
+        let encoder = Encoder::pixels(NORMALIZE);
+        let image = Dataset::synthetic(1, 8, 8, 2, 0).read(0).unwrap().image;
+        let origin = |class| {
+            let records = vec![record("one", image.clone(), Some(Label::Class(class)))];
+            origin(&encoder, &Dataset::from_records(records, vec![]), &resize(8)).unwrap()
+        };
+        assert_eq!(origin(0), origin(0));
+        assert_eq!(origin(0).fingerprint, origin(1).fingerprint);
+        assert_ne!(origin(0), origin(1));
+    }
+}

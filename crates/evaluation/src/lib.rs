@@ -1,0 +1,38 @@
+//! An encoder in, scores out.
+//!
+//! [`run`] takes an encoder and two labelled data sets through the protocols of a [`Config`]. Each protocol is one file and
+//! one function; `knn` is the place to start reading. What each protocol is, and what its numbers may be compared
+//! with, stands in `docs/protocols.md`.
+//!
+//! This crate names no self-supervised method: it sees an [`Encoder`] and records.
+
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::print_stderr))]
+
+mod config;
+mod encoder;
+mod error;
+mod extract;
+mod features;
+mod features_file;
+mod head;
+pub mod knn;
+mod lbfgs;
+pub mod linear_cached;
+pub mod linear_moco;
+pub mod logistic;
+#[cfg(test)]
+mod parity;
+mod progress;
+mod result;
+mod run;
+mod task;
+
+pub use config::{Config, Protocol};
+pub use encoder::{Encoder, weights_hash};
+pub use error::Error;
+pub use extract::{DataConfig, extract};
+pub use features::{Features, Labels, Matrix, Origin, POOLED};
+pub use progress::Event;
+pub use result::{Outcome, Provenance, Score, Spread, write_results};
+pub use run::{Job, run};
+pub use task::{Classes, Scaling, Task};

@@ -1,0 +1,14 @@
+//! How far a long piece of work is, for whoever shows it.
+
+/// A step of the way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Event<'a> {
+    /// What is being done: `features of the training set`, or a protocol's name.
+    pub stage: &'a str,
+    /// Units done.
+    pub done: usize,
+    /// Units of the whole stage.
+    pub total: usize,
+    /// What is counted: `images`, `epochs`.
+    pub unit: &'static str,
+}

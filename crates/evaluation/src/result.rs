@@ -1,0 +1,199 @@
+//! What an evaluation says: one object for each number, with all that it takes to understand and to repeat it.
+
+use crate::error::Error;
+use serde::{Deserialize, Serialize};
+use std::path::Path;
+
+/// One number of one protocol, before it is known whose it is.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Score {
+    /// `top1` or `top5`: the share of test records whose class is the first, or among the first five, that was predicted.
+    pub metric: &'static str,
+    /// In 0..1.
+    pub value: f64,
+    /// Whether this is the number that the protocol is quoted by.
+    pub headline: bool,
+    /// Where several seeds were run.
+    pub spread: Option<Spread>,
+    /// What this number adds to the protocol's settings: the number of neighbours, the C that was chosen.
+    pub details: serde_json::Map<String, serde_json::Value>,
+}
+
+/// How much a score moves with the seed.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Spread {
+    /// The seeds.
+    pub seeds: Vec<u64>,
+    /// The score of each, in 0..1.
+    pub values: Vec<f64>,
+    /// Their sample standard deviation (n - 1); 0 for one seed.
+    pub standard_deviation: f64,
+}
+
+impl Spread {
+    /// The spread of one score a seed, and the scores' mean.
+    pub fn of(seeds: &[u64], values: Vec<f64>) -> (f64, Self) {
+        let mean = values.iter().sum::<f64>() / values.len() as f64;
+        let squares: f64 = values.iter().map(|value| (value - mean).powi(2)).sum();
+        let standard_deviation = if values.len() > 1 { (squares / (values.len() - 1) as f64).sqrt() } else { 0.0 };
+        (mean, Self { seeds: seeds.to_vec(), values, standard_deviation })
+    }
+}
+
+/// What the caller knows and an evaluation cannot: the program's commit and the device's name.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Provenance {
+    /// Commit of the program, or its version where there is none.
+    pub commit: String,
+    /// Device that the encoder ran on.
+    pub device: String,
+}
+
+/// One object of `result.json`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Outcome {
+    /// The protocol's name, as in the config: `knn_dino`, `knn_vissl`, `linear_moco`, `linear_cached`, `logistic_regression`.
+    pub protocol: String,
+    /// `top1` or `top5`.
+    pub metric: String,
+    /// The score in 0..1; the mean over seeds where there are several.
+    pub value: f64,
+    /// Whether this is the number that the protocol is quoted by.
+    pub headline: bool,
+    /// How much the score moves with the seed; absent for protocols without randomness.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub spread: Option<Spread>,
+    /// The encoder's hash.
+    pub encoder: String,
+    /// The encoder's name, for people.
+    pub encoder_name: String,
+    /// Distinct classes among the training records.
+    pub classes: usize,
+    /// Records that the protocol learned from.
+    pub train_records: usize,
+    /// Records that the score is over.
+    pub test_records: usize,
+    /// Training records left out because they could not be read.
+    pub train_bad_records: usize,
+    /// Test records left out because they could not be read.
+    pub test_bad_records: usize,
+    /// Fingerprint of the training set.
+    pub train_fingerprint: String,
+    /// Fingerprint of the test set.
+    pub test_fingerprint: String,
+    /// Every setting of the protocol, and what it found out on the way (the C that was chosen, the iterations run).
+    pub settings: serde_json::Value,
+    /// How test images were brought to the encoder's size.
+    pub test_transforms: serde_json::Value,
+    /// How images were normalised.
+    pub normalize: serde_json::Value,
+    /// Commit of the program.
+    pub commit: String,
+    /// Device that the encoder ran on.
+    pub device: String,
+}
+
+/// Writes `result.json`: a list of outcomes, whole or not at all.
+pub fn write_results(path: &Path, outcomes: &[Outcome]) -> Result<(), Error> {
+    Ok(training::write_json_atomically(path, &outcomes)?)
+}
+
+/// Top-1, and top-5 where there are more than five classes, from the rank (0 = first) of each test row's true class.
+pub(crate) fn scores_of(
+    ranks: &[u32],
+    classes: usize,
+    details: &serde_json::Map<String, serde_json::Value>,
+) -> Vec<Score> {
+    let score = |(metric, first)| Score {
+        metric,
+        value: share_within(ranks, first),
+        headline: metric == "top1",
+        spread: None,
+        details: details.clone(),
+    };
+    let metrics: &[_] = if classes > 5 { &[("top1", 1), ("top5", 5)] } else { &[("top1", 1)] };
+    metrics.iter().copied().map(score).collect()
+}
+
+/// The same over several seeds: the mean of their scores, and its spread.
+pub(crate) fn seeds_scores(
+    seeds: &[u64],
+    ranks: &[Vec<u32>],
+    classes: usize,
+    details: &serde_json::Map<String, serde_json::Value>,
+) -> Vec<Score> {
+    let each: Vec<Vec<Score>> = ranks.iter().map(|ranks| scores_of(ranks, classes, details)).collect();
+    let Some(first) = each.first() else { return vec![] };
+    let over_seeds = |(metric, score): (usize, &Score)| {
+        let (value, spread) = Spread::of(seeds, each.iter().map(|scores| scores[metric].value).collect());
+        Score { value, spread: Some(spread), ..score.clone() }
+    };
+    first.iter().enumerate().map(over_seeds).collect()
+}
+
+/// Share of rows whose true class has a rank (0 = first) below `first`.
+pub(crate) fn share_within(ranks: &[u32], first: u32) -> f64 {
+    ranks.iter().filter(|rank| **rank < first).count() as f64 / ranks.len() as f64
+}
+
+/// How many classes score higher than the true one; of equal scores the lower class stands first. NaN stands last.
+pub(crate) fn rank_of(class: u32, scores: &[f64]) -> u32 {
+    let own = scores[class as usize];
+    if own.is_nan() {
+        return scores.len() as u32;
+    }
+    let before = |(other, score): &(usize, &f64)| **score > own || (**score == own && *other < class as usize);
+    scores.iter().enumerate().filter(before).count() as u32
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn spread_is_the_sample_deviation() {
+        let (mean, spread) = Spread::of(&[0, 1, 2], vec![0.5, 0.6, 0.7]);
+        assert!((mean - 0.6).abs() < 1e-12);
+        assert!((spread.standard_deviation - 0.1).abs() < 1e-12);
+        assert_eq!(Spread::of(&[7], vec![0.5]).1.standard_deviation, 0.0);
+    }
+
+    #[test]
+    fn equal_scores_go_to_the_lower_class() {
+        assert_eq!(rank_of(2, &[0.1, 0.3, 0.3]), 1);
+        assert_eq!(rank_of(1, &[0.1, 0.3, 0.3]), 0);
+        assert_eq!(rank_of(0, &[f64::NAN, 0.3, 0.3]), 3);
+        assert_eq!(share_within(&[0, 4, 5, 0], 1), 0.5);
+        assert_eq!(share_within(&[0, 4, 5, 0], 5), 0.75);
+    }
+
+    #[test]
+    fn an_outcome_survives_the_file() {
+        let outcome = Outcome {
+            protocol: "knn_dino".into(),
+            metric: "top1".into(),
+            value: 0.75,
+            headline: true,
+            spread: None,
+            encoder: "abc".into(),
+            encoder_name: "resnet18".into(),
+            classes: 10,
+            train_records: 100,
+            test_records: 20,
+            train_bad_records: 0,
+            test_bad_records: 1,
+            train_fingerprint: "f".into(),
+            test_fingerprint: "g".into(),
+            settings: serde_json::json!({ "neighbors": 20 }),
+            test_transforms: serde_json::json!([]),
+            normalize: serde_json::json!({}),
+            commit: "c".into(),
+            device: "flex".into(),
+        };
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("result.json");
+        write_results(&path, std::slice::from_ref(&outcome)).unwrap();
+        let read: Vec<Outcome> = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
+        assert_eq!(read, [outcome]);
+    }
+}

@@ -1,0 +1,354 @@
+//! A whole evaluation: features of both data sets (made once, stored, used again), every protocol, `result.json`.
+
+use crate::config::{Config, Protocol};
+use crate::encoder::Encoder;
+use crate::error::{Error, io};
+use crate::extract::{extract, origin};
+use crate::features::{Features, POOLED};
+use crate::knn::{knn_dino, knn_vissl};
+use crate::linear_cached::linear_cached;
+use crate::linear_moco::linear_moco;
+use crate::logistic::logistic_regression;
+use crate::progress::Event;
+use crate::result::{Outcome, Provenance, Score, write_results};
+use crate::task::Task;
+use burn::tensor::Device;
+use data::Dataset;
+use serde_json::{Value, json};
+use std::path::Path;
+use std::sync::Arc;
+
+/// Whom to ask about what, and where to put the answers.
+#[derive(Clone, Debug)]
+pub struct Job<'a> {
+    /// What is evaluated.
+    pub encoder: &'a Encoder,
+    /// Labelled records to learn from.
+    pub train: Arc<Dataset>,
+    /// Labelled records to be scored on.
+    pub test: Arc<Dataset>,
+    /// Folder for `features-train.safetensors`, `features-test.safetensors` and `result.json`; made if need be.
+    pub out: &'a Path,
+    /// Device of the encoder's weights, without autodiff.
+    pub device: &'a Device,
+    /// What only the program knows about itself.
+    pub provenance: Provenance,
+}
+
+/// Runs every protocol of the config, in its order, and writes `result.json`.
+///
+/// Features lying in the output folder are used again if encoder, data, labels, transforms and normalisation are the same.
+///
+/// # Errors
+/// Everything in [`Error`]; what can be told from the data sets' indices is told before the first image is read.
+pub fn run(config: &Config, job: &Job<'_>, progress: &mut dyn FnMut(Event<'_>)) -> Result<Vec<Outcome>, Error> {
+    config.validate().map_err(Error::Config)?;
+    check_early(config, job)?;
+    std::fs::create_dir_all(job.out).map_err(io(job.out, "creating the output folder"))?;
+
+    let mut encoder = job.encoder.clone();
+    encoder.normalize = config.normalize.unwrap_or(encoder.normalize);
+    let job = Job { encoder: &encoder, ..job.clone() };
+    let test = features(config, &job, &job.test, "features-test.safetensors", "features of the test set", progress)?;
+    let train = match config.protocols.iter().any(Protocol::needs_train_features) {
+        true => features(config, &job, &job.train, "features-train.safetensors", "features of the training set", progress)?,
+        false => Features::default(),
+    };
+
+    let mut outcomes = vec![];
+    for protocol in &config.protocols {
+        tracing::info!(protocol = protocol.name(), "evaluating");
+        outcomes.extend(score(config, &job, protocol, &train, &test, progress)?);
+    }
+    write_results(&job.out.join("result.json"), &outcomes)?;
+    Ok(outcomes)
+}
+
+/// What would otherwise be found out after the whole training set went through the encoder.
+fn check_early(config: &Config, job: &Job<'_>) -> Result<(), Error> {
+    for (set, dataset) in [("training", &job.train), ("test", &job.test)] {
+        if dataset.is_empty() {
+            return Err(Error::Empty { set });
+        }
+        if !dataset.is_labelled() {
+            return Err(Error::Unlabelled { set });
+        }
+    }
+    let records = job.train.len();
+    match config.protocols.iter().find(|protocol| protocol.neighbors() > records) {
+        Some(protocol) => {
+            Err(Error::Neighbors { protocol: protocol.name(), neighbors: protocol.neighbors(), records })
+        }
+        None => Ok(()),
+    }
+}
+
+/// The stored features if they are still those that would be made, else new ones.
+fn features(
+    config: &Config,
+    job: &Job<'_>,
+    dataset: &Arc<Dataset>,
+    file: &str,
+    stage: &str,
+    progress: &mut dyn FnMut(Event<'_>),
+) -> Result<Features, Error> {
+    let path = job.out.join(file);
+    if path.exists() {
+        let wanted = origin(job.encoder, dataset, &config.test_transforms)?;
+        match Features::load(&path) {
+            Ok(stored) if stored.origin == wanted => {
+                tracing::info!(path = %path.display(), "using stored features");
+                return Ok(stored);
+            }
+            Ok(_) => tracing::info!(path = %path.display(), "stored features are of something else; making new ones"),
+            Err(error) => tracing::warn!(%error, "stored features cannot be used; making new ones"),
+        }
+    }
+    let mut named = |event: Event<'_>| progress(Event { stage, ..event });
+    let features = extract(job.encoder, dataset, &config.test_transforms, &config.data, job.device, &mut named)?;
+    if features.bad_records > 0 {
+        tracing::warn!(records = features.bad_records, "{stage}: records that could not be read were left out");
+    }
+    features.save(&path)?;
+    Ok(features)
+}
+
+/// One protocol's outcomes.
+fn score(
+    config: &Config,
+    job: &Job<'_>,
+    protocol: &Protocol,
+    train: &Features,
+    test: &Features,
+    progress: &mut dyn FnMut(Event<'_>),
+) -> Result<Vec<Outcome>, Error> {
+    let task = || Task::new(train, test, POOLED);
+    let mut train_records = train.records();
+    let mut train_bad_records = train.bad_records;
+    let (scores, classes) = match protocol {
+        Protocol::KnnDino(settings) => {
+            let task = task()?;
+            (knn_dino(settings, &task, job.device)?, task.classes.count())
+        }
+        Protocol::KnnVissl(settings) => {
+            let task = task()?;
+            (knn_vissl(settings, &task, job.device)?, task.classes.count())
+        }
+        Protocol::LinearMoco(settings) => {
+            let probe = linear_moco(settings, job.encoder, &job.train, test, &config.data, job.device, progress)?;
+            train_bad_records = probe.bad_records;
+            train_records = job.train.len() - probe.bad_records;
+            (probe.scores, probe.classes)
+        }
+        Protocol::LinearCached(settings) => {
+            let task = task()?;
+            let classes = task.classes.count();
+            (linear_cached(settings, task, job.device, progress)?, classes)
+        }
+        Protocol::LogisticRegression(settings) => {
+            let task = task()?;
+            let classes = task.classes.count();
+            (logistic_regression(settings, task)?, classes)
+        }
+    };
+    let outcome = |score: Score| Outcome {
+        protocol: protocol.name().to_string(),
+        metric: score.metric.to_string(),
+        value: score.value,
+        headline: score.headline,
+        spread: score.spread,
+        encoder: job.encoder.hash.clone(),
+        encoder_name: job.encoder.name.clone(),
+        classes,
+        train_records,
+        test_records: test.records(),
+        train_bad_records,
+        test_bad_records: test.bad_records,
+        train_fingerprint: job.train.fingerprint().to_string(),
+        test_fingerprint: job.test.fingerprint().to_string(),
+        settings: settings(protocol, score.details),
+        test_transforms: json!(config.test_transforms),
+        normalize: json!(job.encoder.normalize),
+        commit: job.provenance.commit.clone(),
+        device: job.provenance.device.clone(),
+    };
+    Ok(scores.into_iter().map(outcome).collect())
+}
+
+/// The protocol's settings as in the config, with what this one score adds to them or picks from them.
+fn settings(protocol: &Protocol, details: serde_json::Map<String, Value>) -> Value {
+    // An externally tagged enum is an object with one key, the protocol's name.
+    let mut settings = match json!(protocol) {
+        Value::Object(mut tagged) => match tagged.remove(protocol.name()) {
+            Some(Value::Object(settings)) => settings,
+            _ => serde_json::Map::new(),
+        },
+        _ => serde_json::Map::new(),
+    };
+    settings.extend(details);
+    Value::Object(settings)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::encoder::tests::{NORMALIZE, backbone};
+
+    const CONFIG: &str = r#"
+test_transforms = [{ resize_exact = { width_px = 8, height_px = 8, filter = "bilinear" } }]
+[data]
+batch_images = 16
+workers = 1
+max_bad_fraction = 0.0
+[[protocols]]
+[protocols.knn_dino]
+neighbors = [5, 1]
+headline_neighbors = 5
+temperature = 0.07
+[[protocols]]
+[protocols.knn_vissl]
+neighbors = 10
+temperature = 0.1
+[[protocols]]
+[protocols.linear_cached]
+scaling = "standardize"
+batch_records = 16
+epochs = 5
+seeds = [0, 1]
+optimizer = { sgd = { learning_rate_per_256 = 1.0, momentum = 0.9, weight_decay = 0.0, nesterov = false } }
+schedule = { cosine_per_epoch = {} }
+[[protocols]]
+[protocols.logistic_regression]
+scaling = "standardize"
+strength = { fixed = 1.0 }
+tolerance = 1e-6
+max_iterations = 1000
+[[protocols]]
+[protocols.linear_moco]
+train_transforms = [{ resize_exact = { width_px = 8, height_px = 8, filter = "bilinear" } }, { horizontal_flip = { probability = 0.5 } }]
+batch_images = 16
+order = "global"
+epochs = 2
+seeds = [3]
+optimizer = { sgd = { learning_rate_per_256 = 1.0, momentum = 0.9, weight_decay = 0.0, nesterov = false } }
+schedule = { steps = { milestones_epochs = [1], factor = 0.1 } }
+"#;
+
+    struct Fixture {
+        encoder: Encoder,
+        device: Device,
+        out: tempfile::TempDir,
+    }
+
+    impl Fixture {
+        fn new() -> Self {
+            let device = Device::flex();
+            let encoder = Encoder::new("small", "hash of the file", &backbone(0, &device), NORMALIZE);
+            Self { encoder, device, out: tempfile::tempdir().unwrap() }
+        }
+
+        fn job(&self, train: Dataset, test: Dataset) -> Job<'_> {
+            Job {
+                encoder: &self.encoder,
+                train: Arc::new(train),
+                test: Arc::new(test),
+                out: self.out.path(),
+                device: &self.device,
+                provenance: Provenance { commit: "abc".into(), device: "flex".into() },
+            }
+        }
+    }
+
+    /// The outcomes, and the stages that showed any progress.
+    fn run_all(job: &Job<'_>) -> (Vec<Outcome>, Vec<String>) {
+        let mut stages: Vec<String> = vec![];
+        let config: Config = toml::from_str(CONFIG).unwrap();
+        let outcomes = run(&config, job, &mut |event| stages.push(event.stage.to_string())).unwrap();
+        stages.dedup();
+        (outcomes, stages)
+    }
+
+    #[test]
+    fn every_protocol_answers_and_stored_features_are_used_again() {
+        let fixture = Fixture::new();
+        let job = fixture.job(Dataset::synthetic(60, 10, 10, 3, 1), Dataset::synthetic(30, 10, 10, 3, 2));
+        let (outcomes, stages) = run_all(&job);
+        let of_features = ["features of the test set", "features of the training set"];
+        assert_eq!(stages[..2], of_features);
+
+        let named: Vec<_> = outcomes.iter().map(|outcome| (outcome.protocol.as_str(), outcome.headline)).collect();
+        assert_eq!(
+            named,
+            [
+                ("knn_dino", true),
+                ("knn_dino", false),
+                ("knn_vissl", true),
+                ("linear_cached", true),
+                ("logistic_regression", true),
+                ("linear_moco", true)
+            ]
+        );
+        for outcome in &outcomes {
+            assert!((0.0..=1.0).contains(&outcome.value));
+            assert_eq!((outcome.train_records, outcome.test_records, outcome.classes), (60, 30, 3));
+            assert_eq!((outcome.encoder.as_str(), outcome.commit.as_str()), ("hash of the file", "abc"));
+        }
+        assert_eq!(outcomes[1].settings["neighbors"], 1);
+        assert_eq!(outcomes[3].spread.as_ref().unwrap().values.len(), 2);
+        assert_eq!(outcomes[4].settings["c"], 1.0);
+        assert_eq!(outcomes[5].settings["epochs"], 2);
+
+        let written = std::fs::read(fixture.out.path().join("result.json")).unwrap();
+        assert_eq!(serde_json::from_slice::<Vec<Outcome>>(&written).unwrap(), outcomes);
+
+        let (again, stages) = run_all(&job);
+        assert_eq!(again, outcomes);
+        assert!(!stages.iter().any(|stage| of_features.contains(&stage.as_str())), "{stages:?}");
+    }
+
+    #[test]
+    fn features_of_something_else_are_made_anew() {
+        let fixture = Fixture::new();
+        let train = || Dataset::synthetic(60, 10, 10, 3, 1);
+        run_all(&fixture.job(train(), Dataset::synthetic(30, 10, 10, 3, 2)));
+        let (outcomes, stages) = run_all(&fixture.job(train(), Dataset::synthetic(20, 10, 10, 3, 2)));
+        assert_eq!(stages[0], "features of the test set");
+        assert!(!stages.iter().any(|stage| stage == "features of the training set"));
+        assert_eq!(outcomes[0].test_records, 20);
+
+        std::fs::write(fixture.out.path().join("features-train.safetensors"), b"damaged").unwrap();
+        let (_, stages) = run_all(&fixture.job(train(), Dataset::synthetic(20, 10, 10, 3, 2)));
+        assert_eq!(stages[0], "features of the training set");
+    }
+
+    #[test]
+    fn what_cannot_work_is_told_before_the_first_image() {
+        let fixture = Fixture::new();
+        let config: Config = toml::from_str(CONFIG).unwrap();
+        let refused = |train, test| {
+            let mut images = 0;
+            let error = run(&config, &fixture.job(train, test), &mut |_| images += 1).unwrap_err();
+            assert_eq!(images, 0);
+            error.to_string()
+        };
+        let set = |records, classes| Dataset::synthetic(records, 10, 10, classes, 0);
+        assert!(refused(set(60, 0), set(30, 3)).contains("the training set has no labels"));
+        assert!(refused(set(60, 3), set(30, 0)).contains("the test set has no labels"));
+        assert_eq!(
+            refused(set(9, 3), set(30, 3)),
+            "knn_vissl: 10 neighbors asked for, but the training set has 9 records"
+        );
+    }
+
+    #[test]
+    fn the_configs_normalisation_outranks_the_encoders() {
+        let fixture = Fixture::new();
+        let mut config: Config = toml::from_str(CONFIG).unwrap();
+        config.protocols.truncate(1);
+        config.normalize = Some(training::Normalize { mean: [0.1; 3], std: [0.2; 3] });
+        let job = fixture.job(Dataset::synthetic(20, 10, 10, 2, 1), Dataset::synthetic(10, 10, 10, 2, 2));
+        let outcomes = run(&config, &job, &mut |_| {}).unwrap();
+        assert_eq!(outcomes[0].normalize, json!(config.normalize));
+        assert_ne!(outcomes[0].normalize, json!(NORMALIZE));
+    }
+}

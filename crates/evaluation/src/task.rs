@@ -1,0 +1,274 @@
+//! A classification task: train and test rows of one tap, with labels renumbered 0, 1, 2 … by what the training set has.
+//!
+//! Every check that protects a supervised protocol from a score that means nothing is made here, once.
+
+use crate::error::Error;
+use crate::features::{Features, Matrix};
+use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
+use std::borrow::Cow;
+use std::collections::{BTreeSet, HashMap};
+
+const TRAIN: &str = "training";
+const TEST: &str = "test";
+
+/// The classes of a training set, in ascending order of their labels, and the way from a label to a place among them.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Classes {
+    labels: Vec<i64>,
+    places: HashMap<i64, u32>,
+}
+
+impl Classes {
+    /// The distinct labels of a training set.
+    pub fn of(train_labels: &[i64]) -> Result<Self, Error> {
+        let labels: Vec<i64> = train_labels.iter().copied().collect::<BTreeSet<_>>().into_iter().collect();
+        if labels.len() < 2 {
+            return Err(Error::TooFewClasses { classes: labels.len() });
+        }
+        let places = labels.iter().enumerate().map(|(place, label)| (*label, place as u32)).collect();
+        Ok(Self { labels, places })
+    }
+
+    /// How many there are.
+    pub fn count(&self) -> usize {
+        self.labels.len()
+    }
+
+    /// The label as the data set writes it.
+    pub fn label(&self, place: u32) -> i64 {
+        self.labels[place as usize]
+    }
+
+    /// Where a label stands, if the training set has it.
+    pub fn place(&self, label: i64) -> Option<u32> {
+        self.places.get(&label).copied()
+    }
+
+    /// Places of the test records, or the first one whose class the training set lacks.
+    ///
+    /// Where both sets name their classes, names decide and numbers do not: an image folder numbers the classes that it
+    /// has, so that a test folder without the class `ant` calls `bee` 0 and not 1.
+    pub fn places_of_test(&self, train_names: &[String], test: &Features) -> Result<Vec<u32>, Error> {
+        let labels = test.classes(TEST)?;
+        let renumbered: Option<Vec<i64>> = (!train_names.is_empty() && !test.class_names.is_empty()).then(|| {
+            let by_name: HashMap<&str, i64> =
+                train_names.iter().enumerate().map(|(label, name)| (name.as_str(), label as i64)).collect();
+            test.class_names.iter().map(|name| by_name.get(name.as_str()).copied().unwrap_or(-1)).collect()
+        });
+        let place = |(row, label): (usize, &i64)| {
+            let known = match &renumbered {
+                Some(numbers) => usize::try_from(*label).ok().and_then(|label| numbers.get(label)).copied(),
+                None => Some(*label),
+            };
+            known.and_then(|label| self.place(label)).ok_or_else(|| Error::UnknownClass {
+                class: test.class_name(*label),
+                key: test.keys[row].clone(),
+            })
+        };
+        labels.iter().enumerate().map(place).collect()
+    }
+}
+
+/// Train and test features with checked labels.
+#[derive(Clone, Debug)]
+pub struct Task<'a> {
+    /// Training features, `[records, width]`; all finite.
+    pub train: Cow<'a, Matrix>,
+    /// Test features of the same width; all finite.
+    pub test: Cow<'a, Matrix>,
+    /// Place of each training record's class among `classes`.
+    pub train_classes: Vec<u32>,
+    /// Place of each test record's class among `classes`.
+    pub test_classes: Vec<u32>,
+    /// What the places mean.
+    pub classes: Classes,
+}
+
+impl<'a> Task<'a> {
+    /// Pairs the rows that two features have at one tap. Refuses empty sets, missing labels, numbers that are not finite,
+    /// widths or encoders that differ, and test classes that the training set lacks.
+    pub fn new(train: &'a Features, test: &'a Features, tap: &str) -> Result<Self, Error> {
+        let (train_rows, test_rows) = (check_rows(train, tap, TRAIN)?, check_rows(test, tap, TEST)?);
+        if train.origin.encoder != test.origin.encoder {
+            return Err(Error::EncoderMismatch {
+                train: train.origin.encoder.clone(),
+                test: test.origin.encoder.clone(),
+            });
+        }
+        if train_rows.width != test_rows.width {
+            return Err(Error::Width { train: train_rows.width, test: test_rows.width });
+        }
+        let labels = train.classes(TRAIN)?;
+        let classes = Classes::of(labels)?;
+        let test_classes = classes.places_of_test(&train.class_names, test)?;
+        let train_classes = labels.iter().filter_map(|label| classes.place(*label)).collect();
+        Ok(Self {
+            train: Cow::Borrowed(train_rows),
+            test: Cow::Borrowed(test_rows),
+            train_classes,
+            test_classes,
+            classes,
+        })
+    }
+
+    /// The same task with its features brought to scale. Statistics come from the training rows alone.
+    pub fn scaled(mut self, scaling: Scaling) -> Self {
+        match scaling {
+            Scaling::None => {}
+            Scaling::L2 => {
+                normalize_rows(self.train.to_mut());
+                normalize_rows(self.test.to_mut());
+            }
+            Scaling::Standardize => {
+                let (mean, deviation) = column_statistics(&self.train);
+                for rows in [self.train.to_mut(), self.test.to_mut()] {
+                    rows.values.par_chunks_mut(rows.width.max(1)).for_each(|row| {
+                        for ((value, mean), deviation) in row.iter_mut().zip(&mean).zip(&deviation) {
+                            *value = ((f64::from(*value) - mean) / deviation) as f32;
+                        }
+                    });
+                }
+            }
+        }
+        self
+    }
+}
+
+/// The rows at one tap, if there are any and all their numbers are finite. `set` names the data set in the error.
+pub(crate) fn check_rows<'a>(features: &'a Features, tap: &str, set: &'static str) -> Result<&'a Matrix, Error> {
+    if features.records() == 0 {
+        return Err(Error::Empty { set });
+    }
+    let rows = features.tap(tap, set)?;
+    match rows.first_not_finite() {
+        None => Ok(rows),
+        Some(row) => Err(Error::NotFinite { set, row, key: features.keys[row].clone() }),
+    }
+}
+
+/// What is done to stored features before a classifier sees them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Scaling {
+    /// Nothing.
+    None,
+    /// Each column to mean 0 and standard deviation 1 over the training records (scikit-learn's `StandardScaler`).
+    Standardize,
+    /// Each row to length 1.
+    L2,
+}
+
+/// Each row to Euclidean length 1. A row of zeros stays one, so that its cosine with anything is 0.
+pub(crate) fn normalize_rows(matrix: &mut Matrix) {
+    matrix.values.par_chunks_mut(matrix.width.max(1)).for_each(|row| {
+        let length = row.iter().map(|value| f64::from(*value).powi(2)).sum::<f64>().sqrt();
+        // PyTorch's `F.normalize` has this floor.
+        let scale = 1.0 / length.max(1e-12);
+        row.iter_mut().for_each(|value| *value = (f64::from(*value) * scale) as f32);
+    });
+}
+
+/// Mean and (biased) standard deviation of each column; a constant column has deviation 1, as in scikit-learn.
+fn column_statistics(matrix: &Matrix) -> (Vec<f64>, Vec<f64>) {
+    let rows = matrix.rows as f64;
+    let mut mean = vec![0.0; matrix.width];
+    for row in matrix.values.chunks_exact(matrix.width.max(1)) {
+        mean.iter_mut().zip(row).for_each(|(sum, value)| *sum += f64::from(*value));
+    }
+    mean.iter_mut().for_each(|sum| *sum /= rows);
+    // Around the mean, in a second pass: sums of squares would cancel where the mean is large.
+    let mut variance = vec![0.0; matrix.width];
+    for row in matrix.values.chunks_exact(matrix.width.max(1)) {
+        for ((sum, value), mean) in variance.iter_mut().zip(row).zip(&mean) {
+            *sum += (f64::from(*value) - mean).powi(2);
+        }
+    }
+    let deviation = variance
+        .iter().zip(&mean).map(|(sum, mean)| {
+        let deviation = (sum / rows).sqrt();
+        // Rounding leaves a constant column a deviation of some 1e-8 of its value; dividing by it would make noise of it.
+        if deviation > 1e-7 * mean.abs() { deviation } else { 1.0 }
+    });
+    let deviation = deviation.collect();
+    (mean, deviation)
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use crate::features::{Labels, Origin, POOLED};
+    use std::collections::BTreeMap;
+
+    /// Features of the rows given, all of one encoder.
+    pub(crate) fn features(width: usize, values: Vec<f32>, labels: Vec<i64>) -> Features {
+        let rows = values.len() / width;
+        Features {
+            taps: BTreeMap::from([(POOLED.to_string(), Matrix::new(rows, width, values))]),
+            labels: Some(Labels::Classes(labels)),
+            class_names: vec![],
+            keys: (0..rows).map(|row| format!("record-{row}")).collect(),
+            bad_records: 0,
+            origin: Origin::default(),
+        }
+    }
+
+    #[test]
+    fn labels_are_renumbered_by_what_the_training_set_has() {
+        let train = features(1, vec![0.0; 4], vec![40, 7, 40, 9]);
+        let test = features(1, vec![0.0; 2], vec![9, 40]);
+        let task = Task::new(&train, &test, POOLED).unwrap();
+        assert_eq!(task.train_classes, [2, 0, 2, 1]);
+        assert_eq!(task.test_classes, [1, 2]);
+        assert_eq!((task.classes.count(), task.classes.label(2)), (3, 40));
+    }
+
+    #[test]
+    fn class_names_decide_over_class_numbers() {
+        let named = |names: &[&str], features: Features| Features {
+            class_names: names.iter().map(|name| name.to_string()).collect(),
+            ..features
+        };
+        let train = named(&["ant", "bee", "cat"], features(1, vec![0.0; 3], vec![0, 1, 2]));
+        let test = named(&["bee", "cat"], features(1, vec![0.0; 2], vec![0, 1]));
+        assert_eq!(Task::new(&train, &test, POOLED).unwrap().test_classes, [1, 2]);
+
+        let test = named(&["bee", "dog"], features(1, vec![0.0; 2], vec![0, 1]));
+        assert_eq!(
+            Task::new(&train, &test, POOLED).unwrap_err().to_string(),
+            "test record `record-1` is of class `dog`, which no training record has"
+        );
+    }
+
+    #[test]
+    fn tasks_that_mean_nothing_are_refused() {
+        let message = |train: &Features, test: &Features| Task::new(train, test, POOLED).unwrap_err().to_string();
+        let good = features(2, vec![1.0; 4], vec![0, 1]);
+
+        assert!(message(&features(2, vec![], vec![]), &good).contains("the training set gave no features"));
+        assert!(message(&good, &features(1, vec![1.0], vec![0])).contains("2 wide, test features 1"));
+        let nan = features(2, vec![0.0, 0.0, 0.0, f32::NAN], vec![0, 1]);
+        assert!(message(&good, &nan).contains("the test set: row 1 (record `record-1`)"));
+        assert!(message(&good, &features(2, vec![0.0; 2], vec![5])).contains("is of class 5"));
+        assert!(message(&features(2, vec![0.0; 4], vec![3, 3]), &good).contains("has 1 class"));
+        let unlabelled = Features { labels: None, ..good.clone() };
+        assert!(message(&unlabelled, &good).contains("the training set has no labels"));
+        assert!(message(&good, &unlabelled).contains("the test set has no labels"));
+        let other = Features { origin: Origin { encoder: "b".into(), ..Origin::default() }, ..good.clone() };
+        assert!(message(&good, &other).contains("by encoder ``, test features by `b`"));
+    }
+
+    #[test]
+    fn scaling_takes_its_statistics_from_the_training_rows() {
+        // Column 0: 1, 3 (mean 2, deviation 1). Column 1 is constant. The test row is scaled by the same numbers.
+        let train = features(2, vec![1.0, 5.0, 3.0, 5.0], vec![0, 1]);
+        let test = features(2, vec![10.0, 6.0], vec![0]);
+        let task = Task::new(&train, &test, POOLED).unwrap().scaled(Scaling::Standardize);
+        assert_eq!(task.train.values, [-1.0, 0.0, 1.0, 0.0]);
+        assert_eq!(task.test.values, [8.0, 1.0]);
+
+        let train = features(2, vec![3.0, 4.0, 0.0, 0.0], vec![0, 1]);
+        let task = Task::new(&train, &test, POOLED).unwrap().scaled(Scaling::L2);
+        assert_eq!(task.train.values, [0.6, 0.8, 0.0, 0.0]);
+    }
+}

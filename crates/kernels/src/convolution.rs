@@ -1,0 +1,321 @@
+//! Convolution of images and its two gradients on the CPU.
+
+use crate::simd::vectorised;
+use rayon::prelude::*;
+
+use crate::field::{Axis, Layout, SLACK};
+use crate::product::{Accumulate, BLOCK, Correlate};
+
+/// What is convolved: square kernels, equal strides and borders, no groups, no dilation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Geometry {
+    pub(crate) images: usize,
+    pub(crate) inputs: usize,
+    pub(crate) outputs: usize,
+    pub(crate) height: usize,
+    pub(crate) width: usize,
+    pub(crate) kernel: usize,
+    pub(crate) stride: usize,
+    pub(crate) padding: usize,
+}
+
+/// Floats of a plane group that should stay in a core's second cache.
+const CACHED: usize = 96 * 1024;
+
+impl Geometry {
+    /// Height and width of the output.
+    pub(crate) fn output_size(&self) -> (usize, usize) {
+        let size = |n: usize| (n + 2 * self.padding - self.kernel) / self.stride + 1;
+        (size(self.height), size(self.width))
+    }
+
+    fn input_axes(&self) -> (Axis, Axis) {
+        let axis = |size| Axis::of_input(size, self.kernel, self.stride, self.padding);
+        (axis(self.height), axis(self.width))
+    }
+
+    /// Images to take at once: enough for long runs, few enough for the cache.
+    fn group(&self, floats_of_an_image: usize) -> usize {
+        (CACHED / floats_of_an_image.max(1)).clamp(1, self.images.div_ceil(2).max(1))
+    }
+}
+
+/// `[images, outputs, height', width']` of `x`, `[images, inputs, height, width]`, and `weight`,
+/// `[outputs, inputs, kernel, kernel]`.
+pub(crate) fn forward(x: &[f32], weight: &[f32], geometry: &Geometry) -> Vec<f32> {
+    let g = geometry;
+    let (rows, columns) = g.input_axes();
+    let image = rows.length * columns.length * rows.phases.len() * columns.phases.len() * g.inputs;
+    let group = g.group(image);
+    let layout = Layout::new(rows, columns, g.inputs, (g.height, g.width), group);
+    let taps = |channel, ky, kx| layout_tap(&layout, g.stride, channel, ky, kx);
+    let offsets = each_tap(g.inputs, g.kernel).map(|(c, ky, kx)| taps(c, ky, kx)).collect::<Vec<_>>();
+    let packed = pack(g.outputs, offsets.len(), |o, k| weight[o * offsets.len() + k]);
+
+    let (height, width) = g.output_size();
+    let mut output = vec![0.0; g.images * g.outputs * height * width];
+    convolve(&layout, x, &packed, &offsets, g.outputs, &mut output, |image, from, to| {
+        let _ = image;
+        for (to, from) in to.chunks_exact_mut(width).zip(from.chunks(layout.columns.length)) {
+            to.copy_from_slice(&from[..width]);
+        }
+    }, height * width);
+    output
+}
+
+/// Offset of a tap in the layout of a convolution's input.
+fn layout_tap(layout: &Layout, stride: usize, channel: usize, ky: usize, kx: usize) -> usize {
+    layout.offset(channel, (ky % stride, kx % stride), (ky / stride, kx / stride))
+}
+
+/// Channel and tap of each column of a weight, in their order in memory.
+fn each_tap(channels: usize, kernel: usize) -> impl Iterator<Item = (usize, usize, usize)> {
+    let taps = move |channel| (0..kernel * kernel).map(move |tap| (channel, tap / kernel, tap % kernel));
+    (0..channels).flat_map(taps)
+}
+
+/// Weights in blocks of rows, `[blocks][columns][BLOCK]`; rows that are not there are zero.
+fn pack(rows: usize, columns: usize, weight: impl Fn(usize, usize) -> f32) -> Vec<f32> {
+    let mut packed = vec![0.0; rows.div_ceil(BLOCK) * columns * BLOCK];
+    for (block, packed) in packed.chunks_exact_mut(columns * BLOCK).enumerate() {
+        for (column, packed) in packed.chunks_exact_mut(BLOCK).enumerate() {
+            for (row, packed) in packed.iter_mut().enumerate().take(rows - (block * BLOCK).min(rows)) {
+                *packed = weight(block * BLOCK + row, column);
+            }
+        }
+    }
+    packed
+}
+
+/// Sums of shifted runs for groups of images, each in its own task; `place` brings a run to its channel of the output.
+#[allow(clippy::too_many_arguments)]
+fn convolve(
+    layout: &Layout,
+    source: &[f32],
+    packed: &[f32],
+    offsets: &[usize],
+    channels: usize,
+    output: &mut [f32],
+    place: impl Fn(usize, &[f32], &mut [f32]) + Sync,
+    pixels: usize,
+) {
+    let run = layout.images * layout.image() + SLACK;
+    let blocks = channels.div_ceil(BLOCK);
+    let source_image = layout.channels * layout.height * layout.width;
+    let buffers = || (vec![0.0; layout.len()], vec![0.0; blocks * BLOCK * run]);
+    output
+        .par_chunks_mut(layout.images * channels * pixels)
+        .zip(source.par_chunks(layout.images * source_image))
+        .for_each_init(buffers, |(field, runs), (output, source)| {
+            layout.fill(field, source);
+            vectorised(Accumulate {
+                weights: packed,
+                offsets,
+                field,
+                outputs: runs,
+                row: run,
+                length: source.len() / source_image * layout.image(),
+            });
+            for (number, output) in output.chunks_exact_mut(pixels).enumerate() {
+                let (image, channel) = (number / channels, number % channels);
+                let start = channel * run + image * layout.image();
+                place(image, &runs[start..start + layout.image()], output);
+            }
+        });
+}
+
+/// The gradient of the input, shaped as it, from the gradient of the output.
+pub(crate) fn input_gradient(gradient: &[f32], weight: &[f32], geometry: &Geometry) -> Vec<f32> {
+    let g = geometry;
+    let (height, width) = g.output_size();
+    let pixels = g.height * g.width;
+    let mut output = vec![0.0; g.images * g.inputs * pixels];
+    for row_phase in 0..g.stride.min(g.kernel) {
+        for column_phase in 0..g.stride.min(g.kernel) {
+            let axis = |size, phase| Axis::of_gradient(size, g.kernel, g.stride, g.padding, phase);
+            let (rows, first_row) = axis(g.height, row_phase);
+            let (columns, first_column) = axis(g.width, column_phase);
+            let reach = |phase| (g.kernel - 1 - phase) / g.stride;
+            let (row_reach, column_reach) = (reach(row_phase), reach(column_phase));
+            let group = g.group(rows.length * columns.length * g.outputs);
+            let layout = Layout::new(rows, columns, g.outputs, (height, width), group);
+
+            let mut offsets = Vec::new();
+            let mut taps = Vec::new();
+            for o in 0..g.outputs {
+                for m in 0..=row_reach {
+                    for l in 0..=column_reach {
+                        offsets.push(layout.offset(o, (0, 0), (row_reach - m, column_reach - l)));
+                        let (ky, kx) = (row_phase + g.stride * m, column_phase + g.stride * l);
+                        taps.push((o * g.inputs * g.kernel + ky) * g.kernel + kx);
+                    }
+                }
+            }
+            let packed = pack(g.inputs, offsets.len(), |c, k| weight[taps[k] + c * g.kernel * g.kernel]);
+            let place = |_, from: &[f32], to: &mut [f32]| {
+                let to = to.chunks_exact_mut(g.width).skip(first_row).step_by(g.stride);
+                for (to, from) in to.zip(from.chunks(layout.columns.length)) {
+                    let to = to.iter_mut().skip(first_column).step_by(g.stride);
+                    for (to, from) in to.zip(from) {
+                        *to = *from;
+                    }
+                }
+            };
+            convolve(&layout, gradient, &packed, &offsets, g.inputs, &mut output, place, pixels);
+        }
+    }
+    output
+}
+
+/// The gradient of the weight, shaped as it, from the input and the gradient of the output.
+pub(crate) fn weight_gradient(x: &[f32], gradient: &[f32], geometry: &Geometry) -> Vec<f32> {
+    let g = geometry;
+    let (rows, columns) = g.input_axes();
+    let image = rows.length * columns.length;
+    let field = image * rows.phases.len() * columns.phases.len() * g.inputs;
+    let group = g.group(field.max(image * g.outputs));
+    let size = g.output_size();
+    let outputs = g.outputs.next_multiple_of(BLOCK);
+    let given = (Axis::of_outputs(&rows), Axis::of_outputs(&columns));
+    let given = Layout::new(given.0, given.1, g.outputs, size, group);
+    let layout = Layout::new(rows, columns, g.inputs, (g.height, g.width), group);
+    let offsets = each_tap(g.inputs, g.kernel)
+        .map(|(c, ky, kx)| layout_tap(&layout, g.stride, c, ky, kx))
+        .collect::<Vec<_>>();
+
+    let (x_image, y_image) = (g.inputs * g.height * g.width, g.outputs * size.0 * size.1);
+    // How the sum is split depends on shapes alone, so its bits do not depend on the number of threads.
+    let tasks = ((4 << 20) / (outputs * offsets.len())).clamp(2, 16);
+    let per_task = g.images.div_ceil(tasks).next_multiple_of(group);
+    let parts = x
+        .par_chunks(per_task * x_image)
+        .zip(gradient.par_chunks(per_task * y_image))
+        .map(|(x, gradient)| {
+            let mut sums = vec![0.0; outputs * offsets.len()];
+            let mut field = vec![0.0; layout.len()];
+            let mut rows = vec![0.0; outputs * given.plane];
+            for (x, gradient) in x.chunks(group * x_image).zip(gradient.chunks(group * y_image)) {
+                layout.fill(&mut field, x);
+                given.fill(&mut rows, gradient);
+                let images = x.len() / x_image;
+                if images < group {
+                    // The images before, in the places that stay empty now, must not count.
+                    for row in rows.chunks_exact_mut(given.plane) {
+                        row[images * given.image()..].fill(0.0);
+                    }
+                }
+                vectorised(Correlate {
+                    rows: &rows,
+                    row: given.plane,
+                    field: &field,
+                    offsets: &offsets,
+                    sums: &mut sums,
+                    length: images * given.image(),
+                });
+            }
+            sums.truncate(g.outputs * offsets.len());
+            sums
+        })
+        .collect::<Vec<_>>();
+    let mut parts = parts.into_iter();
+    let mut total = parts.next().unwrap_or_default();
+    for part in parts {
+        for (total, part) in total.iter_mut().zip(part) {
+            *total += part;
+        }
+    }
+    total
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Every product of a convolution: indices of input, weight and output.
+    fn each_product(g: &Geometry, mut visit: impl FnMut(usize, usize, usize)) {
+        let (height, width) = g.output_size();
+        let inside = |position: usize, size: usize| (g.padding..size + g.padding).contains(&position);
+        for (image, o, c) in (0..g.images * g.outputs * g.inputs)
+            .map(|i| (i / g.inputs / g.outputs, i / g.inputs % g.outputs, i % g.inputs))
+        {
+            for (y, x) in (0..height * width).map(|i| (i / width, i % width)) {
+                for (ky, kx) in (0..g.kernel * g.kernel).map(|i| (i / g.kernel, i % g.kernel)) {
+                    let (row, column) = (y * g.stride + ky, x * g.stride + kx);
+                    if inside(row, g.height) && inside(column, g.width) {
+                        let pixel = (row - g.padding) * g.width + column - g.padding;
+                        visit(
+                            (image * g.inputs + c) * g.height * g.width + pixel,
+                            ((o * g.inputs + c) * g.kernel + ky) * g.kernel + kx,
+                            (image * g.outputs + o) * height * width + y * width + x,
+                        );
+                    }
+                }
+            }
+        }
+    }
+
+    fn values(count: usize, seed: usize) -> Vec<f32> {
+        let wave = |i: usize| (12.9898 * i as f64 + 78.233 * seed as f64).sin() * 43758.5453;
+        (0..count).map(|i| (2.0 * wave(i).rem_euclid(1.0) - 1.0) as f32).collect()
+    }
+
+    fn assert_near(ours: &[f32], reference: &[f64], what: &str) {
+        assert_eq!(ours.len(), reference.len(), "{what}");
+        let difference = ours.iter().zip(reference).map(|(a, b)| (f64::from(*a) - b).powi(2)).sum::<f64>();
+        let error = (difference / reference.iter().map(|b| b * b).sum::<f64>()).sqrt();
+        assert!(error < 1e-6, "{what}: {error:e}");
+    }
+
+    /// images, inputs, outputs, height, width, kernel, stride, padding
+    #[test]
+    fn convolution_and_gradients_are_their_definitions() {
+        let cases = [
+            [2, 3, 5, 9, 9, 3, 1, 1],
+            [5, 3, 8, 4, 4, 3, 1, 1],
+            [3, 3, 5, 9, 7, 3, 2, 1],
+            [3, 2, 9, 10, 12, 3, 2, 1],
+            [3, 3, 8, 33, 31, 7, 2, 3],
+            [2, 4, 6, 9, 9, 1, 2, 0],
+            [3, 4, 6, 8, 8, 1, 2, 0],
+            [2, 4, 6, 8, 8, 1, 1, 0],
+            // Patches of a vision transformer.
+            [2, 3, 8, 12, 12, 4, 4, 0],
+            // A padding that leaves a phase of the gradient without its first line.
+            [2, 3, 4, 7, 7, 3, 2, 2],
+            [2, 3, 4, 9, 9, 5, 3, 1],
+            // More terms than are summed at once, and groups of images that do not come out even.
+            [37, 40, 20, 6, 6, 3, 1, 1],
+            [3, 1, 1, 5, 5, 2, 1, 0],
+            [1, 1, 1, 1, 1, 3, 1, 1],
+            // The last pixels are read by no window.
+            [2, 2, 3, 8, 8, 3, 3, 0],
+        ];
+        for case in cases {
+            let [images, inputs, outputs, height, width, kernel, stride, padding] = case;
+            let g = Geometry {
+                images,
+                inputs,
+                outputs,
+                height,
+                width,
+                kernel,
+                stride,
+                padding,
+            };
+            let (output_height, output_width) = g.output_size();
+            let x = values(images * inputs * height * width, 1);
+            let weight = values(outputs * inputs * kernel * kernel, 2);
+            let gradient = values(images * outputs * output_height * output_width, 3);
+            let mut output = vec![0.0; gradient.len()];
+            let (mut of_x, mut of_weight) = (vec![0.0; x.len()], vec![0.0; weight.len()]);
+            each_product(&g, |i, k, o| {
+                output[o] += f64::from(x[i]) * f64::from(weight[k]);
+                of_x[i] += f64::from(gradient[o]) * f64::from(weight[k]);
+                of_weight[k] += f64::from(gradient[o]) * f64::from(x[i]);
+            });
+            assert_near(&forward(&x, &weight, &g), &output, &format!("forward {case:?}"));
+            assert_near(&input_gradient(&gradient, &weight, &g), &of_x, &format!("input {case:?}"));
+            assert_near(&weight_gradient(&x, &gradient, &g), &of_weight, &format!("weight {case:?}"));
+        }
+    }
+}

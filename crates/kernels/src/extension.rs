@@ -1,0 +1,311 @@
+//! The operations as Burn knows them: what they are on `flex`, and how they are differentiated.
+
+use burn::backend::autodiff::NodeId;
+use burn::backend::autodiff::checkpoint::base::Checkpointer;
+use burn::backend::autodiff::checkpoint::strategy::CheckpointStrategy;
+use burn::backend::autodiff::grads::Gradients;
+use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
+use burn::backend::flex::FlexTensor;
+use burn::backend::tensor::FloatTensor;
+use burn::backend::{Autodiff, Backend, Flex, TensorMetadata, backend_extension};
+use burn::tensor::TensorData;
+
+use crate::batch_norm::{self, Extent};
+use crate::convolution::{self, Geometry};
+
+/// How a batch is normalised.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Normalisation {
+    pub(crate) groups: usize,
+    pub(crate) epsilon: f64,
+    pub(crate) relu: bool,
+}
+
+/// Stride and padding of a convolution.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Window {
+    pub(crate) stride: usize,
+    pub(crate) padding: usize,
+}
+
+/// The operations that are added to a backend.
+#[backend_extension(Flex, Autodiff)]
+pub(crate) trait KernelBackend: Backend {
+    /// A convolution: `[n, i, h, w]` and `[o, i, k, k]` to `[n, o, h', w']`.
+    fn convolve(x: FloatTensor<Self>, weight: FloatTensor<Self>, window: Window) -> FloatTensor<Self>;
+
+    /// The gradient of a convolution's input, which had the shape of `x`.
+    fn convolve_input_gradient(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        gradient: FloatTensor<Self>,
+        window: Window,
+    ) -> FloatTensor<Self>;
+
+    /// The gradient of a convolution's weight, which had the shape of `weight`.
+    fn convolve_weight_gradient(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        gradient: FloatTensor<Self>,
+        window: Window,
+    ) -> FloatTensor<Self>;
+
+    /// Means and biased variances, `[2, groups · channels]`, which are constants to what comes after.
+    fn group_statistics(x: FloatTensor<Self>, groups: usize) -> FloatTensor<Self>;
+
+    /// `x` normalised with its groups' statistics. Its gradient passes through the statistics, as if they were
+    /// computed here.
+    fn normalise(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+        statistics: FloatTensor<Self>,
+        how: Normalisation,
+    ) -> FloatTensor<Self>;
+
+    /// The gradients of [`normalise`](Self::normalise): of `x`, `weight` and `bias`.
+    fn normalise_gradients(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+        statistics: FloatTensor<Self>,
+        gradient: FloatTensor<Self>,
+        how: Normalisation,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>);
+}
+
+fn dims(tensor: &FlexTensor) -> [usize; 4] {
+    let shape = tensor.shape();
+    [shape[0], shape[1], shape[2], shape[3]]
+}
+
+fn geometry(x: &FlexTensor, weight: &FlexTensor, window: Window) -> Geometry {
+    let ([images, inputs, height, width], [outputs, _, kernel, _]) = (dims(x), dims(weight));
+    Geometry {
+        images,
+        inputs,
+        outputs,
+        height,
+        width,
+        kernel,
+        stride: window.stride,
+        padding: window.padding,
+    }
+}
+
+fn extent(x: &FlexTensor, groups: usize) -> Extent {
+    let [images, channels, height, width] = dims(x);
+    Extent {
+        groups,
+        images: images / groups,
+        channels,
+        pixels: height * width,
+    }
+}
+
+fn tensor<const D: usize>(values: Vec<f32>, shape: [usize; D]) -> FlexTensor {
+    FlexTensor::from_data(TensorData::new(values, shape))
+}
+
+impl KernelBackend for Flex {
+    fn convolve(x: FlexTensor, weight: FlexTensor, window: Window) -> FlexTensor {
+        let (x, weight) = (x.to_contiguous(), weight.to_contiguous());
+        let geometry = geometry(&x, &weight, window);
+        let output = convolution::forward(x.storage(), weight.storage(), &geometry);
+        let (height, width) = geometry.output_size();
+        tensor(output, [geometry.images, geometry.outputs, height, width])
+    }
+
+    fn convolve_input_gradient(x: FlexTensor, weight: FlexTensor, gradient: FlexTensor, window: Window) -> FlexTensor {
+        let (weight, gradient) = (weight.to_contiguous(), gradient.to_contiguous());
+        let geometry = geometry(&x, &weight, window);
+        let output = convolution::input_gradient(gradient.storage(), weight.storage(), &geometry);
+        tensor(output, dims(&x))
+    }
+
+    fn convolve_weight_gradient(x: FlexTensor, weight: FlexTensor, gradient: FlexTensor, window: Window) -> FlexTensor {
+        let (x, gradient) = (x.to_contiguous(), gradient.to_contiguous());
+        let geometry = geometry(&x, &weight, window);
+        let output = convolution::weight_gradient(x.storage(), gradient.storage(), &geometry);
+        tensor(output, dims(&weight))
+    }
+
+    fn group_statistics(x: FlexTensor, groups: usize) -> FlexTensor {
+        let x = x.to_contiguous();
+        let statistics = batch_norm::statistics(x.storage(), &extent(&x, groups));
+        let values = statistics.len() / 2;
+        tensor(statistics, [2, values])
+    }
+
+    fn normalise(
+        x: FlexTensor,
+        weight: FlexTensor,
+        bias: FlexTensor,
+        statistics: FlexTensor,
+        how: Normalisation,
+    ) -> FlexTensor {
+        let (x, weight, bias) = (x.to_contiguous(), weight.to_contiguous(), bias.to_contiguous());
+        let statistics = statistics.to_contiguous();
+        let output = batch_norm::normalise(
+            x.storage(),
+            statistics.storage(),
+            weight.storage(),
+            bias.storage(),
+            how.epsilon,
+            how.relu,
+            &extent(&x, how.groups),
+        );
+        tensor(output, dims(&x))
+    }
+
+    fn normalise_gradients(
+        x: FlexTensor,
+        weight: FlexTensor,
+        bias: FlexTensor,
+        statistics: FlexTensor,
+        gradient: FlexTensor,
+        how: Normalisation,
+    ) -> (FlexTensor, FlexTensor, FlexTensor) {
+        let (x, weight, bias) = (x.to_contiguous(), weight.to_contiguous(), bias.to_contiguous());
+        let (statistics, gradient) = (statistics.to_contiguous(), gradient.to_contiguous());
+        let gradients = batch_norm::gradients(
+            x.storage(),
+            gradient.storage(),
+            statistics.storage(),
+            weight.storage(),
+            bias.storage(),
+            how.epsilon,
+            how.relu,
+            &extent(&x, how.groups),
+        );
+        let shape = dims(&x);
+        (
+            tensor(gradients.x, shape),
+            tensor(gradients.weight, [shape[1]]),
+            tensor(gradients.bias, [shape[1]]),
+        )
+    }
+}
+
+/// The backward pass of a convolution, from its input and weight.
+#[derive(Debug)]
+struct Convolution;
+
+impl<B: KernelBackend> Backward<B, 2> for Convolution {
+    type State = (NodeId, NodeId, Window);
+
+    fn backward(self, ops: Ops<Self::State, 2>, gradients: &mut Gradients, checkpointer: &mut Checkpointer) {
+        let [x_node, weight_node] = ops.parents;
+        let gradient = gradients.consume::<B>(&ops.node);
+        let (x, weight, window) = ops.state;
+        let x: FloatTensor<B> = checkpointer.retrieve_node_output(x);
+        let weight: FloatTensor<B> = checkpointer.retrieve_node_output(weight);
+        if let Some(node) = weight_node {
+            let of_weight = B::convolve_weight_gradient(x.clone(), weight.clone(), gradient.clone(), window);
+            gradients.register::<B>(node.id, of_weight);
+        }
+        if let Some(node) = x_node {
+            gradients.register::<B>(node.id, B::convolve_input_gradient(x, weight, gradient, window));
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Normalised;
+
+impl<B: KernelBackend> Backward<B, 3> for Normalised {
+    type State = (NodeId, NodeId, NodeId, FloatTensor<B>, Normalisation);
+
+    fn backward(self, ops: Ops<Self::State, 3>, gradients: &mut Gradients, checkpointer: &mut Checkpointer) {
+        let [x_node, weight_node, bias_node] = ops.parents;
+        let gradient = gradients.consume::<B>(&ops.node);
+        let (x, weight, bias, statistics, how) = ops.state;
+        let x: FloatTensor<B> = checkpointer.retrieve_node_output(x);
+        let weight: FloatTensor<B> = checkpointer.retrieve_node_output(weight);
+        let bias: FloatTensor<B> = checkpointer.retrieve_node_output(bias);
+        let (of_x, of_weight, of_bias) = B::normalise_gradients(x, weight, bias, statistics, gradient, how);
+        for (node, gradient) in [(x_node, of_x), (weight_node, of_weight), (bias_node, of_bias)] {
+            if let Some(node) = node {
+                gradients.register::<B>(node.id, gradient);
+            }
+        }
+    }
+}
+
+/// Why there is no gradient of a gradient here.
+const FIRST_ORDER: &str = "Burn differentiates once: gradients are computed outside autodiff";
+
+impl<B: KernelBackend, C: CheckpointStrategy> KernelBackend for Autodiff<B, C> {
+    fn convolve(x: FloatTensor<Self>, weight: FloatTensor<Self>, window: Window) -> FloatTensor<Self> {
+        match Convolution.prepare::<C>([x.node(), weight.node()]).compute_bound().stateful() {
+            OpsKind::Tracked(mut prepared) => {
+                let state = (prepared.checkpoint(&x), prepared.checkpoint(&weight), window);
+                prepared.finish(state, B::convolve(x.into_primitive(), weight.into_primitive(), window))
+            }
+            OpsKind::UnTracked(prepared) => {
+                prepared.finish(B::convolve(x.into_primitive(), weight.into_primitive(), window))
+            }
+        }
+    }
+
+    fn convolve_input_gradient(
+        _: FloatTensor<Self>,
+        _: FloatTensor<Self>,
+        _: FloatTensor<Self>,
+        _: Window,
+    ) -> FloatTensor<Self> {
+        unreachable!("{FIRST_ORDER}")
+    }
+
+    fn convolve_weight_gradient(
+        _: FloatTensor<Self>,
+        _: FloatTensor<Self>,
+        _: FloatTensor<Self>,
+        _: Window,
+    ) -> FloatTensor<Self> {
+        unreachable!("{FIRST_ORDER}")
+    }
+
+    fn group_statistics(_: FloatTensor<Self>, _: usize) -> FloatTensor<Self> {
+        unreachable!("statistics are taken outside autodiff")
+    }
+
+    fn normalise(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+        statistics: FloatTensor<Self>,
+        how: Normalisation,
+    ) -> FloatTensor<Self> {
+        let statistics = statistics.into_primitive();
+        let nodes = [x.node(), weight.node(), bias.node()];
+        match Normalised.prepare::<C>(nodes).compute_bound().stateful() {
+            OpsKind::Tracked(mut prepared) => {
+                let state = (
+                    prepared.checkpoint(&x),
+                    prepared.checkpoint(&weight),
+                    prepared.checkpoint(&bias),
+                    statistics.clone(),
+                    how,
+                );
+                let (x, weight, bias) = (x.into_primitive(), weight.into_primitive(), bias.into_primitive());
+                prepared.finish(state, B::normalise(x, weight, bias, statistics, how))
+            }
+            OpsKind::UnTracked(prepared) => {
+                let (x, weight, bias) = (x.into_primitive(), weight.into_primitive(), bias.into_primitive());
+                prepared.finish(B::normalise(x, weight, bias, statistics, how))
+            }
+        }
+    }
+
+    fn normalise_gradients(
+        _: FloatTensor<Self>,
+        _: FloatTensor<Self>,
+        _: FloatTensor<Self>,
+        _: FloatTensor<Self>,
+        _: FloatTensor<Self>,
+        _: Normalisation,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
+        unreachable!("{FIRST_ORDER}")
+    }
+}

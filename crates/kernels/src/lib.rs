@@ -1,0 +1,238 @@
+//! Operations that Burn 0.22 has slow on a device, made again for it: convolution and batch normalisation on `flex`,
+//! its CPU backend. Everywhere else they are Burn's own, composed as its layers do. Which it is, the tensor's device
+//! decides at run time.
+//!
+//! Why: Burn composes a convolution's gradients from convolutions of other shapes, and batch normalisation from a dozen
+//! passes over memory. `docs/decisions/` has the measurements.
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
+mod batch_norm;
+mod convolution;
+mod extension;
+mod field;
+mod product;
+mod simd;
+
+use burn::backend::Dispatch;
+use burn::tensor::module::batch_norm_train;
+use burn::tensor::ops::ConvOptions;
+use burn::tensor::{DType, Device, Tensor, activation::relu};
+
+use extension::{KernelBackend, Normalisation, Window};
+
+/// Whether the operations of this crate are made for the tensor.
+fn native<const D: usize>(tensor: &Tensor<D>) -> bool {
+    tensor.dtype() == DType::F32 && tensor.device() == Device::flex()
+}
+
+/// Convolution with a square kernel, equal strides and equal borders of zeros, differentiable in `x` and `weight`.
+///
+/// # Shapes
+/// - `x`: `[images, inputs, height, width]`
+/// - `weight`: `[outputs, inputs, kernel, kernel]`
+/// - output: `[images, outputs, height', width']` with `size' = (size + 2·padding − kernel) / stride + 1`
+///
+/// # Panics
+/// If channels do not match, or the kernel is not square or larger than the image with its borders.
+pub fn conv2d(x: Tensor<4>, weight: Tensor<4>, stride: usize, padding: usize) -> Tensor<4> {
+    let ([_, inputs, height, width], [_, expected, kernel, other]) = (x.dims(), weight.dims());
+    assert!(
+        inputs == expected && kernel == other && height.min(width) + 2 * padding >= kernel && stride > 0,
+        "a weight of {:?} cannot be convolved with images of {:?} at stride {stride} and padding {padding}",
+        weight.dims(),
+        x.dims()
+    );
+    if !native(&x) || padding >= kernel {
+        let options = ConvOptions::new([stride; 2], [padding; 2], [1, 1], 1);
+        return burn::tensor::module::conv2d(x, weight, None, options);
+    }
+    let window = Window { stride, padding };
+    let output = <Dispatch as KernelBackend>::convolve(x.into_dispatch(), weight.into_dispatch(), window);
+    Tensor::from_dispatch(output)
+}
+
+/// What [`batch_norm`] gives.
+pub struct Normalised<const D: usize> {
+    /// The normalised input, shaped as it.
+    pub output: Tensor<D>,
+    /// Mean of the groups' means, `[channels]`, outside autodiff.
+    pub mean: Tensor<1>,
+    /// Mean of the groups' biased variances, `[channels]`, outside autodiff.
+    pub variance: Tensor<1>,
+}
+
+/// Batch normalisation with the statistics of each of `groups` equal runs of images, then ReLU if asked for;
+/// differentiable in `x`, `weight` and `bias`, through the statistics too.
+///
+/// # Shapes
+/// - `x`: `[images, channels, …]`
+/// - `weight`, `bias`: `[channels]`
+///
+/// # Panics
+/// If `groups` does not divide the images.
+pub fn batch_norm<const D: usize>(
+    x: Tensor<D>,
+    weight: Tensor<1>,
+    bias: Tensor<1>,
+    groups: usize,
+    epsilon: f64,
+    with_relu: bool,
+) -> Normalised<D> {
+    let shape = x.dims();
+    let (images, channels) = (shape[0], shape[1]);
+    assert!(groups > 0 && images.is_multiple_of(groups), "{images} images cannot make {groups} groups");
+    let pixels = shape[2..].iter().product::<usize>();
+    let mean_over_groups = |tensor: Tensor<1>| {
+        let tensor = tensor.without_autodiff().reshape([groups, channels]);
+        tensor.mean_dim(0).reshape([channels])
+    };
+
+    // A pixel at a time, vectors would have nothing to do: heads are better off with Burn's own.
+    if native(&x) && pixels >= 4 {
+        let x = x.reshape([images, channels, pixels, 1]);
+        let plain = x.clone().without_autodiff().into_dispatch();
+        let statistics = <Dispatch as KernelBackend>::group_statistics(plain, groups);
+        let statistics = Tensor::<2>::from_dispatch(statistics);
+        let how = Normalisation {
+            groups,
+            epsilon,
+            relu: with_relu,
+        };
+        let output = <Dispatch as KernelBackend>::normalise(
+            x.into_dispatch(),
+            weight.into_dispatch(),
+            bias.into_dispatch(),
+            statistics.clone().into_dispatch(),
+            how,
+        );
+        let row = |index| mean_over_groups(statistics.clone().narrow(0, index, 1).reshape([groups * channels]));
+        return Normalised {
+            output: Tensor::<4>::from_dispatch(output).reshape(shape),
+            mean: row(0),
+            variance: row(1),
+        };
+    }
+
+    // Groups folded into the channels, so that one normalisation does them all.
+    let folded = if groups == 1 {
+        x.reshape([images, channels, pixels])
+    } else {
+        x.reshape([groups, images / groups, channels, pixels])
+            .swap_dims(0, 1)
+            .reshape([images / groups, groups * channels, pixels])
+    };
+    let batch = batch_norm_train(folded, weight.repeat_dim(0, groups), bias.repeat_dim(0, groups), epsilon);
+    let output = if groups == 1 {
+        batch.output.reshape(shape)
+    } else {
+        batch
+            .output
+            .reshape([images / groups, groups, channels, pixels])
+            .swap_dims(0, 1)
+            .reshape(shape)
+    };
+    Normalised {
+        output: if with_relu { relu(output) } else { output },
+        mean: mean_over_groups(batch.mean),
+        variance: mean_over_groups(batch.variance),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use burn::tensor::TensorData;
+
+    fn tensor<const D: usize>(shape: [usize; D], seed: f64, device: &Device) -> Tensor<D> {
+        let count = shape.iter().product::<usize>();
+        let values = (0..count).map(|i| ((12.9898 * i as f64 + seed).sin() * 43758.5453).fract() as f32);
+        Tensor::from_data(TensorData::new(values.collect::<Vec<_>>(), shape), device)
+    }
+
+    fn error<const D: usize>(ours: Tensor<D>, reference: Tensor<D>) -> f32 {
+        let norm = |t: Tensor<D>| t.powi_scalar(2).sum().sqrt().into_scalar::<f32>();
+        norm(ours.inner() - reference.clone().inner()) / norm(reference.inner())
+    }
+
+    #[test]
+    fn convolution_is_differentiated_as_burns() {
+        let device = Device::flex().autodiff();
+        let x = tensor([5, 6, 9, 7], 1.0, &device).require_grad();
+        let weight = tensor([4, 6, 3, 3], 2.0, &device).require_grad();
+        let options = ConvOptions::new([2, 2], [1, 1], [1, 1], 1);
+        let (ours, burns) = (
+            conv2d(x.clone(), weight.clone(), 2, 1),
+            burn::tensor::module::conv2d(x.clone(), weight.clone(), None, options),
+        );
+        assert!(error(ours.clone(), burns.clone()) < 1e-6);
+        let factor = tensor(ours.dims(), 3.0, &device);
+        let (ours, burns) = ((ours * factor.clone()).sum().backward(), (burns * factor).sum().backward());
+        let both = |t: &Tensor<4>| (t.grad(&ours).unwrap(), t.grad(&burns).unwrap());
+        for (ours, burns) in [both(&x), both(&weight)] {
+            assert!(error(ours, burns) < 1e-6);
+        }
+    }
+
+    #[test]
+    fn constants_are_mixed_with_trained_tensors() {
+        let (plain, device) = (Device::flex(), Device::flex().autodiff());
+        let x = tensor([2, 3, 6, 6], 1.0, &plain);
+        let weight = tensor([4, 3, 3, 3], 2.0, &device).require_grad();
+        let output = conv2d(x.clone(), weight.clone(), 1, 1);
+        let gradients = output.sum().backward();
+        assert!(weight.grad(&gradients).is_some());
+        // A teacher: nothing is recorded.
+        let teacher = conv2d(x.autodiff(), weight.inner(), 1, 1);
+        assert!(!teacher.is_tracked());
+    }
+
+    /// Burn's composition, image group by image group.
+    #[test]
+    fn batch_norm_is_burns_for_every_group() {
+        let device = Device::flex().autodiff();
+        for (shape, groups, with_relu) in [([6, 3, 5, 4], 1, false), ([6, 3, 5, 5], 3, true), ([8, 20, 2, 2], 2, true)] {
+            let x = (tensor(shape, 1.0, &device) * 3.0 + 2.0).require_grad_leaf();
+            let weight = (tensor([shape[1]], 2.0, &device) + 1.0).require_grad_leaf();
+            let bias = tensor([shape[1]], 3.0, &device).require_grad();
+            let ours = batch_norm(x.clone(), weight.clone(), bias.clone(), groups, 1e-5, with_relu);
+            let parts = x.clone().chunk(groups, 0).into_iter();
+            let parts = parts.map(|part| batch_norm_train(part, weight.clone(), bias.clone(), 1e-5));
+            let parts = parts.collect::<Vec<_>>();
+            let mean_of = |pick: fn(&burn::tensor::module::BatchNormTrainOutput<4>) -> Tensor<1>| {
+                Tensor::stack::<2>(parts.iter().map(pick).collect(), 0).mean_dim(0).reshape([shape[1]])
+            };
+            assert!(error(ours.mean, mean_of(|p| p.mean.clone())) < 1e-6);
+            assert!(error(ours.variance, mean_of(|p| p.variance.clone())) < 1e-6);
+            let burns = Tensor::cat(parts.into_iter().map(|p| p.output).collect(), 0);
+            let burns = if with_relu { relu(burns) } else { burns };
+            assert!(error(ours.output.clone(), burns.clone()) < 1e-6);
+
+            let factor = tensor(shape, 4.0, &device);
+            let ours = (ours.output * factor.clone()).sum().backward();
+            let burns = (burns * factor).sum().backward();
+            assert!(error(x.grad(&ours).unwrap(), x.grad(&burns).unwrap()) < 1e-5);
+            assert!(error(weight.grad(&ours).unwrap(), weight.grad(&burns).unwrap()) < 1e-5);
+            assert!(error(bias.grad(&ours).unwrap(), bias.grad(&burns).unwrap()) < 1e-5);
+        }
+    }
+
+    trait Leaf {
+        fn require_grad_leaf(self) -> Self;
+    }
+
+    impl<const D: usize> Leaf for Tensor<D> {
+        fn require_grad_leaf(self) -> Self {
+            self.detach().require_grad()
+        }
+    }
+
+    /// A value far from zero must not cost the variance its digits.
+    #[test]
+    fn statistics_survive_a_large_mean() {
+        let x = tensor([4, 2, 16, 16], 1.0, &Device::flex());
+        let (zero, one) = (Tensor::zeros([2], &Device::flex()), Tensor::ones([2], &Device::flex()));
+        let near = batch_norm(x.clone(), one.clone(), zero.clone(), 1, 1e-5, false).variance;
+        let far = batch_norm(x + 100.0, one, zero, 1, 1e-5, false).variance;
+        assert!(error(far, near) < 1e-4);
+    }
+}

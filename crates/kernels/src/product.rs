@@ -1,0 +1,196 @@
+//! The two inner loops of a convolution over shifted runs, with the widest vectors that the machine has.
+
+use pulp::{Simd, WithSimd};
+
+/// Output channels that one pass of [`accumulate`] or [`correlate`] makes; packed weights come in blocks of as many.
+pub(crate) const BLOCK: usize = 8;
+/// Terms that are summed before the next tile is begun, so that the weights in use stay in the nearest cache.
+const TERMS: usize = 288;
+
+/// `outputs[o][t] = Σ_k weights[o][k] · field[offsets[k] + t]`.
+///
+/// - `weights`: `[blocks][offsets.len()][BLOCK]`
+/// - `outputs`: rows of `row` floats, `BLOCK` for each block; the first `length` floats of each, and up to
+///   [`SLACK`](crate::field::SLACK) after them, are written
+pub(crate) struct Accumulate<'a> {
+    pub(crate) weights: &'a [f32],
+    pub(crate) offsets: &'a [usize],
+    pub(crate) field: &'a [f32],
+    pub(crate) outputs: &'a mut [f32],
+    pub(crate) row: usize,
+    pub(crate) length: usize,
+}
+
+impl WithSimd for Accumulate<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        // As many accumulators as registers allow, beside the vectors in use.
+        if S::REGISTER_COUNT >= 32 {
+            self.tiles::<S, 8, 3>(simd);
+        } else {
+            self.tiles::<S, 4, 3>(simd);
+        }
+    }
+}
+
+impl Accumulate<'_> {
+    #[inline(always)]
+    fn tiles<S: Simd, const ROWS: usize, const VECTORS: usize>(self, simd: S) {
+        let tile = VECTORS * S::F32_LANES;
+        let terms = self.offsets.len();
+        for from in (0..terms).step_by(TERMS) {
+            let to = terms.min(from + TERMS);
+            for start in (0..self.length).step_by(tile) {
+                for (block, weights) in self.weights.chunks_exact(terms * BLOCK).enumerate() {
+                    let weights = &weights[from * BLOCK..to * BLOCK];
+                    for part in 0..BLOCK / ROWS {
+                        let row = (block * BLOCK + part * ROWS) * self.row + start;
+                        one_tile::<S, ROWS, VECTORS>(
+                            simd,
+                            weights,
+                            part * ROWS,
+                            &self.offsets[from..to],
+                            &self.field[start..],
+                            &mut self.outputs[row..],
+                            self.row,
+                            from == 0,
+                        );
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[inline(always)]
+#[allow(clippy::too_many_arguments)]
+fn one_tile<S: Simd, const ROWS: usize, const VECTORS: usize>(
+    simd: S,
+    weights: &[f32],
+    column: usize,
+    offsets: &[usize],
+    field: &[f32],
+    outputs: &mut [f32],
+    row: usize,
+    fresh: bool,
+) {
+    let tile = VECTORS * S::F32_LANES;
+    let mut sums = [[simd.splat_f32s(0.0); VECTORS]; ROWS];
+    if !fresh {
+        for (number, sums) in sums.iter_mut().enumerate() {
+            let (old, _) = S::as_simd_f32s(&outputs[number * row..number * row + tile]);
+            for v in 0..VECTORS {
+                sums[v] = old[v];
+            }
+        }
+    }
+    for (weights, offset) in weights.chunks_exact(BLOCK).zip(offsets) {
+        let (run, _) = S::as_simd_f32s(&field[*offset..*offset + tile]);
+        let mut vectors = [simd.splat_f32s(0.0); VECTORS];
+        vectors.copy_from_slice(&run[..VECTORS]);
+        let weights = &weights[column..column + ROWS];
+        for o in 0..ROWS {
+            let weight = simd.splat_f32s(weights[o]);
+            for v in 0..VECTORS {
+                sums[o][v] = simd.mul_add_e_f32s(weight, vectors[v], sums[o][v]);
+            }
+        }
+    }
+    for (number, sums) in sums.iter().enumerate() {
+        let (out, _) = S::as_mut_simd_f32s(&mut outputs[number * row..number * row + tile]);
+        out[..VECTORS].copy_from_slice(sums);
+    }
+}
+
+/// `sums[o][k] += Σ_t rows[o][t] · field[offsets[k] + t]` for `t < length`; a few floats past `length` are read, and
+/// must be zero in `rows`.
+///
+/// - `rows`: runs of `row` floats, a multiple of [`BLOCK`] of them
+/// - `sums`: `[rows][offsets.len()]`
+pub(crate) struct Correlate<'a> {
+    pub(crate) rows: &'a [f32],
+    pub(crate) row: usize,
+    pub(crate) field: &'a [f32],
+    pub(crate) offsets: &'a [usize],
+    pub(crate) sums: &'a mut [f32],
+    pub(crate) length: usize,
+}
+
+impl WithSimd for Correlate<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        if S::REGISTER_COUNT >= 32 {
+            self.blocks::<S, 8>(simd);
+        } else {
+            self.blocks::<S, 4>(simd);
+        }
+    }
+}
+
+impl Correlate<'_> {
+    #[inline(always)]
+    fn blocks<S: Simd, const ROWS: usize>(self, simd: S) {
+        const AT_ONCE: usize = 3;
+        let Self {
+            rows,
+            row,
+            field,
+            offsets,
+            sums,
+            length,
+        } = self;
+        let columns = offsets.len();
+        let whole = columns - columns % AT_ONCE;
+        for block in 0..rows.len() / row / ROWS {
+            let rows = &rows[block * ROWS * row..(block + 1) * ROWS * row];
+            let sums = &mut sums[block * ROWS * columns..(block + 1) * ROWS * columns];
+            for column in (0..whole).step_by(AT_ONCE) {
+                one_sum::<S, ROWS, AT_ONCE>(simd, rows, row, field, &offsets[column..], sums, columns, column, length);
+            }
+            for column in whole..columns {
+                one_sum::<S, ROWS, 1>(simd, rows, row, field, &offsets[column..], sums, columns, column, length);
+            }
+        }
+    }
+}
+
+#[inline(always)]
+#[allow(clippy::too_many_arguments)]
+fn one_sum<S: Simd, const ROWS: usize, const COLUMNS: usize>(
+    simd: S,
+    rows: &[f32],
+    row: usize,
+    field: &[f32],
+    offsets: &[usize],
+    sums: &mut [f32],
+    columns: usize,
+    column: usize,
+    length: usize,
+) {
+    let count = length.div_ceil(S::F32_LANES);
+    let rows: [&[S::f32s]; ROWS] =
+        std::array::from_fn(|o| &S::as_simd_f32s(&rows[o * row..(o + 1) * row]).0[..count]);
+    let runs: [&[S::f32s]; COLUMNS] = std::array::from_fn(|k| {
+        let offset = offsets[k];
+        &S::as_simd_f32s(&field[offset..offset + count * S::F32_LANES]).0[..count]
+    });
+    let mut totals = [[simd.splat_f32s(0.0); COLUMNS]; ROWS];
+    for i in 0..count {
+        let vectors: [S::f32s; COLUMNS] = std::array::from_fn(|k| runs[k][i]);
+        for o in 0..ROWS {
+            let gradient = rows[o][i];
+            for k in 0..COLUMNS {
+                totals[o][k] = simd.mul_add_e_f32s(gradient, vectors[k], totals[o][k]);
+            }
+        }
+    }
+    for o in 0..ROWS {
+        for k in 0..COLUMNS {
+            sums[o * columns + column + k] += simd.reduce_sum_f32s(totals[o][k]);
+        }
+    }
+}

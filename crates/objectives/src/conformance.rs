@@ -1,0 +1,227 @@
+//! One suite that every objective passes: what the loop relies on, checked on a tiny network.
+
+use backbones::{Context, Draws, Init, Parameter, Progress, parameters};
+use burn::module::{Module, ModuleVisitor, Param};
+use burn::optim::GradientsParams;
+use burn::store::ModuleRecord;
+use burn::tensor::{Device, Tensor, TensorData};
+use std::collections::BTreeMap;
+use training::{Batch, Objective, OptimizerConfig, ViewGroupTensor};
+
+/// Photographs in the suite's batches.
+const IMAGES: usize = 8;
+
+/// An objective and what is known of it.
+pub(crate) struct Case<O> {
+    pub(crate) objective: O,
+    /// Views of each image, all of one size.
+    pub(crate) views: usize,
+    /// Side of a view, px.
+    pub(crate) pixels: usize,
+    /// Path of the teacher in the state, of its counterpart in the student, and the stated momentum.
+    pub(crate) teacher: Option<(&'static str, &'static str, f32)>,
+    /// Whether an image's loss depends on its batch through batch statistics alone.
+    pub(crate) independent_images: bool,
+}
+
+impl<O> Case<O> {
+    /// A batch of smooth, step-dependent pictures.
+    fn batch(&self, step: usize) -> Batch {
+        let shape = [self.views * IMAGES, 3, self.pixels, self.pixels];
+        let value = |index: usize| {
+            let area = self.pixels * self.pixels;
+            let (picture, place) = (index / area, index % area);
+            ((picture * (step + 3) + 1) as f32 * 0.37 + place as f32 * 0.011 * (picture % 7 + 1) as f32).sin()
+        };
+        let values: Vec<f32> = (0..shape.iter().product()).map(value).collect();
+        let images = Tensor::from_data(TensorData::new(values, shape), &Device::flex());
+        Batch { views: vec![ViewGroupTensor { images, count: self.views }], images: IMAGES }
+    }
+
+    fn context(&self, step: usize) -> Context {
+        let progress = Progress { step, steps_per_epoch: 4, steps: 12 };
+        Context { batch_norm_images: Some(IMAGES / 2), ..Context::training(progress, Draws::new(11, step as u64)) }
+    }
+}
+
+/// Runs the whole suite.
+pub(crate) fn check<O: Objective>(case: &Case<O>) {
+    gradients_reach_the_student_and_never_the_state(case);
+    commit_moves_the_teacher_by_its_momentum(case);
+    a_saved_run_goes_on_as_if_never_stopped(case);
+    micro_batches_make_the_same_step(case);
+}
+
+fn init<O: Objective>(case: &Case<O>, seed: u64) -> (O::Student, O::State) {
+    case.objective.init(&Init::new(seed, &Device::flex().autodiff()))
+}
+
+fn scalar(tensor: &Tensor<1>) -> f32 {
+    assert_eq!(tensor.dims(), [1], "a loss is one number");
+    tensor.clone().into_data().try_to_vec::<f32>().unwrap()[0]
+}
+
+/// One step as the loop does it.
+fn step<O: Objective>(
+    case: &Case<O>,
+    (student, state): (O::Student, O::State),
+    optimizer: &mut burn::optim::ModuleOptimizer,
+    step: usize,
+) -> (O::Student, O::State, f32) {
+    let context = case.context(step);
+    let (loss, pending) = case.objective.loss(&student, &state, &case.batch(step), &context);
+    let value = scalar(&loss.total);
+    for (name, signal) in &loss.signals {
+        assert!(scalar(signal).is_finite(), "signal {name}");
+        assert!(!signal.is_tracked(), "signal {name} holds the graph");
+    }
+    let grads = GradientsParams::from_grads(loss.total.backward(), &student);
+    let student = optimizer.step(0.05, student, grads);
+    let (student, state) = case.objective.commit(student, state, vec![pending], &context);
+    (student, state, value)
+}
+
+fn sgd() -> burn::optim::ModuleOptimizer {
+    OptimizerConfig::Sgd { learning_rate_per_256: 0.05, momentum: 0.9, weight_decay: 1e-4, nesterov: false }.init()
+}
+
+/// Values of all float parameters and running statistics by path.
+fn values<M: Module>(module: &M) -> BTreeMap<String, Vec<f32>> {
+    #[derive(Default)]
+    struct Values {
+        path: Vec<String>,
+        found: BTreeMap<String, Vec<f32>>,
+    }
+    impl ModuleVisitor for Values {
+        fn enter_module(&mut self, name: &str, _: &str) {
+            self.path.push(name.into());
+        }
+        fn exit_module(&mut self, _: &str, _: &str) {
+            self.path.pop();
+        }
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            self.found.insert(self.path.join("."), param.val().into_data().try_to_vec().unwrap());
+        }
+    }
+    let mut visitor = Values::default();
+    module.visit(&mut visitor);
+    visitor.found
+}
+
+fn gradients_reach_the_student_and_never_the_state<O: Objective>(case: &Case<O>) {
+    let (student, state) = init(case, 1);
+    let (loss, _) = case.objective.loss(&student, &state, &case.batch(0), &case.context(0));
+    assert!(scalar(&loss.total).is_finite());
+    let mut gradients = loss.total.backward();
+    let of_student = GradientsParams::from_module(&mut gradients, &student);
+    let wanting: Vec<Parameter> = parameters(&student).into_iter().filter(|p| !p.running_statistic).collect();
+    assert_eq!(of_student.len(), wanting.len(), "every student parameter has a gradient");
+    let of_state = GradientsParams::from_module(&mut gradients, &state);
+    assert_eq!(of_state.len(), 0, "no parameter of the state has one");
+
+    struct NoGradient;
+    impl ModuleVisitor for NoGradient {
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            assert!(!param.is_require_grad(), "a parameter of the state requires a gradient");
+        }
+    }
+    state.visit(&mut NoGradient);
+
+    // Ids tell gradients apart: the two modules share none.
+    let ids = |module: Vec<Parameter>| module.into_iter().map(|p| p.id).collect::<std::collections::HashSet<_>>();
+    assert!(ids(parameters(&student)).is_disjoint(&ids(parameters(&state))), "student and state share parameter ids");
+}
+
+fn commit_moves_the_teacher_by_its_momentum<O: Objective>(case: &Case<O>) {
+    let Some((teacher, counterpart, momentum)) = case.teacher else { return };
+    let (student, state) = init(case, 1);
+    let started = (values(&student), values(&state));
+    for (path, value) in &started.0 {
+        if let Some(rest) = path.strip_prefix(counterpart) {
+            assert_eq!(&started.1[&format!("{teacher}{rest}")], value, "the teacher starts as the student: {path}");
+        }
+    }
+    // Forward first: commit must see statistics that already moved, and leave them.
+    let (loss, pending) = case.objective.loss(&student, &state, &case.batch(0), &case.context(0));
+    let grads = GradientsParams::from_grads(loss.total.backward(), &student);
+    let student = sgd().step(0.05, student, grads);
+    let before = values(&state);
+    let (student, state) = case.objective.commit(student, state, vec![pending], &case.context(0));
+    let (student, after) = (values(&student), values(&state));
+    let mut compared = 0;
+    for (path, old) in before.iter().filter(|(path, _)| path.starts_with(teacher)) {
+        let new = &after[path];
+        if path.contains("running_") {
+            assert_eq!(old, new, "{path}: the teacher's average must leave running statistics out");
+            assert_ne!(old, &started.1[path], "{path}: the teacher's own forward moves them");
+            continue;
+        }
+        let target = &student[&path.replacen(teacher, counterpart, 1)];
+        for ((old, new), target) in old.iter().zip(new).zip(target) {
+            let expected = momentum * old + (1.0 - momentum) * target;
+            assert!((new - expected).abs() <= 1e-6 * (1.0 + expected.abs()), "{path}: {new} is not {expected}");
+        }
+        compared += 1;
+    }
+    assert!(compared > 0, "no parameter lies under `{teacher}`");
+}
+
+fn a_saved_run_goes_on_as_if_never_stopped<O: Objective>(case: &Case<O>) {
+    let run = |steps: std::ops::Range<usize>, mut modules: (O::Student, O::State), optimizer: &mut _| {
+        let mut losses = vec![];
+        for at in steps {
+            let (student, state, loss) = step(case, modules, optimizer, at);
+            modules = (student, state);
+            losses.push(loss.to_bits());
+        }
+        (modules, losses)
+    };
+    let mut optimizer = sgd();
+    let (half, _) = run(0..3, init(case, 1), &mut optimizer);
+    let student = half.0.clone().into_record().into_bytes().unwrap();
+    let state = half.1.clone().into_record().into_bytes().unwrap();
+    let saved = optimizer.into_bytes().unwrap();
+    let (ended, losses) = run(3..6, half, &mut optimizer);
+
+    // Another seed: whatever is not saved comes out different.
+    let (fresh_student, fresh_state) = init(case, 2);
+    let student = fresh_student.load_record(ModuleRecord::from_bytes(student).unwrap());
+    let state = fresh_state.load_record(ModuleRecord::from_bytes(state).unwrap());
+    let mut optimizer = sgd().from_bytes(saved).unwrap();
+    let (resumed, again) = run(3..6, (student, state), &mut optimizer);
+    assert_eq!(losses, again, "losses after save and load");
+    assert_eq!(values(&ended.0), values(&resumed.0), "students after save and load");
+    assert_eq!(values(&ended.1), values(&resumed.1), "states after save and load");
+
+    // The same seed gives the same run, another one does not.
+    let first = |seed| run(0..1, init(case, seed), &mut sgd()).1;
+    assert_eq!(first(5), first(5));
+    assert_ne!(first(5), first(6));
+}
+
+fn micro_batches_make_the_same_step<O: Objective>(case: &Case<O>) {
+    if !case.independent_images {
+        return;
+    }
+    let (student, state) = init(case, 1);
+    let batch = case.batch(0);
+    let context = case.context(0);
+    let (whole, pending) = case.objective.loss(&student, &state, &batch, &context);
+    let micro = |half: usize| {
+        let rows = IMAGES / 2;
+        let views = (0..case.views).map(|view| batch.view(view).narrow(0, half * rows, rows)).collect();
+        let group = ViewGroupTensor { images: Tensor::cat(views, 0), count: case.views };
+        case.objective.loss(&student, &state, &Batch { views: vec![group], images: rows }, &context)
+    };
+    let ((first, one), (second, two)) = (micro(0), micro(1));
+    let mean = (scalar(&first.total) + scalar(&second.total)) / 2.0;
+    let whole = scalar(&whole.total);
+    assert!((whole - mean).abs() <= 1e-5 * whole.abs(), "micro-batches: mean loss {mean}, whole batch {whole}");
+    let (_, at_once) = case.objective.commit(student.clone(), init(case, 1).1, vec![pending], &context);
+    let (_, in_parts) = case.objective.commit(student, init(case, 1).1, vec![one, two], &context);
+    for ((path, a), (_, b)) in values(&at_once).iter().zip(&values(&in_parts)) {
+        for (a, b) in a.iter().zip(b) {
+            assert!((a - b).abs() <= 1e-5, "{path}: state after micro-batches");
+        }
+    }
+}

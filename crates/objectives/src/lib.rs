@@ -1,0 +1,54 @@
+//! Backbone in, loss out: one file a self-supervised method, and the list of them.
+//!
+//! A new method is one file here, its `mod` line, one variant and one arm below, and one config under
+//! `configs/pretrain/`. The conformance suite (`conformance.rs`) tells when it is done.
+
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
+#[cfg(test)]
+mod conformance;
+pub mod moco;
+
+use serde::{Deserialize, Serialize};
+use std::sync::Arc;
+use training::{Config, Dataset, Error, Event, RunOptions, Summary};
+
+/// The self-supervised method of a config. TOML: one table, e.g. `[objective.moco]`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum ObjectiveConfig {
+    /// Momentum contrast, versions 1 and 2.
+    Moco(moco::Config),
+}
+
+impl ObjectiveConfig {
+    /// The method's name, as in the config.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Moco(_) => "moco",
+        }
+    }
+
+    /// The config of a two-step trial with `batch_images` images: all but what must follow the batch stays.
+    pub fn for_smoke_test(&mut self, batch_images: usize) {
+        match self {
+            Self::Moco(moco) => moco.queue_images = batch_images * 4,
+        }
+    }
+}
+
+/// Runs [`training::pretrain`] with the method that the config names.
+pub fn pretrain(
+    config: &Config<ObjectiveConfig>,
+    dataset: Arc<Dataset>,
+    options: &RunOptions,
+    observe: &mut dyn FnMut(Event<'_>),
+) -> Result<Summary, Error> {
+    match &config.objective {
+        ObjectiveConfig::Moco(moco) => {
+            moco.validate(config.data.batch_images).map_err(Error::Config)?;
+            let objective = moco::Moco::new(moco.clone(), config.backbone.clone());
+            training::pretrain(&objective, config, dataset, options, observe)
+        }
+    }
+}

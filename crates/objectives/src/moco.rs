@@ -1,0 +1,380 @@
+//! MoCo, momentum contrast: a query must find its key among a queue of older keys.
+//!
+//! Version 1: [He et al. 2019](https://arxiv.org/abs/1911.05722); version 2 adds an MLP head, stronger augmentation and
+//! a cosine schedule: [Chen et al. 2020](https://arxiv.org/abs/2003.04297).
+//!
+//! ```text
+//! view 0 ── student ── q ─┐
+//!                         ├─ InfoNCE (q·k against q·queue)          k ── queue
+//! view 1 ── teacher ── k ─┘      teacher <- momentum teacher + (1 - momentum) student
+//! ```
+//!
+//! The papers' query encoder is our student, their key encoder our teacher.
+//!
+//! **Shuffled batch normalisation** (section 3.3 of the first paper): batch statistics tell which images share them, and
+//! a network that reads them solves the task without learning. So the statistics must be of parts of the batch
+//! (`batch_norm_images` in `[training]`, 32 as on one of the papers' GPUs), and keys are shuffled among the parts before
+//! they go through the teacher. On one device this needs no communication: a permutation of the batch does it.
+
+use backbones::layers::{Linear, relu};
+use backbones::{Backbone, BackboneConfig, Context, Init, Progress, ema, independent_copy};
+use burn::module::{Module, Param, ParamId};
+use burn::tensor::{Int, Tensor, TensorData};
+use rand::seq::SliceRandom;
+use serde::{Deserialize, Serialize};
+use training::{Batch, Loss, Objective, ViewCount};
+
+/// `[objective.moco]`. The papers' values are those for ImageNet with ResNet-50.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// `"mlp"` (version 2: linear, ReLU, linear) or `"linear"` (version 1).
+    pub head: Head,
+    /// Width of the embedding in which queries meet keys. Papers: 128.
+    pub embedding_width: usize,
+    /// Keys in the queue; a multiple of `data.batch_images`. Papers: 65,536.
+    pub queue_images: usize,
+    /// How much of the teacher stays at each step, 0..1. Papers: 0.999; with 0.9 and below version 1 degrades.
+    pub momentum: f64,
+    /// Softmax temperature, above 0. Version 1: 0.07; version 2: 0.2.
+    pub temperature: f64,
+    /// Shuffle the keys among the parts that share batch statistics. Papers: true; without it the loss falls fast and
+    /// the representation stays poor.
+    pub shuffle: bool,
+}
+
+/// The projection from features to embedding.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Head {
+    /// One linear layer.
+    Linear,
+    /// Linear (as wide as the features), ReLU, linear.
+    Mlp,
+}
+
+impl Config {
+    /// Refuses numbers with which the method makes no sense, naming the key.
+    pub fn validate(&self, batch_images: usize) -> Result<(), String> {
+        if self.embedding_width == 0 {
+            return Err("`objective.moco.embedding_width` must be at least 1, got 0".into());
+        }
+        if self.queue_images == 0 || !self.queue_images.is_multiple_of(batch_images) {
+            return Err(format!(
+                "`objective.moco.queue_images` must be a multiple of `data.batch_images` ({batch_images}), got {}",
+                self.queue_images
+            ));
+        }
+        if !(0.0..=1.0).contains(&self.momentum) {
+            return Err(format!("`objective.moco.momentum` must be in 0..1, got {}", self.momentum));
+        }
+        if !(self.temperature.is_finite() && self.temperature > 0.0) {
+            return Err(format!("`objective.moco.temperature` must be above 0, got {}", self.temperature));
+        }
+        Ok(())
+    }
+}
+
+/// Backbone and projection head: the papers' encoder.
+#[derive(Module, Debug)]
+pub struct Encoder {
+    /// The network under study.
+    pub backbone: Backbone,
+    /// Linear layers with ReLU between them.
+    pub head: Vec<Linear>,
+}
+
+impl Encoder {
+    fn init(config: &Config, backbone: &BackboneConfig, init: &Init) -> Self {
+        let width = backbone.features();
+        let layer = |index: usize, out| Linear::new(&init.at(&format!("head.{index}")), width, out);
+        let head = match config.head {
+            Head::Linear => vec![layer(0, config.embedding_width)],
+            Head::Mlp => vec![layer(0, width), layer(1, config.embedding_width)],
+        };
+        Self { backbone: backbone.init(&init.at("backbone")), head }
+    }
+
+    /// # Shapes
+    /// - images: `[images, 3, height, width]`
+    /// - output: `[images, embedding_width]`, of length 1 each
+    fn forward(&self, images: Tensor<4>, context: &Context) -> Tensor<2> {
+        let mut x = self.backbone.forward(images, context);
+        for (index, layer) in self.head.iter().enumerate() {
+            x = layer.forward(if index == 0 { x } else { relu(x) });
+        }
+        normalize_rows(x)
+    }
+}
+
+/// All that the optimizer updates.
+#[derive(Module, Debug)]
+pub struct Student {
+    /// The query encoder.
+    pub encoder: Encoder,
+}
+
+/// What else must be saved.
+#[derive(Module, Debug)]
+pub struct State {
+    /// The key encoder.
+    pub teacher: Encoder,
+    /// Keys of earlier batches, `[queue_images, embedding_width]`, each of length 1. Where the next go follows from the
+    /// step: see [`Moco::cursor`].
+    pub queue: Param<Tensor<2>>,
+}
+
+/// The objective.
+#[derive(Clone, Debug)]
+pub struct Moco {
+    config: Config,
+    backbone: BackboneConfig,
+}
+
+impl Moco {
+    /// An objective from configs that were validated.
+    pub fn new(config: Config, backbone: BackboneConfig) -> Self {
+        Self { config, backbone }
+    }
+
+    /// The queue's row for the first key of a step with `images` images: rows are overwritten in turn, oldest first.
+    fn cursor(&self, progress: &Progress, images: usize) -> usize {
+        progress.step * images % self.config.queue_images
+    }
+}
+
+impl Objective for Moco {
+    type Student = Student;
+    type State = State;
+    /// The keys of a micro-batch.
+    type Pending = Tensor<2>;
+
+    fn views(&self) -> ViewCount {
+        ViewCount::Exactly(2)
+    }
+
+    fn init(&self, init: &Init) -> (Student, State) {
+        let student = Student { encoder: Encoder::init(&self.config, &self.backbone, &init.at("student")) };
+        let teacher = independent_copy(&student.encoder);
+        // Normal, then each key to length 1.
+        let queue = init.at("queue").normal([self.config.queue_images, self.config.embedding_width], 1.0);
+        // Not `Param::from_tensor`: that would require a gradient.
+        let queue = Param::initialized(ParamId::new(), normalize_rows(queue).without_autodiff());
+        (student, State { teacher, queue })
+    }
+
+    fn loss(&self, student: &Student, state: &State, batch: &Batch, context: &Context) -> (Loss, Tensor<2>) {
+        let queries = student.encoder.forward(batch.view(0), context);
+        let keys = if self.config.shuffle {
+            let (order, back) = shuffle(batch.images, context);
+            let device = batch.views[0].images.device();
+            let index = |order: Vec<i32>| Tensor::<1, Int>::from_data(TensorData::new(order, [batch.images]), &device);
+            state.teacher.forward(batch.view(1).select(0, index(order)), context).select(0, index(back))
+        } else {
+            state.teacher.forward(batch.view(1), context)
+        };
+        let keys = keys.detach();
+        let loss = info_nce(queries.clone(), keys.clone(), state.queue.val(), self.config.temperature);
+        // 1 / sqrt(width) when embeddings spread evenly over the sphere, 0 when they collapse.
+        let spread = queries.clone().detach().var(0).sqrt().mean_dim(1).reshape([1]);
+        let similarity = (queries.detach() * keys.clone()).sum_dim(1).mean_dim(0).reshape([1]);
+        let signals = vec![("embedding_std", spread), ("positive_similarity", similarity)];
+        (Loss { total: loss, signals }, context.replicas.gather(keys))
+    }
+
+    // Differs from the papers' listing, which moves the teacher before each key is computed: here it moves after the
+    // optimizer's step. The first move of the listing mixes equal weights, so the arithmetic is the same.
+    fn commit(&self, student: Student, mut state: State, pending: Vec<Tensor<2>>, context: &Context) -> (Student, State) {
+        state.teacher = ema(state.teacher, &student.encoder, self.config.momentum);
+        let images = pending.iter().map(|keys| keys.dims()[0]).sum();
+        let mut row = self.cursor(&context.progress, images);
+        for keys in pending {
+            let [count, width] = keys.dims();
+            state.queue = state.queue.map(|queue| queue.slice_assign([row..row + count, 0..width], keys));
+            row += count;
+        }
+        (student, state)
+    }
+
+    fn frozen(&self, _: &Progress) -> Vec<&'static str> {
+        vec![]
+    }
+
+    fn encoder<'a>(&self, student: &'a Student, _: &'a State) -> &'a Backbone {
+        &student.encoder.backbone
+    }
+}
+
+/// The permutation of this step's keys and its inverse.
+pub fn shuffle(images: usize, context: &Context) -> (Vec<i32>, Vec<i32>) {
+    let mut order: Vec<i32> = (0..images as i32).collect();
+    order.shuffle(&mut context.draws.rng("moco.shuffle", 0));
+    let mut back = vec![0; images];
+    for (place, image) in order.iter().enumerate() {
+        back[*image as usize] = place as i32;
+    }
+    (order, back)
+}
+
+/// InfoNCE with a queue, eq. 1 of [He et al. 2019](https://arxiv.org/abs/1911.05722), as the mean over queries:
+/// `-log(exp(q·k / temperature) / (exp(q·k / temperature) + Σ exp(q·queue / temperature)))`.
+///
+/// # Shapes
+/// - queries, keys: `[images, width]`, rows of length 1
+/// - queue: `[queue_images, width]`
+/// - output: `[1]`
+pub fn info_nce(queries: Tensor<2>, keys: Tensor<2>, queue: Tensor<2>, temperature: f64) -> Tensor<1> {
+    // Scaling the queries instead of the logits touches width instead of queue_images numbers a query.
+    let queries = queries / temperature;
+    let positive = (queries.clone() * keys).sum_dim(1); // [images, 1]
+    let negative = queries.matmul(queue.transpose()); // [images, queue_images]
+    // The largest logit is subtracted before exp; it cancels, so it needs no gradient.
+    let largest = negative.clone().detach().max_dim(1).max_pair(positive.clone().detach());
+    let others = (negative - largest.clone()).exp().sum_dim(1);
+    let own = (positive.clone() - largest.clone()).exp();
+    let log_sum = (others + own).log() + largest;
+    (log_sum - positive).mean_dim(0).reshape([1])
+}
+
+/// Each row divided by its length, as `torch.nn.functional.normalize` (lengths below 1e-12 count as 1e-12).
+fn normalize_rows(x: Tensor<2>) -> Tensor<2> {
+    let length = x.clone().powi_scalar(2).sum_dim(1).sqrt().clamp_min(1e-12);
+    x / length
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::conformance::{self, Case};
+    use backbones::{Draws, ResNetConfig, Stem};
+    use burn::tensor::Device;
+
+    fn config() -> Config {
+        Config { head: Head::Mlp, embedding_width: 8, queue_images: 32, momentum: 0.9, temperature: 0.2, shuffle: true }
+    }
+
+    fn backbone() -> BackboneConfig {
+        BackboneConfig::Resnet(ResNetConfig { depth: 18, width: 4, stem: Stem::Small })
+    }
+
+    #[test]
+    fn passes_the_conformance_suite() {
+        for (head, shuffle) in [(Head::Mlp, true), (Head::Linear, false)] {
+            let objective = Moco::new(Config { head, shuffle, ..config() }, backbone());
+            conformance::check(&Case {
+                objective,
+                views: 2,
+                pixels: 16,
+                teacher: Some(("teacher", "encoder", 0.9)),
+                independent_images: !shuffle,
+            });
+        }
+    }
+
+    /// The formula of `scripts/parity/infonce.py`.
+    fn noise(rows: usize, width: usize, phase: f64) -> Vec<f64> {
+        let value = |index: usize| {
+            let value = 43758.5453 * (12.9898 * (index as f64 + 1.0) + phase).sin();
+            2.0 * (value - value.floor()) - 1.0
+        };
+        (0..rows * width).map(value).collect()
+    }
+
+    fn relative(ours: &[f64], reference: &[f64]) -> f64 {
+        let length = |values: &mut dyn Iterator<Item = f64>| values.map(|value| value * value).sum::<f64>().sqrt();
+        length(&mut ours.iter().zip(reference).map(|(a, b)| a - b)) / length(&mut reference.iter().copied())
+    }
+
+    #[test]
+    fn info_nce_agrees_with_pytorch_in_value_and_gradient() {
+        let text = include_str!("../fixtures/infonce.json");
+        let fixture: serde_json::Value = serde_json::from_str(text).unwrap();
+        let tolerance = fixture["tolerance"].as_f64().unwrap();
+        let device = Device::flex().autodiff();
+        let cases = fixture["cases"].as_array().unwrap();
+        assert!(cases.len() >= 12);
+        for case in cases {
+            let size = |name: &str| case[name].as_u64().unwrap() as usize;
+            let (images, width, queue) = (size("queries"), size("width"), size("queue"));
+            let temperature = case["temperature"].as_f64().unwrap();
+            let tensor = |values: Vec<f64>, rows| {
+                let values: Vec<f32> = values.iter().map(|value| *value as f32).collect();
+                Tensor::<2>::from_data(TensorData::new(values, [rows, width]), &device)
+            };
+            let query = noise(images, width, 0.0);
+            let key = query.iter().zip(noise(images, width, 1.0)).map(|(a, b)| a / 2.0 + b).collect();
+            let query = tensor(query, images).require_grad();
+            let keys = normalize_rows(tensor(key, images));
+            let queue = normalize_rows(tensor(noise(queue, width, 2.0), queue));
+            let loss = info_nce(normalize_rows(query.clone()), keys, queue, temperature);
+            let value = f64::from(loss.clone().into_data().try_to_vec::<f32>().unwrap()[0]);
+            let expected = case["loss"].as_f64().unwrap();
+            assert!((value - expected).abs() <= tolerance * expected, "{case}: loss {value}");
+            let gradient = query.grad(&loss.backward()).unwrap().into_data().try_to_vec::<f32>().unwrap();
+            let gradient: Vec<f64> = gradient.into_iter().step_by(size("stride")).map(f64::from).collect();
+            let expected: Vec<f64> =
+                case["gradient"].as_array().unwrap().iter().map(|value| value.as_f64().unwrap()).collect();
+            assert_eq!(gradient.len(), expected.len());
+            let error = relative(&gradient, &expected);
+            assert!(error <= tolerance, "{images}x{width}, queue {}: gradient error {error:e}", size("queue"));
+        }
+    }
+
+    #[test]
+    fn info_nce_by_hand_and_far_outside_exp() {
+        let device = Device::flex();
+        let row = |values: [f32; 2]| Tensor::<2>::from_floats([values], &device);
+        let value = |temperature: f64| {
+            info_nce(row([1.0, 0.0]), row([0.6, 0.8]), row([0.0, 1.0]), temperature).into_data().try_to_vec::<f32>().unwrap()[0]
+        };
+        // -ln(e^1.2 / (e^1.2 + e^0)) = ln(1 + e^-1.2)
+        assert!((value(0.5) - (1.0 + (-1.2f32).exp()).ln()).abs() < 1e-6);
+        // Logits of 600 overflow a plain exp in f32.
+        assert!(value(0.001).is_finite());
+    }
+
+    #[test]
+    fn shuffle_is_undone_and_differs_from_step_to_step() {
+        let context = |step| {
+            let progress = Progress { step, steps_per_epoch: 10, steps: 20 };
+            Context::training(progress, Draws::new(3, step as u64))
+        };
+        let (order, back) = shuffle(64, &context(0));
+        assert!((0..64).all(|image| order[back[image] as usize] == image as i32));
+        assert_ne!(order, shuffle(64, &context(1)).0);
+        assert_eq!(order, shuffle(64, &context(0)).0);
+        assert_ne!(order, (0..64).collect::<Vec<i32>>());
+    }
+
+    #[test]
+    fn the_queue_turns_and_forgets_the_oldest() {
+        let objective = Moco::new(config(), backbone());
+        let device = Device::flex().autodiff();
+        let (mut student, mut state) = objective.init(&Init::new(0, &device));
+        let rows = |state: &State| state.queue.val().into_data().try_to_vec::<f32>().unwrap();
+        let first = rows(&state);
+        assert!(first.chunks(8).all(|key| (key.iter().map(|x| x * x).sum::<f32>() - 1.0).abs() < 1e-5));
+        for step in 0..5 {
+            let keys = Tensor::<2>::full([8, 8], step as f64, &Device::flex());
+            let progress = Progress { step, steps_per_epoch: 10, steps: 20 };
+            let context = Context::training(progress, Draws::new(0, step as u64));
+            // Two micro-batches of four, as gradient accumulation leaves them.
+            let pending = keys.chunk(2, 0);
+            (student, state) = objective.commit(student, state, pending, &context);
+        }
+        // Steps 0 to 3 fill 32 rows; step 4 overwrites step 0's.
+        let last = rows(&state);
+        assert!(last[..64].iter().all(|value| *value == 4.0));
+        assert!(last[64..128].iter().all(|value| *value == 1.0));
+        assert!(last[192..].iter().all(|value| *value == 3.0));
+    }
+
+    #[test]
+    fn bad_numbers_are_named() {
+        let error = |config: Config| config.validate(8).unwrap_err();
+        assert!(error(Config { queue_images: 20, ..config() }).contains("multiple of `data.batch_images` (8), got 20"));
+        assert!(error(Config { temperature: 0.0, ..config() }).contains("temperature"));
+        assert!(error(Config { momentum: 1.5, ..config() }).contains("momentum"));
+        assert!(config().validate(8).is_ok());
+    }
+}

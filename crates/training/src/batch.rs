@@ -1,0 +1,110 @@
+//! From the loader's plain memory to normalised tensors on the device.
+
+use burn::tensor::{Device, Tensor, TensorData};
+use serde::{Deserialize, Serialize};
+
+/// Channel statistics by which images are normalised: `(pixel / 255 - mean) / std`.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Normalize {
+    /// Mean of each channel (R, G, B) in 0..1. ImageNet's, as torchvision has them: 0.485, 0.456, 0.406.
+    pub mean: [f32; 3],
+    /// Standard deviation of each channel in 0..1. ImageNet's: 0.229, 0.224, 0.225.
+    pub std: [f32; 3],
+}
+
+impl Normalize {
+    /// Refuses statistics that would divide by zero or are not in 0..1.
+    pub fn validate(&self) -> Result<(), String> {
+        let unit = |value: &f32| (0.0..=1.0).contains(value);
+        if !self.mean.iter().all(unit) || !self.std.iter().all(|value| *value > 0.0 && unit(value)) {
+            return Err(format!(
+                "`normalize` must have means in 0..1 and standard deviations above 0, got mean {:?} and std {:?}",
+                self.mean, self.std
+            ));
+        }
+        Ok(())
+    }
+
+    /// Uploads 8-bit views and normalises them on the device (a quarter of the bytes of f32 cross the bus).
+    ///
+    /// # Shapes
+    /// - output: `[count * images, channels, height, width]`, view-major
+    pub fn tensor(&self, views: data::Views, device: &Device) -> Tensor<4> {
+        let shape = [views.count * views.images, views.channels, views.height, views.width];
+        let pixels = Tensor::<4, burn::tensor::Int>::from_data(
+            TensorData::new(views.pixels, shape),
+            (device, burn::tensor::DType::U8),
+        );
+        // x / 255 / std - mean / std: one multiplication and one subtraction per pixel.
+        let scale = self.std.map(|std| 1.0 / (255.0 * std));
+        let shift: Vec<f32> = self.mean.iter().zip(self.std).map(|(mean, std)| mean / std).collect();
+        let channel = |values: &[f32]| Tensor::<1>::from_floats(values, device).reshape([1, 3, 1, 1]);
+        pixels.float() * channel(&scale) - channel(&shift)
+    }
+}
+
+/// The views of one group on the device: one size, so that they can go through a network together.
+#[derive(Clone, Debug)]
+pub struct ViewGroupTensor {
+    /// Normalised images, `[count * images, channels, height, width]`, all images of view 0 first.
+    pub images: Tensor<4>,
+    /// Views of each image in this group.
+    pub count: usize,
+}
+
+/// One (micro-)batch on the device.
+#[derive(Clone, Debug)]
+pub struct Batch {
+    /// View groups in the config's order, the first being the global views.
+    pub views: Vec<ViewGroupTensor>,
+    /// Photographs in the batch (not views).
+    pub images: usize,
+}
+
+impl Batch {
+    /// Uploads a loaded batch.
+    pub fn upload(batch: data::Batch, normalize: &Normalize, device: &Device) -> Self {
+        let images = batch.positions.len();
+        let views = batch
+            .views
+            .into_iter()
+            .map(|group| ViewGroupTensor { count: group.count, images: normalize.tensor(group, device) })
+            .collect();
+        Self { views, images }
+    }
+
+    /// The `index`-th view of every image, counted across groups.
+    ///
+    /// # Shapes
+    /// - output: `[images, channels, height, width]`
+    pub fn view(&self, index: usize) -> Tensor<4> {
+        let mut index = index;
+        for group in &self.views {
+            if index < group.count {
+                return group.images.clone().narrow(0, index * self.images, self.images);
+            }
+            index -= group.count;
+        }
+        unreachable!("`Objective::views` was checked against the config")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pixels_are_normalised_as_torchvision_does() {
+        let normalize = Normalize { mean: [0.485, 0.456, 0.406], std: [0.229, 0.224, 0.225] };
+        let pixels: Vec<u8> = (0..2 * 3 * 2 * 2).map(|index| (index * 10) as u8).collect();
+        let views = data::Views { pixels: pixels.clone(), count: 2, images: 1, channels: 3, height: 2, width: 2 };
+        let tensor = normalize.tensor(views, &Device::flex());
+        let got = tensor.into_data().try_to_vec::<f32>().unwrap();
+        for (index, (value, pixel)) in got.iter().zip(&pixels).enumerate() {
+            let channel = index / 4 % 3;
+            let expected = (*pixel as f32 / 255.0 - normalize.mean[channel]) / normalize.std[channel];
+            assert!((value - expected).abs() < 1e-6, "{index}: {value} {expected}");
+        }
+    }
+}

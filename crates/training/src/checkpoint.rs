@@ -1,0 +1,176 @@
+//! Checkpoints: written aside, synced, renamed; the last K kept; never half a one.
+//!
+//! Burnpack (`.bpk`) keeps parameter ids, to which the optimizer's state is keyed: with safetensors the momentum would
+//! be lost in silence. `encoder.safetensors` lies beside them for everybody else.
+
+use crate::error::{Error, io};
+use crate::files::{sync_folder, write_synced};
+use crate::run_log::Window;
+use burn::module::Module;
+use burn::optim::ModuleOptimizer;
+use burn::store::ModuleRecord;
+use burn::tensor::Bytes;
+use serde::{Deserialize, Serialize};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// A finished checkpoint's folder.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CheckpointDir {
+    /// Optimizer steps that it holds.
+    pub step: usize,
+    /// `RUN/checkpoints/step-NNNNNNNN`.
+    pub path: PathBuf,
+}
+
+/// What a checkpoint holds beside tensors.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Position {
+    /// Optimizer steps done. With the config's seed this is the state of every generator and of the loader.
+    pub(crate) step: usize,
+    /// Values of the open window of `metrics.jsonl`.
+    pub(crate) window: Window,
+    /// The last finite loss seen.
+    pub(crate) last_finite: Option<f32>,
+}
+
+/// Finished checkpoints of a run, oldest first.
+pub fn list_checkpoints(run: &Path) -> Result<Vec<CheckpointDir>, Error> {
+    let folder = run.join("checkpoints");
+    let entries = match fs::read_dir(&folder) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(vec![]),
+        Err(error) => return Err(io(&folder, "listing checkpoints")(error)),
+    };
+    let mut found = vec![];
+    for entry in entries {
+        let entry = entry.map_err(io(&folder, "listing checkpoints"))?;
+        let name = entry.file_name();
+        let step = name.to_str().and_then(|name| name.strip_prefix("step-")).and_then(|step| step.parse().ok());
+        if let Some(step) = step {
+            found.push(CheckpointDir { step, path: entry.path() });
+        }
+    }
+    found.sort_by_key(|checkpoint| checkpoint.step);
+    Ok(found)
+}
+
+/// The newest finished checkpoint of a run.
+pub fn latest_checkpoint(run: &Path) -> Result<Option<CheckpointDir>, Error> {
+    Ok(list_checkpoints(run)?.pop())
+}
+
+/// Writes a checkpoint and removes all but the newest `keep`.
+pub(crate) fn save<S: Module, T: Module>(
+    run: &Path,
+    student: &S,
+    state: &T,
+    optimizer: &ModuleOptimizer,
+    encoder: &[u8],
+    position: &Position,
+    keep: usize,
+) -> Result<CheckpointDir, Error> {
+    let folder = run.join("checkpoints");
+    fs::create_dir_all(&folder).map_err(io(&folder, "making the folder"))?;
+    let path = folder.join(format!("step-{:08}", position.step));
+    let partial = folder.join(format!(".partial-step-{:08}", position.step));
+    remove_partial(&folder)?;
+    fs::create_dir(&partial).map_err(io(&partial, "writing the checkpoint"))?;
+    let written = write_parts(&partial, student, state, optimizer, encoder, position).and_then(|()| {
+        sync_folder(&partial)?;
+        if path.exists() {
+            // The same step again (a second Ctrl-C after a resume): the new one holds the same.
+            fs::remove_dir_all(&path).map_err(io(&path, "replacing the checkpoint"))?;
+        }
+        fs::rename(&partial, &path).map_err(io(&path, "writing the checkpoint"))?;
+        sync_folder(&folder)
+    });
+    if let Err(error) = written {
+        // Give the space back; the error that matters is the first one.
+        let _ = fs::remove_dir_all(&partial);
+        return Err(error);
+    }
+    let all = list_checkpoints(run)?;
+    for old in all.iter().take(all.len().saturating_sub(keep)) {
+        // Renamed first: a kill in the middle of the removal must not leave a checkpoint that lacks files.
+        let doomed = folder.join(format!(".partial-old-step-{:08}", old.step));
+        fs::rename(&old.path, &doomed).map_err(io(&old.path, "removing an old checkpoint"))?;
+        fs::remove_dir_all(&doomed).map_err(io(&doomed, "removing an old checkpoint"))?;
+    }
+    Ok(CheckpointDir { step: position.step, path })
+}
+
+fn write_parts<S: Module, T: Module>(
+    folder: &Path,
+    student: &S,
+    state: &T,
+    optimizer: &ModuleOptimizer,
+    encoder: &[u8],
+    position: &Position,
+) -> Result<(), Error> {
+    let record = |name: &str, bytes: Result<Bytes, burn::store::RecordError>| {
+        let path = folder.join(name);
+        let bytes = bytes.map_err(|error| Error::Checkpoint { path: path.clone(), reason: error.to_string() })?;
+        write_synced(&path, &bytes)
+    };
+    record("student.bpk", student.clone().into_record().into_bytes())?;
+    record("state.bpk", state.clone().into_record().into_bytes())?;
+    record("optimizer.bpk", optimizer.into_bytes())?;
+    write_synced(&folder.join("encoder.safetensors"), encoder)?;
+    let path = folder.join("position.json");
+    let text = serde_json::to_vec(position).map_err(|error| io(&path, "writing the checkpoint")(error.into()))?;
+    write_synced(&path, &text)
+}
+
+/// Removes what a kill in the middle of a checkpoint left.
+pub(crate) fn remove_partial(folder: &Path) -> Result<(), Error> {
+    let Ok(entries) = fs::read_dir(folder) else { return Ok(()) };
+    for entry in entries {
+        let entry = entry.map_err(io(folder, "listing checkpoints"))?;
+        if entry.file_name().to_string_lossy().starts_with(".partial-") {
+            fs::remove_dir_all(entry.path()).map_err(io(&entry.path(), "removing a half-written checkpoint"))?;
+        }
+    }
+    Ok(())
+}
+
+/// What [`load`] gives back.
+pub(crate) struct Loaded<S, T> {
+    pub(crate) student: S,
+    pub(crate) state: T,
+    pub(crate) optimizer: ModuleOptimizer,
+    pub(crate) position: Position,
+}
+
+/// Loads a checkpoint into freshly initialised modules (never into ones that have run: their pending batch statistics
+/// would overwrite the loaded ones).
+pub(crate) fn load<S: Module, T: Module>(
+    checkpoint: &CheckpointDir,
+    student: S,
+    state: T,
+    optimizer: ModuleOptimizer,
+) -> Result<Loaded<S, T>, Error> {
+    let read = |name: &str| {
+        let path = checkpoint.path.join(name);
+        fs::read(&path).map_err(io(&path, "reading the checkpoint")).map(|bytes| (path, bytes))
+    };
+    let refused = |path: PathBuf, reason: String| Error::Checkpoint { path, reason };
+
+    let (path, bytes) = read("student.bpk")?;
+    let student = ModuleRecord::from_bytes(Bytes::from_bytes_vec(bytes))
+        .and_then(|record| student.try_load_record(record))
+        .map_err(|error| refused(path, format!("does not fit the config's networks: {error}")))?;
+    let (path, bytes) = read("state.bpk")?;
+    let state = ModuleRecord::from_bytes(Bytes::from_bytes_vec(bytes))
+        .and_then(|record| state.try_load_record(record))
+        .map_err(|error| refused(path, format!("does not fit the config's objective: {error}")))?;
+    let (path, bytes) = read("optimizer.bpk")?;
+    let optimizer =
+        optimizer.from_bytes(Bytes::from_bytes_vec(bytes)).map_err(|error| refused(path, error.to_string()))?;
+    let (path, bytes) = read("position.json")?;
+    let position: Position = serde_json::from_slice(&bytes).map_err(|error| refused(path.clone(), error.to_string()))?;
+    if position.step != checkpoint.step {
+        return Err(refused(path, format!("says step {}, the folder's name says {}", position.step, checkpoint.step)));
+    }
+    Ok(Loaded { student, state, optimizer, position })
+}

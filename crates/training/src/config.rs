@@ -1,0 +1,112 @@
+//! The config of a pretraining run: one flat TOML file, every key required, unknown keys refused.
+//!
+//! Generic over the objective's section, which `objectives` owns: this crate knows no method.
+
+use crate::batch::Normalize;
+use crate::optimizer::OptimizerConfig;
+use crate::schedule::ScheduleConfig;
+use backbones::BackboneConfig;
+use serde::{Deserialize, Serialize};
+
+/// One experiment.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config<O> {
+    /// Seed of every draw: data order, augmentation, initial weights, masks.
+    pub seed: u64,
+    /// How records become batches.
+    pub data: DataConfig,
+    /// View groups, in the order in which the objective reads them; the first holds the global views.
+    pub views: Vec<data::ViewGroup>,
+    /// The network under study.
+    pub backbone: BackboneConfig,
+    /// The self-supervised method.
+    pub objective: O,
+    /// The optimizer.
+    pub optimizer: OptimizerConfig,
+    /// The learning rate's course.
+    pub schedule: ScheduleConfig,
+    /// Length, batch statistics, checkpoints and log.
+    pub training: TrainingConfig,
+}
+
+/// How records become batches. The records themselves are named by `--data`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DataConfig {
+    /// Photographs (not views) in an optimizer step. An epoch's last, incomplete batch is dropped.
+    pub batch_images: usize,
+    /// Threads that decode and augment; 0 does it in the training thread. The views are the same for any number.
+    pub workers: usize,
+    /// `"global"`, or `{ blocks = N }` for stores that hate seeks.
+    pub order: data::Order,
+    /// The run stops when more than this fraction (0..1) of the records cannot be decoded.
+    pub max_bad_fraction: f64,
+    /// Channel statistics.
+    pub normalize: Normalize,
+}
+
+/// Length, batch statistics, checkpoints and log of a run.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TrainingConfig {
+    /// Passes over the data.
+    pub epochs: usize,
+    /// Images that share batch statistics (MoCo's 32 of a GPU). Must divide `batch_images`; absent: the whole batch.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub batch_norm_images: Option<usize>,
+    /// A checkpoint every so many epochs, and one at the end.
+    pub checkpoint_every_epochs: usize,
+    /// Checkpoints kept; older ones are removed. At least 1.
+    pub keep_checkpoints: usize,
+    /// A line of `metrics.jsonl` every so many steps.
+    pub log_every_steps: usize,
+}
+
+impl<O> Config<O> {
+    /// Refuses what contradicts itself, naming the key. What only the data or the objective know is checked by
+    /// [`pretrain`](crate::pretrain()) and by the objective's own config.
+    pub fn validate(&self) -> Result<(), String> {
+        let positive = |name: &str, value: usize| {
+            if value == 0 { Err(format!("`{name}` must be at least 1, got 0")) } else { Ok(()) }
+        };
+        positive("data.batch_images", self.data.batch_images)?;
+        positive("training.epochs", self.training.epochs)?;
+        positive("training.checkpoint_every_epochs", self.training.checkpoint_every_epochs)?;
+        positive("training.keep_checkpoints", self.training.keep_checkpoints)?;
+        positive("training.log_every_steps", self.training.log_every_steps)?;
+        if !(0.0..=1.0).contains(&self.data.max_bad_fraction) {
+            return Err(format!("`data.max_bad_fraction` must be in 0..1, got {}", self.data.max_bad_fraction));
+        }
+        if let Some(images) = self.training.batch_norm_images {
+            // One image's statistics over one position each would be no statistics at all.
+            if images < 2 || !self.data.batch_images.is_multiple_of(images) {
+                return Err(format!(
+                    "`training.batch_norm_images` must be at least 2 and divide `data.batch_images` ({}), got {images}",
+                    self.data.batch_images
+                ));
+            }
+        }
+        if self.views.is_empty() {
+            return Err("`[[views]]` must describe at least one view group, got none".into());
+        }
+        for (index, group) in self.views.iter().enumerate() {
+            group.validate().map_err(|reason| format!("`[[views]]` group {}: {reason}", index + 1))?;
+            if group.output_px().is_none() {
+                return Err(format!(
+                    "`[[views]]` group {}: its transforms must end at one size for every image (add `random_resized_crop`, `center_crop` or `resize_exact`)",
+                    index + 1
+                ));
+            }
+        }
+        self.data.normalize.validate()?;
+        self.backbone.validate()?;
+        self.optimizer.validate()?;
+        self.schedule.validate()
+    }
+}
+
+/// The side lengths (width, height) of each view group's images, for a validated config.
+pub fn dataset_views(views: &[data::ViewGroup]) -> Vec<(u32, u32)> {
+    views.iter().filter_map(data::ViewGroup::output_px).collect()
+}

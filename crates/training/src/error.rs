@@ -1,0 +1,113 @@
+//! What can go wrong in a run, one variant for each thing that a user can mend.
+
+use std::path::PathBuf;
+
+/// An error of the training crate. Messages are lowercase, name the thing, and say expected and got.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The config is readable but contradicts itself or its data.
+    #[error("config: {0}")]
+    Config(String),
+
+    /// Records could not be opened, read or decoded.
+    #[error(transparent)]
+    Data(#[from] data::Error),
+
+    /// A file of the run directory could not be written or read.
+    #[error("`{}`: {doing}: {source}", path.display())]
+    Io {
+        /// The file or folder.
+        path: PathBuf,
+        /// What was tried, as a noun phrase ("writing the checkpoint").
+        doing: &'static str,
+        /// The system's reason.
+        source: std::io::Error,
+    },
+
+    /// The run directory already holds a run and nobody asked to go on with it.
+    #[error("`{}` already holds a run (last checkpoint: {checkpoint})", path.display())]
+    RunExists {
+        /// The run directory.
+        path: PathBuf,
+        /// Its newest checkpoint, or "none".
+        checkpoint: String,
+    },
+
+    /// `--resume` was asked and the run is not the one that the config describes.
+    #[error("`{}` was started with another {what}: expected {expected}, got {got}", path.display())]
+    ResumeMismatch {
+        /// The run directory.
+        path: PathBuf,
+        /// The config key, or "data set".
+        what: String,
+        /// The value in the run directory.
+        expected: String,
+        /// The value given now.
+        got: String,
+    },
+
+    /// A checkpoint's content does not fit the config.
+    #[error("checkpoint `{}`: {reason}", path.display())]
+    Checkpoint {
+        /// The checkpoint folder or the file in it.
+        path: PathBuf,
+        /// What does not fit.
+        reason: String,
+    },
+
+    /// An encoder file that cannot be used.
+    #[error("encoder `{}`: {reason}", path.display())]
+    Encoder {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+
+    /// The loss stopped being a number.
+    #[error(
+        "loss is {loss} at step {step} (learning rate {learning_rate:.3e}, last finite loss {last_finite}); the newest checkpoint before it is {checkpoint}"
+    )]
+    NonFiniteLoss {
+        /// NaN or an infinity.
+        loss: f32,
+        /// The step whose loss it is, counted from 0.
+        step: usize,
+        /// The learning rate of that step.
+        learning_rate: f64,
+        /// The last finite loss, or "none".
+        last_finite: String,
+        /// The checkpoint that was kept, or "none".
+        checkpoint: String,
+    },
+}
+
+impl Error {
+    /// What the user can do about it, where that is known.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::RunExists { .. } => Some("go on with `--resume`, or give another `--out`".into()),
+            Self::ResumeMismatch { what, .. } if what == "data set" => {
+                Some("give the data that the run was started with, or start a new run with another `--out`".into())
+            }
+            Self::ResumeMismatch { .. } => {
+                Some("resume with the run's own `config.toml`, or start a new run with another `--out`".into())
+            }
+            Self::NonFiniteLoss { .. } => {
+                Some("lower `learning_rate_per_256`, or raise the objective's `temperature`, and start again; the checkpoint is intact".into())
+            }
+            Self::Io { source, .. } if source.kind() == std::io::ErrorKind::StorageFull => {
+                Some("free some space, then go on with `--resume`: checkpoints already written are intact".into())
+            }
+            _ => None,
+        }
+    }
+}
+
+/// Shorthand for mapping an I/O error onto a path.
+pub(crate) fn io<'a>(
+    path: &'a std::path::Path,
+    doing: &'static str,
+) -> impl FnOnce(std::io::Error) -> Error + 'a {
+    move |source| Error::Io { path: path.to_path_buf(), doing, source }
+}

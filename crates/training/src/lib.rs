@@ -1,0 +1,32 @@
+//! The pretraining loop and its contract: objective, optimizer, schedule, checkpoints, run log.
+//!
+//! Start reading at [`pretrain`](pretrain()): the loop, top to bottom. A method implements [`Objective`]; everything
+//! else here serves the loop. This crate knows no method and no evaluation: whoever calls it passes them in.
+
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
+mod batch;
+mod checkpoint;
+mod config;
+mod encoder;
+mod error;
+mod files;
+mod objective;
+mod optimizer;
+mod pretrain;
+mod run_log;
+mod schedule;
+
+pub use backbones::{Context, Draws, Init, Progress, Replicas};
+pub use batch::{Batch, Normalize, ViewGroupTensor};
+pub use checkpoint::{CheckpointDir, latest_checkpoint, list_checkpoints};
+pub use data::Dataset;
+pub use config::{Config, DataConfig, TrainingConfig, dataset_views};
+pub use encoder::{LoadedEncoder, read_encoder, write_encoder};
+pub use error::Error;
+pub use files::{write_atomically, write_json_atomically};
+pub use objective::{Loss, Objective, ViewCount};
+pub use optimizer::{OptimizerConfig, drop_gradients};
+pub use pretrain::{Event, Outcome, RunOptions, Summary, pretrain};
+pub use run_log::LogLine;
+pub use schedule::ScheduleConfig;

@@ -1,0 +1,115 @@
+//! The contract between the loop and a self-supervised method.
+//!
+//! Ownership is the point of it: `Student` is all that the optimizer sees; `State` is everything else that must be
+//! saved (teacher, queue, centre). Gradients and optimizer state are keyed by parameter id, so a teacher inside the
+//! optimised module would take the student's update.
+
+use crate::batch::Batch;
+use backbones::{Backbone, Context, Init, Progress};
+use burn::module::Module;
+use burn::tensor::Tensor;
+
+/// How many views of each image an objective wants.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ViewCount {
+    /// Exactly so many, over all groups.
+    Exactly(usize),
+    /// So many global views in the first group and at least so many others.
+    GlobalAndLocal {
+        /// Views of the first group.
+        global: usize,
+        /// The least number of local views.
+        least_local: usize,
+    },
+}
+
+impl ViewCount {
+    /// Refuses view groups that give another number.
+    pub fn check(&self, groups: &[data::ViewGroup]) -> Result<(), String> {
+        let total: usize = groups.iter().map(|group| group.count).sum();
+        match *self {
+            Self::Exactly(count) if total != count => {
+                Err(format!("the objective needs exactly {count} views of each image, but `[[views]]` gives {total}"))
+            }
+            Self::GlobalAndLocal { global, least_local } => {
+                let first = groups.first().map_or(0, |group| group.count);
+                if first != global || total - first < least_local {
+                    return Err(format!(
+                        "the objective needs {global} views in the first `[[views]]` group and at least {least_local} in the others, got {first} and {}",
+                        total - first
+                    ));
+                }
+                Ok(())
+            }
+            Self::Exactly(_) => Ok(()),
+        }
+    }
+}
+
+/// A loss and what else is worth a curve.
+#[derive(Debug)]
+pub struct Loss {
+    /// The scalar that is differentiated, `[1]`.
+    pub total: Tensor<1>,
+    /// Named scalars for the log, `[1]` each and detached. They stay on the device until a log line is due.
+    pub signals: Vec<(&'static str, Tensor<1>)>,
+}
+
+/// A self-supervised method: which networks and state it has, its loss, and what happens after a step.
+///
+/// Implementations hold their config and nothing that changes. They do no I/O, read no clock, and draw only from
+/// [`Context::draws`].
+pub trait Objective {
+    /// Everything that the optimizer updates.
+    type Student: Module;
+    /// The rest that must be saved: no parameter of it requires a gradient.
+    type State: Module;
+    /// What [`loss`](Self::loss) hands to [`commit`](Self::commit), such as the keys to queue.
+    type Pending;
+
+    /// The views that [`loss`](Self::loss) reads; a config that gives another number is refused.
+    fn views(&self) -> ViewCount;
+
+    /// Networks and state at step 0, all drawn from `init` (never from a device's generator).
+    fn init(&self, init: &Init) -> (Self::Student, Self::State);
+
+    /// The loss of a (micro-)batch. Pure: it changes nothing but batch statistics.
+    fn loss(
+        &self,
+        student: &Self::Student,
+        state: &Self::State,
+        batch: &Batch,
+        context: &Context,
+    ) -> (Loss, Self::Pending);
+
+    /// Called once after each optimizer step with what its micro-batches left, in order: teacher, queue, centre move here.
+    fn commit(
+        &self,
+        student: Self::Student,
+        state: Self::State,
+        pending: Vec<Self::Pending>,
+        context: &Context,
+    ) -> (Self::Student, Self::State);
+
+    /// Paths (prefixes, as in `head.last`) of student parameters whose gradients are dropped at this point.
+    fn frozen(&self, progress: &Progress) -> Vec<&'static str>;
+
+    /// The network that the method's paper evaluates.
+    fn encoder<'a>(&self, student: &'a Self::Student, state: &'a Self::State) -> &'a Backbone;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn another_number_of_views_is_refused_with_both_numbers() {
+        let group = |count| data::ViewGroup { count, transforms: vec![] };
+        assert_eq!(ViewCount::Exactly(2).check(&[group(1), group(1)]), Ok(()));
+        let error = ViewCount::Exactly(2).check(&[group(3)]).unwrap_err();
+        assert!(error.contains("exactly 2") && error.contains("gives 3"), "{error}");
+        let multi = ViewCount::GlobalAndLocal { global: 2, least_local: 1 };
+        assert_eq!(multi.check(&[group(2), group(6)]), Ok(()));
+        assert!(multi.check(&[group(2)]).unwrap_err().contains("at least 1"));
+    }
+}

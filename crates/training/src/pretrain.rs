@@ -1,0 +1,327 @@
+//! The pretraining loop, one function that reads top to bottom.
+
+use crate::batch::Batch;
+use crate::checkpoint::{self, CheckpointDir, Position};
+use crate::config::Config;
+use crate::encoder::encoder_bytes;
+use crate::error::{Error, io};
+use crate::files::{write_atomically, write_json_atomically};
+use crate::objective::Objective;
+use crate::optimizer::drop_gradients;
+use crate::run_log::{LogLine, RunLog, Window};
+use backbones::{Context, Draws, Init, Progress, Replicas};
+use burn::optim::GradientsParams;
+use burn::tensor::Device;
+use serde::Serialize;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+/// Where and how a run happens; what it computes is in its [`Config`].
+pub struct RunOptions {
+    /// The run directory.
+    pub out: PathBuf,
+    /// Go on from the newest checkpoint in `out`.
+    pub resume: bool,
+    /// The device, without autodiff.
+    pub device: Device,
+    /// When it turns true, the loop ends after the current step with a checkpoint.
+    pub stop: Arc<AtomicBool>,
+    /// The objective's name as in the config, for the encoder file.
+    pub method: String,
+    /// What `run.json` says of the program: commit, version, device and so on.
+    pub provenance: serde_json::Map<String, serde_json::Value>,
+}
+
+/// Something that happened in the loop, for whoever shows it.
+#[derive(Debug)]
+pub enum Event<'a> {
+    /// The loop is about to start.
+    Start {
+        /// Step at which it starts; above 0 after a resume.
+        step: usize,
+        /// All steps of the run.
+        steps: usize,
+        /// Steps of an epoch.
+        steps_per_epoch: usize,
+        /// Peak learning rate after scaling by the batch.
+        peak_learning_rate: f64,
+    },
+    /// A step was enqueued (its loss is not known yet).
+    Step {
+        /// Steps done.
+        step: usize,
+    },
+    /// A line of the log was written.
+    Log(&'a LogLine),
+    /// A checkpoint was written.
+    Checkpoint(&'a CheckpointDir),
+}
+
+/// How a run ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// All steps are done and `encoder.safetensors` is written.
+    Finished,
+    /// The stop flag was raised; a checkpoint is written.
+    Interrupted,
+}
+
+/// What a run leaves to say at its end.
+#[derive(Clone, Debug)]
+pub struct Summary {
+    /// How it ended.
+    pub outcome: Outcome,
+    /// Optimizer steps done in all.
+    pub step: usize,
+    /// All steps of the run.
+    pub steps: usize,
+    /// Mean loss of the last log line.
+    pub last_loss: Option<f32>,
+    /// Records that could not be decoded.
+    pub bad_records: data::BadRecords,
+    /// Seconds in the loop, this process only.
+    pub seconds: f64,
+}
+
+/// Trains `objective` as `config` says on `dataset`, in the run directory `options.out`.
+///
+/// Everything that a run needs to go on is in its checkpoint; every draw is a function of the seed and the step, so a
+/// resumed run is the run never stopped, to the bit on `flex`.
+///
+/// # Errors
+/// A config that contradicts itself or the data, a run directory that holds another run, records beyond
+/// `max_bad_fraction` that cannot be decoded, a loss that is not finite, and files that cannot be written. Checkpoints
+/// written before the error stay as they are.
+pub fn pretrain<O: Objective, C: Serialize>(
+    objective: &O,
+    config: &Config<C>,
+    dataset: Arc<data::Dataset>,
+    options: &RunOptions,
+    observe: &mut dyn FnMut(Event<'_>),
+) -> Result<Summary, Error> {
+    // Refuse what cannot work before anything is written.
+    config.validate().map_err(Error::Config)?;
+    objective.views().check(&config.views).map_err(Error::Config)?;
+    let loader = data::Loader::new(
+        Arc::clone(&dataset),
+        config.views.clone(),
+        data::LoaderConfig {
+            batch_images: config.data.batch_images,
+            workers: config.data.workers,
+            seed: config.seed,
+            order: config.data.order,
+            max_bad_fraction: config.data.max_bad_fraction,
+        },
+    )?;
+    let steps_per_epoch = loader.batches_per_epoch();
+    let steps = steps_per_epoch * config.training.epochs;
+    let peak_learning_rate = config.optimizer.peak_learning_rate(config.data.batch_images);
+
+    // The run directory: a new one, or the one that this config started.
+    let resumed = open_run(config, dataset.fingerprint(), options)?;
+    let newest = || {
+        let name = |checkpoint: CheckpointDir| format!("`{}`", checkpoint.path.display());
+        checkpoint::latest_checkpoint(&options.out).ok().flatten().map_or("none".into(), name)
+    };
+
+    // Networks at step 0, or where the checkpoint left them.
+    let device = options.device.clone();
+    let (mut student, mut state) = objective.init(&Init::new(config.seed, &device.clone().autodiff()));
+    let mut optimizer = config.optimizer.init();
+    let mut position = Position { step: 0, window: Window::default(), last_finite: None };
+    if let Some(checkpoint) = &resumed {
+        let loaded = checkpoint::load(checkpoint, student, state, optimizer)?;
+        (student, state, optimizer, position) = (loaded.student, loaded.state, loaded.optimizer, loaded.position);
+    } else {
+        let mut facts = options.provenance.clone();
+        facts.insert("fingerprint".into(), dataset.fingerprint().into());
+        facts.insert("records".into(), dataset.len().into());
+        facts.insert("steps".into(), steps.into());
+        facts.insert("steps_per_epoch".into(), steps_per_epoch.into());
+        facts.insert("peak_learning_rate".into(), peak_learning_rate.into());
+        write_json_atomically(&options.out.join("run.json"), &facts)?;
+    }
+    let start = position.step;
+    let mut log = RunLog::open(&options.out, start, position.window, position.last_finite)?;
+    let mut batches = loader.batches(start, steps);
+    let started = Instant::now();
+    let mut last_loss = None;
+    let mut outcome = Outcome::Finished;
+    observe(Event::Start { step: start, steps, steps_per_epoch, peak_learning_rate });
+
+    for step in start..steps {
+        let progress = Progress { step, steps_per_epoch, steps };
+        let context = Context {
+            progress,
+            draws: Draws::new(config.seed, step as u64),
+            replicas: Replicas::single(),
+            training: true,
+            batch_norm_images: config.training.batch_norm_images,
+        };
+
+        // Views, from plain memory to the device.
+        let waiting = Instant::now();
+        let batch = match batches.next() {
+            Some(batch) => batch?,
+            None => return Err(Error::Config(format!("the loader ended at step {step} of {steps}"))),
+        };
+        let waited = waiting.elapsed().as_secs_f64();
+        let batch = Batch::upload(batch, &config.data.normalize, &device);
+        let images = batch.images;
+
+        // Loss, gradients, step, and what the method does after it.
+        let (loss, pending) = objective.loss(&student, &state, &batch, &context);
+        let learning_rate = peak_learning_rate * config.schedule.factor(&progress);
+        let mut grads = GradientsParams::from_grads(loss.total.backward(), &student);
+        drop_gradients(&mut grads, &student, &objective.frozen(&progress));
+        student = optimizer.step(learning_rate, student, grads);
+        (student, state) = objective.commit(student, state, vec![pending], &context);
+        log.push(step, learning_rate, loss, images, waited);
+        let done = step + 1;
+        observe(Event::Step { step: done });
+
+        // Scalars cross from the device only here: when a line or a checkpoint is due.
+        let interrupted = options.stop.load(Ordering::Relaxed);
+        let epoch_ended = done % steps_per_epoch == 0;
+        let checkpoint_due = interrupted
+            || done == steps
+            || (epoch_ended && (done / steps_per_epoch).is_multiple_of(config.training.checkpoint_every_epochs));
+        let line_due = done % config.training.log_every_steps == 0 || done == steps;
+        if line_due || checkpoint_due {
+            log.drain().map_err(|bad| Error::NonFiniteLoss {
+                loss: bad.loss(),
+                step: bad.step,
+                learning_rate: bad.learning_rate,
+                last_finite: log.last_finite.map_or("none".into(), |loss| loss.to_string()),
+                checkpoint: newest(),
+            })?;
+        }
+        if line_due && let Some(line) = log.write(progress.epoch())? {
+            last_loss = Some(line.loss);
+            observe(Event::Log(&line));
+        }
+        if checkpoint_due {
+            log.sync()?;
+            let position = Position { step: done, window: log.window.clone(), last_finite: log.last_finite };
+            let encoder = encoder_bytes(objective.encoder(&student, &state), &dataset, config, &options.method, done);
+            let keep = config.training.keep_checkpoints;
+            let saved = checkpoint::save(&options.out, &student, &state, &optimizer, &encoder, &position, keep)?;
+            observe(Event::Checkpoint(&saved));
+        }
+        if interrupted && done < steps {
+            outcome = Outcome::Interrupted;
+            break;
+        }
+    }
+    drop(batches);
+
+    let step = checkpoint::latest_checkpoint(&options.out)?.map_or(start, |checkpoint| checkpoint.step);
+    if outcome == Outcome::Finished {
+        let encoder = encoder_bytes(objective.encoder(&student, &state), &dataset, config, &options.method, steps);
+        write_atomically(&options.out.join("encoder.safetensors"), &encoder)?;
+    }
+    let seconds = started.elapsed().as_secs_f64();
+    Ok(Summary { outcome, step, steps, last_loss, bad_records: loader.bad_records(), seconds })
+}
+
+/// Makes the run directory, or checks that it belongs to this config and data; the checkpoint to go on from.
+fn open_run<C: Serialize>(
+    config: &Config<C>,
+    fingerprint: &str,
+    options: &RunOptions,
+) -> Result<Option<CheckpointDir>, Error> {
+    let out = &options.out;
+    fs::create_dir_all(out).map_err(io(out, "making the run directory"))?;
+    checkpoint::remove_partial(&out.join("checkpoints"))?;
+    let config_path = out.join("config.toml");
+    let resolved = toml::Table::try_from(config)
+        .and_then(|table| Ok((toml::to_string(&table)?, table)))
+        .map_err(|error| Error::Config(format!("cannot be written as TOML: {error}")))?;
+    let (text, table) = resolved;
+    let newest = checkpoint::latest_checkpoint(out)?;
+    if !config_path.exists() {
+        if options.resume {
+            tracing::warn!("nothing to resume in `{}`: starting at step 0", out.display());
+        }
+        write_atomically(&config_path, text.as_bytes())?;
+        return Ok(None);
+    }
+    if !options.resume {
+        let checkpoint = newest.map_or("none".into(), |checkpoint| format!("step {}", checkpoint.step));
+        return Err(Error::RunExists { path: out.clone(), checkpoint });
+    }
+    let mismatch = |what: String, expected: String, got: String| Error::ResumeMismatch {
+        path: out.clone(),
+        what,
+        expected,
+        got,
+    };
+    let before = fs::read_to_string(&config_path).map_err(io(&config_path, "reading the run's config"))?;
+    let before: toml::Table = before.parse().map_err(|error| Error::Config(format!("`{}`: {error}", config_path.display())))?;
+    if let Some((key, expected, got)) = first_difference("", &before, &table) {
+        return Err(mismatch(key, expected, got));
+    }
+    let known = run_fingerprint(out)?;
+    if let Some(known) = known.filter(|known| known != fingerprint) {
+        return Err(mismatch("data set".into(), format!("fingerprint {known}"), fingerprint.into()));
+    }
+    if newest.is_none() {
+        tracing::warn!("`{}` has no checkpoint yet: starting at step 0", out.display());
+    }
+    Ok(newest)
+}
+
+/// The data set's fingerprint that `run.json` holds, if the run got so far.
+fn run_fingerprint(out: &Path) -> Result<Option<String>, Error> {
+    let path = out.join("run.json");
+    if !path.exists() {
+        return Ok(None);
+    }
+    let text = fs::read(&path).map_err(io(&path, "reading"))?;
+    let facts: serde_json::Value =
+        serde_json::from_slice(&text).map_err(|error| io(&path, "reading")(error.into()))?;
+    Ok(facts.get("fingerprint").and_then(|value| value.as_str()).map(String::from))
+}
+
+/// The first key whose value differs, dotted, with both values. The number of workers changes no result and may differ.
+fn first_difference(prefix: &str, before: &toml::Table, now: &toml::Table) -> Option<(String, String, String)> {
+    let shown = |value: Option<&toml::Value>| value.map_or("nothing".to_string(), |value| format!("`{value}`"));
+    let keys: std::collections::BTreeSet<&String> = before.keys().chain(now.keys()).collect();
+    for key in keys {
+        let path = if prefix.is_empty() { key.clone() } else { format!("{prefix}.{key}") };
+        match (before.get(key), now.get(key)) {
+            _ if path == "data.workers" => {}
+            (Some(toml::Value::Table(before)), Some(toml::Value::Table(now))) => {
+                if let Some(difference) = first_difference(&path, before, now) {
+                    return Some(difference);
+                }
+            }
+            (before, now) if before == now => {}
+            (before, now) => return Some((format!("`{path}`"), shown(before), shown(now))),
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn differences_between_configs_are_named_but_workers_may_differ() {
+        let table = |text: &str| text.parse::<toml::Table>().unwrap();
+        let before = table("seed = 0\n[data]\nworkers = 1\nbatch_images = 8");
+        assert_eq!(first_difference("", &before, &table("seed = 0\n[data]\nworkers = 4\nbatch_images = 8")), None);
+        assert_eq!(
+            first_difference("", &before, &table("seed = 0\n[data]\nworkers = 1\nbatch_images = 16")),
+            Some(("`data.batch_images`".into(), "`8`".into(), "`16`".into()))
+        );
+        assert_eq!(
+            first_difference("", &before, &table("seed = 0\nnew = 1\n[data]\nworkers = 1\nbatch_images = 8")),
+            Some(("`new`".into(), "nothing".into(), "`1`".into()))
+        );
+    }
+}

@@ -1,0 +1,230 @@
+//! `metrics.jsonl`: one line a logging window, cut back to the checkpoint when a run goes on.
+//!
+//! Scalars stay on the device until a line is due and then cross over in one transfer. Values of an open window are
+//! part of a checkpoint, so the lines of a resumed run are those of a run never stopped, clock fields aside.
+
+use crate::error::{Error, io};
+use crate::objective::Loss;
+use burn::tensor::Tensor;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::fs::{File, OpenOptions};
+use std::io::{BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+/// One line of `metrics.jsonl`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct LogLine {
+    /// Optimizer steps done when the line was written.
+    pub step: usize,
+    /// The epoch of the window's last step, from 0.
+    pub epoch: usize,
+    /// Mean loss of the window's steps.
+    pub loss: f32,
+    /// Learning rate of the window's last step.
+    pub learning_rate: f64,
+    /// Means of the objective's signals over the window.
+    pub signals: BTreeMap<String, f32>,
+    /// Clock field: images (not views) a second over the window, as far as this process saw it.
+    pub images_per_second: f64,
+    /// Clock field: the share of the window's time spent waiting for the loader, 0..1.
+    pub data_wait: f64,
+}
+
+/// Loss and signals of one step, on the host.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct StepValues {
+    pub(crate) step: usize,
+    pub(crate) learning_rate: f64,
+    /// Bits of the f32 loss followed by those of the signals: JSON numbers would lose NaN.
+    bits: Vec<u32>,
+}
+
+impl StepValues {
+    pub(crate) fn loss(&self) -> f32 {
+        f32::from_bits(self.bits[0])
+    }
+}
+
+/// Values of the open window, what a checkpoint keeps of it.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Window {
+    pub(crate) names: Vec<String>,
+    pub(crate) values: Vec<StepValues>,
+}
+
+/// Writes `metrics.jsonl`.
+pub(crate) struct RunLog {
+    path: PathBuf,
+    file: File,
+    /// Steps still on the device: step, learning rate, loss and signals in one `[1 + signals]` tensor.
+    pending: Vec<(usize, f64, Tensor<1>)>,
+    pub(crate) window: Window,
+    pub(crate) last_finite: Option<f32>,
+    window_started: Instant,
+    images: usize,
+    waited: f64,
+}
+
+impl RunLog {
+    /// Opens the log of a run that stands at `step`, removing every line after it (and a half-written one).
+    pub(crate) fn open(run: &Path, step: usize, window: Window, last_finite: Option<f32>) -> Result<Self, Error> {
+        let path = run.join("metrics.jsonl");
+        let mut file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(&path)
+            .map_err(io(&path, "opening the metrics"))?;
+        let mut keep = 0u64;
+        for line in BufReader::new(&file).split(b'\n') {
+            let line = line.map_err(io(&path, "reading the metrics"))?;
+            match serde_json::from_slice::<LogLine>(&line) {
+                Ok(parsed) if parsed.step <= step => keep += line.len() as u64 + 1,
+                _ => break,
+            }
+        }
+        // A kill can cut the last line before its newline: then `keep` counts one byte too many and the line goes.
+        let length = file.metadata().map_err(io(&path, "reading the metrics"))?.len();
+        if keep > length {
+            let text = std::fs::read(&path).map_err(io(&path, "reading the metrics"))?;
+            keep = text.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end as u64 + 1);
+        }
+        file.set_len(keep).map_err(io(&path, "cutting the metrics back"))?;
+        std::io::Seek::seek(&mut file, std::io::SeekFrom::End(0)).map_err(io(&path, "opening the metrics"))?;
+        Ok(Self {
+            path,
+            file,
+            pending: vec![],
+            window,
+            last_finite,
+            window_started: Instant::now(),
+            images: 0,
+            waited: 0.0,
+        })
+    }
+
+    /// Takes a step's loss without reading it.
+    pub(crate) fn push(&mut self, step: usize, learning_rate: f64, loss: Loss, images: usize, waited_seconds: f64) {
+        if self.window.names.is_empty() {
+            self.window.names = loss.signals.iter().map(|(name, _)| (*name).to_string()).collect();
+        }
+        let mut values = vec![loss.total.inner()];
+        values.extend(loss.signals.into_iter().map(|(_, value)| value.without_autodiff()));
+        self.pending.push((step, learning_rate, Tensor::cat(values, 0)));
+        self.images += images;
+        self.waited += waited_seconds;
+    }
+
+    /// Brings what is on the device into the window, in one transfer.
+    ///
+    /// # Errors
+    /// The first step whose loss is not finite.
+    pub(crate) fn drain(&mut self) -> Result<(), StepValues> {
+        if self.pending.is_empty() {
+            return Ok(());
+        }
+        let pending = std::mem::take(&mut self.pending);
+        let width = self.window.names.len() + 1;
+        let all = Tensor::cat(pending.iter().map(|(_, _, values)| values.clone()).collect(), 0);
+        let all: Vec<f32> = all.into_data().convert::<f32>().try_to_vec().unwrap_or_default();
+        for ((step, learning_rate, _), values) in pending.into_iter().zip(all.chunks(width)) {
+            let bits = values.iter().map(|value| value.to_bits()).collect();
+            let values = StepValues { step, learning_rate, bits };
+            if !values.loss().is_finite() {
+                return Err(values);
+            }
+            self.last_finite = Some(values.loss());
+            self.window.values.push(values);
+        }
+        Ok(())
+    }
+
+    /// Writes the window (drained before) as one line and opens the next one.
+    pub(crate) fn write(&mut self, epoch: usize) -> Result<Option<LogLine>, Error> {
+        let values = std::mem::take(&mut self.window.values);
+        let Some(last) = values.last() else { return Ok(None) };
+        let mean = |index: usize| {
+            let sum: f64 = values.iter().map(|step| f64::from(f32::from_bits(step.bits[index]))).sum();
+            (sum / values.len() as f64) as f32
+        };
+        let seconds = self.window_started.elapsed().as_secs_f64().max(1e-9);
+        let line = LogLine {
+            step: last.step + 1,
+            epoch,
+            loss: mean(0),
+            learning_rate: last.learning_rate,
+            signals: self.window.names.iter().enumerate().map(|(index, name)| (name.clone(), mean(index + 1))).collect(),
+            images_per_second: self.images as f64 / seconds,
+            data_wait: (self.waited / seconds).min(1.0),
+        };
+        self.window_started = Instant::now();
+        self.images = 0;
+        self.waited = 0.0;
+        let mut text = serde_json::to_vec(&line).map_err(|error| io(&self.path, "writing the metrics")(error.into()))?;
+        text.push(b'\n');
+        self.file.write_all(&text).map_err(io(&self.path, "writing the metrics"))?;
+        Ok(Some(line))
+    }
+
+    /// Makes the lines so far durable: a checkpoint must not know of lines that a power cut can take.
+    pub(crate) fn sync(&self) -> Result<(), Error> {
+        self.file.sync_all().map_err(io(&self.path, "writing the metrics"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use burn::tensor::Device;
+
+    fn loss(value: f32) -> Loss {
+        let device = Device::flex().autodiff();
+        let scalar = |value: f32| Tensor::<1>::from_floats([value], &device);
+        Loss { total: scalar(value), signals: vec![("similarity", scalar(value * 2.0))] }
+    }
+
+    #[test]
+    fn lines_are_window_means_and_are_cut_back_on_resume() {
+        let run = tempfile::tempdir().unwrap();
+        let mut log = RunLog::open(run.path(), 0, Window::default(), None).unwrap();
+        for step in 0..6 {
+            log.push(step, 0.1, loss(step as f32), 8, 0.0);
+            if step % 2 == 1 {
+                log.drain().unwrap();
+                log.write(0).unwrap();
+            }
+        }
+        let path = run.path().join("metrics.jsonl");
+        let lines = |path: &Path| -> Vec<LogLine> {
+            std::fs::read_to_string(path).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+        };
+        let all = lines(&path);
+        assert_eq!(all.iter().map(|line| (line.step, line.loss)).collect::<Vec<_>>(), [(2, 0.5), (4, 2.5), (6, 4.5)]);
+        assert_eq!(all[1].signals["similarity"], 5.0);
+        // A half-written line, as a kill leaves it, and lines after the checkpoint go.
+        let mut text = std::fs::read(&path).unwrap();
+        text.extend_from_slice(br#"{"step": 8, "ep"#);
+        std::fs::write(&path, &text).unwrap();
+        drop(RunLog::open(run.path(), 4, Window::default(), None).unwrap());
+        assert_eq!(lines(&path).len(), 2);
+        // A whole last line without its newline is cut too: it would run into the next one.
+        let text = std::fs::read(&path).unwrap();
+        std::fs::write(&path, &text[..text.len() - 1]).unwrap();
+        drop(RunLog::open(run.path(), 4, Window::default(), None).unwrap());
+        assert_eq!(lines(&path).len(), 1);
+    }
+
+    #[test]
+    fn a_loss_that_is_no_number_is_found_with_its_step() {
+        let run = tempfile::tempdir().unwrap();
+        let mut log = RunLog::open(run.path(), 0, Window::default(), None).unwrap();
+        for (step, value) in [1.5, 2.5, f32::NAN, 1.0].into_iter().enumerate() {
+            log.push(step, 0.1, loss(value), 8, 0.0);
+        }
+        let bad = log.drain().unwrap_err();
+        assert_eq!((bad.step, log.last_finite), (2, Some(2.5)));
+    }
+}

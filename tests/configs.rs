@@ -1,0 +1,36 @@
+//! Every config in the repository is read strictly and runs.
+
+use crate::{files, passer, root};
+
+#[test]
+fn every_pretraining_config_runs_two_steps() {
+    let configs = files(&root().join("configs/pretrain"), ".toml");
+    assert!(configs.len() >= 5);
+    for config in configs {
+        let text = std::fs::read_to_string(&config).unwrap();
+        assert!(text.starts_with("# "), "{} has no header", config.display());
+        for part in ["# Papers:", "# Run: ", "# Expect:"] {
+            assert!(text.contains(part), "{}: the header lacks `{part}`", config.display());
+        }
+        // Narrow and small, so that it is a matter of seconds; everything else is the config's own.
+        passer()
+            .args(["pretrain", "--smoke", "--device", "flex"])
+            .args(["--set", "backbone.resnet.width=4"])
+            .args(["--set", "views.0.transforms.0.random_resized_crop.size_px=32"])
+            .arg(&config)
+            .assert()
+            .success()
+            .stdout(predicates::str::starts_with("smoke test passed: 2 steps of 4 synthetic images"));
+    }
+}
+
+#[test]
+fn every_evaluation_config_is_read() {
+    let configs = files(&root().join("configs/evaluate"), ".toml");
+    assert!(configs.len() >= 4);
+    for config in configs {
+        let text = std::fs::read_to_string(&config).unwrap();
+        let parsed: evaluation::Config = toml::from_str(&text).unwrap_or_else(|e| panic!("{}: {e}", config.display()));
+        parsed.validate().unwrap_or_else(|error| panic!("{}: {error}", config.display()));
+    }
+}

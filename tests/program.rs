@@ -1,0 +1,179 @@
+//! The program's help and what it says to bad input: each message names the thing and, where it is known, the cure.
+
+use crate::passer;
+use crate::runs::photos;
+use predicates::prelude::*;
+use predicates::str::contains;
+use std::path::Path;
+
+/// stderr of a call that must fail with this status.
+fn refused(status: i32, arguments: &[&str]) -> String {
+    let assert = passer().args(arguments).assert().code(status);
+    String::from_utf8_lossy(&assert.get_output().stderr).into_owned()
+}
+
+fn path(path: &Path) -> &str {
+    path.to_str().unwrap()
+}
+
+const SMALL: &str = "configs/pretrain/moco-v2-resnet18-cifar10.toml";
+
+#[test]
+fn help_names_every_verb() {
+    let help = passer().arg("--help").assert().success();
+    let text = String::from_utf8_lossy(&help.get_output().stdout).into_owned();
+    insta::assert_snapshot!("help", text);
+    for verb in [vec!["pretrain"], vec!["evaluate", "run"], vec!["features"], vec!["shards", "pack"], vec!["views"], vec!["quickstart"]] {
+        passer().args(verb).arg("--help").assert().success().stdout(contains("Usage: passer"));
+    }
+    passer().arg("devices").assert().success().stdout(contains("flex").and(contains("--features wgpu")));
+}
+
+#[test]
+fn wrong_usage_is_status_2() {
+    assert!(refused(2, &["pretrain"]).contains("<CONFIG>"));
+    assert!(refused(2, &["pretrian"]).contains("pretrain"));
+    assert!(refused(2, &["pretrain", SMALL, "--out", "x"]).contains("--data"));
+}
+
+#[test]
+fn configs_are_strict() {
+    let smoke = |set: &str| refused(1, &["pretrain", SMALL, "--smoke", "--set", set]);
+    assert!(smoke("training.epoch=3").contains("unknown field `epoch`, expected one of `epochs`"));
+    assert!(smoke("backbone.resnet.depth=19").contains("19"));
+    assert!(smoke("views.0.count=3").contains("exactly 2 views"));
+    assert!(smoke("training.epochs=0").contains("`training.epochs` must be at least 1"));
+    let folder = tempfile::tempdir().unwrap();
+    let config = folder.path().join("bad.toml");
+    let text = std::fs::read_to_string(crate::root().join(SMALL)).unwrap();
+    std::fs::write(&config, text.replace("[objective.moco]", "[objective.mocco]")).unwrap();
+    let error = refused(1, &["pretrain", path(&config), "--smoke"]);
+    assert!(error.contains("unknown variant `mocco`, expected `moco`") && error.contains("line"), "{error}");
+    let error = refused(1, &["pretrain", "no-such.toml", "--smoke"]);
+    assert!(error.contains("config `no-such.toml` cannot be read"), "{error}");
+}
+
+#[test]
+fn a_batch_that_does_not_fit_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let photos = photos(folder.path());
+    let out = folder.path().join("run");
+    let base = ["pretrain", SMALL, "--device", "flex", "--data", path(&photos), "--out", path(&out)];
+    // 32 photos are less than a batch of 256.
+    let error = refused(1, &base);
+    assert!(error.contains("256") && error.contains("32"), "{error}");
+    let error = refused(1, &[&base[..], &["--set", "data.batch_images=24", "--set", "training.batch_norm_images=12"]].concat());
+    assert!(error.contains("`objective.moco.queue_images` must be a multiple of `data.batch_images` (24), got 4096"), "{error}");
+}
+
+#[test]
+fn absent_devices_say_what_to_build() {
+    let error = refused(1, &["pretrain", SMALL, "--smoke", "--device", "cuda"]);
+    assert!(error.contains("no `cuda` backend") && error.contains("--features cuda"), "{error}");
+    assert!(refused(1, &["pretrain", SMALL, "--smoke", "--device", "tpu"]).contains("device `tpu`: expected auto"));
+}
+
+#[test]
+fn bad_data_is_named_and_counted() {
+    let folder = tempfile::tempdir().unwrap();
+    let empty = folder.path().join("empty");
+    std::fs::create_dir(&empty).unwrap();
+    let inspect = |data: &Path| refused(1, &["shards", "inspect", path(data)]);
+    assert!(inspect(&empty).contains("no image"), "{}", inspect(&empty));
+    assert!(inspect(&folder.path().join("absent")).contains("not found"));
+
+    // Broken photos among good ones: counted, named, replaced; above the limit they end the run.
+    let photos = photos(folder.path());
+    let jpeg = {
+        let mut bytes = std::io::Cursor::new(vec![]);
+        image::RgbImage::from_fn(64, 64, |x, y| image::Rgb([x as u8 * 4, y as u8 * 4, 77]))
+            .write_to(&mut bytes, image::ImageFormat::Jpeg)
+            .unwrap();
+        bytes.into_inner()
+    };
+    std::fs::write(photos.join("red/cut.jpg"), &jpeg[..jpeg.len() / 2]).unwrap();
+    std::fs::write(photos.join("red/nothing.jpg"), b"").unwrap();
+    std::fs::write(photos.join("blue/text.jpg"), b"this is not a picture").unwrap();
+    let error = refused(1, &["shards", "verify", path(&photos)]);
+    assert!(error.contains("3 broken images"), "{error}");
+    let out = folder.path().join("run");
+    let run = |limit: &str, out: &Path| {
+        let mut command = passer();
+        command.args(["pretrain", SMALL, "--device", "flex", "--data", path(&photos), "--out", path(out)]);
+        for set in [
+            "data.batch_images=16", "training.batch_norm_images=8", "training.epochs=1", "backbone.resnet.width=4",
+            "objective.moco.queue_images=64", "views.0.transforms.0.random_resized_crop.size_px=16", limit,
+        ] {
+            command.args(["--set", set]);
+        }
+        command.assert()
+    };
+    run("data.max_bad_fraction=0.2", &out)
+        .success()
+        .stderr(contains("records could not be decoded").and(contains("replaced by the next good one")));
+    run("data.max_bad_fraction=0.01", &folder.path().join("strict"))
+        .code(1)
+        .stderr(contains("max_bad_fraction").and(contains("hint: `passer shards verify`")));
+
+    // A shard cut in the middle.
+    let shards = folder.path().join("shards");
+    passer().args(["shards", "pack", path(&photos), "--out", path(&shards)]).assert().success();
+    let shard = crate::files(&shards, ".tar").remove(0);
+    let bytes = std::fs::read(&shard).unwrap();
+    std::fs::write(&shard, &bytes[..bytes.len() / 2]).unwrap();
+    let error = inspect(&shards);
+    assert!(error.contains("shard") && error.contains("hint: `passer shards verify"), "{error}");
+}
+
+#[test]
+fn a_run_directory_belongs_to_one_run() {
+    let folder = tempfile::tempdir().unwrap();
+    let photos = photos(folder.path());
+    let out = folder.path().join("run");
+    let run = |more: &[&str]| {
+        let mut command = passer();
+        command.args(["pretrain", SMALL, "--device", "flex", "--data", path(&photos), "--out", path(&out)]);
+        for set in [
+            "data.batch_images=16", "training.batch_norm_images=8", "training.epochs=1", "backbone.resnet.width=4",
+            "objective.moco.queue_images=64", "views.0.transforms.0.random_resized_crop.size_px=16",
+        ] {
+            command.args(["--set", set]);
+        }
+        command.args(more).assert()
+    };
+    run(&[]).success();
+    run(&[]).code(1).stderr(contains("already holds a run").and(contains("hint: go on with `--resume`")));
+    run(&["--resume", "--set", "backbone.resnet.width=8"])
+        .code(1)
+        .stderr(contains("was started with another `backbone.resnet.width`: expected `4`, got `8`"));
+    run(&["--resume"]).success();
+
+    // A checkpoint of another architecture under this config's name.
+    let config = out.join("config.toml");
+    let text = std::fs::read_to_string(&config).unwrap();
+    std::fs::write(&config, text.replace("width = 4", "width = 8")).unwrap();
+    run(&["--resume", "--set", "backbone.resnet.width=8"])
+        .code(1)
+        .stderr(contains("student.bpk").and(contains("does not fit the config's networks")));
+}
+
+#[test]
+fn encoders_that_are_none_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let photos = photos(folder.path());
+    let evaluate = |encoder: &Path| {
+        let out = folder.path().join("scores");
+        refused(
+            1,
+            &[
+                "evaluate", "run", "configs/evaluate/quickstart.toml", "--device", "flex", "--encoder", path(encoder),
+                "--train", path(&photos), "--test", path(&photos), "--out", path(&out),
+            ],
+        )
+    };
+    let error = evaluate(folder.path());
+    assert!(error.contains("holds no `encoder.safetensors` and no checkpoint"), "{error}");
+    let file = folder.path().join("encoder.safetensors");
+    std::fs::write(&file, b"not an encoder").unwrap();
+    assert!(evaluate(&file).contains("not a safetensors file"));
+}

@@ -1,0 +1,199 @@
+//! Runs from outside: kill and resume, worker counts, and the whole way from photos to a score.
+
+use crate::{passer, root};
+use burn::store::{BurnpackStore, ModuleStore};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// An image folder of two classes that colour tells apart; 16 pictures a class.
+pub(crate) fn photos(folder: &Path) -> PathBuf {
+    let root = folder.join("photos");
+    for (class, hue) in [("blue", 2), ("red", 0)] {
+        let class = root.join(class);
+        std::fs::create_dir_all(&class).unwrap();
+        for picture in 0..16u32 {
+            let image = image::RgbImage::from_fn(40, 36, |x, y| {
+                let mut pixel = [30, 30, 30];
+                pixel[hue] = 120 + ((x * (picture + 3) + y * 7) % 120) as u8;
+                pixel[1] = ((x * y + picture * 31) % 90) as u8;
+                image::Rgb(pixel)
+            });
+            image.save(class.join(format!("{picture:02}.png"))).unwrap();
+        }
+    }
+    root
+}
+
+/// The CIFAR-10 recipe shrunk to 12 steps of a tiny network.
+const SHRUNK: [&str; 9] = [
+    "data.batch_images=16",
+    "training.batch_norm_images=8",
+    "training.epochs=6",
+    "training.log_every_steps=3",
+    "training.keep_checkpoints=2",
+    "backbone.resnet.width=4",
+    "objective.moco.queue_images=64",
+    "objective.moco.embedding_width=16",
+    "views.0.transforms.0.random_resized_crop.size_px=16",
+];
+
+/// `passer pretrain` of the shrunk recipe.
+fn pretrain(data: &Path, out: &Path, more: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_passer"));
+    command.current_dir(root()).stdout(Stdio::null()).stderr(Stdio::piped());
+    command.arg("pretrain").arg("configs/pretrain/moco-v2-resnet18-cifar10.toml");
+    command.args(["--device", "flex"]).arg("--data").arg(data).arg("--out").arg(out);
+    for set in SHRUNK {
+        command.args(["--set", set]);
+    }
+    command.args(more);
+    command
+}
+
+fn run(mut command: Command) {
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// Lines of `metrics.jsonl` without their clock fields.
+fn metrics(run: &Path) -> Vec<serde_json::Value> {
+    let text = std::fs::read_to_string(run.join("metrics.jsonl")).unwrap();
+    let line = |line: &str| {
+        let mut line: serde_json::Value = serde_json::from_str(line).unwrap();
+        for clock in ["images_per_second", "data_wait"] {
+            line.as_object_mut().unwrap().remove(clock).unwrap();
+        }
+        line
+    };
+    text.lines().map(line).collect()
+}
+
+/// All tensors of a run's last checkpoint by file and path: weights, teacher, queue. Parameter ids differ from process
+/// to process and do not count.
+fn tensors(run: &Path) -> BTreeMap<String, Vec<u8>> {
+    let checkpoint = training::latest_checkpoint(run).unwrap().unwrap();
+    let mut found = BTreeMap::new();
+    for file in ["student.bpk", "state.bpk"] {
+        let mut store = BurnpackStore::from_file(checkpoint.path.join(file));
+        for (path, tensor) in store.get_all_tensors().unwrap() {
+            let data = burn::store::bridge::to_data(tensor).unwrap();
+            found.insert(format!("{file}:{path}"), data.as_bytes().to_vec());
+        }
+    }
+    assert!(found.contains_key("state.bpk:queue"), "{:?}", found.keys());
+    found
+}
+
+#[test]
+fn twenty_kills_change_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let photos = photos(folder.path());
+    let whole = folder.path().join("whole");
+    let started = Instant::now();
+    run(pretrain(&photos, &whole, &[]));
+    let whole_time = started.elapsed();
+    assert_eq!(metrics(&whole).len(), 4);
+
+    let killed = folder.path().join("killed");
+    let mut kills = 0;
+    let mut state = 0x9E37_79B9_7F4A_7C15u64 ^ u64::from(std::process::id());
+    while kills < 20 {
+        // Random moments, most of them early: a run that ends before its kill is begun again from the first step.
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        let wait = whole_time.mul_f64((state >> 40) as f64 / (1 << 24) as f64 * 0.6);
+        let mut child = pretrain(&photos, &killed, &["--resume"]).stderr(Stdio::null()).spawn().unwrap();
+        std::thread::sleep(wait.max(Duration::from_millis(1)));
+        if child.try_wait().unwrap().is_some() {
+            std::fs::remove_dir_all(&killed).unwrap();
+            continue;
+        }
+        child.kill().unwrap();
+        child.wait().unwrap();
+        kills += 1;
+        // Whatever the moment, the newest checkpoint is whole.
+        if killed.exists() && training::latest_checkpoint(&killed).unwrap().is_some() {
+            tensors(&killed);
+        }
+    }
+    run(pretrain(&photos, &killed, &["--resume"]));
+    assert_eq!(metrics(&whole), metrics(&killed));
+    assert_eq!(tensors(&whole), tensors(&killed));
+    let encoder = |run: &Path| std::fs::read(run.join("encoder.safetensors")).unwrap();
+    assert_eq!(encoder(&whole), encoder(&killed));
+    assert_eq!(training::list_checkpoints(&killed).unwrap().len(), 2, "the last two checkpoints are kept");
+}
+
+#[test]
+fn worker_counts_change_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let photos = photos(folder.path());
+    let of = |workers: usize| {
+        let out = folder.path().join(format!("workers-{workers}"));
+        run(pretrain(&photos, &out, &["--set", &format!("data.workers={workers}")]));
+        (metrics(&out), tensors(&out))
+    };
+    let one = of(1);
+    assert_eq!(one, of(4));
+    assert_eq!(one, of(0));
+}
+
+#[test]
+fn ctrl_c_ends_with_a_checkpoint_and_the_run_goes_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let photos = photos(folder.path());
+    let out = folder.path().join("run");
+    let mut long = pretrain(&photos, &out, &["--set", "training.epochs=2000"]);
+    let child = long.spawn().unwrap();
+    // Wait for the first epochs, then interrupt.
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while training::list_checkpoints(&out).unwrap_or_default().is_empty() {
+        assert!(Instant::now() < deadline, "no checkpoint within a minute");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let status = Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
+    assert!(status.success());
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(130));
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert!(text.contains("interrupted at step") && text.contains("--resume"), "{text}");
+    let step = training::latest_checkpoint(&out).unwrap().unwrap().step;
+    assert!(text.contains(&format!("interrupted at step {step}")), "{text}");
+}
+
+#[test]
+fn from_photos_to_a_score() {
+    let folder = tempfile::tempdir().unwrap();
+    let photos = photos(folder.path());
+    let shards = folder.path().join("shards");
+    passer().args(["shards", "pack"]).arg(&photos).arg("--out").arg(&shards).assert().success();
+    passer().args(["shards", "verify"]).arg(&shards).assert().success();
+    let out = folder.path().join("run");
+    run(pretrain(&shards, &out, &[]));
+    let scores = folder.path().join("scores");
+    passer()
+        .args(["evaluate", "run", "configs/evaluate/small-images.toml", "--device", "flex"])
+        .arg("--encoder")
+        .arg(&out)
+        .arg("--train")
+        .arg(&shards)
+        .arg("--test")
+        .arg(&photos)
+        .arg("--out")
+        .arg(&scores)
+        .args(["--set", "protocols.0.knn_dino.neighbors=[5]"])
+        .assert()
+        .success();
+    let text = std::fs::read_to_string(scores.join("result.json")).unwrap();
+    let results: Vec<serde_json::Value> = serde_json::from_str(&text).unwrap();
+    assert!(results.len() >= 3);
+    for result in &results {
+        for key in ["protocol", "metric", "value", "encoder", "test_records"] {
+            assert!(!result[key].is_null(), "{result} lacks `{key}`");
+        }
+        assert_eq!(result["test_records"], 32);
+        // The test photos are the training photos, whose classes colour tells apart: chance is 0.5.
+        assert!(result["value"].as_f64().unwrap() > 0.8, "{result}");
+    }
+}
