@@ -32,7 +32,8 @@ from torchvision import transforms
 
 from moco import Branch, Moco, cosine_per_epoch, normalise, random_queue, resnet
 
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+# CIFAR-10's channel statistics, as in configs/pretrain/moco-v2-resnet18-cifar10.toml.
+MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
 
 
 def read_images(path, per_class):

@@ -27,7 +27,10 @@ fn main() {
             steps_per_epoch: 1,
             steps: 3,
         };
-        backbone.forward(images.clone(), &Context::training(progress, Draws::new(0, step as u64)));
+        backbone.forward(
+            images.clone(),
+            &Context::training(progress, Draws::new(0, step as u64)),
+        );
     }
     let info = EncoderInfo {
         architecture,
@@ -42,11 +45,15 @@ fn main() {
     };
     std::fs::write(&arguments[1], encoder_to_safetensors(&backbone, &info)).unwrap();
 
-    let features = backbone.forward(images.clone(), &Context::evaluation()).into_data();
+    let features = backbone
+        .forward(images.clone(), &Context::evaluation())
+        .into_data();
     let images = images.into_data();
-    let views = HashMap::from([("images", &images), ("features", &features)]).into_iter().map(|(name, data)| {
-        let view = TensorView::new(Dtype::F32, data.shape().to_vec(), data.as_bytes());
-        (name, view.unwrap())
-    });
+    let views = HashMap::from([("images", &images), ("features", &features)])
+        .into_iter()
+        .map(|(name, data)| {
+            let view = TensorView::new(Dtype::F32, data.shape().to_vec(), data.as_bytes());
+            (name, view.unwrap())
+        });
     std::fs::write(&arguments[2], safetensors::serialize(views, None).unwrap()).unwrap();
 }

@@ -15,7 +15,11 @@ fn main() {
     let config = BackboneConfig::Resnet(ResNetConfig {
         depth: number(0) as u32,
         width: number(1),
-        stem: if arguments[2] == "small" { Stem::Small } else { Stem::Imagenet },
+        stem: if arguments[2] == "small" {
+            Stem::Small
+        } else {
+            Stem::Imagenet
+        },
     });
     config.validate().unwrap();
     let (side, images) = (number(3), number(4));

@@ -43,10 +43,7 @@ impl Init {
             "" => name.to_owned(),
             parent => format!("{parent}.{name}"),
         };
-        Self {
-            path,
-            ..self.clone()
-        }
+        Self { path, ..self.clone() }
     }
 
     /// The device on which the tensors are made.
@@ -148,7 +145,10 @@ mod tests {
         let wanted = (2.0f64 / (64.0 * 9.0)).sqrt();
         // 18,432 draws: the standard error of their mean is std/136, of their spread std/192.
         assert!(mean.abs() < 4.0 * wanted / 136.0, "mean {mean}");
-        assert!((std / wanted - 1.0).abs() < 4.0 / 192.0, "std {std}, wanted {wanted}");
+        assert!(
+            (std / wanted - 1.0).abs() < 4.0 / 192.0,
+            "std {std}, wanted {wanted}"
+        );
     }
 
     #[test]

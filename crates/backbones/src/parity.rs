@@ -15,7 +15,9 @@ use crate::{Backbone, BackboneConfig, ResNetConfig, Stem, load_state_dict};
 /// The script's `formula`: uniform-looking numbers in [-1, 1).
 fn formula(tensor: usize, count: usize) -> Vec<f64> {
     let wave = |index: usize| (12.9898 * index as f64 + 78.233 * tensor as f64).sin() * 43758.5453;
-    (0..count).map(|index| 2.0 * (wave(index) - wave(index).floor()) - 1.0).collect()
+    (0..count)
+        .map(|index| 2.0 * (wave(index) - wave(index).floor()) - 1.0)
+        .collect()
 }
 
 fn tensor<const D: usize>(values: Vec<f64>, shape: [usize; D], device: &Device) -> Tensor<D> {
@@ -64,7 +66,11 @@ fn values<const D: usize>(tensor: Tensor<D>) -> Vec<f64> {
 /// ‖ours − reference‖ / ‖reference‖.
 fn relative_error(ours: &[f64], reference: &[f64]) -> f64 {
     assert_eq!(ours.len(), reference.len());
-    let difference = ours.iter().zip(reference).map(|(a, b)| (a - b).powi(2)).sum::<f64>();
+    let difference = ours
+        .iter()
+        .zip(reference)
+        .map(|(a, b)| (a - b).powi(2))
+        .sum::<f64>();
     (difference / reference.iter().map(|v| v * v).sum::<f64>()).sqrt()
 }
 
@@ -100,7 +106,13 @@ fn check(name: &str, fixture: &[u8], side: usize, make: impl Fn(&Device) -> Back
     let fixture = Fixture::read(fixture);
     let device = Device::flex().autodiff();
     let backbone = make(&device);
-    let images = || tensor(formula(1000, 4 * 3 * side * side), [4, 3, side, side], &Device::flex());
+    let images = || {
+        tensor(
+            formula(1000, 4 * 3 * side * side),
+            [4, 3, side, side],
+            &Device::flex(),
+        )
+    };
 
     let before = state_dict(&backbone);
     let evaluated = backbone.forward(images(), &Context::evaluation());
@@ -123,7 +135,10 @@ fn check(name: &str, fixture: &[u8], side: usize, make: impl Fn(&Device) -> Back
             worst = worst.max_by((error, name));
         }
     }
-    eprintln!("{name}: running statistics at worst {:.1e} ({})", worst.0, worst.1);
+    eprintln!(
+        "{name}: running statistics at worst {:.1e} ({})",
+        worst.0, worst.1
+    );
     assert!(worst.0 <= BOUND, "{}: {:e}", worst.1, worst.0);
 
     if !fixture.0.contains_key("float32_errors") {
@@ -186,19 +201,25 @@ fn gradients_of(backbone: &Backbone, gradients: &burn::tensor::Gradients) -> BTr
 #[test]
 fn resnet18_is_torchvisions() {
     let fixture = include_bytes!("../fixtures/resnet18.safetensors");
-    check("resnet18", fixture, 64, |device| resnet(18, 64, Stem::Imagenet, device));
+    check("resnet18", fixture, 64, |device| {
+        resnet(18, 64, Stem::Imagenet, device)
+    });
 }
 
 #[test]
 fn resnet50_is_torchvisions() {
     let fixture = include_bytes!("../fixtures/resnet50.safetensors");
-    check("resnet50", fixture, 64, |device| resnet(50, 64, Stem::Imagenet, device));
+    check("resnet50", fixture, 64, |device| {
+        resnet(50, 64, Stem::Imagenet, device)
+    });
 }
 
 #[test]
 fn narrow_resnet18_with_the_small_stem_is_torchvisions_rebuilt() {
     let fixture = include_bytes!("../fixtures/resnet18_w16_small.safetensors");
-    check("resnet18-w16-small", fixture, 32, |device| resnet(18, 16, Stem::Small, device));
+    check("resnet18-w16-small", fixture, 32, |device| {
+        resnet(18, 16, Stem::Small, device)
+    });
 }
 
 #[test]
@@ -206,12 +227,18 @@ fn groups_normalise_as_layers_of_their_own() {
     let fixture = Fixture::read(include_bytes!("../fixtures/batch_norm_groups.safetensors"));
     let device = Device::flex().autodiff();
     let spread = |number, scale: f64, offset: f64| {
-        formula(number, 6).into_iter().map(|v| offset + scale * v).collect::<Vec<_>>()
+        formula(number, 6)
+            .into_iter()
+            .map(|v| offset + scale * v)
+            .collect::<Vec<_>>()
     };
     let mut norm = BatchNorm::new(&Init::new(0, &device), 6);
     norm.weight = Param::from_tensor(tensor(spread(2, 0.5, 1.0), [6], &device));
     norm.bias = Param::from_tensor(tensor(spread(3, 0.2, 0.0), [6], &device));
-    let x = formula(1, 8 * 6 * 5 * 3).into_iter().map(|v| 2.0 * v + 0.5).collect();
+    let x = formula(1, 8 * 6 * 5 * 3)
+        .into_iter()
+        .map(|v| 2.0 * v + 0.5)
+        .collect();
     let x = tensor(x, [8, 6, 5, 3], &device).require_grad();
     let context = Context {
         batch_norm_images: Some(2),
@@ -224,7 +251,10 @@ fn groups_normalise_as_layers_of_their_own() {
     let ours = [
         ("output", values(output.inner())),
         ("gradient.x", values(x.grad(&gradients).unwrap())),
-        ("gradient.weight", values(norm.weight.val().grad(&gradients).unwrap())),
+        (
+            "gradient.weight",
+            values(norm.weight.val().grad(&gradients).unwrap()),
+        ),
         ("gradient.bias", values(norm.bias.val().grad(&gradients).unwrap())),
         ("running_mean", values(norm.running_mean.value())),
         ("running_var", values(norm.running_var.value())),
@@ -244,7 +274,10 @@ fn running_statistics_are_pytorchs_and_never_lag() {
     let output = values(norm.forward(x, &training()).inner());
     let wanted = [1.0, 2.0, 4.0, 9.0].map(|v: f64| (v - 4.0) / (9.5f64 + 1e-5).sqrt());
     assert!(relative_error(&output, &wanted) < 1e-6);
-    let (mean, var) = (values(norm.running_mean.value()), values(norm.running_var.value()));
+    let (mean, var) = (
+        values(norm.running_mean.value()),
+        values(norm.running_var.value()),
+    );
     assert!((mean[0] - 0.4).abs() < 1e-7, "{mean:?}");
     assert!((var[0] - (0.9 + 0.1 * 38.0 / 3.0)).abs() < 1e-6, "{var:?}");
 }

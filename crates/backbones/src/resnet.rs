@@ -137,7 +137,10 @@ impl ResNet {
         if self.pool {
             x = max_pool(x);
         }
-        for block in [&self.layer1, &self.layer2, &self.layer3, &self.layer4].into_iter().flatten() {
+        for block in [&self.layer1, &self.layer2, &self.layer3, &self.layer4]
+            .into_iter()
+            .flatten()
+        {
             x = block.forward(x, context);
         }
         global_average_pool(x)
@@ -171,9 +174,15 @@ impl Block {
         let outputs = width * expansion;
         let bottleneck = expansion > 1;
         let (conv1, conv2) = if bottleneck {
-            (conv("conv1", inputs, width, 1, 1), conv("conv2", width, width, 3, stride))
+            (
+                conv("conv1", inputs, width, 1, 1),
+                conv("conv2", width, width, 3, stride),
+            )
         } else {
-            (conv("conv1", inputs, width, 3, stride), conv("conv2", width, width, 3, 1))
+            (
+                conv("conv1", inputs, width, 3, stride),
+                conv("conv2", width, width, 3, 1),
+            )
         };
         Self {
             conv1,
@@ -183,7 +192,10 @@ impl Block {
             conv3: bottleneck.then(|| conv("conv3", width, outputs, 1, 1)),
             bn3: bottleneck.then(|| norm("bn3", outputs)),
             downsample: (stride != 1 || inputs != outputs).then(|| {
-                (conv("downsample.0", inputs, outputs, 1, stride), norm("downsample.1", outputs))
+                (
+                    conv("downsample.0", inputs, outputs, 1, stride),
+                    norm("downsample.1", outputs),
+                )
             }),
         }
     }
@@ -196,7 +208,9 @@ impl Block {
         let x = self.bn1.forward_relu(self.conv1.forward(x), context);
         let x = self.conv2.forward(x);
         let x = match (&self.conv3, &self.bn3) {
-            (Some(conv), Some(norm)) => norm.forward(conv.forward(self.bn2.forward_relu(x, context)), context),
+            (Some(conv), Some(norm)) => {
+                norm.forward(conv.forward(self.bn2.forward_relu(x, context)), context)
+            }
             _ => self.bn2.forward(x, context),
         };
         relu(x + shortcut)

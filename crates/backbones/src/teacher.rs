@@ -56,7 +56,10 @@ pub fn ema<M: Module>(teacher: M, student: &M, momentum: f64) -> M {
         momentum,
     };
     let teacher = teacher.map(&mut average);
-    assert!(average.student.is_empty(), "the student has weights that the teacher lacks");
+    assert!(
+        average.student.is_empty(),
+        "the student has weights that the teacher lacks"
+    );
     teacher
 }
 
@@ -79,7 +82,8 @@ impl ModuleVisitor for Weights {
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
         let path = self.path.dotted();
         if !is_running_statistic(&path) {
-            self.found.push_back((path, Box::new(param.val().without_autodiff())));
+            self.found
+                .push_back((path, Box::new(param.val().without_autodiff())));
         }
     }
 }
@@ -109,7 +113,9 @@ impl ModuleMapper for Average {
             .pop_front()
             .unwrap_or_else(|| panic!("the student lacks the teacher's {path}"));
         assert_eq!(name, path, "student and teacher differ in structure");
-        let student = *weight.downcast::<Tensor<D>>().expect("equal paths have equal ranks");
+        let student = *weight
+            .downcast::<Tensor<D>>()
+            .expect("equal paths have equal ranks");
 
         let (id, tensor, mapper) = param.consume();
         let autodiff = tensor.is_autodiff();
@@ -188,7 +194,12 @@ mod tests {
         let output = teacher.forward(images(&device), &training());
         assert!(!output.is_tracked());
         let still = TensorData::from([0.0f32, 0.0]);
-        student.norm.running_mean.value().into_data().assert_eq(&still, true);
+        student
+            .norm
+            .running_mean
+            .value()
+            .into_data()
+            .assert_eq(&still, true);
         assert_ne!(teacher.norm.running_mean.value().into_data(), still);
         // Evaluation moves nothing.
         let before = teacher.norm.running_var.value().into_data();
@@ -202,7 +213,14 @@ mod tests {
         let student = Net::new(1, &device);
         student.forward(images(&device), &training());
         let teacher = independent_copy(&Net::new(2, &device));
-        let values = |net: &Net| net.linear.weight.val().into_data().iter::<f32>().collect::<Vec<_>>();
+        let values = |net: &Net| {
+            net.linear
+                .weight
+                .val()
+                .into_data()
+                .iter::<f32>()
+                .collect::<Vec<_>>()
+        };
         let (old, target) = (values(&teacher), values(&student));
         let ids = parameters(&teacher).into_iter().map(|p| p.id).collect::<Vec<_>>();
 
@@ -211,7 +229,12 @@ mod tests {
             assert!((new - (0.9 * old + 0.1 * target)).abs() < 1e-7);
         }
         let still = TensorData::from([0.0f32, 0.0]);
-        teacher.norm.running_mean.value().into_data().assert_eq(&still, true);
+        teacher
+            .norm
+            .running_mean
+            .value()
+            .into_data()
+            .assert_eq(&still, true);
         let after = parameters(&teacher);
         assert!(after.iter().all(|p| !p.trained));
         assert_eq!(ids, after.into_iter().map(|p| p.id).collect::<Vec<_>>());

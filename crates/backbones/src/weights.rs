@@ -152,7 +152,8 @@ impl ModuleVisitor for Collect {
     }
 
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-        self.found.insert(self.path.dotted(), to_f32(param.val().into_data()));
+        self.found
+            .insert(self.path.dotted(), to_f32(param.val().into_data()));
     }
 }
 
@@ -179,7 +180,10 @@ pub fn load_state_dict(
     let wanted = match &backbone {
         Backbone::ResNet(network) => parameters(network),
     };
-    let wanted = wanted.into_iter().map(|p| (p.path, p.shape)).collect::<BTreeMap<_, _>>();
+    let wanted = wanted
+        .into_iter()
+        .map(|p| (p.path, p.shape))
+        .collect::<BTreeMap<_, _>>();
     let mismatch = compare(&wanted, &tensors);
     if !mismatch.is_empty() {
         return Err(WeightsError::Mismatch(Box::new(mismatch)));
@@ -208,8 +212,12 @@ fn compare(wanted: &BTreeMap<String, Vec<usize>>, tensors: &BTreeMap<String, Ten
     // A name of the set can stand for a missing one alone: what is there under its own name was not misspelt.
     let missing = mismatch.missing.iter().collect::<BTreeSet<_>>();
     for name in tensors.keys().filter(|name| !wanted.contains_key(*name)) {
-        let near = missing.iter().min_by_key(|candidate| strsim::levenshtein(candidate, name));
-        mismatch.unexpected.push((name.clone(), near.map(|near| (*near).clone())));
+        let near = missing
+            .iter()
+            .min_by_key(|candidate| strsim::levenshtein(candidate, name));
+        mismatch
+            .unexpected
+            .push((name.clone(), near.map(|near| (*near).clone())));
     }
     mismatch
 }
@@ -229,7 +237,10 @@ impl ModuleMapper for Replace {
     }
 
     fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
-        let data = self.tensors.remove(&self.path.dotted()).expect("names were compared");
+        let data = self
+            .tensors
+            .remove(&self.path.dotted())
+            .expect("names were compared");
         let (id, old, mapper) = param.consume();
         let mut tensor = Tensor::from_data(to_f32(data), &old.device());
         if old.is_require_grad() {
@@ -260,7 +271,8 @@ pub fn encoder_to_safetensors(backbone: &Backbone, info: &EncoderInfo) -> Vec<u8
         let view = TensorView::new(Dtype::F32, data.shape().to_vec(), data.as_bytes());
         (name.clone(), view.expect("a tensor's bytes fit its shape"))
     });
-    let plain = safetensors::serialize(weights.chain(counts), None).expect("names are unique and views are sound");
+    let plain =
+        safetensors::serialize(weights.chain(counts), None).expect("names are unique and views are sound");
     let info = serde_json::to_string(info).expect("strings and finite numbers have a JSON form");
     // "format" is what other libraries ask for before they take the tensors for PyTorch's.
     let metadata = BTreeMap::from([("format", "pt".to_owned()), (METADATA_KEY, info)]);
@@ -295,9 +307,15 @@ fn with_metadata(file: &[u8], metadata: &BTreeMap<&str, String>) -> Vec<u8> {
 /// # Errors
 /// Whatever [`WeightsError`] tells apart: damaged bytes, a file of another program, names and shapes that are not the
 /// network's.
-pub fn encoder_from_safetensors(bytes: &[u8], device: &Device) -> Result<(Backbone, EncoderInfo), WeightsError> {
+pub fn encoder_from_safetensors(
+    bytes: &[u8],
+    device: &Device,
+) -> Result<(Backbone, EncoderInfo), WeightsError> {
     let (_, header) = SafeTensors::read_metadata(bytes)?;
-    let info = header.metadata().as_ref().and_then(|metadata| metadata.get(METADATA_KEY));
+    let info = header
+        .metadata()
+        .as_ref()
+        .and_then(|metadata| metadata.get(METADATA_KEY));
     let info = info.ok_or(WeightsError::NotAnEncoder)?;
     let info = serde_json::from_str::<EncoderInfo>(info).map_err(WeightsError::Metadata)?;
     info.architecture.validate().map_err(WeightsError::Architecture)?;
@@ -364,7 +382,11 @@ mod tests {
     fn an_encoder_file_reads_back_exactly() {
         let backbone = network(50);
         let bytes = encoder_to_safetensors(&backbone, &info(50));
-        assert_eq!(bytes, encoder_to_safetensors(&backbone, &info(50)), "same input, other bytes");
+        assert_eq!(
+            bytes,
+            encoder_to_safetensors(&backbone, &info(50)),
+            "same input, other bytes"
+        );
         let (read, about) = encoder_from_safetensors(&bytes, &Device::flex()).unwrap();
         assert_eq!(about, info(50));
         assert_eq!(state_dict(&read), state_dict(&backbone));
@@ -375,14 +397,23 @@ mod tests {
         let bytes = encoder_to_safetensors(&network(50), &info(50));
         let tensors = tensors_of(&bytes).unwrap();
         let bn = "layer1.0.downsample.1";
-        for name in ["weight", "bias", "running_mean", "running_var", "num_batches_tracked"] {
+        for name in [
+            "weight",
+            "bias",
+            "running_mean",
+            "running_var",
+            "num_batches_tracked",
+        ] {
             assert!(tensors.contains_key(&format!("{bn}.{name}")), "{name}");
         }
         assert!(tensors.contains_key("layer3.5.conv3.weight"));
         // ResNet-50 has 53 convolutions and as many norms, of five tensors each; its classifier is left out.
         assert_eq!(tensors.len(), 53 + 53 * 5);
         let count = &tensors["bn1.num_batches_tracked"];
-        assert_eq!((count.shape().len(), count.as_slice::<i64>().unwrap()), (0, &[1234][..]));
+        assert_eq!(
+            (count.shape().len(), count.as_slice::<i64>().unwrap()),
+            (0, &[1234][..])
+        );
     }
 
     #[test]
@@ -403,9 +434,18 @@ mod tests {
                 }
             }
         };
-        converted(|v, s| TensorData::new(v.into_iter().map(f64::from).collect::<Vec<_>>(), s), 0.0);
-        converted(|v, s| TensorData::new(v.into_iter().map(f16::from_f32).collect::<Vec<_>>(), s), 1e-3);
-        converted(|v, s| TensorData::new(v.into_iter().map(bf16::from_f32).collect::<Vec<_>>(), s), 8e-3);
+        converted(
+            |v, s| TensorData::new(v.into_iter().map(f64::from).collect::<Vec<_>>(), s),
+            0.0,
+        );
+        converted(
+            |v, s| TensorData::new(v.into_iter().map(f16::from_f32).collect::<Vec<_>>(), s),
+            1e-3,
+        );
+        converted(
+            |v, s| TensorData::new(v.into_iter().map(bf16::from_f32).collect::<Vec<_>>(), s),
+            8e-3,
+        );
     }
 
     #[test]
@@ -426,7 +466,11 @@ mod tests {
 
     #[test]
     fn other_files_are_refused_with_a_reason() {
-        let read = |bytes: &[u8]| encoder_from_safetensors(bytes, &Device::flex()).unwrap_err().to_string();
+        let read = |bytes: &[u8]| {
+            encoder_from_safetensors(bytes, &Device::flex())
+                .unwrap_err()
+                .to_string()
+        };
         let bytes = encoder_to_safetensors(&network(18), &info(18));
         assert!(read(&bytes[..bytes.len() - 1]).starts_with("not a safetensors file, or a damaged one"));
         assert!(read(b"").starts_with("not a safetensors file, or a damaged one"));
@@ -446,6 +490,10 @@ mod tests {
         let device = Device::flex().autodiff();
         let fresh = info(18).architecture.init(&Init::empty(&device));
         let loaded = load_state_dict(fresh, state_dict(&network(18))).unwrap();
-        assert!(parameters(&loaded).iter().all(|p| p.trained != p.running_statistic));
+        assert!(
+            parameters(&loaded)
+                .iter()
+                .all(|p| p.trained != p.running_statistic)
+        );
     }
 }

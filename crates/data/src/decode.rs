@@ -202,3 +202,6 @@ fn describe(encoded: &[u8]) -> String {
         format!("bytes {}", bytes.join(" "))
     }
 }
+
+#[cfg(test)]
+mod tests;

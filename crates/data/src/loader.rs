@@ -214,14 +214,18 @@ impl Shared {
         if bad.len() <= self.allowed_bad() {
             return Ok(());
         }
+        Err(self.too_many_bad(bad.len(), bad.values()))
+    }
+
+    fn too_many_bad<'a>(&self, bad: usize, records: impl Iterator<Item = &'a BadRecord>) -> Error {
         let named: Vec<String> =
-            bad.values().take(3).map(|record| format!("`{}` ({})", record.key, record.reason)).collect();
-        Err(Error::TooManyBad {
-            bad: bad.len(),
+            records.take(3).map(|record| format!("`{}` ({})", record.key, record.reason)).collect();
+        Error::TooManyBad {
+            bad,
             records: self.records as usize,
             allowed: self.config.max_bad_fraction,
             examples: named.join(", "),
-        })
+        }
     }
 }
 
@@ -377,6 +381,11 @@ impl Assembler {
                 Err(error) => return (bad, Err(error)),
             }
         }
+        if shared.config.order.drops_last() && taken.contains(&None) {
+            // No record is left to stand in. Either `enter_bad` is about to say that there are too many, or all are broken.
+            let error = shared.too_many_bad(bad.len().min(order.len()), bad.iter());
+            return (bad, Err(error));
+        }
         (bad, finish(&shared.dataset, views, &taken))
     }
 }
@@ -464,3 +473,6 @@ impl Scratch {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -83,7 +83,10 @@ impl WithSimd for Moments<'_> {
                 let x = simd.sub_f32s(x, means);
                 simd.mul_f32s(x, x)
             };
-            *plane = [mean, sum_of(simd, body, rest, square, |x| (x - mean) * (x - mean))];
+            *plane = [
+                mean,
+                sum_of(simd, body, rest, square, |x| (x - mean) * (x - mean)),
+            ];
         }
     }
 }
@@ -174,7 +177,10 @@ impl WithSimd for Normalise<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        let planes = self.x.chunks_exact(self.pixels).zip(self.output.chunks_exact_mut(self.pixels));
+        let planes = self
+            .x
+            .chunks_exact(self.pixels)
+            .zip(self.output.chunks_exact_mut(self.pixels));
         let floor = if self.relu { 0.0 } else { f32::NEG_INFINITY };
         let floors = simd.splat_f32s(floor);
         for ((x, output), channel) in planes.zip(self.channels) {
@@ -186,7 +192,9 @@ impl WithSimd for Normalise<'_> {
                 *y = simd.max_f32s(value, floors);
             }
             for (y, x) in y_rest.iter_mut().zip(x_rest) {
-                *y = (x - channel.mean).mul_add(channel.scale, channel.shift).max(floor);
+                *y = (x - channel.mean)
+                    .mul_add(channel.scale, channel.shift)
+                    .max(floor);
             }
         }
     }
@@ -195,36 +203,36 @@ impl WithSimd for Normalise<'_> {
 #[inline(always)]
 fn splat<S: Simd>(simd: S, channel: &Channel) -> (S::f32s, S::f32s, S::f32s) {
     let Channel { mean, scale, shift } = *channel;
-    (simd.splat_f32s(mean), simd.splat_f32s(scale), simd.splat_f32s(shift))
+    (
+        simd.splat_f32s(mean),
+        simd.splat_f32s(scale),
+        simd.splat_f32s(shift),
+    )
 }
 
-/// Gradients of input, weight and bias.
-pub(crate) struct Gradients {
-    pub(crate) x: Vec<f32>,
-    pub(crate) weight: Vec<f32>,
-    pub(crate) bias: Vec<f32>,
-}
-
-/// The gradients of [`normalise`], through the statistics too, from the gradient of its output (Ioffe, Szegedy, 2015,
-/// §3).
+/// The gradients of [`normalise`], through the statistics too (Ioffe, Szegedy, 2015, §3). `gradient` is that of the
+/// output, and becomes that of the input; weight's and bias's are returned.
 #[allow(clippy::too_many_arguments)]
 pub(crate) fn gradients(
     x: &[f32],
-    gradient: &[f32],
+    gradient: &mut [f32],
     statistics: &[f32],
     weight: &[f32],
     bias: &[f32],
     epsilon: f64,
     relu: bool,
     extent: &Extent,
-) -> Gradients {
+) -> (Vec<f32>, Vec<f32>) {
     let per_channel = channels(statistics, weight, bias, epsilon);
     let of_image = |image: usize| &per_channel[extent.of_group(image)..][..extent.channels];
     // Σ g and Σ g·(x − mean) of each channel of each image.
     let mut planes = vec![[0.0f32; 2]; x.len() / extent.pixels];
     planes
         .par_chunks_mut(extent.channels)
-        .zip(x.par_chunks(extent.image()).zip(gradient.par_chunks(extent.image())))
+        .zip(
+            x.par_chunks(extent.image())
+                .zip(gradient.par_chunks(extent.image())),
+        )
         .enumerate()
         .for_each(|(image, (planes, (x, gradient)))| {
             vectorised(GradientSums {
@@ -258,12 +266,11 @@ pub(crate) fn gradients(
         }
     }
 
-    let mut output = vec![0.0; x.len()];
-    output
+    gradient
         .par_chunks_mut(extent.image())
-        .zip(x.par_chunks(extent.image()).zip(gradient.par_chunks(extent.image())))
+        .zip(x.par_chunks(extent.image()))
         .enumerate()
-        .for_each(|(image, (output, (x, gradient)))| {
+        .for_each(|(image, (gradient, x))| {
             vectorised(InputGradient {
                 x,
                 gradient,
@@ -271,15 +278,10 @@ pub(crate) fn gradients(
                 corrections: &corrections[extent.of_group(image)..][..extent.channels],
                 pixels: extent.pixels,
                 relu,
-                output,
             });
         });
     let narrow = |values: Vec<f64>| values.into_iter().map(|v| v as f32).collect();
-    Gradients {
-        x: output,
-        weight: narrow(weight_gradient),
-        bias: narrow(bias_gradient),
-    }
+    (narrow(weight_gradient), narrow(bias_gradient))
 }
 
 struct GradientSums<'a> {
@@ -322,7 +324,10 @@ impl WithSimd for GradientSums<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        let planes = self.x.chunks_exact(self.pixels).zip(self.gradient.chunks_exact(self.pixels));
+        let planes = self
+            .x
+            .chunks_exact(self.pixels)
+            .zip(self.gradient.chunks_exact(self.pixels));
         for ((x, gradient), (channel, plane)) in planes.zip(self.channels.iter().zip(self.planes)) {
             let splatted = splat(simd, channel);
             let ((x, x_rest), (g, g_rest)) = (S::as_simd_f32s(x), S::as_simd_f32s(gradient));
@@ -349,12 +354,11 @@ impl WithSimd for GradientSums<'_> {
 
 struct InputGradient<'a> {
     x: &'a [f32],
-    gradient: &'a [f32],
+    gradient: &'a mut [f32],
     channels: &'a [Channel],
     corrections: &'a [[f32; 2]],
     pixels: usize,
     relu: bool,
-    output: &'a mut [f32],
 }
 
 impl WithSimd for InputGradient<'_> {
@@ -362,22 +366,24 @@ impl WithSimd for InputGradient<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        let planes = self.x.chunks_exact(self.pixels).zip(self.gradient.chunks_exact(self.pixels));
-        let planes = planes.zip(self.output.chunks_exact_mut(self.pixels));
-        let per_channel = self.channels.iter().zip(self.corrections);
-        for (((x, gradient), output), (channel, [factor, constant])) in planes.zip(per_channel) {
+        let planes = self
+            .x
+            .chunks_exact(self.pixels)
+            .zip(self.gradient.chunks_exact_mut(self.pixels));
+        for ((x, gradient), (channel, [factor, constant])) in
+            planes.zip(self.channels.iter().zip(self.corrections))
+        {
             let splatted = splat(simd, channel);
             let (factors, constants) = (simd.splat_f32s(*factor), simd.splat_f32s(*constant));
-            let ((x, x_rest), (g, g_rest)) = (S::as_simd_f32s(x), S::as_simd_f32s(gradient));
-            let (out, out_rest) = S::as_mut_simd_f32s(output);
-            for ((x, g), out) in x.iter().zip(g).zip(out) {
-                let (g, centred) = passed(simd, self.relu, *x, *g, splatted);
+            let ((x, x_rest), (g, g_rest)) = (S::as_simd_f32s(x), S::as_mut_simd_f32s(gradient));
+            for (x, g) in x.iter().zip(g) {
+                let (kept, centred) = passed(simd, self.relu, *x, *g, splatted);
                 let corrected = simd.mul_add_f32s(centred, factors, constants);
-                *out = simd.mul_add_f32s(g, splatted.1, corrected);
+                *g = simd.mul_add_f32s(kept, splatted.1, corrected);
             }
-            for ((x, g), out) in x_rest.iter().zip(g_rest).zip(out_rest) {
-                let (g, centred) = passed_value(self.relu, *x, *g, channel);
-                *out = g.mul_add(channel.scale, centred.mul_add(*factor, *constant));
+            for (x, g) in x_rest.iter().zip(g_rest) {
+                let (kept, centred) = passed_value(self.relu, *x, *g, channel);
+                *g = kept.mul_add(channel.scale, centred.mul_add(*factor, *constant));
             }
         }
     }

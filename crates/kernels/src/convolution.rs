@@ -49,17 +49,25 @@ pub(crate) fn forward(x: &[f32], weight: &[f32], geometry: &Geometry) -> Vec<f32
     let group = g.group(image);
     let layout = Layout::new(rows, columns, g.inputs, (g.height, g.width), group);
     let taps = |channel, ky, kx| layout_tap(&layout, g.stride, channel, ky, kx);
-    let offsets = each_tap(g.inputs, g.kernel).map(|(c, ky, kx)| taps(c, ky, kx)).collect::<Vec<_>>();
+    let offsets = each_tap(g.inputs, g.kernel)
+        .map(|(c, ky, kx)| taps(c, ky, kx))
+        .collect::<Vec<_>>();
     let packed = pack(g.outputs, offsets.len(), |o, k| weight[o * offsets.len() + k]);
 
     let (height, width) = g.output_size();
     let mut output = vec![0.0; g.images * g.outputs * height * width];
-    convolve(&layout, x, &packed, &offsets, g.outputs, &mut output, |image, from, to| {
-        let _ = image;
+    let sums = Sums {
+        layout: &layout,
+        packed: &packed,
+        offsets: &offsets,
+        channels: g.outputs,
+        pixels: height * width,
+    };
+    sums.write(x, &mut output, |from, to| {
         for (to, from) in to.chunks_exact_mut(width).zip(from.chunks(layout.columns.length)) {
             to.copy_from_slice(&from[..width]);
         }
-    }, height * width);
+    });
     output
 }
 
@@ -79,7 +87,11 @@ fn pack(rows: usize, columns: usize, weight: impl Fn(usize, usize) -> f32) -> Ve
     let mut packed = vec![0.0; rows.div_ceil(BLOCK) * columns * BLOCK];
     for (block, packed) in packed.chunks_exact_mut(columns * BLOCK).enumerate() {
         for (column, packed) in packed.chunks_exact_mut(BLOCK).enumerate() {
-            for (row, packed) in packed.iter_mut().enumerate().take(rows - (block * BLOCK).min(rows)) {
+            for (row, packed) in packed
+                .iter_mut()
+                .enumerate()
+                .take(rows - (block * BLOCK).min(rows))
+            {
                 *packed = weight(block * BLOCK + row, column);
             }
         }
@@ -87,41 +99,55 @@ fn pack(rows: usize, columns: usize, weight: impl Fn(usize, usize) -> f32) -> Ve
     packed
 }
 
-/// Sums of shifted runs for groups of images, each in its own task; `place` brings a run to its channel of the output.
-#[allow(clippy::too_many_arguments)]
-fn convolve(
-    layout: &Layout,
-    source: &[f32],
-    packed: &[f32],
-    offsets: &[usize],
+/// What a convolution makes of a source: sums of shifted runs for each of `channels` channels of `pixels` pixels.
+struct Sums<'a> {
+    layout: &'a Layout,
+    /// `[blocks][offsets.len()][BLOCK]`.
+    packed: &'a [f32],
+    offsets: &'a [usize],
     channels: usize,
-    output: &mut [f32],
-    place: impl Fn(usize, &[f32], &mut [f32]) + Sync,
     pixels: usize,
-) {
-    let run = layout.images * layout.image() + SLACK;
-    let blocks = channels.div_ceil(BLOCK);
-    let source_image = layout.channels * layout.height * layout.width;
-    let buffers = || (vec![0.0; layout.len()], vec![0.0; blocks * BLOCK * run]);
-    output
-        .par_chunks_mut(layout.images * channels * pixels)
-        .zip(source.par_chunks(layout.images * source_image))
-        .for_each_init(buffers, |(field, runs), (output, source)| {
-            layout.fill(field, source);
-            vectorised(Accumulate {
-                weights: packed,
-                offsets,
-                field,
-                outputs: runs,
-                row: run,
-                length: source.len() / source_image * layout.image(),
+}
+
+impl Sums<'_> {
+    /// Makes the sums of every image of `source`; `place` brings a run to its channel of the output.
+    fn write(&self, source: &[f32], output: &mut [f32], place: impl Fn(&[f32], &mut [f32]) + Sync) {
+        let Self {
+            layout,
+            channels,
+            pixels,
+            ..
+        } = *self;
+        let run = layout.images * layout.image() + SLACK;
+        let rows = channels.div_ceil(BLOCK) * BLOCK;
+        let source_image = layout.channels * layout.height * layout.width;
+        // A few tasks a thread: each has buffers of its own, and sums do not depend on who makes them.
+        let groups = (source.len() / source_image).div_ceil(layout.images);
+        let of_task = groups.div_ceil(4 * rayon::current_num_threads()) * layout.images;
+        output
+            .par_chunks_mut(of_task * channels * pixels)
+            .zip(source.par_chunks(of_task * source_image))
+            .for_each(|(output, source)| {
+                let (mut field, mut runs) = (vec![0.0; layout.len()], vec![0.0; rows * run]);
+                let groups = output.chunks_mut(layout.images * channels * pixels);
+                for (output, source) in groups.zip(source.chunks(layout.images * source_image)) {
+                    layout.fill(&mut field, source);
+                    vectorised(Accumulate {
+                        weights: self.packed,
+                        offsets: self.offsets,
+                        field: &field,
+                        outputs: &mut runs,
+                        row: run,
+                        length: source.len() / source_image * layout.image(),
+                    });
+                    for (number, output) in output.chunks_exact_mut(pixels).enumerate() {
+                        let (image, channel) = (number / channels, number % channels);
+                        let start = channel * run + image * layout.image();
+                        place(&runs[start..start + layout.image()], output);
+                    }
+                }
             });
-            for (number, output) in output.chunks_exact_mut(pixels).enumerate() {
-                let (image, channel) = (number / channels, number % channels);
-                let start = channel * run + image * layout.image();
-                place(image, &runs[start..start + layout.image()], output);
-            }
-        });
+    }
 }
 
 /// The gradient of the input, shaped as it, from the gradient of the output.
@@ -151,8 +177,17 @@ pub(crate) fn input_gradient(gradient: &[f32], weight: &[f32], geometry: &Geomet
                     }
                 }
             }
-            let packed = pack(g.inputs, offsets.len(), |c, k| weight[taps[k] + c * g.kernel * g.kernel]);
-            let place = |_, from: &[f32], to: &mut [f32]| {
+            let packed = pack(g.inputs, offsets.len(), |c, k| {
+                weight[taps[k] + c * g.kernel * g.kernel]
+            });
+            let sums = Sums {
+                layout: &layout,
+                packed: &packed,
+                offsets: &offsets,
+                channels: g.inputs,
+                pixels,
+            };
+            sums.write(gradient, &mut output, |from, to| {
                 let to = to.chunks_exact_mut(g.width).skip(first_row).step_by(g.stride);
                 for (to, from) in to.zip(from.chunks(layout.columns.length)) {
                     let to = to.iter_mut().skip(first_column).step_by(g.stride);
@@ -160,8 +195,7 @@ pub(crate) fn input_gradient(gradient: &[f32], weight: &[f32], geometry: &Geomet
                         *to = *from;
                     }
                 }
-            };
-            convolve(&layout, gradient, &packed, &offsets, g.inputs, &mut output, place, pixels);
+            });
         }
     }
     output
@@ -256,12 +290,18 @@ mod tests {
 
     fn values(count: usize, seed: usize) -> Vec<f32> {
         let wave = |i: usize| (12.9898 * i as f64 + 78.233 * seed as f64).sin() * 43758.5453;
-        (0..count).map(|i| (2.0 * wave(i).rem_euclid(1.0) - 1.0) as f32).collect()
+        (0..count)
+            .map(|i| (2.0 * wave(i).rem_euclid(1.0) - 1.0) as f32)
+            .collect()
     }
 
     fn assert_near(ours: &[f32], reference: &[f64], what: &str) {
         assert_eq!(ours.len(), reference.len(), "{what}");
-        let difference = ours.iter().zip(reference).map(|(a, b)| (f64::from(*a) - b).powi(2)).sum::<f64>();
+        let difference = ours
+            .iter()
+            .zip(reference)
+            .map(|(a, b)| (f64::from(*a) - b).powi(2))
+            .sum::<f64>();
         let error = (difference / reference.iter().map(|b| b * b).sum::<f64>()).sqrt();
         assert!(error < 1e-6, "{what}: {error:e}");
     }
@@ -287,6 +327,9 @@ mod tests {
             [37, 40, 20, 6, 6, 3, 1, 1],
             [3, 1, 1, 5, 5, 2, 1, 0],
             [1, 1, 1, 1, 1, 3, 1, 1],
+            // Windows that reach far.
+            [1, 3, 4, 32, 32, 16, 16, 0],
+            [2, 1, 2, 20, 13, 11, 1, 5],
             // The last pixels are read by no window.
             [2, 2, 3, 8, 8, 3, 3, 0],
         ];
@@ -314,8 +357,46 @@ mod tests {
                 of_weight[k] += f64::from(gradient[o]) * f64::from(x[i]);
             });
             assert_near(&forward(&x, &weight, &g), &output, &format!("forward {case:?}"));
-            assert_near(&input_gradient(&gradient, &weight, &g), &of_x, &format!("input {case:?}"));
-            assert_near(&weight_gradient(&x, &gradient, &g), &of_weight, &format!("weight {case:?}"));
+            assert_near(
+                &input_gradient(&gradient, &weight, &g),
+                &of_x,
+                &format!("input {case:?}"),
+            );
+            assert_near(
+                &weight_gradient(&x, &gradient, &g),
+                &of_weight,
+                &format!("weight {case:?}"),
+            );
         }
+    }
+    #[test]
+    fn bits_do_not_depend_on_the_number_of_threads() {
+        let g = Geometry {
+            images: 40,
+            inputs: 5,
+            outputs: 12,
+            height: 13,
+            width: 13,
+            kernel: 3,
+            stride: 1,
+            padding: 1,
+        };
+        let (x, weight) = (values(40 * 5 * 169, 1), values(12 * 5 * 9, 2));
+        let gradient = values(40 * 12 * 169, 3);
+        let with = |threads| {
+            let pool = rayon::ThreadPoolBuilder::new()
+                .num_threads(threads)
+                .build()
+                .unwrap();
+            pool.install(|| {
+                (
+                    forward(&x, &weight, &g),
+                    input_gradient(&gradient, &weight, &g),
+                    weight_gradient(&x, &gradient, &g),
+                )
+            })
+        };
+        let one = with(1);
+        assert!(one == with(2) && one == with(5));
     }
 }

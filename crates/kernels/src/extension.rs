@@ -116,14 +116,24 @@ impl KernelBackend for Flex {
         tensor(output, [geometry.images, geometry.outputs, height, width])
     }
 
-    fn convolve_input_gradient(x: FlexTensor, weight: FlexTensor, gradient: FlexTensor, window: Window) -> FlexTensor {
+    fn convolve_input_gradient(
+        x: FlexTensor,
+        weight: FlexTensor,
+        gradient: FlexTensor,
+        window: Window,
+    ) -> FlexTensor {
         let (weight, gradient) = (weight.to_contiguous(), gradient.to_contiguous());
         let geometry = geometry(&x, &weight, window);
         let output = convolution::input_gradient(gradient.storage(), weight.storage(), &geometry);
         tensor(output, dims(&x))
     }
 
-    fn convolve_weight_gradient(x: FlexTensor, weight: FlexTensor, gradient: FlexTensor, window: Window) -> FlexTensor {
+    fn convolve_weight_gradient(
+        x: FlexTensor,
+        weight: FlexTensor,
+        gradient: FlexTensor,
+        window: Window,
+    ) -> FlexTensor {
         let (x, gradient) = (x.to_contiguous(), gradient.to_contiguous());
         let geometry = geometry(&x, &weight, window);
         let output = convolution::weight_gradient(x.storage(), gradient.storage(), &geometry);
@@ -167,10 +177,14 @@ impl KernelBackend for Flex {
         how: Normalisation,
     ) -> (FlexTensor, FlexTensor, FlexTensor) {
         let (x, weight, bias) = (x.to_contiguous(), weight.to_contiguous(), bias.to_contiguous());
-        let (statistics, gradient) = (statistics.to_contiguous(), gradient.to_contiguous());
-        let gradients = batch_norm::gradients(
+        let statistics = statistics.to_contiguous();
+        // In place where nobody else holds the gradient, as this function's argument would: `storage_mut` copies then.
+        let contiguous = gradient.to_contiguous();
+        drop(gradient);
+        let mut gradient = contiguous;
+        let (of_weight, of_bias) = batch_norm::gradients(
             x.storage(),
-            gradient.storage(),
+            gradient.storage_mut(),
             statistics.storage(),
             weight.storage(),
             bias.storage(),
@@ -178,12 +192,8 @@ impl KernelBackend for Flex {
             how.relu,
             &extent(&x, how.groups),
         );
-        let shape = dims(&x);
-        (
-            tensor(gradients.x, shape),
-            tensor(gradients.weight, [shape[1]]),
-            tensor(gradients.bias, [shape[1]]),
-        )
+        let channels = [of_weight.len()];
+        (gradient, tensor(of_weight, channels), tensor(of_bias, channels))
     }
 }
 
@@ -237,10 +247,17 @@ const FIRST_ORDER: &str = "Burn differentiates once: gradients are computed outs
 
 impl<B: KernelBackend, C: CheckpointStrategy> KernelBackend for Autodiff<B, C> {
     fn convolve(x: FloatTensor<Self>, weight: FloatTensor<Self>, window: Window) -> FloatTensor<Self> {
-        match Convolution.prepare::<C>([x.node(), weight.node()]).compute_bound().stateful() {
+        match Convolution
+            .prepare::<C>([x.node(), weight.node()])
+            .compute_bound()
+            .stateful()
+        {
             OpsKind::Tracked(mut prepared) => {
                 let state = (prepared.checkpoint(&x), prepared.checkpoint(&weight), window);
-                prepared.finish(state, B::convolve(x.into_primitive(), weight.into_primitive(), window))
+                prepared.finish(
+                    state,
+                    B::convolve(x.into_primitive(), weight.into_primitive(), window),
+                )
             }
             OpsKind::UnTracked(prepared) => {
                 prepared.finish(B::convolve(x.into_primitive(), weight.into_primitive(), window))

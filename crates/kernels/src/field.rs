@@ -13,11 +13,14 @@ pub(crate) struct Axis {
     pub(crate) outputs: usize,
     /// Positions from one line to the next, borders included.
     pub(crate) length: usize,
+    /// Positions that a window reaches past the one it begins at.
+    pub(crate) reach: usize,
     /// Where each phase's source elements lie.
     pub(crate) phases: Vec<Phase>,
 }
 
-/// Source elements `start + j·step` lie at positions `first + j`, for `j < count`.
+/// Every `stride`-th element of the source, from some element on: element `start + j·step` lies at position
+/// `first + j`, for `j < count`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Phase {
     pub(crate) start: usize,
@@ -35,7 +38,9 @@ impl Axis {
         let phases = (0..stride.min(kernel)).map(|phase| {
             let first = padding.saturating_sub(phase).div_ceil(stride);
             // Pixels that no window reaches are left out.
-            let end = ((size + padding).saturating_sub(phase)).div_ceil(stride).min(outputs + reach);
+            let end = ((size + padding).saturating_sub(phase))
+                .div_ceil(stride)
+                .min(outputs + reach);
             Phase {
                 start: phase + stride * first - padding,
                 step: stride,
@@ -64,7 +69,9 @@ impl Axis {
         let outputs = size.saturating_sub(pixel).div_ceil(stride);
         let first = reach.saturating_sub(skipped);
         let start = skipped.saturating_sub(reach);
-        let count = given.saturating_sub(start).min((outputs + reach).saturating_sub(first));
+        let count = given
+            .saturating_sub(start)
+            .min((outputs + reach).saturating_sub(first));
         let phase = Phase {
             start,
             step: 1,
@@ -85,6 +92,7 @@ impl Axis {
         Self {
             outputs: other.outputs,
             length: other.length,
+            reach: 0,
             phases: vec![phase],
         }
     }
@@ -97,6 +105,7 @@ impl Axis {
         Self {
             outputs,
             length,
+            reach,
             phases,
         }
     }
@@ -117,12 +126,18 @@ pub(crate) struct Layout {
     pub(crate) plane: usize,
 }
 
-/// Floats that a kernel may read past the last one that matters.
+/// Floats that a kernel may read or write past the last one that matters: more than any tile is long.
 pub(crate) const SLACK: usize = 256;
 
 impl Layout {
-    pub(crate) fn new(rows: Axis, columns: Axis, channels: usize, size: (usize, usize), images: usize) -> Self {
-        let reach = 8 * (columns.length + 1);
+    pub(crate) fn new(
+        rows: Axis,
+        columns: Axis,
+        channels: usize,
+        size: (usize, usize),
+        images: usize,
+    ) -> Self {
+        let reach = rows.reach * columns.length + columns.reach;
         let plane = images * rows.length * columns.length + reach + SLACK;
         Self {
             rows,

@@ -3,7 +3,8 @@
 //! decides at run time.
 //!
 //! Why: Burn composes a convolution's gradients from convolutions of other shapes, and batch normalisation from a dozen
-//! passes over memory. `docs/decisions/` has the measurements.
+//! passes over memory. A step of the narrow ResNet-18 that the quick-start trains takes 2.6 times less CPU time with
+//! these, and its groups of batch statistics, which cost Burn's composition four more copies, are free.
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 mod batch_norm;
@@ -80,7 +81,10 @@ pub fn batch_norm<const D: usize>(
 ) -> Normalised<D> {
     let shape = x.dims();
     let (images, channels) = (shape[0], shape[1]);
-    assert!(groups > 0 && images.is_multiple_of(groups), "{images} images cannot make {groups} groups");
+    assert!(
+        groups > 0 && images.is_multiple_of(groups),
+        "{images} images cannot make {groups} groups"
+    );
     let pixels = shape[2..].iter().product::<usize>();
     let mean_over_groups = |tensor: Tensor<1>| {
         let tensor = tensor.without_autodiff().reshape([groups, channels]);
@@ -105,7 +109,14 @@ pub fn batch_norm<const D: usize>(
             statistics.clone().into_dispatch(),
             how,
         );
-        let row = |index| mean_over_groups(statistics.clone().narrow(0, index, 1).reshape([groups * channels]));
+        let row = |index| {
+            mean_over_groups(
+                statistics
+                    .clone()
+                    .narrow(0, index, 1)
+                    .reshape([groups * channels]),
+            )
+        };
         return Normalised {
             output: Tensor::<4>::from_dispatch(output).reshape(shape),
             mean: row(0),
@@ -121,7 +132,12 @@ pub fn batch_norm<const D: usize>(
             .swap_dims(0, 1)
             .reshape([images / groups, groups * channels, pixels])
     };
-    let batch = batch_norm_train(folded, weight.repeat_dim(0, groups), bias.repeat_dim(0, groups), epsilon);
+    let batch = batch_norm_train(
+        folded,
+        weight.repeat_dim(0, groups),
+        bias.repeat_dim(0, groups),
+        epsilon,
+    );
     let output = if groups == 1 {
         batch.output.reshape(shape)
     } else {
@@ -166,7 +182,10 @@ mod tests {
         );
         assert!(error(ours.clone(), burns.clone()) < 1e-6);
         let factor = tensor(ours.dims(), 3.0, &device);
-        let (ours, burns) = ((ours * factor.clone()).sum().backward(), (burns * factor).sum().backward());
+        let (ours, burns) = (
+            (ours * factor.clone()).sum().backward(),
+            (burns * factor).sum().backward(),
+        );
         let both = |t: &Tensor<4>| (t.grad(&ours).unwrap(), t.grad(&burns).unwrap());
         for (ours, burns) in [both(&x), both(&weight)] {
             assert!(error(ours, burns) < 1e-6);
@@ -190,7 +209,11 @@ mod tests {
     #[test]
     fn batch_norm_is_burns_for_every_group() {
         let device = Device::flex().autodiff();
-        for (shape, groups, with_relu) in [([6, 3, 5, 4], 1, false), ([6, 3, 5, 5], 3, true), ([8, 20, 2, 2], 2, true)] {
+        for (shape, groups, with_relu) in [
+            ([6, 3, 5, 4], 1, false),
+            ([6, 3, 5, 5], 3, true),
+            ([8, 20, 2, 2], 2, true),
+        ] {
             let x = (tensor(shape, 1.0, &device) * 3.0 + 2.0).require_grad_leaf();
             let weight = (tensor([shape[1]], 2.0, &device) + 1.0).require_grad_leaf();
             let bias = tensor([shape[1]], 3.0, &device).require_grad();
@@ -199,7 +222,9 @@ mod tests {
             let parts = parts.map(|part| batch_norm_train(part, weight.clone(), bias.clone(), 1e-5));
             let parts = parts.collect::<Vec<_>>();
             let mean_of = |pick: fn(&burn::tensor::module::BatchNormTrainOutput<4>) -> Tensor<1>| {
-                Tensor::stack::<2>(parts.iter().map(pick).collect(), 0).mean_dim(0).reshape([shape[1]])
+                Tensor::stack::<2>(parts.iter().map(pick).collect(), 0)
+                    .mean_dim(0)
+                    .reshape([shape[1]])
             };
             assert!(error(ours.mean, mean_of(|p| p.mean.clone())) < 1e-6);
             assert!(error(ours.variance, mean_of(|p| p.variance.clone())) < 1e-6);
@@ -230,7 +255,10 @@ mod tests {
     #[test]
     fn statistics_survive_a_large_mean() {
         let x = tensor([4, 2, 16, 16], 1.0, &Device::flex());
-        let (zero, one) = (Tensor::zeros([2], &Device::flex()), Tensor::ones([2], &Device::flex()));
+        let (zero, one) = (
+            Tensor::zeros([2], &Device::flex()),
+            Tensor::ones([2], &Device::flex()),
+        );
         let near = batch_norm(x.clone(), one.clone(), zero.clone(), 1, 1e-5, false).variance;
         let far = batch_norm(x + 100.0, one, zero, 1, 1e-5, false).variance;
         assert!(error(far, near) < 1e-4);

@@ -81,9 +81,7 @@ fn one_tile<S: Simd, const ROWS: usize, const VECTORS: usize>(
     if !fresh {
         for (number, sums) in sums.iter_mut().enumerate() {
             let (old, _) = S::as_simd_f32s(&outputs[number * row..number * row + tile]);
-            for v in 0..VECTORS {
-                sums[v] = old[v];
-            }
+            sums.copy_from_slice(&old[..VECTORS]);
         }
     }
     for (weights, offset) in weights.chunks_exact(BLOCK).zip(offsets) {
@@ -149,10 +147,30 @@ impl Correlate<'_> {
             let rows = &rows[block * ROWS * row..(block + 1) * ROWS * row];
             let sums = &mut sums[block * ROWS * columns..(block + 1) * ROWS * columns];
             for column in (0..whole).step_by(AT_ONCE) {
-                one_sum::<S, ROWS, AT_ONCE>(simd, rows, row, field, &offsets[column..], sums, columns, column, length);
+                one_sum::<S, ROWS, AT_ONCE>(
+                    simd,
+                    rows,
+                    row,
+                    field,
+                    &offsets[column..],
+                    sums,
+                    columns,
+                    column,
+                    length,
+                );
             }
             for column in whole..columns {
-                one_sum::<S, ROWS, 1>(simd, rows, row, field, &offsets[column..], sums, columns, column, length);
+                one_sum::<S, ROWS, 1>(
+                    simd,
+                    rows,
+                    row,
+                    field,
+                    &offsets[column..],
+                    sums,
+                    columns,
+                    column,
+                    length,
+                );
             }
         }
     }
@@ -192,5 +210,74 @@ fn one_sum<S: Simd, const ROWS: usize, const COLUMNS: usize>(
         for k in 0..COLUMNS {
             sums[o * columns + column + k] += simd.reduce_sum_f32s(totals[o][k]);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Both products by their definitions, whatever the vectors' length and the number of registers.
+    fn check<S: Simd>(simd: S) {
+        let (terms, length, row) = (TERMS + 7, 50, 50 + crate::field::SLACK);
+        let value = |i: usize, seed: usize| ((i * 7919 + seed * 104_729) % 1009) as f32 / 1009.0 - 0.5;
+        let of = |count: usize, seed| (0..count).map(|i| value(i, seed)).collect::<Vec<_>>();
+        let offsets = (0..terms).map(|k| k * 13 % 200).collect::<Vec<_>>();
+        let field = of(200 + row, 1);
+        let weights = of(2 * terms * BLOCK, 2);
+        let mut outputs = vec![f32::NAN; 2 * BLOCK * row];
+        let product = Accumulate {
+            weights: &weights,
+            offsets: &offsets,
+            field: &field,
+            outputs: &mut outputs,
+            row,
+            length,
+        };
+        simd.vectorize(product);
+        for o in 0..2 * BLOCK {
+            let weight = |k: usize| weights[(o / BLOCK * terms + k) * BLOCK + o % BLOCK];
+            for t in 0..length {
+                let exact = (0..terms).map(|k| f64::from(weight(k)) * f64::from(field[offsets[k] + t]));
+                let difference = f64::from(outputs[o * row + t]) - exact.sum::<f64>();
+                assert!(difference.abs() < 1e-4, "{simd:?}: output {o} at {t}");
+            }
+        }
+
+        let mut rows = of(2 * BLOCK * row, 3);
+        rows.chunks_exact_mut(row).for_each(|row| row[length..].fill(0.0));
+        let mut sums = vec![1.0; 2 * BLOCK * terms];
+        let product = Correlate {
+            rows: &rows,
+            row,
+            field: &field,
+            offsets: &offsets,
+            sums: &mut sums,
+            length,
+        };
+        simd.vectorize(product);
+        for (number, sum) in sums.iter().enumerate() {
+            let (o, offset) = (number / terms, offsets[number % terms]);
+            let exact = (0..length).map(|t| f64::from(rows[o * row + t]) * f64::from(field[offset + t]));
+            let difference = f64::from(*sum) - 1.0 - exact.sum::<f64>();
+            assert!(difference.abs() < 1e-4, "{simd:?}: sum {number}");
+        }
+    }
+
+    #[test]
+    fn every_vector_length_gives_the_sums() {
+        check(pulp::Scalar);
+        #[cfg(any(target_arch = "x86", target_arch = "x86_64"))]
+        if let Some(simd) = pulp::x86::V3::try_new() {
+            check(simd);
+        }
+        struct Widest;
+        impl WithSimd for Widest {
+            type Output = ();
+            fn with_simd<S: Simd>(self, simd: S) {
+                check(simd);
+            }
+        }
+        crate::simd::vectorised(Widest);
     }
 }

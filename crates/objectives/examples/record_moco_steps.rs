@@ -46,8 +46,8 @@ fn main() {
     // Name, type, shape, little-endian bytes.
     let mut tensors: BTreeMap<String, (Dtype, Vec<usize>, Vec<u8>)> = BTreeMap::new();
     let mut float = |name: String, data: TensorData| {
-        let shape = data.shape.to_vec();
-        tensors.insert(name, (Dtype::F32, shape, data.bytes.to_vec()));
+        let shape = data.shape().to_vec();
+        tensors.insert(name, (Dtype::F32, shape, data.as_bytes().to_vec()));
     };
     let objective = Moco::new(moco.clone(), config.backbone.clone());
     let (student, state) = objective.init(&Init::new(config.seed, &Device::flex().autodiff()));

@@ -16,9 +16,10 @@
 //! (`batch_norm_images` in `[training]`, 32 as on one of the papers' GPUs), and keys are shuffled among the parts before
 //! they go through the teacher. On one device this needs no communication: a permutation of the batch does it.
 
+use backbones::init::buffer;
 use backbones::layers::{Linear, relu};
 use backbones::{Backbone, BackboneConfig, Context, Init, Progress, ema, independent_copy};
-use burn::module::{Module, Param, ParamId};
+use burn::module::{Module, Param};
 use burn::tensor::{Int, Tensor, TensorData};
 use rand::seq::SliceRandom;
 use serde::{Deserialize, Serialize};
@@ -158,8 +159,7 @@ impl Objective for Moco {
         let teacher = independent_copy(&student.encoder);
         // Normal, then each key to length 1.
         let queue = init.at("queue").normal([self.config.queue_images, self.config.embedding_width], 1.0);
-        // Not `Param::from_tensor`: that would require a gradient.
-        let queue = Param::initialized(ParamId::new(), normalize_rows(queue).without_autodiff());
+        let queue = buffer(normalize_rows(queue).without_autodiff());
         (student, State { teacher, queue })
     }
 

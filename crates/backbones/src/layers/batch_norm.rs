@@ -76,7 +76,10 @@ impl BatchNorm {
             "batch_norm_images = {group} does not divide the {images} images of the batch"
         );
         let count = group * shape[2..].iter().product::<usize>();
-        assert!(count > 1, "batch normalisation in training needs more than one value a channel");
+        assert!(
+            count > 1,
+            "batch normalisation in training needs more than one value a channel"
+        );
 
         let (weight, bias) = (self.weight.val(), self.bias.val());
         let batch = kernels::batch_norm(x, weight, bias, images / group, self.epsilon, with_relu);

@@ -196,8 +196,8 @@ fn is_consistent(table: &Table) -> bool {
         && (table.modified.is_empty() || table.modified.len() == records)
         && table.name_ends.last().map_or(0, |end| *end as usize) == table.names.len()
         && table.name_ends.is_sorted()
-        && table.label_ends.is_sorted()
-        && table.label_ends.last().is_none_or(|end| *end as usize == table.label_values.len())
+        && table.label_ends.is_sorted_by_key(|end| end >> 1)
+        && table.label_ends.last().is_none_or(|end| (end >> 1) as usize == table.label_values.len())
         && (records == 0 || table.folders.first().is_some_and(|(first, _)| *first == 0))
         && table.name_ends.iter().all(|end| table.names.is_char_boundary(*end as usize))
 }

@@ -31,7 +31,8 @@ pub(crate) struct Table {
     pub(crate) json_blocks: Vec<u32>,
     /// See `json_blocks`.
     pub(crate) json_bytes: Vec<u32>,
-    /// Where each record's classes end in `label_values`; empty if every record has one class or none has any.
+    /// Twice the place where each record's classes end in `label_values`, plus 1 where they are one class and no set.
+    /// Empty if no record has a set of classes.
     pub(crate) label_ends: Vec<u32>,
     /// Classes; empty if no record has a label.
     pub(crate) label_values: Vec<u32>,
@@ -95,31 +96,32 @@ impl Table {
 
     /// One class a record is the common case and needs one column; the first set of classes makes it two.
     fn push_label(&mut self, position: usize, label: Option<Label>) {
-        let has_sets = !self.label_ends.is_empty();
+        let mut has_sets = !self.label_ends.is_empty();
         if !has_sets && matches!(label, Some(Label::Classes(_))) {
             self.label_values.resize(position, NO_LABEL);
-            self.label_ends = (1..=position as u32).collect();
+            self.label_ends = (1..=position as u32).map(|end| label_end(end, true)).collect();
+            has_sets = true;
         }
-        match label {
+        if !has_sets && label.is_some() {
+            self.label_values.resize(position, NO_LABEL);
+        }
+        let is_single = match label {
             Some(Label::Classes(classes)) => {
                 self.label_values.extend(classes);
-                self.label_ends.push(self.label_values.len() as u32);
+                false
             }
             Some(Label::Class(class)) => {
-                if !has_sets {
-                    self.label_values.resize(position, NO_LABEL);
-                }
                 self.label_values.push(class);
-                if has_sets {
-                    self.label_ends.push(self.label_values.len() as u32);
-                }
+                true
             }
-            None if has_sets => {
+            None if has_sets || !self.label_values.is_empty() => {
                 self.label_values.push(NO_LABEL);
-                self.label_ends.push(self.label_values.len() as u32);
+                true
             }
-            None if !self.label_values.is_empty() => self.label_values.push(NO_LABEL),
-            None => {}
+            None => return,
+        };
+        if has_sets {
+            self.label_ends.push(label_end(self.label_values.len() as u32, is_single));
         }
     }
 
@@ -162,9 +164,13 @@ impl Table {
     /// Class or classes of the record.
     pub(crate) fn label(&self, position: usize) -> Option<Label> {
         if let Some(end) = self.label_ends.get(position) {
-            let start = if position == 0 { 0 } else { self.label_ends[position - 1] as usize };
-            let classes = &self.label_values[start..*end as usize];
-            return (classes != [NO_LABEL]).then(|| Label::Classes(classes.to_vec()));
+            let start = if position == 0 { 0 } else { self.label_ends[position - 1] >> 1 };
+            let classes = &self.label_values[start as usize..(end >> 1) as usize];
+            return match classes {
+                [NO_LABEL] => None,
+                [class] if end & 1 == 1 => Some(Label::Class(*class)),
+                set => Some(Label::Classes(set.to_vec())),
+            };
         }
         self.label_values.get(position).filter(|class| **class != NO_LABEL).map(|class| Label::Class(*class))
     }
@@ -213,6 +219,10 @@ impl Table {
     }
 }
 
+fn label_end(end: u32, is_single: bool) -> u32 {
+    end << 1 | u32::from(is_single)
+}
+
 /// Key of a file: its path without the extension, and with `_` for any other dot of the file name.
 ///
 /// In a shard the extension starts at the first dot of the file name, so names from shards have none left, and keys from folders
@@ -257,12 +267,13 @@ mod tests {
             None,
             Some(Label::Classes(vec![1, 5])),
             Some(Label::Classes(vec![])),
+            Some(Label::Class(3)),
             None,
             Some(Label::Classes(vec![2])),
         ];
         for (at, label) in labels.iter().enumerate() {
             table.push(row("", &at.to_string(), label.clone()));
         }
-        assert_eq!((0..5).map(|at| table.label(at)).collect::<Vec<_>>(), labels);
+        assert_eq!((0..6).map(|at| table.label(at)).collect::<Vec<_>>(), labels);
     }
 }

@@ -48,6 +48,14 @@ pub(crate) fn scan_what_can_be(path: &Path) -> (Table, Result<Origin, Error>) {
 }
 
 fn scan_into(path: &Path, table: &mut Table) -> Result<Origin, Error> {
+    let mut group = Group::default();
+    let origin = read_members(path, table, &mut group);
+    // The last record has no follower that would close it; before the place of an error, it may still be whole.
+    group.finish(table).map_err(|reason| Error::DamagedShard { path: path.to_path_buf(), reason })?;
+    origin
+}
+
+fn read_members(path: &Path, table: &mut Table, group: &mut Group) -> Result<Origin, Error> {
     let mut origin = origin(path)?;
     let file = File::open(path).map_err(Error::io("read", path))?;
     let damaged = |reason: String| Error::DamagedShard { path: path.to_path_buf(), reason };
@@ -59,7 +67,6 @@ fn scan_into(path: &Path, table: &mut Table) -> Result<Origin, Error> {
         });
     }
 
-    let mut group = Group::default();
     let mut archive = tar::Archive::new(BufReader::with_capacity(1 << 18, file));
     let mut buffer = vec![0u8; 1 << 16];
     // End of the last member read, rounded up to a whole block.
@@ -98,7 +105,7 @@ fn scan_into(path: &Path, table: &mut Table) -> Result<Origin, Error> {
         };
         if key != group.key {
             group.finish(table).map_err(&damaged)?;
-            group = Group { key: key.to_string(), ..Group::default() };
+            *group = Group { key: key.to_string(), ..Group::default() };
         }
         let block = u32::try_from(start / BLOCK_BYTES).map_err(|_| damaged("larger than 2 TiB".to_string()))?;
         let extension = extension.to_ascii_lowercase();
@@ -130,7 +137,6 @@ fn scan_into(path: &Path, table: &mut Table) -> Result<Origin, Error> {
             _ => {}
         }
     }
-    group.finish(table).map_err(&damaged)?;
     origin.ends_properly = origin.bytes >= end + BLOCK_BYTES;
     if origin.bytes == 0 {
         return Err(damaged("the file is empty".to_string()));

@@ -4,7 +4,7 @@
 //! (SSVM 2011). The cost per pixel does not grow with the radius. Sums are exact integers and results are rounded, so ours equal
 //! Pillow's to the bit.
 
-use super::simd::vectorized;
+use super::simd::{Kernel, vectorized};
 
 /// Number of box blurs that make one Gaussian.
 const PASSES: usize = 3;
@@ -58,18 +58,7 @@ impl Blur {
             return;
         }
         let kernel = BoxKernel::for_sigma(sigma);
-        vectorized(Self::planes, (self, planes, width, kernel));
-    }
-
-    #[inline(always)]
-    fn planes((blur, planes, width, kernel): (&mut Blur, &mut [u8], usize, BoxKernel)) {
-        let plane_pixels = planes.len() / 3;
-        for plane in planes.chunks_exact_mut(plane_pixels) {
-            for line in plane.chunks_exact_mut(width) {
-                blur.rows(line, kernel);
-            }
-            blur.columns(plane, width, kernel);
-        }
+        vectorized(BlurPlanes { blur: self, planes, width, kernel });
     }
 
     /// All passes along one row, between two buffers with room for the pixels that the edge repeats.
@@ -113,6 +102,28 @@ impl Blur {
         }
         // An odd number of passes ends in the buffer.
         plane.copy_from_slice(&self.plane);
+    }
+}
+
+struct BlurPlanes<'a> {
+    blur: &'a mut Blur,
+    planes: &'a mut [u8],
+    width: usize,
+    kernel: BoxKernel,
+}
+
+impl Kernel for BlurPlanes<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(self) {
+        let plane_pixels = self.planes.len() / 3;
+        for plane in self.planes.chunks_exact_mut(plane_pixels) {
+            for line in plane.chunks_exact_mut(self.width) {
+                self.blur.rows(line, self.kernel);
+            }
+            self.blur.columns(plane, self.width, self.kernel);
+        }
     }
 }
 

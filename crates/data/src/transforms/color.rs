@@ -3,7 +3,7 @@
 //! All functions take planes `[3, height, width]` of red, green and blue and change them in place.
 //! What a jitter step means is torchvision's (`adjust_brightness` and so on, on Pillow images).
 
-use super::simd::vectorized;
+use super::simd::{Kernel, vectorized};
 
 /// Brightness scaled by `factor` (0 black, 1 unchanged), as `ImageEnhance.Brightness`.
 pub fn adjust_brightness(planes: &mut [u8], factor: f64) {
@@ -13,15 +13,14 @@ pub fn adjust_brightness(planes: &mut [u8], factor: f64) {
 /// Distance from the mean luma scaled by `factor` (0 gray, 1 unchanged), as `ImageEnhance.Contrast`.
 pub fn adjust_contrast(planes: &mut [u8], factor: f64) {
     let [red, green, blue] = rgb(planes);
-    let sum = vectorized(luma_sum, [red, green, blue]);
+    let sum = vectorized(LumaSum(red, green, blue));
     let mean = (sum as f64 / (planes.len() / 3) as f64 + 0.5) as u8;
     blend_with(planes, mean, factor as f32);
 }
 
 /// Distance from the pixel's luma scaled by `factor` (0 gray, 1 unchanged), as `ImageEnhance.Color`.
 pub fn adjust_saturation(planes: &mut [u8], factor: f64) {
-    let [red, green, blue] = rgb(planes);
-    vectorized(saturate, ([red, green, blue], factor as f32));
+    vectorized(Saturate(rgb(planes), factor as f32));
 }
 
 /// Hue turned by `turn` of the whole circle (-0.5 to 0.5), through Pillow's 8-bit HSV.
@@ -30,24 +29,17 @@ pub fn adjust_saturation(planes: &mut [u8], factor: f64) {
 pub fn adjust_hue(planes: &mut [u8], turn: f64) {
     // As numpy: truncated to a whole number of 1/255 turns, which wraps around in 8 bits.
     let shift = (turn * 255.0) as i32 as u8;
-    let [red, green, blue] = rgb(planes);
-    vectorized(shift_hue, ([red, green, blue], shift));
+    vectorized(ShiftHue(rgb(planes), shift));
 }
 
 /// Every channel replaced by the luma, as `convert("L")`.
 pub fn to_grayscale(planes: &mut [u8]) {
-    vectorized(gray, rgb(planes));
+    vectorized(Gray(rgb(planes)));
 }
 
 /// Values from `threshold` upwards inverted, as `ImageOps.solarize`.
 pub fn solarize(planes: &mut [u8], threshold: u8) {
-    #[inline(always)]
-    fn invert((planes, threshold): (&mut [u8], u8)) {
-        for value in planes {
-            *value = if *value < threshold { *value } else { 255 - *value };
-        }
-    }
-    vectorized(invert, (planes, threshold));
+    vectorized(Invert(planes, threshold));
 }
 
 fn rgb(planes: &mut [u8]) -> [&mut [u8]; 3] {
@@ -72,51 +64,103 @@ fn blend(base: u8, value: u8, factor: f32) -> u8 {
 }
 
 fn blend_with(planes: &mut [u8], base: u8, factor: f32) {
+    vectorized(BlendWith { planes, base, factor });
+}
+
+struct BlendWith<'a> {
+    planes: &'a mut [u8],
+    base: u8,
+    factor: f32,
+}
+
+impl Kernel for BlendWith<'_> {
+    type Output = ();
+
     #[inline(always)]
-    fn all((planes, base, factor): (&mut [u8], u8, f32)) {
-        for value in planes {
-            *value = blend(base, *value, factor);
+    fn run(self) {
+        for value in self.planes {
+            *value = blend(self.base, *value, self.factor);
         }
     }
-    vectorized(all, (planes, base, factor));
 }
 
-#[inline(always)]
-fn luma_sum([red, green, blue]: [&mut [u8]; 3]) -> u64 {
-    // Rows of a few thousand pixels fit 32-bit sums, which are twice as many to a register as 64-bit ones.
-    const CHUNK: usize = 1 << 14;
-    let chunks = red.chunks(CHUNK).zip(green.chunks(CHUNK)).zip(blue.chunks(CHUNK));
-    chunks
-        .map(|((red, green), blue)| {
-            let pixels = red.iter().zip(green).zip(blue);
-            u64::from(pixels.map(|((red, green), blue)| u32::from(luma(*red, *green, *blue))).sum::<u32>())
-        })
-        .sum()
-}
+struct LumaSum<'a>(&'a [u8], &'a [u8], &'a [u8]);
 
-#[inline(always)]
-fn saturate(([red, green, blue], factor): ([&mut [u8]; 3], f32)) {
-    for ((red, green), blue) in red.iter_mut().zip(green).zip(blue) {
-        let gray = luma(*red, *green, *blue);
-        *red = blend(gray, *red, factor);
-        *green = blend(gray, *green, factor);
-        *blue = blend(gray, *blue, factor);
+impl Kernel for LumaSum<'_> {
+    type Output = u64;
+
+    #[inline(always)]
+    fn run(self) -> u64 {
+        // Stretches of a few thousand pixels fit 32-bit sums, twice as many to a register as 64-bit ones.
+        const CHUNK: usize = 1 << 14;
+        let LumaSum(red, green, blue) = self;
+        let chunks = red.chunks(CHUNK).zip(green.chunks(CHUNK)).zip(blue.chunks(CHUNK));
+        chunks
+            .map(|((red, green), blue)| {
+                let pixels = red.iter().zip(green).zip(blue);
+                u64::from(pixels.map(|((red, green), blue)| u32::from(luma(*red, *green, *blue))).sum::<u32>())
+            })
+            .sum()
     }
 }
 
-#[inline(always)]
-fn gray([red, green, blue]: [&mut [u8]; 3]) {
-    for ((red, green), blue) in red.iter_mut().zip(green).zip(blue) {
-        let gray = luma(*red, *green, *blue);
-        (*red, *green, *blue) = (gray, gray, gray);
+struct Saturate<'a>([&'a mut [u8]; 3], f32);
+
+impl Kernel for Saturate<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(self) {
+        let Saturate([red, green, blue], factor) = self;
+        for ((red, green), blue) in red.iter_mut().zip(green).zip(blue) {
+            let gray = luma(*red, *green, *blue);
+            *red = blend(gray, *red, factor);
+            *green = blend(gray, *green, factor);
+            *blue = blend(gray, *blue, factor);
+        }
     }
 }
 
-#[inline(always)]
-fn shift_hue(([red, green, blue], shift): ([&mut [u8]; 3], u8)) {
-    for ((red, green), blue) in red.iter_mut().zip(green).zip(blue) {
-        let [hue, saturation, value] = hsv_from_rgb([*red, *green, *blue]);
-        [*red, *green, *blue] = rgb_from_hsv([hue.wrapping_add(shift), saturation, value]);
+struct Gray<'a>([&'a mut [u8]; 3]);
+
+impl Kernel for Gray<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(self) {
+        let Gray([red, green, blue]) = self;
+        for ((red, green), blue) in red.iter_mut().zip(green).zip(blue) {
+            let gray = luma(*red, *green, *blue);
+            (*red, *green, *blue) = (gray, gray, gray);
+        }
+    }
+}
+
+struct Invert<'a>(&'a mut [u8], u8);
+
+impl Kernel for Invert<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(self) {
+        for value in self.0 {
+            *value = if *value < self.1 { *value } else { 255 - *value };
+        }
+    }
+}
+
+struct ShiftHue<'a>([&'a mut [u8]; 3], u8);
+
+impl Kernel for ShiftHue<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(self) {
+        let ShiftHue([red, green, blue], shift) = self;
+        for ((red, green), blue) in red.iter_mut().zip(green).zip(blue) {
+            let [hue, saturation, value] = hsv_from_rgb([*red, *green, *blue]);
+            [*red, *green, *blue] = rgb_from_hsv([hue.wrapping_add(shift), saturation, value]);
+        }
     }
 }
 
@@ -164,14 +208,20 @@ pub(super) fn rgb_from_hsv([hue, saturation, value]: [u8; 3]) -> [u8; 3] {
     let low = round(level * (1.0 - f64::from(share)));
     let down = round(level * (1.0 - falling));
     let up = round(level * (1.0 - f64::from(share) * (1.0 - rest)));
-    match sector % 6 {
-        0 => [value, up, low],
-        1 => [down, value, low],
-        2 => [low, value, up],
-        3 => [low, down, value],
-        4 => [up, low, value],
-        _ => [value, low, down],
-    }
+    // Selections rather than a `match`, whose jump table would keep the loop from being vectorised.
+    let sector = if sector == 6 { 0 } else { sector };
+    let of = |highest: [i32; 2], falls: i32, rises: i32| {
+        if sector == highest[0] || sector == highest[1] {
+            value
+        } else if sector == falls {
+            down
+        } else if sector == rises {
+            up
+        } else {
+            low
+        }
+    };
+    [of([0, 5], 1, 4), of([1, 2], 3, 0), of([3, 4], 5, 2)]
 }
 
 /// C's `round` for numbers from 0 to 255.

@@ -8,7 +8,7 @@ use fast_image_resize::{FilterType, ImageView, ResizeAlg, ResizeOptions, Resizer
 use rand_chacha::ChaCha8Rng;
 
 use super::Filter;
-use super::simd::vectorized;
+use super::simd::{Kernel, vectorized};
 use crate::decode::RgbImage;
 use crate::randomness::{below, uniform};
 
@@ -185,16 +185,27 @@ fn pixel_bytes(width: u32, height: u32) -> usize {
 
 /// Interleaved pixels `[height, width, 3]` to planes `[3, height, width]`.
 pub(crate) fn to_planes(pixels: &[u8], planes: &mut [u8]) {
+    debug_assert_eq!(pixels.len(), planes.len());
+    vectorized(Split { pixels, planes });
+}
+
+struct Split<'a> {
+    pixels: &'a [u8],
+    planes: &'a mut [u8],
+}
+
+impl Kernel for Split<'_> {
+    type Output = ();
+
     #[inline(always)]
-    fn split((pixels, planes): (&[u8], &mut [u8])) {
-        let (red, rest) = planes.split_at_mut(pixels.len() / 3);
-        let (green, blue) = rest.split_at_mut(pixels.len() / 3);
-        for (((pixel, red), green), blue) in pixels.as_chunks::<3>().0.iter().zip(red).zip(green).zip(blue) {
+    fn run(self) {
+        let pixels = self.pixels.as_chunks::<3>().0;
+        let (red, rest) = self.planes.split_at_mut(pixels.len());
+        let (green, blue) = rest.split_at_mut(pixels.len());
+        for (((pixel, red), green), blue) in pixels.iter().zip(red).zip(green).zip(blue) {
             [*red, *green, *blue] = *pixel;
         }
     }
-    debug_assert_eq!(pixels.len(), planes.len());
-    vectorized(split, (pixels, planes));
 }
 
 /// Planes `[3, height, width]` to interleaved pixels `[height, width, 3]`.

@@ -1,28 +1,36 @@
 //! One door to wide registers: loops run through [`vectorized`] are compiled a second time for AVX2 and taken where the
 //! machine has it. The results are the same to the bit, for no operation is fused or reordered by it.
 
-/// Calls `kernel(arguments)` with the widest registers that are sure to help.
+/// A loop and what it works on.
 ///
-/// The kernel must be an `#[inline(always)]` function, not a closure: it is compiled for AVX2 by being inlined, and a closure
-/// may not be.
-#[inline(always)]
-pub(super) fn vectorized<A, R>(kernel: impl FnOnce(A) -> R, arguments: A) -> R {
+/// A type rather than a closure, because the code is compiled for AVX2 by being inlined, which only a method marked
+/// `#[inline(always)]` is sure to be: a large closure stays a function of its own, with narrow registers.
+pub(super) trait Kernel {
+    /// What the loop yields.
+    type Output;
+
+    /// Runs the loop. Must be marked `#[inline(always)]`, and so must all it calls.
+    fn run(self) -> Self::Output;
+}
+
+/// Runs a kernel with the widest registers that are sure to help.
+pub(super) fn vectorized<K: Kernel>(kernel: K) -> K::Output {
     #[cfg(target_arch = "x86_64")]
     if let Some(simd) = pulp::x86::V3::try_new() {
-        return pulp::Simd::vectorize(simd, Call(kernel, arguments));
+        return pulp::Simd::vectorize(simd, Wide(kernel));
     }
-    kernel(arguments)
+    kernel.run()
 }
 
 #[cfg(target_arch = "x86_64")]
-struct Call<K, A>(K, A);
+struct Wide<K>(K);
 
 #[cfg(target_arch = "x86_64")]
-impl<A, R, K: FnOnce(A) -> R> pulp::WithSimd for Call<K, A> {
-    type Output = R;
+impl<K: Kernel> pulp::WithSimd for Wide<K> {
+    type Output = K::Output;
 
     #[inline(always)]
-    fn with_simd<S: pulp::Simd>(self, _: S) -> R {
-        (self.0)(self.1)
+    fn with_simd<S: pulp::Simd>(self, _: S) -> K::Output {
+        self.0.run()
     }
 }

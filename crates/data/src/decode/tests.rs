@@ -1,0 +1,131 @@
+//! The decoder against Pillow on images of every kind (`scripts/parity/decode.py`), and against damage.
+
+use std::io::Read;
+
+use flate2::read::GzDecoder;
+use image::{ExtendedColorType, ImageEncoder};
+use proptest::prelude::*;
+use serde::Deserialize;
+
+use super::*;
+
+#[derive(Deserialize)]
+struct Fixture {
+    cases: Vec<Case>,
+}
+
+#[derive(Deserialize)]
+struct Case {
+    name: String,
+    tolerance: u8,
+    encoded: String,
+    width: u32,
+    height: u32,
+    pixels: String,
+}
+
+fn bytes(text: &str) -> Vec<u8> {
+    let pairs = text.as_bytes().as_chunks::<2>().0;
+    pairs.iter().map(|pair| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap()).collect()
+}
+
+fn cases() -> Vec<Case> {
+    let mut text = String::new();
+    GzDecoder::new(&include_bytes!("../../fixtures/decode.json.gz")[..]).read_to_string(&mut text).unwrap();
+    serde_json::from_str::<Fixture>(&text).unwrap().cases
+}
+
+fn png(width: u32, height: u32, kind: ExtendedColorType, samples: &[u8]) -> Vec<u8> {
+    let mut out = Vec::new();
+    image::codecs::png::PngEncoder::new(&mut out).write_image(samples, width, height, kind).unwrap();
+    out
+}
+
+#[test]
+fn every_kind_of_image_gives_pillows_pixels() {
+    let mut worst = Vec::new();
+    for case in cases() {
+        let image = decode(&bytes(&case.encoded), &DecodeLimits::DEFAULT)
+            .unwrap_or_else(|error| panic!("{}: {error}", case.name));
+        assert_eq!((image.width, image.height), (case.width, case.height), "{}", case.name);
+        let expected = bytes(&case.pixels);
+        let most = image.pixels.iter().zip(&expected).map(|(ours, theirs)| ours.abs_diff(*theirs)).max().unwrap();
+        worst.push(format!("{} {most}", case.name));
+        assert!(most <= case.tolerance, "{}: off by {most}, allowed {}", case.name, case.tolerance);
+    }
+    eprintln!("largest difference to Pillow, of 255: {}", worst.join(", "));
+}
+
+#[test]
+fn sixteen_bits_become_eight() {
+    let samples: Vec<u8> = [0u16, 255, 256, 32_768, 65_535, 257].iter().flat_map(|value| value.to_ne_bytes()).collect();
+    let gray = decode(&png(6, 1, ExtendedColorType::L16, &samples), &DecodeLimits::DEFAULT).unwrap();
+    let rgb = decode(&png(2, 1, ExtendedColorType::Rgb16, &samples), &DecodeLimits::DEFAULT).unwrap();
+    for (image, expected) in [(gray, [0, 0, 0, 1, 1, 1, 1, 1, 1, 128, 128, 128, 255, 255, 255, 1, 1, 1].as_slice()), (rgb, &[0, 1, 1, 128, 255, 1])] {
+        // Rounding to the nearest of 255 or taking the upper byte: they differ by one at most.
+        assert!(image.pixels.iter().zip(expected).all(|(a, b)| a.abs_diff(*b) <= 1), "{:?}", image.pixels);
+    }
+}
+
+#[test]
+fn a_huge_header_is_refused_before_memory_is_taken() {
+    // A PNG of 60,000 x 60,000 px in a hundred bytes: header, a little data, end.
+    let mut bomb = png(1, 1, ExtendedColorType::Rgb8, &[1, 2, 3]);
+    bomb[16..20].copy_from_slice(&60_000u32.to_be_bytes());
+    bomb[20..24].copy_from_slice(&60_000u32.to_be_bytes());
+    let mut checksum = flate2::Crc::new();
+    checksum.update(&bomb[12..29]);
+    bomb[29..33].copy_from_slice(&checksum.sum().to_be_bytes());
+    let error = decode(&bomb, &DecodeLimits::DEFAULT).unwrap_err();
+    assert_eq!(error.to_string(), "60000 x 60000 px is over the limit of 178956970 px in all");
+
+    let small = DecodeLimits { side_px: 20, pixels: u64::MAX };
+    let jpeg = cases().into_iter().find(|case| case.name == "jpeg 4:2:0").unwrap();
+    assert!(matches!(decode(&bytes(&jpeg.encoded), &small), Err(DecodeError::TooLarge { width: 33, height: 22, .. })));
+}
+
+#[test]
+fn what_is_no_image_is_named() {
+    let message = |content: &[u8]| decode(content, &DecodeLimits::DEFAULT).unwrap_err().to_string();
+    assert_eq!(message(b""), "the file is empty");
+    assert_eq!(
+        message(b"<html>not found</html>"),
+        "not an image: expected JPEG, PNG, WebP, BMP or GIF, found text starting with `<html>not found<`"
+    );
+    assert_eq!(
+        message(&[0, 1, 2, 255]),
+        "not an image: expected JPEG, PNG, WebP, BMP or GIF, found bytes 00 01 02 ff"
+    );
+}
+
+#[test]
+fn a_cut_image_is_an_error_at_every_length() {
+    for case in cases() {
+        let whole = bytes(&case.encoded);
+        for length in 0..whole.len() {
+            let found = decode(&whole[..length], &DecodeLimits::DEFAULT);
+            if case.name.starts_with("jpeg") {
+                assert!(found.is_err(), "{} cut to {length} of {} bytes", case.name, whole.len());
+            }
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    /// Whatever is done to a file, decoding it ends with pixels or an error.
+    #[test]
+    fn damage_never_panics(which in 0usize..30, flips in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..12)) {
+        let all = cases();
+        let mut damaged = bytes(&all[which % all.len()].encoded);
+        for (at, value) in flips {
+            let at = at.index(damaged.len());
+            damaged[at] ^= value;
+        }
+        let limits = DecodeLimits { side_px: 4096, pixels: 1 << 22 };
+        if let Ok(image) = decode(&damaged, &limits) {
+            prop_assert_eq!(image.pixels.len() as u64, u64::from(image.width) * u64::from(image.height) * 3);
+        }
+    }
+}
