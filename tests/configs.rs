@@ -10,7 +10,11 @@ fn every_pretraining_config_runs_two_steps() {
         let text = std::fs::read_to_string(&config).unwrap();
         assert!(text.starts_with("# "), "{} has no header", config.display());
         for part in ["# Papers:", "# Run: ", "# Expect:"] {
-            assert!(text.contains(part), "{}: the header lacks `{part}`", config.display());
+            assert!(
+                text.contains(part),
+                "{}: the header lacks `{part}`",
+                config.display()
+            );
         }
         // Narrow and small, so that it is a matter of seconds; everything else is the config's own.
         passer()
@@ -20,7 +24,9 @@ fn every_pretraining_config_runs_two_steps() {
             .arg(&config)
             .assert()
             .success()
-            .stdout(predicates::str::starts_with("smoke test passed: 2 steps of 4 synthetic images"));
+            .stdout(predicates::str::starts_with(
+                "smoke test passed: 2 steps of 4 synthetic images",
+            ));
     }
 }
 
@@ -30,7 +36,10 @@ fn every_evaluation_config_is_read() {
     assert!(configs.len() >= 4);
     for config in configs {
         let text = std::fs::read_to_string(&config).unwrap();
-        let parsed: evaluation::Config = toml::from_str(&text).unwrap_or_else(|e| panic!("{}: {e}", config.display()));
-        parsed.validate().unwrap_or_else(|error| panic!("{}: {error}", config.display()));
+        let parsed: evaluation::Config =
+            toml::from_str(&text).unwrap_or_else(|e| panic!("{}: {e}", config.display()));
+        parsed
+            .validate()
+            .unwrap_or_else(|error| panic!("{}: {error}", config.display()));
     }
 }

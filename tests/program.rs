@@ -23,10 +23,26 @@ fn help_names_every_verb() {
     let help = passer().arg("--help").assert().success();
     let text = String::from_utf8_lossy(&help.get_output().stdout).into_owned();
     insta::assert_snapshot!("help", text);
-    for verb in [vec!["pretrain"], vec!["evaluate", "run"], vec!["features"], vec!["shards", "pack"], vec!["views"], vec!["quickstart"]] {
-        passer().args(verb).arg("--help").assert().success().stdout(contains("Usage: passer"));
+    for verb in [
+        vec!["pretrain"],
+        vec!["evaluate", "run"],
+        vec!["features"],
+        vec!["shards", "pack"],
+        vec!["views"],
+        vec!["quickstart"],
+    ] {
+        passer()
+            .args(verb)
+            .arg("--help")
+            .assert()
+            .success()
+            .stdout(contains("Usage: passer"));
     }
-    passer().arg("devices").assert().success().stdout(contains("flex").and(contains("--features wgpu")));
+    passer()
+        .arg("devices")
+        .assert()
+        .success()
+        .stdout(contains("flex").and(contains("--features wgpu")));
 }
 
 #[test]
@@ -48,7 +64,10 @@ fn configs_are_strict() {
     let text = std::fs::read_to_string(crate::root().join(SMALL)).unwrap();
     std::fs::write(&config, text.replace("[objective.moco]", "[objective.mocco]")).unwrap();
     let error = refused(1, &["pretrain", path(&config), "--smoke"]);
-    assert!(error.contains("unknown variant `mocco`, expected `moco`") && error.contains("line"), "{error}");
+    assert!(
+        error.contains("unknown variant `mocco`, expected `moco`") && error.contains("line"),
+        "{error}"
+    );
     let error = refused(1, &["pretrain", "no-such.toml", "--smoke"]);
     assert!(error.contains("config `no-such.toml` cannot be read"), "{error}");
 }
@@ -58,19 +77,51 @@ fn a_batch_that_does_not_fit_is_named() {
     let folder = tempfile::tempdir().unwrap();
     let photos = photos(folder.path());
     let out = folder.path().join("run");
-    let base = ["pretrain", SMALL, "--device", "flex", "--data", path(&photos), "--out", path(&out)];
+    let base = [
+        "pretrain",
+        SMALL,
+        "--device",
+        "flex",
+        "--data",
+        path(&photos),
+        "--out",
+        path(&out),
+    ];
     // 32 photos are less than a batch of 256.
     let error = refused(1, &base);
     assert!(error.contains("256") && error.contains("32"), "{error}");
-    let error = refused(1, &[&base[..], &["--set", "data.batch_images=24", "--set", "training.batch_norm_images=12"]].concat());
-    assert!(error.contains("`objective.moco.queue_images` must be a multiple of `data.batch_images` (24), got 4096"), "{error}");
+    let error = refused(
+        1,
+        &[
+            &base[..],
+            &[
+                "--set",
+                "data.batch_images=24",
+                "--set",
+                "training.batch_norm_images=12",
+            ],
+        ]
+        .concat(),
+    );
+    assert!(
+        error.contains(
+            "`objective.moco.queue_images` must be a multiple of `data.batch_images` (24), got 4096"
+        ),
+        "{error}"
+    );
 }
 
 #[test]
 fn absent_devices_say_what_to_build() {
     let error = refused(1, &["pretrain", SMALL, "--smoke", "--device", "cuda"]);
-    assert!(error.contains("no `cuda` backend") && error.contains("--features cuda"), "{error}");
-    assert!(refused(1, &["pretrain", SMALL, "--smoke", "--device", "tpu"]).contains("device `tpu`: expected auto"));
+    assert!(
+        error.contains("no `cuda` backend") && error.contains("--features cuda"),
+        "{error}"
+    );
+    assert!(
+        refused(1, &["pretrain", SMALL, "--smoke", "--device", "tpu"])
+            .contains("device `tpu`: expected auto")
+    );
 }
 
 #[test]
@@ -99,10 +150,24 @@ fn bad_data_is_named_and_counted() {
     let out = folder.path().join("run");
     let run = |limit: &str, out: &Path| {
         let mut command = passer();
-        command.args(["pretrain", SMALL, "--device", "flex", "--data", path(&photos), "--out", path(out)]);
+        command.args([
+            "pretrain",
+            SMALL,
+            "--device",
+            "flex",
+            "--data",
+            path(&photos),
+            "--out",
+            path(out),
+        ]);
         for set in [
-            "data.batch_images=16", "training.batch_norm_images=8", "training.epochs=1", "backbone.resnet.width=4",
-            "objective.moco.queue_images=64", "views.0.transforms.0.random_resized_crop.size_px=16", limit,
+            "data.batch_images=16",
+            "training.batch_norm_images=8",
+            "training.epochs=1",
+            "backbone.resnet.width=4",
+            "objective.moco.queue_images=64",
+            "views.0.transforms.0.random_resized_crop.size_px=16",
+            limit,
         ] {
             command.args(["--set", set]);
         }
@@ -117,12 +182,18 @@ fn bad_data_is_named_and_counted() {
 
     // A shard cut in the middle.
     let shards = folder.path().join("shards");
-    passer().args(["shards", "pack", path(&photos), "--out", path(&shards)]).assert().success();
+    passer()
+        .args(["shards", "pack", path(&photos), "--out", path(&shards)])
+        .assert()
+        .success();
     let shard = crate::files(&shards, ".tar").remove(0);
     let bytes = std::fs::read(&shard).unwrap();
     std::fs::write(&shard, &bytes[..bytes.len() / 2]).unwrap();
     let error = inspect(&shards);
-    assert!(error.contains("shard") && error.contains("hint: `passer shards verify"), "{error}");
+    assert!(
+        error.contains("shard") && error.contains("hint: `passer shards verify"),
+        "{error}"
+    );
 }
 
 #[test]
@@ -132,20 +203,37 @@ fn a_run_directory_belongs_to_one_run() {
     let out = folder.path().join("run");
     let run = |more: &[&str]| {
         let mut command = passer();
-        command.args(["pretrain", SMALL, "--device", "flex", "--data", path(&photos), "--out", path(&out)]);
+        command.args([
+            "pretrain",
+            SMALL,
+            "--device",
+            "flex",
+            "--data",
+            path(&photos),
+            "--out",
+            path(&out),
+        ]);
         for set in [
-            "data.batch_images=16", "training.batch_norm_images=8", "training.epochs=1", "backbone.resnet.width=4",
-            "objective.moco.queue_images=64", "views.0.transforms.0.random_resized_crop.size_px=16",
+            "data.batch_images=16",
+            "training.batch_norm_images=8",
+            "training.epochs=1",
+            "backbone.resnet.width=4",
+            "objective.moco.queue_images=64",
+            "views.0.transforms.0.random_resized_crop.size_px=16",
         ] {
             command.args(["--set", set]);
         }
         command.args(more).assert()
     };
     run(&[]).success();
-    run(&[]).code(1).stderr(contains("already holds a run").and(contains("hint: go on with `--resume`")));
+    run(&[])
+        .code(1)
+        .stderr(contains("already holds a run").and(contains("hint: go on with `--resume`")));
     run(&["--resume", "--set", "backbone.resnet.width=8"])
         .code(1)
-        .stderr(contains("was started with another `backbone.resnet.width`: expected `4`, got `8`"));
+        .stderr(contains(
+            "was started with another `backbone.resnet.width`: expected `4`, got `8`",
+        ));
     run(&["--resume"]).success();
 
     // A checkpoint of another architecture under this config's name.
@@ -166,13 +254,27 @@ fn encoders_that_are_none_are_refused() {
         refused(
             1,
             &[
-                "evaluate", "run", "configs/evaluate/quickstart.toml", "--device", "flex", "--encoder", path(encoder),
-                "--train", path(&photos), "--test", path(&photos), "--out", path(&out),
+                "evaluate",
+                "run",
+                "configs/evaluate/quickstart.toml",
+                "--device",
+                "flex",
+                "--encoder",
+                path(encoder),
+                "--train",
+                path(&photos),
+                "--test",
+                path(&photos),
+                "--out",
+                path(&out),
             ],
         )
     };
     let error = evaluate(folder.path());
-    assert!(error.contains("holds no `encoder.safetensors` and no checkpoint"), "{error}");
+    assert!(
+        error.contains("holds no `encoder.safetensors` and no checkpoint"),
+        "{error}"
+    );
     let file = folder.path().join("encoder.safetensors");
     std::fs::write(&file, b"not an encoder").unwrap();
     assert!(evaluate(&file).contains("not a safetensors file"));

@@ -42,9 +42,19 @@ const SHRUNK: [&str; 9] = [
 /// `passer pretrain` of the shrunk recipe.
 fn pretrain(data: &Path, out: &Path, more: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_passer"));
-    command.current_dir(root()).stdout(Stdio::null()).stderr(Stdio::piped());
-    command.arg("pretrain").arg("configs/pretrain/moco-v2-resnet18-cifar10.toml");
-    command.args(["--device", "flex"]).arg("--data").arg(data).arg("--out").arg(out);
+    command
+        .current_dir(root())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped());
+    command
+        .arg("pretrain")
+        .arg("configs/pretrain/moco-v2-resnet18-cifar10.toml");
+    command
+        .args(["--device", "flex"])
+        .arg("--data")
+        .arg(data)
+        .arg("--out")
+        .arg(out);
     for set in SHRUNK {
         command.args(["--set", set]);
     }
@@ -54,7 +64,11 @@ fn pretrain(data: &Path, out: &Path, more: &[&str]) -> Command {
 
 fn run(mut command: Command) {
     let output = command.output().unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
 }
 
 /// Lines of `metrics.jsonl` without their clock fields.
@@ -101,9 +115,14 @@ fn twenty_kills_change_nothing() {
     let mut state = 0x9E37_79B9_7F4A_7C15u64 ^ u64::from(std::process::id());
     while kills < 20 {
         // Random moments, most of them early: a run that ends before its kill is begun again from the first step.
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        state = state
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
         let wait = whole_time.mul_f64((state >> 40) as f64 / (1 << 24) as f64 * 0.6);
-        let mut child = pretrain(&photos, &killed, &["--resume"]).stderr(Stdio::null()).spawn().unwrap();
+        let mut child = pretrain(&photos, &killed, &["--resume"])
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
         std::thread::sleep(wait.max(Duration::from_millis(1)));
         if child.try_wait().unwrap().is_some() {
             std::fs::remove_dir_all(&killed).unwrap();
@@ -122,7 +141,11 @@ fn twenty_kills_change_nothing() {
     assert_eq!(tensors(&whole), tensors(&killed));
     let encoder = |run: &Path| std::fs::read(run.join("encoder.safetensors")).unwrap();
     assert_eq!(encoder(&whole), encoder(&killed));
-    assert_eq!(training::list_checkpoints(&killed).unwrap().len(), 2, "the last two checkpoints are kept");
+    assert_eq!(
+        training::list_checkpoints(&killed).unwrap().len(),
+        2,
+        "the last two checkpoints are kept"
+    );
 }
 
 #[test]
@@ -131,7 +154,11 @@ fn worker_counts_change_nothing() {
     let photos = photos(folder.path());
     let of = |workers: usize| {
         let out = folder.path().join(format!("workers-{workers}"));
-        run(pretrain(&photos, &out, &["--set", &format!("data.workers={workers}")]));
+        run(pretrain(
+            &photos,
+            &out,
+            &["--set", &format!("data.workers={workers}")],
+        ));
         (metrics(&out), tensors(&out))
     };
     let one = of(1);
@@ -152,12 +179,18 @@ fn ctrl_c_ends_with_a_checkpoint_and_the_run_goes_on() {
         assert!(Instant::now() < deadline, "no checkpoint within a minute");
         std::thread::sleep(Duration::from_millis(20));
     }
-    let status = Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
+    let status = Command::new("kill")
+        .args(["-INT", &child.id().to_string()])
+        .status()
+        .unwrap();
     assert!(status.success());
     let output = child.wait_with_output().unwrap();
     assert_eq!(output.status.code(), Some(130));
     let text = String::from_utf8_lossy(&output.stderr);
-    assert!(text.contains("interrupted at step") && text.contains("--resume"), "{text}");
+    assert!(
+        text.contains("interrupted at step") && text.contains("--resume"),
+        "{text}"
+    );
     let step = training::latest_checkpoint(&out).unwrap().unwrap().step;
     assert!(text.contains(&format!("interrupted at step {step}")), "{text}");
 }
@@ -167,13 +200,29 @@ fn from_photos_to_a_score() {
     let folder = tempfile::tempdir().unwrap();
     let photos = photos(folder.path());
     let shards = folder.path().join("shards");
-    passer().args(["shards", "pack"]).arg(&photos).arg("--out").arg(&shards).assert().success();
-    passer().args(["shards", "verify"]).arg(&shards).assert().success();
+    passer()
+        .args(["shards", "pack"])
+        .arg(&photos)
+        .arg("--out")
+        .arg(&shards)
+        .assert()
+        .success();
+    passer()
+        .args(["shards", "verify"])
+        .arg(&shards)
+        .assert()
+        .success();
     let out = folder.path().join("run");
     run(pretrain(&shards, &out, &[]));
     let scores = folder.path().join("scores");
     passer()
-        .args(["evaluate", "run", "configs/evaluate/small-images.toml", "--device", "flex"])
+        .args([
+            "evaluate",
+            "run",
+            "configs/evaluate/small-images.toml",
+            "--device",
+            "flex",
+        ])
         .arg("--encoder")
         .arg(&out)
         .arg("--train")
@@ -182,7 +231,12 @@ fn from_photos_to_a_score() {
         .arg(&photos)
         .arg("--out")
         .arg(&scores)
-        .args(["--set", "protocols.0.knn_dino.neighbors=[5]"])
+        .args([
+            "--set",
+            "protocols.0.knn-dino.neighbors=[5]",
+            "--set",
+            "protocols.0.knn-dino.headline_neighbors=5",
+        ])
         .assert()
         .success();
     let text = std::fs::read_to_string(scores.join("result.json")).unwrap();

@@ -6,8 +6,8 @@ Each line of the output is {"epoch", "loss", "knn", "lr", "seconds"}: the epoch'
 on the test images after it, and the epoch's wall-clock training time. Epoch 0 is the network before training.
 The line before it holds the settings. Same seed, same threads: same numbers.
 
-The tree holds train/CLASS/NAME.jpg and test/CLASS/NAME.jpg; the first --per-class names of each class in sorted
-order are trained on, all test images tested. Epochs shuffle all images and drop the last partial batch.
+The tree holds train/CLASS/NAME.jpg and test/CLASS/NAME.jpg; --per-class names of each class, evenly spread in
+sorted order, are trained on, all test images tested. Epochs shuffle all images and drop the last partial batch.
 The views are those of MoCo-v2, blur left out at 32 px unless --blur is given. kNN is DINO's: cosine similarity of
 L2-normalised pooled features of the un-augmented images, in evaluation mode; the k nearest vote for
 their classes with weight exp(similarity / 0.07).
@@ -50,7 +50,10 @@ def read_images(path, per_class):
     classes = sorted({name for _, name in found})
     for (split, name), files in sorted(found.items()):
         images, labels = splits[split]
-        for file in sorted(files)[: per_class if split == "train" else None]:
+        names = sorted(files)
+        if split == "train":  # evenly spread, as `passer shards pack --limit` takes them
+            names = [names[i * len(names) // per_class] for i in range(per_class)]
+        for file in names:
             images.append(Image.open(io.BytesIO(files[file])).convert("RGB"))
             labels.append(classes.index(name))
     return splits

@@ -8,7 +8,8 @@ use std::path::Path;
 /// Reads a config. `sets` are `key.path=value` edits, made on the table before it is read as `C`, so that they are
 /// checked like the file itself.
 pub(crate) fn read<C: DeserializeOwned>(path: &Path, sets: &[String]) -> anyhow::Result<C> {
-    let text = std::fs::read_to_string(path).with_context(|| format!("config `{}` cannot be read", path.display()))?;
+    let text = std::fs::read_to_string(path)
+        .with_context(|| format!("config `{}` cannot be read", path.display()))?;
     parse(&text, sets).with_context(|| format!("config `{}` is not valid", path.display()))
 }
 
@@ -28,7 +29,8 @@ pub(crate) fn parse<C: DeserializeOwned>(text: &str, sets: &[String]) -> anyhow:
 /// Carries out one `key.path=value`. Numbers in the path index lists.
 fn set(table: &mut toml::Table, edit: &str) -> anyhow::Result<()> {
     let bad = |reason: &str| {
-        Failure::new(format!("`--set {edit}`: {reason}")).hint("write `--set key.path=value`, as in `--set training.epochs=1`")
+        Failure::new(format!("`--set {edit}`: {reason}"))
+            .hint("write `--set key.path=value`, as in `--set training.epochs=1`")
     };
     let (path, value) = edit.split_once('=').ok_or_else(|| bad("there is no `=`"))?;
     // A value that is no TOML is a string: `--set backbone.resnet.stem=small` needs no quotes.
@@ -38,7 +40,10 @@ fn set(table: &mut toml::Table, edit: &str) -> anyhow::Result<()> {
         .and_then(|mut table| table.remove("value"))
         .unwrap_or_else(|| toml::Value::String(value.to_string()));
     let mut keys: Vec<&str> = path.trim().split('.').collect();
-    let last = keys.pop().filter(|key| !key.is_empty()).ok_or_else(|| bad("the key is empty"))?;
+    let last = keys
+        .pop()
+        .filter(|key| !key.is_empty())
+        .ok_or_else(|| bad("the key is empty"))?;
     let Some((first, rest)) = keys.split_first() else {
         table.insert(last.to_string(), value);
         return Ok(());
@@ -91,7 +96,10 @@ mod tests {
     fn edits_reach_tables_lists_and_bare_words() {
         let sets = ["seed=7", "inner.name=small", "list.0.epochs=9"].map(String::from);
         let outer: Outer = parse(TEXT, &sets).unwrap();
-        assert_eq!((outer.seed, outer.inner.name.as_str(), outer.list[0].epochs), (7, "small", 9));
+        assert_eq!(
+            (outer.seed, outer.inner.name.as_str(), outer.list[0].epochs),
+            (7, "small", 9)
+        );
     }
 
     #[test]

@@ -34,15 +34,25 @@ fn found(backend: &str) -> Vec<Device> {
         #[cfg(feature = "flex")]
         "flex" => vec![Device::flex()],
         #[cfg(feature = "wgpu")]
-        "wgpu" => Device::enumerate(burn::tensor::DeviceType::Wgpu).into_iter().collect(),
+        "wgpu" => Device::enumerate(burn::tensor::DeviceType::Wgpu)
+            .into_iter()
+            .collect(),
         #[cfg(feature = "vulkan")]
-        "vulkan" => Device::enumerate(burn::tensor::DeviceType::Vulkan).into_iter().collect(),
+        "vulkan" => Device::enumerate(burn::tensor::DeviceType::Vulkan)
+            .into_iter()
+            .collect(),
         #[cfg(feature = "metal")]
-        "metal" => Device::enumerate(burn::tensor::DeviceType::Metal).into_iter().collect(),
+        "metal" => Device::enumerate(burn::tensor::DeviceType::Metal)
+            .into_iter()
+            .collect(),
         #[cfg(feature = "cuda")]
-        "cuda" => Device::enumerate(burn::tensor::DeviceType::Cuda).into_iter().collect(),
+        "cuda" => Device::enumerate(burn::tensor::DeviceType::Cuda)
+            .into_iter()
+            .collect(),
         #[cfg(feature = "rocm")]
-        "rocm" => Device::enumerate(burn::tensor::DeviceType::Rocm).into_iter().collect(),
+        "rocm" => Device::enumerate(burn::tensor::DeviceType::Rocm)
+            .into_iter()
+            .collect(),
         _ => vec![],
     }
 }
@@ -50,8 +60,15 @@ fn found(backend: &str) -> Vec<Device> {
 /// Opens the device that `name` asks for.
 pub(crate) fn open(name: &str) -> anyhow::Result<Device> {
     if name == "auto" {
-        let first = BACKENDS.iter().filter(|(_, compiled)| *compiled).find_map(|(backend, _)| found(backend).into_iter().next());
-        return first.ok_or_else(|| Failure::new("this build has no backend").hint("build with `--features flex`").into());
+        let first = BACKENDS
+            .iter()
+            .filter(|(_, compiled)| *compiled)
+            .find_map(|(backend, _)| found(backend).into_iter().next());
+        return first.ok_or_else(|| {
+            Failure::new("this build has no backend")
+                .hint("build with `--features flex`")
+                .into()
+        });
     }
     let (backend, index) = match name.split_once(':') {
         Some((backend, index)) => {
@@ -64,16 +81,22 @@ pub(crate) fn open(name: &str) -> anyhow::Result<Device> {
         return Err(unknown(name).into());
     };
     if !compiled {
-        return Err(Failure::new(format!("device `{name}`: this build has no `{backend}` backend"))
-            .hint(format!("build with `cargo build --release --features {backend}`, or use `--device auto`"))
-            .into());
+        return Err(
+            Failure::new(format!("device `{name}`: this build has no `{backend}` backend"))
+                .hint(format!(
+                    "build with `cargo build --release --features {backend}`, or use `--device auto`"
+                ))
+                .into(),
+        );
     }
     let devices = found(backend);
     let count = devices.len();
     devices.into_iter().nth(index).ok_or_else(|| {
-        Failure::new(format!("device `{name}`: expected more than {index} {backend} devices on this machine, found {count}"))
-            .hint("`passer devices` lists what there is; a GPU needs its vendor's driver")
-            .into()
+        Failure::new(format!(
+            "device `{name}`: expected more than {index} {backend} devices on this machine, found {count}"
+        ))
+        .hint("`passer devices` lists what there is; a GPU needs its vendor's driver")
+        .into()
     })
 }
 
@@ -85,12 +108,22 @@ fn unknown(name: &str) -> Failure {
 
 /// A device in words: backend and, where the backend tells, the part's name.
 pub(crate) fn describe(device: &Device) -> String {
-    #[cfg(any(feature = "wgpu", feature = "vulkan", feature = "metal", feature = "cuda", feature = "rocm"))]
+    #[cfg(any(
+        feature = "wgpu",
+        feature = "vulkan",
+        feature = "metal",
+        feature = "cuda",
+        feature = "rocm"
+    ))]
     if let Some(identity) = device.identity() {
         return format!("{device:?} ({})", identity.name);
     }
     let text = format!("{device:?}");
-    if text.contains("Flex") { "flex (CPU)".into() } else { text }
+    if text.contains("Flex") {
+        "flex (CPU)".into()
+    } else {
+        text
+    }
 }
 
 /// `passer devices`
@@ -105,11 +138,16 @@ pub(crate) fn list() -> anyhow::Result<()> {
         };
         println!("{backend:<8} {:<14} {shown}", if compiled { "yes" } else { "no" });
         for device in devices {
-            let types: Vec<&str> = [("f32", FloatDType::F32), ("f16", FloatDType::F16), ("bf16", FloatDType::BF16), ("f64", FloatDType::F64)]
-                .into_iter()
-                .filter(|(_, dtype)| device.supports_dtype(*dtype))
-                .map(|(name, _)| name)
-                .collect();
+            let types: Vec<&str> = [
+                ("f32", FloatDType::F32),
+                ("f16", FloatDType::F16),
+                ("bf16", FloatDType::BF16),
+                ("f64", FloatDType::F64),
+            ]
+            .into_iter()
+            .filter(|(_, dtype)| device.supports_dtype(*dtype))
+            .map(|(name, _)| name)
+            .collect();
             println!("{:<8} {:<14} floats: {}", "", "", types.join(", "));
         }
     }

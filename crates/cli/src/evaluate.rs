@@ -35,7 +35,7 @@ pub(crate) struct Arguments {
     /// Print the results as JSON instead of a table
     #[arg(long)]
     json: bool,
-    /// Change a key of the config, as in `--set protocols.0.knn_dino.temperature=0.1`; may be given again
+    /// Change a key of the config, as in `--set protocols.0.knn-dino.temperature=0.1`; may be given again
     #[arg(long = "set", value_name = "KEY=VALUE")]
     sets: Vec<String>,
 }
@@ -51,10 +51,26 @@ pub(crate) fn run(verb: Verb) -> anyhow::Result<()> {
     if arguments.json {
         println!("{}", serde_json::to_string_pretty(&outcomes)?);
     } else {
-        println!("{:<22} {:<16} {:>8}   test records", "protocol", "metric", "value");
+        println!("{:<26} {:<8} {:>8}   test records", "protocol", "metric", "value");
         for outcome in &outcomes {
+            // kNN asks for several k; the others have one row a metric.
+            let neighbors = outcome
+                .settings
+                .get("neighbors")
+                .and_then(serde_json::Value::as_u64);
+            let protocol = match neighbors {
+                Some(neighbors) => format!("{} (k {neighbors})", outcome.protocol),
+                None => outcome.protocol.clone(),
+            };
+            let spread = match &outcome.spread {
+                Some(spread) => format!(" +- {:.2}", 100.0 * spread.standard_deviation),
+                None => String::new(),
+            };
             let value = format!("{:.2} %", 100.0 * outcome.value);
-            println!("{:<22} {:<16} {value:>8}   {}", outcome.protocol, outcome.metric, outcome.test_records);
+            println!(
+                "{protocol:<26} {:<8} {value:>8}   {}{spread}",
+                outcome.metric, outcome.test_records
+            );
         }
     }
     eprintln!("{}", arguments.out.join("result.json").display());
@@ -65,7 +81,12 @@ pub(crate) fn run(verb: Verb) -> anyhow::Result<()> {
 pub(crate) fn open(path: &Path, device: &Device) -> anyhow::Result<Encoder> {
     let loaded = training::read_encoder(path, device)?;
     let name = format!("{} {}", loaded.info.architecture.name(), loaded.info.method);
-    Ok(Encoder::new(name, loaded.hash.clone(), &loaded.backbone, loaded.normalize()))
+    Ok(Encoder::new(
+        name,
+        loaded.hash.clone(),
+        &loaded.backbone,
+        loaded.normalize(),
+    ))
 }
 
 /// Runs a config's protocols, showing how far they are.
@@ -77,9 +98,18 @@ pub(crate) fn evaluate(
     out: &Path,
     device: &Device,
 ) -> anyhow::Result<Vec<Outcome>> {
-    let provenance =
-        Provenance { commit: provenance::COMMIT.into(), device: devices::describe(device) };
-    let job = Job { encoder, train, test, out, device, provenance };
+    let provenance = Provenance {
+        commit: provenance::COMMIT.into(),
+        device: devices::describe(device),
+    };
+    let job = Job {
+        encoder,
+        train,
+        test,
+        out,
+        device,
+        provenance,
+    };
     let mut stage = Stage::default();
     let outcomes = evaluation::run(config, &job, &mut |event| stage.show(event));
     stage.finish();
@@ -98,7 +128,10 @@ impl Stage {
         if self.current.as_ref().is_none_or(|(name, _)| name != event.stage) {
             self.finish();
             let label = format!("{} ({})", event.stage, event.unit);
-            self.current = Some((event.stage.to_string(), Progress::new(&label, 0, event.total as u64)));
+            self.current = Some((
+                event.stage.to_string(),
+                Progress::new(&label, 0, event.total as u64),
+            ));
         }
         if let Some((_, progress)) = &mut self.current {
             progress.at(event.done as u64);

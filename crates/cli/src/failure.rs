@@ -13,7 +13,10 @@ pub(crate) struct Failure {
 impl Failure {
     /// A message without a cure.
     pub(crate) fn new(message: impl Into<String>) -> Self {
-        Self { message: message.into(), hint: None }
+        Self {
+            message: message.into(),
+            hint: None,
+        }
     }
 
     /// Adds the cure.

@@ -43,8 +43,13 @@ pub(crate) fn run(arguments: Arguments) -> anyhow::Result<()> {
     let encoder = evaluate::open(&arguments.encoder, &device)?;
     let dataset = Arc::new(data::Dataset::open(&arguments.data)?);
     let transforms = [
-        Transform::Resize { shorter_px: (arguments.size_px * 8).div_ceil(7), filter: Filter::Bilinear },
-        Transform::CenterCrop { size_px: arguments.size_px },
+        Transform::Resize {
+            shorter_px: (arguments.size_px * 8).div_ceil(7),
+            filter: Filter::Bilinear,
+        },
+        Transform::CenterCrop {
+            size_px: arguments.size_px,
+        },
     ];
     let config = DataConfig {
         batch_images: arguments.batch_images,
@@ -52,8 +57,9 @@ pub(crate) fn run(arguments: Arguments) -> anyhow::Result<()> {
         max_bad_fraction: arguments.max_bad_fraction,
     };
     let mut stage = Stage::default();
-    let features =
-        evaluation::extract(&encoder, &dataset, &transforms, &config, &device, &mut |event| stage.show(event));
+    let features = evaluation::extract(&encoder, &dataset, &transforms, &config, &device, &mut |event| {
+        stage.show(event)
+    });
     stage.finish();
     let features = features?;
     features.save(&arguments.out)?;
@@ -61,7 +67,10 @@ pub(crate) fn run(arguments: Arguments) -> anyhow::Result<()> {
         eprintln!("{tap}: {} records of width {}", matrix.rows, matrix.width);
     }
     if features.bad_records > 0 {
-        eprintln!("warning: {} records could not be decoded and were left out", features.bad_records);
+        eprintln!(
+            "warning: {} records could not be decoded and were left out",
+            features.bad_records
+        );
     }
     println!("{}", arguments.out.display());
     Ok(())

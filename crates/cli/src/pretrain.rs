@@ -58,7 +58,10 @@ pub(crate) fn run(arguments: Arguments) -> anyhow::Result<()> {
     let (Some(data), Some(out)) = (&arguments.data, &arguments.out) else {
         return Err(Failure::new("`--data` and `--out` are needed").into());
     };
-    config.validate().map_err(training::Error::Config).with_context(|| format!("`{}`", arguments.config.display()))?;
+    config
+        .validate()
+        .map_err(training::Error::Config)
+        .with_context(|| format!("`{}`", arguments.config.display()))?;
     let dataset = Arc::new(data::Dataset::open(data)?);
     let summary = pretrain(&config, dataset, out, arguments.resume, device)?;
     finish(&summary, &config, out)
@@ -90,9 +93,18 @@ pub(crate) fn pretrain(
     let mut shown: Option<Progress> = None;
     let mut steps_per_epoch = 1;
     let summary = objectives::pretrain(config, dataset, &options, &mut |event| match event {
-        Event::Start { step, steps, steps_per_epoch: per_epoch, peak_learning_rate } => {
+        Event::Start {
+            step,
+            steps,
+            steps_per_epoch: per_epoch,
+            peak_learning_rate,
+        } => {
             steps_per_epoch = per_epoch;
-            let from = if step > 0 { format!(" from step {step}") } else { String::new() };
+            let from = if step > 0 {
+                format!(" from step {step}")
+            } else {
+                String::new()
+            };
             eprintln!(
                 "{steps} steps{from} ({per_epoch} an epoch), peak learning rate {peak_learning_rate:.4}, run directory `{}`",
                 out.display()
@@ -134,13 +146,16 @@ fn finish(summary: &Summary, config: &Config<ObjectiveConfig>, out: &Path) -> an
         );
         return Err(Interrupted.into());
     }
-    let memory = provenance::peak_memory_mib().map_or(String::new(), |mib| format!(", peak memory {mib} MiB"));
+    let memory =
+        provenance::peak_memory_mib().map_or(String::new(), |mib| format!(", peak memory {mib} MiB"));
     eprintln!(
         "finished {} steps of {} images in {}, last loss {}{memory}",
         summary.steps,
         config.data.batch_images,
         duration(summary.seconds),
-        summary.last_loss.map_or("unknown".into(), |loss| format!("{loss:.4}")),
+        summary
+            .last_loss
+            .map_or("unknown".into(), |loss| format!("{loss:.4}")),
     );
     println!("{}", out.join("encoder.safetensors").display());
     eprintln!(
@@ -154,7 +169,10 @@ fn finish(summary: &Summary, config: &Config<ObjectiveConfig>, out: &Path) -> an
 /// Names the records that were left out.
 pub(crate) fn report_bad_records(bad: &data::BadRecords) {
     if bad.count > 0 {
-        eprintln!("warning: {} records could not be decoded and were replaced by the next good one:", bad.count);
+        eprintln!(
+            "warning: {} records could not be decoded and were replaced by the next good one:",
+            bad.count
+        );
         for record in &bad.first {
             eprintln!("  {}: {}", record.key, record.reason);
         }

@@ -27,14 +27,25 @@ impl Progress {
         let bar = std::io::stderr().is_terminal().then(|| {
             let style = ProgressStyle::with_template("{prefix} {bar:30} {pos}/{len} {msg} {eta} left")
                 .unwrap_or_else(|_| ProgressStyle::default_bar());
-            let bar = bars().add(ProgressBar::new(total).with_style(style).with_prefix(what.to_string()));
+            let bar = bars().add(
+                ProgressBar::new(total)
+                    .with_style(style)
+                    .with_prefix(what.to_string()),
+            );
             bar.set_position(done);
             bar.reset_eta();
             bar.enable_steady_tick(Duration::from_millis(500));
             bar
         });
         let now = Instant::now();
-        Self { bar, what: what.to_string(), total, started: now, first: done, shown: now }
+        Self {
+            bar,
+            what: what.to_string(),
+            total,
+            started: now,
+            first: done,
+            shown: now,
+        }
     }
 
     /// Says how far the work is; in a pipe at most every ten seconds.
@@ -62,7 +73,8 @@ impl Progress {
         let left = match since {
             0 => String::new(),
             since => {
-                let seconds = self.started.elapsed().as_secs_f64() / since as f64 * (self.total.saturating_sub(done)) as f64;
+                let seconds = self.started.elapsed().as_secs_f64() / since as f64
+                    * (self.total.saturating_sub(done)) as f64;
                 format!(", {} left", duration(seconds))
             }
         };

@@ -28,8 +28,18 @@ const PRETRAIN: &str = include_str!("../../../configs/pretrain/quickstart.toml")
 const EVALUATE: &str = include_str!("../../../configs/evaluate/quickstart.toml");
 
 /// Fashion-MNIST's classes in the order of its labels.
-const CLASSES: [&str; 10] =
-    ["t-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot"];
+const CLASSES: [&str; 10] = [
+    "t-shirt",
+    "trouser",
+    "pullover",
+    "dress",
+    "coat",
+    "sandal",
+    "shirt",
+    "sneaker",
+    "bag",
+    "ankle boot",
+];
 
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
@@ -65,7 +75,10 @@ pub(crate) fn run(arguments: Arguments) -> anyhow::Result<()> {
     // A finished run has nothing left to do and passes through at once.
     let summary = pretrain::pretrain(&config, Arc::clone(&train), &run, true, device.clone())?;
     if summary.outcome == training::Outcome::Interrupted {
-        eprintln!("interrupted at step {} of {}; the same command goes on", summary.step, summary.steps);
+        eprintln!(
+            "interrupted at step {} of {}; the same command goes on",
+            summary.step, summary.steps
+        );
         return Err(Interrupted.into());
     }
 
@@ -73,12 +86,20 @@ pub(crate) fn run(arguments: Arguments) -> anyhow::Result<()> {
     let untrained = untrained(&config, out, &device)?;
     let pixels = Encoder::pixels(config.data.normalize);
     let mut rows = vec![];
-    for (name, folder, encoder) in
-        [("pretrained", "pretrained", &pretrained), ("untrained", "untrained", &untrained), ("raw pixels", "pixels", &pixels)]
-    {
+    for (name, folder, encoder) in [
+        ("pretrained", "pretrained", &pretrained),
+        ("untrained", "untrained", &untrained),
+        ("raw pixels", "pixels", &pixels),
+    ] {
         let scores = out.join("evaluation").join(folder);
-        let outcomes =
-            evaluate::evaluate(&protocols, encoder, Arc::clone(&train), Arc::clone(&test), &scores, &device)?;
+        let outcomes = evaluate::evaluate(
+            &protocols,
+            encoder,
+            Arc::clone(&train),
+            Arc::clone(&test),
+            &scores,
+            &device,
+        )?;
         rows.push((name, outcomes));
     }
     training::write_json_atomically(
@@ -97,8 +118,14 @@ pub(crate) fn run(arguments: Arguments) -> anyhow::Result<()> {
 }
 
 /// The same network with its initial weights, also as a file, so that it can be evaluated like any other.
-fn untrained(config: &training::Config<ObjectiveConfig>, out: &Path, device: &Device) -> anyhow::Result<Encoder> {
-    let backbone = config.backbone.init(&Init::new(config.seed, device).at("student").at("backbone"));
+fn untrained(
+    config: &training::Config<ObjectiveConfig>,
+    out: &Path,
+    device: &Device,
+) -> anyhow::Result<Encoder> {
+    let backbone = config
+        .backbone
+        .init(&Init::new(config.seed, device).at("student").at("backbone"));
     let info = EncoderInfo {
         architecture: config.backbone.clone(),
         method: "random".into(),
@@ -112,7 +139,12 @@ fn untrained(config: &training::Config<ObjectiveConfig>, out: &Path, device: &De
     };
     training::write_encoder(&out.join("untrained.safetensors"), &backbone, &info)?;
     let name = format!("{} random", config.backbone.name());
-    Ok(Encoder::new(name, weights_hash(&backbone), &backbone, config.data.normalize))
+    Ok(Encoder::new(
+        name,
+        weights_hash(&backbone),
+        &backbone,
+        config.data.normalize,
+    ))
 }
 
 /// Writes a bundled part as shards of PNGs, unless an earlier quick start did.
@@ -124,7 +156,8 @@ fn unpack(out: &Path, split: &str, images: &[u8], labels: &[u8]) -> anyhow::Resu
     }
     if folder.exists() {
         // Cut off in the middle: nothing in it is the user's.
-        std::fs::remove_dir_all(&folder).with_context(|| format!("`{}` cannot be made anew", folder.display()))?;
+        std::fs::remove_dir_all(&folder)
+            .with_context(|| format!("`{}` cannot be made anew", folder.display()))?;
     }
     let records = records(split, images, labels)?;
     let dataset = Dataset::from_records(records, CLASSES.map(String::from).to_vec());
@@ -143,13 +176,18 @@ fn unpack(out: &Path, split: &str, images: &[u8], labels: &[u8]) -> anyhow::Resu
 fn records(split: &str, images: &[u8], labels: &[u8]) -> anyhow::Result<Vec<Record>> {
     let plain = |gzip: &[u8]| -> anyhow::Result<Vec<u8>> {
         let mut plain = vec![];
-        GzDecoder::new(gzip).read_to_end(&mut plain).context("the bundled images are damaged")?;
+        GzDecoder::new(gzip)
+            .read_to_end(&mut plain)
+            .context("the bundled images are damaged")?;
         Ok(plain)
     };
     let (images, labels) = (plain(images)?, plain(labels)?);
     // IDX: magic number, then each dimension, as big-endian u32.
     let size = |at: usize| u32::from_be_bytes([images[at], images[at + 1], images[at + 2], images[at + 3]]);
-    ensure!(images.len() > 16 && size(0) == 0x0803 && labels.len() > 8, "the bundled images are damaged");
+    ensure!(
+        images.len() > 16 && size(0) == 0x0803 && labels.len() > 8,
+        "the bundled images are damaged"
+    );
     let (height, width) = (size(8), size(12));
     let pictures = images[16..].chunks_exact((height * width) as usize);
     let mut records = vec![];
@@ -184,7 +222,11 @@ fn print_table(
     test_records: usize,
 ) {
     let headline = |outcomes: &[Outcome]| -> Vec<(String, f64)> {
-        outcomes.iter().filter(|o| o.headline).map(|o| (o.protocol.clone(), o.value)).collect()
+        outcomes
+            .iter()
+            .filter(|o| o.headline)
+            .map(|o| (o.protocol.clone(), o.value))
+            .collect()
     };
     println!(
         "\n{} with {}, {} epochs, seed {}: accuracy on {test_records} held-out images\n",

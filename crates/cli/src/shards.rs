@@ -65,7 +65,8 @@ fn shown<R>(what: &str, work: impl FnOnce(data::shards::Progress<'_>) -> R) -> R
     let bar: Mutex<Option<Progress>> = Mutex::new(None);
     let result = work(&|done, total| {
         if let Ok(mut bar) = bar.lock() {
-            bar.get_or_insert_with(|| Progress::new(what, 0, total as u64)).at(done as u64);
+            bar.get_or_insert_with(|| Progress::new(what, 0, total as u64))
+                .at(done as u64);
         }
     });
     if let Ok(Some(bar)) = bar.into_inner() {
@@ -82,7 +83,9 @@ fn pack(arguments: PackArguments) -> anyhow::Result<()> {
         limit: arguments.limit,
         shuffle_seed: arguments.shuffle_seed,
     };
-    let report = shown("record", |progress| data::shards::pack(&arguments.source, &arguments.out, &options, progress))?;
+    let report = shown("record", |progress| {
+        data::shards::pack(&arguments.source, &arguments.out, &options, progress)
+    })?;
     for skipped in report.skipped.iter().take(10) {
         eprintln!("left out `{}`: {}", skipped.name, skipped.reason);
     }
@@ -108,14 +111,25 @@ fn show(inspection: &Inspection, json: bool) -> anyhow::Result<()> {
     let mib = |bytes: u64| bytes as f64 / (1024.0 * 1024.0);
     println!("records      {}", inspection.records);
     println!("images       {:.1} MiB", mib(inspection.image_bytes));
-    println!("index        {:.1} MiB in memory", mib(inspection.index_bytes as u64));
+    println!(
+        "index        {:.1} MiB in memory",
+        mib(inspection.index_bytes as u64)
+    );
     println!("fingerprint  {}", inspection.fingerprint);
     println!("classes      {}", inspection.classes.len());
     for class in inspection.classes.iter().take(20) {
-        println!("  {:>6} {:<24} {}", class.class, class.name.as_deref().unwrap_or(""), class.records);
+        println!(
+            "  {:>6} {:<24} {}",
+            class.class,
+            class.name.as_deref().unwrap_or(""),
+            class.records
+        );
     }
     if inspection.classes.len() > 20 {
-        println!("  and {} more; `--json` has them all", inspection.classes.len() - 20);
+        println!(
+            "  and {} more; `--json` has them all",
+            inspection.classes.len() - 20
+        );
     }
     println!("shards       {}", inspection.shards.len());
     for shard in inspection.shards.iter().take(20) {
@@ -132,20 +146,27 @@ fn show(inspection: &Inspection, json: bool) -> anyhow::Result<()> {
         );
     }
     if inspection.shards.len() > 20 {
-        println!("  and {} more; `--json` has them all", inspection.shards.len() - 20);
+        println!(
+            "  and {} more; `--json` has them all",
+            inspection.shards.len() - 20
+        );
     }
     Ok(())
 }
 
 fn verify(argument: &DataArgument) -> anyhow::Result<()> {
-    let verification = shown("record", |progress| data::shards::verify(&argument.data, progress))?;
+    let verification = shown("record", |progress| {
+        data::shards::verify(&argument.data, progress)
+    })?;
     if argument.json {
         println!("{}", serde_json::to_string_pretty(&verification)?);
     } else {
         println!("records   {}", verification.records);
-        for (what, members) in
-            [("broken", &verification.broken), ("changed", &verification.changed), ("no record", &verification.skipped)]
-        {
+        for (what, members) in [
+            ("broken", &verification.broken),
+            ("changed", &verification.changed),
+            ("no record", &verification.skipped),
+        ] {
             println!("{what:<9} {}", members.len());
             for member in members {
                 println!("  {}: {}", member.name, member.reason);
@@ -153,7 +174,12 @@ fn verify(argument: &DataArgument) -> anyhow::Result<()> {
         }
         println!("damaged shards {}", verification.damaged.len());
         for shard in &verification.damaged {
-            println!("  {}: {} ({} whole records before it)", shard.path.display(), shard.reason, shard.readable_records);
+            println!(
+                "  {}: {} ({} whole records before it)",
+                shard.path.display(),
+                shard.reason,
+                shard.readable_records
+            );
         }
     }
     if verification.is_sound() {

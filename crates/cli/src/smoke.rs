@@ -17,6 +17,15 @@ pub(crate) fn shrink(config: &mut Config<ObjectiveConfig>) -> Arc<data::Dataset>
         config.training.batch_norm_images = Some(IMAGES / 2);
     }
     config.objective.for_smoke_test(IMAGES);
-    let (width, height) = training::dataset_views(&config.views).first().copied().unwrap_or((32, 32));
-    Arc::new(data::Dataset::synthetic(2 * IMAGES, width.max(32) * 5 / 4, height.max(32) * 5 / 4, 2, config.seed))
+    let (width, height) = training::dataset_views(&config.views)
+        .first()
+        .copied()
+        .unwrap_or((32, 32));
+    Arc::new(data::Dataset::synthetic(
+        2 * IMAGES,
+        width.max(32) * 5 / 4,
+        height.max(32) * 5 / 4,
+        2,
+        config.seed,
+    ))
 }

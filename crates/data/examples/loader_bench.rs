@@ -45,7 +45,11 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let start = Instant::now();
     let mut views = 0;
     for batch in stream {
-        views += batch?.views.iter().map(|group| group.count * group.images).sum::<usize>();
+        views += batch?
+            .views
+            .iter()
+            .map(|group| group.count * group.images)
+            .sum::<usize>();
     }
     println!("{:.1}", views as f64 / start.elapsed().as_secs_f64());
     Ok(())

@@ -33,18 +33,33 @@ pub fn contact_sheet(
     let mut sizes = Vec::new();
     for (group, view) in views.iter().enumerate() {
         view.validate().map_err(|reason| Error::Views { group, reason })?;
-        sizes.extend(view.output_px().into_iter().flat_map(|size| std::iter::repeat_n((view, size), view.count)));
+        sizes.extend(
+            view.output_px()
+                .into_iter()
+                .flat_map(|size| std::iter::repeat_n((view, size), view.count)),
+        );
     }
     let records = records.min(dataset.len().saturating_sub(first));
     if records == 0 {
-        return Err(Error::Position { position: first, records: dataset.len() });
+        return Err(Error::Position {
+            position: first,
+            records: dataset.len(),
+        });
     }
     // The original is shown as high as the highest view, in a square.
-    let row_px = sizes.iter().map(|(_, (_, height))| *height).max().unwrap_or(0).max(32);
+    let row_px = sizes
+        .iter()
+        .map(|(_, (_, height))| *height)
+        .max()
+        .unwrap_or(0)
+        .max(32);
     let width = sizes.iter().map(|(_, (width, _))| width + GAP_PX).sum::<u32>() + row_px + 2 * GAP_PX;
     let height = records as u32 * (row_px + GAP_PX) + GAP_PX;
-    let mut sheet =
-        RgbImage { width, height, pixels: vec![BACKGROUND; width as usize * height as usize * 3] };
+    let mut sheet = RgbImage {
+        width,
+        height,
+        pixels: vec![BACKGROUND; width as usize * height as usize * 3],
+    };
 
     let mut encoded = Vec::new();
     let mut maker = ViewMaker::default();
@@ -67,7 +82,16 @@ pub fn contact_sheet(
             maker.make(&image, group, &mut source, &mut planes);
             let mut pixels = vec![0; planes.len()];
             geometry::from_planes(&planes, &mut pixels);
-            paste(&mut sheet, &RgbImage { width: *width, height: *height, pixels }, left, top);
+            paste(
+                &mut sheet,
+                &RgbImage {
+                    width: *width,
+                    height: *height,
+                    pixels,
+                },
+                left,
+                top,
+            );
             left += width + GAP_PX;
         }
     }
@@ -83,7 +107,11 @@ pub fn write_png(image: &RgbImage, path: &Path) -> Result<(), Error> {
     let mut encoded = Vec::new();
     image::codecs::png::PngEncoder::new(&mut encoded)
         .write_image(&image.pixels, image.width, image.height, ExtendedColorType::Rgb8)
-        .map_err(|error| Error::Io { action: "write", path: path.to_path_buf(), source: std::io::Error::other(error) })?;
+        .map_err(|error| Error::Io {
+            action: "write",
+            path: path.to_path_buf(),
+            source: std::io::Error::other(error),
+        })?;
     files::write_atomically(path, &encoded).map_err(Error::io("write", path))
 }
 
@@ -93,7 +121,14 @@ fn fit(image: &RgbImage, side: u32) -> RgbImage {
     let scaled = |length: u32| (u64::from(length) * u64::from(side) / u64::from(longer)).max(1) as u32;
     let mut out = RgbImage::default();
     let (width, height) = (scaled(image.width), scaled(image.height));
-    Resampler::default().crop_and_resize(image, CropBox::whole(image), width, height, Filter::Bilinear, &mut out);
+    Resampler::default().crop_and_resize(
+        image,
+        CropBox::whole(image),
+        width,
+        height,
+        Filter::Bilinear,
+        &mut out,
+    );
     out
 }
 
@@ -102,5 +137,65 @@ fn paste(sheet: &mut RgbImage, picture: &RgbImage, left: u32, top: u32) {
     for (y, row) in picture.pixels.chunks_exact(row_bytes).enumerate() {
         let start = ((top as usize + y) * sheet.width as usize + left as usize) * 3;
         sheet.pixels[start..start + row_bytes].copy_from_slice(row);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::transforms::Transform;
+
+    #[test]
+    fn a_sheet_shows_the_original_and_the_views_that_training_sees() {
+        let dataset = std::sync::Arc::new(Dataset::synthetic(5, 64, 32, 0, 3));
+        let crop = |size_px| Transform::RandomResizedCrop {
+            size_px,
+            scale: [0.3, 0.8],
+            ratio: [0.75, 1.33],
+            filter: Filter::Bilinear,
+        };
+        let views = vec![
+            ViewGroup {
+                count: 2,
+                transforms: vec![crop(40)],
+            },
+            ViewGroup {
+                count: 1,
+                transforms: vec![crop(16)],
+            },
+        ];
+        let sheet = contact_sheet(&dataset, &views, 7, 1, 1, 2).unwrap();
+        // Original 40 px high, views of 40, 40 and 16 px, a gap around each.
+        assert_eq!(
+            (sheet.width, sheet.height),
+            (40 + 40 + 40 + 16 + 5 * 4, 2 * 44 + 4)
+        );
+
+        let config = crate::LoaderConfig {
+            batch_images: 5,
+            workers: 0,
+            seed: 7,
+            order: crate::Order::Sequential,
+            max_bad_fraction: 0.0,
+        };
+        let batch = crate::Loader::new(dataset, views, config)
+            .unwrap()
+            .batches(1, 2)
+            .next()
+            .unwrap()
+            .unwrap();
+        // Second view of record 2, its red plane, against its place in the second row of the sheet.
+        let plane = &batch.views[0].pixels[(5 + 2) * 3 * 40 * 40..][..40 * 40];
+        for (at, value) in plane.iter().enumerate() {
+            let (x, y) = (4 + 2 * 44 + at % 40, 4 + 44 + at / 40);
+            assert_eq!(sheet.pixels[(y * sheet.width as usize + x) * 3], *value);
+        }
+
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("sheet.png");
+        write_png(&sheet, &path).unwrap();
+        let written = decode(&std::fs::read(&path).unwrap(), &DecodeLimits::DEFAULT).unwrap();
+        assert_eq!(written, sheet);
+        assert!(contact_sheet(&Dataset::synthetic(5, 8, 8, 0, 0), &[], 0, 0, 9, 1).is_err());
     }
 }

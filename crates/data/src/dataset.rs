@@ -2,7 +2,6 @@
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
 
 use rayon::prelude::*;
 use sha2::{Digest, Sha256};
@@ -11,14 +10,11 @@ use crate::error::Error;
 use crate::record::{Label, Metadata, Record};
 use crate::sources::description::{self, Description, Kind};
 use crate::sources::folder::{self, Layout};
-use crate::sources::index_file::{IndexStore, hex};
+use crate::sources::index_file::IndexStore;
 use crate::sources::pass::PassMetadata;
+use crate::sources::shard_set::{ShardSet, expand, shards_in, shards_of};
 use crate::sources::synthetic::Synthetic;
-use crate::sources::table::Table;
-use crate::sources::{files, tar_shard};
-
-/// Shards kept open at once; with more, each read opens its shard anew, for systems allow few open files.
-const MOST_OPEN_SHARDS: usize = 256;
+use crate::sources::table::{HashedKey, Table, fingerprint};
 
 /// Records at positions 0 to `len() - 1`, opened and indexed. Cheap to share between threads.
 #[derive(Debug)]
@@ -31,20 +27,10 @@ pub struct Dataset {
 
 #[derive(Debug)]
 enum Source {
-    Shards(Vec<Shard>),
-    Folder { root: PathBuf, table: Table },
+    Shards(ShardSet),
+    Folder { root: PathBuf, table: Box<Table> },
     Memory(Vec<Record>),
     Synthetic(Synthetic),
-}
-
-/// One tar, with the position of its first record in the data set.
-#[derive(Debug)]
-struct Shard {
-    path: PathBuf,
-    table: Table,
-    first: usize,
-    keep_open: bool,
-    file: OnceLock<File>,
 }
 
 impl Dataset {
@@ -94,13 +80,21 @@ impl Dataset {
         if spec.contains('{') {
             return Self::open_shards(expand(spec)?, Vec::new(), store);
         }
-        Err(Error::NotFound { spec: spec.to_string() })
+        Err(Error::NotFound {
+            spec: spec.to_string(),
+        })
     }
 
     /// Records drawn from (`seed`, position): smooth random pictures of `width` x `height` px in `classes` classes, or
     /// without labels where `classes` is 0. Nothing is stored; each read makes its picture again.
     pub fn synthetic(records: usize, width: u32, height: u32, classes: u32, seed: u64) -> Dataset {
-        let source = Synthetic { records, width, height, classes, seed };
+        let source = Synthetic {
+            records,
+            width,
+            height,
+            classes,
+            seed,
+        };
         Dataset {
             class_names: (0..classes).map(|class| format!("class {class}")).collect(),
             fingerprint: source.fingerprint(),
@@ -114,14 +108,19 @@ impl Dataset {
         let hashed = records
             .par_iter()
             .map(|record| (record.key.clone(), Sha256::digest(&record.image).into()))
-            .collect();
-        Dataset { fingerprint: fingerprint(hashed), source: Source::Memory(records), class_names, pass: None }
+            .collect::<Vec<HashedKey>>();
+        Dataset {
+            fingerprint: fingerprint(hashed),
+            source: Source::Memory(records),
+            class_names,
+            pass: None,
+        }
     }
 
     /// Number of records.
     pub fn len(&self) -> usize {
         match &self.source {
-            Source::Shards(shards) => shards.last().map_or(0, |shard| shard.first + shard.table.len()),
+            Source::Shards(shards) => shards.len(),
             Source::Folder { table, .. } => table.len(),
             Source::Memory(records) => records.len(),
             Source::Synthetic(synthetic) => synthetic.records,
@@ -141,7 +140,7 @@ impl Dataset {
     /// Whether at least one record has a label.
     pub fn is_labelled(&self) -> bool {
         match &self.source {
-            Source::Shards(shards) => shards.iter().any(|shard| shard.table.has_labels()),
+            Source::Shards(shards) => shards.tables().any(|(_, table)| table.has_labels()),
             Source::Folder { table, .. } => table.has_labels(),
             Source::Memory(records) => records.iter().any(|record| record.label.is_some()),
             Source::Synthetic(synthetic) => synthetic.classes > 0,
@@ -163,10 +162,7 @@ impl Dataset {
     pub fn key(&self, position: usize) -> Result<String, Error> {
         self.check(position)?;
         Ok(match &self.source {
-            Source::Shards(shards) => {
-                let (shard, row) = find(shards, position);
-                shard.table.key(row)
-            }
+            Source::Shards(shards) => shards.key(position),
             Source::Folder { table, .. } => table.key(position),
             Source::Memory(records) => records[position].key.clone(),
             Source::Synthetic(synthetic) => synthetic.key(position),
@@ -180,10 +176,7 @@ impl Dataset {
     pub fn label(&self, position: usize) -> Result<Option<Label>, Error> {
         self.check(position)?;
         Ok(match &self.source {
-            Source::Shards(shards) => {
-                let (shard, row) = find(shards, position);
-                shard.table.label(row)
-            }
+            Source::Shards(shards) => shards.label(position),
             Source::Folder { table, .. } => table.label(position),
             Source::Memory(records) => records[position].label.clone(),
             Source::Synthetic(synthetic) => synthetic.label(position),
@@ -219,10 +212,7 @@ impl Dataset {
     pub fn read_image(&self, position: usize, image: &mut Vec<u8>) -> Result<(), Error> {
         self.check(position)?;
         match &self.source {
-            Source::Shards(shards) => {
-                let (shard, row) = find(shards, position);
-                shard.read(shard.table.image_offset(row), shard.table.image_bytes[row], image)
-            }
+            Source::Shards(shards) => shards.read_image(position, image),
             Source::Folder { root, table } => {
                 use std::io::Read;
                 let path = folder::file_path(root, table, position);
@@ -249,31 +239,30 @@ impl Dataset {
     /// [`Error`] where it cannot be read or is no JSON object.
     pub fn metadata(&self, position: usize) -> Result<Metadata, Error> {
         self.check(position)?;
-        if let Source::Shards(shards) = &self.source {
-            let (shard, row) = find(shards, position);
-            if let Some((offset, bytes)) = shard.table.json(row) {
-                let mut text = Vec::new();
-                shard.read(offset, bytes, &mut text)?;
-                return serde_json::from_slice(&text).map_err(|error| Error::Record {
-                    key: shard.table.key(row),
-                    reason: format!("its .json in shard `{}` is no metadata: {error}", shard.path.display()),
-                });
-            }
+        if let Source::Shards(shards) = &self.source
+            && let Some(metadata) = shards.metadata(position)?
+        {
+            return Ok(metadata);
         }
         if let Source::Memory(records) = &self.source {
             return Ok(records[position].metadata.clone());
         }
-        let Some(pass) = &self.pass else { return Ok(Metadata::default()) };
+        let Some(pass) = &self.pass else {
+            return Ok(Metadata::default());
+        };
         let key = self.key(position)?;
         let name = key.rsplit('/').next().unwrap_or(&key);
-        let found = pass.get(name).map_err(|reason| Error::Record { key: key.clone(), reason })?;
+        let found = pass.get(name).map_err(|reason| Error::Record {
+            key: key.clone(),
+            reason,
+        })?;
         Ok(found.unwrap_or_default())
     }
 
     /// Heap memory that the index of the records takes, bytes.
     pub fn index_bytes(&self) -> usize {
         match &self.source {
-            Source::Shards(shards) => shards.iter().map(|shard| shard.table.heap_bytes()).sum(),
+            Source::Shards(shards) => shards.tables().map(|(_, table)| table.heap_bytes()).sum(),
             Source::Folder { table, .. } => table.heap_bytes(),
             Source::Memory(_) | Source::Synthetic(_) => 0,
         }
@@ -281,7 +270,11 @@ impl Dataset {
 
     fn check(&self, position: usize) -> Result<(), Error> {
         let records = self.len();
-        if position < records { Ok(()) } else { Err(Error::Position { position, records }) }
+        if position < records {
+            Ok(())
+        } else {
+            Err(Error::Position { position, records })
+        }
     }
 
     fn open_described(path: &Path, store: &IndexStore) -> Result<Dataset, Error> {
@@ -301,7 +294,9 @@ impl Dataset {
             Kind::Shards | Kind::Pass => {
                 let shards = shards_of(&data)?;
                 match description.kind {
-                    Kind::Pass if shards.is_empty() => Self::open_folder(&data, Layout::Unlabelled, None, store),
+                    Kind::Pass if shards.is_empty() => {
+                        Self::open_folder(&data, Layout::Unlabelled, None, store)
+                    }
                     _ if shards.is_empty() => Err(Error::Empty {
                         path: data,
                         reason: "no shard in it; expected .tar files".to_string(),
@@ -317,13 +312,18 @@ impl Dataset {
     /// A class number without a name would be found out only deep in an evaluation.
     fn check_classes(&self, description: &Path) -> Result<(), Error> {
         let names = self.class_names.len() as u32;
-        let Source::Shards(shards) = &self.source else { return Ok(()) };
+        let Source::Shards(shards) = &self.source else {
+            return Ok(());
+        };
         if names == 0 {
             return Ok(());
         }
-        let beyond = shards.iter().find_map(|shard| {
+        let beyond = shards.tables().find_map(|(_, table)| {
             // Absent labels are stored as the largest number.
-            shard.table.label_values.iter().find(|class| **class >= names && **class != u32::MAX)
+            table
+                .label_values
+                .iter()
+                .find(|class| **class >= names && **class != u32::MAX)
         });
         match beyond {
             None => Ok(()),
@@ -341,49 +341,42 @@ impl Dataset {
         store: &IndexStore,
     ) -> Result<Dataset, Error> {
         let (mut table, class_names) = folder::open(root, layout, classes, store)?;
-        let hashed = hashed_keys(&mut table);
+        let hashed = table.take_hashed_keys();
         let pass = PassMetadata::find(root).or_else(|| PassMetadata::find(root.parent()?));
         Ok(Dataset {
-            source: Source::Folder { root: root.to_path_buf(), table },
+            source: Source::Folder {
+                root: root.to_path_buf(),
+                table: Box::new(table),
+            },
             class_names,
             fingerprint: fingerprint(hashed),
             pass,
         })
     }
 
-    fn open_shards(paths: Vec<PathBuf>, class_names: Vec<String>, store: &IndexStore) -> Result<Dataset, Error> {
-        let keep_open = paths.len() <= MOST_OPEN_SHARDS;
+    fn open_shards(
+        paths: Vec<PathBuf>,
+        class_names: Vec<String>,
+        store: &IndexStore,
+    ) -> Result<Dataset, Error> {
         let pass = paths[0].parent().and_then(PassMetadata::find);
-        let tables: Vec<(Table, Vec<(String, [u8; 32])>)> = paths
-            .par_iter()
-            .map(|path| {
-                let mut table = shard_table(path, store)?;
-                let hashed = hashed_keys(&mut table);
-                Ok((table, hashed))
-            })
-            .collect::<Result<_, Error>>()?;
-        let mut shards = Vec::with_capacity(paths.len());
-        let mut hashed = Vec::new();
-        let mut first = 0;
-        for (path, (table, of_shard)) in paths.into_iter().zip(tables) {
-            let next = first + table.len();
-            hashed.extend(of_shard);
-            shards.push(Shard { path, table, first, keep_open, file: OnceLock::new() });
-            first = next;
-        }
-        if first == 0 {
-            return Err(Error::Empty {
-                path: shards[0].path.clone(),
-                reason: "no record in it; expected members such as KEY.jpg or KEY.png".to_string(),
-            });
-        }
-        Ok(Dataset { source: Source::Shards(shards), class_names, fingerprint: fingerprint(hashed), pass })
+        let (shards, hashed) = ShardSet::open(paths, store)?;
+        Ok(Dataset {
+            source: Source::Shards(shards),
+            class_names,
+            fingerprint: fingerprint(hashed),
+            pass,
+        })
     }
 
     /// The shards that a specification means; none where it means a folder.
     pub(crate) fn shard_paths(spec: &str) -> Result<Vec<PathBuf>, Error> {
         let path = Path::new(spec);
-        let described = if path.is_dir() { path.join(description::FILE_NAME) } else { path.to_path_buf() };
+        let described = if path.is_dir() {
+            path.join(description::FILE_NAME)
+        } else {
+            path.to_path_buf()
+        };
         if described.extension().is_some_and(|extension| extension == "toml") && described.is_file() {
             let description = Description::read(&described)?;
             return match description.kind {
@@ -397,110 +390,12 @@ impl Dataset {
     /// Shards with their tables, for `inspect`.
     pub(crate) fn shard_tables(&self) -> Vec<(&Path, &Table)> {
         match &self.source {
-            Source::Shards(shards) => shards.iter().map(|shard| (shard.path.as_path(), &shard.table)).collect(),
-            Source::Folder { root, table } => vec![(root.as_path(), table)],
+            Source::Shards(shards) => shards.tables().collect(),
+            Source::Folder { root, table } => vec![(root.as_path(), &**table)],
             Source::Memory(_) | Source::Synthetic(_) => Vec::new(),
         }
     }
 }
-
-impl Shard {
-    fn read(&self, offset: u64, bytes: u32, out: &mut Vec<u8>) -> Result<(), Error> {
-        let opened;
-        let file = match self.file.get() {
-            Some(file) => file,
-            None => {
-                let file = File::open(&self.path).map_err(Error::io("read", &self.path))?;
-                if self.keep_open {
-                    // Another thread may have been faster; either file will do.
-                    self.file.get_or_init(|| file)
-                } else {
-                    opened = file;
-                    &opened
-                }
-            }
-        };
-        // Contents before the resize are overwritten anyway; only a growing buffer is filled with zeros.
-        out.resize(bytes as usize, 0);
-        files::read_at(file, out, offset).map_err(|error| Error::DamagedShard {
-            path: self.path.clone(),
-            reason: format!("cannot read {bytes} bytes at {offset}: {error}"),
-        })
-    }
-}
-
-/// The table of one shard, from its index if that is good, made anew otherwise.
-pub(crate) fn shard_table(path: &Path, store: &IndexStore) -> Result<Table, Error> {
-    let now = tar_shard::origin(path)?;
-    if let Some((stored, table)) = store.load(path, false) {
-        if (stored.bytes, stored.modified) == (now.bytes, now.modified) {
-            return Ok(table);
-        }
-        tracing::info!(shard = %path.display(), "changed since it was indexed; indexing it again");
-    }
-    let (origin, table) = tar_shard::scan(path)?;
-    store.save(path, false, &origin, &table);
-    Ok(table)
-}
-
-/// `.tar` files in a folder, by name.
-pub(crate) fn shards_in(folder: &Path) -> Result<Vec<PathBuf>, Error> {
-    let mut paths = files::list(folder)?;
-    paths.retain(|path| path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("tar")));
-    Ok(paths)
-}
-
-/// The shards in a folder, the one shard, or the shards of a brace pattern.
-fn shards_of(path: &Path) -> Result<Vec<PathBuf>, Error> {
-    match (path.is_dir(), path.is_file()) {
-        (true, _) => shards_in(path),
-        (_, true) => Ok(vec![path.to_path_buf()]),
-        _ => expand(&path.to_string_lossy()),
-    }
-}
-
-/// The shards that a brace pattern names, all of which must exist.
-fn expand(pattern: &str) -> Result<Vec<PathBuf>, Error> {
-    let names = webdataset::braceexpand::braceexpand(pattern).map_err(|error| Error::Unreadable {
-        spec: pattern.to_string(),
-        reason: format!("not a brace pattern: {error}"),
-        hint: None,
-    })?;
-    let paths: Vec<PathBuf> = names.into_iter().map(PathBuf::from).collect();
-    match paths.iter().find(|path| !path.is_file()) {
-        Some(missing) => Err(Error::NotFound { spec: missing.display().to_string() }),
-        None => Ok(paths),
-    }
-}
-
-fn find(shards: &[Shard], position: usize) -> (&Shard, usize) {
-    let at = shards.partition_point(|shard| shard.first <= position) - 1;
-    (&shards[at], position - shards[at].first)
-}
-
-/// Keys with their hashes, which leave the table.
-fn hashed_keys(table: &mut Table) -> Vec<(String, [u8; 32])> {
-    let hashes = std::mem::take(&mut table.hashes);
-    let mut hashed: Vec<(String, [u8; 32])> =
-        hashes.into_iter().enumerate().map(|(row, hash)| (table.key(row), hash)).collect();
-    hashed.sort_unstable();
-    table.compact();
-    hashed
-}
-
-/// SHA-256 over the sorted pairs: each key, a zero byte, the 32 bytes of the content hash.
-fn fingerprint(mut hashed: Vec<(String, [u8; 32])>) -> String {
-    // Stable sorting is quick on what comes as a few sorted stretches, one for each shard.
-    hashed.sort();
-    let mut hasher = Sha256::new();
-    for (key, hash) in &hashed {
-        hasher.update(key.as_bytes());
-        hasher.update([0]);
-        hasher.update(hash);
-    }
-    hex(&hasher.finalize())
-}
-
 
 #[allow(dead_code)]
 const fn assert_shareable<T: Send + Sync>() {}

@@ -38,7 +38,10 @@ pub struct DecodeLimits {
 
 impl DecodeLimits {
     /// 65,535 px a side and 178,956,970 px in all: JPEG's own limit, and the number at which Pillow refuses.
-    pub const DEFAULT: DecodeLimits = DecodeLimits { side_px: 65_535, pixels: 178_956_970 };
+    pub const DEFAULT: DecodeLimits = DecodeLimits {
+        side_px: 65_535,
+        pixels: 178_956_970,
+    };
 
     fn check(&self, width: u32, height: u32) -> Result<(), DecodeError> {
         let limit = if width > self.side_px || height > self.side_px {
@@ -86,7 +89,11 @@ pub fn decode_into(encoded: &[u8], limits: &DecodeLimits, image: &mut RgbImage) 
         Some(ImageFormat::WebP) => "WebP",
         Some(ImageFormat::Bmp) => "BMP",
         Some(ImageFormat::Gif) => "GIF",
-        _ => return Err(DecodeError::Format { found: describe(encoded) }),
+        _ => {
+            return Err(DecodeError::Format {
+                found: describe(encoded),
+            });
+        }
     };
     // The decoders are written not to panic, yet a run over millions of files from strangers must not end on the one that
     // finds a slip in them.
@@ -95,11 +102,19 @@ pub fn decode_into(encoded: &[u8], limits: &DecodeLimits, image: &mut RgbImage) 
         Some(format) => decode_other(encoded, format, name, limits, image),
         None => unreachable!("formats without a name were refused above"),
     }));
-    decoded.unwrap_or_else(|_| Err(DecodeError::Broken { format: name, reason: "the decoder panicked".to_string() }))
+    decoded.unwrap_or_else(|_| {
+        Err(DecodeError::Broken {
+            format: name,
+            reason: "the decoder panicked".to_string(),
+        })
+    })
 }
 
 fn decode_jpeg(encoded: &[u8], limits: &DecodeLimits, image: &mut RgbImage) -> Result<(), DecodeError> {
-    let broken = |reason: &dyn std::fmt::Display| DecodeError::Broken { format: "JPEG", reason: reason.to_string() };
+    let broken = |reason: &dyn std::fmt::Display| DecodeError::Broken {
+        format: "JPEG",
+        reason: reason.to_string(),
+    };
     if !jpeg_reaches_its_end(encoded) {
         return Err(DecodeError::Truncated { format: "JPEG" });
     }
@@ -115,9 +130,13 @@ fn decode_jpeg(encoded: &[u8], limits: &DecodeLimits, image: &mut RgbImage) -> R
     let (width, height) = (u32::from(info.width), u32::from(info.height));
     limits.check(width, height)?;
     let orientation = decoder.exif().and_then(|exif| Orientation::from_exif_chunk(exif));
-    let bytes = decoder.output_buffer_size().ok_or_else(|| broken(&"no frame header"))?;
+    let bytes = decoder
+        .output_buffer_size()
+        .ok_or_else(|| broken(&"no frame header"))?;
     image.pixels.resize(bytes, 0);
-    decoder.decode_into(&mut image.pixels).map_err(|error| broken(&error))?;
+    decoder
+        .decode_into(&mut image.pixels)
+        .map_err(|error| broken(&error))?;
     (image.width, image.height) = (width, height);
     if let Some(orientation) = orientation {
         turn(image, orientation);
@@ -133,7 +152,10 @@ fn jpeg_reaches_its_end(encoded: &[u8]) -> bool {
     let mut at = 2;
     loop {
         // Data between segments, entropy-coded data included, run to the next 0xFF.
-        let Some(found) = encoded.get(at..).and_then(|rest| rest.iter().position(|byte| *byte == 0xFF)) else {
+        let Some(found) = encoded
+            .get(at..)
+            .and_then(|rest| rest.iter().position(|byte| *byte == 0xFF))
+        else {
             return false;
         };
         at += found + 1;
@@ -163,7 +185,10 @@ fn decode_other(
         image::ImageError::IoError(io) if io.kind() == std::io::ErrorKind::UnexpectedEof => {
             DecodeError::Truncated { format: name }
         }
-        error => DecodeError::Broken { format: name, reason: error.to_string() },
+        error => DecodeError::Broken {
+            format: name,
+            reason: error.to_string(),
+        },
     };
     let mut reader = image::ImageReader::with_format(Cursor::new(encoded), format);
     // The decoders' own limit would count differently for each format; the header is checked here before anything large.
@@ -195,8 +220,14 @@ fn turn(image: &mut RgbImage, orientation: Orientation) {
 /// What bytes that are no image look like, for the message.
 fn describe(encoded: &[u8]) -> String {
     let start = &encoded[..encoded.len().min(16)];
-    if start.iter().all(|byte| byte.is_ascii_graphic() || byte.is_ascii_whitespace()) {
-        format!("text starting with `{}`", String::from_utf8_lossy(start).trim().escape_debug())
+    if start
+        .iter()
+        .all(|byte| byte.is_ascii_graphic() || byte.is_ascii_whitespace())
+    {
+        format!(
+            "text starting with `{}`",
+            String::from_utf8_lossy(start).trim().escape_debug()
+        )
     } else {
         let bytes: Vec<String> = start.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
         format!("bytes {}", bytes.join(" "))

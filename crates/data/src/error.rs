@@ -127,9 +127,10 @@ impl Error {
             Error::TooManyBad { .. } => {
                 Some("`passer shards verify` lists every broken record of a data set".to_string())
             }
-            Error::NotFound { spec } if spec.contains('{') => {
-                Some("a brace pattern such as `train-{000000..000143}.tar` must name files that all exist".to_string())
-            }
+            Error::NotFound { spec } if spec.contains('{') => Some(
+                "a brace pattern such as `train-{000000..000143}.tar` must name files that all exist"
+                    .to_string(),
+            ),
             _ => None,
         }
     }

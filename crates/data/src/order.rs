@@ -93,7 +93,10 @@ mod tests {
         for epoch in 0..5000 {
             counts[Order::Global.epoch(10, 7, epoch)[0] as usize] += 1;
         }
-        assert!(counts.iter().all(|&count| (400..600).contains(&count)), "{counts:?}");
+        assert!(
+            counts.iter().all(|&count| (400..600).contains(&count)),
+            "{counts:?}"
+        );
     }
 
     #[test]

@@ -100,7 +100,10 @@ mod tests {
             counts[below(&mut source, 7) as usize] += 1;
         }
         // Standard deviation of each count is about 93.
-        assert!(counts.iter().all(|&count| (9_600..10_400).contains(&count)), "{counts:?}");
+        assert!(
+            counts.iter().all(|&count| (9_600..10_400).contains(&count)),
+            "{counts:?}"
+        );
     }
 
     #[test]

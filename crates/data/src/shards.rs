@@ -4,7 +4,9 @@ mod archive;
 mod check;
 mod pack;
 
-pub use check::{ClassCount, DamagedShard, Inspection, ShardSummary, SkippedMember, Verification, index, inspect, verify};
+pub use check::{
+    ClassCount, DamagedShard, Inspection, ShardSummary, SkippedMember, Verification, index, inspect, verify,
+};
 pub use pack::{PackOptions, PackReport, pack, pack_dataset};
 
 /// Called as long work goes on, with what is done and what there is in all.

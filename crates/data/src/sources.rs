@@ -5,6 +5,7 @@ pub(crate) mod files;
 pub(crate) mod folder;
 pub(crate) mod index_file;
 pub(crate) mod pass;
+pub(crate) mod shard_set;
 pub(crate) mod synthetic;
 pub(crate) mod table;
 pub(crate) mod tar_shard;

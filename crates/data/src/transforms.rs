@@ -3,15 +3,15 @@
 //! Every transform means what torchvision means by the same name, computed as Pillow computes it, because the published
 //! recipes were tuned on exactly those pictures. The arithmetic is in the files below; this one holds what a config says.
 
-pub mod blur;
-pub mod color;
-pub mod geometry;
+mod blur;
+mod color;
+pub(crate) mod geometry;
 #[cfg(test)]
 mod parity;
 mod pipeline;
 mod simd;
 
-pub use pipeline::ViewMaker;
+pub(crate) use pipeline::ViewMaker;
 
 use serde::{Deserialize, Serialize};
 
@@ -147,10 +147,13 @@ impl ViewGroup {
                 Transform::RandomResizedCrop { size_px, .. } | Transform::CenterCrop { size_px } => {
                     size = Some((*size_px, *size_px));
                 }
-                Transform::ResizeExact { width_px, height_px, .. } => size = Some((*width_px, *height_px)),
+                Transform::ResizeExact {
+                    width_px, height_px, ..
+                } => size = Some((*width_px, *height_px)),
                 Transform::Resize { shorter_px, .. } => {
                     // A known size stays known: torchvision's rule depends on nothing else.
-                    size = size.map(|(width, height)| geometry::shorter_side_size(width, height, *shorter_px));
+                    size =
+                        size.map(|(width, height)| geometry::shorter_side_size(width, height, *shorter_px));
                 }
                 _ => {}
             }
@@ -177,7 +180,12 @@ impl Transform {
 
     fn validate(&self) -> Result<(), String> {
         match self {
-            Transform::RandomResizedCrop { size_px, scale, ratio, .. } => {
+            Transform::RandomResizedCrop {
+                size_px,
+                scale,
+                ratio,
+                ..
+            } => {
                 side("size_px", *size_px)?;
                 range("scale", *scale, 0.0, 1.0)?;
                 if scale[1] == 0.0 {
@@ -186,21 +194,34 @@ impl Transform {
                 range("ratio", *ratio, 1e-3, 1e3)
             }
             Transform::Resize { shorter_px, .. } => side("shorter_px", *shorter_px),
-            Transform::ResizeExact { width_px, height_px, .. } => {
+            Transform::ResizeExact {
+                width_px, height_px, ..
+            } => {
                 side("width_px", *width_px)?;
                 side("height_px", *height_px)
             }
             Transform::CenterCrop { size_px } => side("size_px", *size_px),
-            Transform::HorizontalFlip { probability: p } | Transform::Grayscale { probability: p } => probability(*p),
+            Transform::HorizontalFlip { probability: p } | Transform::Grayscale { probability: p } => {
+                probability(*p)
+            }
             Transform::Solarize { probability: p, .. } => probability(*p),
-            Transform::ColorJitter { probability: p, brightness, contrast, saturation, hue } => {
+            Transform::ColorJitter {
+                probability: p,
+                brightness,
+                contrast,
+                saturation,
+                hue,
+            } => {
                 probability(*p)?;
                 within("brightness", *brightness, 0.0, 100.0)?;
                 within("contrast", *contrast, 0.0, 100.0)?;
                 within("saturation", *saturation, 0.0, 100.0)?;
                 within("hue", *hue, 0.0, 0.5)
             }
-            Transform::GaussianBlur { probability: p, sigma } => {
+            Transform::GaussianBlur {
+                probability: p,
+                sigma,
+            } => {
                 probability(*p)?;
                 range("sigma", *sigma, 0.0, 1000.0)
             }
@@ -224,7 +245,10 @@ fn range(field: &str, value: [f64; 2], low: f64, high: f64) -> Result<(), String
     within(field, value[0], low, high)?;
     within(field, value[1], low, high)?;
     if value[0] > value[1] {
-        return Err(format!("{field} must be [smallest, largest], found [{}, {}]", value[0], value[1]));
+        return Err(format!(
+            "{field} must be [smallest, largest], found [{}, {}]",
+            value[0], value[1]
+        ));
     }
     Ok(())
 }
@@ -233,7 +257,9 @@ fn side(field: &str, value: u32) -> Result<(), String> {
     if (1..=MAX_VIEW_PX).contains(&value) {
         Ok(())
     } else {
-        Err(format!("{field} must be within 1 and {MAX_VIEW_PX}, found {value}"))
+        Err(format!(
+            "{field} must be within 1 and {MAX_VIEW_PX}, found {value}"
+        ))
     }
 }
 
@@ -273,7 +299,10 @@ mod tests {
     fn numbers_out_of_range_are_named() {
         let cases = [
             ("{ center_crop = { size_px = 0 } }", "size_px must be within 1"),
-            ("{ horizontal_flip = { probability = 1.5 } }", "probability must be within 0 and 1, found 1.5"),
+            (
+                "{ horizontal_flip = { probability = 1.5 } }",
+                "probability must be within 0 and 1, found 1.5",
+            ),
             (
                 "{ random_resized_crop = { size_px = 8, scale = [0.9, 0.2], ratio = [1, 1], filter = \"bicubic\" } }",
                 "scale must be [smallest, largest]",
@@ -282,7 +311,10 @@ mod tests {
                 "{ color_jitter = { probability = 1, brightness = 0, contrast = 0, saturation = 0, hue = 0.6 } }",
                 "hue must be within 0 and 0.5",
             ),
-            ("{ resize = { shorter_px = 256, filter = \"bilinear\" } }", "different sizes"),
+            (
+                "{ resize = { shorter_px = 256, filter = \"bilinear\" } }",
+                "different sizes",
+            ),
             ("", "different sizes"),
         ];
         for (text, expected) in cases {

@@ -18,13 +18,13 @@ pub struct Config {
     pub normalize: Option<Normalize>,
     /// How records become batches.
     pub data: DataConfig,
-    /// What is asked, in this order; each entry is one table, e.g. `[protocols.knn_dino]` after `[[protocols]]`.
+    /// What is asked, in this order; each entry is one table, e.g. `[protocols.knn-dino]` after `[[protocols]]`.
     pub protocols: Vec<Protocol>,
 }
 
 /// A protocol and its settings.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[serde(rename_all = "kebab-case")]
 pub enum Protocol {
     /// Weighted k nearest neighbours, as in DINO.
     KnnDino(knn::DinoConfig),
@@ -42,11 +42,11 @@ impl Protocol {
     /// Its name in configs and results.
     pub fn name(&self) -> &'static str {
         match self {
-            Self::KnnDino(_) => "knn_dino",
-            Self::KnnVissl(_) => "knn_vissl",
-            Self::LinearMoco(_) => "linear_moco",
-            Self::LinearCached(_) => "linear_cached",
-            Self::LogisticRegression(_) => "logistic_regression",
+            Self::KnnDino(_) => "knn-dino",
+            Self::KnnVissl(_) => "knn-vissl",
+            Self::LinearMoco(_) => "linear-moco",
+            Self::LinearCached(_) => "linear-cached",
+            Self::LogisticRegression(_) => "logistic-regression",
         }
     }
 
@@ -82,7 +82,10 @@ impl Config {
             return Err("`data.batch_images` must be at least 1, got 0".into());
         }
         if !(0.0..=1.0).contains(&self.data.max_bad_fraction) {
-            return Err(format!("`data.max_bad_fraction` must be in 0..1, got {}", self.data.max_bad_fraction));
+            return Err(format!(
+                "`data.max_bad_fraction` must be in 0..1, got {}",
+                self.data.max_bad_fraction
+            ));
         }
         let random = |transform: &&Transform| {
             !matches!(
@@ -95,8 +98,13 @@ impl Config {
                 "`test_transforms` must draw nothing (`resize`, `resize_exact`, `center_crop`), got {transform:?}"
             ));
         }
-        let group = ViewGroup { count: 1, transforms: self.test_transforms.clone() };
-        group.validate().map_err(|reason| format!("`test_transforms`: {reason}"))?;
+        let group = ViewGroup {
+            count: 1,
+            transforms: self.test_transforms.clone(),
+        };
+        group
+            .validate()
+            .map_err(|reason| format!("`test_transforms`: {reason}"))?;
         if let Some(normalize) = &self.normalize {
             normalize.validate()?;
         }
@@ -118,12 +126,12 @@ batch_images = 64
 workers = 2
 max_bad_fraction = 0.01
 [[protocols]]
-[protocols.knn_dino]
+[protocols.knn-dino]
 neighbors = [10, 20]
 headline_neighbors = 20
 temperature = 0.07
 [[protocols]]
-[protocols.knn_vissl]
+[protocols.knn-vissl]
 neighbors = 200
 temperature = 0.1
 "#;
@@ -137,7 +145,7 @@ temperature = 0.1
         let config = read(SMALL).unwrap();
         config.validate().unwrap();
         let names: Vec<_> = config.protocols.iter().map(Protocol::name).collect();
-        assert_eq!(names, ["knn_dino", "knn_vissl"]);
+        assert_eq!(names, ["knn-dino", "knn-vissl"]);
         assert_eq!(config.normalize, None);
         assert_eq!(read(&toml::to_string(&config).unwrap()).unwrap(), config);
     }
@@ -154,7 +162,7 @@ temperature = 0.1
     fn unknown_keys_and_protocols_are_refused() {
         let refused = |from: &str, to: &str| read(&SMALL.replace(from, to)).unwrap_err().to_string();
         assert!(refused("temperature = 0.07", "temperture = 0.07").contains("temperture"));
-        assert!(refused("knn_dino", "knn_dinosaur").contains("knn_dinosaur"));
+        assert!(refused("knn-dino", "knn-dinosaur").contains("knn-dinosaur"));
         assert!(refused("workers = 2", "workers = 2\nthreads = 2").contains("threads"));
         assert!(refused("batch_images = 64", "").contains("batch_images"));
     }
@@ -162,8 +170,17 @@ temperature = 0.1
     #[test]
     fn contradictions_are_named() {
         let refused = |from: &str, to: &str| read(&SMALL.replace(from, to)).unwrap().validate().unwrap_err();
-        assert!(refused("{ center_crop = { size_px = 32 } }", "{ horizontal_flip = { probability = 0.5 } }").contains("must draw nothing"));
-        assert!(refused(", { center_crop = { size_px = 32 } }", "").contains("`test_transforms`: views come out in different sizes"));
+        assert!(
+            refused(
+                "{ center_crop = { size_px = 32 } }",
+                "{ horizontal_flip = { probability = 0.5 } }"
+            )
+            .contains("must draw nothing")
+        );
+        assert!(
+            refused(", { center_crop = { size_px = 32 } }", "")
+                .contains("`test_transforms`: views come out in different sizes")
+        );
         assert!(refused("headline_neighbors = 20", "headline_neighbors = 30").contains("got 30"));
         assert!(refused("batch_images = 64", "batch_images = 0").contains("data.batch_images"));
     }
@@ -175,7 +192,10 @@ temperature = 0.1
         for file in std::fs::read_dir(folder).unwrap() {
             let path = file.unwrap().path();
             let config = read(&std::fs::read_to_string(&path).unwrap());
-            config.unwrap_or_else(|error| panic!("{}: {error}", path.display())).validate().unwrap();
+            config
+                .unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+                .validate()
+                .unwrap();
             count += 1;
         }
         assert!(count >= 3);

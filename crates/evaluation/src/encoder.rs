@@ -29,7 +29,12 @@ impl Encoder {
     /// A network, frozen: no graph is made and its running statistics stay as they are.
     ///
     /// Its weights must lie on the device that it will be asked to run on.
-    pub fn new(name: impl Into<String>, hash: impl Into<String>, backbone: &Backbone, normalize: Normalize) -> Self {
+    pub fn new(
+        name: impl Into<String>,
+        hash: impl Into<String>,
+        backbone: &Backbone,
+        normalize: Normalize,
+    ) -> Self {
         Self {
             name: name.into(),
             hash: hash.into(),
@@ -41,7 +46,12 @@ impl Encoder {
 
     /// No network at all: features are the normalised pixels of the transformed image, `[3, height, width]` in a row.
     pub fn pixels(normalize: Normalize) -> Self {
-        Self { name: "raw pixels".into(), hash: "raw pixels".into(), normalize, network: Network::Pixels }
+        Self {
+            name: "raw pixels".into(),
+            hash: "raw pixels".into(),
+            normalize,
+            network: Network::Pixels,
+        }
     }
 
     /// Features of normalised images.
@@ -73,10 +83,16 @@ pub fn weights_hash(backbone: &Backbone) -> String {
         // the same bytes.
         hasher.update(name.as_bytes());
         hasher.update([0, data.shape().len() as u8]);
-        data.shape().iter().for_each(|side| hasher.update((*side as u64).to_le_bytes()));
+        data.shape()
+            .iter()
+            .for_each(|side| hasher.update((*side as u64).to_le_bytes()));
         hasher.update(data.as_bytes());
     }
-    hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+    hasher
+        .finalize()
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
 }
 
 #[cfg(test)]
@@ -85,11 +101,19 @@ pub(crate) mod tests {
     use backbones::{BackboneConfig, Init, ResNetConfig, Stem};
     use burn::tensor::Device;
 
-    pub(crate) const NORMALIZE: Normalize = Normalize { mean: [0.5; 3], std: [0.25; 3] };
+    pub(crate) const NORMALIZE: Normalize = Normalize {
+        mean: [0.5; 3],
+        std: [0.25; 3],
+    };
 
     /// A small network for small images.
     pub(crate) fn backbone(seed: u64, device: &Device) -> Backbone {
-        BackboneConfig::Resnet(ResNetConfig { depth: 18, width: 4, stem: Stem::Small }).init(&Init::new(seed, device))
+        BackboneConfig::Resnet(ResNetConfig {
+            depth: 18,
+            width: 4,
+            stem: Stem::Small,
+        })
+        .init(&Init::new(seed, device))
     }
 
     #[test]
@@ -98,7 +122,11 @@ pub(crate) mod tests {
         let hash = weights_hash(&backbone(0, &device));
         assert_eq!(hash.len(), 64);
         assert_eq!(hash, weights_hash(&backbone(0, &device)));
-        assert_eq!(hash, weights_hash(&backbone(0, &device.clone().autodiff()).valid()), "a device is no weight");
+        assert_eq!(
+            hash,
+            weights_hash(&backbone(0, &device.clone().autodiff()).valid()),
+            "a device is no weight"
+        );
         assert_ne!(hash, weights_hash(&backbone(1, &device)));
     }
 
@@ -115,8 +143,13 @@ pub(crate) mod tests {
 
     #[test]
     fn pixels_are_the_images_in_a_row() {
-        let images = Tensor::<1>::from_floats([0.0, 1.0, 2.0, 3.0, 4.0, 5.0], &Device::flex()).reshape([2, 3, 1, 1]);
-        let features = Encoder::pixels(NORMALIZE).forward(images).into_data().try_to_vec::<f32>().unwrap();
+        let images =
+            Tensor::<1>::from_floats([0.0, 1.0, 2.0, 3.0, 4.0, 5.0], &Device::flex()).reshape([2, 3, 1, 1]);
+        let features = Encoder::pixels(NORMALIZE)
+            .forward(images)
+            .into_data()
+            .try_to_vec::<f32>()
+            .unwrap();
         assert_eq!(features, [0.0, 1.0, 2.0, 3.0, 4.0, 5.0]);
     }
 }

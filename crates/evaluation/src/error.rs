@@ -63,7 +63,9 @@ pub enum Error {
     },
 
     /// Sets of classes where the protocol is defined for one class a record.
-    #[error("the {set} set labels a record with a set of classes, and this protocol needs one class a record")]
+    #[error(
+        "the {set} set labels a record with a set of classes, and this protocol needs one class a record"
+    )]
     LabelSets {
         /// "training" or "test".
         set: &'static str,
@@ -137,7 +139,9 @@ pub enum Error {
     },
 
     /// A class too small to hold a record of it out.
-    #[error("logistic_regression: class {class} has 1 training record, so none of it can be held out for the choice of C")]
+    #[error(
+        "logistic_regression: class {class} has 1 training record, so none of it can be held out for the choice of C"
+    )]
     ValidationSplit {
         /// The class's number.
         class: i64,
@@ -170,15 +174,22 @@ impl Error {
     /// What the user can do about it, where that is known.
     pub fn hint(&self) -> Option<String> {
         let hint = match self {
+            Self::Data(error) => return error.hint(),
             Self::Training(error) => return error.hint(),
             Self::Unlabelled { .. } => "give a folder of `CLASS/name.jpg`, or shards with `.cls` members",
-            Self::EncoderMismatch { .. } | Self::Width { .. } => "extract both features files with one encoder",
-            Self::NotFinite { .. } => "the encoder diverged in training or its file is damaged; evaluate an earlier checkpoint",
+            Self::EncoderMismatch { .. } | Self::Width { .. } => {
+                "extract both features files with one encoder"
+            }
+            Self::NotFinite { .. } => {
+                "the encoder diverged in training or its file is damaged; evaluate an earlier checkpoint"
+            }
             Self::UnknownClass { .. } => {
                 "both sets must share their classes; remove the record, or add its class to the training set"
             }
             Self::Neighbors { .. } => "lower `neighbors` in the config, or give more training records",
-            Self::ValidationSplit { .. } => "fix C in the config (`strength = { fixed = 1.0 }`), or add records",
+            Self::ValidationSplit { .. } => {
+                "fix C in the config (`strength = { fixed = 1.0 }`), or add records"
+            }
             Self::Diverged { .. } => "lower `learning_rate_per_256`, or set `scaling = \"standardize\"`",
             Self::FeaturesFile { .. } => "remove the file; it is made again from the data set",
             Self::EncoderChanged { .. } => "this is a fault of the program; please report it",
@@ -190,5 +201,9 @@ impl Error {
 
 /// Shorthand for mapping an I/O error onto a path.
 pub(crate) fn io<'a>(path: &'a Path, doing: &'static str) -> impl FnOnce(std::io::Error) -> Error + 'a {
-    move |source| Error::Io { path: path.to_path_buf(), doing, source }
+    move |source| Error::Io {
+        path: path.to_path_buf(),
+        doing,
+        source,
+    }
 }

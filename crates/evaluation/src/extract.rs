@@ -43,7 +43,10 @@ pub fn extract(
 ) -> Result<Features, Error> {
     let loader = Loader::new(
         Arc::clone(dataset),
-        vec![ViewGroup { count: 1, transforms: transforms.to_vec() }],
+        vec![ViewGroup {
+            count: 1,
+            transforms: transforms.to_vec(),
+        }],
         LoaderConfig {
             batch_images: config.batch_images,
             workers: config.workers,
@@ -69,9 +72,17 @@ pub fn extract(
             let features: Vec<f32> = features.into_data().try_into_vec().expect("backbones return f32");
             values.extend_from_slice(&features);
         }
-        progress(Event { stage: "features", done: positions.len(), total, unit: "images" });
+        progress(Event {
+            stage: "features",
+            done: positions.len(),
+            total,
+            unit: "images",
+        });
     }
-    let keys = positions.iter().map(|position| dataset.key(*position)).collect::<Result<_, _>>()?;
+    let keys = positions
+        .iter()
+        .map(|position| dataset.key(*position))
+        .collect::<Result<_, _>>()?;
     Ok(Features {
         taps: BTreeMap::from([(POOLED.to_string(), Matrix::new(positions.len(), width, values))]),
         labels: labels(dataset, &positions)?,
@@ -83,7 +94,11 @@ pub fn extract(
 }
 
 /// What features of this data set by this encoder would come from.
-pub(crate) fn origin(encoder: &Encoder, dataset: &Dataset, transforms: &[Transform]) -> Result<Origin, Error> {
+pub(crate) fn origin(
+    encoder: &Encoder,
+    dataset: &Dataset,
+    transforms: &[Transform],
+) -> Result<Origin, Error> {
     Ok(Origin {
         encoder: encoder.hash.clone(),
         encoder_name: encoder.name.clone(),
@@ -110,20 +125,31 @@ fn labels_hash(dataset: &Dataset) -> Result<String, Error> {
             Some(Label::Classes(classes)) => [classes, vec![u32::MAX]].concat(),
         };
         hasher.update((classes.len() as u64).to_le_bytes());
-        classes.iter().for_each(|class| hasher.update(class.to_le_bytes()));
+        classes
+            .iter()
+            .for_each(|class| hasher.update(class.to_le_bytes()));
     }
-    Ok(hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+    Ok(hasher
+        .finalize()
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect())
 }
 
 /// Labels of the records named, which must all be of one kind.
 fn labels(dataset: &Dataset, positions: &[usize]) -> Result<Option<Labels>, Error> {
-    let labels = positions.iter().map(|position| dataset.label(*position)).collect::<Result<Vec<_>, _>>()?;
+    let labels = positions
+        .iter()
+        .map(|position| dataset.label(*position))
+        .collect::<Result<Vec<_>, _>>()?;
     let kind = |label: &Option<Label>| match label {
         None => "no label",
         Some(Label::Class(_)) => "one class",
         Some(Label::Classes(_)) => "a set of classes",
     };
-    let Some(first) = labels.first() else { return Ok(None) };
+    let Some(first) = labels.first() else {
+        return Ok(None);
+    };
     if let Some(row) = labels.iter().position(|label| kind(label) != kind(first)) {
         return Err(Error::MixedLabels {
             key: dataset.key(positions[row])?,
@@ -149,7 +175,8 @@ fn labels(dataset: &Dataset, positions: &[usize]) -> Result<Option<Labels>, Erro
     let classes = largest.max(dataset.class_names().len());
     let mut multi_hot = vec![0; sets.len() * classes];
     for (row, set) in sets.iter().enumerate() {
-        set.iter().for_each(|class| multi_hot[row * classes + *class as usize] = 1);
+        set.iter()
+            .for_each(|class| multi_hot[row * classes + *class as usize] = 1);
     }
     Ok(Some(Labels::Sets { classes, multi_hot }))
 }
@@ -160,14 +187,29 @@ pub(crate) mod tests {
     use crate::encoder::tests::{NORMALIZE, backbone};
     use data::{Filter, Metadata, Record};
 
-    pub(crate) const DATA: DataConfig = DataConfig { batch_images: 8, workers: 0, max_bad_fraction: 0.5 };
+    pub(crate) const DATA: DataConfig = DataConfig {
+        batch_images: 8,
+        workers: 0,
+        max_bad_fraction: 0.5,
+    };
 
     pub(crate) fn resize(side: u32) -> Vec<Transform> {
-        vec![Transform::ResizeExact { width_px: side, height_px: side, filter: Filter::Bilinear }]
+        vec![Transform::ResizeExact {
+            width_px: side,
+            height_px: side,
+            filter: Filter::Bilinear,
+        }]
     }
 
     fn extracted(encoder: &Encoder, dataset: Dataset, config: &DataConfig) -> Result<Features, Error> {
-        extract(encoder, &Arc::new(dataset), &resize(8), config, &Device::flex(), &mut |_| {})
+        extract(
+            encoder,
+            &Arc::new(dataset),
+            &resize(8),
+            config,
+            &Device::flex(),
+            &mut |_| {},
+        )
     }
 
     #[test]
@@ -176,21 +218,45 @@ pub(crate) mod tests {
         let encoder = Encoder::new("small", "h", &backbone(0, &device), NORMALIZE);
         let dataset = || Dataset::synthetic(21, 12, 10, 3, 7);
         let one = extracted(&encoder, dataset(), &DATA).unwrap();
-        assert_eq!((one.records(), one.taps[POOLED].rows, one.taps[POOLED].width), (21, 21, 32));
+        assert_eq!(
+            (one.records(), one.taps[POOLED].rows, one.taps[POOLED].width),
+            (21, 21, 32)
+        );
         assert_eq!(one.keys[20], dataset().key(20).unwrap());
         assert!(matches!(&one.labels, Some(Labels::Classes(classes)) if classes.len() == 21));
 
-        let two = extracted(&encoder, dataset(), &DataConfig { batch_images: 5, workers: 2, ..DATA }).unwrap();
-        assert_eq!((&one.keys, &one.labels, &one.origin), (&two.keys, &two.labels, &two.origin));
+        let two = extracted(
+            &encoder,
+            dataset(),
+            &DataConfig {
+                batch_images: 5,
+                workers: 2,
+                ..DATA
+            },
+        )
+        .unwrap();
+        assert_eq!(
+            (&one.keys, &one.labels, &one.origin),
+            (&two.keys, &two.labels, &two.origin)
+        );
         let largest = |a: &Matrix, b: &Matrix| {
-            a.values.iter().zip(&b.values).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
+            a.values
+                .iter()
+                .zip(&b.values)
+                .map(|(a, b)| (a - b).abs())
+                .fold(0.0, f32::max)
         };
         assert!(largest(&one.taps[POOLED], &two.taps[POOLED]) < 1e-5);
     }
 
     #[test]
     fn pixels_are_normalised_and_flattened() {
-        let pixels = extracted(&Encoder::pixels(NORMALIZE), Dataset::synthetic(3, 8, 8, 2, 0), &DATA).unwrap();
+        let pixels = extracted(
+            &Encoder::pixels(NORMALIZE),
+            Dataset::synthetic(3, 8, 8, 2, 0),
+            &DATA,
+        )
+        .unwrap();
         let image = Dataset::synthetic(3, 8, 8, 2, 0).read(1).unwrap().image;
         let image = data::decode(&image, &data::DecodeLimits::default()).unwrap();
         let row = pixels.taps[POOLED].row(1);
@@ -201,7 +267,12 @@ pub(crate) mod tests {
     }
 
     fn record(key: &str, image: Vec<u8>, label: Option<Label>) -> Record {
-        Record { key: key.into(), image, label, metadata: Metadata::default() }
+        Record {
+            key: key.into(),
+            image,
+            label,
+            metadata: Metadata::default(),
+        }
     }
 
     #[test]
@@ -223,8 +294,14 @@ pub(crate) mod tests {
         assert_eq!(features.labels, Some(Labels::Classes(vec![4, 6])));
         assert_eq!((features.bad_records, features.taps[POOLED].rows), (1, 2));
 
-        let strict = DataConfig { max_bad_fraction: 0.1, ..DATA };
-        assert!(matches!(extracted(&Encoder::pixels(NORMALIZE), dataset(), &strict), Err(Error::Data(_))));
+        let strict = DataConfig {
+            max_bad_fraction: 0.1,
+            ..DATA
+        };
+        assert!(matches!(
+            extracted(&Encoder::pixels(NORMALIZE), dataset(), &strict),
+            Err(Error::Data(_))
+        ));
     }
 
     #[test]
@@ -232,12 +309,25 @@ pub(crate) mod tests {
         let image = Dataset::synthetic(1, 8, 8, 2, 0).read(0).unwrap().image;
         let extracted = |labels: [Option<Label>; 2]| {
             let [one, two] = labels;
-            let records = vec![record("one", image.clone(), one), record("two", image.clone(), two)];
-            extracted(&Encoder::pixels(NORMALIZE), Dataset::from_records(records, vec![]), &DATA)
+            let records = vec![
+                record("one", image.clone(), one),
+                record("two", image.clone(), two),
+            ];
+            extracted(
+                &Encoder::pixels(NORMALIZE),
+                Dataset::from_records(records, vec![]),
+                &DATA,
+            )
         };
         assert_eq!(extracted([None, None]).unwrap().labels, None);
         let sets = extracted([Some(Label::Classes(vec![0, 2])), Some(Label::Classes(vec![]))]).unwrap();
-        assert_eq!(sets.labels, Some(Labels::Sets { classes: 3, multi_hot: vec![1, 0, 1, 0, 0, 0] }));
+        assert_eq!(
+            sets.labels,
+            Some(Labels::Sets {
+                classes: 3,
+                multi_hot: vec![1, 0, 1, 0, 0, 0]
+            })
+        );
         assert_eq!(
             extracted([Some(Label::Class(0)), None]).unwrap_err().to_string(),
             "record `two` has no label, unlike the records before it, which have one class"

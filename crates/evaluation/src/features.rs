@@ -28,7 +28,12 @@ impl Matrix {
     /// # Panics
     /// If `values` does not hold `rows * width` numbers.
     pub fn new(rows: usize, width: usize, values: Vec<f32>) -> Self {
-        assert_eq!(values.len(), rows * width, "a {rows} x {width} matrix holds {} numbers", rows * width);
+        assert_eq!(
+            values.len(),
+            rows * width,
+            "a {rows} x {width} matrix holds {} numbers",
+            rows * width
+        );
         Self { rows, width, values }
     }
 
@@ -84,6 +89,15 @@ pub struct Origin {
     pub normalize: serde_json::Value,
 }
 
+impl Origin {
+    /// Whether this, read from a file, is `wanted`.
+    pub(crate) fn is(&self, wanted: &Self) -> bool {
+        // A number read from JSON may be off by the last bit: `wanted` has to go the same way before it is compared.
+        let text = serde_json::to_string(wanted).unwrap_or_default();
+        serde_json::from_str::<Self>(&text).is_ok_and(|wanted| wanted == *self)
+    }
+}
+
 /// Features of a data set, one row a readable record, in the data set's order.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Features {
@@ -127,7 +141,9 @@ impl Features {
 
     /// What a person calls this class.
     pub(crate) fn class_name(&self, class: i64) -> String {
-        let named = usize::try_from(class).ok().and_then(|class| self.class_names.get(class));
+        let named = usize::try_from(class)
+            .ok()
+            .and_then(|class| self.class_names.get(class));
         named.map_or_else(|| class.to_string(), |name| format!("`{name}`"))
     }
 }
@@ -148,7 +164,10 @@ mod tests {
     #[test]
     fn rows_are_selected_in_the_order_asked_for() {
         let matrix = Matrix::new(3, 2, vec![0.0, 1.0, 2.0, 3.0, 4.0, 5.0]);
-        assert_eq!(matrix.select(&[2, 0]), Matrix::new(2, 2, vec![4.0, 5.0, 0.0, 1.0]));
+        assert_eq!(
+            matrix.select(&[2, 0]),
+            Matrix::new(2, 2, vec![4.0, 5.0, 0.0, 1.0])
+        );
     }
 
     #[test]
@@ -158,8 +177,23 @@ mod tests {
             features.classes("test").unwrap_err().to_string(),
             "the test set has no labels, and this protocol needs one class a record"
         );
-        let features = Features { labels: Some(Labels::Sets { classes: 1, multi_hot: vec![] }), ..features };
-        assert!(matches!(features.classes("test"), Err(Error::LabelSets { set: "test" })));
-        assert!(features.tap(POOLED, "test").unwrap_err().to_string().contains("no tap `pooled`"));
+        let features = Features {
+            labels: Some(Labels::Sets {
+                classes: 1,
+                multi_hot: vec![],
+            }),
+            ..features
+        };
+        assert!(matches!(
+            features.classes("test"),
+            Err(Error::LabelSets { set: "test" })
+        ));
+        assert!(
+            features
+                .tap(POOLED, "test")
+                .unwrap_err()
+                .to_string()
+                .contains("no tap `pooled`")
+        );
     }
 }

@@ -38,14 +38,20 @@ struct Header {
 impl Features {
     /// Writes the file beside `path` first and renames it, so that a reader never meets half of one.
     pub fn save(&self, path: &Path) -> Result<(), Error> {
-        let reject = |reason: String| Error::FeaturesFile { path: path.to_path_buf(), reason };
+        let reject = |reason: String| Error::FeaturesFile {
+            path: path.to_path_buf(),
+            reason,
+        };
         let records = self.records();
         for (tap, matrix) in &self.taps {
             if [LABELS, KEYS, KEY_OFFSETS].contains(&tap.as_str()) {
                 return Err(reject(format!("a tap cannot be called `{tap}`")));
             }
             if matrix.rows != records {
-                return Err(reject(format!("tap `{tap}` has {} rows, but there are {records} keys", matrix.rows)));
+                return Err(reject(format!(
+                    "tap `{tap}` has {} rows, but there are {records} keys",
+                    matrix.rows
+                )));
             }
         }
 
@@ -61,7 +67,10 @@ impl Features {
         };
         let mut tensors: Vec<(&str, TensorView<'_>)> = vec![
             (KEYS, view(Dtype::U8, vec![keys.len()], keys.as_bytes())?),
-            (KEY_OFFSETS, view(Dtype::I64, vec![records + 1], bytemuck::cast_slice(&key_offsets))?),
+            (
+                KEY_OFFSETS,
+                view(Dtype::I64, vec![records + 1], bytemuck::cast_slice(&key_offsets))?,
+            ),
         ];
         for (tap, matrix) in &self.taps {
             let bytes = bytemuck::cast_slice(&matrix.values);
@@ -69,7 +78,10 @@ impl Features {
         }
         match &self.labels {
             Some(Labels::Classes(classes)) => {
-                tensors.push((LABELS, view(Dtype::I64, vec![records], bytemuck::cast_slice(classes))?));
+                tensors.push((
+                    LABELS,
+                    view(Dtype::I64, vec![records], bytemuck::cast_slice(classes))?,
+                ));
             }
             Some(Labels::Sets { classes, multi_hot }) => {
                 tensors.push((LABELS, view(Dtype::U8, vec![records, *classes], multi_hot)?));
@@ -89,7 +101,10 @@ impl Features {
     /// Reads a file that [`Features::save`] wrote.
     pub fn load(path: &Path) -> Result<Self, Error> {
         let bytes = fs::read(path).map_err(io(path, "reading features"))?;
-        Self::from_bytes(&bytes).map_err(|reason| Error::FeaturesFile { path: path.to_path_buf(), reason })
+        Self::from_bytes(&bytes).map_err(|reason| Error::FeaturesFile {
+            path: path.to_path_buf(),
+            reason,
+        })
     }
 
     fn from_bytes(bytes: &[u8]) -> Result<Self, String> {
@@ -103,21 +118,29 @@ impl Features {
             Err(_) => None,
             Ok(view) => match (view.dtype(), view.shape()) {
                 (Dtype::I64, [rows]) if *rows == records => Some(Labels::Classes(integers(&view, LABELS)?)),
-                (Dtype::U8, [rows, classes]) if *rows == records => {
-                    Some(Labels::Sets { classes: *classes, multi_hot: view.data().to_vec() })
+                (Dtype::U8, [rows, classes]) if *rows == records => Some(Labels::Sets {
+                    classes: *classes,
+                    multi_hot: view.data().to_vec(),
+                }),
+                (dtype, shape) => {
+                    return Err(format!("`{LABELS}` is {dtype:?} {shape:?} for {records} records"));
                 }
-                (dtype, shape) => return Err(format!("`{LABELS}` is {dtype:?} {shape:?} for {records} records")),
             },
         };
         let mut taps = BTreeMap::new();
-        for (name, view) in file.iter().filter(|(name, _)| ![LABELS, KEYS, KEY_OFFSETS].contains(name)) {
+        for (name, view) in file
+            .iter()
+            .filter(|(name, _)| ![LABELS, KEYS, KEY_OFFSETS].contains(name))
+        {
             match (view.dtype(), view.shape()) {
                 (Dtype::F32, [rows, width]) if *rows == records => {
                     let values = bytemuck::pod_collect_to_vec(view.data());
                     taps.insert(name.to_string(), Matrix::new(*rows, *width, values));
                 }
                 (dtype, shape) => {
-                    return Err(format!("tap `{name}` is {dtype:?} {shape:?}, expected F32 [{records}, width]"));
+                    return Err(format!(
+                        "tap `{name}` is {dtype:?} {shape:?}, expected F32 [{records}, width]"
+                    ));
                 }
             }
         }
@@ -134,17 +157,24 @@ impl Features {
 
 fn read_header(bytes: &[u8]) -> Result<Header, String> {
     let (_, metadata) = SafeTensors::read_metadata(bytes).map_err(|error| error.to_string())?;
-    let header = metadata.metadata().as_ref().and_then(|entries| entries.get(METADATA_KEY));
+    let header = metadata
+        .metadata()
+        .as_ref()
+        .and_then(|entries| entries.get(METADATA_KEY));
     let header = header.ok_or_else(|| format!("its metadata has no `{METADATA_KEY}`"))?;
-    let header: Header = serde_json::from_str(header).map_err(|error| format!("`{METADATA_KEY}`: {error}"))?;
+    let header: Header =
+        serde_json::from_str(header).map_err(|error| format!("`{METADATA_KEY}`: {error}"))?;
     match header.version {
         VERSION => Ok(header),
-        other => Err(format!("its layout has version {other}, this program reads {VERSION}")),
+        other => Err(format!(
+            "its layout has version {other}, this program reads {VERSION}"
+        )),
     }
 }
 
 fn tensor<'a>(file: &SafeTensors<'a>, name: &str) -> Result<TensorView<'a>, String> {
-    file.tensor(name).map_err(|_| format!("tensor `{name}` is missing"))
+    file.tensor(name)
+        .map_err(|_| format!("tensor `{name}` is missing"))
 }
 
 fn integers(view: &TensorView<'_>, name: &str) -> Result<Vec<i64>, String> {
@@ -163,18 +193,33 @@ fn read_keys(bytes: &[u8], offsets: &[i64]) -> Result<Vec<String>, String> {
     if offsets.is_empty() {
         return Err(damaged());
     }
-    offsets.windows(2).map(cut).collect::<Option<_>>().ok_or_else(damaged)
+    offsets
+        .windows(2)
+        .map(cut)
+        .collect::<Option<_>>()
+        .ok_or_else(damaged)
 }
 
 /// Writes a temporary neighbour, waits for the disk, renames.
-fn write(path: &Path, tensors: Vec<(&str, TensorView<'_>)>, metadata: HashMap<String, String>) -> Result<(), Error> {
-    let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+fn write(
+    path: &Path,
+    tensors: Vec<(&str, TensorView<'_>)>,
+    metadata: HashMap<String, String>,
+) -> Result<(), Error> {
+    let name = path
+        .file_name()
+        .map(|name| name.to_string_lossy().into_owned())
+        .unwrap_or_default();
     let temporary = path.with_file_name(format!(".{name}.partial"));
     let written = || -> Result<(), Error> {
         // safetensors creates its file readable by the owner alone; features should have the mode of any other file.
-        let mode = File::create(&temporary).and_then(|file| file.metadata()).map_err(io(path, "writing features"))?;
-        serialize_to_file(tensors, Some(metadata), &temporary)
-            .map_err(|error| Error::FeaturesFile { path: path.to_path_buf(), reason: error.to_string() })?;
+        let mode = File::create(&temporary)
+            .and_then(|file| file.metadata())
+            .map_err(io(path, "writing features"))?;
+        serialize_to_file(tensors, Some(metadata), &temporary).map_err(|error| Error::FeaturesFile {
+            path: path.to_path_buf(),
+            reason: error.to_string(),
+        })?;
         fs::set_permissions(&temporary, mode.permissions())
             .and_then(|()| File::open(&temporary)?.sync_all())
             .and_then(|()| fs::rename(&temporary, path))
@@ -194,7 +239,10 @@ mod tests {
     fn example(labels: Option<Labels>) -> Features {
         Features {
             taps: BTreeMap::from([
-                (POOLED.to_string(), Matrix::new(3, 2, vec![0.5, -1.0, f32::MIN_POSITIVE, 3.25, 1e30, 0.1])),
+                (
+                    POOLED.to_string(),
+                    Matrix::new(3, 2, vec![0.5, -1.0, f32::MIN_POSITIVE, 3.25, 1e30, 0.1]),
+                ),
                 ("layer3".to_string(), Matrix::new(3, 1, vec![1.0, 2.0, 3.0])),
             ]),
             labels,
@@ -219,13 +267,20 @@ mod tests {
         for labels in [
             None,
             Some(Labels::Classes(vec![1, 0, 1])),
-            Some(Labels::Sets { classes: 2, multi_hot: vec![0, 1, 1, 1, 0, 0] }),
+            Some(Labels::Sets {
+                classes: 2,
+                multi_hot: vec![0, 1, 1, 1, 0, 0],
+            }),
         ] {
             let features = example(labels);
             features.save(&path).unwrap();
             assert_eq!(Features::load(&path).unwrap(), features);
         }
-        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "the temporary file is gone");
+        assert_eq!(
+            fs::read_dir(folder.path()).unwrap().count(),
+            1,
+            "the temporary file is gone"
+        );
     }
 
     #[test]

@@ -80,7 +80,10 @@ impl Head {
         if loss.is_finite() {
             return Ok(loss);
         }
-        let last_step = Progress { step: self.progress.step.saturating_sub(1), ..self.progress };
+        let last_step = Progress {
+            step: self.progress.step.saturating_sub(1),
+            ..self.progress
+        };
         Err(Error::Diverged {
             protocol,
             loss,
@@ -93,12 +96,24 @@ impl Head {
     pub(crate) fn ranks(&self, rows: &Matrix, classes: &[u32], device: &Device) -> Vec<u32> {
         let (weight, bias) = self.parameters();
         let mut ranks = Vec::with_capacity(rows.rows);
-        for (values, classes) in rows.values.chunks(TEST_ROWS * rows.width).zip(classes.chunks(TEST_ROWS)) {
-            let features = Tensor::<2>::from_data(TensorData::new(values.to_vec(), [classes.len(), rows.width]), device);
+        for (values, classes) in rows
+            .values
+            .chunks(TEST_ROWS * rows.width)
+            .zip(classes.chunks(TEST_ROWS))
+        {
+            let features = Tensor::<2>::from_data(
+                TensorData::new(values.to_vec(), [classes.len(), rows.width]),
+                device,
+            );
             let logits = features.matmul(weight.clone().transpose()) + bias.clone().unsqueeze();
             let width = logits.dims()[1];
             let logits: Vec<f64> = logits.into_data().iter::<f64>().collect();
-            ranks.extend(logits.chunks_exact(width).zip(classes).map(|(logits, class)| rank_of(*class, logits)));
+            ranks.extend(
+                logits
+                    .chunks_exact(width)
+                    .zip(classes)
+                    .map(|(logits, class)| rank_of(*class, logits)),
+            );
         }
         ranks
     }
@@ -106,6 +121,9 @@ impl Head {
     /// Weight `[classes, width]` and bias `[classes]`, without a graph.
     pub(crate) fn parameters(&self) -> (Tensor<2>, Tensor<1>) {
         let bias = self.layer.bias.as_ref().expect("`Linear::normal` has a bias");
-        (self.layer.weight.val().without_autodiff(), bias.val().without_autodiff())
+        (
+            self.layer.weight.val().without_autodiff(),
+            bias.val().without_autodiff(),
+        )
     }
 }

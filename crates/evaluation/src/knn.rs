@@ -49,27 +49,31 @@ impl DinoConfig {
     pub fn validate(&self) -> Result<(), String> {
         if !self.neighbors.contains(&self.headline_neighbors) {
             return Err(format!(
-                "`knn_dino.headline_neighbors` must be one of `neighbors` {:?}, got {}",
+                "`knn-dino.headline_neighbors` must be one of `neighbors` {:?}, got {}",
                 self.neighbors, self.headline_neighbors
             ));
         }
-        validate("knn_dino", &self.neighbors, self.temperature)
+        validate("knn-dino", &self.neighbors, self.temperature)
     }
 }
 
 impl VisslConfig {
     /// Refuses numbers that cannot be run, whatever the data.
     pub fn validate(&self) -> Result<(), String> {
-        validate("knn_vissl", &[self.neighbors], self.temperature)
+        validate("knn-vissl", &[self.neighbors], self.temperature)
     }
 }
 
 fn validate(protocol: &str, neighbors: &[usize], temperature: f64) -> Result<(), String> {
     if neighbors.contains(&0) {
-        return Err(format!("`{protocol}.neighbors` must be at least 1, got {neighbors:?}"));
+        return Err(format!(
+            "`{protocol}.neighbors` must be at least 1, got {neighbors:?}"
+        ));
     }
     if !(temperature.is_finite() && temperature > 0.0) {
-        return Err(format!("`{protocol}.temperature` must be above 0, got {temperature}"));
+        return Err(format!(
+            "`{protocol}.temperature` must be above 0, got {temperature}"
+        ));
     }
     Ok(())
 }
@@ -79,12 +83,26 @@ fn validate(protocol: &str, neighbors: &[usize], temperature: f64) -> Result<(),
 /// Differs from `eval_knn.py` in one thing: where fewer than five classes got a vote, its top-5 is filled up with
 /// whichever classes sorting leaves next; here a class without a vote is never counted as predicted.
 pub fn knn_dino(config: &DinoConfig, task: &Task<'_>, device: &Device) -> Result<Vec<Score>, Error> {
-    score("knn_dino", &config.neighbors, config.headline_neighbors, config.temperature, task, device)
+    score(
+        "knn-dino",
+        &config.neighbors,
+        config.headline_neighbors,
+        config.temperature,
+        task,
+        device,
+    )
 }
 
 /// VISSL's kNN: top-1 and top-5.
 pub fn knn_vissl(config: &VisslConfig, task: &Task<'_>, device: &Device) -> Result<Vec<Score>, Error> {
-    score("knn_vissl", &[config.neighbors], config.neighbors, config.temperature, task, device)
+    score(
+        "knn-vissl",
+        &[config.neighbors],
+        config.neighbors,
+        config.temperature,
+        task,
+        device,
+    )
 }
 
 fn score(
@@ -97,7 +115,11 @@ fn score(
 ) -> Result<Vec<Score>, Error> {
     let most = neighbors.iter().copied().max().unwrap_or(0);
     if most > task.train.rows {
-        return Err(Error::Neighbors { protocol, neighbors: most, records: task.train.rows });
+        return Err(Error::Neighbors {
+            protocol,
+            neighbors: most,
+            records: task.train.rows,
+        });
     }
     let nearest = nearest(&task.train, &task.test, most, device);
     let scores = neighbors.iter().flat_map(|&count| {
@@ -108,7 +130,9 @@ fn score(
             .collect();
         let details = serde_json::Map::from_iter([("neighbors".to_string(), json!(count))]);
         let mut scores = scores_of(&ranks, task.classes.count(), &details);
-        scores.iter_mut().for_each(|score| score.headline &= count == headline);
+        scores
+            .iter_mut()
+            .for_each(|score| score.headline &= count == headline);
         scores
     });
     Ok(scores.collect())
@@ -139,8 +163,11 @@ pub(crate) fn nearest(train: &Matrix, test: &Matrix, count: usize, device: &Devi
         Tensor::<2>::from_data(TensorData::new(values.to_vec(), shape), device)
     };
     // The training rows stay on the device, cut and transposed once: `[width, rows of the block]`.
-    let train_blocks: Vec<Tensor<2>> =
-        train.values.chunks(TRAIN_BLOCK * train.width).map(|block| upload(block).transpose()).collect();
+    let train_blocks: Vec<Tensor<2>> = train
+        .values
+        .chunks(TRAIN_BLOCK * train.width)
+        .map(|block| upload(block).transpose())
+        .collect();
 
     let mut all = Vec::with_capacity(test.rows);
     for test_block in test.values.chunks(TEST_BLOCK * test.width) {
@@ -174,13 +201,20 @@ struct Selection {
 
 impl Selection {
     fn new(count: usize) -> Self {
-        Self { count, bar: f32::NEG_INFINITY, candidates: Vec::with_capacity(2 * count) }
+        Self {
+            count,
+            bar: f32::NEG_INFINITY,
+            candidates: Vec::with_capacity(2 * count),
+        }
     }
 
     fn offer(&mut self, first_row: u32, cosines: &[f32]) {
         for (offset, &cosine) in cosines.iter().enumerate() {
             if cosine > self.bar {
-                self.candidates.push(Neighbor { cosine, row: first_row + offset as u32 });
+                self.candidates.push(Neighbor {
+                    cosine,
+                    row: first_row + offset as u32,
+                });
                 if self.candidates.len() == 2 * self.count {
                     self.cut();
                 }
@@ -203,7 +237,12 @@ impl Selection {
 
 /// How many classes got more votes than the true one; of equal votes the lower class stands first. A class without any
 /// vote has rank `u32::MAX`.
-pub(crate) fn rank_among_votes(neighbors: &[Neighbor], train_classes: &[u32], class: u32, temperature: f64) -> u32 {
+pub(crate) fn rank_among_votes(
+    neighbors: &[Neighbor],
+    train_classes: &[u32],
+    class: u32,
+    temperature: f64,
+) -> u32 {
     // Votes relative to the nearest neighbour's: the ranking is the same, and small temperatures cannot overflow.
     let nearest = f64::from(neighbors[0].cosine);
     let mut votes: Vec<(u32, f64)> = neighbors
@@ -216,7 +255,11 @@ pub(crate) fn rank_among_votes(neighbors: &[Neighbor], train_classes: &[u32], cl
     // A stable sort, so that the votes of a class are added nearest first.
     votes.sort_by_key(|(class, _)| *class);
     let total = |votes: &[(u32, f64)]| votes.iter().map(|(_, vote)| vote).sum::<f64>();
-    let Some(own) = votes.chunk_by(|a, b| a.0 == b.0).find(|votes| votes[0].0 == class).map(total) else {
+    let Some(own) = votes
+        .chunk_by(|a, b| a.0 == b.0)
+        .find(|votes| votes[0].0 == class)
+        .map(total)
+    else {
         return u32::MAX;
     };
     let before = |votes: &&[(u32, f64)]| {
@@ -233,14 +276,22 @@ mod tests {
     use crate::task::tests::features;
 
     fn dino(neighbors: &[usize], temperature: f64) -> DinoConfig {
-        DinoConfig { neighbors: neighbors.to_vec(), headline_neighbors: neighbors[0], temperature }
+        DinoConfig {
+            neighbors: neighbors.to_vec(),
+            headline_neighbors: neighbors[0],
+            temperature,
+        }
     }
 
     #[test]
     fn votes_by_hand() {
         // Unit vectors at 0°, 60°, 90° and 180° of classes 0, 1, 1, 2; the test row lies at 0°, so that cosines are
         // 1, 1/2, 0, -1. At temperature 1 class 0 has e, class 1 has sqrt(e) + 1 = 2.649: 0 wins narrowly (2.718).
-        let train = features(2, vec![2.0, 0.0, 0.5, 0.75f32.sqrt(), 0.0, 3.0, -1.0, 0.0], vec![0, 1, 1, 2]);
+        let train = features(
+            2,
+            vec![2.0, 0.0, 0.5, 0.75f32.sqrt(), 0.0, 3.0, -1.0, 0.0],
+            vec![0, 1, 1, 2],
+        );
         let top1 = |temperature, neighbors, class| {
             let test = features(2, vec![5.0, 0.0], vec![class]);
             let task = Task::new(&train, &test, POOLED).unwrap();
@@ -250,7 +301,11 @@ mod tests {
         // Hotter votes are more equal: at temperature 2 class 0 has 1.649, class 1 has 1.284 + 1 = 2.284.
         assert_eq!(top1(2.0, 3, 0), 0.0);
         assert_eq!(top1(2.0, 3, 1), 1.0);
-        assert_eq!(top1(1e-6, 4, 0), 1.0, "the smallest temperature is the nearest neighbour");
+        assert_eq!(
+            top1(1e-6, 4, 0),
+            1.0,
+            "the smallest temperature is the nearest neighbour"
+        );
         assert_eq!(top1(2.0, 1, 1), 0.0);
     }
 
@@ -258,16 +313,32 @@ mod tests {
     fn top5_counts_classes_that_got_a_vote() {
         // Six classes at six angles; the test rows lie on the first.
         let angle = |row: usize| (row as f32 * 0.1).sin_cos();
-        let train = features(2, (0..6).flat_map(|row| [angle(row).1, angle(row).0]).collect(), (0..6).collect());
+        let train = features(
+            2,
+            (0..6).flat_map(|row| [angle(row).1, angle(row).0]).collect(),
+            (0..6).collect(),
+        );
         let test = features(2, [1.0, 0.0].repeat(6), (0..6).collect());
         let task = Task::new(&train, &test, POOLED).unwrap();
-        let config = DinoConfig { neighbors: vec![2, 6], headline_neighbors: 6, temperature: 0.07 };
+        let config = DinoConfig {
+            neighbors: vec![2, 6],
+            headline_neighbors: 6,
+            temperature: 0.07,
+        };
         let scores = knn_dino(&config, &task, &Device::flex()).unwrap();
-        let read: Vec<_> = scores.iter().map(|score| (score.metric, score.value, score.headline)).collect();
+        let read: Vec<_> = scores
+            .iter()
+            .map(|score| (score.metric, score.value, score.headline))
+            .collect();
         let sixth = 1.0 / 6.0;
         assert_eq!(
             read,
-            [("top1", sixth, false), ("top5", 2.0 / 6.0, false), ("top1", sixth, true), ("top5", 5.0 / 6.0, false)]
+            [
+                ("top1", sixth, false),
+                ("top5", 2.0 / 6.0, false),
+                ("top1", sixth, true),
+                ("top5", 5.0 / 6.0, false)
+            ]
         );
         assert_eq!(scores[2].details["neighbors"], 6);
     }
@@ -295,8 +366,14 @@ mod tests {
         let found = nearest(&train, &test, 7, &Device::flex());
 
         let unit = |row: &[f32]| {
-            let length = row.iter().map(|value| f64::from(*value).powi(2)).sum::<f64>().sqrt();
-            row.iter().map(|value| f64::from(*value) / length).collect::<Vec<_>>()
+            let length = row
+                .iter()
+                .map(|value| f64::from(*value).powi(2))
+                .sum::<f64>()
+                .sqrt();
+            row.iter()
+                .map(|value| f64::from(*value) / length)
+                .collect::<Vec<_>>()
         };
         for (row, found) in found.iter().enumerate() {
             let own = unit(test.row(row));
@@ -305,7 +382,10 @@ mod tests {
                 .collect();
             all.sort_by(|a, b| b.total_cmp(a));
             for (place, neighbor) in found.iter().enumerate() {
-                assert!((f64::from(neighbor.cosine) - all[place]).abs() < 1e-5, "row {row}, place {place}");
+                assert!(
+                    (f64::from(neighbor.cosine) - all[place]).abs() < 1e-5,
+                    "row {row}, place {place}"
+                );
             }
             assert!(found.is_sorted_by(|a, b| nearer(a, b) == Ordering::Less));
         }
@@ -316,16 +396,24 @@ mod tests {
         let train = features(2, vec![0.0, 0.0, 1.0, 0.0], vec![0, 1]);
         let test = features(2, vec![1.0, 0.0], vec![1]);
         let task = Task::new(&train, &test, POOLED).unwrap();
-        assert_eq!(knn_dino(&dino(&[2], 0.07), &task, &Device::flex()).unwrap()[0].value, 1.0);
+        assert_eq!(
+            knn_dino(&dino(&[2], 0.07), &task, &Device::flex()).unwrap()[0].value,
+            1.0
+        );
     }
 
     #[test]
     fn more_neighbors_than_records_is_an_error_that_names_both() {
         let train = features(1, vec![1.0, 2.0], vec![0, 1]);
         let task = Task::new(&train, &train, POOLED).unwrap();
-        let config = VisslConfig { neighbors: 200, temperature: 0.1 };
+        let config = VisslConfig {
+            neighbors: 200,
+            temperature: 0.1,
+        };
         assert_eq!(
-            knn_vissl(&config, &task, &Device::flex()).unwrap_err().to_string(),
+            knn_vissl(&config, &task, &Device::flex())
+                .unwrap_err()
+                .to_string(),
             "knn_vissl: 200 neighbors asked for, but the training set has 2 records"
         );
     }
@@ -334,19 +422,40 @@ mod tests {
     fn bad_settings_are_named() {
         assert!(dino(&[0], 0.1).validate().unwrap_err().contains("at least 1"));
         assert!(dino(&[1], 0.0).validate().unwrap_err().contains("temperature"));
-        assert!(DinoConfig { headline_neighbors: 20, ..dino(&[10], 0.1) }.validate().unwrap_err().contains("[10], got 20"));
+        assert!(
+            DinoConfig {
+                headline_neighbors: 20,
+                ..dino(&[10], 0.1)
+            }
+            .validate()
+            .unwrap_err()
+            .contains("[10], got 20")
+        );
     }
 
     /// Speed on this machine: `cargo test --release --lib -p evaluation -p cli knn_speed -- --nocapture`.
     #[test]
     fn knn_speed() {
-        let size = if std::env::var_os("PASSER_SPEED").is_some() { 10_000 } else { 500 };
+        let size = if std::env::var_os("PASSER_SPEED").is_some() {
+            10_000
+        } else {
+            500
+        };
         let value = |index: usize| ((index * 7919 % 100_003) as f32 * 0.37).sin();
-        let matrix = |shift| Matrix::new(size, 128, (0..size * 128).map(|index| value(index + shift)).collect());
+        let matrix = |shift| {
+            Matrix::new(
+                size,
+                128,
+                (0..size * 128).map(|index| value(index + shift)).collect(),
+            )
+        };
         let (train, test) = (matrix(0), matrix(12_345));
         let start = std::time::Instant::now();
         let found = nearest(&train, &test, 200, &Device::flex());
-        eprintln!("kNN of {size} x {size} x 128, 200 neighbors: {:.2?}", start.elapsed());
+        eprintln!(
+            "kNN of {size} x {size} x 128, 200 neighbors: {:.2?}",
+            start.elapsed()
+        );
         assert_eq!(found.len(), size);
     }
 }

@@ -49,12 +49,20 @@ pub(crate) fn minimize(
         let direction = descent(&gradient, &pairs);
         let slope = dot(&gradient, &direction);
         // The first step has no curvature to go by: a unit step downhill.
-        let first = if pairs.is_empty() { 1.0 / dot(&gradient, &gradient).sqrt().max(1.0) } else { 1.0 };
+        let first = if pairs.is_empty() {
+            1.0 / dot(&gradient, &gradient).sqrt().max(1.0)
+        } else {
+            1.0
+        };
 
         let (mut low, mut high, mut length) = (0.0, f64::INFINITY, first);
         let mut found = None;
         for _ in 0..TRIALS {
-            let trial: Vec<f64> = point.iter().zip(&direction).map(|(at, by)| at + length * by).collect();
+            let trial: Vec<f64> = point
+                .iter()
+                .zip(&direction)
+                .map(|(at, by)| at + length * by)
+                .collect();
             let mut trial_gradient = vec![0.0; point.len()];
             let trial_value = function(&trial, &mut trial_gradient);
             // Close to the minimum the decrease drowns in rounding, and slopes alone are to be trusted.
@@ -69,24 +77,44 @@ pub(crate) fn minimize(
                 found = Some((trial, trial_gradient, trial_value));
                 break;
             }
-            length = if high.is_finite() { 0.5 * (low + high) } else { 2.0 * length };
+            length = if high.is_finite() {
+                0.5 * (low + high)
+            } else {
+                2.0 * length
+            };
         }
-        let Some((next, next_gradient, next_value)) = found else { break };
+        let Some((next, next_gradient, next_value)) = found else {
+            break;
+        };
 
         let step: Vec<f64> = next.iter().zip(&point).map(|(to, from)| to - from).collect();
-        let change: Vec<f64> = next_gradient.iter().zip(&gradient).map(|(to, from)| to - from).collect();
+        let change: Vec<f64> = next_gradient
+            .iter()
+            .zip(&gradient)
+            .map(|(to, from)| to - from)
+            .collect();
         let curvature = dot(&step, &change);
         if curvature > 0.0 {
             if pairs.len() == MEMORY {
                 pairs.pop_front();
             }
-            pairs.push_back(Pair { step, change, scale: 1.0 / curvature });
+            pairs.push_back(Pair {
+                step,
+                change,
+                scale: 1.0 / curvature,
+            });
         }
         (point, gradient, value) = (next, next_gradient, next_value);
         iterations += 1;
     }
     let gradient = largest(&gradient);
-    Minimum { point, value, gradient, iterations, converged: gradient <= tolerance }
+    Minimum {
+        point,
+        value,
+        gradient,
+        iterations,
+        converged: gradient <= tolerance,
+    }
 }
 
 /// Minus the inverse Hessian's estimate times the gradient.
@@ -114,12 +142,20 @@ fn dot(a: &[f64], b: &[f64]) -> f64 {
 }
 
 fn add(to: &mut [f64], factor: f64, what: &[f64]) {
-    to.iter_mut().zip(what).for_each(|(to, what)| *to += factor * what);
+    to.iter_mut()
+        .zip(what)
+        .for_each(|(to, what)| *to += factor * what);
 }
 
 fn largest(values: &[f64]) -> f64 {
     // NaN must not pass for converged.
-    values.iter().fold(0.0, |most: f64, value| if value.abs() > most || value.is_nan() { value.abs() } else { most })
+    values.iter().fold(0.0, |most: f64, value| {
+        if value.abs() > most || value.is_nan() {
+            value.abs()
+        } else {
+            most
+        }
+    })
 }
 
 #[cfg(test)]
@@ -140,7 +176,13 @@ mod tests {
             value
         });
         assert!(minimum.converged && minimum.iterations < 600, "{minimum:?}");
-        assert!(minimum.point.iter().enumerate().all(|(index, at)| (at - index as f64).abs() < 1e-8));
+        assert!(
+            minimum
+                .point
+                .iter()
+                .enumerate()
+                .all(|(index, at)| (at - index as f64).abs() < 1e-8)
+        );
     }
 
     #[test]

@@ -25,6 +25,7 @@ mod parity;
 mod progress;
 mod result;
 mod run;
+mod softmax;
 mod task;
 
 pub use config::{Config, Protocol};

@@ -1,4 +1,4 @@
-//! A linear classifier trained by SGD on features stored once: the quick relative of `linear_moco`.
+//! A linear classifier trained by SGD on features stored once: the quick relative of `linear-moco`.
 //!
 //! It sees each image in one view only, so it overfits sooner and its scores are not MoCo's. Hence a name of its own.
 
@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use training::{OptimizerConfig, ScheduleConfig};
 
-const PROTOCOL: &str = "linear_cached";
+const PROTOCOL: &str = "linear-cached";
 
 /// A linear classifier on stored features.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -64,13 +64,23 @@ pub fn linear_cached(
         let mut head = head(config, &task, seed, device);
         let order = |epoch| epoch_order(task.train.rows, seed, epoch);
         let loss = train(&mut head, config, &task, order, device, &mut |epochs| {
-            progress(Event { stage: PROTOCOL, done: run * config.epochs + epochs, total, unit: "epochs" });
+            progress(Event {
+                stage: PROTOCOL,
+                done: run * config.epochs + epochs,
+                total,
+                unit: "epochs",
+            });
         })?;
         losses.push(loss);
         ranks.push(head.ranks(&task.test, &task.test_classes, device));
     }
     let details = serde_json::Map::from_iter([("last_batch_losses".to_string(), json!(losses))]);
-    Ok(seeds_scores(&config.seeds, &ranks, task.classes.count(), &details))
+    Ok(seeds_scores(
+        &config.seeds,
+        &ranks,
+        task.classes.count(),
+        &details,
+    ))
 }
 
 pub(crate) fn head(config: &Config, task: &Task<'_>, seed: u64, device: &Device) -> Head {
@@ -81,7 +91,11 @@ pub(crate) fn head(config: &Config, task: &Task<'_>, seed: u64, device: &Device)
         config.optimizer.peak_learning_rate(config.batch_records),
         &config.optimizer,
         &config.schedule,
-        Progress { step: 0, steps_per_epoch, steps: steps_per_epoch * config.epochs },
+        Progress {
+            step: 0,
+            steps_per_epoch,
+            steps: steps_per_epoch * config.epochs,
+        },
         device,
     )
 }
@@ -143,9 +157,15 @@ mod tests {
     /// Two classes on either side of a line through the plane, the wide column 100 times the other.
     fn halves(rows: usize, shift: usize) -> crate::features::Features {
         let value = |index: usize| ((index + shift) * 7919 % 1009) as f32 / 1009.0 - 0.5;
-        let points: Vec<[f32; 2]> = (0..rows).map(|row| [value(2 * row), value(2 * row + 1)]).collect();
+        let points: Vec<[f32; 2]> = (0..rows)
+            .map(|row| [value(2 * row), value(2 * row + 1)])
+            .collect();
         let labels = points.iter().map(|[x, y]| i64::from(x + y > 0.0)).collect();
-        features(2, points.iter().flat_map(|[x, y]| [*x, 100.0 * y]).collect(), labels)
+        features(
+            2,
+            points.iter().flat_map(|[x, y]| [*x, 100.0 * y]).collect(),
+            labels,
+        )
     }
 
     #[test]
@@ -174,14 +194,22 @@ mod tests {
             scaling: Scaling::None,
             epochs: 1,
             batch_records: 256,
-            optimizer: OptimizerConfig::Sgd { learning_rate_per_256: 30.0, momentum: 0.9, weight_decay: 0.0, nesterov: false },
+            optimizer: OptimizerConfig::Sgd {
+                learning_rate_per_256: 30.0,
+                momentum: 0.9,
+                weight_decay: 0.0,
+                nesterov: false,
+            },
             ..config()
         };
         let mut head = head(&config, &task, 0, &Device::flex());
         let loss = train_all(&mut head, &config, &task);
         assert!((loss - 2f64.ln()).abs() < 1e-6);
         let bias = head.parameters().1.into_data().try_to_vec::<f32>().unwrap();
-        assert!((bias[0] - 5.0).abs() < 1e-5 && (bias[1] + 5.0).abs() < 1e-5, "{bias:?}");
+        assert!(
+            (bias[0] - 5.0).abs() < 1e-5 && (bias[1] + 5.0).abs() < 1e-5,
+            "{bias:?}"
+        );
     }
 
     fn train_all(head: &mut Head, config: &Config, task: &Task<'_>) -> f64 {
@@ -194,7 +222,11 @@ mod tests {
         // Huge and contradictory: each step is huge, and none is ever right for both.
         let train = features(1, vec![3e38, 3e38], vec![0, 1]);
         let task = Task::new(&train, &train, POOLED).unwrap();
-        let config = Config { scaling: Scaling::None, epochs: 3, ..config() };
+        let config = Config {
+            scaling: Scaling::None,
+            epochs: 3,
+            ..config()
+        };
         let error = linear_cached(&config, task, &Device::flex(), &mut |_| {}).unwrap_err();
         let text = error.to_string();
         assert!(text.starts_with("linear_cached: the loss became"), "{text}");
@@ -214,7 +246,15 @@ mod tests {
 
     #[test]
     fn bad_settings_are_named() {
-        assert!(Config { seeds: vec![], ..config() }.validate().unwrap_err().contains("`seeds`"));
+        assert!(
+            Config {
+                seeds: vec![],
+                ..config()
+            }
+            .validate()
+            .unwrap_err()
+            .contains("`seeds`")
+        );
         assert!(config().validate().is_ok());
     }
 }

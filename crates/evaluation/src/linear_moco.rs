@@ -23,7 +23,7 @@ use serde_json::json;
 use std::sync::Arc;
 use training::{OptimizerConfig, ScheduleConfig};
 
-const PROTOCOL: &str = "linear_moco";
+const PROTOCOL: &str = "linear-moco";
 
 /// MoCo's linear probe.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -57,16 +57,22 @@ impl Config {
             ));
         }
         if self.order == Order::Sequential {
-            return Err(format!("`{PROTOCOL}.order` must shuffle: `\"global\"` or `{{ blocks = N }}`"));
+            return Err(format!(
+                "`{PROTOCOL}.order` must shuffle: `\"global\"` or `{{ blocks = N }}`"
+            ));
         }
         self.view_group()
-            .validate().map_err(|reason| format!("`{PROTOCOL}.train_transforms`: {reason}"))?;
+            .validate()
+            .map_err(|reason| format!("`{PROTOCOL}.train_transforms`: {reason}"))?;
         self.optimizer.validate()?;
         self.schedule.validate()
     }
 
     fn view_group(&self) -> ViewGroup {
-        ViewGroup { count: 1, transforms: self.train_transforms.clone() }
+        ViewGroup {
+            count: 1,
+            transforms: self.train_transforms.clone(),
+        }
     }
 }
 
@@ -126,21 +132,36 @@ pub fn linear_moco(
             config.optimizer.peak_learning_rate(config.batch_images),
             &config.optimizer,
             &config.schedule,
-            Progress { step: 0, steps_per_epoch, steps },
+            Progress {
+                step: 0,
+                steps_per_epoch,
+                steps,
+            },
             device,
         );
         for (step, batch) in loader.batches(0, steps).enumerate() {
             let batch = batch?;
-            let batch_classes: Vec<u32> =
-                batch.positions.iter().map(|position| train_classes[*position as usize]).collect();
+            let batch_classes: Vec<u32> = batch
+                .positions
+                .iter()
+                .map(|position| train_classes[*position as usize])
+                .collect();
             for views in batch.views {
-                head.step(encoder.forward(encoder.normalize.tensor(views, device)), &batch_classes);
+                head.step(
+                    encoder.forward(encoder.normalize.tensor(views, device)),
+                    &batch_classes,
+                );
             }
             if (step + 1) % steps_per_epoch == 0 {
                 let loss = head.last_loss(PROTOCOL)?;
                 let done = run * config.epochs + (step + 1) / steps_per_epoch;
-                tracing::info!(seed, epoch = done - run * config.epochs, loss, "linear_moco");
-                progress(Event { stage: PROTOCOL, done, total, unit: "epochs" });
+                tracing::info!(seed, epoch = done - run * config.epochs, loss, "linear-moco");
+                progress(Event {
+                    stage: PROTOCOL,
+                    done,
+                    total,
+                    unit: "epochs",
+                });
             }
         }
         losses.push(head.last_loss(PROTOCOL)?);
@@ -149,11 +170,18 @@ pub fn linear_moco(
     }
     let weights_after = encoder.weights_hash();
     if weights_after != weights_before {
-        return Err(Error::EncoderChanged { before: weights_before, after: weights_after });
+        return Err(Error::EncoderChanged {
+            before: weights_before,
+            after: weights_after,
+        });
     }
     let details = serde_json::Map::from_iter([("last_batch_losses".to_string(), json!(losses))]);
     let scores = seeds_scores(&config.seeds, &ranks, classes.count(), &details);
-    Ok(Probe { scores, classes: classes.count(), bad_records })
+    Ok(Probe {
+        scores,
+        classes: classes.count(),
+        bad_records,
+    })
 }
 
 /// One class for every training record, from the index.
@@ -194,7 +222,10 @@ mod tests {
                 weight_decay: 0.0,
                 nesterov: false,
             },
-            schedule: ScheduleConfig::Steps { milestones_epochs: vec![6, 8], factor: 0.1 },
+            schedule: ScheduleConfig::Steps {
+                milestones_epochs: vec![6, 8],
+                factor: 0.1,
+            },
             seeds: vec![0, 1],
         }
     }
@@ -231,7 +262,16 @@ mod tests {
         let mut epochs = vec![];
         let probe = |workers, progress: &mut dyn FnMut(Event<'_>)| {
             let data = DataConfig { workers, ..DATA };
-            linear_moco(&config(), &encoder, &train, &test_features, &data, &device, progress).unwrap()
+            linear_moco(
+                &config(),
+                &encoder,
+                &train,
+                &test_features,
+                &data,
+                &device,
+                progress,
+            )
+            .unwrap()
         };
         let one = probe(0, &mut |event| epochs.push((event.done, event.total)));
         assert_eq!((epochs.len(), epochs[19]), (20, (20, 20)));
@@ -246,11 +286,15 @@ mod tests {
         let device = Device::flex();
         let encoder = Encoder::pixels(NORMALIZE);
         let test = features(&encoder, &tinted(8, 0));
-        let probe = |train| linear_moco(&config(), &encoder, &train, &test, &DATA, &device, &mut |_| {}).unwrap_err();
+        let probe =
+            |train| linear_moco(&config(), &encoder, &train, &test, &DATA, &device, &mut |_| {}).unwrap_err();
         let unlabelled = Arc::new(Dataset::synthetic(32, 8, 8, 0, 0));
         assert!(matches!(probe(unlabelled), Error::Unlabelled { set: "training" }));
         // 32 records of which the first half are of classes that the test set does not share.
-        let record = |index: usize| Record { label: Some(Label::Class(7 + index as u32 % 2)), ..tinted(32, 0).read(index).unwrap() };
+        let record = |index: usize| Record {
+            label: Some(Label::Class(7 + index as u32 % 2)),
+            ..tinted(32, 0).read(index).unwrap()
+        };
         let others = Arc::new(Dataset::from_records((0..32).map(record).collect(), vec![]));
         assert!(matches!(probe(others), Error::UnknownClass { .. }));
     }
@@ -258,9 +302,27 @@ mod tests {
     #[test]
     fn bad_settings_are_named() {
         let refused = |config: Config| config.validate().unwrap_err();
-        assert!(refused(Config { order: Order::Sequential, ..config() }).contains("must shuffle"));
-        assert!(refused(Config { epochs: 0, ..config() }).contains("`epochs`"));
-        assert!(refused(Config { train_transforms: vec![], ..config() }).contains("train_transforms"));
+        assert!(
+            refused(Config {
+                order: Order::Sequential,
+                ..config()
+            })
+            .contains("must shuffle")
+        );
+        assert!(
+            refused(Config {
+                epochs: 0,
+                ..config()
+            })
+            .contains("`epochs`")
+        );
+        assert!(
+            refused(Config {
+                train_transforms: vec![],
+                ..config()
+            })
+            .contains("train_transforms")
+        );
         assert!(config().validate().is_ok());
     }
 }

@@ -7,21 +7,16 @@
 use crate::error::Error;
 use crate::features::Matrix;
 use crate::lbfgs::{Minimum, minimize};
-use crate::result::{Score, rank_of, scores_of, share_within};
+use crate::progress::Event;
+use crate::result::{Score, scores_of, share_within};
+use crate::softmax::{objective, ranks};
 use crate::task::{Scaling, Task};
-use ndarray::linalg::general_mat_mul;
-use ndarray::{Array2, ArrayView2, ArrayViewMut2, Axis, Slice};
-use rand::SeedableRng;
+use backbones::Draws;
 use rand::seq::SliceRandom;
-use rand_chacha::ChaCha8Rng;
-use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-/// Rows brought to f64 and multiplied at a time: their f64 copy stays in the cache.
-const PANEL_ROWS: usize = 128;
-/// Parts whose gradients are made beside one another and added in order, so that the sum is the same for any number of threads.
-const PARTS: usize = 32;
+const PROTOCOL: &str = "logistic-regression";
 
 /// Regularised logistic regression.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -76,11 +71,13 @@ impl Config {
             }
         };
         if strengths.is_empty() || !strengths.iter().all(positive) {
-            return Err(format!("`logistic_regression.strength` must hold values of C above 0, got {strengths:?}"));
+            return Err(format!(
+                "`logistic_regression.strength` must hold values of C above 0, got {strengths:?}"
+            ));
         }
         if !positive(&self.tolerance) || self.max_iterations == 0 {
             return Err(format!(
-                "`logistic_regression` needs a `tolerance` above 0 and at least 1 of `max_iterations`, got {} and {}",
+                "`logistic-regression` needs a `tolerance` above 0 and at least 1 of `max_iterations`, got {} and {}",
                 self.tolerance, self.max_iterations
             ));
         }
@@ -89,22 +86,44 @@ impl Config {
 }
 
 /// Fits the regression to the training rows and scores the test rows: top-1, and top-5 where there are more classes.
-pub fn logistic_regression(config: &Config, task: Task<'_>) -> Result<Vec<Score>, Error> {
+///
+/// Progress counts fits: one for each candidate of a sweep, and the last one.
+pub fn logistic_regression(
+    config: &Config,
+    task: Task<'_>,
+    progress: &mut dyn FnMut(Event<'_>),
+) -> Result<Vec<Score>, Error> {
     let task = task.scaled(config.scaling);
     let classes = task.classes.count();
+    let total = match &config.strength {
+        Strength::Fixed(_) => 1,
+        Strength::Sweep(sweep) => sweep.candidates.len() + 1,
+    };
+    let mut fitted = |done| {
+        progress(Event {
+            stage: PROTOCOL,
+            done,
+            total,
+            unit: "fits",
+        })
+    };
     let mut details = serde_json::Map::new();
     let c = match &config.strength {
         Strength::Fixed(c) => *c,
         Strength::Sweep(sweep) => {
-            let accuracies = sweep_accuracies(config, sweep, &task)?;
+            let accuracies = sweep_accuracies(config, sweep, &task, &mut fitted)?;
             let (c, accuracy) = best(&accuracies);
             details.insert("validation_accuracy".into(), json!(accuracy));
             details.insert("validation_accuracies".into(), json!(accuracies));
-            details.insert("c_chosen_on".into(), json!("records held out of the training set"));
+            details.insert(
+                "c_chosen_on".into(),
+                json!("records held out of the training set"),
+            );
             c
         }
     };
     let fit = fit(&task.train, &task.train_classes, classes, c, config, None);
+    fitted(total);
     details.insert("c".into(), json!(c));
     details.insert("iterations".into(), json!(fit.iterations));
     details.insert("converged".into(), json!(fit.converged));
@@ -114,7 +133,12 @@ pub fn logistic_regression(config: &Config, task: Task<'_>) -> Result<Vec<Score>
 }
 
 /// Accuracy of each candidate (ascending) on the held-out part of the training rows.
-fn sweep_accuracies(config: &Config, sweep: &Sweep, task: &Task<'_>) -> Result<Vec<(f64, f64)>, Error> {
+fn sweep_accuracies(
+    config: &Config,
+    sweep: &Sweep,
+    task: &Task<'_>,
+    fitted: &mut dyn FnMut(usize),
+) -> Result<Vec<(f64, f64)>, Error> {
     let (kept, held_out) = split(sweep, task)?;
     let part = |rows: &[usize]| {
         let classes: Vec<u32> = rows.iter().map(|row| task.train_classes[*row]).collect();
@@ -125,11 +149,12 @@ fn sweep_accuracies(config: &Config, sweep: &Sweep, task: &Task<'_>) -> Result<V
     candidates.sort_by(f64::total_cmp);
     let mut start = None;
     let classes = task.classes.count();
-    let accuracies = candidates.into_iter().map(|c| {
+    let accuracies = candidates.into_iter().enumerate().map(|(index, c)| {
         // From the optimum of the C before: closer than zero, and the optimum itself does not depend on the start.
         let fit = fit(&train, &train_classes, classes, c, config, start.take());
         let accuracy = share_within(&ranks(&fit.point, &validation, &validation_classes, classes), 1);
         start = Some(fit.point);
+        fitted(index + 1);
         (c, accuracy)
     });
     Ok(accuracies.collect())
@@ -150,12 +175,12 @@ fn split(sweep: &Sweep, task: &Task<'_>) -> Result<(Vec<usize>, Vec<usize>), Err
     let (mut kept, mut held_out) = (vec![], vec![]);
     for (class, mut rows) in by_class.into_iter().enumerate() {
         if rows.len() < 2 {
-            return Err(Error::ValidationSplit { class: task.classes.label(class as u32) });
+            return Err(Error::ValidationSplit {
+                class: task.classes.label(class as u32),
+            });
         }
         // One stream a class, so that a class more or less does not reshuffle the others.
-        let mut random = ChaCha8Rng::seed_from_u64(sweep.seed);
-        random.set_stream(class as u64);
-        rows.shuffle(&mut random);
+        rows.shuffle(&mut Draws::new(sweep.seed, 0).rng("logistic_regression.split", class as u64));
         let count = (rows.len() as f64 * sweep.validation_fraction).round() as usize;
         let (out, rest) = rows.split_at(count.clamp(1, rows.len() - 1));
         held_out.extend_from_slice(out);
@@ -168,15 +193,25 @@ fn split(sweep: &Sweep, task: &Task<'_>) -> Result<(Vec<usize>, Vec<usize>), Err
 
 /// The optimum for one C: weights `[classes, width]`, then intercepts `[classes]`. Its value is the mean loss with the
 /// penalty `||W||^2 / (2 C rows)`, that is scikit-learn's objective over `C rows`.
-pub(crate) fn fit(rows: &Matrix, labels: &[u32], classes: usize, c: f64, config: &Config, start: Option<Vec<f64>>) -> Minimum {
+pub(crate) fn fit(
+    rows: &Matrix,
+    labels: &[u32],
+    classes: usize,
+    c: f64,
+    config: &Config,
+    start: Option<Vec<f64>>,
+) -> Minimum {
     // scikit-learn has one weight vector `w` for two classes, where softmax has two that differ by it. The optimum has
     // W = (-w/2, w/2), so that ||W||^2 is half of ||w||^2: twice the penalty gives the same classifier.
     let binary = if classes == 2 { 2.0 } else { 1.0 };
     let penalty = binary / (c * rows.rows as f64);
     let start = start.unwrap_or_else(|| vec![0.0; classes * (rows.width + 1)]);
-    let fit = minimize(start, config.tolerance, config.max_iterations, |point, gradient| {
-        objective(rows, labels, classes, penalty, point, gradient)
-    });
+    let fit = minimize(
+        start,
+        config.tolerance,
+        config.max_iterations,
+        |point, gradient| objective(rows, labels, classes, penalty, point, gradient),
+    );
     if !fit.converged {
         tracing::warn!(
             c,
@@ -188,150 +223,30 @@ pub(crate) fn fit(rows: &Matrix, labels: &[u32], classes: usize, c: f64, config:
     fit
 }
 
-/// Mean cross-entropy plus `penalty ||W||^2 / 2`, and its gradient.
-fn objective(
-    rows: &Matrix,
-    labels: &[u32],
-    classes: usize,
-    penalty: f64,
-    point: &[f64],
-    gradient: &mut [f64],
-) -> f64 {
-    let part_rows = rows.rows.div_ceil(PARTS).max(PANEL_ROWS);
-    let parts: Vec<(f64, Vec<f64>)> = rows
-        .values
-        .par_chunks(part_rows * rows.width)
-        .zip(labels.par_chunks(part_rows))
-        .map(|(values, labels)| {
-            let mut gradient = vec![0.0; point.len()];
-            let loss = add_losses(values, labels, rows.width, classes, point, &mut gradient);
-            (loss, gradient)
-        })
-        .collect();
-
-    gradient.fill(0.0);
-    let mut loss = 0.0;
-    for (part_loss, part_gradient) in parts {
-        loss += part_loss;
-        gradient.iter_mut().zip(part_gradient).for_each(|(sum, part)| *sum += part);
-    }
-    let scale = 1.0 / rows.rows as f64;
-    gradient.iter_mut().for_each(|sum| *sum *= scale);
-    let weights = &point[..classes * rows.width];
-    gradient.iter_mut().zip(weights).for_each(|(sum, weight)| *sum += penalty * weight);
-    loss * scale + 0.5 * penalty * weights.iter().map(|weight| weight * weight).sum::<f64>()
-}
-
-/// Sum of the cross-entropies of some rows; adds their gradient to `gradient`.
-fn add_losses(values: &[f32], labels: &[u32], width: usize, classes: usize, point: &[f64], gradient: &mut [f64]) -> f64 {
-    let (weight_gradient, intercept_gradient) = gradient.split_at_mut(classes * width);
-    let mut weight_gradient =
-        ArrayViewMut2::from_shape((classes, width), weight_gradient).expect("split at classes * width");
-    let mut loss = 0.0;
-    for_panels(values, width, classes, point, |panel, features, mut logits| {
-        let labels = &labels[panel * PANEL_ROWS..];
-        for (mut logits, label) in logits.rows_mut().into_iter().zip(labels) {
-            // Softmax around the largest logit, then minus one at the true class: the gradient by the logits.
-            let label = *label as usize;
-            let most = logits.fold(f64::NEG_INFINITY, |most, logit| most.max(*logit));
-            let own = logits[label] - most;
-            logits.mapv_inplace(|logit| (logit - most).exp());
-            let sum = logits.sum();
-            loss += sum.ln() - own;
-            logits.mapv_inplace(|exp| exp / sum);
-            logits[label] -= 1.0;
-        }
-        general_mat_mul(1.0, &logits.t(), &features, 1.0, &mut weight_gradient);
-        for (sum, column) in intercept_gradient.iter_mut().zip(logits.axis_iter(Axis(1))) {
-            *sum += column.sum();
-        }
-    });
-    loss
-}
-
-/// Calls `with(panel, features, logits)` for each panel of rows: features in f64 `[rows, width]`, logits `[rows, classes]`.
-fn for_panels(
-    values: &[f32],
-    width: usize,
-    classes: usize,
-    point: &[f64],
-    mut with: impl FnMut(usize, ArrayView2<'_, f64>, ArrayViewMut2<'_, f64>),
-) {
-    let (weights, intercepts) = point.split_at(classes * width);
-    let weights = ArrayView2::from_shape((classes, width), weights).expect("split at classes * width");
-    let mut features = Array2::zeros((PANEL_ROWS, width));
-    let mut logits = Array2::zeros((PANEL_ROWS, classes));
-    for (panel, values) in values.chunks(PANEL_ROWS * width).enumerate() {
-        let rows = values.len() / width;
-        let mut features = features.slice_axis_mut(Axis(0), Slice::from(..rows));
-        let mut logits = logits.slice_axis_mut(Axis(0), Slice::from(..rows));
-        features.iter_mut().zip(values).for_each(|(to, from)| *to = f64::from(*from));
-        logits.rows_mut().into_iter().for_each(|mut row| {
-            row.iter_mut().zip(intercepts).for_each(|(logit, intercept)| *logit = *intercept);
-        });
-        general_mat_mul(1.0, &features, &weights.t(), 1.0, &mut logits);
-        with(panel, features.view(), logits);
-    }
-}
-
-/// The true class's place in the prediction for each row.
-pub(crate) fn ranks(point: &[f64], rows: &Matrix, labels: &[u32], classes: usize) -> Vec<u32> {
-    let part = PANEL_ROWS * 8;
-    let parts: Vec<Vec<u32>> = rows
-        .values
-        .par_chunks(part * rows.width)
-        .zip(labels.par_chunks(part))
-        .map(|(values, labels)| {
-            let mut ranks = Vec::with_capacity(labels.len());
-            for_panels(values, rows.width, classes, point, |panel, _, logits| {
-                for (logits, label) in logits.rows().into_iter().zip(&labels[panel * PANEL_ROWS..]) {
-                    ranks.push(rank_of(*label, logits.as_slice().expect("a row of a standard array")));
-                }
-            });
-            ranks
-        })
-        .collect();
-    parts.concat()
-}
-
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use crate::features::{Features, POOLED};
     use crate::task::tests::features;
 
     fn config(strength: Strength) -> Config {
-        Config { scaling: Scaling::None, strength, tolerance: 1e-9, max_iterations: 1000 }
+        Config {
+            scaling: Scaling::None,
+            strength,
+            tolerance: 1e-9,
+            max_iterations: 1000,
+        }
     }
 
     /// Three overlapping clouds by formula.
-    fn clouds(rows: usize, shift: usize) -> Features {
+    pub(crate) fn clouds(rows: usize, shift: usize) -> Features {
         let label = |row: usize| (row % 3) as i64;
         let noise = |index: usize| (((index + shift) * 7919 % 1009) as f32 / 1009.0 - 0.5) * 3.0;
         let centre = [[1.0, 0.0], [-1.0, 0.5], [0.0, -1.0]];
-        let values = (0..rows * 2).map(|index| centre[(index / 2) % 3][index % 2] + noise(index)).collect();
+        let values = (0..rows * 2)
+            .map(|index| centre[(index / 2) % 3][index % 2] + noise(index))
+            .collect();
         features(2, values, (0..rows).map(label).collect())
-    }
-
-    #[test]
-    fn the_gradient_is_that_of_the_value() {
-        let train = clouds(300, 0);
-        let task = Task::new(&train, &train, POOLED).unwrap();
-        let point: Vec<f64> = (0..9).map(|index| (f64::from(index) * 0.7).sin()).collect();
-        let value = |point: &[f64], gradient: &mut [f64]| {
-            objective(&task.train, &task.train_classes, 3, 0.01, point, gradient)
-        };
-        let mut gradient = vec![0.0; 9];
-        value(&point, &mut gradient);
-        for index in 0..9 {
-            let at = |by: f64| {
-                let mut moved = point.clone();
-                moved[index] += by;
-                value(&moved, &mut [0.0; 9])
-            };
-            let difference = (at(1e-5) - at(-1e-5)) / 2e-5;
-            assert!((difference - gradient[index]).abs() < 1e-8, "{index}: {difference} {}", gradient[index]);
-        }
     }
 
     #[test]
@@ -341,9 +256,20 @@ mod tests {
         let train = features(1, vec![1.0, -1.0], vec![1, 0]);
         let task = Task::new(&train, &train, POOLED).unwrap();
         let c = (1.0 + std::f64::consts::E) / 2.0;
-        let fit = fit(&task.train, &task.train_classes, 2, c, &config(Strength::Fixed(c)), None);
+        let fit = fit(
+            &task.train,
+            &task.train_classes,
+            2,
+            c,
+            &config(Strength::Fixed(c)),
+            None,
+        );
         assert!(fit.converged);
-        assert!((fit.point[1] - fit.point[0] - 1.0).abs() < 1e-8, "{:?}", fit.point);
+        assert!(
+            (fit.point[1] - fit.point[0] - 1.0).abs() < 1e-8,
+            "{:?}",
+            fit.point
+        );
         assert!((fit.point[3] - fit.point[2]).abs() < 1e-8);
         let objective = 2.0 * c * (1.0 + (-1.0f64).exp()).ln() + 0.5;
         assert!((fit.value * c * 2.0 - objective).abs() < 1e-12);
@@ -354,16 +280,32 @@ mod tests {
         // Features say nothing, so the optimum predicts the classes' shares, 3 : 1, however strong the penalty.
         let train = features(1, vec![0.0; 4], vec![0, 0, 0, 1]);
         let task = Task::new(&train, &train, POOLED).unwrap();
-        let fit = fit(&task.train, &task.train_classes, 2, 1e-6, &config(Strength::Fixed(1e-6)), None);
+        let fit = fit(
+            &task.train,
+            &task.train_classes,
+            2,
+            1e-6,
+            &config(Strength::Fixed(1e-6)),
+            None,
+        );
         assert!((fit.point[2] - fit.point[3] - 3f64.ln()).abs() < 1e-7);
     }
 
     #[test]
     fn the_sweep_takes_the_smallest_of_the_best_and_says_where_it_was_chosen() {
         let (train, test) = (clouds(400, 0), clouds(200, 5000));
-        let sweep = Sweep { candidates: vec![10.0, 0.01, 1.0], validation_fraction: 0.25, seed: 3 };
+        let sweep = Sweep {
+            candidates: vec![10.0, 0.01, 1.0],
+            validation_fraction: 0.25,
+            seed: 3,
+        };
         let task = Task::new(&train, &test, POOLED).unwrap();
-        let scores = logistic_regression(&config(Strength::Sweep(sweep)), task).unwrap();
+        let mut fits = vec![];
+        let scores = logistic_regression(&config(Strength::Sweep(sweep)), task, &mut |event| {
+            fits.push((event.done, event.total));
+        })
+        .unwrap();
+        assert_eq!(fits, [(1, 4), (2, 4), (3, 4), (4, 4)]);
         assert_eq!(scores.len(), 1, "no top-5 among three classes");
         assert!(scores[0].value > 0.6, "{scores:?}");
         let details = &scores[0].details;
@@ -374,11 +316,23 @@ mod tests {
 
     #[test]
     fn the_split_holds_out_a_share_of_every_class() {
-        let train = features(1, vec![0.0; 15], vec![0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 2, 2]);
+        let train = features(
+            1,
+            vec![0.0; 15],
+            vec![0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 2, 2],
+        );
         let task = Task::new(&train, &train, POOLED).unwrap();
-        let sweep = |seed| Sweep { candidates: vec![1.0], validation_fraction: 0.2, seed };
+        let sweep = |seed| Sweep {
+            candidates: vec![1.0],
+            validation_fraction: 0.2,
+            seed,
+        };
         let (kept, held_out) = split(&sweep(0), &task).unwrap();
-        let count = |rows: &[usize], class| rows.iter().filter(|row| task.train_classes[**row] == class).count();
+        let count = |rows: &[usize], class| {
+            rows.iter()
+                .filter(|row| task.train_classes[**row] == class)
+                .count()
+        };
         assert_eq!([0, 1, 2].map(|class| count(&held_out, class)), [2, 1, 1]);
         assert_eq!([0, 1, 2].map(|class| count(&kept, class)), [8, 2, 1]);
         assert_eq!(split(&sweep(0), &task).unwrap(), (kept, held_out.clone()));
@@ -386,16 +340,51 @@ mod tests {
 
         let train = features(1, vec![0.0; 3], vec![0, 0, 9]);
         let task = Task::new(&train, &train, POOLED).unwrap();
-        assert!(split(&sweep(0), &task).unwrap_err().to_string().contains("class 9 has 1 training record"));
+        assert!(
+            split(&sweep(0), &task)
+                .unwrap_err()
+                .to_string()
+                .contains("class 9 has 1 training record")
+        );
     }
 
     #[test]
     fn bad_settings_are_named() {
-        assert!(config(Strength::Fixed(0.0)).validate().unwrap_err().contains("C above 0, got [0.0]"));
-        let sweep = Sweep { candidates: vec![], validation_fraction: 0.2, seed: 0 };
-        assert!(config(Strength::Sweep(sweep.clone())).validate().unwrap_err().contains("got []"));
-        let sweep = Sweep { candidates: vec![1.0], validation_fraction: 1.0, seed: 0 };
-        assert!(config(Strength::Sweep(sweep)).validate().unwrap_err().contains("validation_fraction"));
-        assert!(Config { max_iterations: 0, ..config(Strength::Fixed(1.0)) }.validate().is_err());
+        assert!(
+            config(Strength::Fixed(0.0))
+                .validate()
+                .unwrap_err()
+                .contains("C above 0, got [0.0]")
+        );
+        let sweep = Sweep {
+            candidates: vec![],
+            validation_fraction: 0.2,
+            seed: 0,
+        };
+        assert!(
+            config(Strength::Sweep(sweep.clone()))
+                .validate()
+                .unwrap_err()
+                .contains("got []")
+        );
+        let sweep = Sweep {
+            candidates: vec![1.0],
+            validation_fraction: 1.0,
+            seed: 0,
+        };
+        assert!(
+            config(Strength::Sweep(sweep))
+                .validate()
+                .unwrap_err()
+                .contains("validation_fraction")
+        );
+        assert!(
+            Config {
+                max_iterations: 0,
+                ..config(Strength::Fixed(1.0))
+            }
+            .validate()
+            .is_err()
+        );
     }
 }

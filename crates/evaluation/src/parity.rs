@@ -5,6 +5,7 @@ use crate::features::{Features, Matrix, POOLED};
 use crate::knn::{nearest, rank_among_votes};
 use crate::linear_cached;
 use crate::logistic;
+use crate::softmax;
 use crate::task::{Scaling, Task, tests::features};
 use backbones::init::trained;
 use burn::tensor::{Device, Tensor, TensorData};
@@ -20,8 +21,14 @@ fn values(name: &str) -> Vec<f64> {
     let data = view.data();
     match view.dtype() {
         Dtype::F64 => bytemuck::pod_collect_to_vec(data),
-        Dtype::F32 => bytemuck::pod_collect_to_vec::<u8, f32>(data).into_iter().map(f64::from).collect(),
-        Dtype::I16 => bytemuck::pod_collect_to_vec::<u8, i16>(data).into_iter().map(f64::from).collect(),
+        Dtype::F32 => bytemuck::pod_collect_to_vec::<u8, f32>(data)
+            .into_iter()
+            .map(f64::from)
+            .collect(),
+        Dtype::I16 => bytemuck::pod_collect_to_vec::<u8, i16>(data)
+            .into_iter()
+            .map(f64::from)
+            .collect(),
         other => panic!("{name} is {other:?}"),
     }
 }
@@ -31,7 +38,10 @@ fn floats(name: &str) -> Vec<f32> {
 }
 
 fn set(name: &str) -> Features {
-    let labels = values(&format!("{name}_labels")).into_iter().map(|label| label as i64).collect();
+    let labels = values(&format!("{name}_labels"))
+        .into_iter()
+        .map(|label| label as i64)
+        .collect();
     features(12, floats(name), labels)
 }
 
@@ -49,10 +59,18 @@ fn relative_error(ours: impl IntoIterator<Item = f64>, reference: &[f64]) -> f64
 fn neighbors_and_votes_are_those_of_scikit_learn() {
     let (train, test) = (set("train"), set("test"));
     let task = Task::new(&train, &test, POOLED).unwrap();
-    for (name, count, temperature) in [("dino_10", 10, 0.07), ("dino_20", 20, 0.07), ("vissl_200", 200, 0.1)] {
+    for (name, count, temperature) in [
+        ("dino_10", 10, 0.07),
+        ("dino_20", 20, 0.07),
+        ("vissl_200", 200, 0.1),
+    ] {
         let found = nearest(&task.train, &task.test, count, &Device::flex());
         if count == 10 {
-            let rows: Vec<f64> = found.iter().flatten().map(|neighbor| f64::from(neighbor.row)).collect();
+            let rows: Vec<f64> = found
+                .iter()
+                .flatten()
+                .map(|neighbor| f64::from(neighbor.row))
+                .collect();
             assert_eq!(rows, values("neighbors_10"));
         }
         // Every class's rank, not the true one's alone: the whole prediction, best first.
@@ -68,11 +86,18 @@ fn neighbors_and_votes_are_those_of_scikit_learn() {
 #[test]
 fn the_logistic_optimum_is_that_of_scikit_learn() {
     let (train, test) = (set("train"), set("test"));
-    let task = Task::new(&train, &test, POOLED).unwrap().scaled(Scaling::Standardize);
+    let task = Task::new(&train, &test, POOLED)
+        .unwrap()
+        .scaled(Scaling::Standardize);
     // Two classes are another model in scikit-learn: the first two on their own.
     let part = |rows: &Matrix, labels: &[u32], classes: usize| {
-        let kept: Vec<usize> = (0..rows.rows).filter(|row| (labels[*row] as usize) < classes).collect();
-        (rows.select(&kept), kept.iter().map(|row| labels[*row]).collect::<Vec<u32>>())
+        let kept: Vec<usize> = (0..rows.rows)
+            .filter(|row| (labels[*row] as usize) < classes)
+            .collect();
+        (
+            rows.select(&kept),
+            kept.iter().map(|row| labels[*row]).collect::<Vec<u32>>(),
+        )
     };
     for (name, classes) in [("seven", 7), ("pair", 2)] {
         let (rows, labels) = part(&task.train, &task.train_classes, classes);
@@ -90,21 +115,33 @@ fn the_logistic_optimum_is_that_of_scikit_learn() {
 
             let objective = fit.value * c * rows.rows as f64;
             let reference = stored("objective")[0];
-            assert!((objective / reference - 1.0).abs() < 1e-8, "{name}, C {c}: {objective} {reference}");
+            assert!(
+                (objective / reference - 1.0).abs() < 1e-8,
+                "{name}, C {c}: {objective} {reference}"
+            );
 
             let weights = &fit.point[..classes * 12];
             let error = if classes == 2 {
                 // scikit-learn's one vector is the difference of our two.
                 let (zero, one) = weights.split_at(12);
-                relative_error(one.iter().zip(zero).map(|(one, zero)| one - zero), &stored("weight"))
+                relative_error(
+                    one.iter().zip(zero).map(|(one, zero)| one - zero),
+                    &stored("weight"),
+                )
             } else {
                 relative_error(weights.iter().copied(), &stored("weight"))
             };
             assert!(error < 1e-5, "{name}, C {c}: weights off by {error:e}");
 
-            let predicted: Vec<u32> = stored("predicted").into_iter().map(|class| class as u32).collect();
-            let ranks = logistic::ranks(&fit.point, &queries, &predicted, classes);
-            assert!(ranks.iter().all(|rank| *rank == 0), "{name}, C {c}: another class is predicted");
+            let predicted: Vec<u32> = stored("predicted")
+                .into_iter()
+                .map(|class| class as u32)
+                .collect();
+            let ranks = softmax::ranks(&fit.point, &queries, &predicted, classes);
+            assert!(
+                ranks.iter().all(|rank| *rank == 0),
+                "{name}, C {c}: another class is predicted"
+            );
         }
     }
 }
@@ -112,12 +149,18 @@ fn the_logistic_optimum_is_that_of_scikit_learn() {
 #[test]
 fn sgd_on_stored_features_is_that_of_pytorch() {
     let (train, test) = (set("train"), set("test"));
-    let task = Task::new(&train, &test, POOLED).unwrap().scaled(Scaling::Standardize);
+    let task = Task::new(&train, &test, POOLED)
+        .unwrap()
+        .scaled(Scaling::Standardize);
     let device = Device::flex();
-    let steps = ScheduleConfig::Steps { milestones_epochs: vec![2, 4], factor: 0.1 };
-    for (name, nesterov, weight_decay, schedule) in
-        [("cosine", false, 1e-3, ScheduleConfig::CosinePerEpoch {}), ("steps", true, 0.0, steps)]
-    {
+    let steps = ScheduleConfig::Steps {
+        milestones_epochs: vec![2, 4],
+        factor: 0.1,
+    };
+    for (name, nesterov, weight_decay, schedule) in [
+        ("cosine", false, 1e-3, ScheduleConfig::CosinePerEpoch {}),
+        ("steps", true, 0.0, steps),
+    ] {
         let config = linear_cached::Config {
             scaling: Scaling::None,
             batch_records: 64,
@@ -136,13 +179,27 @@ fn sgd_on_stored_features_is_that_of_pytorch() {
         let start = TensorData::new(floats(&format!("sgd_{name}_start")), [7, 12]);
         head.layer.weight = trained(Tensor::from_data(start, &device.clone().autodiff()));
         let order = values(&format!("sgd_{name}_order"));
-        let order = |epoch: usize| order[epoch * 300..][..300].iter().map(|row| *row as usize).collect();
+        let order = |epoch: usize| {
+            order[epoch * 300..][..300]
+                .iter()
+                .map(|row| *row as usize)
+                .collect()
+        };
         linear_cached::train(&mut head, &config, &task, order, &device, &mut |_| {}).unwrap();
 
         let (weight, bias) = head.parameters();
-        let weight = relative_error(weight.into_data().iter::<f64>(), &values(&format!("sgd_{name}_weight")));
-        let bias = relative_error(bias.into_data().iter::<f64>(), &values(&format!("sgd_{name}_bias")));
-        assert!(weight < 1e-4 && bias < 1e-4, "{name}: weight off by {weight:e}, bias by {bias:e}");
+        let weight = relative_error(
+            weight.into_data().iter::<f64>(),
+            &values(&format!("sgd_{name}_weight")),
+        );
+        let bias = relative_error(
+            bias.into_data().iter::<f64>(),
+            &values(&format!("sgd_{name}_bias")),
+        );
+        assert!(
+            weight < 1e-4 && bias < 1e-4,
+            "{name}: weight off by {weight:e}, bias by {bias:e}"
+        );
         eprintln!("linear_cached beside PyTorch, {name}: weight off by {weight:.1e}, bias by {bias:.1e}");
     }
 }

@@ -35,8 +35,19 @@ impl Spread {
     pub fn of(seeds: &[u64], values: Vec<f64>) -> (f64, Self) {
         let mean = values.iter().sum::<f64>() / values.len() as f64;
         let squares: f64 = values.iter().map(|value| (value - mean).powi(2)).sum();
-        let standard_deviation = if values.len() > 1 { (squares / (values.len() - 1) as f64).sqrt() } else { 0.0 };
-        (mean, Self { seeds: seeds.to_vec(), values, standard_deviation })
+        let standard_deviation = if values.len() > 1 {
+            (squares / (values.len() - 1) as f64).sqrt()
+        } else {
+            0.0
+        };
+        (
+            mean,
+            Self {
+                seeds: seeds.to_vec(),
+                values,
+                standard_deviation,
+            },
+        )
     }
 }
 
@@ -52,7 +63,7 @@ pub struct Provenance {
 /// One object of `result.json`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Outcome {
-    /// The protocol's name, as in the config: `knn_dino`, `knn_vissl`, `linear_moco`, `linear_cached`, `logistic_regression`.
+    /// The protocol's name, as in the config: `knn-dino`, `knn-vissl`, `linear-moco`, `linear-cached`, `logistic-regression`.
     pub protocol: String,
     /// `top1` or `top5`.
     pub metric: String,
@@ -111,7 +122,11 @@ pub(crate) fn scores_of(
         spread: None,
         details: details.clone(),
     };
-    let metrics: &[_] = if classes > 5 { &[("top1", 1), ("top5", 5)] } else { &[("top1", 1)] };
+    let metrics: &[_] = if classes > 5 {
+        &[("top1", 1), ("top5", 5)]
+    } else {
+        &[("top1", 1)]
+    };
     metrics.iter().copied().map(score).collect()
 }
 
@@ -122,11 +137,18 @@ pub(crate) fn seeds_scores(
     classes: usize,
     details: &serde_json::Map<String, serde_json::Value>,
 ) -> Vec<Score> {
-    let each: Vec<Vec<Score>> = ranks.iter().map(|ranks| scores_of(ranks, classes, details)).collect();
+    let each: Vec<Vec<Score>> = ranks
+        .iter()
+        .map(|ranks| scores_of(ranks, classes, details))
+        .collect();
     let Some(first) = each.first() else { return vec![] };
     let over_seeds = |(metric, score): (usize, &Score)| {
         let (value, spread) = Spread::of(seeds, each.iter().map(|scores| scores[metric].value).collect());
-        Score { value, spread: Some(spread), ..score.clone() }
+        Score {
+            value,
+            spread: Some(spread),
+            ..score.clone()
+        }
     };
     first.iter().enumerate().map(over_seeds).collect()
 }
@@ -142,7 +164,8 @@ pub(crate) fn rank_of(class: u32, scores: &[f64]) -> u32 {
     if own.is_nan() {
         return scores.len() as u32;
     }
-    let before = |(other, score): &(usize, &f64)| **score > own || (**score == own && *other < class as usize);
+    let before =
+        |(other, score): &(usize, &f64)| **score > own || (**score == own && *other < class as usize);
     scores.iter().enumerate().filter(before).count() as u32
 }
 
@@ -170,7 +193,7 @@ mod tests {
     #[test]
     fn an_outcome_survives_the_file() {
         let outcome = Outcome {
-            protocol: "knn_dino".into(),
+            protocol: "knn-dino".into(),
             metric: "top1".into(),
             value: 0.75,
             headline: true,

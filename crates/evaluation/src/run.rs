@@ -41,17 +41,38 @@ pub struct Job<'a> {
 ///
 /// # Errors
 /// Everything in [`Error`]; what can be told from the data sets' indices is told before the first image is read.
-pub fn run(config: &Config, job: &Job<'_>, progress: &mut dyn FnMut(Event<'_>)) -> Result<Vec<Outcome>, Error> {
+pub fn run(
+    config: &Config,
+    job: &Job<'_>,
+    progress: &mut dyn FnMut(Event<'_>),
+) -> Result<Vec<Outcome>, Error> {
     config.validate().map_err(Error::Config)?;
     check_early(config, job)?;
     std::fs::create_dir_all(job.out).map_err(io(job.out, "creating the output folder"))?;
 
     let mut encoder = job.encoder.clone();
     encoder.normalize = config.normalize.unwrap_or(encoder.normalize);
-    let job = Job { encoder: &encoder, ..job.clone() };
-    let test = features(config, &job, &job.test, "features-test.safetensors", "features of the test set", progress)?;
+    let job = Job {
+        encoder: &encoder,
+        ..job.clone()
+    };
+    let test = features(
+        config,
+        &job,
+        &job.test,
+        "features-test.safetensors",
+        "features of the test set",
+        progress,
+    )?;
     let train = match config.protocols.iter().any(Protocol::needs_train_features) {
-        true => features(config, &job, &job.train, "features-train.safetensors", "features of the training set", progress)?,
+        true => features(
+            config,
+            &job,
+            &job.train,
+            "features-train.safetensors",
+            "features of the training set",
+            progress,
+        )?,
         false => Features::default(),
     };
 
@@ -75,10 +96,16 @@ fn check_early(config: &Config, job: &Job<'_>) -> Result<(), Error> {
         }
     }
     let records = job.train.len();
-    match config.protocols.iter().find(|protocol| protocol.neighbors() > records) {
-        Some(protocol) => {
-            Err(Error::Neighbors { protocol: protocol.name(), neighbors: protocol.neighbors(), records })
-        }
+    match config
+        .protocols
+        .iter()
+        .find(|protocol| protocol.neighbors() > records)
+    {
+        Some(protocol) => Err(Error::Neighbors {
+            protocol: protocol.name(),
+            neighbors: protocol.neighbors(),
+            records,
+        }),
         None => Ok(()),
     }
 }
@@ -96,18 +123,30 @@ fn features(
     if path.exists() {
         let wanted = origin(job.encoder, dataset, &config.test_transforms)?;
         match Features::load(&path) {
-            Ok(stored) if stored.origin == wanted => {
+            Ok(stored) if stored.origin.is(&wanted) => {
                 tracing::info!(path = %path.display(), "using stored features");
                 return Ok(stored);
             }
-            Ok(_) => tracing::info!(path = %path.display(), "stored features are of something else; making new ones"),
+            Ok(_) => {
+                tracing::info!(path = %path.display(), "stored features are of something else; making new ones")
+            }
             Err(error) => tracing::warn!(%error, "stored features cannot be used; making new ones"),
         }
     }
     let mut named = |event: Event<'_>| progress(Event { stage, ..event });
-    let features = extract(job.encoder, dataset, &config.test_transforms, &config.data, job.device, &mut named)?;
+    let features = extract(
+        job.encoder,
+        dataset,
+        &config.test_transforms,
+        &config.data,
+        job.device,
+        &mut named,
+    )?;
     if features.bad_records > 0 {
-        tracing::warn!(records = features.bad_records, "{stage}: records that could not be read were left out");
+        tracing::warn!(
+            records = features.bad_records,
+            "{stage}: records that could not be read were left out"
+        );
     }
     features.save(&path)?;
     Ok(features)
@@ -135,7 +174,15 @@ fn score(
             (knn_vissl(settings, &task, job.device)?, task.classes.count())
         }
         Protocol::LinearMoco(settings) => {
-            let probe = linear_moco(settings, job.encoder, &job.train, test, &config.data, job.device, progress)?;
+            let probe = linear_moco(
+                settings,
+                job.encoder,
+                &job.train,
+                test,
+                &config.data,
+                job.device,
+                progress,
+            )?;
             train_bad_records = probe.bad_records;
             train_records = job.train.len() - probe.bad_records;
             (probe.scores, probe.classes)
@@ -148,7 +195,7 @@ fn score(
         Protocol::LogisticRegression(settings) => {
             let task = task()?;
             let classes = task.classes.count();
-            (logistic_regression(settings, task)?, classes)
+            (logistic_regression(settings, task, progress)?, classes)
         }
     };
     let outcome = |score: Score| Outcome {
@@ -192,7 +239,8 @@ fn settings(protocol: &Protocol, details: serde_json::Map<String, Value>) -> Val
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::encoder::tests::{NORMALIZE, backbone};
+    use crate::encoder::tests::backbone;
+    use training::Normalize;
 
     const CONFIG: &str = r#"
 test_transforms = [{ resize_exact = { width_px = 8, height_px = 8, filter = "bilinear" } }]
@@ -201,16 +249,16 @@ batch_images = 16
 workers = 1
 max_bad_fraction = 0.0
 [[protocols]]
-[protocols.knn_dino]
+[protocols.knn-dino]
 neighbors = [5, 1]
 headline_neighbors = 5
 temperature = 0.07
 [[protocols]]
-[protocols.knn_vissl]
+[protocols.knn-vissl]
 neighbors = 10
 temperature = 0.1
 [[protocols]]
-[protocols.linear_cached]
+[protocols.linear-cached]
 scaling = "standardize"
 batch_records = 16
 epochs = 5
@@ -218,13 +266,13 @@ seeds = [0, 1]
 optimizer = { sgd = { learning_rate_per_256 = 1.0, momentum = 0.9, weight_decay = 0.0, nesterov = false } }
 schedule = { cosine_per_epoch = {} }
 [[protocols]]
-[protocols.logistic_regression]
+[protocols.logistic-regression]
 scaling = "standardize"
 strength = { fixed = 1.0 }
 tolerance = 1e-6
 max_iterations = 1000
 [[protocols]]
-[protocols.linear_moco]
+[protocols.linear-moco]
 train_transforms = [{ resize_exact = { width_px = 8, height_px = 8, filter = "bilinear" } }, { horizontal_flip = { probability = 0.5 } }]
 batch_images = 16
 order = "global"
@@ -233,6 +281,12 @@ seeds = [3]
 optimizer = { sgd = { learning_rate_per_256 = 1.0, momentum = 0.9, weight_decay = 0.0, nesterov = false } }
 schedule = { steps = { milestones_epochs = [1], factor = 0.1 } }
 "#;
+
+    /// Numbers that no float holds exactly: they must survive the way through the features file.
+    const IMAGENET: Normalize = Normalize {
+        mean: [0.485, 0.456, 0.406],
+        std: [0.229, 0.224, 0.225],
+    };
 
     struct Fixture {
         encoder: Encoder,
@@ -243,8 +297,12 @@ schedule = { steps = { milestones_epochs = [1], factor = 0.1 } }
     impl Fixture {
         fn new() -> Self {
             let device = Device::flex();
-            let encoder = Encoder::new("small", "hash of the file", &backbone(0, &device), NORMALIZE);
-            Self { encoder, device, out: tempfile::tempdir().unwrap() }
+            let encoder = Encoder::new("small", "hash of the file", &backbone(0, &device), IMAGENET);
+            Self {
+                encoder,
+                device,
+                out: tempfile::tempdir().unwrap(),
+            }
         }
 
         fn job(&self, train: Dataset, test: Dataset) -> Job<'_> {
@@ -254,7 +312,10 @@ schedule = { steps = { milestones_epochs = [1], factor = 0.1 } }
                 test: Arc::new(test),
                 out: self.out.path(),
                 device: &self.device,
-                provenance: Provenance { commit: "abc".into(), device: "flex".into() },
+                provenance: Provenance {
+                    commit: "abc".into(),
+                    device: "flex".into(),
+                },
             }
         }
     }
@@ -271,27 +332,39 @@ schedule = { steps = { milestones_epochs = [1], factor = 0.1 } }
     #[test]
     fn every_protocol_answers_and_stored_features_are_used_again() {
         let fixture = Fixture::new();
-        let job = fixture.job(Dataset::synthetic(60, 10, 10, 3, 1), Dataset::synthetic(30, 10, 10, 3, 2));
+        let job = fixture.job(
+            Dataset::synthetic(60, 10, 10, 3, 1),
+            Dataset::synthetic(30, 10, 10, 3, 2),
+        );
         let (outcomes, stages) = run_all(&job);
         let of_features = ["features of the test set", "features of the training set"];
         assert_eq!(stages[..2], of_features);
 
-        let named: Vec<_> = outcomes.iter().map(|outcome| (outcome.protocol.as_str(), outcome.headline)).collect();
+        let named: Vec<_> = outcomes
+            .iter()
+            .map(|outcome| (outcome.protocol.as_str(), outcome.headline))
+            .collect();
         assert_eq!(
             named,
             [
-                ("knn_dino", true),
-                ("knn_dino", false),
-                ("knn_vissl", true),
-                ("linear_cached", true),
-                ("logistic_regression", true),
-                ("linear_moco", true)
+                ("knn-dino", true),
+                ("knn-dino", false),
+                ("knn-vissl", true),
+                ("linear-cached", true),
+                ("logistic-regression", true),
+                ("linear-moco", true)
             ]
         );
         for outcome in &outcomes {
             assert!((0.0..=1.0).contains(&outcome.value));
-            assert_eq!((outcome.train_records, outcome.test_records, outcome.classes), (60, 30, 3));
-            assert_eq!((outcome.encoder.as_str(), outcome.commit.as_str()), ("hash of the file", "abc"));
+            assert_eq!(
+                (outcome.train_records, outcome.test_records, outcome.classes),
+                (60, 30, 3)
+            );
+            assert_eq!(
+                (outcome.encoder.as_str(), outcome.commit.as_str()),
+                ("hash of the file", "abc")
+            );
         }
         assert_eq!(outcomes[1].settings["neighbors"], 1);
         assert_eq!(outcomes[3].spread.as_ref().unwrap().values.len(), 2);
@@ -299,11 +372,22 @@ schedule = { steps = { milestones_epochs = [1], factor = 0.1 } }
         assert_eq!(outcomes[5].settings["epochs"], 2);
 
         let written = std::fs::read(fixture.out.path().join("result.json")).unwrap();
-        assert_eq!(serde_json::from_slice::<Vec<Outcome>>(&written).unwrap(), outcomes);
+        let written: Vec<Outcome> = serde_json::from_slice(&written).unwrap();
+        assert_eq!(written.len(), outcomes.len());
+        for (written, outcome) in written.iter().zip(&outcomes) {
+            assert_eq!(
+                (&written.protocol, &written.metric),
+                (&outcome.protocol, &outcome.metric)
+            );
+            assert!((written.value - outcome.value).abs() < 1e-12);
+        }
 
         let (again, stages) = run_all(&job);
         assert_eq!(again, outcomes);
-        assert!(!stages.iter().any(|stage| of_features.contains(&stage.as_str())), "{stages:?}");
+        assert!(
+            !stages.iter().any(|stage| of_features.contains(&stage.as_str())),
+            "{stages:?}"
+        );
     }
 
     #[test]
@@ -345,10 +429,16 @@ schedule = { steps = { milestones_epochs = [1], factor = 0.1 } }
         let fixture = Fixture::new();
         let mut config: Config = toml::from_str(CONFIG).unwrap();
         config.protocols.truncate(1);
-        config.normalize = Some(training::Normalize { mean: [0.1; 3], std: [0.2; 3] });
-        let job = fixture.job(Dataset::synthetic(20, 10, 10, 2, 1), Dataset::synthetic(10, 10, 10, 2, 2));
+        config.normalize = Some(Normalize {
+            mean: [0.1; 3],
+            std: [0.2; 3],
+        });
+        let job = fixture.job(
+            Dataset::synthetic(20, 10, 10, 2, 1),
+            Dataset::synthetic(10, 10, 10, 2, 2),
+        );
         let outcomes = run(&config, &job, &mut |_| {}).unwrap();
         assert_eq!(outcomes[0].normalize, json!(config.normalize));
-        assert_ne!(outcomes[0].normalize, json!(NORMALIZE));
+        assert_ne!(outcomes[0].normalize, json!(IMAGENET));
     }
 }

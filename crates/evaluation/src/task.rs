@@ -22,11 +22,22 @@ pub struct Classes {
 impl Classes {
     /// The distinct labels of a training set.
     pub fn of(train_labels: &[i64]) -> Result<Self, Error> {
-        let labels: Vec<i64> = train_labels.iter().copied().collect::<BTreeSet<_>>().into_iter().collect();
+        let labels: Vec<i64> = train_labels
+            .iter()
+            .copied()
+            .collect::<BTreeSet<_>>()
+            .into_iter()
+            .collect();
         if labels.len() < 2 {
-            return Err(Error::TooFewClasses { classes: labels.len() });
+            return Err(Error::TooFewClasses {
+                classes: labels.len(),
+            });
         }
-        let places = labels.iter().enumerate().map(|(place, label)| (*label, place as u32)).collect();
+        let places = labels
+            .iter()
+            .enumerate()
+            .map(|(place, label)| (*label, place as u32))
+            .collect();
         Ok(Self { labels, places })
     }
 
@@ -51,20 +62,32 @@ impl Classes {
     /// has, so that a test folder without the class `ant` calls `bee` 0 and not 1.
     pub fn places_of_test(&self, train_names: &[String], test: &Features) -> Result<Vec<u32>, Error> {
         let labels = test.classes(TEST)?;
-        let renumbered: Option<Vec<i64>> = (!train_names.is_empty() && !test.class_names.is_empty()).then(|| {
-            let by_name: HashMap<&str, i64> =
-                train_names.iter().enumerate().map(|(label, name)| (name.as_str(), label as i64)).collect();
-            test.class_names.iter().map(|name| by_name.get(name.as_str()).copied().unwrap_or(-1)).collect()
-        });
+        let renumbered: Option<Vec<i64>> =
+            (!train_names.is_empty() && !test.class_names.is_empty()).then(|| {
+                let by_name: HashMap<&str, i64> = train_names
+                    .iter()
+                    .enumerate()
+                    .map(|(label, name)| (name.as_str(), label as i64))
+                    .collect();
+                test.class_names
+                    .iter()
+                    .map(|name| by_name.get(name.as_str()).copied().unwrap_or(-1))
+                    .collect()
+            });
         let place = |(row, label): (usize, &i64)| {
             let known = match &renumbered {
-                Some(numbers) => usize::try_from(*label).ok().and_then(|label| numbers.get(label)).copied(),
+                Some(numbers) => usize::try_from(*label)
+                    .ok()
+                    .and_then(|label| numbers.get(label))
+                    .copied(),
                 None => Some(*label),
             };
-            known.and_then(|label| self.place(label)).ok_or_else(|| Error::UnknownClass {
-                class: test.class_name(*label),
-                key: test.keys[row].clone(),
-            })
+            known
+                .and_then(|label| self.place(label))
+                .ok_or_else(|| Error::UnknownClass {
+                    class: test.class_name(*label),
+                    key: test.keys[row].clone(),
+                })
         };
         labels.iter().enumerate().map(place).collect()
     }
@@ -97,7 +120,10 @@ impl<'a> Task<'a> {
             });
         }
         if train_rows.width != test_rows.width {
-            return Err(Error::Width { train: train_rows.width, test: test_rows.width });
+            return Err(Error::Width {
+                train: train_rows.width,
+                test: test_rows.width,
+            });
         }
         let labels = train.classes(TRAIN)?;
         let classes = Classes::of(labels)?;
@@ -136,14 +162,22 @@ impl<'a> Task<'a> {
 }
 
 /// The rows at one tap, if there are any and all their numbers are finite. `set` names the data set in the error.
-pub(crate) fn check_rows<'a>(features: &'a Features, tap: &str, set: &'static str) -> Result<&'a Matrix, Error> {
+pub(crate) fn check_rows<'a>(
+    features: &'a Features,
+    tap: &str,
+    set: &'static str,
+) -> Result<&'a Matrix, Error> {
     if features.records() == 0 {
         return Err(Error::Empty { set });
     }
     let rows = features.tap(tap, set)?;
     match rows.first_not_finite() {
         None => Ok(rows),
-        Some(row) => Err(Error::NotFinite { set, row, key: features.keys[row].clone() }),
+        Some(row) => Err(Error::NotFinite {
+            set,
+            row,
+            key: features.keys[row].clone(),
+        }),
     }
 }
 
@@ -162,10 +196,15 @@ pub enum Scaling {
 /// Each row to Euclidean length 1. A row of zeros stays one, so that its cosine with anything is 0.
 pub(crate) fn normalize_rows(matrix: &mut Matrix) {
     matrix.values.par_chunks_mut(matrix.width.max(1)).for_each(|row| {
-        let length = row.iter().map(|value| f64::from(*value).powi(2)).sum::<f64>().sqrt();
+        let length = row
+            .iter()
+            .map(|value| f64::from(*value).powi(2))
+            .sum::<f64>()
+            .sqrt();
         // PyTorch's `F.normalize` has this floor.
         let scale = 1.0 / length.max(1e-12);
-        row.iter_mut().for_each(|value| *value = (f64::from(*value) * scale) as f32);
+        row.iter_mut()
+            .for_each(|value| *value = (f64::from(*value) * scale) as f32);
     });
 }
 
@@ -174,7 +213,9 @@ fn column_statistics(matrix: &Matrix) -> (Vec<f64>, Vec<f64>) {
     let rows = matrix.rows as f64;
     let mut mean = vec![0.0; matrix.width];
     for row in matrix.values.chunks_exact(matrix.width.max(1)) {
-        mean.iter_mut().zip(row).for_each(|(sum, value)| *sum += f64::from(*value));
+        mean.iter_mut()
+            .zip(row)
+            .for_each(|(sum, value)| *sum += f64::from(*value));
     }
     mean.iter_mut().for_each(|sum| *sum /= rows);
     // Around the mean, in a second pass: sums of squares would cancel where the mean is large.
@@ -184,11 +225,14 @@ fn column_statistics(matrix: &Matrix) -> (Vec<f64>, Vec<f64>) {
             *sum += (f64::from(*value) - mean).powi(2);
         }
     }
-    let deviation = variance
-        .iter().zip(&mean).map(|(sum, mean)| {
+    let deviation = variance.iter().zip(&mean).map(|(sum, mean)| {
         let deviation = (sum / rows).sqrt();
         // Rounding leaves a constant column a deviation of some 1e-8 of its value; dividing by it would make noise of it.
-        if deviation > 1e-7 * mean.abs() { deviation } else { 1.0 }
+        if deviation > 1e-7 * mean.abs() {
+            deviation
+        } else {
+            1.0
+        }
     });
     let deviation = deviation.collect();
     (mean, deviation)
@@ -242,7 +286,8 @@ pub(crate) mod tests {
 
     #[test]
     fn tasks_that_mean_nothing_are_refused() {
-        let message = |train: &Features, test: &Features| Task::new(train, test, POOLED).unwrap_err().to_string();
+        let message =
+            |train: &Features, test: &Features| Task::new(train, test, POOLED).unwrap_err().to_string();
         let good = features(2, vec![1.0; 4], vec![0, 1]);
 
         assert!(message(&features(2, vec![], vec![]), &good).contains("the training set gave no features"));
@@ -251,10 +296,19 @@ pub(crate) mod tests {
         assert!(message(&good, &nan).contains("the test set: row 1 (record `record-1`)"));
         assert!(message(&good, &features(2, vec![0.0; 2], vec![5])).contains("is of class 5"));
         assert!(message(&features(2, vec![0.0; 4], vec![3, 3]), &good).contains("has 1 class"));
-        let unlabelled = Features { labels: None, ..good.clone() };
+        let unlabelled = Features {
+            labels: None,
+            ..good.clone()
+        };
         assert!(message(&unlabelled, &good).contains("the training set has no labels"));
         assert!(message(&good, &unlabelled).contains("the test set has no labels"));
-        let other = Features { origin: Origin { encoder: "b".into(), ..Origin::default() }, ..good.clone() };
+        let other = Features {
+            origin: Origin {
+                encoder: "b".into(),
+                ..Origin::default()
+            },
+            ..good.clone()
+        };
         assert!(message(&good, &other).contains("by encoder ``, test features by `b`"));
     }
 
@@ -263,7 +317,9 @@ pub(crate) mod tests {
         // Column 0: 1, 3 (mean 2, deviation 1). Column 1 is constant. The test row is scaled by the same numbers.
         let train = features(2, vec![1.0, 5.0, 3.0, 5.0], vec![0, 1]);
         let test = features(2, vec![10.0, 6.0], vec![0]);
-        let task = Task::new(&train, &test, POOLED).unwrap().scaled(Scaling::Standardize);
+        let task = Task::new(&train, &test, POOLED)
+            .unwrap()
+            .scaled(Scaling::Standardize);
         assert_eq!(task.train.values, [-1.0, 0.0, 1.0, 0.0]);
         assert_eq!(task.test.values, [8.0, 1.0]);
 

@@ -56,7 +56,10 @@ fn main() {
     }
     for (index, layer) in student.encoder.head.iter().enumerate() {
         // A ReLU stands between the linear layers in PyTorch's `Sequential`.
-        float(format!("head.{}.weight", 2 * index), layer.weight.val().into_data());
+        float(
+            format!("head.{}.weight", 2 * index),
+            layer.weight.val().into_data(),
+        );
         if let Some(bias) = &layer.bias {
             float(format!("head.{}.bias", 2 * index), bias.val().into_data());
         }
@@ -74,24 +77,46 @@ fn main() {
             (height, width) = (group.height, group.width);
             views.extend(group.pixels);
         }
-        tensors.insert(format!("views.{step}"), (Dtype::U8, vec![2 * batch, 3, height, width], views));
-        let progress = Progress { step, steps_per_epoch, steps: all };
+        tensors.insert(
+            format!("views.{step}"),
+            (Dtype::U8, vec![2 * batch, 3, height, width], views),
+        );
+        let progress = Progress {
+            step,
+            steps_per_epoch,
+            steps: all,
+        };
         let context = Context::training(progress, Draws::new(config.seed, step as u64));
-        let order = if moco.shuffle { shuffle(batch, &context).0 } else { (0..batch as i32).collect() };
-        let order = order.into_iter().flat_map(|image| i64::from(image).to_le_bytes()).collect();
+        let order = if moco.shuffle {
+            shuffle(batch, &context).0
+        } else {
+            (0..batch as i32).collect()
+        };
+        let order = order
+            .into_iter()
+            .flat_map(|image| i64::from(image).to_le_bytes())
+            .collect();
         tensors.insert(format!("shuffle.{step}"), (Dtype::I64, vec![batch], order));
         rates.push(config.optimizer.peak_learning_rate(batch) * config.schedule.factor(&progress));
     }
 
-    let training::OptimizerConfig::Sgd { momentum, weight_decay, .. } = &config.optimizer;
+    let training::OptimizerConfig::Sgd {
+        momentum,
+        weight_decay,
+        ..
+    } = &config.optimizer;
     let normalize = &config.data.normalize;
     let metadata = serde_json::json!({
         "batch": batch, "steps": steps, "lr": rates, "momentum": momentum, "weight_decay": weight_decay,
         "m": moco.momentum, "T": moco.temperature, "batch_norm_images": config.training.batch_norm_images,
         "mean": normalize.mean, "std": normalize.std,
     });
-    let metadata: HashMap<String, String> =
-        metadata.as_object().unwrap().iter().map(|(key, value)| (key.clone(), value.to_string())).collect();
+    let metadata: HashMap<String, String> = metadata
+        .as_object()
+        .unwrap()
+        .iter()
+        .map(|(key, value)| (key.clone(), value.to_string()))
+        .collect();
     let views: Vec<(&String, TensorView<'_>)> = tensors
         .iter()
         .map(|(name, (dtype, shape, bytes))| (name, TensorView::new(*dtype, shape.clone(), bytes).unwrap()))

@@ -35,12 +35,25 @@ impl<O> Case<O> {
         };
         let values: Vec<f32> = (0..shape.iter().product()).map(value).collect();
         let images = Tensor::from_data(TensorData::new(values, shape), &Device::flex());
-        Batch { views: vec![ViewGroupTensor { images, count: self.views }], images: IMAGES }
+        Batch {
+            views: vec![ViewGroupTensor {
+                images,
+                count: self.views,
+            }],
+            images: IMAGES,
+        }
     }
 
     fn context(&self, step: usize) -> Context {
-        let progress = Progress { step, steps_per_epoch: 4, steps: 12 };
-        Context { batch_norm_images: Some(IMAGES / 2), ..Context::training(progress, Draws::new(11, step as u64)) }
+        let progress = Progress {
+            step,
+            steps_per_epoch: 4,
+            steps: 12,
+        };
+        Context {
+            batch_norm_images: Some(IMAGES / 2),
+            ..Context::training(progress, Draws::new(11, step as u64))
+        }
     }
 }
 
@@ -82,7 +95,13 @@ fn step<O: Objective>(
 }
 
 fn sgd() -> burn::optim::ModuleOptimizer {
-    OptimizerConfig::Sgd { learning_rate_per_256: 0.05, momentum: 0.9, weight_decay: 1e-4, nesterov: false }.init()
+    OptimizerConfig::Sgd {
+        learning_rate_per_256: 0.05,
+        momentum: 0.9,
+        weight_decay: 1e-4,
+        nesterov: false,
+    }
+    .init()
 }
 
 /// Values of all float parameters and running statistics by path.
@@ -100,7 +119,8 @@ fn values<M: Module>(module: &M) -> BTreeMap<String, Vec<f32>> {
             self.path.pop();
         }
         fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-            self.found.insert(self.path.join("."), param.val().into_data().try_to_vec().unwrap());
+            self.found
+                .insert(self.path.join("."), param.val().into_data().try_to_vec().unwrap());
         }
     }
     let mut visitor = Values::default();
@@ -110,56 +130,95 @@ fn values<M: Module>(module: &M) -> BTreeMap<String, Vec<f32>> {
 
 fn gradients_reach_the_student_and_never_the_state<O: Objective>(case: &Case<O>) {
     let (student, state) = init(case, 1);
-    let (loss, _) = case.objective.loss(&student, &state, &case.batch(0), &case.context(0));
+    let (loss, _) = case
+        .objective
+        .loss(&student, &state, &case.batch(0), &case.context(0));
     assert!(scalar(&loss.total).is_finite());
     let mut gradients = loss.total.backward();
     let of_student = GradientsParams::from_module(&mut gradients, &student);
-    let wanting: Vec<Parameter> = parameters(&student).into_iter().filter(|p| !p.running_statistic).collect();
-    assert_eq!(of_student.len(), wanting.len(), "every student parameter has a gradient");
+    let wanting: Vec<Parameter> = parameters(&student)
+        .into_iter()
+        .filter(|p| !p.running_statistic)
+        .collect();
+    assert_eq!(
+        of_student.len(),
+        wanting.len(),
+        "every student parameter has a gradient"
+    );
     let of_state = GradientsParams::from_module(&mut gradients, &state);
     assert_eq!(of_state.len(), 0, "no parameter of the state has one");
 
     struct NoGradient;
     impl ModuleVisitor for NoGradient {
         fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-            assert!(!param.is_require_grad(), "a parameter of the state requires a gradient");
+            assert!(
+                !param.is_require_grad(),
+                "a parameter of the state requires a gradient"
+            );
         }
     }
     state.visit(&mut NoGradient);
 
     // Ids tell gradients apart: the two modules share none.
-    let ids = |module: Vec<Parameter>| module.into_iter().map(|p| p.id).collect::<std::collections::HashSet<_>>();
-    assert!(ids(parameters(&student)).is_disjoint(&ids(parameters(&state))), "student and state share parameter ids");
+    let ids = |module: Vec<Parameter>| {
+        module
+            .into_iter()
+            .map(|p| p.id)
+            .collect::<std::collections::HashSet<_>>()
+    };
+    assert!(
+        ids(parameters(&student)).is_disjoint(&ids(parameters(&state))),
+        "student and state share parameter ids"
+    );
 }
 
 fn commit_moves_the_teacher_by_its_momentum<O: Objective>(case: &Case<O>) {
-    let Some((teacher, counterpart, momentum)) = case.teacher else { return };
+    let Some((teacher, counterpart, momentum)) = case.teacher else {
+        return;
+    };
     let (student, state) = init(case, 1);
     let started = (values(&student), values(&state));
     for (path, value) in &started.0 {
         if let Some(rest) = path.strip_prefix(counterpart) {
-            assert_eq!(&started.1[&format!("{teacher}{rest}")], value, "the teacher starts as the student: {path}");
+            assert_eq!(
+                &started.1[&format!("{teacher}{rest}")],
+                value,
+                "the teacher starts as the student: {path}"
+            );
         }
     }
     // Forward first: commit must see statistics that already moved, and leave them.
-    let (loss, pending) = case.objective.loss(&student, &state, &case.batch(0), &case.context(0));
+    let (loss, pending) = case
+        .objective
+        .loss(&student, &state, &case.batch(0), &case.context(0));
     let grads = GradientsParams::from_grads(loss.total.backward(), &student);
     let student = sgd().step(0.05, student, grads);
     let before = values(&state);
-    let (student, state) = case.objective.commit(student, state, vec![pending], &case.context(0));
+    let (student, state) = case
+        .objective
+        .commit(student, state, vec![pending], &case.context(0));
     let (student, after) = (values(&student), values(&state));
     let mut compared = 0;
     for (path, old) in before.iter().filter(|(path, _)| path.starts_with(teacher)) {
         let new = &after[path];
         if path.contains("running_") {
-            assert_eq!(old, new, "{path}: the teacher's average must leave running statistics out");
-            assert_ne!(old, &started.1[path], "{path}: the teacher's own forward moves them");
+            assert_eq!(
+                old, new,
+                "{path}: the teacher's average must leave running statistics out"
+            );
+            assert_ne!(
+                old, &started.1[path],
+                "{path}: the teacher's own forward moves them"
+            );
             continue;
         }
         let target = &student[&path.replacen(teacher, counterpart, 1)];
         for ((old, new), target) in old.iter().zip(new).zip(target) {
             let expected = momentum * old + (1.0 - momentum) * target;
-            assert!((new - expected).abs() <= 1e-6 * (1.0 + expected.abs()), "{path}: {new} is not {expected}");
+            assert!(
+                (new - expected).abs() <= 1e-6 * (1.0 + expected.abs()),
+                "{path}: {new} is not {expected}"
+            );
         }
         compared += 1;
     }
@@ -190,7 +249,11 @@ fn a_saved_run_goes_on_as_if_never_stopped<O: Objective>(case: &Case<O>) {
     let mut optimizer = sgd().from_bytes(saved).unwrap();
     let (resumed, again) = run(3..6, (student, state), &mut optimizer);
     assert_eq!(losses, again, "losses after save and load");
-    assert_eq!(values(&ended.0), values(&resumed.0), "students after save and load");
+    assert_eq!(
+        values(&ended.0),
+        values(&resumed.0),
+        "students after save and load"
+    );
     assert_eq!(values(&ended.1), values(&resumed.1), "states after save and load");
 
     // The same seed gives the same run, another one does not.
@@ -209,16 +272,36 @@ fn micro_batches_make_the_same_step<O: Objective>(case: &Case<O>) {
     let (whole, pending) = case.objective.loss(&student, &state, &batch, &context);
     let micro = |half: usize| {
         let rows = IMAGES / 2;
-        let views = (0..case.views).map(|view| batch.view(view).narrow(0, half * rows, rows)).collect();
-        let group = ViewGroupTensor { images: Tensor::cat(views, 0), count: case.views };
-        case.objective.loss(&student, &state, &Batch { views: vec![group], images: rows }, &context)
+        let views = (0..case.views)
+            .map(|view| batch.view(view).narrow(0, half * rows, rows))
+            .collect();
+        let group = ViewGroupTensor {
+            images: Tensor::cat(views, 0),
+            count: case.views,
+        };
+        case.objective.loss(
+            &student,
+            &state,
+            &Batch {
+                views: vec![group],
+                images: rows,
+            },
+            &context,
+        )
     };
     let ((first, one), (second, two)) = (micro(0), micro(1));
     let mean = (scalar(&first.total) + scalar(&second.total)) / 2.0;
     let whole = scalar(&whole.total);
-    assert!((whole - mean).abs() <= 1e-5 * whole.abs(), "micro-batches: mean loss {mean}, whole batch {whole}");
-    let (_, at_once) = case.objective.commit(student.clone(), init(case, 1).1, vec![pending], &context);
-    let (_, in_parts) = case.objective.commit(student, init(case, 1).1, vec![one, two], &context);
+    assert!(
+        (whole - mean).abs() <= 1e-5 * whole.abs(),
+        "micro-batches: mean loss {mean}, whole batch {whole}"
+    );
+    let (_, at_once) = case
+        .objective
+        .commit(student.clone(), init(case, 1).1, vec![pending], &context);
+    let (_, in_parts) = case
+        .objective
+        .commit(student, init(case, 1).1, vec![one, two], &context);
     for ((path, a), (_, b)) in values(&at_once).iter().zip(&values(&in_parts)) {
         for (a, b) in a.iter().zip(b) {
             assert!((a - b).abs() <= 1e-5, "{path}: state after micro-batches");

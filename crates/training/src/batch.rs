@@ -31,14 +31,24 @@ impl Normalize {
     /// # Shapes
     /// - output: `[count * images, channels, height, width]`, view-major
     pub fn tensor(&self, views: data::Views, device: &Device) -> Tensor<4> {
-        let shape = [views.count * views.images, views.channels, views.height, views.width];
+        let shape = [
+            views.count * views.images,
+            views.channels,
+            views.height,
+            views.width,
+        ];
         let pixels = Tensor::<4, burn::tensor::Int>::from_data(
             TensorData::new(views.pixels, shape),
             (device, burn::tensor::DType::U8),
         );
         // x / 255 / std - mean / std: one multiplication and one subtraction per pixel.
         let scale = self.std.map(|std| 1.0 / (255.0 * std));
-        let shift: Vec<f32> = self.mean.iter().zip(self.std).map(|(mean, std)| mean / std).collect();
+        let shift: Vec<f32> = self
+            .mean
+            .iter()
+            .zip(self.std)
+            .map(|(mean, std)| mean / std)
+            .collect();
         let channel = |values: &[f32]| Tensor::<1>::from_floats(values, device).reshape([1, 3, 1, 1]);
         pixels.float() * channel(&scale) - channel(&shift)
     }
@@ -69,7 +79,10 @@ impl Batch {
         let views = batch
             .views
             .into_iter()
-            .map(|group| ViewGroupTensor { count: group.count, images: normalize.tensor(group, device) })
+            .map(|group| ViewGroupTensor {
+                count: group.count,
+                images: normalize.tensor(group, device),
+            })
             .collect();
         Self { views, images }
     }
@@ -96,9 +109,19 @@ mod tests {
 
     #[test]
     fn pixels_are_normalised_as_torchvision_does() {
-        let normalize = Normalize { mean: [0.485, 0.456, 0.406], std: [0.229, 0.224, 0.225] };
+        let normalize = Normalize {
+            mean: [0.485, 0.456, 0.406],
+            std: [0.229, 0.224, 0.225],
+        };
         let pixels: Vec<u8> = (0..2 * 3 * 2 * 2).map(|index| (index * 10) as u8).collect();
-        let views = data::Views { pixels: pixels.clone(), count: 2, images: 1, channels: 3, height: 2, width: 2 };
+        let views = data::Views {
+            pixels: pixels.clone(),
+            count: 2,
+            images: 1,
+            channels: 3,
+            height: 2,
+            width: 2,
+        };
         let tensor = normalize.tensor(views, &Device::flex());
         let got = tensor.into_data().try_to_vec::<f32>().unwrap();
         for (index, (value, pixel)) in got.iter().zip(&pixels).enumerate() {

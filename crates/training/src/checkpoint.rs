@@ -46,9 +46,15 @@ pub fn list_checkpoints(run: &Path) -> Result<Vec<CheckpointDir>, Error> {
     for entry in entries {
         let entry = entry.map_err(io(&folder, "listing checkpoints"))?;
         let name = entry.file_name();
-        let step = name.to_str().and_then(|name| name.strip_prefix("step-")).and_then(|step| step.parse().ok());
+        let step = name
+            .to_str()
+            .and_then(|name| name.strip_prefix("step-"))
+            .and_then(|step| step.parse().ok());
         if let Some(step) = step {
-            found.push(CheckpointDir { step, path: entry.path() });
+            found.push(CheckpointDir {
+                step,
+                path: entry.path(),
+            });
         }
     }
     found.sort_by_key(|checkpoint| checkpoint.step);
@@ -97,7 +103,10 @@ pub(crate) fn save<S: Module, T: Module>(
         fs::rename(&old.path, &doomed).map_err(io(&old.path, "removing an old checkpoint"))?;
         fs::remove_dir_all(&doomed).map_err(io(&doomed, "removing an old checkpoint"))?;
     }
-    Ok(CheckpointDir { step: position.step, path })
+    Ok(CheckpointDir {
+        step: position.step,
+        path,
+    })
 }
 
 fn write_parts<S: Module, T: Module>(
@@ -110,7 +119,10 @@ fn write_parts<S: Module, T: Module>(
 ) -> Result<(), Error> {
     let record = |name: &str, bytes: Result<Bytes, burn::store::RecordError>| {
         let path = folder.join(name);
-        let bytes = bytes.map_err(|error| Error::Checkpoint { path: path.clone(), reason: error.to_string() })?;
+        let bytes = bytes.map_err(|error| Error::Checkpoint {
+            path: path.clone(),
+            reason: error.to_string(),
+        })?;
         write_synced(&path, &bytes)
     };
     record("student.bpk", student.clone().into_record().into_bytes())?;
@@ -118,17 +130,21 @@ fn write_parts<S: Module, T: Module>(
     record("optimizer.bpk", optimizer.into_bytes())?;
     write_synced(&folder.join("encoder.safetensors"), encoder)?;
     let path = folder.join("position.json");
-    let text = serde_json::to_vec(position).map_err(|error| io(&path, "writing the checkpoint")(error.into()))?;
+    let text =
+        serde_json::to_vec(position).map_err(|error| io(&path, "writing the checkpoint")(error.into()))?;
     write_synced(&path, &text)
 }
 
 /// Removes what a kill in the middle of a checkpoint left.
 pub(crate) fn remove_partial(folder: &Path) -> Result<(), Error> {
-    let Ok(entries) = fs::read_dir(folder) else { return Ok(()) };
+    let Ok(entries) = fs::read_dir(folder) else {
+        return Ok(());
+    };
     for entry in entries {
         let entry = entry.map_err(io(folder, "listing checkpoints"))?;
         if entry.file_name().to_string_lossy().starts_with(".partial-") {
-            fs::remove_dir_all(entry.path()).map_err(io(&entry.path(), "removing a half-written checkpoint"))?;
+            fs::remove_dir_all(entry.path())
+                .map_err(io(&entry.path(), "removing a half-written checkpoint"))?;
         }
     }
     Ok(())
@@ -152,7 +168,9 @@ pub(crate) fn load<S: Module, T: Module>(
 ) -> Result<Loaded<S, T>, Error> {
     let read = |name: &str| {
         let path = checkpoint.path.join(name);
-        fs::read(&path).map_err(io(&path, "reading the checkpoint")).map(|bytes| (path, bytes))
+        fs::read(&path)
+            .map_err(io(&path, "reading the checkpoint"))
+            .map(|bytes| (path, bytes))
     };
     let refused = |path: PathBuf, reason: String| Error::Checkpoint { path, reason };
 
@@ -165,12 +183,25 @@ pub(crate) fn load<S: Module, T: Module>(
         .and_then(|record| state.try_load_record(record))
         .map_err(|error| refused(path, format!("does not fit the config's objective: {error}")))?;
     let (path, bytes) = read("optimizer.bpk")?;
-    let optimizer =
-        optimizer.from_bytes(Bytes::from_bytes_vec(bytes)).map_err(|error| refused(path, error.to_string()))?;
+    let optimizer = optimizer
+        .from_bytes(Bytes::from_bytes_vec(bytes))
+        .map_err(|error| refused(path, error.to_string()))?;
     let (path, bytes) = read("position.json")?;
-    let position: Position = serde_json::from_slice(&bytes).map_err(|error| refused(path.clone(), error.to_string()))?;
+    let position: Position =
+        serde_json::from_slice(&bytes).map_err(|error| refused(path.clone(), error.to_string()))?;
     if position.step != checkpoint.step {
-        return Err(refused(path, format!("says step {}, the folder's name says {}", position.step, checkpoint.step)));
+        return Err(refused(
+            path,
+            format!(
+                "says step {}, the folder's name says {}",
+                position.step, checkpoint.step
+            ),
+        ));
     }
-    Ok(Loaded { student, state, optimizer, position })
+    Ok(Loaded {
+        student,
+        state,
+        optimizer,
+        position,
+    })
 }

@@ -68,15 +68,25 @@ impl<O> Config<O> {
     /// [`pretrain`](crate::pretrain()) and by the objective's own config.
     pub fn validate(&self) -> Result<(), String> {
         let positive = |name: &str, value: usize| {
-            if value == 0 { Err(format!("`{name}` must be at least 1, got 0")) } else { Ok(()) }
+            if value == 0 {
+                Err(format!("`{name}` must be at least 1, got 0"))
+            } else {
+                Ok(())
+            }
         };
         positive("data.batch_images", self.data.batch_images)?;
         positive("training.epochs", self.training.epochs)?;
-        positive("training.checkpoint_every_epochs", self.training.checkpoint_every_epochs)?;
+        positive(
+            "training.checkpoint_every_epochs",
+            self.training.checkpoint_every_epochs,
+        )?;
         positive("training.keep_checkpoints", self.training.keep_checkpoints)?;
         positive("training.log_every_steps", self.training.log_every_steps)?;
         if !(0.0..=1.0).contains(&self.data.max_bad_fraction) {
-            return Err(format!("`data.max_bad_fraction` must be in 0..1, got {}", self.data.max_bad_fraction));
+            return Err(format!(
+                "`data.max_bad_fraction` must be in 0..1, got {}",
+                self.data.max_bad_fraction
+            ));
         }
         if let Some(images) = self.training.batch_norm_images {
             // One image's statistics over one position each would be no statistics at all.
@@ -91,7 +101,9 @@ impl<O> Config<O> {
             return Err("`[[views]]` must describe at least one view group, got none".into());
         }
         for (index, group) in self.views.iter().enumerate() {
-            group.validate().map_err(|reason| format!("`[[views]]` group {}: {reason}", index + 1))?;
+            group
+                .validate()
+                .map_err(|reason| format!("`[[views]]` group {}: {reason}", index + 1))?;
             if group.output_px().is_none() {
                 return Err(format!(
                     "`[[views]]` group {}: its transforms must end at one size for every image (add `random_resized_crop`, `center_crop` or `resize_exact`)",

@@ -27,7 +27,10 @@ pub struct LoadedEncoder {
 impl LoadedEncoder {
     /// The channel statistics that it was trained with.
     pub fn normalize(&self) -> Normalize {
-        Normalize { mean: self.info.mean, std: self.info.std }
+        Normalize {
+            mean: self.info.mean,
+            std: self.info.std,
+        }
     }
 }
 
@@ -40,7 +43,9 @@ pub(crate) fn encoder_bytes<C>(
     steps: usize,
 ) -> Vec<u8> {
     let extra = std::collections::BTreeMap::from([("seed".to_string(), config.seed.to_string())]);
-    let pixels = dataset_views(&config.views).first().map_or(0, |(width, _)| *width as usize);
+    let pixels = dataset_views(&config.views)
+        .first()
+        .map_or(0, |(width, _)| *width as usize);
     let info = EncoderInfo {
         architecture: config.backbone.clone(),
         method: method.to_string(),
@@ -65,7 +70,10 @@ pub fn write_encoder(path: &Path, backbone: &Backbone, info: &EncoderInfo) -> Re
 /// # Errors
 /// A path without an encoder, and a file whose tensors are not exactly those of the architecture it names.
 pub fn read_encoder(path: &Path, device: &Device) -> Result<LoadedEncoder, Error> {
-    let refused = |path: &Path, reason: String| Error::Encoder { path: path.to_path_buf(), reason };
+    let refused = |path: &Path, reason: String| Error::Encoder {
+        path: path.to_path_buf(),
+        reason,
+    };
     let file = if path.is_dir() {
         let own = path.join("encoder.safetensors");
         if own.is_file() {
@@ -73,7 +81,10 @@ pub fn read_encoder(path: &Path, device: &Device) -> Result<LoadedEncoder, Error
         } else if let Some(checkpoint) = latest_checkpoint(path)? {
             checkpoint.path.join("encoder.safetensors")
         } else {
-            return Err(refused(path, "the folder holds no `encoder.safetensors` and no checkpoint".into()));
+            return Err(refused(
+                path,
+                "the folder holds no `encoder.safetensors` and no checkpoint".into(),
+            ));
         }
     } else {
         path.to_path_buf()
@@ -81,6 +92,14 @@ pub fn read_encoder(path: &Path, device: &Device) -> Result<LoadedEncoder, Error
     let bytes = fs::read(&file).map_err(io(&file, "reading the encoder"))?;
     let (backbone, info) =
         encoder_from_safetensors(&bytes, device).map_err(|error| refused(&file, error.to_string()))?;
-    let hash = Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect();
-    Ok(LoadedEncoder { backbone, info, hash, path: file })
+    let hash = Sha256::digest(&bytes)
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
+    Ok(LoadedEncoder {
+        backbone,
+        info,
+        hash,
+        path: file,
+    })
 }

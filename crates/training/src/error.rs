@@ -109,5 +109,9 @@ pub(crate) fn io<'a>(
     path: &'a std::path::Path,
     doing: &'static str,
 ) -> impl FnOnce(std::io::Error) -> Error + 'a {
-    move |source| Error::Io { path: path.to_path_buf(), doing, source }
+    move |source| Error::Io {
+        path: path.to_path_buf(),
+        doing,
+        source,
+    }
 }

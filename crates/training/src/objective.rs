@@ -28,9 +28,9 @@ impl ViewCount {
     pub fn check(&self, groups: &[data::ViewGroup]) -> Result<(), String> {
         let total: usize = groups.iter().map(|group| group.count).sum();
         match *self {
-            Self::Exactly(count) if total != count => {
-                Err(format!("the objective needs exactly {count} views of each image, but `[[views]]` gives {total}"))
-            }
+            Self::Exactly(count) if total != count => Err(format!(
+                "the objective needs exactly {count} views of each image, but `[[views]]` gives {total}"
+            )),
             Self::GlobalAndLocal { global, least_local } => {
                 let first = groups.first().map_or(0, |group| group.count);
                 if first != global || total - first < least_local {
@@ -104,11 +104,20 @@ mod tests {
 
     #[test]
     fn another_number_of_views_is_refused_with_both_numbers() {
-        let group = |count| data::ViewGroup { count, transforms: vec![] };
+        let group = |count| data::ViewGroup {
+            count,
+            transforms: vec![],
+        };
         assert_eq!(ViewCount::Exactly(2).check(&[group(1), group(1)]), Ok(()));
         let error = ViewCount::Exactly(2).check(&[group(3)]).unwrap_err();
-        assert!(error.contains("exactly 2") && error.contains("gives 3"), "{error}");
-        let multi = ViewCount::GlobalAndLocal { global: 2, least_local: 1 };
+        assert!(
+            error.contains("exactly 2") && error.contains("gives 3"),
+            "{error}"
+        );
+        let multi = ViewCount::GlobalAndLocal {
+            global: 2,
+            least_local: 1,
+        };
         assert_eq!(multi.check(&[group(2), group(6)]), Ok(()));
         assert!(multi.check(&[group(2)]).unwrap_err().contains("at least 1"));
     }

@@ -27,15 +27,26 @@ pub enum OptimizerConfig {
 impl OptimizerConfig {
     /// Refuses numbers with which training makes no sense.
     pub fn validate(&self) -> Result<(), String> {
-        let Self::Sgd { learning_rate_per_256, momentum, weight_decay, nesterov } = self;
+        let Self::Sgd {
+            learning_rate_per_256,
+            momentum,
+            weight_decay,
+            nesterov,
+        } = self;
         if !(learning_rate_per_256.is_finite() && *learning_rate_per_256 > 0.0) {
-            return Err(format!("`optimizer.sgd.learning_rate_per_256` must be above 0, got {learning_rate_per_256}"));
+            return Err(format!(
+                "`optimizer.sgd.learning_rate_per_256` must be above 0, got {learning_rate_per_256}"
+            ));
         }
         if !(0.0..1.0).contains(momentum) {
-            return Err(format!("`optimizer.sgd.momentum` must be at least 0 and below 1, got {momentum}"));
+            return Err(format!(
+                "`optimizer.sgd.momentum` must be at least 0 and below 1, got {momentum}"
+            ));
         }
         if !(weight_decay.is_finite() && *weight_decay >= 0.0) {
-            return Err(format!("`optimizer.sgd.weight_decay` must be at least 0, got {weight_decay}"));
+            return Err(format!(
+                "`optimizer.sgd.weight_decay` must be at least 0, got {weight_decay}"
+            ));
         }
         if *nesterov && *momentum == 0.0 {
             return Err("`optimizer.sgd.nesterov` needs a `momentum` above 0".into());
@@ -45,18 +56,33 @@ impl OptimizerConfig {
 
     /// The peak learning rate for steps of `batch_images` images (linear scaling).
     pub fn peak_learning_rate(&self, batch_images: usize) -> f64 {
-        let Self::Sgd { learning_rate_per_256, .. } = self;
+        let Self::Sgd {
+            learning_rate_per_256,
+            ..
+        } = self;
         learning_rate_per_256 * batch_images as f64 / 256.0
     }
 
     /// A fresh optimizer.
     pub fn init(&self) -> ModuleOptimizer {
-        let Self::Sgd { momentum, weight_decay, nesterov, .. } = self;
+        let Self::Sgd {
+            momentum,
+            weight_decay,
+            nesterov,
+            ..
+        } = self;
         // Burn's dampening defaults to 0.1, PyTorch's to 0.
-        let momentum = (*momentum > 0.0)
-            .then(|| MomentumConfig::new().with_momentum(*momentum).with_dampening(0.0).with_nesterov(*nesterov));
+        let momentum = (*momentum > 0.0).then(|| {
+            MomentumConfig::new()
+                .with_momentum(*momentum)
+                .with_dampening(0.0)
+                .with_nesterov(*nesterov)
+        });
         let weight_decay = (*weight_decay > 0.0).then(|| WeightDecayConfig::new(*weight_decay as f32));
-        SgdConfig::new().with_momentum(momentum).with_weight_decay(weight_decay).init()
+        SgdConfig::new()
+            .with_momentum(momentum)
+            .with_weight_decay(weight_decay)
+            .init()
     }
 }
 
@@ -76,7 +102,10 @@ pub fn drop_gradients<M: Module>(grads: &mut GradientsParams, module: &M, paths:
         }
         fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
             let path = self.path.join(".");
-            let below = |prefix: &&str| path.strip_prefix(*prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'));
+            let below = |prefix: &&str| {
+                path.strip_prefix(*prefix)
+                    .is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+            };
             if self.paths.iter().any(below) {
                 let id: ParamId = param.id;
                 let _ = self.grads.remove::<D>(id);
@@ -84,7 +113,11 @@ pub fn drop_gradients<M: Module>(grads: &mut GradientsParams, module: &M, paths:
         }
     }
     if !paths.is_empty() {
-        module.visit(&mut Dropper { grads, paths, path: vec![] });
+        module.visit(&mut Dropper {
+            grads,
+            paths,
+            path: vec![],
+        });
     }
 }
 
@@ -102,14 +135,22 @@ mod tests {
     fn two() -> Two {
         let device = Device::flex().autodiff();
         let ones = || Param::from_tensor(Tensor::<1>::from_floats([1.0, 2.0], &device));
-        Two { first: ones(), second: ones() }
+        Two {
+            first: ones(),
+            second: ones(),
+        }
     }
 
     #[test]
     fn sgd_follows_pytorch_by_hand() {
         // w = 1, gradient 3 each step, lr 0.1, momentum 0.9, weight decay 0.5:
         // step 1: g = 3 + 0.5 = 3.5, v = 3.5, w = 0.65; step 2: g = 3.325, v = 6.475, w = 0.0025.
-        let config = OptimizerConfig::Sgd { learning_rate_per_256: 0.1, momentum: 0.9, weight_decay: 0.5, nesterov: false };
+        let config = OptimizerConfig::Sgd {
+            learning_rate_per_256: 0.1,
+            momentum: 0.9,
+            weight_decay: 0.5,
+            nesterov: false,
+        };
         let mut optimizer = config.init();
         let mut module = two();
         for expected in [0.65, 0.0025] {
@@ -133,8 +174,18 @@ mod tests {
 
     #[test]
     fn bad_numbers_are_named() {
-        let sgd = |learning_rate_per_256, momentum| OptimizerConfig::Sgd { learning_rate_per_256, momentum, weight_decay: 0.0, nesterov: false };
-        assert!(sgd(0.0, 0.9).validate().unwrap_err().contains("learning_rate_per_256"));
+        let sgd = |learning_rate_per_256, momentum| OptimizerConfig::Sgd {
+            learning_rate_per_256,
+            momentum,
+            weight_decay: 0.0,
+            nesterov: false,
+        };
+        assert!(
+            sgd(0.0, 0.9)
+                .validate()
+                .unwrap_err()
+                .contains("learning_rate_per_256")
+        );
         assert!(sgd(0.1, 1.0).validate().unwrap_err().contains("momentum"));
     }
 }

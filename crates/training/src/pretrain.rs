@@ -124,17 +124,25 @@ pub fn pretrain<O: Objective, C: Serialize>(
     let resumed = open_run(config, dataset.fingerprint(), options)?;
     let newest = || {
         let name = |checkpoint: CheckpointDir| format!("`{}`", checkpoint.path.display());
-        checkpoint::latest_checkpoint(&options.out).ok().flatten().map_or("none".into(), name)
+        checkpoint::latest_checkpoint(&options.out)
+            .ok()
+            .flatten()
+            .map_or("none".into(), name)
     };
 
     // Networks at step 0, or where the checkpoint left them.
     let device = options.device.clone();
     let (mut student, mut state) = objective.init(&Init::new(config.seed, &device.clone().autodiff()));
     let mut optimizer = config.optimizer.init();
-    let mut position = Position { step: 0, window: Window::default(), last_finite: None };
+    let mut position = Position {
+        step: 0,
+        window: Window::default(),
+        last_finite: None,
+    };
     if let Some(checkpoint) = &resumed {
         let loaded = checkpoint::load(checkpoint, student, state, optimizer)?;
-        (student, state, optimizer, position) = (loaded.student, loaded.state, loaded.optimizer, loaded.position);
+        (student, state, optimizer, position) =
+            (loaded.student, loaded.state, loaded.optimizer, loaded.position);
     } else {
         let mut facts = options.provenance.clone();
         facts.insert("fingerprint".into(), dataset.fingerprint().into());
@@ -150,10 +158,19 @@ pub fn pretrain<O: Objective, C: Serialize>(
     let started = Instant::now();
     let mut last_loss = None;
     let mut outcome = Outcome::Finished;
-    observe(Event::Start { step: start, steps, steps_per_epoch, peak_learning_rate });
+    observe(Event::Start {
+        step: start,
+        steps,
+        steps_per_epoch,
+        peak_learning_rate,
+    });
 
     for step in start..steps {
-        let progress = Progress { step, steps_per_epoch, steps };
+        let progress = Progress {
+            step,
+            steps_per_epoch,
+            steps,
+        };
         let context = Context {
             progress,
             draws: Draws::new(config.seed, step as u64),
@@ -166,7 +183,11 @@ pub fn pretrain<O: Objective, C: Serialize>(
         let waiting = Instant::now();
         let batch = match batches.next() {
             Some(batch) => batch?,
-            None => return Err(Error::Config(format!("the loader ended at step {step} of {steps}"))),
+            None => {
+                return Err(Error::Config(format!(
+                    "the loader ended at step {step} of {steps}"
+                )));
+            }
         };
         let waited = waiting.elapsed().as_secs_f64();
         let batch = Batch::upload(batch, &config.data.normalize, &device);
@@ -188,7 +209,8 @@ pub fn pretrain<O: Objective, C: Serialize>(
         let epoch_ended = done % steps_per_epoch == 0;
         let checkpoint_due = interrupted
             || done == steps
-            || (epoch_ended && (done / steps_per_epoch).is_multiple_of(config.training.checkpoint_every_epochs));
+            || (epoch_ended
+                && (done / steps_per_epoch).is_multiple_of(config.training.checkpoint_every_epochs));
         let line_due = done % config.training.log_every_steps == 0 || done == steps;
         if line_due || checkpoint_due {
             log.drain().map_err(|bad| Error::NonFiniteLoss {
@@ -205,10 +227,28 @@ pub fn pretrain<O: Objective, C: Serialize>(
         }
         if checkpoint_due {
             log.sync()?;
-            let position = Position { step: done, window: log.window.clone(), last_finite: log.last_finite };
-            let encoder = encoder_bytes(objective.encoder(&student, &state), &dataset, config, &options.method, done);
+            let position = Position {
+                step: done,
+                window: log.window.clone(),
+                last_finite: log.last_finite,
+            };
+            let encoder = encoder_bytes(
+                objective.encoder(&student, &state),
+                &dataset,
+                config,
+                &options.method,
+                done,
+            );
             let keep = config.training.keep_checkpoints;
-            let saved = checkpoint::save(&options.out, &student, &state, &optimizer, &encoder, &position, keep)?;
+            let saved = checkpoint::save(
+                &options.out,
+                &student,
+                &state,
+                &optimizer,
+                &encoder,
+                &position,
+                keep,
+            )?;
             observe(Event::Checkpoint(&saved));
         }
         if interrupted && done < steps {
@@ -220,11 +260,24 @@ pub fn pretrain<O: Objective, C: Serialize>(
 
     let step = checkpoint::latest_checkpoint(&options.out)?.map_or(start, |checkpoint| checkpoint.step);
     if outcome == Outcome::Finished {
-        let encoder = encoder_bytes(objective.encoder(&student, &state), &dataset, config, &options.method, steps);
+        let encoder = encoder_bytes(
+            objective.encoder(&student, &state),
+            &dataset,
+            config,
+            &options.method,
+            steps,
+        );
         write_atomically(&options.out.join("encoder.safetensors"), &encoder)?;
     }
     let seconds = started.elapsed().as_secs_f64();
-    Ok(Summary { outcome, step, steps, last_loss, bad_records: loader.bad_records(), seconds })
+    Ok(Summary {
+        outcome,
+        step,
+        steps,
+        last_loss,
+        bad_records: loader.bad_records(),
+        seconds,
+    })
 }
 
 /// Makes the run directory, or checks that it belongs to this config and data; the checkpoint to go on from.
@@ -251,7 +304,10 @@ fn open_run<C: Serialize>(
     }
     if !options.resume {
         let checkpoint = newest.map_or("none".into(), |checkpoint| format!("step {}", checkpoint.step));
-        return Err(Error::RunExists { path: out.clone(), checkpoint });
+        return Err(Error::RunExists {
+            path: out.clone(),
+            checkpoint,
+        });
     }
     let mismatch = |what: String, expected: String, got: String| Error::ResumeMismatch {
         path: out.clone(),
@@ -260,13 +316,19 @@ fn open_run<C: Serialize>(
         got,
     };
     let before = fs::read_to_string(&config_path).map_err(io(&config_path, "reading the run's config"))?;
-    let before: toml::Table = before.parse().map_err(|error| Error::Config(format!("`{}`: {error}", config_path.display())))?;
+    let before: toml::Table = before
+        .parse()
+        .map_err(|error| Error::Config(format!("`{}`: {error}", config_path.display())))?;
     if let Some((key, expected, got)) = first_difference("", &before, &table) {
         return Err(mismatch(key, expected, got));
     }
     let known = run_fingerprint(out)?;
     if let Some(known) = known.filter(|known| known != fingerprint) {
-        return Err(mismatch("data set".into(), format!("fingerprint {known}"), fingerprint.into()));
+        return Err(mismatch(
+            "data set".into(),
+            format!("fingerprint {known}"),
+            fingerprint.into(),
+        ));
     }
     if newest.is_none() {
         tracing::warn!("`{}` has no checkpoint yet: starting at step 0", out.display());
@@ -283,15 +345,27 @@ fn run_fingerprint(out: &Path) -> Result<Option<String>, Error> {
     let text = fs::read(&path).map_err(io(&path, "reading"))?;
     let facts: serde_json::Value =
         serde_json::from_slice(&text).map_err(|error| io(&path, "reading")(error.into()))?;
-    Ok(facts.get("fingerprint").and_then(|value| value.as_str()).map(String::from))
+    Ok(facts
+        .get("fingerprint")
+        .and_then(|value| value.as_str())
+        .map(String::from))
 }
 
 /// The first key whose value differs, dotted, with both values. The number of workers changes no result and may differ.
-fn first_difference(prefix: &str, before: &toml::Table, now: &toml::Table) -> Option<(String, String, String)> {
-    let shown = |value: Option<&toml::Value>| value.map_or("nothing".to_string(), |value| format!("`{value}`"));
+fn first_difference(
+    prefix: &str,
+    before: &toml::Table,
+    now: &toml::Table,
+) -> Option<(String, String, String)> {
+    let shown =
+        |value: Option<&toml::Value>| value.map_or("nothing".to_string(), |value| format!("`{value}`"));
     let keys: std::collections::BTreeSet<&String> = before.keys().chain(now.keys()).collect();
     for key in keys {
-        let path = if prefix.is_empty() { key.clone() } else { format!("{prefix}.{key}") };
+        let path = if prefix.is_empty() {
+            key.clone()
+        } else {
+            format!("{prefix}.{key}")
+        };
         match (before.get(key), now.get(key)) {
             _ if path == "data.workers" => {}
             (Some(toml::Value::Table(before)), Some(toml::Value::Table(now))) => {
@@ -314,13 +388,28 @@ mod tests {
     fn differences_between_configs_are_named_but_workers_may_differ() {
         let table = |text: &str| text.parse::<toml::Table>().unwrap();
         let before = table("seed = 0\n[data]\nworkers = 1\nbatch_images = 8");
-        assert_eq!(first_difference("", &before, &table("seed = 0\n[data]\nworkers = 4\nbatch_images = 8")), None);
         assert_eq!(
-            first_difference("", &before, &table("seed = 0\n[data]\nworkers = 1\nbatch_images = 16")),
+            first_difference(
+                "",
+                &before,
+                &table("seed = 0\n[data]\nworkers = 4\nbatch_images = 8")
+            ),
+            None
+        );
+        assert_eq!(
+            first_difference(
+                "",
+                &before,
+                &table("seed = 0\n[data]\nworkers = 1\nbatch_images = 16")
+            ),
             Some(("`data.batch_images`".into(), "`8`".into(), "`16`".into()))
         );
         assert_eq!(
-            first_difference("", &before, &table("seed = 0\nnew = 1\n[data]\nworkers = 1\nbatch_images = 8")),
+            first_difference(
+                "",
+                &before,
+                &table("seed = 0\nnew = 1\n[data]\nworkers = 1\nbatch_images = 8")
+            ),
             Some(("`new`".into(), "nothing".into(), "`1`".into()))
         );
     }

@@ -69,7 +69,12 @@ pub(crate) struct RunLog {
 
 impl RunLog {
     /// Opens the log of a run that stands at `step`, removing every line after it (and a half-written one).
-    pub(crate) fn open(run: &Path, step: usize, window: Window, last_finite: Option<f32>) -> Result<Self, Error> {
+    pub(crate) fn open(
+        run: &Path,
+        step: usize,
+        window: Window,
+        last_finite: Option<f32>,
+    ) -> Result<Self, Error> {
         let path = run.join("metrics.jsonl");
         let mut file = OpenOptions::new()
             .read(true)
@@ -90,10 +95,15 @@ impl RunLog {
         let length = file.metadata().map_err(io(&path, "reading the metrics"))?.len();
         if keep > length {
             let text = std::fs::read(&path).map_err(io(&path, "reading the metrics"))?;
-            keep = text.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end as u64 + 1);
+            keep = text
+                .iter()
+                .rposition(|byte| *byte == b'\n')
+                .map_or(0, |end| end as u64 + 1);
         }
-        file.set_len(keep).map_err(io(&path, "cutting the metrics back"))?;
-        std::io::Seek::seek(&mut file, std::io::SeekFrom::End(0)).map_err(io(&path, "opening the metrics"))?;
+        file.set_len(keep)
+            .map_err(io(&path, "cutting the metrics back"))?;
+        std::io::Seek::seek(&mut file, std::io::SeekFrom::End(0))
+            .map_err(io(&path, "opening the metrics"))?;
         Ok(Self {
             path,
             file,
@@ -107,12 +117,23 @@ impl RunLog {
     }
 
     /// Takes a step's loss without reading it.
-    pub(crate) fn push(&mut self, step: usize, learning_rate: f64, loss: Loss, images: usize, waited_seconds: f64) {
+    pub(crate) fn push(
+        &mut self,
+        step: usize,
+        learning_rate: f64,
+        loss: Loss,
+        images: usize,
+        waited_seconds: f64,
+    ) {
         if self.window.names.is_empty() {
             self.window.names = loss.signals.iter().map(|(name, _)| (*name).to_string()).collect();
         }
         let mut values = vec![loss.total.inner()];
-        values.extend(loss.signals.into_iter().map(|(_, value)| value.without_autodiff()));
+        values.extend(
+            loss.signals
+                .into_iter()
+                .map(|(_, value)| value.without_autodiff()),
+        );
         self.pending.push((step, learning_rate, Tensor::cat(values, 0)));
         self.images += images;
         self.waited += waited_seconds;
@@ -132,7 +153,11 @@ impl RunLog {
         let all: Vec<f32> = all.into_data().convert::<f32>().try_to_vec().unwrap_or_default();
         for ((step, learning_rate, _), values) in pending.into_iter().zip(all.chunks(width)) {
             let bits = values.iter().map(|value| value.to_bits()).collect();
-            let values = StepValues { step, learning_rate, bits };
+            let values = StepValues {
+                step,
+                learning_rate,
+                bits,
+            };
             if !values.loss().is_finite() {
                 return Err(values);
             }
@@ -145,9 +170,14 @@ impl RunLog {
     /// Writes the window (drained before) as one line and opens the next one.
     pub(crate) fn write(&mut self, epoch: usize) -> Result<Option<LogLine>, Error> {
         let values = std::mem::take(&mut self.window.values);
-        let Some(last) = values.last() else { return Ok(None) };
+        let Some(last) = values.last() else {
+            return Ok(None);
+        };
         let mean = |index: usize| {
-            let sum: f64 = values.iter().map(|step| f64::from(f32::from_bits(step.bits[index]))).sum();
+            let sum: f64 = values
+                .iter()
+                .map(|step| f64::from(f32::from_bits(step.bits[index])))
+                .sum();
             (sum / values.len() as f64) as f32
         };
         let seconds = self.window_started.elapsed().as_secs_f64().max(1e-9);
@@ -156,22 +186,33 @@ impl RunLog {
             epoch,
             loss: mean(0),
             learning_rate: last.learning_rate,
-            signals: self.window.names.iter().enumerate().map(|(index, name)| (name.clone(), mean(index + 1))).collect(),
+            signals: self
+                .window
+                .names
+                .iter()
+                .enumerate()
+                .map(|(index, name)| (name.clone(), mean(index + 1)))
+                .collect(),
             images_per_second: self.images as f64 / seconds,
             data_wait: (self.waited / seconds).min(1.0),
         };
         self.window_started = Instant::now();
         self.images = 0;
         self.waited = 0.0;
-        let mut text = serde_json::to_vec(&line).map_err(|error| io(&self.path, "writing the metrics")(error.into()))?;
+        let mut text =
+            serde_json::to_vec(&line).map_err(|error| io(&self.path, "writing the metrics")(error.into()))?;
         text.push(b'\n');
-        self.file.write_all(&text).map_err(io(&self.path, "writing the metrics"))?;
+        self.file
+            .write_all(&text)
+            .map_err(io(&self.path, "writing the metrics"))?;
         Ok(Some(line))
     }
 
     /// Makes the lines so far durable: a checkpoint must not know of lines that a power cut can take.
     pub(crate) fn sync(&self) -> Result<(), Error> {
-        self.file.sync_all().map_err(io(&self.path, "writing the metrics"))
+        self.file
+            .sync_all()
+            .map_err(io(&self.path, "writing the metrics"))
     }
 }
 
@@ -183,7 +224,10 @@ mod tests {
     fn loss(value: f32) -> Loss {
         let device = Device::flex().autodiff();
         let scalar = |value: f32| Tensor::<1>::from_floats([value], &device);
-        Loss { total: scalar(value), signals: vec![("similarity", scalar(value * 2.0))] }
+        Loss {
+            total: scalar(value),
+            signals: vec![("similarity", scalar(value * 2.0))],
+        }
     }
 
     #[test]
@@ -199,10 +243,17 @@ mod tests {
         }
         let path = run.path().join("metrics.jsonl");
         let lines = |path: &Path| -> Vec<LogLine> {
-            std::fs::read_to_string(path).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+            std::fs::read_to_string(path)
+                .unwrap()
+                .lines()
+                .map(|line| serde_json::from_str(line).unwrap())
+                .collect()
         };
         let all = lines(&path);
-        assert_eq!(all.iter().map(|line| (line.step, line.loss)).collect::<Vec<_>>(), [(2, 0.5), (4, 2.5), (6, 4.5)]);
+        assert_eq!(
+            all.iter().map(|line| (line.step, line.loss)).collect::<Vec<_>>(),
+            [(2, 0.5), (4, 2.5), (6, 4.5)]
+        );
         assert_eq!(all[1].signals["similarity"], 5.0);
         // A half-written line, as a kill leaves it, and lines after the checkpoint go.
         let mut text = std::fs::read(&path).unwrap();

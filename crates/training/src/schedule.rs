@@ -26,12 +26,22 @@ pub enum ScheduleConfig {
 impl ScheduleConfig {
     /// Refuses milestones that do not rise and factors outside 0..1.
     pub fn validate(&self) -> Result<(), String> {
-        let Self::Steps { milestones_epochs, factor } = self else { return Ok(()) };
+        let Self::Steps {
+            milestones_epochs,
+            factor,
+        } = self
+        else {
+            return Ok(());
+        };
         if !milestones_epochs.is_sorted_by(|a, b| a < b) {
-            return Err(format!("`schedule.steps.milestones_epochs` must rise, got {milestones_epochs:?}"));
+            return Err(format!(
+                "`schedule.steps.milestones_epochs` must rise, got {milestones_epochs:?}"
+            ));
         }
         if !(*factor > 0.0 && *factor <= 1.0) {
-            return Err(format!("`schedule.steps.factor` must be above 0 and at most 1, got {factor}"));
+            return Err(format!(
+                "`schedule.steps.factor` must be above 0 and at most 1, got {factor}"
+            ));
         }
         Ok(())
     }
@@ -42,8 +52,14 @@ impl ScheduleConfig {
         match self {
             Self::CosinePerEpoch {} => cosine(progress.epoch() as f64 / progress.epochs() as f64),
             Self::CosinePerStep {} => cosine(progress.step as f64 / progress.steps as f64),
-            Self::Steps { milestones_epochs, factor } => {
-                let passed = milestones_epochs.iter().filter(|epoch| progress.epoch() >= **epoch).count();
+            Self::Steps {
+                milestones_epochs,
+                factor,
+            } => {
+                let passed = milestones_epochs
+                    .iter()
+                    .filter(|epoch| progress.epoch() >= **epoch)
+                    .count();
                 factor.powi(passed as i32)
             }
             Self::Constant {} => 1.0,
@@ -56,7 +72,11 @@ mod tests {
     use super::*;
 
     fn at(step: usize) -> Progress {
-        Progress { step, steps_per_epoch: 10, steps: 2000 }
+        Progress {
+            step,
+            steps_per_epoch: 10,
+            steps: 2000,
+        }
     }
 
     #[test]
@@ -70,10 +90,20 @@ mod tests {
 
     #[test]
     fn steps_multiply_at_each_milestone() {
-        let schedule = ScheduleConfig::Steps { milestones_epochs: vec![120, 160], factor: 0.1 };
+        let schedule = ScheduleConfig::Steps {
+            milestones_epochs: vec![120, 160],
+            factor: 0.1,
+        };
         assert_eq!(schedule.factor(&at(1199)), 1.0);
         assert_eq!(schedule.factor(&at(1200)), 0.1);
         assert!((schedule.factor(&at(1600)) - 0.01).abs() < 1e-15);
-        assert!(ScheduleConfig::Steps { milestones_epochs: vec![5, 5], factor: 0.1 }.validate().is_err());
+        assert!(
+            ScheduleConfig::Steps {
+                milestones_epochs: vec![5, 5],
+                factor: 0.1
+            }
+            .validate()
+            .is_err()
+        );
     }
 }

@@ -1,6 +1,6 @@
 //! Opening data of every kind, the index, and data that are broken as a whole.
 
-use std::fs;
+use std::fs::{self, File};
 use std::time::Instant;
 
 use proptest::prelude::*;
@@ -8,15 +8,22 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::shards::{PackOptions, pack, pack_dataset, verify};
-use crate::sources::index_file::Origin;
+use crate::sources::index_file::{Origin, hex};
 use crate::sources::table::Row;
+use crate::sources::{files, tar_shard};
 
 fn open(path: &Path) -> Result<Dataset, Error> {
     Dataset::open(path.to_str().unwrap())
 }
 
 fn options(records_per_shard: usize) -> PackOptions {
-    PackOptions { records_per_shard, prefix: "train".into(), subfolder: None, limit: None, shuffle_seed: None }
+    PackOptions {
+        records_per_shard,
+        prefix: "train".into(),
+        subfolder: None,
+        limit: None,
+        shuffle_seed: None,
+    }
 }
 
 fn picture(seed: u64) -> Vec<u8> {
@@ -42,7 +49,11 @@ fn class_folder() -> TempDir {
     for (class, count) in [("bird", 3), ("ant", 2)] {
         fs::create_dir(folder.path().join(class)).unwrap();
         for at in 0..count {
-            fs::write(folder.path().join(class).join(format!("{at}.v1.bmp")), picture(at + count * 10)).unwrap();
+            fs::write(
+                folder.path().join(class).join(format!("{at}.v1.bmp")),
+                picture(at + count * 10),
+            )
+            .unwrap();
         }
     }
     folder
@@ -52,9 +63,15 @@ fn class_folder() -> TempDir {
 fn class_folders_are_labelled_in_byte_order() {
     let folder = class_folder();
     let data = open(folder.path()).unwrap();
-    assert_eq!((data.len(), data.class_names()), (5, ["ant".to_string(), "bird".into()].as_slice()));
+    assert_eq!(
+        (data.len(), data.class_names()),
+        (5, ["ant".to_string(), "bird".into()].as_slice())
+    );
     let record = data.read(2).unwrap();
-    assert_eq!((record.key.as_str(), record.label), ("bird/0_v1", Some(Label::Class(1))));
+    assert_eq!(
+        (record.key.as_str(), record.label),
+        ("bird/0_v1", Some(Label::Class(1)))
+    );
     assert_eq!(record.image, picture(30));
     assert!(data.read(5).is_err());
 
@@ -70,13 +87,21 @@ fn folders_that_are_unclear_are_errors_with_a_cure() {
     let folder = class_folder();
     fs::create_dir(folder.path().join("bee")).unwrap();
     let error = open(folder.path()).unwrap_err();
-    assert!(error.to_string().contains("folder `bee` holds no image"), "{error}");
+    assert!(
+        error.to_string().contains("folder `bee` holds no image"),
+        "{error}"
+    );
     assert!(error.hint().unwrap().contains("classes = [..]"));
     fs::remove_dir(folder.path().join("bee")).unwrap();
 
     fs::write(folder.path().join("loose.bmp"), picture(0)).unwrap();
     let error = open(folder.path()).unwrap_err();
-    assert!(error.to_string().contains("`loose.bmp` lies beside folders that hold images"), "{error}");
+    assert!(
+        error
+            .to_string()
+            .contains("`loose.bmp` lies beside folders that hold images"),
+        "{error}"
+    );
 
     let flat = folder.path().join("flat.toml");
     fs::write(&flat, "kind = \"flat\"\npath = \".\"").unwrap();
@@ -85,9 +110,16 @@ fn folders_that_are_unclear_are_errors_with_a_cure() {
 
     let empty = tempfile::tempdir().unwrap();
     let error = open(empty.path()).unwrap_err().to_string();
-    assert!(error.ends_with("no image in it; expected .jpg, .jpeg, .png, .webp, .bmp or .gif files, or .tar shards"));
+    assert!(
+        error.ends_with(
+            "no image in it; expected .jpg, .jpeg, .png, .webp, .bmp or .gif files, or .tar shards"
+        )
+    );
     let error = open(&empty.path().join("none")).unwrap_err().to_string();
-    assert!(error.contains("not found; expected a directory of shards"), "{error}");
+    assert!(
+        error.contains("not found; expected a directory of shards"),
+        "{error}"
+    );
 }
 
 #[test]
@@ -99,19 +131,34 @@ fn descriptions_name_kind_path_and_classes() {
         open(&file)
     };
     let data = described("kind = \"folder\"\npath = \".\"\nclasses = [\"bird\", \"bee\", \"ant\"]").unwrap();
-    assert_eq!(data.read(0).unwrap().label, Some(Label::Class(2)), "ant comes third in the list");
+    assert_eq!(
+        data.read(0).unwrap().label,
+        Some(Label::Class(2)),
+        "ant comes third in the list"
+    );
     let error = |text| described(text).unwrap_err().to_string();
-    assert!(error("kind = \"folder\"\npath = \".\"\nclasses = [\"bird\"]").contains("folder `ant` is none of the 1 classes"));
+    assert!(
+        error("kind = \"folder\"\npath = \".\"\nclasses = [\"bird\"]")
+            .contains("folder `ant` is none of the 1 classes")
+    );
     assert!(error("kind = \"folder\"\npath = \".\"\nclases = []").contains("unknown field `clases`"));
     assert!(error("kind = \"folder\"\npath = \"no\"").contains("is not a folder"));
-    assert!(error("kind = \"folder\"\npath = \".\"\nclasses = [\"a\", \"a\"]").contains("`a` is named twice"));
+    assert!(
+        error("kind = \"folder\"\npath = \".\"\nclasses = [\"a\", \"a\"]").contains("`a` is named twice")
+    );
 }
 
 #[test]
 fn packing_keeps_records_labels_and_fingerprint() {
     let folder = class_folder();
     let out = tempfile::tempdir().unwrap();
-    let report = pack(folder.path().to_str().unwrap(), out.path(), &options(2), &|_, _| {}).unwrap();
+    let report = pack(
+        folder.path().to_str().unwrap(),
+        out.path(),
+        &options(2),
+        &|_, _| {},
+    )
+    .unwrap();
     assert_eq!((report.records, report.shards.len()), (5, 3));
     let (from, to) = (open(folder.path()).unwrap(), open(out.path()).unwrap());
     assert_eq!(to.fingerprint(), from.fingerprint());
@@ -122,14 +169,35 @@ fn packing_keeps_records_labels_and_fingerprint() {
     // The same shards by pattern and one by one; without the description there are no class names.
     let pattern = out.path().join("train-{000000..000002}.tar");
     let by_pattern = open(&pattern).unwrap();
-    assert_eq!((by_pattern.len(), by_pattern.fingerprint()), (5, from.fingerprint()));
+    assert_eq!(
+        (by_pattern.len(), by_pattern.fingerprint()),
+        (5, from.fingerprint())
+    );
     assert_eq!(open(&report.shards[2]).unwrap().len(), 1);
     let missing = out.path().join("train-{000000..000003}.tar");
-    assert!(open(&missing).unwrap_err().to_string().contains("train-000003.tar"));
+    assert!(
+        open(&missing)
+            .unwrap_err()
+            .to_string()
+            .contains("train-000003.tar")
+    );
     // A second run into the same folder would mix two data sets.
-    let again = pack(folder.path().to_str().unwrap(), out.path(), &options(2), &|_, _| {}).unwrap_err();
-    assert!(again.to_string().contains("expected a folder without shards"), "{again}");
-    assert!(verify(out.path().to_str().unwrap(), &|_, _| {}).unwrap().is_sound());
+    let again = pack(
+        folder.path().to_str().unwrap(),
+        out.path(),
+        &options(2),
+        &|_, _| {},
+    )
+    .unwrap_err();
+    assert!(
+        again.to_string().contains("expected a folder without shards"),
+        "{again}"
+    );
+    assert!(
+        verify(out.path().to_str().unwrap(), &|_, _| {})
+            .unwrap()
+            .is_sound()
+    );
 }
 
 proptest! {
@@ -188,14 +256,25 @@ fn archives_of_class_folders_are_packed_without_unpacking() {
     gzip.finish().unwrap();
 
     let out = folder.path().join("out");
-    let wanted = PackOptions { subfolder: Some("train".into()), limit: Some(2), ..options(10) };
+    let wanted = PackOptions {
+        subfolder: Some("train".into()),
+        limit: Some(2),
+        ..options(10)
+    };
     let report = pack(packed.to_str().unwrap(), &out, &wanted, &|_, _| {}).unwrap();
     assert_eq!((report.records, report.class_names.join(" ")), (2, "a b".into()));
     assert_eq!(report.skipped[0].name, "../../x.bmp");
     let data = open(&out).unwrap();
-    let found: Vec<(String, Option<Label>)> =
-        (0..2).map(|at| (data.key(at).unwrap(), data.label(at).unwrap())).collect();
-    assert_eq!(found, [("b/0".into(), Some(Label::Class(1))), ("a/0".into(), Some(Label::Class(0)))]);
+    let found: Vec<(String, Option<Label>)> = (0..2)
+        .map(|at| (data.key(at).unwrap(), data.label(at).unwrap()))
+        .collect();
+    assert_eq!(
+        found,
+        [
+            ("b/0".into(), Some(Label::Class(1))),
+            ("a/0".into(), Some(Label::Class(0)))
+        ]
+    );
     assert_eq!(data.read(1).unwrap().image, images[2]);
 
     let error = open(&packed).unwrap_err();
@@ -207,11 +286,23 @@ fn members_that_lead_out_are_left_out_and_named() {
     let folder = tempfile::tempdir().unwrap();
     let shard = folder.path().join("s.tar");
     let image = picture(1);
-    tar_with(&shard, &[("../../x.bmp", &image), ("/etc/y.bmp", &image), ("ok.bmp", &image), ("noext", b"1")]);
+    tar_with(
+        &shard,
+        &[
+            ("../../x.bmp", &image),
+            ("/etc/y.bmp", &image),
+            ("ok.bmp", &image),
+            ("noext", b"1"),
+        ],
+    );
     let data = open(&shard).unwrap();
     assert_eq!((data.len(), data.key(0).unwrap()), (1, "ok".to_string()));
     let shards = crate::shards::inspect(shard.to_str().unwrap()).unwrap().shards;
-    let skipped: Vec<&str> = shards[0].skipped.iter().map(|member| member.name.as_str()).collect();
+    let skipped: Vec<&str> = shards[0]
+        .skipped
+        .iter()
+        .map(|member| member.name.as_str())
+        .collect();
     assert_eq!(skipped, ["../../x.bmp", "/etc/y.bmp", "noext"]);
 }
 
@@ -220,7 +311,15 @@ fn a_cut_shard_is_an_error_that_names_it_and_the_cure() {
     let folder = tempfile::tempdir().unwrap();
     let shard = folder.path().join("s.tar");
     let images: Vec<Vec<u8>> = (0..4).map(picture).collect();
-    tar_with(&shard, &[("a.bmp", &images[0]), ("b.bmp", &images[1]), ("c.bmp", &images[2]), ("d.bmp", &images[3])]);
+    tar_with(
+        &shard,
+        &[
+            ("a.bmp", &images[0]),
+            ("b.bmp", &images[1]),
+            ("c.bmp", &images[2]),
+            ("d.bmp", &images[3]),
+        ],
+    );
     assert_eq!(open(&shard).unwrap().len(), 4);
     let whole = fs::read(&shard).unwrap();
     for length in [0, 100, 700, whole.len() / 2 + 10] {
@@ -232,7 +331,14 @@ fn a_cut_shard_is_an_error_that_names_it_and_the_cure() {
         assert!(error.hint().unwrap().contains("passer shards verify"));
     }
     let report = verify(shard.to_str().unwrap(), &|_, _| {}).unwrap();
-    assert_eq!((report.damaged.len(), report.damaged[0].readable_records, report.is_sound()), (1, 2, false));
+    assert_eq!(
+        (
+            report.damaged.len(),
+            report.damaged[0].readable_records,
+            report.is_sound()
+        ),
+        (1, 2, false)
+    );
 }
 
 #[test]
@@ -240,7 +346,10 @@ fn verify_names_broken_images() {
     let folder = tempfile::tempdir().unwrap();
     let shard = folder.path().join("s.tar");
     let image = picture(3);
-    tar_with(&shard, &[("a.bmp", &image), ("b.jpg", b"<html>"), ("c.bmp", &image[..90])]);
+    tar_with(
+        &shard,
+        &[("a.bmp", &image), ("b.jpg", b"<html>"), ("c.bmp", &image[..90])],
+    );
     let report = verify(shard.to_str().unwrap(), &|_, _| {}).unwrap();
     let broken: Vec<&str> = report.broken.iter().map(|member| member.name.as_str()).collect();
     assert_eq!((report.records, broken), (3, vec!["b", "c"]));
@@ -261,7 +370,11 @@ fn what_pythons_webdataset_writes_is_read() {
     assert_eq!(records[0].metadata.photographer.as_deref(), Some("Ann Bé"));
     assert_eq!(records[0].metadata.other["camera"], "X");
     assert_eq!(records[2].label, Some(Label::Classes(vec![1, 4])));
-    assert!(records.iter().all(|record| crate::decode(&record.image, &crate::DecodeLimits::DEFAULT).is_ok()));
+    assert!(
+        records
+            .iter()
+            .all(|record| crate::decode(&record.image, &crate::DecodeLimits::DEFAULT).is_ok())
+    );
 }
 
 #[test]
@@ -274,7 +387,10 @@ fn a_million_records_open_in_a_second_and_take_64_bytes_each() {
         // Names as long as those of PASS, metadata and labels; the bodies are not needed to open.
         let shard = folder.path().join(format!("s-{number:06}.tar"));
         fs::write(&shard, []).unwrap();
-        let origin = Origin { ends_properly: true, ..tar_shard::origin(&shard).unwrap() };
+        let origin = Origin {
+            ends_properly: true,
+            ..tar_shard::origin(&shard).unwrap()
+        };
         let mut table = Table::default();
         for row in 0..RECORDS {
             let at = (number * RECORDS + row) as u64;
@@ -312,12 +428,30 @@ fn the_published_pass_layout_is_read_with_its_metadata() {
     };
     let folder = tempfile::tempdir().unwrap();
     for path in files::list(&Path::new(&test_data).join("pass-mini")).unwrap() {
-        fs::write(folder.path().join(path.file_name().unwrap()), fs::read(&path).unwrap()).unwrap();
+        fs::write(
+            folder.path().join(path.file_name().unwrap()),
+            fs::read(&path).unwrap(),
+        )
+        .unwrap();
     }
     let data = open(folder.path()).unwrap();
     assert!(data.len() >= 4 && !data.is_labelled());
-    let records: Vec<Record> = (0..data.len()).map(|position| data.read(position).unwrap()).collect();
-    assert!(records.iter().all(|record| record.key.starts_with("PASS_dataset/")));
-    assert!(records.iter().all(|record| record.metadata.licence.as_deref() == Some("Attribution License")));
-    assert!(records.iter().all(|record| record.metadata.photographer.is_some()));
+    let records: Vec<Record> = (0..data.len())
+        .map(|position| data.read(position).unwrap())
+        .collect();
+    assert!(
+        records
+            .iter()
+            .all(|record| record.key.starts_with("PASS_dataset/"))
+    );
+    assert!(
+        records
+            .iter()
+            .all(|record| record.metadata.licence.as_deref() == Some("Attribution License"))
+    );
+    assert!(
+        records
+            .iter()
+            .all(|record| record.metadata.photographer.is_some())
+    );
 }

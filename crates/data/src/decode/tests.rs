@@ -26,18 +26,25 @@ struct Case {
 
 fn bytes(text: &str) -> Vec<u8> {
     let pairs = text.as_bytes().as_chunks::<2>().0;
-    pairs.iter().map(|pair| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap()).collect()
+    pairs
+        .iter()
+        .map(|pair| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap())
+        .collect()
 }
 
 fn cases() -> Vec<Case> {
     let mut text = String::new();
-    GzDecoder::new(&include_bytes!("../../fixtures/decode.json.gz")[..]).read_to_string(&mut text).unwrap();
+    GzDecoder::new(&include_bytes!("../../fixtures/decode.json.gz")[..])
+        .read_to_string(&mut text)
+        .unwrap();
     serde_json::from_str::<Fixture>(&text).unwrap().cases
 }
 
 fn png(width: u32, height: u32, kind: ExtendedColorType, samples: &[u8]) -> Vec<u8> {
     let mut out = Vec::new();
-    image::codecs::png::PngEncoder::new(&mut out).write_image(samples, width, height, kind).unwrap();
+    image::codecs::png::PngEncoder::new(&mut out)
+        .write_image(samples, width, height, kind)
+        .unwrap();
     out
 }
 
@@ -47,23 +54,64 @@ fn every_kind_of_image_gives_pillows_pixels() {
     for case in cases() {
         let image = decode(&bytes(&case.encoded), &DecodeLimits::DEFAULT)
             .unwrap_or_else(|error| panic!("{}: {error}", case.name));
-        assert_eq!((image.width, image.height), (case.width, case.height), "{}", case.name);
+        assert_eq!(
+            (image.width, image.height),
+            (case.width, case.height),
+            "{}",
+            case.name
+        );
         let expected = bytes(&case.pixels);
-        let most = image.pixels.iter().zip(&expected).map(|(ours, theirs)| ours.abs_diff(*theirs)).max().unwrap();
+        let most = image
+            .pixels
+            .iter()
+            .zip(&expected)
+            .map(|(ours, theirs)| ours.abs_diff(*theirs))
+            .max()
+            .unwrap();
         worst.push(format!("{} {most}", case.name));
-        assert!(most <= case.tolerance, "{}: off by {most}, allowed {}", case.name, case.tolerance);
+        assert!(
+            most <= case.tolerance,
+            "{}: off by {most}, allowed {}",
+            case.name,
+            case.tolerance
+        );
     }
     eprintln!("largest difference to Pillow, of 255: {}", worst.join(", "));
 }
 
 #[test]
 fn sixteen_bits_become_eight() {
-    let samples: Vec<u8> = [0u16, 255, 256, 32_768, 65_535, 257].iter().flat_map(|value| value.to_ne_bytes()).collect();
-    let gray = decode(&png(6, 1, ExtendedColorType::L16, &samples), &DecodeLimits::DEFAULT).unwrap();
-    let rgb = decode(&png(2, 1, ExtendedColorType::Rgb16, &samples), &DecodeLimits::DEFAULT).unwrap();
-    for (image, expected) in [(gray, [0, 0, 0, 1, 1, 1, 1, 1, 1, 128, 128, 128, 255, 255, 255, 1, 1, 1].as_slice()), (rgb, &[0, 1, 1, 128, 255, 1])] {
+    let samples: Vec<u8> = [0u16, 255, 256, 32_768, 65_535, 257]
+        .iter()
+        .flat_map(|value| value.to_ne_bytes())
+        .collect();
+    let gray = decode(
+        &png(6, 1, ExtendedColorType::L16, &samples),
+        &DecodeLimits::DEFAULT,
+    )
+    .unwrap();
+    let rgb = decode(
+        &png(2, 1, ExtendedColorType::Rgb16, &samples),
+        &DecodeLimits::DEFAULT,
+    )
+    .unwrap();
+    for (image, expected) in [
+        (
+            gray,
+            [0, 0, 0, 1, 1, 1, 1, 1, 1, 128, 128, 128, 255, 255, 255, 1, 1, 1].as_slice(),
+        ),
+        (rgb, &[0, 1, 1, 128, 255, 1]),
+    ] {
         // Rounding to the nearest of 255 or taking the upper byte: they differ by one at most.
-        assert!(image.pixels.iter().zip(expected).all(|(a, b)| a.abs_diff(*b) <= 1), "{:?}", image.pixels);
+        assert!(
+            image
+                .pixels
+                .iter()
+                .zip(expected)
+                .all(|(a, b)| a.abs_diff(*b) <= 1),
+            "{:?}",
+            image.pixels
+        );
     }
 }
 
@@ -77,11 +125,27 @@ fn a_huge_header_is_refused_before_memory_is_taken() {
     checksum.update(&bomb[12..29]);
     bomb[29..33].copy_from_slice(&checksum.sum().to_be_bytes());
     let error = decode(&bomb, &DecodeLimits::DEFAULT).unwrap_err();
-    assert_eq!(error.to_string(), "60000 x 60000 px is over the limit of 178956970 px in all");
+    assert_eq!(
+        error.to_string(),
+        "60000 x 60000 px is over the limit of 178956970 px in all"
+    );
 
-    let small = DecodeLimits { side_px: 20, pixels: u64::MAX };
-    let jpeg = cases().into_iter().find(|case| case.name == "jpeg 4:2:0").unwrap();
-    assert!(matches!(decode(&bytes(&jpeg.encoded), &small), Err(DecodeError::TooLarge { width: 33, height: 22, .. })));
+    let small = DecodeLimits {
+        side_px: 20,
+        pixels: u64::MAX,
+    };
+    let jpeg = cases()
+        .into_iter()
+        .find(|case| case.name == "jpeg 4:2:0")
+        .unwrap();
+    assert!(matches!(
+        decode(&bytes(&jpeg.encoded), &small),
+        Err(DecodeError::TooLarge {
+            width: 33,
+            height: 22,
+            ..
+        })
+    ));
 }
 
 #[test]
@@ -105,7 +169,12 @@ fn a_cut_image_is_an_error_at_every_length() {
         for length in 0..whole.len() {
             let found = decode(&whole[..length], &DecodeLimits::DEFAULT);
             if case.name.starts_with("jpeg") {
-                assert!(found.is_err(), "{} cut to {length} of {} bytes", case.name, whole.len());
+                assert!(
+                    found.is_err(),
+                    "{} cut to {length} of {} bytes",
+                    case.name,
+                    whole.len()
+                );
             }
         }
     }

@@ -8,22 +8,58 @@ use crate::record::{Metadata, Record};
 use crate::transforms::{Filter, Transform};
 
 fn config(batch_images: usize, workers: usize, order: Order) -> LoaderConfig {
-    LoaderConfig { batch_images, workers, seed: 11, order, max_bad_fraction: 0.0 }
+    LoaderConfig {
+        batch_images,
+        workers,
+        seed: 11,
+        order,
+        max_bad_fraction: 0.0,
+    }
 }
 
 /// Two groups, so that view numbers run on across groups.
 fn views() -> Vec<ViewGroup> {
-    let crop = |size_px| Transform::RandomResizedCrop { size_px, scale: [0.3, 1.0], ratio: [0.75, 1.33], filter: Filter::Bilinear };
-    let jitter = Transform::ColorJitter { probability: 0.8, brightness: 0.4, contrast: 0.4, saturation: 0.4, hue: 0.1 };
-    let blur = Transform::GaussianBlur { probability: 0.5, sigma: [0.1, 2.0] };
+    let crop = |size_px| Transform::RandomResizedCrop {
+        size_px,
+        scale: [0.3, 1.0],
+        ratio: [0.75, 1.33],
+        filter: Filter::Bilinear,
+    };
+    let jitter = Transform::ColorJitter {
+        probability: 0.8,
+        brightness: 0.4,
+        contrast: 0.4,
+        saturation: 0.4,
+        hue: 0.1,
+    };
+    let blur = Transform::GaussianBlur {
+        probability: 0.5,
+        sigma: [0.1, 2.0],
+    };
     vec![
-        ViewGroup { count: 2, transforms: vec![crop(12), jitter, blur, Transform::HorizontalFlip { probability: 0.5 }] },
-        ViewGroup { count: 1, transforms: vec![crop(8), Transform::Grayscale { probability: 0.5 }] },
+        ViewGroup {
+            count: 2,
+            transforms: vec![
+                crop(12),
+                jitter,
+                blur,
+                Transform::HorizontalFlip { probability: 0.5 },
+            ],
+        },
+        ViewGroup {
+            count: 1,
+            transforms: vec![crop(8), Transform::Grayscale { probability: 0.5 }],
+        },
     ]
 }
 
 fn loader(records: usize, config: LoaderConfig) -> Loader {
-    Loader::new(Arc::new(Dataset::synthetic(records, 20, 16, 3, 1)), views(), config).unwrap()
+    Loader::new(
+        Arc::new(Dataset::synthetic(records, 20, 16, 3, 1)),
+        views(),
+        config,
+    )
+    .unwrap()
 }
 
 fn collect(loader: &Loader, first: usize, end: usize) -> Vec<Batch> {
@@ -35,13 +71,35 @@ fn batches_are_laid_out_as_promised() {
     let batches = collect(&loader(10, config(4, 2, Order::Global)), 0, 3);
     assert_eq!(batches.len(), 3);
     for batch in &batches {
-        let [global, local] = batch.views.as_slice() else { panic!("two groups") };
-        assert_eq!((global.count, global.images, global.channels, global.height, global.width), (2, 4, 3, 12, 12));
+        let [global, local] = batch.views.as_slice() else {
+            panic!("two groups")
+        };
+        assert_eq!(
+            (
+                global.count,
+                global.images,
+                global.channels,
+                global.height,
+                global.width
+            ),
+            (2, 4, 3, 12, 12)
+        );
         assert_eq!(global.pixels.len(), 2 * 4 * 3 * 12 * 12);
-        assert_eq!((local.count, local.width, local.pixels.len()), (1, 8, 4 * 3 * 8 * 8));
-        let labels = batch.positions.iter().map(|position| Label::Class((position % 3) as u32)).collect();
+        assert_eq!(
+            (local.count, local.width, local.pixels.len()),
+            (1, 8, 4 * 3 * 8 * 8)
+        );
+        let labels = batch
+            .positions
+            .iter()
+            .map(|position| Label::Class((position % 3) as u32))
+            .collect();
         assert_eq!(batch.labels, Some(labels));
-        assert_ne!(global.pixels[..4 * 432], global.pixels[4 * 432..], "the two views differ");
+        assert_ne!(
+            global.pixels[..4 * 432],
+            global.pixels[4 * 432..],
+            "the two views differ"
+        );
     }
 }
 
@@ -50,7 +108,11 @@ fn any_number_of_workers_gives_the_same_batches() {
     for order in [Order::Global, Order::Blocks(4), Order::Sequential] {
         let expected = collect(&loader(23, config(5, 0, order)), 0, 12);
         for workers in [1, 4, 16] {
-            assert_eq!(collect(&loader(23, config(5, workers, order)), 0, 12), expected, "{workers} workers, {order:?}");
+            assert_eq!(
+                collect(&loader(23, config(5, workers, order)), 0, 12),
+                expected,
+                "{workers} workers, {order:?}"
+            );
         }
     }
 }
@@ -116,7 +178,12 @@ fn with_broken(broken: &[usize]) -> Arc<Dataset> {
                 Some(_) => source.read(position).unwrap().image[..100].to_vec(),
                 None => source.read(position).unwrap().image,
             };
-            Record { key: format!("r{position}"), image, label: None, metadata: Metadata::default() }
+            Record {
+                key: format!("r{position}"),
+                image,
+                label: None,
+                metadata: Metadata::default(),
+            }
         })
         .collect();
     Arc::new(Dataset::from_records(records, Vec::new()))
@@ -124,7 +191,10 @@ fn with_broken(broken: &[usize]) -> Arc<Dataset> {
 
 #[test]
 fn broken_records_are_replaced_by_the_next_good_one() {
-    let settings = |workers| LoaderConfig { max_bad_fraction: 0.25, ..config(4, workers, Order::Global) };
+    let settings = |workers| LoaderConfig {
+        max_bad_fraction: 0.25,
+        ..config(4, workers, Order::Global)
+    };
     let expected: Vec<u32> = Order::Global.epoch(12, 11, 0);
     let mut found = Vec::new();
     for workers in [0, 3] {
@@ -132,14 +202,24 @@ fn broken_records_are_replaced_by_the_next_good_one() {
         let batches = collect(&loader, 0, 3);
         let positions: Vec<u64> = batches.iter().flat_map(|batch| batch.positions.clone()).collect();
         for (slot, position) in positions.iter().enumerate() {
-            let good = (slot..).map(|at| expected[at % 12]).find(|at| ![2, 5, 6].contains(at)).unwrap();
+            let good = (slot..)
+                .map(|at| expected[at % 12])
+                .find(|at| ![2, 5, 6].contains(at))
+                .unwrap();
             assert_eq!(*position, u64::from(good), "slot {slot}");
         }
         let bad = loader.bad_records();
         assert_eq!(bad.count, 3);
-        let named: Vec<(&str, &str)> = bad.first.iter().map(|bad| (bad.key.as_str(), bad.reason.as_str())).collect();
+        let named: Vec<(&str, &str)> = bad
+            .first
+            .iter()
+            .map(|bad| (bad.key.as_str(), bad.reason.as_str()))
+            .collect();
         assert_eq!(named[0], ("r2", "the file is empty"));
-        assert!(named[1].0 == "r5" && named[1].1.starts_with("not an image"), "{named:?}");
+        assert!(
+            named[1].0 == "r5" && named[1].1.starts_with("not an image"),
+            "{named:?}"
+        );
         assert_eq!(named[2].0, "r6");
         found.push(batches);
     }
@@ -149,33 +229,62 @@ fn broken_records_are_replaced_by_the_next_good_one() {
 #[test]
 fn too_many_broken_records_stop_the_run() {
     for workers in [0, 3] {
-        let settings = LoaderConfig { max_bad_fraction: 0.2, ..config(4, workers, Order::Global) };
+        let settings = LoaderConfig {
+            max_bad_fraction: 0.2,
+            ..config(4, workers, Order::Global)
+        };
         let loader = Loader::new(with_broken(&[2, 5, 6]), views(), settings).unwrap();
         let outcomes: Vec<Result<Batch, Error>> = loader.batches(0, 30).collect();
         let error = outcomes.last().unwrap().as_ref().unwrap_err();
-        assert!(matches!(error, Error::TooManyBad { bad: 3, records: 12, .. }), "{error}");
+        assert!(
+            matches!(
+                error,
+                Error::TooManyBad {
+                    bad: 3,
+                    records: 12,
+                    ..
+                }
+            ),
+            "{error}"
+        );
         assert!(outcomes.len() <= 3, "all records were seen in three batches");
     }
     let all: Vec<usize> = (0..12).collect();
-    let settings = LoaderConfig { max_bad_fraction: 1.0, ..config(4, 2, Order::Global) };
+    let settings = LoaderConfig {
+        max_bad_fraction: 1.0,
+        ..config(4, 2, Order::Global)
+    };
     let loader = Loader::new(with_broken(&all), views(), settings).unwrap();
-    assert!(loader.batches(0, 3).next().unwrap().is_err(), "nothing is left to replace them with");
+    assert!(
+        loader.batches(0, 3).next().unwrap().is_err(),
+        "nothing is left to replace them with"
+    );
 }
 
 #[test]
 fn sequential_order_leaves_broken_records_out() {
-    let settings = LoaderConfig { max_bad_fraction: 0.5, ..config(5, 2, Order::Sequential) };
+    let settings = LoaderConfig {
+        max_bad_fraction: 0.5,
+        ..config(5, 2, Order::Sequential)
+    };
     let loader = Loader::new(with_broken(&[2, 5, 6, 7, 8, 9]), views(), settings.clone()).unwrap();
     let batches = collect(&loader, 0, loader.batches_per_epoch());
     let positions: Vec<Vec<u64>> = batches.iter().map(|batch| batch.positions.clone()).collect();
-    assert_eq!(positions, [vec![0, 1, 3, 4], vec![10, 11]], "a batch without a good record is passed over");
+    assert_eq!(
+        positions,
+        [vec![0, 1, 3, 4], vec![10, 11]],
+        "a batch without a good record is passed over"
+    );
     let good = Loader::new(with_broken(&[]), views(), settings).unwrap();
     let whole = collect(&good, 0, 1);
     let view = 3 * 12 * 12;
     // Images 0, 1, 3, 4 of 0..5, in both views of the first group.
     for (at, from) in [(0, 0), (2, 3), (4, 5), (6, 8)] {
         let (kept, all) = (&batches[0].views[0].pixels, &whole[0].views[0].pixels);
-        assert_eq!(kept[at * view..(at + 1) * view], all[from * view..(from + 1) * view]);
+        assert_eq!(
+            kept[at * view..(at + 1) * view],
+            all[from * view..(from + 1) * view]
+        );
     }
 }
 
@@ -187,10 +296,28 @@ fn settings_that_cannot_be_carried_out_are_named() {
         error(config(11, 0, Order::Global), views()),
         "batch_images: expected at most the data set's 10 records, found 11"
     );
-    assert_eq!(error(config(0, 0, Order::Global), views()), "batch_images: expected at least 1, found 0");
-    assert_eq!(error(config(2, 0, Order::Global), Vec::new()), "views: expected at least one view group, found none");
-    let empty = vec![ViewGroup { count: 1, transforms: Vec::new() }];
-    assert!(error(config(2, 0, Order::Global), empty).starts_with("view group 0: views come out in different sizes"));
-    let fraction = LoaderConfig { max_bad_fraction: 1.5, ..config(2, 0, Order::Global) };
-    assert_eq!(error(fraction, views()), "max_bad_fraction: expected 0 to 1, found 1.5");
+    assert_eq!(
+        error(config(0, 0, Order::Global), views()),
+        "batch_images: expected at least 1, found 0"
+    );
+    assert_eq!(
+        error(config(2, 0, Order::Global), Vec::new()),
+        "views: expected at least one view group, found none"
+    );
+    let empty = vec![ViewGroup {
+        count: 1,
+        transforms: Vec::new(),
+    }];
+    assert!(
+        error(config(2, 0, Order::Global), empty)
+            .starts_with("view group 0: views come out in different sizes")
+    );
+    let fraction = LoaderConfig {
+        max_bad_fraction: 1.5,
+        ..config(2, 0, Order::Global)
+    };
+    assert_eq!(
+        error(fraction, views()),
+        "max_bad_fraction: expected 0 to 1, found 1.5"
+    );
 }

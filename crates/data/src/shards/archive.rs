@@ -26,7 +26,9 @@ pub(super) struct FolderArchive {
 
 /// Whether a file's name says gzip.
 pub(super) fn is_compressed(path: &Path) -> bool {
-    path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("gz") || extension.eq_ignore_ascii_case("tgz"))
+    path.extension().is_some_and(|extension| {
+        extension.eq_ignore_ascii_case("gz") || extension.eq_ignore_ascii_case("tgz")
+    })
 }
 
 impl FolderArchive {
@@ -67,7 +69,10 @@ impl FolderArchive {
         }
         if names.is_empty() {
             let inside = subfolder.map_or(String::new(), |folder| format!(" in `{folder}`"));
-            return Err(Error::Empty { path: path.to_path_buf(), reason: format!("no image{inside}") });
+            return Err(Error::Empty {
+                path: path.to_path_buf(),
+                reason: format!("no image{inside}"),
+            });
         }
         // As for folders on disk: classes if every image lies in a folder, a flat folder if none does.
         let loose = names.iter().find(|name| !name.contains('/'));
@@ -113,8 +118,8 @@ impl FolderArchive {
         let mut chosen = chosen.iter().copied().peekable();
         let mut position = 0;
         self.for_each_member(|name, is_file, content| {
-            let is_wanted = !tar_shard::leaves_the_shard(name)
-                && self.below(name, is_file).is_some_and(|below| is_image(below));
+            let is_wanted =
+                !tar_shard::leaves_the_shard(name) && self.below(name, is_file).is_some_and(is_image);
             if !is_wanted {
                 return Ok(());
             }
@@ -124,9 +129,14 @@ impl FolderArchive {
                 return Ok(());
             }
             let mut image = Vec::new();
-            content.read_to_end(&mut image).map_err(|error| self.damaged(&error))?;
+            content
+                .read_to_end(&mut image)
+                .map_err(|error| self.damaged(&error))?;
             let below = &self.names[at];
-            let label = self.class_names.binary_search_by(|class| class.as_str().cmp(class_of(below))).ok();
+            let label = self
+                .class_names
+                .binary_search_by(|class| class.as_str().cmp(class_of(below)))
+                .ok();
             deliver(Record {
                 key: crate::sources::table::key_of_path(below),
                 image,
@@ -150,8 +160,11 @@ impl FolderArchive {
     ) -> Result<(), Error> {
         let file = File::open(&self.path).map_err(Error::io("read", &self.path))?;
         let file = BufReader::with_capacity(1 << 18, file);
-        let stream: Box<dyn Read> =
-            if is_compressed(&self.path) { Box::new(MultiGzDecoder::new(file)) } else { Box::new(file) };
+        let stream: Box<dyn Read> = if is_compressed(&self.path) {
+            Box::new(MultiGzDecoder::new(file))
+        } else {
+            Box::new(file)
+        };
         let mut archive = tar::Archive::new(stream);
         for entry in archive.entries().map_err(|error| self.damaged(&error))? {
             let mut entry = entry.map_err(|error| self.damaged(&error))?;
@@ -163,7 +176,10 @@ impl FolderArchive {
     }
 
     fn damaged(&self, error: &dyn std::fmt::Display) -> Error {
-        Error::DamagedShard { path: self.path.clone(), reason: format!("cut or damaged: {error}") }
+        Error::DamagedShard {
+            path: self.path.clone(),
+            reason: format!("cut or damaged: {error}"),
+        }
     }
 }
 
@@ -172,5 +188,6 @@ fn class_of(below: &str) -> &str {
 }
 
 fn is_image(name: &str) -> bool {
-    name.rfind('.').is_some_and(|dot| files::is_image_extension(&name[dot + 1..]))
+    name.rfind('.')
+        .is_some_and(|dot| files::is_image_extension(&name[dot + 1..]))
 }

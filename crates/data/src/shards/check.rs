@@ -126,12 +126,17 @@ pub fn inspect(spec: &str) -> Result<Inspection, Error> {
     for position in 0..dataset.len() {
         match dataset.label(position)? {
             Some(Label::Class(class)) => *classes.entry(class).or_default() += 1,
-            Some(Label::Classes(set)) => set.into_iter().for_each(|class| *classes.entry(class).or_default() += 1),
+            Some(Label::Classes(set)) => set
+                .into_iter()
+                .for_each(|class| *classes.entry(class).or_default() += 1),
             None => {}
         }
     }
-    let shards: Vec<ShardSummary> =
-        dataset.shard_tables().into_iter().map(|(path, table)| summarize(path, table)).collect();
+    let shards: Vec<ShardSummary> = dataset
+        .shard_tables()
+        .into_iter()
+        .map(|(path, table)| summarize(path, table))
+        .collect();
     let classes = classes.into_iter().map(|(class, records)| {
         let name = dataset.class_names().get(class as usize).cloned();
         ClassCount { class, name, records }
@@ -157,7 +162,10 @@ fn summarize(path: &Path, table: &Table) -> ShardSummary {
 }
 
 fn skipped_members(table: &Table) -> Vec<SkippedMember> {
-    let member = |(name, reason): &(String, String)| SkippedMember { name: name.clone(), reason: reason.clone() };
+    let member = |(name, reason): &(String, String)| SkippedMember {
+        name: name.clone(),
+        reason: reason.clone(),
+    };
     table.skipped.iter().map(member).collect()
 }
 
@@ -200,7 +208,8 @@ pub fn verify(spec: &str, progress: Progress) -> Result<Verification, Error> {
             .into_par_iter()
             .map(|row| {
                 let mut image = vec![0; table.image_bytes[row] as usize];
-                files::read_at(&file, &mut image, table.image_offset(row)).map_err(Error::io("read", path))?;
+                files::read_at(&file, &mut image, table.image_offset(row))
+                    .map_err(Error::io("read", path))?;
                 Ok(broken(&image, || table.key(row)))
             })
             .collect::<Result<_, Error>>()?;
@@ -233,7 +242,10 @@ fn verify_folder(dataset: &Dataset, progress: Progress) -> Result<Verification, 
 
 fn broken(image: &[u8], key: impl FnOnce() -> String) -> Option<SkippedMember> {
     let reason = decode(image, &DecodeLimits::DEFAULT).err()?;
-    Some(SkippedMember { name: key(), reason: reason.to_string() })
+    Some(SkippedMember {
+        name: key(),
+        reason: reason.to_string(),
+    })
 }
 
 fn differences(indexed: &Table, found: &Table) -> Vec<SkippedMember> {

@@ -16,12 +16,13 @@ use webdataset::{Sample, TarWriter, Value};
 use super::Progress;
 use super::archive::{self, FolderArchive};
 use super::check::SkippedMember;
-use crate::dataset::{Dataset, shards_in};
+use crate::dataset::Dataset;
 use crate::error::Error;
 use crate::randomness::{Purpose, generator, shuffle};
 use crate::record::{Label, Record};
 use crate::sources::description::{self, Description, Kind};
 use crate::sources::files;
+use crate::sources::shard_set::shards_in;
 
 /// How records are spread over shards.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -61,7 +62,12 @@ pub struct PackReport {
 /// # Errors
 /// [`Error`] where the source cannot be read, an option does not fit, or a file cannot be written. Shards that were finished
 /// before the error stay.
-pub fn pack(source: &str, out: &Path, options: &PackOptions, progress: Progress) -> Result<PackReport, Error> {
+pub fn pack(
+    source: &str,
+    out: &Path,
+    options: &PackOptions,
+    progress: Progress,
+) -> Result<PackReport, Error> {
     let path = Path::new(source);
     if path.is_file() && (archive::is_compressed(path) || options.subfolder.is_some()) {
         let archive = FolderArchive::open(path, options.subfolder.as_deref())?;
@@ -126,7 +132,9 @@ fn pack_archive(
 fn spread(records: usize, limit: Option<usize>) -> Vec<usize> {
     let taken = limit.unwrap_or(records).min(records);
     // The product needs more than 64 bits only beyond four thousand million records.
-    (0..taken).map(|at| (at as u128 * records as u128 / taken as u128) as usize).collect()
+    (0..taken)
+        .map(|at| (at as u128 * records as u128 / taken as u128) as usize)
+        .collect()
 }
 
 /// Shards being written.
@@ -145,19 +153,34 @@ impl<'a> Writer<'a> {
     fn create(out: &'a Path, options: &'a PackOptions) -> Result<Writer<'a>, Error> {
         if options.records_per_shard == 0 {
             let reason = "expected at least 1, found 0".to_string();
-            return Err(Error::Option { option: "records_per_shard", reason });
+            return Err(Error::Option {
+                option: "records_per_shard",
+                reason,
+            });
         }
         if options.prefix.is_empty() || options.prefix.contains(['/', '\\', '{', '}']) {
             let reason = format!("expected a plain file name, found `{}`", options.prefix);
-            return Err(Error::Option { option: "prefix", reason });
+            return Err(Error::Option {
+                option: "prefix",
+                reason,
+            });
         }
         fs::create_dir_all(out).map_err(Error::io("make", out))?;
         let described = out.join(description::FILE_NAME);
-        let old = shards_in(out)?.into_iter().next().or_else(|| described.is_file().then_some(described));
+        let old = shards_in(out)?
+            .into_iter()
+            .next()
+            .or_else(|| described.is_file().then_some(described));
         if let Some(old) = old {
             // Mixing with shards of another run would make one data set of two without a word.
-            let reason = format!("expected a folder without shards, found `{}` in it", old.display());
-            return Err(Error::Option { option: "out", reason });
+            let reason = format!(
+                "expected a folder without shards, found `{}` in it",
+                old.display()
+            );
+            return Err(Error::Option {
+                option: "out",
+                reason,
+            });
         }
         Ok(Writer {
             out,
@@ -174,13 +197,18 @@ impl<'a> Writer<'a> {
     fn write(&mut self, record: Record) -> Result<(), Error> {
         let Some(extension) = extension(&record.image) else {
             let reason = "its content is not JPEG, PNG, WebP, BMP or GIF".to_string();
-            self.skipped.push(SkippedMember { name: record.key, reason });
+            self.skipped.push(SkippedMember {
+                name: record.key,
+                reason,
+            });
             return Ok(());
         };
         if !self.keys.insert(record.key.clone()) {
             return Err(Error::Record {
                 key: record.key,
-                reason: "a second record has this key, and a shard can hold only one; rename one of the files".to_string(),
+                reason:
+                    "a second record has this key, and a shard can hold only one; rename one of the files"
+                        .to_string(),
             });
         }
         let mut sample = Sample::with_key(&record.key);
@@ -196,8 +224,10 @@ impl<'a> Writer<'a> {
             None => {}
         }
         if !record.metadata.is_empty() {
-            let text = serde_json::to_string(&record.metadata)
-                .map_err(|error| Error::Record { key: record.key.clone(), reason: error.to_string() })?;
+            let text = serde_json::to_string(&record.metadata).map_err(|error| Error::Record {
+                key: record.key.clone(),
+                reason: error.to_string(),
+            })?;
             sample.insert("json", Value::Text(text));
         }
         if self.in_current == self.options.records_per_shard {
@@ -217,23 +247,32 @@ impl<'a> Writer<'a> {
     }
 
     fn start_shard(&self) -> Result<(PathBuf, TarWriter), Error> {
-        let path = self.out.join(format!("{}-{:06}.tar", self.options.prefix, self.shards.len()));
+        let path = self
+            .out
+            .join(format!("{}-{:06}.tar", self.options.prefix, self.shards.len()));
         let aside = aside(&path);
         let file = File::create(&aside).map_err(Error::io("write", &aside))?;
-        let writer = TarWriter::new(Box::new(BufWriter::with_capacity(1 << 18, file)), Compression::None)
-            .map_err(failed("write", &aside))?
-            .with_owner("passer", "passer")
-            .with_mode(0o644)
-            .with_mtime(Some(0));
+        let writer = TarWriter::new(
+            Box::new(BufWriter::with_capacity(1 << 18, file)),
+            Compression::None,
+        )
+        .map_err(failed("write", &aside))?
+        .with_owner("passer", "passer")
+        .with_mode(0o644)
+        .with_mtime(Some(0));
         Ok((path, writer))
     }
 
     /// A shard gets its name only when it is whole, so that a stopped run leaves no half shard behind.
     fn finish_shard(&mut self) -> Result<(), Error> {
-        let Some((path, writer)) = self.current.take() else { return Ok(()) };
+        let Some((path, writer)) = self.current.take() else {
+            return Ok(());
+        };
         let aside = aside(&path);
         writer.close().map_err(failed("write", &aside))?;
-        File::open(&aside).and_then(|file| file.sync_all()).map_err(Error::io("write", &aside))?;
+        File::open(&aside)
+            .and_then(|file| file.sync_all())
+            .map_err(Error::io("write", &aside))?;
         fs::rename(&aside, &path).map_err(Error::io("write", &path))?;
         self.shards.push(path);
         self.in_current = 0;
@@ -243,7 +282,10 @@ impl<'a> Writer<'a> {
     fn finish(mut self, class_names: &[String]) -> Result<PackReport, Error> {
         self.finish_shard()?;
         if self.records == 0 {
-            return Err(Error::Empty { path: self.out.to_path_buf(), reason: "no record was packed".to_string() });
+            return Err(Error::Empty {
+                path: self.out.to_path_buf(),
+                reason: "no record was packed".to_string(),
+            });
         }
         if !class_names.is_empty() {
             let described = self.out.join(description::FILE_NAME);
@@ -252,8 +294,10 @@ impl<'a> Writer<'a> {
                 path: ".".to_string(),
                 classes: Some(class_names.to_vec()),
             };
-            let text = toml::to_string(&content)
-                .map_err(|error| Error::Description { path: described.clone(), reason: error.to_string() })?;
+            let text = toml::to_string(&content).map_err(|error| Error::Description {
+                path: described.clone(),
+                reason: error.to_string(),
+            })?;
             files::write_atomically(&described, text.as_bytes()).map_err(Error::io("write", &described))?;
         }
         // Opening what was written makes the indexes, and is a first check.
@@ -284,7 +328,11 @@ fn aside(path: &Path) -> PathBuf {
 
 fn failed(action: &'static str, path: &Path) -> impl FnOnce(webdataset::Error) -> Error {
     let path = path.to_path_buf();
-    move |error| Error::Io { action, path, source: std::io::Error::other(error) }
+    move |error| Error::Io {
+        action,
+        path,
+        source: std::io::Error::other(error),
+    }
 }
 
 /// Extension of the format that the content is in, whatever the file was called.

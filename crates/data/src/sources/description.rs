@@ -39,7 +39,10 @@ pub(crate) struct Description {
 impl Description {
     pub(crate) fn read(path: &Path) -> Result<Description, Error> {
         let text = std::fs::read_to_string(path).map_err(Error::io("read", path))?;
-        let error = |reason: String| Error::Description { path: path.to_path_buf(), reason };
+        let error = |reason: String| Error::Description {
+            path: path.to_path_buf(),
+            reason,
+        };
         let description: Description =
             toml::from_str(&text).map_err(|failure| error(failure.to_string().trim_end().to_string()))?;
         if let Some(classes) = &description.classes {

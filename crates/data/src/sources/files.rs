@@ -12,13 +12,20 @@ const IMAGE_EXTENSIONS: [&str; 6] = ["jpg", "jpeg", "png", "webp", "bmp", "gif"]
 
 /// Whether an extension (without dot, any case) names an image.
 pub(crate) fn is_image_extension(extension: &str) -> bool {
-    IMAGE_EXTENSIONS.iter().any(|known| extension.eq_ignore_ascii_case(known))
+    IMAGE_EXTENSIONS
+        .iter()
+        .any(|known| extension.eq_ignore_ascii_case(known))
 }
 
 /// Time of last change, ns since 1970; 0 where the file system does not tell.
 pub(crate) fn modified_ns(metadata: &Metadata) -> i64 {
-    let modified = metadata.modified().ok().and_then(|time| time.duration_since(UNIX_EPOCH).ok());
-    modified.and_then(|time| i64::try_from(time.as_nanos()).ok()).unwrap_or(0)
+    let modified = metadata
+        .modified()
+        .ok()
+        .and_then(|time| time.duration_since(UNIX_EPOCH).ok());
+    modified
+        .and_then(|time| i64::try_from(time.as_nanos()).ok())
+        .unwrap_or(0)
 }
 
 /// Reads `buffer.len()` bytes at an offset, without moving anything that other threads see.

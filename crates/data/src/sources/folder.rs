@@ -57,12 +57,19 @@ pub(crate) fn file_path(root: &Path, table: &Table, position: usize) -> PathBuf 
 
 fn list_images(root: &Path) -> Result<Vec<Row>, Error> {
     let mut rows = Vec::new();
-    let walk = WalkDir::new(root).min_depth(1).follow_links(true).sort_by_file_name();
+    let walk = WalkDir::new(root)
+        .min_depth(1)
+        .follow_links(true)
+        .sort_by_file_name();
     let visible = |entry: &walkdir::DirEntry| !entry.file_name().as_encoded_bytes().starts_with(b".");
     for entry in walk.into_iter().filter_entry(visible) {
         let entry = entry.map_err(|error| {
             let path = error.path().unwrap_or(root).to_path_buf();
-            Error::Io { action: "list", path, source: error.into() }
+            Error::Io {
+                action: "list",
+                path,
+                source: error.into(),
+            }
         })?;
         let name = entry.file_name().to_string_lossy();
         let extension = name.rfind('.').map_or("", |dot| &name[dot + 1..]);
@@ -87,12 +94,19 @@ fn list_images(root: &Path) -> Result<Vec<Row>, Error> {
             .map(|part| format!("{}/", part.as_os_str().to_string_lossy()))
             .collect();
         let modified = Some(files::modified_ns(&metadata));
-        rows.push(Row { folder, name: name.into_owned(), image_bytes, modified, ..Row::default() });
+        rows.push(Row {
+            folder,
+            name: name.into_owned(),
+            image_bytes,
+            modified,
+            ..Row::default()
+        });
     }
     if rows.is_empty() {
         return Err(Error::Empty {
             path: root.to_path_buf(),
-            reason: "no image in it; expected .jpg, .jpeg, .png, .webp, .bmp or .gif files, or .tar shards".to_string(),
+            reason: "no image in it; expected .jpg, .jpeg, .png, .webp, .bmp or .gif files, or .tar shards"
+                .to_string(),
         });
     }
     Ok(rows)
@@ -103,7 +117,9 @@ fn settle(root: &Path, layout: Layout, rows: &[Row]) -> Result<Layout, Error> {
     let inside = rows.iter().find(|row| !row.folder.is_empty());
     match (layout, loose, inside) {
         (Layout::Unlabelled, _, _) => Ok(Layout::Unlabelled),
-        (_, None, _) if layout == Layout::Classes || root.file_name().is_none_or(|name| name != "PASS_dataset") => {
+        (_, None, _)
+            if layout == Layout::Classes || root.file_name().is_none_or(|name| name != "PASS_dataset") =>
+        {
             Ok(Layout::Classes)
         }
         // The folders of a PASS release are numbered for the file system's sake; they are no classes.
@@ -117,7 +133,9 @@ fn settle(root: &Path, layout: Layout, rows: &[Row]) -> Result<Layout, Error> {
                 ),
                 None => format!("`{}` lies in no class folder", loose.name),
             },
-            hint: Some("a data-set description with kind = \"flat\" takes all images without labels".to_string()),
+            hint: Some(
+                "a data-set description with kind = \"flat\" takes all images without labels".to_string(),
+            ),
         }),
         (_, None, _) => Ok(Layout::Classes),
     }
@@ -138,7 +156,11 @@ fn class_folders(root: &Path, rows: &[Row]) -> Result<Vec<String>, Error> {
     names.dedup();
     // An empty class folder would shift the numbers of all classes after it against another split of the same data.
     for path in files::list(root)? {
-        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let name = path
+            .file_name()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .into_owned();
         if path.is_dir() && names.binary_search(&name).is_err() {
             return Err(Error::Unreadable {
                 spec: root.display().to_string(),
@@ -159,7 +181,10 @@ fn label(root: &Path, rows: &mut [Row], names: &[String]) -> Result<(), Error> {
         let class = class_of(&row.folder);
         let number = numbers.get(class).ok_or_else(|| Error::Unreadable {
             spec: root.display().to_string(),
-            reason: format!("folder `{class}` is none of the {} classes of the data-set description", names.len()),
+            reason: format!(
+                "folder `{class}` is none of the {} classes of the data-set description",
+                names.len()
+            ),
             hint: None,
         })?;
         row.label = Some(Label::Class(*number));
@@ -176,9 +201,13 @@ fn with_hashes(root: &Path, mut rows: Vec<Row>, store: &IndexStore) -> Result<Ta
     let missing: Vec<usize> = (0..rows.len())
         .filter(|&at| {
             let row = &mut rows[at];
-            let found = known.get(&(row.folder.as_str(), row.name.as_str())).copied().filter(|&position| {
-                old.image_bytes[position] == row.image_bytes && old.modified.get(position).copied() == row.modified
-            });
+            let found = known
+                .get(&(row.folder.as_str(), row.name.as_str()))
+                .copied()
+                .filter(|&position| {
+                    old.image_bytes[position] == row.image_bytes
+                        && old.modified.get(position).copied() == row.modified
+                });
             if let Some(position) = found {
                 row.hash = old.hashes[position];
             }

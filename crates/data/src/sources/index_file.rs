@@ -37,15 +37,23 @@ pub(crate) struct IndexStore {
 impl IndexStore {
     /// `$XDG_CACHE_HOME/passer`, or `~/.cache/passer`, for data that lies in read-only folders.
     pub(crate) fn from_environment() -> IndexStore {
-        let from = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+        let from = |name| {
+            std::env::var_os(name)
+                .filter(|value| !value.is_empty())
+                .map(PathBuf::from)
+        };
         let cache = from("XDG_CACHE_HOME").or_else(|| from("HOME").map(|home| home.join(".cache")));
-        IndexStore { cache: cache.map(|folder| folder.join("passer")) }
+        IndexStore {
+            cache: cache.map(|folder| folder.join("passer")),
+        }
     }
 
     /// For tests: a given cache folder.
     #[cfg(test)]
     pub(crate) fn with_cache(folder: &Path) -> IndexStore {
-        IndexStore { cache: Some(folder.to_path_buf()) }
+        IndexStore {
+            cache: Some(folder.to_path_buf()),
+        }
     }
 
     /// Where the index of `source` may be, best place first.
@@ -62,13 +70,21 @@ impl IndexStore {
 
     /// The stored index of a shard or folder, if there is a sound one.
     pub(crate) fn load(&self, source: &Path, is_folder: bool) -> Option<(Origin, Table)> {
-        self.places(source, is_folder).into_iter().find_map(|place| parse(&fs::read(place).ok()?))
+        self.places(source, is_folder)
+            .into_iter()
+            .find_map(|place| parse(&fs::read(place).ok()?))
     }
 
     /// Stores an index, beside the data if that can be written and in the cache folder otherwise.
     ///
     /// Returns where it lies, or `None` where no place could be written: slow at the next start, but no reason to stop.
-    pub(crate) fn save(&self, source: &Path, is_folder: bool, origin: &Origin, table: &Table) -> Option<PathBuf> {
+    pub(crate) fn save(
+        &self,
+        source: &Path,
+        is_folder: bool,
+        origin: &Origin,
+        table: &Table,
+    ) -> Option<PathBuf> {
         let content = serialize(origin, table);
         let mut refusal = None;
         for place in self.places(source, is_folder) {
@@ -79,7 +95,11 @@ impl IndexStore {
                 continue;
             }
             let in_cache = self.cache.as_deref() == Some(folder);
-            let made = if in_cache { fs::create_dir_all(folder) } else { Ok(()) };
+            let made = if in_cache {
+                fs::create_dir_all(folder)
+            } else {
+                Ok(())
+            };
             match made.and_then(|()| files::write_atomically(&place, &content)) {
                 Ok(()) => return Some(place),
                 Err(error) => refusal = Some(error),
@@ -107,10 +127,12 @@ pub(crate) fn beside(source: &Path, is_folder: bool) -> PathBuf {
 /// Lowercase hexadecimal digits.
 pub(crate) fn hex(bytes: &[u8]) -> String {
     use std::fmt::Write;
-    bytes.iter().fold(String::with_capacity(2 * bytes.len()), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
+    bytes
+        .iter()
+        .fold(String::with_capacity(2 * bytes.len()), |mut text, byte| {
+            let _ = write!(text, "{byte:02x}");
+            text
+        })
 }
 
 fn serialize(origin: &Origin, table: &Table) -> Vec<u8> {
@@ -123,8 +145,18 @@ fn serialize(origin: &Origin, table: &Table) -> Vec<u8> {
     out.extend_from_slice(&table.skipped_count.to_le_bytes());
     section(&mut out, table.names.as_bytes());
     // A few folders and names: JSON, so that any content is safe.
-    section(&mut out, serde_json::to_string(&table.folders).unwrap_or_default().as_bytes());
-    section(&mut out, serde_json::to_string(&table.skipped).unwrap_or_default().as_bytes());
+    section(
+        &mut out,
+        serde_json::to_string(&table.folders)
+            .unwrap_or_default()
+            .as_bytes(),
+    );
+    section(
+        &mut out,
+        serde_json::to_string(&table.skipped)
+            .unwrap_or_default()
+            .as_bytes(),
+    );
     for column in [
         &table.name_ends,
         &table.image_blocks,
@@ -164,7 +196,11 @@ fn parse(content: &[u8]) -> Option<(Origin, Table)> {
         return None;
     }
     let ends_properly = reader.u32()? == 1;
-    let origin = Origin { bytes: reader.u64()?, modified: reader.u64()? as i64, ends_properly };
+    let origin = Origin {
+        bytes: reader.u64()?,
+        modified: reader.u64()? as i64,
+        ends_properly,
+    };
     let table = Table {
         skipped_count: reader.u64()?,
         names: String::from_utf8(reader.section()?.to_vec()).ok()?,
@@ -177,7 +213,13 @@ fn parse(content: &[u8]) -> Option<(Origin, Table)> {
         json_bytes: reader.column()?,
         label_ends: reader.column()?,
         label_values: reader.column()?,
-        modified: reader.section()?.as_chunks().0.iter().map(|bytes| i64::from_le_bytes(*bytes)).collect(),
+        modified: reader
+            .section()?
+            .as_chunks()
+            .0
+            .iter()
+            .map(|bytes| i64::from_le_bytes(*bytes))
+            .collect(),
         hashes: reader.section()?.as_chunks().0.to_vec(),
     };
     is_consistent(&table).then_some((origin, table))
@@ -189,17 +231,28 @@ fn is_consistent(table: &Table) -> bool {
     let optional = |column: &[u32]| column.is_empty() || column.len() == records;
     table.image_bytes.len() == records
         && table.hashes.len() == records
-        && [&table.image_blocks, &table.json_blocks, &table.json_bytes, &table.label_ends]
-            .iter()
-            .all(|column| optional(column))
+        && [
+            &table.image_blocks,
+            &table.json_blocks,
+            &table.json_bytes,
+            &table.label_ends,
+        ]
+        .iter()
+        .all(|column| optional(column))
         && (!table.label_ends.is_empty() || table.label_values.len() <= records)
         && (table.modified.is_empty() || table.modified.len() == records)
         && table.name_ends.last().map_or(0, |end| *end as usize) == table.names.len()
         && table.name_ends.is_sorted()
         && table.label_ends.is_sorted_by_key(|end| end >> 1)
-        && table.label_ends.last().is_none_or(|end| (end >> 1) as usize == table.label_values.len())
+        && table
+            .label_ends
+            .last()
+            .is_none_or(|end| (end >> 1) as usize == table.label_values.len())
         && (records == 0 || table.folders.first().is_some_and(|(first, _)| *first == 0))
-        && table.name_ends.iter().all(|end| table.names.is_char_boundary(*end as usize))
+        && table
+            .name_ends
+            .iter()
+            .all(|end| table.names.is_char_boundary(*end as usize))
 }
 
 struct Reader<'a>(&'a [u8]);
@@ -225,7 +278,14 @@ impl<'a> Reader<'a> {
     }
 
     fn column(&mut self) -> Option<Vec<u32>> {
-        Some(self.section()?.as_chunks().0.iter().map(|bytes| u32::from_le_bytes(*bytes)).collect())
+        Some(
+            self.section()?
+                .as_chunks()
+                .0
+                .iter()
+                .map(|bytes| u32::from_le_bytes(*bytes))
+                .collect(),
+        )
     }
 }
 
@@ -250,7 +310,14 @@ mod tests {
             });
         }
         table.skip("../x", "leaves the shard");
-        (Origin { bytes: 99, modified: -5, ends_properly: true }, table)
+        (
+            Origin {
+                bytes: 99,
+                modified: -5,
+                ends_properly: true,
+            },
+            table,
+        )
     }
 
     #[test]

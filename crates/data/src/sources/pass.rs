@@ -32,7 +32,10 @@ impl PassMetadata {
     /// The file in a folder, if it is there.
     pub(crate) fn find(folder: &Path) -> Option<PassMetadata> {
         let path = folder.join(FILE_NAME);
-        path.is_file().then(|| PassMetadata { path, rows: OnceLock::new() })
+        path.is_file().then(|| PassMetadata {
+            path,
+            rows: OnceLock::new(),
+        })
     }
 
     /// The row of an image, by its file name without extension (the `hash` column); `None` if there is no row.
@@ -40,12 +43,21 @@ impl PassMetadata {
     /// # Errors
     /// A sentence, where the file cannot be read or is not the one that PASS publishes.
     pub(crate) fn get(&self, name: &str) -> Result<Option<Metadata>, String> {
-        let rows = self.rows.get_or_init(|| Rows::read(&self.path).map_err(|error| error.to_string()));
-        let rows = rows.as_ref().map_err(|error| format!("`{}`: {error}", self.path.display()))?;
+        let rows = self
+            .rows
+            .get_or_init(|| Rows::read(&self.path).map_err(|error| error.to_string()));
+        let rows = rows
+            .as_ref()
+            .map_err(|error| format!("`{}`: {error}", self.path.display()))?;
         let wanted = hash(name);
         let first = rows.offsets.partition_point(|(hash, _)| *hash < wanted);
-        for (_, offset) in rows.offsets[first..].iter().take_while(|(hash, _)| *hash == wanted) {
-            let row = self.row(*offset).map_err(|error| format!("`{}`: {error}", self.path.display()))?;
+        for (_, offset) in rows.offsets[first..]
+            .iter()
+            .take_while(|(hash, _)| *hash == wanted)
+        {
+            let row = self
+                .row(*offset)
+                .map_err(|error| format!("`{}`: {error}", self.path.display()))?;
             if rows.field(&row, "hash") == Some(name) {
                 return Ok(Some(rows.metadata(&row)));
             }
@@ -56,8 +68,11 @@ impl PassMetadata {
     fn row(&self, offset: u64) -> Result<csv::StringRecord, csv::Error> {
         let mut file = File::open(&self.path)?;
         file.seek(SeekFrom::Start(offset))?;
-        let mut reader =
-            csv::ReaderBuilder::new().has_headers(false).flexible(true).buffer_capacity(1024).from_reader(file);
+        let mut reader = csv::ReaderBuilder::new()
+            .has_headers(false)
+            .flexible(true)
+            .buffer_capacity(1024)
+            .from_reader(file);
         let mut row = csv::StringRecord::new();
         reader.read_record(&mut row)?;
         Ok(row)
@@ -68,7 +83,10 @@ impl Rows {
     fn read(path: &Path) -> Result<Rows, csv::Error> {
         let mut reader = csv::ReaderBuilder::new().flexible(true).from_path(path)?;
         let header = reader.headers()?.clone();
-        let mut rows = Rows { header, offsets: Vec::new() };
+        let mut rows = Rows {
+            header,
+            offsets: Vec::new(),
+        };
         let mut row = csv::StringRecord::new();
         while reader.read_record(&mut row)? {
             if let (Some(name), Some(position)) = (rows.field(&row, "hash"), row.position()) {
@@ -101,7 +119,9 @@ impl Rows {
 
 /// Nicknames come as they stood in a web address: `+` for a blank, `%XX` for other bytes.
 fn url_decoded(text: &str) -> String {
-    percent_encoding::percent_decode_str(&text.replace('+', " ")).decode_utf8_lossy().into_owned()
+    percent_encoding::percent_decode_str(&text.replace('+', " "))
+        .decode_utf8_lossy()
+        .into_owned()
 }
 
 /// Only compared with hashes of the same process, so the standard library's hash will do.

@@ -44,8 +44,16 @@ impl Synthetic {
 
     /// Hashing a data set of any size by making it all would be waste: the numbers that determine it are hashed instead.
     pub(crate) fn fingerprint(&self) -> String {
-        let Synthetic { records, width, height, classes, seed } = self;
-        hex(&Sha256::digest(format!("synthetic 1 {records} {width} {height} {classes} {seed}")))
+        let Synthetic {
+            records,
+            width,
+            height,
+            classes,
+            seed,
+        } = self;
+        hex(&Sha256::digest(format!(
+            "synthetic 1 {records} {width} {height} {classes} {seed}"
+        )))
     }
 
     /// The picture of a record: half its class's colours, half its own.
@@ -56,7 +64,11 @@ impl Synthetic {
         let pixels = (0..GRID * GRID * 3)
             .map(|_| ((u16::from(of_class.random::<u8>()) + u16::from(of_record.random::<u8>())) / 2) as u8)
             .collect();
-        let coarse = RgbImage { width: GRID, height: GRID, pixels };
+        let coarse = RgbImage {
+            width: GRID,
+            height: GRID,
+            pixels,
+        };
         geometry::resize(&coarse, self.width, self.height, Filter::Bilinear)
     }
 
@@ -65,7 +77,12 @@ impl Synthetic {
         let mut encoded = Vec::with_capacity(picture.pixels.len() + 64);
         // BMP, since it costs next to nothing to write and to read; only sizes beyond 4 GiB could fail.
         image::codecs::bmp::BmpEncoder::new(&mut encoded)
-            .write_image(&picture.pixels, picture.width, picture.height, ExtendedColorType::Rgb8)
+            .write_image(
+                &picture.pixels,
+                picture.width,
+                picture.height,
+                ExtendedColorType::Rgb8,
+            )
             .expect("a BMP of a picture that fits in memory can be written to memory");
         encoded
     }
@@ -78,7 +95,13 @@ mod tests {
 
     #[test]
     fn pictures_are_repeatable_distinct_and_of_their_class() {
-        let data = Synthetic { records: 100, width: 31, height: 20, classes: 4, seed: 5 };
+        let data = Synthetic {
+            records: 100,
+            width: 31,
+            height: 20,
+            classes: 4,
+            seed: 5,
+        };
         let picture = |position| decode(&data.read(position).image, &DecodeLimits::DEFAULT).unwrap();
         let first = picture(0);
         assert_eq!((first.width, first.height), (31, 20));
@@ -86,7 +109,11 @@ mod tests {
         assert_ne!(first, picture(4));
         assert_eq!(data.label(6), Some(Label::Class(2)));
         let distance = |a: &RgbImage, b: &RgbImage| -> f64 {
-            a.pixels.iter().zip(&b.pixels).map(|(a, b)| f64::from(a.abs_diff(*b))).sum()
+            a.pixels
+                .iter()
+                .zip(&b.pixels)
+                .map(|(a, b)| f64::from(a.abs_diff(*b)))
+                .sum()
         };
         // On average, records of one class are nearer to each other than to another class.
         let (mut same, mut other) = (0.0, 0.0);

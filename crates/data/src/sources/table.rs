@@ -3,6 +3,9 @@
 //! A million records must take less than 64 bytes each, so there is no `String` and no struct per record: names share one
 //! arena without their folders, offsets count tar blocks of 512 bytes, and columns that a data set has no use for are empty.
 
+use sha2::{Digest, Sha256};
+
+use super::index_file::hex;
 use crate::record::Label;
 
 /// Tar members start at multiples of this many bytes.
@@ -13,6 +16,9 @@ const NO_LABEL: u32 = u32::MAX;
 
 /// Member names that were left out, kept at most this many with their reasons.
 const SKIPPED_KEPT: usize = 100;
+
+/// Key of a record and SHA-256 of its image.
+pub(crate) type HashedKey = (String, [u8; 32]);
 
 /// Records of one shard or folder, by position within it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -67,12 +73,17 @@ impl Table {
     /// Adds a record. `false`, and nothing is added, where a column is full (4 GiB of names or classes).
     pub(crate) fn push(&mut self, row: Row) -> bool {
         let position = self.name_ends.len();
-        let (Ok(first), Ok(name_end)) =
-            (u32::try_from(position), u32::try_from(self.names.len() + row.name.len()))
-        else {
+        let (Ok(first), Ok(name_end)) = (
+            u32::try_from(position),
+            u32::try_from(self.names.len() + row.name.len()),
+        ) else {
             return false;
         };
-        if self.folders.last().is_none_or(|(_, folder)| *folder != row.folder) {
+        if self
+            .folders
+            .last()
+            .is_none_or(|(_, folder)| *folder != row.folder)
+        {
             self.folders.push((first, row.folder));
         }
         self.names.push_str(&row.name);
@@ -121,7 +132,8 @@ impl Table {
             None => return,
         };
         if has_sets {
-            self.label_ends.push(label_end(self.label_values.len() as u32, is_single));
+            self.label_ends
+                .push(label_end(self.label_values.len() as u32, is_single));
         }
     }
 
@@ -135,13 +147,19 @@ impl Table {
 
     /// File name without its folder.
     pub(crate) fn name(&self, position: usize) -> &str {
-        let start = if position == 0 { 0 } else { self.name_ends[position - 1] as usize };
+        let start = if position == 0 {
+            0
+        } else {
+            self.name_ends[position - 1] as usize
+        };
         &self.names[start..self.name_ends[position] as usize]
     }
 
     /// Folder of the name, with `/` at its end, or empty.
     pub(crate) fn folder(&self, position: usize) -> &str {
-        let after = self.folders.partition_point(|(first, _)| *first as usize <= position);
+        let after = self
+            .folders
+            .partition_point(|(first, _)| *first as usize <= position);
         &self.folders[after - 1].1
     }
 
@@ -164,7 +182,11 @@ impl Table {
     /// Class or classes of the record.
     pub(crate) fn label(&self, position: usize) -> Option<Label> {
         if let Some(end) = self.label_ends.get(position) {
-            let start = if position == 0 { 0 } else { self.label_ends[position - 1] >> 1 };
+            let start = if position == 0 {
+                0
+            } else {
+                self.label_ends[position - 1] >> 1
+            };
             let classes = &self.label_values[start as usize..(end >> 1) as usize];
             return match classes {
                 [NO_LABEL] => None,
@@ -172,15 +194,31 @@ impl Table {
                 set => Some(Label::Classes(set.to_vec())),
             };
         }
-        self.label_values.get(position).filter(|class| **class != NO_LABEL).map(|class| Label::Class(*class))
+        self.label_values
+            .get(position)
+            .filter(|class| **class != NO_LABEL)
+            .map(|class| Label::Class(*class))
     }
 
     pub(crate) fn has_labels(&self) -> bool {
         !self.label_values.is_empty() || !self.label_ends.is_empty()
     }
 
+    /// Keys with their hashes, sorted; the hashes leave the table, which is from now on as small as it gets.
+    pub(crate) fn take_hashed_keys(&mut self) -> Vec<HashedKey> {
+        let hashes = std::mem::take(&mut self.hashes);
+        let mut hashed: Vec<HashedKey> = hashes
+            .into_iter()
+            .enumerate()
+            .map(|(row, hash)| (self.key(row), hash))
+            .collect();
+        hashed.sort_unstable();
+        self.compact();
+        hashed
+    }
+
     /// Frees what is only needed while opening, and the slack of every column.
-    pub(crate) fn compact(&mut self) {
+    fn compact(&mut self) {
         self.hashes = Vec::new();
         self.modified = Vec::new();
         self.names.shrink_to_fit();
@@ -209,14 +247,33 @@ impl Table {
             &self.label_ends,
             &self.label_values,
         ];
-        let folders: usize =
-            self.folders.iter().map(|(_, folder)| folder.capacity() + size_of::<(u32, String)>()).sum();
+        let folders: usize = self
+            .folders
+            .iter()
+            .map(|(_, folder)| folder.capacity() + size_of::<(u32, String)>())
+            .sum();
         self.names.capacity()
-            + columns.iter().map(|column| column.capacity() * size_of::<u32>()).sum::<usize>()
+            + columns
+                .iter()
+                .map(|column| column.capacity() * size_of::<u32>())
+                .sum::<usize>()
             + folders
             + self.hashes.capacity() * 32
             + self.modified.capacity() * 8
     }
+}
+
+/// SHA-256 over the sorted pairs: each key, a zero byte, the 32 bytes of the content hash.
+pub(crate) fn fingerprint(mut hashed: Vec<HashedKey>) -> String {
+    // Stable sorting is quick on what comes as a few sorted stretches, one for each shard.
+    hashed.sort();
+    let mut hasher = Sha256::new();
+    for (key, hash) in &hashed {
+        hasher.update(key.as_bytes());
+        hasher.update([0]);
+        hasher.update(hash);
+    }
+    hex(&hasher.finalize())
 }
 
 fn label_end(end: u32, is_single: bool) -> u32 {
@@ -236,7 +293,10 @@ fn key_of(folder: &str, name: &str) -> String {
     let stem = name.rfind('.').map_or(name, |dot| &name[..dot]);
     let mut key = String::with_capacity(folder.len() + stem.len());
     key.push_str(folder);
-    key.extend(stem.chars().map(|letter| if letter == '.' { '_' } else { letter }));
+    key.extend(
+        stem.chars()
+            .map(|letter| if letter == '.' { '_' } else { letter }),
+    );
     key
 }
 
@@ -245,7 +305,13 @@ mod tests {
     use super::*;
 
     fn row(folder: &str, name: &str, label: Option<Label>) -> Row {
-        Row { folder: folder.into(), name: name.into(), image_block: Some(1), label, ..Row::default() }
+        Row {
+            folder: folder.into(),
+            name: name.into(),
+            image_block: Some(1),
+            label,
+            ..Row::default()
+        }
     }
 
     #[test]
@@ -253,9 +319,18 @@ mod tests {
         let mut table = Table::default();
         table.push(row("a/", "x.1.jpg", None));
         table.push(row("a/", "y", Some(Label::Class(4))));
-        table.push(Row { json: Some((9, 7)), ..row("b/c/", "z", None) });
-        assert_eq!((0..3).map(|at| table.key(at)).collect::<Vec<_>>(), ["a/x_1", "a/y", "b/c/z"]);
-        assert_eq!([table.label(0), table.label(1), table.label(2)], [None, Some(Label::Class(4)), None]);
+        table.push(Row {
+            json: Some((9, 7)),
+            ..row("b/c/", "z", None)
+        });
+        assert_eq!(
+            (0..3).map(|at| table.key(at)).collect::<Vec<_>>(),
+            ["a/x_1", "a/y", "b/c/z"]
+        );
+        assert_eq!(
+            [table.label(0), table.label(1), table.label(2)],
+            [None, Some(Label::Class(4)), None]
+        );
         assert_eq!([table.json(0), table.json(2)], [None, Some((9 * 512, 7))]);
         assert_eq!(table.folders.len(), 2);
     }

@@ -24,7 +24,11 @@ const LONGEST_CLASSES_FILE: u64 = 1 << 20;
 /// The state of a shard file that its index must agree with.
 pub(crate) fn origin(path: &Path) -> Result<Origin, Error> {
     let metadata = std::fs::metadata(path).map_err(Error::io("read", path))?;
-    Ok(Origin { bytes: metadata.len(), modified: files::modified_ns(&metadata), ends_properly: false })
+    Ok(Origin {
+        bytes: metadata.len(),
+        modified: files::modified_ns(&metadata),
+        ends_properly: false,
+    })
 }
 
 /// Reads a whole shard and lists its records, with the hash of every image.
@@ -51,14 +55,20 @@ fn scan_into(path: &Path, table: &mut Table) -> Result<Origin, Error> {
     let mut group = Group::default();
     let origin = read_members(path, table, &mut group);
     // The last record has no follower that would close it; before the place of an error, it may still be whole.
-    group.finish(table).map_err(|reason| Error::DamagedShard { path: path.to_path_buf(), reason })?;
+    group.finish(table).map_err(|reason| Error::DamagedShard {
+        path: path.to_path_buf(),
+        reason,
+    })?;
     origin
 }
 
 fn read_members(path: &Path, table: &mut Table, group: &mut Group) -> Result<Origin, Error> {
     let mut origin = origin(path)?;
     let file = File::open(path).map_err(Error::io("read", path))?;
-    let damaged = |reason: String| Error::DamagedShard { path: path.to_path_buf(), reason };
+    let damaged = |reason: String| Error::DamagedShard {
+        path: path.to_path_buf(),
+        reason,
+    };
     if is_gzip(&file) {
         return Err(Error::Unreadable {
             spec: path.display().to_string(),
@@ -72,7 +82,10 @@ fn read_members(path: &Path, table: &mut Table, group: &mut Group) -> Result<Ori
     // End of the last member read, rounded up to a whole block.
     let mut end = 0u64;
     let cut = |end: u64, error: &dyn std::fmt::Display| {
-        damaged(format!("cut or damaged at byte {end} of {}: {error}", origin.bytes))
+        damaged(format!(
+            "cut or damaged at byte {end} of {}: {error}",
+            origin.bytes
+        ))
     };
     for entry in archive.entries().map_err(|error| cut(0, &error))? {
         let mut entry = entry.map_err(|error| cut(end, &error))?;
@@ -105,9 +118,13 @@ fn read_members(path: &Path, table: &mut Table, group: &mut Group) -> Result<Ori
         };
         if key != group.key {
             group.finish(table).map_err(&damaged)?;
-            *group = Group { key: key.to_string(), ..Group::default() };
+            *group = Group {
+                key: key.to_string(),
+                ..Group::default()
+            };
         }
-        let block = u32::try_from(start / BLOCK_BYTES).map_err(|_| damaged("larger than 2 TiB".to_string()))?;
+        let block =
+            u32::try_from(start / BLOCK_BYTES).map_err(|_| damaged("larger than 2 TiB".to_string()))?;
         let extension = extension.to_ascii_lowercase();
         match extension.as_str() {
             image if files::is_image_extension(image) => {
@@ -174,7 +191,11 @@ impl Group {
             modified: None,
             hash,
         };
-        if table.push(row) { Ok(()) } else { Err("more than 4 GiB of names".to_string()) }
+        if table.push(row) {
+            Ok(())
+        } else {
+            Err("more than 4 GiB of names".to_string())
+        }
     }
 }
 
@@ -200,12 +221,19 @@ fn hash_member(entry: &mut impl Read, bytes: u64, buffer: &mut [u8]) -> Result<[
         hasher.update(&buffer[..read]);
         seen += read as u64;
     }
-    if seen == bytes { Ok(hasher.finalize().into()) } else { Err(format!("expected {bytes} bytes, found {seen}")) }
+    if seen == bytes {
+        Ok(hasher.finalize().into())
+    } else {
+        Err(format!("expected {bytes} bytes, found {seen}"))
+    }
 }
 
 fn read_text(entry: &mut impl Read, most: u64) -> Result<String, String> {
     let mut text = String::new();
-    entry.take(most).read_to_string(&mut text).map_err(|error| error.to_string())?;
+    entry
+        .take(most)
+        .read_to_string(&mut text)
+        .map_err(|error| error.to_string())?;
     Ok(text)
 }
 
@@ -213,7 +241,9 @@ fn read_text(entry: &mut impl Read, most: u64) -> Result<String, String> {
 fn parse_class(text: &str) -> Result<u32, String> {
     let class: Option<u32> = text.trim().parse().ok();
     // The largest number stands for "no label" in the index.
-    class.filter(|class| *class != u32::MAX).ok_or_else(|| format!("expected a class number, found `{}`", text.trim()))
+    class
+        .filter(|class| *class != u32::MAX)
+        .ok_or_else(|| format!("expected a class number, found `{}`", text.trim()))
 }
 
 /// The content of `KEY.classes.json`: a list of class numbers.

@@ -11,10 +11,15 @@ const PASSES: usize = 3;
 /// Weights of a pass are fractions of 2^24.
 const WEIGHT_BITS: u32 = 24;
 
+/// Up to this radius, px, summing all pixels of the box anew is quicker than a running sum along the row.
+/// The usual recipes (sigma up to 2) have 0 or 1. The sums must fit 16 bits.
+const SMALL_RADIUS: usize = 5;
+
 /// Memory that blurring uses again from image to image.
 #[derive(Debug, Default)]
-pub struct Blur {
+pub(crate) struct Blur {
     lines: [Vec<u8>; 2],
+    row_sums: Vec<u16>,
     plane: Vec<u8>,
     sums: Vec<u32>,
 }
@@ -53,12 +58,17 @@ impl BoxKernel {
 
 impl Blur {
     /// `ImageFilter.GaussianBlur(radius = sigma)` of planes `[3, height, width]`, in place. `sigma` in px; 0 changes nothing.
-    pub fn gaussian(&mut self, planes: &mut [u8], width: usize, sigma: f64) {
+    pub(crate) fn gaussian(&mut self, planes: &mut [u8], width: usize, sigma: f64) {
         if sigma == 0.0 || planes.is_empty() {
             return;
         }
         let kernel = BoxKernel::for_sigma(sigma);
-        vectorized(BlurPlanes { blur: self, planes, width, kernel });
+        vectorized(BlurPlanes {
+            blur: self,
+            planes,
+            width,
+            kernel,
+        });
     }
 
     /// All passes along one row, between two buffers with room for the pixels that the edge repeats.
@@ -70,18 +80,17 @@ impl Blur {
         for buffer in [&mut *from, &mut *to] {
             buffer.resize(width + 2 * margin, 0);
         }
+        self.row_sums.resize(width, 0);
         from[margin..margin + width].copy_from_slice(line);
         for _ in 0..PASSES {
             let (first, last) = (from[margin], from[margin + width - 1]);
             from[..margin].fill(first);
             from[margin + width..].fill(last);
             let out = &mut to[margin..margin + width];
-            match kernel.radius {
-                // Radii of the usual recipes (sigma up to 2 gives 0 or 1) as straight vector code.
-                0 => row_pass::<0>(from, out, kernel),
-                1 => row_pass::<1>(from, out, kernel),
-                2 => row_pass::<2>(from, out, kernel),
-                _ => running_row_pass(from, out, kernel),
+            if kernel.radius <= SMALL_RADIUS {
+                row_pass(from, out, kernel, &mut self.row_sums);
+            } else {
+                running_row_pass(from, out, kernel);
             }
             std::mem::swap(from, to);
         }
@@ -127,18 +136,19 @@ impl Kernel for BlurPlanes<'_> {
     }
 }
 
+/// A pass of small radius: the sums are made tap by tap, which are straight vector loops.
 #[inline(always)]
-fn row_pass<const RADIUS: usize>(padded: &[u8], out: &mut [u8], kernel: BoxKernel) {
+fn row_pass(padded: &[u8], out: &mut [u8], kernel: BoxKernel, sums: &mut [u16]) {
     let width = out.len();
-    // Slices of one length, so that the loop needs no bounds checks.
-    let left = &padded[..width];
-    let right = &padded[2 * RADIUS + 2..2 * RADIUS + 2 + width];
-    for (x, out) in out.iter_mut().enumerate() {
-        let mut inner = 0;
-        for offset in 1..=2 * RADIUS + 1 {
-            inner += u32::from(padded[offset..offset + width][x]);
+    sums.fill(0);
+    for tap in 1..=2 * kernel.radius + 1 {
+        for (sum, value) in sums.iter_mut().zip(&padded[tap..tap + width]) {
+            *sum += u16::from(*value);
         }
-        *out = kernel.weigh(inner, u32::from(left[x]) + u32::from(right[x]));
+    }
+    let ends = padded.iter().zip(&padded[2 * kernel.radius + 2..]);
+    for ((out, sum), (left, right)) in out.iter_mut().zip(sums.iter()).zip(ends) {
+        *out = kernel.weigh(u32::from(*sum), u32::from(*left) + u32::from(*right));
     }
 }
 
@@ -171,7 +181,10 @@ fn column_pass(from: &[u8], to: &mut [u8], width: usize, kernel: BoxKernel, sums
     for (y, out) in to.chunks_exact_mut(width).enumerate() {
         let y = y as isize;
         let (above, leading, below) = (row(y - radius - 1), row(y + radius), row(y + radius + 1));
-        let columns = out.iter_mut().zip(sums.iter_mut()).zip(above.iter().zip(leading).zip(below));
+        let columns = out
+            .iter_mut()
+            .zip(sums.iter_mut())
+            .zip(above.iter().zip(leading).zip(below));
         for ((out, sum), ((above, leading), below)) in columns {
             *sum = *sum + u32::from(*leading) - u32::from(*above);
             *out = kernel.weigh(*sum, u32::from(*above) + u32::from(*below));

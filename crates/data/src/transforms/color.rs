@@ -6,12 +6,12 @@
 use super::simd::{Kernel, vectorized};
 
 /// Brightness scaled by `factor` (0 black, 1 unchanged), as `ImageEnhance.Brightness`.
-pub fn adjust_brightness(planes: &mut [u8], factor: f64) {
+pub(crate) fn adjust_brightness(planes: &mut [u8], factor: f64) {
     blend_with(planes, 0, factor as f32);
 }
 
 /// Distance from the mean luma scaled by `factor` (0 gray, 1 unchanged), as `ImageEnhance.Contrast`.
-pub fn adjust_contrast(planes: &mut [u8], factor: f64) {
+pub(crate) fn adjust_contrast(planes: &mut [u8], factor: f64) {
     let [red, green, blue] = rgb(planes);
     let sum = vectorized(LumaSum(red, green, blue));
     let mean = (sum as f64 / (planes.len() / 3) as f64 + 0.5) as u8;
@@ -19,26 +19,26 @@ pub fn adjust_contrast(planes: &mut [u8], factor: f64) {
 }
 
 /// Distance from the pixel's luma scaled by `factor` (0 gray, 1 unchanged), as `ImageEnhance.Color`.
-pub fn adjust_saturation(planes: &mut [u8], factor: f64) {
+pub(crate) fn adjust_saturation(planes: &mut [u8], factor: f64) {
     vectorized(Saturate(rgb(planes), factor as f32));
 }
 
 /// Hue turned by `turn` of the whole circle (-0.5 to 0.5), through Pillow's 8-bit HSV.
 ///
 /// Even a turn of 0 changes pixels a little, since HSV in 8 bits does not hold every colour; torchvision's does the same.
-pub fn adjust_hue(planes: &mut [u8], turn: f64) {
+pub(crate) fn adjust_hue(planes: &mut [u8], turn: f64) {
     // As numpy: truncated to a whole number of 1/255 turns, which wraps around in 8 bits.
     let shift = (turn * 255.0) as i32 as u8;
     vectorized(ShiftHue(rgb(planes), shift));
 }
 
 /// Every channel replaced by the luma, as `convert("L")`.
-pub fn to_grayscale(planes: &mut [u8]) {
+pub(crate) fn to_grayscale(planes: &mut [u8]) {
     vectorized(Gray(rgb(planes)));
 }
 
 /// Values from `threshold` upwards inverted, as `ImageOps.solarize`.
-pub fn solarize(planes: &mut [u8], threshold: u8) {
+pub(crate) fn solarize(planes: &mut [u8], threshold: u8) {
     vectorized(Invert(planes, threshold));
 }
 
@@ -59,8 +59,8 @@ pub(super) fn luma(red: u8, green: u8, blue: u8) -> u8 {
 #[inline(always)]
 fn blend(base: u8, value: u8, factor: f32) -> u8 {
     let exact = f32::from(base) + factor * (f32::from(value) - f32::from(base));
-    // Clipped before it is converted, which the compiler turns into plain vector instructions.
-    exact.clamp(0.0, 255.0) as i32 as u8
+    // Truncated as in `truncate`, with the 23 bits of a single.
+    (exact.clamp(0.0, 255.0).floor() + 8_388_608.0).to_bits() as u8
 }
 
 fn blend_with(planes: &mut [u8], base: u8, factor: f32) {
@@ -98,7 +98,11 @@ impl Kernel for LumaSum<'_> {
         chunks
             .map(|((red, green), blue)| {
                 let pixels = red.iter().zip(green).zip(blue);
-                u64::from(pixels.map(|((red, green), blue)| u32::from(luma(*red, *green, *blue))).sum::<u32>())
+                u64::from(
+                    pixels
+                        .map(|((red, green), blue)| u32::from(luma(*red, *green, *blue)))
+                        .sum::<u32>(),
+                )
             })
             .sum()
     }
@@ -177,10 +181,19 @@ pub(super) fn hsv_from_rgb([red, green, blue]: [u8; 3]) -> [u8; 3] {
     let from_red = f32::from(most - red) / chroma;
     let from_green = f32::from(most - green) / chroma;
     let from_blue = f32::from(most - blue) / chroma;
-    // The constants are doubles in Pillow's source, so two of the three sums are made in double precision.
+    // Pillow's sums `2.0 + rc - bc` and `4.0 + gc - rc` are double and then made single. One of the two terms is always 1, so
+    // a single sum of the rest is rounded alike.
     let of_red = from_blue - from_green;
-    let of_green = (2.0 + f64::from(from_red) - f64::from(from_blue)) as f32;
-    let of_blue = (4.0 + f64::from(from_green) - f64::from(from_red)) as f32;
+    let of_green = if red == least {
+        3.0 - from_blue
+    } else {
+        1.0 + from_red
+    };
+    let of_blue = if red == least {
+        3.0 + from_green
+    } else {
+        5.0 - from_red
+    };
     let sixths = if red == most {
         of_red
     } else if green == most {
@@ -191,26 +204,30 @@ pub(super) fn hsv_from_rgb([red, green, blue]: [u8; 3]) -> [u8; 3] {
     let turns = f64::from(sixths) / 6.0 + 1.0;
     // The remainder of a division by 1; `turns` is between 5/6 and 2.
     let turns = (if turns >= 1.0 { turns - 1.0 } else { turns }) as f32;
-    let hue = (f64::from(turns) * 255.0) as i32 as u8;
-    [if is_gray { 0 } else { hue }, (f64::from(saturation) * 255.0) as i32 as u8, most]
+    let hue = truncate(f64::from(turns) * 255.0);
+    [
+        if is_gray { 0 } else { hue },
+        truncate(f64::from(saturation) * 255.0),
+        most,
+    ]
 }
 
 /// Pillow's `hsv2rgb`: rounded to 8 bits.
 #[inline(always)]
 pub(super) fn rgb_from_hsv([hue, saturation, value]: [u8; 3]) -> [u8; 3] {
-    let sixths = f64::from(hue) * 6.0 / 255.0;
-    let sector = sixths as i32;
-    let rest = f64::from((sixths - f64::from(sector)) as f32);
-    let share = (f64::from(saturation) / 255.0) as f32;
+    // Which sixth of the circle, and how far into it: the fraction of 255 is the same in single precision as Pillow's in double.
+    let sixths = u16::from(hue) * 6;
+    let sector = (sixths / 255) as u8;
+    let rest = f32::from(sixths % 255) / 255.0;
+    let share = f32::from(saturation) / 255.0;
     let level = f64::from(value);
-    // Products of two singles are single in C; everything else here is double.
-    let falling = f64::from(share * rest as f32);
+    // Products of two singles are single in C; everything else is double.
     let low = round(level * (1.0 - f64::from(share)));
-    let down = round(level * (1.0 - falling));
-    let up = round(level * (1.0 - f64::from(share) * (1.0 - rest)));
+    let down = round(level * (1.0 - f64::from(share * rest)));
+    let up = round(level * (1.0 - f64::from(share) * (1.0 - f64::from(rest))));
     // Selections rather than a `match`, whose jump table would keep the loop from being vectorised.
     let sector = if sector == 6 { 0 } else { sector };
-    let of = |highest: [i32; 2], falls: i32, rises: i32| {
+    let of = |highest: [u8; 2], falls: u8, rises: u8| {
         if sector == highest[0] || sector == highest[1] {
             value
         } else if sector == falls {
@@ -227,5 +244,15 @@ pub(super) fn rgb_from_hsv([hue, saturation, value]: [u8; 3]) -> [u8; 3] {
 /// C's `round` for numbers from 0 to 255.
 #[inline(always)]
 fn round(number: f64) -> u8 {
-    (number + 0.5) as i32 as u8
+    truncate(number + 0.5)
+}
+
+/// The whole part of a number from 0 to 255.
+///
+/// Adding 2^52 leaves the whole part in the lowest bits. A plain `as u8` would do, but its care for numbers out of range keeps
+/// the loop from being vectorised.
+#[inline(always)]
+fn truncate(number: f64) -> u8 {
+    const TWO_TO_52: f64 = 4_503_599_627_370_496.0;
+    (number.floor() + TWO_TO_52).to_bits() as u8
 }

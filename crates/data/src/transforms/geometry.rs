@@ -14,21 +14,26 @@ use crate::randomness::{below, uniform};
 
 /// A part of an image, px from its upper left corner.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct CropBox {
+pub(crate) struct CropBox {
     /// Columns left of the part.
-    pub left: u32,
+    pub(crate) left: u32,
     /// Rows above the part.
-    pub top: u32,
+    pub(crate) top: u32,
     /// Width of the part.
-    pub width: u32,
+    pub(crate) width: u32,
     /// Height of the part.
-    pub height: u32,
+    pub(crate) height: u32,
 }
 
 impl CropBox {
     /// The whole of an image.
-    pub fn whole(image: &RgbImage) -> CropBox {
-        CropBox { left: 0, top: 0, width: image.width, height: image.height }
+    pub(crate) fn whole(image: &RgbImage) -> CropBox {
+        CropBox {
+            left: 0,
+            top: 0,
+            width: image.width,
+            height: image.height,
+        }
     }
 }
 
@@ -56,7 +61,12 @@ pub(crate) fn random_crop_box(
         if (1..=width).contains(&crop_width) && (1..=height).contains(&crop_height) {
             let top = below(generator, u64::from(height - crop_height) + 1) as u32;
             let left = below(generator, u64::from(width - crop_width) + 1) as u32;
-            return CropBox { left, top, width: crop_width, height: crop_height };
+            return CropBox {
+                left,
+                top,
+                width: crop_width,
+                height: crop_height,
+            };
         }
     }
     let aspect = f64::from(width) / f64::from(height);
@@ -81,7 +91,11 @@ pub(crate) fn random_crop_box(
 pub(crate) fn shorter_side_size(width: u32, height: u32, shorter: u32) -> (u32, u32) {
     let (short, long) = (width.min(height).max(1), width.max(height));
     let long = (u64::from(shorter) * u64::from(long) / u64::from(short)).max(1) as u32;
-    if width <= height { (shorter, long) } else { (long, shorter) }
+    if width <= height {
+        (shorter, long)
+    } else {
+        (long, shorter)
+    }
 }
 
 /// An enlarged or reduced copy of an image.
@@ -93,7 +107,7 @@ pub(crate) fn resize(image: &RgbImage, width: u32, height: u32, filter: Filter) 
 
 /// Memory that resizing uses again from image to image.
 #[derive(Debug, Default)]
-pub struct Resampler {
+pub(crate) struct Resampler {
     resizer: Resizer,
     narrowed: Vec<u8>,
 }
@@ -102,7 +116,7 @@ impl Resampler {
     /// Pillow's `image.crop(part).resize((width, height), filter)`, into `out`.
     ///
     /// `part` must lie within the image, and width and height be at least 1.
-    pub fn crop_and_resize(
+    pub(crate) fn crop_and_resize(
         &mut self,
         image: &RgbImage,
         part: CropBox,
@@ -148,7 +162,9 @@ impl Resampler {
         let options = ResizeOptions::new().resize_alg(ResizeAlg::Convolution(kind));
         let mut target =
             TypedImage::<U8x3>::from_buffer(width, height, out).expect("the buffer was made for these sides");
-        self.resizer.resize_typed(source, &mut target, &options).expect("crop and target are of one pixel type");
+        self.resizer
+            .resize_typed(source, &mut target, &options)
+            .expect("crop and target are of one pixel type");
     }
 }
 
@@ -213,7 +229,14 @@ pub(crate) fn from_planes(planes: &[u8], pixels: &mut [u8]) {
     debug_assert_eq!(pixels.len(), planes.len());
     let (red, rest) = planes.split_at(planes.len() / 3);
     let (green, blue) = rest.split_at(planes.len() / 3);
-    for (((pixel, red), green), blue) in pixels.as_chunks_mut::<3>().0.iter_mut().zip(red).zip(green).zip(blue) {
+    for (((pixel, red), green), blue) in pixels
+        .as_chunks_mut::<3>()
+        .0
+        .iter_mut()
+        .zip(red)
+        .zip(green)
+        .zip(blue)
+    {
         *pixel = [*red, *green, *blue];
     }
 }

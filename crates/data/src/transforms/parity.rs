@@ -9,11 +9,11 @@ use flate2::read::GzDecoder;
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
+use super::Filter;
 use super::blur::Blur;
 use super::color;
 use super::geometry::{self, CropBox, Resampler};
 use super::pipeline::{JitterStep, jitter_steps};
-use super::Filter;
 use crate::decode::RgbImage;
 use crate::randomness::{Purpose, generator};
 use crate::sources::index_file::hex;
@@ -45,7 +45,11 @@ impl Picture {
     fn image(&self) -> RgbImage {
         let digits = self.pixels.as_bytes().as_chunks::<2>().0;
         let byte = |pair: &[u8; 2]| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap();
-        RgbImage { width: self.width, height: self.height, pixels: digits.iter().map(byte).collect() }
+        RgbImage {
+            width: self.width,
+            height: self.height,
+            pixels: digits.iter().map(byte).collect(),
+        }
     }
 }
 
@@ -82,8 +86,11 @@ fn ours(case: &Case, source: &RgbImage) -> RgbImage {
                 width: whole("crop_width"),
                 height: whole("crop_height"),
             };
-            let filter =
-                if case.parameters["filter"] == "bicubic" { Filter::Bicubic } else { Filter::Bilinear };
+            let filter = if case.parameters["filter"] == "bicubic" {
+                Filter::Bicubic
+            } else {
+                Filter::Bilinear
+            };
             Resampler::default().crop_and_resize(source, part, width, height, filter, &mut out);
             out
         }
@@ -96,16 +103,22 @@ fn ours(case: &Case, source: &RgbImage) -> RgbImage {
             geometry::center_crop(source, width, height, &mut out);
             out
         }
-        "brightness" => on_planes(source, |planes| color::adjust_brightness(planes, number("factor"))),
+        "brightness" => on_planes(source, |planes| {
+            color::adjust_brightness(planes, number("factor"))
+        }),
         "contrast" => on_planes(source, |planes| color::adjust_contrast(planes, number("factor"))),
-        "saturation" => on_planes(source, |planes| color::adjust_saturation(planes, number("factor"))),
+        "saturation" => on_planes(source, |planes| {
+            color::adjust_saturation(planes, number("factor"))
+        }),
         "hue" => on_planes(source, |planes| color::adjust_hue(planes, number("turn"))),
-        "blur" => {
-            on_planes(source, |planes| Blur::default().gaussian(planes, source.width as usize, number("sigma")))
-        }
+        "blur" => on_planes(source, |planes| {
+            Blur::default().gaussian(planes, source.width as usize, number("sigma"))
+        }),
         "solarize" => on_planes(source, |planes| color::solarize(planes, whole("threshold") as u8)),
         "grayscale" => on_planes(source, color::to_grayscale),
-        "flip" => on_planes(source, |planes| geometry::flip_horizontally(planes, source.width as usize)),
+        "flip" => on_planes(source, |planes| {
+            geometry::flip_horizontally(planes, source.width as usize)
+        }),
         other => panic!("unknown case {other}"),
     }
 }
@@ -117,15 +130,30 @@ fn fixed_parameters_give_pillows_pixels() {
     for case in &fixture.cases {
         let source = fixture.sources[&case.source].image();
         let (expected, found) = (case.expected.image(), ours(case, &source));
-        assert_eq!((found.width, found.height), (expected.width, expected.height), "{}", case.name);
-        let differences = found.pixels.iter().zip(&expected.pixels).map(|(ours, theirs)| ours.abs_diff(*theirs));
+        assert_eq!(
+            (found.width, found.height),
+            (expected.width, expected.height),
+            "{}",
+            case.name
+        );
+        let differences = found
+            .pixels
+            .iter()
+            .zip(&expected.pixels)
+            .map(|(ours, theirs)| ours.abs_diff(*theirs));
         let most = differences.max().unwrap();
         let bound = match (case.name.as_str(), case.parameters["filter"].as_str()) {
             ("crop_and_resize", Some("bicubic")) => 2,
             ("crop_and_resize" | "shorter_side", _) => 1,
             _ => 0,
         };
-        assert!(most <= bound, "{} {} {}: off by {most}", case.name, case.source, case.parameters);
+        assert!(
+            most <= bound,
+            "{} {} {}: off by {most}",
+            case.name,
+            case.source,
+            case.parameters
+        );
         let entry = worst.entry(&case.name).or_default();
         *entry = most.max(*entry);
     }
@@ -216,12 +244,21 @@ fn crops_are_drawn_as_torchvision_draws_them() {
         let of = |number: &dyn Fn(&CropBox) -> f64| boxes.iter().map(number).collect::<Vec<f64>>();
         let (w, h) = (f64::from(width), f64::from(height));
         let found = [
-            distance(of(&|part| f64::from(part.width) * f64::from(part.height) / (w * h)), &crops.area),
-            distance(of(&|part| (f64::from(part.width) / f64::from(part.height)).ln()), &crops.log_ratio),
+            distance(
+                of(&|part| f64::from(part.width) * f64::from(part.height) / (w * h)),
+                &crops.area,
+            ),
+            distance(
+                of(&|part| (f64::from(part.width) / f64::from(part.height)).ln()),
+                &crops.log_ratio,
+            ),
             distance(of(&|part| f64::from(part.left) / w), &crops.left),
             distance(of(&|part| f64::from(part.top) / h), &crops.top),
         ];
-        assert!(found.iter().all(|most| *most < bound(sampling.draws)), "{width} x {height}: {found:?}");
+        assert!(
+            found.iter().all(|most| *most < bound(sampling.draws)),
+            "{width} x {height}: {found:?}"
+        );
     }
 }
 
@@ -245,7 +282,13 @@ fn jitter_is_drawn_as_torchvision_draws_it() {
         }
         *orders.entry(order).or_default() += 1;
     }
-    let Jitter { brightness, contrast, saturation, hue, order_share } = &sampling.jitter;
+    let Jitter {
+        brightness,
+        contrast,
+        saturation,
+        hue,
+        order_share,
+    } = &sampling.jitter;
     for (drawn, theirs) in amounts.into_iter().zip([brightness, contrast, saturation, hue]) {
         assert!(distance(drawn, theirs) < bound(sampling.draws));
     }

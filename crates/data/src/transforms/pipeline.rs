@@ -12,7 +12,7 @@ use crate::randomness::{happens, shuffle, uniform};
 
 /// Draws views, with memory that is used again from view to view. One for each thread.
 #[derive(Debug, Default)]
-pub struct ViewMaker {
+pub(crate) struct ViewMaker {
     resampler: Resampler,
     blur: Blur,
     current: RgbImage,
@@ -24,8 +24,18 @@ impl ViewMaker {
     /// Draws one view of an image into `out`, planes `[3, height, width]` of the size that the group gives.
     ///
     /// The group must have passed [`ViewGroup::validate`].
-    pub(crate) fn make(&mut self, image: &RgbImage, group: &ViewGroup, generator: &mut ChaCha8Rng, out: &mut [u8]) {
-        let geometric = group.transforms.iter().rposition(is_geometric).map_or(0, |last| last + 1);
+    pub(crate) fn make(
+        &mut self,
+        image: &RgbImage,
+        group: &ViewGroup,
+        generator: &mut ChaCha8Rng,
+        out: &mut [u8],
+    ) {
+        let geometric = group
+            .transforms
+            .iter()
+            .rposition(is_geometric)
+            .map_or(0, |last| last + 1);
         let (before, after) = group.transforms.split_at(geometric);
         let mut is_source = true;
         for transform in before {
@@ -47,7 +57,11 @@ impl ViewMaker {
             is_source = false;
         }
         let picture = if is_source { image } else { &self.current };
-        assert_eq!(picture.pixels.len(), out.len(), "a view has the size that its group announces");
+        assert_eq!(
+            picture.pixels.len(),
+            out.len(),
+            "a view has the size that its group announces"
+        );
         geometry::to_planes(&picture.pixels, out);
         let width = picture.width as usize;
         for transform in after {
@@ -75,7 +89,12 @@ fn reshape(
 ) {
     let whole = CropBox::whole(picture);
     match *transform {
-        Transform::RandomResizedCrop { size_px, scale, ratio, filter } => {
+        Transform::RandomResizedCrop {
+            size_px,
+            scale,
+            ratio,
+            filter,
+        } => {
             let part = geometry::random_crop_box(picture.width, picture.height, scale, ratio, generator);
             resampler.crop_and_resize(picture, part, size_px, size_px, filter, out);
         }
@@ -83,7 +102,11 @@ fn reshape(
             let (width, height) = geometry::shorter_side_size(picture.width, picture.height, shorter_px);
             resampler.crop_and_resize(picture, whole, width, height, filter, out);
         }
-        Transform::ResizeExact { width_px, height_px, filter } => {
+        Transform::ResizeExact {
+            width_px,
+            height_px,
+            filter,
+        } => {
             resampler.crop_and_resize(picture, whole, width_px, height_px, filter, out);
         }
         Transform::CenterCrop { size_px } => geometry::center_crop(picture, size_px, size_px, out),
@@ -91,14 +114,26 @@ fn reshape(
     }
 }
 
-fn repaint(transform: &Transform, planes: &mut [u8], width: usize, blur: &mut Blur, generator: &mut ChaCha8Rng) {
+fn repaint(
+    transform: &Transform,
+    planes: &mut [u8],
+    width: usize,
+    blur: &mut Blur,
+    generator: &mut ChaCha8Rng,
+) {
     match *transform {
         Transform::HorizontalFlip { probability } => {
             if happens(generator, probability) {
                 geometry::flip_horizontally(planes, width);
             }
         }
-        Transform::ColorJitter { probability, brightness, contrast, saturation, hue } => {
+        Transform::ColorJitter {
+            probability,
+            brightness,
+            contrast,
+            saturation,
+            hue,
+        } => {
             if happens(generator, probability) {
                 for step in jitter_steps([brightness, contrast, saturation, hue], generator) {
                     step.apply(planes);
@@ -115,7 +150,10 @@ fn repaint(transform: &Transform, planes: &mut [u8], width: usize, blur: &mut Bl
                 blur.gaussian(planes, width, uniform(generator, sigma[0], sigma[1]));
             }
         }
-        Transform::Solarize { probability, threshold } => {
+        Transform::Solarize {
+            probability,
+            threshold,
+        } => {
             if happens(generator, probability) {
                 color::solarize(planes, threshold);
             }
@@ -150,8 +188,9 @@ pub(super) fn jitter_steps(
     [brightness, contrast, saturation, hue]: [f64; 4],
     generator: &mut ChaCha8Rng,
 ) -> impl Iterator<Item = JitterStep> {
-    let mut factor =
-        |strength: f64| (strength > 0.0).then(|| uniform(generator, (1.0 - strength).max(0.0), 1.0 + strength));
+    let mut factor = |strength: f64| {
+        (strength > 0.0).then(|| uniform(generator, (1.0 - strength).max(0.0), 1.0 + strength))
+    };
     let mut steps = [
         factor(brightness).map(JitterStep::Brightness),
         factor(contrast).map(JitterStep::Contrast),

@@ -1,0 +1,224 @@
+//! Making one batch: which records, decoded and augmented by the workers, each writing into its own places of the batch.
+
+use std::cell::RefCell;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use rayon::prelude::*;
+
+use super::{BadRecord, Batch, Made, Shared, Views};
+use crate::dataset::Dataset;
+use crate::decode::{DecodeLimits, RgbImage, decode_into};
+use crate::error::Error;
+use crate::order::Order;
+use crate::randomness::{Purpose, generator};
+use crate::record::Label;
+use crate::transforms::{ViewGroup, ViewMaker};
+
+/// Makes whole batches, one at a time.
+#[derive(Debug)]
+pub(super) struct Assembler {
+    shared: Arc<Shared>,
+    pool: Option<Arc<rayon::ThreadPool>>,
+    /// Set when nobody wants the batches any more.
+    pub(super) stop: Arc<AtomicBool>,
+    /// The epoch in work, and its order.
+    epoch: Option<(u64, Vec<u32>)>,
+}
+
+/// What became of one image of a batch.
+struct Outcome {
+    /// The record that was taken in the end; `None` if none was.
+    position: Option<u32>,
+    bad: Vec<BadRecord>,
+}
+
+impl Assembler {
+    pub(super) fn new(shared: Arc<Shared>, pool: Option<Arc<rayon::ThreadPool>>) -> Assembler {
+        Assembler {
+            shared,
+            pool,
+            stop: Arc::default(),
+            epoch: None,
+        }
+    }
+
+    pub(super) fn make(&mut self, step: usize) -> Made {
+        let shared = Arc::clone(&self.shared);
+        let per_epoch = shared.batches_per_epoch();
+        let epoch = (step / per_epoch) as u64;
+        if self.epoch.as_ref().is_none_or(|(current, _)| *current != epoch) {
+            let order = shared
+                .config
+                .order
+                .epoch(shared.records, shared.config.seed, epoch);
+            self.epoch = Some((epoch, order));
+        }
+        let order = self.epoch.as_ref().map_or(&[][..], |(_, order)| order);
+        let first = (step % per_epoch) * shared.config.batch_images;
+        let images = shared.config.batch_images.min(order.len() - first);
+
+        let mut views: Vec<Views> = shared
+            .views
+            .iter()
+            .map(|group| empty_views(group, images))
+            .collect();
+        // Every worker writes into the batch itself: each image gets the places of all its views.
+        let mut places: Vec<Vec<&mut [u8]>> = (0..images).map(|_| Vec::new()).collect();
+        for group in &mut views {
+            let view_bytes = group.channels * group.height * group.width;
+            for (at, place) in group.pixels.chunks_exact_mut(view_bytes).enumerate() {
+                places[at % images].push(place);
+            }
+        }
+        let work = |(at, places): (usize, Vec<&mut [u8]>)| {
+            if self.stop.load(Ordering::Relaxed) {
+                return Ok(Outcome {
+                    position: None,
+                    bad: Vec::new(),
+                });
+            }
+            SCRATCH.with_borrow_mut(|scratch| scratch.make(&shared, order, epoch, first + at, places))
+        };
+        let outcomes: Vec<Result<Outcome, Error>> = match &self.pool {
+            None => places.into_iter().enumerate().map(work).collect(),
+            Some(pool) => pool.install(|| {
+                places
+                    .into_par_iter()
+                    .with_max_len(1)
+                    .enumerate()
+                    .map(work)
+                    .collect()
+            }),
+        };
+        let mut taken = Vec::with_capacity(images);
+        let mut bad = Vec::new();
+        for outcome in outcomes {
+            match outcome {
+                Ok(outcome) => {
+                    taken.push(outcome.position);
+                    bad.extend(outcome.bad);
+                }
+                Err(error) => return (bad, Err(error)),
+            }
+        }
+        if shared.config.order.drops_last() && taken.contains(&None) {
+            // No record is left to stand in. Either `enter_bad` is about to say that there are too many, or all are broken.
+            let error = shared.too_many_bad(bad.len().min(order.len()), bad.iter());
+            return (bad, Err(error));
+        }
+        (bad, finish(&shared.dataset, views, &taken))
+    }
+}
+
+fn empty_views(group: &ViewGroup, images: usize) -> Views {
+    let (width, height) = group.output_px().expect("the view groups were validated");
+    let (width, height) = (width as usize, height as usize);
+    let pixels = vec![0; group.count * images * 3 * height * width];
+    Views {
+        pixels,
+        count: group.count,
+        images,
+        channels: 3,
+        height,
+        width,
+    }
+}
+
+/// Puts labels and positions to the views, and closes the gaps of images that were left out.
+fn finish(dataset: &Dataset, mut views: Vec<Views>, taken: &[Option<u32>]) -> Result<Batch, Error> {
+    let positions: Vec<u64> = taken
+        .iter()
+        .flatten()
+        .map(|position| u64::from(*position))
+        .collect();
+    if positions.len() < taken.len() {
+        for group in &mut views {
+            let view_bytes = group.channels * group.height * group.width;
+            let mut kept = 0;
+            for at in (0..group.count * group.images).filter(|at| taken[at % group.images].is_some()) {
+                group
+                    .pixels
+                    .copy_within(at * view_bytes..(at + 1) * view_bytes, kept * view_bytes);
+                kept += 1;
+            }
+            group.pixels.truncate(kept * view_bytes);
+            group.images = positions.len();
+        }
+    }
+    let labels = positions
+        .iter()
+        .map(|position| dataset.label(*position as usize))
+        .collect::<Result<Option<Vec<Label>>, Error>>()?;
+    Ok(Batch {
+        views,
+        labels,
+        positions,
+    })
+}
+
+thread_local! {
+    /// Each thread's memory for one image at a time.
+    static SCRATCH: RefCell<Scratch> = RefCell::default();
+}
+
+#[derive(Default)]
+struct Scratch {
+    encoded: Vec<u8>,
+    image: RgbImage,
+    maker: ViewMaker,
+}
+
+impl Scratch {
+    /// Fills the places of one image: of the record at `slot` of the epoch, or the next good one behind it.
+    fn make(
+        &mut self,
+        shared: &Shared,
+        order: &[u32],
+        epoch: u64,
+        slot: usize,
+        places: Vec<&mut [u8]>,
+    ) -> Result<Outcome, Error> {
+        let mut bad = Vec::new();
+        for ahead in 0..order.len() {
+            let position = order[(slot + ahead) % order.len()];
+            // What cannot be read at all is no broken image but a broken disk or a missing file, and stops the run.
+            shared.dataset.read_image(position as usize, &mut self.encoded)?;
+            match decode_into(&self.encoded, &DecodeLimits::DEFAULT, &mut self.image) {
+                Ok(()) => {
+                    self.draw(shared, epoch, position, places);
+                    return Ok(Outcome {
+                        position: Some(position),
+                        bad,
+                    });
+                }
+                Err(reason) => bad.push(BadRecord {
+                    position: u64::from(position),
+                    key: shared.dataset.key(position as usize)?,
+                    reason: reason.to_string(),
+                }),
+            }
+            if shared.config.order == Order::Sequential || bad.len() > shared.allowed_bad() {
+                break;
+            }
+        }
+        Ok(Outcome { position: None, bad })
+    }
+
+    fn draw(&mut self, shared: &Shared, epoch: u64, position: u32, places: Vec<&mut [u8]>) {
+        let groups = shared
+            .views
+            .iter()
+            .flat_map(|group| std::iter::repeat_n(group, group.count));
+        for ((view, group), place) in groups.enumerate().zip(places) {
+            let mut source = generator(
+                shared.config.seed,
+                Purpose::View,
+                epoch,
+                u64::from(position),
+                view as u64,
+            );
+            self.maker.make(&self.image, group, &mut source, place);
+        }
+    }
+}

@@ -1,0 +1,195 @@
+//! Several tar shards as one sequence of records: which shard a position is in, and reading at its offset.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+
+use rayon::prelude::*;
+
+use super::index_file::IndexStore;
+use super::table::{HashedKey, Table};
+use super::{files, tar_shard};
+use crate::error::Error;
+use crate::record::{Label, Metadata};
+
+/// Shards kept open at once; with more, each read opens its shard anew, for systems allow few open files.
+const MOST_OPEN_SHARDS: usize = 256;
+
+/// Shards in order, with at least one record in all.
+#[derive(Debug)]
+pub(crate) struct ShardSet {
+    shards: Vec<Shard>,
+}
+
+/// One tar, with the position of its first record in the data set.
+#[derive(Debug)]
+struct Shard {
+    path: PathBuf,
+    table: Table,
+    first: usize,
+    keep_open: bool,
+    file: OnceLock<File>,
+}
+
+impl ShardSet {
+    /// Opens the shards, several at a time, and indexes those that are not; with the keys and content hashes of all records.
+    pub(crate) fn open(paths: Vec<PathBuf>, store: &IndexStore) -> Result<(ShardSet, Vec<HashedKey>), Error> {
+        let keep_open = paths.len() <= MOST_OPEN_SHARDS;
+        let tables: Vec<_> = paths
+            .par_iter()
+            .map(|path| {
+                let mut table = shard_table(path, store)?;
+                let hashed = table.take_hashed_keys();
+                Ok((table, hashed))
+            })
+            .collect::<Result<_, Error>>()?;
+        let mut shards = Vec::with_capacity(paths.len());
+        let mut hashed = Vec::new();
+        let mut first = 0;
+        for (path, (table, of_shard)) in paths.into_iter().zip(tables) {
+            let next = first + table.len();
+            hashed.extend(of_shard);
+            shards.push(Shard {
+                path,
+                table,
+                first,
+                keep_open,
+                file: OnceLock::new(),
+            });
+            first = next;
+        }
+        if first == 0 {
+            return Err(Error::Empty {
+                path: shards.swap_remove(0).path,
+                reason: "no record in it; expected members such as KEY.jpg or KEY.png".to_string(),
+            });
+        }
+        Ok((ShardSet { shards }, hashed))
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.shards
+            .last()
+            .map_or(0, |shard| shard.first + shard.table.len())
+    }
+
+    /// Paths and tables in order.
+    pub(crate) fn tables(&self) -> impl Iterator<Item = (&Path, &Table)> {
+        self.shards
+            .iter()
+            .map(|shard| (shard.path.as_path(), &shard.table))
+    }
+
+    pub(crate) fn key(&self, position: usize) -> String {
+        let (shard, row) = self.find(position);
+        shard.table.key(row)
+    }
+
+    pub(crate) fn label(&self, position: usize) -> Option<Label> {
+        let (shard, row) = self.find(position);
+        shard.table.label(row)
+    }
+
+    pub(crate) fn read_image(&self, position: usize, image: &mut Vec<u8>) -> Result<(), Error> {
+        let (shard, row) = self.find(position);
+        shard.read(shard.table.image_offset(row), shard.table.image_bytes[row], image)
+    }
+
+    /// The content of `KEY.json`, if the record has one.
+    pub(crate) fn metadata(&self, position: usize) -> Result<Option<Metadata>, Error> {
+        let (shard, row) = self.find(position);
+        let Some((offset, bytes)) = shard.table.json(row) else {
+            return Ok(None);
+        };
+        let mut text = Vec::new();
+        shard.read(offset, bytes, &mut text)?;
+        serde_json::from_slice(&text)
+            .map(Some)
+            .map_err(|error| Error::Record {
+                key: shard.table.key(row),
+                reason: format!(
+                    "its .json in shard `{}` is no metadata: {error}",
+                    shard.path.display()
+                ),
+            })
+    }
+
+    fn find(&self, position: usize) -> (&Shard, usize) {
+        let at = self.shards.partition_point(|shard| shard.first <= position) - 1;
+        (&self.shards[at], position - self.shards[at].first)
+    }
+}
+
+impl Shard {
+    fn read(&self, offset: u64, bytes: u32, out: &mut Vec<u8>) -> Result<(), Error> {
+        let opened;
+        let file = match self.file.get() {
+            Some(file) => file,
+            None => {
+                let file = File::open(&self.path).map_err(Error::io("read", &self.path))?;
+                if self.keep_open {
+                    // Another thread may have been faster; either file will do.
+                    self.file.get_or_init(|| file)
+                } else {
+                    opened = file;
+                    &opened
+                }
+            }
+        };
+        // Contents before the resize are overwritten anyway; only a growing buffer is filled with zeros.
+        out.resize(bytes as usize, 0);
+        files::read_at(file, out, offset).map_err(|error| Error::DamagedShard {
+            path: self.path.clone(),
+            reason: format!("cannot read {bytes} bytes at {offset}: {error}"),
+        })
+    }
+}
+
+/// The table of one shard, from its index if that is good, made anew otherwise.
+fn shard_table(path: &Path, store: &IndexStore) -> Result<Table, Error> {
+    let now = tar_shard::origin(path)?;
+    if let Some((stored, table)) = store.load(path, false) {
+        if (stored.bytes, stored.modified) == (now.bytes, now.modified) {
+            return Ok(table);
+        }
+        tracing::info!(shard = %path.display(), "changed since it was indexed; indexing it again");
+    }
+    let (origin, table) = tar_shard::scan(path)?;
+    store.save(path, false, &origin, &table);
+    Ok(table)
+}
+
+/// `.tar` files in a folder, by name.
+pub(crate) fn shards_in(folder: &Path) -> Result<Vec<PathBuf>, Error> {
+    let mut paths = files::list(folder)?;
+    paths.retain(|path| {
+        path.extension()
+            .is_some_and(|extension| extension.eq_ignore_ascii_case("tar"))
+    });
+    Ok(paths)
+}
+
+/// The shards in a folder, the one shard, or the shards of a brace pattern.
+pub(crate) fn shards_of(path: &Path) -> Result<Vec<PathBuf>, Error> {
+    match (path.is_dir(), path.is_file()) {
+        (true, _) => shards_in(path),
+        (_, true) => Ok(vec![path.to_path_buf()]),
+        _ => expand(&path.to_string_lossy()),
+    }
+}
+
+/// The shards that a brace pattern names, all of which must exist.
+pub(crate) fn expand(pattern: &str) -> Result<Vec<PathBuf>, Error> {
+    let names = webdataset::braceexpand::braceexpand(pattern).map_err(|error| Error::Unreadable {
+        spec: pattern.to_string(),
+        reason: format!("not a brace pattern: {error}"),
+        hint: None,
+    })?;
+    let paths: Vec<PathBuf> = names.into_iter().map(PathBuf::from).collect();
+    match paths.iter().find(|path| !path.is_file()) {
+        Some(missing) => Err(Error::NotFound {
+            spec: missing.display().to_string(),
+        }),
+        None => Ok(paths),
+    }
+}
