@@ -35,6 +35,12 @@ pub(crate) struct Arguments {
 
 pub(crate) fn run(arguments: Arguments) -> anyhow::Result<()> {
     let mut config: Config<ObjectiveConfig> = configs::read(&arguments.config, &arguments.sets)?;
+    // The whole config is checked as it stands, before a smoke test shrinks it.
+    config
+        .validate()
+        .and_then(|()| config.objective.validate(config.data.batch_images))
+        .map_err(training::Error::Config)
+        .with_context(|| format!("`{}`", arguments.config.display()))?;
     let device = arguments.device.open()?;
     if arguments.smoke {
         let dataset = smoke::shrink(&mut config);
@@ -58,10 +64,6 @@ pub(crate) fn run(arguments: Arguments) -> anyhow::Result<()> {
     let (Some(data), Some(out)) = (&arguments.data, &arguments.out) else {
         return Err(Failure::new("`--data` and `--out` are needed").into());
     };
-    config
-        .validate()
-        .map_err(training::Error::Config)
-        .with_context(|| format!("`{}`", arguments.config.display()))?;
     let dataset = Arc::new(data::Dataset::open(data)?);
     let summary = pretrain(&config, dataset, out, arguments.resume, device)?;
     finish(&summary, &config, out)

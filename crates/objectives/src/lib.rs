@@ -29,6 +29,13 @@ impl ObjectiveConfig {
         }
     }
 
+    /// Refuses numbers with which the method makes no sense, or that do not fit steps of `batch_images` images.
+    pub fn validate(&self, batch_images: usize) -> Result<(), String> {
+        match self {
+            Self::Moco(moco) => moco.validate(batch_images),
+        }
+    }
+
     /// The config of a two-step trial with `batch_images` images: all but what must follow the batch stays.
     pub fn for_smoke_test(&mut self, batch_images: usize) {
         match self {
@@ -44,9 +51,9 @@ pub fn pretrain(
     options: &RunOptions,
     observe: &mut dyn FnMut(Event<'_>),
 ) -> Result<Summary, Error> {
+    config.objective.validate(config.data.batch_images).map_err(Error::Config)?;
     match &config.objective {
         ObjectiveConfig::Moco(moco) => {
-            moco.validate(config.data.batch_images).map_err(Error::Config)?;
             let objective = moco::Moco::new(moco.clone(), config.backbone.clone());
             training::pretrain(&objective, config, dataset, options, observe)
         }
