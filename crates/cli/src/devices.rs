@@ -16,7 +16,7 @@ const BACKENDS: [(&str, bool); 6] = [
 /// The `--device` flag, shared by the verbs that compute.
 #[derive(clap::Args)]
 pub(crate) struct DeviceArgument {
-    /// auto, flex (CPU), wgpu, vulkan, metal, cuda[:N] or rocm[:N]; auto takes the first compiled-in GPU, else the CPU
+    /// auto, flex (CPU), wgpu, vulkan, metal, cuda, cuda:N, rocm or rocm:N; auto takes the first compiled-in GPU, else the CPU
     #[arg(long, value_name = "DEVICE", default_value = "auto")]
     device: String,
 }

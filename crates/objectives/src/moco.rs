@@ -130,7 +130,7 @@ pub struct State {
     /// The key encoder.
     pub teacher: Encoder,
     /// Keys of earlier batches, `[queue_images, embedding_width]`, each of length 1. Where the next go follows from the
-    /// step: see [`Moco::cursor`].
+    /// step: see `Moco::cursor`.
     pub queue: Param<Tensor<2>>,
 }
 
