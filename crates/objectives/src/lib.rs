@@ -51,7 +51,10 @@ pub fn pretrain(
     options: &RunOptions,
     observe: &mut dyn FnMut(Event<'_>),
 ) -> Result<Summary, Error> {
-    config.objective.validate(config.data.batch_images).map_err(Error::Config)?;
+    config
+        .objective
+        .validate(config.data.batch_images)
+        .map_err(Error::Config)?;
     match &config.objective {
         ObjectiveConfig::Moco(moco) => {
             let objective = moco::Moco::new(moco.clone(), config.backbone.clone());
