@@ -44,12 +44,25 @@ impl Progress {
 pub struct Draws {
     seed: u64,
     step: u64,
+    /// Which part of the step, hashed; 0 is the first.
+    part: u64,
 }
 
 impl Draws {
     /// The draws of one optimizer step of the run with this seed.
     pub fn new(seed: u64, step: u64) -> Self {
-        Self { seed, step }
+        Self { seed, step, part: 0 }
+    }
+
+    /// The draws of the n-th part of this step: of a further forward pass of one network, or of a micro-batch. Parts
+    /// draw independently of each other; `part(0)` draws what the step itself draws. Parts have parts:
+    /// `part(2).part(1)` is neither `part(1).part(2)` nor `part(2)`.
+    pub fn part(&self, n: u64) -> Self {
+        if self.part == 0 && n == 0 {
+            return *self;
+        }
+        let part = hash_bytes(hash_bytes(FNV_START, &self.part.to_le_bytes()), &n.to_le_bytes());
+        Self { part, ..*self }
     }
 
     /// A generator for one purpose; generators of different purposes, steps or indices are independent.
@@ -57,7 +70,7 @@ impl Draws {
     /// `purpose` names the use (`"moco.shuffle"`), so that no list of purposes has to grow with every method; `index`
     /// tells apart the draws of one purpose within a step (an image's record position, a layer, a micro-batch).
     pub fn rng(&self, purpose: &str, index: u64) -> ChaCha8Rng {
-        rng_of([self.seed, hash_name(purpose), self.step, index])
+        rng_of([self.seed, hash_name(purpose) ^ self.part, self.step, index])
     }
 }
 
@@ -73,8 +86,16 @@ pub(crate) fn rng_of(words: [u64; 4]) -> ChaCha8Rng {
 /// FNV-1a, 64 bits. Written out because the standard library's hashers may change between Rust versions, and these
 /// values decide what a seed means.
 pub(crate) fn hash_name(name: &str) -> u64 {
-    name.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
+    hash_bytes(FNV_START, name.as_bytes())
+}
+
+/// The FNV-1a hash of no bytes.
+const FNV_START: u64 = 0xcbf2_9ce4_8422_2325;
+
+/// `hash`, an FNV-1a hash, after further bytes.
+fn hash_bytes(hash: u64, bytes: &[u8]) -> u64 {
+    bytes.iter().fold(hash, |hash, byte| {
+        (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3)
     })
 }
 
@@ -124,6 +145,8 @@ pub struct Context {
     pub replicas: Replicas,
     /// Whether layers behave as in training: batch statistics are used, and running statistics move.
     pub training: bool,
+    /// Whether training drops residual branches at random, in networks with a drop path rate. A teacher drops none.
+    pub drop_path: bool,
     /// Images that share batch statistics in training; `None` is the whole batch. Batch normalisation asserts that it
     /// divides the batch. See [`BatchNorm`](crate::layers::BatchNorm).
     pub batch_norm_images: Option<usize>,
@@ -137,7 +160,25 @@ impl Context {
             draws,
             replicas: Replicas::single(),
             training: true,
+            drop_path: true,
             batch_norm_images: None,
+        }
+    }
+
+    /// The same for a teacher: its forward pass behaves as in training (batch statistics), but drops no path.
+    pub fn teacher(&self) -> Self {
+        Self {
+            drop_path: false,
+            ..self.clone()
+        }
+    }
+
+    /// The same with the draws of the n-th part of the step (see [`Draws::part`]): a network that runs twice in a step
+    /// takes `part(0)` and `part(1)`, so that its two passes drop different paths.
+    pub fn part(&self, n: u64) -> Self {
+        Self {
+            draws: self.draws.part(n),
+            ..self.clone()
         }
     }
 
@@ -150,6 +191,7 @@ impl Context {
         };
         Self {
             training: false,
+            drop_path: false,
             ..Self::training(progress, Draws::new(0, 0))
         }
     }
@@ -181,6 +223,41 @@ mod tests {
         assert_ne!(value, first(1, 3, "a", 3));
         assert_ne!(value, first(1, 2, "b", 3));
         assert_ne!(value, first(1, 2, "a", 4));
+    }
+
+    #[test]
+    fn parts_of_a_step_draw_apart() {
+        let step = Draws::new(1, 2);
+        let parts = [
+            step,
+            step.part(1),
+            step.part(2),
+            step.part(1).part(0),
+            step.part(1).part(2),
+            step.part(2).part(1),
+        ];
+        assert_eq!(step.part(0), step);
+        let values = parts.map(|draws| draws.rng("a", 3).next_u64());
+        let distinct = std::collections::BTreeSet::from(values);
+        assert_eq!(distinct.len(), values.len());
+        // A part is apart within its step and purpose only: other steps have parts of their own.
+        let value = |draws: Draws, purpose| draws.part(1).rng(purpose, 3).next_u64();
+        assert_ne!(value(step, "a"), value(step, "b"));
+        assert_ne!(value(step, "a"), value(Draws::new(1, 3), "a"));
+    }
+
+    #[test]
+    fn a_teacher_trains_without_drop_path() {
+        let progress = Progress {
+            step: 0,
+            steps_per_epoch: 1,
+            steps: 1,
+        };
+        let student = Context::training(progress, Draws::new(0, 0)).part(1);
+        let teacher = student.teacher();
+        assert!(student.drop_path && student.training);
+        assert!(!teacher.drop_path && teacher.training && teacher.draws == student.draws);
+        assert!(!Context::evaluation().drop_path);
     }
 
     /// A seed must mean the same in every later version: these are the published FNV-1a values.

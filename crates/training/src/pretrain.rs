@@ -9,7 +9,7 @@ use crate::files::{write_atomically, write_json_atomically};
 use crate::objective::Objective;
 use crate::optimizer::drop_gradients;
 use crate::run_log::{LogLine, RunLog, Window};
-use backbones::{Context, Draws, Init, Progress, Replicas};
+use backbones::{Context, Draws, Init, Progress};
 use burn::optim::GradientsParams;
 use burn::tensor::Device;
 use serde::Serialize;
@@ -172,11 +172,8 @@ pub fn pretrain<O: Objective, C: Serialize>(
             steps,
         };
         let context = Context {
-            progress,
-            draws: Draws::new(config.seed, step as u64),
-            replicas: Replicas::single(),
-            training: true,
             batch_norm_images: config.training.batch_norm_images,
+            ..Context::training(progress, Draws::new(config.seed, step as u64))
         };
 
         // Views, from plain memory to the device.
