@@ -161,7 +161,7 @@ pub enum Error {
     },
 
     /// The frozen encoder did not stay frozen: a fault of this program, never of the user.
-    #[error("linear_moco: the frozen encoder's weights changed from {before} to {after}")]
+    #[error("linear-moco: the frozen encoder's weights changed from {before} to {after}")]
     EncoderChanged {
         /// Hash of the weights before the probe.
         before: String,

@@ -45,7 +45,7 @@ impl Config {
             ));
         }
         self.optimizer.validate()?;
-        self.schedule.validate()
+        self.schedule.validate(self.epochs)
     }
 }
 
@@ -149,7 +149,10 @@ mod tests {
                 weight_decay: 0.0,
                 nesterov: false,
             },
-            schedule: ScheduleConfig::CosinePerEpoch {},
+            schedule: ScheduleConfig::CosinePerEpoch {
+                warmup: None,
+                end_learning_rate: None,
+            },
             seeds: vec![0, 1, 2],
         }
     }
@@ -229,7 +232,7 @@ mod tests {
         };
         let error = linear_cached(&config, task, &Device::flex(), &mut |_| {}).unwrap_err();
         let text = error.to_string();
-        assert!(text.starts_with("linear_cached: the loss became"), "{text}");
+        assert!(text.starts_with("linear-cached: the loss became"), "{text}");
         assert!(error.hint().unwrap().contains("learning_rate_per_256"));
     }
 

@@ -230,10 +230,6 @@ impl Objective for Moco {
         (student, state)
     }
 
-    fn frozen(&self, _: &Progress) -> Vec<&'static str> {
-        vec![]
-    }
-
     fn encoder<'a>(&self, student: &'a Student, _: &'a State) -> &'a Backbone {
         &student.encoder.backbone
     }
@@ -319,8 +315,7 @@ mod tests {
             );
             conformance::check(&Case {
                 objective,
-                views: 2,
-                pixels: 16,
+                views: vec![(2, 16)],
                 teacher: Some(("teacher", "encoder", 0.9)),
                 independent_images: !shuffle,
             });
@@ -419,13 +414,13 @@ mod tests {
         state.teacher = independent_copy(&student.encoder);
         let queue = Tensor::from_data(TensorData::new(u(1000, 64 * 16), [64, 16]), &device);
         state.queue = buffer(normalize_rows(queue));
-        let optimizer = training::OptimizerConfig::Sgd {
+        let config = training::OptimizerConfig::Sgd {
             learning_rate_per_256: 0.001,
             momentum: 0.9,
             weight_decay: 1e-4,
             nesterov: false,
         };
-        let mut optimizer = optimizer.init();
+        let mut optimizer = config.init();
         for step in 0..20 {
             let progress = Progress {
                 step,
@@ -453,7 +448,8 @@ mod tests {
                 "step {step}: {value}, PyTorch {expected}"
             );
             let grads = burn::optim::GradientsParams::from_grads(loss.total.backward(), &student);
-            student = optimizer.step(0.001, student, grads);
+            let rates = config.rates(0.001, &training::ScheduleConfig::Constant {}, &progress);
+            student = optimizer.step(&rates, student, grads);
             (student, state) = objective.commit(student, state, vec![pending], &context);
         }
     }

@@ -84,8 +84,12 @@ impl BatchNorm {
         let (weight, bias) = (self.weight.val(), self.bias.val());
         let batch = kernels::batch_norm(x, weight, bias, images / group, self.epsilon, with_relu);
         let unbiased = batch.variance * (count as f64 / (count as f64 - 1.0));
+        // The first micro-batch of a step lets go of the old value, each adds its part of the new one.
+        let (index, micro_batches) = context.micro_batch;
+        let kept = if index == 0 { 1.0 - self.momentum } else { 1.0 };
+        let taken = self.momentum / micro_batches as f64;
         let move_to = |running: &RunningStatistic, batch: Tensor<1>| {
-            running.set(running.value() * (1.0 - self.momentum) + batch * self.momentum);
+            running.set(running.value() * kept + batch * taken);
         };
         move_to(&self.running_mean, batch.mean);
         move_to(&self.running_var, unbiased);
