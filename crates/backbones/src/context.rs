@@ -194,6 +194,15 @@ impl Context {
         }
     }
 
+    /// The same with batch statistics of at most `images` images: a network that sees several views at once then
+    /// normalises each view by itself, as if the views came one after the other.
+    pub fn per_view(&self, images: usize) -> Self {
+        Self {
+            batch_norm_images: Some(self.batch_norm_images.unwrap_or(images)),
+            ..self.clone()
+        }
+    }
+
     /// A frozen network: running statistics are used and kept, and nothing is drawn.
     pub fn evaluation() -> Self {
         let progress = Progress {

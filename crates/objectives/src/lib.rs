@@ -7,6 +7,7 @@
 
 #[cfg(test)]
 mod conformance;
+pub mod head;
 pub mod moco;
 
 use serde::{Deserialize, Serialize};
