@@ -7,6 +7,8 @@
 
 #[cfg(test)]
 mod conformance;
+#[cfg(test)]
+mod formula;
 pub mod head;
 pub mod moco;
 
