@@ -20,7 +20,7 @@ pub mod weights;
 
 pub use context::{Context, Draws, Progress, Replicas};
 pub use init::Init;
-pub use parameters::{Parameter, parameters};
+pub use parameters::{Parameter, change_value, parameters};
 pub use resnet::{ResNet, ResNetConfig, Stem};
 pub use teacher::{ema, independent_copy};
 pub use weights::{

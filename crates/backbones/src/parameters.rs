@@ -21,6 +21,28 @@ pub struct Parameter {
     pub running_statistic: bool,
 }
 
+/// The parameter with another value: `change` works outside autodiff, and what the parameter was (its id, whether it wants a
+/// gradient, how its graph is checkpointed) stays.
+pub fn change_value<const D: usize>(
+    param: Param<Tensor<D>>,
+    change: impl FnOnce(Tensor<D>) -> Tensor<D>,
+) -> Param<Tensor<D>> {
+    let (id, old, mapper) = param.consume();
+    let (autodiff, requires) = (old.is_autodiff(), old.is_require_grad());
+    let checkpointing = old.gradient_checkpointing_strategy();
+    let mut new = change(old.without_autodiff());
+    if autodiff {
+        new = new.autodiff();
+        if let Some(strategy) = checkpointing {
+            new = new.with_gradient_checkpointing_strategy(strategy);
+        }
+    }
+    if requires {
+        new = new.require_grad();
+    }
+    Param::from_mapped_value(id, new, mapper)
+}
+
 /// The float tensors of `module` that are saved with it, in the order in which every visit meets them.
 pub fn parameters<M: Module>(module: &M) -> Vec<Parameter> {
     let mut list = List::default();

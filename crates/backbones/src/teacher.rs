@@ -7,7 +7,7 @@ use burn::module::{Flag, Module, ModuleMapper, ModuleVisitor, Param, ParamId};
 use burn::tensor::{Bool, Int, Tensor};
 
 use crate::layers::is_running_statistic;
-use crate::parameters::Path;
+use crate::parameters::{Path, change_value};
 
 /// A copy that shares nothing with `student`: parameters have new ids and want no gradient, running statistics are its
 /// own, and it lies outside autodiff, so its forward passes record nothing.
@@ -117,12 +117,8 @@ impl ModuleMapper for Average {
             .downcast::<Tensor<D>>()
             .expect("equal paths have equal ranks");
 
-        let (id, tensor, mapper) = param.consume();
-        let autodiff = tensor.is_autodiff();
-        let moved = tensor.without_autodiff() * self.momentum + student * (1.0 - self.momentum);
-        // A module that `Module::train` brought onto autodiff stays there.
-        let moved = if autodiff { moved.autodiff() } else { moved };
-        Param::from_mapped_value(id, moved, mapper)
+        let momentum = self.momentum;
+        change_value(param, |teacher| teacher * momentum + student * (1.0 - momentum))
     }
 }
 

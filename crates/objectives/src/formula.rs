@@ -182,8 +182,18 @@ pub(crate) fn follow<O: Objective>(
 ) -> (O::Student, O::State) {
     let device = Device::flex();
     let (student, state) = objective.init(&Init::new(0, &device.autodiff()));
-    let mut student = by_formula(student);
-    let mut state = prepare(&student, state);
+    let student = by_formula(student);
+    let state = prepare(&student, state);
+    follow_from(objective, fixture, student, state)
+}
+
+/// [`follow`] from any student and state.
+pub(crate) fn follow_from<O: Objective>(
+    objective: &O,
+    fixture: &Fixture,
+    mut student: O::Student,
+    mut state: O::State,
+) -> (O::Student, O::State) {
     let learning_rate: f64 = fixture.setting("learning_rate");
     let weight_decay: f64 = fixture.setting("weight_decay");
     let mut optimizer = OptimizerConfig::Sgd {

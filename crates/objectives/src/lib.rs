@@ -11,6 +11,7 @@ mod conformance;
 mod formula;
 pub mod head;
 pub mod moco;
+pub mod swav;
 
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
@@ -22,6 +23,8 @@ use training::{Config, Dataset, Error, Event, RunOptions, Summary};
 pub enum ObjectiveConfig {
     /// Momentum contrast, versions 1 and 2.
     Moco(moco::Config),
+    /// Swapped assignments to prototypes.
+    Swav(swav::Config),
 }
 
 impl ObjectiveConfig {
@@ -29,6 +32,7 @@ impl ObjectiveConfig {
     pub fn name(&self) -> &'static str {
         match self {
             Self::Moco(_) => "moco",
+            Self::Swav(_) => "swav",
         }
     }
 
@@ -36,6 +40,7 @@ impl ObjectiveConfig {
     pub fn validate(&self, batch_images: usize) -> Result<(), String> {
         match self {
             Self::Moco(moco) => moco.validate(batch_images),
+            Self::Swav(swav) => swav.validate(batch_images),
         }
     }
 
@@ -43,6 +48,11 @@ impl ObjectiveConfig {
     pub fn for_smoke_test(&mut self, batch_images: usize) {
         match self {
             Self::Moco(moco) => moco.queue_images = batch_images * 4,
+            Self::Swav(swav) => {
+                if let Some(queue) = &mut swav.queue {
+                    queue.images = batch_images * 2;
+                }
+            }
         }
     }
 }
@@ -61,6 +71,10 @@ pub fn pretrain(
     match &config.objective {
         ObjectiveConfig::Moco(moco) => {
             let objective = moco::Moco::new(moco.clone(), config.backbone.clone());
+            training::pretrain(&objective, config, dataset, options, observe)
+        }
+        ObjectiveConfig::Swav(swav) => {
+            let objective = swav::Swav::new(swav.clone(), config.backbone.clone());
             training::pretrain(&objective, config, dataset, options, observe)
         }
     }

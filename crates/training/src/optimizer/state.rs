@@ -3,7 +3,7 @@
 use super::clip::{Clip, ClipConfig};
 use super::update::{Hyperparameters, Slots, update};
 use super::{OptimizerConfig, is_below};
-use backbones::{Parameter, parameters};
+use backbones::{Parameter, change_value, parameters};
 use burn::module::{Module, ModuleMapper, Param, ParamId};
 use burn::optim::GradientsParams;
 use burn::tensor::{Device, Tensor, TensorData};
@@ -302,29 +302,12 @@ impl ModuleMapper for Step<'_> {
         let Some((path, how)) = self.found.remove(&param.id) else {
             return param;
         };
-        let (id, weight, mapper) = param.consume();
-        let (shape, requires, checkpointing) = (
-            weight.dims(),
-            weight.is_require_grad(),
-            weight.gradient_checkpointing_strategy(),
-        );
         let gradient = self.clip.apply(rows(gradient.without_autodiff()));
         let slots = self.optimizer.slots.entry(path).or_default();
-        let moved = update(
-            &self.optimizer.config,
-            &how,
-            rows(weight.inner()),
-            gradient,
-            slots,
-        );
-
-        let mut moved = Tensor::from_inner(moved.reshape(shape));
-        if let Some(strategy) = checkpointing {
-            moved = moved.with_gradient_checkpointing_strategy(strategy);
-        }
-        if requires {
-            moved = moved.require_grad();
-        }
-        Param::from_mapped_value(id, moved, mapper)
+        let config = &self.optimizer.config;
+        change_value(param, |weight| {
+            let shape = weight.dims();
+            update(config, &how, rows(weight), gradient, slots).reshape(shape)
+        })
     }
 }

@@ -1,0 +1,516 @@
+//! SwAV, swapping assignments between views: each view predicts the prototypes that another view was assigned to.
+//!
+//! [Caron et al. 2020](https://arxiv.org/abs/2006.09882).
+//!
+//! ```text
+//! view s ── student ── z_s ── prototypes ── scores_s ── softmax ── p_s ─┐
+//!                                                                       ├─ −q_t · log p_s
+//! view t ── student ── z_t ── prototypes ── scores_t ── Sinkhorn ── q_t ─┘     (t global, s ≠ t any view)
+//! ```
+//!
+//! There is no teacher: assignments are a constant of the same network. Sinkhorn's iterations spread the images of a batch
+//! evenly over the prototypes, which is what keeps the network from answering the same to everything. Where batches are
+//! small against the number of prototypes, embeddings of earlier batches are assigned with them (`queue`).
+
+use crate::head::{Mlp, MlpShape, OutputNorm, spread, unit_rows};
+use backbones::init::buffer;
+use backbones::layers::Linear;
+use backbones::{Backbone, BackboneConfig, Context, Init, Progress, Replicas, change_value};
+use burn::module::{Module, Param};
+use burn::tensor::Tensor;
+use burn::tensor::activation::log_softmax;
+use serde::{Deserialize, Serialize};
+use training::{Batch, Loss, Objective, ViewCount};
+
+/// Global views, whose assignments the others predict.
+const GLOBAL: usize = 2;
+
+/// `[objective.swav]`. The paper's values are those for ImageNet with ResNet-50.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// Width of the projector's hidden layer. Paper: 2,048.
+    pub hidden_width: usize,
+    /// Width of the embedding in which images meet prototypes. Paper: 128.
+    pub embedding_width: usize,
+    /// Number of prototypes. Paper: 3,000.
+    pub prototypes: usize,
+    /// Softmax temperature of the predictions, above 0. Paper: 0.1.
+    pub temperature: f64,
+    /// Sinkhorn's regularisation, at least 0.01: the smaller, the harder the assignments. Paper: 0.05; 0.03 where training
+    /// collapses (a loss that stays at the logarithm of `prototypes`).
+    pub sinkhorn_epsilon: f64,
+    /// Sinkhorn's iterations. Paper: 3.
+    pub sinkhorn_iterations: usize,
+    /// Epochs at the start in which the prototypes stand still. Paper: 1.
+    pub freeze_prototypes_epochs: usize,
+    /// Embeddings of earlier batches, for small batches; absent: none. Paper: none for 4,096 images, and for 256 as in
+    /// [`Queue`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub queue: Option<Queue>,
+}
+
+/// Embeddings of earlier batches that are assigned together with the batch's.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Queue {
+    /// Embeddings kept for each global view; a multiple of `data.batch_images`. Paper: 3,840.
+    pub images: usize,
+    /// Completed epochs before it begins to fill; it is used once it is full. Paper: 15.
+    pub from_epoch: usize,
+}
+
+impl Config {
+    /// Refuses numbers with which the method makes no sense, naming the key.
+    pub fn validate(&self, batch_images: usize) -> Result<(), String> {
+        let sizes = [
+            ("hidden_width", self.hidden_width),
+            ("embedding_width", self.embedding_width),
+            ("sinkhorn_iterations", self.sinkhorn_iterations),
+        ];
+        for (name, value) in sizes {
+            if value == 0 {
+                return Err(format!("`objective.swav.{name}` must be at least 1, got 0"));
+            }
+        }
+        if self.prototypes < 2 {
+            return Err(format!(
+                "`objective.swav.prototypes` must be at least 2, got {}",
+                self.prototypes
+            ));
+        }
+        if !(self.temperature.is_finite() && self.temperature > 0.0) {
+            return Err(format!(
+                "`objective.swav.temperature` must be above 0, got {}",
+                self.temperature
+            ));
+        }
+        // Below it exp(score / epsilon) leaves the range of f32.
+        if !(self.sinkhorn_epsilon.is_finite() && self.sinkhorn_epsilon >= 0.01) {
+            return Err(format!(
+                "`objective.swav.sinkhorn_epsilon` must be at least 0.01, got {}",
+                self.sinkhorn_epsilon
+            ));
+        }
+        if let Some(queue) = &self.queue
+            && (queue.images == 0 || !queue.images.is_multiple_of(batch_images))
+        {
+            return Err(format!(
+                "`objective.swav.queue.images` must be a multiple of `data.batch_images` ({batch_images}), got {}",
+                queue.images
+            ));
+        }
+        Ok(())
+    }
+}
+
+/// Backbone, projector and prototypes: all that the optimizer updates.
+#[derive(Module, Debug)]
+pub struct Student {
+    /// The network under study.
+    pub backbone: Backbone,
+    /// Linear, batch norm, ReLU, linear.
+    pub projector: Mlp,
+    /// `[prototypes, embedding_width]`, rows of length 1, without bias.
+    pub prototypes: Linear,
+}
+
+impl Student {
+    /// Embeddings of length 1 and scores against the prototypes, of all views, view by view.
+    ///
+    /// # Shapes
+    /// - output: `[views * images, embedding_width]`, `[views * images, prototypes]`
+    fn forward(&self, batch: &Batch, context: &Context) -> (Tensor<2>, Tensor<2>) {
+        let features = batch
+            .views
+            .iter()
+            .enumerate()
+            .map(|(index, group)| {
+                self.backbone
+                    .forward(group.images.clone(), &context.part(index as u64))
+            })
+            .collect();
+        // The projector sees all views at once, and so do its batch statistics, as in the paper's code.
+        let embeddings = unit_rows(self.projector.forward(Tensor::cat(features, 0), context));
+        let scores = self.prototypes.forward(embeddings.clone());
+        (embeddings, scores)
+    }
+}
+
+/// What else must be saved.
+#[derive(Module, Debug)]
+pub struct State {
+    /// Embeddings of earlier batches, `[2, queue.images, embedding_width]`; where the next go follows from the step.
+    pub queue: Option<Param<Tensor<3>>>,
+}
+
+/// The objective.
+#[derive(Clone, Debug)]
+pub struct Swav {
+    config: Config,
+    backbone: BackboneConfig,
+}
+
+impl Swav {
+    /// An objective from configs that were validated.
+    pub fn new(config: Config, backbone: BackboneConfig) -> Self {
+        Self { config, backbone }
+    }
+
+    /// How many embeddings were pushed before this step; none before the queue's first epoch (`None`).
+    fn pushed(&self, progress: &Progress, images: usize) -> Option<usize> {
+        let queue = self.config.queue.as_ref()?;
+        let first = queue.from_epoch * progress.steps_per_epoch;
+        progress.step.checked_sub(first).map(|steps| steps * images)
+    }
+
+    /// The queue, if it is full by now.
+    fn full_queue(&self, state: &State, progress: &Progress, images: usize) -> Option<Tensor<3>> {
+        let (queue, kept) = (state.queue.as_ref()?, self.config.queue.as_ref()?);
+        (self.pushed(progress, images)? >= kept.images).then(|| queue.val())
+    }
+}
+
+impl Objective for Swav {
+    type Student = Student;
+    type State = State;
+    /// Embeddings of the global views, `[2, images, embedding_width]`.
+    type Pending = Tensor<3>;
+
+    fn views(&self) -> ViewCount {
+        ViewCount::GlobalAndLocal {
+            global: GLOBAL,
+            least_local: 0,
+        }
+    }
+
+    fn init(&self, init: &Init) -> (Student, State) {
+        let at = init.at("student");
+        let width = self.backbone.features();
+        let shape = MlpShape {
+            inputs: width,
+            hidden: vec![self.config.hidden_width],
+            outputs: self.config.embedding_width,
+            norm: true,
+            hidden_bias: true,
+            output_bias: true,
+            output_norm: OutputNorm::None,
+        };
+        let student = Student {
+            backbone: self.backbone.init(&at.at("backbone")),
+            projector: Mlp::new(&at.at("projector"), &shape),
+            prototypes: with_unit_rows(Linear::without_bias(
+                &at.at("prototypes"),
+                self.config.embedding_width,
+                self.config.prototypes,
+            )),
+        };
+        let queue = self.config.queue.as_ref().map(|queue| {
+            let empty = init.zeros([GLOBAL, queue.images, self.config.embedding_width]);
+            buffer(empty.without_autodiff())
+        });
+        (student, State { queue })
+    }
+
+    fn loss(&self, student: &Student, state: &State, batch: &Batch, context: &Context) -> (Loss, Tensor<3>) {
+        let images = batch.images;
+        let (embeddings, scores) = student.forward(batch, context);
+        let views = scores.dims()[0] / images;
+
+        let constant = scores.clone().detach();
+        let queue = self.full_queue(state, &context.progress, images);
+        let prototypes = student.prototypes.weight.val().detach();
+        let assignments = (0..GLOBAL).map(|view| {
+            let own = constant.clone().narrow(0, view * images, images);
+            let scores = match &queue {
+                Some(queue) => {
+                    let [_, kept, width] = queue.dims();
+                    let queue = queue.clone().narrow(0, view, 1).reshape([kept, width]);
+                    Tensor::cat(vec![own, queue.matmul(prototypes.clone().transpose())], 0)
+                }
+                None => own,
+            };
+            let epsilon = self.config.sinkhorn_epsilon;
+            sinkhorn(
+                scores,
+                epsilon,
+                self.config.sinkhorn_iterations,
+                &context.replicas,
+            )
+            .narrow(0, 0, images)
+        });
+        let assignments = Tensor::cat(assignments.collect(), 0);
+
+        let total = swapped_prediction(scores, assignments.clone(), views, self.config.temperature);
+        let entropy = (assignments.clone() * assignments.clamp_min(1e-12).log())
+            .sum_dim(1)
+            .neg()
+            .mean_dim(0)
+            .reshape([1]);
+        let global = embeddings.narrow(0, 0, GLOBAL * images);
+        let signals = vec![
+            ("embedding_std", spread(&global)),
+            ("assignment_entropy", entropy.detach()),
+        ];
+        let width = self.config.embedding_width;
+        let pending = global.detach().reshape([GLOBAL, images, width]);
+        (Loss { total, signals }, pending)
+    }
+
+    fn commit(
+        &self,
+        mut student: Student,
+        mut state: State,
+        pending: Vec<Tensor<3>>,
+        context: &Context,
+    ) -> (Student, State) {
+        student.prototypes = with_unit_rows(student.prototypes);
+        for embeddings in pending {
+            let [_, images, width] = embeddings.dims();
+            let (Some(queue), Some(kept)) = (&mut state.queue, &self.config.queue) else {
+                continue;
+            };
+            if let Some(pushed) = self.pushed(&context.progress, images) {
+                let row = pushed % kept.images;
+                let rows = [0..GLOBAL, row..row + images, 0..width];
+                *queue = change_value(queue.clone(), |queue| {
+                    queue.slice_assign(rows, embeddings.without_autodiff())
+                });
+            }
+        }
+        (student, state)
+    }
+
+    fn frozen(&self, progress: &Progress) -> Vec<&'static str> {
+        if progress.epoch() < self.config.freeze_prototypes_epochs {
+            vec!["prototypes"]
+        } else {
+            vec![]
+        }
+    }
+
+    fn whole_batch(&self) -> Option<&'static str> {
+        Some("SwAV assigns all images of the batch to prototypes together")
+    }
+
+    fn encoder<'a>(&self, student: &'a Student, _: &'a State) -> &'a Backbone {
+        &student.backbone
+    }
+}
+
+/// Prototypes brought to length 1, as they are before every forward pass (appendix A of the paper).
+fn with_unit_rows(mut prototypes: Linear) -> Linear {
+    prototypes.weight = change_value(prototypes.weight, unit_rows);
+    prototypes
+}
+
+/// Assignments of images to prototypes, each image's summing to 1 and the prototypes used evenly: Sinkhorn–Knopp on
+/// `exp(scores / epsilon)` (eq. 3 to 5 of the paper; [Cuturi 2013](https://arxiv.org/abs/1306.0895)).
+///
+/// # Shapes
+/// - scores: `[images, prototypes]`, cosines in −1..1, without a graph
+/// - output: `[images, prototypes]`
+pub fn sinkhorn(scores: Tensor<2>, epsilon: f64, iterations: usize, replicas: &Replicas) -> Tensor<2> {
+    let prototypes = scores.dims()[1];
+    // exp never overflows: scores are at most 1. What is taken off cancels in the first normalisation.
+    let mut plan = ((scores - 1.0) / epsilon).exp();
+    for _ in 0..iterations {
+        let of_prototype = replicas.sum(plan.clone().sum_dim(0));
+        plan = plan / (of_prototype.clamp_min(1e-30) * prototypes as f64);
+        let of_image = plan.clone().sum_dim(1);
+        plan = plan / of_image.clamp_min(1e-30);
+    }
+    plan
+}
+
+/// The loss, eq. 2 of the paper summed over views: `−q_t · log softmax(scores_s / temperature)`, averaged over images, over the
+/// views `s ≠ t`, and over the global views `t`.
+///
+/// # Shapes
+/// - scores: `[views * images, prototypes]`
+/// - assignments: `[2 * images, prototypes]`, of the first two views, without a graph
+/// - output: `[1]`
+pub fn swapped_prediction(
+    scores: Tensor<2>,
+    assignments: Tensor<2>,
+    views: usize,
+    temperature: f64,
+) -> Tensor<1> {
+    let [rows, prototypes] = scores.dims();
+    let images = rows / views;
+    let log_p = log_softmax(scores / temperature, 1).reshape([views, images, prototypes]);
+    let q = assignments.reshape([GLOBAL, images, prototypes]);
+    // Σ_{s ≠ t} log p_s = Σ_s log p_s − log p_t: no loop over pairs.
+    let others = log_p.clone().sum_dim(0) - log_p.narrow(0, 0, GLOBAL);
+    let each = (q * others).sum_dim(2); // [2, images, 1]
+    let scale = -1.0 / ((views - 1) * GLOBAL) as f64;
+    each.sum_dim(0).mean_dim(1).reshape([1]) * scale
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::conformance::{self, Case};
+    use crate::formula::{self, Fixture, relative, u};
+    use backbones::{ResNetConfig, Stem};
+    use burn::tensor::{Device, TensorData};
+
+    fn config() -> Config {
+        Config {
+            hidden_width: 16,
+            embedding_width: 8,
+            prototypes: 12,
+            temperature: 0.1,
+            sinkhorn_epsilon: 0.05,
+            sinkhorn_iterations: 3,
+            freeze_prototypes_epochs: 0,
+            queue: Some(Queue {
+                images: 16,
+                from_epoch: 0,
+            }),
+        }
+    }
+
+    #[test]
+    fn passes_the_conformance_suite() {
+        let backbone = BackboneConfig::Resnet(ResNetConfig {
+            depth: 18,
+            width: 4,
+            stem: Stem::Small,
+        });
+        for (queue, views) in [(config().queue, vec![(2, 16), (3, 8)]), (None, vec![(2, 16)])] {
+            conformance::check(&Case {
+                objective: Swav::new(Config { queue, ..config() }, backbone.clone()),
+                views,
+                teacher: None,
+                independent_images: false,
+            });
+        }
+    }
+
+    #[test]
+    fn twenty_steps_follow_pytorch() {
+        let fixture = Fixture::new(include_str!("../fixtures/swav.json"));
+        let objective = Swav::new(fixture.objective(), fixture.backbone());
+        let (student, state) = objective.init(&Init::new(0, &Device::flex().autodiff()));
+        let mut student = formula::by_formula(student);
+        student.prototypes = with_unit_rows(student.prototypes);
+        formula::follow_from(&objective, &fixture, student, state);
+    }
+
+    #[test]
+    fn the_loss_is_the_papers_in_value_and_gradient() {
+        let fixture: serde_json::Value =
+            serde_json::from_str(include_str!("../fixtures/swav_loss.json")).unwrap();
+        let cases = fixture["cases"].as_array().unwrap();
+        assert!(cases.len() >= 10);
+        let device = Device::flex().autodiff();
+        for case in cases {
+            let size = |name: &str| case[name].as_u64().unwrap() as usize;
+            let number = |name: &str| case[name].as_f64().unwrap();
+            let (images, views, prototypes, queue) =
+                (size("images"), size("views"), size("prototypes"), size("queue"));
+            let matrix = |seed, rows: usize| {
+                let values = u(seed, rows * prototypes);
+                Tensor::<2>::from_data(TensorData::new(values, [rows, prototypes]), &device)
+            };
+            let scores = matrix(size("seed"), views * images).require_grad();
+            let assignments = (0..GLOBAL).map(|view| {
+                let own = scores.clone().detach().narrow(0, view * images, images);
+                let all = if queue > 0 {
+                    Tensor::cat(vec![own, matrix(500 + view, queue)], 0)
+                } else {
+                    own
+                };
+                sinkhorn(all, number("epsilon"), size("iterations"), &Replicas::single()).narrow(0, 0, images)
+            });
+            let assignments = Tensor::cat(assignments.collect(), 0);
+            let of_images: Vec<f64> = assignments.clone().sum_dim(1).into_data().iter::<f64>().collect();
+            assert!(of_images.iter().all(|sum| (sum - 1.0).abs() < 1e-5));
+            let loss = swapped_prediction(scores.clone(), assignments, views, number("temperature"));
+            let value = f64::from(loss.clone().into_scalar::<f32>());
+            assert!(
+                (value - number("loss")).abs() <= 1e-5 * number("loss"),
+                "{case}: {value}"
+            );
+            let gradient: Vec<f64> = scores
+                .grad(&loss.backward())
+                .unwrap()
+                .into_data()
+                .iter::<f64>()
+                .collect();
+            let stride = (gradient.len() / 32).max(1);
+            let sampled: Vec<f64> = gradient.into_iter().step_by(stride).take(32).collect();
+            let expected: Vec<f64> = serde_json::from_value(case["gradient"].clone()).unwrap();
+            let error = relative(&sampled, &expected);
+            assert!(error <= 1e-5, "{case}: gradient {error:e} off");
+        }
+    }
+
+    #[test]
+    fn sinkhorn_uses_prototypes_evenly() {
+        // Every image prefers prototype 0; even use spreads them all the same.
+        let scores =
+            Tensor::<2>::from_floats([[0.9, 0.1], [0.8, 0.1], [0.9, 0.2], [0.9, 0.6]], &Device::flex());
+        let plan = sinkhorn(scores, 0.1, 50, &Replicas::single());
+        let of_prototype: Vec<f32> = plan.sum_dim(0).into_data().iter::<f32>().collect();
+        assert!(
+            of_prototype.iter().all(|sum| (sum - 2.0).abs() < 1e-3),
+            "{of_prototype:?}"
+        );
+        // One iteration by hand: columns to 1/2, rows to 1.
+        let scores = Tensor::<2>::from_floats([[1.0, 0.5], [0.5, 0.5]], &Device::flex());
+        let plan = sinkhorn(scores, 0.5, 1, &Replicas::single());
+        let e = (-1f64).exp();
+        let (a, b) = (1.0 / (1.0 + e) / 2.0, 0.25);
+        let expected = a / (a + b);
+        let got = f64::from(plan.into_data().iter::<f32>().next().unwrap());
+        assert!((got - expected).abs() < 1e-6, "{got} {expected}");
+    }
+
+    #[test]
+    fn the_queue_is_used_once_it_is_full() {
+        let backbone = BackboneConfig::Resnet(ResNetConfig {
+            depth: 18,
+            width: 4,
+            stem: Stem::Small,
+        });
+        let queue = Some(Queue {
+            images: 16,
+            from_epoch: 1,
+        });
+        let objective = Swav::new(Config { queue, ..config() }, backbone);
+        let (_, state) = objective.init(&Init::new(0, &Device::flex().autodiff()));
+        let used = |step| {
+            let progress = Progress {
+                step,
+                steps_per_epoch: 3,
+                steps: 9,
+            };
+            objective.full_queue(&state, &progress, 8).is_some()
+        };
+        // Filled by steps 3 and 4.
+        assert_eq!([2, 3, 4, 5, 6].map(used), [false, false, false, true, true]);
+    }
+
+    #[test]
+    fn bad_numbers_are_named() {
+        let error = |config: Config| config.validate(8).unwrap_err();
+        let queue = Some(Queue {
+            images: 20,
+            from_epoch: 0,
+        });
+        assert!(error(Config { queue, ..config() }).contains("queue.images` must be a multiple of"));
+        let small = Config {
+            sinkhorn_epsilon: 0.001,
+            ..config()
+        };
+        assert!(error(small).contains("sinkhorn_epsilon"));
+        let one = Config {
+            prototypes: 1,
+            ..config()
+        };
+        assert!(error(one).contains("prototypes` must be at least 2"));
+        assert_eq!(config().validate(8), Ok(()));
+    }
+}
