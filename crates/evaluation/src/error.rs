@@ -140,7 +140,7 @@ pub enum Error {
 
     /// A class too small to hold a record of it out.
     #[error(
-        "logistic_regression: class {class} has 1 training record, so none of it can be held out for the choice of C"
+        "logistic-regression: class {class} has 1 training record, so none of it can be held out for the choice of C"
     )]
     ValidationSplit {
         /// The class's number.
@@ -161,7 +161,7 @@ pub enum Error {
     },
 
     /// The frozen encoder did not stay frozen: a fault of this program, never of the user.
-    #[error("linear_moco: the frozen encoder's weights changed from {before} to {after}")]
+    #[error("linear-moco: the frozen encoder's weights changed from {before} to {after}")]
     EncoderChanged {
         /// Hash of the weights before the probe.
         before: String,

@@ -414,7 +414,7 @@ mod tests {
             knn_vissl(&config, &task, &Device::flex())
                 .unwrap_err()
                 .to_string(),
-            "knn_vissl: 200 neighbors asked for, but the training set has 2 records"
+            "knn-vissl: 200 neighbors asked for, but the training set has 2 records"
         );
     }
 

@@ -229,7 +229,7 @@ mod tests {
         };
         let error = linear_cached(&config, task, &Device::flex(), &mut |_| {}).unwrap_err();
         let text = error.to_string();
-        assert!(text.starts_with("linear_cached: the loss became"), "{text}");
+        assert!(text.starts_with("linear-cached: the loss became"), "{text}");
         assert!(error.hint().unwrap().contains("learning_rate_per_256"));
     }
 

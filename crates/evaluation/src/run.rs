@@ -420,7 +420,7 @@ schedule = { steps = { milestones_epochs = [1], factor = 0.1 } }
         assert!(refused(set(60, 3), set(30, 0)).contains("the test set has no labels"));
         assert_eq!(
             refused(set(9, 3), set(30, 3)),
-            "knn_vissl: 10 neighbors asked for, but the training set has 9 records"
+            "knn-vissl: 10 neighbors asked for, but the training set has 9 records"
         );
     }
 
