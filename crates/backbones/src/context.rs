@@ -150,6 +150,9 @@ pub struct Context {
     /// Images that share batch statistics in training; `None` is the whole batch. Batch normalisation asserts that it
     /// divides the batch. See [`BatchNorm`](crate::layers::BatchNorm).
     pub batch_norm_images: Option<usize>,
+    /// This micro-batch's index, and how many make the step. Running statistics move once a step, so each micro-batch
+    /// brings its part.
+    pub micro_batch: (usize, usize),
 }
 
 impl Context {
@@ -162,6 +165,15 @@ impl Context {
             training: true,
             drop_path: true,
             batch_norm_images: None,
+            micro_batch: (0, 1),
+        }
+    }
+
+    /// The same for the `index`-th of a step's `count` micro-batches, with draws of its own.
+    pub fn micro_batch(&self, index: usize, count: usize) -> Self {
+        Self {
+            micro_batch: (index, count),
+            ..self.part(index as u64)
         }
     }
 
@@ -178,6 +190,15 @@ impl Context {
     pub fn part(&self, n: u64) -> Self {
         Self {
             draws: self.draws.part(n),
+            ..self.clone()
+        }
+    }
+
+    /// The same with batch statistics of at most `images` images: a network that sees several views at once then
+    /// normalises each view by itself, as if the views came one after the other.
+    pub fn per_view(&self, images: usize) -> Self {
+        Self {
+            batch_norm_images: Some(self.batch_norm_images.unwrap_or(images)),
             ..self.clone()
         }
     }

@@ -237,8 +237,8 @@ fn groups_normalise_as_layers_of_their_own() {
             .collect::<Vec<_>>()
     };
     let mut norm = BatchNorm::new(&Init::new(0, &device), 6);
-    norm.weight = Param::from_tensor(tensor(spread(2, 0.5, 1.0), [6], &device));
-    norm.bias = Param::from_tensor(tensor(spread(3, 0.2, 0.0), [6], &device));
+    norm.weight = Some(Param::from_tensor(tensor(spread(2, 0.5, 1.0), [6], &device)));
+    norm.bias = Some(Param::from_tensor(tensor(spread(3, 0.2, 0.0), [6], &device)));
     let x = formula(1, 8 * 6 * 5 * 3)
         .into_iter()
         .map(|v| 2.0 * v + 0.5)
@@ -257,9 +257,12 @@ fn groups_normalise_as_layers_of_their_own() {
         ("gradient.x", values(x.grad(&gradients).unwrap())),
         (
             "gradient.weight",
-            values(norm.weight.val().grad(&gradients).unwrap()),
+            values(norm.weight.unwrap().val().grad(&gradients).unwrap()),
         ),
-        ("gradient.bias", values(norm.bias.val().grad(&gradients).unwrap())),
+        (
+            "gradient.bias",
+            values(norm.bias.unwrap().val().grad(&gradients).unwrap()),
+        ),
         ("running_mean", values(norm.running_mean.value())),
         ("running_var", values(norm.running_var.value())),
     ];

@@ -16,6 +16,10 @@ pub(crate) fn shrink(config: &mut Config<ObjectiveConfig>) -> Arc<data::Dataset>
     if config.training.batch_norm_images.is_some() {
         config.training.batch_norm_images = Some(IMAGES / 2);
     }
+    if config.training.micro_batch_images.is_some() {
+        config.training.micro_batch_images = Some(IMAGES / 2);
+    }
+    config.schedule.for_smoke_test();
     config.objective.for_smoke_test(IMAGES);
     let (width, height) = training::dataset_views(&config.views)
         .first()

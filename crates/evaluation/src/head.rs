@@ -5,10 +5,10 @@ use crate::features::Matrix;
 use crate::result::rank_of;
 use backbones::layers::Linear;
 use backbones::{Init, Progress};
-use burn::optim::{GradientsParams, ModuleOptimizer};
+use burn::optim::GradientsParams;
 use burn::tensor::activation::log_softmax;
 use burn::tensor::{Device, Int, Tensor, TensorData};
-use training::{OptimizerConfig, ScheduleConfig};
+use training::{Optimizer, OptimizerConfig, Rates, ScheduleConfig};
 
 /// Standard deviation of the initial weights: MoCo's `fc.weight.data.normal_(mean=0.0, std=0.01)`.
 const INITIAL_STD: f64 = 0.01;
@@ -18,7 +18,8 @@ const TEST_ROWS: usize = 4096;
 /// A linear layer in training: `classes` logits from `width` features by cross-entropy.
 pub(crate) struct Head {
     pub(crate) layer: Linear,
-    optimizer: ModuleOptimizer,
+    optimizer: Optimizer,
+    config: OptimizerConfig,
     peak_learning_rate: f64,
     schedule: ScheduleConfig,
     progress: Progress,
@@ -41,6 +42,7 @@ impl Head {
         Self {
             layer: Linear::normal(&init, width, classes, INITIAL_STD),
             optimizer: optimizer.init(),
+            config: optimizer.clone(),
             peak_learning_rate,
             schedule: schedule.clone(),
             progress,
@@ -62,14 +64,15 @@ impl Head {
         let logits = self.layer.forward(features.autodiff());
         let loss = log_softmax(logits, 1).gather(1, classes).mean().neg();
         let gradients = GradientsParams::from_grads(loss.backward(), &self.layer);
-        let learning_rate = self.learning_rate();
-        self.layer = self.optimizer.step(learning_rate, self.layer.clone(), gradients);
+        let rates = self.rates(&self.progress);
+        self.layer = self.optimizer.step(&rates, self.layer.clone(), gradients);
         self.progress.step += 1;
         self.loss = Some(loss.without_autodiff());
     }
 
-    fn learning_rate(&self) -> f64 {
-        self.peak_learning_rate * self.schedule.factor(&self.progress)
+    fn rates(&self, progress: &Progress) -> Rates {
+        self.config
+            .rates(self.peak_learning_rate, &self.schedule, progress)
     }
 
     /// The last batch's loss, or an error if it is no longer a number. Weights that became NaN stay so: asking once an
@@ -88,7 +91,7 @@ impl Head {
             protocol,
             loss,
             step: last_step.step,
-            learning_rate: self.peak_learning_rate * self.schedule.factor(&last_step),
+            learning_rate: self.rates(&last_step).learning_rate,
         })
     }
 

@@ -45,7 +45,7 @@ impl Config {
             ));
         }
         self.optimizer.validate()?;
-        self.schedule.validate()
+        self.schedule.validate(self.epochs)
     }
 }
 
@@ -149,7 +149,10 @@ mod tests {
                 weight_decay: 0.0,
                 nesterov: false,
             },
-            schedule: ScheduleConfig::CosinePerEpoch {},
+            schedule: ScheduleConfig::CosinePerEpoch {
+                warmup: None,
+                end_learning_rate: None,
+            },
             seeds: vec![0, 1, 2],
         }
     }

@@ -65,7 +65,7 @@ impl Config {
             .validate()
             .map_err(|reason| format!("`{PROTOCOL}.train_transforms`: {reason}"))?;
         self.optimizer.validate()?;
-        self.schedule.validate()
+        self.schedule.validate(self.epochs)
     }
 
     fn view_group(&self) -> ViewGroup {

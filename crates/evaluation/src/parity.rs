@@ -158,7 +158,15 @@ fn sgd_on_stored_features_is_that_of_pytorch() {
         factor: 0.1,
     };
     for (name, nesterov, weight_decay, schedule) in [
-        ("cosine", false, 1e-3, ScheduleConfig::CosinePerEpoch {}),
+        (
+            "cosine",
+            false,
+            1e-3,
+            ScheduleConfig::CosinePerEpoch {
+                warmup: None,
+                end_learning_rate: None,
+            },
+        ),
         ("steps", true, 0.0, steps),
     ] {
         let config = linear_cached::Config {

@@ -97,14 +97,18 @@ fn main() {
             .flat_map(|image| i64::from(image).to_le_bytes())
             .collect();
         tensors.insert(format!("shuffle.{step}"), (Dtype::I64, vec![batch], order));
-        rates.push(config.optimizer.peak_learning_rate(batch) * config.schedule.factor(&progress));
+        let peak = config.optimizer.peak_learning_rate(batch);
+        rates.push(config.schedule.learning_rate(peak, &progress));
     }
 
     let training::OptimizerConfig::Sgd {
         momentum,
         weight_decay,
         ..
-    } = &config.optimizer;
+    } = &config.optimizer
+    else {
+        panic!("the PyTorch side knows SGD alone");
+    };
     let normalize = &config.data.normalize;
     let metadata = serde_json::json!({
         "batch": batch, "steps": steps, "lr": rates, "momentum": momentum, "weight_decay": weight_decay,

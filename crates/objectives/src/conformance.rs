@@ -6,7 +6,7 @@ use burn::optim::GradientsParams;
 use burn::store::ModuleRecord;
 use burn::tensor::{Device, Tensor, TensorData};
 use std::collections::BTreeMap;
-use training::{Batch, Objective, OptimizerConfig, ViewGroupTensor};
+use training::{Batch, Objective, Optimizer, OptimizerConfig, Rates, ViewGroupTensor};
 
 /// Photographs in the suite's batches.
 const IMAGES: usize = 8;
@@ -14,10 +14,8 @@ const IMAGES: usize = 8;
 /// An objective and what is known of it.
 pub(crate) struct Case<O> {
     pub(crate) objective: O,
-    /// Views of each image, all of one size.
-    pub(crate) views: usize,
-    /// Side of a view, px.
-    pub(crate) pixels: usize,
+    /// Views of each image and their side in px, global ones first.
+    pub(crate) views: Vec<(usize, usize)>,
     /// Path of the teacher in the state, of its counterpart in the student, and the stated momentum.
     pub(crate) teacher: Option<(&'static str, &'static str, f32)>,
     /// Whether an image's loss depends on its batch through batch statistics alone.
@@ -27,19 +25,22 @@ pub(crate) struct Case<O> {
 impl<O> Case<O> {
     /// A batch of smooth, step-dependent pictures.
     fn batch(&self, step: usize) -> Batch {
-        let shape = [self.views * IMAGES, 3, self.pixels, self.pixels];
-        let value = |index: usize| {
-            let area = self.pixels * self.pixels;
-            let (picture, place) = (index / area, index % area);
-            ((picture * (step + 3) + 1) as f32 * 0.37 + place as f32 * 0.011 * (picture % 7 + 1) as f32).sin()
+        let group = |(index, &(count, pixels)): (usize, &(usize, usize))| {
+            let shape = [count * IMAGES, 3, pixels, pixels];
+            let value = |at: usize| {
+                let area = pixels * pixels;
+                let (picture, place) = (at / area + 1000 * index, at % area);
+                ((picture * (step + 3) + 1) as f32 * 0.37 + place as f32 * 0.011 * (picture % 7 + 1) as f32)
+                    .sin()
+            };
+            let values: Vec<f32> = (0..shape.iter().product()).map(value).collect();
+            ViewGroupTensor {
+                images: Tensor::from_data(TensorData::new(values, shape), &Device::flex()),
+                count,
+            }
         };
-        let values: Vec<f32> = (0..shape.iter().product()).map(value).collect();
-        let images = Tensor::from_data(TensorData::new(values, shape), &Device::flex());
         Batch {
-            views: vec![ViewGroupTensor {
-                images,
-                count: self.views,
-            }],
+            views: self.views.iter().enumerate().map(group).collect(),
             images: IMAGES,
         }
     }
@@ -78,7 +79,7 @@ fn scalar(tensor: &Tensor<1>) -> f32 {
 fn step<O: Objective>(
     case: &Case<O>,
     (student, state): (O::Student, O::State),
-    optimizer: &mut burn::optim::ModuleOptimizer,
+    optimizer: &mut Optimizer,
     step: usize,
 ) -> (O::Student, O::State, f32) {
     let context = case.context(step);
@@ -89,12 +90,12 @@ fn step<O: Objective>(
         assert!(!signal.is_tracked(), "signal {name} holds the graph");
     }
     let grads = GradientsParams::from_grads(loss.total.backward(), &student);
-    let student = optimizer.step(0.05, student, grads);
+    let student = optimizer.step(&rates(), student, grads);
     let (student, state) = case.objective.commit(student, state, vec![pending], &context);
     (student, state, value)
 }
 
-fn sgd() -> burn::optim::ModuleOptimizer {
+fn sgd() -> Optimizer {
     OptimizerConfig::Sgd {
         learning_rate_per_256: 0.05,
         momentum: 0.9,
@@ -102,6 +103,14 @@ fn sgd() -> burn::optim::ModuleOptimizer {
         nesterov: false,
     }
     .init()
+}
+
+fn rates() -> Rates {
+    Rates {
+        learning_rate: 0.05,
+        weight_decay: 1e-4,
+        at_peak: (0.05, vec![]),
+    }
 }
 
 /// Values of all float parameters and running statistics by path.
@@ -136,10 +145,8 @@ fn gradients_reach_the_student_and_never_the_state<O: Objective>(case: &Case<O>)
     assert!(scalar(&loss.total).is_finite());
     let mut gradients = loss.total.backward();
     let of_student = GradientsParams::from_module(&mut gradients, &student);
-    let wanting: Vec<Parameter> = parameters(&student)
-        .into_iter()
-        .filter(|p| !p.running_statistic)
-        .collect();
+    let wanting: Vec<Parameter> = parameters(&student).into_iter().filter(|p| p.trained).collect();
+    assert!(!wanting.is_empty());
     assert_eq!(
         of_student.len(),
         wanting.len(),
@@ -192,7 +199,7 @@ fn commit_moves_the_teacher_by_its_momentum<O: Objective>(case: &Case<O>) {
         .objective
         .loss(&student, &state, &case.batch(0), &case.context(0));
     let grads = GradientsParams::from_grads(loss.total.backward(), &student);
-    let student = sgd().step(0.05, student, grads);
+    let student = sgd().step(&rates(), student, grads);
     let before = values(&state);
     let (student, state) = case
         .objective
@@ -239,14 +246,15 @@ fn a_saved_run_goes_on_as_if_never_stopped<O: Objective>(case: &Case<O>) {
     let (half, _) = run(0..3, init(case, 1), &mut optimizer);
     let student = half.0.clone().into_record().into_bytes().unwrap();
     let state = half.1.clone().into_record().into_bytes().unwrap();
-    let saved = optimizer.into_bytes().unwrap();
+    let saved = optimizer.to_bytes().unwrap();
     let (ended, losses) = run(3..6, half, &mut optimizer);
 
     // Another seed: whatever is not saved comes out different.
     let (fresh_student, fresh_state) = init(case, 2);
     let student = fresh_student.load_record(ModuleRecord::from_bytes(student).unwrap());
     let state = fresh_state.load_record(ModuleRecord::from_bytes(state).unwrap());
-    let mut optimizer = sgd().from_bytes(saved).unwrap();
+    let mut optimizer = sgd();
+    optimizer.load_bytes(&saved, &student).unwrap();
     let (resumed, again) = run(3..6, (student, state), &mut optimizer);
     assert_eq!(losses, again, "losses after save and load");
     assert_eq!(
@@ -271,23 +279,9 @@ fn micro_batches_make_the_same_step<O: Objective>(case: &Case<O>) {
     let context = case.context(0);
     let (whole, pending) = case.objective.loss(&student, &state, &batch, &context);
     let micro = |half: usize| {
-        let rows = IMAGES / 2;
-        let views = (0..case.views)
-            .map(|view| batch.view(view).narrow(0, half * rows, rows))
-            .collect();
-        let group = ViewGroupTensor {
-            images: Tensor::cat(views, 0),
-            count: case.views,
-        };
-        case.objective.loss(
-            &student,
-            &state,
-            &Batch {
-                views: vec![group],
-                images: rows,
-            },
-            &context,
-        )
+        let part = batch.clone().parts(IMAGES / 2).remove(half);
+        case.objective
+            .loss(&student, &state, &part, &context.micro_batch(half, 2))
     };
     let ((first, one), (second, two)) = (micro(0), micro(1));
     let mean = (scalar(&first.total) + scalar(&second.total)) / 2.0;

@@ -7,6 +7,9 @@
 
 #[cfg(test)]
 mod conformance;
+#[cfg(test)]
+mod formula;
+pub mod head;
 pub mod moco;
 
 use serde::{Deserialize, Serialize};

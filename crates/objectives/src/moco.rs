@@ -16,6 +16,7 @@
 //! (`batch_norm_images` in `[training]`, 32 as on one of the papers' GPUs), and keys are shuffled among the parts before
 //! they go through the teacher. On one device this needs no communication: a permutation of the batch does it.
 
+use crate::head::{spread, unit_rows};
 use backbones::init::buffer;
 use backbones::layers::{Linear, relu};
 use backbones::{Backbone, BackboneConfig, Context, Init, Progress, ema, independent_copy};
@@ -113,7 +114,7 @@ impl Encoder {
         for (index, layer) in self.head.iter().enumerate() {
             x = layer.forward(if index == 0 { x } else { relu(x) });
         }
-        normalize_rows(x)
+        unit_rows(x)
     }
 }
 
@@ -172,7 +173,7 @@ impl Objective for Moco {
         let queue = init
             .at("queue")
             .normal([self.config.queue_images, self.config.embedding_width], 1.0);
-        let queue = buffer(normalize_rows(queue).without_autodiff());
+        let queue = buffer(unit_rows(queue).without_autodiff());
         (student, State { teacher, queue })
     }
 
@@ -198,8 +199,7 @@ impl Objective for Moco {
             state.queue.val(),
             self.config.temperature,
         );
-        // 1 / sqrt(width) when embeddings spread evenly over the sphere, 0 when they collapse.
-        let spread = queries.clone().detach().var(0).sqrt().mean_dim(1).reshape([1]);
+        let spread = spread(&queries);
         let similarity = (queries.detach() * keys.clone())
             .sum_dim(1)
             .mean_dim(0)
@@ -228,10 +228,6 @@ impl Objective for Moco {
             row += count;
         }
         (student, state)
-    }
-
-    fn frozen(&self, _: &Progress) -> Vec<&'static str> {
-        vec![]
     }
 
     fn encoder<'a>(&self, student: &'a Student, _: &'a State) -> &'a Backbone {
@@ -274,12 +270,6 @@ pub fn info_nce(queries: Tensor<2>, keys: Tensor<2>, queue: Tensor<2>, temperatu
     (log_sum - positive).mean_dim(0).reshape([1])
 }
 
-/// Each row divided by its length, as `torch.nn.functional.normalize` (lengths below 1e-12 count as 1e-12).
-fn normalize_rows(x: Tensor<2>) -> Tensor<2> {
-    let length = x.clone().powi_scalar(2).sum_dim(1).sqrt().clamp_min(1e-12);
-    x / length
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -319,8 +309,7 @@ mod tests {
             );
             conformance::check(&Case {
                 objective,
-                views: 2,
-                pixels: 16,
+                views: vec![(2, 16)],
                 teacher: Some(("teacher", "encoder", 0.9)),
                 independent_images: !shuffle,
             });
@@ -365,9 +354,9 @@ mod tests {
                 .map(|(a, b)| a / 2.0 + b)
                 .collect();
             let query = tensor(query, images).require_grad();
-            let keys = normalize_rows(tensor(key, images));
-            let queue = normalize_rows(tensor(noise(queue, width, 2.0), queue));
-            let loss = info_nce(normalize_rows(query.clone()), keys, queue, temperature);
+            let keys = unit_rows(tensor(key, images));
+            let queue = unit_rows(tensor(noise(queue, width, 2.0), queue));
+            let loss = info_nce(unit_rows(query.clone()), keys, queue, temperature);
             let value = f64::from(loss.clone().into_data().try_to_vec::<f32>().unwrap()[0]);
             let expected = case["loss"].as_f64().unwrap();
             assert!(
@@ -418,14 +407,14 @@ mod tests {
         student.encoder = by_formula(student.encoder);
         state.teacher = independent_copy(&student.encoder);
         let queue = Tensor::from_data(TensorData::new(u(1000, 64 * 16), [64, 16]), &device);
-        state.queue = buffer(normalize_rows(queue));
-        let optimizer = training::OptimizerConfig::Sgd {
+        state.queue = buffer(unit_rows(queue));
+        let config = training::OptimizerConfig::Sgd {
             learning_rate_per_256: 0.001,
             momentum: 0.9,
             weight_decay: 1e-4,
             nesterov: false,
         };
-        let mut optimizer = optimizer.init();
+        let mut optimizer = config.init();
         for step in 0..20 {
             let progress = Progress {
                 step,
@@ -453,7 +442,8 @@ mod tests {
                 "step {step}: {value}, PyTorch {expected}"
             );
             let grads = burn::optim::GradientsParams::from_grads(loss.total.backward(), &student);
-            student = optimizer.step(0.001, student, grads);
+            let rates = config.rates(0.001, &training::ScheduleConfig::Constant {}, &progress);
+            student = optimizer.step(&rates, student, grads);
             (student, state) = objective.commit(student, state, vec![pending], &context);
         }
     }

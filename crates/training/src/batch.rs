@@ -54,7 +54,7 @@ impl Normalize {
     }
 }
 
-/// The views of one group on the device: one size, so that they can go through a network together.
+/// The views of one size on the device, so that they can go through a network together.
 #[derive(Clone, Debug)]
 pub struct ViewGroupTensor {
     /// Normalised images, `[count * images, channels, height, width]`, all images of view 0 first.
@@ -66,7 +66,8 @@ pub struct ViewGroupTensor {
 /// One (micro-)batch on the device.
 #[derive(Clone, Debug)]
 pub struct Batch {
-    /// View groups in the config's order, the first being the global views.
+    /// Views by size in the config's order, the first being the global views. View groups of the config that follow one
+    /// another and have one size are one group here: DINO draws its two global views from different recipes.
     pub views: Vec<ViewGroupTensor>,
     /// Photographs in the batch (not views).
     pub images: usize,
@@ -76,8 +77,17 @@ impl Batch {
     /// Uploads a loaded batch.
     pub fn upload(batch: data::Batch, normalize: &Normalize, device: &Device) -> Self {
         let images = batch.positions.len();
-        let views = batch
-            .views
+        let mut merged: Vec<data::Views> = vec![];
+        for group in batch.views {
+            match merged.last_mut() {
+                Some(last) if (last.height, last.width) == (group.height, group.width) => {
+                    last.pixels.extend(group.pixels);
+                    last.count += group.count;
+                }
+                _ => merged.push(group),
+            }
+        }
+        let views = merged
             .into_iter()
             .map(|group| ViewGroupTensor {
                 count: group.count,
@@ -85,6 +95,42 @@ impl Batch {
             })
             .collect();
         Self { views, images }
+    }
+
+    /// The batch in parts of `images` photographs, in order, each with all its views.
+    ///
+    /// # Panics
+    /// If `images` does not divide the batch.
+    pub fn parts(self, images: usize) -> Vec<Self> {
+        assert!(
+            images > 0 && self.images.is_multiple_of(images),
+            "parts of {images} images do not make a batch of {}",
+            self.images
+        );
+        if images == self.images {
+            return vec![self];
+        }
+        let part = |index: usize| Self {
+            images,
+            views: self
+                .views
+                .iter()
+                .map(|group| {
+                    let [_, channels, height, width] = group.images.dims();
+                    let of_view = |view: usize| {
+                        let first = view * self.images + index * images;
+                        group.images.clone().narrow(0, first, images)
+                    };
+                    let rows = Tensor::cat((0..group.count).map(of_view).collect(), 0);
+                    debug_assert_eq!(rows.dims(), [group.count * images, channels, height, width]);
+                    ViewGroupTensor {
+                        images: rows,
+                        count: group.count,
+                    }
+                })
+                .collect(),
+        };
+        (0..self.images / images).map(part).collect()
     }
 
     /// The `index`-th view of every image, counted across groups.
@@ -106,6 +152,62 @@ impl Batch {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn views(count: usize, images: usize, side: usize, first: u8) -> data::Views {
+        let length = count * images * 3 * side * side;
+        data::Views {
+            pixels: (0..length).map(|index| first.wrapping_add(index as u8)).collect(),
+            count,
+            images,
+            channels: 3,
+            height: side,
+            width: side,
+        }
+    }
+
+    fn unit() -> Normalize {
+        Normalize {
+            mean: [0.0; 3],
+            std: [1.0; 3],
+        }
+    }
+
+    #[test]
+    fn groups_of_one_size_become_one() {
+        let loaded = data::Batch {
+            views: vec![views(1, 2, 2, 0), views(1, 2, 2, 100), views(3, 2, 1, 7)],
+            labels: None,
+            positions: vec![0, 1],
+        };
+        let batch = Batch::upload(loaded, &unit(), &Device::flex());
+        let shapes: Vec<_> = batch
+            .views
+            .iter()
+            .map(|group| (group.count, group.images.dims()))
+            .collect();
+        assert_eq!(shapes, [(2, [4, 3, 2, 2]), (3, [6, 3, 1, 1])]);
+        let second = batch.view(1).into_data().try_to_vec::<f32>().unwrap();
+        assert!((second[0] * 255.0 - 100.0).abs() < 1e-4);
+    }
+
+    #[test]
+    fn parts_hold_every_view_of_their_images() {
+        let loaded = data::Batch {
+            views: vec![views(2, 4, 1, 0), views(1, 4, 2, 50)],
+            labels: None,
+            positions: vec![0, 1, 2, 3],
+        };
+        let whole = Batch::upload(loaded, &unit(), &Device::flex());
+        let parts = whole.clone().parts(2);
+        assert_eq!(parts.len(), 2);
+        for (index, part) in parts.iter().enumerate() {
+            assert_eq!(part.images, 2);
+            for view in 0..3 {
+                let expected = whole.view(view).narrow(0, index * 2, 2).into_data();
+                part.view(view).into_data().assert_eq(&expected, true);
+            }
+        }
+    }
 
     #[test]
     fn pixels_are_normalised_as_torchvision_does() {

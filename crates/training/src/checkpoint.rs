@@ -1,13 +1,13 @@
 //! Checkpoints: written aside, synced, renamed; the last K kept; never half a one.
 //!
-//! Burnpack (`.bpk`) keeps parameter ids, to which the optimizer's state is keyed: with safetensors the momentum would
-//! be lost in silence. `encoder.safetensors` lies beside them for everybody else.
+//! Student and state are Burn's records (`.bpk`), the optimizer's state is a safetensors file by parameter path.
+//! `encoder.safetensors` lies beside them for everybody else.
 
 use crate::error::{Error, io};
 use crate::files::{sync_folder, write_synced};
+use crate::optimizer::Optimizer;
 use crate::run_log::Window;
 use burn::module::Module;
-use burn::optim::ModuleOptimizer;
 use burn::store::ModuleRecord;
 use burn::tensor::Bytes;
 use serde::{Deserialize, Serialize};
@@ -71,7 +71,7 @@ pub(crate) fn save<S: Module, T: Module>(
     run: &Path,
     student: &S,
     state: &T,
-    optimizer: &ModuleOptimizer,
+    optimizer: &Optimizer,
     encoder: &[u8],
     position: &Position,
     keep: usize,
@@ -113,7 +113,7 @@ fn write_parts<S: Module, T: Module>(
     folder: &Path,
     student: &S,
     state: &T,
-    optimizer: &ModuleOptimizer,
+    optimizer: &Optimizer,
     encoder: &[u8],
     position: &Position,
 ) -> Result<(), Error> {
@@ -127,7 +127,12 @@ fn write_parts<S: Module, T: Module>(
     };
     record("student.bpk", student.clone().into_record().into_bytes())?;
     record("state.bpk", state.clone().into_record().into_bytes())?;
-    record("optimizer.bpk", optimizer.into_bytes())?;
+    let path = folder.join("optimizer.safetensors");
+    let bytes = optimizer.to_bytes().map_err(|reason| Error::Checkpoint {
+        path: path.clone(),
+        reason,
+    })?;
+    write_synced(&path, &bytes)?;
     write_synced(&folder.join("encoder.safetensors"), encoder)?;
     let path = folder.join("position.json");
     let text =
@@ -154,7 +159,7 @@ pub(crate) fn remove_partial(folder: &Path) -> Result<(), Error> {
 pub(crate) struct Loaded<S, T> {
     pub(crate) student: S,
     pub(crate) state: T,
-    pub(crate) optimizer: ModuleOptimizer,
+    pub(crate) optimizer: Optimizer,
     pub(crate) position: Position,
 }
 
@@ -164,7 +169,7 @@ pub(crate) fn load<S: Module, T: Module>(
     checkpoint: &CheckpointDir,
     student: S,
     state: T,
-    optimizer: ModuleOptimizer,
+    mut optimizer: Optimizer,
 ) -> Result<Loaded<S, T>, Error> {
     let read = |name: &str| {
         let path = checkpoint.path.join(name);
@@ -182,10 +187,10 @@ pub(crate) fn load<S: Module, T: Module>(
     let state = ModuleRecord::from_bytes(Bytes::from_bytes_vec(bytes))
         .and_then(|record| state.try_load_record(record))
         .map_err(|error| refused(path, format!("does not fit the config's objective: {error}")))?;
-    let (path, bytes) = read("optimizer.bpk")?;
-    let optimizer = optimizer
-        .from_bytes(Bytes::from_bytes_vec(bytes))
-        .map_err(|error| refused(path, error.to_string()))?;
+    let (path, bytes) = read("optimizer.safetensors")?;
+    optimizer
+        .load_bytes(&bytes, &student)
+        .map_err(|reason| refused(path, reason))?;
     let (path, bytes) = read("position.json")?;
     let position: Position =
         serde_json::from_slice(&bytes).map_err(|error| refused(path.clone(), error.to_string()))?;

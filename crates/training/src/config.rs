@@ -3,7 +3,7 @@
 //! Generic over the objective's section, which `objectives` owns: this crate knows no method.
 
 use crate::batch::Normalize;
-use crate::optimizer::OptimizerConfig;
+use crate::optimizer::{ClipConfig, OptimizerConfig};
 use crate::schedule::ScheduleConfig;
 use backbones::BackboneConfig;
 use serde::{Deserialize, Serialize};
@@ -55,6 +55,13 @@ pub struct TrainingConfig {
     /// Images that share batch statistics (MoCo's 32 of a GPU). Must divide `batch_images`; absent: the whole batch.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub batch_norm_images: Option<usize>,
+    /// Images that go through the networks at a time, their gradients being added up before the one step: less memory for
+    /// the same step. Must divide `batch_images`; absent: the whole batch at once.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub micro_batch_images: Option<usize>,
+    /// What is done to gradients that are too long; absent: nothing. DINO: `{ per_parameter_norm = 3.0 }`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub clip_gradients: Option<ClipConfig>,
     /// A checkpoint every so many epochs, and one at the end.
     pub checkpoint_every_epochs: usize,
     /// Checkpoints kept; older ones are removed. At least 1.
@@ -97,6 +104,24 @@ impl<O> Config<O> {
                 ));
             }
         }
+        if let Some(images) = self.training.micro_batch_images {
+            if images == 0 || !self.data.batch_images.is_multiple_of(images) {
+                return Err(format!(
+                    "`training.micro_batch_images` must divide `data.batch_images` ({}), got {images}",
+                    self.data.batch_images
+                ));
+            }
+            if let Some(group) = self.training.batch_norm_images
+                && !images.is_multiple_of(group)
+            {
+                return Err(format!(
+                    "`training.batch_norm_images` must divide `training.micro_batch_images` ({images}), got {group}"
+                ));
+            }
+        }
+        if let Some(clip) = &self.training.clip_gradients {
+            clip.validate()?;
+        }
         if self.views.is_empty() {
             return Err("`[[views]]` must describe at least one view group, got none".into());
         }
@@ -119,7 +144,7 @@ impl<O> Config<O> {
                 .map_err(|reason| format!("`[[views]]` group {}: {reason}", index + 1))?;
         }
         self.optimizer.validate()?;
-        self.schedule.validate()
+        self.schedule.validate(self.training.epochs)
     }
 }
 

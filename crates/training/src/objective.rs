@@ -14,9 +14,9 @@ use burn::tensor::Tensor;
 pub enum ViewCount {
     /// Exactly so many, over all groups.
     Exactly(usize),
-    /// So many global views in the first group and at least so many others.
+    /// So many global views, which are those of the first group's size, and at least so many others.
     GlobalAndLocal {
-        /// Views of the first group.
+        /// Views of the first size.
         global: usize,
         /// The least number of local views.
         least_local: usize,
@@ -32,12 +32,20 @@ impl ViewCount {
                 "the objective needs exactly {count} views of each image, but `[[views]]` gives {total}"
             )),
             Self::GlobalAndLocal { global, least_local } => {
-                let first = groups.first().map_or(0, |group| group.count);
+                // Groups of one size are one group to the objective: see `Batch`.
+                let size = groups.first().map(data::ViewGroup::output_px);
+                let same = |group: &&data::ViewGroup| Some(group.output_px()) == size;
+                let first: usize = groups.iter().take_while(same).map(|group| group.count).sum();
                 if first != global || total - first < least_local {
                     return Err(format!(
-                        "the objective needs {global} views in the first `[[views]]` group and at least {least_local} in the others, got {first} and {}",
+                        "the objective needs {global} global views (those of the first `[[views]]` group's size) and at least {least_local} of other sizes, got {first} and {}",
                         total - first
                     ));
+                }
+                if groups.iter().skip_while(same).any(|group| same(&group)) {
+                    return Err(
+                        "`[[views]]` groups of the global size must stand together at the front".to_string(),
+                    );
                 }
                 Ok(())
             }
@@ -53,6 +61,36 @@ pub struct Loss {
     pub total: Tensor<1>,
     /// Named scalars for the log, `[1]` each and detached. They stay on the device until a log line is due.
     pub signals: Vec<(&'static str, Tensor<1>)>,
+}
+
+impl Loss {
+    /// The mean of the losses of a step's micro-batches, and of each signal.
+    ///
+    /// # Panics
+    /// If there is none.
+    pub(crate) fn mean(mut losses: Vec<Self>) -> Self {
+        let first = losses.remove(0);
+        let count = (losses.len() + 1) as f64;
+        if losses.is_empty() {
+            return first;
+        }
+        // Only values are wanted from here on.
+        let mut total = first.total.without_autodiff();
+        let mut signals = first.signals;
+        for loss in losses {
+            total = total + loss.total.without_autodiff();
+            for (sum, (_, value)) in signals.iter_mut().zip(loss.signals) {
+                sum.1 = sum.1.clone() + value;
+            }
+        }
+        Self {
+            total: total / count,
+            signals: signals
+                .into_iter()
+                .map(|(name, sum)| (name, sum / count))
+                .collect(),
+        }
+    }
 }
 
 /// A self-supervised method: which networks and state it has, its loss, and what happens after a step.
@@ -92,7 +130,21 @@ pub trait Objective {
     ) -> (Self::Student, Self::State);
 
     /// Paths (prefixes, as in `head.last`) of student parameters whose gradients are dropped at this point.
-    fn frozen(&self, progress: &Progress) -> Vec<&'static str>;
+    fn frozen(&self, _: &Progress) -> Vec<&'static str> {
+        vec![]
+    }
+
+    /// Paths (prefixes) of student parameters whose learning rate stays at the peak, whatever the schedule (SimSiam's
+    /// predictor).
+    fn at_peak_rate(&self) -> Vec<&'static str> {
+        vec![]
+    }
+
+    /// Why the loss needs the whole batch at once, if it does (negatives, Sinkhorn, correlations over the batch): such an
+    /// objective refuses `training.micro_batch_images`.
+    fn whole_batch(&self) -> Option<&'static str> {
+        None
+    }
 
     /// The network that the method's paper evaluates.
     fn encoder<'a>(&self, student: &'a Self::Student, state: &'a Self::State) -> &'a Backbone;
@@ -104,10 +156,11 @@ mod tests {
 
     #[test]
     fn another_number_of_views_is_refused_with_both_numbers() {
-        let group = |count| data::ViewGroup {
+        let sized = |count, size_px| data::ViewGroup {
             count,
-            transforms: vec![],
+            transforms: vec![data::Transform::CenterCrop { size_px }],
         };
+        let group = |count| sized(count, 8);
         assert_eq!(ViewCount::Exactly(2).check(&[group(1), group(1)]), Ok(()));
         let error = ViewCount::Exactly(2).check(&[group(3)]).unwrap_err();
         assert!(
@@ -118,7 +171,16 @@ mod tests {
             global: 2,
             least_local: 1,
         };
-        assert_eq!(multi.check(&[group(2), group(6)]), Ok(()));
+        assert_eq!(multi.check(&[group(2), sized(6, 4)]), Ok(()));
+        assert_eq!(multi.check(&[group(1), group(1), sized(6, 4)]), Ok(()));
         assert!(multi.check(&[group(2)]).unwrap_err().contains("at least 1"));
+        assert!(
+            multi
+                .check(&[group(2), group(6)])
+                .unwrap_err()
+                .contains("got 8 and 0")
+        );
+        let apart = multi.check(&[group(2), sized(6, 4), group(1)]).unwrap_err();
+        assert!(apart.contains("at the front"), "{apart}");
     }
 }

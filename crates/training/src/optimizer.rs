@@ -1,19 +1,33 @@
-//! Optimizers, set up so that their numbers are PyTorch's.
+//! Optimizers whose numbers are PyTorch's: SGD, AdamW, LARS and LARC, and what moves their rates.
+//!
+//! Ours and not Burn's, because a run needs what those cannot know: a parameter's path (biases and norms without weight
+//! decay, rates that fall with depth), a weight decay that moves, norms over all gradients, and a state that is found
+//! again by name.
 
-use burn::module::{Module, ModuleVisitor, Param, ParamId};
-use burn::optim::decay::WeightDecayConfig;
-use burn::optim::momentum::MomentumConfig;
-use burn::optim::{GradientsParams, ModuleOptimizer, SgdConfig};
+mod clip;
+mod state;
+mod update;
+
+pub use clip::ClipConfig;
+pub use state::{Optimizer, Rates};
+
+use crate::schedule::{ScheduleConfig, cosine};
+use backbones::Progress;
+use burn::module::{Module, ModuleVisitor, Param};
+use burn::optim::GradientsParams;
 use burn::tensor::Tensor;
 use serde::{Deserialize, Serialize};
 
 /// The optimizer of a run. TOML: one table, e.g. `[optimizer.sgd]`.
+///
+/// Learning rates are for 256 images a step; the rate used is `learning_rate_per_256 * batch_images / 256`.
+/// *Biases and norms* are the parameters of one dimension.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum OptimizerConfig {
     /// `torch.optim.SGD`: `g += weight_decay w; v = momentum v + g; w -= lr v` (no dampening).
     Sgd {
-        /// Peak learning rate for 256 images a step; the rate used is this times `batch_images / 256`. MoCo: 0.03.
+        /// Peak learning rate for 256 images a step. MoCo: 0.03.
         learning_rate_per_256: f64,
         /// SGD's momentum, 0 to below 1. MoCo: 0.9.
         momentum: f64,
@@ -22,67 +36,195 @@ pub enum OptimizerConfig {
         /// Nesterov's momentum. MoCo: false.
         nesterov: bool,
     },
+    /// `torch.optim.AdamW`: Loshchilov, Hutter, *Decoupled weight decay regularization*, 2019, algorithm 2.
+    Adamw {
+        /// Peak learning rate for 256 images a step. DINO: 5e-4; MAE and MoCo-v3: 1.5e-4.
+        learning_rate_per_256: f64,
+        /// Averages of gradient and squared gradient, each 0 to below 1. PyTorch: 0.9, 0.999; MAE: 0.9, 0.95.
+        betas: [f64; 2],
+        /// Added to the root of the squared gradient's average. PyTorch: 1e-8.
+        epsilon: f64,
+        /// Weight decay at the start, not scaled by the batch. DINO: 0.04.
+        weight_decay: f64,
+        /// Weight decay at the end, reached by a cosine over all steps; absent: it stays. DINO: 0.4.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        weight_decay_end: Option<f64>,
+        /// Whether biases and norms decay too. DINO, MAE: false.
+        decay_biases_and_norms: bool,
+        /// Each block's rate as a part of the next one's, 0..1, counted from the head down; absent: one rate for all.
+        /// DINOv2: 0.9.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        layer_decay: Option<f64>,
+    },
+    /// SGD whose gradient is brought to a part of each parameter's norm: You, Gitman, Ginsburg, *Large batch training of
+    /// convolutional networks*, 2017, algorithm 1.
+    Lars {
+        /// Peak learning rate for 256 images a step. SwAV: 0.3 (4.8 for 4,096); MoCo-v3's ResNet-50: 0.6 or 0.3.
+        learning_rate_per_256: f64,
+        /// Peak learning rate of biases and norms for 256 images; absent: as the others. Barlow Twins: 0.0048.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        biases_and_norms_learning_rate_per_256: Option<f64>,
+        /// SGD's momentum, 0 to below 1. 0.9 everywhere.
+        momentum: f64,
+        /// L2 penalty at the start. SwAV and SimCLR: 1e-6.
+        weight_decay: f64,
+        /// L2 penalty at the end, reached by a cosine over all steps; absent: it stays.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        weight_decay_end: Option<f64>,
+        /// The gradient's norm as a part of the parameter's. 0.001 everywhere.
+        trust: f64,
+        /// Which norm the gradient is measured by.
+        adaptation: Adaptation,
+        /// Whether biases and norms are adapted and decayed too. SwAV (apex's LARC): true; MoCo-v3, Barlow Twins: false.
+        adapt_biases_and_norms: bool,
+    },
+}
+
+/// How LARS scales a parameter's gradient.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Adaptation {
+    /// By `trust ‖w‖ / ‖g + weight_decay w‖`: MoCo-v3, Barlow Twins, DINO.
+    Lars,
+    /// By `trust ‖w‖ / (‖g‖ + weight_decay ‖w‖ + 1e-8)`, without clipping: apex's LARC, as SwAV and SimCLR use it.
+    Larc,
 }
 
 impl OptimizerConfig {
     /// Refuses numbers with which training makes no sense.
     pub fn validate(&self) -> Result<(), String> {
-        let Self::Sgd {
-            learning_rate_per_256,
-            momentum,
-            weight_decay,
-            nesterov,
-        } = self;
-        if !(learning_rate_per_256.is_finite() && *learning_rate_per_256 > 0.0) {
-            return Err(format!(
-                "`optimizer.sgd.learning_rate_per_256` must be above 0, got {learning_rate_per_256}"
-            ));
+        let name = self.name();
+        let above_zero = |key: &str, value: f64| {
+            if value.is_finite() && value > 0.0 {
+                return Ok(());
+            }
+            Err(format!("`optimizer.{name}.{key}` must be above 0, got {value}"))
+        };
+        let fraction = |key: &str, value: f64| {
+            if (0.0..1.0).contains(&value) {
+                return Ok(());
+            }
+            Err(format!(
+                "`optimizer.{name}.{key}` must be at least 0 and below 1, got {value}"
+            ))
+        };
+        let not_negative = |key: &str, value: f64| {
+            if value.is_finite() && value >= 0.0 {
+                return Ok(());
+            }
+            Err(format!(
+                "`optimizer.{name}.{key}` must be at least 0, got {value}"
+            ))
+        };
+        above_zero("learning_rate_per_256", self.learning_rate_per_256())?;
+        not_negative("weight_decay", self.weight_decay_course().0)?;
+        if let (_, Some(end)) = self.weight_decay_course() {
+            not_negative("weight_decay_end", end)?;
         }
-        if !(0.0..1.0).contains(momentum) {
-            return Err(format!(
-                "`optimizer.sgd.momentum` must be at least 0 and below 1, got {momentum}"
-            ));
-        }
-        if !(weight_decay.is_finite() && *weight_decay >= 0.0) {
-            return Err(format!(
-                "`optimizer.sgd.weight_decay` must be at least 0, got {weight_decay}"
-            ));
-        }
-        if *nesterov && *momentum == 0.0 {
-            return Err("`optimizer.sgd.nesterov` needs a `momentum` above 0".into());
+        match self {
+            Self::Sgd {
+                momentum, nesterov, ..
+            } => {
+                fraction("momentum", *momentum)?;
+                if *nesterov && *momentum == 0.0 {
+                    return Err("`optimizer.sgd.nesterov` needs a `momentum` above 0".into());
+                }
+            }
+            Self::Adamw {
+                betas,
+                epsilon,
+                layer_decay,
+                ..
+            } => {
+                fraction("betas[0]", betas[0])?;
+                fraction("betas[1]", betas[1])?;
+                above_zero("epsilon", *epsilon)?;
+                if let Some(decay) = layer_decay
+                    && !(*decay > 0.0 && *decay <= 1.0)
+                {
+                    return Err(format!(
+                        "`optimizer.adamw.layer_decay` must be above 0 and at most 1, got {decay}"
+                    ));
+                }
+            }
+            Self::Lars {
+                biases_and_norms_learning_rate_per_256,
+                momentum,
+                trust,
+                ..
+            } => {
+                fraction("momentum", *momentum)?;
+                above_zero("trust", *trust)?;
+                if let Some(rate) = biases_and_norms_learning_rate_per_256 {
+                    above_zero("biases_and_norms_learning_rate_per_256", *rate)?;
+                }
+            }
         }
         Ok(())
     }
 
-    /// The peak learning rate for steps of `batch_images` images (linear scaling).
+    fn name(&self) -> &'static str {
+        match self {
+            Self::Sgd { .. } => "sgd",
+            Self::Adamw { .. } => "adamw",
+            Self::Lars { .. } => "lars",
+        }
+    }
+
+    fn learning_rate_per_256(&self) -> f64 {
+        match self {
+            Self::Sgd {
+                learning_rate_per_256,
+                ..
+            }
+            | Self::Adamw {
+                learning_rate_per_256,
+                ..
+            }
+            | Self::Lars {
+                learning_rate_per_256,
+                ..
+            } => *learning_rate_per_256,
+        }
+    }
+
+    /// Weight decay at the start and, where it moves, at the end.
+    fn weight_decay_course(&self) -> (f64, Option<f64>) {
+        match self {
+            Self::Sgd { weight_decay, .. } => (*weight_decay, None),
+            Self::Adamw {
+                weight_decay,
+                weight_decay_end,
+                ..
+            }
+            | Self::Lars {
+                weight_decay,
+                weight_decay_end,
+                ..
+            } => (*weight_decay, *weight_decay_end),
+        }
+    }
+
+    /// The peak learning rate for steps of `batch_images` images (linear scaling: Goyal et al., *Accurate, large minibatch
+    /// SGD*, 2017, §2.1).
     pub fn peak_learning_rate(&self, batch_images: usize) -> f64 {
-        let Self::Sgd {
-            learning_rate_per_256,
-            ..
-        } = self;
-        learning_rate_per_256 * batch_images as f64 / 256.0
+        self.learning_rate_per_256() * batch_images as f64 / 256.0
+    }
+
+    /// What moves over a run, for the step that `progress` names; `peak` is what
+    /// [`peak_learning_rate`](Self::peak_learning_rate) gives.
+    pub fn rates(&self, peak: f64, schedule: &ScheduleConfig, progress: &Progress) -> Rates {
+        let (start, end) = self.weight_decay_course();
+        Rates {
+            learning_rate: schedule.learning_rate(peak, progress),
+            weight_decay: end.map_or(start, |end| cosine(start, end, progress.fraction())),
+            at_peak: (peak, vec![]),
+        }
     }
 
     /// A fresh optimizer.
-    pub fn init(&self) -> ModuleOptimizer {
-        let Self::Sgd {
-            momentum,
-            weight_decay,
-            nesterov,
-            ..
-        } = self;
-        // Burn's dampening defaults to 0.1, PyTorch's to 0.
-        let momentum = (*momentum > 0.0).then(|| {
-            MomentumConfig::new()
-                .with_momentum(*momentum)
-                .with_dampening(0.0)
-                .with_nesterov(*nesterov)
-        });
-        let weight_decay = (*weight_decay > 0.0).then(|| WeightDecayConfig::new(*weight_decay as f32));
-        SgdConfig::new()
-            .with_momentum(momentum)
-            .with_weight_decay(weight_decay)
-            .init()
+    pub fn init(&self) -> Optimizer {
+        Optimizer::new(self.clone())
     }
 }
 
@@ -90,102 +232,33 @@ impl OptimizerConfig {
 pub fn drop_gradients<M: Module>(grads: &mut GradientsParams, module: &M, paths: &[&str]) {
     struct Dropper<'a> {
         grads: &'a mut GradientsParams,
-        paths: &'a [&'a str],
-        path: Vec<String>,
+        ids: Vec<burn::module::ParamId>,
     }
     impl ModuleVisitor for Dropper<'_> {
-        fn enter_module(&mut self, name: &str, _: &str) {
-            self.path.push(name.to_string());
-        }
-        fn exit_module(&mut self, _: &str, _: &str) {
-            self.path.pop();
-        }
         fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-            let path = self.path.join(".");
-            let below = |prefix: &&str| {
-                path.strip_prefix(*prefix)
-                    .is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
-            };
-            if self.paths.iter().any(below) {
-                let id: ParamId = param.id;
-                let _ = self.grads.remove::<D>(id);
+            if self.ids.contains(&param.id) {
+                let _ = self.grads.remove::<D>(param.id);
             }
         }
     }
-    if !paths.is_empty() {
-        module.visit(&mut Dropper {
-            grads,
-            paths,
-            path: vec![],
-        });
+    if paths.is_empty() {
+        return;
     }
+    let ids = backbones::parameters(module)
+        .into_iter()
+        .filter(|parameter| is_below(&parameter.path, paths))
+        .map(|parameter| parameter.id)
+        .collect();
+    module.visit(&mut Dropper { grads, ids });
+}
+
+/// Whether `path` is one of `prefixes` or a part of one.
+fn is_below(path: &str, prefixes: &[&str]) -> bool {
+    prefixes.iter().any(|prefix| {
+        path.strip_prefix(*prefix)
+            .is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+    })
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use burn::tensor::Device;
-
-    #[derive(Module, Debug)]
-    struct Two {
-        first: Param<Tensor<1>>,
-        second: Param<Tensor<1>>,
-    }
-
-    fn two() -> Two {
-        let device = Device::flex().autodiff();
-        let ones = || Param::from_tensor(Tensor::<1>::from_floats([1.0, 2.0], &device));
-        Two {
-            first: ones(),
-            second: ones(),
-        }
-    }
-
-    #[test]
-    fn sgd_follows_pytorch_by_hand() {
-        // w = 1, gradient 3 each step, lr 0.1, momentum 0.9, weight decay 0.5:
-        // step 1: g = 3 + 0.5 = 3.5, v = 3.5, w = 0.65; step 2: g = 3.325, v = 6.475, w = 0.0025.
-        let config = OptimizerConfig::Sgd {
-            learning_rate_per_256: 0.1,
-            momentum: 0.9,
-            weight_decay: 0.5,
-            nesterov: false,
-        };
-        let mut optimizer = config.init();
-        let mut module = two();
-        for expected in [0.65, 0.0025] {
-            let loss = (module.first.val() * 3.0).sum();
-            let grads = GradientsParams::from_grads(loss.backward(), &module);
-            module = optimizer.step(config.peak_learning_rate(256), module, grads);
-            let got = module.first.val().into_data().try_to_vec::<f32>().unwrap()[0];
-            assert!((got - expected).abs() < 1e-6, "{got} {expected}");
-        }
-    }
-
-    #[test]
-    fn dropped_gradients_leave_their_parameter_alone() {
-        let module = two();
-        let loss = (module.first.val() + module.second.val()).sum();
-        let mut grads = GradientsParams::from_grads(loss.backward(), &module);
-        drop_gradients(&mut grads, &module, &["first"]);
-        assert!(grads.get::<1>(module.first.id).is_none());
-        assert!(grads.get::<1>(module.second.id).is_some());
-    }
-
-    #[test]
-    fn bad_numbers_are_named() {
-        let sgd = |learning_rate_per_256, momentum| OptimizerConfig::Sgd {
-            learning_rate_per_256,
-            momentum,
-            weight_decay: 0.0,
-            nesterov: false,
-        };
-        assert!(
-            sgd(0.0, 0.9)
-                .validate()
-                .unwrap_err()
-                .contains("learning_rate_per_256")
-        );
-        assert!(sgd(0.1, 1.0).validate().unwrap_err().contains("momentum"));
-    }
-}
+mod tests;

@@ -6,11 +6,11 @@ use crate::config::Config;
 use crate::encoder::encoder_bytes;
 use crate::error::{Error, io};
 use crate::files::{write_atomically, write_json_atomically};
-use crate::objective::Objective;
-use crate::optimizer::drop_gradients;
+use crate::objective::{Loss, Objective};
+use crate::optimizer::{Rates, drop_gradients};
 use crate::run_log::{LogLine, RunLog, Window};
-use backbones::{Context, Draws, Init, Progress};
-use burn::optim::GradientsParams;
+use backbones::{Context, Draws, Init, Progress, parameters};
+use burn::optim::{GradientsAccumulator, GradientsParams};
 use burn::tensor::Device;
 use serde::Serialize;
 use std::fs;
@@ -105,6 +105,10 @@ pub fn pretrain<O: Objective, C: Serialize>(
     // Refuse what cannot work before anything is written.
     config.validate().map_err(Error::Config)?;
     objective.views().check(&config.views).map_err(Error::Config)?;
+    let micro_batch_images = config
+        .training
+        .micro_batch_images
+        .unwrap_or(config.data.batch_images);
     let loader = data::Loader::new(
         Arc::clone(&dataset),
         config.views.clone(),
@@ -133,6 +137,9 @@ pub fn pretrain<O: Objective, C: Serialize>(
     // Networks at step 0, or where the checkpoint left them.
     let device = options.device.clone();
     let (mut student, mut state) = objective.init(&Init::new(config.seed, &device.clone().autodiff()));
+    if micro_batch_images < config.data.batch_images {
+        check_micro_batches(objective, &student, config.training.batch_norm_images)?;
+    }
     let mut optimizer = config.optimizer.init();
     let mut position = Position {
         step: 0,
@@ -175,6 +182,12 @@ pub fn pretrain<O: Objective, C: Serialize>(
             batch_norm_images: config.training.batch_norm_images,
             ..Context::training(progress, Draws::new(config.seed, step as u64))
         };
+        let rates = Rates {
+            at_peak: (peak_learning_rate, objective.at_peak_rate()),
+            ..config
+                .optimizer
+                .rates(peak_learning_rate, &config.schedule, &progress)
+        };
 
         // Views, from plain memory to the device.
         let waiting = Instant::now();
@@ -190,14 +203,27 @@ pub fn pretrain<O: Objective, C: Serialize>(
         let batch = Batch::upload(batch, &config.data.normalize, &device);
         let images = batch.images;
 
-        // Loss, gradients, step, and what the method does after it.
-        let (loss, pending) = objective.loss(&student, &state, &batch, &context);
-        let learning_rate = peak_learning_rate * config.schedule.factor(&progress);
-        let mut grads = GradientsParams::from_grads(loss.total.backward(), &student);
+        // Loss and gradients of each micro-batch (mostly there is one), a step, and what the method does after it.
+        let parts = batch.parts(micro_batch_images);
+        let count = parts.len();
+        let (mut gathered, mut losses, mut left) = (GradientsAccumulator::new(), vec![], vec![]);
+        for (index, part) in parts.into_iter().enumerate() {
+            let context = context.micro_batch(index, count);
+            let (loss, pending) = objective.loss(&student, &state, &part, &context);
+            let scaled = if count == 1 {
+                loss.total.clone()
+            } else {
+                loss.total.clone() / count as f64
+            };
+            gathered.accumulate(&student, GradientsParams::from_grads(scaled.backward(), &student));
+            losses.push(loss);
+            left.push(pending);
+        }
+        let mut grads = gathered.grads();
         drop_gradients(&mut grads, &student, &objective.frozen(&progress));
-        student = optimizer.step(learning_rate, student, grads);
-        (student, state) = objective.commit(student, state, vec![pending], &context);
-        log.push(step, learning_rate, loss, images, waited);
+        student = optimizer.step_clipped(&rates, config.training.clip_gradients, student, grads);
+        (student, state) = objective.commit(student, state, left, &context);
+        log.push(step, rates.learning_rate, Loss::mean(losses), images, waited);
         let done = step + 1;
         observe(Event::Step { step: done });
 
@@ -275,6 +301,31 @@ pub fn pretrain<O: Objective, C: Serialize>(
         bad_records: loader.bad_records(),
         seconds,
     })
+}
+
+/// Refuses micro-batches where they would not make the step of the whole batch.
+fn check_micro_batches<O: Objective>(
+    objective: &O,
+    student: &O::Student,
+    batch_norm_images: Option<usize>,
+) -> Result<(), Error> {
+    let refused = |reason: &str| {
+        Err(Error::Config(format!(
+            "`training.micro_batch_images` cannot be used here: {reason}"
+        )))
+    };
+    if let Some(reason) = objective.whole_batch() {
+        return refused(reason);
+    }
+    let has_statistics = parameters(student)
+        .iter()
+        .any(|parameter| parameter.running_statistic);
+    if has_statistics && batch_norm_images.is_none() {
+        return refused(
+            "the networks take batch statistics over the whole batch; say with `training.batch_norm_images` how many images share them",
+        );
+    }
+    Ok(())
 }
 
 /// Makes the run directory, or checks that it belongs to this config and data; the checkpoint to go on from.

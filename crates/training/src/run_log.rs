@@ -128,7 +128,7 @@ impl RunLog {
         if self.window.names.is_empty() {
             self.window.names = loss.signals.iter().map(|(name, _)| (*name).to_string()).collect();
         }
-        let mut values = vec![loss.total.inner()];
+        let mut values = vec![loss.total.without_autodiff()];
         values.extend(
             loss.signals
                 .into_iter()

@@ -4,14 +4,29 @@ use backbones::Progress;
 use serde::{Deserialize, Serialize};
 use std::f64::consts::PI;
 
-/// The learning rate's schedule, as a factor of the peak rate. TOML: one table, e.g. `[schedule.cosine_per_epoch]`.
+/// The learning rate's course from the peak that the optimizer states. TOML: one table, e.g. `[schedule.cosine_per_epoch]`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum ScheduleConfig {
-    /// `0.5 (1 + cos(pi e / E))` with `e` the completed epochs: constant within an epoch, as MoCo v2 has it.
-    CosinePerEpoch {},
-    /// The same with `e / E` counted in steps, as SwAV and DINO have it.
-    CosinePerStep {},
+    /// After the warm-up, `end + 0.5 (peak - end) (1 + cos(pi e / E))` with `e` the completed epochs of the `E` that are left:
+    /// constant within an epoch, as MoCo v2 has it.
+    CosinePerEpoch {
+        /// A rise to the peak at first; absent: none.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        warmup: Option<Warmup>,
+        /// The learning rate that the cosine falls to, not scaled by the batch; absent: 0.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        end_learning_rate: Option<f64>,
+    },
+    /// The same with `e / E` counted in steps, as SwAV, DINO and MoCo-v3 have it.
+    CosinePerStep {
+        /// A rise to the peak at first; absent: none. DINO and SwAV: 10 epochs.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        warmup: Option<Warmup>,
+        /// The learning rate that the cosine falls to, not scaled by the batch; absent: 0. DINO: 1e-6.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        end_learning_rate: Option<f64>,
+    },
     /// Multiplied by `factor` at each milestone, as MoCo v1 (0.1 at 120 and 160 of 200 epochs).
     Steps {
         /// Completed epochs from which the next factor holds, rising.
@@ -23,35 +38,107 @@ pub enum ScheduleConfig {
     Constant {},
 }
 
+/// A linear rise of the learning rate at the start of a run, step by step (or epoch by epoch under `cosine_per_epoch`).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Warmup {
+    /// Epochs that it takes, at least 1. DINO, SwAV: 10; MoCo-v3's and MAE's ViT: 40.
+    pub epochs: usize,
+    /// The first step's learning rate, not scaled by the batch. SwAV: 0.3; elsewhere 0.
+    pub start_learning_rate: f64,
+    /// Where the line meets the peak.
+    pub reaches_peak: ReachesPeak,
+}
+
+/// Where a warm-up's line meets the peak.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ReachesPeak {
+    /// In the warm-up's last step: numpy's `linspace`, as in DINO and SwAV.
+    AtItsLastStep,
+    /// In the step after it: `peak * step / steps`, as in MoCo-v3 and MAE.
+    AfterIt,
+}
+
 impl ScheduleConfig {
-    /// Refuses milestones that do not rise and factors outside 0..1.
-    pub fn validate(&self) -> Result<(), String> {
-        let Self::Steps {
-            milestones_epochs,
-            factor,
-        } = self
-        else {
-            return Ok(());
-        };
-        if !milestones_epochs.is_sorted_by(|a, b| a < b) {
-            return Err(format!(
-                "`schedule.steps.milestones_epochs` must rise, got {milestones_epochs:?}"
-            ));
+    /// Refuses milestones that do not rise, rates below 0, and a warm-up as long as the run.
+    pub fn validate(&self, epochs: usize) -> Result<(), String> {
+        match self {
+            Self::Constant {} => Ok(()),
+            Self::CosinePerEpoch {
+                warmup,
+                end_learning_rate,
+            }
+            | Self::CosinePerStep {
+                warmup,
+                end_learning_rate,
+            } => {
+                if let Some(end) = end_learning_rate
+                    && !(end.is_finite() && *end >= 0.0)
+                {
+                    return Err(format!(
+                        "`schedule.*.end_learning_rate` must be at least 0, got {end}"
+                    ));
+                }
+                let Some(warmup) = warmup else { return Ok(()) };
+                if warmup.epochs == 0 || warmup.epochs >= epochs {
+                    return Err(format!(
+                        "`schedule.*.warmup.epochs` must be at least 1 and less than the run's {epochs} epochs, got {}",
+                        warmup.epochs
+                    ));
+                }
+                if !(warmup.start_learning_rate.is_finite() && warmup.start_learning_rate >= 0.0) {
+                    return Err(format!(
+                        "`schedule.*.warmup.start_learning_rate` must be at least 0, got {}",
+                        warmup.start_learning_rate
+                    ));
+                }
+                Ok(())
+            }
+            Self::Steps {
+                milestones_epochs,
+                factor,
+            } => {
+                if !milestones_epochs.is_sorted_by(|a, b| a < b) {
+                    return Err(format!(
+                        "`schedule.steps.milestones_epochs` must rise, got {milestones_epochs:?}"
+                    ));
+                }
+                if !(*factor > 0.0 && *factor <= 1.0) {
+                    return Err(format!(
+                        "`schedule.steps.factor` must be above 0 and at most 1, got {factor}"
+                    ));
+                }
+                Ok(())
+            }
         }
-        if !(*factor > 0.0 && *factor <= 1.0) {
-            return Err(format!(
-                "`schedule.steps.factor` must be above 0 and at most 1, got {factor}"
-            ));
-        }
-        Ok(())
     }
 
-    /// The factor on the peak rate during the step that `progress` names.
-    pub fn factor(&self, progress: &Progress) -> f64 {
-        let cosine = |done: f64| 0.5 * (1.0 + (PI * done).cos());
+    /// The learning rate of the step that `progress` names.
+    pub fn learning_rate(&self, peak: f64, progress: &Progress) -> f64 {
         match self {
-            Self::CosinePerEpoch {} => cosine(progress.epoch() as f64 / progress.epochs() as f64),
-            Self::CosinePerStep {} => cosine(progress.step as f64 / progress.steps as f64),
+            Self::CosinePerEpoch {
+                warmup,
+                end_learning_rate,
+            } => warmed_cosine(
+                peak,
+                end_learning_rate.unwrap_or(0.0),
+                warmup.as_ref(),
+                1,
+                progress.epoch(),
+                progress.epochs(),
+            ),
+            Self::CosinePerStep {
+                warmup,
+                end_learning_rate,
+            } => warmed_cosine(
+                peak,
+                end_learning_rate.unwrap_or(0.0),
+                warmup.as_ref(),
+                progress.steps_per_epoch,
+                progress.step,
+                progress.steps,
+            ),
             Self::Steps {
                 milestones_epochs,
                 factor,
@@ -60,11 +147,47 @@ impl ScheduleConfig {
                     .iter()
                     .filter(|epoch| progress.epoch() >= **epoch)
                     .count();
-                factor.powi(passed as i32)
+                peak * factor.powi(passed as i32)
             }
-            Self::Constant {} => 1.0,
+            Self::Constant {} => peak,
         }
     }
+
+    /// Without its warm-up: a smoke test's one epoch has no room for it.
+    pub fn for_smoke_test(&mut self) {
+        if let Self::CosinePerEpoch { warmup, .. } | Self::CosinePerStep { warmup, .. } = self {
+            *warmup = None;
+        }
+    }
+}
+
+/// `done` of `all` units, `per_epoch` of which make an epoch.
+fn warmed_cosine(
+    peak: f64,
+    end: f64,
+    warmup: Option<&Warmup>,
+    per_epoch: usize,
+    done: usize,
+    all: usize,
+) -> f64 {
+    let rising = warmup.map_or(0, |warmup| warmup.epochs * per_epoch);
+    if let Some(warmup) = warmup
+        && done < rising
+    {
+        let line = match warmup.reaches_peak {
+            ReachesPeak::AtItsLastStep => rising.saturating_sub(1).max(1),
+            ReachesPeak::AfterIt => rising,
+        };
+        let start = warmup.start_learning_rate;
+        return start + (peak - start) * done as f64 / line as f64;
+    }
+    let left = all.saturating_sub(rising).max(1);
+    cosine(peak, end, (done - rising) as f64 / left as f64)
+}
+
+/// Half a cosine from `start` to `end`: `end + 0.5 (start - end) (1 + cos(pi done))` with `done` from 0 to 1.
+pub fn cosine(start: f64, end: f64, done: f64) -> f64 {
+    end + 0.5 * (start - end) * (1.0 + (PI * done).cos())
 }
 
 #[cfg(test)]
@@ -81,11 +204,17 @@ mod tests {
 
     #[test]
     fn cosine_per_epoch_stands_still_within_an_epoch() {
-        let schedule = ScheduleConfig::CosinePerEpoch {};
-        assert_eq!(schedule.factor(&at(0)), 1.0);
-        assert_eq!(schedule.factor(&at(9)), 1.0);
-        assert_eq!(schedule.factor(&at(10)), 0.5 * (1.0 + (PI / 200.0).cos()));
-        assert!((schedule.factor(&at(1000)) - 0.5).abs() < 1e-12);
+        let schedule = ScheduleConfig::CosinePerEpoch {
+            warmup: None,
+            end_learning_rate: None,
+        };
+        assert_eq!(schedule.learning_rate(1.0, &at(0)), 1.0);
+        assert_eq!(schedule.learning_rate(1.0, &at(9)), 1.0);
+        assert_eq!(
+            schedule.learning_rate(1.0, &at(10)),
+            0.5 * (1.0 + (PI / 200.0).cos())
+        );
+        assert!((schedule.learning_rate(1.0, &at(1000)) - 0.5).abs() < 1e-12);
     }
 
     #[test]
@@ -94,16 +223,46 @@ mod tests {
             milestones_epochs: vec![120, 160],
             factor: 0.1,
         };
-        assert_eq!(schedule.factor(&at(1199)), 1.0);
-        assert_eq!(schedule.factor(&at(1200)), 0.1);
-        assert!((schedule.factor(&at(1600)) - 0.01).abs() < 1e-15);
+        assert_eq!(schedule.learning_rate(1.0, &at(1199)), 1.0);
+        assert_eq!(schedule.learning_rate(1.0, &at(1200)), 0.1);
+        assert!((schedule.learning_rate(1.0, &at(1600)) - 0.01).abs() < 1e-15);
         assert!(
             ScheduleConfig::Steps {
                 milestones_epochs: vec![5, 5],
                 factor: 0.1
             }
-            .validate()
+            .validate(10)
             .is_err()
         );
+    }
+
+    fn warmed(reaches_peak: ReachesPeak) -> ScheduleConfig {
+        ScheduleConfig::CosinePerStep {
+            warmup: Some(Warmup {
+                epochs: 10,
+                start_learning_rate: 0.25,
+                reaches_peak,
+            }),
+            end_learning_rate: Some(0.125),
+        }
+    }
+
+    #[test]
+    fn warm_ups_meet_the_peak_where_they_say() {
+        // 10 epochs of 10 steps: step 99 is the warm-up's last.
+        let dino = warmed(ReachesPeak::AtItsLastStep);
+        let moco = warmed(ReachesPeak::AfterIt);
+        for schedule in [&dino, &moco] {
+            assert_eq!(schedule.learning_rate(1.25, &at(0)), 0.25);
+            assert_eq!(schedule.learning_rate(1.25, &at(100)), 1.25);
+            // Half of the 1,900 steps that are left.
+            let half = schedule.learning_rate(1.25, &at(1050));
+            assert!((half - (0.125 + 1.125 / 2.0)).abs() < 1e-12);
+        }
+        assert_eq!(dino.learning_rate(1.25, &at(99)), 1.25);
+        assert!((moco.learning_rate(1.25, &at(99)) - (0.25 + 0.99)).abs() < 1e-12);
+        let error = dino.validate(10).unwrap_err();
+        assert!(error.contains("less than the run's 10 epochs"), "{error}");
+        assert_eq!(dino.validate(11), Ok(()));
     }
 }

@@ -20,10 +20,10 @@ use crate::layers::{RunningStatistic, relu};
 /// groups' means and of their unbiased variances.
 #[derive(Module, Debug)]
 pub struct BatchNorm {
-    /// Scale, `[channels]`.
-    pub weight: Param<Tensor<1>>,
-    /// Shift, `[channels]`.
-    pub bias: Param<Tensor<1>>,
+    /// Scale, `[channels]`; absent: 1.
+    pub weight: Option<Param<Tensor<1>>>,
+    /// Shift, `[channels]`; absent: 0.
+    pub bias: Option<Param<Tensor<1>>>,
     /// Mean of the batches' means, `[channels]`.
     pub running_mean: RunningStatistic,
     /// Mean of the batches' unbiased variances, `[channels]`.
@@ -38,8 +38,17 @@ impl BatchNorm {
     /// Scale 1, shift 0; momentum 0.1 and epsilon 1e-5, PyTorch's.
     pub fn new(init: &Init, channels: usize) -> Self {
         Self {
-            weight: trained(init.at("weight").ones([channels])),
-            bias: trained(init.at("bias").zeros([channels])),
+            weight: Some(trained(init.at("weight").ones([channels]))),
+            bias: Some(trained(init.at("bias").zeros([channels]))),
+            ..Self::without_affine(init, channels)
+        }
+    }
+
+    /// Neither scale nor shift: `torch.nn.BatchNorm1d(affine=False)`.
+    pub fn without_affine(init: &Init, channels: usize) -> Self {
+        Self {
+            weight: None,
+            bias: None,
             running_mean: RunningStatistic::new(init.at("running_mean").zeros([channels]).without_autodiff()),
             running_var: RunningStatistic::new(init.at("running_var").ones([channels]).without_autodiff()),
             momentum: 0.1,
@@ -81,21 +90,35 @@ impl BatchNorm {
             "batch normalisation in training needs more than one value a channel"
         );
 
-        let (weight, bias) = (self.weight.val(), self.bias.val());
+        let (weight, bias) = self.affine(shape[1], &x);
         let batch = kernels::batch_norm(x, weight, bias, images / group, self.epsilon, with_relu);
         let unbiased = batch.variance * (count as f64 / (count as f64 - 1.0));
+        // The first micro-batch of a step lets go of the old value, each adds its part of the new one.
+        let (index, micro_batches) = context.micro_batch;
+        let kept = if index == 0 { 1.0 - self.momentum } else { 1.0 };
+        let taken = self.momentum / micro_batches as f64;
         let move_to = |running: &RunningStatistic, batch: Tensor<1>| {
-            running.set(running.value() * (1.0 - self.momentum) + batch * self.momentum);
+            running.set(running.value() * kept + batch * taken);
         };
         move_to(&self.running_mean, batch.mean);
         move_to(&self.running_var, unbiased);
         batch.output
     }
 
+    /// Scale and shift, made up where the layer has none.
+    fn affine<const D: usize>(&self, channels: usize, x: &Tensor<D>) -> (Tensor<1>, Tensor<1>) {
+        let constant = |value: f64| Tensor::full([channels], value, &x.device());
+        (
+            self.weight.as_ref().map_or_else(|| constant(1.0), Param::val),
+            self.bias.as_ref().map_or_else(|| constant(0.0), Param::val),
+        )
+    }
+
     fn normalise_with_running_statistics<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
         // One scale and one shift a channel: two passes over the image in place of four.
-        let scale = self.weight.val() / (self.running_var.value() + self.epsilon).sqrt();
-        let shift = self.bias.val() - self.running_mean.value() * scale.clone();
+        let (weight, bias) = self.affine(x.dims()[1], &x);
+        let scale = weight / (self.running_var.value() + self.epsilon).sqrt();
+        let shift = bias - self.running_mean.value() * scale.clone();
         let mut shape = [1; D];
         shape[1] = x.dims()[1];
         x * scale.reshape(shape) + shift.reshape(shape)

@@ -1,0 +1,91 @@
+//! Gradients brought to a largest norm.
+
+use burn::module::{Module, ModuleVisitor, Param};
+use burn::optim::GradientsParams;
+use burn::tensor::Tensor;
+use serde::{Deserialize, Serialize};
+
+/// What is done to gradients that are too long. TOML: `clip_gradients = { global_norm = 1.0 }`.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ClipConfig {
+    /// All gradients scaled together so that their norm is at most this: `torch.nn.utils.clip_grad_norm_`.
+    GlobalNorm(f64),
+    /// Each parameter's gradient scaled by itself. DINO: 3.0.
+    PerParameterNorm(f64),
+}
+
+impl ClipConfig {
+    /// Refuses norms that are not above 0.
+    pub fn validate(&self) -> Result<(), String> {
+        let (Self::GlobalNorm(norm) | Self::PerParameterNorm(norm)) = self;
+        if norm.is_finite() && *norm > 0.0 {
+            return Ok(());
+        }
+        Err(format!("`training.clip_gradients` must be above 0, got {norm}"))
+    }
+}
+
+/// How gradients are scaled in one step.
+pub(super) enum Clip {
+    None,
+    /// A factor for all, `[1, 1]`.
+    Together(Tensor<2>),
+    Each(f64),
+}
+
+impl Clip {
+    pub(super) fn new<M: Module>(config: Option<ClipConfig>, module: &M, grads: &GradientsParams) -> Self {
+        match config {
+            None => Self::None,
+            Some(ClipConfig::PerParameterNorm(largest)) => Self::Each(largest),
+            Some(ClipConfig::GlobalNorm(largest)) => {
+                let mut squares = Squares { grads, found: vec![] };
+                module.visit(&mut squares);
+                if squares.found.is_empty() {
+                    return Self::None;
+                }
+                let sum = Tensor::cat(squares.found, 0).sum_dim(0);
+                Self::Together(factor(sum.sqrt(), largest))
+            }
+        }
+    }
+
+    pub(super) fn apply(&self, gradient: Tensor<2>) -> Tensor<2> {
+        match self {
+            Self::None => gradient,
+            Self::Together(factor) => gradient * factor.clone(),
+            Self::Each(largest) => {
+                let factor = factor(norm(&gradient), *largest);
+                gradient * factor
+            }
+        }
+    }
+}
+
+/// `largest / (norm + 1e-6)`, at most 1: PyTorch's and DINO's formula.
+fn factor(norm: Tensor<2>, largest: f64) -> Tensor<2> {
+    (norm + 1e-6).recip().mul_scalar(largest).clamp_max(1.0)
+}
+
+/// The Euclidean norm, `[1, 1]`. By dimension: sums over a whole large tensor differ from run to run on `flex`.
+pub(super) fn norm(x: &Tensor<2>) -> Tensor<2> {
+    square(x).sqrt()
+}
+
+fn square(x: &Tensor<2>) -> Tensor<2> {
+    x.clone().powi_scalar(2).sum_dim(1).sum_dim(0)
+}
+
+struct Squares<'a> {
+    grads: &'a GradientsParams,
+    found: Vec<Tensor<2>>,
+}
+
+impl ModuleVisitor for Squares<'_> {
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        if let Some(gradient) = self.grads.get::<D>(param.id) {
+            self.found.push(square(&super::state::rows(gradient)));
+        }
+    }
+}

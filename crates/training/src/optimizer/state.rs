@@ -1,0 +1,330 @@
+//! The optimizer of a run: its step over a module, and its state by parameter path, in and out of bytes.
+
+use super::clip::{Clip, ClipConfig};
+use super::update::{Hyperparameters, Slots, update};
+use super::{OptimizerConfig, is_below};
+use backbones::{Parameter, parameters};
+use burn::module::{Module, ModuleMapper, Param, ParamId};
+use burn::optim::GradientsParams;
+use burn::tensor::{Device, Tensor, TensorData};
+use safetensors::tensor::{Dtype, SafeTensors, TensorView};
+use std::collections::{BTreeMap, HashMap};
+
+/// What moves over a run.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Rates {
+    /// The schedule's learning rate.
+    pub learning_rate: f64,
+    /// The weight decay of this step.
+    pub weight_decay: f64,
+    /// The peak learning rate, and paths (prefixes) of parameters that keep it throughout.
+    pub at_peak: (f64, Vec<&'static str>),
+}
+
+/// An optimizer with its state.
+#[derive(Clone, Debug)]
+pub struct Optimizer {
+    config: OptimizerConfig,
+    slots: BTreeMap<String, Slots>,
+}
+
+impl Optimizer {
+    pub(super) fn new(config: OptimizerConfig) -> Self {
+        Self {
+            config,
+            slots: BTreeMap::new(),
+        }
+    }
+
+    /// One step: every parameter of `module` that has a gradient moves; one without keeps its value and its state.
+    pub fn step<M: Module>(&mut self, rates: &Rates, module: M, grads: GradientsParams) -> M {
+        self.step_clipped(rates, None, module, grads)
+    }
+
+    /// [`step`](Self::step) with gradients that are first brought to a largest norm.
+    pub fn step_clipped<M: Module>(
+        &mut self,
+        rates: &Rates,
+        clip: Option<ClipConfig>,
+        module: M,
+        grads: GradientsParams,
+    ) -> M {
+        let clip = Clip::new(clip, &module, &grads);
+        let listed = parameters(&module);
+        let blocks = self.layer_decay().map(|_| blocks(&listed));
+        let found = listed
+            .into_iter()
+            .filter(|parameter| !parameter.running_statistic)
+            .map(|parameter| {
+                let how = self.hyperparameters(rates, &parameter, blocks.unwrap_or(0));
+                (parameter.id, (parameter.path, how))
+            })
+            .collect();
+        module.map(&mut Step {
+            optimizer: self,
+            grads,
+            clip,
+            found,
+        })
+    }
+
+    fn layer_decay(&self) -> Option<f64> {
+        match self.config {
+            OptimizerConfig::Adamw { layer_decay, .. } => layer_decay,
+            _ => None,
+        }
+    }
+
+    /// The numbers for one parameter.
+    fn hyperparameters(&self, rates: &Rates, parameter: &Parameter, blocks: usize) -> Hyperparameters {
+        let mut learning_rate = rates.learning_rate;
+        if is_below(&parameter.path, &rates.at_peak.1) {
+            learning_rate = rates.at_peak.0;
+        }
+        let is_bias_or_norm = parameter.shape.len() == 1;
+        let (mut weight_decay, mut adapted) = (rates.weight_decay, true);
+        match &self.config {
+            OptimizerConfig::Sgd { .. } => {}
+            OptimizerConfig::Adamw {
+                decay_biases_and_norms,
+                ..
+            } => {
+                if is_bias_or_norm && !decay_biases_and_norms {
+                    weight_decay = 0.0;
+                }
+                if let Some(decay) = self.layer_decay() {
+                    let above = blocks + 1 - depth(&parameter.path, blocks);
+                    learning_rate *= decay.powi(above as i32);
+                }
+            }
+            OptimizerConfig::Lars {
+                learning_rate_per_256,
+                biases_and_norms_learning_rate_per_256: other,
+                adapt_biases_and_norms,
+                ..
+            } => {
+                if is_bias_or_norm {
+                    if let Some(other) = other {
+                        learning_rate *= other / learning_rate_per_256;
+                    }
+                    if !adapt_biases_and_norms {
+                        (weight_decay, adapted) = (0.0, false);
+                    }
+                }
+            }
+        }
+        Hyperparameters {
+            learning_rate,
+            weight_decay,
+            adapted,
+        }
+    }
+
+    /// The state as a safetensors file: `N/PATH`, one tensor a slot, and `steps/PATH`.
+    ///
+    /// # Errors
+    /// Tensors that cannot be read back from the device.
+    pub fn to_bytes(&self) -> Result<Vec<u8>, String> {
+        let mut tensors: Vec<(String, Dtype, Vec<usize>, Vec<u8>)> = vec![];
+        for (path, slots) in &self.slots {
+            let steps = (slots.steps as i64).to_le_bytes().to_vec();
+            tensors.push((format!("steps/{path}"), Dtype::I64, vec![], steps));
+            for (index, slot) in slots.averages.iter().enumerate() {
+                let shape = slot.dims().to_vec();
+                let data = slot
+                    .clone()
+                    .try_into_data()
+                    .map_err(|error| format!("`{path}` cannot be read back: {error}"))?
+                    .convert::<f32>();
+                tensors.push((
+                    format!("{index}/{path}"),
+                    Dtype::F32,
+                    shape,
+                    data.as_bytes().to_vec(),
+                ));
+            }
+        }
+        let views = tensors
+            .iter()
+            .map(|(name, dtype, shape, bytes)| {
+                TensorView::new(*dtype, shape.clone(), bytes)
+                    .map(|view| (name.as_str(), view))
+                    .map_err(|error| error.to_string())
+            })
+            .collect::<Result<Vec<_>, _>>()?;
+        safetensors::serialize(views, None).map_err(|error| error.to_string())
+    }
+
+    /// Takes the state that [`to_bytes`](Self::to_bytes) gave, for the parameters of `module`.
+    ///
+    /// # Errors
+    /// Damaged bytes, and a state that is not of this optimizer or not of this module.
+    pub fn load_bytes<M: Module>(&mut self, bytes: &[u8], module: &M) -> Result<(), String> {
+        let file = SafeTensors::deserialize(bytes).map_err(|error| error.to_string())?;
+        let wanted: HashMap<String, Parameter> = parameters(module)
+            .into_iter()
+            .map(|parameter| (parameter.path.clone(), parameter))
+            .collect();
+        let device = module.devices().into_iter().next().unwrap_or_default().inner();
+        let count = self.averages();
+        let mut slots = BTreeMap::new();
+        for (name, view) in file.tensors() {
+            let Some(path) = name.strip_prefix("steps/") else {
+                continue;
+            };
+            let parameter = wanted
+                .get(path)
+                .ok_or_else(|| format!("holds the state of `{path}`, which the networks lack"))?;
+            let steps = <[u8; 8]>::try_from(view.data())
+                .map_err(|_| format!("`{name}` must be one i64, got {:?}", view.dtype()))?;
+            let averages = (0..count)
+                .map(|index| slot(&file, &format!("{index}/{path}"), parameter, &device))
+                .collect::<Result<Vec<_>, _>>()?;
+            let steps = i64::from_le_bytes(steps).max(0) as u64;
+            slots.insert(path.to_string(), Slots { steps, averages });
+        }
+        if file.len() != slots.len() * (count + 1) {
+            return Err("is the state of another optimizer".to_string());
+        }
+        self.slots = slots;
+        Ok(())
+    }
+
+    /// Running averages that the optimizer keeps for each parameter.
+    fn averages(&self) -> usize {
+        match self.config {
+            OptimizerConfig::Sgd { momentum, .. } | OptimizerConfig::Lars { momentum, .. } => {
+                usize::from(momentum > 0.0)
+            }
+            OptimizerConfig::Adamw { .. } => 2,
+        }
+    }
+}
+
+fn slot(
+    file: &SafeTensors<'_>,
+    name: &str,
+    parameter: &Parameter,
+    device: &Device,
+) -> Result<Tensor<2>, String> {
+    let view = file
+        .tensor(name)
+        .map_err(|_| format!("lacks `{name}`: it is the state of another optimizer"))?;
+    let shape = rows_shape(&parameter.shape);
+    if view.dtype() != Dtype::F32 || view.shape() != shape {
+        return Err(format!(
+            "`{name}` must be f32 of {shape:?}, got {:?} of {:?}",
+            view.dtype(),
+            view.shape()
+        ));
+    }
+    let values: Vec<f32> = view
+        .data()
+        .chunks_exact(4)
+        .map(|bytes| f32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]))
+        .collect();
+    Ok(Tensor::from_data(TensorData::new(values, shape), device))
+}
+
+/// How many transformer blocks or residual stages a module has, for rates that fall with depth.
+fn blocks(parameters: &[Parameter]) -> usize {
+    parameters
+        .iter()
+        .filter_map(|parameter| block_of(&parameter.path))
+        .max()
+        .map_or(0, |last| last + 1)
+}
+
+/// 0 for what comes before the first block, `N + 1` for block `N`, `blocks + 1` for what comes after the last.
+///
+/// As DINOv2 and MAE's fine-tuning count.
+fn depth(path: &str, blocks: usize) -> usize {
+    if let Some(block) = block_of(path) {
+        return block + 1;
+    }
+    let before = [
+        "patch_embed",
+        "cls_token",
+        "pos_embed",
+        "reg_token",
+        "mask_token",
+        "conv1",
+        "bn1",
+    ];
+    if path.split('.').any(|part| before.contains(&part)) {
+        0
+    } else {
+        blocks + 1
+    }
+}
+
+/// The index of the block (`blocks.N`) or stage (`layerN`, from 1) that a parameter lies in.
+fn block_of(path: &str) -> Option<usize> {
+    let mut parts = path.split('.');
+    while let Some(part) = parts.next() {
+        if part == "blocks" {
+            return parts.next()?.parse().ok();
+        }
+        if let Some(stage) = part.strip_prefix("layer").and_then(|n| n.parse::<usize>().ok()) {
+            return stage.checked_sub(1);
+        }
+    }
+    None
+}
+
+/// `[first dimension, all others]`; a vector is one row.
+fn rows_shape(shape: &[usize]) -> [usize; 2] {
+    match shape {
+        [] => [1, 1],
+        [length] => [1, *length],
+        [first, rest @ ..] => [*first, rest.iter().product()],
+    }
+}
+
+/// A tensor as a matrix, so that one code serves all ranks.
+pub(super) fn rows<const D: usize>(x: Tensor<D>) -> Tensor<2> {
+    let shape = rows_shape(&x.dims());
+    x.reshape(shape)
+}
+
+struct Step<'a> {
+    optimizer: &'a mut Optimizer,
+    grads: GradientsParams,
+    clip: Clip,
+    found: HashMap<ParamId, (String, Hyperparameters)>,
+}
+
+impl ModuleMapper for Step<'_> {
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        let Some(gradient) = self.grads.remove::<D>(param.id) else {
+            return param;
+        };
+        let Some((path, how)) = self.found.remove(&param.id) else {
+            return param;
+        };
+        let (id, weight, mapper) = param.consume();
+        let (shape, requires, checkpointing) = (
+            weight.dims(),
+            weight.is_require_grad(),
+            weight.gradient_checkpointing_strategy(),
+        );
+        let gradient = self.clip.apply(rows(gradient.without_autodiff()));
+        let slots = self.optimizer.slots.entry(path).or_default();
+        let moved = update(
+            &self.optimizer.config,
+            &how,
+            rows(weight.inner()),
+            gradient,
+            slots,
+        );
+
+        let mut moved = Tensor::from_inner(moved.reshape(shape));
+        if let Some(strategy) = checkpointing {
+            moved = moved.with_gradient_checkpointing_strategy(strategy);
+        }
+        if requires {
+            moved = moved.require_grad();
+        }
+        Param::from_mapped_value(id, moved, mapper)
+    }
+}

@@ -1,0 +1,132 @@
+//! The update rules, parameter by parameter, on matrices.
+
+use super::clip::norm;
+use super::{Adaptation, OptimizerConfig};
+use burn::tensor::Tensor;
+
+/// One parameter's numbers in one step.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Hyperparameters {
+    pub(super) learning_rate: f64,
+    pub(super) weight_decay: f64,
+    /// Whether LARS scales its gradient.
+    pub(super) adapted: bool,
+}
+
+/// What an optimizer keeps for one parameter.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Slots {
+    /// Steps that this parameter has taken (AdamW's bias correction counts them).
+    pub(super) steps: u64,
+    /// Running averages, shaped as the parameter's matrix.
+    pub(super) averages: Vec<Tensor<2>>,
+}
+
+/// The parameter after the step.
+pub(super) fn update(
+    config: &OptimizerConfig,
+    how: &Hyperparameters,
+    weight: Tensor<2>,
+    gradient: Tensor<2>,
+    slots: &mut Slots,
+) -> Tensor<2> {
+    slots.steps += 1;
+    match config {
+        OptimizerConfig::Sgd {
+            momentum, nesterov, ..
+        } => {
+            let gradient = decayed(gradient, &weight, how.weight_decay);
+            let direction = with_momentum(gradient, *momentum, *nesterov, slots);
+            weight - direction * how.learning_rate
+        }
+        OptimizerConfig::Adamw { betas, epsilon, .. } => {
+            let [first, second] = *betas;
+            let mut averages = std::mem::take(&mut slots.averages).into_iter();
+            let mean = match averages.next() {
+                Some(mean) => mean * first + gradient.clone() * (1.0 - first),
+                None => gradient.clone() * (1.0 - first),
+            };
+            let square = gradient.powi_scalar(2) * (1.0 - second);
+            let square = match averages.next() {
+                Some(before) => before * second + square,
+                None => square,
+            };
+            slots.averages = vec![mean.clone(), square.clone()];
+            let correction = |beta: f64| 1.0 - beta.powi(slots.steps as i32);
+            let root = square.sqrt() * (1.0 / correction(second).sqrt()) + *epsilon;
+            let step = mean / root * (how.learning_rate / correction(first));
+            if how.weight_decay > 0.0 {
+                weight * (1.0 - how.learning_rate * how.weight_decay) - step
+            } else {
+                weight - step
+            }
+        }
+        OptimizerConfig::Lars {
+            momentum,
+            trust,
+            adaptation,
+            ..
+        } => {
+            let gradient = if how.adapted {
+                adapted(gradient, &weight, how.weight_decay, *trust, *adaptation)
+            } else {
+                decayed(gradient, &weight, how.weight_decay)
+            };
+            let direction = with_momentum(gradient, *momentum, false, slots);
+            weight - direction * how.learning_rate
+        }
+    }
+}
+
+fn decayed(gradient: Tensor<2>, weight: &Tensor<2>, weight_decay: f64) -> Tensor<2> {
+    if weight_decay > 0.0 {
+        gradient + weight.clone() * weight_decay
+    } else {
+        gradient
+    }
+}
+
+/// The gradient with its penalty, scaled to the parameter's norm. A parameter or a gradient that is all zeros is left as it
+/// is, as the references do: LARC then leaves the penalty out too.
+fn adapted(
+    gradient: Tensor<2>,
+    weight: &Tensor<2>,
+    weight_decay: f64,
+    trust: f64,
+    adaptation: Adaptation,
+) -> Tensor<2> {
+    let of_weight = norm(weight);
+    match adaptation {
+        Adaptation::Lars => {
+            let gradient = decayed(gradient, weight, weight_decay);
+            let of_gradient = norm(&gradient);
+            let neutral = of_weight.clone().mul(of_gradient.clone()).equal_scalar(0.0);
+            let factor = (of_weight / of_gradient * trust).mask_fill(neutral, 1.0);
+            gradient * factor
+        }
+        Adaptation::Larc => {
+            let of_gradient = norm(&gradient);
+            let neutral = of_weight.clone().mul(of_gradient.clone()).equal_scalar(0.0);
+            let size = of_gradient + of_weight.clone() * weight_decay + 1e-8;
+            let factor = (of_weight / size * trust).mask_fill(neutral.clone(), 1.0);
+            let penalty = Tensor::full([1, 1], weight_decay, &gradient.device()).mask_fill(neutral, 0.0);
+            (gradient + weight.clone() * penalty) * factor
+        }
+    }
+}
+
+fn with_momentum(gradient: Tensor<2>, momentum: f64, nesterov: bool, slots: &mut Slots) -> Tensor<2> {
+    if momentum == 0.0 {
+        return gradient;
+    }
+    let velocity = match slots.averages.pop() {
+        Some(velocity) => velocity * momentum + gradient.clone(),
+        None => gradient.clone(),
+    };
+    slots.averages = vec![velocity.clone()];
+    if nesterov {
+        gradient + velocity * momentum
+    } else {
+        velocity
+    }
+}
