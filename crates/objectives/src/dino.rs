@@ -1,0 +1,598 @@
+//! DINO, self-distillation without labels: a student's small views must tell what a slowly moving teacher makes of the
+//! large ones.
+//!
+//! [Caron et al. 2021](https://arxiv.org/abs/2104.14294).
+//!
+//! ```text
+//! view v ── student ── head ── scores_v ── softmax(· / student_temperature) ────────── p_v ─┐
+//!                                                                                           ├─ −q_i · log p_v
+//! view i ── teacher ── head ── scores_i ── softmax((· − centre) / teacher_temperature) ─ q_i ─┘   (i global, v ≠ i any view)
+//!                         teacher <- momentum teacher + (1 − momentum) student
+//! ```
+//!
+//! Two forces keep the teacher from answering the same to everything: the centre, a moving average of its own scores, keeps
+//! one answer from winning; a low temperature keeps all answers from becoming equally likely. `teacher_entropy` and `kl` in
+//! the log show when one of them wins (section 5.3 of the paper): a divergence of 0, with an entropy of 0 or of the logarithm
+//! of `head.prototypes`, is a collapse.
+//!
+//! Two additions of DINOv2 ([Oquab et al. 2023](https://arxiv.org/abs/2304.07193)) are options: Sinkhorn–Knopp in place of
+//! the centre, and KoLeo, which pushes the features of a batch apart.
+
+#[cfg(test)]
+mod tests;
+
+use crate::head::{check_sizes, check_weights, spread, unit_rows};
+use crate::swav::sinkhorn;
+use backbones::init::{buffer, trained};
+use backbones::layers::{BatchNorm, Linear, gelu};
+use backbones::{Backbone, BackboneConfig, Context, Init, Progress, Replicas};
+use backbones::{change_value, ema, independent_copy};
+use burn::module::{Module, Param};
+use burn::tensor::activation::softmax;
+use burn::tensor::{Device, Int, Tensor, TensorData};
+use serde::{Deserialize, Serialize};
+use training::{Batch, Loss, Objective, ViewCount, cosine};
+
+/// Global views, which the teacher sees.
+pub(crate) const GLOBAL: usize = 2;
+
+/// `[objective.dino]`. The paper's values are those for ImageNet with ViT-S/16.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// Softmax temperature of the student, above 0. Paper: 0.1.
+    pub student_temperature: f64,
+    /// Softmax temperature of the teacher, above 0. Paper: 0.04, and 0.07 for longer training.
+    pub teacher_temperature: f64,
+    /// How the teacher's temperature gets there; absent: it is there from the start. Paper: from 0.04 over 30 epochs to 0.07.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub teacher_temperature_warmup: Option<TemperatureWarmup>,
+    /// What keeps the teacher from preferring one answer.
+    pub centering: Centering,
+    /// Epochs at the start in which the head's last layer stands still. Paper: 1.
+    pub freeze_last_layer_epochs: usize,
+    /// How much of the teacher stays at each step, 0..1, at the start. Paper: 0.996; 0.9995 is advised for 256 images.
+    pub momentum: f64,
+    /// The same at the end, reached by a cosine over all steps; absent: it stays. Paper: 1.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub momentum_end: Option<f64>,
+    /// Weight of KoLeo on the student's features of the global views; absent: none. DINOv2: 0.1.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub koleo_weight: Option<f64>,
+    /// From features to scores.
+    pub head: HeadConfig,
+}
+
+/// The course of a teacher's temperature: constant within an epoch.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TemperatureWarmup {
+    /// Temperature of the first epoch, above 0. Paper: 0.04.
+    pub start: f64,
+    /// Epochs of the line to the temperature that stays; its last one has that temperature (numpy's `linspace`), which needs
+    /// at least 2. Paper: 30; ViT-B and ResNet-50: 50.
+    pub epochs: usize,
+}
+
+/// What keeps the teacher from preferring one answer. TOML: `centering = { mean = { momentum = 0.9 } }`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum Centering {
+    /// A moving average of its scores is taken off them (eq. 4 of the paper).
+    Mean {
+        /// How much of the average stays at each step, 0..1. Paper: 0.9.
+        momentum: f64,
+    },
+    /// Its answers to a batch are spread evenly by Sinkhorn–Knopp (DINOv2, section 4), over all global views together.
+    Sinkhorn {
+        /// Iterations, at least 1. DINOv2: 3.
+        iterations: usize,
+    },
+}
+
+/// The projection head. TOML: `[objective.dino.head]`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HeadConfig {
+    /// Width of the two hidden layers. Paper: 2,048.
+    pub hidden_width: usize,
+    /// Width of the embedding that meets the prototypes. Paper: 256.
+    pub bottleneck_width: usize,
+    /// Prototypes, which is the number of scores; the paper's K. Paper: 65,536 (60,000 in the longest run of ResNet-50).
+    pub prototypes: usize,
+    /// Batch normalisation after the hidden layers. Paper: false for vision transformers, true in the longest run of
+    /// ResNet-50.
+    pub batch_norm: bool,
+    /// Keep the prototypes' lengths at 1. Paper: true; false is better with ViT-S/16, and less stable.
+    pub norm_last_layer: bool,
+}
+
+impl Config {
+    /// Refuses numbers with which the method makes no sense, naming the key.
+    pub fn validate(&self, batch_images: usize) -> Result<(), String> {
+        self.head.validate("dino", "head")?;
+        check_temperature("dino", "student_temperature", self.student_temperature)?;
+        let teacher = self.teacher_temperature;
+        check_temperature("dino", "teacher_temperature", teacher)?;
+        if let Some(warmup) = &self.teacher_temperature_warmup {
+            warmup.validate("dino", "teacher_temperature_warmup")?;
+        }
+        self.centering.validate(
+            "dino",
+            [
+                Some(teacher),
+                self.teacher_temperature_warmup.as_ref().map(|w| w.start),
+            ],
+        )?;
+        check_momentum("dino", self.momentum, self.momentum_end)?;
+        check_koleo("dino", self.koleo_weight, batch_images)
+    }
+
+    fn temperature(&self, progress: &Progress) -> f64 {
+        let warmup = self.teacher_temperature_warmup.as_ref();
+        temperature(self.teacher_temperature, warmup, progress.epoch())
+    }
+}
+
+impl HeadConfig {
+    /// `key` is where it stands in the method's table.
+    pub(crate) fn validate(&self, method: &str, key: &str) -> Result<(), String> {
+        let names = ["hidden_width", "bottleneck_width", "prototypes"].map(|name| format!("{key}.{name}"));
+        let sizes = [self.hidden_width, self.bottleneck_width, self.prototypes];
+        let named: Vec<(&str, usize)> = names.iter().map(String::as_str).zip(sizes).collect();
+        check_sizes(method, &named)?;
+        if self.prototypes < 2 {
+            return Err(format!(
+                "`objective.{method}.{key}.prototypes` must be at least 2, got 1"
+            ));
+        }
+        Ok(())
+    }
+}
+
+impl TemperatureWarmup {
+    pub(crate) fn validate(&self, method: &str, key: &str) -> Result<(), String> {
+        check_temperature(method, &format!("{key}.start"), self.start)?;
+        if self.epochs < 2 {
+            return Err(format!(
+                "`objective.{method}.{key}.epochs` must be at least 2 (leave the key out for a constant temperature), got {}",
+                self.epochs
+            ));
+        }
+        Ok(())
+    }
+}
+
+impl Centering {
+    /// `temperatures`: those of the teacher at either end of its course.
+    pub(crate) fn validate(&self, method: &str, temperatures: [Option<f64>; 2]) -> Result<(), String> {
+        match self {
+            Self::Mean { momentum } if !(0.0..=1.0).contains(momentum) => Err(format!(
+                "`objective.{method}.centering.mean.momentum` must be in 0..1, got {momentum}"
+            )),
+            Self::Sinkhorn { iterations: 0 } => Err(format!(
+                "`objective.{method}.centering.sinkhorn.iterations` must be at least 1, got 0"
+            )),
+            Self::Sinkhorn { .. } => match temperatures.into_iter().flatten().find(|t| *t < 0.02) {
+                // Below it exp(score / temperature) leaves the range of f32.
+                Some(low) => Err(format!(
+                    "`objective.{method}`: the teacher's temperature must be at least 0.02 with `centering.sinkhorn`, got {low}"
+                )),
+                None => Ok(()),
+            },
+            Self::Mean { .. } => Ok(()),
+        }
+    }
+
+    /// A centre of zeros, if there is one.
+    pub(crate) fn init(&self, init: &Init, prototypes: usize) -> Option<Param<Tensor<2>>> {
+        match self {
+            Self::Mean { .. } => Some(buffer(init.zeros([1, prototypes]).without_autodiff())),
+            Self::Sinkhorn { .. } => None,
+        }
+    }
+
+    /// The teacher's answers, each row of which sums to 1 (eq. 1 of the paper with eq. 4, or Sinkhorn–Knopp).
+    ///
+    /// # Shapes
+    /// - scores: `[rows, prototypes]`, without a graph
+    /// - centre: `[1, prototypes]`
+    /// - output: as `scores`
+    pub(crate) fn targets(
+        &self,
+        scores: Tensor<2>,
+        center: Option<&Param<Tensor<2>>>,
+        temperature: f64,
+        replicas: &Replicas,
+    ) -> Tensor<2> {
+        match self {
+            Self::Mean { .. } => {
+                let scores = match center {
+                    Some(center) => scores - center.val(),
+                    None => scores,
+                };
+                softmax(scores / temperature, 1)
+            }
+            Self::Sinkhorn { iterations } => {
+                // Cosines are at most 1, as the function wants them; lengths that are trained make them longer.
+                let largest = replicas.gather(scores.clone().max_dim(1)).max_dim(0);
+                sinkhorn(scores - largest + 1.0, temperature, *iterations, replicas)
+            }
+        }
+    }
+
+    /// The mean of the scores over rows and replicas, by which the centre moves: `[1, prototypes]`.
+    pub(crate) fn mean_scores(&self, scores: Tensor<2>, replicas: &Replicas) -> Option<Tensor<2>> {
+        match self {
+            Self::Mean { .. } => Some(replicas.mean(scores.mean_dim(0))),
+            Self::Sinkhorn { .. } => None,
+        }
+    }
+
+    /// The centre after a step whose micro-batches had these mean scores (eq. 4 of the paper).
+    pub(crate) fn moved(
+        &self,
+        center: Option<Param<Tensor<2>>>,
+        means: Vec<Option<Tensor<2>>>,
+    ) -> Option<Param<Tensor<2>>> {
+        let (center, Self::Mean { momentum }) = (center?, self) else {
+            return None;
+        };
+        let means: Vec<Tensor<2>> = means.into_iter().flatten().collect();
+        if means.is_empty() {
+            return Some(center);
+        }
+        let mean = Tensor::cat(means, 0).mean_dim(0).without_autodiff();
+        Some(change_value(center, |center| {
+            center * *momentum + mean * (1.0 - momentum)
+        }))
+    }
+}
+
+/// The temperature of an epoch: on the warm-up's line, or `end`.
+pub(crate) fn temperature(end: f64, warmup: Option<&TemperatureWarmup>, epoch: usize) -> f64 {
+    match warmup {
+        Some(warmup) if epoch < warmup.epochs => {
+            let part = epoch as f64 / (warmup.epochs - 1).max(1) as f64;
+            warmup.start + (end - warmup.start) * part
+        }
+        _ => end,
+    }
+}
+
+pub(crate) fn check_temperature(method: &str, key: &str, value: f64) -> Result<(), String> {
+    if value.is_finite() && value > 0.0 {
+        return Ok(());
+    }
+    Err(format!("`objective.{method}.{key}` must be above 0, got {value}"))
+}
+
+pub(crate) fn check_momentum(method: &str, start: f64, end: Option<f64>) -> Result<(), String> {
+    let momenta = [("momentum", start), ("momentum_end", end.unwrap_or(start))];
+    match momenta
+        .into_iter()
+        .find(|(_, value)| !(0.0..=1.0).contains(value))
+    {
+        Some((key, value)) => Err(format!("`objective.{method}.{key}` must be in 0..1, got {value}")),
+        None => Ok(()),
+    }
+}
+
+pub(crate) fn check_koleo(method: &str, weight: Option<f64>, batch_images: usize) -> Result<(), String> {
+    let Some(weight) = weight else { return Ok(()) };
+    check_weights(method, &[("koleo_weight", weight)])?;
+    if batch_images < 2 {
+        return Err(format!(
+            "`data.batch_images` must be at least 2 for `objective.{method}.koleo_weight`, which pushes neighbours apart, got {batch_images}"
+        ));
+    }
+    Ok(())
+}
+
+/// An MLP of three layers with GELU, whose output of length 1 meets prototypes of length 1 (section 3.1 of the paper).
+#[derive(Module, Debug)]
+pub struct Head {
+    /// Two hidden layers and the bottleneck.
+    pub layers: Vec<Linear>,
+    /// Norms of the hidden layers; empty if there are none.
+    pub norms: Vec<BatchNorm>,
+    /// From the bottleneck to the scores.
+    pub last_layer: Prototypes,
+}
+
+/// A linear layer without bias whose rows have a length and a direction: Salimans, Kingma, *Weight normalization*, 2016,
+/// eq. 2.
+#[derive(Module, Debug)]
+pub struct Prototypes {
+    /// Lengths, `[prototypes, 1]`: 1, and trained only without `norm_last_layer`. Two dimensions, as PyTorch has them, so
+    /// that weight decay takes them for a weight.
+    pub weight_g: Param<Tensor<2>>,
+    /// Directions, `[prototypes, bottleneck_width]`, of any length.
+    pub weight_v: Param<Tensor<2>>,
+}
+
+impl Head {
+    /// Linear layers normal with standard deviation 0.02; directions of the prototypes as `torch.nn.Linear`'s weight, as in
+    /// the paper's code: their length decides how fast they turn.
+    pub fn new(init: &Init, config: &HeadConfig, features: usize) -> Self {
+        let (hidden, bottleneck) = (config.hidden_width, config.bottleneck_width);
+        let widths = [features, hidden, hidden, bottleneck];
+        let layer = |index: usize| {
+            let at = init.at("layers").at(&index.to_string());
+            Linear::truncated_normal(&at, widths[index], widths[index + 1], 0.02)
+        };
+        let norm = |index: usize| BatchNorm::new(&init.at("norms").at(&index.to_string()), hidden);
+        let at = init.at("last_layer");
+        let ones = at.at("weight_g").ones([config.prototypes, 1]);
+        let bound = 1.0 / (bottleneck as f64).sqrt();
+        Self {
+            layers: (0..3).map(layer).collect(),
+            norms: (0..if config.batch_norm { 2 } else { 0 }).map(norm).collect(),
+            last_layer: Prototypes {
+                weight_g: if config.norm_last_layer {
+                    buffer(ones.without_autodiff())
+                } else {
+                    trained(ones)
+                },
+                weight_v: trained(at.at("weight_v").uniform([config.prototypes, bottleneck], bound)),
+            },
+        }
+    }
+
+    /// # Shapes
+    /// - `x`: `[rows, features]`
+    /// - output: `[rows, bottleneck_width]`, each of length 1
+    pub fn embed(&self, x: Tensor<2>, context: &Context) -> Tensor<2> {
+        let mut x = x;
+        for (index, layer) in self.layers.iter().enumerate() {
+            x = layer.forward(x);
+            if index + 1 < self.layers.len() {
+                if let Some(norm) = self.norms.get(index) {
+                    x = norm.forward(x, context);
+                }
+                x = gelu(x);
+            }
+        }
+        unit_rows(x)
+    }
+
+    /// # Shapes
+    /// - `embeddings`: `[rows, bottleneck_width]`
+    /// - output: `[rows, prototypes]`
+    pub fn scores(&self, embeddings: Tensor<2>) -> Tensor<2> {
+        let weight = unit_rows(self.last_layer.weight_v.val()) * self.last_layer.weight_g.val();
+        embeddings.matmul(weight.transpose())
+    }
+}
+
+/// Backbone and head: all that the optimizer updates, and what the teacher is an average of.
+#[derive(Module, Debug)]
+pub struct Network {
+    /// The network under study.
+    pub backbone: Backbone,
+    /// From features to scores.
+    pub head: Head,
+}
+
+impl Network {
+    /// Initial weights at `backbone` and `head` below `init`'s path.
+    pub fn new(init: &Init, backbone: &BackboneConfig, head: &HeadConfig) -> Self {
+        Self {
+            backbone: backbone.init(&init.at("backbone")),
+            head: Head::new(&init.at("head"), head, backbone.features()),
+        }
+    }
+}
+
+/// What else must be saved.
+#[derive(Module, Debug)]
+pub struct State {
+    /// The moving average of the student.
+    pub teacher: Network,
+    /// The moving average of the teacher's scores, `[1, prototypes]`; absent with `centering.sinkhorn`.
+    pub center: Option<Param<Tensor<2>>>,
+}
+
+/// The objective.
+#[derive(Clone, Debug)]
+pub struct Dino {
+    config: Config,
+    backbone: BackboneConfig,
+}
+
+impl Dino {
+    /// An objective from configs that were validated.
+    pub fn new(config: Config, backbone: BackboneConfig) -> Self {
+        Self { config, backbone }
+    }
+}
+
+impl Objective for Dino {
+    type Student = Network;
+    type State = State;
+    /// The mean of the teacher's scores, `[1, prototypes]`.
+    type Pending = Option<Tensor<2>>;
+
+    fn views(&self) -> ViewCount {
+        ViewCount::GlobalAndLocal {
+            global: GLOBAL,
+            least_local: 0,
+        }
+    }
+
+    fn init(&self, init: &Init) -> (Network, State) {
+        let head = &self.config.head;
+        let student = Network::new(&init.at("student"), &self.backbone, head);
+        let teacher = independent_copy(&student);
+        let center = self.config.centering.init(init, head.prototypes);
+        (student, State { teacher, center })
+    }
+
+    fn loss(
+        &self,
+        student: &Network,
+        state: &State,
+        batch: &Batch,
+        context: &Context,
+    ) -> (Loss, Option<Tensor<2>>) {
+        let config = &self.config;
+        let mut features = vec![];
+        for (size, group) in batch.views.iter().enumerate() {
+            let context = context.part(size as u64);
+            features.push(student.backbone.forward(group.images.clone(), &context));
+        }
+        let koleo = config
+            .koleo_weight
+            .map(|weight| (weight, koleo_of_views(&features[0])));
+        // The head sees all views at once, and so do its batch statistics, as in the paper's code.
+        let embeddings = student.head.embed(Tensor::cat(features, 0), context);
+        let scores = student.head.scores(embeddings.clone());
+        let views = scores.dims()[0] / batch.images;
+
+        let own = context.teacher();
+        let global = batch.views[0].images.clone();
+        let features = state.teacher.backbone.forward(global, &own);
+        let head = &state.teacher.head;
+        let of_teacher = head.scores(head.embed(features, &own)).detach();
+        let pending = config
+            .centering
+            .mean_scores(of_teacher.clone(), &context.replicas);
+        let temperature = config.temperature(&context.progress);
+        let targets =
+            config
+                .centering
+                .targets(of_teacher, state.center.as_ref(), temperature, &context.replicas);
+
+        let mut total = cross_view(scores, targets.clone(), views, config.student_temperature);
+        let entropy = entropy(targets);
+        let mut signals = vec![
+            ("kl", total.clone().detach() - entropy.clone()),
+            ("teacher_entropy", entropy),
+            (
+                "embedding_std",
+                spread(&embeddings.narrow(0, 0, GLOBAL * batch.images)),
+            ),
+        ];
+        if let Some((weight, koleo)) = koleo {
+            signals.push(("koleo", koleo.clone().detach()));
+            total = total + koleo * weight;
+        }
+        (Loss { total, signals }, pending)
+    }
+
+    fn commit(
+        &self,
+        student: Network,
+        mut state: State,
+        pending: Vec<Option<Tensor<2>>>,
+        context: &Context,
+    ) -> (Network, State) {
+        let start = self.config.momentum;
+        let end = self.config.momentum_end.unwrap_or(start);
+        let momentum = cosine(start, end, context.progress.fraction());
+        state.teacher = ema(state.teacher, &student, momentum);
+        state.center = self.config.centering.moved(state.center, pending);
+        (student, state)
+    }
+
+    fn frozen(&self, progress: &Progress) -> Vec<&'static str> {
+        if progress.epoch() < self.config.freeze_last_layer_epochs {
+            vec!["head.last_layer"]
+        } else {
+            vec![]
+        }
+    }
+
+    fn whole_batch(&self) -> Option<&'static str> {
+        whole_batch(&self.config.centering, self.config.koleo_weight)
+    }
+
+    fn encoder<'a>(&self, _: &'a Network, state: &'a State) -> &'a Backbone {
+        &state.teacher.backbone
+    }
+}
+
+/// Why these options need the whole batch at once.
+pub(crate) fn whole_batch(centering: &Centering, koleo_weight: Option<f64>) -> Option<&'static str> {
+    match (centering, koleo_weight) {
+        (Centering::Sinkhorn { .. }, _) => {
+            Some("`centering.sinkhorn` spreads the answers to all images of the batch together")
+        }
+        (_, Some(_)) => Some("`koleo_weight` compares each image with all others of the batch"),
+        _ => None,
+    }
+}
+
+/// The loss, eq. 3 of the paper: `−q_i · log softmax(scores_v / temperature)`, averaged over images and over all pairs of
+/// a global view `i` and a view `v ≠ i`.
+///
+/// # Shapes
+/// - scores: `[views * images, prototypes]`, the student's
+/// - targets: `[2 * images, prototypes]`, the teacher's answers to the first two views, without a graph; rows sum to 1
+/// - output: `[1]`
+pub fn cross_view(scores: Tensor<2>, targets: Tensor<2>, views: usize, temperature: f64) -> Tensor<1> {
+    let [rows, prototypes] = scores.dims();
+    let images = rows / views;
+    let log_sums = log_sums(&scores, temperature).reshape([views, images, 1]);
+    let scores = scores.reshape([views, images, prototypes]);
+    let targets = targets.reshape([GLOBAL, images, prototypes]) / temperature;
+    // Σ_{v ≠ i} = Σ_v − the term of i, and a target's sum is 1: no loop over pairs, and no array of log p.
+    let of_others = scores.clone().sum_dim(0) - scores.narrow(0, 0, GLOBAL);
+    let log_sums = log_sums.clone().sum_dim(0) - log_sums.narrow(0, 0, GLOBAL);
+    let each = log_sums - (targets * of_others).sum_dim(2); // [2, images, 1]
+    each.sum_dim(0).mean_dim(1).reshape([1]) / (GLOBAL * (views - 1)) as f64
+}
+
+/// `log Σ exp(scores / temperature)` of each row: `[rows, prototypes]` to `[rows, 1]`.
+pub(crate) fn log_sums(scores: &Tensor<2>, temperature: f64) -> Tensor<2> {
+    let scores = scores.clone() / temperature;
+    // The largest is subtracted before exp; it cancels, so it needs no gradient.
+    let largest = scores.clone().detach().max_dim(1);
+    (scores - largest.clone()).exp().sum_dim(1).log() + largest
+}
+
+/// The entropy of the rows of `targets`, averaged: `[1]`.
+pub(crate) fn entropy(targets: Tensor<2>) -> Tensor<1> {
+    (targets.clone() * targets.clamp_min(1e-30).log())
+        .sum_dim(1)
+        .neg()
+        .mean_dim(0)
+        .reshape([1])
+}
+
+/// [`koleo`] of each global view by itself, summed as DINOv2 has it: `[2 * images, features]` to `[1]`.
+pub(crate) fn koleo_of_views(features: &Tensor<2>) -> Tensor<1> {
+    let images = features.dims()[0] / GLOBAL;
+    let of_view = |view: usize| koleo(features.clone().narrow(0, view * images, images));
+    (1..GLOBAL).map(of_view).fold(of_view(0), |sum, next| sum + next)
+}
+
+/// The estimate of differential entropy by nearest neighbours, negated, on features of length 1: Sablayrolles, Douze, Schmid,
+/// Jégou, *Spreading vectors for similarity search*, [2019](https://arxiv.org/abs/1806.03198), eq. 2, with DINOv2's small
+/// numbers (1e-8 in the distance and in the logarithm).
+///
+/// Neighbours are looked for among the images of this device, as in DINOv2.
+///
+/// # Shapes
+/// - features: `[images, width]`, of one view, at least 2 images
+/// - output: `[1]`
+pub fn koleo(features: Tensor<2>) -> Tensor<1> {
+    let features = unit_rows(features);
+    let [images, _] = features.dims();
+    let constant = features.clone().detach();
+    let similarity = constant.clone().matmul(constant.transpose()) - itself(images, &features.device());
+    let nearest: Tensor<1, Int> = similarity.argmax(1).reshape([images]);
+    let neighbours = features.clone().select(0, nearest);
+    let distance = (features - neighbours + 1e-8).powi_scalar(2).sum_dim(1).sqrt();
+    (distance + 1e-8).log().neg().mean_dim(0).reshape([1])
+}
+
+/// 3 on the diagonal, which puts an image's cosine with itself below all others.
+fn itself(images: usize, device: &Device) -> Tensor<2> {
+    let mut values = vec![0f32; images * images];
+    values
+        .iter_mut()
+        .step_by(images + 1)
+        .for_each(|value| *value = 3.0);
+    Tensor::from_data(TensorData::new(values, [images, images]), device)
+}
