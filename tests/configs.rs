@@ -41,6 +41,10 @@ fn every_pretraining_config_runs_two_steps() {
             &["resnet.width=4"]
         };
         edits.extend(small.iter().map(|edit| format!("backbone.{edit}")));
+        let (name, objective) = table["objective"].as_table().unwrap().iter().next().unwrap();
+        if objective.get("head").is_some_and(toml::Value::is_table) {
+            edits.push(format!("objective.{name}.head.prototypes=64"));
+        }
         passer()
             .args(["pretrain", "--smoke", "--device", "flex"])
             .args(edits.iter().flat_map(|edit| ["--set", edit]))
