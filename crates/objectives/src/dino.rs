@@ -553,11 +553,14 @@ pub(crate) fn log_sums(scores: &Tensor<2>, temperature: f64) -> Tensor<2> {
 
 /// The entropy of the rows of `targets`, averaged: `[1]`.
 pub(crate) fn entropy(targets: Tensor<2>) -> Tensor<1> {
+    entropies(targets).mean_dim(0).reshape([1])
+}
+
+/// The entropy of each row: `[rows, prototypes]` to `[rows, 1]`.
+pub(crate) fn entropies(targets: Tensor<2>) -> Tensor<2> {
     (targets.clone() * targets.clamp_min(1e-30).log())
         .sum_dim(1)
         .neg()
-        .mean_dim(0)
-        .reshape([1])
 }
 
 /// [`koleo`] of each global view by itself, summed as DINOv2 has it: `[2 * images, features]` to `[1]`.

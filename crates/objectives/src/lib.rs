@@ -15,6 +15,7 @@ mod formula;
 #[cfg(test)]
 mod grid;
 pub mod head;
+pub mod ibot;
 pub mod mae;
 pub mod moco;
 pub mod moco_cld;
@@ -38,6 +39,8 @@ pub enum ObjectiveConfig {
     Byol(byol::Config),
     /// Self-distillation: a student's small views against a teacher's large ones.
     Dino(dino::Config),
+    /// DINO with hidden patches.
+    Ibot(ibot::Config),
     /// Masked autoencoders.
     Mae(mae::Config),
     /// Momentum contrast, versions 1 and 2.
@@ -63,6 +66,7 @@ impl ObjectiveConfig {
             Self::BarlowTwins(_) => "barlow_twins",
             Self::Byol(_) => "byol",
             Self::Dino(_) => "dino",
+            Self::Ibot(_) => "ibot",
             Self::Mae(_) => "mae",
             Self::Moco(_) => "moco",
             Self::MocoCld(_) => "moco_cld",
@@ -82,6 +86,7 @@ impl ObjectiveConfig {
             Self::BarlowTwins(barlow) => barlow.validate(),
             Self::Byol(byol) => byol.validate(),
             Self::Dino(dino) => dino.validate(batch_images),
+            Self::Ibot(ibot) => ibot.validate(batch_images, backbone),
             Self::Mae(mae) => mae.validate(backbone, &dataset_views(&config.views)),
             Self::Moco(moco) => moco.validate(batch_images),
             Self::MocoCld(moco) => moco.validate(batch_images),
@@ -109,6 +114,7 @@ impl ObjectiveConfig {
             Self::BarlowTwins(_)
             | Self::Byol(_)
             | Self::Dino(_)
+            | Self::Ibot(_)
             | Self::Mae(_)
             | Self::MocoV3(_)
             | Self::Simclr(_)
@@ -137,6 +143,7 @@ pub fn pretrain(
         ObjectiveConfig::BarlowTwins(own) => run.with(&barlow_twins::BarlowTwins::new(own, backbone)),
         ObjectiveConfig::Byol(own) => run.with(&byol::Byol::new(own, backbone)),
         ObjectiveConfig::Dino(own) => run.with(&dino::Dino::new(own, backbone)),
+        ObjectiveConfig::Ibot(own) => run.with(&ibot::Ibot::new(own, backbone)),
         ObjectiveConfig::Mae(own) => run.with(&mae::Mae::new(own, backbone)),
         ObjectiveConfig::Moco(own) => run.with(&moco::Moco::new(own, backbone)),
         ObjectiveConfig::MocoCld(own) => run.with(&moco_cld::MocoCld::new(own, backbone)),

@@ -1,0 +1,557 @@
+//! iBOT, an image BERT with an online tokenizer: DINO, whose student also tells what the teacher makes of patches that it
+//! was not shown.
+//!
+//! Zhou, Wei, Wang, Shen, Xie, Yuille, Kong, [2021](https://arxiv.org/abs/2111.07832).
+//!
+//! ```text
+//! global view, some patches hidden ── student ── class ──── head ── DINO's loss, with the local views
+//!                                        └───── hidden ──── head ── p ─┐
+//!                                                                      ├─ −q · log p, for each hidden patch
+//! the same view, whole ────────────── teacher ─ patches ─── head ── q ─┘
+//! ```
+//!
+//! The teacher's answers to patches have a temperature and a centre of their own. With `centering.sinkhorn`, `koleo_weight`
+//! and a `patch_head` this is the loss of DINOv2 ([Oquab et al. 2023](https://arxiv.org/abs/2304.07193)).
+
+#[cfg(test)]
+mod tests;
+
+use crate::dino::{
+    Centering, GLOBAL, Head, HeadConfig, Network, TemperatureWarmup, check_koleo, check_momentum,
+    check_temperature, cross_view, entropies, entropy, koleo_of_views, log_sums, temperature, whole_batch,
+};
+use crate::head::{check_weights, spread};
+use backbones::init::trained;
+use backbones::{Backbone, BackboneConfig, Context, Init, Progress, ema, independent_copy};
+use burn::module::{Module, Param};
+use burn::tensor::{Bool, Device, Int, Tensor, TensorData};
+use rand::Rng;
+use serde::{Deserialize, Serialize};
+use training::{Batch, Loss, Objective, ViewCount, cosine};
+
+/// `[objective.ibot]`. The paper's values are those for ImageNet with ViT-S/16 and multi-crop.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// Softmax temperature of the student, above 0. Paper: 0.1.
+    pub student_temperature: f64,
+    /// Softmax temperature of the teacher's answers to whole images, above 0. Paper: 0.07.
+    pub teacher_temperature: f64,
+    /// How it gets there; absent: it is there from the start. Paper: from 0.04 over 30 epochs.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub teacher_temperature_warmup: Option<TemperatureWarmup>,
+    /// Softmax temperature of the teacher's answers to patches, above 0. Paper: 0.07.
+    pub patch_teacher_temperature: f64,
+    /// How it gets there, from `mask.from_epoch` on; absent: it is there from the start. Paper: from 0.04 over 30 epochs.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub patch_teacher_temperature_warmup: Option<TemperatureWarmup>,
+    /// What keeps the teacher from preferring one answer, for images and for patches, each by itself. Paper: a mean with
+    /// momentum 0.9 for both.
+    pub centering: Centering,
+    /// Epochs at the start in which the heads' last layers stand still. Paper: 1.
+    pub freeze_last_layer_epochs: usize,
+    /// How much of the teacher stays at each step, 0..1, at the start. Paper: 0.996.
+    pub momentum: f64,
+    /// The same at the end, reached by a cosine over all steps; absent: it stays. Paper: 1.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub momentum_end: Option<f64>,
+    /// Weight of KoLeo on the student's class tokens of the global views; absent: none. DINOv2: 0.1.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub koleo_weight: Option<f64>,
+    /// Weight of the patches' loss beside that of whole images. Paper: 1.
+    pub patch_weight: f64,
+    /// Which patches are hidden.
+    pub mask: MaskConfig,
+    /// From class tokens to scores, and from patches' tokens too where there is no `patch_head`.
+    pub head: HeadConfig,
+    /// From patches' tokens to scores; absent: `head` does it. Paper: absent; DINOv2's large models: as `head`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub patch_head: Option<HeadConfig>,
+}
+
+/// Which patches of the global views are hidden from the student.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MaskConfig {
+    /// What they look like. Paper: `"block"`.
+    pub shape: MaskShape,
+    /// How many of the global views hide any, above 0 and at most 1. Paper: 0.5, each view drawn by itself.
+    pub probability: f64,
+    /// Smallest and largest share of a view's patches that is hidden, within 0..1; drawn uniformly. Paper: 0.1 to 0.5
+    /// (0.3 give or take 0.2).
+    pub ratio: [f64; 2],
+    /// Completed epochs before any are. Paper: 0 for vision transformers.
+    pub from_epoch: usize,
+}
+
+/// What the hidden patches of a view look like.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum MaskShape {
+    /// Rectangles of 1/0.3 to 0.3 times as many rows as columns, one after the other until they cover the share or no more
+    /// fits in: Bao et al., *BEiT*, [2021](https://arxiv.org/abs/2106.08254), algorithm 1.
+    Block,
+    /// Each patch by itself.
+    Random,
+}
+
+impl Config {
+    /// Refuses numbers with which the method makes no sense, naming the key.
+    pub fn validate(&self, batch_images: usize, backbone: &BackboneConfig) -> Result<(), String> {
+        if !matches!(backbone, BackboneConfig::Vit(_)) {
+            return Err(format!(
+                "`objective.ibot` needs `[backbone.vit]`, whose patches can be hidden, got {}",
+                backbone.name()
+            ));
+        }
+        let heads = [
+            ("head", Some(&self.head)),
+            ("patch_head", self.patch_head.as_ref()),
+        ];
+        for (key, head) in heads {
+            let Some(head) = head else { continue };
+            head.validate("ibot", key)?;
+            if head.batch_norm {
+                return Err(format!(
+                    "`objective.ibot.{key}.batch_norm` must be false: as many patches as happen to be hidden would share statistics"
+                ));
+            }
+        }
+        check_temperature("ibot", "student_temperature", self.student_temperature)?;
+        let courses = [
+            (
+                "teacher_temperature",
+                self.teacher_temperature,
+                &self.teacher_temperature_warmup,
+            ),
+            (
+                "patch_teacher_temperature",
+                self.patch_teacher_temperature,
+                &self.patch_teacher_temperature_warmup,
+            ),
+        ];
+        for (key, end, warmup) in courses {
+            check_temperature("ibot", key, end)?;
+            if let Some(warmup) = warmup {
+                warmup.validate("ibot", &format!("{key}_warmup"))?;
+            }
+            self.centering
+                .validate("ibot", [Some(end), warmup.as_ref().map(|warmup| warmup.start)])?;
+        }
+        check_momentum("ibot", self.momentum, self.momentum_end)?;
+        check_koleo("ibot", self.koleo_weight, batch_images)?;
+        check_weights("ibot", &[("patch_weight", self.patch_weight)])?;
+        self.mask.validate()
+    }
+
+    fn temperature(&self, progress: &Progress) -> f64 {
+        let warmup = self.teacher_temperature_warmup.as_ref();
+        temperature(self.teacher_temperature, warmup, progress.epoch())
+    }
+
+    fn patch_temperature(&self, progress: &Progress) -> f64 {
+        let warmup = self.patch_teacher_temperature_warmup.as_ref();
+        let epoch = progress.epoch().saturating_sub(self.mask.from_epoch);
+        temperature(self.patch_teacher_temperature, warmup, epoch)
+    }
+}
+
+impl MaskConfig {
+    fn validate(&self) -> Result<(), String> {
+        if !(self.probability > 0.0 && self.probability <= 1.0) {
+            return Err(format!(
+                "`objective.ibot.mask.probability` must be above 0 and at most 1, got {}",
+                self.probability
+            ));
+        }
+        let [least, most] = self.ratio;
+        if !(0.0 <= least && least <= most && 0.0 < most && most <= 1.0) {
+            return Err(format!(
+                "`objective.ibot.mask.ratio` must be two numbers that rise within 0..1, got [{least}, {most}]"
+            ));
+        }
+        Ok(())
+    }
+
+    /// The patches of one view that are hidden, row by row, in the order of the grid.
+    fn draw(&self, [rows, columns]: [usize; 2], rng: &mut impl Rng) -> Vec<bool> {
+        let masked = uniform(rng, 0.0, 1.0) < self.probability;
+        let ratio = uniform(rng, self.ratio[0], self.ratio[1]);
+        let mut hidden = vec![false; rows * columns];
+        if !masked {
+            return hidden;
+        }
+        let wanted = ratio * (rows * columns) as f64;
+        match self.shape {
+            MaskShape::Block => blocks(&mut hidden, [rows, columns], wanted, rng),
+            MaskShape::Random => {
+                let mut order: Vec<usize> = (0..rows * columns).collect();
+                // The first steps of a shuffle by Fisher and Yates.
+                for place in 0..wanted as usize {
+                    order.swap(place, place + below(rng, rows * columns - place));
+                    hidden[order[place]] = true;
+                }
+            }
+        }
+        hidden
+    }
+}
+
+/// Hides rectangles until `wanted` patches are hidden or ten tries in a row found no place, as in the paper's code: the least
+/// area of a try is that of a square of a third of the grid's shorter side, and a rectangle that would hide too many is
+/// not taken.
+fn blocks(hidden: &mut [bool], [rows, columns]: [usize; 2], wanted: f64, rng: &mut impl Rng) {
+    let least = (rows.min(columns) / 3).pow(2) as f64;
+    let mut count = 0;
+    while (count as f64) < wanted {
+        let left = wanted - count as f64;
+        let found = (0..10).find_map(|_| {
+            let area = uniform(rng, least, left);
+            let aspect = uniform(rng, 0.3f64.ln(), (1.0 / 0.3f64).ln()).exp();
+            let height = (area * aspect).sqrt().round_ties_even() as usize;
+            let width = (area / aspect).sqrt().round_ties_even() as usize;
+            if height >= rows || width >= columns {
+                return None;
+            }
+            let top = below(rng, rows - height + 1);
+            let left_edge = below(rng, columns - width + 1);
+            let places: Vec<usize> = (top..top + height)
+                .flat_map(|row| (left_edge..left_edge + width).map(move |column| row * columns + column))
+                .filter(|place| !hidden[*place])
+                .collect();
+            (!places.is_empty() && places.len() as f64 <= left).then_some(places)
+        });
+        let Some(places) = found else { break };
+        count += places.len();
+        places.into_iter().for_each(|place| hidden[place] = true);
+    }
+}
+
+/// Uniform between two numbers in either order. 53 bits, the fraction of an f64, and written out so that no library decides
+/// what a seed means; so is [`below`].
+fn uniform(rng: &mut impl Rng, from: f64, to: f64) -> f64 {
+    from + (to - from) * ((rng.next_u64() >> 11) as f64 / (1u64 << 53) as f64)
+}
+
+/// Uniform on `0..count`.
+fn below(rng: &mut impl Rng, count: usize) -> usize {
+    ((u128::from(rng.next_u64()) * count as u128) >> 64) as usize
+}
+
+/// What is hidden in the global views of a (micro-)batch.
+struct Mask {
+    /// `[2 * images, patches]`: true where a patch is hidden.
+    hidden: Tensor<2, Bool>,
+    /// The hidden patches' numbers, counted through all global views; at least one, whose weight is 0 if none is hidden.
+    places: Tensor<1, Int>,
+    /// What each counts, `[places, 1]`: an image's sum to 1 / (2 images), whatever their number.
+    weights: Tensor<2>,
+    /// The share of patches that are hidden, `[1]`.
+    share: Tensor<1>,
+}
+
+impl Mask {
+    /// Draws are those of the view in the step, so a micro-batch hides what the whole batch hides.
+    fn draw(
+        config: &MaskConfig,
+        images: usize,
+        grid: [usize; 2],
+        context: &Context,
+        device: &Device,
+    ) -> Self {
+        let of_view = |number: usize| {
+            if context.progress.epoch() < config.from_epoch {
+                return vec![false; grid[0] * grid[1]];
+            }
+            let (view, image) = (number / images, number % images);
+            let index = (context.micro_batch.0 * images + image) * GLOBAL + view;
+            let mut rng = context.draws.whole_step().rng("ibot.mask", index as u64);
+            config.draw(grid, &mut rng)
+        };
+        let views: Vec<Vec<bool>> = (0..GLOBAL * images).map(of_view).collect();
+        Self::new(&views, device)
+    }
+
+    /// From what is hidden in each view, all images of view 0 first.
+    fn new(views: &[Vec<bool>], device: &Device) -> Self {
+        let (mut places, mut weights) = (vec![], vec![]);
+        for (number, view) in views.iter().enumerate() {
+            let numbers = view.iter().enumerate().filter(|(_, hidden)| **hidden);
+            let of_view: Vec<i32> = numbers
+                .map(|(place, _)| (number * view.len() + place) as i32)
+                .collect();
+            let weight = 1.0 / (of_view.len().max(1) * views.len()) as f64;
+            weights.extend(std::iter::repeat_n(weight as f32, of_view.len()));
+            places.extend(of_view);
+        }
+        let hidden = views.concat();
+        let share = places.len() as f32 / hidden.len() as f32;
+        if places.is_empty() {
+            // An empty tensor is no tensor to every backend.
+            (places, weights) = (vec![0], vec![0.0]);
+        }
+        let (count, patches) = (places.len(), hidden.len() / views.len());
+        Self {
+            hidden: Tensor::from_data(TensorData::new(hidden, [views.len(), patches]), device),
+            places: Tensor::from_data(TensorData::new(places, [count]), device),
+            weights: Tensor::from_data(TensorData::new(weights, [count, 1]), device),
+            share: Tensor::from_floats([share], device),
+        }
+    }
+
+    /// The tokens of hidden patches: `[2 * images, patches, width]` to `[places, width]`.
+    fn of(&self, tokens: Tensor<3>) -> Tensor<2> {
+        let [views, patches, width] = tokens.dims();
+        self.of_rows(tokens.reshape([views * patches, width]))
+    }
+
+    fn of_rows(&self, rows: Tensor<2>) -> Tensor<2> {
+        rows.select(0, self.places.clone())
+    }
+
+    /// The weighted sum of one number for each hidden patch, `[places, 1]` to `[1]`.
+    fn sum(&self, each: Tensor<2>) -> Tensor<1> {
+        (each * self.weights.clone()).sum_dim(0).reshape([1])
+    }
+}
+
+/// All that the optimizer updates.
+#[derive(Module, Debug)]
+pub struct Student {
+    /// Backbone and head.
+    pub encoder: Network,
+    /// The patches' head, if they have one of their own.
+    pub patch_head: Option<Head>,
+    /// What stands for every hidden patch, `[1, width]`. Two dimensions, as in the paper's code, so that weight decay takes it
+    /// for a weight.
+    pub mask_token: Param<Tensor<2>>,
+}
+
+/// What else must be saved.
+#[derive(Module, Debug)]
+pub struct State {
+    /// The moving average of the student's backbone and head.
+    pub teacher: Network,
+    /// The moving average of the patches' head.
+    pub patch_teacher: Option<Head>,
+    /// The moving average of the teacher's scores of class tokens, `[1, prototypes]`; absent with `centering.sinkhorn`.
+    pub center: Option<Param<Tensor<2>>>,
+    /// The same for all patches, hidden or not.
+    pub patch_center: Option<Param<Tensor<2>>>,
+}
+
+/// The mean scores of class tokens and of patches, `[1, prototypes]` each.
+pub type Means = (Option<Tensor<2>>, Option<Tensor<2>>);
+
+/// The objective.
+#[derive(Clone, Debug)]
+pub struct Ibot {
+    config: Config,
+    backbone: BackboneConfig,
+}
+
+/// What the teacher says of a batch.
+struct Answers {
+    class: Tensor<2>,
+    patches: Tensor<2>,
+    means: Means,
+}
+
+impl Ibot {
+    /// An objective from configs that were validated.
+    pub fn new(config: Config, backbone: BackboneConfig) -> Self {
+        Self { config, backbone }
+    }
+
+    fn answers(&self, state: &State, images: Tensor<4>, mask: &Mask, context: &Context) -> Answers {
+        let context = &context.teacher();
+        let (centering, replicas) = (&self.config.centering, &context.replicas);
+        let tokens = vit(&state.teacher.backbone).tokens(images, None, context);
+        let head = &state.teacher.head;
+        let class = head.scores(head.embed(tokens.class, context)).detach();
+
+        let head = state.patch_teacher.as_ref().unwrap_or(head);
+        let (patches, mean) = match centering {
+            // The centre is of all patches. The last layer is linear: the mean of scores is the score of the mean.
+            Centering::Mean { .. } => {
+                let [views, patches, width] = tokens.patches.dims();
+                let all = head.embed(tokens.patches.reshape([views * patches, width]), context);
+                let mean = replicas.mean(head.scores(all.clone().mean_dim(0)));
+                (head.scores(mask.of_rows(all)), Some(mean.detach()))
+            }
+            Centering::Sinkhorn { .. } => {
+                let hidden = head.embed(mask.of(tokens.patches), context);
+                (head.scores(hidden), None)
+            }
+        };
+        let means = (centering.mean_scores(class.clone(), replicas), mean);
+        let progress = &context.progress;
+        let temperature = self.config.temperature(progress);
+        let patch_temperature = self.config.patch_temperature(progress);
+        let centers = [state.center.as_ref(), state.patch_center.as_ref()];
+        Answers {
+            class: centering.targets(class, centers[0], temperature, replicas),
+            patches: centering.targets(patches.detach(), centers[1], patch_temperature, replicas),
+            means,
+        }
+    }
+}
+
+/// The vision transformer that the config demands.
+fn vit(backbone: &Backbone) -> &backbones::Vit {
+    let Some(vit) = backbone.as_vit() else {
+        unreachable!("`Config::validate` refuses other networks")
+    };
+    vit
+}
+
+impl Objective for Ibot {
+    type Student = Student;
+    type State = State;
+    type Pending = Means;
+
+    fn views(&self) -> ViewCount {
+        ViewCount::GlobalAndLocal {
+            global: GLOBAL,
+            least_local: 0,
+        }
+    }
+
+    fn init(&self, init: &Init) -> (Student, State) {
+        let config = &self.config;
+        let at = init.at("student");
+        let width = self.backbone.features();
+        let student = Student {
+            encoder: Network::new(&at.at("encoder"), &self.backbone, &config.head),
+            patch_head: config
+                .patch_head
+                .as_ref()
+                .map(|head| Head::new(&at.at("patch_head"), head, width)),
+            // As in the paper's code.
+            mask_token: trained(at.zeros([1, width])),
+        };
+        let of_patches = config.patch_head.as_ref().unwrap_or(&config.head);
+        let state = State {
+            teacher: independent_copy(&student.encoder),
+            patch_teacher: student.patch_head.as_ref().map(independent_copy),
+            center: config.centering.init(init, config.head.prototypes),
+            patch_center: config.centering.init(init, of_patches.prototypes),
+        };
+        (student, state)
+    }
+
+    fn loss(&self, student: &Student, state: &State, batch: &Batch, context: &Context) -> (Loss, Means) {
+        let config = &self.config;
+        let global = batch.views[0].images.clone();
+        let [_, _, height, width] = global.dims();
+        let network = vit(&student.encoder.backbone);
+        let grid = [height / network.patch_px(), width / network.patch_px()];
+        let mask = Mask::draw(&config.mask, batch.images, grid, context, &global.device());
+
+        let token = student.mask_token.val().reshape([-1]);
+        let hidden = Some((mask.hidden.clone(), token));
+        let seen = network.tokens(global.clone(), hidden, &context.part(0));
+        let mut class = vec![seen.class.clone()];
+        for (size, group) in batch.views.iter().enumerate().skip(1) {
+            let context = context.part(size as u64);
+            class.push(network.tokens(group.images.clone(), None, &context).class);
+        }
+        let class = Tensor::cat(class, 0);
+        let rows = class.dims()[0];
+        let views = rows / batch.images;
+        let hidden = mask.of(seen.patches);
+        let head = &student.encoder.head;
+        let (embeddings, scores, patch_scores) = match &student.patch_head {
+            Some(patch_head) => {
+                let embeddings = head.embed(class, context);
+                let patches = patch_head.scores(patch_head.embed(hidden, context));
+                (embeddings.clone(), head.scores(embeddings), patches)
+            }
+            None => {
+                let embeddings = head.embed(Tensor::cat(vec![class, hidden], 0), context);
+                let scores = head.scores(embeddings.clone());
+                let patches = scores.dims()[0] - rows;
+                (
+                    embeddings,
+                    scores.clone().narrow(0, 0, rows),
+                    scores.narrow(0, rows, patches),
+                )
+            }
+        };
+
+        let answers = self.answers(state, global, &mask, context);
+        let class_loss = cross_view(scores, answers.class.clone(), views, config.student_temperature);
+        let of_patches = cross_entropies(patch_scores, answers.patches.clone(), config.student_temperature);
+        let patch_loss = mask.sum(of_patches);
+        let mut total = class_loss.clone() + patch_loss.clone() * config.patch_weight;
+
+        let (class_loss, patch_loss) = (class_loss.detach(), patch_loss.detach());
+        let class_entropy = entropy(answers.class);
+        let mut signals = vec![
+            ("kl", class_loss - class_entropy.clone()),
+            ("teacher_entropy", class_entropy),
+            (
+                "patch_kl",
+                patch_loss - mask.sum(entropies(answers.patches.clone())),
+            ),
+            ("patch_teacher_entropy", entropy(answers.patches)),
+            ("hidden_patches", mask.share),
+            (
+                "embedding_std",
+                spread(&embeddings.narrow(0, 0, GLOBAL * batch.images)),
+            ),
+        ];
+        if let Some(weight) = config.koleo_weight {
+            let koleo = koleo_of_views(&seen.class);
+            signals.push(("koleo", koleo.clone().detach()));
+            total = total + koleo * weight;
+        }
+        (Loss { total, signals }, answers.means)
+    }
+
+    fn commit(
+        &self,
+        student: Student,
+        mut state: State,
+        pending: Vec<Means>,
+        context: &Context,
+    ) -> (Student, State) {
+        let start = self.config.momentum;
+        let end = self.config.momentum_end.unwrap_or(start);
+        let momentum = cosine(start, end, context.progress.fraction());
+        state.teacher = ema(state.teacher, &student.encoder, momentum);
+        state.patch_teacher = match (state.patch_teacher, &student.patch_head) {
+            (Some(teacher), Some(head)) => Some(ema(teacher, head, momentum)),
+            (teacher, _) => teacher,
+        };
+        let (class, patches) = pending.into_iter().unzip();
+        state.center = self.config.centering.moved(state.center, class);
+        state.patch_center = self.config.centering.moved(state.patch_center, patches);
+        (student, state)
+    }
+
+    fn frozen(&self, progress: &Progress) -> Vec<&'static str> {
+        if progress.epoch() < self.config.freeze_last_layer_epochs {
+            vec!["encoder.head.last_layer", "patch_head.last_layer"]
+        } else {
+            vec![]
+        }
+    }
+
+    fn whole_batch(&self) -> Option<&'static str> {
+        whole_batch(&self.config.centering, self.config.koleo_weight)
+    }
+
+    fn encoder<'a>(&self, _: &'a Student, state: &'a State) -> &'a Backbone {
+        &state.teacher.backbone
+    }
+}
+
+/// `−q · log softmax(scores / temperature)` of each row: the paper's L_MIM for one patch.
+///
+/// # Shapes
+/// - scores, targets: `[rows, prototypes]`, the student's and the teacher's, whose rows sum to 1
+/// - output: `[rows, 1]`
+pub fn cross_entropies(scores: Tensor<2>, targets: Tensor<2>, temperature: f64) -> Tensor<2> {
+    log_sums(&scores, temperature) - (scores * (targets / temperature)).sum_dim(1)
+}
