@@ -52,6 +52,18 @@ pub fn conv2d(x: Tensor<4>, weight: Tensor<4>, stride: usize, padding: usize) ->
     Tensor::from_dispatch(output)
 }
 
+/// The exact GELU, `x · (1 + erf(x / √2)) / 2`, differentiable in `x`.
+///
+/// Burn's own has the exact gradient on `flex` alone: elsewhere its backward pass is that of an approximation by tanh,
+/// which is wrong in the fourth digit. There it is composed, so that the gradient is that of `erf`.
+pub fn gelu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
+    if native(&x) {
+        return burn::tensor::activation::gelu(x);
+    }
+    let twice_cdf = (x.clone() * std::f64::consts::FRAC_1_SQRT_2).erf() + 1.0;
+    x * 0.5 * twice_cdf
+}
+
 /// What [`batch_norm`] gives.
 pub struct Normalised<const D: usize> {
     /// The normalised input, shaped as it.
