@@ -11,7 +11,9 @@ mod conformance;
 mod formula;
 pub mod head;
 pub mod moco;
+pub mod moco_v3;
 
+use backbones::BackboneConfig;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 use training::{Config, Dataset, Error, Event, RunOptions, Summary};
@@ -22,6 +24,8 @@ use training::{Config, Dataset, Error, Event, RunOptions, Summary};
 pub enum ObjectiveConfig {
     /// Momentum contrast, versions 1 and 2.
     Moco(moco::Config),
+    /// Momentum contrast, version 3: negatives from the batch.
+    MocoV3(moco_v3::Config),
 }
 
 impl ObjectiveConfig {
@@ -29,13 +33,16 @@ impl ObjectiveConfig {
     pub fn name(&self) -> &'static str {
         match self {
             Self::Moco(_) => "moco",
+            Self::MocoV3(_) => "moco_v3",
         }
     }
 
-    /// Refuses numbers with which the method makes no sense, or that do not fit steps of `batch_images` images.
-    pub fn validate(&self, batch_images: usize) -> Result<(), String> {
+    /// Refuses numbers with which the method makes no sense, or that do not fit steps of `batch_images` images or the
+    /// network.
+    pub fn validate(&self, batch_images: usize, backbone: &BackboneConfig) -> Result<(), String> {
         match self {
             Self::Moco(moco) => moco.validate(batch_images),
+            Self::MocoV3(moco) => moco.validate(batch_images, backbone),
         }
     }
 
@@ -43,6 +50,7 @@ impl ObjectiveConfig {
     pub fn for_smoke_test(&mut self, batch_images: usize) {
         match self {
             Self::Moco(moco) => moco.queue_images = batch_images * 4,
+            Self::MocoV3(_) => {}
         }
     }
 }
@@ -56,11 +64,15 @@ pub fn pretrain(
 ) -> Result<Summary, Error> {
     config
         .objective
-        .validate(config.data.batch_images)
+        .validate(config.data.batch_images, &config.backbone)
         .map_err(Error::Config)?;
     match &config.objective {
         ObjectiveConfig::Moco(moco) => {
             let objective = moco::Moco::new(moco.clone(), config.backbone.clone());
+            training::pretrain(&objective, config, dataset, options, observe)
+        }
+        ObjectiveConfig::MocoV3(moco) => {
+            let objective = moco_v3::MocoV3::new(moco.clone(), config.backbone.clone());
             training::pretrain(&objective, config, dataset, options, observe)
         }
     }
