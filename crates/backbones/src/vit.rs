@@ -470,8 +470,7 @@ fn check_input(patch: usize, height: usize, width: usize) -> Result<(), String> 
     }
     let near = |side: usize| (side / patch).max(1) * patch;
     Err(format!(
-        "images of {width}×{height} px cannot be cut into patches of {patch} px (`backbone.vit.patch_px`); hint: {}×{} px \
-         can",
+        "images of {width}×{height} px cannot be cut into patches of {patch} px; {}×{} px can",
         near(width),
         near(height)
     ))

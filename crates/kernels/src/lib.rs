@@ -217,6 +217,24 @@ mod tests {
         assert!(!teacher.is_tracked());
     }
 
+    /// The composition, which f64 takes, beside the native one, and both beside known values: Φ(1) is 0.841345.
+    #[test]
+    fn gelu_is_exact_forward_and_backward() {
+        let device = Device::flex().autodiff();
+        let x = Tensor::<1>::from_data([-3.0f32, -1.0, 0.0, 0.5, 1.0, 4.0], &device).require_grad();
+        let wide = x.clone().cast(DType::F64).require_grad_leaf();
+        let (ours, composed) = (gelu(x.clone()), gelu(wide.clone()));
+        let one = ours.clone().slice([4..5]).into_scalar::<f32>();
+        assert!((one - 0.841_344_75).abs() < 1e-6);
+        assert!(error(composed.clone().cast(DType::F32), ours.clone()) < 1e-6);
+        let gradient = x.grad(&ours.sum().backward()).unwrap();
+        let wide = wide.grad(&composed.sum().backward()).unwrap();
+        // Φ(1) + φ(1); the approximation by tanh has 1.08296.
+        let one = gradient.clone().slice([4..5]).into_scalar::<f32>();
+        assert!((one - 1.083_315_5).abs() < 1e-6);
+        assert!(error(wide.cast(DType::F32).autodiff(), gradient.autodiff()) < 1e-6);
+    }
+
     /// Burn's composition, image group by image group.
     #[test]
     fn batch_norm_is_burns_for_every_group() {

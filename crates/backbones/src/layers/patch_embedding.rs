@@ -86,7 +86,7 @@ fn default_bound(patch: usize) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use burn::tensor::{Device, Tensor};
+    use burn::tensor::Device;
 
     #[test]
     fn is_a_convolution_whose_kernels_lie_side_by_side() {
