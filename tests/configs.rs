@@ -23,7 +23,7 @@ fn every_pretraining_config_runs_two_steps() {
             .collect();
         let backbone = table["backbone"].as_table().unwrap();
         let small: &[&str] = if backbone.contains_key("vit") {
-            &["vit.width=24", "vit.depth=2", "vit.patch_px=8", "vit.image_px=32"]
+            &["vit.width=48", "vit.depth=2", "vit.patch_px=8", "vit.image_px=32"]
         } else {
             &["resnet.width=4"]
         };

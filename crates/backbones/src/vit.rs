@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use crate::context::Context;
 use crate::init::{Init, buffer, trained};
 use crate::layers::{LayerNorm, PatchEmbedding};
-use block::Block;
+pub use block::Block;
 
 /// A vision transformer, as `[backbone.vit]` in a config file.
 ///
@@ -235,6 +235,15 @@ impl VitConfig {
         let places = self.class_positions() + grid * grid;
         Tensor::from_data(TensorData::new(values, [1, places, self.width]), device)
     }
+}
+
+/// Fixed position embeddings of a grid of patches, as [`Position::SineCosine`] has them: `[1, rows·columns, width]`, row by
+/// row. For networks that a method puts behind this one (MAE's decoder).
+///
+/// `width` is a multiple of 4.
+pub fn sine_cosine(width: usize, [rows, columns]: [usize; 2], device: &Device) -> Tensor<3> {
+    let values = positions::sine_cosine(width, rows, columns);
+    Tensor::from_data(TensorData::new(values, [1, rows * columns, width]), device)
 }
 
 /// A vision transformer without its classifier.

@@ -10,18 +10,20 @@ mod conformance;
 #[cfg(test)]
 mod formula;
 pub mod head;
+pub mod mae;
 pub mod moco;
 pub mod moco_v3;
 
-use backbones::BackboneConfig;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
-use training::{Config, Dataset, Error, Event, RunOptions, Summary};
+use training::{Config, Dataset, Error, Event, RunOptions, Summary, dataset_views};
 
 /// The self-supervised method of a config. TOML: one table, e.g. `[objective.moco]`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum ObjectiveConfig {
+    /// Masked autoencoders.
+    Mae(mae::Config),
     /// Momentum contrast, versions 1 and 2.
     Moco(moco::Config),
     /// Momentum contrast, version 3: negatives from the batch.
@@ -32,15 +34,18 @@ impl ObjectiveConfig {
     /// The method's name, as in the config.
     pub fn name(&self) -> &'static str {
         match self {
+            Self::Mae(_) => "mae",
             Self::Moco(_) => "moco",
             Self::MocoV3(_) => "moco_v3",
         }
     }
 
-    /// Refuses numbers with which the method makes no sense, or that do not fit steps of `batch_images` images or the
-    /// network.
-    pub fn validate(&self, batch_images: usize, backbone: &BackboneConfig) -> Result<(), String> {
-        match self {
+    /// Refuses numbers with which the method makes no sense, or that do not fit the rest of the config.
+    pub fn validate(config: &Config<Self>) -> Result<(), String> {
+        let batch_images = config.data.batch_images;
+        let backbone = &config.backbone;
+        match &config.objective {
+            Self::Mae(mae) => mae.validate(backbone, &dataset_views(&config.views)),
             Self::Moco(moco) => moco.validate(batch_images),
             Self::MocoV3(moco) => moco.validate(batch_images, backbone),
         }
@@ -50,7 +55,7 @@ impl ObjectiveConfig {
     pub fn for_smoke_test(&mut self, batch_images: usize) {
         match self {
             Self::Moco(moco) => moco.queue_images = batch_images * 4,
-            Self::MocoV3(_) => {}
+            Self::Mae(_) | Self::MocoV3(_) => {}
         }
     }
 }
@@ -62,11 +67,12 @@ pub fn pretrain(
     options: &RunOptions,
     observe: &mut dyn FnMut(Event<'_>),
 ) -> Result<Summary, Error> {
-    config
-        .objective
-        .validate(config.data.batch_images, &config.backbone)
-        .map_err(Error::Config)?;
+    ObjectiveConfig::validate(config).map_err(Error::Config)?;
     match &config.objective {
+        ObjectiveConfig::Mae(mae) => {
+            let objective = mae::Mae::new(mae.clone(), config.backbone.clone());
+            training::pretrain(&objective, config, dataset, options, observe)
+        }
         ObjectiveConfig::Moco(moco) => {
             let objective = moco::Moco::new(moco.clone(), config.backbone.clone());
             training::pretrain(&objective, config, dataset, options, observe)

@@ -10,7 +10,7 @@ use crate::layers::{Attention, DropPath, LayerNorm, LayerScale, Linear, gelu};
 
 /// Attention and an MLP, each normalised before and added to what came in.
 #[derive(Module, Debug)]
-pub(super) struct Block {
+pub struct Block {
     norm1: LayerNorm,
     attn: Attention,
     ls1: Option<LayerScale>,
@@ -30,7 +30,9 @@ struct Mlp {
 }
 
 impl Block {
-    pub(super) fn new(config: &VitConfig, init: &Init, number: usize) -> Self {
+    /// The `number`-th block, from 0, of the network that `config` describes: its width, heads, LayerScale, initial weights
+    /// and drop path count.
+    pub fn new(config: &VitConfig, init: &Init, number: usize) -> Self {
         let (width, hidden) = (config.width, 4 * config.width);
         let linear = |name: &str, inputs, outputs, fans| {
             let init = init.at(name);
@@ -67,7 +69,7 @@ impl Block {
     }
 
     /// `[images, tokens, width]` to the same.
-    pub(super) fn forward(&self, x: Tensor<3>, context: &Context) -> Tensor<3> {
+    pub fn forward(&self, x: Tensor<3>, context: &Context) -> Tensor<3> {
         let drop_path = DropPath::draw(self.drop_path, self.number, 2, &x, context);
         let scaled = |scale: &Option<LayerScale>, x| match scale {
             Some(scale) => scale.forward(x),
@@ -80,7 +82,7 @@ impl Block {
     }
 
     /// The attention of this block, `[images, heads, tokens, tokens]`.
-    pub(super) fn attention_map(&self, x: Tensor<3>) -> Tensor<4> {
+    pub fn attention_map(&self, x: Tensor<3>) -> Tensor<4> {
         self.attn.weights(self.norm1.forward(x))
     }
 }

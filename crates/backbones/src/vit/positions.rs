@@ -11,11 +11,13 @@ use super::Interpolation;
 /// (MAE's are the same with the column first.)
 pub(super) fn sine_cosine(width: usize, rows: usize, columns: usize) -> Vec<f32> {
     let quarter = width / 4;
+    let frequencies: Vec<f64> = (0..quarter)
+        .map(|i| 10_000f64.powf(-(i as f64) / quarter as f64))
+        .collect();
     let wave = |place: usize, wave: fn(f64) -> f64| {
-        (0..quarter).map(move |i| {
-            let frequency = 10_000f64.powf(-(i as f64) / quarter as f64);
-            wave(place as f64 * frequency) as f32
-        })
+        frequencies
+            .iter()
+            .map(move |frequency| wave(place as f64 * frequency) as f32)
     };
     (0..rows * columns)
         .flat_map(|place| {
