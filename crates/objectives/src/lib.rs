@@ -12,6 +12,7 @@ mod formula;
 pub mod head;
 pub mod mae;
 pub mod moco;
+pub mod moco_cld;
 pub mod moco_v3;
 
 use serde::{Deserialize, Serialize};
@@ -26,6 +27,8 @@ pub enum ObjectiveConfig {
     Mae(mae::Config),
     /// Momentum contrast, versions 1 and 2.
     Moco(moco::Config),
+    /// Momentum contrast, version 2, with cross-level discrimination.
+    MocoCld(moco_cld::Config),
     /// Momentum contrast, version 3: negatives from the batch.
     MocoV3(moco_v3::Config),
 }
@@ -36,6 +39,7 @@ impl ObjectiveConfig {
         match self {
             Self::Mae(_) => "mae",
             Self::Moco(_) => "moco",
+            Self::MocoCld(_) => "moco_cld",
             Self::MocoV3(_) => "moco_v3",
         }
     }
@@ -47,6 +51,7 @@ impl ObjectiveConfig {
         match &config.objective {
             Self::Mae(mae) => mae.validate(backbone, &dataset_views(&config.views)),
             Self::Moco(moco) => moco.validate(batch_images),
+            Self::MocoCld(moco) => moco.validate(batch_images),
             Self::MocoV3(moco) => moco.validate(batch_images, backbone),
         }
     }
@@ -55,6 +60,10 @@ impl ObjectiveConfig {
     pub fn for_smoke_test(&mut self, batch_images: usize) {
         match self {
             Self::Moco(moco) => moco.queue_images = batch_images * 4,
+            Self::MocoCld(moco) => {
+                moco.queue_images = batch_images * 4;
+                moco.cluster_images = moco.cluster_images.map(|_| batch_images / 2);
+            }
             Self::Mae(_) | Self::MocoV3(_) => {}
         }
     }
@@ -75,6 +84,10 @@ pub fn pretrain(
         }
         ObjectiveConfig::Moco(moco) => {
             let objective = moco::Moco::new(moco.clone(), config.backbone.clone());
+            training::pretrain(&objective, config, dataset, options, observe)
+        }
+        ObjectiveConfig::MocoCld(moco) => {
+            let objective = moco_cld::MocoCld::new(moco.clone(), config.backbone.clone());
             training::pretrain(&objective, config, dataset, options, observe)
         }
         ObjectiveConfig::MocoV3(moco) => {
