@@ -90,6 +90,8 @@ impl BackboneConfig {
 }
 
 /// A network from images to features.
+// There are two or three of these in a run, each moved once or twice a step: what a variant leaves empty costs nothing.
+#[allow(clippy::large_enum_variant)]
 #[derive(Module, Debug)]
 pub enum Backbone {
     /// A residual network.

@@ -2,7 +2,6 @@
 
 use burn::module::Module;
 use burn::tensor::Tensor;
-use burn::tensor::activation::softmax;
 
 use crate::layers::Linear;
 
@@ -53,7 +52,7 @@ impl Attention {
         // The queries are scaled, not the scores, of which there are more.
         let queries = part(0) * (channels as f64).powf(-0.5);
         let scores = queries.matmul(part(1).swap_dims(2, 3));
-        (softmax(scores, 3), part(2))
+        (kernels::softmax(scores), part(2))
     }
 }
 
