@@ -196,4 +196,4 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     grid()
     for name, settings in (("moco_v3_resnet", RESNET), ("moco_v3_vit", VIT)):
-        record(name, settings, build(settings), generator="moco_v3")
+        record(name, settings, build(settings), script="moco_v3")

@@ -12,8 +12,8 @@
 //! The paper's base encoder is our student without its predictor, its momentum encoder our teacher.
 //! Views go through the networks one after the other, so batch statistics are of one view.
 //!
-//! **Frozen patch embedding** (section 4.2 of the paper): a vision transformer's training dips where the gradients of its
-//! first layer jump, so that layer stays as it was drawn.
+//! **Frozen patch embedding** (the paper's trick for stability): a vision transformer's training dips where the gradients of
+//! its first layer jump, so that layer stays as it was drawn.
 
 use crate::head::{Mlp, MlpShape, OutputNorm, spread, unit_rows};
 use backbones::{Backbone, BackboneConfig, Context, Init, Progress, ema, independent_copy};
