@@ -17,10 +17,20 @@ fn every_pretraining_config_runs_two_steps() {
             );
         }
         // Narrow and small, so that it is a matter of seconds; everything else is the config's own.
+        let table: toml::Table = text.parse().unwrap();
+        let mut edits: Vec<String> = (0..table["views"].as_array().unwrap().len())
+            .map(|group| format!("views.{group}.transforms.0.random_resized_crop.size_px=32"))
+            .collect();
+        let backbone = table["backbone"].as_table().unwrap();
+        let small: &[&str] = if backbone.contains_key("vit") {
+            &["vit.width=48", "vit.depth=2", "vit.patch_px=8", "vit.image_px=32"]
+        } else {
+            &["resnet.width=4"]
+        };
+        edits.extend(small.iter().map(|edit| format!("backbone.{edit}")));
         passer()
             .args(["pretrain", "--smoke", "--device", "flex"])
-            .args(["--set", "backbone.resnet.width=4"])
-            .args(["--set", "views.0.transforms.0.random_resized_crop.size_px=32"])
+            .args(edits.iter().flat_map(|edit| ["--set", edit]))
             .arg(&config)
             .assert()
             .success()

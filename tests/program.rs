@@ -65,11 +65,52 @@ fn configs_are_strict() {
     std::fs::write(&config, text.replace("[objective.moco]", "[objective.mocco]")).unwrap();
     let error = refused(1, &["pretrain", path(&config), "--smoke"]);
     assert!(
-        error.contains("unknown variant `mocco`, expected `moco`") && error.contains("line"),
+        ["unknown variant `mocco`, expected", "`moco`", "line"]
+            .iter()
+            .all(|part| error.contains(part)),
         "{error}"
     );
     let error = refused(1, &["pretrain", "no-such.toml", "--smoke"]);
     assert!(error.contains("config `no-such.toml` cannot be read"), "{error}");
+}
+
+#[test]
+fn a_transformer_trains_where_its_patches_divide_the_views() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = folder.path().join("vit.toml");
+    let text = std::fs::read_to_string(crate::root().join(SMALL)).unwrap();
+    let (before, after) = text.split_once("[backbone.resnet]").unwrap();
+    let (_, after) = after.split_once("\n[").unwrap();
+    let backbone = r#"[backbone.vit]
+width = 32
+depth = 2
+heads = 2
+patch_px = 4
+image_px = 16
+position = "learned"
+interpolation = "antialiased"
+registers = 0
+layer_scale = 1e-5
+drop_path = 0.5
+pooling = "class_token"
+initialization = "truncated_normal"
+"#;
+    std::fs::write(&config, format!("{before}{backbone}\n[{after}")).unwrap();
+    let smoke = ["pretrain", path(&config), "--smoke", "--device", "flex"];
+    passer().args(smoke).assert().success();
+    let set = [
+        "--set",
+        "backbone.vit.patch_px=5",
+        "--set",
+        "backbone.vit.image_px=20",
+    ];
+    let error = refused(1, &[&smoke[..], &set].concat());
+    assert!(
+        error.contains(
+            "`[[views]]` group 1: images of 32×32 px cannot be cut into patches of 5 px; 30×30 px can"
+        ),
+        "{error}"
+    );
 }
 
 #[test]

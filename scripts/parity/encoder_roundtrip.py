@@ -2,7 +2,8 @@
 
     python scripts/parity/encoder_roundtrip.py ENCODER.safetensors [FEATURES.safetensors]
 
-Needs torch, torchvision, timm, safetensors. ENCODER holds a ResNet-18, -34, -50 or -101 at torchvision's width. Where
+Needs torch, torchvision, timm, safetensors. ENCODER holds a ResNet-18, -34, -50 or -101 at torchvision's width, or a
+vision transformer, which timm alone loads. The example `encoder_file` of crates/backbones writes both files. Where
 FEATURES is given (tensors `images` [n, 3, h, w] and `features` [n, width]), both libraries' features must be
 passer's within 1e-5 relative L2 error; without it, torchvision and timm are compared with each other.
 """
@@ -17,18 +18,42 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 
-def main(encoder: str, features: str | None) -> None:
-    state = load_file(encoder)
-    with safe_open(encoder, "pt") as file:
-        info = json.loads(file.metadata()["passer"])
-    name = f"resnet{info['architecture']['resnet']['depth']}"
-
+def resnets(config: dict) -> dict[str, torch.nn.Module]:
+    name = f"resnet{config['depth']}"
     networks = {
         "torchvision": torchvision.models.get_model(name, weights=None),
         "timm": timm.create_model(name, pretrained=False, num_classes=0),
     }
     networks["torchvision"].fc = torch.nn.Identity()
-    given = load_file(features) if features else {"images": torch.randn(2, 3, 64, 64)}
+    return networks
+
+
+def transformers(config: dict) -> dict[str, torch.nn.Module]:
+    """timm's own model of that name where it has one, so that nothing is said of it but the image's size."""
+    sizes = {(192, 12, 3): "tiny", (384, 12, 6): "small", (768, 12, 12): "base", (1024, 24, 16): "large"}
+    size = sizes.get((config["width"], config["depth"], config["heads"]))
+    scale, registers = config.get("layer_scale"), config["registers"]
+    name = f"vit_{size}_patch{config['patch_px']}"
+    name += f"_reg{registers}" if registers else ""
+    name += "_dinov2" if scale else "_224"
+    arguments = dict(img_size=config["image_px"], dynamic_img_size=True, num_classes=0)
+    if config["pooling"] == "mean":
+        arguments |= dict(global_pool="avg", fc_norm=False)
+    if name in timm.list_models():
+        return {f"timm's {name}": timm.create_model(name, pretrained=False, **arguments)}
+    network = timm.models.vision_transformer.VisionTransformer(
+        patch_size=config["patch_px"], embed_dim=config["width"], depth=config["depth"], num_heads=config["heads"],
+        init_values=scale, reg_tokens=registers, no_embed_class=registers > 0, **arguments)
+    return {"timm's VisionTransformer": network}
+
+
+def main(encoder: str, features: str | None) -> None:
+    state = load_file(encoder)
+    with safe_open(encoder, "pt") as file:
+        info = json.loads(file.metadata()["passer"])
+    [(family, config)] = info["architecture"].items()
+    networks = resnets(config) if family == "resnet" else transformers(config)
+    given = load_file(features) if features else {"images": torch.randn(2, 3, 112, 224)}
 
     reference = given.get("features")
     for library, network in networks.items():
@@ -37,7 +62,7 @@ def main(encoder: str, features: str | None) -> None:
             ours = network.eval()(given["images"])
         reference = ours if reference is None else reference
         error = float((ours - reference).norm() / reference.norm())
-        print(f"{library} {name}: strict load, relative error {error:.1e}")
+        print(f"{library}, {family}: strict load, relative error {error:.1e}")
         if error > 1e-5:
             sys.exit(f"{library}'s features differ: {error:.1e}, expected at most 1e-5")
 

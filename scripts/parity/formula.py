@@ -136,15 +136,18 @@ def train(settings, build, dtype):
     return losses, gradients
 
 
-def record(name, settings, build):
-    """Writes fixtures/NAME.json: settings, losses and first gradients in float64, and what PyTorch's float32 loses."""
+def record(name, settings, build, script=None):
+    """Writes fixtures/NAME.json: settings, losses and first gradients in float64, and what PyTorch's float32 loses.
+
+    `script` names the generator where it makes more than one fixture.
+    """
     torch.set_num_threads(1)
     reference, gradients = train(settings, build, torch.float64)
     single, of_single = train(settings, build, torch.float32)
     error = max(abs(a - b) / abs(b) for a, b in zip(single, reference, strict=True))
     by_gradient = {path: relative(of_single[path], values) for path, values in gradients.items()}
     fixture = {
-        "generator": f"scripts/parity/{name}.py",
+        "generator": f"scripts/parity/{script or name}.py",
         "torch": torch.__version__,
         "settings": settings,
         "torch_float32_error": float(f"{error:.1e}"),

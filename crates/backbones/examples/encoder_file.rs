@@ -1,25 +1,23 @@
 //! Writes a random encoder and its features for `scripts/parity/encoder_roundtrip.py`:
-//! `encoder_file DEPTH ENCODER.safetensors FEATURES.safetensors`.
+//! `encoder_file NETWORK ENCODER.safetensors FEATURES.safetensors`, NETWORK a JSON file of the form of `[backbone]`
+//! (`{"resnet": {"depth": 50, "width": 64, "stem": "imagenet"}}`).
 #![allow(clippy::unwrap_used)]
 
 use std::collections::{BTreeMap, HashMap};
 
-use backbones::{
-    BackboneConfig, Context, Draws, EncoderInfo, Init, Progress, ResNetConfig, Stem, encoder_to_safetensors,
-};
+use backbones::{BackboneConfig, Context, Draws, EncoderInfo, Init, Progress, encoder_to_safetensors};
 use burn::tensor::{Device, Distribution, Tensor};
 use safetensors::tensor::{Dtype, TensorView};
 
 fn main() {
     let arguments = std::env::args().skip(1).collect::<Vec<_>>();
-    let architecture = BackboneConfig::Resnet(ResNetConfig {
-        depth: arguments[0].parse().unwrap(),
-        width: 64,
-        stem: Stem::Imagenet,
-    });
+    let network = std::fs::read(&arguments[0]).unwrap();
+    let architecture: BackboneConfig = serde_json::from_slice(&network).unwrap();
+    architecture.validate().unwrap();
     let device = Device::flex();
     let backbone = architecture.init(&Init::new(0, &device));
-    let images = Tensor::<4>::random([4, 3, 64, 64], Distribution::Normal(0.0, 1.0), &device);
+    // Not square, and a size that patches of 8, 14 and 16 px divide.
+    let images = Tensor::<4>::random([4, 3, 112, 224], Distribution::Normal(0.0, 1.0), &device);
     // A few training passes, so that running statistics are not those of an untouched network.
     for step in 0..3 {
         let progress = Progress {
@@ -37,7 +35,7 @@ fn main() {
         method: "random".to_owned(),
         fingerprint: String::new(),
         licences: String::new(),
-        pixels: 64,
+        pixels: 112,
         mean: [0.0; 3],
         std: [1.0; 3],
         steps: 3,

@@ -1,4 +1,5 @@
-//! Times a ResNet on the CPU: `step_time DEPTH WIDTH imagenet|small SIDE IMAGES [BATCH_NORM_IMAGES]`.
+//! Times a network on the CPU: `step_time NETWORK SIDE IMAGES [BATCH_NORM_IMAGES]`, NETWORK a JSON file of the form of
+//! `[backbone]` (`{"resnet": {"depth": 50, "width": 64, "stem": "imagenet"}}`).
 //!
 //! Build it as `cargo build --release -p backbones -p cli --example step_time`. Prints milliseconds, the median of
 //! five repetitions after one to warm up: evaluation, a teacher's training forward, and forward with backward.
@@ -6,23 +7,16 @@
 
 use std::time::Instant;
 
-use backbones::{BackboneConfig, Context, Draws, Init, Progress, ResNetConfig, Stem, independent_copy};
+use backbones::{BackboneConfig, Context, Draws, Init, Progress, independent_copy};
 use burn::tensor::{Device, Distribution, Tensor};
 
 fn main() {
     let arguments = std::env::args().skip(1).collect::<Vec<_>>();
     let number = |index: usize| arguments[index].parse::<usize>().unwrap();
-    let config = BackboneConfig::Resnet(ResNetConfig {
-        depth: number(0) as u32,
-        width: number(1),
-        stem: if arguments[2] == "small" {
-            Stem::Small
-        } else {
-            Stem::Imagenet
-        },
-    });
+    let network = std::fs::read(&arguments[0]).unwrap();
+    let config: BackboneConfig = serde_json::from_slice(&network).unwrap();
     config.validate().unwrap();
-    let (side, images) = (number(3), number(4));
+    let (side, images) = (number(1), number(2));
 
     let plain = Device::flex();
     let backbone = config.init(&Init::new(0, &plain.clone().autodiff()));
@@ -34,7 +28,7 @@ fn main() {
         steps: 1,
     };
     let mut training = Context::training(progress, Draws::new(0, 0));
-    training.batch_norm_images = arguments.get(5).map(|n| n.parse().unwrap());
+    training.batch_norm_images = arguments.get(3).map(|n| n.parse().unwrap());
 
     let time = |what: &str, run: &dyn Fn()| {
         run();

@@ -65,6 +65,12 @@ impl Draws {
         Self { part, ..*self }
     }
 
+    /// The draws of the whole step, whichever part of it these are: for what is drawn for each image, which then does not
+    /// depend on micro-batches. The index is the image's in the step, counted through all of them.
+    pub fn whole_step(&self) -> Self {
+        Self { part: 0, ..*self }
+    }
+
     /// A generator for one purpose; generators of different purposes, steps or indices are independent.
     ///
     /// `purpose` names the use (`"moco.shuffle"`), so that no list of purposes has to grow with every method; `index`
@@ -258,6 +264,7 @@ mod tests {
             step.part(2).part(1),
         ];
         assert_eq!(step.part(0), step);
+        assert_eq!(step.part(2).part(1).whole_step(), step);
         let values = parts.map(|draws| draws.rng("a", 3).next_u64());
         let distinct = std::collections::BTreeSet::from(values);
         assert_eq!(distinct.len(), values.len());

@@ -68,6 +68,19 @@ impl Init {
         })
     }
 
+    /// Normal with mean 0 and the given standard deviation, drawn again while outside ±2: `trunc_normal_` with its default
+    /// bounds, which are absolute and not in standard deviations.
+    pub fn truncated_normal<const D: usize>(&self, shape: [usize; D], std: f64) -> Tensor<D> {
+        self.draw(shape, |rng| {
+            loop {
+                let standard: f64 = StandardNormal.sample(rng);
+                if (standard * std).abs() <= 2.0 {
+                    return (standard * std) as f32;
+                }
+            }
+        })
+    }
+
     /// Uniform on `[-bound, bound)`.
     pub fn uniform<const D: usize>(&self, shape: [usize; D], bound: f64) -> Tensor<D> {
         let range = Uniform::new(-bound, bound).expect("a finite, positive bound");
@@ -157,6 +170,18 @@ mod tests {
         let (mean, std) = mean_and_std(&values);
         assert!(values.iter().all(|v| (-0.25..=0.25).contains(v)));
         assert!(mean.abs() < 0.01 && (std - 0.25 / 3f64.sqrt()).abs() < 0.003);
+    }
+
+    #[test]
+    fn truncated_normal_ends_at_two() {
+        let init = Init::new(3, &Device::flex()).at("pos_embed");
+        // Far inside the bounds it is the normal; the standard error of the spread is std/141.
+        let (mean, std) = mean_and_std(&values(init.truncated_normal([10_000], 0.02)));
+        assert!(mean.abs() < 4.0 * 0.02 / 100.0 && (std / 0.02 - 1.0).abs() < 4.0 / 141.0);
+        // A standard normal cut at ±2 has variance 1 − 4·φ(2) / (2·Φ(2) − 1) = 0.774.
+        let wide = values(init.truncated_normal([10_000], 1.0));
+        assert!(wide.iter().all(|v| v.abs() <= 2.0));
+        assert!((mean_and_std(&wide).1.powi(2) - 0.774).abs() < 0.03);
     }
 
     /// A seed must mean the same weights in every later version and with every later `rand_distr`.

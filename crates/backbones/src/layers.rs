@@ -2,16 +2,26 @@
 //! So initial weights, faster kernels for a device and 16-bit compute are decided once, and parameters have PyTorch's
 //! names and layout (`weight` and `bias`, a linear layer's weight as `[outputs, inputs]`).
 //!
-//! Shapes are written `[images, channels, height, width]`.
+//! Shapes are written `[images, channels, height, width]`, those of token sequences `[images, tokens, channels]`.
 
+mod attention;
 mod batch_norm;
 mod convolution;
+mod drop_path;
+mod layer_norm;
+mod layer_scale;
 mod linear;
+mod patch_embedding;
 mod running_statistic;
 
+pub use attention::Attention;
 pub use batch_norm::BatchNorm;
 pub use convolution::{Conv2d, Conv2dConfig};
+pub use drop_path::DropPath;
+pub use layer_norm::LayerNorm;
+pub use layer_scale::LayerScale;
 pub use linear::Linear;
+pub use patch_embedding::{PatchEmbedding, Projection};
 pub use running_statistic::{RunningStatistic, is_running_statistic};
 
 use burn::tensor::Tensor;
@@ -20,6 +30,13 @@ use burn::tensor::ops::MaxPoolOptions;
 /// `max(x, 0)`.
 pub fn relu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
     burn::tensor::activation::relu(x)
+}
+
+/// `x · Φ(x)`, `Φ` the cumulative distribution of the standard normal: exact, by the error function.
+///
+/// Hendrycks, Gimpel, *Gaussian error linear units*, 2016.
+pub fn gelu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
+    kernels::gelu(x)
 }
 
 /// The largest value of each window of 3×3 at stride 2 with a border of 1: `[n, c, h, w]` to

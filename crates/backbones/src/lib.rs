@@ -1,4 +1,4 @@
-//! Image tensor in, features out: residual networks, the layers that all networks are made of, initial weights, and
+//! Image tensor in, features out: residual networks, vision transformers, the layers that all networks are made of, initial weights, and
 //! weights in and out of memory.
 //!
 //! This crate does no I/O, reads no clock and never touches the device's random generator: initial weights come from
@@ -16,6 +16,7 @@ pub mod parameters;
 mod parity;
 pub mod resnet;
 pub mod teacher;
+pub mod vit;
 pub mod weights;
 
 pub use context::{Context, Draws, Progress, Replicas};
@@ -23,6 +24,7 @@ pub use init::Init;
 pub use parameters::{Parameter, change_value, parameters};
 pub use resnet::{ResNet, ResNetConfig, Stem};
 pub use teacher::{ema, independent_copy};
+pub use vit::{Vit, VitConfig};
 pub use weights::{
     EncoderInfo, WeightsError, encoder_from_safetensors, encoder_to_safetensors, load_state_dict, state_dict,
 };
@@ -32,11 +34,13 @@ use burn::tensor::Tensor;
 use serde::{Deserialize, Serialize};
 
 /// Which network, as `[backbone.NAME]` in a config file.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum BackboneConfig {
     /// A residual network.
     Resnet(ResNetConfig),
+    /// A vision transformer.
+    Vit(VitConfig),
 }
 
 impl BackboneConfig {
@@ -45,6 +49,17 @@ impl BackboneConfig {
     pub fn validate(&self) -> Result<(), String> {
         match self {
             Self::Resnet(config) => config.validate(),
+            Self::Vit(config) => config.validate(),
+        }
+    }
+
+    /// Whether images of this height and width, in pixels, can enter the network; the message says what is wrong with
+    /// them. Call it before a forward pass, which panics on what it refuses.
+    pub fn check_input(&self, height: usize, width: usize) -> Result<(), String> {
+        match self {
+            // Padded convolutions take any size.
+            Self::Resnet(_) => Ok(()),
+            Self::Vit(config) => config.check_input(height, width),
         }
     }
 
@@ -52,6 +67,7 @@ impl BackboneConfig {
     pub fn init(&self, init: &Init) -> Backbone {
         match self {
             Self::Resnet(config) => Backbone::ResNet(config.init(init)),
+            Self::Vit(config) => Backbone::Vit(config.init(init)),
         }
     }
 
@@ -59,23 +75,29 @@ impl BackboneConfig {
     pub fn features(&self) -> usize {
         match self {
             Self::Resnet(config) => config.features(),
+            Self::Vit(config) => config.features(),
         }
     }
 
-    /// The usual name, for logs and tables: `resnet18`, or `resnet18-w16-small` where width or stem differ from
-    /// torchvision's.
+    /// The usual name, for logs and tables: `resnet18` or `vit_small_patch16`, and `resnet18-w16-small` or
+    /// `vit-w64-d6-h4-p4` where it is no usual network.
     pub fn name(&self) -> String {
         match self {
             Self::Resnet(config) => config.name(),
+            Self::Vit(config) => config.name(),
         }
     }
 }
 
 /// A network from images to features.
+// There are two or three of these in a run, each moved once or twice a step: what a variant leaves empty costs nothing.
+#[allow(clippy::large_enum_variant)]
 #[derive(Module, Debug)]
 pub enum Backbone {
     /// A residual network.
     ResNet(ResNet),
+    /// A vision transformer.
+    Vit(Vit),
 }
 
 impl Backbone {
@@ -87,6 +109,7 @@ impl Backbone {
     pub fn forward(&self, images: Tensor<4>, context: &Context) -> Tensor<2> {
         match self {
             Self::ResNet(network) => network.forward(images, context),
+            Self::Vit(network) => network.forward(images, context),
         }
     }
 
@@ -94,6 +117,24 @@ impl Backbone {
     pub fn features(&self) -> usize {
         match self {
             Self::ResNet(network) => network.features(),
+            Self::Vit(network) => network.features(),
+        }
+    }
+
+    /// The vision transformer, if it is one: for methods that need its tokens.
+    pub fn as_vit(&self) -> Option<&Vit> {
+        match self {
+            Self::ResNet(_) => None,
+            Self::Vit(network) => Some(network),
+        }
+    }
+
+    /// Whether images of this height and width, in pixels, can enter: [`BackboneConfig::check_input`] of a network that
+    /// is made.
+    pub fn check_input(&self, height: usize, width: usize) -> Result<(), String> {
+        match self {
+            Self::ResNet(_) => Ok(()),
+            Self::Vit(network) => network.check_input(height, width),
         }
     }
 }

@@ -1,6 +1,8 @@
 //! Parity with torchvision and PyTorch in float64, from fixtures that `scripts/parity/resnet.py` made. Weights and
 //! images come from the same formula on both sides.
 
+mod vit;
+
 use std::collections::BTreeMap;
 
 use burn::module::Param;
@@ -193,8 +195,10 @@ fn gradients_of(backbone: &Backbone, gradients: &burn::tensor::Gradients) -> BTr
         gradients,
         found: BTreeMap::new(),
     };
-    let Backbone::ResNet(network) = backbone;
-    network.visit(&mut collect);
+    match backbone {
+        Backbone::ResNet(network) => network.visit(&mut collect),
+        Backbone::Vit(network) => network.visit(&mut collect),
+    }
     collect.found
 }
 

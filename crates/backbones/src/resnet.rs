@@ -17,7 +17,8 @@ use crate::layers::{BatchNorm, Conv2d, Conv2dConfig, global_average_pool, max_po
 pub struct ResNetConfig {
     /// Layers with weights: 18 or 34 (basic blocks), 50 or 101 (bottlenecks).
     pub depth: u32,
-    /// Channels of the first stage; each further stage doubles them. The paper has 64.
+    /// Channels of the first stage; each further stage doubles them. The paper has 64. With 128 it is SwAV's RN50w2, of
+    /// 4096 features: all channels are doubled, where torchvision's `wide_resnet50_2` widens the 3×3 convolutions alone.
     pub width: usize,
     /// How the image enters.
     pub stem: Stem,
@@ -217,5 +218,34 @@ impl Block {
             _ => self.bn2.forward(x, context),
         };
         relu(x + shortcut)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_channels_follow_the_width() {
+        let config = ResNetConfig {
+            depth: 50,
+            width: 128,
+            stem: Stem::Imagenet,
+        };
+        assert_eq!(
+            (config.features(), config.name().as_str()),
+            (4096, "resnet50-w128")
+        );
+        // A quarter as wide, the shapes are a quarter of those.
+        let narrow = ResNetConfig { width: 32, ..config };
+        let network = narrow.init(&Init::empty(&burn::tensor::Device::flex()));
+        assert_eq!(network.conv1.weight.dims(), [32, 3, 7, 7]);
+        assert_eq!(network.layer1[1].conv1.weight.dims(), [32, 128, 1, 1]);
+        let last = &network.layer4[2];
+        assert_eq!(last.conv2.weight.dims(), [256, 256, 3, 3]);
+        assert_eq!(
+            last.conv3.as_ref().map(|conv| conv.weight.dims()),
+            Some([1024, 256, 1, 1])
+        );
     }
 }

@@ -126,12 +126,13 @@ fn shortened(names: &[String]) -> String {
     }
 }
 
-/// Every weight and running statistic by its torchvision name, as f32 on the host.
+/// Every weight and running statistic by its torchvision or timm name, as f32 on the host.
 pub fn state_dict(backbone: &Backbone) -> BTreeMap<String, TensorData> {
     let mut collect = Collect::default();
     // The network itself, not the enum around it, whose variant would be a part of each name.
     match backbone {
         Backbone::ResNet(network) => network.visit(&mut collect),
+        Backbone::Vit(network) => network.visit(&mut collect),
     }
     collect.found
 }
@@ -179,6 +180,7 @@ pub fn load_state_dict(
     }
     let wanted = match &backbone {
         Backbone::ResNet(network) => parameters(network),
+        Backbone::Vit(network) => parameters(network),
     };
     let wanted = wanted
         .into_iter()
@@ -194,6 +196,7 @@ pub fn load_state_dict(
     };
     Ok(match backbone {
         Backbone::ResNet(network) => Backbone::ResNet(network.map(&mut replace)),
+        Backbone::Vit(network) => Backbone::Vit(network.map(&mut replace)),
     })
 }
 

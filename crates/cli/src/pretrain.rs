@@ -38,7 +38,7 @@ pub(crate) fn run(arguments: Arguments) -> anyhow::Result<()> {
     // The whole config is checked as it stands, before a smoke test shrinks it.
     config
         .validate()
-        .and_then(|()| config.objective.validate(config.data.batch_images))
+        .and_then(|()| ObjectiveConfig::validate(&config))
         .map_err(training::Error::Config)
         .with_context(|| format!("`{}`", arguments.config.display()))?;
     let device = arguments.device.open()?;

@@ -1,8 +1,10 @@
 //! What is evaluated: a frozen network with its normalisation, or the pixels themselves as the baseline to beat.
 
+use crate::error::Error;
 use backbones::{Backbone, Context, state_dict};
 use burn::module::Module;
 use burn::tensor::Tensor;
+use data::{Transform, ViewGroup};
 use sha2::{Digest, Sha256};
 use training::Normalize;
 
@@ -63,6 +65,24 @@ impl Encoder {
         match &self.network {
             Network::Backbone(backbone) => backbone.forward(images, &Context::evaluation()),
             Network::Pixels => images.flatten(1, 3),
+        }
+    }
+
+    /// Whether the network takes the images that these transforms make; `name` is theirs in the message.
+    ///
+    /// # Errors
+    /// [`Error::Config`] where it does not. Without it, a forward pass would panic.
+    pub fn check_transforms(&self, name: &str, transforms: &[Transform]) -> Result<(), Error> {
+        let group = ViewGroup {
+            count: 1,
+            transforms: transforms.to_vec(),
+        };
+        match (&self.network, group.output_px()) {
+            (Network::Backbone(backbone), Some((width, height))) => backbone
+                .check_input(height as usize, width as usize)
+                .map_err(|reason| Error::Config(format!("{name} and `{}`: {reason}", self.name))),
+            // Pixels have no wishes; transforms without one size are refused by the loader.
+            _ => Ok(()),
         }
     }
 

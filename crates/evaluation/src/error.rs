@@ -140,7 +140,7 @@ pub enum Error {
 
     /// A class too small to hold a record of it out.
     #[error(
-        "logistic_regression: class {class} has 1 training record, so none of it can be held out for the choice of C"
+        "logistic-regression: class {class} has 1 training record, so none of it can be held out for the choice of C"
     )]
     ValidationSplit {
         /// The class's number.

@@ -31,8 +31,8 @@ pub struct DataConfig {
 /// one size.
 ///
 /// # Errors
-/// [`Error::Data`] where the data set cannot be read or too much of it is broken, [`Error::MixedLabels`] where only some
-/// records are labelled.
+/// [`Error::Config`] where the transforms make images that the encoder does not take, [`Error::Data`] where the data set
+/// cannot be read or too much of it is broken, [`Error::MixedLabels`] where only some records are labelled.
 pub fn extract(
     encoder: &Encoder,
     dataset: &Arc<Dataset>,
@@ -41,6 +41,7 @@ pub fn extract(
     device: &Device,
     progress: &mut dyn FnMut(Event<'_>),
 ) -> Result<Features, Error> {
+    encoder.check_transforms("the transforms", transforms)?;
     let loader = Loader::new(
         Arc::clone(dataset),
         vec![ViewGroup {
@@ -185,6 +186,7 @@ fn labels(dataset: &Dataset, positions: &[usize]) -> Result<Option<Labels>, Erro
 pub(crate) mod tests {
     use super::*;
     use crate::encoder::tests::{NORMALIZE, backbone};
+    use backbones::{BackboneConfig, Init};
     use data::{Filter, Metadata, Record};
 
     pub(crate) const DATA: DataConfig = DataConfig {
@@ -247,6 +249,24 @@ pub(crate) mod tests {
                 .fold(0.0, f32::max)
         };
         assert!(largest(&one.taps[POOLED], &two.taps[POOLED]) < 1e-5);
+    }
+
+    #[test]
+    fn images_that_the_encoder_cannot_take_are_refused_before_one_is_read() {
+        let config: BackboneConfig = serde_json::from_value(serde_json::json!({ "vit": {
+            "width": 8, "depth": 1, "heads": 1, "patch_px": 5, "image_px": 10, "position": "learned",
+            "interpolation": "antialiased", "registers": 0, "drop_path": 0.0, "pooling": "class_token",
+            "initialization": "truncated_normal"
+        } }))
+        .unwrap();
+        let backbone = config.init(&Init::new(0, &Device::flex()));
+        let encoder = Encoder::new(config.name(), "", &backbone, NORMALIZE);
+        let error = extracted(&encoder, Dataset::synthetic(3, 8, 8, 2, 0), &DATA).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "evaluation config: the transforms and `vit-w8-d1-h1-p5`: images of 8×8 px cannot be cut into patches of 5 \
+             px; 5×5 px can"
+        );
     }
 
     #[test]

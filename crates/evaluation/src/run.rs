@@ -87,6 +87,14 @@ pub fn run(
 
 /// What would otherwise be found out after the whole training set went through the encoder.
 fn check_early(config: &Config, job: &Job<'_>) -> Result<(), Error> {
+    job.encoder
+        .check_transforms("`test_transforms`", &config.test_transforms)?;
+    for protocol in &config.protocols {
+        if let Protocol::LinearMoco(config) = protocol {
+            let name = format!("`{}.train_transforms`", protocol.name());
+            job.encoder.check_transforms(&name, &config.train_transforms)?;
+        }
+    }
     for (set, dataset) in [("training", &job.train), ("test", &job.test)] {
         if dataset.is_empty() {
             return Err(Error::Empty { set });

@@ -12,6 +12,7 @@ use burn::tensor::TensorData;
 
 use crate::batch_norm::{self, Extent};
 use crate::convolution::{self, Geometry};
+use crate::{gelu, softmax};
 
 /// How a batch is normalised.
 #[derive(Clone, Copy, Debug)]
@@ -72,6 +73,18 @@ pub(crate) trait KernelBackend: Backend {
         gradient: FloatTensor<Self>,
         how: Normalisation,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>);
+
+    /// The exact GELU, of any shape.
+    fn gelu_of(x: FloatTensor<Self>) -> FloatTensor<Self>;
+
+    /// The gradient of the GELU's input.
+    fn gelu_gradient(x: FloatTensor<Self>, gradient: FloatTensor<Self>) -> FloatTensor<Self>;
+
+    /// Softmax over the last dimension.
+    fn softmax_of(x: FloatTensor<Self>) -> FloatTensor<Self>;
+
+    /// The gradient of a softmax's input, from its output.
+    fn softmax_gradient(output: FloatTensor<Self>, gradient: FloatTensor<Self>) -> FloatTensor<Self>;
 }
 
 fn dims(tensor: &FlexTensor) -> [usize; 4] {
@@ -178,10 +191,7 @@ impl KernelBackend for Flex {
     ) -> (FlexTensor, FlexTensor, FlexTensor) {
         let (x, weight, bias) = (x.to_contiguous(), weight.to_contiguous(), bias.to_contiguous());
         let statistics = statistics.to_contiguous();
-        // In place where nobody else holds the gradient, as this function's argument would: `storage_mut` copies then.
-        let contiguous = gradient.to_contiguous();
-        drop(gradient);
-        let mut gradient = contiguous;
+        let mut gradient = owned(gradient);
         let (of_weight, of_bias) = batch_norm::gradients(
             x.storage(),
             gradient.storage_mut(),
@@ -195,6 +205,52 @@ impl KernelBackend for Flex {
         let channels = [of_weight.len()];
         (gradient, tensor(of_weight, channels), tensor(of_bias, channels))
     }
+
+    fn gelu_of(x: FlexTensor) -> FlexTensor {
+        let mut x = owned(x);
+        match x.try_storage_mut() {
+            Some(values) => {
+                gelu::forward_in_place(values);
+                x
+            }
+            None => FlexTensor::from_data(TensorData::new(gelu::forward(x.storage()), x.shape())),
+        }
+    }
+
+    fn gelu_gradient(x: FlexTensor, gradient: FlexTensor) -> FlexTensor {
+        let x = x.to_contiguous();
+        let mut gradient = owned(gradient);
+        gelu::backward(x.storage(), gradient.storage_mut());
+        gradient
+    }
+
+    fn softmax_of(x: FlexTensor) -> FlexTensor {
+        let mut x = owned(x);
+        let row = last(&x);
+        softmax::forward(x.storage_mut(), row);
+        x
+    }
+
+    fn softmax_gradient(output: FlexTensor, gradient: FlexTensor) -> FlexTensor {
+        let output = output.to_contiguous();
+        let mut gradient = owned(gradient);
+        softmax::backward(output.storage(), gradient.storage_mut(), last(&output));
+        gradient
+    }
+}
+
+/// The size of the last dimension.
+fn last(tensor: &FlexTensor) -> usize {
+    let shape = tensor.shape();
+    shape[shape.num_dims() - 1]
+}
+
+/// The tensor with its values in a row from the first, and no further holder of them by this function's doing: what is
+/// then written in place is copied only if somebody else holds it.
+fn owned(tensor: FlexTensor) -> FlexTensor {
+    let contiguous = tensor.to_contiguous();
+    drop(tensor);
+    contiguous
 }
 
 /// The backward pass of a convolution, from its input and weight.
@@ -238,6 +294,38 @@ impl<B: KernelBackend> Backward<B, 3> for Normalised {
             if let Some(node) = node {
                 gradients.register::<B>(node.id, gradient);
             }
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Gelu;
+
+impl<B: KernelBackend> Backward<B, 1> for Gelu {
+    type State = NodeId;
+
+    fn backward(self, ops: Ops<Self::State, 1>, gradients: &mut Gradients, checkpointer: &mut Checkpointer) {
+        let [node] = ops.parents;
+        let gradient = gradients.consume::<B>(&ops.node);
+        let x: FloatTensor<B> = checkpointer.retrieve_node_output(ops.state);
+        if let Some(node) = node {
+            gradients.register::<B>(node.id, B::gelu_gradient(x, gradient));
+        }
+    }
+}
+
+/// The backward pass of softmax, from its output.
+#[derive(Debug)]
+struct Softmax;
+
+impl<B: KernelBackend> Backward<B, 1> for Softmax {
+    type State = FloatTensor<B>;
+
+    fn backward(self, ops: Ops<Self::State, 1>, gradients: &mut Gradients, _: &mut Checkpointer) {
+        let [node] = ops.parents;
+        let gradient = gradients.consume::<B>(&ops.node);
+        if let Some(node) = node {
+            gradients.register::<B>(node.id, B::softmax_gradient(ops.state, gradient));
         }
     }
 }
@@ -323,6 +411,34 @@ impl<B: KernelBackend, C: CheckpointStrategy> KernelBackend for Autodiff<B, C> {
         _: FloatTensor<Self>,
         _: Normalisation,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
+        unreachable!("{FIRST_ORDER}")
+    }
+
+    fn gelu_of(x: FloatTensor<Self>) -> FloatTensor<Self> {
+        match Gelu.prepare::<C>([x.node()]).compute_bound().stateful() {
+            OpsKind::Tracked(mut prepared) => {
+                let state = prepared.checkpoint(&x);
+                prepared.finish(state, B::gelu_of(x.into_primitive()))
+            }
+            OpsKind::UnTracked(prepared) => prepared.finish(B::gelu_of(x.into_primitive())),
+        }
+    }
+
+    fn gelu_gradient(_: FloatTensor<Self>, _: FloatTensor<Self>) -> FloatTensor<Self> {
+        unreachable!("{FIRST_ORDER}")
+    }
+
+    fn softmax_of(x: FloatTensor<Self>) -> FloatTensor<Self> {
+        match Softmax.prepare::<C>([x.node()]).compute_bound().stateful() {
+            OpsKind::Tracked(prepared) => {
+                let output = B::softmax_of(x.into_primitive());
+                prepared.finish(output.clone(), output)
+            }
+            OpsKind::UnTracked(prepared) => prepared.finish(B::softmax_of(x.into_primitive())),
+        }
+    }
+
+    fn softmax_gradient(_: FloatTensor<Self>, _: FloatTensor<Self>) -> FloatTensor<Self> {
         unreachable!("{FIRST_ORDER}")
     }
 }

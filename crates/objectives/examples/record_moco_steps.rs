@@ -27,7 +27,14 @@ fn main() {
     let steps: usize = steps.parse().unwrap();
     let text = std::fs::read_to_string(config).unwrap();
     let config: Config<ObjectiveConfig> = toml::from_str(&text).unwrap();
-    let ObjectiveConfig::Moco(moco) = &config.objective;
+    let ObjectiveConfig::Moco(moco) = &config.objective else {
+        println!(
+            "`{}` is no MoCo config: its objective is {}",
+            arguments[0],
+            config.objective.name()
+        );
+        std::process::exit(1);
+    };
     let dataset = Arc::new(data::Dataset::open(data).unwrap());
     let batch = config.data.batch_images;
     let loader = data::Loader::new(

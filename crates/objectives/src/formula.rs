@@ -28,7 +28,7 @@ impl Fixture {
         serde_json::from_value(self.0["settings"]["backbone"].clone()).unwrap()
     }
 
-    fn setting<T: DeserializeOwned>(&self, name: &str) -> T {
+    pub(crate) fn setting<T: DeserializeOwned>(&self, name: &str) -> T {
         serde_json::from_value(self.0["settings"][name].clone()).unwrap()
     }
 }

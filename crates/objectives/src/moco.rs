@@ -131,7 +131,7 @@ pub struct State {
     /// The key encoder.
     pub teacher: Encoder,
     /// Keys of earlier batches, `[queue_images, embedding_width]`, each of length 1. Where the next go follows from the
-    /// step: see `Moco::cursor`.
+    /// step: see `push`.
     pub queue: Param<Tensor<2>>,
 }
 
@@ -146,11 +146,6 @@ impl Moco {
     /// An objective from configs that were validated.
     pub fn new(config: Config, backbone: BackboneConfig) -> Self {
         Self { config, backbone }
-    }
-
-    /// The queue's row for the first key of a step with `images` images: rows are overwritten in turn, oldest first.
-    fn cursor(&self, progress: &Progress, images: usize) -> usize {
-        progress.step * images % self.config.queue_images
     }
 }
 
@@ -169,30 +164,15 @@ impl Objective for Moco {
             encoder: Encoder::init(&self.config, &self.backbone, &init.at("student")),
         };
         let teacher = independent_copy(&student.encoder);
-        // Normal, then each key to length 1.
-        let queue = init
-            .at("queue")
-            .normal([self.config.queue_images, self.config.embedding_width], 1.0);
-        let queue = buffer(unit_rows(queue).without_autodiff());
+        let queue = new_queue(init, self.config.queue_images, self.config.embedding_width);
         (student, State { teacher, queue })
     }
 
     fn loss(&self, student: &Student, state: &State, batch: &Batch, context: &Context) -> (Loss, Tensor<2>) {
         let queries = student.encoder.forward(batch.view(0), context);
-        let keys = if self.config.shuffle {
-            let (order, back) = shuffle(batch.images, context);
-            let device = batch.views[0].images.device();
-            let index = |order: Vec<i32>| {
-                Tensor::<1, Int>::from_data(TensorData::new(order, [batch.images]), &device)
-            };
-            state
-                .teacher
-                .forward(batch.view(1).select(0, index(order)), context)
-                .select(0, index(back))
-        } else {
-            state.teacher.forward(batch.view(1), context)
-        };
-        let keys = keys.detach();
+        let keys = keys(batch.view(1), self.config.shuffle, context, |images| {
+            state.teacher.forward(images, context)
+        });
         let loss = info_nce(
             queries.clone(),
             keys.clone(),
@@ -218,21 +198,53 @@ impl Objective for Moco {
         context: &Context,
     ) -> (Student, State) {
         state.teacher = ema(state.teacher, &student.encoder, self.config.momentum);
-        let images = pending.iter().map(|keys| keys.dims()[0]).sum();
-        let mut row = self.cursor(&context.progress, images);
-        for keys in pending {
-            let [count, width] = keys.dims();
-            state.queue = state
-                .queue
-                .map(|queue| queue.slice_assign([row..row + count, 0..width], keys));
-            row += count;
-        }
+        state.queue = push(state.queue, pending, &context.progress);
         (student, state)
     }
 
     fn encoder<'a>(&self, student: &'a Student, _: &'a State) -> &'a Backbone {
         &student.encoder.backbone
     }
+}
+
+/// A queue at step 0: normal draws, each key brought to length 1.
+pub(crate) fn new_queue(init: &Init, queue_images: usize, width: usize) -> Param<Tensor<2>> {
+    let queue = init.at("queue").normal([queue_images, width], 1.0);
+    buffer(unit_rows(queue).without_autodiff())
+}
+
+/// The keys of a view, without gradients: what `forward` gives for its images, which are shuffled before it and put back
+/// behind it.
+pub(crate) fn keys(
+    view: Tensor<4>,
+    shuffled: bool,
+    context: &Context,
+    forward: impl FnOnce(Tensor<4>) -> Tensor<2>,
+) -> Tensor<2> {
+    if !shuffled {
+        return forward(view).detach();
+    }
+    let images = view.dims()[0];
+    let device = view.device();
+    let (order, back) = shuffle(images, context);
+    let index = |order: Vec<i32>| Tensor::<1, Int>::from_data(TensorData::new(order, [images]), &device);
+    forward(view.select(0, index(order)))
+        .select(0, index(back))
+        .detach()
+}
+
+/// The queue with the keys of a step in place of its oldest. Rows are overwritten in turn, so where they go follows from
+/// the step.
+pub(crate) fn push(queue: Param<Tensor<2>>, keys: Vec<Tensor<2>>, progress: &Progress) -> Param<Tensor<2>> {
+    let images: usize = keys.iter().map(|keys| keys.dims()[0]).sum();
+    let mut row = progress.step * images % queue.dims()[0];
+    let mut queue = queue;
+    for keys in keys {
+        let [count, width] = keys.dims();
+        queue = queue.map(|queue| queue.slice_assign([row..row + count, 0..width], keys));
+        row += count;
+    }
+    queue
 }
 
 /// The permutation of this step's keys and its inverse.

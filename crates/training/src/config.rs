@@ -138,6 +138,11 @@ impl<O> Config<O> {
         }
         self.data.normalize.validate()?;
         self.backbone.validate()?;
+        for (index, (width, height)) in dataset_views(&self.views).into_iter().enumerate() {
+            self.backbone
+                .check_input(height as usize, width as usize)
+                .map_err(|reason| format!("`[[views]]` group {}: {reason}", index + 1))?;
+        }
         self.optimizer.validate()?;
         self.schedule.validate(self.training.epochs)
     }

@@ -41,6 +41,25 @@ impl Linear {
         }
     }
 
+    /// Weight normal with standard deviation `std`, cut at ±2; bias zero: vision transformers and DINO's head use 0.02.
+    pub fn truncated_normal(init: &Init, inputs: usize, outputs: usize, std: f64) -> Self {
+        Self {
+            weight: trained(init.at("weight").truncated_normal([outputs, inputs], std)),
+            bias: Some(trained(init.at("bias").zeros([outputs]))),
+        }
+    }
+
+    /// Weight uniform on ±√(6 / `fans`), bias zero. `fans` is inputs + outputs for `xavier_uniform_`.
+    ///
+    /// Glorot, Bengio, *Understanding the difficulty of training deep feedforward neural networks*, 2010, eq. 16.
+    pub fn xavier_uniform(init: &Init, inputs: usize, outputs: usize, fans: usize) -> Self {
+        let bound = (6.0 / fans as f64).sqrt();
+        Self {
+            weight: trained(init.at("weight").uniform([outputs, inputs], bound)),
+            bias: Some(trained(init.at("bias").zeros([outputs]))),
+        }
+    }
+
     /// # Shapes
     /// - `x`: `[…, inputs]`
     /// - output: `[…, outputs]`

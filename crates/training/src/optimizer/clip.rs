@@ -27,6 +27,8 @@ impl ClipConfig {
 }
 
 /// How gradients are scaled in one step.
+// One value a step: its size is no matter.
+#[allow(clippy::large_enum_variant)]
 pub(super) enum Clip {
     None,
     /// A factor for all, `[1, 1]`.

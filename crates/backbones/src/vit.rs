@@ -1,0 +1,486 @@
+//! Vision transformers at any width, depth and patch size, with timm's parameter names and layout.
+//!
+//! Dosovitskiy et al., *An image is worth 16×16 words*, 2021; sizes of Touvron et al., *Training data-efficient image
+//! transformers* (DeiT), 2021, table 1; registers of Darcet et al., *Vision transformers need registers*, 2024.
+
+mod block;
+mod positions;
+#[cfg(test)]
+mod tests;
+
+use burn::module::{Module, Param};
+use burn::tensor::{Bool, Device, Int, Tensor, TensorData};
+use serde::{Deserialize, Serialize};
+
+use crate::context::Context;
+use crate::init::{Init, buffer, trained};
+use crate::layers::{LayerNorm, PatchEmbedding};
+pub use block::Block;
+
+/// A vision transformer, as `[backbone.vit]` in a config file.
+///
+/// The MLPs are four times as wide as a token; queries, keys and values have biases; norms have epsilon 1e-6.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct VitConfig {
+    /// Channels of a token: 192 (tiny), 384 (small), 768 (base), 1024 (large).
+    pub width: usize,
+    /// Blocks: 12, and 24 in the large one.
+    pub depth: usize,
+    /// Attention heads, which divide the width: 3, 6, 12, 16. MoCo-v3's small one has 12.
+    pub heads: usize,
+    /// Side of a patch, pixels: 16, 14 or 8.
+    pub patch_px: usize,
+    /// Side of the square images for whose grid of patches the position embeddings are kept. Other sizes that the patch
+    /// divides are seen through interpolated ones.
+    pub image_px: usize,
+    /// What the position embeddings are.
+    pub position: Position,
+    /// How they are brought to the grid of another image size.
+    pub interpolation: Interpolation,
+    /// Tokens without a place, for whatever the network wants to note: 0, or 4 in DINOv2's with registers. With any,
+    /// the class token has no position embedding, as in timm: DINOv2's files have one, which is added to the class token
+    /// when they are read.
+    pub registers: usize,
+    /// Initial factor of each residual branch's channels (DINOv2: 1e-5); absent: no factors.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub layer_scale: Option<f64>,
+    /// Probability, below 1, that the last block drops a residual branch for an image in training; the first drops none
+    /// and those between them lie on a line. DINO: 0.1.
+    pub drop_path: f64,
+    /// Which output is the feature.
+    pub pooling: Pooling,
+    /// The distribution of the initial weights.
+    pub initialization: Initialization,
+}
+
+/// Position embeddings.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Position {
+    /// Trained.
+    Learned,
+    /// MoCo-v3's: sines and cosines of row and column, fixed, nothing for the class token.
+    SineCosine,
+}
+
+/// How position embeddings are brought to another grid; both are bicubic.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Interpolation {
+    /// With antialiasing, to the grid's size: timm's, and DINOv2's with registers.
+    Antialiased,
+    /// Without, by a scale that is a tenth of a patch too large: DINO's, and DINOv2's without registers.
+    Offset,
+}
+
+/// What of the normalised tokens is the feature.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Pooling {
+    /// The class token.
+    ClassToken,
+    /// The mean of the patches' tokens (timm: `global_pool="avg", fc_norm=False`).
+    Mean,
+}
+
+/// Distributions of initial weights. Norms start at 1 and 0, biases of linear layers at 0, registers near 0.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Initialization {
+    /// Normal with standard deviation 0.02 for linear layers, positions and class token, as DINO and iBOT start (timm's
+    /// class token is at 1e-6); patches as PyTorch's convolutions.
+    TruncatedNormal,
+    /// Xavier-uniform for linear layers (queries, keys and values each on their own) and patches; class token at 1e-6.
+    MocoV3,
+    /// Xavier-uniform for linear layers (queries, keys and values as one) and the patches' weight; class token at 0.02.
+    Mae,
+}
+
+impl VitConfig {
+    /// Whether such a network exists; the message names the field.
+    pub fn validate(&self) -> Result<(), String> {
+        let positive = [
+            ("width", self.width),
+            ("depth", self.depth),
+            ("heads", self.heads),
+            ("patch_px", self.patch_px),
+            ("image_px", self.image_px),
+        ];
+        if let Some((name, _)) = positive.into_iter().find(|(_, value)| *value == 0) {
+            return Err(format!("`backbone.vit.{name}` must be at least 1, got 0"));
+        }
+        if !self.width.is_multiple_of(self.heads) {
+            return Err(format!(
+                "`backbone.vit.heads` must divide `width` ({}), got {}",
+                self.width, self.heads
+            ));
+        }
+        if !self.image_px.is_multiple_of(self.patch_px) {
+            return Err(format!(
+                "`backbone.vit.patch_px` must divide `image_px` ({}), got {}",
+                self.image_px, self.patch_px
+            ));
+        }
+        if self.position == Position::SineCosine && !self.width.is_multiple_of(4) {
+            return Err(format!(
+                "`backbone.vit.width` must be a multiple of 4 for `position = \"sine_cosine\"`, got {}",
+                self.width
+            ));
+        }
+        if let Some(value) = self.layer_scale.filter(|value| !value.is_finite()) {
+            return Err(format!(
+                "`backbone.vit.layer_scale` must be a finite number, got {value}"
+            ));
+        }
+        if !(0.0..1.0).contains(&self.drop_path) {
+            return Err(format!(
+                "`backbone.vit.drop_path` must be at least 0 and below 1, got {}",
+                self.drop_path
+            ));
+        }
+        Ok(())
+    }
+
+    /// Whether images of this height and width, in pixels, can enter; the message says what is wrong with them.
+    pub fn check_input(&self, height: usize, width: usize) -> Result<(), String> {
+        check_input(self.patch_px, height, width)
+    }
+
+    /// Width of the pooled output: that of a token.
+    pub fn features(&self) -> usize {
+        self.width
+    }
+
+    /// timm's name without the image size, `vit_small_patch16` or `vit_small_patch14_reg4`; `vit-w64-d6-h4-p4` for other
+    /// widths, depths and heads.
+    pub fn name(&self) -> String {
+        let size = match (self.width, self.depth, self.heads) {
+            (192, 12, 3) => Some("tiny"),
+            (384, 12, 6) => Some("small"),
+            (768, 12, 12) => Some("base"),
+            (1024, 24, 16) => Some("large"),
+            _ => None,
+        };
+        let (mut name, separator) = match size {
+            Some(size) => (format!("vit_{size}_patch{}", self.patch_px), '_'),
+            None => (
+                format!(
+                    "vit-w{}-d{}-h{}-p{}",
+                    self.width, self.depth, self.heads, self.patch_px
+                ),
+                '-',
+            ),
+        };
+        if self.registers > 0 {
+            name += &format!("{separator}reg{}", self.registers);
+        }
+        name
+    }
+
+    /// The network with its initial weights.
+    ///
+    /// # Panics
+    /// Where [`validate`](Self::validate) would refuse the config.
+    pub fn init(&self, init: &Init) -> Vit {
+        if let Err(reason) = self.validate() {
+            panic!("{reason}");
+        }
+        let grid = self.image_px / self.patch_px;
+        let class_std = match self.initialization {
+            Initialization::TruncatedNormal | Initialization::Mae => 0.02,
+            Initialization::MocoV3 => 1e-6,
+        };
+        let token = |name: &str, count: usize, std| {
+            trained(init.at(name).truncated_normal([1, count, self.width], std))
+        };
+        let patches = init.at("patch_embed");
+        let xavier = || PatchEmbedding::xavier_uniform(&patches, self.width, self.patch_px);
+        let patch_embed = match self.initialization {
+            Initialization::TruncatedNormal => PatchEmbedding::new(&patches, self.width, self.patch_px),
+            Initialization::Mae => xavier(),
+            Initialization::MocoV3 => {
+                let mut embedding = xavier();
+                embedding.proj.bias = trained(init.zeros([self.width]));
+                embedding
+            }
+        };
+        Vit {
+            cls_token: token("cls_token", 1, class_std),
+            reg_token: (self.registers > 0).then(|| token("reg_token", self.registers, 1e-6)),
+            pos_embed: match self.position {
+                Position::Learned => token("pos_embed", self.class_positions() + grid * grid, 0.02),
+                Position::SineCosine => buffer(self.sine_cosine(grid, init.device())),
+            },
+            patch_embed,
+            blocks: (0..self.depth)
+                .map(|number| Block::new(self, &init.at(&format!("blocks.{number}")), number))
+                .collect(),
+            norm: LayerNorm::new(&init.at("norm"), self.width),
+            grid,
+            patch_px: self.patch_px,
+            interpolation: self.interpolation,
+            pooling: self.pooling,
+        }
+    }
+
+    /// Position embeddings that are the class token's: with registers none.
+    fn class_positions(&self) -> usize {
+        usize::from(self.registers == 0)
+    }
+
+    fn sine_cosine(&self, grid: usize, device: &Device) -> Tensor<3> {
+        let mut values = vec![0.0; self.class_positions() * self.width];
+        values.extend(positions::sine_cosine(self.width, grid, grid));
+        let places = self.class_positions() + grid * grid;
+        Tensor::from_data(TensorData::new(values, [1, places, self.width]), device)
+    }
+}
+
+/// Fixed position embeddings of a grid of patches, as [`Position::SineCosine`] has them: `[1, rows·columns, width]`, row by
+/// row. For networks that a method puts behind this one (MAE's decoder).
+///
+/// `width` is a multiple of 4.
+pub fn sine_cosine(width: usize, [rows, columns]: [usize; 2], device: &Device) -> Tensor<3> {
+    let values = positions::sine_cosine(width, rows, columns);
+    Tensor::from_data(TensorData::new(values, [1, rows * columns, width]), device)
+}
+
+/// A vision transformer without its classifier.
+///
+/// Its tokens are the class token, the registers, and the patches row by row.
+#[derive(Module, Debug)]
+pub struct Vit {
+    cls_token: Param<Tensor<3>>,
+    reg_token: Option<Param<Tensor<3>>>,
+    pos_embed: Param<Tensor<3>>,
+    patch_embed: PatchEmbedding,
+    blocks: Vec<Block>,
+    norm: LayerNorm,
+    /// Patches on a side of the grid whose position embeddings are kept.
+    grid: usize,
+    patch_px: usize,
+    #[module(skip)]
+    interpolation: Interpolation,
+    #[module(skip)]
+    pooling: Pooling,
+}
+
+/// The output tokens, normalised; registers are left out.
+#[derive(Clone, Debug)]
+pub struct Tokens {
+    /// `[images, width]`.
+    pub class: Tensor<2>,
+    /// `[images, patches, width]`.
+    pub patches: Tensor<3>,
+}
+
+/// What one block puts out, normalised and pooled.
+#[derive(Clone, Debug)]
+pub struct BlockFeatures {
+    /// The class token, `[images, width]`.
+    pub class: Tensor<2>,
+    /// The mean of the patches' tokens, `[images, width]`.
+    pub patch_mean: Tensor<2>,
+}
+
+impl Vit {
+    /// Features of normalised images.
+    ///
+    /// # Shapes
+    /// - `images`: `[images, 3, height, width]`, sides that the patch divides
+    /// - output: `[images, width]`
+    ///
+    /// # Panics
+    /// Where [`VitConfig::check_input`] would refuse the images' size; so do the other methods.
+    pub fn forward(&self, images: Tensor<4>, context: &Context) -> Tensor<2> {
+        let x = self.run(self.embed(images, None), context);
+        match self.pooling {
+            // Only what is asked for is normalised.
+            Pooling::ClassToken => self.norm.forward(class_token(x)),
+            Pooling::Mean => mean(self.norm.forward(self.patches_of(x))),
+        }
+    }
+
+    /// The last block's tokens of normalised images. Where patches are hidden, their embeddings are replaced before
+    /// position embeddings are added (iBOT, DINOv2).
+    ///
+    /// # Shapes
+    /// - `images`: `[images, 3, height, width]`
+    /// - `masked`: `[images, patches]`, true where a patch is hidden, and what stands for it, `[width]`
+    pub fn tokens(
+        &self,
+        images: Tensor<4>,
+        masked: Option<(Tensor<2, Bool>, Tensor<1>)>,
+        context: &Context,
+    ) -> Tokens {
+        let x = self.norm.forward(self.run(self.embed(images, masked), context));
+        Tokens {
+            class: class_token(x.clone()),
+            patches: self.patches_of(x),
+        }
+    }
+
+    /// The last block's tokens where the network sees a part of the patches alone (MAE). Position embeddings are those of
+    /// the whole image.
+    ///
+    /// # Shapes
+    /// - `images`: `[images, 3, height, width]`
+    /// - `keep`: `[images, kept]`, for each image the numbers of the patches that it keeps, none twice
+    /// - output: `[images, 1 + registers + kept, width]`, normalised: class token, registers, patches as `keep` has them
+    pub fn encode_visible(&self, images: Tensor<4>, keep: Tensor<2, Int>, context: &Context) -> Tensor<3> {
+        let grid = self.grid_of(&images);
+        let patches = self.patch_embed.patches(images);
+        let ([count, places, pixels], [_, kept]) = (patches.dims(), keep.dims());
+        // Patches are dropped before they are embedded: cheaper, and the same.
+        let first = Tensor::<1, Int>::arange(0..count as i64, &keep.device()) * places as i64;
+        let rows = (keep.clone() + first.reshape([count, 1])).reshape([count * kept]);
+        let patches = patches
+            .reshape([count * places, pixels])
+            .select(0, rows)
+            .reshape([count, kept, pixels]);
+        let (class, positions) = self.positions(grid);
+        let width = positions.dims()[2];
+        let positions = positions
+            .reshape([places, width])
+            .select(0, keep.reshape([count * kept]))
+            .reshape([count, kept, width]);
+        let x = self.sequence(class, self.patch_embed.embed(patches) + positions);
+        self.norm.forward(self.run(x, context))
+    }
+
+    /// What each of the last `count` blocks puts out, the last block last: the features of DINO's and DINOv2's linear
+    /// probes.
+    pub fn last_blocks(&self, images: Tensor<4>, count: usize, context: &Context) -> Vec<BlockFeatures> {
+        let first = self.blocks.len().saturating_sub(count);
+        let mut x = self.embed(images, None);
+        let mut features = Vec::with_capacity(count);
+        for (number, block) in self.blocks.iter().enumerate() {
+            x = block.forward(x, context);
+            if number >= first {
+                let normalised = self.norm.forward(x.clone());
+                features.push(BlockFeatures {
+                    class: class_token(normalised.clone()),
+                    patch_mean: mean(self.patches_of(normalised)),
+                });
+            }
+        }
+        features
+    }
+
+    /// The attention of the last block, `[images, heads, tokens, tokens]`: how much each token (third dimension) attends
+    /// to each other. Tokens are the class token, the registers, and the patches row by row.
+    pub fn attention_maps(&self, images: Tensor<4>, context: &Context) -> Tensor<4> {
+        let x = self.embed(images, None);
+        let Some((last, before)) = self.blocks.split_last() else {
+            unreachable!("a config without blocks is refused")
+        };
+        last.attention_map(before.iter().fold(x, |x, block| block.forward(x, context)))
+    }
+
+    /// Whether images of this height and width, in pixels, can enter: [`VitConfig::check_input`].
+    pub fn check_input(&self, height: usize, width: usize) -> Result<(), String> {
+        check_input(self.patch_px, height, width)
+    }
+
+    /// Width of the pooled output.
+    pub fn features(&self) -> usize {
+        self.pos_embed.dims()[2]
+    }
+
+    /// Side of a patch, pixels.
+    pub fn patch_px(&self) -> usize {
+        self.patch_px
+    }
+
+    /// Blocks.
+    pub fn depth(&self) -> usize {
+        self.blocks.len()
+    }
+
+    /// Rows and columns of patches.
+    fn grid_of(&self, images: &Tensor<4>) -> [usize; 2] {
+        let [_, _, height, width] = images.dims();
+        [height / self.patch_px, width / self.patch_px]
+    }
+
+    /// Images to the tokens that enter the first block.
+    fn embed(&self, images: Tensor<4>, masked: Option<(Tensor<2, Bool>, Tensor<1>)>) -> Tensor<3> {
+        let (class, positions) = self.positions(self.grid_of(&images));
+        let mut patches = self.patch_embed.embed(self.patch_embed.patches(images));
+        if let Some((mask, token)) = masked {
+            let [images, places, width] = patches.dims();
+            let mask = mask.reshape([images, places, 1]).expand([images, places, width]);
+            let token = token.reshape([1, 1, width]).expand([images, places, width]);
+            patches = patches.mask_where(mask, token);
+        }
+        self.sequence(class, patches + positions)
+    }
+
+    /// Position embeddings for a grid: `[1, 1, width]` of the class token, if it has one, and `[1, patches, width]`.
+    fn positions(&self, grid: [usize; 2]) -> (Option<Tensor<3>>, Tensor<3>) {
+        let all = self.pos_embed.val();
+        let of_class = usize::from(self.reg_token.is_none());
+        let class = (of_class > 0).then(|| all.clone().narrow(1, 0, of_class));
+        let patches = all.narrow(1, of_class, self.grid * self.grid);
+        let patches = if grid == [self.grid; 2] {
+            patches
+        } else {
+            positions::interpolate(patches, self.grid, grid, self.interpolation)
+        };
+        (class, patches)
+    }
+
+    /// Class token, registers and patches in a row; the patches have their positions already.
+    fn sequence(&self, class_position: Option<Tensor<3>>, patches: Tensor<3>) -> Tensor<3> {
+        let [images, _, width] = patches.dims();
+        let class = match class_position {
+            Some(position) => self.cls_token.val() + position,
+            None => self.cls_token.val(),
+        };
+        let mut parts = vec![class.expand([images, 1, width])];
+        if let Some(registers) = &self.reg_token {
+            let registers = registers.val();
+            let count = registers.dims()[1];
+            parts.push(registers.expand([images, count, width]));
+        }
+        parts.push(patches);
+        Tensor::cat(parts, 1)
+    }
+
+    fn run(&self, x: Tensor<3>, context: &Context) -> Tensor<3> {
+        self.blocks.iter().fold(x, |x, block| block.forward(x, context))
+    }
+
+    /// The patches among all tokens.
+    fn patches_of(&self, x: Tensor<3>) -> Tensor<3> {
+        let before = 1 + self.reg_token.as_ref().map_or(0, |registers| registers.dims()[1]);
+        let patches = x.dims()[1] - before;
+        x.narrow(1, before, patches)
+    }
+}
+
+/// The first token: `[images, tokens, width]` to `[images, width]`.
+fn class_token(x: Tensor<3>) -> Tensor<2> {
+    let [images, _, width] = x.dims();
+    x.narrow(1, 0, 1).reshape([images, width])
+}
+
+/// The mean of all tokens: `[images, tokens, width]` to `[images, width]`.
+fn mean(x: Tensor<3>) -> Tensor<2> {
+    let [images, _, width] = x.dims();
+    x.mean_dim(1).reshape([images, width])
+}
+
+fn check_input(patch: usize, height: usize, width: usize) -> Result<(), String> {
+    let fits = |side: usize| side > 0 && side.is_multiple_of(patch);
+    if fits(height) && fits(width) {
+        return Ok(());
+    }
+    let near = |side: usize| (side / patch).max(1) * patch;
+    Err(format!(
+        "images of {width}×{height} px cannot be cut into patches of {patch} px; {}×{} px can",
+        near(width),
+        near(height)
+    ))
+}

@@ -1,0 +1,143 @@
+//! Softmax over rows and its gradient on the CPU: from its output alone, where Burn's composition keeps three arrays of
+//! the size of its input.
+
+use pulp::{Simd, WithSimd};
+use rayon::prelude::*;
+
+use crate::exponential::exp_of_negative;
+use crate::simd::vectorised;
+
+/// Numbers that a task takes, in whole rows.
+const TASK: usize = 16 * 1024;
+/// Sums and maxima are kept in so many chains, which the compiler makes vectors of.
+const LANES: usize = 32;
+
+/// `exp(x) / Σ exp(x)` over each run of `row` numbers, in place.
+pub(crate) fn forward(x: &mut [f32], row: usize) {
+    x.par_chunks_mut(TASK.div_ceil(row) * row)
+        .for_each(|x| vectorised(Forward { x, row }));
+}
+
+/// The gradient of the input, `y · (g − Σ g·y)`, where `y` was the output; `gradient`, that of the output, becomes it.
+pub(crate) fn backward(y: &[f32], gradient: &mut [f32], row: usize) {
+    let task = TASK.div_ceil(row) * row;
+    gradient
+        .par_chunks_mut(task)
+        .zip(y.par_chunks(task))
+        .for_each(|(gradient, y)| vectorised(Backward { y, gradient, row }));
+}
+
+struct Forward<'a> {
+    x: &'a mut [f32],
+    row: usize,
+}
+
+struct Backward<'a> {
+    y: &'a [f32],
+    gradient: &'a mut [f32],
+    row: usize,
+}
+
+impl WithSimd for Forward<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _: S) {
+        for x in self.x.chunks_exact_mut(self.row) {
+            let largest = fold(
+                x,
+                x,
+                f32::NEG_INFINITY,
+                |largest, x, _| {
+                    if x > largest { x } else { largest }
+                },
+            );
+            x.iter_mut().for_each(|x| *x = exp_of_negative(*x - largest));
+            let scale = 1.0 / fold(x, x, 0.0, |sum, x, _| sum + x);
+            x.iter_mut().for_each(|x| *x *= scale);
+        }
+    }
+}
+
+impl WithSimd for Backward<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _: S) {
+        let rows = self.y.chunks_exact(self.row);
+        for (y, gradient) in rows.zip(self.gradient.chunks_exact_mut(self.row)) {
+            let mean = fold(y, gradient, 0.0, |sum, y, gradient| sum + y * gradient);
+            for (gradient, y) in gradient.iter_mut().zip(y) {
+                *gradient = y * (*gradient - mean);
+            }
+        }
+    }
+}
+
+/// Folds pairs into `LANES` chains that start at `start` and must be joined by the same operation: a sum or a maximum.
+#[inline(always)]
+fn fold(a: &[f32], b: &[f32], start: f32, step: impl Fn(f32, f32, f32) -> f32) -> f32 {
+    let mut chains = [start; LANES];
+    let (a_runs, b_runs) = (a.chunks_exact(LANES), b.chunks_exact(LANES));
+    let rest = a_runs.remainder().iter().zip(b_runs.remainder());
+    for (chain, (a, b)) in chains.iter_mut().zip(rest) {
+        *chain = step(*chain, *a, *b);
+    }
+    for (a, b) in a_runs.zip(b_runs) {
+        for lane in 0..LANES {
+            chains[lane] = step(chains[lane], a[lane], b[lane]);
+        }
+    }
+    // A chain's value is an element of its own, of weight one.
+    chains.into_iter().fold(start, |all, chain| step(all, chain, 1.0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// By hand: exp of 0, ln 2, ln 3 is 1, 2, 3.
+    #[test]
+    fn rows_are_shares_of_their_sum() {
+        let (two, three) = (2f32.ln(), 3f32.ln());
+        let mut x = [0.0, two, three, 100.0, 100.0 + two, 100.0 + three];
+        forward(&mut x, 3);
+        for (ours, wanted) in x.iter().zip([1.0, 2.0, 3.0, 1.0, 2.0, 3.0]) {
+            assert!((ours - wanted / 6.0).abs() < 1e-6, "{x:?}");
+        }
+        // y = 1/6, 1/3, 1/2 and g = 6, 0, 2: Σ g·y = 2, so (6 − 2)/6, −2/3 and 0.
+        let y = [1.0 / 6.0, 1.0 / 3.0, 0.5];
+        let mut gradient = [6.0, 0.0, 2.0];
+        backward(&y, &mut gradient, 3);
+        for (ours, wanted) in gradient.iter().zip([4.0 / 6.0, -2.0 / 3.0, 0.0]) {
+            assert!((ours - wanted).abs() < 1e-6, "{gradient:?}");
+        }
+    }
+
+    #[test]
+    fn long_rows_in_several_tasks_agree_with_plain_sums() {
+        let row = 1000;
+        let x = (0..20 * row)
+            .map(|i| (i as f32 * 0.7).sin() * 9.0)
+            .collect::<Vec<_>>();
+        let mut y = x.clone();
+        forward(&mut y, row);
+        for (x, y) in x.chunks(row).zip(y.chunks(row)) {
+            let sum = x.iter().map(|x| f64::from(*x).exp()).sum::<f64>();
+            for (x, y) in x.iter().zip(y) {
+                let wanted = f64::from(*x).exp() / sum;
+                assert!((f64::from(*y) / wanted - 1.0).abs() < 2e-6);
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_not_a_number_is_seen() {
+        let mut x = [0.0, f32::NAN, 1.0];
+        forward(&mut x, 3);
+        assert!(x.iter().all(|x| x.is_nan()));
+        let mut masked = [0.0, f32::NEG_INFINITY];
+        forward(&mut masked, 2);
+        assert!(masked[0] == 1.0 && masked[1] < 1e-30);
+    }
+}

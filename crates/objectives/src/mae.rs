@@ -1,0 +1,558 @@
+//! MAE, masked autoencoders: most patches of an image are hidden, and their pixels are made from the rest.
+//!
+//! He, Chen, Xie, Li, Dollár, Girshick, *Masked autoencoders are scalable vision learners*,
+//! [2021](https://arxiv.org/abs/2111.06377).
+//!
+//! ```text
+//! image ── patches ─┬─ visible ── encoder ── tokens ─┬─ decoder ── pixels of the hidden patches ─┐
+//!                   │                mask tokens ────┘                                           ├─ squared error
+//!                   └─ hidden ────────────────────────────────────── their own pixels ───────────┘
+//! ```
+//!
+//! The encoder never sees a mask token, so it costs a quarter of what it would on whole images; the decoder is left behind
+//! after training.
+
+use backbones::init::trained;
+use backbones::layers::{LayerNorm, Linear};
+use backbones::vit::{Block, Initialization, sine_cosine};
+use backbones::{Backbone, BackboneConfig, Context, Init, VitConfig};
+use burn::module::{Module, Param};
+use burn::tensor::{Device, Int, Tensor, TensorData};
+use rand::Rng;
+use serde::{Deserialize, Serialize};
+use training::{Batch, Loss, Objective, ViewCount};
+
+/// `[objective.mae]`. The paper's values are those for ImageNet.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// Part of the patches that is hidden, above 0 and below 1. Paper: 0.75 (section 3 and figure 5).
+    pub mask_ratio: f64,
+    /// Channels of the decoder's tokens, a multiple of 4 for its positions. Paper: 512 (table 1).
+    pub decoder_width: usize,
+    /// Blocks of the decoder. Paper: 8.
+    pub decoder_depth: usize,
+    /// Attention heads of the decoder, which divide its width. Paper: 16.
+    pub decoder_heads: usize,
+    /// Compare with pixels that are brought to mean 0 and variance 1 in each patch. Paper: true for representations, false
+    /// for pictures (section 3, table 1d).
+    pub normalize_pixels: bool,
+}
+
+impl Config {
+    /// Refuses numbers with which the method makes no sense, naming the key. `views_px` is width and height of each view
+    /// group.
+    pub fn validate(&self, backbone: &BackboneConfig, views_px: &[(u32, u32)]) -> Result<(), String> {
+        let BackboneConfig::Vit(vit) = backbone else {
+            return Err(format!(
+                "`objective.mae` needs `[backbone.vit]`, whose encoder can leave patches out, got {}",
+                backbone.name()
+            ));
+        };
+        if !(self.mask_ratio > 0.0 && self.mask_ratio < 1.0) {
+            return Err(format!(
+                "`objective.mae.mask_ratio` must be above 0 and below 1, got {}",
+                self.mask_ratio
+            ));
+        }
+        let positive = [
+            ("decoder_width", self.decoder_width),
+            ("decoder_depth", self.decoder_depth),
+            ("decoder_heads", self.decoder_heads),
+        ];
+        if let Some((name, _)) = positive.into_iter().find(|(_, value)| *value == 0) {
+            return Err(format!("`objective.mae.{name}` must be at least 1, got 0"));
+        }
+        if !self.decoder_width.is_multiple_of(4) {
+            return Err(format!(
+                "`objective.mae.decoder_width` must be a multiple of 4, got {}",
+                self.decoder_width
+            ));
+        }
+        if !self.decoder_width.is_multiple_of(self.decoder_heads) {
+            return Err(format!(
+                "`objective.mae.decoder_heads` must divide `decoder_width` ({}), got {}",
+                self.decoder_width, self.decoder_heads
+            ));
+        }
+        for &(width, height) in views_px {
+            let patches = (width as usize / vit.patch_px) * (height as usize / vit.patch_px);
+            let kept = self.kept(patches);
+            if kept == 0 || kept == patches {
+                return Err(format!(
+                    "`objective.mae.mask_ratio` must leave some of a view's {patches} patches visible and hide some, got {}, \
+                     which shows {kept}",
+                    self.mask_ratio
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// Patches of an image that the encoder sees, rounded down as the reference has it.
+    fn kept(&self, patches: usize) -> usize {
+        (patches as f64 * (1.0 - self.mask_ratio)) as usize
+    }
+
+    /// The decoder as a network: its blocks are those of the encoder's kind, at sizes of their own.
+    fn decoder(&self, encoder: &VitConfig) -> VitConfig {
+        VitConfig {
+            width: self.decoder_width,
+            depth: self.decoder_depth,
+            heads: self.decoder_heads,
+            layer_scale: None,
+            drop_path: 0.0,
+            initialization: Initialization::Mae,
+            ..encoder.clone()
+        }
+    }
+}
+
+/// What makes pixels of the encoder's tokens.
+#[derive(Module, Debug)]
+pub struct Decoder {
+    /// From the encoder's width to the decoder's.
+    pub embed: Linear,
+    /// What stands for every hidden patch, `[1, 1, decoder_width]`.
+    pub mask_token: Param<Tensor<3>>,
+    /// Blocks as the encoder's.
+    pub blocks: Vec<Block>,
+    /// Behind the last block.
+    pub norm: LayerNorm,
+    /// To a patch's pixels.
+    pub pred: Linear,
+}
+
+impl Decoder {
+    fn new(init: &Init, config: &VitConfig, features: usize) -> Self {
+        let width = config.width;
+        let linear = |name: &str, inputs, outputs| {
+            Linear::xavier_uniform(&init.at(name), inputs, outputs, inputs + outputs)
+        };
+        Self {
+            embed: linear("embed", features, width),
+            mask_token: trained(init.at("mask_token").normal([1, 1, width], 0.02)),
+            blocks: (0..config.depth)
+                .map(|number| Block::new(config, &init.at(&format!("blocks.{number}")), number))
+                .collect(),
+            norm: LayerNorm::new(&init.at("norm"), width),
+            pred: linear("pred", width, 3 * config.patch_px * config.patch_px),
+        }
+    }
+
+    /// The pixels of the hidden patches.
+    ///
+    /// The paper puts the tokens back in the order of the image. That order matters to positions alone, so here positions
+    /// are brought to the order of the tokens, and only the hidden patches' tokens go through the last two layers.
+    ///
+    /// # Shapes
+    /// - `tokens`: `[images, others + kept, features]`, the class token and registers before the patches
+    /// - `mask`: which patches of a grid of `grid` rows and columns they are
+    /// - output: `[images, hidden, 3·patch²]`
+    fn forward(&self, tokens: Tensor<3>, mask: &Mask, grid: [usize; 2], context: &Context) -> Tensor<3> {
+        let tokens = self.embed.forward(tokens);
+        let [images, count, width] = tokens.dims();
+        let [[_, kept], [_, hidden]] = [mask.keep.dims(), mask.hidden.dims()];
+        let positions = sine_cosine(width, grid, &mask.keep.device()).reshape([-1, width as i64]);
+        let positions = |patches: &Tensor<2, Int>, count| {
+            positions
+                .clone()
+                .select(0, patches.clone().reshape([images * count]))
+                .reshape([images, count, width])
+        };
+        let others = tokens.clone().narrow(1, 0, count - kept);
+        let visible = tokens.narrow(1, count - kept, kept) + positions(&mask.keep, kept);
+        let masked = self.mask_token.val() + positions(&mask.hidden, hidden);
+        let x = Tensor::cat(vec![others, visible, masked], 1);
+        let x = self.blocks.iter().fold(x, |x, block| block.forward(x, context));
+        self.pred.forward(self.norm.forward(x.narrow(1, count, hidden)))
+    }
+}
+
+/// All that the optimizer updates.
+#[derive(Module, Debug)]
+pub struct Student {
+    /// The encoder, the network under study.
+    pub backbone: Backbone,
+    /// The decoder.
+    pub decoder: Decoder,
+}
+
+/// Nothing else is saved.
+#[derive(Module, Debug)]
+pub struct State {}
+
+/// The objective.
+#[derive(Clone, Debug)]
+pub struct Mae {
+    config: Config,
+    backbone: BackboneConfig,
+}
+
+impl Mae {
+    /// An objective from configs that were validated.
+    pub fn new(config: Config, backbone: BackboneConfig) -> Self {
+        Self { config, backbone }
+    }
+}
+
+impl Objective for Mae {
+    type Student = Student;
+    type State = State;
+    type Pending = ();
+
+    fn views(&self) -> ViewCount {
+        ViewCount::Exactly(1)
+    }
+
+    fn init(&self, init: &Init) -> (Student, State) {
+        let init = init.at("student");
+        let BackboneConfig::Vit(encoder) = &self.backbone else {
+            unreachable!("`Config::validate` refuses other networks")
+        };
+        let student = Student {
+            backbone: self.backbone.init(&init.at("backbone")),
+            decoder: Decoder::new(&init.at("decoder"), &self.config.decoder(encoder), encoder.width),
+        };
+        (student, State {})
+    }
+
+    fn loss(&self, student: &Student, _: &State, batch: &Batch, context: &Context) -> (Loss, ()) {
+        let Some(encoder) = student.backbone.as_vit() else {
+            unreachable!("`Config::validate` refuses other networks")
+        };
+        let images = batch.view(0);
+        let [count, _, height, width] = images.dims();
+        let patch = encoder.patch_px();
+        let grid = [height / patch, width / patch];
+        let patches = grid[0] * grid[1];
+        let mask = Mask::draw(
+            count,
+            patches,
+            self.config.kept(patches),
+            context,
+            &images.device(),
+        );
+
+        let pixels = pixels(images.clone(), patch, &mask.hidden);
+        let tokens = encoder.encode_visible(images, mask.keep.clone(), context);
+        let made = student.decoder.forward(tokens, &mask, grid, context);
+        let loss = Loss {
+            total: reconstruction(made, pixels, self.config.normalize_pixels),
+            signals: vec![],
+        };
+        (loss, ())
+    }
+
+    fn commit(&self, student: Student, state: State, _: Vec<()>, _: &Context) -> (Student, State) {
+        (student, state)
+    }
+
+    fn encoder<'a>(&self, student: &'a Student, _: &'a State) -> &'a Backbone {
+        &student.backbone
+    }
+}
+
+/// Which patches of each image are visible.
+struct Mask {
+    /// `[images, kept]`, in random order.
+    keep: Tensor<2, Int>,
+    /// `[images, hidden]`, the others.
+    hidden: Tensor<2, Int>,
+}
+
+impl Mask {
+    fn draw(images: usize, patches: usize, kept: usize, context: &Context, device: &Device) -> Self {
+        let (mut keep, mut hidden) = (vec![], vec![]);
+        for image in 0..images {
+            let order = order(context.micro_batch.0 * images + image, patches, kept, context);
+            keep.extend_from_slice(&order[..kept]);
+            hidden.extend_from_slice(&order[kept..]);
+        }
+        let tensor =
+            |patches: Vec<i32>, count| Tensor::from_data(TensorData::new(patches, [images, count]), device);
+        Self {
+            keep: tensor(keep, kept),
+            hidden: tensor(hidden, patches - kept),
+        }
+    }
+}
+
+/// The patches of the `image`-th image of the step: `kept` of them at random, then the others.
+fn order(image: usize, patches: usize, kept: usize, context: &Context) -> Vec<i32> {
+    let mut rng = context.draws.whole_step().rng("mae.mask", image as u64);
+    let mut order: Vec<i32> = (0..patches as i32).collect();
+    // The first steps of a shuffle by Fisher and Yates, written out so that no library decides what a seed means.
+    for place in 0..kept {
+        let left = (patches - place) as u128;
+        order.swap(
+            place,
+            place + ((u128::from(rng.next_u64()) * left) >> 64) as usize,
+        );
+    }
+    order
+}
+
+/// The pixels of some patches, channels innermost as in the reference's files.
+///
+/// # Shapes
+/// - `images`: `[images, 3, height, width]`
+/// - `which`: `[images, count]`
+/// - output: `[images, count, patch²·3]`
+fn pixels(images: Tensor<4>, patch: usize, which: &Tensor<2, Int>) -> Tensor<3> {
+    let [count, channels, height, width] = images.dims();
+    let (rows, columns, pixels) = (height / patch, width / patch, patch * patch * channels);
+    let [_, chosen] = which.dims();
+    let first = Tensor::<1, Int>::arange(0..count as i64, &which.device()) * (rows * columns) as i64;
+    let which = (which.clone() + first.reshape([count, 1])).reshape([count * chosen]);
+    images
+        .reshape([count, channels, rows, patch, columns, patch])
+        .permute([0, 2, 4, 3, 5, 1])
+        .reshape([count * rows * columns, pixels])
+        .select(0, which)
+        .reshape([count, chosen, pixels])
+}
+
+/// The mean squared error over the hidden patches' pixels (section 3, "reconstruction target").
+///
+/// With `normalize`, pixels are first brought to mean 0 and variance 1 in their patch: the paper says by mean and standard
+/// deviation of all pixels in a patch; what it leaves open is `(pixel - mean) / sqrt(variance + 1e-6)` with the unbiased
+/// variance in the implementations that reproduce it (Hugging Face's `ViTMAEForPreTraining`, lightly's
+/// `normalize_mean_var`).
+///
+/// # Shapes
+/// - made, pixels: `[images, hidden, pixels]`
+/// - output: `[1]`
+pub fn reconstruction(made: Tensor<3>, pixels: Tensor<3>, normalize: bool) -> Tensor<1> {
+    let target = if normalize {
+        let freedom = (pixels.dims()[2] - 1) as f64;
+        let centred = pixels.clone() - pixels.mean_dim(2);
+        let variance = centred.clone().powi_scalar(2).sum_dim(2) / freedom;
+        centred / (variance + 1e-6).sqrt()
+    } else {
+        pixels
+    };
+    // Every image hides as many patches as the others, so a mean of means is the mean.
+    (made - target)
+        .powi_scalar(2)
+        .mean_dim(2)
+        .mean_dim(1)
+        .mean_dim(0)
+        .reshape([1])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::conformance::{self, Case};
+    use crate::formula::{Fixture, follow, relative, u};
+    use backbones::vit::{Interpolation, Pooling, Position};
+    use backbones::{Draws, Progress, ResNetConfig, Stem};
+
+    fn config() -> Config {
+        Config {
+            mask_ratio: 0.75,
+            decoder_width: 8,
+            decoder_depth: 1,
+            decoder_heads: 2,
+            normalize_pixels: true,
+        }
+    }
+
+    fn vit() -> VitConfig {
+        VitConfig {
+            width: 8,
+            depth: 2,
+            heads: 2,
+            patch_px: 4,
+            image_px: 16,
+            position: Position::SineCosine,
+            interpolation: Interpolation::Antialiased,
+            registers: 0,
+            layer_scale: None,
+            drop_path: 0.0,
+            pooling: Pooling::ClassToken,
+            initialization: Initialization::Mae,
+        }
+    }
+
+    fn context(step: usize) -> Context {
+        let progress = Progress {
+            step,
+            steps_per_epoch: 20,
+            steps: 20,
+        };
+        Context::training(progress, Draws::new(7, step as u64))
+    }
+
+    #[test]
+    fn passes_the_conformance_suite() {
+        let registers = VitConfig {
+            registers: 2,
+            position: Position::Learned,
+            ..vit()
+        };
+        for (vit, normalize_pixels, pixels) in [(vit(), true, 16), (registers, false, 24)] {
+            let config = Config {
+                normalize_pixels,
+                ..config()
+            };
+            conformance::check(&Case {
+                objective: Mae::new(config, BackboneConfig::Vit(vit)),
+                views: vec![(1, pixels)],
+                teacher: None,
+                independent_images: true,
+            });
+        }
+    }
+
+    #[test]
+    fn twenty_steps_follow_pytorch() {
+        let fixture = Fixture::new(include_str!("../fixtures/mae.json"));
+        // Draws are part of what a seed means: they must not change between versions.
+        let drawn: Vec<Vec<Vec<i32>>> = (0..20)
+            .map(|step| {
+                (0..8)
+                    .map(|image| order(image, 16, 4, &context(step))[..4].to_vec())
+                    .collect()
+            })
+            .collect();
+        let stored: Vec<Vec<Vec<i32>>> = fixture.setting("keep");
+        assert!(
+            drawn == stored,
+            "visible patches of all steps: {}",
+            serde_json::to_string(&drawn).unwrap()
+        );
+        let objective = Mae::new(fixture.objective(), fixture.backbone());
+        follow(&objective, &fixture, |_, state| state);
+    }
+
+    #[test]
+    fn the_loss_agrees_with_pytorch_and_lightly_in_value_and_gradient() {
+        let fixture: serde_json::Value =
+            serde_json::from_str(include_str!("../fixtures/mae_reconstruction.json")).unwrap();
+        let device = Device::flex().autodiff();
+        for case in fixture["cases"].as_array().unwrap() {
+            let shape: [usize; 3] = serde_json::from_value(case["shape"].clone()).unwrap();
+            let count = shape.iter().product::<usize>();
+            let made = Tensor::<3>::from_data(TensorData::new(u(1, count), shape), &device).require_grad();
+            let mut pixels: Vec<f32> = u(2, count).into_iter().map(|value| 3.0 * value).collect();
+            pixels[count - shape[2]..].fill(0.5);
+            let pixels = Tensor::from_data(TensorData::new(pixels, shape), &device);
+            let loss = reconstruction(made.clone(), pixels, case["normalize"].as_bool().unwrap());
+            let value = f64::from(loss.clone().into_scalar::<f32>());
+            let gradient = made.grad(&loss.backward()).unwrap().into_data();
+            let stride = (count / 64).max(1);
+            let gradient: Vec<f64> = gradient.iter::<f64>().step_by(stride).take(64).collect();
+            let expected: Vec<f64> = serde_json::from_value(case["gradient"].clone()).unwrap();
+            assert_eq!(gradient.len(), expected.len());
+            let bound = |name: &str| (3.0 * case["torch_float32_error"][name].as_f64().unwrap()).max(1e-5);
+            let error = relative(&[value], &[case["loss"].as_f64().unwrap()]);
+            assert!(error <= bound("loss"), "{case}: loss {value}");
+            let error = relative(&gradient, &expected);
+            assert!(error <= bound("gradient"), "{case}: gradient {error:e} off");
+        }
+    }
+
+    #[test]
+    fn masks_are_uniform_and_depend_on_image_and_step_alone() {
+        let (patches, kept) = (12, 3);
+        let mut shown = [0usize; 12];
+        for image in 0..4000 {
+            let order = order(image, patches, kept, &context(0));
+            let mut sorted = order.clone();
+            sorted.sort_unstable();
+            assert_eq!(sorted, (0..12).collect::<Vec<i32>>());
+            order[..kept].iter().for_each(|patch| shown[*patch as usize] += 1);
+        }
+        // Each patch is shown 1,000 times of 4,000, give or take √(4000 · ¼ · ¾) = 27.
+        assert!(
+            shown.iter().all(|count| count.abs_diff(1000) < 4 * 27),
+            "{shown:?}"
+        );
+        let at = |image, context: &Context| order(image, patches, kept, context);
+        assert_ne!(at(0, &context(0)), at(1, &context(0)));
+        assert_ne!(at(0, &context(0)), at(0, &context(1)));
+        // A micro-batch draws for its images what the whole batch draws for them.
+        let device = Device::flex();
+        let rows = |mask: Mask| mask.keep.into_data().iter::<i64>().collect::<Vec<_>>();
+        let whole = rows(Mask::draw(4, patches, kept, &context(0), &device));
+        let second = rows(Mask::draw(
+            2,
+            patches,
+            kept,
+            &context(0).micro_batch(1, 2),
+            &device,
+        ));
+        assert_eq!(whole[6..], second);
+    }
+
+    #[test]
+    fn pixels_are_those_of_their_patch_with_channels_innermost() {
+        let device = Device::flex();
+        // One image of 4 × 6 px, values 100 channel + 10 y + x.
+        let values: Vec<f32> = (0..3 * 4 * 6)
+            .map(|at| (100 * (at / 24) + 10 * (at % 24 / 6) + at % 6) as f32)
+            .collect();
+        let image = Tensor::from_data(TensorData::new(values, [1, 3, 4, 6]), &device);
+        let which = Tensor::from_data(TensorData::new(vec![4, 0], [1, 2]), &device);
+        let pixels = pixels(image, 2, &which);
+        assert_eq!(pixels.dims(), [1, 2, 12]);
+        // Patch 4 of 2 × 3: rows 2 and 3, columns 2 and 3.
+        let wanted = [
+            22.0, 122.0, 222.0, 23.0, 123.0, 223.0, 32.0, 132.0, 232.0, 33.0, 133.0, 233.0,
+        ];
+        let found: Vec<f32> = pixels.into_data().iter::<f32>().take(12).collect();
+        assert_eq!(found, wanted);
+    }
+
+    #[test]
+    fn images_need_not_be_square() {
+        let objective = Mae::new(config(), BackboneConfig::Vit(vit()));
+        let (student, state) = objective.init(&Init::new(0, &Device::flex().autodiff()));
+        let images = Tensor::ones([2, 3, 16, 24], &Device::flex());
+        let batch = Batch {
+            views: vec![training::ViewGroupTensor { images, count: 1 }],
+            images: 2,
+        };
+        let (loss, ()) = objective.loss(&student, &state, &batch, &context(0));
+        assert!(loss.total.into_scalar::<f32>().is_finite());
+    }
+
+    #[test]
+    fn bad_numbers_are_named() {
+        let backbone = BackboneConfig::Vit(vit());
+        let refused = |change: &dyn Fn(&mut Config)| {
+            let mut config = config();
+            change(&mut config);
+            config.validate(&backbone, &[(16, 16)]).unwrap_err()
+        };
+        assert!(refused(&|c| c.mask_ratio = 1.0).contains("mask_ratio"));
+        assert!(refused(&|c| c.mask_ratio = f64::NAN).contains("mask_ratio"));
+        assert!(refused(&|c| c.mask_ratio = 0.95).contains("16 patches visible"));
+        assert!(refused(&|c| c.decoder_depth = 0).contains("decoder_depth"));
+        assert!(refused(&|c| c.decoder_width = 10).contains("decoder_width"));
+        assert!(refused(&|c| c.decoder_heads = 3).contains("decoder_heads"));
+        let resnet = BackboneConfig::Resnet(ResNetConfig {
+            depth: 18,
+            width: 64,
+            stem: Stem::Small,
+        });
+        let error = config().validate(&resnet, &[(16, 16)]).unwrap_err();
+        assert!(
+            error.contains("[backbone.vit]") && error.contains("resnet18-small"),
+            "{error}"
+        );
+        assert_eq!(config().validate(&backbone, &[(16, 16)]), Ok(()));
+        // As the reference rounds: 196 patches at 0.75 show 49, at 0.6 78.
+        assert_eq!(config().kept(196), 49);
+        assert_eq!(
+            Config {
+                mask_ratio: 0.6,
+                ..config()
+            }
+            .kept(196),
+            78
+        );
+    }
+}

@@ -1,0 +1,463 @@
+//! MoCo-v3, momentum contrast without a queue: a query must find its key among those of the other images of the batch.
+//!
+//! Chen, Xie, He, *An empirical study of training self-supervised vision transformers*,
+//! [2021](https://arxiv.org/abs/2104.02057), algorithm 1.
+//!
+//! ```text
+//! view 0 ── student ── predictor ── q0 ─┐  ┌─ k1 ── teacher ── view 1
+//!                                       ├──┤         InfoNCE(q0, k1) + InfoNCE(q1, k0), each times 2 temperature
+//! view 1 ── student ── predictor ── q1 ─┘  └─ k0 ── teacher ── view 0
+//! ```
+//!
+//! The paper's base encoder is our student without its predictor, its momentum encoder our teacher.
+//! Views go through the networks one after the other, so batch statistics are of one view.
+//!
+//! **Frozen patch embedding** (the paper's trick for stability): a vision transformer's training dips where the gradients of
+//! its first layer jump, so that layer stays as it was drawn.
+
+use crate::head::{Mlp, MlpShape, OutputNorm, spread, unit_rows};
+use backbones::{Backbone, BackboneConfig, Context, Init, Progress, ema, independent_copy};
+use burn::module::Module;
+use burn::tensor::Tensor;
+use serde::{Deserialize, Serialize};
+use training::{Batch, Loss, Objective, ViewCount, cosine};
+
+/// `[objective.moco_v3]`. The paper's values are those for ImageNet.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// Linear layers of the projector, whose last one has batch normalisation without scale and shift behind it. Paper: 2
+    /// for ResNet-50, 3 for vision transformers.
+    pub projector_layers: usize,
+    /// Width of the hidden layers of projector and predictor. Paper: 4096.
+    pub hidden_width: usize,
+    /// Width of the embedding in which queries meet keys. Paper: 256.
+    pub embedding_width: usize,
+    /// Batch normalisation without scale and shift behind the predictor (two linear layers). Paper: true for vision
+    /// transformers, false for ResNet-50.
+    pub predictor_output_norm: bool,
+    /// Softmax temperature, above 0. Paper: 0.2 for vision transformers, 1 for ResNet-50.
+    pub temperature: f64,
+    /// How much of the teacher stays at each step, 0..1. Paper: 0.99, and 0.996 for ResNet-50 in 1,000 epochs.
+    pub momentum: f64,
+    /// What `momentum` rises to by a cosine over all steps; absent: it stays. Paper: 1.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub momentum_end: Option<f64>,
+    /// Keep a vision transformer's patch embedding as it was drawn. Paper: true; with a ResNet there is none to freeze.
+    pub freeze_patch_embedding: bool,
+}
+
+impl Config {
+    /// Refuses numbers with which the method makes no sense, naming the key.
+    pub fn validate(&self, batch_images: usize, backbone: &BackboneConfig) -> Result<(), String> {
+        let positive = [
+            ("projector_layers", self.projector_layers),
+            ("hidden_width", self.hidden_width),
+            ("embedding_width", self.embedding_width),
+        ];
+        if let Some((name, _)) = positive.into_iter().find(|(_, value)| *value == 0) {
+            return Err(format!("`objective.moco_v3.{name}` must be at least 1, got 0"));
+        }
+        if batch_images < 2 {
+            return Err(format!(
+                "`data.batch_images` must be at least 2 for moco_v3, whose negatives are the other images, got {batch_images}"
+            ));
+        }
+        if !(self.temperature.is_finite() && self.temperature > 0.0) {
+            return Err(format!(
+                "`objective.moco_v3.temperature` must be above 0, got {}",
+                self.temperature
+            ));
+        }
+        let momenta = [
+            ("momentum", Some(self.momentum)),
+            ("momentum_end", self.momentum_end),
+        ];
+        for (name, value) in momenta {
+            if let Some(value) = value.filter(|value| !(0.0..=1.0).contains(value)) {
+                return Err(format!("`objective.moco_v3.{name}` must be in 0..1, got {value}"));
+            }
+        }
+        if self.freeze_patch_embedding && !matches!(backbone, BackboneConfig::Vit(_)) {
+            return Err(format!(
+                "`objective.moco_v3.freeze_patch_embedding` must be false for {}, which has no patch embedding; it is for \
+                 `[backbone.vit]`",
+                backbone.name()
+            ));
+        }
+        Ok(())
+    }
+
+    /// The teacher's momentum in the step after the one that `progress` names: with it the teacher moves at the end of that
+    /// one.
+    ///
+    /// The paper's teacher moves before each forward pass of its own, with the momentum of that step; the move before the
+    /// first one mixes equal weights. So no step is left out here, and the last move, which nothing follows, has momentum
+    /// `momentum_end`.
+    fn next_momentum(&self, progress: &Progress) -> f64 {
+        let next = Progress {
+            step: progress.step + 1,
+            ..*progress
+        };
+        self.momentum_end
+            .map_or(self.momentum, |end| cosine(self.momentum, end, next.fraction()))
+    }
+}
+
+/// Backbone and projector.
+#[derive(Module, Debug)]
+pub struct Encoder {
+    /// The network under study.
+    pub backbone: Backbone,
+    /// From features to the embedding.
+    pub projector: Mlp,
+}
+
+impl Encoder {
+    fn forward(&self, images: Tensor<4>, context: &Context) -> Tensor<2> {
+        self.projector
+            .forward(self.backbone.forward(images, context), context)
+    }
+}
+
+/// All that the optimizer updates.
+#[derive(Module, Debug)]
+pub struct Student {
+    /// The base encoder.
+    pub encoder: Encoder,
+    /// From embedding to embedding: what tells queries from keys.
+    pub predictor: Mlp,
+}
+
+/// What else must be saved.
+#[derive(Module, Debug)]
+pub struct State {
+    /// The momentum encoder.
+    pub teacher: Encoder,
+}
+
+/// The objective.
+#[derive(Clone, Debug)]
+pub struct MocoV3 {
+    config: Config,
+    backbone: BackboneConfig,
+}
+
+impl MocoV3 {
+    /// An objective from configs that were validated.
+    pub fn new(config: Config, backbone: BackboneConfig) -> Self {
+        Self { config, backbone }
+    }
+
+    /// `layers` linear layers without biases, batch normalisation and ReLU between them.
+    fn mlp(&self, init: &Init, inputs: usize, layers: usize, output_norm: OutputNorm) -> Mlp {
+        let shape = MlpShape {
+            inputs,
+            hidden: vec![self.config.hidden_width; layers - 1],
+            outputs: self.config.embedding_width,
+            norm: true,
+            hidden_bias: false,
+            output_bias: false,
+            output_norm,
+        };
+        Mlp::new(init, &shape)
+    }
+}
+
+impl Objective for MocoV3 {
+    type Student = Student;
+    type State = State;
+    type Pending = ();
+
+    fn views(&self) -> ViewCount {
+        ViewCount::Exactly(2)
+    }
+
+    fn init(&self, init: &Init) -> (Student, State) {
+        let init = init.at("student");
+        let at = init.at("encoder");
+        let encoder = Encoder {
+            backbone: self.backbone.init(&at.at("backbone")),
+            projector: self.mlp(
+                &at.at("projector"),
+                self.backbone.features(),
+                self.config.projector_layers,
+                OutputNorm::Plain,
+            ),
+        };
+        let output_norm = if self.config.predictor_output_norm {
+            OutputNorm::Plain
+        } else {
+            OutputNorm::None
+        };
+        let width = self.config.embedding_width;
+        let predictor = self.mlp(&init.at("predictor"), width, 2, output_norm);
+        let teacher = independent_copy(&encoder);
+        (Student { encoder, predictor }, State { teacher })
+    }
+
+    fn loss(&self, student: &Student, state: &State, batch: &Batch, context: &Context) -> (Loss, ()) {
+        let embed = |view: usize| {
+            let context = context.part(view as u64);
+            let projected = student.encoder.forward(batch.view(view), &context);
+            let queries = unit_rows(student.predictor.forward(projected, &context));
+            let keys = state.teacher.forward(batch.view(view), &context.teacher());
+            (queries, unit_rows(keys).detach())
+        };
+        let ((q0, k0), (q1, k1)) = (embed(0), embed(1));
+        let side = |queries: &Tensor<2>, keys: &Tensor<2>| {
+            let all = context.replicas.gather(keys.clone());
+            contrast(queries.clone(), keys.clone(), all, self.config.temperature)
+        };
+        let total = side(&q0, &k1) + side(&q1, &k0);
+        let spread = (spread(&q0) + spread(&q1)) / 2.0;
+        let similarity = |queries: Tensor<2>, keys: Tensor<2>| {
+            (queries.detach() * keys).sum_dim(1).mean_dim(0).reshape([1])
+        };
+        let similarity: Tensor<1> = (similarity(q0, k1) + similarity(q1, k0)) / 2.0;
+        let signals = vec![("embedding_std", spread), ("positive_similarity", similarity)];
+        (Loss { total, signals }, ())
+    }
+
+    fn commit(&self, student: Student, mut state: State, _: Vec<()>, context: &Context) -> (Student, State) {
+        let momentum = self.config.next_momentum(&context.progress);
+        state.teacher = ema(state.teacher, &student.encoder, momentum);
+        (student, state)
+    }
+
+    fn frozen(&self, _: &Progress) -> Vec<&'static str> {
+        if self.config.freeze_patch_embedding {
+            vec![PATCH_EMBEDDING]
+        } else {
+            vec![]
+        }
+    }
+
+    fn whole_batch(&self) -> Option<&'static str> {
+        Some("moco_v3's negatives are all other images of the batch")
+    }
+
+    fn encoder<'a>(&self, student: &'a Student, _: &'a State) -> &'a Backbone {
+        &student.encoder.backbone
+    }
+}
+
+/// Where in the student a vision transformer's patch embedding lies.
+const PATCH_EMBEDDING: &str = "encoder.backbone.Vit.patch_embed";
+
+/// InfoNCE with the batch's own keys, eq. 1 of [Chen et al. 2021](https://arxiv.org/abs/2104.02057), as the mean over
+/// queries and times `2 temperature` as in its algorithm 1:
+/// `-2 temperature log(exp(q·k / temperature) / Σ exp(q·all / temperature))`.
+///
+/// # Shapes
+/// - queries, keys: `[images, width]`, rows of length 1; a query's key has its row
+/// - all: `[all_images, width]`, the keys of all replicas, `keys` among them
+/// - output: `[1]`
+pub fn contrast(queries: Tensor<2>, keys: Tensor<2>, all: Tensor<2>, temperature: f64) -> Tensor<1> {
+    let queries = queries / temperature;
+    let positive = (queries.clone() * keys).sum_dim(1); // [images, 1]
+    let logits = queries.matmul(all.transpose()); // [images, all_images]
+    // The largest logit is subtracted before exp; it cancels, so it needs no gradient.
+    let largest = logits.clone().detach().max_dim(1);
+    let log_sum = (logits - largest.clone()).exp().sum_dim(1).log() + largest;
+    (log_sum - positive).mean_dim(0).reshape([1]) * (2.0 * temperature)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::conformance::{self, Case};
+    use crate::formula::{Fixture, follow, relative, u};
+    use backbones::vit::{Initialization, Interpolation, Pooling, Position};
+    use backbones::{ResNetConfig, Stem, VitConfig, parameters};
+    use burn::tensor::{Device, TensorData};
+
+    fn config() -> Config {
+        Config {
+            projector_layers: 2,
+            hidden_width: 16,
+            embedding_width: 8,
+            predictor_output_norm: false,
+            temperature: 1.0,
+            momentum: 0.9,
+            momentum_end: None,
+            freeze_patch_embedding: false,
+        }
+    }
+
+    fn of_vits() -> Config {
+        Config {
+            projector_layers: 3,
+            predictor_output_norm: true,
+            temperature: 0.2,
+            freeze_patch_embedding: true,
+            ..config()
+        }
+    }
+
+    fn resnet() -> BackboneConfig {
+        BackboneConfig::Resnet(ResNetConfig {
+            depth: 18,
+            width: 4,
+            stem: Stem::Small,
+        })
+    }
+
+    fn vit() -> BackboneConfig {
+        BackboneConfig::Vit(VitConfig {
+            width: 8,
+            depth: 2,
+            heads: 2,
+            patch_px: 4,
+            image_px: 16,
+            position: Position::SineCosine,
+            interpolation: Interpolation::Antialiased,
+            registers: 0,
+            layer_scale: None,
+            drop_path: 0.0,
+            pooling: Pooling::ClassToken,
+            initialization: Initialization::MocoV3,
+        })
+    }
+
+    #[test]
+    fn passes_the_conformance_suite() {
+        for (config, backbone) in [(config(), resnet()), (of_vits(), vit())] {
+            conformance::check(&Case {
+                objective: MocoV3::new(config, backbone),
+                views: vec![(2, 16)],
+                teacher: Some(("teacher", "encoder", 0.9)),
+                independent_images: false,
+            });
+        }
+    }
+
+    #[test]
+    fn twenty_steps_follow_pytorch() {
+        for text in [
+            include_str!("../fixtures/moco_v3_resnet.json"),
+            include_str!("../fixtures/moco_v3_vit.json"),
+        ] {
+            let fixture = Fixture::new(text);
+            let objective = MocoV3::new(fixture.objective(), fixture.backbone());
+            follow(&objective, &fixture, |student, _| State {
+                teacher: independent_copy(&student.encoder),
+            });
+        }
+    }
+
+    #[test]
+    fn the_loss_agrees_with_pytorch_and_lightly_in_value_and_gradient() {
+        let fixture: serde_json::Value =
+            serde_json::from_str(include_str!("../fixtures/moco_v3_contrast.json")).unwrap();
+        let cases = fixture["cases"].as_array().unwrap();
+        assert!(cases.len() >= 12);
+        let device = Device::flex().autodiff();
+        for case in cases {
+            let size = |name: &str| case[name].as_u64().unwrap() as usize;
+            let (images, width, others) = (size("images"), size("width"), size("others"));
+            let rows = |tensor, rows: usize| {
+                Tensor::<2>::from_data(TensorData::new(u(tensor, rows * width), [rows, width]), &device)
+            };
+            let queries = rows(1, images).require_grad();
+            let keys = unit_rows(rows(1, images) / 2.0 + rows(2, images));
+            let mut all = keys.clone();
+            if others > 0 {
+                all = Tensor::cat(vec![all, unit_rows(rows(3, others))], 0);
+            }
+            let temperature = case["temperature"].as_f64().unwrap();
+            let loss = contrast(unit_rows(queries.clone()), keys, all, temperature);
+            let value = f64::from(loss.clone().into_scalar::<f32>());
+            let gradient = queries.grad(&loss.backward()).unwrap().into_data();
+            let stride = (images * width / 64).max(1);
+            let gradient: Vec<f64> = gradient.iter::<f64>().step_by(stride).take(64).collect();
+            let expected: Vec<f64> = serde_json::from_value(case["gradient"].clone()).unwrap();
+            assert_eq!(gradient.len(), expected.len());
+            let bound = |name: &str| (3.0 * case["torch_float32_error"][name].as_f64().unwrap()).max(1e-5);
+            let error = relative(&[value], &[case["loss"].as_f64().unwrap()]);
+            assert!(error <= bound("loss"), "{case}: loss {value}");
+            let error = relative(&gradient, &expected);
+            assert!(error <= bound("gradient"), "{case}: gradient {error:e} off");
+        }
+    }
+
+    #[test]
+    fn logits_far_outside_exp_are_no_trouble() {
+        let device = Device::flex();
+        let row = |values: [f32; 2]| Tensor::<2>::from_floats([values], &device);
+        let keys = Tensor::cat(vec![row([0.6, 0.8]), row([0.0, 1.0])], 0);
+        let value = |temperature| {
+            contrast(row([1.0, 0.0]), row([0.6, 0.8]), keys.clone(), temperature).into_scalar::<f32>()
+        };
+        // 2 · 0.5 · ln(1 + e^-1.2)
+        assert!((value(0.5) - (1.0 + (-1.2f32).exp()).ln()).abs() < 1e-6);
+        assert!(value(0.001).is_finite());
+    }
+
+    #[test]
+    fn the_patch_embedding_stays_as_it_was_drawn() {
+        let objective = MocoV3::new(of_vits(), vit());
+        let (student, _) = objective.init(&Init::new(0, &Device::flex().autodiff()));
+        let below = format!("{PATCH_EMBEDDING}.");
+        let paths: Vec<String> = parameters(&student)
+            .into_iter()
+            .filter_map(|parameter| Some(parameter.path.strip_prefix(&below)?.to_string()))
+            .collect();
+        assert_eq!(paths, ["proj.weight", "proj.bias"]);
+        let progress = Progress {
+            step: 0,
+            steps_per_epoch: 1,
+            steps: 1,
+        };
+        assert_eq!(objective.frozen(&progress), [PATCH_EMBEDDING]);
+        assert!(MocoV3::new(config(), vit()).frozen(&progress).is_empty());
+    }
+
+    #[test]
+    fn the_teacher_moves_with_the_next_steps_momentum() {
+        let at = |step| Progress {
+            step,
+            steps_per_epoch: 2,
+            steps: 4,
+        };
+        let moving = Config {
+            momentum: 0.99,
+            momentum_end: Some(1.0),
+            ..config()
+        };
+        // 1 - 0.005 (1 + cos(π t / 4)) at t = 1, 2, 3, 4.
+        let root = 0.5f64.sqrt();
+        for (step, wanted) in [1.0 - 0.005 * (1.0 + root), 0.995, 1.0 - 0.005 * (1.0 - root), 1.0]
+            .into_iter()
+            .enumerate()
+        {
+            let momentum = moving.next_momentum(&at(step));
+            assert!((momentum - wanted).abs() < 1e-12, "step {step}: {momentum}");
+        }
+        assert_eq!(config().next_momentum(&at(2)), 0.9);
+    }
+
+    #[test]
+    fn bad_numbers_are_named() {
+        let refused = |change: &dyn Fn(&mut Config), backbone: &BackboneConfig, images: usize| {
+            let mut config = config();
+            change(&mut config);
+            config.validate(images, backbone).unwrap_err()
+        };
+        let number = |change: &dyn Fn(&mut Config)| refused(change, &vit(), 8);
+        assert!(number(&|c| c.projector_layers = 0).contains("projector_layers"));
+        assert!(number(&|c| c.hidden_width = 0).contains("hidden_width"));
+        assert!(number(&|c| c.embedding_width = 0).contains("embedding_width"));
+        assert!(number(&|c| c.temperature = f64::NAN).contains("temperature"));
+        assert!(number(&|c| c.momentum = -0.1).contains("`objective.moco_v3.momentum`"));
+        assert!(number(&|c| c.momentum_end = Some(1.5)).contains("momentum_end"));
+        assert!(refused(&|_| (), &vit(), 1).contains("batch_images"));
+        let error = refused(&|c| c.freeze_patch_embedding = true, &resnet(), 8);
+        assert!(
+            error.contains("resnet18-w4-small") && error.contains("[backbone.vit]"),
+            "{error}"
+        );
+        assert!(config().validate(8, &resnet()).is_ok());
+        assert!(of_vits().validate(8, &vit()).is_ok());
+    }
+}
