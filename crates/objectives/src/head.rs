@@ -1,9 +1,11 @@
-//! What stands on top of a backbone in most methods: multi-layer perceptrons, and embeddings of length 1.
+//! What stands on top of a backbone in most methods: multi-layer perceptrons, embeddings of length 1, and the checks of
+//! their configs.
 
 use backbones::layers::{BatchNorm, Linear, relu};
-use backbones::{Context, Init};
+use backbones::{Backbone, BackboneConfig, Context, Init};
 use burn::module::Module;
 use burn::tensor::Tensor;
+use training::Batch;
 
 /// The shape of an [`Mlp`].
 #[derive(Clone, Debug)]
@@ -102,6 +104,45 @@ impl Mlp {
     }
 }
 
+/// Backbone and projector: what embeds views in most methods.
+#[derive(Module, Debug)]
+pub struct Encoder {
+    /// The network under study.
+    pub backbone: Backbone,
+    /// From features to embedding.
+    pub projector: Mlp,
+}
+
+impl Encoder {
+    /// Initial weights at `backbone` and `projector` below `init`'s path.
+    pub fn new(init: &Init, backbone: &BackboneConfig, projector: &MlpShape) -> Self {
+        Self {
+            backbone: backbone.init(&init.at("backbone")),
+            projector: Mlp::new(&init.at("projector"), projector),
+        }
+    }
+
+    /// The embeddings of every view of the batch. Views of one size go through the backbone together, and all features
+    /// through the projector.
+    ///
+    /// # Shapes
+    /// - output: `[views * images, outputs]`, all images of view 0 first
+    pub fn forward(&self, batch: &Batch, context: &Context) -> Tensor<2> {
+        let mut features: Vec<Tensor<2>> = vec![];
+        for (size, group) in batch.views.iter().enumerate() {
+            let context = context.part(size as u64);
+            features.push(self.backbone.forward(group.images.clone(), &context));
+        }
+        self.projector.forward(Tensor::cat(features, 0), context)
+    }
+}
+
+/// The first half of the rows and the second: what two views gave that went through a network together.
+pub fn halves(rows: Tensor<2>) -> (Tensor<2>, Tensor<2>) {
+    let images = rows.dims()[0] / 2;
+    (rows.clone().narrow(0, 0, images), rows.narrow(0, images, images))
+}
+
 /// Each row divided by its length, as `torch.nn.functional.normalize` (lengths below 1e-12 count as 1e-12).
 pub fn unit_rows(x: Tensor<2>) -> Tensor<2> {
     let length = x.clone().powi_scalar(2).sum_dim(1).sqrt().clamp_min(1e-12);
@@ -113,4 +154,32 @@ pub fn unit_rows(x: Tensor<2>) -> Tensor<2> {
 pub fn spread(embeddings: &Tensor<2>) -> Tensor<1> {
     let embeddings = embeddings.clone().detach();
     embeddings.var(0).sqrt().mean_dim(1).reshape([1])
+}
+
+/// Refuses sizes of 0, naming the key.
+pub(crate) fn check_sizes(method: &str, sizes: &[(&str, usize)]) -> Result<(), String> {
+    match sizes.iter().find(|(_, size)| *size == 0) {
+        Some((key, _)) => Err(format!("`objective.{method}.{key}` must be at least 1, got 0")),
+        None => Ok(()),
+    }
+}
+
+/// Refuses a number of layers other than 2 or 3, which is what the papers have.
+pub(crate) fn check_projector_layers(method: &str, layers: usize) -> Result<(), String> {
+    if (2..=3).contains(&layers) {
+        return Ok(());
+    }
+    Err(format!(
+        "`objective.{method}.projector_layers` must be 2 or 3, got {layers}"
+    ))
+}
+
+/// Refuses numbers below 0 and not finite ones, naming the key.
+pub(crate) fn check_weights(method: &str, weights: &[(&str, f64)]) -> Result<(), String> {
+    match weights.iter().find(|(_, w)| !(w.is_finite() && *w >= 0.0)) {
+        Some((key, weight)) => Err(format!(
+            "`objective.{method}.{key}` must be at least 0, got {weight}"
+        )),
+        None => Ok(()),
+    }
 }

@@ -1,0 +1,290 @@
+//! BYOL, bootstrap your own latent: from one view, predict what a slowly moving teacher makes of the other.
+//!
+//! [Grill et al. 2020](https://arxiv.org/abs/2006.07733).
+//!
+//! ```text
+//! view 0 ── student ── predictor ── q0 ─┐      ┌─ z1 ── teacher ── view 1
+//!                                       ├ loss ┤
+//! view 1 ── student ── predictor ── q1 ─┘      └─ z0 ── teacher ── view 0
+//!                          teacher <- momentum teacher + (1 - momentum) student
+//! ```
+//!
+//! The paper's online network is our student, its target network our teacher. Both have batch statistics of their own,
+//! over each view by itself (`training.batch_norm_images` splits a view further); the teacher's running statistics are
+//! no average of the student's.
+
+use crate::head::{Encoder, Mlp, MlpShape, OutputNorm, check_sizes, halves, spread, unit_rows};
+use backbones::{Backbone, BackboneConfig, Context, Init, ema, independent_copy};
+use burn::module::Module;
+use burn::tensor::Tensor;
+use serde::{Deserialize, Serialize};
+use training::{Batch, Loss, Objective, ViewCount, cosine};
+
+/// `[objective.byol]`. The paper's values are those for 1,000 epochs of ImageNet with ResNet-50.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// Width of the projector's hidden layer. Paper: 4,096.
+    pub projector_width: usize,
+    /// Width of projection and prediction. Paper: 256.
+    pub embedding_width: usize,
+    /// Width of the predictor's hidden layer. Paper: 4,096.
+    pub predictor_width: usize,
+    /// How much of the teacher stays at each step, 0..1, at the start. Paper: 0.996; for 300 epochs 0.99.
+    pub momentum: f64,
+    /// The same at the end, reached by a cosine over all steps; absent: it stays. Paper: 1.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub momentum_end: Option<f64>,
+}
+
+impl Config {
+    /// Refuses numbers with which the method makes no sense, naming the key.
+    pub fn validate(&self) -> Result<(), String> {
+        check_sizes(
+            "byol",
+            &[
+                ("projector_width", self.projector_width),
+                ("embedding_width", self.embedding_width),
+                ("predictor_width", self.predictor_width),
+            ],
+        )?;
+        let end = self.momentum_end.unwrap_or(self.momentum);
+        for (key, momentum) in [("momentum", self.momentum), ("momentum_end", end)] {
+            if !(0.0..=1.0).contains(&momentum) {
+                return Err(format!("`objective.byol.{key}` must be in 0..1, got {momentum}"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Linear, batch normalisation, ReLU, linear without bias: projector and predictor alike.
+    fn head(&self, inputs: usize, hidden: usize) -> MlpShape {
+        MlpShape {
+            inputs,
+            hidden: vec![hidden],
+            outputs: self.embedding_width,
+            norm: true,
+            hidden_bias: false,
+            output_bias: false,
+            output_norm: OutputNorm::None,
+        }
+    }
+}
+
+/// All that the optimizer updates.
+#[derive(Module, Debug)]
+pub struct Student {
+    /// Backbone and projector.
+    pub encoder: Encoder,
+    /// From a projection to the teacher's of the other view.
+    pub predictor: Mlp,
+}
+
+/// What else must be saved.
+#[derive(Module, Debug)]
+pub struct State {
+    /// The moving average of the student's backbone and projector.
+    pub teacher: Encoder,
+}
+
+/// The objective.
+#[derive(Clone, Debug)]
+pub struct Byol {
+    config: Config,
+    backbone: BackboneConfig,
+}
+
+impl Byol {
+    /// An objective from configs that were validated.
+    pub fn new(config: Config, backbone: BackboneConfig) -> Self {
+        Self { config, backbone }
+    }
+}
+
+impl Objective for Byol {
+    type Student = Student;
+    type State = State;
+    type Pending = ();
+
+    fn views(&self) -> ViewCount {
+        ViewCount::Exactly(2)
+    }
+
+    // Differs from the authors' code, whose teacher starts from other random weights: here it is a copy of the student,
+    // as in the paper's text. The authors note no difference.
+    fn init(&self, init: &Init) -> (Student, State) {
+        let config = &self.config;
+        let projector = config.head(self.backbone.features(), config.projector_width);
+        let predictor = config.head(config.embedding_width, config.predictor_width);
+        let init = init.at("student");
+        let encoder = Encoder::new(&init, &self.backbone, &projector);
+        let teacher = independent_copy(&encoder);
+        let predictor = Mlp::new(&init.at("predictor"), &predictor);
+        (Student { encoder, predictor }, State { teacher })
+    }
+
+    fn loss(&self, student: &Student, state: &State, batch: &Batch, context: &Context) -> (Loss, ()) {
+        let context = &context.per_view(batch.images);
+        let projections = student.encoder.forward(batch, context);
+        let spread = spread(&unit_rows(projections.clone().detach()));
+        let predictions = student.predictor.forward(projections, context);
+        let targets = state.teacher.forward(batch, &context.teacher()).detach();
+        let (first, second) = halves(targets);
+        let other_views = Tensor::cat(vec![second, first], 0);
+        // The mean over both directions, twice: their sum, as the paper adds them.
+        let loss = regression(predictions, other_views) * 2.0;
+        let similarity = 1.0 - loss.clone().detach() / 4.0;
+        let signals = vec![("embedding_std", spread), ("positive_similarity", similarity)];
+        (Loss { total: loss, signals }, ())
+    }
+
+    fn commit(
+        &self,
+        student: Student,
+        mut state: State,
+        _: Vec<()>,
+        context: &Context,
+    ) -> (Student, State) {
+        let start = self.config.momentum;
+        let end = self.config.momentum_end.unwrap_or(start);
+        let momentum = cosine(start, end, context.progress.fraction());
+        state.teacher = ema(state.teacher, &student.encoder, momentum);
+        (student, state)
+    }
+
+    fn encoder<'a>(&self, student: &'a Student, _: &'a State) -> &'a Backbone {
+        &student.encoder.backbone
+    }
+}
+
+/// Eq. 2 of [Grill et al. 2020](https://arxiv.org/abs/2006.07733), as the mean over rows: the squared distance of
+/// prediction and target, both divided by their lengths, which is 2 - 2 cos.
+///
+/// # Shapes
+/// - predictions, targets: `[rows, width]`
+/// - output: `[1]`, from 0 to 4
+pub fn regression(predictions: Tensor<2>, targets: Tensor<2>) -> Tensor<1> {
+    // As a distance and not from the cosine: near 0 the latter has lost its digits.
+    let distance = unit_rows(predictions) - unit_rows(targets);
+    distance.powi_scalar(2).sum_dim(1).mean_dim(0).reshape([1])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::conformance::{self, Case};
+    use crate::formula::{Fixture, follow};
+    use crate::grid;
+    use backbones::{Draws, Progress, ResNetConfig, Stem};
+    use burn::tensor::Device;
+
+    fn objective(config: Config) -> Byol {
+        let backbone = BackboneConfig::Resnet(ResNetConfig {
+            depth: 18,
+            width: 4,
+            stem: Stem::Small,
+        });
+        Byol::new(config, backbone)
+    }
+
+    fn config() -> Config {
+        Config {
+            projector_width: 16,
+            embedding_width: 8,
+            predictor_width: 12,
+            momentum: 0.9,
+            momentum_end: None,
+        }
+    }
+
+    #[test]
+    fn passes_the_conformance_suite() {
+        for momentum_end in [None, Some(1.0)] {
+            conformance::check(&Case {
+                objective: objective(Config {
+                    momentum_end,
+                    ..config()
+                }),
+                views: vec![(2, 16)],
+                teacher: Some(("teacher", "encoder", 0.9)),
+                independent_images: true,
+            });
+        }
+    }
+
+    #[test]
+    fn regression_agrees_with_pytorch_and_lightly() {
+        grid::check("byol", |_, inputs| {
+            let (predictions, targets) = halves(inputs);
+            regression(predictions, targets.detach())
+        });
+    }
+
+    #[test]
+    fn regression_by_hand() {
+        let device = Device::flex();
+        let rows = |values: [[f32; 2]; 2]| Tensor::<2>::from_floats(values, &device);
+        // Lengths do not matter: a right angle gives 2, opposite directions 4.
+        let value = regression(rows([[3.0, 0.0], [0.0, 2.0]]), rows([[0.0, 5.0], [0.0, -1.0]]));
+        assert!((value.into_scalar::<f32>() - 3.0).abs() < 1e-6);
+    }
+
+    #[test]
+    fn momentum_follows_a_cosine_to_its_end() {
+        let objective = objective(Config {
+            momentum: 0.5,
+            momentum_end: Some(1.0),
+            ..config()
+        });
+        let weight = |encoder: &Encoder| {
+            let weight = encoder.projector.layers[0].weight.val().into_data();
+            weight.iter::<f64>().next().unwrap()
+        };
+        // Half-way between 0.5 and 1 in the middle of the run, and 1 at its end.
+        for (step, momentum) in [(0, 0.5), (5, 0.75), (10, 1.0)] {
+            let init = |seed| objective.init(&Init::new(seed, &Device::flex().autodiff()));
+            let (student, mut state) = init(1);
+            state.teacher = independent_copy(&init(2).0.encoder);
+            let expected = momentum * weight(&state.teacher) + (1.0 - momentum) * weight(&student.encoder);
+            let progress = Progress {
+                step,
+                steps_per_epoch: 5,
+                steps: 10,
+            };
+            let context = Context::training(progress, Draws::new(0, step as u64));
+            let (_, state) = objective.commit(student, state, vec![()], &context);
+            assert!((weight(&state.teacher) - expected).abs() < 1e-7, "step {step}");
+        }
+    }
+
+    #[test]
+    fn twenty_steps_follow_pytorch() {
+        let fixture = Fixture::new(include_str!("../fixtures/byol.json"));
+        let objective = Byol::new(fixture.objective(), fixture.backbone());
+        follow(&objective, &fixture, |student, mut state| {
+            state.teacher = independent_copy(&student.encoder);
+            state
+        });
+    }
+
+    #[test]
+    fn bad_numbers_are_named() {
+        let error = |config: Config| config.validate().unwrap_err();
+        let width = error(Config {
+            predictor_width: 0,
+            ..config()
+        });
+        assert!(width.contains("`objective.byol.predictor_width` must be at least 1"));
+        let momentum = error(Config {
+            momentum: -0.1,
+            ..config()
+        });
+        assert!(momentum.contains("`objective.byol.momentum` must be in 0..1, got -0.1"));
+        let end = error(Config {
+            momentum_end: Some(1.5),
+            ..config()
+        });
+        assert!(end.contains("`objective.byol.momentum_end` must be in 0..1, got 1.5"));
+        assert_eq!(config().validate(), Ok(()));
+    }
+}

@@ -1,0 +1,295 @@
+//! SimCLR: of all other views in the batch, a view must find the one that shows the same photograph.
+//!
+//! [Chen, Kornblith, Norouzi, Hinton 2020](https://arxiv.org/abs/2002.05709).
+//!
+//! ```text
+//! view 0 ─┐                          ┌─ z0 ─┐
+//!         ├─ backbone ── projector ──┤      ├─ NT-Xent over all 2 N views
+//! view 1 ─┘                          └─ z1 ─┘
+//! ```
+//!
+//! **Batch statistics** are over both views of the whole batch, as in the authors' code, which sends them through the
+//! network as one batch. Many reimplementations (lightly, solo-learn) send view after view: for their statistics set
+//! `batch_norm_images` in `[training]` to the batch's number of photographs.
+
+use crate::head::{
+    Encoder, MlpShape, OutputNorm, check_projector_layers, check_sizes, halves, spread, unit_rows,
+};
+use backbones::{Backbone, BackboneConfig, Context, Init};
+use burn::module::Module;
+use burn::tensor::{Bool, Tensor};
+use serde::{Deserialize, Serialize};
+use training::{Batch, Loss, Objective, ViewCount};
+
+/// `[objective.simclr]`. The paper's values are those for ImageNet with ResNet-50.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// Linear layers of the projector, with ReLU between them: 2 or 3. Paper: 2; SimCLR v2: 3.
+    pub projector_layers: usize,
+    /// Width of the projector's hidden layers. Paper: that of the features, 2,048.
+    pub projector_width: usize,
+    /// Where the projector is normalised.
+    pub projector_norm: ProjectorNorm,
+    /// Width of the embedding. Paper: 128.
+    pub embedding_width: usize,
+    /// Softmax temperature, above 0. Paper: 0.1; on CIFAR-10 0.5.
+    pub temperature: f64,
+}
+
+/// Batch normalisation in the projector.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ProjectorNorm {
+    /// None: the paper's text and figures, VISSL, solo-learn. Layers have a bias.
+    None,
+    /// Behind every layer but the last.
+    Hidden,
+    /// Behind every layer, as in the authors' code (whose last norm has no shift) and lightly. No layer has a bias.
+    HiddenAndOutput,
+}
+
+impl Config {
+    /// Refuses numbers with which the method makes no sense, naming the key.
+    pub fn validate(&self) -> Result<(), String> {
+        check_projector_layers("simclr", self.projector_layers)?;
+        check_sizes(
+            "simclr",
+            &[
+                ("projector_width", self.projector_width),
+                ("embedding_width", self.embedding_width),
+            ],
+        )?;
+        if !(self.temperature.is_finite() && self.temperature > 0.0) {
+            return Err(format!(
+                "`objective.simclr.temperature` must be above 0, got {}",
+                self.temperature
+            ));
+        }
+        Ok(())
+    }
+
+    fn projector(&self, inputs: usize) -> MlpShape {
+        MlpShape {
+            inputs,
+            hidden: vec![self.projector_width; self.projector_layers - 1],
+            outputs: self.embedding_width,
+            norm: self.projector_norm != ProjectorNorm::None,
+            hidden_bias: self.projector_norm == ProjectorNorm::None,
+            output_bias: self.projector_norm != ProjectorNorm::HiddenAndOutput,
+            output_norm: match self.projector_norm {
+                ProjectorNorm::HiddenAndOutput => OutputNorm::Affine,
+                ProjectorNorm::None | ProjectorNorm::Hidden => OutputNorm::None,
+            },
+        }
+    }
+}
+
+/// All that the optimizer updates.
+#[derive(Module, Debug)]
+pub struct Student {
+    /// Backbone and projector.
+    pub encoder: Encoder,
+}
+
+/// Nothing else must be saved.
+#[derive(Module, Debug)]
+pub struct State {}
+
+/// The objective.
+#[derive(Clone, Debug)]
+pub struct Simclr {
+    config: Config,
+    backbone: BackboneConfig,
+}
+
+impl Simclr {
+    /// An objective from configs that were validated.
+    pub fn new(config: Config, backbone: BackboneConfig) -> Self {
+        Self { config, backbone }
+    }
+}
+
+impl Objective for Simclr {
+    type Student = Student;
+    type State = State;
+    type Pending = ();
+
+    fn views(&self) -> ViewCount {
+        ViewCount::Exactly(2)
+    }
+
+    fn init(&self, init: &Init) -> (Student, State) {
+        let projector = self.config.projector(self.backbone.features());
+        let encoder = Encoder::new(&init.at("student"), &self.backbone, &projector);
+        (Student { encoder }, State {})
+    }
+
+    fn loss(&self, student: &Student, _: &State, batch: &Batch, context: &Context) -> (Loss, ()) {
+        let embeddings = unit_rows(student.encoder.forward(batch, context));
+        let spread = spread(&embeddings);
+        let (first, second) = halves(embeddings);
+        let similarity = (first.clone().detach() * second.clone().detach())
+            .sum_dim(1)
+            .mean_dim(0)
+            .reshape([1]);
+        let loss = nt_xent(
+            context.replicas.gather(first),
+            context.replicas.gather(second),
+            self.config.temperature,
+        );
+        let signals = vec![("embedding_std", spread), ("positive_similarity", similarity)];
+        (Loss { total: loss, signals }, ())
+    }
+
+    fn commit(&self, student: Student, state: State, _: Vec<()>, _: &Context) -> (Student, State) {
+        (student, state)
+    }
+
+    fn whole_batch(&self) -> Option<&'static str> {
+        Some("SimCLR's negatives are all other views of the batch, so parts of it have another loss")
+    }
+
+    fn encoder<'a>(&self, student: &'a Student, _: &'a State) -> &'a Backbone {
+        &student.encoder.backbone
+    }
+}
+
+/// NT-Xent, eq. 1 of [Chen et al. 2020](https://arxiv.org/abs/2002.05709), as the mean over both views of every image:
+/// `-log(exp(a·p / temperature) / Σ exp(a·k / temperature))`, where `p` is the anchor's other view and `k` runs over all
+/// views but the anchor. (The authors' code adds the means of the two views, which is twice that.)
+///
+/// # Shapes
+/// - first, second: `[images, width]`, rows of length 1; row i of both shows image i
+/// - output: `[1]`
+pub fn nt_xent(first: Tensor<2>, second: Tensor<2>, temperature: f64) -> Tensor<1> {
+    let positive = (first.clone() * second.clone()).sum_dim(1) / temperature; // [images, 1]
+    let views = Tensor::cat(vec![first, second], 0); // [2 images, width]
+    let count = views.dims()[0];
+    let itself = Tensor::<2, Bool>::diag_mask([count, count], 0, &views.device()).bool_not();
+    // Far below any logit, and finite: shaders may take infinity for granted not to occur.
+    let logits = (views.clone() / temperature)
+        .matmul(views.transpose())
+        .mask_fill(itself, -1e9);
+    // The largest logit is subtracted before exp; it cancels, so it needs no gradient.
+    let largest = logits.clone().detach().max_dim(1);
+    let log_sum = (logits - largest.clone()).exp().sum_dim(1).log() + largest; // [2 images, 1]
+    (log_sum.mean_dim(0) - positive.mean_dim(0)).reshape([1])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::conformance::{self, Case};
+    use crate::formula::{Fixture, follow};
+    use crate::grid;
+    use backbones::{ResNetConfig, Stem};
+    use burn::tensor::Device;
+
+    fn config() -> Config {
+        Config {
+            projector_layers: 2,
+            projector_width: 16,
+            projector_norm: ProjectorNorm::None,
+            embedding_width: 8,
+            temperature: 0.5,
+        }
+    }
+
+    #[test]
+    fn passes_the_conformance_suite() {
+        let backbone = BackboneConfig::Resnet(ResNetConfig {
+            depth: 18,
+            width: 4,
+            stem: Stem::Small,
+        });
+        for (projector_layers, projector_norm) in [
+            (2, ProjectorNorm::None),
+            (2, ProjectorNorm::Hidden),
+            (3, ProjectorNorm::HiddenAndOutput),
+        ] {
+            let config = Config {
+                projector_layers,
+                projector_norm,
+                ..config()
+            };
+            config.validate().unwrap();
+            let objective = Simclr::new(config, backbone.clone());
+            assert!(objective.whole_batch().unwrap().contains("negatives"));
+            conformance::check(&Case {
+                objective,
+                views: vec![(2, 16)],
+                teacher: None,
+                independent_images: false,
+            });
+        }
+    }
+
+    #[test]
+    fn views_of_two_sizes_are_embedded_in_order() {
+        let backbone = BackboneConfig::Resnet(ResNetConfig {
+            depth: 18,
+            width: 4,
+            stem: Stem::Small,
+        });
+        conformance::check(&Case {
+            objective: Simclr::new(config(), backbone),
+            views: vec![(1, 16), (1, 24)],
+            teacher: None,
+            independent_images: false,
+        });
+    }
+
+    #[test]
+    fn nt_xent_agrees_with_pytorch_and_lightly() {
+        grid::check("nt_xent", |case, inputs| {
+            let (first, second) = halves(unit_rows(inputs));
+            nt_xent(first, second, case.parameter("temperature"))
+        });
+    }
+
+    #[test]
+    fn nt_xent_by_hand_and_far_outside_exp() {
+        let device = Device::flex();
+        let rows = |values: [[f32; 2]; 2]| Tensor::<2>::from_floats(values, &device);
+        let value = |temperature| {
+            nt_xent(
+                rows([[1.0, 0.0], [0.0, 1.0]]),
+                rows([[1.0, 0.0], [0.0, 1.0]]),
+                temperature,
+            )
+            .into_scalar::<f32>()
+        };
+        // Each anchor: its positive at 1, two others at 0: -ln(e^2 / (e^2 + 2)) at temperature 0.5.
+        assert!((value(0.5) - (1.0 + 2.0 * (-2.0f32).exp()).ln()).abs() < 1e-6);
+        // Logits of 1,000 overflow a plain exp in f32.
+        assert!(value(0.001).is_finite());
+    }
+
+    #[test]
+    fn twenty_steps_follow_pytorch() {
+        let fixture = Fixture::new(include_str!("../fixtures/simclr.json"));
+        let objective = Simclr::new(fixture.objective(), fixture.backbone());
+        follow(&objective, &fixture, |_, state| state);
+    }
+
+    #[test]
+    fn bad_numbers_are_named() {
+        let error = |config: Config| config.validate().unwrap_err();
+        let layers = error(Config {
+            projector_layers: 1,
+            ..config()
+        });
+        assert!(layers.contains("`objective.simclr.projector_layers` must be 2 or 3, got 1"));
+        let width = error(Config {
+            embedding_width: 0,
+            ..config()
+        });
+        assert!(width.contains("`objective.simclr.embedding_width` must be at least 1"));
+        let temperature = error(Config {
+            temperature: f64::NAN,
+            ..config()
+        });
+        assert!(temperature.contains("`objective.simclr.temperature` must be above 0, got NaN"));
+    }
+}

@@ -1,0 +1,259 @@
+//! SimSiam: from one view, predict the projection of the other, without negatives and without a teacher. That the
+//! prediction's target gets no gradient is all that keeps the network from collapsing.
+//!
+//! [Chen, He 2021](https://arxiv.org/abs/2011.10566).
+//!
+//! ```text
+//! view 0 ─┐            ┌─ z0 ── predictor ── p0 ── D(p0, stop(z1)) ─┐
+//!         ├─ encoder ──┤                                            ├─ mean
+//! view 1 ─┘            └─ z1 ── predictor ── p1 ── D(p1, stop(z0)) ─┘
+//! ```
+//!
+//! Batch statistics are over each view by itself; `training.batch_norm_images` splits a view further.
+
+use crate::head::{
+    Encoder, Mlp, MlpShape, OutputNorm, check_projector_layers, check_sizes, halves, spread, unit_rows,
+};
+use backbones::{Backbone, BackboneConfig, Context, Init};
+use burn::module::Module;
+use burn::tensor::Tensor;
+use serde::{Deserialize, Serialize};
+use training::{Batch, Loss, Objective, ViewCount};
+
+/// `[objective.simsiam]`. The paper's values are those for ImageNet with ResNet-50.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// Linear layers of the projector: 2 or 3. Each is followed by batch normalisation, the last one's without scale and
+    /// shift. Paper: 3; on CIFAR-10 2.
+    pub projector_layers: usize,
+    /// Width of the projector's hidden layers. Paper: 2,048.
+    pub projector_width: usize,
+    /// Width of projection and prediction. Paper: 2,048.
+    pub embedding_width: usize,
+    /// Width of the predictor's hidden layer, a bottleneck. Paper: 512, a quarter of `embedding_width`.
+    pub predictor_width: usize,
+    /// Whether the predictor's learning rate stays at the peak instead of following the schedule. Paper: true (its
+    /// table 1: 68.1 instead of 67.7).
+    pub predictor_rate_at_peak: bool,
+}
+
+impl Config {
+    /// Refuses numbers with which the method makes no sense, naming the key.
+    pub fn validate(&self) -> Result<(), String> {
+        check_projector_layers("simsiam", self.projector_layers)?;
+        check_sizes(
+            "simsiam",
+            &[
+                ("projector_width", self.projector_width),
+                ("embedding_width", self.embedding_width),
+                ("predictor_width", self.predictor_width),
+            ],
+        )
+    }
+
+    fn projector(&self, inputs: usize) -> MlpShape {
+        MlpShape {
+            inputs,
+            hidden: vec![self.projector_width; self.projector_layers - 1],
+            outputs: self.embedding_width,
+            norm: true,
+            hidden_bias: false,
+            output_bias: false,
+            output_norm: OutputNorm::Plain,
+        }
+    }
+
+    fn predictor(&self) -> MlpShape {
+        MlpShape {
+            inputs: self.embedding_width,
+            hidden: vec![self.predictor_width],
+            outputs: self.embedding_width,
+            norm: true,
+            hidden_bias: false,
+            output_bias: true,
+            output_norm: OutputNorm::None,
+        }
+    }
+}
+
+/// All that the optimizer updates.
+#[derive(Module, Debug)]
+pub struct Student {
+    /// Backbone and projector: the paper's encoder.
+    pub encoder: Encoder,
+    /// From a projection to that of the other view.
+    pub predictor: Mlp,
+}
+
+/// Nothing else must be saved.
+#[derive(Module, Debug)]
+pub struct State {}
+
+/// The objective.
+#[derive(Clone, Debug)]
+pub struct Simsiam {
+    config: Config,
+    backbone: BackboneConfig,
+}
+
+impl Simsiam {
+    /// An objective from configs that were validated.
+    pub fn new(config: Config, backbone: BackboneConfig) -> Self {
+        Self { config, backbone }
+    }
+}
+
+impl Objective for Simsiam {
+    type Student = Student;
+    type State = State;
+    type Pending = ();
+
+    fn views(&self) -> ViewCount {
+        ViewCount::Exactly(2)
+    }
+
+    fn init(&self, init: &Init) -> (Student, State) {
+        let projector = self.config.projector(self.backbone.features());
+        let init = init.at("student");
+        let student = Student {
+            encoder: Encoder::new(&init, &self.backbone, &projector),
+            predictor: Mlp::new(&init.at("predictor"), &self.config.predictor()),
+        };
+        (student, State {})
+    }
+
+    fn loss(&self, student: &Student, _: &State, batch: &Batch, context: &Context) -> (Loss, ()) {
+        let context = &context.per_view(batch.images);
+        let projections = student.encoder.forward(batch, context);
+        let targets = projections.clone().detach();
+        // The paper's sign of collapse: 1 / sqrt(width) where all is well, 0 where all views fall on one point.
+        let spread = spread(&unit_rows(targets.clone()));
+        let predictions = student.predictor.forward(projections, context);
+        let (first, second) = halves(targets);
+        let other_views = Tensor::cat(vec![second, first], 0);
+        // The mean over the rows of both directions is eq. 4's half of each.
+        let loss = negative_cosine(predictions, other_views);
+        let similarity = loss.clone().detach().neg();
+        let signals = vec![("embedding_std", spread), ("positive_similarity", similarity)];
+        (Loss { total: loss, signals }, ())
+    }
+
+    fn commit(&self, student: Student, state: State, _: Vec<()>, _: &Context) -> (Student, State) {
+        (student, state)
+    }
+
+    fn at_peak_rate(&self) -> Vec<&'static str> {
+        if self.config.predictor_rate_at_peak {
+            vec!["predictor"]
+        } else {
+            vec![]
+        }
+    }
+
+    fn encoder<'a>(&self, student: &'a Student, _: &'a State) -> &'a Backbone {
+        &student.encoder.backbone
+    }
+}
+
+/// Eq. 1 of [Chen, He 2021](https://arxiv.org/abs/2011.10566), as the mean over rows: minus the cosine of prediction and
+/// target. The caller detaches the targets (eq. 3).
+///
+/// # Shapes
+/// - predictions, targets: `[rows, width]`
+/// - output: `[1]`, from -1 to 1
+pub fn negative_cosine(predictions: Tensor<2>, targets: Tensor<2>) -> Tensor<1> {
+    let cosine = (unit_rows(predictions) * unit_rows(targets)).sum_dim(1);
+    cosine.mean_dim(0).reshape([1]).neg()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::conformance::{self, Case};
+    use crate::formula::{Fixture, follow};
+    use crate::grid;
+    use backbones::{ResNetConfig, Stem, parameters};
+    use burn::tensor::Device;
+
+    fn objective(config: Config) -> Simsiam {
+        let backbone = BackboneConfig::Resnet(ResNetConfig {
+            depth: 18,
+            width: 4,
+            stem: Stem::Small,
+        });
+        Simsiam::new(config, backbone)
+    }
+
+    fn config() -> Config {
+        Config {
+            projector_layers: 3,
+            projector_width: 16,
+            embedding_width: 16,
+            predictor_width: 4,
+            predictor_rate_at_peak: true,
+        }
+    }
+
+    #[test]
+    fn passes_the_conformance_suite() {
+        for projector_layers in [2, 3] {
+            conformance::check(&Case {
+                objective: objective(Config {
+                    projector_layers,
+                    ..config()
+                }),
+                views: vec![(2, 16)],
+                teacher: None,
+                independent_images: true,
+            });
+        }
+    }
+
+    #[test]
+    fn negative_cosine_agrees_with_pytorch_and_lightly() {
+        grid::check("simsiam", |_, inputs| {
+            let (predictions, targets) = halves(inputs);
+            negative_cosine(predictions, targets.detach())
+        });
+    }
+
+    #[test]
+    fn twenty_steps_follow_pytorch() {
+        let fixture = Fixture::new(include_str!("../fixtures/simsiam.json"));
+        let objective = Simsiam::new(fixture.objective(), fixture.backbone());
+        follow(&objective, &fixture, |_, state| state);
+    }
+
+    #[test]
+    fn the_predictor_alone_keeps_the_peak_rate() {
+        let objective = objective(config());
+        let (student, _) = objective.init(&Init::new(0, &Device::flex().autodiff()));
+        assert_eq!(objective.at_peak_rate(), ["predictor"]);
+        let named = |parameter: &&backbones::Parameter| parameter.path.starts_with("predictor.");
+        let kept = parameters(&student).iter().filter(named).count();
+        // Two weights, a bias, scale and shift, and two running statistics.
+        assert_eq!(kept, 7);
+        let other = Config {
+            predictor_rate_at_peak: false,
+            ..config()
+        };
+        assert!(self::objective(other).at_peak_rate().is_empty());
+    }
+
+    #[test]
+    fn bad_numbers_are_named() {
+        let error = |config: Config| config.validate().unwrap_err();
+        let layers = error(Config {
+            projector_layers: 4,
+            ..config()
+        });
+        assert!(layers.contains("`objective.simsiam.projector_layers` must be 2 or 3, got 4"));
+        let width = error(Config {
+            predictor_width: 0,
+            ..config()
+        });
+        assert!(width.contains("`objective.simsiam.predictor_width` must be at least 1"));
+        assert_eq!(config().validate(), Ok(()));
+    }
+}
