@@ -349,7 +349,7 @@ METHODS = {
             "predictor_width": 8,
             "predictor_rate_at_peak": True,
         },
-        0.003,
+        3e-5,
     ),
     "barlow_twins": (
         without_negatives(barlow_twins, ["redundancy_weight"]),
@@ -372,6 +372,8 @@ def main():
             continue
         method, objective, learning_rate = METHODS[name]
         settings = {"objective": objective, "learning_rate": learning_rate, **SETTINGS}
+        if name == "simsiam":
+            settings["loss_range"] = 1.0  # from -1 to 1, and near 0 here
         formula.record(name, settings, method(settings), "siamese")
 
 

@@ -95,7 +95,7 @@ SETTINGS = {
     "batch_norm_images": None,
     "steps": 20,
     "steps_per_epoch": 5,
-    "learning_rate": 0.003,
+    "learning_rate": 5e-5,
     "momentum": 0.9,
     "weight_decay": 1e-4,
 }

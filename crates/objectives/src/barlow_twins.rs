@@ -144,8 +144,7 @@ pub fn terms(first: Tensor<2>, second: Tensor<2>, replicas: &Replicas) -> (Tenso
     let correlation = replicas.mean(first.transpose().matmul(second) / images);
     let width = correlation.dims()[0];
     let others = Tensor::<2, Bool>::diag_mask([width, width], 0, &correlation.device());
-    let square_sum =
-        |x: Tensor<2>| -> Tensor<1> { x.powi_scalar(2).sum_dim(1).sum_dim(0).reshape([1]) };
+    let square_sum = |x: Tensor<2>| -> Tensor<1> { x.powi_scalar(2).sum_dim(1).sum_dim(0).reshape([1]) };
     let redundancy = square_sum(correlation.clone().mask_fill(others.clone().bool_not(), 0.0));
     let invariance = square_sum((correlation - 1.0).mask_fill(others, 0.0));
     (invariance, redundancy)
@@ -220,7 +219,10 @@ mod tests {
             (invariance.into_scalar::<f32>(), redundancy.into_scalar::<f32>())
         };
         let (invariance, redundancy) = value(first.clone() * 5.0 + 3.0);
-        assert!(invariance < 1e-9 && redundancy < 1e-9, "{invariance} {redundancy}");
+        assert!(
+            invariance < 1e-9 && redundancy < 1e-9,
+            "{invariance} {redundancy}"
+        );
         // Components exchanged: C is 0 on its diagonal and 1 beside it.
         let swapped = rows([[1.0, 1.0], [-1.0, 1.0], [1.0, -1.0], [-1.0, -1.0]]);
         let (invariance, redundancy) = value(swapped);

@@ -138,13 +138,7 @@ impl Objective for Byol {
         (Loss { total: loss, signals }, ())
     }
 
-    fn commit(
-        &self,
-        student: Student,
-        mut state: State,
-        _: Vec<()>,
-        context: &Context,
-    ) -> (Student, State) {
+    fn commit(&self, student: Student, mut state: State, _: Vec<()>, context: &Context) -> (Student, State) {
         let start = self.config.momentum;
         let end = self.config.momentum_end.unwrap_or(start);
         let momentum = cosine(start, end, context.progress.fraction());

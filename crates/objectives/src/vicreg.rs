@@ -172,7 +172,10 @@ pub struct Terms {
 pub fn terms(first: Tensor<2>, second: Tensor<2>, replicas: &Replicas) -> Terms {
     let difference = first.clone() - second.clone();
     let invariance = difference.powi_scalar(2).mean_dim(1).mean_dim(0).reshape([1]);
-    let (first, second) = (regularity(replicas.gather(first)), regularity(replicas.gather(second)));
+    let (first, second) = (
+        regularity(replicas.gather(first)),
+        regularity(replicas.gather(second)),
+    );
     Terms {
         invariance: replicas.mean(invariance),
         variance: (first.0 + second.0) / 2.0,
