@@ -18,9 +18,22 @@ fn every_pretraining_config_runs_two_steps() {
         }
         // Narrow and small, so that it is a matter of seconds; everything else is the config's own.
         let table: toml::Table = text.parse().unwrap();
-        let mut edits: Vec<String> = (0..table["views"].as_array().unwrap().len())
-            .map(|group| format!("views.{group}.transforms.0.random_resized_crop.size_px=32"))
+        // Local views stay smaller than global ones.
+        let size = |group: &toml::Value| group["transforms"][0]["random_resized_crop"]["size_px"].clone();
+        let groups = table["views"].as_array().unwrap();
+        let mut edits: Vec<String> = groups
+            .iter()
+            .map(|group| if size(group) == size(&groups[0]) { 32 } else { 16 })
+            .enumerate()
+            .map(|(group, px)| format!("views.{group}.transforms.0.random_resized_crop.size_px={px}"))
             .collect();
+        // Heads of hundreds of millions of weights say no more than small ones here.
+        let (method, objective) = table["objective"].as_table().unwrap().iter().next().unwrap();
+        for (key, value) in objective.as_table().unwrap() {
+            if key.ends_with("_width") && value.as_integer().is_some_and(|width| width > 1024) {
+                edits.push(format!("objective.{method}.{key}=256"));
+            }
+        }
         let backbone = table["backbone"].as_table().unwrap();
         let small: &[&str] = if backbone.contains_key("vit") {
             &["vit.width=48", "vit.depth=2", "vit.patch_px=8", "vit.image_px=32"]
