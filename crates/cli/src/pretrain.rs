@@ -151,13 +151,13 @@ fn finish(summary: &Summary, config: &Config<ObjectiveConfig>, out: &Path) -> an
     let memory =
         provenance::peak_memory_mib().map_or(String::new(), |mib| format!(", peak memory {mib} MiB"));
     eprintln!(
-        "finished {} steps of {} images in {}, last loss {}{memory}",
+        "finished {} steps of {} images in {}{}{memory}",
         summary.steps,
         config.data.batch_images,
         duration(summary.seconds),
         summary
             .last_loss
-            .map_or("unknown".into(), |loss| format!("{loss:.4}")),
+            .map_or(String::new(), |loss| format!(", last loss {loss:.4}")),
     );
     println!("{}", out.join("encoder.safetensors").display());
     eprintln!(

@@ -119,6 +119,10 @@ impl Error {
     /// The cure, where one is known; a whole sentence without a full stop.
     pub fn hint(&self) -> Option<String> {
         match self {
+            // `verify` reads shards alone.
+            Error::DamagedShard { path, .. } if path.extension().is_some_and(|end| end != "tar") => {
+                Some("copy the archive again".to_string())
+            }
             Error::DamagedShard { path, .. } => Some(format!(
                 "`passer shards verify {}` lists what can be read; copy the shard again",
                 path.display()

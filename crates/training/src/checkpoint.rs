@@ -8,7 +8,7 @@ use crate::files::{sync_folder, write_synced};
 use crate::optimizer::Optimizer;
 use crate::run_log::Window;
 use burn::module::Module;
-use burn::store::ModuleRecord;
+use burn::store::{ModuleRecord, RecordError};
 use burn::tensor::Bytes;
 use serde::{Deserialize, Serialize};
 use std::fs;
@@ -117,7 +117,7 @@ fn write_parts<S: Module, T: Module>(
     encoder: &[u8],
     position: &Position,
 ) -> Result<(), Error> {
-    let record = |name: &str, bytes: Result<Bytes, burn::store::RecordError>| {
+    let record = |name: &str, bytes: Result<Bytes, RecordError>| {
         let path = folder.join(name);
         let bytes = bytes.map_err(|error| Error::Checkpoint {
             path: path.clone(),
@@ -155,6 +155,35 @@ pub(crate) fn remove_partial(folder: &Path) -> Result<(), Error> {
     Ok(())
 }
 
+/// Why a record was refused, in a line: Burn's own text lists every tensor of a network.
+fn record_reason(error: &RecordError, of: &str) -> String {
+    /// Tensors that are named.
+    const NAMED: usize = 3;
+    let text = match error {
+        RecordError::Io(text) => return format!("damaged: {text}"),
+        RecordError::Validation(text) => text,
+    };
+    // `Missing tensors: ["name", ..]`, `Unused tensors: [..]` or `Apply errors: ["name: what is wrong", ..]`.
+    let mut parts = text.split('"');
+    let kind = parts.next().unwrap_or_default();
+    let kind = match kind.trim_end_matches(['[', ' ', ':']) {
+        "Missing tensors" => "tensors that the config needs are missing",
+        "Unused tensors" => "tensors are there that the config does not need",
+        "Apply errors" => "tensors differ",
+        other => other,
+    };
+    let names: Vec<String> = parts
+        .step_by(2)
+        .map(|name| name.replace("Shape { dims: ", "").replace("] }", "]"))
+        .collect();
+    let more = match names.len().saturating_sub(NAMED) {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    let shown = names[..names.len().min(NAMED)].join(", ");
+    format!("does not fit the config's {of}: {kind}: {shown}{more}")
+}
+
 /// What [`load`] gives back.
 pub(crate) struct Loaded<S, T> {
     pub(crate) student: S,
@@ -182,18 +211,18 @@ pub(crate) fn load<S: Module, T: Module>(
     let (path, bytes) = read("student.bpk")?;
     let student = ModuleRecord::from_bytes(Bytes::from_bytes_vec(bytes))
         .and_then(|record| student.try_load_record(record))
-        .map_err(|error| refused(path, format!("does not fit the config's networks: {error}")))?;
+        .map_err(|error| refused(path, record_reason(&error, "networks")))?;
     let (path, bytes) = read("state.bpk")?;
     let state = ModuleRecord::from_bytes(Bytes::from_bytes_vec(bytes))
         .and_then(|record| state.try_load_record(record))
-        .map_err(|error| refused(path, format!("does not fit the config's objective: {error}")))?;
+        .map_err(|error| refused(path, record_reason(&error, "objective")))?;
     let (path, bytes) = read("optimizer.safetensors")?;
     optimizer
         .load_bytes(&bytes, &student)
         .map_err(|reason| refused(path, reason))?;
     let (path, bytes) = read("position.json")?;
     let position: Position =
-        serde_json::from_slice(&bytes).map_err(|error| refused(path.clone(), error.to_string()))?;
+        serde_json::from_slice(&bytes).map_err(|error| refused(path.clone(), format!("damaged: {error}")))?;
     if position.step != checkpoint.step {
         return Err(refused(
             path,
@@ -209,4 +238,33 @@ pub(crate) fn load<S: Module, T: Module>(
         optimizer,
         position,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn refusals_name_a_few_tensors_and_count_the_rest() {
+        let names: Vec<String> = (0..90).map(|i| format!("layer{i}.weight")).collect();
+        let error = RecordError::Validation(format!("Missing tensors: {names:?}"));
+        assert_eq!(
+            record_reason(&error, "networks"),
+            "does not fit the config's networks: tensors that the config needs are missing: \
+             layer0.weight, layer1.weight, layer2.weight and 87 more"
+        );
+        let errors = [
+            "queue: shape mismatch, expected Shape { dims: [32, 8] } but record has Shape { dims: [16, 8] }",
+        ];
+        let error = RecordError::Validation(format!("Apply errors: {errors:?}"));
+        assert_eq!(
+            record_reason(&error, "objective"),
+            "does not fit the config's objective: tensors differ: \
+             queue: shape mismatch, expected [32, 8] but record has [16, 8]"
+        );
+        assert_eq!(
+            record_reason(&RecordError::Io("insufficient bytes".into()), "networks"),
+            "damaged: insufficient bytes"
+        );
+    }
 }

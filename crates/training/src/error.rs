@@ -99,6 +99,9 @@ impl Error {
             Self::Io { source, .. } if source.kind() == std::io::ErrorKind::StorageFull => {
                 Some("free some space, then go on with `--resume`: checkpoints already written are intact".into())
             }
+            Self::Checkpoint { reason, .. } if reason.starts_with("damaged") => {
+                Some("remove this checkpoint's folder: `--resume` then goes on from the one before it".into())
+            }
             _ => None,
         }
     }

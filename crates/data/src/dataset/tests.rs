@@ -342,6 +342,18 @@ fn a_cut_shard_is_an_error_that_names_it_and_the_cure() {
 }
 
 #[test]
+fn a_file_that_is_no_tar_is_said_to_be_none_without_quoting_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let shard = folder.path().join("s.tar");
+    fs::write(&shard, "no tar\nat all\n".repeat(100)).unwrap();
+    let error = open(&shard).unwrap_err().to_string();
+    assert!(
+        error.ends_with("cut or damaged at byte 0 of 1400: no tar header there"),
+        "{error}"
+    );
+}
+
+#[test]
 fn verify_names_broken_images() {
     let folder = tempfile::tempdir().unwrap();
     let shard = folder.path().join("s.tar");

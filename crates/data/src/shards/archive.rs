@@ -178,7 +178,7 @@ impl FolderArchive {
     fn damaged(&self, error: &dyn std::fmt::Display) -> Error {
         Error::DamagedShard {
             path: self.path.clone(),
-            reason: format!("cut or damaged: {error}"),
+            reason: format!("cut or damaged: {}", tar_shard::reason(error)),
         }
     }
 }

@@ -196,7 +196,11 @@ impl<'a> Writer<'a> {
 
     fn write(&mut self, record: Record) -> Result<(), Error> {
         let Some(extension) = extension(&record.image) else {
-            let reason = "its content is not JPEG, PNG, WebP, BMP or GIF".to_string();
+            let reason = if record.image.is_empty() {
+                "the file is empty".to_string()
+            } else {
+                "its content is not JPEG, PNG, WebP, BMP or GIF".to_string()
+            };
             self.skipped.push(SkippedMember {
                 name: record.key,
                 reason,

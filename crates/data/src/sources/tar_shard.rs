@@ -83,8 +83,9 @@ fn read_members(path: &Path, table: &mut Table, group: &mut Group) -> Result<Ori
     let mut end = 0u64;
     let cut = |end: u64, error: &dyn std::fmt::Display| {
         damaged(format!(
-            "cut or damaged at byte {end} of {}: {error}",
-            origin.bytes
+            "cut or damaged at byte {end} of {}: {}",
+            origin.bytes,
+            reason(error)
         ))
     };
     for entry in archive.entries().map_err(|error| cut(0, &error))? {
@@ -202,6 +203,16 @@ impl Group {
 /// Whether a path would lead out of the folder that a careless program unpacked it into.
 pub(crate) fn leaves_the_shard(name: &str) -> bool {
     name.starts_with('/') || name.split(['/', '\\']).any(|part| part == "..")
+}
+
+/// Why the `tar` crate gave up. Where no header is, it quotes what lies there, which may be anything.
+pub(crate) fn reason(error: &dyn std::fmt::Display) -> String {
+    let text = error.to_string();
+    if text.contains("numeric field") || text.contains("checksum mismatch") {
+        "no tar header there".to_string()
+    } else {
+        text
+    }
 }
 
 fn is_gzip(file: &File) -> bool {

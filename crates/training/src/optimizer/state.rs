@@ -160,7 +160,7 @@ impl Optimizer {
     /// # Errors
     /// Damaged bytes, and a state that is not of this optimizer or not of this module.
     pub fn load_bytes<M: Module>(&mut self, bytes: &[u8], module: &M) -> Result<(), String> {
-        let file = SafeTensors::deserialize(bytes).map_err(|error| error.to_string())?;
+        let file = SafeTensors::deserialize(bytes).map_err(|error| format!("damaged: {error}"))?;
         let wanted: HashMap<String, Parameter> = parameters(module)
             .into_iter()
             .map(|parameter| (parameter.path.clone(), parameter))
