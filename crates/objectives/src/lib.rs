@@ -9,6 +9,7 @@ pub mod barlow_twins;
 pub mod byol;
 #[cfg(test)]
 mod conformance;
+pub mod dino;
 #[cfg(test)]
 mod formula;
 #[cfg(test)]
@@ -35,6 +36,8 @@ pub enum ObjectiveConfig {
     BarlowTwins(barlow_twins::Config),
     /// Prediction of a slowly moving teacher.
     Byol(byol::Config),
+    /// Self-distillation with no labels.
+    Dino(dino::Config),
     /// Masked autoencoders.
     Mae(mae::Config),
     /// Momentum contrast, versions 1 and 2.
@@ -59,6 +62,7 @@ impl ObjectiveConfig {
         match self {
             Self::BarlowTwins(_) => "barlow_twins",
             Self::Byol(_) => "byol",
+            Self::Dino(_) => "dino",
             Self::Mae(_) => "mae",
             Self::Moco(_) => "moco",
             Self::MocoCld(_) => "moco_cld",
@@ -77,6 +81,7 @@ impl ObjectiveConfig {
         match &config.objective {
             Self::BarlowTwins(barlow) => barlow.validate(),
             Self::Byol(byol) => byol.validate(),
+            Self::Dino(dino) => dino.validate(),
             Self::Mae(mae) => mae.validate(backbone, &dataset_views(&config.views)),
             Self::Moco(moco) => moco.validate(batch_images),
             Self::MocoCld(moco) => moco.validate(batch_images),
@@ -103,6 +108,7 @@ impl ObjectiveConfig {
             }
             Self::BarlowTwins(_)
             | Self::Byol(_)
+            | Self::Dino(_)
             | Self::Mae(_)
             | Self::MocoV3(_)
             | Self::Simclr(_)
@@ -130,6 +136,7 @@ pub fn pretrain(
     match config.objective.clone() {
         ObjectiveConfig::BarlowTwins(own) => run.with(&barlow_twins::BarlowTwins::new(own, backbone)),
         ObjectiveConfig::Byol(own) => run.with(&byol::Byol::new(own, backbone)),
+        ObjectiveConfig::Dino(own) => run.with(&dino::Dino::new(own, backbone)),
         ObjectiveConfig::Mae(own) => run.with(&mae::Mae::new(own, backbone)),
         ObjectiveConfig::Moco(own) => run.with(&moco::Moco::new(own, backbone)),
         ObjectiveConfig::MocoCld(own) => run.with(&moco_cld::MocoCld::new(own, backbone)),
