@@ -10,6 +10,8 @@ mod archive;
 mod containers;
 mod entries;
 mod pickle;
+#[cfg(test)]
+mod tests;
 mod torch;
 
 use std::collections::BTreeMap;

@@ -4,6 +4,9 @@
 //! shapes or taken from our own metadata, and every name and shape compared with that network ([`Import::plan`]). Only
 //! then are numbers read ([`Import::load`]).
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::BTreeMap;
 use std::io::{Read, Seek};
 

@@ -10,7 +10,7 @@ use super::{CheckpointError, Entry, TensorInfo, damaged};
 const MAX_DEPTH: usize = 64;
 
 /// Most entries: shared objects are counted each time that they are met.
-const MAX_ENTRIES: usize = 1 << 20;
+const MAX_ENTRIES: usize = 1 << 18;
 
 /// Longest list of plain values that is shown.
 const SHOWN: usize = 8;
