@@ -4,6 +4,7 @@
 use crate::failure::Failure;
 use backbones::{ImportOptions, Naming, Part};
 use burn::tensor::Device;
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use training::Inspection;
 
@@ -138,7 +139,7 @@ fn inspect(arguments: &InspectArguments) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Prints an inspection. Names come from the file: control characters in them are not let through to the terminal.
+/// Prints an inspection.
 fn show(inspection: &Inspection, tensors: bool) {
     const SHOWN: usize = 12;
     println!("file      {}", inspection.path.display());
@@ -160,11 +161,7 @@ fn show(inspection: &Inspection, tensors: bool) {
     );
     println!("contents  {} entries", inspection.contents.len());
     for content in inspection.contents.iter().take(SHOWN) {
-        println!(
-            "  {:<40} {}",
-            content.key.escape_debug(),
-            content.content.escape_debug()
-        );
+        println!("  {:<40} {}", safe(&content.key), safe(&content.content));
     }
     if inspection.contents.len() > SHOWN {
         println!(
@@ -180,10 +177,14 @@ fn show(inspection: &Inspection, tensors: bool) {
                 (Some(part), _) => format!(", the {part}"),
                 (None, _) => String::new(),
             };
+            let at = match network.at.as_str() {
+                "" => String::new(),
+                at => format!(" in `{at}`"),
+            };
             println!("layout    {}{part}", network.layout);
             println!(
-                "network   {} at `{}`: {} parameters, {} features",
-                network.name, network.at, network.parameters, network.features
+                "network   {}{}: {} parameters, {} features",
+                network.name, at, network.parameters, network.features
             );
             println!("images    mean {:?}, std {:?}", network.mean, network.std);
             for (what, names) in [
@@ -200,9 +201,9 @@ fn show(inspection: &Inspection, tensors: bool) {
     match &inspection.refusal {
         None => println!("loads     yes"),
         Some(refusal) => {
-            println!("loads     no: {}", refusal.escape_debug());
+            println!("loads     no: {}", safe(refusal));
             if let Some(hint) = &inspection.hint {
-                println!("hint: {}", hint.escape_debug());
+                println!("hint: {}", safe(hint));
             }
         }
     }
@@ -212,23 +213,45 @@ fn show(inspection: &Inspection, tensors: bool) {
                 "{:<8} {:<20} {}",
                 tensor.dtype,
                 format!("{:?}", tensor.shape),
-                tensor.name.escape_debug()
+                safe(&tensor.name)
             );
         }
     }
 }
 
+/// Names as a line: those with one first part together, the first six.
 fn shortened(names: &[String]) -> String {
     const SHOWN: usize = 6;
-    let shown = names
-        .iter()
-        .take(SHOWN)
-        .map(|name| name.escape_debug().to_string())
-        .collect::<Vec<_>>();
-    match names.len().saturating_sub(SHOWN) {
+    let mut groups = BTreeMap::<String, usize>::new();
+    for name in names {
+        let first = match name.split_once('.') {
+            Some((first, _)) => format!("{first}.*"),
+            None => name.clone(),
+        };
+        *groups.entry(first).or_default() += 1;
+    }
+    let group = |(name, count): (&String, &usize)| match count {
+        1 => safe(name),
+        count => format!("{} ({count})", safe(name)),
+    };
+    let shown = groups.iter().take(SHOWN).map(group).collect::<Vec<_>>();
+    match groups.len().saturating_sub(SHOWN) {
         0 => shown.join(", "),
         more => format!("{} and {more} more", shown.join(", ")),
     }
+}
+
+/// Text of a file for the terminal, which must not obey control characters in it.
+fn safe(text: &str) -> String {
+    let mut made = String::with_capacity(text.len());
+    for c in text.chars() {
+        if c.is_control() {
+            made.extend(c.escape_default());
+        } else {
+            made.push(c);
+        }
+    }
+    made
 }
 
 fn convert(arguments: &ConvertArguments) -> anyhow::Result<()> {

@@ -156,7 +156,15 @@ pub(crate) fn open_encoder(path: &Path) -> Result<(PathBuf, File, String), Error
 
 /// The error of a file, its cure apart.
 pub(crate) fn refused(path: &Path, error: &WeightsError) -> Error {
-    let text = error.to_string();
+    // Names in it come from the file, and a terminal obeys control characters.
+    let plain = |c: char| {
+        if c.is_control() {
+            c.escape_default().collect()
+        } else {
+            c.to_string()
+        }
+    };
+    let text = error.to_string().chars().map(plain).collect::<String>();
     let (reason, hint) = match text.split_once("; hint: ") {
         Some((reason, hint)) => (reason.to_owned(), Some(hint.to_owned())),
         None => (text, None),

@@ -3,7 +3,8 @@
 use crate::encoder::{open_encoder, refused};
 use crate::error::Error;
 use backbones::checkpoint::{Entry, Format};
-use backbones::{BackboneConfig, Checkpoint, Import, ImportOptions};
+use backbones::layouts::LayoutError;
+use backbones::{BackboneConfig, Checkpoint, Import, ImportOptions, WeightsError};
 use burn::tensor::Device;
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -120,6 +121,11 @@ pub fn inspect_weights(path: &Path, options: &ImportOptions, device: &Device) ->
             let refusal = format!("the weights are not those of this network: {}", plan.mismatch);
             (Some(network(plan)), Some(refusal))
         }
+        // What it holds is listed anyway.
+        Err(WeightsError::Layout(LayoutError::None { .. })) => (
+            None,
+            Some("no known layout matches (docs/weights.md has them)".to_owned()),
+        ),
         Err(error) => (None, Some(error.to_string())),
     };
     let (refusal, hint) = match refusal.as_deref().map(|text| (text, text.split_once("; hint: "))) {
