@@ -4,7 +4,7 @@
 //! [`TensorInfo::read`] then reads one tensor, so a file of several networks costs the memory of the one that is wanted.
 //! The bytes come from a `Read + Seek` of the caller: this crate opens no file.
 //!
-//! A `.pth` holds a pickle, which Python would execute. Nothing of it is executed here; see [`pickle`].
+//! A `.pth` holds a pickle, which Python would execute. Nothing of it is executed here; see `checkpoint/pickle.rs`.
 
 mod archive;
 mod containers;

@@ -532,7 +532,7 @@ impl<R: BufRead> Machine<'_, R> {
 }
 
 fn pairs(items: Vec<Value>) -> Result<Vec<(Value, Value)>, CheckpointError> {
-    if items.len() % 2 != 0 {
+    if !items.len().is_multiple_of(2) {
         return Err(damaged("a dictionary of the pickle has a key without a value"));
     }
     let mut items = items.into_iter();
