@@ -29,9 +29,17 @@ fn every_pretraining_config_runs_two_steps() {
             .collect();
         // Heads of hundreds of millions of weights say no more than small ones here.
         let (method, objective) = table["objective"].as_table().unwrap().iter().next().unwrap();
-        for (key, value) in objective.as_table().unwrap() {
-            if key.ends_with("_width") && value.as_integer().is_some_and(|width| width > 1024) {
-                edits.push(format!("objective.{method}.{key}=256"));
+        let objective = objective.as_table().unwrap();
+        let tables = objective.iter().filter_map(|(key, value)| {
+            let table = value.as_table()?;
+            Some((format!("objective.{method}.{key}"), table))
+        });
+        for (path, table) in tables.chain([(format!("objective.{method}"), objective)]) {
+            for (key, value) in table {
+                let large = key.ends_with("_width") || key == "prototypes";
+                if large && value.as_integer().is_some_and(|width| width > 1024) {
+                    edits.push(format!("{path}.{key}=256"));
+                }
             }
         }
         let backbone = table["backbone"].as_table().unwrap();
@@ -41,10 +49,6 @@ fn every_pretraining_config_runs_two_steps() {
             &["resnet.width=4"]
         };
         edits.extend(small.iter().map(|edit| format!("backbone.{edit}")));
-        let (name, objective) = table["objective"].as_table().unwrap().iter().next().unwrap();
-        if objective.get("head").is_some_and(toml::Value::is_table) {
-            edits.push(format!("objective.{name}.head.prototypes=64"));
-        }
         passer()
             .args(["pretrain", "--smoke", "--device", "flex"])
             .args(edits.iter().flat_map(|edit| ["--set", edit]))

@@ -10,6 +10,8 @@ mod configs;
 mod program;
 /// Pretrain, kill, resume, evaluate, from outside.
 mod runs;
+/// Weights of other programs.
+mod weights;
 
 use std::path::{Path, PathBuf};
 

@@ -29,6 +29,8 @@ fn help_names_every_verb() {
         vec!["features"],
         vec!["shards", "pack"],
         vec!["views"],
+        vec!["weights", "inspect"],
+        vec!["weights", "convert"],
         vec!["quickstart"],
     ] {
         passer()
@@ -318,5 +320,5 @@ fn encoders_that_are_none_are_refused() {
     );
     let file = folder.path().join("encoder.safetensors");
     std::fs::write(&file, b"not an encoder").unwrap();
-    assert!(evaluate(&file).contains("not a safetensors file"));
+    assert!(evaluate(&file).contains("neither a PyTorch checkpoint (zip or legacy) nor a safetensors file"));
 }

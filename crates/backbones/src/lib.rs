@@ -8,25 +8,34 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::print_stderr))]
 #![recursion_limit = "256"]
 
+mod architecture;
+pub mod checkpoint;
 pub mod context;
+pub mod import;
 pub mod init;
 pub mod layers;
+pub mod layouts;
 pub mod parameters;
 #[cfg(test)]
 mod parity;
+mod patterns;
 pub mod resnet;
 pub mod teacher;
 pub mod vit;
 pub mod weights;
 
+pub use checkpoint::{Checkpoint, CheckpointError};
 pub use context::{Context, Draws, Progress, Replicas};
+pub use import::{Import, ImportOptions, read_encoder};
 pub use init::Init;
+pub use layouts::Part;
 pub use parameters::{Parameter, change_value, parameters};
 pub use resnet::{ResNet, ResNetConfig, Stem};
 pub use teacher::{ema, independent_copy};
 pub use vit::{Vit, VitConfig};
 pub use weights::{
-    EncoderInfo, WeightsError, encoder_from_safetensors, encoder_to_safetensors, load_state_dict, state_dict,
+    EncoderInfo, Mismatch, Naming, WeightsError, encoder_to_safetensors, encoder_to_safetensors_as,
+    load_state_dict, state_dict,
 };
 
 use burn::module::Module;

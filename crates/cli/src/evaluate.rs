@@ -2,7 +2,9 @@
 
 use crate::devices::DeviceArgument;
 use crate::progress::Progress;
+use crate::weights::WeightsArguments;
 use crate::{configs, devices, provenance};
+use backbones::ImportOptions;
 use burn::tensor::Device;
 use evaluation::{Encoder, Event, Job, Outcome, Provenance};
 use std::path::{Path, PathBuf};
@@ -18,7 +20,7 @@ pub(crate) enum Verb {
 pub(crate) struct Arguments {
     /// The protocols, a TOML file as in configs/evaluate/
     config: PathBuf,
-    /// A run directory, a checkpoint, or an encoder file
+    /// A run directory, a checkpoint, an encoder file, or weights of another program (docs/weights.md)
     #[arg(long, value_name = "ENCODER")]
     encoder: PathBuf,
     /// Labelled records to learn from
@@ -38,13 +40,15 @@ pub(crate) struct Arguments {
     /// Change a key of the config, as in `--set protocols.0.knn-dino.temperature=0.1`; may be given again
     #[arg(long = "set", value_name = "KEY=VALUE")]
     sets: Vec<String>,
+    #[command(flatten)]
+    weights: WeightsArguments,
 }
 
 pub(crate) fn run(verb: Verb) -> anyhow::Result<()> {
     let Verb::Run(arguments) = verb;
     let config: evaluation::Config = configs::read(&arguments.config, &arguments.sets)?;
     let device = arguments.device.open()?;
-    let encoder = open(&arguments.encoder, &device)?;
+    let encoder = open(&arguments.encoder, &arguments.weights.options()?, &device)?;
     let train = Arc::new(data::Dataset::open(&arguments.train)?);
     let test = Arc::new(data::Dataset::open(&arguments.test)?);
     let outcomes = evaluate(&config, &encoder, train, test, &arguments.out, &device)?;
@@ -78,8 +82,8 @@ pub(crate) fn run(verb: Verb) -> anyhow::Result<()> {
 }
 
 /// Reads an encoder for evaluation.
-pub(crate) fn open(path: &Path, device: &Device) -> anyhow::Result<Encoder> {
-    let loaded = training::read_encoder(path, device)?;
+pub(crate) fn open(path: &Path, options: &ImportOptions, device: &Device) -> anyhow::Result<Encoder> {
+    let loaded = training::read_encoder(path, options, device)?;
     let name = format!("{} {}", loaded.info.architecture.name(), loaded.info.method);
     Ok(Encoder::new(
         name,

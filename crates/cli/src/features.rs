@@ -3,6 +3,7 @@
 use crate::devices::DeviceArgument;
 use crate::evaluate::{self, Stage};
 use crate::failure::Failure;
+use crate::weights::WeightsArguments;
 use data::{Filter, Transform};
 use evaluation::DataConfig;
 use std::path::PathBuf;
@@ -10,7 +11,7 @@ use std::sync::Arc;
 
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
-    /// A run directory, a checkpoint, or an encoder file
+    /// A run directory, a checkpoint, an encoder file, or weights of another program (docs/weights.md)
     #[arg(long, value_name = "ENCODER")]
     encoder: PathBuf,
     /// The records
@@ -33,6 +34,8 @@ pub(crate) struct Arguments {
     max_bad_fraction: f64,
     #[command(flatten)]
     device: DeviceArgument,
+    #[command(flatten)]
+    weights: WeightsArguments,
 }
 
 pub(crate) fn run(arguments: Arguments) -> anyhow::Result<()> {
@@ -40,7 +43,7 @@ pub(crate) fn run(arguments: Arguments) -> anyhow::Result<()> {
         return Err(Failure::new("`--size-px` and `--batch-images` must be at least 1").into());
     }
     let device = arguments.device.open()?;
-    let encoder = evaluate::open(&arguments.encoder, &device)?;
+    let encoder = evaluate::open(&arguments.encoder, &arguments.weights.options()?, &device)?;
     let dataset = Arc::new(data::Dataset::open(&arguments.data)?);
     let transforms = [
         Transform::Resize {

@@ -18,6 +18,7 @@ mod quickstart;
 mod shards;
 mod smoke;
 mod views;
+mod weights;
 
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
@@ -44,6 +45,9 @@ enum Verb {
     /// Pack, index, inspect and verify shards
     #[command(subcommand)]
     Shards(shards::Verb),
+    /// Look into files of weights, and bring them into torchvision's or timm's layout
+    #[command(subcommand)]
+    Weights(weights::Verb),
     /// Show what the network sees: a PNG sheet of originals and their views
     Views(views::Arguments),
     /// List the devices that this build and this machine have
@@ -65,6 +69,7 @@ fn main() -> ExitCode {
         Verb::Evaluate(verb) => evaluate::run(verb),
         Verb::Features(arguments) => features::run(arguments),
         Verb::Shards(verb) => shards::run(verb),
+        Verb::Weights(verb) => weights::run(verb),
         Verb::Views(arguments) => views::run(arguments),
         Verb::Devices => devices::list(),
     };

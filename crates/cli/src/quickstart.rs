@@ -8,7 +8,7 @@ use crate::failure::Interrupted;
 use crate::progress::duration;
 use crate::{configs, devices, evaluate, pretrain};
 use anyhow::{Context, ensure};
-use backbones::{EncoderInfo, Init};
+use backbones::{EncoderInfo, ImportOptions, Init, Naming};
 use burn::tensor::Device;
 use data::{Dataset, Label, Metadata, Record};
 use evaluation::{Encoder, Outcome, weights_hash};
@@ -82,7 +82,7 @@ pub(crate) fn run(arguments: Arguments) -> anyhow::Result<()> {
         return Err(Interrupted.into());
     }
 
-    let pretrained = evaluate::open(&run, &device)?;
+    let pretrained = evaluate::open(&run, &ImportOptions::default(), &device)?;
     let untrained = untrained(&config, out, &device)?;
     let pixels = Encoder::pixels(config.data.normalize);
     let mut rows = vec![];
@@ -137,7 +137,7 @@ fn untrained(
         steps: 0,
         extra: BTreeMap::new(),
     };
-    training::write_encoder(&out.join("untrained.safetensors"), &backbone, &info)?;
+    training::write_encoder(&out.join("untrained.safetensors"), &backbone, &info, Naming::Timm)?;
     let name = format!("{} random", config.backbone.name());
     Ok(Encoder::new(
         name,

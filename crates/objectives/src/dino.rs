@@ -21,7 +21,7 @@
 #[cfg(test)]
 mod tests;
 
-use crate::head::{check_sizes, check_weights, spread, unit_rows};
+use crate::head::{check_sizes, check_weights, cross_view_prediction, spread, unit_rows};
 use crate::swav::sinkhorn;
 use backbones::init::{buffer, trained};
 use backbones::layers::{BatchNorm, Linear, gelu};
@@ -201,14 +201,14 @@ impl Centering {
     pub(crate) fn targets(
         &self,
         scores: Tensor<2>,
-        center: Option<&Param<Tensor<2>>>,
+        centre: Option<&Param<Tensor<2>>>,
         temperature: f64,
         replicas: &Replicas,
     ) -> Tensor<2> {
         match self {
             Self::Mean { .. } => {
-                let scores = match center {
-                    Some(center) => scores - center.val(),
+                let scores = match centre {
+                    Some(centre) => scores - centre.val(),
                     None => scores,
                 };
                 softmax(scores / temperature, 1)
@@ -232,19 +232,19 @@ impl Centering {
     /// The centre after a step whose micro-batches had these mean scores (eq. 4 of the paper).
     pub(crate) fn moved(
         &self,
-        center: Option<Param<Tensor<2>>>,
+        centre: Option<Param<Tensor<2>>>,
         means: Vec<Option<Tensor<2>>>,
     ) -> Option<Param<Tensor<2>>> {
-        let (center, Self::Mean { momentum }) = (center?, self) else {
+        let (centre, Self::Mean { momentum }) = (centre?, self) else {
             return None;
         };
         let means: Vec<Tensor<2>> = means.into_iter().flatten().collect();
         if means.is_empty() {
-            return Some(center);
+            return Some(centre);
         }
         let mean = Tensor::cat(means, 0).mean_dim(0).without_autodiff();
-        Some(change_value(center, |center| {
-            center * *momentum + mean * (1.0 - momentum)
+        Some(change_value(centre, |centre| {
+            centre * *momentum + mean * (1.0 - momentum)
         }))
     }
 }
@@ -390,7 +390,7 @@ pub struct State {
     /// The moving average of the student.
     pub teacher: Network,
     /// The moving average of the teacher's scores, `[1, prototypes]`; absent with `centering.sinkhorn`.
-    pub center: Option<Param<Tensor<2>>>,
+    pub centre: Option<Param<Tensor<2>>>,
 }
 
 /// The objective.
@@ -424,8 +424,8 @@ impl Objective for Dino {
         let head = &self.config.head;
         let student = Network::new(&init.at("student"), &self.backbone, head);
         let teacher = independent_copy(&student);
-        let center = self.config.centering.init(init, head.prototypes);
-        (student, State { teacher, center })
+        let centre = self.config.centering.init(init, head.prototypes);
+        (student, State { teacher, centre })
     }
 
     fn loss(
@@ -461,9 +461,9 @@ impl Objective for Dino {
         let targets =
             config
                 .centering
-                .targets(of_teacher, state.center.as_ref(), temperature, &context.replicas);
+                .targets(of_teacher, state.centre.as_ref(), temperature, &context.replicas);
 
-        let mut total = cross_view(scores, targets.clone(), views, config.student_temperature);
+        let mut total = cross_view_prediction(scores, targets.clone(), views, config.student_temperature);
         let entropy = entropy(targets);
         let mut signals = vec![
             ("kl", total.clone().detach() - entropy.clone()),
@@ -491,7 +491,7 @@ impl Objective for Dino {
         let end = self.config.momentum_end.unwrap_or(start);
         let momentum = cosine(start, end, context.progress.fraction());
         state.teacher = ema(state.teacher, &student, momentum);
-        state.center = self.config.centering.moved(state.center, pending);
+        state.centre = self.config.centering.moved(state.centre, pending);
         (student, state)
     }
 
@@ -521,34 +521,6 @@ pub(crate) fn whole_batch(centering: &Centering, koleo_weight: Option<f64>) -> O
         (_, Some(_)) => Some("`koleo_weight` compares each image with all others of the batch"),
         _ => None,
     }
-}
-
-/// The loss, eq. 3 of the paper: `−q_i · log softmax(scores_v / temperature)`, averaged over images and over all pairs of
-/// a global view `i` and a view `v ≠ i`.
-///
-/// # Shapes
-/// - scores: `[views * images, prototypes]`, the student's
-/// - targets: `[2 * images, prototypes]`, the teacher's answers to the first two views, without a graph; rows sum to 1
-/// - output: `[1]`
-pub fn cross_view(scores: Tensor<2>, targets: Tensor<2>, views: usize, temperature: f64) -> Tensor<1> {
-    let [rows, prototypes] = scores.dims();
-    let images = rows / views;
-    let log_sums = log_sums(&scores, temperature).reshape([views, images, 1]);
-    let scores = scores.reshape([views, images, prototypes]);
-    let targets = targets.reshape([GLOBAL, images, prototypes]) / temperature;
-    // Σ_{v ≠ i} = Σ_v − the term of i, and a target's sum is 1: no loop over pairs, and no array of log p.
-    let of_others = scores.clone().sum_dim(0) - scores.narrow(0, 0, GLOBAL);
-    let log_sums = log_sums.clone().sum_dim(0) - log_sums.narrow(0, 0, GLOBAL);
-    let each = log_sums - (targets * of_others).sum_dim(2); // [2, images, 1]
-    each.sum_dim(0).mean_dim(1).reshape([1]) / (GLOBAL * (views - 1)) as f64
-}
-
-/// `log Σ exp(scores / temperature)` of each row: `[rows, prototypes]` to `[rows, 1]`.
-pub(crate) fn log_sums(scores: &Tensor<2>, temperature: f64) -> Tensor<2> {
-    let scores = scores.clone() / temperature;
-    // The largest is subtracted before exp; it cancels, so it needs no gradient.
-    let largest = scores.clone().detach().max_dim(1);
-    (scores - largest.clone()).exp().sum_dim(1).log() + largest
 }
 
 /// The entropy of the rows of `targets`, averaged: `[1]`.

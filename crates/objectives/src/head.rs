@@ -5,6 +5,7 @@ use backbones::layers::{BatchNorm, Linear, relu};
 use backbones::{Backbone, BackboneConfig, Context, Init};
 use burn::module::Module;
 use burn::tensor::Tensor;
+use burn::tensor::activation::log_softmax;
 use training::Batch;
 
 /// The shape of an [`Mlp`].
@@ -154,6 +155,31 @@ pub fn unit_rows(x: Tensor<2>) -> Tensor<2> {
 pub fn spread(embeddings: &Tensor<2>) -> Tensor<1> {
     let embeddings = embeddings.clone().detach();
     embeddings.var(0).sqrt().mean_dim(1).reshape([1])
+}
+
+/// Cross-entropy between views: `−q_t · log softmax(scores_s / temperature)`, averaged over images, over the views `s ≠ t`, and over
+/// the two global views `t` (SwAV's eq. 2 summed over views, DINO's eq. 3).
+///
+/// # Shapes
+/// - scores: `[views * images, prototypes]`, the two global views first
+/// - answers: `[2 * images, prototypes]`, the `q` of the global views, rows summing to 1, without a graph
+/// - output: `[1]`
+pub fn cross_view_prediction(
+    scores: Tensor<2>,
+    answers: Tensor<2>,
+    views: usize,
+    temperature: f64,
+) -> Tensor<1> {
+    const GLOBAL: usize = 2;
+    let [rows, prototypes] = scores.dims();
+    let images = rows / views;
+    let log_p = log_softmax(scores / temperature, 1).reshape([views, images, prototypes]);
+    let q = answers.reshape([GLOBAL, images, prototypes]);
+    // Σ_{s ≠ t} log p_s = Σ_s log p_s − log p_t: no loop over pairs.
+    let others = log_p.clone().sum_dim(0) - log_p.narrow(0, 0, GLOBAL);
+    let each = (q * others).sum_dim(2); // [2, images, 1]
+    let scale = -1.0 / ((views - 1) * GLOBAL) as f64;
+    each.sum_dim(0).mean_dim(1).reshape([1]) * scale
 }
 
 /// Refuses sizes of 0, naming the key.

@@ -18,12 +18,13 @@ mod tests;
 
 use crate::dino::{
     Centering, GLOBAL, Head, HeadConfig, Network, TemperatureWarmup, check_koleo, check_momentum,
-    check_temperature, cross_view, entropies, entropy, koleo_of_views, log_sums, temperature, whole_batch,
+    check_temperature, entropies, entropy, koleo_of_views, temperature, whole_batch,
 };
-use crate::head::{check_weights, spread};
+use crate::head::{check_weights, cross_view_prediction, spread};
 use backbones::init::trained;
 use backbones::{Backbone, BackboneConfig, Context, Init, Progress, ema, independent_copy};
 use burn::module::{Module, Param};
+use burn::tensor::activation::log_softmax;
 use burn::tensor::{Bool, Device, Int, Tensor, TensorData};
 use rand::Rng;
 use serde::{Deserialize, Serialize};
@@ -335,9 +336,9 @@ pub struct State {
     /// The moving average of the patches' head.
     pub patch_teacher: Option<Head>,
     /// The moving average of the teacher's scores of class tokens, `[1, prototypes]`; absent with `centering.sinkhorn`.
-    pub center: Option<Param<Tensor<2>>>,
+    pub centre: Option<Param<Tensor<2>>>,
     /// The same for all patches, hidden or not.
-    pub patch_center: Option<Param<Tensor<2>>>,
+    pub patch_centre: Option<Param<Tensor<2>>>,
 }
 
 /// The mean scores of class tokens and of patches, `[1, prototypes]` each.
@@ -388,10 +389,10 @@ impl Ibot {
         let progress = &context.progress;
         let temperature = self.config.temperature(progress);
         let patch_temperature = self.config.patch_temperature(progress);
-        let centers = [state.center.as_ref(), state.patch_center.as_ref()];
+        let centres = [state.centre.as_ref(), state.patch_centre.as_ref()];
         Answers {
-            class: centering.targets(class, centers[0], temperature, replicas),
-            patches: centering.targets(patches.detach(), centers[1], patch_temperature, replicas),
+            class: centering.targets(class, centres[0], temperature, replicas),
+            patches: centering.targets(patches.detach(), centres[1], patch_temperature, replicas),
             means,
         }
     }
@@ -434,8 +435,8 @@ impl Objective for Ibot {
         let state = State {
             teacher: independent_copy(&student.encoder),
             patch_teacher: student.patch_head.as_ref().map(independent_copy),
-            center: config.centering.init(init, config.head.prototypes),
-            patch_center: config.centering.init(init, of_patches.prototypes),
+            centre: config.centering.init(init, config.head.prototypes),
+            patch_centre: config.centering.init(init, of_patches.prototypes),
         };
         (student, state)
     }
@@ -480,7 +481,8 @@ impl Objective for Ibot {
         };
 
         let answers = self.answers(state, global, &mask, context);
-        let class_loss = cross_view(scores, answers.class.clone(), views, config.student_temperature);
+        let class_loss =
+            cross_view_prediction(scores, answers.class.clone(), views, config.student_temperature);
         let of_patches = cross_entropies(patch_scores, answers.patches.clone(), config.student_temperature);
         let patch_loss = mask.sum(of_patches);
         let mut total = class_loss.clone() + patch_loss.clone() * config.patch_weight;
@@ -525,8 +527,8 @@ impl Objective for Ibot {
             (teacher, _) => teacher,
         };
         let (class, patches) = pending.into_iter().unzip();
-        state.center = self.config.centering.moved(state.center, class);
-        state.patch_center = self.config.centering.moved(state.patch_center, patches);
+        state.centre = self.config.centering.moved(state.centre, class);
+        state.patch_centre = self.config.centering.moved(state.patch_centre, patches);
         (student, state)
     }
 
@@ -553,5 +555,5 @@ impl Objective for Ibot {
 /// - scores, targets: `[rows, prototypes]`, the student's and the teacher's, whose rows sum to 1
 /// - output: `[rows, 1]`
 pub fn cross_entropies(scores: Tensor<2>, targets: Tensor<2>, temperature: f64) -> Tensor<2> {
-    log_sums(&scores, temperature) - (scores * (targets / temperature)).sum_dim(1)
+    (log_softmax(scores / temperature, 1) * targets).sum_dim(1).neg()
 }

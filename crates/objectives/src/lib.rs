@@ -37,9 +37,9 @@ pub enum ObjectiveConfig {
     BarlowTwins(barlow_twins::Config),
     /// Prediction of a slowly moving teacher.
     Byol(byol::Config),
-    /// Self-distillation: a student's small views against a teacher's large ones.
+    /// Self-distillation with no labels.
     Dino(dino::Config),
-    /// DINO with hidden patches.
+    /// Self-distillation with no labels, with hidden patches.
     Ibot(ibot::Config),
     /// Masked autoencoders.
     Mae(mae::Config),

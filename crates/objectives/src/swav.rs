@@ -12,13 +12,12 @@
 //! evenly over the prototypes, which is what keeps the network from answering the same to everything. Where batches are
 //! small against the number of prototypes, embeddings of earlier batches are assigned with them (`queue`).
 
-use crate::head::{Mlp, MlpShape, OutputNorm, spread, unit_rows};
+use crate::head::{Mlp, MlpShape, OutputNorm, cross_view_prediction, spread, unit_rows};
 use backbones::init::buffer;
 use backbones::layers::Linear;
 use backbones::{Backbone, BackboneConfig, Context, Init, Progress, Replicas, change_value};
 use burn::module::{Module, Param};
 use burn::tensor::Tensor;
-use burn::tensor::activation::log_softmax;
 use serde::{Deserialize, Serialize};
 use training::{Batch, Loss, Objective, ViewCount};
 
@@ -241,7 +240,7 @@ impl Objective for Swav {
         });
         let assignments = Tensor::cat(assignments.collect(), 0);
 
-        let total = swapped_prediction(scores, assignments.clone(), views, self.config.temperature);
+        let total = cross_view_prediction(scores, assignments.clone(), views, self.config.temperature);
         let entropy = (assignments.clone() * assignments.clamp_min(1e-12).log())
             .sum_dim(1)
             .neg()
@@ -321,30 +320,6 @@ pub fn sinkhorn(scores: Tensor<2>, epsilon: f64, iterations: usize, replicas: &R
         plan = plan / of_image.clamp_min(1e-30);
     }
     plan
-}
-
-/// The loss, eq. 2 of the paper summed over views: `−q_t · log softmax(scores_s / temperature)`, averaged over images, over the
-/// views `s ≠ t`, and over the global views `t`.
-///
-/// # Shapes
-/// - scores: `[views * images, prototypes]`
-/// - assignments: `[2 * images, prototypes]`, of the first two views, without a graph
-/// - output: `[1]`
-pub fn swapped_prediction(
-    scores: Tensor<2>,
-    assignments: Tensor<2>,
-    views: usize,
-    temperature: f64,
-) -> Tensor<1> {
-    let [rows, prototypes] = scores.dims();
-    let images = rows / views;
-    let log_p = log_softmax(scores / temperature, 1).reshape([views, images, prototypes]);
-    let q = assignments.reshape([GLOBAL, images, prototypes]);
-    // Σ_{s ≠ t} log p_s = Σ_s log p_s − log p_t: no loop over pairs.
-    let others = log_p.clone().sum_dim(0) - log_p.narrow(0, 0, GLOBAL);
-    let each = (q * others).sum_dim(2); // [2, images, 1]
-    let scale = -1.0 / ((views - 1) * GLOBAL) as f64;
-    each.sum_dim(0).mean_dim(1).reshape([1]) * scale
 }
 
 #[cfg(test)]
@@ -427,7 +402,7 @@ mod tests {
             let assignments = Tensor::cat(assignments.collect(), 0);
             let of_images: Vec<f64> = assignments.clone().sum_dim(1).into_data().iter::<f64>().collect();
             assert!(of_images.iter().all(|sum| (sum - 1.0).abs() < 1e-5));
-            let loss = swapped_prediction(scores.clone(), assignments, views, number("temperature"));
+            let loss = cross_view_prediction(scores.clone(), assignments, views, number("temperature"));
             let value = f64::from(loss.clone().into_scalar::<f32>());
             assert!(
                 (value - number("loss")).abs() <= 1e-5 * number("loss"),

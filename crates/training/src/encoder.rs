@@ -1,14 +1,18 @@
-//! Encoder files of runs: what the paper evaluates, readable by PyTorch, and where to find it again.
+//! Encoders on disk: those of runs, readable by PyTorch and found again here, and those that other programs wrote.
 
 use crate::batch::Normalize;
 use crate::checkpoint::latest_checkpoint;
 use crate::config::{Config, dataset_views};
 use crate::error::{Error, io};
 use crate::files::write_atomically;
-use backbones::{Backbone, EncoderInfo, encoder_from_safetensors, encoder_to_safetensors};
+use backbones::{
+    Backbone, Checkpoint, EncoderInfo, Import, ImportOptions, Naming, WeightsError, encoder_to_safetensors,
+    encoder_to_safetensors_as,
+};
 use burn::tensor::Device;
 use sha2::{Digest, Sha256};
-use std::fs;
+use std::fs::File;
+use std::io::{Read, Seek};
 use std::path::{Path, PathBuf};
 
 /// An encoder read from disk.
@@ -16,10 +20,13 @@ use std::path::{Path, PathBuf};
 pub struct LoadedEncoder {
     /// The network, on a device without autodiff.
     pub backbone: Backbone,
-    /// What its file says of it.
+    /// What its file says of it, or what is known of a foreign file's layout.
     pub info: EncoderInfo,
-    /// SHA-256 of the file, hexadecimal.
+    /// Identifies it: SHA-256 (hexadecimal) of the file. Of a foreign file other things can be made (the other network,
+    /// other heads), so there it is taken over the file's SHA-256 and `info`.
     pub hash: String,
+    /// SHA-256 of the file, hexadecimal.
+    pub file_hash: String,
     /// The file that was read.
     pub path: PathBuf,
 }
@@ -61,19 +68,59 @@ pub(crate) fn encoder_bytes<C>(
 }
 
 /// Writes an encoder file whole or not at all.
-pub fn write_encoder(path: &Path, backbone: &Backbone, info: &EncoderInfo) -> Result<(), Error> {
-    write_atomically(path, &encoder_to_safetensors(backbone, info))
-}
-
-/// Reads the encoder of a run directory (its final one, else its newest checkpoint's), of a checkpoint, or of a file.
 ///
 /// # Errors
-/// A path without an encoder, and a file whose tensors are not exactly those of the architecture it names.
-pub fn read_encoder(path: &Path, device: &Device) -> Result<LoadedEncoder, Error> {
-    let refused = |path: &Path, reason: String| Error::Encoder {
-        path: path.to_path_buf(),
-        reason,
+/// A disk that refuses it; a network that has no place in another library's.
+pub fn write_encoder(
+    path: &Path,
+    backbone: &Backbone,
+    info: &EncoderInfo,
+    naming: Naming,
+) -> Result<(), Error> {
+    let bytes = encoder_to_safetensors_as(backbone, info, naming).map_err(|error| refused(path, &error))?;
+    write_atomically(path, &bytes)
+}
+
+/// Reads the encoder of a run directory (its final one, else its newest checkpoint's), of a checkpoint, of an encoder
+/// file, or of a file of weights in any known layout (`docs/weights.md`).
+///
+/// # Errors
+/// A path without an encoder, a damaged or hostile file, and one whose tensors are not exactly those of its network.
+pub fn read_encoder(path: &Path, options: &ImportOptions, device: &Device) -> Result<LoadedEncoder, Error> {
+    let (path, mut file, file_hash) = open_encoder(path)?;
+    let read = |file: &mut File| {
+        let checkpoint = Checkpoint::open(file)?;
+        let plan = Import::plan(&checkpoint, options, device)?;
+        // Ours says what it is and is no other thing under any option but these.
+        let plain = checkpoint.is_ours() && *options == ImportOptions::default();
+        Ok((plan.load(file)?, checkpoint.is_ours(), plain))
     };
+    let ((backbone, mut info), ours, plain) =
+        read(&mut file).map_err(|error: WeightsError| refused(&path, &error))?;
+    if !ours {
+        info.extra.insert("source_sha256".into(), file_hash.clone());
+    }
+    let hash = if plain {
+        file_hash.clone()
+    } else {
+        let made = serde_json::to_string(&info).map_err(|error| Error::Encoder {
+            path: path.clone(),
+            reason: error.to_string(),
+            hint: None,
+        })?;
+        hex(&Sha256::digest(format!("{file_hash}\n{made}")))
+    };
+    Ok(LoadedEncoder {
+        backbone,
+        info,
+        hash,
+        file_hash,
+        path,
+    })
+}
+
+/// The file of weights that a path stands for, at its start, and its SHA-256.
+pub(crate) fn open_encoder(path: &Path) -> Result<(PathBuf, File, String), Error> {
     let file = if path.is_dir() {
         let own = path.join("encoder.safetensors");
         if own.is_file() {
@@ -81,25 +128,54 @@ pub fn read_encoder(path: &Path, device: &Device) -> Result<LoadedEncoder, Error
         } else if let Some(checkpoint) = latest_checkpoint(path)? {
             checkpoint.path.join("encoder.safetensors")
         } else {
-            return Err(refused(
-                path,
-                "the folder holds no `encoder.safetensors` and no checkpoint".into(),
-            ));
+            return Err(Error::Encoder {
+                path: path.to_path_buf(),
+                reason: "the folder holds no `encoder.safetensors` and no checkpoint".into(),
+                hint: None,
+            });
         }
     } else {
         path.to_path_buf()
     };
-    let bytes = fs::read(&file).map_err(io(&file, "reading the encoder"))?;
-    let (backbone, info) =
-        encoder_from_safetensors(&bytes, device).map_err(|error| refused(&file, error.to_string()))?;
-    let hash = Sha256::digest(&bytes)
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect();
-    Ok(LoadedEncoder {
-        backbone,
-        info,
-        hash,
-        path: file,
-    })
+    let failed = || io(&file, "reading the encoder");
+    let mut source = File::open(&file).map_err(failed())?;
+    // In pieces: a checkpoint of all of a training's state is many times its encoder.
+    let mut hasher = Sha256::new();
+    let mut piece = vec![0; 1 << 20];
+    loop {
+        let count = source.read(&mut piece).map_err(failed())?;
+        if count == 0 {
+            break;
+        }
+        hasher.update(&piece[..count]);
+    }
+    source.rewind().map_err(failed())?;
+    let hash = hex(&hasher.finalize());
+    Ok((file, source, hash))
+}
+
+/// The error of a file, its cure apart.
+pub(crate) fn refused(path: &Path, error: &WeightsError) -> Error {
+    // Names in it come from the file, and a terminal obeys control characters.
+    let plain = |c: char| {
+        if c.is_control() {
+            c.escape_default().collect()
+        } else {
+            c.to_string()
+        }
+    };
+    let text = error.to_string().chars().map(plain).collect::<String>();
+    let (reason, hint) = match text.split_once("; hint: ") {
+        Some((reason, hint)) => (reason.to_owned(), Some(hint.to_owned())),
+        None => (text, None),
+    };
+    Error::Encoder {
+        path: path.to_path_buf(),
+        reason,
+        hint,
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

@@ -62,6 +62,8 @@ pub enum Error {
         path: PathBuf,
         /// What is wrong with it.
         reason: String,
+        /// The cure, where it is known.
+        hint: Option<String>,
     },
 
     /// The loss stopped being a number.
@@ -86,6 +88,7 @@ impl Error {
     /// What the user can do about it, where that is known.
     pub fn hint(&self) -> Option<String> {
         match self {
+            Self::Encoder { hint, .. } => hint.clone(),
             Self::RunExists { .. } => Some("go on with `--resume`, or give another `--out`".into()),
             Self::ResumeMismatch { what, .. } if what == "data set" => {
                 Some("give the data that the run was started with, or start a new run with another `--out`".into())

@@ -144,7 +144,7 @@ fn loss_at(
     case: &Value,
     step: usize,
     centering: &Centering,
-    center: Option<&Param<Tensor<2>>>,
+    centre: Option<&Param<Tensor<2>>>,
     temperature: f64,
 ) -> (Tensor<1>, Tensor<2>, Option<Tensor<2>>) {
     let (images, prototypes) = (size(case, "images"), size(case, "prototypes"));
@@ -156,10 +156,10 @@ fn loss_at(
         .autodiff()
         .require_grad();
     let mean = centering.mean_scores(teacher.clone(), &replicas);
-    let targets = centering.targets(teacher, center, temperature, &replicas);
+    let targets = centering.targets(teacher, centre, temperature, &replicas);
     let of_rows: Vec<f64> = targets.clone().sum_dim(1).into_data().iter::<f64>().collect();
     assert!(of_rows.iter().all(|sum| (sum - 1.0).abs() < 1e-5));
-    let loss = cross_view(
+    let loss = cross_view_prediction(
         student.clone(),
         targets,
         views,
@@ -178,11 +178,11 @@ fn the_loss_agrees_with_pytorch_and_lightly_after_steps_that_moved_the_centre() 
         let end = number(case, "teacher_temperature");
         let temperature = temperature(end, warmup.as_ref(), size(case, "epoch"));
         let init = Init::new(0, &Device::flex());
-        let mut center = centering.init(&init, size(case, "prototypes"));
+        let mut centre = centering.init(&init, size(case, "prototypes"));
         let steps = size(case, "steps");
         for step in 0..steps {
-            let (loss, student, mean) = loss_at(case, step, &centering, center.as_ref(), temperature);
-            center = centering.moved(center, vec![mean]);
+            let (loss, student, mean) = loss_at(case, step, &centering, centre.as_ref(), temperature);
+            centre = centering.moved(centre, vec![mean]);
             if step + 1 == steps {
                 compare(case, loss, &student);
             }
@@ -227,13 +227,13 @@ fn the_loss_by_hand() {
     let rows = |values: [[f32; 2]; 3]| Tensor::<2>::from_floats(values, &device);
     // One image, two global views and a local one; the teacher is sure of 0, then of 1.
     let targets = Tensor::<2>::from_floats([[1.0, 0.0], [0.0, 1.0]], &device);
-    let loss = cross_view(rows([[0.5, 0.0], [0.0, 1.0], [0.25, 0.25]]), targets, 3, 0.5);
+    let loss = cross_view_prediction(rows([[0.5, 0.0], [0.0, 1.0], [0.25, 0.25]]), targets, 3, 0.5);
     let log_p = |a: f64, b: f64| -(1.0 + ((b - a) / 0.5).exp()).ln();
     let expected = -(log_p(0.0, 1.0) + log_p(0.25, 0.25) + log_p(0.0, 0.5) + log_p(0.25, 0.25)) / 4.0;
     assert!((f64::from(loss.into_scalar::<f32>()) - expected).abs() < 1e-6);
     // Scores of 600 overflow a plain exp in f32.
     let targets = Tensor::<2>::from_floats([[1.0, 0.0], [0.0, 1.0]], &device);
-    let large = cross_view(rows([[600.0, 0.0], [0.0, 600.0], [0.0, 0.0]]), targets, 3, 0.1);
+    let large = cross_view_prediction(rows([[600.0, 0.0], [0.0, 600.0], [0.0, 0.0]]), targets, 3, 0.1);
     assert!(large.into_scalar::<f32>().is_finite());
     // Entropy: ln 2 of an even row, 0 of a sure one.
     let value = entropy(Tensor::from_floats([[0.5, 0.5], [1.0, 0.0]], &device)).into_scalar::<f32>();
@@ -328,8 +328,8 @@ fn momentum_follows_a_cosine_and_the_centre_the_mean_of_micro_batches() {
         let parts = [1.0, 3.0].map(|value| Some(Tensor::full([1, 12], value, &Device::flex())));
         let (_, state) = objective.commit(student, state, parts.to_vec(), &context);
         assert!((weight(&state.teacher) - expected).abs() < 1e-7, "step {step}");
-        let center: Vec<f32> = state.center.unwrap().val().into_data().iter::<f32>().collect();
-        assert_eq!(center, [0.5; 12]);
+        let centre: Vec<f32> = state.centre.unwrap().val().into_data().iter::<f32>().collect();
+        assert_eq!(centre, [0.5; 12]);
     }
 }
 

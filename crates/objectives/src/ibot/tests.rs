@@ -171,17 +171,17 @@ fn the_patches_loss_agrees_with_pytorch_and_lightly_after_steps_that_moved_the_c
         };
         let centering = Centering::Mean { momentum: 0.9 };
         let replicas = Replicas::single();
-        let mut center = centering.init(&Init::new(0, &device), prototypes);
+        let mut centre = centering.init(&Init::new(0, &device), prototypes);
         for step in 0..size("steps") {
             let all = scores(10 * step + 1);
             let targets = centering.targets(
                 mask.of_rows(all.clone()),
-                center.as_ref(),
+                centre.as_ref(),
                 number("teacher_temperature"),
                 &replicas,
             );
             let mean = centering.mean_scores(all, &replicas);
-            center = centering.moved(center, vec![mean]);
+            centre = centering.moved(centre, vec![mean]);
             if step + 1 < size("steps") {
                 continue;
             }

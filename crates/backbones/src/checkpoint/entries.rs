@@ -1,0 +1,217 @@
+//! From what a pickle built to a tree of named entries, every tensor checked against the bytes that are there.
+
+use std::collections::BTreeMap;
+
+use super::pickle::{Node, Pickle, Value};
+use super::torch::{Storage, View};
+use super::{CheckpointError, Entry, TensorInfo, damaged};
+
+/// Deepest nesting of dictionaries and lists.
+const MAX_DEPTH: usize = 64;
+
+/// Most entries: shared objects are counted each time that they are met.
+const MAX_ENTRIES: usize = 1 << 18;
+
+/// Longest list of plain values that is shown.
+const SHOWN: usize = 8;
+
+/// Where a storage lies in the file.
+#[derive(Clone, Debug)]
+pub(super) struct Extent {
+    pub(super) start: u64,
+    pub(super) bytes: u64,
+    pub(super) crc: Option<u32>,
+}
+
+/// The pickle's root as a tree; `locate` says where a storage lies.
+pub(super) fn tree(
+    pickle: &Pickle,
+    locate: impl Fn(&Storage) -> Result<Extent, CheckpointError>,
+) -> Result<Entry, CheckpointError> {
+    let mut walk = Walk {
+        nodes: &pickle.nodes,
+        locate,
+        path: vec![],
+        entries: 0,
+    };
+    walk.entry(&pickle.root)
+}
+
+struct Walk<'a, L> {
+    nodes: &'a [Node],
+    locate: L,
+    /// The nodes from the root to here.
+    path: Vec<usize>,
+    entries: usize,
+}
+
+impl<L: Fn(&Storage) -> Result<Extent, CheckpointError>> Walk<'_, L> {
+    fn entry(&mut self, value: &Value) -> Result<Entry, CheckpointError> {
+        self.entries += 1;
+        if self.entries > MAX_ENTRIES {
+            return Err(CheckpointError::Limit(format!(
+                "it holds more than {MAX_ENTRIES} entries"
+            )));
+        }
+        let Value::Node(index) = value else {
+            return Ok(Entry::Value(plain(value)));
+        };
+        if self.path.contains(index) {
+            return Err(damaged("an object of its pickle contains itself"));
+        }
+        if self.path.len() >= MAX_DEPTH {
+            return Err(CheckpointError::Limit(format!(
+                "its pickle nests deeper than {MAX_DEPTH}"
+            )));
+        }
+        self.path.push(*index);
+        let nodes = self.nodes;
+        let entry = match &nodes[*index] {
+            Node::Tensor(view) => Entry::Tensor(self.tensor(view)?),
+            Node::Storage(_) => Entry::Value("a storage".to_owned()),
+            Node::Dict(pairs) => {
+                let mut entries = BTreeMap::new();
+                for (key, value) in pairs {
+                    let key = match key {
+                        Value::Text(key) => key.to_string(),
+                        other => plain(other),
+                    };
+                    // As in Python the last assignment to a key counts.
+                    entries.insert(key, self.entry(value)?);
+                }
+                Entry::Dict(entries)
+            }
+            Node::List(items) if items.iter().any(|item| matches!(item, Value::Node(_))) => {
+                let mut entries = BTreeMap::new();
+                for (position, item) in items.iter().enumerate() {
+                    entries.insert(position.to_string(), self.entry(item)?);
+                }
+                Entry::Dict(entries)
+            }
+            Node::List(items) if items.len() <= SHOWN => {
+                let items = items.iter().map(plain).collect::<Vec<_>>();
+                Entry::Value(format!("[{}]", items.join(", ")))
+            }
+            Node::List(items) => Entry::Value(format!("a list of {}", items.len())),
+            Node::Object { class, state } => match self.module_tables(state.as_ref()) {
+                Some(tables) => self.module(&tables)?,
+                None => Entry::Value(format!("an object of {class}, passed over")),
+            },
+        };
+        self.path.pop();
+        Ok(entry)
+    }
+
+    /// The parts of a pickled `torch.nn.Module` that its state dict is made of: parameters, buffers, modules.
+    fn module_tables(&self, state: Option<&Value>) -> Option<[Value; 3]> {
+        let Some(Value::Node(state)) = state else {
+            return None;
+        };
+        let Node::Dict(attributes) = &self.nodes[*state] else {
+            return None;
+        };
+        let table = |name: &str| {
+            let found = attributes
+                .iter()
+                .rfind(|(key, _)| matches!(key, Value::Text(key) if &**key == name));
+            found.map(|(_, value)| value.clone())
+        };
+        Some([table("_parameters")?, table("_buffers")?, table("_modules")?])
+    }
+
+    /// The entries that the module's `state_dict()` would have, but for buffers that it leaves out of it.
+    fn module(&mut self, tables: &[Value]) -> Result<Entry, CheckpointError> {
+        let mut all = BTreeMap::new();
+        for table in tables {
+            let Entry::Dict(entries) = self.entry(table)? else {
+                return Err(damaged("a pickled module holds no dictionary of its parameters"));
+            };
+            // `None` stands for an absent bias.
+            all.extend(
+                entries
+                    .into_iter()
+                    .filter(|(_, entry)| !matches!(entry, Entry::Value(_))),
+            );
+        }
+        Ok(Entry::Dict(all))
+    }
+
+    fn tensor(&self, view: &View) -> Result<TensorInfo, CheckpointError> {
+        let storage = (self.locate)(&view.storage)?;
+        let size = view.dtype.bytes();
+        let span = span(view).and_then(|elements| {
+            // Where it starts in the storage, of which it may see a part from `first` on.
+            let start = view.storage.first.checked_mul(view.storage.dtype.bytes())?;
+            let start = start.checked_add(view.offset.checked_mul(size)?)?;
+            let bytes = elements.checked_mul(size)?;
+            let end = start.checked_add(bytes)?;
+            (end <= storage.bytes || bytes == 0).then_some((start, bytes))
+        });
+        let (start, bytes) = span.ok_or_else(|| {
+            damaged(format!(
+                "a tensor of shape {:?} reaches beyond its storage {} of {} bytes",
+                view.shape, view.storage.key, storage.bytes
+            ))
+        })?;
+        Ok(TensorInfo {
+            dtype: view.dtype,
+            strides: (!is_contiguous(view)).then(|| view.strides.clone()),
+            shape: view.shape.clone(),
+            start: storage.start.saturating_add(start),
+            bytes,
+            // A checksum covers the whole storage.
+            crc: storage.crc.filter(|_| start == 0 && bytes == storage.bytes),
+        })
+    }
+}
+
+/// Elements from the first to the last that the view sees; `None` where that overflows.
+fn span(view: &View) -> Option<u64> {
+    if view.shape.contains(&0) {
+        return Some(0);
+    }
+    let last = view
+        .shape
+        .iter()
+        .zip(&view.strides)
+        .try_fold(0u64, |last, (&size, &stride)| {
+            last.checked_add((size as u64 - 1).checked_mul(stride)?)
+        })?;
+    last.checked_add(1)
+}
+
+/// Whether the elements lie in the file in the tensor's own order.
+fn is_contiguous(view: &View) -> bool {
+    let mut expected = 1u64;
+    for (&size, &stride) in view.shape.iter().zip(&view.strides).rev() {
+        if size != 1 && stride != expected {
+            return false;
+        }
+        match expected.checked_mul(size as u64) {
+            Some(next) => expected = next,
+            // Only a view that repeats elements can be so large.
+            None => return false,
+        }
+    }
+    true
+}
+
+fn plain(value: &Value) -> String {
+    match value {
+        Value::None => "None".to_owned(),
+        Value::Bool(true) => "True".to_owned(),
+        Value::Bool(false) => "False".to_owned(),
+        Value::Int(number) => number.to_string(),
+        Value::Float(number) => number.to_string(),
+        Value::Text(text) => {
+            let mut text = text.to_string();
+            if let Some((cut, _)) = text.char_indices().nth(200) {
+                text.truncate(cut);
+                text.push('…');
+            }
+            text
+        }
+        Value::Name(name) => name.to_string(),
+        Value::Node(_) => "an object".to_owned(),
+    }
+}

@@ -1,0 +1,289 @@
+//! Encoders out of files: our own, and those that other programs wrote.
+//!
+//! A file is opened ([`Checkpoint`]), its layout recognised ([`crate::layouts`]), its network derived from the tensors'
+//! shapes or taken from our own metadata, and every name and shape compared with that network ([`Import::plan`]). Only
+//! then are numbers read ([`Import::load`]).
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+use std::io::{Read, Seek};
+
+use burn::tensor::{Device, Shape, TensorData};
+
+use crate::architecture::{self, Shapes};
+use crate::checkpoint::{Checkpoint, TensorInfo};
+use crate::init::Init;
+use crate::layouts::{Part, Recognised, recognise};
+use crate::patterns::matches_any;
+use crate::weights::{METADATA_KEY, Mismatch, is_batch_count, mismatch, replaced, to_f32};
+use crate::{Backbone, BackboneConfig, EncoderInfo, Stem, WeightsError};
+
+/// What a user says of a file beyond what it shows.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct ImportOptions {
+    /// The network by its usual name, as `--backbone`; `None`: as the tensors show.
+    pub backbone: Option<String>,
+    /// Which of a file's two networks; `None`: the one that the method's paper evaluates.
+    pub part: Option<Part>,
+    /// Patterns of parameters that the file may lack; they keep initial values.
+    pub allow_missing: Vec<String>,
+    /// Patterns of tensors that the file may have and the network has not.
+    pub allow_unexpected: Vec<String>,
+    /// Channel means of training, red, green, blue, on a scale from 0 to 1; `None`: the layout's.
+    pub mean: Option<[f32; 3]>,
+    /// Channel deviations of training; `None`: the layout's.
+    pub std: Option<[f32; 3]>,
+}
+
+/// What would be made of a file.
+#[derive(Debug)]
+pub struct Import<'a> {
+    /// Its layout, and the tensors by the network's names.
+    pub recognised: Recognised<'a>,
+    /// What the encoder file would say.
+    pub info: EncoderInfo,
+    /// How it differs from the network, but for what was allowed.
+    pub mismatch: Mismatch,
+    /// Parameters that keep initial values, as was allowed.
+    pub missing: Vec<String>,
+    /// Tensors that are left out, as was allowed.
+    pub left_out: Vec<String>,
+    backbone: Backbone,
+}
+
+/// Reads an encoder from a file of any known layout onto `device`. On a plain device the backbone is ready to evaluate;
+/// `Module::train` makes it trainable.
+///
+/// # Errors
+/// Whatever [`WeightsError`] tells apart: damaged or hostile bytes, no known layout, names and shapes that are not the
+/// network's.
+pub fn read_encoder<R: Read + Seek>(
+    source: &mut R,
+    options: &ImportOptions,
+    device: &Device,
+) -> Result<(Backbone, EncoderInfo), WeightsError> {
+    let checkpoint = Checkpoint::open(source)?;
+    Import::plan(&checkpoint, options, device)?.load(source)
+}
+
+impl<'a> Import<'a> {
+    /// Finds out what a file is and compares it with its network. A difference is no error yet: see [`Self::mismatch`].
+    ///
+    /// # Errors
+    /// No known layout; a network that Passer does not have.
+    pub fn plan(
+        checkpoint: &'a Checkpoint,
+        options: &ImportOptions,
+        device: &Device,
+    ) -> Result<Self, WeightsError> {
+        let named = options.backbone.as_deref().map(architecture::named).transpose();
+        let named = named.map_err(WeightsError::Architecture)?;
+        let own = checkpoint.metadata.get(METADATA_KEY);
+        let own = own
+            .map(|info| serde_json::from_str::<EncoderInfo>(info))
+            .transpose();
+        let own = own.map_err(WeightsError::Metadata)?;
+
+        let family = named.as_ref().map(architecture::Named::family);
+        let recognised = recognise(checkpoint, options.part, family)?;
+        let mut shapes = recognised
+            .tensors
+            .iter()
+            .filter(|(name, _)| !is_batch_count(name))
+            .map(|(name, tensor)| (name.clone(), tensor.shape.clone()))
+            .collect::<Shapes>();
+        let traits = &recognised.layout.traits;
+        let mut info = match own {
+            Some(info) => {
+                info.architecture.validate().map_err(WeightsError::Architecture)?;
+                info
+            }
+            None => {
+                let architecture = architecture::derived(&shapes, recognised.family, named.as_ref(), traits)
+                    .map_err(WeightsError::Architecture)?;
+                foreign_info(architecture, &recognised)
+            }
+        };
+        check_doubts(&info, &recognised, checkpoint, options)?;
+        if let Some(mean) = options.mean {
+            info.mean = mean;
+        }
+        if let Some(std) = options.std {
+            info.std = std;
+        }
+        if class_position_is_apart(&info.architecture, &shapes)
+            && let Some(positions) = shapes.get_mut("pos_embed")
+        {
+            positions[1] -= 1;
+        }
+
+        let init = if options.allow_missing.is_empty() {
+            Init::empty(device)
+        } else {
+            Init::new(0, device)
+        };
+        let backbone = info.architecture.init(&init);
+        let mut mismatch = mismatch(&backbone, &shapes);
+        let (missing, lacking) = mismatch
+            .missing
+            .into_iter()
+            .partition(|name| matches_any(&options.allow_missing, name));
+        mismatch.missing = lacking;
+        let (left_out, unexpected): (Vec<_>, _) = mismatch
+            .unexpected
+            .into_iter()
+            .partition(|(name, _)| matches_any(&options.allow_unexpected, name));
+        mismatch.unexpected = unexpected;
+        let left_out = left_out.into_iter().map(|(name, _)| name).collect::<Vec<_>>();
+        for (what, names) in [("missing", &missing), ("left_out", &left_out)] {
+            if !names.is_empty() {
+                info.extra.insert(what.to_owned(), names.join(" "));
+            }
+        }
+        Ok(Self {
+            recognised,
+            info,
+            mismatch,
+            missing,
+            left_out,
+            backbone,
+        })
+    }
+
+    /// Reads the weights from the file that was planned with.
+    ///
+    /// # Errors
+    /// [`WeightsError::Mismatch`]; a tensor that is not made of floating-point numbers, or cannot be read.
+    pub fn load<R: Read + Seek>(self, source: &mut R) -> Result<(Backbone, EncoderInfo), WeightsError> {
+        let Self {
+            recognised,
+            mut info,
+            mismatch,
+            left_out,
+            backbone,
+            ..
+        } = self;
+        if !mismatch.is_empty() {
+            return Err(WeightsError::Mismatch(Box::new(mismatch)));
+        }
+        if let Some(steps) = batches(&recognised, source)
+            && info.steps == 0
+        {
+            info.steps = steps;
+        }
+        let mut tensors = BTreeMap::new();
+        for (name, tensor) in recognised.tensors {
+            if is_batch_count(&name) || left_out.contains(&name) {
+                continue;
+            }
+            if !tensor.dtype.is_weight() {
+                return Err(WeightsError::Type {
+                    name,
+                    found: tensor.dtype.name().to_owned(),
+                });
+            }
+            tensors.insert(name, to_f32(tensor.read(source)?));
+        }
+        let shapes = tensors
+            .iter()
+            .map(|(name, data)| (name.clone(), data.shape().to_vec()));
+        if class_position_is_apart(&info.architecture, &shapes.collect()) {
+            join_class_position(&mut tensors);
+        }
+        Ok((replaced(backbone, tensors), info))
+    }
+}
+
+/// What is known of a foreign file's training.
+fn foreign_info(architecture: BackboneConfig, recognised: &Recognised<'_>) -> EncoderInfo {
+    let pixels = match &architecture {
+        BackboneConfig::Resnet(config) if config.stem == Stem::Small => 32,
+        BackboneConfig::Resnet(_) => 224,
+        BackboneConfig::Vit(config) => config.image_px,
+    };
+    let layout = recognised.layout;
+    let mut extra = BTreeMap::from([("layout".to_owned(), layout.name.to_owned())]);
+    if let Some(part) = recognised.part {
+        extra.insert("part".to_owned(), part.name().to_owned());
+    }
+    EncoderInfo {
+        architecture,
+        method: layout.name.to_owned(),
+        fingerprint: String::new(),
+        licences: String::new(),
+        pixels,
+        mean: layout.traits.mean,
+        std: layout.traits.std,
+        steps: 0,
+        extra,
+    }
+}
+
+/// Refuses what is more likely wrong than meant.
+fn check_doubts(
+    info: &EncoderInfo,
+    recognised: &Recognised<'_>,
+    checkpoint: &Checkpoint,
+    options: &ImportOptions,
+) -> Result<(), WeightsError> {
+    let name = info.architecture.name();
+    if let Some(wanted) = &options.backbone {
+        // Of our own files the network is written in them.
+        let same = architecture::named(wanted) == architecture::named(&name);
+        if checkpoint.is_ours() && !same {
+            return Err(WeightsError::Architecture(format!(
+                "--backbone {wanted}: the file says that it is {name}"
+            )));
+        }
+    } else if recognised.layout.traits.small_stem_padded_by_2
+        && matches!(&info.architecture, BackboneConfig::Resnet(config) if config.stem == Stem::Small)
+    {
+        return Err(WeightsError::Architecture(format!(
+            "solo-learn pads its 3×3 stem by 2 pixels, Passer by 1, and the weights do not show which; hint: if yours is \
+             padded by 1 (torchvision's, lightly's), say --backbone {name}"
+        )));
+    }
+    Ok(())
+}
+
+/// The count of batches that made a network's running statistics.
+fn batches<R: Read + Seek>(recognised: &Recognised<'_>, source: &mut R) -> Option<u64> {
+    let (_, count) = recognised.tensors.iter().find(|(name, _)| is_batch_count(name))?;
+    let scalar = |tensor: &&TensorInfo| tensor.elements() == 1;
+    let count = Some(*count).filter(scalar)?.read(source).ok()?;
+    count
+        .iter::<i64>()
+        .next()
+        .and_then(|count| u64::try_from(count).ok())
+}
+
+/// Whether the file keeps a position for the class token where the network has none: DINOv2's files with registers.
+fn class_position_is_apart(architecture: &BackboneConfig, shapes: &Shapes) -> bool {
+    match architecture {
+        BackboneConfig::Vit(config) if config.registers > 0 => {
+            architecture::positions(shapes, config.registers).is_ok_and(|(_, of_class)| of_class)
+        }
+        _ => false,
+    }
+}
+
+/// Adds the class token's position to it: the network adds none.
+fn join_class_position(tensors: &mut BTreeMap<String, TensorData>) {
+    let (Some(class), Some(positions)) = (tensors.remove("cls_token"), tensors.remove("pos_embed")) else {
+        return;
+    };
+    let shape = positions.shape().to_vec();
+    let width = shape[2];
+    let positions = positions.iter::<f32>().collect::<Vec<_>>();
+    let (of_class, of_patches) = positions.split_at(width);
+    let joined = class
+        .iter::<f32>()
+        .zip(of_class)
+        .map(|(class, position)| class + position);
+    let class = TensorData::new(joined.collect::<Vec<_>>(), class.shape().clone());
+    let patches = TensorData::new(of_patches.to_vec(), Shape::from(vec![1, shape[1] - 1, width]));
+    tensors.insert("cls_token".to_owned(), class);
+    tensors.insert("pos_embed".to_owned(), patches);
+}

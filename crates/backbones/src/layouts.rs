@@ -1,0 +1,348 @@
+//! The files of weights that the world has: one row a layout, and how a file's row is found.
+//!
+//! A row says where in a file the networks lie, which prefixes their names carry, which names beside them are known and
+//! left out, and what is called otherwise here. A name that no row knows is never left out in silence: it goes on to the
+//! comparison with the network, which lists it. To add a layout: one row, its file in `scripts/parity/layouts.py`, a
+//! line in `docs/weights.md`.
+
+mod table;
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::checkpoint::{Checkpoint, Entry, TensorInfo};
+use crate::patterns::{matches, matches_any, renamed};
+use crate::vit::{Initialization, Interpolation, Position};
+pub use table::LAYOUTS;
+pub(crate) use table::TORCHVISION_VIT;
+
+/// Which of a method's two networks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Part {
+    /// What the optimizer updated: MoCo's query encoder, MoCo-v3's base encoder.
+    Student,
+    /// Its moving average: MoCo's key encoder, MoCo-v3's momentum encoder.
+    Teacher,
+}
+
+impl Part {
+    /// `student` or `teacher`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Student => "student",
+            Self::Teacher => "teacher",
+        }
+    }
+}
+
+/// A kind of network.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Family {
+    /// [`crate::ResNet`].
+    ResNet,
+    /// [`crate::Vit`].
+    Vit,
+}
+
+impl Family {
+    /// By names of parameters, as torchvision's ResNet and timm's ViT have them.
+    fn of<'a>(mut names: impl Iterator<Item = &'a str>) -> Option<Self> {
+        let mut signs = [false; 4];
+        let known = [
+            "conv1.weight",
+            "layer1.0.conv1.weight",
+            "patch_embed.proj.weight",
+            "blocks.0.norm1.weight",
+        ];
+        names.by_ref().for_each(|name| {
+            if let Some(sign) = known.iter().position(|known| *known == name) {
+                signs[sign] = true;
+            }
+        });
+        match signs {
+            [true, true, _, _] => Some(Self::ResNet),
+            [_, _, true, true] => Some(Self::Vit),
+            _ => None,
+        }
+    }
+}
+
+/// A layout: one way in which weights are laid out in files.
+#[derive(Debug)]
+pub struct Layout {
+    /// How it is called in messages.
+    pub name: &'static str,
+    /// Where its networks are; the first is the one that the method's paper evaluates.
+    doors: &'static [Door],
+    /// Names that are known and belong to no network: heads, queues, decoders.
+    dropped: &'static [&'static str],
+    /// What the file calls otherwise, theirs first.
+    renames: &'static [(&'static str, &'static str)],
+    /// What cannot be seen in the tensors.
+    pub traits: Traits,
+}
+
+/// Where one network is in a file.
+#[derive(Debug)]
+struct Door {
+    /// `None` where the file holds one network.
+    part: Option<Part>,
+    /// Paths of the dictionary that its tensors are in, of which a file has one.
+    tops: &'static [&'static str],
+    /// What its names start with there, of which a file has one.
+    prefixes: &'static [&'static str],
+    /// Names that must be there to know this layout.
+    marks: &'static [&'static str],
+    /// Names that must not be there.
+    absent: &'static [&'static str],
+}
+
+/// What a layout's method fixes and its tensors do not show.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Traits {
+    /// Channel statistics of its training.
+    pub mean: [f32; 3],
+    /// As above.
+    pub std: [f32; 3],
+    /// A ViT of width 384 has 12 heads instead of 6.
+    pub small_has_12_heads: bool,
+    /// A ResNet's 3×3 stem may be padded by 2 pixels, which no shape shows.
+    pub small_stem_padded_by_2: bool,
+    /// How a ViT's positions are brought to other image sizes.
+    pub interpolation: Interpolation,
+    /// What a ViT's positions were in training.
+    pub position: Position,
+    /// Where a ViT's weights started.
+    pub initialization: Initialization,
+}
+
+/// A file whose layout is known.
+#[derive(Debug)]
+pub struct Recognised<'a> {
+    /// Its row.
+    pub layout: &'static Layout,
+    /// Which of two networks was taken.
+    pub part: Option<Part>,
+    /// The kind of network.
+    pub family: Family,
+    /// Where in the file it lies.
+    pub top: &'static str,
+    /// Its tensors, and those that no row knows, by the network's names.
+    pub tensors: BTreeMap<String, &'a TensorInfo>,
+    /// Names beside it that the row knows, as the file has them.
+    pub dropped: Vec<String>,
+}
+
+/// Why a file has no layout.
+#[derive(Debug, thiserror::Error)]
+pub enum LayoutError {
+    /// None fits.
+    #[error("no known layout matches this file: it holds {saw}; hint: `passer weights inspect` lists it")]
+    None {
+        /// What is in it.
+        saw: String,
+    },
+    /// More than one fits.
+    #[error("this file could be of {layouts}; hint: name the network with --backbone")]
+    Several {
+        /// Their names.
+        layouts: String,
+    },
+    /// It has not the network that was asked for.
+    #[error("--part {part}: this file ({layout}) {has}")]
+    Part {
+        /// What was asked for.
+        part: &'static str,
+        /// The row.
+        layout: &'static str,
+        /// What there is.
+        has: String,
+    },
+    /// Two of its tensors have one name here.
+    #[error("two tensors of this file are {name} of the network ({layout})")]
+    Twice {
+        /// The network's name.
+        name: String,
+        /// The row.
+        layout: &'static str,
+    },
+}
+
+/// A door of a row through which a network of a file was found.
+struct Found<'a> {
+    layout: &'static Layout,
+    door: &'static Door,
+    top: &'static str,
+    prefix: &'static str,
+    family: Family,
+    names: Vec<(String, &'a TensorInfo)>,
+}
+
+/// The layout of a file, and its tensors by the network's names.
+///
+/// # Errors
+/// No row or several; a part that is not there.
+pub fn recognise(
+    checkpoint: &Checkpoint,
+    part: Option<Part>,
+    family: Option<Family>,
+) -> Result<Recognised<'_>, LayoutError> {
+    let mut found = LAYOUTS
+        .iter()
+        .flat_map(|layout| found(checkpoint, layout))
+        .collect::<Vec<_>>();
+    found.retain(|found| family.is_none_or(|family| family == found.family));
+    let Some(layout) = found.first().map(|found| found.layout) else {
+        return Err(LayoutError::None {
+            saw: summary(&checkpoint.root),
+        });
+    };
+    if found.iter().any(|found| !std::ptr::eq(found.layout, layout)) {
+        let mut layouts = found.iter().map(|found| found.layout.name).collect::<Vec<_>>();
+        layouts.dedup();
+        return Err(LayoutError::Several {
+            layouts: layouts.join(" or "),
+        });
+    }
+    let wanted = found
+        .iter()
+        .position(|found| part.is_none() || found.door.part == part);
+    let Some(wanted) = wanted else {
+        let has = match found.iter().filter_map(|found| found.door.part).next() {
+            Some(only) => format!("holds the {} alone", only.name()),
+            None => "holds one network, neither student nor teacher".to_owned(),
+        };
+        return Err(LayoutError::Part {
+            part: part.map_or("", Part::name),
+            layout: layout.name,
+            has,
+        });
+    };
+    let chosen = found.swap_remove(wanted);
+    let others = layout.doors.iter().filter(|door| door.part != chosen.door.part);
+    let others = others
+        .flat_map(|door| door.prefixes)
+        .filter(|prefix| !prefix.is_empty())
+        .collect::<Vec<_>>();
+    let mut recognised = Recognised {
+        layout,
+        part: chosen.door.part,
+        family: chosen.family,
+        top: chosen.top,
+        tensors: BTreeMap::new(),
+        dropped: vec![],
+    };
+    for (name, tensor) in chosen.names {
+        let own = name.strip_prefix(chosen.prefix).map(|own| layout.renamed(own));
+        let known = matches_any(layout.dropped, &name);
+        let name = match own {
+            _ if known => {
+                recognised.dropped.push(name);
+                continue;
+            }
+            Some(own) => own,
+            None if others.iter().any(|prefix| name.starts_with(**prefix)) => {
+                recognised.dropped.push(name);
+                continue;
+            }
+            None => name,
+        };
+        if recognised.tensors.insert(name.clone(), tensor).is_some() {
+            return Err(LayoutError::Twice {
+                name,
+                layout: layout.name,
+            });
+        }
+    }
+    Ok(recognised)
+}
+
+/// Every way in which a file fits a row.
+fn found<'a>(checkpoint: &'a Checkpoint, layout: &'static Layout) -> Vec<Found<'a>> {
+    let mut all = vec![];
+    for door in layout.doors {
+        for &top in door.tops {
+            let Some(entry @ Entry::Dict(_)) = checkpoint.root.at(top) else {
+                continue;
+            };
+            let names = unwrapped(entry.tensors());
+            let has = |pattern: &&str| names.iter().any(|(name, _)| matches(pattern, name));
+            if !door.marks.iter().all(has) || door.absent.iter().any(has) {
+                continue;
+            }
+            for &prefix in door.prefixes {
+                let own = names.iter().filter_map(|(name, _)| name.strip_prefix(prefix));
+                let own = own.map(|name| layout.renamed(name)).collect::<Vec<_>>();
+                if let Some(family) = Family::of(own.iter().map(String::as_str)) {
+                    all.push(Found {
+                        layout,
+                        door,
+                        top,
+                        prefix,
+                        family,
+                        names: names.clone(),
+                    });
+                }
+            }
+        }
+    }
+    all
+}
+
+/// Names without what wrappers of a whole network put before each: `DistributedDataParallel`, `torch.compile`.
+fn unwrapped(mut names: Vec<(String, &TensorInfo)>) -> Vec<(String, &TensorInfo)> {
+    for wrapper in ["module.", "_orig_mod."] {
+        if names.iter().all(|(name, _)| name.starts_with(wrapper)) {
+            for (name, _) in &mut names {
+                name.drain(..wrapper.len());
+            }
+        }
+    }
+    names
+}
+
+impl Layout {
+    fn renamed(&self, name: &str) -> String {
+        let new = self
+            .renames
+            .iter()
+            .find_map(|(theirs, ours)| renamed(theirs, ours, name));
+        new.unwrap_or_else(|| name.to_owned())
+    }
+
+    /// The parts that a file of this layout may hold.
+    pub fn parts(&self) -> Vec<Part> {
+        self.doors.iter().filter_map(|door| door.part).collect()
+    }
+}
+
+/// What a message says of a file that is not recognised: its keys, and the first tensors.
+fn summary(root: &Entry) -> String {
+    const SHOWN: usize = 8;
+    let list = |names: Vec<String>| {
+        let more = names.len().saturating_sub(SHOWN);
+        let shown = names
+            .iter()
+            .take(SHOWN)
+            .map(|name| name.escape_debug().to_string())
+            .collect::<Vec<_>>();
+        match more {
+            0 => shown.join(", "),
+            more => format!("{} and {more} more", shown.join(", ")),
+        }
+    };
+    let tensors = root.tensors();
+    let names = tensors.iter().map(|(name, _)| name.clone()).collect::<Vec<_>>();
+    match root {
+        _ if tensors.is_empty() => "no tensor".to_owned(),
+        Entry::Dict(entries) if entries.len() < tensors.len() => format!(
+            "{} tensors under {} ({})",
+            tensors.len(),
+            list(entries.keys().cloned().collect()),
+            list(names)
+        ),
+        _ => format!("{} tensors: {}", tensors.len(), list(names)),
+    }
+}

@@ -1,0 +1,366 @@
+//! The table of layouts: one row each. What a row means: [`super`].
+
+use super::{Door, Layout, Part, Traits};
+use crate::vit::{Initialization, Interpolation, Position};
+
+const IMAGENET: Traits = Traits {
+    mean: [0.485, 0.456, 0.406],
+    std: [0.229, 0.224, 0.225],
+    small_has_12_heads: false,
+    small_stem_padded_by_2: false,
+    interpolation: Interpolation::Antialiased,
+    position: Position::Learned,
+    initialization: Initialization::TruncatedNormal,
+};
+
+const DINO: Traits = Traits {
+    interpolation: Interpolation::Offset,
+    ..IMAGENET
+};
+
+/// Where weights of one network lie alone: at the root, or where training scripts put them.
+const ALONE: &[&str] = &["", "state_dict", "model", "model_state_dict"];
+
+/// Heads, queues and the like that Lightning modules of lightly and solo-learn keep beside a backbone.
+const LIGHTNING: &[&str] = &[
+    "projector.*",
+    "projection_head*",
+    "predictor.*",
+    "prediction_head*",
+    "prototypes.*",
+    "classifier.*",
+    "online_classifier.*",
+    "head.*",
+    "student_head.*",
+    "teacher_head.*",
+    "momentum_projector.*",
+    "momentum_classifier.*",
+    "momentum_head.*",
+    "queue",
+    "queue_ptr",
+    "criterion.*",
+    "dino_loss_func.*",
+];
+
+/// Every known layout; a file fits one.
+pub const LAYOUTS: &[Layout] = &[
+    // torchvision's and timm's ResNets, and bare backbones of every method: DINO, Barlow Twins, VICReg, our own.
+    Layout {
+        name: "resnet",
+        doors: &[Door {
+            part: None,
+            tops: ALONE,
+            prefixes: &[""],
+            marks: &["conv1.weight", "layer1.0.conv1.weight"],
+            absent: &["prototypes*", "projection_head*"],
+        }],
+        dropped: &["fc.*"],
+        renames: &[],
+        traits: IMAGENET,
+    },
+    // timm's ViTs, DeiT, and bare backbones: DINO, MAE, iBOT, our own.
+    Layout {
+        name: "vit",
+        doors: &[Door {
+            part: None,
+            tops: ALONE,
+            prefixes: &[""],
+            marks: &["patch_embed.proj.weight", "cls_token"],
+            absent: &[
+                "mask_token",
+                "register_tokens",
+                "decoder_*",
+                "dist_token",
+                "blocks.#.#.*",
+            ],
+        }],
+        dropped: &["head.*", "pre_logits.*"],
+        renames: &[],
+        traits: IMAGENET,
+    },
+    // torchvision's ViTs.
+    Layout {
+        name: "torchvision_vit",
+        doors: &[Door {
+            part: None,
+            tops: ALONE,
+            prefixes: &[""],
+            marks: &["conv_proj.weight", "class_token"],
+            absent: &[],
+        }],
+        dropped: &["heads.*"],
+        renames: TORCHVISION_VIT,
+        traits: IMAGENET,
+    },
+    // MoCo v1 and v2, and PASS's CLD, whose two branches are `instDis` and `groupDis`.
+    Layout {
+        name: "moco",
+        doors: &[
+            Door {
+                part: Some(Part::Student),
+                tops: &["state_dict", ""],
+                prefixes: &["encoder_q."],
+                marks: &["encoder_q.*"],
+                absent: &[],
+            },
+            Door {
+                part: Some(Part::Teacher),
+                tops: &["state_dict", ""],
+                prefixes: &["encoder_k."],
+                marks: &["encoder_k.*"],
+                absent: &[],
+            },
+        ],
+        dropped: &[
+            "encoder_?.fc.*",
+            "encoder_?.instDis.*",
+            "encoder_?.groupDis.*",
+            "queue",
+            "queue_ptr",
+        ],
+        renames: &[],
+        traits: IMAGENET,
+    },
+    Layout {
+        name: "moco_v3",
+        doors: &[
+            Door {
+                part: Some(Part::Student),
+                tops: &["state_dict", ""],
+                prefixes: &["base_encoder."],
+                marks: &["base_encoder.*"],
+                absent: &[],
+            },
+            Door {
+                part: Some(Part::Teacher),
+                tops: &["state_dict", ""],
+                prefixes: &["momentum_encoder."],
+                marks: &["momentum_encoder.*"],
+                absent: &[],
+            },
+        ],
+        dropped: &[
+            "base_encoder.head.*",
+            "base_encoder.fc.*",
+            "momentum_encoder.head.*",
+            "momentum_encoder.fc.*",
+            "predictor.*",
+        ],
+        renames: &[],
+        traits: Traits {
+            small_has_12_heads: true,
+            position: Position::SineCosine,
+            initialization: Initialization::MocoV3,
+            ..IMAGENET
+        },
+    },
+    // SwAV and DeepCluster-v2: the official files are flat, those of runs nested. Their red's deviation is 0.228.
+    Layout {
+        name: "swav",
+        doors: &[Door {
+            part: None,
+            tops: &["state_dict", ""],
+            prefixes: &[""],
+            marks: &["conv1.weight", "prototypes*"],
+            absent: &[],
+        }],
+        dropped: &["projection_head.*", "prototypes.*"],
+        renames: &[],
+        traits: Traits {
+            std: [0.228, 0.224, 0.225],
+            ..IMAGENET
+        },
+    },
+    // DINO and iBOT. Runs before May 2021, PASS's among them, have no `backbone.` on ViTs.
+    Layout {
+        name: "dino",
+        doors: &[
+            Door {
+                part: Some(Part::Teacher),
+                tops: &["teacher"],
+                prefixes: &["backbone.", ""],
+                marks: &["head.*"],
+                absent: &["dino_head.*"],
+            },
+            Door {
+                part: Some(Part::Student),
+                tops: &["student"],
+                prefixes: &["backbone.", ""],
+                marks: &["head.*"],
+                absent: &["dino_head.*"],
+            },
+        ],
+        dropped: &["head.*", "masked_embed", "backbone.masked_embed"],
+        renames: &[],
+        traits: DINO,
+    },
+    // DINOv2's backbones, and its teacher checkpoints, whose blocks are in chunks.
+    Layout {
+        name: "dinov2",
+        doors: &[
+            Door {
+                part: None,
+                tops: ALONE,
+                prefixes: &[""],
+                marks: &["patch_embed.proj.weight", "mask_token"],
+                absent: &["decoder_*"],
+            },
+            Door {
+                part: None,
+                tops: ALONE,
+                prefixes: &[""],
+                marks: &["patch_embed.proj.weight", "register_tokens"],
+                absent: &["mask_token"],
+            },
+            Door {
+                part: None,
+                tops: &["teacher"],
+                prefixes: &["backbone."],
+                marks: &["dino_head.*"],
+                absent: &[],
+            },
+        ],
+        dropped: &["mask_token", "backbone.mask_token", "dino_head.*", "ibot_head.*"],
+        renames: &[("register_tokens", "reg_token"), ("blocks.~.#.*", "blocks.#.*")],
+        traits: DINO,
+    },
+    // MAE's pretraining checkpoints; its backbones alone are `vit`.
+    Layout {
+        name: "mae",
+        doors: &[Door {
+            part: None,
+            tops: ALONE,
+            prefixes: &[""],
+            marks: &["patch_embed.proj.weight", "decoder_*"],
+            absent: &[],
+        }],
+        dropped: &["mask_token", "decoder_*"],
+        renames: &[],
+        traits: Traits {
+            position: Position::SineCosine,
+            initialization: Initialization::Mae,
+            ..IMAGENET
+        },
+    },
+    Layout {
+        name: "simsiam",
+        doors: &[Door {
+            part: None,
+            tops: &["state_dict"],
+            prefixes: &["encoder."],
+            marks: &["encoder.fc.*", "predictor.*"],
+            absent: &[],
+        }],
+        dropped: &["encoder.fc.*", "predictor.*"],
+        renames: &[],
+        traits: IMAGENET,
+    },
+    // Barlow Twins' and VICReg's own checkpoints.
+    Layout {
+        name: "barlow_twins",
+        doors: &[Door {
+            part: None,
+            tops: &["model"],
+            prefixes: &["backbone."],
+            marks: &["projector.*"],
+            absent: &[],
+        }],
+        dropped: &["projector.*", "bn.*"],
+        renames: &[],
+        traits: IMAGENET,
+    },
+    // VISSL: the trunk alone; heads and the method's state lie elsewhere in the file.
+    Layout {
+        name: "vissl",
+        doors: &[Door {
+            part: None,
+            tops: &["classy_state_dict/base_model/model/trunk", "model_state_dict", ""],
+            prefixes: &["_feature_blocks.", "base_model._feature_blocks."],
+            marks: &["*_feature_blocks.*"],
+            absent: &[],
+        }],
+        dropped: &[],
+        renames: &[],
+        traits: IMAGENET,
+    },
+    // solo-learn's Lightning checkpoints, and other modules that call their network `backbone`.
+    Layout {
+        name: "solo_learn",
+        doors: &[
+            Door {
+                part: Some(Part::Student),
+                tops: &["state_dict"],
+                prefixes: &["backbone.", "encoder."],
+                marks: &[],
+                absent: &["encoder.fc.*"],
+            },
+            Door {
+                part: Some(Part::Teacher),
+                tops: &["state_dict"],
+                prefixes: &["momentum_backbone.", "momentum_encoder."],
+                marks: &["projector.*"],
+                absent: &[],
+            },
+        ],
+        dropped: LIGHTNING,
+        renames: &[],
+        traits: Traits {
+            small_stem_padded_by_2: true,
+            ..IMAGENET
+        },
+    },
+    // lightly's examples, whose backbone is `nn.Sequential(*list(resnet.children())[:-1])`.
+    Layout {
+        name: "lightly",
+        doors: &[
+            Door {
+                part: Some(Part::Student),
+                tops: &["state_dict", ""],
+                prefixes: &["backbone.", "student_backbone."],
+                marks: &["*backbone.4.0.conv1.weight"],
+                absent: &[],
+            },
+            Door {
+                part: Some(Part::Teacher),
+                tops: &["state_dict", ""],
+                prefixes: &["backbone_momentum.", "teacher_backbone."],
+                marks: &["*backbone*.4.0.conv1.weight"],
+                absent: &[],
+            },
+        ],
+        dropped: LIGHTNING,
+        renames: &[
+            ("0.weight", "conv1.weight"),
+            ("1.*", "bn1.*"),
+            ("4.*", "layer1.*"),
+            ("5.*", "layer2.*"),
+            ("6.*", "layer3.*"),
+            ("7.*", "layer4.*"),
+        ],
+        traits: IMAGENET,
+    },
+];
+
+/// torchvision's names of a ViT's parameters, and timm's.
+pub(crate) const TORCHVISION_VIT: &[(&str, &str)] = &[
+    ("class_token", "cls_token"),
+    ("conv_proj.*", "patch_embed.proj.*"),
+    ("encoder.pos_embedding", "pos_embed"),
+    ("encoder.layers.encoder_layer_#.ln_1.*", "blocks.#.norm1.*"),
+    (
+        "encoder.layers.encoder_layer_#.self_attention.in_proj_weight",
+        "blocks.#.attn.qkv.weight",
+    ),
+    (
+        "encoder.layers.encoder_layer_#.self_attention.in_proj_bias",
+        "blocks.#.attn.qkv.bias",
+    ),
+    (
+        "encoder.layers.encoder_layer_#.self_attention.out_proj.*",
+        "blocks.#.attn.proj.*",
+    ),
+    ("encoder.layers.encoder_layer_#.ln_2.*", "blocks.#.norm2.*"),
+    ("encoder.layers.encoder_layer_#.mlp.0.*", "blocks.#.mlp.fc1.*"),
+    ("encoder.layers.encoder_layer_#.mlp.3.*", "blocks.#.mlp.fc2.*"),
+    ("encoder.ln.*", "norm.*"),
+];

@@ -1,0 +1,272 @@
+//! `passer weights`: look into files of weights, and bring them into other libraries' layouts; and the arguments by
+//! which every verb that reads an encoder is told what its file does not show.
+
+use crate::failure::Failure;
+use backbones::{ImportOptions, Naming, Part};
+use burn::tensor::Device;
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use training::Inspection;
+
+#[derive(clap::Subcommand)]
+pub(crate) enum Verb {
+    /// List what a file of weights holds and what would be loaded from it; nothing in it is executed
+    Inspect(InspectArguments),
+    /// Write an encoder file that torchvision or timm loads with `strict=True`
+    Convert(ConvertArguments),
+}
+
+#[derive(clap::Args)]
+pub(crate) struct InspectArguments {
+    /// A .pth, .pt, .pth.tar or .safetensors, or a run directory
+    file: PathBuf,
+    #[command(flatten)]
+    weights: WeightsArguments,
+    /// List every tensor
+    #[arg(long)]
+    tensors: bool,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(clap::Args)]
+pub(crate) struct ConvertArguments {
+    /// A .pth, .pt, .pth.tar or .safetensors, or a run directory
+    input: PathBuf,
+    /// The encoder file to write
+    #[arg(value_name = "OUT.safetensors")]
+    out: PathBuf,
+    /// Whose names the file gets; those of ResNets are the same
+    #[arg(long, value_name = "LIBRARY")]
+    to: Library,
+    #[command(flatten)]
+    weights: WeightsArguments,
+}
+
+#[derive(Clone, Copy, clap::ValueEnum)]
+enum Library {
+    Torchvision,
+    Timm,
+}
+
+#[derive(Clone, Copy, clap::ValueEnum)]
+enum PartArgument {
+    Student,
+    Teacher,
+}
+
+/// What the user says of a file of weights beyond what it shows.
+#[derive(clap::Args)]
+#[command(next_help_heading = "Weights of other programs")]
+pub(crate) struct WeightsArguments {
+    /// The network, where its tensors do not show it: resnet50, vit_small_patch16, vit-w384-d12-h12-p16 (h: heads)
+    #[arg(long, value_name = "NAME")]
+    backbone: Option<String>,
+    /// Which of a file's two networks; left out: the one that the method's paper evaluates
+    #[arg(long, value_name = "PART")]
+    part: Option<PartArgument>,
+    /// Parameters that the file may lack, as in `norm.*`; they keep initial values; may be given again
+    #[arg(long, value_name = "PATTERN")]
+    allow_missing: Vec<String>,
+    /// Tensors that the file may have and the network has not; may be given again
+    #[arg(long, value_name = "PATTERN")]
+    allow_unexpected: Vec<String>,
+    /// Channel means that it was trained with, from 0 to 1, as in `0.5,0.5,0.5`; left out: the layout's, mostly ImageNet's
+    #[arg(long, value_name = "R,G,B", value_parser = channels)]
+    mean: Option<Channels>,
+    /// Channel deviations that it was trained with
+    #[arg(long, value_name = "R,G,B", value_parser = channels)]
+    std: Option<Channels>,
+}
+
+/// A number for red, green and blue.
+#[derive(Clone, Copy)]
+struct Channels([f32; 3]);
+
+fn channels(text: &str) -> Result<Channels, String> {
+    let numbers = text.split(',').map(|number| number.trim().parse::<f32>());
+    let numbers = numbers
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(|error| error.to_string())?;
+    match <[f32; 3]>::try_from(numbers) {
+        Ok(numbers) if numbers.iter().all(|number| number.is_finite()) => Ok(Channels(numbers)),
+        _ => Err("expected three numbers, as in 0.5,0.5,0.5".to_owned()),
+    }
+}
+
+impl WeightsArguments {
+    /// The options of the library call.
+    pub(crate) fn options(&self) -> anyhow::Result<ImportOptions> {
+        if self
+            .std
+            .is_some_and(|Channels(std)| std.iter().any(|&std| std <= 0.0))
+        {
+            return Err(Failure::new("`--std` must be above 0").into());
+        }
+        Ok(ImportOptions {
+            backbone: self.backbone.clone(),
+            part: self.part.map(|part| match part {
+                PartArgument::Student => Part::Student,
+                PartArgument::Teacher => Part::Teacher,
+            }),
+            allow_missing: self.allow_missing.clone(),
+            allow_unexpected: self.allow_unexpected.clone(),
+            mean: self.mean.map(|Channels(mean)| mean),
+            std: self.std.map(|Channels(std)| std),
+        })
+    }
+}
+
+pub(crate) fn run(verb: Verb) -> anyhow::Result<()> {
+    match verb {
+        Verb::Inspect(arguments) => inspect(&arguments),
+        Verb::Convert(arguments) => convert(&arguments),
+    }
+}
+
+fn inspect(arguments: &InspectArguments) -> anyhow::Result<()> {
+    let options = arguments.weights.options()?;
+    let mut inspection = training::inspect_weights(&arguments.file, &options, &Device::flex())?;
+    if arguments.json {
+        if !arguments.tensors {
+            inspection.all.clear();
+        }
+        println!("{}", serde_json::to_string_pretty(&inspection)?);
+    } else {
+        show(&inspection, arguments.tensors);
+    }
+    Ok(())
+}
+
+/// Prints an inspection.
+fn show(inspection: &Inspection, tensors: bool) {
+    const SHOWN: usize = 12;
+    println!("file      {}", inspection.path.display());
+    println!("sha256    {}", inspection.sha256);
+    let format = match inspection.format {
+        backbones::checkpoint::Format::Zip => "PyTorch, zip",
+        backbones::checkpoint::Format::Legacy => "PyTorch, legacy",
+        backbones::checkpoint::Format::Safetensors => "safetensors",
+    };
+    println!("format    {format}");
+    let counts = inspection
+        .dtypes
+        .iter()
+        .map(|(dtype, count)| format!("{} {dtype} of {} numbers", count.tensors, count.elements));
+    println!(
+        "tensors   {} ({})",
+        inspection.tensors,
+        counts.collect::<Vec<_>>().join(", ")
+    );
+    println!("contents  {} entries", inspection.contents.len());
+    for content in inspection.contents.iter().take(SHOWN) {
+        println!("  {:<40} {}", safe(&content.key), safe(&content.content));
+    }
+    if inspection.contents.len() > SHOWN {
+        println!(
+            "  and {} more; `--tensors` lists every tensor",
+            inspection.contents.len() - SHOWN
+        );
+    }
+    match &inspection.network {
+        None => println!("network   none"),
+        Some(network) => {
+            let part = match (network.part, network.parts.len()) {
+                (Some(part), 2..) => format!(", the {part} (--part {})", network.parts.join("|")),
+                (Some(part), _) => format!(", the {part}"),
+                (None, _) => String::new(),
+            };
+            let at = match network.at.as_str() {
+                "" => String::new(),
+                at => format!(" in `{at}`"),
+            };
+            println!("layout    {}{part}", network.layout);
+            println!(
+                "network   {}{}: {} parameters, {} features",
+                network.name, at, network.parameters, network.features
+            );
+            println!("images    mean {:?}, std {:?}", network.mean, network.std);
+            for (what, names) in [
+                ("known, not loaded", &network.dropped),
+                ("missing, allowed", &network.missing),
+                ("left out, allowed", &network.left_out),
+            ] {
+                if !names.is_empty() {
+                    println!("{what}: {}", shortened(names));
+                }
+            }
+        }
+    }
+    match &inspection.refusal {
+        None => println!("loads     yes"),
+        Some(refusal) => {
+            println!("loads     no: {}", safe(refusal));
+            if let Some(hint) = &inspection.hint {
+                println!("hint: {}", safe(hint));
+            }
+        }
+    }
+    if tensors {
+        for tensor in &inspection.all {
+            println!(
+                "{:<8} {:<20} {}",
+                tensor.dtype,
+                format!("{:?}", tensor.shape),
+                safe(&tensor.name)
+            );
+        }
+    }
+}
+
+/// Names as a line: those with one first part together, the first six.
+fn shortened(names: &[String]) -> String {
+    const SHOWN: usize = 6;
+    let mut groups = BTreeMap::<String, usize>::new();
+    for name in names {
+        let first = match name.split_once('.') {
+            Some((first, _)) => format!("{first}.*"),
+            None => name.clone(),
+        };
+        *groups.entry(first).or_default() += 1;
+    }
+    let group = |(name, count): (&String, &usize)| match count {
+        1 => safe(name),
+        count => format!("{} ({count})", safe(name)),
+    };
+    let shown = groups.iter().take(SHOWN).map(group).collect::<Vec<_>>();
+    match groups.len().saturating_sub(SHOWN) {
+        0 => shown.join(", "),
+        more => format!("{} and {more} more", shown.join(", ")),
+    }
+}
+
+/// Text of a file for the terminal, which must not obey control characters in it.
+fn safe(text: &str) -> String {
+    let mut made = String::with_capacity(text.len());
+    for c in text.chars() {
+        if c.is_control() {
+            made.extend(c.escape_default());
+        } else {
+            made.push(c);
+        }
+    }
+    made
+}
+
+fn convert(arguments: &ConvertArguments) -> anyhow::Result<()> {
+    let loaded = training::read_encoder(&arguments.input, &arguments.weights.options()?, &Device::flex())?;
+    let naming = match arguments.to {
+        Library::Torchvision => Naming::Torchvision,
+        Library::Timm => Naming::Timm,
+    };
+    training::write_encoder(&arguments.out, &loaded.backbone, &loaded.info, naming)?;
+    eprintln!(
+        "{} ({}), from a file with SHA-256 {}",
+        loaded.info.architecture.name(),
+        loaded.info.method,
+        loaded.file_hash
+    );
+    println!("{}", arguments.out.display());
+    Ok(())
+}

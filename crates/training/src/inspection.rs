@@ -1,0 +1,206 @@
+//! What is in a file of weights, and what would be made of it: `passer weights inspect`.
+
+use crate::encoder::{open_encoder, refused};
+use crate::error::Error;
+use backbones::checkpoint::{Entry, Format};
+use backbones::layouts::LayoutError;
+use backbones::{BackboneConfig, Checkpoint, Import, ImportOptions, WeightsError};
+use burn::tensor::Device;
+use serde::Serialize;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+/// A file of weights, as it is.
+#[derive(Debug, Serialize)]
+pub struct Inspection {
+    /// The file that was read.
+    pub path: PathBuf,
+    /// Its SHA-256, hexadecimal.
+    pub sha256: String,
+    /// What kind of file it is.
+    pub format: Format,
+    /// What lies at its root.
+    pub contents: Vec<Content>,
+    /// Number of tensors.
+    pub tensors: usize,
+    /// Numbers in them, by type.
+    pub dtypes: Dtypes,
+    /// The network in it; `None` where no layout matches.
+    pub network: Option<Network>,
+    /// Why it cannot be loaded; `None` where it can.
+    pub refusal: Option<String>,
+    /// The cure, where it is known.
+    pub hint: Option<String>,
+    /// Every tensor.
+    pub all: Vec<TensorLine>,
+}
+
+/// Numbers of tensors and of their elements by type.
+pub type Dtypes = BTreeMap<&'static str, Count>;
+
+/// How much there is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Count {
+    /// Tensors.
+    pub tensors: usize,
+    /// Their elements.
+    pub elements: u64,
+}
+
+/// One entry at a file's root.
+#[derive(Debug, Serialize)]
+pub struct Content {
+    /// Its key.
+    pub key: String,
+    /// In words: `320 tensors`, `f32 [64, 3, 7, 7]`, `200`.
+    pub content: String,
+}
+
+/// One tensor.
+#[derive(Debug, Serialize)]
+pub struct TensorLine {
+    /// Its dotted path from the root.
+    pub name: String,
+    /// Its type.
+    pub dtype: &'static str,
+    /// Its size in each dimension.
+    pub shape: Vec<usize>,
+}
+
+/// What would be loaded.
+#[derive(Debug, Serialize)]
+pub struct Network {
+    /// The row of `docs/weights.md`.
+    pub layout: &'static str,
+    /// Which of two networks.
+    pub part: Option<&'static str>,
+    /// The parts that such files hold.
+    pub parts: Vec<&'static str>,
+    /// Where in the file it lies; empty for the root.
+    pub at: String,
+    /// Its usual name.
+    pub name: String,
+    /// The network in full.
+    pub architecture: BackboneConfig,
+    /// How it was trained.
+    pub method: String,
+    /// Width of its output.
+    pub features: usize,
+    /// Numbers that it is made of.
+    pub parameters: u64,
+    /// Channel means that images are normalised with.
+    pub mean: [f32; 3],
+    /// Channel deviations that images are normalised with.
+    pub std: [f32; 3],
+    /// Names beside it that the layout knows and leaves out.
+    pub dropped: Vec<String>,
+    /// Parameters that the file may lack, as was allowed.
+    pub missing: Vec<String>,
+    /// Tensors that are left out, as was allowed.
+    pub left_out: Vec<String>,
+}
+
+/// Lists a file of weights. A file that holds no network of Passer's is listed as well.
+///
+/// # Errors
+/// A file that cannot be read, is damaged, or hostile.
+pub fn inspect_weights(path: &Path, options: &ImportOptions, device: &Device) -> Result<Inspection, Error> {
+    let (path, mut file, sha256) = open_encoder(path)?;
+    let checkpoint = Checkpoint::open(&mut file).map_err(|error| refused(&path, &error.into()))?;
+    let all = checkpoint.tensors();
+    let mut dtypes = Dtypes::new();
+    for (_, tensor) in &all {
+        let count = dtypes.entry(tensor.dtype.name()).or_default();
+        count.tensors += 1;
+        count.elements = count.elements.saturating_add(tensor.elements());
+    }
+    let planned = Import::plan(&checkpoint, options, device);
+    let (network, refusal) = match &planned {
+        Ok(plan) if plan.mismatch.is_empty() => (Some(network(plan)), None),
+        Ok(plan) => {
+            let refusal = format!("the weights are not those of this network: {}", plan.mismatch);
+            (Some(network(plan)), Some(refusal))
+        }
+        // What it holds is listed anyway.
+        Err(WeightsError::Layout(LayoutError::None { .. })) => (
+            None,
+            Some("no known layout matches (docs/weights.md has them)".to_owned()),
+        ),
+        Err(error) => (None, Some(error.to_string())),
+    };
+    let (refusal, hint) = match refusal.as_deref().map(|text| (text, text.split_once("; hint: "))) {
+        Some((_, Some((refusal, hint)))) => (Some(refusal.to_owned()), Some(hint.to_owned())),
+        Some((refusal, None)) => (Some(refusal.to_owned()), None),
+        None => (None, None),
+    };
+    let line = |(name, tensor): (String, &backbones::checkpoint::TensorInfo)| TensorLine {
+        name,
+        dtype: tensor.dtype.name(),
+        shape: tensor.shape.clone(),
+    };
+    Ok(Inspection {
+        sha256,
+        format: checkpoint.format,
+        contents: contents(&checkpoint.root),
+        tensors: all.len(),
+        dtypes,
+        network,
+        refusal,
+        hint,
+        all: all.into_iter().map(line).collect(),
+        path,
+    })
+}
+
+fn network(plan: &Import<'_>) -> Network {
+    let recognised = &plan.recognised;
+    let elements = recognised
+        .tensors
+        .values()
+        .filter(|tensor| tensor.dtype.is_weight());
+    Network {
+        layout: recognised.layout.name,
+        part: recognised.part.map(|part| part.name()),
+        parts: recognised
+            .layout
+            .parts()
+            .into_iter()
+            .map(|part| part.name())
+            .collect(),
+        at: recognised.top.replace('/', "."),
+        name: plan.info.architecture.name(),
+        architecture: plan.info.architecture.clone(),
+        method: plan.info.method.clone(),
+        features: plan.info.architecture.features(),
+        parameters: elements
+            .map(|tensor| tensor.elements())
+            .fold(0, u64::saturating_add),
+        mean: plan.info.mean,
+        std: plan.info.std,
+        dropped: recognised.dropped.clone(),
+        missing: plan.missing.clone(),
+        left_out: plan.left_out.clone(),
+    }
+}
+
+fn contents(root: &Entry) -> Vec<Content> {
+    let Entry::Dict(entries) = root else {
+        return vec![content("", root)];
+    };
+    entries.iter().map(|(key, entry)| content(key, entry)).collect()
+}
+
+fn content(key: &str, entry: &Entry) -> Content {
+    let content = match entry {
+        Entry::Tensor(tensor) => format!("{} {:?}", tensor.dtype.name(), tensor.shape),
+        Entry::Dict(entries) => match entry.tensors().len() {
+            0 => format!("{} entries, no tensor", entries.len()),
+            count => format!("{count} tensors"),
+        },
+        Entry::Value(value) => value.clone(),
+    };
+    Content {
+        key: key.to_owned(),
+        content,
+    }
+}

@@ -1,0 +1,270 @@
+//! Weights of other programs from outside: listed, converted, evaluated; refused with a reason.
+
+use crate::runs::photos;
+use crate::{passer, root};
+use predicates::prelude::*;
+use predicates::str::contains;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+/// A file that PyTorch wrote, from the fixtures of `backbones`.
+fn fixture(folder: &Path, name: &str) -> PathBuf {
+    let packed = root()
+        .join("crates/backbones/fixtures/layouts")
+        .join(format!("{name}.gz"));
+    let mut bytes = vec![];
+    flate2::read::GzDecoder::new(std::fs::File::open(packed).unwrap())
+        .read_to_end(&mut bytes)
+        .unwrap();
+    let path = folder.join(name);
+    std::fs::write(&path, bytes).unwrap();
+    path
+}
+
+fn inspect(file: &Path, more: &[&str]) -> serde_json::Value {
+    let assert = passer()
+        .args(["weights", "inspect", "--json"])
+        .arg(file)
+        .args(more)
+        .assert()
+        .success();
+    serde_json::from_slice(&assert.get_output().stdout).unwrap()
+}
+
+/// The features file that `passer features` writes.
+fn features(folder: &Path, encoder: &Path, more: &[&str]) -> Vec<f32> {
+    let out = folder.join("features.safetensors");
+    let mut command = passer();
+    command
+        .args(["features", "--device", "flex", "--size-px", "32", "--encoder"])
+        .arg(encoder);
+    command
+        .arg("--data")
+        .arg(photos(folder))
+        .arg("--out")
+        .arg(&out)
+        .args(more)
+        .assert()
+        .success();
+    let bytes = std::fs::read(&out).unwrap();
+    let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+    let pooled = file.tensor("pooled").unwrap();
+    pooled
+        .data()
+        .chunks_exact(4)
+        .map(|bytes| f32::from_le_bytes(bytes.try_into().unwrap()))
+        .collect()
+}
+
+#[test]
+fn a_checkpoint_is_listed_with_what_would_be_loaded() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = fixture(folder.path(), "moco-v2-legacy.pth.tar");
+    let listed = inspect(&file, &["--tensors"]);
+    assert_eq!(
+        (&listed["format"], &listed["tensors"]),
+        (&"legacy".into(), &251.into())
+    );
+    assert_eq!(listed["all"].as_array().unwrap().len(), 251);
+    assert!(listed["refusal"].is_null());
+    let network = &listed["network"];
+    assert_eq!(
+        (&network["layout"], &network["part"]),
+        (&"moco".into(), &"student".into())
+    );
+    assert_eq!(
+        (&network["name"], &network["at"]),
+        (&"resnet18-w2".into(), &"state_dict".into())
+    );
+    assert!(
+        network["dropped"]
+            .as_array()
+            .unwrap()
+            .contains(&"queue_ptr".into())
+    );
+    let arch = listed["contents"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .find(|entry| entry["key"] == "arch");
+    assert_eq!(arch.unwrap()["content"], "resnet18");
+    assert_eq!(
+        inspect(&file, &["--part", "teacher"])["network"]["part"],
+        "teacher"
+    );
+    passer()
+        .args(["weights", "inspect"])
+        .arg(&file)
+        .assert()
+        .success()
+        .stdout(
+            contains("layout    moco, the student (--part student|teacher)")
+                .and(contains(
+                    "known, not loaded: encoder_k.* (124), encoder_q.* (4), queue, queue_ptr",
+                ))
+                .and(contains("loads     yes")),
+        );
+}
+
+#[test]
+fn what_would_not_load_is_listed_and_says_why() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = fixture(folder.path(), "pass-dino.pth.tar");
+    let listed = inspect(&file, &[]);
+    assert!(listed["network"].is_null());
+    assert!(
+        listed["hint"]
+            .as_str()
+            .unwrap()
+            .contains("--backbone vit-w32-d2-hHEADS-p4")
+    );
+    assert!(listed["all"].as_array().unwrap().is_empty());
+    let named = inspect(&file, &["--backbone", "vit-w32-d2-h2-p4"]);
+    assert_eq!(named["network"]["part"], "teacher");
+    // A network that Passer does not have.
+    let other = folder.path().join("other.safetensors");
+    let view = safetensors::tensor::TensorView::new(safetensors::Dtype::F32, vec![1], &[0; 4]).unwrap();
+    let bytes = safetensors::serialize([("features.0\u{1b}[31m.weight", view)], None).unwrap();
+    std::fs::write(&other, bytes).unwrap();
+    passer()
+        .args(["weights", "inspect", "--tensors"])
+        .arg(&other)
+        .assert()
+        .success()
+        .stdout(
+            contains("network   none")
+                .and(contains("no known layout matches"))
+                .and(contains("features.0\\u{1b}[31m.weight"))
+                .and(contains("\u{1b}").not()),
+        );
+}
+
+#[test]
+fn foreign_weights_give_features_and_scores_as_converted_ones_do() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let file = fixture(folder, "moco-v1.pth.tar");
+    let student = features(folder, &file, &[]);
+    let teacher = features(folder, &file, &["--part", "teacher"]);
+    assert_ne!(student, teacher);
+    for library in ["torchvision", "timm"] {
+        let out = folder.join("converted.safetensors");
+        let mut convert = passer();
+        convert
+            .args(["weights", "convert"])
+            .arg(&file)
+            .arg(&out)
+            .args(["--to", library, "--part", "teacher"]);
+        convert
+            .assert()
+            .success()
+            .stdout(contains("converted.safetensors"));
+        assert_eq!(features(folder, &out, &[]), teacher);
+        let listed = inspect(&out, &[]);
+        assert_eq!(listed["network"]["method"], "moco");
+    }
+    let vit = fixture(folder, "torchvision-vit.pth");
+    let named = ["--backbone", "vit-w32-d2-h2-p4"];
+    let out = folder.join("vit.safetensors");
+    let mut convert = passer();
+    convert
+        .args(["weights", "convert"])
+        .arg(&vit)
+        .arg(&out)
+        .args(["--to", "torchvision"])
+        .args(named);
+    convert.assert().success();
+    assert_eq!(features(folder, &out, &[]), features(folder, &vit, &named));
+    // Other channel statistics are other features.
+    let statistics = ["--mean", "0.5,0.5,0.5", "--std", "0.5,0.5,0.5"];
+    assert_ne!(features(folder, &out, &statistics), features(folder, &out, &[]));
+
+    let scores = folder.join("scores");
+    let mut evaluate = passer();
+    evaluate.args([
+        "evaluate",
+        "run",
+        "configs/evaluate/quickstart.toml",
+        "--device",
+        "flex",
+        "--json",
+    ]);
+    evaluate
+        .arg("--encoder")
+        .arg(&file)
+        .arg("--train")
+        .arg(photos(folder))
+        .arg("--test")
+        .arg(photos(folder));
+    evaluate
+        .arg("--out")
+        .arg(&scores)
+        .assert()
+        .success()
+        .stdout(contains("resnet18-w2 moco"));
+}
+
+#[test]
+fn weights_that_do_not_fit_and_hostile_ones_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let refused = |arguments: &[&str], file: &Path| {
+        let mut command = passer();
+        command
+            .args(["weights", "convert"])
+            .arg(file)
+            .arg(folder.join("out.safetensors"));
+        let assert = command.args(["--to", "timm"]).args(arguments).assert().code(1);
+        assert!(!folder.join("out.safetensors").exists());
+        String::from_utf8_lossy(&assert.get_output().stderr).into_owned()
+    };
+    let swav = fixture(folder, "swav-nested.pth.tar");
+    let error = refused(&["--backbone", "resnet34-w2"], &swav);
+    assert!(
+        error.contains("missing: layer1.2.bn1.bias") && error.contains("more"),
+        "{error}"
+    );
+    assert!(
+        refused(&["--part", "teacher"], &swav).contains("holds one network, neither student nor teacher")
+    );
+    assert!(refused(&["--backbone", "resnet51"], &swav).contains("no such network"));
+    assert!(refused(&["--std", "0,1,1"], &swav).contains("`--std` must be above 0"));
+
+    // A legacy pickle that would run a program.
+    let marker = folder.join("was-run");
+    let command = format!("touch {}", marker.display());
+    let evil = folder.join("evil.pth");
+    let call = [
+        b"\x80\x02cposix\nsystem\n(X",
+        &(command.len() as u32).to_le_bytes()[..],
+        command.as_bytes(),
+        b"tR.",
+    ];
+    let magic = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19.\x80\x02M\xe9\x03.\x80\x02}.";
+    std::fs::write(&evil, [&magic[..], &call.concat()].concat()).unwrap();
+    let error = refused(&[], &evil);
+    assert!(
+        error.contains("its pickle asks for `posix.system`") && error.contains("\nhint: "),
+        "{error}"
+    );
+    let mut inspect = passer();
+    inspect
+        .args(["weights", "inspect"])
+        .arg(&evil)
+        .assert()
+        .code(1)
+        .stderr(contains("posix.system"));
+    assert!(!marker.exists());
+}
+
+#[test]
+fn the_docs_have_every_layout() {
+    let docs = std::fs::read_to_string(root().join("docs/weights.md")).unwrap();
+    for layout in backbones::layouts::LAYOUTS {
+        assert!(
+            docs.contains(&format!("| `{}` |", layout.name)),
+            "docs/weights.md lacks `{}`",
+            layout.name
+        );
+    }
+}
