@@ -12,7 +12,8 @@
 //! Two forces hold each other: the centre, a moving average of the teacher's scores, keeps one dimension from winning
 //! everywhere, and the teacher's low temperature keeps its answers from becoming uniform.
 
-use crate::head::{cross_view_prediction, spread, unit_rows};
+use crate::checks;
+use crate::head::{GLOBAL_VIEWS, cross_view_prediction, entropy, features_of_views, spread, unit_rows};
 use backbones::init::{buffer, trained};
 use backbones::layers::{BatchNorm, Linear, gelu};
 use backbones::{Backbone, BackboneConfig, Context, Init, Progress, change_value, ema, independent_copy};
@@ -21,9 +22,6 @@ use burn::tensor::Tensor;
 use burn::tensor::activation::softmax;
 use serde::{Deserialize, Serialize};
 use training::{Batch, Loss, Objective, ViewCount, cosine};
-
-/// Global views, which the teacher sees.
-const GLOBAL: usize = 2;
 
 /// Standard deviation of the head's initial weights.
 const INITIAL_STD: f64 = 0.02;
@@ -69,29 +67,24 @@ impl Config {
             ("bottleneck_width", self.bottleneck_width),
             ("prototypes", self.prototypes),
         ];
-        crate::head::check_sizes("dino", &sizes)?;
-        for (key, temperature) in [
-            ("student_temperature", self.student_temperature),
-            ("teacher_temperature", self.teacher_temperature),
-            ("teacher_temperature_start", self.teacher_temperature_start),
-        ] {
-            if !(temperature.is_finite() && temperature > 0.0) {
-                return Err(format!(
-                    "`objective.dino.{key}` must be above 0, got {temperature}"
-                ));
-            }
-        }
+        checks::sizes("dino", &sizes)?;
+        checks::temperatures(
+            "dino",
+            &[
+                ("student_temperature", self.student_temperature),
+                ("teacher_temperature", self.teacher_temperature),
+                ("teacher_temperature_start", self.teacher_temperature_start),
+            ],
+        )?;
         let end = self.momentum_end.unwrap_or(self.momentum);
-        for (key, momentum) in [
-            ("centre_momentum", self.centre_momentum),
-            ("momentum", self.momentum),
-            ("momentum_end", end),
-        ] {
-            if !(0.0..=1.0).contains(&momentum) {
-                return Err(format!("`objective.dino.{key}` must be in 0..1, got {momentum}"));
-            }
-        }
-        Ok(())
+        checks::momenta(
+            "dino",
+            &[
+                ("centre_momentum", self.centre_momentum),
+                ("momentum", self.momentum),
+                ("momentum_end", end),
+            ],
+        )
     }
 
     /// The teacher's temperature in this epoch: numpy's `linspace` over the first epochs, then constant.
@@ -194,15 +187,8 @@ impl Encoder {
     /// Embeddings and scores of the first `sizes` sizes of views, view by view. The head sees them all at once, as in the
     /// paper's code.
     fn forward(&self, batch: &Batch, sizes: usize, context: &Context) -> (Tensor<2>, Tensor<2>) {
-        let features = batch.views[..sizes]
-            .iter()
-            .enumerate()
-            .map(|(index, group)| {
-                self.backbone
-                    .forward(group.images.clone(), &context.part(index as u64))
-            })
-            .collect();
-        self.head.forward(Tensor::cat(features, 0), context)
+        let features = features_of_views(&self.backbone, &batch.views[..sizes], context);
+        self.head.forward(features, context)
     }
 }
 
@@ -244,7 +230,7 @@ impl Objective for Dino {
 
     fn views(&self) -> ViewCount {
         ViewCount::GlobalAndLocal {
-            global: GLOBAL,
+            global: GLOBAL_VIEWS,
             least_local: 0,
         }
     }
@@ -273,16 +259,11 @@ impl Objective for Dino {
 
         let views = scores.dims()[0] / batch.images;
         let total = cross_view_prediction(scores, answers.clone(), views, self.config.student_temperature);
-        let entropy = (answers.clone() * answers.clamp_min(1e-12).log())
-            .sum_dim(1)
-            .neg()
-            .mean_dim(0)
-            .reshape([1]);
-        let global = embeddings.narrow(0, 0, GLOBAL * batch.images);
+        let global = embeddings.narrow(0, 0, GLOBAL_VIEWS * batch.images);
         let signals = vec![
             ("embedding_std", spread(&global)),
             // Near 0: one dimension wins; near the logarithm of `prototypes`: uniform. Both are collapse.
-            ("teacher_entropy", entropy.detach()),
+            ("teacher_entropy", entropy(answers)),
         ];
         let mean = context.replicas.mean(targets.mean_dim(0));
         (Loss { total, signals }, mean)
@@ -324,7 +305,7 @@ impl Objective for Dino {
 mod tests {
     use super::*;
     use crate::conformance::{self, Case};
-    use crate::formula::{self, Fixture, relative, u};
+    use crate::formula::{self, Fixture, u};
     use backbones::vit::{Initialization, Interpolation, Pooling, Position};
     use backbones::{ResNetConfig, Stem, VitConfig};
     use burn::tensor::{Device, TensorData};
@@ -429,26 +410,11 @@ mod tests {
                 Tensor::<2>::from_data(TensorData::new(values, [rows, prototypes]), &device)
             };
             let scores = matrix(size("seed"), views * images).require_grad();
-            let targets = matrix(300 + size("seed"), GLOBAL * images);
+            let targets = matrix(300 + size("seed"), GLOBAL_VIEWS * images);
             let centre = matrix(600 + size("seed"), 1) * 0.1;
             let answers = softmax((targets - centre) / number("teacher_temperature"), 1);
             let loss = cross_view_prediction(scores.clone(), answers, views, number("student_temperature"));
-            let value = f64::from(loss.clone().into_scalar::<f32>());
-            assert!(
-                (value - number("loss")).abs() <= 1e-5 * number("loss"),
-                "{case}: {value}"
-            );
-            let gradient: Vec<f64> = scores
-                .grad(&loss.backward())
-                .unwrap()
-                .into_data()
-                .iter::<f64>()
-                .collect();
-            let stride = (gradient.len() / 32).max(1);
-            let sampled: Vec<f64> = gradient.into_iter().step_by(stride).take(32).collect();
-            let expected: Vec<f64> = serde_json::from_value(case["gradient"].clone()).unwrap();
-            let error = relative(&sampled, &expected);
-            assert!(error <= 1e-5, "{case}: gradient {error:e} off");
+            formula::check_loss(case, &scores, loss);
         }
     }
 
