@@ -11,10 +11,8 @@
 //! Batch statistics within the networks are over each view by itself; `training.batch_norm_images` splits a view
 //! further. The embeddings are always normalised over the whole batch, for that is what their correlation is over.
 
-use crate::head::{
-    Encoder, MlpShape, OutputNorm, check_projector_layers, check_sizes, check_weights, halves, spread,
-    unit_rows,
-};
+use crate::checks;
+use crate::head::{Encoder, MlpShape, OutputNorm, halves, spread, unit_rows};
 use backbones::{Backbone, BackboneConfig, Context, Init, Replicas};
 use burn::module::Module;
 use burn::tensor::{Bool, Tensor};
@@ -41,15 +39,15 @@ pub struct Config {
 impl Config {
     /// Refuses numbers with which the method makes no sense, naming the key.
     pub fn validate(&self) -> Result<(), String> {
-        check_projector_layers("barlow_twins", self.projector_layers)?;
-        check_sizes(
+        checks::projector_layers("barlow_twins", self.projector_layers)?;
+        checks::sizes(
             "barlow_twins",
             &[
                 ("projector_width", self.projector_width),
                 ("embedding_width", self.embedding_width),
             ],
         )?;
-        check_weights("barlow_twins", &[("redundancy_weight", self.redundancy_weight)])
+        checks::weights("barlow_twins", &[("redundancy_weight", self.redundancy_weight)])
     }
 
     fn projector(&self, inputs: usize) -> MlpShape {

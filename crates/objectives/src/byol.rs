@@ -13,7 +13,8 @@
 //! over each view by itself (`training.batch_norm_images` splits a view further); the teacher's running statistics are
 //! no average of the student's.
 
-use crate::head::{Encoder, Mlp, MlpShape, OutputNorm, check_sizes, halves, spread, unit_rows};
+use crate::checks;
+use crate::head::{Encoder, Mlp, MlpShape, OutputNorm, halves, spread, unit_rows};
 use backbones::{Backbone, BackboneConfig, Context, Init, ema, independent_copy};
 use burn::module::Module;
 use burn::tensor::Tensor;
@@ -40,7 +41,7 @@ pub struct Config {
 impl Config {
     /// Refuses numbers with which the method makes no sense, naming the key.
     pub fn validate(&self) -> Result<(), String> {
-        check_sizes(
+        checks::sizes(
             "byol",
             &[
                 ("projector_width", self.projector_width),
@@ -49,12 +50,7 @@ impl Config {
             ],
         )?;
         let end = self.momentum_end.unwrap_or(self.momentum);
-        for (key, momentum) in [("momentum", self.momentum), ("momentum_end", end)] {
-            if !(0.0..=1.0).contains(&momentum) {
-                return Err(format!("`objective.byol.{key}` must be in 0..1, got {momentum}"));
-            }
-        }
-        Ok(())
+        checks::momenta("byol", &[("momentum", self.momentum), ("momentum_end", end)])
     }
 
     /// Linear, batch normalisation, ReLU, linear without bias: projector and predictor alike.

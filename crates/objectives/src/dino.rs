@@ -21,7 +21,8 @@
 #[cfg(test)]
 mod tests;
 
-use crate::head::{check_sizes, check_weights, cross_view_prediction, spread, unit_rows};
+use crate::checks;
+use crate::head::{GLOBAL_VIEWS, cross_view_prediction, entropy, features_of_views, spread, unit_rows};
 use crate::swav::sinkhorn;
 use backbones::init::{buffer, trained};
 use backbones::layers::{BatchNorm, Linear, gelu};
@@ -32,9 +33,6 @@ use burn::tensor::activation::softmax;
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use serde::{Deserialize, Serialize};
 use training::{Batch, Loss, Objective, ViewCount, cosine};
-
-/// Global views, which the teacher sees.
-pub(crate) const GLOBAL: usize = 2;
 
 /// `[objective.dino]`. The paper's values are those for ImageNet with ViT-S/16.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -111,9 +109,12 @@ impl Config {
     /// Refuses numbers with which the method makes no sense, naming the key.
     pub fn validate(&self, batch_images: usize) -> Result<(), String> {
         self.head.validate("dino", "head")?;
-        check_temperature("dino", "student_temperature", self.student_temperature)?;
         let teacher = self.teacher_temperature;
-        check_temperature("dino", "teacher_temperature", teacher)?;
+        let temperatures = [
+            ("student_temperature", self.student_temperature),
+            ("teacher_temperature", teacher),
+        ];
+        checks::temperatures("dino", &temperatures)?;
         if let Some(warmup) = &self.teacher_temperature_warmup {
             warmup.validate("dino", "teacher_temperature_warmup")?;
         }
@@ -140,7 +141,7 @@ impl HeadConfig {
         let names = ["hidden_width", "bottleneck_width", "prototypes"].map(|name| format!("{key}.{name}"));
         let sizes = [self.hidden_width, self.bottleneck_width, self.prototypes];
         let named: Vec<(&str, usize)> = names.iter().map(String::as_str).zip(sizes).collect();
-        check_sizes(method, &named)?;
+        checks::sizes(method, &named)?;
         if self.prototypes < 2 {
             return Err(format!(
                 "`objective.{method}.{key}.prototypes` must be at least 2, got 1"
@@ -152,7 +153,7 @@ impl HeadConfig {
 
 impl TemperatureWarmup {
     pub(crate) fn validate(&self, method: &str, key: &str) -> Result<(), String> {
-        check_temperature(method, &format!("{key}.start"), self.start)?;
+        checks::temperatures(method, &[(&format!("{key}.start"), self.start)])?;
         if self.epochs < 2 {
             return Err(format!(
                 "`objective.{method}.{key}.epochs` must be at least 2 (leave the key out for a constant temperature), got {}",
@@ -167,9 +168,7 @@ impl Centering {
     /// `temperatures`: those of the teacher at either end of its course.
     pub(crate) fn validate(&self, method: &str, temperatures: [Option<f64>; 2]) -> Result<(), String> {
         match self {
-            Self::Mean { momentum } if !(0.0..=1.0).contains(momentum) => Err(format!(
-                "`objective.{method}.centering.mean.momentum` must be in 0..1, got {momentum}"
-            )),
+            Self::Mean { momentum } => checks::momenta(method, &[("centering.mean.momentum", *momentum)]),
             Self::Sinkhorn { iterations: 0 } => Err(format!(
                 "`objective.{method}.centering.sinkhorn.iterations` must be at least 1, got 0"
             )),
@@ -180,7 +179,6 @@ impl Centering {
                 )),
                 None => Ok(()),
             },
-            Self::Mean { .. } => Ok(()),
         }
     }
 
@@ -260,27 +258,15 @@ pub(crate) fn temperature(end: f64, warmup: Option<&TemperatureWarmup>, epoch: u
     }
 }
 
-pub(crate) fn check_temperature(method: &str, key: &str, value: f64) -> Result<(), String> {
-    if value.is_finite() && value > 0.0 {
-        return Ok(());
-    }
-    Err(format!("`objective.{method}.{key}` must be above 0, got {value}"))
-}
-
+/// `momentum` and, where there is one, `momentum_end`.
 pub(crate) fn check_momentum(method: &str, start: f64, end: Option<f64>) -> Result<(), String> {
     let momenta = [("momentum", start), ("momentum_end", end.unwrap_or(start))];
-    match momenta
-        .into_iter()
-        .find(|(_, value)| !(0.0..=1.0).contains(value))
-    {
-        Some((key, value)) => Err(format!("`objective.{method}.{key}` must be in 0..1, got {value}")),
-        None => Ok(()),
-    }
+    checks::momenta(method, &momenta)
 }
 
 pub(crate) fn check_koleo(method: &str, weight: Option<f64>, batch_images: usize) -> Result<(), String> {
     let Some(weight) = weight else { return Ok(()) };
-    check_weights(method, &[("koleo_weight", weight)])?;
+    checks::weights(method, &[("koleo_weight", weight)])?;
     if batch_images < 2 {
         return Err(format!(
             "`data.batch_images` must be at least 2 for `objective.{method}.koleo_weight`, which pushes neighbours apart, got {batch_images}"
@@ -415,7 +401,7 @@ impl Objective for Dino {
 
     fn views(&self) -> ViewCount {
         ViewCount::GlobalAndLocal {
-            global: GLOBAL,
+            global: GLOBAL_VIEWS,
             least_local: 0,
         }
     }
@@ -436,16 +422,13 @@ impl Objective for Dino {
         context: &Context,
     ) -> (Loss, Option<Tensor<2>>) {
         let config = &self.config;
-        let mut features = vec![];
-        for (size, group) in batch.views.iter().enumerate() {
-            let context = context.part(size as u64);
-            features.push(student.backbone.forward(group.images.clone(), &context));
-        }
-        let koleo = config
-            .koleo_weight
-            .map(|weight| (weight, koleo_of_views(&features[0])));
+        let features = features_of_views(&student.backbone, &batch.views, context);
+        let koleo = config.koleo_weight.map(|weight| {
+            let global = features.clone().narrow(0, 0, GLOBAL_VIEWS * batch.images);
+            (weight, koleo_of_views(&global))
+        });
         // The head sees all views at once, and so do its batch statistics, as in the paper's code.
-        let embeddings = student.head.embed(Tensor::cat(features, 0), context);
+        let embeddings = student.head.embed(features, context);
         let scores = student.head.scores(embeddings.clone());
         let views = scores.dims()[0] / batch.images;
 
@@ -470,7 +453,7 @@ impl Objective for Dino {
             ("teacher_entropy", entropy),
             (
                 "embedding_std",
-                spread(&embeddings.narrow(0, 0, GLOBAL * batch.images)),
+                spread(&embeddings.narrow(0, 0, GLOBAL_VIEWS * batch.images)),
             ),
         ];
         if let Some((weight, koleo)) = koleo {
@@ -523,23 +506,13 @@ pub(crate) fn whole_batch(centering: &Centering, koleo_weight: Option<f64>) -> O
     }
 }
 
-/// The entropy of the rows of `targets`, averaged: `[1]`.
-pub(crate) fn entropy(targets: Tensor<2>) -> Tensor<1> {
-    entropies(targets).mean_dim(0).reshape([1])
-}
-
-/// The entropy of each row: `[rows, prototypes]` to `[rows, 1]`.
-pub(crate) fn entropies(targets: Tensor<2>) -> Tensor<2> {
-    (targets.clone() * targets.clamp_min(1e-30).log())
-        .sum_dim(1)
-        .neg()
-}
-
 /// [`koleo`] of each global view by itself, summed as DINOv2 has it: `[2 * images, features]` to `[1]`.
 pub(crate) fn koleo_of_views(features: &Tensor<2>) -> Tensor<1> {
-    let images = features.dims()[0] / GLOBAL;
+    let images = features.dims()[0] / GLOBAL_VIEWS;
     let of_view = |view: usize| koleo(features.clone().narrow(0, view * images, images));
-    (1..GLOBAL).map(of_view).fold(of_view(0), |sum, next| sum + next)
+    (1..GLOBAL_VIEWS)
+        .map(of_view)
+        .fold(of_view(0), |sum, next| sum + next)
 }
 
 /// The estimate of differential entropy by nearest neighbours, negated, on features of length 1: Sablayrolles, Douze, Schmid,

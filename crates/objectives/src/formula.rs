@@ -171,6 +171,22 @@ pub(crate) fn relative(ours: &[f64], reference: &[f64]) -> f64 {
     length(&difference) / length(reference).max(1e-300)
 }
 
+/// Compares a loss and its gradient with a case of a script's grid: 1e-5 for both, or three times PyTorch's own float32 error
+/// where the case says that it is larger; 32 values of the gradient.
+pub(crate) fn check_loss(case: &Value, input: &Tensor<2>, loss: Tensor<1>) {
+    let bound = |of: &str| (3.0 * case["torch_float32_error"][of].as_f64().unwrap_or(0.0)).max(1e-5);
+    let value = f64::from(loss.clone().into_scalar::<f32>());
+    let error = relative(&[value], &[case["loss"].as_f64().unwrap()]);
+    assert!(error <= bound("loss"), "{case}: {value}, {error:e} off");
+    let gradient = input.grad(&loss.backward()).unwrap().into_data();
+    let gradient: Vec<f64> = gradient.iter::<f64>().collect();
+    let stride = (gradient.len() / 32).max(1);
+    let sampled: Vec<f64> = gradient.into_iter().step_by(stride).take(32).collect();
+    let expected: Vec<f64> = serde_json::from_value(case["gradient"].clone()).unwrap();
+    let error = relative(&sampled, &expected);
+    assert!(error <= bound("gradient"), "{case}: gradient {error:e} off");
+}
+
 /// Trains as the fixture says and compares every loss, and the first step's gradients.
 ///
 /// `prepare` gets the student by formula and a fresh state, and makes the state what the script starts from: at least a

@@ -1,12 +1,12 @@
-//! What stands on top of a backbone in most methods: multi-layer perceptrons, embeddings of length 1, and the checks of
-//! their configs.
+//! What stands on top of a backbone in most methods: multi-layer perceptrons, embeddings of length 1, and predictions
+//! between views.
 
 use backbones::layers::{BatchNorm, Linear, relu};
 use backbones::{Backbone, BackboneConfig, Context, Init};
 use burn::module::Module;
 use burn::tensor::Tensor;
 use burn::tensor::activation::log_softmax;
-use training::Batch;
+use training::{Batch, ViewGroupTensor};
 
 /// The shape of an [`Mlp`].
 #[derive(Clone, Debug)]
@@ -123,19 +123,39 @@ impl Encoder {
         }
     }
 
+    /// The embeddings of images of one size.
+    ///
+    /// # Shapes
+    /// - images: `[images, 3, height, width]`
+    /// - output: `[images, outputs]`
+    pub fn embed(&self, images: Tensor<4>, context: &Context) -> Tensor<2> {
+        self.projector
+            .forward(self.backbone.forward(images, context), context)
+    }
+
     /// The embeddings of every view of the batch. Views of one size go through the backbone together, and all features
     /// through the projector.
     ///
     /// # Shapes
     /// - output: `[views * images, outputs]`, all images of view 0 first
     pub fn forward(&self, batch: &Batch, context: &Context) -> Tensor<2> {
-        let mut features: Vec<Tensor<2>> = vec![];
-        for (size, group) in batch.views.iter().enumerate() {
-            let context = context.part(size as u64);
-            features.push(self.backbone.forward(group.images.clone(), &context));
-        }
-        self.projector.forward(Tensor::cat(features, 0), context)
+        let features = features_of_views(&self.backbone, &batch.views, context);
+        self.projector.forward(features, context)
     }
+}
+
+/// Global views in the methods that predict between views: the first ones, whose answers the others predict.
+pub const GLOBAL_VIEWS: usize = 2;
+
+/// The features of views, size by size: those of one size go through the network together, and each size draws for itself.
+///
+/// # Shapes
+/// - output: `[views * images, features]`, all images of view 0 first
+pub fn features_of_views(backbone: &Backbone, views: &[ViewGroupTensor], context: &Context) -> Tensor<2> {
+    let of_size = |(size, group): (usize, &ViewGroupTensor)| {
+        backbone.forward(group.images.clone(), &context.part(size as u64))
+    };
+    Tensor::cat(views.iter().enumerate().map(of_size).collect(), 0)
 }
 
 /// The first half of the rows and the second: what two views gave that went through a network together.
@@ -170,42 +190,26 @@ pub fn cross_view_prediction(
     views: usize,
     temperature: f64,
 ) -> Tensor<1> {
-    const GLOBAL: usize = 2;
     let [rows, prototypes] = scores.dims();
     let images = rows / views;
     let log_p = log_softmax(scores / temperature, 1).reshape([views, images, prototypes]);
-    let q = answers.reshape([GLOBAL, images, prototypes]);
+    let q = answers.reshape([GLOBAL_VIEWS, images, prototypes]);
     // Σ_{s ≠ t} log p_s = Σ_s log p_s − log p_t: no loop over pairs.
-    let others = log_p.clone().sum_dim(0) - log_p.narrow(0, 0, GLOBAL);
+    let others = log_p.clone().sum_dim(0) - log_p.narrow(0, 0, GLOBAL_VIEWS);
     let each = (q * others).sum_dim(2); // [2, images, 1]
-    let scale = -1.0 / ((views - 1) * GLOBAL) as f64;
+    let scale = -1.0 / ((views - 1) * GLOBAL_VIEWS) as f64;
     each.sum_dim(0).mean_dim(1).reshape([1]) * scale
 }
 
-/// Refuses sizes of 0, naming the key.
-pub(crate) fn check_sizes(method: &str, sizes: &[(&str, usize)]) -> Result<(), String> {
-    match sizes.iter().find(|(_, size)| *size == 0) {
-        Some((key, _)) => Err(format!("`objective.{method}.{key}` must be at least 1, got 0")),
-        None => Ok(()),
-    }
+/// The entropy of each row of probabilities, averaged over the rows: `[1]`, detached. For the log.
+pub fn entropy(probabilities: Tensor<2>) -> Tensor<1> {
+    entropies(probabilities).mean_dim(0).reshape([1])
 }
 
-/// Refuses a number of layers other than 2 or 3, which is what the papers have.
-pub(crate) fn check_projector_layers(method: &str, layers: usize) -> Result<(), String> {
-    if (2..=3).contains(&layers) {
-        return Ok(());
-    }
-    Err(format!(
-        "`objective.{method}.projector_layers` must be 2 or 3, got {layers}"
-    ))
-}
-
-/// Refuses numbers below 0 and not finite ones, naming the key.
-pub(crate) fn check_weights(method: &str, weights: &[(&str, f64)]) -> Result<(), String> {
-    match weights.iter().find(|(_, w)| !(w.is_finite() && *w >= 0.0)) {
-        Some((key, weight)) => Err(format!(
-            "`objective.{method}.{key}` must be at least 0, got {weight}"
-        )),
-        None => Ok(()),
-    }
+/// The entropy of each row of probabilities: `[rows, classes]` to `[rows, 1]`, detached. For the log.
+pub fn entropies(probabilities: Tensor<2>) -> Tensor<2> {
+    let probabilities = probabilities.detach();
+    (probabilities.clone() * probabilities.clamp_min(1e-12).log())
+        .sum_dim(1)
+        .neg()
 }

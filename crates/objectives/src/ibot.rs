@@ -16,11 +16,12 @@
 #[cfg(test)]
 mod tests;
 
+use crate::checks;
 use crate::dino::{
-    Centering, GLOBAL, Head, HeadConfig, Network, TemperatureWarmup, check_koleo, check_momentum,
-    check_temperature, entropies, entropy, koleo_of_views, temperature, whole_batch,
+    Centering, Head, HeadConfig, Network, TemperatureWarmup, check_koleo, check_momentum, koleo_of_views,
+    temperature, whole_batch,
 };
-use crate::head::{check_weights, cross_view_prediction, spread};
+use crate::head::{GLOBAL_VIEWS, cross_view_prediction, entropies, entropy, spread};
 use backbones::init::trained;
 use backbones::{Backbone, BackboneConfig, Context, Init, Progress, ema, independent_copy};
 use burn::module::{Module, Param};
@@ -118,7 +119,7 @@ impl Config {
                 ));
             }
         }
-        check_temperature("ibot", "student_temperature", self.student_temperature)?;
+        checks::temperatures("ibot", &[("student_temperature", self.student_temperature)])?;
         let courses = [
             (
                 "teacher_temperature",
@@ -132,7 +133,7 @@ impl Config {
             ),
         ];
         for (key, end, warmup) in courses {
-            check_temperature("ibot", key, end)?;
+            checks::temperatures("ibot", &[(key, end)])?;
             if let Some(warmup) = warmup {
                 warmup.validate("ibot", &format!("{key}_warmup"))?;
             }
@@ -141,7 +142,7 @@ impl Config {
         }
         check_momentum("ibot", self.momentum, self.momentum_end)?;
         check_koleo("ibot", self.koleo_weight, batch_images)?;
-        check_weights("ibot", &[("patch_weight", self.patch_weight)])?;
+        checks::weights("ibot", &[("patch_weight", self.patch_weight)])?;
         self.mask.validate()
     }
 
@@ -265,11 +266,11 @@ impl Mask {
                 return vec![false; grid[0] * grid[1]];
             }
             let (view, image) = (number / images, number % images);
-            let index = (context.micro_batch.0 * images + image) * GLOBAL + view;
+            let index = (context.micro_batch.0 * images + image) * GLOBAL_VIEWS + view;
             let mut rng = context.draws.whole_step().rng("ibot.mask", index as u64);
             config.draw(grid, &mut rng)
         };
-        let views: Vec<Vec<bool>> = (0..GLOBAL * images).map(of_view).collect();
+        let views: Vec<Vec<bool>> = (0..GLOBAL_VIEWS * images).map(of_view).collect();
         Self::new(&views, device)
     }
 
@@ -413,7 +414,7 @@ impl Objective for Ibot {
 
     fn views(&self) -> ViewCount {
         ViewCount::GlobalAndLocal {
-            global: GLOBAL,
+            global: GLOBAL_VIEWS,
             least_local: 0,
         }
     }
@@ -500,7 +501,7 @@ impl Objective for Ibot {
             ("hidden_patches", mask.share),
             (
                 "embedding_std",
-                spread(&embeddings.narrow(0, 0, GLOBAL * batch.images)),
+                spread(&embeddings.narrow(0, 0, GLOBAL_VIEWS * batch.images)),
             ),
         ];
         if let Some(weight) = config.koleo_weight {

@@ -7,6 +7,7 @@
 
 pub mod barlow_twins;
 pub mod byol;
+mod checks;
 #[cfg(test)]
 mod conformance;
 pub mod dino;

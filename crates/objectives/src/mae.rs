@@ -12,6 +12,7 @@
 //! The encoder never sees a mask token, so it costs a quarter of what it would on whole images; the decoder is left behind
 //! after training.
 
+use crate::checks;
 use backbones::init::trained;
 use backbones::layers::{LayerNorm, Linear};
 use backbones::vit::{Block, Initialization, sine_cosine};
@@ -60,9 +61,7 @@ impl Config {
             ("decoder_depth", self.decoder_depth),
             ("decoder_heads", self.decoder_heads),
         ];
-        if let Some((name, _)) = positive.into_iter().find(|(_, value)| *value == 0) {
-            return Err(format!("`objective.mae.{name}` must be at least 1, got 0"));
-        }
+        checks::sizes("mae", &positive)?;
         if !self.decoder_width.is_multiple_of(4) {
             return Err(format!(
                 "`objective.mae.decoder_width` must be a multiple of 4, got {}",

@@ -16,6 +16,7 @@
 //! (`batch_norm_images` in `[training]`, 32 as on one of the papers' GPUs), and keys are shuffled among the parts before
 //! they go through the teacher. On one device this needs no communication: a permutation of the batch does it.
 
+use crate::checks;
 use crate::head::{spread, unit_rows};
 use backbones::init::buffer;
 use backbones::layers::{Linear, relu};
@@ -58,28 +59,15 @@ pub enum Head {
 impl Config {
     /// Refuses numbers with which the method makes no sense, naming the key.
     pub fn validate(&self, batch_images: usize) -> Result<(), String> {
-        if self.embedding_width == 0 {
-            return Err("`objective.moco.embedding_width` must be at least 1, got 0".into());
-        }
+        checks::sizes("moco", &[("embedding_width", self.embedding_width)])?;
         if self.queue_images == 0 || !self.queue_images.is_multiple_of(batch_images) {
             return Err(format!(
                 "`objective.moco.queue_images` must be a multiple of `data.batch_images` ({batch_images}), got {}",
                 self.queue_images
             ));
         }
-        if !(0.0..=1.0).contains(&self.momentum) {
-            return Err(format!(
-                "`objective.moco.momentum` must be in 0..1, got {}",
-                self.momentum
-            ));
-        }
-        if !(self.temperature.is_finite() && self.temperature > 0.0) {
-            return Err(format!(
-                "`objective.moco.temperature` must be above 0, got {}",
-                self.temperature
-            ));
-        }
-        Ok(())
+        checks::momenta("moco", &[("momentum", self.momentum)])?;
+        checks::temperatures("moco", &[("temperature", self.temperature)])
     }
 }
 
@@ -286,6 +274,7 @@ pub fn info_nce(queries: Tensor<2>, keys: Tensor<2>, queue: Tensor<2>, temperatu
 mod tests {
     use super::*;
     use crate::conformance::{self, Case};
+    use crate::formula::{relative, u, views};
     use backbones::{Draws, ResNetConfig, Stem};
     use burn::tensor::Device;
 
@@ -335,12 +324,6 @@ mod tests {
             2.0 * (value - value.floor()) - 1.0
         };
         (0..rows * width).map(value).collect()
-    }
-
-    fn relative(ours: &[f64], reference: &[f64]) -> f64 {
-        let length =
-            |values: &mut dyn Iterator<Item = f64>| values.map(|value| value * value).sum::<f64>().sqrt();
-        length(&mut ours.iter().zip(reference).map(|(a, b)| a - b)) / length(&mut reference.iter().copied())
     }
 
     #[test]
@@ -443,7 +426,7 @@ mod tests {
                 fixture["orders"][step],
                 "shuffle of step {step}"
             );
-            let (loss, pending) = objective.loss(&student, &state, &by_formula_views(step), &context);
+            let (loss, pending) = objective.loss(&student, &state, &views(step, &[(2, 16)], 16), &context);
             let value = f64::from(loss.total.clone().into_data().try_to_vec::<f32>().unwrap()[0]);
             let expected = fixture["losses"][step].as_f64().unwrap();
             // In a network so small one input of a ReLU that rounds to the other side of zero moves the loss by some
@@ -458,13 +441,6 @@ mod tests {
             student = optimizer.step(&rates, student, grads);
             (student, state) = objective.commit(student, state, vec![pending], &context);
         }
-    }
-
-    fn u(tensor: usize, count: usize) -> Vec<f32> {
-        let wave = |index: usize| 43758.5453 * (12.9898 * index as f64 + 78.233 * tensor as f64).sin();
-        (0..count)
-            .map(|index| (2.0 * (wave(index) - wave(index).floor()) - 1.0) as f32)
-            .collect()
     }
 
     fn by_formula(encoder: Encoder) -> Encoder {
@@ -494,44 +470,6 @@ mod tests {
             layer.bias = Some(Param::from_tensor(Tensor::zeros([out], &device)));
         }
         Encoder { backbone, head }
-    }
-
-    fn by_formula_views(step: usize) -> Batch {
-        let mut pixels = vec![];
-        for view in 0..2 {
-            for image in 0..16 {
-                for channel in 0..3 {
-                    for y in 0..16 {
-                        for x in (0..16).map(|x| x + 3 * view) {
-                            let value = x * (image % 7 + 3)
-                                + y * (image % 5 + 2)
-                                + 40 * channel
-                                + 17 * image
-                                + 31 * view
-                                + 13 * step;
-                            pixels.push((value % 256) as u8);
-                        }
-                    }
-                }
-            }
-        }
-        let views = data::Views {
-            pixels,
-            count: 2,
-            images: 16,
-            channels: 3,
-            height: 16,
-            width: 16,
-        };
-        let normalize = training::Normalize {
-            mean: [0.485, 0.456, 0.406],
-            std: [0.229, 0.224, 0.225],
-        };
-        let images = normalize.tensor(views, &Device::flex());
-        Batch {
-            views: vec![training::ViewGroupTensor { images, count: 2 }],
-            images: 16,
-        }
     }
 
     #[test]

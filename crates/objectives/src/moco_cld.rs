@@ -16,6 +16,7 @@
 //! What the paper leaves open is as in its authors' program (MIT): centroids are plain means, through which gradients
 //! pass; a cluster without members has its centroid at 0; k-means starts at the first rows.
 
+use crate::checks;
 use crate::head::{spread, unit_rows};
 use crate::moco::{info_nce, keys, new_queue, push};
 use backbones::init::trained;
@@ -77,9 +78,7 @@ impl Config {
             ("clusters", self.clusters),
             ("cluster_iterations", self.cluster_iterations),
         ];
-        if let Some((name, _)) = positive.into_iter().find(|(_, value)| *value == 0) {
-            return Err(format!("`objective.moco_cld.{name}` must be at least 1, got 0"));
-        }
+        checks::sizes("moco_cld", &positive)?;
         if self.queue_images == 0 || !self.queue_images.is_multiple_of(batch_images) {
             return Err(format!(
                 "`objective.moco_cld.queue_images` must be a multiple of `data.batch_images` ({batch_images}), got {}",
@@ -93,30 +92,13 @@ impl Config {
                 "`objective.moco_cld.cluster_images` must divide `data.batch_images` ({batch_images}), got {images}"
             ));
         }
-        if !(0.0..=1.0).contains(&self.momentum) {
-            return Err(format!(
-                "`objective.moco_cld.momentum` must be in 0..1, got {}",
-                self.momentum
-            ));
-        }
+        checks::momenta("moco_cld", &[("momentum", self.momentum)])?;
         let temperatures = [
             ("temperature", self.temperature),
             ("cluster_temperature", self.cluster_temperature),
         ];
-        for (name, value) in temperatures {
-            if !(value.is_finite() && value > 0.0) {
-                return Err(format!(
-                    "`objective.moco_cld.{name}` must be above 0, got {value}"
-                ));
-            }
-        }
-        if !(self.cluster_weight.is_finite() && self.cluster_weight >= 0.0) {
-            return Err(format!(
-                "`objective.moco_cld.cluster_weight` must be at least 0, got {}",
-                self.cluster_weight
-            ));
-        }
-        Ok(())
+        checks::temperatures("moco_cld", &temperatures)?;
+        checks::weights("moco_cld", &[("cluster_weight", self.cluster_weight)])
     }
 }
 

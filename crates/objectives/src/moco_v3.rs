@@ -15,7 +15,8 @@
 //! **Frozen patch embedding** (the paper's trick for stability): a vision transformer's training dips where the gradients of
 //! its first layer jump, so that layer stays as it was drawn.
 
-use crate::head::{Mlp, MlpShape, OutputNorm, spread, unit_rows};
+use crate::checks;
+use crate::head::{Encoder, Mlp, MlpShape, OutputNorm, spread, unit_rows};
 use backbones::{Backbone, BackboneConfig, Context, Init, Progress, ema, independent_copy};
 use burn::module::Module;
 use burn::tensor::Tensor;
@@ -55,29 +56,15 @@ impl Config {
             ("hidden_width", self.hidden_width),
             ("embedding_width", self.embedding_width),
         ];
-        if let Some((name, _)) = positive.into_iter().find(|(_, value)| *value == 0) {
-            return Err(format!("`objective.moco_v3.{name}` must be at least 1, got 0"));
-        }
+        checks::sizes("moco_v3", &positive)?;
         if batch_images < 2 {
             return Err(format!(
                 "`data.batch_images` must be at least 2 for moco_v3, whose negatives are the other images, got {batch_images}"
             ));
         }
-        if !(self.temperature.is_finite() && self.temperature > 0.0) {
-            return Err(format!(
-                "`objective.moco_v3.temperature` must be above 0, got {}",
-                self.temperature
-            ));
-        }
-        let momenta = [
-            ("momentum", Some(self.momentum)),
-            ("momentum_end", self.momentum_end),
-        ];
-        for (name, value) in momenta {
-            if let Some(value) = value.filter(|value| !(0.0..=1.0).contains(value)) {
-                return Err(format!("`objective.moco_v3.{name}` must be in 0..1, got {value}"));
-            }
-        }
+        checks::temperatures("moco_v3", &[("temperature", self.temperature)])?;
+        let end = self.momentum_end.unwrap_or(self.momentum);
+        checks::momenta("moco_v3", &[("momentum", self.momentum), ("momentum_end", end)])?;
         if self.freeze_patch_embedding && !matches!(backbone, BackboneConfig::Vit(_)) {
             return Err(format!(
                 "`objective.moco_v3.freeze_patch_embedding` must be false for {}, which has no patch embedding; it is for \
@@ -101,22 +88,6 @@ impl Config {
         };
         self.momentum_end
             .map_or(self.momentum, |end| cosine(self.momentum, end, next.fraction()))
-    }
-}
-
-/// Backbone and projector.
-#[derive(Module, Debug)]
-pub struct Encoder {
-    /// The network under study.
-    pub backbone: Backbone,
-    /// From features to the embedding.
-    pub projector: Mlp,
-}
-
-impl Encoder {
-    fn forward(&self, images: Tensor<4>, context: &Context) -> Tensor<2> {
-        self.projector
-            .forward(self.backbone.forward(images, context), context)
     }
 }
 
@@ -150,8 +121,8 @@ impl MocoV3 {
     }
 
     /// `layers` linear layers without biases, batch normalisation and ReLU between them.
-    fn mlp(&self, init: &Init, inputs: usize, layers: usize, output_norm: OutputNorm) -> Mlp {
-        let shape = MlpShape {
+    fn mlp(&self, inputs: usize, layers: usize, output_norm: OutputNorm) -> MlpShape {
+        MlpShape {
             inputs,
             hidden: vec![self.config.hidden_width; layers - 1],
             outputs: self.config.embedding_width,
@@ -159,8 +130,7 @@ impl MocoV3 {
             hidden_bias: false,
             output_bias: false,
             output_norm,
-        };
-        Mlp::new(init, &shape)
+        }
     }
 }
 
@@ -175,23 +145,16 @@ impl Objective for MocoV3 {
 
     fn init(&self, init: &Init) -> (Student, State) {
         let init = init.at("student");
-        let at = init.at("encoder");
-        let encoder = Encoder {
-            backbone: self.backbone.init(&at.at("backbone")),
-            projector: self.mlp(
-                &at.at("projector"),
-                self.backbone.features(),
-                self.config.projector_layers,
-                OutputNorm::Plain,
-            ),
-        };
+        let layers = self.config.projector_layers;
+        let projector = self.mlp(self.backbone.features(), layers, OutputNorm::Plain);
+        let encoder = Encoder::new(&init.at("encoder"), &self.backbone, &projector);
         let output_norm = if self.config.predictor_output_norm {
             OutputNorm::Plain
         } else {
             OutputNorm::None
         };
         let width = self.config.embedding_width;
-        let predictor = self.mlp(&init.at("predictor"), width, 2, output_norm);
+        let predictor = Mlp::new(&init.at("predictor"), &self.mlp(width, 2, output_norm));
         let teacher = independent_copy(&encoder);
         (Student { encoder, predictor }, State { teacher })
     }
@@ -199,9 +162,9 @@ impl Objective for MocoV3 {
     fn loss(&self, student: &Student, state: &State, batch: &Batch, context: &Context) -> (Loss, ()) {
         let embed = |view: usize| {
             let context = context.part(view as u64);
-            let projected = student.encoder.forward(batch.view(view), &context);
+            let projected = student.encoder.embed(batch.view(view), &context);
             let queries = unit_rows(student.predictor.forward(projected, &context));
-            let keys = state.teacher.forward(batch.view(view), &context.teacher());
+            let keys = state.teacher.embed(batch.view(view), &context.teacher());
             (queries, unit_rows(keys).detach())
         };
         let ((q0, k0), (q1, k1)) = (embed(0), embed(1));

@@ -12,9 +12,8 @@
 //! network as one batch. Many reimplementations (lightly, solo-learn) send view after view: for their statistics set
 //! `batch_norm_images` in `[training]` to the batch's number of photographs.
 
-use crate::head::{
-    Encoder, MlpShape, OutputNorm, check_projector_layers, check_sizes, halves, spread, unit_rows,
-};
+use crate::checks;
+use crate::head::{Encoder, MlpShape, OutputNorm, halves, spread, unit_rows};
 use backbones::{Backbone, BackboneConfig, Context, Init};
 use burn::module::Module;
 use burn::tensor::{Bool, Tensor};
@@ -52,21 +51,15 @@ pub enum ProjectorNorm {
 impl Config {
     /// Refuses numbers with which the method makes no sense, naming the key.
     pub fn validate(&self) -> Result<(), String> {
-        check_projector_layers("simclr", self.projector_layers)?;
-        check_sizes(
+        checks::projector_layers("simclr", self.projector_layers)?;
+        checks::sizes(
             "simclr",
             &[
                 ("projector_width", self.projector_width),
                 ("embedding_width", self.embedding_width),
             ],
         )?;
-        if !(self.temperature.is_finite() && self.temperature > 0.0) {
-            return Err(format!(
-                "`objective.simclr.temperature` must be above 0, got {}",
-                self.temperature
-            ));
-        }
-        Ok(())
+        checks::temperatures("simclr", &[("temperature", self.temperature)])
     }
 
     fn projector(&self, inputs: usize) -> MlpShape {

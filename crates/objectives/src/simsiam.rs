@@ -11,9 +11,8 @@
 //!
 //! Batch statistics are over each view by itself; `training.batch_norm_images` splits a view further.
 
-use crate::head::{
-    Encoder, Mlp, MlpShape, OutputNorm, check_projector_layers, check_sizes, halves, spread, unit_rows,
-};
+use crate::checks;
+use crate::head::{Encoder, Mlp, MlpShape, OutputNorm, halves, spread, unit_rows};
 use backbones::{Backbone, BackboneConfig, Context, Init};
 use burn::module::Module;
 use burn::tensor::Tensor;
@@ -41,8 +40,8 @@ pub struct Config {
 impl Config {
     /// Refuses numbers with which the method makes no sense, naming the key.
     pub fn validate(&self) -> Result<(), String> {
-        check_projector_layers("simsiam", self.projector_layers)?;
-        check_sizes(
+        checks::projector_layers("simsiam", self.projector_layers)?;
+        checks::sizes(
             "simsiam",
             &[
                 ("projector_width", self.projector_width),

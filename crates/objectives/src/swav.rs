@@ -12,7 +12,11 @@
 //! evenly over the prototypes, which is what keeps the network from answering the same to everything. Where batches are
 //! small against the number of prototypes, embeddings of earlier batches are assigned with them (`queue`).
 
-use crate::head::{Mlp, MlpShape, OutputNorm, cross_view_prediction, spread, unit_rows};
+use crate::checks;
+use crate::head::{
+    GLOBAL_VIEWS, Mlp, MlpShape, OutputNorm, cross_view_prediction, entropy, features_of_views, spread,
+    unit_rows,
+};
 use backbones::init::buffer;
 use backbones::layers::Linear;
 use backbones::{Backbone, BackboneConfig, Context, Init, Progress, Replicas, change_value};
@@ -20,9 +24,6 @@ use burn::module::{Module, Param};
 use burn::tensor::Tensor;
 use serde::{Deserialize, Serialize};
 use training::{Batch, Loss, Objective, ViewCount};
-
-/// Global views, whose assignments the others predict.
-const GLOBAL: usize = 2;
 
 /// `[objective.swav]`. The paper's values are those for ImageNet with ResNet-50.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -67,23 +68,14 @@ impl Config {
             ("embedding_width", self.embedding_width),
             ("sinkhorn_iterations", self.sinkhorn_iterations),
         ];
-        for (name, value) in sizes {
-            if value == 0 {
-                return Err(format!("`objective.swav.{name}` must be at least 1, got 0"));
-            }
-        }
+        checks::sizes("swav", &sizes)?;
         if self.prototypes < 2 {
             return Err(format!(
                 "`objective.swav.prototypes` must be at least 2, got {}",
                 self.prototypes
             ));
         }
-        if !(self.temperature.is_finite() && self.temperature > 0.0) {
-            return Err(format!(
-                "`objective.swav.temperature` must be above 0, got {}",
-                self.temperature
-            ));
-        }
+        checks::temperatures("swav", &[("temperature", self.temperature)])?;
         // Below it exp(score / epsilon) leaves the range of f32.
         if !(self.sinkhorn_epsilon.is_finite() && self.sinkhorn_epsilon >= 0.01) {
             return Err(format!(
@@ -120,17 +112,9 @@ impl Student {
     /// # Shapes
     /// - output: `[views * images, embedding_width]`, `[views * images, prototypes]`
     fn forward(&self, batch: &Batch, context: &Context) -> (Tensor<2>, Tensor<2>) {
-        let features = batch
-            .views
-            .iter()
-            .enumerate()
-            .map(|(index, group)| {
-                self.backbone
-                    .forward(group.images.clone(), &context.part(index as u64))
-            })
-            .collect();
+        let features = features_of_views(&self.backbone, &batch.views, context);
         // The projector sees all views at once, and so do its batch statistics, as in the paper's code.
-        let embeddings = unit_rows(self.projector.forward(Tensor::cat(features, 0), context));
+        let embeddings = unit_rows(self.projector.forward(features, context));
         let scores = self.prototypes.forward(embeddings.clone());
         (embeddings, scores)
     }
@@ -178,7 +162,7 @@ impl Objective for Swav {
 
     fn views(&self) -> ViewCount {
         ViewCount::GlobalAndLocal {
-            global: GLOBAL,
+            global: GLOBAL_VIEWS,
             least_local: 0,
         }
     }
@@ -205,7 +189,7 @@ impl Objective for Swav {
             )),
         };
         let queue = self.config.queue.as_ref().map(|queue| {
-            let empty = init.zeros([GLOBAL, queue.images, self.config.embedding_width]);
+            let empty = init.zeros([GLOBAL_VIEWS, queue.images, self.config.embedding_width]);
             buffer(empty.without_autodiff())
         });
         (student, State { queue })
@@ -219,7 +203,7 @@ impl Objective for Swav {
         let constant = scores.clone().detach();
         let queue = self.full_queue(state, &context.progress, images);
         let prototypes = student.prototypes.weight.val().detach();
-        let assignments = (0..GLOBAL).map(|view| {
+        let assignments = (0..GLOBAL_VIEWS).map(|view| {
             let own = constant.clone().narrow(0, view * images, images);
             let scores = match &queue {
                 Some(queue) => {
@@ -241,18 +225,13 @@ impl Objective for Swav {
         let assignments = Tensor::cat(assignments.collect(), 0);
 
         let total = cross_view_prediction(scores, assignments.clone(), views, self.config.temperature);
-        let entropy = (assignments.clone() * assignments.clamp_min(1e-12).log())
-            .sum_dim(1)
-            .neg()
-            .mean_dim(0)
-            .reshape([1]);
-        let global = embeddings.narrow(0, 0, GLOBAL * images);
+        let global = embeddings.narrow(0, 0, GLOBAL_VIEWS * images);
         let signals = vec![
             ("embedding_std", spread(&global)),
-            ("assignment_entropy", entropy.detach()),
+            ("assignment_entropy", entropy(assignments)),
         ];
         let width = self.config.embedding_width;
-        let pending = global.detach().reshape([GLOBAL, images, width]);
+        let pending = global.detach().reshape([GLOBAL_VIEWS, images, width]);
         (Loss { total, signals }, pending)
     }
 
@@ -271,7 +250,7 @@ impl Objective for Swav {
             };
             if let Some(pushed) = self.pushed(&context.progress, images) {
                 let row = pushed % kept.images;
-                let rows = [0..GLOBAL, row..row + images, 0..width];
+                let rows = [0..GLOBAL_VIEWS, row..row + images, 0..width];
                 *queue = change_value(queue.clone(), |queue| {
                     queue.slice_assign(rows, embeddings.without_autodiff())
                 });
@@ -326,7 +305,7 @@ pub fn sinkhorn(scores: Tensor<2>, epsilon: f64, iterations: usize, replicas: &R
 mod tests {
     use super::*;
     use crate::conformance::{self, Case};
-    use crate::formula::{self, Fixture, relative, u};
+    use crate::formula::{self, Fixture, u};
     use backbones::{ResNetConfig, Stem};
     use burn::tensor::{Device, TensorData};
 
@@ -390,7 +369,7 @@ mod tests {
                 Tensor::<2>::from_data(TensorData::new(values, [rows, prototypes]), &device)
             };
             let scores = matrix(size("seed"), views * images).require_grad();
-            let assignments = (0..GLOBAL).map(|view| {
+            let assignments = (0..GLOBAL_VIEWS).map(|view| {
                 let own = scores.clone().detach().narrow(0, view * images, images);
                 let all = if queue > 0 {
                     Tensor::cat(vec![own, matrix(500 + view, queue)], 0)
@@ -403,22 +382,7 @@ mod tests {
             let of_images: Vec<f64> = assignments.clone().sum_dim(1).into_data().iter::<f64>().collect();
             assert!(of_images.iter().all(|sum| (sum - 1.0).abs() < 1e-5));
             let loss = cross_view_prediction(scores.clone(), assignments, views, number("temperature"));
-            let value = f64::from(loss.clone().into_scalar::<f32>());
-            assert!(
-                (value - number("loss")).abs() <= 1e-5 * number("loss"),
-                "{case}: {value}"
-            );
-            let gradient: Vec<f64> = scores
-                .grad(&loss.backward())
-                .unwrap()
-                .into_data()
-                .iter::<f64>()
-                .collect();
-            let stride = (gradient.len() / 32).max(1);
-            let sampled: Vec<f64> = gradient.into_iter().step_by(stride).take(32).collect();
-            let expected: Vec<f64> = serde_json::from_value(case["gradient"].clone()).unwrap();
-            let error = relative(&sampled, &expected);
-            assert!(error <= 1e-5, "{case}: gradient {error:e} off");
+            formula::check_loss(case, &scores, loss);
         }
     }
 

@@ -12,10 +12,8 @@
 //! The paper's expander is our projector. Batch statistics within the networks are over each view by itself;
 //! `training.batch_norm_images` splits a view further. The loss is always over the whole batch.
 
-use crate::head::{
-    Encoder, MlpShape, OutputNorm, check_projector_layers, check_sizes, check_weights, halves, spread,
-    unit_rows,
-};
+use crate::checks;
+use crate::head::{Encoder, MlpShape, OutputNorm, halves, spread, unit_rows};
 use backbones::{Backbone, BackboneConfig, Context, Init, Replicas};
 use burn::module::Module;
 use burn::tensor::activation::relu;
@@ -49,15 +47,15 @@ pub struct Config {
 impl Config {
     /// Refuses numbers with which the method makes no sense, naming the key.
     pub fn validate(&self) -> Result<(), String> {
-        check_projector_layers("vicreg", self.projector_layers)?;
-        check_sizes(
+        checks::projector_layers("vicreg", self.projector_layers)?;
+        checks::sizes(
             "vicreg",
             &[
                 ("projector_width", self.projector_width),
                 ("embedding_width", self.embedding_width),
             ],
         )?;
-        check_weights(
+        checks::weights(
             "vicreg",
             &[
                 ("invariance_weight", self.invariance_weight),

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::conformance::{self, Case};
-use crate::formula::{Fixture, follow, relative, u};
+use crate::formula::{Fixture, check_loss, follow, u};
 use backbones::vit::{Initialization, Interpolation, Pooling, Position};
 use backbones::{Draws, ResNetConfig, Stem, VitConfig, parameters};
 use serde_json::Value;
@@ -123,22 +123,6 @@ fn matrix(tensor: usize, scale: f64, [rows, width]: [usize; 2]) -> Tensor<2> {
     Tensor::from_data(TensorData::new::<f32, _>(values, [rows, width]), &Device::flex())
 }
 
-/// Value and gradient by `inputs` against a case's.
-fn compare(case: &Value, loss: Tensor<1>, inputs: &Tensor<2>) {
-    // Where the bound is out of float32's reach, three times PyTorch's own float32 error.
-    let bound = |of: &str| (3.0 * case["torch_float32_error"][of].as_f64().unwrap()).max(1e-5);
-    let value = f64::from(loss.clone().into_scalar::<f32>());
-    let error = relative(&[value], &[number(case, "loss")]);
-    assert!(error <= bound("loss"), "{case}: {value}, {error:e} off");
-    let gradient = inputs.grad(&loss.backward()).unwrap().into_data();
-    let gradient: Vec<f64> = gradient.iter::<f64>().collect();
-    let stride = (gradient.len() / 32).max(1);
-    let sampled: Vec<f64> = gradient.into_iter().step_by(stride).take(32).collect();
-    let expected: Vec<f64> = serde_json::from_value(case["gradient"].clone()).unwrap();
-    let error = relative(&sampled, &expected);
-    assert!(error <= bound("gradient"), "{case}: gradient {error:e} off");
-}
-
 /// The loss of a case in step `step`, and what moves the centre after it.
 fn loss_at(
     case: &Value,
@@ -148,10 +132,10 @@ fn loss_at(
     temperature: f64,
 ) -> (Tensor<1>, Tensor<2>, Option<Tensor<2>>) {
     let (images, prototypes) = (size(case, "images"), size(case, "prototypes"));
-    let views = GLOBAL + size(case, "local");
+    let views = GLOBAL_VIEWS + size(case, "local");
     let scale = number(case, "scale");
     let replicas = Replicas::single();
-    let teacher = matrix(10 * step + 1, scale, [GLOBAL * images, prototypes]);
+    let teacher = matrix(10 * step + 1, scale, [GLOBAL_VIEWS * images, prototypes]);
     let student = matrix(10 * step + 2, scale, [views * images, prototypes])
         .autodiff()
         .require_grad();
@@ -184,7 +168,7 @@ fn the_loss_agrees_with_pytorch_and_lightly_after_steps_that_moved_the_centre() 
             let (loss, student, mean) = loss_at(case, step, &centering, centre.as_ref(), temperature);
             centre = centering.moved(centre, vec![mean]);
             if step + 1 == steps {
-                compare(case, loss, &student);
+                check_loss(case, &student, loss);
             }
         }
     }
@@ -200,7 +184,7 @@ fn sinkhorn_in_the_centres_place_agrees_with_pytorch_and_lightly() {
         };
         let (loss, student, mean) = loss_at(case, 0, &centering, None, number(case, "teacher_temperature"));
         assert!(mean.is_none());
-        compare(case, loss, &student);
+        check_loss(case, &student, loss);
     }
 }
 
@@ -211,7 +195,7 @@ fn koleo_agrees_with_pytorch_and_lightly() {
     for case in &cases {
         let shape = [size(case, "images"), size(case, "width")];
         let features = matrix(3, 1.0, shape).autodiff().require_grad();
-        compare(case, koleo(features.clone()), &features);
+        check_loss(case, &features, koleo(features.clone()));
     }
     // Images that look the same push apart with a force that is large but a number.
     let same = Tensor::<2>::ones([3, 4], &Device::flex().autodiff()).require_grad();

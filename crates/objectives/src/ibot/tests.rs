@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::conformance::{self, Case};
-use crate::formula::{Fixture, follow, relative, u};
+use crate::formula::{Fixture, check_loss, follow, u};
 use backbones::vit::{Initialization, Interpolation, Pooling, Position};
 use backbones::{Draws, Replicas, ResNetConfig, Stem, VitConfig};
 use serde_json::Value;
@@ -188,21 +188,7 @@ fn the_patches_loss_agrees_with_pytorch_and_lightly_after_steps_that_moved_the_c
             let student = mask.of_rows(scores(10 * step + 2)).autodiff().require_grad();
             let each = cross_entropies(student.clone(), targets, number("student_temperature"));
             let loss = mask.sum(each);
-            let bound = |of: &str| (3.0 * case["torch_float32_error"][of].as_f64().unwrap()).max(1e-5);
-            let value = f64::from(loss.clone().into_scalar::<f32>());
-            let error = relative(&[value], &[number("loss")]);
-            assert!(error <= bound("loss"), "{case}: {value}, {error:e} off");
-            let gradient: Vec<f64> = student
-                .grad(&loss.backward())
-                .unwrap()
-                .into_data()
-                .iter::<f64>()
-                .collect();
-            let stride = (gradient.len() / 32).max(1);
-            let sampled: Vec<f64> = gradient.into_iter().step_by(stride).take(32).collect();
-            let expected: Vec<f64> = serde_json::from_value(case["gradient"].clone()).unwrap();
-            let error = relative(&sampled, &expected);
-            assert!(error <= bound("gradient"), "{case}: gradient {error:e} off");
+            check_loss(&case, &student, loss);
         }
     }
 }
