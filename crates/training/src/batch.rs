@@ -1,6 +1,6 @@
 //! From the loader's plain memory to normalised tensors on the device.
 
-use burn::tensor::{Device, Tensor, TensorData};
+use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 use serde::{Deserialize, Serialize};
 
 /// Channel statistics by which images are normalised: `(pixel / 255 - mean) / std`.
@@ -37,10 +37,11 @@ impl Normalize {
             views.height,
             views.width,
         ];
-        let pixels = Tensor::<4, burn::tensor::Int>::from_data(
-            TensorData::new(views.pixels, shape),
-            (device, burn::tensor::DType::U8),
-        );
+        let pixels = if device.supports_dtype(DType::U8) {
+            Tensor::<4, Int>::from_data(TensorData::new(views.pixels, shape), (device, DType::U8)).float()
+        } else {
+            unpacked(views.pixels, device).reshape(shape)
+        };
         // x / 255 / std - mean / std: one multiplication and one subtraction per pixel.
         let scale = self.std.map(|std| 1.0 / (255.0 * std));
         let shift: Vec<f32> = self
@@ -50,8 +51,33 @@ impl Normalize {
             .map(|(mean, std)| mean / std)
             .collect();
         let channel = |values: &[f32]| Tensor::<1>::from_floats(values, device).reshape([1, 3, 1, 1]);
-        pixels.float() * channel(&scale) - channel(&shift)
+        pixels * channel(&scale) - channel(&shift)
     }
+}
+
+/// Bytes as floats on a device without 8-bit numbers (WGSL has none): they cross the bus four to a word and are taken apart
+/// there.
+///
+/// # Shapes
+/// - output: `[bytes]`, values 0..255
+fn unpacked(mut bytes: Vec<u8>, device: &Device) -> Tensor<1> {
+    let count = bytes.len();
+    bytes.resize(count.next_multiple_of(4), 0);
+    let words: Vec<i32> = bytes
+        .chunks_exact(4)
+        .map(|word| i32::from_le_bytes([word[0], word[1], word[2], word[3]]))
+        .collect();
+    let length = words.len();
+    let words = Tensor::<2, Int>::from_data(TensorData::new(words, [length, 1]), (device, DType::I32));
+    // The sign that an arithmetic shift draws in is masked off again.
+    let byte = |index: i32| {
+        words
+            .clone()
+            .bitwise_right_shift_scalar(8 * index)
+            .bitwise_and_scalar(0xff)
+    };
+    let bytes = Tensor::cat((0..4).map(byte).collect(), 1);
+    bytes.float().reshape([4 * length]).narrow(0, 0, count)
 }
 
 /// The views of one size on the device, so that they can go through a network together.
@@ -230,6 +256,16 @@ mod tests {
             let channel = index / 4 % 3;
             let expected = (*pixel as f32 / 255.0 - normalize.mean[channel]) / normalize.std[channel];
             assert!((value - expected).abs() < 1e-6, "{index}: {value} {expected}");
+        }
+    }
+
+    #[test]
+    fn packed_bytes_come_out_as_they_went_in() {
+        for count in [1, 4, 7, 256 * 3 + 2] {
+            let bytes: Vec<u8> = (0..count).map(|index| (index * 37 % 256) as u8).collect();
+            let expected: Vec<f32> = bytes.iter().map(|byte| f32::from(*byte)).collect();
+            let got = unpacked(bytes, &Device::flex()).into_data().try_to_vec::<f32>();
+            assert_eq!(got.unwrap(), expected);
         }
     }
 }
