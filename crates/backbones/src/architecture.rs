@@ -69,6 +69,7 @@ fn resnet(name: &str) -> Option<ResNetConfig> {
         depth: parts.next()?.parse().ok()?,
         width: 64,
         stem: Stem::Imagenet,
+        zero_init_residual: false,
     };
     for part in parts {
         match part.strip_prefix('w') {
@@ -188,7 +189,12 @@ fn derived_resnet(shapes: &Shapes) -> Result<ResNetConfig, String> {
             ));
         }
     };
-    Ok(ResNetConfig { depth, width, stem })
+    Ok(ResNetConfig {
+        depth,
+        width,
+        stem,
+        zero_init_residual: false,
+    })
 }
 
 /// One more than the largest number that follows `prefix` in a name.

@@ -48,7 +48,12 @@ fn filled(backbone: Backbone) -> Backbone {
 }
 
 fn resnet(depth: u32, width: usize, stem: Stem, device: &Device) -> Backbone {
-    let config = BackboneConfig::Resnet(ResNetConfig { depth, width, stem });
+    let config = BackboneConfig::Resnet(ResNetConfig {
+        depth,
+        width,
+        stem,
+        zero_init_residual: false,
+    });
     filled(config.init(&Init::empty(device)))
 }
 

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::context::Context;
 use crate::init::Init;
 use crate::layers::{BatchNorm, Conv2d, Conv2dConfig, global_average_pool, max_pool, relu};
+use crate::parameters::change_value;
 
 /// A residual network, as `[backbone.resnet]` in a config file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -22,6 +23,10 @@ pub struct ResNetConfig {
     pub width: usize,
     /// How the image enters.
     pub stem: Stem,
+    /// Start the last norm of each residual block at scale 0 instead of 1, so that blocks pass their input on at first
+    /// (torchvision's argument of this name; [Goyal et al. 2017](https://arxiv.org/abs/1706.02677), 5.1). Absent: false.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub zero_init_residual: bool,
 }
 
 /// The layers before the first stage.
@@ -98,7 +103,11 @@ impl ResNetConfig {
             (0..blocks[number - 1])
                 .map(|block| {
                     let stride = if block == 0 { stride } else { 1 };
-                    let made = Block::new(&init.at(&block.to_string()), inputs, width, expansion, stride);
+                    let at = init.at(&block.to_string());
+                    let mut made = Block::new(&at, inputs, width, expansion, stride);
+                    if self.zero_init_residual {
+                        made = made.passing_through();
+                    }
                     inputs = width * expansion;
                     made
                 })
@@ -204,6 +213,16 @@ impl Block {
         }
     }
 
+    /// The block with its last norm at scale 0.
+    fn passing_through(mut self) -> Self {
+        let last = self.bn3.as_mut().unwrap_or(&mut self.bn2);
+        last.weight = last
+            .weight
+            .take()
+            .map(|weight| change_value(weight, |weight| weight.zeros_like()));
+        self
+    }
+
     fn forward(&self, x: Tensor<4>, context: &Context) -> Tensor<4> {
         let shortcut = match &self.downsample {
             Some((conv, norm)) => norm.forward(conv.forward(x.clone()), context),
@@ -231,6 +250,7 @@ mod tests {
             depth: 50,
             width: 128,
             stem: Stem::Imagenet,
+            zero_init_residual: false,
         };
         assert_eq!(
             (config.features(), config.name().as_str()),
@@ -247,5 +267,24 @@ mod tests {
             last.conv3.as_ref().map(|conv| conv.weight.dims()),
             Some([1024, 256, 1, 1])
         );
+    }
+
+    #[test]
+    fn blocks_pass_their_input_on_where_the_config_says_so() {
+        let device = burn::tensor::Device::flex();
+        for depth in [18, 50] {
+            let config = ResNetConfig {
+                depth,
+                width: 4,
+                stem: Stem::Small,
+                zero_init_residual: true,
+            };
+            let network = config.init(&Init::new(0, &device));
+            let block = &network.layer1[1];
+            let channels = network.layer1[0].conv1.weight.dims()[0] * if depth == 50 { 4 } else { 1 };
+            let x = Tensor::<4>::ones([2, channels, 5, 5], &device) * 0.3;
+            let out = block.forward(x.clone(), &Context::evaluation());
+            out.into_data().assert_eq(&x.into_data(), true);
+        }
     }
 }

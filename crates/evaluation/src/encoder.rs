@@ -132,6 +132,7 @@ pub(crate) mod tests {
             depth: 18,
             width: 4,
             stem: Stem::Small,
+            zero_init_residual: false,
         })
         .init(&Init::new(seed, device))
     }

@@ -536,6 +536,7 @@ mod tests {
             depth: 18,
             width: 64,
             stem: Stem::Small,
+            zero_init_residual: false,
         });
         let error = config().validate(&resnet, &[(16, 16)]).unwrap_err();
         assert!(

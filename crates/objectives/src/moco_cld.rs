@@ -357,6 +357,7 @@ mod tests {
             depth: 18,
             width: 4,
             stem: Stem::Small,
+            zero_init_residual: false,
         })
     }
 

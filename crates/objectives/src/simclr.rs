@@ -195,6 +195,7 @@ mod tests {
             depth: 18,
             width: 4,
             stem: Stem::Small,
+            zero_init_residual: false,
         });
         for (projector_layers, projector_norm) in [
             (2, ProjectorNorm::None),
@@ -224,6 +225,7 @@ mod tests {
             depth: 18,
             width: 4,
             stem: Stem::Small,
+            zero_init_residual: false,
         });
         conformance::check(&Case {
             objective: Simclr::new(config(), backbone),

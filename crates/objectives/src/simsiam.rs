@@ -180,6 +180,7 @@ mod tests {
             depth: 18,
             width: 4,
             stem: Stem::Small,
+            zero_init_residual: false,
         });
         Simsiam::new(config, backbone)
     }

@@ -331,6 +331,7 @@ mod tests {
             depth: 18,
             width: 4,
             stem: Stem::Small,
+            zero_init_residual: false,
         });
         for (queue, views) in [(config().queue, vec![(2, 16), (3, 8)]), (None, vec![(2, 16)])] {
             conformance::check(&Case {
@@ -413,6 +414,7 @@ mod tests {
             depth: 18,
             width: 4,
             stem: Stem::Small,
+            zero_init_residual: false,
         });
         let queue = Some(Queue {
             images: 16,

@@ -221,6 +221,7 @@ mod tests {
             depth: 18,
             width: 4,
             stem: Stem::Small,
+            zero_init_residual: false,
         });
         for projector_layers in [2, 3] {
             let config = Config {

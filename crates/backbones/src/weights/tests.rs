@@ -21,6 +21,7 @@ fn info(depth: u32) -> EncoderInfo {
             depth,
             width: 4,
             stem: Stem::Small,
+            zero_init_residual: false,
         }),
         method: "moco_v2".to_owned(),
         fingerprint: "00ff".to_owned(),

@@ -49,6 +49,7 @@ fn resnet() -> BackboneConfig {
         depth: 18,
         width: 4,
         stem: Stem::Small,
+        zero_init_residual: false,
     })
 }
 

@@ -404,6 +404,7 @@ fn bad_numbers_are_named() {
         depth: 18,
         width: 64,
         stem: Stem::Small,
+        zero_init_residual: false,
     });
     let error = config().validate(8, &resnet).unwrap_err();
     assert!(
