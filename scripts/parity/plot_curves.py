@@ -1,9 +1,9 @@
-"""Draws docs/parity/moco-cifar10.svg and prints the table of docs/parity.md, from the curves of both sides.
+"""Draws a picture of docs/parity and prints the means of docs/parity.md, from the curves of both sides.
 
-    python scripts/parity/plot_curves.py docs/parity/passer-{0,1,2}.jsonl docs/parity/torch-{0,1,2}.jsonl
+    python scripts/parity/plot_curves.py docs/parity/moco-cifar10.svg docs/parity/{passer,torch}-{0,1,2}.jsonl
 
-Needs matplotlib. Files whose name starts with `passer` are Passer's (moco_curve_passer.sh), those with `torch` PyTorch's
-(moco_curve.py). Lines are means over seeds, bands the range.
+Needs matplotlib. Files whose name starts with `passer` are Passer's (curve_passer.sh), those with `torch` PyTorch's
+(moco_curve.py, curve.py). Lines are means over seeds, bands the range.
 """
 
 import json
@@ -25,7 +25,7 @@ def curve(path, key):
 def main():
     figure, axes = plt.subplots(1, 2, figsize=(9, 3.4))
     for side, colour in (("passer", "C0"), ("torch", "C1")):
-        files = [path for path in sys.argv[1:] if Path(path).name.startswith(side)]
+        files = [path for path in sys.argv[2:] if Path(path).name.startswith(side)]
         for axis, key in zip(axes, ("loss", "knn")):
             curves = [curve(path, key) for path in files]
             epochs = sorted(set.intersection(*(set(c) for c in curves)))
@@ -37,7 +37,7 @@ def main():
             print(f"{side} {key}: " + " ".join(f"{m:.4f}" for m in means) + f" | last, by seed: {rows[-1]}")
     axes[1].legend()
     figure.tight_layout()
-    figure.savefig("docs/parity/moco-cifar10.svg", metadata={"Date": None})
+    figure.savefig(sys.argv[1], metadata={"Date": None})
 
 
 if __name__ == "__main__":

@@ -3,16 +3,18 @@
 #
 #   passer shards pack cifar10-jpeg.tar.gz --subfolder train --limit 10000 --out SHARDS/train
 #   passer shards pack cifar10-jpeg.tar.gz --subfolder test --out SHARDS/test
-#   scripts/parity/moco_curve_passer.sh SHARDS SEED OUT          # PASSER names the program; default target/release/passer
-#                                                                # CONFIG names the recipe; default MoCo v2's
+#   scripts/parity/curve_passer.sh SHARDS SEED OUT [--set KEY=VALUE ...]   # PASSER names the program; default target/release/passer
+#                                                                          # CONFIG names the recipe; default MoCo v2's
 #
-# Prints one JSON object an epoch: {"epoch", "loss", "knn"}, as moco_curve.py and dino_curve.py do. The recipe must keep a
+# Prints one JSON object an epoch: {"epoch", "loss", "knn"}, as moco_curve.py and curve.py do. The recipe must keep a
 # checkpoint for every epoch and log every step.
 set -euo pipefail
-shards=$1 seed=$2 out=$3 passer=${PASSER:-target/release/passer}
+shards=$1 seed=$2 out=$3
+shift 3
+passer=${PASSER:-target/release/passer}
 config=${CONFIG:-configs/pretrain/moco-v2-resnet18-cifar10.toml}
 
-"$passer" pretrain "$config" --data "$shards/train" --out "$out" --set "seed=$seed" --resume >&2
+"$passer" pretrain "$config" --data "$shards/train" --out "$out" --set "seed=$seed" "$@" --resume >&2
 for checkpoint in "$out"/checkpoints/step-*; do
   "$passer" evaluate run configs/evaluate/small-images.toml --set 'protocols=[{ knn-dino = { neighbors = [20], headline_neighbors = 20, temperature = 0.07 } }]' \
     --encoder "$checkpoint" --train "$shards/train" --test "$shards/test" --out "$checkpoint/knn" >&2
