@@ -148,6 +148,46 @@ fn twenty_kills_change_nothing() {
     );
 }
 
+/// An overflow is planted by a temperature that makes gradients hundreds of times longer.
+#[test]
+fn f16_leaves_overflowing_steps_out_counts_them_and_resumes_with_its_scale() {
+    let folder = tempfile::tempdir().unwrap();
+    let photos = photos(folder.path());
+    let f16 = |out: &Path, more: &[&str]| {
+        let mut all = vec![
+            "--set",
+            "training.precision=\"f16\"",
+            "--set",
+            "objective.moco.temperature=0.0005",
+        ];
+        all.extend(more);
+        pretrain(&photos, out, &all)
+    };
+    let whole = folder.path().join("whole");
+    run(f16(&whole, &[]));
+    let lines = metrics(&whole);
+    let last = lines.last().unwrap();
+    let (scale, skipped) = (
+        last["loss_scale"].as_f64().unwrap(),
+        last["skipped_steps"].as_u64().unwrap(),
+    );
+    assert!(skipped > 0 && skipped < 12, "{last}");
+    assert_eq!(scale, 65536.0 / f64::from(1u32 << skipped), "{last}");
+
+    let killed = folder.path().join("killed");
+    let mut child = f16(&killed, &[]).stderr(Stdio::null()).spawn().unwrap();
+    let started = Instant::now();
+    while !killed.exists() || training::latest_checkpoint(&killed).unwrap().is_none() {
+        assert!(started.elapsed() < Duration::from_secs(120), "no checkpoint");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    run(f16(&killed, &["--resume"]));
+    assert_eq!(lines, metrics(&killed));
+    assert_eq!(tensors(&whole), tensors(&killed));
+}
+
 #[test]
 fn worker_counts_change_nothing() {
     let folder = tempfile::tempdir().unwrap();

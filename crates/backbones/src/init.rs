@@ -7,6 +7,7 @@ use rand_chacha::ChaCha8Rng;
 use rand_distr::{Distribution, StandardNormal, Uniform};
 
 use crate::context::{hash_name, rng_of};
+use crate::precision::Precision;
 
 /// Where a module's parameters get their first values: a seed, a device, and the path of the module in its network.
 #[derive(Clone, Debug)]
@@ -15,6 +16,7 @@ pub struct Init {
     path: String,
     /// `None`: zeros instead of draws, for weights that are replaced at once.
     seed: Option<u64>,
+    precision: Precision,
 }
 
 impl Init {
@@ -26,7 +28,18 @@ impl Init {
             device: device.clone(),
             path: String::new(),
             seed: Some(seed),
+            precision: Precision::F32,
         }
+    }
+
+    /// The same for networks whose layers compute in `precision` (their weights stay f32).
+    pub fn with_precision(self, precision: Precision) -> Self {
+        Self { precision, ..self }
+    }
+
+    /// What the layers made here compute in: f32 unless [`with_precision`](Self::with_precision) said otherwise.
+    pub fn precision(&self) -> Precision {
+        self.precision
     }
 
     /// A network to load weights into: shapes are right, and no number is drawn (draws become zeros).

@@ -2,6 +2,9 @@
 //! So initial weights, faster kernels for a device and 16-bit compute are decided once, and parameters have PyTorch's
 //! names and layout (`weight` and `bias`, a linear layer's weight as `[outputs, inputs]`).
 //!
+//! In 16-bit compute convolutions give 16 bits, which norms, activations and pooling hand on; linear layers, attention and
+//! the last pooling give f32, so that what methods make of features and embeddings is f32.
+//!
 //! Shapes are written `[images, channels, height, width]`, those of token sequences `[images, tokens, channels]`.
 
 mod attention;
@@ -24,6 +27,7 @@ pub use linear::Linear;
 pub use patch_embedding::{PatchEmbedding, Projection};
 pub use running_statistic::{RunningStatistic, is_running_statistic};
 
+use crate::precision::{in_f32, raise};
 use burn::tensor::Tensor;
 use burn::tensor::ops::MaxPoolOptions;
 
@@ -36,7 +40,7 @@ pub fn relu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
 ///
 /// Hendrycks, Gimpel, *Gaussian error linear units*, 2016.
 pub fn gelu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
-    kernels::gelu(x)
+    in_f32(x, kernels::gelu)
 }
 
 /// The largest value of each window of 3×3 at stride 2 with a border of 1: `[n, c, h, w]` to
@@ -52,11 +56,12 @@ pub fn max_pool(x: Tensor<4>) -> Tensor<4> {
     burn::tensor::module::max_pool2d(x, options)
 }
 
-/// The mean over height and width: `[n, c, h, w]` to `[n, c]`.
+/// The mean over height and width: `[n, c, h, w]` to `[n, c]`, f32 whatever comes in.
 pub fn global_average_pool(x: Tensor<4>) -> Tensor<2> {
     let [images, channels, height, width] = x.dims();
     // One reduction over the flattened image: two in a row would write an intermediate.
-    x.reshape([images, channels, height * width])
+    raise(x)
+        .reshape([images, channels, height * width])
         .mean_dim(2)
         .reshape([images, channels])
 }

@@ -19,6 +19,7 @@ pub mod parameters;
 #[cfg(test)]
 mod parity;
 mod patterns;
+pub mod precision;
 pub mod resnet;
 pub mod teacher;
 pub mod vit;
@@ -30,6 +31,7 @@ pub use import::{Import, ImportOptions, read_encoder};
 pub use init::Init;
 pub use layouts::Part;
 pub use parameters::{Parameter, change_value, parameters};
+pub use precision::Precision;
 pub use resnet::{ResNet, ResNetConfig, Stem};
 pub use teacher::{ema, independent_copy};
 pub use vit::{Vit, VitConfig};

@@ -20,13 +20,19 @@ mod softmax;
 use burn::backend::Dispatch;
 use burn::tensor::module::batch_norm_train;
 use burn::tensor::ops::ConvOptions;
-use burn::tensor::{DType, Device, Tensor, activation::relu};
+use burn::tensor::{DType, Device, FloatDType, Tensor, activation::relu};
 
 use extension::{KernelBackend, Normalisation, Window};
 
 /// Whether the operations of this crate are made for the tensor.
 fn native<const D: usize>(tensor: &Tensor<D>) -> bool {
     tensor.dtype() == DType::F32 && tensor.device() == Device::flex()
+}
+
+/// The 16-bit type of a tensor on `flex`, whose own 16-bit products are up to ten times slower than those in f32.
+fn half_on_the_cpu<const D: usize>(tensor: &Tensor<D>) -> Option<FloatDType> {
+    let half = matches!(tensor.dtype(), DType::F16 | DType::BF16) && tensor.device() == Device::flex();
+    half.then(|| tensor.dtype().into())
 }
 
 /// Convolution with a square kernel, equal strides and equal borders of zeros, differentiable in `x` and `weight`.
@@ -46,6 +52,11 @@ pub fn conv2d(x: Tensor<4>, weight: Tensor<4>, stride: usize, padding: usize) ->
         weight.dims(),
         x.dims()
     );
+    if let Some(half) = half_on_the_cpu(&x) {
+        // What matrix units do: 16-bit factors, sums in f32, a 16-bit result.
+        let (x, weight) = (x.cast(FloatDType::F32), weight.cast(FloatDType::F32));
+        return conv2d(x, weight, stride, padding).cast(half);
+    }
     if !native(&x) || padding >= kernel {
         let options = ConvOptions::new([stride; 2], [padding; 2], [1, 1], 1);
         return burn::tensor::module::conv2d(x, weight, None, options);
@@ -53,6 +64,34 @@ pub fn conv2d(x: Tensor<4>, weight: Tensor<4>, stride: usize, padding: usize) ->
     let window = Window { stride, padding };
     let output = <Dispatch as KernelBackend>::convolve(x.into_dispatch(), weight.into_dispatch(), window);
     Tensor::from_dispatch(output)
+}
+
+/// The product of the last two dimensions, in 16 bits with sums in f32 where the factors have 16 bits.
+///
+/// # Shapes
+/// - `a`: `[…, m, k]`, `b`: `[…, k, n]`
+/// - output: `[…, m, n]`, of the factors' type
+pub fn matmul<const D: usize>(a: Tensor<D>, b: Tensor<D>) -> Tensor<D> {
+    match half_on_the_cpu(&a) {
+        Some(half) => a.cast(FloatDType::F32).matmul(b.cast(FloatDType::F32)).cast(half),
+        None => a.matmul(b),
+    }
+}
+
+/// `x · weight + bias` over the last dimension, in 16 bits with sums in f32 where the factors have 16 bits.
+///
+/// # Shapes
+/// - `x`: `[…, inputs]`, `weight`: `[inputs, outputs]`, `bias`: `[outputs]`
+/// - output: `[…, outputs]`, of the factors' type
+pub fn linear<const D: usize>(x: Tensor<D>, weight: Tensor<2>, bias: Option<Tensor<1>>) -> Tensor<D> {
+    match half_on_the_cpu(&x) {
+        Some(half) => {
+            let bias = bias.map(|bias| bias.cast(FloatDType::F32));
+            let (x, weight) = (x.cast(FloatDType::F32), weight.cast(FloatDType::F32));
+            burn::tensor::module::linear(x, weight, bias).cast(half)
+        }
+        None => burn::tensor::module::linear(x, weight, bias),
+    }
 }
 
 /// The exact GELU, `x · (1 + erf(x / √2)) / 2`, differentiable in `x`.

@@ -1,10 +1,10 @@
 //! One suite that every objective passes: what the loop relies on, checked on a tiny network.
 
-use backbones::{Context, Draws, Init, Parameter, Progress, parameters};
-use burn::module::{Module, ModuleVisitor, Param};
+use backbones::{Context, Draws, Init, Parameter, Precision, Progress, change_value, parameters};
+use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
 use burn::optim::GradientsParams;
 use burn::store::ModuleRecord;
-use burn::tensor::{Device, Tensor, TensorData};
+use burn::tensor::{DType, Device, FloatDType, Tensor, TensorData};
 use std::collections::BTreeMap;
 use training::{Batch, Objective, Optimizer, OptimizerConfig, Rates, ViewGroupTensor};
 
@@ -64,6 +64,7 @@ pub(crate) fn check<O: Objective>(case: &Case<O>) {
     commit_moves_the_teacher_by_its_momentum(case);
     a_saved_run_goes_on_as_if_never_stopped(case);
     micro_batches_make_the_same_step(case);
+    sixteen_bits_stay_close_to_f32(case);
 }
 
 fn init<O: Objective>(case: &Case<O>, seed: u64) -> (O::Student, O::State) {
@@ -299,6 +300,92 @@ fn micro_batches_make_the_same_step<O: Objective>(case: &Case<O>) {
     for ((path, a), (_, b)) in values(&at_once).iter().zip(&values(&in_parts)) {
         for (a, b) in a.iter().zip(b) {
             assert!((a - b).abs() <= 1e-5, "{path}: state after micro-batches");
+        }
+    }
+}
+
+/// Loss and gradients in 16-bit compute beside those in f32: f32 outside the layers, and no farther off than what rounding
+/// alone explains.
+///
+/// An untrained network with batch normalisation over four images magnifies any rounding, so the measure is what rounding the
+/// weights and pictures to the same type does to a computation in f32.
+fn sixteen_bits_stay_close_to_f32<O: Objective>(case: &Case<O>) {
+    struct Rounded(FloatDType);
+    impl ModuleMapper for Rounded {
+        fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+            if !param.is_require_grad() {
+                return param;
+            }
+            change_value(param, |value| value.cast(self.0).cast(FloatDType::F32))
+        }
+    }
+    let of = |precision, rounded: Option<FloatDType>| {
+        let init = Init::new(1, &Device::flex().autodiff()).with_precision(precision);
+        let (mut student, state) = case.objective.init(&init);
+        let mut batch = case.batch(0);
+        if let Some(rounded) = rounded {
+            student = student.map(&mut Rounded(rounded));
+            for group in &mut batch.views {
+                group.images = group.images.clone().cast(rounded).cast(FloatDType::F32);
+            }
+        }
+        let (loss, _) = case.objective.loss(&student, &state, &batch, &case.context(0));
+        for (name, signal) in &loss.signals {
+            assert_eq!(signal.dtype(), DType::F32, "signal {name}");
+        }
+        let value = f64::from(scalar(&loss.total));
+        let gradients = GradientsParams::from_grads(loss.total.backward(), &student);
+        let mut visitor = Gradients {
+            of: &gradients,
+            found: vec![],
+        };
+        student.visit(&mut visitor);
+        (value, visitor.found)
+    };
+    let exact = of(Precision::F32, None);
+    for (precision, dtype) in [
+        (Precision::F16, FloatDType::F16),
+        (Precision::Bf16, FloatDType::BF16),
+    ] {
+        let (low, rounded) = (of(precision, None), of(Precision::F32, Some(dtype)));
+        let name = precision.name();
+        assert!(low.0 != exact.0, "{name}: the layers do not compute in it");
+        let off = |loss: f64| (loss - exact.0).abs() / (1.0 + exact.0.abs());
+        assert!(
+            off(low.0) <= 0.1,
+            "{name}: loss {}, in f32 {}, with rounded weights {}",
+            low.0,
+            exact.0,
+            rounded.0
+        );
+        let turned = |gradient: &[f64]| 1.0 - cosine(gradient, &exact.1);
+        assert!(
+            turned(&low.1) <= 10.0 * turned(&rounded.1) + 1e-6,
+            "{name}: gradients turn by {:e}, with rounded weights by {:e}",
+            turned(&low.1),
+            turned(&rounded.1)
+        );
+    }
+}
+
+/// The cosine of two gradients.
+fn cosine(a: &[f64], b: &[f64]) -> f64 {
+    let product = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
+    product(a, b) / (product(a, a) * product(b, b)).sqrt()
+}
+
+/// All gradients of a module in a row; they and the parameters are f32.
+struct Gradients<'a> {
+    of: &'a GradientsParams,
+    found: Vec<f64>,
+}
+
+impl ModuleVisitor for Gradients<'_> {
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        assert_eq!(param.val().dtype(), DType::F32);
+        if let Some(gradient) = self.of.get::<D>(param.id) {
+            assert_eq!(gradient.dtype(), DType::F32);
+            self.found.extend(gradient.into_data().iter::<f64>());
         }
     }
 }

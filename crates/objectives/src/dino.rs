@@ -26,7 +26,7 @@ use crate::head::{GLOBAL_VIEWS, cross_view_prediction, entropy, features_of_view
 use crate::swav::sinkhorn;
 use backbones::init::{buffer, trained};
 use backbones::layers::{BatchNorm, Linear, gelu};
-use backbones::{Backbone, BackboneConfig, Context, Init, Progress, Replicas};
+use backbones::{Backbone, BackboneConfig, Context, Init, Precision, Progress, Replicas};
 use backbones::{change_value, ema, independent_copy};
 use burn::module::{Module, Param};
 use burn::tensor::activation::softmax;
@@ -295,6 +295,8 @@ pub struct Prototypes {
     pub weight_g: Param<Tensor<2>>,
     /// Directions, `[prototypes, bottleneck_width]`, of any length.
     pub weight_v: Param<Tensor<2>>,
+    #[module(skip)]
+    precision: Precision,
 }
 
 impl Head {
@@ -321,6 +323,7 @@ impl Head {
                     trained(ones)
                 },
                 weight_v: trained(at.at("weight_v").uniform([config.prototypes, bottleneck], bound)),
+                precision: init.precision(),
             },
         }
     }
@@ -347,7 +350,7 @@ impl Head {
     /// - output: `[rows, prototypes]`
     pub fn scores(&self, embeddings: Tensor<2>) -> Tensor<2> {
         let weight = unit_rows(self.last_layer.weight_v.val()) * self.last_layer.weight_g.val();
-        embeddings.matmul(weight.transpose())
+        self.last_layer.precision.product(embeddings, weight.transpose())
     }
 }
 

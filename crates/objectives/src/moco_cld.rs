@@ -124,10 +124,11 @@ impl Encoder {
             let at = init.at(name);
             match config.head {
                 Head::Mlp => Linear::new(&at, inputs, outputs),
-                Head::NormMlp => Linear {
-                    weight: trained(unit_rows(at.at("weight").uniform([outputs, inputs], 1.0))),
-                    bias: None,
-                },
+                Head::NormMlp => {
+                    let mut layer = Linear::without_bias(&at, inputs, outputs);
+                    layer.weight = trained(unit_rows(at.at("weight").uniform([outputs, inputs], 1.0)));
+                    layer
+                }
             }
         };
         Self {

@@ -5,6 +5,7 @@
 
 use crate::error::{Error, io};
 use crate::files::{sync_folder, write_synced};
+use crate::loss_scale::LossScale;
 use crate::optimizer::Optimizer;
 use crate::run_log::Window;
 use burn::module::Module;
@@ -32,6 +33,9 @@ pub(crate) struct Position {
     pub(crate) window: Window,
     /// The last finite loss seen.
     pub(crate) last_finite: Option<f32>,
+    /// The loss scale of a run in f16.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) loss_scale: Option<LossScale>,
 }
 
 /// Finished checkpoints of a run, oldest first.

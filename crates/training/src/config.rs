@@ -5,7 +5,7 @@
 use crate::batch::Normalize;
 use crate::optimizer::{ClipConfig, OptimizerConfig};
 use crate::schedule::ScheduleConfig;
-use backbones::BackboneConfig;
+use backbones::{BackboneConfig, Precision};
 use serde::{Deserialize, Serialize};
 
 /// One experiment.
@@ -62,6 +62,10 @@ pub struct TrainingConfig {
     /// What is done to gradients that are too long; absent: nothing. DINO: `{ per_parameter_norm = 3.0 }`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub clip_gradients: Option<ClipConfig>,
+    /// What convolutions, products and attention compute in: `"bf16"`, or `"f16"`, whose loss scale moves by itself; absent:
+    /// f32. Weights, optimizer, statistics, norms and losses are f32 whatever it is.
+    #[serde(default, skip_serializing_if = "Precision::is_f32")]
+    pub precision: Precision,
     /// A checkpoint every so many epochs, and one at the end.
     pub checkpoint_every_epochs: usize,
     /// Checkpoints kept; older ones are removed. At least 1.

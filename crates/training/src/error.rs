@@ -82,6 +82,30 @@ pub enum Error {
         /// The checkpoint that was kept, or "none".
         checkpoint: String,
     },
+
+    /// Gradients overflow f16 whatever the loss scale.
+    #[error(
+        "gradients are not finite at step {step} with any loss scale ({skipped} steps were left out); the newest checkpoint before it is {checkpoint}"
+    )]
+    LossScale {
+        /// The step, counted from 0.
+        step: usize,
+        /// Steps left out since the run's start.
+        skipped: usize,
+        /// The checkpoint that was kept, or "none".
+        checkpoint: String,
+    },
+
+    /// The device could not do what it was asked to.
+    #[error("the device failed in one of the {steps} steps before step {step}: {reason}")]
+    Device {
+        /// The step at which it was noticed, counted from 0: devices compute behind the loop.
+        step: usize,
+        /// Steps since a number was last read from it.
+        steps: usize,
+        /// The backend's message.
+        reason: String,
+    },
 }
 
 impl Error {
@@ -99,6 +123,12 @@ impl Error {
             Self::NonFiniteLoss { .. } => {
                 Some("lower `learning_rate_per_256`, or raise the objective's `temperature`, and start again; the checkpoint is intact".into())
             }
+            Self::LossScale { .. } => Some(
+                "use `training.precision = \"bf16\"` where the device has it, or `\"f32\"`; the checkpoint is intact".into(),
+            ),
+            Self::Device { .. } => Some(
+                "if it ran out of memory: lower `data.batch_images`, or set `training.micro_batch_images` (the same step with less memory) or `training.precision = \"bf16\"`".into(),
+            ),
             Self::Io { source, .. } if source.kind() == std::io::ErrorKind::StorageFull => {
                 Some("free some space, then go on with `--resume`: checkpoints already written are intact".into())
             }

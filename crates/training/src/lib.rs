@@ -12,13 +12,14 @@ mod encoder;
 mod error;
 mod files;
 mod inspection;
+mod loss_scale;
 mod objective;
 mod optimizer;
 mod pretrain;
 mod run_log;
 mod schedule;
 
-pub use backbones::{Context, Draws, Init, Progress, Replicas};
+pub use backbones::{Context, Draws, Init, Precision, Progress, Replicas};
 pub use batch::{Batch, Normalize, ViewGroupTensor};
 pub use checkpoint::{CheckpointDir, latest_checkpoint, list_checkpoints};
 pub use config::{Config, DataConfig, TrainingConfig, dataset_views};

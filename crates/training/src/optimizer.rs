@@ -252,6 +252,36 @@ pub fn drop_gradients<M: Module>(grads: &mut GradientsParams, module: &M, paths:
     module.visit(&mut Dropper { grads, ids });
 }
 
+/// Multiplies all gradients by a factor; the sum of their squares after it, `[1]`, unless there is none.
+pub(crate) fn scale_gradients<M: Module>(
+    grads: &mut GradientsParams,
+    module: &M,
+    factor: f64,
+) -> Option<Tensor<1>> {
+    struct Scaler<'a> {
+        grads: &'a mut GradientsParams,
+        factor: f64,
+        squares: Vec<Tensor<2>>,
+    }
+    impl ModuleVisitor for Scaler<'_> {
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            if let Some(gradient) = self.grads.remove::<D>(param.id) {
+                let gradient = gradient * self.factor;
+                self.squares.push(clip::square(&state::rows(gradient.clone())));
+                self.grads.register(param.id, gradient);
+            }
+        }
+    }
+    let mut scaler = Scaler {
+        grads,
+        factor,
+        squares: vec![],
+    };
+    module.visit(&mut scaler);
+    let squares = scaler.squares;
+    (!squares.is_empty()).then(|| Tensor::cat(squares, 0).sum_dim(0).reshape([1]))
+}
+
 /// Whether `path` is one of `prefixes` or a part of one.
 fn is_below(path: &str, prefixes: &[&str]) -> bool {
     prefixes.iter().any(|prefix| {

@@ -6,10 +6,11 @@ use crate::config::Config;
 use crate::encoder::encoder_bytes;
 use crate::error::{Error, io};
 use crate::files::{write_atomically, write_json_atomically};
+use crate::loss_scale::LossScale;
 use crate::objective::{Loss, Objective};
 use crate::optimizer::{Rates, drop_gradients};
-use crate::run_log::{LogLine, RunLog, Window};
-use backbones::{Context, Draws, Init, Progress, parameters};
+use crate::run_log::{Drained, LogLine, RunLog, Window};
+use backbones::{Context, Draws, Init, Precision, Progress, parameters};
 use burn::optim::{GradientsAccumulator, GradientsParams};
 use burn::tensor::Device;
 use serde::Serialize;
@@ -105,6 +106,8 @@ pub fn pretrain<O: Objective, C: Serialize>(
     // Refuse what cannot work before anything is written.
     config.validate().map_err(Error::Config)?;
     objective.views().check(&config.views).map_err(Error::Config)?;
+    let precision = config.training.precision;
+    precision.check(&options.device).map_err(Error::Config)?;
     let micro_batch_images = config
         .training
         .micro_batch_images
@@ -136,7 +139,8 @@ pub fn pretrain<O: Objective, C: Serialize>(
 
     // Networks at step 0, or where the checkpoint left them.
     let device = options.device.clone();
-    let (mut student, mut state) = objective.init(&Init::new(config.seed, &device.clone().autodiff()));
+    let init = Init::new(config.seed, &device.clone().autodiff()).with_precision(precision);
+    let (mut student, mut state) = objective.init(&init);
     if micro_batch_images < config.data.batch_images {
         check_micro_batches(objective, &student, config.training.batch_norm_images)?;
     }
@@ -145,6 +149,7 @@ pub fn pretrain<O: Objective, C: Serialize>(
         step: 0,
         window: Window::default(),
         last_finite: None,
+        loss_scale: (precision == Precision::F16).then(LossScale::new),
     };
     if let Some(checkpoint) = &resumed {
         let loaded = checkpoint::load(checkpoint, student, state, optimizer)?;
@@ -161,6 +166,7 @@ pub fn pretrain<O: Objective, C: Serialize>(
     }
     let start = position.step;
     let mut log = RunLog::open(&options.out, start, position.window, position.last_finite)?;
+    let mut loss_scale = position.loss_scale;
     let mut batches = loader.batches(start, steps);
     let started = Instant::now();
     let mut last_loss = None;
@@ -210,10 +216,11 @@ pub fn pretrain<O: Objective, C: Serialize>(
         for (index, part) in parts.into_iter().enumerate() {
             let context = context.micro_batch(index, count);
             let (loss, pending) = objective.loss(&student, &state, &part, &context);
-            let scaled = if count == 1 {
+            let factor = loss_scale.as_ref().map_or(1.0, LossScale::value) / count as f64;
+            let scaled = if factor == 1.0 {
                 loss.total.clone()
             } else {
-                loss.total.clone() / count as f64
+                loss.total.clone() * factor
             };
             gathered.accumulate(&student, GradientsParams::from_grads(scaled.backward(), &student));
             losses.push(loss);
@@ -221,9 +228,20 @@ pub fn pretrain<O: Objective, C: Serialize>(
         }
         let mut grads = gathered.grads();
         drop_gradients(&mut grads, &student, &objective.frozen(&progress));
-        student = optimizer.step_clipped(&rates, config.training.clip_gradients, student, grads);
-        (student, state) = objective.commit(student, state, left, &context);
-        log.push(step, rates.learning_rate, Loss::mean(losses), images, waited);
+        if loss_scale
+            .as_mut()
+            .is_none_or(|scale| scale.unscale(&mut grads, &student))
+        {
+            student = optimizer.step_clipped(&rates, config.training.clip_gradients, student, grads);
+            (student, state) = objective.commit(student, state, left, &context);
+            log.push(step, rates.learning_rate, Loss::mean(losses), images, waited);
+        } else if let Some(scale) = loss_scale.as_ref().filter(|scale| scale.is_exhausted()) {
+            return Err(Error::LossScale {
+                step,
+                skipped: scale.skipped,
+                checkpoint: newest(),
+            });
+        }
         let done = step + 1;
         observe(Event::Step { step: done });
 
@@ -236,15 +254,22 @@ pub fn pretrain<O: Objective, C: Serialize>(
                 && (done / steps_per_epoch).is_multiple_of(config.training.checkpoint_every_epochs));
         let line_due = done % config.training.log_every_steps == 0 || done == steps;
         if line_due || checkpoint_due {
-            log.drain().map_err(|bad| Error::NonFiniteLoss {
-                loss: bad.loss(),
-                step: bad.step,
-                learning_rate: bad.learning_rate,
-                last_finite: log.last_finite.map_or("none".into(), |loss| loss.to_string()),
-                checkpoint: newest(),
+            log.drain().map_err(|failure| match failure {
+                Drained::NotFinite(bad) => Error::NonFiniteLoss {
+                    loss: bad.loss(),
+                    step: bad.step,
+                    learning_rate: bad.learning_rate,
+                    last_finite: log.last_finite.map_or("none".into(), |loss| loss.to_string()),
+                    checkpoint: newest(),
+                },
+                Drained::Device { steps, reason } => Error::Device {
+                    step: done,
+                    steps,
+                    reason,
+                },
             })?;
         }
-        if line_due && let Some(line) = log.write(progress.epoch())? {
+        if line_due && let Some(line) = log.write(progress.epoch(), loss_scale.as_ref())? {
             last_loss = Some(line.loss);
             observe(Event::Log(&line));
         }
@@ -254,6 +279,7 @@ pub fn pretrain<O: Objective, C: Serialize>(
                 step: done,
                 window: log.window.clone(),
                 last_finite: log.last_finite,
+                loss_scale: loss_scale.clone(),
             };
             let encoder = encoder_bytes(
                 objective.encoder(&student, &state),

@@ -4,6 +4,7 @@
 //! part of a checkpoint, so the lines of a resumed run are those of a run never stopped, clock fields aside.
 
 use crate::error::{Error, io};
+use crate::loss_scale::LossScale;
 use crate::objective::Loss;
 use burn::tensor::Tensor;
 use serde::{Deserialize, Serialize};
@@ -26,6 +27,12 @@ pub struct LogLine {
     pub learning_rate: f64,
     /// Means of the objective's signals over the window.
     pub signals: BTreeMap<String, f32>,
+    /// In f16: the factor of the loss after the window's last step.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub loss_scale: Option<f64>,
+    /// In f16: steps of the run so far that were left out because a gradient overflowed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub skipped_steps: Option<usize>,
     /// Clock field: images (not views) a second over the window, as far as this process saw it.
     pub images_per_second: f64,
     /// Clock field: the share of the window's time spent waiting for the loader, 0..1.
@@ -52,6 +59,15 @@ impl StepValues {
 pub(crate) struct Window {
     pub(crate) names: Vec<String>,
     pub(crate) values: Vec<StepValues>,
+}
+
+/// Why no values came from the device.
+#[derive(Debug)]
+pub(crate) enum Drained {
+    /// The first step whose loss is no number.
+    NotFinite(StepValues),
+    /// What the device did not do, in one of so many steps.
+    Device { steps: usize, reason: String },
 }
 
 /// Writes `metrics.jsonl`.
@@ -142,15 +158,19 @@ impl RunLog {
     /// Brings what is on the device into the window, in one transfer.
     ///
     /// # Errors
-    /// The first step whose loss is not finite.
-    pub(crate) fn drain(&mut self) -> Result<(), StepValues> {
+    /// The first step whose loss is not finite, or a device that failed since the last call.
+    pub(crate) fn drain(&mut self) -> Result<(), Drained> {
         if self.pending.is_empty() {
             return Ok(());
         }
         let pending = std::mem::take(&mut self.pending);
         let width = self.window.names.len() + 1;
         let all = Tensor::cat(pending.iter().map(|(_, _, values)| values.clone()).collect(), 0);
-        let all: Vec<f32> = all.into_data().convert::<f32>().try_to_vec().unwrap_or_default();
+        let all = all.try_into_data().map_err(|error| Drained::Device {
+            steps: pending.len(),
+            reason: error.to_string(),
+        })?;
+        let all: Vec<f32> = all.convert::<f32>().try_to_vec().unwrap_or_default();
         for ((step, learning_rate, _), values) in pending.into_iter().zip(all.chunks(width)) {
             let bits = values.iter().map(|value| value.to_bits()).collect();
             let values = StepValues {
@@ -159,7 +179,7 @@ impl RunLog {
                 bits,
             };
             if !values.loss().is_finite() {
-                return Err(values);
+                return Err(Drained::NotFinite(values));
             }
             self.last_finite = Some(values.loss());
             self.window.values.push(values);
@@ -168,7 +188,11 @@ impl RunLog {
     }
 
     /// Writes the window (drained before) as one line and opens the next one.
-    pub(crate) fn write(&mut self, epoch: usize) -> Result<Option<LogLine>, Error> {
+    pub(crate) fn write(
+        &mut self,
+        epoch: usize,
+        loss_scale: Option<&LossScale>,
+    ) -> Result<Option<LogLine>, Error> {
         let values = std::mem::take(&mut self.window.values);
         let Some(last) = values.last() else {
             return Ok(None);
@@ -193,6 +217,8 @@ impl RunLog {
                 .enumerate()
                 .map(|(index, name)| (name.clone(), mean(index + 1)))
                 .collect(),
+            loss_scale: loss_scale.map(LossScale::value),
+            skipped_steps: loss_scale.map(|scale| scale.skipped),
             images_per_second: self.images as f64 / seconds,
             data_wait: (self.waited / seconds).min(1.0),
         };
@@ -238,7 +264,7 @@ mod tests {
             log.push(step, 0.1, loss(step as f32), 8, 0.0);
             if step % 2 == 1 {
                 log.drain().unwrap();
-                log.write(0).unwrap();
+                log.write(0, None).unwrap();
             }
         }
         let path = run.path().join("metrics.jsonl");
@@ -275,7 +301,9 @@ mod tests {
         for (step, value) in [1.5, 2.5, f32::NAN, 1.0].into_iter().enumerate() {
             log.push(step, 0.1, loss(value), 8, 0.0);
         }
-        let bad = log.drain().unwrap_err();
+        let Drained::NotFinite(bad) = log.drain().unwrap_err() else {
+            panic!("the device is well");
+        };
         assert_eq!((bad.step, log.last_finite), (2, Some(2.5)));
     }
 }

@@ -4,6 +4,7 @@ use burn::module::Module;
 use burn::tensor::Tensor;
 
 use crate::layers::Linear;
+use crate::precision::{in_f32, raise};
 
 /// Multi-head self-attention: `softmax(q·kᵀ / √(width / heads)) · v`, heads side by side, then a linear map.
 ///
@@ -28,7 +29,7 @@ impl Attention {
     pub fn forward(&self, x: Tensor<3>) -> Tensor<3> {
         let [images, tokens, width] = x.dims();
         let (weights, values) = self.weights_and_values(x);
-        let mixed = weights.matmul(values);
+        let mixed = kernels::matmul(weights, values);
         self.proj
             .forward(mixed.swap_dims(1, 2).reshape([images, tokens, width]))
     }
@@ -36,7 +37,7 @@ impl Attention {
     /// How much each token (third dimension) attends to each other (fourth): `[images, heads, tokens, tokens]`, rows
     /// summing to 1.
     pub fn weights(&self, x: Tensor<3>) -> Tensor<4> {
-        self.weights_and_values(x).0
+        raise(self.weights_and_values(x).0)
     }
 
     fn weights_and_values(&self, x: Tensor<3>) -> (Tensor<4>, Tensor<4>) {
@@ -45,28 +46,29 @@ impl Attention {
         // Views of one product: nothing is copied for the heads.
         let qkv = self
             .qkv
-            .forward(x)
+            .forward_low(x)
             .reshape([images, tokens, 3 * self.heads, channels])
             .swap_dims(1, 2);
         let part = |index| qkv.clone().narrow(1, index * self.heads, self.heads);
         // The queries are scaled, not the scores, of which there are more.
         let queries = part(0) * (channels as f64).powf(-0.5);
-        let scores = queries.matmul(part(1).swap_dims(2, 3));
-        (kernels::softmax(scores), part(2))
+        let scores = kernels::matmul(queries, part(1).swap_dims(2, 3));
+        (in_f32(scores, kernels::softmax), part(2))
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::init::Init;
     use burn::module::Param;
     use burn::tensor::Device;
 
     fn layer(weight: Tensor<2>) -> Linear {
-        Linear {
-            weight: Param::from_tensor(weight),
-            bias: None,
-        }
+        let [outputs, inputs] = weight.dims();
+        let mut layer = Linear::without_bias(&Init::empty(&weight.device()), inputs, outputs);
+        layer.weight = Param::from_tensor(weight);
+        layer
     }
 
     /// Two tokens, two heads of one channel. Queries are the input, keys twice it, values the input with its channels

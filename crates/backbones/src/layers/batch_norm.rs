@@ -6,6 +6,7 @@ use burn::tensor::Tensor;
 use crate::context::Context;
 use crate::init::{Init, trained};
 use crate::layers::{RunningStatistic, relu};
+use crate::precision::in_f32;
 
 /// Normalises each channel to mean 0 and variance 1, then scales and shifts it.
 ///
@@ -58,18 +59,18 @@ impl BatchNorm {
 
     /// # Shapes
     /// - `x`: `[images, channels, …]`, of rank 2 in heads and 4 in networks
-    /// - output: as `x`
+    /// - output: as `x`, and of its type; in between f32
     ///
     /// # Panics
     /// In training, where the context's `batch_norm_images` does not divide the images, and where a group has a single
     /// value in a channel.
     pub fn forward<const D: usize>(&self, x: Tensor<D>, context: &Context) -> Tensor<D> {
-        self.normalise(x, context, false)
+        in_f32(x, |x| self.normalise(x, context, false))
     }
 
     /// [`forward`](Self::forward), then ReLU: together they pass over memory once.
     pub fn forward_relu<const D: usize>(&self, x: Tensor<D>, context: &Context) -> Tensor<D> {
-        self.normalise(x, context, true)
+        in_f32(x, |x| self.normalise(x, context, true))
     }
 
     fn normalise<const D: usize>(&self, x: Tensor<D>, context: &Context, with_relu: bool) -> Tensor<D> {

@@ -4,6 +4,7 @@ use burn::module::{Module, Param};
 use burn::tensor::Tensor;
 
 use crate::init::{Init, trained};
+use crate::precision::Precision;
 
 /// The shape of a [`Conv2d`].
 #[derive(Clone, Copy, Debug)]
@@ -43,6 +44,7 @@ impl Conv2dConfig {
             bias: self.bias.then(|| trained(init.at("bias").zeros([self.outputs]))),
             stride: self.stride,
             padding: self.padding,
+            precision: init.precision(),
         }
     }
 }
@@ -56,16 +58,20 @@ pub struct Conv2d {
     pub bias: Option<Param<Tensor<1>>>,
     stride: usize,
     padding: usize,
+    #[module(skip)]
+    precision: Precision,
 }
 
 impl Conv2d {
     /// # Shapes
     /// - `x`: `[images, inputs, height, width]`
-    /// - output: `[images, outputs, height', width']` with `size' = (size + 2·padding − kernel) / stride + 1`
+    /// - output: `[images, outputs, height', width']` with `size' = (size + 2·padding − kernel) / stride + 1`, in the layer's
+    ///   precision
     pub fn forward(&self, x: Tensor<4>) -> Tensor<4> {
-        let x = kernels::conv2d(x, self.weight.val(), self.stride, self.padding);
+        let (x, weight) = (self.precision.lower(x), self.precision.lower(self.weight.val()));
+        let x = kernels::conv2d(x, weight, self.stride, self.padding);
         match &self.bias {
-            Some(bias) => x + bias.val().reshape([1, -1, 1, 1]),
+            Some(bias) => x + self.precision.lower(bias.val()).reshape([1, -1, 1, 1]),
             None => x,
         }
     }

@@ -4,6 +4,7 @@ use burn::module::{Module, Param};
 use burn::tensor::Tensor;
 
 use crate::init::{Init, trained};
+use crate::precision::{Precision, raise};
 
 /// `y = x · weightᵀ + bias` over the last dimension, with PyTorch's layout.
 #[derive(Module, Debug)]
@@ -12,6 +13,8 @@ pub struct Linear {
     pub weight: Param<Tensor<2>>,
     /// `[outputs]`.
     pub bias: Option<Param<Tensor<1>>>,
+    #[module(skip)]
+    precision: Precision,
 }
 
 impl Linear {
@@ -30,6 +33,7 @@ impl Linear {
         Self {
             weight: trained(init.at("weight").uniform([outputs, inputs], bound)),
             bias: None,
+            precision: init.precision(),
         }
     }
 
@@ -38,6 +42,7 @@ impl Linear {
         Self {
             weight: trained(init.at("weight").normal([outputs, inputs], std)),
             bias: Some(trained(init.at("bias").zeros([outputs]))),
+            precision: init.precision(),
         }
     }
 
@@ -46,6 +51,7 @@ impl Linear {
         Self {
             weight: trained(init.at("weight").truncated_normal([outputs, inputs], std)),
             bias: Some(trained(init.at("bias").zeros([outputs]))),
+            precision: init.precision(),
         }
     }
 
@@ -57,15 +63,22 @@ impl Linear {
         Self {
             weight: trained(init.at("weight").uniform([outputs, inputs], bound)),
             bias: Some(trained(init.at("bias").zeros([outputs]))),
+            precision: init.precision(),
         }
     }
 
     /// # Shapes
     /// - `x`: `[…, inputs]`
-    /// - output: `[…, outputs]`
+    /// - output: `[…, outputs]`, f32 whatever the precision
     pub fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
-        let bias = self.bias.as_ref().map(Param::val);
-        burn::tensor::module::linear(x, self.weight.val().transpose(), bias)
+        raise(self.forward_low(x))
+    }
+
+    /// [`forward`](Self::forward) whose output stays in the precision, for layers that follow one another.
+    pub(crate) fn forward_low<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
+        let bias = self.bias.as_ref().map(|bias| self.precision.lower(bias.val()));
+        let weight = self.precision.lower(self.weight.val());
+        kernels::linear(self.precision.lower(x), weight.transpose(), bias)
     }
 }
 
@@ -80,6 +93,7 @@ mod tests {
         let layer = Linear {
             weight: Param::from_data([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]], &device),
             bias: Some(Param::from_data([10.0, 20.0], &device)),
+            precision: Precision::F32,
         };
         let x = Tensor::<2>::from_data([[1.0, 0.0, -1.0], [1.0, 1.0, 1.0]], &device);
         // Row 0: 1 − 3 + 10 and 4 − 6 + 20; row 1: the weight's row sums, 6 + 10 and 15 + 20.

@@ -4,6 +4,7 @@ use burn::module::{Module, Param};
 use burn::tensor::Tensor;
 
 use crate::init::{Init, trained};
+use crate::precision::{Precision, raise};
 
 /// A convolution whose kernels lie side by side: patches that do not overlap, each mapped linearly to a token.
 ///
@@ -12,6 +13,8 @@ use crate::init::{Init, trained};
 pub struct PatchEmbedding {
     /// The map of a patch's pixels.
     pub proj: Projection,
+    #[module(skip)]
+    precision: Precision,
 }
 
 /// The weights of a [`PatchEmbedding`], in a convolution's layout.
@@ -37,6 +40,7 @@ impl PatchEmbedding {
     }
 
     fn with_bound(init: &Init, width: usize, patch: usize, bound: f64) -> Self {
+        let precision = init.precision();
         let init = init.at("proj");
         let weight = init.at("weight").uniform([width, 3, patch, patch], bound);
         let bias = init.at("bias").uniform([width], default_bound(patch));
@@ -45,6 +49,7 @@ impl PatchEmbedding {
                 weight: trained(weight),
                 bias: trained(bias),
             },
+            precision,
         }
     }
 
@@ -73,8 +78,13 @@ impl PatchEmbedding {
     /// Tokens of [`patches`](Self::patches): `[images, patches, 3·patch²]` to `[images, patches, width]`.
     pub fn embed(&self, patches: Tensor<3>) -> Tensor<3> {
         let pixels = patches.dims()[2];
-        let weight = self.proj.weight.val().reshape([-1, pixels as i64]);
-        burn::tensor::module::linear(patches, weight.transpose(), Some(self.proj.bias.val()))
+        let precision = self.precision;
+        let weight = precision
+            .lower(self.proj.weight.val())
+            .reshape([-1, pixels as i64]);
+        let bias = precision.lower(self.proj.bias.val());
+        let tokens = kernels::linear(precision.lower(patches), weight.transpose(), Some(bias));
+        raise(tokens)
     }
 }
 

@@ -89,6 +89,6 @@ impl Block {
 
 impl Mlp {
     fn forward(&self, x: Tensor<3>) -> Tensor<3> {
-        self.fc2.forward(gelu(self.fc1.forward(x)))
+        self.fc2.forward(gelu(self.fc1.forward_low(x)))
     }
 }

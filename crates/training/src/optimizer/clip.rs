@@ -75,7 +75,7 @@ pub(super) fn norm(x: &Tensor<2>) -> Tensor<2> {
     square(x).sqrt()
 }
 
-fn square(x: &Tensor<2>) -> Tensor<2> {
+pub(super) fn square(x: &Tensor<2>) -> Tensor<2> {
     x.clone().powi_scalar(2).sum_dim(1).sum_dim(0)
 }
 
