@@ -1,7 +1,10 @@
 //! `--device` and `passer devices`: which devices this build and this machine have.
 
 use crate::failure::Failure;
-use burn::tensor::{Device, FloatDType};
+use backbones::layers::Conv2dConfig;
+use backbones::{Init, Precision};
+use burn::tensor::{Device, Tensor};
+use std::time::Instant;
 
 /// Every backend name that `--device` takes, with the Cargo feature of the same name that compiles it in.
 const BACKENDS: [(&str, bool); 6] = [
@@ -134,24 +137,84 @@ pub(crate) fn list() -> anyhow::Result<()> {
         let shown = match (compiled, devices.is_empty()) {
             (false, _) => format!("build with `--features {backend}`"),
             (true, true) => "none found".to_string(),
-            (true, false) => devices.iter().map(describe).collect::<Vec<_>>().join(", "),
+            (true, false) => format!("{} found", devices.len()),
         };
         println!("{backend:<8} {:<14} {shown}", if compiled { "yes" } else { "no" });
-        for device in devices {
-            let types: Vec<&str> = [
-                ("f32", FloatDType::F32),
-                ("f16", FloatDType::F16),
-                ("bf16", FloatDType::BF16),
-                ("f64", FloatDType::F64),
-            ]
-            .into_iter()
-            .filter(|(_, dtype)| device.supports_dtype(*dtype))
-            .map(|(name, _)| name)
-            .collect();
-            println!("{:<8} {:<14} floats: {}", "", "", types.join(", "));
+        for (index, device) in devices.iter().enumerate() {
+            println!("  {backend}:{index}  {}", describe(device));
+            let memory = if backend == "flex" {
+                host_memory_mib()
+            } else {
+                None
+            };
+            if let Some(mib) = memory {
+                println!("    memory: {mib} MiB");
+            }
+            for precision in [Precision::F32, Precision::Bf16, Precision::F16] {
+                if precision.check(device).is_err() {
+                    continue;
+                }
+                let name = precision.name();
+                match rates(device, precision) {
+                    Ok((product, convolution)) => println!(
+                        "    {name:<4}: {product:.0} GFLOP/s in a matrix product, {convolution:.0} GFLOP/s in a convolution"
+                    ),
+                    Err(reason) => println!("    {name:<4}: does not compute: {reason}"),
+                }
+            }
         }
     }
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     println!("cpu threads: {threads} (RAYON_NUM_THREADS bounds those of flex)");
     Ok(())
+}
+
+/// Billions of operations a second in a square matrix product and in a 3×3 convolution of a ResNet's second stage, through the
+/// layers that networks are made of; each as large as it must be to take a hundredth of a second.
+fn rates(device: &Device, precision: Precision) -> Result<(f64, f64), String> {
+    let product = |side: usize| {
+        let factor = Tensor::<2>::ones([side, side], device);
+        let run = move || precision.product(factor.clone(), factor.clone()).reshape([-1]);
+        (2.0 * (side as f64).powi(3), run)
+    };
+    let layer = Conv2dConfig::same(64, 64, 3, 1).init(&Init::empty(device).with_precision(precision));
+    let convolution = |side: usize| {
+        let count = side / 32;
+        let images = Tensor::<4>::ones([count, 64, 28, 28], device);
+        let layer = layer.clone();
+        let run = move || layer.forward(images.clone()).reshape([-1]);
+        (2.0 * (count * 64 * 64 * 9 * 28 * 28) as f64, run)
+    };
+    Ok((rate(device, product)?, rate(device, convolution)?))
+}
+
+/// The rate of what `make` gives for a size: its operations, and a closure that enqueues them.
+fn rate<F: FnMut() -> Tensor<1>>(device: &Device, make: impl Fn(usize) -> (f64, F)) -> Result<f64, String> {
+    let mut best = 0.0f64;
+    for size in [64, 256, 1024, 4096] {
+        let (work, mut run) = make(size);
+        let mut seconds = f64::INFINITY;
+        // The first one compiles kernels.
+        for _ in 0..3 {
+            let started = Instant::now();
+            let output = run();
+            device.sync().map_err(|error| error.to_string())?;
+            seconds = seconds.min(started.elapsed().as_secs_f64());
+            drop(output);
+        }
+        best = best.max(work / seconds / 1e9);
+        // The next size is at least 4 times the work, a product 64 times.
+        if seconds > 0.01 {
+            break;
+        }
+    }
+    Ok(best)
+}
+
+/// The machine's memory in MiB, where the system tells (Linux).
+fn host_memory_mib() -> Option<u64> {
+    let info = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let line = info.lines().find(|line| line.starts_with("MemTotal:"))?;
+    let kib: u64 = line.split_whitespace().nth(1)?.parse().ok()?;
+    Some(kib / 1024)
 }

@@ -65,8 +65,8 @@ pub(crate) fn run(arguments: Arguments) -> anyhow::Result<()> {
         return Err(Failure::new("`--data` and `--out` are needed").into());
     };
     let dataset = Arc::new(data::Dataset::open(data)?);
-    let summary = pretrain(&config, dataset, out, arguments.resume, device)?;
-    finish(&summary, &config, out)
+    let summary = pretrain(&config, dataset, out, arguments.resume, device.clone())?;
+    finish(&summary, &config, out, &device)
 }
 
 /// Runs a config, showing how far it is.
@@ -139,7 +139,12 @@ pub(crate) fn pretrain(
 }
 
 /// Says how a run ended and what to type next.
-fn finish(summary: &Summary, config: &Config<ObjectiveConfig>, out: &Path) -> anyhow::Result<()> {
+fn finish(
+    summary: &Summary,
+    config: &Config<ObjectiveConfig>,
+    out: &Path,
+    device: &burn::tensor::Device,
+) -> anyhow::Result<()> {
     report_bad_records(&summary.bad_records);
     if summary.outcome == Outcome::Interrupted {
         eprintln!(
@@ -148,8 +153,18 @@ fn finish(summary: &Summary, config: &Config<ObjectiveConfig>, out: &Path) -> an
         );
         return Err(Interrupted.into());
     }
-    let memory =
+    if summary.skipped_steps > 0 {
+        eprintln!(
+            "{} of {} steps were left out: their gradients overflowed f16, and the loss scale was halved",
+            summary.skipped_steps, summary.steps
+        );
+    }
+    let mut memory =
         provenance::peak_memory_mib().map_or(String::new(), |mib| format!(", peak memory {mib} MiB"));
+    // The allocator of a GPU keeps what it once had, so what it holds now is the peak.
+    if let Some(usage) = device.memory_pool_usage() {
+        memory += &format!(", {} MiB on the device", usage.bytes_reserved >> 20);
+    }
     eprintln!(
         "finished {} steps of {} images in {}{}{memory}",
         summary.steps,

@@ -66,6 +66,10 @@ pub struct TrainingConfig {
     /// f32. Weights, optimizer, statistics, norms and losses are f32 whatever it is.
     #[serde(default, skip_serializing_if = "Precision::is_f32")]
     pub precision: Precision,
+    /// Compute what element-wise operations gave again in the backward pass in place of keeping it: less memory, more time,
+    /// the same step. What convolutions, products and this program's own CPU kernels gave is kept. Absent: false.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub recompute_activations: bool,
     /// A checkpoint every so many epochs, and one at the end.
     pub checkpoint_every_epochs: usize,
     /// Checkpoints kept; older ones are removed. At least 1.

@@ -83,6 +83,8 @@ pub struct Summary {
     pub last_loss: Option<f32>,
     /// Records that could not be decoded.
     pub bad_records: data::BadRecords,
+    /// In f16: steps that were left out because a gradient overflowed, since the run's start.
+    pub skipped_steps: usize,
     /// Seconds in the loop, this process only.
     pub seconds: f64,
 }
@@ -139,7 +141,11 @@ pub fn pretrain<O: Objective, C: Serialize>(
 
     // Networks at step 0, or where the checkpoint left them.
     let device = options.device.clone();
-    let init = Init::new(config.seed, &device.clone().autodiff()).with_precision(precision);
+    let mut differentiating = device.clone().autodiff();
+    if config.training.recompute_activations {
+        differentiating = differentiating.gradient_checkpointing();
+    }
+    let init = Init::new(config.seed, &differentiating).with_precision(precision);
     let (mut student, mut state) = objective.init(&init);
     if micro_batch_images < config.data.batch_images {
         check_micro_batches(objective, &student, config.training.batch_norm_images)?;
@@ -325,6 +331,7 @@ pub fn pretrain<O: Objective, C: Serialize>(
         steps,
         last_loss,
         bad_records: loader.bad_records(),
+        skipped_steps: loss_scale.map_or(0, |scale| scale.skipped),
         seconds,
     })
 }
