@@ -26,6 +26,7 @@ pub mod simsiam;
 pub mod swav;
 pub mod vicreg;
 
+use backbones::BackboneConfig;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 use training::{Config, Dataset, Error, Event, Objective, RunOptions, Summary, dataset_views};
@@ -125,6 +126,35 @@ impl ObjectiveConfig {
     }
 }
 
+/// Something that is done with whichever method a config names.
+pub trait Visitor {
+    /// What comes of it.
+    type Output;
+    /// Does it.
+    fn visit<O: Objective>(self, objective: &O) -> Self::Output;
+}
+
+impl ObjectiveConfig {
+    /// Shows the method, on this network, to `visitor`. Both configs were validated.
+    pub fn visit<V: Visitor>(&self, backbone: &BackboneConfig, visitor: V) -> V::Output {
+        let backbone = backbone.clone();
+        match self.clone() {
+            Self::BarlowTwins(own) => visitor.visit(&barlow_twins::BarlowTwins::new(own, backbone)),
+            Self::Byol(own) => visitor.visit(&byol::Byol::new(own, backbone)),
+            Self::Dino(own) => visitor.visit(&dino::Dino::new(own, backbone)),
+            Self::Ibot(own) => visitor.visit(&ibot::Ibot::new(own, backbone)),
+            Self::Mae(own) => visitor.visit(&mae::Mae::new(own, backbone)),
+            Self::Moco(own) => visitor.visit(&moco::Moco::new(own, backbone)),
+            Self::MocoCld(own) => visitor.visit(&moco_cld::MocoCld::new(own, backbone)),
+            Self::MocoV3(own) => visitor.visit(&moco_v3::MocoV3::new(own, backbone)),
+            Self::Simclr(own) => visitor.visit(&simclr::Simclr::new(own, backbone)),
+            Self::Simsiam(own) => visitor.visit(&simsiam::Simsiam::new(own, backbone)),
+            Self::Swav(own) => visitor.visit(&swav::Swav::new(own, backbone)),
+            Self::Vicreg(own) => visitor.visit(&vicreg::Vicreg::new(own, backbone)),
+        }
+    }
+}
+
 /// Runs [`training::pretrain`] with the method that the config names.
 pub fn pretrain(
     config: &Config<ObjectiveConfig>,
@@ -133,27 +163,13 @@ pub fn pretrain(
     observe: &mut dyn FnMut(Event<'_>),
 ) -> Result<Summary, Error> {
     ObjectiveConfig::validate(config).map_err(Error::Config)?;
-    let backbone = config.backbone.clone();
     let run = Run {
         config,
         dataset,
         options,
         observe,
     };
-    match config.objective.clone() {
-        ObjectiveConfig::BarlowTwins(own) => run.with(&barlow_twins::BarlowTwins::new(own, backbone)),
-        ObjectiveConfig::Byol(own) => run.with(&byol::Byol::new(own, backbone)),
-        ObjectiveConfig::Dino(own) => run.with(&dino::Dino::new(own, backbone)),
-        ObjectiveConfig::Ibot(own) => run.with(&ibot::Ibot::new(own, backbone)),
-        ObjectiveConfig::Mae(own) => run.with(&mae::Mae::new(own, backbone)),
-        ObjectiveConfig::Moco(own) => run.with(&moco::Moco::new(own, backbone)),
-        ObjectiveConfig::MocoCld(own) => run.with(&moco_cld::MocoCld::new(own, backbone)),
-        ObjectiveConfig::MocoV3(own) => run.with(&moco_v3::MocoV3::new(own, backbone)),
-        ObjectiveConfig::Simclr(own) => run.with(&simclr::Simclr::new(own, backbone)),
-        ObjectiveConfig::Simsiam(own) => run.with(&simsiam::Simsiam::new(own, backbone)),
-        ObjectiveConfig::Swav(own) => run.with(&swav::Swav::new(own, backbone)),
-        ObjectiveConfig::Vicreg(own) => run.with(&vicreg::Vicreg::new(own, backbone)),
-    }
+    config.objective.visit(&config.backbone, run)
 }
 
 /// The arguments of [`training::pretrain`] but the objective.
@@ -164,8 +180,10 @@ struct Run<'a> {
     observe: &'a mut dyn FnMut(Event<'_>),
 }
 
-impl Run<'_> {
-    fn with<O: Objective>(self, objective: &O) -> Result<Summary, Error> {
+impl Visitor for Run<'_> {
+    type Output = Result<Summary, Error>;
+
+    fn visit<O: Objective>(self, objective: &O) -> Self::Output {
         training::pretrain(objective, self.config, self.dataset, self.options, self.observe)
     }
 }

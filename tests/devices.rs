@@ -1,0 +1,465 @@
+//! A GPU beside the CPU: every method and network, checkpoints that change device, and a CPU run that leaves the GPU alone.
+//!
+//! Run by `scripts/check-devices.sh`, on Debian's lavapipe, a Vulkan device in software.
+
+#![allow(clippy::unwrap_used, clippy::print_stderr)]
+
+use backbones::vit::{Initialization, Interpolation, Pooling, Position};
+use backbones::{
+    BackboneConfig, Context, Draws, Init, Precision, Progress, ResNetConfig, Stem, VitConfig, parameters,
+};
+use burn::module::{Module, ModuleVisitor, Param};
+use burn::optim::GradientsParams;
+use burn::tensor::{Device, DeviceKind, Tensor, TensorData};
+use objectives::{ObjectiveConfig, Visitor};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
+use training::{Batch, Config, Objective, OptimizerConfig, Rates, ViewGroupTensor};
+
+/// Photographs in a batch.
+const IMAGES: usize = 8;
+/// The relative error that a GPU may have. Where rounding alone makes more of it, as behind a hundred layers that no training
+/// has settled, three times what rounding makes on the CPU is the bound: see [`ROUNDING`].
+const BOUND: f64 = 1e-3;
+/// Pictures are scaled by these to see what rounding does: some units in the last place of f32, either way.
+const ROUNDING: [f64; 4] = [1.0 + 2.4e-7, 1.0 - 2.4e-7, 1.0 + 9.6e-7, 1.0 - 9.6e-7];
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../..")
+        .canonicalize()
+        .unwrap()
+}
+
+fn gpu() -> Device {
+    Device::wgpu(DeviceKind::Cpu)
+}
+
+fn relative(ours: &[f64], reference: &[f64]) -> f64 {
+    let length = |values: &mut dyn Iterator<Item = f64>| values.map(|v| v * v).sum::<f64>().sqrt();
+    let difference = length(&mut ours.iter().zip(reference).map(|(a, b)| a - b));
+    difference / length(&mut reference.iter().copied()).max(1e-12)
+}
+
+fn numbers<const D: usize>(tensor: Tensor<D>) -> Vec<f64> {
+    tensor.into_data().iter::<f64>().collect()
+}
+
+/// Smooth pictures that differ from each other, as normalised views are.
+fn pictures(shape: [usize; 4], device: &Device) -> Tensor<4> {
+    let area = shape[2] * shape[3];
+    let value = |at: usize| {
+        let (picture, place) = (at / area, at % area);
+        let (x, y) = ((place % shape[3]) as f32, (place / shape[3]) as f32);
+        let k = picture as f32;
+        (0.9 * k + 0.31 * x * (1.0 + (k * 0.7).sin())).sin()
+            + (1.3 * k + 0.23 * y * (1.0 + (k * 1.1).cos())).cos()
+    };
+    let values: Vec<f32> = (0..shape.iter().product()).map(value).collect();
+    Tensor::from_data(TensorData::new(values, shape), device)
+}
+
+/// What one step of a method gives on a device.
+struct Step {
+    /// Before it.
+    loss: f64,
+    gradients: Vec<f64>,
+    /// With the weights and the state after it.
+    next_loss: f64,
+}
+
+struct OneStep<'a> {
+    device: Device,
+    views: &'a [(usize, usize)],
+    /// Of the pictures.
+    scale: f64,
+}
+
+impl Visitor for OneStep<'_> {
+    type Output = Step;
+
+    fn visit<O: Objective>(self, objective: &O) -> Step {
+        let (student, state) = objective.init(&Init::new(3, &self.device.clone().autodiff()));
+        let batch = |step: usize| Batch {
+            views: self
+                .views
+                .iter()
+                .map(|&(count, px)| {
+                    // The same numbers on both devices, others in each step.
+                    let all = pictures([count * IMAGES + step, 3, px, px], &self.device);
+                    ViewGroupTensor {
+                        images: all.narrow(0, step, count * IMAGES) * self.scale,
+                        count,
+                    }
+                })
+                .collect(),
+            images: IMAGES,
+        };
+        let context = |step: usize| {
+            let progress = Progress {
+                step,
+                steps_per_epoch: 1,
+                steps: 4,
+            };
+            Context::training(progress, Draws::new(7, step as u64))
+        };
+        let (loss, pending) = objective.loss(&student, &state, &batch(0), &context(0));
+        let grads = GradientsParams::from_grads(loss.total.clone().backward(), &student);
+        let mut visitor = Gradients {
+            grads: &grads,
+            found: vec![],
+        };
+        student.visit(&mut visitor);
+        let gradients = visitor.found;
+        let mut optimizer = OptimizerConfig::Sgd {
+            learning_rate_per_256: 1e-4,
+            momentum: 0.9,
+            weight_decay: 1e-4,
+            nesterov: false,
+        }
+        .init();
+        let rates = Rates {
+            learning_rate: 1e-4,
+            weight_decay: 1e-4,
+            at_peak: (1e-4, vec![]),
+        };
+        let student = optimizer.step(&rates, student, grads);
+        let (student, state) = objective.commit(student, state, vec![pending], &context(0));
+        let (next, _) = objective.loss(&student, &state, &batch(1), &context(1));
+        let next_loss = numbers(next.total.clone())[0];
+        // Without it the forward pass's graph would stay.
+        drop(next.total.backward());
+        Step {
+            loss: numbers(loss.total)[0],
+            gradients,
+            next_loss,
+        }
+    }
+}
+
+struct Gradients<'a> {
+    grads: &'a GradientsParams,
+    found: Vec<f64>,
+}
+
+impl ModuleVisitor for Gradients<'_> {
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        if let Some(gradient) = self.grads.get::<D>(param.id) {
+            self.found.extend(numbers(gradient));
+        }
+    }
+}
+
+/// The small recipe of a method on a network narrower still.
+fn small(file: &str) -> (String, Config<ObjectiveConfig>) {
+    let text = std::fs::read_to_string(root().join("configs/pretrain").join(file)).unwrap();
+    let mut config: Config<ObjectiveConfig> = toml::from_str(&text).unwrap();
+    match &mut config.backbone {
+        BackboneConfig::Resnet(resnet) => resnet.width = 8,
+        BackboneConfig::Vit(vit) => {
+            vit.width = 48;
+            vit.depth = 2;
+        }
+    }
+    config.data.batch_images = IMAGES;
+    config.objective.for_smoke_test(IMAGES);
+    (file.to_string(), config)
+}
+
+#[test]
+fn every_method_has_the_cpus_loss_and_gradients() {
+    let mut files: Vec<String> = std::fs::read_dir(root().join("configs/pretrain"))
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .filter(|name| name.ends_with("-cifar10.toml"))
+        .collect();
+    files.sort();
+    let mut methods = BTreeMap::new();
+    for (file, config) in files.iter().map(|file| small(file)) {
+        methods.insert(config.objective.name(), ());
+        let mut views: Vec<(usize, usize)> = vec![];
+        for group in &config.views {
+            let px = group.output_px().unwrap().0 as usize;
+            match views.last_mut() {
+                Some(last) if last.1 == px => last.0 += group.count,
+                _ => views.push((group.count, px)),
+            }
+        }
+        let of = |device: Device, scale: f64| {
+            config.objective.visit(
+                &config.backbone,
+                OneStep {
+                    device,
+                    views: &views,
+                    scale,
+                },
+            )
+        };
+        let started = Instant::now();
+        let (gpu, cpu) = (of(gpu(), 1.0), of(Device::flex(), 1.0));
+        let rounding = ROUNDING.map(|scale| relative(&of(Device::flex(), scale).gradients, &cpu.gradients));
+        let bound = 3.0 * rounding.into_iter().fold(BOUND / 3.0, f64::max);
+        let off = |ours: f64, reference: f64| (ours - reference).abs() / reference.abs();
+        let gradients = relative(&gpu.gradients, &cpu.gradients);
+        eprintln!(
+            "{file}: loss {:.1e}, gradients {gradients:.1e} (bound {bound:.1e}), next loss {:.1e} off, {:.0} s",
+            off(gpu.loss, cpu.loss),
+            off(gpu.next_loss, cpu.next_loss),
+            started.elapsed().as_secs_f64()
+        );
+        assert!(gpu.gradients.len() == cpu.gradients.len() && gpu.gradients.len() > 1000);
+        assert!(
+            off(gpu.loss, cpu.loss) <= BOUND,
+            "{file}: loss {} on the CPU {}",
+            gpu.loss,
+            cpu.loss
+        );
+        assert!(gradients <= bound, "{file}: gradients {gradients:e} off");
+        assert!(
+            off(gpu.next_loss, cpu.next_loss) <= BOUND,
+            "{file}: next loss {} on the CPU {}",
+            gpu.next_loss,
+            cpu.next_loss
+        );
+    }
+    assert_eq!(methods.len(), 12, "{methods:?}");
+}
+
+fn vit() -> VitConfig {
+    VitConfig {
+        width: 32,
+        depth: 2,
+        heads: 2,
+        patch_px: 8,
+        image_px: 32,
+        position: Position::Learned,
+        interpolation: Interpolation::Antialiased,
+        registers: 0,
+        layer_scale: None,
+        drop_path: 0.0,
+        pooling: Pooling::ClassToken,
+        initialization: Initialization::TruncatedNormal,
+    }
+}
+
+#[test]
+fn every_network_has_the_cpus_features_and_gradients() {
+    let resnet = |depth, stem| {
+        BackboneConfig::Resnet(ResNetConfig {
+            depth,
+            width: 8,
+            stem,
+            zero_init_residual: false,
+        })
+    };
+    let networks = [
+        (resnet(18, Stem::Small), 16),
+        (resnet(34, Stem::Small), 16),
+        (resnet(50, Stem::Imagenet), 64),
+        (resnet(101, Stem::Small), 16),
+        (BackboneConfig::Vit(vit()), 48),
+        (
+            BackboneConfig::Vit(VitConfig {
+                registers: 4,
+                layer_scale: Some(0.1),
+                interpolation: Interpolation::Offset,
+                ..vit()
+            }),
+            48,
+        ),
+        (
+            BackboneConfig::Vit(VitConfig {
+                position: Position::SineCosine,
+                pooling: Pooling::Mean,
+                ..vit()
+            }),
+            32,
+        ),
+    ];
+    for (config, px) in networks {
+        let of = |device: Device, scale: f64| {
+            let network = config.init(&Init::new(1, &device.clone().autodiff()));
+            let images = pictures([IMAGES, 3, px, px], &device) * scale;
+            let evaluated = numbers(
+                network
+                    .clone()
+                    .valid()
+                    .forward(images.clone(), &Context::evaluation()),
+            );
+            let progress = Progress {
+                step: 0,
+                steps_per_epoch: 1,
+                steps: 1,
+            };
+            let features = network.forward(images, &Context::training(progress, Draws::new(1, 0)));
+            let trained = numbers(features.clone());
+            let loss = features.powi_scalar(2).mean_dim(1).mean_dim(0).reshape([1]);
+            let grads = GradientsParams::from_grads(loss.backward(), &network);
+            let mut visitor = Gradients {
+                grads: &grads,
+                found: vec![],
+            };
+            network.visit(&mut visitor);
+            assert!(parameters(&network).len() > 10);
+            [evaluated, trained, visitor.found]
+        };
+        let (gpu, cpu) = (of(gpu(), 1.0), of(Device::flex(), 1.0));
+        let rounded = ROUNDING.map(|scale| of(Device::flex(), scale));
+        for (index, part) in ["features", "training features", "gradients"].iter().enumerate() {
+            let error = relative(&gpu[index], &cpu[index]);
+            let rounding = rounded
+                .iter()
+                .map(|rounded| relative(&rounded[index], &cpu[index]));
+            let bound = 3.0 * rounding.fold(BOUND / 3.0, f64::max);
+            let name = config.name();
+            eprintln!("{name}, {px} px: {part} {error:.1e} off (bound {bound:.1e})");
+            assert!(error <= bound, "{name}: {part} {error:e} off");
+        }
+    }
+}
+
+#[test]
+fn f16_computes_where_the_device_has_it() {
+    let of = |device: &Device, precision| {
+        let config = BackboneConfig::Vit(vit());
+        let network = config.init(&Init::new(1, device).with_precision(precision));
+        numbers(network.forward(pictures([4, 3, 32, 32], device), &Context::evaluation()))
+    };
+    let reference = of(&Device::flex(), Precision::F32);
+    for precision in [Precision::F16, Precision::Bf16] {
+        match precision.check(&gpu()) {
+            Ok(()) => {
+                let error = relative(&of(&gpu(), precision), &reference);
+                eprintln!("{}: features {error:.1e} off", precision.name());
+                assert!(error < 0.02, "{}: {error:e}", precision.name());
+            }
+            Err(reason) => assert!(reason.contains("only in") && reason.contains("f32"), "{reason}"),
+        }
+    }
+}
+
+/// 32 pictures of two classes.
+fn photos(folder: &Path) -> PathBuf {
+    let root = folder.join("photos");
+    for class in 0..2u32 {
+        let class_folder = root.join(class.to_string());
+        std::fs::create_dir_all(&class_folder).unwrap();
+        for picture in 0..16u32 {
+            let image = image::RgbImage::from_fn(40, 40, |x, y| {
+                let shade = |k: u32| ((x * (picture + k) + y * (7 + class * k) + 40 * k) % 256) as u8;
+                image::Rgb([shade(1), shade(2), shade(3)])
+            });
+            image
+                .save(class_folder.join(format!("{picture:02}.png")))
+                .unwrap();
+        }
+    }
+    root
+}
+
+fn pretrain(data: &Path, out: &Path, device: &str, more: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_passer"));
+    command
+        .current_dir(root())
+        .args(["pretrain", "configs/pretrain/moco-v2-resnet18-cifar10.toml"])
+        .args(["--device", device])
+        .arg("--data")
+        .arg(data)
+        .arg("--out")
+        .arg(out);
+    for set in [
+        "data.batch_images=16",
+        "training.batch_norm_images=8",
+        "training.epochs=4",
+        "training.log_every_steps=1",
+        "backbone.resnet.width=4",
+        "objective.moco.queue_images=64",
+        "objective.moco.embedding_width=16",
+        "views.0.transforms.0.random_resized_crop.size_px=16",
+        "optimizer.sgd.learning_rate_per_256=0.001",
+    ] {
+        command.args(["--set", set]);
+    }
+    command.args(more);
+    command
+}
+
+fn finished(mut command: Command) -> Output {
+    let output = command.output().unwrap();
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    output
+}
+
+fn losses(run: &Path) -> Vec<f64> {
+    let text = std::fs::read_to_string(run.join("metrics.jsonl")).unwrap();
+    let loss = |line: &str| {
+        let line: serde_json::Value = serde_json::from_str(line).unwrap();
+        line["loss"].as_f64().unwrap()
+    };
+    text.lines().map(loss).collect()
+}
+
+#[test]
+fn checkpoints_go_from_device_to_device() {
+    let folder = tempfile::tempdir().unwrap();
+    let photos = photos(folder.path());
+    let whole = folder.path().join("whole");
+    finished(pretrain(&photos, &whole, "flex", &[]));
+    for (first, then) in [("wgpu", "flex"), ("flex", "wgpu")] {
+        let out = folder.path().join(first);
+        // Killed at its first checkpoint.
+        let mut child = pretrain(&photos, &out, first, &[])
+            .stderr(Stdio::null())
+            .stdout(Stdio::null())
+            .spawn()
+            .unwrap();
+        let started = Instant::now();
+        while !out.exists() || training::latest_checkpoint(&out).unwrap().is_none() {
+            assert!(
+                started.elapsed() < Duration::from_secs(300),
+                "no checkpoint on {first}"
+            );
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        child.kill().unwrap();
+        child.wait().unwrap();
+        finished(pretrain(&photos, &out, then, &["--resume"]));
+        let (ours, reference) = (losses(&out), losses(&whole));
+        assert_eq!(ours.len(), reference.len());
+        let error = relative(&ours, &reference);
+        eprintln!("{first} to {then}: losses {error:.1e} off");
+        assert!(
+            error <= BOUND,
+            "{first} to {then}: {ours:?}, on flex alone {reference:?}"
+        );
+    }
+}
+
+#[test]
+fn a_run_on_the_cpu_opens_no_gpu() {
+    let folder = tempfile::tempdir().unwrap();
+    let photos = photos(folder.path());
+    let loaded = |device: &str| {
+        let mut command = pretrain(
+            &photos,
+            &folder.path().join(device),
+            device,
+            &["--set", "training.epochs=1"],
+        );
+        // Vulkan's loader then says what it does.
+        command.env("VK_LOADER_DEBUG", "all");
+        let output = finished(command);
+        String::from_utf8_lossy(&output.stderr).contains("libvulkan_lvp")
+    };
+    assert!(
+        loaded("wgpu"),
+        "the GPU's driver is not seen: this test would prove nothing"
+    );
+    assert!(!loaded("flex"));
+}
