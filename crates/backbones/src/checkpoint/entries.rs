@@ -14,6 +14,9 @@ const MAX_DEPTH: usize = 64;
 /// Most bytes of all dotted paths together: a key that is shared, and every level above it, is a part of many.
 const MAX_PATHS: usize = 64 << 20;
 
+/// Most items that are looked at, in lists and attributes that show nothing of them: these too may be shared.
+const MAX_LOOKS: usize = 64 << 20;
+
 /// Longest list of plain values that is shown.
 const SHOWN: usize = 8;
 
@@ -37,6 +40,7 @@ pub(super) fn tree(
         entries: 0,
         name: 0,
         names: 0,
+        looks: 0,
     };
     walk.entry(&pickle.root)
 }
@@ -50,6 +54,8 @@ struct Walk<'a, L> {
     /// Bytes of the dotted path to here, and of all so far.
     name: usize,
     names: usize,
+    /// Items looked at so far.
+    looks: usize,
 }
 
 impl<L: Fn(&Storage) -> Result<Extent, CheckpointError>> Walk<'_, L> {
@@ -71,6 +77,22 @@ impl<L: Fn(&Storage) -> Result<Extent, CheckpointError>> Walk<'_, L> {
         }
         self.path.push(*index);
         let nodes = self.nodes;
+        self.looks += match &nodes[*index] {
+            Node::List(items) => items.len(),
+            Node::Object {
+                state: Some(Value::Node(state)),
+                ..
+            } => match &nodes[*state] {
+                Node::Dict(attributes) => attributes.len(),
+                _ => 0,
+            },
+            _ => 0,
+        };
+        if self.looks > MAX_LOOKS {
+            return Err(CheckpointError::Limit(format!(
+                "its lists and objects hold more than {MAX_LOOKS} items"
+            )));
+        }
         let entry = match &nodes[*index] {
             Node::Tensor(view) => Entry::Tensor(self.tensor(view)?),
             Node::Storage(_) => Entry::Value("a storage".to_owned()),

@@ -224,8 +224,8 @@ pub(super) fn call(nodes: &[Node], name: &Rc<str>, arguments: &[Value]) -> Resul
 
 /// `OrderedDict([(key, value), …])`, `defaultdict(factory)`, `dict(other)`.
 fn dict(nodes: &[Node], arguments: &[Value]) -> Result<Node, CheckpointError> {
-    // A factory of default values comes first.
-    let source = arguments.iter().find_map(|argument| match argument {
+    // A factory of default values comes first. A tuple of any length may be passed a million times.
+    let source = arguments.iter().take(2).find_map(|argument| match argument {
         Value::Node(index) => Some(&nodes[*index]),
         _ => None,
     });

@@ -108,3 +108,32 @@ fn what_is_kept_once_is_not_shown_a_million_times() {
     let wide = [&keyed(500)[..], b"](", &b"}h\0Ns".repeat(200_000), b"e"].concat();
     assert!(refused(&archive(wide, b"")).contains("names of its entries are longer than 64 MiB"));
 }
+
+#[test]
+fn long_lists_that_are_shared_are_not_looked_through_a_million_times() {
+    let refused = |body: &[&[u8]]| refused(&archive(body.concat(), b""));
+    // A list of plain values, and an object's attributes, met 200,000 times in a list beside a dictionary.
+    let list = [b"](", &b"N".repeat(1000)[..], b"eq\x000"].concat();
+    let object = [
+        &name("mine", "C")[..],
+        b")\x81}(",
+        &b"NN".repeat(1000),
+        b"ubq\x000",
+    ];
+    for shared in [list, object.concat()] {
+        let error = refused(&[&shared, b"](", &b"h\0".repeat(200_000), b"}e"]);
+        assert!(error.contains("more than 67108864 items"), "{error}");
+    }
+    // Arguments of a call: what is there beyond the second is nothing that a dictionary takes.
+    let (long, call) = (b"N".repeat(1_000_000), b"h\x01h\0R0");
+    let function = [&name("collections", "OrderedDict")[..], b"q\x010"].concat();
+    let calls = [
+        b"(",
+        &long[..],
+        b"tq\x000",
+        &function,
+        &call.repeat(200_000),
+        b"N",
+    ];
+    assert!(open(&archive(calls.concat(), b"")).is_ok());
+}
