@@ -230,6 +230,24 @@ fn weights_that_do_not_fit_and_hostile_ones_are_refused() {
     assert!(refused(&["--backbone", "resnet51"], &swav).contains("no such network"));
     assert!(refused(&["--std", "0,1,1"], &swav).contains("`--std` must be above 0"));
 
+    assert!(
+        refused(&["--allow-unexpected", "*", "--allow-missing", "*"], folder)
+            .contains("holds no `encoder.safetensors`")
+    );
+    // PyTorch would not read a safetensors file of this name.
+    passer()
+        .args(["weights", "convert"])
+        .arg(&swav)
+        .arg(folder.join("out.pth"))
+        .args(["--to", "timm"])
+        .assert()
+        .code(1)
+        .stderr(contains("is to be a safetensors file by name").and(contains("out.safetensors")));
+    // It has no end.
+    if cfg!(unix) {
+        assert!(refused(&[], Path::new("/dev/zero")).contains("neither a file nor a folder"));
+    }
+
     // A legacy pickle that would run a program.
     let marker = folder.join("was-run");
     let command = format!("touch {}", marker.display());
@@ -255,6 +273,26 @@ fn weights_that_do_not_fit_and_hostile_ones_are_refused() {
         .code(1)
         .stderr(contains("posix.system"));
     assert!(!marker.exists());
+}
+
+#[test]
+fn a_listing_may_be_cut_short_by_its_reader() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = fixture(folder.path(), "moco-v1.pth.tar");
+    let mut child = std::process::Command::new(env!("CARGO_BIN_EXE_passer"))
+        .args(["weights", "inspect", "--tensors"])
+        .arg(&file)
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(child.stdout.take());
+    let output = child.wait_with_output().unwrap();
+    assert!(
+        output.status.success() && output.stderr.is_empty(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
 }
 
 #[test]

@@ -6,15 +6,18 @@
 Needs torch, torchvision, timm, safetensors, pillow. For each model (random weights by seed; batch norm's statistics from
 a few training passes) it
 
-1. saves it with PyTorch as `.pth` (zip and legacy) and safetensors, and wrapped as a method's checkpoint would hold it,
+1. saves it with PyTorch as `.pth` (zip and legacy) and safetensors, wrapped as a method's checkpoint would hold it, and
+   rounded to f16 and bf16 (compared with the rounded model),
 2. compares `passer features --encoder FILE` with the model's own features of the same pixels,
-3. converts one with `passer weights convert --to torchvision|timm`, loads the result with `strict=True` into the
-   library's model, and compares tensors (bit by bit), PyTorch's features, and `passer features` of the converted file.
+3. converts each container with `passer weights convert --to torchvision|timm`: the tensors must be the same from all,
+   bit by bit, and the model's own where the names are; loads the result with `strict=True` into the library's model, and
+   compares PyTorch's features and `passer features` of the converted file.
 
 Errors are |passer - PyTorch| / |PyTorch|; PyTorch's own float32 error against float64 is printed beside them.
 """
 
 import argparse
+import copy
 import json
 import pathlib
 import subprocess
@@ -75,7 +78,7 @@ def dinov2(state):
 MODELS = {
     "torchvision resnet18": (torchvision_model("resnet18"), 224, ["torchvision", "timm"], None),
     "torchvision resnet50": (torchvision_model("resnet50"), 224, ["torchvision", "timm"], moco),
-    "timm resnet50": (timm_model("resnet50"), 160, ["timm"], None),
+    "timm resnet50": (timm_model("resnet50"), 160, ["timm", "torchvision"], None),
     "timm vit_small_patch16_224": (timm_model("vit_small_patch16_224"), 224, ["timm", "torchvision"], dino),
     "timm vit_small_patch16_224 at 160 px": (
         timm_model("vit_small_patch16_224", dynamic_img_size=True), 160, ["timm"], None,
@@ -85,6 +88,10 @@ MODELS = {
     ),
     "torchvision vit_b_16": (torchvision_model("vit_b_16"), 224, ["torchvision", "timm"], None),
 }
+
+
+# The types of weights that are narrower than f32, and the container that each is tried in.
+NARROW = [(torch.float16, "f16.pth"), (torch.bfloat16, "bf16.safetensors")]
 
 
 def library_model(library: str, name: str, file: pathlib.Path):
@@ -146,7 +153,10 @@ def main(passer: str, wanted: list[str]) -> None:
             images = pictures(folder / "images", side)
             float32 = model(images.float()).double()
             reference = model.double()(images)
-            error = lambda features: float((features.double() - reference).norm() / reference.norm())
+
+            def error(features: torch.Tensor, reference: torch.Tensor = reference) -> float:
+                return float((features.double() - reference).norm() / reference.norm())
+
             print(f"{name}: {side} px, PyTorch's float32 {error(float32):.1e}")
 
             def features(encoder: pathlib.Path, *more: str) -> torch.Tensor:
@@ -173,13 +183,24 @@ def main(passer: str, wanted: list[str]) -> None:
                 torch.save(wrap(state), folder / "checkpoint.pth.tar")
             for kind, file in files.items():
                 judge(f"passer features, {kind}", error(features(file)))
+            for dtype, file in NARROW:
+                narrow = {k: v.to(dtype) if v.is_floating_point() else v for k, v in state.items()}
+                (save_file if file.endswith("safetensors") else torch.save)(narrow, folder / file)
+                rounded = copy.deepcopy(model)
+                rounded.load_state_dict(narrow)
+                judge(f"passer features, {file}", error(features(folder / file), rounded(images)))
 
             for library in exports:
-                out = folder / f"{library}.safetensors"
-                command = [passer, "weights", "convert", files["legacy"], out, "--to", library]
-                subprocess.run(command, check=True, capture_output=True)
+                converted = None
+                for kind, file in files.items():
+                    out = folder / f"{library}.safetensors"
+                    command = [passer, "weights", "convert", file, out, "--to", library]
+                    subprocess.run(command, check=True, capture_output=True)
+                    last, converted = converted, load_file(out)
+                    alike = lambda: set(last) == set(converted) and all(torch.equal(last[k], converted[k]) for k in last)
+                    if last is not None and not alike():
+                        sys.exit(f"{library}, {kind}: other tensors than of the file before")
                 theirs = library_model(library, name, out)
-                converted = load_file(out)
                 theirs.load_state_dict(converted, strict=True)
                 if library == name.split()[0]:
                     same = all(torch.equal(converted[k], v) for k, v in state.items() if v.is_floating_point())

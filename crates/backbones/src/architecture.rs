@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::layouts::{Family, Traits};
 use crate::vit::{Interpolation, Pooling, VitConfig};
+use crate::weights::nearest;
 use crate::{BackboneConfig, ResNetConfig, Stem};
 
 /// Shapes by the network's names of its parameters.
@@ -164,7 +165,7 @@ fn derived_resnet(shapes: &Shapes) -> Result<ResNetConfig, String> {
                 "conv1.weight is {other:?}, expected [width, 3, 7, 7] or [width, 3, 3, 3]"
             ));
         }
-        None => return Err("no conv1.weight".to_owned()),
+        None => return Err(lacking(shapes, "conv1.weight")),
     };
     let stem = match kernel {
         7 => Stem::Imagenet,
@@ -216,7 +217,7 @@ fn derived_vit(shapes: &Shapes, named: Option<&NamedVit>, traits: &Traits) -> Re
                 "patch_embed.proj.weight is {other:?}, expected [width, 3, patch, patch]"
             ));
         }
-        None => return Err("no patch_embed.proj.weight".to_owned()),
+        None => return Err(lacking(shapes, "patch_embed.proj.weight")),
     };
     let registers = shapes
         .get("reg_token")
@@ -239,14 +240,6 @@ fn derived_vit(shapes: &Shapes, named: Option<&NamedVit>, traits: &Traits) -> Re
             ..seen
         },
     };
-    // A comparison of a million blocks with a file that lacks them is no use to anyone.
-    if vit.depth > shapes.len() {
-        return Err(format!(
-            "a ViT of {} blocks, with {} tensors",
-            vit.depth,
-            shapes.len()
-        ));
-    }
     let config = VitConfig {
         width: vit.width,
         depth: vit.depth,
@@ -271,6 +264,61 @@ fn derived_vit(shapes: &Shapes, named: Option<&NamedVit>, traits: &Traits) -> Re
         initialization: traits.initialization,
     };
     config.validate().map(|()| config)
+}
+
+/// Says that a tensor is not there without which nothing can be derived, and what may be it.
+fn lacking(shapes: &Shapes, name: &str) -> String {
+    // A name that is spelt as others are is no misspelling of this one.
+    let near = nearest(name, shapes.keys()).filter(|near| strsim::levenshtein(near, name) <= 2);
+    match near {
+        Some(near) => format!("1 missing: {name} (near {near}), by which the network is known"),
+        None => format!("1 missing: {name}, by which the network is known"),
+    }
+}
+
+/// Roughly how many numbers a network is made of.
+fn numbers(architecture: &BackboneConfig) -> f64 {
+    match architecture {
+        BackboneConfig::Resnet(config) => {
+            let of_width_64 = match config.depth {
+                18 => 11.2e6,
+                34 => 21.3e6,
+                50 => 23.6e6,
+                _ => 42.6e6,
+            };
+            of_width_64 * (config.width as f64 / 64.0).powi(2)
+        }
+        BackboneConfig::Vit(config) => {
+            let (width, patch) = (config.width as f64, config.patch_px as f64);
+            let places = (config.image_px as f64 / patch).powi(2) + config.registers as f64;
+            12.0 * config.depth as f64 * width.powi(2) + (places + 3.0 * patch.powi(2)) * width
+        }
+    }
+}
+
+/// Refuses a network that a file of `bytes` bytes and `tensors` tensors cannot hold, before memory is taken for it: its
+/// sizes come from the file, where a few bytes may claim to be any shape, or from a name.
+pub(crate) fn check_size(architecture: &BackboneConfig, tensors: usize, bytes: u64) -> Result<(), String> {
+    /// A wrong name for a small file is better answered by a comparison.
+    const ANYWAY: f64 = (64 << 20) as f64;
+    let refused = |size: String| {
+        Err(format!(
+            "{} has {size}, too many for this file of {bytes} bytes and {tensors} tensors",
+            architecture.name()
+        ))
+    };
+    match architecture {
+        BackboneConfig::Vit(config) if config.depth > tensors => {
+            return refused(format!("{} blocks", config.depth));
+        }
+        _ => {}
+    }
+    let numbers = numbers(architecture);
+    // A number takes two bytes at least; tensors that share their bytes may halve that.
+    if numbers > bytes as f64 + ANYWAY {
+        return refused(format!("about {:.0} million numbers", numbers / 1e6));
+    }
+    Ok(())
 }
 
 /// Heads are not seen in the tensors: 64 channels each, with the one exception.
@@ -380,6 +428,38 @@ mod tests {
         ] {
             let error = named(wrong).unwrap_err();
             assert!(error.contains("no such network"), "{error}");
+        }
+    }
+
+    #[test]
+    fn sizes_are_estimated_well_enough() {
+        let resnet = |depth, width| {
+            BackboneConfig::Resnet(ResNetConfig {
+                depth,
+                width,
+                stem: Stem::Imagenet,
+            })
+        };
+        let shapes = vit_shapes(192, 16, 197, 0);
+        let vit = BackboneConfig::Vit(derived_vit(&shapes, None, traits("vit")).unwrap());
+        for config in [
+            resnet(18, 64),
+            resnet(34, 32),
+            resnet(50, 128),
+            resnet(101, 64),
+            vit,
+        ] {
+            let network = config.init(&crate::Init::empty(&burn::tensor::Device::flex()));
+            let parameters = match &network {
+                crate::Backbone::ResNet(network) => crate::parameters(network),
+                crate::Backbone::Vit(network) => crate::parameters(network),
+            };
+            let exact = parameters
+                .iter()
+                .map(|parameter| parameter.shape.iter().product::<usize>())
+                .sum::<usize>() as f64;
+            let ratio = numbers(&config) / exact;
+            assert!((0.9..1.1).contains(&ratio), "{}: {ratio}", config.name());
         }
     }
 

@@ -22,6 +22,12 @@ use serde::Serialize;
 
 use crate::weights::METADATA_KEY;
 
+/// Most entries of a file: objects that a pickle shares are counted each time that they are met.
+const MAX_ENTRIES: usize = 1 << 18;
+
+/// Longest name: an entry's dotted path, a class, in bytes. What a pickle names once it can show a million times.
+const MAX_NAME: usize = 1024;
+
 /// A file's table of contents.
 #[derive(Clone, Debug)]
 pub struct Checkpoint {
@@ -31,6 +37,8 @@ pub struct Checkpoint {
     pub root: Entry,
     /// Texts beside the tensors of a safetensors file.
     pub metadata: BTreeMap<String, String>,
+    /// The file's length.
+    pub bytes: u64,
 }
 
 /// A kind of file.
@@ -77,8 +85,8 @@ pub struct TensorInfo {
 #[derive(Debug, thiserror::Error)]
 pub enum CheckpointError {
     /// None of the known kinds.
-    #[error("neither a PyTorch checkpoint (zip or legacy) nor a safetensors file")]
-    Unknown,
+    #[error("neither a PyTorch checkpoint (zip or legacy) nor a safetensors file{0}")]
+    Unknown(&'static str),
     /// Bytes that contradict each other.
     #[error("damaged, or made by hand: {0}")]
     Damaged(String),
@@ -101,6 +109,23 @@ pub enum CheckpointError {
 
 fn damaged(what: impl Into<String>) -> CheckpointError {
     CheckpointError::Damaged(what.into())
+}
+
+fn long_name() -> CheckpointError {
+    CheckpointError::Limit(format!("a name in it is longer than {MAX_NAME} bytes"))
+}
+
+fn many_entries() -> CheckpointError {
+    CheckpointError::Limit(format!("it holds more than {MAX_ENTRIES} entries"))
+}
+
+/// The start of a text that a file may make as long as it likes.
+fn cut(text: &str) -> String {
+    const SHOWN: usize = 200;
+    match text.char_indices().nth(SHOWN) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text.to_owned(),
+    }
 }
 
 impl Checkpoint {

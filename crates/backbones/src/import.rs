@@ -7,7 +7,7 @@
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Read, Seek};
 
 use burn::tensor::{Device, Shape, TensorData};
@@ -48,7 +48,7 @@ pub struct Import<'a> {
     pub mismatch: Mismatch,
     /// Parameters that keep initial values, as was allowed.
     pub missing: Vec<String>,
-    /// Tensors that are left out, as was allowed.
+    /// Tensors that are left out, as was allowed; sorted.
     pub left_out: Vec<String>,
     backbone: Backbone,
 }
@@ -97,7 +97,7 @@ impl<'a> Import<'a> {
         let traits = &recognised.layout.traits;
         let mut info = match own {
             Some(info) => {
-                info.architecture.validate().map_err(WeightsError::Architecture)?;
+                check_own(&info).map_err(|wrong| WeightsError::Metadata(serde::de::Error::custom(wrong)))?;
                 info
             }
             None => {
@@ -107,6 +107,8 @@ impl<'a> Import<'a> {
             }
         };
         check_doubts(&info, &recognised, checkpoint, options)?;
+        architecture::check_size(&info.architecture, shapes.len(), checkpoint.bytes)
+            .map_err(WeightsError::Architecture)?;
         if let Some(mean) = options.mean {
             info.mean = mean;
         }
@@ -136,7 +138,19 @@ impl<'a> Import<'a> {
             .into_iter()
             .partition(|(name, _)| matches_any(&options.allow_unexpected, name));
         mismatch.unexpected = unexpected;
-        let left_out = left_out.into_iter().map(|(name, _)| name).collect::<Vec<_>>();
+        let left_out = left_out
+            .into_iter()
+            .map(|(name, _)| name)
+            .collect::<BTreeSet<_>>();
+        let unexpected = mismatch.unexpected.iter().map(|(name, _)| name);
+        let aside = unexpected.chain(&left_out).collect::<BTreeSet<_>>();
+        let others = recognised.tensors.iter().filter(|(name, tensor)| {
+            !tensor.dtype.is_weight() && !is_batch_count(name) && !aside.contains(name)
+        });
+        mismatch.types = others
+            .map(|(name, tensor)| (name.clone(), tensor.dtype.name().to_owned()))
+            .collect();
+        let left_out = left_out.into_iter().collect::<Vec<_>>();
         for (what, names) in [("missing", &missing), ("left_out", &left_out)] {
             if !names.is_empty() {
                 info.extra.insert(what.to_owned(), names.join(" "));
@@ -155,7 +169,7 @@ impl<'a> Import<'a> {
     /// Reads the weights from the file that was planned with.
     ///
     /// # Errors
-    /// [`WeightsError::Mismatch`]; a tensor that is not made of floating-point numbers, or cannot be read.
+    /// [`WeightsError::Mismatch`]; a tensor that cannot be read.
     pub fn load<R: Read + Seek>(self, source: &mut R) -> Result<(Backbone, EncoderInfo), WeightsError> {
         let Self {
             recognised,
@@ -175,14 +189,8 @@ impl<'a> Import<'a> {
         }
         let mut tensors = BTreeMap::new();
         for (name, tensor) in recognised.tensors {
-            if is_batch_count(&name) || left_out.contains(&name) {
+            if is_batch_count(&name) || left_out.binary_search(&name).is_ok() {
                 continue;
-            }
-            if !tensor.dtype.is_weight() {
-                return Err(WeightsError::Type {
-                    name,
-                    found: tensor.dtype.name().to_owned(),
-                });
             }
             tensors.insert(name, to_f32(tensor.read(source)?));
         }
@@ -194,6 +202,24 @@ impl<'a> Import<'a> {
         }
         Ok((replaced(backbone, tensors), info))
     }
+}
+
+/// Whether what a file of ours says of itself can be: anyone may have written it.
+fn check_own(info: &EncoderInfo) -> Result<(), String> {
+    info.architecture.validate()?;
+    let sound = |mean: f32, std: f32| mean.is_finite() && std.is_finite() && std > 0.0;
+    if !info
+        .mean
+        .iter()
+        .zip(info.std)
+        .all(|(&mean, std)| sound(mean, std))
+    {
+        return Err(format!(
+            "channels have means {:?} and deviations {:?}, expected finite numbers and deviations above 0",
+            info.mean, info.std
+        ));
+    }
+    Ok(())
 }
 
 /// What is known of a foreign file's training.
@@ -271,19 +297,21 @@ fn class_position_is_apart(architecture: &BackboneConfig, shapes: &Shapes) -> bo
 
 /// Adds the class token's position to it: the network adds none.
 fn join_class_position(tensors: &mut BTreeMap<String, TensorData>) {
-    let (Some(class), Some(positions)) = (tensors.remove("cls_token"), tensors.remove("pos_embed")) else {
+    let Some(positions) = tensors.remove("pos_embed") else {
         return;
     };
     let shape = positions.shape().to_vec();
     let width = shape[2];
     let positions = positions.iter::<f32>().collect::<Vec<_>>();
     let (of_class, of_patches) = positions.split_at(width);
-    let joined = class
-        .iter::<f32>()
-        .zip(of_class)
-        .map(|(class, position)| class + position);
-    let class = TensorData::new(joined.collect::<Vec<_>>(), class.shape().clone());
+    // A file that was allowed to lack the token keeps its positions.
+    if let Some(class) = tensors.get_mut("cls_token") {
+        let joined = class
+            .iter::<f32>()
+            .zip(of_class)
+            .map(|(class, position)| class + position);
+        *class = TensorData::new(joined.collect::<Vec<_>>(), class.shape().clone());
+    }
     let patches = TensorData::new(of_patches.to_vec(), Shape::from(vec![1, shape[1] - 1, width]));
-    tensors.insert("cls_token".to_owned(), class);
     tensors.insert("pos_embed".to_owned(), patches);
 }

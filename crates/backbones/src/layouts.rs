@@ -47,25 +47,14 @@ pub enum Family {
 }
 
 impl Family {
-    /// By names of parameters, as torchvision's ResNet and timm's ViT have them.
+    /// By names of parameters, as torchvision's ResNet and timm's ViT have them. Any block will do: that another
+    /// parameter is missing or misspelt is for the comparison with the network to say.
     fn of<'a>(mut names: impl Iterator<Item = &'a str>) -> Option<Self> {
-        let mut signs = [false; 4];
-        let known = [
-            "conv1.weight",
-            "layer1.0.conv1.weight",
-            "patch_embed.proj.weight",
-            "blocks.0.norm1.weight",
-        ];
-        names.by_ref().for_each(|name| {
-            if let Some(sign) = known.iter().position(|known| *known == name) {
-                signs[sign] = true;
-            }
-        });
-        match signs {
-            [true, true, _, _] => Some(Self::ResNet),
-            [_, _, true, true] => Some(Self::Vit),
+        names.find_map(|name| match name {
+            _ if matches("layer1.#.conv#.weight", name) => Some(Self::ResNet),
+            _ if matches("blocks.#.attn.*", name) => Some(Self::Vit),
             _ => None,
-        }
+        })
     }
 }
 
@@ -150,6 +139,17 @@ pub enum LayoutError {
         /// Their names.
         layouts: String,
     },
+    /// Two networks in places of one layout.
+    #[error(
+        "this file ({layout}) holds a network in {places}, and they differ; hint: load it with PyTorch and save the one \
+         that you want"
+    )]
+    Places {
+        /// The row.
+        layout: &'static str,
+        /// Where they are.
+        places: String,
+    },
     /// It has not the network that was asked for.
     #[error("--part {part}: this file ({layout}) {has}")]
     Part {
@@ -178,6 +178,24 @@ struct Found<'a> {
     prefix: &'static str,
     family: Family,
     names: Vec<(String, &'a TensorInfo)>,
+}
+
+impl<'a> Found<'a> {
+    /// What is behind the door by the network's names.
+    fn own(&self) -> BTreeMap<String, &'a TensorInfo> {
+        let own = |(name, tensor): &(String, &'a TensorInfo)| {
+            Some((self.layout.renamed(name.strip_prefix(self.prefix)?), *tensor))
+        };
+        self.names.iter().filter_map(own).collect()
+    }
+
+    /// Where it is, as in `state_dict.backbone.*`.
+    fn place(&self) -> String {
+        match self.top {
+            "" => format!("{}*", self.prefix),
+            top => format!("{}.{}*", top.replace('/', "."), self.prefix),
+        }
+    }
 }
 
 /// The layout of a file, and its tensors by the network's names.
@@ -221,6 +239,16 @@ pub fn recognise(
         });
     };
     let chosen = found.swap_remove(wanted);
+    let own = chosen.own();
+    if let Some(other) = found
+        .iter()
+        .find(|found| found.door.part == chosen.door.part && found.own() != own)
+    {
+        return Err(LayoutError::Places {
+            layout: layout.name,
+            places: format!("`{}` and in `{}`", chosen.place(), other.place()),
+        });
+    }
     let others = layout.doors.iter().filter(|door| door.part != chosen.door.part);
     let others = others
         .flat_map(|door| door.prefixes)
@@ -291,13 +319,20 @@ fn found<'a>(checkpoint: &'a Checkpoint, layout: &'static Layout) -> Vec<Found<'
     all
 }
 
-/// Names without what wrappers of a whole network put before each: `DistributedDataParallel`, `torch.compile`.
+/// Names without what wrappers of a whole network put before each: `DistributedDataParallel`, `torch.compile`, and
+/// `AveragedModel`, whose count of models has no wrapper's name.
 fn unwrapped(mut names: Vec<(String, &TensorInfo)>) -> Vec<(String, &TensorInfo)> {
-    for wrapper in ["module.", "_orig_mod."] {
-        if names.iter().all(|(name, _)| name.starts_with(wrapper)) {
-            for (name, _) in &mut names {
-                name.drain(..wrapper.len());
-            }
+    const COUNT: &str = "n_averaged";
+    let wraps = |wrapper: &str, names: &[(String, &TensorInfo)]| {
+        let mut others = names.iter().filter(|(name, _)| name != COUNT).peekable();
+        others.peek().is_some() && others.all(|(name, _)| name.starts_with(wrapper))
+    };
+    while let Some(wrapper) = ["module.", "_orig_mod."]
+        .into_iter()
+        .find(|wrapper| wraps(wrapper, &names))
+    {
+        for (name, _) in names.iter_mut().filter(|(name, _)| name != COUNT) {
+            name.drain(..wrapper.len());
         }
     }
     names

@@ -4,7 +4,7 @@
 //! (`load_state_dict(strict=True)` into torchvision's or timm's network, its classifier an `Identity`), with what is
 //! needed to use it ([`EncoderInfo`], as JSON) under `passer` in its metadata.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
 use burn::tensor::{DType, Tensor, TensorData};
@@ -59,17 +59,9 @@ pub enum WeightsError {
     /// The metadata cannot be understood.
     #[error("the file's metadata is unreadable: {0}")]
     Metadata(serde_json::Error),
-    /// The metadata names a network that does not exist.
-    #[error("the file's network is impossible: {0}")]
+    /// No network of Passer's is meant, or which one cannot be told.
+    #[error("{0}")]
     Architecture(String),
-    /// A tensor that is not made of floating-point numbers.
-    #[error("{name} holds {found}, expected f16, bf16, f32 or f64")]
-    Type {
-        /// The tensor.
-        name: String,
-        /// Its type.
-        found: String,
-    },
     /// Names or shapes are not those of the network.
     #[error("the weights are not those of this network: {0}")]
     Mismatch(Box<Mismatch>),
@@ -96,12 +88,17 @@ pub struct Mismatch {
     pub unexpected: Vec<(String, Option<String>)>,
     /// Tensors of another shape: name, the network's, the set's.
     pub shapes: Vec<(String, Vec<usize>, Vec<usize>)>,
+    /// Tensors that are not made of floating-point numbers, and what they are made of.
+    pub types: Vec<(String, String)>,
 }
 
 impl Mismatch {
     /// Whether there is no difference.
     pub fn is_empty(&self) -> bool {
-        self.missing.is_empty() && self.unexpected.is_empty() && self.shapes.is_empty()
+        self.missing.is_empty()
+            && self.unexpected.is_empty()
+            && self.shapes.is_empty()
+            && self.types.is_empty()
     }
 }
 
@@ -115,10 +112,15 @@ impl std::fmt::Display for Mismatch {
             .shapes
             .iter()
             .map(|(name, expected, got)| format!("{name} (expected {expected:?}, got {got:?})"));
+        let types = self
+            .types
+            .iter()
+            .map(|(name, found)| format!("{name} (expected f16, bf16, f32 or f64, got {found})"));
         let parts = [
             ("missing", self.missing.clone()),
             ("unexpected", unexpected.collect()),
             ("of another shape", shapes.collect()),
+            ("of another type", types.collect()),
         ];
         let mut separator = "";
         for (what, names) in parts.iter().filter(|(_, names)| !names.is_empty()) {
@@ -177,24 +179,20 @@ impl ModuleVisitor for Collect {
 /// `num_batches_tracked` is passed over. Gradients and device stay as they are.
 ///
 /// # Errors
-/// [`WeightsError::Mismatch`] and [`WeightsError::Type`].
+/// [`WeightsError::Mismatch`].
 pub fn load_state_dict(
     backbone: Backbone,
     mut tensors: BTreeMap<String, TensorData>,
 ) -> Result<Backbone, WeightsError> {
     tensors.retain(|name, _| !is_batch_count(name));
-    for (name, data) in &tensors {
-        if !data.dtype().is_float() {
-            return Err(WeightsError::Type {
-                name: name.clone(),
-                found: format!("{:?}", data.dtype()).to_lowercase(),
-            });
-        }
-    }
     let shapes = tensors
         .iter()
         .map(|(name, data)| (name.clone(), data.shape().to_vec()));
-    let mismatch = mismatch(&backbone, &shapes.collect());
+    let mut mismatch = mismatch(&backbone, &shapes.collect());
+    let others = tensors.iter().filter(|(_, data)| !data.dtype().is_float());
+    mismatch.types = others
+        .map(|(name, data)| (name.clone(), format!("{:?}", data.dtype()).to_lowercase()))
+        .collect();
     if !mismatch.is_empty() {
         return Err(WeightsError::Mismatch(Box::new(mismatch)));
     }
@@ -239,16 +237,28 @@ fn compare(wanted: &BTreeMap<String, Vec<usize>>, found: &BTreeMap<String, Vec<u
         }
     }
     // A name of the set can stand for a missing one alone: what is there under its own name was not misspelt.
-    let missing = mismatch.missing.iter().collect::<BTreeSet<_>>();
-    for name in found.keys().filter(|name| !wanted.contains_key(*name)) {
-        let near = missing
-            .iter()
-            .min_by_key(|candidate| strsim::levenshtein(candidate, name));
-        mismatch
-            .unexpected
-            .push((name.clone(), near.map(|near| (*near).clone())));
+    let others = found.keys().filter(|name| !wanted.contains_key(*name));
+    for (position, name) in others.enumerate() {
+        // Those that a message shows, and some more: a file may have a hundred thousand.
+        let near = match position {
+            0..NEAREST => nearest(name, mismatch.missing.iter()),
+            _ => None,
+        };
+        mismatch.unexpected.push((name.clone(), near.cloned()));
     }
     mismatch
+}
+
+/// Unexpected names, from the first on, for which the nearest is sought.
+const NEAREST: usize = 64;
+
+/// The candidate that `name` may be meant to be, or is called there.
+pub(crate) fn nearest<'a>(name: &str, candidates: impl Iterator<Item = &'a String>) -> Option<&'a String> {
+    /// Longer names are no parameter's, and their distances would take long.
+    const LONGEST: usize = 256;
+    candidates
+        .filter(|candidate| candidate.len().max(name.len()) <= LONGEST)
+        .min_by_key(|candidate| strsim::levenshtein(candidate, name))
 }
 
 struct Replace {

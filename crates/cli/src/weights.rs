@@ -5,6 +5,8 @@ use crate::failure::Failure;
 use backbones::{ImportOptions, Naming, Part};
 use burn::tensor::Device;
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::io::Write as _;
 use std::path::PathBuf;
 use training::Inspection;
 
@@ -132,45 +134,49 @@ fn inspect(arguments: &InspectArguments) -> anyhow::Result<()> {
         if !arguments.tensors {
             inspection.all.clear();
         }
-        println!("{}", serde_json::to_string_pretty(&inspection)?);
+        print(&(serde_json::to_string_pretty(&inspection)? + "\n"))?;
     } else {
-        show(&inspection, arguments.tensors);
+        print(&show(&inspection, arguments.tensors)?)?;
     }
     Ok(())
 }
 
-/// Prints an inspection.
-fn show(inspection: &Inspection, tensors: bool) {
+/// An inspection in words.
+fn show(inspection: &Inspection, tensors: bool) -> Result<String, std::fmt::Error> {
     const SHOWN: usize = 12;
-    println!("file      {}", inspection.path.display());
-    println!("sha256    {}", inspection.sha256);
+    let mut text = String::new();
+    let out = &mut text;
+    writeln!(out, "file      {}", inspection.path.display())?;
+    writeln!(out, "sha256    {}", inspection.sha256)?;
     let format = match inspection.format {
         backbones::checkpoint::Format::Zip => "PyTorch, zip",
         backbones::checkpoint::Format::Legacy => "PyTorch, legacy",
         backbones::checkpoint::Format::Safetensors => "safetensors",
     };
-    println!("format    {format}");
+    writeln!(out, "format    {format}")?;
     let counts = inspection
         .dtypes
         .iter()
         .map(|(dtype, count)| format!("{} {dtype} of {} numbers", count.tensors, count.elements));
-    println!(
+    writeln!(
+        out,
         "tensors   {} ({})",
         inspection.tensors,
         counts.collect::<Vec<_>>().join(", ")
-    );
-    println!("contents  {} entries", inspection.contents.len());
+    )?;
+    writeln!(out, "contents  {} entries", inspection.contents.len())?;
     for content in inspection.contents.iter().take(SHOWN) {
-        println!("  {:<40} {}", safe(&content.key), safe(&content.content));
+        writeln!(out, "  {:<40} {}", safe(&content.key), safe(&content.content))?;
     }
     if inspection.contents.len() > SHOWN {
-        println!(
+        writeln!(
+            out,
             "  and {} more; `--tensors` lists every tensor",
             inspection.contents.len() - SHOWN
-        );
+        )?;
     }
     match &inspection.network {
-        None => println!("network   none"),
+        None => writeln!(out, "network   none")?,
         Some(network) => {
             let part = match (network.part, network.parts.len()) {
                 (Some(part), 2..) => format!(", the {part} (--part {})", network.parts.join("|")),
@@ -181,41 +187,52 @@ fn show(inspection: &Inspection, tensors: bool) {
                 "" => String::new(),
                 at => format!(" in `{at}`"),
             };
-            println!("layout    {}{part}", network.layout);
-            println!(
+            writeln!(out, "layout    {}{part}", network.layout)?;
+            writeln!(
+                out,
                 "network   {}{}: {} parameters, {} features",
                 network.name, at, network.parameters, network.features
-            );
-            println!("images    mean {:?}, std {:?}", network.mean, network.std);
+            )?;
+            writeln!(out, "images    mean {:?}, std {:?}", network.mean, network.std)?;
             for (what, names) in [
                 ("known, not loaded", &network.dropped),
                 ("missing, allowed", &network.missing),
                 ("left out, allowed", &network.left_out),
             ] {
                 if !names.is_empty() {
-                    println!("{what}: {}", shortened(names));
+                    writeln!(out, "{what}: {}", shortened(names))?;
                 }
             }
         }
     }
     match &inspection.refusal {
-        None => println!("loads     yes"),
+        None => writeln!(out, "loads     yes")?,
         Some(refusal) => {
-            println!("loads     no: {}", safe(refusal));
+            writeln!(out, "loads     no: {}", safe(refusal))?;
             if let Some(hint) = &inspection.hint {
-                println!("hint: {}", safe(hint));
+                writeln!(out, "hint: {}", safe(hint))?;
             }
         }
     }
     if tensors {
         for tensor in &inspection.all {
-            println!(
+            writeln!(
+                out,
                 "{:<8} {:<20} {}",
                 tensor.dtype,
                 format!("{:?}", tensor.shape),
                 safe(&tensor.name)
-            );
+            )?;
         }
+    }
+    Ok(text)
+}
+
+/// Prints a result. Nobody is told that who reads it, such as `head`, has read enough.
+fn print(text: &str) -> std::io::Result<()> {
+    match std::io::stdout().lock().write_all(text.as_bytes()) {
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        done => done,
     }
 }
 
@@ -255,6 +272,17 @@ fn safe(text: &str) -> String {
 }
 
 fn convert(arguments: &ConvertArguments) -> anyhow::Result<()> {
+    if arguments.out.extension().is_none_or(|kind| kind != "safetensors") {
+        let message = format!(
+            "`{}` is to be a safetensors file by name as well",
+            arguments.out.display()
+        );
+        let hint = format!(
+            "call it `{}`",
+            arguments.out.with_extension("safetensors").display()
+        );
+        return Err(Failure::new(message).hint(hint).into());
+    }
     let loaded = training::read_encoder(&arguments.input, &arguments.weights.options()?, &Device::flex())?;
     let naming = match arguments.to {
         Library::Torchvision => Naming::Torchvision,

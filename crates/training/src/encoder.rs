@@ -138,6 +138,14 @@ pub(crate) fn open_encoder(path: &Path) -> Result<(PathBuf, File, String), Error
         path.to_path_buf()
     };
     let failed = || io(&file, "reading the encoder");
+    // A device or a pipe may have no end, and has no table of contents to go back to.
+    if !std::fs::metadata(&file).map_err(failed())?.is_file() {
+        return Err(Error::Encoder {
+            path: file,
+            reason: "neither a file nor a folder".into(),
+            hint: None,
+        });
+    }
     let mut source = File::open(&file).map_err(failed())?;
     // In pieces: a checkpoint of all of a training's state is many times its encoder.
     let mut hasher = Sha256::new();

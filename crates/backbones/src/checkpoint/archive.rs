@@ -1,7 +1,7 @@
 //! The table of contents of a zip archive whose members are stored as they are, which is all that PyTorch writes.
 //!
-//! A compressed member could claim any size and would need a codec; here it is refused, so a member is a range of the
-//! file and nothing is ever unpacked. Format: PKWARE, *.ZIP File Format Specification* 6.3.10, §4.3 and §4.5.3 (zip64).
+//! A compressed member could claim any size and would need a codec; here it is refused once it is asked for, so a member
+//! is a range of the file and nothing is ever unpacked. Format: PKWARE, *.ZIP File Format Specification* 6.3.10, §4.3 and §4.5.3 (zip64).
 
 use std::collections::HashMap;
 use std::io::{Read, Seek, SeekFrom};
@@ -18,14 +18,15 @@ const LOCATOR_64: u32 = 0x0706_4b50;
 const CENTRAL: u32 = 0x0201_4b50;
 const LOCAL: u32 = 0x0403_4b50;
 
-/// A member that is not stored as it is.
+/// Of a member that is not stored as it is.
 const COMPRESSED: &str = "a member of its zip archive is compressed or encrypted, which PyTorch does not do; load it \
                           with PyTorch and save it again";
 
 /// Where each member lies.
 #[derive(Debug)]
 pub(super) struct Archive {
-    members: HashMap<String, Extent>,
+    /// `None` for one that is not stored as it is.
+    members: HashMap<String, Option<Extent>>,
 }
 
 impl Archive {
@@ -42,7 +43,7 @@ impl Archive {
         let mut members = HashMap::new();
         for _ in 0..count {
             let (name, extent) = member(&mut rest)?;
-            let extent = located(source, length, extent)?;
+            let extent = extent.map(|extent| located(source, length, extent)).transpose()?;
             if members.insert(name, extent).is_some() {
                 return Err(damaged("two members of its zip archive have one name"));
             }
@@ -57,8 +58,19 @@ impl Archive {
 
     /// Where a member's bytes lie.
     pub(super) fn member(&self, name: &str) -> Result<Extent, CheckpointError> {
-        let extent = self.members.get(name).cloned();
-        extent.ok_or_else(|| damaged(format!("its zip archive lacks `{}`", name.escape_default())))
+        match self.members.get(name) {
+            Some(Some(extent)) => Ok(extent.clone()),
+            Some(None) => Err(CheckpointError::Unsupported(COMPRESSED.to_owned())),
+            None => Err(damaged(format!(
+                "its zip archive lacks `{}`",
+                name.escape_default()
+            ))),
+        }
+    }
+
+    /// Whether there is such a member, readable or not.
+    pub(super) fn has(&self, name: &str) -> bool {
+        self.members.contains_key(name)
     }
 }
 
@@ -126,7 +138,7 @@ fn table_64<R: Read + Seek>(source: &mut R, end_start: u64) -> Result<(u64, u64,
 }
 
 /// One member of the table: its name, and where its local header is (for now as `start`).
-fn member(table: &mut Fields<'_>) -> Result<(String, Extent), CheckpointError> {
+fn member(table: &mut Fields<'_>) -> Result<(String, Option<Extent>), CheckpointError> {
     if table.u32()? != CENTRAL {
         return Err(damaged("the table of its zip archive is broken"));
     }
@@ -160,7 +172,7 @@ fn member(table: &mut Fields<'_>) -> Result<(String, Extent), CheckpointError> {
     }
     const ENCRYPTED: u16 = 1;
     if method != 0 || packed != size || flags & ENCRYPTED != 0 {
-        return Err(CheckpointError::Unsupported(COMPRESSED.to_owned()));
+        return Ok((name, None));
     }
     let extent = Extent {
         start,
@@ -168,7 +180,7 @@ fn member(table: &mut Fields<'_>) -> Result<(String, Extent), CheckpointError> {
         // PyTorch writes 0 where it was told to compute none.
         crc: (crc != 0).then_some(crc),
     };
-    Ok((name, extent))
+    Ok((name, Some(extent)))
 }
 
 /// The extent of the member's bytes, which lie behind its local header.

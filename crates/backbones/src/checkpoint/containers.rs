@@ -12,7 +12,10 @@ use super::archive::Archive;
 use super::entries::{self, Extent};
 use super::pickle::{self, Input, Node, Value};
 use super::torch::Storage;
-use super::{Checkpoint, CheckpointError, Dtype, Entry, Format, TensorInfo, damaged};
+use super::{
+    Checkpoint, CheckpointError, Dtype, Entry, Format, MAX_ENTRIES, MAX_NAME, TensorInfo, cut, damaged,
+    long_name, many_entries,
+};
 
 /// `1950a86a20f9469cfc6c`: the first pickle of a legacy file.
 const LEGACY_MAGIC: i128 = 0x1950_a86a_20f9_469c_fc6c;
@@ -47,7 +50,23 @@ pub(super) fn open<R: Read + Seek>(source: &mut R) -> Result<Checkpoint, Checkpo
             "a tar of PyTorch before 0.1.10 (2017); load it with PyTorch and save it again".to_owned(),
         ))
     } else {
-        Err(CheckpointError::Unknown)
+        Err(CheckpointError::Unknown(other(&start)))
+    }
+}
+
+/// What a file is that holds no weights, where its start tells: mostly a download that went wrong.
+fn other(start: &[u8]) -> &'static str {
+    let text = start.trim_ascii_start();
+    if start.is_empty() {
+        ": it is empty"
+    } else if text.starts_with(b"<") {
+        ": it is a web page or XML; hint: such is what a failed download leaves: fetch it again"
+    } else if text.starts_with(b"version https://git-lfs") {
+        ": it is Git LFS's pointer to one; hint: `git lfs pull` fetches the file itself"
+    } else if start.starts_with(&[0x1f, 0x8b]) {
+        ": it is compressed; hint: unpack it with gzip"
+    } else {
+        ""
     }
 }
 
@@ -65,12 +84,14 @@ fn zip<R: Read + Seek>(source: &mut R, length: u64) -> Result<Checkpoint, Checkp
     if folders.next().is_some() {
         return Err(damaged("its zip archive holds two `data.pkl`"));
     }
-    if archive.member(&format!("{folder}constants.pkl")).is_ok() {
+    if archive.has(&format!("{folder}constants.pkl")) {
         return Err(CheckpointError::Unsupported(
             "a TorchScript program; load it with PyTorch and save its `state_dict()`".to_owned(),
         ));
     }
-    if let Ok(extent) = archive.member(&format!("{folder}byteorder")) {
+    let byteorder = format!("{folder}byteorder");
+    if archive.has(&byteorder) {
+        let extent = archive.member(&byteorder)?;
         let mut order = vec![];
         source.seek(SeekFrom::Start(extent.start))?;
         source
@@ -107,6 +128,7 @@ fn zip<R: Read + Seek>(source: &mut R, length: u64) -> Result<Checkpoint, Checkp
         format: Format::Zip,
         root: entries::tree(&pickle, locate)?,
         metadata: BTreeMap::new(),
+        bytes: length,
     })
 }
 
@@ -172,7 +194,7 @@ fn legacy<R: Read + Seek>(source: &mut R, length: u64) -> Result<Checkpoint, Che
         let Some(&(elements, bytes)) = declared.get(key) else {
             return Err(damaged(format!(
                 "storage {} belongs to no tensor",
-                key.escape_default()
+                cut(key).escape_default()
             )));
         };
         source.seek(SeekFrom::Start(at))?;
@@ -206,6 +228,7 @@ fn legacy<R: Read + Seek>(source: &mut R, length: u64) -> Result<Checkpoint, Che
         format: Format::Legacy,
         root: entries::tree(&pickle, locate)?,
         metadata: BTreeMap::new(),
+        bytes: length,
     })
 }
 
@@ -228,6 +251,13 @@ fn safetensors<R: Read + Seek>(
             expected.unwrap_or(u64::MAX)
         )));
     }
+    let tensors = header.tensors();
+    if tensors.len() > MAX_ENTRIES {
+        return Err(many_entries());
+    }
+    if tensors.keys().any(|name| name.len() > MAX_NAME) {
+        return Err(long_name());
+    }
     let tensor = |(name, info): (String, &safetensors::tensor::TensorInfo)| {
         let (start, end) = info.data_offsets;
         let tensor = TensorInfo {
@@ -242,13 +272,14 @@ fn safetensors<R: Read + Seek>(
     };
     Ok(Checkpoint {
         format: Format::Safetensors,
-        root: Entry::Dict(header.tensors().into_iter().map(tensor).collect()),
+        root: Entry::Dict(tensors.into_iter().map(tensor).collect()),
         metadata: header
             .metadata()
             .iter()
             .flatten()
             .map(|(key, value)| (key.clone(), value.clone()))
             .collect(),
+        bytes: length,
     })
 }
 

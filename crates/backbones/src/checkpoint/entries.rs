@@ -4,13 +4,18 @@ use std::collections::BTreeMap;
 
 use super::pickle::{Node, Pickle, Value};
 use super::torch::{Storage, View};
-use super::{CheckpointError, Entry, TensorInfo, damaged};
+use super::{
+    CheckpointError, Entry, MAX_ENTRIES, MAX_NAME, TensorInfo, cut, damaged, long_name, many_entries,
+};
 
 /// Deepest nesting of dictionaries and lists.
 const MAX_DEPTH: usize = 64;
 
-/// Most entries: shared objects are counted each time that they are met.
-const MAX_ENTRIES: usize = 1 << 18;
+/// Most bytes of all dotted paths together: a key that is shared, and every level above it, is a part of many.
+const MAX_PATHS: usize = 64 << 20;
+
+/// Most items that are looked at, in lists and attributes that show nothing of them: these too may be shared.
+const MAX_LOOKS: usize = 64 << 20;
 
 /// Longest list of plain values that is shown.
 const SHOWN: usize = 8;
@@ -33,6 +38,9 @@ pub(super) fn tree(
         locate,
         path: vec![],
         entries: 0,
+        name: 0,
+        names: 0,
+        looks: 0,
     };
     walk.entry(&pickle.root)
 }
@@ -43,15 +51,18 @@ struct Walk<'a, L> {
     /// The nodes from the root to here.
     path: Vec<usize>,
     entries: usize,
+    /// Bytes of the dotted path to here, and of all so far.
+    name: usize,
+    names: usize,
+    /// Items looked at so far.
+    looks: usize,
 }
 
 impl<L: Fn(&Storage) -> Result<Extent, CheckpointError>> Walk<'_, L> {
     fn entry(&mut self, value: &Value) -> Result<Entry, CheckpointError> {
         self.entries += 1;
         if self.entries > MAX_ENTRIES {
-            return Err(CheckpointError::Limit(format!(
-                "it holds more than {MAX_ENTRIES} entries"
-            )));
+            return Err(many_entries());
         }
         let Value::Node(index) = value else {
             return Ok(Entry::Value(plain(value)));
@@ -66,6 +77,22 @@ impl<L: Fn(&Storage) -> Result<Extent, CheckpointError>> Walk<'_, L> {
         }
         self.path.push(*index);
         let nodes = self.nodes;
+        self.looks += match &nodes[*index] {
+            Node::List(items) => items.len(),
+            Node::Object {
+                state: Some(Value::Node(state)),
+                ..
+            } => match &nodes[*state] {
+                Node::Dict(attributes) => attributes.len(),
+                _ => 0,
+            },
+            _ => 0,
+        };
+        if self.looks > MAX_LOOKS {
+            return Err(CheckpointError::Limit(format!(
+                "its lists and objects hold more than {MAX_LOOKS} items"
+            )));
+        }
         let entry = match &nodes[*index] {
             Node::Tensor(view) => Entry::Tensor(self.tensor(view)?),
             Node::Storage(_) => Entry::Value("a storage".to_owned()),
@@ -73,18 +100,22 @@ impl<L: Fn(&Storage) -> Result<Extent, CheckpointError>> Walk<'_, L> {
                 let mut entries = BTreeMap::new();
                 for (key, value) in pairs {
                     let key = match key {
+                        Value::Text(key) if key.len() > MAX_NAME => return Err(long_name()),
                         Value::Text(key) => key.to_string(),
                         other => plain(other),
                     };
                     // As in Python the last assignment to a key counts.
-                    entries.insert(key, self.entry(value)?);
+                    let entry = self.child(&key, value)?;
+                    entries.insert(key, entry);
                 }
                 Entry::Dict(entries)
             }
             Node::List(items) if items.iter().any(|item| matches!(item, Value::Node(_))) => {
                 let mut entries = BTreeMap::new();
                 for (position, item) in items.iter().enumerate() {
-                    entries.insert(position.to_string(), self.entry(item)?);
+                    let key = position.to_string();
+                    let entry = self.child(&key, item)?;
+                    entries.insert(key, entry);
                 }
                 Entry::Dict(entries)
             }
@@ -100,6 +131,25 @@ impl<L: Fn(&Storage) -> Result<Extent, CheckpointError>> Walk<'_, L> {
         };
         self.path.pop();
         Ok(entry)
+    }
+
+    /// What lies under a key of the entry that is walked.
+    fn child(&mut self, key: &str, value: &Value) -> Result<Entry, CheckpointError> {
+        let outer = self.name;
+        self.name += key.len() + 1;
+        self.names += self.name;
+        if self.name > MAX_NAME {
+            return Err(long_name());
+        }
+        if self.names > MAX_PATHS {
+            return Err(CheckpointError::Limit(format!(
+                "the names of its entries are longer than {} MiB",
+                MAX_PATHS >> 20
+            )));
+        }
+        let entry = self.entry(value);
+        self.name = outer;
+        entry
     }
 
     /// The parts of a pickled `torch.nn.Module` that its state dict is made of: parameters, buffers, modules.
@@ -155,7 +205,13 @@ impl<L: Fn(&Storage) -> Result<Extent, CheckpointError>> Walk<'_, L> {
         })?;
         Ok(TensorInfo {
             dtype: view.dtype,
-            strides: (!is_contiguous(view)).then(|| view.strides.clone()),
+            strides: (!is_contiguous(view)).then(|| {
+                let steps = view.shape.iter().zip(&view.strides);
+                // No step is taken where there is one element, and its stride may be any number.
+                steps
+                    .map(|(&size, &stride)| if size == 1 { 0 } else { stride })
+                    .collect()
+            }),
             shape: view.shape.clone(),
             start: storage.start.saturating_add(start),
             bytes,
@@ -203,14 +259,7 @@ fn plain(value: &Value) -> String {
         Value::Bool(false) => "False".to_owned(),
         Value::Int(number) => number.to_string(),
         Value::Float(number) => number.to_string(),
-        Value::Text(text) => {
-            let mut text = text.to_string();
-            if let Some((cut, _)) = text.char_indices().nth(200) {
-                text.truncate(cut);
-                text.push('…');
-            }
-            text
-        }
+        Value::Text(text) => cut(text),
         Value::Name(name) => name.to_string(),
         Value::Node(_) => "an object".to_owned(),
     }

@@ -12,7 +12,7 @@ use std::io::{BufRead, Read};
 use std::rc::Rc;
 
 use super::torch::{self, Made, Storage, View};
-use super::{CheckpointError, damaged};
+use super::{CheckpointError, MAX_NAME, damaged, long_name};
 
 /// Longest pickle that is read. That of a full checkpoint of a ViT-g is below 1 MB: tensors lie outside.
 pub(super) const MAX_BYTES: u64 = 64 << 20;
@@ -124,12 +124,12 @@ impl<R: BufRead> Input<R> {
         if line.pop() != Some(b'\n') {
             return Err(damaged("a line of the pickle does not end"));
         }
-        text(line)
+        String::from_utf8(line).map_err(|_| not_utf8())
     }
 }
 
-fn text(bytes: Vec<u8>) -> Result<String, CheckpointError> {
-    String::from_utf8(bytes).map_err(|_| damaged("a text of the pickle is not UTF-8"))
+fn not_utf8() -> CheckpointError {
+    damaged("a text of the pickle is not UTF-8")
 }
 
 /// Builds what the next pickle of `input` describes.
@@ -379,7 +379,17 @@ impl<R: BufRead> Machine<'_, R> {
                     0x8d => u64::from_le_bytes(self.input.array()?),
                     _ => u64::from(u32::from_le_bytes(self.input.array()?)),
                 };
-                text(self.input.bytes(length)?)?
+                let bytes = self.input.bytes(length)?;
+                match String::from_utf8(bytes) {
+                    Ok(text) => text,
+                    // Python 2's `str`, which holds a number's bytes as well.
+                    Err(_) if matches!(code, b'T' | b'U') => {
+                        let value = self.object("bytes");
+                        self.stack.push(value);
+                        return Ok(());
+                    }
+                    Err(_) => return Err(not_utf8()),
+                }
             }
         };
         self.stack.push(Value::Text(value.into()));
@@ -432,8 +442,10 @@ impl<R: BufRead> Machine<'_, R> {
         match torch::call(&self.nodes, name, arguments)? {
             Made::Value(value) => self.stack.push(value),
             Made::Node(node) => {
-                if let Node::Dict(entries) = &node {
-                    self.step(entries.len())?;
+                match &node {
+                    Node::Dict(entries) => self.step(entries.len())?,
+                    Node::Tensor(view) => self.step(view.shape.len())?,
+                    _ => {}
                 }
                 self.push_node(node);
             }
@@ -482,6 +494,10 @@ impl<R: BufRead> Machine<'_, R> {
     }
 
     fn push_name(&mut self, module: &str, name: &str) -> Result<(), CheckpointError> {
+        // Both may be texts that the pickle keeps once and names a million times.
+        if module.len() + name.len() >= MAX_NAME {
+            return Err(long_name());
+        }
         let full = format!("{module}.{name}");
         if torch::is_forbidden(module, name) {
             return Err(CheckpointError::Hostile(format!("`{full}`")));

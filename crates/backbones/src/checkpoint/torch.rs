@@ -6,7 +6,10 @@
 use std::rc::Rc;
 
 use super::pickle::{Node, Value};
-use super::{CheckpointError, Dtype, damaged};
+use super::{CheckpointError, Dtype, cut, damaged};
+
+/// Longest key of a storage: a number.
+const MAX_KEY: usize = 64;
 
 /// Highest rank of a tensor, as in PyTorch.
 const MAX_RANK: usize = 64;
@@ -91,7 +94,7 @@ const FORBIDDEN: [&str; 22] = [
 ];
 
 /// Functions whose results hold no weights: the module and the start of the name.
-const PASSED_OVER: [(&str, &str); 30] = [
+const PASSED_OVER: [(&str, &str); 31] = [
     ("_codecs", "encode"),
     ("argparse", "Namespace"),
     ("builtins", "bytearray"),
@@ -116,6 +119,7 @@ const PASSED_OVER: [(&str, &str); 30] = [
     ("numpy.random._pickle", ""),
     ("pathlib", ""),
     ("pathlib._local", ""),
+    ("timm.layers.format", "Format"),
     ("torch", "device"),
     ("torch._tensor", "_rebuild_"),
     ("torch._utils", "_rebuild_"),
@@ -220,8 +224,8 @@ pub(super) fn call(nodes: &[Node], name: &Rc<str>, arguments: &[Value]) -> Resul
 
 /// `OrderedDict([(key, value), …])`, `defaultdict(factory)`, `dict(other)`.
 fn dict(nodes: &[Node], arguments: &[Value]) -> Result<Node, CheckpointError> {
-    // A factory of default values comes first.
-    let source = arguments.iter().find_map(|argument| match argument {
+    // A factory of default values comes first. A tuple of any length may be passed a million times.
+    let source = arguments.iter().take(2).find_map(|argument| match argument {
         Value::Node(index) => Some(&nodes[*index]),
         _ => None,
     });
@@ -269,6 +273,20 @@ fn view(nodes: &[Node], function: &str, arguments: &[Value]) -> Result<View, Che
         ("_rebuild_tensor_v3", _) => return Err(wrong()),
         _ => storage.dtype,
     };
+    // PyTorch keeps the sign of `-x` and of a conjugate beside the numbers.
+    let flags = rest.get(if function == "_rebuild_tensor_v3" { 3 } else { 2 });
+    if let Some(Value::Node(index)) = flags
+        && let Node::Dict(flags) = &nodes[*index]
+        && flags.iter().any(|(key, value)| {
+            matches!(key, Value::Text(key) if matches!(&**key, "neg" | "conj")) && *value == Value::Bool(true)
+        })
+    {
+        return Err(CheckpointError::Unsupported(
+            "a tensor whose numbers are still to be negated or conjugated; load it with PyTorch and save it after \
+             `resolve_neg()` and `resolve_conj()`"
+                .to_owned(),
+        ));
+    }
     let (shape, strides) = (whole_numbers(nodes, shape)?, whole_numbers(nodes, strides)?);
     if shape.len() != strides.len() {
         return Err(wrong());
@@ -338,10 +356,13 @@ pub(super) fn persistent(nodes: &[Node], id: &Value) -> Result<Persistent, Check
                 },
                 _ => return Err(wrong()),
             };
-            if !key
-                .chars()
-                .all(|c| c.is_ascii_alphanumeric() || c == '_' || c == '-')
+            // Its length first: a text of megabytes may be the key of a million storages.
+            if key.len() > MAX_KEY
+                || !key
+                    .chars()
+                    .all(|c| c.is_ascii_alphanumeric() || c == '_' || c == '-')
             {
+                let key = cut(key);
                 return Err(damaged(format!("a storage called {key:?}, expected a number")));
             }
             Ok(Persistent::Storage(Storage {

@@ -1,6 +1,8 @@
 //! Every row of the table of layouts, on files that PyTorch wrote (`scripts/parity/layouts.py`): each weight is the one
 //! that its name says.
 
+mod doubts;
+
 use std::collections::BTreeSet;
 use std::io::{Cursor, Read};
 use std::path::{Path, PathBuf};
@@ -258,64 +260,6 @@ fn a_backbone_by_name_is_compared_with_the_file() {
         .unwrap_err()
         .to_string();
     assert!(error.contains("unexpected: blocks.1.attn.proj.bias"), "{error}");
-}
-
-#[test]
-fn solo_learns_small_stem_is_a_doubt_that_a_name_settles() {
-    let checkpoint = |bytes: &[u8]| Checkpoint::open(&mut Cursor::new(bytes)).unwrap();
-    let small = fixture("small-stem.safetensors");
-    let mut file = checkpoint(&small);
-    // As a Lightning checkpoint would hold it.
-    let Entry::Dict(tensors) = file.root else {
-        unreachable!()
-    };
-    let tensors = tensors
-        .into_iter()
-        .map(|(name, tensor)| (format!("backbone.{name}"), tensor));
-    file.root = Entry::Dict(BTreeMap::from([(
-        "state_dict".to_owned(),
-        Entry::Dict(tensors.collect()),
-    )]));
-    let mut options = ImportOptions::default();
-    let error = Import::plan(&file, &options, &Device::flex())
-        .unwrap_err()
-        .to_string();
-    assert!(
-        error.contains("pads its 3×3 stem by 2") && error.contains("--backbone resnet18-w2-small"),
-        "{error}"
-    );
-    options.backbone = Some("resnet18-w2-small".to_owned());
-    assert!(
-        Import::plan(&file, &options, &Device::flex())
-            .unwrap()
-            .mismatch
-            .is_empty()
-    );
-}
-
-#[test]
-fn two_layouts_in_one_file_are_a_doubt() {
-    let bytes = fixture("swav-nested.pth.tar");
-    let mut file = Checkpoint::open(&mut Cursor::new(&bytes)).unwrap();
-    let Entry::Dict(entries) = &mut file.root else {
-        unreachable!()
-    };
-    let moco = fixture("moco-v1.pth.tar");
-    let other = Checkpoint::open(&mut Cursor::new(&moco)).unwrap();
-    let Some(Entry::Dict(query)) = other.root.at("state_dict") else {
-        unreachable!()
-    };
-    let bare = query
-        .iter()
-        .map(|(name, tensor)| (name.replace("module.encoder_q.", ""), tensor.clone()));
-    entries.insert("model".to_owned(), Entry::Dict(bare.collect()));
-    let error = Import::plan(&file, &ImportOptions::default(), &Device::flex())
-        .unwrap_err()
-        .to_string();
-    assert!(
-        error.starts_with("this file could be of resnet or swav"),
-        "{error}"
-    );
 }
 
 #[test]

@@ -1,0 +1,264 @@
+//! Files that are not quite those of a layout, or lie about what they are: what is said of them.
+
+use super::*;
+
+/// A fixture's entries under `top`, changed and set in its place.
+fn edited(file: &str, top: &str, change: impl Fn(&mut BTreeMap<String, Entry>)) -> Checkpoint {
+    let mut checkpoint = Checkpoint::open(&mut Cursor::new(fixture(file))).unwrap();
+    let mut entry = &mut checkpoint.root;
+    for key in top.split('/').filter(|key| !key.is_empty()) {
+        let Entry::Dict(entries) = entry else {
+            unreachable!()
+        };
+        entry = entries.get_mut(key).unwrap();
+    }
+    let Entry::Dict(entries) = entry else {
+        unreachable!()
+    };
+    change(entries);
+    checkpoint
+}
+
+fn tensor<'a>(entries: &'a mut BTreeMap<String, Entry>, name: &str) -> &'a mut TensorInfo {
+    match entries.get_mut(name) {
+        Some(Entry::Tensor(tensor)) => tensor,
+        other => panic!("{name}: {other:?}"),
+    }
+}
+
+/// Why nothing would be made of a file.
+fn doubt(checkpoint: &Checkpoint, options: &ImportOptions) -> String {
+    match Import::plan(checkpoint, options, &Device::flex()) {
+        Ok(plan) => plan.mismatch.to_string(),
+        Err(error) => error.to_string(),
+    }
+}
+
+#[test]
+fn solo_learns_small_stem_is_a_doubt_that_a_name_settles() {
+    let checkpoint = |bytes: &[u8]| Checkpoint::open(&mut Cursor::new(bytes)).unwrap();
+    let small = fixture("small-stem.safetensors");
+    let mut file = checkpoint(&small);
+    // As a Lightning checkpoint would hold it.
+    let Entry::Dict(tensors) = file.root else {
+        unreachable!()
+    };
+    let tensors = tensors
+        .into_iter()
+        .map(|(name, tensor)| (format!("backbone.{name}"), tensor));
+    file.root = Entry::Dict(BTreeMap::from([(
+        "state_dict".to_owned(),
+        Entry::Dict(tensors.collect()),
+    )]));
+    let mut options = ImportOptions::default();
+    let error = Import::plan(&file, &options, &Device::flex())
+        .unwrap_err()
+        .to_string();
+    assert!(
+        error.contains("pads its 3×3 stem by 2") && error.contains("--backbone resnet18-w2-small"),
+        "{error}"
+    );
+    options.backbone = Some("resnet18-w2-small".to_owned());
+    assert!(
+        Import::plan(&file, &options, &Device::flex())
+            .unwrap()
+            .mismatch
+            .is_empty()
+    );
+}
+
+#[test]
+fn two_layouts_in_one_file_are_a_doubt() {
+    let bytes = fixture("swav-nested.pth.tar");
+    let mut file = Checkpoint::open(&mut Cursor::new(&bytes)).unwrap();
+    let Entry::Dict(entries) = &mut file.root else {
+        unreachable!()
+    };
+    let moco = fixture("moco-v1.pth.tar");
+    let other = Checkpoint::open(&mut Cursor::new(&moco)).unwrap();
+    let Some(Entry::Dict(query)) = other.root.at("state_dict") else {
+        unreachable!()
+    };
+    let bare = query
+        .iter()
+        .map(|(name, tensor)| (name.replace("module.encoder_q.", ""), tensor.clone()));
+    entries.insert("model".to_owned(), Entry::Dict(bare.collect()));
+    let error = Import::plan(&file, &ImportOptions::default(), &Device::flex())
+        .unwrap_err()
+        .to_string();
+    assert!(
+        error.starts_with("this file could be of resnet or swav"),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_network_in_two_places_is_a_doubt_unless_both_are_one() {
+    let plain = ImportOptions::default();
+    let both = |change: fn(&mut BTreeMap<String, Entry>)| {
+        edited("training-script-legacy.pth", "", |entries| {
+            let Some(Entry::Dict(network)) = entries.get("state_dict") else {
+                unreachable!()
+            };
+            let mut model = network.clone();
+            change(&mut model);
+            entries.insert("model".to_owned(), Entry::Dict(model));
+        })
+    };
+    assert_eq!(doubt(&both(|_| {}), &plain), "");
+    let error = doubt(
+        &both(|model| {
+            model.remove("module.bn1.bias");
+        }),
+        &plain,
+    );
+    assert!(
+        error.starts_with(
+            "this file (resnet) holds a network in `state_dict.*` and in `model.*`, and they differ; hint"
+        ),
+        "{error}"
+    );
+}
+
+#[test]
+fn wrappers_are_taken_off_in_any_order() {
+    let resnet = |wrapper: &str, count: bool| {
+        edited("torchvision-resnet.pth", "", |entries| {
+            let wrapped = std::mem::take(entries)
+                .into_iter()
+                .map(|(name, entry)| (format!("{wrapper}{name}"), entry));
+            entries.extend(wrapped);
+            if count {
+                let steps = entries[&format!("{wrapper}bn1.num_batches_tracked")].clone();
+                entries.insert("n_averaged".to_owned(), steps);
+            }
+        })
+    };
+    let plain = ImportOptions::default();
+    for wrapper in ["module.", "_orig_mod.", "_orig_mod.module.", "module._orig_mod."] {
+        assert_eq!(doubt(&resnet(wrapper, false), &plain), "", "{wrapper}");
+        assert_eq!(
+            doubt(&resnet(wrapper, true), &plain),
+            "1 unexpected: n_averaged",
+            "{wrapper}"
+        );
+    }
+}
+
+#[test]
+fn a_file_that_lacks_what_it_is_known_by_is_told_what_is_missing() {
+    let plain = ImportOptions::default();
+    let renamed = |file: &str, from: &str, to: &str| {
+        let file = edited(file, "", |entries| {
+            let entry = entries.remove(from).unwrap();
+            entries.insert(to.to_owned(), entry);
+        });
+        doubt(&file, &plain)
+    };
+    let resnet = "torchvision-resnet.pth";
+    assert_eq!(
+        renamed(resnet, "layer1.0.conv1.weight", "layer1.0.conv_1.weight"),
+        "1 missing: layer1.0.conv1.weight; 1 unexpected: layer1.0.conv_1.weight (near layer1.0.conv1.weight)"
+    );
+    assert_eq!(
+        renamed(resnet, "conv1.weight", "conv1.0.weight"),
+        "1 missing: conv1.weight (near conv1.0.weight), by which the network is known"
+    );
+    assert_eq!(
+        renamed(resnet, "conv1.weight", "stem"),
+        "1 missing: conv1.weight, by which the network is known"
+    );
+    let vit = "timm-vit.safetensors";
+    let named = options(VIT);
+    let file = edited(vit, "", |entries| {
+        entries.remove("cls_token");
+    });
+    assert_eq!(doubt(&file, &named), "1 missing: cls_token");
+    assert!(renamed(vit, "patch_embed.proj.weight", "x").starts_with("1 missing: patch_embed.proj.weight"));
+}
+
+#[test]
+fn sizes_that_no_file_could_hold_take_no_memory() {
+    let plain = ImportOptions::default();
+    // A few bytes may be a tensor of any shape, by strides of 0.
+    let file = edited("torchvision-resnet.pth", "", |entries| {
+        tensor(entries, "conv1.weight").shape = vec![1 << 33, 3, 7, 7];
+    });
+    let error = doubt(&file, &plain);
+    assert!(
+        error.starts_with("resnet18-w8589934592 has about") && error.contains("too many for this file of"),
+        "{error}"
+    );
+    let file = edited("timm-vit.safetensors", "", |entries| {
+        tensor(entries, "patch_embed.proj.weight").shape[0] = 1 << 30;
+    });
+    assert!(doubt(&file, &plain).contains("too many for this file"));
+    let file = edited("timm-vit.safetensors", "", |_| {});
+    let error = doubt(&file, &options("vit-w32-d1000000-h2-p4"));
+    assert!(
+        error.contains("has 1000000 blocks, too many for this file"),
+        "{error}"
+    );
+    let error = doubt(&file, &options("vit-w65536-d2-h2-p4"));
+    assert!(error.contains("million numbers, too many"), "{error}");
+
+    // Files that pass for ours.
+    let (backbone, info) = read(&fixture("small-stem.safetensors"), &plain).unwrap();
+    let forged = |change: &dyn Fn(&mut EncoderInfo)| {
+        let mut info = info.clone();
+        change(&mut info);
+        let bytes = encoder_to_safetensors_as(&backbone, &info, Naming::Timm).unwrap();
+        read(&bytes, &plain).unwrap_err().to_string()
+    };
+    let resnet = |width| {
+        BackboneConfig::Resnet(crate::ResNetConfig {
+            depth: 50,
+            width,
+            stem: Stem::Small,
+        })
+    };
+    for width in [4000, 1 << 40] {
+        let error = forged(&|info| info.architecture = resnet(width));
+        assert!(error.contains("million numbers, too many"), "{error}");
+    }
+    let error = forged(&|info| info.architecture = resnet(0));
+    assert!(
+        error.starts_with("the file's metadata is unreadable: `backbone.resnet.width`"),
+        "{error}"
+    );
+    for std in [0.0, -1.0] {
+        let error = forged(&|info| info.std[1] = std);
+        assert!(error.contains("deviations above 0"), "{error}");
+    }
+}
+
+#[test]
+fn whole_numbers_are_no_weights() {
+    let plain = ImportOptions::default();
+    let file = edited("torchvision-resnet.pth", "", |entries| {
+        tensor(entries, "bn1.bias").dtype = crate::checkpoint::Dtype::I8;
+    });
+    assert_eq!(
+        doubt(&file, &plain),
+        "1 of another type: bn1.bias (expected f16, bf16, f32 or f64, got i8)"
+    );
+}
+
+#[test]
+fn positions_are_kept_where_the_class_token_may_be_missing() {
+    let file = "dinov2-registers.pth";
+    let bytes = fixture(file);
+    let checkpoint = edited(file, "", |entries| {
+        entries.remove("cls_token");
+    });
+    let mut options = options("vit-w32-d2-h2-p4-reg4");
+    assert_eq!(doubt(&checkpoint, &options), "1 missing: cls_token");
+    options.allow_missing = vec!["cls_token".to_owned()];
+    let plan = Import::plan(&checkpoint, &options, &Device::flex()).unwrap();
+    let (backbone, _) = plan.load(&mut Cursor::new(&bytes)).unwrap();
+    let positions = &state_dict(&backbone)["pos_embed"];
+    assert_eq!(
+        positions.iter::<f32>().collect::<Vec<_>>(),
+        formula("pos_embed", &positions.shape().to_vec(), Part::Student)
+    );
+}
