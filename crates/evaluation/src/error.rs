@@ -100,6 +100,17 @@ pub enum Error {
         test: String,
     },
 
+    /// More or fewer labels than rows: whatever row a label belongs to, a score over them would be of something else.
+    #[error("the {set} features have {records} rows and {labels} labels")]
+    LabelCount {
+        /// "training" or "test".
+        set: &'static str,
+        /// Labels there are.
+        labels: usize,
+        /// Rows there are.
+        records: usize,
+    },
+
     /// NaN or infinity, which would spread into every score.
     #[error("features of the {set} set: row {row} (record `{key}`) holds NaN or an infinity")]
     NotFinite {
@@ -183,6 +194,7 @@ impl Error {
             Self::NotFinite { .. } => {
                 "the encoder diverged in training or its file is damaged; evaluate an earlier checkpoint"
             }
+            Self::LabelCount { .. } => "make features and labels from one data set, in one order",
             Self::UnknownClass { .. } => {
                 "both sets must share their classes; remove the record, or add its class to the training set"
             }

@@ -7,9 +7,9 @@ use std::path::Path;
 /// One number of one protocol, before it is known whose it is.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Score {
-    /// `top1` or `top5`: the share of test records whose class is the first, or among the first five, that was predicted.
+    /// What was measured: `top1`, `top5`, `mean_class` (see `docs/protocols.md`), or a name of the protocol's own.
     pub metric: &'static str,
-    /// In 0..1.
+    /// In 0..1 for shares.
     pub value: f64,
     /// Whether this is the number that the protocol is quoted by.
     pub headline: bool,
@@ -63,11 +63,11 @@ pub struct Provenance {
 /// One object of `result.json`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Outcome {
-    /// The protocol's name, as in the config: `knn-dino`, `knn-vissl`, `linear-moco`, `linear-cached`, `logistic-regression`.
+    /// The protocol's name, as in the config.
     pub protocol: String,
-    /// `top1` or `top5`.
+    /// `top1`, `top5`, `mean_class`, or a name of the protocol's own.
     pub metric: String,
-    /// The score in 0..1; the mean over seeds where there are several.
+    /// The score, in 0..1 for shares; the mean over seeds where there are several.
     pub value: f64,
     /// Whether this is the number that the protocol is quoted by.
     pub headline: bool,
@@ -109,37 +109,57 @@ pub fn write_results(path: &Path, outcomes: &[Outcome]) -> Result<(), Error> {
     Ok(training::write_json_atomically(path, &outcomes)?)
 }
 
-/// Top-1, and top-5 where there are more than five classes, from the rank (0 = first) of each test row's true class.
+/// Top-1, top-5 where there are more than five classes, and mean per-class accuracy, from the rank (0 = first) of each
+/// test row's true class.
 pub(crate) fn scores_of(
     ranks: &[u32],
+    test_classes: &[u32],
     classes: usize,
     details: &serde_json::Map<String, serde_json::Value>,
 ) -> Vec<Score> {
-    let score = |(metric, first)| Score {
+    let score = |(metric, value)| Score {
         metric,
-        value: share_within(ranks, first),
+        value,
         headline: metric == "top1",
         spread: None,
         details: details.clone(),
     };
-    let metrics: &[_] = if classes > 5 {
-        &[("top1", 1), ("top5", 5)]
-    } else {
-        &[("top1", 1)]
-    };
-    metrics.iter().copied().map(score).collect()
+    let mut metrics = vec![("top1", share_within(ranks, 1))];
+    if classes > 5 {
+        metrics.push(("top5", share_within(ranks, 5)));
+    }
+    metrics.push(("mean_class", mean_class(ranks, test_classes, classes)));
+    metrics.into_iter().map(score).collect()
+}
+
+/// The mean of the classes' own accuracies, over the classes that the test set has: scikit-learn's balanced accuracy, and
+/// what Flowers, Pets, Caltech-101 and Aircraft are quoted by.
+fn mean_class(ranks: &[u32], test_classes: &[u32], classes: usize) -> f64 {
+    let mut counts = vec![(0u64, 0u64); classes];
+    for (rank, class) in ranks.iter().zip(test_classes) {
+        let (right, all) = &mut counts[*class as usize];
+        *right += u64::from(*rank == 0);
+        *all += 1;
+    }
+    let shares: Vec<f64> = counts
+        .into_iter()
+        .filter(|(_, all)| *all > 0)
+        .map(|(right, all)| right as f64 / all as f64)
+        .collect();
+    shares.iter().sum::<f64>() / shares.len() as f64
 }
 
 /// The same over several seeds: the mean of their scores, and its spread.
 pub(crate) fn seeds_scores(
     seeds: &[u64],
     ranks: &[Vec<u32>],
+    test_classes: &[u32],
     classes: usize,
     details: &serde_json::Map<String, serde_json::Value>,
 ) -> Vec<Score> {
     let each: Vec<Vec<Score>> = ranks
         .iter()
-        .map(|ranks| scores_of(ranks, classes, details))
+        .map(|ranks| scores_of(ranks, test_classes, classes, details))
         .collect();
     let Some(first) = each.first() else { return vec![] };
     let over_seeds = |(metric, score): (usize, &Score)| {
@@ -188,6 +208,18 @@ mod tests {
         assert_eq!(rank_of(0, &[f64::NAN, 0.3, 0.3]), 3);
         assert_eq!(share_within(&[0, 4, 5, 0], 1), 0.5);
         assert_eq!(share_within(&[0, 4, 5, 0], 5), 0.75);
+    }
+
+    #[test]
+    fn mean_class_gives_every_class_one_voice() {
+        // Class 0: three of four; class 1: none of one; class 2 is not in the test set.
+        let ranks = [0, 0, 0, 1, 2];
+        let scores = scores_of(&ranks, &[0, 0, 0, 0, 1], 3, &serde_json::Map::new());
+        let read: Vec<_> = scores
+            .iter()
+            .map(|score| (score.metric, score.value, score.headline))
+            .collect();
+        assert_eq!(read, [("top1", 0.6, true), ("mean_class", 0.375, false)]);
     }
 
     #[test]

@@ -302,6 +302,11 @@ pub(crate) mod tests {
         };
         assert!(message(&unlabelled, &good).contains("the training set has no labels"));
         assert!(message(&good, &unlabelled).contains("the test set has no labels"));
+        let short = features(2, vec![1.0; 4], vec![0]);
+        assert_eq!(
+            message(&good, &short),
+            "the test features have 2 rows and 1 labels"
+        );
         let other = Features {
             origin: Origin {
                 encoder: "b".into(),
