@@ -1,7 +1,7 @@
 //! The config of an evaluation: one flat TOML file, every key required, unknown keys refused.
 
 use crate::extract::DataConfig;
-use crate::{knn, linear_cached, linear_moco, logistic};
+use crate::{clustering, knn, linear_cached, linear_moco, logistic};
 use data::{Transform, ViewGroup};
 use serde::{Deserialize, Serialize};
 use training::Normalize;
@@ -36,6 +36,8 @@ pub enum Protocol {
     LinearCached(linear_cached::Config),
     /// Regularised logistic regression on stored features.
     LogisticRegression(logistic::Config),
+    /// k-means, scored against the classes.
+    Clustering(clustering::Config),
 }
 
 impl Protocol {
@@ -47,6 +49,7 @@ impl Protocol {
             Self::LinearMoco(_) => "linear-moco",
             Self::LinearCached(_) => "linear-cached",
             Self::LogisticRegression(_) => "logistic-regression",
+            Self::Clustering(_) => "clustering",
         }
     }
 
@@ -71,6 +74,7 @@ impl Protocol {
             Self::LinearMoco(config) => config.validate(),
             Self::LinearCached(config) => config.validate(),
             Self::LogisticRegression(config) => config.validate(),
+            Self::Clustering(config) => config.validate(),
         }
     }
 }

@@ -149,6 +149,17 @@ pub enum Error {
         records: usize,
     },
 
+    /// More clusters asked for than there are records.
+    #[error("clustering: {clusters} clusters asked for, but the {set} set has {records} records")]
+    Clusters {
+        /// Clusters asked for.
+        clusters: usize,
+        /// "training" or "test".
+        set: &'static str,
+        /// Records in it.
+        records: usize,
+    },
+
     /// A class too small to hold a record of it out.
     #[error(
         "logistic-regression: class {class} has 1 training record, so none of it can be held out for the choice of C"
@@ -199,6 +210,7 @@ impl Error {
                 "both sets must share their classes; remove the record, or add its class to the training set"
             }
             Self::Neighbors { .. } => "lower `neighbors` in the config, or give more training records",
+            Self::Clusters { .. } => "lower `clusters.count` in the config, or give more records",
             Self::ValidationSplit { .. } => {
                 "fix C in the config (`strength = { fixed = 1.0 }`), or add records"
             }

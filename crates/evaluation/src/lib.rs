@@ -8,6 +8,8 @@
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::print_stderr))]
 
+mod agreement;
+pub mod clustering;
 mod config;
 mod encoder;
 mod error;
@@ -15,6 +17,7 @@ mod extract;
 mod features;
 mod features_file;
 mod head;
+mod kmeans;
 pub mod knn;
 mod lbfgs;
 pub mod linear_cached;
@@ -36,4 +39,4 @@ pub use features::{Features, Labels, Matrix, Origin, POOLED};
 pub use progress::Event;
 pub use result::{Outcome, Provenance, Score, Spread, write_results};
 pub use run::{Job, run};
-pub use task::{Classes, Scaling, Task};
+pub use task::{Classes, Part, Scaling, Task};

@@ -173,6 +173,24 @@ pub(crate) fn seeds_scores(
     first.iter().enumerate().map(over_seeds).collect()
 }
 
+/// A metric over several seeds: the mean of its values, and their spread.
+pub(crate) fn over_seeds(
+    metric: &'static str,
+    headline: bool,
+    seeds: &[u64],
+    values: Vec<f64>,
+    details: &serde_json::Map<String, serde_json::Value>,
+) -> Score {
+    let (value, spread) = Spread::of(seeds, values);
+    Score {
+        metric,
+        value,
+        headline,
+        spread: Some(spread),
+        details: details.clone(),
+    }
+}
+
 /// Share of rows whose true class has a rank (0 = first) below `first`.
 pub(crate) fn share_within(ranks: &[u32], first: u32) -> f64 {
     ranks.iter().filter(|rank| **rank < first).count() as f64 / ranks.len() as f64

@@ -1,5 +1,6 @@
 //! A whole evaluation: features of both data sets (made once, stored, used again), every protocol, `result.json`.
 
+use crate::clustering::clustering;
 use crate::config::{Config, Protocol};
 use crate::encoder::Encoder;
 use crate::error::{Error, io};
@@ -205,6 +206,11 @@ fn score(
             let classes = task.classes.count();
             (logistic_regression(settings, task, progress)?, classes)
         }
+        Protocol::Clustering(settings) => {
+            let task = task()?;
+            let classes = task.classes.count();
+            (clustering(settings, task, progress)?, classes)
+        }
     };
     let outcome = |score: Score| Outcome {
         protocol: protocol.name().to_string(),
@@ -279,6 +285,15 @@ scaling = "standardize"
 strength = { fixed = 1.0 }
 tolerance = 1e-6
 max_iterations = 1000
+[[protocols]]
+[protocols.clustering]
+scaling = "l2"
+fit = "train"
+clusters = "classes"
+restarts = 2
+max_iterations = 100
+tolerance = 1e-4
+seeds = [0, 1]
 [[protocols]]
 [protocols.linear-moco]
 train_transforms = [{ resize_exact = { width_px = 8, height_px = 8, filter = "bilinear" } }, { horizontal_flip = { probability = 0.5 } }]
@@ -361,11 +376,17 @@ schedule = { steps = { milestones_epochs = [1], factor = 0.1 } }
                 ("knn-vissl", true),
                 ("linear-cached", true),
                 ("logistic-regression", true),
+                ("clustering", true),
+                ("clustering", false),
+                ("clustering", false),
+                ("clustering", false),
                 ("linear-moco", true)
             ]
         );
         for outcome in &outcomes {
-            assert!((0.0..=1.0).contains(&outcome.value));
+            assert!(
+                outcome.metric == "ari" || outcome.metric == "ami" || (0.0..=1.0).contains(&outcome.value)
+            );
             assert_eq!(
                 (outcome.train_records, outcome.test_records, outcome.classes),
                 (60, 30, 3)

@@ -181,6 +181,26 @@ pub(crate) fn check_rows<'a>(
     }
 }
 
+/// One of the two sets, where a protocol may use either.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Part {
+    /// The training set.
+    Train,
+    /// The test set.
+    Test,
+}
+
+impl Part {
+    /// What errors call it.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Train => TRAIN,
+            Self::Test => TEST,
+        }
+    }
+}
+
 /// What is done to stored features before a classifier sees them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

@@ -1,0 +1,96 @@
+"""Fixtures of crates/evaluation: what scikit-learn and SciPy say about the same features, one file a protocol.
+
+    python scripts/parity/frozen_protocols.py [NAME...]     # writes crates/evaluation/fixtures/NAME.safetensors; all without NAME
+
+Needs numpy, scipy, scikit-learn, safetensors. References are float64 on float32 features.
+"""
+
+import sys
+import warnings
+from pathlib import Path
+
+import numpy as np
+from safetensors.numpy import save_file
+from scipy.optimize import linear_sum_assignment
+from sklearn import metrics
+from sklearn.cluster import KMeans
+
+FIXTURES = Path(__file__).resolve().parents[2] / "crates/evaluation/fixtures"
+
+
+def clouds(generator, rows, width, classes, noise):
+    """Overlapping clouds of a few classes (float32), not centred, and their labels."""
+    centres = generator.normal(size=(classes, width))
+    labels = generator.integers(classes, size=rows)
+    points = centres[labels] + noise * generator.normal(size=(rows, width)) + 0.5
+    return points.astype(np.float32), labels
+
+
+def hungarian_accuracy(classes, clusters):
+    table = metrics.cluster.contingency_matrix(classes, clusters)
+    rows, columns = linear_sum_assignment(table, maximize=True)
+    return table[rows, columns].sum() / len(classes)
+
+
+def clustering():
+    """Lloyd's iterations from given centres, and the scores of clusterings good, bad, trivial and lopsided."""
+    generator = np.random.default_rng(1)
+    points, labels = clouds(generator, 500, 8, 6, 1.0)
+    stored = {"points": points}
+    starts = {"six": points[:6], "forty": points[::12][:40], "empty": np.vstack([points[:5], 1e3 + points[5:8]])}
+    for name, start in starts.items():
+        search = KMeans(len(start), init=start.astype(np.float64), n_init=1, max_iter=300, tol=0.0)
+        search.fit(points.astype(np.float64))
+        print(name, "inertia", search.inertia_, "iterations", search.n_iter_)
+        stored |= {
+            f"{name}_start": start,
+            f"{name}_centres": search.cluster_centers_,
+            f"{name}_assignments": search.labels_,
+            f"{name}_inertia": np.array([search.inertia_]),
+            f"{name}_iterations": np.array([search.n_iter_]),
+        }
+
+    pairs = {
+        "found": (labels, KMeans(6, n_init=3, random_state=0).fit_predict(points)),
+        "fine": (labels, KMeans(40, n_init=1, random_state=0).fit_predict(points)),
+        "coarse": (labels, KMeans(2, n_init=1, random_state=0).fit_predict(points)),
+        "random": (labels, generator.integers(9, size=500)),
+        "lopsided": (labels, (generator.random(500) < 0.01).astype(int)),
+        "one_cluster": (labels, np.zeros(500, int)),
+        "singletons": (labels[:60], np.arange(60)),
+        "all_singletons": (np.arange(60), generator.permutation(60)),
+        "trivial": (np.zeros(30, int), np.zeros(30, int)),
+    }
+    for name, (classes, clusters) in pairs.items():
+        with warnings.catch_warnings():
+            # scikit-learn warns of many labels for few records, which is the point here.
+            warnings.simplefilter("ignore")
+            scores = [
+                metrics.normalized_mutual_info_score(classes, clusters),
+                metrics.adjusted_mutual_info_score(classes, clusters),
+                metrics.adjusted_rand_score(classes, clusters),
+                hungarian_accuracy(classes, clusters),
+            ]
+        print(name, scores)
+        stored |= {f"{name}_pair": np.stack([classes, clusters]), f"{name}_scores": np.array(scores)}
+    return stored
+
+
+PROTOCOLS = {"clustering": clustering}
+
+
+def main():
+    for name in sys.argv[1:] or PROTOCOLS:
+        stored = PROTOCOLS[name]()
+        # Integers are rows and classes here, all small.
+        small = {
+            key: np.ascontiguousarray(array.astype(np.int16) if array.dtype.kind == "i" else array)
+            for key, array in stored.items()
+        }
+        path = FIXTURES / f"{name}.safetensors"
+        save_file(small, path)
+        print(path, path.stat().st_size, "bytes")
+
+
+if __name__ == "__main__":
+    main()
