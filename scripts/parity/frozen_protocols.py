@@ -14,6 +14,8 @@ from safetensors.numpy import save_file
 from scipy.optimize import linear_sum_assignment
 from sklearn import metrics
 from sklearn.cluster import KMeans
+from sklearn.linear_model import RidgeClassifier
+from sklearn.neighbors import NearestCentroid
 
 FIXTURES = Path(__file__).resolve().parents[2] / "crates/evaluation/fixtures"
 
@@ -76,7 +78,27 @@ def clustering():
     return stored
 
 
-PROTOCOLS = {"clustering": clustering}
+def few_shot():
+    """Episodes of five classes: predictions of nearest centroids, decision values of ridge regression."""
+    generator = np.random.default_rng(2)
+    stored = {}
+    for name, width, shots in [("wide", 40, 3), ("tall", 6, 10)]:
+        centres = generator.normal(size=(5, width))
+        labels, query_labels = np.repeat(np.arange(5), shots), np.repeat(np.arange(5), 12)
+        support = (centres[labels] + 1.5 * generator.normal(size=(len(labels), width)) + 1.0).astype(np.float32)
+        queries = (centres[query_labels] + 1.5 * generator.normal(size=(60, width)) + 1.0).astype(np.float32)
+        wide_support, wide_queries = support.astype(np.float64), queries.astype(np.float64)
+        centroid = NearestCentroid().fit(wide_support, labels).predict(wide_queries)
+        print(name, "nearest centroid", (centroid == query_labels).mean())
+        stored |= {f"{name}_support": support, f"{name}_queries": queries, f"{name}_centroid": centroid}
+        for penalty in [0.1, 10.0]:
+            model = RidgeClassifier(alpha=penalty, solver="svd").fit(wide_support, labels)
+            stored[f"{name}_ridge_{penalty:g}"] = model.decision_function(wide_queries)
+            print(name, "ridge", penalty, model.score(wide_queries, query_labels))
+    return stored
+
+
+PROTOCOLS = {"clustering": clustering, "few_shot": few_shot}
 
 
 def main():

@@ -7,8 +7,7 @@ use crate::features::Matrix;
 use crate::kmeans::{Search, assign, column_means, kmeans};
 use crate::progress::Event;
 use crate::result::{Score, over_seeds};
-use crate::task::{Part, Scaling, Task};
-use rayon::prelude::*;
+use crate::task::{Part, Scaling, Task, subtract};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
@@ -94,9 +93,14 @@ pub fn clustering(
         Part::Train => column_means(&task.train),
         Part::Test => column_means(&task.test),
     };
-    let test = centred(task.test.into_owned(), &mean);
+    // Distances are the same, and lose fewer digits in f32.
+    let centred = |mut rows: Matrix| {
+        subtract(&mut rows, &mean);
+        rows
+    };
+    let test = centred(task.test.into_owned());
     let train = match config.fit {
-        Part::Train => Some(centred(task.train.into_owned(), &mean)),
+        Part::Train => Some(centred(task.train.into_owned())),
         Part::Test => None,
     };
 
@@ -146,16 +150,6 @@ pub fn clustering(
         over_seeds(metric, metric == "nmi", &config.seeds, values, &details)
     };
     Ok(metrics.into_iter().map(score).collect())
-}
-
-/// The rows less a mean: distances are the same, and lose fewer digits in f32.
-fn centred(mut rows: Matrix, mean: &[f64]) -> Matrix {
-    rows.values.par_chunks_mut(mean.len()).for_each(|row| {
-        row.iter_mut()
-            .zip(mean)
-            .for_each(|(value, mean)| *value = (f64::from(*value) - mean) as f32);
-    });
-    rows
 }
 
 #[cfg(test)]

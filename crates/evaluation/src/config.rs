@@ -1,7 +1,7 @@
 //! The config of an evaluation: one flat TOML file, every key required, unknown keys refused.
 
 use crate::extract::DataConfig;
-use crate::{clustering, knn, linear_cached, linear_moco, logistic};
+use crate::{clustering, few_shot, knn, linear_cached, linear_moco, logistic};
 use data::{Transform, ViewGroup};
 use serde::{Deserialize, Serialize};
 use training::Normalize;
@@ -38,6 +38,8 @@ pub enum Protocol {
     LogisticRegression(logistic::Config),
     /// k-means, scored against the classes.
     Clustering(clustering::Config),
+    /// Small classification tasks in closed form.
+    FewShot(few_shot::Config),
 }
 
 impl Protocol {
@@ -50,6 +52,7 @@ impl Protocol {
             Self::LinearCached(_) => "linear-cached",
             Self::LogisticRegression(_) => "logistic-regression",
             Self::Clustering(_) => "clustering",
+            Self::FewShot(_) => "few-shot",
         }
     }
 
@@ -75,6 +78,7 @@ impl Protocol {
             Self::LinearCached(config) => config.validate(),
             Self::LogisticRegression(config) => config.validate(),
             Self::Clustering(config) => config.validate(),
+            Self::FewShot(config) => config.validate(),
         }
     }
 }

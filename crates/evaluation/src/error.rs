@@ -160,6 +160,21 @@ pub enum Error {
         records: usize,
     },
 
+    /// Episodes with more classes than have enough records.
+    #[error(
+        "few-shot: {ways} classes with {shots} labelled and {queries} other records each are needed, and {classes} have them"
+    )]
+    Episodes {
+        /// Classes in an episode.
+        ways: usize,
+        /// Labelled records of each.
+        shots: usize,
+        /// Records of each to classify.
+        queries: usize,
+        /// Classes with enough records.
+        classes: usize,
+    },
+
     /// A class too small to hold a record of it out.
     #[error(
         "logistic-regression: class {class} has 1 training record, so none of it can be held out for the choice of C"
@@ -211,6 +226,7 @@ impl Error {
             }
             Self::Neighbors { .. } => "lower `neighbors` in the config, or give more training records",
             Self::Clusters { .. } => "lower `clusters.count` in the config, or give more records",
+            Self::Episodes { .. } => "lower `ways`, `shots` or `queries` in the config, or give more records",
             Self::ValidationSplit { .. } => {
                 "fix C in the config (`strength = { fixed = 1.0 }`), or add records"
             }

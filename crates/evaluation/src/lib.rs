@@ -16,6 +16,7 @@ mod error;
 mod extract;
 mod features;
 mod features_file;
+pub mod few_shot;
 mod head;
 mod kmeans;
 pub mod knn;

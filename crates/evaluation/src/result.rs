@@ -104,6 +104,34 @@ pub struct Outcome {
     pub device: String,
 }
 
+impl Outcome {
+    /// What tells this number from others of the same protocol and metric, for people: `k 20`, `5-way 1-shot ridge`.
+    pub fn variant(&self) -> Option<String> {
+        let number = |key: &str| self.settings.get(key)?.as_u64();
+        if let Some(neighbors) = number("neighbors") {
+            return Some(format!("k {neighbors}"));
+        }
+        let (ways, shots) = (number("ways")?, number("shots")?);
+        // A plain name, or a table of one key.
+        let classifier = self.settings.get("classifier")?;
+        let classifier = classifier
+            .as_str()
+            .or_else(|| classifier.as_object()?.keys().next().map(String::as_str))?;
+        Some(format!(
+            "{ways}-way {shots}-shot {}",
+            classifier.replace('_', " ")
+        ))
+    }
+
+    /// How far the value may be off, as it is quoted: the seeds' standard deviation, or half a 95 % confidence interval.
+    pub fn uncertainty(&self) -> Option<f64> {
+        match &self.spread {
+            Some(spread) => Some(spread.standard_deviation),
+            None => self.settings.get("confidence_95")?.as_f64(),
+        }
+    }
+}
+
 /// Writes `result.json`: a list of outcomes, whole or not at all.
 pub fn write_results(path: &Path, outcomes: &[Outcome]) -> Result<(), Error> {
     Ok(training::write_json_atomically(path, &outcomes)?)
@@ -263,6 +291,18 @@ mod tests {
             commit: "c".into(),
             device: "flex".into(),
         };
+        assert_eq!(outcome.variant().unwrap(), "k 20");
+        let episodes = Outcome {
+            settings: serde_json::json!({
+                "ways": 5, "shots": 1, "classifier": { "ridge": { "penalty": 1.0 } }, "confidence_95": 0.25
+            }),
+            ..outcome.clone()
+        };
+        assert_eq!(
+            (episodes.variant().unwrap().as_str(), episodes.uncertainty()),
+            ("5-way 1-shot ridge", Some(0.25))
+        );
+
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("result.json");
         write_results(&path, std::slice::from_ref(&outcome)).unwrap();

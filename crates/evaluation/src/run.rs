@@ -6,6 +6,7 @@ use crate::encoder::Encoder;
 use crate::error::{Error, io};
 use crate::extract::{extract, origin};
 use crate::features::{Features, POOLED};
+use crate::few_shot::few_shot;
 use crate::knn::{knn_dino, knn_vissl};
 use crate::linear_cached::linear_cached;
 use crate::linear_moco::linear_moco;
@@ -211,6 +212,11 @@ fn score(
             let classes = task.classes.count();
             (clustering(settings, task, progress)?, classes)
         }
+        Protocol::FewShot(settings) => {
+            let task = task()?;
+            let classes = task.classes.count();
+            (few_shot(settings, task, progress)?, classes)
+        }
     };
     let outcome = |score: Score| Outcome {
         protocol: protocol.name().to_string(),
@@ -294,6 +300,16 @@ restarts = 2
 max_iterations = 100
 tolerance = 1e-4
 seeds = [0, 1]
+[[protocols]]
+[protocols.few-shot]
+scaling = "center_l2"
+support = "train"
+ways = 2
+shots = 1
+queries = 3
+episodes = 10
+classifier = { ridge = { penalty = 1.0 } }
+seed = 0
 [[protocols]]
 [protocols.linear-moco]
 train_transforms = [{ resize_exact = { width_px = 8, height_px = 8, filter = "bilinear" } }, { horizontal_flip = { probability = 0.5 } }]
@@ -380,6 +396,7 @@ schedule = { steps = { milestones_epochs = [1], factor = 0.1 } }
                 ("clustering", false),
                 ("clustering", false),
                 ("clustering", false),
+                ("few-shot", true),
                 ("linear-moco", true)
             ]
         );

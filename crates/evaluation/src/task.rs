@@ -142,6 +142,13 @@ impl<'a> Task<'a> {
     pub fn scaled(mut self, scaling: Scaling) -> Self {
         match scaling {
             Scaling::None => {}
+            Scaling::CenterL2 => {
+                let (mean, _) = column_statistics(&self.train);
+                for rows in [self.train.to_mut(), self.test.to_mut()] {
+                    subtract(rows, &mean);
+                    normalize_rows(rows);
+                }
+            }
             Scaling::L2 => {
                 normalize_rows(self.train.to_mut());
                 normalize_rows(self.test.to_mut());
@@ -211,6 +218,8 @@ pub enum Scaling {
     Standardize,
     /// Each row to length 1.
     L2,
+    /// The training records' mean taken away, then each row to length 1 (SimpleShot's "CL2N").
+    CenterL2,
 }
 
 /// Each row to Euclidean length 1. A row of zeros stays one, so that its cosine with anything is 0.
@@ -225,6 +234,15 @@ pub(crate) fn normalize_rows(matrix: &mut Matrix) {
         let scale = 1.0 / length.max(1e-12);
         row.iter_mut()
             .for_each(|value| *value = (f64::from(*value) * scale) as f32);
+    });
+}
+
+/// Takes the same row from every row.
+pub(crate) fn subtract(matrix: &mut Matrix, what: &[f64]) {
+    matrix.values.par_chunks_mut(matrix.width.max(1)).for_each(|row| {
+        row.iter_mut()
+            .zip(what)
+            .for_each(|(value, what)| *value = (f64::from(*value) - what) as f32);
     });
 }
 
@@ -351,5 +369,13 @@ pub(crate) mod tests {
         let train = features(2, vec![3.0, 4.0, 0.0, 0.0], vec![0, 1]);
         let task = Task::new(&train, &test, POOLED).unwrap().scaled(Scaling::L2);
         assert_eq!(task.train.values, [0.6, 0.8, 0.0, 0.0]);
+
+        let train = features(2, vec![3.0, 4.0, 9.0, 12.0], vec![0, 1]);
+        let test = features(2, vec![6.0, 5.0], vec![0]);
+        let task = Task::new(&train, &test, POOLED)
+            .unwrap()
+            .scaled(Scaling::CenterL2);
+        assert_eq!(task.train.values, [-0.6, -0.8, 0.6, 0.8]);
+        assert_eq!(task.test.values, [0.0, -1.0]);
     }
 }
