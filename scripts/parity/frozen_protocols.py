@@ -15,7 +15,9 @@ from scipy.optimize import linear_sum_assignment
 from sklearn import metrics
 from sklearn.cluster import KMeans
 from sklearn.linear_model import RidgeClassifier
+from sklearn.model_selection import cross_val_score
 from sklearn.neighbors import NearestCentroid
+from sklearn.svm import LinearSVC
 
 FIXTURES = Path(__file__).resolve().parents[2] / "crates/evaluation/fixtures"
 
@@ -98,7 +100,52 @@ def few_shot():
     return stored
 
 
-PROTOCOLS = {"clustering": clustering, "few_shot": few_shot}
+def interpolated_average_precision(labels, scores):
+    """VISSL's: precision made to fall monotonously, then the area under it."""
+    order = np.argsort(-scores, kind="stable")
+    hits = labels[order] > 0
+    precision = np.cumsum(hits) / np.arange(1, len(hits) + 1)
+    envelope = np.maximum.accumulate(precision[::-1])[::-1]
+    return (envelope * hits).sum() / hits.sum()
+
+
+def svm():
+    """One class against the rest: liblinear's optimum, average precisions, and cross-validation as VISSL calls it."""
+    generator = np.random.default_rng(3)
+    direction = generator.normal(size=10)
+
+    def draw(rows):
+        points = generator.normal(size=(rows, 10)) + 0.3
+        labels = np.where(points @ direction + 2.0 * generator.normal(size=rows) > 4.0, 1, -1)
+        return points.astype(np.float32), labels
+
+    (train, train_labels), (test, test_labels) = draw(250), draw(150)
+    print("svm", (train_labels > 0).mean(), "positive")
+    wide_train, wide_test = train.astype(np.float64), test.astype(np.float64)
+    stored = {"train": train, "train_labels": train_labels, "test": test, "test_labels": test_labels}
+    held_out = []
+    for cost in [0.01, 1.0, 100.0]:
+        model = LinearSVC(C=cost, class_weight={1: 2, -1: 1}, intercept_scaling=1.0, tol=1e-13, dual=False, max_iter=10_000)
+        held_out.append(cross_val_score(model, wide_train, train_labels, cv=3, scoring="average_precision").mean())
+        model.fit(wide_train, train_labels)
+        weights = np.append(model.coef_[0], model.intercept_)
+        lack = np.maximum(0.0, 1.0 - train_labels * (wide_train @ weights[:-1] + weights[-1]))
+        objective = 0.5 * weights @ weights + cost * (np.where(train_labels > 0, 2.0, 1.0) * lack**2).sum()
+        scores = model.decision_function(wide_test)
+        precision = metrics.average_precision_score(test_labels > 0, scores)
+        interpolated = interpolated_average_precision(test_labels, scores)
+        print("svm C", cost, "objective", objective, "precision", precision, interpolated, "held out", held_out[-1])
+        stored |= {
+            f"weights_{cost:g}": weights,
+            f"objective_{cost:g}": np.array([objective]),
+            f"average_precision_{cost:g}": np.array([precision]),
+            f"interpolated_{cost:g}": np.array([interpolated]),
+        }
+    stored["held_out_average_precisions"] = np.array(held_out)
+    return stored
+
+
+PROTOCOLS = {"clustering": clustering, "svm": svm, "few_shot": few_shot}
 
 
 def main():

@@ -1,7 +1,7 @@
 //! The config of an evaluation: one flat TOML file, every key required, unknown keys refused.
 
 use crate::extract::DataConfig;
-use crate::{clustering, few_shot, knn, linear_cached, linear_moco, logistic};
+use crate::{clustering, few_shot, knn, linear_cached, linear_moco, logistic, svm_low_shot, svm_voc07};
 use data::{Transform, ViewGroup};
 use serde::{Deserialize, Serialize};
 use training::Normalize;
@@ -40,6 +40,10 @@ pub enum Protocol {
     Clustering(clustering::Config),
     /// Small classification tasks in closed form.
     FewShot(few_shot::Config),
+    /// Linear SVMs, one a class, as in VISSL.
+    SvmVoc07(svm_voc07::Config),
+    /// The same from few records of a class.
+    SvmLowShot(svm_low_shot::Config),
 }
 
 impl Protocol {
@@ -53,6 +57,8 @@ impl Protocol {
             Self::LogisticRegression(_) => "logistic-regression",
             Self::Clustering(_) => "clustering",
             Self::FewShot(_) => "few-shot",
+            Self::SvmVoc07(_) => "svm-voc07",
+            Self::SvmLowShot(_) => "svm-low-shot",
         }
     }
 
@@ -79,6 +85,8 @@ impl Protocol {
             Self::LogisticRegression(config) => config.validate(),
             Self::Clustering(config) => config.validate(),
             Self::FewShot(config) => config.validate(),
+            Self::SvmVoc07(config) => config.validate(),
+            Self::SvmLowShot(config) => config.validate(),
         }
     }
 }

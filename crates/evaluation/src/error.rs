@@ -175,6 +175,43 @@ pub enum Error {
         classes: usize,
     },
 
+    /// A class, or its opposite, too small to have a record in each part of a cross-validation.
+    #[error(
+        "svm-voc07: class {class} has only {records} training records with it or without it, fewer than the {folds} folds"
+    )]
+    Folds {
+        /// The class's number.
+        class: i64,
+        /// Records with it, or without it, whichever are fewer.
+        records: usize,
+        /// Parts.
+        folds: usize,
+    },
+
+    /// A class, or its opposite, too small for a low-shot sample.
+    #[error(
+        "svm-low-shot: k = {positives} needs {needed} training records {kind} class {class}, and there are {records}"
+    )]
+    Shots {
+        /// The class's number.
+        class: i64,
+        /// "with" or "without".
+        kind: &'static str,
+        /// Records there are.
+        records: usize,
+        /// Records that the sample takes.
+        needed: usize,
+        /// The k asked for.
+        positives: usize,
+    },
+
+    /// The samples take all that a choice could be made on.
+    #[error("svm-low-shot: with k = {positives} no training record is left to choose the cost on")]
+    NothingHeldOut {
+        /// The k asked for.
+        positives: usize,
+    },
+
     /// A class too small to hold a record of it out.
     #[error(
         "logistic-regression: class {class} has 1 training record, so none of it can be held out for the choice of C"
@@ -227,6 +264,9 @@ impl Error {
             Self::Neighbors { .. } => "lower `neighbors` in the config, or give more training records",
             Self::Clusters { .. } => "lower `clusters.count` in the config, or give more records",
             Self::Episodes { .. } => "lower `ways`, `shots` or `queries` in the config, or give more records",
+            Self::Folds { .. } => "lower `folds` in the config, or add records of this class",
+            Self::Shots { .. } => "leave the largest of `positives` out of the config, or add records",
+            Self::NothingHeldOut { .. } => "fix the cost in the config (`cost = { fixed = 1.0 }`)",
             Self::ValidationSplit { .. } => {
                 "fix C in the config (`strength = { fixed = 1.0 }`), or add records"
             }

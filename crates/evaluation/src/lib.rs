@@ -9,6 +9,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::print_stderr))]
 
 mod agreement;
+mod average_precision;
 pub mod clustering;
 mod config;
 mod encoder;
@@ -24,12 +25,16 @@ mod lbfgs;
 pub mod linear_cached;
 pub mod linear_moco;
 pub mod logistic;
+mod one_vs_rest;
 #[cfg(test)]
 mod parity;
 mod progress;
 mod result;
 mod run;
 mod softmax;
+mod svm;
+pub mod svm_low_shot;
+pub mod svm_voc07;
 mod task;
 
 pub use config::{Config, Protocol};

@@ -108,8 +108,8 @@ impl Outcome {
     /// What tells this number from others of the same protocol and metric, for people: `k 20`, `5-way 1-shot ridge`.
     pub fn variant(&self) -> Option<String> {
         let number = |key: &str| self.settings.get(key)?.as_u64();
-        if let Some(neighbors) = number("neighbors") {
-            return Some(format!("k {neighbors}"));
+        if let Some(count) = number("neighbors").or_else(|| number("positives")) {
+            return Some(format!("k {count}"));
         }
         let (ways, shots) = (number("ways")?, number("shots")?);
         // A plain name, or a table of one key.

@@ -11,8 +11,11 @@ use crate::knn::{knn_dino, knn_vissl};
 use crate::linear_cached::linear_cached;
 use crate::linear_moco::linear_moco;
 use crate::logistic::logistic_regression;
+use crate::one_vs_rest::OneVsRest;
 use crate::progress::Event;
 use crate::result::{Outcome, Provenance, Score, write_results};
+use crate::svm_low_shot::svm_low_shot;
+use crate::svm_voc07::svm_voc07;
 use crate::task::Task;
 use burn::tensor::Device;
 use data::Dataset;
@@ -217,6 +220,16 @@ fn score(
             let classes = task.classes.count();
             (few_shot(settings, task, progress)?, classes)
         }
+        Protocol::SvmVoc07(settings) => {
+            let task = OneVsRest::new(train, test, POOLED)?;
+            let classes = task.labels.len();
+            (svm_voc07(settings, task, progress)?, classes)
+        }
+        Protocol::SvmLowShot(settings) => {
+            let task = OneVsRest::new(train, test, POOLED)?;
+            let classes = task.labels.len();
+            (svm_low_shot(settings, task, progress)?, classes)
+        }
     };
     let outcome = |score: Score| Outcome {
         protocol: protocol.name().to_string(),
@@ -311,6 +324,24 @@ episodes = 10
 classifier = { ridge = { penalty = 1.0 } }
 seed = 0
 [[protocols]]
+[protocols.svm-voc07]
+scaling = "l2"
+costs = [0.1, 1.0]
+folds = 3
+positive_weight = 2.0
+tolerance = 1e-6
+max_iterations = 100
+[[protocols]]
+[protocols.svm-low-shot]
+scaling = "l2"
+positives = [1, 2]
+headline_positives = 2
+seeds = [0, 1]
+cost = { held_out = [0.1, 1.0] }
+positive_weight = 2.0
+tolerance = 1e-6
+max_iterations = 100
+[[protocols]]
 [protocols.linear-moco]
 train_transforms = [{ resize_exact = { width_px = 8, height_px = 8, filter = "bilinear" } }, { horizontal_flip = { probability = 0.5 } }]
 batch_images = 16
@@ -397,6 +428,9 @@ schedule = { steps = { milestones_epochs = [1], factor = 0.1 } }
                 ("clustering", false),
                 ("clustering", false),
                 ("few-shot", true),
+                ("svm-voc07", true),
+                ("svm-low-shot", false),
+                ("svm-low-shot", true),
                 ("linear-moco", true)
             ]
         );

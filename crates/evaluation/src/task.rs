@@ -9,8 +9,10 @@ use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
 use std::collections::{BTreeSet, HashMap};
 
-const TRAIN: &str = "training";
-const TEST: &str = "test";
+/// What errors call the training set.
+pub(crate) const TRAIN: &str = "training";
+/// What errors call the test set.
+pub(crate) const TEST: &str = "test";
 
 /// The classes of a training set, in ascending order of their labels, and the way from a label to a place among them.
 #[derive(Clone, Debug, PartialEq)]
@@ -112,19 +114,7 @@ impl<'a> Task<'a> {
     /// Pairs the rows that two features have at one tap. Refuses empty sets, missing labels, numbers that are not finite,
     /// widths or encoders that differ, and test classes that the training set lacks.
     pub fn new(train: &'a Features, test: &'a Features, tap: &str) -> Result<Self, Error> {
-        let (train_rows, test_rows) = (check_rows(train, tap, TRAIN)?, check_rows(test, tap, TEST)?);
-        if train.origin.encoder != test.origin.encoder {
-            return Err(Error::EncoderMismatch {
-                train: train.origin.encoder.clone(),
-                test: test.origin.encoder.clone(),
-            });
-        }
-        if train_rows.width != test_rows.width {
-            return Err(Error::Width {
-                train: train_rows.width,
-                test: test_rows.width,
-            });
-        }
+        let (train_rows, test_rows) = both_rows(train, test, tap)?;
         let labels = train.classes(TRAIN)?;
         let classes = Classes::of(labels)?;
         let test_classes = classes.places_of_test(&train.class_names, test)?;
@@ -140,32 +130,59 @@ impl<'a> Task<'a> {
 
     /// The same task with its features brought to scale. Statistics come from the training rows alone.
     pub fn scaled(mut self, scaling: Scaling) -> Self {
-        match scaling {
-            Scaling::None => {}
-            Scaling::CenterL2 => {
-                let (mean, _) = column_statistics(&self.train);
-                for rows in [self.train.to_mut(), self.test.to_mut()] {
-                    subtract(rows, &mean);
-                    normalize_rows(rows);
-                }
-            }
-            Scaling::L2 => {
-                normalize_rows(self.train.to_mut());
-                normalize_rows(self.test.to_mut());
-            }
-            Scaling::Standardize => {
-                let (mean, deviation) = column_statistics(&self.train);
-                for rows in [self.train.to_mut(), self.test.to_mut()] {
-                    rows.values.par_chunks_mut(rows.width.max(1)).for_each(|row| {
-                        for ((value, mean), deviation) in row.iter_mut().zip(&mean).zip(&deviation) {
-                            *value = ((f64::from(*value) - mean) / deviation) as f32;
-                        }
-                    });
-                }
-            }
-        }
+        scale(&mut self.train, &mut self.test, scaling);
         self
     }
+}
+
+/// Brings both sets to scale, by statistics of the training rows alone.
+pub(crate) fn scale(train: &mut Cow<'_, Matrix>, test: &mut Cow<'_, Matrix>, scaling: Scaling) {
+    match scaling {
+        Scaling::None => {}
+        Scaling::CenterL2 => {
+            let (mean, _) = column_statistics(train);
+            for rows in [train.to_mut(), test.to_mut()] {
+                subtract(rows, &mean);
+                normalize_rows(rows);
+            }
+        }
+        Scaling::L2 => {
+            normalize_rows(train.to_mut());
+            normalize_rows(test.to_mut());
+        }
+        Scaling::Standardize => {
+            let (mean, deviation) = column_statistics(train);
+            for rows in [train.to_mut(), test.to_mut()] {
+                rows.values.par_chunks_mut(rows.width.max(1)).for_each(|row| {
+                    for ((value, mean), deviation) in row.iter_mut().zip(&mean).zip(&deviation) {
+                        *value = ((f64::from(*value) - mean) / deviation) as f32;
+                    }
+                });
+            }
+        }
+    }
+}
+
+/// The rows of both sets at one tap, checked, and from one encoder.
+pub(crate) fn both_rows<'a>(
+    train: &'a Features,
+    test: &'a Features,
+    tap: &str,
+) -> Result<(&'a Matrix, &'a Matrix), Error> {
+    let (train_rows, test_rows) = (check_rows(train, tap, TRAIN)?, check_rows(test, tap, TEST)?);
+    if train.origin.encoder != test.origin.encoder {
+        return Err(Error::EncoderMismatch {
+            train: train.origin.encoder.clone(),
+            test: test.origin.encoder.clone(),
+        });
+    }
+    if train_rows.width != test_rows.width {
+        return Err(Error::Width {
+            train: train_rows.width,
+            test: test_rows.width,
+        });
+    }
+    Ok((train_rows, test_rows))
 }
 
 /// The rows at one tap, if there are any and all their numbers are finite. `set` names the data set in the error.
