@@ -145,7 +145,32 @@ def svm():
     return stored
 
 
-PROTOCOLS = {"clustering": clustering, "svm": svm, "few_shot": few_shot}
+def retrieval():
+    """Mean average precision and recall at 1, 5, 10 of cosine rankings: test in train, and test leaving one out."""
+    generator = np.random.default_rng(4)
+    points, labels = clouds(generator, 260, 8, 5, 1.2)
+    train, test, train_labels, test_labels = points[:160], points[160:], labels[:160], labels[160:]
+    stored = {"train": train, "train_labels": train_labels, "test": test, "test_labels": test_labels}
+
+    def unit(rows):
+        return rows.astype(np.float64) / np.linalg.norm(rows.astype(np.float64), axis=1, keepdims=True)
+
+    galleries = {"train": (train, train_labels), "test": (test, test_labels)}
+    for name, (gallery, gallery_labels) in galleries.items():
+        cosines = unit(test) @ unit(gallery).T
+        precisions, places = [], []
+        for query, row in enumerate(cosines):
+            kept = np.arange(len(row)) != query if name == "test" else np.ones(len(row), bool)
+            right = gallery_labels[kept] == test_labels[query]
+            precisions.append(metrics.average_precision_score(right, row[kept]))
+            places.append(np.flatnonzero(right[np.argsort(-row[kept])])[0])
+        recalls = [(np.array(places) < k).mean() for k in [1, 5, 10]]
+        print("retrieval in", name, np.mean(precisions), recalls)
+        stored[f"{name}_scores"] = np.array([np.mean(precisions), *recalls])
+    return stored
+
+
+PROTOCOLS = {"clustering": clustering, "retrieval": retrieval, "svm": svm, "few_shot": few_shot}
 
 
 def main():

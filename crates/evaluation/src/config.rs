@@ -1,7 +1,9 @@
 //! The config of an evaluation: one flat TOML file, every key required, unknown keys refused.
 
 use crate::extract::DataConfig;
-use crate::{clustering, few_shot, knn, linear_cached, linear_moco, logistic, svm_low_shot, svm_voc07};
+use crate::{
+    clustering, few_shot, knn, linear_cached, linear_moco, logistic, retrieval, svm_low_shot, svm_voc07,
+};
 use data::{Transform, ViewGroup};
 use serde::{Deserialize, Serialize};
 use training::Normalize;
@@ -44,6 +46,8 @@ pub enum Protocol {
     SvmVoc07(svm_voc07::Config),
     /// The same from few records of a class.
     SvmLowShot(svm_low_shot::Config),
+    /// Rankings by cosine similarity.
+    Retrieval(retrieval::Config),
 }
 
 impl Protocol {
@@ -59,6 +63,7 @@ impl Protocol {
             Self::FewShot(_) => "few-shot",
             Self::SvmVoc07(_) => "svm-voc07",
             Self::SvmLowShot(_) => "svm-low-shot",
+            Self::Retrieval(_) => "retrieval",
         }
     }
 
@@ -87,6 +92,7 @@ impl Protocol {
             Self::FewShot(config) => config.validate(),
             Self::SvmVoc07(config) => config.validate(),
             Self::SvmLowShot(config) => config.validate(),
+            Self::Retrieval(config) => config.validate(),
         }
     }
 }

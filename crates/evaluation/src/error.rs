@@ -212,6 +212,21 @@ pub enum Error {
         positives: usize,
     },
 
+    /// Recall at more records than a query ranks.
+    #[error("retrieval: recall at {k} asked for, but each query ranks {records} records of the {set} set")]
+    RecallAt {
+        /// The k asked for.
+        k: usize,
+        /// "training" or "test".
+        set: &'static str,
+        /// Records that a query ranks.
+        records: usize,
+    },
+
+    /// Every class of the test set has one record.
+    #[error("retrieval: no test record has another one of its class, so there is nothing to find")]
+    NoMatch,
+
     /// A class too small to hold a record of it out.
     #[error(
         "logistic-regression: class {class} has 1 training record, so none of it can be held out for the choice of C"
@@ -267,6 +282,8 @@ impl Error {
             Self::Folds { .. } => "lower `folds` in the config, or add records of this class",
             Self::Shots { .. } => "leave the largest of `positives` out of the config, or add records",
             Self::NothingHeldOut { .. } => "fix the cost in the config (`cost = { fixed = 1.0 }`)",
+            Self::RecallAt { .. } => "lower `recall_at` in the config, or give more records",
+            Self::NoMatch => "rank the training set (`gallery = \"train\"`), or give more records a class",
             Self::ValidationSplit { .. } => {
                 "fix C in the config (`strength = { fixed = 1.0 }`), or add records"
             }

@@ -30,6 +30,7 @@ mod one_vs_rest;
 mod parity;
 mod progress;
 mod result;
+pub mod retrieval;
 mod run;
 mod softmax;
 mod svm;

@@ -108,7 +108,10 @@ impl Outcome {
     /// What tells this number from others of the same protocol and metric, for people: `k 20`, `5-way 1-shot ridge`.
     pub fn variant(&self) -> Option<String> {
         let number = |key: &str| self.settings.get(key)?.as_u64();
-        if let Some(count) = number("neighbors").or_else(|| number("positives")) {
+        if let Some(count) = number("neighbors")
+            .or_else(|| number("positives"))
+            .or_else(|| number("k"))
+        {
             return Some(format!("k {count}"));
         }
         let (ways, shots) = (number("ways")?, number("shots")?);

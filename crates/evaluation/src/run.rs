@@ -14,6 +14,7 @@ use crate::logistic::logistic_regression;
 use crate::one_vs_rest::OneVsRest;
 use crate::progress::Event;
 use crate::result::{Outcome, Provenance, Score, write_results};
+use crate::retrieval::retrieval;
 use crate::svm_low_shot::svm_low_shot;
 use crate::svm_voc07::svm_voc07;
 use crate::task::Task;
@@ -230,6 +231,11 @@ fn score(
             let classes = task.labels.len();
             (svm_low_shot(settings, task, progress)?, classes)
         }
+        Protocol::Retrieval(settings) => {
+            let task = task()?;
+            let classes = task.classes.count();
+            (retrieval(settings, task, progress)?, classes)
+        }
     };
     let outcome = |score: Score| Outcome {
         protocol: protocol.name().to_string(),
@@ -342,6 +348,11 @@ positive_weight = 2.0
 tolerance = 1e-6
 max_iterations = 100
 [[protocols]]
+[protocols.retrieval]
+scaling = "none"
+gallery = "test"
+recall_at = [1, 5]
+[[protocols]]
 [protocols.linear-moco]
 train_transforms = [{ resize_exact = { width_px = 8, height_px = 8, filter = "bilinear" } }, { horizontal_flip = { probability = 0.5 } }]
 batch_images = 16
@@ -431,6 +442,9 @@ schedule = { steps = { milestones_epochs = [1], factor = 0.1 } }
                 ("svm-voc07", true),
                 ("svm-low-shot", false),
                 ("svm-low-shot", true),
+                ("retrieval", true),
+                ("retrieval", false),
+                ("retrieval", false),
                 ("linear-moco", true)
             ]
         );
