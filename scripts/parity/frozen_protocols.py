@@ -170,7 +170,36 @@ def retrieval():
     return stored
 
 
-PROTOCOLS = {"clustering": clustering, "retrieval": retrieval, "svm": svm, "few_shot": few_shot}
+def diagnostics():
+    """RankMe, uniformity, deviation, principal components: the papers' formulas in NumPy."""
+    generator = np.random.default_rng(5)
+    stored = {}
+    for name, rows, width in [("tall", 120, 16), ("wide", 10, 24)]:
+        scales = 0.7 ** np.arange(width)
+        points = generator.normal(size=(rows, width)) * scales @ generator.normal(size=(width, width)) + 0.2
+        points = points.astype(np.float32)
+        wide = points.astype(np.float64)
+        singular = np.linalg.svd(wide, compute_uv=False)
+        shares = singular / singular.sum() + 1e-7
+        rankme = np.exp(-(shares * np.log(shares)).sum())
+        unit = wide / np.linalg.norm(wide, axis=1, keepdims=True)
+        distances = ((unit[:, None] - unit[None]) ** 2).sum(-1)[np.triu_indices(rows, 1)]
+        uniformity = np.log(np.exp(-2.0 * distances).mean())
+        deviations = unit.std(axis=0)
+        spectrum = np.linalg.svd(wide - wide.mean(axis=0), compute_uv=False) ** 2 / (rows - 1)
+        components = 1 + np.searchsorted(np.cumsum(spectrum), 0.99 * spectrum.sum())
+        scores = [rankme, uniformity, np.sqrt(width) * deviations.mean(), float(components)]
+        print("diagnostics", name, scores)
+        stored |= {
+            name: points,
+            f"{name}_scores": np.array(scores),
+            f"{name}_spectrum": spectrum,
+            f"{name}_deviations": deviations,
+        }
+    return stored
+
+
+PROTOCOLS = {"clustering": clustering, "diagnostics": diagnostics, "retrieval": retrieval, "svm": svm, "few_shot": few_shot}
 
 
 def main():

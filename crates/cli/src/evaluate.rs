@@ -72,17 +72,20 @@ fn print_table(outcomes: &[Outcome]) {
         .collect();
     let width = names.iter().map(String::len).max().unwrap_or(0).max(26);
     println!(
-        "{:<width$} {:<10} {:>9}   test records",
+        "{:<width$} {:<13} {:>9}   test records",
         "protocol", "metric", "value"
     );
     for (name, outcome) in names.iter().zip(outcomes) {
-        let value = format!("{:.2} %", 100.0 * outcome.value);
+        let value = match outcome.is_share() {
+            true => format!("{:.2} %", 100.0 * outcome.value),
+            false => format!("{:.3}", outcome.value),
+        };
         let uncertainty = match outcome.uncertainty() {
             Some(uncertainty) => format!(" +- {:.2}", 100.0 * uncertainty),
             None => String::new(),
         };
         println!(
-            "{name:<width$} {:<10} {value:>9}   {}{uncertainty}",
+            "{name:<width$} {:<13} {value:>9}   {}{uncertainty}",
             outcome.metric, outcome.test_records
         );
     }

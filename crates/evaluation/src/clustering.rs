@@ -81,13 +81,7 @@ pub fn clustering(
         Part::Train => task.train.rows,
         Part::Test => task.test.rows,
     };
-    if clusters > records {
-        return Err(Error::Clusters {
-            clusters,
-            set: config.fit.name(),
-            records,
-        });
-    }
+    check_clusters(clusters, config.fit, records)?;
     let task = task.scaled(config.scaling);
     let mean = match config.fit {
         Part::Train => column_means(&task.train),
@@ -150,6 +144,18 @@ pub fn clustering(
         over_seeds(metric, metric == "nmi", &config.seeds, values, &details)
     };
     Ok(metrics.into_iter().map(score).collect())
+}
+
+/// Refuses more clusters than there are records.
+pub(crate) fn check_clusters(clusters: usize, fit: Part, records: usize) -> Result<(), Error> {
+    match clusters > records {
+        true => Err(Error::Clusters {
+            clusters,
+            set: fit.name(),
+            records,
+        }),
+        false => Ok(()),
+    }
 }
 
 #[cfg(test)]

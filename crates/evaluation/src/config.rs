@@ -1,8 +1,10 @@
 //! The config of an evaluation: one flat TOML file, every key required, unknown keys refused.
 
 use crate::extract::DataConfig;
+use crate::task::Part;
 use crate::{
-    clustering, few_shot, knn, linear_cached, linear_moco, logistic, retrieval, svm_low_shot, svm_voc07,
+    clustering, diagnostics, few_shot, knn, linear_cached, linear_moco, logistic, retrieval, svm_low_shot,
+    svm_voc07,
 };
 use data::{Transform, ViewGroup};
 use serde::{Deserialize, Serialize};
@@ -48,6 +50,8 @@ pub enum Protocol {
     SvmLowShot(svm_low_shot::Config),
     /// Rankings by cosine similarity.
     Retrieval(retrieval::Config),
+    /// Rank, uniformity and spectrum of features, without labels.
+    Diagnostics(diagnostics::Config),
 }
 
 impl Protocol {
@@ -64,12 +68,22 @@ impl Protocol {
             Self::SvmVoc07(_) => "svm-voc07",
             Self::SvmLowShot(_) => "svm-low-shot",
             Self::Retrieval(_) => "retrieval",
+            Self::Diagnostics(_) => "diagnostics",
         }
     }
 
     /// Whether it learns from stored features of the training set, rather than from images.
     pub(crate) fn needs_train_features(&self) -> bool {
-        !matches!(self, Self::LinearMoco(_))
+        match self {
+            Self::LinearMoco(_) => false,
+            Self::Diagnostics(config) => config.set == Part::Train,
+            _ => true,
+        }
+    }
+
+    /// Whether it compares anything with labels.
+    pub(crate) fn needs_labels(&self) -> bool {
+        !matches!(self, Self::Diagnostics(_))
     }
 
     /// The largest number of training records that it asks for.
@@ -93,6 +107,7 @@ impl Protocol {
             Self::SvmVoc07(config) => config.validate(),
             Self::SvmLowShot(config) => config.validate(),
             Self::Retrieval(config) => config.validate(),
+            Self::Diagnostics(config) => config.validate(),
         }
     }
 }

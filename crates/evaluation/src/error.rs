@@ -227,6 +227,13 @@ pub enum Error {
     #[error("retrieval: no test record has another one of its class, so there is nothing to find")]
     NoMatch,
 
+    /// One record, where pairs are looked at.
+    #[error("diagnostics: the {set} set has one record, and it takes two to compare")]
+    OneRecord {
+        /// "training" or "test".
+        set: &'static str,
+    },
+
     /// A class too small to hold a record of it out.
     #[error(
         "logistic-regression: class {class} has 1 training record, so none of it can be held out for the choice of C"

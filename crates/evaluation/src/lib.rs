@@ -12,6 +12,8 @@ mod agreement;
 mod average_precision;
 pub mod clustering;
 mod config;
+pub mod diagnostics;
+mod eigenvalues;
 mod encoder;
 mod error;
 mod extract;

@@ -78,7 +78,7 @@ pub struct Outcome {
     pub encoder: String,
     /// The encoder's name, for people.
     pub encoder_name: String,
-    /// Distinct classes among the training records.
+    /// Distinct classes among the training records; 0 where labels were not looked at.
     pub classes: usize,
     /// Records that the protocol learned from.
     pub train_records: usize,
@@ -124,6 +124,11 @@ impl Outcome {
             "{ways}-way {shots}-shot {}",
             classifier.replace('_', " ")
         ))
+    }
+
+    /// Whether the value is a share or an index, which people read in percent, rather than a quantity of its own.
+    pub fn is_share(&self) -> bool {
+        self.protocol != "diagnostics"
     }
 
     /// How far the value may be off, as it is quoted: the seeds' standard deviation, or half a 95 % confidence interval.

@@ -87,7 +87,7 @@ pub fn retrieval(
             .map(|index| {
                 let first = index * block;
                 let last = task.test.rows.min(first + block);
-                let cosines = cosines(&task.test, first..last, gallery);
+                let cosines = products(&task.test, first..last, &gallery.values);
                 cosines
                     .chunks_exact(gallery.rows)
                     .zip(first..last)
@@ -137,20 +137,20 @@ pub fn retrieval(
     Ok(scores)
 }
 
-/// The products of some rows with all gallery rows, `[rows, gallery]`.
-fn cosines(rows: &Matrix, range: std::ops::Range<usize>, gallery: &Matrix) -> Vec<f32> {
+/// The products of some rows with all rows of a gallery, `[rows, gallery]`.
+pub(crate) fn products(rows: &Matrix, range: std::ops::Range<usize>, gallery: &[f32]) -> Vec<f32> {
     let width = rows.width;
-    let count = range.len();
-    let mut cosines = vec![0.0; count * gallery.rows];
+    let (count, gallery_rows) = (range.len(), gallery.len() / width);
+    let mut products = vec![0.0; count * gallery_rows];
     let rows = ArrayView2::from_shape(
         (count, width),
         &rows.values[range.start * width..range.end * width],
     )
     .expect("whole rows");
-    let gallery_view = ArrayView2::from_shape((gallery.rows, width), &gallery.values).expect("a matrix");
-    let mut view = ArrayViewMut2::from_shape((count, gallery.rows), &mut cosines).expect("made to size");
-    general_mat_mul(1.0, &rows, &gallery_view.t(), 0.0, &mut view);
-    cosines
+    let gallery = ArrayView2::from_shape((gallery_rows, width), gallery).expect("whole rows");
+    let mut view = ArrayViewMut2::from_shape((count, gallery_rows), &mut products).expect("made to size");
+    general_mat_mul(1.0, &rows, &gallery.t(), 0.0, &mut view);
+    products
 }
 
 /// How a query did.

@@ -1,7 +1,8 @@
 //! A whole evaluation: features of both data sets (made once, stored, used again), every protocol, `result.json`.
 
-use crate::clustering::clustering;
+use crate::clustering::{self, Clusters, clustering};
 use crate::config::{Config, Protocol};
+use crate::diagnostics::diagnostics;
 use crate::encoder::Encoder;
 use crate::error::{Error, io};
 use crate::extract::{extract, origin};
@@ -17,7 +18,7 @@ use crate::result::{Outcome, Provenance, Score, write_results};
 use crate::retrieval::retrieval;
 use crate::svm_low_shot::svm_low_shot;
 use crate::svm_voc07::svm_voc07;
-use crate::task::Task;
+use crate::task::{Part, Task};
 use burn::tensor::Device;
 use data::Dataset;
 use serde_json::{Value, json};
@@ -101,12 +102,27 @@ fn check_early(config: &Config, job: &Job<'_>) -> Result<(), Error> {
             job.encoder.check_transforms(&name, &config.train_transforms)?;
         }
     }
+    let labels = config.protocols.iter().any(Protocol::needs_labels);
     for (set, dataset) in [("training", &job.train), ("test", &job.test)] {
         if dataset.is_empty() {
             return Err(Error::Empty { set });
         }
-        if !dataset.is_labelled() {
+        if labels && !dataset.is_labelled() {
             return Err(Error::Unlabelled { set });
+        }
+    }
+    for protocol in &config.protocols {
+        if let Protocol::Clustering(clustering::Config {
+            clusters: Clusters::Count(clusters),
+            fit,
+            ..
+        }) = protocol
+        {
+            let records = match fit {
+                Part::Train => job.train.len(),
+                Part::Test => job.test.len(),
+            };
+            clustering::check_clusters(*clusters, *fit, records)?;
         }
     }
     let records = job.train.len();
@@ -236,6 +252,7 @@ fn score(
             let classes = task.classes.count();
             (retrieval(settings, task, progress)?, classes)
         }
+        Protocol::Diagnostics(settings) => (diagnostics(settings, train, test, progress)?, 0),
     };
     let outcome = |score: Score| Outcome {
         protocol: protocol.name().to_string(),
@@ -353,6 +370,12 @@ scaling = "none"
 gallery = "test"
 recall_at = [1, 5]
 [[protocols]]
+[protocols.diagnostics]
+set = "test"
+records = 20
+seed = 0
+uniformity_t = 2.0
+[[protocols]]
 [protocols.linear-moco]
 train_transforms = [{ resize_exact = { width_px = 8, height_px = 8, filter = "bilinear" } }, { horizontal_flip = { probability = 0.5 } }]
 batch_images = 16
@@ -445,16 +468,24 @@ schedule = { steps = { milestones_epochs = [1], factor = 0.1 } }
                 ("retrieval", true),
                 ("retrieval", false),
                 ("retrieval", false),
+                ("diagnostics", true),
+                ("diagnostics", false),
+                ("diagnostics", false),
+                ("diagnostics", false),
                 ("linear-moco", true)
             ]
         );
         for outcome in &outcomes {
             assert!(
-                outcome.metric == "ari" || outcome.metric == "ami" || (0.0..=1.0).contains(&outcome.value)
+                !outcome.is_share()
+                    || outcome.metric == "ari"
+                    || outcome.metric == "ami"
+                    || (0.0..=1.0).contains(&outcome.value)
             );
+            let classes = if outcome.is_share() { 3 } else { 0 };
             assert_eq!(
                 (outcome.train_records, outcome.test_records, outcome.classes),
-                (60, 30, 3)
+                (60, 30, classes)
             );
             assert_eq!(
                 (outcome.encoder.as_str(), outcome.commit.as_str()),
@@ -524,6 +555,27 @@ schedule = { steps = { milestones_epochs = [1], factor = 0.1 } }
             refused(set(9, 3), set(30, 3)),
             "knn-vissl: 10 neighbors asked for, but the training set has 9 records"
         );
+        let config: Config =
+            toml::from_str(&CONFIG.replace("clusters = \"classes\"", "clusters = { count = 61 }")).unwrap();
+        let error = run(&config, &fixture.job(set(60, 3), set(30, 3)), &mut |_| {}).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "clustering: 61 clusters asked for, but the training set has 60 records"
+        );
+    }
+
+    #[test]
+    fn diagnostics_alone_need_no_labels_and_no_training_features() {
+        let fixture = Fixture::new();
+        let mut config: Config = toml::from_str(CONFIG).unwrap();
+        config
+            .protocols
+            .retain(|protocol| protocol.name() == "diagnostics");
+        let set = |seed| Dataset::synthetic(30, 10, 10, 0, seed);
+        let outcomes = run(&config, &fixture.job(set(1), set(2)), &mut |_| {}).unwrap();
+        assert_eq!(outcomes.len(), 4);
+        assert_eq!((outcomes[0].classes, outcomes[0].train_records), (0, 0));
+        assert!(!fixture.out.path().join("features-train.safetensors").exists());
     }
 
     #[test]
