@@ -133,17 +133,16 @@ pub fn clustering(
         ("iterations".to_string(), json!(iterations)),
         ("converged".to_string(), json!(converged)),
     ]);
-    let metrics: [(&'static str, fn(&Agreement) -> f64); 4] = [
-        ("nmi", |found| found.nmi),
-        ("ami", |found| found.ami),
-        ("ari", |found| found.ari),
-        ("accuracy", |found| found.accuracy),
-    ];
-    let score = |(metric, value): (&'static str, fn(&Agreement) -> f64)| {
+    let score = |metric, value: fn(&Agreement) -> f64| {
         let values = scores.iter().map(value).collect();
         over_seeds(metric, metric == "nmi", &config.seeds, values, &details)
     };
-    Ok(metrics.into_iter().map(score).collect())
+    Ok(vec![
+        score("nmi", |found| found.nmi),
+        score("ami", |found| found.ami),
+        score("ari", |found| found.ari),
+        score("accuracy", |found| found.accuracy),
+    ])
 }
 
 /// Refuses more clusters than there are records.

@@ -241,7 +241,6 @@ fn column_gram(rows: &Matrix, mean: &[f64]) -> Array2<f64> {
     for first in (0..rows.rows).step_by(PANEL_ROWS) {
         let panel = to_f64(rows, first..rows.rows.min(first + PANEL_ROWS), mean);
         gram.axis_chunks_iter_mut(Axis(0), GRAM_ROWS)
-            .into_iter()
             .enumerate()
             .collect::<Vec<_>>()
             .into_par_iter()

@@ -35,6 +35,8 @@ mod result;
 pub mod retrieval;
 mod run;
 mod softmax;
+#[cfg(test)]
+mod speed;
 mod svm;
 pub mod svm_low_shot;
 pub mod svm_voc07;

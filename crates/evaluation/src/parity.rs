@@ -27,17 +27,27 @@ impl Fixture {
 
     /// A tensor of two dimensions, in f32.
     pub(crate) fn matrix(&self, name: &str) -> Matrix {
-        let file = SafeTensors::deserialize(self.0).unwrap();
-        let view = file.tensor(name).unwrap();
-        let values = numbers(view.dtype(), view.data(), name);
-        let values = values.into_iter().map(|value| value as f32).collect();
-        Matrix::new(view.shape()[0], view.shape()[1], values)
+        matrix_of(self.0, name)
     }
 
     /// A tensor of whole numbers from 0 on.
     pub(crate) fn indices(&self, name: &str) -> Vec<u32> {
         self.values(name).into_iter().map(|value| value as u32).collect()
     }
+}
+
+/// A tensor of two dimensions of a safetensors file, in f32.
+pub(crate) fn matrix_of(bytes: &[u8], name: &str) -> Matrix {
+    let file = SafeTensors::deserialize(bytes).unwrap();
+    let view = file.tensor(name).unwrap();
+    let values = match view.dtype() {
+        Dtype::F32 => bytemuck::pod_collect_to_vec(view.data()),
+        dtype => numbers(dtype, view.data(), name)
+            .into_iter()
+            .map(|value| value as f32)
+            .collect(),
+    };
+    Matrix::new(view.shape()[0], view.shape()[1], values)
 }
 
 fn numbers(dtype: Dtype, data: &[u8], name: &str) -> Vec<f64> {

@@ -493,8 +493,8 @@ schedule = { steps = { milestones_epochs = [1], factor = 0.1 } }
             );
         }
         let outcome = |protocol: &str, place: usize| {
-            let of_protocol = outcomes.iter().filter(|outcome| outcome.protocol == protocol);
-            of_protocol.skip(place).next().unwrap()
+            let mut of_protocol = outcomes.iter().filter(|outcome| outcome.protocol == protocol);
+            of_protocol.nth(place).unwrap()
         };
         assert_eq!(outcome("knn-dino", 2).settings["neighbors"], 1);
         assert_eq!(
