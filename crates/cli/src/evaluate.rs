@@ -55,30 +55,40 @@ pub(crate) fn run(verb: Verb) -> anyhow::Result<()> {
     if arguments.json {
         println!("{}", serde_json::to_string_pretty(&outcomes)?);
     } else {
-        println!("{:<26} {:<8} {:>8}   test records", "protocol", "metric", "value");
-        for outcome in &outcomes {
-            // kNN asks for several k; the others have one row a metric.
-            let neighbors = outcome
-                .settings
-                .get("neighbors")
-                .and_then(serde_json::Value::as_u64);
-            let protocol = match neighbors {
-                Some(neighbors) => format!("{} (k {neighbors})", outcome.protocol),
-                None => outcome.protocol.clone(),
-            };
-            let spread = match &outcome.spread {
-                Some(spread) => format!(" +- {:.2}", 100.0 * spread.standard_deviation),
-                None => String::new(),
-            };
-            let value = format!("{:.2} %", 100.0 * outcome.value);
-            println!(
-                "{protocol:<26} {:<8} {value:>8}   {}{spread}",
-                outcome.metric, outcome.test_records
-            );
-        }
+        print_table(&outcomes);
     }
     eprintln!("{}", arguments.out.join("result.json").display());
     Ok(())
+}
+
+/// One row a number, in columns as wide as they have to be.
+fn print_table(outcomes: &[Outcome]) {
+    let names: Vec<String> = outcomes
+        .iter()
+        .map(|outcome| match outcome.variant() {
+            Some(variant) => format!("{} ({variant})", outcome.protocol),
+            None => outcome.protocol.clone(),
+        })
+        .collect();
+    let width = names.iter().map(String::len).max().unwrap_or(0).max(26);
+    println!(
+        "{:<width$} {:<13} {:>9}   test records",
+        "protocol", "metric", "value"
+    );
+    for (name, outcome) in names.iter().zip(outcomes) {
+        let value = match outcome.is_share() {
+            true => format!("{:.2} %", 100.0 * outcome.value),
+            false => format!("{:.3}", outcome.value),
+        };
+        let uncertainty = match outcome.uncertainty() {
+            Some(uncertainty) => format!(" +- {:.2}", 100.0 * uncertainty),
+            None => String::new(),
+        };
+        println!(
+            "{name:<width$} {:<13} {value:>9}   {}{uncertainty}",
+            outcome.metric, outcome.test_records
+        );
+    }
 }
 
 /// Reads an encoder for evaluation.

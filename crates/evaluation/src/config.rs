@@ -1,7 +1,11 @@
 //! The config of an evaluation: one flat TOML file, every key required, unknown keys refused.
 
 use crate::extract::DataConfig;
-use crate::{knn, linear_cached, linear_moco, logistic};
+use crate::task::Part;
+use crate::{
+    clustering, diagnostics, few_shot, knn, linear_cached, linear_moco, logistic, retrieval, svm_low_shot,
+    svm_voc07,
+};
 use data::{Transform, ViewGroup};
 use serde::{Deserialize, Serialize};
 use training::Normalize;
@@ -36,6 +40,18 @@ pub enum Protocol {
     LinearCached(linear_cached::Config),
     /// Regularised logistic regression on stored features.
     LogisticRegression(logistic::Config),
+    /// k-means, scored against the classes.
+    Clustering(clustering::Config),
+    /// Small classification tasks in closed form.
+    FewShot(few_shot::Config),
+    /// Linear SVMs, one a class, as in VISSL.
+    SvmVoc07(svm_voc07::Config),
+    /// The same from few records of a class.
+    SvmLowShot(svm_low_shot::Config),
+    /// Rankings by cosine similarity.
+    Retrieval(retrieval::Config),
+    /// Rank, uniformity and spectrum of features, without labels.
+    Diagnostics(diagnostics::Config),
 }
 
 impl Protocol {
@@ -47,12 +63,27 @@ impl Protocol {
             Self::LinearMoco(_) => "linear-moco",
             Self::LinearCached(_) => "linear-cached",
             Self::LogisticRegression(_) => "logistic-regression",
+            Self::Clustering(_) => "clustering",
+            Self::FewShot(_) => "few-shot",
+            Self::SvmVoc07(_) => "svm-voc07",
+            Self::SvmLowShot(_) => "svm-low-shot",
+            Self::Retrieval(_) => "retrieval",
+            Self::Diagnostics(_) => "diagnostics",
         }
     }
 
     /// Whether it learns from stored features of the training set, rather than from images.
     pub(crate) fn needs_train_features(&self) -> bool {
-        !matches!(self, Self::LinearMoco(_))
+        match self {
+            Self::LinearMoco(_) => false,
+            Self::Diagnostics(config) => config.set == Part::Train,
+            _ => true,
+        }
+    }
+
+    /// Whether it compares anything with labels.
+    pub(crate) fn needs_labels(&self) -> bool {
+        !matches!(self, Self::Diagnostics(_))
     }
 
     /// The largest number of training records that it asks for.
@@ -71,6 +102,12 @@ impl Protocol {
             Self::LinearMoco(config) => config.validate(),
             Self::LinearCached(config) => config.validate(),
             Self::LogisticRegression(config) => config.validate(),
+            Self::Clustering(config) => config.validate(),
+            Self::FewShot(config) => config.validate(),
+            Self::SvmVoc07(config) => config.validate(),
+            Self::SvmLowShot(config) => config.validate(),
+            Self::Retrieval(config) => config.validate(),
+            Self::Diagnostics(config) => config.validate(),
         }
     }
 }

@@ -100,6 +100,17 @@ pub enum Error {
         test: String,
     },
 
+    /// More or fewer labels than rows: whatever row a label belongs to, a score over them would be of something else.
+    #[error("the {set} features have {records} rows and {labels} labels")]
+    LabelCount {
+        /// "training" or "test".
+        set: &'static str,
+        /// Labels there are.
+        labels: usize,
+        /// Rows there are.
+        records: usize,
+    },
+
     /// NaN or infinity, which would spread into every score.
     #[error("features of the {set} set: row {row} (record `{key}`) holds NaN or an infinity")]
     NotFinite {
@@ -136,6 +147,91 @@ pub enum Error {
         neighbors: usize,
         /// Records in the training set.
         records: usize,
+    },
+
+    /// More clusters asked for than there are records.
+    #[error("clustering: {clusters} clusters asked for, but the {set} set has {records} records")]
+    Clusters {
+        /// Clusters asked for.
+        clusters: usize,
+        /// "training" or "test".
+        set: &'static str,
+        /// Records in it.
+        records: usize,
+    },
+
+    /// Episodes with more classes than have enough records.
+    #[error(
+        "few-shot: {ways} classes with {shots} labelled and {queries} other records each are needed, and {classes} have them"
+    )]
+    Episodes {
+        /// Classes in an episode.
+        ways: usize,
+        /// Labelled records of each.
+        shots: usize,
+        /// Records of each to classify.
+        queries: usize,
+        /// Classes with enough records.
+        classes: usize,
+    },
+
+    /// A class, or its opposite, too small to have a record in each part of a cross-validation.
+    #[error(
+        "svm-voc07: class {class} has only {records} training records with it or without it, fewer than the {folds} folds"
+    )]
+    Folds {
+        /// The class's number.
+        class: i64,
+        /// Records with it, or without it, whichever are fewer.
+        records: usize,
+        /// Parts.
+        folds: usize,
+    },
+
+    /// A class, or its opposite, too small for a low-shot sample.
+    #[error(
+        "svm-low-shot: k = {positives} needs {needed} training records {kind} class {class}, and there are {records}"
+    )]
+    Shots {
+        /// The class's number.
+        class: i64,
+        /// "with" or "without".
+        kind: &'static str,
+        /// Records there are.
+        records: usize,
+        /// Records that the sample takes.
+        needed: usize,
+        /// The k asked for.
+        positives: usize,
+    },
+
+    /// The samples take all that a choice could be made on.
+    #[error("svm-low-shot: with k = {positives} no training record is left to choose the cost on")]
+    NothingHeldOut {
+        /// The k asked for.
+        positives: usize,
+    },
+
+    /// Recall at more records than a query ranks.
+    #[error("retrieval: recall at {k} asked for, but each query ranks {records} records of the {set} set")]
+    RecallAt {
+        /// The k asked for.
+        k: usize,
+        /// "training" or "test".
+        set: &'static str,
+        /// Records that a query ranks.
+        records: usize,
+    },
+
+    /// Every class of the test set has one record.
+    #[error("retrieval: no test record has another one of its class, so there is nothing to find")]
+    NoMatch,
+
+    /// One record, where pairs are looked at.
+    #[error("diagnostics: the {set} set has one record, and it takes two to compare")]
+    OneRecord {
+        /// "training" or "test".
+        set: &'static str,
     },
 
     /// A class too small to hold a record of it out.
@@ -183,10 +279,18 @@ impl Error {
             Self::NotFinite { .. } => {
                 "the encoder diverged in training or its file is damaged; evaluate an earlier checkpoint"
             }
+            Self::LabelCount { .. } => "make features and labels from one data set, in one order",
             Self::UnknownClass { .. } => {
                 "both sets must share their classes; remove the record, or add its class to the training set"
             }
             Self::Neighbors { .. } => "lower `neighbors` in the config, or give more training records",
+            Self::Clusters { .. } => "lower `clusters.count` in the config, or give more records",
+            Self::Episodes { .. } => "lower `ways`, `shots` or `queries` in the config, or give more records",
+            Self::Folds { .. } => "lower `folds` in the config, or add records of this class",
+            Self::Shots { .. } => "leave the largest of `positives` out of the config, or add records",
+            Self::NothingHeldOut { .. } => "fix the cost in the config (`cost = { fixed = 1.0 }`)",
+            Self::RecallAt { .. } => "lower `recall_at` in the config, or give more records",
+            Self::NoMatch => "rank the training set (`gallery = \"train\"`), or give more records a class",
             Self::ValidationSplit { .. } => {
                 "fix C in the config (`strength = { fixed = 1.0 }`), or add records"
             }

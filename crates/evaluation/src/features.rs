@@ -133,7 +133,12 @@ impl Features {
     /// One class a record, or an error that says what there is instead. `set` names the data set in it.
     pub fn classes(&self, set: &'static str) -> Result<&[i64], Error> {
         match &self.labels {
-            Some(Labels::Classes(classes)) => Ok(classes),
+            Some(Labels::Classes(classes)) if classes.len() == self.records() => Ok(classes),
+            Some(Labels::Classes(classes)) => Err(Error::LabelCount {
+                set,
+                labels: classes.len(),
+                records: self.records(),
+            }),
             Some(Labels::Sets { .. }) => Err(Error::LabelSets { set }),
             None => Err(Error::Unlabelled { set }),
         }

@@ -55,6 +55,15 @@ impl Features {
             }
         }
 
+        let labels = match &self.labels {
+            Some(Labels::Classes(classes)) => classes.len(),
+            Some(Labels::Sets { classes, multi_hot }) => multi_hot.len() / (*classes).max(1),
+            None => records,
+        };
+        if labels != records {
+            return Err(reject(format!("{labels} labels, but there are {records} keys")));
+        }
+
         let keys = self.keys.concat();
         let mut key_offsets = vec![0i64];
         key_offsets.extend(self.keys.iter().scan(0, |end, key| {
@@ -317,5 +326,9 @@ mod tests {
         features.keys.pop();
         let error = features.save(&folder.path().join("x")).unwrap_err().to_string();
         assert!(error.contains("has 3 rows, but there are 2 keys"), "{error}");
+
+        let short = example(Some(Labels::Classes(vec![1, 0])));
+        let error = short.save(&folder.path().join("x")).unwrap_err().to_string();
+        assert!(error.contains("2 labels, but there are 3 keys"), "{error}");
     }
 }

@@ -129,7 +129,7 @@ fn score(
             .map(|(row, class)| rank_among_votes(&row[..count], &task.train_classes, *class, temperature))
             .collect();
         let details = serde_json::Map::from_iter([("neighbors".to_string(), json!(count))]);
-        let mut scores = scores_of(&ranks, task.classes.count(), &details);
+        let mut scores = scores_of(&ranks, &task.test_classes, task.classes.count(), &details);
         scores
             .iter_mut()
             .for_each(|score| score.headline &= count == headline);
@@ -336,11 +336,13 @@ mod tests {
             [
                 ("top1", sixth, false),
                 ("top5", 2.0 / 6.0, false),
+                ("mean_class", sixth, false),
                 ("top1", sixth, true),
-                ("top5", 5.0 / 6.0, false)
+                ("top5", 5.0 / 6.0, false),
+                ("mean_class", sixth, false)
             ]
         );
-        assert_eq!(scores[2].details["neighbors"], 6);
+        assert_eq!(scores[3].details["neighbors"], 6);
     }
 
     #[test]

@@ -8,24 +8,38 @@
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::print_stderr))]
 
+mod agreement;
+mod average_precision;
+pub mod clustering;
 mod config;
+pub mod diagnostics;
+mod eigenvalues;
 mod encoder;
 mod error;
 mod extract;
 mod features;
 mod features_file;
+pub mod few_shot;
 mod head;
+mod kmeans;
 pub mod knn;
 mod lbfgs;
 pub mod linear_cached;
 pub mod linear_moco;
 pub mod logistic;
+mod one_vs_rest;
 #[cfg(test)]
 mod parity;
 mod progress;
 mod result;
+pub mod retrieval;
 mod run;
 mod softmax;
+#[cfg(test)]
+mod speed;
+mod svm;
+pub mod svm_low_shot;
+pub mod svm_voc07;
 mod task;
 
 pub use config::{Config, Protocol};
@@ -36,4 +50,4 @@ pub use features::{Features, Labels, Matrix, Origin, POOLED};
 pub use progress::Event;
 pub use result::{Outcome, Provenance, Score, Spread, write_results};
 pub use run::{Job, run};
-pub use task::{Classes, Scaling, Task};
+pub use task::{Classes, Part, Scaling, Task};

@@ -78,6 +78,7 @@ pub fn linear_cached(
     Ok(seeds_scores(
         &config.seeds,
         &ranks,
+        &task.test_classes,
         task.classes.count(),
         &details,
     ))
@@ -179,7 +180,7 @@ mod tests {
         let mut progress = |event: Event<'_>| events.push((event.done, event.total));
         let scores = linear_cached(&config(), task(), &Device::flex(), &mut progress).unwrap();
         assert_eq!((events.len(), events[59]), (60, (60, 60)));
-        assert_eq!(scores.len(), 1);
+        assert_eq!(scores.len(), 2);
         let spread = scores[0].spread.as_ref().unwrap();
         assert_eq!(spread.values.len(), 3);
         assert!(scores[0].value > 0.95, "{scores:?}");

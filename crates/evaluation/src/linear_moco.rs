@@ -176,7 +176,7 @@ pub fn linear_moco(
         });
     }
     let details = serde_json::Map::from_iter([("last_batch_losses".to_string(), json!(losses))]);
-    let scores = seeds_scores(&config.seeds, &ranks, classes.count(), &details);
+    let scores = seeds_scores(&config.seeds, &ranks, &test_classes, classes.count(), &details);
     Ok(Probe {
         scores,
         classes: classes.count(),
@@ -275,7 +275,7 @@ mod tests {
         };
         let one = probe(0, &mut |event| epochs.push((event.done, event.total)));
         assert_eq!((epochs.len(), epochs[19]), (20, (20, 20)));
-        assert_eq!((one.classes, one.bad_records, one.scores.len()), (2, 0, 1));
+        assert_eq!((one.classes, one.bad_records, one.scores.len()), (2, 0, 2));
         assert_eq!(one.scores[0].spread.as_ref().unwrap().seeds, [0, 1]);
         assert!(one.scores[0].value > 0.9, "{:?}", one.scores);
         assert_eq!(probe(2, &mut |_| {}), one, "the same for any number of workers");

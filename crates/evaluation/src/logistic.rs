@@ -129,7 +129,7 @@ pub fn logistic_regression(
     details.insert("converged".into(), json!(fit.converged));
     details.insert("objective".into(), json!(fit.value * c * task.train.rows as f64));
     let ranks = ranks(&fit.point, &task.test, &task.test_classes, classes);
-    Ok(scores_of(&ranks, classes, &details))
+    Ok(scores_of(&ranks, &task.test_classes, classes, &details))
 }
 
 /// Accuracy of each candidate (ascending) on the held-out part of the training rows.
@@ -306,7 +306,7 @@ pub(crate) mod tests {
         })
         .unwrap();
         assert_eq!(fits, [(1, 4), (2, 4), (3, 4), (4, 4)]);
-        assert_eq!(scores.len(), 1, "no top-5 among three classes");
+        assert_eq!(scores.len(), 2, "no top-5 among three classes");
         assert!(scores[0].value > 0.6, "{scores:?}");
         let details = &scores[0].details;
         assert_eq!(details["c_chosen_on"], "records held out of the training set");

@@ -12,14 +12,46 @@ use burn::tensor::{Device, Tensor, TensorData};
 use safetensors::{Dtype, SafeTensors};
 use training::{OptimizerConfig, ScheduleConfig};
 
-const FIXTURE: &[u8] = include_bytes!("../fixtures/parity.safetensors");
+const FIXTURE: Fixture = Fixture(include_bytes!("../fixtures/parity.safetensors"));
 
-/// A tensor's values, whatever their type.
-fn values(name: &str) -> Vec<f64> {
-    let file = SafeTensors::deserialize(FIXTURE).unwrap();
+/// A file of tensors that a script under `scripts/parity/` wrote.
+pub(crate) struct Fixture(pub(crate) &'static [u8]);
+
+impl Fixture {
+    /// A tensor's values, whatever their type.
+    pub(crate) fn values(&self, name: &str) -> Vec<f64> {
+        let file = SafeTensors::deserialize(self.0).unwrap();
+        let view = file.tensor(name).unwrap();
+        numbers(view.dtype(), view.data(), name)
+    }
+
+    /// A tensor of two dimensions, in f32.
+    pub(crate) fn matrix(&self, name: &str) -> Matrix {
+        matrix_of(self.0, name)
+    }
+
+    /// A tensor of whole numbers from 0 on.
+    pub(crate) fn indices(&self, name: &str) -> Vec<u32> {
+        self.values(name).into_iter().map(|value| value as u32).collect()
+    }
+}
+
+/// A tensor of two dimensions of a safetensors file, in f32.
+pub(crate) fn matrix_of(bytes: &[u8], name: &str) -> Matrix {
+    let file = SafeTensors::deserialize(bytes).unwrap();
     let view = file.tensor(name).unwrap();
-    let data = view.data();
-    match view.dtype() {
+    let values = match view.dtype() {
+        Dtype::F32 => bytemuck::pod_collect_to_vec(view.data()),
+        dtype => numbers(dtype, view.data(), name)
+            .into_iter()
+            .map(|value| value as f32)
+            .collect(),
+    };
+    Matrix::new(view.shape()[0], view.shape()[1], values)
+}
+
+fn numbers(dtype: Dtype, data: &[u8], name: &str) -> Vec<f64> {
+    match dtype {
         Dtype::F64 => bytemuck::pod_collect_to_vec(data),
         Dtype::F32 => bytemuck::pod_collect_to_vec::<u8, f32>(data)
             .into_iter()
@@ -31,6 +63,10 @@ fn values(name: &str) -> Vec<f64> {
             .collect(),
         other => panic!("{name} is {other:?}"),
     }
+}
+
+fn values(name: &str) -> Vec<f64> {
+    FIXTURE.values(name)
 }
 
 fn floats(name: &str) -> Vec<f32> {
@@ -46,7 +82,7 @@ fn set(name: &str) -> Features {
 }
 
 /// ‖ours - reference‖ / ‖reference‖.
-fn relative_error(ours: impl IntoIterator<Item = f64>, reference: &[f64]) -> f64 {
+pub(crate) fn relative_error(ours: impl IntoIterator<Item = f64>, reference: &[f64]) -> f64 {
     let (mut error, mut norm) = (0.0, 0.0);
     for (ours, reference) in ours.into_iter().zip(reference) {
         error += (ours - reference).powi(2);

@@ -7,9 +7,9 @@ use std::path::Path;
 /// One number of one protocol, before it is known whose it is.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Score {
-    /// `top1` or `top5`: the share of test records whose class is the first, or among the first five, that was predicted.
+    /// What was measured: `top1`, `top5`, `mean_class` (see `docs/protocols.md`), or a name of the protocol's own.
     pub metric: &'static str,
-    /// In 0..1.
+    /// In 0..1 for shares.
     pub value: f64,
     /// Whether this is the number that the protocol is quoted by.
     pub headline: bool,
@@ -63,11 +63,11 @@ pub struct Provenance {
 /// One object of `result.json`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Outcome {
-    /// The protocol's name, as in the config: `knn-dino`, `knn-vissl`, `linear-moco`, `linear-cached`, `logistic-regression`.
+    /// The protocol's name, as in the config.
     pub protocol: String,
-    /// `top1` or `top5`.
+    /// `top1`, `top5`, `mean_class`, or a name of the protocol's own.
     pub metric: String,
-    /// The score in 0..1; the mean over seeds where there are several.
+    /// The score, in 0..1 for shares; the mean over seeds where there are several.
     pub value: f64,
     /// Whether this is the number that the protocol is quoted by.
     pub headline: bool,
@@ -78,7 +78,7 @@ pub struct Outcome {
     pub encoder: String,
     /// The encoder's name, for people.
     pub encoder_name: String,
-    /// Distinct classes among the training records.
+    /// Distinct classes among the training records; 0 where labels were not looked at.
     pub classes: usize,
     /// Records that the protocol learned from.
     pub train_records: usize,
@@ -104,42 +104,98 @@ pub struct Outcome {
     pub device: String,
 }
 
+impl Outcome {
+    /// What tells this number from others of the same protocol and metric, for people: `k 20`, `5-way 1-shot ridge`.
+    pub fn variant(&self) -> Option<String> {
+        let number = |key: &str| self.settings.get(key)?.as_u64();
+        if let Some(count) = number("neighbors")
+            .or_else(|| number("positives"))
+            .or_else(|| number("k"))
+        {
+            return Some(format!("k {count}"));
+        }
+        let (ways, shots) = (number("ways")?, number("shots")?);
+        // A plain name, or a table of one key.
+        let classifier = self.settings.get("classifier")?;
+        let classifier = classifier
+            .as_str()
+            .or_else(|| classifier.as_object()?.keys().next().map(String::as_str))?;
+        Some(format!(
+            "{ways}-way {shots}-shot {}",
+            classifier.replace('_', " ")
+        ))
+    }
+
+    /// Whether the value is a share or an index, which people read in percent, rather than a quantity of its own.
+    pub fn is_share(&self) -> bool {
+        self.protocol != "diagnostics"
+    }
+
+    /// How far the value may be off, as it is quoted: the seeds' standard deviation, or half a 95 % confidence interval.
+    pub fn uncertainty(&self) -> Option<f64> {
+        match &self.spread {
+            Some(spread) => Some(spread.standard_deviation),
+            None => self.settings.get("confidence_95")?.as_f64(),
+        }
+    }
+}
+
 /// Writes `result.json`: a list of outcomes, whole or not at all.
 pub fn write_results(path: &Path, outcomes: &[Outcome]) -> Result<(), Error> {
     Ok(training::write_json_atomically(path, &outcomes)?)
 }
 
-/// Top-1, and top-5 where there are more than five classes, from the rank (0 = first) of each test row's true class.
+/// Top-1, top-5 where there are more than five classes, and mean per-class accuracy, from the rank (0 = first) of each
+/// test row's true class.
 pub(crate) fn scores_of(
     ranks: &[u32],
+    test_classes: &[u32],
     classes: usize,
     details: &serde_json::Map<String, serde_json::Value>,
 ) -> Vec<Score> {
-    let score = |(metric, first)| Score {
+    let score = |(metric, value)| Score {
         metric,
-        value: share_within(ranks, first),
+        value,
         headline: metric == "top1",
         spread: None,
         details: details.clone(),
     };
-    let metrics: &[_] = if classes > 5 {
-        &[("top1", 1), ("top5", 5)]
-    } else {
-        &[("top1", 1)]
-    };
-    metrics.iter().copied().map(score).collect()
+    let mut metrics = vec![("top1", share_within(ranks, 1))];
+    if classes > 5 {
+        metrics.push(("top5", share_within(ranks, 5)));
+    }
+    metrics.push(("mean_class", mean_class(ranks, test_classes, classes)));
+    metrics.into_iter().map(score).collect()
+}
+
+/// The mean of the classes' own accuracies, over the classes that the test set has: scikit-learn's balanced accuracy, and
+/// what Flowers, Pets, Caltech-101 and Aircraft are quoted by.
+fn mean_class(ranks: &[u32], test_classes: &[u32], classes: usize) -> f64 {
+    let mut counts = vec![(0u64, 0u64); classes];
+    for (rank, class) in ranks.iter().zip(test_classes) {
+        let (right, all) = &mut counts[*class as usize];
+        *right += u64::from(*rank == 0);
+        *all += 1;
+    }
+    let shares: Vec<f64> = counts
+        .into_iter()
+        .filter(|(_, all)| *all > 0)
+        .map(|(right, all)| right as f64 / all as f64)
+        .collect();
+    shares.iter().sum::<f64>() / shares.len() as f64
 }
 
 /// The same over several seeds: the mean of their scores, and its spread.
 pub(crate) fn seeds_scores(
     seeds: &[u64],
     ranks: &[Vec<u32>],
+    test_classes: &[u32],
     classes: usize,
     details: &serde_json::Map<String, serde_json::Value>,
 ) -> Vec<Score> {
     let each: Vec<Vec<Score>> = ranks
         .iter()
-        .map(|ranks| scores_of(ranks, classes, details))
+        .map(|ranks| scores_of(ranks, test_classes, classes, details))
         .collect();
     let Some(first) = each.first() else { return vec![] };
     let over_seeds = |(metric, score): (usize, &Score)| {
@@ -151,6 +207,24 @@ pub(crate) fn seeds_scores(
         }
     };
     first.iter().enumerate().map(over_seeds).collect()
+}
+
+/// A metric over several seeds: the mean of its values, and their spread.
+pub(crate) fn over_seeds(
+    metric: &'static str,
+    headline: bool,
+    seeds: &[u64],
+    values: Vec<f64>,
+    details: &serde_json::Map<String, serde_json::Value>,
+) -> Score {
+    let (value, spread) = Spread::of(seeds, values);
+    Score {
+        metric,
+        value,
+        headline,
+        spread: Some(spread),
+        details: details.clone(),
+    }
 }
 
 /// Share of rows whose true class has a rank (0 = first) below `first`.
@@ -191,6 +265,18 @@ mod tests {
     }
 
     #[test]
+    fn mean_class_gives_every_class_one_voice() {
+        // Class 0: three of four; class 1: none of one; class 2 is not in the test set.
+        let ranks = [0, 0, 0, 1, 2];
+        let scores = scores_of(&ranks, &[0, 0, 0, 0, 1], 3, &serde_json::Map::new());
+        let read: Vec<_> = scores
+            .iter()
+            .map(|score| (score.metric, score.value, score.headline))
+            .collect();
+        assert_eq!(read, [("top1", 0.6, true), ("mean_class", 0.375, false)]);
+    }
+
+    #[test]
     fn an_outcome_survives_the_file() {
         let outcome = Outcome {
             protocol: "knn-dino".into(),
@@ -213,6 +299,18 @@ mod tests {
             commit: "c".into(),
             device: "flex".into(),
         };
+        assert_eq!(outcome.variant().unwrap(), "k 20");
+        let episodes = Outcome {
+            settings: serde_json::json!({
+                "ways": 5, "shots": 1, "classifier": { "ridge": { "penalty": 1.0 } }, "confidence_95": 0.25
+            }),
+            ..outcome.clone()
+        };
+        assert_eq!(
+            (episodes.variant().unwrap().as_str(), episodes.uncertainty()),
+            ("5-way 1-shot ridge", Some(0.25))
+        );
+
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("result.json");
         write_results(&path, std::slice::from_ref(&outcome)).unwrap();

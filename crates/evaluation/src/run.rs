@@ -1,17 +1,24 @@
 //! A whole evaluation: features of both data sets (made once, stored, used again), every protocol, `result.json`.
 
+use crate::clustering::{self, Clusters, clustering};
 use crate::config::{Config, Protocol};
+use crate::diagnostics::diagnostics;
 use crate::encoder::Encoder;
 use crate::error::{Error, io};
 use crate::extract::{extract, origin};
 use crate::features::{Features, POOLED};
+use crate::few_shot::few_shot;
 use crate::knn::{knn_dino, knn_vissl};
 use crate::linear_cached::linear_cached;
 use crate::linear_moco::linear_moco;
 use crate::logistic::logistic_regression;
+use crate::one_vs_rest::OneVsRest;
 use crate::progress::Event;
 use crate::result::{Outcome, Provenance, Score, write_results};
-use crate::task::Task;
+use crate::retrieval::retrieval;
+use crate::svm_low_shot::svm_low_shot;
+use crate::svm_voc07::svm_voc07;
+use crate::task::{Part, Task};
 use burn::tensor::Device;
 use data::Dataset;
 use serde_json::{Value, json};
@@ -95,12 +102,27 @@ fn check_early(config: &Config, job: &Job<'_>) -> Result<(), Error> {
             job.encoder.check_transforms(&name, &config.train_transforms)?;
         }
     }
+    let labels = config.protocols.iter().any(Protocol::needs_labels);
     for (set, dataset) in [("training", &job.train), ("test", &job.test)] {
         if dataset.is_empty() {
             return Err(Error::Empty { set });
         }
-        if !dataset.is_labelled() {
+        if labels && !dataset.is_labelled() {
             return Err(Error::Unlabelled { set });
+        }
+    }
+    for protocol in &config.protocols {
+        if let Protocol::Clustering(clustering::Config {
+            clusters: Clusters::Count(clusters),
+            fit,
+            ..
+        }) = protocol
+        {
+            let records = match fit {
+                Part::Train => job.train.len(),
+                Part::Test => job.test.len(),
+            };
+            clustering::check_clusters(*clusters, *fit, records)?;
         }
     }
     let records = job.train.len();
@@ -205,6 +227,32 @@ fn score(
             let classes = task.classes.count();
             (logistic_regression(settings, task, progress)?, classes)
         }
+        Protocol::Clustering(settings) => {
+            let task = task()?;
+            let classes = task.classes.count();
+            (clustering(settings, task, progress)?, classes)
+        }
+        Protocol::FewShot(settings) => {
+            let task = task()?;
+            let classes = task.classes.count();
+            (few_shot(settings, task, progress)?, classes)
+        }
+        Protocol::SvmVoc07(settings) => {
+            let task = OneVsRest::new(train, test, POOLED)?;
+            let classes = task.labels.len();
+            (svm_voc07(settings, task, progress)?, classes)
+        }
+        Protocol::SvmLowShot(settings) => {
+            let task = OneVsRest::new(train, test, POOLED)?;
+            let classes = task.labels.len();
+            (svm_low_shot(settings, task, progress)?, classes)
+        }
+        Protocol::Retrieval(settings) => {
+            let task = task()?;
+            let classes = task.classes.count();
+            (retrieval(settings, task, progress)?, classes)
+        }
+        Protocol::Diagnostics(settings) => (diagnostics(settings, train, test, progress)?, 0),
     };
     let outcome = |score: Score| Outcome {
         protocol: protocol.name().to_string(),
@@ -280,6 +328,54 @@ strength = { fixed = 1.0 }
 tolerance = 1e-6
 max_iterations = 1000
 [[protocols]]
+[protocols.clustering]
+scaling = "l2"
+fit = "train"
+clusters = "classes"
+restarts = 2
+max_iterations = 100
+tolerance = 1e-4
+seeds = [0, 1]
+[[protocols]]
+[protocols.few-shot]
+scaling = "center_l2"
+support = "train"
+ways = 2
+shots = 1
+queries = 3
+episodes = 10
+classifier = { ridge = { penalty = 1.0 } }
+seed = 0
+[[protocols]]
+[protocols.svm-voc07]
+scaling = "l2"
+costs = [0.1, 1.0]
+folds = 3
+positive_weight = 2.0
+tolerance = 1e-6
+max_iterations = 100
+[[protocols]]
+[protocols.svm-low-shot]
+scaling = "l2"
+positives = [1, 2]
+headline_positives = 2
+seeds = [0, 1]
+cost = { held_out = [0.1, 1.0] }
+positive_weight = 2.0
+tolerance = 1e-6
+max_iterations = 100
+[[protocols]]
+[protocols.retrieval]
+scaling = "none"
+gallery = "test"
+recall_at = [1, 5]
+[[protocols]]
+[protocols.diagnostics]
+set = "test"
+records = 20
+seed = 0
+uniformity_t = 2.0
+[[protocols]]
 [protocols.linear-moco]
 train_transforms = [{ resize_exact = { width_px = 8, height_px = 8, filter = "bilinear" } }, { horizontal_flip = { probability = 0.5 } }]
 batch_images = 16
@@ -350,6 +446,7 @@ schedule = { steps = { milestones_epochs = [1], factor = 0.1 } }
 
         let named: Vec<_> = outcomes
             .iter()
+            .filter(|outcome| outcome.metric != "mean_class")
             .map(|outcome| (outcome.protocol.as_str(), outcome.headline))
             .collect();
         assert_eq!(
@@ -360,24 +457,52 @@ schedule = { steps = { milestones_epochs = [1], factor = 0.1 } }
                 ("knn-vissl", true),
                 ("linear-cached", true),
                 ("logistic-regression", true),
+                ("clustering", true),
+                ("clustering", false),
+                ("clustering", false),
+                ("clustering", false),
+                ("few-shot", true),
+                ("svm-voc07", true),
+                ("svm-low-shot", false),
+                ("svm-low-shot", true),
+                ("retrieval", true),
+                ("retrieval", false),
+                ("retrieval", false),
+                ("diagnostics", true),
+                ("diagnostics", false),
+                ("diagnostics", false),
+                ("diagnostics", false),
                 ("linear-moco", true)
             ]
         );
         for outcome in &outcomes {
-            assert!((0.0..=1.0).contains(&outcome.value));
+            assert!(
+                !outcome.is_share()
+                    || outcome.metric == "ari"
+                    || outcome.metric == "ami"
+                    || (0.0..=1.0).contains(&outcome.value)
+            );
+            let classes = if outcome.is_share() { 3 } else { 0 };
             assert_eq!(
                 (outcome.train_records, outcome.test_records, outcome.classes),
-                (60, 30, 3)
+                (60, 30, classes)
             );
             assert_eq!(
                 (outcome.encoder.as_str(), outcome.commit.as_str()),
                 ("hash of the file", "abc")
             );
         }
-        assert_eq!(outcomes[1].settings["neighbors"], 1);
-        assert_eq!(outcomes[3].spread.as_ref().unwrap().values.len(), 2);
-        assert_eq!(outcomes[4].settings["c"], 1.0);
-        assert_eq!(outcomes[5].settings["epochs"], 2);
+        let outcome = |protocol: &str, place: usize| {
+            let mut of_protocol = outcomes.iter().filter(|outcome| outcome.protocol == protocol);
+            of_protocol.nth(place).unwrap()
+        };
+        assert_eq!(outcome("knn-dino", 2).settings["neighbors"], 1);
+        assert_eq!(
+            outcome("linear-cached", 0).spread.as_ref().unwrap().values.len(),
+            2
+        );
+        assert_eq!(outcome("logistic-regression", 0).settings["c"], 1.0);
+        assert_eq!(outcome("linear-moco", 0).settings["epochs"], 2);
 
         let written = std::fs::read(fixture.out.path().join("result.json")).unwrap();
         let written: Vec<Outcome> = serde_json::from_slice(&written).unwrap();
@@ -430,6 +555,27 @@ schedule = { steps = { milestones_epochs = [1], factor = 0.1 } }
             refused(set(9, 3), set(30, 3)),
             "knn-vissl: 10 neighbors asked for, but the training set has 9 records"
         );
+        let config: Config =
+            toml::from_str(&CONFIG.replace("clusters = \"classes\"", "clusters = { count = 61 }")).unwrap();
+        let error = run(&config, &fixture.job(set(60, 3), set(30, 3)), &mut |_| {}).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "clustering: 61 clusters asked for, but the training set has 60 records"
+        );
+    }
+
+    #[test]
+    fn diagnostics_alone_need_no_labels_and_no_training_features() {
+        let fixture = Fixture::new();
+        let mut config: Config = toml::from_str(CONFIG).unwrap();
+        config
+            .protocols
+            .retain(|protocol| protocol.name() == "diagnostics");
+        let set = |seed| Dataset::synthetic(30, 10, 10, 0, seed);
+        let outcomes = run(&config, &fixture.job(set(1), set(2)), &mut |_| {}).unwrap();
+        assert_eq!(outcomes.len(), 4);
+        assert_eq!((outcomes[0].classes, outcomes[0].train_records), (0, 0));
+        assert!(!fixture.out.path().join("features-train.safetensors").exists());
     }
 
     #[test]

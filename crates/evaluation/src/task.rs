@@ -9,8 +9,10 @@ use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
 use std::collections::{BTreeSet, HashMap};
 
-const TRAIN: &str = "training";
-const TEST: &str = "test";
+/// What errors call the training set.
+pub(crate) const TRAIN: &str = "training";
+/// What errors call the test set.
+pub(crate) const TEST: &str = "test";
 
 /// The classes of a training set, in ascending order of their labels, and the way from a label to a place among them.
 #[derive(Clone, Debug, PartialEq)]
@@ -112,19 +114,7 @@ impl<'a> Task<'a> {
     /// Pairs the rows that two features have at one tap. Refuses empty sets, missing labels, numbers that are not finite,
     /// widths or encoders that differ, and test classes that the training set lacks.
     pub fn new(train: &'a Features, test: &'a Features, tap: &str) -> Result<Self, Error> {
-        let (train_rows, test_rows) = (check_rows(train, tap, TRAIN)?, check_rows(test, tap, TEST)?);
-        if train.origin.encoder != test.origin.encoder {
-            return Err(Error::EncoderMismatch {
-                train: train.origin.encoder.clone(),
-                test: test.origin.encoder.clone(),
-            });
-        }
-        if train_rows.width != test_rows.width {
-            return Err(Error::Width {
-                train: train_rows.width,
-                test: test_rows.width,
-            });
-        }
+        let (train_rows, test_rows) = both_rows(train, test, tap)?;
         let labels = train.classes(TRAIN)?;
         let classes = Classes::of(labels)?;
         let test_classes = classes.places_of_test(&train.class_names, test)?;
@@ -140,25 +130,59 @@ impl<'a> Task<'a> {
 
     /// The same task with its features brought to scale. Statistics come from the training rows alone.
     pub fn scaled(mut self, scaling: Scaling) -> Self {
-        match scaling {
-            Scaling::None => {}
-            Scaling::L2 => {
-                normalize_rows(self.train.to_mut());
-                normalize_rows(self.test.to_mut());
-            }
-            Scaling::Standardize => {
-                let (mean, deviation) = column_statistics(&self.train);
-                for rows in [self.train.to_mut(), self.test.to_mut()] {
-                    rows.values.par_chunks_mut(rows.width.max(1)).for_each(|row| {
-                        for ((value, mean), deviation) in row.iter_mut().zip(&mean).zip(&deviation) {
-                            *value = ((f64::from(*value) - mean) / deviation) as f32;
-                        }
-                    });
-                }
-            }
-        }
+        scale(&mut self.train, &mut self.test, scaling);
         self
     }
+}
+
+/// Brings both sets to scale, by statistics of the training rows alone.
+pub(crate) fn scale(train: &mut Cow<'_, Matrix>, test: &mut Cow<'_, Matrix>, scaling: Scaling) {
+    match scaling {
+        Scaling::None => {}
+        Scaling::CenterL2 => {
+            let (mean, _) = column_statistics(train);
+            for rows in [train.to_mut(), test.to_mut()] {
+                subtract(rows, &mean);
+                normalize_rows(rows);
+            }
+        }
+        Scaling::L2 => {
+            normalize_rows(train.to_mut());
+            normalize_rows(test.to_mut());
+        }
+        Scaling::Standardize => {
+            let (mean, deviation) = column_statistics(train);
+            for rows in [train.to_mut(), test.to_mut()] {
+                rows.values.par_chunks_mut(rows.width.max(1)).for_each(|row| {
+                    for ((value, mean), deviation) in row.iter_mut().zip(&mean).zip(&deviation) {
+                        *value = ((f64::from(*value) - mean) / deviation) as f32;
+                    }
+                });
+            }
+        }
+    }
+}
+
+/// The rows of both sets at one tap, checked, and from one encoder.
+pub(crate) fn both_rows<'a>(
+    train: &'a Features,
+    test: &'a Features,
+    tap: &str,
+) -> Result<(&'a Matrix, &'a Matrix), Error> {
+    let (train_rows, test_rows) = (check_rows(train, tap, TRAIN)?, check_rows(test, tap, TEST)?);
+    if train.origin.encoder != test.origin.encoder {
+        return Err(Error::EncoderMismatch {
+            train: train.origin.encoder.clone(),
+            test: test.origin.encoder.clone(),
+        });
+    }
+    if train_rows.width != test_rows.width {
+        return Err(Error::Width {
+            train: train_rows.width,
+            test: test_rows.width,
+        });
+    }
+    Ok((train_rows, test_rows))
 }
 
 /// The rows at one tap, if there are any and all their numbers are finite. `set` names the data set in the error.
@@ -181,6 +205,26 @@ pub(crate) fn check_rows<'a>(
     }
 }
 
+/// One of the two sets, where a protocol may use either.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Part {
+    /// The training set.
+    Train,
+    /// The test set.
+    Test,
+}
+
+impl Part {
+    /// What errors call it.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Train => TRAIN,
+            Self::Test => TEST,
+        }
+    }
+}
+
 /// What is done to stored features before a classifier sees them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -191,6 +235,8 @@ pub enum Scaling {
     Standardize,
     /// Each row to length 1.
     L2,
+    /// The training records' mean taken away, then each row to length 1 (SimpleShot's "CL2N").
+    CenterL2,
 }
 
 /// Each row to Euclidean length 1. A row of zeros stays one, so that its cosine with anything is 0.
@@ -205,6 +251,15 @@ pub(crate) fn normalize_rows(matrix: &mut Matrix) {
         let scale = 1.0 / length.max(1e-12);
         row.iter_mut()
             .for_each(|value| *value = (f64::from(*value) * scale) as f32);
+    });
+}
+
+/// Takes the same row from every row.
+pub(crate) fn subtract(matrix: &mut Matrix, what: &[f64]) {
+    matrix.values.par_chunks_mut(matrix.width.max(1)).for_each(|row| {
+        row.iter_mut()
+            .zip(what)
+            .for_each(|(value, what)| *value = (f64::from(*value) - what) as f32);
     });
 }
 
@@ -302,6 +357,11 @@ pub(crate) mod tests {
         };
         assert!(message(&unlabelled, &good).contains("the training set has no labels"));
         assert!(message(&good, &unlabelled).contains("the test set has no labels"));
+        let short = features(2, vec![1.0; 4], vec![0]);
+        assert_eq!(
+            message(&good, &short),
+            "the test features have 2 rows and 1 labels"
+        );
         let other = Features {
             origin: Origin {
                 encoder: "b".into(),
@@ -326,5 +386,13 @@ pub(crate) mod tests {
         let train = features(2, vec![3.0, 4.0, 0.0, 0.0], vec![0, 1]);
         let task = Task::new(&train, &test, POOLED).unwrap().scaled(Scaling::L2);
         assert_eq!(task.train.values, [0.6, 0.8, 0.0, 0.0]);
+
+        let train = features(2, vec![3.0, 4.0, 9.0, 12.0], vec![0, 1]);
+        let test = features(2, vec![6.0, 5.0], vec![0]);
+        let task = Task::new(&train, &test, POOLED)
+            .unwrap()
+            .scaled(Scaling::CenterL2);
+        assert_eq!(task.train.values, [-0.6, -0.8, 0.6, 0.8]);
+        assert_eq!(task.test.values, [0.0, -1.0]);
     }
 }
