@@ -438,6 +438,7 @@ mod tests {
                 depth,
                 width,
                 stem: Stem::Imagenet,
+                zero_init_residual: false,
             })
         };
         let shapes = vit_shapes(192, 16, 197, 0);

@@ -188,7 +188,7 @@ fn the_patches_loss_agrees_with_pytorch_and_lightly_after_steps_that_moved_the_c
             let student = mask.of_rows(scores(10 * step + 2)).autodiff().require_grad();
             let each = cross_entropies(student.clone(), targets, number("student_temperature"));
             let loss = mask.sum(each);
-            check_loss(&case, &student, loss);
+            check_loss(case, &student, loss);
         }
     }
 }

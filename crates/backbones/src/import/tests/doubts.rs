@@ -215,6 +215,7 @@ fn sizes_that_no_file_could_hold_take_no_memory() {
             depth: 50,
             width,
             stem: Stem::Small,
+            zero_init_residual: false,
         })
     };
     for width in [4000, 1 << 40] {
