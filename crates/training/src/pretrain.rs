@@ -184,6 +184,10 @@ pub fn pretrain<O: Objective, C: Serialize>(
         peak_learning_rate,
     });
 
+    // When the host is done with each part of a step (PASSER_LOG=training=trace); a GPU is behind it.
+    let trace =
+        |step: usize, what: &str| tracing::trace!(step, "{:9.4} s {what}", started.elapsed().as_secs_f64());
+
     for step in start..steps {
         let progress = Progress {
             step,
@@ -212,7 +216,9 @@ pub fn pretrain<O: Objective, C: Serialize>(
             }
         };
         let waited = waiting.elapsed().as_secs_f64();
+        trace(step, "batch taken from the loader");
         let batch = Batch::upload(batch, &config.data.normalize, &device);
+        trace(step, "upload enqueued");
         let images = batch.images;
 
         // Loss and gradients of each micro-batch (mostly there is one), a step, and what the method does after it.
@@ -232,6 +238,7 @@ pub fn pretrain<O: Objective, C: Serialize>(
             losses.push(loss);
             left.push(pending);
         }
+        trace(step, "forward and backward enqueued");
         let mut grads = gathered.grads();
         drop_gradients(&mut grads, &student, &objective.frozen(&progress));
         if loss_scale
@@ -249,6 +256,7 @@ pub fn pretrain<O: Objective, C: Serialize>(
             });
         }
         let done = step + 1;
+        trace(step, "optimizer and commit enqueued");
         observe(Event::Step { step: done });
 
         // Scalars cross from the device only here: when a line or a checkpoint is due.
@@ -274,6 +282,9 @@ pub fn pretrain<O: Objective, C: Serialize>(
                     reason,
                 },
             })?;
+        }
+        if line_due || checkpoint_due {
+            trace(step, "scalars read: the device has caught up");
         }
         if line_due && let Some(line) = log.write(progress.epoch(), loss_scale.as_ref())? {
             last_loss = Some(line.loss);
