@@ -289,6 +289,22 @@ fn a_run_directory_belongs_to_one_run() {
 }
 
 #[test]
+fn views_go_into_a_folder_that_is_made_and_are_at_least_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let photos = photos(folder.path());
+    let out = folder.path().join("new folder/views.png");
+    let arguments = |records: &'static str| {
+        let mut arguments = vec!["views", SMALL, "--data"];
+        arguments.extend([path(&photos), "--out", path(&out), "--records", records]);
+        arguments
+    };
+    let error = refused(1, &arguments("0"));
+    assert!(error.contains("`--records` must be at least 1, got 0"), "{error}");
+    passer().args(arguments("1")).assert().success();
+    assert!(out.is_file());
+}
+
+#[test]
 fn encoders_that_are_none_are_refused() {
     let folder = tempfile::tempdir().unwrap();
     let photos = photos(folder.path());

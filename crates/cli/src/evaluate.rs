@@ -72,20 +72,22 @@ fn print_table(outcomes: &[Outcome]) {
         .collect();
     let width = names.iter().map(String::len).max().unwrap_or(0).max(26);
     println!(
-        "{:<width$} {:<13} {:>9}   test records",
-        "protocol", "metric", "value"
+        "{:<width$} {:<13} {:>9} {:<8}  test records",
+        "protocol", "metric", "value", ""
     );
     for (name, outcome) in names.iter().zip(outcomes) {
         let value = match outcome.is_share() {
             true => format!("{:.2} %", 100.0 * outcome.value),
             false => format!("{:.3}", outcome.value),
         };
+        // Beside the value, in its unit: behind the number of records it would read as that number's.
         let uncertainty = match outcome.uncertainty() {
-            Some(uncertainty) => format!(" +- {:.2}", 100.0 * uncertainty),
+            Some(uncertainty) if outcome.is_share() => format!("+- {:.2}", 100.0 * uncertainty),
+            Some(uncertainty) => format!("+- {uncertainty:.3}"),
             None => String::new(),
         };
         println!(
-            "{name:<width$} {:<13} {value:>9}   {}{uncertainty}",
+            "{name:<width$} {:<13} {value:>9} {uncertainty:<8}  {}",
             outcome.metric, outcome.test_records
         );
     }
@@ -94,6 +96,14 @@ fn print_table(outcomes: &[Outcome]) {
 /// Reads an encoder for evaluation.
 pub(crate) fn open(path: &Path, options: &ImportOptions, device: &Device) -> anyhow::Result<Encoder> {
     let loaded = training::read_encoder(path, options, device)?;
+    // A run that has not ended has scores too, and they are not the finished run's.
+    if path.is_dir() && loaded.path.parent() != Some(path) {
+        tracing::warn!(
+            "`{}` has no encoder of a finished run: taking `{}`",
+            path.display(),
+            loaded.path.display()
+        );
+    }
     let name = format!("{} {}", loaded.info.architecture.name(), loaded.info.method);
     Ok(Encoder::new(
         name,

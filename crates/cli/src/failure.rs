@@ -1,6 +1,8 @@
 //! How errors reach the user: one `error:` line, its causes, and the cure where it is known.
 
+use anyhow::Context;
 use std::fmt;
+use std::path::Path;
 use std::process::ExitCode;
 
 /// An error of the program itself, with its cure.
@@ -33,6 +35,15 @@ impl fmt::Display for Failure {
 }
 
 impl std::error::Error for Failure {}
+
+/// Makes the folder that an output file shall lie in.
+pub(crate) fn make_folder_of(file: &Path) -> anyhow::Result<()> {
+    match file.parent().filter(|folder| !folder.as_os_str().is_empty()) {
+        Some(folder) => std::fs::create_dir_all(folder)
+            .with_context(|| format!("cannot make the folder `{}`", folder.display())),
+        None => Ok(()),
+    }
+}
 
 /// The run ended early because the user asked for it; what there was to say has been said.
 #[derive(Debug)]

@@ -2,7 +2,7 @@
 
 use crate::devices::DeviceArgument;
 use crate::evaluate::{self, Stage};
-use crate::failure::Failure;
+use crate::failure::{Failure, make_folder_of};
 use crate::weights::WeightsArguments;
 use data::{Filter, Transform};
 use evaluation::DataConfig;
@@ -42,6 +42,8 @@ pub(crate) fn run(arguments: Arguments) -> anyhow::Result<()> {
     if arguments.size_px == 0 || arguments.batch_images == 0 {
         return Err(Failure::new("`--size-px` and `--batch-images` must be at least 1").into());
     }
+    // Before the work, which may take hours.
+    make_folder_of(&arguments.out)?;
     let device = arguments.device.open()?;
     let encoder = evaluate::open(&arguments.encoder, &arguments.weights.options()?, &device)?;
     let dataset = Arc::new(data::Dataset::open(&arguments.data)?);

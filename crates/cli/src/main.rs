@@ -23,7 +23,7 @@ mod weights;
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
 
-/// Learn visual representations from photographs without people and without labels: curate, pretrain, evaluate.
+/// Learn visual representations from photographs without people and without labels: pretrain, evaluate.
 #[derive(Parser)]
 #[command(name = "passer", version, propagate_version = true, max_term_width = 110)]
 struct Arguments {

@@ -40,7 +40,7 @@ pub(crate) fn run(arguments: Arguments) -> anyhow::Result<()> {
         .validate()
         .and_then(|()| ObjectiveConfig::validate(&config))
         .map_err(training::Error::Config)
-        .with_context(|| format!("`{}`", arguments.config.display()))?;
+        .with_context(|| format!("config `{}` is not valid", arguments.config.display()))?;
     let device = arguments.device.open()?;
     if arguments.smoke {
         let dataset = smoke::shrink(&mut config);
@@ -175,12 +175,38 @@ fn finish(
             .map_or(String::new(), |loss| format!(", last loss {loss:.4}")),
     );
     println!("{}", out.join("encoder.safetensors").display());
+    let px = training::dataset_views(&config.views)
+        .into_iter()
+        .map(|(width, height)| width.max(height))
+        .max();
     eprintln!(
-        "next: passer evaluate run configs/evaluate/knn.toml --encoder {} --train TRAIN --test TEST --out {}",
-        out.display(),
-        out.join("evaluation").display()
+        "next: passer evaluate run {} --encoder {} --train TRAIN --test TEST --out {}",
+        evaluation_config(px.unwrap_or(224)),
+        shell_word(&out.display().to_string()),
+        shell_word(&out.join("evaluation").display().to_string())
     );
     Ok(())
+}
+
+/// The evaluation config for an encoder whose largest views were `px` wide, with what has to be set in it: an encoder of
+/// small pictures that is shown them at 224 px has worse scores, and nothing says why.
+fn evaluation_config(px: u32) -> String {
+    match px {
+        32 => "configs/evaluate/small-images.toml".into(),
+        ..=64 => format!(
+            "configs/evaluate/small-images.toml --set test_transforms.0.resize_exact.width_px={px} --set test_transforms.0.resize_exact.height_px={px}"
+        ),
+        _ => "configs/evaluate/knn.toml".into(),
+    }
+}
+
+/// A word as a shell reads it back whole.
+fn shell_word(word: &str) -> String {
+    let plain = |c: char| c.is_alphanumeric() || "/._-+:=@,".contains(c);
+    if !word.is_empty() && word.chars().all(plain) {
+        return word.to_string();
+    }
+    format!("'{}'", word.replace('\'', "'\\''"))
 }
 
 /// Names the records that were left out.
@@ -193,5 +219,21 @@ pub(crate) fn report_bad_records(bad: &data::BadRecords) {
         for record in &bad.first {
             eprintln!("  {}: {}", record.key, record.reason);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_that_comes_next_can_be_pasted() {
+        assert_eq!(shell_word("runs/my-run_1"), "runs/my-run_1");
+        assert_eq!(shell_word("runs/my run"), "'runs/my run'");
+        assert_eq!(shell_word("it's"), r"'it'\''s'");
+        assert_eq!(shell_word(""), "''");
+        assert_eq!(evaluation_config(224), "configs/evaluate/knn.toml");
+        assert_eq!(evaluation_config(32), "configs/evaluate/small-images.toml");
+        assert!(evaluation_config(28).contains("resize_exact.width_px=28"));
     }
 }

@@ -1,6 +1,7 @@
 //! `passer views`: what the network sees, as a PNG sheet.
 
 use crate::configs;
+use crate::failure::{Failure, make_folder_of};
 use anyhow::Context;
 use objectives::ObjectiveConfig;
 use std::path::PathBuf;
@@ -30,11 +31,14 @@ pub(crate) struct Arguments {
 }
 
 pub(crate) fn run(arguments: Arguments) -> anyhow::Result<()> {
+    if arguments.records == 0 {
+        return Err(Failure::new("`--records` must be at least 1, got 0").into());
+    }
     let config: training::Config<ObjectiveConfig> = configs::read(&arguments.config, &arguments.sets)?;
     config
         .validate()
         .map_err(training::Error::Config)
-        .with_context(|| format!("`{}`", arguments.config.display()))?;
+        .with_context(|| format!("config `{}` is not valid", arguments.config.display()))?;
     let dataset = data::Dataset::open(&arguments.data)?;
     let sheet = data::contact_sheet::contact_sheet(
         &dataset,
@@ -44,6 +48,7 @@ pub(crate) fn run(arguments: Arguments) -> anyhow::Result<()> {
         arguments.first,
         arguments.records,
     )?;
+    make_folder_of(&arguments.out)?;
     data::contact_sheet::write_png(&sheet, &arguments.out)?;
     eprintln!(
         "left the original, then {} views each; {} x {} px",

@@ -131,6 +131,12 @@ impl Error {
             Error::TooManyBad { .. } => {
                 Some("`passer shards verify` lists every broken record of a data set".to_string())
             }
+            Error::Option {
+                option: "batch_images",
+                reason,
+            } if reason.contains("data set's") => {
+                Some("lower `data.batch_images` in the config, or give more records".to_string())
+            }
             Error::NotFound { spec } if spec.contains('{') => Some(
                 "a brace pattern such as `train-{000000..000143}.tar` must name files that all exist"
                     .to_string(),

@@ -22,7 +22,7 @@ pub struct Config {
     /// Which records k-means sees: `"train"`, with test records given to the nearest centre, or `"test"`, which clusters
     /// the scored records themselves (deep clustering's habit). The score is over the test records either way.
     pub fit: Part,
-    /// How many clusters: `"classes"`, as many as the training set has classes, or `{ count = 1000 }`.
+    /// How many clusters: `"classes"`, as many as there are classes in the set that `fit` names, or `{ count = 1000 }`.
     pub clusters: Clusters,
     /// Starts by k-means++; the one with the smallest inertia is kept. scikit-learn's `n_init`, 10 as a rule.
     pub restarts: usize,
@@ -39,7 +39,7 @@ pub struct Config {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Clusters {
-    /// As many as the training set has classes.
+    /// As many as the set has classes that k-means sees.
     Classes,
     /// This many.
     Count(usize),

@@ -86,6 +86,17 @@ impl Protocol {
         !matches!(self, Self::Diagnostics(_))
     }
 
+    /// Whether training labels are among those. A protocol that stays within the test set takes any training set, of other
+    /// classes too.
+    pub(crate) fn needs_train_labels(&self) -> bool {
+        match self {
+            Self::Clustering(config) => config.fit == Part::Train,
+            Self::FewShot(config) => config.support == Part::Train,
+            Self::Retrieval(config) => config.gallery == Part::Train,
+            _ => self.needs_labels(),
+        }
+    }
+
     /// The largest number of training records that it asks for.
     pub(crate) fn neighbors(&self) -> usize {
         match self {

@@ -132,9 +132,11 @@ pub enum Error {
     },
 
     /// A classifier needs something to tell apart.
-    #[error("the training set has {classes} class, a classifier needs at least 2")]
+    #[error("the {set} set has {classes} class, and it takes at least 2 to tell apart")]
     TooFewClasses {
-        /// Distinct classes among the training records.
+        /// Whose records.
+        set: &'static str,
+        /// Distinct classes among them.
         classes: usize,
     },
 

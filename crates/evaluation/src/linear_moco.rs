@@ -14,7 +14,7 @@ use crate::features::{Features, POOLED};
 use crate::head::Head;
 use crate::progress::Event;
 use crate::result::{Score, seeds_scores};
-use crate::task::{Classes, check_rows};
+use crate::task::{Classes, TRAIN, check_rows};
 use backbones::Progress;
 use burn::tensor::Device;
 use data::{Dataset, Label, Loader, LoaderConfig, Order, Transform, ViewGroup};
@@ -104,7 +104,7 @@ pub fn linear_moco(
     progress: &mut dyn FnMut(Event<'_>),
 ) -> Result<Probe, Error> {
     let labels = class_labels(train)?;
-    let classes = Classes::of(&labels)?;
+    let classes = Classes::of(&labels, TRAIN)?;
     let test_classes = classes.places_of_test(train.class_names(), test)?;
     let test_rows = check_rows(test, POOLED, "test")?;
     let train_classes: Vec<u32> = labels.iter().filter_map(|label| classes.place(*label)).collect();

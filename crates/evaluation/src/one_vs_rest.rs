@@ -75,7 +75,10 @@ impl<'a> OneVsRest<'a> {
             .map(|class| class as i64)
             .collect();
         if labels.is_empty() {
-            return Err(Error::TooFewClasses { classes: 0 });
+            return Err(Error::TooFewClasses {
+                set: TRAIN,
+                classes: 0,
+            });
         }
         if !test_sets.1.contains(&1) {
             return Err(Error::Unlabelled { set: TEST });

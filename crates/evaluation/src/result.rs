@@ -132,9 +132,10 @@ impl Outcome {
     }
 
     /// How far the value may be off, as it is quoted: the seeds' standard deviation, or half a 95 % confidence interval.
+    /// One seed says nothing of it.
     pub fn uncertainty(&self) -> Option<f64> {
         match &self.spread {
-            Some(spread) => Some(spread.standard_deviation),
+            Some(spread) => (spread.values.len() > 1).then_some(spread.standard_deviation),
             None => self.settings.get("confidence_95")?.as_f64(),
         }
     }
@@ -310,6 +311,13 @@ mod tests {
             (episodes.variant().unwrap().as_str(), episodes.uncertainty()),
             ("5-way 1-shot ridge", Some(0.25))
         );
+
+        let seeded = |values: Vec<f64>| Outcome {
+            spread: Some(Spread::of(&[0, 1][..values.len()], values).1),
+            ..outcome.clone()
+        };
+        assert_eq!(seeded(vec![0.5]).uncertainty(), None);
+        assert!(seeded(vec![0.5, 0.6]).uncertainty().is_some());
 
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("result.json");

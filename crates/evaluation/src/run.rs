@@ -102,8 +102,12 @@ fn check_early(config: &Config, job: &Job<'_>) -> Result<(), Error> {
             job.encoder.check_transforms(&name, &config.train_transforms)?;
         }
     }
-    let labels = config.protocols.iter().any(Protocol::needs_labels);
-    for (set, dataset) in [("training", &job.train), ("test", &job.test)] {
+    let train_labels = config.protocols.iter().any(Protocol::needs_train_labels);
+    let test_labels = config.protocols.iter().any(Protocol::needs_labels);
+    for (set, dataset, labels) in [
+        ("training", &job.train, train_labels),
+        ("test", &job.test, test_labels),
+    ] {
         if dataset.is_empty() {
             return Err(Error::Empty { set });
         }
@@ -191,7 +195,10 @@ fn score(
     test: &Features,
     progress: &mut dyn FnMut(Event<'_>),
 ) -> Result<Vec<Outcome>, Error> {
-    let task = || Task::new(train, test, POOLED);
+    let task = || match protocol.needs_train_labels() {
+        true => Task::new(train, test, POOLED),
+        false => Task::within_test(train, test, POOLED),
+    };
     let mut train_records = train.records();
     let mut train_bad_records = train.bad_records;
     let (scores, classes) = match protocol {
@@ -576,6 +583,26 @@ schedule = { steps = { milestones_epochs = [1], factor = 0.1 } }
         assert_eq!(outcomes.len(), 4);
         assert_eq!((outcomes[0].classes, outcomes[0].train_records), (0, 0));
         assert!(!fixture.out.path().join("features-train.safetensors").exists());
+    }
+
+    #[test]
+    fn protocols_within_the_test_set_take_any_training_set() {
+        let fixture = Fixture::new();
+        let text = CONFIG
+            .replace("fit = \"train\"", "fit = \"test\"")
+            .replace("support = \"train\"", "support = \"test\"");
+        let mut config: Config = toml::from_str(&text).unwrap();
+        config
+            .protocols
+            .retain(|protocol| ["clustering", "few-shot", "retrieval"].contains(&protocol.name()));
+        assert_eq!(config.protocols.len(), 3);
+        let test = || Dataset::synthetic(30, 10, 10, 3, 2);
+        // No labels, and classes of which the test set has one that is new.
+        for classes in [0, 2] {
+            let train = Dataset::synthetic(40, 10, 10, classes, 1);
+            let outcomes = run(&config, &fixture.job(train, test()), &mut |_| {}).unwrap();
+            assert!(outcomes.iter().all(|outcome| outcome.classes == 3));
+        }
     }
 
     #[test]

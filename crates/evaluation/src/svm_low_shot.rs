@@ -11,7 +11,7 @@ use crate::progress::Event;
 use crate::result::{Score, over_seeds};
 use crate::svm::{Machine, Problem, Stop, decisions, fit};
 use crate::svm_voc07::{in_parallel, validate_machines};
-use crate::task::Scaling;
+use crate::task::{Scaling, TRAIN};
 use backbones::Draws;
 use rand::seq::index::sample;
 use serde::{Deserialize, Serialize};
@@ -194,7 +194,7 @@ fn means(precisions: &[Option<Vec<f64>>], costs: usize) -> Option<Vec<f64>> {
 fn check_records(task: &OneVsRest<'_>, positives: usize) -> Result<(), Error> {
     let classes = task.labels.len();
     if classes < 2 {
-        return Err(Error::TooFewClasses { classes });
+        return Err(Error::TooFewClasses { set: TRAIN, classes });
     }
     for class in 0..classes {
         let is = task.train_is(class);

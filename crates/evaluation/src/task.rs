@@ -14,7 +14,7 @@ pub(crate) const TRAIN: &str = "training";
 /// What errors call the test set.
 pub(crate) const TEST: &str = "test";
 
-/// The classes of a training set, in ascending order of their labels, and the way from a label to a place among them.
+/// The classes of a set, mostly the training set, in ascending order of their labels, and the way from a label to a place among them.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Classes {
     labels: Vec<i64>,
@@ -22,9 +22,9 @@ pub struct Classes {
 }
 
 impl Classes {
-    /// The distinct labels of a training set.
-    pub fn of(train_labels: &[i64]) -> Result<Self, Error> {
-        let labels: Vec<i64> = train_labels
+    /// The distinct labels of a set, which errors call `set`.
+    pub fn of(labels: &[i64], set: &'static str) -> Result<Self, Error> {
+        let labels: Vec<i64> = labels
             .iter()
             .copied()
             .collect::<BTreeSet<_>>()
@@ -32,6 +32,7 @@ impl Classes {
             .collect();
         if labels.len() < 2 {
             return Err(Error::TooFewClasses {
+                set,
                 classes: labels.len(),
             });
         }
@@ -102,7 +103,7 @@ pub struct Task<'a> {
     pub train: Cow<'a, Matrix>,
     /// Test features of the same width; all finite.
     pub test: Cow<'a, Matrix>,
-    /// Place of each training record's class among `classes`.
+    /// Place of each training record's class among `classes`; empty in a task within the test set.
     pub train_classes: Vec<u32>,
     /// Place of each test record's class among `classes`.
     pub test_classes: Vec<u32>,
@@ -116,13 +117,30 @@ impl<'a> Task<'a> {
     pub fn new(train: &'a Features, test: &'a Features, tap: &str) -> Result<Self, Error> {
         let (train_rows, test_rows) = both_rows(train, test, tap)?;
         let labels = train.classes(TRAIN)?;
-        let classes = Classes::of(labels)?;
+        let classes = Classes::of(labels, TRAIN)?;
         let test_classes = classes.places_of_test(&train.class_names, test)?;
         let train_classes = labels.iter().filter_map(|label| classes.place(*label)).collect();
         Ok(Self {
             train: Cow::Borrowed(train_rows),
             test: Cow::Borrowed(test_rows),
             train_classes,
+            test_classes,
+            classes,
+        })
+    }
+
+    /// The test records by themselves, for protocols that look for the right answer among them and nowhere else: the
+    /// classes are theirs. The training rows are there for the statistics of a scaling; their labels are not looked at, so
+    /// that they may have other classes (metric learning's and few-shot's splits always do) or none.
+    pub fn within_test(train: &'a Features, test: &'a Features, tap: &str) -> Result<Self, Error> {
+        let (train_rows, test_rows) = both_rows(train, test, tap)?;
+        let labels = test.classes(TEST)?;
+        let classes = Classes::of(labels, TEST)?;
+        let test_classes = labels.iter().filter_map(|label| classes.place(*label)).collect();
+        Ok(Self {
+            train: Cow::Borrowed(train_rows),
+            test: Cow::Borrowed(test_rows),
+            train_classes: vec![],
             test_classes,
             classes,
         })
@@ -337,6 +355,26 @@ pub(crate) mod tests {
             Task::new(&train, &test, POOLED).unwrap_err().to_string(),
             "test record `record-1` is of class `dog`, which no training record has"
         );
+    }
+
+    #[test]
+    fn a_task_within_the_test_set_asks_nothing_of_the_training_labels() {
+        let test = features(1, vec![0.0; 3], vec![9, 4, 9]);
+        let unlabelled = Features {
+            labels: None,
+            ..features(1, vec![0.0; 2], vec![])
+        };
+        for train in [features(1, vec![0.0; 2], vec![7, 7]), unlabelled.clone()] {
+            let task = Task::within_test(&train, &test, POOLED).unwrap();
+            assert_eq!((task.test_classes, task.classes.count()), (vec![1, 0, 1], 2));
+        }
+        let message = |test: &Features| {
+            Task::within_test(&unlabelled, test, POOLED)
+                .unwrap_err()
+                .to_string()
+        };
+        assert!(message(&unlabelled).contains("the test set has no labels"));
+        assert!(message(&features(1, vec![0.0], vec![3])).contains("the test set has 1 class"));
     }
 
     #[test]

@@ -33,6 +33,13 @@ pub enum Error {
         checkpoint: String,
     },
 
+    /// Another process writes into the run directory.
+    #[error("`{}` is in use: another process trains in it", path.display())]
+    RunInUse {
+        /// The run directory.
+        path: PathBuf,
+    },
+
     /// `--resume` was asked and the run is not the one that the config describes.
     #[error("`{}` was started with another {what}: expected {expected}, got {got}", path.display())]
     ResumeMismatch {
@@ -114,6 +121,9 @@ impl Error {
         match self {
             Self::Encoder { hint, .. } => hint.clone(),
             Self::RunExists { .. } => Some("go on with `--resume`, or give another `--out`".into()),
+            Self::RunInUse { .. } => {
+                Some("wait for it or end it, then go on with `--resume`; or give another `--out`".into())
+            }
             Self::ResumeMismatch { what, .. } if what == "data set" => {
                 Some("give the data that the run was started with, or start a new run with another `--out`".into())
             }

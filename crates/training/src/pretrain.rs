@@ -14,7 +14,7 @@ use backbones::{Context, Draws, Init, Precision, Progress, parameters};
 use burn::optim::{GradientsAccumulator, GradientsParams};
 use burn::tensor::Device;
 use serde::Serialize;
-use std::fs;
+use std::fs::{self, File, TryLockError};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -130,6 +130,7 @@ pub fn pretrain<O: Objective, C: Serialize>(
     let peak_learning_rate = config.optimizer.peak_learning_rate(config.data.batch_images);
 
     // The run directory: a new one, or the one that this config started.
+    let _lock = lock_run(&options.out)?;
     let resumed = open_run(config, dataset.fingerprint(), options)?;
     let newest = || {
         let name = |checkpoint: CheckpointDir| format!("`{}`", checkpoint.path.display());
@@ -372,14 +373,37 @@ fn check_micro_batches<O: Objective>(
     Ok(())
 }
 
-/// Makes the run directory, or checks that it belongs to this config and data; the checkpoint to go on from.
+/// Makes the run directory and keeps other processes out of it for as long as the returned file is open.
+///
+/// Two processes in one run directory, as after a job that was queued twice, would remove each other's checkpoints while
+/// they are being written. The system lets go of the lock however a process ends, so a file left behind locks nobody out.
+fn lock_run(out: &Path) -> Result<File, Error> {
+    fs::create_dir_all(out).map_err(io(out, "making the run directory"))?;
+    let path = out.join(".lock");
+    let file = File::create(&path).map_err(io(&path, "writing"))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(Error::RunInUse {
+            path: out.to_path_buf(),
+        }),
+        // Some network file systems have no locks; a run there is as good as it was without one.
+        Err(TryLockError::Error(error)) => {
+            tracing::warn!(
+                "`{}` cannot be locked ({error}): start no second process in it",
+                out.display()
+            );
+            Ok(file)
+        }
+    }
+}
+
+/// Checks that the run directory is new or belongs to this config and data; the checkpoint to go on from.
 fn open_run<C: Serialize>(
     config: &Config<C>,
     fingerprint: &str,
     options: &RunOptions,
 ) -> Result<Option<CheckpointDir>, Error> {
     let out = &options.out;
-    fs::create_dir_all(out).map_err(io(out, "making the run directory"))?;
     checkpoint::remove_partial(&out.join("checkpoints"))?;
     let config_path = out.join("config.toml");
     let resolved = toml::Table::try_from(config)
@@ -475,6 +499,17 @@ fn first_difference(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_run_directory_takes_one_process_at_a_time() {
+        let folder = tempfile::tempdir().unwrap();
+        let out = folder.path().join("run");
+        let held = lock_run(&out).unwrap();
+        let error = lock_run(&out).unwrap_err();
+        assert!(matches!(error, Error::RunInUse { .. }), "{error}");
+        drop(held);
+        lock_run(&out).unwrap();
+    }
 
     #[test]
     fn differences_between_configs_are_named_but_workers_may_differ() {

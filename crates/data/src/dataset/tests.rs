@@ -307,6 +307,31 @@ fn members_that_lead_out_are_left_out_and_named() {
 }
 
 #[test]
+fn packing_shards_names_what_does_not_come_along() {
+    let folder = tempfile::tempdir().unwrap();
+    let shard = folder.path().join("s.tar");
+    let (first, second) = (picture(1), picture(2));
+    tar_with(&shard, &[("a/x.bmp", &first), ("a/x.bmp", &second)]);
+    let out = folder.path().join("out");
+    let report = pack(shard.to_str().unwrap(), &out, &options(10), &|_, _| {}).unwrap();
+    assert_eq!(report.records, 1);
+    assert_eq!(report.skipped.len(), 1);
+    assert_eq!(report.skipped[0].reason, "second image of its record");
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_name_that_is_no_text_is_an_error_that_says_so() {
+    use std::os::unix::ffi::OsStrExt;
+    let folder = tempfile::tempdir().unwrap();
+    let class = folder.path().join(std::ffi::OsStr::from_bytes(b"bad\xff"));
+    fs::create_dir(&class).unwrap();
+    fs::write(class.join("1.bmp"), picture(1)).unwrap();
+    let error = open(folder.path()).unwrap_err().to_string();
+    assert!(error.contains("is not UTF-8"), "{error}");
+}
+
+#[test]
 fn a_cut_shard_is_an_error_that_names_it_and_the_cure() {
     let folder = tempfile::tempdir().unwrap();
     let shard = folder.path().join("s.tar");

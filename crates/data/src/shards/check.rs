@@ -161,7 +161,7 @@ fn summarize(path: &Path, table: &Table) -> ShardSummary {
     }
 }
 
-fn skipped_members(table: &Table) -> Vec<SkippedMember> {
+pub(super) fn skipped_members(table: &Table) -> Vec<SkippedMember> {
     let member = |(name, reason): &(String, String)| SkippedMember {
         name: name.clone(),
         reason: reason.clone(),

@@ -15,7 +15,7 @@ use webdataset::{Sample, TarWriter, Value};
 
 use super::Progress;
 use super::archive::{self, FolderArchive};
-use super::check::SkippedMember;
+use super::check::{SkippedMember, skipped_members};
 use crate::dataset::Dataset;
 use crate::error::Error;
 use crate::randomness::{Purpose, generator, shuffle};
@@ -99,6 +99,10 @@ pub fn pack_dataset(
     for (done, position) in positions.iter().enumerate() {
         writer.write(dataset.read(*position)?)?;
         progress(done + 1, positions.len());
+    }
+    // What an archive holds beside its records does not reach the new shards, and whoever packs it should know.
+    for (_, table) in dataset.shard_tables() {
+        writer.skipped.extend(skipped_members(table));
     }
     writer.finish(dataset.class_names())
 }

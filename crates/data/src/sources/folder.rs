@@ -71,6 +71,15 @@ fn list_images(root: &Path) -> Result<Vec<Row>, Error> {
                 source: error.into(),
             }
         })?;
+        let below = entry.path().strip_prefix(root).unwrap_or(entry.path());
+        // Keys are UTF-8, and a name read back from one would be another file's.
+        if below.to_str().is_none() {
+            return Err(Error::Unreadable {
+                spec: root.display().to_string(),
+                reason: format!("the name `{}` is not UTF-8", below.display()),
+                hint: Some("rename it".to_string()),
+            });
+        }
         let name = entry.file_name().to_string_lossy();
         let extension = name.rfind('.').map_or("", |dot| &name[dot + 1..]);
         if entry.file_type().is_dir() || !files::is_image_extension(extension) {
@@ -85,7 +94,6 @@ fn list_images(root: &Path) -> Result<Vec<Row>, Error> {
             tracing::warn!(file = %entry.path().display(), "left out: larger than 4 GiB");
             continue;
         };
-        let below = entry.path().strip_prefix(root).unwrap_or(entry.path());
         // Keys use `/` on every system, so that a fingerprint is the same everywhere.
         let folder: String = below
             .parent()

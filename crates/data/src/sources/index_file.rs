@@ -107,7 +107,7 @@ impl IndexStore {
         }
         tracing::warn!(
             source = %source.display(),
-            reason = ?refusal,
+            reason = refusal.map_or(String::new(), |error| error.to_string()),
             "the index could not be stored; the data will be indexed again at the next start"
         );
         None
