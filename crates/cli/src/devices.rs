@@ -1,6 +1,7 @@
 //! `--device` and `passer devices`: which devices this build and this machine have.
 
 use crate::failure::Failure;
+use crate::provenance::host_memory_mib;
 use backbones::layers::Conv2dConfig;
 use backbones::{Init, Precision};
 use burn::tensor::{Device, Tensor};
@@ -149,12 +150,9 @@ pub(crate) fn list() -> anyhow::Result<()> {
         println!("{backend:<8} {:<14} {shown}", if compiled { "yes" } else { "no" });
         for (index, device) in devices.iter().enumerate() {
             println!("  {backend}:{index}  {}", describe(device));
-            let memory = if backend == "flex" {
-                host_memory_mib()
-            } else {
-                None
-            };
-            if let Some(mib) = memory {
+            if backend == "flex"
+                && let Some(mib) = host_memory_mib()
+            {
                 println!("    memory: {mib} MiB");
             }
             for precision in [Precision::F32, Precision::Bf16, Precision::F16] {
@@ -216,12 +214,4 @@ fn rate<F: FnMut() -> Tensor<1>>(device: &Device, make: impl Fn(usize) -> (f64, 
         }
     }
     Ok(best)
-}
-
-/// The machine's memory in MiB, where the system tells (Linux).
-fn host_memory_mib() -> Option<u64> {
-    let info = std::fs::read_to_string("/proc/meminfo").ok()?;
-    let line = info.lines().find(|line| line.starts_with("MemTotal:"))?;
-    let kib: u64 = line.split_whitespace().nth(1)?.parse().ok()?;
-    Some(kib / 1024)
 }

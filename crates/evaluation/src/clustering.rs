@@ -4,10 +4,10 @@
 use crate::agreement::{Agreement, agreement};
 use crate::error::Error;
 use crate::features::Matrix;
-use crate::kmeans::{Search, assign, column_means, kmeans};
+use crate::kmeans::{Search, assign, kmeans};
 use crate::progress::Event;
 use crate::result::{Score, over_seeds};
-use crate::task::{Part, Scaling, Task, subtract};
+use crate::task::{Part, Scaling, Task, column_means, subtract};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 

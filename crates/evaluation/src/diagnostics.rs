@@ -7,11 +7,10 @@
 use crate::eigenvalues::symmetric_eigenvalues;
 use crate::error::Error;
 use crate::features::{Features, Matrix, POOLED};
-use crate::kmeans::column_means;
 use crate::progress::Event;
 use crate::result::Score;
 use crate::retrieval::products;
-use crate::task::{Part, check_rows, normalize_rows};
+use crate::task::{Part, check_rows, column_means, normalize_rows};
 use backbones::Draws;
 use ndarray::linalg::general_mat_mul;
 use ndarray::{Array2, ArrayView2, Axis, Slice};

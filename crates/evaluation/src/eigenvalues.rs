@@ -3,6 +3,7 @@
 //!
 //! Written out because the linear algebra crates that are alive would switch on features of crates that Burn's products use.
 
+use crate::lanes::dot;
 use ndarray::Array2;
 use rayon::prelude::*;
 
@@ -107,25 +108,6 @@ fn implicit_ql(diagonal: &mut [f64], mut beside: Vec<f64>) {
             }
         }
     }
-}
-
-/// In lanes, which compilers turn into vectors.
-fn dot(a: &[f64], b: &[f64]) -> f64 {
-    const LANES: usize = 8;
-    let (a_lanes, b_lanes) = (a.chunks_exact(LANES), b.chunks_exact(LANES));
-    let rest: f64 = a_lanes
-        .remainder()
-        .iter()
-        .zip(b_lanes.remainder())
-        .map(|(a, b)| a * b)
-        .sum();
-    let mut sums = [0.0; LANES];
-    for (a, b) in a_lanes.zip(b_lanes) {
-        for lane in 0..LANES {
-            sums[lane] += a[lane] * b[lane];
-        }
-    }
-    sums.iter().sum::<f64>() + rest
 }
 
 #[cfg(test)]

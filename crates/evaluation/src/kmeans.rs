@@ -7,6 +7,7 @@
 //! result is the same for any number of threads.
 
 use crate::features::Matrix;
+use crate::task::column_means;
 use backbones::Draws;
 use ndarray::linalg::general_mat_mul;
 use ndarray::{ArrayView2, ArrayViewMut2};
@@ -306,18 +307,6 @@ fn mean_variance(rows: &Matrix) -> f64 {
         })
         .sum();
     total / (count * rows.width as f64)
-}
-
-/// The mean of each column.
-pub(crate) fn column_means(rows: &Matrix) -> Vec<f64> {
-    let mut mean = vec![0.0; rows.width];
-    for row in rows.values.chunks_exact(rows.width.max(1)) {
-        mean.iter_mut()
-            .zip(row)
-            .for_each(|(sum, value)| *sum += f64::from(*value));
-    }
-    mean.iter_mut().for_each(|sum| *sum /= rows.rows as f64);
-    mean
 }
 
 fn squared_norm(row: &[f32]) -> f64 {

@@ -23,6 +23,7 @@ pub mod few_shot;
 mod head;
 mod kmeans;
 pub mod knn;
+mod lanes;
 mod lbfgs;
 pub mod linear_cached;
 pub mod linear_moco;

@@ -30,6 +30,14 @@ impl Fixture {
         matrix_of(self.0, name)
     }
 
+    /// A set's rows with their labels: the tensors `name` and `name_labels`.
+    pub(crate) fn features(&self, name: &str) -> Features {
+        let rows = self.matrix(name);
+        let labels = self.values(&format!("{name}_labels"));
+        let labels = labels.into_iter().map(|label| label as i64).collect();
+        features(rows.width, rows.values, labels)
+    }
+
     /// A tensor of whole numbers from 0 on.
     pub(crate) fn indices(&self, name: &str) -> Vec<u32> {
         self.values(name).into_iter().map(|value| value as u32).collect()

@@ -256,16 +256,7 @@ mod tests {
     #[test]
     fn scores_are_those_of_scikit_learns_average_precision() {
         let fixture = Fixture(include_bytes!("../fixtures/retrieval.safetensors"));
-        let set = |name: &str| {
-            let rows = fixture.matrix(name);
-            let labels = fixture.values(&format!("{name}_labels"));
-            features(
-                rows.width,
-                rows.values,
-                labels.into_iter().map(|label| label as i64).collect(),
-            )
-        };
-        let (train, test) = (set("train"), set("test"));
+        let (train, test) = (fixture.features("train"), fixture.features("test"));
         for (name, gallery) in [("train", Part::Train), ("test", Part::Test)] {
             let task = Task::new(&train, &test, POOLED).unwrap();
             let config = Config {

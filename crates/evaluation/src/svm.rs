@@ -7,6 +7,7 @@
 //! DeCoste 2005) reach the optimum in some ten steps, at any C.
 
 use crate::features::Matrix;
+use crate::lanes::{LANES, dot};
 use ndarray::linalg::general_mat_mul;
 use ndarray::{Array2, ArrayView2, Axis, Slice};
 use rayon::prelude::*;
@@ -15,8 +16,6 @@ use rayon::prelude::*;
 const PANEL_ROWS: usize = 128;
 /// Conjugate-gradient iterations in one Newton step at most.
 const INNER_ITERATIONS: usize = 1000;
-/// Sums run in this many lanes, which compilers turn into vectors.
-const LANES: usize = 8;
 
 /// Rows of two classes.
 #[derive(Clone, Debug)]
@@ -265,23 +264,6 @@ fn add_row(to: &mut [f64], factor: f64, row: &[f32]) {
         .zip(row)
         .for_each(|(to, value)| *to += factor * f64::from(*value));
     to[row.len()] += factor;
-}
-
-fn dot(a: &[f64], b: &[f64]) -> f64 {
-    let (a_lanes, b_lanes) = (a.chunks_exact(LANES), b.chunks_exact(LANES));
-    let rest: f64 = a_lanes
-        .remainder()
-        .iter()
-        .zip(b_lanes.remainder())
-        .map(|(a, b)| a * b)
-        .sum();
-    let mut sums = [0.0; LANES];
-    for (a, b) in a_lanes.zip(b_lanes) {
-        for lane in 0..LANES {
-            sums[lane] += a[lane] * b[lane];
-        }
-    }
-    sums.iter().sum::<f64>() + rest
 }
 
 fn add(to: &mut [f64], factor: f64, what: &[f64]) {

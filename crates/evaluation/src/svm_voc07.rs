@@ -307,16 +307,7 @@ mod tests {
     #[test]
     fn costs_are_chosen_as_scikit_learns_cross_validation_does() {
         let fixture = Fixture(include_bytes!("../fixtures/svm.safetensors"));
-        let set = |name: &str| {
-            let rows = fixture.matrix(name);
-            let labels = fixture.values(&format!("{name}_labels"));
-            features(
-                rows.width,
-                rows.values,
-                labels.into_iter().map(|label| label as i64).collect(),
-            )
-        };
-        let (train, test) = (set("train"), set("test"));
+        let (train, test) = (fixture.features("train"), fixture.features("test"));
         let task = OneVsRest::new(&train, &test, POOLED).unwrap();
         let mut events = vec![];
         let mut progress = |event: Event<'_>| events.push((event.done, event.total));

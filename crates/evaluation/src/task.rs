@@ -158,7 +158,7 @@ pub(crate) fn scale(train: &mut Cow<'_, Matrix>, test: &mut Cow<'_, Matrix>, sca
     match scaling {
         Scaling::None => {}
         Scaling::CenterL2 => {
-            let (mean, _) = column_statistics(train);
+            let mean = column_means(train);
             for rows in [train.to_mut(), test.to_mut()] {
                 subtract(rows, &mean);
                 normalize_rows(rows);
@@ -281,16 +281,22 @@ pub(crate) fn subtract(matrix: &mut Matrix, what: &[f64]) {
     });
 }
 
-/// Mean and (biased) standard deviation of each column; a constant column has deviation 1, as in scikit-learn.
-fn column_statistics(matrix: &Matrix) -> (Vec<f64>, Vec<f64>) {
-    let rows = matrix.rows as f64;
-    let mut mean = vec![0.0; matrix.width];
-    for row in matrix.values.chunks_exact(matrix.width.max(1)) {
+/// The mean of each column.
+pub(crate) fn column_means(rows: &Matrix) -> Vec<f64> {
+    let mut mean = vec![0.0; rows.width];
+    for row in rows.values.chunks_exact(rows.width.max(1)) {
         mean.iter_mut()
             .zip(row)
             .for_each(|(sum, value)| *sum += f64::from(*value));
     }
-    mean.iter_mut().for_each(|sum| *sum /= rows);
+    mean.iter_mut().for_each(|sum| *sum /= rows.rows as f64);
+    mean
+}
+
+/// Mean and (biased) standard deviation of each column; a constant column has deviation 1, as in scikit-learn.
+fn column_statistics(matrix: &Matrix) -> (Vec<f64>, Vec<f64>) {
+    let rows = matrix.rows as f64;
+    let mean = column_means(matrix);
     // Around the mean, in a second pass: sums of squares would cancel where the mean is large.
     let mut variance = vec![0.0; matrix.width];
     for row in matrix.values.chunks_exact(matrix.width.max(1)) {

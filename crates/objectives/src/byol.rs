@@ -15,11 +15,12 @@
 
 use crate::checks;
 use crate::head::{Encoder, Mlp, MlpShape, OutputNorm, halves, spread, unit_rows};
+use crate::teacher;
 use backbones::{Backbone, BackboneConfig, Context, Init, ema, independent_copy};
 use burn::module::Module;
 use burn::tensor::Tensor;
 use serde::{Deserialize, Serialize};
-use training::{Batch, Loss, Objective, ViewCount, cosine};
+use training::{Batch, Loss, Objective, ViewCount};
 
 /// `[objective.byol]`. The paper's values are those for 1,000 epochs of ImageNet with ResNet-50.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -49,8 +50,7 @@ impl Config {
                 ("predictor_width", self.predictor_width),
             ],
         )?;
-        let end = self.momentum_end.unwrap_or(self.momentum);
-        checks::momenta("byol", &[("momentum", self.momentum), ("momentum_end", end)])
+        teacher::check("byol", self.momentum, self.momentum_end)
     }
 
     /// Linear, batch normalisation, ReLU, linear without bias: projector and predictor alike.
@@ -135,9 +135,8 @@ impl Objective for Byol {
     }
 
     fn commit(&self, student: Student, mut state: State, _: Vec<()>, context: &Context) -> (Student, State) {
-        let start = self.config.momentum;
-        let end = self.config.momentum_end.unwrap_or(start);
-        let momentum = cosine(start, end, context.progress.fraction());
+        let config = &self.config;
+        let momentum = teacher::momentum(config.momentum, config.momentum_end, &context.progress);
         state.teacher = ema(state.teacher, &student.encoder, momentum);
         (student, state)
     }
@@ -165,16 +164,11 @@ mod tests {
     use crate::conformance::{self, Case};
     use crate::formula::{Fixture, follow};
     use crate::grid;
-    use backbones::{Draws, Progress, ResNetConfig, Stem};
+    use backbones::{Draws, Progress};
     use burn::tensor::Device;
 
     fn objective(config: Config) -> Byol {
-        let backbone = BackboneConfig::Resnet(ResNetConfig {
-            depth: 18,
-            width: 4,
-            stem: Stem::Small,
-            zero_init_residual: false,
-        });
+        let backbone = conformance::resnet();
         Byol::new(config, backbone)
     }
 

@@ -1,5 +1,7 @@
 //! One suite that every objective passes: what the loop relies on, checked on a tiny network.
 
+use backbones::vit::{Initialization, Interpolation, Pooling, Position};
+use backbones::{BackboneConfig, ResNetConfig, Stem, VitConfig};
 use backbones::{Context, Draws, Init, Parameter, Precision, Progress, change_value, parameters};
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
 use burn::optim::GradientsParams;
@@ -55,6 +57,34 @@ impl<O> Case<O> {
             batch_norm_images: Some(IMAGES / 2),
             ..Context::training(progress, Draws::new(11, step as u64))
         }
+    }
+}
+
+/// A ResNet that is small enough for tests.
+pub(crate) fn resnet() -> BackboneConfig {
+    BackboneConfig::Resnet(ResNetConfig {
+        depth: 18,
+        width: 4,
+        stem: Stem::Small,
+        zero_init_residual: false,
+    })
+}
+
+/// A vision transformer that is small enough for tests, as DINO has them.
+pub(crate) fn vit() -> VitConfig {
+    VitConfig {
+        width: 8,
+        depth: 2,
+        heads: 2,
+        patch_px: 4,
+        image_px: 16,
+        position: Position::Learned,
+        interpolation: Interpolation::Offset,
+        registers: 0,
+        layer_scale: None,
+        drop_path: 0.2,
+        pooling: Pooling::ClassToken,
+        initialization: Initialization::TruncatedNormal,
     }
 }
 

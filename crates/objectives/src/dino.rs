@@ -24,6 +24,7 @@ mod tests;
 use crate::checks;
 use crate::head::{GLOBAL_VIEWS, cross_view_prediction, entropy, features_of_views, spread, unit_rows};
 use crate::swav::sinkhorn;
+use crate::teacher;
 use backbones::init::{buffer, trained};
 use backbones::layers::{BatchNorm, Linear, gelu};
 use backbones::{Backbone, BackboneConfig, Context, Init, Precision, Progress, Replicas};
@@ -32,7 +33,7 @@ use burn::module::{Module, Param};
 use burn::tensor::activation::softmax;
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use serde::{Deserialize, Serialize};
-use training::{Batch, Loss, Objective, ViewCount, cosine};
+use training::{Batch, Loss, Objective, ViewCount};
 
 /// `[objective.dino]`. The paper's values are those for ImageNet with ViT-S/16.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -125,7 +126,7 @@ impl Config {
                 self.teacher_temperature_warmup.as_ref().map(|w| w.start),
             ],
         )?;
-        check_momentum("dino", self.momentum, self.momentum_end)?;
+        teacher::check("dino", self.momentum, self.momentum_end)?;
         check_koleo("dino", self.koleo_weight, batch_images)
     }
 
@@ -256,12 +257,6 @@ pub(crate) fn temperature(end: f64, warmup: Option<&TemperatureWarmup>, epoch: u
         }
         _ => end,
     }
-}
-
-/// `momentum` and, where there is one, `momentum_end`.
-pub(crate) fn check_momentum(method: &str, start: f64, end: Option<f64>) -> Result<(), String> {
-    let momenta = [("momentum", start), ("momentum_end", end.unwrap_or(start))];
-    checks::momenta(method, &momenta)
 }
 
 pub(crate) fn check_koleo(method: &str, weight: Option<f64>, batch_images: usize) -> Result<(), String> {
@@ -473,9 +468,8 @@ impl Objective for Dino {
         pending: Vec<Option<Tensor<2>>>,
         context: &Context,
     ) -> (Network, State) {
-        let start = self.config.momentum;
-        let end = self.config.momentum_end.unwrap_or(start);
-        let momentum = cosine(start, end, context.progress.fraction());
+        let config = &self.config;
+        let momentum = teacher::momentum(config.momentum, config.momentum_end, &context.progress);
         state.teacher = ema(state.teacher, &student, momentum);
         state.centre = self.config.centering.moved(state.centre, pending);
         (student, state)

@@ -18,10 +18,11 @@ mod tests;
 
 use crate::checks;
 use crate::dino::{
-    Centering, Head, HeadConfig, Network, TemperatureWarmup, check_koleo, check_momentum, koleo_of_views,
-    temperature, whole_batch,
+    Centering, Head, HeadConfig, Network, TemperatureWarmup, check_koleo, koleo_of_views, temperature,
+    whole_batch,
 };
 use crate::head::{GLOBAL_VIEWS, cross_view_prediction, entropies, entropy, spread};
+use crate::teacher;
 use backbones::init::trained;
 use backbones::{Backbone, BackboneConfig, Context, Init, Progress, ema, independent_copy};
 use burn::module::{Module, Param};
@@ -29,7 +30,7 @@ use burn::tensor::activation::log_softmax;
 use burn::tensor::{Bool, Device, Int, Tensor, TensorData};
 use rand::Rng;
 use serde::{Deserialize, Serialize};
-use training::{Batch, Loss, Objective, ViewCount, cosine};
+use training::{Batch, Loss, Objective, ViewCount};
 
 /// `[objective.ibot]`. The paper's values are those for ImageNet with ViT-S/16 and multi-crop.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -140,7 +141,7 @@ impl Config {
             self.centering
                 .validate("ibot", [Some(end), warmup.as_ref().map(|warmup| warmup.start)])?;
         }
-        check_momentum("ibot", self.momentum, self.momentum_end)?;
+        teacher::check("ibot", self.momentum, self.momentum_end)?;
         check_koleo("ibot", self.koleo_weight, batch_images)?;
         checks::weights("ibot", &[("patch_weight", self.patch_weight)])?;
         self.mask.validate()
@@ -519,9 +520,8 @@ impl Objective for Ibot {
         pending: Vec<Means>,
         context: &Context,
     ) -> (Student, State) {
-        let start = self.config.momentum;
-        let end = self.config.momentum_end.unwrap_or(start);
-        let momentum = cosine(start, end, context.progress.fraction());
+        let config = &self.config;
+        let momentum = teacher::momentum(config.momentum, config.momentum_end, &context.progress);
         state.teacher = ema(state.teacher, &student.encoder, momentum);
         state.patch_teacher = match (state.patch_teacher, &student.patch_head) {
             (Some(teacher), Some(head)) => Some(ema(teacher, head, momentum)),

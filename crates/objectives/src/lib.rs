@@ -24,6 +24,7 @@ pub mod moco_v3;
 pub mod simclr;
 pub mod simsiam;
 pub mod swav;
+mod teacher;
 pub mod vicreg;
 
 use backbones::BackboneConfig;

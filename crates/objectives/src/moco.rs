@@ -275,7 +275,7 @@ mod tests {
     use super::*;
     use crate::conformance::{self, Case};
     use crate::formula::{relative, u, views};
-    use backbones::{Draws, ResNetConfig, Stem};
+    use backbones::Draws;
     use burn::tensor::Device;
 
     fn config() -> Config {
@@ -290,12 +290,7 @@ mod tests {
     }
 
     fn backbone() -> BackboneConfig {
-        BackboneConfig::Resnet(ResNetConfig {
-            depth: 18,
-            width: 4,
-            stem: Stem::Small,
-            zero_init_residual: false,
-        })
+        conformance::resnet()
     }
 
     #[test]

@@ -334,7 +334,7 @@ mod tests {
     use crate::conformance::{self, Case};
     use crate::formula::{Fixture, follow, relative, u};
     use backbones::init::buffer;
-    use backbones::{ResNetConfig, Stem};
+
     use burn::tensor::{Device, TensorData};
 
     fn config() -> Config {
@@ -354,12 +354,7 @@ mod tests {
     }
 
     fn backbone() -> BackboneConfig {
-        BackboneConfig::Resnet(ResNetConfig {
-            depth: 18,
-            width: 4,
-            stem: Stem::Small,
-            zero_init_residual: false,
-        })
+        conformance::resnet()
     }
 
     fn tensor<const D: usize>(values: Vec<f32>, shape: [usize; D], device: &Device) -> Tensor<D> {

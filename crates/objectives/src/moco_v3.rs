@@ -17,11 +17,12 @@
 
 use crate::checks;
 use crate::head::{Encoder, Mlp, MlpShape, OutputNorm, spread, unit_rows};
+use crate::teacher;
 use backbones::{Backbone, BackboneConfig, Context, Init, Progress, ema, independent_copy};
 use burn::module::Module;
 use burn::tensor::Tensor;
 use serde::{Deserialize, Serialize};
-use training::{Batch, Loss, Objective, ViewCount, cosine};
+use training::{Batch, Loss, Objective, ViewCount};
 
 /// `[objective.moco_v3]`. The paper's values are those for ImageNet.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -63,8 +64,7 @@ impl Config {
             ));
         }
         checks::temperatures("moco_v3", &[("temperature", self.temperature)])?;
-        let end = self.momentum_end.unwrap_or(self.momentum);
-        checks::momenta("moco_v3", &[("momentum", self.momentum), ("momentum_end", end)])?;
+        teacher::check("moco_v3", self.momentum, self.momentum_end)?;
         if self.freeze_patch_embedding && !matches!(backbone, BackboneConfig::Vit(_)) {
             return Err(format!(
                 "`objective.moco_v3.freeze_patch_embedding` must be false for {}, which has no patch embedding; it is for \
@@ -86,8 +86,7 @@ impl Config {
             step: progress.step + 1,
             ..*progress
         };
-        self.momentum_end
-            .map_or(self.momentum, |end| cosine(self.momentum, end, next.fraction()))
+        teacher::momentum(self.momentum, self.momentum_end, &next)
     }
 }
 
@@ -231,8 +230,8 @@ mod tests {
     use super::*;
     use crate::conformance::{self, Case};
     use crate::formula::{Fixture, follow, relative, u};
-    use backbones::vit::{Initialization, Interpolation, Pooling, Position};
-    use backbones::{ResNetConfig, Stem, VitConfig, parameters};
+    use backbones::vit::{Initialization, Interpolation, Position};
+    use backbones::{VitConfig, parameters};
     use burn::tensor::{Device, TensorData};
 
     fn config() -> Config {
@@ -258,35 +257,19 @@ mod tests {
         }
     }
 
-    fn resnet() -> BackboneConfig {
-        BackboneConfig::Resnet(ResNetConfig {
-            depth: 18,
-            width: 4,
-            stem: Stem::Small,
-            zero_init_residual: false,
-        })
-    }
-
     fn vit() -> BackboneConfig {
         BackboneConfig::Vit(VitConfig {
-            width: 8,
-            depth: 2,
-            heads: 2,
-            patch_px: 4,
-            image_px: 16,
             position: Position::SineCosine,
             interpolation: Interpolation::Antialiased,
-            registers: 0,
-            layer_scale: None,
             drop_path: 0.0,
-            pooling: Pooling::ClassToken,
             initialization: Initialization::MocoV3,
+            ..conformance::vit()
         })
     }
 
     #[test]
     fn passes_the_conformance_suite() {
-        for (config, backbone) in [(config(), resnet()), (of_vits(), vit())] {
+        for (config, backbone) in [(config(), conformance::resnet()), (of_vits(), vit())] {
             conformance::check(&Case {
                 objective: MocoV3::new(config, backbone),
                 views: vec![(2, 16)],
@@ -416,12 +399,12 @@ mod tests {
         assert!(number(&|c| c.momentum = -0.1).contains("`objective.moco_v3.momentum`"));
         assert!(number(&|c| c.momentum_end = Some(1.5)).contains("momentum_end"));
         assert!(refused(&|_| (), &vit(), 1).contains("batch_images"));
-        let error = refused(&|c| c.freeze_patch_embedding = true, &resnet(), 8);
+        let error = refused(&|c| c.freeze_patch_embedding = true, &conformance::resnet(), 8);
         assert!(
             error.contains("resnet18-w4-small") && error.contains("[backbone.vit]"),
             "{error}"
         );
-        assert!(config().validate(8, &resnet()).is_ok());
+        assert!(config().validate(8, &conformance::resnet()).is_ok());
         assert!(of_vits().validate(8, &vit()).is_ok());
     }
 }

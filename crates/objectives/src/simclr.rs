@@ -176,7 +176,7 @@ mod tests {
     use crate::conformance::{self, Case};
     use crate::formula::{Fixture, follow};
     use crate::grid;
-    use backbones::{ResNetConfig, Stem};
+
     use burn::tensor::Device;
 
     fn config() -> Config {
@@ -191,12 +191,7 @@ mod tests {
 
     #[test]
     fn passes_the_conformance_suite() {
-        let backbone = BackboneConfig::Resnet(ResNetConfig {
-            depth: 18,
-            width: 4,
-            stem: Stem::Small,
-            zero_init_residual: false,
-        });
+        let backbone = conformance::resnet();
         for (projector_layers, projector_norm) in [
             (2, ProjectorNorm::None),
             (2, ProjectorNorm::Hidden),
@@ -221,12 +216,7 @@ mod tests {
 
     #[test]
     fn views_of_two_sizes_are_embedded_in_order() {
-        let backbone = BackboneConfig::Resnet(ResNetConfig {
-            depth: 18,
-            width: 4,
-            stem: Stem::Small,
-            zero_init_residual: false,
-        });
+        let backbone = conformance::resnet();
         conformance::check(&Case {
             objective: Simclr::new(config(), backbone),
             views: vec![(1, 16), (1, 24)],

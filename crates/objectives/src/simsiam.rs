@@ -172,16 +172,11 @@ mod tests {
     use crate::conformance::{self, Case};
     use crate::formula::{Fixture, follow};
     use crate::grid;
-    use backbones::{ResNetConfig, Stem, parameters};
+    use backbones::parameters;
     use burn::tensor::Device;
 
     fn objective(config: Config) -> Simsiam {
-        let backbone = BackboneConfig::Resnet(ResNetConfig {
-            depth: 18,
-            width: 4,
-            stem: Stem::Small,
-            zero_init_residual: false,
-        });
+        let backbone = conformance::resnet();
         Simsiam::new(config, backbone)
     }
 

@@ -306,7 +306,7 @@ mod tests {
     use super::*;
     use crate::conformance::{self, Case};
     use crate::formula::{self, Fixture, u};
-    use backbones::{ResNetConfig, Stem};
+
     use burn::tensor::{Device, TensorData};
 
     fn config() -> Config {
@@ -327,12 +327,7 @@ mod tests {
 
     #[test]
     fn passes_the_conformance_suite() {
-        let backbone = BackboneConfig::Resnet(ResNetConfig {
-            depth: 18,
-            width: 4,
-            stem: Stem::Small,
-            zero_init_residual: false,
-        });
+        let backbone = conformance::resnet();
         for (queue, views) in [(config().queue, vec![(2, 16), (3, 8)]), (None, vec![(2, 16)])] {
             conformance::check(&Case {
                 objective: Swav::new(Config { queue, ..config() }, backbone.clone()),
@@ -410,12 +405,7 @@ mod tests {
 
     #[test]
     fn the_queue_is_used_once_it_is_full() {
-        let backbone = BackboneConfig::Resnet(ResNetConfig {
-            depth: 18,
-            width: 4,
-            stem: Stem::Small,
-            zero_init_residual: false,
-        });
+        let backbone = conformance::resnet();
         let queue = Some(Queue {
             images: 16,
             from_epoch: 1,

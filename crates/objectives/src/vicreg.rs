@@ -201,7 +201,7 @@ mod tests {
     use crate::conformance::{self, Case};
     use crate::formula::{Fixture, follow};
     use crate::grid;
-    use backbones::{ResNetConfig, Stem};
+
     use burn::tensor::Device;
 
     fn config() -> Config {
@@ -217,12 +217,7 @@ mod tests {
 
     #[test]
     fn passes_the_conformance_suite() {
-        let backbone = BackboneConfig::Resnet(ResNetConfig {
-            depth: 18,
-            width: 4,
-            stem: Stem::Small,
-            zero_init_residual: false,
-        });
+        let backbone = conformance::resnet();
         for projector_layers in [2, 3] {
             let config = Config {
                 projector_layers,

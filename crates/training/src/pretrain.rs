@@ -283,8 +283,6 @@ pub fn pretrain<O: Objective, C: Serialize>(
                     reason,
                 },
             })?;
-        }
-        if line_due || checkpoint_due {
             trace(step, "scalars read: the device has caught up");
         }
         if line_due && let Some(line) = log.write(progress.epoch(), loss_scale.as_ref())? {

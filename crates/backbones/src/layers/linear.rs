@@ -39,20 +39,12 @@ impl Linear {
 
     /// Weight normal with standard deviation `std`, bias zero: linear probes use 0.01.
     pub fn normal(init: &Init, inputs: usize, outputs: usize, std: f64) -> Self {
-        Self {
-            weight: trained(init.at("weight").normal([outputs, inputs], std)),
-            bias: Some(trained(init.at("bias").zeros([outputs]))),
-            precision: init.precision(),
-        }
+        Self::with_zero_bias(init, init.at("weight").normal([outputs, inputs], std))
     }
 
     /// Weight normal with standard deviation `std`, cut at ±2; bias zero: vision transformers and DINO's head use 0.02.
     pub fn truncated_normal(init: &Init, inputs: usize, outputs: usize, std: f64) -> Self {
-        Self {
-            weight: trained(init.at("weight").truncated_normal([outputs, inputs], std)),
-            bias: Some(trained(init.at("bias").zeros([outputs]))),
-            precision: init.precision(),
-        }
+        Self::with_zero_bias(init, init.at("weight").truncated_normal([outputs, inputs], std))
     }
 
     /// Weight uniform on ±√(6 / `fans`), bias zero. `fans` is inputs + outputs for `xavier_uniform_`.
@@ -60,8 +52,13 @@ impl Linear {
     /// Glorot, Bengio, *Understanding the difficulty of training deep feedforward neural networks*, 2010, eq. 16.
     pub fn xavier_uniform(init: &Init, inputs: usize, outputs: usize, fans: usize) -> Self {
         let bound = (6.0 / fans as f64).sqrt();
+        Self::with_zero_bias(init, init.at("weight").uniform([outputs, inputs], bound))
+    }
+
+    fn with_zero_bias(init: &Init, weight: Tensor<2>) -> Self {
+        let outputs = weight.dims()[0];
         Self {
-            weight: trained(init.at("weight").uniform([outputs, inputs], bound)),
+            weight: trained(weight),
             bias: Some(trained(init.at("bias").zeros([outputs]))),
             precision: init.precision(),
         }

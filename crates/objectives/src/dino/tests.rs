@@ -3,8 +3,7 @@
 use super::*;
 use crate::conformance::{self, Case};
 use crate::formula::{Fixture, check_loss, follow, u};
-use backbones::vit::{Initialization, Interpolation, Pooling, Position};
-use backbones::{Draws, ResNetConfig, Stem, VitConfig, parameters};
+use backbones::{Draws, parameters};
 use serde_json::Value;
 
 fn config() -> Config {
@@ -44,36 +43,14 @@ fn of_vits() -> Config {
     }
 }
 
-fn resnet() -> BackboneConfig {
-    BackboneConfig::Resnet(ResNetConfig {
-        depth: 18,
-        width: 4,
-        stem: Stem::Small,
-        zero_init_residual: false,
-    })
-}
-
 fn vit() -> BackboneConfig {
-    BackboneConfig::Vit(VitConfig {
-        width: 8,
-        depth: 2,
-        heads: 2,
-        patch_px: 4,
-        image_px: 16,
-        position: Position::Learned,
-        interpolation: Interpolation::Offset,
-        registers: 0,
-        layer_scale: None,
-        drop_path: 0.2,
-        pooling: Pooling::ClassToken,
-        initialization: Initialization::TruncatedNormal,
-    })
+    BackboneConfig::Vit(conformance::vit())
 }
 
 #[test]
 fn passes_the_conformance_suite() {
     for (config, backbone, views, independent_images) in [
-        (config(), resnet(), vec![(2, 16), (3, 8)], true),
+        (config(), conformance::resnet(), vec![(2, 16), (3, 8)], true),
         // Paths are dropped for an image of the batch, so a micro-batch drops others.
         (of_vits(), vit(), vec![(2, 16), (2, 12), (1, 8)], false),
     ] {

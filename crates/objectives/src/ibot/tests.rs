@@ -3,7 +3,6 @@
 use super::*;
 use crate::conformance::{self, Case};
 use crate::formula::{Fixture, check_loss, follow, u};
-use backbones::vit::{Initialization, Interpolation, Pooling, Position};
 use backbones::{Draws, Replicas, ResNetConfig, Stem, VitConfig};
 use serde_json::Value;
 
@@ -64,18 +63,8 @@ fn separate() -> Config {
 
 fn backbone(drop_path: f64) -> BackboneConfig {
     BackboneConfig::Vit(VitConfig {
-        width: 8,
-        depth: 2,
-        heads: 2,
-        patch_px: 4,
-        image_px: 16,
-        position: Position::Learned,
-        interpolation: Interpolation::Offset,
-        registers: 0,
-        layer_scale: None,
         drop_path,
-        pooling: Pooling::ClassToken,
-        initialization: Initialization::TruncatedNormal,
+        ..conformance::vit()
     })
 }
 
