@@ -13,7 +13,14 @@ const EDGES: [(&str, &[&str]); 7] = [
     ("evaluation", &["training", "data", "backbones"]),
     (
         "cli",
-        &["data", "backbones", "training", "objectives", "evaluation"],
+        &[
+            "kernels",
+            "data",
+            "backbones",
+            "training",
+            "objectives",
+            "evaluation",
+        ],
     ),
 ];
 

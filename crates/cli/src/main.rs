@@ -54,6 +54,10 @@ enum Verb {
     Devices,
 }
 
+/// Activations of a step are allocated where those of the step before were.
+#[global_allocator]
+static MEMORY: kernels::KeepPages = kernels::KeepPages::new();
+
 fn main() -> ExitCode {
     tracing_subscriber::fmt()
         .with_writer(progress::LogWriter::default)

@@ -4,6 +4,7 @@
 use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
+use crate::pages::unwritten;
 use crate::simd::vectorised;
 
 /// How the images are grouped.
@@ -147,7 +148,7 @@ pub(crate) fn normalise(
     extent: &Extent,
 ) -> Vec<f32> {
     let channels = channels(statistics, weight, bias, epsilon);
-    let mut output = vec![0.0; x.len()];
+    let mut output = unwritten(x.len());
     output
         .par_chunks_mut(extent.image())
         .zip(x.par_chunks(extent.image()))

@@ -1,10 +1,12 @@
 //! Convolution of images and its two gradients on the CPU.
 
+use crate::pages::unwritten;
 use crate::simd::vectorised;
 use rayon::prelude::*;
 
 use crate::field::{Axis, Layout, SLACK};
-use crate::product::{Accumulate, BLOCK, Correlate};
+use crate::product::{Accumulate, BLOCK, Correlate, pack_rows, transpose};
+use crate::winograd;
 
 /// What is convolved: square kernels, equal strides and borders, no groups, no dilation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,6 +21,10 @@ pub(crate) struct Geometry {
     pub(crate) padding: usize,
 }
 
+/// Floats of the longest vector.
+pub(crate) const VECTOR: usize = 16;
+/// Pixels of an output from which sums along them are long.
+const LONG: usize = 1024;
 /// Floats of a plane group that should stay in a core's second cache.
 const CACHED: usize = 96 * 1024;
 
@@ -27,6 +33,13 @@ impl Geometry {
     pub(crate) fn output_size(&self) -> (usize, usize) {
         let size = |n: usize| (n + 2 * self.padding - self.kernel) / self.stride + 1;
         (size(self.height), size(self.width))
+    }
+
+    /// Whether there is but one tap, and no need to bring images together for long runs.
+    fn pointwise(&self, channels: usize) -> bool {
+        (self.kernel, self.stride, self.padding) == (1, 1, 0)
+            && channels.is_multiple_of(BLOCK)
+            && self.height * self.width >= 8 * VECTOR
     }
 
     fn input_axes(&self) -> (Axis, Axis) {
@@ -44,6 +57,17 @@ impl Geometry {
 /// `[outputs, inputs, kernel, kernel]`.
 pub(crate) fn forward(x: &[f32], weight: &[f32], geometry: &Geometry) -> Vec<f32> {
     let g = geometry;
+    if winograd::applies(g) {
+        return winograd::forward(x, weight, g);
+    }
+    if g.pointwise(g.outputs) {
+        let mut packed = unwritten(weight.len());
+        packed
+            .par_chunks_exact_mut(BLOCK * g.inputs)
+            .zip(weight.par_chunks_exact(BLOCK * g.inputs))
+            .for_each(|(packed, weight)| pack_rows(weight, g.inputs, BLOCK, g.inputs, packed));
+        return pointwise(x, &packed, g.outputs, g);
+    }
     let (rows, columns) = g.input_axes();
     let image = rows.length * columns.length * rows.phases.len() * columns.phases.len() * g.inputs;
     let group = g.group(image);
@@ -55,7 +79,7 @@ pub(crate) fn forward(x: &[f32], weight: &[f32], geometry: &Geometry) -> Vec<f32
     let packed = pack(g.outputs, offsets.len(), |o, k| weight[o * offsets.len() + k]);
 
     let (height, width) = g.output_size();
-    let mut output = vec![0.0; g.images * g.outputs * height * width];
+    let mut output = unwritten(g.images * g.outputs * height * width);
     let sums = Sums {
         layout: &layout,
         packed: &packed,
@@ -71,6 +95,29 @@ pub(crate) fn forward(x: &[f32], weight: &[f32], geometry: &Geometry) -> Vec<f32
     output
 }
 
+/// A product with packed weights, pixel by pixel: images are read and written where they lie.
+fn pointwise(source: &[f32], packed: &[f32], channels: usize, g: &Geometry) -> Vec<f32> {
+    let pixels = g.height * g.width;
+    let inputs = source.len() / (g.images * pixels);
+    let offsets = (0..inputs).map(|channel| channel * pixels).collect::<Vec<_>>();
+    let mut output = unwritten(g.images * channels * pixels);
+    output
+        .par_chunks_exact_mut(channels * pixels)
+        .zip(source.par_chunks_exact(inputs * pixels))
+        .for_each(|(output, source)| {
+            vectorised(Accumulate {
+                weights: packed,
+                offsets: &offsets,
+                field: source,
+                outputs: output,
+                row: pixels,
+                length: pixels,
+                add: false,
+            });
+        });
+    output
+}
+
 /// Offset of a tap in the layout of a convolution's input.
 fn layout_tap(layout: &Layout, stride: usize, channel: usize, ky: usize, kx: usize) -> usize {
     layout.offset(channel, (ky % stride, kx % stride), (ky / stride, kx / stride))
@@ -83,19 +130,17 @@ fn each_tap(channels: usize, kernel: usize) -> impl Iterator<Item = (usize, usiz
 }
 
 /// Weights in blocks of rows, `[blocks][columns][BLOCK]`; rows that are not there are zero.
-fn pack(rows: usize, columns: usize, weight: impl Fn(usize, usize) -> f32) -> Vec<f32> {
+pub(crate) fn pack(rows: usize, columns: usize, weight: impl Fn(usize, usize) -> f32 + Sync) -> Vec<f32> {
     let mut packed = vec![0.0; rows.div_ceil(BLOCK) * columns * BLOCK];
-    for (block, packed) in packed.chunks_exact_mut(columns * BLOCK).enumerate() {
+    let blocks = packed.par_chunks_exact_mut(columns * BLOCK).enumerate();
+    blocks.for_each(|(block, packed)| {
+        let rows = BLOCK.min(rows - block * BLOCK);
         for (column, packed) in packed.chunks_exact_mut(BLOCK).enumerate() {
-            for (row, packed) in packed
-                .iter_mut()
-                .enumerate()
-                .take(rows - (block * BLOCK).min(rows))
-            {
+            for (row, packed) in packed[..rows].iter_mut().enumerate() {
                 *packed = weight(block * BLOCK + row, column);
             }
         }
-    }
+    });
     packed
 }
 
@@ -128,7 +173,7 @@ impl Sums<'_> {
             .par_chunks_mut(of_task * channels * pixels)
             .zip(source.par_chunks(of_task * source_image))
             .for_each(|(output, source)| {
-                let (mut field, mut runs) = (vec![0.0; layout.len()], vec![0.0; rows * run]);
+                let (mut field, mut runs) = (vec![0.0; layout.len()], unwritten(rows * run));
                 let groups = output.chunks_mut(layout.images * channels * pixels);
                 for (output, source) in groups.zip(source.chunks(layout.images * source_image)) {
                     layout.fill(&mut field, source);
@@ -139,6 +184,7 @@ impl Sums<'_> {
                         outputs: &mut runs,
                         row: run,
                         length: source.len() / source_image * layout.image(),
+                        add: false,
                     });
                     for (number, output) in output.chunks_exact_mut(pixels).enumerate() {
                         let (image, channel) = (number / channels, number % channels);
@@ -153,9 +199,22 @@ impl Sums<'_> {
 /// The gradient of the input, shaped as it, from the gradient of the output.
 pub(crate) fn input_gradient(gradient: &[f32], weight: &[f32], geometry: &Geometry) -> Vec<f32> {
     let g = geometry;
+    if winograd::applies(g) {
+        return winograd::input_gradient(gradient, weight, g);
+    }
+    if g.pointwise(g.inputs) {
+        let packed = pack(g.inputs, g.outputs, |c, o| weight[o * g.inputs + c]);
+        return pointwise(gradient, &packed, g.inputs, g);
+    }
     let (height, width) = g.output_size();
     let pixels = g.height * g.width;
-    let mut output = vec![0.0; g.images * g.inputs * pixels];
+    // At a stride, some pixels are in no window.
+    let count = g.images * g.inputs * pixels;
+    let mut output = if g.stride == 1 {
+        unwritten(count)
+    } else {
+        vec![0.0; count]
+    };
     for row_phase in 0..g.stride.min(g.kernel) {
         for column_phase in 0..g.stride.min(g.kernel) {
             let axis = |size, phase| Axis::of_gradient(size, g.kernel, g.stride, g.padding, phase);
@@ -204,6 +263,10 @@ pub(crate) fn input_gradient(gradient: &[f32], weight: &[f32], geometry: &Geomet
 /// The gradient of the weight, shaped as it, from the input and the gradient of the output.
 pub(crate) fn weight_gradient(x: &[f32], gradient: &[f32], geometry: &Geometry) -> Vec<f32> {
     let g = geometry;
+    let (height, width) = g.output_size();
+    if g.inputs >= VECTOR && height * width < LONG {
+        return weight_gradient_by_channels(x, gradient, g);
+    }
     let (rows, columns) = g.input_axes();
     let image = rows.length * columns.length;
     let field = image * rows.phases.len() * columns.phases.len() * g.inputs;
@@ -251,6 +314,86 @@ pub(crate) fn weight_gradient(x: &[f32], gradient: &[f32], geometry: &Geometry) 
             sums
         })
         .collect::<Vec<_>>();
+    sum_of(parts)
+}
+
+/// [`weight_gradient`] with vectors of input channels instead of vectors of pixels, which would be used up soon in small
+/// images: then adding up a vector's lanes, once a sum, is most of the work.
+fn weight_gradient_by_channels(x: &[f32], gradient: &[f32], g: &Geometry) -> Vec<f32> {
+    let (rows, columns) = g.input_axes();
+    let (height, width) = g.output_size();
+    let (x_image, y_image) = (g.inputs * g.height * g.width, g.outputs * height * width);
+    let layout = Layout::new(rows, columns, g.inputs, (g.height, g.width), 1);
+    let phases = layout.rows.phases.len() * layout.columns.phases.len();
+    // Channels of a position, and positions of a phase.
+    let channels = g.inputs.next_multiple_of(VECTOR);
+    let positions = layout.plane - SLACK;
+    let offsets = (0..height * width)
+        .map(|pixel| (pixel / width * layout.columns.length + pixel % width) * channels)
+        .collect::<Vec<_>>();
+    let taps = each_tap(1, g.kernel)
+        .map(|(_, ky, kx)| {
+            let phase = ky % g.stride * layout.columns.phases.len() + kx % g.stride;
+            let shift = ky / g.stride * layout.columns.length + kx / g.stride;
+            (phase * positions + shift) * channels
+        })
+        .collect::<Vec<_>>();
+
+    let outputs = g.outputs.next_multiple_of(BLOCK);
+    let of_tap = outputs * channels;
+    // How the sum is split depends on shapes alone, so its bits do not depend on the number of threads.
+    let tasks = ((4 << 20) / (of_tap * taps.len())).clamp(2, 16);
+    let per_task = g.images.div_ceil(tasks);
+    let parts = x
+        .par_chunks(per_task * x_image)
+        .zip(gradient.par_chunks(per_task * y_image))
+        .map(|(x, gradient)| {
+            let mut sums = vec![0.0; of_tap * taps.len()];
+            let mut planes = vec![0.0; layout.len()];
+            let mut field = unwritten(phases * positions * channels);
+            let mut packed = unwritten(outputs * offsets.len());
+            for (x, gradient) in x.chunks_exact(x_image).zip(gradient.chunks_exact(y_image)) {
+                layout.fill(&mut planes, x);
+                let planes = planes.chunks_exact(g.inputs * layout.plane);
+                for (planes, field) in planes.zip(field.chunks_exact_mut(positions * channels)) {
+                    transpose(planes, layout.plane, g.inputs, positions, field, channels);
+                }
+                pack_rows(gradient, offsets.len(), g.outputs, offsets.len(), &mut packed);
+                for (tap, sums) in taps.iter().zip(sums.chunks_exact_mut(of_tap)) {
+                    vectorised(Accumulate {
+                        weights: &packed,
+                        offsets: &offsets,
+                        field: &field[*tap..],
+                        outputs: sums,
+                        row: channels,
+                        length: g.inputs,
+                        add: true,
+                    });
+                }
+            }
+            sums
+        })
+        .collect::<Vec<_>>();
+    let total = sum_of(parts);
+    let mut of_weight = unwritten(g.outputs * g.inputs * taps.len());
+    of_weight
+        .par_chunks_exact_mut(g.inputs * taps.len())
+        .enumerate()
+        .for_each(|(o, of_weight)| {
+            transpose(
+                &total[o * channels..],
+                of_tap,
+                taps.len(),
+                g.inputs,
+                of_weight,
+                taps.len(),
+            );
+        });
+    of_weight
+}
+
+/// The sum of equally long parts, in their order.
+pub(crate) fn sum_of(parts: Vec<Vec<f32>>) -> Vec<f32> {
     let mut parts = parts.into_iter();
     let mut total = parts.next().unwrap_or_default();
     for part in parts {
@@ -318,13 +461,24 @@ mod tests {
             [2, 4, 6, 9, 9, 1, 2, 0],
             [3, 4, 6, 8, 8, 1, 2, 0],
             [2, 4, 6, 8, 8, 1, 1, 0],
+            // Where images lie, and an end that is no whole vector.
+            [3, 5, 8, 13, 11, 1, 1, 0],
+            [2, 16, 24, 16, 16, 1, 1, 0],
             // Patches of a vision transformer.
             [2, 3, 8, 12, 12, 4, 4, 0],
             // A padding that leaves a phase of the gradient without its first line.
             [2, 3, 4, 7, 7, 3, 2, 2],
             [2, 3, 4, 9, 9, 5, 3, 1],
             // More terms than are summed at once, and groups of images that do not come out even.
-            [37, 40, 20, 6, 6, 3, 1, 1],
+            [37, 40, 20, 6, 6, 3, 2, 1],
+            [37, 40, 20, 6, 6, 3, 1, 0],
+            // In Winograd's domain: odd and even sizes, one image, strips that cut images and that hold several.
+            [3, 24, 25, 7, 7, 3, 1, 1],
+            [1, 25, 24, 2, 3, 3, 1, 1],
+            [2, 24, 30, 37, 20, 3, 1, 1],
+            [37, 40, 24, 6, 5, 3, 1, 1],
+            [2, 24, 24, 66, 66, 3, 1, 1],
+            [2, 24, 300, 9, 10, 3, 1, 1],
             [3, 1, 1, 5, 5, 2, 1, 0],
             [1, 1, 1, 1, 1, 3, 1, 1],
             // Windows that reach far.
@@ -371,32 +525,36 @@ mod tests {
     }
     #[test]
     fn bits_do_not_depend_on_the_number_of_threads() {
-        let g = Geometry {
-            images: 40,
-            inputs: 5,
-            outputs: 12,
-            height: 13,
-            width: 13,
-            kernel: 3,
-            stride: 1,
-            padding: 1,
-        };
-        let (x, weight) = (values(40 * 5 * 169, 1), values(12 * 5 * 9, 2));
-        let gradient = values(40 * 12 * 169, 3);
-        let with = |threads| {
-            let pool = rayon::ThreadPoolBuilder::new()
-                .num_threads(threads)
-                .build()
-                .unwrap();
-            pool.install(|| {
-                (
-                    forward(&x, &weight, &g),
-                    input_gradient(&gradient, &weight, &g),
-                    weight_gradient(&x, &gradient, &g),
-                )
-            })
-        };
-        let one = with(1);
-        assert!(one == with(2) && one == with(5));
+        // Runs of pixels, tiles, pixels where they lie, and small images.
+        for (channels, size, kernel) in [(5, 13, 3), (24, 13, 3), (8, 13, 1), (16, 9, 1)] {
+            let g = Geometry {
+                images: 40,
+                inputs: channels,
+                outputs: 16,
+                height: size,
+                width: size,
+                kernel,
+                stride: 1,
+                padding: kernel / 2,
+            };
+            let x = values(40 * channels * size * size, 1);
+            let weight = values(16 * channels * kernel * kernel, 2);
+            let gradient = values(40 * 16 * size * size, 3);
+            let with = |threads| {
+                let pool = rayon::ThreadPoolBuilder::new()
+                    .num_threads(threads)
+                    .build()
+                    .unwrap();
+                pool.install(|| {
+                    (
+                        forward(&x, &weight, &g),
+                        input_gradient(&gradient, &weight, &g),
+                        weight_gradient(&x, &gradient, &g),
+                    )
+                })
+            };
+            let one = with(1);
+            assert!(one == with(2) && one == with(5), "{g:?}");
+        }
     }
 }

@@ -33,6 +33,17 @@ impl Axis {
     /// The input of a convolution: `size` pixels, to be read in windows of `kernel` at `stride`.
     pub(crate) fn of_input(size: usize, kernel: usize, stride: usize, padding: usize) -> Self {
         let outputs = (size + 2 * padding - kernel) / stride + 1;
+        Self::of_windows(outputs, size, kernel, stride, padding)
+    }
+
+    /// The input of a 3×3 convolution with a border of 1, to be read in windows of 4 that begin at every other pixel and
+    /// give two outputs each, the last of which may lie outside.
+    pub(crate) fn of_tiles(size: usize) -> Self {
+        Self::of_windows(size.div_ceil(2), size, 4, 2, 1)
+    }
+
+    /// `outputs` windows; the last of them may reach past the border.
+    fn of_windows(outputs: usize, size: usize, kernel: usize, stride: usize, padding: usize) -> Self {
         let reach = (kernel - 1) / stride;
         // Padded pixel a + stride·i is number i of phase a; the image's own begin at `padding`.
         let phases = (0..stride.min(kernel)).map(|phase| {

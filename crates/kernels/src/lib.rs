@@ -13,9 +13,11 @@ mod exponential;
 mod extension;
 mod field;
 mod gelu;
+mod pages;
 mod product;
 mod simd;
 mod softmax;
+mod winograd;
 
 use burn::backend::Dispatch;
 use burn::tensor::module::batch_norm_train;
@@ -23,6 +25,7 @@ use burn::tensor::ops::ConvOptions;
 use burn::tensor::{DType, Device, FloatDType, Tensor, activation::relu};
 
 use extension::{KernelBackend, Normalisation, Window};
+pub use pages::KeepPages;
 
 /// Whether the operations of this crate are made for the tensor.
 fn native<const D: usize>(tensor: &Tensor<D>) -> bool {

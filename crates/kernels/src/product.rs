@@ -10,8 +10,7 @@ const TERMS: usize = 288;
 /// `outputs[o][t] = Σ_k weights[o][k] · field[offsets[k] + t]`.
 ///
 /// - `weights`: `[blocks][offsets.len()][BLOCK]`
-/// - `outputs`: rows of `row` floats, `BLOCK` for each block; the first `length` floats of each, and up to
-///   [`SLACK`](crate::field::SLACK) after them, are written
+/// - `outputs`: rows of `row` floats, `BLOCK` for each block; the first `length` floats of each are written
 pub(crate) struct Accumulate<'a> {
     pub(crate) weights: &'a [f32],
     pub(crate) offsets: &'a [usize],
@@ -19,6 +18,8 @@ pub(crate) struct Accumulate<'a> {
     pub(crate) outputs: &'a mut [f32],
     pub(crate) row: usize,
     pub(crate) length: usize,
+    /// Whether the sums are added to what `outputs` holds.
+    pub(crate) add: bool,
 }
 
 impl WithSimd for Accumulate<'_> {
@@ -38,67 +39,111 @@ impl WithSimd for Accumulate<'_> {
 impl Accumulate<'_> {
     #[inline(always)]
     fn tiles<S: Simd, const ROWS: usize, const VECTORS: usize>(self, simd: S) {
-        let tile = VECTORS * S::F32_LANES;
         let terms = self.offsets.len();
         for from in (0..terms).step_by(TERMS) {
             let to = terms.min(from + TERMS);
-            for start in (0..self.length).step_by(tile) {
+            let mut start = 0;
+            while start < self.length {
+                // What is left is shared between the last two tiles, so that none does much for nothing.
+                let left = self.length - start;
+                let vectors = match left / S::F32_LANES {
+                    whole if whole == VECTORS + 1 => 2,
+                    whole => whole.clamp(1, VECTORS),
+                };
                 for (block, weights) in self.weights.chunks_exact(terms * BLOCK).enumerate() {
                     let weights = &weights[from * BLOCK..to * BLOCK];
                     for part in 0..BLOCK / ROWS {
                         let row = (block * BLOCK + part * ROWS) * self.row + start;
-                        one_tile::<S, ROWS, VECTORS>(
-                            simd,
+                        let tile = Tile {
                             weights,
-                            part * ROWS,
-                            &self.offsets[from..to],
-                            &self.field[start..],
-                            &mut self.outputs[row..],
-                            self.row,
-                            from == 0,
-                        );
+                            column: part * ROWS,
+                            offsets: &self.offsets[from..to],
+                            field: &self.field[start..],
+                            outputs: &mut self.outputs[row..],
+                            row: self.row,
+                            fresh: from == 0 && !self.add,
+                        };
+                        match vectors {
+                            1 if self.length - start < S::F32_LANES => {
+                                tile.sum_part::<S, ROWS>(simd, self.length - start);
+                            }
+                            1 => tile.sum::<S, ROWS, 1>(simd),
+                            2 => tile.sum::<S, ROWS, 2>(simd),
+                            _ => tile.sum::<S, ROWS, VECTORS>(simd),
+                        }
                     }
                 }
+                start += vectors * S::F32_LANES;
             }
         }
     }
 }
 
-#[inline(always)]
-#[allow(clippy::too_many_arguments)]
-fn one_tile<S: Simd, const ROWS: usize, const VECTORS: usize>(
-    simd: S,
-    weights: &[f32],
+/// Some outputs of a block for a few vectors of positions.
+struct Tile<'a> {
+    weights: &'a [f32],
+    /// The first of the block's outputs.
     column: usize,
-    offsets: &[usize],
-    field: &[f32],
-    outputs: &mut [f32],
+    offsets: &'a [usize],
+    field: &'a [f32],
+    outputs: &'a mut [f32],
     row: usize,
+    /// Whether these are the first terms.
     fresh: bool,
-) {
-    let tile = VECTORS * S::F32_LANES;
-    let mut sums = [[simd.splat_f32s(0.0); VECTORS]; ROWS];
-    if !fresh {
-        for (number, sums) in sums.iter_mut().enumerate() {
-            let (old, _) = S::as_simd_f32s(&outputs[number * row..number * row + tile]);
-            sums.copy_from_slice(&old[..VECTORS]);
-        }
-    }
-    for (weights, offset) in weights.chunks_exact(BLOCK).zip(offsets) {
-        let (run, _) = S::as_simd_f32s(&field[*offset..*offset + tile]);
-        let mut vectors = [simd.splat_f32s(0.0); VECTORS];
-        vectors.copy_from_slice(&run[..VECTORS]);
-        let weights = &weights[column..column + ROWS];
-        for o in 0..ROWS {
-            let weight = simd.splat_f32s(weights[o]);
-            for v in 0..VECTORS {
-                sums[o][v] = simd.mul_add_e_f32s(weight, vectors[v], sums[o][v]);
+}
+
+impl Tile<'_> {
+    #[inline(always)]
+    fn sum<S: Simd, const ROWS: usize, const VECTORS: usize>(self, simd: S) {
+        let Self { column, row, .. } = self;
+        let tile = VECTORS * S::F32_LANES;
+        let mut sums = [[simd.splat_f32s(0.0); VECTORS]; ROWS];
+        if !self.fresh {
+            for (number, sums) in sums.iter_mut().enumerate() {
+                let (old, _) = S::as_simd_f32s(&self.outputs[number * row..number * row + tile]);
+                sums.copy_from_slice(&old[..VECTORS]);
             }
         }
+        for (weights, offset) in self.weights.chunks_exact(BLOCK).zip(self.offsets) {
+            let (run, _) = S::as_simd_f32s(&self.field[*offset..*offset + tile]);
+            let mut vectors = [simd.splat_f32s(0.0); VECTORS];
+            vectors.copy_from_slice(&run[..VECTORS]);
+            let weights = &weights[column..column + ROWS];
+            for o in 0..ROWS {
+                let weight = simd.splat_f32s(weights[o]);
+                for v in 0..VECTORS {
+                    sums[o][v] = simd.mul_add_e_f32s(weight, vectors[v], sums[o][v]);
+                }
+            }
+        }
+        for (number, sums) in sums.iter().enumerate() {
+            let (out, _) = S::as_mut_simd_f32s(&mut self.outputs[number * row..number * row + tile]);
+            out[..VECTORS].copy_from_slice(sums);
+        }
     }
-    for (number, sums) in sums.iter().enumerate() {
-        let (out, _) = S::as_mut_simd_f32s(&mut outputs[number * row..number * row + tile]);
-        out[..VECTORS].copy_from_slice(sums);
+}
+
+impl Tile<'_> {
+    /// The sums of fewer positions than a vector has.
+    #[inline(always)]
+    fn sum_part<S: Simd, const ROWS: usize>(self, simd: S, length: usize) {
+        let Self { column, row, .. } = self;
+        let mut sums = [simd.splat_f32s(0.0); ROWS];
+        if !self.fresh {
+            for (number, sum) in sums.iter_mut().enumerate() {
+                *sum = simd.partial_load_f32s(&self.outputs[number * row..number * row + length]);
+            }
+        }
+        for (weights, offset) in self.weights.chunks_exact(BLOCK).zip(self.offsets) {
+            let vector = simd.partial_load_f32s(&self.field[*offset..*offset + length]);
+            let weights = &weights[column..column + ROWS];
+            for o in 0..ROWS {
+                sums[o] = simd.mul_add_e_f32s(simd.splat_f32s(weights[o]), vector, sums[o]);
+            }
+        }
+        for (number, sum) in sums.into_iter().enumerate() {
+            simd.partial_store_f32s(&mut self.outputs[number * row..number * row + length], sum);
+        }
     }
 }
 
@@ -213,6 +258,51 @@ fn one_sum<S: Simd, const ROWS: usize, const COLUMNS: usize>(
     }
 }
 
+/// `to[t · width + c] = from[c · run + t]` for `t < length` and `c < rows`; the rest of `to` is left alone.
+pub(crate) fn transpose(from: &[f32], run: usize, rows: usize, length: usize, to: &mut [f32], width: usize) {
+    const SIDE: usize = 16;
+    for row in (0..rows).step_by(SIDE) {
+        let rows = SIDE.min(rows - row);
+        for start in (0..length).step_by(SIDE) {
+            let positions = SIDE.min(length - start);
+            // By way of a square that registers hold, so that both sides are read and written in runs.
+            let mut square = [[0.0f32; SIDE]; SIDE];
+            for (c, line) in square.iter_mut().enumerate().take(rows) {
+                let from = &from[(row + c) * run + start..][..positions];
+                if let Ok(from) = <&[f32; SIDE]>::try_from(from) {
+                    *line = *from;
+                } else {
+                    line[..positions].copy_from_slice(from);
+                }
+            }
+            for t in 0..positions {
+                let to = &mut to[(start + t) * width + row..][..rows];
+                for (c, to) in to.iter_mut().enumerate() {
+                    *to = square[c][t];
+                }
+            }
+        }
+    }
+}
+
+/// Rows brought into the order that [`Accumulate`] wants of weights: `[blocks][length][BLOCK]`, zero where a block has
+/// no row.
+///
+/// - `from`: `rows` runs of `run` floats, of which the first `length` count
+pub(crate) fn pack_rows(from: &[f32], run: usize, rows: usize, length: usize, packed: &mut [f32]) {
+    for (block, packed) in packed
+        .chunks_exact_mut(length * BLOCK)
+        .enumerate()
+        .take(rows.div_ceil(BLOCK))
+    {
+        let rows = BLOCK.min(rows - block * BLOCK);
+        if rows < BLOCK {
+            packed.fill(0.0);
+        }
+        transpose(&from[block * BLOCK * run..], run, rows, length, packed, BLOCK);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -233,6 +323,7 @@ mod tests {
             outputs: &mut outputs,
             row,
             length,
+            add: false,
         };
         simd.vectorize(product);
         for o in 0..2 * BLOCK {
