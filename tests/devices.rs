@@ -96,6 +96,7 @@ impl Visitor for OneStep<'_> {
                 })
                 .collect(),
             images: IMAGES,
+            labels: None,
         };
         let context = |step: usize| {
             let progress = Progress {

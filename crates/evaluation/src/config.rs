@@ -135,24 +135,7 @@ impl Config {
                 self.data.max_bad_fraction
             ));
         }
-        let random = |transform: &&Transform| {
-            !matches!(
-                transform,
-                Transform::Resize { .. } | Transform::ResizeExact { .. } | Transform::CenterCrop { .. }
-            )
-        };
-        if let Some(transform) = self.test_transforms.iter().find(random) {
-            return Err(format!(
-                "`test_transforms` must draw nothing (`resize`, `resize_exact`, `center_crop`), got {transform:?}"
-            ));
-        }
-        let group = ViewGroup {
-            count: 1,
-            transforms: self.test_transforms.clone(),
-        };
-        group
-            .validate()
-            .map_err(|reason| format!("`test_transforms`: {reason}"))?;
+        check_test_transforms("test_transforms", &self.test_transforms)?;
         if let Some(normalize) = &self.normalize {
             normalize.validate()?;
         }
@@ -161,6 +144,26 @@ impl Config {
         }
         self.protocols.iter().try_for_each(Protocol::validate)
     }
+}
+
+/// Refuses transforms of test images, which `name` holds, that draw something or end in several sizes.
+pub(crate) fn check_test_transforms(name: &str, transforms: &[Transform]) -> Result<(), String> {
+    let random = |transform: &&Transform| {
+        !matches!(
+            transform,
+            Transform::Resize { .. } | Transform::ResizeExact { .. } | Transform::CenterCrop { .. }
+        )
+    };
+    if let Some(transform) = transforms.iter().find(random) {
+        return Err(format!(
+            "`{name}` must draw nothing (`resize`, `resize_exact`, `center_crop`), got {transform:?}"
+        ));
+    }
+    let group = ViewGroup {
+        count: 1,
+        transforms: transforms.to_vec(),
+    };
+    group.validate().map_err(|reason| format!("`{name}`: {reason}"))
 }
 
 #[cfg(test)]

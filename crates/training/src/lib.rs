@@ -32,6 +32,6 @@ pub use objective::{Loss, Objective, ViewCount};
 pub use optimizer::{
     Adaptation, ClipConfig, Optimizer, OptimizerConfig, ParameterRule, Rates, drop_gradients,
 };
-pub use pretrain::{EpochEnd, Event, Outcome, RunOptions, Summary, Trained, pretrain, train};
+pub use pretrain::{AtEpochEnd, EpochEnd, Event, Outcome, RunOptions, Summary, Trained, pretrain, train};
 pub use run_log::LogLine;
 pub use schedule::{ReachesPeak, ScheduleConfig, Warmup, cosine};

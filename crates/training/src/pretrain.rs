@@ -101,6 +101,9 @@ pub struct EpochEnd<'a, O: Objective> {
     pub state: O::State,
 }
 
+/// What is called then; the state that it gives back takes the old one's place.
+pub type AtEpochEnd<'a, O, E> = dyn FnMut(EpochEnd<'_, O>) -> Result<<O as Objective>::State, E> + 'a;
+
 /// A run that has come to its end in this process.
 pub struct Trained<O: Objective> {
     /// How it went.
@@ -145,7 +148,7 @@ pub fn train<O: Objective, C: Serialize, E: From<Error>>(
     dataset: Arc<data::Dataset>,
     options: &RunOptions,
     observe: &mut dyn FnMut(Event<'_>),
-    at_epoch_end: &mut dyn FnMut(EpochEnd<'_, O>) -> Result<O::State, E>,
+    at_epoch_end: &mut AtEpochEnd<'_, O, E>,
 ) -> Result<Trained<O>, E> {
     // Refuse what cannot work before anything is written.
     config.validate().map_err(Error::Config)?;
