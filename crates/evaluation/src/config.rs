@@ -242,6 +242,18 @@ temperature = 0.1
         let mut count = 0;
         for file in std::fs::read_dir(folder).unwrap() {
             let path = file.unwrap().path();
+            let name = path.file_name().unwrap().to_string_lossy().into_owned();
+            // Those of `passer evaluate finetune` are another kind.
+            if let Ok(text) = std::fs::read_to_string(&path)
+                && (name.starts_with("finetune-") || name.starts_with("semi-supervised-"))
+            {
+                let config: Result<crate::finetune::Config, _> = toml::from_str(&text);
+                config
+                    .unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+                    .validate()
+                    .unwrap();
+                continue;
+            }
             let config = read(&std::fs::read_to_string(&path).unwrap());
             config
                 .unwrap_or_else(|error| panic!("{}: {error}", path.display()))

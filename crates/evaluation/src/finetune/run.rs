@@ -9,6 +9,7 @@ use backbones::{BackboneConfig, Context};
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
 use data::{Dataset, Loader, LoaderConfig, Order};
+use safetensors::tensor::{Dtype, TensorView};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::cell::RefCell;
@@ -71,7 +72,7 @@ const VALIDATION: &str = "validation.jsonl";
 /// Fine-tunes as the config says and scores the test set.
 ///
 /// The run directory holds what a run of pretraining holds, `validation.jsonl` where records are held out, and
-/// `result.json`. A finished run that is resumed is scored again.
+/// `result.json` with `classifier.safetensors`. A finished run that is resumed is scored again.
 ///
 /// # Errors
 /// Everything in [`Error`]; what can be told from config, encoder and indices is told before the first step.
@@ -182,6 +183,11 @@ pub fn run(config: &Config, job: &Job<'_>, observe: &mut dyn FnMut(Happening<'_>
     let scored = scorer.score(&network, &job.test, &test_places, &mut |event| {
         (observe.borrow_mut())(Happening::Testing(event));
     })?;
+    write_classifier(
+        &job.options.out.join("classifier.safetensors"),
+        &network,
+        &trained.backbone,
+    )?;
     let lines = read_lines(&lines_path, usize::MAX)?;
     let details = details(&trained, &lines, weights, validation.len(), scored.loss)?;
     let start_hash = match job.encoder {
@@ -384,6 +390,31 @@ fn cross_entropy(logits: &[f64], place: u32) -> f64 {
     let most = logits.iter().copied().fold(f64::NEG_INFINITY, f64::max);
     let sum: f64 = logits.iter().map(|logit| (logit - most).exp()).sum();
     most + sum.ln() - logits[place as usize]
+}
+
+/// The classifier of the network that was scored, by torchvision's or timm's names: with `encoder.safetensors` it is the
+/// whole of their network.
+fn write_classifier(path: &Path, network: &Network, backbone: &BackboneConfig) -> Result<(), Error> {
+    let name = match backbone {
+        BackboneConfig::Resnet(_) => "fc",
+        BackboneConfig::Vit(_) => "head",
+    };
+    let head = &network.head;
+    let mut tensors = vec![(format!("{name}.weight"), head.weight.val().into_data())];
+    if let Some(bias) = &head.bias {
+        tensors.push((format!("{name}.bias"), bias.val().into_data()));
+    }
+    let failed = |error: String| io(path, "writing the classifier")(std::io::Error::other(error));
+    let views = tensors
+        .iter()
+        .map(|(name, data)| {
+            let view = TensorView::new(Dtype::F32, data.shape().to_vec(), data.as_bytes());
+            view.map(|view| (name.as_str(), view))
+        })
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(|error| failed(error.to_string()))?;
+    let bytes = safetensors::serialize(views, None).map_err(|error| failed(error.to_string()))?;
+    Ok(training::write_atomically(path, &bytes)?)
 }
 
 /// Lines of epochs that ended before `step`; none where there is no file.

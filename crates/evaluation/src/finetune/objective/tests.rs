@@ -131,12 +131,12 @@ fn the_average_is_a_copy_first_and_then_follows_and_is_what_is_scored() {
             .next()
             .unwrap()
     };
-    let moved = |student: Network, by: f64| Network {
-        head: Linear {
-            weight: student.head.weight.map(|weight| weight + by),
-            ..student.head
-        },
-        ..student
+    let moved = |mut student: Network, by: f64| {
+        student.head.weight = student
+            .head
+            .weight
+            .map(|weight| (weight.without_autodiff() + by).autodiff());
+        student
     };
     let first = moved(student, 1.0);
     let (first, state) = objective.commit(first, state, vec![()], &context(0));
