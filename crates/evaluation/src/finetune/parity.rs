@@ -5,7 +5,7 @@
 use super::mixing::{Cut, Mix, soft_target_cross_entropy, target_tensor, targets};
 use super::objective::tests::{objective, settings};
 use super::objective::{Finetune, Network};
-use super::{Average, AverageWarmup, Mixing};
+use super::{Average, AverageWarmup, Mixing, Settings};
 use backbones::{
     BackboneConfig, Context, Draws, Init, Progress, ema_with_statistics, independent_copy, layers::BatchNorm,
     parameters,
@@ -272,7 +272,12 @@ fn rates_and_weight_decay_by_depth_are_timms() {
             layer_decay: case["layer_decay"].as_f64(),
         }
         .init();
-        let objective = objective(&settings(), &network(name), 5);
+        // The classifier's own factor comes on top of its depth's.
+        let settings = Settings {
+            head_learning_rate_factor: Some(1.5),
+            ..settings()
+        };
+        let objective = objective(&settings, &network(name), 5);
         let (student, _) = objective.init(&Init::new(0, &Device::flex().autodiff()));
         let student = student.map(&mut Ones);
         let rates = Rates {
@@ -298,6 +303,7 @@ fn rates_and_weight_decay_by_depth_are_timms() {
             // timm counts a class token's last norm to the last block; BEiT, MAE, DINOv2 and we to the classifier.
             let scale = match timms.as_str() {
                 "norm.weight" | "norm.bias" => 1.0,
+                "fc.weight" | "fc.bias" | "head.weight" | "head.bias" => 1.5 * values[0],
                 _ => values[0],
             };
             let moved = 1.0 - after[&ours];
