@@ -66,11 +66,61 @@ fn every_evaluation_config_is_read() {
     let configs = files(&root().join("configs/evaluate"), ".toml");
     assert!(configs.len() >= 4);
     for config in configs {
+        if fine_tunes(&config) {
+            continue;
+        }
         let text = std::fs::read_to_string(&config).unwrap();
         let parsed: evaluation::Config =
             toml::from_str(&text).unwrap_or_else(|e| panic!("{}: {e}", config.display()));
         parsed
             .validate()
             .unwrap_or_else(|error| panic!("{}: {error}", config.display()));
+    }
+}
+
+/// Configs of `passer evaluate finetune` are told by their names.
+fn fine_tunes(config: &std::path::Path) -> bool {
+    let name = config.file_name().unwrap().to_string_lossy();
+    name.starts_with("finetune-") || name.starts_with("semi-supervised-")
+}
+
+#[test]
+fn every_fine_tuning_config_runs_a_few_steps_from_scratch() {
+    let configs = files(&root().join("configs/evaluate"), ".toml");
+    let configs: Vec<_> = configs.iter().filter(|config| fine_tunes(config)).collect();
+    assert!(configs.len() >= 5);
+    let folder = tempfile::tempdir().unwrap();
+    for config in configs {
+        let text = std::fs::read_to_string(config).unwrap();
+        for part in ["# Papers:", "# Run: ", "# Expect:"] {
+            assert!(
+                text.contains(part),
+                "{}: the header lacks `{part}`",
+                config.display()
+            );
+        }
+        let mut table: toml::Table = text.parse().unwrap();
+        // Narrow and small, so that it is a matter of seconds; a config for any encoder gets a network of its family.
+        let name = config.file_name().unwrap().to_string_lossy().into_owned();
+        let backbone = if name.contains("vit") {
+            r#"vit = { width = 48, depth = 2, heads = 3, patch_px = 8, image_px = 32, position = "learned", interpolation = "antialiased", registers = 0, drop_path = 0.0, pooling = "class_token", initialization = "mae" }"#
+        } else {
+            r#"resnet = { depth = 18, width = 4, stem = "small" }"#
+        };
+        table.insert("backbone".into(), backbone.parse::<toml::Table>().unwrap().into());
+        let small = folder.path().join(&name);
+        std::fs::write(&small, toml::to_string(&table).unwrap()).unwrap();
+        passer()
+            .args(["evaluate", "finetune", "--smoke", "--from-scratch", "--device", "flex"])
+            .args([
+                "--set",
+                "views.0.transforms.0.random_resized_crop.size_px=32",
+                "--set",
+                r#"objective.test_transforms=[{ resize_exact = { width_px = 32, height_px = 32, filter = "bilinear" } }]"#,
+            ])
+            .arg(&small)
+            .assert()
+            .success()
+            .stdout(predicates::str::starts_with("smoke test passed: "));
     }
 }

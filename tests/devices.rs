@@ -96,6 +96,7 @@ impl Visitor for OneStep<'_> {
                 })
                 .collect(),
             images: IMAGES,
+            labels: None,
         };
         let context = |step: usize| {
             let progress = Progress {
@@ -124,6 +125,7 @@ impl Visitor for OneStep<'_> {
             learning_rate: 1e-4,
             weight_decay: 1e-4,
             at_peak: (1e-4, vec![]),
+            rules: vec![],
         };
         let student = optimizer.step(&rates, student, grads);
         let (student, state) = objective.commit(student, state, vec![pending], &context(0));

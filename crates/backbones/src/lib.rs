@@ -33,7 +33,7 @@ pub use layouts::Part;
 pub use parameters::{Parameter, change_value, parameters};
 pub use precision::Precision;
 pub use resnet::{ResNet, ResNetConfig, Stem};
-pub use teacher::{ema, independent_copy};
+pub use teacher::{ema, ema_with_statistics, independent_copy};
 pub use vit::{Vit, VitConfig};
 pub use weights::{
     EncoderInfo, Mismatch, Naming, WeightsError, encoder_to_safetensors, encoder_to_safetensors_as,

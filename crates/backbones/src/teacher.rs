@@ -48,12 +48,29 @@ impl ModuleMapper for Detach {
 /// # Panics
 /// If the two are not modules of the same structure.
 pub fn ema<M: Module>(teacher: M, student: &M, momentum: f64) -> M {
-    let mut weights = Weights::default();
+    moved(teacher, student, momentum, false)
+}
+
+/// [`ema`] that moves running statistics as it moves weights, for an average that is never run in training: timm's
+/// `ModelEmaV2` and `ModelEmaV3`.
+///
+/// # Panics
+/// If the two are not modules of the same structure.
+pub fn ema_with_statistics<M: Module>(average: M, student: &M, momentum: f64) -> M {
+    moved(average, student, momentum, true)
+}
+
+fn moved<M: Module>(teacher: M, student: &M, momentum: f64, statistics: bool) -> M {
+    let mut weights = Weights {
+        statistics,
+        ..Weights::default()
+    };
     student.visit(&mut weights);
     let mut average = Average {
         path: Path::default(),
         student: weights.found,
         momentum,
+        statistics,
     };
     let teacher = teacher.map(&mut average);
     assert!(
@@ -67,6 +84,8 @@ pub fn ema<M: Module>(teacher: M, student: &M, momentum: f64) -> M {
 #[derive(Default)]
 struct Weights {
     path: Path,
+    /// Whether running statistics are among them.
+    statistics: bool,
     found: VecDeque<(String, Box<dyn Any>)>,
 }
 
@@ -81,7 +100,7 @@ impl ModuleVisitor for Weights {
 
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
         let path = self.path.dotted();
-        if !is_running_statistic(&path) {
+        if self.statistics || !is_running_statistic(&path) {
             self.found
                 .push_back((path, Box::new(param.val().without_autodiff())));
         }
@@ -92,6 +111,7 @@ struct Average {
     path: Path,
     student: VecDeque<(String, Box<dyn Any>)>,
     momentum: f64,
+    statistics: bool,
 }
 
 impl ModuleMapper for Average {
@@ -105,7 +125,7 @@ impl ModuleMapper for Average {
 
     fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
         let path = self.path.dotted();
-        if is_running_statistic(&path) {
+        if !self.statistics && is_running_statistic(&path) {
             return param;
         }
         let (name, weight) = self

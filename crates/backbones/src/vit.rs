@@ -74,7 +74,7 @@ pub enum Interpolation {
     Offset,
 }
 
-/// What of the normalised tokens is the feature.
+/// What of the tokens is the feature.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Pooling {
@@ -82,6 +82,9 @@ pub enum Pooling {
     ClassToken,
     /// The mean of the patches' tokens (timm: `global_pool="avg", fc_norm=False`).
     Mean,
+    /// The mean of the patches' tokens as they leave the last block, normalised after it: fine-tuned BEiTs and MAEs (timm:
+    /// `global_pool="avg"`, where the norm is called `fc_norm`).
+    MeanThenNorm,
 }
 
 /// Distributions of initial weights. Norms start at 1 and 0, biases of linear layers at 0, registers near 0.
@@ -299,6 +302,7 @@ impl Vit {
             // Only what is asked for is normalised.
             Pooling::ClassToken => self.norm.forward(class_token(x)),
             Pooling::Mean => mean(self.norm.forward(self.patches_of(x))),
+            Pooling::MeanThenNorm => self.norm.forward(mean(self.patches_of(x))),
         }
     }
 

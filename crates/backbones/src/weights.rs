@@ -315,7 +315,7 @@ pub fn encoder_to_safetensors_as(
         for (present, what) in [
             (config.registers > 0, "registers"),
             (config.layer_scale.is_some(), "layer scale"),
-            (config.pooling == Pooling::Mean, "mean pooling"),
+            (config.pooling != Pooling::ClassToken, "mean pooling"),
         ] {
             if present {
                 return Err(WeightsError::Torchvision(what));

@@ -14,6 +14,8 @@ use std::sync::Arc;
 pub(crate) enum Verb {
     /// Run every protocol of a config on one encoder
     Run(Arguments),
+    /// Fine-tune an encoder on labelled images and score it: all labels, or 1 % and 10 % of them
+    Finetune(crate::finetune::Arguments),
 }
 
 #[derive(clap::Args)]
@@ -45,7 +47,10 @@ pub(crate) struct Arguments {
 }
 
 pub(crate) fn run(verb: Verb) -> anyhow::Result<()> {
-    let Verb::Run(arguments) = verb;
+    let arguments = match verb {
+        Verb::Run(arguments) => arguments,
+        Verb::Finetune(arguments) => return crate::finetune::run(arguments),
+    };
     let config: evaluation::Config = configs::read(&arguments.config, &arguments.sets)?;
     let device = arguments.device.open()?;
     let encoder = open(&arguments.encoder, &arguments.weights.options()?, &device)?;
@@ -62,7 +67,7 @@ pub(crate) fn run(verb: Verb) -> anyhow::Result<()> {
 }
 
 /// One row a number, in columns as wide as they have to be.
-fn print_table(outcomes: &[Outcome]) {
+pub(crate) fn print_table(outcomes: &[Outcome]) {
     let names: Vec<String> = outcomes
         .iter()
         .map(|outcome| match outcome.variant() {

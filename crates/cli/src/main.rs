@@ -10,6 +10,7 @@ mod devices;
 mod evaluate;
 mod failure;
 mod features;
+mod finetune;
 mod interrupt;
 mod pretrain;
 mod progress;
@@ -37,7 +38,7 @@ enum Verb {
     Quickstart(quickstart::Arguments),
     /// Pretrain a network as a config file says
     Pretrain(pretrain::Arguments),
-    /// Measure a frozen encoder with the protocols of a config file
+    /// Measure an encoder: frozen, with the protocols of a config file, or fine-tuned
     #[command(subcommand)]
     Evaluate(evaluate::Verb),
     /// Extract an encoder's features of a data set, once, into a safetensors file

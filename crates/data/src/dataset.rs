@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use rayon::prelude::*;
 use sha2::{Digest, Sha256};
@@ -10,7 +11,7 @@ use crate::error::Error;
 use crate::record::{Label, Metadata, Record};
 use crate::sources::description::{self, Description, Kind};
 use crate::sources::folder::{self, Layout};
-use crate::sources::index_file::IndexStore;
+use crate::sources::index_file::{IndexStore, hex};
 use crate::sources::pass::PassMetadata;
 use crate::sources::shard_set::{ShardSet, expand, shards_in, shards_of};
 use crate::sources::synthetic::Synthetic;
@@ -28,9 +29,16 @@ pub struct Dataset {
 #[derive(Debug)]
 enum Source {
     Shards(ShardSet),
-    Folder { root: PathBuf, table: Box<Table> },
+    Folder {
+        root: PathBuf,
+        table: Box<Table>,
+    },
     Memory(Vec<Record>),
     Synthetic(Synthetic),
+    Part {
+        whole: Arc<Dataset>,
+        positions: Vec<u32>,
+    },
 }
 
 impl Dataset {
@@ -117,6 +125,30 @@ impl Dataset {
         }
     }
 
+    /// The records of `whole` at these positions, in this order: a split, or a subset. Nothing is copied. Its fingerprint is a
+    /// hash of the whole's and of the keys.
+    ///
+    /// # Errors
+    /// [`Error::Position`] past the end.
+    pub fn part(whole: &Arc<Dataset>, positions: Vec<u32>) -> Result<Dataset, Error> {
+        let mut hasher = Sha256::new();
+        hasher.update(whole.fingerprint());
+        for position in &positions {
+            let key = whole.key(*position as usize)?;
+            hasher.update((key.len() as u64).to_le_bytes());
+            hasher.update(key);
+        }
+        Ok(Dataset {
+            class_names: whole.class_names.clone(),
+            fingerprint: hex(&hasher.finalize()),
+            source: Source::Part {
+                whole: Arc::clone(whole),
+                positions,
+            },
+            pass: None,
+        })
+    }
+
     /// Number of records.
     pub fn len(&self) -> usize {
         match &self.source {
@@ -124,6 +156,7 @@ impl Dataset {
             Source::Folder { table, .. } => table.len(),
             Source::Memory(records) => records.len(),
             Source::Synthetic(synthetic) => synthetic.records,
+            Source::Part { positions, .. } => positions.len(),
         }
     }
 
@@ -144,6 +177,7 @@ impl Dataset {
             Source::Folder { table, .. } => table.has_labels(),
             Source::Memory(records) => records.iter().any(|record| record.label.is_some()),
             Source::Synthetic(synthetic) => synthetic.classes > 0,
+            Source::Part { whole, .. } => whole.is_labelled(),
         }
     }
 
@@ -166,6 +200,7 @@ impl Dataset {
             Source::Folder { table, .. } => table.key(position),
             Source::Memory(records) => records[position].key.clone(),
             Source::Synthetic(synthetic) => synthetic.key(position),
+            Source::Part { whole, positions } => whole.key(positions[position] as usize)?,
         })
     }
 
@@ -180,6 +215,7 @@ impl Dataset {
             Source::Folder { table, .. } => table.label(position),
             Source::Memory(records) => records[position].label.clone(),
             Source::Synthetic(synthetic) => synthetic.label(position),
+            Source::Part { whole, positions } => whole.label(positions[position] as usize)?,
         })
     }
 
@@ -192,6 +228,7 @@ impl Dataset {
         match &self.source {
             Source::Memory(records) => Ok(records[position].clone()),
             Source::Synthetic(synthetic) => Ok(synthetic.read(position)),
+            Source::Part { whole, positions } => whole.read(positions[position] as usize),
             Source::Shards(_) | Source::Folder { .. } => {
                 let mut image = Vec::new();
                 self.read_image(position, &mut image)?;
@@ -230,6 +267,7 @@ impl Dataset {
                 *image = synthetic.read(position).image;
                 Ok(())
             }
+            Source::Part { whole, positions } => whole.read_image(positions[position] as usize, image),
         }
     }
 
@@ -246,6 +284,9 @@ impl Dataset {
         }
         if let Source::Memory(records) = &self.source {
             return Ok(records[position].metadata.clone());
+        }
+        if let Source::Part { whole, positions } = &self.source {
+            return whole.metadata(positions[position] as usize);
         }
         let Some(pass) = &self.pass else {
             return Ok(Metadata::default());
@@ -265,6 +306,7 @@ impl Dataset {
             Source::Shards(shards) => shards.tables().map(|(_, table)| table.heap_bytes()).sum(),
             Source::Folder { table, .. } => table.heap_bytes(),
             Source::Memory(_) | Source::Synthetic(_) => 0,
+            Source::Part { positions, .. } => 4 * positions.len(),
         }
     }
 
@@ -392,7 +434,7 @@ impl Dataset {
         match &self.source {
             Source::Shards(shards) => shards.tables().collect(),
             Source::Folder { root, table } => vec![(root.as_path(), &**table)],
-            Source::Memory(_) | Source::Synthetic(_) => Vec::new(),
+            Source::Memory(_) | Source::Synthetic(_) | Source::Part { .. } => Vec::new(),
         }
     }
 }

@@ -48,6 +48,13 @@ pub(crate) fn happens(generator: &mut ChaCha8Rng, probability: f64) -> bool {
     generator.random::<f64>() < probability
 }
 
+/// A number drawn from the normal distribution of mean 0 and deviation 1 (Box and Muller).
+pub(crate) fn gaussian(generator: &mut ChaCha8Rng) -> f64 {
+    // Above 0, whose logarithm is none.
+    let radius = (-2.0 * (1.0 - generator.random::<f64>()).ln()).sqrt();
+    radius * (std::f64::consts::TAU * generator.random::<f64>()).cos()
+}
+
 /// Puts the items in a uniformly random order (Fisher and Yates).
 pub(crate) fn shuffle<T>(items: &mut [T], generator: &mut ChaCha8Rng) {
     // Written out rather than taken from `rand`, whose algorithm may change between versions and with it every run's order.

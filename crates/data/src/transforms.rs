@@ -3,12 +3,16 @@
 //! Every transform means what torchvision means by the same name, computed as Pillow computes it, because the published
 //! recipes were tuned on exactly those pictures. The arithmetic is in the files below; this one holds what a config says.
 
+mod affine;
 mod blur;
 mod color;
 pub(crate) mod geometry;
 #[cfg(test)]
 mod parity;
+#[cfg(test)]
+mod parity_timm;
 mod pipeline;
+mod rand_augment;
 mod simd;
 
 pub(crate) use pipeline::ViewMaker;
@@ -108,6 +112,56 @@ pub enum Transform {
         /// 0 to 255; 128 everywhere.
         threshold: u8,
     },
+    /// Some of fifteen operations of common strength, as timm's `rand-mM-nN-mstdS-inc1` chooses and computes them.
+    RandAugment {
+        /// Operations chosen for an image, each by itself. timm: 2.
+        operations: usize,
+        /// How often a chosen operation is carried out. timm: 0.5.
+        probability: f64,
+        /// Strength, 0 to 10. BEiT, MAE, DeiT: 9.
+        magnitude: f64,
+        /// Standard deviation of each operation's own strength around it. BEiT, MAE, DeiT: 0.5.
+        magnitude_std: f64,
+        /// The colour that rotations and shifts bring in, 0 to 255. timm: the mean of `[data.normalize]`, times 255.
+        fill: [u8; 3],
+    },
+    /// Rectangles covered, as timm does it. Belongs at the end: timm erases what is normalised already.
+    RandomErasing {
+        /// How often. MAE, DeiT: 0.25.
+        probability: f64,
+        /// Smallest and largest share of the image's area, over all patches. timm: 0.02 to 1/3.
+        area: [f64; 2],
+        /// Smallest and largest height divided by width; its logarithm is drawn uniformly. timm: 0.3 to 1/0.3.
+        aspect: [f64; 2],
+        /// Patches. timm: 1.
+        patches: usize,
+        /// What stands there then.
+        fill: ErasingFill,
+    },
+}
+
+/// What random erasing covers a patch with. Means and deviations are shares of 255, as in `[data.normalize]`, whose numbers
+/// they should be: timm erases images that are normalised, ours are not yet. Values are rounded to 8 bits and end at black
+/// and white, where timm's go on.
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum ErasingFill {
+    /// Normal noise, drawn for each pixel and channel (timm: `pixel`).
+    Noise {
+        /// Mean of each channel.
+        mean: [f64; 3],
+        /// Standard deviation of each channel.
+        std: [f64; 3],
+    },
+    /// One colour, drawn for the patch (timm: `rand`).
+    Color {
+        /// Mean of each channel.
+        mean: [f64; 3],
+        /// Standard deviation of each channel.
+        std: [f64; 3],
+    },
+    /// This colour, 0 to 255 (timm: `const`, the mean).
+    Constant([u8; 3]),
 }
 
 /// Longest side of a view, px; a config beyond it is a slip of the pen.
@@ -175,6 +229,8 @@ impl Transform {
             Transform::Grayscale { .. } => "grayscale",
             Transform::GaussianBlur { .. } => "gaussian_blur",
             Transform::Solarize { .. } => "solarize",
+            Transform::RandAugment { .. } => "rand_augment",
+            Transform::RandomErasing { .. } => "random_erasing",
         }
     }
 
@@ -225,12 +281,50 @@ impl Transform {
                 probability(*p)?;
                 range("sigma", *sigma, 0.0, 1000.0)
             }
+            Transform::RandAugment {
+                operations,
+                probability: p,
+                magnitude,
+                magnitude_std,
+                ..
+            } => {
+                count("operations", *operations)?;
+                probability(*p)?;
+                within("magnitude", *magnitude, 0.0, rand_augment::LARGEST_MAGNITUDE)?;
+                within("magnitude_std", *magnitude_std, 0.0, 100.0)
+            }
+            Transform::RandomErasing {
+                probability: p,
+                area,
+                aspect,
+                patches,
+                fill,
+            } => {
+                probability(*p)?;
+                range("area", *area, 0.0, 1.0)?;
+                range("aspect", *aspect, 1e-3, 1e3)?;
+                count("patches", *patches)?;
+                let (ErasingFill::Noise { mean, std } | ErasingFill::Color { mean, std }) = fill else {
+                    return Ok(());
+                };
+                mean.iter()
+                    .chain(std)
+                    .try_for_each(|value| within("fill", *value, 0.0, 1.0))
+            }
         }
     }
 }
 
 fn probability(value: f64) -> Result<(), String> {
     within("probability", value, 0.0, 1.0)
+}
+
+fn count(field: &str, value: usize) -> Result<(), String> {
+    if (1..=100).contains(&value) {
+        Ok(())
+    } else {
+        Err(format!("{field} must be within 1 and 100, found {value}"))
+    }
 }
 
 fn within(field: &str, value: f64, low: f64, high: f64) -> Result<(), String> {

@@ -135,24 +135,7 @@ impl Config {
                 self.data.max_bad_fraction
             ));
         }
-        let random = |transform: &&Transform| {
-            !matches!(
-                transform,
-                Transform::Resize { .. } | Transform::ResizeExact { .. } | Transform::CenterCrop { .. }
-            )
-        };
-        if let Some(transform) = self.test_transforms.iter().find(random) {
-            return Err(format!(
-                "`test_transforms` must draw nothing (`resize`, `resize_exact`, `center_crop`), got {transform:?}"
-            ));
-        }
-        let group = ViewGroup {
-            count: 1,
-            transforms: self.test_transforms.clone(),
-        };
-        group
-            .validate()
-            .map_err(|reason| format!("`test_transforms`: {reason}"))?;
+        check_test_transforms("test_transforms", &self.test_transforms)?;
         if let Some(normalize) = &self.normalize {
             normalize.validate()?;
         }
@@ -161,6 +144,26 @@ impl Config {
         }
         self.protocols.iter().try_for_each(Protocol::validate)
     }
+}
+
+/// Refuses transforms of test images, which `name` holds, that draw something or end in several sizes.
+pub(crate) fn check_test_transforms(name: &str, transforms: &[Transform]) -> Result<(), String> {
+    let random = |transform: &&Transform| {
+        !matches!(
+            transform,
+            Transform::Resize { .. } | Transform::ResizeExact { .. } | Transform::CenterCrop { .. }
+        )
+    };
+    if let Some(transform) = transforms.iter().find(random) {
+        return Err(format!(
+            "`{name}` must draw nothing (`resize`, `resize_exact`, `center_crop`), got {transform:?}"
+        ));
+    }
+    let group = ViewGroup {
+        count: 1,
+        transforms: transforms.to_vec(),
+    };
+    group.validate().map_err(|reason| format!("`{name}`: {reason}"))
 }
 
 #[cfg(test)]
@@ -239,6 +242,18 @@ temperature = 0.1
         let mut count = 0;
         for file in std::fs::read_dir(folder).unwrap() {
             let path = file.unwrap().path();
+            let name = path.file_name().unwrap().to_string_lossy().into_owned();
+            // Those of `passer evaluate finetune` are another kind.
+            if let Ok(text) = std::fs::read_to_string(&path)
+                && (name.starts_with("finetune-") || name.starts_with("semi-supervised-"))
+            {
+                let config: Result<crate::finetune::Config, _> = toml::from_str(&text);
+                config
+                    .unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+                    .validate()
+                    .unwrap();
+                continue;
+            }
             let config = read(&std::fs::read_to_string(&path).unwrap());
             config
                 .unwrap_or_else(|error| panic!("{}: {error}", path.display()))

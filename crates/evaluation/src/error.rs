@@ -245,6 +245,15 @@ pub enum Error {
         class: i64,
     },
 
+    /// A list of records that cannot be used.
+    #[error("list `{}`: {reason}", path.display())]
+    List {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+
     /// The classifier's loss left the range of numbers.
     #[error("{protocol}: the loss became {loss} at step {step} (learning rate {learning_rate:.3e})")]
     Diverged {

@@ -20,6 +20,7 @@ mod extract;
 mod features;
 mod features_file;
 pub mod few_shot;
+pub mod finetune;
 mod head;
 mod kmeans;
 pub mod knn;

@@ -44,6 +44,7 @@ impl<O> Case<O> {
         Batch {
             views: self.views.iter().enumerate().map(group).collect(),
             images: IMAGES,
+            labels: None,
         }
     }
 
@@ -141,6 +142,7 @@ fn rates() -> Rates {
         learning_rate: 0.05,
         weight_decay: 1e-4,
         at_peak: (0.05, vec![]),
+        rules: vec![],
     }
 }
 

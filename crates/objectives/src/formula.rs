@@ -134,7 +134,11 @@ pub(crate) fn views(step: usize, groups: &[(usize, usize)], images: usize) -> Ba
         });
         first += count;
     }
-    Batch { views: made, images }
+    Batch {
+        views: made,
+        images,
+        labels: None,
+    }
 }
 
 /// Gradients by plain path.
@@ -223,6 +227,7 @@ pub(crate) fn follow_from<O: Objective>(
         learning_rate,
         weight_decay,
         at_peak: (learning_rate, vec![]),
+        rules: vec![],
     };
     let groups: Vec<(usize, usize)> = fixture.setting("views");
     let (images, steps): (usize, usize) = (fixture.setting("images"), fixture.setting("steps"));

@@ -513,6 +513,7 @@ mod tests {
         let batch = Batch {
             views: vec![training::ViewGroupTensor { images, count: 1 }],
             images: 2,
+            labels: None,
         };
         let (loss, ()) = objective.loss(&student, &state, &batch, &context(0));
         assert!(loss.total.into_scalar::<f32>().is_finite());

@@ -97,12 +97,14 @@ pub struct Batch {
     pub views: Vec<ViewGroupTensor>,
     /// Photographs in the batch (not views).
     pub images: usize,
+    /// Their labels, where every one of them has one: only objectives that learn from labels read them.
+    pub labels: Option<Vec<data::Label>>,
 }
 
 impl Batch {
     /// Uploads a loaded batch.
     pub fn upload(batch: data::Batch, normalize: &Normalize, device: &Device) -> Self {
-        let images = batch.positions.len();
+        let (images, labels) = (batch.positions.len(), batch.labels);
         let mut merged: Vec<data::Views> = vec![];
         for group in batch.views {
             match merged.last_mut() {
@@ -120,7 +122,11 @@ impl Batch {
                 images: normalize.tensor(group, device),
             })
             .collect();
-        Self { views, images }
+        Self {
+            views,
+            images,
+            labels,
+        }
     }
 
     /// The batch in parts of `images` photographs, in order, each with all its views.
@@ -138,6 +144,10 @@ impl Batch {
         }
         let part = |index: usize| Self {
             images,
+            labels: self
+                .labels
+                .as_ref()
+                .map(|labels| labels[index * images..][..images].to_vec()),
             views: self
                 .views
                 .iter()

@@ -29,7 +29,9 @@ pub use error::Error;
 pub use files::{write_atomically, write_json_atomically};
 pub use inspection::{Content, Dtypes, Inspection, Network, TensorLine, inspect_weights};
 pub use objective::{Loss, Objective, ViewCount};
-pub use optimizer::{Adaptation, ClipConfig, Optimizer, OptimizerConfig, Rates, drop_gradients};
-pub use pretrain::{Event, Outcome, RunOptions, Summary, pretrain};
+pub use optimizer::{
+    Adaptation, ClipConfig, Optimizer, OptimizerConfig, ParameterRule, Rates, drop_gradients,
+};
+pub use pretrain::{AtEpochEnd, EpochEnd, Event, Outcome, RunOptions, Summary, Trained, pretrain, train};
 pub use run_log::LogLine;
 pub use schedule::{ReachesPeak, ScheduleConfig, Warmup, cosine};

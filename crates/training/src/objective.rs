@@ -5,6 +5,7 @@
 //! optimised module would take the student's update.
 
 use crate::batch::Batch;
+use crate::optimizer::ParameterRule;
 use backbones::{Backbone, Context, Init, Progress};
 use burn::module::Module;
 use burn::tensor::Tensor;
@@ -137,6 +138,11 @@ pub trait Objective {
     /// Paths (prefixes) of student parameters whose learning rate stays at the peak, whatever the schedule (SimSiam's
     /// predictor).
     fn at_peak_rate(&self) -> Vec<&'static str> {
+        vec![]
+    }
+
+    /// Learning rates and weight decay that differ for some parameters of the student (SwAV's semi-supervised head).
+    fn parameter_rules(&self) -> Vec<ParameterRule> {
         vec![]
     }
 

@@ -89,7 +89,51 @@ pub struct Summary {
     pub seconds: f64,
 }
 
-/// Trains `objective` as `config` says on `dataset`, in the run directory `options.out`.
+/// An epoch whose last step is done, before its checkpoint is written.
+pub struct EpochEnd<'a, O: Objective> {
+    /// Epochs done.
+    pub epochs: usize,
+    /// Optimizer steps done.
+    pub step: usize,
+    /// What the optimizer updates.
+    pub student: &'a O::Student,
+    /// The rest of the objective; what is given back takes its place.
+    pub state: O::State,
+}
+
+/// What is called then; the state that it gives back takes the old one's place.
+pub type AtEpochEnd<'a, O, E> = dyn FnMut(EpochEnd<'_, O>) -> Result<<O as Objective>::State, E> + 'a;
+
+/// A run that has come to its end in this process.
+pub struct Trained<O: Objective> {
+    /// How it went.
+    pub summary: Summary,
+    /// What the optimizer updated.
+    pub student: O::Student,
+    /// The rest of the objective.
+    pub state: O::State,
+}
+
+/// [`train`] with nothing to do at the end of an epoch.
+///
+/// # Errors
+/// Those of [`train`].
+pub fn pretrain<O: Objective, C: Serialize>(
+    objective: &O,
+    config: &Config<C>,
+    dataset: Arc<data::Dataset>,
+    options: &RunOptions,
+    observe: &mut dyn FnMut(Event<'_>),
+) -> Result<Summary, Error> {
+    let trained: Result<Trained<O>, Error> =
+        train(objective, config, dataset, options, observe, &mut |end| {
+            Ok(end.state)
+        });
+    Ok(trained?.summary)
+}
+
+/// Trains `objective` as `config` says on `dataset`, in the run directory `options.out`, and calls `at_epoch_end` when an
+/// epoch's last step is done: it may look at the networks, and changes the state where it has to remember something.
 ///
 /// Everything that a run needs to go on is in its checkpoint; every draw is a function of the seed and the step, so a
 /// resumed run is the run never stopped, to the bit on `flex`.
@@ -98,13 +142,14 @@ pub struct Summary {
 /// A config that contradicts itself or the data, a run directory that holds another run, records beyond
 /// `max_bad_fraction` that cannot be decoded, a loss that is not finite, and files that cannot be written. Checkpoints
 /// written before the error stay as they are.
-pub fn pretrain<O: Objective, C: Serialize>(
+pub fn train<O: Objective, C: Serialize, E: From<Error>>(
     objective: &O,
     config: &Config<C>,
     dataset: Arc<data::Dataset>,
     options: &RunOptions,
     observe: &mut dyn FnMut(Event<'_>),
-) -> Result<Summary, Error> {
+    at_epoch_end: &mut AtEpochEnd<'_, O, E>,
+) -> Result<Trained<O>, E> {
     // Refuse what cannot work before anything is written.
     config.validate().map_err(Error::Config)?;
     objective.views().check(&config.views).map_err(Error::Config)?;
@@ -124,7 +169,8 @@ pub fn pretrain<O: Objective, C: Serialize>(
             order: config.data.order,
             max_bad_fraction: config.data.max_bad_fraction,
         },
-    )?;
+    )
+    .map_err(Error::Data)?;
     let steps_per_epoch = loader.batches_per_epoch();
     let steps = steps_per_epoch * config.training.epochs;
     let peak_learning_rate = config.optimizer.peak_learning_rate(config.data.batch_images);
@@ -201,6 +247,7 @@ pub fn pretrain<O: Objective, C: Serialize>(
         };
         let rates = Rates {
             at_peak: (peak_learning_rate, objective.at_peak_rate()),
+            rules: objective.parameter_rules(),
             ..config
                 .optimizer
                 .rates(peak_learning_rate, &config.schedule, &progress)
@@ -209,11 +256,9 @@ pub fn pretrain<O: Objective, C: Serialize>(
         // Views, from plain memory to the device.
         let waiting = Instant::now();
         let batch = match batches.next() {
-            Some(batch) => batch?,
+            Some(batch) => batch.map_err(Error::Data)?,
             None => {
-                return Err(Error::Config(format!(
-                    "the loader ended at step {step} of {steps}"
-                )));
+                return Err(Error::Config(format!("the loader ended at step {step} of {steps}")).into());
             }
         };
         let waited = waiting.elapsed().as_secs_f64();
@@ -254,7 +299,8 @@ pub fn pretrain<O: Objective, C: Serialize>(
                 step,
                 skipped: scale.skipped,
                 checkpoint: newest(),
-            });
+            }
+            .into());
         }
         let done = step + 1;
         trace(step, "optimizer and commit enqueued");
@@ -284,6 +330,14 @@ pub fn pretrain<O: Objective, C: Serialize>(
                 },
             })?;
             trace(step, "scalars read: the device has caught up");
+        }
+        if epoch_ended {
+            state = at_epoch_end(EpochEnd {
+                epochs: done / steps_per_epoch,
+                step: done,
+                student: &student,
+                state,
+            })?;
         }
         if line_due && let Some(line) = log.write(progress.epoch(), loss_scale.as_ref())? {
             last_loss = Some(line.loss);
@@ -335,7 +389,7 @@ pub fn pretrain<O: Objective, C: Serialize>(
         write_atomically(&options.out.join("encoder.safetensors"), &encoder)?;
     }
     let seconds = started.elapsed().as_secs_f64();
-    Ok(Summary {
+    let summary = Summary {
         outcome,
         step,
         steps,
@@ -343,6 +397,11 @@ pub fn pretrain<O: Objective, C: Serialize>(
         bad_records: loader.bad_records(),
         skipped_steps: loss_scale.map_or(0, |scale| scale.skipped),
         seconds,
+    };
+    Ok(Trained {
+        summary,
+        student,
+        state,
     })
 }
 

@@ -492,3 +492,27 @@ fn the_published_pass_layout_is_read_with_its_metadata() {
             .all(|record| record.metadata.photographer.is_some())
     );
 }
+
+#[test]
+fn a_part_has_the_wholes_records_and_a_fingerprint_of_its_own() {
+    let whole = std::sync::Arc::new(Dataset::synthetic(10, 8, 8, 3, 0));
+    let part = Dataset::part(&whole, vec![7, 2]).unwrap();
+    assert_eq!((part.len(), part.is_labelled()), (2, true));
+    assert_eq!(part.key(0).unwrap(), whole.key(7).unwrap());
+    assert_eq!(part.label(1).unwrap(), whole.label(2).unwrap());
+    assert_eq!(part.read(1).unwrap().image, whole.read(2).unwrap().image);
+    let mut image = vec![];
+    part.read_image(0, &mut image).unwrap();
+    assert_eq!(image, whole.read(7).unwrap().image);
+    let other = Dataset::part(&whole, vec![2, 7]).unwrap();
+    assert_ne!(part.fingerprint(), whole.fingerprint());
+    assert_ne!(part.fingerprint(), other.fingerprint());
+    assert!(matches!(
+        Dataset::part(&whole, vec![10]),
+        Err(Error::Position {
+            position: 10,
+            records: 10
+        })
+    ));
+    assert!(part.label(2).is_err());
+}

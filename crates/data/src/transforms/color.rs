@@ -57,7 +57,7 @@ pub(super) fn luma(red: u8, green: u8, blue: u8) -> u8 {
 
 /// Pillow's `Image.blend`: from `base` (0) to `value` (1) and beyond, truncated and clipped.
 #[inline(always)]
-fn blend(base: u8, value: u8, factor: f32) -> u8 {
+pub(super) fn blend(base: u8, value: u8, factor: f32) -> u8 {
     let exact = f32::from(base) + factor * (f32::from(value) - f32::from(base));
     // Truncated as in `truncate`, with the 23 bits of a single.
     (exact.clamp(0.0, 255.0).floor() + 8_388_608.0).to_bits() as u8

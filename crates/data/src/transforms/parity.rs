@@ -26,10 +26,10 @@ struct Fixture {
 }
 
 #[derive(Deserialize)]
-struct Picture {
-    width: u32,
-    height: u32,
-    pixels: String,
+pub(super) struct Picture {
+    pub(super) width: u32,
+    pub(super) height: u32,
+    pub(super) pixels: String,
 }
 
 #[derive(Deserialize)]
@@ -42,7 +42,7 @@ struct Case {
 }
 
 impl Picture {
-    fn image(&self) -> RgbImage {
+    pub(super) fn image(&self) -> RgbImage {
         let digits = self.pixels.as_bytes().as_chunks::<2>().0;
         let byte = |pair: &[u8; 2]| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap();
         RgbImage {
@@ -53,7 +53,7 @@ impl Picture {
     }
 }
 
-fn fixture<T: serde::de::DeserializeOwned>(packed: &[u8]) -> T {
+pub(super) fn fixture<T: serde::de::DeserializeOwned>(packed: &[u8]) -> T {
     let mut text = String::new();
     GzDecoder::new(packed).read_to_string(&mut text).unwrap();
     serde_json::from_str(&text).unwrap()
@@ -64,7 +64,7 @@ fn augment() -> Fixture {
 }
 
 /// Applies an operation on planes to a picture.
-fn on_planes(image: &RgbImage, operation: impl FnOnce(&mut [u8])) -> RgbImage {
+pub(super) fn on_planes(image: &RgbImage, operation: impl FnOnce(&mut [u8])) -> RgbImage {
     let mut planes = vec![0; image.pixels.len()];
     geometry::to_planes(&image.pixels, &mut planes);
     operation(&mut planes);
@@ -211,7 +211,7 @@ struct Jitter {
 }
 
 /// Largest distance of two distribution functions, ours drawn and torchvision's given by its 99 percentiles.
-fn distance(mut drawn: Vec<f64>, percentiles: &[f64]) -> f64 {
+pub(super) fn distance(mut drawn: Vec<f64>, percentiles: &[f64]) -> f64 {
     drawn.sort_by(f64::total_cmp);
     let count = drawn.len() as f64;
     let mut most: f64 = 0.0;
@@ -226,7 +226,7 @@ fn distance(mut drawn: Vec<f64>, percentiles: &[f64]) -> f64 {
 }
 
 /// Kolmogorov and Smirnov: two samples of this size differ by more in one of a thousand cases.
-fn bound(draws: usize) -> f64 {
+pub(super) fn bound(draws: usize) -> f64 {
     1.95 * (2.0 / draws as f64).sqrt()
 }
 

@@ -6,9 +6,9 @@
 use rand_chacha::ChaCha8Rng;
 
 use super::geometry::{self, CropBox, Resampler};
-use super::{Transform, ViewGroup, blur::Blur, color};
+use super::{ErasingFill, Transform, ViewGroup, blur::Blur, color, rand_augment};
 use crate::decode::RgbImage;
-use crate::randomness::{happens, shuffle, uniform};
+use crate::randomness::{gaussian, happens, shuffle, uniform};
 
 /// Draws views, with memory that is used again from view to view. One for each thread.
 #[derive(Debug, Default)]
@@ -18,6 +18,7 @@ pub(crate) struct ViewMaker {
     current: RgbImage,
     next: RgbImage,
     planes: Vec<u8>,
+    copy: Vec<u8>,
 }
 
 impl ViewMaker {
@@ -51,7 +52,10 @@ impl ViewMaker {
                 if is_source {
                     self.current = image.clone();
                 }
-                repaint(transform, &mut self.planes, width, &mut self.blur, generator);
+                let Self {
+                    planes, blur, copy, ..
+                } = self;
+                repaint(transform, planes, width, blur, copy, generator);
                 geometry::from_planes(&self.planes, &mut self.current.pixels);
             }
             is_source = false;
@@ -65,7 +69,7 @@ impl ViewMaker {
         geometry::to_planes(&picture.pixels, out);
         let width = picture.width as usize;
         for transform in after {
-            repaint(transform, out, width, &mut self.blur, generator);
+            repaint(transform, out, width, &mut self.blur, &mut self.copy, generator);
         }
     }
 }
@@ -119,6 +123,7 @@ fn repaint(
     planes: &mut [u8],
     width: usize,
     blur: &mut Blur,
+    copy: &mut Vec<u8>,
     generator: &mut ChaCha8Rng,
 ) {
     match *transform {
@@ -158,7 +163,62 @@ fn repaint(
                 color::solarize(planes, threshold);
             }
         }
+        Transform::RandAugment {
+            operations,
+            probability,
+            magnitude,
+            magnitude_std,
+            fill,
+        } => {
+            let drawn = rand_augment::draw(operations, magnitude, magnitude_std, probability, generator);
+            for operation in drawn {
+                operation.apply(planes, width, fill, copy);
+            }
+        }
+        Transform::RandomErasing {
+            probability,
+            area,
+            aspect,
+            patches,
+            ref fill,
+        } => {
+            if happens(generator, probability) {
+                let of_one = area.map(|area| area / patches as f64);
+                for _ in 0..patches {
+                    erase(planes, width, of_one, aspect, fill, generator);
+                }
+            }
+        }
         _ => unreachable!("geometric transforms do not repaint"),
+    }
+}
+
+/// Covers one patch.
+fn erase(
+    planes: &mut [u8],
+    width: usize,
+    area: [f64; 2],
+    aspect: [f64; 2],
+    fill: &ErasingFill,
+    generator: &mut ChaCha8Rng,
+) {
+    let sides = [width, planes.len() / 3 / width];
+    let Some(patch) = rand_augment::draw_patch(sides, area, aspect, generator) else {
+        return;
+    };
+    // `as` ends at 0 and 255.
+    let value = |mean: f64, std: f64, generator: &mut ChaCha8Rng| {
+        ((mean + std * gaussian(generator)) * 255.0).round() as u8
+    };
+    match fill {
+        ErasingFill::Noise { mean, std } => rand_augment::cover(planes, width, patch, |channel| {
+            value(mean[channel], std[channel], generator)
+        }),
+        ErasingFill::Color { mean, std } => {
+            let color: [u8; 3] = std::array::from_fn(|channel| value(mean[channel], std[channel], generator));
+            rand_augment::cover(planes, width, patch, |channel| color[channel]);
+        }
+        ErasingFill::Constant(color) => rand_augment::cover(planes, width, patch, |channel| color[channel]),
     }
 }
 

@@ -8,7 +8,7 @@ use burn::module::{Module, ModuleMapper, Param, ParamId};
 use burn::optim::GradientsParams;
 use burn::tensor::{Device, Tensor, TensorData};
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 /// What moves over a run.
 #[derive(Clone, Debug, PartialEq)]
@@ -19,6 +19,19 @@ pub struct Rates {
     pub weight_decay: f64,
     /// The peak learning rate, and paths (prefixes) of parameters that keep it throughout.
     pub at_peak: (f64, Vec<&'static str>),
+    /// What holds for some parameters alone.
+    pub rules: Vec<ParameterRule>,
+}
+
+/// What an objective asks for some of its parameters.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct ParameterRule {
+    /// Path of the parameters in the student, or of what they lie below, as in `head`.
+    pub path: &'static str,
+    /// Their learning rate as a multiple of the others'.
+    pub learning_rate_factor: f64,
+    /// Whether they decay, where the others do.
+    pub decays: bool,
 }
 
 /// An optimizer with its state.
@@ -51,12 +64,15 @@ impl Optimizer {
     ) -> M {
         let clip = Clip::new(clip, &module, &grads);
         let listed = parameters(&module);
-        let blocks = self.layer_decay().map(|_| blocks(&listed));
+        let blocks = self
+            .layer_decay()
+            .map(|_| Blocks::of(&listed))
+            .unwrap_or_default();
         let found = listed
             .into_iter()
             .filter(|parameter| !parameter.running_statistic)
             .map(|parameter| {
-                let how = self.hyperparameters(rates, &parameter, blocks.unwrap_or(0));
+                let how = self.hyperparameters(rates, &parameter, &blocks);
                 (parameter.id, (parameter.path, how))
             })
             .collect();
@@ -76,13 +92,21 @@ impl Optimizer {
     }
 
     /// The numbers for one parameter.
-    fn hyperparameters(&self, rates: &Rates, parameter: &Parameter, blocks: usize) -> Hyperparameters {
+    fn hyperparameters(&self, rates: &Rates, parameter: &Parameter, blocks: &Blocks) -> Hyperparameters {
         let mut learning_rate = rates.learning_rate;
         if is_below(&parameter.path, &rates.at_peak.1) {
             learning_rate = rates.at_peak.0;
         }
         let is_bias_or_norm = parameter.shape.len() == 1;
         let (mut weight_decay, mut adapted) = (rates.weight_decay, true);
+        for rule in &rates.rules {
+            if is_below(&parameter.path, &[rule.path]) {
+                learning_rate *= rule.learning_rate_factor;
+                if !rule.decays {
+                    weight_decay = 0.0;
+                }
+            }
+        }
         match &self.config {
             OptimizerConfig::Sgd { .. } => {}
             OptimizerConfig::Adamw {
@@ -93,8 +117,7 @@ impl Optimizer {
                     weight_decay = 0.0;
                 }
                 if let Some(decay) = self.layer_decay() {
-                    let above = blocks + 1 - depth(&parameter.path, blocks);
-                    learning_rate *= decay.powi(above as i32);
+                    learning_rate *= decay.powi(blocks.above(&parameter.path) as i32);
                 }
             }
             OptimizerConfig::Lars {
@@ -226,47 +249,55 @@ fn slot(
     Ok(Tensor::from_data(TensorData::new(values, shape), device))
 }
 
-/// How many transformer blocks or residual stages a module has, for rates that fall with depth.
-fn blocks(parameters: &[Parameter]) -> usize {
-    parameters
-        .iter()
-        .filter_map(|parameter| block_of(&parameter.path))
-        .max()
-        .map_or(0, |last| last + 1)
+/// The blocks of a module in order, for rates that fall with depth: a transformer's, or a ResNet's residual blocks, which timm
+/// counts one by one too.
+#[derive(Debug, Default)]
+struct Blocks(BTreeSet<(usize, usize)>);
+
+impl Blocks {
+    fn of(parameters: &[Parameter]) -> Self {
+        Self(
+            parameters
+                .iter()
+                .filter_map(|parameter| block_of(&parameter.path))
+                .collect(),
+        )
+    }
+
+    /// How many layers lie above a parameter's: 0 for what comes after the last block, `blocks + 1` for what comes before
+    /// the first, as DINOv2 and MAE's fine-tuning count. (timm counts the norm behind a transformer's last block to that
+    /// block.)
+    fn above(&self, path: &str) -> usize {
+        if let Some(block) = block_of(path) {
+            return self.0.range(block..).count();
+        }
+        let before = [
+            "patch_embed",
+            "cls_token",
+            "pos_embed",
+            "reg_token",
+            "mask_token",
+            "conv1",
+            "bn1",
+        ];
+        if path.split('.').any(|part| before.contains(&part)) {
+            self.0.len() + 1
+        } else {
+            0
+        }
+    }
 }
 
-/// 0 for what comes before the first block, `N + 1` for block `N`, `blocks + 1` for what comes after the last.
-///
-/// As DINOv2 and MAE's fine-tuning count.
-fn depth(path: &str, blocks: usize) -> usize {
-    if let Some(block) = block_of(path) {
-        return block + 1;
-    }
-    let before = [
-        "patch_embed",
-        "cls_token",
-        "pos_embed",
-        "reg_token",
-        "mask_token",
-        "conv1",
-        "bn1",
-    ];
-    if path.split('.').any(|part| before.contains(&part)) {
-        0
-    } else {
-        blocks + 1
-    }
-}
-
-/// The index of the block (`blocks.N`) or stage (`layerN`, from 1) that a parameter lies in.
-fn block_of(path: &str) -> Option<usize> {
+/// Stage and index of the block that a parameter lies in: of `blocks.N`, whose stage is 0, or of `layerSTAGE.N`.
+fn block_of(path: &str) -> Option<(usize, usize)> {
     let mut parts = path.split('.');
     while let Some(part) = parts.next() {
-        if part == "blocks" {
-            return parts.next()?.parse().ok();
-        }
-        if let Some(stage) = part.strip_prefix("layer").and_then(|n| n.parse::<usize>().ok()) {
-            return stage.checked_sub(1);
+        let stage = match part {
+            "blocks" => Some(0),
+            other => other.strip_prefix("layer").and_then(|stage| stage.parse().ok()),
+        };
+        if let Some(stage) = stage {
+            return Some((stage, parts.next()?.parse().ok()?));
         }
     }
     None

@@ -23,6 +23,7 @@ fn rates(learning_rate: f64, weight_decay: f64) -> Rates {
         learning_rate,
         weight_decay,
         at_peak: (learning_rate, vec![]),
+        rules: vec![],
     }
 }
 
@@ -291,6 +292,7 @@ fn rates_fall_with_depth_and_stay_at_the_peak_where_asked() {
         learning_rate: 1.0,
         weight_decay: 0.0,
         at_peak: (4.0, vec!["norm"]),
+        rules: vec![],
     };
     let module = optimizer.step(&rates, module, grads);
     // Adam's first step without averages is the sign of the gradient times the rate.

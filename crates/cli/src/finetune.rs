@@ -1,0 +1,248 @@
+//! `passer evaluate finetune`: an encoder that learns on, from labels; a run directory with `result.json` out.
+
+use crate::devices::DeviceArgument;
+use crate::evaluate::{Stage, print_table};
+use crate::failure::{Failure, Interrupted};
+use crate::progress::{Progress, duration};
+use crate::weights::WeightsArguments;
+use crate::{configs, devices, interrupt, provenance};
+use anyhow::Context;
+use burn::tensor::Device;
+use data::Dataset;
+use evaluation::Provenance;
+use evaluation::finetune::{Config, Happening, Job, Verdict};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use training::{Event, LoadedEncoder, RunOptions};
+
+#[derive(clap::Args)]
+pub(crate) struct Arguments {
+    /// The fine-tuning, a TOML file as configs/evaluate/finetune-*.toml and semi-supervised-*.toml
+    config: PathBuf,
+    /// What is started from: a run directory, a checkpoint, an encoder file, or weights of another program (docs/weights.md)
+    #[arg(long, value_name = "ENCODER", required_unless_present_any = ["from_scratch", "smoke"])]
+    encoder: Option<PathBuf>,
+    /// Start from initial weights of the config's `[backbone]`, to compare with
+    #[arg(long, conflicts_with = "encoder")]
+    from_scratch: bool,
+    /// Labelled records to learn from; validation records are held out of them
+    #[arg(long, value_name = "DATA", required_unless_present = "smoke")]
+    train: Option<String>,
+    /// Labelled records to be scored on, once, at the end
+    #[arg(long, value_name = "DATA", required_unless_present = "smoke")]
+    test: Option<String>,
+    /// The run directory to make (or, with --resume, to go on with)
+    #[arg(long, value_name = "RUN", required_unless_present = "smoke")]
+    out: Option<PathBuf>,
+    #[command(flatten)]
+    device: DeviceArgument,
+    /// Go on from the newest checkpoint in --out
+    #[arg(long)]
+    resume: bool,
+    /// A few steps of four synthetic images of the config's shapes: does this config run here?
+    #[arg(long, conflicts_with_all = ["train", "test", "resume"])]
+    smoke: bool,
+    /// Print the results as JSON instead of a table
+    #[arg(long)]
+    json: bool,
+    /// Change a key of the config, as in `--set training.epochs=1`; may be given again
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    sets: Vec<String>,
+    #[command(flatten)]
+    weights: WeightsArguments,
+}
+
+/// Images in a smoke test's step.
+const SMOKE_IMAGES: usize = 4;
+
+pub(crate) fn run(arguments: Arguments) -> anyhow::Result<()> {
+    let mut config: Config = configs::read(&arguments.config, &arguments.sets)?;
+    config
+        .validate()
+        .map_err(evaluation::Error::Config)
+        .with_context(|| format!("config `{}` is not valid", arguments.config.display()))?;
+    let device = arguments.device.open()?;
+    let encoder = match &arguments.encoder {
+        Some(path) => Some(training::read_encoder(
+            path,
+            &arguments.weights.options()?,
+            &device,
+        )?),
+        None => None,
+    };
+    if arguments.smoke {
+        return smoke(&mut config, encoder.as_ref(), arguments.out, &device);
+    }
+    // clap asks for all three unless --smoke.
+    let (Some(train), Some(test), Some(out)) = (&arguments.train, &arguments.test, &arguments.out) else {
+        return Err(Failure::new("`--train`, `--test` and `--out` are needed").into());
+    };
+    let (train, test) = (Dataset::open(train)?, Dataset::open(test)?);
+    let verdict = finetune(
+        &config,
+        encoder.as_ref(),
+        [train, test],
+        out,
+        arguments.resume,
+        &device,
+    )?;
+    crate::pretrain::report_bad_records(&verdict.summary.bad_records);
+    let summary = verdict.summary;
+    let Some(outcomes) = verdict.outcomes else {
+        eprintln!(
+            "interrupted at step {} of {}; go on with the same command and `--resume`",
+            summary.step, summary.steps
+        );
+        return Err(Interrupted.into());
+    };
+    eprintln!(
+        "finished {} steps of {} images in {}",
+        summary.steps,
+        config.data.batch_images,
+        duration(summary.seconds)
+    );
+    if arguments.json {
+        println!("{}", serde_json::to_string_pretty(&outcomes)?);
+    } else {
+        print_table(&outcomes);
+    }
+    eprintln!("{}", out.join("result.json").display());
+    Ok(())
+}
+
+fn smoke(
+    config: &mut Config,
+    encoder: Option<&LoadedEncoder>,
+    out: Option<PathBuf>,
+    device: &Device,
+) -> anyhow::Result<()> {
+    if encoder.is_none() && config.backbone.is_none() {
+        return Err(Failure::new(
+            "the config has no `[backbone]`, so a smoke test needs `--encoder` to know the network",
+        )
+        .into());
+    }
+    config.for_smoke_test(SMOKE_IMAGES);
+    let synthetic = |seed| {
+        let (width, height) = training::dataset_views(&config.views)
+            .first()
+            .copied()
+            .unwrap_or((32, 32));
+        Dataset::synthetic(
+            3 * SMOKE_IMAGES,
+            width.max(32) * 5 / 4,
+            height.max(32) * 5 / 4,
+            2,
+            seed,
+        )
+    };
+    let scratch = std::env::temp_dir().join(format!("passer-smoke-{}", std::process::id()));
+    let at = out.as_ref().unwrap_or(&scratch);
+    let result = finetune(
+        config,
+        encoder,
+        [synthetic(config.seed), synthetic(config.seed + 1)],
+        at,
+        false,
+        device,
+    );
+    if out.is_none() {
+        // Best effort: what matters is how the run went.
+        let _ = std::fs::remove_dir_all(&scratch);
+    }
+    let summary = result?.summary;
+    println!(
+        "smoke test passed: {} steps of {} synthetic images in {}",
+        summary.steps,
+        config.data.batch_images,
+        duration(summary.seconds)
+    );
+    Ok(())
+}
+
+/// Runs a config, showing how far it is.
+fn finetune(
+    config: &Config,
+    encoder: Option<&LoadedEncoder>,
+    [train, test]: [Dataset; 2],
+    out: &Path,
+    resume: bool,
+    device: &Device,
+) -> anyhow::Result<Verdict> {
+    let mut facts = provenance::facts(device);
+    if let Some(encoder) = encoder {
+        facts.insert("encoder".into(), encoder.hash.clone().into());
+        facts.insert("encoder_path".into(), encoder.path.display().to_string().into());
+    }
+    let job = Job {
+        encoder,
+        train: Arc::new(train),
+        test: Arc::new(test),
+        options: RunOptions {
+            out: out.to_path_buf(),
+            resume,
+            stop: interrupt::flag()?,
+            method: config.objective.protocol.name(),
+            provenance: facts,
+            device: device.clone(),
+        },
+        provenance: Provenance {
+            commit: provenance::COMMIT.into(),
+            device: devices::describe(device),
+        },
+    };
+    let mut shown: Option<Progress> = None;
+    let mut stage = Stage::default();
+    let verdict = evaluation::finetune::run(config, &job, &mut |happening| match happening {
+        Happening::Training(Event::Start {
+            step,
+            steps,
+            steps_per_epoch,
+            peak_learning_rate,
+        }) => {
+            eprintln!(
+                "{}: {steps} steps from step {step} ({steps_per_epoch} an epoch), peak learning rate {peak_learning_rate:.2e}, run directory `{}`",
+                config.objective.protocol.name(),
+                out.display()
+            );
+            shown = Some(Progress::new("step", step as u64, steps as u64));
+        }
+        Happening::Training(Event::Step { step }) => {
+            if let Some(progress) = &mut shown {
+                progress.at(step as u64);
+            }
+        }
+        Happening::Training(Event::Log(line)) => {
+            if let Some(progress) = &mut shown {
+                let note = format!(
+                    "epoch {} loss {:.4} lr {:.2e} {:.0} images/s",
+                    line.epoch + 1,
+                    line.loss,
+                    line.learning_rate,
+                    line.images_per_second
+                );
+                progress.note(line.step as u64, &note);
+            }
+        }
+        Happening::Training(Event::Checkpoint(checkpoint)) => {
+            tracing::info!("checkpoint `{}`", checkpoint.path.display());
+        }
+        Happening::Validated(line) => {
+            if let Some(progress) = &mut shown {
+                let note = format!("epoch {} validation top1 {:.2} %", line.epoch, 100.0 * line.top1);
+                progress.note(line.step as u64, &note);
+            }
+        }
+        Happening::Testing(event) => {
+            if let Some(progress) = shown.take() {
+                progress.finish();
+            }
+            stage.show(event);
+        }
+    });
+    if let Some(progress) = shown {
+        progress.finish();
+    }
+    stage.finish();
+    Ok(verdict?)
+}

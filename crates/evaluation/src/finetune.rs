@@ -1,0 +1,303 @@
+//! Fine-tuning for classification, and semi-supervised fine-tuning: the one kind of protocol in which the encoder learns.
+//!
+//! ```text
+//! encoder ── backbone ── linear classifier ── cross-entropy with the batch's labels (soft, where mixed or smoothed)
+//! ```
+//!
+//! It runs in the `training` crate's loop, so checkpoints, resume, `metrics.jsonl`, precision and micro-batches are those of
+//! pretraining. What is chosen (the epoch, by [`Keep::BestOnValidation`]) is chosen on records held out of the training set;
+//! the test set is looked at once, after the last step.
+//!
+//! - `finetune`: all training labels. BEiT (Bao et al. 2022), MAE (He et al. 2022): layer-wise rates, mixup, CutMix,
+//!   RandAugment. DeiT, MoCo-v3: the same without layer-wise rates.
+//! - `semi-supervised-1`, `semi-supervised-10`: 1 or 10 percent of the labels (SimCLR 2020, SwAV 2020).
+
+mod mixing;
+mod objective;
+#[cfg(test)]
+mod parity;
+mod run;
+mod subset;
+
+pub use mixing::Config as Mixing;
+pub use run::{Happening, Job, ValidationLine, Verdict, run};
+pub use subset::{Choice, SemiSupervised, Validation};
+
+use backbones::BackboneConfig;
+use backbones::vit::Pooling;
+use data::{Transform, ViewGroup};
+use serde::{Deserialize, Serialize};
+use training::{DataConfig, OptimizerConfig, ScheduleConfig, TrainingConfig};
+
+/// One fine-tuning: a config of pretraining whose objective is [`Settings`] and whose backbone may be the encoder's.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// Seed of the classifier's weights, order, augmentation, mixing and drop path.
+    pub seed: u64,
+    /// How records become batches. `normalize` must be what the encoder was trained with.
+    pub data: DataConfig,
+    /// One view group of one view: the augmentation of the training images.
+    pub views: Vec<ViewGroup>,
+    /// The network. Absent: the encoder's; needed where there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backbone: Option<BackboneConfig>,
+    /// Classifier, loss, splits.
+    pub objective: Settings,
+    /// The optimizer of backbone and classifier.
+    pub optimizer: OptimizerConfig,
+    /// The learning rate's course.
+    pub schedule: ScheduleConfig,
+    /// Length, batch statistics, checkpoints and log.
+    pub training: TrainingConfig,
+}
+
+/// `[objective]`: what fine-tuning adds to a training run.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Settings {
+    /// `"finetune"`, or `{ semi_supervised = { percent = 1, choice = { seed = 0 } } }`.
+    pub protocol: Protocol,
+    /// The encoder's hash, which the program writes into the run's config. Not for config files.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub encoder: Option<String>,
+    /// Drop path of a vision transformer, in place of its own. BEiT-B, MAE-B: 0.1; L: 0.2. ResNets: 0.
+    pub drop_path: f64,
+    /// Pooling of a vision transformer, in place of its own; absent: its own. BEiT, MAE: `"mean_then_norm"`, whose norm
+    /// starts anew.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pooling: Option<Pooling>,
+    /// The classifier's initial weights.
+    pub head: HeadInit,
+    /// The classifier's learning rate as a multiple of the backbone's; absent: the same. SwAV: 20 for 10 percent of the
+    /// labels, 250 for 1 percent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub head_learning_rate_factor: Option<f64>,
+    /// Share of each target that goes to all classes evenly, 0 to below 1. BEiT, MAE, DeiT: 0.1.
+    pub label_smoothing: f64,
+    /// mixup and CutMix; absent: neither.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mixing: Option<Mixing>,
+    /// A moving average of the network, which is then what is scored; absent: the network itself is. timm: 0.9998 or so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub average: Option<Average>,
+    /// Records held out of those that are learned from and scored after every epoch; absent: none, and no curve.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub validation: Option<Validation>,
+    /// Which epoch is scored on the test set.
+    pub keep: Keep,
+    /// What is done to validation and test images; nothing random.
+    pub test_transforms: Vec<Transform>,
+}
+
+/// Which labels are used.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Protocol {
+    /// Those of all training records.
+    Finetune,
+    /// Those of a part of them; the rest is not looked at.
+    SemiSupervised(SemiSupervised),
+}
+
+impl Protocol {
+    /// Its name in results: `finetune`, `semi-supervised-1`.
+    pub fn name(&self) -> String {
+        match self {
+            Self::Finetune => "finetune".into(),
+            Self::SemiSupervised(part) => format!("semi-supervised-{}", part.percent),
+        }
+    }
+}
+
+/// The distribution of the classifier's initial weights.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum HeadInit {
+    /// Weight and bias uniform on ±1/√width, as `torch.nn.Linear` starts: torchvision's ResNets, SwAV's semi-supervised code.
+    Uniform,
+    /// Weight normal with this standard deviation, bias 0. MoCo, SimCLR: 0.01.
+    Normal(f64),
+    /// The same cut at ±2. MAE: 2e-5; BEiT: 2e-5 (0.02 times its `init_scale` of 0.001); DeiT: 0.02.
+    TruncatedNormal(f64),
+}
+
+/// A moving average of weights and running statistics, as timm's `ModelEmaV3`: `a ← decay · a + (1 - decay) · w` after each
+/// step, and a copy after the first.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Average {
+    /// What is kept of the average at each step, 0 to 1.
+    pub decay: f64,
+    /// A decay that rises at first; absent: it does not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub warmup: Option<AverageWarmup>,
+}
+
+/// `1 - (1 + step / gamma)^-power`, as long as it is below the decay.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AverageWarmup {
+    /// Above 0. timm: 1.
+    pub gamma: f64,
+    /// Above 0. timm: 2/3.
+    pub power: f64,
+}
+
+/// Which epoch's network is scored on the test set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Keep {
+    /// The last one's.
+    Last,
+    /// That of the best top-1 on the validation split (of equals the earliest).
+    BestOnValidation,
+}
+
+impl Settings {
+    fn keeps_best(&self) -> bool {
+        self.keep == Keep::BestOnValidation
+    }
+
+    fn validate(&self, batch_images: usize, micro_batch_images: Option<usize>) -> Result<(), String> {
+        let fraction = |key: &str, value: f64, end: bool| {
+            if (0.0..1.0).contains(&value) || (end && value == 1.0) {
+                return Ok(());
+            }
+            let below = if end { "at most 1" } else { "below 1" };
+            Err(format!(
+                "`objective.{key}` must be at least 0 and {below}, got {value}"
+            ))
+        };
+        let above_zero = |key: &str, value: f64| {
+            if value.is_finite() && value > 0.0 {
+                return Ok(());
+            }
+            Err(format!("`objective.{key}` must be above 0, got {value}"))
+        };
+        if let Protocol::SemiSupervised(part) = &self.protocol
+            && !(part.percent > 0.0 && part.percent <= 100.0)
+        {
+            return Err(format!(
+                "`objective.protocol.semi_supervised.percent` must be above 0 and at most 100, got {}",
+                part.percent
+            ));
+        }
+        fraction("drop_path", self.drop_path, false)?;
+        fraction("label_smoothing", self.label_smoothing, false)?;
+        if let HeadInit::Normal(std) | HeadInit::TruncatedNormal(std) = self.head {
+            above_zero("head.*", std)?;
+        }
+        if let Some(factor) = self.head_learning_rate_factor {
+            above_zero("head_learning_rate_factor", factor)?;
+        }
+        if let Some(mixing) = &self.mixing {
+            mixing.validate(batch_images, micro_batch_images)?;
+        }
+        if let Some(average) = &self.average {
+            fraction("average.decay", average.decay, true)?;
+            if let Some(warmup) = &average.warmup {
+                above_zero("average.warmup.gamma", warmup.gamma)?;
+                above_zero("average.warmup.power", warmup.power)?;
+            }
+        }
+        match &self.validation {
+            Some(validation) => {
+                above_zero("validation.fraction", validation.fraction)?;
+                fraction("validation.fraction", validation.fraction, false)?;
+            }
+            None if self.keeps_best() => {
+                return Err(
+                    "`objective.keep = \"best_on_validation\"` needs `[objective.validation]`: test labels choose no epoch"
+                        .into(),
+                );
+            }
+            None => {}
+        }
+        crate::config::check_test_transforms("objective.test_transforms", &self.test_transforms)
+    }
+}
+
+impl Config {
+    /// Refuses what contradicts itself or cannot be run whatever encoder and data, naming the key.
+    pub fn validate(&self) -> Result<(), String> {
+        if let Some(backbone) = &self.backbone {
+            self.with_backbone(backbone)?;
+        }
+        self.objective
+            .validate(self.data.batch_images, self.training.micro_batch_images)
+    }
+
+    /// The training run with this network in it, whole and checked.
+    fn with_backbone(&self, backbone: &BackboneConfig) -> Result<training::Config<Settings>, String> {
+        let mut backbone = backbone.clone();
+        match &mut backbone {
+            BackboneConfig::Vit(vit) => {
+                vit.drop_path = self.objective.drop_path;
+                vit.pooling = self.objective.pooling.unwrap_or(vit.pooling);
+            }
+            BackboneConfig::Resnet(_) if self.objective.drop_path > 0.0 => {
+                return Err(format!(
+                    "`objective.drop_path` must be 0 for a ResNet, got {}",
+                    self.objective.drop_path
+                ));
+            }
+            BackboneConfig::Resnet(_) if self.objective.pooling.is_some() => {
+                return Err(
+                    "`objective.pooling` is for vision transformers: leave it out for a ResNet".into(),
+                );
+            }
+            BackboneConfig::Resnet(_) => {}
+        }
+        let config = training::Config {
+            seed: self.seed,
+            data: self.data.clone(),
+            views: self.views.clone(),
+            backbone,
+            objective: self.objective.clone(),
+            optimizer: self.optimizer.clone(),
+            schedule: self.schedule.clone(),
+            training: self.training.clone(),
+        };
+        config.validate()?;
+        self.objective
+            .validate(self.data.batch_images, self.training.micro_batch_images)?;
+        if let Some((width, height)) = self.test_view().output_px() {
+            config
+                .backbone
+                .check_input(height as usize, width as usize)
+                .map_err(|reason| format!("`objective.test_transforms`: {reason}"))?;
+        }
+        Ok(config)
+    }
+
+    fn test_view(&self) -> ViewGroup {
+        ViewGroup {
+            count: 1,
+            transforms: self.objective.test_transforms.clone(),
+        }
+    }
+
+    /// The config of a short trial with `batch_images` images a step: all but what must follow the batch stays.
+    pub fn for_smoke_test(&mut self, batch_images: usize) {
+        self.data.batch_images = batch_images;
+        self.training.epochs = 1;
+        self.training.checkpoint_every_epochs = 1;
+        self.training.log_every_steps = 1;
+        for images in [
+            &mut self.training.batch_norm_images,
+            &mut self.training.micro_batch_images,
+        ] {
+            *images = images.map(|_| batch_images / 2);
+        }
+        self.schedule.for_smoke_test();
+        if let Some(mixing) = &mut self.objective.mixing {
+            mixing.images = mixing.images.map(|_| batch_images / 2);
+        }
+        if let Protocol::SemiSupervised(part) = &mut self.objective.protocol {
+            // One percent of a handful of synthetic images is none.
+            part.percent = 100.0;
+            part.choice = Choice::Seed(self.seed);
+        }
+    }
+}

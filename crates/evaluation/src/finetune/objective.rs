@@ -1,0 +1,252 @@
+//! The network that is fine-tuned, as an [`Objective`] of the `training` crate's loop: a backbone and a linear classifier, by
+//! cross-entropy with the labels of the batch.
+
+use super::mixing::{self, soft_target_cross_entropy};
+use super::{Average, HeadInit, Settings};
+use crate::error::Error;
+use crate::task::Classes;
+use backbones::layers::Linear;
+use backbones::vit::Pooling;
+use backbones::{
+    Backbone, BackboneConfig, Context, Init, ema_with_statistics, independent_copy, load_state_dict,
+    state_dict,
+};
+use burn::module::Module;
+use burn::tensor::{Device, Tensor, TensorData};
+use data::Label;
+use std::collections::BTreeMap;
+use training::{Batch, Loss, Objective, ParameterRule, ViewCount};
+
+/// Backbone and classifier: all that the optimizer updates.
+#[derive(Module, Debug)]
+pub(super) struct Network {
+    /// The encoder, which learns too.
+    pub(super) backbone: Backbone,
+    /// One logit a class.
+    pub(super) head: Linear,
+}
+
+impl Network {
+    /// # Shapes
+    /// - `images`: `[images, 3, height, width]`, normalised
+    /// - output: `[images, classes]`
+    pub(super) fn forward(&self, images: Tensor<4>, context: &Context) -> Tensor<2> {
+        self.head.forward(self.backbone.forward(images, context))
+    }
+}
+
+/// What is saved beside the network.
+#[derive(Module, Debug)]
+pub(super) struct State {
+    /// The moving average of weights and running statistics.
+    pub(super) average: Option<Network>,
+    /// The network of the epoch that was best on the validation split, where that one is kept.
+    pub(super) best: Option<Network>,
+}
+
+/// The objective.
+#[derive(Clone, Debug)]
+pub(super) struct Finetune {
+    settings: Settings,
+    backbone: BackboneConfig,
+    /// The encoder's weights; `None` starts from the network's initial ones.
+    weights: Option<BTreeMap<String, TensorData>>,
+    classes: Classes,
+}
+
+impl Finetune {
+    /// `backbone` is the network's config, with pooling and drop path as the settings have them; `encoder` the network that
+    /// is started from and how it pools.
+    ///
+    /// # Errors
+    /// An encoder that is not the network of the config.
+    pub(super) fn new(
+        settings: &Settings,
+        backbone: &BackboneConfig,
+        encoder: Option<(&Backbone, &BackboneConfig)>,
+        classes: Classes,
+    ) -> Result<Self, Error> {
+        let weights = match encoder {
+            None => None,
+            Some((encoder, before)) => {
+                let mut weights = state_dict(encoder);
+                if starts_its_norm_anew(before, backbone) {
+                    for (name, value) in [("norm.weight", 1.0f32), ("norm.bias", 0.0)] {
+                        let width = backbone.features();
+                        weights.insert(name.into(), TensorData::new(vec![value; width], [width]));
+                    }
+                }
+                // Found out now rather than in `init`, which cannot refuse.
+                load_state_dict(backbone.init(&Init::empty(&Device::flex())), weights.clone()).map_err(
+                    |error| Error::Config(format!("the encoder does not fit `[backbone]`: {error}")),
+                )?;
+                Some(weights)
+            }
+        };
+        Ok(Self {
+            settings: settings.clone(),
+            backbone: backbone.clone(),
+            weights,
+            classes,
+        })
+    }
+
+    /// The network that is scored: the average where there is one, else the network as trained.
+    pub(super) fn current(student: &Network, state: &State) -> Network {
+        state.average.clone().unwrap_or_else(|| student.valid())
+    }
+
+    /// The network that is quoted: the best epoch's where it is kept, else the last one.
+    pub(super) fn kept(student: &Network, state: &State) -> Network {
+        match &state.best {
+            Some(best) => best.clone(),
+            None => Self::current(student, state),
+        }
+    }
+
+    fn places(&self, batch: &Batch) -> Vec<u32> {
+        let place = |label: &Label| match label {
+            Label::Class(class) => self.classes.place(i64::from(*class)),
+            Label::Classes(_) => None,
+        };
+        let labels = batch.labels.as_deref().unwrap_or_default();
+        let places: Option<Vec<u32>> = labels.iter().map(place).collect();
+        let places = places.unwrap_or_default();
+        assert_eq!(places.len(), batch.images, "labels were checked before the run");
+        places
+    }
+}
+
+/// Whether the norm behind the pooling is another one than the encoder was trained with: BEiT and MAE start it at 1 and 0.
+fn starts_its_norm_anew(before: &BackboneConfig, now: &BackboneConfig) -> bool {
+    let normed_mean = |config: &BackboneConfig| matches!(config, BackboneConfig::Vit(vit) if vit.pooling == Pooling::MeanThenNorm);
+    normed_mean(now) && !normed_mean(before)
+}
+
+impl Objective for Finetune {
+    type Student = Network;
+    type State = State;
+    type Pending = ();
+
+    fn views(&self) -> ViewCount {
+        ViewCount::Exactly(1)
+    }
+
+    fn init(&self, init: &Init) -> (Network, State) {
+        let mut backbone = self.backbone.init(&init.at("student.backbone"));
+        if let Some(weights) = &self.weights {
+            backbone = load_state_dict(backbone, weights.clone()).expect("the weights were tried in `new`");
+        }
+        let (width, classes) = (self.backbone.features(), self.classes.count());
+        let at = init.at("student.head");
+        let head = match self.settings.head {
+            HeadInit::Uniform => Linear::new(&at, width, classes),
+            HeadInit::Normal(std) => Linear::normal(&at, width, classes, std),
+            HeadInit::TruncatedNormal(std) => Linear::truncated_normal(&at, width, classes, std),
+        };
+        let network = Network { backbone, head };
+        let copy = |wanted: bool| wanted.then(|| independent_copy(&network));
+        let state = State {
+            average: copy(self.settings.average.is_some()),
+            best: copy(self.settings.keeps_best()),
+        };
+        (network, state)
+    }
+
+    fn loss(&self, student: &Network, _: &State, batch: &Batch, context: &Context) -> (Loss, ()) {
+        let images = batch.view(0);
+        let places = self.places(batch);
+        let (classes, smoothing) = (self.classes.count(), self.settings.label_smoothing);
+        let [count, _, height, width] = images.dims();
+        let (images, targets) = match &self.settings.mixing {
+            None => (images, mixing::targets(&places, classes, smoothing, None)),
+            Some(config) => {
+                let together = config.images.unwrap_or(count);
+                let before = context.micro_batch.0 * (count / together);
+                let (mut mixed, mut targets) = (vec![], vec![]);
+                for (group, places) in places.chunks(together).enumerate() {
+                    let part = images.clone().narrow(0, group * together, places.len());
+                    // The group's number in the step, so that micro-batches draw what the whole batch would.
+                    let number = (before + group) as u64;
+                    let mut rng = context.draws.whole_step().rng("finetune.mixing", number);
+                    let mix = config.draw([height, width], &mut rng);
+                    targets.extend(mixing::targets(places, classes, smoothing, mix.as_ref()));
+                    mixed.push(match &mix {
+                        Some(mix) => mix.images(part),
+                        None => part,
+                    });
+                }
+                (Tensor::cat(mixed, 0), targets)
+            }
+        };
+        let targets = mixing::target_tensor(targets, classes, &images.device());
+        let logits = student.forward(images, context);
+        let hits = logits
+            .clone()
+            .without_autodiff()
+            .argmax(1)
+            .equal(targets.clone().argmax(1))
+            .float();
+        let accuracy = hits.mean_dim(0).reshape([1]);
+        let loss = soft_target_cross_entropy(logits, targets);
+        let signals = vec![("accuracy", context.replicas.mean(accuracy))];
+        (Loss { total: loss, signals }, ())
+    }
+
+    fn commit(&self, student: Network, mut state: State, _: Vec<()>, context: &Context) -> (Network, State) {
+        if let (Some(config), Some(average)) = (&self.settings.average, state.average.take()) {
+            let decay = config.decay_at(context.progress.step + 1);
+            state.average = Some(ema_with_statistics(average, &student, decay));
+        }
+        (student, state)
+    }
+
+    fn parameter_rules(&self) -> Vec<ParameterRule> {
+        let rule = |path, learning_rate_factor, decays| ParameterRule {
+            path,
+            learning_rate_factor,
+            decays,
+        };
+        let mut rules = vec![rule(
+            "head",
+            self.settings.head_learning_rate_factor.unwrap_or(1.0),
+            true,
+        )];
+        // timm's and BEiT's `no_weight_decay`.
+        let tokens = ["backbone.Vit.cls_token", "backbone.Vit.pos_embed"];
+        rules.extend(tokens.map(|path| rule(path, 1.0, false)));
+        rules
+    }
+
+    fn whole_batch(&self) -> Option<&'static str> {
+        let mixing = self.settings.mixing.as_ref()?;
+        mixing.images.is_none().then_some(
+            "mixup and CutMix mix the images of the whole batch; say with `objective.mixing.images` how many are mixed among themselves",
+        )
+    }
+
+    fn encoder<'a>(&self, student: &'a Network, state: &'a State) -> &'a Backbone {
+        let of_state = state.best.as_ref().or(state.average.as_ref());
+        &of_state.unwrap_or(student).backbone
+    }
+}
+
+impl Average {
+    /// The decay of a step, counted from 1, as timm's `ModelEmaV3` in its training script: the first step is copied.
+    pub(super) fn decay_at(&self, step: usize) -> f64 {
+        let step = step.saturating_sub(1);
+        if step == 0 {
+            return 0.0;
+        }
+        match &self.warmup {
+            None => self.decay,
+            Some(warmup) => {
+                let rising = 1.0 - (1.0 + step as f64 / warmup.gamma).powf(-warmup.power);
+                rising.clamp(0.0, self.decay)
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests;

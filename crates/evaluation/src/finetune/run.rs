@@ -1,0 +1,444 @@
+//! A fine-tuning from config to `result.json`: splits, the training loop, the validation curve, the test set once.
+
+use super::objective::{Finetune, Network, State};
+use super::{Config, Keep, Protocol, Settings, subset};
+use crate::error::{Error, io};
+use crate::progress::Event;
+use crate::result::{Outcome, Provenance, rank_of, scores_of, share_within, write_results};
+use backbones::{BackboneConfig, Context};
+use burn::module::Module;
+use burn::tensor::{Device, Tensor};
+use data::{Dataset, Loader, LoaderConfig, Order};
+use safetensors::tensor::{Dtype, TensorView};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use std::cell::RefCell;
+use std::path::Path;
+use std::sync::Arc;
+use training::{EpochEnd, LoadedEncoder, Normalize, RunOptions, Summary, Trained};
+
+/// Whom to fine-tune on what, and where.
+pub struct Job<'a> {
+    /// What is started from; `None` starts from the config's network with initial weights.
+    pub encoder: Option<&'a LoadedEncoder>,
+    /// Labelled records; what is learned from and what is held out are parts of them.
+    pub train: Arc<Dataset>,
+    /// Labelled records to be scored on, once.
+    pub test: Arc<Dataset>,
+    /// Run directory, device, resume, stop flag.
+    pub options: RunOptions,
+    /// What only the program knows about itself.
+    pub provenance: Provenance,
+}
+
+/// Something that happened, for whoever shows it.
+#[derive(Debug)]
+pub enum Happening<'a> {
+    /// In the training loop.
+    Training(training::Event<'a>),
+    /// An epoch was scored on the validation split.
+    Validated(&'a ValidationLine),
+    /// The test set is being scored.
+    Testing(Event<'a>),
+}
+
+/// One line of `validation.jsonl`: an epoch on the records that are held out.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ValidationLine {
+    /// Epochs done.
+    pub epoch: usize,
+    /// Optimizer steps done.
+    pub step: usize,
+    /// Share of records whose class is predicted first.
+    pub top1: f64,
+    /// Mean cross-entropy with the labels, unsmoothed.
+    pub loss: f64,
+    /// Records.
+    pub records: usize,
+    /// `"average"` or `"trained"`: which weights were scored.
+    pub weights: String,
+}
+
+/// How a fine-tuning ended.
+pub struct Verdict {
+    /// Of the training loop.
+    pub summary: Summary,
+    /// The numbers of `result.json`; `None` where the run was interrupted.
+    pub outcomes: Option<Vec<Outcome>>,
+}
+
+const VALIDATION: &str = "validation.jsonl";
+
+/// Fine-tunes as the config says and scores the test set.
+///
+/// The run directory holds what a run of pretraining holds, `validation.jsonl` where records are held out, and
+/// `result.json` with `classifier.safetensors`. A finished run that is resumed is scored again.
+///
+/// # Errors
+/// Everything in [`Error`]; what can be told from config, encoder and indices is told before the first step.
+pub fn run(config: &Config, job: &Job<'_>, observe: &mut dyn FnMut(Happening<'_>)) -> Result<Verdict, Error> {
+    config.validate().map_err(Error::Config)?;
+    let mut trained = config
+        .with_backbone(&backbone_of(config, job)?)
+        .map_err(Error::Config)?;
+    check_normalize(&trained.data.normalize, job.encoder);
+    trained.objective.encoder = job.encoder.map(|encoder| encoder.hash.clone());
+    let settings = &trained.objective;
+
+    // Who learns, who is held out; every label is looked at before the first step.
+    let (classes, places) = subset::train_places(&job.train)?;
+    let test_places = subset::test_places(&classes, &job.train, &job.test)?;
+    let labelled = match &settings.protocol {
+        Protocol::Finetune => (0..job.train.len() as u32).collect(),
+        Protocol::SemiSupervised(part) => subset::labelled(part, &job.train, &places)?,
+    };
+    let (learned, held_out) = match &settings.validation {
+        Some(validation) => subset::hold_out(validation, &places, &labelled),
+        None => (labelled, vec![]),
+    };
+    if settings.validation.is_some() && held_out.is_empty() {
+        return Err(Error::Config(
+            "`objective.validation` holds no record out: every class has one record".into(),
+        ));
+    }
+    let whole = learned.len() == job.train.len();
+    let train = match whole {
+        true => Arc::clone(&job.train),
+        false => Arc::new(Dataset::part(&job.train, learned)?),
+    };
+    let held_out_places: Vec<u32> = held_out
+        .iter()
+        .map(|position| places[*position as usize])
+        .collect();
+    let validation = Arc::new(Dataset::part(&job.train, held_out)?);
+
+    let encoder = job
+        .encoder
+        .map(|encoder| (&encoder.backbone, &encoder.info.architecture));
+    let objective = Finetune::new(settings, &trained.backbone, encoder, classes.clone())?;
+    let scorer = Scorer {
+        config: &trained,
+        view: config.test_view(),
+        device: job.options.device.clone(),
+        classes: classes.count(),
+    };
+    let weights = if settings.average.is_some() {
+        "average"
+    } else {
+        "trained"
+    };
+    let lines_path = job.options.out.join(VALIDATION);
+
+    let observe = RefCell::new(observe);
+    let mut at_epoch_end = |end: EpochEnd<'_, Finetune>| -> Result<State, Error> {
+        let EpochEnd {
+            epochs,
+            step,
+            student,
+            mut state,
+        } = end;
+        if validation.is_empty() {
+            return Ok(state);
+        }
+        let network = Finetune::current(student, &state);
+        let scored = scorer.score(&network, &validation, &held_out_places, &mut |_| {})?;
+        // Lines of a run that was killed behind its newest checkpoint are made again.
+        let mut lines = read_lines(&lines_path, step)?;
+        let line = ValidationLine {
+            epoch: epochs,
+            step,
+            top1: share_within(&scored.ranks, 1),
+            loss: scored.loss,
+            records: scored.ranks.len(),
+            weights: weights.into(),
+        };
+        if settings.keeps_best() && lines.iter().all(|before| before.top1 < line.top1) {
+            state.best = Some(backbones::independent_copy(&network));
+        }
+        (observe.borrow_mut())(Happening::Validated(&line));
+        lines.push(line);
+        write_lines(&lines_path, &lines)?;
+        Ok(state)
+    };
+    let Trained {
+        summary,
+        student,
+        state,
+    } = training::train(
+        &objective,
+        &trained,
+        Arc::clone(&train),
+        &job.options,
+        &mut |event| (observe.borrow_mut())(Happening::Training(event)),
+        &mut at_epoch_end,
+    )?;
+    if summary.outcome == training::Outcome::Interrupted {
+        return Ok(Verdict {
+            summary,
+            outcomes: None,
+        });
+    }
+
+    let network = Finetune::kept(&student, &state);
+    let scored = scorer.score(&network, &job.test, &test_places, &mut |event| {
+        (observe.borrow_mut())(Happening::Testing(event));
+    })?;
+    write_classifier(
+        &job.options.out.join("classifier.safetensors"),
+        &network,
+        &trained.backbone,
+    )?;
+    let lines = read_lines(&lines_path, usize::MAX)?;
+    let details = details(&trained, &lines, weights, validation.len(), scored.loss)?;
+    let start_hash = match job.encoder {
+        Some(encoder) => encoder.hash.clone(),
+        None => "none".into(),
+    };
+    let outcomes: Vec<Outcome> = scores_of(&scored.ranks, &scored.places, classes.count(), &details)
+        .into_iter()
+        .map(|score| Outcome {
+            protocol: settings.protocol.name(),
+            metric: score.metric.to_string(),
+            value: score.value,
+            headline: score.headline,
+            spread: None,
+            encoder: start_hash.clone(),
+            encoder_name: name(&trained.backbone, job.encoder),
+            classes: classes.count(),
+            train_records: train.len() - summary.bad_records.count,
+            test_records: scored.ranks.len(),
+            train_bad_records: summary.bad_records.count,
+            test_bad_records: job.test.len() - scored.ranks.len(),
+            train_fingerprint: train.fingerprint().to_string(),
+            test_fingerprint: job.test.fingerprint().to_string(),
+            settings: Value::Object(score.details),
+            test_transforms: json!(settings.test_transforms),
+            normalize: json!(trained.data.normalize),
+            commit: job.provenance.commit.clone(),
+            device: job.provenance.device.clone(),
+        })
+        .collect();
+    write_results(&job.options.out.join("result.json"), &outcomes)?;
+    Ok(Verdict {
+        summary,
+        outcomes: Some(outcomes),
+    })
+}
+
+/// The network to train: the encoder's, which the config may name too, or the config's.
+fn backbone_of(config: &Config, job: &Job<'_>) -> Result<BackboneConfig, Error> {
+    match (job.encoder, &config.backbone) {
+        (None, None) => Err(Error::Config(
+            "`[backbone]` is needed where training starts from scratch: there is no encoder to take it from"
+                .into(),
+        )),
+        (None, Some(backbone)) => Ok(backbone.clone()),
+        (Some(encoder), Some(backbone)) if backbone.name() != encoder.info.architecture.name() => {
+            Err(Error::Config(format!(
+                "`[backbone]` is {}, and the encoder {}; leave the table out to take the encoder's",
+                backbone.name(),
+                encoder.info.architecture.name()
+            )))
+        }
+        (Some(encoder), _) => Ok(encoder.info.architecture.clone()),
+    }
+}
+
+/// Another normalisation than the encoder's is a slip more often than not, and costs accuracy without a word.
+fn check_normalize(normalize: &Normalize, encoder: Option<&LoadedEncoder>) {
+    let Some(of_encoder) = encoder.map(LoadedEncoder::normalize) else {
+        return;
+    };
+    let near = |a: &[f32; 3], b: &[f32; 3]| a.iter().zip(b).all(|(a, b)| (a - b).abs() < 2e-3);
+    if !near(&normalize.mean, &of_encoder.mean) || !near(&normalize.std, &of_encoder.std) {
+        tracing::warn!(
+            "`data.normalize` has mean {:?} and std {:?}, the encoder was trained with {:?} and {:?}",
+            normalize.mean,
+            normalize.std,
+            of_encoder.mean,
+            of_encoder.std
+        );
+    }
+}
+
+fn name(backbone: &BackboneConfig, encoder: Option<&LoadedEncoder>) -> String {
+    match encoder {
+        Some(encoder) => format!("{} {}", backbone.name(), encoder.info.method),
+        None => format!("{} from scratch", backbone.name()),
+    }
+}
+
+/// Every setting of the run and what it chose, for `result.json`.
+fn details(
+    config: &training::Config<Settings>,
+    lines: &[ValidationLine],
+    weights: &str,
+    validation_records: usize,
+    test_loss: f64,
+) -> Result<serde_json::Map<String, Value>, Error> {
+    let Value::Object(mut details) = json!(config.objective) else {
+        return Err(Error::Config("settings are no table".into()));
+    };
+    for (key, value) in [
+        ("seed", json!(config.seed)),
+        ("views", json!(config.views)),
+        ("backbone", json!(config.backbone)),
+        ("batch_images", json!(config.data.batch_images)),
+        ("optimizer", json!(config.optimizer)),
+        ("schedule", json!(config.schedule)),
+        ("training", json!(config.training)),
+        ("weights", json!(weights)),
+        ("validation_records", json!(validation_records)),
+        ("test_loss", json!(test_loss)),
+    ] {
+        details.insert(key.into(), value);
+    }
+    let best = || {
+        let better = |best: &'_ ValidationLine, line: &'_ ValidationLine| line.top1 > best.top1;
+        lines
+            .iter()
+            .reduce(|best, line| if better(best, line) { line } else { best })
+    };
+    let (line, chosen_on) = match config.objective.keep {
+        Keep::Last => (lines.last(), "nothing: the last epoch"),
+        Keep::BestOnValidation => (best(), "records held out of the training set"),
+    };
+    details.insert("epoch_chosen_on".into(), json!(chosen_on));
+    details.insert(
+        "epoch".into(),
+        json!(line.map_or(config.training.epochs, |line| line.epoch)),
+    );
+    if let Some(line) = line {
+        details.insert("validation_top1".into(), json!(line.top1));
+    }
+    Ok(details)
+}
+
+/// A network on labelled images.
+struct Scorer<'a> {
+    config: &'a training::Config<Settings>,
+    view: data::ViewGroup,
+    device: Device,
+    classes: usize,
+}
+
+struct Scored {
+    /// The true class's place in the prediction for each readable record (0 = first).
+    ranks: Vec<u32>,
+    /// Its class.
+    places: Vec<u32>,
+    /// Mean cross-entropy with the labels.
+    loss: f64,
+}
+
+impl Scorer<'_> {
+    /// `places` has the class of every record of the data set.
+    fn score(
+        &self,
+        network: &Network,
+        dataset: &Arc<Dataset>,
+        places: &[u32],
+        progress: &mut dyn FnMut(Event<'_>),
+    ) -> Result<Scored, Error> {
+        // Outside autodiff, where a forward records nothing.
+        let network = network.valid();
+        let loader = Loader::new(
+            Arc::clone(dataset),
+            vec![self.view.clone()],
+            LoaderConfig {
+                batch_images: self.config.data.batch_images,
+                workers: self.config.data.workers,
+                seed: 0,
+                order: Order::Sequential,
+                max_bad_fraction: self.config.data.max_bad_fraction,
+            },
+        )?;
+        let mut scored = Scored {
+            ranks: vec![],
+            places: vec![],
+            loss: 0.0,
+        };
+        for batch in loader.batches(0, loader.batches_per_epoch()) {
+            let batch = batch?;
+            for views in batch.views {
+                let images = self.config.data.normalize.tensor(views, &self.device);
+                let logits: Tensor<2> = network.forward(images, &Context::evaluation());
+                let logits: Vec<f64> = logits.into_data().iter::<f64>().collect();
+                for (logits, position) in logits.chunks_exact(self.classes).zip(&batch.positions) {
+                    let place = places[*position as usize];
+                    scored.ranks.push(rank_of(place, logits));
+                    scored.places.push(place);
+                    scored.loss += cross_entropy(logits, place);
+                }
+            }
+            progress(Event {
+                stage: "test set",
+                done: scored.ranks.len(),
+                total: dataset.len(),
+                unit: "images",
+            });
+        }
+        if scored.ranks.is_empty() {
+            return Err(Error::Empty { set: "scored" });
+        }
+        scored.loss /= scored.ranks.len() as f64;
+        Ok(scored)
+    }
+}
+
+fn cross_entropy(logits: &[f64], place: u32) -> f64 {
+    let most = logits.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    let sum: f64 = logits.iter().map(|logit| (logit - most).exp()).sum();
+    most + sum.ln() - logits[place as usize]
+}
+
+/// The classifier of the network that was scored, by torchvision's or timm's names: with `encoder.safetensors` it is the
+/// whole of their network.
+fn write_classifier(path: &Path, network: &Network, backbone: &BackboneConfig) -> Result<(), Error> {
+    let name = match backbone {
+        BackboneConfig::Resnet(_) => "fc",
+        BackboneConfig::Vit(_) => "head",
+    };
+    let head = &network.head;
+    let mut tensors = vec![(format!("{name}.weight"), head.weight.val().into_data())];
+    if let Some(bias) = &head.bias {
+        tensors.push((format!("{name}.bias"), bias.val().into_data()));
+    }
+    let failed = |error: String| io(path, "writing the classifier")(std::io::Error::other(error));
+    let views = tensors
+        .iter()
+        .map(|(name, data)| {
+            let view = TensorView::new(Dtype::F32, data.shape().to_vec(), data.as_bytes());
+            view.map(|view| (name.as_str(), view))
+        })
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(|error| failed(error.to_string()))?;
+    let bytes = safetensors::serialize(views, None).map_err(|error| failed(error.to_string()))?;
+    Ok(training::write_atomically(path, &bytes)?)
+}
+
+/// Lines of epochs that ended before `step`; none where there is no file.
+fn read_lines(path: &Path, step: usize) -> Result<Vec<ValidationLine>, Error> {
+    let text = match std::fs::read_to_string(path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(vec![]),
+        Err(error) => return Err(io(path, "reading the validation curve")(error)),
+    };
+    let parse = |line: &str| {
+        serde_json::from_str(line).map_err(|error| io(path, "reading the validation curve")(error.into()))
+    };
+    let lines: Vec<ValidationLine> = text.lines().map(parse).collect::<Result<_, _>>()?;
+    Ok(lines.into_iter().filter(|line| line.step < step).collect())
+}
+
+/// All lines, whole or not at all.
+fn write_lines(path: &Path, lines: &[ValidationLine]) -> Result<(), Error> {
+    let mut text = String::new();
+    for line in lines {
+        let line = serde_json::to_string(line)
+            .map_err(|error| io(path, "writing the validation curve")(error.into()))?;
+        text += &line;
+        text.push('\n');
+    }
+    Ok(training::write_atomically(path, text.as_bytes())?)
+}

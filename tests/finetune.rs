@@ -1,0 +1,262 @@
+//! Fine-tuning from outside: what a run directory holds, kills that change nothing, what is refused.
+
+use crate::runs::photos;
+use crate::{passer, root};
+use burn::store::{BurnpackStore, ModuleStore};
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// The CIFAR-10 recipe shrunk to 18 steps of a tiny network, with everything on that can be drawn, averaged and chosen.
+const SHRUNK: [&str; 13] = [
+    "data.batch_images=8",
+    "training.epochs=6",
+    "training.log_every_steps=2",
+    "backbone.resnet.width=4",
+    "views.0.transforms.0.random_resized_crop.size_px=16",
+    "objective.test_transforms.0.resize_exact.width_px=16",
+    "objective.test_transforms.0.resize_exact.height_px=16",
+    "objective.label_smoothing=0.1",
+    "objective.mixing={ mixup_alpha = 0.8, cutmix_alpha = 1.0, probability = 1.0, switch_probability = 0.5, images = 4 }",
+    "objective.average={ decay = 0.5 }",
+    "objective.validation={ fraction = 0.2, seed = 0 }",
+    "objective.keep=best_on_validation",
+    "objective.head_learning_rate_factor=2.0",
+];
+
+fn finetune(data: &Path, out: &Path, more: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_passer"));
+    command
+        .current_dir(root())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .args([
+            "evaluate",
+            "finetune",
+            "configs/evaluate/finetune-resnet18-cifar10.toml",
+        ])
+        .args(["--device", "flex"]);
+    for (name, path) in [("--train", data), ("--test", data), ("--out", out)] {
+        command.arg(name).arg(path);
+    }
+    for set in SHRUNK {
+        command.args(["--set", set]);
+    }
+    if !more.contains(&"--encoder") {
+        command.arg("--from-scratch");
+    }
+    command.args(more);
+    command
+}
+
+fn run(mut command: Command) {
+    let output = command.output().unwrap();
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+}
+
+fn refused(mut command: Command) -> String {
+    let output = command.output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+fn lines(path: &Path) -> Vec<Value> {
+    let text = std::fs::read_to_string(path).unwrap();
+    let line = |line: &str| {
+        let mut line: Value = serde_json::from_str(line).unwrap();
+        for clock in ["images_per_second", "data_wait"] {
+            line.as_object_mut().unwrap().remove(clock);
+        }
+        line
+    };
+    text.lines().map(line).collect()
+}
+
+/// All tensors of the last checkpoint: network, average, best epoch.
+fn tensors(run: &Path) -> BTreeMap<String, Vec<u8>> {
+    let checkpoint = training::latest_checkpoint(run).unwrap().unwrap();
+    let mut found = BTreeMap::new();
+    for file in ["student.bpk", "state.bpk"] {
+        let mut store = BurnpackStore::from_file(checkpoint.path.join(file));
+        for (path, tensor) in store.get_all_tensors().unwrap() {
+            let data = burn::store::bridge::to_data(tensor).unwrap();
+            found.insert(format!("{file}:{path}"), data.as_bytes().to_vec());
+        }
+    }
+    found
+}
+
+fn results(run: &Path) -> Vec<Value> {
+    let text = std::fs::read_to_string(run.join("result.json")).unwrap();
+    serde_json::from_str(&text).unwrap()
+}
+
+#[test]
+fn kills_change_neither_weights_nor_curve_nor_score() {
+    let folder = tempfile::tempdir().unwrap();
+    let photos = photos(folder.path());
+    let whole = folder.path().join("whole");
+    let started = Instant::now();
+    run(finetune(&photos, &whole, &[]));
+    let whole_time = started.elapsed();
+    assert_eq!(lines(&whole.join("metrics.jsonl")).len(), 9);
+    assert_eq!(lines(&whole.join("validation.jsonl")).len(), 6);
+
+    let killed = folder.path().join("killed");
+    let (mut kills, mut state) = (0, 0x9E37_79B9_7F4A_7C15u64 ^ u64::from(std::process::id()));
+    while kills < 6 {
+        state = state
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
+        let wait = whole_time.mul_f64((state >> 40) as f64 / (1 << 24) as f64 * 0.6);
+        let mut child = finetune(&photos, &killed, &["--resume"])
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        std::thread::sleep(wait.max(Duration::from_millis(1)));
+        if child.try_wait().unwrap().is_some() {
+            std::fs::remove_dir_all(&killed).unwrap();
+            continue;
+        }
+        child.kill().unwrap();
+        child.wait().unwrap();
+        kills += 1;
+    }
+    run(finetune(&photos, &killed, &["--resume"]));
+    for file in ["metrics.jsonl", "validation.jsonl"] {
+        assert_eq!(lines(&whole.join(file)), lines(&killed.join(file)), "{file}");
+    }
+    let of_whole = tensors(&whole);
+    for part in ["student.bpk:head.weight", "state.bpk:average", "state.bpk:best"] {
+        assert!(
+            of_whole.keys().any(|path| path.starts_with(part)),
+            "{:?}",
+            of_whole.keys()
+        );
+    }
+    assert_eq!(of_whole, tensors(&killed));
+    assert_eq!(results(&whole), results(&killed));
+    // A finished run is scored again without a step.
+    run(finetune(&photos, &killed, &["--resume"]));
+    assert_eq!(results(&whole), results(&killed));
+}
+
+#[test]
+fn a_result_says_what_was_chosen_on_what_and_encoders_are_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let photos = photos(folder.path());
+    let out = folder.path().join("run");
+    run(finetune(&photos, &out, &[]));
+    let result = &results(&out)[0];
+    let is = |key: &str, value: Value| assert_eq!(result[key], value, "{key}");
+    is("protocol", "finetune".into());
+    is("metric", "top1".into());
+    is("encoder", "none".into());
+    is("train_records", 26.into());
+    is("test_records", 32.into());
+    let settings = &result["settings"];
+    assert_eq!(settings["weights"], "average");
+    assert_eq!(
+        settings["epoch_chosen_on"],
+        "records held out of the training set"
+    );
+    assert_eq!(settings["validation_records"], 6);
+    let classifier = std::fs::read(out.join("classifier.safetensors")).unwrap();
+    let classifier = safetensors::SafeTensors::deserialize(&classifier).unwrap();
+    assert_eq!(classifier.tensor("fc.weight").unwrap().shape(), [2, 32]);
+    let curve = lines(&out.join("validation.jsonl"));
+    let best = curve
+        .iter()
+        .map(|line| line["top1"].as_f64().unwrap())
+        .fold(0.0, f64::max);
+    assert_eq!(settings["validation_top1"].as_f64().unwrap(), best);
+    let first = curve
+        .iter()
+        .find(|line| line["top1"].as_f64() == Some(best))
+        .unwrap();
+    assert_eq!(settings["epoch"], first["epoch"]);
+
+    // Its own run directory is an encoder; the smallest semi-supervised share keeps a record of each class.
+    let again = folder.path().join("again");
+    let more = [
+        "--encoder",
+        out.to_str().unwrap(),
+        "--set",
+        "objective.protocol={ semi_supervised = { percent = 50, choice = { seed = 1 } } }",
+        "--set",
+        "objective.validation={ fraction = 0.1, seed = 0 }",
+    ];
+    run(finetune(&photos, &again, &more));
+    let result = &results(&again)[0];
+    assert_eq!(result["protocol"], "semi-supervised-50");
+    assert_eq!(result["train_records"], 14);
+    assert_eq!(result["encoder"].as_str().unwrap().len(), 64);
+    // A run goes on with the encoder that it was started with.
+    let other = finetune(&photos, &again, &[&more[2..], &["--resume"]].concat());
+    let error = refused(other);
+    assert!(
+        error.contains("started with another `objective.encoder`"),
+        "{error}"
+    );
+    passer()
+        .args([
+            "evaluate",
+            "finetune",
+            "configs/evaluate/finetune-resnet18-cifar10.toml",
+            "--smoke",
+        ])
+        .args([
+            "--device",
+            "flex",
+            "--set",
+            "backbone.resnet.width=4",
+            "--encoder",
+        ])
+        .arg(&out)
+        .assert()
+        .success();
+}
+
+#[test]
+fn what_cannot_work_is_told_before_the_first_step() {
+    let folder = tempfile::tempdir().unwrap();
+    let photos = photos(folder.path());
+    let out = folder.path().join("run");
+    let error = |sets: &[&str]| {
+        let more: Vec<&str> = sets.iter().flat_map(|set| ["--set", *set]).collect();
+        let error = refused(finetune(&photos, &out, &more));
+        assert!(!out.join("checkpoints").exists(), "{error}");
+        error
+    };
+    assert!(error(&["objective.drop_path=0.1"]).contains("must be 0 for a ResNet"));
+    assert!(error(&["objective.mixing.images=3"]).contains("`objective.mixing.images`"));
+    assert!(error(&["objective.label_smoothing=1.0"]).contains("`objective.label_smoothing`"));
+    assert!(error(&["views.0.count=2"]).contains("exactly 1 views"));
+    assert!(
+        error(&[r#"objective.test_transforms=[{ horizontal_flip = { probability = 0.5 } }]"#])
+            .contains("must draw nothing")
+    );
+    let list =
+        r#"objective.protocol={ semi_supervised = { percent = 1, choice = { list = "no-such.txt" } } }"#;
+    assert!(error(&[list]).contains("list `no-such.txt`"));
+    // One class alone, and records without labels.
+    let flat = photos.join("red");
+    let error = refused(finetune(&flat, &out, &[]));
+    assert!(error.contains("has no labels"), "{error}");
+    let usage = passer()
+        .args([
+            "evaluate",
+            "finetune",
+            "configs/evaluate/finetune-resnet18-cifar10.toml",
+        ])
+        .args(["--train", "x", "--test", "x", "--out", "x"])
+        .assert()
+        .code(2);
+    assert!(String::from_utf8_lossy(&usage.get_output().stderr).contains("--encoder"));
+}
