@@ -6,6 +6,8 @@
 mod architecture;
 /// Every file under `configs/` is read and runs two steps.
 mod configs;
+/// What a newcomer gets wrong.
+mod mistakes;
 /// The program's help, errors and bad input.
 mod program;
 /// Pretrain, kill, resume, evaluate, from outside.

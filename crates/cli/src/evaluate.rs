@@ -1,12 +1,13 @@
 //! `passer evaluate`: a frozen encoder and labelled records in, scores out.
 
+use crate::configs::{self, Kind};
 use crate::devices::DeviceArgument;
 use crate::progress::Progress;
 use crate::weights::WeightsArguments;
-use crate::{configs, devices, provenance};
-use backbones::ImportOptions;
+use crate::{devices, provenance};
+use backbones::{BackboneConfig, EncoderInfo, ImportOptions, Stem};
 use burn::tensor::Device;
-use evaluation::{Encoder, Event, Job, Outcome, Provenance};
+use evaluation::{Encoder, Event, Job, Outcome, Plan, Provenance};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -46,7 +47,7 @@ pub(crate) struct Arguments {
 
 pub(crate) fn run(verb: Verb) -> anyhow::Result<()> {
     let Verb::Run(arguments) = verb;
-    let config: evaluation::Config = configs::read(&arguments.config, &arguments.sets)?;
+    let config: evaluation::Config = configs::read(&arguments.config, &arguments.sets, Kind::Evaluation)?;
     let device = arguments.device.open()?;
     let encoder = open(&arguments.encoder, &arguments.weights.options()?, &device)?;
     let train = Arc::new(data::Dataset::open(&arguments.train)?);
@@ -105,12 +106,17 @@ pub(crate) fn open(path: &Path, options: &ImportOptions, device: &Device) -> any
         );
     }
     let name = format!("{} {}", loaded.info.architecture.name(), loaded.info.method);
-    Ok(Encoder::new(
-        name,
-        loaded.hash.clone(),
-        &loaded.backbone,
-        loaded.normalize(),
-    ))
+    let encoder = Encoder::new(name, loaded.hash.clone(), &loaded.backbone, loaded.normalize());
+    Ok(encoder.trained(trained_px(&loaded.info), loaded.info.steps))
+}
+
+/// Side of the images that a network was pretrained on, px; 0 where that is a guess: the ResNets of other programs do not
+/// say.
+fn trained_px(info: &EncoderInfo) -> usize {
+    match (&info.architecture, info.extra.contains_key("layout")) {
+        (BackboneConfig::Resnet(config), true) if config.stem == Stem::Imagenet => 0,
+        _ => info.pixels,
+    }
 }
 
 /// Runs a config's protocols, showing how far they are.
@@ -134,10 +140,31 @@ pub(crate) fn evaluate(
         device,
         provenance,
     };
+    let mut plan = Plan::new(config, &job)?;
+    let results = out.join("result.json");
+    if !plan.kept().is_empty() {
+        eprintln!(
+            "`{}` has the scores of {} already; remove it to have them computed again",
+            results.display(),
+            plan.kept().join(", ")
+        );
+    }
+    if let Some(note) = plan.size_note() {
+        eprintln!(
+            "note: {note}; `test_transforms` in the config sets the size (configs/evaluate/small-images.toml is for 32 px)"
+        );
+    }
     let mut stage = Stage::default();
-    let outcomes = evaluation::run(config, &job, &mut |event| stage.show(event));
+    let done = plan.run(&mut |event| stage.show(event));
     stage.finish();
-    Ok(outcomes?)
+    if done.is_err() && !plan.outcomes().is_empty() {
+        eprintln!(
+            "the scores before the error are in `{}`, and the same command goes on from there",
+            results.display()
+        );
+    }
+    done?;
+    Ok(plan.outcomes())
 }
 
 /// A bar for each stage of an evaluation in turn.

@@ -94,6 +94,24 @@ pub fn extract(
     })
 }
 
+/// Features of no width with keys and, if asked for, labels of all records, from the index: enough for every check of
+/// labels.
+pub(crate) fn index_features(dataset: &Dataset, with_labels: bool) -> Result<Features, Error> {
+    let positions: Vec<usize> = (0..dataset.len()).collect();
+    let keys = positions.iter().map(|position| dataset.key(*position));
+    Ok(Features {
+        taps: BTreeMap::from([(POOLED.to_string(), Matrix::new(positions.len(), 0, vec![]))]),
+        labels: match with_labels {
+            true => labels(dataset, &positions)?,
+            false => None,
+        },
+        class_names: dataset.class_names().to_vec(),
+        keys: keys.collect::<Result<_, _>>()?,
+        bad_records: 0,
+        origin: Origin::default(),
+    })
+}
+
 /// What features of this data set by this encoder would come from.
 pub(crate) fn origin(
     encoder: &Encoder,

@@ -146,11 +146,14 @@ impl Features {
 
     /// What a person calls this class.
     pub(crate) fn class_name(&self, class: i64) -> String {
-        let named = usize::try_from(class)
-            .ok()
-            .and_then(|class| self.class_names.get(class));
-        named.map_or_else(|| class.to_string(), |name| format!("`{name}`"))
+        class_name(&self.class_names, class)
     }
+}
+
+/// A class's name in quotes, or its number where it has none.
+pub(crate) fn class_name(names: &[String], class: i64) -> String {
+    let named = usize::try_from(class).ok().and_then(|class| names.get(class));
+    named.map_or_else(|| class.to_string(), |name| format!("`{name}`"))
 }
 
 #[cfg(test)]

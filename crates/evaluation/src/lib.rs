@@ -10,6 +10,7 @@
 
 mod agreement;
 mod average_precision;
+mod check;
 pub mod clustering;
 mod config;
 pub mod diagnostics;
@@ -49,6 +50,6 @@ pub use error::Error;
 pub use extract::{DataConfig, extract};
 pub use features::{Features, Labels, Matrix, Origin, POOLED};
 pub use progress::Event;
-pub use result::{Outcome, Provenance, Score, Spread, write_results};
-pub use run::{Job, run};
+pub use result::{Outcome, Provenance, Score, Spread, read_results, write_results};
+pub use run::{Job, Plan, run};
 pub use task::{Classes, Part, Scaling, Task};

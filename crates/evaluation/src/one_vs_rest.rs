@@ -2,7 +2,7 @@
 //! which class. Data sets with one class a record are the special case.
 
 use crate::error::Error;
-use crate::features::{Features, Labels, Matrix};
+use crate::features::{Features, Labels, Matrix, class_name};
 use crate::task::{Classes, Scaling, TEST, TRAIN, Task, both_rows, scale};
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -38,6 +38,7 @@ pub(crate) struct OneVsRest<'a> {
     test_members: Members,
     /// The label of each class as the data set writes it: those that some training record has, ascending.
     pub(crate) labels: Vec<i64>,
+    names: Vec<String>,
 }
 
 impl<'a> OneVsRest<'a> {
@@ -59,6 +60,7 @@ impl<'a> OneVsRest<'a> {
                 train_members: Members::One(task.train_classes),
                 test_members: Members::One(task.test_classes),
                 labels: labels_of(&task.classes),
+                names: train.class_names.clone(),
             });
         };
         let (train_rows, test_rows) = both_rows(train, test, tap)?;
@@ -105,6 +107,7 @@ impl<'a> OneVsRest<'a> {
             train: Cow::Borrowed(train_rows),
             test: Cow::Borrowed(test_rows),
             labels,
+            names: train.class_names.clone(),
         })
     }
 
@@ -112,6 +115,11 @@ impl<'a> OneVsRest<'a> {
     pub(crate) fn scaled(mut self, scaling: Scaling) -> Self {
         scale(&mut self.train, &mut self.test, scaling);
         self
+    }
+
+    /// What a person calls the class at this place.
+    pub(crate) fn name(&self, class: usize) -> String {
+        class_name(&self.names, self.labels[class])
     }
 
     /// Whether each training record is of the class at this place.

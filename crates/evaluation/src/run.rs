@@ -1,12 +1,13 @@
 //! A whole evaluation: features of both data sets (made once, stored, used again), every protocol, `result.json`.
 
-use crate::clustering::{self, Clusters, clustering};
+use crate::check::check;
+use crate::clustering::clustering;
 use crate::config::{Config, Protocol};
 use crate::diagnostics::diagnostics;
 use crate::encoder::Encoder;
 use crate::error::{Error, io};
 use crate::extract::{extract, origin};
-use crate::features::{Features, POOLED};
+use crate::features::{Features, Origin, POOLED};
 use crate::few_shot::few_shot;
 use crate::knn::{knn_dino, knn_vissl};
 use crate::linear_cached::linear_cached;
@@ -14,7 +15,7 @@ use crate::linear_moco::linear_moco;
 use crate::logistic::logistic_regression;
 use crate::one_vs_rest::OneVsRest;
 use crate::progress::Event;
-use crate::result::{Outcome, Provenance, Score, write_results};
+use crate::result::{Outcome, Provenance, Score, read_results, write_results};
 use crate::retrieval::retrieval;
 use crate::svm_low_shot::svm_low_shot;
 use crate::svm_voc07::svm_voc07;
@@ -22,8 +23,12 @@ use crate::task::{Part, Task};
 use burn::tensor::Device;
 use data::Dataset;
 use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
 use std::path::Path;
 use std::sync::Arc;
+
+/// The file of scores in the output folder.
+const RESULTS: &str = "result.json";
 
 /// Whom to ask about what, and where to put the answers.
 #[derive(Clone, Debug)]
@@ -42,247 +47,352 @@ pub struct Job<'a> {
     pub provenance: Provenance,
 }
 
-/// Runs every protocol of the config, in its order, and writes `result.json`.
-///
-/// Features lying in the output folder are used again if encoder, data, labels, transforms and normalisation are the same.
+/// Runs every protocol of the config, in its order, writing `result.json` after each.
 ///
 /// # Errors
-/// Everything in [`Error`]; what can be told from the data sets' indices is told before the first image is read.
+/// As [`Plan::new`] and [`Plan::run`].
 pub fn run(
     config: &Config,
     job: &Job<'_>,
     progress: &mut dyn FnMut(Event<'_>),
 ) -> Result<Vec<Outcome>, Error> {
-    config.validate().map_err(Error::Config)?;
-    check_early(config, job)?;
-    std::fs::create_dir_all(job.out).map_err(io(job.out, "creating the output folder"))?;
-
-    let mut encoder = job.encoder.clone();
-    encoder.normalize = config.normalize.unwrap_or(encoder.normalize);
-    let job = Job {
-        encoder: &encoder,
-        ..job.clone()
-    };
-    let test = features(
-        config,
-        &job,
-        &job.test,
-        "features-test.safetensors",
-        "features of the test set",
-        progress,
-    )?;
-    let train = match config.protocols.iter().any(Protocol::needs_train_features) {
-        true => features(
-            config,
-            &job,
-            &job.train,
-            "features-train.safetensors",
-            "features of the training set",
-            progress,
-        )?,
-        false => Features::default(),
-    };
-
-    let mut outcomes = vec![];
-    for protocol in &config.protocols {
-        tracing::info!(protocol = protocol.name(), "evaluating");
-        outcomes.extend(score(config, &job, protocol, &train, &test, progress)?);
-    }
-    write_results(&job.out.join("result.json"), &outcomes)?;
-    Ok(outcomes)
+    let mut plan = Plan::new(config, job)?;
+    plan.run(progress)?;
+    Ok(plan.outcomes())
 }
 
-/// What would otherwise be found out after the whole training set went through the encoder.
-fn check_early(config: &Config, job: &Job<'_>) -> Result<(), Error> {
-    job.encoder
-        .check_transforms("`test_transforms`", &config.test_transforms)?;
-    for protocol in &config.protocols {
-        if let Protocol::LinearMoco(config) = protocol {
-            let name = format!("`{}.train_transforms`", protocol.name());
-            job.encoder.check_transforms(&name, &config.train_transforms)?;
-        }
-    }
-    let train_labels = config.protocols.iter().any(Protocol::needs_train_labels);
-    let test_labels = config.protocols.iter().any(Protocol::needs_labels);
-    for (set, dataset, labels) in [
-        ("training", &job.train, train_labels),
-        ("test", &job.test, test_labels),
-    ] {
-        if dataset.is_empty() {
-            return Err(Error::Empty { set });
-        }
-        if labels && !dataset.is_labelled() {
-            return Err(Error::Unlabelled { set });
-        }
-    }
-    for protocol in &config.protocols {
-        if let Protocol::Clustering(clustering::Config {
-            clusters: Clusters::Count(clusters),
-            fit,
-            ..
-        }) = protocol
-        {
-            let records = match fit {
-                Part::Train => job.train.len(),
-                Part::Test => job.test.len(),
-            };
-            clustering::check_clusters(*clusters, *fit, records)?;
-        }
-    }
-    let records = job.train.len();
-    match config
-        .protocols
-        .iter()
-        .find(|protocol| protocol.neighbors() > records)
-    {
-        Some(protocol) => Err(Error::Neighbors {
-            protocol: protocol.name(),
-            neighbors: protocol.neighbors(),
-            records,
-        }),
-        None => Ok(()),
-    }
+/// An evaluation that can be carried out, and what of it is done already.
+///
+/// Features lying in the output folder are used again if encoder, data, labels, transforms and normalisation are the same;
+/// scores in its `result.json` if settings, commit and device are as well.
+#[derive(Debug)]
+pub struct Plan<'a> {
+    config: Config,
+    /// With the config's normalisation.
+    encoder: Encoder,
+    job: Job<'a>,
+    train: Origin,
+    test: Origin,
+    /// For each protocol of the config what it gave, once it is known.
+    done: Vec<Option<Vec<Outcome>>>,
+    /// Those that were there at the start.
+    kept: Vec<&'static str>,
+    /// Scores of other protocols, which stay in `result.json`.
+    others: Vec<Outcome>,
 }
 
-/// The stored features if they are still those that would be made, else new ones.
-fn features(
-    config: &Config,
-    job: &Job<'_>,
-    dataset: &Arc<Dataset>,
-    file: &str,
-    stage: &str,
-    progress: &mut dyn FnMut(Event<'_>),
-) -> Result<Features, Error> {
-    let path = job.out.join(file);
-    if path.exists() {
-        let wanted = origin(job.encoder, dataset, &config.test_transforms)?;
-        match Features::load(&path) {
-            Ok(stored) if stored.origin.is(&wanted) => {
-                tracing::info!(path = %path.display(), "using stored features");
-                return Ok(stored);
+impl<'a> Plan<'a> {
+    /// Checks all that can be checked before the first image is read, for all protocols, and reads the results that are
+    /// there.
+    ///
+    /// # Errors
+    /// What the data cannot answer, and [`Error::Occupied`] where the folder holds results of another encoder or of other
+    /// records.
+    pub fn new(config: &Config, job: &Job<'a>) -> Result<Self, Error> {
+        config.validate().map_err(Error::Config)?;
+        check(config, job.encoder, &job.train, &job.test)?;
+        let mut encoder = job.encoder.clone();
+        encoder.normalize = config.normalize.unwrap_or(encoder.normalize);
+        let mut plan = Self {
+            train: origin(&encoder, &job.train, &config.test_transforms)?,
+            test: origin(&encoder, &job.test, &config.test_transforms)?,
+            config: config.clone(),
+            encoder,
+            job: job.clone(),
+            done: vec![None; config.protocols.len()],
+            kept: vec![],
+            others: vec![],
+        };
+        plan.read_stored()?;
+        Ok(plan)
+    }
+
+    /// Takes over what an earlier evaluation left in the folder.
+    fn read_stored(&mut self) -> Result<(), Error> {
+        let path = self.job.out.join(RESULTS);
+        if !path.exists() {
+            return Ok(());
+        }
+        let mut stored = read_results(&path)?;
+        for outcome in &stored {
+            let differs = [
+                (&outcome.encoder, &self.encoder.hash, "encoder"),
+                (
+                    &outcome.train_fingerprint,
+                    &self.train.fingerprint,
+                    "training set",
+                ),
+                (&outcome.test_fingerprint, &self.test.fingerprint, "test set"),
+            ];
+            if let Some((was, is, what)) = differs.into_iter().find(|(was, is, _)| was != is) {
+                let (was, is) = match what {
+                    "encoder" => (
+                        format!("encoder `{}` ({})", outcome.encoder_name, short(was)),
+                        format!("`{}` ({})", self.encoder.name, short(is)),
+                    ),
+                    what => (format!("another {what} (fingerprint {})", short(was)), short(is)),
+                };
+                return Err(Error::Occupied {
+                    path: self.job.out.to_path_buf(),
+                    what: "results",
+                    stored: was,
+                    now: is,
+                });
             }
-            Ok(_) => {
-                tracing::info!(path = %path.display(), "stored features are of something else; making new ones")
-            }
-            Err(error) => tracing::warn!(%error, "stored features cannot be used; making new ones"),
         }
+        for place in 0..self.done.len() {
+            let asked = self.asked(place);
+            let same: Vec<Outcome> = stored.extract_if(.., |outcome| outcome.asked == asked).collect();
+            self.done[place] = (!same.is_empty()).then_some(same);
+        }
+        self.kept = (self.config.protocols.iter().zip(&self.done))
+            .filter(|(_, done)| done.is_some())
+            .map(|(protocol, _)| protocol.name())
+            .collect();
+        let asks = |name: &str| {
+            self.config
+                .protocols
+                .iter()
+                .any(|protocol| protocol.name() == name)
+        };
+        stored.retain(|outcome| !asks(&outcome.protocol));
+        self.others = stored;
+        Ok(())
     }
-    let mut named = |event: Event<'_>| progress(Event { stage, ..event });
-    let features = extract(
-        job.encoder,
-        dataset,
-        &config.test_transforms,
-        &config.data,
-        job.device,
-        &mut named,
-    )?;
-    if features.bad_records > 0 {
-        tracing::warn!(
-            records = features.bad_records,
-            "{stage}: records that could not be read were left out"
-        );
+
+    /// Protocols of the config whose scores were there at the start, from an earlier evaluation, in the config's order.
+    pub fn kept(&self) -> &[&'static str] {
+        &self.kept
     }
-    features.save(&path)?;
-    Ok(features)
+
+    /// All scores that are known, in the config's order.
+    pub fn outcomes(&self) -> Vec<Outcome> {
+        self.done.iter().flatten().flatten().cloned().collect()
+    }
+
+    /// What a user should know before the work begins.
+    pub fn size_note(&self) -> Option<String> {
+        self.encoder.size_note(&self.config.test_transforms)
+    }
+
+    /// Asks what is not known yet, writing `result.json` after each protocol.
+    ///
+    /// # Errors
+    /// Everything in [`Error`]; the scores before it stay.
+    pub fn run(&mut self, progress: &mut dyn FnMut(Event<'_>)) -> Result<(), Error> {
+        let out = self.job.out;
+        std::fs::create_dir_all(out).map_err(io(out, "creating the output folder"))?;
+        let asked: Vec<&Protocol> = self
+            .config
+            .protocols
+            .iter()
+            .zip(&self.done)
+            .filter(|(_, done)| done.is_none())
+            .map(|(protocol, _)| protocol)
+            .collect();
+        if asked.is_empty() {
+            return Ok(());
+        }
+        let needs_train = asked.iter().any(|protocol| protocol.needs_train_features());
+        let test = self.features(Part::Test, progress)?;
+        let train = match needs_train {
+            true => self.features(Part::Train, progress)?,
+            false => Features::default(),
+        };
+        for place in 0..self.done.len() {
+            if self.done[place].is_some() {
+                continue;
+            }
+            let name = self.config.protocols[place].name();
+            tracing::info!(protocol = name, "evaluating");
+            let outcomes = self
+                .score(place, &train, &test, progress)
+                .map_err(|error| error.of(name))?;
+            self.done[place] = Some(outcomes);
+            let mut all = self.outcomes();
+            all.extend(self.others.iter().cloned());
+            write_results(&out.join(RESULTS), &all)?;
+        }
+        Ok(())
+    }
+
+    /// Hash of all that decides the scores of a protocol.
+    fn asked(&self, place: usize) -> String {
+        let all = json!([
+            self.config.protocols[place],
+            // Names are for people.
+            Origin {
+                encoder_name: String::new(),
+                ..self.train.clone()
+            },
+            Origin {
+                encoder_name: String::new(),
+                ..self.test.clone()
+            },
+            self.job.provenance.commit,
+            self.job.provenance.device,
+        ]);
+        Sha256::digest(all.to_string())
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect()
+    }
+
+    /// The stored features if they are still those that would be made, else new ones.
+    fn features(&self, part: Part, progress: &mut dyn FnMut(Event<'_>)) -> Result<Features, Error> {
+        let (dataset, wanted, file, stage) = match part {
+            Part::Train => (
+                &self.job.train,
+                &self.train,
+                "features-train.safetensors",
+                "features of the training set",
+            ),
+            Part::Test => (
+                &self.job.test,
+                &self.test,
+                "features-test.safetensors",
+                "features of the test set",
+            ),
+        };
+        let path = self.job.out.join(file);
+        if path.exists() {
+            match Features::load(&path) {
+                Ok(stored) if stored.origin.is(wanted) => {
+                    tracing::info!(path = %path.display(), "using stored features");
+                    return Ok(stored);
+                }
+                Ok(_) => {
+                    tracing::info!(path = %path.display(), "stored features are of something else; making new ones")
+                }
+                Err(error) => tracing::warn!(%error, "stored features cannot be used; making new ones"),
+            }
+        }
+        let mut named = |event: Event<'_>| progress(Event { stage, ..event });
+        let features = extract(
+            &self.encoder,
+            dataset,
+            &self.config.test_transforms,
+            &self.config.data,
+            self.job.device,
+            &mut named,
+        )?;
+        if features.bad_records > 0 {
+            tracing::warn!(
+                records = features.bad_records,
+                "{stage}: records that could not be read were left out"
+            );
+        }
+        features.save(&path)?;
+        Ok(features)
+    }
+
+    /// One protocol's outcomes.
+    fn score(
+        &self,
+        place: usize,
+        train: &Features,
+        test: &Features,
+        progress: &mut dyn FnMut(Event<'_>),
+    ) -> Result<Vec<Outcome>, Error> {
+        let (config, job, encoder) = (&self.config, &self.job, &self.encoder);
+        let protocol = &config.protocols[place];
+        let asked = self.asked(place);
+        let task = || match protocol.needs_train_labels() {
+            true => Task::new(train, test, POOLED),
+            false => Task::within_test(train, test, POOLED),
+        };
+        let mut train_records = train.records();
+        let mut train_bad_records = train.bad_records;
+        let (scores, classes) = match protocol {
+            Protocol::KnnDino(settings) => {
+                let task = task()?;
+                (knn_dino(settings, &task, job.device)?, task.classes.count())
+            }
+            Protocol::KnnVissl(settings) => {
+                let task = task()?;
+                (knn_vissl(settings, &task, job.device)?, task.classes.count())
+            }
+            Protocol::LinearMoco(settings) => {
+                let probe = linear_moco(
+                    settings,
+                    encoder,
+                    &job.train,
+                    test,
+                    &config.data,
+                    job.device,
+                    progress,
+                )?;
+                train_bad_records = probe.bad_records;
+                train_records = job.train.len() - probe.bad_records;
+                (probe.scores, probe.classes)
+            }
+            Protocol::LinearCached(settings) => {
+                let task = task()?;
+                let classes = task.classes.count();
+                (linear_cached(settings, task, job.device, progress)?, classes)
+            }
+            Protocol::LogisticRegression(settings) => {
+                let task = task()?;
+                let classes = task.classes.count();
+                (logistic_regression(settings, task, progress)?, classes)
+            }
+            Protocol::Clustering(settings) => {
+                let task = task()?;
+                let classes = task.classes.count();
+                (clustering(settings, task, progress)?, classes)
+            }
+            Protocol::FewShot(settings) => {
+                let task = task()?;
+                let classes = task.classes.count();
+                (few_shot(settings, task, progress)?, classes)
+            }
+            Protocol::SvmVoc07(settings) => {
+                let task = OneVsRest::new(train, test, POOLED)?;
+                let classes = task.labels.len();
+                (svm_voc07(settings, task, progress)?, classes)
+            }
+            Protocol::SvmLowShot(settings) => {
+                let task = OneVsRest::new(train, test, POOLED)?;
+                let classes = task.labels.len();
+                (svm_low_shot(settings, task, progress)?, classes)
+            }
+            Protocol::Retrieval(settings) => {
+                let task = task()?;
+                let classes = task.classes.count();
+                (retrieval(settings, task, progress)?, classes)
+            }
+            Protocol::Diagnostics(settings) => (diagnostics(settings, train, test, progress)?, 0),
+        };
+        let outcome = |score: Score| Outcome {
+            protocol: protocol.name().to_string(),
+            metric: score.metric.to_string(),
+            value: score.value,
+            headline: score.headline,
+            spread: score.spread,
+            encoder: encoder.hash.clone(),
+            encoder_name: encoder.name.clone(),
+            encoder_step: encoder.step,
+            classes,
+            train_records,
+            test_records: test.records(),
+            train_bad_records,
+            test_bad_records: test.bad_records,
+            train_fingerprint: job.train.fingerprint().to_string(),
+            test_fingerprint: job.test.fingerprint().to_string(),
+            settings: settings(protocol, score.details),
+            test_transforms: json!(config.test_transforms),
+            normalize: json!(encoder.normalize),
+            commit: job.provenance.commit.clone(),
+            device: job.provenance.device.clone(),
+            asked: asked.clone(),
+        };
+        Ok(scores.into_iter().map(outcome).collect())
+    }
 }
 
-/// One protocol's outcomes.
-fn score(
-    config: &Config,
-    job: &Job<'_>,
-    protocol: &Protocol,
-    train: &Features,
-    test: &Features,
-    progress: &mut dyn FnMut(Event<'_>),
-) -> Result<Vec<Outcome>, Error> {
-    let task = || match protocol.needs_train_labels() {
-        true => Task::new(train, test, POOLED),
-        false => Task::within_test(train, test, POOLED),
-    };
-    let mut train_records = train.records();
-    let mut train_bad_records = train.bad_records;
-    let (scores, classes) = match protocol {
-        Protocol::KnnDino(settings) => {
-            let task = task()?;
-            (knn_dino(settings, &task, job.device)?, task.classes.count())
-        }
-        Protocol::KnnVissl(settings) => {
-            let task = task()?;
-            (knn_vissl(settings, &task, job.device)?, task.classes.count())
-        }
-        Protocol::LinearMoco(settings) => {
-            let probe = linear_moco(
-                settings,
-                job.encoder,
-                &job.train,
-                test,
-                &config.data,
-                job.device,
-                progress,
-            )?;
-            train_bad_records = probe.bad_records;
-            train_records = job.train.len() - probe.bad_records;
-            (probe.scores, probe.classes)
-        }
-        Protocol::LinearCached(settings) => {
-            let task = task()?;
-            let classes = task.classes.count();
-            (linear_cached(settings, task, job.device, progress)?, classes)
-        }
-        Protocol::LogisticRegression(settings) => {
-            let task = task()?;
-            let classes = task.classes.count();
-            (logistic_regression(settings, task, progress)?, classes)
-        }
-        Protocol::Clustering(settings) => {
-            let task = task()?;
-            let classes = task.classes.count();
-            (clustering(settings, task, progress)?, classes)
-        }
-        Protocol::FewShot(settings) => {
-            let task = task()?;
-            let classes = task.classes.count();
-            (few_shot(settings, task, progress)?, classes)
-        }
-        Protocol::SvmVoc07(settings) => {
-            let task = OneVsRest::new(train, test, POOLED)?;
-            let classes = task.labels.len();
-            (svm_voc07(settings, task, progress)?, classes)
-        }
-        Protocol::SvmLowShot(settings) => {
-            let task = OneVsRest::new(train, test, POOLED)?;
-            let classes = task.labels.len();
-            (svm_low_shot(settings, task, progress)?, classes)
-        }
-        Protocol::Retrieval(settings) => {
-            let task = task()?;
-            let classes = task.classes.count();
-            (retrieval(settings, task, progress)?, classes)
-        }
-        Protocol::Diagnostics(settings) => (diagnostics(settings, train, test, progress)?, 0),
-    };
-    let outcome = |score: Score| Outcome {
-        protocol: protocol.name().to_string(),
-        metric: score.metric.to_string(),
-        value: score.value,
-        headline: score.headline,
-        spread: score.spread,
-        encoder: job.encoder.hash.clone(),
-        encoder_name: job.encoder.name.clone(),
-        classes,
-        train_records,
-        test_records: test.records(),
-        train_bad_records,
-        test_bad_records: test.bad_records,
-        train_fingerprint: job.train.fingerprint().to_string(),
-        test_fingerprint: job.test.fingerprint().to_string(),
-        settings: settings(protocol, score.details),
-        test_transforms: json!(config.test_transforms),
-        normalize: json!(job.encoder.normalize),
-        commit: job.provenance.commit.clone(),
-        device: job.provenance.device.clone(),
-    };
-    Ok(scores.into_iter().map(outcome).collect())
+/// The first digits of a hash, enough to tell two apart.
+fn short(hash: &str) -> String {
+    hash.chars().take(12).collect()
 }
 
 /// The protocol's settings as in the config, with what this one score adds to them or picks from them.

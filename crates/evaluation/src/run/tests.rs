@@ -221,6 +221,12 @@ fn every_protocol_answers_and_stored_features_are_used_again() {
         assert!((written.value - outcome.value).abs() < 1e-12);
     }
 
+    // Nothing is asked twice.
+    let (again, stages) = run_all(&job);
+    assert_eq!(again.len(), outcomes.len());
+    assert_eq!(stages, Vec::<String>::new());
+    // Without the scores, stored features are used.
+    std::fs::remove_file(fixture.out.path().join("result.json")).unwrap();
     let (again, stages) = run_all(&job);
     assert_eq!(again, outcomes);
     assert!(
@@ -230,16 +236,192 @@ fn every_protocol_answers_and_stored_features_are_used_again() {
 }
 
 #[test]
+fn scores_before_a_failure_stay_and_are_not_asked_again() {
+    let fixture = Fixture::new();
+    let job = fixture.job(
+        Dataset::synthetic(60, 10, 10, 3, 1),
+        Dataset::synthetic(30, 10, 10, 3, 2),
+    );
+    let diverging = CONFIG.replacen("learning_rate_per_256 = 1.0", "learning_rate_per_256 = 1e38", 1);
+    let mut config: Config = toml::from_str(&diverging).unwrap();
+    config.protocols.truncate(4);
+    let error = run(&config, &job, &mut |_| {}).unwrap_err().to_string();
+    assert!(error.starts_with("linear-cached: the loss became"), "{error}");
+    let path = fixture.out.path().join("result.json");
+    let stored = read_results(&path).unwrap();
+    assert!(!stored.is_empty());
+    assert!(stored.iter().all(|outcome| outcome.protocol.starts_with("knn-")));
+
+    let mut config: Config = toml::from_str(CONFIG).unwrap();
+    config.protocols.truncate(4);
+    let mut plan = Plan::new(&config, &job).unwrap();
+    assert_eq!(plan.kept(), ["knn-dino", "knn-vissl"]);
+    let mut stages = vec![];
+    plan.run(&mut |event| stages.push(event.stage.to_string()))
+        .unwrap();
+    stages.dedup();
+    assert_eq!(stages, ["linear-cached", "logistic-regression"]);
+    assert_eq!(read_results(&path).unwrap().len(), plan.outcomes().len());
+
+    // Scores of protocols that another config does not ask stay; of those that it asks otherwise, the new ones count.
+    let mut other: Config = toml::from_str(&CONFIG.replace("neighbors = 10", "neighbors = 3")).unwrap();
+    other.protocols.retain(|protocol| protocol.name() == "knn-vissl");
+    let outcomes = run(&other, &job, &mut |_| {}).unwrap();
+    assert!(outcomes.iter().all(|outcome| outcome.settings["neighbors"] == 3));
+    let stored = read_results(&path).unwrap();
+    let of = |name: &str| stored.iter().filter(|outcome| outcome.protocol == name).count();
+    assert_eq!((of("knn-vissl"), of("linear-cached")), (outcomes.len(), 2));
+}
+
+#[test]
+fn results_of_others_are_not_overwritten() {
+    let fixture = Fixture::new();
+    let mut config: Config = toml::from_str(CONFIG).unwrap();
+    config.protocols.truncate(1);
+    let set = |records, seed| Dataset::synthetic(records, 10, 10, 3, seed);
+    run(&config, &fixture.job(set(60, 1), set(30, 2)), &mut |_| {}).unwrap();
+    let other = Encoder::new("other", "another hash", &backbone(1, &fixture.device), IMAGENET);
+    let job = Job {
+        encoder: &other,
+        ..fixture.job(set(60, 1), set(30, 2))
+    };
+    let error = run(&config, &job, &mut |_| {}).unwrap_err();
+    assert!(
+        error
+            .to_string()
+            .ends_with("holds results of encoder `small` (hash of the ), and this is `other` (another hash)"),
+        "{error}"
+    );
+    assert!(error.hint().unwrap().contains("another `--out`"));
+    let error = run(&config, &fixture.job(set(60, 1), set(31, 2)), &mut |_| {}).unwrap_err();
+    assert!(
+        error.to_string().contains("results of another test set"),
+        "{error}"
+    );
+}
+
+#[test]
+fn every_protocol_is_checked_before_the_first_image() {
+    let fixture = Fixture::new();
+    let picture = Dataset::synthetic(1, 10, 10, 2, 0).read(0).unwrap();
+    let set = |labels: &[u32], names: &[&str]| {
+        let records = labels.iter().enumerate().map(|(at, label)| data::Record {
+            key: format!("r{at}"),
+            label: Some(data::Label::Class(*label)),
+            ..picture.clone()
+        });
+        Dataset::from_records(
+            records.collect(),
+            names.iter().map(|name| name.to_string()).collect(),
+        )
+    };
+    let refused = |protocol: &str, text: &str, train: Dataset, test: Dataset| {
+        let mut config: Config = toml::from_str(text).unwrap();
+        config
+            .protocols
+            .retain(|asked| [protocol, "diagnostics"].contains(&asked.name()));
+        // The one that can be answered stands first.
+        config.protocols.reverse();
+        let mut images = 0;
+        let error = run(&config, &fixture.job(train, test), &mut |_| images += 1).unwrap_err();
+        assert_eq!(images, 0, "{error}");
+        error.to_string()
+    };
+    let names = ["ant", "bee", "cat"];
+    let many = || set(&[0, 1, 2, 0, 1, 2, 0, 1, 2, 0, 1, 2], &names);
+    let no_cat = || set(&[0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1], &names);
+    let one_cat = || set(&[0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 2], &names);
+    for protocol in [
+        "knn-dino",
+        "linear-moco",
+        "linear-cached",
+        "logistic-regression",
+        "svm-voc07",
+    ] {
+        assert_eq!(
+            refused(protocol, CONFIG, no_cat(), many()),
+            format!("{protocol}: test record `r2` is of class `cat`, which no training record has")
+        );
+    }
+    let sweep = CONFIG.replace(
+        "strength = { fixed = 1.0 }",
+        "strength = { sweep = { candidates = [1.0], validation_fraction = 0.2, seed = 0 } }",
+    );
+    assert_eq!(
+        refused("logistic-regression", &sweep, one_cat(), many()),
+        "logistic-regression: class `cat` has 1 training record, so none of it can be held out for the choice of C"
+    );
+    assert!(
+        refused("svm-voc07", CONFIG, one_cat(), many()).contains("class `cat` has only 1 training records")
+    );
+    assert!(
+        refused("svm-low-shot", CONFIG, one_cat(), many())
+            .contains("training records with class `cat`, and there are 1")
+    );
+    assert!(
+        refused(
+            "few-shot",
+            &CONFIG.replace("shots = 1", "shots = 9"),
+            many(),
+            many()
+        )
+        .contains("0 have them")
+    );
+    let recall = CONFIG.replace("recall_at = [1, 5]", "recall_at = [12]");
+    assert!(refused("retrieval", &recall, many(), many()).contains("recall at 12"));
+    let several = || {
+        let records = many();
+        let records = (0..records.len()).map(|at| data::Record {
+            label: Some(data::Label::Classes(vec![0, 1])),
+            ..records.read(at).unwrap()
+        });
+        Dataset::from_records(records.collect(), vec![])
+    };
+    assert_eq!(
+        refused("knn-dino", CONFIG, several(), several()),
+        "knn-dino: the training set labels a record with a set of classes, and this protocol needs one class a record"
+    );
+    assert!(
+        refused("svm-voc07", CONFIG, many(), several()).contains("the test set labels a record with a set")
+    );
+}
+
+#[test]
+fn images_of_another_size_than_in_pretraining_are_told() {
+    let fixture = Fixture::new();
+    let config: Config = toml::from_str(CONFIG).unwrap();
+    let note = |px| {
+        fixture
+            .encoder
+            .clone()
+            .trained(px, 5)
+            .size_note(&config.test_transforms)
+    };
+    assert_eq!(note(8), None);
+    assert_eq!(note(10), None);
+    assert_eq!(note(0), None);
+    assert!(
+        note(32)
+            .unwrap()
+            .contains("reach the encoder at 8x8 px, and it was pretrained at 32 px")
+    );
+    assert_eq!(fixture.encoder.clone().trained(8, 5).step, Some(5));
+}
+
+#[test]
 fn features_of_something_else_are_made_anew() {
     let fixture = Fixture::new();
     let train = || Dataset::synthetic(60, 10, 10, 3, 1);
     run_all(&fixture.job(train(), Dataset::synthetic(30, 10, 10, 3, 2)));
+    let forget = || std::fs::remove_file(fixture.out.path().join("result.json")).unwrap();
+    forget();
     let (outcomes, stages) = run_all(&fixture.job(train(), Dataset::synthetic(20, 10, 10, 3, 2)));
     assert_eq!(stages[0], "features of the test set");
     assert!(!stages.iter().any(|stage| stage == "features of the training set"));
     assert_eq!(outcomes[0].test_records, 20);
 
     std::fs::write(fixture.out.path().join("features-train.safetensors"), b"damaged").unwrap();
+    forget();
     let (_, stages) = run_all(&fixture.job(train(), Dataset::synthetic(20, 10, 10, 3, 2)));
     assert_eq!(stages[0], "features of the training set");
 }
@@ -301,6 +483,7 @@ fn protocols_within_the_test_set_take_any_training_set() {
         let train = Dataset::synthetic(40, 10, 10, classes, 1);
         let outcomes = run(&config, &fixture.job(train, test()), &mut |_| {}).unwrap();
         assert!(outcomes.iter().all(|outcome| outcome.classes == 3));
+        std::fs::remove_file(fixture.out.path().join("result.json")).unwrap();
     }
 }
 
