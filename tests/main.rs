@@ -12,6 +12,8 @@ mod mistakes;
 mod program;
 /// Pretrain, kill, resume, evaluate, from outside.
 mod runs;
+/// Many protocols over many encoders and data sets.
+mod suite;
 /// Weights of other programs.
 mod weights;
 

@@ -70,7 +70,7 @@ fn folders_that_are_splits_and_formats_that_are_not_read_are_told() {
     for split in ["train", "test"] {
         std::fs::create_dir(tree.join(split)).unwrap();
         std::fs::copy(
-            crate::files(&photos, ".jpg").remove(0),
+            crate::files(&photos, "").remove(0),
             tree.join(split).join("a.png"),
         )
         .unwrap();
@@ -90,7 +90,7 @@ fn folders_that_are_splits_and_formats_that_are_not_read_are_told() {
             contains("look like splits: `--subfolder train` packs one of them")
                 .and(contains("1 .heic (such as `train/b.heic`)")),
         );
-    let picture = crate::files(&photos, ".jpg").remove(0);
+    let picture = crate::files(&photos, "").remove(0);
     let error = refused(&["shards", "verify", path(&picture)]);
     assert!(error.contains("one picture is no data set"), "{error}");
 }

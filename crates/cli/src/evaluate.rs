@@ -2,12 +2,16 @@
 
 use crate::configs::{self, Kind};
 use crate::devices::DeviceArgument;
+use crate::failure::{Failure, make_folder_of};
 use crate::progress::Progress;
 use crate::weights::WeightsArguments;
 use crate::{devices, provenance};
-use backbones::{BackboneConfig, EncoderInfo, ImportOptions, Stem};
+use anyhow::Context;
+use backbones::{BackboneConfig, EncoderInfo, ImportOptions, Part, Stem};
 use burn::tensor::Device;
+use evaluation::suite::{Cell, EncoderEntry, Suite, Surroundings};
 use evaluation::{Encoder, Event, Job, Outcome, Plan, Provenance};
+use std::cell::RefCell;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -15,6 +19,19 @@ use std::sync::Arc;
 pub(crate) enum Verb {
     /// Run every protocol of a config on one encoder
     Run(Arguments),
+    /// Run many protocols over many encoders and data sets, and make one table; goes on where it was stopped
+    Suite(SuiteArguments),
+}
+
+#[derive(clap::Args)]
+pub(crate) struct SuiteArguments {
+    /// Encoders, data sets and evaluations, a TOML file as in configs/suites/
+    file: PathBuf,
+    /// Folder for results, features and the table; the same one goes on
+    #[arg(long, value_name = "DIR")]
+    out: PathBuf,
+    #[command(flatten)]
+    device: DeviceArgument,
 }
 
 #[derive(clap::Args)]
@@ -46,7 +63,10 @@ pub(crate) struct Arguments {
 }
 
 pub(crate) fn run(verb: Verb) -> anyhow::Result<()> {
-    let Verb::Run(arguments) = verb;
+    let arguments = match verb {
+        Verb::Run(arguments) => arguments,
+        Verb::Suite(arguments) => return suite(&arguments),
+    };
     let config: evaluation::Config = configs::read(&arguments.config, &arguments.sets, Kind::Evaluation)?;
     let device = arguments.device.open()?;
     let encoder = open(&arguments.encoder, &arguments.weights.options()?, &device)?;
@@ -59,6 +79,81 @@ pub(crate) fn run(verb: Verb) -> anyhow::Result<()> {
         print_table(&outcomes);
     }
     eprintln!("{}", arguments.out.join("result.json").display());
+    Ok(())
+}
+
+/// Runs a suite and writes its table.
+fn suite(arguments: &SuiteArguments) -> anyhow::Result<()> {
+    let content: Suite = configs::read(&arguments.file, &[], Kind::Suite)?;
+    let device = arguments.device.open()?;
+    let open_entry = |entry: &EncoderEntry, path: &Path| {
+        let options = ImportOptions {
+            backbone: entry.backbone.clone(),
+            part: entry.part.as_deref().map(|part| match part {
+                "teacher" => Part::Teacher,
+                _ => Part::Student,
+            }),
+            ..ImportOptions::default()
+        };
+        open(path, &options, &device).map_err(|error| format!("{error:#}"))
+    };
+    let stage = RefCell::new(Stage::default());
+    let mut known = |cell: &Cell, done: usize, total: usize| {
+        stage.borrow_mut().finish();
+        let what = match (cell.quoted(), &cell.missing) {
+            (Some(outcome), _) => format!("{:.4} ({})", outcome.value, outcome.metric),
+            (None, reason) => format!("missing: {}", reason.as_deref().unwrap_or_default()),
+        };
+        eprintln!(
+            "{done}/{total} {} on {}, {}: {what}",
+            cell.encoder, cell.data_set, cell.column
+        );
+    };
+    let read = |path: &Path| {
+        configs::read::<evaluation::Config>(path, &[], Kind::Evaluation)
+            .map_err(|error| evaluation::Error::Config(format!("{error:#}")))
+    };
+    let cells = evaluation::suite::run(
+        &content,
+        &mut Surroundings {
+            folder: arguments.file.parent().unwrap_or(Path::new("")),
+            out: &arguments.out,
+            device: &device,
+            provenance: Provenance {
+                commit: provenance::COMMIT.into(),
+                device: devices::describe(&device),
+            },
+            open: &open_entry,
+            known: &mut known,
+        },
+        &read,
+        &mut |event| stage.borrow_mut().show(event),
+    );
+    stage.borrow_mut().finish();
+    let cells = cells?;
+    let table = evaluation::suite::markdown(&cells);
+    make_folder_of(&arguments.out.join("table.md"))?;
+    training::write_json_atomically(&arguments.out.join("table.json"), &cells)?;
+    for (name, text) in [
+        ("table.md", &table),
+        ("table.csv", &evaluation::suite::csv(&cells)),
+    ] {
+        let path = arguments.out.join(name);
+        std::fs::write(&path, text).with_context(|| format!("`{}` cannot be written", path.display()))?;
+    }
+    print!("{table}");
+    for name in ["table.md", "table.csv", "table.json"] {
+        eprintln!("{}", arguments.out.join(name).display());
+    }
+    let missing = cells.iter().filter(|cell| cell.missing.is_some()).count();
+    if missing > 0 {
+        return Err(Failure::new(format!(
+            "{missing} of {} scores are missing; the table has the reasons",
+            cells.len()
+        ))
+        .hint("mend what they name and run the same command again: only those are computed")
+        .into());
+    }
     Ok(())
 }
 
@@ -137,6 +232,7 @@ pub(crate) fn evaluate(
         train,
         test,
         out,
+        shared_features: None,
         device,
         provenance,
     };

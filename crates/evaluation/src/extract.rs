@@ -2,7 +2,7 @@
 
 use crate::encoder::Encoder;
 use crate::error::Error;
-use crate::features::{Features, Labels, Matrix, Origin, POOLED};
+use crate::features::{Features, Labels, Matrix, Origin, POOLED, UNDECIDED};
 use crate::progress::Event;
 use burn::tensor::Device;
 use data::{Dataset, Label, Loader, LoaderConfig, Order, Transform, ViewGroup};
@@ -147,6 +147,11 @@ fn labels_hash(dataset: &Dataset) -> Result<String, Error> {
         classes
             .iter()
             .for_each(|class| hasher.update(class.to_le_bytes()));
+        // Nothing where there are none, so that other data sets keep their hash.
+        for class in dataset.undecided(position) {
+            hasher.update(u64::MAX.to_le_bytes());
+            hasher.update(class.to_le_bytes());
+        }
     }
     Ok(hasher
         .finalize()
@@ -191,8 +196,19 @@ fn labels(dataset: &Dataset, positions: &[usize]) -> Result<Option<Labels>, Erro
         return Ok(None);
     }
     let largest = sets.iter().flatten().max().map_or(0, |class| *class as usize + 1);
+    let undecided = |position: &usize| dataset.undecided(*position).iter().map(|class| *class as usize);
+    let largest = positions
+        .iter()
+        .flat_map(undecided)
+        .map(|class| class + 1)
+        .max()
+        .unwrap_or(0)
+        .max(largest);
     let classes = largest.max(dataset.class_names().len());
     let mut multi_hot = vec![0; sets.len() * classes];
+    for (row, position) in positions.iter().enumerate() {
+        undecided(position).for_each(|class| multi_hot[row * classes + class] = UNDECIDED);
+    }
     for (row, set) in sets.iter().enumerate() {
         set.iter()
             .for_each(|class| multi_hot[row * classes + *class as usize] = 1);

@@ -3,7 +3,7 @@
 //! | tensor | type and shape | |
 //! |---|---|---|
 //! | each tap (`pooled`) | f32 `[records, width]` | |
-//! | `labels` | i64 `[records]`, or u8 `[records, classes]` of 0 and 1 | absent if unlabelled |
+//! | `labels` | i64 `[records]`, or u8 `[records, classes]` of 0, 1 and 2 (undecided) | absent if unlabelled |
 //! | `keys` | u8 `[bytes]` | all keys, UTF-8, one after the other |
 //! | `key_offsets` | i64 `[records + 1]` | key `i` is `keys[key_offsets[i]..key_offsets[i + 1]]` |
 //!

@@ -39,6 +39,7 @@ mod run;
 mod softmax;
 #[cfg(test)]
 mod speed;
+pub mod suite;
 mod svm;
 pub mod svm_low_shot;
 pub mod svm_voc07;
@@ -48,7 +49,7 @@ pub use config::{Config, Protocol};
 pub use encoder::{Encoder, weights_hash};
 pub use error::Error;
 pub use extract::{DataConfig, extract};
-pub use features::{Features, Labels, Matrix, Origin, POOLED};
+pub use features::{Features, Labels, Matrix, Origin, POOLED, UNDECIDED};
 pub use progress::Event;
 pub use result::{Outcome, Provenance, Score, Spread, read_results, write_results};
 pub use run::{Job, Plan, run};

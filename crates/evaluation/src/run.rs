@@ -41,6 +41,8 @@ pub struct Job<'a> {
     pub test: Arc<Dataset>,
     /// Folder for `features-train.safetensors`, `features-test.safetensors` and `result.json`; made if need be.
     pub out: &'a Path,
+    /// A folder of features that several evaluations share; they lie there under a hash of what they are of. Absent: `out`.
+    pub shared_features: Option<&'a Path>,
     /// Device of the encoder's weights, without autodiff.
     pub device: &'a Device,
     /// What only the program knows about itself.
@@ -220,22 +222,12 @@ impl<'a> Plan<'a> {
     fn asked(&self, place: usize) -> String {
         let all = json!([
             self.config.protocols[place],
-            // Names are for people.
-            Origin {
-                encoder_name: String::new(),
-                ..self.train.clone()
-            },
-            Origin {
-                encoder_name: String::new(),
-                ..self.test.clone()
-            },
+            self.train.unnamed(),
+            self.test.unnamed(),
             self.job.provenance.commit,
             self.job.provenance.device,
         ]);
-        Sha256::digest(all.to_string())
-            .iter()
-            .map(|byte| format!("{byte:02x}"))
-            .collect()
+        hash_of(&all)
     }
 
     /// The stored features if they are still those that would be made, else new ones.
@@ -254,7 +246,16 @@ impl<'a> Plan<'a> {
                 "features of the test set",
             ),
         };
-        let path = self.job.out.join(file);
+        let path = match self.job.shared_features {
+            None => self.job.out.join(file),
+            Some(folder) => {
+                std::fs::create_dir_all(folder).map_err(io(folder, "creating the folder of features"))?;
+                folder.join(format!(
+                    "{}.safetensors",
+                    short(&hash_of(&json!(wanted.unnamed())))
+                ))
+            }
+        };
         if path.exists() {
             match Features::load(&path) {
                 Ok(stored) if stored.origin.is(wanted) => {
@@ -388,6 +389,14 @@ impl<'a> Plan<'a> {
         };
         Ok(scores.into_iter().map(outcome).collect())
     }
+}
+
+/// SHA-256 of a JSON value, hexadecimal.
+fn hash_of(value: &Value) -> String {
+    Sha256::digest(value.to_string())
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
 }
 
 /// The first digits of a hash, enough to tell two apart.

@@ -146,7 +146,8 @@ pub(crate) fn svm_low_shot(
                 let sample = sampled(job);
                 let machine = fit(&sample.problem(config, &task), cost, None, config.stop());
                 let decided = decisions(&task.test, &[&machine]).swap_remove(0);
-                interpolated_average_precision(&decided, &task.test_is(sample.class))
+                let (decided, is) = task.decided_test(sample.class, decided);
+                interpolated_average_precision(&decided, &is)
             },
             |done| report(done, before),
         );

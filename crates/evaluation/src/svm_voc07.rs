@@ -174,7 +174,8 @@ pub(crate) fn svm_voc07(
             };
             let machine = fit(&problem, chosen[class].0, None, stop);
             let decided = decisions(&task.test, &[&machine]).swap_remove(0);
-            let precision = interpolated_average_precision(&decided, &task.test_is(class));
+            let (decided, is) = task.decided_test(class, decided);
+            let precision = interpolated_average_precision(&decided, &is);
             (precision, machine.converged)
         },
         |done| report(jobs + done),

@@ -121,6 +121,7 @@ impl Fixture {
             train: Arc::new(train),
             test: Arc::new(test),
             out: self.out.path(),
+            shared_features: None,
             device: &self.device,
             provenance: Provenance {
                 commit: "abc".into(),
