@@ -124,3 +124,49 @@ fn every_fine_tuning_config_runs_a_few_steps_from_scratch() {
             .stdout(predicates::str::starts_with("smoke test passed: "));
     }
 }
+
+#[test]
+fn every_description_of_a_data_set_and_every_suite_is_read() {
+    let descriptions = files(&root().join("configs/datasets"), ".toml");
+    assert!(descriptions.len() >= 10);
+    for path in descriptions {
+        let spec = path.display().to_string();
+        let about = data::Dataset::about(&spec).unwrap_or_else(|error| panic!("{spec}: {error}"));
+        assert!(
+            about.name.is_some() && about.licence.is_some() && !about.downloads.is_empty(),
+            "{spec}"
+        );
+        for split in &about.splits {
+            // The data are not here, which is all that may be wrong.
+            let error = data::Dataset::open(&format!("{spec}#{split}"))
+                .unwrap_err()
+                .to_string();
+            assert!(
+                [
+                    "`PASSER_DATA`, which is not set",
+                    "not found",
+                    "is not a folder",
+                    "cannot "
+                ]
+                .iter()
+                .any(|part| error.contains(part)),
+                "{spec}#{split}: {error}"
+            );
+        }
+    }
+    for path in files(&root().join("configs/suites"), ".toml") {
+        let suite: evaluation::suite::Suite =
+            toml::from_str(&std::fs::read_to_string(&path).unwrap()).unwrap();
+        suite.validate().unwrap();
+        let folder = path.parent().unwrap();
+        let specs = suite
+            .data_sets
+            .iter()
+            .flat_map(|data_set| [&data_set.train, &data_set.test]);
+        let configs = suite.evaluations.iter().map(|entry| &entry.config);
+        for file in specs.chain(configs) {
+            let file = folder.join(file.split('#').next().unwrap());
+            assert!(file.is_file(), "{}: no {}", path.display(), file.display());
+        }
+    }
+}

@@ -8,10 +8,14 @@ mod architecture;
 mod configs;
 /// Fine-tuning from outside: kill and resume, result, refusals.
 mod finetune;
+/// What a newcomer gets wrong.
+mod mistakes;
 /// The program's help, errors and bad input.
 mod program;
 /// Pretrain, kill, resume, evaluate, from outside.
 mod runs;
+/// Many protocols over many encoders and data sets.
+mod suite;
 /// Weights of other programs.
 mod weights;
 

@@ -208,6 +208,15 @@ fn worker_counts_change_nothing() {
 
 #[test]
 fn ctrl_c_ends_with_a_checkpoint_and_the_run_goes_on() {
+    ends_with_a_checkpoint("-INT");
+}
+
+#[test]
+fn sigterm_ends_with_a_checkpoint_too() {
+    ends_with_a_checkpoint("-TERM");
+}
+
+fn ends_with_a_checkpoint(signal: &str) {
     let folder = tempfile::tempdir().unwrap();
     let photos = photos(folder.path());
     let out = folder.path().join("run");
@@ -220,7 +229,7 @@ fn ctrl_c_ends_with_a_checkpoint_and_the_run_goes_on() {
         std::thread::sleep(Duration::from_millis(20));
     }
     let status = Command::new("kill")
-        .args(["-INT", &child.id().to_string()])
+        .args([signal, &child.id().to_string()])
         .status()
         .unwrap();
     assert!(status.success());

@@ -7,10 +7,72 @@ use std::path::Path;
 
 /// Reads a config. `sets` are `key.path=value` edits, made on the table before it is read as `C`, so that they are
 /// checked like the file itself.
-pub(crate) fn read<C: DeserializeOwned>(path: &Path, sets: &[String]) -> anyhow::Result<C> {
+pub(crate) fn read<C: DeserializeOwned>(path: &Path, sets: &[String], kind: Kind) -> anyhow::Result<C> {
     let text = std::fs::read_to_string(path)
         .with_context(|| format!("config `{}` cannot be read", path.display()))?;
-    parse(&text, sets).with_context(|| format!("config `{}` is not valid", path.display()))
+    let parsed = parse(&text, sets);
+    if parsed.is_err()
+        && let Some(found) = Kind::of(&text)
+        && found != kind
+    {
+        return Err(Failure::new(format!(
+            "`{}` looks like {}; expected {}",
+            path.display(),
+            found.name(),
+            kind.name()
+        ))
+        .hint(found.belongs())
+        .into());
+    }
+    parsed.with_context(|| format!("config `{}` is not valid", path.display()))
+}
+
+/// What a TOML file is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Pretraining,
+    Evaluation,
+    Suite,
+    DataSet,
+}
+
+impl Kind {
+    /// What a text looks like, by keys that no other kind has.
+    fn of(text: &str) -> Option<Self> {
+        let table: toml::Table = text.parse().ok()?;
+        let has = |key: &str| table.contains_key(key);
+        if has("objective") || has("backbone") || has("views") {
+            Some(Self::Pretraining)
+        } else if has("encoders") || has("data_sets") {
+            Some(Self::Suite)
+        } else if has("protocols") || has("test_transforms") {
+            Some(Self::Evaluation)
+        } else if has("kind") || has("splits") {
+            Some(Self::DataSet)
+        } else {
+            None
+        }
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Pretraining => "a pretraining config",
+            Self::Evaluation => "an evaluation config",
+            Self::Suite => "an evaluation suite",
+            Self::DataSet => "a data-set description",
+        }
+    }
+
+    fn belongs(self) -> &'static str {
+        match self {
+            Self::Pretraining => {
+                "`passer pretrain` and `passer views` take such files, as in configs/pretrain/"
+            }
+            Self::Evaluation => "`passer evaluate run` takes such files, as in configs/evaluate/",
+            Self::Suite => "`passer evaluate suite` takes such files, as in configs/suites/",
+            Self::DataSet => "such files are given where data are asked for (`--data`, `--train`, `--test`)",
+        }
+    }
 }
 
 /// [`read`] for a text at hand.
@@ -23,7 +85,23 @@ pub(crate) fn parse<C: DeserializeOwned>(text: &str, sets: &[String]) -> anyhow:
     for edit in sets {
         set(&mut table, edit)?;
     }
-    Ok(C::deserialize(table)?)
+    C::deserialize(table).map_err(|error| {
+        let message = error.to_string();
+        if message.contains("unit variant, expected") {
+            // serde's words for a bare word where a table of settings belongs.
+            let place = message.lines().last().unwrap_or_default();
+            return Failure::new(format!(
+                "`--set {}`: a name alone is not enough {place}: it has settings of its own",
+                sets.join("`, `--set ")
+            ))
+            .hint(
+                "write it as a table, as in `--set 'schedule={ constant = {} }'`, or change one of its keys, as in \
+                 `--set optimizer.sgd.momentum=0.8`; docs and configs/ show the keys",
+            )
+            .into();
+        }
+        anyhow::Error::from(error)
+    })
 }
 
 /// Carries out one `key.path=value`. Numbers in the path index lists.
@@ -110,5 +188,38 @@ mod tests {
         assert!(error("list.4.epochs=3").contains("`4` is not in the config"));
         assert!(error("seed").contains("no `=`"));
         assert!(error("seed=many").contains("invalid type"));
+    }
+
+    #[test]
+    fn a_bare_word_for_a_table_is_explained() {
+        #[derive(Debug, Deserialize)]
+        #[serde(rename_all = "snake_case")]
+        enum Schedule {
+            Steps { factor: f64 },
+        }
+        #[derive(Debug, Deserialize)]
+        struct Config {
+            schedule: Schedule,
+        }
+        let text = "schedule = { steps = { factor = 0.1 } }";
+        let error = parse::<Config>(text, &["schedule=steps".into()]).unwrap_err();
+        let message = error.to_string();
+        assert!(
+            message.contains("`--set schedule=steps`: a name alone is not enough in `schedule`"),
+            "{message}"
+        );
+        let Schedule::Steps { factor } = parse::<Config>(text, &["schedule.steps.factor=0.5".into()])
+            .unwrap()
+            .schedule;
+        assert_eq!(factor, 0.5);
+    }
+
+    #[test]
+    fn kinds_are_told_apart() {
+        assert_eq!(Kind::of("[objective.moco]"), Some(Kind::Pretraining));
+        assert_eq!(Kind::of("[[protocols]]"), Some(Kind::Evaluation));
+        assert_eq!(Kind::of("kind = 'flat'"), Some(Kind::DataSet));
+        assert_eq!(Kind::of("[[encoders]]\n[[protocols]]"), Some(Kind::Suite));
+        assert_eq!(Kind::of("nothing = 1"), None);
     }
 }

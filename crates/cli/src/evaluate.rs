@@ -1,12 +1,17 @@
 //! `passer evaluate`: a frozen encoder and labelled records in, scores out.
 
+use crate::configs::{self, Kind};
 use crate::devices::DeviceArgument;
+use crate::failure::{Failure, make_folder_of};
 use crate::progress::Progress;
 use crate::weights::WeightsArguments;
-use crate::{configs, devices, provenance};
-use backbones::ImportOptions;
+use crate::{devices, provenance};
+use anyhow::Context;
+use backbones::{BackboneConfig, EncoderInfo, ImportOptions, Part, Stem};
 use burn::tensor::Device;
-use evaluation::{Encoder, Event, Job, Outcome, Provenance};
+use evaluation::suite::{Cell, EncoderEntry, Suite, Surroundings};
+use evaluation::{Encoder, Event, Job, Outcome, Plan, Provenance};
+use std::cell::RefCell;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -16,6 +21,19 @@ pub(crate) enum Verb {
     Run(Arguments),
     /// Fine-tune an encoder on labelled images and score it: all labels, or 1 % and 10 % of them
     Finetune(crate::finetune::Arguments),
+    /// Run many protocols over many encoders and data sets, and make one table; goes on where it was stopped
+    Suite(SuiteArguments),
+}
+
+#[derive(clap::Args)]
+pub(crate) struct SuiteArguments {
+    /// Encoders, data sets and evaluations, a TOML file as in configs/suites/
+    file: PathBuf,
+    /// Folder for results, features and the table; the same one goes on
+    #[arg(long, value_name = "DIR")]
+    out: PathBuf,
+    #[command(flatten)]
+    device: DeviceArgument,
 }
 
 #[derive(clap::Args)]
@@ -50,8 +68,9 @@ pub(crate) fn run(verb: Verb) -> anyhow::Result<()> {
     let arguments = match verb {
         Verb::Run(arguments) => arguments,
         Verb::Finetune(arguments) => return crate::finetune::run(arguments),
+        Verb::Suite(arguments) => return suite(&arguments),
     };
-    let config: evaluation::Config = configs::read(&arguments.config, &arguments.sets)?;
+    let config: evaluation::Config = configs::read(&arguments.config, &arguments.sets, Kind::Evaluation)?;
     let device = arguments.device.open()?;
     let encoder = open(&arguments.encoder, &arguments.weights.options()?, &device)?;
     let train = Arc::new(data::Dataset::open(&arguments.train)?);
@@ -63,6 +82,81 @@ pub(crate) fn run(verb: Verb) -> anyhow::Result<()> {
         print_table(&outcomes);
     }
     eprintln!("{}", arguments.out.join("result.json").display());
+    Ok(())
+}
+
+/// Runs a suite and writes its table.
+fn suite(arguments: &SuiteArguments) -> anyhow::Result<()> {
+    let content: Suite = configs::read(&arguments.file, &[], Kind::Suite)?;
+    let device = arguments.device.open()?;
+    let open_entry = |entry: &EncoderEntry, path: &Path| {
+        let options = ImportOptions {
+            backbone: entry.backbone.clone(),
+            part: entry.part.as_deref().map(|part| match part {
+                "teacher" => Part::Teacher,
+                _ => Part::Student,
+            }),
+            ..ImportOptions::default()
+        };
+        open(path, &options, &device).map_err(|error| format!("{error:#}"))
+    };
+    let stage = RefCell::new(Stage::default());
+    let mut known = |cell: &Cell, done: usize, total: usize| {
+        stage.borrow_mut().finish();
+        let what = match (cell.quoted(), &cell.missing) {
+            (Some(outcome), _) => format!("{:.4} ({})", outcome.value, outcome.metric),
+            (None, reason) => format!("missing: {}", reason.as_deref().unwrap_or_default()),
+        };
+        eprintln!(
+            "{done}/{total} {} on {}, {}: {what}",
+            cell.encoder, cell.data_set, cell.column
+        );
+    };
+    let read = |path: &Path| {
+        configs::read::<evaluation::Config>(path, &[], Kind::Evaluation)
+            .map_err(|error| evaluation::Error::Config(format!("{error:#}")))
+    };
+    let cells = evaluation::suite::run(
+        &content,
+        &mut Surroundings {
+            folder: arguments.file.parent().unwrap_or(Path::new("")),
+            out: &arguments.out,
+            device: &device,
+            provenance: Provenance {
+                commit: provenance::COMMIT.into(),
+                device: devices::describe(&device),
+            },
+            open: &open_entry,
+            known: &mut known,
+        },
+        &read,
+        &mut |event| stage.borrow_mut().show(event),
+    );
+    stage.borrow_mut().finish();
+    let cells = cells?;
+    let table = evaluation::suite::markdown(&cells);
+    make_folder_of(&arguments.out.join("table.md"))?;
+    training::write_json_atomically(&arguments.out.join("table.json"), &cells)?;
+    for (name, text) in [
+        ("table.md", &table),
+        ("table.csv", &evaluation::suite::csv(&cells)),
+    ] {
+        let path = arguments.out.join(name);
+        std::fs::write(&path, text).with_context(|| format!("`{}` cannot be written", path.display()))?;
+    }
+    print!("{table}");
+    for name in ["table.md", "table.csv", "table.json"] {
+        eprintln!("{}", arguments.out.join(name).display());
+    }
+    let missing = cells.iter().filter(|cell| cell.missing.is_some()).count();
+    if missing > 0 {
+        return Err(Failure::new(format!(
+            "{missing} of {} scores are missing; the table has the reasons",
+            cells.len()
+        ))
+        .hint("mend what they name and run the same command again: only those are computed")
+        .into());
+    }
     Ok(())
 }
 
@@ -110,12 +204,17 @@ pub(crate) fn open(path: &Path, options: &ImportOptions, device: &Device) -> any
         );
     }
     let name = format!("{} {}", loaded.info.architecture.name(), loaded.info.method);
-    Ok(Encoder::new(
-        name,
-        loaded.hash.clone(),
-        &loaded.backbone,
-        loaded.normalize(),
-    ))
+    let encoder = Encoder::new(name, loaded.hash.clone(), &loaded.backbone, loaded.normalize());
+    Ok(encoder.trained(trained_px(&loaded.info), loaded.info.steps))
+}
+
+/// Side of the images that a network was pretrained on, px; 0 where that is a guess: the ResNets of other programs do not
+/// say.
+fn trained_px(info: &EncoderInfo) -> usize {
+    match (&info.architecture, info.extra.contains_key("layout")) {
+        (BackboneConfig::Resnet(config), true) if config.stem == Stem::Imagenet => 0,
+        _ => info.pixels,
+    }
 }
 
 /// Runs a config's protocols, showing how far they are.
@@ -136,13 +235,35 @@ pub(crate) fn evaluate(
         train,
         test,
         out,
+        shared_features: None,
         device,
         provenance,
     };
+    let mut plan = Plan::new(config, &job)?;
+    let results = out.join("result.json");
+    if !plan.kept().is_empty() {
+        eprintln!(
+            "`{}` has the scores of {} already; remove it to have them computed again",
+            results.display(),
+            plan.kept().join(", ")
+        );
+    }
+    if let Some(note) = plan.size_note() {
+        eprintln!(
+            "note: {note}; `test_transforms` in the config sets the size (configs/evaluate/small-images.toml is for 32 px)"
+        );
+    }
     let mut stage = Stage::default();
-    let outcomes = evaluation::run(config, &job, &mut |event| stage.show(event));
+    let done = plan.run(&mut |event| stage.show(event));
     stage.finish();
-    Ok(outcomes?)
+    if done.is_err() && !plan.outcomes().is_empty() {
+        eprintln!(
+            "the scores before the error are in `{}`, and the same command goes on from there",
+            results.display()
+        );
+    }
+    done?;
+    Ok(plan.outcomes())
 }
 
 /// A bar for each stage of an evaluation in turn.

@@ -36,6 +36,19 @@ impl fmt::Display for Failure {
 
 impl std::error::Error for Failure {}
 
+/// Text of a file for the terminal, which must not obey control characters in it, nor may a line break break a table.
+pub(crate) fn plain(text: &str) -> String {
+    let mut made = String::with_capacity(text.len());
+    for c in text.chars() {
+        if c.is_control() {
+            made.extend(c.escape_default());
+        } else {
+            made.push(c);
+        }
+    }
+    made
+}
+
 /// Makes the folder that an output file shall lie in.
 pub(crate) fn make_folder_of(file: &Path) -> anyhow::Result<()> {
     match file.parent().filter(|folder| !folder.as_os_str().is_empty()) {

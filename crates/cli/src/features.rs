@@ -5,8 +5,8 @@ use crate::evaluate::{self, Stage};
 use crate::failure::{Failure, make_folder_of};
 use crate::weights::WeightsArguments;
 use data::{Filter, Transform};
-use evaluation::DataConfig;
-use std::path::PathBuf;
+use evaluation::{DataConfig, Encoder, Features};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 #[derive(clap::Args)]
@@ -20,9 +20,10 @@ pub(crate) struct Arguments {
     /// The features file to write
     #[arg(long, value_name = "FILE.safetensors")]
     out: PathBuf,
-    /// Side of the centre crop, px; the shorter side is first resized to 8/7 of it (256 for 224)
-    #[arg(long, value_name = "PX", default_value_t = 224)]
-    size_px: u32,
+    /// Side of the images that the encoder gets, px; left out: that of its pretraining. Up to 64 px the whole picture is
+    /// resized to it; above, the shorter side to 8/7 of it (256 for 224) and the centre cut out
+    #[arg(long, value_name = "PX")]
+    size_px: Option<u32>,
     /// Images in a batch
     #[arg(long, value_name = "N", default_value_t = 64)]
     batch_images: usize,
@@ -38,8 +39,45 @@ pub(crate) struct Arguments {
     weights: WeightsArguments,
 }
 
+/// How a picture becomes a square of this side.
+fn transforms(size_px: u32) -> Vec<Transform> {
+    if size_px <= 64 {
+        // Small pictures have no margin to cut off.
+        return vec![Transform::ResizeExact {
+            width_px: size_px,
+            height_px: size_px,
+            filter: Filter::Bilinear,
+        }];
+    }
+    let resize = Transform::Resize {
+        shorter_px: (size_px * 8).div_ceil(7),
+        filter: Filter::Bilinear,
+    };
+    vec![resize, Transform::CenterCrop { size_px }]
+}
+
+/// Refuses to overwrite what may not be replaced by these features.
+fn check_free(out: &Path, encoder: &Encoder, dataset: &data::Dataset) -> anyhow::Result<()> {
+    if !out.exists() {
+        return Ok(());
+    }
+    let occupied =
+        |message: String| Failure::new(message).hint("give another `--out`, or remove what lies there");
+    let Ok(stored) = Features::read_origin(out) else {
+        return Err(occupied(format!("`{}` exists and is no features file", out.display())).into());
+    };
+    let whose = if stored.encoder != encoder.hash {
+        format!("another encoder, `{}`", stored.encoder_name)
+    } else if stored.fingerprint != dataset.fingerprint() {
+        "other records".to_string()
+    } else {
+        return Ok(());
+    };
+    Err(occupied(format!("`{}` holds features of {whose}", out.display())).into())
+}
+
 pub(crate) fn run(arguments: Arguments) -> anyhow::Result<()> {
-    if arguments.size_px == 0 || arguments.batch_images == 0 {
+    if arguments.size_px == Some(0) || arguments.batch_images == 0 {
         return Err(Failure::new("`--size-px` and `--batch-images` must be at least 1").into());
     }
     // Before the work, which may take hours.
@@ -47,15 +85,12 @@ pub(crate) fn run(arguments: Arguments) -> anyhow::Result<()> {
     let device = arguments.device.open()?;
     let encoder = evaluate::open(&arguments.encoder, &arguments.weights.options()?, &device)?;
     let dataset = Arc::new(data::Dataset::open(&arguments.data)?);
-    let transforms = [
-        Transform::Resize {
-            shorter_px: (arguments.size_px * 8).div_ceil(7),
-            filter: Filter::Bilinear,
-        },
-        Transform::CenterCrop {
-            size_px: arguments.size_px,
-        },
-    ];
+    check_free(&arguments.out, &encoder, &dataset)?;
+    let size_px = arguments.size_px.or(encoder.trained_px).unwrap_or(224);
+    let transforms = transforms(size_px);
+    if let Some(note) = encoder.size_note(&transforms) {
+        eprintln!("note: {note}");
+    }
     let config = DataConfig {
         batch_images: arguments.batch_images,
         workers: arguments.workers,
@@ -69,7 +104,10 @@ pub(crate) fn run(arguments: Arguments) -> anyhow::Result<()> {
     let features = features?;
     features.save(&arguments.out)?;
     for (tap, matrix) in &features.taps {
-        eprintln!("{tap}: {} records of width {}", matrix.rows, matrix.width);
+        eprintln!(
+            "{tap}: {} records of width {}, from images of {size_px} px",
+            matrix.rows, matrix.width
+        );
     }
     if features.bad_records > 0 {
         eprintln!(

@@ -3,15 +3,28 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// A flag that turns true at the first Ctrl-C (or SIGTERM, which job schedulers send).
+/// A flag that turns true at the first Ctrl-C or SIGTERM, which job schedulers send some time before they kill.
 pub(crate) fn flag() -> anyhow::Result<Arc<AtomicBool>> {
     let flag = Arc::new(AtomicBool::new(false));
     let seen = Arc::clone(&flag);
-    ctrlc::set_handler(move || {
-        if seen.swap(true, Ordering::Relaxed) {
-            std::process::exit(130);
-        }
-        eprintln!("\nending after this step with a checkpoint; once more to end at once");
-    })?;
+    ctrlc::set_handler(move || ask(&seen, 130))?;
+    #[cfg(unix)]
+    terminated(Arc::clone(&flag))?;
     Ok(flag)
+}
+
+/// The first time asks for an end, the second time ends with this status.
+fn ask(flag: &AtomicBool, status: i32) {
+    if flag.swap(true, Ordering::Relaxed) {
+        std::process::exit(status);
+    }
+    eprintln!("\nending after this step with a checkpoint; once more to end at once");
+}
+
+/// SIGTERM by itself: `ctrlc`'s feature for it takes SIGHUP too, and a run under `nohup` would end with its terminal.
+#[cfg(unix)]
+fn terminated(flag: Arc<AtomicBool>) -> anyhow::Result<()> {
+    let mut signals = signal_hook::iterator::Signals::new([signal_hook::consts::SIGTERM])?;
+    std::thread::spawn(move || signals.forever().for_each(|_| ask(&flag, 143)));
+    Ok(())
 }

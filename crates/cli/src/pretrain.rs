@@ -34,7 +34,8 @@ pub(crate) struct Arguments {
 }
 
 pub(crate) fn run(arguments: Arguments) -> anyhow::Result<()> {
-    let mut config: Config<ObjectiveConfig> = configs::read(&arguments.config, &arguments.sets)?;
+    let mut config: Config<ObjectiveConfig> =
+        configs::read(&arguments.config, &arguments.sets, configs::Kind::Pretraining)?;
     // The whole config is checked as it stands, before a smoke test shrinks it.
     config
         .validate()

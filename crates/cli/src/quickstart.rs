@@ -73,7 +73,8 @@ pub(crate) fn run(arguments: Arguments) -> anyhow::Result<()> {
 
     let run = out.join("run");
     // A finished run has nothing left to do and passes through at once.
-    let summary = pretrain::pretrain(&config, Arc::clone(&train), &run, true, device.clone())?;
+    let begun = run.exists();
+    let summary = pretrain::pretrain(&config, Arc::clone(&train), &run, begun, device.clone())?;
     if summary.outcome == training::Outcome::Interrupted {
         eprintln!(
             "interrupted at step {} of {}; the same command goes on",

@@ -1,6 +1,6 @@
 //! `passer shards`: make, index, look into and check shards.
 
-use crate::failure::Failure;
+use crate::failure::{Failure, plain};
 use crate::progress::Progress;
 use data::shards::{Inspection, PackOptions};
 use std::path::PathBuf;
@@ -87,7 +87,7 @@ fn pack(arguments: PackArguments) -> anyhow::Result<()> {
         data::shards::pack(&arguments.source, &arguments.out, &options, progress)
     })?;
     for skipped in report.skipped.iter().take(10) {
-        eprintln!("left out `{}`: {}", skipped.name, skipped.reason);
+        eprintln!("left out `{}`: {}", plain(&skipped.name), skipped.reason);
     }
     if report.skipped.len() > 10 {
         eprintln!("and {} more", report.skipped.len() - 10);
@@ -121,7 +121,7 @@ fn show(inspection: &Inspection, json: bool) -> anyhow::Result<()> {
         println!(
             "  {:>6} {:<24} {}",
             class.class,
-            class.name.as_deref().unwrap_or(""),
+            class.name.as_deref().map(plain).unwrap_or_default(),
             class.records
         );
     }
@@ -165,11 +165,12 @@ fn verify(argument: &DataArgument) -> anyhow::Result<()> {
         for (what, members) in [
             ("broken", &verification.broken),
             ("changed", &verification.changed),
+            ("repeated", &verification.repeated),
             ("no record", &verification.skipped),
         ] {
             println!("{what:<9} {}", members.len());
             for member in members {
-                println!("  {}: {}", member.name, member.reason);
+                println!("  {}: {}", plain(&member.name), plain(&member.reason));
             }
         }
         println!("damaged shards {}", verification.damaged.len());
@@ -186,10 +187,11 @@ fn verify(argument: &DataArgument) -> anyhow::Result<()> {
         return Ok(());
     }
     Err(Failure::new(format!(
-        "`{}`: {} broken images, {} changed, {} damaged shards",
+        "`{}`: {} broken images, {} changed, {} repeated keys, {} damaged shards",
         argument.data,
         verification.broken.len(),
         verification.changed.len(),
+        verification.repeated.len(),
         verification.damaged.len()
     ))
     .hint("training replaces broken images up to `data.max_bad_fraction`; copy damaged shards again, and run `passer shards index` after a change")

@@ -34,7 +34,20 @@ pub(crate) fn run(arguments: Arguments) -> anyhow::Result<()> {
     if arguments.records == 0 {
         return Err(Failure::new("`--records` must be at least 1, got 0").into());
     }
-    let config: training::Config<ObjectiveConfig> = configs::read(&arguments.config, &arguments.sets)?;
+    let is_png = |extension: &std::ffi::OsStr| extension.eq_ignore_ascii_case("png");
+    if !arguments.out.extension().is_some_and(is_png) {
+        return Err(Failure::new(format!(
+            "`--out {}`: the sheet is a PNG, and its name should say so",
+            arguments.out.display()
+        ))
+        .hint(format!(
+            "call it `{}`",
+            arguments.out.with_extension("png").display()
+        ))
+        .into());
+    }
+    let config: training::Config<ObjectiveConfig> =
+        configs::read(&arguments.config, &arguments.sets, configs::Kind::Pretraining)?;
     config
         .validate()
         .map_err(training::Error::Config)

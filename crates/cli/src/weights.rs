@@ -1,10 +1,10 @@
 //! `passer weights`: look into files of weights, and bring them into other libraries' layouts; and the arguments by
 //! which every verb that reads an encoder is told what its file does not show.
 
-use crate::failure::Failure;
+use crate::failure::{Failure, plain as safe};
 use backbones::{ImportOptions, Naming, Part};
 use burn::tensor::Device;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::io::Write as _;
 use std::path::PathBuf;
@@ -195,7 +195,10 @@ fn show(inspection: &Inspection, tensors: bool) -> Result<String, std::fmt::Erro
             )?;
             writeln!(out, "images    mean {:?}, std {:?}", network.mean, network.std)?;
             for (what, names) in [
-                ("known, not loaded", &network.dropped),
+                (
+                    "heads and the rest that a frozen encoder has no use for, not loaded",
+                    &network.dropped,
+                ),
                 ("missing, allowed", &network.missing),
                 ("left out, allowed", &network.left_out),
             ] {
@@ -236,16 +239,34 @@ fn print(text: &str) -> std::io::Result<()> {
     }
 }
 
-/// Names as a line: those with one first part together, the first six.
+/// Names as a line: those of one module together, the first six. `encoder_q.fc.0.weight` is of `encoder_q.fc.*`, for
+/// `encoder_q.*` would be all of a network.
 fn shortened(names: &[String]) -> String {
     const SHOWN: usize = 6;
+    let module = |name: &str| {
+        let mut parts: Vec<&str> = name.split('.').collect();
+        parts.pop();
+        while parts.last().is_some_and(|part| part.parse::<usize>().is_ok()) {
+            parts.pop();
+        }
+        parts.join(".")
+    };
+    // Networks that are left out whole are told by their first part.
+    let mut roots = BTreeMap::<&str, BTreeSet<String>>::new();
+    for name in names {
+        let root = name.split('.').next().unwrap_or(name);
+        roots.entry(root).or_default().insert(module(name));
+    }
     let mut groups = BTreeMap::<String, usize>::new();
     for name in names {
-        let first = match name.split_once('.') {
-            Some((first, _)) => format!("{first}.*"),
-            None => name.clone(),
+        let root = name.split('.').next().unwrap_or(name);
+        let whole = roots.get(root).is_some_and(|modules| modules.len() > 4);
+        let group = match (name.contains('.'), whole) {
+            (false, _) => name.clone(),
+            (true, true) => format!("{root}.*"),
+            (true, false) => format!("{}.*", module(name)),
         };
-        *groups.entry(first).or_default() += 1;
+        *groups.entry(group).or_default() += 1;
     }
     let group = |(name, count): (&String, &usize)| match count {
         1 => safe(name),
@@ -256,19 +277,6 @@ fn shortened(names: &[String]) -> String {
         0 => shown.join(", "),
         more => format!("{} and {more} more", shown.join(", ")),
     }
-}
-
-/// Text of a file for the terminal, which must not obey control characters in it.
-fn safe(text: &str) -> String {
-    let mut made = String::with_capacity(text.len());
-    for c in text.chars() {
-        if c.is_control() {
-            made.extend(c.escape_default());
-        } else {
-            made.push(c);
-        }
-    }
-    made
 }
 
 fn convert(arguments: &ConvertArguments) -> anyhow::Result<()> {

@@ -1,5 +1,6 @@
 //! A data set opened for reading: where its records lie, and reading any one of them by position.
 
+use std::collections::HashMap;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -9,10 +10,13 @@ use sha2::{Digest, Sha256};
 
 use crate::error::Error;
 use crate::record::{Label, Metadata, Record};
-use crate::sources::description::{self, Description, Kind};
+use crate::sources::description::{self, About, Kind, Part, resolve, split_of};
+use crate::sources::files;
 use crate::sources::folder::{self, Layout};
 use crate::sources::index_file::{IndexStore, hex};
+use crate::sources::listed::{self, Opened};
 use crate::sources::pass::PassMetadata;
+use crate::sources::raster::{self, Raster};
 use crate::sources::shard_set::{ShardSet, expand, shards_in, shards_of};
 use crate::sources::synthetic::Synthetic;
 use crate::sources::table::{HashedKey, Table, fingerprint};
@@ -24,6 +28,8 @@ pub struct Dataset {
     class_names: Vec<String>,
     fingerprint: String,
     pass: Option<PassMetadata>,
+    /// Classes of which a record is neither an example nor a counterexample, for the few that have any.
+    undecided: HashMap<usize, Vec<u32>>,
 }
 
 #[derive(Debug)]
@@ -33,6 +39,7 @@ enum Source {
         root: PathBuf,
         table: Box<Table>,
     },
+    Raster(Raster),
     Memory(Vec<Record>),
     Synthetic(Synthetic),
     Part {
@@ -45,7 +52,7 @@ impl Dataset {
     /// Opens a data set and indexes what is not indexed yet.
     ///
     /// `spec` is a directory of shards, one `.tar`, a brace pattern such as `train-{000000..000143}.tar`, an image folder
-    /// (`CLASS/name.jpg` or flat), the PASS tars, or a data-set description (`.toml`). The first opening reads everything once,
+    /// (`CLASS/name.jpg` or flat), the PASS tars, or a data-set description (`.toml`, with `#split` where it has splits). The first opening reads everything once,
     /// to hash it; later ones take less than a second for a million records.
     ///
     /// # Errors
@@ -55,11 +62,12 @@ impl Dataset {
     }
 
     pub(crate) fn open_with(spec: &str, store: &IndexStore) -> Result<Dataset, Error> {
+        let (spec, split) = split_of(spec);
         let path = Path::new(spec);
         if path.is_dir() {
             let described = path.join(description::FILE_NAME);
             if described.is_file() {
-                return Self::open_described(&described, store);
+                return Self::open_described(&described, None, store);
             }
             let shards = shards_in(path)?;
             if shards.is_empty() {
@@ -70,27 +78,17 @@ impl Dataset {
         if path.is_file() {
             let extension = path.extension().unwrap_or_default().to_ascii_lowercase();
             if extension == "toml" {
-                return Self::open_described(path, store);
+                return Self::open_described(path, split, store);
             }
             if extension == "tar" {
                 return Self::open_shards(vec![path.to_path_buf()], Vec::new(), store);
             }
-            let is_packed = extension == "gz" || extension == "tgz";
-            return Err(Error::Unreadable {
-                spec: spec.to_string(),
-                reason: format!(
-                    "a file ending in `.{}`; expected a `.tar`, a data-set description (`.toml`) or a folder",
-                    extension.to_string_lossy()
-                ),
-                hint: is_packed.then(|| "make shards of it first with `passer shards pack`".to_string()),
-            });
+            return Err(no_data_file(path));
         }
         if spec.contains('{') {
             return Self::open_shards(expand(spec)?, Vec::new(), store);
         }
-        Err(Error::NotFound {
-            spec: spec.to_string(),
-        })
+        Err(not_found(path))
     }
 
     /// Records drawn from (`seed`, position): smooth random pictures of `width` x `height` px in `classes` classes, or
@@ -108,6 +106,7 @@ impl Dataset {
             fingerprint: source.fingerprint(),
             source: Source::Synthetic(source),
             pass: None,
+            undecided: HashMap::new(),
         }
     }
 
@@ -122,6 +121,7 @@ impl Dataset {
             source: Source::Memory(records),
             class_names,
             pass: None,
+            undecided: HashMap::new(),
         }
     }
 
@@ -138,9 +138,14 @@ impl Dataset {
             hasher.update((key.len() as u64).to_le_bytes());
             hasher.update(key);
         }
+        let undecided = positions.iter().enumerate().filter_map(|(position, of_whole)| {
+            let classes = whole.undecided.get(&(*of_whole as usize))?;
+            Some((position, classes.clone()))
+        });
         Ok(Dataset {
             class_names: whole.class_names.clone(),
             fingerprint: hex(&hasher.finalize()),
+            undecided: undecided.collect(),
             source: Source::Part {
                 whole: Arc::clone(whole),
                 positions,
@@ -154,6 +159,7 @@ impl Dataset {
         match &self.source {
             Source::Shards(shards) => shards.len(),
             Source::Folder { table, .. } => table.len(),
+            Source::Raster(raster) => raster.len(),
             Source::Memory(records) => records.len(),
             Source::Synthetic(synthetic) => synthetic.records,
             Source::Part { positions, .. } => positions.len(),
@@ -175,6 +181,7 @@ impl Dataset {
         match &self.source {
             Source::Shards(shards) => shards.tables().any(|(_, table)| table.has_labels()),
             Source::Folder { table, .. } => table.has_labels(),
+            Source::Raster(raster) => raster.is_labelled(),
             Source::Memory(records) => records.iter().any(|record| record.label.is_some()),
             Source::Synthetic(synthetic) => synthetic.classes > 0,
             Source::Part { whole, .. } => whole.is_labelled(),
@@ -198,6 +205,7 @@ impl Dataset {
         Ok(match &self.source {
             Source::Shards(shards) => shards.key(position),
             Source::Folder { table, .. } => table.key(position),
+            Source::Raster(raster) => raster.key(position),
             Source::Memory(records) => records[position].key.clone(),
             Source::Synthetic(synthetic) => synthetic.key(position),
             Source::Part { whole, positions } => whole.key(positions[position] as usize)?,
@@ -213,6 +221,7 @@ impl Dataset {
         Ok(match &self.source {
             Source::Shards(shards) => shards.label(position),
             Source::Folder { table, .. } => table.label(position),
+            Source::Raster(raster) => raster.label(position),
             Source::Memory(records) => records[position].label.clone(),
             Source::Synthetic(synthetic) => synthetic.label(position),
             Source::Part { whole, positions } => whole.label(positions[position] as usize)?,
@@ -229,7 +238,7 @@ impl Dataset {
             Source::Memory(records) => Ok(records[position].clone()),
             Source::Synthetic(synthetic) => Ok(synthetic.read(position)),
             Source::Part { whole, positions } => whole.read(positions[position] as usize),
-            Source::Shards(_) | Source::Folder { .. } => {
+            Source::Shards(_) | Source::Folder { .. } | Source::Raster(_) => {
                 let mut image = Vec::new();
                 self.read_image(position, &mut image)?;
                 Ok(Record {
@@ -256,6 +265,10 @@ impl Dataset {
                 image.clear();
                 let mut file = File::open(&path).map_err(Error::io("read", &path))?;
                 file.read_to_end(image).map_err(Error::io("read", &path))?;
+                Ok(())
+            }
+            Source::Raster(raster) => {
+                raster.image(position, image);
                 Ok(())
             }
             Source::Memory(records) => {
@@ -305,7 +318,7 @@ impl Dataset {
         match &self.source {
             Source::Shards(shards) => shards.tables().map(|(_, table)| table.heap_bytes()).sum(),
             Source::Folder { table, .. } => table.heap_bytes(),
-            Source::Memory(_) | Source::Synthetic(_) => 0,
+            Source::Raster(_) | Source::Memory(_) | Source::Synthetic(_) => 0,
             Source::Part { positions, .. } => 4 * positions.len(),
         }
     }
@@ -319,23 +332,28 @@ impl Dataset {
         }
     }
 
-    fn open_described(path: &Path, store: &IndexStore) -> Result<Dataset, Error> {
-        let description = Description::read(path)?;
-        let data = description.data_path(path);
-        let classes = description.classes;
-        let is_folder = data.is_dir();
-        let opened = match description.kind {
-            Kind::Folder | Kind::Flat if !is_folder => {
-                return Err(Error::Description {
-                    path: path.to_path_buf(),
-                    reason: format!("path `{}` is not a folder", data.display()),
-                });
-            }
+    fn open_described(path: &Path, split: Option<&str>, store: &IndexStore) -> Result<Dataset, Error> {
+        let part = description::read_part(path, split)?;
+        let data = resolve(path, &part.path)?;
+        let labels = part
+            .labels
+            .as_ref()
+            .map(|labels| resolve(path, labels))
+            .transpose()?;
+        let classes = part.classes.clone();
+        let is_image_folder = !matches!(part.kind, Kind::Shards | Kind::Pass | Kind::Idx);
+        if is_image_folder && !data.is_dir() {
+            return Err(Error::Description {
+                path: path.to_path_buf(),
+                reason: format!("path `{}` is not a folder", data.display()),
+            });
+        }
+        let opened = match part.kind {
             Kind::Folder => Self::open_folder(&data, Layout::Classes, classes.as_deref(), store),
             Kind::Flat => Self::open_folder(&data, Layout::Unlabelled, None, store),
             Kind::Shards | Kind::Pass => {
                 let shards = shards_of(&data)?;
-                match description.kind {
+                match part.kind {
                     Kind::Pass if shards.is_empty() => {
                         Self::open_folder(&data, Layout::Unlabelled, None, store)
                     }
@@ -346,27 +364,102 @@ impl Dataset {
                     _ => Self::open_shards(shards, classes.unwrap_or_default(), store),
                 }
             }
+            Kind::Voc => Ok(Self::of_listed(listed::open_voc(&data, &part, store)?)),
+            // Both have `labels`, or the description would have been refused.
+            Kind::Coco => Ok(Self::of_listed(listed::open_coco(
+                &data,
+                &labels.unwrap_or_default(),
+                &part,
+                store,
+            )?)),
+            Kind::Csv => Ok(Self::of_listed(listed::open_csv(
+                &data,
+                &labels.unwrap_or_default(),
+                &part,
+                store,
+            )?)),
+            Kind::Cifar10 | Kind::Cifar100 | Kind::Idx => Self::open_raster(&data, labels.as_deref(), &part),
         }?;
         opened.check_classes(path)?;
         Ok(opened)
     }
 
+    fn of_listed(opened: Opened) -> Dataset {
+        let mut table = opened.table;
+        let hashed = table.take_hashed_keys();
+        Dataset {
+            source: Source::Folder {
+                root: opened.root,
+                table: Box::new(table),
+            },
+            class_names: opened.classes,
+            fingerprint: fingerprint(hashed),
+            pass: None,
+            undecided: opened.undecided,
+        }
+    }
+
+    fn open_raster(data: &Path, labels: Option<&Path>, part: &Part) -> Result<Dataset, Error> {
+        let files = part.files.as_deref().unwrap_or_default();
+        let (raster, found) = match part.kind {
+            Kind::Cifar10 => (
+                raster::cifar(data, files, 1, 10)?,
+                raster::cifar_names(data, false),
+            ),
+            Kind::Cifar100 => (
+                raster::cifar(data, files, 2, 100)?,
+                raster::cifar_names(data, true),
+            ),
+            _ => (raster::idx(data, labels)?, None),
+        };
+        if raster.len() == 0 {
+            return Err(Error::Empty {
+                path: data.to_path_buf(),
+                reason: "no record in it".to_string(),
+            });
+        }
+        Ok(Dataset {
+            class_names: part.classes.clone().or(found).unwrap_or_default(),
+            fingerprint: fingerprint(raster.hashed_keys()),
+            source: Source::Raster(raster),
+            pass: None,
+            undecided: HashMap::new(),
+        })
+    }
+
+    /// What the description of a data set says beside where its records are: name, usual metric and resize, downloads.
+    /// Nothing for data without one.
+    ///
+    /// # Errors
+    /// [`Error`] where the description does not say what it should.
+    pub fn about(spec: &str) -> Result<About, Error> {
+        let (path, _) = split_of(spec);
+        match path.ends_with(".toml") && Path::new(path).is_file() {
+            true => description::read_about(Path::new(path)),
+            false => Ok(About::default()),
+        }
+    }
+
+    /// Classes of which a record is neither an example nor a counterexample: VOC's `difficult`. Ascending.
+    pub fn undecided(&self, position: usize) -> &[u32] {
+        self.undecided.get(&position).map_or(&[], Vec::as_slice)
+    }
+
     /// A class number without a name would be found out only deep in an evaluation.
     fn check_classes(&self, description: &Path) -> Result<(), Error> {
         let names = self.class_names.len() as u32;
-        let Source::Shards(shards) = &self.source else {
-            return Ok(());
-        };
         if names == 0 {
             return Ok(());
         }
-        let beyond = shards.tables().find_map(|(_, table)| {
-            // Absent labels are stored as the largest number.
-            table
-                .label_values
-                .iter()
-                .find(|class| **class >= names && **class != u32::MAX)
-        });
+        // Absent labels are stored as the largest number.
+        let is_beyond = |class: &u32| *class >= names && *class != u32::MAX;
+        let beyond = match &self.source {
+            Source::Shards(shards) => shards
+                .tables()
+                .find_map(|(_, table)| table.label_values.iter().copied().find(is_beyond)),
+            Source::Raster(raster) => raster.largest_class().filter(is_beyond),
+            _ => None,
+        };
         match beyond {
             None => Ok(()),
             Some(class) => Err(Error::Description {
@@ -393,6 +486,7 @@ impl Dataset {
             class_names,
             fingerprint: fingerprint(hashed),
             pass,
+            undecided: HashMap::new(),
         })
     }
 
@@ -408,11 +502,13 @@ impl Dataset {
             class_names,
             fingerprint: fingerprint(hashed),
             pass,
+            undecided: HashMap::new(),
         })
     }
 
     /// The shards that a specification means; none where it means a folder.
     pub(crate) fn shard_paths(spec: &str) -> Result<Vec<PathBuf>, Error> {
+        let (spec, split) = split_of(spec);
         let path = Path::new(spec);
         let described = if path.is_dir() {
             path.join(description::FILE_NAME)
@@ -420,11 +516,20 @@ impl Dataset {
             path.to_path_buf()
         };
         if described.extension().is_some_and(|extension| extension == "toml") && described.is_file() {
-            let description = Description::read(&described)?;
-            return match description.kind {
-                Kind::Folder | Kind::Flat => Ok(Vec::new()),
-                Kind::Shards | Kind::Pass => shards_of(&description.data_path(&described)),
+            let part = description::read_part(&described, split)?;
+            return match part.kind {
+                Kind::Shards | Kind::Pass => shards_of(&resolve(&described, &part.path)?),
+                _ => Ok(Vec::new()),
             };
+        }
+        let is_tar = path
+            .extension()
+            .is_some_and(|extension| extension.eq_ignore_ascii_case("tar"));
+        if path.is_file() && !is_tar {
+            return Err(no_data_file(path));
+        }
+        if !path.exists() && !spec.contains('{') {
+            return Err(not_found(path));
         }
         shards_of(path)
     }
@@ -434,8 +539,50 @@ impl Dataset {
         match &self.source {
             Source::Shards(shards) => shards.tables().collect(),
             Source::Folder { root, table } => vec![(root.as_path(), &**table)],
-            Source::Memory(_) | Source::Synthetic(_) | Source::Part { .. } => Vec::new(),
+            Source::Raster(_) | Source::Memory(_) | Source::Synthetic(_) | Source::Part { .. } => Vec::new(),
         }
+    }
+}
+
+/// A file that is neither a shard nor a description.
+fn no_data_file(path: &Path) -> Error {
+    let extension = path
+        .extension()
+        .unwrap_or_default()
+        .to_string_lossy()
+        .into_owned();
+    let hint = if files::is_image_extension(&extension) {
+        Some("give the folder that the picture lies in".to_string())
+    } else if ["gz", "tgz"]
+        .iter()
+        .any(|packed| extension.eq_ignore_ascii_case(packed))
+    {
+        Some("make shards of it first with `passer shards pack`".to_string())
+    } else {
+        None
+    };
+    let what = match files::is_image_extension(&extension) {
+        true => "one picture is no data set".to_string(),
+        _ if extension.is_empty() => "a file without an extension".to_string(),
+        _ => format!("a file ending in `.{extension}`"),
+    };
+    Error::Unreadable {
+        spec: path.display().to_string(),
+        reason: format!("{what}; expected a `.tar`, a data-set description (`.toml`) or a folder"),
+        hint,
+    }
+}
+
+/// Nothing lies there, or a link leads nowhere.
+fn not_found(path: &Path) -> Error {
+    let spec = path.display().to_string();
+    match files::broken_link(path) {
+        Some(link) => Error::Unreadable {
+            spec,
+            reason: link,
+            hint: Some("remove the link, or bring back what it points to".to_string()),
+        },
+        None => Error::NotFound { spec },
     }
 }
 

@@ -26,4 +26,5 @@ pub use error::{DecodeError, Error};
 pub use loader::{BadRecord, BadRecords, Batch, Batches, Loader, LoaderConfig, Views};
 pub use order::Order;
 pub use record::{Label, Metadata, Record};
+pub use sources::description::{About, Download};
 pub use transforms::{ErasingFill, Filter, Transform, ViewGroup};

@@ -18,6 +18,10 @@ pub struct Encoder {
     pub hash: String,
     /// The channel statistics that it was trained with.
     pub normalize: Normalize,
+    /// Side of the square images that it was pretrained on, px; absent where that is not known.
+    pub trained_px: Option<u32>,
+    /// Optimizer steps that made it; absent where that is not known.
+    pub step: Option<u64>,
     network: Network,
 }
 
@@ -41,6 +45,8 @@ impl Encoder {
             name: name.into(),
             hash: hash.into(),
             normalize,
+            trained_px: None,
+            step: None,
             // Forwards on an autodiff device that no `backward` follows would pile up graph nodes.
             network: Network::Backbone(Box::new(backbone.valid())),
         }
@@ -52,8 +58,36 @@ impl Encoder {
             name: "raw pixels".into(),
             hash: "raw pixels".into(),
             normalize,
+            trained_px: None,
+            step: None,
             network: Network::Pixels,
         }
+    }
+
+    /// The same with what is known of its training: the side of its images in px, and its steps; 0 where not known.
+    pub fn trained(mut self, px: usize, steps: u64) -> Self {
+        self.trained_px = u32::try_from(px).ok().filter(|px| *px > 0);
+        self.step = Some(steps).filter(|steps| *steps > 0);
+        self
+    }
+
+    /// What to say where images reach it at quite another size than in its pretraining: features are then worse, and
+    /// nothing else tells.
+    pub fn size_note(&self, transforms: &[Transform]) -> Option<String> {
+        let group = ViewGroup {
+            count: 1,
+            transforms: transforms.to_vec(),
+        };
+        let (width, height) = group.output_px()?;
+        let trained = self.trained_px?;
+        let (larger, smaller) = (width.max(height).max(trained), width.min(height).min(trained));
+        // 256 px or 288 px at a test are usual for 224 px in training.
+        (f64::from(larger) > 1.3 * f64::from(smaller)).then(|| {
+            format!(
+                "images reach the encoder at {width}x{height} px, and it was pretrained at {trained} px: its scores \
+                 will be lower than at that size"
+            )
+        })
     }
 
     /// Features of normalised images.

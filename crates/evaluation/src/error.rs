@@ -37,6 +37,37 @@ pub enum Error {
         reason: String,
     },
 
+    /// What a protocol says, with its name before it.
+    #[error("{protocol}: {source}")]
+    Protocol {
+        /// The protocol's name.
+        protocol: &'static str,
+        /// What it says.
+        source: Box<Error>,
+    },
+
+    /// The file is no `result.json`.
+    #[error("`{}`: no list of results: {reason}", path.display())]
+    ResultFile {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+
+    /// The output belongs to another encoder or to other records.
+    #[error("`{}` holds {what} of {stored}, and this is {now}", path.display())]
+    Occupied {
+        /// The folder or file.
+        path: PathBuf,
+        /// "results" or "features".
+        what: &'static str,
+        /// Whose they are.
+        stored: String,
+        /// Who asks now.
+        now: String,
+    },
+
     /// Every record was left out, or the data set was empty.
     #[error("the {set} set gave no features: it holds no readable record")]
     Empty {
@@ -182,8 +213,8 @@ pub enum Error {
         "svm-voc07: class {class} has only {records} training records with it or without it, fewer than the {folds} folds"
     )]
     Folds {
-        /// The class's number.
-        class: i64,
+        /// The class's name, or its number where there are no names.
+        class: String,
         /// Records with it, or without it, whichever are fewer.
         records: usize,
         /// Parts.
@@ -195,8 +226,8 @@ pub enum Error {
         "svm-low-shot: k = {positives} needs {needed} training records {kind} class {class}, and there are {records}"
     )]
     Shots {
-        /// The class's number.
-        class: i64,
+        /// The class's name, or its number where there are no names.
+        class: String,
         /// "with" or "without".
         kind: &'static str,
         /// Records there are.
@@ -241,8 +272,8 @@ pub enum Error {
         "logistic-regression: class {class} has 1 training record, so none of it can be held out for the choice of C"
     )]
     ValidationSplit {
-        /// The class's number.
-        class: i64,
+        /// The class's name, or its number where there are no names.
+        class: String,
     },
 
     /// A list of records that cannot be used.
@@ -282,6 +313,9 @@ impl Error {
     pub fn hint(&self) -> Option<String> {
         let hint = match self {
             Self::Data(error) => return error.hint(),
+            Self::Protocol { source, .. } => return source.hint(),
+            Self::ResultFile { .. } => "remove the file, or give another `--out`",
+            Self::Occupied { .. } => "give another `--out`, or remove what lies there",
             Self::Training(error) => return error.hint(),
             Self::Unlabelled { .. } => "give a folder of `CLASS/name.jpg`, or shards with `.cls` members",
             Self::EncoderMismatch { .. } | Self::Width { .. } => {
@@ -311,6 +345,19 @@ impl Error {
             _ => return None,
         };
         Some(hint.to_string())
+    }
+}
+
+impl Error {
+    /// The same with the protocol's name before it, where it does not say it itself.
+    pub(crate) fn of(self, protocol: &'static str) -> Self {
+        if self.to_string().starts_with(protocol) {
+            return self;
+        }
+        Self::Protocol {
+            protocol,
+            source: Box::new(self),
+        }
     }
 }
 

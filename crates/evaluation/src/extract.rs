@@ -2,7 +2,7 @@
 
 use crate::encoder::Encoder;
 use crate::error::Error;
-use crate::features::{Features, Labels, Matrix, Origin, POOLED};
+use crate::features::{Features, Labels, Matrix, Origin, POOLED, UNDECIDED};
 use crate::progress::Event;
 use burn::tensor::Device;
 use data::{Dataset, Label, Loader, LoaderConfig, Order, Transform, ViewGroup};
@@ -94,6 +94,24 @@ pub fn extract(
     })
 }
 
+/// Features of no width with keys and, if asked for, labels of all records, from the index: enough for every check of
+/// labels.
+pub(crate) fn index_features(dataset: &Dataset, with_labels: bool) -> Result<Features, Error> {
+    let positions: Vec<usize> = (0..dataset.len()).collect();
+    let keys = positions.iter().map(|position| dataset.key(*position));
+    Ok(Features {
+        taps: BTreeMap::from([(POOLED.to_string(), Matrix::new(positions.len(), 0, vec![]))]),
+        labels: match with_labels {
+            true => labels(dataset, &positions)?,
+            false => None,
+        },
+        class_names: dataset.class_names().to_vec(),
+        keys: keys.collect::<Result<_, _>>()?,
+        bad_records: 0,
+        origin: Origin::default(),
+    })
+}
+
 /// What features of this data set by this encoder would come from.
 pub(crate) fn origin(
     encoder: &Encoder,
@@ -129,6 +147,11 @@ fn labels_hash(dataset: &Dataset) -> Result<String, Error> {
         classes
             .iter()
             .for_each(|class| hasher.update(class.to_le_bytes()));
+        // Nothing where there are none, so that other data sets keep their hash.
+        for class in dataset.undecided(position) {
+            hasher.update(u64::MAX.to_le_bytes());
+            hasher.update(class.to_le_bytes());
+        }
     }
     Ok(hasher
         .finalize()
@@ -173,8 +196,19 @@ fn labels(dataset: &Dataset, positions: &[usize]) -> Result<Option<Labels>, Erro
         return Ok(None);
     }
     let largest = sets.iter().flatten().max().map_or(0, |class| *class as usize + 1);
+    let undecided = |position: &usize| dataset.undecided(*position).iter().map(|class| *class as usize);
+    let largest = positions
+        .iter()
+        .flat_map(undecided)
+        .map(|class| class + 1)
+        .max()
+        .unwrap_or(0)
+        .max(largest);
     let classes = largest.max(dataset.class_names().len());
     let mut multi_hot = vec![0; sets.len() * classes];
+    for (row, position) in positions.iter().enumerate() {
+        undecided(position).for_each(|class| multi_hot[row * classes + class] = UNDECIDED);
+    }
     for (row, set) in sets.iter().enumerate() {
         set.iter()
             .for_each(|class| multi_hot[row * classes + *class as usize] = 1);

@@ -11,6 +11,10 @@ use std::collections::BTreeMap;
 /// The tap that every backbone has: its output after global average pooling.
 pub const POOLED: &str = "pooled";
 
+/// Among sets of classes: neither of the class nor not of it (VOC's `difficult`). Training takes it for not of the class; a
+/// test leaves the record out for that class.
+pub const UNDECIDED: u8 = 2;
+
 /// A dense row-major matrix in host memory, `[rows, width]`.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Matrix {
@@ -66,7 +70,7 @@ pub enum Labels {
     Sets {
         /// Columns: one more than the largest class met.
         classes: usize,
-        /// Row after row.
+        /// Row after row; [`UNDECIDED`] where a record is neither an example nor a counterexample of a class.
         multi_hot: Vec<u8>,
     },
 }
@@ -90,6 +94,14 @@ pub struct Origin {
 }
 
 impl Origin {
+    /// The same without names, which are for people.
+    pub(crate) fn unnamed(&self) -> Self {
+        Self {
+            encoder_name: String::new(),
+            ..self.clone()
+        }
+    }
+
     /// Whether this, read from a file, is `wanted`.
     pub(crate) fn is(&self, wanted: &Self) -> bool {
         // A number read from JSON may be off by the last bit: `wanted` has to go the same way before it is compared.
@@ -146,11 +158,14 @@ impl Features {
 
     /// What a person calls this class.
     pub(crate) fn class_name(&self, class: i64) -> String {
-        let named = usize::try_from(class)
-            .ok()
-            .and_then(|class| self.class_names.get(class));
-        named.map_or_else(|| class.to_string(), |name| format!("`{name}`"))
+        class_name(&self.class_names, class)
     }
+}
+
+/// A class's name in quotes, or its number where it has none.
+pub(crate) fn class_name(names: &[String], class: i64) -> String {
+    let named = usize::try_from(class).ok().and_then(|class| names.get(class));
+    named.map_or_else(|| class.to_string(), |name| format!("`{name}`"))
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 //! | tensor | type and shape | |
 //! |---|---|---|
 //! | each tap (`pooled`) | f32 `[records, width]` | |
-//! | `labels` | i64 `[records]`, or u8 `[records, classes]` of 0 and 1 | absent if unlabelled |
+//! | `labels` | i64 `[records]`, or u8 `[records, classes]` of 0, 1 and 2 (undecided) | absent if unlabelled |
 //! | `keys` | u8 `[bytes]` | all keys, UTF-8, one after the other |
 //! | `key_offsets` | i64 `[records + 1]` | key `i` is `keys[key_offsets[i]..key_offsets[i + 1]]` |
 //!
@@ -18,6 +18,7 @@ use safetensors::{Dtype, SafeTensors, serialize_to_file};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, File};
+use std::io::Read;
 use std::path::Path;
 
 const METADATA_KEY: &str = "passer_features";
@@ -116,6 +117,32 @@ impl Features {
         })
     }
 
+    /// Where the features in a file come from, without reading them.
+    pub fn read_origin(path: &Path) -> Result<Origin, Error> {
+        let mut file = File::open(path).map_err(io(path, "reading features"))?;
+        let reject = |reason: String| Error::FeaturesFile {
+            path: path.to_path_buf(),
+            reason,
+        };
+        // The length of the table of contents, and the table.
+        let mut start = vec![0; 8];
+        file.read_exact(&mut start)
+            .map_err(|_| reject("it is too short".into()))?;
+        let length = u64::from_le_bytes(start[..8].try_into().unwrap_or_default());
+        // What the format itself allows.
+        if length > 100_000_000 {
+            return Err(reject("it is no safetensors file".into()));
+        }
+        file.take(length)
+            .read_to_end(&mut start)
+            .map_err(io(path, "reading features"))?;
+        // The library's own reader of this table wants the rest of the file as well.
+        let table: serde_json::Value =
+            serde_json::from_slice(&start[8..]).map_err(|error| reject(error.to_string()))?;
+        let header = table["__metadata__"][METADATA_KEY].as_str();
+        Ok(parse_header(header).map_err(reject)?.origin)
+    }
+
     fn from_bytes(bytes: &[u8]) -> Result<Self, String> {
         let header = read_header(bytes)?;
         let file = SafeTensors::deserialize(bytes).map_err(|error| error.to_string())?;
@@ -170,6 +197,10 @@ fn read_header(bytes: &[u8]) -> Result<Header, String> {
         .metadata()
         .as_ref()
         .and_then(|entries| entries.get(METADATA_KEY));
+    parse_header(header.map(String::as_str))
+}
+
+fn parse_header(header: Option<&str>) -> Result<Header, String> {
     let header = header.ok_or_else(|| format!("its metadata has no `{METADATA_KEY}`"))?;
     let header: Header =
         serde_json::from_str(header).map_err(|error| format!("`{METADATA_KEY}`: {error}"))?;
@@ -284,6 +315,7 @@ mod tests {
             let features = example(labels);
             features.save(&path).unwrap();
             assert_eq!(Features::load(&path).unwrap(), features);
+            assert_eq!(Features::read_origin(&path).unwrap(), features.origin);
         }
         assert_eq!(
             fs::read_dir(folder.path()).unwrap().count(),
@@ -313,6 +345,10 @@ mod tests {
         for length in [0, 7, whole.len() / 2, whole.len() - 1] {
             fs::write(&path, &whole[..length]).unwrap();
             assert!(load().starts_with("features file"), "cut at {length}");
+            assert!(
+                length > 8 || Features::read_origin(&path).is_err(),
+                "cut at {length}"
+            );
         }
         let foreign = safetensors::serialize(Vec::<(String, TensorView<'_>)>::new(), None).unwrap();
         fs::write(&path, foreign).unwrap();

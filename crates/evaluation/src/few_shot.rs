@@ -197,6 +197,11 @@ impl Records {
     }
 }
 
+/// Whether enough classes have enough records.
+pub(crate) fn check_records(config: &Config, task: &Task<'_>) -> Result<(), Error> {
+    Records::new(config, task).map(|_| ())
+}
+
 /// Share of an episode's queries that are classified right.
 fn accuracy(config: &Config, task: &Task<'_>, episode: &Episode) -> f64 {
     let from = match config.support {

@@ -10,6 +10,7 @@
 
 mod agreement;
 mod average_precision;
+mod check;
 pub mod clustering;
 mod config;
 pub mod diagnostics;
@@ -39,6 +40,7 @@ mod run;
 mod softmax;
 #[cfg(test)]
 mod speed;
+pub mod suite;
 mod svm;
 pub mod svm_low_shot;
 pub mod svm_voc07;
@@ -48,8 +50,8 @@ pub use config::{Config, Protocol};
 pub use encoder::{Encoder, weights_hash};
 pub use error::Error;
 pub use extract::{DataConfig, extract};
-pub use features::{Features, Labels, Matrix, Origin, POOLED};
+pub use features::{Features, Labels, Matrix, Origin, POOLED, UNDECIDED};
 pub use progress::Event;
-pub use result::{Outcome, Provenance, Score, Spread, write_results};
-pub use run::{Job, run};
+pub use result::{Outcome, Provenance, Score, Spread, read_results, write_results};
+pub use run::{Job, Plan, run};
 pub use task::{Classes, Part, Scaling, Task};

@@ -166,6 +166,14 @@ fn best(accuracies: &[(f64, f64)]) -> (f64, f64) {
     accuracies[1..].iter().fold(accuracies[0], better)
 }
 
+/// Whether the choice of C can hold a record of every class out.
+pub(crate) fn check_records(config: &Config, task: &Task<'_>) -> Result<(), Error> {
+    match &config.strength {
+        Strength::Sweep(sweep) => split(sweep, task).map(|_| ()),
+        Strength::Fixed(_) => Ok(()),
+    }
+}
+
 /// Training rows to fit and to hold out: the same share of every class, at least one and never all.
 fn split(sweep: &Sweep, task: &Task<'_>) -> Result<(Vec<usize>, Vec<usize>), Error> {
     let mut by_class = vec![vec![]; task.classes.count()];
@@ -176,7 +184,7 @@ fn split(sweep: &Sweep, task: &Task<'_>) -> Result<(Vec<usize>, Vec<usize>), Err
     for (class, mut rows) in by_class.into_iter().enumerate() {
         if rows.len() < 2 {
             return Err(Error::ValidationSplit {
-                class: task.classes.label(class as u32),
+                class: task.classes.name(class as u32),
             });
         }
         // One stream a class, so that a class more or less does not reshuffle the others.

@@ -2,7 +2,7 @@
 //! which class. Data sets with one class a record are the special case.
 
 use crate::error::Error;
-use crate::features::{Features, Labels, Matrix};
+use crate::features::{Features, Labels, Matrix, UNDECIDED, class_name};
 use crate::task::{Classes, Scaling, TEST, TRAIN, Task, both_rows, scale};
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -13,16 +13,17 @@ enum Members {
     /// One class a record.
     One(Vec<u32>),
     /// `[records, classes]`.
-    Several { classes: usize, multi_hot: Vec<bool> },
+    Several { classes: usize, multi_hot: Vec<u8> },
 }
 
 impl Members {
     fn of(&self, class: usize) -> Vec<bool> {
         match self {
             Self::One(classes) => classes.iter().map(|own| *own as usize == class).collect(),
-            Self::Several { classes, multi_hot } => {
-                multi_hot.chunks_exact(*classes).map(|row| row[class]).collect()
-            }
+            Self::Several { classes, multi_hot } => multi_hot
+                .chunks_exact(*classes)
+                .map(|row| row[class] == 1)
+                .collect(),
         }
     }
 }
@@ -38,6 +39,7 @@ pub(crate) struct OneVsRest<'a> {
     test_members: Members,
     /// The label of each class as the data set writes it: those that some training record has, ascending.
     pub(crate) labels: Vec<i64>,
+    names: Vec<String>,
 }
 
 impl<'a> OneVsRest<'a> {
@@ -59,6 +61,7 @@ impl<'a> OneVsRest<'a> {
                 train_members: Members::One(task.train_classes),
                 test_members: Members::One(task.test_classes),
                 labels: labels_of(&task.classes),
+                names: train.class_names.clone(),
             });
         };
         let (train_rows, test_rows) = both_rows(train, test, tap)?;
@@ -70,7 +73,7 @@ impl<'a> OneVsRest<'a> {
                     .iter()
                     .skip(*class)
                     .step_by(train_width)
-                    .any(|hot| *hot > 0)
+                    .any(|hot| *hot == 1)
             })
             .map(|class| class as i64)
             .collect();
@@ -105,6 +108,7 @@ impl<'a> OneVsRest<'a> {
             train: Cow::Borrowed(train_rows),
             test: Cow::Borrowed(test_rows),
             labels,
+            names: train.class_names.clone(),
         })
     }
 
@@ -114,14 +118,32 @@ impl<'a> OneVsRest<'a> {
         self
     }
 
+    /// What a person calls the class at this place.
+    pub(crate) fn name(&self, class: usize) -> String {
+        class_name(&self.names, self.labels[class])
+    }
+
     /// Whether each training record is of the class at this place.
     pub(crate) fn train_is(&self, class: usize) -> Vec<bool> {
         self.train_members.of(class)
     }
 
-    /// Whether each test record is of the class at this place.
-    pub(crate) fn test_is(&self, class: usize) -> Vec<bool> {
-        self.test_members.of(class)
+    /// The numbers given to test records, and whether they are of the class at this place, without those for which that is
+    /// undecided.
+    pub(crate) fn decided_test(&self, class: usize, numbers: Vec<f64>) -> (Vec<f64>, Vec<bool>) {
+        let is = self.test_members.of(class);
+        let Members::Several { classes, multi_hot } = &self.test_members else {
+            return (numbers, is);
+        };
+        let decided = multi_hot
+            .chunks_exact(*classes)
+            .map(|row| row[class] != UNDECIDED);
+        numbers
+            .into_iter()
+            .zip(is)
+            .zip(decided)
+            .filter_map(|(pair, decided)| decided.then_some(pair))
+            .unzip()
     }
 }
 
@@ -158,14 +180,20 @@ fn members(
     place: impl Fn(usize) -> Option<usize>,
 ) -> Result<Members, Error> {
     let places: Vec<Option<usize>> = (0..width).map(place).collect();
-    let mut members = vec![false; features.records() * classes];
+    let mut members = vec![0; features.records() * classes];
     for (row, hot) in multi_hot.chunks_exact(width.max(1)).enumerate() {
-        for (class, _) in hot.iter().enumerate().filter(|(_, hot)| **hot > 0) {
-            let place = places[class].ok_or_else(|| Error::UnknownClass {
-                class: features.class_name(class as i64),
-                key: features.keys[row].clone(),
-            })?;
-            members[row * classes + place] = true;
+        for (class, hot) in hot.iter().enumerate().filter(|(_, hot)| **hot > 0) {
+            match places[class] {
+                Some(place) => members[row * classes + place] = *hot,
+                // Nobody asks for that class.
+                None if *hot == UNDECIDED => {}
+                None => {
+                    return Err(Error::UnknownClass {
+                        class: features.class_name(class as i64),
+                        key: features.keys[row].clone(),
+                    });
+                }
+            }
         }
     }
     Ok(Members::Several {
@@ -201,8 +229,33 @@ pub(crate) mod tests {
         assert_eq!(task.labels, [0, 2]);
         assert_eq!(task.train_is(0), [true, true, false]);
         assert_eq!(task.train_is(1), [false, true, true]);
-        assert_eq!(task.test_is(1), [true, false]);
-        assert_eq!(task.test_is(0), [false, false]);
+        assert_eq!(task.decided_test(1, vec![0.0; 2]).1, [true, false]);
+        assert_eq!(task.decided_test(0, vec![0.0; 2]).1, [false, false]);
+    }
+
+    #[test]
+    fn what_is_undecided_is_no_example_in_training_and_left_out_in_a_test() {
+        let undecided = |row: usize, class: usize, mut features: Features| {
+            if let Some(Labels::Sets { classes, multi_hot }) = &mut features.labels {
+                multi_hot[row * *classes + class] = UNDECIDED;
+            }
+            features
+        };
+        let train = undecided(0, 1, with_sets(1, vec![0.0; 3], &[&[0], &[1], &[0, 1]], 3));
+        let test = undecided(
+            2,
+            2,
+            undecided(0, 1, with_sets(1, vec![0.0; 3], &[&[0], &[1], &[]], 3)),
+        );
+        let task = OneVsRest::new(&train, &test, POOLED).unwrap();
+        // Class 2 is nobody's, so that it is not asked for.
+        assert_eq!(task.labels, [0, 1]);
+        assert_eq!(task.train_is(1), [false, true, true]);
+        assert_eq!(
+            task.decided_test(1, vec![0.1, 0.2, 0.3]),
+            (vec![0.2, 0.3], vec![true, false])
+        );
+        assert_eq!(task.decided_test(0, vec![0.1, 0.2, 0.3]).1, [true, false, false]);
     }
 
     #[test]
@@ -212,7 +265,7 @@ pub(crate) mod tests {
         let task = OneVsRest::new(&train, &test, POOLED).unwrap();
         assert_eq!(task.labels, [3, 7]);
         assert_eq!(task.train_is(1), [true, false, true]);
-        assert_eq!(task.test_is(1), [false, true]);
+        assert_eq!(task.decided_test(1, vec![0.0; 2]).1, [false, true]);
     }
 
     #[test]
@@ -224,7 +277,7 @@ pub(crate) mod tests {
         let train = named(&["ant", "bee"], with_sets(1, vec![0.0; 2], &[&[0], &[0, 1]], 2));
         let test = named(&["bee", "ant"], with_sets(1, vec![0.0; 2], &[&[0], &[1]], 2));
         let task = OneVsRest::new(&train, &test, POOLED).unwrap();
-        assert_eq!(task.test_is(0), [false, true]);
+        assert_eq!(task.decided_test(0, vec![0.0; 2]).1, [false, true]);
         let test = named(&["cat"], with_sets(1, vec![0.0; 1], &[&[0]], 1));
         assert_eq!(
             OneVsRest::new(&train, &test, POOLED).unwrap_err().to_string(),

@@ -1,6 +1,6 @@
 //! What an evaluation says: one object for each number, with all that it takes to understand and to repeat it.
 
-use crate::error::Error;
+use crate::error::{Error, io};
 use serde::{Deserialize, Serialize};
 use std::path::Path;
 
@@ -26,8 +26,9 @@ pub struct Spread {
     pub seeds: Vec<u64>,
     /// The score of each, in 0..1.
     pub values: Vec<f64>,
-    /// Their sample standard deviation (n - 1); 0 for one seed.
-    pub standard_deviation: f64,
+    /// Their sample standard deviation (n - 1); absent for one seed, which says nothing of it.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub standard_deviation: Option<f64>,
 }
 
 impl Spread {
@@ -35,11 +36,7 @@ impl Spread {
     pub fn of(seeds: &[u64], values: Vec<f64>) -> (f64, Self) {
         let mean = values.iter().sum::<f64>() / values.len() as f64;
         let squares: f64 = values.iter().map(|value| (value - mean).powi(2)).sum();
-        let standard_deviation = if values.len() > 1 {
-            (squares / (values.len() - 1) as f64).sqrt()
-        } else {
-            0.0
-        };
+        let standard_deviation = (values.len() > 1).then(|| (squares / (values.len() - 1) as f64).sqrt());
         (
             mean,
             Self {
@@ -78,6 +75,9 @@ pub struct Outcome {
     pub encoder: String,
     /// The encoder's name, for people.
     pub encoder_name: String,
+    /// Optimizer steps that made the encoder, where that is known: a checkpoint's scores are not the finished run's.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub encoder_step: Option<u64>,
     /// Distinct classes among the training records; 0 where labels were not looked at.
     pub classes: usize,
     /// Records that the protocol learned from.
@@ -102,6 +102,10 @@ pub struct Outcome {
     pub commit: String,
     /// Device that the encoder ran on.
     pub device: String,
+    /// SHA-256 (hexadecimal) over all that decides this score: protocol with its settings, encoder, records, labels,
+    /// transforms, normalisation, commit and device. An evaluation that asks the same again takes the stored score.
+    #[serde(default)]
+    pub asked: String,
 }
 
 impl Outcome {
@@ -135,10 +139,22 @@ impl Outcome {
     /// One seed says nothing of it.
     pub fn uncertainty(&self) -> Option<f64> {
         match &self.spread {
-            Some(spread) => (spread.values.len() > 1).then_some(spread.standard_deviation),
+            Some(spread) => spread.standard_deviation.filter(|_| spread.values.len() > 1),
             None => self.settings.get("confidence_95")?.as_f64(),
         }
     }
+}
+
+/// Reads a `result.json`.
+///
+/// # Errors
+/// [`Error::ResultFile`] where the file is something else.
+pub fn read_results(path: &Path) -> Result<Vec<Outcome>, Error> {
+    let text = std::fs::read(path).map_err(io(path, "reading results"))?;
+    serde_json::from_slice(&text).map_err(|error| Error::ResultFile {
+        path: path.to_path_buf(),
+        reason: error.to_string(),
+    })
 }
 
 /// Writes `result.json`: a list of outcomes, whole or not at all.
@@ -252,8 +268,14 @@ mod tests {
     fn spread_is_the_sample_deviation() {
         let (mean, spread) = Spread::of(&[0, 1, 2], vec![0.5, 0.6, 0.7]);
         assert!((mean - 0.6).abs() < 1e-12);
-        assert!((spread.standard_deviation - 0.1).abs() < 1e-12);
-        assert_eq!(Spread::of(&[7], vec![0.5]).1.standard_deviation, 0.0);
+        assert!((spread.standard_deviation.unwrap() - 0.1).abs() < 1e-12);
+        let (_, one) = Spread::of(&[7], vec![0.5]);
+        assert_eq!(one.standard_deviation, None);
+        assert!(
+            !serde_json::to_string(&one)
+                .unwrap()
+                .contains("standard_deviation")
+        );
     }
 
     #[test]
@@ -287,6 +309,7 @@ mod tests {
             spread: None,
             encoder: "abc".into(),
             encoder_name: "resnet18".into(),
+            encoder_step: Some(7),
             classes: 10,
             train_records: 100,
             test_records: 20,
@@ -299,6 +322,7 @@ mod tests {
             normalize: serde_json::json!({}),
             commit: "c".into(),
             device: "flex".into(),
+            asked: "h".into(),
         };
         assert_eq!(outcome.variant().unwrap(), "k 20");
         let episodes = Outcome {
@@ -322,7 +346,13 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("result.json");
         write_results(&path, std::slice::from_ref(&outcome)).unwrap();
-        let read: Vec<Outcome> = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
-        assert_eq!(read, [outcome]);
+        assert_eq!(read_results(&path).unwrap(), [outcome]);
+        std::fs::write(&path, "{}").unwrap();
+        assert!(
+            read_results(&path)
+                .unwrap_err()
+                .to_string()
+                .contains("no list of results")
+        );
     }
 }

@@ -45,6 +45,19 @@ impl Config {
     }
 }
 
+/// Refuses recall at more records than a query ranks; `records` are in the gallery.
+pub(crate) fn check_records(config: &Config, records: usize) -> Result<(), Error> {
+    let available = records - usize::from(config.gallery == Part::Test);
+    match config.recall_at.iter().copied().max() {
+        Some(most) if most > available => Err(Error::RecallAt {
+            k: most,
+            set: config.gallery.name(),
+            records: available,
+        }),
+        _ => Ok(()),
+    }
+}
+
 /// Mean average precision, and recall at each k.
 pub fn retrieval(
     config: &Config,
@@ -61,16 +74,7 @@ pub fn retrieval(
         }
         Part::Test => (&task.test, &task.test_classes),
     };
-    let available = gallery.rows - usize::from(leave_one_out);
-    if let Some(most) = config.recall_at.iter().copied().max()
-        && most > available
-    {
-        return Err(Error::RecallAt {
-            k: most,
-            set: config.gallery.name(),
-            records: available,
-        });
-    }
+    check_records(config, gallery.rows)?;
     let mut by_class = vec![vec![]; task.classes.count()];
     for (row, class) in gallery_classes.iter().enumerate() {
         by_class[*class as usize].push(row as u32);

@@ -1,12 +1,13 @@
 //! A whole evaluation: features of both data sets (made once, stored, used again), every protocol, `result.json`.
 
-use crate::clustering::{self, Clusters, clustering};
+use crate::check::check;
+use crate::clustering::clustering;
 use crate::config::{Config, Protocol};
 use crate::diagnostics::diagnostics;
 use crate::encoder::Encoder;
 use crate::error::{Error, io};
 use crate::extract::{extract, origin};
-use crate::features::{Features, POOLED};
+use crate::features::{Features, Origin, POOLED};
 use crate::few_shot::few_shot;
 use crate::knn::{knn_dino, knn_vissl};
 use crate::linear_cached::linear_cached;
@@ -14,7 +15,7 @@ use crate::linear_moco::linear_moco;
 use crate::logistic::logistic_regression;
 use crate::one_vs_rest::OneVsRest;
 use crate::progress::Event;
-use crate::result::{Outcome, Provenance, Score, write_results};
+use crate::result::{Outcome, Provenance, Score, read_results, write_results};
 use crate::retrieval::retrieval;
 use crate::svm_low_shot::svm_low_shot;
 use crate::svm_voc07::svm_voc07;
@@ -22,8 +23,12 @@ use crate::task::{Part, Task};
 use burn::tensor::Device;
 use data::Dataset;
 use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
 use std::path::Path;
 use std::sync::Arc;
+
+/// The file of scores in the output folder.
+const RESULTS: &str = "result.json";
 
 /// Whom to ask about what, and where to put the answers.
 #[derive(Clone, Debug)]
@@ -36,253 +41,367 @@ pub struct Job<'a> {
     pub test: Arc<Dataset>,
     /// Folder for `features-train.safetensors`, `features-test.safetensors` and `result.json`; made if need be.
     pub out: &'a Path,
+    /// A folder of features that several evaluations share; they lie there under a hash of what they are of. Absent: `out`.
+    pub shared_features: Option<&'a Path>,
     /// Device of the encoder's weights, without autodiff.
     pub device: &'a Device,
     /// What only the program knows about itself.
     pub provenance: Provenance,
 }
 
-/// Runs every protocol of the config, in its order, and writes `result.json`.
-///
-/// Features lying in the output folder are used again if encoder, data, labels, transforms and normalisation are the same.
+/// Runs every protocol of the config, in its order, writing `result.json` after each.
 ///
 /// # Errors
-/// Everything in [`Error`]; what can be told from the data sets' indices is told before the first image is read.
+/// As [`Plan::new`] and [`Plan::run`].
 pub fn run(
     config: &Config,
     job: &Job<'_>,
     progress: &mut dyn FnMut(Event<'_>),
 ) -> Result<Vec<Outcome>, Error> {
-    config.validate().map_err(Error::Config)?;
-    check_early(config, job)?;
-    std::fs::create_dir_all(job.out).map_err(io(job.out, "creating the output folder"))?;
-
-    let mut encoder = job.encoder.clone();
-    encoder.normalize = config.normalize.unwrap_or(encoder.normalize);
-    let job = Job {
-        encoder: &encoder,
-        ..job.clone()
-    };
-    let test = features(
-        config,
-        &job,
-        &job.test,
-        "features-test.safetensors",
-        "features of the test set",
-        progress,
-    )?;
-    let train = match config.protocols.iter().any(Protocol::needs_train_features) {
-        true => features(
-            config,
-            &job,
-            &job.train,
-            "features-train.safetensors",
-            "features of the training set",
-            progress,
-        )?,
-        false => Features::default(),
-    };
-
-    let mut outcomes = vec![];
-    for protocol in &config.protocols {
-        tracing::info!(protocol = protocol.name(), "evaluating");
-        outcomes.extend(score(config, &job, protocol, &train, &test, progress)?);
-    }
-    write_results(&job.out.join("result.json"), &outcomes)?;
-    Ok(outcomes)
+    let mut plan = Plan::new(config, job)?;
+    plan.run(progress)?;
+    Ok(plan.outcomes())
 }
 
-/// What would otherwise be found out after the whole training set went through the encoder.
-fn check_early(config: &Config, job: &Job<'_>) -> Result<(), Error> {
-    job.encoder
-        .check_transforms("`test_transforms`", &config.test_transforms)?;
-    for protocol in &config.protocols {
-        if let Protocol::LinearMoco(config) = protocol {
-            let name = format!("`{}.train_transforms`", protocol.name());
-            job.encoder.check_transforms(&name, &config.train_transforms)?;
-        }
+/// An evaluation that can be carried out, and what of it is done already.
+///
+/// Features lying in the output folder are used again if encoder, data, labels, transforms and normalisation are the same;
+/// scores in its `result.json` if settings, commit and device are as well.
+#[derive(Debug)]
+pub struct Plan<'a> {
+    config: Config,
+    /// With the config's normalisation.
+    encoder: Encoder,
+    job: Job<'a>,
+    train: Origin,
+    test: Origin,
+    /// For each protocol of the config what it gave, once it is known.
+    done: Vec<Option<Vec<Outcome>>>,
+    /// Those that were there at the start.
+    kept: Vec<&'static str>,
+    /// Scores of other protocols, which stay in `result.json`.
+    others: Vec<Outcome>,
+}
+
+impl<'a> Plan<'a> {
+    /// Checks all that can be checked before the first image is read, for all protocols, and reads the results that are
+    /// there.
+    ///
+    /// # Errors
+    /// What the data cannot answer, and [`Error::Occupied`] where the folder holds results of another encoder or of other
+    /// records.
+    pub fn new(config: &Config, job: &Job<'a>) -> Result<Self, Error> {
+        config.validate().map_err(Error::Config)?;
+        check(config, job.encoder, &job.train, &job.test)?;
+        let mut encoder = job.encoder.clone();
+        encoder.normalize = config.normalize.unwrap_or(encoder.normalize);
+        let mut plan = Self {
+            train: origin(&encoder, &job.train, &config.test_transforms)?,
+            test: origin(&encoder, &job.test, &config.test_transforms)?,
+            config: config.clone(),
+            encoder,
+            job: job.clone(),
+            done: vec![None; config.protocols.len()],
+            kept: vec![],
+            others: vec![],
+        };
+        plan.read_stored()?;
+        Ok(plan)
     }
-    let train_labels = config.protocols.iter().any(Protocol::needs_train_labels);
-    let test_labels = config.protocols.iter().any(Protocol::needs_labels);
-    for (set, dataset, labels) in [
-        ("training", &job.train, train_labels),
-        ("test", &job.test, test_labels),
-    ] {
-        if dataset.is_empty() {
-            return Err(Error::Empty { set });
+
+    /// Takes over what an earlier evaluation left in the folder.
+    fn read_stored(&mut self) -> Result<(), Error> {
+        let path = self.job.out.join(RESULTS);
+        if !path.exists() {
+            return Ok(());
         }
-        if labels && !dataset.is_labelled() {
-            return Err(Error::Unlabelled { set });
+        let mut stored = read_results(&path)?;
+        for outcome in &stored {
+            let differs = [
+                (&outcome.encoder, &self.encoder.hash, "encoder"),
+                (
+                    &outcome.train_fingerprint,
+                    &self.train.fingerprint,
+                    "training set",
+                ),
+                (&outcome.test_fingerprint, &self.test.fingerprint, "test set"),
+            ];
+            if let Some((was, is, what)) = differs.into_iter().find(|(was, is, _)| was != is) {
+                let (was, is) = match what {
+                    "encoder" => (
+                        format!("encoder `{}` ({})", outcome.encoder_name, short(was)),
+                        format!("`{}` ({})", self.encoder.name, short(is)),
+                    ),
+                    what => (format!("another {what} (fingerprint {})", short(was)), short(is)),
+                };
+                return Err(Error::Occupied {
+                    path: self.job.out.to_path_buf(),
+                    what: "results",
+                    stored: was,
+                    now: is,
+                });
+            }
         }
+        for place in 0..self.done.len() {
+            let asked = self.asked(place);
+            let same: Vec<Outcome> = stored.extract_if(.., |outcome| outcome.asked == asked).collect();
+            self.done[place] = (!same.is_empty()).then_some(same);
+        }
+        self.kept = (self.config.protocols.iter().zip(&self.done))
+            .filter(|(_, done)| done.is_some())
+            .map(|(protocol, _)| protocol.name())
+            .collect();
+        let asks = |name: &str| {
+            self.config
+                .protocols
+                .iter()
+                .any(|protocol| protocol.name() == name)
+        };
+        stored.retain(|outcome| !asks(&outcome.protocol));
+        self.others = stored;
+        Ok(())
     }
-    for protocol in &config.protocols {
-        if let Protocol::Clustering(clustering::Config {
-            clusters: Clusters::Count(clusters),
-            fit,
-            ..
-        }) = protocol
-        {
-            let records = match fit {
-                Part::Train => job.train.len(),
-                Part::Test => job.test.len(),
-            };
-            clustering::check_clusters(*clusters, *fit, records)?;
-        }
+
+    /// Protocols of the config whose scores were there at the start, from an earlier evaluation, in the config's order.
+    pub fn kept(&self) -> &[&'static str] {
+        &self.kept
     }
-    let records = job.train.len();
-    match config
-        .protocols
+
+    /// All scores that are known, in the config's order.
+    pub fn outcomes(&self) -> Vec<Outcome> {
+        self.done.iter().flatten().flatten().cloned().collect()
+    }
+
+    /// What a user should know before the work begins.
+    pub fn size_note(&self) -> Option<String> {
+        self.encoder.size_note(&self.config.test_transforms)
+    }
+
+    /// Asks what is not known yet, writing `result.json` after each protocol.
+    ///
+    /// # Errors
+    /// Everything in [`Error`]; the scores before it stay.
+    pub fn run(&mut self, progress: &mut dyn FnMut(Event<'_>)) -> Result<(), Error> {
+        let out = self.job.out;
+        std::fs::create_dir_all(out).map_err(io(out, "creating the output folder"))?;
+        let asked: Vec<&Protocol> = self
+            .config
+            .protocols
+            .iter()
+            .zip(&self.done)
+            .filter(|(_, done)| done.is_none())
+            .map(|(protocol, _)| protocol)
+            .collect();
+        if asked.is_empty() {
+            return Ok(());
+        }
+        let needs_train = asked.iter().any(|protocol| protocol.needs_train_features());
+        let test = self.features(Part::Test, progress)?;
+        let train = match needs_train {
+            true => self.features(Part::Train, progress)?,
+            false => Features::default(),
+        };
+        for place in 0..self.done.len() {
+            if self.done[place].is_some() {
+                continue;
+            }
+            let name = self.config.protocols[place].name();
+            tracing::info!(protocol = name, "evaluating");
+            let outcomes = self
+                .score(place, &train, &test, progress)
+                .map_err(|error| error.of(name))?;
+            self.done[place] = Some(outcomes);
+            let mut all = self.outcomes();
+            all.extend(self.others.iter().cloned());
+            write_results(&out.join(RESULTS), &all)?;
+        }
+        Ok(())
+    }
+
+    /// Hash of all that decides the scores of a protocol.
+    fn asked(&self, place: usize) -> String {
+        let all = json!([
+            self.config.protocols[place],
+            self.train.unnamed(),
+            self.test.unnamed(),
+            self.job.provenance.commit,
+            self.job.provenance.device,
+        ]);
+        hash_of(&all)
+    }
+
+    /// The stored features if they are still those that would be made, else new ones.
+    fn features(&self, part: Part, progress: &mut dyn FnMut(Event<'_>)) -> Result<Features, Error> {
+        let (dataset, wanted, file, stage) = match part {
+            Part::Train => (
+                &self.job.train,
+                &self.train,
+                "features-train.safetensors",
+                "features of the training set",
+            ),
+            Part::Test => (
+                &self.job.test,
+                &self.test,
+                "features-test.safetensors",
+                "features of the test set",
+            ),
+        };
+        let path = match self.job.shared_features {
+            None => self.job.out.join(file),
+            Some(folder) => {
+                std::fs::create_dir_all(folder).map_err(io(folder, "creating the folder of features"))?;
+                folder.join(format!(
+                    "{}.safetensors",
+                    short(&hash_of(&json!(wanted.unnamed())))
+                ))
+            }
+        };
+        if path.exists() {
+            match Features::load(&path) {
+                Ok(stored) if stored.origin.is(wanted) => {
+                    tracing::info!(path = %path.display(), "using stored features");
+                    return Ok(stored);
+                }
+                Ok(_) => {
+                    tracing::info!(path = %path.display(), "stored features are of something else; making new ones")
+                }
+                Err(error) => tracing::warn!(%error, "stored features cannot be used; making new ones"),
+            }
+        }
+        let mut named = |event: Event<'_>| progress(Event { stage, ..event });
+        let features = extract(
+            &self.encoder,
+            dataset,
+            &self.config.test_transforms,
+            &self.config.data,
+            self.job.device,
+            &mut named,
+        )?;
+        if features.bad_records > 0 {
+            tracing::warn!(
+                records = features.bad_records,
+                "{stage}: records that could not be read were left out"
+            );
+        }
+        features.save(&path)?;
+        Ok(features)
+    }
+
+    /// One protocol's outcomes.
+    fn score(
+        &self,
+        place: usize,
+        train: &Features,
+        test: &Features,
+        progress: &mut dyn FnMut(Event<'_>),
+    ) -> Result<Vec<Outcome>, Error> {
+        let (config, job, encoder) = (&self.config, &self.job, &self.encoder);
+        let protocol = &config.protocols[place];
+        let asked = self.asked(place);
+        let task = || match protocol.needs_train_labels() {
+            true => Task::new(train, test, POOLED),
+            false => Task::within_test(train, test, POOLED),
+        };
+        let mut train_records = train.records();
+        let mut train_bad_records = train.bad_records;
+        let (scores, classes) = match protocol {
+            Protocol::KnnDino(settings) => {
+                let task = task()?;
+                (knn_dino(settings, &task, job.device)?, task.classes.count())
+            }
+            Protocol::KnnVissl(settings) => {
+                let task = task()?;
+                (knn_vissl(settings, &task, job.device)?, task.classes.count())
+            }
+            Protocol::LinearMoco(settings) => {
+                let probe = linear_moco(
+                    settings,
+                    encoder,
+                    &job.train,
+                    test,
+                    &config.data,
+                    job.device,
+                    progress,
+                )?;
+                train_bad_records = probe.bad_records;
+                train_records = job.train.len() - probe.bad_records;
+                (probe.scores, probe.classes)
+            }
+            Protocol::LinearCached(settings) => {
+                let task = task()?;
+                let classes = task.classes.count();
+                (linear_cached(settings, task, job.device, progress)?, classes)
+            }
+            Protocol::LogisticRegression(settings) => {
+                let task = task()?;
+                let classes = task.classes.count();
+                (logistic_regression(settings, task, progress)?, classes)
+            }
+            Protocol::Clustering(settings) => {
+                let task = task()?;
+                let classes = task.classes.count();
+                (clustering(settings, task, progress)?, classes)
+            }
+            Protocol::FewShot(settings) => {
+                let task = task()?;
+                let classes = task.classes.count();
+                (few_shot(settings, task, progress)?, classes)
+            }
+            Protocol::SvmVoc07(settings) => {
+                let task = OneVsRest::new(train, test, POOLED)?;
+                let classes = task.labels.len();
+                (svm_voc07(settings, task, progress)?, classes)
+            }
+            Protocol::SvmLowShot(settings) => {
+                let task = OneVsRest::new(train, test, POOLED)?;
+                let classes = task.labels.len();
+                (svm_low_shot(settings, task, progress)?, classes)
+            }
+            Protocol::Retrieval(settings) => {
+                let task = task()?;
+                let classes = task.classes.count();
+                (retrieval(settings, task, progress)?, classes)
+            }
+            Protocol::Diagnostics(settings) => (diagnostics(settings, train, test, progress)?, 0),
+        };
+        let outcome = |score: Score| Outcome {
+            protocol: protocol.name().to_string(),
+            metric: score.metric.to_string(),
+            value: score.value,
+            headline: score.headline,
+            spread: score.spread,
+            encoder: encoder.hash.clone(),
+            encoder_name: encoder.name.clone(),
+            encoder_step: encoder.step,
+            classes,
+            train_records,
+            test_records: test.records(),
+            train_bad_records,
+            test_bad_records: test.bad_records,
+            train_fingerprint: job.train.fingerprint().to_string(),
+            test_fingerprint: job.test.fingerprint().to_string(),
+            settings: settings(protocol, score.details),
+            test_transforms: json!(config.test_transforms),
+            normalize: json!(encoder.normalize),
+            commit: job.provenance.commit.clone(),
+            device: job.provenance.device.clone(),
+            asked: asked.clone(),
+        };
+        Ok(scores.into_iter().map(outcome).collect())
+    }
+}
+
+/// SHA-256 of a JSON value, hexadecimal.
+fn hash_of(value: &Value) -> String {
+    Sha256::digest(value.to_string())
         .iter()
-        .find(|protocol| protocol.neighbors() > records)
-    {
-        Some(protocol) => Err(Error::Neighbors {
-            protocol: protocol.name(),
-            neighbors: protocol.neighbors(),
-            records,
-        }),
-        None => Ok(()),
-    }
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
 }
 
-/// The stored features if they are still those that would be made, else new ones.
-fn features(
-    config: &Config,
-    job: &Job<'_>,
-    dataset: &Arc<Dataset>,
-    file: &str,
-    stage: &str,
-    progress: &mut dyn FnMut(Event<'_>),
-) -> Result<Features, Error> {
-    let path = job.out.join(file);
-    if path.exists() {
-        let wanted = origin(job.encoder, dataset, &config.test_transforms)?;
-        match Features::load(&path) {
-            Ok(stored) if stored.origin.is(&wanted) => {
-                tracing::info!(path = %path.display(), "using stored features");
-                return Ok(stored);
-            }
-            Ok(_) => {
-                tracing::info!(path = %path.display(), "stored features are of something else; making new ones")
-            }
-            Err(error) => tracing::warn!(%error, "stored features cannot be used; making new ones"),
-        }
-    }
-    let mut named = |event: Event<'_>| progress(Event { stage, ..event });
-    let features = extract(
-        job.encoder,
-        dataset,
-        &config.test_transforms,
-        &config.data,
-        job.device,
-        &mut named,
-    )?;
-    if features.bad_records > 0 {
-        tracing::warn!(
-            records = features.bad_records,
-            "{stage}: records that could not be read were left out"
-        );
-    }
-    features.save(&path)?;
-    Ok(features)
-}
-
-/// One protocol's outcomes.
-fn score(
-    config: &Config,
-    job: &Job<'_>,
-    protocol: &Protocol,
-    train: &Features,
-    test: &Features,
-    progress: &mut dyn FnMut(Event<'_>),
-) -> Result<Vec<Outcome>, Error> {
-    let task = || match protocol.needs_train_labels() {
-        true => Task::new(train, test, POOLED),
-        false => Task::within_test(train, test, POOLED),
-    };
-    let mut train_records = train.records();
-    let mut train_bad_records = train.bad_records;
-    let (scores, classes) = match protocol {
-        Protocol::KnnDino(settings) => {
-            let task = task()?;
-            (knn_dino(settings, &task, job.device)?, task.classes.count())
-        }
-        Protocol::KnnVissl(settings) => {
-            let task = task()?;
-            (knn_vissl(settings, &task, job.device)?, task.classes.count())
-        }
-        Protocol::LinearMoco(settings) => {
-            let probe = linear_moco(
-                settings,
-                job.encoder,
-                &job.train,
-                test,
-                &config.data,
-                job.device,
-                progress,
-            )?;
-            train_bad_records = probe.bad_records;
-            train_records = job.train.len() - probe.bad_records;
-            (probe.scores, probe.classes)
-        }
-        Protocol::LinearCached(settings) => {
-            let task = task()?;
-            let classes = task.classes.count();
-            (linear_cached(settings, task, job.device, progress)?, classes)
-        }
-        Protocol::LogisticRegression(settings) => {
-            let task = task()?;
-            let classes = task.classes.count();
-            (logistic_regression(settings, task, progress)?, classes)
-        }
-        Protocol::Clustering(settings) => {
-            let task = task()?;
-            let classes = task.classes.count();
-            (clustering(settings, task, progress)?, classes)
-        }
-        Protocol::FewShot(settings) => {
-            let task = task()?;
-            let classes = task.classes.count();
-            (few_shot(settings, task, progress)?, classes)
-        }
-        Protocol::SvmVoc07(settings) => {
-            let task = OneVsRest::new(train, test, POOLED)?;
-            let classes = task.labels.len();
-            (svm_voc07(settings, task, progress)?, classes)
-        }
-        Protocol::SvmLowShot(settings) => {
-            let task = OneVsRest::new(train, test, POOLED)?;
-            let classes = task.labels.len();
-            (svm_low_shot(settings, task, progress)?, classes)
-        }
-        Protocol::Retrieval(settings) => {
-            let task = task()?;
-            let classes = task.classes.count();
-            (retrieval(settings, task, progress)?, classes)
-        }
-        Protocol::Diagnostics(settings) => (diagnostics(settings, train, test, progress)?, 0),
-    };
-    let outcome = |score: Score| Outcome {
-        protocol: protocol.name().to_string(),
-        metric: score.metric.to_string(),
-        value: score.value,
-        headline: score.headline,
-        spread: score.spread,
-        encoder: job.encoder.hash.clone(),
-        encoder_name: job.encoder.name.clone(),
-        classes,
-        train_records,
-        test_records: test.records(),
-        train_bad_records,
-        test_bad_records: test.bad_records,
-        train_fingerprint: job.train.fingerprint().to_string(),
-        test_fingerprint: job.test.fingerprint().to_string(),
-        settings: settings(protocol, score.details),
-        test_transforms: json!(config.test_transforms),
-        normalize: json!(job.encoder.normalize),
-        commit: job.provenance.commit.clone(),
-        device: job.provenance.device.clone(),
-    };
-    Ok(scores.into_iter().map(outcome).collect())
+/// The first digits of a hash, enough to tell two apart.
+fn short(hash: &str) -> String {
+    hash.chars().take(12).collect()
 }
 
 /// The protocol's settings as in the config, with what this one score adds to them or picks from them.
@@ -300,326 +419,4 @@ fn settings(protocol: &Protocol, details: serde_json::Map<String, Value>) -> Val
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::encoder::tests::backbone;
-    use training::Normalize;
-
-    const CONFIG: &str = r#"
-test_transforms = [{ resize_exact = { width_px = 8, height_px = 8, filter = "bilinear" } }]
-[data]
-batch_images = 16
-workers = 1
-max_bad_fraction = 0.0
-[[protocols]]
-[protocols.knn-dino]
-neighbors = [5, 1]
-headline_neighbors = 5
-temperature = 0.07
-[[protocols]]
-[protocols.knn-vissl]
-neighbors = 10
-temperature = 0.1
-[[protocols]]
-[protocols.linear-cached]
-scaling = "standardize"
-batch_records = 16
-epochs = 5
-seeds = [0, 1]
-optimizer = { sgd = { learning_rate_per_256 = 1.0, momentum = 0.9, weight_decay = 0.0, nesterov = false } }
-schedule = { cosine_per_epoch = {} }
-[[protocols]]
-[protocols.logistic-regression]
-scaling = "standardize"
-strength = { fixed = 1.0 }
-tolerance = 1e-6
-max_iterations = 1000
-[[protocols]]
-[protocols.clustering]
-scaling = "l2"
-fit = "train"
-clusters = "classes"
-restarts = 2
-max_iterations = 100
-tolerance = 1e-4
-seeds = [0, 1]
-[[protocols]]
-[protocols.few-shot]
-scaling = "center_l2"
-support = "train"
-ways = 2
-shots = 1
-queries = 3
-episodes = 10
-classifier = { ridge = { penalty = 1.0 } }
-seed = 0
-[[protocols]]
-[protocols.svm-voc07]
-scaling = "l2"
-costs = [0.1, 1.0]
-folds = 3
-positive_weight = 2.0
-tolerance = 1e-6
-max_iterations = 100
-[[protocols]]
-[protocols.svm-low-shot]
-scaling = "l2"
-positives = [1, 2]
-headline_positives = 2
-seeds = [0, 1]
-cost = { held_out = [0.1, 1.0] }
-positive_weight = 2.0
-tolerance = 1e-6
-max_iterations = 100
-[[protocols]]
-[protocols.retrieval]
-scaling = "none"
-gallery = "test"
-recall_at = [1, 5]
-[[protocols]]
-[protocols.diagnostics]
-set = "test"
-records = 20
-seed = 0
-uniformity_t = 2.0
-[[protocols]]
-[protocols.linear-moco]
-train_transforms = [{ resize_exact = { width_px = 8, height_px = 8, filter = "bilinear" } }, { horizontal_flip = { probability = 0.5 } }]
-batch_images = 16
-order = "global"
-epochs = 2
-seeds = [3]
-optimizer = { sgd = { learning_rate_per_256 = 1.0, momentum = 0.9, weight_decay = 0.0, nesterov = false } }
-schedule = { steps = { milestones_epochs = [1], factor = 0.1 } }
-"#;
-
-    /// Numbers that no float holds exactly: they must survive the way through the features file.
-    const IMAGENET: Normalize = Normalize {
-        mean: [0.485, 0.456, 0.406],
-        std: [0.229, 0.224, 0.225],
-    };
-
-    struct Fixture {
-        encoder: Encoder,
-        device: Device,
-        out: tempfile::TempDir,
-    }
-
-    impl Fixture {
-        fn new() -> Self {
-            let device = Device::flex();
-            let encoder = Encoder::new("small", "hash of the file", &backbone(0, &device), IMAGENET);
-            Self {
-                encoder,
-                device,
-                out: tempfile::tempdir().unwrap(),
-            }
-        }
-
-        fn job(&self, train: Dataset, test: Dataset) -> Job<'_> {
-            Job {
-                encoder: &self.encoder,
-                train: Arc::new(train),
-                test: Arc::new(test),
-                out: self.out.path(),
-                device: &self.device,
-                provenance: Provenance {
-                    commit: "abc".into(),
-                    device: "flex".into(),
-                },
-            }
-        }
-    }
-
-    /// The outcomes, and the stages that showed any progress.
-    fn run_all(job: &Job<'_>) -> (Vec<Outcome>, Vec<String>) {
-        let mut stages: Vec<String> = vec![];
-        let config: Config = toml::from_str(CONFIG).unwrap();
-        let outcomes = run(&config, job, &mut |event| stages.push(event.stage.to_string())).unwrap();
-        stages.dedup();
-        (outcomes, stages)
-    }
-
-    #[test]
-    fn every_protocol_answers_and_stored_features_are_used_again() {
-        let fixture = Fixture::new();
-        let job = fixture.job(
-            Dataset::synthetic(60, 10, 10, 3, 1),
-            Dataset::synthetic(30, 10, 10, 3, 2),
-        );
-        let (outcomes, stages) = run_all(&job);
-        let of_features = ["features of the test set", "features of the training set"];
-        assert_eq!(stages[..2], of_features);
-
-        let named: Vec<_> = outcomes
-            .iter()
-            .filter(|outcome| outcome.metric != "mean_class")
-            .map(|outcome| (outcome.protocol.as_str(), outcome.headline))
-            .collect();
-        assert_eq!(
-            named,
-            [
-                ("knn-dino", true),
-                ("knn-dino", false),
-                ("knn-vissl", true),
-                ("linear-cached", true),
-                ("logistic-regression", true),
-                ("clustering", true),
-                ("clustering", false),
-                ("clustering", false),
-                ("clustering", false),
-                ("few-shot", true),
-                ("svm-voc07", true),
-                ("svm-low-shot", false),
-                ("svm-low-shot", true),
-                ("retrieval", true),
-                ("retrieval", false),
-                ("retrieval", false),
-                ("diagnostics", true),
-                ("diagnostics", false),
-                ("diagnostics", false),
-                ("diagnostics", false),
-                ("linear-moco", true)
-            ]
-        );
-        for outcome in &outcomes {
-            assert!(
-                !outcome.is_share()
-                    || outcome.metric == "ari"
-                    || outcome.metric == "ami"
-                    || (0.0..=1.0).contains(&outcome.value)
-            );
-            let classes = if outcome.is_share() { 3 } else { 0 };
-            assert_eq!(
-                (outcome.train_records, outcome.test_records, outcome.classes),
-                (60, 30, classes)
-            );
-            assert_eq!(
-                (outcome.encoder.as_str(), outcome.commit.as_str()),
-                ("hash of the file", "abc")
-            );
-        }
-        let outcome = |protocol: &str, place: usize| {
-            let mut of_protocol = outcomes.iter().filter(|outcome| outcome.protocol == protocol);
-            of_protocol.nth(place).unwrap()
-        };
-        assert_eq!(outcome("knn-dino", 2).settings["neighbors"], 1);
-        assert_eq!(
-            outcome("linear-cached", 0).spread.as_ref().unwrap().values.len(),
-            2
-        );
-        assert_eq!(outcome("logistic-regression", 0).settings["c"], 1.0);
-        assert_eq!(outcome("linear-moco", 0).settings["epochs"], 2);
-
-        let written = std::fs::read(fixture.out.path().join("result.json")).unwrap();
-        let written: Vec<Outcome> = serde_json::from_slice(&written).unwrap();
-        assert_eq!(written.len(), outcomes.len());
-        for (written, outcome) in written.iter().zip(&outcomes) {
-            assert_eq!(
-                (&written.protocol, &written.metric),
-                (&outcome.protocol, &outcome.metric)
-            );
-            assert!((written.value - outcome.value).abs() < 1e-12);
-        }
-
-        let (again, stages) = run_all(&job);
-        assert_eq!(again, outcomes);
-        assert!(
-            !stages.iter().any(|stage| of_features.contains(&stage.as_str())),
-            "{stages:?}"
-        );
-    }
-
-    #[test]
-    fn features_of_something_else_are_made_anew() {
-        let fixture = Fixture::new();
-        let train = || Dataset::synthetic(60, 10, 10, 3, 1);
-        run_all(&fixture.job(train(), Dataset::synthetic(30, 10, 10, 3, 2)));
-        let (outcomes, stages) = run_all(&fixture.job(train(), Dataset::synthetic(20, 10, 10, 3, 2)));
-        assert_eq!(stages[0], "features of the test set");
-        assert!(!stages.iter().any(|stage| stage == "features of the training set"));
-        assert_eq!(outcomes[0].test_records, 20);
-
-        std::fs::write(fixture.out.path().join("features-train.safetensors"), b"damaged").unwrap();
-        let (_, stages) = run_all(&fixture.job(train(), Dataset::synthetic(20, 10, 10, 3, 2)));
-        assert_eq!(stages[0], "features of the training set");
-    }
-
-    #[test]
-    fn what_cannot_work_is_told_before_the_first_image() {
-        let fixture = Fixture::new();
-        let config: Config = toml::from_str(CONFIG).unwrap();
-        let refused = |train, test| {
-            let mut images = 0;
-            let error = run(&config, &fixture.job(train, test), &mut |_| images += 1).unwrap_err();
-            assert_eq!(images, 0);
-            error.to_string()
-        };
-        let set = |records, classes| Dataset::synthetic(records, 10, 10, classes, 0);
-        assert!(refused(set(60, 0), set(30, 3)).contains("the training set has no labels"));
-        assert!(refused(set(60, 3), set(30, 0)).contains("the test set has no labels"));
-        assert_eq!(
-            refused(set(9, 3), set(30, 3)),
-            "knn-vissl: 10 neighbors asked for, but the training set has 9 records"
-        );
-        let config: Config =
-            toml::from_str(&CONFIG.replace("clusters = \"classes\"", "clusters = { count = 61 }")).unwrap();
-        let error = run(&config, &fixture.job(set(60, 3), set(30, 3)), &mut |_| {}).unwrap_err();
-        assert_eq!(
-            error.to_string(),
-            "clustering: 61 clusters asked for, but the training set has 60 records"
-        );
-    }
-
-    #[test]
-    fn diagnostics_alone_need_no_labels_and_no_training_features() {
-        let fixture = Fixture::new();
-        let mut config: Config = toml::from_str(CONFIG).unwrap();
-        config
-            .protocols
-            .retain(|protocol| protocol.name() == "diagnostics");
-        let set = |seed| Dataset::synthetic(30, 10, 10, 0, seed);
-        let outcomes = run(&config, &fixture.job(set(1), set(2)), &mut |_| {}).unwrap();
-        assert_eq!(outcomes.len(), 4);
-        assert_eq!((outcomes[0].classes, outcomes[0].train_records), (0, 0));
-        assert!(!fixture.out.path().join("features-train.safetensors").exists());
-    }
-
-    #[test]
-    fn protocols_within_the_test_set_take_any_training_set() {
-        let fixture = Fixture::new();
-        let text = CONFIG
-            .replace("fit = \"train\"", "fit = \"test\"")
-            .replace("support = \"train\"", "support = \"test\"");
-        let mut config: Config = toml::from_str(&text).unwrap();
-        config
-            .protocols
-            .retain(|protocol| ["clustering", "few-shot", "retrieval"].contains(&protocol.name()));
-        assert_eq!(config.protocols.len(), 3);
-        let test = || Dataset::synthetic(30, 10, 10, 3, 2);
-        // No labels, and classes of which the test set has one that is new.
-        for classes in [0, 2] {
-            let train = Dataset::synthetic(40, 10, 10, classes, 1);
-            let outcomes = run(&config, &fixture.job(train, test()), &mut |_| {}).unwrap();
-            assert!(outcomes.iter().all(|outcome| outcome.classes == 3));
-        }
-    }
-
-    #[test]
-    fn the_configs_normalisation_outranks_the_encoders() {
-        let fixture = Fixture::new();
-        let mut config: Config = toml::from_str(CONFIG).unwrap();
-        config.protocols.truncate(1);
-        config.normalize = Some(Normalize {
-            mean: [0.1; 3],
-            std: [0.2; 3],
-        });
-        let job = fixture.job(
-            Dataset::synthetic(20, 10, 10, 2, 1),
-            Dataset::synthetic(10, 10, 10, 2, 2),
-        );
-        let outcomes = run(&config, &job, &mut |_| {}).unwrap();
-        assert_eq!(outcomes[0].normalize, json!(config.normalize));
-        assert_ne!(outcomes[0].normalize, json!(IMAGENET));
-    }
-}
+mod tests;

@@ -96,8 +96,7 @@ pub(crate) fn svm_low_shot(
 ) -> Result<Vec<Score>, Error> {
     let task = task.scaled(config.scaling);
     let classes = task.labels.len();
-    let most = config.positives.iter().copied().max().unwrap_or(0);
-    check_records(&task, most)?;
+    check_records(config, &task)?;
     let mut costs = config.costs().to_vec();
     costs.sort_by(f64::total_cmp);
 
@@ -147,7 +146,8 @@ pub(crate) fn svm_low_shot(
                 let sample = sampled(job);
                 let machine = fit(&sample.problem(config, &task), cost, None, config.stop());
                 let decided = decisions(&task.test, &[&machine]).swap_remove(0);
-                interpolated_average_precision(&decided, &task.test_is(sample.class))
+                let (decided, is) = task.decided_test(sample.class, decided);
+                interpolated_average_precision(&decided, &is)
             },
             |done| report(done, before),
         );
@@ -191,7 +191,8 @@ fn means(precisions: &[Option<Vec<f64>>], costs: usize) -> Option<Vec<f64>> {
 }
 
 /// Whether every class has enough records with it and without it.
-fn check_records(task: &OneVsRest<'_>, positives: usize) -> Result<(), Error> {
+pub(crate) fn check_records(config: &Config, task: &OneVsRest<'_>) -> Result<(), Error> {
+    let positives = config.positives.iter().copied().max().unwrap_or(0);
     let classes = task.labels.len();
     if classes < 2 {
         return Err(Error::TooFewClasses { set: TRAIN, classes });
@@ -205,7 +206,7 @@ fn check_records(task: &OneVsRest<'_>, positives: usize) -> Result<(), Error> {
         ] {
             if records < needed {
                 return Err(Error::Shots {
-                    class: task.labels[class],
+                    class: task.name(class),
                     kind,
                     records,
                     needed,

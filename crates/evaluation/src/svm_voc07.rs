@@ -92,6 +92,23 @@ pub(crate) fn in_parallel<T: Send>(
     results
 }
 
+/// Whether every class has a record with it, and one without it, for each fold.
+pub(crate) fn check_records(config: &Config, task: &OneVsRest<'_>) -> Result<(), Error> {
+    for class in 0..task.labels.len() {
+        let positive = task.train_is(class);
+        let fewest = positive.iter().filter(|positive| **positive).count();
+        let fewest = fewest.min(positive.len() - fewest);
+        if fewest < config.folds {
+            return Err(Error::Folds {
+                class: task.name(class),
+                records: fewest,
+                folds: config.folds,
+            });
+        }
+    }
+    Ok(())
+}
+
 /// Chooses costs, trains on the whole training set, scores the test rows: mean average precision over the classes.
 pub(crate) fn svm_voc07(
     config: &Config,
@@ -107,20 +124,10 @@ pub(crate) fn svm_voc07(
         max_iterations: config.max_iterations,
     };
 
-    let mut folds = vec![];
-    for class in 0..classes {
-        let positive = task.train_is(class);
-        let fewest = positive.iter().filter(|positive| **positive).count();
-        let fewest = fewest.min(positive.len() - fewest);
-        if fewest < config.folds {
-            return Err(Error::Folds {
-                class: task.labels[class],
-                records: fewest,
-                folds: config.folds,
-            });
-        }
-        folds.push(stratified_folds(&positive, config.folds));
-    }
+    check_records(config, &task)?;
+    let folds: Vec<_> = (0..classes)
+        .map(|class| stratified_folds(&task.train_is(class), config.folds))
+        .collect();
 
     let jobs = classes * config.folds;
     let total = jobs + classes;
@@ -167,7 +174,8 @@ pub(crate) fn svm_voc07(
             };
             let machine = fit(&problem, chosen[class].0, None, stop);
             let decided = decisions(&task.test, &[&machine]).swap_remove(0);
-            let precision = interpolated_average_precision(&decided, &task.test_is(class));
+            let (decided, is) = task.decided_test(class, decided);
+            let precision = interpolated_average_precision(&decided, &is);
             (precision, machine.converged)
         },
         |done| report(jobs + done),

@@ -3,7 +3,7 @@
 //! Every check that protects a supervised protocol from a score that means nothing is made here, once.
 
 use crate::error::Error;
-use crate::features::{Features, Matrix};
+use crate::features::{Features, Matrix, class_name};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
@@ -19,6 +19,7 @@ pub(crate) const TEST: &str = "test";
 pub struct Classes {
     labels: Vec<i64>,
     places: HashMap<i64, u32>,
+    names: Vec<String>,
 }
 
 impl Classes {
@@ -41,7 +42,22 @@ impl Classes {
             .enumerate()
             .map(|(place, label)| (*label, place as u32))
             .collect();
-        Ok(Self { labels, places })
+        Ok(Self {
+            labels,
+            places,
+            names: vec![],
+        })
+    }
+
+    /// The same with the data set's names of its classes, by number.
+    pub(crate) fn named(mut self, names: &[String]) -> Self {
+        self.names = names.to_vec();
+        self
+    }
+
+    /// What a person calls the class at this place.
+    pub(crate) fn name(&self, place: u32) -> String {
+        class_name(&self.names, self.label(place))
     }
 
     /// How many there are.
@@ -117,7 +133,7 @@ impl<'a> Task<'a> {
     pub fn new(train: &'a Features, test: &'a Features, tap: &str) -> Result<Self, Error> {
         let (train_rows, test_rows) = both_rows(train, test, tap)?;
         let labels = train.classes(TRAIN)?;
-        let classes = Classes::of(labels, TRAIN)?;
+        let classes = Classes::of(labels, TRAIN)?.named(&train.class_names);
         let test_classes = classes.places_of_test(&train.class_names, test)?;
         let train_classes = labels.iter().filter_map(|label| classes.place(*label)).collect();
         Ok(Self {
@@ -135,7 +151,7 @@ impl<'a> Task<'a> {
     pub fn within_test(train: &'a Features, test: &'a Features, tap: &str) -> Result<Self, Error> {
         let (train_rows, test_rows) = both_rows(train, test, tap)?;
         let labels = test.classes(TEST)?;
-        let classes = Classes::of(labels, TEST)?;
+        let classes = Classes::of(labels, TEST)?.named(&test.class_names);
         let test_classes = labels.iter().filter_map(|label| classes.place(*label)).collect();
         Ok(Self {
             train: Cow::Borrowed(train_rows),

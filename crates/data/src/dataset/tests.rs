@@ -12,6 +12,9 @@ use crate::sources::index_file::{Origin, hex};
 use crate::sources::table::Row;
 use crate::sources::{files, tar_shard};
 
+mod layouts;
+mod unclear;
+
 fn open(path: &Path) -> Result<Dataset, Error> {
     Dataset::open(path.to_str().unwrap())
 }

@@ -52,7 +52,12 @@ impl FolderArchive {
                     reason: "its path leads out of the archive".to_string(),
                 });
             } else if let Some(below) = archive.below(name, is_file) {
-                if is_image(below) {
+                if let Some(format) = files::unread_picture(below) {
+                    skipped.push(SkippedMember {
+                        name: below.to_string(),
+                        reason: format!(".{format} is not read; convert it to JPEG or PNG"),
+                    });
+                } else if is_image(below) {
                     names.push(below.to_string());
                 } else if below.ends_with(".cls") {
                     labels = Some(below.to_string());

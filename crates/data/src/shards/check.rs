@@ -1,6 +1,6 @@
 //! Looking into shards: index them anew, sum them up, and check every image.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -90,6 +90,8 @@ pub struct Verification {
     pub changed: Vec<SkippedMember>,
     /// Members that belong to no record.
     pub skipped: Vec<SkippedMember>,
+    /// Keys that an earlier record has already, with where it is.
+    pub repeated: Vec<SkippedMember>,
     /// Shards that are cut or damaged.
     pub damaged: Vec<DamagedShard>,
 }
@@ -97,7 +99,10 @@ pub struct Verification {
 impl Verification {
     /// Whether nothing is wrong; members of no record are no fault.
     pub fn is_sound(&self) -> bool {
-        self.broken.is_empty() && self.changed.is_empty() && self.damaged.is_empty()
+        self.broken.is_empty()
+            && self.changed.is_empty()
+            && self.repeated.is_empty()
+            && self.damaged.is_empty()
     }
 }
 
@@ -180,6 +185,7 @@ pub fn verify(spec: &str, progress: Progress) -> Result<Verification, Error> {
     }
     let store = IndexStore::from_environment();
     let mut outcome = Verification::default();
+    let mut keys: HashMap<String, usize> = HashMap::new();
     for (done, path) in paths.iter().enumerate() {
         let (table, origin) = tar_shard::scan_what_can_be(path);
         match origin {
@@ -214,6 +220,25 @@ pub fn verify(spec: &str, progress: Progress) -> Result<Verification, Error> {
             })
             .collect::<Result<_, Error>>()?;
         outcome.broken.extend(broken.into_iter().flatten());
+        for row in 0..table.len() {
+            let key = table.key(row);
+            match keys.get(&key) {
+                Some(first) => outcome.repeated.push(SkippedMember {
+                    reason: match paths.get(*first) {
+                        Some(first) if *first != *path => format!(
+                            "shard `{}` has it, and shard `{}` before it",
+                            path.display(),
+                            first.display()
+                        ),
+                        _ => format!("shard `{}` has it twice", path.display()),
+                    },
+                    name: key,
+                }),
+                None => {
+                    keys.insert(key, done);
+                }
+            }
+        }
         outcome.skipped.extend(skipped_members(&table));
         outcome.records += table.len();
         progress(done + 1, paths.len());

@@ -20,7 +20,7 @@ use crate::dataset::Dataset;
 use crate::error::Error;
 use crate::randomness::{Purpose, generator, shuffle};
 use crate::record::{Label, Record};
-use crate::sources::description::{self, Description, Kind};
+use crate::sources::description::{self, Kind, Part};
 use crate::sources::files;
 use crate::sources::shard_set::shards_in;
 
@@ -68,6 +68,13 @@ pub fn pack(
     options: &PackOptions,
     progress: Progress,
 ) -> Result<PackReport, Error> {
+    if options.limit == Some(0) {
+        let reason = "expected at least 1, found 0".to_string();
+        return Err(Error::Option {
+            option: "limit",
+            reason,
+        });
+    }
     let path = Path::new(source);
     if path.is_file() && (archive::is_compressed(path) || options.subfolder.is_some()) {
         let archive = FolderArchive::open(path, options.subfolder.as_deref())?;
@@ -95,6 +102,7 @@ pub fn pack_dataset(
     if let Some(seed) = options.shuffle_seed {
         shuffle(&mut positions, &mut generator(seed, Purpose::PackOrder, 0, 0, 0));
     }
+    warn_of_splits(dataset.class_names(), options);
     let mut writer = Writer::create(out, options)?;
     for (done, position) in positions.iter().enumerate() {
         writer.write(dataset.read(*position)?)?;
@@ -119,6 +127,7 @@ fn pack_archive(
             reason: "a compressed archive can only be packed in its own order; unpack it first".to_string(),
         });
     }
+    warn_of_splits(archive.class_names(), options);
     let chosen = spread(archive.len(), options.limit);
     let mut writer = Writer::create(out, options)?;
     let mut done = 0;
@@ -130,6 +139,33 @@ fn pack_archive(
     })?;
     writer.skipped.extend(archive.skipped());
     writer.finish(archive.class_names())
+}
+
+/// Folders called `train` and `test` are splits of a data set far more often than classes.
+fn warn_of_splits(class_names: &[String], options: &PackOptions) {
+    const SPLITS: [&str; 9] = [
+        "train",
+        "training",
+        "test",
+        "testing",
+        "val",
+        "valid",
+        "validation",
+        "eval",
+        "dev",
+    ];
+    let is_split = |name: &String| SPLITS.iter().any(|split| name.eq_ignore_ascii_case(split));
+    if options.subfolder.is_none() && class_names.len() > 1 && class_names.iter().all(is_split) {
+        tracing::warn!(
+            "the folders {} are taken as classes, and look like splits: `--subfolder {}` packs one of them by itself",
+            class_names
+                .iter()
+                .map(|name| format!("`{name}`"))
+                .collect::<Vec<_>>()
+                .join(", "),
+            class_names[class_names.len() - 1]
+        );
+    }
 }
 
 /// `limit` positions spread evenly over `records`, in order; all of them without a limit.
@@ -297,10 +333,9 @@ impl<'a> Writer<'a> {
         }
         if !class_names.is_empty() {
             let described = self.out.join(description::FILE_NAME);
-            let content = Description {
-                kind: Kind::Shards,
-                path: ".".to_string(),
+            let content = Part {
                 classes: Some(class_names.to_vec()),
+                ..Part::new(Kind::Shards, ".")
             };
             let text = toml::to_string(&content).map_err(|error| Error::Description {
                 path: described.clone(),

@@ -17,6 +17,38 @@ pub(crate) fn is_image_extension(extension: &str) -> bool {
         .any(|known| extension.eq_ignore_ascii_case(known))
 }
 
+/// Extensions of pictures that are not read, lower case: whoever has them should hear that they are left out.
+const UNREAD_EXTENSIONS: [&str; 22] = [
+    "tif", "tiff", "heic", "heif", "avif", "jxl", "jp2", "j2k", "tga", "ppm", "pgm", "pnm", "exr", "hdr",
+    "psd", "dng", "cr2", "cr3", "nef", "arw", "orf", "rw2",
+];
+
+/// The extension (lower case) of a picture in a format that is not read.
+pub(crate) fn unread_picture(name: &str) -> Option<&'static str> {
+    let extension = &name[name.rfind('.')? + 1..];
+    UNREAD_EXTENSIONS
+        .into_iter()
+        .find(|known| extension.eq_ignore_ascii_case(known))
+}
+
+/// Why a path that should be there is not, where a symbolic link is the reason.
+pub(crate) fn broken_link(path: &Path) -> Option<String> {
+    let link = fs::symlink_metadata(path).ok()?;
+    if !link.is_symlink() {
+        return None;
+    }
+    let error = fs::metadata(path).err()?;
+    let target = fs::read_link(path).unwrap_or_default();
+    Some(match error.kind() {
+        io::ErrorKind::NotFound => format!("a symbolic link to `{}`, which does not exist", target.display()),
+        // Rust's name for this kind of error is not stable.
+        _ if error.to_string().contains("levels of symbolic links") => {
+            "a symbolic link that leads back to itself".to_string()
+        }
+        _ => format!("a symbolic link to `{}`: {error}", target.display()),
+    })
+}
+
 /// Time of last change, ns since 1970; 0 where the file system does not tell.
 pub(crate) fn modified_ns(metadata: &Metadata) -> i64 {
     let modified = metadata

@@ -3,7 +3,7 @@
 //! The folder is walked at every opening, for files come and go; only the content hashes, which cost a reading of everything,
 //! are kept in the index and used again for files whose length and time have not changed.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -46,7 +46,7 @@ pub(crate) fn open(
     if layout == Layout::Classes {
         label(root, &mut listed, &names)?;
     }
-    let table = with_hashes(root, listed, store)?;
+    let table = with_hashes(root, listed, store, None)?;
     Ok((table, names))
 }
 
@@ -57,20 +57,14 @@ pub(crate) fn file_path(root: &Path, table: &Table, position: usize) -> PathBuf 
 
 fn list_images(root: &Path) -> Result<Vec<Row>, Error> {
     let mut rows = Vec::new();
+    let mut unread: BTreeMap<&str, (usize, String)> = BTreeMap::new();
     let walk = WalkDir::new(root)
         .min_depth(1)
         .follow_links(true)
         .sort_by_file_name();
     let visible = |entry: &walkdir::DirEntry| !entry.file_name().as_encoded_bytes().starts_with(b".");
     for entry in walk.into_iter().filter_entry(visible) {
-        let entry = entry.map_err(|error| {
-            let path = error.path().unwrap_or(root).to_path_buf();
-            Error::Io {
-                action: "list",
-                path,
-                source: error.into(),
-            }
-        })?;
+        let entry = entry.map_err(|error| unlisted(root, error))?;
         let below = entry.path().strip_prefix(root).unwrap_or(entry.path());
         // Keys are UTF-8, and a name read back from one would be another file's.
         if below.to_str().is_none() {
@@ -82,6 +76,15 @@ fn list_images(root: &Path) -> Result<Vec<Row>, Error> {
         }
         let name = entry.file_name().to_string_lossy();
         let extension = name.rfind('.').map_or("", |dot| &name[dot + 1..]);
+        if !entry.file_type().is_dir()
+            && let Some(format) = files::unread_picture(&name)
+        {
+            let (count, first) = unread.entry(format).or_insert((0, String::new()));
+            if *count == 0 {
+                *first = below.display().to_string();
+            }
+            *count += 1;
+        }
         if entry.file_type().is_dir() || !files::is_image_extension(extension) {
             continue;
         }
@@ -110,14 +113,56 @@ fn list_images(root: &Path) -> Result<Vec<Row>, Error> {
             ..Row::default()
         });
     }
+    let unread = unread_formats(&unread);
     if rows.is_empty() {
+        let but = unread.map_or(String::new(), |unread| format!(" (it has {unread})"));
         return Err(Error::Empty {
             path: root.to_path_buf(),
-            reason: "no image in it; expected .jpg, .jpeg, .png, .webp, .bmp or .gif files, or .tar shards"
-                .to_string(),
+            reason: format!(
+                "no image in it; expected .jpg, .jpeg, .png, .webp, .bmp or .gif files, or .tar shards{but}"
+            ),
         });
     }
+    if let Some(unread) = unread {
+        tracing::warn!(
+            "`{}`: pictures in formats that are not read were left out: {unread}; convert them to JPEG or PNG",
+            root.display()
+        );
+    }
     Ok(rows)
+}
+
+/// `3 .heic (such as `a/b.heic`), 1 .tiff (such as …)`; nothing where there are none.
+fn unread_formats(found: &BTreeMap<&str, (usize, String)>) -> Option<String> {
+    let parts: Vec<String> = found
+        .iter()
+        .map(|(format, (count, first))| format!("{count} .{format} (such as `{first}`)"))
+        .collect();
+    (!parts.is_empty()).then(|| parts.join(", "))
+}
+
+/// Why a folder cannot be walked to its end.
+fn unlisted(root: &Path, error: walkdir::Error) -> Error {
+    let path = error.path().unwrap_or(root).to_path_buf();
+    let link = match error.loop_ancestor() {
+        Some(ancestor) => Some(format!(
+            "a symbolic link back to `{}`, the folder that it lies in",
+            ancestor.display()
+        )),
+        None => files::broken_link(&path),
+    };
+    match link {
+        Some(link) => Error::Unreadable {
+            spec: root.display().to_string(),
+            reason: format!("`{}` is {link}", path.display()),
+            hint: Some("remove the link, or bring back what it points to".to_string()),
+        },
+        None => Error::Io {
+            action: "list",
+            path,
+            source: error.into(),
+        },
+    }
 }
 
 fn settle(root: &Path, layout: Layout, rows: &[Row]) -> Result<Layout, Error> {
@@ -200,8 +245,18 @@ fn label(root: &Path, rows: &mut [Row], names: &[String]) -> Result<(), Error> {
     Ok(())
 }
 
-fn with_hashes(root: &Path, mut rows: Vec<Row>, store: &IndexStore) -> Result<Table, Error> {
-    let old = store.load(root, true).map(|(_, table)| table).unwrap_or_default();
+/// The table of these files below the root. Their hashes are kept beside the root, or beside the file that lists them.
+pub(crate) fn with_hashes(
+    root: &Path,
+    mut rows: Vec<Row>,
+    store: &IndexStore,
+    listed_by: Option<&Path>,
+) -> Result<Table, Error> {
+    let (source, is_folder) = listed_by.map_or((root, true), |list| (list, list.is_dir()));
+    let old = store
+        .load(source, is_folder)
+        .map(|(_, table)| table)
+        .unwrap_or_default();
     let mut known: HashMap<(&str, &str), usize> = HashMap::with_capacity(old.len());
     for position in 0..old.len() {
         known.insert((old.folder(position), old.name(position)), position);
@@ -248,7 +303,7 @@ fn with_hashes(root: &Path, mut rows: Vec<Row>, store: &IndexStore) -> Result<Ta
         }
     }
     if is_changed {
-        store.save(root, true, &Origin::default(), &table);
+        store.save(source, is_folder, &Origin::default(), &table);
     }
     Ok(table)
 }

@@ -204,6 +204,10 @@ pub fn run(config: &Config, job: &Job<'_>, observe: &mut dyn FnMut(Happening<'_>
             spread: None,
             encoder: start_hash.clone(),
             encoder_name: name(&trained.backbone, job.encoder),
+            encoder_step: job
+                .encoder
+                .map(|encoder| encoder.info.steps)
+                .filter(|steps| *steps > 0),
             classes: classes.count(),
             train_records: train.len() - summary.bad_records.count,
             test_records: scored.ranks.len(),
@@ -216,6 +220,8 @@ pub fn run(config: &Config, job: &Job<'_>, observe: &mut dyn FnMut(Happening<'_>
             normalize: json!(trained.data.normalize),
             commit: job.provenance.commit.clone(),
             device: job.provenance.device.clone(),
+            // A run goes on from its checkpoint, not from its result.
+            asked: String::new(),
         })
         .collect();
     write_results(&job.options.out.join("result.json"), &outcomes)?;

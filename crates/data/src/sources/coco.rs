@@ -1,0 +1,138 @@
+//! COCO's JSON of images, annotations and categories: a set of classes for each picture, or one (iNaturalist, Herbarium).
+
+use std::collections::{BTreeSet, HashMap};
+use std::fs::File;
+use std::io::BufReader;
+use std::path::Path;
+
+use serde::Deserialize;
+
+use super::listed::{Listed, Listing, wrong};
+use crate::error::Error;
+use crate::record::Label;
+
+#[derive(Deserialize)]
+struct Content {
+    images: Vec<Image>,
+    annotations: Vec<Annotation>,
+    categories: Vec<Category>,
+}
+
+#[derive(Deserialize)]
+struct Image {
+    id: u64,
+    file_name: String,
+}
+
+#[derive(Deserialize)]
+struct Annotation {
+    image_id: u64,
+    category_id: u64,
+    #[serde(default)]
+    area: Option<f64>,
+    #[serde(default)]
+    bbox: Option<Vec<f64>>,
+    #[serde(default)]
+    ignore: Option<u8>,
+}
+
+#[derive(Deserialize)]
+struct Category {
+    id: u64,
+    name: String,
+}
+
+impl Annotation {
+    /// Whether it shows anything: an area, and a box of more than one pixel, as VISSL has it.
+    fn counts(&self) -> bool {
+        let is_large = self
+            .bbox
+            .as_ref()
+            .is_none_or(|sides| sides.len() == 4 && sides[2] > 1.0 && sides[3] > 1.0);
+        self.ignore != Some(1) && self.area.is_none_or(|area| area > 0.0) && is_large
+    }
+}
+
+/// Reads the file. Classes are its categories in the order of their ids, or those named.
+pub(crate) fn read(path: &Path, one_class: bool, classes: Option<&[String]>) -> Result<Listing, Error> {
+    let file = File::open(path).map_err(Error::io("read", path))?;
+    let content: Content =
+        serde_json::from_reader(BufReader::with_capacity(1 << 20, file)).map_err(|error| {
+            wrong(
+                path,
+                format!("not COCO's JSON of images, annotations and categories: {error}"),
+            )
+        })?;
+    let mut categories = content.categories;
+    categories.sort_by_key(|category| category.id);
+    let names: Vec<String> = match classes {
+        Some(classes) if classes.len() != categories.len() => {
+            return Err(wrong(
+                path,
+                format!(
+                    "has {} categories, and the data-set description names {} classes",
+                    categories.len(),
+                    classes.len()
+                ),
+            ));
+        }
+        Some(classes) => classes.to_vec(),
+        None => categories.iter().map(|category| category.name.clone()).collect(),
+    };
+    // iNaturalist's names occur twice among kingdoms; numbers then tell them apart.
+    let unique: BTreeSet<&String> = names.iter().collect();
+    let names = match unique.len() == names.len() {
+        true => names,
+        false => categories
+            .iter()
+            .zip(&names)
+            .map(|(category, name)| format!("{} {name}", category.id))
+            .collect(),
+    };
+    let numbers: HashMap<u64, u32> = categories.iter().map(|category| category.id).zip(0..).collect();
+    let places: HashMap<u64, usize> = content.images.iter().map(|image| image.id).zip(0..).collect();
+    let mut sets = vec![BTreeSet::new(); content.images.len()];
+    for annotation in content
+        .annotations
+        .iter()
+        .filter(|annotation| annotation.counts())
+    {
+        let (Some(place), Some(number)) = (
+            places.get(&annotation.image_id),
+            numbers.get(&annotation.category_id),
+        ) else {
+            return Err(wrong(
+                path,
+                format!(
+                    "an annotation is of image {} and category {}, of which it lists no such one",
+                    annotation.image_id, annotation.category_id
+                ),
+            ));
+        };
+        sets[*place].insert(*number);
+    }
+    let records = content.images.into_iter().zip(sets).map(|(image, set)| {
+        let label = match (one_class, set.len()) {
+            (false, _) => Label::Classes(set.into_iter().collect()),
+            (true, 1) => Label::Class(set.into_iter().next().unwrap_or_default()),
+            (true, count) => {
+                return Err(wrong(
+                    path,
+                    format!(
+                        "image `{}` has {count} classes, and `one_class` says that each has one",
+                        image.file_name
+                    ),
+                ));
+            }
+        };
+        Ok(Listed {
+            path: image.file_name,
+            label: Some(label),
+            undecided: vec![],
+        })
+    });
+    Ok(Listing {
+        records: records.collect::<Result<_, _>>()?,
+        classes: names,
+    })
+}

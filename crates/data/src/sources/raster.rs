@@ -1,0 +1,266 @@
+//! Small pictures as raw pixels in one file: CIFAR's binary files and IDX, MNIST's format.
+//!
+//! The pixels stay in memory as they are; a record's image is a BMP made of them when it is asked for, which loses nothing
+//! and is the same to the byte everywhere.
+
+use std::fs;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use flate2::read::GzDecoder;
+use rayon::prelude::*;
+use sha2::{Digest, Sha256};
+
+use super::table::HashedKey;
+use crate::error::Error;
+use crate::record::Label;
+
+/// Pictures of one size.
+#[derive(Debug)]
+pub(crate) struct Raster {
+    width: usize,
+    height: usize,
+    /// 3: planes of red, green and blue; 1: gray.
+    channels: usize,
+    /// Picture after picture.
+    pixels: Vec<u8>,
+    labels: Vec<u32>,
+    /// First part of the keys of each file, and its first record.
+    files: Vec<(usize, String)>,
+}
+
+impl Raster {
+    pub(crate) fn len(&self) -> usize {
+        self.pixels.len() / (self.width * self.height * self.channels).max(1)
+    }
+
+    pub(crate) fn is_labelled(&self) -> bool {
+        !self.labels.is_empty()
+    }
+
+    /// `data_batch_1/00042`.
+    pub(crate) fn key(&self, position: usize) -> String {
+        let file = self.files.partition_point(|(first, _)| *first <= position) - 1;
+        let (first, name) = &self.files[file];
+        format!("{name}/{:05}", position - first)
+    }
+
+    pub(crate) fn label(&self, position: usize) -> Option<Label> {
+        self.labels.get(position).map(|class| Label::Class(*class))
+    }
+
+    pub(crate) fn largest_class(&self) -> Option<u32> {
+        self.labels.iter().copied().max()
+    }
+
+    /// Keys with the hashes of their images.
+    pub(crate) fn hashed_keys(&self) -> Vec<HashedKey> {
+        (0..self.len())
+            .into_par_iter()
+            .map(|position| {
+                let mut image = vec![];
+                self.image(position, &mut image);
+                (self.key(position), Sha256::digest(&image).into())
+            })
+            .collect()
+    }
+
+    /// The picture as a BMP of 24 bits a pixel.
+    pub(crate) fn image(&self, position: usize, out: &mut Vec<u8>) {
+        const HEADER: usize = 54;
+        let (width, height) = (self.width, self.height);
+        let area = width * height;
+        let bytes = area * self.channels;
+        let picture = &self.pixels[position * bytes..][..bytes];
+        // Rows end at multiples of four bytes.
+        let row = (width * 3).div_ceil(4) * 4;
+        out.clear();
+        out.resize(HEADER + row * height, 0);
+        out[..2].copy_from_slice(b"BM");
+        for (at, value) in [
+            (2, out.len() as u32),
+            (10, HEADER as u32),
+            (14, 40),
+            (18, width as u32),
+            (22, height as u32),
+            // One plane of 24 bits.
+            (26, 1 | 24 << 16),
+            (34, (row * height) as u32),
+        ] {
+            out[at..at + 4].copy_from_slice(&value.to_le_bytes());
+        }
+        for y in 0..height {
+            // Rows from the bottom, pixels as blue, green, red.
+            let start = HEADER + (height - 1 - y) * row;
+            for x in 0..width {
+                let at = y * width + x;
+                let [red, green, blue] = match self.channels {
+                    3 => [picture[at], picture[area + at], picture[2 * area + at]],
+                    _ => [picture[at]; 3],
+                };
+                out[start + 3 * x..start + 3 * x + 3].copy_from_slice(&[blue, green, red]);
+            }
+        }
+    }
+}
+
+fn wrong(path: &Path, reason: String) -> Error {
+    Error::Unreadable {
+        spec: path.display().to_string(),
+        reason,
+        hint: Some("fetch it again, or correct the data-set description".to_string()),
+    }
+}
+
+fn stem(path: &Path) -> String {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    name.split('.').next().unwrap_or_default().to_string()
+}
+
+/// CIFAR's binary files: `label_bytes` of labels (the last of them counts), then 32 x 32 px in planes of red, green, blue.
+pub(crate) fn cifar(
+    folder: &Path,
+    files: &[String],
+    label_bytes: usize,
+    classes: u32,
+) -> Result<Raster, Error> {
+    const PIXELS: usize = 3 * 32 * 32;
+    let mut raster = Raster {
+        width: 32,
+        height: 32,
+        channels: 3,
+        pixels: vec![],
+        labels: vec![],
+        files: vec![],
+    };
+    for file in files {
+        let path = folder.join(file);
+        let content = read(&path)?;
+        let bytes = label_bytes + PIXELS;
+        if content.is_empty() || content.len() % bytes != 0 {
+            return Err(wrong(
+                &path,
+                format!(
+                    "has {} bytes, expected a multiple of {bytes} (records of 32 x 32 px)",
+                    content.len()
+                ),
+            ));
+        }
+        raster.files.push((raster.labels.len(), stem(&path)));
+        for record in content.chunks_exact(bytes) {
+            let label = u32::from(record[label_bytes - 1]);
+            if label >= classes {
+                return Err(wrong(
+                    &path,
+                    format!(
+                        "record {} is of class {label}, expected 0 to {}",
+                        raster.labels.len(),
+                        classes - 1
+                    ),
+                ));
+            }
+            raster.labels.push(label);
+            raster.pixels.extend_from_slice(&record[label_bytes..]);
+        }
+    }
+    Ok(raster)
+}
+
+/// The names that CIFAR comes with, if they lie beside its files.
+pub(crate) fn cifar_names(folder: &Path, fine: bool) -> Option<Vec<String>> {
+    let name = if fine {
+        "fine_label_names.txt"
+    } else {
+        "batches.meta.txt"
+    };
+    let text = fs::read_to_string(folder.join(name)).ok()?;
+    let names = text.lines().map(str::trim).filter(|name| !name.is_empty());
+    Some(names.map(str::to_string).collect())
+}
+
+/// IDX: images of 8 bits, and a label for each.
+pub(crate) fn idx(images: &Path, labels: Option<&Path>) -> Result<Raster, Error> {
+    let (dimensions, pixels) = idx_array(images)?;
+    let [records, height, width] = dimensions[..] else {
+        return Err(wrong(
+            images,
+            format!(
+                "has {} dimensions, expected 3 (records, rows, columns)",
+                dimensions.len()
+            ),
+        ));
+    };
+    let mut raster = Raster {
+        width,
+        height,
+        channels: 1,
+        pixels,
+        labels: vec![],
+        files: vec![(0, stem(images))],
+    };
+    if let Some(path) = labels {
+        let (dimensions, values) = idx_array(path)?;
+        if dimensions != [records] {
+            return Err(wrong(
+                path,
+                format!(
+                    "has labels of shape {dimensions:?}, and `{}` has {records} images",
+                    images.display()
+                ),
+            ));
+        }
+        raster.labels = values.into_iter().map(u32::from).collect();
+    }
+    Ok(raster)
+}
+
+/// Dimensions and values of an IDX file of bytes.
+fn idx_array(path: &Path) -> Result<(Vec<usize>, Vec<u8>), Error> {
+    let content = read(path)?;
+    let damaged = |reason: &str| wrong(path, format!("not an IDX file of bytes: {reason}"));
+    let [0, 0, kind, rank, ..] = content[..] else {
+        return Err(damaged("it does not begin with two zeros"));
+    };
+    if kind != 8 || !(1..=3).contains(&rank) {
+        return Err(damaged("its magic number is of another type"));
+    }
+    let start = 4 + 4 * usize::from(rank);
+    let header = content
+        .get(4..start)
+        .ok_or_else(|| damaged("it ends in its header"))?;
+    let dimensions: Vec<usize> = header
+        .as_chunks::<4>()
+        .0
+        .iter()
+        .map(|bytes| u32::from_be_bytes(*bytes) as usize)
+        .collect();
+    let values = dimensions
+        .iter()
+        .try_fold(1usize, |product, side| product.checked_mul(*side));
+    if values != Some(content.len() - start) {
+        return Err(damaged(&format!(
+            "its header says {dimensions:?}, and {} bytes follow",
+            content.len() - start
+        )));
+    }
+    Ok((dimensions, content[start..].to_vec()))
+}
+
+/// A file, unpacked where it is gzipped; `NAME.gz` where `NAME` does not exist.
+fn read(path: &Path) -> Result<Vec<u8>, Error> {
+    let packed = PathBuf::from(format!("{}.gz", path.display()));
+    let path = if !path.exists() && packed.exists() {
+        &packed
+    } else {
+        path
+    };
+    let content = fs::read(path).map_err(Error::io("read", path))?;
+    if !content.starts_with(&[0x1f, 0x8b]) {
+        return Ok(content);
+    }
+    let mut plain = vec![];
+    GzDecoder::new(&content[..])
+        .read_to_end(&mut plain)
+        .map_err(|error| wrong(path, format!("damaged gzip: {error}")))?;
+    Ok(plain)
+}

@@ -1,0 +1,164 @@
+//! Pascal VOC: a set of classes for each picture, from the XML of its objects.
+//!
+//! A class counts where some object of it is not `difficult`. Where all of its objects are, the picture is neither an
+//! example nor a counterexample, as in VOC's own lists of a class (0 there) and in VISSL's labels (-1).
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::Path;
+
+use rayon::prelude::*;
+
+use super::files;
+use super::listed::{Listed, Listing, wrong};
+use crate::error::Error;
+use crate::record::Label;
+
+/// An annotation: the picture's file name, where it says one, and for each class whether some object of it is easy.
+type Annotation = (Option<String>, BTreeMap<String, bool>);
+
+/// Reads the annotations of a list, or all.
+pub(crate) fn read(
+    images: &Path,
+    annotations: &Path,
+    list: Option<&Path>,
+    classes: Option<&[String]>,
+) -> Result<Listing, Error> {
+    let names: Vec<String> = match list {
+        Some(list) => {
+            let text = fs::read_to_string(list).map_err(Error::io("read", list))?;
+            // Lists of one class have a second column.
+            text.lines()
+                .filter_map(|line| line.split_whitespace().next())
+                .map(str::to_string)
+                .collect()
+        }
+        None => files::list(annotations)?
+            .iter()
+            .filter(|path| {
+                path.extension()
+                    .is_some_and(|extension| extension.eq_ignore_ascii_case("xml"))
+            })
+            .filter_map(|path| Some(path.file_stem()?.to_string_lossy().into_owned()))
+            .collect(),
+    };
+    let read: Vec<Annotation> = names
+        .par_iter()
+        .map(|name| {
+            let path = annotations.join(format!("{name}.xml"));
+            let text = fs::read_to_string(&path).map_err(Error::io("read", &path))?;
+            parse(&text).map_err(|reason| wrong(&path, format!("not a VOC annotation: {reason}")))
+        })
+        .collect::<Result<_, Error>>()?;
+    let classes: Vec<String> = match classes {
+        Some(classes) => classes.to_vec(),
+        None => {
+            let found: BTreeSet<&String> = read.iter().flat_map(|(_, objects)| objects.keys()).collect();
+            found.into_iter().cloned().collect()
+        }
+    };
+    let mut records = Vec::with_capacity(names.len());
+    for (name, (file, objects)) in names.iter().zip(read) {
+        let (mut present, mut undecided) = (vec![], vec![]);
+        for (class, is_easy) in objects {
+            let number = classes.iter().position(|known| *known == class).ok_or_else(|| {
+                wrong(
+                    &annotations.join(format!("{name}.xml")),
+                    format!(
+                        "class `{class}` is none of the {} classes of the data-set description",
+                        classes.len()
+                    ),
+                )
+            })? as u32;
+            match is_easy {
+                true => present.push(number),
+                false => undecided.push(number),
+            }
+        }
+        present.sort_unstable();
+        undecided.sort_unstable();
+        // VOC's pictures are called as their annotations are; other programs' say what theirs are called.
+        let usual = format!("{name}.jpg");
+        let path = match file {
+            Some(file) if !images.join(&usual).is_file() => file,
+            _ => usual,
+        };
+        records.push(Listed {
+            path,
+            label: Some(Label::Classes(present)),
+            undecided,
+        });
+    }
+    Ok(Listing { records, classes })
+}
+
+/// The few elements that matter, wherever they stand. Parts of an object (VOC's heads and hands) have names of their own
+/// and are left out.
+fn parse(text: &str) -> Result<Annotation, String> {
+    if !text.contains("<annotation") {
+        return Err("no `annotation` element".to_string());
+    }
+    let mut objects = BTreeMap::new();
+    let mut rest = text;
+    while let Some((_, after)) = rest.split_once("<object>") {
+        let (object, behind) = after.split_once("</object>").ok_or("an `object` does not end")?;
+        rest = behind;
+        let mut own = String::new();
+        let mut left = object;
+        while let Some((before, part)) = left.split_once("<part>") {
+            own.push_str(before);
+            left = part.split_once("</part>").ok_or("a `part` does not end")?.1;
+        }
+        own.push_str(left);
+        let name = element(&own, "name").ok_or("an `object` has no `name`")?;
+        let is_easy = element(&own, "difficult").is_none_or(|value| value != "1");
+        *objects.entry(name).or_insert(false) |= is_easy;
+    }
+    Ok((element(text, "filename"), objects))
+}
+
+/// The text of the first element of this name.
+fn element(text: &str, name: &str) -> Option<String> {
+    let (_, after) = text.split_once(&format!("<{name}>"))?;
+    let (value, _) = after.split_once(&format!("</{name}>"))?;
+    let plain = [
+        ("&lt;", "<"),
+        ("&gt;", ">"),
+        ("&quot;", "\""),
+        ("&apos;", "'"),
+        ("&amp;", "&"),
+    ];
+    Some(plain.iter().fold(value.trim().to_string(), |value, (entity, c)| {
+        value.replace(entity, c)
+    }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn objects_are_read_without_their_parts() {
+        let object = |name: &str, difficult: &str| {
+            format!(
+                "<object><name>{name}</name><difficult>{difficult}</difficult><part><name>head</name></part></object>"
+            )
+        };
+        let text = format!(
+            "<annotation><filename>a&amp;b.jpg</filename>{}{}{}{}</annotation>",
+            object("dog", "1"),
+            object("person", "1"),
+            object("person", "0"),
+            "<object>\n<part><name>hand</name></part>\n<name> cat </name></object>"
+        );
+        let (file, objects) = parse(&text).unwrap();
+        assert_eq!(file.as_deref(), Some("a&b.jpg"));
+        let objects: Vec<_> = objects
+            .iter()
+            .map(|(name, easy)| (name.as_str(), *easy))
+            .collect();
+        assert_eq!(objects, [("cat", true), ("dog", false), ("person", true)]);
+        assert!(parse("<html/>").is_err());
+        assert!(parse("<annotation><object><name>x</name>").is_err());
+    }
+}

@@ -1,0 +1,94 @@
+//! What can be told before the first image is read: whether every protocol of a config can be asked of these records.
+//!
+//! Labels lie in the index of a data set, so classes that the training set lacks, or that have too few records, are found
+//! out now, and not after hours of other protocols. Records that turn out to be broken can still change that later.
+
+use crate::clustering::{self, Clusters};
+use crate::config::{Config, Protocol};
+use crate::encoder::Encoder;
+use crate::error::Error;
+use crate::extract::index_features;
+use crate::features::{Features, POOLED};
+use crate::one_vs_rest::OneVsRest;
+use crate::task::{Part, Task};
+use crate::{few_shot, logistic, retrieval, svm_low_shot, svm_voc07};
+use data::Dataset;
+
+/// Refuses what the config asks and these data cannot answer.
+pub(crate) fn check(
+    config: &Config,
+    encoder: &Encoder,
+    train: &Dataset,
+    test: &Dataset,
+) -> Result<(), Error> {
+    encoder.check_transforms("`test_transforms`", &config.test_transforms)?;
+    for protocol in &config.protocols {
+        if let Protocol::LinearMoco(config) = protocol {
+            let name = format!("`{}.train_transforms`", protocol.name());
+            encoder.check_transforms(&name, &config.train_transforms)?;
+        }
+    }
+    for (set, dataset) in [("training", train), ("test", test)] {
+        if dataset.is_empty() {
+            return Err(Error::Empty { set });
+        }
+    }
+    if !config.protocols.iter().any(Protocol::needs_labels) {
+        return Ok(());
+    }
+    let test = index_features(test, true)?;
+    // Its labels are nobody's business where no protocol learns from them: they may be anything, or be missing in part.
+    let train = index_features(train, config.protocols.iter().any(Protocol::needs_train_labels))?;
+    config
+        .protocols
+        .iter()
+        .try_for_each(|protocol| answers(protocol, &train, &test).map_err(|error| error.of(protocol.name())))
+}
+
+/// Whether a protocol can be asked of records with these labels.
+fn answers(protocol: &Protocol, train: &Features, test: &Features) -> Result<(), Error> {
+    let records = |part: Part| match part {
+        Part::Train => train.records(),
+        Part::Test => test.records(),
+    };
+    let task = || match protocol.needs_train_labels() {
+        true => Task::new(train, test, POOLED),
+        false => Task::within_test(train, test, POOLED),
+    };
+    if protocol.neighbors() > train.records() {
+        return Err(Error::Neighbors {
+            protocol: protocol.name(),
+            neighbors: protocol.neighbors(),
+            records: train.records(),
+        });
+    }
+    match protocol {
+        Protocol::KnnDino(_)
+        | Protocol::KnnVissl(_)
+        | Protocol::LinearMoco(_)
+        | Protocol::LinearCached(_) => task().map(|_| ()),
+        Protocol::LogisticRegression(config) => logistic::check_records(config, &task()?),
+        Protocol::Clustering(config) => {
+            task()?;
+            match config.clusters {
+                Clusters::Count(count) => clustering::check_clusters(count, config.fit, records(config.fit)),
+                Clusters::Classes => Ok(()),
+            }
+        }
+        Protocol::FewShot(config) => few_shot::check_records(config, &task()?),
+        Protocol::SvmVoc07(config) => svm_voc07::check_records(config, &OneVsRest::new(train, test, POOLED)?),
+        Protocol::SvmLowShot(config) => {
+            svm_low_shot::check_records(config, &OneVsRest::new(train, test, POOLED)?)
+        }
+        Protocol::Retrieval(config) => {
+            task()?;
+            retrieval::check_records(config, records(config.gallery))
+        }
+        Protocol::Diagnostics(config) => match records(config.set) {
+            1 => Err(Error::OneRecord {
+                set: config.set.name(),
+            }),
+            _ => Ok(()),
+        },
+    }
+}

@@ -1,0 +1,213 @@
+//! Suites on tiny synthetic folders: the table, what is missing, going on, shared features.
+
+use super::*;
+use crate::encoder::tests::{NORMALIZE, backbone};
+use std::cell::RefCell;
+
+const PROTOCOLS: &str = r#"
+test_transforms = [{ resize_exact = { width_px = 8, height_px = 8, filter = "bilinear" } }]
+[data]
+batch_images = 16
+workers = 0
+max_bad_fraction = 0.0
+[[protocols]]
+[protocols.knn-dino]
+neighbors = [5, 1]
+headline_neighbors = 5
+temperature = 0.07
+[[protocols]]
+[protocols.few-shot]
+scaling = "l2"
+support = "train"
+ways = 2
+shots = 1
+queries = 3
+episodes = 10
+classifier = "nearest_centroid"
+seed = 0
+[[protocols]]
+[protocols.few-shot]
+scaling = "none"
+support = "train"
+ways = 2
+shots = 1
+queries = 3
+episodes = 10
+classifier = "nearest_centroid"
+seed = 0
+"#;
+
+fn folder() -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    for (name, records, classes) in [
+        ("a-train", 40, 2),
+        ("a-test", 20, 2),
+        ("b-train", 3, 2),
+        ("b-test", 20, 2),
+    ] {
+        let options = data::shards::PackOptions {
+            records_per_shard: 100,
+            prefix: "x".into(),
+            subfolder: None,
+            limit: None,
+            shuffle_seed: None,
+        };
+        let set = Dataset::synthetic(records, 10, 10, classes, 1);
+        data::shards::pack_dataset(&set, &folder.path().join(name), &options, &|_, _| {}).unwrap();
+    }
+    std::fs::write(
+        folder.path().join("a.toml"),
+        "name = 'A'\nmetric = 'mean_class'\n[splits.train]\nkind = 'shards'\npath = 'a-train'\n\
+         [splits.test]\nkind = 'shards'\npath = 'a-test'\n",
+    )
+    .unwrap();
+    std::fs::write(folder.path().join("protocols.toml"), PROTOCOLS).unwrap();
+    folder
+}
+
+const SUITE: &str = "
+encoders = [{ name = 'net', path = 'net' }, { name = 'pixels', pixels = { mean = [0.5, 0.5, 0.5], std = [0.5, 0.5, 0.5] } },
+    { name = 'gone', path = 'gone' }]
+data_sets = [{ name = 'A', train = 'a.toml#train', test = 'a.toml#test' }, { name = 'B', train = 'b-train', test = 'b-test' },
+    { name = 'C', train = 'nowhere', test = 'nowhere' }]
+evaluations = [{ config = 'protocols.toml', transforms = 'config' }]
+";
+
+fn read(path: &Path) -> Result<Config, Error> {
+    toml::from_str(&std::fs::read_to_string(path).unwrap()).map_err(|error| Error::Config(error.to_string()))
+}
+
+/// The cells, and the stages that were worked on.
+fn run_in(folder: &Path, suite: &Suite) -> (Vec<Cell>, Vec<String>) {
+    let device = Device::flex();
+    let mut known = 0;
+    let open = |entry: &EncoderEntry, path: &Path| match entry.name.as_str() {
+        "net" => Ok(Encoder::new(
+            "net",
+            "hash",
+            &backbone(0, &Device::flex()),
+            NORMALIZE,
+        )),
+        _ => Err(format!(
+            "`{}`: no such file",
+            path.file_name().unwrap().to_string_lossy()
+        )),
+    };
+    let stages = RefCell::new(vec![]);
+    let cells = run(
+        suite,
+        &mut Surroundings {
+            folder,
+            out: &folder.join("out"),
+            device: &device,
+            provenance: Provenance::default(),
+            open: &open,
+            known: &mut |_, done, total| {
+                known += 1;
+                assert_eq!((done, total), (known, 27));
+            },
+        },
+        &read,
+        &mut |event| stages.borrow_mut().push(event.stage.to_string()),
+    )
+    .unwrap();
+    (cells, stages.into_inner())
+}
+
+#[test]
+fn what_can_be_asked_is_in_the_table_and_the_rest_is_missing_with_its_reason() {
+    let folder = folder();
+    let suite: Suite = toml::from_str(SUITE).unwrap();
+    let (cells, stages) = run_in(folder.path(), &suite);
+    assert_eq!(cells.len(), 27);
+    let cell = |encoder: &str, data_set: &str, column: &str| {
+        let mut found = cells.iter();
+        found
+            .find(|cell| {
+                (cell.encoder.as_str(), cell.data_set.as_str()) == (encoder, data_set)
+                    && cell.column == column
+            })
+            .unwrap()
+    };
+    // The description's metric, at the headline's k.
+    let quoted = cell("net", "A", "knn-dino k 5").quoted().unwrap();
+    assert_eq!(
+        (quoted.metric.as_str(), &quoted.settings["neighbors"]),
+        ("mean_class", &5.into())
+    );
+    let first = cell("pixels", "A", "few-shot 2-way 1-shot (protocols)");
+    let second = cell("pixels", "A", "few-shot 2-way 1-shot (protocols 2)");
+    assert_ne!(
+        first.outcomes[0].settings["scaling"],
+        second.outcomes[0].settings["scaling"]
+    );
+    assert_eq!(
+        cell("net", "B", "knn-dino k 5").missing.as_deref().unwrap(),
+        "knn-dino: 5 neighbors asked for, but the training set has 3 records"
+    );
+    assert!(
+        cell("net", "C", "knn-dino k 5")
+            .missing
+            .as_ref()
+            .unwrap()
+            .contains("nowhere`: not found")
+    );
+    assert_eq!(
+        cell("gone", "A", "knn-dino k 5").missing.as_deref().unwrap(),
+        "`gone`: no such file"
+    );
+    // Two encoders, two data sets, train and test: each through an encoder once.
+    let extracted = stages
+        .iter()
+        .filter(|stage| *stage == "features of the test set")
+        .count();
+    assert_eq!(extracted, 2 * 2 * 2, "20 images are two batches");
+
+    let table = markdown(&cells);
+    let lines: Vec<&str> = table.lines().collect();
+    assert_eq!(
+        lines[0],
+        "| data set | encoder | knn-dino k 5 | few-shot 2-way 1-shot (protocols) | few-shot 2-way 1-shot (protocols 2) |"
+    );
+    assert!(
+        lines[2].starts_with("| A | net | ") && lines[2].contains("(mean_class)"),
+        "{table}"
+    );
+    assert!(lines[5].starts_with("| B | net | missing ["), "{table}");
+    assert!(table.contains("] missing: `gone`: no such file"), "{table}");
+    let sheet = csv(&cells);
+    assert!(
+        sheet.contains("A,net,knn-dino k 5,knn-dino,k 5,mean_class,"),
+        "{sheet}"
+    );
+    assert!(
+        sheet.contains("\"knn-dino: 5 neighbors asked for, but the training set has 3 records\""),
+        "{sheet}"
+    );
+
+    // Again: nothing is computed, and the table is the same.
+    let (again, stages) = run_in(folder.path(), &suite);
+    assert!(stages.is_empty(), "{stages:?}");
+    assert_eq!((markdown(&again), csv(&again)), (table, sheet));
+}
+
+#[test]
+fn suites_that_contradict_themselves_are_refused() {
+    let refused = |from: &str, to: &str| {
+        let suite: Suite = toml::from_str(&SUITE.replace(from, to)).unwrap();
+        suite.validate().unwrap_err()
+    };
+    assert!(refused("name = 'pixels'", "name = 'net'").contains("the name `net` is given twice"));
+    assert!(refused("name = 'gone'", "name = '../gone'").contains("must be letters"));
+    assert!(refused("path = 'gone'", "backbone = 'resnet50'").contains("either `path` or `pixels`"));
+    assert!(
+        refused(
+            "transforms = 'config'",
+            "transforms = 'config', data_sets = ['D']"
+        )
+        .contains("data set `D`")
+    );
+    assert!(
+        refused("path = 'net'", "path = 'net', part = 'both'").contains("`part` must be student or teacher")
+    );
+}
