@@ -18,7 +18,7 @@ use std::sync::Arc;
 #[derive(clap::Subcommand)]
 pub(crate) enum Verb {
     /// Run every protocol of a config on one encoder
-    Run(Arguments),
+    Run(Box<Arguments>),
     /// Run many protocols over many encoders and data sets, and make one table; goes on where it was stopped
     Suite(SuiteArguments),
 }
