@@ -31,6 +31,7 @@ pub(crate) fn read<C: DeserializeOwned>(path: &Path, sets: &[String], kind: Kind
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
     Pretraining,
+    FineTuning,
     Evaluation,
     Suite,
     DataSet,
@@ -41,7 +42,10 @@ impl Kind {
     fn of(text: &str) -> Option<Self> {
         let table: toml::Table = text.parse().ok()?;
         let has = |key: &str| table.contains_key(key);
-        if has("objective") || has("backbone") || has("views") {
+        let of_objective = |key: &str| table.get("objective").is_some_and(|own| own.get(key).is_some());
+        if of_objective("test_transforms") {
+            Some(Self::FineTuning)
+        } else if has("objective") || has("backbone") || has("views") {
             Some(Self::Pretraining)
         } else if has("encoders") || has("data_sets") {
             Some(Self::Suite)
@@ -57,6 +61,7 @@ impl Kind {
     fn name(self) -> &'static str {
         match self {
             Self::Pretraining => "a pretraining config",
+            Self::FineTuning => "a fine-tuning config",
             Self::Evaluation => "an evaluation config",
             Self::Suite => "an evaluation suite",
             Self::DataSet => "a data-set description",
@@ -67,6 +72,9 @@ impl Kind {
         match self {
             Self::Pretraining => {
                 "`passer pretrain` and `passer views` take such files, as in configs/pretrain/"
+            }
+            Self::FineTuning => {
+                "`passer evaluate finetune` takes such files, as configs/evaluate/finetune-*.toml"
             }
             Self::Evaluation => "`passer evaluate run` takes such files, as in configs/evaluate/",
             Self::Suite => "`passer evaluate suite` takes such files, as in configs/suites/",

@@ -18,9 +18,9 @@ use std::sync::Arc;
 #[derive(clap::Subcommand)]
 pub(crate) enum Verb {
     /// Run every protocol of a config on one encoder
-    Run(Arguments),
+    Run(Box<Arguments>),
     /// Fine-tune an encoder on labelled images and score it: all labels, or 1 % and 10 % of them
-    Finetune(crate::finetune::Arguments),
+    Finetune(Box<crate::finetune::Arguments>),
     /// Run many protocols over many encoders and data sets, and make one table; goes on where it was stopped
     Suite(SuiteArguments),
 }
@@ -67,7 +67,7 @@ pub(crate) struct Arguments {
 pub(crate) fn run(verb: Verb) -> anyhow::Result<()> {
     let arguments = match verb {
         Verb::Run(arguments) => arguments,
-        Verb::Finetune(arguments) => return crate::finetune::run(arguments),
+        Verb::Finetune(arguments) => return crate::finetune::run(&arguments),
         Verb::Suite(arguments) => return suite(&arguments),
     };
     let config: evaluation::Config = configs::read(&arguments.config, &arguments.sets, Kind::Evaluation)?;

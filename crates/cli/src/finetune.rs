@@ -1,5 +1,6 @@
 //! `passer evaluate finetune`: an encoder that learns on, from labels; a run directory with `result.json` out.
 
+use crate::configs::Kind;
 use crate::devices::DeviceArgument;
 use crate::evaluate::{Stage, print_table};
 use crate::failure::{Failure, Interrupted};
@@ -55,8 +56,8 @@ pub(crate) struct Arguments {
 /// Images in a smoke test's step.
 const SMOKE_IMAGES: usize = 4;
 
-pub(crate) fn run(arguments: Arguments) -> anyhow::Result<()> {
-    let mut config: Config = configs::read(&arguments.config, &arguments.sets)?;
+pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
+    let mut config: Config = configs::read(&arguments.config, &arguments.sets, Kind::FineTuning)?;
     config
         .validate()
         .map_err(evaluation::Error::Config)
@@ -71,7 +72,7 @@ pub(crate) fn run(arguments: Arguments) -> anyhow::Result<()> {
         None => None,
     };
     if arguments.smoke {
-        return smoke(&mut config, encoder.as_ref(), arguments.out, &device);
+        return smoke(&mut config, encoder.as_ref(), arguments.out.clone(), &device);
     }
     // clap asks for all three unless --smoke.
     let (Some(train), Some(test), Some(out)) = (&arguments.train, &arguments.test, &arguments.out) else {

@@ -173,7 +173,7 @@ impl Part {
             .iter()
             .filter(|column| matches!(column, Some(Column::Number(_))))
             .count();
-        if by_name > 0 && by_number > 0 || by_number > 0 && self.only.is_some() {
+        if by_number > 0 && (by_name > 0 || self.only.is_some()) {
             return Err(
                 "columns must all be given by name (the table has a header) or all by number (it has none)"
                     .to_string(),

@@ -218,6 +218,18 @@ fn read_csv(path: &Path, part: &Part) -> Result<Listing, Error> {
             classes,
         ));
     }
+    if rows.is_empty()
+        && let Some(only) = &part.only
+    {
+        let wanted: Vec<String> = only
+            .iter()
+            .map(|(column, text)| format!("{column} = {text}"))
+            .collect();
+        return Err(Error::Empty {
+            path: path.to_path_buf(),
+            reason: format!("no row in it has {}", wanted.join(" and ")),
+        });
+    }
     let (numbers, classes) = numbered(path, &rows, part.classes.as_deref())?;
     let records = rows.into_iter().map(|(picture, classes)| {
         let mut classes: Vec<u32> = classes.iter().map(|class| numbers[class]).collect();

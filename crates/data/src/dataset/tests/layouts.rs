@@ -262,6 +262,8 @@ fn tables_of_paths_and_labels_are_read_in_their_usual_forms() {
         refused(&folder, &named.replace("'species'", "'genus'"))
             .contains("has no column `genus`, it has: file, species, split")
     );
+    let error = refused(&folder, &format!("{named}\nonly = {{ split = 'val' }}"));
+    assert!(error.ends_with("no row in it has split = val"), "{error}");
     // Places205's: numbers behind a blank, no header.
     table("b.bmp 3\na.bmp 0\n");
     let places =
