@@ -136,6 +136,10 @@ fn every_description_of_a_data_set_and_every_suite_is_read() {
             about.name.is_some() && about.licence.is_some() && !about.downloads.is_empty(),
             "{spec}"
         );
+        if std::env::var_os("PASSER_DATA").is_some() {
+            // The data may be here.
+            continue;
+        }
         for split in &about.splits {
             // The data are not here, which is all that may be wrong.
             let error = data::Dataset::open(&format!("{spec}#{split}"))
