@@ -6,6 +6,8 @@
 mod architecture;
 /// Every file under `configs/` is read and runs two steps.
 mod configs;
+/// Curation from outside: filter, kill, go on, release, take down.
+mod curate;
 /// The program's help, errors and bad input.
 mod program;
 /// Pretrain, kill, resume, evaluate, from outside.
