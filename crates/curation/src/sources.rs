@@ -4,6 +4,8 @@ mod compressed;
 mod dataset;
 mod folder;
 mod table;
+#[cfg(test)]
+mod tests;
 mod yfcc;
 
 use serde::{Deserialize, Serialize};
