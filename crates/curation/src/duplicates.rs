@@ -124,7 +124,7 @@ fn candidates(work: &Work<'_>) -> Result<Vec<Candidate>, Error> {
     let previous = work.previous;
     work.ledger.sql(|db| {
         db.prepare(
-            "SELECT i.photo, i.sha256, i.hash FROM decisions d JOIN images i ON i.photo = d.photo JOIN photos p ON p.id = d.photo \
+            "SELECT i.photo, i.sha256, i.hash FROM decisions d CROSS JOIN images i ON i.photo = d.photo CROSS JOIN photos p ON p.id = d.photo \
              WHERE d.stage = ? AND d.kept = 1 ORDER BY i.width_px * i.height_px DESC, p.key, p.id",
         )?
         .query_map([previous], |row| {

@@ -195,7 +195,7 @@ impl Ledger {
         self.sql(|db| {
             db.execute_batch(
                 "PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL; PRAGMA cache_size = -65536; PRAGMA temp_store = FILE; \
-                 PRAGMA busy_timeout = 10000; PRAGMA wal_autocheckpoint = 8000; PRAGMA journal_size_limit = 268435456;",
+                 PRAGMA foreign_keys = OFF; PRAGMA busy_timeout = 10000; PRAGMA wal_autocheckpoint = 8000; PRAGMA journal_size_limit = 268435456;",
             )
         })?;
         let version: i64 = self.sql(|db| db.query_row("PRAGMA user_version", [], |row| row.get(0)))?;
@@ -459,7 +459,7 @@ impl Ledger {
         most: usize,
     ) -> Result<Vec<Photo>, Error> {
         let query = format!(
-            "SELECT {PHOTO_COLUMNS} FROM decisions d JOIN photos p ON p.id = d.photo LEFT JOIN licences l ON l.id = p.licence \
+            "SELECT {PHOTO_COLUMNS} FROM decisions d CROSS JOIN photos p ON p.id = d.photo LEFT JOIN licences l ON l.id = p.licence \
              WHERE d.stage = ? AND d.photo > ? AND d.kept = 1 \
              AND NOT EXISTS (SELECT 1 FROM decisions e WHERE e.stage = ? AND e.photo = d.photo) ORDER BY d.photo LIMIT ?"
         );
@@ -478,7 +478,7 @@ impl Ledger {
     /// The photo of that key which `stage` kept.
     pub(crate) fn survivor_of_key(&self, stage: i64, key: &str) -> Result<Option<Photo>, Error> {
         let query = format!(
-            "SELECT {PHOTO_COLUMNS} FROM photos p JOIN decisions d ON d.stage = ? AND d.photo = p.id AND d.kept = 1 \
+            "SELECT {PHOTO_COLUMNS} FROM photos p CROSS JOIN decisions d ON d.stage = ? AND d.photo = p.id AND d.kept = 1 \
              LEFT JOIN licences l ON l.id = p.licence WHERE p.key = ?"
         );
         self.sql(|db| {

@@ -342,7 +342,7 @@ fn last_stage(ledger: &Ledger, config: &Config) -> Result<i64, Error> {
 fn survivors(ledger: &Ledger, stage: i64) -> Result<Vec<String>, Error> {
     ledger.sql(|db| {
         db.prepare(
-            "SELECT p.key FROM decisions d JOIN photos p ON p.id = d.photo LEFT JOIN images i ON i.photo = p.id \
+            "SELECT p.key FROM decisions d CROSS JOIN photos p ON p.id = d.photo LEFT JOIN images i ON i.photo = p.id \
              WHERE d.stage = ? AND d.kept = 1 AND p.key NOT IN (SELECT key FROM takedowns) \
              AND (i.sha256 IS NULL OR i.sha256 NOT IN (SELECT sha256 FROM takedowns WHERE sha256 IS NOT NULL))",
         )?
@@ -393,7 +393,7 @@ fn arrange(
 fn labels(ledger: &Ledger, stage: i64) -> Result<Vec<String>, Error> {
     ledger.sql(|db| {
         db.prepare(
-            "SELECT DISTINCT p.label FROM decisions d JOIN photos p ON p.id = d.photo \
+            "SELECT DISTINCT p.label FROM decisions d CROSS JOIN photos p ON p.id = d.photo \
              WHERE d.stage = ? AND d.kept = 1 AND p.label IS NOT NULL ORDER BY p.label",
         )?
         .query_map([stage], |row| row.get(0))?

@@ -279,11 +279,12 @@ fn drop_repeated_keys(ledger: &mut Ledger) -> Result<(), Error> {
             .query_map([], |row| Ok((row.get(0)?, false)))?
             .collect()
     })?;
+    // CROSS JOIN fixes the order of the loops: by key first. The other way round each key would read all decisions.
     for (key, disagrees) in &mut repeated {
         let facts: Vec<(Option<i64>, Option<String>, Option<String>)> = ledger.sql(|db| {
             db.prepare_cached(
                 "SELECT DISTINCT p.licence, p.photographer, p.photographer_id FROM photos p \
-                 JOIN decisions d ON d.stage = ? AND d.photo = p.id AND d.kept = 1 WHERE p.key = ?",
+                 CROSS JOIN decisions d ON d.stage = ? AND d.photo = p.id AND d.kept = 1 WHERE p.key = ?",
             )?
             .query_map((SOURCE_ID, &*key), |row| {
                 Ok((row.get(0)?, row.get(1)?, row.get(2)?))
@@ -297,7 +298,7 @@ fn drop_repeated_keys(ledger: &mut Ledger) -> Result<(), Error> {
             for (key, disagrees) in part {
                 let rows: Vec<i64> = ledger.sql(|db| {
                     db.prepare_cached(
-                        "SELECT p.id FROM photos p JOIN decisions d ON d.stage = ? AND d.photo = p.id AND d.kept = 1 \
+                        "SELECT p.id FROM photos p CROSS JOIN decisions d ON d.stage = ? AND d.photo = p.id AND d.kept = 1 \
                          WHERE p.key = ? ORDER BY p.id",
                     )?
                     .query_map((SOURCE_ID, key), |row| row.get(0))?

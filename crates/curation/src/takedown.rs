@@ -101,7 +101,7 @@ pub fn takedown(folder: &Path, asked: Takedown<'_>) -> Result<TakedownReport, Er
         for key in &report.taken_down {
             ledger.sql(|db| {
                 db.execute(
-                    "INSERT INTO takedowns VALUES (?1, (SELECT i.sha256 FROM photos p JOIN images i ON i.photo = p.id \
+                    "INSERT INTO takedowns VALUES (?1, (SELECT i.sha256 FROM photos p CROSS JOIN images i ON i.photo = p.id \
                      WHERE p.key = ?1 ORDER BY p.id LIMIT 1), ?2, ?3)",
                     params![key, now, asked.reason],
                 )

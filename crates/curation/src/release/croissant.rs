@@ -152,6 +152,8 @@ fn context() -> Value {
     for term in [
         "citeAs",
         "column",
+        "equivalentProperty",
+        "samplingRate",
         "extract",
         "field",
         "fileProperty",
