@@ -4,13 +4,14 @@ use crate::{files, root};
 use std::collections::BTreeMap;
 
 /// Which crate may depend on which of ours: complete.
-const EDGES: [(&str, &[&str]); 7] = [
+const EDGES: [(&str, &[&str]); 8] = [
     ("data", &[]),
     ("kernels", &[]),
     ("backbones", &["kernels"]),
     ("training", &["backbones", "data"]),
     ("objectives", &["training", "backbones"]),
     ("evaluation", &["training", "data", "backbones"]),
+    ("curation", &["data", "backbones"]),
     (
         "cli",
         &[
@@ -20,6 +21,7 @@ const EDGES: [(&str, &[&str]); 7] = [
             "training",
             "objectives",
             "evaluation",
+            "curation",
         ],
     ),
 ];

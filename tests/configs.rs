@@ -174,3 +174,24 @@ fn every_description_of_a_data_set_and_every_suite_is_read() {
         }
     }
 }
+
+#[test]
+fn every_curation_config_is_read() {
+    let configs = files(&root().join("configs/curate"), ".toml");
+    assert!(configs.len() >= 3);
+    for config in configs {
+        let text = std::fs::read_to_string(&config).unwrap();
+        for part in ["# Papers:", "# Run: ", "# Expect:"] {
+            assert!(
+                text.contains(part),
+                "{}: the header lacks `{part}`",
+                config.display()
+            );
+        }
+        let parsed: curation::Config =
+            toml::from_str(&text).unwrap_or_else(|e| panic!("{}: {e}", config.display()));
+        parsed
+            .validate()
+            .unwrap_or_else(|error| panic!("{}: {error}", config.display()));
+    }
+}

@@ -10,6 +10,8 @@ mod configs;
 mod finetune;
 /// What a newcomer gets wrong.
 mod mistakes;
+/// Curation from outside: filter, kill, go on, release, take down.
+mod curate;
 /// The program's help, errors and bad input.
 mod program;
 /// Pretrain, kill, resume, evaluate, from outside.

@@ -104,6 +104,8 @@ fn hint(error: &(dyn std::error::Error + 'static)) -> Option<String> {
         error.hint()
     } else if let Some(error) = error.downcast_ref::<evaluation::Error>() {
         error.hint()
+    } else if let Some(error) = error.downcast_ref::<curation::Error>() {
+        error.hint()
     } else {
         None
     }

@@ -6,6 +6,7 @@
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
 mod configs;
+mod curate;
 mod devices;
 mod evaluate;
 mod failure;
@@ -24,7 +25,7 @@ mod weights;
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
 
-/// Learn visual representations from photographs without people and without labels: pretrain, evaluate.
+/// Learn visual representations from photographs without people and without labels: curate, pretrain, evaluate.
 #[derive(Parser)]
 #[command(name = "passer", version, propagate_version = true, max_term_width = 110)]
 struct Arguments {
@@ -36,6 +37,9 @@ struct Arguments {
 enum Verb {
     /// Pretrain and evaluate a small network on bundled images, in minutes, without network
     Quickstart(quickstart::Arguments),
+    /// Make a licensed release of raw photos: filter, fetch, check, balance, release, take down
+    #[command(subcommand)]
+    Curate(curate::Verb),
     /// Pretrain a network as a config file says
     Pretrain(pretrain::Arguments),
     /// Measure an encoder: frozen, with the protocols of a config file, or fine-tuned
@@ -70,6 +74,7 @@ fn main() -> ExitCode {
         .init();
     let result = match Arguments::parse().verb {
         Verb::Quickstart(arguments) => quickstart::run(arguments),
+        Verb::Curate(verb) => curate::run(verb),
         Verb::Pretrain(arguments) => pretrain::run(arguments),
         Verb::Evaluate(verb) => evaluate::run(verb),
         Verb::Features(arguments) => features::run(arguments),

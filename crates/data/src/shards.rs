@@ -7,7 +7,7 @@ mod pack;
 pub use check::{
     ClassCount, DamagedShard, Inspection, ShardSummary, SkippedMember, Verification, index, inspect, verify,
 };
-pub use pack::{PackOptions, PackReport, pack, pack_dataset};
+pub use pack::{PackOptions, PackReport, pack, pack_dataset, write_shard};
 
 /// Called as long work goes on, with what is done and what there is in all.
 pub type Progress<'a> = &'a (dyn Fn(usize, usize) + Sync);

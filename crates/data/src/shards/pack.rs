@@ -255,25 +255,7 @@ impl<'a> Writer<'a> {
                         .to_string(),
             });
         }
-        let mut sample = Sample::with_key(&record.key);
-        sample.insert(extension, Value::Bytes(record.image.into()));
-        match &record.label {
-            Some(Label::Class(class)) => {
-                sample.insert("cls", Value::Text(class.to_string()));
-            }
-            Some(Label::Classes(classes)) => {
-                let list: Vec<String> = classes.iter().map(u32::to_string).collect();
-                sample.insert("classes.json", Value::Text(format!("[{}]", list.join(", "))));
-            }
-            None => {}
-        }
-        if !record.metadata.is_empty() {
-            let text = serde_json::to_string(&record.metadata).map_err(|error| Error::Record {
-                key: record.key.clone(),
-                reason: error.to_string(),
-            })?;
-            sample.insert("json", Value::Text(text));
-        }
+        let sample = sample(record, extension)?;
         if self.in_current == self.options.records_per_shard {
             self.finish_shard()?;
         }
@@ -294,16 +276,7 @@ impl<'a> Writer<'a> {
         let path = self
             .out
             .join(format!("{}-{:06}.tar", self.options.prefix, self.shards.len()));
-        let aside = aside(&path);
-        let file = File::create(&aside).map_err(Error::io("write", &aside))?;
-        let writer = TarWriter::new(
-            Box::new(BufWriter::with_capacity(1 << 18, file)),
-            Compression::None,
-        )
-        .map_err(failed("write", &aside))?
-        .with_owner("passer", "passer")
-        .with_mode(0o644)
-        .with_mtime(Some(0));
+        let writer = start(&path)?;
         Ok((path, writer))
     }
 
@@ -312,12 +285,7 @@ impl<'a> Writer<'a> {
         let Some((path, writer)) = self.current.take() else {
             return Ok(());
         };
-        let aside = aside(&path);
-        writer.close().map_err(failed("write", &aside))?;
-        File::open(&aside)
-            .and_then(|file| file.sync_all())
-            .map_err(Error::io("write", &aside))?;
-        fs::rename(&aside, &path).map_err(Error::io("write", &path))?;
+        close(writer, &path)?;
         self.shards.push(path);
         self.in_current = 0;
         Ok(())
@@ -363,6 +331,87 @@ impl Drop for Writer<'_> {
             let _ = fs::remove_file(aside(&path));
         }
     }
+}
+
+/// Writes one shard of these records, in this order; their number.
+///
+/// The shards of the same records are the same to the byte. The file gets its name only when it is whole. Keys must differ;
+/// the caller sees to that.
+///
+/// # Errors
+/// An error of the records' own, an image of none of the formats that are read, or a file that cannot be written.
+pub fn write_shard<E: From<Error>>(
+    path: &Path,
+    records: impl IntoIterator<Item = Result<Record, E>>,
+) -> Result<usize, E> {
+    let mut writer = start(path)?;
+    let mut count = 0;
+    let write = || -> Result<(), E> {
+        for record in records {
+            let record = record?;
+            let extension = extension(&record.image).ok_or_else(|| Error::Record {
+                key: record.key.clone(),
+                reason: "its content is not JPEG, PNG, WebP, BMP or GIF".to_string(),
+            })?;
+            let sample = sample(record, extension)?;
+            writer.write(&sample).map_err(failed("write", path))?;
+            count += 1;
+        }
+        Ok(())
+    };
+    if let Err(error) = write() {
+        drop(writer);
+        let _ = fs::remove_file(aside(path));
+        return Err(error);
+    }
+    close(writer, path)?;
+    Ok(count)
+}
+
+/// A record as the members of its shard.
+fn sample(record: Record, extension: &'static str) -> Result<Sample, Error> {
+    let mut sample = Sample::with_key(&record.key);
+    sample.insert(extension, Value::Bytes(record.image.into()));
+    match &record.label {
+        Some(Label::Class(class)) => {
+            sample.insert("cls", Value::Text(class.to_string()));
+        }
+        Some(Label::Classes(classes)) => {
+            let list: Vec<String> = classes.iter().map(u32::to_string).collect();
+            sample.insert("classes.json", Value::Text(format!("[{}]", list.join(", "))));
+        }
+        None => {}
+    }
+    if !record.metadata.is_empty() {
+        let text = serde_json::to_string(&record.metadata).map_err(|error| Error::Record {
+            key: record.key.clone(),
+            reason: error.to_string(),
+        })?;
+        sample.insert("json", Value::Text(text));
+    }
+    Ok(sample)
+}
+
+fn start(path: &Path) -> Result<TarWriter, Error> {
+    let aside = aside(path);
+    let file = File::create(&aside).map_err(Error::io("write", &aside))?;
+    Ok(TarWriter::new(
+        Box::new(BufWriter::with_capacity(1 << 18, file)),
+        Compression::None,
+    )
+    .map_err(failed("write", &aside))?
+    .with_owner("passer", "passer")
+    .with_mode(0o644)
+    .with_mtime(Some(0)))
+}
+
+fn close(writer: TarWriter, path: &Path) -> Result<(), Error> {
+    let aside = aside(path);
+    writer.close().map_err(failed("write", &aside))?;
+    File::open(&aside)
+        .and_then(|file| file.sync_all())
+        .map_err(Error::io("write", &aside))?;
+    fs::rename(&aside, path).map_err(Error::io("write", path))
 }
 
 fn aside(path: &Path) -> PathBuf {

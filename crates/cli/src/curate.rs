@@ -1,0 +1,269 @@
+//! `passer curate`: from raw photos to a release, step by step, and photos taken down from it.
+
+use crate::failure::{Failure, Interrupted};
+use crate::progress::{Progress, duration};
+use curation::{Config, Funnel, RunOptions, Takedown};
+use std::path::PathBuf;
+use std::sync::Mutex;
+use std::sync::atomic::AtomicBool;
+use std::time::Instant;
+
+#[derive(clap::Subcommand)]
+pub(crate) enum Verb {
+    /// Run the stages of a config that are not done yet; goes on where it was stopped
+    Run(RunArguments),
+    /// Show what each stage kept and dropped, and why; also while a run goes on
+    Status(StatusArguments),
+    /// Make the next version of the release from what the last stage kept
+    Release(ReleaseArguments),
+    /// Take photos down: the next version without them, for good, and who has seen them
+    Takedown(TakedownArguments),
+}
+
+#[derive(clap::Args)]
+pub(crate) struct RunArguments {
+    /// A config file, as in configs/curate/
+    config: PathBuf,
+    /// The folder of the curation; made if it is not there
+    #[arg(long, value_name = "DIR")]
+    out: PathBuf,
+    /// Run this stage alone; `source` is one too
+    #[arg(long, value_name = "NAME")]
+    stage: Option<String>,
+    /// Throw away the decisions of this stage and of those after it, and decide anew
+    #[arg(long, value_name = "NAME")]
+    redo: Option<String>,
+    /// Change a key of the config, as in `--set stages.1.balance.seed=1`
+    #[arg(long, value_name = "KEY=VALUE")]
+    set: Vec<String>,
+}
+
+#[derive(clap::Args)]
+pub(crate) struct StatusArguments {
+    /// The folder of the curation
+    dir: PathBuf,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(clap::Args)]
+pub(crate) struct ReleaseArguments {
+    /// The folder of the curation
+    dir: PathBuf,
+    /// What the version history says of this version
+    #[arg(long, value_name = "TEXT", default_value = "")]
+    note: String,
+}
+
+#[derive(clap::Args)]
+pub(crate) struct TakedownArguments {
+    /// The folder of the curation
+    dir: PathBuf,
+    /// Keys of the photos, separated by commas (column `hash` of pass_metadata.csv)
+    #[arg(
+        long,
+        value_name = "KEYS",
+        value_delimiter = ',',
+        required_unless_present = "keys_file"
+    )]
+    keys: Vec<String>,
+    /// A file with one key a line
+    #[arg(long, value_name = "FILE")]
+    keys_file: Option<PathBuf>,
+    /// Why, for the ledger; not published
+    #[arg(long, value_name = "TEXT", default_value = "")]
+    reason: String,
+    /// Folders of runs, to find the encoders that saw the photos
+    #[arg(long, value_name = "DIR", num_args = 1..)]
+    encoders: Vec<PathBuf>,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+pub(crate) fn run(verb: Verb) -> anyhow::Result<()> {
+    match verb {
+        Verb::Run(arguments) => stages(&arguments),
+        Verb::Status(arguments) => status(&arguments),
+        Verb::Release(arguments) => release(&arguments),
+        Verb::Takedown(arguments) => takedown(arguments),
+    }
+}
+
+fn stages(arguments: &RunArguments) -> anyhow::Result<()> {
+    let config: Config = crate::configs::read(&arguments.config, &arguments.set)?;
+    let result = shown(|stop, progress| {
+        let options = RunOptions {
+            only: arguments.stage.as_deref(),
+            redo: arguments.redo.as_deref(),
+            stop,
+            progress,
+        };
+        curation::run(&config, &arguments.out, options)
+    });
+    match result {
+        Ok(()) => {}
+        Err(error) if error.is::<Interrupted>() => {
+            eprintln!("stopped; the same command goes on");
+            return Err(error);
+        }
+        Err(error) => return Err(error),
+    }
+    if let Some(memory) = crate::provenance::peak_memory_mib() {
+        eprintln!("peak memory {memory} MiB");
+    }
+    print_funnel(&curation::status(&arguments.out)?);
+    Ok(())
+}
+
+fn status(arguments: &StatusArguments) -> anyhow::Result<()> {
+    let funnel = curation::status(&arguments.dir)?;
+    if arguments.json {
+        println!("{}", serde_json::to_string_pretty(&funnel)?);
+    } else {
+        print_funnel(&funnel);
+    }
+    Ok(())
+}
+
+fn release(arguments: &ReleaseArguments) -> anyhow::Result<()> {
+    let released =
+        shown(|stop, progress| curation::release(&arguments.dir, &arguments.note, stop, progress))?;
+    eprintln!(
+        "version {}: {} photos ({} came, {} went), fingerprint {}",
+        released.version, released.records, released.added, released.removed, released.fingerprint
+    );
+    println!("{}", released.folder.display());
+    Ok(())
+}
+
+fn takedown(mut arguments: TakedownArguments) -> anyhow::Result<()> {
+    if let Some(file) = &arguments.keys_file {
+        let text = std::fs::read_to_string(file)
+            .map_err(|error| Failure::new(format!("cannot read `{}`: {error}", file.display())))?;
+        arguments.keys.extend(
+            text.lines()
+                .map(|line| line.trim().to_string())
+                .filter(|line| !line.is_empty()),
+        );
+    }
+    let report = shown(|stop, progress| {
+        let asked = Takedown {
+            keys: &arguments.keys,
+            reason: &arguments.reason,
+            encoders: &arguments.encoders,
+            stop,
+            progress,
+        };
+        curation::takedown(&arguments.dir, asked)
+    })?;
+    if arguments.json {
+        println!("{}", serde_json::to_string_pretty(&report)?);
+        return Ok(());
+    }
+    println!("taken down       {}", report.taken_down.len());
+    if !report.already.is_empty() {
+        println!("were down before {}", report.already.join(", "));
+    }
+    for path in &report.deleted {
+        println!("deleted          {}", path.display());
+    }
+    for (version, fingerprint) in &report.seen_in {
+        println!("seen in          version {version}, fingerprint {fingerprint}");
+    }
+    match (
+        &report.encoders[..],
+        arguments.encoders.is_empty(),
+        report.seen_in.is_empty(),
+    ) {
+        ([], false, false) => println!("encoders         none below the folders given"),
+        ([], true, false) => {
+            println!(
+                "encoders         not searched: `--encoders DIR` lists those that carry these fingerprints"
+            );
+        }
+        (encoders, ..) => {
+            for (path, fingerprint) in encoders {
+                println!("trained on it    {} ({fingerprint})", path.display());
+            }
+        }
+    }
+    if let Some(released) = &report.release {
+        println!(
+            "next version     {} with {} photos, {}",
+            released.version,
+            released.records,
+            released.folder.display()
+        );
+    }
+    for (version, _) in &report.seen_in {
+        eprintln!("`releases/v{version}` still holds it on this disk; delete the folder where you must");
+    }
+    Ok(())
+}
+
+/// Calls `work` with a flag for Ctrl-C and something that shows its progress.
+fn shown<R>(
+    work: impl FnOnce(&AtomicBool, curation::Progress<'_>) -> Result<R, curation::Error>,
+) -> anyhow::Result<R> {
+    let stop = crate::interrupt::flag_saying(
+        "ending after the work at hand; what is decided is kept; once more to end at once",
+    )?;
+    let bar: Mutex<Option<(String, Progress)>> = Mutex::new(None);
+    let started = Instant::now();
+    let result = work(&stop, &|stage, done, total| {
+        let Ok(mut bar) = bar.lock() else {
+            return;
+        };
+        if bar.as_ref().is_none_or(|(name, _)| name != stage) {
+            if let Some((_, old)) = bar.take() {
+                old.finish();
+            }
+            *bar = Some((stage.to_string(), Progress::new(stage, done, total)));
+        }
+        if let Some((_, bar)) = bar.as_mut() {
+            bar.at(done);
+        }
+    });
+    if let Ok(Some((_, bar))) = bar.into_inner() {
+        bar.finish();
+    }
+    match result {
+        Ok(value) => {
+            tracing::info!("took {}", duration(started.elapsed().as_secs_f64()));
+            Ok(value)
+        }
+        Err(curation::Error::Interrupted) => Err(Interrupted.into()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn print_funnel(funnel: &Funnel) {
+    println!(
+        "{:<12} {:>12} {:>12}   {:>12}",
+        "stage", "kept", "dropped", "time"
+    );
+    for stage in &funnel.stages {
+        println!(
+            "{:<12} {:>12} {:>12}   {:>12}{}",
+            stage.name,
+            stage.kept,
+            stage.dropped,
+            duration(stage.seconds),
+            if stage.done { "" } else { "  not done" }
+        );
+        for reason in &stage.reasons {
+            println!("{:<12} {:>12} {:>12}   {}", "", "", reason.photos, reason.reason);
+        }
+    }
+    if funnel.taken_down > 0 {
+        println!("{:<12} {:>12} {:>12}", "taken down", "", funnel.taken_down);
+    }
+    for release in &funnel.releases {
+        println!(
+            "release {:<4} {:>12} photos, {} came, {} went, fingerprint {}",
+            release.version, release.records, release.added, release.removed, release.fingerprint
+        );
+    }
+}

@@ -1,0 +1,129 @@
+//! What can go wrong in a curation, one variant for each thing that a user can put right.
+
+use std::path::{Path, PathBuf};
+
+/// An error of reading sources, running stages, keeping the ledger or making a release.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A file or folder could not be read or written.
+    #[error("cannot {action} `{path}`")]
+    Io {
+        /// What was tried, as a verb.
+        action: &'static str,
+        /// The file or folder.
+        path: PathBuf,
+        /// The operating system's reason.
+        #[source]
+        source: std::io::Error,
+    },
+    /// A config key with a value that cannot be carried out.
+    #[error("`{key}`: {reason}")]
+    Config {
+        /// The key, as it stands in the file.
+        key: String,
+        /// Expected and got.
+        reason: String,
+    },
+    /// A source that is not what the config says.
+    #[error("source `{path}`: {reason}")]
+    Source {
+        /// The file or folder.
+        path: PathBuf,
+        /// Expected and got.
+        reason: String,
+    },
+    /// SQLite refused.
+    #[error("ledger `{path}`: {reason}")]
+    Ledger {
+        /// The database.
+        path: PathBuf,
+        /// SQLite's words.
+        reason: String,
+    },
+    /// There is no ledger where one is expected.
+    #[error("`{path}` holds no curation: there is no `ledger.sqlite` in it")]
+    NoCuration {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// The settings of a stage are not those that its decisions were made with.
+    #[error("the settings of stage `{stage}` changed since it decided: {was} is now {now}")]
+    Changed {
+        /// The stage.
+        stage: String,
+        /// The settings in the ledger, JSON.
+        was: String,
+        /// The settings of the config, JSON.
+        now: String,
+    },
+    /// A stage that cannot run yet, or not at all.
+    #[error("stage `{stage}`: {reason}")]
+    Stage {
+        /// The stage.
+        stage: String,
+        /// What is missing.
+        reason: String,
+        /// The cure, where one is known.
+        hint: Option<String>,
+    },
+    /// Another process works in the folder.
+    #[error("another process works in `{path}`")]
+    InUse {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// Photos or shards that `data` could not read or write.
+    #[error(transparent)]
+    Data(#[from] data::Error),
+    /// A release that cannot be made.
+    #[error("release: {reason}")]
+    Release {
+        /// Why not.
+        reason: String,
+        /// The cure, where one is known.
+        hint: Option<String>,
+    },
+    /// The user asked for an end; everything decided so far is in the ledger.
+    #[error("interrupted")]
+    Interrupted,
+}
+
+impl Error {
+    /// The cure, where one is known; a sentence without a full stop.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Error::Changed { stage, .. } => Some(format!(
+                "`--redo {stage}` throws away its decisions and those of the stages after it and decides anew; photos that were \
+                 fetched stay"
+            )),
+            Error::NoCuration { .. } => Some("`passer curate run CONFIG --out DIR` makes one".to_string()),
+            Error::InUse { .. } => Some("wait for it, or end it; its work so far is kept".to_string()),
+            Error::Stage { hint, .. } | Error::Release { hint, .. } => hint.clone(),
+            Error::Data(error) => error.hint(),
+            _ => None,
+        }
+    }
+
+    /// An [`Error::Io`] for `map_err`.
+    pub(crate) fn io(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> Error {
+        let path = path.to_path_buf();
+        move |source| Error::Io { action, path, source }
+    }
+
+    /// An [`Error::Config`].
+    pub(crate) fn config(key: &str, reason: impl Into<String>) -> Error {
+        Error::Config {
+            key: key.to_string(),
+            reason: reason.into(),
+        }
+    }
+
+    /// An [`Error::Source`].
+    pub(crate) fn source(path: &Path, reason: impl Into<String>) -> Error {
+        Error::Source {
+            path: path.to_path_buf(),
+            reason: reason.into(),
+        }
+    }
+}

@@ -1,0 +1,223 @@
+//! One photo as a source lists it, and the rules that keep hostile metadata out.
+//!
+//! A row that breaks a rule is dropped by the source with a reason of its own; nothing is repaired by guessing. The rules
+//! protect what comes later: keys become file names, names become lines of a credits file, addresses are fetched.
+
+/// What is known of a photo before anyone looks at its pixels. Text is decoded, never URL-encoded.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Photo {
+    /// Row in the ledger: the running number of the row in its source, from 1.
+    pub id: i64,
+    /// Name of the photo in this curation and its releases.
+    pub key: String,
+    /// Name of the photographer as a credit prints it.
+    pub photographer: Option<String>,
+    /// Identity of the photographer where the source has one that is not a name (Flickr's NSID).
+    pub photographer_id: Option<String>,
+    /// Title that the photographer gave.
+    pub title: Option<String>,
+    /// When it was taken, as the source wrote it.
+    pub date_taken: Option<String>,
+    /// Degrees north, -90 to 90.
+    pub latitude: Option<f64>,
+    /// Degrees east, -180 to 180.
+    pub longitude: Option<f64>,
+    /// The web page of the photo.
+    pub page_url: Option<String>,
+    /// Where the file itself is.
+    pub image_url: Option<String>,
+    /// Name of the licence, as the source wrote it.
+    pub licence: Option<String>,
+    /// Address of the licence text.
+    pub licence_url: Option<String>,
+    /// Class, where the source is labelled.
+    pub label: Option<String>,
+    /// Where a source that has the file keeps it: a path below a folder, or a position in a data set.
+    pub locator: Option<String>,
+}
+
+impl Photo {
+    /// Whom the photo counts for when photographers are balanced: the identity, else the name.
+    pub fn photographer_identity(&self) -> Option<&str> {
+        self.photographer_id.as_deref().or(self.photographer.as_deref())
+    }
+}
+
+/// A row of a source: a photo, and why it is dropped at once if it is.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Row {
+    /// What could be read of it.
+    pub(crate) photo: Photo,
+    /// The reason, if the row cannot be used.
+    pub(crate) refused: Option<&'static str>,
+}
+
+/// Longest field that is kept, bytes. Longer ones are no names, titles or addresses.
+const LONGEST_FIELD: usize = 4096;
+/// Longest key, bytes: file systems end at 255, and shards add an extension.
+const LONGEST_KEY: usize = 200;
+
+/// Which characters a key may have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum KeyRule {
+    /// One file name of letters, digits, `_`, `-` and `@`: keys that strangers wrote.
+    Name,
+    /// Such names joined by `/`, and any other character that a file of the user's own may have.
+    Path,
+}
+
+/// Checks a photo that a source has read; the first rule that it breaks.
+pub(crate) fn refusal(photo: &Photo, rule: KeyRule) -> Option<&'static str> {
+    if photo.key.is_empty() {
+        return Some("no_key");
+    }
+    let named = |part: &str| {
+        !part.is_empty()
+            && part
+                .bytes()
+                .all(|byte| byte.is_ascii_alphanumeric() || b"_-@".contains(&byte))
+    };
+    let safe = match rule {
+        KeyRule::Name => named(&photo.key),
+        KeyRule::Path => photo
+            .key
+            .split('/')
+            .all(|part| !part.is_empty() && !part.starts_with('.') && !part.contains(is_control)),
+    };
+    if !safe || photo.key.len() > LONGEST_KEY {
+        return Some("unsafe_key");
+    }
+    let fields = [
+        &photo.photographer,
+        &photo.photographer_id,
+        &photo.title,
+        &photo.date_taken,
+        &photo.page_url,
+        &photo.image_url,
+        &photo.licence,
+        &photo.licence_url,
+        &photo.label,
+    ];
+    if fields
+        .iter()
+        .any(|field| field.as_ref().is_some_and(|text| text.len() > LONGEST_FIELD))
+    {
+        return Some("field_too_long");
+    }
+    // A name that cannot be printed as it was given is no attribution.
+    let broken = |field: &Option<String>| field.as_ref().is_some_and(|text| text.contains('\u{fffd}'));
+    if broken(&photo.photographer) || broken(&photo.photographer_id) {
+        return Some("broken_text");
+    }
+    None
+}
+
+/// Control characters and the marks that turn the direction of text, with which a name could rewrite the line it stands in.
+pub(crate) fn is_control(character: char) -> bool {
+    character.is_control()
+        || matches!(character, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{2028}' | '\u{2029}')
+}
+
+/// A text for one line: control characters become blanks, runs of blanks one.
+pub(crate) fn one_line(text: &str) -> String {
+    let blanked: String = text
+        .chars()
+        .map(|character| if is_control(character) { ' ' } else { character })
+        .collect();
+    blanked.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+/// A URL-encoded field (`+` for a blank, `%XX` for other bytes); bytes that are no UTF-8 become U+FFFD.
+pub(crate) fn url_decoded(field: &[u8]) -> Option<String> {
+    if field.is_empty() {
+        return None;
+    }
+    if !field.iter().any(|byte| matches!(byte, b'+' | b'%')) {
+        return Some(lossy(field));
+    }
+    let plain: Vec<u8> = field
+        .iter()
+        .map(|byte| if *byte == b'+' { b' ' } else { *byte })
+        .collect();
+    Some(
+        percent_encoding::percent_decode(&plain)
+            .decode_utf8_lossy()
+            .into_owned(),
+    )
+}
+
+/// A field as it stands; bytes that are no UTF-8 become U+FFFD.
+pub(crate) fn plain(field: &[u8]) -> Option<String> {
+    (!field.is_empty()).then(|| lossy(field))
+}
+
+fn lossy(field: &[u8]) -> String {
+    String::from_utf8_lossy(field).into_owned()
+}
+
+/// A coordinate within `limit` degrees of 0; anything else is not known.
+pub(crate) fn degrees(text: &str, limit: f64) -> Option<f64> {
+    text.trim()
+        .parse::<f64>()
+        .ok()
+        .filter(|value| value.abs() <= limit)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn keyed(key: &str) -> Photo {
+        Photo {
+            key: key.to_string(),
+            ..Photo::default()
+        }
+    }
+
+    #[test]
+    fn keys_that_lead_elsewhere_are_refused() {
+        for key in [
+            "../../etc/passwd",
+            "a/b",
+            "a.b",
+            "a\\b",
+            "a b",
+            "a\0",
+            "é",
+            &"a".repeat(201),
+        ] {
+            assert_eq!(refusal(&keyed(key), KeyRule::Name), Some("unsafe_key"), "{key}");
+        }
+        assert_eq!(refusal(&keyed(""), KeyRule::Name), Some("no_key"));
+        assert_eq!(
+            refusal(&keyed("4ccb23d8746b8d9d76ffd603fc7988"), KeyRule::Name),
+            None
+        );
+        for key in ["../x", "a/../b", "/etc/x", "a//b", "a/\n"] {
+            assert_eq!(refusal(&keyed(key), KeyRule::Path), Some("unsafe_key"), "{key}");
+        }
+        assert_eq!(refusal(&keyed("holidays/sea 1"), KeyRule::Path), None);
+    }
+
+    #[test]
+    fn names_that_cannot_be_printed_are_no_attribution() {
+        let mut photo = keyed("a");
+        photo.photographer = url_decoded(b"Ann%FF");
+        assert_eq!(refusal(&photo, KeyRule::Name), Some("broken_text"));
+        photo.photographer = url_decoded(b"Ann+B%C3%A9%09x");
+        assert_eq!(photo.photographer.as_deref(), Some("Ann Bé\tx"));
+        assert_eq!(refusal(&photo, KeyRule::Name), None);
+        assert_eq!(one_line(photo.photographer.as_deref().unwrap()), "Ann Bé x");
+        assert_eq!(one_line("a\u{202e}b\r\nc"), "a b c");
+        photo.title = Some("t".repeat(5000));
+        assert_eq!(refusal(&photo, KeyRule::Name), Some("field_too_long"));
+    }
+
+    #[test]
+    fn coordinates_are_signed_and_bounded() {
+        assert_eq!(degrees("-113.565075", 180.0), Some(-113.565075));
+        assert_eq!(degrees("-113.565075", 90.0), None);
+        assert_eq!(degrees("NaN", 90.0), None);
+        assert_eq!(degrees("", 90.0), None);
+    }
+}

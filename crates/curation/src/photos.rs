@@ -1,0 +1,112 @@
+//! Where the files of photos are, whatever source they came from.
+
+use std::path::{Path, PathBuf};
+
+use data::Dataset;
+use sha2::{Digest, Sha256};
+
+use crate::config::{Config, SourceConfig};
+use crate::error::Error;
+use crate::photo::Photo;
+
+/// Reads the files of photos.
+#[derive(Debug)]
+pub struct Photos {
+    place: Place,
+}
+
+#[derive(Debug)]
+enum Place {
+    /// Downloads, below a folder of the curation.
+    Fetched(PathBuf),
+    /// A folder of the user's own.
+    Folder(PathBuf),
+    /// Shards and other data sets.
+    Dataset(Box<Dataset>),
+    /// A list of photos without files.
+    Nowhere,
+}
+
+impl Photos {
+    /// The photos of a curation in `folder`.
+    pub(crate) fn open(config: &Config, folder: &Path) -> Result<Photos, Error> {
+        let place = match &config.source {
+            _ if config.fetches() => Place::Fetched(folder.join("photos")),
+            SourceConfig::Folder(source) => Place::Folder(source.folder.clone()),
+            SourceConfig::Dataset(source) => Place::Dataset(Box::new(Dataset::open(&source.data)?)),
+            _ => Place::Nowhere,
+        };
+        Ok(Photos { place })
+    }
+
+    /// The file of a photo, byte for byte.
+    ///
+    /// # Errors
+    /// A file that is not there or cannot be read.
+    pub fn read(&self, photo: &Photo) -> Result<Vec<u8>, Error> {
+        let missing = |reason: &str| Error::Stage {
+            stage: "source".to_string(),
+            reason: format!("photo `{}`: {reason}", photo.key),
+            hint: None,
+        };
+        match &self.place {
+            Place::Dataset(dataset) => {
+                let position = photo
+                    .locator
+                    .as_ref()
+                    .and_then(|locator| locator.parse::<usize>().ok())
+                    .ok_or_else(|| missing("has no position in the data set"))?;
+                // Positions shift when the data change; a key never lies.
+                if dataset_key(&dataset.key(position)?) != photo.key {
+                    return Err(missing("the data set changed since it was listed"));
+                }
+                let mut image = Vec::new();
+                dataset.read_image(position, &mut image)?;
+                Ok(image)
+            }
+            Place::Nowhere => Err(missing("the source lists photos only, and nothing was fetched")),
+            Place::Fetched(_) | Place::Folder(_) => {
+                let path = self
+                    .path(photo)
+                    .ok_or_else(|| missing("has no place in the folder"))?;
+                std::fs::read(&path).map_err(Error::io("read", &path))
+            }
+        }
+    }
+
+    /// The path of a photo's file, where it is a file of its own.
+    pub fn path(&self, photo: &Photo) -> Option<PathBuf> {
+        match &self.place {
+            Place::Fetched(folder) => Some(fetched_path(folder, &photo.key)),
+            Place::Folder(folder) => photo.locator.as_ref().map(|locator| folder.join(locator)),
+            Place::Dataset(_) | Place::Nowhere => None,
+        }
+    }
+
+    /// Whether the files are downloads of this curation, which may be deleted.
+    pub(crate) fn are_fetched(&self) -> bool {
+        matches!(self.place, Place::Fetched(_))
+    }
+}
+
+/// Where a download lies: named by a hash of the key, which spreads millions of files evenly over 65,536 folders, and tells
+/// apart keys that differ in case alone on file systems that do not.
+pub(crate) fn fetched_path(folder: &Path, key: &str) -> PathBuf {
+    let name: String = Sha256::digest(key.as_bytes())
+        .iter()
+        .take(20)
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
+    folder.join(&name[..2]).join(&name[2..4]).join(name)
+}
+
+/// The key of a record of a data set: PASS's folders (`PASS_dataset/0/HASH`) are only where a photo happens to lie.
+pub(crate) fn dataset_key(key: &str) -> String {
+    match key
+        .strip_prefix("PASS_dataset/")
+        .and_then(|rest| rest.rsplit_once('/'))
+    {
+        Some((_, name)) => name.to_string(),
+        None => key.to_string(),
+    }
+}

@@ -1,0 +1,101 @@
+//! The documents of a release, and the checksums over all of its files.
+
+use std::path::Path;
+
+use super::{Release, croissant, datasheet, files};
+use crate::error::Error;
+use crate::photo::one_line;
+
+/// Name of the checksums, as `sha256sum --check` reads them.
+const CHECKSUMS: &str = "SHA256SUMS";
+
+pub(super) fn write(folder: &Path, release: &Release<'_>) -> Result<(), Error> {
+    files::write(&folder.join("VERSION_HISTORY.md"), &history(release))?;
+    if !release.removed.is_empty() {
+        let keys: String = release.removed.iter().map(|key| format!("{key}\n")).collect();
+        files::write(&folder.join("removed.txt"), &keys)?;
+    }
+    files::write(&folder.join("DATASHEET.md"), &datasheet::datasheet(release))?;
+    // Croissant names the checksums of what is fetched; the list comes last and holds those of everything.
+    let mut sums = Vec::new();
+    for path in files::list(folder)? {
+        let name = path
+            .file_name()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .into_owned();
+        let (bytes, sha256) = files::checksum(&path)?;
+        sums.push(Checksum { name, bytes, sha256 });
+    }
+    let path = folder.join("croissant.json");
+    files::write(&path, &croissant::croissant(release, &sums))?;
+    let (bytes, sha256) = files::checksum(&path)?;
+    sums.push(Checksum {
+        name: "croissant.json".to_string(),
+        bytes,
+        sha256,
+    });
+    sums.sort_by(|a, b| a.name.cmp(&b.name));
+    let text: String = sums
+        .iter()
+        .map(|sum| format!("{}  {}\n", sum.sha256, sum.name))
+        .collect();
+    files::write(&folder.join(CHECKSUMS), &text)
+}
+
+/// One file of a release.
+pub(super) struct Checksum {
+    pub(super) name: String,
+    pub(super) bytes: u64,
+    pub(super) sha256: String,
+}
+
+/// Newest first.
+fn history(release: &Release<'_>) -> String {
+    let mut text = format!(
+        "# Version history of {}\n",
+        one_line(&release.config.release.name)
+    );
+    for line in release.funnel.releases.iter().rev() {
+        text.push_str(&format!(
+            "\n## Version {} ({})\n\n{} photos: {} came, {} went. {}\n\nFingerprint `{}`.\n",
+            line.version,
+            line.made.get(..10).unwrap_or(&line.made),
+            line.records,
+            line.added,
+            line.removed,
+            escaped(&line.note),
+            line.fingerprint
+        ));
+    }
+    text
+}
+
+/// Text for Markdown: no line of its own, no markup, no HTML.
+pub(super) fn escaped(text: &str) -> String {
+    let mut safe = String::new();
+    for character in one_line(text).chars() {
+        match character {
+            '<' => safe.push_str("&lt;"),
+            '>' => safe.push_str("&gt;"),
+            '&' => safe.push_str("&amp;"),
+            '\\' | '`' | '*' | '_' | '[' | ']' | '|' | '#' | '!' => {
+                safe.push('\\');
+                safe.push(character);
+            }
+            other => safe.push(other),
+        }
+    }
+    safe
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn markup_is_text() {
+        assert_eq!(
+            super::escaped("<b>a|b</b>\n# x"),
+            "&lt;b&gt;a\\|b&lt;/b&gt; \\# x"
+        );
+    }
+}

@@ -1,0 +1,59 @@
+//! Writing and hashing the files of a release.
+
+use std::fs::{self, File};
+use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
+
+use sha2::{Digest, Sha256};
+
+use crate::error::Error;
+use crate::integrity::hex;
+
+/// Writes a small file and makes sure that it is on disk.
+pub(super) fn write(path: &Path, text: &str) -> Result<(), Error> {
+    let result = File::create(path).and_then(|mut file| {
+        file.write_all(text.as_bytes())?;
+        file.sync_all()
+    });
+    result.map_err(Error::io("write", path))
+}
+
+/// Length and hex SHA-256 of a file.
+pub(super) fn checksum(path: &Path) -> Result<(u64, String), Error> {
+    let mut file = File::open(path).map_err(Error::io("read", path))?;
+    let mut hash = Sha256::new();
+    let mut buffer = vec![0; 1 << 20];
+    let mut length = 0;
+    loop {
+        let more = file.read(&mut buffer).map_err(Error::io("read", path))?;
+        if more == 0 {
+            let digest: [u8; 32] = hash.finalize().into();
+            return Ok((length, hex(&digest)));
+        }
+        hash.update(&buffer[..more]);
+        length += more as u64;
+    }
+}
+
+/// The files of a folder, sorted by name.
+pub(super) fn list(folder: &Path) -> Result<Vec<PathBuf>, Error> {
+    let mut paths = Vec::new();
+    for entry in fs::read_dir(folder).map_err(Error::io("list", folder))? {
+        let path = entry.map_err(Error::io("list", folder))?.path();
+        if path.is_file() {
+            paths.push(path);
+        }
+    }
+    paths.sort();
+    Ok(paths)
+}
+
+/// Removes the indexes that opening the shards has made.
+pub(super) fn remove_indexes(folder: &Path) -> Result<(), Error> {
+    for path in list(folder)? {
+        if path.extension().is_some_and(|extension| extension == "idx") {
+            fs::remove_file(&path).map_err(Error::io("remove", &path))?;
+        }
+    }
+    Ok(())
+}

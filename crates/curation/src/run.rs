@@ -1,0 +1,319 @@
+//! The chain: the source, then each stage in the config's order, each going on where the ledger ends.
+
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+use crossbeam_channel::bounded;
+
+use crate::Progress;
+use crate::config::Config;
+use crate::error::Error;
+use crate::ledger::{Decision, Ledger};
+use crate::photo::Row;
+use crate::photos::Photos;
+use crate::sources::{self, Position};
+use crate::stage::Work;
+
+/// The name of the source in the ledger, as stage number 1.
+pub(crate) const SOURCE: &str = "source";
+const SOURCE_ID: i64 = 1;
+/// Rows in one transaction: enough that committing costs nothing, few enough that a kill loses a second of work.
+const ROWS_PER_TRANSACTION: usize = 50_000;
+
+/// How a curation is run.
+#[derive(Clone, Copy)]
+pub struct RunOptions<'a> {
+    /// Run only this stage (`source` is one too); those before it must be done.
+    pub only: Option<&'a str>,
+    /// Throw away the decisions of this stage and of all after it first.
+    pub redo: Option<&'a str>,
+    /// When it turns true, the run ends after the transaction at hand.
+    pub stop: &'a AtomicBool,
+    /// Called as the work goes on.
+    pub progress: Progress<'a>,
+}
+
+/// Runs the stages of a curation in `folder` that are not done.
+///
+/// # Errors
+/// [`Error::Interrupted`] when asked to stop; settings that changed, sources that cannot be read, a ledger that cannot be
+/// written. What was decided so far is kept.
+pub fn run(config: &Config, folder: &Path, options: RunOptions<'_>) -> Result<(), Error> {
+    config.validate()?;
+    let config = config.clone().with_absolute_paths()?;
+    let mut names = vec![SOURCE];
+    names.extend(config.stages.iter().map(|stage| stage.name()));
+    let known = |name: &str| {
+        names
+            .iter()
+            .position(|known| *known == name)
+            .ok_or_else(|| Error::Stage {
+                stage: name.to_string(),
+                reason: format!("not in the config, which has {}", names.join(", ")),
+                hint: None,
+            })
+    };
+    let only = options.only.map(known).transpose()?;
+    let redo = options.redo.map(known).transpose()?;
+    let mut ledger = Ledger::open(folder)?;
+    if let Some(redo) = redo {
+        ledger.forget_from(redo as i64 + 1)?;
+    }
+    let text = toml::to_string(&config).map_err(|error| Error::config("config", error.to_string()))?;
+    check_settings(&ledger, &config)?;
+    let path = folder.join("config.toml");
+    std::fs::write(&path, &text).map_err(Error::io("write", &path))?;
+    ledger.set_fact("config", &text)?;
+
+    for (at, name) in names.iter().enumerate() {
+        let stage = at as i64 + SOURCE_ID;
+        let done = ledger.stage(name)?.is_some_and(|row| row.done);
+        match only {
+            Some(only) if at > only => break,
+            Some(only) if at < only && !done => {
+                return Err(Error::Stage {
+                    stage: names[only].to_string(),
+                    reason: format!("`{name}` comes before it and is not done"),
+                    hint: Some(format!("run `--stage {name}` first, or leave `--stage` out")),
+                });
+            }
+            _ if done => continue,
+            _ => {}
+        }
+        let started = Instant::now();
+        let result = match at {
+            0 => list_source(&config, &mut ledger, &options),
+            _ => run_stage(&config, folder, &mut ledger, at, &options),
+        };
+        // The time counts even where the stage was interrupted.
+        ledger.add_seconds(stage, started.elapsed().as_secs_f64())?;
+        result?;
+        let (kept, dropped) = ledger.finish_stage(stage)?;
+        tracing::info!("{name}: {kept} kept, {dropped} dropped");
+    }
+    Ok(())
+}
+
+/// The settings of each stage, as the ledger keeps them.
+fn settings(config: &Config, at: usize) -> Result<String, Error> {
+    let value = match at {
+        0 => sources::identity(&config.source)?,
+        _ => serde_json::to_value(&config.stages[at - 1]).unwrap_or_default(),
+    };
+    Ok(value.to_string())
+}
+
+/// Decisions made with other settings, or in another order, must not be mixed with new ones.
+fn check_settings(ledger: &Ledger, config: &Config) -> Result<(), Error> {
+    for at in 0..=config.stages.len() {
+        let name = match at {
+            0 => SOURCE,
+            _ => config.stages[at - 1].name(),
+        };
+        let id = at as i64 + SOURCE_ID;
+        let in_place: Option<String> = ledger.sql(|db| {
+            let mut statement = db.prepare("SELECT name FROM stages WHERE id = ?")?;
+            let mut rows = statement.query([id])?;
+            rows.next()?.map(|row| row.get(0)).transpose()
+        })?;
+        match (in_place, ledger.stage(name)?) {
+            (None, None) => {}
+            (Some(other), _) if other != name => {
+                return Err(Error::Changed {
+                    stage: name.to_string(),
+                    was: format!("`{other}` as stage {id}"),
+                    now: format!("`{name}`"),
+                });
+            }
+            (_, Some(row)) => {
+                let now = match settings(config, at) {
+                    // A list that was read whole may be deleted.
+                    Err(Error::Io { .. }) if row.done && at == 0 => continue,
+                    now => now?,
+                };
+                if row.settings != now {
+                    return Err(Error::Changed {
+                        stage: name.to_string(),
+                        was: row.settings,
+                        now,
+                    });
+                }
+            }
+            (Some(_), None) => {}
+        }
+    }
+    // Stages behind the end of a shortened config would be counted by nobody.
+    let beyond: Option<String> = ledger.sql(|db| {
+        let mut statement = db.prepare("SELECT name FROM stages WHERE id > ? ORDER BY id LIMIT 1")?;
+        let mut rows = statement.query([config.stages.len() as i64 + SOURCE_ID])?;
+        rows.next()?.map(|row| row.get(0)).transpose()
+    })?;
+    match beyond {
+        None => Ok(()),
+        Some(stage) => Err(Error::Stage {
+            stage,
+            reason: "it has decided on photos, but the config no longer has it".to_string(),
+            hint: Some("put it back, or begin in another folder".to_string()),
+        }),
+    }
+}
+
+fn run_stage(
+    config: &Config,
+    folder: &Path,
+    ledger: &mut Ledger,
+    at: usize,
+    options: &RunOptions<'_>,
+) -> Result<(), Error> {
+    let stage_config = &config.stages[at - 1];
+    let (name, id) = (stage_config.name(), at as i64 + SOURCE_ID);
+    let mut stage = stage_config.build()?;
+    if ledger.stage(name)?.is_none() {
+        ledger.add_stage(id, name, &settings(config, at)?)?;
+    }
+    let (total, _) = ledger.counts(id - 1)?;
+    let (kept, dropped) = ledger.counts(id)?;
+    let photos = Photos::open(config, folder)?;
+    (options.progress)(name, kept + dropped, total);
+    stage.run(&mut Work {
+        ledger,
+        name,
+        stage: id,
+        previous: id - 1,
+        cursor: 0,
+        decided: kept + dropped,
+        total,
+        photos: &photos,
+        stop: options.stop,
+        progress: options.progress,
+    })
+}
+
+/// Reads the source into the ledger: one thread reads rows, this one writes them.
+fn list_source(config: &Config, ledger: &mut Ledger, options: &RunOptions<'_>) -> Result<(), Error> {
+    if ledger.stage(SOURCE)?.is_none() {
+        ledger.add_stage(SOURCE_ID, SOURCE, &settings(config, 0)?)?;
+    }
+    let position = ledger.stage(SOURCE)?.and_then(|row| row.position);
+    let from: Position = match position {
+        None => Position::default(),
+        Some(text) => serde_json::from_str(&text).map_err(|error| Error::Stage {
+            stage: SOURCE.to_string(),
+            reason: format!("its position in the ledger is damaged: {error}"),
+            hint: Some("`--redo source` begins anew".to_string()),
+        })?,
+    };
+    let taken_down = crate::takedown::keys(ledger)?;
+    let mut rows = sources::open(&config.source, from)?;
+    let (send, receive) = bounded::<Result<(Vec<Row>, Position), Error>>(8);
+    std::thread::scope(|scope| {
+        scope.spawn(move || {
+            loop {
+                let mut batch = Vec::with_capacity(ROWS_PER_TRANSACTION / 16);
+                let mut end = false;
+                while batch.len() < batch.capacity() && !end {
+                    match rows.next() {
+                        Ok(Some(row)) => batch.push(row),
+                        Ok(None) => end = true,
+                        Err(error) => {
+                            let _ = send.send(Err(error));
+                            return;
+                        }
+                    }
+                }
+                // The receiver is gone when the run was interrupted.
+                if send.send(Ok((batch, rows.position()))).is_err() || end {
+                    return;
+                }
+            }
+        });
+        // Dropped when this closure ends, which lets the reader end too.
+        let receive = receive;
+        let mut open = true;
+        while open {
+            if options.stop.load(Ordering::Relaxed) {
+                return Err(Error::Interrupted);
+            }
+            let listed = ledger.transaction(|ledger| {
+                let mut taken = 0;
+                let mut last = None;
+                while taken < ROWS_PER_TRANSACTION {
+                    let Ok(message) = receive.recv() else {
+                        open = false;
+                        break;
+                    };
+                    let (mut batch, position) = message?;
+                    for row in &mut batch {
+                        if row.refused.is_none() && taken_down.contains(&row.photo.key) {
+                            row.refused = Some("taken_down");
+                        }
+                    }
+                    taken += batch.len();
+                    ledger.add_rows(SOURCE_ID, &batch)?;
+                    last = Some(position);
+                }
+                if let Some(position) = &last {
+                    let text = serde_json::to_string(position).unwrap_or_default();
+                    ledger.sql(|db| {
+                        db.execute("UPDATE stages SET position = ? WHERE id = ?", (text, SOURCE_ID))
+                    })?;
+                }
+                Ok(last.map_or(0, |position| position.rows))
+            })?;
+            (options.progress)(SOURCE, listed.max(0) as u64, 0);
+        }
+        Ok(())
+    })?;
+    drop_repeated_keys(ledger)
+}
+
+/// A key that comes twice would be two photos under one name.
+///
+/// Rows that agree on licence and photographer are one photo listed twice: the first stays. Where they disagree nobody can
+/// tell which is right, and all of them go.
+fn drop_repeated_keys(ledger: &mut Ledger) -> Result<(), Error> {
+    ledger.sql(|db| db.execute_batch("CREATE INDEX IF NOT EXISTS photos_key ON photos (key)"))?;
+    let mut repeated: Vec<(String, bool)> = ledger.sql(|db| {
+        db.prepare("SELECT key, count(*) FROM photos WHERE key <> '' GROUP BY key HAVING count(*) > 1")?
+            .query_map([], |row| Ok((row.get(0)?, false)))?
+            .collect()
+    })?;
+    // CROSS JOIN fixes the order of the loops: by key first. The other way round each key would read all decisions.
+    for (key, disagrees) in &mut repeated {
+        let facts: Vec<(Option<i64>, Option<String>, Option<String>)> = ledger.sql(|db| {
+            db.prepare_cached(
+                "SELECT DISTINCT p.licence, p.photographer, p.photographer_id FROM photos p \
+                 CROSS JOIN decisions d ON d.stage = ? AND d.photo = p.id AND d.kept = 1 WHERE p.key = ?",
+            )?
+            .query_map((SOURCE_ID, &*key), |row| {
+                Ok((row.get(0)?, row.get(1)?, row.get(2)?))
+            })?
+            .collect()
+        })?;
+        *disagrees = facts.len() > 1;
+    }
+    for part in repeated.chunks(10_000) {
+        ledger.transaction(|ledger| {
+            for (key, disagrees) in part {
+                let rows: Vec<i64> = ledger.sql(|db| {
+                    db.prepare_cached(
+                        "SELECT p.id FROM photos p CROSS JOIN decisions d ON d.stage = ? AND d.photo = p.id AND d.kept = 1 \
+                         WHERE p.key = ? ORDER BY p.id",
+                    )?
+                    .query_map((SOURCE_ID, key), |row| row.get(0))?
+                    .collect()
+                })?;
+                let (reason, first) = match disagrees {
+                    true => ("rows_disagree", 0),
+                    false => ("repeated_row", 1),
+                };
+                let dropped: Vec<Decision> =
+                    rows.iter().skip(first).map(|photo| Decision::dropped(*photo, reason)).collect();
+                ledger.add_decisions(SOURCE_ID, &dropped)?;
+            }
+            Ok(())
+        })?;
+    }
+    Ok(())
+}

@@ -1,0 +1,70 @@
+//! Lists of photos, read row by row in flat memory, from any row on.
+
+mod compressed;
+mod dataset;
+mod folder;
+mod table;
+#[cfg(test)]
+mod tests;
+mod yfcc;
+
+use serde::{Deserialize, Serialize};
+
+pub use dataset::DatasetConfig;
+pub use folder::FolderConfig;
+pub use table::{Columns, TableConfig};
+pub use yfcc::YfccConfig;
+
+use crate::config::SourceConfig;
+use crate::error::Error;
+use crate::photo::Row;
+
+/// Where to go on after a row.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+pub(crate) struct Position {
+    /// Rows read so far, over all files; the last row's number.
+    pub(crate) rows: i64,
+    /// The file, from 0.
+    pub(crate) file: usize,
+    /// Rows read of that file.
+    pub(crate) file_rows: u64,
+    /// Bytes read of that file after decompression.
+    pub(crate) file_bytes: u64,
+    /// The last file of a folder.
+    pub(crate) path: Option<String>,
+}
+
+/// A source being read.
+pub(crate) trait Rows: Send {
+    /// The next row; none at the end.
+    fn next(&mut self) -> Result<Option<Row>, Error>;
+
+    /// Where to go on after the last row.
+    fn position(&self) -> Position;
+}
+
+/// Opens a source at a position.
+pub(crate) fn open(config: &SourceConfig, from: Position) -> Result<Box<dyn Rows>, Error> {
+    Ok(match config {
+        SourceConfig::Yfcc100m(config) => Box::new(yfcc::Yfcc::open(config, from)?),
+        SourceConfig::Csv(config) => Box::new(table::Csv::open(config, from)?),
+        SourceConfig::Parquet(config) => Box::new(table::Parquet::open(config, from)?),
+        SourceConfig::Folder(config) => Box::new(folder::Folder::open(config, from)?),
+        SourceConfig::Dataset(config) => Box::new(dataset::Records::open(config, from)?),
+    })
+}
+
+/// What tells a source apart from another one under the same name: its settings and the lengths of its files.
+pub(crate) fn identity(config: &SourceConfig) -> Result<serde_json::Value, Error> {
+    let files = match config {
+        SourceConfig::Yfcc100m(config) => config.files.as_slice(),
+        SourceConfig::Csv(config) | SourceConfig::Parquet(config) => config.files.as_slice(),
+        SourceConfig::Folder(_) | SourceConfig::Dataset(_) => &[],
+    };
+    let mut bytes = Vec::new();
+    for file in files {
+        let length = std::fs::metadata(file).map_err(Error::io("read", file))?.len();
+        bytes.push(length);
+    }
+    Ok(serde_json::json!({ "source": config, "file_bytes": bytes }))
+}

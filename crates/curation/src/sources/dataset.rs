@@ -1,0 +1,74 @@
+//! A data set that exists already: the PASS release with its `pass_metadata.csv`, shards, an image folder.
+
+use data::{Dataset, Label};
+use serde::{Deserialize, Serialize};
+
+use super::folder::photo_of;
+use super::{Position, Rows};
+use crate::error::Error;
+use crate::photo::{KeyRule, Row, refusal};
+use crate::photos::dataset_key;
+
+/// An existing data set.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct DatasetConfig {
+    /// A directory of shards, a brace pattern, an image folder, PASS's tars, or a data-set description.
+    pub data: String,
+}
+
+/// The records being listed.
+pub(crate) struct Records {
+    dataset: Dataset,
+    position: Position,
+}
+
+impl Records {
+    pub(crate) fn open(config: &DatasetConfig, from: Position) -> Result<Records, Error> {
+        Ok(Records {
+            dataset: Dataset::open(&config.data)?,
+            position: from,
+        })
+    }
+}
+
+impl Rows for Records {
+    fn next(&mut self) -> Result<Option<Row>, Error> {
+        let at = self.position.rows as usize;
+        if at >= self.dataset.len() {
+            return Ok(None);
+        }
+        self.position.rows += 1;
+        let (metadata, broken) = match self.dataset.metadata(at) {
+            Ok(metadata) => (metadata, false),
+            Err(data::Error::Record { .. }) => (data::Metadata::default(), true),
+            Err(error) => return Err(error.into()),
+        };
+        let mut photo = photo_of(metadata);
+        photo.id = self.position.rows;
+        photo.key = dataset_key(&self.dataset.key(at)?);
+        photo.locator = Some(at.to_string());
+        photo.label = match self.dataset.label(at)? {
+            Some(Label::Class(class)) => {
+                let names = self.dataset.class_names();
+                Some(
+                    names
+                        .get(class as usize)
+                        .cloned()
+                        .unwrap_or_else(|| class.to_string()),
+                )
+            }
+            // Sets of classes have no name of their own here.
+            Some(Label::Classes(_)) | None => None,
+        };
+        let refused = match broken {
+            true => Some("broken_sidecar"),
+            false => refusal(&photo, KeyRule::Path),
+        };
+        Ok(Some(Row { photo, refused }))
+    }
+
+    fn position(&self) -> Position {
+        self.position.clone()
+    }
+}

@@ -1,0 +1,184 @@
+//! A folder of the user's own photos, each with a sidecar: `name.json` or `name.jpg.json` beside `name.jpg`.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use data::Metadata;
+use serde::{Deserialize, Serialize};
+use walkdir::WalkDir;
+
+use super::{Position, Rows};
+use crate::error::Error;
+use crate::photo::{KeyRule, Photo, Row, degrees, refusal};
+
+/// A folder of photos.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct FolderConfig {
+    /// The folder; photos at any depth.
+    pub folder: PathBuf,
+    /// Whether the first folder below it is the photo's class, as in `imagenet/train/n01440764/x.JPEG`.
+    pub class_folders: bool,
+}
+
+const EXTENSIONS: [&str; 6] = ["jpg", "jpeg", "png", "webp", "bmp", "gif"];
+/// Longest sidecar that is read, bytes.
+const LONGEST_SIDECAR: u64 = 1 << 20;
+
+/// The folder being listed, in order of the paths.
+pub(crate) struct Folder {
+    root: PathBuf,
+    class_folders: bool,
+    walk: walkdir::IntoIter,
+    position: Position,
+}
+
+impl Folder {
+    pub(crate) fn open(config: &FolderConfig, from: Position) -> Result<Folder, Error> {
+        if !config.folder.is_dir() {
+            return Err(Error::source(
+                &config.folder,
+                "expected a folder of photos, found none",
+            ));
+        }
+        Ok(Folder {
+            root: config.folder.clone(),
+            class_folders: config.class_folders,
+            walk: WalkDir::new(&config.folder)
+                .follow_links(true)
+                .sort_by_file_name()
+                .into_iter(),
+            position: from,
+        })
+    }
+
+    fn row(&self, relative: &Path, name: &str) -> Row {
+        let id = self.position.rows;
+        let key = key_of(name);
+        let refused = |reason| Row {
+            photo: Photo {
+                id,
+                key: key.clone(),
+                ..Photo::default()
+            },
+            refused: Some(reason),
+        };
+        let metadata = match sidecar(&self.root.join(relative)) {
+            Ok(metadata) => metadata,
+            Err(reason) => return refused(reason),
+        };
+        let label = self
+            .class_folders
+            .then(|| name.split_once('/').map(|(class, _)| class.to_string()));
+        if label == Some(None) {
+            return refused("no_class_folder");
+        }
+        let mut photo = photo_of(metadata);
+        (photo.id, photo.key) = (id, key.clone());
+        photo.label = label.flatten();
+        photo.locator = Some(name.to_string());
+        let refused = refusal(&photo, KeyRule::Path);
+        Row { photo, refused }
+    }
+}
+
+impl Rows for Folder {
+    fn next(&mut self) -> Result<Option<Row>, Error> {
+        loop {
+            let Some(entry) = self.walk.next() else {
+                return Ok(None);
+            };
+            let entry = entry.map_err(|error| {
+                let path = error.path().unwrap_or(&self.root).to_path_buf();
+                Error::source(&path, error.to_string())
+            })?;
+            let path = entry.path();
+            let extension = path.extension().unwrap_or_default().to_ascii_lowercase();
+            if !entry.file_type().is_file() || !EXTENSIONS.iter().any(|known| extension == *known) {
+                continue;
+            }
+            let relative = path.strip_prefix(&self.root).unwrap_or(path);
+            // Paths that are no Unicode cannot be keys; the row says so with what can be shown of it.
+            let name = relative.to_string_lossy().replace('\\', "/");
+            if self
+                .position
+                .path
+                .as_deref()
+                .is_some_and(|last| relative <= Path::new(last))
+            {
+                continue;
+            }
+            self.position.rows += 1;
+            let mut row = self.row(relative, &name);
+            if relative.to_str().is_none() {
+                row.refused = Some("unsafe_key");
+            }
+            self.position.path = Some(name);
+            return Ok(Some(row));
+        }
+    }
+
+    fn position(&self) -> Position {
+        self.position.clone()
+    }
+}
+
+/// The path without its extension; other dots of the file name become `_`, for a shard's key ends at the first.
+fn key_of(name: &str) -> String {
+    let (folder, file) = match name.rsplit_once('/') {
+        Some((folder, file)) => (Some(folder), file),
+        None => (None, name),
+    };
+    let stem = file
+        .rsplit_once('.')
+        .map_or(file, |(stem, _)| stem)
+        .replace('.', "_");
+    match folder {
+        Some(folder) => format!("{folder}/{stem}"),
+        None => stem,
+    }
+}
+
+/// What the sidecar says; nothing where there is none.
+fn sidecar(photo: &Path) -> Result<Metadata, &'static str> {
+    let mut beside = photo.as_os_str().to_owned();
+    beside.push(".json");
+    for path in [PathBuf::from(beside), photo.with_extension("json")] {
+        let Ok(facts) = fs::metadata(&path) else {
+            continue;
+        };
+        if facts.len() > LONGEST_SIDECAR {
+            return Err("broken_sidecar");
+        }
+        let text = fs::read(&path).map_err(|_| "broken_sidecar")?;
+        return serde_json::from_slice(&text).map_err(|_| "broken_sidecar");
+    }
+    Ok(Metadata::default())
+}
+
+/// A photo of a record's metadata; `title`, `photographer_id`, `page_url` and `image_url` are among its other keys.
+pub(crate) fn photo_of(metadata: Metadata) -> Photo {
+    let other = |name: &str| {
+        metadata
+            .other
+            .get(name)
+            .and_then(|value| value.as_str())
+            .map(str::to_string)
+    };
+    let filled = |text: Option<String>| text.filter(|text| !text.is_empty());
+    let bounded = |value: Option<f64>, limit| value.and_then(|value| degrees(&value.to_string(), limit));
+    Photo {
+        photographer_id: filled(other("photographer_id")),
+        title: filled(other("title")),
+        // A source's `source_url` is where the picture came from: its page, if no other is named.
+        page_url: filled(other("page_url")).or_else(|| filled(metadata.source_url.clone())),
+        image_url: filled(other("image_url")),
+        photographer: filled(metadata.photographer),
+        date_taken: filled(metadata.date_taken),
+        latitude: bounded(metadata.latitude, 90.0),
+        longitude: bounded(metadata.longitude, 180.0),
+        licence: filled(metadata.licence),
+        licence_url: filled(metadata.licence_url),
+        ..Photo::default()
+    }
+}

@@ -1,0 +1,336 @@
+//! CSV and Parquet files with a column mapping.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+use parquet::file::reader::{FileReader, SerializedFileReader};
+use parquet::record::Field;
+use parquet::record::reader::RowIter;
+use serde::{Deserialize, Serialize};
+
+use super::{Position, Rows, compressed};
+use crate::error::Error;
+use crate::photo::{KeyRule, Photo, Row, degrees, refusal, url_decoded};
+
+/// A table with one row a photo.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct TableConfig {
+    /// The file, or its parts in order. CSV: plain, `.gz`, `.bz2` or `.zst`; each with a header.
+    pub files: Vec<PathBuf>,
+    /// What separates the columns of a CSV: one character, `"\t"` for a TSV. Parquet has none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub delimiter: Option<char>,
+    /// Which column is what.
+    pub columns: Columns,
+    /// Columns whose text is URL-encoded, as `unickname` of PASS.
+    pub url_encoded: Vec<String>,
+}
+
+/// Names of columns; what a table does not have is left out.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Columns {
+    /// Unique name of the photo: letters, digits, `_`, `-`, `@`. Needed.
+    pub key: String,
+    /// Name of the photographer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub photographer: Option<String>,
+    /// Identity of the photographer, where it is not the name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub photographer_id: Option<String>,
+    /// Title.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub title: Option<String>,
+    /// When it was taken.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub date_taken: Option<String>,
+    /// Degrees north.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub latitude: Option<String>,
+    /// Degrees east.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub longitude: Option<String>,
+    /// The photo's web page.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub page_url: Option<String>,
+    /// The file.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub image_url: Option<String>,
+    /// Name of the licence.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub licence: Option<String>,
+    /// Address of the licence.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub licence_url: Option<String>,
+    /// Class.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub label: Option<String>,
+}
+
+impl TableConfig {
+    pub(crate) fn validate(&self) -> Result<(), Error> {
+        if self.columns.key.is_empty() {
+            return Err(Error::config(
+                "source.columns.key",
+                "expected the name of a column, found none",
+            ));
+        }
+        match self.delimiter {
+            Some(delimiter) if !delimiter.is_ascii() => {
+                let reason = format!("expected one ASCII character, found `{delimiter}`");
+                Err(Error::config("source.delimiter", reason))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Where each field of a photo stands in a table's rows.
+#[derive(Debug)]
+struct Mapping {
+    /// In the order of [`Mapping::photo`]; column and whether it is URL-encoded.
+    places: [Option<(usize, bool)>; 12],
+    columns: usize,
+}
+
+impl Mapping {
+    fn new(config: &TableConfig, header: &[String], path: &Path) -> Result<Mapping, Error> {
+        let names = &config.columns;
+        let place = |name: &str| -> Result<(usize, bool), Error> {
+            let at = header.iter().position(|column| column == name).ok_or_else(|| {
+                let reason = format!("there is no column `{name}`; found {}", header.join(", "));
+                Error::source(path, reason)
+            })?;
+            Ok((at, config.url_encoded.iter().any(|encoded| encoded == name)))
+        };
+        let optional = [
+            &names.photographer,
+            &names.photographer_id,
+            &names.title,
+            &names.date_taken,
+            &names.latitude,
+            &names.longitude,
+            &names.page_url,
+            &names.image_url,
+            &names.licence,
+            &names.licence_url,
+            &names.label,
+        ];
+        let mut places = [None; 12];
+        places[0] = Some(place(&names.key)?);
+        for (at, name) in optional.into_iter().enumerate() {
+            places[at + 1] = name.as_deref().map(place).transpose()?;
+        }
+        Ok(Mapping {
+            places,
+            columns: header.len(),
+        })
+    }
+
+    /// A row from a function that gives the bytes of a column.
+    fn row<'a>(
+        &self,
+        id: i64,
+        columns: usize,
+        field: impl Fn(usize) -> Option<std::borrow::Cow<'a, [u8]>>,
+    ) -> Row {
+        if columns != self.columns {
+            let photo = Photo {
+                id,
+                ..Photo::default()
+            };
+            return Row {
+                photo,
+                refused: Some("malformed_row"),
+            };
+        }
+        let text = |at: usize| {
+            let (column, encoded) = self.places[at]?;
+            let bytes = field(column)?;
+            match encoded {
+                true => url_decoded(&bytes),
+                false => crate::photo::plain(&bytes),
+            }
+        };
+        let photo = Photo {
+            id,
+            key: text(0).unwrap_or_default(),
+            photographer: text(1),
+            photographer_id: text(2),
+            title: text(3),
+            date_taken: text(4),
+            latitude: text(5).and_then(|text| degrees(&text, 90.0)),
+            longitude: text(6).and_then(|text| degrees(&text, 180.0)),
+            page_url: text(7),
+            image_url: text(8),
+            licence: text(9),
+            licence_url: text(10),
+            label: text(11),
+            locator: None,
+        };
+        let refused = refusal(&photo, KeyRule::Name);
+        Row { photo, refused }
+    }
+}
+
+/// CSV files being read.
+pub(crate) struct Csv {
+    config: TableConfig,
+    open: Option<(csv::Reader<Box<dyn std::io::BufRead + Send>>, Mapping)>,
+    position: Position,
+    record: csv::ByteRecord,
+}
+
+impl Csv {
+    pub(crate) fn open(config: &TableConfig, from: Position) -> Result<Csv, Error> {
+        let mut csv = Csv {
+            config: config.clone(),
+            open: None,
+            position: from,
+            record: csv::ByteRecord::new(),
+        };
+        csv.open_file()?;
+        // Quoted fields may hold line ends, so rows are counted, not bytes.
+        if let Some((reader, _)) = &mut csv.open {
+            for _ in 0..csv.position.file_rows {
+                let _ = reader.read_byte_record(&mut csv.record);
+            }
+        }
+        Ok(csv)
+    }
+
+    fn open_file(&mut self) -> Result<(), Error> {
+        let Some(path) = self.config.files.get(self.position.file) else {
+            self.open = None;
+            return Ok(());
+        };
+        let mut reader = csv::ReaderBuilder::new()
+            .flexible(true)
+            .delimiter(self.config.delimiter.unwrap_or(',') as u8)
+            .from_reader(compressed::open(path, 0)?);
+        let header = reader.byte_headers().map_err(broken(path))?;
+        let header: Vec<String> = header
+            .iter()
+            .map(|name| {
+                String::from_utf8_lossy(name)
+                    .trim_start_matches('\u{feff}')
+                    .to_string()
+            })
+            .collect();
+        let mapping = Mapping::new(&self.config, &header, path)?;
+        self.open = Some((reader, mapping));
+        Ok(())
+    }
+}
+
+impl Rows for Csv {
+    fn next(&mut self) -> Result<Option<Row>, Error> {
+        loop {
+            let Some((reader, mapping)) = &mut self.open else {
+                return Ok(None);
+            };
+            let path = &self.config.files[self.position.file];
+            if reader.read_byte_record(&mut self.record).map_err(broken(path))? {
+                self.position.rows += 1;
+                self.position.file_rows += 1;
+                let record = &self.record;
+                return Ok(Some(mapping.row(self.position.rows, record.len(), |column| {
+                    record.get(column).map(std::borrow::Cow::Borrowed)
+                })));
+            }
+            self.position.file += 1;
+            self.position.file_rows = 0;
+            self.open_file()?;
+        }
+    }
+
+    fn position(&self) -> Position {
+        self.position.clone()
+    }
+}
+
+/// Parquet files being read.
+pub(crate) struct Parquet {
+    config: TableConfig,
+    open: Option<(RowIter<'static>, Mapping)>,
+    position: Position,
+}
+
+impl Parquet {
+    pub(crate) fn open(config: &TableConfig, from: Position) -> Result<Parquet, Error> {
+        let mut parquet = Parquet {
+            config: config.clone(),
+            open: None,
+            position: from,
+        };
+        parquet.open_file()?;
+        if let Some((rows, _)) = &mut parquet.open
+            && let Some(last) = parquet.position.file_rows.checked_sub(1)
+        {
+            let _ = rows.nth(last as usize);
+        }
+        Ok(parquet)
+    }
+
+    fn open_file(&mut self) -> Result<(), Error> {
+        let Some(path) = self.config.files.get(self.position.file) else {
+            self.open = None;
+            return Ok(());
+        };
+        let file = File::open(path).map_err(Error::io("read", path))?;
+        let reader =
+            SerializedFileReader::new(file).map_err(|error| Error::source(path, error.to_string()))?;
+        let schema = reader.metadata().file_metadata().schema();
+        let header: Vec<String> = schema
+            .get_fields()
+            .iter()
+            .map(|field| field.name().to_string())
+            .collect();
+        let mapping = Mapping::new(&self.config, &header, path)?;
+        self.open = Some((RowIter::from_file_into(Box::new(reader)), mapping));
+        Ok(())
+    }
+}
+
+impl Rows for Parquet {
+    fn next(&mut self) -> Result<Option<Row>, Error> {
+        loop {
+            let Some((rows, mapping)) = &mut self.open else {
+                return Ok(None);
+            };
+            let path = &self.config.files[self.position.file];
+            if let Some(row) = rows.next() {
+                let row = row.map_err(|error| Error::source(path, error.to_string()))?;
+                self.position.rows += 1;
+                self.position.file_rows += 1;
+                let fields: Vec<&Field> = row.get_column_iter().map(|(_, field)| field).collect();
+                return Ok(Some(mapping.row(self.position.rows, fields.len(), |column| {
+                    fields.get(column).and_then(|field| bytes_of(field))
+                })));
+            }
+            self.position.file += 1;
+            self.position.file_rows = 0;
+            self.open_file()?;
+        }
+    }
+
+    fn position(&self) -> Position {
+        self.position.clone()
+    }
+}
+
+fn bytes_of(field: &Field) -> Option<std::borrow::Cow<'static, [u8]>> {
+    let bytes = match field {
+        Field::Null => return None,
+        Field::Str(text) => text.clone().into_bytes(),
+        Field::Bytes(bytes) => bytes.data().to_vec(),
+        other => other.to_string().into_bytes(),
+    };
+    Some(std::borrow::Cow::Owned(bytes))
+}
+
+fn broken(path: &Path) -> impl FnOnce(csv::Error) -> Error {
+    let path = path.to_path_buf();
+    move |error| Error::source(&path, error.to_string())
+}
