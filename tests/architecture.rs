@@ -4,16 +4,24 @@ use crate::{files, root};
 use std::collections::BTreeMap;
 
 /// Which crate may depend on which of ours: complete.
-const EDGES: [(&str, &[&str]); 7] = [
+const EDGES: [(&str, &[&str]); 8] = [
     ("data", &[]),
     ("kernels", &[]),
     ("backbones", &["kernels"]),
+    ("detection", &["backbones"]),
     ("training", &["backbones", "data"]),
     ("objectives", &["training", "backbones"]),
     ("evaluation", &["training", "data", "backbones"]),
     (
         "cli",
-        &["data", "backbones", "training", "objectives", "evaluation"],
+        &[
+            "data",
+            "backbones",
+            "detection",
+            "training",
+            "objectives",
+            "evaluation",
+        ],
     ),
 ];
 
