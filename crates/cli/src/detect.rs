@@ -269,11 +269,15 @@ fn photo(image: &RgbImage) -> Photo<'_> {
 
 fn as_json(detection: &Detection) -> serde_json::Value {
     let bounds = detection.bounds;
+    // A hundredth of a pixel, and of a score what f32 holds.
+    let px = |value: f32| (f64::from(value) * 100.0).round() / 100.0;
+    let edges = [bounds.left, bounds.top, bounds.right, bounds.bottom].map(px);
+    let landmarks = detection.landmarks.iter().map(|point| point.map(px));
     json!({
-        "box": [bounds.left, bounds.top, bounds.right, bounds.bottom],
+        "box": edges,
         "class": detection.class,
-        "score": detection.score,
-        "landmarks": detection.landmarks,
+        "score": (f64::from(detection.score) * 1e6).round() / 1e6,
+        "landmarks": landmarks.collect::<Vec<_>>(),
     })
 }
 
