@@ -8,6 +8,7 @@ const EDGES: [(&str, &[&str]); 8] = [
     ("data", &[]),
     ("kernels", &[]),
     ("backbones", &["kernels"]),
+    ("detection", &["backbones"]),
     ("training", &["backbones", "data"]),
     ("objectives", &["training", "backbones"]),
     ("evaluation", &["training", "data", "backbones"]),
@@ -22,6 +23,7 @@ const EDGES: [(&str, &[&str]); 8] = [
             "objectives",
             "evaluation",
             "curation",
+            "detection",
         ],
     ),
 ];

@@ -30,6 +30,8 @@ fn help_names_every_verb() {
         vec!["features"],
         vec!["shards", "pack"],
         vec!["views"],
+        vec!["detect", "faces"],
+        vec!["detect", "persons"],
         vec!["weights", "inspect"],
         vec!["weights", "convert"],
         vec!["quickstart"],
@@ -338,4 +340,41 @@ fn encoders_that_are_none_are_refused() {
     let file = folder.path().join("encoder.safetensors");
     std::fs::write(&file, b"not an encoder").unwrap();
     assert!(evaluate(&file).contains("neither a PyTorch checkpoint (zip or legacy) nor a safetensors file"));
+}
+
+#[test]
+fn detectors_say_what_is_wrong_with_their_weights() {
+    let folder = tempfile::tempdir().unwrap();
+    let photos = photos(folder.path());
+    let out = folder.path().join("found.jsonl");
+    let detect = |what: &str, weights: &Path| {
+        let arguments = [
+            "detect",
+            what,
+            "--data",
+            path(&photos),
+            "--out",
+            path(&out),
+            "--weights",
+        ];
+        refused(1, &[&arguments[..], &[path(weights)]].concat())
+    };
+    let missing = detect("faces", Path::new("no-such.pth"));
+    assert!(
+        missing.contains("cannot read the weights `no-such.pth`"),
+        "{missing}"
+    );
+    let other = folder.path().join("other.safetensors");
+    std::fs::write(&other, b"\x02\0\0\0\0\0\0\0{}").unwrap();
+    let error = detect("faces", &other);
+    assert!(error.contains("the face detector cannot be had from"), "{error}");
+    assert!(
+        error.contains("253 missing: body.stage1.0.0.weight, ") && error.contains("and 245 more"),
+        "{error}"
+    );
+    let error = detect("persons", &other);
+    assert!(error.contains("the ONNX file cannot be used"), "{error}");
+    assert!(!out.exists());
+    let usage = refused(2, &["detect", "persons", "--overlap-px", "9"]);
+    assert!(usage.contains("--tile-px"), "{usage}");
 }

@@ -10,6 +10,7 @@
 mod attention;
 mod batch_norm;
 mod convolution;
+mod depthwise;
 mod drop_path;
 mod layer_norm;
 mod layer_scale;
@@ -20,6 +21,7 @@ mod running_statistic;
 pub use attention::Attention;
 pub use batch_norm::BatchNorm;
 pub use convolution::{Conv2d, Conv2dConfig};
+pub use depthwise::DepthwiseConv2d;
 pub use drop_path::DropPath;
 pub use layer_norm::LayerNorm;
 pub use layer_scale::LayerScale;
@@ -29,11 +31,23 @@ pub use running_statistic::{RunningStatistic, is_running_statistic};
 
 use crate::precision::{in_f32, raise};
 use burn::tensor::Tensor;
-use burn::tensor::ops::MaxPoolOptions;
+use burn::tensor::ops::{InterpolateMode, InterpolateOptions, MaxPoolOptions};
 
 /// `max(x, 0)`.
 pub fn relu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
     burn::tensor::activation::relu(x)
+}
+
+/// `x` where it is positive, `slope · x` elsewhere.
+pub fn leaky_relu<const D: usize>(x: Tensor<D>, slope: f64) -> Tensor<D> {
+    burn::tensor::activation::leaky_relu(x, slope)
+}
+
+/// Each pixel repeated to fill `[height, width]`: the nearest before it, `⌊i · size / size'⌋`, as PyTorch's
+/// `interpolate(mode="nearest")` takes it.
+pub fn upsample_nearest(x: Tensor<4>, size: [usize; 2]) -> Tensor<4> {
+    let options = InterpolateOptions::new(InterpolateMode::Nearest).with_output_size(size);
+    burn::tensor::module::interpolate(x, options)
 }
 
 /// `x · Φ(x)`, `Φ` the cumulative distribution of the standard normal: exact, by the error function.

@@ -7,6 +7,7 @@
 
 mod configs;
 mod curate;
+mod detect;
 mod devices;
 mod evaluate;
 mod failure;
@@ -55,6 +56,9 @@ enum Verb {
     Weights(weights::Verb),
     /// Show what the network sees: a PNG sheet of originals and their views
     Views(views::Arguments),
+    /// Find faces or persons in photos: boxes and scores as JSON lines, and a sheet to look at
+    #[command(subcommand)]
+    Detect(detect::Verb),
     /// List the devices that this build and this machine have
     Devices,
 }
@@ -81,6 +85,7 @@ fn main() -> ExitCode {
         Verb::Shards(verb) => shards::run(verb),
         Verb::Weights(verb) => weights::run(verb),
         Verb::Views(arguments) => views::run(arguments),
+        Verb::Detect(verb) => detect::run(verb),
         Verb::Devices => devices::list(),
     };
     match result {

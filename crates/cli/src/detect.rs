@@ -1,0 +1,416 @@
+//! `passer detect`: what a detector sees in each photo, as JSON lines, and on a sheet with boxes drawn.
+
+use crate::devices::DeviceArgument;
+use crate::failure::{Failure, make_folder_of};
+use crate::progress::Progress;
+use anyhow::Context;
+use burn::tensor::Device;
+use data::{Dataset, DecodeLimits, RgbImage};
+use detection::{
+    COCO_PERSON, Detection, Detector, Letterbox, PASS_FACE_SCORE, PASS_PERSON_SCORE, Photo, RetinaFace,
+    RetinaFaceConfig, Scale, Tiled, TilesConfig, Yolox, YoloxConfig, resize, top_score,
+};
+use rayon::prelude::*;
+use serde_json::json;
+use std::fs::File;
+use std::io::{BufReader, BufWriter, Write};
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+#[derive(clap::Subcommand)]
+pub(crate) enum Verb {
+    /// Find faces with RetinaFace, as PASS did; thresholds default to its own (docs/detection.md)
+    Faces(FacesArguments),
+    /// Find persons with a YOLOX network in an ONNX file
+    Persons(PersonsArguments),
+}
+
+#[derive(clap::Args)]
+pub(crate) struct FacesArguments {
+    /// RetinaFace's weights: `mobilenet0.25_Final.pth`
+    #[arg(long, value_name = "FILE.pth")]
+    weights: PathBuf,
+    #[command(flatten)]
+    common: CommonArguments,
+    /// Photos with a face of more than this count as showing one, and are drawn on the sheet
+    #[arg(long, value_name = "SCORE", default_value_t = PASS_FACE_SCORE)]
+    score: f32,
+    /// Of faces that overlap by more than this only the best is told
+    #[arg(long, value_name = "IOU", default_value_t = 0.4)]
+    nms_iou: f32,
+    /// Resize photos first so that the shorter side has so many px; without it they are seen at their own size, as PASS did
+    #[arg(long, value_name = "PX")]
+    shorter_px: Option<u32>,
+    /// With --shorter-px: the longer side has at most so many px
+    #[arg(long, value_name = "PX", default_value_t = 2150, requires = "shorter_px")]
+    longer_px: u32,
+    /// Photos of one size that go through the network together
+    #[arg(long, value_name = "N", default_value_t = 8)]
+    batch_images: usize,
+    #[command(flatten)]
+    device: DeviceArgument,
+}
+
+#[derive(clap::Args)]
+pub(crate) struct PersonsArguments {
+    /// A network of the YOLOX family, exported to ONNX with a fixed size; it runs on the CPU
+    #[arg(long, value_name = "FILE.onnx")]
+    weights: PathBuf,
+    #[command(flatten)]
+    common: CommonArguments,
+    /// Photos with a person of more than this count as showing one, and are drawn on the sheet
+    #[arg(long, value_name = "SCORE", default_value_t = PASS_PERSON_SCORE)]
+    score: f32,
+    /// Of boxes of one class that overlap by more than this only the best is told
+    #[arg(long, value_name = "IOU", default_value_t = 0.45)]
+    nms_iou: f32,
+    /// The class that is looked for, by the network's count; COCO's persons are 0
+    #[arg(long, value_name = "N", default_value_t = COCO_PERSON)]
+    class: usize,
+}
+
+#[derive(clap::Args)]
+struct CommonArguments {
+    /// The photographs
+    #[arg(long, value_name = "DATA")]
+    data: String,
+    /// The file to write: one JSON object a photo
+    #[arg(long, value_name = "FILE.jsonl")]
+    out: PathBuf,
+    /// Also draw the photos in which something was found, surest first, into one picture
+    #[arg(long, value_name = "FILE.png")]
+    sheet: Option<PathBuf>,
+    /// Photos on the sheet, at most
+    #[arg(long, value_name = "N", default_value_t = 60, requires = "sheet")]
+    sheet_photos: usize,
+    /// Detections must score more than this to be written at all
+    #[arg(long, value_name = "SCORE", default_value_t = 0.02)]
+    candidate_score: f32,
+    /// Look at photos with a longer side than this in tiles of this side too
+    #[arg(long, value_name = "PX")]
+    tile_px: Option<u32>,
+    /// With --tile-px: what neighbouring tiles share at least
+    #[arg(long, value_name = "PX", default_value_t = 64, requires = "tile_px")]
+    overlap_px: u32,
+}
+
+pub(crate) fn run(verb: Verb) -> anyhow::Result<()> {
+    match verb {
+        Verb::Faces(arguments) => faces(arguments),
+        Verb::Persons(arguments) => persons(arguments),
+    }
+}
+
+fn faces(arguments: FacesArguments) -> anyhow::Result<()> {
+    let device = arguments.device.open()?;
+    let config = RetinaFaceConfig {
+        candidate_score: arguments.common.candidate_score,
+        nms_iou: arguments.nms_iou,
+        scale: match arguments.shorter_px {
+            Some(shorter_px) => Scale::Sides {
+                shorter_px,
+                longer_px: arguments.longer_px,
+            },
+            None => Scale::Original,
+        },
+        batch_images: arguments.batch_images,
+        side_by_side: device == Device::flex(),
+    };
+    let mut file = open(&arguments.weights)?;
+    let detector = RetinaFace::read(&mut file, config, &device).with_context(|| {
+        format!(
+            "the face detector cannot be had from `{}`",
+            arguments.weights.display()
+        )
+    })?;
+    look(
+        detector,
+        "faces",
+        arguments.score,
+        arguments.nms_iou,
+        &arguments.common,
+    )
+}
+
+fn persons(arguments: PersonsArguments) -> anyhow::Result<()> {
+    let config = YoloxConfig {
+        classes: vec![arguments.class],
+        candidate_score: arguments.common.candidate_score,
+        nms_iou: arguments.nms_iou,
+    };
+    let mut file = open(&arguments.weights)?;
+    let detector = Yolox::read(&mut file, config).with_context(|| {
+        format!(
+            "the detector cannot be had from `{}`",
+            arguments.weights.display()
+        )
+    })?;
+    look(
+        detector,
+        "persons",
+        arguments.score,
+        arguments.nms_iou,
+        &arguments.common,
+    )
+}
+
+fn open(path: &Path) -> anyhow::Result<BufReader<File>> {
+    let file = File::open(path).with_context(|| format!("cannot read the weights `{}`", path.display()))?;
+    Ok(BufReader::new(file))
+}
+
+/// Runs the detector, in tiles too if asked for.
+fn look(
+    detector: impl Detector,
+    what: &str,
+    score: f32,
+    nms_iou: f32,
+    common: &CommonArguments,
+) -> anyhow::Result<()> {
+    if !(0.0..=1.0).contains(&score) {
+        return Err(Failure::new(format!("`--score` must be from 0 to 1, got {score}")).into());
+    }
+    match common.tile_px {
+        None => write(&detector, what, score, common),
+        Some(tile_px) => {
+            let config = TilesConfig {
+                tile_px,
+                overlap_px: common.overlap_px,
+                nms_iou,
+            };
+            write(&Tiled::new(detector, config)?, what, score, common)
+        }
+    }
+}
+
+/// Photos that are decoded, and shown to the detector, together.
+const CHUNK: usize = 64;
+
+fn write(detector: &dyn Detector, what: &str, score: f32, common: &CommonArguments) -> anyhow::Result<()> {
+    let dataset = Dataset::open(&common.data)?;
+    make_folder_of(&common.out)?;
+    let file = File::create(&common.out)
+        .with_context(|| format!("cannot write the file `{}`", common.out.display()))?;
+    let mut lines = BufWriter::new(file);
+    let mut sheet = Sheet::new(common.sheet_photos);
+    let mut progress = Progress::new(&format!("looking for {what}"), 0, dataset.len() as u64);
+    let (started, mut with, mut broken) = (Instant::now(), 0, 0);
+    for first in (0..dataset.len()).step_by(CHUNK) {
+        let positions = (first..dataset.len().min(first + CHUNK)).into_par_iter();
+        let decoded = positions
+            .map(|position| decode(&dataset, position))
+            .collect::<Result<Vec<_>, _>>()?;
+        let photos = decoded.iter().filter_map(|(_, image)| image.as_ref().ok());
+        let photos = photos.map(photo).collect::<Vec<_>>();
+        let mut found = detector.detect(&photos)?.into_iter();
+        for (key, image) in &decoded {
+            let line = match image {
+                Ok(image) => {
+                    let detections = found.next().unwrap_or_default();
+                    let top = top_score(&detections);
+                    if top > score {
+                        with += 1;
+                        if common.sheet.is_some() {
+                            sheet.add(top, image, &detections, score);
+                        }
+                    }
+                    let detections = detections.iter().map(as_json).collect::<Vec<_>>();
+                    json!({"key": key, "width": image.width, "height": image.height, "detections": detections})
+                }
+                Err(reason) => {
+                    broken += 1;
+                    json!({"key": key, "error": reason})
+                }
+            };
+            writeln!(lines, "{line}").context("cannot write the detections")?;
+        }
+        progress.at((first + decoded.len()) as u64);
+    }
+    lines.flush().context("cannot write the detections")?;
+    progress.finish();
+    let seconds = started.elapsed().as_secs_f64();
+    eprintln!(
+        "{with} of {} photos show {what} with a score above {score}; {:.1} photos a second",
+        dataset.len(),
+        dataset.len() as f64 / seconds
+    );
+    if broken > 0 {
+        eprintln!("warning: {broken} photos could not be decoded; their lines say why");
+    }
+    if let Some(path) = &common.sheet {
+        match sheet.drawn() {
+            Some(picture) => {
+                make_folder_of(path)?;
+                data::contact_sheet::write_png(&picture, path)?;
+                eprintln!("{}", path.display());
+            }
+            None => eprintln!("nothing to draw: no sheet was written"),
+        }
+    }
+    println!("{}", common.out.display());
+    Ok(())
+}
+
+/// A photo's key and its pixels, or why it has none.
+fn decode(dataset: &Dataset, position: usize) -> Result<(String, Result<RgbImage, String>), data::Error> {
+    let mut encoded = Vec::new();
+    dataset.read_image(position, &mut encoded)?;
+    let image = data::decode(&encoded, &DecodeLimits::DEFAULT).map_err(|reason| reason.to_string());
+    Ok((dataset.key(position)?, image))
+}
+
+fn photo(image: &RgbImage) -> Photo<'_> {
+    Photo {
+        width: image.width,
+        height: image.height,
+        pixels: &image.pixels,
+    }
+}
+
+fn as_json(detection: &Detection) -> serde_json::Value {
+    let bounds = detection.bounds;
+    // A hundredth of a pixel, and of a score what f32 holds.
+    let px = |value: f32| (f64::from(value) * 100.0).round() / 100.0;
+    let edges = [bounds.left, bounds.top, bounds.right, bounds.bottom].map(px);
+    let landmarks = detection.landmarks.iter().map(|point| point.map(px));
+    json!({
+        "box": edges,
+        "class": detection.class,
+        "score": (f64::from(detection.score) * 1e6).round() / 1e6,
+        "landmarks": landmarks.collect::<Vec<_>>(),
+    })
+}
+
+/// Side of a photo's square on the sheet, px.
+const CELL_PX: u32 = 320;
+/// Space around it, px.
+const GAP_PX: u32 = 4;
+/// Squares in a row.
+const COLUMNS: usize = 5;
+
+/// The surest photos so far, shrunk and drawn on.
+struct Sheet {
+    limit: usize,
+    cells: Vec<(f32, RgbImage)>,
+}
+
+impl Sheet {
+    fn new(limit: usize) -> Self {
+        Self {
+            limit,
+            cells: Vec::new(),
+        }
+    }
+
+    fn add(&mut self, top: f32, image: &RgbImage, detections: &[Detection], score: f32) {
+        let fit = Letterbox::new(image.width, image.height, CELL_PX, CELL_PX);
+        let mut cell = RgbImage {
+            width: fit.width,
+            height: fit.height,
+            pixels: resize(&photo(image), fit.width, fit.height),
+        };
+        for detection in detections.iter().filter(|detection| detection.score > score) {
+            let bounds = detection.bounds.scaled(fit.ratio, fit.ratio);
+            rectangle(
+                &mut cell,
+                [bounds.left, bounds.top, bounds.right, bounds.bottom],
+                [255, 40, 40],
+            );
+            for [x, y] in &detection.landmarks {
+                let (x, y) = (x * fit.ratio, y * fit.ratio);
+                rectangle(&mut cell, [x - 1.0, y - 1.0, x + 1.0, y + 1.0], [60, 255, 60]);
+            }
+        }
+        self.cells.push((top, cell));
+        // Not after each one, and never the whole data set's.
+        if self.cells.len() > 2 * self.limit {
+            self.keep_surest();
+        }
+    }
+
+    fn keep_surest(&mut self) {
+        self.cells.sort_by(|a, b| b.0.total_cmp(&a.0));
+        self.cells.truncate(self.limit);
+    }
+
+    fn drawn(mut self) -> Option<RgbImage> {
+        self.keep_surest();
+        let rows = self.cells.len().div_ceil(COLUMNS) as u32;
+        if rows == 0 {
+            return None;
+        }
+        let step = CELL_PX + GAP_PX;
+        let (width, height) = (COLUMNS as u32 * step + GAP_PX, rows * step + GAP_PX);
+        let mut pixels = vec![255; width as usize * height as usize * 3];
+        for (index, (_, cell)) in self.cells.iter().enumerate() {
+            let left = GAP_PX as usize + index % COLUMNS * step as usize;
+            let top = GAP_PX as usize + index / COLUMNS * step as usize;
+            let line = cell.width as usize * 3;
+            for (row, from) in cell.pixels.chunks_exact(line).enumerate() {
+                let start = ((top + row) * width as usize + left) * 3;
+                pixels[start..start + line].copy_from_slice(from);
+            }
+        }
+        Some(RgbImage {
+            width,
+            height,
+            pixels,
+        })
+    }
+}
+
+/// The edges of a rectangle, as far as they lie inside.
+fn rectangle(image: &mut RgbImage, [left, top, right, bottom]: [f32; 4], colour: [u8; 3]) {
+    let inside = |place: f32, side: u32| place.round().clamp(0.0, side.saturating_sub(1) as f32) as usize;
+    let (left, right) = (inside(left, image.width), inside(right, image.width));
+    let (top, bottom) = (inside(top, image.height), inside(bottom, image.height));
+    let wide = image.width as usize;
+    let across = (left..=right).flat_map(|x| [(x, top), (x, bottom)]);
+    let down = (top..=bottom).flat_map(|y| [(left, y), (right, y)]);
+    for (x, y) in across.chain(down) {
+        if let Some(pixel) = image.pixels.get_mut((y * wide + x) * 3..(y * wide + x) * 3 + 3) {
+            pixel.copy_from_slice(&colour);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rectangles_are_drawn_as_far_as_they_lie_inside() {
+        let mut image = RgbImage {
+            width: 6,
+            height: 4,
+            pixels: vec![0; 72],
+        };
+        rectangle(&mut image, [1.0, -5.0, 4.0, 2.0], [9, 9, 9]);
+        let drawn = image.pixels.chunks(3).map(|pixel| u8::from(pixel[0] == 9));
+        let rows = drawn.collect::<Vec<_>>();
+        assert_eq!(rows[..6], [0, 1, 1, 1, 1, 0]);
+        assert_eq!(rows[6..12], [0, 1, 0, 0, 1, 0]);
+        assert_eq!(rows[12..18], [0, 1, 1, 1, 1, 0]);
+        assert_eq!(rows[18..], [0; 6]);
+        // Nowhere near, or no number at all.
+        rectangle(&mut image, [f32::NAN, 90.0, 91.0, f32::INFINITY], [1, 1, 1]);
+    }
+
+    #[test]
+    fn a_sheet_has_the_surest_photos() {
+        let gray = |value| RgbImage {
+            width: 4,
+            height: 2,
+            pixels: vec![value; 24],
+        };
+        let mut sheet = Sheet::new(2);
+        for (top, value) in [(0.6, 10), (0.9, 20), (0.7, 30), (0.55, 40), (0.8, 50), (0.5, 60)] {
+            sheet.add(top, &gray(value), &[], 0.5);
+        }
+        let picture = sheet.drawn().unwrap();
+        assert_eq!((picture.width, picture.height), (5 * 324 + 4, 324 + 4));
+        let at = |x: usize, y: usize| picture.pixels[(y * picture.width as usize + x) * 3];
+        assert!(at(4, 4).abs_diff(20) < 2 && at(328, 4).abs_diff(50) < 2);
+        assert!(Sheet::new(2).drawn().is_none());
+    }
+}

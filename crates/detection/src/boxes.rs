@@ -1,0 +1,209 @@
+//! Boxes: overlap, and what is left when of boxes that overlap only the best is kept.
+
+/// A rectangle with sides along the axes, in pixels from the photo's upper left corner.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct BoundingBox {
+    /// Left edge.
+    pub left: f32,
+    /// Upper edge.
+    pub top: f32,
+    /// Right edge.
+    pub right: f32,
+    /// Lower edge.
+    pub bottom: f32,
+}
+
+impl BoundingBox {
+    /// From centre, width and height.
+    pub fn centred([x, y]: [f32; 2], [width, height]: [f32; 2]) -> Self {
+        let (left, top) = (x - width / 2.0, y - height / 2.0);
+        Self {
+            left,
+            top,
+            right: left + width,
+            bottom: top + height,
+        }
+    }
+
+    /// Horizontal numbers times `x`, vertical ones times `y`.
+    pub fn scaled(self, x: f32, y: f32) -> Self {
+        Self {
+            left: self.left * x,
+            top: self.top * y,
+            right: self.right * x,
+            bottom: self.bottom * y,
+        }
+    }
+
+    /// Moved right and down.
+    pub fn moved(self, x: f32, y: f32) -> Self {
+        Self {
+            left: self.left + x,
+            top: self.top + y,
+            right: self.right + x,
+            bottom: self.bottom + y,
+        }
+    }
+
+    fn area(&self, edges: Edges) -> f32 {
+        edges.length(self.left, self.right) * edges.length(self.top, self.bottom)
+    }
+}
+
+/// How long the stretch between two edges is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Edges {
+    /// Edges are positions on a line: `b − a`. COCO's and torchvision's way.
+    Continuous,
+    /// Edges are indices of pixels that both belong to the box: `b − a + 1`. The way of Fast R-CNN's first code, which
+    /// RetinaFace's scripts took over.
+    Inclusive,
+}
+
+impl Edges {
+    fn length(self, from: f32, to: f32) -> f32 {
+        match self {
+            Self::Continuous => (to - from).max(0.0),
+            Self::Inclusive => (to - from + 1.0).max(0.0),
+        }
+    }
+}
+
+/// The area that two boxes share, over the area that they cover together: 0 for boxes apart, 1 for equal ones; 0 where both
+/// are empty.
+pub fn iou(a: &BoundingBox, b: &BoundingBox, edges: Edges) -> f32 {
+    let width = edges.length(a.left.max(b.left), a.right.min(b.right));
+    let height = edges.length(a.top.max(b.top), a.bottom.min(b.bottom));
+    let shared = width * height;
+    let covered = a.area(edges) + b.area(edges) - shared;
+    if covered > 0.0 { shared / covered } else { 0.0 }
+}
+
+/// Non-maximum suppression: positions of the boxes that are kept, by falling score. A box goes if a kept one of a higher
+/// score overlaps it by more than `threshold` ([`iou`]); of equal scores the first comes first. A NaN score comes last.
+pub fn nms(boxes: &[BoundingBox], scores: &[f32], threshold: f32, edges: Edges) -> Vec<usize> {
+    let mut order = (0..boxes.len().min(scores.len())).collect::<Vec<_>>();
+    let rank = |position: &usize| match scores[*position] {
+        score if score.is_nan() => f32::NEG_INFINITY,
+        score => score,
+    };
+    order.sort_by(|a, b| rank(b).total_cmp(&rank(a)));
+    let mut kept: Vec<usize> = Vec::new();
+    for candidate in order {
+        let overlaps = |other: &usize| iou(&boxes[*other], &boxes[candidate], edges) > threshold;
+        if !kept.iter().any(overlaps) {
+            kept.push(candidate);
+        }
+    }
+    kept
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rectangle(left: f32, top: f32, right: f32, bottom: f32) -> BoundingBox {
+        BoundingBox {
+            left,
+            top,
+            right,
+            bottom,
+        }
+    }
+
+    #[test]
+    fn overlap_is_the_share_of_the_union() {
+        let a = rectangle(0.0, 0.0, 10.0, 10.0);
+        // 5 x 10 shared of 150.
+        assert_eq!(
+            iou(&a, &rectangle(5.0, 0.0, 15.0, 10.0), Edges::Continuous),
+            50.0 / 150.0
+        );
+        // With the last pixel: 6 x 11 shared of 2 * 121 - 66.
+        let inclusive = iou(&a, &rectangle(5.0, 0.0, 15.0, 10.0), Edges::Inclusive);
+        assert_eq!(inclusive, 66.0 / 176.0);
+        assert_eq!(iou(&a, &a, Edges::Continuous), 1.0);
+        assert_eq!(iou(&a, &rectangle(20.0, 0.0, 30.0, 10.0), Edges::Continuous), 0.0);
+        // One inside the other.
+        assert_eq!(iou(&a, &rectangle(2.0, 2.0, 4.0, 7.0), Edges::Continuous), 0.1);
+        // Apart in both directions: two negative lengths must not make a positive area.
+        assert_eq!(
+            iou(&a, &rectangle(20.0, 20.0, 30.0, 30.0), Edges::Continuous),
+            0.0
+        );
+        let empty = rectangle(3.0, 3.0, 3.0, 3.0);
+        assert_eq!(iou(&empty, &empty, Edges::Continuous), 0.0);
+        // Inside out: no area.
+        assert_eq!(iou(&rectangle(5.0, 5.0, 1.0, 1.0), &a, Edges::Continuous), 0.0);
+    }
+
+    #[test]
+    fn the_best_of_overlapping_boxes_is_kept() {
+        let boxes = [
+            rectangle(0.0, 0.0, 10.0, 10.0),
+            rectangle(1.0, 0.0, 11.0, 10.0),
+            rectangle(40.0, 0.0, 50.0, 10.0),
+            // Overlaps the second alone by more than 0.5: the second goes, so this one stays.
+            rectangle(4.0, 0.0, 14.0, 10.0),
+        ];
+        let scores = [0.9, 0.8, 0.3, 0.7];
+        assert_eq!(nms(&boxes, &scores, 0.5, Edges::Continuous), [0, 3, 2]);
+        // 90 / 110 is not more than itself.
+        let at = iou(&boxes[0], &boxes[1], Edges::Continuous);
+        assert_eq!(nms(&boxes[..2], &scores[..2], at, Edges::Continuous), [0, 1]);
+        assert_eq!(nms(&boxes, &scores, 0.0, Edges::Continuous), [0, 2]);
+        assert!(nms(&[], &[], 0.5, Edges::Continuous).is_empty());
+    }
+
+    #[test]
+    fn equal_scores_keep_their_order_and_nan_comes_last() {
+        let apart = |x: f32| rectangle(x, 0.0, x + 1.0, 1.0);
+        let boxes = [apart(0.0), apart(10.0), apart(20.0)];
+        assert_eq!(nms(&boxes, &[0.5, 0.5, 0.9], 0.5, Edges::Continuous), [2, 0, 1]);
+        assert_eq!(
+            nms(&boxes, &[f32::NAN, 0.1, 0.2], 0.5, Edges::Continuous),
+            [2, 1, 0]
+        );
+    }
+
+    /// Numbers from 0 to 1 that look random and are the same each time.
+    fn numbers() -> impl FnMut() -> f32 {
+        let mut state = 1u64;
+        move || {
+            state = state
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1_442_695_040_888_963_407);
+            (state >> 40) as f32 / (1u64 << 24) as f32
+        }
+    }
+
+    #[test]
+    fn overlap_is_symmetric_and_what_is_kept_does_not_overlap() {
+        let mut next = numbers();
+        for round in 0..300 {
+            let mut made = || {
+                let (x, y) = (50.0 * next(), 50.0 * next());
+                (rectangle(x, y, x + 30.0 * next(), y + 30.0 * next()), next())
+            };
+            let (boxes, scores): (Vec<_>, Vec<_>) = (0..1 + round % 30).map(|_| made()).unzip();
+            let threshold = next();
+            let overlap = |a: usize, b: usize| iou(&boxes[a], &boxes[b], Edges::Continuous);
+            for a in 0..boxes.len() {
+                for b in 0..boxes.len() {
+                    assert!((0.0..=1.0 + 1e-6).contains(&overlap(a, b)));
+                    assert_eq!(overlap(a, b), overlap(b, a));
+                }
+            }
+            let kept = nms(&boxes, &scores, threshold, Edges::Continuous);
+            assert!(kept.windows(2).all(|pair| scores[pair[0]] >= scores[pair[1]]));
+            for (rank, a) in kept.iter().enumerate() {
+                assert!(kept[..rank].iter().all(|b| overlap(*a, *b) <= threshold));
+            }
+            // What went had a reason to.
+            for gone in (0..boxes.len()).filter(|position| !kept.contains(position)) {
+                let better = |k: &usize| scores[*k] >= scores[gone] && overlap(*k, gone) > threshold;
+                assert!(kept.iter().any(better));
+            }
+        }
+    }
+}

@@ -1,0 +1,35 @@
+//! Photos in, boxes out: detectors of faces and persons, and the geometry of boxes.
+//!
+//! Every detector is a [`Detector`]; what uses one (the curation's stages, `passer detect`) asks no more of it, so a stronger
+//! one slots in. Here are [`RetinaFace`], the face detector with which PASS was made, on any device of Burn's, and [`Yolox`],
+//! any detector of the YOLOX family in an ONNX file, on the CPU. [`Tiled`] runs another detector over parts of large photos too.
+//!
+//! This crate opens no file: weights come from a reader of the caller's, photos as pixels.
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::print_stderr))]
+
+mod boxes;
+mod detector;
+mod error;
+mod priors;
+mod resize;
+mod retinaface;
+mod tiles;
+mod yolox;
+
+#[cfg(test)]
+mod parity;
+
+pub use boxes::{BoundingBox, Edges, iou, nms};
+pub use detector::{Detection, Detector, Photo, top_score};
+pub use error::DetectionError;
+pub use priors::{PriorBox, decode_box, decode_landmarks, prior_boxes};
+pub use resize::{Letterbox, resize};
+pub use retinaface::{RetinaFace, RetinaFaceConfig, Scale};
+pub use tiles::{Tiled, TilesConfig};
+pub use yolox::{COCO_PERSON, Yolox, YoloxConfig};
+
+/// The score above which PASS took a face for one: a photo goes if any detection scores higher (PASSify's face script).
+pub const PASS_FACE_SCORE: f32 = 0.5;
+
+/// The score above which PASS took a person for one (PASSify's person script).
+pub const PASS_PERSON_SCORE: f32 = 0.5;

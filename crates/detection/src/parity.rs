@@ -1,0 +1,215 @@
+//! Detectors beside other implementations: the numbers of `scripts/parity/detection.py`.
+//!
+//! Weights and photographs that cannot be committed lie in the folder that PASSER_TEST_DATA names.
+
+use std::collections::BTreeMap;
+use std::io::Cursor;
+use std::path::PathBuf;
+
+use burn::tensor::Device;
+use serde::Deserialize;
+
+use crate::{Detection, Detector, Photo, RetinaFace, RetinaFaceConfig, Yolox, YoloxConfig};
+
+/// The numbers of a script's fixture.
+#[derive(Deserialize)]
+struct Fixture {
+    photos: Vec<Expected>,
+}
+
+/// What is seen in one photo: left, top, right, bottom, score, and a face's points, in shares of its sides.
+#[derive(Deserialize)]
+struct Expected {
+    key: String,
+    width: u32,
+    height: u32,
+    /// The sum of all pixels' values: both sides must see the same ones.
+    pixels: u64,
+    found: Vec<Vec<f32>>,
+}
+
+/// The folder of real inputs, or a word about what is not tested.
+fn test_data(what: &str) -> Option<PathBuf> {
+    let folder = std::env::var_os("PASSER_TEST_DATA").map(PathBuf::from);
+    if folder.is_none() {
+        eprintln!("{what}: not tested, for PASSER_TEST_DATA names no folder of weights and photographs");
+    }
+    folder
+}
+
+/// One of `photos-250.tar`, decoded.
+fn photo(folder: &std::path::Path, key: &str) -> data::RgbImage {
+    let tar = folder.join("photos-250.tar");
+    let dataset = data::Dataset::open(&tar.to_string_lossy()).unwrap();
+    let position = (0..dataset.len()).find(|position| dataset.key(*position).unwrap().ends_with(key));
+    let mut encoded = Vec::new();
+    dataset.read_image(position.unwrap(), &mut encoded).unwrap();
+    data::decode(&encoded, &data::DecodeLimits::DEFAULT).unwrap()
+}
+
+fn borrowed(image: &data::RgbImage) -> Photo<'_> {
+    Photo {
+        width: image.width,
+        height: image.height,
+        pixels: &image.pixels,
+    }
+}
+
+/// A detection as a fixture has it.
+fn shares(detection: &Detection, width: u32, height: u32) -> Vec<f32> {
+    let (width, height) = (width as f32, height as f32);
+    let bounds = detection.bounds;
+    let mut numbers = vec![
+        bounds.left / width,
+        bounds.top / height,
+        bounds.right / width,
+        bounds.bottom / height,
+        detection.score,
+    ];
+    numbers.extend(
+        detection
+            .landmarks
+            .iter()
+            .flat_map(|[x, y]| [x / width, y / height]),
+    );
+    numbers
+}
+
+/// Compares a detector with a fixture, all photos in one call.
+fn compare(what: &str, detector: &dyn Detector, folder: &std::path::Path, fixture: &str) {
+    let fixture: Fixture = serde_json::from_str(fixture).unwrap();
+    assert_eq!(fixture.photos.len(), 10);
+    let images = fixture.photos.iter().map(|expected| photo(folder, &expected.key));
+    let images = images.collect::<Vec<_>>();
+    for (image, expected) in images.iter().zip(&fixture.photos) {
+        assert_eq!((image.width, image.height), (expected.width, expected.height));
+        let pixels = image.pixels.iter().map(|value| u64::from(*value)).sum::<u64>();
+        assert_eq!(
+            pixels, expected.pixels,
+            "{}: other pixels than the script had",
+            expected.key
+        );
+    }
+    let photos = images.iter().map(borrowed).collect::<Vec<_>>();
+    let found = detector.detect(&photos).unwrap();
+    let (mut worst, mut count) = (0f32, 0);
+    for (found, expected) in found.iter().zip(&fixture.photos) {
+        assert_eq!(
+            found.len(),
+            expected.found.len(),
+            "{what}: detections in {}",
+            expected.key
+        );
+        for (ours, theirs) in found.iter().zip(&expected.found) {
+            let ours = shares(ours, expected.width, expected.height);
+            assert_eq!(ours.len(), theirs.len());
+            let differences = ours.iter().zip(theirs).map(|(a, b)| (a - b).abs());
+            worst = differences.fold(worst, f32::max);
+            count += 1;
+        }
+    }
+    eprintln!("{what}: {count} detections in 10 photos, at most {worst:.2e} apart");
+    assert!(worst < 1e-3, "{what}: {worst}");
+}
+
+#[test]
+fn faces_are_those_of_pytorch() {
+    let Some(folder) = test_data("RetinaFace beside PyTorch") else {
+        return;
+    };
+    let weights = std::fs::read(folder.join("models/retinaface_mobilenet025.pth")).unwrap();
+    let config = RetinaFaceConfig::pass();
+    let detector = RetinaFace::read(&mut Cursor::new(weights), config, &Device::flex()).unwrap();
+    compare(
+        "RetinaFace",
+        &detector,
+        &folder,
+        include_str!("../fixtures/faces.json"),
+    );
+}
+
+#[test]
+fn persons_are_those_of_onnxruntime() {
+    let Some(folder) = test_data("YOLOX beside onnxruntime") else {
+        return;
+    };
+    let weights = std::fs::read(folder.join("models/yolox_nano.onnx")).unwrap();
+    let detector = Yolox::read(&mut weights.as_slice(), YoloxConfig::persons()).unwrap();
+    compare(
+        "YOLOX",
+        &detector,
+        &folder,
+        include_str!("../fixtures/persons.json"),
+    );
+    let beyond = YoloxConfig {
+        classes: vec![0, 80],
+        ..YoloxConfig::persons()
+    };
+    let error = Yolox::read(&mut weights.as_slice(), beyond).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "`classes` has 80, expected less than 80: the network knows no more"
+    );
+}
+
+/// A picture and weights by formula, so that the network is compared wherever tests run.
+#[derive(Deserialize)]
+pub(crate) struct Formula {
+    pub(crate) shapes: BTreeMap<String, Vec<usize>>,
+    pub(crate) scores: Vec<f32>,
+    pub(crate) boxes: Vec<f32>,
+    pub(crate) points: Vec<f32>,
+}
+
+impl Formula {
+    pub(crate) fn read() -> Self {
+        serde_json::from_str(include_str!("../fixtures/retinaface_formula.json")).unwrap()
+    }
+
+    /// The weights of one tensor, by the formula that the script states.
+    fn values(name: &str, shape: &[usize]) -> Vec<f32> {
+        let terms = name.bytes().enumerate();
+        let number = terms
+            .map(|(at, byte)| (at + 1) * usize::from(byte))
+            .sum::<usize>()
+            % 997;
+        let wave = |index: usize| 43758.5453 * (12.9898 * index as f64 + 78.233 * number as f64).sin();
+        let u =
+            (0..shape.iter().product::<usize>()).map(|i| (2.0 * (wave(i) - wave(i).floor()) - 1.0) as f32);
+        let fan_in = shape[1..].iter().product::<usize>() as f64;
+        let gain = if name.contains("Head") { 0.01 } else { 1.0 };
+        let of = |u: f32| match shape.len() {
+            1 if name.ends_with("running_var") => 1.0 + 0.5 * u,
+            1 if name.ends_with("weight") => 1.0 + 0.1 * u,
+            1 => 0.1 * u,
+            _ => ((6.0 / fan_in).sqrt() * gain) as f32 * u,
+        };
+        u.map(of).collect()
+    }
+
+    /// A safetensors file of them, its names changed by `rename` (`None`: left out).
+    pub(crate) fn file(&self, rename: impl Fn(&str) -> Option<String>) -> Vec<u8> {
+        let tensors = self.shapes.iter().filter_map(|(name, shape)| {
+            let bytes = Self::values(name, shape);
+            let bytes = bytes
+                .iter()
+                .flat_map(|value| value.to_le_bytes())
+                .collect::<Vec<_>>();
+            Some((rename(name)?, (shape.clone(), bytes)))
+        });
+        let tensors = tensors.collect::<Vec<_>>();
+        let views = tensors.iter().map(|(name, (shape, bytes))| {
+            let view = safetensors::tensor::TensorView::new(safetensors::Dtype::F32, shape.clone(), bytes);
+            (name, view.unwrap())
+        });
+        safetensors::serialize(views, None).unwrap()
+    }
+
+    /// The picture of 50 x 37 px, in red, green and blue.
+    pub(crate) fn pixels() -> Vec<u8> {
+        let place = |at: usize| (at / 150, at / 3 % 50, at % 3);
+        let value =
+            |(y, x, channel): (usize, usize, usize)| (7 * x + 5 * y + 40 * channel + x * y % 11) % 256;
+        (0..37 * 150).map(|at| value(place(at)) as u8).collect()
+    }
+}

@@ -1,0 +1,261 @@
+//! Any detector of the YOLOX family in an ONNX file, on the CPU.
+//!
+//! Ge, Liu, Wang, Li, Sun, *YOLOX: Exceeding YOLO series in 2021*, 2021. The file is what the project exports: one input
+//! `[1, 3, height, width]`, blue, green, red from 0 to 255; one output `[1, places, 5 + classes]`, where each place says centre
+//! and size relative to its cell, whether anything is there, and of which class, the last two from 0 to 1.
+
+use std::io::Read;
+use std::sync::Arc;
+
+use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
+use tract_onnx::prelude::{
+    Framework, InferenceModelExt, IntoRunnable, Tensor, TypedModel, TypedRunnableModel, tvec,
+};
+
+use crate::boxes::{BoundingBox, Edges};
+use crate::detector::{Detection, Detector, Photo};
+use crate::error::{DetectionError, check_share};
+use crate::resize::{Letterbox, resize};
+use crate::tiles::suppressed;
+
+/// COCO's class of persons, the first.
+pub const COCO_PERSON: usize = 0;
+
+/// Strides of the feature maps.
+const STRIDES: [usize; 3] = [8, 16, 32];
+
+/// What fills the box around a photo.
+const GRAY: f32 = 114.0;
+
+/// How things are looked for.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct YoloxConfig {
+    /// The classes that are told, by the network's count; `[0]` is COCO's persons.
+    pub classes: Vec<usize>,
+    /// Detections must score more than this to be told at all. (PASS dropped photos with a person of more than
+    /// [`PASS_PERSON_SCORE`](crate::PASS_PERSON_SCORE), with another detector.)
+    pub candidate_score: f32,
+    /// Of boxes of one class that overlap by more than this only the best is told; YOLOX's demonstration: 0.45.
+    pub nms_iou: f32,
+}
+
+impl YoloxConfig {
+    /// Persons of a network that was trained on COCO.
+    pub fn persons() -> Self {
+        Self {
+            classes: vec![COCO_PERSON],
+            candidate_score: 0.02,
+            nms_iou: 0.45,
+        }
+    }
+
+    /// Whether things can be looked for so.
+    ///
+    /// # Errors
+    /// [`DetectionError::Config`], which names the key.
+    pub fn validate(&self) -> Result<(), DetectionError> {
+        check_share("candidate_score", self.candidate_score)?;
+        check_share("nms_iou", self.nms_iou)?;
+        if self.classes.is_empty() {
+            return Err(DetectionError::Config(
+                "`classes` names no class; COCO's persons are [0]".to_owned(),
+            ));
+        }
+        Ok(())
+    }
+}
+
+/// The detector. It has no landmarks.
+#[derive(Debug)]
+pub struct Yolox {
+    model: Arc<TypedRunnableModel>,
+    config: YoloxConfig,
+    /// Size of the input, px.
+    width: usize,
+    height: usize,
+    /// Numbers that the network says of each place.
+    numbers: usize,
+}
+
+impl Yolox {
+    /// Reads an ONNX file.
+    ///
+    /// # Errors
+    /// [`DetectionError::Onnx`] where it is no such file, or no such network, [`DetectionError::Config`] where the network
+    /// has no such class.
+    pub fn read<R: Read>(source: &mut R, config: YoloxConfig) -> Result<Self, DetectionError> {
+        config.validate()?;
+        let model = tract_onnx::onnx().model_for_read(source).map_err(onnx)?;
+        let model = model.into_optimized().map_err(onnx)?;
+        let (width, height) = input_of(&model)?;
+        let numbers = output_of(&model, width, height)?;
+        if let Some(class) = config.classes.iter().find(|class| **class + 5 >= numbers) {
+            return Err(DetectionError::Config(format!(
+                "`classes` has {class}, expected less than {}: the network knows no more",
+                numbers - 5
+            )));
+        }
+        Ok(Self {
+            model: model.into_runnable().map_err(onnx)?,
+            config,
+            width,
+            height,
+            numbers,
+        })
+    }
+
+    fn detect_one(&self, photo: &Photo<'_>) -> Result<Vec<Detection>, DetectionError> {
+        let fit = Letterbox::new(photo.width, photo.height, self.width as u32, self.height as u32);
+        let pixels = resize(photo, fit.width, fit.height);
+        let (wide, area) = (fit.width as usize, self.width * self.height);
+        let mut planes = vec![GRAY; 3 * area];
+        for (plane, channel) in planes.chunks_exact_mut(area).zip([2, 1, 0]) {
+            for (to, from) in plane
+                .chunks_exact_mut(self.width)
+                .zip(pixels.chunks_exact(wide * 3))
+            {
+                for (to, from) in to.iter_mut().zip(from.iter().skip(channel).step_by(3)) {
+                    *to = f32::from(*from);
+                }
+            }
+        }
+        let input = Tensor::from_shape(&[1, 3, self.height, self.width], &planes).map_err(onnx)?;
+        let outputs = self.model.run(tvec![input.into()]).map_err(onnx)?;
+        let output = outputs[0]
+            .try_as_plain_ram()
+            .and_then(|plain| plain.as_slice::<f32>());
+        Ok(self.decode(output.map_err(onnx)?, fit.ratio))
+    }
+
+    /// The detections that the output, `[places, numbers]`, means.
+    fn decode(&self, output: &[f32], ratio: f32) -> Vec<Detection> {
+        let mut found = Vec::new();
+        for (cell, numbers) in cells(self.width, self.height).zip(output.chunks_exact(self.numbers)) {
+            for class in &self.config.classes {
+                let score = numbers[4] * numbers[5 + class];
+                if score.is_nan() || score <= self.config.candidate_score {
+                    continue;
+                }
+                found.push(Detection {
+                    bounds: decode(cell, [numbers[0], numbers[1], numbers[2], numbers[3]])
+                        .scaled(1.0 / ratio, 1.0 / ratio),
+                    class: *class,
+                    score,
+                    landmarks: Vec::new(),
+                });
+            }
+        }
+        suppressed(found, self.config.nms_iou, Edges::Continuous)
+    }
+}
+
+impl Detector for Yolox {
+    fn detect(&self, photos: &[Photo<'_>]) -> Result<Vec<Vec<Detection>>, DetectionError> {
+        for (position, photo) in photos.iter().enumerate() {
+            photo.check(position)?;
+        }
+        photos.par_iter().map(|photo| self.detect_one(photo)).collect()
+    }
+}
+
+/// Column, row and stride of each place of the output, in its order.
+fn cells(width: usize, height: usize) -> impl Iterator<Item = (usize, usize, usize)> {
+    STRIDES.into_iter().flat_map(move |stride| {
+        let columns = width / stride;
+        (0..columns * (height / stride)).map(move |place| (place % columns, place / columns, stride))
+    })
+}
+
+/// The box, in pixels of the input, that a cell's numbers mean: the centre in cells from its corner, the logarithm of the size
+/// in cells.
+fn decode((column, row, stride): (usize, usize, usize), [x, y, width, height]: [f32; 4]) -> BoundingBox {
+    let stride = stride as f32;
+    BoundingBox::centred(
+        [(x + column as f32) * stride, (y + row as f32) * stride],
+        [width.exp() * stride, height.exp() * stride],
+    )
+}
+
+/// Width and height of a model's images.
+fn input_of(model: &TypedModel) -> Result<(usize, usize), DetectionError> {
+    let shape = model
+        .input_fact(0)
+        .map_err(onnx)?
+        .shape
+        .as_concrete()
+        .map(<[usize]>::to_vec);
+    match shape.as_deref() {
+        Some(&[1, 3, height, width]) if model.inputs.len() == 1 && (height % 32, width % 32) == (0, 0) => {
+            Ok((width, height))
+        }
+        _ => Err(DetectionError::Onnx(format!(
+            "expected one input [1, 3, height, width] of multiples of 32, got {} of shape {shape:?}; hint: export the model \
+             with a fixed size and a batch of one",
+            model.inputs.len()
+        ))),
+    }
+}
+
+/// How many numbers a model says of each place.
+fn output_of(model: &TypedModel, width: usize, height: usize) -> Result<usize, DetectionError> {
+    let shape = model
+        .output_fact(0)
+        .map_err(onnx)?
+        .shape
+        .as_concrete()
+        .map(<[usize]>::to_vec);
+    let places = cells(width, height).count();
+    match shape.as_deref() {
+        Some(&[1, found, numbers]) if found == places && numbers > 5 => Ok(numbers),
+        _ => Err(DetectionError::Onnx(format!(
+            "expected an output [1, {places}, 5 + classes] for images of {width} x {height} px, got {shape:?}; hint: export \
+             YOLOX without `--decode_in_inference`"
+        ))),
+    }
+}
+
+fn onnx(error: impl std::fmt::Display) -> DetectionError {
+    // Alternate: with its causes.
+    DetectionError::Onnx(format!("{error:#}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cells_run_from_fine_to_coarse() {
+        let cells = cells(64, 32).collect::<Vec<_>>();
+        assert_eq!(cells.len(), 8 * 4 + 4 * 2 + 2);
+        assert_eq!((cells[0], cells[1], cells[8]), ((0, 0, 8), (1, 0, 8), (0, 1, 8)));
+        assert_eq!((cells[32], cells[41]), ((0, 0, 16), (1, 0, 32)));
+        assert_eq!(super::cells(416, 416).count(), 3549);
+    }
+
+    #[test]
+    fn a_cells_numbers_are_relative_to_it() {
+        let found = decode((2, 1, 16), [0.5, 0.25, 0.0, 2f32.ln()]);
+        // Centre 2.5 and 1.25 cells of 16 px, 16 px wide, 32 px high.
+        let edges = [found.left, found.top, found.right, found.bottom];
+        assert_eq!(edges, [32.0, 4.0, 48.0, 36.0]);
+    }
+
+    #[test]
+    fn bad_files_and_numbers_are_named() {
+        let error = Yolox::read(&mut &b"not an onnx file"[..], YoloxConfig::persons()).unwrap_err();
+        assert!(
+            error.to_string().starts_with("the ONNX file cannot be used: "),
+            "{error}"
+        );
+        let none = YoloxConfig {
+            classes: vec![],
+            ..YoloxConfig::persons()
+        };
+        assert_eq!(
+            none.validate().unwrap_err().to_string(),
+            "`classes` names no class; COCO's persons are [0]"
+        );
+    }
+}
