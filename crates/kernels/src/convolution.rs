@@ -264,7 +264,7 @@ pub(crate) fn input_gradient(gradient: &[f32], weight: &[f32], geometry: &Geomet
 pub(crate) fn weight_gradient(x: &[f32], gradient: &[f32], geometry: &Geometry) -> Vec<f32> {
     let g = geometry;
     let (height, width) = g.output_size();
-    if g.inputs >= VECTOR && height * width < LONG {
+    if g.inputs >= 4 * VECTOR && height * width < LONG {
         return weight_gradient_by_channels(x, gradient, g);
     }
     let (rows, columns) = g.input_axes();
@@ -464,6 +464,10 @@ mod tests {
             // Where images lie, and an end that is no whole vector.
             [3, 5, 8, 13, 11, 1, 1, 0],
             [2, 16, 24, 16, 16, 1, 1, 0],
+            // Vectors of channels for the weight's gradient.
+            [3, 70, 24, 9, 8, 1, 1, 0],
+            [3, 64, 9, 9, 8, 3, 2, 1],
+            [2, 65, 12, 7, 7, 3, 1, 1],
             // Patches of a vision transformer.
             [2, 3, 8, 12, 12, 4, 4, 0],
             // A padding that leaves a phase of the gradient without its first line.
@@ -473,12 +477,12 @@ mod tests {
             [37, 40, 20, 6, 6, 3, 2, 1],
             [37, 40, 20, 6, 6, 3, 1, 0],
             // In Winograd's domain: odd and even sizes, one image, strips that cut images and that hold several.
-            [3, 24, 25, 7, 7, 3, 1, 1],
-            [1, 25, 24, 2, 3, 3, 1, 1],
-            [2, 24, 30, 37, 20, 3, 1, 1],
-            [37, 40, 24, 6, 5, 3, 1, 1],
-            [2, 24, 24, 66, 66, 3, 1, 1],
-            [2, 24, 300, 9, 10, 3, 1, 1],
+            [3, 64, 65, 7, 7, 3, 1, 1],
+            [1, 65, 64, 4, 5, 3, 1, 1],
+            [2, 64, 70, 17, 20, 3, 1, 1],
+            [13, 70, 64, 6, 5, 3, 1, 1],
+            [2, 64, 64, 34, 36, 3, 1, 1],
+            [2, 64, 300, 9, 10, 3, 1, 1],
             [3, 1, 1, 5, 5, 2, 1, 0],
             [1, 1, 1, 1, 1, 3, 1, 1],
             // Windows that reach far.
@@ -526,11 +530,11 @@ mod tests {
     #[test]
     fn bits_do_not_depend_on_the_number_of_threads() {
         // Runs of pixels, tiles, pixels where they lie, and small images.
-        for (channels, size, kernel) in [(5, 13, 3), (24, 13, 3), (8, 13, 1), (16, 9, 1)] {
+        for (channels, size, kernel) in [(5, 13, 3), (64, 13, 3), (8, 13, 1), (64, 9, 1)] {
             let g = Geometry {
                 images: 40,
                 inputs: channels,
-                outputs: 16,
+                outputs: 64,
                 height: size,
                 width: size,
                 kernel,
@@ -538,8 +542,8 @@ mod tests {
                 padding: kernel / 2,
             };
             let x = values(40 * channels * size * size, 1);
-            let weight = values(16 * channels * kernel * kernel, 2);
-            let gradient = values(40 * 16 * size * size, 3);
+            let weight = values(64 * channels * kernel * kernel, 2);
+            let gradient = values(40 * 64 * size * size, 3);
             let with = |threads| {
                 let pool = rayon::ThreadPoolBuilder::new()
                     .num_threads(threads)

@@ -17,8 +17,9 @@ use crate::simd::vectorised;
 
 /// Places of a tile.
 const PLACES: usize = 16;
-/// Channels below which making tiles costs more than it saves.
-const FEWEST: usize = 24;
+/// Channels, and pixels of a side, below which making tiles costs what it saves.
+const FEWEST: usize = 64;
+const SMALLEST: usize = 4;
 /// Floats of tiles, in and out, that a strip should hold to stay near a core.
 const CACHED: usize = 160 * 1024;
 /// Fewest tiles of a strip that keep the inner loops busy.
@@ -28,7 +29,7 @@ const SHORTEST: usize = 48;
 pub(crate) fn applies(g: &Geometry) -> bool {
     (g.kernel, g.stride, g.padding) == (3, 1, 1)
         && g.inputs.min(g.outputs) >= FEWEST
-        && g.height.min(g.width) >= 2
+        && g.height.min(g.width) >= SMALLEST
 }
 
 /// As [`convolution::forward`](crate::convolution::forward).
