@@ -6,12 +6,12 @@
 mod architecture;
 /// Every file under `configs/` is read and runs two steps.
 mod configs;
+/// Curation from outside: filter, kill, go on, release, take down.
+mod curate;
 /// Fine-tuning from outside: kill and resume, result, refusals.
 mod finetune;
 /// What a newcomer gets wrong.
 mod mistakes;
-/// Curation from outside: filter, kill, go on, release, take down.
-mod curate;
 /// The program's help, errors and bad input.
 mod program;
 /// Pretrain, kill, resume, evaluate, from outside.
