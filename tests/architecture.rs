@@ -4,7 +4,7 @@ use crate::{files, root};
 use std::collections::BTreeMap;
 
 /// Which crate may depend on which of ours: complete.
-const EDGES: [(&str, &[&str]); 8] = [
+const EDGES: [(&str, &[&str]); 9] = [
     ("data", &[]),
     ("kernels", &[]),
     ("backbones", &["kernels"]),
