@@ -35,6 +35,7 @@ pub(crate) enum Kind {
     Evaluation,
     Suite,
     DataSet,
+    Curation,
 }
 
 impl Kind {
@@ -47,6 +48,8 @@ impl Kind {
             Some(Self::FineTuning)
         } else if has("objective") || has("backbone") || has("views") {
             Some(Self::Pretraining)
+        } else if has("source") && has("stages") {
+            Some(Self::Curation)
         } else if has("encoders") || has("data_sets") {
             Some(Self::Suite)
         } else if has("protocols") || has("test_transforms") {
@@ -65,6 +68,7 @@ impl Kind {
             Self::Evaluation => "an evaluation config",
             Self::Suite => "an evaluation suite",
             Self::DataSet => "a data-set description",
+            Self::Curation => "a curation config",
         }
     }
 
@@ -78,6 +82,7 @@ impl Kind {
             }
             Self::Evaluation => "`passer evaluate run` takes such files, as in configs/evaluate/",
             Self::Suite => "`passer evaluate suite` takes such files, as in configs/suites/",
+            Self::Curation => "`passer curate` takes such files, as in configs/curate/",
             Self::DataSet => "such files are given where data are asked for (`--data`, `--train`, `--test`)",
         }
     }

@@ -92,7 +92,8 @@ pub(crate) fn run(verb: Verb) -> anyhow::Result<()> {
 }
 
 fn stages(arguments: &RunArguments) -> anyhow::Result<()> {
-    let config: Config = crate::configs::read(&arguments.config, &arguments.set)?;
+    let config: Config =
+        crate::configs::read(&arguments.config, &arguments.set, crate::configs::Kind::Curation)?;
     let result = shown(|stop, progress| {
         let options = RunOptions {
             only: arguments.stage.as_deref(),
