@@ -375,6 +375,7 @@ fn rectangle(image: &mut RgbImage, [left, top, right, bottom]: [f32; 4], colour:
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
 
