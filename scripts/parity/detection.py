@@ -2,7 +2,7 @@
 
     python scripts/parity/detection.py formula                       crates/detection/fixtures/retinaface_formula.json
     python scripts/parity/detection.py photos DATA RAW               crates/detection/fixtures/{faces,persons}.json
-    python scripts/parity/detection.py speed DATA FOLDER             photos a second over a folder of JPEGs
+    python scripts/parity/detection.py speed DATA FOLDER [THREADS]   photos a second over a folder of JPEGs
     python scripts/parity/detection.py decisions DATA FOLDER         faces.jsonl and persons.jsonl as `passer detect` writes them
 
 DATA is the folder that PASSER_TEST_DATA names. RAW is what `cargo run --release -p data --example decode_raw` printed for the ten
@@ -124,11 +124,12 @@ def priors_of(width, height):
     """[priors, 4]: centre and size in shares of the picture."""
     found = []
     for stride, sides in ((8, (16, 32)), (16, (64, 128)), (32, (256, 512))):
-        for row in range(math.ceil(height / stride)):
-            for column in range(math.ceil(width / stride)):
-                for side in sides:
-                    found.append(((column + 0.5) * stride / width, (row + 0.5) * stride / height, side / width, side / height))
-    return torch.tensor(found, dtype=torch.float64)
+        rows, columns = np.mgrid[: math.ceil(height / stride), : math.ceil(width / stride)]
+        places = np.stack([(columns.ravel() + 0.5) * stride / width, (rows.ravel() + 0.5) * stride / height], 1)
+        sizes = np.array([[side / width, side / height] for side in sides])
+        pairs = np.concatenate([places.repeat(len(sides), 0), np.tile(sizes, (len(places), 1))], 1)
+        found.append(pairs)
+    return torch.from_numpy(np.concatenate(found))
 
 
 def decoded(box, points, priors):
@@ -299,28 +300,28 @@ def decode(path):
     return cv2.imread(str(path), cv2.IMREAD_COLOR)[..., ::-1]
 
 
-def speed(data, folder):
+def speed(data, folder, threads=2):
     import cv2
 
-    threads = 2
+    threads = int(threads)
     torch.set_num_threads(threads)
     cv2.setNumThreads(threads)
     paths = sorted(Path(folder).glob("**/*.JPEG"))
     network, _ = read_network(data, torch.float32)
     session = session_of(data, threads)
-    work = {
+    stages = {
         "decode": lambda rgb: rgb,
         "faces": lambda rgb: faces(network, rgb, torch.float32),
         "persons": lambda rgb: persons(session, rgb),
     }
-    for name, run in work.items():
+    for name, run in stages.items():
         for path in paths[:5]:
             run(decode(path))
-        start = time.perf_counter()
+        start, work = time.perf_counter(), time.process_time()
         for path in paths:
             run(decode(path))
-        seconds = time.perf_counter() - start
-        print(f"{name}: {len(paths)} photos in {seconds:.2f} s, {len(paths) / seconds:.1f} a second")
+        seconds, work = time.perf_counter() - start, time.process_time() - work
+        print(f"{name}: {len(paths)} photos in {seconds:.2f} s, {len(paths) / seconds:.1f} a second, {work:.2f} s of CPU")
 
 
 def decisions(data, folder):
