@@ -320,9 +320,12 @@ fn a_curation_killed_at_any_moment_decides_the_same() {
 
     let killed = home.path().join("killed");
     let mut kills = 0;
-    for wait_ms in (0..).map(|at| 15 + at * 35 % 400) {
+    // Longer from time to time, so that even a busy machine comes to an end.
+    let mut wait = Duration::from_millis(20);
+    loop {
         let mut child = command(&killed).spawn().unwrap();
-        std::thread::sleep(Duration::from_millis(wait_ms));
+        std::thread::sleep(wait);
+        wait = wait.mul_f64(1.25);
         match child.try_wait().unwrap() {
             Some(ended) => {
                 assert!(ended.success());
@@ -334,7 +337,7 @@ fn a_curation_killed_at_any_moment_decides_the_same() {
                 kills += 1;
             }
         }
-        assert!(kills < 500, "it never comes to an end");
+        assert!(kills < 40, "it never comes to an end");
     }
     assert!(kills > 0);
     assert!(dump(&killed) == expected, "after {kills} kills");
