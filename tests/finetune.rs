@@ -1,13 +1,11 @@
 //! Fine-tuning from outside: what a run directory holds, kills that change nothing, what is refused.
 
-use crate::runs::photos;
+use crate::runs::{kill_at_random, lines, metrics, photos, run, tensors};
 use crate::{passer, root};
-use burn::store::{BurnpackStore, ModuleStore};
 use serde_json::Value;
-use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 /// The CIFAR-10 recipe shrunk to 18 steps of a tiny network, with everything on that can be drawn, averaged and chosen.
 const SHRUNK: [&str; 13] = [
@@ -51,45 +49,10 @@ fn finetune(data: &Path, out: &Path, more: &[&str]) -> Command {
     command
 }
 
-fn run(mut command: Command) {
-    let output = command.output().unwrap();
-    assert!(
-        output.status.success(),
-        "{}",
-        String::from_utf8_lossy(&output.stderr)
-    );
-}
-
 fn refused(mut command: Command) -> String {
     let output = command.output().unwrap();
     assert_eq!(output.status.code(), Some(1));
     String::from_utf8_lossy(&output.stderr).into_owned()
-}
-
-fn lines(path: &Path) -> Vec<Value> {
-    let text = std::fs::read_to_string(path).unwrap();
-    let line = |line: &str| {
-        let mut line: Value = serde_json::from_str(line).unwrap();
-        for clock in ["images_per_second", "data_wait"] {
-            line.as_object_mut().unwrap().remove(clock);
-        }
-        line
-    };
-    text.lines().map(line).collect()
-}
-
-/// All tensors of the last checkpoint: network, average, best epoch.
-fn tensors(run: &Path) -> BTreeMap<String, Vec<u8>> {
-    let checkpoint = training::latest_checkpoint(run).unwrap().unwrap();
-    let mut found = BTreeMap::new();
-    for file in ["student.bpk", "state.bpk"] {
-        let mut store = BurnpackStore::from_file(checkpoint.path.join(file));
-        for (path, tensor) in store.get_all_tensors().unwrap() {
-            let data = burn::store::bridge::to_data(tensor).unwrap();
-            found.insert(format!("{file}:{path}"), data.as_bytes().to_vec());
-        }
-    }
-    found
 }
 
 fn results(run: &Path) -> Vec<Value> {
@@ -105,33 +68,16 @@ fn kills_change_neither_weights_nor_curve_nor_score() {
     let started = Instant::now();
     run(finetune(&photos, &whole, &[]));
     let whole_time = started.elapsed();
-    assert_eq!(lines(&whole.join("metrics.jsonl")).len(), 9);
+    assert_eq!(metrics(&whole).len(), 9);
     assert_eq!(lines(&whole.join("validation.jsonl")).len(), 6);
 
     let killed = folder.path().join("killed");
-    let (mut kills, mut state) = (0, 0x9E37_79B9_7F4A_7C15u64 ^ u64::from(std::process::id()));
-    while kills < 6 {
-        state = state
-            .wrapping_mul(6_364_136_223_846_793_005)
-            .wrapping_add(1_442_695_040_888_963_407);
-        let wait = whole_time.mul_f64((state >> 40) as f64 / (1 << 24) as f64 * 0.6);
-        let mut child = finetune(&photos, &killed, &["--resume"])
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        std::thread::sleep(wait.max(Duration::from_millis(1)));
-        if child.try_wait().unwrap().is_some() {
-            std::fs::remove_dir_all(&killed).unwrap();
-            continue;
-        }
-        child.kill().unwrap();
-        child.wait().unwrap();
-        kills += 1;
-    }
+    let resumed = || finetune(&photos, &killed, &["--resume"]);
+    kill_at_random(6, whole_time, &killed, resumed, || ());
     run(finetune(&photos, &killed, &["--resume"]));
-    for file in ["metrics.jsonl", "validation.jsonl"] {
-        assert_eq!(lines(&whole.join(file)), lines(&killed.join(file)), "{file}");
-    }
+    assert_eq!(metrics(&whole), metrics(&killed));
+    let curve = |run: &Path| lines(&run.join("validation.jsonl"));
+    assert_eq!(curve(&whole), curve(&killed));
     let of_whole = tensors(&whole);
     for part in ["student.bpk:head.weight", "state.bpk:average", "state.bpk:best"] {
         assert!(

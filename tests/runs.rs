@@ -62,7 +62,8 @@ fn pretrain(data: &Path, out: &Path, more: &[&str]) -> Command {
     command
 }
 
-fn run(mut command: Command) {
+/// Runs a command to its end, which must be a good one.
+pub(crate) fn run(mut command: Command) {
     let output = command.output().unwrap();
     assert!(
         output.status.success(),
@@ -71,22 +72,27 @@ fn run(mut command: Command) {
     );
 }
 
+/// Objects of a file of JSON lines.
+pub(crate) fn lines(path: &Path) -> Vec<serde_json::Value> {
+    let text = std::fs::read_to_string(path).unwrap();
+    text.lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect()
+}
+
 /// Lines of `metrics.jsonl` without their clock fields.
-fn metrics(run: &Path) -> Vec<serde_json::Value> {
-    let text = std::fs::read_to_string(run.join("metrics.jsonl")).unwrap();
-    let line = |line: &str| {
-        let mut line: serde_json::Value = serde_json::from_str(line).unwrap();
+pub(crate) fn metrics(run: &Path) -> Vec<serde_json::Value> {
+    let mut lines = lines(&run.join("metrics.jsonl"));
+    for line in &mut lines {
         for clock in ["images_per_second", "data_wait"] {
             line.as_object_mut().unwrap().remove(clock).unwrap();
         }
-        line
-    };
-    text.lines().map(line).collect()
+    }
+    lines
 }
 
-/// All tensors of a run's last checkpoint by file and path: weights, teacher, queue. Parameter ids differ from process
-/// to process and do not count.
-fn tensors(run: &Path) -> BTreeMap<String, Vec<u8>> {
+/// All tensors of a run's last checkpoint by file and path. Parameter ids differ from process to process and do not count.
+pub(crate) fn tensors(run: &Path) -> BTreeMap<String, Vec<u8>> {
     let checkpoint = training::latest_checkpoint(run).unwrap().unwrap();
     let mut found = BTreeMap::new();
     for file in ["student.bpk", "state.bpk"] {
@@ -96,6 +102,41 @@ fn tensors(run: &Path) -> BTreeMap<String, Vec<u8>> {
             found.insert(format!("{file}:{path}"), data.as_bytes().to_vec());
         }
     }
+    found
+}
+
+/// Kills what `command` begins or goes on with in the run directory `out` at `times` random moments, most of them early, and
+/// lets `after` look at what a kill leaves. A run that ends before its kill is begun again from the first step.
+pub(crate) fn kill_at_random(
+    times: usize,
+    whole_time: Duration,
+    out: &Path,
+    command: impl Fn() -> Command,
+    after: impl Fn(),
+) {
+    let mut kills = 0;
+    let mut state = 0x9E37_79B9_7F4A_7C15u64 ^ u64::from(std::process::id());
+    while kills < times {
+        state = state
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
+        let wait = whole_time.mul_f64((state >> 40) as f64 / (1 << 24) as f64 * 0.6);
+        let mut child = command().stderr(Stdio::null()).spawn().unwrap();
+        std::thread::sleep(wait.max(Duration::from_millis(1)));
+        if child.try_wait().unwrap().is_some() {
+            std::fs::remove_dir_all(out).unwrap();
+            continue;
+        }
+        child.kill().unwrap();
+        child.wait().unwrap();
+        kills += 1;
+        after();
+    }
+}
+
+/// [`tensors`] of a MoCo run, whose queue must be among them.
+fn moco_tensors(run: &Path) -> BTreeMap<String, Vec<u8>> {
+    let found = tensors(run);
     assert!(found.contains_key("state.bpk:queue"), "{:?}", found.keys());
     found
 }
@@ -111,34 +152,16 @@ fn twenty_kills_change_nothing() {
     assert_eq!(metrics(&whole).len(), 4);
 
     let killed = folder.path().join("killed");
-    let mut kills = 0;
-    let mut state = 0x9E37_79B9_7F4A_7C15u64 ^ u64::from(std::process::id());
-    while kills < 20 {
-        // Random moments, most of them early: a run that ends before its kill is begun again from the first step.
-        state = state
-            .wrapping_mul(6_364_136_223_846_793_005)
-            .wrapping_add(1_442_695_040_888_963_407);
-        let wait = whole_time.mul_f64((state >> 40) as f64 / (1 << 24) as f64 * 0.6);
-        let mut child = pretrain(&photos, &killed, &["--resume"])
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        std::thread::sleep(wait.max(Duration::from_millis(1)));
-        if child.try_wait().unwrap().is_some() {
-            std::fs::remove_dir_all(&killed).unwrap();
-            continue;
-        }
-        child.kill().unwrap();
-        child.wait().unwrap();
-        kills += 1;
+    let resumed = || pretrain(&photos, &killed, &["--resume"]);
+    kill_at_random(20, whole_time, &killed, resumed, || {
         // Whatever the moment, the newest checkpoint is whole.
         if killed.exists() && training::latest_checkpoint(&killed).unwrap().is_some() {
-            tensors(&killed);
+            moco_tensors(&killed);
         }
-    }
+    });
     run(pretrain(&photos, &killed, &["--resume"]));
     assert_eq!(metrics(&whole), metrics(&killed));
-    assert_eq!(tensors(&whole), tensors(&killed));
+    assert_eq!(moco_tensors(&whole), moco_tensors(&killed));
     let encoder = |run: &Path| std::fs::read(run.join("encoder.safetensors")).unwrap();
     assert_eq!(encoder(&whole), encoder(&killed));
     assert_eq!(
@@ -185,7 +208,7 @@ fn f16_leaves_overflowing_steps_out_counts_them_and_resumes_with_its_scale() {
     child.wait().unwrap();
     run(f16(&killed, &["--resume"]));
     assert_eq!(lines, metrics(&killed));
-    assert_eq!(tensors(&whole), tensors(&killed));
+    assert_eq!(moco_tensors(&whole), moco_tensors(&killed));
 }
 
 #[test]
@@ -199,7 +222,7 @@ fn worker_counts_change_nothing() {
             &out,
             &["--set", &format!("data.workers={workers}")],
         ));
-        (metrics(&out), tensors(&out))
+        (metrics(&out), moco_tensors(&out))
     };
     let one = of(1);
     assert_eq!(one, of(4));

@@ -7,15 +7,14 @@ is normalising u8 views, both networks, loss, backward, optimizer and teacher. I
 """
 
 import argparse
-import json
 import pathlib
-import resource
-import statistics
 import sys
 import time
 import tomllib
 
 import torch
+
+from report import report
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "parity"))
 from curve import METHODS, by_size  # noqa: E402
@@ -42,7 +41,7 @@ def main():
 
     method = METHODS[next(iter(config["objective"]))](config, 1000)
     layout = torch.channels_last if a.channels_last else torch.contiguous_format
-    for module in [*method.student, *getattr(method, "teacher", [])]:
+    for module in [*method.student, *getattr(method, "teacher", getattr(method, "target", []))]:
         module.to(memory_format=layout)
     generator = torch.Generator().manual_seed(0)
     views = []
@@ -58,23 +57,16 @@ def main():
         groups = [group.contiguous(memory_format=layout) for group in by_size(views, mean, std)]
         loss = method.train(groups, step)
         seconds.append(time.perf_counter() - start)
-    step = statistics.median(seconds[a.warm_up :])
-    print(
-        json.dumps(
-            {
-                "images_per_second": round(a.batch / step, 3),
-                "seconds_per_step": round(step, 4),
-                "peak_rss_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1),
-                "config": pathlib.Path(a.config).name,
-                "batch": a.batch,
-                "views": len(views),
-                "threads": a.threads,
-                "steps": a.steps,
-                "layout": "channels_last" if a.channels_last else "contiguous",
-                "last_loss": round(loss, 4),
-                "torch": torch.__version__,
-            }
-        )
+    report(
+        a,
+        seconds,
+        a.batch,
+        {
+            "config": pathlib.Path(a.config).name,
+            "batch": a.batch,
+            "views": len(views),
+            "last_loss": round(loss, 4),
+        },
     )
 
 

@@ -9,14 +9,13 @@ Images are noise; making views is not timed.
 """
 
 import argparse
-import json
 import pathlib
-import resource
-import statistics
 import sys
 import time
 
 import torch
+
+from report import report
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "parity"))
 from moco import Branch, Moco, normalise, random_queue, resnet  # noqa: E402
@@ -62,25 +61,18 @@ def main():
         first, second = normalise(views, MEAN, STD).contiguous(memory_format=layout).chunk(2)
         loss = moco.step(first, second, order)
         seconds.append(time.perf_counter() - start)
-    step = statistics.median(seconds[a.warm_up :])
-    print(
-        json.dumps(
-            {
-                "images_per_second": round(batch / step, 3),
-                "seconds_per_step": round(step, 4),
-                "peak_rss_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1),
-                "model": a.model,
-                "image_px": size,
-                "batch": batch,
-                "batch_norm_images": group or batch,
-                "queue": a.queue,
-                "threads": a.threads,
-                "steps": a.steps,
-                "layout": "channels_last" if a.channels_last else "contiguous",
-                "last_loss": round(loss, 4),
-                "torch": torch.__version__,
-            }
-        )
+    report(
+        a,
+        seconds,
+        batch,
+        {
+            "model": a.model,
+            "image_px": size,
+            "batch": batch,
+            "batch_norm_images": group or batch,
+            "queue": a.queue,
+            "last_loss": round(loss, 4),
+        },
     )
 
 

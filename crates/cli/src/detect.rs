@@ -341,21 +341,17 @@ impl Sheet {
         }
         let step = CELL_PX + GAP_PX;
         let (width, height) = (COLUMNS as u32 * step + GAP_PX, rows * step + GAP_PX);
-        let mut pixels = vec![255; width as usize * height as usize * 3];
-        for (index, (_, cell)) in self.cells.iter().enumerate() {
-            let left = GAP_PX as usize + index % COLUMNS * step as usize;
-            let top = GAP_PX as usize + index / COLUMNS * step as usize;
-            let line = cell.width as usize * 3;
-            for (row, from) in cell.pixels.chunks_exact(line).enumerate() {
-                let start = ((top + row) * width as usize + left) * 3;
-                pixels[start..start + line].copy_from_slice(from);
-            }
-        }
-        Some(RgbImage {
+        let mut sheet = RgbImage {
             width,
             height,
-            pixels,
-        })
+            pixels: vec![255; width as usize * height as usize * 3],
+        };
+        for (index, (_, cell)) in self.cells.iter().enumerate() {
+            let place = |number: usize| GAP_PX + number as u32 * step;
+            let (left, top) = (place(index % COLUMNS), place(index / COLUMNS));
+            data::contact_sheet::paste(&mut sheet, cell, left, top);
+        }
+        Some(sheet)
     }
 }
 

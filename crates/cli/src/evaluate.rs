@@ -6,7 +6,6 @@ use crate::failure::{Failure, make_folder_of};
 use crate::progress::Progress;
 use crate::weights::WeightsArguments;
 use crate::{devices, provenance};
-use anyhow::Context;
 use backbones::{BackboneConfig, EncoderInfo, ImportOptions, Part, Stem};
 use burn::tensor::Device;
 use evaluation::suite::{Cell, EncoderEntry, Suite, Surroundings};
@@ -141,8 +140,7 @@ fn suite(arguments: &SuiteArguments) -> anyhow::Result<()> {
         ("table.md", &table),
         ("table.csv", &evaluation::suite::csv(&cells)),
     ] {
-        let path = arguments.out.join(name);
-        std::fs::write(&path, text).with_context(|| format!("`{}` cannot be written", path.display()))?;
+        training::write_atomically(&arguments.out.join(name), text.as_bytes())?;
     }
     print!("{table}");
     for name in ["table.md", "table.csv", "table.json"] {

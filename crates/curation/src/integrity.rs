@@ -86,7 +86,7 @@ impl IntegrityConfig {
             found.decision = Decision::dropped(photo.id, "taken_down");
             return Ok(found);
         }
-        if self.placeholders.contains(&hex(&found.sha256)) {
+        if self.placeholders.contains(&data::hex(&found.sha256)) {
             found.decision = Decision::dropped(photo.id, "placeholder");
             return Ok(found);
         }
@@ -197,11 +197,6 @@ fn perceptual_hash(hasher: &Hasher, image: data::RgbImage) -> Option<Hash> {
         bytes.copy_from_slice(hash.as_bytes());
         bytes
     })
-}
-
-/// Lowercase hex digits.
-pub(crate) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn chain(error: &Error) -> String {

@@ -92,11 +92,7 @@ impl Photos {
 /// Where a download lies: named by a hash of the key, which spreads millions of files evenly over 65,536 folders, and tells
 /// apart keys that differ in case alone on file systems that do not.
 pub(crate) fn fetched_path(folder: &Path, key: &str) -> PathBuf {
-    let name: String = Sha256::digest(key.as_bytes())
-        .iter()
-        .take(20)
-        .map(|byte| format!("{byte:02x}"))
-        .collect();
+    let name = data::hex(&Sha256::digest(key.as_bytes())[..20]);
     folder.join(&name[..2]).join(&name[2..4]).join(name)
 }
 

@@ -22,7 +22,6 @@ use crate::Progress;
 use crate::config::Config;
 use crate::draws::draw;
 use crate::error::Error;
-use crate::integrity::hex;
 use crate::ledger::Ledger;
 use crate::photo::Photo;
 use crate::photos::Photos;
@@ -458,7 +457,7 @@ fn record(
             date_taken: photo.date_taken.clone(),
             latitude: photo.latitude.filter(|_| coordinates),
             longitude: photo.longitude.filter(|_| coordinates),
-            content_hash: Some(hex(content)),
+            content_hash: Some(data::hex(content)),
             other,
         },
     }

@@ -132,7 +132,11 @@ fn fit(image: &RgbImage, side: u32) -> RgbImage {
     out
 }
 
-fn paste(sheet: &mut RgbImage, picture: &RgbImage, left: u32, top: u32) {
+/// Copies a picture onto a sheet, its upper left corner at `left`, `top`, px.
+///
+/// # Panics
+/// If it does not lie inside.
+pub fn paste(sheet: &mut RgbImage, picture: &RgbImage, left: u32, top: u32) {
     let row_bytes = picture.width as usize * 3;
     for (y, row) in picture.pixels.chunks_exact(row_bytes).enumerate() {
         let start = ((top as usize + y) * sheet.width as usize + left as usize) * 3;

@@ -27,4 +27,5 @@ pub use loader::{BadRecord, BadRecords, Batch, Batches, Loader, LoaderConfig, Vi
 pub use order::Order;
 pub use record::{Label, Metadata, Record};
 pub use sources::description::{About, Download};
+pub use sources::index_file::hex;
 pub use transforms::{ErasingFill, Filter, Transform, ViewGroup};

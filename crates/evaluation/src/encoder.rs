@@ -142,11 +142,7 @@ pub fn weights_hash(backbone: &Backbone) -> String {
             .for_each(|side| hasher.update((*side as u64).to_le_bytes()));
         hasher.update(data.as_bytes());
     }
-    hasher
-        .finalize()
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect()
+    data::hex(&hasher.finalize())
 }
 
 #[cfg(test)]

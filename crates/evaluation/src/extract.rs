@@ -153,11 +153,7 @@ fn labels_hash(dataset: &Dataset) -> Result<String, Error> {
             hasher.update(class.to_le_bytes());
         }
     }
-    Ok(hasher
-        .finalize()
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect())
+    Ok(data::hex(&hasher.finalize()))
 }
 
 /// Labels of the records named, which must all be of one kind.

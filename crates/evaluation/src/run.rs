@@ -393,10 +393,7 @@ impl<'a> Plan<'a> {
 
 /// SHA-256 of a JSON value, hexadecimal.
 fn hash_of(value: &Value) -> String {
-    Sha256::digest(value.to_string())
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect()
+    data::hex(&Sha256::digest(value.to_string()))
 }
 
 /// The first digits of a hash, enough to tell two apart.

@@ -42,6 +42,43 @@ impl Geometry {
             && self.height * self.width >= 8 * VECTOR
     }
 
+    /// Floats of an image of the input and of the output.
+    fn floats_of_an_image(&self) -> (usize, usize) {
+        let (height, width) = self.output_size();
+        (
+            self.inputs * self.height * self.width,
+            self.outputs * height * width,
+        )
+    }
+
+    /// The sum of what `part` makes of images and the gradients of their outputs, in parts of whole groups of images, each
+    /// `floats` long. How the sum is split depends on shapes alone, so its bits do not depend on the number of threads.
+    fn sum_over_images(
+        &self,
+        x: &[f32],
+        gradient: &[f32],
+        group: usize,
+        floats: usize,
+        part: impl Fn(&[f32], &[f32]) -> Vec<f32> + Sync,
+    ) -> Vec<f32> {
+        let (x_image, y_image) = self.floats_of_an_image();
+        let tasks = ((4 << 20) / floats).clamp(2, 16);
+        let per_task = self.images.div_ceil(tasks).next_multiple_of(group);
+        let parts = x
+            .par_chunks(per_task * x_image)
+            .zip(gradient.par_chunks(per_task * y_image))
+            .map(|(x, gradient)| part(x, gradient))
+            .collect::<Vec<_>>();
+        let mut parts = parts.into_iter();
+        let mut total = parts.next().unwrap_or_default();
+        for part in parts {
+            for (total, part) in total.iter_mut().zip(part) {
+                *total += part;
+            }
+        }
+        total
+    }
+
     fn input_axes(&self) -> (Axis, Axis) {
         let axis = |size| Axis::of_input(size, self.kernel, self.stride, self.padding);
         (axis(self.height), axis(self.width))
@@ -263,15 +300,14 @@ pub(crate) fn input_gradient(gradient: &[f32], weight: &[f32], geometry: &Geomet
 /// The gradient of the weight, shaped as it, from the input and the gradient of the output.
 pub(crate) fn weight_gradient(x: &[f32], gradient: &[f32], geometry: &Geometry) -> Vec<f32> {
     let g = geometry;
-    let (height, width) = g.output_size();
-    if g.inputs >= 4 * VECTOR && height * width < LONG {
+    let size = g.output_size();
+    if g.inputs >= 4 * VECTOR && size.0 * size.1 < LONG {
         return weight_gradient_by_channels(x, gradient, g);
     }
     let (rows, columns) = g.input_axes();
     let image = rows.length * columns.length;
     let field = image * rows.phases.len() * columns.phases.len() * g.inputs;
     let group = g.group(field.max(image * g.outputs));
-    let size = g.output_size();
     let outputs = g.outputs.next_multiple_of(BLOCK);
     let given = (Axis::of_outputs(&rows), Axis::of_outputs(&columns));
     let given = Layout::new(given.0, given.1, g.outputs, size, group);
@@ -280,41 +316,33 @@ pub(crate) fn weight_gradient(x: &[f32], gradient: &[f32], geometry: &Geometry) 
         .map(|(c, ky, kx)| layout_tap(&layout, g.stride, c, ky, kx))
         .collect::<Vec<_>>();
 
-    let (x_image, y_image) = (g.inputs * g.height * g.width, g.outputs * size.0 * size.1);
-    // How the sum is split depends on shapes alone, so its bits do not depend on the number of threads.
-    let tasks = ((4 << 20) / (outputs * offsets.len())).clamp(2, 16);
-    let per_task = g.images.div_ceil(tasks).next_multiple_of(group);
-    let parts = x
-        .par_chunks(per_task * x_image)
-        .zip(gradient.par_chunks(per_task * y_image))
-        .map(|(x, gradient)| {
-            let mut sums = vec![0.0; outputs * offsets.len()];
-            let mut field = vec![0.0; layout.len()];
-            let mut rows = vec![0.0; outputs * given.plane];
-            for (x, gradient) in x.chunks(group * x_image).zip(gradient.chunks(group * y_image)) {
-                layout.fill(&mut field, x);
-                given.fill(&mut rows, gradient);
-                let images = x.len() / x_image;
-                if images < group {
-                    // The images before, in the places that stay empty now, must not count.
-                    for row in rows.chunks_exact_mut(given.plane) {
-                        row[images * given.image()..].fill(0.0);
-                    }
+    let (x_image, y_image) = g.floats_of_an_image();
+    g.sum_over_images(x, gradient, group, outputs * offsets.len(), |x, gradient| {
+        let mut sums = vec![0.0; outputs * offsets.len()];
+        let mut field = vec![0.0; layout.len()];
+        let mut rows = vec![0.0; outputs * given.plane];
+        for (x, gradient) in x.chunks(group * x_image).zip(gradient.chunks(group * y_image)) {
+            layout.fill(&mut field, x);
+            given.fill(&mut rows, gradient);
+            let images = x.len() / x_image;
+            if images < group {
+                // The images before, in the places that stay empty now, must not count.
+                for row in rows.chunks_exact_mut(given.plane) {
+                    row[images * given.image()..].fill(0.0);
                 }
-                vectorised(Correlate {
-                    rows: &rows,
-                    row: given.plane,
-                    field: &field,
-                    offsets: &offsets,
-                    sums: &mut sums,
-                    length: images * given.image(),
-                });
             }
-            sums.truncate(g.outputs * offsets.len());
-            sums
-        })
-        .collect::<Vec<_>>();
-    sum_of(parts)
+            vectorised(Correlate {
+                rows: &rows,
+                row: given.plane,
+                field: &field,
+                offsets: &offsets,
+                sums: &mut sums,
+                length: images * given.image(),
+            });
+        }
+        sums.truncate(g.outputs * offsets.len());
+        sums
+    })
 }
 
 /// [`weight_gradient`] with vectors of input channels instead of vectors of pixels, which would be used up soon in small
@@ -322,7 +350,7 @@ pub(crate) fn weight_gradient(x: &[f32], gradient: &[f32], geometry: &Geometry) 
 fn weight_gradient_by_channels(x: &[f32], gradient: &[f32], g: &Geometry) -> Vec<f32> {
     let (rows, columns) = g.input_axes();
     let (height, width) = g.output_size();
-    let (x_image, y_image) = (g.inputs * g.height * g.width, g.outputs * height * width);
+    let (x_image, y_image) = g.floats_of_an_image();
     let layout = Layout::new(rows, columns, g.inputs, (g.height, g.width), 1);
     let phases = layout.rows.phases.len() * layout.columns.phases.len();
     // Channels of a position, and positions of a phase.
@@ -341,40 +369,32 @@ fn weight_gradient_by_channels(x: &[f32], gradient: &[f32], g: &Geometry) -> Vec
 
     let outputs = g.outputs.next_multiple_of(BLOCK);
     let of_tap = outputs * channels;
-    // How the sum is split depends on shapes alone, so its bits do not depend on the number of threads.
-    let tasks = ((4 << 20) / (of_tap * taps.len())).clamp(2, 16);
-    let per_task = g.images.div_ceil(tasks);
-    let parts = x
-        .par_chunks(per_task * x_image)
-        .zip(gradient.par_chunks(per_task * y_image))
-        .map(|(x, gradient)| {
-            let mut sums = vec![0.0; of_tap * taps.len()];
-            let mut planes = vec![0.0; layout.len()];
-            let mut field = unwritten(phases * positions * channels);
-            let mut packed = unwritten(outputs * offsets.len());
-            for (x, gradient) in x.chunks_exact(x_image).zip(gradient.chunks_exact(y_image)) {
-                layout.fill(&mut planes, x);
-                let planes = planes.chunks_exact(g.inputs * layout.plane);
-                for (planes, field) in planes.zip(field.chunks_exact_mut(positions * channels)) {
-                    transpose(planes, layout.plane, g.inputs, positions, field, channels);
-                }
-                pack_rows(gradient, offsets.len(), g.outputs, offsets.len(), &mut packed);
-                for (tap, sums) in taps.iter().zip(sums.chunks_exact_mut(of_tap)) {
-                    vectorised(Accumulate {
-                        weights: &packed,
-                        offsets: &offsets,
-                        field: &field[*tap..],
-                        outputs: sums,
-                        row: channels,
-                        length: g.inputs,
-                        add: true,
-                    });
-                }
+    let total = g.sum_over_images(x, gradient, 1, of_tap * taps.len(), |x, gradient| {
+        let mut sums = vec![0.0; of_tap * taps.len()];
+        let mut planes = vec![0.0; layout.len()];
+        let mut field = unwritten(phases * positions * channels);
+        let mut packed = unwritten(outputs * offsets.len());
+        for (x, gradient) in x.chunks_exact(x_image).zip(gradient.chunks_exact(y_image)) {
+            layout.fill(&mut planes, x);
+            let planes = planes.chunks_exact(g.inputs * layout.plane);
+            for (planes, field) in planes.zip(field.chunks_exact_mut(positions * channels)) {
+                transpose(planes, layout.plane, g.inputs, positions, field, channels);
             }
-            sums
-        })
-        .collect::<Vec<_>>();
-    let total = sum_of(parts);
+            pack_rows(gradient, offsets.len(), g.outputs, offsets.len(), &mut packed);
+            for (tap, sums) in taps.iter().zip(sums.chunks_exact_mut(of_tap)) {
+                vectorised(Accumulate {
+                    weights: &packed,
+                    offsets: &offsets,
+                    field: &field[*tap..],
+                    outputs: sums,
+                    row: channels,
+                    length: g.inputs,
+                    add: true,
+                });
+            }
+        }
+        sums
+    });
     let mut of_weight = unwritten(g.outputs * g.inputs * taps.len());
     of_weight
         .par_chunks_exact_mut(g.inputs * taps.len())
@@ -390,18 +410,6 @@ fn weight_gradient_by_channels(x: &[f32], gradient: &[f32], g: &Geometry) -> Vec
             );
         });
     of_weight
-}
-
-/// The sum of equally long parts, in their order.
-pub(crate) fn sum_of(parts: Vec<Vec<f32>>) -> Vec<f32> {
-    let mut parts = parts.into_iter();
-    let mut total = parts.next().unwrap_or_default();
-    for part in parts {
-        for (total, part) in total.iter_mut().zip(part) {
-            *total += part;
-        }
-    }
-    total
 }
 
 #[cfg(test)]

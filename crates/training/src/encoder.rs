@@ -10,6 +10,7 @@ use backbones::{
     encoder_to_safetensors_as,
 };
 use burn::tensor::Device;
+use data::hex;
 use sha2::{Digest, Sha256};
 use std::fs::File;
 use std::io::{Read, Seek};
@@ -182,8 +183,4 @@ pub(crate) fn refused(path: &Path, error: &WeightsError) -> Error {
         reason,
         hint,
     }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

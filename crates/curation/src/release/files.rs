@@ -7,7 +7,6 @@ use std::path::{Path, PathBuf};
 use sha2::{Digest, Sha256};
 
 use crate::error::Error;
-use crate::integrity::hex;
 
 /// Writes a small file and makes sure that it is on disk.
 pub(super) fn write(path: &Path, text: &str) -> Result<(), Error> {
@@ -28,7 +27,7 @@ pub(super) fn checksum(path: &Path) -> Result<(u64, String), Error> {
         let more = file.read(&mut buffer).map_err(Error::io("read", path))?;
         if more == 0 {
             let digest: [u8; 32] = hash.finalize().into();
-            return Ok((length, hex(&digest)));
+            return Ok((length, data::hex(&digest)));
         }
         hash.update(&buffer[..more]);
         length += more as u64;

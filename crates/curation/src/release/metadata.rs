@@ -15,7 +15,6 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
 use super::Entry;
 use crate::error::Error;
-use crate::integrity::hex;
 
 /// PASS's columns. The first has no name: the number of the row in the source.
 const PASS_HEADER: &str = ",unickname,datetaken,licensename,hash,latitude,longitude";
@@ -106,7 +105,7 @@ impl Tables {
         let text = |text: &Option<String>| text.as_deref().map(ByteArray::from);
         let texts = [
             Some(ByteArray::from(photo.key.as_str())),
-            Some(ByteArray::from(hex(sha256).as_str())),
+            Some(ByteArray::from(data::hex(sha256).as_str())),
             text(&photo.photographer),
             text(&photo.photographer_id),
             text(&photo.title),

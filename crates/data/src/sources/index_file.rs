@@ -124,8 +124,8 @@ pub(crate) fn beside(source: &Path, is_folder: bool) -> PathBuf {
     source.with_file_name(name)
 }
 
-/// Lowercase hexadecimal digits.
-pub(crate) fn hex(bytes: &[u8]) -> String {
+/// Lowercase hexadecimal digits, two a byte: how hashes and fingerprints are written.
+pub fn hex(bytes: &[u8]) -> String {
     use std::fmt::Write;
     bytes
         .iter()
