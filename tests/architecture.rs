@@ -9,7 +9,7 @@ const EDGES: [(&str, &[&str]); 9] = [
     ("kernels", &[]),
     ("backbones", &["kernels"]),
     ("detection", &["backbones"]),
-    ("training", &["backbones", "data"]),
+    ("training", &["kernels", "backbones", "data"]),
     ("objectives", &["training", "backbones"]),
     ("evaluation", &["training", "data", "backbones"]),
     ("curation", &["data", "backbones"]),

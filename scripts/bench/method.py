@@ -1,9 +1,9 @@
-"""Times training steps of DINO, SwAV, SimCLR or BYOL in PyTorch on the CPU by a config of Passer's, to set beside Passer's.
+"""Times training steps of DINO, SwAV, SimCLR, BYOL or MAE in PyTorch on the CPU by a config of Passer's, to set beside Passer's.
 
     python scripts/bench/method.py configs/pretrain/dino-vit-small-16-pass.toml --batch 4 --count 2=4 [--threads 2] [--steps 6]
 
-Prints one JSON object as moco_resnet50.py does. Networks, losses and optimizers are those of scripts/parity/curve.py; a step
-is normalising u8 views, both networks, loss, backward, optimizer and teacher. Images are noise; making views is not timed.
+Prints one JSON object as moco_resnet50.py does. Networks, losses and optimizers are those of scripts/parity/curve.py, MAE's
+lightly's; a step is normalising u8 views, all networks, loss, backward, optimizer and teacher. Images are noise; making views is not timed.
 """
 
 import argparse
@@ -17,7 +17,44 @@ import torch
 from report import report
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "parity"))
-from curve import METHODS, by_size  # noqa: E402
+from curve import METHODS, Method, by_size  # noqa: E402
+from moco_v3 import vit  # noqa: E402
+
+
+class Mae(Method):
+    """lightly's encoder and decoder around timm's network."""
+
+    def build(self):
+        from lightly.models.modules import MAEDecoderTIMM, MaskedVisionTransformerTIMM
+
+        shape = self.config["backbone"]["vit"]
+        self.side = shape["patch_px"]
+        network = vit(*(shape[key] for key in ("width", "depth", "heads", "patch_px", "image_px")))
+        self.patches = network.patch_embed.num_patches
+        self.encoder = MaskedVisionTransformerTIMM(network, weight_initialization="skip", pos_embed_initialization="skip")
+        self.decoder = MAEDecoderTIMM(
+            self.patches,
+            self.side,
+            embed_dim=shape["width"],
+            decoder_embed_dim=self.own["decoder_width"],
+            decoder_depth=self.own["decoder_depth"],
+            decoder_num_heads=self.own["decoder_heads"],
+        )
+        self.student = [self.encoder, self.decoder]
+
+    def loss(self, groups, step):
+        from lightly.models import utils
+
+        images, tokens = groups[0], self.patches + 1
+        keep, hidden = utils.random_token_mask((len(images), tokens), self.own["mask_ratio"])
+        full = utils.repeat_token(self.decoder.mask_token, (len(images), tokens))
+        full = utils.set_at_index(full, keep, self.decoder.embed(self.encoder.encode(images, idx_keep=keep)).type_as(full))
+        made = self.decoder.predict(utils.get_at_index(self.decoder.decode(full), hidden))
+        target = utils.get_at_index(utils.patchify(images, self.side), hidden - 1)
+        return torch.nn.functional.mse_loss(made, utils.normalize_mean_var(target, dim=-1))
+
+
+BENCHED = {**METHODS, "mae": Mae}
 
 
 def main():
@@ -39,7 +76,7 @@ def main():
         group, views = given.split("=")
         config["views"][int(group)]["count"] = int(views)
 
-    method = METHODS[next(iter(config["objective"]))](config, 1000)
+    method = BENCHED[next(iter(config["objective"]))](config, 1000)
     layout = torch.channels_last if a.channels_last else torch.contiguous_format
     for module in [*method.student, *getattr(method, "teacher", getattr(method, "target", []))]:
         module.to(memory_format=layout)

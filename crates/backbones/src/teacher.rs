@@ -138,7 +138,9 @@ impl ModuleMapper for Average {
             .expect("equal paths have equal ranks");
 
         let momentum = self.momentum;
-        change_value(param, |teacher| teacher * momentum + student * (1.0 - momentum))
+        change_value(param, |teacher| {
+            kernels::moving_average(teacher, student, momentum)
+        })
     }
 }
 

@@ -12,6 +12,7 @@ use crate::error::Error;
 use crate::record::{Label, Metadata, Record};
 use crate::sources::description::{self, About, Kind, Part, resolve, split_of};
 use crate::sources::files;
+use crate::sources::fingerprint::{HashedKeys, fingerprint};
 use crate::sources::folder::{self, Layout};
 use crate::sources::index_file::{IndexStore, hex};
 use crate::sources::listed::{self, Opened};
@@ -19,7 +20,7 @@ use crate::sources::pass::PassMetadata;
 use crate::sources::raster::{self, Raster};
 use crate::sources::shard_set::{ShardSet, expand, shards_in, shards_of};
 use crate::sources::synthetic::Synthetic;
-use crate::sources::table::{HashedKey, Table, fingerprint};
+use crate::sources::table::Table;
 
 /// Records at positions 0 to `len() - 1`, opened and indexed. Cheap to share between threads.
 #[derive(Debug)]
@@ -112,12 +113,13 @@ impl Dataset {
 
     /// A data set of records that are in memory already, such as images bundled with the program.
     pub fn from_records(records: Vec<Record>, class_names: Vec<String>) -> Dataset {
-        let hashed = records
+        let hashes: Vec<[u8; 32]> = records
             .par_iter()
-            .map(|record| (record.key.clone(), Sha256::digest(&record.image).into()))
-            .collect::<Vec<HashedKey>>();
+            .map(|record| Sha256::digest(&record.image).into())
+            .collect();
+        let hashed = HashedKeys::sorted(records.iter().map(|record| &record.key).zip(hashes));
         Dataset {
-            fingerprint: fingerprint(hashed),
+            fingerprint: fingerprint(&[hashed]),
             source: Source::Memory(records),
             class_names,
             pass: None,
@@ -393,7 +395,7 @@ impl Dataset {
                 table: Box::new(table),
             },
             class_names: opened.classes,
-            fingerprint: fingerprint(hashed),
+            fingerprint: fingerprint(&[hashed]),
             pass: None,
             undecided: opened.undecided,
         }
@@ -420,7 +422,7 @@ impl Dataset {
         }
         Ok(Dataset {
             class_names: part.classes.clone().or(found).unwrap_or_default(),
-            fingerprint: fingerprint(raster.hashed_keys()),
+            fingerprint: fingerprint(&[raster.hashed_keys()]),
             source: Source::Raster(raster),
             pass: None,
             undecided: HashMap::new(),
@@ -484,7 +486,7 @@ impl Dataset {
                 table: Box::new(table),
             },
             class_names,
-            fingerprint: fingerprint(hashed),
+            fingerprint: fingerprint(&[hashed]),
             pass,
             undecided: HashMap::new(),
         })
@@ -500,7 +502,7 @@ impl Dataset {
         Ok(Dataset {
             source: Source::Shards(shards),
             class_names,
-            fingerprint: fingerprint(hashed),
+            fingerprint: fingerprint(&hashed),
             pass,
             undecided: HashMap::new(),
         })

@@ -3,6 +3,7 @@
 pub(crate) mod coco;
 pub(crate) mod description;
 pub(crate) mod files;
+pub(crate) mod fingerprint;
 pub(crate) mod folder;
 pub(crate) mod index_file;
 pub(crate) mod listed;

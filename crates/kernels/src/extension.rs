@@ -12,7 +12,7 @@ use burn::tensor::TensorData;
 
 use crate::batch_norm::{self, Extent};
 use crate::convolution::{self, Geometry};
-use crate::{gelu, softmax};
+use crate::{Adamw, Sgd, gelu, softmax, update};
 
 /// How a batch is normalised.
 #[derive(Clone, Copy, Debug)]
@@ -85,6 +85,26 @@ pub(crate) trait KernelBackend: Backend {
 
     /// The gradient of a softmax's input, from its output.
     fn softmax_gradient(output: FloatTensor<Self>, gradient: FloatTensor<Self>) -> FloatTensor<Self>;
+
+    /// A step of SGD that has a velocity: weight and velocity after it.
+    fn sgd_step(
+        weight: FloatTensor<Self>,
+        gradient: FloatTensor<Self>,
+        velocity: FloatTensor<Self>,
+        how: Sgd,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>);
+
+    /// A step of AdamW that has averages: weight and averages after it.
+    fn adamw_step(
+        weight: FloatTensor<Self>,
+        gradient: FloatTensor<Self>,
+        mean: FloatTensor<Self>,
+        square: FloatTensor<Self>,
+        how: Adamw,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>);
+
+    /// A step of a moving average.
+    fn averaged(average: FloatTensor<Self>, value: FloatTensor<Self>, momentum: f64) -> FloatTensor<Self>;
 }
 
 fn dims(tensor: &FlexTensor) -> [usize; 4] {
@@ -237,6 +257,47 @@ impl KernelBackend for Flex {
         softmax::backward(output.storage(), gradient.storage_mut(), last(&output));
         gradient
     }
+
+    fn sgd_step(
+        weight: FlexTensor,
+        gradient: FlexTensor,
+        velocity: FlexTensor,
+        how: Sgd,
+    ) -> (FlexTensor, FlexTensor) {
+        let (mut weight, gradient, mut velocity) = (owned(weight), gradient.to_contiguous(), owned(velocity));
+        update::sgd(
+            weight.storage_mut(),
+            gradient.storage(),
+            velocity.storage_mut(),
+            &how,
+        );
+        (weight, velocity)
+    }
+
+    fn adamw_step(
+        weight: FlexTensor,
+        gradient: FlexTensor,
+        mean: FlexTensor,
+        square: FlexTensor,
+        how: Adamw,
+    ) -> (FlexTensor, FlexTensor, FlexTensor) {
+        let (mut weight, gradient) = (owned(weight), gradient.to_contiguous());
+        let (mut mean, mut square) = (owned(mean), owned(square));
+        update::adamw(
+            weight.storage_mut(),
+            gradient.storage(),
+            mean.storage_mut(),
+            square.storage_mut(),
+            &how,
+        );
+        (weight, mean, square)
+    }
+
+    fn averaged(average: FlexTensor, value: FlexTensor, momentum: f64) -> FlexTensor {
+        let (mut average, value) = (owned(average), value.to_contiguous());
+        update::moving_average(average.storage_mut(), value.storage(), momentum);
+        average
+    }
 }
 
 /// The size of the last dimension.
@@ -332,6 +393,9 @@ impl<B: KernelBackend> Backward<B, 1> for Softmax {
 
 /// Why there is no gradient of a gradient here.
 const FIRST_ORDER: &str = "Burn differentiates once: gradients are computed outside autodiff";
+
+/// Why no update is differentiated.
+const OUTSIDE: &str = "weights are updated outside autodiff";
 
 impl<B: KernelBackend, C: CheckpointStrategy> KernelBackend for Autodiff<B, C> {
     fn convolve(x: FloatTensor<Self>, weight: FloatTensor<Self>, window: Window) -> FloatTensor<Self> {
@@ -440,5 +504,28 @@ impl<B: KernelBackend, C: CheckpointStrategy> KernelBackend for Autodiff<B, C> {
 
     fn softmax_gradient(_: FloatTensor<Self>, _: FloatTensor<Self>) -> FloatTensor<Self> {
         unreachable!("{FIRST_ORDER}")
+    }
+
+    fn sgd_step(
+        _: FloatTensor<Self>,
+        _: FloatTensor<Self>,
+        _: FloatTensor<Self>,
+        _: Sgd,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        unreachable!("{OUTSIDE}")
+    }
+
+    fn adamw_step(
+        _: FloatTensor<Self>,
+        _: FloatTensor<Self>,
+        _: FloatTensor<Self>,
+        _: FloatTensor<Self>,
+        _: Adamw,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
+        unreachable!("{OUTSIDE}")
+    }
+
+    fn averaged(_: FloatTensor<Self>, _: FloatTensor<Self>, _: f64) -> FloatTensor<Self> {
+        unreachable!("{OUTSIDE}")
     }
 }

@@ -1,5 +1,5 @@
-//! Operations that Burn 0.22 has slow on a device, made again for it: convolution, batch normalisation, GELU and softmax
-//! on `flex`, its CPU backend. Everywhere else they are Burn's own, composed as its layers do. Which it is, the tensor's
+//! Operations that Burn 0.22 has slow on a device, made again for it: convolution, batch normalisation, GELU, softmax, and
+//! steps of optimizers and moving averages on `flex`, its CPU backend. Everywhere else they are Burn's own, composed as its layers do. Which it is, the tensor's
 //! device decides at run time.
 //!
 //! Why: Burn composes a convolution's gradients from convolutions of other shapes, and batch normalisation from a dozen
@@ -8,6 +8,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 mod batch_norm;
+mod composed;
 mod convolution;
 mod exponential;
 mod extension;
@@ -17,6 +18,7 @@ mod pages;
 mod product;
 mod simd;
 mod softmax;
+mod update;
 mod winograd;
 
 use burn::backend::Dispatch;
@@ -217,6 +219,107 @@ pub fn batch_norm<const D: usize>(
         mean: mean_over_groups(batch.mean),
         variance: mean_over_groups(batch.variance),
     }
+}
+
+/// The numbers of a step of `torch.optim.SGD` without dampening.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Sgd {
+    /// Learning rate.
+    pub learning_rate: f64,
+    /// How much of the velocity stays, 0 to below 1; 0: there is none.
+    pub momentum: f64,
+    /// L2 penalty.
+    pub weight_decay: f64,
+    /// Nesterov's momentum.
+    pub nesterov: bool,
+}
+
+/// `g += weight_decay w; v = momentum v + g; w -= learning_rate v` (Nesterov: `g + momentum v` in place of `v`), outside
+/// autodiff. Gives weight and velocity; without a velocity, as in the first step, `v = g`.
+pub fn sgd<const D: usize>(
+    weight: Tensor<D>,
+    gradient: Tensor<D>,
+    velocity: Option<Tensor<D>>,
+    how: &Sgd,
+) -> (Tensor<D>, Option<Tensor<D>>) {
+    match velocity {
+        Some(velocity) if native(&weight) && how.momentum > 0.0 => {
+            let (weight, gradient) = (weight.into_dispatch(), gradient.into_dispatch());
+            let (weight, velocity) =
+                <Dispatch as KernelBackend>::sgd_step(weight, gradient, velocity.into_dispatch(), *how);
+            (
+                Tensor::from_dispatch(weight),
+                Some(Tensor::from_dispatch(velocity)),
+            )
+        }
+        velocity => composed::sgd(weight, gradient, velocity, how),
+    }
+}
+
+/// The numbers of a step of `torch.optim.AdamW` (Loshchilov, Hutter, *Decoupled weight decay regularization*, 2019,
+/// algorithm 2).
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Adamw {
+    /// Learning rate.
+    pub learning_rate: f64,
+    /// How much of the averages of gradient and squared gradient stays.
+    pub betas: [f64; 2],
+    /// Added to the root of the squared gradient's average.
+    pub epsilon: f64,
+    /// Decoupled weight decay.
+    pub weight_decay: f64,
+    /// Number of the step, the first being 1.
+    pub step: u64,
+}
+
+impl Adamw {
+    /// What the formulas multiply with and add: β₁, 1 − β₁, β₂, 1 − β₂, 1 / √(1 − β₂ᵗ), ε, rate / (1 − β₁ᵗ), 1 − rate · decay.
+    fn factors(&self) -> [f64; 8] {
+        let correction = |beta: f64| 1.0 - beta.powi(self.step as i32);
+        let [first, second] = self.betas;
+        [
+            first,
+            1.0 - first,
+            second,
+            1.0 - second,
+            1.0 / correction(second).sqrt(),
+            self.epsilon,
+            self.learning_rate / correction(first),
+            1.0 - self.learning_rate * self.weight_decay,
+        ]
+    }
+}
+
+/// One step of AdamW, outside autodiff: the weight, and the averages of gradient and squared gradient, which begin at zero.
+pub fn adamw<const D: usize>(
+    weight: Tensor<D>,
+    gradient: Tensor<D>,
+    averages: Option<[Tensor<D>; 2]>,
+    how: &Adamw,
+) -> (Tensor<D>, [Tensor<D>; 2]) {
+    match averages {
+        Some([mean, square]) if native(&weight) => {
+            let (weight, mean, square) = <Dispatch as KernelBackend>::adamw_step(
+                weight.into_dispatch(),
+                gradient.into_dispatch(),
+                mean.into_dispatch(),
+                square.into_dispatch(),
+                *how,
+            );
+            let averages = [Tensor::from_dispatch(mean), Tensor::from_dispatch(square)];
+            (Tensor::from_dispatch(weight), averages)
+        }
+        averages => composed::adamw(weight, gradient, averages, how),
+    }
+}
+
+/// `momentum · average + (1 − momentum) · value`, outside autodiff.
+pub fn moving_average<const D: usize>(average: Tensor<D>, value: Tensor<D>, momentum: f64) -> Tensor<D> {
+    if native(&average) {
+        let (average, value) = (average.into_dispatch(), value.into_dispatch());
+        return Tensor::from_dispatch(<Dispatch as KernelBackend>::averaged(average, value, momentum));
+    }
+    composed::moving_average(average, value, momentum)
 }
 
 #[cfg(test)]

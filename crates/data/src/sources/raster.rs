@@ -11,7 +11,7 @@ use flate2::read::GzDecoder;
 use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 
-use super::table::HashedKey;
+use super::fingerprint::HashedKeys;
 use crate::error::Error;
 use crate::record::Label;
 
@@ -54,15 +54,17 @@ impl Raster {
     }
 
     /// Keys with the hashes of their images.
-    pub(crate) fn hashed_keys(&self) -> Vec<HashedKey> {
-        (0..self.len())
+    pub(crate) fn hashed_keys(&self) -> HashedKeys {
+        let hashes: Vec<[u8; 32]> = (0..self.len())
             .into_par_iter()
             .map(|position| {
                 let mut image = vec![];
                 self.image(position, &mut image);
-                (self.key(position), Sha256::digest(&image).into())
+                Sha256::digest(&image).into()
             })
-            .collect()
+            .collect();
+        let pairs = hashes.into_iter().enumerate();
+        HashedKeys::sorted(pairs.map(|(position, hash)| (self.key(position), hash)))
     }
 
     /// The picture as a BMP of 24 bits a pixel.

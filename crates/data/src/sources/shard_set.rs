@@ -6,8 +6,9 @@ use std::sync::OnceLock;
 
 use rayon::prelude::*;
 
+use super::fingerprint::HashedKeys;
 use super::index_file::IndexStore;
-use super::table::{HashedKey, Table};
+use super::table::Table;
 use super::{files, tar_shard};
 use crate::error::Error;
 use crate::record::{Label, Metadata};
@@ -33,7 +34,10 @@ struct Shard {
 
 impl ShardSet {
     /// Opens the shards, several at a time, and indexes those that are not; with the keys and content hashes of all records.
-    pub(crate) fn open(paths: Vec<PathBuf>, store: &IndexStore) -> Result<(ShardSet, Vec<HashedKey>), Error> {
+    pub(crate) fn open(
+        paths: Vec<PathBuf>,
+        store: &IndexStore,
+    ) -> Result<(ShardSet, Vec<HashedKeys>), Error> {
         let keep_open = paths.len() <= MOST_OPEN_SHARDS;
         let tables: Vec<_> = paths
             .par_iter()
@@ -44,11 +48,11 @@ impl ShardSet {
             })
             .collect::<Result<_, Error>>()?;
         let mut shards = Vec::with_capacity(paths.len());
-        let mut hashed = Vec::new();
+        let mut hashed = Vec::with_capacity(paths.len());
         let mut first = 0;
         for (path, (table, of_shard)) in paths.into_iter().zip(tables) {
             let next = first + table.len();
-            hashed.extend(of_shard);
+            hashed.push(of_shard);
             shards.push(Shard {
                 path,
                 table,

@@ -3,9 +3,7 @@
 //! A million records must take less than 64 bytes each, so there is no `String` and no struct per record: names share one
 //! arena without their folders, offsets count tar blocks of 512 bytes, and columns that a data set has no use for are empty.
 
-use sha2::{Digest, Sha256};
-
-use super::index_file::hex;
+use super::fingerprint::HashedKeys;
 use crate::record::Label;
 
 /// Tar members start at multiples of this many bytes.
@@ -16,9 +14,6 @@ const NO_LABEL: u32 = u32::MAX;
 
 /// Member names that were left out, kept at most this many with their reasons.
 const SKIPPED_KEPT: usize = 100;
-
-/// Key of a record and SHA-256 of its image.
-pub(crate) type HashedKey = (String, [u8; 32]);
 
 /// Records of one shard or folder, by position within it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -204,15 +199,14 @@ impl Table {
         !self.label_values.is_empty() || !self.label_ends.is_empty()
     }
 
-    /// Keys with their hashes, sorted; the hashes leave the table, which is from now on as small as it gets.
-    pub(crate) fn take_hashed_keys(&mut self) -> Vec<HashedKey> {
+    /// Keys with their hashes; the hashes leave the table, which is from now on as small as it gets.
+    pub(crate) fn take_hashed_keys(&mut self) -> HashedKeys {
         let hashes = std::mem::take(&mut self.hashes);
-        let mut hashed: Vec<HashedKey> = hashes
+        let pairs = hashes
             .into_iter()
             .enumerate()
-            .map(|(row, hash)| (self.key(row), hash))
-            .collect();
-        hashed.sort_unstable();
+            .map(|(row, hash)| (self.key(row), hash));
+        let hashed = HashedKeys::sorted(pairs);
         self.compact();
         hashed
     }
@@ -261,19 +255,6 @@ impl Table {
             + self.hashes.capacity() * 32
             + self.modified.capacity() * 8
     }
-}
-
-/// SHA-256 over the sorted pairs: each key, a zero byte, the 32 bytes of the content hash.
-pub(crate) fn fingerprint(mut hashed: Vec<HashedKey>) -> String {
-    // Stable sorting is quick on what comes as a few sorted stretches, one for each shard.
-    hashed.sort();
-    let mut hasher = Sha256::new();
-    for (key, hash) in &hashed {
-        hasher.update(key.as_bytes());
-        hasher.update([0]);
-        hasher.update(hash);
-    }
-    hex(&hasher.finalize())
 }
 
 fn label_end(end: u32, is_single: bool) -> u32 {

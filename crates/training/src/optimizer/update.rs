@@ -31,35 +31,33 @@ pub(super) fn update(
     slots: &mut Slots,
 ) -> Tensor<2> {
     slots.steps += 1;
+    let mut averages = std::mem::take(&mut slots.averages).into_iter();
     match config {
         OptimizerConfig::Sgd {
             momentum, nesterov, ..
         } => {
-            let gradient = decayed(gradient, &weight, how.weight_decay);
-            let direction = with_momentum(gradient, *momentum, *nesterov, slots);
-            weight - direction * how.learning_rate
+            let how = kernels::Sgd {
+                learning_rate: how.learning_rate,
+                momentum: *momentum,
+                weight_decay: how.weight_decay,
+                nesterov: *nesterov,
+            };
+            let (weight, velocity) = kernels::sgd(weight, gradient, averages.next(), &how);
+            slots.averages = velocity.into_iter().collect();
+            weight
         }
         OptimizerConfig::Adamw { betas, epsilon, .. } => {
-            let [first, second] = *betas;
-            let mut averages = std::mem::take(&mut slots.averages).into_iter();
-            let mean = match averages.next() {
-                Some(mean) => mean * first + gradient.clone() * (1.0 - first),
-                None => gradient.clone() * (1.0 - first),
+            let how = kernels::Adamw {
+                learning_rate: how.learning_rate,
+                betas: *betas,
+                epsilon: *epsilon,
+                weight_decay: how.weight_decay,
+                step: slots.steps,
             };
-            let square = gradient.powi_scalar(2) * (1.0 - second);
-            let square = match averages.next() {
-                Some(before) => before * second + square,
-                None => square,
-            };
-            slots.averages = vec![mean.clone(), square.clone()];
-            let correction = |beta: f64| 1.0 - beta.powi(slots.steps as i32);
-            let root = square.sqrt() * (1.0 / correction(second).sqrt()) + *epsilon;
-            let step = mean / root * (how.learning_rate / correction(first));
-            if how.weight_decay > 0.0 {
-                weight * (1.0 - how.learning_rate * how.weight_decay) - step
-            } else {
-                weight - step
-            }
+            let averages = averages.next().zip(averages.next()).map(<[_; 2]>::from);
+            let (weight, averages) = kernels::adamw(weight, gradient, averages, &how);
+            slots.averages = averages.into();
+            weight
         }
         OptimizerConfig::Lars {
             momentum,
@@ -72,8 +70,16 @@ pub(super) fn update(
             } else {
                 decayed(gradient, &weight, how.weight_decay)
             };
-            let direction = with_momentum(gradient, *momentum, false, slots);
-            weight - direction * how.learning_rate
+            // The penalty is in the gradient already.
+            let how = kernels::Sgd {
+                learning_rate: how.learning_rate,
+                momentum: *momentum,
+                weight_decay: 0.0,
+                nesterov: false,
+            };
+            let (weight, velocity) = kernels::sgd(weight, gradient, averages.next(), &how);
+            slots.averages = velocity.into_iter().collect();
+            weight
         }
     }
 }
@@ -112,21 +118,5 @@ fn adapted(
             let penalty = Tensor::full([1, 1], weight_decay, &gradient.device()).mask_fill(neutral, 0.0);
             (gradient + weight.clone() * penalty) * factor
         }
-    }
-}
-
-fn with_momentum(gradient: Tensor<2>, momentum: f64, nesterov: bool, slots: &mut Slots) -> Tensor<2> {
-    if momentum == 0.0 {
-        return gradient;
-    }
-    let velocity = match slots.averages.pop() {
-        Some(velocity) => velocity * momentum + gradient.clone(),
-        None => gradient.clone(),
-    };
-    slots.averages = vec![velocity.clone()];
-    if nesterov {
-        gradient + velocity * momentum
-    } else {
-        velocity
     }
 }
