@@ -132,6 +132,7 @@ def steps(a, scratch):
             views[group]["count"] = count
         small = batch > 100
         given = [f"views={inline(views)}", f"data.batch_images={batch}", "training.epochs=1", "training.log_every_steps=1", "data.workers=2"]
+        given.append("schedule={ cosine_per_step = {} }")
         given += settings
         other = [*theirs[1:]]
         if theirs[0] == "method.py":
