@@ -136,7 +136,7 @@ fn extent(x: &FlexTensor, groups: usize) -> Extent {
     }
 }
 
-fn tensor<const D: usize>(values: Vec<f32>, shape: [usize; D]) -> FlexTensor {
+pub(crate) fn tensor<const D: usize>(values: Vec<f32>, shape: [usize; D]) -> FlexTensor {
     FlexTensor::from_data(TensorData::new(values, shape))
 }
 
@@ -308,7 +308,7 @@ fn last(tensor: &FlexTensor) -> usize {
 
 /// The tensor with its values in a row from the first, and no further holder of them by this function's doing: what is
 /// then written in place is copied only if somebody else holds it.
-fn owned(tensor: FlexTensor) -> FlexTensor {
+pub(crate) fn owned(tensor: FlexTensor) -> FlexTensor {
     let contiguous = tensor.to_contiguous();
     drop(tensor);
     contiguous
@@ -392,7 +392,7 @@ impl<B: KernelBackend> Backward<B, 1> for Softmax {
 }
 
 /// Why there is no gradient of a gradient here.
-const FIRST_ORDER: &str = "Burn differentiates once: gradients are computed outside autodiff";
+pub(crate) const FIRST_ORDER: &str = "Burn differentiates once: gradients are computed outside autodiff";
 
 /// Why no update is differentiated.
 const OUTSIDE: &str = "weights are updated outside autodiff";

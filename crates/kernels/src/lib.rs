@@ -7,13 +7,18 @@
 //! these, and its groups of batch statistics, which cost Burn's composition four more copies, are free.
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+mod attention;
 mod batch_norm;
 mod composed;
 mod convolution;
 mod exponential;
 mod extension;
+mod extension_tokens;
 mod field;
 mod gelu;
+mod layer_norm;
+mod linear;
+mod matrix;
 mod pages;
 mod product;
 mod simd;
@@ -27,6 +32,7 @@ use burn::tensor::ops::ConvOptions;
 use burn::tensor::{DType, Device, FloatDType, Tensor, activation::relu};
 
 use extension::{KernelBackend, Normalisation, Window};
+use extension_tokens::TokenBackend;
 pub use pages::KeepPages;
 
 /// Whether the operations of this crate are made for the tensor.
@@ -83,20 +89,84 @@ pub fn matmul<const D: usize>(a: Tensor<D>, b: Tensor<D>) -> Tensor<D> {
     }
 }
 
-/// `x · weight + bias` over the last dimension, in 16 bits with sums in f32 where the factors have 16 bits.
+/// `x · weightᵀ + bias` over the last dimension, differentiable in all three, in 16 bits with sums in f32 where the factors have
+/// 16 bits.
 ///
 /// # Shapes
-/// - `x`: `[…, inputs]`, `weight`: `[inputs, outputs]`, `bias`: `[outputs]`
+/// - `x`: `[…, inputs]`, `weight`: `[outputs, inputs]`, `bias`: `[outputs]`
 /// - output: `[…, outputs]`, of the factors' type
 pub fn linear<const D: usize>(x: Tensor<D>, weight: Tensor<2>, bias: Option<Tensor<1>>) -> Tensor<D> {
-    match half_on_the_cpu(&x) {
-        Some(half) => {
-            let bias = bias.map(|bias| bias.cast(FloatDType::F32));
-            let (x, weight) = (x.cast(FloatDType::F32), weight.cast(FloatDType::F32));
-            burn::tensor::module::linear(x, weight, bias).cast(half)
-        }
-        None => burn::tensor::module::linear(x, weight, bias),
+    if let Some(half) = half_on_the_cpu(&x) {
+        let bias = bias.map(|bias| bias.cast(FloatDType::F32));
+        let (x, weight) = (x.cast(FloatDType::F32), weight.cast(FloatDType::F32));
+        return linear(x, weight, bias).cast(half);
     }
+    let mut shape = x.dims();
+    match bias {
+        Some(bias) if native(&x) && shape.iter().all(|size| *size > 0) => {
+            let inputs = shape[D - 1];
+            let rows = shape[..D - 1].iter().product();
+            let [outputs, expected] = weight.dims();
+            assert!(
+                inputs == expected && bias.dims() == [outputs],
+                "rows of {inputs} cannot be multiplied by a weight of {:?} with a bias of {:?}",
+                weight.dims(),
+                bias.dims()
+            );
+            shape[D - 1] = outputs;
+            let x: Tensor<2> = x.reshape([rows, inputs]);
+            let output = <Dispatch as TokenBackend>::linear_of(
+                x.into_dispatch(),
+                weight.into_dispatch(),
+                bias.into_dispatch(),
+            );
+            Tensor::<2>::from_dispatch(output).reshape(shape)
+        }
+        bias => burn::tensor::module::linear(x, weight.transpose(), bias),
+    }
+}
+
+/// The last dimension with mean 0 and (biased) variance 1, scaled and shifted; differentiable in all three tensors.
+///
+/// # Shapes
+/// - `x`: `[…, channels]`
+/// - `weight`, `bias`: `[channels]`
+pub fn layer_norm<const D: usize>(
+    x: Tensor<D>,
+    weight: Tensor<1>,
+    bias: Tensor<1>,
+    epsilon: f64,
+) -> Tensor<D> {
+    let shape = x.dims();
+    if !native(&x) || shape.contains(&0) {
+        return burn::tensor::module::layer_norm(x, weight, Some(bias), epsilon);
+    }
+    let channels = shape[D - 1];
+    assert!(
+        weight.dims() == [channels] && bias.dims() == [channels],
+        "rows of {channels} cannot be scaled by {:?} and shifted by {:?}",
+        weight.dims(),
+        bias.dims()
+    );
+    let rows: Tensor<2> = x.reshape([shape[..D - 1].iter().product(), channels]);
+    let (weight, bias) = (weight.into_dispatch(), bias.into_dispatch());
+    let output = <Dispatch as TokenBackend>::layer_norm_of(rows.into_dispatch(), weight, bias, epsilon);
+    Tensor::<2>::from_dispatch(output).reshape(shape)
+}
+
+/// Self-attention of `heads` heads, `softmax(q·kᵀ / √channels) · v` each, side by side; differentiable in `qkv`. `None` where it is
+/// not made for the tensor's device and type.
+///
+/// # Shapes
+/// - `qkv`: `[images, tokens, 3 · width]`: queries of all heads, then keys, then values
+/// - output: `[images, tokens, width]`
+pub fn attention(qkv: &Tensor<3>, heads: usize) -> Option<Tensor<3>> {
+    let [images, tokens, width] = qkv.dims();
+    if !native(qkv) || images * tokens * width == 0 || !width.is_multiple_of(3 * heads) {
+        return None;
+    }
+    let output = <Dispatch as TokenBackend>::attend(qkv.clone().into_dispatch(), heads);
+    Some(Tensor::from_dispatch(output))
 }
 
 /// The exact GELU, `x · (1 + erf(x / √2)) / 2`, differentiable in `x`.

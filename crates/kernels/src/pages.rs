@@ -4,7 +4,7 @@
 //! the system each time, which then hands out fresh pages and fills them with zeros: on the CPU a tenth of a ResNet-50
 //! step. This allocator keeps them, but little more than the program once needed at a time.
 
-// The one place of the project with `unsafe`: an allocator cannot be written, nor memory left unwritten, without it.
+// With `matrix.rs` the one place of the project with `unsafe`: an allocator cannot be written, nor memory left unwritten, without it.
 #![allow(unsafe_code)]
 
 use std::alloc::{GlobalAlloc, Layout, System};

@@ -15,3 +15,23 @@ pub(crate) fn vectorised<O: WithSimd>(operation: O) -> O::Output {
     }
     arch.dispatch(operation)
 }
+
+/// Sums are kept in so many chains, which the compiler makes vectors of.
+pub(crate) const LANES: usize = 32;
+
+/// The sum of `term` over pairs; to be called where vectors are as wide as they may be.
+#[inline(always)]
+pub(crate) fn sum_of_pairs(a: &[f32], b: &[f32], term: impl Fn(f32, f32) -> f32) -> f32 {
+    let mut chains = [0.0; LANES];
+    let (a_runs, b_runs) = (a.chunks_exact(LANES), b.chunks_exact(LANES));
+    let rest = a_runs.remainder().iter().zip(b_runs.remainder());
+    for (chain, (a, b)) in chains.iter_mut().zip(rest) {
+        *chain += term(*a, *b);
+    }
+    for (a, b) in a_runs.zip(b_runs) {
+        for lane in 0..LANES {
+            chains[lane] += term(a[lane], b[lane]);
+        }
+    }
+    chains.into_iter().sum()
+}

@@ -5,12 +5,20 @@ use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
 use crate::exponential::exp_of_negative;
-use crate::simd::vectorised;
+use crate::simd::{LANES, vectorised};
 
 /// Numbers that a task takes, in whole rows.
 const TASK: usize = 16 * 1024;
-/// Sums and maxima are kept in so many chains, which the compiler makes vectors of.
-const LANES: usize = 32;
+
+/// [`forward`] on this thread alone.
+pub(crate) fn forward_here(x: &mut [f32], row: usize) {
+    vectorised(Forward { x, row });
+}
+
+/// [`backward`] on this thread alone.
+pub(crate) fn backward_here(y: &[f32], gradient: &mut [f32], row: usize) {
+    vectorised(Backward { y, gradient, row });
+}
 
 /// `exp(x) / Σ exp(x)` over each run of `row` numbers, in place.
 pub(crate) fn forward(x: &mut [f32], row: usize) {

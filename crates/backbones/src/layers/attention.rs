@@ -28,25 +28,26 @@ impl Attention {
     /// `[images, tokens, width]` to the same.
     pub fn forward(&self, x: Tensor<3>) -> Tensor<3> {
         let [images, tokens, width] = x.dims();
-        let (weights, values) = self.weights_and_values(x);
-        let mixed = kernels::matmul(weights, values);
-        self.proj
-            .forward(mixed.swap_dims(1, 2).reshape([images, tokens, width]))
+        let qkv = self.qkv.forward_low(x);
+        let mixed = kernels::attention(&qkv, self.heads).unwrap_or_else(|| {
+            let (weights, values) = self.weights_and_values(qkv);
+            let mixed = kernels::matmul(weights, values);
+            mixed.swap_dims(1, 2).reshape([images, tokens, width])
+        });
+        self.proj.forward(mixed)
     }
 
     /// How much each token (third dimension) attends to each other (fourth): `[images, heads, tokens, tokens]`, rows
     /// summing to 1.
     pub fn weights(&self, x: Tensor<3>) -> Tensor<4> {
-        raise(self.weights_and_values(x).0)
+        raise(self.weights_and_values(self.qkv.forward_low(x)).0)
     }
 
-    fn weights_and_values(&self, x: Tensor<3>) -> (Tensor<4>, Tensor<4>) {
-        let [images, tokens, width] = x.dims();
-        let channels = width / self.heads;
+    fn weights_and_values(&self, qkv: Tensor<3>) -> (Tensor<4>, Tensor<4>) {
+        let [images, tokens, width] = qkv.dims();
+        let channels = width / (3 * self.heads);
         // Views of one product: nothing is copied for the heads.
-        let qkv = self
-            .qkv
-            .forward_low(x)
+        let qkv = qkv
             .reshape([images, tokens, 3 * self.heads, channels])
             .swap_dims(1, 2);
         let part = |index| qkv.clone().narrow(1, index * self.heads, self.heads);

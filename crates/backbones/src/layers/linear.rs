@@ -75,7 +75,7 @@ impl Linear {
     pub(crate) fn forward_low<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
         let bias = self.bias.as_ref().map(|bias| self.precision.lower(bias.val()));
         let weight = self.precision.lower(self.weight.val());
-        kernels::linear(self.precision.lower(x), weight.transpose(), bias)
+        kernels::linear(self.precision.lower(x), weight, bias)
     }
 }
 

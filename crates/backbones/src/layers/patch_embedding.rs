@@ -83,7 +83,7 @@ impl PatchEmbedding {
             .lower(self.proj.weight.val())
             .reshape([-1, pixels as i64]);
         let bias = precision.lower(self.proj.bias.val());
-        let tokens = kernels::linear(precision.lower(patches), weight.transpose(), Some(bias));
+        let tokens = kernels::linear(precision.lower(patches), weight, Some(bias));
         raise(tokens)
     }
 }
