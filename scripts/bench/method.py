@@ -17,6 +17,7 @@ import torch
 from report import report
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "parity"))
+import curve  # noqa: E402
 from curve import METHODS, Method, by_size  # noqa: E402
 from moco_v3 import vit  # noqa: E402
 
@@ -54,6 +55,34 @@ class Mae(Method):
         return torch.nn.functional.mse_loss(made, utils.normalize_mean_var(target, dim=-1))
 
 
+class Larc(torch.optim.SGD):
+    """SGD whose gradients are first brought to a part of each parameter's norm, as SwAV trains."""
+
+    def __init__(self, parameters, own):
+        super().__init__(parameters, lr=0.0, momentum=own["momentum"])
+        self.trust = own["trust"]
+
+    @torch.no_grad()
+    def step(self):
+        for group in self.param_groups:
+            for p in group["params"]:
+                if p.grad is not None:
+                    decay = group["weight_decay"]
+                    factor = self.trust * p.norm() / (p.grad.norm() + decay * p.norm() + 1e-8)
+                    p.grad.add_(p, alpha=decay).mul_(factor)
+            decay, group["weight_decay"] = group["weight_decay"], 0.0
+            super().step()
+            group["weight_decay"] = decay
+
+
+def optimizer_of(config, modules, plain=curve.optimizer_of):
+    (name, own), *_ = config["optimizer"].items()
+    if name != "lars":
+        return plain(config, modules)
+    return Larc([p for module in modules for p in module.parameters() if p.requires_grad], own), own
+
+
+curve.optimizer_of = optimizer_of
 BENCHED = {**METHODS, "mae": Mae}
 
 

@@ -129,12 +129,81 @@ pub(crate) fn describe(device: &Device) -> String {
     if let Some(identity) = device.identity() {
         return format!("{device:?} ({})", identity.name);
     }
-    let text = format!("{device:?}");
-    if text.contains("Flex") {
+    if is_flex(device) {
         "flex (CPU)".into()
     } else {
-        text
+        format!("{device:?}")
     }
+}
+
+fn is_flex(device: &Device) -> bool {
+    format!("{device:?}").contains("Flex")
+}
+
+/// The memory that a device has: the host's for what computes in it, else what the card's driver says.
+fn memory_mib(device: &Device) -> Option<u64> {
+    if is_flex(device) || is_software(device) {
+        return host_memory_mib();
+    }
+    card_memory_mib(device)
+}
+
+#[cfg(any(
+    feature = "wgpu",
+    feature = "vulkan",
+    feature = "metal",
+    feature = "cuda",
+    feature = "rocm"
+))]
+fn card_memory_mib(device: &Device) -> Option<u64> {
+    // Apple's GPUs share the host's memory.
+    if cfg!(target_os = "macos") {
+        return host_memory_mib();
+    }
+    let address = device.identity()?.physical?.pci_address?.to_string();
+    // AMD's driver has a file, NVIDIA's a program; wgpu itself has no word for it.
+    let of_amd = std::fs::read_to_string(format!("/sys/bus/pci/devices/{address}/mem_info_vram_total"));
+    if let Ok(bytes) = of_amd {
+        return Some(bytes.trim().parse::<u64>().ok()? >> 20);
+    }
+    let asked = [
+        "--query-gpu=pci.bus_id,memory.total",
+        "--format=csv,noheader,nounits",
+    ];
+    let output = std::process::Command::new("nvidia-smi")
+        .args(asked)
+        .output()
+        .ok()?;
+    of_nvidia_smi(&String::from_utf8_lossy(&output.stdout), &address)
+}
+
+#[cfg(not(any(
+    feature = "wgpu",
+    feature = "vulkan",
+    feature = "metal",
+    feature = "cuda",
+    feature = "rocm"
+)))]
+fn card_memory_mib(_: &Device) -> Option<u64> {
+    None
+}
+
+/// The MiB of the card at a PCI address, from lines such as `00000000:01:00.0, 81559`.
+#[cfg(any(
+    test,
+    feature = "wgpu",
+    feature = "vulkan",
+    feature = "metal",
+    feature = "cuda",
+    feature = "rocm"
+))]
+fn of_nvidia_smi(lines: &str, address: &str) -> Option<u64> {
+    // The program writes the address's first number with eight digits, others with four.
+    let plain = |address: &str| address.trim().trim_start_matches('0').to_ascii_lowercase();
+    lines.lines().find_map(|line| {
+        let (of_line, mib) = line.split_once(',')?;
+        (plain(of_line) == plain(address)).then(|| mib.trim().parse().ok())?
+    })
 }
 
 /// `passer devices`
@@ -150,10 +219,9 @@ pub(crate) fn list() -> anyhow::Result<()> {
         println!("{backend:<8} {:<14} {shown}", if compiled { "yes" } else { "no" });
         for (index, device) in devices.iter().enumerate() {
             println!("  {backend}:{index}  {}", describe(device));
-            if backend == "flex"
-                && let Some(mib) = host_memory_mib()
-            {
-                println!("    memory: {mib} MiB");
+            match memory_mib(device) {
+                Some(mib) => println!("    memory: {mib} MiB"),
+                None => println!("    memory: its driver does not tell"),
             }
             for precision in [Precision::F32, Precision::Bf16, Precision::F16] {
                 if precision.check(device).is_err() {
@@ -214,4 +282,24 @@ fn rate<F: FnMut() -> Tensor<1>>(device: &Device, make: impl Fn(usize) -> (f64, 
         }
     }
     Ok(best)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_card_is_found_by_its_address() {
+        let lines = "00000000:01:00.0, 24564\n00000000:C1:00.0, 81559\n00000001:01:00.0, [N/A]\n";
+        assert_eq!(of_nvidia_smi(lines, "0000:c1:00.0"), Some(81559));
+        assert_eq!(of_nvidia_smi(lines, "0000:01:00.0"), Some(24564));
+        assert_eq!(of_nvidia_smi(lines, "0001:01:00.0"), None);
+        assert_eq!(of_nvidia_smi(lines, "0000:02:00.0"), None);
+    }
+
+    #[test]
+    #[cfg(feature = "flex")]
+    fn the_cpu_has_the_hosts_memory() {
+        assert_eq!(memory_mib(&Device::flex()), host_memory_mib());
+    }
 }

@@ -27,8 +27,21 @@ pub(crate) fn peak_memory_mib() -> Option<u64> {
     proc_mib("/proc/self/status", "VmHWM:")
 }
 
-/// The machine's memory in MiB, where the system tells (Linux).
+/// The machine's memory in MiB, where the system tells (Linux, macOS).
 pub(crate) fn host_memory_mib() -> Option<u64> {
+    if cfg!(target_os = "macos") {
+        let output = std::process::Command::new("sysctl")
+            .args(["-n", "hw.memsize"])
+            .output()
+            .ok()?;
+        return Some(
+            String::from_utf8_lossy(&output.stdout)
+                .trim()
+                .parse::<u64>()
+                .ok()?
+                >> 20,
+        );
+    }
     proc_mib("/proc/meminfo", "MemTotal:")
 }
 
