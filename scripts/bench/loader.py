@@ -88,7 +88,7 @@ def webdataset_of(path, images, views, workers):
     import webdataset
 
     data = webdataset.WebDataset([str(path)] * max(1, workers), resampled=True, shardshuffle=False, nodesplitter=None, workersplitter=None)
-    data = data.shuffle(250).decode("pil").map(lambda sample: [view(sample["jpg"]) for view in views])
+    data = data.shuffle(250).decode("pilrgb").to_tuple("jpg;jpeg").map(lambda sample: [view(sample[0]) for view in views])
     return webdataset.WebLoader(data, batch_size=BATCH, num_workers=workers).slice(images // BATCH)
 
 

@@ -4,10 +4,11 @@
 
 Builds Passer, then runs each pair in turn, Passer first, `--rounds` times, so that a machine that slows down slows both. Figures
 are medians of the rounds, with the smallest and the largest. PHOTOS is any shard with 250 or more photographs. Run it with nothing
-else running. The interpreter needs torch, torchvision, timm, lightly and, for one row, webdataset.
+else running. The interpreter needs torch, torchvision, timm, lightly, webdataset, and may have nvidia-dali-cuda120.
 """
 
 import argparse
+import importlib.util
 import json
 import os
 import pathlib
@@ -20,6 +21,8 @@ import tempfile
 import time
 import tomllib
 
+# Optional: 400 MB from PyPI.
+DALI = importlib.util.find_spec("nvidia") and importlib.util.find_spec("nvidia.dali")
 HERE = pathlib.Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 TARGET = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "release"
@@ -167,6 +170,9 @@ def loader(a, scratch):
                 for source in ("torchvision", "webdataset"):
                     made = run([sys.executable, HERE / "loader.py", a.photos, workers, 6, "--recipe", recipe, "--source", source], a.threads)
                     row.add(source, float(made.stdout))
+                if DALI:
+                    made = run([sys.executable, HERE / "loader_dali.py", a.photos, workers, 6, "--recipe", recipe], a.threads)
+                    row.add("DALI", float(made.stdout))
             table.print(row)
 
 
