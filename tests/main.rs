@@ -12,6 +12,8 @@ mod curate;
 mod finetune;
 /// What a newcomer gets wrong.
 mod mistakes;
+/// The stages of a curation that look for people.
+mod people;
 /// The program's help, errors and bad input.
 mod program;
 /// Pretrain, kill, resume, evaluate, from outside.

@@ -1,5 +1,7 @@
 //! `passer curate`: from raw photos to a release, step by step, and photos taken down from it.
 
+use crate::detectors::OnDevice;
+use crate::devices::DeviceArgument;
 use crate::failure::{Failure, Interrupted};
 use crate::progress::{Progress, duration};
 use curation::{Config, Funnel, RunOptions, Takedown};
@@ -36,6 +38,8 @@ pub(crate) struct RunArguments {
     /// Change a key of the config, as in `--set stages.1.balance.seed=1`
     #[arg(long, value_name = "KEY=VALUE")]
     set: Vec<String>,
+    #[command(flatten)]
+    device: DeviceArgument,
 }
 
 #[derive(clap::Args)]
@@ -99,6 +103,7 @@ fn stages(arguments: &RunArguments) -> anyhow::Result<()> {
             only: arguments.stage.as_deref(),
             redo: arguments.redo.as_deref(),
             stop,
+            detectors: &OnDevice(&arguments.device),
             progress,
         };
         curation::run(&config, &arguments.out, options)

@@ -9,6 +9,7 @@
 
 mod balance;
 mod config;
+mod detectors;
 mod draws;
 mod duplicates;
 mod error;
@@ -28,6 +29,7 @@ mod takedown;
 
 pub use balance::{BalanceConfig, SampleConfig};
 pub use config::{Config, SourceConfig, StageConfig};
+pub use detectors::{Detector, Detectors, FaceScale, FacesConfig, NoDetectors, PersonsConfig, TilesConfig};
 pub use duplicates::{DuplicatesConfig, NearConfig};
 pub use error::Error;
 pub use fetch::{AddressFrom, FetchConfig};

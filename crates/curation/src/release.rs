@@ -131,6 +131,8 @@ struct Release<'a> {
     fingerprint: String,
     removed: &'a [String],
     funnel: Funnel,
+    /// SHA-256 of the weights of each detector, by its stage.
+    weights: BTreeMap<String, String>,
     tally: Tally,
 }
 
@@ -274,6 +276,7 @@ pub(crate) fn release_with(
         fingerprint: fingerprint.clone(),
         removed: &removed,
         funnel,
+        weights: weights(ledger, &config)?,
         tally,
     };
     documents::write(&aside, &facts)?;
@@ -398,6 +401,22 @@ fn labels(ledger: &Ledger, stage: i64) -> Result<Vec<String>, Error> {
         .query_map([stage], |row| row.get(0))?
         .collect()
     })
+}
+
+/// Which weights the detectors had, as the ledger keeps it with their decisions.
+fn weights(ledger: &Ledger, config: &Config) -> Result<BTreeMap<String, String>, Error> {
+    let mut found = BTreeMap::new();
+    for stage in config.stages.iter().filter(|stage| stage.weights().is_some()) {
+        let settings = ledger
+            .stage(stage.name())?
+            .map(|row| row.settings)
+            .unwrap_or_default();
+        let settings: serde_json::Value = serde_json::from_str(&settings).unwrap_or_default();
+        if let Some(sha256) = settings[stage.name()]["weights_sha256"].as_str() {
+            found.insert(stage.name().to_string(), sha256.to_string());
+        }
+    }
+    Ok(found)
 }
 
 fn entry(ledger: &Ledger, stage: i64, key: &str, shard: usize) -> Result<Entry, Error> {
