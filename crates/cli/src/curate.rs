@@ -1,5 +1,7 @@
 //! `passer curate`: from raw photos to a release, step by step, and photos taken down from it.
 
+mod review;
+
 use crate::detectors::OnDevice;
 use crate::devices::DeviceArgument;
 use crate::failure::{Failure, Interrupted};
@@ -18,6 +20,10 @@ pub(crate) enum Verb {
     Status(StatusArguments),
     /// Make the next version of the release from what the last stage kept
     Release(ReleaseArguments),
+    /// Serve a local web page on which people label photos
+    Review(review::ReviewArguments),
+    /// Show what detectors were least sure about, and estimate how many people are left
+    Audit(review::AuditArguments),
     /// Take photos down: the next version without them, for good, and who has seen them
     Takedown(TakedownArguments),
 }
@@ -91,6 +97,8 @@ pub(crate) fn run(verb: Verb) -> anyhow::Result<()> {
         Verb::Run(arguments) => stages(&arguments),
         Verb::Status(arguments) => status(&arguments),
         Verb::Release(arguments) => release(&arguments),
+        Verb::Review(arguments) => review::review(&arguments),
+        Verb::Audit(arguments) => review::audit(&arguments),
         Verb::Takedown(arguments) => takedown(arguments),
     }
 }

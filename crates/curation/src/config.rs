@@ -12,6 +12,7 @@ use crate::fetch::FetchConfig;
 use crate::integrity::IntegrityConfig;
 use crate::licence::LicenceConfig;
 use crate::release::ReleaseConfig;
+use crate::review::ReviewConfig;
 use crate::sources::{DatasetConfig, FolderConfig, TableConfig, YfccConfig};
 use crate::stage::Stage;
 
@@ -59,6 +60,8 @@ pub enum StageConfig {
     Faces(FacesConfig),
     /// No photos with persons.
     Persons(PersonsConfig),
+    /// No photos that people object to.
+    Review(ReviewConfig),
     /// At most so many photos a photographer.
     Balance(BalanceConfig),
     /// A random sample.
@@ -75,6 +78,7 @@ impl StageConfig {
             StageConfig::Duplicates(_) => "duplicates",
             StageConfig::Faces(_) => "faces",
             StageConfig::Persons(_) => "persons",
+            StageConfig::Review(_) => "review",
             StageConfig::Balance(_) => "balance",
             StageConfig::Sample(_) => "sample",
         }
@@ -89,6 +93,7 @@ impl StageConfig {
             StageConfig::Duplicates(config) => Box::new(config.clone()),
             StageConfig::Faces(config) => config.stage(detectors)?,
             StageConfig::Persons(config) => config.stage(detectors)?,
+            StageConfig::Review(config) => Box::new(config.clone()),
             StageConfig::Balance(config) => Box::new(config.clone()),
             StageConfig::Sample(config) => Box::new(config.clone()),
         })
@@ -127,6 +132,7 @@ impl StageConfig {
             StageConfig::Duplicates(config) => config.validate(),
             StageConfig::Faces(config) => config.validate(),
             StageConfig::Persons(config) => config.validate(),
+            StageConfig::Review(config) => config.validate(),
             StageConfig::Balance(config) => config.validate(),
             StageConfig::Sample(config) => config.validate(),
         }
@@ -154,6 +160,7 @@ impl Config {
             ("fetch", "integrity", "there is nothing to decode before"),
             ("fetch", "faces", "there is nothing to look at before"),
             ("fetch", "persons", "there is nothing to look at before"),
+            ("fetch", "review", "there is nothing to look at before"),
             ("integrity", "duplicates", "it takes the hashes"),
         ] {
             if let (Some(first_at), Some(second_at)) = (place(first), place(second))
@@ -176,7 +183,7 @@ impl Config {
             ));
         }
         let lists_only = !self.source.has_files();
-        let looks = ["integrity", "faces", "persons"];
+        let looks = ["integrity", "faces", "persons", "review"];
         if let Some(stage) = looks.iter().find(|stage| place(stage).is_some())
             && lists_only
             && place("fetch").is_none()

@@ -4,6 +4,7 @@
 //! `detection`). A stage reads and decodes photos, asks for the highest score of each, and writes score and decision of every
 //! photo into the ledger, a batch a transaction, so that a kill loses one batch.
 
+use std::collections::HashMap;
 use std::fs::File;
 use std::io::{Cursor, Read};
 use std::path::{Path, PathBuf};
@@ -15,7 +16,7 @@ use sha2::{Digest, Sha256};
 
 use crate::error::Error;
 use crate::integrity::{chain, decode_reason};
-use crate::ledger::Decision;
+use crate::ledger::{Decision, Ledger};
 use crate::stage::{Stage, Work};
 
 /// Photos with a face are dropped: RetinaFace, as PASS used it.
@@ -240,6 +241,31 @@ pub(crate) fn weights_sha256(stage: &str, path: &Path) -> Result<String, Error> 
             read => hasher.update(&part[..read]),
         }
     }
+}
+
+/// Of each photo that stage number `last` kept, the highest score that a detector's stage gave it. What it is sorted by is
+/// what people look at first.
+pub(crate) fn residual_scores(ledger: &Ledger, last: i64) -> Result<HashMap<i64, f64>, Error> {
+    let mut highest: HashMap<i64, f64> = HashMap::new();
+    for name in ["faces", "persons"] {
+        let Some(stage) = ledger.stage(name)? else {
+            continue;
+        };
+        ledger.sql(|db| {
+            let mut statement = db.prepare(
+                "SELECT d.photo, d.score FROM decisions s CROSS JOIN decisions d ON d.stage = ? AND d.photo = s.photo \
+                 WHERE s.stage = ? AND s.kept = 1 AND d.score IS NOT NULL",
+            )?;
+            let mut rows = statement.query([stage.id, last])?;
+            while let Some(row) = rows.next()? {
+                let (photo, score): (i64, f64) = (row.get(0)?, row.get(1)?);
+                let known = highest.entry(photo).or_insert(score);
+                *known = known.max(score);
+            }
+            Ok(())
+        })?;
+    }
+    Ok(highest)
 }
 
 /// Photos whose decisions are written together.

@@ -133,6 +133,8 @@ struct Release<'a> {
     funnel: Funnel,
     /// SHA-256 of the weights of each detector, by its stage.
     weights: BTreeMap<String, String>,
+    /// Answers that people gave, and how many people.
+    answers: (u64, u64),
     tally: Tally,
 }
 
@@ -277,6 +279,7 @@ pub(crate) fn release_with(
         removed: &removed,
         funnel,
         weights: weights(ledger, &config)?,
+        answers: crate::review::tally(ledger)?,
         tally,
     };
     documents::write(&aside, &facts)?;
@@ -341,7 +344,7 @@ fn last_stage(ledger: &Ledger, config: &Config) -> Result<i64, Error> {
 }
 
 /// Keys of the photos that the last stage kept and nobody asked to take down, neither by their keys nor by their content.
-fn survivors(ledger: &Ledger, stage: i64) -> Result<Vec<String>, Error> {
+pub(crate) fn survivors(ledger: &Ledger, stage: i64) -> Result<Vec<String>, Error> {
     ledger.sql(|db| {
         db.prepare(
             "SELECT p.key FROM decisions d CROSS JOIN photos p ON p.id = d.photo LEFT JOIN images i ON i.photo = p.id \

@@ -154,6 +154,14 @@ pub(super) fn people(release: &Release<'_>) -> String {
                 dropped("persons"),
                 config.score
             )),
+            StageConfig::Review(config) => said.push(format!(
+                "{} people looked at every photo that was left ({} answers; {} % of the photos were drawn to be labelled twice): {} photos with {} were dropped.",
+                release.answers.1,
+                release.answers.0,
+                100.0 * config.labelled_twice,
+                dropped("review"),
+                config.drop.iter().map(|category| category.name()).collect::<Vec<_>>().join(", ").replace('_', " ")
+            )),
             _ => {}
         }
     }
@@ -165,8 +173,11 @@ pub(super) fn people(release: &Release<'_>) -> String {
             said.push(format!("{what} were not looked for by a detector."));
         }
     }
-    said.push("**Nobody looked at the photos themselves.**".to_string());
-    said.push("Detectors miss people, so some will be left.".to_string());
+    said.push(match has(release, "review") {
+        true => "Detectors and people miss some, so some will be left.".to_string(),
+        false => "**Nobody looked at the photos themselves.** Detectors miss people, so some will be left."
+            .to_string(),
+    });
     said.join(" ")
 }
 
