@@ -58,11 +58,16 @@ pub(super) fn review(arguments: &ReviewArguments) -> anyhow::Result<()> {
         sample: arguments.sample,
         stop: &stop,
         ready: &|address| {
-            let query = token.as_ref().map_or(String::new(), |token| format!("?token={token}"));
+            let query = token
+                .as_ref()
+                .map_or(String::new(), |token| format!("?token={token}"));
             println!("http://{address}/{query}");
             let _ = std::io::stdout().flush();
             if address.ip().is_unspecified() {
-                eprintln!("put the address of this machine, as others know it, in the place of {}", address.ip());
+                eprintln!(
+                    "put the address of this machine, as others know it, in the place of {}",
+                    address.ip()
+                );
             }
             if token.is_some() {
                 eprintln!(
@@ -74,7 +79,10 @@ pub(super) fn review(arguments: &ReviewArguments) -> anyhow::Result<()> {
         },
     };
     let reviewed = curation::serve(&arguments.dir, options)?;
-    eprintln!("{} of {} photos have their labels", reviewed.done, reviewed.photos);
+    eprintln!(
+        "{} of {} photos have their labels",
+        reviewed.done, reviewed.photos
+    );
     Ok(())
 }
 
@@ -120,9 +128,15 @@ pub(super) fn audit(arguments: &AuditArguments) -> anyhow::Result<()> {
         println!("{}", serde_json::to_string_pretty(&found)?);
         return Ok(());
     }
-    println!("photos      {} after stage `{}`, {} with a detector's score", found.photos, found.stage, found.with_score);
+    println!(
+        "photos      {} after stage `{}`, {} with a detector's score",
+        found.photos, found.stage, found.with_score
+    );
     for sample in &found.samples {
-        let head = format!("sample {:<4} {} of {} photos labelled, seed {}", sample.id, sample.labelled, sample.photos, sample.seed);
+        let head = format!(
+            "sample {:<4} {} of {} photos labelled, seed {}",
+            sample.id, sample.labelled, sample.photos, sample.seed
+        );
         match &sample.estimate {
             Some(estimate) => println!(
                 "{head}: {} show people, {:.2} % (95 % Clopper-Pearson {:.2} to {:.2}), {:.0} to {:.0} of all",
@@ -134,7 +148,11 @@ pub(super) fn audit(arguments: &AuditArguments) -> anyhow::Result<()> {
                 estimate.expected_photos[2]
             ),
             None if !sample.current => println!("{head}: other photos survive now; draw another one"),
-            None => println!("{head}: `passer curate review {} --sample {}`", arguments.dir.display(), sample.id),
+            None => println!(
+                "{head}: `passer curate review {} --sample {}`",
+                arguments.dir.display(),
+                sample.id
+            ),
         }
     }
     println!("{}", found.sheet.display());

@@ -39,7 +39,10 @@ fn beta_share(x: f64, a: f64, b: f64) -> f64 {
     if x <= 0.0 || x >= 1.0 {
         return x.clamp(0.0, 1.0);
     }
-    let front = (ln_gamma(a + b) - ln_gamma(a) - ln_gamma(b) + a * x.ln() + b * (-x).ln_1p()).exp();
+    // x^a (1 - x)^b over the beta function, arranged so that no two large logarithms cancel.
+    let powers = a * ((x / a) * (a + b)).ln() + b * ((-x).ln_1p() + (a / b).ln_1p());
+    let rest = stirling_rest(a + b) - stirling_rest(a) - stirling_rest(b);
+    let front = (a * b / (a + b) / (2.0 * std::f64::consts::PI)).sqrt() * (powers + rest).exp();
     match x < (a + 1.0) / (a + b + 2.0) {
         true => front * fraction(x, a, b) / a,
         false => 1.0 - front * fraction(1.0 - x, b, a) / b,
@@ -68,19 +71,22 @@ fn fraction(x: f64, a: f64, b: f64) -> f64 {
     value
 }
 
-/// The logarithm of the gamma function for positive numbers: Stirling's series above 15, the recurrence below.
-fn ln_gamma(x: f64) -> f64 {
-    let (mut x, mut product) = (x, 1.0);
-    while x < 15.0 {
-        product *= x;
-        x += 1.0;
+/// The logarithm of the gamma function less Stirling's formula: his series above 15, the recurrence below.
+fn stirling_rest(x: f64) -> f64 {
+    let formula = |x: f64| (x - 0.5) * x.ln() - x;
+    let (mut large, mut product) = (x, 1.0);
+    while large < 15.0 {
+        product *= large;
+        large += 1.0;
     }
-    let inverse = 1.0 / x;
-    let square = inverse * inverse;
-    let series = inverse
-        * (1.0 / 12.0
-            - square * (1.0 / 360.0 - square * (1.0 / 1260.0 - square * (1.0 / 1680.0 - square / 1188.0))));
-    (x - 0.5) * x.ln() - x + 0.5 * (2.0 * std::f64::consts::PI).ln() + series - product.ln()
+    let square = 1.0 / (large * large);
+    let series = (1.0 / 12.0
+        - square * (1.0 / 360.0 - square * (1.0 / 1260.0 - square * (1.0 / 1680.0 - square / 1188.0))))
+        / large;
+    match large > x {
+        true => series + formula(large) - f64::ln(product) - formula(x),
+        false => series,
+    }
 }
 
 #[cfg(test)]

@@ -47,32 +47,52 @@ pub(crate) fn go(config: &Config, folder: &Path, redo: Option<&str>) -> Result<(
     run(config, folder, options)
 }
 
-/// Serves while `work` talks to the address.
-pub(crate) fn served<R: Send>(
+struct Listen {
+    at: &'static str,
+    token: Option<&'static str>,
+    sample: Option<i64>,
+}
+
+/// Serves on loopback while `work` talks to the address.
+pub(crate) fn served<R>(
     folder: &Path,
     sample: Option<i64>,
-    work: impl FnOnce(SocketAddr) -> R + Send,
+    work: impl FnOnce(SocketAddr) -> R,
 ) -> (R, Reviewed) {
+    let listen = Listen {
+        at: "127.0.0.1:0",
+        token: None,
+        sample,
+    };
+    serving(folder, listen, work)
+}
+
+fn serving<R>(folder: &Path, listen: Listen, work: impl FnOnce(SocketAddr) -> R) -> (R, Reviewed) {
     let stop = AtomicBool::new(false);
     let (send, receive) = mpsc::channel();
     std::thread::scope(|scope| {
-        let server = scope.spawn(|| {
+        let stopped = &stop;
+        let server = scope.spawn(move || {
             let options = ReviewOptions {
-                listen: "127.0.0.1:0".parse().unwrap(),
+                listen: listen.at.parse().unwrap(),
                 hosts: &[],
-                token: None,
-                sample,
-                stop: &stop,
+                token: listen.token,
+                sample: listen.sample,
+                stop: stopped,
                 ready: &move |address| send.send(address).unwrap(),
             };
             serve(folder, options)
         });
-        let address = receive.recv().expect("the server ended");
-        // The server ends also where the work fails.
-        let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| work(address)));
+        // Where the work fails, the server must end all the same.
+        let done = receive
+            .recv()
+            .map(|address| std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| work(address))));
         stop.store(true, Ordering::Relaxed);
         let reviewed = server.join().unwrap().unwrap();
-        (done.unwrap(), reviewed)
+        match done.unwrap() {
+            Ok(done) => (done, reviewed),
+            Err(panic) => std::panic::resume_unwind(panic),
+        }
     })
 }
 
@@ -380,18 +400,13 @@ fn other_machines_need_a_token() {
             .contains("a token of 16 characters or more is needed"),
         "{error}"
     );
-    let (tell, told) = mpsc::channel();
-    std::thread::scope(|scope| {
-        let server = scope.spawn(|| {
-            let options = ReviewOptions {
-                token: Some("0123456789abcdef"),
-                ready: &move |address| tell.send(address).unwrap(),
-                ..options
-            };
-            serve(&out, options)
-        });
-        let port = told.recv().unwrap().port();
-        let address = SocketAddr::from(([127, 0, 0, 1], port));
+    let listen = Listen {
+        at: "0.0.0.0:0",
+        token: Some("0123456789abcdef"),
+        sample: None,
+    };
+    serving(&out, listen, |address| {
+        let address = SocketAddr::from(([127, 0, 0, 1], address.port()));
         let with = |path: &str, more: &str| {
             let request = format!("GET {path} HTTP/1.1\r\nHost: {address}\r\n{more}\r\n");
             send(address, request.as_bytes())
@@ -400,15 +415,11 @@ fn other_machines_need_a_token() {
         assert_eq!(with("/page.js", "").0, 401);
         assert_eq!(with("/thumb/1", "").0, 401);
         let (status, _, head) = with("/?token=0123456789abcdef", "");
-        assert!(
-            status == 303 && head.contains("Location: /\r\n") && head.contains("HttpOnly; SameSite=Strict")
-        );
+        assert!(status == 303 && head.contains("Location: /") && head.contains("HttpOnly; SameSite=Strict"));
         assert_eq!(
             with("/api/state", "Cookie: passer_review=0123456789abcdef\r\n").0,
             200
         );
-        stop.store(true, Ordering::Relaxed);
-        server.join().unwrap().unwrap();
     });
 }
 
