@@ -8,6 +8,8 @@ mod architecture;
 mod configs;
 /// Curation from outside: filter, kill, go on, release, take down.
 mod curate;
+/// The script that fetches PASS.
+mod download;
 /// Fine-tuning from outside: kill and resume, result, refusals.
 mod finetune;
 /// What a newcomer gets wrong.
