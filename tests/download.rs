@@ -63,10 +63,17 @@ fn answer(mut stream: TcpStream, files: &Mutex<Vec<(&'static str, File)>>, sent:
     }
     let body = &content[from..];
     let status = match asked.is_some() && !file.no_ranges {
-        true => format!("206 Partial Content\r\nContent-Range: bytes {from}-{}/{}", content.len() - 1, content.len()),
+        true => format!(
+            "206 Partial Content\r\nContent-Range: bytes {from}-{}/{}",
+            content.len() - 1,
+            content.len()
+        ),
         false => "200 OK".to_string(),
     };
-    let head = format!("HTTP/1.1 {status}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", body.len());
+    let head = format!(
+        "HTTP/1.1 {status}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
+        body.len()
+    );
     let _ = stream.write_all(head.as_bytes());
     let part = &body[..file.cut.unwrap_or(body.len()).min(body.len())];
     sent.fetch_add(part.len(), Ordering::Relaxed);
@@ -75,7 +82,9 @@ fn answer(mut stream: TcpStream, files: &Mutex<Vec<(&'static str, File)>>, sent:
 
 fn file(seed: u8) -> File {
     File {
-        content: (0..50_000u32).map(|at| (at.wrapping_mul(2654435761) >> 24) as u8 ^ seed).collect(),
+        content: (0..50_000u32)
+            .map(|at| (at.wrapping_mul(2654435761) >> 24) as u8 ^ seed)
+            .collect(),
         cut: None,
         no_ranges: false,
         wrong_once: false,
@@ -120,7 +129,13 @@ fn pass_is_fetched_whole_from_a_server_that_cuts_lies_and_knows_no_ranges() {
     let manifest: String = names
         .iter()
         .zip(&files)
-        .map(|(name, file)| format!("{} {} {name}\n", file.content.len(), sha256(&file.content, home.path())))
+        .map(|(name, file)| {
+            format!(
+                "{} {} {name}\n",
+                file.content.len(),
+                sha256(&file.content, home.path())
+            )
+        })
         .collect();
     std::fs::write(home.path().join("manifest"), &manifest).unwrap();
     let server = serve(names.into_iter().zip(files.clone()).collect());
@@ -135,14 +150,22 @@ fn pass_is_fetched_whole_from_a_server_that_cuts_lies_and_knows_no_ranges() {
     for (name, file) in names.iter().zip(&files) {
         assert!(std::fs::read(pass.join(name)).unwrap() == file.content, "{name}");
     }
-    assert!(said(&output).contains("PASS.2.tar: its content is not what it should be"), "{}", said(&output));
+    assert!(
+        said(&output).contains("PASS.2.tar: its content is not what it should be"),
+        "{}",
+        said(&output)
+    );
     // Where ranges are known, nothing came twice.
     let sent = server.sent.load(Ordering::Relaxed);
     assert!(sent <= 50_000 + 50_000 + 100_000 + 50_000 + 50_000, "{sent}");
 
     // Once more: nothing is fetched. A byte that changed: that file is.
     let output = fetch(home.path(), server.port);
-    assert!(output.status.success() && server.sent.load(Ordering::Relaxed) == sent, "{}", said(&output));
+    assert!(
+        output.status.success() && server.sent.load(Ordering::Relaxed) == sent,
+        "{}",
+        said(&output)
+    );
     let mut broken = files[3].content.clone();
     broken[7] ^= 1;
     std::fs::write(pass.join("pass_metadata.csv"), broken).unwrap();
@@ -156,13 +179,33 @@ fn pass_is_fetched_whole_from_a_server_that_cuts_lies_and_knows_no_ranges() {
     let huge = format!("999999999999999 {} PASS.9.tar\n{manifest}", "0".repeat(64));
     std::fs::write(home.path().join("manifest"), huge).unwrap();
     let output = fetch(home.path(), server.port);
-    assert!(!output.status.success() && said(&output).contains("nothing was fetched"), "{}", said(&output));
+    assert!(
+        !output.status.success() && said(&output).contains("nothing was fetched"),
+        "{}",
+        said(&output)
+    );
     assert!(!pass.join("PASS.9.tar.part").exists());
     // A file that is not there, and a manifest that leads elsewhere.
-    std::fs::write(home.path().join("manifest"), format!("5 {} PASS.8.tar\n", "0".repeat(64))).unwrap();
+    std::fs::write(
+        home.path().join("manifest"),
+        format!("5 {} PASS.8.tar\n", "0".repeat(64)),
+    )
+    .unwrap();
     let output = fetch(home.path(), server.port);
-    assert!(!output.status.success() && said(&output).contains("PASS.8.tar cannot be fetched"), "{}", said(&output));
-    std::fs::write(home.path().join("manifest"), format!("5 {} ../x\n", "0".repeat(64))).unwrap();
+    assert!(
+        !output.status.success() && said(&output).contains("PASS.8.tar cannot be fetched"),
+        "{}",
+        said(&output)
+    );
+    std::fs::write(
+        home.path().join("manifest"),
+        format!("5 {} ../x\n", "0".repeat(64)),
+    )
+    .unwrap();
     let output = fetch(home.path(), server.port);
-    assert!(!output.status.success() && said(&output).contains("the manifest has the line"), "{}", said(&output));
+    assert!(
+        !output.status.success() && said(&output).contains("the manifest has the line"),
+        "{}",
+        said(&output)
+    );
 }

@@ -204,3 +204,133 @@ fn missing_and_wrong_weights_say_what_to_do() {
             .and(predicates::str::contains("github.com/Megvii-BaseDetection/YOLOX")),
     );
 }
+
+/// Starts the review server; the process and the link that it prints.
+fn review(out: &Path, listen: &str) -> (std::process::Child, String) {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_passer"))
+        .args(["curate", "review", "--listen", listen])
+        .arg(out)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    std::io::BufRead::read_line(
+        &mut std::io::BufReader::new(child.stdout.take().unwrap()),
+        &mut line,
+    )
+    .unwrap();
+    (child, line.trim().to_string())
+}
+
+#[test]
+fn review_and_audit_from_the_command_line() {
+    let home = tempfile::tempdir().unwrap();
+    std::fs::create_dir_all(home.path().join("photos/a")).unwrap();
+    for number in 0..3 {
+        image::RgbImage::from_fn(20, 20, |x, y| image::Rgb([x as u8 * 9, y as u8 * 9, number]))
+            .save(home.path().join(format!("photos/a/{number}.png")))
+            .unwrap();
+    }
+    // The config's detectors give way to a review.
+    let text = std::fs::read_to_string(root().join("configs/curate/people.toml")).unwrap();
+    let mut config: toml::Table = text.parse().unwrap();
+    let review_stage: toml::Table =
+        "review = { drop = [\"person\"], labelled_twice = 0.0, disagreement = \"drop\", seed = 0 }"
+            .parse()
+            .unwrap();
+    let stages = config["stages"].as_array_mut().unwrap();
+    stages.truncate(1);
+    stages.push(review_stage.into());
+    config["source"]["folder"]["folder"] = home.path().join("photos").display().to_string().into();
+    let path = home.path().join("config.toml");
+    std::fs::write(&path, config.to_string()).unwrap();
+    let out = home.path().join("out");
+    let run = || {
+        let mut command = passer();
+        command.args(["curate", "run"]).arg(&path).arg("--out").arg(&out);
+        command
+    };
+    run()
+        .assert()
+        .failure()
+        .stderr(
+            predicates::str::contains("3 of 3 photos are not labelled").and(predicates::str::contains(
+                "hint: `passer curate review DIR` serves the page",
+            )),
+        );
+    passer()
+        .args(["curate", "audit"])
+        .arg(&out)
+        .assert()
+        .failure()
+        .stderr(predicates::str::contains("the last stage, `review`, is not done"));
+
+    let (mut child, link) = review(&out, "127.0.0.1:0");
+    assert!(
+        link.starts_with("http://127.0.0.1:") && link.ends_with('/'),
+        "{link}"
+    );
+    // One process at a time writes.
+    run()
+        .assert()
+        .failure()
+        .stderr(predicates::str::contains("another process works in"));
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let mut links = Vec::new();
+    for _ in 0..2 {
+        let (mut child, link) = review(&out, "0.0.0.0:0");
+        child.kill().unwrap();
+        child.wait().unwrap();
+        links.push(link.split_once("/?token=").unwrap().1.to_string());
+    }
+    // Links outlive the server.
+    assert!(links[0].len() == 48 && links[0] == links[1], "{links:?}");
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt;
+        let mode = std::fs::metadata(out.join("review-token"))
+            .unwrap()
+            .permissions()
+            .mode();
+        assert_eq!(mode & 0o777, 0o600);
+    }
+
+    // Without the review nobody waits; the audit says that nobody knows how many people are left.
+    config["stages"].as_array_mut().unwrap().truncate(1);
+    std::fs::write(&path, config.to_string()).unwrap();
+    run()
+        .assert()
+        .failure()
+        .stderr(predicates::str::contains("the config no longer has it"));
+    let fresh = home.path().join("fresh");
+    passer()
+        .args(["curate", "run"])
+        .arg(&path)
+        .arg("--out")
+        .arg(&fresh)
+        .assert()
+        .success();
+    let audited = passer()
+        .args(["curate", "audit", "--draw", "2", "--seed", "5", "--json"])
+        .arg(&fresh)
+        .assert()
+        .success();
+    let audited: Value = serde_json::from_slice(&audited.get_output().stdout).unwrap();
+    assert_eq!(
+        (&audited["photos"], &audited["with_score"]),
+        (&3.into(), &0.into())
+    );
+    assert_eq!(audited["samples"][0]["photos"], 2);
+    assert!(audited["samples"][0]["estimate"].is_null());
+    passer()
+        .args(["curate", "audit"])
+        .arg(&fresh)
+        .assert()
+        .success()
+        .stdout(predicates::str::contains(
+            "0 of 2 photos labelled, seed 5: `passer curate review",
+        ));
+    assert!(fresh.join("audit.html").is_file());
+}

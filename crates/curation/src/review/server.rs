@@ -446,7 +446,7 @@ impl Server {
             "done": counts.done,
             "labels_open": counts.labels_open,
             "wait_for_second": counts.wait_for_second,
-            "minutes_left": (pace > 0.0).then(|| counts.labels_open as f64 / pace),
+            "minutes_left": (pace > 0.0 && counts.labels_open > 0).then(|| counts.labels_open as f64 / pace),
             "annotators": annotators.iter().map(|annotator| json!({
                 "id": annotator.id, "name": annotator.name, "answers": annotator.answers,
                 "per_minute": annotator.per_minute,
