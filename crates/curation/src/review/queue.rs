@@ -3,7 +3,7 @@
 //! The queue is in memory: some 50 bytes a photo. It is made of the ledger when the server starts, so nothing is lost with it
 //! but leases: who is looking at what, so that two people do not label the same photo by chance.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::time::{Duration, Instant};
 
 use super::Categories;
@@ -44,6 +44,15 @@ pub(super) struct Counts {
     pub(super) labels_open: u64,
     /// Photos whose second label is open.
     pub(super) wait_for_second: u64,
+}
+
+/// Two annotators on the photos that both labelled.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Pair {
+    /// Their numbers, the smaller first.
+    pub(super) annotators: [i64; 2],
+    /// Of each photo: whether the one and whether the other objects to it.
+    pub(super) verdicts: Vec<[bool; 2]>,
 }
 
 impl Queue {
@@ -120,9 +129,9 @@ impl Queue {
         counts
     }
 
-    /// Verdicts of each pair of annotators on the photos that both labelled, by their numbers, the smaller first.
-    pub(super) fn pairs(&self, bad: Categories) -> Vec<((i64, i64), Vec<[bool; 2]>)> {
-        let mut found: HashMap<(i64, i64), Vec<[bool; 2]>> = HashMap::new();
+    /// What each pair of annotators said of the photos that both labelled.
+    pub(super) fn pairs(&self, bad: Categories) -> Vec<Pair> {
+        let mut found: BTreeMap<[i64; 2], Vec<[bool; 2]>> = BTreeMap::new();
         for item in self.items.iter().filter(|item| item.given.len() > 1) {
             for (at, first) in item.given.iter().enumerate() {
                 for second in &item.given[at + 1..] {
@@ -131,13 +140,12 @@ impl Queue {
                         false => (second, first),
                     };
                     let verdict = [one.1.any_of(bad), other.1.any_of(bad)];
-                    found.entry((one.0, other.0)).or_default().push(verdict);
+                    found.entry([one.0, other.0]).or_default().push(verdict);
                 }
             }
         }
-        let mut pairs: Vec<_> = found.into_iter().collect();
-        pairs.sort_unstable_by_key(|(who, _)| *who);
-        pairs
+        let pair = |(annotators, verdicts)| Pair { annotators, verdicts };
+        found.into_iter().map(pair).collect()
     }
 }
 
@@ -186,7 +194,11 @@ mod tests {
         queue.note(2, 8, Some([Category::Person].iter().collect()));
         assert_eq!(queue.counts().labels_open, 0);
         let bad = [Category::Person].iter().collect();
-        assert_eq!(queue.pairs(bad), [((7, 8), vec![[false, true]])]);
+        let pair = Pair {
+            annotators: [7, 8],
+            verdicts: vec![[false, true]],
+        };
+        assert_eq!(queue.pairs(bad), [pair]);
         // Taken back, it is open again.
         queue.note(1, 7, None);
         assert_eq!(queue.next(7, 9, now), [1]);

@@ -431,11 +431,16 @@ impl Server {
             .queue
             .pairs(self.bad)
             .into_iter()
-            .map(|((first, second), verdicts)| {
-                let agreed = verdicts.iter().filter(|pair| pair[0] == pair[1]).count();
+            .map(|pair| {
+                let [first, second] = pair.annotators;
+                let agreed = pair
+                    .verdicts
+                    .iter()
+                    .filter(|verdict| verdict[0] == verdict[1])
+                    .count();
                 json!({
-                    "first": name(first), "second": name(second), "photos": verdicts.len(),
-                    "agreed": agreed, "kappa": cohens_kappa(&verdicts),
+                    "first": name(first), "second": name(second), "photos": pair.verdicts.len(),
+                    "agreed": agreed, "kappa": cohens_kappa(&pair.verdicts),
                 })
             })
             .collect();
