@@ -164,6 +164,7 @@ fn a_folder_becomes_a_release_and_a_photo_taken_down_stays_down() {
         "{credits}"
     );
     assert!(!read(&first, "DATASHEET.md").contains("<b>"));
+    assert!(read(&first, "DATASHEET.md").contains("**Photos were not checked for people.**"));
     let csv = read(&first, "pass_metadata.csv");
     assert!(
         csv.starts_with(",unickname,datetaken,licensename,hash,latitude,longitude\n"),

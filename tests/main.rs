@@ -8,10 +8,14 @@ mod architecture;
 mod configs;
 /// Curation from outside: filter, kill, go on, release, take down.
 mod curate;
+/// The script that fetches PASS.
+mod download;
 /// Fine-tuning from outside: kill and resume, result, refusals.
 mod finetune;
 /// What a newcomer gets wrong.
 mod mistakes;
+/// The stages of a curation that look for people.
+mod people;
 /// The program's help, errors and bad input.
 mod program;
 /// Pretrain, kill, resume, evaluate, from outside.

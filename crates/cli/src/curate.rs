@@ -1,5 +1,9 @@
 //! `passer curate`: from raw photos to a release, step by step, and photos taken down from it.
 
+mod review;
+
+use crate::detectors::OnDevice;
+use crate::devices::DeviceArgument;
 use crate::failure::{Failure, Interrupted};
 use crate::progress::{Progress, duration};
 use curation::{Config, Funnel, RunOptions, Takedown};
@@ -16,6 +20,10 @@ pub(crate) enum Verb {
     Status(StatusArguments),
     /// Make the next version of the release from what the last stage kept
     Release(ReleaseArguments),
+    /// Serve a local web page on which people label photos
+    Review(review::ReviewArguments),
+    /// Show what detectors were least sure about, and estimate how many people are left
+    Audit(review::AuditArguments),
     /// Take photos down: the next version without them, for good, and who has seen them
     Takedown(TakedownArguments),
 }
@@ -36,6 +44,8 @@ pub(crate) struct RunArguments {
     /// Change a key of the config, as in `--set stages.1.balance.seed=1`
     #[arg(long, value_name = "KEY=VALUE")]
     set: Vec<String>,
+    #[command(flatten)]
+    device: DeviceArgument,
 }
 
 #[derive(clap::Args)]
@@ -87,6 +97,8 @@ pub(crate) fn run(verb: Verb) -> anyhow::Result<()> {
         Verb::Run(arguments) => stages(&arguments),
         Verb::Status(arguments) => status(&arguments),
         Verb::Release(arguments) => release(&arguments),
+        Verb::Review(arguments) => review::review(&arguments),
+        Verb::Audit(arguments) => review::audit(&arguments),
         Verb::Takedown(arguments) => takedown(arguments),
     }
 }
@@ -99,6 +111,7 @@ fn stages(arguments: &RunArguments) -> anyhow::Result<()> {
             only: arguments.stage.as_deref(),
             redo: arguments.redo.as_deref(),
             stop,
+            detectors: &OnDevice(&arguments.device),
             progress,
         };
         curation::run(&config, &arguments.out, options)

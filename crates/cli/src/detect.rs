@@ -1,5 +1,6 @@
 //! `passer detect`: what a detector sees in each photo, as JSON lines, and on a sheet with boxes drawn.
 
+use crate::detectors::photo;
 use crate::devices::DeviceArgument;
 use crate::failure::{Failure, make_folder_of};
 use crate::progress::Progress;
@@ -7,7 +8,7 @@ use anyhow::Context;
 use burn::tensor::Device;
 use data::{Dataset, DecodeLimits, RgbImage};
 use detection::{
-    COCO_PERSON, Detection, Detector, Letterbox, PASS_FACE_SCORE, PASS_PERSON_SCORE, Photo, RetinaFace,
+    COCO_PERSON, Detection, Detector, Letterbox, PASS_FACE_SCORE, PASS_PERSON_SCORE, RetinaFace,
     RetinaFaceConfig, Scale, Tiled, TilesConfig, Yolox, YoloxConfig, resize, top_score,
 };
 use rayon::prelude::*;
@@ -257,14 +258,6 @@ fn decode(dataset: &Dataset, position: usize) -> Result<(String, Result<RgbImage
     dataset.read_image(position, &mut encoded)?;
     let image = data::decode(&encoded, &DecodeLimits::DEFAULT).map_err(|reason| reason.to_string());
     Ok((dataset.key(position)?, image))
-}
-
-fn photo(image: &RgbImage) -> Photo<'_> {
-    Photo {
-        width: image.width,
-        height: image.height,
-        pixels: &image.pixels,
-    }
 }
 
 fn as_json(detection: &Detection) -> serde_json::Value {

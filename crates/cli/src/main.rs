@@ -8,6 +8,7 @@
 mod configs;
 mod curate;
 mod detect;
+mod detectors;
 mod devices;
 mod evaluate;
 mod failure;

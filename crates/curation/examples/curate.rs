@@ -23,6 +23,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
                 only: None,
                 redo: None,
                 stop: &stop,
+                detectors: &curation::NoDetectors,
                 progress: &|_, _, _| {},
             };
             curation::run(&config, &folder, options)?;

@@ -1,16 +1,18 @@
 //! The config file of a curation: a source, the stages in the order in which they run, and what a release says of itself.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
 use crate::balance::{BalanceConfig, SampleConfig};
+use crate::detectors::{Detectors, FacesConfig, PersonsConfig};
 use crate::duplicates::DuplicatesConfig;
 use crate::error::Error;
 use crate::fetch::FetchConfig;
 use crate::integrity::IntegrityConfig;
 use crate::licence::LicenceConfig;
 use crate::release::ReleaseConfig;
+use crate::review::ReviewConfig;
 use crate::sources::{DatasetConfig, FolderConfig, TableConfig, YfccConfig};
 use crate::stage::Stage;
 
@@ -54,6 +56,12 @@ pub enum StageConfig {
     Integrity(IntegrityConfig),
     /// One of each group of equal or nearly equal photos.
     Duplicates(DuplicatesConfig),
+    /// No photos with faces.
+    Faces(FacesConfig),
+    /// No photos with persons.
+    Persons(PersonsConfig),
+    /// No photos that people object to.
+    Review(ReviewConfig),
     /// At most so many photos a photographer.
     Balance(BalanceConfig),
     /// A random sample.
@@ -68,21 +76,52 @@ impl StageConfig {
             StageConfig::Fetch(_) => "fetch",
             StageConfig::Integrity(_) => "integrity",
             StageConfig::Duplicates(_) => "duplicates",
+            StageConfig::Faces(_) => "faces",
+            StageConfig::Persons(_) => "persons",
+            StageConfig::Review(_) => "review",
             StageConfig::Balance(_) => "balance",
             StageConfig::Sample(_) => "sample",
         }
     }
 
     /// The stage, ready to run. Detectors are loaded here, once.
-    pub(crate) fn build(&self) -> Result<Box<dyn Stage>, Error> {
+    pub(crate) fn build(&self, detectors: &dyn Detectors) -> Result<Box<dyn Stage>, Error> {
         Ok(match self {
             StageConfig::Licence(config) => Box::new(config.clone()),
             StageConfig::Fetch(config) => Box::new(config.clone()),
             StageConfig::Integrity(config) => Box::new(config.clone()),
             StageConfig::Duplicates(config) => Box::new(config.clone()),
+            StageConfig::Faces(config) => config.stage(detectors)?,
+            StageConfig::Persons(config) => config.stage(detectors)?,
+            StageConfig::Review(config) => Box::new(config.clone()),
             StageConfig::Balance(config) => Box::new(config.clone()),
             StageConfig::Sample(config) => Box::new(config.clone()),
         })
+    }
+
+    /// The file of weights, where the stage has one.
+    pub(crate) fn weights(&self) -> Option<&Path> {
+        match self {
+            StageConfig::Faces(config) => Some(&config.weights),
+            StageConfig::Persons(config) => Some(&config.weights),
+            _ => None,
+        }
+    }
+
+    /// What decides, as the ledger keeps it: the stage's settings, without those that change no result. Weights are told by
+    /// their content, none where the file is not given.
+    pub(crate) fn settings(&self, weights_sha256: Option<&str>) -> serde_json::Value {
+        let mut value = serde_json::to_value(self).unwrap_or_default();
+        if self.weights().is_some()
+            && let Some(settings) = value.get_mut(self.name()).and_then(|value| value.as_object_mut())
+        {
+            settings.remove("weights");
+            settings.remove("batch_images");
+            if let Some(sha256) = weights_sha256 {
+                settings.insert("weights_sha256".to_string(), sha256.into());
+            }
+        }
+        value
     }
 
     fn validate(&self) -> Result<(), Error> {
@@ -91,6 +130,9 @@ impl StageConfig {
             StageConfig::Fetch(config) => config.validate(),
             StageConfig::Integrity(config) => config.validate(),
             StageConfig::Duplicates(config) => config.validate(),
+            StageConfig::Faces(config) => config.validate(),
+            StageConfig::Persons(config) => config.validate(),
+            StageConfig::Review(config) => config.validate(),
             StageConfig::Balance(config) => config.validate(),
             StageConfig::Sample(config) => config.validate(),
         }
@@ -116,6 +158,9 @@ impl Config {
         for (first, second, why) in [
             ("licence", "fetch", "photos without a licence must not be fetched"),
             ("fetch", "integrity", "there is nothing to decode before"),
+            ("fetch", "faces", "there is nothing to look at before"),
+            ("fetch", "persons", "there is nothing to look at before"),
+            ("fetch", "review", "there is nothing to look at before"),
             ("integrity", "duplicates", "it takes the hashes"),
         ] {
             if let (Some(first_at), Some(second_at)) = (place(first), place(second))
@@ -138,11 +183,13 @@ impl Config {
             ));
         }
         let lists_only = !self.source.has_files();
-        if lists_only && place("integrity").is_some() && place("fetch").is_none() {
-            return Err(Error::config(
-                "stages",
-                "this source lists photos only; `integrity` needs a `fetch` before it",
-            ));
+        let looks = ["integrity", "faces", "persons", "review"];
+        if let Some(stage) = looks.iter().find(|stage| place(stage).is_some())
+            && lists_only
+            && place("fetch").is_none()
+        {
+            let reason = format!("this source lists photos only; `{stage}` needs a `fetch` before it");
+            return Err(Error::config("stages", reason));
         }
         self.stages.iter().try_for_each(StageConfig::validate)?;
         self.source.validate()?;
@@ -174,6 +221,13 @@ impl Config {
             }
             SourceConfig::Folder(config) => absolute(&mut config.folder)?,
             SourceConfig::Dataset(_) => {}
+        }
+        for stage in &mut self.stages {
+            match stage {
+                StageConfig::Faces(config) => absolute(&mut config.weights)?,
+                StageConfig::Persons(config) => absolute(&mut config.weights)?,
+                _ => {}
+            }
         }
         Ok(self)
     }

@@ -97,14 +97,7 @@ impl IntegrityConfig {
         let image = match data::decode(&file, &limits) {
             Ok(image) => image,
             Err(error) => {
-                let reason = match &error {
-                    data::DecodeError::Empty => "empty_file",
-                    data::DecodeError::Format { .. } => "not_an_image",
-                    data::DecodeError::TooLarge { .. } => "too_large",
-                    data::DecodeError::Truncated { .. } => "truncated",
-                    _ => "broken_image",
-                };
-                found.decision = Decision::dropped(photo.id, reason).detail(error.to_string());
+                found.decision = Decision::dropped(photo.id, decode_reason(&error)).detail(error.to_string());
                 return Ok(found);
             }
         };
@@ -199,7 +192,19 @@ fn perceptual_hash(hasher: &Hasher, image: data::RgbImage) -> Option<Hash> {
     })
 }
 
-fn chain(error: &Error) -> String {
+/// Why a file does not decode, as a reason of the ledger.
+pub(crate) fn decode_reason(error: &data::DecodeError) -> &'static str {
+    match error {
+        data::DecodeError::Empty => "empty_file",
+        data::DecodeError::Format { .. } => "not_an_image",
+        data::DecodeError::TooLarge { .. } => "too_large",
+        data::DecodeError::Truncated { .. } => "truncated",
+        _ => "broken_image",
+    }
+}
+
+/// An error with its causes, in one line.
+pub(crate) fn chain(error: &Error) -> String {
     let mut text = error.to_string();
     let mut source = std::error::Error::source(error);
     while let Some(cause) = source {

@@ -15,7 +15,8 @@ use crate::photo::{Photo, Row};
 
 /// Name of the database in the folder of a curation.
 pub(crate) const FILE_NAME: &str = "ledger.sqlite";
-const SCHEMA_VERSION: i64 = 1;
+/// 2 has the tables of review and audit.
+const SCHEMA_VERSION: i64 = 2;
 
 /// Names are interned where they repeat by the million: `licences`, `reasons`, `stages`.
 const SCHEMA: &str = "
@@ -199,11 +200,11 @@ impl Ledger {
             )
         })?;
         let version: i64 = self.sql(|db| db.query_row("PRAGMA user_version", [], |row| row.get(0)))?;
-        if version == 0 {
-            self.transaction(|ledger| {
-                ledger
-                    .sql(|db| db.execute_batch(&format!("{SCHEMA} PRAGMA user_version = {SCHEMA_VERSION};")))
-            })?;
+        if version < SCHEMA_VERSION {
+            let first = if version == 0 { SCHEMA } else { "" };
+            let (review, audit) = (crate::review::SCHEMA, crate::audit::SCHEMA);
+            let text = format!("{first} {review} {audit} PRAGMA user_version = {SCHEMA_VERSION};");
+            self.transaction(|ledger| ledger.sql(|db| db.execute_batch(&text)))?;
         }
         self.check_version()?;
         let known: Vec<(String, String, i64)> = self.sql(|db| {
@@ -226,7 +227,8 @@ impl Ledger {
 
     fn check_version(&self) -> Result<(), Error> {
         let version: i64 = self.sql(|db| db.query_row("PRAGMA user_version", [], |row| row.get(0)))?;
-        if version == SCHEMA_VERSION {
+        // What only reads needs no tables that came later.
+        if (1..=SCHEMA_VERSION).contains(&version) {
             return Ok(());
         }
         Err(Error::Ledger {
@@ -473,6 +475,23 @@ impl Ledger {
     /// Photos after `cursor`, in order of their ids, that `stage` kept; at most `most`.
     pub(crate) fn survivors(&self, stage: i64, cursor: i64, most: usize) -> Result<Vec<Photo>, Error> {
         self.undecided(stage, i64::MAX, cursor, most)
+    }
+
+    /// The photo of that number.
+    pub(crate) fn photo(&self, id: i64) -> Result<Option<Photo>, Error> {
+        let query = format!(
+            "SELECT {PHOTO_COLUMNS} FROM photos p LEFT JOIN licences l ON l.id = p.licence WHERE p.id = ?"
+        );
+        self.sql(|db| db.prepare_cached(&query)?.query_row([id], photo_of).optional())
+    }
+
+    /// The numbers of all rows with a key.
+    pub(crate) fn ids_of_key(&self, key: &str) -> Result<Vec<i64>, Error> {
+        self.sql(|db| {
+            db.prepare_cached("SELECT id FROM photos WHERE key = ? ORDER BY id")?
+                .query_map([key], |row| row.get(0))?
+                .collect()
+        })
     }
 
     /// The photo of that key which `stage` kept.

@@ -7,8 +7,10 @@
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::print_stderr))]
 
+mod audit;
 mod balance;
 mod config;
+mod detectors;
 mod draws;
 mod duplicates;
 mod error;
@@ -20,14 +22,18 @@ mod near;
 mod photo;
 mod photos;
 mod release;
+mod review;
 mod run;
 mod sources;
 mod stage;
 mod status;
 mod takedown;
+mod thumbnail;
 
+pub use audit::{Audit, AuditOptions, Estimate, Sample, audit, clopper_pearson};
 pub use balance::{BalanceConfig, SampleConfig};
 pub use config::{Config, SourceConfig, StageConfig};
+pub use detectors::{Detector, Detectors, FaceScale, FacesConfig, NoDetectors, PersonsConfig, TilesConfig};
 pub use duplicates::{DuplicatesConfig, NearConfig};
 pub use error::Error;
 pub use fetch::{AddressFrom, FetchConfig};
@@ -37,6 +43,7 @@ pub use licence::{AttributionField, Licence, LicenceConfig};
 pub use photo::Photo;
 pub use photos::Photos;
 pub use release::{ReleaseConfig, Released, release};
+pub use review::{Category, Disagreement, ReviewConfig, ReviewOptions, Reviewed, cohens_kappa, serve};
 pub use run::{RunOptions, run};
 pub use sources::{Columns, DatasetConfig, FolderConfig, TableConfig, YfccConfig};
 pub use stage::{Stage, Work};

@@ -131,6 +131,10 @@ struct Release<'a> {
     fingerprint: String,
     removed: &'a [String],
     funnel: Funnel,
+    /// SHA-256 of the weights of each detector, by its stage.
+    weights: BTreeMap<String, String>,
+    /// Answers that people gave, and how many people.
+    answers: (u64, u64),
     tally: Tally,
 }
 
@@ -274,6 +278,8 @@ pub(crate) fn release_with(
         fingerprint: fingerprint.clone(),
         removed: &removed,
         funnel,
+        weights: weights(ledger, &config)?,
+        answers: crate::review::tally(ledger)?,
         tally,
     };
     documents::write(&aside, &facts)?;
@@ -338,7 +344,7 @@ fn last_stage(ledger: &Ledger, config: &Config) -> Result<i64, Error> {
 }
 
 /// Keys of the photos that the last stage kept and nobody asked to take down, neither by their keys nor by their content.
-fn survivors(ledger: &Ledger, stage: i64) -> Result<Vec<String>, Error> {
+pub(crate) fn survivors(ledger: &Ledger, stage: i64) -> Result<Vec<String>, Error> {
     ledger.sql(|db| {
         db.prepare(
             "SELECT p.key FROM decisions d CROSS JOIN photos p ON p.id = d.photo LEFT JOIN images i ON i.photo = p.id \
@@ -398,6 +404,22 @@ fn labels(ledger: &Ledger, stage: i64) -> Result<Vec<String>, Error> {
         .query_map([stage], |row| row.get(0))?
         .collect()
     })
+}
+
+/// Which weights the detectors had, as the ledger keeps it with their decisions.
+fn weights(ledger: &Ledger, config: &Config) -> Result<BTreeMap<String, String>, Error> {
+    let mut found = BTreeMap::new();
+    for stage in config.stages.iter().filter(|stage| stage.weights().is_some()) {
+        let settings = ledger
+            .stage(stage.name())?
+            .map(|row| row.settings)
+            .unwrap_or_default();
+        let settings: serde_json::Value = serde_json::from_str(&settings).unwrap_or_default();
+        if let Some(sha256) = settings[stage.name()]["weights_sha256"].as_str() {
+            found.insert(stage.name().to_string(), sha256.to_string());
+        }
+    }
+    Ok(found)
 }
 
 fn entry(ledger: &Ledger, stage: i64, key: &str, shard: usize) -> Result<Entry, Error> {

@@ -8,6 +8,7 @@ use crossbeam_channel::bounded;
 
 use crate::Progress;
 use crate::config::Config;
+use crate::detectors::{Detectors, weights_sha256};
 use crate::error::Error;
 use crate::ledger::{Decision, Ledger};
 use crate::photo::Row;
@@ -30,6 +31,8 @@ pub struct RunOptions<'a> {
     pub redo: Option<&'a str>,
     /// When it turns true, the run ends after the transaction at hand.
     pub stop: &'a AtomicBool,
+    /// Where the stages that look for people get their detectors; [`NoDetectors`](crate::NoDetectors) where there are none.
+    pub detectors: &'a dyn Detectors,
     /// Called as the work goes on.
     pub progress: Progress<'a>,
 }
@@ -61,7 +64,7 @@ pub fn run(config: &Config, folder: &Path, options: RunOptions<'_>) -> Result<()
         ledger.forget_from(redo as i64 + 1)?;
     }
     let text = toml::to_string(&config).map_err(|error| Error::config("config", error.to_string()))?;
-    check_settings(&ledger, &config)?;
+    check_settings(&ledger, &config, only.unwrap_or(config.stages.len()))?;
     let path = folder.join("config.toml");
     std::fs::write(&path, &text).map_err(Error::io("write", &path))?;
     ledger.set_fact("config", &text)?;
@@ -96,16 +99,34 @@ pub fn run(config: &Config, folder: &Path, options: RunOptions<'_>) -> Result<()
 }
 
 /// The settings of each stage, as the ledger keeps them.
-fn settings(config: &Config, at: usize) -> Result<String, Error> {
-    let value = match at {
-        0 => sources::identity(&config.source)?,
-        _ => serde_json::to_value(&config.stages[at - 1]).unwrap_or_default(),
-    };
-    Ok(value.to_string())
+fn settings(config: &Config, at: usize) -> Result<serde_json::Value, Error> {
+    if at == 0 {
+        return sources::identity(&config.source);
+    }
+    let stage = &config.stages[at - 1];
+    let sha256 = stage
+        .weights()
+        .map(|path| weights_sha256(stage.name(), path))
+        .transpose()?;
+    Ok(stage.settings(sha256.as_deref()))
 }
 
-/// Decisions made with other settings, or in another order, must not be mixed with new ones.
-fn check_settings(ledger: &Ledger, config: &Config) -> Result<(), Error> {
+/// Whether settings in the ledger are those of a stage whose weights are no longer there.
+fn same_without_weights(config: &Config, at: usize, known: &str) -> bool {
+    let mut known: serde_json::Value = serde_json::from_str(known).unwrap_or_default();
+    let stage = &config.stages[at - 1];
+    if let Some(settings) = known
+        .get_mut(stage.name())
+        .and_then(|value| value.as_object_mut())
+    {
+        settings.remove("weights_sha256");
+    }
+    stage.settings(None) == known
+}
+
+/// Decisions made with other settings, or in another order, must not be mixed with new ones. Stages up to number `last` of the
+/// chain will run, so what they need is looked for now and not after days of fetching.
+fn check_settings(ledger: &Ledger, config: &Config, last: usize) -> Result<(), Error> {
     for at in 0..=config.stages.len() {
         let name = match at {
             0 => SOURCE,
@@ -118,7 +139,11 @@ fn check_settings(ledger: &Ledger, config: &Config) -> Result<(), Error> {
             rows.next()?.map(|row| row.get(0)).transpose()
         })?;
         match (in_place, ledger.stage(name)?) {
-            (None, None) => {}
+            (None, None) => {
+                if at > 0 && at <= last {
+                    settings(config, at)?;
+                }
+            }
             (Some(other), _) if other != name => {
                 return Err(Error::Changed {
                     stage: name.to_string(),
@@ -130,7 +155,12 @@ fn check_settings(ledger: &Ledger, config: &Config) -> Result<(), Error> {
                 let now = match settings(config, at) {
                     // A list that was read whole may be deleted.
                     Err(Error::Io { .. }) if row.done && at == 0 => continue,
-                    now => now?,
+                    Err(Error::Stage { .. })
+                        if row.done && at > 0 && same_without_weights(config, at, &row.settings) =>
+                    {
+                        continue;
+                    }
+                    now => now?.to_string(),
                 };
                 if row.settings != now {
                     return Err(Error::Changed {
@@ -168,9 +198,9 @@ fn run_stage(
 ) -> Result<(), Error> {
     let stage_config = &config.stages[at - 1];
     let (name, id) = (stage_config.name(), at as i64 + SOURCE_ID);
-    let mut stage = stage_config.build()?;
+    let mut stage = stage_config.build(options.detectors)?;
     if ledger.stage(name)?.is_none() {
-        ledger.add_stage(id, name, &settings(config, at)?)?;
+        ledger.add_stage(id, name, &settings(config, at)?.to_string())?;
     }
     let (total, _) = ledger.counts(id - 1)?;
     let (kept, dropped) = ledger.counts(id)?;
@@ -193,7 +223,7 @@ fn run_stage(
 /// Reads the source into the ledger: one thread reads rows, this one writes them.
 fn list_source(config: &Config, ledger: &mut Ledger, options: &RunOptions<'_>) -> Result<(), Error> {
     if ledger.stage(SOURCE)?.is_none() {
-        ledger.add_stage(SOURCE_ID, SOURCE, &settings(config, 0)?)?;
+        ledger.add_stage(SOURCE_ID, SOURCE, &settings(config, 0)?.to_string())?;
     }
     let position = ledger.stage(SOURCE)?.and_then(|row| row.position);
     let from: Position = match position {

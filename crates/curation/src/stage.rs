@@ -1,9 +1,7 @@
 //! What a stage is, and the work that it is given.
 //!
-//! A stage asks [`Work`] for photos and hands back decisions, in any order; the ledger remembers which are open. Stages that
-//! call a detector own it (`Box<dyn …>`), ask for photos by the batch, read pixels through [`Work::photos`] and put the
-//! detector's score beside each decision: nothing else is needed for one more stage but its file, its variant in
-//! [`StageConfig`](crate::StageConfig) and its arm there.
+//! A stage asks [`Work`] for photos and hands back decisions, in any order; the ledger remembers which are open. Nothing else is
+//! needed for one more stage but its file, its variant in [`StageConfig`](crate::StageConfig) and its arms there.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 

@@ -235,6 +235,7 @@ fn go(config: &Config, folder: &Path, stop: &AtomicBool) -> Result<(), Error> {
         only: None,
         redo: None,
         stop,
+        detectors: &crate::NoDetectors,
         progress: &|_, _, _| {},
     };
     run(config, folder, options)

@@ -111,7 +111,7 @@ pub(super) fn croissant(release: &Release<'_>, sums: &[Checksum]) -> String {
             "field": fields,
         }],
         "rai:dataCollection": super::datasheet::datasheet_line(release),
-        "rai:personalSensitiveInformation": "Names of photographers, for giving credit. Photos may show people that no stage found.",
+        "rai:personalSensitiveInformation": format!("Names of photographers, for giving credit. {}", super::datasheet::people(release).replace("**", "").replace('`', "")),
         "rai:dataReleaseMaintenancePlan": format!("Photos are taken down on request: {}. Each version is immutable; VERSION_HISTORY.md lists them.", config.contact),
     });
     if let (Some(citation), Some(object)) = (&config.citation, document.as_object_mut()) {

@@ -4,6 +4,7 @@
 
 use super::Release;
 use super::documents::escaped;
+use crate::config::StageConfig;
 
 const OPEN: &str = "*To be answered by the publisher.*";
 
@@ -67,11 +68,7 @@ pub(super) fn datasheet(release: &Release<'_>) -> String {
                 "Does it relate to people, or contain data that might be private or offensive?",
                 format!(
                     "{} Names of photographers are given because their licences ask for it, and must not be used for anything else. {}",
-                    match has(release, "faces") || has(release, "persons") || has(release, "review") {
-                        true =>
-                            "Photos in which people were found were removed by the stages named above; some will have been missed.",
-                        false => "**Photos were not checked for people.**",
-                    },
+                    people(release),
                     match config.coordinates {
                         true => format!("The places of {} photos are given.", tally.with_coordinates),
                         false => "Places are not given.".to_string(),
@@ -131,6 +128,57 @@ pub(super) fn datasheet(release: &Release<'_>) -> String {
 
 fn has(release: &Release<'_>, stage: &str) -> bool {
     release.funnel.stages.iter().any(|known| known.name == stage)
+}
+
+/// Who or what looked for people, and who did not.
+pub(super) fn people(release: &Release<'_>) -> String {
+    let mut said = Vec::new();
+    let dropped = |name: &str| {
+        let stage = release.funnel.stages.iter().find(|stage| stage.name == name);
+        stage.map_or(0, |stage| stage.dropped)
+    };
+    for stage in &release.config.stages {
+        let weights = release
+            .weights
+            .get(stage.name())
+            .map_or("unknown", String::as_str);
+        match stage {
+            StageConfig::Faces(config) => said.push(format!(
+                "Faces were looked for with RetinaFace (weights SHA-256 `{weights}`): {} photos with a face that scored more than {}, or that could not be read, were dropped.",
+                dropped("faces"),
+                config.score
+            )),
+            StageConfig::Persons(config) => said.push(format!(
+                "Persons were looked for with a YOLOX network (weights SHA-256 `{weights}`, class {}): {} photos with one that scored more than {}, or that could not be read, were dropped.",
+                config.class,
+                dropped("persons"),
+                config.score
+            )),
+            StageConfig::Review(config) => said.push(format!(
+                "{} people looked at every photo that was left ({} answers; {} % of the photos were drawn to be labelled twice): {} photos with {} were dropped.",
+                release.answers.1,
+                release.answers.0,
+                100.0 * config.labelled_twice,
+                dropped("review"),
+                config.drop.iter().map(|category| category.name()).collect::<Vec<_>>().join(", ").replace('_', " ")
+            )),
+            _ => {}
+        }
+    }
+    if said.is_empty() {
+        return "**Photos were not checked for people.**".to_string();
+    }
+    for (stage, what) in [("faces", "Faces"), ("persons", "Persons")] {
+        if !has(release, stage) {
+            said.push(format!("{what} were not looked for by a detector."));
+        }
+    }
+    said.push(match has(release, "review") {
+        true => "Detectors and people miss some, so some will be left.".to_string(),
+        false => "**Nobody looked at the photos themselves.** Detectors miss people, so some will be left."
+            .to_string(),
+    });
+    said.join(" ")
 }
 
 fn funnel(release: &Release<'_>) -> String {

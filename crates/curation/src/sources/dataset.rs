@@ -3,7 +3,7 @@
 use data::{Dataset, Label};
 use serde::{Deserialize, Serialize};
 
-use super::folder::photo_of;
+use super::folder::{licensed, photo_of};
 use super::{Position, Rows};
 use crate::error::Error;
 use crate::photo::{KeyRule, Row, refusal};
@@ -15,11 +15,16 @@ use crate::photos::dataset_key;
 pub struct DatasetConfig {
     /// A directory of shards, a brace pattern, an image folder, PASS's tars, or a data-set description.
     pub data: String,
+    /// Name of the licence of photos that state none themselves, such as the terms that the whole collection came with;
+    /// absent: they have none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub licence: Option<String>,
 }
 
 /// The records being listed.
 pub(crate) struct Records {
     dataset: Dataset,
+    licence: Option<String>,
     position: Position,
 }
 
@@ -27,6 +32,7 @@ impl Records {
     pub(crate) fn open(config: &DatasetConfig, from: Position) -> Result<Records, Error> {
         Ok(Records {
             dataset: Dataset::open(&config.data)?,
+            licence: config.licence.clone(),
             position: from,
         })
     }
@@ -44,7 +50,7 @@ impl Rows for Records {
             Err(data::Error::Record { .. }) => (data::Metadata::default(), true),
             Err(error) => return Err(error.into()),
         };
-        let mut photo = photo_of(metadata);
+        let mut photo = licensed(photo_of(metadata), &self.licence);
         photo.id = self.position.rows;
         photo.key = dataset_key(&self.dataset.key(at)?);
         photo.locator = Some(at.to_string());

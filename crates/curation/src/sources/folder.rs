@@ -19,6 +19,10 @@ pub struct FolderConfig {
     pub folder: PathBuf,
     /// Whether the first folder below it is the photo's class, as in `imagenet/train/n01440764/x.JPEG`.
     pub class_folders: bool,
+    /// Name of the licence of photos that state none themselves, such as the terms that the whole collection came with;
+    /// absent: they have none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub licence: Option<String>,
 }
 
 const EXTENSIONS: [&str; 6] = ["jpg", "jpeg", "png", "webp", "bmp", "gif"];
@@ -29,6 +33,7 @@ const LONGEST_SIDECAR: u64 = 1 << 20;
 pub(crate) struct Folder {
     root: PathBuf,
     class_folders: bool,
+    licence: Option<String>,
     walk: walkdir::IntoIter,
     position: Position,
 }
@@ -44,6 +49,7 @@ impl Folder {
         Ok(Folder {
             root: config.folder.clone(),
             class_folders: config.class_folders,
+            licence: config.licence.clone(),
             walk: WalkDir::new(&config.folder)
                 .follow_links(true)
                 .sort_by_file_name()
@@ -73,7 +79,7 @@ impl Folder {
         if label == Some(None) {
             return refused("no_class_folder");
         }
-        let mut photo = photo_of(metadata);
+        let mut photo = licensed(photo_of(metadata), &self.licence);
         (photo.id, photo.key) = (id, key.clone());
         photo.label = label.flatten();
         photo.locator = Some(name.to_string());
@@ -121,6 +127,14 @@ impl Rows for Folder {
     fn position(&self) -> Position {
         self.position.clone()
     }
+}
+
+/// The photo under the licence of the collection, where it states none itself.
+pub(super) fn licensed(mut photo: Photo, licence: &Option<String>) -> Photo {
+    if photo.licence.is_none() && photo.licence_url.is_none() {
+        photo.licence.clone_from(licence);
+    }
+    photo
 }
 
 /// The path without its extension; other dots of the file name become `_`, for a shard's key ends at the first.

@@ -193,6 +193,7 @@ fn folders_are_read_with_their_sidecars_and_classes() {
         SourceConfig::Folder(FolderConfig {
             folder: root.clone(),
             class_folders,
+            licence: None,
         })
     };
     let labelled = rows(&config(true));
@@ -231,6 +232,7 @@ fn the_pass_release_is_read() {
     }
     let config = SourceConfig::Dataset(DatasetConfig {
         data: home.path().to_string_lossy().into_owned(),
+        licence: None,
     });
     let rows = rows(&config);
     assert_eq!(rows.len(), 8);

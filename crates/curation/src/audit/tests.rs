@@ -1,0 +1,89 @@
+//! The audit from sample to estimate, and its sheet.
+
+use super::*;
+use crate::review::tests::{curation, go, join, next, say, served};
+
+fn options(stop: &AtomicBool, draw: Option<(usize, u64)>) -> AuditOptions<'_> {
+    AuditOptions {
+        sheet_photos: 4,
+        sheet: None,
+        draw,
+        stop,
+        progress: &|_, _, _| {},
+    }
+}
+
+#[test]
+fn a_sample_is_drawn_labelled_and_tells_how_many_people_are_left() {
+    let (home, mut config) = curation(0.0);
+    config.stages.pop();
+    let out = home.path().join("out");
+    go(&config, &out, None).unwrap();
+    let stop = AtomicBool::new(false);
+    let audit = |draw| audit(&out, options(&stop, draw)).unwrap();
+    let first = audit(None);
+    assert_eq!((first.photos, first.with_score, first.samples.len()), (10, 0, 0));
+    let drawn = audit(Some((6, 1)));
+    assert_eq!(drawn.samples.len(), 1);
+    assert_eq!((drawn.samples[0].photos, drawn.samples[0].labelled), (6, 0));
+    // The same again is the same sample; another seed is another one.
+    assert_eq!(audit(Some((6, 1))).samples.len(), 1);
+    assert_eq!(audit(Some((6, 2))).samples.len(), 2);
+    let (seen, _) = served(&out, Some(1), |address| {
+        let ann = join(address, "Ann");
+        let photos = next(address, ann);
+        for (at, photo) in photos.iter().enumerate() {
+            let said: &[&str] = match at {
+                0 => &["body_part"],
+                1 => &["licence_plate"],
+                _ => &[],
+            };
+            say(address, ann, photo["photo"].as_i64().unwrap(), said);
+        }
+        photos
+    });
+    assert_eq!(seen.len(), 6);
+    // Nothing on the page may sway who labels a sample.
+    assert!(seen.iter().all(|photo| photo["score"].is_null()));
+    let found = audit(None);
+    let estimate = found.samples[0].estimate.clone().unwrap();
+    assert_eq!((estimate.with_people, estimate.rate), (1, 1.0 / 6.0));
+    assert_eq!(estimate.interval, clopper_pearson(1, 6, 0.95));
+    assert_eq!(found.samples[1].estimate, None);
+    let page = std::fs::read_to_string(&found.sheet).unwrap();
+    assert!(page.contains("16.67 % (0.42 to 64.12)"), "{page}");
+    assert_eq!(page.matches("data:image/jpeg;base64,").count(), 4);
+    assert!(
+        page.contains("&lt;b&gt;Ann&lt;/b&gt;") && !page.contains("<b>Ann") && !page.contains("<img src=x")
+    );
+    assert!(!page.contains("http:") && !page.contains("https:") && !page.contains("<script"));
+
+    // Photos that go make the sample one of other photos, and it says nothing any more.
+    std::fs::remove_file(home.path().join("photos/p3.png")).unwrap();
+    go(&config, &out, Some("source")).unwrap();
+    let later = audit(None);
+    assert!(!later.samples[0].current && later.samples[0].estimate.is_none());
+    let error = super::audit(&out, options(&stop, Some((10, 1)))).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "stage `audit`: expected a sample of 1 to 9 photos, found 10"
+    );
+}
+
+#[test]
+fn text_of_strangers_is_text_and_base64_is_rfc_4648s() {
+    assert_eq!(
+        sheet::escaped("<a href='x'>&\""),
+        "&lt;a href=&#39;x&#39;&gt;&amp;&quot;"
+    );
+    for (bytes, text) in [
+        ("", ""),
+        ("f", "Zg=="),
+        ("fo", "Zm8="),
+        ("foo", "Zm9v"),
+        ("foob", "Zm9vYg=="),
+        ("foobar", "Zm9vYmFy"),
+    ] {
+        assert_eq!(sheet::base64(bytes.as_bytes()), text);
+    }
+}

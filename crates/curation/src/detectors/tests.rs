@@ -1,0 +1,211 @@
+//! Stages with a made-up detector: what they decide, what a failure leaves, what they ask for before they begin.
+
+use super::*;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use crate::{Config, RunOptions, run};
+
+/// The score is the red of the first pixel, in 255ths; fails from the call `fails_at` on.
+struct Red {
+    calls: AtomicUsize,
+    fails_at: usize,
+}
+
+struct Shared(std::sync::Arc<Red>);
+
+impl Detector for Shared {
+    fn top_scores(&self, photos: &[RgbImage]) -> Result<Vec<f32>, String> {
+        if self.0.calls.fetch_add(1, Ordering::Relaxed) >= self.0.fails_at {
+            return Err("the device is lost".to_string());
+        }
+        Ok(photos
+            .iter()
+            .map(|photo| f32::from(photo.pixels[0]) / 255.0)
+            .collect())
+    }
+}
+
+struct Made(std::sync::Arc<Red>);
+
+impl Detectors for Made {
+    fn faces(&self, _: &FacesConfig) -> Result<Box<dyn Detector>, String> {
+        Ok(Box::new(Shared(self.0.clone())))
+    }
+
+    fn persons(&self, _: &PersonsConfig) -> Result<Box<dyn Detector>, String> {
+        Ok(Box::new(Shared(self.0.clone())))
+    }
+}
+
+fn made(fails_at: usize) -> Made {
+    Made(std::sync::Arc::new(Red {
+        calls: AtomicUsize::new(0),
+        fails_at,
+    }))
+}
+
+/// 150 photos of rising red, one that is no photo, and a file of "weights".
+fn home() -> (tempfile::TempDir, Config) {
+    let home = tempfile::tempdir().unwrap();
+    let photos = home.path().join("photos");
+    std::fs::create_dir(&photos).unwrap();
+    for red in 0..150u8 {
+        image::RgbImage::from_pixel(4, 3, image::Rgb([red, 0, 0]))
+            .save(photos.join(format!("p{red:03}.png")))
+            .unwrap();
+    }
+    std::fs::write(photos.join("text.png"), "no picture").unwrap();
+    std::fs::write(home.path().join("weights"), "weights").unwrap();
+    let config = format!(
+        "[source.folder]\nfolder = \"{photos}\"\nclass_folders = false\nlicence = \"mine\"\n\
+         [[stages]]\n[stages.licence]\nattribution = []\naccept = [{{ name = \"mine\", urls = [] }}]\n\
+         [[stages]]\n[stages.persons]\nweights = \"{weights}\"\nclass = 0\nscore = 0.4\ncandidate_score = 0.02\nnms_iou = 0.45\n\
+         [release]\nname = \"n\"\ndescription = \"d\"\npublisher = \"p\"\ncontact = \"c\"\nurl = \"u\"\nlicence_url = \"l\"\n\
+         records_per_shard = 100\nshard_prefix = \"s\"\ncoordinates = false\n",
+        photos = photos.display(),
+        weights = home.path().join("weights").display(),
+    );
+    (home, toml::from_str(&config).unwrap())
+}
+
+fn go(config: &Config, home: &Path, out: &str, detectors: &dyn Detectors) -> Result<(), Error> {
+    let options = RunOptions {
+        only: None,
+        redo: None,
+        stop: &AtomicBool::new(false),
+        detectors,
+        progress: &|_, _, _| {},
+    };
+    run(config, &home.join(out), options)
+}
+
+fn log(home: &Path, out: &str) -> Vec<(String, bool, Option<String>, Option<f64>)> {
+    let ledger = crate::Ledger::open_read_only(&home.join(out)).unwrap();
+    ledger
+        .sql(|db| {
+            db.prepare(
+                "SELECT key, kept, reason, score FROM decision_log WHERE stage = 'persons' ORDER BY key",
+            )?
+            .query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?)))?
+            .collect()
+        })
+        .unwrap()
+}
+
+fn persons(config: &mut Config) -> &mut PersonsConfig {
+    match &mut config.stages[1] {
+        crate::StageConfig::Persons(persons) => persons,
+        _ => panic!(),
+    }
+}
+
+#[test]
+fn every_photo_has_its_score_and_a_failure_loses_one_batch() {
+    let (home, mut config) = home();
+    go(&config, home.path(), "whole", &made(usize::MAX)).unwrap();
+    let whole = log(home.path(), "whole");
+    assert_eq!(whole.len(), 151);
+    for (red, (key, kept, reason, score)) in whole[..150].iter().enumerate() {
+        assert_eq!(*key, format!("p{red:03}"));
+        // 102 / 255 is the threshold, in f32 to the bit: not more than it.
+        assert_eq!(*kept, red <= 102, "{key}");
+        assert_eq!(reason.as_deref(), (red > 102).then_some("person"));
+        assert_eq!(*score, Some(f64::from(red as f32 / 255.0)));
+    }
+    // Nobody could look at it, so it does not pass.
+    assert_eq!(
+        whole[150],
+        ("text".into(), false, Some("not_an_image".into()), None)
+    );
+
+    let error = go(&config, home.path(), "broken", &made(1)).unwrap_err();
+    assert_eq!(error.to_string(), "stage `persons`: the device is lost");
+    assert_eq!(log(home.path(), "broken").len(), BATCH);
+    // The same weights elsewhere are the same weights.
+    std::fs::rename(home.path().join("weights"), home.path().join("moved")).unwrap();
+    persons(&mut config).weights = home.path().join("moved");
+    let detectors = made(usize::MAX);
+    go(&config, home.path(), "broken", &detectors).unwrap();
+    assert_eq!(log(home.path(), "broken"), whole);
+    assert_eq!(detectors.0.calls.load(Ordering::Relaxed), 2);
+}
+
+#[test]
+fn weights_are_asked_for_before_anything_is_done() {
+    let (home, mut config) = home();
+    persons(&mut config).weights = home.path().join("nowhere.onnx");
+    let error = go(&config, home.path(), "out", &NoDetectors).unwrap_err();
+    assert!(
+        error.to_string().starts_with("stage `persons`: the weights `/")
+            && error.to_string().contains("nowhere.onnx` cannot be read"),
+        "{error}"
+    );
+    assert!(
+        error
+            .hint()
+            .unwrap()
+            .contains("github.com/Megvii-BaseDetection/YOLOX")
+    );
+    let funnel = crate::status(&home.path().join("out")).unwrap();
+    assert!(funnel.stages.is_empty());
+}
+
+#[test]
+fn other_weights_or_thresholds_are_other_settings_also_when_the_file_is_gone() {
+    let (home, mut config) = home();
+    go(&config, home.path(), "out", &made(usize::MAX)).unwrap();
+    std::fs::write(home.path().join("weights"), "others").unwrap();
+    let error = go(&config, home.path(), "out", &NoDetectors).unwrap_err();
+    assert!(matches!(error, Error::Changed { .. }), "{error}");
+    // Decisions that were made need the file no more; other settings are no less others.
+    std::fs::remove_file(home.path().join("weights")).unwrap();
+    go(&config, home.path(), "out", &NoDetectors).unwrap();
+    persons(&mut config).score = 0.5;
+    assert!(go(&config, home.path(), "out", &NoDetectors).is_err());
+}
+
+#[test]
+fn bad_numbers_are_named() {
+    let (_home, mut config) = home();
+    persons(&mut config).candidate_score = 0.5;
+    assert_eq!(
+        config.validate().unwrap_err().to_string(),
+        "`stages.persons.candidate_score`: expected at most score = 0.4, found 0.5"
+    );
+    persons(&mut config).score = 1.5;
+    assert_eq!(
+        config.validate().unwrap_err().to_string(),
+        "`stages.persons.score`: expected 0 to 1, found 1.5"
+    );
+    let persons = persons(&mut config);
+    (persons.score, persons.candidate_score) = (0.5, 0.02);
+    persons.tiles = Some(TilesConfig {
+        tile_px: 10,
+        overlap_px: 10,
+    });
+    assert_eq!(
+        config.validate().unwrap_err().to_string(),
+        "`stages.persons.tiles.overlap_px`: expected less than tile_px = 10, found 10"
+    );
+}
+
+#[test]
+fn large_photos_are_decoded_few_at_a_time() {
+    let png = |width, height| {
+        let mut bytes = Vec::new();
+        image::RgbImage::new(width, height)
+            .write_to(&mut Cursor::new(&mut bytes), image::ImageFormat::Png)
+            .unwrap();
+        Ok(bytes)
+    };
+    let files = [
+        png(4096, 4096),
+        png(4096, 4096),
+        png(4096, 4096),
+        png(4096, 4096),
+        png(1, 1),
+    ];
+    assert_eq!(within(&files), 4);
+    assert_eq!(within(&files[..2]), 2);
+    assert_eq!(within(&[Ok(vec![1, 2]), png(1, 1)]), 2);
+}

@@ -1,0 +1,251 @@
+//! People look at photos: the stage that takes their answers, and the local web page on which they give them.
+//!
+//! Answers are rows of the ledger that no stage throws away, keyed by the photo's key and bound to the content that was shown.
+//! [`serve`] shows photos and writes answers; the stage decides once every photo has been labelled as often as the config
+//! asks. Labels of an audit's random sample go the same way and are kept apart.
+
+mod agreement;
+mod answers;
+mod guard;
+mod http;
+mod queue;
+mod server;
+#[cfg(test)]
+pub(crate) mod tests;
+
+use serde::{Deserialize, Serialize};
+
+pub use agreement::cohens_kappa;
+pub(crate) use answers::{SCHEMA, current as current_answers};
+pub(crate) use queue::Item;
+pub use server::{ReviewOptions, Reviewed, serve};
+
+use crate::draws::{draw, fraction};
+use crate::error::Error;
+use crate::ledger::{Decision, Ledger};
+use crate::stage::{Stage, Work};
+
+/// The labels of the stage `review`; samples of an audit have their own numbers, from 1.
+pub(crate) const REVIEW: i64 = 0;
+
+/// What people look for: the categories of PASS's annotators.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Category {
+    /// A person, whole or in part recognisable, also on a picture in the picture.
+    Person,
+    /// A part of a body: a hand, hair, a tattoo.
+    BodyPart,
+    /// A licence plate that can be read.
+    LicencePlate,
+    /// A signature or handwriting.
+    SignatureOrHandwriting,
+    /// Not safe for work.
+    Nsfw,
+    /// Anything else that harms or disturbs.
+    OtherHarm,
+}
+
+impl Category {
+    /// All, in the order of their keys 1 to 6 on the page.
+    pub const ALL: [Category; 6] = [
+        Category::Person,
+        Category::BodyPart,
+        Category::LicencePlate,
+        Category::SignatureOrHandwriting,
+        Category::Nsfw,
+        Category::OtherHarm,
+    ];
+
+    /// The name in configs and in the ledger.
+    pub fn name(self) -> &'static str {
+        match self {
+            Category::Person => "person",
+            Category::BodyPart => "body_part",
+            Category::LicencePlate => "licence_plate",
+            Category::SignatureOrHandwriting => "signature_or_handwriting",
+            Category::Nsfw => "nsfw",
+            Category::OtherHarm => "other_harm",
+        }
+    }
+
+    /// The category of that name.
+    pub fn of(name: &str) -> Option<Category> {
+        Category::ALL.into_iter().find(|known| known.name() == name)
+    }
+}
+
+/// The categories of one answer; none: there is nothing to object to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Categories(u8);
+
+impl Categories {
+    /// Reads names joined by commas; none if one of them is no category.
+    pub(crate) fn parse(text: &str) -> Option<Categories> {
+        let names = text.split(',').filter(|name| !name.is_empty());
+        names.map(Category::of).collect()
+    }
+
+    pub(crate) fn has(self, category: Category) -> bool {
+        self.0 & (1 << category as u8) != 0
+    }
+
+    pub(crate) fn any_of(self, others: Categories) -> bool {
+        self.0 & others.0 != 0
+    }
+
+    pub(crate) fn names(self) -> Vec<&'static str> {
+        let of = Category::ALL.into_iter().filter(|category| self.has(*category));
+        of.map(Category::name).collect()
+    }
+}
+
+impl FromIterator<Category> for Categories {
+    fn from_iter<I: IntoIterator<Item = Category>>(categories: I) -> Self {
+        Categories(
+            categories
+                .into_iter()
+                .fold(0, |bits, category| bits | 1 << category as u8),
+        )
+    }
+}
+
+impl<'a> FromIterator<&'a Category> for Categories {
+    fn from_iter<I: IntoIterator<Item = &'a Category>>(categories: I) -> Self {
+        categories.into_iter().copied().collect()
+    }
+}
+
+/// Which photos people see, and what their answers do.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct ReviewConfig {
+    /// Photos labelled with one of these are dropped; the other categories are noted only. PASS: all six.
+    pub drop: Vec<Category>,
+    /// Share of the photos that two annotators label, from 0 to 1, drawn by `seed`: what agreement is measured on.
+    pub labelled_twice: f64,
+    /// What becomes of a photo that one annotator would drop and another would not.
+    pub disagreement: Disagreement,
+    /// Of the draw.
+    pub seed: u64,
+}
+
+/// Whose word counts where annotators differ.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Disagreement {
+    /// One who would drop it is enough.
+    Drop,
+    /// All must.
+    Keep,
+}
+
+impl ReviewConfig {
+    pub(crate) fn validate(&self) -> Result<(), Error> {
+        if self.drop.is_empty() {
+            return Err(Error::config(
+                "stages.review.drop",
+                "expected at least one category, found none",
+            ));
+        }
+        if !(0.0..=1.0).contains(&self.labelled_twice) {
+            let reason = format!("expected 0 to 1, found {}", self.labelled_twice);
+            return Err(Error::config("stages.review.labelled_twice", reason));
+        }
+        Ok(())
+    }
+
+    /// How many annotators must label a photo.
+    pub(crate) fn wanted(&self, key: &str) -> usize {
+        1 + usize::from(fraction(draw(self.seed, "labelled_twice", &[key])) < self.labelled_twice)
+    }
+
+    fn judge(&self, photo: i64, answers: &[Categories]) -> Decision {
+        let drop: Categories = self.drop.iter().collect();
+        let against = answers.iter().filter(|answer| answer.any_of(drop)).count();
+        let detail = answers
+            .iter()
+            .map(|answer| match answer.names()[..] {
+                [] => "nothing".to_string(),
+                ref names => names.join(", "),
+            })
+            .collect::<Vec<_>>()
+            .join("; ");
+        let dropped = match self.disagreement {
+            Disagreement::Drop => against > 0,
+            Disagreement::Keep => against == answers.len(),
+        };
+        let decision = match dropped {
+            false => Decision::kept(photo),
+            // The first of its categories in the page's order names the reason; the detail has all.
+            true => {
+                let named = Category::ALL.into_iter().find(|category| {
+                    self.drop.contains(category) && answers.iter().any(|answer| answer.has(*category))
+                });
+                Decision::dropped(photo, named.map_or("review", Category::name))
+            }
+        };
+        decision
+            .score(against as f64 / answers.len().max(1) as f64)
+            .detail(detail)
+    }
+}
+
+/// Photos whose decisions are written together.
+const BATCH: usize = 5_000;
+
+impl Stage for ReviewConfig {
+    fn run(&mut self, work: &mut Work<'_>) -> Result<(), Error> {
+        let answers = answers::current(work.ledger, REVIEW)?;
+        let taken_down = crate::takedown::keys(work.ledger)?;
+        let (mut all, mut open) = (0u64, 0u64);
+        let given = |photo: i64| answers.get(&photo).map_or(&[][..], Vec::as_slice);
+        work.for_each_input(|photo| {
+            all += 1;
+            let short = given(photo.id).len() < self.wanted(&photo.key);
+            open += u64::from(short && !taken_down.contains(&photo.key));
+        })?;
+        // All or nothing: an answer may be taken back until the last one is given.
+        if open > 0 {
+            return Err(Error::Stage {
+                stage: "review".to_string(),
+                reason: format!("{open} of {all} photos are not labelled as often as the config asks"),
+                hint: Some(
+                    "`passer curate review DIR` serves the page on which people label them; run this again when they are done"
+                        .to_string(),
+                ),
+            });
+        }
+        loop {
+            let photos = work.next(BATCH)?;
+            if photos.is_empty() {
+                return Ok(());
+            }
+            let decisions: Vec<Decision> = photos
+                .iter()
+                .map(|photo| {
+                    if taken_down.contains(&photo.key) {
+                        return Decision::dropped(photo.id, "taken_down");
+                    }
+                    let categories: Vec<Categories> = given(photo.id)
+                        .iter()
+                        .map(|(_, categories)| *categories)
+                        .collect();
+                    self.judge(photo.id, &categories)
+                })
+                .collect();
+            work.decide(&decisions)?;
+        }
+    }
+}
+
+/// How many answers people gave in the review, and how many people; for the data sheet.
+pub(crate) fn tally(ledger: &Ledger) -> Result<(u64, u64), Error> {
+    ledger.sql(|db| {
+        db.query_row(
+            "SELECT count(*), count(DISTINCT annotator) FROM answers WHERE sample = ? AND state = 'current'",
+            [REVIEW],
+            |row| Ok((row.get::<_, i64>(0)? as u64, row.get::<_, i64>(1)? as u64)),
+        )
+    })
+}

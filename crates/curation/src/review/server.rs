@@ -1,0 +1,489 @@
+//! The review page's server: photos out, answers in.
+//!
+//! An answer is in the ledger, synced to the disk, before the page hears of it. The page itself lies in this program; it loads
+//! nothing from elsewhere. Photos are told by their number in the queue, so no path reaches the file system.
+
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::guard::{Guard, Pass};
+use super::http::{self, Request, Response};
+use super::queue::{Item, Queue};
+use super::{Categories, Category, REVIEW, ReviewConfig, answers, cohens_kappa};
+use crate::config::{Config, StageConfig};
+use crate::detectors::residual_scores;
+use crate::draws::draw;
+use crate::error::Error;
+use crate::ledger::Ledger;
+use crate::photo::one_line;
+use crate::photos::Photos;
+use crate::thumbnail::small_jpeg;
+
+const PAGE: &str = include_str!("page.html");
+const SCRIPT: &str = include_str!("page.js");
+const STYLE: &str = include_str!("page.css");
+
+/// Connections answered at a time; a browser opens six.
+const MOST_CONNECTIONS: usize = 64;
+/// Longer side of the pictures of the grid, px.
+const THUMBNAIL_PX: u32 = 480;
+/// Photos of a page at most.
+const MOST_OF_A_PAGE: usize = 200;
+
+/// How photos are served to annotators.
+#[derive(Clone, Copy)]
+pub struct ReviewOptions<'a> {
+    /// Where to listen; port 0 takes a free one.
+    pub listen: SocketAddr,
+    /// Names beside its addresses by which browsers may call the server.
+    pub hosts: &'a [String],
+    /// What whoever comes must bring; required unless the address is of loopback.
+    pub token: Option<&'a str>,
+    /// The sample of an audit whose photos are labelled; none: the photos of the stage `review`.
+    pub sample: Option<i64>,
+    /// When it turns true, the server ends.
+    pub stop: &'a AtomicBool,
+    /// Called with the address once it listens.
+    pub ready: &'a dyn Fn(SocketAddr),
+}
+
+/// What there was to do when the server ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reviewed {
+    /// Photos in the queue.
+    pub photos: u64,
+    /// Photos with all labels that they need.
+    pub done: u64,
+}
+
+/// All that requests share.
+struct Server {
+    guard: Guard,
+    photos: Photos,
+    name: String,
+    sample: i64,
+    /// What counts against a photo when agreement is measured.
+    bad: Categories,
+    inside: Mutex<Inside>,
+}
+
+struct Inside {
+    ledger: Ledger,
+    queue: Queue,
+}
+
+/// Serves the photos of the curation in `folder` until it is asked to end.
+///
+/// # Errors
+/// No stage `review`, one that has decided already or whose predecessor is not done; an address that cannot be had, or that
+/// other machines reach without a token.
+pub fn serve(folder: &Path, options: ReviewOptions<'_>) -> Result<Reviewed, Error> {
+    if !options.listen.ip().is_loopback() && options.token.is_none_or(|token| token.len() < 16) {
+        return Err(stage_error(
+            format!(
+                "`{}` is reached from other machines: a token of 16 characters or more is needed",
+                options.listen
+            ),
+            None,
+        ));
+    }
+    if !folder.join(crate::ledger::FILE_NAME).is_file() {
+        return Err(Error::NoCuration {
+            path: folder.to_path_buf(),
+        });
+    }
+    let ledger = Ledger::open(folder)?;
+    // What the page was told to be saved is saved, also when the power goes.
+    ledger.sql(|db| db.execute_batch("PRAGMA synchronous = FULL"))?;
+    let config = crate::release::config_of(&ledger, folder)?;
+    let (items, bad) = match options.sample {
+        None => review_items(&ledger, &config)?,
+        Some(sample) => (
+            crate::audit::sample_items(&ledger, sample)?,
+            [Category::Person, Category::BodyPart].iter().collect(),
+        ),
+    };
+    let listener = TcpListener::bind(options.listen)
+        .and_then(|listener| listener.set_nonblocking(true).map(|()| listener))
+        .map_err(|error| stage_error(format!("cannot listen on `{}`: {error}", options.listen), None))?;
+    let address = listener
+        .local_addr()
+        .map_err(|error| stage_error(format!("cannot listen: {error}"), None))?;
+    let server = Server {
+        guard: Guard::new(address, options.hosts.to_vec(), options.token.map(str::to_string)),
+        photos: Photos::open(&config, folder)?,
+        name: config.release.name.clone(),
+        sample: options.sample.unwrap_or(REVIEW),
+        bad,
+        inside: Mutex::new(Inside {
+            ledger,
+            queue: Queue::new(items),
+        }),
+    };
+    (options.ready)(address);
+    let open = AtomicUsize::new(0);
+    std::thread::scope(|scope| {
+        while !options.stop.load(Ordering::Relaxed) {
+            match listener.accept() {
+                Ok((stream, _)) if open.load(Ordering::Relaxed) < MOST_CONNECTIONS => {
+                    open.fetch_add(1, Ordering::Relaxed);
+                    let (server, open) = (&server, &open);
+                    scope.spawn(move || {
+                        server.answer(stream);
+                        open.fetch_sub(1, Ordering::Relaxed);
+                    });
+                }
+                // One too many: dropped, and the browser tries again.
+                Ok(_) => {}
+                Err(_) => std::thread::sleep(Duration::from_millis(5)),
+            }
+        }
+    });
+    let counts = server.lock().queue.counts();
+    Ok(Reviewed {
+        photos: counts.photos,
+        done: counts.done,
+    })
+}
+
+fn stage_error(reason: String, hint: Option<&str>) -> Error {
+    Error::Stage {
+        stage: "review".to_string(),
+        reason,
+        hint: hint.map(str::to_string),
+    }
+}
+
+/// The photos of the stage `review`, those that detectors were least sure about first.
+fn review_items(ledger: &Ledger, config: &Config) -> Result<(Vec<Item>, Categories), Error> {
+    let at = config.stages.iter().position(|stage| stage.name() == "review");
+    let Some((at, StageConfig::Review(review))) = at.map(|at| (at, &config.stages[at])) else {
+        return Err(stage_error(
+            "the config has no such stage".to_string(),
+            Some("add `[stages.review]` to it and call `passer curate run`; docs/curation.md has its keys"),
+        ));
+    };
+    if ledger.stage("review")?.is_some_and(|row| row.done) {
+        return Err(stage_error(
+            "it has taken the answers already".to_string(),
+            Some("`passer curate run CONFIG --out DIR --redo review` opens it again; the answers stay"),
+        ));
+    }
+    let before = at.checked_sub(1).map_or("source", |at| config.stages[at].name());
+    let previous = match ledger.stage(before)? {
+        Some(row) if row.done => row.id,
+        _ => {
+            return Err(stage_error(
+                format!("`{before}` comes before it and is not done"),
+                Some("`passer curate run` goes on with it"),
+            ));
+        }
+    };
+    let items = items(ledger, previous, review)?;
+    Ok((items, review.drop.iter().collect()))
+}
+
+fn items(ledger: &Ledger, previous: i64, review: &ReviewConfig) -> Result<Vec<Item>, Error> {
+    let mut given = answers::current(ledger, REVIEW)?;
+    let scores = residual_scores(ledger, previous)?;
+    let taken_down = crate::takedown::keys(ledger)?;
+    let mut items = Vec::new();
+    let mut cursor = 0;
+    loop {
+        let photos = ledger.survivors(previous, cursor, 20_000)?;
+        let Some(last) = photos.last() else {
+            break;
+        };
+        cursor = last.id;
+        for photo in photos.iter().filter(|photo| !taken_down.contains(&photo.key)) {
+            let item = Item {
+                photo: photo.id,
+                score: scores.get(&photo.id).copied(),
+                wanted: review.wanted(&photo.key),
+                given: given.remove(&photo.id).unwrap_or_default(),
+            };
+            // Without scores, in an order that no photographer's albums make.
+            items.push((draw(review.seed, "review", &[&photo.key]), item));
+        }
+    }
+    items.sort_by(|(a_draw, a), (b_draw, b)| {
+        let score = |item: &Item| item.score.unwrap_or(-1.0);
+        score(b).total_cmp(&score(a)).then(a_draw.cmp(b_draw))
+    });
+    Ok(items.into_iter().map(|(_, item)| item).collect())
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Join {
+    name: String,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Next {
+    annotator: i64,
+    count: usize,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Answers {
+    annotator: i64,
+    answers: Vec<Answer>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Answer {
+    photo: i64,
+    categories: Vec<Category>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Undo {
+    annotator: i64,
+}
+
+impl Server {
+    /// A panic in one request must not end the review of the others.
+    fn lock(&self) -> MutexGuard<'_, Inside> {
+        self.inside.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn answer(&self, mut stream: TcpStream) {
+        if stream.set_nonblocking(false).is_err() {
+            return;
+        }
+        let response = match http::read(&mut stream) {
+            Ok(request) => self.response(&request),
+            Err(Some(refusal)) => refusal,
+            Err(None) => return,
+        };
+        http::write(&mut stream, &response);
+        // What was not read would make the system drop the answer.
+        let _ = stream.shutdown(std::net::Shutdown::Write);
+    }
+
+    fn response(&self, request: &Request) -> Response {
+        match self.guard.check(request) {
+            Err(refusal) => return refusal,
+            Ok(Pass::SetCookie(cookie)) => {
+                let mut response = Response::new(303, "text/plain", "");
+                response.headers = vec![("Set-Cookie", cookie), ("Location", "/".to_string())];
+                return response;
+            }
+            Ok(Pass::Go) => {}
+        }
+        let answered = match (request.method.as_str(), request.path.as_str()) {
+            ("GET", "/") => Ok(Response::new(200, "text/html; charset=utf-8", PAGE)),
+            ("GET", "/page.js") => Ok(Response::new(200, "text/javascript; charset=utf-8", SCRIPT)),
+            ("GET", "/page.css") => Ok(Response::new(200, "text/css; charset=utf-8", STYLE)),
+            ("GET", "/api/state") => self.state(),
+            ("POST", "/api/join") => self.join(request),
+            ("POST", "/api/next") => self.next(request),
+            ("POST", "/api/answers") => self.take(request),
+            ("POST", "/api/undo") => self.undo(request),
+            ("GET", path) => match path
+                .strip_prefix("/photo/")
+                .or_else(|| path.strip_prefix("/thumb/"))
+            {
+                Some(number) => self.photo(number, path.starts_with("/thumb/")),
+                None => Ok(Response::refused(404, "there is no such page")),
+            },
+            _ => Ok(Response::refused(405, "there is nothing to do so")),
+        };
+        answered.unwrap_or_else(|error| {
+            tracing::error!("{error}");
+            Response::refused(500, &error.to_string())
+        })
+    }
+
+    /// The picture of a photo of the queue: the file as it is, or a small one.
+    fn photo(&self, number: &str, small: bool) -> Result<Response, Error> {
+        let missing = || Ok(Response::refused(404, "there is no such photo"));
+        let Some(photo) = number.parse::<i64>().ok() else {
+            return missing();
+        };
+        let photo = {
+            let inside = self.lock();
+            if inside.queue.item(photo).is_none() {
+                return missing();
+            }
+            inside.ledger.photo(photo)?
+        };
+        let Some(photo) = photo else {
+            return missing();
+        };
+        let file = self.photos.read(&photo)?;
+        // Told by the content and never by the name: nothing that a browser would run.
+        let kind = match image::guess_format(&file) {
+            Ok(image::ImageFormat::Jpeg) => "image/jpeg",
+            Ok(image::ImageFormat::Png) => "image/png",
+            Ok(image::ImageFormat::WebP) => "image/webp",
+            Ok(image::ImageFormat::Gif) => "image/gif",
+            Ok(image::ImageFormat::Bmp) => "image/bmp",
+            _ => return missing(),
+        };
+        let mut response = match small.then(|| small_jpeg(&file, THUMBNAIL_PX)).flatten() {
+            Some(jpeg) => Response::new(200, "image/jpeg", jpeg),
+            None => Response::new(200, kind, file),
+        };
+        response.headers.push(("Vary", "Cookie".to_string()));
+        Ok(response)
+    }
+
+    fn join(&self, request: &Request) -> Result<Response, Error> {
+        let Ok(asked) = serde_json::from_slice::<Join>(&request.body) else {
+            return Ok(Response::refused(400, "expected a name"));
+        };
+        Ok(match answers::join(&mut self.lock().ledger, &asked.name)? {
+            Some((id, name)) => Response::json(&json!({ "id": id, "name": name })),
+            None => Response::refused(400, "a name has 1 to 60 characters"),
+        })
+    }
+
+    fn next(&self, request: &Request) -> Result<Response, Error> {
+        let Ok(asked) = serde_json::from_slice::<Next>(&request.body) else {
+            return Ok(Response::refused(400, "expected annotator and count"));
+        };
+        let mut inside = self.lock();
+        let count = asked.count.clamp(1, MOST_OF_A_PAGE);
+        let photos = inside.queue.next(asked.annotator, count, Instant::now());
+        let photos = photos
+            .into_iter()
+            .map(|photo| inside.described(photo, asked.annotator))
+            .collect::<Result<Vec<_>, _>>()?;
+        Ok(Response::json(&json!({ "photos": photos })))
+    }
+
+    fn take(&self, request: &Request) -> Result<Response, Error> {
+        let Ok(asked) = serde_json::from_slice::<Answers>(&request.body) else {
+            return Ok(Response::refused(400, "expected annotator and answers"));
+        };
+        if asked.answers.is_empty() || asked.answers.len() > MOST_OF_A_PAGE {
+            return Ok(Response::refused(400, "expected 1 to 200 answers"));
+        }
+        let mut inside = self.lock();
+        if !inside.knows(asked.annotator)? {
+            return Ok(Response::refused(400, "no such annotator"));
+        }
+        let mut rows = Vec::new();
+        for answer in &asked.answers {
+            let known = match inside.queue.item(answer.photo) {
+                Some(_) => inside.ledger.photo(answer.photo)?,
+                None => None,
+            };
+            let Some(photo) = known else {
+                return Ok(Response::refused(400, "no such photo"));
+            };
+            rows.push((photo.key, answer.categories.iter().collect::<Categories>()));
+        }
+        // First the disk, then the page.
+        answers::add(&mut inside.ledger, self.sample, asked.annotator, &rows)?;
+        for (answer, (_, categories)) in asked.answers.iter().zip(&rows) {
+            inside
+                .queue
+                .note(answer.photo, asked.annotator, Some(*categories));
+        }
+        Ok(Response::json(&json!({ "saved": rows.len() })))
+    }
+
+    fn undo(&self, request: &Request) -> Result<Response, Error> {
+        let Ok(asked) = serde_json::from_slice::<Undo>(&request.body) else {
+            return Ok(Response::refused(400, "expected annotator"));
+        };
+        let mut inside = self.lock();
+        let undone = answers::undo(&mut inside.ledger, self.sample, asked.annotator)?;
+        let mut photos = Vec::new();
+        for (key, before) in undone {
+            // Of rows under one key, the one that is in the queue.
+            let known = inside.ledger.ids_of_key(&key)?;
+            let Some(photo) = known
+                .into_iter()
+                .find(|photo| inside.queue.item(*photo).is_some())
+            else {
+                continue;
+            };
+            inside.queue.note(photo, asked.annotator, before);
+            photos.push(inside.described(photo, asked.annotator)?);
+        }
+        Ok(Response::json(&json!({ "photos": photos })))
+    }
+
+    fn state(&self) -> Result<Response, Error> {
+        let inside = self.lock();
+        let counts = inside.queue.counts();
+        let annotators = answers::annotators(&inside.ledger, self.sample)?;
+        let pace: f64 = annotators.iter().map(|annotator| annotator.per_minute).sum();
+        let name = |id: i64| {
+            let known = annotators.iter().find(|annotator| annotator.id == id);
+            known.map_or("?", |annotator| annotator.name.as_str())
+        };
+        let pairs: Vec<Value> = inside
+            .queue
+            .pairs(self.bad)
+            .into_iter()
+            .map(|pair| {
+                let [first, second] = pair.annotators;
+                let agreed = pair
+                    .verdicts
+                    .iter()
+                    .filter(|verdict| verdict[0] == verdict[1])
+                    .count();
+                json!({
+                    "first": name(first), "second": name(second), "photos": pair.verdicts.len(),
+                    "agreed": agreed, "kappa": cohens_kappa(&pair.verdicts),
+                })
+            })
+            .collect();
+        Ok(Response::json(&json!({
+            "name": one_line(&self.name),
+            "audit": self.sample != REVIEW,
+            "photos": counts.photos,
+            "done": counts.done,
+            "labels_open": counts.labels_open,
+            "wait_for_second": counts.wait_for_second,
+            "minutes_left": (pace > 0.0 && counts.labels_open > 0).then(|| counts.labels_open as f64 / pace),
+            "annotators": annotators.iter().map(|annotator| json!({
+                "id": annotator.id, "name": annotator.name, "answers": annotator.answers,
+                "per_minute": annotator.per_minute,
+            })).collect::<Vec<_>>(),
+            "pairs": pairs,
+        })))
+    }
+}
+
+impl Inside {
+    fn knows(&self, annotator: i64) -> Result<bool, Error> {
+        self.ledger.sql(|db| {
+            db.query_row(
+                "SELECT EXISTS (SELECT 1 FROM annotators WHERE id = ?)",
+                [annotator],
+                |row| row.get(0),
+            )
+        })
+    }
+
+    /// A photo for the page, with what this annotator said of it; what others said is not shown.
+    fn described(&self, photo: i64, annotator: i64) -> Result<Value, Error> {
+        let known = self.ledger.photo(photo)?.unwrap_or_default();
+        let item = self.queue.item(photo);
+        let said = item.and_then(|item| item.given.iter().find(|(who, _)| *who == annotator));
+        let line = |text: Option<&String>| text.map(|text| one_line(text));
+        Ok(json!({
+            "photo": photo,
+            "score": item.and_then(|item| item.score),
+            "title": line(known.title.as_ref()),
+            "photographer": line(known.photographer.as_ref()),
+            "categories": said.map(|(_, categories)| categories.names()),
+        }))
+    }
+}
