@@ -85,8 +85,12 @@ def look(report, width, dark, out, expected):
     with tempfile.TemporaryDirectory() as folder:
         page = pathlib.Path(folder, "frame.html")
         page.write_text(FRAME.replace("REPORT", report.as_uri()).replace("WIDTH", str(width)))
-        dom = chromium([scheme, "--dump-dom", f"--window-size={max(width, 500)},1200"], page)
-        found = re.search(r'<pre id="found"[^>]*>(.+?)</pre>', dom, re.S)
+        # On a busy machine the browser's clock may run out before the page is there.
+        for _ in range(3):
+            dom = chromium([scheme, "--dump-dom", f"--window-size={max(width, 500)},1200"], page)
+            found = re.search(r'<pre id="found"[^>]*>(.+?)</pre>', dom, re.S)
+            if found:
+                break
         assert found, f"{name}: Chromium showed nothing"
         found = json.loads(html.unescape(found[1]))
         height = min(found["height"], 12000)

@@ -75,8 +75,10 @@ pub(crate) fn results(outcomes: &[Outcome]) -> String {
     }
     let head = "<th scope=\"col\" class=\"text\">protocol</th><th scope=\"col\" class=\"text\">metric</th><th scope=\"col\">value</th>\
                 <th scope=\"col\">train records</th><th scope=\"col\">test records</th><th scope=\"col\" class=\"text\">how</th>";
-    let caption = "Scores; bold are those that a protocol is quoted by. ± is the standard deviation over seeds, or half of a 95 % interval.";
-    table("", caption, head, &rows)
+    // Not in the caption, which scrolls away with the table on a phone.
+    let note = "<p class=\"quiet\">Bold is what a protocol is quoted by. ± is the standard deviation over seeds, or half of a 95 % \
+                interval.</p>\n";
+    note.to_string() + &table("", "Scores", head, &rows)
 }
 
 fn how(predictions: &Predictions) -> String {
