@@ -322,4 +322,12 @@ fn from_photos_to_a_score() {
         // The test photos are the training photos, whose classes colour tells apart: chance is 0.5.
         assert!(result["value"].as_f64().unwrap() > 0.8, "{result}");
     }
+    let report = std::fs::read_to_string(scores.join("report.html")).unwrap();
+    for part in [
+        "resnet18-w4-small moco on photos</h1>",
+        "id=\"confusion\"",
+        "<th scope=\"row\">red</th>",
+    ] {
+        assert!(report.contains(part), "{part}");
+    }
 }

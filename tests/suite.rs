@@ -120,6 +120,23 @@ fn killed_in_the_middle_and_gone_on_the_table_is_the_same() {
     let cells: serde_json::Value =
         serde_json::from_str(&std::fs::read_to_string(whole.join("table.json")).unwrap()).unwrap();
     assert_eq!(cells.as_array().unwrap().len(), 27);
+    // The page leads to a report of each pair, and both load nothing.
+    let page = std::fs::read_to_string(whole.join("report.html")).unwrap();
+    assert!(page.contains("6 missing") && page.contains("<h3>photos</h3>"));
+    let links: Vec<&str> = page
+        .split("href=\"")
+        .skip(1)
+        .filter_map(|rest| rest.split('"').next())
+        .collect();
+    let reports: Vec<_> = links.iter().filter(|link| link.starts_with("reports/")).collect();
+    assert_eq!(reports.len(), 9, "{links:?}");
+    for report in reports {
+        let text = std::fs::read_to_string(whole.join(report)).unwrap();
+        assert!(
+            text.contains("class=\"map\"") && !text.contains("://"),
+            "{report}"
+        );
+    }
 
     let cut = folder.path().join("cut");
     let mut kills = 0;
@@ -143,7 +160,7 @@ fn killed_in_the_middle_and_gone_on_the_table_is_the_same() {
     }
     assert!(kills > 0, "the suite was never killed in the middle");
     assert_eq!(command(&suite, &cut).output().unwrap().status.code(), Some(1));
-    for name in ["table.md", "table.csv"] {
+    for name in ["table.md", "table.csv", "report.html"] {
         let read = |out: &Path| std::fs::read_to_string(out.join(name)).unwrap();
         assert_eq!(read(&whole), read(&cut), "{name}");
     }

@@ -31,6 +31,9 @@ pub(crate) struct SuiteArguments {
     /// Folder for results, features and the table; the same one goes on
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
+    /// Write the tables alone, without the HTML reports
+    #[arg(long)]
+    no_report: bool,
     #[command(flatten)]
     device: DeviceArgument,
 }
@@ -48,11 +51,14 @@ pub(crate) struct Arguments {
     /// Labelled records to be scored on
     #[arg(long, value_name = "DATA")]
     test: String,
-    /// Folder for the features and `result.json`
+    /// Folder for the features, `result.json` and `report.html`
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
     #[command(flatten)]
     device: DeviceArgument,
+    /// Write no HTML report, which costs some seconds
+    #[arg(long)]
+    no_report: bool,
     /// Print the results as JSON instead of a table
     #[arg(long)]
     json: bool,
@@ -74,14 +80,43 @@ pub(crate) fn run(verb: Verb) -> anyhow::Result<()> {
     let encoder = open(&arguments.encoder, &arguments.weights.options()?, &device)?;
     let train = Arc::new(data::Dataset::open(&arguments.train)?);
     let test = Arc::new(data::Dataset::open(&arguments.test)?);
-    let outcomes = evaluate(&config, &encoder, train, test, &arguments.out, &device)?;
+    let data_name = (!arguments.no_report).then(|| data_name(&arguments.test));
+    let out = &arguments.out;
+    let outcomes = evaluate(&config, &encoder, train, test, out, &device, data_name.as_deref())?;
     if arguments.json {
         println!("{}", serde_json::to_string_pretty(&outcomes)?);
     } else {
         print_table(&outcomes);
     }
     eprintln!("{}", arguments.out.join("result.json").display());
+    if !arguments.no_report {
+        eprintln!("{}", arguments.out.join(REPORT).display());
+    }
     Ok(())
+}
+
+/// The file with pictures, in the output folder of an evaluation or a suite.
+const REPORT: &str = "report.html";
+/// The folder of a suite's reports, one for each encoder and data set.
+const REPORTS: &str = "reports";
+
+/// What people call these records: the name in their description, or the last part of where they lie.
+fn data_name(spec: &str) -> String {
+    let about = data::Dataset::about(spec).unwrap_or_default();
+    let last = || {
+        let trimmed = spec.trim_end_matches(['/', '\\']);
+        trimmed.rsplit(['/', '\\']).next().unwrap_or(trimmed).to_string()
+    };
+    about.name.unwrap_or_else(last)
+}
+
+/// A name as a part of an address.
+fn address(name: &str) -> String {
+    let letter = |byte: u8| match byte {
+        b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'.' => char::from(byte).to_string(),
+        byte => format!("%{byte:02X}"),
+    };
+    name.bytes().map(letter).collect()
 }
 
 /// Runs a suite and writes its table.
@@ -126,6 +161,7 @@ fn suite(arguments: &SuiteArguments) -> anyhow::Result<()> {
                 device: devices::describe(&device),
             },
             open: &open_entry,
+            reports: (!arguments.no_report).then_some(REPORTS),
             known: &mut known,
         },
         &read,
@@ -142,8 +178,20 @@ fn suite(arguments: &SuiteArguments) -> anyhow::Result<()> {
     ] {
         training::write_atomically(&arguments.out.join(name), text.as_bytes())?;
     }
+    let mut written = vec!["table.md", "table.csv", "table.json"];
+    if !arguments.no_report {
+        let link = |cell: &Cell| {
+            let path = evaluation::suite::report_path(&arguments.out, REPORTS, &cell.encoder, &cell.data_set);
+            let (encoder, data_set) = (address(&cell.encoder), address(&cell.data_set));
+            path.exists()
+                .then(|| format!("{REPORTS}/{encoder}/{data_set}.html"))
+        };
+        let page = evaluation::report::suite_page(&cells, &link);
+        training::write_atomically(&arguments.out.join(REPORT), page.as_bytes())?;
+        written.push(REPORT);
+    }
     print!("{table}");
-    for name in ["table.md", "table.csv", "table.json"] {
+    for name in written {
         eprintln!("{}", arguments.out.join(name).display());
     }
     let missing = cells.iter().filter(|cell| cell.missing.is_some()).count();
@@ -215,7 +263,7 @@ fn trained_px(info: &EncoderInfo) -> usize {
     }
 }
 
-/// Runs a config's protocols, showing how far they are.
+/// Runs a config's protocols, showing how far they are; with the name of the records a report is written as well.
 pub(crate) fn evaluate(
     config: &evaluation::Config,
     encoder: &Encoder,
@@ -223,6 +271,7 @@ pub(crate) fn evaluate(
     test: Arc<data::Dataset>,
     out: &Path,
     device: &Device,
+    report: Option<&str>,
 ) -> anyhow::Result<Vec<Outcome>> {
     let provenance = Provenance {
         commit: provenance::COMMIT.into(),
@@ -230,8 +279,8 @@ pub(crate) fn evaluate(
     };
     let job = Job {
         encoder,
-        train,
-        test,
+        train: train.into(),
+        test: test.into(),
         out,
         shared_features: None,
         device,
@@ -252,7 +301,12 @@ pub(crate) fn evaluate(
         );
     }
     let mut stage = Stage::default();
-    let done = plan.run(&mut |event| stage.show(event));
+    let mut done = plan.run(&mut |event| stage.show(event));
+    if let (Ok(()), Some(name)) = (&done, report) {
+        done = plan
+            .report(name, &mut |event| stage.show(event))
+            .and_then(|html| Ok(training::write_atomically(&out.join(REPORT), html.as_bytes())?));
+    }
     stage.finish();
     if done.is_err() && !plan.outcomes().is_empty() {
         eprintln!(

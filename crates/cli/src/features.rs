@@ -5,7 +5,7 @@ use crate::evaluate::{self, Stage};
 use crate::failure::{Failure, make_folder_of};
 use crate::weights::WeightsArguments;
 use data::{Filter, Transform};
-use evaluation::{DataConfig, Encoder, Features};
+use evaluation::{DataConfig, Encoder, Event, Features, Tap};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -24,6 +24,10 @@ pub(crate) struct Arguments {
     /// resized to it; above, the shorter side to 8/7 of it (256 for 224) and the centre cut out
     #[arg(long, value_name = "PX")]
     size_px: Option<u32>,
+    /// Places of the network: `pooled` (its output), and for vision transformers `tokens_N` (class tokens of the last N blocks
+    /// and the mean of the last one's patches)
+    #[arg(long, value_name = "TAPS", value_delimiter = ',', default_value = "pooled")]
+    taps: Vec<String>,
     /// Images in a batch
     #[arg(long, value_name = "N", default_value_t = 64)]
     batch_images: usize,
@@ -80,6 +84,13 @@ pub(crate) fn run(arguments: Arguments) -> anyhow::Result<()> {
     if arguments.size_px == Some(0) || arguments.batch_images == 0 {
         return Err(Failure::new("`--size-px` and `--batch-images` must be at least 1").into());
     }
+    let groups = arguments
+        .taps
+        .iter()
+        .map(|name| Tap::group(name).map_err(Failure::new));
+    let mut taps = groups.collect::<Result<Vec<_>, _>>()?.concat();
+    taps.sort_unstable();
+    taps.dedup();
     // Before the work, which may take hours.
     make_folder_of(&arguments.out)?;
     let device = arguments.device.open()?;
@@ -97,9 +108,16 @@ pub(crate) fn run(arguments: Arguments) -> anyhow::Result<()> {
         max_bad_fraction: arguments.max_bad_fraction,
     };
     let mut stage = Stage::default();
-    let features = evaluation::extract(&encoder, &dataset, &transforms, &config, &device, &mut |event| {
-        stage.show(event)
-    });
+    let mut show = |event: Event<'_>| stage.show(event);
+    let features = evaluation::extract_taps(
+        &encoder,
+        &dataset,
+        &transforms,
+        &taps,
+        &config,
+        &device,
+        &mut show,
+    );
     stage.finish();
     let features = features?;
     features.save(&arguments.out)?;

@@ -100,6 +100,7 @@ pub(crate) fn run(arguments: Arguments) -> anyhow::Result<()> {
             Arc::clone(&test),
             &scores,
             &device,
+            None,
         )?;
         rows.push((name, outcomes));
     }

@@ -18,6 +18,7 @@ mod randomness;
 mod record;
 pub mod shards;
 mod sources;
+pub mod thumbnail;
 pub mod transforms;
 
 pub use dataset::Dataset;

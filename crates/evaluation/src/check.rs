@@ -7,26 +7,26 @@ use crate::clustering::{self, Clusters};
 use crate::config::{Config, Protocol};
 use crate::encoder::Encoder;
 use crate::error::Error;
-use crate::extract::index_features;
 use crate::features::{Features, POOLED};
 use crate::one_vs_rest::OneVsRest;
+use crate::store::Records;
 use crate::task::{Part, Task};
 use crate::{few_shot, logistic, retrieval, svm_low_shot, svm_voc07};
-use data::Dataset;
 
 /// Refuses what the config asks and these data cannot answer.
 pub(crate) fn check(
     config: &Config,
     encoder: &Encoder,
-    train: &Dataset,
-    test: &Dataset,
+    train: &Records,
+    test: &Records,
 ) -> Result<(), Error> {
     encoder.check_transforms("`test_transforms`", &config.test_transforms)?;
     for protocol in &config.protocols {
-        if let Protocol::LinearMoco(config) = protocol {
+        if let Some(transforms) = protocol.train_transforms() {
             let name = format!("`{}.train_transforms`", protocol.name());
-            encoder.check_transforms(&name, &config.train_transforms)?;
+            encoder.check_transforms(&name, transforms)?;
         }
+        encoder.check_taps(protocol.name(), &protocol.taps())?;
     }
     for (set, dataset) in [("training", train), ("test", test)] {
         if dataset.is_empty() {
@@ -36,13 +36,13 @@ pub(crate) fn check(
     if !config.protocols.iter().any(Protocol::needs_labels) {
         return Ok(());
     }
-    let test = index_features(test, true)?;
+    let test = test.index(true)?;
     // Its labels are nobody's business where no protocol learns from them: they may be anything, or be missing in part.
-    let train = index_features(train, config.protocols.iter().any(Protocol::needs_train_labels))?;
+    let train = train.index(config.protocols.iter().any(Protocol::needs_train_labels))?;
     config
         .protocols
         .iter()
-        .try_for_each(|protocol| answers(protocol, &train, &test).map_err(|error| error.of(protocol.name())))
+        .try_for_each(|protocol| answers(protocol, train, test).map_err(|error| error.of(protocol.name())))
 }
 
 /// Whether a protocol can be asked of records with these labels.
@@ -66,7 +66,12 @@ fn answers(protocol: &Protocol, train: &Features, test: &Features) -> Result<(),
         Protocol::KnnDino(_)
         | Protocol::KnnVissl(_)
         | Protocol::LinearMoco(_)
+        | Protocol::LinearSwav(_)
+        | Protocol::LinearDino(_)
+        | Protocol::LinearMocoV3(_)
         | Protocol::LinearCached(_) => task().map(|_| ()),
+        Protocol::LinearDinov2(config) => config.choice.split(protocol.name(), &task()?).map(|_| ()),
+        Protocol::LinearCachedGrid(config) => config.choice.split(protocol.name(), &task()?).map(|_| ()),
         Protocol::LogisticRegression(config) => logistic::check_records(config, &task()?),
         Protocol::Clustering(config) => {
             task()?;
@@ -84,6 +89,12 @@ fn answers(protocol: &Protocol, train: &Features, test: &Features) -> Result<(),
             task()?;
             retrieval::check_records(config, records(config.gallery))
         }
+        Protocol::ViewDiagnostics(config) => match records(config.set) {
+            1 => Err(Error::OneRecord {
+                set: config.set.name(),
+            }),
+            _ => Ok(()),
+        },
         Protocol::Diagnostics(config) => match records(config.set) {
             1 => Err(Error::OneRecord {
                 set: config.set.name(),

@@ -1,10 +1,11 @@
 //! The config of an evaluation: one flat TOML file, every key required, unknown keys refused.
 
 use crate::extract::DataConfig;
+use crate::taps::{Inputs, Tap};
 use crate::task::Part;
 use crate::{
-    clustering, diagnostics, few_shot, knn, linear_cached, linear_moco, logistic, retrieval, svm_low_shot,
-    svm_voc07,
+    clustering, diagnostics, few_shot, knn, linear_cached, linear_cached_grid, linear_dinov2, linear_moco,
+    linear_probe, logistic, retrieval, svm_low_shot, svm_voc07, view_diagnostics,
 };
 use data::{Transform, ViewGroup};
 use serde::{Deserialize, Serialize};
@@ -36,6 +37,18 @@ pub enum Protocol {
     KnnVissl(knn::VisslConfig),
     /// A linear classifier on augmented images, as in MoCo.
     LinearMoco(linear_moco::Config),
+    /// A linear classifier on augmented images, as in SwAV.
+    LinearSwav(linear_probe::Config),
+    /// A linear classifier on augmented images, as in DINO.
+    LinearDino(linear_probe::Config),
+    /// A linear classifier on augmented images, as in MoCo v3.
+    #[serde(rename = "linear-moco-v3")]
+    LinearMocoV3(linear_probe::Config),
+    /// A grid of linear classifiers on augmented images, as in DINOv2.
+    #[serde(rename = "linear-dinov2")]
+    LinearDinov2(linear_dinov2::Config),
+    /// The same grid on stored features.
+    LinearCachedGrid(linear_cached_grid::Config),
     /// A linear classifier on stored features.
     LinearCached(linear_cached::Config),
     /// Regularised logistic regression on stored features.
@@ -52,6 +65,8 @@ pub enum Protocol {
     Retrieval(retrieval::Config),
     /// Rank, uniformity and spectrum of features, without labels.
     Diagnostics(diagnostics::Config),
+    /// LiDAR and alignment of views, without labels.
+    ViewDiagnostics(view_diagnostics::Config),
 }
 
 impl Protocol {
@@ -61,6 +76,11 @@ impl Protocol {
             Self::KnnDino(_) => "knn-dino",
             Self::KnnVissl(_) => "knn-vissl",
             Self::LinearMoco(_) => "linear-moco",
+            Self::LinearSwav(_) => "linear-swav",
+            Self::LinearDino(_) => "linear-dino",
+            Self::LinearMocoV3(_) => "linear-moco-v3",
+            Self::LinearDinov2(_) => "linear-dinov2",
+            Self::LinearCachedGrid(_) => "linear-cached-grid",
             Self::LinearCached(_) => "linear-cached",
             Self::LogisticRegression(_) => "logistic-regression",
             Self::Clustering(_) => "clustering",
@@ -69,21 +89,52 @@ impl Protocol {
             Self::SvmLowShot(_) => "svm-low-shot",
             Self::Retrieval(_) => "retrieval",
             Self::Diagnostics(_) => "diagnostics",
+            Self::ViewDiagnostics(_) => "view-diagnostics",
         }
     }
 
     /// Whether it learns from stored features of the training set, rather than from images.
     pub(crate) fn needs_train_features(&self) -> bool {
         match self {
-            Self::LinearMoco(_) => false,
+            Self::LinearMoco(_)
+            | Self::LinearSwav(_)
+            | Self::LinearDino(_)
+            | Self::LinearMocoV3(_)
+            | Self::LinearDinov2(_)
+            | Self::ViewDiagnostics(_) => false,
             Self::Diagnostics(config) => config.set == Part::Train,
             _ => true,
         }
     }
 
+    /// Places of the network that it reads.
+    pub(crate) fn taps(&self) -> Vec<Tap> {
+        match self {
+            Self::LinearSwav(config) | Self::LinearDino(config) | Self::LinearMocoV3(config) => {
+                config.input.taps()
+            }
+            Self::LinearDinov2(config) => Inputs::new(&config.inputs).taps,
+            Self::LinearCachedGrid(config) => Inputs::new(&config.inputs).taps,
+            _ => vec![Tap::Pooled],
+        }
+    }
+
+    /// Augmentation of the training images, where it has any.
+    pub(crate) fn train_transforms(&self) -> Option<&[Transform]> {
+        match self {
+            Self::LinearMoco(config) => Some(&config.train_transforms),
+            Self::LinearSwav(config) | Self::LinearDino(config) | Self::LinearMocoV3(config) => {
+                Some(&config.train_transforms)
+            }
+            Self::LinearDinov2(config) => Some(&config.train_transforms),
+            Self::ViewDiagnostics(config) => Some(&config.transforms),
+            _ => None,
+        }
+    }
+
     /// Whether it compares anything with labels.
     pub(crate) fn needs_labels(&self) -> bool {
-        !matches!(self, Self::Diagnostics(_))
+        !matches!(self, Self::Diagnostics(_) | Self::ViewDiagnostics(_))
     }
 
     /// Whether training labels are among those. A protocol that stays within the test set takes any training set, of other
@@ -111,6 +162,11 @@ impl Protocol {
             Self::KnnDino(config) => config.validate(),
             Self::KnnVissl(config) => config.validate(),
             Self::LinearMoco(config) => config.validate(),
+            Self::LinearSwav(config) | Self::LinearDino(config) | Self::LinearMocoV3(config) => {
+                config.validate(self.name())
+            }
+            Self::LinearDinov2(config) => config.validate(),
+            Self::LinearCachedGrid(config) => config.validate(),
             Self::LinearCached(config) => config.validate(),
             Self::LogisticRegression(config) => config.validate(),
             Self::Clustering(config) => config.validate(),
@@ -119,11 +175,19 @@ impl Protocol {
             Self::SvmLowShot(config) => config.validate(),
             Self::Retrieval(config) => config.validate(),
             Self::Diagnostics(config) => config.validate(),
+            Self::ViewDiagnostics(config) => config.validate(),
         }
     }
 }
 
 impl Config {
+    /// Places of the network that its protocols read, and the pooled output, which reports show.
+    pub(crate) fn taps(&self) -> Vec<Tap> {
+        let asked = self.protocols.iter().flat_map(Protocol::taps);
+        let all: std::collections::BTreeSet<Tap> = asked.chain([Tap::Pooled]).collect();
+        all.into_iter().collect()
+    }
+
     /// Refuses what contradicts itself or cannot be run whatever the data, naming the key.
     pub fn validate(&self) -> Result<(), String> {
         if self.data.batch_images == 0 {

@@ -1,8 +1,8 @@
 //! `diagnostics`: what features look like without a label: effective rank, uniformity, spread over the dimensions, spectrum.
 //! They show collapse, and rank checkpoints of one method; across methods they say little.
 //!
-//! Alignment (Wang and Isola 2020) and LiDAR (Thilak et al. 2024) compare views of one image and are not here: stored
-//! features have one view.
+//! Alignment (Wang and Isola 2020) and LiDAR (Thilak et al. 2024) compare views of one image, and stored features have one view:
+//! they are in `view_diagnostics.rs`.
 
 use crate::eigenvalues::symmetric_eigenvalues;
 use crate::error::Error;
@@ -364,7 +364,7 @@ mod tests {
         assert!(refused(&features(1, vec![], vec![])).contains("the test set gave no features"));
         assert_eq!(
             refused(&features(1, vec![1.0], vec![0])),
-            "diagnostics: the test set has one record, and it takes two to compare"
+            "the test set has one record, and it takes two to compare"
         );
         assert!(refused(&features(1, vec![1.0, f32::NAN], vec![0, 0])).contains("row 1"));
         assert!(

@@ -1,6 +1,7 @@
 //! What is evaluated: a frozen network with its normalisation, or the pixels themselves as the baseline to beat.
 
 use crate::error::Error;
+use crate::taps::Tap;
 use backbones::{Backbone, Context, state_dict};
 use burn::module::Module;
 use burn::tensor::Tensor;
@@ -100,6 +101,95 @@ impl Encoder {
             Network::Backbone(backbone) => backbone.forward(images, &Context::evaluation()),
             Network::Pixels => images.flatten(1, 3),
         }
+    }
+
+    /// Features of normalised images at several places of the network, in their order; `[images, width]` each. Call
+    /// [`check_taps`](Self::check_taps) first: a place that the network lacks gives what it has instead.
+    pub fn taps(&self, images: Tensor<4>, taps: &[Tap]) -> Vec<Tensor<2>> {
+        let blocks = |tap: &Tap| match tap {
+            Tap::Pooled => 0,
+            Tap::ClassToken(block) => *block,
+            Tap::PatchMean => 1,
+        };
+        let deepest = taps.iter().map(blocks).max().unwrap_or(0);
+        let tokens = match &self.network {
+            Network::Backbone(backbone) if deepest > 0 => backbone
+                .as_vit()
+                .map(|vit| vit.last_blocks(images.clone(), deepest, &Context::evaluation())),
+            _ => None,
+        };
+        let pooled = (taps.contains(&Tap::Pooled) || tokens.is_none()).then(|| self.forward(images));
+        let at = |tap: &Tap| {
+            let block = |number: usize| {
+                let blocks = tokens.as_ref()?;
+                blocks.get(blocks.len().checked_sub(number)?)
+            };
+            match tap {
+                Tap::Pooled => pooled.clone(),
+                Tap::ClassToken(number) => block(*number).map(|block| block.class.clone()),
+                Tap::PatchMean => block(1).map(|block| block.patch_mean.clone()),
+            }
+        };
+        let rest = || pooled.clone().expect("made where there are no tokens");
+        taps.iter().map(|tap| at(tap).unwrap_or_else(rest)).collect()
+    }
+
+    /// Whether the network has these places; `name` is who asks, in the message.
+    ///
+    /// # Errors
+    /// [`Error::Config`] where it does not.
+    pub fn check_taps(&self, name: &str, taps: &[Tap]) -> Result<(), Error> {
+        let depth = match &self.network {
+            Network::Backbone(backbone) => backbone.as_vit().map(|vit| vit.depth()),
+            Network::Pixels => None,
+        };
+        let wrong = taps.iter().find(|tap| match (tap, depth) {
+            (Tap::Pooled, _) => false,
+            (Tap::ClassToken(block), Some(depth)) => *block > depth,
+            (Tap::PatchMean, Some(_)) => false,
+            (_, None) => true,
+        });
+        match (wrong, depth) {
+            (None, _) => Ok(()),
+            (Some(_), Some(depth)) => Err(Error::Config(format!(
+                "{name}: `{}` has {depth} blocks, fewer than are asked for",
+                self.name
+            ))),
+            (Some(_), None) => Err(Error::Config(format!(
+                "{name}: `{}` is no vision transformer and has no tokens; ask for `pooled`",
+                self.name
+            ))),
+        }
+    }
+
+    /// Whether it is a vision transformer, whose attention can be looked at.
+    pub(crate) fn has_attention(&self) -> bool {
+        matches!(&self.network, Network::Backbone(backbone) if backbone.as_vit().is_some())
+    }
+
+    /// How much the class token attends to each patch in the last block, for each image and head, and the rows and columns of
+    /// patches; none where the network has no attention.
+    ///
+    /// # Shapes
+    /// - `images`: `[images, 3, height, width]`, normalised
+    /// - output: `[images][heads][rows * columns]`; what goes to other tokens is left out
+    pub(crate) fn attention(&self, images: Tensor<4>) -> Option<(Vec<Vec<Vec<f64>>>, [usize; 2])> {
+        let Network::Backbone(backbone) = &self.network else {
+            return None;
+        };
+        let vit = backbone.as_vit()?;
+        let [count, _, height, width] = images.dims();
+        let grid = [height / vit.patch_px(), width / vit.patch_px()];
+        let maps = vit.attention_maps(images, &Context::evaluation());
+        let [_, heads, tokens, _] = maps.dims();
+        let patches = grid[0] * grid[1];
+        let of_class = maps.narrow(2, 0, 1).narrow(3, tokens - patches, patches);
+        let values: Vec<f64> = of_class.into_data().iter::<f64>().collect();
+        let images = values.chunks_exact(heads * patches).take(count);
+        let maps = images
+            .map(|image| image.chunks_exact(patches).map(<[f64]>::to_vec).collect())
+            .collect();
+        Some((maps, grid))
     }
 
     /// Whether the network takes the images that these transforms make; `name` is theirs in the message.

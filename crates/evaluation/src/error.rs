@@ -261,7 +261,7 @@ pub enum Error {
     NoMatch,
 
     /// One record, where pairs are looked at.
-    #[error("diagnostics: the {set} set has one record, and it takes two to compare")]
+    #[error("the {set} set has one record, and it takes two to compare")]
     OneRecord {
         /// "training" or "test".
         set: &'static str,
@@ -272,6 +272,17 @@ pub enum Error {
         "logistic-regression: class {class} has 1 training record, so none of it can be held out for the choice of C"
     )]
     ValidationSplit {
+        /// The class's name, or its number where there are no names.
+        class: String,
+    },
+
+    /// The same for a grid of linear classifiers.
+    #[error(
+        "{protocol}: class {class} has 1 training record, so none of it can be held out for the choice of the classifier"
+    )]
+    HoldOut {
+        /// The protocol's name.
+        protocol: &'static str,
         /// The class's name, or its number where there are no names.
         class: String,
     },
@@ -299,7 +310,7 @@ pub enum Error {
     },
 
     /// The frozen encoder did not stay frozen: a fault of this program, never of the user.
-    #[error("linear-moco: the frozen encoder's weights changed from {before} to {after}")]
+    #[error("the frozen encoder's weights changed from {before} to {after}")]
     EncoderChanged {
         /// Hash of the weights before the probe.
         before: String,
@@ -339,6 +350,7 @@ impl Error {
             Self::ValidationSplit { .. } => {
                 "fix C in the config (`strength = { fixed = 1.0 }`), or add records"
             }
+            Self::HoldOut { .. } => "add records of this class, or leave it out of both sets",
             Self::Diverged { .. } => "lower `learning_rate_per_256`, or set `scaling = \"standardize\"`",
             Self::FeaturesFile { .. } => "remove the file; it is made again from the data set",
             Self::EncoderChanged { .. } => "this is a fault of the program; please report it",

@@ -4,6 +4,7 @@ use crate::encoder::Encoder;
 use crate::error::Error;
 use crate::features::{Features, Labels, Matrix, Origin, POOLED, UNDECIDED};
 use crate::progress::Event;
+use crate::taps::Tap;
 use burn::tensor::Device;
 use data::{Dataset, Label, Loader, LoaderConfig, Order, Transform, ViewGroup};
 use serde::{Deserialize, Serialize};
@@ -41,7 +42,32 @@ pub fn extract(
     device: &Device,
     progress: &mut dyn FnMut(Event<'_>),
 ) -> Result<Features, Error> {
+    extract_taps(
+        encoder,
+        dataset,
+        transforms,
+        &[Tap::Pooled],
+        config,
+        device,
+        progress,
+    )
+}
+
+/// The same at several places of the network, in one pass.
+///
+/// # Errors
+/// As [`extract`], and [`Error::Config`] where the network lacks one of the places.
+pub fn extract_taps(
+    encoder: &Encoder,
+    dataset: &Arc<Dataset>,
+    transforms: &[Transform],
+    taps: &[Tap],
+    config: &DataConfig,
+    device: &Device,
+    progress: &mut dyn FnMut(Event<'_>),
+) -> Result<Features, Error> {
     encoder.check_transforms("the transforms", transforms)?;
+    encoder.check_taps("features", taps)?;
     let loader = Loader::new(
         Arc::clone(dataset),
         vec![ViewGroup {
@@ -58,20 +84,22 @@ pub fn extract(
         },
     )?;
     let total = dataset.len();
-    let mut values: Vec<f32> = vec![];
-    let mut width = 0;
+    let mut values: Vec<Vec<f32>> = vec![vec![]; taps.len()];
+    let mut widths = vec![0; taps.len()];
     let mut positions: Vec<usize> = Vec::with_capacity(total);
     for batch in loader.batches(0, loader.batches_per_epoch()) {
         let batch = batch?;
         positions.extend(batch.positions.iter().map(|position| *position as usize));
         for views in batch.views {
-            let features = encoder.forward(encoder.normalize.tensor(views, device));
-            if width == 0 {
-                width = features.dims()[1];
-                values.reserve_exact(total * width);
+            let features = encoder.taps(encoder.normalize.tensor(views, device), taps);
+            for ((features, values), width) in features.into_iter().zip(&mut values).zip(&mut widths) {
+                if *width == 0 {
+                    *width = features.dims()[1];
+                    values.reserve_exact(total * *width);
+                }
+                let features: Vec<f32> = features.into_data().try_into_vec().expect("backbones return f32");
+                values.extend_from_slice(&features);
             }
-            let features: Vec<f32> = features.into_data().try_into_vec().expect("backbones return f32");
-            values.extend_from_slice(&features);
         }
         progress(Event {
             stage: "features",
@@ -85,12 +113,14 @@ pub fn extract(
         .map(|position| dataset.key(*position))
         .collect::<Result<_, _>>()?;
     Ok(Features {
-        taps: BTreeMap::from([(POOLED.to_string(), Matrix::new(positions.len(), width, values))]),
+        taps: (taps.iter().zip(widths).zip(values))
+            .map(|((tap, width), values)| (tap.name(), Matrix::new(positions.len(), width, values)))
+            .collect(),
         labels: labels(dataset, &positions)?,
         class_names: dataset.class_names().to_vec(),
         keys,
         bad_records: loader.bad_records().count,
-        origin: origin(encoder, dataset, transforms)?,
+        origin: origin(encoder, dataset, labels_hash(dataset)?, transforms),
     })
 }
 
@@ -112,25 +142,26 @@ pub(crate) fn index_features(dataset: &Dataset, with_labels: bool) -> Result<Fea
     })
 }
 
-/// What features of this data set by this encoder would come from.
+/// What features of this data set by this encoder would come from; `labels` is [`labels_hash`] of it.
 pub(crate) fn origin(
     encoder: &Encoder,
     dataset: &Dataset,
+    labels: String,
     transforms: &[Transform],
-) -> Result<Origin, Error> {
-    Ok(Origin {
+) -> Origin {
+    Origin {
         encoder: encoder.hash.clone(),
         encoder_name: encoder.name.clone(),
         fingerprint: dataset.fingerprint().to_string(),
-        labels: labels_hash(dataset)?,
+        labels,
         transforms: json!(transforms),
         normalize: json!(encoder.normalize),
-    })
+    }
 }
 
 /// SHA-256 over class names and labels, which a data set's fingerprint leaves out: relabelled images keep their features,
 /// but not their labels.
-fn labels_hash(dataset: &Dataset) -> Result<String, Error> {
+pub(crate) fn labels_hash(dataset: &Dataset) -> Result<String, Error> {
     let mut hasher = Sha256::new();
     for name in dataset.class_names() {
         hasher.update((name.len() as u64).to_le_bytes());
@@ -390,7 +421,8 @@ pub(crate) mod tests {
         let image = Dataset::synthetic(1, 8, 8, 2, 0).read(0).unwrap().image;
         let origin = |class| {
             let records = vec![record("one", image.clone(), Some(Label::Class(class)))];
-            origin(&encoder, &Dataset::from_records(records, vec![]), &resize(8)).unwrap()
+            let dataset = Dataset::from_records(records, vec![]);
+            origin(&encoder, &dataset, labels_hash(&dataset).unwrap(), &resize(8))
         };
         assert_eq!(origin(0), origin(0));
         assert_eq!(origin(0).fingerprint, origin(1).fingerprint);

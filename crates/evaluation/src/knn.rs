@@ -141,7 +141,7 @@ fn score(
 /// A training row as a test row sees it.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Neighbor {
-    cosine: f32,
+    pub(crate) cosine: f32,
     pub(crate) row: u32,
 }
 
@@ -235,15 +235,9 @@ impl Selection {
     }
 }
 
-/// How many classes got more votes than the true one; of equal votes the lower class stands first. A class without any
-/// vote has rank `u32::MAX`.
-pub(crate) fn rank_among_votes(
-    neighbors: &[Neighbor],
-    train_classes: &[u32],
-    class: u32,
-    temperature: f64,
-) -> u32 {
-    // Votes relative to the nearest neighbour's: the ranking is the same, and small temperatures cannot overflow.
+/// The votes of each class that got any, by class: see the head of this file. Relative to the nearest neighbour's, so that the
+/// ranking is the same and small temperatures cannot overflow.
+fn votes(neighbors: &[Neighbor], train_classes: &[u32], temperature: f64) -> Vec<(u32, f64)> {
     let nearest = f64::from(neighbors[0].cosine);
     let mut votes: Vec<(u32, f64)> = neighbors
         .iter()
@@ -255,18 +249,37 @@ pub(crate) fn rank_among_votes(
     // A stable sort, so that the votes of a class are added nearest first.
     votes.sort_by_key(|(class, _)| *class);
     let total = |votes: &[(u32, f64)]| votes.iter().map(|(_, vote)| vote).sum::<f64>();
-    let Some(own) = votes
+    votes
         .chunk_by(|a, b| a.0 == b.0)
-        .find(|votes| votes[0].0 == class)
-        .map(total)
-    else {
+        .map(|votes| (votes[0].0, total(votes)))
+        .collect()
+}
+
+/// The class with the most votes (of equals the lower one) and its share of them.
+pub(crate) fn winner(neighbors: &[Neighbor], train_classes: &[u32], temperature: f64) -> (u32, f64) {
+    let votes = votes(neighbors, train_classes, temperature);
+    let all: f64 = votes.iter().map(|(_, votes)| votes).sum();
+    let most = votes
+        .into_iter()
+        .reduce(|best, next| if next.1 > best.1 { next } else { best })
+        .unwrap_or((0, 0.0));
+    (most.0, most.1 / all)
+}
+
+/// How many classes got more votes than the true one; of equal votes the lower class stands first. A class without any
+/// vote has rank `u32::MAX`.
+pub(crate) fn rank_among_votes(
+    neighbors: &[Neighbor],
+    train_classes: &[u32],
+    class: u32,
+    temperature: f64,
+) -> u32 {
+    let votes = votes(neighbors, train_classes, temperature);
+    let Some((_, own)) = votes.iter().find(|(other, _)| *other == class) else {
         return u32::MAX;
     };
-    let before = |votes: &&[(u32, f64)]| {
-        let other = total(votes);
-        other > own || (other == own && votes[0].0 < class)
-    };
-    votes.chunk_by(|a, b| a.0 == b.0).filter(before).count() as u32
+    let before = |(other, votes): &&(u32, f64)| votes > own || (votes == own && *other < class);
+    votes.iter().filter(before).count() as u32
 }
 
 #[cfg(test)]

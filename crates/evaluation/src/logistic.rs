@@ -10,9 +10,7 @@ use crate::lbfgs::{Minimum, minimize};
 use crate::progress::Event;
 use crate::result::{Score, scores_of, share_within};
 use crate::softmax::{objective, ranks};
-use crate::task::{Scaling, Task};
-use backbones::Draws;
-use rand::seq::SliceRandom;
+use crate::task::{Scaling, Task, hold_out};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
@@ -174,29 +172,16 @@ pub(crate) fn check_records(config: &Config, task: &Task<'_>) -> Result<(), Erro
     }
 }
 
-/// Training rows to fit and to hold out: the same share of every class, at least one and never all.
 fn split(sweep: &Sweep, task: &Task<'_>) -> Result<(Vec<usize>, Vec<usize>), Error> {
-    let mut by_class = vec![vec![]; task.classes.count()];
-    for (row, class) in task.train_classes.iter().enumerate() {
-        by_class[*class as usize].push(row);
-    }
-    let (mut kept, mut held_out) = (vec![], vec![]);
-    for (class, mut rows) in by_class.into_iter().enumerate() {
-        if rows.len() < 2 {
-            return Err(Error::ValidationSplit {
-                class: task.classes.name(class as u32),
-            });
-        }
-        // One stream a class, so that a class more or less does not reshuffle the others.
-        rows.shuffle(&mut Draws::new(sweep.seed, 0).rng("logistic_regression.split", class as u64));
-        let count = (rows.len() as f64 * sweep.validation_fraction).round() as usize;
-        let (out, rest) = rows.split_at(count.clamp(1, rows.len() - 1));
-        held_out.extend_from_slice(out);
-        kept.extend_from_slice(rest);
-    }
-    kept.sort_unstable();
-    held_out.sort_unstable();
-    Ok((kept, held_out))
+    let purpose = "logistic_regression.split";
+    hold_out(
+        &task.train_classes,
+        &task.classes,
+        sweep.validation_fraction,
+        sweep.seed,
+        purpose,
+    )
+    .map_err(|class| Error::ValidationSplit { class })
 }
 
 /// The optimum for one C: weights `[classes, width]`, then intercepts `[classes]`. Its value is the mean loss with the

@@ -132,7 +132,7 @@ impl Outcome {
 
     /// Whether the value is a share or an index, which people read in percent, rather than a quantity of its own.
     pub fn is_share(&self) -> bool {
-        self.protocol != "diagnostics"
+        !matches!(self.protocol.as_str(), "diagnostics" | "view-diagnostics")
     }
 
     /// How far the value may be off, as it is quoted: the seeds' standard deviation, or half a 95 % confidence interval.

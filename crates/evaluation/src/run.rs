@@ -6,22 +6,27 @@ use crate::config::{Config, Protocol};
 use crate::diagnostics::diagnostics;
 use crate::encoder::Encoder;
 use crate::error::{Error, io};
-use crate::extract::{extract, origin};
+use crate::extract::{extract_taps, origin};
 use crate::features::{Features, Origin, POOLED};
 use crate::few_shot::few_shot;
 use crate::knn::{knn_dino, knn_vissl};
 use crate::linear_cached::linear_cached;
-use crate::linear_moco::linear_moco;
+use crate::linear_cached_grid::linear_cached_grid;
+use crate::linear_dinov2::linear_dinov2;
+use crate::linear_probe;
+use crate::linear_probe::Probe;
 use crate::logistic::logistic_regression;
 use crate::one_vs_rest::OneVsRest;
 use crate::progress::Event;
+use crate::report::{Content, report};
 use crate::result::{Outcome, Provenance, Score, read_results, write_results};
 use crate::retrieval::retrieval;
+use crate::store::{Records, Store};
 use crate::svm_low_shot::svm_low_shot;
 use crate::svm_voc07::svm_voc07;
 use crate::task::{Part, Task};
+use crate::view_diagnostics::view_diagnostics;
 use burn::tensor::Device;
-use data::Dataset;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use std::path::Path;
@@ -36,13 +41,14 @@ pub struct Job<'a> {
     /// What is evaluated.
     pub encoder: &'a Encoder,
     /// Labelled records to learn from.
-    pub train: Arc<Dataset>,
+    pub train: Records,
     /// Labelled records to be scored on.
-    pub test: Arc<Dataset>,
+    pub test: Records,
     /// Folder for `features-train.safetensors`, `features-test.safetensors` and `result.json`; made if need be.
     pub out: &'a Path,
-    /// A folder of features that several evaluations share; they lie there under a hash of what they are of. Absent: `out`.
-    pub shared_features: Option<&'a Path>,
+    /// Features that several evaluations share; they lie in its folder under a hash of what they are of. Absent: those of this
+    /// evaluation alone, in `out`.
+    pub shared_features: Option<Arc<Store>>,
     /// Device of the encoder's weights, without autodiff.
     pub device: &'a Device,
     /// What only the program knows about itself.
@@ -75,6 +81,7 @@ pub struct Plan<'a> {
     job: Job<'a>,
     train: Origin,
     test: Origin,
+    store: Arc<Store>,
     /// For each protocol of the config what it gave, once it is known.
     done: Vec<Option<Vec<Outcome>>>,
     /// Those that were there at the start.
@@ -95,9 +102,14 @@ impl<'a> Plan<'a> {
         check(config, job.encoder, &job.train, &job.test)?;
         let mut encoder = job.encoder.clone();
         encoder.normalize = config.normalize.unwrap_or(encoder.normalize);
+        let origin = |records: &Records| -> Result<Origin, Error> {
+            let labels = records.labels_hash()?.clone();
+            Ok(origin(&encoder, records, labels, &config.test_transforms))
+        };
         let mut plan = Self {
-            train: origin(&encoder, &job.train, &config.test_transforms)?,
-            test: origin(&encoder, &job.test, &config.test_transforms)?,
+            train: origin(&job.train)?,
+            test: origin(&job.test)?,
+            store: (job.shared_features.clone()).unwrap_or_else(|| Arc::new(Store::new(job.out))),
             config: config.clone(),
             encoder,
             job: job.clone(),
@@ -199,7 +211,7 @@ impl<'a> Plan<'a> {
         let test = self.features(Part::Test, progress)?;
         let train = match needs_train {
             true => self.features(Part::Train, progress)?,
-            false => Features::default(),
+            false => Arc::default(),
         };
         for place in 0..self.done.len() {
             if self.done[place].is_some() {
@@ -218,6 +230,46 @@ impl<'a> Plan<'a> {
         Ok(())
     }
 
+    /// Whether anything was computed in this call of the program.
+    pub fn is_new(&self) -> bool {
+        self.kept.len() < self.done.len()
+    }
+
+    /// The evaluation as one HTML file with pictures; `data_name` is what people call the records.
+    ///
+    /// # Errors
+    /// What reading features, records and images says.
+    pub fn report(&self, data_name: &str, progress: &mut dyn FnMut(Event<'_>)) -> Result<String, Error> {
+        self.report_of(data_name, &self.outcomes(), progress)
+    }
+
+    /// The same with scores that were made elsewhere, of the same encoder and records.
+    pub(crate) fn report_of(
+        &self,
+        data_name: &str,
+        outcomes: &[Outcome],
+        progress: &mut dyn FnMut(Event<'_>),
+    ) -> Result<String, Error> {
+        let needs_train = self.config.protocols.iter().any(Protocol::needs_train_features);
+        let test = self.features(Part::Test, progress)?;
+        let train = match needs_train {
+            true => self.features(Part::Train, progress)?,
+            false => Arc::default(),
+        };
+        let content = Content {
+            data_name,
+            encoder: &self.encoder,
+            config: &self.config,
+            outcomes,
+            train: &train,
+            test: &test,
+            train_data: &self.job.train,
+            test_data: &self.job.test,
+            device: self.job.device,
+        };
+        report(&content, progress)
+    }
+
     /// Hash of all that decides the scores of a protocol.
     fn asked(&self, place: usize) -> String {
         let all = json!([
@@ -231,8 +283,8 @@ impl<'a> Plan<'a> {
     }
 
     /// The stored features if they are still those that would be made, else new ones.
-    fn features(&self, part: Part, progress: &mut dyn FnMut(Event<'_>)) -> Result<Features, Error> {
-        let (dataset, wanted, file, stage) = match part {
+    fn features(&self, part: Part, progress: &mut dyn FnMut(Event<'_>)) -> Result<Arc<Features>, Error> {
+        let (records, wanted, file, stage) = match part {
             Part::Train => (
                 &self.job.train,
                 &self.train,
@@ -246,45 +298,29 @@ impl<'a> Plan<'a> {
                 "features of the test set",
             ),
         };
-        let path = match self.job.shared_features {
-            None => self.job.out.join(file),
-            Some(folder) => {
-                std::fs::create_dir_all(folder).map_err(io(folder, "creating the folder of features"))?;
-                folder.join(format!(
-                    "{}.safetensors",
-                    short(&hash_of(&json!(wanted.unnamed())))
-                ))
-            }
+        let file = match self.job.shared_features {
+            None => file.to_string(),
+            Some(_) => format!("{}.safetensors", short(&hash_of(&json!(wanted.unnamed())))),
         };
-        if path.exists() {
-            match Features::load(&path) {
-                Ok(stored) if stored.origin.is(wanted) => {
-                    tracing::info!(path = %path.display(), "using stored features");
-                    return Ok(stored);
-                }
-                Ok(_) => {
-                    tracing::info!(path = %path.display(), "stored features are of something else; making new ones")
-                }
-                Err(error) => tracing::warn!(%error, "stored features cannot be used; making new ones"),
+        self.store.get(&file, wanted, &self.config.taps(), |taps| {
+            let mut named = |event: Event<'_>| progress(Event { stage, ..event });
+            let features = extract_taps(
+                &self.encoder,
+                records,
+                &self.config.test_transforms,
+                taps,
+                &self.config.data,
+                self.job.device,
+                &mut named,
+            )?;
+            if features.bad_records > 0 {
+                tracing::warn!(
+                    records = features.bad_records,
+                    "{stage}: records that could not be read were left out"
+                );
             }
-        }
-        let mut named = |event: Event<'_>| progress(Event { stage, ..event });
-        let features = extract(
-            &self.encoder,
-            dataset,
-            &self.config.test_transforms,
-            &self.config.data,
-            self.job.device,
-            &mut named,
-        )?;
-        if features.bad_records > 0 {
-            tracing::warn!(
-                records = features.bad_records,
-                "{stage}: records that could not be read were left out"
-            );
-        }
-        features.save(&path)?;
-        Ok(features)
+            Ok(features)
+        })
     }
 
     /// One protocol's outcomes.
@@ -304,6 +340,21 @@ impl<'a> Plan<'a> {
         };
         let mut train_records = train.records();
         let mut train_bad_records = train.bad_records;
+        let mut probed = |settings: linear_probe::Config, progress: &mut dyn FnMut(Event<'_>)| {
+            let name = protocol.name();
+            let probe: Probe = settings.train(
+                name,
+                encoder,
+                &job.train,
+                test,
+                &config.data,
+                job.device,
+                progress,
+            )?;
+            train_bad_records = probe.bad_records;
+            train_records = job.train.len() - probe.bad_records;
+            Ok::<_, Error>((probe.scores, probe.classes))
+        };
         let (scores, classes) = match protocol {
             Protocol::KnnDino(settings) => {
                 let task = task()?;
@@ -313,12 +364,17 @@ impl<'a> Plan<'a> {
                 let task = task()?;
                 (knn_vissl(settings, &task, job.device)?, task.classes.count())
             }
-            Protocol::LinearMoco(settings) => {
-                let probe = linear_moco(
+            Protocol::LinearMoco(settings) => probed(settings.probe(), progress)?,
+            Protocol::LinearSwav(settings)
+            | Protocol::LinearDino(settings)
+            | Protocol::LinearMocoV3(settings) => probed(settings.clone(), progress)?,
+            Protocol::LinearDinov2(settings) => {
+                let probe = linear_dinov2(
                     settings,
                     encoder,
                     &job.train,
                     test,
+                    &config.test_transforms,
                     &config.data,
                     job.device,
                     progress,
@@ -326,6 +382,12 @@ impl<'a> Plan<'a> {
                 train_bad_records = probe.bad_records;
                 train_records = job.train.len() - probe.bad_records;
                 (probe.scores, probe.classes)
+            }
+            Protocol::LinearCachedGrid(settings) => {
+                let task = task()?;
+                let classes = task.classes.count();
+                let scores = linear_cached_grid(settings, &task, train, test, job.device, progress)?;
+                (scores, classes)
             }
             Protocol::LinearCached(settings) => {
                 let task = task()?;
@@ -361,6 +423,15 @@ impl<'a> Plan<'a> {
                 let task = task()?;
                 let classes = task.classes.count();
                 (retrieval(settings, task, progress)?, classes)
+            }
+            Protocol::ViewDiagnostics(settings) => {
+                let records = match settings.set {
+                    Part::Train => &job.train,
+                    Part::Test => &job.test,
+                };
+                let scores =
+                    view_diagnostics(settings, encoder, records, &config.data, job.device, progress)?;
+                (scores, 0)
             }
             Protocol::Diagnostics(settings) => (diagnostics(settings, train, test, progress)?, 0),
         };

@@ -1,8 +1,13 @@
-//! kNN and k-means timed on features that `scripts/bench/frozen_features.py` made and timed by scikit-learn.
+//! kNN, k-means and the grid of linear classifiers timed on features that scripts under `scripts/bench/` made and timed by
+//! scikit-learn and PyTorch.
 
+use crate::features::{Features, Labels};
 use crate::kmeans::lloyd;
 use crate::knn::nearest;
+use crate::linear_cached_grid;
 use crate::parity::matrix_of;
+use crate::taps::Input;
+use crate::task::Task;
 use burn::tensor::Device;
 
 /// Peak and current memory of this process, MiB (Linux).
@@ -53,4 +58,69 @@ fn beside_scikit_learn() {
             found.inertia, found.iterations
         );
     }
+}
+
+/// The grid of `scripts/bench/linear_grid.py`.
+#[test]
+fn grid_beside_pytorch() {
+    let Some(path) = std::env::var_os("PASSER_BENCH_GRID") else {
+        eprintln!("PASSER_BENCH_GRID is not set: nothing is timed (scripts/bench/linear_grid.py)");
+        return;
+    };
+    let bytes = std::fs::read(path).unwrap();
+    let set = |part: &str| {
+        let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+        let labels = file.tensor(&format!("{part}.labels")).unwrap();
+        let labels: Vec<i64> = bytemuck::pod_collect_to_vec(labels.data());
+        let taps = [
+            "class_token_1",
+            "class_token_2",
+            "class_token_3",
+            "class_token_4",
+            "patch_mean",
+        ];
+        Features {
+            taps: taps
+                .iter()
+                .map(|tap| (tap.to_string(), matrix_of(&bytes, &format!("{part}.{tap}"))))
+                .collect(),
+            keys: (0..labels.len()).map(|row| row.to_string()).collect(),
+            labels: Some(Labels::Classes(labels)),
+            ..Features::default()
+        }
+    };
+    let (train, test) = (set("train"), set("test"));
+    drop(bytes);
+    let task = Task::new(&train, &test, "class_token_1").unwrap();
+    let tokens = |blocks, patch_mean| Input::Tokens { blocks, patch_mean };
+    let config = linear_cached_grid::Config {
+        inputs: vec![
+            tokens(1, false),
+            tokens(1, true),
+            tokens(4, false),
+            tokens(4, true),
+        ],
+        learning_rates_per_256: vec![
+            1e-5, 2e-5, 5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2, 0.1,
+        ],
+        momentum: 0.9,
+        batch_records: 256,
+        steps: 400,
+        choice: linear_cached_grid::Choice {
+            validation_fraction: 0.1,
+            seed: 0,
+        },
+        seed: 0,
+    };
+    let scores = timed("52 classifiers, 400 steps", || {
+        linear_cached_grid::linear_cached_grid(&config, &task, &train, &test, &Device::flex(), &mut |_| {})
+            .unwrap()
+    });
+    eprintln!(
+        "             chosen {}, rate {}: {:.2} % of the test records ({:.2} % held out)",
+        scores[0].details["input"],
+        scores[0].details["learning_rate_per_256"],
+        100.0 * scores[0].value,
+        100.0 * scores[0].details["validation_top1"].as_f64().unwrap()
+    );
 }

@@ -8,10 +8,11 @@ mod table;
 
 use crate::config::{Config, Protocol};
 use crate::encoder::Encoder;
-use crate::error::Error;
+use crate::error::{Error, io};
 use crate::progress::Event;
 use crate::result::{Outcome, Provenance};
 use crate::run::{Job, Plan};
+use crate::store::{Records, Store};
 use burn::tensor::Device;
 use data::Dataset;
 use serde::{Deserialize, Serialize};
@@ -133,6 +134,8 @@ pub struct Surroundings<'a> {
     pub provenance: Provenance,
     /// Reads an encoder; its path is as it should be opened.
     pub open: &'a dyn Fn(&EncoderEntry, &Path) -> Result<Encoder, String>,
+    /// Where the report of each pair of encoder and data set goes, below `out`; absent: no reports.
+    pub reports: Option<&'a str>,
     /// Told of each cell as it is known, with how many are and how many there are.
     pub known: &'a mut dyn FnMut(&Cell, usize, usize),
 }
@@ -257,11 +260,13 @@ pub fn run(
     });
     let total = suite.encoders.len() * of_all.count();
 
+    let store = Arc::new(Store::new(around.out.join("features")));
     let mut cells: Vec<Cell> = Vec::with_capacity(total);
     for entry in &suite.encoders {
         // Opened when the first cell asks for it.
         let mut encoder: Option<Result<Encoder, String>> = None;
         for (data_set, data) in suite.data_sets.iter().zip(&data) {
+            let (first, mut is_new, mut config) = (cells.len(), false, None);
             for question in questions
                 .iter()
                 .filter(|question| asked(question, &data_set.name))
@@ -281,26 +286,104 @@ pub fn run(
                         data,
                         encoder.as_ref().map_err(|reason| reason.clone())?,
                         &cell,
+                        &store,
                         around,
                         progress,
                     )
                 });
                 match answer {
-                    Ok(outcomes) => cell.outcomes = outcomes,
+                    Ok(answer) => {
+                        cell.outcomes = answer.outcomes;
+                        is_new |= answer.is_new;
+                        // Training features are what most of a report is made of.
+                        let has_train =
+                            |config: &Config| config.protocols.iter().any(Protocol::needs_train_features);
+                        if config
+                            .as_ref()
+                            .is_none_or(|known| !has_train(known) && has_train(&answer.config))
+                        {
+                            config = Some(answer.config);
+                        }
+                    }
                     Err(reason) => cell.missing = Some(reason),
                 }
                 (around.known)(&cell, cells.len() + 1, total);
                 cells.push(cell);
+            }
+            if let (Some(folder), Some(config), Ok(data), Some(Ok(encoder))) =
+                (around.reports, config, data, &encoder)
+            {
+                let path = report_path(around.out, folder, &entry.name, &data_set.name);
+                if is_new || !path.exists() {
+                    let outcomes = cells[first..].iter().flat_map(|cell| &cell.outcomes);
+                    let pair = PairReport {
+                        outcomes: outcomes.cloned().collect(),
+                        config,
+                        path,
+                        name: &data_set.name,
+                    };
+                    pair.write(encoder, data, &store, around, progress)?;
+                }
             }
         }
     }
     Ok(cells)
 }
 
+/// The file of a pair's report.
+pub fn report_path(out: &Path, folder: &str, encoder: &str, data_set: &str) -> PathBuf {
+    out.join(folder).join(encoder).join(format!("{data_set}.html"))
+}
+
+/// What the report of one encoder on one data set is made of.
+struct PairReport<'a> {
+    /// Of all its protocols.
+    outcomes: Vec<Outcome>,
+    /// Of one of them, for the images.
+    config: Config,
+    path: PathBuf,
+    name: &'a str,
+}
+
+impl PairReport<'_> {
+    fn write(
+        &self,
+        encoder: &Encoder,
+        data: &Pair,
+        store: &Arc<Store>,
+        around: &Surroundings<'_>,
+        progress: &mut dyn FnMut(Event<'_>),
+    ) -> Result<(), Error> {
+        let folder = self.path.parent().unwrap_or(around.out);
+        std::fs::create_dir_all(folder).map_err(io(folder, "creating the folder of reports"))?;
+        let job = Job {
+            encoder,
+            train: data.train.clone(),
+            test: data.test.clone(),
+            // No results are read or written here.
+            out: folder,
+            shared_features: Some(Arc::clone(store)),
+            device: around.device,
+            provenance: around.provenance.clone(),
+        };
+        let html = Plan::new(&self.config, &job)?.report_of(self.name, &self.outcomes, progress)?;
+        Ok(training::write_atomically(&self.path, html.as_bytes())?)
+    }
+}
+
+/// What a question gave.
+struct Answer {
+    outcomes: Vec<Outcome>,
+    /// Whether it had to be computed.
+    is_new: bool,
+    /// As it was asked.
+    config: Config,
+}
+
 /// Both sets of a data set.
 struct Pair {
-    train: Arc<Dataset>,
-    test: Arc<Dataset>,
+    train: Records,
+    test: Records,
     about: data::About,
 }
 
@@ -309,7 +392,7 @@ impl Pair {
         let spec = |spec: &str| folder.join(spec).to_string_lossy().into_owned();
         let open = |text: &str| {
             Dataset::open(&spec(text))
-                .map(Arc::new)
+                .map(Records::from)
                 .map_err(|error| with_causes(&error))
         };
         Ok(Self {
@@ -348,9 +431,10 @@ fn answer(
     data: &Pair,
     encoder: &Encoder,
     cell: &Cell,
+    store: &Arc<Store>,
     around: &Surroundings<'_>,
     progress: &mut dyn FnMut(Event<'_>),
-) -> Result<Vec<Outcome>, String> {
+) -> Result<Answer, String> {
     let mut config = question.config.clone();
     if question.entry.transforms == TransformsOf::DataSet {
         config.test_transforms = data.about.test_transforms.clone().ok_or_else(|| {
@@ -363,20 +447,24 @@ fn answer(
         .join(&cell.encoder)
         .join(&cell.data_set)
         .join(&question.folder);
-    let features = around.out.join("features");
     let job = Job {
         encoder,
-        train: Arc::clone(&data.train),
-        test: Arc::clone(&data.test),
+        train: data.train.clone(),
+        test: data.test.clone(),
         out: &out,
-        shared_features: Some(&features),
+        shared_features: Some(Arc::clone(store)),
         device: around.device,
         provenance: around.provenance.clone(),
     };
     let say = |error: Error| with_causes(&error);
     let mut plan = Plan::new(&config, &job).map_err(say)?;
     plan.run(progress).map_err(say)?;
-    Ok(plan.outcomes())
+    let (outcomes, is_new) = (plan.outcomes(), plan.is_new());
+    Ok(Answer {
+        outcomes,
+        is_new,
+        config,
+    })
 }
 
 /// What a column is called: the protocol, and what tells it from others of its kind.

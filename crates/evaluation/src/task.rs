@@ -4,6 +4,8 @@
 
 use crate::error::Error;
 use crate::features::{Features, Matrix, class_name};
+use backbones::Draws;
+use rand::seq::SliceRandom;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
@@ -167,6 +169,39 @@ impl<'a> Task<'a> {
         scale(&mut self.train, &mut self.test, scaling);
         self
     }
+}
+
+/// Training rows to learn from and to hold out, ascending: the same share of every class, at least one row and never all.
+/// `purpose` names the draw.
+///
+/// # Errors
+/// The name of a class that has one row only.
+pub(crate) fn hold_out(
+    rows: &[u32],
+    classes: &Classes,
+    fraction: f64,
+    seed: u64,
+    purpose: &str,
+) -> Result<(Vec<usize>, Vec<usize>), String> {
+    let mut by_class = vec![vec![]; classes.count()];
+    for (row, class) in rows.iter().enumerate() {
+        by_class[*class as usize].push(row);
+    }
+    let (mut kept, mut held_out) = (vec![], vec![]);
+    for (class, mut rows) in by_class.into_iter().enumerate() {
+        if rows.len() < 2 {
+            return Err(classes.name(class as u32));
+        }
+        // One stream a class, so that a class more or less does not reshuffle the others.
+        rows.shuffle(&mut Draws::new(seed, 0).rng(purpose, class as u64));
+        let count = (rows.len() as f64 * fraction).round() as usize;
+        let (out, rest) = rows.split_at(count.clamp(1, rows.len() - 1));
+        held_out.extend_from_slice(out);
+        kept.extend_from_slice(rest);
+    }
+    kept.sort_unstable();
+    held_out.sort_unstable();
+    Ok((kept, held_out))
 }
 
 /// Brings both sets to scale, by statistics of the training rows alone.

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::encoder::tests::backbone;
+use data::Dataset;
 use training::Normalize;
 
 const CONFIG: &str = r#"
@@ -82,6 +83,45 @@ records = 20
 seed = 0
 uniformity_t = 2.0
 [[protocols]]
+[protocols.view-diagnostics]
+set = "test"
+images = 20
+views = 2
+transforms = [{ resize_exact = { width_px = 8, height_px = 8, filter = "bilinear" } }, { horizontal_flip = { probability = 0.5 } }]
+delta = 1e-4
+alpha = 2.0
+seed = 0
+[[protocols]]
+[protocols.linear-cached-grid]
+inputs = ["pooled"]
+learning_rates_per_256 = [0.1, 1.0]
+momentum = 0.9
+batch_records = 16
+steps = 20
+choice = { validation_fraction = 0.2, seed = 0 }
+seed = 0
+[[protocols]]
+[protocols.linear-dinov2]
+train_transforms = [{ resize_exact = { width_px = 8, height_px = 8, filter = "bilinear" } }, { horizontal_flip = { probability = 0.5 } }]
+batch_images = 16
+order = "global"
+steps = 6
+inputs = ["pooled"]
+learning_rates_per_256 = [0.1, 1.0]
+momentum = 0.9
+choice = { validation_fraction = 0.2, seed = 0 }
+seed = 0
+[[protocols]]
+[protocols.linear-moco-v3]
+input = "pooled"
+train_transforms = [{ resize_exact = { width_px = 8, height_px = 8, filter = "bilinear" } }, { horizontal_flip = { probability = 0.5 } }]
+batch_images = 16
+order = "global"
+epochs = 2
+seeds = [3]
+optimizer = { sgd = { learning_rate_per_256 = 1.0, momentum = 0.9, weight_decay = 0.0, nesterov = false } }
+schedule = { cosine_per_epoch = {} }
+[[protocols]]
 [protocols.linear-moco]
 train_transforms = [{ resize_exact = { width_px = 8, height_px = 8, filter = "bilinear" } }, { horizontal_flip = { probability = 0.5 } }]
 batch_images = 16
@@ -118,8 +158,8 @@ impl Fixture {
     fn job(&self, train: Dataset, test: Dataset) -> Job<'_> {
         Job {
             encoder: &self.encoder,
-            train: Arc::new(train),
-            test: Arc::new(test),
+            train: train.into(),
+            test: test.into(),
             out: self.out.path(),
             shared_features: None,
             device: &self.device,
@@ -179,6 +219,11 @@ fn every_protocol_answers_and_stored_features_are_used_again() {
             ("diagnostics", false),
             ("diagnostics", false),
             ("diagnostics", false),
+            ("view-diagnostics", true),
+            ("view-diagnostics", false),
+            ("linear-cached-grid", true),
+            ("linear-dinov2", true),
+            ("linear-moco-v3", true),
             ("linear-moco", true)
         ]
     );

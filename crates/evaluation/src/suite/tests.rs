@@ -102,6 +102,7 @@ fn run_in(folder: &Path, suite: &Suite) -> (Vec<Cell>, Vec<String>) {
             device: &device,
             provenance: Provenance::default(),
             open: &open,
+            reports: Some("reports"),
             known: &mut |_, done, total| {
                 known += 1;
                 assert_eq!((done, total), (known, 27));
@@ -184,6 +185,25 @@ fn what_can_be_asked_is_in_the_table_and_the_rest_is_missing_with_its_reason() {
         sheet.contains("\"knn-dino: 5 neighbors asked for, but the training set has 3 records\""),
         "{sheet}"
     );
+
+    // A report of each pair that gave anything, and a page with the table that leads to them.
+    let report = |encoder: &str, data_set: &str| {
+        std::fs::read_to_string(report_path(
+            &folder.path().join("out"),
+            "reports",
+            encoder,
+            data_set,
+        ))
+    };
+    let text = report("net", "A").unwrap();
+    assert!(text.contains("few-shot (2-way 1-shot nearest centroid)") && text.contains(" on A</h1>"));
+    assert!(report("pixels", "A").is_ok() && report("gone", "A").is_err() && report("net", "C").is_err());
+    let page = crate::report::suite_page(&cells, &|cell| {
+        (cell.encoder != "gone").then(|| format!("reports/{}/{}.html", cell.encoder, cell.data_set))
+    });
+    assert!(page.contains("<h3>A</h3>") && page.contains("<a href=\"reports/net/A.html\">net</a>"));
+    assert!(page.contains("missing <a href=\"#reason-1\">[1]</a>") && page.contains("<li id=\"reason-1\">"));
+    assert!(page.contains("(mean_class)") && page.contains("<th scope=\"row\">gone</th>"));
 
     // Again: nothing is computed, and the table is the same.
     let (again, stages) = run_in(folder.path(), &suite);

@@ -1,0 +1,213 @@
+//! The frame of a report: one HTML file that loads nothing, in dark and light, for narrow and wide screens.
+
+use std::fmt::Write as _;
+
+/// Text that is safe between tags and within quoted attributes: names of classes and files are anybody's.
+pub(crate) fn escape(text: &str) -> String {
+    let mut safe = String::with_capacity(text.len());
+    for letter in text.chars() {
+        match letter {
+            '&' => safe.push_str("&amp;"),
+            '<' => safe.push_str("&lt;"),
+            '>' => safe.push_str("&gt;"),
+            '"' => safe.push_str("&quot;"),
+            '\'' => safe.push_str("&#39;"),
+            letter if letter.is_control() => safe.push(' '),
+            letter => safe.push(letter),
+        }
+    }
+    safe
+}
+
+/// At most `most` letters of a text, with an ellipsis where it was longer; not escaped.
+pub(crate) fn shortened(text: &str, most: usize) -> String {
+    match text.chars().count() > most {
+        false => text.to_string(),
+        true => text.chars().take(most.saturating_sub(1)).chain(['…']).collect(),
+    }
+}
+
+/// JPEG bytes as the `src` of an image.
+pub(crate) fn data_uri(jpeg: &[u8]) -> String {
+    format!("data:image/jpeg;base64,{}", base64(jpeg))
+}
+
+/// RFC 4648, section 4.
+fn base64(bytes: &[u8]) -> String {
+    const LETTERS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let mut text = String::with_capacity(bytes.len().div_ceil(3) * 4);
+    for chunk in bytes.chunks(3) {
+        let byte = |place: usize| u32::from(chunk.get(place).copied().unwrap_or(0));
+        let bits = byte(0) << 16 | byte(1) << 8 | byte(2);
+        for letter in 0..4 {
+            match letter <= chunk.len() {
+                true => text.push(char::from(LETTERS[(bits >> (18 - 6 * letter) & 63) as usize])),
+                false => text.push('='),
+            }
+        }
+    }
+    text
+}
+
+/// A page in the making.
+pub(crate) struct Page {
+    title: String,
+    lead: String,
+    sections: Vec<(&'static str, &'static str, String)>,
+}
+
+impl Page {
+    /// `title` is plain text, `lead` is HTML.
+    pub(crate) fn new(title: &str, lead: String) -> Self {
+        Self {
+            title: title.into(),
+            lead,
+            sections: vec![],
+        }
+    }
+
+    /// A section with its heading, if there is anything in it.
+    pub(crate) fn section(&mut self, id: &'static str, heading: &'static str, html: String) {
+        if !html.is_empty() {
+            self.sections.push((id, heading, html));
+        }
+    }
+
+    /// The whole file.
+    pub(crate) fn html(&self) -> String {
+        let title = escape(&self.title);
+        let mut html = format!(
+            "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
+             <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
+             <meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; img-src data:; style-src 'unsafe-inline'\">\n\
+             <meta name=\"color-scheme\" content=\"light dark\">\n<title>{title}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n\
+             <header>\n<h1>{title}</h1>\n{}\n</header>\n",
+            self.lead
+        );
+        if self.sections.len() > 1 {
+            html.push_str("<nav aria-label=\"Sections\"><ul>");
+            for (id, heading, _) in &self.sections {
+                let _ = write!(html, "<li><a href=\"#{id}\">{heading}</a></li>");
+            }
+            html.push_str("</ul></nav>\n");
+        }
+        html.push_str("<main>\n");
+        for (id, heading, content) in &self.sections {
+            let _ = writeln!(
+                html,
+                "<section id=\"{id}\" aria-labelledby=\"{id}-heading\">\n<h2 id=\"{id}-heading\">{heading}</h2>\n{content}</section>"
+            );
+        }
+        html.push_str("</main>\n</body>\n</html>\n");
+        html
+    }
+}
+
+/// A table that scrolls by itself where the screen is narrow. `head` and `rows` are HTML.
+pub(crate) fn table(class: &str, caption: &str, head: &str, rows: &str) -> String {
+    let caption = escape(caption);
+    // Reached by keyboard, so that it can be scrolled by it.
+    format!(
+        "<div class=\"scroll\" tabindex=\"0\" role=\"region\" aria-label=\"{caption}\">\n<table class=\"{class}\">\n<caption>{caption}</caption>\n\
+         <thead><tr>{head}</tr></thead>\n<tbody>\n{rows}</tbody>\n</table>\n</div>\n"
+    )
+}
+
+/// Colours of classes that are told apart beside each other; more classes go round the circle in golden angles.
+pub(crate) fn color(class: usize) -> String {
+    const FIRST: [&str; 10] = [
+        "#4e79a7", "#f28e2b", "#e15759", "#76b7b2", "#59a14f", "#edc948", "#b07aa1", "#ff9da7", "#9c755f",
+        "#7f7f7f",
+    ];
+    match FIRST.get(class) {
+        Some(color) => (*color).to_string(),
+        None => format!("hsl({} 55% 55%)", class * 1375 / 10 % 360),
+    }
+}
+
+const STYLE: &str = "
+:root{color-scheme:light dark;--page:#fff;--text:#1b1f24;--quiet:#57606a;--line:#d0d7de;--soft:#f3f5f7;--accent:#0b62c4;--tint:11,98,196;--right:#1a7f37;--wrong:#c0271d}
+@media (prefers-color-scheme:dark){:root{--page:#14171b;--text:#e6e9ed;--quiet:#9aa4af;--line:#353c45;--soft:#1d2127;--accent:#6cb0ff;--tint:84,150,230;--right:#4cc267;--wrong:#ff7b72}}
+*{box-sizing:border-box}
+html{-webkit-text-size-adjust:100%}
+body{margin:0 auto;padding:1rem;max-width:76rem;background:var(--page);color:var(--text);font:1rem/1.5 system-ui,sans-serif;overflow-wrap:anywhere}
+h1{font-size:1.6rem;line-height:1.2;margin:.5rem 0}h2{font-size:1.25rem;margin:2.2rem 0 .5rem;border-bottom:1px solid var(--line);padding-bottom:.2rem}
+h3{font-size:1rem;margin:1.2rem 0 .3rem}
+p{max-width:46rem;margin:.4rem 0}a{color:var(--accent)}.quiet,figcaption,caption{color:var(--quiet);font-size:.875rem}
+nav ul{display:flex;flex-wrap:wrap;gap:.25rem .9rem;list-style:none;padding:0;margin:.8rem 0}nav a{display:inline-block;padding:.35rem 0}
+.scroll{overflow-x:auto;max-width:100%;margin:.5rem 0;max-height:44rem;overflow-y:auto}.scroll:focus-visible{outline:2px solid var(--accent)}
+table{border-collapse:collapse;font-variant-numeric:tabular-nums;overflow-wrap:normal}caption{text-align:left;padding:.2rem 0}
+th,td{padding:.3rem .6rem;text-align:right;border-bottom:1px solid var(--line);white-space:nowrap;vertical-align:top}
+thead th{position:sticky;top:0;background:var(--soft);z-index:1}th:first-child,td.text,th.text{text-align:left}tr.headline td,tr.headline th{font-weight:600}
+tbody th{font-weight:400}details summary{cursor:pointer;color:var(--accent)}pre{white-space:pre-wrap;margin:.3rem 0;font-size:.8rem;text-align:left;max-width:30rem;font-weight:400}
+table.confusion td{text-align:center;min-width:2.6rem;background:rgba(var(--tint),calc(var(--p,0)*.006))}
+table.confusion td.diagonal{outline:1px solid var(--line);outline-offset:-1px}table.confusion thead th{text-align:center}
+table.confusion th[scope=row]{position:sticky;left:0;background:var(--page)}
+.grid{display:flex;flex-wrap:wrap;gap:.7rem;margin:.6rem 0;padding:0;list-style:none}.grid figure,.row figure{margin:0;width:6.5rem}
+.grid img,.row img{width:100%;aspect-ratio:1;object-fit:contain;background:var(--soft);display:block;border-radius:3px}
+figcaption{line-height:1.3;margin-top:.2rem}.row{display:flex;flex-wrap:wrap;gap:.5rem;padding:.7rem 0;border-bottom:1px solid var(--line)}
+.row figure.query img{outline:2px solid var(--accent);outline-offset:1px}.right{color:var(--right)}.wrong{color:var(--wrong)}
+.map{position:relative;width:100%;max-width:60rem;aspect-ratio:1;background:var(--soft);border:1px solid var(--line);border-radius:4px;overflow:hidden;--s:26px}
+.map i{position:absolute;width:var(--s);height:var(--s);margin:calc(var(--s)/-2);border:2px solid var(--h);border-radius:3px;background-size:calc(var(--s)*var(--columns)) auto;background-position:calc(var(--s)*-1*var(--x)) calc(var(--s)*-1*var(--y));background-origin:border-box}
+.map i:hover{transform:scale(2.4);z-index:2}#dots:checked~.map i{background:var(--h)!important;border-radius:50%;--s:9px;border:0}
+.legend{display:flex;flex-wrap:wrap;gap:.2rem .9rem;list-style:none;padding:0;margin:.5rem 0;font-size:.875rem}.legend span{display:inline-block;width:.8rem;height:.8rem;border-radius:50%;margin-right:.35rem;vertical-align:-.06rem}
+img.wide{max-width:100%;height:auto;image-rendering:pixelated;border:1px solid var(--line);width:36rem}.small img{image-rendering:pixelated}
+dl{display:grid;grid-template-columns:max-content 1fr;gap:.2rem 1rem;margin:.5rem 0}dt{color:var(--quiet)}dd{margin:0;min-width:0}
+@media (max-width:40rem){body{padding:.75rem}.map{--s:17px}.grid figure,.row figure{width:5.1rem}dl{grid-template-columns:1fr}dd{margin-bottom:.4rem}}
+@media print{nav{display:none}.scroll{overflow:visible;max-height:none}}
+";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn base64_is_the_standards() {
+        for (bytes, text) in [
+            ("", ""),
+            ("f", "Zg=="),
+            ("fo", "Zm8="),
+            ("foo", "Zm9v"),
+            ("foob", "Zm9vYg=="),
+            ("fooba", "Zm9vYmE="),
+            ("foobar", "Zm9vYmFy"),
+        ] {
+            assert_eq!(base64(bytes.as_bytes()), text);
+        }
+        assert_eq!(base64(&[0xff, 0xef, 0xbe]), "/+++");
+    }
+
+    #[test]
+    fn names_cannot_leave_their_place() {
+        assert_eq!(
+            escape("<img src=x onerror='a(\"b\")'>&\u{7}"),
+            "&lt;img src=x onerror=&#39;a(&quot;b&quot;)&#39;&gt;&amp; "
+        );
+        assert_eq!(shortened("abcdef", 4), "abc…");
+        assert_eq!(shortened("größe", 5), "größe");
+    }
+
+    #[test]
+    fn a_page_loads_nothing() {
+        let mut page = Page::new("a < b", "<p>lead</p>".into());
+        page.section("one", "One", "<p>x</p>".into());
+        page.section("empty", "Empty", String::new());
+        page.section(
+            "two",
+            "Two",
+            table("", "A \"table\"", "<th>x</th>", "<tr><td>1</td></tr>"),
+        );
+        let html = page.html();
+        assert!(
+            html.contains("<h1>a &lt; b</h1>") && html.contains("href=\"#two\"") && !html.contains("Empty")
+        );
+        assert!(!html.contains("http://") && !html.contains("https://") && !html.contains("<script"));
+        assert!(html.contains("default-src 'none'"));
+    }
+
+    #[test]
+    fn many_classes_have_colours() {
+        assert_ne!(color(0), color(1));
+        assert!(color(123_456).starts_with("hsl("));
+    }
+}

@@ -1,0 +1,196 @@
+//! Places in a network that features are taken at, and what linear probes make their inputs of.
+
+use crate::error::Error;
+use crate::features::{Features, Matrix, POOLED};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
+
+/// One place; each is a tensor of a features file, `[records, width]`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Tap {
+    /// The network's output after pooling: `pooled`.
+    Pooled,
+    /// The normalised class token of a transformer's block, counted from the last, which is 1: `class_token_1`.
+    ClassToken(usize),
+    /// The mean of the last block's normalised patch tokens: `patch_mean`.
+    PatchMean,
+}
+
+impl Tap {
+    /// Its name in features files.
+    pub fn name(&self) -> String {
+        match self {
+            Self::Pooled => POOLED.into(),
+            Self::ClassToken(block) => format!("class_token_{block}"),
+            Self::PatchMean => "patch_mean".into(),
+        }
+    }
+
+    /// The tap of this name in a features file, if it is one of ours.
+    pub(crate) fn named(name: &str) -> Option<Self> {
+        match name.strip_prefix("class_token_") {
+            Some(block) => Some(Self::ClassToken(block.parse().ok().filter(|block| *block > 0)?)),
+            None => [Self::Pooled, Self::PatchMean]
+                .into_iter()
+                .find(|tap| tap.name() == name),
+        }
+    }
+
+    /// The taps that a name stands for: `pooled`, or `tokens_4` (the class tokens of the last four blocks and the mean of the last
+    /// block's patches).
+    ///
+    /// # Errors
+    /// What names there are.
+    pub fn group(name: &str) -> Result<Vec<Self>, String> {
+        let blocks = name
+            .strip_prefix("tokens_")
+            .and_then(|count| count.parse::<usize>().ok());
+        match (name, blocks) {
+            (POOLED, _) => Ok(vec![Self::Pooled]),
+            (_, Some(blocks)) if blocks > 0 => Ok((1..=blocks)
+                .map(Self::ClassToken)
+                .chain([Self::PatchMean])
+                .collect()),
+            _ => Err(format!(
+                "no taps are called `{name}`: there are `pooled`, and `tokens_N` of vision transformers (class tokens of the last N \
+                 blocks, and the mean of the last one's patches)"
+            )),
+        }
+    }
+}
+
+/// What a linear classifier sees of a network, in a config: `"pooled"`, or `{ tokens = { blocks = 4, patch_mean = true } }`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum Input {
+    /// The network's output after pooling.
+    Pooled,
+    /// Class tokens of the last blocks side by side, the last one's at the end, and behind them perhaps the mean of the last
+    /// block's patches. DINO: four blocks without the mean for small transformers, one with it for base ones.
+    Tokens {
+        /// How many blocks, from the last.
+        blocks: usize,
+        /// Whether the mean follows.
+        patch_mean: bool,
+    },
+}
+
+impl Input {
+    /// The taps side by side.
+    pub fn taps(&self) -> Vec<Tap> {
+        match self {
+            Self::Pooled => vec![Tap::Pooled],
+            Self::Tokens { blocks, patch_mean } => (1..=*blocks)
+                .rev()
+                .map(Tap::ClassToken)
+                .chain(patch_mean.then_some(Tap::PatchMean))
+                .collect(),
+        }
+    }
+
+    /// For people: `pooled`, `4 blocks + patches`.
+    pub fn name(&self) -> String {
+        match self {
+            Self::Pooled => POOLED.into(),
+            Self::Tokens { blocks, patch_mean } => {
+                let plural = if *blocks == 1 { "" } else { "s" };
+                let patches = if *patch_mean { " + patches" } else { "" };
+                format!("{blocks} block{plural}{patches}")
+            }
+        }
+    }
+
+    /// Refuses inputs that are none.
+    pub(crate) fn validate(&self) -> Result<(), String> {
+        match self {
+            Self::Tokens { blocks: 0, .. } => Err("`tokens.blocks` must be at least 1, got 0".into()),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// The inputs of several classifiers, and the taps that all of them together read.
+#[derive(Clone, Debug)]
+pub(crate) struct Inputs {
+    pub(crate) inputs: Vec<Input>,
+    pub(crate) taps: Vec<Tap>,
+}
+
+impl Inputs {
+    pub(crate) fn new(inputs: &[Input]) -> Self {
+        let taps: BTreeSet<Tap> = inputs.iter().flat_map(Input::taps).collect();
+        Self {
+            inputs: inputs.to_vec(),
+            taps: taps.into_iter().collect(),
+        }
+    }
+
+    /// For each input the places of its taps among `taps`.
+    pub(crate) fn places(&self) -> Vec<Vec<usize>> {
+        let place = |tap: &Tap| self.taps.iter().position(|other| other == tap).unwrap_or(0);
+        let of = |input: &Input| input.taps().iter().map(place).collect();
+        self.inputs.iter().map(of).collect()
+    }
+
+    /// The rows of each tap.
+    pub(crate) fn rows<'a>(
+        &self,
+        features: &'a Features,
+        set: &'static str,
+    ) -> Result<Vec<&'a Matrix>, Error> {
+        let rows = |tap: &Tap| crate::task::check_rows(features, &tap.name(), set);
+        self.taps.iter().map(rows).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn inputs_name_their_taps_in_order() {
+        let four = Input::Tokens {
+            blocks: 2,
+            patch_mean: true,
+        };
+        assert_eq!(
+            four.taps(),
+            [Tap::ClassToken(2), Tap::ClassToken(1), Tap::PatchMean]
+        );
+        assert_eq!(four.name(), "2 blocks + patches");
+        let one = Input::Tokens {
+            blocks: 1,
+            patch_mean: false,
+        };
+        let inputs = Inputs::new(&[one, four]);
+        assert_eq!(
+            inputs.taps,
+            [Tap::ClassToken(1), Tap::ClassToken(2), Tap::PatchMean]
+        );
+        assert_eq!(inputs.places(), [vec![0], vec![1, 0, 2]]);
+        assert_eq!(
+            toml::from_str::<std::collections::BTreeMap<String, Vec<Input>>>(
+                "x = ['pooled', { tokens = { blocks = 2, patch_mean = true } }]"
+            )
+            .unwrap()["x"],
+            [Input::Pooled, four]
+        );
+    }
+
+    #[test]
+    fn groups_are_named() {
+        assert_eq!(
+            Tap::group("tokens_1").unwrap(),
+            [Tap::ClassToken(1), Tap::PatchMean]
+        );
+        for tap in [Tap::Pooled, Tap::ClassToken(3), Tap::PatchMean] {
+            assert_eq!(Tap::named(&tap.name()), Some(tap));
+        }
+        assert_eq!(Tap::named("layer3"), None);
+        assert!(
+            Tap::group("tokens_0")
+                .unwrap_err()
+                .contains("no taps are called `tokens_0`")
+        );
+    }
+}
