@@ -1,6 +1,6 @@
 //! Fine-tuning from outside: what a run directory holds, kills that change nothing, what is refused.
 
-use crate::runs::{kill_at_random, lines, metrics, photos, run, tensors};
+use crate::runs::{kill_at_random, lines, metrics, other_photos, photos, run, tensors};
 use crate::{passer, root};
 use serde_json::Value;
 use std::path::Path;
@@ -36,7 +36,8 @@ fn finetune(data: &Path, out: &Path, more: &[&str]) -> Command {
             "configs/evaluate/finetune-resnet18-cifar10.toml",
         ])
         .args(["--device", "flex"]);
-    for (name, path) in [("--train", data), ("--test", data), ("--out", out)] {
+    let test = other_photos(data.parent().unwrap());
+    for (name, path) in [("--train", data), ("--test", &test), ("--out", out)] {
         command.arg(name).arg(path);
     }
     for set in SHRUNK {

@@ -143,3 +143,60 @@ fn features_take_the_pretrainings_size_and_belong_to_one_encoder() {
         .code(1)
         .stderr(contains("exists and is no features file"));
 }
+
+#[test]
+fn a_test_set_that_was_trained_on_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let photos = photos(folder.path());
+    let encoder = fixture(folder.path(), "moco-v2-legacy.pth.tar");
+    let out = folder.path().join("scores");
+    let both = [path(&photos), path(&photos)];
+    let mut arguments = vec![
+        "evaluate",
+        "run",
+        "configs/evaluate/quickstart.toml",
+        "--device",
+        "flex",
+    ];
+    arguments.extend(["--encoder", path(&encoder), "--out", path(&out)]);
+    arguments.extend(["--train", both[0], "--test", both[1]]);
+    let error = refused(&arguments);
+    assert!(
+        error.contains("training and test set are the same 32 records") && error.contains("held out"),
+        "{error}"
+    );
+    let finetune = "configs/evaluate/finetune-resnet18-cifar10.toml";
+    let mut arguments = vec![
+        "evaluate",
+        "finetune",
+        finetune,
+        "--device",
+        "flex",
+        "--from-scratch",
+    ];
+    arguments.extend(["--train", both[0], "--test", both[1], "--out", path(&out)]);
+    assert!(refused(&arguments).contains("the same 32 records"));
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn output_that_nobody_takes_is_told_and_no_panic() {
+    let full = || std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_passer"));
+    command
+        .current_dir(crate::root())
+        .args(["pretrain", PRETRAIN, "--smoke", "--device", "flex"]);
+    let output = command.stdout(full()).output().unwrap();
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    assert!(
+        text.contains("could not be written to standard output") && !text.contains("panicked"),
+        "{text}"
+    );
+    let output = command
+        .stdout(std::process::Stdio::null())
+        .stderr(full())
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(0));
+}

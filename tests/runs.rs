@@ -9,11 +9,19 @@ use std::time::{Duration, Instant};
 
 /// An image folder of two classes that colour tells apart; 16 pictures a class.
 pub(crate) fn photos(folder: &Path) -> PathBuf {
-    let root = folder.join("photos");
+    pictures(folder.join("photos"), 0)
+}
+
+/// As many others of the same classes.
+pub(crate) fn other_photos(folder: &Path) -> PathBuf {
+    pictures(folder.join("others"), 16)
+}
+
+fn pictures(root: PathBuf, first: u32) -> PathBuf {
     for (class, hue) in [("blue", 2), ("red", 0)] {
         let class = root.join(class);
         std::fs::create_dir_all(&class).unwrap();
-        for picture in 0..16u32 {
+        for picture in first..first + 16 {
             let image = image::RgbImage::from_fn(40, 36, |x, y| {
                 let mut pixel = [30, 30, 30];
                 pixel[hue] = 120 + ((x * (picture + 3) + y * 7) % 120) as u8;
@@ -93,10 +101,14 @@ pub(crate) fn metrics(run: &Path) -> Vec<serde_json::Value> {
 
 /// All tensors of a run's last checkpoint by file and path. Parameter ids differ from process to process and do not count.
 pub(crate) fn tensors(run: &Path) -> BTreeMap<String, Vec<u8>> {
-    let checkpoint = training::latest_checkpoint(run).unwrap().unwrap();
+    tensors_of(&training::latest_checkpoint(run).unwrap().unwrap().path)
+}
+
+/// [`tensors`] of a checkpoint.
+fn tensors_of(checkpoint: &Path) -> BTreeMap<String, Vec<u8>> {
     let mut found = BTreeMap::new();
     for file in ["student.bpk", "state.bpk"] {
-        let mut store = BurnpackStore::from_file(checkpoint.path.join(file));
+        let mut store = BurnpackStore::from_file(checkpoint.join(file));
         for (path, tensor) in store.get_all_tensors().unwrap() {
             let data = burn::store::bridge::to_data(tensor).unwrap();
             found.insert(format!("{file}:{path}"), data.as_bytes().to_vec());
@@ -235,8 +247,91 @@ fn ctrl_c_ends_with_a_checkpoint_and_the_run_goes_on() {
 }
 
 #[test]
-fn sigterm_ends_with_a_checkpoint_too() {
+fn sigterm_and_a_lost_terminal_end_with_a_checkpoint_too() {
     ends_with_a_checkpoint("-TERM");
+    ends_with_a_checkpoint("-HUP");
+}
+
+/// A finished run in `folder`, and its newest checkpoint.
+fn finished(folder: &Path) -> (PathBuf, PathBuf, PathBuf) {
+    let (photos, out) = (photos(folder), folder.join("run"));
+    run(pretrain(&photos, &out, &[]));
+    let newest = training::latest_checkpoint(&out).unwrap().unwrap().path;
+    (photos, out, newest)
+}
+
+/// What a run says that must fail.
+fn refusal(mut command: Command) -> String {
+    let output = command.output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+#[test]
+fn wrong_bytes_in_a_checkpoint_are_found() {
+    let folder = tempfile::tempdir().unwrap();
+    let (photos, out, newest) = finished(folder.path());
+    for name in ["student.bpk", "state.bpk", "optimizer.safetensors"] {
+        let whole = std::fs::read(newest.join(name)).unwrap();
+        let mut rotten = whole.clone();
+        let at = whole.len() - 9;
+        rotten[at] ^= 1;
+        std::fs::write(newest.join(name), rotten).unwrap();
+        let text = refusal(pretrain(&photos, &out, &["--resume"]));
+        assert!(
+            text.contains(name) && text.contains("not those that were written"),
+            "{text}"
+        );
+        std::fs::write(newest.join(name), whole).unwrap();
+    }
+    run(pretrain(&photos, &out, &["--resume"]));
+    std::fs::remove_file(newest.join("position.json")).unwrap();
+    let text = refusal(pretrain(&photos, &out, &["--resume"]));
+    assert!(
+        text.contains("the file is missing") && text.contains("remove this checkpoint"),
+        "{text}"
+    );
+}
+
+#[test]
+fn checkpoints_of_nobody_are_left_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let (photos, out, newest) = finished(folder.path());
+    for name in ["config.toml", "run.json"] {
+        let aside = folder.path().join(name);
+        std::fs::rename(out.join(name), &aside).unwrap();
+        for more in [&["--resume"][..], &[]] {
+            let text = refusal(pretrain(&photos, &out, more));
+            assert!(
+                text.contains(name) || text.contains("already holds a run"),
+                "{text}"
+            );
+        }
+        std::fs::rename(&aside, out.join(name)).unwrap();
+    }
+    assert!(newest.join("student.bpk").exists());
+}
+
+#[test]
+fn a_run_that_diverges_keeps_a_checkpoint_of_numbers() {
+    let folder = tempfile::tempdir().unwrap();
+    let (photos, out) = (photos(folder.path()), folder.path().join("run"));
+    let wild = [
+        "--set",
+        "optimizer.sgd.learning_rate_per_256=1e13",
+        "--set",
+        "training.checkpoint_every_epochs=1",
+    ];
+    let text = refusal(pretrain(&photos, &out, &wild));
+    assert!(text.contains("another `--out`"), "{text}");
+    for checkpoint in training::list_checkpoints(&out).unwrap() {
+        for (name, bytes) in tensors_of(&checkpoint.path) {
+            let finite = bytes
+                .chunks_exact(4)
+                .all(|b| f32::from_le_bytes(b.try_into().unwrap()).is_finite());
+            assert!(finite, "{name} of {}", checkpoint.path.display());
+        }
+    }
 }
 
 fn ends_with_a_checkpoint(signal: &str) {
@@ -300,7 +395,7 @@ fn from_photos_to_a_score() {
         .arg("--train")
         .arg(&shards)
         .arg("--test")
-        .arg(&photos)
+        .arg(other_photos(folder.path()))
         .arg("--out")
         .arg(&scores)
         .args([
@@ -319,12 +414,12 @@ fn from_photos_to_a_score() {
             assert!(!result[key].is_null(), "{result} lacks `{key}`");
         }
         assert_eq!(result["test_records"], 32);
-        // The test photos are the training photos, whose classes colour tells apart: chance is 0.5.
+        // Colour tells the classes apart: chance is 0.5.
         assert!(result["value"].as_f64().unwrap() > 0.8, "{result}");
     }
     let report = std::fs::read_to_string(scores.join("report.html")).unwrap();
     for part in [
-        "resnet18-w4-small moco on photos</h1>",
+        "resnet18-w4-small moco on others</h1>",
         "id=\"confusion\"",
         "<th scope=\"row\">red</th>",
     ] {

@@ -2,7 +2,7 @@
 //! the table.
 
 use crate::passer;
-use crate::runs::photos;
+use crate::runs::{other_photos, photos};
 use crate::weights::fixture;
 use predicates::prelude::*;
 use predicates::str::contains;
@@ -55,18 +55,19 @@ fn prepare(folder: &Path) -> PathBuf {
          [splits.test]\nkind = 'cifar10'\npath = '.'\nfiles = ['test.bin']\n",
     )
     .unwrap();
-    let mut table = String::from("image,classes\n");
-    for (at, picture) in crate::files(&photos, ".png").iter().enumerate() {
-        let classes = ["a", "a|b", "b", ""][at % 4];
-        let below = picture.strip_prefix(folder).unwrap().display();
-        table.push_str(&format!("{below},{classes}\n"));
+    for (name, pictures) in [("sets", &photos), ("other-sets", &other_photos(folder))] {
+        let mut table = String::from("image,classes\n");
+        for (at, picture) in crate::files(pictures, ".png").iter().enumerate() {
+            let classes = ["a", "a|b", "b", ""][at % 4];
+            let below = picture.strip_prefix(folder).unwrap().display();
+            table.push_str(&format!("{below},{classes}\n"));
+        }
+        std::fs::write(folder.join(format!("{name}.csv")), table).unwrap();
+        let described = format!(
+            "kind = 'csv'\npath = '.'\nlabels = '{name}.csv'\nimage_column = 'image'\nlabel_column = 'classes'\nlabel_separator = '|'\n"
+        );
+        std::fs::write(folder.join(format!("{name}.toml")), described).unwrap();
     }
-    std::fs::write(folder.join("sets.csv"), table).unwrap();
-    std::fs::write(
-        folder.join("sets.toml"),
-        "kind = 'csv'\npath = '.'\nlabels = 'sets.csv'\nimage_column = 'image'\nlabel_column = 'classes'\nlabel_separator = '|'\n",
-    )
-    .unwrap();
     fixture(folder, "moco-v2-legacy.pth.tar");
     fixture(folder, "torchvision-resnet.pth");
     std::fs::write(folder.join("protocols.toml"), PROTOCOLS).unwrap();
@@ -76,9 +77,9 @@ fn prepare(folder: &Path) -> PathBuf {
         "encoders = [{ name = 'moco', path = 'moco-v2-legacy.pth.tar' },\n\
          { name = 'supervised', path = 'torchvision-resnet.pth' },\n\
          { name = 'pixels', pixels = { mean = [0.5, 0.5, 0.5], std = [0.5, 0.5, 0.5] } }]\n\
-         data_sets = [{ name = 'photos', train = 'photos', test = 'photos' },\n\
+         data_sets = [{ name = 'photos', train = 'photos', test = 'others' },\n\
          { name = 'cifar', train = 'cifar.toml#train', test = 'cifar.toml#test' },\n\
-         { name = 'sets', train = 'sets.toml', test = 'sets.toml' }]\n\
+         { name = 'sets', train = 'sets.toml', test = 'other-sets.toml' }]\n\
          evaluations = [{ config = 'protocols.toml', transforms = 'config' }]\n",
     )
     .unwrap();

@@ -1,6 +1,6 @@
 //! Weights of other programs from outside: listed, converted, evaluated; refused with a reason.
 
-use crate::runs::photos;
+use crate::runs::{other_photos, photos};
 use crate::{passer, root};
 use predicates::prelude::*;
 use predicates::str::contains;
@@ -197,7 +197,7 @@ fn foreign_weights_give_features_and_scores_as_converted_ones_do() {
         .arg("--train")
         .arg(photos(folder))
         .arg("--test")
-        .arg(photos(folder));
+        .arg(other_photos(folder));
     evaluate
         .arg("--out")
         .arg(&scores)

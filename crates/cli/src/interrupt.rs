@@ -3,7 +3,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// A flag that turns true at the first Ctrl-C or SIGTERM, which job schedulers send some time before they kill.
+/// A flag that turns true at the first Ctrl-C, at SIGTERM, which job schedulers send some time before they kill, or at SIGHUP,
+/// when a terminal goes.
 pub(crate) fn flag() -> anyhow::Result<Arc<AtomicBool>> {
     flag_saying("ending after this step with a checkpoint; once more to end at once")
 }
@@ -26,10 +27,23 @@ fn ask(flag: &AtomicBool, status: i32, message: &str) {
     eprintln!("\n{message}");
 }
 
-/// SIGTERM by itself: `ctrlc`'s feature for it takes SIGHUP too, and a run under `nohup` would end with its terminal.
+/// SIGTERM and SIGHUP. `ctrlc`'s feature for both would end a run under `nohup` with its terminal.
 #[cfg(unix)]
 fn terminated(flag: Arc<AtomicBool>, message: &'static str) -> anyhow::Result<()> {
-    let mut signals = signal_hook::iterator::Signals::new([signal_hook::consts::SIGTERM])?;
+    let mut wanted = vec![signal_hook::consts::SIGTERM];
+    if !ignores_hangup() {
+        wanted.push(signal_hook::consts::SIGHUP);
+    }
+    let mut signals = signal_hook::iterator::Signals::new(wanted)?;
     std::thread::spawn(move || signals.forever().for_each(|_| ask(&flag, 143, message)));
     Ok(())
+}
+
+/// Whether the program was started with SIGHUP ignored, as `nohup` does; where the system does not tell, as if.
+#[cfg(unix)]
+fn ignores_hangup() -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let ignored = ignored.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+    ignored.is_none_or(|mask| mask & 1 == 1)
 }

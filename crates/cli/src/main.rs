@@ -5,6 +5,10 @@
 // Only this crate prints: see ARCHITECTURE.md, invariant 5.
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
+// First, for its macros take the place of the standard library's in all that follow.
+#[macro_use]
+mod output;
+
 mod configs;
 mod curate;
 mod detect;
@@ -90,6 +94,10 @@ fn main() -> ExitCode {
         Verb::Devices => devices::list(),
     };
     match result {
+        Ok(()) if output::lost() => {
+            eprintln!("error: results could not be written to standard output");
+            ExitCode::FAILURE
+        }
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => failure::report(&error),
     }

@@ -36,6 +36,10 @@ pub(crate) fn check(
     if !config.protocols.iter().any(Protocol::needs_labels) {
         return Ok(());
     }
+    if config.protocols.iter().any(Protocol::needs_train_labels) && train.fingerprint() == test.fingerprint()
+    {
+        return Err(Error::SameRecords { records: test.len() });
+    }
     let test = test.index(true)?;
     // Its labels are nobody's business where no protocol learns from them: they may be anything, or be missing in part.
     let train = train.index(config.protocols.iter().any(Protocol::needs_train_labels))?;

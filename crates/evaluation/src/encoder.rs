@@ -9,6 +9,9 @@ use data::{Transform, ViewGroup};
 use sha2::{Digest, Sha256};
 use training::Normalize;
 
+/// For each image and head, how much the class token attends to each patch.
+pub(crate) type AttentionOfImages = Vec<Vec<Vec<f64>>>;
+
 /// A frozen map from images to features, with what identifies it in results.
 #[derive(Clone, Debug)]
 pub struct Encoder {
@@ -173,7 +176,7 @@ impl Encoder {
     /// # Shapes
     /// - `images`: `[images, 3, height, width]`, normalised
     /// - output: `[images][heads][rows * columns]`; what goes to other tokens is left out
-    pub(crate) fn attention(&self, images: Tensor<4>) -> Option<(Vec<Vec<Vec<f64>>>, [usize; 2])> {
+    pub(crate) fn attention(&self, images: Tensor<4>) -> Option<(AttentionOfImages, [usize; 2])> {
         let Network::Backbone(backbone) = &self.network else {
             return None;
         };

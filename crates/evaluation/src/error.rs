@@ -55,6 +55,13 @@ pub enum Error {
         reason: String,
     },
 
+    /// Training and test set are the same records, which makes every score too good.
+    #[error("training and test set are the same {records} records")]
+    SameRecords {
+        /// How many.
+        records: usize,
+    },
+
     /// The output belongs to another encoder or to other records.
     #[error("`{}` holds {what} of {stored}, and this is {now}", path.display())]
     Occupied {
@@ -145,7 +152,7 @@ pub enum Error {
     /// NaN or infinity, which would spread into every score.
     #[error("features of the {set} set: row {row} (record `{key}`) holds NaN or an infinity")]
     NotFinite {
-        /// "training" or "test".
+        /// "training", "test" or "data".
         set: &'static str,
         /// The first such row, counted from 0.
         row: usize,
@@ -338,6 +345,9 @@ impl Error {
             Self::LabelCount { .. } => "make features and labels from one data set, in one order",
             Self::UnknownClass { .. } => {
                 "both sets must share their classes; remove the record, or add its class to the training set"
+            }
+            Self::SameRecords { .. } => {
+                "give records that were held out as test set; to stay within one set, use `retrieval` with `gallery = \"test\"`, `few-shot` with `support = \"test\"`, `clustering` with `fit = \"test\"` or `diagnostics`"
             }
             Self::Neighbors { .. } => "lower `neighbors` in the config, or give more training records",
             Self::Clusters { .. } => "lower `clusters.count` in the config, or give more records",

@@ -8,12 +8,18 @@ use crate::files::{sync_folder, write_synced};
 use crate::loss_scale::LossScale;
 use crate::optimizer::Optimizer;
 use crate::run_log::Window;
-use burn::module::Module;
+use burn::module::{Module, ModuleVisitor, Param};
 use burn::store::{ModuleRecord, RecordError};
-use burn::tensor::Bytes;
+use burn::tensor::{Bytes, FloatDType, Tensor};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
+
+const STUDENT: &str = "student.bpk";
+const STATE: &str = "state.bpk";
+const OPTIMIZER: &str = "optimizer.safetensors";
+const POSITION: &str = "position.json";
 
 /// A finished checkpoint's folder.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,6 +42,9 @@ pub(crate) struct Position {
     /// The loss scale of a run in f16.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) loss_scale: Option<LossScale>,
+    /// CRC-32 (IEEE) of each file beside this one, filled in when it is written: a disk's wrong bytes are still numbers.
+    #[serde(default)]
+    pub(crate) checksums: BTreeMap<String, u32>,
 }
 
 /// Finished checkpoints of a run, oldest first.
@@ -121,26 +130,31 @@ fn write_parts<S: Module, T: Module>(
     encoder: &[u8],
     position: &Position,
 ) -> Result<(), Error> {
-    let record = |name: &str, bytes: Result<Bytes, RecordError>| {
-        let path = folder.join(name);
-        let bytes = bytes.map_err(|error| Error::Checkpoint {
-            path: path.clone(),
-            reason: error.to_string(),
-        })?;
-        write_synced(&path, &bytes)
+    let mut position = position.clone();
+    let mut write = |name: &str, bytes: &[u8]| {
+        position.checksums.insert(name.into(), crc32fast::hash(bytes));
+        write_synced(&folder.join(name), bytes)
     };
-    record("student.bpk", student.clone().into_record().into_bytes())?;
-    record("state.bpk", state.clone().into_record().into_bytes())?;
-    let path = folder.join("optimizer.safetensors");
-    let bytes = optimizer.to_bytes().map_err(|reason| Error::Checkpoint {
-        path: path.clone(),
+    let refused = |name: &str, reason: String| Error::Checkpoint {
+        path: folder.join(name),
         reason,
-    })?;
-    write_synced(&path, &bytes)?;
-    write_synced(&folder.join("encoder.safetensors"), encoder)?;
-    let path = folder.join("position.json");
+    };
+    let bytes = |name: &str, bytes: Result<Bytes, RecordError>| {
+        bytes.map_err(|error| refused(name, error.to_string()))
+    };
+    write(
+        STUDENT,
+        &bytes(STUDENT, student.clone().into_record().into_bytes())?,
+    )?;
+    write(STATE, &bytes(STATE, state.clone().into_record().into_bytes())?)?;
+    let of_optimizer = optimizer
+        .to_bytes()
+        .map_err(|reason| refused(OPTIMIZER, reason))?;
+    write(OPTIMIZER, &of_optimizer)?;
+    write("encoder.safetensors", encoder)?;
+    let path = folder.join(POSITION);
     let text =
-        serde_json::to_vec(position).map_err(|error| io(&path, "writing the checkpoint")(error.into()))?;
+        serde_json::to_vec(&position).map_err(|error| io(&path, "writing the checkpoint")(error.into()))?;
     write_synced(&path, &text)
 }
 
@@ -188,6 +202,51 @@ fn record_reason(error: &RecordError, of: &str) -> String {
     format!("does not fit the config's {of}: {kind}: {shown}{more}")
 }
 
+/// The path of a number of student or state that is NaN or infinite, if there is one: a checkpoint of it would be worth less
+/// than the one that it displaces.
+pub(crate) fn not_finite<S: Module, T: Module>(student: &S, state: &T) -> Result<Option<String>, String> {
+    let mut zeros = Zeros::default();
+    student.visit(&mut zeros);
+    state.visit(&mut zeros);
+    // One number crosses from the device, and all others only where it is bad.
+    let is_finite = |zero: Tensor<1>| {
+        let value = zero.into_data().try_to_vec::<f32>();
+        value.map_or_else(|error| Err(error.to_string()), |value| Ok(value[0].is_finite()))
+    };
+    let sums = zeros.found.iter().map(|(_, zero)| zero.clone());
+    if zeros.found.is_empty() || is_finite(Tensor::cat(sums.collect(), 0).sum())? {
+        return Ok(None);
+    }
+    for (path, zero) in zeros.found {
+        if !is_finite(zero)? {
+            return Ok(Some(path));
+        }
+    }
+    Ok(None)
+}
+
+/// For every float tensor the sum of its products with zero: zero, or NaN where it holds one or an infinity.
+#[derive(Default)]
+struct Zeros {
+    path: Vec<String>,
+    found: Vec<(String, Tensor<1>)>,
+}
+
+impl ModuleVisitor for Zeros {
+    fn enter_module(&mut self, name: &str, _container: &str) {
+        self.path.push(name.into());
+    }
+
+    fn exit_module(&mut self, _name: &str, _container: &str) {
+        self.path.pop();
+    }
+
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        let zero = (param.val().without_autodiff() * 0.0).sum().cast(FloatDType::F32);
+        self.found.push((self.path.join("."), zero));
+    }
+}
+
 /// What [`load`] gives back.
 pub(crate) struct Loaded<S, T> {
     pub(crate) student: S,
@@ -204,27 +263,18 @@ pub(crate) fn load<S: Module, T: Module>(
     state: T,
     mut optimizer: Optimizer,
 ) -> Result<Loaded<S, T>, Error> {
+    let refused = |path: PathBuf, reason: String| Error::Checkpoint { path, reason };
     let read = |name: &str| {
         let path = checkpoint.path.join(name);
-        fs::read(&path)
-            .map_err(io(&path, "reading the checkpoint"))
-            .map(|bytes| (path, bytes))
+        match fs::read(&path) {
+            Ok(bytes) => Ok((path, bytes)),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                Err(refused(path, "damaged: the file is missing".into()))
+            }
+            Err(error) => Err(io(&path, "reading the checkpoint")(error)),
+        }
     };
-    let refused = |path: PathBuf, reason: String| Error::Checkpoint { path, reason };
-
-    let (path, bytes) = read("student.bpk")?;
-    let student = ModuleRecord::from_bytes(Bytes::from_bytes_vec(bytes))
-        .and_then(|record| student.try_load_record(record))
-        .map_err(|error| refused(path, record_reason(&error, "networks")))?;
-    let (path, bytes) = read("state.bpk")?;
-    let state = ModuleRecord::from_bytes(Bytes::from_bytes_vec(bytes))
-        .and_then(|record| state.try_load_record(record))
-        .map_err(|error| refused(path, record_reason(&error, "objective")))?;
-    let (path, bytes) = read("optimizer.safetensors")?;
-    optimizer
-        .load_bytes(&bytes, &student)
-        .map_err(|reason| refused(path, reason))?;
-    let (path, bytes) = read("position.json")?;
+    let (path, bytes) = read(POSITION)?;
     let position: Position =
         serde_json::from_slice(&bytes).map_err(|error| refused(path.clone(), format!("damaged: {error}")))?;
     if position.step != checkpoint.step {
@@ -236,6 +286,30 @@ pub(crate) fn load<S: Module, T: Module>(
             ),
         ));
     }
+    let read_whole = |name: &str| {
+        let (path, bytes) = read(name)?;
+        // Checkpoints of earlier versions have none.
+        match position.checksums.get(name) {
+            Some(checksum) if *checksum != crc32fast::hash(&bytes) => Err(refused(
+                path,
+                "damaged: its bytes are not those that were written".into(),
+            )),
+            _ => Ok((path, bytes)),
+        }
+    };
+
+    let (path, bytes) = read_whole(STUDENT)?;
+    let student = ModuleRecord::from_bytes(Bytes::from_bytes_vec(bytes))
+        .and_then(|record| student.try_load_record(record))
+        .map_err(|error| refused(path, record_reason(&error, "networks")))?;
+    let (path, bytes) = read_whole(STATE)?;
+    let state = ModuleRecord::from_bytes(Bytes::from_bytes_vec(bytes))
+        .and_then(|record| state.try_load_record(record))
+        .map_err(|error| refused(path, record_reason(&error, "objective")))?;
+    let (path, bytes) = read_whole(OPTIMIZER)?;
+    optimizer
+        .load_bytes(&bytes, &student)
+        .map_err(|reason| refused(path, reason))?;
     Ok(Loaded {
         student,
         state,

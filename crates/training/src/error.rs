@@ -75,31 +75,55 @@ pub enum Error {
 
     /// The loss stopped being a number.
     #[error(
-        "loss is {loss} at step {step} (learning rate {learning_rate:.3e}, last finite loss {last_finite}); the newest checkpoint before it is {checkpoint}"
+        "loss is {loss} in step {step} (learning rate {learning_rate:.3e}, last finite loss {last_finite}); {checkpoint}"
     )]
     NonFiniteLoss {
         /// NaN or an infinity.
         loss: f32,
-        /// The step whose loss it is, counted from 0.
+        /// The step whose loss it is, counted from 1 as in `metrics.jsonl`.
         step: usize,
         /// The learning rate of that step.
         learning_rate: f64,
         /// The last finite loss, or "none".
         last_finite: String,
-        /// The checkpoint that was kept, or "none".
+        /// Which checkpoint was kept, in words.
+        checkpoint: String,
+    },
+
+    /// A run directory that lost a file which says what its checkpoints are of.
+    #[error("`{}` has checkpoints and no `{missing}`: what they are of cannot be told", path.display())]
+    RunDamaged {
+        /// The run directory.
+        path: PathBuf,
+        /// The file that it lacks.
+        missing: &'static str,
+    },
+
+    /// Weights that are no longer numbers although the loss still was; no checkpoint is made of them.
+    #[error(
+        "`{name}` holds NaN or an infinity after step {step} (learning rate {learning_rate:.3e}); {checkpoint}"
+    )]
+    NonFiniteWeights {
+        /// Path of the first parameter that does.
+        name: String,
+        /// The step, counted from 1.
+        step: usize,
+        /// The learning rate of that step.
+        learning_rate: f64,
+        /// Which checkpoint was kept, in words.
         checkpoint: String,
     },
 
     /// Gradients overflow f16 whatever the loss scale.
     #[error(
-        "gradients are not finite at step {step} with any loss scale ({skipped} steps were left out); the newest checkpoint before it is {checkpoint}"
+        "gradients are not finite in step {step} with any loss scale ({skipped} steps were left out); {checkpoint}"
     )]
     LossScale {
-        /// The step, counted from 0.
+        /// The step, counted from 1.
         step: usize,
         /// Steps left out since the run's start.
         skipped: usize,
-        /// The checkpoint that was kept, or "none".
+        /// Which checkpoint was kept, in words.
         checkpoint: String,
     },
 
@@ -130,11 +154,12 @@ impl Error {
             Self::ResumeMismatch { .. } => {
                 Some("resume with the run's own `config.toml`, or start a new run with another `--out`".into())
             }
-            Self::NonFiniteLoss { .. } => {
-                Some("lower `learning_rate_per_256`, or raise the objective's `temperature`, and start again; the checkpoint is intact".into())
-            }
+            Self::RunDamaged { .. } => Some("put the file back, or use another `--out`".into()),
+            Self::NonFiniteLoss { .. } | Self::NonFiniteWeights { .. } => Some(
+                "lower `learning_rate_per_256`, or raise the objective's `temperature`, and start again with another `--out`".into(),
+            ),
             Self::LossScale { .. } => Some(
-                "use `training.precision = \"bf16\"` where the device has it, or `\"f32\"`; the checkpoint is intact".into(),
+                "use `training.precision = \"bf16\"` where the device has it, or `\"f32\"`, and start again with another `--out`".into(),
             ),
             Self::Device { .. } => Some(
                 "if it ran out of memory: lower `data.batch_images`, or set `training.micro_batch_images` (the same step with less memory) or `training.precision = \"bf16\"`".into(),

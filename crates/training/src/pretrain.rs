@@ -179,11 +179,16 @@ pub fn train<O: Objective, C: Serialize, E: From<Error>>(
     let _lock = lock_run(&options.out)?;
     let resumed = open_run(config, dataset.fingerprint(), options)?;
     let newest = || {
-        let name = |checkpoint: CheckpointDir| format!("`{}`", checkpoint.path.display());
+        let name = |checkpoint: CheckpointDir| {
+            format!(
+                "the checkpoint before it, `{}`, is as it was",
+                checkpoint.path.display()
+            )
+        };
         checkpoint::latest_checkpoint(&options.out)
             .ok()
             .flatten()
-            .map_or("none".into(), name)
+            .map_or("there is no checkpoint before it".into(), name)
     };
 
     // Networks at step 0, or where the checkpoint left them.
@@ -203,6 +208,7 @@ pub fn train<O: Objective, C: Serialize, E: From<Error>>(
         window: Window::default(),
         last_finite: None,
         loss_scale: (precision == Precision::F16).then(LossScale::new),
+        checksums: Default::default(),
     };
     if let Some(checkpoint) = &resumed {
         let loaded = checkpoint::load(checkpoint, student, state, optimizer)?;
@@ -296,7 +302,7 @@ pub fn train<O: Objective, C: Serialize, E: From<Error>>(
             log.push(step, rates.learning_rate, Loss::mean(losses), images, waited);
         } else if let Some(scale) = loss_scale.as_ref().filter(|scale| scale.is_exhausted()) {
             return Err(Error::LossScale {
-                step,
+                step: step + 1,
                 skipped: scale.skipped,
                 checkpoint: newest(),
             }
@@ -318,7 +324,7 @@ pub fn train<O: Objective, C: Serialize, E: From<Error>>(
             log.drain().map_err(|failure| match failure {
                 Drained::NotFinite(bad) => Error::NonFiniteLoss {
                     loss: bad.loss(),
-                    step: bad.step,
+                    step: bad.step + 1,
                     learning_rate: bad.learning_rate,
                     last_finite: log.last_finite.map_or("none".into(), |loss| loss.to_string()),
                     checkpoint: newest(),
@@ -345,11 +351,26 @@ pub fn train<O: Objective, C: Serialize, E: From<Error>>(
         }
         if checkpoint_due {
             log.sync()?;
+            let unsound = checkpoint::not_finite(&student, &state).map_err(|reason| Error::Device {
+                step: done,
+                steps: 1,
+                reason,
+            })?;
+            if let Some(name) = unsound {
+                return Err(Error::NonFiniteWeights {
+                    name,
+                    step: done,
+                    learning_rate: rates.learning_rate,
+                    checkpoint: newest(),
+                }
+                .into());
+            }
             let position = Position {
                 step: done,
                 window: log.window.clone(),
                 last_finite: log.last_finite,
                 loss_scale: loss_scale.clone(),
+                checksums: Default::default(),
             };
             let encoder = encoder_bytes(
                 objective.encoder(&student, &state),
@@ -468,6 +489,17 @@ fn open_run<C: Serialize>(
         .map_err(|error| Error::Config(format!("cannot be written as TOML: {error}")))?;
     let (text, table) = resolved;
     let newest = checkpoint::latest_checkpoint(out)?;
+    if newest.is_some() {
+        // Whose checkpoints they are is in these; without them they would be taken for any run's.
+        for missing in ["config.toml", "run.json"] {
+            if !out.join(missing).exists() {
+                return Err(Error::RunDamaged {
+                    path: out.clone(),
+                    missing,
+                });
+            }
+        }
+    }
     if !config_path.exists() {
         if options.resume {
             tracing::warn!("nothing to resume in `{}`: starting at step 0", out.display());

@@ -85,6 +85,12 @@ pub fn run(config: &Config, job: &Job<'_>, observe: &mut dyn FnMut(Happening<'_>
     trained.objective.encoder = job.encoder.map(|encoder| encoder.hash.clone());
     let settings = &trained.objective;
 
+    if job.train.fingerprint() == job.test.fingerprint() {
+        return Err(Error::SameRecords {
+            records: job.test.len(),
+        });
+    }
+
     // Who learns, who is held out; every label is looked at before the first step.
     let (classes, places) = subset::train_places(&job.train)?;
     let test_places = subset::test_places(&classes, &job.train, &job.test)?;
