@@ -36,17 +36,20 @@ pub(crate) fn check(
     if !config.protocols.iter().any(Protocol::needs_labels) {
         return Ok(());
     }
-    if config.protocols.iter().any(Protocol::needs_train_labels) && train.fingerprint() == test.fingerprint()
-    {
-        return Err(Error::SameRecords { records: test.len() });
-    }
+    let same = train.fingerprint() == test.fingerprint();
     let test = test.index(true)?;
     // Its labels are nobody's business where no protocol learns from them: they may be anything, or be missing in part.
     let train = train.index(config.protocols.iter().any(Protocol::needs_train_labels))?;
     config
         .protocols
         .iter()
-        .try_for_each(|protocol| answers(protocol, train, test).map_err(|error| error.of(protocol.name())))
+        .try_for_each(|protocol| answers(protocol, train, test).map_err(|error| error.of(protocol.name())))?;
+    if same && config.protocols.iter().any(Protocol::needs_train_labels) {
+        return Err(Error::SameRecords {
+            records: test.records(),
+        });
+    }
+    Ok(())
 }
 
 /// Whether a protocol can be asked of records with these labels.
