@@ -151,7 +151,7 @@ pub enum LayoutError {
         places: String,
     },
     /// It has not the network that was asked for.
-    #[error("--part {part}: this file ({layout}) {has}")]
+    #[error("the {part} is wanted, and this file ({layout}) {has}; `--part` chooses another")]
     Part {
         /// What was asked for.
         part: &'static str,
@@ -224,12 +224,19 @@ pub fn recognise(
             layouts: layouts.join(" or "),
         });
     }
+    // Without `part`, the network that the method's paper evaluates, and no other in its place: a file in which it does not
+    // fit must not pass for one that was made without it.
+    let part = part.or(layout.doors[0].part);
     let wanted = found
         .iter()
         .position(|found| part.is_none() || found.door.part == part);
     let Some(wanted) = wanted else {
         let has = match found.iter().filter_map(|found| found.door.part).next() {
-            Some(only) => format!("holds the {} alone", only.name()),
+            Some(only) => format!(
+                "holds the {} alone, or no {} that fits",
+                only.name(),
+                part.map_or("", Part::name)
+            ),
             None => "holds one network, neither student nor teacher".to_owned(),
         };
         return Err(LayoutError::Part {

@@ -300,7 +300,7 @@ fn convert(arguments: &ConvertArguments) -> anyhow::Result<()> {
     eprintln!(
         "{} ({}), from a file with SHA-256 {}",
         loaded.info.architecture.name(),
-        loaded.info.method,
+        safe(&loaded.info.method),
         loaded.file_hash
     );
     println!("{}", arguments.out.display());
