@@ -117,19 +117,36 @@ fn unknown(name: &str) -> Failure {
     ))
 }
 
+/// The part's name and, for a card on a bus, its PCI address, where the backend tells.
+#[cfg(any(
+    feature = "wgpu",
+    feature = "vulkan",
+    feature = "metal",
+    feature = "cuda",
+    feature = "rocm"
+))]
+fn identity(device: &Device) -> Option<(String, Option<String>)> {
+    let identity = device.identity()?;
+    let address = identity.physical.and_then(|card| card.pci_address);
+    Some((identity.name, address.map(|address| address.to_string())))
+}
+
+#[cfg(not(any(
+    feature = "wgpu",
+    feature = "vulkan",
+    feature = "metal",
+    feature = "cuda",
+    feature = "rocm"
+)))]
+fn identity(_: &Device) -> Option<(String, Option<String>)> {
+    None
+}
+
 /// A device in words: backend and, where the backend tells, the part's name.
 pub(crate) fn describe(device: &Device) -> String {
-    #[cfg(any(
-        feature = "wgpu",
-        feature = "vulkan",
-        feature = "metal",
-        feature = "cuda",
-        feature = "rocm"
-    ))]
-    if let Some(identity) = device.identity() {
-        return format!("{device:?} ({})", identity.name);
-    }
-    if is_flex(device) {
+    if let Some((name, _)) = identity(device) {
+        format!("{device:?} ({name})")
+    } else if is_flex(device) {
         "flex (CPU)".into()
     } else {
         format!("{device:?}")
@@ -140,27 +157,13 @@ fn is_flex(device: &Device) -> bool {
     format!("{device:?}").contains("Flex")
 }
 
-/// The memory that a device has: the host's for what computes in it, else what the card's driver says.
+/// The memory that a device has: the host's for what computes in it, Apple's GPUs among them, else what the card's driver says.
 fn memory_mib(device: &Device) -> Option<u64> {
-    if is_flex(device) || is_software(device) {
+    if is_flex(device) || is_software(device) || cfg!(target_os = "macos") {
         return host_memory_mib();
     }
-    card_memory_mib(device)
-}
-
-#[cfg(any(
-    feature = "wgpu",
-    feature = "vulkan",
-    feature = "metal",
-    feature = "cuda",
-    feature = "rocm"
-))]
-fn card_memory_mib(device: &Device) -> Option<u64> {
-    // Apple's GPUs share the host's memory.
-    if cfg!(target_os = "macos") {
-        return host_memory_mib();
-    }
-    let address = device.identity()?.physical?.pci_address?.to_string();
+    let (_, address) = identity(device)?;
+    let address = address?;
     // AMD's driver has a file, NVIDIA's a program; wgpu itself has no word for it.
     let of_amd = std::fs::read_to_string(format!("/sys/bus/pci/devices/{address}/mem_info_vram_total"));
     if let Ok(bytes) = of_amd {
@@ -177,26 +180,7 @@ fn card_memory_mib(device: &Device) -> Option<u64> {
     of_nvidia_smi(&String::from_utf8_lossy(&output.stdout), &address)
 }
 
-#[cfg(not(any(
-    feature = "wgpu",
-    feature = "vulkan",
-    feature = "metal",
-    feature = "cuda",
-    feature = "rocm"
-)))]
-fn card_memory_mib(_: &Device) -> Option<u64> {
-    None
-}
-
 /// The MiB of the card at a PCI address, from lines such as `00000000:01:00.0, 81559`.
-#[cfg(any(
-    test,
-    feature = "wgpu",
-    feature = "vulkan",
-    feature = "metal",
-    feature = "cuda",
-    feature = "rocm"
-))]
 fn of_nvidia_smi(lines: &str, address: &str) -> Option<u64> {
     // The program writes the address's first number with eight digits, others with four.
     let plain = |address: &str| address.trim().trim_start_matches('0').to_ascii_lowercase();

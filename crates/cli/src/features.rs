@@ -120,15 +120,8 @@ pub(crate) fn run(arguments: Arguments) -> anyhow::Result<()> {
     );
     stage.finish();
     let features = features?;
-    for matrix in features.taps.values() {
-        if let Some(row) = matrix.first_not_finite() {
-            return Err(evaluation::Error::NotFinite {
-                set: "data",
-                row,
-                key: features.keys[row].clone(),
-            }
-            .into());
-        }
+    for tap in features.taps.keys() {
+        evaluation::check_rows(&features, tap, "data")?;
     }
     features.save(&arguments.out)?;
     for (tap, matrix) in &features.taps {

@@ -12,6 +12,7 @@ pub mod contact_sheet;
 mod dataset;
 mod decode;
 mod error;
+pub mod html;
 mod loader;
 mod order;
 mod randomness;

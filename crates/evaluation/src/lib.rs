@@ -64,4 +64,4 @@ pub use result::{Outcome, Provenance, Score, Spread, read_results, write_results
 pub use run::{Job, Plan, run};
 pub use store::{Records, Store};
 pub use taps::{Input, Tap};
-pub use task::{Classes, Part, Scaling, Task};
+pub use task::{Classes, Part, Scaling, Task, check_rows};

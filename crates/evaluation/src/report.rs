@@ -18,8 +18,9 @@ use crate::progress::Event;
 use crate::result::Outcome;
 use burn::tensor::Device;
 use data::Dataset;
+use data::html::escape;
 use findings::{Predictions, Voting};
-use page::{Page, escape};
+use page::Page;
 use sections::{attention, classes, confusion, map, mistakes, neighbors, origin, results};
 use std::sync::Arc;
 

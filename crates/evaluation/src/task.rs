@@ -255,11 +255,10 @@ pub(crate) fn both_rows<'a>(
 }
 
 /// The rows at one tap, if there are any and all their numbers are finite. `set` names the data set in the error.
-pub(crate) fn check_rows<'a>(
-    features: &'a Features,
-    tap: &str,
-    set: &'static str,
-) -> Result<&'a Matrix, Error> {
+///
+/// # Errors
+/// [`Error::Empty`], [`Error::NotFinite`], and a tap that the features lack.
+pub fn check_rows<'a>(features: &'a Features, tap: &str, set: &'static str) -> Result<&'a Matrix, Error> {
     if features.records() == 0 {
         return Err(Error::Empty { set });
     }

@@ -5,7 +5,7 @@ use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
 use crate::exponential::exp_of_negative;
-use crate::simd::{LANES, vectorised};
+use crate::simd::{LANES, sum_of_pairs, vectorised};
 
 /// Numbers that a task takes, in whole rows.
 const TASK: usize = 16 * 1024;
@@ -52,16 +52,9 @@ impl WithSimd for Forward<'_> {
     #[inline(always)]
     fn with_simd<S: Simd>(self, _: S) {
         for x in self.x.chunks_exact_mut(self.row) {
-            let largest = fold(
-                x,
-                x,
-                f32::NEG_INFINITY,
-                |largest, x, _| {
-                    if x > largest { x } else { largest }
-                },
-            );
+            let largest = largest(x);
             x.iter_mut().for_each(|x| *x = exp_of_negative(*x - largest));
-            let scale = 1.0 / fold(x, x, 0.0, |sum, x, _| sum + x);
+            let scale = 1.0 / sum_of_pairs(x, x, |x, _| x);
             x.iter_mut().for_each(|x| *x *= scale);
         }
     }
@@ -74,7 +67,7 @@ impl WithSimd for Backward<'_> {
     fn with_simd<S: Simd>(self, _: S) {
         let rows = self.y.chunks_exact(self.row);
         for (y, gradient) in rows.zip(self.gradient.chunks_exact_mut(self.row)) {
-            let mean = fold(y, gradient, 0.0, |sum, y, gradient| sum + y * gradient);
+            let mean = sum_of_pairs(y, gradient, |y, gradient| y * gradient);
             for (gradient, y) in gradient.iter_mut().zip(y) {
                 *gradient = y * (*gradient - mean);
             }
@@ -82,22 +75,21 @@ impl WithSimd for Backward<'_> {
     }
 }
 
-/// Folds pairs into `LANES` chains that start at `start` and must be joined by the same operation: a sum or a maximum.
+/// The largest of a row, in `LANES` chains.
 #[inline(always)]
-fn fold(a: &[f32], b: &[f32], start: f32, step: impl Fn(f32, f32, f32) -> f32) -> f32 {
-    let mut chains = [start; LANES];
-    let (a_runs, b_runs) = (a.chunks_exact(LANES), b.chunks_exact(LANES));
-    let rest = a_runs.remainder().iter().zip(b_runs.remainder());
-    for (chain, (a, b)) in chains.iter_mut().zip(rest) {
-        *chain = step(*chain, *a, *b);
+fn largest(x: &[f32]) -> f32 {
+    let larger = |a: f32, b: f32| if b > a { b } else { a };
+    let mut chains = [f32::NEG_INFINITY; LANES];
+    let runs = x.chunks_exact(LANES);
+    for (chain, x) in chains.iter_mut().zip(runs.remainder()) {
+        *chain = larger(*chain, *x);
     }
-    for (a, b) in a_runs.zip(b_runs) {
+    for x in runs {
         for lane in 0..LANES {
-            chains[lane] = step(chains[lane], a[lane], b[lane]);
+            chains[lane] = larger(chains[lane], x[lane]);
         }
     }
-    // A chain's value is an element of its own, of weight one.
-    chains.into_iter().fold(start, |all, chain| step(all, chain, 1.0))
+    chains.into_iter().fold(f32::NEG_INFINITY, larger)
 }
 
 #[cfg(test)]

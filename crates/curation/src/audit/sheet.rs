@@ -4,6 +4,8 @@ use std::sync::atomic::Ordering;
 
 use rayon::prelude::*;
 
+use data::html::{data_uri, escape};
+
 use super::{Audit, AuditOptions};
 use crate::error::Error;
 use crate::ledger::Ledger;
@@ -37,12 +39,12 @@ pub(super) fn write(
          <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\
          <meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; img-src data:; style-src 'unsafe-inline'\">\
          <title>{title}</title><style>{STYLE}</style></head><body><main><h1>{title}</h1>\n",
-        title = escaped(&title)
+        title = escape(&title)
     );
     page.push_str(&format!(
         "<p>{} photos survive the stage <code>{}</code>; {} of them have a detector’s score.</p>\n",
         audit.photos,
-        escaped(&audit.stage),
+        escape(&audit.stage),
         audit.with_score
     ));
     page.push_str(&estimates(audit));
@@ -121,9 +123,9 @@ fn estimates(audit: &Audit) -> String {
 fn figure(photo: &Photo, score: Option<f64>, jpeg: Option<Vec<u8>>) -> String {
     let picture = match jpeg {
         Some(jpeg) => format!(
-            "<img loading=\"lazy\" alt=\"photo {}\" src=\"data:image/jpeg;base64,{}\">",
-            escaped(&photo.key),
-            base64(&jpeg)
+            "<img loading=\"lazy\" alt=\"photo {}\" src=\"{}\">",
+            escape(&photo.key),
+            data_uri(&jpeg)
         ),
         None => "<p>This file cannot be shown.</p>".to_string(),
     };
@@ -131,45 +133,12 @@ fn figure(photo: &Photo, score: Option<f64>, jpeg: Option<Vec<u8>>) -> String {
         Some(score) => format!("<strong>{score:.3}</strong> "),
         None => String::new(),
     };
-    caption.push_str(&format!("<code>{}</code>", escaped(&photo.key)));
+    caption.push_str(&format!("<code>{}</code>", escape(&photo.key)));
     if let Some(title) = &photo.title {
-        caption.push_str(&format!(" “{}”", escaped(&one_line(title))));
+        caption.push_str(&format!(" “{}”", escape(&one_line(title))));
     }
     if let Some(photographer) = &photo.photographer {
-        caption.push_str(&format!(" by {}", escaped(&one_line(photographer))));
+        caption.push_str(&format!(" by {}", escape(&one_line(photographer))));
     }
     format!("<li><figure>{picture}<figcaption>{caption}</figcaption></figure></li>\n")
-}
-
-/// Text of strangers as text.
-pub(super) fn escaped(text: &str) -> String {
-    let mut safe = String::with_capacity(text.len());
-    for character in text.chars() {
-        match character {
-            '<' => safe.push_str("&lt;"),
-            '>' => safe.push_str("&gt;"),
-            '&' => safe.push_str("&amp;"),
-            '"' => safe.push_str("&quot;"),
-            '\'' => safe.push_str("&#39;"),
-            other => safe.push(other),
-        }
-    }
-    safe
-}
-
-/// RFC 4648, with padding.
-pub(super) fn base64(bytes: &[u8]) -> String {
-    const LETTERS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    let mut text = String::with_capacity(bytes.len().div_ceil(3) * 4);
-    for part in bytes.chunks(3) {
-        let byte = |at: usize| u32::from(part.get(at).copied().unwrap_or(0));
-        let bits = byte(0) << 16 | byte(1) << 8 | byte(2);
-        for place in 0..4 {
-            text.push(match place <= part.len() {
-                true => char::from(LETTERS[(bits >> (18 - 6 * place) & 63) as usize]),
-                false => '=',
-            });
-        }
-    }
-    text
 }

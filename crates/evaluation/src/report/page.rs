@@ -2,22 +2,7 @@
 
 use std::fmt::Write as _;
 
-/// Text that is safe between tags and within quoted attributes: names of classes and files are anybody's.
-pub(crate) fn escape(text: &str) -> String {
-    let mut safe = String::with_capacity(text.len());
-    for letter in text.chars() {
-        match letter {
-            '&' => safe.push_str("&amp;"),
-            '<' => safe.push_str("&lt;"),
-            '>' => safe.push_str("&gt;"),
-            '"' => safe.push_str("&quot;"),
-            '\'' => safe.push_str("&#39;"),
-            letter if letter.is_control() => safe.push(' '),
-            letter => safe.push(letter),
-        }
-    }
-    safe
-}
+use data::html::escape;
 
 /// At most `most` letters of a text, with an ellipsis where it was longer; not escaped.
 pub(crate) fn shortened(text: &str, most: usize) -> String {
@@ -25,28 +10,6 @@ pub(crate) fn shortened(text: &str, most: usize) -> String {
         false => text.to_string(),
         true => text.chars().take(most.saturating_sub(1)).chain(['…']).collect(),
     }
-}
-
-/// JPEG bytes as the `src` of an image.
-pub(crate) fn data_uri(jpeg: &[u8]) -> String {
-    format!("data:image/jpeg;base64,{}", base64(jpeg))
-}
-
-/// RFC 4648, section 4.
-fn base64(bytes: &[u8]) -> String {
-    const LETTERS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    let mut text = String::with_capacity(bytes.len().div_ceil(3) * 4);
-    for chunk in bytes.chunks(3) {
-        let byte = |place: usize| u32::from(chunk.get(place).copied().unwrap_or(0));
-        let bits = byte(0) << 16 | byte(1) << 8 | byte(2);
-        for letter in 0..4 {
-            match letter <= chunk.len() {
-                true => text.push(char::from(LETTERS[(bits >> (18 - 6 * letter) & 63) as usize])),
-                false => text.push('='),
-            }
-        }
-    }
-    text
 }
 
 /// A page in the making.
@@ -162,27 +125,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn base64_is_the_standards() {
-        for (bytes, text) in [
-            ("", ""),
-            ("f", "Zg=="),
-            ("fo", "Zm8="),
-            ("foo", "Zm9v"),
-            ("foob", "Zm9vYg=="),
-            ("fooba", "Zm9vYmE="),
-            ("foobar", "Zm9vYmFy"),
-        ] {
-            assert_eq!(base64(bytes.as_bytes()), text);
-        }
-        assert_eq!(base64(&[0xff, 0xef, 0xbe]), "/+++");
-    }
-
-    #[test]
-    fn names_cannot_leave_their_place() {
-        assert_eq!(
-            escape("<img src=x onerror='a(\"b\")'>&\u{7}"),
-            "&lt;img src=x onerror=&#39;a(&quot;b&quot;)&#39;&gt;&amp; "
-        );
+    fn long_names_are_cut() {
         assert_eq!(shortened("abcdef", 4), "abc…");
         assert_eq!(shortened("größe", 5), "größe");
     }

@@ -1,7 +1,7 @@
 //! The sections of a report, each a function from the evaluation to HTML; empty where there is nothing to show.
 
 use super::findings::{Predictions, label_of, neighbors_of};
-use super::page::{color, data_uri, escape, shortened, table};
+use super::page::{color, shortened, table};
 use super::pictures::{heat, jpeg, lit, positions, sheet, small_jpeg};
 use super::tsne::tsne;
 use super::{Content, SEED};
@@ -10,6 +10,7 @@ use crate::features::{Features, POOLED};
 use crate::result::Outcome;
 use crate::task::normalize_rows;
 use backbones::Draws;
+use data::html::{data_uri, escape};
 use data::{Dataset, Loader, LoaderConfig, Order, RgbImage, ViewGroup};
 use rand::seq::index::sample;
 use rayon::prelude::*;

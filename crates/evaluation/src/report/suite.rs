@@ -1,8 +1,9 @@
 //! A suite's table as a page: data sets one below the other, encoders as rows, protocols as columns, and what is missing.
 
-use super::page::{Page, escape, table};
+use super::page::{Page, table};
 use super::sections::value;
 use crate::suite::Cell;
+use data::html::escape;
 use std::fmt::Write as _;
 
 /// The page; `link` gives the address of a pair's own report, relative to it, where there is one.
