@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::context::Context;
 use crate::init::Init;
-use crate::layers::{BatchNorm, Conv2d, Conv2dConfig, global_average_pool, max_pool, relu};
+use crate::layers::{BatchNorm, Conv2d, Conv2dConfig, global_average_pool, max_pool};
 use crate::parameters::change_value;
 
 /// A residual network, as `[backbone.resnet]` in a config file.
@@ -230,13 +230,13 @@ impl Block {
         };
         let x = self.bn1.forward_relu(self.conv1.forward(x), context);
         let x = self.conv2.forward(x);
-        let x = match (&self.conv3, &self.bn3) {
+        match (&self.conv3, &self.bn3) {
             (Some(conv), Some(norm)) => {
-                norm.forward(conv.forward(self.bn2.forward_relu(x, context)), context)
+                let x = conv.forward(self.bn2.forward_relu(x, context));
+                norm.forward_add_relu(x, shortcut, context)
             }
-            _ => self.bn2.forward(x, context),
-        };
-        relu(x + shortcut)
+            _ => self.bn2.forward_add_relu(x, shortcut, context),
+        }
     }
 }
 

@@ -20,12 +20,12 @@ pub(crate) struct Extent {
 }
 
 impl Extent {
-    fn image(&self) -> usize {
+    pub(crate) fn image(&self) -> usize {
         self.channels * self.pixels
     }
 
     /// Where a group's values begin in an array `[groups, channels]`, by an image's number.
-    fn of_group(&self, image: usize) -> usize {
+    pub(crate) fn of_group(&self, image: usize) -> usize {
         image / self.images * self.channels
     }
 }
@@ -117,14 +117,14 @@ fn sum_of<S: Simd>(
 
 /// What normalises a channel: `y = (x − mean) · scale + shift`.
 #[derive(Clone, Copy)]
-struct Channel {
-    mean: f32,
-    scale: f32,
-    shift: f32,
+pub(crate) struct Channel {
+    pub(crate) mean: f32,
+    pub(crate) scale: f32,
+    pub(crate) shift: f32,
 }
 
 /// The scales and shifts of `[groups, channels]`.
-fn channels(statistics: &[f32], weight: &[f32], bias: &[f32], epsilon: f64) -> Vec<Channel> {
+pub(crate) fn channels(statistics: &[f32], weight: &[f32], bias: &[f32], epsilon: f64) -> Vec<Channel> {
     let (means, variances) = statistics.split_at(statistics.len() / 2);
     let affine = weight.iter().zip(bias).cycle();
     let values = means.iter().zip(variances).zip(affine);
@@ -202,7 +202,7 @@ impl WithSimd for Normalise<'_> {
 }
 
 #[inline(always)]
-fn splat<S: Simd>(simd: S, channel: &Channel) -> (S::f32s, S::f32s, S::f32s) {
+pub(crate) fn splat<S: Simd>(simd: S, channel: &Channel) -> (S::f32s, S::f32s, S::f32s) {
     let Channel { mean, scale, shift } = *channel;
     (
         simd.splat_f32s(mean),
@@ -246,27 +246,7 @@ pub(crate) fn gradients(
             });
         });
 
-    let mut weight_gradient = vec![0.0f64; extent.channels];
-    let mut bias_gradient = vec![0.0f64; extent.channels];
-    // Of each (group, channel): what x − mean is multiplied by, and what is added.
-    let mut corrections = vec![[0.0f32; 2]; per_channel.len()];
-    let count = (extent.images * extent.pixels) as f64;
-    let variances = &statistics[statistics.len() / 2..];
-    for (group, planes) in planes.chunks(extent.images * extent.channels).enumerate() {
-        for channel in 0..extent.channels {
-            let planes = || planes[channel..].iter().step_by(extent.channels);
-            let sum = planes().map(|p| f64::from(p[0])).sum::<f64>();
-            let product = planes().map(|p| f64::from(p[1])).sum::<f64>();
-            let index = group * extent.channels + channel;
-            let inverse = 1.0 / (f64::from(variances[index]) + epsilon).sqrt();
-            weight_gradient[channel] += product * inverse;
-            bias_gradient[channel] += sum;
-            let scale = f64::from(weight[channel]) * inverse;
-            let factor = -scale * inverse * inverse * product / count;
-            corrections[index] = [factor as f32, (-scale * sum / count) as f32];
-        }
-    }
-
+    let sums = Sums::of(&planes, statistics, weight, epsilon, extent);
     gradient
         .par_chunks_mut(extent.image())
         .zip(x.par_chunks(extent.image()))
@@ -276,13 +256,59 @@ pub(crate) fn gradients(
                 x,
                 gradient,
                 channels: of_image(image),
-                corrections: &corrections[extent.of_group(image)..][..extent.channels],
+                corrections: &sums.corrections[extent.of_group(image)..][..extent.channels],
                 pixels: extent.pixels,
                 relu,
             });
         });
-    let narrow = |values: Vec<f64>| values.into_iter().map(|v| v as f32).collect();
-    (narrow(weight_gradient), narrow(bias_gradient))
+    (sums.weight, sums.bias)
+}
+
+/// What the sums of a backward pass over all images make.
+pub(crate) struct Sums {
+    /// Gradient of the weight.
+    pub(crate) weight: Vec<f32>,
+    /// Gradient of the bias.
+    pub(crate) bias: Vec<f32>,
+    /// Of each group and channel: what x − mean is multiplied by, and what is added, in the gradient of x.
+    pub(crate) corrections: Vec<[f32; 2]>,
+}
+
+impl Sums {
+    /// From Σ g and Σ g·(x − mean) of each channel of each image.
+    pub(crate) fn of(
+        planes: &[[f32; 2]],
+        statistics: &[f32],
+        weight: &[f32],
+        epsilon: f64,
+        extent: &Extent,
+    ) -> Self {
+        let mut weight_gradient = vec![0.0f64; extent.channels];
+        let mut bias_gradient = vec![0.0f64; extent.channels];
+        let variances = &statistics[statistics.len() / 2..];
+        let mut corrections = vec![[0.0f32; 2]; variances.len()];
+        let count = (extent.images * extent.pixels) as f64;
+        for (group, planes) in planes.chunks(extent.images * extent.channels).enumerate() {
+            for channel in 0..extent.channels {
+                let planes = || planes[channel..].iter().step_by(extent.channels);
+                let sum = planes().map(|p| f64::from(p[0])).sum::<f64>();
+                let product = planes().map(|p| f64::from(p[1])).sum::<f64>();
+                let index = group * extent.channels + channel;
+                let inverse = 1.0 / (f64::from(variances[index]) + epsilon).sqrt();
+                weight_gradient[channel] += product * inverse;
+                bias_gradient[channel] += sum;
+                let scale = f64::from(weight[channel]) * inverse;
+                let factor = -scale * inverse * inverse * product / count;
+                corrections[index] = [factor as f32, (-scale * sum / count) as f32];
+            }
+        }
+        let narrow = |values: Vec<f64>| values.into_iter().map(|v| v as f32).collect();
+        Self {
+            weight: narrow(weight_gradient),
+            bias: narrow(bias_gradient),
+            corrections,
+        }
+    }
 }
 
 struct GradientSums<'a> {

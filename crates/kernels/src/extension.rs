@@ -107,7 +107,7 @@ pub(crate) trait KernelBackend: Backend {
     fn averaged(average: FloatTensor<Self>, value: FloatTensor<Self>, momentum: f64) -> FloatTensor<Self>;
 }
 
-fn dims(tensor: &FlexTensor) -> [usize; 4] {
+pub(crate) fn dims(tensor: &FlexTensor) -> [usize; 4] {
     let shape = tensor.shape();
     [shape[0], shape[1], shape[2], shape[3]]
 }
@@ -126,7 +126,7 @@ fn geometry(x: &FlexTensor, weight: &FlexTensor, window: Window) -> Geometry {
     }
 }
 
-fn extent(x: &FlexTensor, groups: usize) -> Extent {
+pub(crate) fn extent(x: &FlexTensor, groups: usize) -> Extent {
     let [images, channels, height, width] = dims(x);
     Extent {
         groups,

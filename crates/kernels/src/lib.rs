@@ -13,6 +13,7 @@ mod composed;
 mod convolution;
 mod exponential;
 mod extension;
+mod extension_residual;
 mod extension_tokens;
 mod field;
 mod gelu;
@@ -21,6 +22,7 @@ mod linear;
 mod matrix;
 mod pages;
 mod product;
+mod residual;
 mod simd;
 mod softmax;
 mod update;
@@ -32,6 +34,7 @@ use burn::tensor::ops::ConvOptions;
 use burn::tensor::{DType, Device, FloatDType, Tensor, activation::relu};
 
 use extension::{KernelBackend, Normalisation, Window};
+use extension_residual::ResidualBackend;
 use extension_tokens::TokenBackend;
 pub use pages::KeepPages;
 
@@ -199,8 +202,18 @@ pub struct Normalised<const D: usize> {
     pub variance: Tensor<1>,
 }
 
-/// Batch normalisation with the statistics of each of `groups` equal runs of images, then ReLU if asked for;
-/// differentiable in `x`, `weight` and `bias`, through the statistics too.
+/// What follows a batch normalisation and is computed with it.
+pub enum Then<const D: usize> {
+    /// Nothing.
+    Nothing,
+    /// ReLU.
+    Relu,
+    /// The end of a residual block: the shortcut, shaped as the input, is added; then ReLU.
+    AddRelu(Tensor<D>),
+}
+
+/// Batch normalisation with the statistics of each of `groups` equal runs of images, and what follows it;
+/// differentiable in `x`, `weight`, `bias` and a shortcut, through the statistics too.
 ///
 /// # Shapes
 /// - `x`: `[images, channels, …]`
@@ -214,7 +227,7 @@ pub fn batch_norm<const D: usize>(
     bias: Tensor<1>,
     groups: usize,
     epsilon: f64,
-    with_relu: bool,
+    then: Then<D>,
 ) -> Normalised<D> {
     let shape = x.dims();
     let (images, channels) = (shape[0], shape[1]);
@@ -228,6 +241,14 @@ pub fn batch_norm<const D: usize>(
         tensor.mean_dim(0).reshape([channels])
     };
 
+    if let Then::AddRelu(shortcut) = &then {
+        assert!(
+            shortcut.dims() == shape,
+            "a shortcut of {:?} cannot be added to {shape:?}",
+            shortcut.dims()
+        );
+    }
+
     // A pixel at a time, vectors would have nothing to do: heads are better off with Burn's own.
     if native(&x) && pixels >= 4 {
         let x = x.reshape([images, channels, pixels, 1]);
@@ -237,15 +258,17 @@ pub fn batch_norm<const D: usize>(
         let how = Normalisation {
             groups,
             epsilon,
-            relu: with_relu,
+            relu: !matches!(then, Then::Nothing),
         };
-        let output = <Dispatch as KernelBackend>::normalise(
-            x.into_dispatch(),
-            weight.into_dispatch(),
-            bias.into_dispatch(),
-            statistics.clone().into_dispatch(),
-            how,
-        );
+        let (x, weight, bias) = (x.into_dispatch(), weight.into_dispatch(), bias.into_dispatch());
+        let kept = statistics.clone().into_dispatch();
+        let output = match then {
+            Then::AddRelu(shortcut) => {
+                let shortcut = shortcut.reshape([images, channels, pixels, 1]).into_dispatch();
+                <Dispatch as ResidualBackend>::normalise_add(x, weight, bias, shortcut, kept, how)
+            }
+            _ => <Dispatch as KernelBackend>::normalise(x, weight, bias, kept, how),
+        };
         let row = |index| {
             mean_over_groups(
                 statistics
@@ -285,7 +308,11 @@ pub fn batch_norm<const D: usize>(
             .reshape(shape)
     };
     Normalised {
-        output: if with_relu { relu(output) } else { output },
+        output: match then {
+            Then::Nothing => output,
+            Then::Relu => relu(output),
+            Then::AddRelu(shortcut) => relu(output + shortcut),
+        },
         mean: mean_over_groups(batch.mean),
         variance: mean_over_groups(batch.variance),
     }
@@ -493,10 +520,11 @@ mod tests {
             ([6, 3, 5, 5], 3, true),
             ([8, 20, 2, 2], 2, true),
         ] {
+            let then = || if with_relu { Then::Relu } else { Then::Nothing };
             let x = (tensor(shape, 1.0, &device) * 3.0 + 2.0).require_grad_leaf();
             let weight = (tensor([shape[1]], 2.0, &device) + 1.0).require_grad_leaf();
             let bias = tensor([shape[1]], 3.0, &device).require_grad();
-            let ours = batch_norm(x.clone(), weight.clone(), bias.clone(), groups, 1e-5, with_relu);
+            let ours = batch_norm(x.clone(), weight.clone(), bias.clone(), groups, 1e-5, then());
             let parts = x.clone().chunk(groups, 0).into_iter();
             let parts = parts.map(|part| batch_norm_train(part, weight.clone(), bias.clone(), 1e-5));
             let parts = parts.collect::<Vec<_>>();
@@ -520,6 +548,49 @@ mod tests {
         }
     }
 
+    /// Beside the composition in f64, with a shortcut that is the input itself too, and one in another layout.
+    #[test]
+    fn a_residual_block_ends_as_its_composition() {
+        let device = Device::flex().autodiff();
+        for (shape, groups) in [
+            ([4, 3, 7, 5], 1),
+            ([1, 5, 3, 3], 1),
+            ([6, 20, 2, 2], 3),
+            ([4, 2, 1, 4], 2),
+            ([8, 4, 1, 1], 2),
+        ] {
+            let x = (tensor(shape, 1.0, &device) * 3.0 + 2.0).require_grad_leaf();
+            let shortcut =
+                (tensor([shape[0], shape[2], shape[3], shape[1]], 5.0, &device) - 0.5).require_grad_leaf();
+            let weight = (tensor([shape[1]], 2.0, &device) + 1.0).require_grad_leaf();
+            let bias = tensor([shape[1]], 3.0, &device).require_grad();
+            let factor = tensor(shape, 4.0, &device);
+            let run = |wide: bool| {
+                let cast = |t: Tensor<4>| if wide { t.cast(DType::F64) } else { t };
+                let cast_1 = |t: Tensor<1>| if wide { t.cast(DType::F64) } else { t };
+                let (x, added) = (cast(x.clone()), cast(shortcut.clone().permute([0, 3, 1, 2])));
+                let end = |x: Tensor<4>, added| {
+                    let (weight, bias) = (cast_1(weight.clone()), cast_1(bias.clone()));
+                    batch_norm(x, weight, bias, groups, 1e-5, Then::AddRelu(added)).output
+                };
+                let once = end(x.clone(), added);
+                let output = end(once.clone(), once);
+                let loss = (output.clone() * cast(factor.clone())).sum();
+                (output.cast(DType::F32), loss.backward())
+            };
+            let ((ours, of_ours), (composed, of_composed)) = (run(false), run(true));
+            assert!(error(ours, composed) < 1e-5, "{shape:?}");
+            let both = |t: &Tensor<4>| (t.grad(&of_ours).unwrap(), t.grad(&of_composed).unwrap());
+            for (ours, composed) in [both(&x), both(&shortcut)] {
+                assert!(error(ours.autodiff(), composed.autodiff()) < 2e-5, "{shape:?}");
+            }
+            let both = |t: &Tensor<1>| (t.grad(&of_ours).unwrap(), t.grad(&of_composed).unwrap());
+            for (ours, composed) in [both(&weight), both(&bias)] {
+                assert!(error(ours.autodiff(), composed.autodiff()) < 2e-5, "{shape:?}");
+            }
+        }
+    }
+
     trait Leaf {
         fn require_grad_leaf(self) -> Self;
     }
@@ -538,8 +609,8 @@ mod tests {
             Tensor::zeros([2], &Device::flex()),
             Tensor::ones([2], &Device::flex()),
         );
-        let near = batch_norm(x.clone(), one.clone(), zero.clone(), 1, 1e-5, false).variance;
-        let far = batch_norm(x + 100.0, one, zero, 1, 1e-5, false).variance;
+        let near = batch_norm(x.clone(), one.clone(), zero.clone(), 1, 1e-5, Then::Nothing).variance;
+        let far = batch_norm(x + 100.0, one, zero, 1, 1e-5, Then::Nothing).variance;
         assert!(error(far, near) < 1e-4);
     }
 }

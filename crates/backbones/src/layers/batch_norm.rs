@@ -1,7 +1,8 @@
 //! Batch normalisation with PyTorch's statistics, over the whole batch or over groups of images.
 
 use burn::module::{Module, Param};
-use burn::tensor::Tensor;
+use burn::tensor::{DType, Tensor};
+use kernels::Then;
 
 use crate::context::Context;
 use crate::init::{Init, trained};
@@ -65,18 +66,36 @@ impl BatchNorm {
     /// In training, where the context's `batch_norm_images` does not divide the images, and where a group has a single
     /// value in a channel.
     pub fn forward<const D: usize>(&self, x: Tensor<D>, context: &Context) -> Tensor<D> {
-        in_f32(x, |x| self.normalise(x, context, false))
+        in_f32(x, |x| self.normalise(x, context, Then::Nothing))
     }
 
     /// [`forward`](Self::forward), then ReLU: together they pass over memory once.
     pub fn forward_relu<const D: usize>(&self, x: Tensor<D>, context: &Context) -> Tensor<D> {
-        in_f32(x, |x| self.normalise(x, context, true))
+        in_f32(x, |x| self.normalise(x, context, Then::Relu))
     }
 
-    fn normalise<const D: usize>(&self, x: Tensor<D>, context: &Context, with_relu: bool) -> Tensor<D> {
+    /// [`forward`](Self::forward), then `shortcut` is added, then ReLU: the end of a residual block, in one pass too.
+    pub fn forward_add_relu<const D: usize>(
+        &self,
+        x: Tensor<D>,
+        shortcut: Tensor<D>,
+        context: &Context,
+    ) -> Tensor<D> {
+        if x.dtype() != DType::F32 {
+            // The sum is in 16 bits as the fields are: in f32 it would need both of them twice as wide.
+            return relu(self.forward(x, context) + shortcut);
+        }
+        self.normalise(x, context, Then::AddRelu(shortcut))
+    }
+
+    fn normalise<const D: usize>(&self, x: Tensor<D>, context: &Context, then: Then<D>) -> Tensor<D> {
         if !context.training {
             let output = self.normalise_with_running_statistics(x);
-            return if with_relu { relu(output) } else { output };
+            return match then {
+                Then::Nothing => output,
+                Then::Relu => relu(output),
+                Then::AddRelu(shortcut) => relu(output + shortcut),
+            };
         }
         let shape = x.dims();
         let images = shape[0];
@@ -92,7 +111,7 @@ impl BatchNorm {
         );
 
         let (weight, bias) = self.affine(shape[1], &x);
-        let batch = kernels::batch_norm(x, weight, bias, images / group, self.epsilon, with_relu);
+        let batch = kernels::batch_norm(x, weight, bias, images / group, self.epsilon, then);
         let unbiased = batch.variance * (count as f64 / (count as f64 - 1.0));
         // The first micro-batch of a step lets go of the old value, each adds its part of the new one.
         let (index, micro_batches) = context.micro_batch;

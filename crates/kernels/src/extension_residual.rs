@@ -1,0 +1,175 @@
+//! The end of a residual block as Burn knows it: what it is on `flex`, and how it is differentiated.
+
+use burn::backend::autodiff::NodeId;
+use burn::backend::autodiff::checkpoint::base::Checkpointer;
+use burn::backend::autodiff::checkpoint::strategy::CheckpointStrategy;
+use burn::backend::autodiff::grads::Gradients;
+use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
+use burn::backend::flex::FlexTensor;
+use burn::backend::tensor::FloatTensor;
+use burn::backend::{Autodiff, Backend, Flex, backend_extension};
+
+use crate::extension::{FIRST_ORDER, Normalisation, dims, extent, owned, tensor};
+use crate::residual;
+
+/// The operation that is added to a backend.
+#[backend_extension(Flex, Autodiff)]
+pub(crate) trait ResidualBackend: Backend {
+    /// `max(normalise(x) + shortcut, 0)`. Its gradient passes through the statistics, as if they were computed here.
+    fn normalise_add(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+        shortcut: FloatTensor<Self>,
+        statistics: FloatTensor<Self>,
+        how: Normalisation,
+    ) -> FloatTensor<Self>;
+
+    /// The gradients of [`normalise_add`](Self::normalise_add), which gave `output`: of `x`, `weight`, `bias` and
+    /// `shortcut`.
+    #[allow(clippy::type_complexity)]
+    fn normalise_add_gradients(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+        statistics: FloatTensor<Self>,
+        output: FloatTensor<Self>,
+        gradient: FloatTensor<Self>,
+        how: Normalisation,
+    ) -> (
+        FloatTensor<Self>,
+        FloatTensor<Self>,
+        FloatTensor<Self>,
+        FloatTensor<Self>,
+    );
+}
+
+impl ResidualBackend for Flex {
+    fn normalise_add(
+        x: FlexTensor,
+        weight: FlexTensor,
+        bias: FlexTensor,
+        shortcut: FlexTensor,
+        statistics: FlexTensor,
+        how: Normalisation,
+    ) -> FlexTensor {
+        let (x, weight, bias) = (x.to_contiguous(), weight.to_contiguous(), bias.to_contiguous());
+        let (shortcut, statistics) = (shortcut.to_contiguous(), statistics.to_contiguous());
+        let output = residual::normalise_add_relu(
+            x.storage(),
+            shortcut.storage(),
+            statistics.storage(),
+            weight.storage(),
+            bias.storage(),
+            how.epsilon,
+            &extent(&x, how.groups),
+        );
+        tensor(output, dims(&x))
+    }
+
+    fn normalise_add_gradients(
+        x: FlexTensor,
+        weight: FlexTensor,
+        bias: FlexTensor,
+        statistics: FlexTensor,
+        output: FlexTensor,
+        gradient: FlexTensor,
+        how: Normalisation,
+    ) -> (FlexTensor, FlexTensor, FlexTensor, FlexTensor) {
+        let (x, weight, bias) = (x.to_contiguous(), weight.to_contiguous(), bias.to_contiguous());
+        let (statistics, output) = (statistics.to_contiguous(), output.to_contiguous());
+        let mut gradient = owned(gradient);
+        let (of_x, of_weight, of_bias) = residual::gradients_add_relu(
+            x.storage(),
+            output.storage(),
+            gradient.storage_mut(),
+            statistics.storage(),
+            weight.storage(),
+            bias.storage(),
+            how.epsilon,
+            &extent(&x, how.groups),
+        );
+        let channels = [of_weight.len()];
+        (
+            tensor(of_x, dims(&x)),
+            tensor(of_weight, channels),
+            tensor(of_bias, channels),
+            gradient,
+        )
+    }
+}
+
+#[derive(Debug)]
+struct NormalisedAdded;
+
+impl<B: ResidualBackend> Backward<B, 4> for NormalisedAdded {
+    type State = ([NodeId; 3], FloatTensor<B>, FloatTensor<B>, Normalisation);
+
+    fn backward(self, ops: Ops<Self::State, 4>, gradients: &mut Gradients, checkpointer: &mut Checkpointer) {
+        let parents = ops.parents;
+        let gradient = gradients.consume::<B>(&ops.node);
+        let (nodes, statistics, output, how) = ops.state;
+        let [x, weight, bias]: [FloatTensor<B>; 3] =
+            nodes.map(|node| checkpointer.retrieve_node_output(node));
+        let (of_x, of_weight, of_bias, of_shortcut) =
+            B::normalise_add_gradients(x, weight, bias, statistics, output, gradient, how);
+        for (node, gradient) in parents.into_iter().zip([of_x, of_weight, of_bias, of_shortcut]) {
+            if let Some(node) = node {
+                gradients.register::<B>(node.id, gradient);
+            }
+        }
+    }
+}
+
+impl<B: ResidualBackend, C: CheckpointStrategy> ResidualBackend for Autodiff<B, C> {
+    fn normalise_add(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+        shortcut: FloatTensor<Self>,
+        statistics: FloatTensor<Self>,
+        how: Normalisation,
+    ) -> FloatTensor<Self> {
+        let statistics = statistics.into_primitive();
+        let nodes = [x.node(), weight.node(), bias.node(), shortcut.node()];
+        match NormalisedAdded.prepare::<C>(nodes).compute_bound().stateful() {
+            OpsKind::Tracked(mut prepared) => {
+                let kept = [&x, &weight, &bias].map(|tensor| prepared.checkpoint(tensor));
+                let output = B::normalise_add(
+                    x.into_primitive(),
+                    weight.into_primitive(),
+                    bias.into_primitive(),
+                    shortcut.into_primitive(),
+                    statistics.clone(),
+                    how,
+                );
+                prepared.finish((kept, statistics, output.clone(), how), output)
+            }
+            OpsKind::UnTracked(prepared) => prepared.finish(B::normalise_add(
+                x.into_primitive(),
+                weight.into_primitive(),
+                bias.into_primitive(),
+                shortcut.into_primitive(),
+                statistics,
+                how,
+            )),
+        }
+    }
+
+    fn normalise_add_gradients(
+        _: FloatTensor<Self>,
+        _: FloatTensor<Self>,
+        _: FloatTensor<Self>,
+        _: FloatTensor<Self>,
+        _: FloatTensor<Self>,
+        _: FloatTensor<Self>,
+        _: Normalisation,
+    ) -> (
+        FloatTensor<Self>,
+        FloatTensor<Self>,
+        FloatTensor<Self>,
+        FloatTensor<Self>,
+    ) {
+        unreachable!("{FIRST_ORDER}")
+    }
+}
