@@ -116,7 +116,7 @@ figcaption{line-height:1.3;margin-top:.2rem}.row{display:flex;flex-wrap:wrap;gap
 .legend{display:flex;flex-wrap:wrap;gap:.2rem .9rem;list-style:none;padding:0;margin:.5rem 0;font-size:.875rem}.legend span{display:inline-block;width:.8rem;height:.8rem;border-radius:50%;margin-right:.35rem;vertical-align:-.06rem}
 img.wide{max-width:100%;height:auto;image-rendering:pixelated;border:1px solid var(--line);width:36rem}.small img{image-rendering:pixelated}
 dl{display:grid;grid-template-columns:max-content 1fr;gap:.2rem 1rem;margin:.5rem 0}dt{color:var(--quiet)}dd{margin:0;min-width:0}
-@media (max-width:40rem){body{padding:.75rem}.map{--s:17px}.grid figure,.row figure{width:5.1rem}dl{grid-template-columns:1fr}dd{margin-bottom:.4rem}}
+@media (max-width:40rem){body{padding:.75rem}table{font-size:.85rem}th,td{padding:.3rem .35rem}thead th{white-space:normal}.map{--s:17px}.grid figure,.row figure{width:5.1rem}dl{grid-template-columns:1fr}dd{margin-bottom:.4rem}}
 @media print{nav{display:none}.scroll{overflow:visible;max-height:none}}
 ";
 
