@@ -152,27 +152,28 @@ fn nearer(a: &Neighbor, b: &Neighbor) -> Ordering {
 
 /// The `count` nearest training rows of every test row, nearest first.
 pub(crate) fn nearest(train: &Matrix, test: &Matrix, count: usize, device: &Device) -> Vec<Vec<Neighbor>> {
-    let unit = |matrix: &Matrix| {
-        let mut unit = matrix.clone();
-        normalize_rows(&mut unit);
-        unit
-    };
-    let (train, test) = (unit(train), unit(test));
-    let upload = |values: &[f32]| {
-        let shape = [values.len() / train.width.max(1), train.width];
-        Tensor::<2>::from_data(TensorData::new(values.to_vec(), shape), device)
+    // Block by block, so that there is one copy of the rows beside the features.
+    let unit_block = |values: &[f32]| {
+        let mut block = Matrix {
+            rows: values.len() / train.width.max(1),
+            width: train.width,
+            values: values.to_vec(),
+        };
+        normalize_rows(&mut block);
+        let shape = [block.rows, block.width];
+        Tensor::<2>::from_data(TensorData::new(block.values, shape), device)
     };
     // The training rows stay on the device, cut and transposed once: `[width, rows of the block]`.
     let train_blocks: Vec<Tensor<2>> = train
         .values
         .chunks(TRAIN_BLOCK * train.width)
-        .map(|block| upload(block).transpose())
+        .map(|block| unit_block(block).transpose())
         .collect();
 
     let mut all = Vec::with_capacity(test.rows);
     for test_block in test.values.chunks(TEST_BLOCK * test.width) {
         let rows = test_block.len() / test.width;
-        let test_block = upload(test_block);
+        let test_block = unit_block(test_block);
         let mut selections = vec![Selection::new(count); rows];
         for (index, train_block) in train_blocks.iter().enumerate() {
             let first_row = (index * TRAIN_BLOCK) as u32;
