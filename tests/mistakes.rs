@@ -90,6 +90,14 @@ fn folders_that_are_splits_and_formats_that_are_not_read_are_told() {
             contains("look like splits: `--subfolder train` packs one of them")
                 .and(contains("1 .heic (such as `train/b.heic`)")),
         );
+    // A tar in which no image is.
+    let empty = folder.path().join("empty.tar");
+    std::fs::write(&empty, [0; 1024]).unwrap();
+    let error = refused(&["shards", "verify", path(&empty)]);
+    assert!(
+        error.contains("holds no record: there is nothing to verify"),
+        "{error}"
+    );
     let picture = crate::files(&photos, "").remove(0);
     let error = refused(&["shards", "verify", path(&picture)]);
     assert!(error.contains("one picture is no data set"), "{error}");

@@ -150,17 +150,15 @@ fn foreign_weights_give_features_and_scores_as_converted_ones_do() {
     let teacher = features(folder, &file, &["--part", "teacher"]);
     assert_ne!(student, teacher);
     for library in ["torchvision", "timm"] {
-        let out = folder.join("converted.safetensors");
+        let name = format!("{library}.safetensors");
+        let out = folder.join(&name);
         let mut convert = passer();
         convert
             .args(["weights", "convert"])
             .arg(&file)
             .arg(&out)
             .args(["--to", library, "--part", "teacher"]);
-        convert
-            .assert()
-            .success()
-            .stdout(contains("converted.safetensors"));
+        convert.assert().success().stdout(contains(name));
         assert_eq!(features(folder, &out, &[]), teacher);
         let listed = inspect(&out, &[]);
         assert_eq!(listed["network"]["method"], "moco");
@@ -275,6 +273,58 @@ fn weights_that_do_not_fit_and_hostile_ones_are_refused() {
         .code(1)
         .stderr(contains("posix.system"));
     assert!(!marker.exists());
+}
+
+#[test]
+fn a_file_that_is_there_is_not_written_over() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = fixture(folder.path(), "torchvision-resnet.pth");
+    let out = folder.path().join("out.safetensors");
+    std::fs::write(&out, "mine").unwrap();
+    passer()
+        .args(["weights", "convert", "--to", "timm"])
+        .arg(&file)
+        .arg(&out)
+        .assert()
+        .code(1)
+        .stderr(contains("out.safetensors` exists").and(contains("hint: give another name, or remove")));
+    assert_eq!(std::fs::read(&out).unwrap(), b"mine");
+}
+
+#[test]
+fn control_characters_of_a_file_do_not_reach_the_terminal() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let file = fixture(folder, "simsiam.pth.tar");
+    let own = folder.join("own.safetensors");
+    let mut convert = passer();
+    convert
+        .args(["weights", "convert", "--to", "timm"])
+        .arg(&file)
+        .arg(&own);
+    convert.assert().success();
+    // The same with another method, as long as the old one.
+    let mut bytes = std::fs::read(&own).unwrap();
+    let (old, evil) = (br#"\"method\":\"simsiam\""#, br#"\"method\":\"\\u001b\""#);
+    let at = bytes.windows(old.len()).position(|part| part == old).unwrap();
+    bytes[at..at + old.len()].copy_from_slice(evil);
+    std::fs::write(&own, bytes).unwrap();
+    let mut evaluate = passer();
+    evaluate.args(["evaluate", "run", "configs/evaluate/quickstart.toml"]);
+    evaluate.args(["--device", "flex", "--encoder"]).arg(&own);
+    evaluate.arg("--train").arg(photos(folder));
+    evaluate.arg("--test").arg(other_photos(folder));
+    evaluate.arg("--out").arg(folder.join("scores"));
+    let output = evaluate.assert().success().get_output().clone();
+    let shown = [output.stdout, output.stderr].concat();
+    assert!(!shown.contains(&0x1b), "{}", String::from_utf8_lossy(&shown));
+    for name in ["result.json", "report.html"] {
+        let text = std::fs::read_to_string(folder.join("scores").join(name)).unwrap();
+        assert!(
+            !text.contains('\u{1b}') && text.contains("resnet18-w2 "),
+            "{name}"
+        );
+    }
 }
 
 #[test]

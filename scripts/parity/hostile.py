@@ -14,7 +14,6 @@ import struct
 import subprocess
 import sys
 import tempfile
-import time
 import zipfile
 
 SECONDS, MEBIBYTES = 60, 1500
@@ -119,6 +118,38 @@ def modules() -> bytes:
     return body + b"h" + bytes([42])
 
 
+def numbered(key: str, count: int):
+    """A dictionary of one tensor under many numbers, under one long key."""
+    inner = b"}(" + b"".join(text(str(i)) + b"h\0" for i in range(count)) + b"u"
+    return archive(kept(tensor([1])) + pairs([(key, inner)]))
+
+
+def flags():
+    """A dictionary of half a million entries beside each of many tensors."""
+    shared = kept(b"}(" + b"NN" * 600_000 + b"u") + kept(REBUILD, 1)
+    one = row(STORAGE, number(0), row(number(1)), row(number(1)), b"\x89", b"N", b"h\0")
+    return archive(shared + kept(one, 2) + b"h\x01h\x02R0" * 190_000 + b"N")
+
+
+def deep(count: int):
+    """As deep a transformer as there are tensors."""
+    config = {"width": 4, "depth": count, "heads": 1, "patch_px": 1, "image_px": 1, "position": "learned"}
+    config |= {"interpolation": "antialiased", "registers": 0, "drop_path": 0.0, "pooling": "class_token"}
+    tensors = [("blocks.0.attn.q", [0])] + [(f"x{i}", [0]) for i in range(count)]
+    return safetensors(tensors, {"vit": config | {"initialization": "truncated_normal"}})
+
+
+def dimensions():
+    """A tensor of 24 million dimensions."""
+
+    def write(path):
+        shape = "[" + "0," * 24_000_000 + "0]"
+        header = '{"layer1.0.conv1.weight":{"dtype":"F32","shape":%s,"data_offsets":[0,0]}}' % shape
+        path.write_bytes(struct.pack("<Q", len(header)) + header.encode())
+
+    return write
+
+
 LONG = kept(text("x" * (8 << 20)))
 TINY = [("conv1.weight", [1, 3, 3, 3]), ("layer1.0.conv1.weight", [1, 1, 3, 3])]
 KEY = row(text("storage"), b"h\x01", b"h\0", text("cpu"), b"K\x01") + b"Q"
@@ -146,19 +177,23 @@ FILES = {
     "long arguments": lambda: archive(
         kept(b"(" + b"N" * 1_000_000 + b"t") + kept(name("collections", "OrderedDict"), 1) + b"h\x01h\0R0" * 200_000 + b"N"
     ),
+    "flags of tensors": flags,
+    "wrappers": lambda: numbered("module." * 144 + "x", 64_000),
+    "names of many stars": lambda: numbered("backbone" * 126, 64_000),
+    "deep vit by metadata": lambda: deep(262_000),
+    "tensor of many dimensions": dimensions,
 }
 
 
 def measured(command) -> tuple[int, float, float, str]:
-    """Exit status, seconds, peak MiB and the last line of a program."""
-    start = time.monotonic()
+    """Exit status, seconds of the processor, peak MiB and the last line of a program."""
     with tempfile.TemporaryFile() as out:
         child = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT)
         _, status, usage = os.wait4(child.pid, 0)
         child.returncode = os.waitstatus_to_exitcode(status)
         out.seek(0)
         said = [line for line in out.read().decode().splitlines() if line.startswith(("error", "loads"))]
-    return child.returncode, time.monotonic() - start, usage.ru_maxrss / 1024, (said or [""])[-1]
+    return child.returncode, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024, (said or [""])[-1]
 
 
 def main(passer: str) -> None:
@@ -169,6 +204,7 @@ def main(passer: str) -> None:
             # By a process of its own: a child's peak counts from what its parent holds.
             subprocess.run([sys.executable, __file__, "--write", title, path], check=True)
             runs = [[passer, "weights", "inspect", path], [passer, "weights", "convert", path, out, "--to", "timm"]]
+            out.unlink(missing_ok=True)
             found = [measured(run) for run in runs]
             cost = ", ".join(f"{seconds:.1f} s {memory:.0f} MiB" for _, seconds, memory, _ in found)
             print(f"{title} ({path.stat().st_size} bytes): {cost}; {found[0][3][:100]}")

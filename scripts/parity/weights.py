@@ -194,6 +194,7 @@ def main(passer: str, wanted: list[str]) -> None:
                 converted = None
                 for kind, file in files.items():
                     out = folder / f"{library}.safetensors"
+                    out.unlink(missing_ok=True)
                     command = [passer, "weights", "convert", file, out, "--to", library]
                     subprocess.run(command, check=True, capture_output=True)
                     last, converted = converted, load_file(out)

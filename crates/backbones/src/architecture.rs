@@ -301,6 +301,9 @@ fn numbers(architecture: &BackboneConfig) -> f64 {
 pub(crate) fn check_size(architecture: &BackboneConfig, tensors: usize, bytes: u64) -> Result<(), String> {
     /// A wrong name for a small file is better answered by a comparison.
     const ANYWAY: f64 = (64 << 20) as f64;
+    /// Tensors of a block, and blocks that a file may lack, to be told by name.
+    const OF_A_BLOCK: usize = 12;
+    const BLOCKS_ANYWAY: usize = 64;
     let refused = |size: String| {
         Err(format!(
             "{} has {size}, too many for this file of {bytes} bytes and {tensors} tensors",
@@ -308,7 +311,7 @@ pub(crate) fn check_size(architecture: &BackboneConfig, tensors: usize, bytes: u
         ))
     };
     match architecture {
-        BackboneConfig::Vit(config) if config.depth > tensors => {
+        BackboneConfig::Vit(config) if config.depth > tensors / OF_A_BLOCK + BLOCKS_ANYWAY => {
             return refused(format!("{} blocks", config.depth));
         }
         _ => {}

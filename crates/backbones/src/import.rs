@@ -16,8 +16,8 @@ use crate::architecture::{self, Shapes};
 use crate::checkpoint::{Checkpoint, TensorInfo};
 use crate::init::Init;
 use crate::layouts::{Part, Recognised, recognise};
-use crate::patterns::matches_any;
-use crate::weights::{METADATA_KEY, Mismatch, is_batch_count, mismatch, replaced, to_f32};
+use crate::patterns::{matches, matches_any};
+use crate::weights::{METADATA_KEY, Mismatch, is_batch_count, mismatch, replaced, shapes_of, to_f32};
 use crate::{Backbone, BackboneConfig, EncoderInfo, Stem, WeightsError};
 
 /// What a user says of a file beyond what it shows.
@@ -51,6 +51,8 @@ pub struct Import<'a> {
     /// Tensors that are left out, as was allowed; sorted.
     pub left_out: Vec<String>,
     backbone: Backbone,
+    /// The first pattern that allows nothing.
+    idle: Option<WeightsError>,
 }
 
 /// Reads an encoder from a file of any known layout onto `device`. On a plain device the backbone is ready to evaluate;
@@ -69,7 +71,7 @@ pub fn read_encoder<R: Read + Seek>(
 }
 
 impl<'a> Import<'a> {
-    /// Finds out what a file is and compares it with its network. A difference is no error yet: see [`Self::mismatch`].
+    /// Finds out what a file is and compares it with its network. A difference is no error yet: see [`Self::refusal`].
     ///
     /// # Errors
     /// No known layout; a network that Passer does not have.
@@ -156,6 +158,7 @@ impl<'a> Import<'a> {
                 info.extra.insert(what.to_owned(), names.join(" "));
             }
         }
+        let idle = idle_pattern(options, &backbone, &left_out, &recognised);
         Ok(Self {
             recognised,
             info,
@@ -163,13 +166,26 @@ impl<'a> Import<'a> {
             missing,
             left_out,
             backbone,
+            idle,
         })
+    }
+
+    /// What keeps the weights from being loaded, in words: a difference, or a pattern of `options` that has no use.
+    pub fn refusal(&self) -> Option<String> {
+        if !self.mismatch.is_empty() {
+            // As the error has it.
+            return Some(format!(
+                "the weights are not those of this network: {}",
+                self.mismatch
+            ));
+        }
+        self.idle.as_ref().map(WeightsError::to_string)
     }
 
     /// Reads the weights from the file that was planned with.
     ///
     /// # Errors
-    /// [`WeightsError::Mismatch`]; a tensor that cannot be read.
+    /// [`WeightsError::Mismatch`]; [`WeightsError::Pattern`]; a tensor that cannot be read.
     pub fn load<R: Read + Seek>(self, source: &mut R) -> Result<(Backbone, EncoderInfo), WeightsError> {
         let Self {
             recognised,
@@ -177,10 +193,14 @@ impl<'a> Import<'a> {
             mismatch,
             left_out,
             backbone,
+            idle,
             ..
         } = self;
         if !mismatch.is_empty() {
             return Err(WeightsError::Mismatch(Box::new(mismatch)));
+        }
+        if let Some(idle) = idle {
+            return Err(idle);
         }
         if let Some(steps) = batches(&recognised, source)
             && info.steps == 0
@@ -202,6 +222,45 @@ impl<'a> Import<'a> {
         }
         Ok((replaced(backbone, tensors), info))
     }
+}
+
+/// The first pattern that a user gave for nothing: of parameters that the network has not, or of tensors none of which is
+/// left out. Stars alone say "whatever there is".
+fn idle_pattern(
+    options: &ImportOptions,
+    backbone: &Backbone,
+    left_out: &[String],
+    recognised: &Recognised<'_>,
+) -> Option<WeightsError> {
+    let idle = |option, what, patterns: &[String], names: &[&String]| {
+        let mut patterns = patterns
+            .iter()
+            .filter(|pattern| !pattern.chars().all(|c| c == '*'));
+        let pattern = patterns.find(|pattern| !names.iter().any(|name| matches(pattern, name)))?;
+        Some(WeightsError::Pattern {
+            option,
+            pattern: pattern.clone(),
+            what,
+        })
+    };
+    let network = shapes_of(backbone);
+    let parameters = network.keys().collect::<Vec<_>>();
+    // Heads and the like are left out without being asked for; to ask is no mistake.
+    let aside = left_out.iter().chain(&recognised.dropped).collect::<Vec<_>>();
+    idle(
+        "--allow-missing",
+        "parameter of this network",
+        &options.allow_missing,
+        &parameters,
+    )
+    .or_else(|| {
+        idle(
+            "--allow-unexpected",
+            "tensor of the file that the network has not",
+            &options.allow_unexpected,
+            &aside,
+        )
+    })
 }
 
 /// Whether what a file of ours says of itself can be: anyone may have written it.

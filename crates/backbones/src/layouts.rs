@@ -7,7 +7,9 @@
 
 mod table;
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::rc::Rc;
 
 use serde::{Deserialize, Serialize};
 
@@ -49,10 +51,10 @@ pub enum Family {
 impl Family {
     /// By names of parameters, as torchvision's ResNet and timm's ViT have them. Any block will do: that another
     /// parameter is missing or misspelt is for the comparison with the network to say.
-    fn of<'a>(mut names: impl Iterator<Item = &'a str>) -> Option<Self> {
-        names.find_map(|name| match name {
-            _ if matches("layer1.#.conv#.weight", name) => Some(Self::ResNet),
-            _ if matches("blocks.#.attn.*", name) => Some(Self::Vit),
+    fn of<N: AsRef<str>>(mut names: impl Iterator<Item = N>) -> Option<Self> {
+        names.find_map(|name| match name.as_ref() {
+            name if matches("layer1.#.conv#.weight", name) => Some(Self::ResNet),
+            name if matches("blocks.#.attn.*", name) => Some(Self::Vit),
             _ => None,
         })
     }
@@ -170,6 +172,9 @@ pub enum LayoutError {
     },
 }
 
+/// Names of the tensors under a path, shared by all doors that look there.
+type Names<'a> = Rc<Vec<(String, &'a TensorInfo)>>;
+
 /// A door of a row through which a network of a file was found.
 struct Found<'a> {
     layout: &'static Layout,
@@ -177,16 +182,18 @@ struct Found<'a> {
     top: &'static str,
     prefix: &'static str,
     family: Family,
-    names: Vec<(String, &'a TensorInfo)>,
+    names: Names<'a>,
 }
 
 impl<'a> Found<'a> {
     /// What is behind the door by the network's names.
-    fn own(&self) -> BTreeMap<String, &'a TensorInfo> {
-        let own = |(name, tensor): &(String, &'a TensorInfo)| {
-            Some((self.layout.renamed(name.strip_prefix(self.prefix)?), *tensor))
-        };
-        self.names.iter().filter_map(own).collect()
+    fn own(&self) -> BTreeMap<Cow<'_, str>, &'a TensorInfo> {
+        let own = self
+            .names
+            .iter()
+            .filter_map(|(name, tensor)| Some((name.strip_prefix(self.prefix)?, *tensor)));
+        own.map(|(name, tensor)| (self.layout.renamed(name), tensor))
+            .collect()
     }
 
     /// Where it is, as in `state_dict.backbone.*`.
@@ -207,9 +214,10 @@ pub fn recognise(
     part: Option<Part>,
     family: Option<Family>,
 ) -> Result<Recognised<'_>, LayoutError> {
+    let mut tops = BTreeMap::new();
     let mut found = LAYOUTS
         .iter()
-        .flat_map(|layout| found(checkpoint, layout))
+        .flat_map(|layout| found(checkpoint, layout, &mut tops))
         .collect::<Vec<_>>();
     found.retain(|found| family.is_none_or(|family| family == found.family));
     let Some(layout) = found.first().map(|found| found.layout) else {
@@ -269,20 +277,20 @@ pub fn recognise(
         tensors: BTreeMap::new(),
         dropped: vec![],
     };
-    for (name, tensor) in chosen.names {
+    for (name, tensor) in chosen.names.iter() {
         let own = name.strip_prefix(chosen.prefix).map(|own| layout.renamed(own));
-        let known = matches_any(layout.dropped, &name);
+        let known = matches_any(layout.dropped, name);
         let name = match own {
             _ if known => {
-                recognised.dropped.push(name);
+                recognised.dropped.push(name.clone());
                 continue;
             }
-            Some(own) => own,
+            Some(own) => own.into_owned(),
             None if others.iter().any(|prefix| name.starts_with(**prefix)) => {
-                recognised.dropped.push(name);
+                recognised.dropped.push(name.clone());
                 continue;
             }
-            None => name,
+            None => name.clone(),
         };
         if recognised.tensors.insert(name.clone(), tensor).is_some() {
             return Err(LayoutError::Twice {
@@ -294,30 +302,35 @@ pub fn recognise(
     Ok(recognised)
 }
 
-/// Every way in which a file fits a row.
-fn found<'a>(checkpoint: &'a Checkpoint, layout: &'static Layout) -> Vec<Found<'a>> {
+/// Every way in which a file fits a row. `tops` keeps the names under each path.
+fn found<'a>(
+    checkpoint: &'a Checkpoint,
+    layout: &'static Layout,
+    tops: &mut BTreeMap<&'static str, Names<'a>>,
+) -> Vec<Found<'a>> {
     let mut all = vec![];
     for door in layout.doors {
         for &top in door.tops {
             let Some(entry @ Entry::Dict(_)) = checkpoint.root.at(top) else {
                 continue;
             };
-            let names = unwrapped(entry.tensors());
+            let names = tops
+                .entry(top)
+                .or_insert_with(|| Rc::new(unwrapped(entry.tensors())));
             let has = |pattern: &&str| names.iter().any(|(name, _)| matches(pattern, name));
             if !door.marks.iter().all(has) || door.absent.iter().any(has) {
                 continue;
             }
             for &prefix in door.prefixes {
                 let own = names.iter().filter_map(|(name, _)| name.strip_prefix(prefix));
-                let own = own.map(|name| layout.renamed(name)).collect::<Vec<_>>();
-                if let Some(family) = Family::of(own.iter().map(String::as_str)) {
+                if let Some(family) = Family::of(own.map(|name| layout.renamed(name))) {
                     all.push(Found {
                         layout,
                         door,
                         top,
                         prefix,
                         family,
-                        names: names.clone(),
+                        names: Rc::clone(names),
                     });
                 }
             }
@@ -326,32 +339,38 @@ fn found<'a>(checkpoint: &'a Checkpoint, layout: &'static Layout) -> Vec<Found<'
     all
 }
 
+/// Most wrappers that are taken off a network: nobody wraps one more often.
+const MAX_WRAPPERS: usize = 4;
+
 /// Names without what wrappers of a whole network put before each: `DistributedDataParallel`, `torch.compile`, and
 /// `AveragedModel`, whose count of models has no wrapper's name.
 fn unwrapped(mut names: Vec<(String, &TensorInfo)>) -> Vec<(String, &TensorInfo)> {
     const COUNT: &str = "n_averaged";
-    let wraps = |wrapper: &str, names: &[(String, &TensorInfo)]| {
+    let wraps = |wrapper: &str, from: usize| {
         let mut others = names.iter().filter(|(name, _)| name != COUNT).peekable();
-        others.peek().is_some() && others.all(|(name, _)| name.starts_with(wrapper))
+        others.peek().is_some() && others.all(|(name, _)| name[from..].starts_with(wrapper))
     };
-    while let Some(wrapper) = ["module.", "_orig_mod."]
-        .into_iter()
-        .find(|wrapper| wraps(wrapper, &names))
-    {
-        for (name, _) in names.iter_mut().filter(|(name, _)| name != COUNT) {
-            name.drain(..wrapper.len());
-        }
+    let mut wrapped = 0;
+    for _ in 0..MAX_WRAPPERS {
+        let mut known = ["module.", "_orig_mod."].into_iter();
+        let Some(wrapper) = known.find(|wrapper| wraps(wrapper, wrapped)) else {
+            break;
+        };
+        wrapped += wrapper.len();
+    }
+    for (name, _) in names.iter_mut().filter(|(name, _)| name != COUNT) {
+        name.drain(..wrapped);
     }
     names
 }
 
 impl Layout {
-    fn renamed(&self, name: &str) -> String {
+    fn renamed<'n>(&self, name: &'n str) -> Cow<'n, str> {
         let new = self
             .renames
             .iter()
             .find_map(|(theirs, ours)| renamed(theirs, ours, name));
-        new.unwrap_or_else(|| name.to_owned())
+        new.map_or(Cow::Borrowed(name), Cow::Owned)
     }
 
     /// The parts that a file of this layout may hold.

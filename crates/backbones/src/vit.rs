@@ -64,7 +64,7 @@ pub enum Position {
     SineCosine,
 }
 
-/// How position embeddings are brought to another grid; both are bicubic.
+/// How position embeddings are brought to another grid; all are bicubic.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Interpolation {
@@ -72,6 +72,10 @@ pub enum Interpolation {
     Antialiased,
     /// Without, by a scale that is a tenth of a patch too large: DINO's, and DINOv2's without registers.
     Offset,
+    /// Without, to the grid's size: MAE's, and DeiT's in fine-tuning.
+    Bicubic,
+    /// Without, the corners' patches kept where they are (PyTorch's `align_corners=True`): torchvision's.
+    AlignedCorners,
 }
 
 /// What of the tokens is the feature.

@@ -65,6 +65,19 @@ pub enum WeightsError {
     /// Names or shapes are not those of the network.
     #[error("the weights are not those of this network: {0}")]
     Mismatch(Box<Mismatch>),
+    /// What a user allows is nowhere to be allowed: mostly misspelt.
+    #[error(
+        "`{option} {pattern}` matches no {what}; hint: `passer weights inspect FILE --tensors` lists the names; leave out \
+         what allows nothing"
+    )]
+    Pattern {
+        /// `--allow-missing` or `--allow-unexpected`.
+        option: &'static str,
+        /// As it was given.
+        pattern: String,
+        /// What it would match.
+        what: &'static str,
+    },
     /// Another library's network has no place for it.
     #[error("torchvision's ViT has no {0}; hint: export it with `--to timm`")]
     Torchvision(&'static str),
@@ -217,12 +230,16 @@ pub(crate) fn is_batch_count(name: &str) -> bool {
 
 /// How named shapes differ from those of a network.
 pub(crate) fn mismatch(backbone: &Backbone, shapes: &BTreeMap<String, Vec<usize>>) -> Mismatch {
-    let wanted = match backbone {
+    compare(&shapes_of(backbone), shapes)
+}
+
+/// Shapes of a network's weights and running statistics by name.
+pub(crate) fn shapes_of(backbone: &Backbone) -> BTreeMap<String, Vec<usize>> {
+    let found = match backbone {
         Backbone::ResNet(network) => parameters(network),
         Backbone::Vit(network) => parameters(network),
     };
-    let wanted = wanted.into_iter().map(|p| (p.path, p.shape));
-    compare(&wanted.collect(), shapes)
+    found.into_iter().map(|p| (p.path, p.shape)).collect()
 }
 
 fn compare(wanted: &BTreeMap<String, Vec<usize>>, found: &BTreeMap<String, Vec<usize>>) -> Mismatch {
@@ -256,7 +273,10 @@ const NEAREST: usize = 64;
 pub(crate) fn nearest<'a>(name: &str, candidates: impl Iterator<Item = &'a String>) -> Option<&'a String> {
     /// Longer names are no parameter's, and their distances would take long.
     const LONGEST: usize = 256;
+    /// A large network has a tenth of these; a file may have, or ask for, a quarter of a million.
+    const CANDIDATES: usize = 4096;
     candidates
+        .take(CANDIDATES)
         .filter(|candidate| candidate.len().max(name.len()) <= LONGEST)
         .min_by_key(|candidate| strsim::levenshtein(candidate, name))
 }

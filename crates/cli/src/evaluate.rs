@@ -2,7 +2,7 @@
 
 use crate::configs::{self, Kind};
 use crate::devices::DeviceArgument;
-use crate::failure::{Failure, make_folder_of};
+use crate::failure::{Failure, make_folder_of, plain as safe};
 use crate::progress::Progress;
 use crate::weights::WeightsArguments;
 use crate::{devices, provenance};
@@ -249,7 +249,12 @@ pub(crate) fn open(path: &Path, options: &ImportOptions, device: &Device) -> any
             loaded.path.display()
         );
     }
-    let name = format!("{} {}", loaded.info.architecture.name(), loaded.info.method);
+    // The file says its method, in whatever characters.
+    let name = format!(
+        "{} {}",
+        loaded.info.architecture.name(),
+        safe(&loaded.info.method)
+    );
     let encoder = Encoder::new(name, loaded.hash.clone(), &loaded.backbone, loaded.normalize());
     Ok(encoder.trained(trained_px(&loaded.info), loaded.info.steps))
 }

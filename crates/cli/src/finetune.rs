@@ -4,6 +4,7 @@ use crate::configs::Kind;
 use crate::devices::DeviceArgument;
 use crate::evaluate::{Stage, print_table};
 use crate::failure::{Failure, Interrupted};
+use crate::output::counted;
 use crate::progress::{Progress, duration};
 use crate::weights::WeightsArguments;
 use crate::{configs, devices, interrupt, provenance};
@@ -97,9 +98,9 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
         return Err(Interrupted.into());
     };
     eprintln!(
-        "finished {} steps of {} images in {}",
-        summary.steps,
-        config.data.batch_images,
+        "finished {} of {} in {}",
+        counted(summary.steps, "step"),
+        counted(config.data.batch_images, "image"),
         duration(summary.seconds)
     );
     if arguments.json {
@@ -153,9 +154,9 @@ fn smoke(
     }
     let summary = result?.summary;
     println!(
-        "smoke test passed: {} steps of {} synthetic images in {}",
-        summary.steps,
-        config.data.batch_images,
+        "smoke test passed: {} of {} in {}",
+        counted(summary.steps, "step"),
+        counted(config.data.batch_images, "synthetic image"),
         duration(summary.seconds)
     );
     Ok(())
@@ -202,8 +203,9 @@ fn finetune(
             peak_learning_rate,
         }) => {
             eprintln!(
-                "{}: {steps} steps from step {step} ({steps_per_epoch} an epoch), peak learning rate {peak_learning_rate:.2e}, run directory `{}`",
+                "{}: {} from step {step} ({steps_per_epoch} an epoch), peak learning rate {peak_learning_rate:.2e}, run directory `{}`",
                 config.objective.protocol.name(),
+                counted(steps, "step"),
                 out.display()
             );
             shown = Some(Progress::new("step", step as u64, steps as u64));

@@ -27,6 +27,14 @@ pub(crate) fn lost() -> bool {
     LOST.load(Ordering::Relaxed) || flushed.is_err_and(|error| error.kind() != std::io::ErrorKind::BrokenPipe)
 }
 
+/// `1 step`, `2 steps`.
+pub(crate) fn counted(count: usize, what: &str) -> String {
+    match count {
+        1 => format!("1 {what}"),
+        count => format!("{count} {what}s"),
+    }
+}
+
 /// In the place of the standard library's, which panics where it cannot write.
 macro_rules! print {
     ($($text:tt)*) => { $crate::output::result(format_args!($($text)*)) };

@@ -2,6 +2,7 @@
 
 use crate::devices::DeviceArgument;
 use crate::failure::{Failure, Interrupted};
+use crate::output::counted;
 use crate::progress::{Progress, duration};
 use crate::{configs, interrupt, provenance, smoke};
 use anyhow::Context;
@@ -54,9 +55,9 @@ pub(crate) fn run(arguments: Arguments) -> anyhow::Result<()> {
         }
         let summary = result?;
         println!(
-            "smoke test passed: {} steps of {} synthetic images in {}",
-            summary.steps,
-            config.data.batch_images,
+            "smoke test passed: {} of {} in {}",
+            counted(summary.steps, "step"),
+            counted(config.data.batch_images, "synthetic image"),
             duration(summary.seconds)
         );
         return Ok(());
@@ -79,10 +80,10 @@ pub(crate) fn pretrain(
     device: burn::tensor::Device,
 ) -> anyhow::Result<Summary> {
     eprintln!(
-        "pretraining {} with {} on {} records, {}",
+        "pretraining {} with {} on {}, {}",
         config.backbone.name(),
         config.objective.name(),
-        dataset.len(),
+        counted(dataset.len(), "record"),
         crate::devices::describe(&device)
     );
     let options = RunOptions {
@@ -109,7 +110,8 @@ pub(crate) fn pretrain(
                 String::new()
             };
             eprintln!(
-                "{steps} steps{from} ({per_epoch} an epoch), peak learning rate {peak_learning_rate:.4}, run directory `{}`",
+                "{}{from} ({per_epoch} an epoch), peak learning rate {peak_learning_rate:.4}, run directory `{}`",
+                counted(steps, "step"),
                 out.display()
             );
             shown = Some(Progress::new("step", step as u64, steps as u64));
@@ -167,9 +169,9 @@ fn finish(
         memory += &format!(", {} MiB on the device", usage.bytes_reserved >> 20);
     }
     eprintln!(
-        "finished {} steps of {} images in {}{}{memory}",
-        summary.steps,
-        config.data.batch_images,
+        "finished {} of {} in {}{}{memory}",
+        counted(summary.steps, "step"),
+        counted(config.data.batch_images, "image"),
         duration(summary.seconds),
         summary
             .last_loss

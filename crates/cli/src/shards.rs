@@ -1,6 +1,7 @@
 //! `passer shards`: make, index, look into and check shards.
 
 use crate::failure::{Failure, plain};
+use crate::output::counted;
 use crate::progress::Progress;
 use data::shards::{Inspection, PackOptions};
 use std::path::PathBuf;
@@ -20,7 +21,8 @@ pub(crate) enum Verb {
 
 #[derive(clap::Args)]
 pub(crate) struct PackArguments {
-    /// What to pack: an image folder (CLASS/name.jpg or flat), a .tar.gz of one, shards, or a data-set description
+    /// What to pack: an image folder (CLASS/name.jpg or flat), a .tar.gz of one (a .tar with `--subfolder`), shards, or a
+    /// data-set description
     source: String,
     /// The folder to make
     #[arg(long, value_name = "DIR")]
@@ -93,10 +95,14 @@ fn pack(arguments: PackArguments) -> anyhow::Result<()> {
         eprintln!("and {} more", report.skipped.len() - 10);
     }
     eprintln!(
-        "{} records in {} shards, {} classes, fingerprint {}",
-        report.records,
-        report.shards.len(),
-        report.class_names.len(),
+        "{} in {}, {}, fingerprint {}",
+        counted(report.records, "record"),
+        counted(report.shards.len(), "shard"),
+        match report.class_names.len() {
+            0 => "no classes".to_owned(),
+            1 => "1 class".to_owned(),
+            classes => format!("{classes} classes"),
+        },
         report.fingerprint
     );
     println!("{}", arguments.out.display());
@@ -135,12 +141,13 @@ fn show(inspection: &Inspection, json: bool) -> anyhow::Result<()> {
     for shard in inspection.shards.iter().take(20) {
         let skipped = match shard.skipped.len() {
             0 => String::new(),
+            1 => ", 1 member belongs to no record".to_owned(),
             count => format!(", {count} members belong to no record"),
         };
         println!(
-            "  {}: {} records ({} with metadata), {:.1} MiB{skipped}",
+            "  {}: {} ({} with metadata), {:.1} MiB{skipped}",
             shard.path.display(),
-            shard.records,
+            counted(shard.records, "record"),
             shard.with_metadata,
             mib(shard.image_bytes)
         );
@@ -182,6 +189,12 @@ fn verify(argument: &DataArgument) -> anyhow::Result<()> {
                 shard.readable_records
             );
         }
+    }
+    if verification.is_sound() && verification.records == 0 {
+        let message = format!("`{}` holds no record: there is nothing to verify", argument.data);
+        return Err(Failure::new(message)
+            .hint("images are members such as `KEY.jpg`; members of no record are listed above")
+            .into());
     }
     if verification.is_sound() {
         return Ok(());

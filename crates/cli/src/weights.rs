@@ -36,7 +36,7 @@ pub(crate) struct InspectArguments {
 pub(crate) struct ConvertArguments {
     /// A .pth, .pt, .pth.tar or .safetensors, or a run directory
     input: PathBuf,
-    /// The encoder file to write
+    /// The encoder file to write, which must not exist
     #[arg(value_name = "OUT.safetensors")]
     out: PathBuf,
     /// Whose names the file gets; those of ResNets are the same
@@ -290,6 +290,13 @@ fn convert(arguments: &ConvertArguments) -> anyhow::Result<()> {
             arguments.out.with_extension("safetensors").display()
         );
         return Err(Failure::new(message).hint(hint).into());
+    }
+    // Weights that took days are soon lost under a name that was taken.
+    if arguments.out.exists() {
+        let message = format!("`{}` exists", arguments.out.display());
+        return Err(Failure::new(message)
+            .hint("give another name, or remove what lies there")
+            .into());
     }
     let loaded = training::read_encoder(&arguments.input, &arguments.weights.options()?, &Device::flex())?;
     let naming = match arguments.to {

@@ -54,7 +54,7 @@ impl Config {
         }
         if !(self.uniformity_t.is_finite() && self.uniformity_t > 0.0) {
             return Err(format!(
-                "`{PROTOCOL}.uniformity_t` must be above 0, got {}",
+                "`{PROTOCOL}.uniformity_t` must be finite and above 0, got {}",
                 self.uniformity_t
             ));
         }

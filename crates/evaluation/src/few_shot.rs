@@ -79,7 +79,7 @@ impl Config {
         }
         match self.classifier {
             Classifier::Ridge(Ridge { penalty }) if !(penalty.is_finite() && penalty > 0.0) => Err(format!(
-                "`{PROTOCOL}.classifier.ridge.penalty` must be above 0, got {penalty}"
+                "`{PROTOCOL}.classifier.ridge.penalty` must be finite and above 0, got {penalty}"
             )),
             _ => Ok(()),
         }

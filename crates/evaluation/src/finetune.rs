@@ -173,7 +173,9 @@ impl Settings {
             if value.is_finite() && value > 0.0 {
                 return Ok(());
             }
-            Err(format!("`objective.{key}` must be above 0, got {value}"))
+            Err(format!(
+                "`objective.{key}` must be finite and above 0, got {value}"
+            ))
         };
         if let Protocol::SemiSupervised(part) = &self.protocol
             && !(part.percent > 0.0 && part.percent <= 100.0)

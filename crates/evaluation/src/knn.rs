@@ -72,7 +72,7 @@ fn validate(protocol: &str, neighbors: &[usize], temperature: f64) -> Result<(),
     }
     if !(temperature.is_finite() && temperature > 0.0) {
         return Err(format!(
-            "`{protocol}.temperature` must be above 0, got {temperature}"
+            "`{protocol}.temperature` must be finite and above 0, got {temperature}"
         ));
     }
     Ok(())

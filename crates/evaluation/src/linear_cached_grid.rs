@@ -93,7 +93,7 @@ pub(crate) fn check_grid(
     }
     if let Some(rate) = rates.iter().find(|rate| !(rate.is_finite() && **rate > 0.0)) {
         return Err(format!(
-            "`{protocol}.learning_rates_per_256` must be above 0, got {rate}"
+            "`{protocol}.learning_rates_per_256` must be finite and above 0, got {rate}"
         ));
     }
     if !(0.0..1.0).contains(&momentum) {

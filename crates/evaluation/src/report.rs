@@ -105,10 +105,10 @@ fn lead(content: &Content<'_>) -> String {
             format!("{} <strong>{value}</strong>", escape(&outcome.protocol))
         })
         .collect();
-    let step = content
-        .encoder
-        .step
-        .map_or_else(String::new, |step| format!(", after {step} steps"));
+    let step = content.encoder.step.map_or_else(String::new, |step| match step {
+        1 => ", after 1 step".to_owned(),
+        step => format!(", after {step} steps"),
+    });
     format!(
         "<p>{}{}. {} test records; test labels chose no setting.</p>",
         quoted.join(" · "),

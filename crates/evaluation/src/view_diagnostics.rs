@@ -56,7 +56,9 @@ impl Config {
         }
         for (name, value) in [("delta", self.delta), ("alpha", self.alpha)] {
             if !(value.is_finite() && value > 0.0) {
-                return Err(format!("`{PROTOCOL}.{name}` must be above 0, got {value}"));
+                return Err(format!(
+                    "`{PROTOCOL}.{name}` must be finite and above 0, got {value}"
+                ));
             }
         }
         self.view_group()

@@ -32,7 +32,7 @@ pub(crate) fn weights(method: &str, weights: &[(&str, f64)]) -> Result<(), Strin
 pub(crate) fn temperatures(method: &str, temperatures: &[(&str, f64)]) -> Result<(), String> {
     match temperatures.iter().find(|(_, t)| !(t.is_finite() && *t > 0.0)) {
         Some((key, temperature)) => Err(format!(
-            "`objective.{method}.{key}` must be above 0, got {temperature}"
+            "`objective.{method}.{key}` must be finite and above 0, got {temperature}"
         )),
         None => Ok(()),
     }

@@ -275,6 +275,6 @@ mod tests {
             temperature: f64::NAN,
             ..config()
         });
-        assert!(temperature.contains("`objective.simclr.temperature` must be above 0, got NaN"));
+        assert!(temperature.contains("`objective.simclr.temperature` must be finite and above 0, got NaN"));
     }
 }

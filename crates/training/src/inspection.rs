@@ -116,11 +116,7 @@ pub fn inspect_weights(path: &Path, options: &ImportOptions, device: &Device) ->
     }
     let planned = Import::plan(&checkpoint, options, device);
     let (network, refusal) = match &planned {
-        Ok(plan) if plan.mismatch.is_empty() => (Some(network(plan)), None),
-        Ok(plan) => {
-            let refusal = format!("the weights are not those of this network: {}", plan.mismatch);
-            (Some(network(plan)), Some(refusal))
-        }
+        Ok(plan) => (Some(network(plan)), plan.refusal()),
         // What it holds is listed anyway.
         Err(WeightsError::Layout(LayoutError::None { .. })) => (
             None,

@@ -99,7 +99,9 @@ impl OptimizerConfig {
             if value.is_finite() && value > 0.0 {
                 return Ok(());
             }
-            Err(format!("`optimizer.{name}.{key}` must be above 0, got {value}"))
+            Err(format!(
+                "`optimizer.{name}.{key}` must be finite and above 0, got {value}"
+            ))
         };
         let fraction = |key: &str, value: f64| {
             if (0.0..1.0).contains(&value) {

@@ -11,7 +11,7 @@ use safetensors::tensor::Metadata;
 use super::archive::Archive;
 use super::entries::{self, Extent};
 use super::pickle::{self, Input, Node, Value};
-use super::torch::Storage;
+use super::torch::{MAX_RANK, Storage};
 use super::{
     Checkpoint, CheckpointError, Dtype, Entry, Format, MAX_ENTRIES, MAX_NAME, TensorInfo, cut, damaged,
     long_name, many_entries,
@@ -19,6 +19,9 @@ use super::{
 
 /// `1950a86a20f9469cfc6c`: the first pickle of a legacy file.
 const LEGACY_MAGIC: i128 = 0x1950_a86a_20f9_469c_fc6c;
+
+/// The same in pickle protocols 0 and 1, as a text.
+const LEGACY_MAGIC_TEXT: &[u8] = b"L119547037146038801333356L\n";
 
 /// The one version of the legacy format.
 const LEGACY_VERSION: i128 = 1001;
@@ -43,7 +46,7 @@ pub(super) fn open<R: Read + Seek>(source: &mut R) -> Result<Checkpoint, Checkpo
         zip(source, length)
     } else if header <= SAFETENSORS_HEADER && start.get(8) == Some(&b'{') {
         safetensors(source, length, header)
-    } else if start.starts_with(&[0x80]) {
+    } else if start.starts_with(&[0x80]) || start.starts_with(LEGACY_MAGIC_TEXT) {
         legacy(source, length)
     } else if start.get(257..262) == Some(b"ustar") {
         Err(CheckpointError::Unsupported(
@@ -242,6 +245,7 @@ fn safetensors<R: Read + Seek>(
     let mut text = vec![];
     source.take(header).read_to_end(&mut text)?;
     let data = 8 + header;
+    check_header(&text)?;
     let header = serde_json::from_slice::<Metadata>(&text)
         .map_err(|error| damaged(format!("the header of its safetensors cannot be read: {error}")))?;
     let expected = data.checked_add(header.data_len() as u64);
@@ -281,6 +285,41 @@ fn safetensors<R: Read + Seek>(
             .collect(),
         bytes: length,
     })
+}
+
+/// Refuses a safetensors header that would take many times its length in memory: arrays longer than a tensor's sizes can
+/// be, and more keys than a quarter of a million tensors have.
+fn check_header(json: &[u8]) -> Result<(), CheckpointError> {
+    /// A tensor's name, type, sizes and offsets; and one more for texts beside them.
+    const KEYS: usize = 5 * MAX_ENTRIES;
+    let (mut depth, mut items, mut keys, mut quoted) = (0usize, 0, 0, false);
+    let mut bytes = json.iter();
+    while let Some(byte) = bytes.next() {
+        match byte {
+            b'"' => quoted = !quoted,
+            b'\\' if quoted => {
+                bytes.next();
+            }
+            _ if quoted => {}
+            b'[' => {
+                items = if depth == 0 { 1 } else { items + 1 };
+                depth += 1;
+            }
+            b']' => depth = depth.saturating_sub(1),
+            b',' if depth > 0 => items += 1,
+            b':' => keys += 1,
+            _ => {}
+        }
+        if items > MAX_RANK {
+            return Err(CheckpointError::Limit(format!(
+                "its safetensors header describes a tensor of more than {MAX_RANK} dimensions"
+            )));
+        }
+        if keys > KEYS {
+            return Err(many_entries());
+        }
+    }
+    Ok(())
 }
 
 fn storage_bytes(storage: &Storage) -> Result<u64, CheckpointError> {

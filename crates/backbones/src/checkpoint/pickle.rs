@@ -5,7 +5,8 @@
 //! would look a name up and call it, [`torch::call`] says what a checkpoint of weights means by that name, and refuses
 //! every other.
 //!
-//! Opcodes and their meaning: CPython's `Lib/pickletools.py`, protocols 0 to 5.
+//! Opcodes and their meaning: CPython's `Lib/pickletools.py`, protocols 1 to 5. Of protocol 0 all but its way to name
+//! storages, without which no checkpoint is.
 
 use std::collections::HashMap;
 use std::io::{BufRead, Read};
@@ -303,6 +304,12 @@ impl<R: BufRead> Machine<'_, R> {
                         torch::Persistent::Storage(storage) => self.push_node(Node::Storage(storage)),
                         torch::Persistent::Value(value) => self.stack.push(value),
                     }
+                }
+                b'P' => {
+                    return Err(CheckpointError::Unsupported(
+                        "a pickle of protocol 0, the oldest; load it with PyTorch and save it again as it does by itself"
+                            .to_owned(),
+                    ));
                 }
                 other => {
                     return Err(damaged(format!(

@@ -278,7 +278,7 @@ fn a_pickle_that_wants_something_run_is_refused_by_name() {
     }
     assert!(!std::path::Path::new("/tmp/passer-was-here").exists());
     // The extension registry and out-of-band buffers name things outside the file.
-    for code in [&b"\x82\x01"[..], b"\x97\x01", b"P1\n"] {
+    for code in [&b"\x82\x01"[..], b"\x97\x01"] {
         assert!(refused(&archive(code.to_vec(), b"")).contains("opcode"));
     }
 }
@@ -369,6 +369,32 @@ fn a_tensor_that_is_marked_as_negated_is_refused() {
     for flag in ["neg", "conj"] {
         assert!(refused(&marked(flag, b"\x88")).contains("negated or conjugated"));
     }
+}
+
+#[test]
+fn sparse_tensors_and_the_oldest_pickles_are_called_so() {
+    for kind in ["_rebuild_sparse_tensor", "_rebuild_sparse_csr_tensor"] {
+        let body = dict(&[("w", call(name("torch._utils", kind), &[int(0), tuple(&[])]))]);
+        let error = refused(&archive(body, b""));
+        assert!(
+            error.contains("a sparse tensor") && error.contains("`to_dense()`"),
+            "{error}"
+        );
+    }
+    // Protocol 0 names a storage by a line.
+    let error = refused(&archive(b"Pstorage\n".to_vec(), b""));
+    assert!(
+        error.contains("cannot be read: a pickle of protocol 0"),
+        "{error}"
+    );
+    // In a legacy file its magic number is a line as well; protocol 1 is read.
+    let body = dict(&[("w", tensor(storage("FloatStorage", "0", 2), 0, &[2], &[1]))]);
+    let new = legacy(body, &[("0", 2, &bytes_of(&[0.5, -1.0]))]);
+    let magic = pickle(int(0x1950_a86a_20f9_469c_fc6c));
+    let old = [b"L119547037146038801333356L\n.", &new[magic.len()..]].concat();
+    assert_eq!(values(&old, "w"), [0.5, -1.0]);
+    let oldest = b"L119547037146038801333356L\n.I1001\n.(dp0\n.(dp0\nVw\np1\nP('storage'";
+    assert!(refused(oldest).contains("a pickle of protocol 0"));
 }
 
 #[test]

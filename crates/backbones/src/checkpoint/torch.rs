@@ -12,7 +12,10 @@ use super::{CheckpointError, Dtype, cut, damaged};
 const MAX_KEY: usize = 64;
 
 /// Highest rank of a tensor, as in PyTorch.
-const MAX_RANK: usize = 64;
+pub(super) const MAX_RANK: usize = 64;
+
+/// Most entries of the dictionary beside a tensor, where PyTorch has two (`neg`, `conj`).
+const MAX_FLAGS: usize = 64;
 
 /// A run of numbers in the file, shared by the tensors that view it.
 #[derive(Clone, Debug)]
@@ -194,6 +197,9 @@ pub(super) fn call(nodes: &[Node], name: &Rc<str>, arguments: &[Value]) -> Resul
             }
             _ => Err(damaged("a parameter of the pickle has no tensor")),
         },
+        ("torch._utils", _) if function.starts_with("_rebuild_sparse") => Err(CheckpointError::Unsupported(
+            "a sparse tensor; load it with PyTorch and save it after `to_dense()`".to_owned(),
+        )),
         // (function, type, arguments, attributes): a subclass of Tensor.
         ("torch._tensor", "_rebuild_from_type_v2") => match arguments {
             [Value::Name(inner), _, Value::Node(index), _] if inner.starts_with("torch._utils._rebuild_") => {
@@ -277,15 +283,23 @@ fn view(nodes: &[Node], function: &str, arguments: &[Value]) -> Result<View, Che
     let flags = rest.get(if function == "_rebuild_tensor_v3" { 3 } else { 2 });
     if let Some(Value::Node(index)) = flags
         && let Node::Dict(flags) = &nodes[*index]
-        && flags.iter().any(|(key, value)| {
-            matches!(key, Value::Text(key) if matches!(&**key, "neg" | "conj")) && *value == Value::Bool(true)
-        })
     {
-        return Err(CheckpointError::Unsupported(
-            "a tensor whose numbers are still to be negated or conjugated; load it with PyTorch and save it after \
-             `resolve_neg()` and `resolve_conj()`"
-                .to_owned(),
-        ));
+        // All tensors may share one dictionary.
+        if flags.len() > MAX_FLAGS {
+            return Err(CheckpointError::Limit(format!(
+                "{} flags of a tensor, expected at most {MAX_FLAGS}",
+                flags.len()
+            )));
+        }
+        if flags.iter().any(|(key, value)| {
+            matches!(key, Value::Text(key) if matches!(&**key, "neg" | "conj")) && *value == Value::Bool(true)
+        }) {
+            return Err(CheckpointError::Unsupported(
+                "a tensor whose numbers are still to be negated or conjugated; load it with PyTorch and save it after \
+                 `resolve_neg()` and `resolve_conj()`"
+                    .to_owned(),
+            ));
+        }
     }
     let (shape, strides) = (whole_numbers(nodes, shape)?, whole_numbers(nodes, strides)?);
     if shape.len() != strides.len() {

@@ -18,6 +18,9 @@ const DINO: Traits = Traits {
     ..IMAGENET
 };
 
+/// What DINOv2 has and DINO and iBOT have not. Their heads are no sign of them: many save a teacher without its head.
+const NOT_DINO: &[&str] = &["dino_head.*", "backbone.mask_token", "backbone.register_tokens"];
+
 /// Where weights of one network lie alone: at the root, or where training scripts put them.
 const ALONE: &[&str] = &["", "state_dict", "model", "model_state_dict"];
 
@@ -90,7 +93,10 @@ pub const LAYOUTS: &[Layout] = &[
         }],
         dropped: &["heads.*"],
         renames: TORCHVISION_VIT,
-        traits: IMAGENET,
+        traits: Traits {
+            interpolation: Interpolation::AlignedCorners,
+            ..IMAGENET
+        },
     },
     // MoCo v1 and v2, and PASS's CLD, whose two branches are `instDis` and `groupDis`.
     Layout {
@@ -179,15 +185,15 @@ pub const LAYOUTS: &[Layout] = &[
                 part: Some(Part::Teacher),
                 tops: &["teacher"],
                 prefixes: &["backbone.", ""],
-                marks: &["head.*"],
-                absent: &["dino_head.*"],
+                marks: &[],
+                absent: NOT_DINO,
             },
             Door {
                 part: Some(Part::Student),
                 tops: &["student"],
                 prefixes: &["backbone.", ""],
-                marks: &["head.*"],
-                absent: &["dino_head.*"],
+                marks: &[],
+                absent: NOT_DINO,
             },
         ],
         dropped: &["head.*", "masked_embed", "backbone.masked_embed"],
@@ -219,6 +225,14 @@ pub const LAYOUTS: &[Layout] = &[
                 marks: &["dino_head.*"],
                 absent: &[],
             },
+            // The same without heads.
+            Door {
+                part: None,
+                tops: &["teacher"],
+                prefixes: &["backbone."],
+                marks: &["backbone.mask_token"],
+                absent: &["dino_head.*"],
+            },
         ],
         dropped: &["mask_token", "backbone.mask_token", "dino_head.*", "ibot_head.*"],
         renames: &[("register_tokens", "reg_token"), ("blocks.~.#.*", "blocks.#.*")],
@@ -237,6 +251,7 @@ pub const LAYOUTS: &[Layout] = &[
         dropped: &["mask_token", "decoder_*"],
         renames: &[],
         traits: Traits {
+            interpolation: Interpolation::Bicubic,
             position: Position::SineCosine,
             initialization: Initialization::Mae,
             ..IMAGENET

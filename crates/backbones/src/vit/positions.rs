@@ -54,6 +54,8 @@ fn matrix(from: usize, to: usize, how: Interpolation, device: &Device) -> Tensor
     let weights = match how {
         Interpolation::Antialiased => antialiased(from, to),
         Interpolation::Offset => offset(from, to),
+        Interpolation::Bicubic => bicubic(from, to),
+        Interpolation::AlignedCorners => aligned_corners(from, to),
     };
     let weights = weights.into_iter().map(|w| w as f32).collect::<Vec<_>>();
     Tensor::from_data(TensorData::new(weights, [to, from]), device)
@@ -90,14 +92,35 @@ fn antialiased(from: usize, to: usize) -> Vec<f64> {
     weights
 }
 
-/// `interpolate(scale_factor=(to + 0.1) / from, mode="bicubic")` of PyTorch along one side, `[to, from]`: a = −0.75, no
-/// widening, and the border repeated. The tenth, with which DINO kept a rounded size from falling short, moves every
-/// place a little, and weights that were trained or published with it want it again.
+/// `interpolate(scale_factor=(to + 0.1) / from, mode="bicubic")` of PyTorch along one side, `[to, from]`. The tenth, with
+/// which DINO kept a rounded size from falling short, moves every place a little, and weights that were trained or
+/// published with it want it again.
 fn offset(from: usize, to: usize) -> Vec<f64> {
     let scale = from as f64 / (to as f64 + 0.1);
+    sampled(from, to, |place| scale * (place + 0.5) - 0.5)
+}
+
+/// `interpolate(size=…, mode="bicubic")` of PyTorch along one side, `[to, from]`.
+fn bicubic(from: usize, to: usize) -> Vec<f64> {
+    let scale = from as f64 / to as f64;
+    sampled(from, to, |place| scale * (place + 0.5) - 0.5)
+}
+
+/// `interpolate(size=…, mode="bicubic", align_corners=True)` of PyTorch along one side, `[to, from]`.
+fn aligned_corners(from: usize, to: usize) -> Vec<f64> {
+    let scale = match to {
+        1 => 0.0,
+        _ => (from - 1) as f64 / (to - 1) as f64,
+    };
+    sampled(from, to, |place| scale * place)
+}
+
+/// Where `source` says of each place where it lies among the old ones: a = −0.75, the kernel as wide as ever, and the
+/// border repeated.
+fn sampled(from: usize, to: usize, source: impl Fn(f64) -> f64) -> Vec<f64> {
     let mut weights = vec![0.0; to * from];
     for (place, row) in weights.chunks_exact_mut(from).enumerate() {
-        let source = scale * (place as f64 + 0.5) - 0.5;
+        let source = source(place as f64);
         let first = source.floor();
         for tap in -1..=2 {
             let index = first + f64::from(tap);
@@ -122,7 +145,7 @@ mod tests {
     #[test]
     fn rows_of_the_matrices_are_means() {
         for (from, to) in [(14, 6), (14, 10), (14, 18), (37, 16), (3, 7), (1, 4), (5, 1)] {
-            for weights in [antialiased(from, to), offset(from, to)] {
+            for weights in [antialiased, offset, bicubic, aligned_corners].map(|make| make(from, to)) {
                 assert_eq!(weights.len(), to * from);
                 for row in weights.chunks_exact(from) {
                     close(&[row.iter().sum()], &[1.0], 1e-12);
@@ -136,7 +159,9 @@ mod tests {
         let identity = (0..25)
             .map(|i| f64::from(u8::from(i % 6 == 0)))
             .collect::<Vec<_>>();
-        close(&antialiased(5, 5), &identity, 1e-15);
+        for make in [antialiased, bicubic, aligned_corners] {
+            close(&make(5, 5), &identity, 1e-15);
+        }
         let moved = offset(5, 5);
         assert!(moved[0] > 0.9 && moved[0] != 1.0);
     }
@@ -203,6 +228,8 @@ mod tests {
                 antialiased as fn(usize, usize) -> Vec<f64>,
             ),
             (Interpolation::Offset, offset),
+            (Interpolation::Bicubic, bicubic),
+            (Interpolation::AlignedCorners, aligned_corners),
         ] {
             let ours = interpolate(grid.clone(), 4, [3, 6], how);
             assert_eq!(ours.dims(), [1, 18, 1]);
@@ -216,6 +243,46 @@ mod tests {
             let wanted = (0..18).map(|p| rows[p / 6] * columns[p % 6]).collect::<Vec<_>>();
             close(&ours.into_data().iter::<f64>().collect::<Vec<_>>(), &wanted, 1e-5);
         }
+    }
+
+    /// Every way beside PyTorch's `interpolate` in float64, from `scripts/parity/positions.py`.
+    #[test]
+    fn every_interpolation_is_pytorchs() {
+        let file = include_bytes!("../../fixtures/positions.safetensors");
+        let stored = crate::weights::tensors_of(file).unwrap();
+        let device = Device::flex();
+        let mut compared = 0;
+        for (how, name) in [
+            (Interpolation::Antialiased, "antialiased"),
+            (Interpolation::Offset, "offset"),
+            (Interpolation::Bicubic, "bicubic"),
+            (Interpolation::AlignedCorners, "aligned_corners"),
+        ] {
+            for (from, rows, columns) in [
+                (14, 6, 10),
+                (14, 18, 32),
+                (7, 7, 4),
+                (3, 8, 2),
+                (5, 1, 3),
+                (1, 2, 4),
+            ] {
+                let places = stored[&format!("from{from}")].clone();
+                let width = places.shape()[2];
+                let ours = interpolate(Tensor::from_data(places, &device), from, [rows, columns], how);
+                let wanted = &stored[&format!("{name}.{from}.{rows}x{columns}")];
+                assert_eq!(wanted.shape().to_vec(), [1, rows * columns, width]);
+                let pairs = ours
+                    .into_data()
+                    .iter::<f64>()
+                    .zip(wanted.iter::<f64>())
+                    .collect::<Vec<_>>();
+                let norm = |of: fn(&(f64, f64)) -> f64| pairs.iter().map(of).sum::<f64>().sqrt();
+                let error = norm(|(a, b)| (a - b).powi(2)) / norm(|(_, b)| b * b);
+                assert!(error < 1e-6, "{name} {from} to {rows}x{columns}: {error:e}");
+                compared += 1;
+            }
+        }
+        assert_eq!(stored.len(), compared + 5);
     }
 
     #[test]

@@ -22,7 +22,9 @@ impl ClipConfig {
         if norm.is_finite() && *norm > 0.0 {
             return Ok(());
         }
-        Err(format!("`training.clip_gradients` must be above 0, got {norm}"))
+        Err(format!(
+            "`training.clip_gradients` must be finite and above 0, got {norm}"
+        ))
     }
 }
 

@@ -137,3 +137,51 @@ fn long_lists_that_are_shared_are_not_looked_through_a_million_times() {
     ];
     assert!(open(&archive(calls.concat(), b"")).is_ok());
 }
+
+#[test]
+fn flags_that_all_tensors_share_are_few() {
+    let flags = |count: usize| {
+        let flags = [b"}(", &b"NN".repeat(count)[..], b"uq\x000"].concat();
+        let number = storage("FloatStorage", "0", 1);
+        let arguments = [
+            number,
+            int(0),
+            tuple(&[int(1)]),
+            tuple(&[int(1)]),
+            b"\x89Nh\0".to_vec(),
+        ];
+        let tensor = call(name("torch._utils", "_rebuild_tensor_v2"), &arguments);
+        open(&archive([flags, tensor].concat(), &bytes_of(&[1.0])))
+    };
+    assert!(flags(64).is_ok());
+    let error = flags(65).unwrap_err().to_string();
+    assert!(
+        error.ends_with("65 flags of a tensor, expected at most 64"),
+        "{error}"
+    );
+}
+
+#[test]
+fn headers_of_safetensors_are_looked_through_before_they_are_read() {
+    let file = |header: &str| [&(header.len() as u64).to_le_bytes()[..], header.as_bytes()].concat();
+    let shaped = |shape: &str| {
+        let header = format!(
+            r#"{{"__metadata__":{{"a\\\"[,":"{}"}},"w":{{"dtype":"F32","shape":[{shape}],"data_offsets":[0,0]}}}}"#,
+            "[,:".repeat(1000)
+        );
+        open(&file(&header))
+    };
+    let zeros = |count: usize| vec!["0"; count].join(",");
+    let checkpoint = shaped(&zeros(64)).unwrap();
+    assert_eq!(checkpoint.tensors()[0].1.shape.len(), 64);
+    assert_eq!(checkpoint.metadata.len(), 1);
+    for many in [zeros(65), format!("[0],{}", zeros(65)), "[".repeat(65)] {
+        let error = shaped(&many).unwrap_err().to_string();
+        assert!(
+            error.ends_with("describes a tensor of more than 64 dimensions"),
+            "{error}"
+        );
+    }
+    let keys = format!(r#"{{"w":{{{}}}}}"#, vec![r#""":0"#; 1_400_000].join(","));
+    assert!(refused(&file(&keys)).contains("more than 262144 entries"));
+}

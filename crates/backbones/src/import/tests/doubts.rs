@@ -143,6 +143,12 @@ fn wrappers_are_taken_off_in_any_order() {
             "{wrapper}"
         );
     }
+    // Nobody wraps more often than four times, and a name has room for 145.
+    assert_eq!(doubt(&resnet(&"module.".repeat(4), false), &plain), "");
+    for layers in [5, 140] {
+        let error = doubt(&resnet(&"module.".repeat(layers), false), &plain);
+        assert!(error.starts_with("no known layout matches"), "{error}");
+    }
 }
 
 #[test]
@@ -199,6 +205,9 @@ fn sizes_that_no_file_could_hold_take_no_memory() {
         error.contains("has 1000000 blocks, too many for this file"),
         "{error}"
     );
+    // Twelve tensors a block, and some to be told by name.
+    assert!(doubt(&file, &options("vit-w32-d67-h2-p4")).contains("has 67 blocks, too many"));
+    assert!(doubt(&file, &options("vit-w32-d66-h2-p4")).starts_with("768 missing: blocks.10."));
     let error = doubt(&file, &options("vit-w65536-d2-h2-p4"));
     assert!(error.contains("million numbers, too many"), "{error}");
 
@@ -262,4 +271,108 @@ fn positions_are_kept_where_the_class_token_may_be_missing() {
         positions.iter::<f32>().collect::<Vec<_>>(),
         formula("pos_embed", &positions.shape().to_vec(), Part::Student)
     );
+}
+
+/// DINO's file with heads left out by whoever saved it, and DINOv2's.
+#[test]
+fn a_teacher_without_its_head_is_known() {
+    let headless = |file: &str, change: &dyn Fn(&str) -> Option<String>| {
+        let mut checkpoint = Checkpoint::open(&mut Cursor::new(fixture(file))).unwrap();
+        let Entry::Dict(entries) = &mut checkpoint.root else {
+            unreachable!()
+        };
+        let Some(Entry::Dict(teacher)) = entries.remove("teacher") else {
+            unreachable!()
+        };
+        let kept = teacher.into_iter().filter_map(|(name, entry)| {
+            let plain = name.trim_start_matches("module.");
+            let head = ["head.", "dino_head.", "ibot_head."]
+                .iter()
+                .any(|head| plain.starts_with(head));
+            Some((change(plain).filter(|_| !head)?, entry))
+        });
+        let kept = BTreeMap::from([("teacher".to_owned(), Entry::Dict(kept.collect()))]);
+        checkpoint.root = Entry::Dict(kept);
+        checkpoint
+    };
+    let same = |name: &str| Some(name.to_owned());
+    let bare = |name: &str| Some(name.trim_start_matches("backbone.").to_owned());
+    let layout = |checkpoint: &Checkpoint, network: &str| {
+        let plan = Import::plan(checkpoint, &options(network), &Device::flex()).unwrap();
+        assert_eq!(plan.mismatch.to_string(), "");
+        (plan.recognised.layout.name, plan.recognised.part)
+    };
+    let dino = ("dino", Some(Part::Teacher));
+    for (file, network) in [("dino-vit.pth", VIT), ("dino-resnet.pth", "resnet18-w2")] {
+        assert_eq!(layout(&headless(file, &same), network), dino, "{file}");
+        assert_eq!(layout(&headless(file, &bare), network), dino, "{file}");
+    }
+    let dinov2 = "dinov2-teacher.pth";
+    assert_eq!(layout(&headless(dinov2, &same), VIT), ("dinov2", None));
+    // Blocks that are not in chunks.
+    let flat = |name: &str| same(&name.replace("blocks.0.", "blocks."));
+    assert_eq!(layout(&headless(dinov2, &flat), VIT), ("dinov2", None));
+    // A misspelt teacher is no reason to take the student.
+    let misspelt = edited("dino-vit.pth", "teacher", |teacher| {
+        let spoilt = std::mem::take(teacher)
+            .into_iter()
+            .map(|(name, entry)| (name.replace(".attn.", ".att."), entry));
+        teacher.extend(spoilt);
+    });
+    let error = doubt(&misspelt, &options(VIT));
+    assert!(error.starts_with("the teacher is wanted"), "{error}");
+}
+
+#[test]
+fn patterns_that_allow_nothing_are_told() {
+    let bytes = fixture("torchvision-resnet.pth");
+    let load = |missing: &str, unexpected: &str| {
+        let list = |pattern: &str| match pattern {
+            "" => vec![],
+            pattern => vec!["*".to_owned(), pattern.to_owned()],
+        };
+        let options = ImportOptions {
+            allow_missing: list(missing),
+            allow_unexpected: list(unexpected),
+            ..ImportOptions::default()
+        };
+        let checkpoint = Checkpoint::open(&mut Cursor::new(&bytes)).unwrap();
+        let plan = Import::plan(&checkpoint, &options, &Device::flex()).unwrap();
+        let said = plan.refusal();
+        let loaded = plan.load(&mut Cursor::new(&bytes)).map(|_| ());
+        assert_eq!(loaded.err().map(|error| error.to_string()), said);
+        said.unwrap_or_default()
+    };
+    // A parameter that is there is none the less one; a head is left out anyway.
+    for (missing, unexpected) in [("", ""), ("bn1.*", ""), ("", "fc.*"), ("*", "**")] {
+        assert_eq!(load(missing, unexpected), "", "{missing} {unexpected}");
+    }
+    assert!(
+        load("nb1.*", "").starts_with("`--allow-missing nb1.*` matches no parameter of this network; hint")
+    );
+    for unexpected in ["queue", "layer1.*"] {
+        assert!(load("", unexpected).starts_with(&format!(
+            "`--allow-unexpected {unexpected}` matches no tensor of the file that"
+        )));
+    }
+}
+
+#[test]
+fn positions_are_brought_to_other_grids_as_the_layouts_authors_do() {
+    use crate::vit::Interpolation as By;
+    for (file, network, wanted) in [
+        ("timm-vit.safetensors", VIT, By::Antialiased),
+        ("torchvision-vit.pth", VIT, By::AlignedCorners),
+        ("mae.pth", VIT, By::Bicubic),
+        ("dino-vit.pth", VIT, By::Offset),
+        ("dinov2.pth", VIT, By::Offset),
+        ("dinov2-registers.pth", "vit-w32-d2-h2-p4-reg4", By::Antialiased),
+        ("moco-v3-vit.pth.tar", VIT, By::Antialiased),
+    ] {
+        let (_, info) = read(&fixture(file), &options(network)).unwrap();
+        let BackboneConfig::Vit(config) = info.architecture else {
+            unreachable!()
+        };
+        assert_eq!(config.interpolation, wanted, "{file}");
+    }
 }
