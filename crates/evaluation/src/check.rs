@@ -29,10 +29,10 @@ pub(crate) fn check(
             let name = format!("`{}.train_transforms`", protocol.name());
             encoder.check_transforms(&name, transforms)?;
         }
-        encoder.check_taps(protocol.name(), &protocol.taps())?;
         if matches!(protocol, Protocol::LinearVissl(_)) {
             encoder.check_resnet(protocol.name())?;
         }
+        encoder.check_taps(protocol.name(), &protocol.taps())?;
         check_widths(protocol, encoder, &config.test_transforms)?;
     }
     for (set, dataset) in [("training", train), ("test", test)] {

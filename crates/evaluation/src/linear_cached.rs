@@ -207,7 +207,15 @@ mod tests {
         let mut head = head(&config, &task, 0, &Device::flex());
         let loss = train_all(&mut head, &config, &task);
         assert!((loss - 2f64.ln()).abs() < 1e-6);
-        let bias = head.trained().layer.bias.unwrap().val().into_data().try_to_vec::<f32>().unwrap();
+        let bias = head
+            .trained()
+            .layer
+            .bias
+            .unwrap()
+            .val()
+            .into_data()
+            .try_to_vec::<f32>()
+            .unwrap();
         assert!(
             (bias[0] - 5.0).abs() < 1e-5 && (bias[1] + 5.0).abs() < 1e-5,
             "{bias:?}"

@@ -1,5 +1,7 @@
 //! A whole evaluation on synthetic pictures: every protocol, stored features, and what is refused before the first image.
 
+mod networks;
+
 use super::*;
 use crate::encoder::tests::backbone;
 use data::Dataset;
