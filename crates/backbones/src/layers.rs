@@ -31,7 +31,7 @@ pub use running_statistic::{RunningStatistic, is_running_statistic};
 
 use crate::precision::{in_f32, raise};
 use burn::tensor::Tensor;
-use burn::tensor::ops::{InterpolateMode, InterpolateOptions, MaxPoolOptions};
+use burn::tensor::ops::{AvgPoolOptions, InterpolateMode, InterpolateOptions, MaxPoolOptions};
 
 /// `max(x, 0)`.
 pub fn relu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
@@ -68,6 +68,21 @@ pub fn max_pool(x: Tensor<4>) -> Tensor<4> {
         ceil_mode: false,
     };
     burn::tensor::module::max_pool2d(x, options)
+}
+
+/// The mean of each square window of `kernel` pixels at `stride`, f32 whatever comes in. `padding` zeros on each side count in
+/// the mean, as in `torch.nn.AvgPool2d`.
+pub fn average_pool(x: Tensor<4>, kernel: usize, stride: usize, padding: usize) -> Tensor<4> {
+    let options = AvgPoolOptions::new([kernel; 2])
+        .with_stride([stride; 2])
+        .with_padding([padding; 2]);
+    burn::tensor::module::avg_pool2d(raise(x), options)
+}
+
+/// The means of `[rows, columns]` windows that cover the image, f32 whatever comes in; they overlap where the sides do not
+/// divide, as in `torch.nn.AdaptiveAvgPool2d`.
+pub fn adaptive_average_pool(x: Tensor<4>, size: [usize; 2]) -> Tensor<4> {
+    burn::tensor::module::adaptive_avg_pool2d(raise(x), size)
 }
 
 /// The mean over height and width: `[n, c, h, w]` to `[n, c]`, f32 whatever comes in.

@@ -32,7 +32,7 @@ pub use init::Init;
 pub use layouts::Part;
 pub use parameters::{Parameter, change_value, parameters};
 pub use precision::Precision;
-pub use resnet::{ResNet, ResNetConfig, Stem};
+pub use resnet::{ResNet, ResNetConfig, Stage, Stem};
 pub use teacher::{ema, ema_with_statistics, independent_copy};
 pub use vit::{Vit, VitConfig};
 pub use weights::{
@@ -129,6 +129,14 @@ impl Backbone {
         match self {
             Self::ResNet(network) => network.features(),
             Self::Vit(network) => network.features(),
+        }
+    }
+
+    /// The residual network, if it is one: for probes of its stages.
+    pub fn as_resnet(&self) -> Option<&ResNet> {
+        match self {
+            Self::ResNet(network) => Some(network),
+            Self::Vit(_) => None,
         }
     }
 

@@ -39,6 +39,39 @@ pub enum Stem {
     Small,
 }
 
+/// A part of the network whose output can be looked at, by the names of Caffe2 and VISSL, which linear probes of several
+/// stages are reported by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Stage {
+    /// The first convolution, normalised and rectified, before the stem's pooling.
+    Conv1,
+    /// `layer1` in torchvision.
+    Res2,
+    /// `layer2` in torchvision.
+    Res3,
+    /// `layer3` in torchvision.
+    Res4,
+    /// `layer4` in torchvision.
+    Res5,
+}
+
+impl Stage {
+    /// All of them, from the image on.
+    pub const ALL: [Self; 5] = [Self::Conv1, Self::Res2, Self::Res3, Self::Res4, Self::Res5];
+
+    /// `conv1`, `res2` …
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Conv1 => "conv1",
+            Self::Res2 => "res2",
+            Self::Res3 => "res3",
+            Self::Res4 => "res4",
+            Self::Res5 => "res5",
+        }
+    }
+}
+
 impl ResNetConfig {
     /// Whether such a network exists; the message names the field.
     pub fn validate(&self) -> Result<(), String> {
@@ -146,17 +179,54 @@ impl ResNet {
     /// - `images`: `[images, 3, height, width]`
     /// - output: `[images, features]`
     pub fn forward(&self, images: Tensor<4>, context: &Context) -> Tensor<2> {
+        self.forward_seeing(images, context, |_, _| {})
+    }
+
+    /// The same, and `see` gets what each stage puts out as soon as it is made, so that no more than one is kept.
+    ///
+    /// # Shapes
+    /// - maps that `see` gets: `[images, channels, height, width]` as [`stage_shapes`](Self::stage_shapes) says, in 16 bits
+    ///   where the network computes in them
+    pub fn forward_seeing(
+        &self,
+        images: Tensor<4>,
+        context: &Context,
+        mut see: impl FnMut(Stage, &Tensor<4>),
+    ) -> Tensor<2> {
         let mut x = self.bn1.forward_relu(self.conv1.forward(images), context);
+        see(Stage::Conv1, &x);
         if self.pool {
             x = max_pool(x);
         }
-        for block in [&self.layer1, &self.layer2, &self.layer3, &self.layer4]
-            .into_iter()
-            .flatten()
-        {
-            x = block.forward(x, context);
+        for (stage, blocks) in [
+            (Stage::Res2, &self.layer1),
+            (Stage::Res3, &self.layer2),
+            (Stage::Res4, &self.layer3),
+            (Stage::Res5, &self.layer4),
+        ] {
+            x = blocks.iter().fold(x, |x, block| block.forward(x, context));
+            see(stage, &x);
         }
         global_average_pool(x)
+    }
+
+    /// Channels, height and width of what each stage puts out for images of this size.
+    pub fn stage_shapes(&self, height: usize, width: usize) -> [(Stage, [usize; 3]); 5] {
+        let [stem, ..] = self.conv1.weight.dims();
+        let last = self.features;
+        // All strides are 2 with a border that rounds up.
+        let map = |channels: usize, halvings: u32| {
+            let side = |px: usize| px.div_ceil(1 << halvings);
+            [channels, side(height), side(width)]
+        };
+        let halved = if self.pool { 1 } else { 0 };
+        [
+            (Stage::Conv1, map(stem, halved)),
+            (Stage::Res2, map(last / 8, 2 * halved)),
+            (Stage::Res3, map(last / 4, 2 * halved + 1)),
+            (Stage::Res4, map(last / 2, 2 * halved + 2)),
+            (Stage::Res5, map(last, 2 * halved + 3)),
+        ]
     }
 
     /// Width of the pooled output.
@@ -267,6 +337,33 @@ mod tests {
             last.conv3.as_ref().map(|conv| conv.weight.dims()),
             Some([1024, 256, 1, 1])
         );
+    }
+
+    #[test]
+    fn stages_have_the_shapes_that_are_told() {
+        let device = burn::tensor::Device::flex();
+        for (depth, stem, [height, width]) in [(18, Stem::Small, [13, 9]), (50, Stem::Imagenet, [45, 64])] {
+            let config = ResNetConfig {
+                depth,
+                width: 4,
+                stem,
+                zero_init_residual: false,
+            };
+            let network = config.init(&Init::new(0, &device));
+            let images = Tensor::<4>::ones([2, 3, height, width], &device);
+            let mut seen = vec![];
+            let features = network.forward_seeing(images.clone(), &Context::evaluation(), |stage, map| {
+                let [_, channels, height, width] = map.dims();
+                seen.push((stage, [channels, height, width]));
+            });
+            assert_eq!(seen, network.stage_shapes(height, width));
+            assert_eq!(
+                seen.iter().map(|(stage, _)| *stage).collect::<Vec<_>>(),
+                Stage::ALL
+            );
+            let plain = network.forward(images, &Context::evaluation());
+            features.into_data().assert_eq(&plain.into_data(), true);
+        }
     }
 
     #[test]

@@ -301,7 +301,11 @@ impl Vit {
     /// # Panics
     /// Where [`VitConfig::check_input`] would refuse the images' size; so do the other methods.
     pub fn forward(&self, images: Tensor<4>, context: &Context) -> Tensor<2> {
-        let x = self.run(self.embed(images, None), context);
+        self.pooled(self.run(self.embed(images, None), context))
+    }
+
+    /// The features that a config asks for, of the last block's tokens.
+    fn pooled(&self, x: Tensor<3>) -> Tensor<2> {
         match self.pooling {
             // Only what is asked for is normalised.
             Pooling::ClassToken => self.norm.forward(class_token(x)),
@@ -360,6 +364,27 @@ impl Vit {
     /// What each of the last `count` blocks puts out, the last block last: the features of DINO's and DINOv2's linear
     /// probes.
     pub fn last_blocks(&self, images: Tensor<4>, count: usize, context: &Context) -> Vec<BlockFeatures> {
+        self.blocks_and_tokens(images, count, context).0
+    }
+
+    /// What [`last_blocks`](Self::last_blocks) and [`forward`](Self::forward) give, in one pass.
+    pub fn last_blocks_and_features(
+        &self,
+        images: Tensor<4>,
+        count: usize,
+        context: &Context,
+    ) -> (Vec<BlockFeatures>, Tensor<2>) {
+        let (blocks, x) = self.blocks_and_tokens(images, count, context);
+        (blocks, self.pooled(x))
+    }
+
+    /// What each of the last `count` blocks puts out, and the last one's tokens as they are.
+    fn blocks_and_tokens(
+        &self,
+        images: Tensor<4>,
+        count: usize,
+        context: &Context,
+    ) -> (Vec<BlockFeatures>, Tensor<3>) {
         let first = self.blocks.len().saturating_sub(count);
         let mut x = self.embed(images, None);
         let mut features = Vec::with_capacity(count);
@@ -373,7 +398,7 @@ impl Vit {
                 });
             }
         }
-        features
+        (features, x)
     }
 
     /// The attention of the last block, `[images, heads, tokens, tokens]`: how much each token (third dimension) attends

@@ -24,7 +24,8 @@ pub(crate) struct Arguments {
     /// resized to it; above, the shorter side to 8/7 of it (256 for 224) and the centre cut out
     #[arg(long, value_name = "PX")]
     size_px: Option<u32>,
-    /// Places of the network: `pooled` (its output), and for vision transformers `tokens_N` (class tokens of the last N blocks
+    /// Places of the network: `pooled` (its output); for ResNets `stages`, or one of `conv1` and `res2` to `res5` (their maps
+    /// averaged to some 9,000 numbers each, as VISSL does); for vision transformers `tokens_N` (class tokens of the last N blocks
     /// and the mean of the last one's patches)
     #[arg(long, value_name = "TAPS", value_delimiter = ',', default_value = "pooled")]
     taps: Vec<String>,

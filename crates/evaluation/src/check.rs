@@ -8,10 +8,13 @@ use crate::config::{Config, Protocol};
 use crate::encoder::Encoder;
 use crate::error::Error;
 use crate::features::{Features, POOLED};
+use crate::linear_probe::view_group;
 use crate::one_vs_rest::OneVsRest;
 use crate::store::Records;
+use crate::taps::Tap;
 use crate::task::{Part, Task};
 use crate::{few_shot, logistic, retrieval, svm_low_shot, svm_voc07};
+use data::Transform;
 
 /// Refuses what the config asks and these data cannot answer.
 pub(crate) fn check(
@@ -26,7 +29,11 @@ pub(crate) fn check(
             let name = format!("`{}.train_transforms`", protocol.name());
             encoder.check_transforms(&name, transforms)?;
         }
+        if matches!(protocol, Protocol::LinearVissl(_)) {
+            encoder.check_resnet(protocol.name())?;
+        }
         encoder.check_taps(protocol.name(), &protocol.taps())?;
+        check_widths(protocol, encoder, &config.test_transforms)?;
     }
     for (set, dataset) in [("training", train), ("test", test)] {
         if dataset.is_empty() {
@@ -50,6 +57,38 @@ pub(crate) fn check(
         });
     }
     Ok(())
+}
+
+/// Refuses training images that give a classifier more or fewer numbers than test images do. Most networks give as many for any
+/// size; pixels and a ResNet's stages do not.
+fn check_widths(protocol: &Protocol, encoder: &Encoder, test: &[Transform]) -> Result<(), Error> {
+    let Some(train) = protocol.train_transforms().map(view_group) else {
+        return Ok(());
+    };
+    // Nothing is learned from its views.
+    if matches!(protocol, Protocol::ViewDiagnostics(_)) {
+        return Ok(());
+    }
+    let (Some(train), Some(test)) = (train.output_px(), view_group(test).output_px()) else {
+        return Ok(());
+    };
+    let places =
+        |tap: Tap, (width, height): (u32, u32)| encoder.tap_shape(tap, [height as usize, width as usize]);
+    let differs = |tap: &Tap| places(*tap, train) != places(*tap, test);
+    match protocol.taps().into_iter().find(differs) {
+        None => Ok(()),
+        Some(tap) => Err(Error::Config(format!(
+            "{}: `{}` has {} numbers for training images of {}×{} px and {} for test images of {}×{} px; give both the same size",
+            protocol.name(),
+            tap.name(),
+            places(tap, train).iter().product::<usize>(),
+            train.0,
+            train.1,
+            places(tap, test).iter().product::<usize>(),
+            test.0,
+            test.1,
+        ))),
+    }
 }
 
 /// Whether a protocol can be asked of records with these labels.
@@ -76,6 +115,7 @@ fn answers(protocol: &Protocol, train: &Features, test: &Features) -> Result<(),
         | Protocol::LinearSwav(_)
         | Protocol::LinearDino(_)
         | Protocol::LinearMocoV3(_)
+        | Protocol::LinearVissl(_)
         | Protocol::LinearCached(_) => task().map(|_| ()),
         Protocol::LinearDinov2(config) => config.choice.split(protocol.name(), &task()?).map(|_| ()),
         Protocol::LinearCachedGrid(config) => config.choice.split(protocol.name(), &task()?).map(|_| ()),

@@ -5,7 +5,7 @@ use crate::taps::{Inputs, Tap};
 use crate::task::Part;
 use crate::{
     clustering, diagnostics, few_shot, knn, linear_cached, linear_cached_grid, linear_dinov2, linear_moco,
-    linear_probe, logistic, retrieval, svm_low_shot, svm_voc07, view_diagnostics,
+    linear_probe, linear_vissl, logistic, retrieval, svm_low_shot, svm_voc07, view_diagnostics,
 };
 use data::{Transform, ViewGroup};
 use serde::{Deserialize, Serialize};
@@ -47,7 +47,9 @@ pub enum Protocol {
     /// A grid of linear classifiers on augmented images, as in DINOv2.
     #[serde(rename = "linear-dinov2")]
     LinearDinov2(linear_dinov2::Config),
-    /// The same grid on stored features.
+    /// Linear classifiers on several stages of a ResNet, on augmented images, as in VISSL.
+    LinearVissl(linear_vissl::Config),
+    /// The same grid as DINOv2's, on stored features.
     LinearCachedGrid(linear_cached_grid::Config),
     /// A linear classifier on stored features.
     LinearCached(linear_cached::Config),
@@ -80,6 +82,7 @@ impl Protocol {
             Self::LinearDino(_) => "linear-dino",
             Self::LinearMocoV3(_) => "linear-moco-v3",
             Self::LinearDinov2(_) => "linear-dinov2",
+            Self::LinearVissl(_) => "linear-vissl",
             Self::LinearCachedGrid(_) => "linear-cached-grid",
             Self::LinearCached(_) => "linear-cached",
             Self::LogisticRegression(_) => "logistic-regression",
@@ -101,9 +104,20 @@ impl Protocol {
             | Self::LinearDino(_)
             | Self::LinearMocoV3(_)
             | Self::LinearDinov2(_)
+            | Self::LinearVissl(_)
             | Self::ViewDiagnostics(_) => false,
             Self::Diagnostics(config) => config.set == Part::Train,
             _ => true,
+        }
+    }
+
+    /// Places of the network that it wants among the stored features of the test set, and of the training set where it learns from
+    /// stored ones.
+    pub(crate) fn stored_taps(&self) -> Vec<Tap> {
+        match self {
+            // Its test images go through the network once more: what all stages put out would fill the memory.
+            Self::LinearVissl(_) => vec![Tap::Pooled],
+            _ => self.taps(),
         }
     }
 
@@ -114,6 +128,7 @@ impl Protocol {
                 config.input.taps()
             }
             Self::LinearDinov2(config) => Inputs::new(&config.inputs).taps,
+            Self::LinearVissl(config) => config.taps(),
             Self::LinearCachedGrid(config) => Inputs::new(&config.inputs).taps,
             _ => vec![Tap::Pooled],
         }
@@ -127,6 +142,7 @@ impl Protocol {
                 Some(&config.train_transforms)
             }
             Self::LinearDinov2(config) => Some(&config.train_transforms),
+            Self::LinearVissl(config) => Some(&config.train_transforms),
             Self::ViewDiagnostics(config) => Some(&config.transforms),
             _ => None,
         }
@@ -166,6 +182,7 @@ impl Protocol {
                 config.validate(self.name())
             }
             Self::LinearDinov2(config) => config.validate(),
+            Self::LinearVissl(config) => config.validate(),
             Self::LinearCachedGrid(config) => config.validate(),
             Self::LinearCached(config) => config.validate(),
             Self::LogisticRegression(config) => config.validate(),
@@ -181,9 +198,9 @@ impl Protocol {
 }
 
 impl Config {
-    /// Places of the network that its protocols read, and the pooled output, which reports show.
-    pub(crate) fn taps(&self) -> Vec<Tap> {
-        let asked = self.protocols.iter().flat_map(Protocol::taps);
+    /// Places of the network whose features are stored: those that its protocols want, and the pooled output, which reports show.
+    pub(crate) fn stored_taps(&self) -> Vec<Tap> {
+        let asked = self.protocols.iter().flat_map(Protocol::stored_taps);
         let all: std::collections::BTreeSet<Tap> = asked.chain([Tap::Pooled]).collect();
         all.into_iter().collect()
     }

@@ -1,12 +1,14 @@
 //! What is evaluated: a frozen network with its normalisation, or the pixels themselves as the baseline to beat.
 
 use crate::error::Error;
+use crate::stage::{pooled as pooled_stage, pooled_shape};
 use crate::taps::Tap;
 use backbones::{Backbone, Context, state_dict};
 use burn::module::Module;
 use burn::tensor::Tensor;
 use data::{Transform, ViewGroup};
 use sha2::{Digest, Sha256};
+use std::collections::BTreeMap;
 use training::Normalize;
 
 /// For each image and head, how much the class token attends to each patch.
@@ -109,32 +111,66 @@ impl Encoder {
     /// Features of normalised images at several places of the network, in their order; `[images, width]` each. Call
     /// [`check_taps`](Self::check_taps) first: a place that the network lacks gives what it has instead.
     pub fn taps(&self, images: Tensor<4>, taps: &[Tap]) -> Vec<Tensor<2>> {
-        let blocks = |tap: &Tap| match tap {
-            Tap::Pooled => 0,
+        let context = Context::evaluation();
+        let deepest = taps.iter().map(|tap| match tap {
+            Tap::Pooled | Tap::Stage(_) => 0,
             Tap::ClassToken(block) => *block,
             Tap::PatchMean => 1,
+        });
+        let deepest = deepest.max().unwrap_or(0);
+        let (mut stages, mut tokens) = (BTreeMap::new(), vec![]);
+        let network = match &self.network {
+            Network::Backbone(backbone) => Some(&**backbone),
+            Network::Pixels => None,
         };
-        let deepest = taps.iter().map(blocks).max().unwrap_or(0);
-        let tokens = match &self.network {
-            Network::Backbone(backbone) if deepest > 0 => backbone
-                .as_vit()
-                .map(|vit| vit.last_blocks(images.clone(), deepest, &Context::evaluation())),
-            _ => None,
-        };
-        let pooled = (taps.contains(&Tap::Pooled) || tokens.is_none()).then(|| self.forward(images));
-        let at = |tap: &Tap| {
-            let block = |number: usize| {
-                let blocks = tokens.as_ref()?;
-                blocks.get(blocks.len().checked_sub(number)?)
-            };
-            match tap {
-                Tap::Pooled => pooled.clone(),
-                Tap::ClassToken(number) => block(*number).map(|block| block.class.clone()),
-                Tap::PatchMean => block(1).map(|block| block.patch_mean.clone()),
+        // One pass, whatever is asked for.
+        let pooled = match network {
+            Some(Backbone::ResNet(network)) => {
+                Some(network.forward_seeing(images, &context, |stage, map| {
+                    if taps.contains(&Tap::Stage(stage)) {
+                        stages.insert(stage, pooled_stage(map));
+                    }
+                }))
             }
+            Some(Backbone::Vit(network)) if deepest > 0 && taps.iter().all(|tap| tap.is_token()) => {
+                tokens = network.last_blocks(images, deepest, &context);
+                None
+            }
+            Some(Backbone::Vit(network)) if deepest > 0 => {
+                let (blocks, features) = network.last_blocks_and_features(images, deepest, &context);
+                tokens = blocks;
+                Some(features)
+            }
+            _ => Some(self.forward(images)),
         };
-        let rest = || pooled.clone().expect("made where there are no tokens");
+        let block = |number: usize| tokens.get(tokens.len().checked_sub(number)?);
+        let rest = || {
+            let last = block(1).map(|block| block.class.clone());
+            pooled.clone().or(last).expect("a pass gives one of them")
+        };
+        let at = |tap: &Tap| match tap {
+            Tap::Pooled => pooled.clone(),
+            Tap::Stage(stage) => stages.get(stage).cloned(),
+            Tap::ClassToken(number) => block(*number).map(|block| block.class.clone()),
+            Tap::PatchMean => block(1).map(|block| block.patch_mean.clone()),
+        };
         taps.iter().map(|tap| at(tap).unwrap_or_else(rest)).collect()
+    }
+
+    /// Channels and places of a tap for images of this height and width, px; their product is its width.
+    pub(crate) fn tap_shape(&self, tap: Tap, [height, width]: [usize; 2]) -> [usize; 2] {
+        match (&self.network, tap) {
+            (Network::Pixels, _) => [3, height * width],
+            (Network::Backbone(backbone), Tap::Stage(stage)) => {
+                let shapes = backbone
+                    .as_resnet()
+                    .map(|network| network.stage_shapes(height, width));
+                let found = shapes.into_iter().flatten().find(|(of, _)| *of == stage);
+                let [channels, rows, columns] = found.map_or([0; 3], |(_, map)| pooled_shape(map));
+                [channels, rows * columns]
+            }
+            (Network::Backbone(backbone), _) => [backbone.features(), 1],
+        }
     }
 
     /// Whether the network has these places; `name` is who asks, in the message.
@@ -142,24 +178,42 @@ impl Encoder {
     /// # Errors
     /// [`Error::Config`] where it does not.
     pub fn check_taps(&self, name: &str, taps: &[Tap]) -> Result<(), Error> {
-        let depth = match &self.network {
-            Network::Backbone(backbone) => backbone.as_vit().map(|vit| vit.depth()),
+        let backbone = match &self.network {
+            Network::Backbone(backbone) => Some(&**backbone),
             Network::Pixels => None,
         };
-        let wrong = taps.iter().find(|tap| match (tap, depth) {
-            (Tap::Pooled, _) => false,
-            (Tap::ClassToken(block), Some(depth)) => *block > depth,
-            (Tap::PatchMean, Some(_)) => false,
-            (_, None) => true,
+        let depth = backbone.and_then(Backbone::as_vit).map(|vit| vit.depth());
+        let has_stages = backbone.is_some_and(|backbone| backbone.as_resnet().is_some());
+        let reason = taps.iter().find_map(|tap| match (tap, depth) {
+            (Tap::Pooled, _) => None,
+            (Tap::Stage(_), _) if has_stages => None,
+            (Tap::Stage(stage), _) => Some(format!(
+                "is no ResNet and has no stage `{}`; ask for `pooled`{}",
+                stage.name(),
+                if depth.is_some() { " or its tokens" } else { "" }
+            )),
+            (Tap::ClassToken(block), Some(depth)) if *block > depth => {
+                Some(format!("has {depth} blocks, fewer than are asked for"))
+            }
+            (_, Some(_)) => None,
+            (_, None) => Some("is no vision transformer and has no tokens; ask for `pooled`".into()),
         });
-        match (wrong, depth) {
-            (None, _) => Ok(()),
-            (Some(_), Some(depth)) => Err(Error::Config(format!(
-                "{name}: `{}` has {depth} blocks, fewer than are asked for",
-                self.name
-            ))),
-            (Some(_), None) => Err(Error::Config(format!(
-                "{name}: `{}` is no vision transformer and has no tokens; ask for `pooled`",
+        match reason {
+            None => Ok(()),
+            Some(reason) => Err(Error::Config(format!("{name}: `{}` {reason}", self.name))),
+        }
+    }
+
+    /// Whether it is a residual network; `name` is who asks, in the message.
+    ///
+    /// # Errors
+    /// [`Error::Config`] where it is not.
+    pub(crate) fn check_resnet(&self, name: &str) -> Result<(), Error> {
+        match &self.network {
+            Network::Backbone(backbone) if backbone.as_resnet().is_some() => Ok(()),
+            _ => Err(Error::Config(format!(
+                "{name}: `{}` is no ResNet, and this protocol's classifiers see the stages of one; vision transformers have \
+                 `linear-dino` and `linear-dinov2`",
                 self.name
             ))),
         }
@@ -241,7 +295,7 @@ pub fn weights_hash(backbone: &Backbone) -> String {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
-    use backbones::{BackboneConfig, Init, ResNetConfig, Stem};
+    use backbones::{BackboneConfig, Init, ResNetConfig, Stage, Stem};
     use burn::tensor::Device;
 
     pub(crate) const NORMALIZE: Normalize = Normalize {
@@ -283,6 +337,77 @@ pub(crate) mod tests {
         assert_eq!(features.dims(), [2, 32]);
         assert!(!features.is_autodiff());
         assert_eq!(encoder.weights_hash(), before);
+    }
+
+    #[test]
+    fn taps_of_one_pass_are_those_of_several() {
+        let device = Device::flex();
+        let vit = |pooling: &str| -> BackboneConfig {
+            serde_json::from_value(serde_json::json!({ "vit": {
+                "width": 12, "depth": 3, "heads": 2, "patch_px": 4, "image_px": 8, "position": "learned",
+                "interpolation": "antialiased", "registers": 0, "drop_path": 0.0, "pooling": pooling,
+                "initialization": "truncated_normal"
+            } }))
+            .unwrap()
+        };
+        let tokens = [
+            Tap::Pooled,
+            Tap::ClassToken(1),
+            Tap::ClassToken(3),
+            Tap::PatchMean,
+        ];
+        let networks = [
+            (
+                backbone(0, &device),
+                [Tap::Pooled; 1]
+                    .into_iter()
+                    .chain(Stage::ALL.map(Tap::Stage))
+                    .collect::<Vec<_>>(),
+            ),
+            (vit("class_token").init(&Init::new(1, &device)), tokens.to_vec()),
+            (
+                vit("mean_then_norm").init(&Init::new(1, &device)),
+                tokens.to_vec(),
+            ),
+        ];
+        let images = Tensor::<1, burn::tensor::Int>::arange(0..2 * 3 * 64, &device)
+            .float()
+            .sin();
+        let images = images.reshape([2, 3, 8, 8]);
+        for (network, taps) in networks {
+            let encoder = Encoder::new("n", "", &network, NORMALIZE);
+            encoder.check_taps("x", &taps).unwrap();
+            let together = encoder.taps(images.clone(), &taps);
+            for (tap, together) in taps.iter().zip(together) {
+                let alone = encoder.taps(images.clone(), &[*tap]).remove(0);
+                let [channels, places] = encoder.tap_shape(*tap, [8, 8]);
+                assert_eq!(together.dims(), [2, channels * places], "{tap:?}");
+                together.into_data().assert_eq(&alone.into_data(), true);
+            }
+        }
+    }
+
+    #[test]
+    fn places_that_a_network_lacks_are_refused() {
+        let device = Device::flex();
+        let refused = |encoder: &Encoder, tap| encoder.check_taps("x", &[tap]).unwrap_err().to_string();
+        let resnet = Encoder::new("small", "", &backbone(0, &device), NORMALIZE);
+        assert!(
+            refused(&resnet, Tap::PatchMean).contains("`small` is no vision transformer and has no tokens")
+        );
+        assert!(resnet.check_resnet("linear-vissl").is_ok());
+        let pixels = Encoder::pixels(NORMALIZE);
+        assert_eq!(
+            refused(&pixels, Tap::Stage(Stage::Res4)),
+            "evaluation config: x: `raw pixels` is no ResNet and has no stage `res4`; ask for `pooled`"
+        );
+        assert!(
+            pixels
+                .check_resnet("linear-vissl")
+                .unwrap_err()
+                .to_string()
+                .contains("linear-vissl: `raw pixels` is no ResNet")
+        );
     }
 
     #[test]

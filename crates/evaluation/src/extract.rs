@@ -68,21 +68,7 @@ pub fn extract_taps(
 ) -> Result<Features, Error> {
     encoder.check_transforms("the transforms", transforms)?;
     encoder.check_taps("features", taps)?;
-    let loader = Loader::new(
-        Arc::clone(dataset),
-        vec![ViewGroup {
-            count: 1,
-            transforms: transforms.to_vec(),
-        }],
-        LoaderConfig {
-            batch_images: config.batch_images,
-            workers: config.workers,
-            // Evaluation transforms draw nothing.
-            seed: 0,
-            order: Order::Sequential,
-            max_bad_fraction: config.max_bad_fraction,
-        },
-    )?;
+    let loader = in_order(dataset, transforms, config)?;
     let total = dataset.len();
     let mut values: Vec<Vec<f32>> = vec![vec![]; taps.len()];
     let mut widths = vec![0; taps.len()];
@@ -122,6 +108,27 @@ pub fn extract_taps(
         bad_records: loader.bad_records().count,
         origin: origin(encoder, dataset, labels_hash(dataset)?, transforms),
     })
+}
+
+/// All readable records in the data set's order, by transforms that draw nothing.
+pub(crate) fn in_order(
+    dataset: &Arc<Dataset>,
+    transforms: &[Transform],
+    config: &DataConfig,
+) -> Result<Loader, Error> {
+    let group = ViewGroup {
+        count: 1,
+        transforms: transforms.to_vec(),
+    };
+    let config = LoaderConfig {
+        batch_images: config.batch_images,
+        workers: config.workers,
+        // Evaluation transforms draw nothing.
+        seed: 0,
+        order: Order::Sequential,
+        max_bad_fraction: config.max_bad_fraction,
+    };
+    Ok(Loader::new(Arc::clone(dataset), vec![group], config)?)
 }
 
 /// Features of no width with keys and, if asked for, labels of all records, from the index: enough for every check of

@@ -33,6 +33,7 @@ pub mod linear_cached_grid;
 pub mod linear_dinov2;
 pub mod linear_moco;
 pub mod linear_probe;
+pub mod linear_vissl;
 pub mod logistic;
 mod one_vs_rest;
 #[cfg(test)]
@@ -45,6 +46,7 @@ mod run;
 mod softmax;
 #[cfg(test)]
 mod speed;
+mod stage;
 mod store;
 pub mod suite;
 mod svm;

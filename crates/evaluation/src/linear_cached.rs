@@ -4,7 +4,7 @@
 
 use crate::error::Error;
 use crate::features::Matrix;
-use crate::head::Head;
+use crate::head::{Classifier, Head};
 use crate::progress::Event;
 use crate::result::{Score, seeds_scores};
 use crate::task::{Scaling, Task};
@@ -87,8 +87,7 @@ pub fn linear_cached(
 pub(crate) fn head(config: &Config, task: &Task<'_>, seed: u64, device: &Device) -> Head {
     let steps_per_epoch = task.train.rows.div_ceil(config.batch_records);
     Head::new(
-        [task.train.width, task.classes.count()],
-        seed,
+        Classifier::plain([task.train.width, task.classes.count()], seed, device),
         config.optimizer.peak_learning_rate(config.batch_records),
         &config.optimizer,
         &config.schedule,
@@ -97,7 +96,6 @@ pub(crate) fn head(config: &Config, task: &Task<'_>, seed: u64, device: &Device)
             steps_per_epoch,
             steps: steps_per_epoch * config.epochs,
         },
-        device,
     )
 }
 
@@ -209,7 +207,15 @@ mod tests {
         let mut head = head(&config, &task, 0, &Device::flex());
         let loss = train_all(&mut head, &config, &task);
         assert!((loss - 2f64.ln()).abs() < 1e-6);
-        let bias = head.parameters().1.into_data().try_to_vec::<f32>().unwrap();
+        let bias = head
+            .trained()
+            .layer
+            .bias
+            .unwrap()
+            .val()
+            .into_data()
+            .try_to_vec::<f32>()
+            .unwrap();
         assert!(
             (bias[0] - 5.0).abs() < 1e-5 && (bias[1] + 5.0).abs() < 1e-5,
             "{bias:?}"

@@ -57,7 +57,7 @@ impl Config {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use crate::encoder::Encoder;
     use crate::encoder::tests::{NORMALIZE, backbone};
@@ -101,7 +101,7 @@ mod tests {
     }
 
     /// Plain pictures, reddish or bluish by class, as uncompressed BMP.
-    fn tinted(records: usize, shift: u8) -> Arc<Dataset> {
+    pub(crate) fn tinted(records: usize, shift: u8) -> Arc<Dataset> {
         let bitmap = |class: usize, shade: u8| {
             let mut file = b"BM".to_vec();
             let header: [u32; 13] = [54 + 192, 0, 54, 40, 8, 8, 1 | 24 << 16, 0, 192, 0, 0, 0, 0];

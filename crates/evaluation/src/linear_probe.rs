@@ -16,7 +16,7 @@ use crate::encoder::Encoder;
 use crate::error::Error;
 use crate::extract::DataConfig;
 use crate::features::{Features, Matrix};
-use crate::head::Head;
+use crate::head::{Classifier, Head};
 use crate::progress::Event;
 use crate::result::{Score, seeds_scores};
 use crate::taps::Input;
@@ -121,8 +121,7 @@ impl Config {
             let steps_per_epoch = loader.batches_per_epoch();
             let steps = steps_per_epoch * self.epochs;
             let mut head = Head::new(
-                [test_rows.width, classes.count()],
-                seed,
+                Classifier::plain([test_rows.width, classes.count()], seed, device),
                 self.optimizer.peak_learning_rate(self.batch_images),
                 &self.optimizer,
                 &self.schedule,
@@ -131,7 +130,6 @@ impl Config {
                     steps_per_epoch,
                     steps,
                 },
-                device,
             );
             for (step, batch) in loader.batches(0, steps).enumerate() {
                 let batch = batch?;
@@ -183,7 +181,7 @@ pub(crate) fn check_images(protocol: &str, order: Order, transforms: &[Transform
         .map_err(|reason| format!("`{protocol}.train_transforms`: {reason}"))
 }
 
-fn view_group(transforms: &[Transform]) -> ViewGroup {
+pub(crate) fn view_group(transforms: &[Transform]) -> ViewGroup {
     ViewGroup {
         count: 1,
         transforms: transforms.to_vec(),

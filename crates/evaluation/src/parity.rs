@@ -8,6 +8,7 @@ use crate::logistic;
 use crate::softmax;
 use crate::task::{Scaling, Task, tests::features};
 use backbones::init::trained;
+use backbones::layers::Linear;
 use burn::tensor::{Device, Tensor, TensorData};
 use safetensors::{Dtype, SafeTensors};
 use training::{OptimizerConfig, ScheduleConfig};
@@ -229,7 +230,7 @@ fn sgd_on_stored_features_is_that_of_pytorch() {
         };
         let mut head = linear_cached::head(&config, &task, 0, &device);
         let start = TensorData::new(floats(&format!("sgd_{name}_start")), [7, 12]);
-        head.layer.weight = trained(Tensor::from_data(start, &device.clone().autodiff()));
+        head.classifier.layer.weight = trained(Tensor::from_data(start, &device.clone().autodiff()));
         let order = values(&format!("sgd_{name}_order"));
         let order = |epoch: usize| {
             order[epoch * 300..][..300]
@@ -239,13 +240,13 @@ fn sgd_on_stored_features_is_that_of_pytorch() {
         };
         linear_cached::train(&mut head, &config, &task, order, &device, &mut |_| {}).unwrap();
 
-        let (weight, bias) = head.parameters();
+        let Linear { weight, bias, .. } = head.trained().layer;
         let weight = relative_error(
-            weight.into_data().iter::<f64>(),
+            weight.val().into_data().iter::<f64>(),
             &values(&format!("sgd_{name}_weight")),
         );
         let bias = relative_error(
-            bias.into_data().iter::<f64>(),
+            bias.unwrap().val().into_data().iter::<f64>(),
             &values(&format!("sgd_{name}_bias")),
         );
         assert!(

@@ -109,7 +109,7 @@ pub struct Outcome {
 }
 
 impl Outcome {
-    /// What tells this number from others of the same protocol and metric, for people: `k 20`, `5-way 1-shot ridge`.
+    /// What tells this number from others of the same protocol and metric, for people: `k 20`, `res4`, `5-way 1-shot ridge`.
     pub fn variant(&self) -> Option<String> {
         let number = |key: &str| self.settings.get(key)?.as_u64();
         if let Some(count) = number("neighbors")
@@ -117,6 +117,9 @@ impl Outcome {
             .or_else(|| number("k"))
         {
             return Some(format!("k {count}"));
+        }
+        if let Some(tap) = self.settings.get("tap").and_then(|tap| tap.as_str()) {
+            return Some(tap.to_string());
         }
         let (ways, shots) = (number("ways")?, number("shots")?);
         // A plain name, or a table of one key.

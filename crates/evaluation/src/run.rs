@@ -15,6 +15,7 @@ use crate::linear_cached_grid::linear_cached_grid;
 use crate::linear_dinov2::linear_dinov2;
 use crate::linear_probe;
 use crate::linear_probe::Probe;
+use crate::linear_vissl::linear_vissl;
 use crate::logistic::logistic_regression;
 use crate::one_vs_rest::OneVsRest;
 use crate::progress::Event;
@@ -302,7 +303,7 @@ impl<'a> Plan<'a> {
             None => file.to_string(),
             Some(_) => format!("{}.safetensors", short(&hash_of(&json!(wanted.unnamed())))),
         };
-        self.store.get(&file, wanted, &self.config.taps(), |taps| {
+        self.store.get(&file, wanted, &self.config.stored_taps(), |taps| {
             let mut named = |event: Event<'_>| progress(Event { stage, ..event });
             let features = extract_taps(
                 &self.encoder,
@@ -373,6 +374,22 @@ impl<'a> Plan<'a> {
                     settings,
                     encoder,
                     &job.train,
+                    test,
+                    &config.test_transforms,
+                    &config.data,
+                    job.device,
+                    progress,
+                )?;
+                train_bad_records = probe.bad_records;
+                train_records = job.train.len() - probe.bad_records;
+                (probe.scores, probe.classes)
+            }
+            Protocol::LinearVissl(settings) => {
+                let probe = linear_vissl(
+                    settings,
+                    encoder,
+                    &job.train,
+                    &job.test,
                     test,
                     &config.test_transforms,
                     &config.data,

@@ -2,6 +2,7 @@
 
 use crate::error::Error;
 use crate::features::{Features, Matrix, POOLED};
+use backbones::Stage;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 
@@ -10,6 +11,8 @@ use std::collections::BTreeSet;
 pub enum Tap {
     /// The network's output after pooling: `pooled`.
     Pooled,
+    /// What a ResNet's stage puts out, averaged over so few places that there are some 9,000 numbers: `conv1`, `res2` …
+    Stage(Stage),
     /// The normalised class token of a transformer's block, counted from the last, which is 1: `class_token_1`.
     ClassToken(usize),
     /// The mean of the last block's normalised patch tokens: `patch_mean`.
@@ -21,23 +24,31 @@ impl Tap {
     pub fn name(&self) -> String {
         match self {
             Self::Pooled => POOLED.into(),
+            Self::Stage(stage) => stage.name().into(),
             Self::ClassToken(block) => format!("class_token_{block}"),
             Self::PatchMean => "patch_mean".into(),
         }
+    }
+
+    /// Whether it is of a transformer's tokens.
+    pub(crate) fn is_token(&self) -> bool {
+        matches!(self, Self::ClassToken(_) | Self::PatchMean)
     }
 
     /// The tap of this name in a features file, if it is one of ours.
     pub(crate) fn named(name: &str) -> Option<Self> {
         match name.strip_prefix("class_token_") {
             Some(block) => Some(Self::ClassToken(block.parse().ok().filter(|block| *block > 0)?)),
-            None => [Self::Pooled, Self::PatchMean]
+            None => Stage::ALL
+                .map(Self::Stage)
                 .into_iter()
+                .chain([Self::Pooled, Self::PatchMean])
                 .find(|tap| tap.name() == name),
         }
     }
 
-    /// The taps that a name stands for: `pooled`, or `tokens_4` (the class tokens of the last four blocks and the mean of the last
-    /// block's patches).
+    /// The taps that a name stands for: `pooled`; `stages` (all of a ResNet's) or one of them, `conv1`, `res2` … `res5`; `tokens_4`
+    /// (the class tokens of the last four blocks and the mean of the last block's patches).
     ///
     /// # Errors
     /// What names there are.
@@ -45,26 +56,34 @@ impl Tap {
         let blocks = name
             .strip_prefix("tokens_")
             .and_then(|count| count.parse::<usize>().ok());
+        let stage = Stage::ALL.into_iter().find(|stage| stage.name() == name);
         match (name, blocks) {
-            (POOLED, _) => Ok(vec![Self::Pooled]),
+            // VISSL's name of it.
+            (POOLED | "res5avg", _) => Ok(vec![Self::Pooled]),
+            ("stages", _) => Ok(Stage::ALL.map(Self::Stage).to_vec()),
+            _ if stage.is_some() => Ok(stage.map(Self::Stage).into_iter().collect()),
             (_, Some(blocks)) if blocks > 0 => Ok((1..=blocks)
                 .map(Self::ClassToken)
                 .chain([Self::PatchMean])
                 .collect()),
             _ => Err(format!(
-                "no taps are called `{name}`: there are `pooled`, and `tokens_N` of vision transformers (class tokens of the last N \
-                 blocks, and the mean of the last one's patches)"
+                "no taps are called `{name}`: there are `pooled`, `stages` of ResNets (or one of `conv1`, `res2`, `res3`, `res4` and \
+                 `res5`), and `tokens_N` of vision transformers (class tokens of the last N blocks, and the mean of the last one's \
+                 patches)"
             )),
         }
     }
 }
 
-/// What a linear classifier sees of a network, in a config: `"pooled"`, or `{ tokens = { blocks = 4, patch_mean = true } }`.
+/// What a linear classifier sees of a network, in a config: `"pooled"`, `{ stage = "res4" }`, or
+/// `{ tokens = { blocks = 4, patch_mean = true } }`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum Input {
     /// The network's output after pooling.
     Pooled,
+    /// A stage of a ResNet, averaged to some 9,000 numbers.
+    Stage(Stage),
     /// Class tokens of the last blocks side by side, the last one's at the end, and behind them perhaps the mean of the last
     /// block's patches. DINO: four blocks without the mean for small transformers, one with it for base ones.
     Tokens {
@@ -80,6 +99,7 @@ impl Input {
     pub fn taps(&self) -> Vec<Tap> {
         match self {
             Self::Pooled => vec![Tap::Pooled],
+            Self::Stage(stage) => vec![Tap::Stage(*stage)],
             Self::Tokens { blocks, patch_mean } => (1..=*blocks)
                 .rev()
                 .map(Tap::ClassToken)
@@ -92,6 +112,7 @@ impl Input {
     pub fn name(&self) -> String {
         match self {
             Self::Pooled => POOLED.into(),
+            Self::Stage(stage) => stage.name().into(),
             Self::Tokens { blocks, patch_mean } => {
                 let plural = if *blocks == 1 { "" } else { "s" };
                 let patches = if *patch_mean { " + patches" } else { "" };
@@ -170,10 +191,10 @@ mod tests {
         assert_eq!(inputs.places(), [vec![0], vec![1, 0, 2]]);
         assert_eq!(
             toml::from_str::<std::collections::BTreeMap<String, Vec<Input>>>(
-                "x = ['pooled', { tokens = { blocks = 2, patch_mean = true } }]"
+                "x = ['pooled', { stage = 'res4' }, { tokens = { blocks = 2, patch_mean = true } }]"
             )
             .unwrap()["x"],
-            [Input::Pooled, four]
+            [Input::Pooled, Input::Stage(Stage::Res4), four]
         );
     }
 
@@ -183,7 +204,14 @@ mod tests {
             Tap::group("tokens_1").unwrap(),
             [Tap::ClassToken(1), Tap::PatchMean]
         );
-        for tap in [Tap::Pooled, Tap::ClassToken(3), Tap::PatchMean] {
+        assert_eq!(Tap::group("res4").unwrap(), [Tap::Stage(Stage::Res4)]);
+        assert_eq!(Tap::group("stages").unwrap().len(), 5);
+        for tap in [
+            Tap::Pooled,
+            Tap::Stage(Stage::Conv1),
+            Tap::ClassToken(3),
+            Tap::PatchMean,
+        ] {
             assert_eq!(Tap::named(&tap.name()), Some(tap));
         }
         assert_eq!(Tap::named("layer3"), None);

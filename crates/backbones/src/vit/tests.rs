@@ -235,6 +235,27 @@ fn a_network_that_drops_nearly_all_is_its_first_block_in_training_alone() {
 }
 
 #[test]
+fn blocks_and_features_of_one_pass_are_those_of_two() {
+    for pooling in [Pooling::ClassToken, Pooling::Mean, Pooling::MeanThenNorm] {
+        let vit = VitConfig {
+            pooling,
+            depth: 3,
+            ..config()
+        }
+        .init(&Init::new(3, &Device::flex()));
+        let context = Context::evaluation();
+        let (blocks, features) = vit.last_blocks_and_features(images(2, 16, 16), 2, &context);
+        assert_eq!(data(features), data(vit.forward(images(2, 16, 16), &context)));
+        let alone = vit.last_blocks(images(2, 16, 16), 2, &context);
+        assert_eq!((blocks.len(), alone.len()), (2, 2));
+        for (one, other) in blocks.into_iter().zip(alone) {
+            assert_eq!(data(one.class), data(other.class));
+            assert_eq!(data(one.patch_mean), data(other.patch_mean));
+        }
+    }
+}
+
+#[test]
 fn drop_path_draws_by_step_and_part() {
     let vit = VitConfig {
         drop_path: 0.5,

@@ -1,5 +1,7 @@
 //! A whole evaluation on synthetic pictures: every protocol, stored features, and what is refused before the first image.
 
+mod networks;
+
 use super::*;
 use crate::encoder::tests::backbone;
 use data::Dataset;
@@ -112,6 +114,17 @@ momentum = 0.9
 choice = { validation_fraction = 0.2, seed = 0 }
 seed = 0
 [[protocols]]
+[protocols.linear-vissl]
+taps = ["res4", "res5avg"]
+headline_tap = "res5avg"
+train_transforms = [{ resize_exact = { width_px = 8, height_px = 8, filter = "bilinear" } }, { horizontal_flip = { probability = 0.5 } }]
+batch_images = 16
+order = "global"
+epochs = 2
+seeds = [3]
+optimizer = { sgd = { learning_rate_per_256 = 0.1, momentum = 0.9, weight_decay = 5e-4, nesterov = true } }
+schedule = { steps = { milestones_epochs = [1], factor = 0.1 } }
+[[protocols]]
 [protocols.linear-moco-v3]
 input = "pooled"
 train_transforms = [{ resize_exact = { width_px = 8, height_px = 8, filter = "bilinear" } }, { horizontal_flip = { probability = 0.5 } }]
@@ -223,6 +236,8 @@ fn every_protocol_answers_and_stored_features_are_used_again() {
             ("view-diagnostics", false),
             ("linear-cached-grid", true),
             ("linear-dinov2", true),
+            ("linear-vissl", false),
+            ("linear-vissl", true),
             ("linear-moco-v3", true),
             ("linear-moco", true)
         ]
