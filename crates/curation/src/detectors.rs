@@ -6,7 +6,7 @@
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::io::{Cursor, Read};
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use data::{DecodeLimits, RgbImage};
@@ -365,21 +365,10 @@ impl Looking {
 
 /// How many of the files may be decoded together: as many as have [`PIXELS`], and one at least.
 fn within(files: &[Result<Vec<u8>, Error>]) -> usize {
-    let pixels = |file: &Result<Vec<u8>, Error>| -> u64 {
-        let Ok(file) = file else {
-            return 0;
-        };
-        // Headers alone; what has none that can be read is not decoded either.
-        let reader = image::ImageReader::new(Cursor::new(file)).with_guessed_format();
-        let size = reader.ok().and_then(|reader| reader.into_dimensions().ok());
-        size.map_or(0, |(width, height)| u64::from(width) * u64::from(height))
-    };
-    let mut sum = 0;
-    let fit = files.iter().take_while(|file| {
-        sum += pixels(file);
-        sum <= PIXELS
-    });
-    fit.count().max(1)
+    let pixels = files
+        .iter()
+        .map(|file| file.as_ref().map_or(0, |file| data::header_pixels(file)));
+    data::decoded_together(pixels, PIXELS)
 }
 
 #[cfg(test)]
