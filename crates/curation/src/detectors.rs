@@ -243,10 +243,12 @@ pub(crate) fn weights_sha256(stage: &str, path: &Path) -> Result<String, Error> 
     }
 }
 
-/// Of each photo that stage number `last` kept, the highest score that a detector's stage gave it. What it is sorted by is
-/// what people look at first.
-pub(crate) fn residual_scores(ledger: &Ledger, last: i64) -> Result<HashMap<i64, f64>, Error> {
-    let mut highest: HashMap<i64, f64> = HashMap::new();
+/// Calls `take` with every score that a detector's stage gave to a photo which stage number `last` kept.
+pub(crate) fn for_each_score(
+    ledger: &Ledger,
+    last: i64,
+    mut take: impl FnMut(i64, f64),
+) -> Result<(), Error> {
     for name in ["faces", "persons"] {
         let Some(stage) = ledger.stage(name)? else {
             continue;
@@ -258,13 +260,22 @@ pub(crate) fn residual_scores(ledger: &Ledger, last: i64) -> Result<HashMap<i64,
             )?;
             let mut rows = statement.query([stage.id, last])?;
             while let Some(row) = rows.next()? {
-                let (photo, score): (i64, f64) = (row.get(0)?, row.get(1)?);
-                let known = highest.entry(photo).or_insert(score);
-                *known = known.max(score);
+                take(row.get(0)?, row.get(1)?);
             }
             Ok(())
         })?;
     }
+    Ok(())
+}
+
+/// Of each photo that stage number `last` kept, the highest score that a detector's stage gave it. What it is sorted by is
+/// what people look at first.
+pub(crate) fn residual_scores(ledger: &Ledger, last: i64) -> Result<HashMap<i64, f64>, Error> {
+    let mut highest: HashMap<i64, f64> = HashMap::new();
+    for_each_score(ledger, last, |photo, score| {
+        let known = highest.entry(photo).or_insert(score);
+        *known = known.max(score);
+    })?;
     Ok(highest)
 }
 
