@@ -140,7 +140,7 @@ fn check_settings(ledger: &Ledger, config: &Config, last: usize) -> Result<(), E
         })?;
         match (in_place, ledger.stage(name)?) {
             (None, None) => {
-                if at > 0 && at <= last {
+                if at <= last {
                     settings(config, at)?;
                 }
             }
