@@ -195,3 +195,14 @@ fn every_curation_config_is_read() {
             .unwrap_or_else(|error| panic!("{}: {error}", config.display()));
     }
 }
+
+#[test]
+fn the_reviewed_pass_is_pass_with_a_review_behind_it() {
+    let read = |name: &str| -> curation::Config {
+        let path = root().join("configs/curate").join(name);
+        toml::from_str(&std::fs::read_to_string(path).unwrap()).unwrap()
+    };
+    let (plain, mut reviewed) = (read("pass.toml"), read("pass-reviewed.toml"));
+    assert_eq!(reviewed.stages.pop().unwrap().name(), "review");
+    assert_eq!((plain.source, plain.stages), (reviewed.source, reviewed.stages));
+}

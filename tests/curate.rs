@@ -382,6 +382,23 @@ fn errors_say_what_to_do() {
         .assert()
         .failure()
         .stderr(predicates::str::contains("unknown field `atribution`"));
+    // The list of all photos is the first thing that somebody lacks.
+    for config in ["pass", "pass-reviewed"] {
+        passer()
+            .args(["curate", "run", &format!("configs/curate/{config}.toml"), "--out"])
+            .arg(home.path().join(config))
+            .assert()
+            .failure()
+            .stderr(
+                predicates::str::contains("cannot read the list of photos `")
+                    .and(predicates::str::contains("yfcc100m_dataset.bz2`\n"))
+                    .and(predicates::str::contains(
+                        "hint: YFCC100M's core file, `yfcc100m_dataset.bz2` (about 15 GB), is given on request: \
+                         multimediacommons.wordpress.com/yfcc100m-core-dataset says how; name yours with \
+                         `--set 'source.yfcc100m.files=[\"PATH\"]'`",
+                    )),
+            );
+    }
 }
 
 use predicates::prelude::PredicateBooleanExt;

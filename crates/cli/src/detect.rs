@@ -184,8 +184,49 @@ fn look(
     }
 }
 
-/// Photos that are decoded, and shown to the detector, together.
+/// Photos that are decoded, and shown to the detector, together; fewer where they are large.
 const CHUNK: usize = 64;
+
+/// Pixels of them together, three bytes each; one photo may have more.
+const CHUNK_PIXELS: u64 = 1 << 26;
+
+/// The photos of a data set as files, in parts that can be decoded together.
+struct Parts<'a> {
+    dataset: &'a Dataset,
+    most: usize,
+    most_pixels: u64,
+    /// The photo that is read next.
+    at: usize,
+    /// One that was read and did not fit any more.
+    left: Option<(Vec<u8>, u64)>,
+}
+
+impl Parts<'_> {
+    /// The files of the next part; none at the end.
+    fn next(&mut self) -> Result<Vec<Vec<u8>>, data::Error> {
+        let (mut files, mut pixels) = (Vec::new(), Vec::new());
+        while files.len() < self.most {
+            let (file, more) = match self.left.take() {
+                Some(left) => left,
+                None if self.at == self.dataset.len() => break,
+                None => {
+                    let mut file = Vec::new();
+                    self.dataset.read_image(self.at, &mut file)?;
+                    self.at += 1;
+                    let pixels = data::header_pixels(&file);
+                    (file, pixels)
+                }
+            };
+            pixels.push(more);
+            if data::decoded_together(pixels.iter().copied(), self.most_pixels) < pixels.len() {
+                self.left = Some((file, more));
+                break;
+            }
+            files.push(file);
+        }
+        Ok(files)
+    }
+}
 
 fn write(detector: &dyn Detector, what: &str, score: f32, common: &CommonArguments) -> anyhow::Result<()> {
     let dataset = Dataset::open(&common.data)?;
@@ -196,10 +237,23 @@ fn write(detector: &dyn Detector, what: &str, score: f32, common: &CommonArgumen
     let mut sheet = Sheet::new(common.sheet_photos);
     let mut progress = Progress::new(&format!("looking for {what}"), 0, dataset.len() as u64);
     let (started, mut with, mut broken) = (Instant::now(), 0, 0);
-    for first in (0..dataset.len()).step_by(CHUNK) {
-        let positions = (first..dataset.len().min(first + CHUNK)).into_par_iter();
-        let decoded = positions
-            .map(|position| decode(&dataset, position))
+    let mut parts = Parts {
+        dataset: &dataset,
+        most: CHUNK,
+        most_pixels: CHUNK_PIXELS,
+        at: 0,
+        left: None,
+    };
+    let mut first = 0;
+    loop {
+        let files = parts.next()?;
+        if files.is_empty() {
+            break;
+        }
+        let decoded = files
+            .into_par_iter()
+            .enumerate()
+            .map(|(at, file)| decode(&dataset, first + at, &file))
             .collect::<Result<Vec<_>, _>>()?;
         let photos = decoded.iter().filter_map(|(_, image)| image.as_ref().ok());
         let photos = photos.map(photo).collect::<Vec<_>>();
@@ -225,7 +279,8 @@ fn write(detector: &dyn Detector, what: &str, score: f32, common: &CommonArgumen
             };
             writeln!(lines, "{line}").context("cannot write the detections")?;
         }
-        progress.at((first + decoded.len()) as u64);
+        first += decoded.len();
+        progress.at(first as u64);
     }
     lines.flush().context("cannot write the detections")?;
     progress.finish();
@@ -253,10 +308,12 @@ fn write(detector: &dyn Detector, what: &str, score: f32, common: &CommonArgumen
 }
 
 /// A photo's key and its pixels, or why it has none.
-fn decode(dataset: &Dataset, position: usize) -> Result<(String, Result<RgbImage, String>), data::Error> {
-    let mut encoded = Vec::new();
-    dataset.read_image(position, &mut encoded)?;
-    let image = data::decode(&encoded, &DecodeLimits::DEFAULT).map_err(|reason| reason.to_string());
+fn decode(
+    dataset: &Dataset,
+    position: usize,
+    file: &[u8],
+) -> Result<(String, Result<RgbImage, String>), data::Error> {
+    let image = data::decode(file, &DecodeLimits::DEFAULT).map_err(|reason| reason.to_string());
     Ok((dataset.key(position)?, image))
 }
 
@@ -384,6 +441,37 @@ mod tests {
         assert_eq!(rows[18..], [0; 6]);
         // Nowhere near, or no number at all.
         rectangle(&mut image, [f32::NAN, 90.0, 91.0, f32::INFINITY], [1, 1, 1]);
+    }
+
+    #[test]
+    fn large_photos_are_decoded_a_few_at_a_time() {
+        let folder = tempfile::tempdir().unwrap();
+        for (at, side) in [10, 10, 30, 20, 20, 90, 10, 10, 10, 10].into_iter().enumerate() {
+            let path = folder.path().join(format!("{at}.png"));
+            image::RgbImage::new(side, 10).save(path).unwrap();
+        }
+        std::fs::write(folder.path().join("broken.png"), "none").unwrap();
+        let dataset = Dataset::open(&folder.path().display().to_string()).unwrap();
+        let mut parts = Parts {
+            dataset: &dataset,
+            most: 4,
+            most_pixels: 500,
+            at: 0,
+            left: None,
+        };
+        let mut counts = Vec::new();
+        let mut files = Vec::new();
+        while let part @ [_, ..] = &parts.next().unwrap()[..] {
+            counts.push(part.len());
+            files.extend_from_slice(part);
+        }
+        // 100 + 100 + 300, 200 + 200, 900 alone, four, and one that is no picture.
+        assert_eq!(counts, [3, 2, 1, 4, 1]);
+        for (at, file) in files.iter().enumerate() {
+            let mut expected = Vec::new();
+            dataset.read_image(at, &mut expected).unwrap();
+            assert!(*file == expected, "{at}");
+        }
     }
 
     #[test]

@@ -93,6 +93,23 @@ pub struct Estimate {
     pub expected_photos: [f64; 3],
 }
 
+impl Estimate {
+    /// `2.00 % (0.24 to 7.04)`: the rate with its interval.
+    pub fn rate_in_words(&self) -> String {
+        let [low, rate, high] = [self.interval[0], self.rate, self.interval[1]].map(|share| 100.0 * share);
+        format!("{rate:.2} % ({low:.2} to {high:.2})")
+    }
+
+    /// `20 (2 to 70)`: the number among all survivors with its interval.
+    pub fn photos_in_words(&self) -> String {
+        let [low, photos, high] = self.expected_photos;
+        format!("{photos:.0} ({low:.0} to {high:.0})")
+    }
+}
+
+/// Why a sample that was drawn gives no estimate any more.
+pub const OTHER_PHOTOS: &str = "other photos survive now; draw another one";
+
 /// Makes the contact sheet of the curation in `folder`, draws a sample if asked to, and tells what the samples say.
 ///
 /// # Errors

@@ -6,7 +6,7 @@
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::io::{Cursor, Read};
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use data::{DecodeLimits, RgbImage};
@@ -243,10 +243,12 @@ pub(crate) fn weights_sha256(stage: &str, path: &Path) -> Result<String, Error> 
     }
 }
 
-/// Of each photo that stage number `last` kept, the highest score that a detector's stage gave it. What it is sorted by is
-/// what people look at first.
-pub(crate) fn residual_scores(ledger: &Ledger, last: i64) -> Result<HashMap<i64, f64>, Error> {
-    let mut highest: HashMap<i64, f64> = HashMap::new();
+/// Calls `take` with every score that a detector's stage gave to a photo which stage number `last` kept.
+pub(crate) fn for_each_score(
+    ledger: &Ledger,
+    last: i64,
+    mut take: impl FnMut(i64, f64),
+) -> Result<(), Error> {
     for name in ["faces", "persons"] {
         let Some(stage) = ledger.stage(name)? else {
             continue;
@@ -258,13 +260,22 @@ pub(crate) fn residual_scores(ledger: &Ledger, last: i64) -> Result<HashMap<i64,
             )?;
             let mut rows = statement.query([stage.id, last])?;
             while let Some(row) = rows.next()? {
-                let (photo, score): (i64, f64) = (row.get(0)?, row.get(1)?);
-                let known = highest.entry(photo).or_insert(score);
-                *known = known.max(score);
+                take(row.get(0)?, row.get(1)?);
             }
             Ok(())
         })?;
     }
+    Ok(())
+}
+
+/// Of each photo that stage number `last` kept, the highest score that a detector's stage gave it. What it is sorted by is
+/// what people look at first.
+pub(crate) fn residual_scores(ledger: &Ledger, last: i64) -> Result<HashMap<i64, f64>, Error> {
+    let mut highest: HashMap<i64, f64> = HashMap::new();
+    for_each_score(ledger, last, |photo, score| {
+        let known = highest.entry(photo).or_insert(score);
+        *known = known.max(score);
+    })?;
     Ok(highest)
 }
 
@@ -365,21 +376,10 @@ impl Looking {
 
 /// How many of the files may be decoded together: as many as have [`PIXELS`], and one at least.
 fn within(files: &[Result<Vec<u8>, Error>]) -> usize {
-    let pixels = |file: &Result<Vec<u8>, Error>| -> u64 {
-        let Ok(file) = file else {
-            return 0;
-        };
-        // Headers alone; what has none that can be read is not decoded either.
-        let reader = image::ImageReader::new(Cursor::new(file)).with_guessed_format();
-        let size = reader.ok().and_then(|reader| reader.into_dimensions().ok());
-        size.map_or(0, |(width, height)| u64::from(width) * u64::from(height))
-    };
-    let mut sum = 0;
-    let fit = files.iter().take_while(|file| {
-        sum += pixels(file);
-        sum <= PIXELS
-    });
-    fit.count().max(1)
+    let pixels = files
+        .iter()
+        .map(|file| file.as_ref().map_or(0, |file| data::header_pixels(file)));
+    data::decoded_together(pixels, PIXELS)
 }
 
 #[cfg(test)]

@@ -33,6 +33,17 @@ pub enum Error {
         /// Expected and got.
         reason: String,
     },
+    /// A file of a list of photos that cannot be read.
+    #[error("cannot read the list of photos `{path}`")]
+    List {
+        /// The file.
+        path: PathBuf,
+        /// The operating system's reason.
+        #[source]
+        source: std::io::Error,
+        /// Where it is to be had, or which key names it.
+        hint: String,
+    },
     /// SQLite refused.
     #[error("ledger `{path}`: {reason}")]
     Ledger {
@@ -99,6 +110,7 @@ impl Error {
             )),
             Error::NoCuration { .. } => Some("`passer curate run CONFIG --out DIR` makes one".to_string()),
             Error::InUse { .. } => Some("wait for it, or end it; its work so far is kept".to_string()),
+            Error::List { hint, .. } => Some(hint.clone()),
             Error::Stage { hint, .. } | Error::Release { hint, .. } => hint.clone(),
             Error::Data(error) => error.hint(),
             _ => None,

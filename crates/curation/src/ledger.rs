@@ -477,6 +477,21 @@ impl Ledger {
         self.undecided(stage, i64::MAX, cursor, most)
     }
 
+    /// Calls `take` with number and key of each photo that `stage` kept, in order of the numbers.
+    pub(crate) fn for_each_survivor(&self, stage: i64, mut take: impl FnMut(i64, &str)) -> Result<(), Error> {
+        self.sql(|db| {
+            let mut statement = db.prepare(
+                "SELECT d.photo, p.key FROM decisions d CROSS JOIN photos p ON p.id = d.photo \
+                 WHERE d.stage = ? AND d.kept = 1 ORDER BY d.photo",
+            )?;
+            let mut rows = statement.query([stage])?;
+            while let Some(row) = rows.next()? {
+                take(row.get(0)?, row.get_ref(1)?.as_str()?);
+            }
+            Ok(())
+        })
+    }
+
     /// The photo of that number.
     pub(crate) fn photo(&self, id: i64) -> Result<Option<Photo>, Error> {
         let query = format!(

@@ -30,7 +30,7 @@ mod status;
 mod takedown;
 mod thumbnail;
 
-pub use audit::{Audit, AuditOptions, Estimate, Sample, audit, clopper_pearson};
+pub use audit::{Audit, AuditOptions, Estimate, OTHER_PHOTOS, Sample, audit, clopper_pearson};
 pub use balance::{BalanceConfig, SampleConfig};
 pub use config::{Config, SourceConfig, StageConfig};
 pub use detectors::{Detector, Detectors, FaceScale, FacesConfig, NoDetectors, PersonsConfig, TilesConfig};

@@ -8,6 +8,7 @@ mod agreement;
 mod answers;
 mod guard;
 mod http;
+mod pace;
 mod queue;
 mod server;
 #[cfg(test)]
@@ -156,8 +157,8 @@ impl ReviewConfig {
     }
 
     /// How many annotators must label a photo.
-    pub(crate) fn wanted(&self, key: &str) -> usize {
-        1 + usize::from(fraction(draw(self.seed, "labelled_twice", &[key])) < self.labelled_twice)
+    pub(crate) fn wanted(&self, key: &str) -> u8 {
+        1 + u8::from(fraction(draw(self.seed, "labelled_twice", &[key])) < self.labelled_twice)
     }
 
     fn judge(&self, photo: i64, answers: &[Categories]) -> Decision {
@@ -202,7 +203,7 @@ impl Stage for ReviewConfig {
         let given = |photo: i64| answers.get(&photo).map_or(&[][..], Vec::as_slice);
         work.for_each_input(|photo| {
             all += 1;
-            let short = given(photo.id).len() < self.wanted(&photo.key);
+            let short = given(photo.id).len() < usize::from(self.wanted(&photo.key));
             open += u64::from(short && !taken_down.contains(&photo.key));
         })?;
         // All or nothing: an answer may be taken back until the last one is given.

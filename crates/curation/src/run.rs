@@ -140,7 +140,7 @@ fn check_settings(ledger: &Ledger, config: &Config, last: usize) -> Result<(), E
         })?;
         match (in_place, ledger.stage(name)?) {
             (None, None) => {
-                if at > 0 && at <= last {
+                if at <= last {
                     settings(config, at)?;
                 }
             }
@@ -154,7 +154,7 @@ fn check_settings(ledger: &Ledger, config: &Config, last: usize) -> Result<(), E
             (_, Some(row)) => {
                 let now = match settings(config, at) {
                     // A list that was read whole may be deleted.
-                    Err(Error::Io { .. }) if row.done && at == 0 => continue,
+                    Err(Error::List { .. }) if row.done && at == 0 => continue,
                     Err(Error::Stage { .. })
                         if row.done && at > 0 && same_without_weights(config, at, &row.settings) =>
                     {

@@ -56,15 +56,20 @@ pub(crate) fn open(config: &SourceConfig, from: Position) -> Result<Box<dyn Rows
 
 /// What tells a source apart from another one under the same name: its settings and the lengths of its files.
 pub(crate) fn identity(config: &SourceConfig) -> Result<serde_json::Value, Error> {
-    let files = match config {
-        SourceConfig::Yfcc100m(config) => config.files.as_slice(),
-        SourceConfig::Csv(config) | SourceConfig::Parquet(config) => config.files.as_slice(),
-        SourceConfig::Folder(_) | SourceConfig::Dataset(_) => &[],
+    let (files, hint) = match config {
+        SourceConfig::Yfcc100m(config) => (config.files.as_slice(), yfcc::WHERE),
+        SourceConfig::Csv(config) => (config.files.as_slice(), "`source.csv.files` names it"),
+        SourceConfig::Parquet(config) => (config.files.as_slice(), "`source.parquet.files` names it"),
+        SourceConfig::Folder(_) | SourceConfig::Dataset(_) => (&[][..], ""),
     };
     let mut bytes = Vec::new();
     for file in files {
-        let length = std::fs::metadata(file).map_err(Error::io("read", file))?.len();
-        bytes.push(length);
+        let length = std::fs::metadata(file).map_err(|source| Error::List {
+            path: file.clone(),
+            source,
+            hint: hint.to_string(),
+        })?;
+        bytes.push(length.len());
     }
     Ok(serde_json::json!({ "source": config, "file_bytes": bytes }))
 }

@@ -110,6 +110,23 @@ pub fn decode_into(encoded: &[u8], limits: &DecodeLimits, image: &mut RgbImage) 
     })
 }
 
+/// Pixels of an image by its header alone; 0 where no header can be read, for such a file is not decoded either.
+pub fn header_pixels(encoded: &[u8]) -> u64 {
+    let reader = image::ImageReader::new(Cursor::new(encoded)).with_guessed_format();
+    let size = reader.ok().and_then(|reader| reader.into_dimensions().ok());
+    size.map_or(0, |(width, height)| u64::from(width) * u64::from(height))
+}
+
+/// How many of the first images, told by their pixels, may be decoded together: as many as have `most_pixels`, and one at least.
+pub fn decoded_together(pixels: impl IntoIterator<Item = u64>, most_pixels: u64) -> usize {
+    let mut sum = 0;
+    let fit = pixels.into_iter().take_while(|pixels| {
+        sum += pixels;
+        sum <= most_pixels
+    });
+    fit.count().max(1)
+}
+
 fn decode_jpeg(encoded: &[u8], limits: &DecodeLimits, image: &mut RgbImage) -> Result<(), DecodeError> {
     let broken = |reason: &dyn std::fmt::Display| DecodeError::Broken {
         format: "JPEG",

@@ -23,7 +23,7 @@ pub mod thumbnail;
 pub mod transforms;
 
 pub use dataset::Dataset;
-pub use decode::{DecodeLimits, RgbImage, decode, decode_into};
+pub use decode::{DecodeLimits, RgbImage, decode, decode_into, decoded_together, header_pixels};
 pub use error::{DecodeError, Error};
 pub use loader::{BadRecord, BadRecords, Batch, Batches, Loader, LoaderConfig, Views};
 pub use order::Order;

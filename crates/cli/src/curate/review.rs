@@ -139,15 +139,12 @@ pub(super) fn audit(arguments: &AuditArguments) -> anyhow::Result<()> {
         );
         match &sample.estimate {
             Some(estimate) => println!(
-                "{head}: {} show people, {:.2} % (95 % Clopper-Pearson {:.2} to {:.2}), {:.0} to {:.0} of all",
+                "{head}: {} show people, {}, of all photos {} (95 %, Clopper and Pearson)",
                 estimate.with_people,
-                100.0 * estimate.rate,
-                100.0 * estimate.interval[0],
-                100.0 * estimate.interval[1],
-                estimate.expected_photos[0],
-                estimate.expected_photos[2]
+                estimate.rate_in_words(),
+                estimate.photos_in_words()
             ),
-            None if !sample.current => println!("{head}: other photos survive now; draw another one"),
+            None if !sample.current => println!("{head}: {}", curation::OTHER_PHOTOS),
             None => println!(
                 "{head}: `passer curate review {} --sample {}`",
                 arguments.dir.display(),

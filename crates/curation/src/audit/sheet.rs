@@ -6,7 +6,7 @@ use rayon::prelude::*;
 
 use data::html::{data_uri, escape};
 
-use super::{Audit, AuditOptions};
+use super::{Audit, AuditOptions, OTHER_PHOTOS};
 use crate::error::Error;
 use crate::ledger::Ledger;
 use crate::photo::{Photo, one_line};
@@ -94,18 +94,12 @@ fn estimates(audit: &Audit) -> String {
     for sample in &audit.samples {
         let said = match &sample.estimate {
             Some(estimate) => format!(
-                "<td>{}</td><td>{:.2} % ({:.2} to {:.2})</td><td>{:.0} ({:.0} to {:.0})</td>",
+                "<td>{}</td><td>{}</td><td>{}</td>",
                 estimate.with_people,
-                100.0 * estimate.rate,
-                100.0 * estimate.interval[0],
-                100.0 * estimate.interval[1],
-                estimate.expected_photos[1],
-                estimate.expected_photos[0],
-                estimate.expected_photos[2]
+                estimate.rate_in_words(),
+                estimate.photos_in_words()
             ),
-            None if !sample.current => {
-                "<td colspan=\"3\">other photos survive now; draw another one</td>".to_string()
-            }
+            None if !sample.current => format!("<td colspan=\"3\">{OTHER_PHOTOS}</td>"),
             None => format!(
                 "<td colspan=\"3\">not labelled whole yet (<code>passer curate review DIR --sample {}</code>)</td>",
                 sample.id

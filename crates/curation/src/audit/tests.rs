@@ -69,3 +69,15 @@ fn a_sample_is_drawn_labelled_and_tells_how_many_people_are_left() {
         "stage `audit`: expected a sample of 1 to 9 photos, found 10"
     );
 }
+
+#[test]
+fn estimates_are_told_alike_everywhere() {
+    let estimate = Estimate {
+        with_people: 2,
+        rate: 0.02,
+        interval: [0.002_43, 0.070_38],
+        expected_photos: [2.43, 20.0, 70.38],
+    };
+    assert_eq!(estimate.rate_in_words(), "2.00 % (0.24 to 7.04)");
+    assert_eq!(estimate.photos_in_words(), "20 (2 to 70)");
+}

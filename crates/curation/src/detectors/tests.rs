@@ -1,6 +1,7 @@
 //! Stages with a made-up detector: what they decide, what a failure leaves, what they ask for before they begin.
 
 use super::*;
+use std::io::Cursor;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use crate::{Config, RunOptions, run};

@@ -3,11 +3,19 @@
 /// Cohen's kappa of two annotators' verdicts on the same photos, `[first, second]` each: 1 is full agreement, 0 what chance
 /// gives. None where it is not defined: no photo, or both always said the same one thing.
 pub fn cohens_kappa(verdicts: &[[bool; 2]]) -> Option<f64> {
-    let count = verdicts.len() as f64;
-    let share =
-        |said: fn(&[bool; 2]) -> bool| verdicts.iter().filter(|pair| said(pair)).count() as f64 / count;
-    let (first, second) = (share(|pair| pair[0]), share(|pair| pair[1]));
-    let observed = share(|pair| pair[0] == pair[1]);
+    let mut counts = [0; 4];
+    for [first, second] in verdicts {
+        counts[2 * usize::from(*first) + usize::from(*second)] += 1;
+    }
+    kappa_of(counts)
+}
+
+/// [`cohens_kappa`] of how many photos neither, the second alone, the first alone and both said yes to.
+pub(super) fn kappa_of(counts: [u64; 4]) -> Option<f64> {
+    let count = counts.iter().sum::<u64>() as f64;
+    let [neither, second, first, both] = counts.map(|photos| photos as f64 / count);
+    let observed = neither + both;
+    let (first, second) = (first + both, second + both);
     let chance = first * second + (1.0 - first) * (1.0 - second);
     // NaN without photos.
     (chance < 1.0).then(|| (observed - chance) / (1.0 - chance))

@@ -19,15 +19,6 @@ CREATE UNIQUE INDEX IF NOT EXISTS answers_current ON answers (sample, key, annot
 CREATE INDEX IF NOT EXISTS answers_batch ON answers (sample, annotator, batch);
 ";
 
-/// One annotator and how fast they go.
-pub(super) struct Annotator {
-    pub(super) id: i64,
-    pub(super) name: String,
-    pub(super) answers: u64,
-    /// Over the last ten minutes in which they worked.
-    pub(super) per_minute: f64,
-}
-
 /// Longest name, characters.
 const LONGEST_NAME: usize = 60;
 
@@ -52,46 +43,23 @@ pub(super) fn join(ledger: &mut Ledger, name: &str) -> Result<Option<(i64, Strin
     Ok(Some((id, name)))
 }
 
-pub(super) fn annotators(ledger: &Ledger, sample: i64) -> Result<Vec<Annotator>, Error> {
+/// The name of every annotator, by name.
+pub(super) fn names(ledger: &Ledger) -> Result<Vec<(i64, String)>, Error> {
     ledger.sql(|db| {
-        let mut annotators: Vec<Annotator> = db
-            .prepare(
-                "SELECT a.id, a.name, (SELECT count(*) FROM answers WHERE sample = ? AND annotator = a.id AND state = 'current') \
-                 FROM annotators a ORDER BY a.name",
-            )?
-            .query_map([sample], |row| {
-                Ok(Annotator {
-                    id: row.get(0)?,
-                    name: row.get(1)?,
-                    answers: row.get::<_, i64>(2)? as u64,
-                    per_minute: 0.0,
-                })
-            })?
-            .collect::<Result<_, _>>()?;
-        // The last answers alone: a long review must not make the page slow.
-        let mut recent = db.prepare_cached(
-            "SELECT count(*), (julianday('now') - min(julianday(answered))) * 1440 FROM \
-             (SELECT answered, annotator FROM answers WHERE sample = ? AND state = 'current' ORDER BY id DESC LIMIT 20000) \
-             WHERE annotator = ? AND julianday(answered) > julianday('now') - 10 / 1440.0",
-        )?;
-        for annotator in &mut annotators {
-            let (count, minutes): (i64, Option<f64>) =
-                recent.query_row([sample, annotator.id], |row| Ok((row.get(0)?, row.get(1)?)))?;
-            // A burst at the start is no pace.
-            annotator.per_minute = count as f64 / minutes.unwrap_or(1.0).max(0.5);
-        }
-        Ok(annotators)
+        db.prepare_cached("SELECT id, name FROM annotators ORDER BY name")?
+            .query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?
+            .collect()
     })
 }
 
 /// Writes answers of one annotator in one transaction, as one batch that is undone together. When this returns, they are on
-/// the disk.
+/// the disk. How many of them replace none.
 pub(super) fn add(
     ledger: &mut Ledger,
     sample: i64,
     annotator: i64,
     answers: &[(String, Categories)],
-) -> Result<(), Error> {
+) -> Result<u64, Error> {
     ledger.transaction(|ledger| {
         ledger.sql(|db| {
             let batch: i64 = db.query_row(
@@ -99,6 +67,7 @@ pub(super) fn add(
                 [sample, annotator],
                 |row| row.get(0),
             )?;
+            let mut new = 0;
             for (key, categories) in answers {
                 let old: Option<i64> = db
                     .prepare_cached(
@@ -106,8 +75,11 @@ pub(super) fn add(
                     )?
                     .query_row(params![sample, key, annotator], |row| row.get(0))
                     .optional()?;
-                if let Some(old) = old {
-                    db.execute("UPDATE answers SET state = 'replaced' WHERE id = ?", [old])?;
+                match old {
+                    Some(old) => {
+                        db.execute("UPDATE answers SET state = 'replaced' WHERE id = ?", [old])?;
+                    }
+                    None => new += 1,
                 }
                 db.prepare_cached(
                     "INSERT INTO answers (sample, key, annotator, categories, batch, answered, sha256, replaces) VALUES \
@@ -123,7 +95,7 @@ pub(super) fn add(
                     old
                 ])?;
             }
-            Ok(())
+            Ok(new)
         })
     })
 }
@@ -154,31 +126,47 @@ pub(super) fn undo(
                             .optional()?
                     }
                 };
-                undone.push((key, before.as_deref().and_then(Categories::parse)));
+                undone.push((key, before.as_deref().map(said)));
             }
             Ok(undone)
         })
     })
 }
 
-/// By photo: who said what. Answers to another content than the photo has now do not count.
-pub(crate) fn current(ledger: &Ledger, sample: i64) -> Result<HashMap<i64, Vec<(i64, Categories)>>, Error> {
-    let mut found: HashMap<i64, Vec<(i64, Categories)>> = HashMap::new();
+/// Someone wrote into the table by hand: what is no category cannot be taken for "nothing".
+fn said(text: &str) -> Categories {
+    Categories::parse(text).unwrap_or(Categories(u8::MAX))
+}
+
+/// Calls `take` with photo, annotator and what they say, oldest first. Answers to another content than the photo has now do not
+/// count.
+pub(super) fn for_each_current(
+    ledger: &Ledger,
+    sample: i64,
+    mut take: impl FnMut(i64, i64, Categories),
+) -> Result<(), Error> {
     ledger.sql(|db| {
         let mut statement = db.prepare(
-            "SELECT p.id, a.annotator, a.categories FROM answers a CROSS JOIN photos p ON p.key = a.key \
+            "SELECT p.id, a.annotator, a.categories FROM answers a NOT INDEXED CROSS JOIN photos p ON p.key = a.key \
              LEFT JOIN images i ON i.photo = p.id \
              WHERE a.sample = ? AND a.state = 'current' AND (a.sha256 IS NULL OR i.sha256 IS NULL OR a.sha256 = i.sha256) \
              ORDER BY a.id",
         )?;
         let mut rows = statement.query([sample])?;
         while let Some(row) = rows.next()? {
-            let text: String = row.get(2)?;
-            // Someone wrote into the table by hand: what is no category cannot be taken for "nothing".
-            let categories = Categories::parse(&text).unwrap_or(Categories(u8::MAX));
-            found.entry(row.get(0)?).or_default().push((row.get(1)?, categories));
+            take(row.get(0)?, row.get(1)?, said(row.get_ref(2)?.as_str().unwrap_or("?")));
         }
         Ok(())
+    })
+}
+
+/// By photo: who said what, as [`for_each_current`].
+pub(crate) fn current(ledger: &Ledger, sample: i64) -> Result<HashMap<i64, Vec<(i64, Categories)>>, Error> {
+    let mut found: HashMap<i64, Vec<(i64, Categories)>> = HashMap::new();
+    for_each_current(ledger, sample, |photo, annotator, said| {
+        let given = found.entry(photo).or_default();
+        given.reserve_exact(1);
+        given.push((annotator, said));
     })?;
     Ok(found)
 }

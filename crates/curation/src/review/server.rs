@@ -12,12 +12,14 @@ use std::time::{Duration, Instant};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use super::agreement::kappa_of;
 use super::guard::{Guard, Pass};
 use super::http::{self, Request, Response};
+use super::pace::Paces;
 use super::queue::{Item, Queue};
-use super::{Categories, Category, REVIEW, ReviewConfig, answers, cohens_kappa};
+use super::{Categories, Category, REVIEW, ReviewConfig, answers};
 use crate::config::{Config, StageConfig};
-use crate::detectors::residual_scores;
+use crate::detectors::for_each_score;
 use crate::draws::draw;
 use crate::error::Error;
 use crate::ledger::Ledger;
@@ -68,14 +70,13 @@ struct Server {
     photos: Photos,
     name: String,
     sample: i64,
-    /// What counts against a photo when agreement is measured.
-    bad: Categories,
     inside: Mutex<Inside>,
 }
 
 struct Inside {
     ledger: Ledger,
     queue: Queue,
+    paces: Paces,
 }
 
 /// Serves the photos of the curation in `folder` until it is asked to end.
@@ -115,15 +116,16 @@ pub fn serve(folder: &Path, options: ReviewOptions<'_>) -> Result<Reviewed, Erro
     let address = listener
         .local_addr()
         .map_err(|error| stage_error(format!("cannot listen: {error}"), None))?;
+    let sample = options.sample.unwrap_or(REVIEW);
     let server = Server {
         guard: Guard::new(address, options.hosts.to_vec(), options.token.map(str::to_string)),
         photos: Photos::open(&config, folder)?,
         name: config.release.name.clone(),
-        sample: options.sample.unwrap_or(REVIEW),
-        bad,
+        sample,
         inside: Mutex::new(Inside {
+            queue: Queue::new(items, bad),
+            paces: Paces::read(&ledger, sample, Instant::now())?,
             ledger,
-            queue: Queue::new(items),
         }),
     };
     (options.ready)(address);
@@ -190,33 +192,45 @@ fn review_items(ledger: &Ledger, config: &Config) -> Result<(Vec<Item>, Categori
 }
 
 fn items(ledger: &Ledger, previous: i64, review: &ReviewConfig) -> Result<Vec<Item>, Error> {
-    let mut given = answers::current(ledger, REVIEW)?;
-    let scores = residual_scores(ledger, previous)?;
     let taken_down = crate::takedown::keys(ledger)?;
-    let mut items = Vec::new();
-    let mut cursor = 0;
-    loop {
-        let photos = ledger.survivors(previous, cursor, 20_000)?;
-        let Some(last) = photos.last() else {
-            break;
-        };
-        cursor = last.id;
-        for photo in photos.iter().filter(|photo| !taken_down.contains(&photo.key)) {
-            let item = Item {
-                photo: photo.id,
-                score: scores.get(&photo.id).copied(),
-                wanted: review.wanted(&photo.key),
-                given: given.remove(&photo.id).unwrap_or_default(),
-            };
+    let (mut items, mut draws) = (Vec::new(), Vec::new());
+    // In the order of their numbers, by which scores and answers find them.
+    ledger.for_each_survivor(previous, |photo, key| {
+        if !taken_down.contains(key) {
+            items.push(Item {
+                photo,
+                score: None,
+                wanted: review.wanted(key),
+                given: Vec::new(),
+            });
             // Without scores, in an order that no photographer's albums make.
-            items.push((draw(review.seed, "review", &[&photo.key]), item));
+            draws.push(draw(review.seed, "review", &[key]));
         }
+    })?;
+    fn find(items: &mut [Item], photo: i64) -> Option<&mut Item> {
+        let at = items.binary_search_by_key(&photo, |item| item.photo).ok()?;
+        items.get_mut(at)
     }
-    items.sort_by(|(a_draw, a), (b_draw, b)| {
-        let score = |item: &Item| item.score.unwrap_or(-1.0);
-        score(b).total_cmp(&score(a)).then(a_draw.cmp(b_draw))
+    for_each_score(ledger, previous, |photo, score| {
+        if let Some(item) = find(&mut items, photo) {
+            item.score = Some(item.score.map_or(score, |known| known.max(score)));
+        }
+    })?;
+    answers::for_each_current(ledger, REVIEW, |photo, annotator, said| {
+        if let Some(item) = find(&mut items, photo) {
+            item.given.reserve_exact(1);
+            item.given.push((annotator, said));
+        }
+    })?;
+    let mut order: Vec<usize> = (0..items.len()).collect();
+    order.sort_by(|a, b| {
+        let score = |at: usize| items[at].score.unwrap_or(-1.0);
+        score(*b).total_cmp(&score(*a)).then(draws[*a].cmp(&draws[*b]))
     });
-    Ok(items.into_iter().map(|(_, item)| item).collect())
+    Ok(order
+        .into_iter()
+        .map(|at| std::mem::take(&mut items[at]))
+        .collect())
 }
 
 #[derive(Deserialize)]
@@ -387,7 +401,10 @@ impl Server {
             rows.push((photo.key, answer.categories.iter().collect::<Categories>()));
         }
         // First the disk, then the page.
-        answers::add(&mut inside.ledger, self.sample, asked.annotator, &rows)?;
+        let new = answers::add(&mut inside.ledger, self.sample, asked.annotator, &rows)?;
+        inside
+            .paces
+            .gave(asked.annotator, rows.len() as u64, new, Instant::now());
         for (answer, (_, categories)) in asked.answers.iter().zip(&rows) {
             inside
                 .queue
@@ -402,6 +419,8 @@ impl Server {
         };
         let mut inside = self.lock();
         let undone = answers::undo(&mut inside.ledger, self.sample, asked.annotator)?;
+        let gone = undone.iter().filter(|(_, before)| before.is_none()).count() as u64;
+        inside.paces.took_back(asked.annotator, undone.len() as u64, gone);
         let mut photos = Vec::new();
         for (key, before) in undone {
             // Of rows under one key, the one that is in the queue.
@@ -419,28 +438,30 @@ impl Server {
     }
 
     fn state(&self) -> Result<Response, Error> {
-        let inside = self.lock();
+        let mut inside = self.lock();
         let counts = inside.queue.counts();
-        let annotators = answers::annotators(&inside.ledger, self.sample)?;
-        let pace: f64 = annotators.iter().map(|annotator| annotator.per_minute).sum();
+        let names = answers::names(&inside.ledger)?;
+        let now = Instant::now();
+        let mut pace = 0.0;
+        let annotators: Vec<Value> = names
+            .iter()
+            .map(|(id, name)| {
+                let (answers, per_minute) = inside.paces.of(*id, now);
+                pace += per_minute;
+                json!({ "id": id, "name": name, "answers": answers, "per_minute": per_minute })
+            })
+            .collect();
         let name = |id: i64| {
-            let known = annotators.iter().find(|annotator| annotator.id == id);
-            known.map_or("?", |annotator| annotator.name.as_str())
+            let known = names.iter().find(|(known, _)| *known == id);
+            known.map_or("?", |(_, name)| name.as_str())
         };
         let pairs: Vec<Value> = inside
             .queue
-            .pairs(self.bad)
-            .into_iter()
-            .map(|pair| {
-                let [first, second] = pair.annotators;
-                let agreed = pair
-                    .verdicts
-                    .iter()
-                    .filter(|verdict| verdict[0] == verdict[1])
-                    .count();
+            .pairs()
+            .map(|([first, second], said)| {
                 json!({
-                    "first": name(first), "second": name(second), "photos": pair.verdicts.len(),
-                    "agreed": agreed, "kappa": cohens_kappa(&pair.verdicts),
+                    "first": name(first), "second": name(second), "photos": said.iter().sum::<u64>(),
+                    "agreed": said[0] + said[3], "kappa": kappa_of(said),
                 })
             })
             .collect();
@@ -452,10 +473,7 @@ impl Server {
             "labels_open": counts.labels_open,
             "wait_for_second": counts.wait_for_second,
             "minutes_left": (pace > 0.0 && counts.labels_open > 0).then(|| counts.labels_open as f64 / pace),
-            "annotators": annotators.iter().map(|annotator| json!({
-                "id": annotator.id, "name": annotator.name, "answers": annotator.answers,
-                "per_minute": annotator.per_minute,
-            })).collect::<Vec<_>>(),
+            "annotators": annotators,
             "pairs": pairs,
         })))
     }

@@ -470,12 +470,11 @@ fn policy_decides_and_disagreement_is_settled_as_the_config_says() {
     assert!(Categories::parse("nobody").is_none());
     let shares: usize = (0..1000)
         .map(|key| {
-            ReviewConfig {
+            let config = ReviewConfig {
                 labelled_twice: 0.2,
                 ..config.clone()
-            }
-            .wanted(&key.to_string())
-                - 1
+            };
+            usize::from(config.wanted(&key.to_string())) - 1
         })
         .sum();
     assert!((150..250).contains(&shares), "{shares}");

@@ -18,6 +18,11 @@ pub struct YfccConfig {
     pub files: Vec<PathBuf>,
 }
 
+/// Where the file is to be had.
+pub(crate) const WHERE: &str = "YFCC100M's core file, `yfcc100m_dataset.bz2` (about 15 GB), is given on request: \
+     multimediacommons.wordpress.com/yfcc100m-core-dataset says how; name yours with `--set 'source.yfcc100m.files=[\"PATH\"]'`, its \
+     parts in order where it has several";
+
 const COLUMNS: usize = 25;
 /// Longest row that is read, bytes; the longest of the real file is far below.
 const LONGEST_ROW: usize = 4 << 20;
