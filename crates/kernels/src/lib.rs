@@ -203,6 +203,8 @@ pub struct Normalised<const D: usize> {
 }
 
 /// What follows a batch normalisation and is computed with it.
+// Made once a layer and moved at once: a box would only add an allocation.
+#[allow(clippy::large_enum_variant)]
 pub enum Then<const D: usize> {
     /// Nothing.
     Nothing,
