@@ -88,13 +88,9 @@ impl Place {
     }
 
     fn name(self) -> &'static str {
-        match self {
-            Self::Conv1 => "conv1",
-            Self::Res2 => "res2",
-            Self::Res3 => "res3",
-            Self::Res4 => "res4",
-            Self::Res5 => "res5",
-            Self::Res5avg => "res5avg",
+        match self.tap() {
+            Tap::Stage(stage) => stage.name(),
+            _ => "res5avg",
         }
     }
 }
