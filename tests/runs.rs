@@ -371,6 +371,63 @@ fn ends_with_a_checkpoint(signal: &str) {
 }
 
 #[test]
+fn features_go_on_after_kills_to_the_same_bytes() {
+    let folder = tempfile::tempdir().unwrap();
+    let photos = photos(folder.path());
+    let encoder = crate::weights::fixture(folder.path(), "moco-v2-legacy.pth.tar");
+    let features = |out: &Path| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_passer"));
+        command
+            .current_dir(root())
+            .args([
+                "features",
+                "--device",
+                "flex",
+                "--size-px",
+                "2560",
+                "--batch-images",
+                "1",
+            ])
+            .args(["--taps", "pooled,res4", "--dtype", "f16", "--workers", "0"])
+            .arg("--encoder")
+            .arg(&encoder)
+            .arg("--data")
+            .arg(&photos)
+            .arg("--out")
+            .arg(out)
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped());
+        command
+    };
+    let [whole, killed] = ["whole", "killed"].map(|name| folder.path().join(name));
+    run(features(&whole));
+    let state = folder.path().join("killed.partial/state.json");
+    let rows = || -> Option<u64> {
+        let state = std::fs::read(&state).ok()?;
+        serde_json::from_slice::<serde_json::Value>(&state).unwrap()["rows"].as_u64()
+    };
+    let mut kept = vec![];
+    while kept.len() < 2 {
+        let before = rows();
+        let mut child = features(&killed).stderr(Stdio::null()).spawn().unwrap();
+        while rows() == before && child.try_wait().unwrap().is_none() {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        assert!(
+            child.try_wait().unwrap().is_none(),
+            "it ended before it could be killed"
+        );
+        child.kill().unwrap();
+        child.wait().unwrap();
+        kept.push(rows().unwrap());
+    }
+    assert!(kept[0] < kept[1] && kept[1] < 32, "{kept:?} rows");
+    run(features(&killed));
+    assert_eq!(std::fs::read(&whole).unwrap(), std::fs::read(&killed).unwrap());
+    assert!(!folder.path().join("killed.partial").exists());
+}
+
+#[test]
 fn from_photos_to_a_score() {
     let folder = tempfile::tempdir().unwrap();
     let photos = photos(folder.path());

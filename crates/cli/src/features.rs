@@ -1,11 +1,11 @@
-//! `passer features`: an encoder's features of a data set, extracted once.
+//! `passer features`: an encoder's features of a data set, extracted once; gone on with after a kill.
 
 use crate::devices::DeviceArgument;
 use crate::evaluate::{self, Stage};
 use crate::failure::{Failure, make_folder_of};
 use crate::weights::WeightsArguments;
 use data::{Filter, Transform};
-use evaluation::{DataConfig, Encoder, Event, Features, Tap};
+use evaluation::{DataConfig, Encoder, Event, FeatureType, Features, Tap, Unfinished, Writing};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -29,6 +29,9 @@ pub(crate) struct Arguments {
     /// and the mean of the last one's patches)
     #[arg(long, value_name = "TAPS", value_delimiter = ',', default_value = "pooled")]
     taps: Vec<String>,
+    /// Type of the numbers; f16 halves the file and keeps three digits
+    #[arg(long, value_name = "TYPE", value_enum, default_value_t = Dtype::F32)]
+    dtype: Dtype,
     /// Images in a batch
     #[arg(long, value_name = "N", default_value_t = 64)]
     batch_images: usize,
@@ -42,6 +45,12 @@ pub(crate) struct Arguments {
     device: DeviceArgument,
     #[command(flatten)]
     weights: WeightsArguments,
+}
+
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+enum Dtype {
+    F32,
+    F16,
 }
 
 /// How a picture becomes a square of this side.
@@ -108,33 +117,39 @@ pub(crate) fn run(arguments: Arguments) -> anyhow::Result<()> {
         workers: arguments.workers,
         max_bad_fraction: arguments.max_bad_fraction,
     };
+    let writing = Writing {
+        feature_type: match arguments.dtype {
+            Dtype::F32 => FeatureType::F32,
+            Dtype::F16 => FeatureType::F16,
+        },
+        unfinished: Unfinished::Refuse,
+        set: "data",
+    };
     let mut stage = Stage::default();
     let mut show = |event: Event<'_>| stage.show(event);
-    let features = evaluation::extract_taps(
+    let written = evaluation::extract_to_file(
         &encoder,
         &dataset,
         &transforms,
         &taps,
         &config,
         &device,
+        &arguments.out,
+        writing,
         &mut show,
     );
     stage.finish();
-    let features = features?;
-    for tap in features.taps.keys() {
-        evaluation::check_rows(&features, tap, "data")?;
-    }
-    features.save(&arguments.out)?;
-    for (tap, matrix) in &features.taps {
+    let written = written?;
+    for (tap, width) in &written.widths {
         eprintln!(
-            "{tap}: {} records of width {}, from images of {size_px} px",
-            matrix.rows, matrix.width
+            "{tap}: {} records of width {width}, from images of {size_px} px",
+            written.records
         );
     }
-    if features.bad_records > 0 {
+    if written.bad_records > 0 {
         eprintln!(
             "warning: {} records could not be decoded and were left out",
-            features.bad_records
+            written.bad_records
         );
     }
     println!("{}", arguments.out.display());

@@ -12,7 +12,7 @@ mod assembler;
 mod tests;
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
@@ -106,6 +106,8 @@ struct Shared {
     config: LoaderConfig,
     records: u32,
     bad: Mutex<BTreeMap<u64, BadRecord>>,
+    /// Broken records that were met before this loader's time.
+    bad_before: AtomicUsize,
 }
 
 impl Loader {
@@ -163,6 +165,7 @@ impl Loader {
             config,
             records,
             bad: Mutex::default(),
+            bad_before: AtomicUsize::new(0),
         };
         Ok(Loader {
             shared: Arc::new(shared),
@@ -180,6 +183,12 @@ impl Loader {
     /// In sequential order a batch without any good record is passed over.
     pub fn batches(&self, first_step: usize, end_step: usize) -> Batches {
         Batches::start(Arc::clone(&self.shared), first_step, end_step)
+    }
+
+    /// Counts this many broken records as met in batches that will not be asked for: a pass that goes on where another process
+    /// stopped has no more of them to spare. [`Loader::bad_records`] stays without them.
+    pub fn count_bad_records_before(&self, count: usize) {
+        self.shared.bad_before.store(count, Ordering::Relaxed);
     }
 
     /// The broken records in the batches handed out so far, over all iterators of this loader and its clones.
@@ -248,10 +257,11 @@ impl Shared {
                 record
             });
         }
-        if bad.len() <= self.allowed_bad() {
+        let count = bad.len() + self.bad_before.load(Ordering::Relaxed);
+        if count <= self.allowed_bad() {
             return Ok(());
         }
-        Err(self.too_many_bad(bad.len(), bad.values()))
+        Err(self.too_many_bad(count, bad.values()))
     }
 
     fn too_many_bad<'a>(&self, bad: usize, records: impl Iterator<Item = &'a BadRecord>) -> Error {

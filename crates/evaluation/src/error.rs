@@ -75,6 +75,33 @@ pub enum Error {
         now: String,
     },
 
+    /// Another process is at the same features.
+    #[error("`{}` is in use by another process", path.display())]
+    InUse {
+        /// The folder of unfinished features.
+        path: PathBuf,
+    },
+
+    /// There are unfinished features, and they are not those that are asked for.
+    #[error("`{}` holds unfinished features of {stored}", path.display())]
+    Unfinished {
+        /// The folder.
+        path: PathBuf,
+        /// What is different about them.
+        stored: String,
+    },
+
+    /// A number that 16 bit cannot hold.
+    #[error("features of record `{key}` at `{tap}` hold {value}, and f16 ends at 65504")]
+    AboveF16 {
+        /// The place in the network.
+        tap: String,
+        /// Key of the record.
+        key: String,
+        /// The number.
+        value: f32,
+    },
+
     /// Every record was left out, or the data set was empty.
     #[error("the {set} set gave no features: it holds no readable record")]
     Empty {
@@ -331,8 +358,16 @@ impl Error {
     pub fn hint(&self) -> Option<String> {
         let hint = match self {
             Self::Data(error) => return error.hint(),
+            Self::Io { source, .. } if source.kind() == std::io::ErrorKind::StorageFull => {
+                "free some space and give the same command again: it goes on from here"
+            }
             Self::Protocol { source, .. } => return source.hint(),
             Self::ResultFile { .. } => "remove the file, or give another `--out`",
+            Self::InUse { .. } => "wait for it, or give another `--out`",
+            Self::Unfinished { .. } => {
+                "give the arguments that they were begun with to go on with them, or another `--out`, or remove the folder"
+            }
+            Self::AboveF16 { .. } => "write f32",
             Self::Occupied { .. } => "give another `--out`, or remove what lies there",
             Self::Training(error) => return error.hint(),
             Self::Unlabelled { .. } => "give a folder of `CLASS/name.jpg`, or shards with `.cls` members",

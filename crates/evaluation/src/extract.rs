@@ -3,6 +3,7 @@
 use crate::encoder::Encoder;
 use crate::error::Error;
 use crate::features::{Features, Labels, Matrix, Origin, POOLED, UNDECIDED};
+use crate::partial::{FeatureType, Partial, Unfinished, Work};
 use crate::progress::Event;
 use crate::taps::Tap;
 use burn::tensor::Device;
@@ -11,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::Arc;
 
 /// How records become batches; changes the speed and never a number, but for which data sets are refused.
@@ -66,46 +68,187 @@ pub fn extract_taps(
     device: &Device,
     progress: &mut dyn FnMut(Event<'_>),
 ) -> Result<Features, Error> {
-    encoder.check_transforms("the transforms", transforms)?;
-    encoder.check_taps("features", taps)?;
-    let loader = in_order(dataset, transforms, config)?;
+    let loader = checked(encoder, dataset, transforms, taps, config)?;
     let total = dataset.len();
     let mut values: Vec<Vec<f32>> = vec![vec![]; taps.len()];
     let mut widths = vec![0; taps.len()];
     let mut positions: Vec<usize> = Vec::with_capacity(total);
-    for batch in loader.batches(0, loader.batches_per_epoch()) {
-        let batch = batch?;
-        positions.extend(batch.positions.iter().map(|position| *position as usize));
-        for views in batch.views {
-            let features = encoder.taps(encoder.normalize.tensor(views, device), taps);
-            for ((features, values), width) in features.into_iter().zip(&mut values).zip(&mut widths) {
-                if *width == 0 {
-                    *width = features.dims()[1];
-                    values.reserve_exact(total * *width);
-                }
-                let features: Vec<f32> = features.into_data().try_into_vec().expect("backbones return f32");
-                values.extend_from_slice(&features);
+    for rows in batches_of_rows(encoder, &loader, 0, taps, device) {
+        let (at, rows) = rows?;
+        positions.extend(at);
+        for ((rows, values), width) in rows.into_iter().zip(&mut values).zip(&mut widths) {
+            if *width == 0 {
+                *width = rows.0;
+                values.reserve_exact(total * *width);
             }
+            values.extend_from_slice(&rows.1);
         }
-        progress(Event {
-            stage: "features",
-            done: positions.len(),
-            total,
-            unit: "images",
-        });
+        progress(event(positions.len(), total));
     }
-    let keys = positions
-        .iter()
-        .map(|position| dataset.key(*position))
-        .collect::<Result<_, _>>()?;
+    let taps = taps.iter().zip(widths).zip(values);
     Ok(Features {
-        taps: (taps.iter().zip(widths).zip(values))
+        taps: taps
             .map(|((tap, width), values)| (tap.name(), Matrix::new(positions.len(), width, values)))
             .collect(),
-        labels: labels(dataset, &positions)?,
+        ..about(encoder, dataset, &positions, transforms)?
+    })
+}
+
+/// A features file that was written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Written {
+    /// Rows of each tap.
+    pub records: usize,
+    /// Numbers in a row of each tap.
+    pub widths: Vec<(String, usize)>,
+    /// Records that could not be read and have no row.
+    pub bad_records: usize,
+}
+
+/// What becomes of features on their way to disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Writing {
+    /// How numbers are kept.
+    pub feature_type: FeatureType,
+    /// What becomes of unfinished features of something else.
+    pub unfinished: Unfinished,
+    /// What errors call the data set: "training", "test" or "data".
+    pub set: &'static str,
+}
+
+/// The same to the features file `path`, batch by batch, in memory that does not grow with the records but for their keys and
+/// labels. Goes on where an earlier call for the same file was killed or failed: the file is that of an undisturbed run, to the bit.
+///
+/// # Errors
+/// As [`extract_taps`]; NaN and infinity, none of the records readable, numbers above f16's largest, and what writing says.
+#[allow(clippy::too_many_arguments)]
+pub fn extract_to_file(
+    encoder: &Encoder,
+    dataset: &Arc<Dataset>,
+    transforms: &[Transform],
+    taps: &[Tap],
+    config: &DataConfig,
+    device: &Device,
+    path: &Path,
+    writing: Writing,
+    progress: &mut dyn FnMut(Event<'_>),
+) -> Result<Written, Error> {
+    let loader = checked(encoder, dataset, transforms, taps, config)?;
+    let total = dataset.len();
+    let work = Work {
+        origin: origin(encoder, dataset, labels_hash(dataset)?, transforms),
+        taps: taps.iter().map(Tap::name).collect(),
+        feature_type: writing.feature_type,
+        batch_images: config.batch_images,
+        records: total,
+    };
+    let mut partial = Partial::open(path, work, writing.unfinished)?;
+    if partial.rows() > 0 {
+        tracing::info!(path = %path.display(), rows = partial.rows(), "going on with unfinished features");
+        progress(event(partial.rows(), total));
+    }
+    loader.count_bad_records_before(partial.bad_records());
+    let first = partial.batches();
+    for rows in batches_of_rows(encoder, &loader, first, taps, device) {
+        let pushed = rows.and_then(|(positions, rows)| {
+            partial.push(&positions, &rows, writing.set, |position| {
+                Ok(dataset.key(position)?)
+            })
+        });
+        match pushed {
+            Ok(()) => progress(event(partial.rows(), total)),
+            // They would be the same again.
+            Err(error @ (Error::NotFinite { .. } | Error::AboveF16 { .. })) => {
+                partial.discard();
+                return Err(error);
+            }
+            Err(error) => {
+                // Best effort: the error that matters is the first one.
+                let _ = partial.keep();
+                return Err(error);
+            }
+        }
+    }
+    if partial.rows() == 0 {
+        partial.discard();
+        return Err(Error::Empty { set: writing.set });
+    }
+    let features = about(encoder, dataset, &partial.positions()?, transforms)?;
+    Ok(Written {
+        records: features.records(),
+        bad_records: features.bad_records,
+        widths: partial.finish(&features)?,
+    })
+}
+
+fn event(done: usize, total: usize) -> Event<'static> {
+    Event {
+        stage: "features",
+        done,
+        total,
+        unit: "images",
+    }
+}
+
+/// The records in order, if the encoder can take them.
+fn checked(
+    encoder: &Encoder,
+    dataset: &Arc<Dataset>,
+    transforms: &[Transform],
+    taps: &[Tap],
+    config: &DataConfig,
+) -> Result<Loader, Error> {
+    encoder.check_transforms("the transforms", transforms)?;
+    encoder.check_taps("features", taps)?;
+    in_order(dataset, transforms, config)
+}
+
+/// Positions of a batch's readable records, and of each tap the width and their rows.
+type Rows = (Vec<usize>, Vec<(usize, Vec<f32>)>);
+
+/// Batch by batch from the batch `first` on; those without a readable record are passed over.
+fn batches_of_rows(
+    encoder: &Encoder,
+    loader: &Loader,
+    first: usize,
+    taps: &[Tap],
+    device: &Device,
+) -> impl Iterator<Item = Result<Rows, Error>> {
+    loader
+        .batches(first, loader.batches_per_epoch())
+        .map(move |batch| {
+            let batch = batch?;
+            let mut rows = vec![];
+            // Evaluation has one group of one view.
+            for views in batch.views {
+                let features = encoder.taps(encoder.normalize.tensor(views, device), taps);
+                rows.extend(features.into_iter().map(|features| {
+                    let width = features.dims()[1];
+                    (
+                        width,
+                        features.into_data().try_into_vec().expect("backbones return f32"),
+                    )
+                }));
+            }
+            let positions = batch.positions.iter().map(|position| *position as usize);
+            Ok((positions.collect(), rows))
+        })
+}
+
+/// All of features but the rows.
+fn about(
+    encoder: &Encoder,
+    dataset: &Dataset,
+    positions: &[usize],
+    transforms: &[Transform],
+) -> Result<Features, Error> {
+    let keys = positions.iter().map(|position| dataset.key(*position));
+    Ok(Features {
+        taps: BTreeMap::new(),
+        labels: labels(dataset, positions)?,
         class_names: dataset.class_names().to_vec(),
-        keys,
-        bad_records: loader.bad_records().count,
+        keys: keys.collect::<Result<_, _>>()?,
+        bad_records: dataset.len() - positions.len(),
         origin: origin(encoder, dataset, labels_hash(dataset)?, transforms),
     })
 }

@@ -2,7 +2,7 @@
 //!
 //! | tensor | type and shape | |
 //! |---|---|---|
-//! | each tap (`pooled`) | f32 `[records, width]` | |
+//! | each tap (`pooled`) | f32 or f16 `[records, width]` | |
 //! | `labels` | i64 `[records]`, or u8 `[records, classes]` of 0, 1 and 2 (undecided) | absent if unlabelled |
 //! | `keys` | u8 `[bytes]` | all keys, UTF-8, one after the other |
 //! | `key_offsets` | i64 `[records + 1]` | key `i` is `keys[key_offsets[i]..key_offsets[i + 1]]` |
@@ -10,22 +10,30 @@
 //! The metadata has one entry, `passer_features`: a JSON object with the version of this layout, the origin, the class
 //! names and the number of records left out. One entry, because the format keeps entries in no order, and two runs
 //! should write the same bytes.
+//!
+//! Rows go to and from the disk a piece at a time: safetensors' own functions want a whole file, or a whole tensor, in memory.
 
 use crate::error::{Error, io};
 use crate::features::{Features, Labels, Matrix, Origin};
-use safetensors::tensor::TensorView;
-use safetensors::{Dtype, SafeTensors, serialize_to_file};
+use half::f16;
+use half::slice::HalfFloatSliceExt;
+use safetensors::Dtype;
+use safetensors::tensor::{Metadata, TensorInfo};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, File};
-use std::io::Read;
-use std::path::Path;
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
 
 const METADATA_KEY: &str = "passer_features";
 const VERSION: u32 = 1;
 const LABELS: &str = "labels";
 const KEYS: &str = "keys";
 const KEY_OFFSETS: &str = "key_offsets";
+/// The longest table of contents that the format allows, bytes.
+const LARGEST_TABLE: u64 = 100_000_000;
+/// Numbers that are converted at a time.
+const PIECE: usize = 1 << 16;
 
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -36,22 +44,50 @@ struct Header {
     bad_records: usize,
 }
 
+/// One tensor that is to be written.
+pub(crate) struct Part<'a> {
+    pub(crate) name: &'a str,
+    pub(crate) dtype: Dtype,
+    pub(crate) shape: Vec<usize>,
+    pub(crate) bytes: Bytes<'a>,
+}
+
+/// Where the bytes of a tensor are.
+pub(crate) enum Bytes<'a> {
+    Memory(&'a [u8]),
+    File(&'a Path),
+}
+
 impl Features {
     /// Writes the file beside `path` first and renames it, so that a reader never meets half of one.
+    ///
+    /// # Errors
+    /// [`Error::FeaturesFile`] where rows, keys and labels differ in number, and what writing says.
     pub fn save(&self, path: &Path) -> Result<(), Error> {
+        let rows = (self.taps.iter()).map(|(tap, matrix)| Part {
+            name: tap,
+            dtype: Dtype::F32,
+            shape: vec![matrix.rows, matrix.width],
+            bytes: Bytes::Memory(bytemuck::cast_slice(&matrix.values)),
+        });
+        self.save_with(path, rows.collect())
+    }
+
+    /// The same with rows from elsewhere instead of its own.
+    pub(crate) fn save_with(&self, path: &Path, rows: Vec<Part<'_>>) -> Result<(), Error> {
         let reject = |reason: String| Error::FeaturesFile {
             path: path.to_path_buf(),
             reason,
         };
         let records = self.records();
-        for (tap, matrix) in &self.taps {
-            if [LABELS, KEYS, KEY_OFFSETS].contains(&tap.as_str()) {
-                return Err(reject(format!("a tap cannot be called `{tap}`")));
+        for part in &rows {
+            if [LABELS, KEYS, KEY_OFFSETS].contains(&part.name) {
+                return Err(reject(format!("a tap cannot be called `{}`", part.name)));
             }
-            if matrix.rows != records {
+            if part.shape[0] != records {
                 return Err(reject(format!(
-                    "tap `{tap}` has {} rows, but there are {records} keys",
-                    matrix.rows
+                    "tap `{}` has {} rows, but there are {records} keys",
+                    part.name, part.shape[0]
                 )));
             }
         }
@@ -72,29 +108,23 @@ impl Features {
             Some(*end)
         }));
 
-        let view = |dtype, shape: Vec<usize>, bytes| {
-            TensorView::new(dtype, shape, bytes).map_err(|error| reject(error.to_string()))
+        let memory = |name, dtype, shape, bytes| Part {
+            name,
+            dtype,
+            shape,
+            bytes: Bytes::Memory(bytes),
         };
-        let mut tensors: Vec<(&str, TensorView<'_>)> = vec![
-            (KEYS, view(Dtype::U8, vec![keys.len()], keys.as_bytes())?),
-            (
-                KEY_OFFSETS,
-                view(Dtype::I64, vec![records + 1], bytemuck::cast_slice(&key_offsets))?,
-            ),
-        ];
-        for (tap, matrix) in &self.taps {
-            let bytes = bytemuck::cast_slice(&matrix.values);
-            tensors.push((tap, view(Dtype::F32, vec![matrix.rows, matrix.width], bytes)?));
-        }
+        let mut parts = rows;
+        parts.push(memory(KEYS, Dtype::U8, vec![keys.len()], keys.as_bytes()));
+        let offsets = bytemuck::cast_slice(&key_offsets);
+        parts.push(memory(KEY_OFFSETS, Dtype::I64, vec![records + 1], offsets));
         match &self.labels {
             Some(Labels::Classes(classes)) => {
-                tensors.push((
-                    LABELS,
-                    view(Dtype::I64, vec![records], bytemuck::cast_slice(classes))?,
-                ));
+                let bytes = bytemuck::cast_slice(classes);
+                parts.push(memory(LABELS, Dtype::I64, vec![records], bytes));
             }
             Some(Labels::Sets { classes, multi_hot }) => {
-                tensors.push((LABELS, view(Dtype::U8, vec![records, *classes], multi_hot)?));
+                parts.push(memory(LABELS, Dtype::U8, vec![records, *classes], multi_hot));
             }
             None => {}
         }
@@ -105,99 +135,187 @@ impl Features {
             bad_records: self.bad_records,
         };
         let header = serde_json::to_string(&header).map_err(|error| reject(error.to_string()))?;
-        write(path, tensors, HashMap::from([(METADATA_KEY.to_string(), header)]))
+        write(path, parts, header)
     }
 
-    /// Reads a file that [`Features::save`] wrote.
+    /// Reads a features file whole.
+    ///
+    /// # Errors
+    /// [`Error::FeaturesFile`] where it is none or not a whole one.
     pub fn load(path: &Path) -> Result<Self, Error> {
-        let bytes = fs::read(path).map_err(io(path, "reading features"))?;
-        Self::from_bytes(&bytes).map_err(|reason| Error::FeaturesFile {
-            path: path.to_path_buf(),
-            reason,
-        })
+        let file = Stored::open(path)?;
+        let taps = file.taps();
+        file.read(&taps)
     }
 
     /// Where the features in a file come from, without reading them.
+    ///
+    /// # Errors
+    /// As [`Features::load`].
     pub fn read_origin(path: &Path) -> Result<Origin, Error> {
+        Ok(Stored::open(path)?.header.origin)
+    }
+}
+
+/// A features file of which the table of contents has been read.
+pub(crate) struct Stored {
+    path: PathBuf,
+    file: File,
+    table: Metadata,
+    /// Where the tensors begin, bytes.
+    start: u64,
+    header: Header,
+}
+
+impl Stored {
+    /// Reads the table of contents and holds the file's length against it.
+    pub(crate) fn open(path: &Path) -> Result<Self, Error> {
         let mut file = File::open(path).map_err(io(path, "reading features"))?;
+        let length = file.metadata().map_err(io(path, "reading features"))?.len();
         let reject = |reason: String| Error::FeaturesFile {
             path: path.to_path_buf(),
             reason,
         };
-        // The length of the table of contents, and the table.
-        let mut start = vec![0; 8];
-        file.read_exact(&mut start)
+        let mut bytes = [0; 8];
+        file.read_exact(&mut bytes)
             .map_err(|_| reject("it is too short".into()))?;
-        let length = u64::from_le_bytes(start[..8].try_into().unwrap_or_default());
-        // What the format itself allows.
-        if length > 100_000_000 {
+        let table_bytes = u64::from_le_bytes(bytes);
+        if table_bytes > LARGEST_TABLE {
             return Err(reject("it is no safetensors file".into()));
         }
-        file.take(length)
-            .read_to_end(&mut start)
+        let mut table = vec![];
+        (&mut file)
+            .take(table_bytes)
+            .read_to_end(&mut table)
             .map_err(io(path, "reading features"))?;
-        // The library's own reader of this table wants the rest of the file as well.
-        let table: serde_json::Value =
-            serde_json::from_slice(&start[8..]).map_err(|error| reject(error.to_string()))?;
-        let header = table["__metadata__"][METADATA_KEY].as_str();
-        Ok(parse_header(header).map_err(reject)?.origin)
+        let table: Metadata = serde_json::from_slice(&table).map_err(|error| reject(error.to_string()))?;
+        let header = table.metadata().as_ref().and_then(|all| all.get(METADATA_KEY));
+        let header = parse_header(header.map(String::as_str)).map_err(reject)?;
+        let start = 8 + table_bytes;
+        if start.checked_add(table.data_len() as u64) != Some(length) {
+            return Err(reject(format!(
+                "it has {length} bytes, expected {start} and {} of tensors",
+                table.data_len()
+            )));
+        }
+        Ok(Self {
+            path: path.to_path_buf(),
+            file,
+            table,
+            start,
+            header,
+        })
     }
 
-    fn from_bytes(bytes: &[u8]) -> Result<Self, String> {
-        let header = read_header(bytes)?;
-        let file = SafeTensors::deserialize(bytes).map_err(|error| error.to_string())?;
-        let offsets = integers(&tensor(&file, KEY_OFFSETS)?, KEY_OFFSETS)?;
-        let keys = read_keys(tensor(&file, KEYS)?.data(), &offsets)?;
+    /// Where its features come from.
+    pub(crate) fn origin(&self) -> &Origin {
+        &self.header.origin
+    }
+
+    /// Names of the taps in it.
+    pub(crate) fn taps(&self) -> Vec<String> {
+        let names = self.table.offset_keys().into_iter();
+        names
+            .filter(|name| ![LABELS, KEYS, KEY_OFFSETS].contains(&name.as_str()))
+            .collect()
+    }
+
+    /// Reads the taps named and all that belongs to the records.
+    pub(crate) fn read(mut self, taps: &[String]) -> Result<Features, Error> {
+        let path = self.path.clone();
+        let reject = |reason: String| Error::FeaturesFile {
+            path: path.clone(),
+            reason,
+        };
+        let offsets = match self.info(KEY_OFFSETS)? {
+            (Dtype::I64, _) => self.numbers::<i64>(KEY_OFFSETS)?,
+            (dtype, _) => return Err(reject(format!("`{KEY_OFFSETS}` is {dtype:?}, expected I64"))),
+        };
+        let keys = match self.info(KEYS)? {
+            (Dtype::U8, _) => read_keys(&self.numbers::<u8>(KEYS)?, &offsets).map_err(reject)?,
+            (dtype, _) => return Err(reject(format!("`{KEYS}` is {dtype:?}, expected U8"))),
+        };
         let records = keys.len();
 
-        let labels = match file.tensor(LABELS) {
-            Err(_) => None,
-            Ok(view) => match (view.dtype(), view.shape()) {
-                (Dtype::I64, [rows]) if *rows == records => Some(Labels::Classes(integers(&view, LABELS)?)),
-                (Dtype::U8, [rows, classes]) if *rows == records => Some(Labels::Sets {
-                    classes: *classes,
-                    multi_hot: view.data().to_vec(),
+        let labels = match self.table.info(LABELS).is_some() {
+            false => None,
+            true => match self.info(LABELS)? {
+                (Dtype::I64, shape) if shape == [records] => Some(Labels::Classes(self.numbers(LABELS)?)),
+                (Dtype::U8, shape) if shape.len() == 2 && shape[0] == records => Some(Labels::Sets {
+                    classes: shape[1],
+                    multi_hot: self.numbers(LABELS)?,
                 }),
                 (dtype, shape) => {
-                    return Err(format!("`{LABELS}` is {dtype:?} {shape:?} for {records} records"));
+                    return Err(reject(format!(
+                        "`{LABELS}` is {dtype:?} {shape:?} for {records} records"
+                    )));
                 }
             },
         };
-        let mut taps = BTreeMap::new();
-        for (name, view) in file
-            .iter()
-            .filter(|(name, _)| ![LABELS, KEYS, KEY_OFFSETS].contains(name))
-        {
-            match (view.dtype(), view.shape()) {
-                (Dtype::F32, [rows, width]) if *rows == records => {
-                    let values = bytemuck::pod_collect_to_vec(view.data());
-                    taps.insert(name.to_string(), Matrix::new(*rows, *width, values));
+        let mut matrices = BTreeMap::new();
+        for name in taps {
+            let (dtype, shape) = self.info(name)?;
+            let values = match (dtype, shape.as_slice()) {
+                (Dtype::F32, [rows, _]) if *rows == records => self.numbers(name)?,
+                (Dtype::F16, [rows, width]) if *rows == records => self.halves(name, rows * width)?,
+                _ => {
+                    return Err(reject(format!(
+                        "tap `{name}` is {dtype:?} {shape:?}, expected F32 or F16 [{records}, width]"
+                    )));
                 }
-                (dtype, shape) => {
-                    return Err(format!(
-                        "tap `{name}` is {dtype:?} {shape:?}, expected F32 [{records}, width]"
-                    ));
-                }
-            }
+            };
+            matrices.insert(name.clone(), Matrix::new(records, shape[1], values));
         }
-        Ok(Self {
-            taps,
+        Ok(Features {
+            taps: matrices,
             labels,
-            class_names: header.class_names,
+            class_names: self.header.class_names,
             keys,
-            bad_records: header.bad_records,
-            origin: header.origin,
+            bad_records: self.header.bad_records,
+            origin: self.header.origin,
         })
     }
-}
 
-fn read_header(bytes: &[u8]) -> Result<Header, String> {
-    let (_, metadata) = SafeTensors::read_metadata(bytes).map_err(|error| error.to_string())?;
-    let header = metadata
-        .metadata()
-        .as_ref()
-        .and_then(|entries| entries.get(METADATA_KEY));
-    parse_header(header.map(String::as_str))
+    fn info(&self, name: &str) -> Result<(Dtype, Vec<usize>), Error> {
+        let info = self.table.info(name);
+        info.map(|info| (info.dtype, info.shape.clone()))
+            .ok_or_else(|| Error::FeaturesFile {
+                path: self.path.clone(),
+                reason: format!("tensor `{name}` is missing"),
+            })
+    }
+
+    /// Goes to the first byte of a tensor; how many it has.
+    fn seek(&mut self, name: &str) -> Result<usize, Error> {
+        let (first, end) = self.table.info(name).map_or((0, 0), |info| info.data_offsets);
+        self.file
+            .seek(SeekFrom::Start(self.start + first as u64))
+            .map_err(io(&self.path, "reading features"))?;
+        Ok(end - first)
+    }
+
+    fn numbers<T: bytemuck::Pod>(&mut self, name: &str) -> Result<Vec<T>, Error> {
+        let bytes = self.seek(name)?;
+        let mut numbers = vec![T::zeroed(); bytes / size_of::<T>()];
+        self.file
+            .read_exact(bytemuck::cast_slice_mut(&mut numbers))
+            .map_err(io(&self.path, "reading features"))?;
+        Ok(numbers)
+    }
+
+    fn halves(&mut self, name: &str, count: usize) -> Result<Vec<f32>, Error> {
+        self.seek(name)?;
+        let mut numbers = vec![0.0; count];
+        let mut halves = [f16::ZERO; PIECE];
+        for piece in numbers.chunks_mut(PIECE) {
+            let halves = &mut halves[..piece.len()];
+            self.file
+                .read_exact(bytemuck::cast_slice_mut(halves.reinterpret_cast_mut()))
+                .map_err(io(&self.path, "reading features"))?;
+            halves.convert_to_f32_slice(piece);
+        }
+        Ok(numbers)
+    }
 }
 
 fn parse_header(header: Option<&str>) -> Result<Header, String> {
@@ -209,18 +327,6 @@ fn parse_header(header: Option<&str>) -> Result<Header, String> {
         other => Err(format!(
             "its layout has version {other}, this program reads {VERSION}"
         )),
-    }
-}
-
-fn tensor<'a>(file: &SafeTensors<'a>, name: &str) -> Result<TensorView<'a>, String> {
-    file.tensor(name)
-        .map_err(|_| format!("tensor `{name}` is missing"))
-}
-
-fn integers(view: &TensorView<'_>, name: &str) -> Result<Vec<i64>, String> {
-    match view.dtype() {
-        Dtype::I64 => Ok(bytemuck::pod_collect_to_vec(view.data())),
-        dtype => Err(format!("`{name}` is {dtype:?}, expected I64")),
     }
 }
 
@@ -241,31 +347,59 @@ fn read_keys(bytes: &[u8], offsets: &[i64]) -> Result<Vec<String>, String> {
 }
 
 /// Writes a temporary neighbour, waits for the disk, renames.
-fn write(
-    path: &Path,
-    tensors: Vec<(&str, TensorView<'_>)>,
-    metadata: HashMap<String, String>,
-) -> Result<(), Error> {
-    let name = path
-        .file_name()
-        .map(|name| name.to_string_lossy().into_owned())
-        .unwrap_or_default();
-    let temporary = path.with_file_name(format!(".{name}.partial"));
-    let written = || -> Result<(), Error> {
-        // safetensors creates its file readable by the owner alone; features should have the mode of any other file.
-        let mode = File::create(&temporary)
-            .and_then(|file| file.metadata())
-            .map_err(io(path, "writing features"))?;
-        serialize_to_file(tensors, Some(metadata), &temporary).map_err(|error| Error::FeaturesFile {
-            path: path.to_path_buf(),
-            reason: error.to_string(),
-        })?;
-        fs::set_permissions(&temporary, mode.permissions())
-            .and_then(|()| File::open(&temporary)?.sync_all())
-            .and_then(|()| fs::rename(&temporary, path))
-            .map_err(io(path, "writing features"))
+fn write(path: &Path, mut parts: Vec<Part<'_>>, header: String) -> Result<(), Error> {
+    // As safetensors' own writer has them: the widest numbers first, so that all of them are aligned.
+    parts.sort_by(|a, b| b.dtype.cmp(&a.dtype).then(a.name.cmp(b.name)));
+    let mut end = 0;
+    let infos = parts.iter().map(|part| {
+        let first = end;
+        end += part.shape.iter().product::<usize>() * part.dtype.bitsize() / 8;
+        let info = TensorInfo {
+            dtype: part.dtype,
+            shape: part.shape.clone(),
+            data_offsets: (first, end),
+        };
+        (part.name.to_string(), info)
+    });
+    let metadata = HashMap::from([(METADATA_KEY.to_string(), header)]);
+    let table = Metadata::new(Some(metadata), infos.collect())
+        .map_err(|error| error.to_string())
+        .and_then(|table| serde_json::to_vec(&table).map_err(|error| error.to_string()))
+        .and_then(|table| match table.len() as u64 > LARGEST_TABLE {
+            // Names of some million classes.
+            true => Err(format!("its table of contents has {} bytes", table.len())),
+            false => Ok(table),
+        });
+    let mut table = table.map_err(|reason| Error::FeaturesFile {
+        path: path.to_path_buf(),
+        reason,
+    })?;
+    table.resize(table.len().next_multiple_of(8), b' ');
+
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    // With the process's number: others may be writing features of the same name.
+    let temporary = path.with_file_name(format!(".{name}.{}.tmp", std::process::id()));
+    let written = || -> io::Result<()> {
+        let mut file = File::create(&temporary)?;
+        file.write_all(&(table.len() as u64).to_le_bytes())?;
+        file.write_all(&table)?;
+        for part in &parts {
+            match part.bytes {
+                Bytes::Memory(bytes) => file.write_all(bytes)?,
+                Bytes::File(part) => {
+                    io::copy(&mut File::open(part)?, &mut file)?;
+                }
+            }
+        }
+        let length = 8 + (table.len() + end) as u64;
+        if file.metadata()?.len() != length {
+            let reason = format!("{} bytes were written of {length}", file.metadata()?.len());
+            return Err(io::Error::other(reason));
+        }
+        file.sync_all()?;
+        fs::rename(&temporary, path)
     };
-    written().inspect_err(|_| {
+    written().map_err(io(path, "writing features")).inspect_err(|_| {
         // Best effort: the error that matters is the first one.
         let _ = fs::remove_file(&temporary);
     })
@@ -275,6 +409,8 @@ fn write(
 mod tests {
     use super::*;
     use crate::features::POOLED;
+    use safetensors::SafeTensors;
+    use safetensors::tensor::TensorView;
 
     fn example(labels: Option<Labels>) -> Features {
         Features {
@@ -325,12 +461,51 @@ mod tests {
     }
 
     #[test]
-    fn two_runs_write_the_same_bytes() {
+    fn a_file_has_the_bytes_that_safetensors_writes() {
         let folder = tempfile::tempdir().unwrap();
-        let [one, two] = ["one", "two"].map(|name| folder.path().join(name));
-        example(None).save(&one).unwrap();
-        example(None).save(&two).unwrap();
-        assert_eq!(fs::read(one).unwrap(), fs::read(two).unwrap());
+        let path = folder.path().join("features.safetensors");
+        example(Some(Labels::Classes(vec![1, 0, 1]))).save(&path).unwrap();
+        let ours = fs::read(&path).unwrap();
+        let theirs = SafeTensors::deserialize(&ours).unwrap();
+        let (_, table) = SafeTensors::read_metadata(&ours).unwrap();
+        assert_eq!(
+            safetensors::serialize(theirs.tensors(), table.metadata().clone()).unwrap(),
+            ours
+        );
+    }
+
+    #[test]
+    fn half_as_wide_numbers_are_read_as_well_and_taps_one_by_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("features.safetensors");
+        let features = example(None);
+        // More than one piece.
+        let rows: Vec<f16> = (0..3 * PIECE).map(|i| f16::from_f32(i as f32 * 0.25)).collect();
+        let part = |name, rows| Part {
+            name,
+            dtype: Dtype::F16,
+            shape: vec![3, PIECE],
+            bytes: Bytes::Memory(rows),
+        };
+        let bytes = bytemuck::cast_slice(rows.reinterpret_cast());
+        features
+            .save_with(&path, vec![part("a", bytes), part("b", bytes)])
+            .unwrap();
+        let stored = Stored::open(&path).unwrap();
+        assert_eq!(
+            (stored.taps(), stored.origin()),
+            (vec!["a".into(), "b".into()], &features.origin)
+        );
+        let read = stored.read(&["b".to_string()]).unwrap();
+        assert_eq!(read.taps.len(), 1);
+        assert!(
+            read.taps["b"]
+                .values
+                .iter()
+                .zip(&rows)
+                .all(|(read, row)| *read == row.to_f32())
+        );
+        assert_eq!(read.keys, features.keys);
     }
 
     #[test]

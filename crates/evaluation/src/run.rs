@@ -6,7 +6,7 @@ use crate::config::{Config, Protocol};
 use crate::diagnostics::diagnostics;
 use crate::encoder::Encoder;
 use crate::error::{Error, io};
-use crate::extract::{extract_taps, origin};
+use crate::extract::{Writing, extract_to_file, origin};
 use crate::features::{Features, Origin, POOLED};
 use crate::few_shot::few_shot;
 use crate::knn::{knn_dino, knn_vissl};
@@ -18,6 +18,7 @@ use crate::linear_probe::Probe;
 use crate::linear_vissl::linear_vissl;
 use crate::logistic::logistic_regression;
 use crate::one_vs_rest::OneVsRest;
+use crate::partial::{FeatureType, Unfinished};
 use crate::progress::Event;
 use crate::report::{Content, report};
 use crate::result::{Outcome, Provenance, Score, read_results, write_results};
@@ -303,25 +304,33 @@ impl<'a> Plan<'a> {
             None => file.to_string(),
             Some(_) => format!("{}.safetensors", short(&hash_of(&json!(wanted.unnamed())))),
         };
-        self.store.get(&file, wanted, &self.config.stored_taps(), |taps| {
-            let mut named = |event: Event<'_>| progress(Event { stage, ..event });
-            let features = extract_taps(
-                &self.encoder,
-                records,
-                &self.config.test_transforms,
-                taps,
-                &self.config.data,
-                self.job.device,
-                &mut named,
-            )?;
-            if features.bad_records > 0 {
-                tracing::warn!(
-                    records = features.bad_records,
-                    "{stage}: records that could not be read were left out"
-                );
-            }
-            Ok(features)
-        })
+        let writing = Writing {
+            feature_type: FeatureType::F32,
+            unfinished: Unfinished::Discard,
+            set: part.name(),
+        };
+        self.store
+            .get(&file, wanted, &self.config.stored_taps(), |taps, path| {
+                let mut named = |event: Event<'_>| progress(Event { stage, ..event });
+                let written = extract_to_file(
+                    &self.encoder,
+                    records,
+                    &self.config.test_transforms,
+                    taps,
+                    &self.config.data,
+                    self.job.device,
+                    path,
+                    writing,
+                    &mut named,
+                )?;
+                if written.bad_records > 0 {
+                    tracing::warn!(
+                        records = written.bad_records,
+                        "{stage}: records that could not be read were left out"
+                    );
+                }
+                Ok(())
+            })
     }
 
     /// One protocol's outcomes.

@@ -4,6 +4,7 @@
 use crate::error::{Error, io};
 use crate::extract::{index_features, labels_hash};
 use crate::features::{Features, Origin};
+use crate::features_file::Stored;
 use crate::taps::Tap;
 use data::Dataset;
 use std::ops::Deref;
@@ -94,19 +95,20 @@ impl Store {
         }
     }
 
-    /// The features of that file if they are `wanted`, from memory or disk; else those that `make` makes, which are written
-    /// to it.
+    /// These taps of the features of that file, if they are `wanted`, from memory or disk; else those that `make` writes to the
+    /// path that it is given.
     pub(crate) fn get(
         &self,
         file: &str,
         wanted: &Origin,
         taps: &[Tap],
-        make: impl FnOnce(&[Tap]) -> Result<Features, Error>,
+        make: impl FnOnce(&[Tap], &Path) -> Result<(), Error>,
     ) -> Result<Arc<Features>, Error> {
         let mut loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
+        let has = |features: &Features| taps.iter().all(|tap| features.taps.contains_key(&tap.name()));
         let known = loaded
             .iter()
-            .position(|(name, features)| name == file && features.origin.is(wanted) && has(features, taps));
+            .position(|(name, features)| name == file && features.origin.is(wanted) && has(features));
         let features = match known {
             Some(place) => loaded.remove(place).1,
             None => {
@@ -126,39 +128,39 @@ impl Store {
         file: &str,
         wanted: &Origin,
         taps: &[Tap],
-        make: impl FnOnce(&[Tap]) -> Result<Features, Error>,
+        make: impl FnOnce(&[Tap], &Path) -> Result<(), Error>,
     ) -> Result<Features, Error> {
         let path = self.folder.join(file);
+        let names: Vec<String> = taps.iter().map(Tap::name).collect();
         let mut all = taps.to_vec();
         if let Some(stored) = stored(&path, wanted) {
-            if has(&stored, taps) {
-                return Ok(stored);
+            let there = stored.taps();
+            if names.iter().all(|name| there.contains(name)) {
+                match stored.read(&names) {
+                    Ok(features) => {
+                        tracing::info!(path = %path.display(), "using stored features");
+                        return Ok(features);
+                    }
+                    Err(error) => tracing::warn!(%error, "stored features cannot be used; making new ones"),
+                }
             }
             // What others asked for stays in the file, or they would take turns in making it.
-            let others = stored.taps.keys().filter_map(|name| Tap::named(name));
+            let others = there.iter().filter_map(|name| Tap::named(name));
             all.extend(others.filter(|tap| !taps.contains(tap)));
         }
-        let features = make(&all)?;
         std::fs::create_dir_all(&self.folder).map_err(io(&self.folder, "creating the folder of features"))?;
-        features.save(&path)?;
-        Ok(features)
+        make(&all, &path)?;
+        Stored::open(&path)?.read(&names)
     }
-}
-
-fn has(features: &Features, taps: &[Tap]) -> bool {
-    taps.iter().all(|tap| features.taps.contains_key(&tap.name()))
 }
 
 /// The features in a file, if they are those that would be made.
-fn stored(path: &Path, wanted: &Origin) -> Option<Features> {
+fn stored(path: &Path, wanted: &Origin) -> Option<Stored> {
     if !path.exists() {
         return None;
     }
-    match Features::load(path) {
-        Ok(stored) if stored.origin.is(wanted) => {
-            tracing::info!(path = %path.display(), "using stored features");
-            return Some(stored);
-        }
+    match Stored::open(path) {
+        Ok(stored) if stored.origin().is(wanted) => return Some(stored),
         Ok(_) => {
             tracing::info!(path = %path.display(), "stored features are of something else; making new ones")
         }
@@ -189,9 +191,9 @@ mod tests {
         let made = std::cell::Cell::new(0);
         let get = |store: &Store, file: &str, encoder: &str| {
             let wanted = features(encoder).origin;
-            let make = |_: &[Tap]| {
+            let make = |_: &[Tap], path: &Path| {
                 made.set(made.get() + 1);
-                Ok(features(encoder))
+                features(encoder).save(path)
             };
             store.get(file, &wanted, &[], make).unwrap()
         };
@@ -219,21 +221,28 @@ mod tests {
     fn taps_that_others_asked_for_stay_in_the_file() {
         let folder = tempfile::tempdir().unwrap();
         let store = Store::new(folder.path());
+        let made = std::cell::Cell::new(0);
         let get = |taps: &[Tap]| {
-            let make = |taps: &[Tap]| {
-                Ok(Features {
-                    taps: taps
-                        .iter()
-                        .map(|tap| (tap.name(), Matrix::new(0, 1, vec![])))
-                        .collect(),
+            let make = |taps: &[Tap], path: &Path| {
+                made.set(made.get() + 1);
+                let rows = taps.iter().map(|tap| (tap.name(), Matrix::new(0, 1, vec![])));
+                let features = Features {
+                    taps: rows.collect(),
                     ..features("a")
-                })
+                };
+                features.save(path)
             };
             store.get("one", &features("a").origin, taps, make).unwrap()
         };
-        assert_eq!(get(&[Tap::Pooled]).taps.len(), 1);
-        let both = get(&[Tap::ClassToken(2)]);
-        assert_eq!(both.taps.keys().collect::<Vec<_>>(), ["class_token_2", "pooled"]);
+        get(&[Tap::Pooled]);
+        let one = get(&[Tap::ClassToken(2)]);
+        assert_eq!(
+            one.taps.keys().collect::<Vec<_>>(),
+            ["class_token_2"],
+            "no more than asked for"
+        );
+        let both = get(&[Tap::Pooled, Tap::ClassToken(2)]);
+        assert_eq!(made.get(), 2, "the first one's has stayed");
         assert!(Arc::ptr_eq(&both, &get(&[Tap::Pooled])));
     }
 

@@ -258,7 +258,11 @@ pub(crate) fn both_rows<'a>(
 ///
 /// # Errors
 /// [`Error::Empty`], [`Error::NotFinite`], and a tap that the features lack.
-pub fn check_rows<'a>(features: &'a Features, tap: &str, set: &'static str) -> Result<&'a Matrix, Error> {
+pub(crate) fn check_rows<'a>(
+    features: &'a Features,
+    tap: &str,
+    set: &'static str,
+) -> Result<&'a Matrix, Error> {
     if features.records() == 0 {
         return Err(Error::Empty { set });
     }
