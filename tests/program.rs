@@ -26,6 +26,7 @@ fn help_names_every_verb() {
     for verb in [
         vec!["pretrain"],
         vec!["evaluate", "run"],
+        vec!["evaluate", "features"],
         vec!["evaluate", "finetune"],
         vec!["features"],
         vec!["shards", "pack"],

@@ -2,6 +2,7 @@
 
 use crate::{passer, root};
 use burn::store::{BurnpackStore, ModuleStore};
+use predicates::str::contains;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -490,4 +491,52 @@ fn from_photos_to_a_score() {
     ] {
         assert!(report.contains(part), "{part}");
     }
+
+    // The features alone say the same, encoder and photos or not.
+    let alone = folder.path().join("alone");
+    let of_features = |test: &Path| {
+        let mut command = passer();
+        command
+            .args(["evaluate", "features", "configs/evaluate/small-images.toml"])
+            .args(["--device", "flex", "--train"])
+            .arg(scores.join("features-train.safetensors"))
+            .arg("--test")
+            .arg(test)
+            .arg("--out")
+            .arg(&alone)
+            .args(["--set", "protocols.0.knn-dino.neighbors=[5]"])
+            .args(["--set", "protocols.0.knn-dino.headline_neighbors=5"]);
+        command.assert()
+    };
+    of_features(&scores.join("features-test.safetensors"))
+        .success()
+        .stdout(contains("knn-dino"));
+    let text = std::fs::read_to_string(alone.join("result.json")).unwrap();
+    let of_features_results: Vec<serde_json::Value> = serde_json::from_str(&text).unwrap();
+    let values = |results: &[serde_json::Value]| -> Vec<(serde_json::Value, serde_json::Value)> {
+        let pairs = results.iter();
+        pairs
+            .map(|result| (result["metric"].clone(), result["value"].clone()))
+            .collect()
+    };
+    assert_eq!(values(&of_features_results), values(&results));
+    let made = folder.path().join("made.safetensors");
+    passer()
+        .args(["features", "--device", "flex", "--encoder"])
+        .arg(&out)
+        .arg("--data")
+        .arg(other_photos(folder.path()))
+        .args(["--transforms-of", "configs/evaluate/small-images.toml", "--out"])
+        .arg(&made)
+        .assert()
+        .success();
+    of_features(&made)
+        .success()
+        .stderr(contains("has the scores of knn-dino"));
+    of_features(&scores.join("features-train.safetensors"))
+        .code(1)
+        .stderr(contains("the same 32 records"));
+    of_features(&scores.join("report.html"))
+        .code(1)
+        .stderr(contains("report.html`: it is no safetensors file"));
 }

@@ -9,7 +9,7 @@ use crate::{devices, provenance};
 use backbones::{BackboneConfig, EncoderInfo, ImportOptions, Part, Stem};
 use burn::tensor::Device;
 use evaluation::suite::{Cell, EncoderEntry, Suite, Surroundings};
-use evaluation::{Encoder, Event, Job, Outcome, Plan, Provenance};
+use evaluation::{Encoder, Event, Features, FeaturesJob, Job, Outcome, Plan, Provenance};
 use std::cell::RefCell;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -18,6 +18,8 @@ use std::sync::Arc;
 pub(crate) enum Verb {
     /// Run every protocol of a config on one encoder
     Run(Box<Arguments>),
+    /// Run the protocols of a config that need no images on features files, those of `passer features` or of another program
+    Features(Box<FeaturesArguments>),
     /// Fine-tune an encoder on labelled images and score it: all labels, or 1 % and 10 % of them
     Finetune(Box<crate::finetune::Arguments>),
     /// Run many protocols over many encoders and data sets, and make one table; goes on where it was stopped
@@ -36,6 +38,29 @@ pub(crate) struct SuiteArguments {
     no_report: bool,
     #[command(flatten)]
     device: DeviceArgument,
+}
+
+#[derive(clap::Args)]
+pub(crate) struct FeaturesArguments {
+    /// The protocols, a TOML file as in configs/evaluate/; its `test_transforms`, `normalize` and `data` are not looked at
+    config: PathBuf,
+    /// Features of labelled records to learn from
+    #[arg(long, value_name = "FILE.safetensors")]
+    train: PathBuf,
+    /// Features of labelled records to be scored on
+    #[arg(long, value_name = "FILE.safetensors")]
+    test: PathBuf,
+    /// Folder for `result.json`
+    #[arg(long, value_name = "DIR")]
+    out: PathBuf,
+    #[command(flatten)]
+    device: DeviceArgument,
+    /// Print the results as JSON instead of a table
+    #[arg(long)]
+    json: bool,
+    /// Change a key of the config, as in `--set protocols.0.knn-dino.temperature=0.1`; may be given again
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    sets: Vec<String>,
 }
 
 #[derive(clap::Args)]
@@ -72,6 +97,7 @@ pub(crate) struct Arguments {
 pub(crate) fn run(verb: Verb) -> anyhow::Result<()> {
     let arguments = match verb {
         Verb::Run(arguments) => arguments,
+        Verb::Features(arguments) => return features(&arguments),
         Verb::Finetune(arguments) => return crate::finetune::run(&arguments),
         Verb::Suite(arguments) => return suite(&arguments),
     };
@@ -83,18 +109,64 @@ pub(crate) fn run(verb: Verb) -> anyhow::Result<()> {
     let data_name = (!arguments.no_report).then(|| data_name(&arguments.test));
     let out = &arguments.out;
     let outcomes = evaluate(&config, &encoder, train, test, out, &device, data_name.as_deref())?;
-    if arguments.json {
-        println!("{}", serde_json::to_string_pretty(&outcomes)?);
-    } else {
-        print_table(&outcomes);
-    }
-    eprintln!("{}", arguments.out.join("result.json").display());
+    print_outcomes(&outcomes, arguments.json, out)?;
     if !arguments.no_report {
         eprintln!("{}", arguments.out.join(REPORT).display());
     }
     Ok(())
 }
 
+fn print_outcomes(outcomes: &[Outcome], json: bool, out: &Path) -> anyhow::Result<()> {
+    match json {
+        true => println!("{}", serde_json::to_string_pretty(outcomes)?),
+        false => print_table(outcomes),
+    }
+    eprintln!("{}", out.join(RESULTS).display());
+    Ok(())
+}
+
+/// Asks the protocols of features files.
+fn features(arguments: &FeaturesArguments) -> anyhow::Result<()> {
+    let config: evaluation::Config = configs::read(&arguments.config, &arguments.sets, Kind::Evaluation)?;
+    let device = arguments.device.open()?;
+    let [train, test] = [&arguments.train, &arguments.test].map(|path| Features::load_any(path));
+    let (train, test) = (train?, test?);
+    let job = FeaturesJob {
+        train: &train,
+        test: &test,
+        out: &arguments.out,
+        device: &device,
+        provenance: provenance(&device),
+    };
+    let mut stage = Stage::default();
+    let scores = evaluation::run_on_features(&config, &job, &mut |event| stage.show(event));
+    stage.finish();
+    let scores = scores?;
+    note_kept(&scores.kept, &arguments.out);
+    print_outcomes(&scores.outcomes, arguments.json, &arguments.out)
+}
+
+/// What scores say of this program and its device.
+fn provenance(device: &Device) -> Provenance {
+    Provenance {
+        commit: provenance::COMMIT.into(),
+        device: devices::describe(device),
+    }
+}
+
+/// Tells of scores that were there already.
+fn note_kept(kept: &[&str], out: &Path) {
+    if !kept.is_empty() {
+        eprintln!(
+            "`{}` has the scores of {} already; remove it to have them computed again",
+            out.join(RESULTS).display(),
+            kept.join(", ")
+        );
+    }
+}
+
+/// The scores, in the output folder of an evaluation.
+const RESULTS: &str = "result.json";
 /// The file with pictures, in the output folder of an evaluation or a suite.
 const REPORT: &str = "report.html";
 /// The folder of a suite's reports, one for each encoder and data set.
@@ -156,10 +228,7 @@ fn suite(arguments: &SuiteArguments) -> anyhow::Result<()> {
             folder: arguments.file.parent().unwrap_or(Path::new("")),
             out: &arguments.out,
             device: &device,
-            provenance: Provenance {
-                commit: provenance::COMMIT.into(),
-                device: devices::describe(&device),
-            },
+            provenance: provenance(&device),
             open: &open_entry,
             reports: (!arguments.no_report).then_some(REPORTS),
             known: &mut known,
@@ -278,10 +347,6 @@ pub(crate) fn evaluate(
     device: &Device,
     report: Option<&str>,
 ) -> anyhow::Result<Vec<Outcome>> {
-    let provenance = Provenance {
-        commit: provenance::COMMIT.into(),
-        device: devices::describe(device),
-    };
     let job = Job {
         encoder,
         train: train.into(),
@@ -289,17 +354,10 @@ pub(crate) fn evaluate(
         out,
         shared_features: None,
         device,
-        provenance,
+        provenance: provenance(device),
     };
     let mut plan = Plan::new(config, &job)?;
-    let results = out.join("result.json");
-    if !plan.kept().is_empty() {
-        eprintln!(
-            "`{}` has the scores of {} already; remove it to have them computed again",
-            results.display(),
-            plan.kept().join(", ")
-        );
-    }
+    note_kept(plan.kept(), out);
     if let Some(note) = plan.size_note() {
         eprintln!(
             "note: {note}; `test_transforms` in the config sets the size (configs/evaluate/small-images.toml is for 32 px)"
@@ -316,7 +374,7 @@ pub(crate) fn evaluate(
     if done.is_err() && !plan.outcomes().is_empty() {
         eprintln!(
             "the scores before the error are in `{}`, and the same command goes on from there",
-            results.display()
+            out.join(RESULTS).display()
         );
     }
     done?;

@@ -1,10 +1,11 @@
 //! `passer features`: an encoder's features of a data set, extracted once; gone on with after a kill.
 
+use crate::configs::{self, Kind};
 use crate::devices::DeviceArgument;
 use crate::evaluate::{self, Stage};
 use crate::failure::{Failure, make_folder_of};
 use crate::weights::WeightsArguments;
-use data::{Filter, Transform};
+use data::{Filter, Transform, ViewGroup};
 use evaluation::{DataConfig, Encoder, Event, FeatureType, Features, Tap, Unfinished, Writing};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -24,6 +25,9 @@ pub(crate) struct Arguments {
     /// resized to it; above, the shorter side to 8/7 of it (256 for 224) and the centre cut out
     #[arg(long, value_name = "PX")]
     size_px: Option<u32>,
+    /// Bring images to the encoder as this evaluation config does (`test_transforms`, `normalize`), a file of configs/evaluate/
+    #[arg(long, value_name = "CONFIG", conflicts_with = "size_px")]
+    transforms_of: Option<PathBuf>,
     /// Places of the network: `pooled` (its output); for ResNets `stages`, or one of `conv1` and `res2` to `res5` (their maps
     /// averaged to some 9,000 numbers each, as VISSL does); for vision transformers `tokens_N` (class tokens of the last N blocks
     /// and the mean of the last one's patches)
@@ -104,11 +108,26 @@ pub(crate) fn run(arguments: Arguments) -> anyhow::Result<()> {
     // Before the work, which may take hours.
     make_folder_of(&arguments.out)?;
     let device = arguments.device.open()?;
-    let encoder = evaluate::open(&arguments.encoder, &arguments.weights.options()?, &device)?;
+    let mut encoder = evaluate::open(&arguments.encoder, &arguments.weights.options()?, &device)?;
     let dataset = Arc::new(data::Dataset::open(&arguments.data)?);
     check_free(&arguments.out, &encoder, &dataset)?;
-    let size_px = arguments.size_px.or(encoder.trained_px).unwrap_or(224);
-    let transforms = transforms(size_px);
+    let transforms = match &arguments.transforms_of {
+        None => transforms(arguments.size_px.or(encoder.trained_px).unwrap_or(224)),
+        Some(path) => {
+            let config: evaluation::Config = configs::read(path, &[], Kind::Evaluation)?;
+            config.validate().map_err(Failure::new)?;
+            encoder.normalize = config.normalize.unwrap_or(encoder.normalize);
+            config.test_transforms
+        }
+    };
+    let group = ViewGroup {
+        count: 1,
+        transforms: transforms.clone(),
+    };
+    let size = group.output_px().map_or_else(String::new, |size| match size {
+        (width, height) if width == height => format!(", from images of {width} px"),
+        (width, height) => format!(", from images of {width}×{height} px"),
+    });
     if let Some(note) = encoder.size_note(&transforms) {
         eprintln!("note: {note}");
     }
@@ -141,10 +160,7 @@ pub(crate) fn run(arguments: Arguments) -> anyhow::Result<()> {
     stage.finish();
     let written = written?;
     for (tap, width) in &written.widths {
-        eprintln!(
-            "{tap}: {} records of width {width}, from images of {size_px} px",
-            written.records
-        );
+        eprintln!("{tap}: {} records of width {width}{size}", written.records);
     }
     if written.bad_records > 0 {
         eprintln!(

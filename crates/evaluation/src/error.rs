@@ -91,6 +91,17 @@ pub enum Error {
         stored: String,
     },
 
+    /// The protocol trains on augmented images, and there are only features.
+    #[error("{protocol} needs the encoder and its images, not features alone")]
+    NeedsImages {
+        /// The protocol's name.
+        protocol: &'static str,
+    },
+
+    /// The images of both sets reached the encoder in different ways.
+    #[error("training and test features were made with different transforms or normalisation")]
+    TransformsMismatch,
+
     /// A number that 16 bit cannot hold.
     #[error("features of record `{key}` at `{tap}` hold {value}, and f16 ends at 65504")]
     AboveF16 {
@@ -367,6 +378,10 @@ impl Error {
             Self::Unfinished { .. } => {
                 "give the arguments that they were begun with to go on with them, or another `--out`, or remove the folder"
             }
+            Self::NeedsImages { .. } => {
+                "give them to `passer evaluate run`, or leave the protocol out; `linear-cached` is a linear probe of features"
+            }
+            Self::TransformsMismatch => "extract both with one size and one `--mean` and `--std`",
             Self::AboveF16 { .. } => "write f32",
             Self::Occupied { .. } => "give another `--out`, or remove what lies there",
             Self::Training(error) => return error.hint(),
@@ -397,7 +412,9 @@ impl Error {
             }
             Self::HoldOut { .. } => "add records of this class, or leave it out of both sets",
             Self::Diverged { .. } => "lower `learning_rate_per_256`, or set `scaling = \"standardize\"`",
-            Self::FeaturesFile { .. } => "remove the file; it is made again from the data set",
+            Self::FeaturesFile { .. } => {
+                "`passer features` makes such files; what one of another program has to hold stands in docs/protocols.md"
+            }
             Self::EncoderChanged { .. } => "this is a fault of the program; please report it",
             _ => return None,
         };

@@ -20,6 +20,7 @@ use half::slice::HalfFloatSliceExt;
 use safetensors::Dtype;
 use safetensors::tensor::{Metadata, TensorInfo};
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom, Write};
@@ -148,6 +149,18 @@ impl Features {
         file.read(&taps)
     }
 
+    /// Reads a features file of any program: taps as f32 or f16 `[records, width]`, `pooled` among them, and perhaps `labels`, `keys`
+    /// and `key_offsets`. One without this program's metadata comes from an encoder without a name, its records are told from others by
+    /// the file's SHA-256, and where it has no keys their numbers are them.
+    ///
+    /// # Errors
+    /// As [`Features::load`].
+    pub fn load_any(path: &Path) -> Result<Self, Error> {
+        let file = Stored::of_anyone(path)?;
+        let taps = file.taps();
+        file.read(&taps)
+    }
+
     /// Where the features in a file come from, without reading them.
     ///
     /// # Errors
@@ -170,6 +183,47 @@ pub(crate) struct Stored {
 impl Stored {
     /// Reads the table of contents and holds the file's length against it.
     pub(crate) fn open(path: &Path) -> Result<Self, Error> {
+        Self::read_table(path, parse_header)
+    }
+
+    /// The same of a file that another program may have written.
+    fn of_anyone(path: &Path) -> Result<Self, Error> {
+        let mut stored = Self::read_table(path, |header| match header {
+            Some(_) => parse_header(header),
+            None => Ok(Header {
+                version: VERSION,
+                origin: Origin::default(),
+                class_names: vec![],
+                bad_records: 0,
+            }),
+        })?;
+        if stored.header.origin == Origin::default() {
+            stored.header.origin = Origin {
+                encoder_name: "an encoder without a name".into(),
+                fingerprint: stored.sha256()?,
+                ..Origin::default()
+            };
+        }
+        Ok(stored)
+    }
+
+    fn sha256(&mut self) -> Result<String, Error> {
+        let mut hasher = Sha256::new();
+        let mut piece = vec![0; 1 << 20];
+        let read = |error| io(&self.path, "reading features")(error);
+        self.file.rewind().map_err(read)?;
+        loop {
+            match self.file.read(&mut piece).map_err(read)? {
+                0 => return Ok(data::hex(&hasher.finalize())),
+                count => hasher.update(&piece[..count]),
+            }
+        }
+    }
+
+    fn read_table(
+        path: &Path,
+        header: impl FnOnce(Option<&str>) -> Result<Header, String>,
+    ) -> Result<Self, Error> {
         let mut file = File::open(path).map_err(io(path, "reading features"))?;
         let length = file.metadata().map_err(io(path, "reading features"))?.len();
         let reject = |reason: String| Error::FeaturesFile {
@@ -189,8 +243,8 @@ impl Stored {
             .read_to_end(&mut table)
             .map_err(io(path, "reading features"))?;
         let table: Metadata = serde_json::from_slice(&table).map_err(|error| reject(error.to_string()))?;
-        let header = table.metadata().as_ref().and_then(|all| all.get(METADATA_KEY));
-        let header = parse_header(header.map(String::as_str)).map_err(reject)?;
+        let metadata = table.metadata().as_ref().and_then(|all| all.get(METADATA_KEY));
+        let header = header(metadata.map(String::as_str)).map_err(reject)?;
         let start = 8 + table_bytes;
         if start.checked_add(table.data_len() as u64) != Some(length) {
             return Err(reject(format!(
@@ -227,13 +281,22 @@ impl Stored {
             path: path.clone(),
             reason,
         };
-        let offsets = match self.info(KEY_OFFSETS)? {
-            (Dtype::I64, _) => self.numbers::<i64>(KEY_OFFSETS)?,
-            (dtype, _) => return Err(reject(format!("`{KEY_OFFSETS}` is {dtype:?}, expected I64"))),
-        };
-        let keys = match self.info(KEYS)? {
-            (Dtype::U8, _) => read_keys(&self.numbers::<u8>(KEYS)?, &offsets).map_err(reject)?,
-            (dtype, _) => return Err(reject(format!("`{KEYS}` is {dtype:?}, expected U8"))),
+        let keys = match self.is_foreign() && self.table.info(KEYS).is_none() {
+            true => {
+                let rows = taps.first().map(|tap| self.info(tap)).transpose()?;
+                let rows = rows.and_then(|(_, shape)| shape.first().copied()).unwrap_or(0);
+                (0..rows).map(|row| row.to_string()).collect()
+            }
+            false => {
+                let offsets = match self.info(KEY_OFFSETS)? {
+                    (Dtype::I64, _) => self.numbers::<i64>(KEY_OFFSETS)?,
+                    (dtype, _) => return Err(reject(format!("`{KEY_OFFSETS}` is {dtype:?}, expected I64"))),
+                };
+                match self.info(KEYS)? {
+                    (Dtype::U8, _) => read_keys(&self.numbers::<u8>(KEYS)?, &offsets).map_err(reject)?,
+                    (dtype, _) => return Err(reject(format!("`{KEYS}` is {dtype:?}, expected U8"))),
+                }
+            }
         };
         let records = keys.len();
 
@@ -247,7 +310,7 @@ impl Stored {
                 }),
                 (dtype, shape) => {
                     return Err(reject(format!(
-                        "`{LABELS}` is {dtype:?} {shape:?} for {records} records"
+                        "`{LABELS}` is {dtype:?} {shape:?}, expected I64 [{records}] or U8 [{records}, classes]"
                     )));
                 }
             },
@@ -274,6 +337,11 @@ impl Stored {
             bad_records: self.header.bad_records,
             origin: self.header.origin,
         })
+    }
+
+    /// Whether another program wrote it.
+    fn is_foreign(&self) -> bool {
+        self.header.origin.encoder.is_empty()
     }
 
     fn info(&self, name: &str) -> Result<(Dtype, Vec<usize>), Error> {

@@ -4,6 +4,8 @@ mod networks;
 
 use super::*;
 use crate::encoder::tests::backbone;
+use crate::result::read_results;
+use crate::stored_features::{FeaturesJob, run_on_features};
 use data::Dataset;
 use training::Normalize;
 
@@ -281,6 +283,44 @@ fn every_protocol_answers_and_stored_features_are_used_again() {
         );
         assert!((written.value - outcome.value).abs() < 1e-12);
     }
+
+    // The stored features by themselves say the same.
+    let [train, test] = ["train", "test"].map(|set| {
+        let path = fixture.out.path().join(format!("features-{set}.safetensors"));
+        Features::load_any(&path).unwrap()
+    });
+    let folder = tempfile::tempdir().unwrap();
+    let mut alone_config: Config = toml::from_str(CONFIG).unwrap();
+    alone_config
+        .protocols
+        .retain(|protocol| protocol.train_transforms().is_none());
+    let features_job = FeaturesJob {
+        train: &train,
+        test: &test,
+        out: folder.path(),
+        device: &fixture.device,
+        provenance: job.provenance.clone(),
+    };
+    let alone = run_on_features(&alone_config, &features_job, &mut |_| {}).unwrap();
+    let mut same = outcomes.clone();
+    same.retain(|outcome| {
+        alone
+            .outcomes
+            .iter()
+            .any(|alone| alone.protocol == outcome.protocol)
+    });
+    let steps: Vec<_> = same
+        .iter_mut()
+        .map(|outcome| outcome.encoder_step.take())
+        .collect();
+    assert_eq!(steps, vec![None; same.len()]);
+    assert_eq!(alone.outcomes, same);
+    assert!(same.len() > 10 && alone.kept.is_empty());
+    let again = run_on_features(&alone_config, &features_job, &mut |_| {}).unwrap();
+    assert_eq!(
+        (again.outcomes.len(), again.kept.len()),
+        (same.len(), alone_config.protocols.len())
+    );
 
     // Nothing is asked twice.
     let (again, stages) = run_all(&job);
