@@ -9,7 +9,7 @@ use crate::{devices, provenance};
 use backbones::{BackboneConfig, EncoderInfo, ImportOptions, Part, Stem};
 use burn::tensor::Device;
 use evaluation::suite::{Cell, EncoderEntry, Suite, Surroundings};
-use evaluation::{Encoder, Event, Features, FeaturesJob, Job, Outcome, Plan, Provenance};
+use evaluation::{Encoder, Event, FeaturesJob, Job, Outcome, Plan, Provenance};
 use std::cell::RefCell;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -129,8 +129,9 @@ fn print_outcomes(outcomes: &[Outcome], json: bool, out: &Path) -> anyhow::Resul
 fn features(arguments: &FeaturesArguments) -> anyhow::Result<()> {
     let config: evaluation::Config = configs::read(&arguments.config, &arguments.sets, Kind::Evaluation)?;
     let device = arguments.device.open()?;
-    let [train, test] = [&arguments.train, &arguments.test].map(|path| Features::load_any(path));
-    let (train, test) = (train?, test?);
+    config.validate().map_err(Failure::new)?;
+    let train = evaluation::read_features(&arguments.train, &config, evaluation::Part::Train)?;
+    let test = evaluation::read_features(&arguments.test, &config, evaluation::Part::Test)?;
     let job = FeaturesJob {
         train: &train,
         test: &test,

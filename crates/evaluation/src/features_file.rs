@@ -149,18 +149,6 @@ impl Features {
         file.read(&taps)
     }
 
-    /// Reads a features file of any program: taps as f32 or f16 `[records, width]`, `pooled` among them, and perhaps `labels`, `keys`
-    /// and `key_offsets`. One without this program's metadata comes from an encoder without a name, its records are told from others by
-    /// the file's SHA-256, and where it has no keys their numbers are them.
-    ///
-    /// # Errors
-    /// As [`Features::load`].
-    pub fn load_any(path: &Path) -> Result<Self, Error> {
-        let file = Stored::of_anyone(path)?;
-        let taps = file.taps();
-        file.read(&taps)
-    }
-
     /// Where the features in a file come from, without reading them.
     ///
     /// # Errors
@@ -186,8 +174,9 @@ impl Stored {
         Self::read_table(path, parse_header)
     }
 
-    /// The same of a file that another program may have written.
-    fn of_anyone(path: &Path) -> Result<Self, Error> {
+    /// The same of a file that another program may have written. One without this program's metadata comes from an encoder without a
+    /// name, its records are told from others by the file's SHA-256, and where it has no keys their numbers are them.
+    pub(crate) fn of_anyone(path: &Path) -> Result<Self, Error> {
         let mut stored = Self::read_table(path, |header| match header {
             Some(_) => parse_header(header),
             None => Ok(Header {

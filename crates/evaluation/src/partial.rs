@@ -312,7 +312,15 @@ impl Partial {
 
     /// Removes the unfinished features.
     pub(crate) fn discard(self) {
-        let Self { folder, .. } = self;
+        let Self {
+            folder,
+            taps,
+            positions,
+            _lock,
+            ..
+        } = self;
+        // Closed first: Windows keeps what is open.
+        drop((taps, positions, _lock));
         if let Err(error) = fs::remove_dir_all(&folder) {
             tracing::warn!("`{}` could not be removed: {error}", folder.display());
         }

@@ -6,6 +6,7 @@ use crate::config::{Config, Protocol};
 use crate::diagnostics::diagnostics;
 use crate::error::{Error, io};
 use crate::features::{Features, POOLED};
+use crate::features_file::Stored;
 use crate::few_shot::few_shot;
 use crate::knn::{knn_dino, knn_vissl};
 use crate::linear_cached::linear_cached;
@@ -18,9 +19,32 @@ use crate::retrieval::retrieval;
 use crate::scores::{Answer, Scores, Subject};
 use crate::svm_low_shot::svm_low_shot;
 use crate::svm_voc07::svm_voc07;
-use crate::task::Task;
+use crate::task::{Part, Task};
 use burn::tensor::Device;
+use std::collections::BTreeSet;
 use std::path::Path;
+
+/// Reads what the protocols of a config want of a features file: this program's, or any safetensors file with taps as f32 or f16
+/// `[records, width]` and perhaps `labels`, `keys` and `key_offsets`.
+///
+/// # Errors
+/// [`Error::FeaturesFile`] where it is none or not a whole one, [`Error::NoTap`] where it lacks what is wanted; `part` is what it is for.
+pub fn read_features(path: &Path, config: &Config, part: Part) -> Result<Features, Error> {
+    let stored = Stored::of_anyone(path)?;
+    let found = stored.taps();
+    let taps: BTreeSet<String> = (config.protocols.iter())
+        .flat_map(|protocol| protocol.taps())
+        .map(|tap| tap.name())
+        .collect();
+    if let Some(tap) = taps.iter().find(|tap| !found.contains(tap)) {
+        return Err(Error::NoTap {
+            set: part.name(),
+            tap: tap.clone(),
+            found,
+        });
+    }
+    stored.read(&taps.into_iter().collect::<Vec<_>>())
+}
 
 /// Features and where to put what protocols say of them.
 #[derive(Clone, Debug)]

@@ -5,7 +5,7 @@ mod networks;
 use super::*;
 use crate::encoder::tests::backbone;
 use crate::result::read_results;
-use crate::stored_features::{FeaturesJob, run_on_features};
+use crate::stored_features::{FeaturesJob, read_features, run_on_features};
 use data::Dataset;
 use training::Normalize;
 
@@ -285,15 +285,15 @@ fn every_protocol_answers_and_stored_features_are_used_again() {
     }
 
     // The stored features by themselves say the same.
-    let [train, test] = ["train", "test"].map(|set| {
-        let path = fixture.out.path().join(format!("features-{set}.safetensors"));
-        Features::load_any(&path).unwrap()
-    });
     let folder = tempfile::tempdir().unwrap();
     let mut alone_config: Config = toml::from_str(CONFIG).unwrap();
     alone_config
         .protocols
         .retain(|protocol| protocol.train_transforms().is_none());
+    let [train, test] = ["train", "test"].map(|set| {
+        let path = fixture.out.path().join(format!("features-{set}.safetensors"));
+        read_features(&path, &alone_config, Part::Test).unwrap()
+    });
     let features_job = FeaturesJob {
         train: &train,
         test: &test,

@@ -69,7 +69,7 @@ fn files_of_other_programs_are_read() {
         let pooled = view(Dtype::F16, vec![20, 2], &halves);
         let file = safetensors::serialize([(POOLED, pooled), ("labels", labels)], None::<HashMap<_, _>>);
         std::fs::write(&path, file.unwrap()).unwrap();
-        Features::load_any(&path)
+        read_features(&path, &config(KNN), Part::Test)
     };
     let read = save(view(Dtype::I64, vec![20], bytemuck::cast_slice(&classes))).unwrap();
     assert_eq!(read.classes("test").unwrap(), classes);
@@ -98,9 +98,22 @@ fn files_of_other_programs_are_read() {
     let flat = TensorView::new(Dtype::F32, vec![40], bytemuck::cast_slice(&values)).unwrap();
     let file = safetensors::serialize([(POOLED, flat)], None::<HashMap<_, _>>).unwrap();
     std::fs::write(&path, file).unwrap();
-    let error = Features::load_any(&path).unwrap_err().to_string();
+    let read = || {
+        read_features(&path, &config(KNN), Part::Train)
+            .unwrap_err()
+            .to_string()
+    };
+    let error = read();
     assert!(
         error.ends_with("tap `pooled` is F32 [40], expected F32 or F16 [40, width]"),
+        "{error}"
+    );
+    let other = TensorView::new(Dtype::F32, vec![20, 2], bytemuck::cast_slice(&values)).unwrap();
+    let file = safetensors::serialize([("features", other)], None::<HashMap<_, _>>).unwrap();
+    std::fs::write(&path, file).unwrap();
+    let error = read();
+    assert!(
+        error.contains("no tap `pooled`") && error.contains("features"),
         "{error}"
     );
 }
