@@ -97,6 +97,24 @@ fn command(suite: &Path, out: &Path) -> Command {
 }
 
 #[test]
+fn one_suite_at_a_time_works_in_a_folder() {
+    let folder = tempfile::tempdir().unwrap();
+    let suite = prepare(folder.path());
+    let out = folder.path().join("out");
+    std::fs::create_dir(&out).unwrap();
+    let lock = evaluation::lock(&out).unwrap();
+    passer()
+        .args(["evaluate", "suite"])
+        .arg(&suite)
+        .arg("--out")
+        .arg(&out)
+        .assert()
+        .code(1)
+        .stderr(contains("out` is in use by another process").and(contains("hint: wait for it")));
+    drop(lock);
+}
+
+#[test]
 fn killed_in_the_middle_and_gone_on_the_table_is_the_same() {
     let folder = tempfile::tempdir().unwrap();
     let suite = prepare(folder.path());

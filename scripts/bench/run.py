@@ -18,6 +18,7 @@ import subprocess
 import sys
 import tarfile
 import tempfile
+import threading
 import time
 import tomllib
 
@@ -58,6 +59,43 @@ def run(command, threads, **more):
     if made.returncode:
         raise SystemExit(f"{command}:\n{made.stderr[-2000:]}")
     return made
+
+
+def memory_of(process):
+    """Memory of a process and its descendants now, MiB; pages that several share are counted once. Linux only, 0 elsewhere."""
+    total, waiting = 0, [process]
+    while waiting:
+        folder = pathlib.Path(f"/proc/{waiting.pop()}")
+        try:
+            waiting += [child for task in folder.glob("task/*/children") for child in task.read_text().split()]
+            total += int(re.search(r"^Pss:\s+(\d+)", (folder / "smaps_rollup").read_text(), re.M)[1])
+        except (OSError, TypeError):
+            # It has ended meanwhile.
+            continue
+    return total / 1024
+
+
+def run_measured(command, threads):
+    """A command's only number, and its peak memory with its workers'."""
+    peak, done = 0, threading.Event()
+
+    def watch(process):
+        nonlocal peak
+        while not done.wait(0.1):
+            peak = max(peak, memory_of(process))
+
+    environment = {**os.environ, "RAYON_NUM_THREADS": str(threads), "OMP_NUM_THREADS": str(threads)}
+    with subprocess.Popen(
+        [str(part) for part in command], env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT
+    ) as process:
+        watcher = threading.Thread(target=watch, args=[process.pid])
+        watcher.start()
+        out, errors = process.communicate()
+        done.set()
+        watcher.join()
+    if process.returncode:
+        raise SystemExit(f"{command}:\n{errors[-2000:]}")
+    return float(out), peak
 
 
 def python(script, *arguments, threads):
@@ -165,14 +203,13 @@ def loader(a, scratch):
         for workers in range(1, a.threads + 1):
             row = Row(f"{recipe}'s recipe, {workers} worker{'s'[: workers - 1]}", "views/s")
             for _ in range(a.rounds):
-                ours = run([TARGET / "examples/loader_bench", a.photos, workers, 24, recipe], a.threads)
-                row.add("Passer", float(ours.stdout))
+                row.add("Passer", *run_measured([TARGET / "examples/loader_bench", a.photos, workers, 24, recipe], a.threads))
                 for source in ("torchvision", "webdataset"):
-                    made = run([sys.executable, HERE / "loader.py", a.photos, workers, 6, "--recipe", recipe, "--source", source], a.threads)
-                    row.add(source, float(made.stdout))
+                    command = [sys.executable, HERE / "loader.py", a.photos, workers, 6, "--recipe", recipe, "--source", source]
+                    row.add(source, *run_measured(command, a.threads))
                 if DALI:
-                    made = run([sys.executable, HERE / "loader_dali.py", a.photos, workers, 6, "--recipe", recipe], a.threads)
-                    row.add("DALI", float(made.stdout))
+                    command = [sys.executable, HERE / "loader_dali.py", a.photos, workers, 6, "--recipe", recipe]
+                    row.add("DALI", *run_measured(command, a.threads))
             table.print(row)
 
 

@@ -205,7 +205,7 @@ fn suite(arguments: &SuiteArguments) -> anyhow::Result<()> {
             }),
             ..ImportOptions::default()
         };
-        open(path, &options, &device).map_err(|error| format!("{error:#}"))
+        open(path, &options, &device).map_err(|error| with_causes(&error))
     };
     let stage = RefCell::new(Stage::default());
     let mut known = |cell: &Cell, done: usize, total: usize| {
@@ -223,6 +223,9 @@ fn suite(arguments: &SuiteArguments) -> anyhow::Result<()> {
         configs::read::<evaluation::Config>(path, &[], Kind::Evaluation)
             .map_err(|error| evaluation::Error::Config(format!("{error:#}")))
     };
+    // Until the tables are written: two suites would take turns in making the same features, and in failing.
+    make_folder_of(&arguments.out.join("table.md"))?;
+    let _lock = evaluation::lock(&arguments.out)?;
     let cells = evaluation::suite::run(
         &content,
         &mut Surroundings {
@@ -240,7 +243,6 @@ fn suite(arguments: &SuiteArguments) -> anyhow::Result<()> {
     stage.borrow_mut().finish();
     let cells = cells?;
     let table = evaluation::suite::markdown(&cells);
-    make_folder_of(&arguments.out.join("table.md"))?;
     training::write_json_atomically(&arguments.out.join("table.json"), &cells)?;
     for (name, text) in [
         ("table.md", &table),
@@ -274,6 +276,17 @@ fn suite(arguments: &SuiteArguments) -> anyhow::Result<()> {
         .into());
     }
     Ok(())
+}
+
+/// A message with those that it stands on, each once.
+fn with_causes(error: &anyhow::Error) -> String {
+    error.chain().skip(1).fold(error.to_string(), |text, cause| {
+        let cause = cause.to_string();
+        match text.contains(&cause) {
+            true => text,
+            false => format!("{text}: {cause}"),
+        }
+    })
 }
 
 /// One row a number, in columns as wide as they have to be.

@@ -49,6 +49,11 @@ pub(crate) fn plain(text: &str) -> String {
     made
 }
 
+/// A message in which keys and names of files may be anything: its own line breaks stay, other control characters are shown as such.
+fn visible(message: &str) -> String {
+    message.split('\n').map(plain).collect::<Vec<_>>().join("\n")
+}
+
 /// Makes the folder that an output file shall lie in.
 pub(crate) fn make_folder_of(file: &Path) -> anyhow::Result<()> {
     match file.parent().filter(|folder| !folder.as_os_str().is_empty()) {
@@ -76,13 +81,13 @@ pub(crate) fn report(error: &anyhow::Error) -> ExitCode {
         // What a shell reports for a program that SIGINT ended.
         return ExitCode::from(130);
     }
-    eprintln!("error: {}", error.to_string().trim_end());
+    eprintln!("error: {}", visible(error.to_string().trim_end()));
     // A transparent error repeats its source's message: print each message once.
     let mut last = error.to_string();
     for cause in error.chain().skip(1) {
         let message = cause.to_string();
         if !last.contains(&message) {
-            eprintln!("caused by: {}", message.trim_end());
+            eprintln!("caused by: {}", visible(message.trim_end()));
         }
         last = message;
     }

@@ -129,7 +129,7 @@ impl Error {
             )),
             Error::Unreadable { hint, .. } => hint.clone(),
             Error::TooManyBad { .. } => {
-                Some("`passer shards verify` lists every broken record of a data set".to_string())
+                Some("`passer shards verify` lists every broken record of a data set; to go on without them, raise `max_bad_fraction` in the config, or `--max-bad-fraction` of `passer features`".to_string())
             }
             Error::Option {
                 option: "batch_images",

@@ -75,10 +75,10 @@ pub enum Error {
         now: String,
     },
 
-    /// Another process is at the same features.
+    /// Another process is at work in the same folder.
     #[error("`{}` is in use by another process", path.display())]
     InUse {
-        /// The folder of unfinished features.
+        /// The folder, of unfinished features or of a suite.
         path: PathBuf,
     },
 
@@ -384,8 +384,20 @@ impl Error {
             Self::TransformsMismatch => "extract both with one size and one `--mean` and `--std`",
             Self::AboveF16 { .. } => "write f32",
             Self::Occupied { .. } => "give another `--out`, or remove what lies there",
+            // A run's own hint speaks of its checkpoints.
+            Self::Training(training::Error::Io { source, .. })
+                if source.kind() == std::io::ErrorKind::StorageFull =>
+            {
+                "free some space and give the same command again: it goes on from here"
+            }
             Self::Training(error) => return error.hint(),
-            Self::Unlabelled { .. } => "give a folder of `CLASS/name.jpg`, or shards with `.cls` members",
+            Self::Unlabelled { .. } => {
+                "give a folder of `CLASS/name.jpg`, shards with `.cls` members, or features with a tensor `labels`"
+            }
+            Self::MixedLabels { .. } => "label all records or none, and all in one way",
+            Self::NoTap { .. } => {
+                "extract it (`passer features --taps pooled,tokens_4`, or `stages`), or take it out of the config's `inputs`"
+            }
             Self::EncoderMismatch { .. } | Self::Width { .. } => {
                 "extract both features files with one encoder"
             }
@@ -411,7 +423,9 @@ impl Error {
                 "fix C in the config (`strength = { fixed = 1.0 }`), or add records"
             }
             Self::HoldOut { .. } => "add records of this class, or leave it out of both sets",
-            Self::Diverged { .. } => "lower `learning_rate_per_256`, or set `scaling = \"standardize\"`",
+            Self::Diverged { .. } => {
+                "lower the learning rates (`learning_rate_per_256`, in grids `learning_rates_per_256`); `linear-cached` can also bring the features to scale (`scaling = \"standardize\"`)"
+            }
             Self::FeaturesFile { .. } => {
                 "`passer features` makes such files; what one of another program has to hold stands in docs/protocols.md"
             }

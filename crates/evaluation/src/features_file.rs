@@ -14,7 +14,7 @@
 //! Rows go to and from the disk a piece at a time: safetensors' own functions want a whole file, or a whole tensor, in memory.
 
 use crate::error::{Error, io};
-use crate::features::{Features, Labels, Matrix, Origin};
+use crate::features::{Features, Labels, Matrix, Origin, UNDECIDED};
 use half::f16;
 use half::slice::HalfFloatSliceExt;
 use safetensors::Dtype;
@@ -213,6 +213,12 @@ impl Stored {
         path: &Path,
         header: impl FnOnce(Option<&str>) -> Result<Header, String>,
     ) -> Result<Self, Error> {
+        if path.is_dir() {
+            return Err(Error::FeaturesFile {
+                path: path.to_path_buf(),
+                reason: "it is a folder; records themselves go to `passer evaluate run`".into(),
+            });
+        }
         let mut file = File::open(path).map_err(io(path, "reading features"))?;
         let length = file.metadata().map_err(io(path, "reading features"))?.len();
         let reject = |reason: String| Error::FeaturesFile {
@@ -231,6 +237,11 @@ impl Stored {
             .take(table_bytes)
             .read_to_end(&mut table)
             .map_err(io(path, "reading features"))?;
+        if (table.len() as u64) < table_bytes {
+            return Err(reject(
+                "it ends inside its table of contents: it was cut off".into(),
+            ));
+        }
         let table: Metadata = serde_json::from_slice(&table).map_err(|error| reject(error.to_string()))?;
         let metadata = table.metadata().as_ref().and_then(|all| all.get(METADATA_KEY));
         let header = header(metadata.map(String::as_str)).map_err(reject)?;
@@ -270,6 +281,17 @@ impl Stored {
             path: path.clone(),
             reason,
         };
+        // Before anything is made of what they claim.
+        for name in taps {
+            match self.info(name)? {
+                (Dtype::F32 | Dtype::F16, shape) if shape.len() == 2 && shape[1] > 0 => {}
+                (dtype, shape) => {
+                    return Err(reject(format!(
+                        "tap `{name}` is {dtype:?} {shape:?}, expected F32 or F16 [records, width]"
+                    )));
+                }
+            }
+        }
         let keys = match self.is_foreign() && self.table.info(KEYS).is_none() {
             true => {
                 let rows = taps.first().map(|tap| self.info(tap)).transpose()?;
@@ -304,6 +326,9 @@ impl Stored {
                 }
             },
         };
+        if let Some(reason) = labels.as_ref().and_then(|labels| wrong_label(labels, &keys)) {
+            return Err(reject(reason));
+        }
         let mut matrices = BTreeMap::new();
         for name in taps {
             let (dtype, shape) = self.info(name)?;
@@ -312,7 +337,8 @@ impl Stored {
                 (Dtype::F16, [rows, width]) if *rows == records => self.halves(name, rows * width)?,
                 _ => {
                     return Err(reject(format!(
-                        "tap `{name}` is {dtype:?} {shape:?}, expected F32 or F16 [{records}, width]"
+                        "tap `{name}` has {} rows, but there are {records} keys",
+                        shape[0]
                     )));
                 }
             };
@@ -372,6 +398,28 @@ impl Stored {
             halves.convert_to_f32_slice(piece);
         }
         Ok(numbers)
+    }
+}
+
+/// What is wrong with labels that another program wrote.
+fn wrong_label(labels: &Labels, keys: &[String]) -> Option<String> {
+    match labels {
+        Labels::Classes(classes) => {
+            let row = classes.iter().position(|class| *class < 0)?;
+            Some(format!(
+                "`{LABELS}` holds {} in row {row} (record `{}`): classes are numbers from 0; leave records without one out",
+                classes[row], keys[row]
+            ))
+        }
+        Labels::Sets { classes, multi_hot } => {
+            let place = multi_hot.iter().position(|hot| *hot > UNDECIDED)?;
+            let (row, class) = (place / classes, place % classes);
+            Some(format!(
+                "`{LABELS}` holds {} in row {row} (record `{}`), class {class}: expected 0 (not of the class), 1 (of it) or 2 \
+                 (undecided)",
+                multi_hot[place], keys[row]
+            ))
+        }
     }
 }
 

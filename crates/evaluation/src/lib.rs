@@ -64,7 +64,7 @@ pub use encoder::{Encoder, weights_hash};
 pub use error::Error;
 pub use extract::{DataConfig, Writing, Written, extract, extract_taps, extract_to_file};
 pub use features::{Features, Labels, Matrix, Origin, POOLED, UNDECIDED};
-pub use partial::{FeatureType, Unfinished};
+pub use partial::{FeatureType, Unfinished, lock};
 pub use progress::Event;
 pub use result::{Outcome, Provenance, Score, Spread, read_results, write_results};
 pub use run::{Job, Plan, run};

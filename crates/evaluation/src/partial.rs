@@ -28,6 +28,7 @@ use training::write_json_atomically;
 const VERSION: u32 = 1;
 const POSITIONS: &str = "positions";
 const STATE: &str = "state.json";
+const LOCK: &str = ".lock";
 /// Work that a kill may cost, at least this long; longer where waiting for the disk would take more than a twentieth of it.
 const KEEP_EVERY: Duration = Duration::from_secs(1);
 
@@ -160,7 +161,10 @@ impl Partial {
                 Some(stored) if unfinished == Unfinished::Refuse => {
                     return Err(Error::Unfinished { path: folder, stored });
                 }
-                Some(other) => tracing::info!("unfinished features are of {other}; beginning anew"),
+                Some(other) => {
+                    tracing::info!("unfinished features are of {other}; beginning anew");
+                    remove(&folder, found.work.taps.iter().map(String::as_str));
+                }
             },
             Err(reason) => tracing::warn!(
                 "`{}`: unfinished features cannot be gone on with, beginning anew: {reason}",
@@ -316,20 +320,39 @@ impl Partial {
             folder,
             taps,
             positions,
+            state,
             _lock,
             ..
         } = self;
         // Closed first: Windows keeps what is open.
         drop((taps, positions, _lock));
-        if let Err(error) = fs::remove_dir_all(&folder) {
+        let ours = state.work.taps.iter().map(String::as_str);
+        remove(&folder, ours.chain([POSITIONS, STATE, LOCK]));
+        // Not with all that is in it: somebody may have put something there.
+        if let Err(error) = fs::remove_dir(&folder) {
             tracing::warn!("`{}` could not be removed: {error}", folder.display());
         }
     }
 }
 
+/// Removes files of these names, those that there are.
+fn remove<'a>(folder: &Path, names: impl Iterator<Item = &'a str>) {
+    for name in names {
+        match fs::remove_file(folder.join(name)) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                tracing::warn!("`{}` could not be removed: {error}", folder.join(name).display());
+            }
+            _ => {}
+        }
+    }
+}
+
 /// Keeps other processes out for as long as the file is open.
-fn lock(folder: &Path) -> Result<File, Error> {
-    let path = folder.join(".lock");
+///
+/// # Errors
+/// [`Error::InUse`] where another has it.
+pub fn lock(folder: &Path) -> Result<File, Error> {
+    let path = folder.join(LOCK);
     let file = File::create(&path).map_err(io(&path, "writing"))?;
     match file.try_lock() {
         Ok(()) => {}
@@ -340,7 +363,7 @@ fn lock(folder: &Path) -> Result<File, Error> {
         }
         // Some network file systems have no locks.
         Err(TryLockError::Error(error)) => tracing::warn!(
-            "`{}` cannot be locked ({error}): start no second process on these features",
+            "`{}` cannot be locked ({error}): start no second process in it",
             folder.display()
         ),
     }
@@ -374,6 +397,18 @@ fn stored(folder: &Path) -> Result<Option<State>, String> {
                 state.rows * bytes
             ));
         }
+    }
+    let mut positions = vec![0u32; state.rows];
+    let read = File::open(folder.join(POSITIONS))
+        .and_then(|mut file| file.read_exact(bytemuck::cast_slice_mut(&mut positions)));
+    read.map_err(|error| format!("`{POSITIONS}`: {error}"))?;
+    let in_order = positions.windows(2).all(|pair| pair[0] < pair[1]);
+    if !in_order
+        || positions
+            .last()
+            .is_some_and(|last| *last as usize >= work.records)
+    {
+        return Err(format!("`{POSITIONS}` is damaged"));
     }
     Ok(Some(state))
 }

@@ -89,9 +89,13 @@ pub fn run_on_features(
         });
     }
     if train.origin.encoder != test.origin.encoder {
+        let name = |features: &Features| match features.origin.encoder.as_str() {
+            "" => "of another program".to_string(),
+            hash => hash.to_string(),
+        };
         return Err(Error::EncoderMismatch {
-            train: train.origin.encoder.clone(),
-            test: test.origin.encoder.clone(),
+            train: name(train),
+            test: name(test),
         });
     }
     if (&train.origin.transforms, &train.origin.normalize)

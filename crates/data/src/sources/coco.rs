@@ -65,6 +65,16 @@ pub(crate) fn read(path: &Path, one_class: bool, classes: Option<&[String]>) -> 
         })?;
     let mut categories = content.categories;
     categories.sort_by_key(|category| category.id);
+    if let Some(pair) = categories.windows(2).find(|pair| pair[0].id == pair[1].id) {
+        let [one, two] = [&pair[0], &pair[1]];
+        return Err(wrong(
+            path,
+            format!(
+                "lists category {} twice, as `{}` and as `{}`",
+                one.id, one.name, two.name
+            ),
+        ));
+    }
     let names: Vec<String> = match classes {
         Some(classes) if classes.len() != categories.len() => {
             return Err(wrong(

@@ -384,7 +384,8 @@ pub(crate) fn resolve(description: &Path, path: &str) -> Result<PathBuf, Error> 
         let Some((name, behind)) = after.split_once('}') else {
             break;
         };
-        let value = std::env::var(name).map_err(|_| Error::Description {
+        let value = std::env::var(name).ok().filter(|value| !value.is_empty());
+        let value = value.ok_or_else(|| Error::Description {
             path: description.to_path_buf(),
             reason: format!("`{path}` asks for the environment variable `{name}`, which is not set; set it to the folder of your data sets"),
         })?;

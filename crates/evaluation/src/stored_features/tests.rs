@@ -95,6 +95,40 @@ fn files_of_other_programs_are_read() {
         error.ends_with("`labels` is I64 [19], expected I64 [20] or U8 [20, classes]"),
         "{error}"
     );
+    let mut unlabelled = classes.clone();
+    unlabelled[4] = -1;
+    let error = save(view(Dtype::I64, vec![20], bytemuck::cast_slice(&unlabelled)));
+    let error = error.unwrap_err().to_string();
+    assert!(
+        error.contains("`labels` holds -1 in row 4 (record `4`)"),
+        "{error}"
+    );
+    let mut counts = vec![1; 40];
+    counts[7] = 255;
+    let error = save(view(Dtype::U8, vec![20, 2], &counts))
+        .unwrap_err()
+        .to_string();
+    assert!(
+        error.contains("`labels` holds 255 in row 3 (record `3`), class 1"),
+        "{error}"
+    );
+    // A shape that claims anything and takes no byte.
+    let empty = TensorView::new(Dtype::F32, vec![1 << 62, 0], &[]).unwrap();
+    let file = safetensors::serialize([(POOLED, empty)], None::<HashMap<_, _>>).unwrap();
+    std::fs::write(&path, &file).unwrap();
+    let error = read_features(&path, &config(KNN), Part::Train)
+        .unwrap_err()
+        .to_string();
+    assert!(error.contains("expected F32 or F16 [records, width]"), "{error}");
+    std::fs::write(&path, &file[..20]).unwrap();
+    let error = read_features(&path, &config(KNN), Part::Train)
+        .unwrap_err()
+        .to_string();
+    assert!(error.contains("it was cut off"), "{error}");
+    let error = read_features(folder.path(), &config(KNN), Part::Train)
+        .unwrap_err()
+        .to_string();
+    assert!(error.contains("it is a folder"), "{error}");
     let flat = TensorView::new(Dtype::F32, vec![40], bytemuck::cast_slice(&values)).unwrap();
     let file = safetensors::serialize([(POOLED, flat)], None::<HashMap<_, _>>).unwrap();
     std::fs::write(&path, file).unwrap();
@@ -105,7 +139,7 @@ fn files_of_other_programs_are_read() {
     };
     let error = read();
     assert!(
-        error.ends_with("tap `pooled` is F32 [40], expected F32 or F16 [40, width]"),
+        error.ends_with("tap `pooled` is F32 [40], expected F32 or F16 [records, width]"),
         "{error}"
     );
     let other = TensorView::new(Dtype::F32, vec![20, 2], bytemuck::cast_slice(&values)).unwrap();

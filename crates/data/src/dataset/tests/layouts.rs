@@ -228,6 +228,7 @@ fn coco_gives_sets_of_classes_or_one() {
     };
     assert!(broken("\"area\": 0.0", "\"area\": 4.0").contains("image `b.bmp` has 2 classes"));
     assert!(broken("\"image_id\": 9", "\"image_id\": 8").contains("of image 8 and category 3"));
+    assert!(broken("\"id\": 18", "\"id\": 3").contains("lists category 3 twice, as `dog` and as `car`"));
     assert!(broken("\"images\"", "\"imgs\"").contains("missing field `images`"));
     assert!(broken("a.bmp", "../a.bmp").contains("leads out of"));
 }
