@@ -100,6 +100,15 @@ pub(crate) fn parse<C: DeserializeOwned>(text: &str, sets: &[String]) -> anyhow:
     }
     C::deserialize(table).map_err(|error| {
         let message = error.to_string();
+        if message.trim_end().ends_with("in `training.precision`") {
+            // serde's words for a number where a name belongs speak of tables.
+            return Failure::new(format!(
+                "`--set {}`: `training.precision` is none of the names `f32`, `bf16`, `f16`",
+                sets.join("`, `--set ")
+            ))
+            .hint("as in `--set training.precision=bf16`; left out, it is f32")
+            .into();
+        }
         if message.contains("unit variant, expected") {
             // serde's words for a bare word where a table of settings belongs.
             let place = message.lines().last().unwrap_or_default();

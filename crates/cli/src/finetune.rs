@@ -138,21 +138,17 @@ fn smoke(
             seed,
         )
     };
-    let scratch = std::env::temp_dir().join(format!("passer-smoke-{}", std::process::id()));
-    let at = out.as_ref().unwrap_or(&scratch);
-    let result = finetune(
+    let scratch = crate::smoke::Scratch::new();
+    let at = out.as_deref().unwrap_or(scratch.path());
+    let summary = finetune(
         config,
         encoder,
         [synthetic(config.seed), synthetic(config.seed + 1)],
         at,
         false,
         device,
-    );
-    if out.is_none() {
-        // Best effort: what matters is how the run went.
-        let _ = std::fs::remove_dir_all(&scratch);
-    }
-    let summary = result?.summary;
+    )?
+    .summary;
     println!(
         "smoke test passed: {} of {} in {}",
         counted(summary.steps, "step"),
