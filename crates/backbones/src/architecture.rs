@@ -368,7 +368,8 @@ pub(crate) fn positions(shapes: &Shapes, registers: usize) -> Result<(usize, boo
     match side(count.saturating_sub(1)) {
         Some(side) => Ok((side, true)),
         None => Err(format!(
-            "pos_embed has {count} places, expected those of a square grid and of the class token"
+            "pos_embed has {count} places, expected those of a square grid and of the class token: a ViT without a class token, \
+             or whose class token has no position (DeiT III), is not supported"
         )),
     }
 }

@@ -25,7 +25,8 @@ use crate::{Backbone, BackboneConfig, EncoderInfo, Stem, WeightsError};
 pub struct ImportOptions {
     /// The network by its usual name, as `--backbone`; `None`: as the tensors show.
     pub backbone: Option<String>,
-    /// Which of a file's two networks; `None`: the one that the method's paper evaluates.
+    /// Which of a file's two networks; `None`: the layout's first, which is the one that
+    /// the method's paper evaluates, or the student where the layout is of many methods.
     pub part: Option<Part>,
     /// Patterns of parameters that the file may lack; they keep initial values.
     pub allow_missing: Vec<String>,

@@ -73,7 +73,8 @@ impl Family {
 pub struct Layout {
     /// How it is called in messages.
     pub name: &'static str,
-    /// Where its networks are; the first is the one that the method's paper evaluates.
+    /// Where its networks are; the first is the one that the method's paper evaluates, or the student where the layout is of
+    /// many methods.
     doors: &'static [Door],
     /// Names that are known and belong to no network: heads, queues, decoders.
     dropped: &'static [&'static str],

@@ -237,6 +237,28 @@ mod tests {
     }
 
     #[test]
+    fn a_number_for_a_precision_is_told_the_names() {
+        #[derive(Debug, Deserialize)]
+        struct Training {
+            precision: backbones::Precision,
+        }
+        #[derive(Debug, Deserialize)]
+        struct Config {
+            training: Training,
+        }
+        let text = "[training]\nprecision = 'f32'";
+        for set in ["training.precision=16", "training.precision=fp16"] {
+            let message = parse::<Config>(text, &[set.into()]).unwrap_err().to_string();
+            assert!(
+                message.contains("none of the names `f32`, `bf16`, `f16`"),
+                "{message}"
+            );
+        }
+        let config = parse::<Config>(text, &["training.precision=bf16".into()]).unwrap();
+        assert_eq!(config.training.precision, backbones::Precision::Bf16);
+    }
+
+    #[test]
     fn kinds_are_told_apart() {
         assert_eq!(Kind::of("[objective.moco]"), Some(Kind::Pretraining));
         assert_eq!(Kind::of("[[protocols]]"), Some(Kind::Evaluation));

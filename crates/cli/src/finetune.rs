@@ -5,6 +5,7 @@ use crate::devices::DeviceArgument;
 use crate::evaluate::{Stage, print_table};
 use crate::failure::{Failure, Interrupted};
 use crate::output::counted;
+use crate::pretrain::skipped;
 use crate::progress::{Progress, duration};
 use crate::weights::WeightsArguments;
 use crate::{configs, devices, interrupt, provenance};
@@ -98,10 +99,11 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
         return Err(Interrupted.into());
     };
     eprintln!(
-        "finished {} of {} in {}",
+        "finished {} of {} in {}{}",
         counted(summary.steps, "step"),
         counted(config.data.batch_images, "image"),
-        duration(summary.seconds)
+        duration(summary.seconds),
+        skipped(summary.skipped_steps)
     );
     if arguments.json {
         println!("{}", serde_json::to_string_pretty(&outcomes)?);
@@ -150,10 +152,11 @@ fn smoke(
     )?
     .summary;
     println!(
-        "smoke test passed: {} of {} in {}",
+        "smoke test passed: {} of {} in {}{}",
         counted(summary.steps, "step"),
         counted(config.data.batch_images, "synthetic image"),
-        duration(summary.seconds)
+        duration(summary.seconds),
+        skipped(summary.skipped_steps)
     );
     Ok(())
 }
@@ -214,11 +217,12 @@ fn finetune(
         Happening::Training(Event::Log(line)) => {
             if let Some(progress) = &mut shown {
                 let note = format!(
-                    "epoch {} loss {:.4} lr {:.2e} {:.0} images/s",
+                    "epoch {} loss {:.4} lr {:.2e} {:.0} images/s{}",
                     line.epoch + 1,
                     line.loss,
                     line.learning_rate,
-                    line.images_per_second
+                    line.images_per_second,
+                    skipped(line.skipped_steps.unwrap_or(0))
                 );
                 progress.note(line.step as u64, &note);
             }

@@ -152,7 +152,7 @@ pub(crate) fn pretrain(
 }
 
 /// What a line says of steps that f16's loss scale left out, since the run's start; nothing where there are none.
-fn skipped(steps: usize) -> String {
+pub(crate) fn skipped(steps: usize) -> String {
     match steps {
         0 => String::new(),
         steps => format!(", {} skipped (loss scale)", counted(steps, "step")),

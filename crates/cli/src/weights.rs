@@ -65,7 +65,8 @@ pub(crate) struct WeightsArguments {
     /// The network, where its tensors do not show it: resnet50, vit_small_patch16, vit-w384-d12-h12-p16 (h: heads)
     #[arg(long, value_name = "NAME")]
     backbone: Option<String>,
-    /// Which of a file's two networks; left out: the one that the method's paper evaluates
+    /// Which of a file's two networks; left out: the one that the method's paper evaluates, the student where the layout is
+    /// of many methods (docs/weights.md)
     #[arg(long, value_name = "PART")]
     part: Option<PartArgument>,
     /// Parameters that the file may lack, as in `norm.*`; they keep initial values; may be given again
@@ -297,6 +298,18 @@ fn shortened(names: &[String]) -> String {
     }
 }
 
+/// A full disk's error without the advice to resume, which a run needs.
+fn full(error: training::Error) -> anyhow::Error {
+    match &error {
+        training::Error::Io { source, .. } if source.kind() == std::io::ErrorKind::StorageFull => {
+            Failure::new(error.to_string())
+                .hint("free some space, or name a file on another disk; nothing was left behind")
+                .into()
+        }
+        _ => error.into(),
+    }
+}
+
 /// What a library's network of the usual name has to be told: its heads are others, it loads the weights with
 /// `strict=True` all the same, and its features are then wrong ones.
 fn other_heads(architecture: &BackboneConfig, library: Library) -> Option<String> {
@@ -357,7 +370,7 @@ fn convert(arguments: &ConvertArguments) -> anyhow::Result<()> {
         Library::Timm => Naming::Timm,
     };
     make_folder_of(&arguments.out)?;
-    training::write_encoder(&arguments.out, &loaded.backbone, &loaded.info, naming)?;
+    training::write_encoder(&arguments.out, &loaded.backbone, &loaded.info, naming).map_err(full)?;
     if let Some(note) = other_heads(&loaded.info.architecture, arguments.to) {
         eprintln!("note: {note}");
     }
@@ -369,4 +382,37 @@ fn convert(arguments: &ConvertArguments) -> anyhow::Result<()> {
     );
     println!("{}", arguments.out.display());
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn channels_are_on_a_scale_to_one() {
+        assert_eq!(channels("0.5, 0,1").unwrap().0, [0.5, 0.0, 1.0]);
+        let error = channels("123.675,116.28,103.53").err().unwrap();
+        assert!(error.contains("by 255"), "{error}");
+        for wrong in ["0.5,0.5", "0.5,0.5,x", "nan,0,0"] {
+            assert!(channels(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn one_name_is_no_module() {
+        let names = |names: &[&str]| names.iter().map(|&name| name.to_owned()).collect::<Vec<_>>();
+        let dinov2 = names(&["backbone.mask_token", "dino_head.a.w", "dino_head.a.b"]);
+        assert_eq!(shortened(&dinov2), "backbone.mask_token, dino_head.a.* (2)");
+    }
+
+    #[test]
+    fn a_full_disk_is_no_reason_to_resume() {
+        let error = full(training::Error::Io {
+            path: "out.safetensors".into(),
+            doing: "writing",
+            source: std::io::ErrorKind::StorageFull.into(),
+        });
+        assert!(error.is::<Failure>() && error.to_string().contains("out.safetensors"));
+    }
 }
