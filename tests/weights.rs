@@ -80,6 +80,8 @@ fn a_checkpoint_is_listed_with_what_would_be_loaded() {
         (&network["name"], &network["at"]),
         (&"resnet18-w2".into(), &"state_dict".into())
     );
+    // `sum(p.numel() for p in model.parameters())` of PyTorch, without its head.
+    assert_eq!(network["parameters"], 11_490);
     assert!(
         network["dropped"]
             .as_array()

@@ -178,3 +178,40 @@ pub fn check(config: &Config<ObjectiveConfig>, bytes: Option<u64>) -> Result<(),
         None => Ok(()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::path::Path;
+
+    /// Every method's config, its largest number made impossible.
+    #[test]
+    fn what_no_machine_holds_is_refused_by_its_key() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../configs/pretrain");
+        let mut methods = std::collections::BTreeSet::new();
+        for file in std::fs::read_dir(folder).unwrap() {
+            let text = std::fs::read_to_string(file.unwrap().path()).unwrap();
+            let config: Config<ObjectiveConfig> = toml::from_str(&text).unwrap();
+            // What a config of ours takes is far from all that there is.
+            check(&config, Some(8 << 30)).unwrap();
+            for (key, bytes) in sizes(&config) {
+                assert!(bytes > 0.0, "{key}");
+                let mut table: toml::Table = text.parse().unwrap();
+                let mut node = &mut table;
+                let (path, last) = key.rsplit_once('.').unwrap();
+                for part in path.split('.') {
+                    node = node[part].as_table_mut().unwrap();
+                }
+                node.insert(last.to_owned(), (1i64 << 50).into());
+                let config: Config<ObjectiveConfig> = table.try_into().unwrap();
+                let error = check(&config, None).unwrap_err();
+                assert!(
+                    error.contains("GiB") || error.contains("backbone.vit"),
+                    "{key}: {error}"
+                );
+            }
+            methods.insert(config.objective.name());
+        }
+        assert_eq!(methods.len(), 12);
+    }
+}
