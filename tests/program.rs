@@ -65,6 +65,28 @@ fn configs_are_strict() {
     assert!(smoke("backbone.resnet.depth=19").contains("19"));
     assert!(smoke("views.0.count=3").contains("exactly 2 views"));
     assert!(smoke("training.epochs=0").contains("`training.epochs` must be at least 1"));
+    for (set, said) in [
+        ("backbone.resnet.width=100000", "`backbone.resnet.width` asks for"),
+        (
+            "objective.moco.queue_images=6400000000000",
+            "`objective.moco.queue_images` asks for",
+        ),
+        (
+            "data.workers=100000",
+            "`data.workers` must be at most 1024, got 100000",
+        ),
+        (
+            "training.precision=16",
+            "`training.precision` is none of the names `f32`, `bf16`, `f16`",
+        ),
+        (
+            "training.precision=fp16",
+            "`training.precision` is none of the names `f32`, `bf16`, `f16`",
+        ),
+    ] {
+        let error = smoke(set);
+        assert!(error.contains(said), "{set}: {error}");
+    }
     let folder = tempfile::tempdir().unwrap();
     let config = folder.path().join("bad.toml");
     let text = std::fs::read_to_string(crate::root().join(SMALL)).unwrap();
@@ -117,6 +139,33 @@ initialization = "truncated_normal"
         ),
         "{error}"
     );
+}
+
+#[test]
+fn a_smoke_test_in_f16_applies_a_step_or_fails() {
+    let folder = tempfile::tempdir().unwrap();
+    let smoke = |temperature: &str| {
+        let mut smoke = passer();
+        smoke
+            .args(["pretrain", "configs/pretrain/dino-resnet18-cifar10.toml"])
+            .args(["--smoke", "--device", "flex", "--set", "training.precision=f16"])
+            .args([
+                "--set",
+                &format!("objective.dino.student_temperature={temperature}"),
+            ])
+            .env("TMPDIR", folder.path());
+        smoke.assert()
+    };
+    // The first steps overflow, as they do in PyTorch, and are said.
+    smoke("0.1").success().stdout(
+        contains("smoke test passed: 12 steps of 4 synthetic images").and(contains("skipped (loss scale)")),
+    );
+    // So small a temperature that they all do.
+    smoke("1e-7").code(1).stderr(contains(
+        "smoke test failed: no step was applied: gradients overflowed f16 in each of 12 steps",
+    ));
+    // Nothing stays behind.
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
 }
 
 #[test]

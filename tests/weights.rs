@@ -26,9 +26,11 @@ fn inspect(file: &Path, more: &[&str]) -> serde_json::Value {
         .args(["weights", "inspect", "--json"])
         .arg(file)
         .args(more)
-        .assert()
-        .success();
-    serde_json::from_slice(&assert.get_output().stdout).unwrap()
+        .assert();
+    let listed: serde_json::Value = serde_json::from_slice(&assert.get_output().stdout).unwrap();
+    // A file that does not load is listed all the same.
+    assert.code(if listed["refusal"].is_null() { 0 } else { 1 });
+    listed
 }
 
 /// The features file that `passer features` writes.
@@ -78,6 +80,8 @@ fn a_checkpoint_is_listed_with_what_would_be_loaded() {
         (&network["name"], &network["at"]),
         (&"resnet18-w2".into(), &"state_dict".into())
     );
+    // `sum(p.numel() for p in model.parameters())` of PyTorch, without its head.
+    assert_eq!(network["parameters"], 11_490);
     assert!(
         network["dropped"]
             .as_array()
@@ -132,7 +136,7 @@ fn what_would_not_load_is_listed_and_says_why() {
         .args(["weights", "inspect", "--tensors"])
         .arg(&other)
         .assert()
-        .success()
+        .code(1)
         .stdout(
             contains("network   none")
                 .and(contains("no known layout matches"))
@@ -273,6 +277,113 @@ fn weights_that_do_not_fit_and_hostile_ones_are_refused() {
         .code(1)
         .stderr(contains("posix.system"));
     assert!(!marker.exists());
+}
+
+#[test]
+fn what_an_encoder_lacks_is_said_wherever_it_is_opened() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let file = fixture(folder, "torchvision-resnet.pth");
+    // Without its last batch norm's bias, whose name is another.
+    let (old, new) = (&b"layer4.1.bn2.bias"[..], &b"layer4.1.bn2.bios"[..]);
+    let places = |bytes: &[u8]| bytes.windows(old.len()).position(|part| part == old);
+    let own = folder.join("whole.safetensors");
+    convert(&file, &own, &[]).success();
+    let mut bytes = std::fs::read(&own).unwrap();
+    while let Some(at) = places(&bytes) {
+        bytes[at..at + old.len()].copy_from_slice(new);
+    }
+    let renamed = folder.join("renamed.safetensors");
+    std::fs::write(&renamed, bytes).unwrap();
+
+    let allowed = [
+        "--allow-missing",
+        "layer4.1.bn2.bias",
+        "--allow-unexpected",
+        "layer4.1.bn2.bios",
+    ];
+    let said = "1 parameter keeps its initial values: layer4.1.bn2.bias";
+    let left = "1 tensor of the file is left out: layer4.1.bn2.bios";
+    // A folder that is not there is made.
+    let out = folder.join("new/folder/out.safetensors");
+    convert(&renamed, &out, &allowed)
+        .success()
+        .stderr(contains(said).and(contains(left)));
+    passer()
+        .args(["weights", "inspect"])
+        .arg(&out)
+        .assert()
+        .success()
+        .stdout(contains(said).and(contains(left)).and(contains("loads     yes")));
+    let mut features = passer();
+    features
+        .args(["features", "--device", "flex", "--size-px", "32", "--encoder"])
+        .arg(&out);
+    features.arg("--data").arg(photos(folder)).arg("--out");
+    features
+        .arg(folder.join("features.safetensors"))
+        .assert()
+        .success()
+        .stderr(contains(said).and(contains(left)));
+}
+
+fn convert(file: &Path, out: &Path, more: &[&str]) -> assert_cmd::assert::Assert {
+    let mut command = passer();
+    command
+        .args(["weights", "convert", "--to", "timm"])
+        .arg(file)
+        .arg(out);
+    command.args(more).assert()
+}
+
+#[test]
+fn heads_that_a_library_would_not_guess_are_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    // As wide as ViT-S, of one block; the weights do not show the heads.
+    let network = backbones::BackboneConfig::Vit(backbones::VitConfig {
+        width: 384,
+        depth: 1,
+        heads: 12,
+        patch_px: 16,
+        image_px: 32,
+        position: backbones::vit::Position::Learned,
+        interpolation: backbones::vit::Interpolation::Antialiased,
+        registers: 0,
+        layer_scale: None,
+        drop_path: 0.0,
+        pooling: backbones::vit::Pooling::ClassToken,
+        initialization: backbones::vit::Initialization::TruncatedNormal,
+    });
+    let device = burn::tensor::Device::flex();
+    let backbone = network.init(&backbones::Init::new(0, &device));
+    let info = backbones::EncoderInfo {
+        architecture: network,
+        method: "moco_v3".to_owned(),
+        fingerprint: String::new(),
+        licences: String::new(),
+        pixels: 32,
+        mean: [0.5; 3],
+        std: [0.5; 3],
+        steps: 0,
+        extra: Default::default(),
+    };
+    let file = folder.join("moco-v3.safetensors");
+    std::fs::write(&file, backbones::encoder_to_safetensors(&backbone, &info)).unwrap();
+    convert(&file, &folder.join("out.safetensors"), &[])
+        .success()
+        .stderr(contains(
+            "make it with `timm.create_model(\"vit_small_patch16_32\", num_heads=12, num_classes=0)`",
+        ));
+}
+
+#[test]
+fn statistics_of_a_scale_to_255_are_refused() {
+    let mut command = passer();
+    command.args(["weights", "inspect", "x.pth", "--mean", "123.675,116.28,103.53"]);
+    command.assert().code(2).stderr(contains(
+        "got numbers above 1; divide those of a scale to 255 by 255",
+    ));
 }
 
 #[test]

@@ -9,6 +9,10 @@ weight is a formula of its name (`values`), so that a test knows what each must 
 - moco, moco_v3, swav, dino, dinov2, mae, simsiam, barlow_twins: the authors' repositories, their `torch.save` calls
 - vissl: `extra_scripts/convert_vissl_to_torchvision.py` of VISSL
 - solo_learn, lightly: their modules' attributes, in a Lightning checkpoint
+- dino-alone: `torch.save(ckpt["teacher"])` of a DINO run; lightly-plain: lightly's loops without Lightning, which save a
+  module of a `backbone`; lightly-dino, lightly-ibot: lightly's DINO and iBOT modules, on torchvision's ResNet and on
+  timm's ViT (`MaskedVisionTransformerTIMM`); lightly-parameters: `{"resnet18_parameters": ...}` as lightly's docs save it
+- lightning-model: a Lightning module with its network under `model`; net, model-state-dict: training scripts
 - PASS: MoCo and SwAV as their authors' runs, DINO without `backbone.` (before May 2021), CLD's two heads
 """
 
@@ -223,6 +227,21 @@ def lightly() -> dict:
     return lightning(state)
 
 
+def lightly_plain() -> OrderedDict:
+    """MoCo in plain PyTorch: torchvision's network, its classifier an `Identity`, and its moving average."""
+    state = prefixed(resnet(), "backbone.") | prefixed(resnet("teacher"), "backbone_momentum.")
+    return state | head("projection_head.layers.", MLP) | head("projection_head_momentum.layers.", MLP)
+
+
+def lightly_pair(network, inside: str) -> dict:
+    state = OrderedDict()
+    for part in ("student", "teacher"):
+        state |= prefixed(network(part), f"{part}_backbone.{inside}") | head(f"{part}_head.layers.", MLP)
+        if inside:
+            state |= {f"{part}_backbone.mask_token": torch.zeros(1, 1, 32)}
+    return lightning(state)
+
+
 # torchvision's names of a ViT's parameters, as `layouts.rs` maps them.
 TORCHVISION_VIT = [
     ("class_token", "cls_token"),
@@ -295,6 +314,14 @@ def layouts() -> dict:
         "vissl-wrapped-legacy.torch": vissl("base_model._feature_blocks."),
         "solo-learn.ckpt": solo_learn(),
         "lightly.ckpt": lightly(),
+        "dino-alone.pth": prefixed(vit("teacher"), "backbone.") | head("head.", DINO_HEAD),
+        "lightly-plain.pth": lightly_plain(),
+        "lightly-parameters.pth": {"resnet18_parameters": sequential(resnet(), "")},
+        "lightly-dino.ckpt": lightly_pair(resnet, ""),
+        "lightly-ibot.ckpt": lightly_pair(vit, "vit."),
+        "lightning-model.ckpt": lightning(prefixed(resnet() | classifier, "model.")),
+        "net.pth": {"net": resnet() | classifier, "acc": 93.5, "epoch": 199},
+        "model-state-dict.pth": {"model": {"state_dict": vit() | head("head.", ["weight", "bias"])}},
         "whole-module.pth": None,
     }
 

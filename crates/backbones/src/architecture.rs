@@ -46,7 +46,7 @@ pub(crate) fn named(name: &str) -> Result<Named, String> {
     let unknown = || {
         format!(
             "--backbone {name}: no such network; known are resnet18, resnet34, resnet50, resnet101 (with -wWIDTH and \
-             -small), vit_tiny|small|base|large_patchPX (with _regN), and vit-wWIDTH-dDEPTH-hHEADS-pPATCH"
+             -small), vit_tiny|small|base|large|huge_patchPX (with _regN), and vit-wWIDTH-dDEPTH-hHEADS-pPATCH"
         )
     };
     let usual = name.split('.').next().unwrap_or(name);
@@ -114,6 +114,7 @@ fn vit(name: &str) -> Option<NamedVit> {
         "small" => (384, 12, 6),
         "base" => (768, 12, 12),
         "large" => (1024, 24, 16),
+        "huge" => (1280, 32, 16),
         _ => return None,
     };
     let mut vit = NamedVit {
@@ -277,7 +278,7 @@ fn lacking(shapes: &Shapes, name: &str) -> String {
 }
 
 /// Roughly how many numbers a network is made of.
-fn numbers(architecture: &BackboneConfig) -> f64 {
+pub(crate) fn numbers(architecture: &BackboneConfig) -> f64 {
     match architecture {
         BackboneConfig::Resnet(config) => {
             let of_width_64 = match config.depth {
@@ -324,15 +325,25 @@ pub(crate) fn check_size(architecture: &BackboneConfig, tensors: usize, bytes: u
     Ok(())
 }
 
-/// Heads are not seen in the tensors: 64 channels each, with the one exception.
+/// Heads are not seen in the tensors: those of the usual sizes, else 64 channels each (see [`heads_are_a_guess`]).
 fn heads(vit: &NamedVit, traits: &Traits) -> Result<usize, String> {
     match vit.width {
         384 if traits.small_has_12_heads => Ok(12),
+        // ViT-H: 80 channels each.
+        1280 => Ok(16),
         width if width > 0 && width.is_multiple_of(64) => Ok(width / 64),
         width => Err(format!(
             "a ViT of width {width}, whose heads cannot be seen; hint: name it, as in --backbone vit-w{width}-d{}-hHEADS-p{}",
             vit.depth, vit.patch_px
         )),
+    }
+}
+
+/// Whether a ViT's width is of no usual size (Ti, S, B, L, H), so that its heads, where nobody names them, are a guess.
+pub(crate) fn heads_are_a_guess(architecture: &BackboneConfig) -> bool {
+    match architecture {
+        BackboneConfig::Resnet(_) => false,
+        BackboneConfig::Vit(config) => ![192, 384, 768, 1024, 1280].contains(&config.width),
     }
 }
 
@@ -357,7 +368,8 @@ pub(crate) fn positions(shapes: &Shapes, registers: usize) -> Result<(usize, boo
     match side(count.saturating_sub(1)) {
         Some(side) => Ok((side, true)),
         None => Err(format!(
-            "pos_embed has {count} places, expected those of a square grid and of the class token"
+            "pos_embed has {count} places, expected those of a square grid and of the class token: a ViT without a class token, \
+             or whose class token has no position (DeiT III), is not supported"
         )),
     }
 }
@@ -396,6 +408,8 @@ mod tests {
             "vit_small_patch16",
             "vit_tiny_patch8",
             "vit_base_patch14_reg4",
+            "vit_huge_patch14",
+            "vit_huge_patch16",
             "vit-w64-d6-h4-p4",
             "vit-w384-d12-h12-p16",
             "vit-w32-d2-h2-p4-reg3",
@@ -421,7 +435,7 @@ mod tests {
             "resnet50-x",
             "resnet50-w0",
             "vit",
-            "vit_huge_patch14",
+            "vit_giant_patch14",
             "vit_small",
             "vit_small_patch0",
             "vit_small_patch16_clip",
@@ -474,6 +488,23 @@ mod tests {
         assert_eq!((small.heads, small.image_px, small.depth), (6, 224, 12));
         assert_eq!(vit(&vit_shapes(384, 16, 197, 0), "moco_v3").heads, 12);
         assert_eq!(vit(&vit_shapes(768, 16, 197, 0), "moco_v3").heads, 12);
+        // ViT-H/14 of timm and MAE.
+        let huge = vit(&vit_shapes(1280, 14, 257, 0), "mae");
+        assert_eq!((huge.heads, huge.image_px), (16, 224));
+        for (width, guessed) in [
+            (192, false),
+            (384, false),
+            (1024, false),
+            (1280, false),
+            (320, true),
+        ] {
+            let config = vit(&vit_shapes(width, 16, 197, 0), "vit");
+            assert_eq!(
+                heads_are_a_guess(&BackboneConfig::Vit(config)),
+                guessed,
+                "{width}"
+            );
+        }
         // DINOv2's grid of 37, with registers kept as it does and as timm does.
         let dinov2 = vit(&vit_shapes(1024, 14, 1370, 0), "dinov2");
         assert_eq!(

@@ -17,7 +17,7 @@ use crate::checkpoint::{Checkpoint, TensorInfo};
 use crate::init::Init;
 use crate::layouts::{Part, Recognised, recognise};
 use crate::patterns::{matches, matches_any};
-use crate::weights::{METADATA_KEY, Mismatch, is_batch_count, mismatch, replaced, shapes_of, to_f32};
+use crate::weights::{METADATA_KEY, Mismatch, doubt, is_batch_count, mismatch, replaced, shapes_of, to_f32};
 use crate::{Backbone, BackboneConfig, EncoderInfo, Stem, WeightsError};
 
 /// What a user says of a file beyond what it shows.
@@ -25,7 +25,8 @@ use crate::{Backbone, BackboneConfig, EncoderInfo, Stem, WeightsError};
 pub struct ImportOptions {
     /// The network by its usual name, as `--backbone`; `None`: as the tensors show.
     pub backbone: Option<String>,
-    /// Which of a file's two networks; `None`: the one that the method's paper evaluates.
+    /// Which of a file's two networks; `None`: the layout's first, which is the one that
+    /// the method's paper evaluates, or the student where the layout is of many methods.
     pub part: Option<Part>,
     /// Patterns of parameters that the file may lack; they keep initial values.
     pub allow_missing: Vec<String>,
@@ -98,14 +99,23 @@ impl<'a> Import<'a> {
             .collect::<Shapes>();
         let traits = &recognised.layout.traits;
         let mut info = match own {
-            Some(info) => {
+            Some(mut info) => {
                 check_own(&info).map_err(|wrong| WeightsError::Metadata(serde::de::Error::custom(wrong)))?;
+                // Whoever names it knows the heads.
+                if named.is_some() {
+                    info.extra.remove(doubt::HEADS);
+                }
                 info
             }
             None => {
                 let architecture = architecture::derived(&shapes, recognised.family, named.as_ref(), traits)
                     .map_err(WeightsError::Architecture)?;
-                foreign_info(architecture, &recognised)
+                let guessed = named.is_none() && architecture::heads_are_a_guess(&architecture);
+                let mut info = foreign_info(architecture, &recognised);
+                if guessed {
+                    info.extra.insert(doubt::HEADS.to_owned(), "guessed".to_owned());
+                }
+                info
             }
         };
         check_doubts(&info, &recognised, checkpoint, options)?;
@@ -153,7 +163,7 @@ impl<'a> Import<'a> {
             .map(|(name, tensor)| (name.clone(), tensor.dtype.name().to_owned()))
             .collect();
         let left_out = left_out.into_iter().collect::<Vec<_>>();
-        for (what, names) in [("missing", &missing), ("left_out", &left_out)] {
+        for (what, names) in [(doubt::MISSING, &missing), (doubt::LEFT_OUT, &left_out)] {
             if !names.is_empty() {
                 info.extra.insert(what.to_owned(), names.join(" "));
             }
@@ -213,6 +223,15 @@ impl<'a> Import<'a> {
                 continue;
             }
             tensors.insert(name, to_f32(tensor.read(source)?));
+        }
+        let broken = tensors
+            .iter()
+            .filter(|(_, data)| data.iter::<f32>().any(|number| !number.is_finite()));
+        let broken = broken.map(|(name, _)| name.as_str()).collect::<Vec<_>>();
+        if broken.is_empty() {
+            info.extra.remove(doubt::NOT_FINITE);
+        } else {
+            info.extra.insert(doubt::NOT_FINITE.to_owned(), broken.join(" "));
         }
         let shapes = tensors
             .iter()
@@ -326,8 +345,9 @@ fn check_doubts(
         && matches!(&info.architecture, BackboneConfig::Resnet(config) if config.stem == Stem::Small)
     {
         return Err(WeightsError::Architecture(format!(
-            "solo-learn pads its 3×3 stem by 2 pixels, Passer by 1, and the weights do not show which; hint: if yours is \
-             padded by 1 (torchvision's, lightly's), say --backbone {name}"
+            "solo-learn pads its 3×3 stem by 2 pixels, which is not supported: Passer pads by 1, whose features are other \
+             ones, and the weights do not show which; hint: if yours is padded by 1 (torchvision's, lightly's), say \
+             --backbone {name}"
         )));
     }
     Ok(())

@@ -5,6 +5,7 @@
 //! comparison with the network, which lists it. To add a layout: one row, its file in `scripts/parity/layouts.py`, a
 //! line in `docs/weights.md`.
 
+mod hint;
 mod table;
 
 use std::borrow::Cow;
@@ -49,6 +50,13 @@ pub enum Family {
 }
 
 impl Family {
+    fn a(self) -> &'static str {
+        match self {
+            Self::ResNet => "a ResNet",
+            Self::Vit => "a ViT",
+        }
+    }
+
     /// By names of parameters, as torchvision's ResNet and timm's ViT have them. Any block will do: that another
     /// parameter is missing or misspelt is for the comparison with the network to say.
     fn of<N: AsRef<str>>(mut names: impl Iterator<Item = N>) -> Option<Self> {
@@ -65,7 +73,8 @@ impl Family {
 pub struct Layout {
     /// How it is called in messages.
     pub name: &'static str,
-    /// Where its networks are; the first is the one that the method's paper evaluates.
+    /// Where its networks are; the first is the one that the method's paper evaluates, or the student where the layout is of
+    /// many methods.
     doors: &'static [Door],
     /// Names that are known and belong to no network: heads, queues, decoders.
     dropped: &'static [&'static str],
@@ -130,10 +139,12 @@ pub struct Recognised<'a> {
 #[derive(Debug, thiserror::Error)]
 pub enum LayoutError {
     /// None fits.
-    #[error("no known layout matches this file: it holds {saw}; hint: `passer weights inspect` lists it")]
+    #[error("no known layout matches this file: it holds {saw}; hint: {hint}")]
     None {
         /// What is in it.
         saw: String,
+        /// Where in it names are like those of a network, or how to look.
+        hint: String,
     },
     /// More than one fits.
     #[error("this file could be of {layouts}; hint: name the network with --backbone")]
@@ -219,10 +230,15 @@ pub fn recognise(
         .iter()
         .flat_map(|layout| found(checkpoint, layout, &mut tops))
         .collect::<Vec<_>>();
+    let other = found.first().map(|found| found.family);
     found.retain(|found| family.is_none_or(|family| family == found.family));
     let Some(layout) = found.first().map(|found| found.layout) else {
         return Err(LayoutError::None {
             saw: summary(&checkpoint.root),
+            hint: match other {
+                Some(other) => format!("its network is {}: leave out --backbone", other.a()),
+                None => hint::hint(&checkpoint.root),
+            },
         });
     };
     if found.iter().any(|found| !std::ptr::eq(found.layout, layout)) {
@@ -233,8 +249,9 @@ pub fn recognise(
         });
     }
     // Without `part`, the network that the method's paper evaluates, and no other in its place: a file in which it does not
-    // fit must not pass for one that was made without it.
-    let part = part.or(layout.doors[0].part);
+    // fit must not pass for one that was made without it. Some rows are of one network as well, saved alone.
+    let alone = part.is_none() && found.iter().all(|found| found.door.part.is_none());
+    let part = part.or(layout.doors[0].part).filter(|_| !alone);
     let wanted = found
         .iter()
         .position(|found| part.is_none() || found.door.part == part);
@@ -255,10 +272,8 @@ pub fn recognise(
     };
     let chosen = found.swap_remove(wanted);
     let own = chosen.own();
-    if let Some(other) = found
-        .iter()
-        .find(|found| found.door.part == chosen.door.part && found.own() != own)
-    {
+    let rivals = |found: &&Found<'_>| found.door.part.is_none() || found.door.part == chosen.door.part;
+    if let Some(other) = found.iter().filter(rivals).find(|found| found.own() != own) {
         return Err(LayoutError::Places {
             layout: layout.name,
             places: format!("`{}` and in `{}`", chosen.place(), other.place()),

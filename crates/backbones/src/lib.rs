@@ -90,6 +90,16 @@ impl BackboneConfig {
         }
     }
 
+    /// Roughly how many numbers the network is made of, and the key of a config that says it most. No memory is taken.
+    pub fn numbers(&self) -> (&'static str, f64) {
+        let key = match self {
+            Self::Resnet(_) => "backbone.resnet.width",
+            Self::Vit(config) if config.depth > config.width => "backbone.vit.depth",
+            Self::Vit(_) => "backbone.vit.width",
+        };
+        (key, architecture::numbers(self))
+    }
+
     /// The usual name, for logs and tables: `resnet18` or `vit_small_patch16`, and `resnet18-w16-small` or
     /// `vit-w64-d6-h4-p4` where it is no usual network.
     pub fn name(&self) -> String {

@@ -167,6 +167,7 @@ impl VitConfig {
             (384, 12, 6) => Some("small"),
             (768, 12, 12) => Some("base"),
             (1024, 24, 16) => Some("large"),
+            (1280, 32, 16) => Some("huge"),
             _ => None,
         };
         let (mut name, separator) = match size {

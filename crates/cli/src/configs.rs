@@ -100,6 +100,15 @@ pub(crate) fn parse<C: DeserializeOwned>(text: &str, sets: &[String]) -> anyhow:
     }
     C::deserialize(table).map_err(|error| {
         let message = error.to_string();
+        if message.trim_end().ends_with("in `training.precision`") {
+            // serde's words for a number where a name belongs speak of tables.
+            return Failure::new(format!(
+                "`--set {}`: `training.precision` is none of the names `f32`, `bf16`, `f16`",
+                sets.join("`, `--set ")
+            ))
+            .hint("as in `--set training.precision=bf16`; left out, it is f32")
+            .into();
+        }
         if message.contains("unit variant, expected") {
             // serde's words for a bare word where a table of settings belongs.
             let place = message.lines().last().unwrap_or_default();
@@ -225,6 +234,28 @@ mod tests {
             .unwrap()
             .schedule;
         assert_eq!(factor, 0.5);
+    }
+
+    #[test]
+    fn a_number_for_a_precision_is_told_the_names() {
+        #[derive(Debug, Deserialize)]
+        struct Training {
+            precision: backbones::Precision,
+        }
+        #[derive(Debug, Deserialize)]
+        struct Config {
+            training: Training,
+        }
+        let text = "[training]\nprecision = 'f32'";
+        for set in ["training.precision=16", "training.precision=fp16"] {
+            let message = parse::<Config>(text, &[set.into()]).unwrap_err().to_string();
+            assert!(
+                message.contains("none of the names `f32`, `bf16`, `f16`"),
+                "{message}"
+            );
+        }
+        let config = parse::<Config>(text, &["training.precision=bf16".into()]).unwrap();
+        assert_eq!(config.training.precision, backbones::Precision::Bf16);
     }
 
     #[test]

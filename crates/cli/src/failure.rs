@@ -81,6 +81,9 @@ pub(crate) fn report(error: &anyhow::Error) -> ExitCode {
         // What a shell reports for a program that SIGINT ended.
         return ExitCode::from(130);
     }
+    if error.is::<crate::weights::DoesNotLoad>() {
+        return ExitCode::FAILURE;
+    }
     eprintln!("error: {}", visible(error.to_string().trim_end()));
     // A transparent error repeats its source's message: print each message once.
     let mut last = error.to_string();

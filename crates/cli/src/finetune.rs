@@ -5,6 +5,7 @@ use crate::devices::DeviceArgument;
 use crate::evaluate::{Stage, print_table};
 use crate::failure::{Failure, Interrupted};
 use crate::output::counted;
+use crate::pretrain::skipped;
 use crate::progress::{Progress, duration};
 use crate::weights::WeightsArguments;
 use crate::{configs, devices, interrupt, provenance};
@@ -98,10 +99,11 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
         return Err(Interrupted.into());
     };
     eprintln!(
-        "finished {} of {} in {}",
+        "finished {} of {} in {}{}",
         counted(summary.steps, "step"),
         counted(config.data.batch_images, "image"),
-        duration(summary.seconds)
+        duration(summary.seconds),
+        skipped(summary.skipped_steps)
     );
     if arguments.json {
         println!("{}", serde_json::to_string_pretty(&outcomes)?);
@@ -138,26 +140,23 @@ fn smoke(
             seed,
         )
     };
-    let scratch = std::env::temp_dir().join(format!("passer-smoke-{}", std::process::id()));
-    let at = out.as_ref().unwrap_or(&scratch);
-    let result = finetune(
+    let scratch = crate::smoke::Scratch::new();
+    let at = out.as_deref().unwrap_or(scratch.path());
+    let summary = finetune(
         config,
         encoder,
         [synthetic(config.seed), synthetic(config.seed + 1)],
         at,
         false,
         device,
-    );
-    if out.is_none() {
-        // Best effort: what matters is how the run went.
-        let _ = std::fs::remove_dir_all(&scratch);
-    }
-    let summary = result?.summary;
+    )?
+    .summary;
     println!(
-        "smoke test passed: {} of {} in {}",
+        "smoke test passed: {} of {} in {}{}",
         counted(summary.steps, "step"),
         counted(config.data.batch_images, "synthetic image"),
-        duration(summary.seconds)
+        duration(summary.seconds),
+        skipped(summary.skipped_steps)
     );
     Ok(())
 }
@@ -218,11 +217,12 @@ fn finetune(
         Happening::Training(Event::Log(line)) => {
             if let Some(progress) = &mut shown {
                 let note = format!(
-                    "epoch {} loss {:.4} lr {:.2e} {:.0} images/s",
+                    "epoch {} loss {:.4} lr {:.2e} {:.0} images/s{}",
                     line.epoch + 1,
                     line.loss,
                     line.learning_rate,
-                    line.images_per_second
+                    line.images_per_second,
+                    skipped(line.skipped_steps.unwrap_or(0))
                 );
                 progress.note(line.step as u64, &note);
             }

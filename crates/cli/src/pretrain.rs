@@ -26,7 +26,7 @@ pub(crate) struct Arguments {
     /// Go on from the newest checkpoint in --out
     #[arg(long)]
     resume: bool,
-    /// Two steps of four synthetic images of the config's shapes: does this config run here?
+    /// Two steps of four synthetic images of the config's shapes (in f16 twelve): does this config run here?
     #[arg(long, conflicts_with_all = ["data", "resume"])]
     smoke: bool,
     /// Change a key of the config, as in `--set training.epochs=1`; may be given again
@@ -38,27 +38,36 @@ pub(crate) fn run(arguments: Arguments) -> anyhow::Result<()> {
     let mut config: Config<ObjectiveConfig> =
         configs::read(&arguments.config, &arguments.sets, configs::Kind::Pretraining)?;
     // The whole config is checked as it stands, before a smoke test shrinks it.
+    let memory = provenance::host_memory_mib().map_or(u64::MAX, |mib| mib << 20);
     config
         .validate()
         .and_then(|()| ObjectiveConfig::validate(&config))
+        // What is too much for this machine ends in the allocator, which names no key.
+        .and_then(|()| objectives::memory::check(&config, Some(memory)))
         .map_err(training::Error::Config)
         .with_context(|| format!("config `{}` is not valid", arguments.config.display()))?;
     let device = arguments.device.open()?;
     if arguments.smoke {
         let dataset = smoke::shrink(&mut config);
-        let scratch = std::env::temp_dir().join(format!("passer-smoke-{}", std::process::id()));
-        let out = arguments.out.clone().unwrap_or_else(|| scratch.clone());
-        let result = pretrain(&config, dataset, &out, false, device);
-        if arguments.out.is_none() {
-            // Best effort: what matters is how the run went.
-            let _ = std::fs::remove_dir_all(&scratch);
+        let scratch = smoke::Scratch::new();
+        let out = arguments.out.as_deref().unwrap_or(scratch.path());
+        let summary = pretrain(&config, dataset, out, false, device)?;
+        if summary.skipped_steps >= summary.step && summary.step > 0 {
+            // Nothing was trained, so nothing was tried.
+            let message = format!(
+                "smoke test failed: no step was applied: gradients overflowed f16 in each of {}",
+                counted(summary.step, "step")
+            );
+            return Err(Failure::new(message)
+                .hint("use `training.precision = \"bf16\"` where the device has it, or `\"f32\"`")
+                .into());
         }
-        let summary = result?;
         println!(
-            "smoke test passed: {} of {} in {}",
+            "smoke test passed: {} of {} in {}{}",
             counted(summary.steps, "step"),
             counted(config.data.batch_images, "synthetic image"),
-            duration(summary.seconds)
+            duration(summary.seconds),
+            skipped(summary.skipped_steps)
         );
         return Ok(());
     }
@@ -124,11 +133,12 @@ pub(crate) fn pretrain(
         Event::Log(line) => {
             if let Some(progress) = &mut shown {
                 let note = format!(
-                    "epoch {} loss {:.4} lr {:.4} {:.0} images/s",
+                    "epoch {} loss {:.4} lr {:.4} {:.0} images/s{}",
                     line.epoch + 1,
                     line.loss,
                     line.learning_rate,
-                    line.images_per_second
+                    line.images_per_second,
+                    skipped(line.skipped_steps.unwrap_or(0))
                 );
                 progress.note(line.step as u64, &note);
             }
@@ -139,6 +149,14 @@ pub(crate) fn pretrain(
         progress.finish();
     }
     Ok(summary?)
+}
+
+/// What a line says of steps that f16's loss scale left out, since the run's start; nothing where there are none.
+pub(crate) fn skipped(steps: usize) -> String {
+    match steps {
+        0 => String::new(),
+        steps => format!(", {} skipped (loss scale)", counted(steps, "step")),
+    }
 }
 
 /// Says how a run ended and what to type next.
@@ -156,12 +174,6 @@ fn finish(
         );
         return Err(Interrupted.into());
     }
-    if summary.skipped_steps > 0 {
-        eprintln!(
-            "{} of {} steps were left out: their gradients overflowed f16, and the loss scale was halved",
-            summary.skipped_steps, summary.steps
-        );
-    }
     let mut memory =
         provenance::peak_memory_mib().map_or(String::new(), |mib| format!(", peak memory {mib} MiB"));
     // The allocator of a GPU keeps what it once had, so what it holds now is the peak.
@@ -169,13 +181,14 @@ fn finish(
         memory += &format!(", {} MiB on the device", usage.bytes_reserved >> 20);
     }
     eprintln!(
-        "finished {} of {} in {}{}{memory}",
+        "finished {} of {} in {}{}{}{memory}",
         counted(summary.steps, "step"),
         counted(config.data.batch_images, "image"),
         duration(summary.seconds),
         summary
             .last_loss
             .map_or(String::new(), |loss| format!(", last loss {loss:.4}")),
+        skipped(summary.skipped_steps),
     );
     println!("{}", out.join("encoder.safetensors").display());
     let px = training::dataset_views(&config.views)
@@ -231,6 +244,8 @@ mod tests {
 
     #[test]
     fn the_command_that_comes_next_can_be_pasted() {
+        assert_eq!(skipped(0), "");
+        assert_eq!(skipped(1), ", 1 step skipped (loss scale)");
         assert_eq!(shell_word("runs/my-run_1"), "runs/my-run_1");
         assert_eq!(shell_word("runs/my run"), "'runs/my run'");
         assert_eq!(shell_word("it's"), r"'it'\''s'");

@@ -1,16 +1,46 @@
 //! `--smoke`: two steps on synthetic images of the config's shapes, for a user's own CI.
 
 use objectives::ObjectiveConfig;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use training::Config;
 
 /// Photographs in a smoke test's step.
 const IMAGES: usize = 4;
 
-/// Shrinks a config to two steps of four images: networks, views and everything else stay. Returns the synthetic data.
+/// Epochs in f16, of two steps each: its loss scale starts where gradients overflow and is halved at each step that is left
+/// out, so that the first two steps alone may train nothing.
+const F16_EPOCHS: usize = 6;
+
+/// A run directory that nobody asked for, removed however the test ends.
+pub(crate) struct Scratch(PathBuf);
+
+impl Scratch {
+    /// Names it; the run makes it.
+    pub(crate) fn new() -> Self {
+        Self(std::env::temp_dir().join(format!("passer-smoke-{}", std::process::id())))
+    }
+
+    /// Where it is.
+    pub(crate) fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        // Best effort: what matters is how the run went.
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+/// Shrinks a config to two steps of four images (in f16 to twelve): networks, views and everything else stay. Returns the synthetic data.
 pub(crate) fn shrink(config: &mut Config<ObjectiveConfig>) -> Arc<data::Dataset> {
     config.data.batch_images = IMAGES;
-    config.training.epochs = 1;
+    config.training.epochs = match config.training.precision {
+        backbones::Precision::F16 => F16_EPOCHS,
+        _ => 1,
+    };
     config.training.checkpoint_every_epochs = 1;
     config.training.log_every_steps = 1;
     if config.training.batch_norm_images.is_some() {

@@ -1,8 +1,8 @@
 //! `passer weights`: look into files of weights, and bring them into other libraries' layouts; and the arguments by
 //! which every verb that reads an encoder is told what its file does not show.
 
-use crate::failure::{Failure, plain as safe};
-use backbones::{ImportOptions, Naming, Part};
+use crate::failure::{Failure, make_folder_of, plain as safe};
+use backbones::{BackboneConfig, ImportOptions, Naming, Part};
 use burn::tensor::Device;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
@@ -65,7 +65,8 @@ pub(crate) struct WeightsArguments {
     /// The network, where its tensors do not show it: resnet50, vit_small_patch16, vit-w384-d12-h12-p16 (h: heads)
     #[arg(long, value_name = "NAME")]
     backbone: Option<String>,
-    /// Which of a file's two networks; left out: the one that the method's paper evaluates
+    /// Which of a file's two networks; left out: the one that the method's paper evaluates, the student where the layout is
+    /// of many methods (docs/weights.md)
     #[arg(long, value_name = "PART")]
     part: Option<PartArgument>,
     /// Parameters that the file may lack, as in `norm.*`; they keep initial values; may be given again
@@ -92,6 +93,10 @@ fn channels(text: &str) -> Result<Channels, String> {
         .collect::<Result<Vec<_>, _>>()
         .map_err(|error| error.to_string())?;
     match <[f32; 3]>::try_from(numbers) {
+        Ok(numbers) if numbers.iter().any(|number| *number > 1.0) => Err(
+            "means and deviations are on a scale from 0 to 1, got numbers above 1; divide those of a scale to 255 by 255"
+                .to_owned(),
+        ),
         Ok(numbers) if numbers.iter().all(|number| number.is_finite()) => Ok(Channels(numbers)),
         _ => Err("expected three numbers, as in 0.5,0.5,0.5".to_owned()),
     }
@@ -120,6 +125,18 @@ impl WeightsArguments {
     }
 }
 
+/// The exit status of an inspection of a file that does not load: all there is to say has been said.
+#[derive(Debug)]
+pub(crate) struct DoesNotLoad;
+
+impl std::fmt::Display for DoesNotLoad {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("the file does not load")
+    }
+}
+
+impl std::error::Error for DoesNotLoad {}
+
 pub(crate) fn run(verb: Verb) -> anyhow::Result<()> {
     match verb {
         Verb::Inspect(arguments) => inspect(&arguments),
@@ -138,7 +155,10 @@ fn inspect(arguments: &InspectArguments) -> anyhow::Result<()> {
     } else {
         print(&show(&inspection, arguments.tensors)?)?;
     }
-    Ok(())
+    match inspection.refusal {
+        None => Ok(()),
+        Some(_) => Err(DoesNotLoad.into()),
+    }
 }
 
 /// An inspection in words.
@@ -194,19 +214,17 @@ fn show(inspection: &Inspection, tensors: bool) -> Result<String, std::fmt::Erro
                 network.name, at, network.parameters, network.features
             )?;
             writeln!(out, "images    mean {:?}, std {:?}", network.mean, network.std)?;
-            for (what, names) in [
-                (
-                    "heads and the rest that a frozen encoder has no use for, not loaded",
-                    &network.dropped,
-                ),
-                ("missing, allowed", &network.missing),
-                ("left out, allowed", &network.left_out),
-            ] {
-                if !names.is_empty() {
-                    writeln!(out, "{what}: {}", shortened(names))?;
-                }
+            if !network.dropped.is_empty() {
+                writeln!(
+                    out,
+                    "heads and the rest that a frozen encoder has no use for, not loaded: {}",
+                    shortened(&network.dropped)
+                )?;
             }
         }
+    }
+    for note in &inspection.notes {
+        writeln!(out, "note      {}", safe(note))?;
     }
     match &inspection.refusal {
         None => writeln!(out, "loads     yes")?,
@@ -257,7 +275,7 @@ fn shortened(names: &[String]) -> String {
         let root = name.split('.').next().unwrap_or(name);
         roots.entry(root).or_default().insert(module(name));
     }
-    let mut groups = BTreeMap::<String, usize>::new();
+    let mut groups = BTreeMap::<String, (usize, &String)>::new();
     for name in names {
         let root = name.split('.').next().unwrap_or(name);
         let whole = roots.get(root).is_some_and(|modules| modules.len() > 4);
@@ -266,17 +284,65 @@ fn shortened(names: &[String]) -> String {
             (true, true) => format!("{root}.*"),
             (true, false) => format!("{}.*", module(name)),
         };
-        *groups.entry(group).or_default() += 1;
+        groups.entry(group).or_insert((0, name)).0 += 1;
     }
-    let group = |(name, count): (&String, &usize)| match count {
-        1 => safe(name),
-        count => format!("{} ({count})", safe(name)),
+    // One alone by its name: DINOv2's `backbone.mask_token` is not its `backbone.*`.
+    let group = |(group, (count, first)): (&String, &(usize, &String))| match count {
+        1 => safe(first),
+        count => format!("{} ({count})", safe(group)),
     };
     let shown = groups.iter().take(SHOWN).map(group).collect::<Vec<_>>();
     match groups.len().saturating_sub(SHOWN) {
         0 => shown.join(", "),
         more => format!("{} and {more} more", shown.join(", ")),
     }
+}
+
+/// A full disk's error without the advice to resume, which a run needs.
+fn full(error: training::Error) -> anyhow::Error {
+    match &error {
+        training::Error::Io { source, .. } if source.kind() == std::io::ErrorKind::StorageFull => {
+            Failure::new(error.to_string())
+                .hint("free some space, or name a file on another disk; nothing was left behind")
+                .into()
+        }
+        _ => error.into(),
+    }
+}
+
+/// What a library's network of the usual name has to be told: its heads are others, it loads the weights with
+/// `strict=True` all the same, and its features are then wrong ones.
+fn other_heads(architecture: &BackboneConfig, library: Library) -> Option<String> {
+    let BackboneConfig::Vit(config) = architecture else {
+        return None;
+    };
+    let (size, heads) = match config.width {
+        192 => ("tiny", 3),
+        384 => ("small", 6),
+        768 => ("base", 12),
+        1024 => ("large", 16),
+        1280 => ("huge", 16),
+        _ => return None,
+    };
+    if config.heads == heads {
+        return None;
+    }
+    let usual = format!("vit_{size}_patch{}", config.patch_px);
+    let cure = match library {
+        Library::Timm => format!(
+            "timm.create_model(\"{usual}_{}\", num_heads={}, num_classes=0)",
+            config.image_px, config.heads
+        ),
+        Library::Torchvision => format!(
+            "torchvision.models.VisionTransformer(..., num_heads={})",
+            config.heads
+        ),
+    };
+    Some(format!(
+        "this network has {} heads, and {usual} has {heads}, into which the weights load as well and give wrong features: \
+         make it with `{cure}`",
+        config.heads
+    ))
 }
 
 fn convert(arguments: &ConvertArguments) -> anyhow::Result<()> {
@@ -303,7 +369,11 @@ fn convert(arguments: &ConvertArguments) -> anyhow::Result<()> {
         Library::Torchvision => Naming::Torchvision,
         Library::Timm => Naming::Timm,
     };
-    training::write_encoder(&arguments.out, &loaded.backbone, &loaded.info, naming)?;
+    make_folder_of(&arguments.out)?;
+    training::write_encoder(&arguments.out, &loaded.backbone, &loaded.info, naming).map_err(full)?;
+    if let Some(note) = other_heads(&loaded.info.architecture, arguments.to) {
+        eprintln!("note: {note}");
+    }
     eprintln!(
         "{} ({}), from a file with SHA-256 {}",
         loaded.info.architecture.name(),
@@ -312,4 +382,37 @@ fn convert(arguments: &ConvertArguments) -> anyhow::Result<()> {
     );
     println!("{}", arguments.out.display());
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn channels_are_on_a_scale_to_one() {
+        assert_eq!(channels("0.5, 0,1").unwrap().0, [0.5, 0.0, 1.0]);
+        let error = channels("123.675,116.28,103.53").err().unwrap();
+        assert!(error.contains("by 255"), "{error}");
+        for wrong in ["0.5,0.5", "0.5,0.5,x", "nan,0,0"] {
+            assert!(channels(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn one_name_is_no_module() {
+        let names = |names: &[&str]| names.iter().map(|&name| name.to_owned()).collect::<Vec<_>>();
+        let dinov2 = names(&["backbone.mask_token", "dino_head.a.w", "dino_head.a.b"]);
+        assert_eq!(shortened(&dinov2), "backbone.mask_token, dino_head.a.* (2)");
+    }
+
+    #[test]
+    fn a_full_disk_is_no_reason_to_resume() {
+        let error = full(training::Error::Io {
+            path: "out.safetensors".into(),
+            doing: "writing",
+            source: std::io::ErrorKind::StorageFull.into(),
+        });
+        assert!(error.is::<Failure>() && error.to_string().contains("out.safetensors"));
+    }
 }

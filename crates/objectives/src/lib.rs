@@ -18,6 +18,7 @@ mod grid;
 pub mod head;
 pub mod ibot;
 pub mod mae;
+pub mod memory;
 pub mod moco;
 pub mod moco_cld;
 pub mod moco_v3;
@@ -85,6 +86,7 @@ impl ObjectiveConfig {
     pub fn validate(config: &Config<Self>) -> Result<(), String> {
         let batch_images = config.data.batch_images;
         let backbone = &config.backbone;
+        memory::check(config, None)?;
         match &config.objective {
             Self::BarlowTwins(barlow) => barlow.validate(),
             Self::Byol(byol) => byol.validate(),

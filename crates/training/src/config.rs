@@ -8,6 +8,9 @@ use crate::schedule::ScheduleConfig;
 use backbones::{BackboneConfig, Precision};
 use serde::{Deserialize, Serialize};
 
+/// Most threads of a loader: machines of today have fewer processors, and a system ends programs of many more threads.
+const MOST_WORKERS: usize = 1_024;
+
 /// One experiment.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -90,6 +93,13 @@ impl<O> Config<O> {
             }
         };
         positive("data.batch_images", self.data.batch_images)?;
+        if self.data.workers > MOST_WORKERS {
+            return Err(format!(
+                "`data.workers` must be at most {MOST_WORKERS}, got {}: each is a thread, and more than the machine has \
+                 processors gain nothing",
+                self.data.workers
+            ));
+        }
         positive("training.epochs", self.training.epochs)?;
         positive(
             "training.checkpoint_every_epochs",

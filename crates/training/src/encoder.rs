@@ -98,6 +98,9 @@ pub fn read_encoder(path: &Path, options: &ImportOptions, device: &Device) -> Re
     };
     let ((backbone, mut info), ours, plain) =
         read(&mut file).map_err(|error: WeightsError| refused(&path, &error))?;
+    for note in info.notes() {
+        tracing::warn!("encoder `{}`: {note}", path.display());
+    }
     if !ours {
         info.extra.insert("source_sha256".into(), file_hash.clone());
     }

@@ -27,6 +27,8 @@ pub struct Inspection {
     pub dtypes: Dtypes,
     /// The network in it; `None` where no layout matches.
     pub network: Option<Network>,
+    /// What whoever uses it should know: initial values, tensors left out, NaN, a guess.
+    pub notes: Vec<String>,
     /// Why it cannot be loaded; `None` where it can.
     pub refusal: Option<String>,
     /// The cure, where it is known.
@@ -86,7 +88,7 @@ pub struct Network {
     pub method: String,
     /// Width of its output.
     pub features: usize,
-    /// Numbers that it is made of.
+    /// Numbers that training moves, as PyTorch counts them: without running statistics.
     pub parameters: u64,
     /// Channel means that images are normalised with.
     pub mean: [f32; 3],
@@ -115,12 +117,32 @@ pub fn inspect_weights(path: &Path, options: &ImportOptions, device: &Device) ->
         count.elements = count.elements.saturating_add(tensor.elements());
     }
     let planned = Import::plan(&checkpoint, options, device);
-    let (network, refusal) = match &planned {
-        Ok(plan) => (Some(network(plan)), plan.refusal()),
+    let mut notes = vec![];
+    let (network, refusal) = match planned {
+        Ok(plan) => {
+            let network = network(&plan);
+            // As it would be opened, for what only the numbers show.
+            let refusal = match plan.refusal() {
+                Some(refusal) => {
+                    notes = plan.info.notes();
+                    Some(refusal)
+                }
+                None => match plan.load(&mut file) {
+                    Ok((_, info)) => {
+                        notes = info.notes();
+                        None
+                    }
+                    Err(error) => Some(error.to_string()),
+                },
+            };
+            (Some(network), refusal)
+        }
         // What it holds is listed anyway.
-        Err(WeightsError::Layout(LayoutError::None { .. })) => (
+        Err(WeightsError::Layout(LayoutError::None { hint, .. })) => (
             None,
-            Some("no known layout matches (docs/weights.md has them)".to_owned()),
+            Some(format!(
+                "no known layout matches (docs/weights.md has them); hint: {hint}"
+            )),
         ),
         Err(error) => (None, Some(error.to_string())),
     };
@@ -141,6 +163,7 @@ pub fn inspect_weights(path: &Path, options: &ImportOptions, device: &Device) ->
         tensors: all.len(),
         dtypes,
         network,
+        notes,
         refusal,
         hint,
         all: all.into_iter().map(line).collect(),
@@ -150,10 +173,16 @@ pub fn inspect_weights(path: &Path, options: &ImportOptions, device: &Device) ->
 
 fn network(plan: &Import<'_>) -> Network {
     let recognised = &plan.recognised;
+    // As PyTorch counts: running statistics are buffers.
+    let is_parameter = |name: &str| {
+        let last = name.rsplit('.').next().unwrap_or(name);
+        !matches!(last, "running_mean" | "running_var") && !plan.left_out.iter().any(|left| left == name)
+    };
     let elements = recognised
         .tensors
-        .values()
-        .filter(|tensor| tensor.dtype.is_weight());
+        .iter()
+        .filter(|(name, tensor)| tensor.dtype.is_weight() && is_parameter(name))
+        .map(|(_, tensor)| tensor);
     Network {
         layout: recognised.layout.name,
         part: recognised.part.map(|part| part.name()),

@@ -141,7 +141,9 @@ fn legacy<R: Read + Seek>(source: &mut R, length: u64) -> Result<Checkpoint, Che
     let mut input = Input::new(BufReader::new(&mut *source), length);
     let not_torch = || {
         CheckpointError::Unsupported(
-            "a pickle that PyTorch did not write (it lacks PyTorch's mark)".to_owned(),
+            "a pickle that PyTorch did not write (it lacks PyTorch's mark), such as one of numpy's arrays; load it with \
+             Python and save its arrays as tensors, with safetensors or `torch.save`"
+                .to_owned(),
         )
     };
     match pickle::read(&mut input).map(|pickle| pickle.root) {

@@ -381,6 +381,12 @@ fn sparse_tensors_and_the_oldest_pickles_are_called_so() {
             "{error}"
         );
     }
+    let kind = name("torch._utils", "_rebuild_meta_tensor_no_storage");
+    let error = refused(&archive(dict(&[("w", call(kind, &[int(0), tuple(&[])]))]), b""));
+    assert!(error.contains("the `meta` device"), "{error}");
+    // What `pickle.dump` writes.
+    let error = refused(b"\x80\x02}.");
+    assert!(error.contains("numpy's arrays"), "{error}");
     // Protocol 0 names a storage by a line.
     let error = refused(&archive(b"Pstorage\n".to_vec(), b""));
     assert!(

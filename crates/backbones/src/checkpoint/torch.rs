@@ -200,6 +200,10 @@ pub(super) fn call(nodes: &[Node], name: &Rc<str>, arguments: &[Value]) -> Resul
         ("torch._utils", _) if function.starts_with("_rebuild_sparse") => Err(CheckpointError::Unsupported(
             "a sparse tensor; load it with PyTorch and save it after `to_dense()`".to_owned(),
         )),
+        ("torch._utils", "_rebuild_meta_tensor_no_storage") => Err(CheckpointError::Unsupported(
+            "a tensor on the `meta` device, which has a shape and no numbers; save the network after its weights are loaded"
+                .to_owned(),
+        )),
         // (function, type, arguments, attributes): a subclass of Tensor.
         ("torch._tensor", "_rebuild_from_type_v2") => match arguments {
             [Value::Name(inner), _, Value::Node(index), _] if inner.starts_with("torch._utils._rebuild_") => {

@@ -18,7 +18,7 @@ use crate::{Naming, encoder_to_safetensors_as, state_dict};
 const VIT: &str = "vit-w32-d2-h2-p4";
 
 /// Fixture, row, network by name, parts in the order of preference.
-const FILES: [(&str, &str, &str, &[Part]); 31] = {
+const FILES: [(&str, &str, &str, &[Part]); 39] = {
     const ONE: &[Part] = &[];
     const STUDENT: &[Part] = &[Part::Student, Part::Teacher];
     const TEACHER: &[Part] = &[Part::Teacher, Part::Student];
@@ -56,6 +56,14 @@ const FILES: [(&str, &str, &str, &[Part]); 31] = {
         ("vissl-wrapped-legacy.torch", "vissl", RESNET, ONE),
         ("solo-learn.ckpt", "solo_learn", RESNET, STUDENT),
         ("lightly.ckpt", "lightly", RESNET, STUDENT),
+        ("lightly-dino.ckpt", "lightly", RESNET, STUDENT),
+        ("lightly-ibot.ckpt", "lightly", VIT, STUDENT),
+        ("lightly-plain.pth", "backbone", RESNET, STUDENT),
+        ("lightly-parameters.pth", "sequential", RESNET, ONE),
+        ("dino-alone.pth", "dino", VIT, ONE),
+        ("lightning-model.ckpt", "resnet", RESNET, ONE),
+        ("net.pth", "resnet", RESNET, ONE),
+        ("model-state-dict.pth", "vit", VIT, ONE),
     ]
 };
 
@@ -122,7 +130,12 @@ fn every_layout_gives_the_weights_that_its_names_say() {
             (layout, network),
             "{file}"
         );
-        assert_formula(file, &backbone, parts.first().copied().unwrap_or(Part::Student));
+        let alone = if file == "dino-alone.pth" {
+            Part::Teacher
+        } else {
+            Part::Student
+        };
+        assert_formula(file, &backbone, parts.first().copied().unwrap_or(alone));
         let steps = if network.starts_with("resnet") { 1234 } else { 0 };
         assert_eq!(info.steps, steps, "{file}");
         for part in [Part::Student, Part::Teacher] {

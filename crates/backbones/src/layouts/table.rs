@@ -3,7 +3,7 @@
 use super::{Door, Layout, Part, Traits};
 use crate::vit::{Initialization, Interpolation, Position};
 
-const IMAGENET: Traits = Traits {
+pub(super) const IMAGENET: Traits = Traits {
     mean: [0.485, 0.456, 0.406],
     std: [0.229, 0.224, 0.225],
     small_has_12_heads: false,
@@ -21,8 +21,31 @@ const DINO: Traits = Traits {
 /// What DINOv2 has and DINO and iBOT have not. Their heads are no sign of them: many save a teacher without its head.
 const NOT_DINO: &[&str] = &["dino_head.*", "backbone.mask_token", "backbone.register_tokens"];
 
+/// DINO's head, by its last layer: no other method's is called so.
+const DINO_HEAD: &str = "head.last_layer.*";
+
 /// Where weights of one network lie alone: at the root, or where training scripts put them.
-const ALONE: &[&str] = &["", "state_dict", "model", "model_state_dict"];
+const ALONE: &[&str] = &[
+    "",
+    "state_dict",
+    "model",
+    "model_state_dict",
+    "net",
+    "model/state_dict",
+];
+
+/// The same but for `state_dict`, whose `backbone.*` is a Lightning module's.
+const PLAIN: &[&str] = &["", "model", "model_state_dict", "net", "model/state_dict"];
+
+/// torchvision's children in `nn.Sequential(*list(resnet.children()))`: numbers for names.
+pub(super) const CHILDREN: &[(&str, &str)] = &[
+    ("0.weight", "conv1.weight"),
+    ("1.*", "bn1.*"),
+    ("4.*", "layer1.*"),
+    ("5.*", "layer2.*"),
+    ("6.*", "layer3.*"),
+    ("7.*", "layer4.*"),
+];
 
 /// Heads, queues and the like that Lightning modules of lightly and solo-learn keep beside a backbone.
 const LIGHTNING: &[&str] = &[
@@ -43,6 +66,9 @@ const LIGHTNING: &[&str] = &[
     "queue_ptr",
     "criterion.*",
     "dino_loss_func.*",
+    "*backbone.mask_token",
+    "mask_token",
+    "decoder.*",
 ];
 
 /// Every known layout; a file fits one.
@@ -50,34 +76,60 @@ pub const LAYOUTS: &[Layout] = &[
     // torchvision's and timm's ResNets, and bare backbones of every method: DINO, Barlow Twins, VICReg, our own.
     Layout {
         name: "resnet",
-        doors: &[Door {
-            part: None,
-            tops: ALONE,
-            prefixes: &[""],
-            marks: &["layer1.*"],
-            absent: &["prototypes*", "projection_head*"],
-        }],
-        dropped: &["fc.*"],
+        doors: &[
+            Door {
+                part: None,
+                tops: ALONE,
+                prefixes: &[""],
+                marks: &["layer1.*"],
+                absent: &["prototypes*", "projection_head*", DINO_HEAD],
+            },
+            // A Lightning module that calls its network so.
+            Door {
+                part: None,
+                tops: &["state_dict"],
+                prefixes: &["model.", "net."],
+                marks: &["*.layer1.*"],
+                absent: &[],
+            },
+        ],
+        dropped: &["fc.*", "model.fc.*", "net.fc.*"],
         renames: &[],
         traits: IMAGENET,
     },
     // timm's ViTs, DeiT, and bare backbones: DINO, MAE, iBOT, our own.
     Layout {
         name: "vit",
-        doors: &[Door {
-            part: None,
-            tops: ALONE,
-            prefixes: &[""],
-            marks: &["blocks.#.*"],
-            absent: &[
-                "mask_token",
-                "register_tokens",
-                "decoder_*",
-                "dist_token",
-                "blocks.#.#.*",
-            ],
-        }],
-        dropped: &["head.*", "pre_logits.*"],
+        doors: &[
+            Door {
+                part: None,
+                tops: ALONE,
+                prefixes: &[""],
+                marks: &["blocks.#.*"],
+                absent: &[
+                    "mask_token",
+                    "register_tokens",
+                    "decoder_*",
+                    "dist_token",
+                    "blocks.#.#.*",
+                    DINO_HEAD,
+                ],
+            },
+            Door {
+                part: None,
+                tops: &["state_dict"],
+                prefixes: &["model.", "net."],
+                marks: &["*.blocks.#.*"],
+                absent: &[
+                    "*.mask_token",
+                    "*.register_tokens",
+                    "*.decoder_*",
+                    "*.dist_token",
+                    "*.blocks.#.#.*",
+                ],
+            },
+        ],
+        dropped: &["head.*", "pre_logits.*", "model.head.*", "net.head.*"],
         renames: &[],
         traits: IMAGENET,
     },
@@ -195,6 +247,14 @@ pub const LAYOUTS: &[Layout] = &[
                 marks: &[],
                 absent: NOT_DINO,
             },
+            // One of the two alone, by its head: `torch.save(ckpt["teacher"])`.
+            Door {
+                part: None,
+                tops: PLAIN,
+                prefixes: &["backbone.", ""],
+                marks: &[DINO_HEAD],
+                absent: NOT_DINO,
+            },
         ],
         dropped: &["head.*", "masked_embed", "backbone.masked_embed"],
         renames: &[],
@@ -220,7 +280,7 @@ pub const LAYOUTS: &[Layout] = &[
             },
             Door {
                 part: None,
-                tops: &["teacher"],
+                tops: &["teacher", "", "model"],
                 prefixes: &["backbone."],
                 marks: &["dino_head.*"],
                 absent: &[],
@@ -228,7 +288,7 @@ pub const LAYOUTS: &[Layout] = &[
             // The same without heads.
             Door {
                 part: None,
-                tops: &["teacher"],
+                tops: &["teacher", "", "model"],
                 prefixes: &["backbone."],
                 marks: &["backbone.mask_token"],
                 absent: &["dino_head.*"],
@@ -275,7 +335,7 @@ pub const LAYOUTS: &[Layout] = &[
         name: "barlow_twins",
         doors: &[Door {
             part: None,
-            tops: &["model"],
+            tops: &["model", "net"],
             prefixes: &["backbone."],
             marks: &["projector.*"],
             absent: &[],
@@ -307,11 +367,20 @@ pub const LAYOUTS: &[Layout] = &[
                 tops: &["state_dict"],
                 prefixes: &["backbone.", "encoder."],
                 marks: &[],
-                absent: &["encoder.fc.*"],
+                // A DINOv2 is none of solo-learn's, and its positions are interpolated otherwise.
+                absent: &["encoder.fc.*", "backbone.mask_token"],
+            },
+            // The same saved alone: its stem may be solo-learn's, so it is no `backbone`.
+            Door {
+                part: Some(Part::Student),
+                tops: &[""],
+                prefixes: &["backbone."],
+                marks: &["projector.*"],
+                absent: &[],
             },
             Door {
                 part: Some(Part::Teacher),
-                tops: &["state_dict"],
+                tops: &["state_dict", ""],
                 prefixes: &["momentum_backbone.", "momentum_encoder."],
                 marks: &["projector.*"],
                 absent: &[],
@@ -324,7 +393,8 @@ pub const LAYOUTS: &[Layout] = &[
             ..IMAGENET
         },
     },
-    // lightly's examples, whose backbone is `nn.Sequential(*list(resnet.children())[:-1])`.
+    // lightly's examples, whose backbone is `nn.Sequential(*list(resnet.children())[:-1])`, a network under its usual
+    // names, or a ViT of timm's in `vit` (`MaskedVisionTransformerTIMM`).
     Layout {
         name: "lightly",
         doors: &[
@@ -336,22 +406,88 @@ pub const LAYOUTS: &[Layout] = &[
                 absent: &[],
             },
             Door {
+                part: Some(Part::Student),
+                tops: &["state_dict", ""],
+                prefixes: &["student_backbone.", "student_backbone.vit.", "backbone.vit."],
+                marks: &[],
+                absent: &["*backbone.4.0.conv1.weight"],
+            },
+            Door {
                 part: Some(Part::Teacher),
                 tops: &["state_dict", ""],
                 prefixes: &["backbone_momentum.", "teacher_backbone."],
                 marks: &["*backbone*.4.0.conv1.weight"],
                 absent: &[],
             },
+            Door {
+                part: Some(Part::Teacher),
+                tops: &["state_dict", ""],
+                prefixes: &[
+                    "teacher_backbone.",
+                    "teacher_backbone.vit.",
+                    "backbone_momentum.vit.",
+                ],
+                marks: &[],
+                absent: &["*backbone*.4.0.conv1.weight"],
+            },
         ],
         dropped: LIGHTNING,
-        renames: &[
-            ("0.weight", "conv1.weight"),
-            ("1.*", "bn1.*"),
-            ("4.*", "layer1.*"),
-            ("5.*", "layer2.*"),
-            ("6.*", "layer3.*"),
-            ("7.*", "layer4.*"),
+        renames: CHILDREN,
+        traits: IMAGENET,
+    },
+    // Modules of training scripts that call their network `backbone`: lightly's loops in plain PyTorch, a teacher that
+    // was saved without its head.
+    Layout {
+        name: "backbone",
+        doors: &[
+            Door {
+                part: Some(Part::Student),
+                tops: PLAIN,
+                prefixes: &["backbone."],
+                marks: &[],
+                absent: &[
+                    "projector.*",
+                    DINO_HEAD,
+                    "dino_head.*",
+                    "backbone.mask_token",
+                    "backbone.register_tokens",
+                ],
+            },
+            Door {
+                part: Some(Part::Teacher),
+                tops: PLAIN,
+                prefixes: &["backbone_momentum."],
+                marks: &["backbone.*"],
+                absent: &["projector.*", DINO_HEAD],
+            },
         ],
+        dropped: LIGHTNING,
+        renames: &[],
+        traits: IMAGENET,
+    },
+    // `nn.Sequential(*list(resnet.children()))` alone, also as lightly's docs save it.
+    Layout {
+        name: "sequential",
+        doors: &[Door {
+            part: None,
+            tops: &[
+                "",
+                "state_dict",
+                "model",
+                "model_state_dict",
+                "net",
+                "model/state_dict",
+                "resnet18_parameters",
+                "resnet34_parameters",
+                "resnet50_parameters",
+                "resnet101_parameters",
+            ],
+            prefixes: &[""],
+            marks: &["0.weight", "4.0.conv1.weight"],
+            absent: &[],
+        }],
+        dropped: &["9.*"],
+        renames: CHILDREN,
         traits: IMAGENET,
     },
 ];

@@ -376,3 +376,208 @@ fn positions_are_brought_to_other_grids_as_the_layouts_authors_do() {
         assert_eq!(config.interpolation, wanted, "{file}");
     }
 }
+
+/// The fixture's tensors under `top`, by other names, in a place that no row has.
+fn hidden(file: &str, top: &str, place: &str, prefix: &str) -> Checkpoint {
+    let mut checkpoint = Checkpoint::open(&mut Cursor::new(fixture(file))).unwrap();
+    let Some(Entry::Dict(entries)) = checkpoint.root.at(top) else {
+        unreachable!()
+    };
+    let renamed = entries
+        .iter()
+        .map(|(name, entry)| (format!("{prefix}{name}"), entry.clone()));
+    let mut root = Entry::Dict(renamed.collect());
+    for key in place.split('/').rev().filter(|key| !key.is_empty()) {
+        root = Entry::Dict(BTreeMap::from([(key.to_owned(), root)]));
+    }
+    checkpoint.root = root;
+    checkpoint
+}
+
+#[test]
+fn a_file_of_no_known_layout_says_where_a_network_is_and_how_to_save_it() {
+    let plain = ImportOptions::default();
+    let said = |file: &str, place: &str, prefix: &str| doubt(&hidden(file, "", place, prefix), &plain);
+    let resnet = "torchvision-resnet.pth";
+    let error = said(resnet, "weights/ema", "");
+    assert!(
+        error.ends_with(
+            "; hint: names like resnet18-w2's under `weights.ema.`: save them alone, \
+             `torch.save(ckpt['weights']['ema'], \"alone.pth\")`"
+        ),
+        "{error}"
+    );
+    let error = said(resnet, "state", "features.");
+    assert!(
+        error.contains(
+            "under `state.features.`: save them alone, `torch.save({k.removeprefix('features.'): v for k, v in \
+             ckpt['state'].items() if k.startswith('features.')}, \"alone.pth\")`"
+        ),
+        "{error}"
+    );
+    // Libraries' other names, and names that the root has.
+    for (file, prefix) in [
+        ("torchvision-vit.pth", "trunk."),
+        ("timm-vit.safetensors", "a.b."),
+        ("lightly-parameters.pth", "trunk."),
+    ] {
+        let top = match file {
+            "lightly-parameters.pth" => "resnet18_parameters",
+            _ => "",
+        };
+        let error = doubt(&hidden(file, top, "", prefix), &plain);
+        assert!(error.contains(&format!("under `{prefix}`")), "{file}: {error}");
+    }
+    // Of two networks none is taken.
+    let mut two = hidden(resnet, "", "a", "");
+    let Entry::Dict(entries) = &mut two.root else {
+        unreachable!()
+    };
+    let other = entries["a"].clone();
+    entries.insert("b".to_owned(), other);
+    let error = doubt(&two, &plain);
+    assert!(
+        error.contains("networks under `a.` (resnet18-w2), `b.` (resnet18-w2): save the one that you want"),
+        "{error}"
+    );
+    let named = ImportOptions {
+        backbone: Some("vit_small_patch16".to_owned()),
+        ..ImportOptions::default()
+    };
+    let error = doubt(&hidden(resnet, "", "", ""), &named);
+    assert!(
+        error.ends_with("hint: its network is a ResNet: leave out --backbone"),
+        "{error}"
+    );
+}
+
+#[test]
+fn one_network_saved_alone_has_its_methods_traits() {
+    use crate::vit::Interpolation as By;
+    let plan = |checkpoint: &Checkpoint, network: &str| {
+        let plan = Import::plan(checkpoint, &options(network), &Device::flex()).unwrap();
+        assert_eq!(plan.mismatch.to_string(), "");
+        let interpolation = match plan.info.architecture {
+            BackboneConfig::Vit(config) => Some(config.interpolation),
+            BackboneConfig::Resnet(_) => None,
+        };
+        (plan.recognised.layout.name, plan.recognised.part, interpolation)
+    };
+    let teacher = |file: &str, place: &str| hidden(file, "teacher", place, "");
+    let dino = ("dino", None, Some(By::Offset));
+    for place in ["", "model", "net"] {
+        assert_eq!(plan(&teacher("dino-vit.pth", place), VIT), dino, "{place}");
+        assert_eq!(plan(&teacher("pass-dino.pth.tar", place), VIT), dino, "{place}");
+        let resnet = plan(&teacher("dino-resnet.pth", place), "resnet18-w2");
+        assert_eq!(resnet, ("dino", None, None), "{place}");
+    }
+    for place in ["", "model"] {
+        let dinov2 = plan(&teacher("dinov2-teacher.pth", place), VIT);
+        assert_eq!(dinov2, ("dinov2", None, Some(By::Offset)), "{place}");
+    }
+    // Without the head nothing says DINO.
+    let mut headless = teacher("dino-vit.pth", "");
+    let Entry::Dict(entries) = &mut headless.root else {
+        unreachable!()
+    };
+    entries.retain(|name, _| name.starts_with("backbone."));
+    let generic = ("backbone", Some(Part::Student), Some(By::Antialiased));
+    assert_eq!(plan(&headless, VIT), generic);
+    // solo-learn's modules saved alone: a stem of 3×3 stays a doubt.
+    let solo = hidden("solo-learn.ckpt", "state_dict", "", "");
+    let said = plan(&solo, "resnet18-w2");
+    assert_eq!(said, ("solo_learn", Some(Part::Student), None));
+    // One network beside the two of a run, and not the same.
+    let mut both = Checkpoint::open(&mut Cursor::new(fixture("dino-vit.pth"))).unwrap();
+    let student = both.root.at("student").unwrap().clone();
+    let Entry::Dict(entries) = &mut both.root else {
+        unreachable!()
+    };
+    entries.insert("model".to_owned(), student);
+    let error = doubt(&both, &options(VIT));
+    assert!(error.contains("and they differ"), "{error}");
+}
+
+#[test]
+fn what_an_encoder_is_not_sure_of_is_noted_and_stays_so() {
+    let bytes = changed(|name| match name.as_str() {
+        "bn1.weight" => None,
+        "bn1.bias" => Some("bn1.offset".to_owned()),
+        _ => Some(name),
+    });
+    let options = ImportOptions {
+        allow_missing: vec!["bn1.*".to_owned()],
+        allow_unexpected: vec!["bn1.offset".to_owned()],
+        ..ImportOptions::default()
+    };
+    let (backbone, info) = read(&bytes, &options).unwrap();
+    let notes = [
+        "2 parameters keep initial values: bn1.bias, bn1.weight",
+        "1 tensor of the file is left out: bn1.offset",
+    ];
+    assert_eq!(info.notes(), notes);
+    // A converted file says so as well.
+    let bytes = encoder_to_safetensors_as(&backbone, &info, Naming::Timm).unwrap();
+    assert_eq!(read(&bytes, &ImportOptions::default()).unwrap().1.notes(), notes);
+
+    let (backbone, info) = read(&fixture("torchvision-resnet.pth"), &ImportOptions::default()).unwrap();
+    assert!(info.notes().is_empty());
+    let mut state = state_dict(&backbone);
+    let infinite = TensorData::new(vec![0.0, f32::INFINITY], [2]);
+    state.insert("bn1.bias".to_owned(), infinite);
+    let backbone = crate::load_state_dict(backbone, state).unwrap();
+    let bytes = encoder_to_safetensors_as(&backbone, &info, Naming::Timm).unwrap();
+    let (_, info) = read(&bytes, &ImportOptions::default()).unwrap();
+    assert_eq!(info.notes(), ["1 tensor holds NaN or infinity: bn1.bias"]);
+}
+
+/// A ViT 320 pixels wide may have 5 heads or 4, and its weights do not say.
+#[test]
+fn heads_of_an_unusual_width_are_a_guess_that_is_told() {
+    let config = |heads| {
+        BackboneConfig::Vit(crate::VitConfig {
+            width: 320,
+            heads,
+            ..match read(&fixture("timm-vit.safetensors"), &options(VIT))
+                .unwrap()
+                .1
+                .architecture
+            {
+                BackboneConfig::Vit(config) => config,
+                BackboneConfig::Resnet(_) => unreachable!(),
+            }
+        })
+    };
+    let (_, mut info) = read(&fixture("timm-vit.safetensors"), &options(VIT)).unwrap();
+    info.architecture = config(4);
+    let backbone = info.architecture.init(&crate::Init::new(0, &Device::flex()));
+    let bytes = encoder_to_safetensors_as(&backbone, &info, Naming::Timm).unwrap();
+    // As another program would have written it.
+    let mut checkpoint = Checkpoint::open(&mut Cursor::new(&bytes)).unwrap();
+    checkpoint.metadata.clear();
+    let load = |backbone: Option<&str>| {
+        let options = ImportOptions {
+            backbone: backbone.map(str::to_owned),
+            ..ImportOptions::default()
+        };
+        let plan = Import::plan(&checkpoint, &options, &Device::flex()).unwrap();
+        plan.load(&mut Cursor::new(&bytes)).unwrap()
+    };
+    let (backbone, info) = load(None);
+    assert_eq!(info.architecture, config(5));
+    let notes = info.notes();
+    assert!(
+        matches!(notes.as_slice(), [note] if note.starts_with("the number of heads, 5, is a guess")
+            && note.ends_with("--backbone vit-w320-d2-hHEADS-p4")),
+        "{notes:?}"
+    );
+    let converted = encoder_to_safetensors_as(&backbone, &info, Naming::Timm).unwrap();
+    assert_eq!(
+        read(&converted, &ImportOptions::default()).unwrap().1.notes(),
+        notes
+    );
+    for (name, heads) in [("vit-w320-d2-h4-p4", 4), ("vit-w320-d2-h5-p4", 5)] {
+        let (_, info) = load(Some(name));
+        assert_eq!((info.architecture.clone(), info.notes()), (config(heads), vec![]));
+    }
+}
