@@ -13,6 +13,7 @@
 
 use crate::checks;
 use crate::head::{Encoder, MlpShape, OutputNorm, halves, spread, unit_rows};
+use crate::memory::{mlp, product};
 use backbones::{Backbone, BackboneConfig, Context, Init, Replicas};
 use burn::module::Module;
 use burn::tensor::{Bool, Tensor};
@@ -37,6 +38,24 @@ pub struct Config {
 }
 
 impl Config {
+    /// Numbers that its parts take behind features of this width, by the key that says how many.
+    pub(crate) fn sizes(&self, features: f64) -> Vec<(&'static str, f64)> {
+        vec![
+            (
+                "objective.barlow_twins.projector_width",
+                mlp(features, self.projector_layers, self.projector_width),
+            ),
+            // Their correlations.
+            (
+                "objective.barlow_twins.embedding_width",
+                product(
+                    self.embedding_width,
+                    self.embedding_width.max(self.projector_width),
+                ),
+            ),
+        ]
+    }
+
     /// Refuses numbers with which the method makes no sense, naming the key.
     pub fn validate(&self) -> Result<(), String> {
         checks::projector_layers("barlow_twins", self.projector_layers)?;

@@ -15,6 +15,7 @@
 
 use crate::checks;
 use crate::head::{Encoder, Mlp, MlpShape, OutputNorm, halves, spread, unit_rows};
+use crate::memory::{mlp, product};
 use crate::teacher;
 use backbones::{Backbone, BackboneConfig, Context, Init, ema, independent_copy};
 use burn::module::Module;
@@ -40,6 +41,27 @@ pub struct Config {
 }
 
 impl Config {
+    /// Numbers that its parts take behind features of this width, by the key that says how many.
+    pub(crate) fn sizes(&self, features: f64) -> Vec<(&'static str, f64)> {
+        vec![
+            (
+                "objective.byol.projector_width",
+                mlp(features, 1, self.projector_width),
+            ),
+            (
+                "objective.byol.embedding_width",
+                product(
+                    self.embedding_width,
+                    self.projector_width.max(self.predictor_width),
+                ),
+            ),
+            (
+                "objective.byol.predictor_width",
+                product(self.predictor_width, self.embedding_width),
+            ),
+        ]
+    }
+
     /// Refuses numbers with which the method makes no sense, naming the key.
     pub fn validate(&self) -> Result<(), String> {
         checks::sizes(

@@ -23,6 +23,7 @@ mod tests;
 
 use crate::checks;
 use crate::head::{GLOBAL_VIEWS, cross_view_prediction, entropy, features_of_views, spread, unit_rows};
+use crate::memory::{mlp, product};
 use crate::swav::sinkhorn;
 use crate::teacher;
 use backbones::init::{buffer, trained};
@@ -107,6 +108,24 @@ pub struct HeadConfig {
 }
 
 impl Config {
+    /// Numbers that its parts take behind features of this width, by the key that says how many.
+    pub(crate) fn sizes(&self, features: f64) -> Vec<(&'static str, f64)> {
+        vec![
+            (
+                "objective.dino.head.hidden_width",
+                mlp(features, 2, self.head.hidden_width),
+            ),
+            (
+                "objective.dino.head.bottleneck_width",
+                product(self.head.bottleneck_width, self.head.hidden_width),
+            ),
+            (
+                "objective.dino.head.prototypes",
+                product(self.head.prototypes, self.head.bottleneck_width),
+            ),
+        ]
+    }
+
     /// Refuses numbers with which the method makes no sense, naming the key.
     pub fn validate(&self, batch_images: usize) -> Result<(), String> {
         self.head.validate("dino", "head")?;

@@ -22,6 +22,7 @@ use crate::dino::{
     whole_batch,
 };
 use crate::head::{GLOBAL_VIEWS, cross_view_prediction, entropies, entropy, spread};
+use crate::memory::{mlp, product};
 use crate::teacher;
 use backbones::init::trained;
 use backbones::{Backbone, BackboneConfig, Context, Init, Progress, ema, independent_copy};
@@ -99,6 +100,24 @@ pub enum MaskShape {
 }
 
 impl Config {
+    /// Numbers that its parts take behind features of this width, by the key that says how many.
+    pub(crate) fn sizes(&self, features: f64) -> Vec<(&'static str, f64)> {
+        vec![
+            (
+                "objective.ibot.head.hidden_width",
+                mlp(features, 2, self.head.hidden_width),
+            ),
+            (
+                "objective.ibot.head.bottleneck_width",
+                product(self.head.bottleneck_width, self.head.hidden_width),
+            ),
+            (
+                "objective.ibot.head.prototypes",
+                product(self.head.prototypes, self.head.bottleneck_width),
+            ),
+        ]
+    }
+
     /// Refuses numbers with which the method makes no sense, naming the key.
     pub fn validate(&self, batch_images: usize, backbone: &BackboneConfig) -> Result<(), String> {
         if !matches!(backbone, BackboneConfig::Vit(_)) {

@@ -103,6 +103,24 @@ impl ObjectiveConfig {
         }
     }
 
+    /// Numbers that the method's parts take behind features of this width, by the key that says how many.
+    pub(crate) fn sizes(&self, features: f64) -> Vec<(&'static str, f64)> {
+        match self {
+            Self::BarlowTwins(own) => own.sizes(features),
+            Self::Byol(own) => own.sizes(features),
+            Self::Dino(own) => own.sizes(features),
+            Self::Ibot(own) => own.sizes(features),
+            Self::Mae(own) => own.sizes(features),
+            Self::Moco(own) => own.sizes(features),
+            Self::MocoCld(own) => own.sizes(features),
+            Self::MocoV3(own) => own.sizes(features),
+            Self::Simclr(own) => own.sizes(features),
+            Self::Simsiam(own) => own.sizes(features),
+            Self::Swav(own) => own.sizes(features),
+            Self::Vicreg(own) => own.sizes(features),
+        }
+    }
+
     /// The config of a two-step trial with `batch_images` images: all but what must follow the batch stays.
     pub fn for_smoke_test(&mut self, batch_images: usize) {
         match self {

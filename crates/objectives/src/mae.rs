@@ -41,6 +41,13 @@ pub struct Config {
 }
 
 impl Config {
+    /// Numbers that its parts take behind features of this width, by the key that says how many.
+    pub(crate) fn sizes(&self, features: f64) -> Vec<(&'static str, f64)> {
+        let width = self.decoder_width as f64;
+        let numbers = width * features + 12.0 * self.decoder_depth as f64 * width * width;
+        vec![("objective.mae.decoder_width", numbers)]
+    }
+
     /// Refuses numbers with which the method makes no sense, naming the key. `views_px` is width and height of each view
     /// group.
     pub fn validate(&self, backbone: &BackboneConfig, views_px: &[(u32, u32)]) -> Result<(), String> {

@@ -18,6 +18,7 @@
 
 use crate::checks;
 use crate::head::{spread, unit_rows};
+use crate::memory::{mlp, product};
 use crate::moco::{info_nce, keys, new_queue, push};
 use backbones::init::trained;
 use backbones::layers::{Linear, relu};
@@ -71,6 +72,20 @@ pub enum Head {
 }
 
 impl Config {
+    /// Numbers that its parts take behind features of this width, by the key that says how many.
+    pub(crate) fn sizes(&self, features: f64) -> Vec<(&'static str, f64)> {
+        vec![
+            (
+                "objective.moco_cld.embedding_width",
+                mlp(features, 1, self.embedding_width),
+            ),
+            (
+                "objective.moco_cld.queue_images",
+                product(self.queue_images, self.embedding_width),
+            ),
+        ]
+    }
+
     /// Refuses numbers with which the method makes no sense, naming the key.
     pub fn validate(&self, batch_images: usize) -> Result<(), String> {
         let positive = [

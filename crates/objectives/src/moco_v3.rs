@@ -17,6 +17,7 @@
 
 use crate::checks;
 use crate::head::{Encoder, Mlp, MlpShape, OutputNorm, spread, unit_rows};
+use crate::memory::{mlp, product};
 use crate::teacher;
 use backbones::{Backbone, BackboneConfig, Context, Init, Progress, ema, independent_copy};
 use burn::module::Module;
@@ -50,6 +51,20 @@ pub struct Config {
 }
 
 impl Config {
+    /// Numbers that its parts take behind features of this width, by the key that says how many.
+    pub(crate) fn sizes(&self, features: f64) -> Vec<(&'static str, f64)> {
+        vec![
+            (
+                "objective.moco_v3.hidden_width",
+                mlp(features, self.projector_layers, self.hidden_width),
+            ),
+            (
+                "objective.moco_v3.embedding_width",
+                product(self.embedding_width, self.hidden_width),
+            ),
+        ]
+    }
+
     /// Refuses numbers with which the method makes no sense, naming the key.
     pub fn validate(&self, batch_images: usize, backbone: &BackboneConfig) -> Result<(), String> {
         let positive = [

@@ -14,6 +14,7 @@
 
 use crate::checks;
 use crate::head::{Encoder, MlpShape, OutputNorm, halves, spread, unit_rows};
+use crate::memory::{mlp, product};
 use backbones::{Backbone, BackboneConfig, Context, Init};
 use burn::module::Module;
 use burn::tensor::{Bool, Tensor};
@@ -49,6 +50,20 @@ pub enum ProjectorNorm {
 }
 
 impl Config {
+    /// Numbers that its parts take behind features of this width, by the key that says how many.
+    pub(crate) fn sizes(&self, features: f64) -> Vec<(&'static str, f64)> {
+        vec![
+            (
+                "objective.simclr.projector_width",
+                mlp(features, self.projector_layers, self.projector_width),
+            ),
+            (
+                "objective.simclr.embedding_width",
+                product(self.embedding_width, self.projector_width),
+            ),
+        ]
+    }
+
     /// Refuses numbers with which the method makes no sense, naming the key.
     pub fn validate(&self) -> Result<(), String> {
         checks::projector_layers("simclr", self.projector_layers)?;

@@ -13,6 +13,7 @@
 
 use crate::checks;
 use crate::head::{Encoder, Mlp, MlpShape, OutputNorm, halves, spread, unit_rows};
+use crate::memory::{mlp, product};
 use backbones::{Backbone, BackboneConfig, Context, Init};
 use burn::module::Module;
 use burn::tensor::Tensor;
@@ -38,6 +39,27 @@ pub struct Config {
 }
 
 impl Config {
+    /// Numbers that its parts take behind features of this width, by the key that says how many.
+    pub(crate) fn sizes(&self, features: f64) -> Vec<(&'static str, f64)> {
+        vec![
+            (
+                "objective.simsiam.projector_width",
+                mlp(features, self.projector_layers, self.projector_width),
+            ),
+            (
+                "objective.simsiam.embedding_width",
+                product(
+                    self.embedding_width,
+                    self.projector_width.max(self.predictor_width),
+                ),
+            ),
+            (
+                "objective.simsiam.predictor_width",
+                product(self.predictor_width, self.embedding_width),
+            ),
+        ]
+    }
+
     /// Refuses numbers with which the method makes no sense, naming the key.
     pub fn validate(&self) -> Result<(), String> {
         checks::projector_layers("simsiam", self.projector_layers)?;

@@ -17,6 +17,7 @@ use crate::head::{
     GLOBAL_VIEWS, Mlp, MlpShape, OutputNorm, cross_view_prediction, entropy, features_of_views, spread,
     unit_rows,
 };
+use crate::memory::{mlp, product};
 use backbones::init::buffer;
 use backbones::layers::Linear;
 use backbones::{Backbone, BackboneConfig, Context, Init, Progress, Replicas, change_value};
@@ -61,6 +62,26 @@ pub struct Queue {
 }
 
 impl Config {
+    /// Numbers that its parts take behind features of this width, by the key that says how many.
+    pub(crate) fn sizes(&self, features: f64) -> Vec<(&'static str, f64)> {
+        let mut parts = vec![
+            ("objective.swav.hidden_width", mlp(features, 1, self.hidden_width)),
+            (
+                "objective.swav.embedding_width",
+                product(self.embedding_width, self.hidden_width),
+            ),
+            (
+                "objective.swav.prototypes",
+                product(self.prototypes, self.embedding_width),
+            ),
+        ];
+        if let Some(queue) = &self.queue {
+            let numbers = product(queue.images, self.embedding_width);
+            parts.push(("objective.swav.queue.images", numbers));
+        }
+        parts
+    }
+
     /// Refuses numbers with which the method makes no sense, naming the key.
     pub fn validate(&self, batch_images: usize) -> Result<(), String> {
         let sizes = [
