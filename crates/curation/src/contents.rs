@@ -32,7 +32,8 @@ ALTER TABLE release_photos ADD COLUMN sha256 BLOB;
 ";
 
 /// All contents that were taken down.
-pub(crate) const TAKEN_DOWN: &str = "SELECT sha256 FROM takedowns WHERE sha256 IS NOT NULL UNION SELECT sha256 FROM takedown_contents";
+pub(crate) const TAKEN_DOWN: &str =
+    "SELECT sha256 FROM takedowns WHERE sha256 IS NOT NULL UNION SELECT sha256 FROM takedown_contents";
 
 /// SHA-256 of a file.
 pub(crate) fn sha256(file: &[u8]) -> Content {
@@ -41,11 +42,7 @@ pub(crate) fn sha256(file: &[u8]) -> Content {
 
 /// SHA-256 of the files that were taken down, where they were known.
 pub(crate) fn taken_down(ledger: &Ledger) -> Result<HashSet<Content>, Error> {
-    ledger.sql(|db| {
-        db.prepare(TAKEN_DOWN)?
-            .query_map([], |row| row.get(0))?
-            .collect()
-    })
+    ledger.sql(|db| db.prepare(TAKEN_DOWN)?.query_map([], |row| row.get(0))?.collect())
 }
 
 /// What stages saw, by photo; nothing of photos at which none has looked.
@@ -91,7 +88,8 @@ pub(crate) fn refusal(
     }
     let changed = noted.get(&photo).is_some_and(|known| known != content);
     changed.then(|| {
-        Decision::dropped(photo, "file_changed").detail("the file changed since an earlier stage looked at it")
+        Decision::dropped(photo, "file_changed")
+            .detail("the file changed since an earlier stage looked at it")
     })
 }
 

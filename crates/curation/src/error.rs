@@ -112,7 +112,7 @@ pub enum Error {
         hint: String,
     },
     /// A takedown that is noted, and was not followed through.
-    #[error("{what} noted as taken down and in no release to come; the rest of the takedown failed")]
+    #[error("{what} noted as taken down and in no release to come; the rest of the takedown was not done")]
     Recorded {
         /// The photos, as the beginning of a sentence: `photo `a` is`.
         what: String,
@@ -148,6 +148,15 @@ impl Error {
                 None => "put that right and give the same command again, which does the rest".to_string(),
             }),
             _ => None,
+        }
+    }
+
+    /// Whether it is the user's own wish that ended the work.
+    pub fn interrupted(&self) -> bool {
+        match self {
+            Error::Interrupted => true,
+            Error::Recorded { source, .. } => source.interrupted(),
+            _ => false,
         }
     }
 

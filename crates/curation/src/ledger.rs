@@ -211,10 +211,14 @@ impl Ledger {
                 0 => (SCHEMA, ""),
                 _ => ("", crate::contents::UPGRADE),
             };
-            let (review, audit, contents) =
-                (crate::review::SCHEMA, crate::audit::SCHEMA, crate::contents::SCHEMA);
-            let text =
-                format!("{first} {review} {audit} {contents} {upgrade} PRAGMA user_version = {SCHEMA_VERSION};");
+            let (review, audit, contents) = (
+                crate::review::SCHEMA,
+                crate::audit::SCHEMA,
+                crate::contents::SCHEMA,
+            );
+            let text = format!(
+                "{first} {review} {audit} {contents} {upgrade} PRAGMA user_version = {SCHEMA_VERSION};"
+            );
             self.transaction(|ledger| ledger.sql(|db| db.execute_batch(&text)))?;
         }
         self.check_version()?;

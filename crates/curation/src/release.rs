@@ -384,8 +384,8 @@ pub(crate) fn survivors(ledger: &Ledger, stage: i64) -> Result<Vec<String>, Erro
     );
     ledger.sql(|db| {
         db.prepare(&query)?
-        .query_map([stage], |row| row.get(0))?
-        .collect()
+            .query_map([stage], |row| row.get(0))?
+            .collect()
     })
 }
 

@@ -250,7 +250,8 @@ fn check_settings(ledger: &Ledger, plan: &Plan<'_>) -> Result<(), Error> {
     }
     // Stages behind the end of a shortened config would be counted by nobody.
     let beyond: Option<String> = ledger.sql(|db| {
-        let mut statement = db.prepare("SELECT name FROM stages WHERE id > ? AND id < ? ORDER BY id LIMIT 1")?;
+        let mut statement =
+            db.prepare("SELECT name FROM stages WHERE id > ? AND id < ? ORDER BY id LIMIT 1")?;
         let mut rows = statement.query([config.stages.len() as i64 + SOURCE_ID, forgotten])?;
         rows.next()?.map(|row| row.get(0)).transpose()
     })?;

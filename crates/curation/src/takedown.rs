@@ -221,19 +221,16 @@ fn read(
 }
 
 /// Notes keys and bytes, for good.
-fn record(
-    ledger: &mut Ledger,
-    keys: &BTreeSet<String>,
-    bytes: &Bytes,
-    reason: &str,
-) -> Result<(), Error> {
+fn record(ledger: &mut Ledger, keys: &BTreeSet<String>, bytes: &Bytes, reason: &str) -> Result<(), Error> {
     let now = ledger.now()?;
     ledger.transaction(|ledger| {
         ledger.sql(|db| {
             for key in keys {
                 let contents = bytes.by_key.get(key).map_or(&[][..], Vec::as_slice);
-                db.prepare_cached("INSERT OR IGNORE INTO takedowns (key, sha256, asked, reason) VALUES (?, ?, ?, ?)")?
-                    .execute(params![key, contents.first(), now, reason])?;
+                db.prepare_cached(
+                    "INSERT OR IGNORE INTO takedowns (key, sha256, asked, reason) VALUES (?, ?, ?, ?)",
+                )?
+                .execute(params![key, contents.first(), now, reason])?;
                 // One that nobody could read when it was asked for, or that another program has noted.
                 db.prepare_cached("UPDATE takedowns SET sha256 = ? WHERE key = ? AND sha256 IS NULL")?
                     .execute(params![contents.first(), key])?;
@@ -346,7 +343,8 @@ fn seen_in(
                 seen.insert(version?);
             }
         }
-        let mut by_content = db.prepare("SELECT version, sha256 FROM release_photos WHERE sha256 IS NOT NULL")?;
+        let mut by_content =
+            db.prepare("SELECT version, sha256 FROM release_photos WHERE sha256 IS NOT NULL")?;
         let mut rows = by_content.query([])?;
         while let Some(row) = rows.next()? {
             if contents.contains(&row.get::<_, Content>(1)?) {

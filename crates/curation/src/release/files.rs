@@ -37,7 +37,8 @@ pub(super) fn make_way(ledger: &Ledger, place: &Path) -> Result<(), Error> {
             place.display()
         ),
         hint: Some(
-            "put back the ledger that made it; or, if nobody has a use for the folder, move it away".to_string(),
+            "put back the ledger that made it; or, if nobody has a use for the folder, move it away"
+                .to_string(),
         ),
     })
 }
