@@ -53,6 +53,15 @@ impl IntegrityConfig {
             );
             return Err(Error::config("stages.integrity.min_side_px", reason));
         }
+        if self.max_pixels == 0 || self.max_side_px == 0 {
+            let name = if self.max_pixels == 0 {
+                "max_pixels"
+            } else {
+                "max_side_px"
+            };
+            let key = format!("stages.integrity.{name}");
+            return Err(Error::config(&key, "expected at least 1, found 0"));
+        }
         let wrong = |hash: &&String| {
             hash.len() != 64 || !hash.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
         };

@@ -79,5 +79,5 @@ fn estimates_are_told_alike_everywhere() {
         expected_photos: [2.43, 20.0, 70.38],
     };
     assert_eq!(estimate.rate_in_words(), "2.00 % (0.24 to 7.04)");
-    assert_eq!(estimate.photos_in_words(), "20 (2 to 70)");
+    assert_eq!(estimate.photos_in_words(), "20 (2 to 71)");
 }
