@@ -51,7 +51,7 @@ fn a_sample_is_drawn_labelled_and_tells_how_many_people_are_left() {
     assert_eq!(estimate.interval, clopper_pearson(1, 6, 0.95));
     assert_eq!(found.samples[1].estimate, None);
     let page = std::fs::read_to_string(&found.sheet).unwrap();
-    assert!(page.contains("16.67 % (0.42 to 64.12)"), "{page}");
+    assert!(page.contains("16.67 % (0.42 to 64.13)"), "{page}");
     assert_eq!(page.matches("data:image/jpeg;base64,").count(), 4);
     assert!(
         page.contains("&lt;b&gt;Ann&lt;/b&gt;") && !page.contains("<b>Ann") && !page.contains("<img src=x")
