@@ -1,5 +1,7 @@
 //! `passer curate` from outside: filter, kill, go on, release, take down.
 
+mod takedown;
+
 use crate::{passer, root};
 use serde_json::{Value, json};
 use std::path::Path;

@@ -205,6 +205,23 @@ fn missing_and_wrong_weights_say_what_to_do() {
     );
 }
 
+#[test]
+fn scores_that_nothing_can_reach_are_refused_as_configs_refuse_them() {
+    for stage in ["faces", "persons"] {
+        let detect = |more: &[&str]| {
+            let mut command = passer();
+            command.args(["detect", stage, "--weights", "x", "--data", "y", "--out", "z"]);
+            command.args(more).assert().failure()
+        };
+        detect(&["--score", "0.01", "--candidate-score", "0.5"]).stderr(predicates::str::contains(
+            "`--candidate-score` must be at most `--score` = 0.01, got 0.5",
+        ));
+        detect(&["--score", "1.5"]).stderr(predicates::str::contains(
+            "`--score` must be from 0 to 1, got 1.5",
+        ));
+    }
+}
+
 /// Starts the review server; the process and the link that it prints.
 fn review(out: &Path, listen: &str) -> (std::process::Child, String) {
     let mut child = Command::new(env!("CARGO_BIN_EXE_passer"))

@@ -1,13 +1,13 @@
 """From two packages of photos to an encoder, with every step checked: release, Croissant, training, takedown.
 
     apt-get install lomiri-wallpapers-16.04
-    pip install mlcroissant; pip install --no-deps scikit-image
+    pip install mlcroissant pillow; pip install --no-deps scikit-image
     python3 scripts/curate/open_photos.py --passer target/release/passer --out curations/open \\
         --faces mobilenet0.25_Final.pth --persons yolox_nano.onnx
 
 Lists the photos of Debian's lomiri-wallpapers-16.04 (9 CC BY, 5 CC BY-SA, 1 CC0) and scikit-image's astronaut (public domain)
 and camera (CC0), runs `configs/curate/folder.toml` and `open-photos.toml` over them, and stops at the first thing that is not
-as it must be. Needs mlcroissant and scikit-image.
+as it must be. Needs mlcroissant, Pillow and scikit-image.
 """
 
 import argparse

@@ -156,11 +156,16 @@ fn takedown(mut arguments: TakedownArguments) -> anyhow::Result<()> {
     if let Some(file) = &arguments.keys_file {
         let text = std::fs::read_to_string(file)
             .map_err(|error| Failure::new(format!("cannot read `{}`: {error}", file.display())))?;
-        arguments.keys.extend(
-            text.lines()
-                .map(|line| line.trim().to_string())
-                .filter(|line| !line.is_empty()),
-        );
+        // Editors of Windows put a byte order mark first.
+        let text = text.trim_start_matches('\u{feff}');
+        arguments.keys.extend(text.lines().map(str::to_string));
+    }
+    let keys = arguments.keys.iter().map(|key| key.trim());
+    arguments.keys = keys.filter(|key| !key.is_empty()).map(str::to_string).collect();
+    if arguments.keys.is_empty() {
+        return Err(Failure::new("no keys are given: nothing was taken down")
+            .hint("`--keys KEY,KEY`, or `--keys-file FILE` with one key a line")
+            .into());
     }
     let report = shown(|stop, progress| {
         let asked = Takedown {
@@ -179,6 +184,12 @@ fn takedown(mut arguments: TakedownArguments) -> anyhow::Result<()> {
     println!("taken down       {}", report.taken_down.len());
     if !report.already.is_empty() {
         println!("were down before {}", report.already.join(", "));
+    }
+    if !report.same_content.is_empty() {
+        println!(
+            "the same bytes   {}, taken down too",
+            report.same_content.join(", ")
+        );
     }
     for path in &report.deleted {
         println!("deleted          {}", path.display());
@@ -209,6 +220,38 @@ fn takedown(mut arguments: TakedownArguments) -> anyhow::Result<()> {
             released.version,
             released.records,
             released.folder.display()
+        );
+    }
+    for near in &report.near_duplicates {
+        println!(
+            "looks like it    {} ({}, {} bits), {}",
+            near.key,
+            near.of,
+            near.distance,
+            match near.survives {
+                true => "which stays",
+                false => "out now; it may come back when its stage decides anew",
+            }
+        );
+    }
+    if !report.near_duplicates.is_empty() {
+        let keys: std::collections::BTreeSet<&str> = report
+            .near_duplicates
+            .iter()
+            .map(|near| near.key.as_str())
+            .collect();
+        let keys: Vec<&str> = keys.into_iter().collect();
+        eprintln!(
+            "photos that only look like one that was taken down are not taken down; to do so: \
+             `passer curate takedown {} --keys '{}'`",
+            arguments.dir.display(),
+            keys.join(",")
+        );
+    }
+    for (key, reason) in &report.content_unknown {
+        eprintln!(
+            "`{key}` is taken down by its key alone, for its file cannot be read ({reason}): the same bytes under another key are \
+             not held back; the same command adds them once the file is there"
         );
     }
     for (version, _) in &report.seen_in {
@@ -249,6 +292,10 @@ fn shown<R>(
             Ok(value)
         }
         Err(curation::Error::Interrupted) => Err(Interrupted.into()),
+        Err(error @ curation::Error::Recorded { .. }) if error.interrupted() => {
+            eprintln!("{error}; the same command does it");
+            Err(Interrupted.into())
+        }
         Err(error) => Err(error.into()),
     }
 }

@@ -103,6 +103,11 @@ pub(crate) fn run(verb: Verb) -> anyhow::Result<()> {
 }
 
 fn faces(arguments: FacesArguments) -> anyhow::Result<()> {
+    check(
+        arguments.score,
+        arguments.common.candidate_score,
+        arguments.nms_iou,
+    )?;
     let device = arguments.device.open()?;
     let config = RetinaFaceConfig {
         candidate_score: arguments.common.candidate_score,
@@ -134,6 +139,11 @@ fn faces(arguments: FacesArguments) -> anyhow::Result<()> {
 }
 
 fn persons(arguments: PersonsArguments) -> anyhow::Result<()> {
+    check(
+        arguments.score,
+        arguments.common.candidate_score,
+        arguments.nms_iou,
+    )?;
     let config = YoloxConfig {
         classes: vec![arguments.class],
         candidate_score: arguments.common.candidate_score,
@@ -155,6 +165,22 @@ fn persons(arguments: PersonsArguments) -> anyhow::Result<()> {
     )
 }
 
+/// As the config of a curation is checked: what is no candidate would be found by nobody, whatever its score.
+fn check(score: f32, candidate: f32, iou: f32) -> anyhow::Result<()> {
+    for (name, value) in [("score", score), ("candidate-score", candidate), ("nms-iou", iou)] {
+        if !(0.0..=1.0).contains(&value) {
+            return Err(Failure::new(format!("`--{name}` must be from 0 to 1, got {value}")).into());
+        }
+    }
+    if candidate > score {
+        let message = format!("`--candidate-score` must be at most `--score` = {score}, got {candidate}");
+        return Err(Failure::new(message)
+            .hint("nothing below the candidate score is found at all, so it could not count")
+            .into());
+    }
+    Ok(())
+}
+
 fn open(path: &Path) -> anyhow::Result<BufReader<File>> {
     let file = File::open(path).with_context(|| format!("cannot read the weights `{}`", path.display()))?;
     Ok(BufReader::new(file))
@@ -168,9 +194,6 @@ fn look(
     nms_iou: f32,
     common: &CommonArguments,
 ) -> anyhow::Result<()> {
-    if !(0.0..=1.0).contains(&score) {
-        return Err(Failure::new(format!("`--score` must be from 0 to 1, got {score}")).into());
-    }
     match common.tile_px {
         None => write(&detector, what, score, common),
         Some(tile_px) => {

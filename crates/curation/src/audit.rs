@@ -94,16 +94,17 @@ pub struct Estimate {
 }
 
 impl Estimate {
-    /// `2.00 % (0.24 to 7.04)`: the rate with its interval.
+    /// `2.00 % (0.24 to 7.04)`: the rate with its interval, whose ends are rounded outwards.
     pub fn rate_in_words(&self) -> String {
         let [low, rate, high] = [self.interval[0], self.rate, self.interval[1]].map(|share| 100.0 * share);
+        let (low, high) = ((low * 100.0).floor() / 100.0, (high * 100.0).ceil() / 100.0);
         format!("{rate:.2} % ({low:.2} to {high:.2})")
     }
 
-    /// `20 (2 to 70)`: the number among all survivors with its interval.
+    /// `20 (2 to 71)`: the number among all survivors with its interval, whose ends are rounded outwards.
     pub fn photos_in_words(&self) -> String {
         let [low, photos, high] = self.expected_photos;
-        format!("{photos:.0} ({low:.0} to {high:.0})")
+        format!("{photos:.0} ({:.0} to {:.0})", low.floor(), high.ceil())
     }
 }
 

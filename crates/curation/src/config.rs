@@ -99,6 +99,14 @@ impl StageConfig {
         })
     }
 
+    /// Whether the stage reads the files of photos.
+    pub(crate) fn looks_at_photos(&self) -> bool {
+        matches!(
+            self,
+            StageConfig::Integrity(_) | StageConfig::Faces(_) | StageConfig::Persons(_)
+        )
+    }
+
     /// The file of weights, where the stage has one.
     pub(crate) fn weights(&self) -> Option<&Path> {
         match self {

@@ -14,6 +14,7 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use crate::contents;
 use crate::error::Error;
 use crate::integrity::{chain, decode_reason};
 use crate::ledger::{Decision, Ledger};
@@ -297,14 +298,20 @@ struct Looking {
 
 impl Stage for Looking {
     fn run(&mut self, work: &mut Work<'_>) -> Result<(), Error> {
+        let taken_down = contents::taken_down(work.ledger)?;
         loop {
             let batch = work.next(BATCH)?;
             if batch.is_empty() {
                 return Ok(());
             }
             let photos = work.photos();
+            let noted = contents::noted(work.ledger, &batch)?;
             let files: Vec<Result<Vec<u8>, Error>> =
                 batch.par_iter().map(|photo| photos.read(photo)).collect();
+            let seen: Vec<Option<contents::Content>> = files
+                .par_iter()
+                .map(|file| file.as_ref().ok().map(|file| contents::sha256(file)))
+                .collect();
             let mut decisions = Vec::with_capacity(batch.len());
             let mut at = 0;
             while at < batch.len() {
@@ -317,6 +324,12 @@ impl Stage for Looking {
                         let file = files[at]
                             .as_ref()
                             .map_err(|error| Decision::dropped(id, "unreadable").detail(chain(error)))?;
+                        let refused = seen[at]
+                            .as_ref()
+                            .and_then(|content| contents::refusal(id, content, &noted, &taken_down));
+                        if let Some(refused) = refused {
+                            return Err(refused);
+                        }
                         data::decode(file, &DecodeLimits::DEFAULT).map_err(|error| {
                             Decision::dropped(id, decode_reason(&error)).detail(error.to_string())
                         })
@@ -325,7 +338,11 @@ impl Stage for Looking {
                 self.judge(&batch[at..at + count], decoded, &mut decisions)?;
                 at += count;
             }
-            work.decide(&decisions)?;
+            let stage = work.stage;
+            let seen = batch.iter().zip(seen);
+            let seen = seen.filter_map(|(photo, content)| Some((photo.id, content?)));
+            work.decide_with(&decisions, |ledger| contents::note(ledger, stage, seen))?;
+            work.remove_taken_down(&batch, &decisions)?;
         }
     }
 }

@@ -58,6 +58,14 @@ pub enum Error {
         /// The folder.
         path: PathBuf,
     },
+    /// The ledger is gone, its releases are not.
+    #[error("the ledger `{path}` is missing or empty, but `{release}` was made by it")]
+    LostLedger {
+        /// The database.
+        path: PathBuf,
+        /// A release beside it.
+        release: PathBuf,
+    },
     /// The settings of a stage are not those that its decisions were made with.
     #[error("the settings of stage `{stage}` changed since it decided: {was} is now {now}")]
     Changed {
@@ -95,6 +103,23 @@ pub enum Error {
         /// The cure, where one is known.
         hint: Option<String>,
     },
+    /// A takedown that cannot be done. Nothing was taken down.
+    #[error("takedown: {reason}")]
+    Takedown {
+        /// Why not.
+        reason: String,
+        /// The cure.
+        hint: String,
+    },
+    /// A takedown that is noted, and was not followed through.
+    #[error("{what} noted as taken down and in no release to come; the rest of the takedown was not done")]
+    Recorded {
+        /// The photos, as the beginning of a sentence: `photo `a` is`.
+        what: String,
+        /// What failed.
+        #[source]
+        source: Box<Error>,
+    },
     /// The user asked for an end; everything decided so far is in the ledger.
     #[error("interrupted")]
     Interrupted,
@@ -113,7 +138,25 @@ impl Error {
             Error::List { hint, .. } => Some(hint.clone()),
             Error::Stage { hint, .. } | Error::Release { hint, .. } => hint.clone(),
             Error::Data(error) => error.hint(),
+            Error::LostLedger { .. } => Some(
+                "takedowns are in the ledger and nowhere else: put it back from a backup, or begin anew with another `--out`"
+                    .to_string(),
+            ),
+            Error::Takedown { hint, .. } => Some(hint.clone()),
+            Error::Recorded { source, .. } => Some(match source.hint() {
+                Some(hint) => format!("{hint}; then give the same command again, which does the rest"),
+                None => "put that right and give the same command again, which does the rest".to_string(),
+            }),
             _ => None,
+        }
+    }
+
+    /// Whether it is the user's own wish that ended the work.
+    pub fn interrupted(&self) -> bool {
+        match self {
+            Error::Interrupted => true,
+            Error::Recorded { source, .. } => source.interrupted(),
+            _ => false,
         }
     }
 

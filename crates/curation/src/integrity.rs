@@ -1,14 +1,14 @@
 //! Photos that decode, are of good size and show something; their content hashes on the way.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use image::RgbImage as ImageBuffer;
 use image_hasher::{HashAlg, Hasher, HasherConfig};
 use rayon::prelude::*;
 use rusqlite::params;
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 
+use crate::contents::{self, Content};
 use crate::error::Error;
 use crate::ledger::Decision;
 use crate::near::{HASH_BYTES, Hash};
@@ -38,7 +38,7 @@ const BATCH: usize = 256;
 /// What was found out about one file.
 struct Found {
     decision: Decision,
-    sha256: [u8; 32],
+    sha256: Content,
     bytes: usize,
     size_px: Option<(u32, u32)>,
     hash: Option<Hash>,
@@ -52,6 +52,15 @@ impl IntegrityConfig {
                 self.max_side_px, self.min_side_px
             );
             return Err(Error::config("stages.integrity.min_side_px", reason));
+        }
+        if self.max_pixels == 0 || self.max_side_px == 0 {
+            let name = if self.max_pixels == 0 {
+                "max_pixels"
+            } else {
+                "max_side_px"
+            };
+            let key = format!("stages.integrity.{name}");
+            return Err(Error::config(&key, "expected at least 1, found 0"));
         }
         let wrong = |hash: &&String| {
             hash.len() != 64 || !hash.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
@@ -70,20 +79,21 @@ impl IntegrityConfig {
         photo: &Photo,
         photos: &Photos,
         hasher: &Hasher,
-        taken_down: &HashSet<Vec<u8>>,
+        noted: &HashMap<i64, Content>,
+        taken_down: &HashSet<Content>,
     ) -> Result<Found, Decision> {
         let file = photos
             .read(photo)
             .map_err(|error| Decision::dropped(photo.id, "unreadable").detail(chain(&error)))?;
         let mut found = Found {
             decision: Decision::kept(photo.id),
-            sha256: Sha256::digest(&file).into(),
+            sha256: contents::sha256(&file),
             bytes: file.len(),
             size_px: None,
             hash: None,
         };
-        if taken_down.contains(found.sha256.as_slice()) {
-            found.decision = Decision::dropped(photo.id, "taken_down");
+        if let Some(refused) = contents::refusal(photo.id, &found.sha256, noted, taken_down) {
+            found.decision = refused;
             return Ok(found);
         }
         if self.placeholders.contains(&data::hex(&found.sha256)) {
@@ -118,16 +128,18 @@ impl IntegrityConfig {
 impl Stage for IntegrityConfig {
     fn run(&mut self, work: &mut Work<'_>) -> Result<(), Error> {
         let hasher = hasher();
-        let taken_down = crate::takedown::contents(work.ledger)?;
+        let taken_down = contents::taken_down(work.ledger)?;
         loop {
             let batch = work.next(BATCH)?;
             if batch.is_empty() {
                 return Ok(());
             }
             let photos = work.photos;
+            let noted = contents::noted(work.ledger, &batch)?;
+            let stage = work.stage;
             let found: Vec<Result<Found, Decision>> = batch
                 .par_iter()
-                .map(|photo| self.look(photo, photos, &hasher, &taken_down))
+                .map(|photo| self.look(photo, photos, &hasher, &noted, &taken_down))
                 .collect();
             let decisions: Vec<Decision> = found
                 .iter()
@@ -151,8 +163,13 @@ impl Stage for IntegrityConfig {
                             ])
                     })?;
                 }
-                Ok(())
+                let seen = found
+                    .iter()
+                    .flatten()
+                    .map(|found| (found.decision.photo, found.sha256));
+                contents::note(ledger, stage, seen)
             })?;
+            work.remove_taken_down(&batch, &decisions)?;
         }
     }
 }

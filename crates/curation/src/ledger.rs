@@ -15,8 +15,8 @@ use crate::photo::{Photo, Row};
 
 /// Name of the database in the folder of a curation.
 pub(crate) const FILE_NAME: &str = "ledger.sqlite";
-/// 2 has the tables of review and audit.
-const SCHEMA_VERSION: i64 = 2;
+/// 2 has the tables of review and audit, 3 the contents of photos whatever stage looked at them.
+const SCHEMA_VERSION: i64 = 3;
 
 /// Names are interned where they repeat by the million: `licences`, `reasons`, `stages`.
 const SCHEMA: &str = "
@@ -45,7 +45,7 @@ CREATE TABLE releases (
   version INTEGER PRIMARY KEY, made TEXT NOT NULL, folder TEXT NOT NULL, fingerprint TEXT NOT NULL, records INTEGER NOT NULL,
   added INTEGER NOT NULL, removed INTEGER NOT NULL, note TEXT NOT NULL);
 CREATE TABLE release_photos (
-  version INTEGER NOT NULL, shard INTEGER NOT NULL, place INTEGER NOT NULL, key TEXT NOT NULL,
+  version INTEGER NOT NULL, shard INTEGER NOT NULL, place INTEGER NOT NULL, key TEXT NOT NULL, sha256 BLOB,
   PRIMARY KEY (version, shard, place)) WITHOUT ROWID;
 CREATE INDEX release_photos_key ON release_photos (key);
 CREATE VIEW decision_log AS
@@ -155,6 +155,12 @@ impl Ledger {
             Ok(()) => {}
         }
         let path = folder.join(FILE_NAME);
+        // The ledger knows what was taken down: a new one in its place would bring all of it back.
+        if std::fs::metadata(&path).map_or(0, |facts| facts.len()) == 0
+            && let Some(release) = crate::release::any_version(folder)
+        {
+            return Err(Error::LostLedger { path, release });
+        }
         let db = Connection::open(&path).map_err(failed(&path))?;
         let mut ledger = Ledger {
             db,
@@ -201,9 +207,18 @@ impl Ledger {
         })?;
         let version: i64 = self.sql(|db| db.query_row("PRAGMA user_version", [], |row| row.get(0)))?;
         if version < SCHEMA_VERSION {
-            let first = if version == 0 { SCHEMA } else { "" };
-            let (review, audit) = (crate::review::SCHEMA, crate::audit::SCHEMA);
-            let text = format!("{first} {review} {audit} PRAGMA user_version = {SCHEMA_VERSION};");
+            let (first, upgrade) = match version {
+                0 => (SCHEMA, ""),
+                _ => ("", crate::contents::UPGRADE),
+            };
+            let (review, audit, contents) = (
+                crate::review::SCHEMA,
+                crate::audit::SCHEMA,
+                crate::contents::SCHEMA,
+            );
+            let text = format!(
+                "{first} {review} {audit} {contents} {upgrade} PRAGMA user_version = {SCHEMA_VERSION};"
+            );
             self.transaction(|ledger| ledger.sql(|db| db.execute_batch(&text)))?;
         }
         self.check_version()?;
@@ -320,6 +335,7 @@ impl Ledger {
                     db.execute(&format!("DELETE FROM {table} WHERE stage >= ?"), [from])?;
                 }
                 db.execute("DELETE FROM stages WHERE id >= ?", [from])?;
+                db.execute("DELETE FROM contents WHERE stage >= ?", [from])?;
                 for name in &names {
                     match name.as_str() {
                         "source" => db.execute_batch(

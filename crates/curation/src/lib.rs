@@ -10,6 +10,7 @@
 mod audit;
 mod balance;
 mod config;
+mod contents;
 mod detectors;
 mod draws;
 mod duplicates;
@@ -48,7 +49,7 @@ pub use run::{RunOptions, run};
 pub use sources::{Columns, DatasetConfig, FolderConfig, TableConfig, YfccConfig};
 pub use stage::{Stage, Work};
 pub use status::{Funnel, FunnelStage, ReasonCount, ReleaseLine, status};
-pub use takedown::{Takedown, TakedownReport, takedown};
+pub use takedown::{NearDuplicate, Takedown, TakedownReport, takedown};
 
 /// Called as long work goes on, with the stage's name, what is done and what there is in all (0 where it is not known).
 pub type Progress<'a> = &'a (dyn Fn(&str, u64, u64) + Sync);

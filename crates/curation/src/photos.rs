@@ -83,6 +83,32 @@ impl Photos {
         }
     }
 
+    /// Whether the files can be there at all: a folder that is not mounted would make every photo of it unreadable.
+    ///
+    /// # Errors
+    /// A folder of the user's own that is not there.
+    pub(crate) fn check(&self) -> Result<(), Error> {
+        match &self.place {
+            Place::Folder(folder) if !folder.is_dir() => Err(Error::source(
+                folder,
+                "expected the folder of photos that was listed, found none",
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    /// Deletes a download, if it is there.
+    pub(crate) fn remove(&self, photo: &Photo) -> Result<Option<PathBuf>, Error> {
+        let Some(path) = self.path(photo).filter(|_| self.are_fetched()) else {
+            return Ok(None);
+        };
+        match std::fs::remove_file(&path) {
+            Ok(()) => Ok(Some(path)),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(Error::io("remove", &path)(error)),
+        }
+    }
+
     /// Whether the files are downloads of this curation, which may be deleted.
     pub(crate) fn are_fetched(&self) -> bool {
         matches!(self.place, Place::Fetched(_))

@@ -20,6 +20,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::Progress;
 use crate::config::Config;
+use crate::contents::{self, Content, sha256};
 use crate::draws::draw;
 use crate::error::Error;
 use crate::ledger::Ledger;
@@ -115,10 +116,12 @@ struct Entry {
     image: Image,
 }
 
-/// What integrity found out about a file.
+/// What stages found out about a file.
 #[derive(Clone, Debug, Default)]
 struct Image {
-    sha256: Option<Vec<u8>>,
+    sha256: Option<Content>,
+    /// The stage that looked at it first.
+    seen_by: Option<String>,
     width_px: Option<u32>,
     height_px: Option<u32>,
 }
@@ -191,7 +194,15 @@ pub(crate) fn release_with(
             .query_map([last], |row| Ok((row.get::<_, i64>(0)? as usize, row.get(1)?)))?
             .collect()
     })?;
-    let now = survivors(ledger, stage)?;
+    let root = folder.join("releases");
+    let aside = root.join(format!(".partial-v{version}"));
+    let place = root.join(format!("v{version}"));
+    files::make_way(ledger, &place)?;
+    let taken_down = contents::taken_down(ledger)?;
+    let mut now = survivors(ledger, stage)?;
+    // Where no stage has looked at a photo, nobody knows yet whether it is one that was taken down under another key.
+    let unseen = contents::unseen_of(ledger, &photos, stage, &taken_down, None, stop)?;
+    now.retain(|key| !unseen.contains(key));
     let refused = |reason: String, hint: &str| Error::Release {
         reason,
         hint: Some(hint.to_string()),
@@ -210,9 +221,6 @@ pub(crate) fn release_with(
         ));
     }
 
-    let root = folder.join("releases");
-    let aside = root.join(format!(".partial-v{version}"));
-    let place = root.join(format!("v{version}"));
     if aside.exists() {
         std::fs::remove_dir_all(&aside).map_err(Error::io("remove", &aside))?;
     }
@@ -221,6 +229,7 @@ pub(crate) fn release_with(
     let labels = labels(ledger, stage)?;
 
     let mut tally = Tally::default();
+    let mut packed: HashMap<String, Content> = HashMap::with_capacity(now.len());
     let mut table = metadata::Tables::create(&aside, config.release.coordinates)?;
     let mut credits = credits::Credits::create(&aside, &config.release, version as u32)?;
     for (shard, keys) in shards.iter().enumerate() {
@@ -236,11 +245,19 @@ pub(crate) fn release_with(
             if let Some(known) = &entry.image.sha256
                 && *known != content
             {
+                let stage = entry.image.seen_by.as_deref().unwrap_or("source");
                 return Err(refused(
                     format!("the file of photo `{key}` changed since the stages looked at it"),
-                    "`passer curate run --redo integrity` judges the files anew",
+                    &format!("`passer curate run --redo {stage}` judges the files anew"),
                 ));
             }
+            if taken_down.contains(&content) {
+                return Err(refused(
+                    format!("the file of photo `{key}` is one that was taken down"),
+                    &format!("`passer curate takedown DIR --keys '{key}'` takes it down under this key too"),
+                ));
+            }
+            packed.insert(key.clone(), content);
             let record = record(&entry, image, &content, &labels, config.release.coordinates);
             tally.add(&entry, record.image.len());
             table.add(&entry, &content, record.image.len())?;
@@ -284,10 +301,8 @@ pub(crate) fn release_with(
     };
     documents::write(&aside, &facts)?;
 
-    // A folder of this version that the ledger does not know of was left by a run that was killed here.
-    if place.exists() {
-        std::fs::remove_dir_all(&place).map_err(Error::io("remove", &place))?;
-    }
+    files::make_way(ledger, &place)?;
+    ledger.set_fact(files::BEING_MADE, &files::token(&aside, &format!("v{version}"))?)?;
     std::fs::rename(&aside, &place).map_err(Error::io("write", &place))?;
     ledger.transaction(|ledger| {
         ledger.sql(|db| {
@@ -304,10 +319,13 @@ pub(crate) fn release_with(
                     note
                 ],
             )?;
-            let mut insert = db.prepare("INSERT INTO release_photos VALUES (?, ?, ?, ?)")?;
+            db.execute("DELETE FROM facts WHERE name = ?", [files::BEING_MADE])?;
+            let mut insert = db.prepare(
+                "INSERT INTO release_photos (version, shard, place, key, sha256) VALUES (?, ?, ?, ?, ?)",
+            )?;
             for (shard, keys) in shards.iter().enumerate() {
                 for (at, key) in keys.iter().enumerate() {
-                    insert.execute(params![version, shard as i64, at as i64, key])?;
+                    insert.execute(params![version, shard as i64, at as i64, key, packed.get(key)])?;
                 }
             }
             Ok(())
@@ -321,6 +339,19 @@ pub(crate) fn release_with(
         added,
         removed: removed.len(),
     })
+}
+
+/// The folder of any release in the folder of a curation.
+pub(crate) fn any_version(folder: &Path) -> Option<PathBuf> {
+    let version = |path: &PathBuf| {
+        let name = path.file_name()?.to_str()?.strip_prefix('v')?;
+        (!name.is_empty() && name.bytes().all(|byte| byte.is_ascii_digit())).then_some(())
+    };
+    let found = std::fs::read_dir(folder.join("releases")).ok()?;
+    let mut found: Vec<PathBuf> = found.flatten().map(|entry| entry.path()).collect();
+    found.retain(|path| version(path).is_some());
+    found.sort();
+    found.pop()
 }
 
 /// The config that the curation was last run with.
@@ -345,14 +376,16 @@ fn last_stage(ledger: &Ledger, config: &Config) -> Result<i64, Error> {
 
 /// Keys of the photos that the last stage kept and nobody asked to take down, neither by their keys nor by their content.
 pub(crate) fn survivors(ledger: &Ledger, stage: i64) -> Result<Vec<String>, Error> {
+    let query = format!(
+        "SELECT p.key FROM decisions d CROSS JOIN photos p ON p.id = d.photo LEFT JOIN contents c ON c.photo = p.id \
+         WHERE d.stage = ? AND d.kept = 1 AND p.key NOT IN (SELECT key FROM takedowns) \
+         AND (c.sha256 IS NULL OR c.sha256 NOT IN ({}))",
+        contents::TAKEN_DOWN
+    );
     ledger.sql(|db| {
-        db.prepare(
-            "SELECT p.key FROM decisions d CROSS JOIN photos p ON p.id = d.photo LEFT JOIN images i ON i.photo = p.id \
-             WHERE d.stage = ? AND d.kept = 1 AND p.key NOT IN (SELECT key FROM takedowns) \
-             AND (i.sha256 IS NULL OR i.sha256 NOT IN (SELECT sha256 FROM takedowns WHERE sha256 IS NOT NULL))",
-        )?
-        .query_map([stage], |row| row.get(0))?
-        .collect()
+        db.prepare(&query)?
+            .query_map([stage], |row| row.get(0))?
+            .collect()
     })
 }
 
@@ -430,17 +463,18 @@ fn entry(ledger: &Ledger, stage: i64, key: &str, shard: usize) -> Result<Entry, 
             hint: None,
         })?;
     let image = ledger.sql(|db| {
-        let mut statement =
-            db.prepare_cached("SELECT sha256, width_px, height_px FROM images WHERE photo = ?")?;
-        let mut rows = statement.query([photo.id])?;
-        match rows.next()? {
-            None => Ok(Image::default()),
-            Some(row) => Ok(Image {
+        db.prepare_cached(
+            "SELECT c.sha256, s.name, i.width_px, i.height_px FROM (SELECT ? AS photo) a LEFT JOIN contents c ON c.photo = a.photo \
+             LEFT JOIN stages s ON s.id = c.stage LEFT JOIN images i ON i.photo = a.photo",
+        )?
+        .query_row([photo.id], |row| {
+            Ok(Image {
                 sha256: row.get(0)?,
-                width_px: row.get(1)?,
-                height_px: row.get(2)?,
-            }),
-        }
+                seen_by: row.get(1)?,
+                width_px: row.get(2)?,
+                height_px: row.get(3)?,
+            })
+        })
     })?;
     Ok(Entry { photo, shard, image })
 }
@@ -495,11 +529,6 @@ fn description(labels: &[String]) -> String {
         "kind = \"shards\"\npath = \".\"\nclasses = [{}]\n",
         names.join(", ")
     )
-}
-
-fn sha256(bytes: &[u8]) -> Vec<u8> {
-    use sha2::Digest;
-    sha2::Sha256::digest(bytes).to_vec()
 }
 
 impl Tally {

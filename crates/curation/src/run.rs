@@ -60,11 +60,23 @@ pub fn run(config: &Config, folder: &Path, options: RunOptions<'_>) -> Result<()
     let only = options.only.map(known).transpose()?;
     let redo = options.redo.map(known).transpose()?;
     let mut ledger = Ledger::open(folder)?;
-    if let Some(redo) = redo {
-        ledger.forget_from(redo as i64 + 1)?;
-    }
     let text = toml::to_string(&config).map_err(|error| Error::config("config", error.to_string()))?;
-    check_settings(&ledger, &config, only.unwrap_or(config.stages.len()))?;
+    // All that can be known to fail is looked at before anything is thrown away.
+    let plan = Plan {
+        config: &config,
+        folder,
+        names: &names,
+        last: only.unwrap_or(config.stages.len()),
+        forgotten: redo.map_or(i64::MAX, |redo| redo as i64 + SOURCE_ID),
+    };
+    check_settings(&ledger, &plan)?;
+    if let Some(only) = only {
+        check_order(&ledger, &plan, only, options.redo)?;
+    }
+    if let Some(redo) = redo {
+        check_means(&ledger, &plan, options.detectors)?;
+        ledger.forget_from(redo as i64 + SOURCE_ID)?;
+    }
     let path = folder.join("config.toml");
     std::fs::write(&path, &text).map_err(Error::io("write", &path))?;
     ledger.set_fact("config", &text)?;
@@ -74,13 +86,6 @@ pub fn run(config: &Config, folder: &Path, options: RunOptions<'_>) -> Result<()
         let done = ledger.stage(name)?.is_some_and(|row| row.done);
         match only {
             Some(only) if at > only => break,
-            Some(only) if at < only && !done => {
-                return Err(Error::Stage {
-                    stage: names[only].to_string(),
-                    reason: format!("`{name}` comes before it and is not done"),
-                    hint: Some(format!("run `--stage {name}` first, or leave `--stage` out")),
-                });
-            }
             _ if done => continue,
             _ => {}
         }
@@ -124,9 +129,78 @@ fn same_without_weights(config: &Config, at: usize, known: &str) -> bool {
     stage.settings(None) == known
 }
 
-/// Decisions made with other settings, or in another order, must not be mixed with new ones. Stages up to number `last` of the
-/// chain will run, so what they need is looked for now and not after days of fetching.
-fn check_settings(ledger: &Ledger, config: &Config, last: usize) -> Result<(), Error> {
+/// What a run is about to do.
+struct Plan<'a> {
+    config: &'a Config,
+    folder: &'a Path,
+    /// Of the source and all stages.
+    names: &'a [&'a str],
+    /// The last of them that runs.
+    last: usize,
+    /// Number of the first stage whose decisions are thrown away.
+    forgotten: i64,
+}
+
+impl Plan<'_> {
+    /// Whether stage `at` is done and stays so.
+    fn stays_done(&self, ledger: &Ledger, at: usize) -> Result<bool, Error> {
+        let stays = (at as i64 + SOURCE_ID) < self.forgotten;
+        Ok(stays && ledger.stage(self.names[at])?.is_some_and(|row| row.done))
+    }
+}
+
+/// A stage that runs alone needs all before it.
+fn check_order(ledger: &Ledger, plan: &Plan<'_>, only: usize, redo: Option<&str>) -> Result<(), Error> {
+    for (at, name) in plan.names[..only].iter().enumerate() {
+        if plan.stays_done(ledger, at)? {
+            continue;
+        }
+        let undone = at as i64 + SOURCE_ID >= plan.forgotten;
+        return Err(Error::Stage {
+            stage: plan.names[only].to_string(),
+            reason: match redo.filter(|_| undone) {
+                Some(redo) => {
+                    format!("`{name}` comes before it and is not done any more after `--redo {redo}`")
+                }
+                None => format!("`{name}` comes before it and is not done"),
+            },
+            hint: Some(match undone {
+                true => "nothing was thrown away; leave `--stage` out, and all of them run".to_string(),
+                false => format!("run `--stage {name}` first, or leave `--stage` out"),
+            }),
+        });
+    }
+    Ok(())
+}
+
+/// Whether the stages that will run have what they need: a source, photos, weights that are a network's.
+fn check_means(ledger: &Ledger, plan: &Plan<'_>, detectors: &dyn Detectors) -> Result<(), Error> {
+    for at in 0..=plan.last {
+        if plan.stays_done(ledger, at)? {
+            continue;
+        }
+        if at == 0 {
+            sources::open(&plan.config.source, Position::default())?;
+            continue;
+        }
+        let stage = &plan.config.stages[at - 1];
+        if stage.looks_at_photos() {
+            Photos::open(plan.config, plan.folder)?.check()?;
+        }
+        stage.build(detectors)?;
+    }
+    Ok(())
+}
+
+/// Decisions made with other settings, or in another order, must not be mixed with new ones. Stages up to the last of the
+/// plan will run, so what they need is looked for now and not after days of fetching.
+fn check_settings(ledger: &Ledger, plan: &Plan<'_>) -> Result<(), Error> {
+    let Plan {
+        config,
+        last,
+        forgotten,
+        ..
+    } = *plan;
     for at in 0..=config.stages.len() {
         let name = match at {
             0 => SOURCE,
@@ -134,11 +208,12 @@ fn check_settings(ledger: &Ledger, config: &Config, last: usize) -> Result<(), E
         };
         let id = at as i64 + SOURCE_ID;
         let in_place: Option<String> = ledger.sql(|db| {
-            let mut statement = db.prepare("SELECT name FROM stages WHERE id = ?")?;
-            let mut rows = statement.query([id])?;
+            let mut statement = db.prepare("SELECT name FROM stages WHERE id = ? AND id < ?")?;
+            let mut rows = statement.query([id, forgotten])?;
             rows.next()?.map(|row| row.get(0)).transpose()
         })?;
-        match (in_place, ledger.stage(name)?) {
+        let known = ledger.stage(name)?.filter(|row| row.id < forgotten);
+        match (in_place, known) {
             (None, None) => {
                 if at <= last {
                     settings(config, at)?;
@@ -175,8 +250,9 @@ fn check_settings(ledger: &Ledger, config: &Config, last: usize) -> Result<(), E
     }
     // Stages behind the end of a shortened config would be counted by nobody.
     let beyond: Option<String> = ledger.sql(|db| {
-        let mut statement = db.prepare("SELECT name FROM stages WHERE id > ? ORDER BY id LIMIT 1")?;
-        let mut rows = statement.query([config.stages.len() as i64 + SOURCE_ID])?;
+        let mut statement =
+            db.prepare("SELECT name FROM stages WHERE id > ? AND id < ? ORDER BY id LIMIT 1")?;
+        let mut rows = statement.query([config.stages.len() as i64 + SOURCE_ID, forgotten])?;
         rows.next()?.map(|row| row.get(0)).transpose()
     })?;
     match beyond {
@@ -205,6 +281,9 @@ fn run_stage(
     let (total, _) = ledger.counts(id - 1)?;
     let (kept, dropped) = ledger.counts(id)?;
     let photos = Photos::open(config, folder)?;
+    if stage_config.looks_at_photos() {
+        photos.check()?;
+    }
     (options.progress)(name, kept + dropped, total);
     stage.run(&mut Work {
         ledger,

@@ -2,6 +2,7 @@
 
 mod compressed;
 mod dataset;
+mod delimited;
 mod folder;
 mod table;
 #[cfg(test)]

@@ -76,6 +76,21 @@ impl Work<'_> {
         Ok(())
     }
 
+    /// Deletes the downloads of photos that a stage has found to be taken down.
+    pub(crate) fn remove_taken_down(&self, photos: &[Photo], decisions: &[Decision]) -> Result<(), Error> {
+        if !self.photos.are_fetched() {
+            return Ok(());
+        }
+        let gone = |photo: &&Photo| {
+            let mut of_photo = decisions.iter().filter(|decision| decision.photo == photo.id);
+            of_photo.any(|decision| decision.reason.as_deref() == Some("taken_down"))
+        };
+        for photo in photos.iter().filter(gone) {
+            self.photos.remove(photo)?;
+        }
+        Ok(())
+    }
+
     /// Every photo that the stage before kept, decided on or not, for stages that must look at all before they decide on one.
     pub(crate) fn for_each_input(&self, mut look: impl FnMut(&Photo)) -> Result<(), Error> {
         let mut cursor = 0;

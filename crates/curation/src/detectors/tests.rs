@@ -210,3 +210,88 @@ fn large_photos_are_decoded_few_at_a_time() {
     assert_eq!(within(&files[..2]), 2);
     assert_eq!(within(&[Ok(vec![1, 2]), png(1, 1)]), 2);
 }
+
+/// Detectors that are broken, as with weights of another network.
+struct Broken;
+
+impl Detectors for Broken {
+    fn faces(&self, _: &FacesConfig) -> Result<Box<dyn Detector>, String> {
+        Err("no such network".to_string())
+    }
+
+    fn persons(&self, _: &PersonsConfig) -> Result<Box<dyn Detector>, String> {
+        Err("no such network".to_string())
+    }
+}
+
+#[test]
+fn redo_asks_for_detectors_before_it_throws_decisions_away() {
+    let (home, config) = home();
+    go(&config, home.path(), "out", &made(usize::MAX)).unwrap();
+    let before = log(home.path(), "out");
+    for (redo, detectors) in [("persons", &Broken as &dyn Detectors), ("licence", &Broken)] {
+        let options = RunOptions {
+            only: None,
+            redo: Some(redo),
+            stop: &AtomicBool::new(false),
+            detectors,
+            progress: &|_, _, _| {},
+        };
+        let error = run(&config, &home.path().join("out"), options).unwrap_err();
+        assert!(error.to_string().contains("no such network"), "{error}");
+        assert_eq!(log(home.path(), "out"), before);
+    }
+}
+
+#[test]
+fn a_file_that_changed_after_a_detector_saw_it_goes_no_further() {
+    let (home, mut config) = home();
+    let faces: crate::StageConfig = toml::from_str(&format!(
+        "[faces]\nweights = \"{}\"\nscore = 0.9\ncandidate_score = 0.02\nnms_iou = 0.4\nscale = \"original\"\nbatch_images = 8\n",
+        home.path().join("weights").display()
+    ))
+    .unwrap();
+    config.stages.push(faces);
+    let out = home.path().join("out");
+    for name in ["source", "licence", "persons"] {
+        let options = RunOptions {
+            only: Some(name),
+            redo: None,
+            stop: &AtomicBool::new(false),
+            detectors: &made(usize::MAX),
+            progress: &|_, _, _| {},
+        };
+        run(&config, &out, options).unwrap();
+    }
+    let photo = |red: u8, name: &str| {
+        image::RgbImage::from_pixel(4, 3, image::Rgb([red, 9, 9]))
+            .save(home.path().join("photos").join(name))
+            .unwrap();
+    };
+    photo(1, "p001.png");
+    go(&config, home.path(), "out", &made(usize::MAX)).unwrap();
+    let gone: Vec<(String, String)> = crate::Ledger::open_read_only(&out)
+        .unwrap()
+        .sql(|db| {
+            db.prepare("SELECT key, reason FROM decision_log WHERE stage = 'faces' AND NOT kept")?
+                .query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?
+                .collect()
+        })
+        .unwrap();
+    assert_eq!(gone, [("p001".to_string(), "file_changed".to_string())]);
+    // And one that changed after both is not released.
+    photo(2, "p002.png");
+    let release = || crate::release(&out, "", &AtomicBool::new(false), &|_, _, _| {});
+    let error = release().unwrap_err();
+    assert!(error.to_string().contains("photo `p002` changed"), "{error}");
+    assert!(error.hint().unwrap().contains("--redo persons"), "{error}");
+    let options = RunOptions {
+        only: None,
+        redo: Some("persons"),
+        stop: &AtomicBool::new(false),
+        detectors: &made(usize::MAX),
+        progress: &|_, _, _| {},
+    };
+    run(&config, &out, options).unwrap();
+    assert_eq!(release().unwrap().records, 103);
+}

@@ -6,6 +6,8 @@ use super::Release;
 use super::documents::escaped;
 use crate::config::StageConfig;
 
+/// Reasons of a stage that are named, most frequent first.
+const REASONS: usize = 8;
 const OPEN: &str = "*To be answered by the publisher.*";
 
 pub(super) fn datasheet(release: &Release<'_>) -> String {
@@ -184,12 +186,17 @@ pub(super) fn people(release: &Release<'_>) -> String {
 fn funnel(release: &Release<'_>) -> String {
     let mut text = "| stage | kept | dropped | reasons |\n|---|---|---|---|\n".to_string();
     for stage in &release.funnel.stages {
-        let reasons: Vec<String> = stage
+        let mut reasons: Vec<String> = stage
             .reasons
             .iter()
-            .take(8)
+            .take(REASONS)
             .map(|reason| format!("{} {}", escaped(&reason.reason), reason.photos))
             .collect();
+        let others = stage.reasons.get(REASONS..).unwrap_or_default();
+        if !others.is_empty() {
+            let photos: u64 = others.iter().map(|reason| reason.photos).sum();
+            reasons.push(format!("{} other reasons {photos}", others.len()));
+        }
         text.push_str(&format!(
             "| {} | {} | {} | {} |\n",
             stage.name,

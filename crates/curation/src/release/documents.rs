@@ -7,7 +7,7 @@ use crate::error::Error;
 use crate::photo::one_line;
 
 /// Name of the checksums, as `sha256sum --check` reads them.
-const CHECKSUMS: &str = "SHA256SUMS";
+pub(super) const CHECKSUMS: &str = "SHA256SUMS";
 
 pub(super) fn write(folder: &Path, release: &Release<'_>) -> Result<(), Error> {
     files::write(&folder.join("VERSION_HISTORY.md"), &history(release))?;

@@ -7,6 +7,41 @@ use std::path::{Path, PathBuf};
 use sha2::{Digest, Sha256};
 
 use crate::error::Error;
+use crate::ledger::Ledger;
+
+/// The fact that names a release which is about to be renamed to its place.
+pub(super) const BEING_MADE: &str = "release_being_made";
+
+/// What tells a release about to be renamed from any other folder.
+pub(super) fn token(folder: &Path, version: &str) -> Result<String, Error> {
+    let (_, sums) = checksum(&folder.join(super::documents::CHECKSUMS))?;
+    Ok(format!("{version} {sums}"))
+}
+
+/// Makes sure that nothing is in the place of a release. Only what a run that was killed there has left is removed: the
+/// folder may be all that is left of a release that an older copy of the ledger does not know of.
+pub(super) fn make_way(ledger: &Ledger, place: &Path) -> Result<(), Error> {
+    if place.symlink_metadata().is_err() {
+        return Ok(());
+    }
+    let version = place.file_name().unwrap_or_default().to_string_lossy();
+    let ours = ledger
+        .fact(BEING_MADE)?
+        .is_some_and(|ours| token(place, &version).is_ok_and(|found| found == ours));
+    if ours {
+        return fs::remove_dir_all(place).map_err(Error::io("remove", place));
+    }
+    Err(Error::Release {
+        reason: format!(
+            "`{}` is there already, and the ledger knows of no such release",
+            place.display()
+        ),
+        hint: Some(
+            "put back the ledger that made it; or, if nobody has a use for the folder, move it away"
+                .to_string(),
+        ),
+    })
+}
 
 /// Writes a small file and makes sure that it is on disk.
 pub(super) fn write(path: &Path, text: &str) -> Result<(), Error> {

@@ -8,7 +8,7 @@ use parquet::record::Field;
 use parquet::record::reader::RowIter;
 use serde::{Deserialize, Serialize};
 
-use super::{Position, Rows, compressed};
+use super::{Position, Rows, compressed, delimited};
 use crate::error::Error;
 use crate::photo::{KeyRule, Photo, Row, degrees, refusal, url_decoded};
 
@@ -117,6 +117,9 @@ impl Mapping {
             &names.licence_url,
             &names.label,
         ];
+        for name in &config.url_encoded {
+            place(name)?;
+        }
         let mut places = [None; 12];
         places[0] = Some(place(&names.key)?);
         for (at, name) in optional.into_iter().enumerate() {
@@ -136,14 +139,7 @@ impl Mapping {
         field: impl Fn(usize) -> Option<std::borrow::Cow<'a, [u8]>>,
     ) -> Row {
         if columns != self.columns {
-            let photo = Photo {
-                id,
-                ..Photo::default()
-            };
-            return Row {
-                photo,
-                refused: Some("malformed_row"),
-            };
+            return refused(id, "malformed_row");
         }
         let text = |at: usize| {
             let (column, encoded) = self.places[at]?;
@@ -177,9 +173,8 @@ impl Mapping {
 /// CSV files being read.
 pub(crate) struct Csv {
     config: TableConfig,
-    open: Option<(csv::Reader<Box<dyn std::io::BufRead + Send>>, Mapping)>,
+    open: Option<(delimited::Rows, Mapping)>,
     position: Position,
-    record: csv::ByteRecord,
 }
 
 impl Csv {
@@ -188,13 +183,13 @@ impl Csv {
             config: config.clone(),
             open: None,
             position: from,
-            record: csv::ByteRecord::new(),
         };
         csv.open_file()?;
         // Quoted fields may hold line ends, so rows are counted, not bytes.
-        if let Some((reader, _)) = &mut csv.open {
+        if let Some((rows, _)) = &mut csv.open {
+            let path = &csv.config.files[csv.position.file];
             for _ in 0..csv.position.file_rows {
-                let _ = reader.read_byte_record(&mut csv.record);
+                rows.next().map_err(broken(path))?;
             }
         }
         Ok(csv)
@@ -205,21 +200,17 @@ impl Csv {
             self.open = None;
             return Ok(());
         };
-        let mut reader = csv::ReaderBuilder::new()
-            .flexible(true)
-            .delimiter(self.config.delimiter.unwrap_or(',') as u8)
-            .from_reader(compressed::open(path, 0)?);
-        let header = reader.byte_headers().map_err(broken(path))?;
-        let header: Vec<String> = header
-            .iter()
-            .map(|name| {
-                String::from_utf8_lossy(name)
-                    .trim_start_matches('\u{feff}')
-                    .to_string()
-            })
+        let delimiter = self.config.delimiter.unwrap_or(',') as u8;
+        let mut rows = delimited::Rows::new(compressed::open(path, 0)?, delimiter).map_err(broken(path))?;
+        if rows.next().map_err(broken(path))? == delimited::Next::TooLong {
+            return Err(Error::source(path, "its header is longer than 4 MiB"));
+        }
+        let header: Vec<String> = (0..rows.len())
+            .filter_map(|at| rows.field(at))
+            .map(|name| String::from_utf8_lossy(name).into_owned())
             .collect();
         let mapping = Mapping::new(&self.config, &header, path)?;
-        self.open = Some((reader, mapping));
+        self.open = Some((rows, mapping));
         Ok(())
     }
 }
@@ -227,26 +218,43 @@ impl Csv {
 impl Rows for Csv {
     fn next(&mut self) -> Result<Option<Row>, Error> {
         loop {
-            let Some((reader, mapping)) = &mut self.open else {
+            let Some((rows, mapping)) = &mut self.open else {
                 return Ok(None);
             };
             let path = &self.config.files[self.position.file];
-            if reader.read_byte_record(&mut self.record).map_err(broken(path))? {
-                self.position.rows += 1;
-                self.position.file_rows += 1;
-                let record = &self.record;
-                return Ok(Some(mapping.row(self.position.rows, record.len(), |column| {
-                    record.get(column).map(std::borrow::Cow::Borrowed)
-                })));
+            let next = rows.next().map_err(broken(path))?;
+            if next == delimited::Next::End {
+                self.position.file += 1;
+                self.position.file_rows = 0;
+                self.open_file()?;
+                continue;
             }
-            self.position.file += 1;
-            self.position.file_rows = 0;
-            self.open_file()?;
+            self.position.rows += 1;
+            self.position.file_rows += 1;
+            let id = self.position.rows;
+            return Ok(Some(match next {
+                delimited::Next::TooLong => refused(id, "row_too_long"),
+                _ => mapping.row(id, rows.len(), |column| {
+                    rows.field(column).map(std::borrow::Cow::Borrowed)
+                }),
+            }));
         }
     }
 
     fn position(&self) -> Position {
         self.position.clone()
+    }
+}
+
+/// A row of which nothing can be read.
+fn refused(id: i64, reason: &'static str) -> Row {
+    let photo = Photo {
+        id,
+        ..Photo::default()
+    };
+    Row {
+        photo,
+        refused: Some(reason),
     }
 }
 
@@ -330,7 +338,10 @@ fn bytes_of(field: &Field) -> Option<std::borrow::Cow<'static, [u8]>> {
     Some(std::borrow::Cow::Owned(bytes))
 }
 
-fn broken(path: &Path) -> impl FnOnce(csv::Error) -> Error {
+fn broken(path: &Path) -> impl FnOnce(std::io::Error) -> Error {
     let path = path.to_path_buf();
-    move |error| Error::source(&path, error.to_string())
+    move |error| match error.kind() {
+        std::io::ErrorKind::InvalidData => Error::source(&path, error.to_string()),
+        _ => Error::io("read", &path)(error),
+    }
 }

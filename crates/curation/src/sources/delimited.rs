@@ -1,0 +1,238 @@
+//! Rows of a CSV file, in bounded memory.
+//!
+//! Quoted fields may hold line ends, so one quote without its partner would swallow every row after it and pass for one broken
+//! row. Here it is an error that names its line. Everything else is read as forgivingly as other readers do: quotes within a
+//! field that has none at its start are text, as is what follows a closing quote on the same line.
+
+use std::io::BufRead;
+
+/// Longest row that is read, and longest quoted field, bytes.
+const LONGEST_ROW: u64 = 4 << 20;
+
+/// A file being read.
+pub(super) struct Rows {
+    reader: Box<dyn BufRead + Send>,
+    delimiter: u8,
+    /// The fields of the row, end to end.
+    text: Vec<u8>,
+    /// Where each of them ends.
+    ends: Vec<usize>,
+    /// The line that is read, from 1.
+    line: u64,
+}
+
+/// What came next.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Next {
+    /// A row, whose fields are there now.
+    Row,
+    /// A row that is longer than is read.
+    TooLong,
+    /// The end of the file.
+    End,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum State {
+    /// Nothing of the row has come.
+    Row,
+    /// Nothing of the field has come.
+    Field,
+    Plain,
+    Quoted,
+    /// Behind a quote within a quoted field: its end, or the first of two that stand for one.
+    Quote,
+}
+
+impl Rows {
+    pub(super) fn new(mut reader: Box<dyn BufRead + Send>, delimiter: u8) -> std::io::Result<Rows> {
+        if reader.fill_buf()?.starts_with(b"\xef\xbb\xbf") {
+            reader.consume(3);
+        }
+        Ok(Rows {
+            reader,
+            delimiter,
+            text: Vec::new(),
+            ends: Vec::new(),
+            line: 1,
+        })
+    }
+
+    /// Fields of the last row.
+    pub(super) fn len(&self) -> usize {
+        self.ends.len()
+    }
+
+    /// A field of the last row.
+    pub(super) fn field(&self, at: usize) -> Option<&[u8]> {
+        let end = *self.ends.get(at)?;
+        let start = at.checked_sub(1).map_or(0, |before| self.ends[before]);
+        self.text.get(start..end)
+    }
+
+    /// Reads the next row. An error says where a quote has no partner.
+    pub(super) fn next(&mut self) -> std::io::Result<Next> {
+        self.text.clear();
+        self.ends.clear();
+        let mut state = State::Row;
+        let mut taken = 0u64;
+        // Line and place at which the last quoted field began.
+        let mut quote = (0u64, 0u64);
+        loop {
+            let chunk = self.reader.fill_buf()?;
+            if chunk.is_empty() {
+                return match state {
+                    State::Row => Ok(Next::End),
+                    State::Quoted => Err(unpaired(quote.0, "does not end before the end of the file")),
+                    _ => Ok(ended(&self.text, &mut self.ends, taken)),
+                };
+            }
+            let mut used = 0;
+            for byte in chunk.iter().copied() {
+                used += 1;
+                let line = self.line;
+                self.line += u64::from(byte == b'\n');
+                let kept = taken <= LONGEST_ROW;
+                taken += 1;
+                state = match (state, byte) {
+                    (State::Quoted, b'"') => State::Quote,
+                    (State::Quoted, _) => {
+                        if taken - quote.1 > LONGEST_ROW {
+                            return Err(unpaired(quote.0, "has not ended after 4 MiB"));
+                        }
+                        if kept {
+                            self.text.push(byte);
+                        }
+                        State::Quoted
+                    }
+                    (State::Row, b'\n' | b'\r') => {
+                        taken = 0;
+                        State::Row
+                    }
+                    (_, b'\n' | b'\r') => {
+                        self.reader.consume(used);
+                        return Ok(ended(&self.text, &mut self.ends, taken));
+                    }
+                    (_, byte) if byte == self.delimiter => {
+                        if kept {
+                            self.ends.push(self.text.len());
+                        }
+                        State::Field
+                    }
+                    (State::Row | State::Field, b'"') => {
+                        quote = (line, taken);
+                        State::Quoted
+                    }
+                    (State::Quote, byte) if byte != b'"' && quote.0 != line => {
+                        return Err(unpaired(
+                            quote.0,
+                            &format!("holds line ends, and text follows its closing quote on line {line}"),
+                        ));
+                    }
+                    (before, byte) => {
+                        if kept {
+                            self.text.push(byte);
+                        }
+                        match (before, byte) {
+                            (State::Quote, b'"') => State::Quoted,
+                            _ => State::Plain,
+                        }
+                    }
+                };
+            }
+            self.reader.consume(used);
+        }
+    }
+}
+
+fn ended(text: &[u8], ends: &mut Vec<usize>, taken: u64) -> Next {
+    if taken > LONGEST_ROW {
+        return Next::TooLong;
+    }
+    ends.push(text.len());
+    Next::Row
+}
+
+fn unpaired(line: u64, what: &str) -> std::io::Error {
+    std::io::Error::new(
+        std::io::ErrorKind::InvalidData,
+        format!(
+            "line {line}: a quoted field begins here and {what}; a `\"` in a text is written `\"\"`, and the text within quotes"
+        ),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Cursor;
+
+    fn read(text: impl Into<Vec<u8>>) -> Result<Vec<Vec<String>>, String> {
+        // Small buffers, so that every state is met at their ends too.
+        let reader = std::io::BufReader::with_capacity(3, Cursor::new(text.into()));
+        let mut rows = Rows::new(Box::new(reader), b',').unwrap();
+        let mut found = Vec::new();
+        loop {
+            match rows.next().map_err(|error| error.to_string())? {
+                Next::End => return Ok(found),
+                Next::TooLong => found.push(vec!["too long".to_string()]),
+                Next::Row => found.push(
+                    (0..rows.len())
+                        .map(|at| String::from_utf8_lossy(rows.field(at).unwrap()).into_owned())
+                        .collect(),
+                ),
+            }
+        }
+    }
+
+    #[test]
+    fn rows_are_those_of_the_crate_csv() {
+        for text in [
+            "",
+            "a",
+            "a,b\nc,d",
+            "a,b\r\nc,d\r\n",
+            "a\rb\r",
+            "\n\na,b\n\n\nc\n",
+            ",,\n,\n",
+            "\"a,b\",\"c\"\"d\",\"e\nf\"\ng\n",
+            "a\"b,\"c\"d,\"\"\n\"\"\"\"\n",
+            "\"a\"\r\n\"b\",\r\n",
+            "\u{feff}\"a,b\",c\n",
+        ] {
+            let mut reader = csv::ReaderBuilder::new()
+                .flexible(true)
+                .has_headers(false)
+                .from_reader(text.as_bytes());
+            let expected: Vec<Vec<String>> = reader
+                .records()
+                .map(|record| record.unwrap().iter().map(str::to_string).collect())
+                .collect();
+            assert_eq!(read(text).unwrap(), expected, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_quote_without_its_partner_is_named() {
+        let error = read("a,b\nc,\"d\ne,f\ng,h\n").unwrap_err();
+        assert!(
+            error.starts_with("line 2: a quoted field begins here and does not end before"),
+            "{error}"
+        );
+        // Another quoted field ends it in the middle of a later row.
+        let error = read("a,b\nc,\"d\ne,f\ng,\"h\"\ni,j\n").unwrap_err();
+        assert!(
+            error.starts_with("line 2:") && error.contains("closing quote on line 4"),
+            "{error}"
+        );
+        let endless = format!("a,b\nc,\"d\n{}", "e,f\n".repeat(2 << 20));
+        let error = read(endless).unwrap_err();
+        assert!(error.starts_with("line 2:") && error.contains("4 MiB"), "{error}");
+    }
+
+    #[test]
+    fn long_rows_are_told_and_those_after_them_read() {
+        let text = format!("a\n{},b\n{}\nc\n", "x".repeat(5 << 20), ",".repeat(5 << 20));
+        assert_eq!(read(text).unwrap(), [["a"], ["too long"], ["too long"], ["c"]]);
+    }
+}
