@@ -25,7 +25,7 @@ pub mod transforms;
 pub use dataset::Dataset;
 pub use decode::{DecodeLimits, RgbImage, decode, decode_into, decoded_together, header_pixels};
 pub use error::{DecodeError, Error};
-pub use loader::{BadRecord, BadRecords, Batch, Batches, Loader, LoaderConfig, Views};
+pub use loader::{BadRecord, BadRecords, Batch, Batches, Loader, LoaderConfig, MOST_WORKERS, Views};
 pub use order::Order;
 pub use record::{Label, Metadata, Record};
 pub use sources::description::{About, Download};

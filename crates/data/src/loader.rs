@@ -27,6 +27,8 @@ use crate::transforms::ViewGroup;
 
 /// Threads that put batches together; the images are made by the workers.
 const ASSEMBLERS: usize = 2;
+/// Most threads that are started: machines of today have fewer processors, and a system ends programs of many more threads.
+pub const MOST_WORKERS: usize = 1_024;
 /// Broken records that an error message and [`BadRecords`] name.
 const NAMED_BAD_RECORDS: usize = 10;
 
@@ -137,6 +139,15 @@ impl Loader {
         }
         if config.batch_images == 0 {
             return option("batch_images", "expected at least 1, found 0".to_string());
+        }
+        if config.workers > MOST_WORKERS {
+            return option(
+                "workers",
+                format!(
+                    "expected at most {MOST_WORKERS}, found {}: each is a thread, and more than the machine has processors gain nothing",
+                    config.workers
+                ),
+            );
         }
         if config.order.drops_last() && config.batch_images > records as usize {
             return option(

@@ -8,9 +8,6 @@ use crate::schedule::ScheduleConfig;
 use backbones::{BackboneConfig, Precision};
 use serde::{Deserialize, Serialize};
 
-/// Most threads of a loader: machines of today have fewer processors, and a system ends programs of many more threads.
-const MOST_WORKERS: usize = 1_024;
-
 /// One experiment.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -93,10 +90,11 @@ impl<O> Config<O> {
             }
         };
         positive("data.batch_images", self.data.batch_images)?;
-        if self.data.workers > MOST_WORKERS {
+        if self.data.workers > data::MOST_WORKERS {
             return Err(format!(
-                "`data.workers` must be at most {MOST_WORKERS}, got {}: each is a thread, and more than the machine has \
+                "`data.workers` must be at most {}, got {}: each is a thread, and more than the machine has \
                  processors gain nothing",
+                data::MOST_WORKERS,
                 self.data.workers
             ));
         }

@@ -300,6 +300,10 @@ fn settings_that_cannot_be_carried_out_are_named() {
         error(config(0, 0, Order::Global), views()),
         "batch_images: expected at least 1, found 0"
     );
+    assert!(
+        error(config(2, 100_000, Order::Global), views())
+            .starts_with("workers: expected at most 1024, found 100000")
+    );
     assert_eq!(
         error(config(2, 0, Order::Global), Vec::new()),
         "views: expected at least one view group, found none"

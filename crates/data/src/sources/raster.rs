@@ -3,8 +3,8 @@
 //! The pixels stay in memory as they are; a record's image is a BMP made of them when it is asked for, which loses nothing
 //! and is the same to the byte everywhere.
 
-use std::fs;
-use std::io::Read;
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 
 use flate2::read::GzDecoder;
@@ -216,20 +216,26 @@ pub(crate) fn idx(images: &Path, labels: Option<&Path>) -> Result<Raster, Error>
     Ok(raster)
 }
 
-/// Dimensions and values of an IDX file of bytes.
+/// Dimensions and values of an IDX file of bytes. No more is unpacked than its header says.
 fn idx_array(path: &Path) -> Result<(Vec<usize>, Vec<u8>), Error> {
-    let content = read(path)?;
     let damaged = |reason: &str| wrong(path, format!("not an IDX file of bytes: {reason}"));
-    let [0, 0, kind, rank, ..] = content[..] else {
+    let mut file = open(path)?;
+    let mut next = |bytes: usize| -> Result<Vec<u8>, Error> {
+        let mut content = vec![];
+        let read = (&mut file).take(bytes as u64).read_to_end(&mut content);
+        read.map_err(|error| unreadable(path, error))?;
+        Ok(content)
+    };
+    let [0, 0, kind, rank] = next(4)?[..] else {
         return Err(damaged("it does not begin with two zeros"));
     };
     if kind != 8 || !(1..=3).contains(&rank) {
         return Err(damaged("its magic number is of another type"));
     }
-    let start = 4 + 4 * usize::from(rank);
-    let header = content
-        .get(4..start)
-        .ok_or_else(|| damaged("it ends in its header"))?;
+    let header = next(4 * usize::from(rank))?;
+    if header.len() < 4 * usize::from(rank) {
+        return Err(damaged("it ends in its header"));
+    }
     let dimensions: Vec<usize> = header
         .as_chunks::<4>()
         .0
@@ -238,31 +244,50 @@ fn idx_array(path: &Path) -> Result<(Vec<usize>, Vec<u8>), Error> {
         .collect();
     let values = dimensions
         .iter()
-        .try_fold(1usize, |product, side| product.checked_mul(*side));
-    if values != Some(content.len() - start) {
-        return Err(damaged(&format!(
-            "its header says {dimensions:?}, and {} bytes follow",
-            content.len() - start
-        )));
+        .try_fold(1usize, |product, side| product.checked_mul(*side))
+        .filter(|values| *values < usize::MAX)
+        .ok_or_else(|| damaged(&format!("its header says {dimensions:?}")))?;
+    let content = next(values + 1)?;
+    if content.len() != values {
+        let follow = match content.len() > values {
+            true => "more bytes than that follow".to_string(),
+            false => format!("{} bytes follow", content.len()),
+        };
+        return Err(damaged(&format!("its header says {dimensions:?}, and {follow}")));
     }
-    Ok((dimensions, content[start..].to_vec()))
+    Ok((dimensions, content))
 }
 
 /// A file, unpacked where it is gzipped; `NAME.gz` where `NAME` does not exist.
-fn read(path: &Path) -> Result<Vec<u8>, Error> {
+fn open(path: &Path) -> Result<Box<dyn Read>, Error> {
     let packed = PathBuf::from(format!("{}.gz", path.display()));
     let path = if !path.exists() && packed.exists() {
         &packed
     } else {
         path
     };
-    let content = fs::read(path).map_err(Error::io("read", path))?;
-    if !content.starts_with(&[0x1f, 0x8b]) {
-        return Ok(content);
-    }
+    let mut file = BufReader::with_capacity(1 << 20, File::open(path).map_err(Error::io("read", path))?);
+    let start = file.fill_buf().map_err(Error::io("read", path))?;
+    Ok(match start.starts_with(&[0x1f, 0x8b]) {
+        true => Box::new(GzDecoder::new(file)),
+        false => Box::new(file),
+    })
+}
+
+/// The whole of it.
+fn read(path: &Path) -> Result<Vec<u8>, Error> {
     let mut plain = vec![];
-    GzDecoder::new(&content[..])
+    open(path)?
         .read_to_end(&mut plain)
-        .map_err(|error| wrong(path, format!("damaged gzip: {error}")))?;
+        .map_err(|error| unreadable(path, error))?;
     Ok(plain)
+}
+
+fn unreadable(path: &Path, error: std::io::Error) -> Error {
+    match error.kind() {
+        std::io::ErrorKind::InvalidInput
+        | std::io::ErrorKind::InvalidData
+        | std::io::ErrorKind::UnexpectedEof => wrong(path, format!("damaged gzip: {error}")),
+        _ => Error::io("read", path)(error),
+    }
 }

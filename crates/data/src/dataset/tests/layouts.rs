@@ -144,6 +144,27 @@ fn idx_is_read_gzipped_or_not() {
         ),
     );
     assert!(error.contains("not an IDX file of bytes"), "{error}");
+
+    // Two pictures of 2 x 3 px by the header.
+    let file = |values: usize| {
+        let header = [0, 0, 8, 3, 0, 0, 0, 2, 0, 0, 0, 2, 0, 0, 0, 3];
+        let content = [&header[..], &vec![9; values]].concat();
+        let mut packed = flate2::write::GzEncoder::new(vec![], flate2::Compression::best());
+        std::io::Write::write_all(&mut packed, &content).unwrap();
+        fs::write(folder.path().join("two.gz"), packed.finish().unwrap()).unwrap();
+        describe(&folder, "kind = 'idx'\npath = 'two'")
+    };
+    assert_eq!(open(&file(12)).unwrap().len(), 2);
+    for (values, follow) in [
+        (11, "11 bytes follow"),
+        (50_000_000, "more bytes than that follow"),
+    ] {
+        let error = open(&file(values)).unwrap_err().to_string();
+        assert!(error.contains("[2, 2, 3]") && error.contains(follow), "{error}");
+    }
+    fs::write(folder.path().join("two.gz"), [0x1f, 0x8b, 1]).unwrap();
+    let error = refused(&folder, "kind = 'idx'\npath = 'two'");
+    assert!(error.contains("damaged gzip"), "{error}");
 }
 
 /// Pictures `a.bmp`, `b.bmp` and so on in a folder.
