@@ -119,6 +119,20 @@ fn a_duplicate_takes_the_survivor_with_it_and_the_other_way_round() {
 }
 
 #[test]
+fn the_last_photos_of_a_release_go_without_a_next_version() {
+    let home = Home::new(3);
+    home.run(&[]).success();
+    home.release().success();
+    for _ in 0..2 {
+        let report = home.report("p0,p1,p2,p3,p4");
+        assert_eq!(
+            (&report["none_left"], &report["release"], &report["seen_in"][0][0]),
+            (&json!(true), &Value::Null, &json!(1))
+        );
+    }
+}
+
+#[test]
 fn content_counts_where_no_stage_looks_at_photos() {
     let home = Home::new(1);
     home.copy("p0", "same");
@@ -222,7 +236,7 @@ fn nothing_is_noted_that_fails_and_what_is_noted_is_said() {
     home.takedown(&["--keys", "p0", "--encoders", "misspelt"])
         .failure()
         .stderr(
-            predicates::str::contains("there is no `misspelt` to search")
+            predicates::str::contains("there is no folder `misspelt` to search")
                 .and(predicates::str::contains("nothing was taken down")),
         );
     assert_eq!(status(&home.out())["taken_down"], 0);
@@ -308,12 +322,14 @@ fn folders_and_ledgers_that_do_not_belong_together_are_refused() {
         .stderr(predicates::str::contains("knows of no such release"));
 
     // The ledger is lost, and with it who was taken down.
-    for lost in [true, false] {
+    for lost in ["none", "no byte", "another's"] {
         for name in ["ledger.sqlite", "ledger.sqlite-wal", "ledger.sqlite-shm"] {
             let _ = std::fs::remove_file(home.out().join(name));
         }
-        if lost {
-            std::fs::write(home.out().join("ledger.sqlite"), "").unwrap();
+        match lost {
+            "no byte" => std::fs::write(home.out().join("ledger.sqlite"), "").unwrap(),
+            "another's" => home.ledger().execute_batch("CREATE TABLE theirs (a)").unwrap(),
+            _ => {}
         }
         home.run(&[]).failure().stderr(
             predicates::str::contains("is missing or empty, but `")
@@ -349,6 +365,22 @@ fn redo_throws_nothing_away_that_it_cannot_make_again() {
     assert_eq!(super::dump(&home.out()), before);
     std::fs::rename(&away, home.photos()).unwrap();
     home.run(&["--redo", "licence"]).success();
+    assert_eq!(super::dump(&home.out()), before);
+
+    // The config of another source, whose list is not there: that of this one may be gone, but not become another.
+    let config = home.folder.path().join("config.toml");
+    let text = std::fs::read_to_string(&config).unwrap();
+    let mut other: toml::Table = text.parse().unwrap();
+    other["source"] = "csv = { files = ['missing.csv'], url_encoded = [], columns = { key = 'id', licence = 'l', image_url = 'u' } }"
+        .parse::<toml::Table>()
+        .unwrap()
+        .into();
+    // A list needs no photos for its licences.
+    other["stages"].as_array_mut().unwrap().truncate(1);
+    std::fs::write(&config, other.to_string()).unwrap();
+    home.run(&["--redo", "licence"])
+        .failure()
+        .stderr(predicates::str::contains("missing.csv"));
     assert_eq!(super::dump(&home.out()), before);
 }
 

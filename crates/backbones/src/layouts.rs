@@ -133,6 +133,19 @@ pub struct Recognised<'a> {
     pub tensors: BTreeMap<String, &'a TensorInfo>,
     /// Names beside it that the row knows, as the file has them.
     pub dropped: Vec<String>,
+    /// Networks in dictionaries that the row does not read, such as averaged weights: what they look like, and how to save them
+    /// alone.
+    pub other_networks: Vec<String>,
+}
+
+impl Recognised<'_> {
+    /// What whoever takes this network should know of the others in the file, a line each.
+    pub fn notes(&self) -> Vec<String> {
+        let others = self.other_networks.iter();
+        others
+            .map(|other| format!("the file holds another network, which is not read: {other}"))
+            .collect()
+    }
 }
 
 /// Why a file has no layout.
@@ -147,10 +160,12 @@ pub enum LayoutError {
         hint: String,
     },
     /// More than one fits.
-    #[error("this file could be of {layouts}; hint: name the network with --backbone")]
+    #[error("this file could be of {layouts}; hint: {hint}")]
     Several {
         /// Their names.
         layouts: String,
+        /// How to save one alone.
+        hint: String,
     },
     /// Two networks in places of one layout.
     #[error(
@@ -246,6 +261,7 @@ pub fn recognise(
         layouts.dedup();
         return Err(LayoutError::Several {
             layouts: layouts.join(" or "),
+            hint: hint::hint(&checkpoint.root),
         });
     }
     // Without `part`, the network that the method's paper evaluates, and no other in its place: a file in which it does not
@@ -284,6 +300,7 @@ pub fn recognise(
         .flat_map(|door| door.prefixes)
         .filter(|prefix| !prefix.is_empty())
         .collect::<Vec<_>>();
+    let tops: Vec<&str> = layout.doors.iter().flat_map(|door| door.tops).copied().collect();
     let mut recognised = Recognised {
         layout,
         part: chosen.door.part,
@@ -291,6 +308,7 @@ pub fn recognise(
         top: chosen.top,
         tensors: BTreeMap::new(),
         dropped: vec![],
+        other_networks: hint::networks_outside(&checkpoint.root, &tops),
     };
     for (name, tensor) in chosen.names.iter() {
         let own = name.strip_prefix(chosen.prefix).map(|own| layout.renamed(own));

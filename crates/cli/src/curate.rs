@@ -222,6 +222,9 @@ fn takedown(mut arguments: TakedownArguments) -> anyhow::Result<()> {
             released.folder.display()
         );
     }
+    if report.none_left {
+        println!("next version     none: no other photo is left");
+    }
     for near in &report.near_duplicates {
         println!(
             "looks like it    {} ({}, {} bits), {}",

@@ -205,7 +205,7 @@ fn suite(arguments: &SuiteArguments) -> anyhow::Result<()> {
             }),
             ..ImportOptions::default()
         };
-        open(path, &options, &device).map_err(|error| with_causes(&error))
+        open(path, &options, &device).map_err(|error| evaluation::with_causes(error.as_ref()))
     };
     let stage = RefCell::new(Stage::default());
     let mut known = |cell: &Cell, done: usize, total: usize| {
@@ -276,17 +276,6 @@ fn suite(arguments: &SuiteArguments) -> anyhow::Result<()> {
         .into());
     }
     Ok(())
-}
-
-/// A message with those that it stands on, each once.
-fn with_causes(error: &anyhow::Error) -> String {
-    error.chain().skip(1).fold(error.to_string(), |text, cause| {
-        let cause = cause.to_string();
-        match text.contains(&cause) {
-            true => text,
-            false => format!("{text}: {cause}"),
-        }
-    })
 }
 
 /// One row a number, in columns as wide as they have to be.

@@ -206,6 +206,13 @@ impl Ledger {
             )
         })?;
         let version: i64 = self.sql(|db| db.query_row("PRAGMA user_version", [], |row| row.get(0)))?;
+        // A database that this program never wrote to is no ledger either.
+        if version == 0
+            && let Some(release) = self.path.parent().and_then(crate::release::any_version)
+        {
+            let path = self.path.clone();
+            return Err(Error::LostLedger { path, release });
+        }
         if version < SCHEMA_VERSION {
             let (first, upgrade) = match version {
                 0 => (SCHEMA, ""),

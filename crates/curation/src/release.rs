@@ -363,7 +363,7 @@ pub(crate) fn config_of(ledger: &Ledger, folder: &Path) -> Result<Config, Error>
 }
 
 /// Number of the last stage, which must be done.
-fn last_stage(ledger: &Ledger, config: &Config) -> Result<i64, Error> {
+pub(crate) fn last_stage(ledger: &Ledger, config: &Config) -> Result<i64, Error> {
     let name = config.last_stage();
     match ledger.stage(name)? {
         Some(row) if row.done => Ok(row.id),

@@ -228,8 +228,14 @@ fn check_settings(ledger: &Ledger, plan: &Plan<'_>) -> Result<(), Error> {
             }
             (_, Some(row)) => {
                 let now = match settings(config, at) {
-                    // A list that was read whole may be deleted.
-                    Err(Error::List { .. }) if row.done && at == 0 => continue,
+                    // A list that was read whole may be deleted; what is asked of it must stay the same.
+                    Err(Error::List { .. })
+                        if row.done
+                            && at == 0
+                            && sources::same_without_files(&config.source, &row.settings) =>
+                    {
+                        continue;
+                    }
                     Err(Error::Stage { .. })
                         if row.done && at > 0 && same_without_weights(config, at, &row.settings) =>
                     {

@@ -55,6 +55,12 @@ pub(crate) fn open(config: &SourceConfig, from: Position) -> Result<Box<dyn Rows
     })
 }
 
+/// Whether a source in the ledger had these settings, whatever its files are like now.
+pub(crate) fn same_without_files(config: &SourceConfig, known: &str) -> bool {
+    let known: serde_json::Value = serde_json::from_str(known).unwrap_or_default();
+    known.get("source") == Some(&serde_json::json!(config))
+}
+
 /// What tells a source apart from another one under the same name: its settings and the lengths of its files.
 pub(crate) fn identity(config: &SourceConfig) -> Result<serde_json::Value, Error> {
     let (files, hint) = match config {

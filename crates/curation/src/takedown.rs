@@ -59,6 +59,8 @@ pub struct TakedownReport {
     pub deleted: Vec<PathBuf>,
     /// The next version, where the last one held one of them.
     pub release: Option<Released>,
+    /// The last version held nothing else, so there is no next one.
+    pub none_left: bool,
 }
 
 /// A photo that looks like one that was taken down, of the table `pairs`.
@@ -90,8 +92,11 @@ pub fn takedown(folder: &Path, asked: Takedown<'_>) -> Result<TakedownReport, Er
     if wanted.is_empty() || wanted.contains("") {
         return Err(nothing_done("no keys are given, or an empty one".to_string()));
     }
-    if let Some(missing) = asked.encoders.iter().find(|path| !path.exists()) {
-        let reason = format!("there is no `{}` to search for encoders", missing.display());
+    if let Some(missing) = asked.encoders.iter().find(|path| !path.is_dir()) {
+        let reason = format!(
+            "there is no folder `{}` to search for encoders",
+            missing.display()
+        );
         return Err(Error::Takedown {
             reason,
             hint: "nothing was taken down; `--encoders` names folders of runs".to_string(),
@@ -310,6 +315,10 @@ fn follow_through(
     let last: Option<u32> =
         ledger.sql(|db| db.query_row("SELECT max(version) FROM releases", [], |row| row.get(0)))?;
     if last.is_some() && report.seen_in.last().map(|(version, _)| *version) == last {
+        if !any_left(ledger, place)? {
+            report.none_left = true;
+            return Ok(());
+        }
         let photos = match keys.len() {
             1 => "1 photo".to_string(),
             count => format!("{count} photos"),
@@ -319,6 +328,12 @@ fn follow_through(
         report.release = Some(released);
     }
     Ok(())
+}
+
+/// Whether a next version would hold any photo.
+fn any_left(ledger: &Ledger, place: &Place<'_>) -> Result<bool, Error> {
+    let stage = crate::release::last_stage(ledger, place.config)?;
+    Ok(!crate::release::survivors(ledger, stage)?.is_empty())
 }
 
 /// The stage whose photos have files: that of the downloads, else the last one.

@@ -70,5 +70,6 @@ pub use result::{Outcome, Provenance, Score, Spread, read_results, write_results
 pub use run::{Job, Plan, run};
 pub use store::{Records, Store};
 pub use stored_features::{FeaturesJob, FeaturesScores, read_features, run_on_features};
+pub use suite::with_causes;
 pub use taps::{Input, Tap};
 pub use task::{Classes, Part, Scaling, Task};

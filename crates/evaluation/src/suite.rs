@@ -403,8 +403,8 @@ impl Pair {
     }
 }
 
-/// A message with those that it stands on.
-fn with_causes(error: &dyn std::error::Error) -> String {
+/// A message with those that it stands on, each once.
+pub fn with_causes(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {

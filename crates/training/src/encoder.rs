@@ -94,6 +94,9 @@ pub fn read_encoder(path: &Path, options: &ImportOptions, device: &Device) -> Re
         let plan = Import::plan(&checkpoint, options, device)?;
         // Ours says what it is and is no other thing under any option but these.
         let plain = checkpoint.is_ours() && *options == ImportOptions::default();
+        for note in plan.recognised.notes() {
+            tracing::warn!("encoder `{}`: {note}", path.display());
+        }
         Ok((plan.load(file)?, checkpoint.is_ours(), plain))
     };
     let ((backbone, mut info), ours, plain) =

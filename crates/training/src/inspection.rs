@@ -121,6 +121,7 @@ pub fn inspect_weights(path: &Path, options: &ImportOptions, device: &Device) ->
     let (network, refusal) = match planned {
         Ok(plan) => {
             let network = network(&plan);
+            let others = plan.recognised.notes();
             // As it would be opened, for what only the numbers show.
             let refusal = match plan.refusal() {
                 Some(refusal) => {
@@ -135,6 +136,7 @@ pub fn inspect_weights(path: &Path, options: &ImportOptions, device: &Device) ->
                     Err(error) => Some(error.to_string()),
                 },
             };
+            notes.extend(others);
             (Some(network), refusal)
         }
         // What it holds is listed anyway.

@@ -67,11 +67,34 @@ fn plain(text: &str) -> String {
     text.escape_debug().to_string()
 }
 
-/// The cure for a file whose layout is not known.
-pub(super) fn hint(root: &Entry) -> String {
+/// Where there are names like a network's.
+fn places(root: &Entry) -> Vec<Place> {
     let mut places = vec![];
     let mut left = MOST_TENSORS;
     walk(root, &mut vec![], &mut left, &mut places);
+    places
+}
+
+/// Networks in other dictionaries than these, such as averaged weights beside those that a layout reads: what they look like, and
+/// how to save them alone.
+pub(super) fn networks_outside(root: &Entry, tops: &[&str]) -> Vec<String> {
+    let outside = |place: &Place| !tops.contains(&place.keys.join("/").as_str());
+    let found = places(root).into_iter().filter(outside).take(SHOWN);
+    found
+        .map(|place| {
+            format!(
+                "names like {}'s under `{}`; to have it, `{}`",
+                place.looks,
+                place.path(),
+                place.saved()
+            )
+        })
+        .collect()
+}
+
+/// The cure for a file whose layout is not known, or is not clear.
+pub(super) fn hint(root: &Entry) -> String {
+    let places = places(root);
     match places.as_slice() {
         [] => "`passer weights inspect` lists it".to_owned(),
         [one] if one.path().is_empty() => format!(

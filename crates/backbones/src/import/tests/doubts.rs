@@ -452,6 +452,38 @@ fn a_file_of_no_known_layout_says_where_a_network_is_and_how_to_save_it() {
 }
 
 #[test]
+fn averaged_weights_beside_a_network_are_told() {
+    for (place, other) in [
+        ("model", "ema_model"),
+        ("state_dict", "state_dict_ema"),
+        ("net", "teacher_net"),
+    ] {
+        let mut file = hidden("torchvision-resnet.pth", "", place, "");
+        assert!(
+            Import::plan(&file, &ImportOptions::default(), &Device::flex())
+                .unwrap()
+                .recognised
+                .notes()
+                .is_empty()
+        );
+        let Entry::Dict(entries) = &mut file.root else {
+            unreachable!()
+        };
+        let network = entries[place].clone();
+        entries.insert(other.to_owned(), network);
+        let plan = Import::plan(&file, &ImportOptions::default(), &Device::flex()).unwrap();
+        let [note] = &plan.recognised.notes()[..] else {
+            panic!("{:?}", plan.recognised.notes());
+        };
+        assert!(
+            note.contains(&format!("under `{other}.`"))
+                && note.contains(&format!("torch.save(ckpt['{other}']")),
+            "{note}"
+        );
+    }
+}
+
+#[test]
 fn one_network_saved_alone_has_its_methods_traits() {
     use crate::vit::Interpolation as By;
     let plan = |checkpoint: &Checkpoint, network: &str| {
