@@ -52,10 +52,14 @@ STEPS = [
 ]
 
 
+def environment(threads):
+    """For a command that may use so many threads."""
+    return {**os.environ, "RAYON_NUM_THREADS": str(threads), "OMP_NUM_THREADS": str(threads)}
+
+
 def run(command, threads, **more):
     """Standard output of a command that may use so many threads."""
-    environment = {**os.environ, "RAYON_NUM_THREADS": str(threads), "OMP_NUM_THREADS": str(threads)}
-    made = subprocess.run([str(part) for part in command], env=environment, text=True, capture_output=True, cwd=ROOT, **more)
+    made = subprocess.run([str(part) for part in command], env=environment(threads), text=True, capture_output=True, cwd=ROOT, **more)
     if made.returncode:
         raise SystemExit(f"{command}:\n{made.stderr[-2000:]}")
     return made
@@ -84,9 +88,8 @@ def run_measured(command, threads):
         while not done.wait(0.1):
             peak = max(peak, memory_of(process))
 
-    environment = {**os.environ, "RAYON_NUM_THREADS": str(threads), "OMP_NUM_THREADS": str(threads)}
     with subprocess.Popen(
-        [str(part) for part in command], env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT
+        [str(part) for part in command], env=environment(threads), text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT
     ) as process:
         watcher = threading.Thread(target=watch, args=[process.pid])
         watcher.start()

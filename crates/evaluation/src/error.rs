@@ -369,7 +369,10 @@ impl Error {
     pub fn hint(&self) -> Option<String> {
         let hint = match self {
             Self::Data(error) => return error.hint(),
-            Self::Io { source, .. } if source.kind() == std::io::ErrorKind::StorageFull => {
+            // A run's own hint speaks of its checkpoints.
+            Self::Io { source, .. } | Self::Training(training::Error::Io { source, .. })
+                if source.kind() == std::io::ErrorKind::StorageFull =>
+            {
                 "free some space and give the same command again: it goes on from here"
             }
             Self::Protocol { source, .. } => return source.hint(),
@@ -384,12 +387,6 @@ impl Error {
             Self::TransformsMismatch => "extract both with one size and one `--mean` and `--std`",
             Self::AboveF16 { .. } => "write f32",
             Self::Occupied { .. } => "give another `--out`, or remove what lies there",
-            // A run's own hint speaks of its checkpoints.
-            Self::Training(training::Error::Io { source, .. })
-                if source.kind() == std::io::ErrorKind::StorageFull =>
-            {
-                "free some space and give the same command again: it goes on from here"
-            }
             Self::Training(error) => return error.hint(),
             Self::Unlabelled { .. } => {
                 "give a folder of `CLASS/name.jpg`, shards with `.cls` members, or features with a tensor `labels`"

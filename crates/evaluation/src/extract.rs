@@ -90,7 +90,11 @@ pub fn extract_taps(
         taps: taps
             .map(|((tap, width), values)| (tap.name(), Matrix::new(positions.len(), width, values)))
             .collect(),
-        ..about(encoder, dataset, &positions, transforms)?
+        ..about(
+            dataset,
+            &positions,
+            origin(encoder, dataset, labels_hash(dataset)?, transforms),
+        )?
     })
 }
 
@@ -135,8 +139,9 @@ pub fn extract_to_file(
 ) -> Result<Written, Error> {
     let loader = checked(encoder, dataset, transforms, taps, config)?;
     let total = dataset.len();
+    let origin = origin(encoder, dataset, labels_hash(dataset)?, transforms);
     let work = Work {
-        origin: origin(encoder, dataset, labels_hash(dataset)?, transforms),
+        origin: origin.clone(),
         taps: taps.iter().map(Tap::name).collect(),
         feature_type: writing.feature_type,
         batch_images: config.batch_images,
@@ -173,7 +178,7 @@ pub fn extract_to_file(
         partial.discard();
         return Err(Error::Empty { set: writing.set });
     }
-    let features = about(encoder, dataset, &partial.positions()?, transforms)?;
+    let features = about(dataset, &partial.positions()?, origin)?;
     Ok(Written {
         records: features.records(),
         bad_records: features.bad_records,
@@ -236,12 +241,7 @@ fn batches_of_rows(
 }
 
 /// All of features but the rows.
-fn about(
-    encoder: &Encoder,
-    dataset: &Dataset,
-    positions: &[usize],
-    transforms: &[Transform],
-) -> Result<Features, Error> {
+fn about(dataset: &Dataset, positions: &[usize], origin: Origin) -> Result<Features, Error> {
     let keys = positions.iter().map(|position| dataset.key(*position));
     Ok(Features {
         taps: BTreeMap::new(),
@@ -249,7 +249,7 @@ fn about(
         class_names: dataset.class_names().to_vec(),
         keys: keys.collect::<Result<_, _>>()?,
         bad_records: dataset.len() - positions.len(),
-        origin: origin(encoder, dataset, labels_hash(dataset)?, transforms),
+        origin,
     })
 }
 

@@ -47,6 +47,9 @@ pub(super) const CHILDREN: &[(&str, &str)] = &[
     ("7.*", "layer4.*"),
 ];
 
+/// What such a list is known by: its stem and its first block.
+const SEQUENTIAL: &[&str] = &["0.weight", "4.0.conv1.weight"];
+
 /// Heads, queues and the like that Lightning modules of lightly and solo-learn keep beside a backbone.
 const LIGHTNING: &[&str] = &[
     "projector.*",
@@ -468,24 +471,27 @@ pub const LAYOUTS: &[Layout] = &[
     // `nn.Sequential(*list(resnet.children()))` alone, also as lightly's docs save it.
     Layout {
         name: "sequential",
-        doors: &[Door {
-            part: None,
-            tops: &[
-                "",
-                "state_dict",
-                "model",
-                "model_state_dict",
-                "net",
-                "model/state_dict",
-                "resnet18_parameters",
-                "resnet34_parameters",
-                "resnet50_parameters",
-                "resnet101_parameters",
-            ],
-            prefixes: &[""],
-            marks: &["0.weight", "4.0.conv1.weight"],
-            absent: &[],
-        }],
+        doors: &[
+            Door {
+                part: None,
+                tops: ALONE,
+                prefixes: &[""],
+                marks: SEQUENTIAL,
+                absent: &[],
+            },
+            Door {
+                part: None,
+                tops: &[
+                    "resnet18_parameters",
+                    "resnet34_parameters",
+                    "resnet50_parameters",
+                    "resnet101_parameters",
+                ],
+                prefixes: &[""],
+                marks: SEQUENTIAL,
+                absent: &[],
+            },
+        ],
         dropped: &["9.*"],
         renames: CHILDREN,
         traits: IMAGENET,
