@@ -154,7 +154,7 @@ impl Crate {
                 module
                     .tests
                     .iter()
-                    .map(|name| [path.as_slice(), &[name.clone()]].concat())
+                    .map(|name| [path.as_slice(), std::slice::from_ref(name)].concat())
             })
             .collect();
         modules.retain(|path, _| !of_tests.iter().any(|test| path.starts_with(test)));
