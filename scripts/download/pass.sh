@@ -3,9 +3,9 @@
 #
 #   scripts/download/pass.sh FOLDER
 #
-# What is there already is kept; a download that was cut goes on where it was; every file is checked against its size and
-# SHA-256 before it gets its name. Nothing is begun where the disk cannot hold what is missing.
-# PASS_URL changes where files are fetched from, PASS_MANIFEST names a file with lines of bytes, SHA-256 and name; both are for
+# Existing files are kept, and an interrupted download resumes. A file gets its name only after its size and SHA-256 match.
+# Nothing is fetched if the disk cannot hold the missing files.
+# PASS_URL replaces the address of the files, PASS_MANIFEST names a file with lines of bytes, SHA-256 and name; both are for
 # mirrors and tests. Needs curl and coreutils. PASS is licensed CC BY 4.0 as a collection, its photos CC BY 2.0.
 set -euo pipefail
 
@@ -42,14 +42,14 @@ folder="$1"
 mkdir -p -- "$folder"
 cd -- "$folder"
 
-# Two at once would write into the same files. The lock goes with this process, however it ends.
+# Two downloads would write into the same files. The lock is released when this process ends, however it ends.
 exec 9>.pass-download.lock
 if command -v flock >/dev/null; then
-    flock -n 9 || fail "another download goes on in \`$folder\`"
+    flock -n 9 || fail "another download is running in \`$folder\`"
 fi
 
 size() { stat -c %s -- "$1" 2>/dev/null || echo 0; }
-# What was checked is not hashed again as long as the file is untouched.
+# A verified file is not hashed again while its size and time are unchanged.
 stamp() { printf '%s %s' "$1" "$(stat -c '%s %Y' -- "$2")"; }
 checked() { [ -f "$3" ] && [ -f ".$3.checked" ] && [ "$(size "$3")" = "$1" ] && [ "$(cat ".$3.checked")" = "$(stamp "$2" "$3")" ]; }
 matches() { [ "$(size "$3")" = "$1" ] && [ "$(sha256sum <"$3" | cut -d ' ' -f 1)" = "$2" ]; }
@@ -60,7 +60,7 @@ while read -r bytes sha name; do
     [[ "$bytes" =~ ^[0-9]+$ && "$sha" =~ ^[0-9a-f]{64}$ && "$name" =~ ^[A-Za-z0-9][A-Za-z0-9._-]*$ ]] || fail "the manifest has the line \`$bytes $sha $name\`"
     lines+=("$bytes $sha $name")
     if [ ! -f "$name" ] || [ "$(size "$name")" != "$bytes" ]; then
-        # A part that is too long is fetched anew.
+        # A partial file that is too long is fetched again.
         part=$(size "$name.part")
         [ "$part" -le "$bytes" ] || part=0
         missing=$((missing + bytes - part))
@@ -80,10 +80,10 @@ fetch() { # bytes sha name
         [ "$have" -le "$bytes" ] || { rm -f -- "$name.part"; have=0; }
         if [ "$have" -lt "$bytes" ]; then
             local status=0
-            # Cut when nothing comes for a minute; never longer than the file shall be.
+            # Stops when nothing arrives for a minute; never longer than the expected file.
             curl --fail --location --silent --show-error --continue-at - --max-filesize "$bytes" \
                 --connect-timeout 30 --speed-limit 1000 --speed-time 60 --output "$name.part" -- "$url/$name" || status=$?
-            # 33: the server cannot go on in the middle. 36: nor can curl.
+            # 33: the server cannot resume in the middle. 36: curl cannot.
             if [ "$status" = 33 ] || [ "$status" = 36 ]; then
                 rm -f -- "$name.part"
             fi
@@ -91,7 +91,7 @@ fetch() { # bytes sha name
         have=$(size "$name.part")
         if [ "$have" = "$bytes" ]; then
             matches "$1" "$2" "$name.part" && return 0
-            say "$name: its content is not what it should be; fetched anew"
+            say "$name: its content is not what it should be; fetching it again"
             rm -f -- "$name.part"
         else
             say "$name: $have of $bytes bytes, try $try"
@@ -104,21 +104,21 @@ fetch() { # bytes sha name
 for line in "${lines[@]}"; do
     read -r bytes sha name <<<"$line"
     if checked "$bytes" "$sha" "$name"; then
-        say "$name: there, checked"
+        say "$name: present, verified"
         continue
     fi
     if [ -f "$name" ]; then
         if matches "$bytes" "$sha" "$name"; then
             stamp "$sha" "$name" >".$name.checked"
-            say "$name: there, checked"
+            say "$name: present, verified"
             continue
         fi
         say "$name: not what it should be; fetched anew"
         rm -f -- "$name"
     fi
-    fetch "$bytes" "$sha" "$name" || fail "$name cannot be fetched from $url; the same command goes on"
+    fetch "$bytes" "$sha" "$name" || fail "$name cannot be fetched from $url; the same command resumes"
     mv -- "$name.part" "$name"
     stamp "$sha" "$name" >".$name.checked"
-    say "$name: fetched, checked"
+    say "$name: fetched, verified"
 done
-say "whole: \`passer shards inspect $folder\` opens it (configs/datasets/pass.toml)"
+say "complete: \`passer shards inspect $folder\` opens it (configs/datasets/pass.toml)"
