@@ -2,7 +2,6 @@
 
 mod compressed;
 mod dataset;
-mod delimited;
 mod folder;
 mod table;
 #[cfg(test)]

@@ -6,9 +6,9 @@ use image::ExtendedColorType;
 
 use crate::dataset::Dataset;
 use crate::decode::{DecodeLimits, RgbImage, decode};
+use crate::durable;
 use crate::error::Error;
 use crate::randomness::{Purpose, generator};
-use crate::sources::files;
 use crate::transforms::geometry::{self, CropBox, Resampler};
 use crate::transforms::{Filter, ViewGroup, ViewMaker};
 
@@ -107,12 +107,9 @@ pub fn write_png(image: &RgbImage, path: &Path) -> Result<(), Error> {
     let mut encoded = Vec::new();
     image::codecs::png::PngEncoder::new(&mut encoded)
         .write_image(&image.pixels, image.width, image.height, ExtendedColorType::Rgb8)
-        .map_err(|error| Error::Io {
-            action: "write",
-            path: path.to_path_buf(),
-            source: std::io::Error::other(error),
-        })?;
-    files::write_atomically(path, &encoded).map_err(Error::io("write", path))
+        .map_err(std::io::Error::other)
+        .map_err(Error::io("write", path))?;
+    Ok(durable::write(path, &encoded)?)
 }
 
 /// The image reduced or enlarged to fit a square.

@@ -9,12 +9,13 @@ use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 
 use crate::error::Error;
+use crate::hex::hex;
 use crate::record::{Label, Metadata, Record};
 use crate::sources::description::{self, About, Kind, Part, resolve, split_of};
 use crate::sources::files;
 use crate::sources::fingerprint::{HashedKeys, fingerprint};
 use crate::sources::folder::{self, Layout};
-use crate::sources::index_file::{IndexStore, hex};
+use crate::sources::index_file::IndexStore;
 use crate::sources::listed::{self, Opened};
 use crate::sources::pass::PassMetadata;
 use crate::sources::raster::{self, Raster};

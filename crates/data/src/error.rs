@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::file_error::FileError;
+
 /// An error of opening, indexing, reading, packing or loading a data set.
 ///
 /// [`Error::hint`] tells the cure where one is known; the program prints it on a line of its own.
@@ -9,16 +11,8 @@ use std::path::{Path, PathBuf};
 #[non_exhaustive]
 pub enum Error {
     /// A file or folder could not be read or written.
-    #[error("cannot {action} `{path}`")]
-    Io {
-        /// What was tried, as a verb: `read`, `write`, `list`.
-        action: &'static str,
-        /// The file or folder.
-        path: PathBuf,
-        /// The operating system's reason.
-        #[source]
-        source: std::io::Error,
-    },
+    #[error(transparent)]
+    Io(#[from] FileError),
     /// The data specification names nothing that exists.
     #[error(
         "data `{spec}`: not found; expected a directory of shards, a `.tar`, a brace pattern, an image folder or a data-set description (`.toml`)"
@@ -147,8 +141,8 @@ impl Error {
 
     /// An [`Error::Io`] for `map_err`.
     pub(crate) fn io(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> Error {
-        let path = path.to_path_buf();
-        move |source| Error::Io { action, path, source }
+        let error = FileError::new(action, path);
+        move |source| Error::Io(error(source))
     }
 }
 

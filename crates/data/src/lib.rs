@@ -4,6 +4,9 @@
 //! [`transforms`] draw views from them, and [`Loader`] sets the views of many photos side by side as a [`Batch`] of plain
 //! memory. The crate knows no tensors and no networks; `training` makes tensors of the batches.
 //!
+//! It also holds what every crate needs on disk: [`durable`] writing, [`FolderLock`], hashes of files, [`delimited`] tables,
+//! and names that are safe to print ([`terminal`]).
+//!
 //! Formats on disk are described in `docs/formats.md`.
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::print_stderr))]
@@ -11,23 +14,33 @@
 pub mod contact_sheet;
 mod dataset;
 mod decode;
+pub mod delimited;
+pub mod durable;
 mod error;
+mod file_error;
+mod hex;
 pub mod html;
 mod loader;
+mod lock;
 mod order;
 mod randomness;
 mod record;
+mod sha256;
 pub mod shards;
 mod sources;
+pub mod terminal;
 pub mod thumbnail;
 pub mod transforms;
 
 pub use dataset::Dataset;
 pub use decode::{DecodeLimits, RgbImage, decode, decode_into, decoded_together, header_pixels};
 pub use error::{DecodeError, Error};
+pub use file_error::FileError;
+pub use hex::hex;
 pub use loader::{BadRecord, BadRecords, Batch, Batches, Loader, LoaderConfig, MOST_WORKERS, Views};
+pub use lock::{FolderLock, LockError};
 pub use order::Order;
 pub use record::{Label, Metadata, Record};
+pub use sha256::{Sha256Sum, sha256_of, sha256_of_file};
 pub use sources::description::{About, Download};
-pub use sources::index_file::hex;
 pub use transforms::{ErasingFill, Filter, Transform, ViewGroup};

@@ -1,14 +1,16 @@
 //! CSV and Parquet files with a column mapping.
 
 use std::fs::File;
+use std::io::BufRead;
 use std::path::{Path, PathBuf};
 
+use data::delimited;
 use parquet::file::reader::{FileReader, SerializedFileReader};
 use parquet::record::Field;
 use parquet::record::reader::RowIter;
 use serde::{Deserialize, Serialize};
 
-use super::{Position, Rows, compressed, delimited};
+use super::{Position, Rows, compressed};
 use crate::error::Error;
 use crate::photo::{KeyRule, Photo, Row, degrees, refusal, url_decoded};
 
@@ -173,7 +175,7 @@ impl Mapping {
 /// CSV files being read.
 pub(crate) struct Csv {
     config: TableConfig,
-    open: Option<(delimited::Rows, Mapping)>,
+    open: Option<(delimited::Rows<Box<dyn BufRead + Send>>, Mapping)>,
     position: Position,
 }
 
@@ -189,7 +191,7 @@ impl Csv {
         if let Some((rows, _)) = &mut csv.open {
             let path = &csv.config.files[csv.position.file];
             for _ in 0..csv.position.file_rows {
-                rows.next().map_err(broken(path))?;
+                rows.next_row().map_err(broken(path))?;
             }
         }
         Ok(csv)
@@ -202,11 +204,11 @@ impl Csv {
         };
         let delimiter = self.config.delimiter.unwrap_or(',') as u8;
         let mut rows = delimited::Rows::new(compressed::open(path, 0)?, delimiter).map_err(broken(path))?;
-        if rows.next().map_err(broken(path))? == delimited::Next::TooLong {
+        if rows.next_row().map_err(broken(path))? == delimited::Next::TooLong {
             return Err(Error::source(path, "its header is longer than 4 MiB"));
         }
-        let header: Vec<String> = (0..rows.len())
-            .filter_map(|at| rows.field(at))
+        let header: Vec<String> = rows
+            .fields()
             .map(|name| String::from_utf8_lossy(name).into_owned())
             .collect();
         let mapping = Mapping::new(&self.config, &header, path)?;
@@ -222,7 +224,7 @@ impl Rows for Csv {
                 return Ok(None);
             };
             let path = &self.config.files[self.position.file];
-            let next = rows.next().map_err(broken(path))?;
+            let next = rows.next_row().map_err(broken(path))?;
             if next == delimited::Next::End {
                 self.position.file += 1;
                 self.position.file_rows = 0;
@@ -234,7 +236,7 @@ impl Rows for Csv {
             let id = self.position.rows;
             return Ok(Some(match next {
                 delimited::Next::TooLong => refused(id, "row_too_long"),
-                _ => mapping.row(id, rows.len(), |column| {
+                _ => mapping.row(id, rows.width(), |column| {
                     rows.field(column).map(std::borrow::Cow::Borrowed)
                 }),
             }));

@@ -7,8 +7,9 @@ use proptest::prelude::*;
 use tempfile::TempDir;
 
 use super::*;
+use crate::hex::hex;
 use crate::shards::{PackOptions, pack, pack_dataset, verify};
-use crate::sources::index_file::{Origin, hex};
+use crate::sources::index_file::Origin;
 use crate::sources::table::Row;
 use crate::sources::{files, tar_shard};
 

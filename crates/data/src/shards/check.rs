@@ -116,7 +116,7 @@ pub fn index(spec: &str) -> Result<Inspection, Error> {
     paths.par_iter().try_for_each(|path| {
         let (origin, table) = tar_shard::scan(path)?;
         store.save(path, false, &origin, &table);
-        Ok(())
+        Ok::<(), Error>(())
     })?;
     inspect(spec)
 }

@@ -4,7 +4,7 @@
 //! times and owners in the tar headers are fixed.
 
 use std::collections::HashSet;
-use std::fs::{self, File};
+use std::fs;
 use std::io::BufWriter;
 use std::path::{Path, PathBuf};
 
@@ -17,11 +17,11 @@ use super::Progress;
 use super::archive::{self, FolderArchive};
 use super::check::{SkippedMember, skipped_members};
 use crate::dataset::Dataset;
+use crate::durable;
 use crate::error::Error;
 use crate::randomness::{Purpose, generator, shuffle};
 use crate::record::{Label, Record};
 use crate::sources::description::{self, Kind, Part};
-use crate::sources::files;
 use crate::sources::shard_set::shards_in;
 
 /// How records are spread over shards.
@@ -181,7 +181,7 @@ fn spread(records: usize, limit: Option<usize>) -> Vec<usize> {
 struct Writer<'a> {
     out: &'a Path,
     options: &'a PackOptions,
-    current: Option<(PathBuf, TarWriter)>,
+    current: Option<OpenShard>,
     in_current: usize,
     shards: Vec<PathBuf>,
     records: usize,
@@ -259,35 +259,25 @@ impl<'a> Writer<'a> {
         if self.in_current == self.options.records_per_shard {
             self.finish_shard()?;
         }
-        let (path, writer) = match &mut self.current {
-            Some(current) => current,
+        let shard = match &mut self.current {
+            Some(shard) => shard,
             None => {
-                let started = self.start_shard()?;
-                self.current.insert(started)
+                let name = format!("{}-{:06}.tar", self.options.prefix, self.shards.len());
+                let shard = OpenShard::create(self.out.join(name))?;
+                self.current.insert(shard)
             }
         };
-        writer.write(&sample).map_err(failed("write", path))?;
+        shard.write(&sample)?;
         self.in_current += 1;
         self.records += 1;
         Ok(())
     }
 
-    fn start_shard(&self) -> Result<(PathBuf, TarWriter), Error> {
-        let path = self
-            .out
-            .join(format!("{}-{:06}.tar", self.options.prefix, self.shards.len()));
-        let writer = start(&path)?;
-        Ok((path, writer))
-    }
-
-    /// A shard gets its name only when it is whole, so that a stopped run leaves no half shard behind.
     fn finish_shard(&mut self) -> Result<(), Error> {
-        let Some((path, writer)) = self.current.take() else {
-            return Ok(());
-        };
-        close(writer, &path)?;
-        self.shards.push(path);
-        self.in_current = 0;
+        if let Some(shard) = self.current.take() {
+            self.shards.push(shard.finish()?);
+            self.in_current = 0;
+        }
         Ok(())
     }
 
@@ -309,7 +299,7 @@ impl<'a> Writer<'a> {
                 path: described.clone(),
                 reason: error.to_string(),
             })?;
-            files::write_atomically(&described, text.as_bytes()).map_err(Error::io("write", &described))?;
+            durable::write(&described, text.as_bytes())?;
         }
         // Opening what was written makes the indexes, and is a first check.
         let dataset = Dataset::open(&self.out.to_string_lossy())?;
@@ -320,16 +310,6 @@ impl<'a> Writer<'a> {
             skipped: std::mem::take(&mut self.skipped),
             fingerprint: dataset.fingerprint().to_string(),
         })
-    }
-}
-
-impl Drop for Writer<'_> {
-    fn drop(&mut self) {
-        // Only after an error is a shard still open here; its half is of no use.
-        if let Some((path, writer)) = self.current.take() {
-            drop(writer);
-            let _ = fs::remove_file(aside(&path));
-        }
     }
 }
 
@@ -344,27 +324,18 @@ pub fn write_shard<E: From<Error>>(
     path: &Path,
     records: impl IntoIterator<Item = Result<Record, E>>,
 ) -> Result<usize, E> {
-    let mut writer = start(path)?;
+    let mut shard = OpenShard::create(path.to_path_buf())?;
     let mut count = 0;
-    let write = || -> Result<(), E> {
-        for record in records {
-            let record = record?;
-            let extension = extension(&record.image).ok_or_else(|| Error::Record {
-                key: record.key.clone(),
-                reason: "its content is not JPEG, PNG, WebP, BMP or GIF".to_string(),
-            })?;
-            let sample = sample(record, extension)?;
-            writer.write(&sample).map_err(failed("write", path))?;
-            count += 1;
-        }
-        Ok(())
-    };
-    if let Err(error) = write() {
-        drop(writer);
-        let _ = fs::remove_file(aside(path));
-        return Err(error);
+    for record in records {
+        let record = record?;
+        let extension = extension(&record.image).ok_or_else(|| Error::Record {
+            key: record.key.clone(),
+            reason: "its content is not JPEG, PNG, WebP, BMP or GIF".to_string(),
+        })?;
+        shard.write(&sample(record, extension)?)?;
+        count += 1;
     }
-    close(writer, path)?;
+    shard.finish()?;
     Ok(count)
 }
 
@@ -392,39 +363,41 @@ fn sample(record: Record, extension: &'static str) -> Result<Sample, Error> {
     Ok(sample)
 }
 
-fn start(path: &Path) -> Result<TarWriter, Error> {
-    let aside = aside(path);
-    let file = File::create(&aside).map_err(Error::io("write", &aside))?;
-    Ok(TarWriter::new(
-        Box::new(BufWriter::with_capacity(1 << 18, file)),
-        Compression::None,
-    )
-    .map_err(failed("write", &aside))?
-    .with_owner("passer", "passer")
-    .with_mode(0o644)
-    .with_mtime(Some(0)))
+/// A shard being written. It gets its name only when it is whole, so that a stopped run leaves no half shard behind.
+struct OpenShard {
+    path: PathBuf,
+    file: durable::Writer,
+    tar: TarWriter,
 }
 
-fn close(writer: TarWriter, path: &Path) -> Result<(), Error> {
-    let aside = aside(path);
-    writer.close().map_err(failed("write", &aside))?;
-    File::open(&aside)
-        .and_then(|file| file.sync_all())
-        .map_err(Error::io("write", &aside))?;
-    fs::rename(&aside, path).map_err(Error::io("write", path))
-}
-
-fn aside(path: &Path) -> PathBuf {
-    path.with_extension("tar.part")
-}
-
-fn failed(action: &'static str, path: &Path) -> impl FnOnce(webdataset::Error) -> Error {
-    let path = path.to_path_buf();
-    move |error| Error::Io {
-        action,
-        path,
-        source: std::io::Error::other(error),
+impl OpenShard {
+    fn create(path: PathBuf) -> Result<OpenShard, Error> {
+        let file = durable::Writer::create(&path)?;
+        let out = BufWriter::with_capacity(1 << 18, file.handle()?);
+        let tar = TarWriter::new(Box::new(out), Compression::None).map_err(failed(&path))?;
+        let tar = tar.with_owner("passer", "passer").with_mode(0o644);
+        Ok(OpenShard {
+            tar: tar.with_mtime(Some(0)),
+            file,
+            path,
+        })
     }
+
+    fn write(&mut self, sample: &Sample) -> Result<(), Error> {
+        self.tar.write(sample).map_err(failed(&self.path))?;
+        Ok(())
+    }
+
+    fn finish(self) -> Result<PathBuf, Error> {
+        self.tar.close().map_err(failed(&self.path))?;
+        self.file.finish()?;
+        Ok(self.path)
+    }
+}
+
+fn failed(path: &Path) -> impl FnOnce(webdataset::Error) -> Error {
+    let error = Error::io("write", path);
+    move |source| error(std::io::Error::other(source))
 }
 
 /// Extension of the format that the content is in, whatever the file was called.

@@ -1,7 +1,7 @@
 //! Small file operations that the standard library leaves to its callers.
 
 use std::fs::{self, File, Metadata};
-use std::io::{self, Write};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::UNIX_EPOCH;
 
@@ -79,21 +79,6 @@ pub(crate) fn read_at(file: &File, mut buffer: &mut [u8], mut offset: u64) -> io
         }
     }
     Ok(())
-}
-
-/// Writes a file so that readers see the old content or all of the new, whatever happens in between.
-pub(crate) fn write_atomically(path: &Path, content: &[u8]) -> io::Result<()> {
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    // The process id keeps two programs that index the same data from writing into one file.
-    let aside = path.with_file_name(format!(".{name}.{}.tmp", std::process::id()));
-    let written = File::create(&aside)
-        .and_then(|mut file| file.write_all(content).and_then(|()| file.sync_all()))
-        .and_then(|()| fs::rename(&aside, path));
-    if written.is_err() {
-        // Whatever made the write fail is the error to report; a leftover is only untidy.
-        let _ = fs::remove_file(&aside);
-    }
-    written
 }
 
 /// Names in a folder, sorted by bytes, hidden ones left out.

@@ -8,7 +8,7 @@ use std::collections::BinaryHeap;
 
 use sha2::{Digest, Sha256};
 
-use super::index_file::hex;
+use crate::hex::hex;
 
 /// Keys of some records with the SHA-256 of their images, sorted.
 #[derive(Debug, Default)]

@@ -88,11 +88,8 @@ fn list_images(root: &Path) -> Result<Vec<Row>, Error> {
         if entry.file_type().is_dir() || !files::is_image_extension(extension) {
             continue;
         }
-        let metadata = entry.metadata().map_err(|error| Error::Io {
-            action: "read",
-            path: entry.path().to_path_buf(),
-            source: error.into(),
-        })?;
+        let metadata = entry.metadata().map_err(std::io::Error::from);
+        let metadata = metadata.map_err(Error::io("read", entry.path()))?;
         let Ok(image_bytes) = u32::try_from(metadata.len()) else {
             tracing::warn!(file = %entry.path().display(), "left out: larger than 4 GiB");
             continue;
@@ -157,11 +154,7 @@ fn unlisted(root: &Path, error: walkdir::Error) -> Error {
             reason: format!("`{}` is {link}", path.display()),
             hint: Some("remove the link, or bring back what it points to".to_string()),
         },
-        None => Error::Io {
-            action: "list",
-            path,
-            source: error.into(),
-        },
+        None => Error::io("list", &path)(error.into()),
     }
 }
 

@@ -10,8 +10,10 @@ use std::path::{Path, PathBuf};
 use flate2::Crc;
 use sha2::{Digest, Sha256};
 
-use super::files;
 use super::table::Table;
+use crate::durable;
+use crate::file_error::FileError;
+use crate::hex::hex;
 
 const MAGIC: &[u8; 8] = b"PASSERIX";
 /// Raised whenever the layout or the meaning of a column changes.
@@ -100,7 +102,8 @@ impl IndexStore {
             } else {
                 Ok(())
             };
-            match made.and_then(|()| files::write_atomically(&place, &content)) {
+            let made = made.map_err(FileError::new("make", folder));
+            match made.and_then(|()| durable::write(&place, &content)) {
                 Ok(()) => return Some(place),
                 Err(error) => refusal = Some(error),
             }
@@ -122,17 +125,6 @@ pub(crate) fn beside(source: &Path, is_folder: bool) -> PathBuf {
     let mut name = source.file_name().unwrap_or_default().to_os_string();
     name.push(".idx");
     source.with_file_name(name)
-}
-
-/// Lowercase hexadecimal digits, two a byte: how hashes and fingerprints are written.
-pub fn hex(bytes: &[u8]) -> String {
-    use std::fmt::Write;
-    bytes
-        .iter()
-        .fold(String::with_capacity(2 * bytes.len()), |mut text, byte| {
-            let _ = write!(text, "{byte:02x}");
-            text
-        })
 }
 
 fn serialize(origin: &Origin, table: &Table) -> Vec<u8> {

@@ -151,11 +151,7 @@ fn read_csv(path: &Path, part: &Part) -> Result<Listing, Error> {
         .trim(csv::Trim::All)
         .from_path(path)
         .map_err(|error| match error.into_kind() {
-            csv::ErrorKind::Io(source) => Error::Io {
-                action: "read",
-                path: path.to_path_buf(),
-                source,
-            },
+            csv::ErrorKind::Io(source) => Error::io("read", path)(source),
             kind => wrong(path, format!("not a table: {kind:?}")),
         })?;
     let header = if has_header {

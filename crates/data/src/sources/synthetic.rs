@@ -4,8 +4,8 @@ use image::{ExtendedColorType, ImageEncoder};
 use rand::RngExt;
 use sha2::{Digest, Sha256};
 
-use super::index_file::hex;
 use crate::decode::RgbImage;
+use crate::hex::hex;
 use crate::randomness::{Purpose, generator};
 use crate::record::{Label, Metadata, Record};
 use crate::transforms::{Filter, geometry};

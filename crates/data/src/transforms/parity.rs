@@ -15,8 +15,8 @@ use super::color;
 use super::geometry::{self, CropBox, Resampler};
 use super::pipeline::{JitterStep, jitter_steps};
 use crate::decode::RgbImage;
+use crate::hex::hex;
 use crate::randomness::{Purpose, generator};
-use crate::sources::index_file::hex;
 
 #[derive(Deserialize)]
 struct Fixture {

@@ -10,8 +10,9 @@ use std::io::BufRead;
 const LONGEST_ROW: u64 = 4 << 20;
 
 /// A file being read.
-pub(super) struct Rows {
-    reader: Box<dyn BufRead + Send>,
+#[derive(Debug)]
+pub struct Rows<R> {
+    reader: R,
     delimiter: u8,
     /// The fields of the row, end to end.
     text: Vec<u8>,
@@ -19,14 +20,18 @@ pub(super) struct Rows {
     ends: Vec<usize>,
     /// The line that is read, from 1.
     line: u64,
+    /// Bytes read.
+    offset: u64,
+    /// Line and offset at which the last row began.
+    start: (u64, u64),
 }
 
 /// What came next.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) enum Next {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Next {
     /// A row, whose fields are there now.
     Row,
-    /// A row that is longer than is read.
+    /// A row of more than 4 MiB, which was passed over.
     TooLong,
     /// The end of the file.
     End,
@@ -44,10 +49,17 @@ enum State {
     Quote,
 }
 
-impl Rows {
-    pub(super) fn new(mut reader: Box<dyn BufRead + Send>, delimiter: u8) -> std::io::Result<Rows> {
-        if reader.fill_buf()?.starts_with(b"\xef\xbb\xbf") {
-            reader.consume(3);
+impl<R: BufRead> Rows<R> {
+    /// The rows from where `reader` stands; a byte-order mark there is skipped.
+    ///
+    /// # Errors
+    /// The reader's own.
+    pub fn new(mut reader: R, delimiter: u8) -> std::io::Result<Rows<R>> {
+        const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
+        let mut offset = 0;
+        if reader.fill_buf()?.starts_with(BYTE_ORDER_MARK) {
+            reader.consume(BYTE_ORDER_MARK.len());
+            offset = BYTE_ORDER_MARK.len() as u64;
         }
         Ok(Rows {
             reader,
@@ -55,23 +67,44 @@ impl Rows {
             text: Vec::new(),
             ends: Vec::new(),
             line: 1,
+            offset,
+            start: (1, offset),
         })
     }
 
-    /// Fields of the last row.
-    pub(super) fn len(&self) -> usize {
+    /// Number of fields of the last row.
+    pub fn width(&self) -> usize {
         self.ends.len()
     }
 
-    /// A field of the last row.
-    pub(super) fn field(&self, at: usize) -> Option<&[u8]> {
+    /// A field of the last row, by its number from 0.
+    pub fn field(&self, at: usize) -> Option<&[u8]> {
         let end = *self.ends.get(at)?;
         let start = at.checked_sub(1).map_or(0, |before| self.ends[before]);
         self.text.get(start..end)
     }
 
-    /// Reads the next row. An error says where a quote has no partner.
-    pub(super) fn next(&mut self) -> std::io::Result<Next> {
+    /// All fields of the last row.
+    pub fn fields(&self) -> impl Iterator<Item = &[u8]> {
+        (0..self.width()).filter_map(|at| self.field(at))
+    }
+
+    /// The line on which the last row began, from 1.
+    pub fn line(&self) -> u64 {
+        self.start.0
+    }
+
+    /// Bytes between where the reader stood at first and the last row.
+    pub fn offset(&self) -> u64 {
+        self.start.1
+    }
+
+    /// Reads the next row; lines without anything are none.
+    ///
+    /// # Errors
+    /// The reader's own, and [`InvalidData`](std::io::ErrorKind::InvalidData) that names the line of a quote without its
+    /// partner.
+    pub fn next_row(&mut self) -> std::io::Result<Next> {
         self.text.clear();
         self.ends.clear();
         let mut state = State::Row;
@@ -94,6 +127,9 @@ impl Rows {
                 self.line += u64::from(byte == b'\n');
                 let kept = taken <= LONGEST_ROW;
                 taken += 1;
+                if state == State::Row {
+                    self.start = (line, self.offset + used as u64 - 1);
+                }
                 state = match (state, byte) {
                     (State::Quoted, b'"') => State::Quote,
                     (State::Quoted, _) => {
@@ -111,6 +147,7 @@ impl Rows {
                     }
                     (_, b'\n' | b'\r') => {
                         self.reader.consume(used);
+                        self.offset += used as u64;
                         return Ok(ended(&self.text, &mut self.ends, taken));
                     }
                     (_, byte) if byte == self.delimiter => {
@@ -141,6 +178,7 @@ impl Rows {
                 };
             }
             self.reader.consume(used);
+            self.offset += used as u64;
         }
     }
 }
@@ -170,15 +208,15 @@ mod tests {
     fn read(text: impl Into<Vec<u8>>) -> Result<Vec<Vec<String>>, String> {
         // Small buffers, so that every state is met at their ends too.
         let reader = std::io::BufReader::with_capacity(3, Cursor::new(text.into()));
-        let mut rows = Rows::new(Box::new(reader), b',').unwrap();
+        let mut rows = Rows::new(reader, b',').unwrap();
         let mut found = Vec::new();
         loop {
-            match rows.next().map_err(|error| error.to_string())? {
+            match rows.next_row().map_err(|error| error.to_string())? {
                 Next::End => return Ok(found),
                 Next::TooLong => found.push(vec!["too long".to_string()]),
                 Next::Row => found.push(
-                    (0..rows.len())
-                        .map(|at| String::from_utf8_lossy(rows.field(at).unwrap()).into_owned())
+                    rows.fields()
+                        .map(|field| String::from_utf8_lossy(field).into_owned())
                         .collect(),
                 ),
             }
@@ -210,6 +248,19 @@ mod tests {
                 .collect();
             assert_eq!(read(text).unwrap(), expected, "{text:?}");
         }
+    }
+
+    #[test]
+    fn a_rows_place_is_where_it_begins() {
+        let text = "\u{feff}a,b\r\n\n\"c\nd\",e\n\nf\n";
+        let reader = std::io::BufReader::with_capacity(4, Cursor::new(text));
+        let mut rows = Rows::new(reader, b',').unwrap();
+        let mut places = Vec::new();
+        while rows.next_row().unwrap() != Next::End {
+            assert_eq!(text.as_bytes()[rows.offset() as usize], b"a\"f"[places.len()]);
+            places.push((rows.line(), rows.offset()));
+        }
+        assert_eq!(places, [(1, 3), (3, 9), (6, 18)]);
     }
 
     #[test]

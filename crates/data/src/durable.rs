@@ -1,0 +1,416 @@
+//! Durable files and folders: under its name, each is either whole or not there.
+//!
+//! Everything is written beside its place under a name that begins with [`PARTIAL`], synced to the disk, and renamed. A
+//! reader never meets half a file, a full disk leaves the old file in place, and a crash leaves at most a hidden
+//! leftover, which the next write of the same name replaces.
+
+use std::ffi::OsString;
+use std::fs::{self, File, TryLockError};
+use std::io::{self, BufWriter, Write};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use serde::Serialize;
+
+use crate::file_error::FileError;
+use crate::sha256::sha256_of;
+
+/// What names of unfinished files and folders begin with; the dot hides them from readers of folders.
+pub const PARTIAL: &str = ".partial-";
+
+/// Bytes that a [`Writer`] collects before it writes them.
+const BUFFER_BYTES: usize = 1 << 18;
+/// Longest file name that is kept within the name of its unfinished file, bytes: most systems allow 255 for both.
+const LONGEST_NAME: usize = 200;
+
+/// Writes `bytes` to `path`, replacing what is there.
+///
+/// # Errors
+/// [`FileError`] names `path`; what was there stays.
+pub fn write(path: &Path, bytes: &[u8]) -> Result<(), FileError> {
+    let mut writer = Writer::create(path)?;
+    writer.write_all(bytes).map_err(FileError::new("write", path))?;
+    writer.finish()
+}
+
+/// [`write()`] for a value as indented JSON with a final newline.
+///
+/// # Errors
+/// As [`write()`], and a value that JSON cannot hold.
+pub fn write_json<T: Serialize>(path: &Path, value: &T) -> Result<(), FileError> {
+    let mut text = serde_json::to_vec_pretty(value)
+        .map_err(io::Error::from)
+        .map_err(FileError::new("write", path))?;
+    text.push(b'\n');
+    write(path, &text)
+}
+
+/// A file being written, buffered. It appears under its name with [`Writer::finish`]; dropped before, it leaves nothing.
+#[derive(Debug)]
+pub struct Writer {
+    path: PathBuf,
+    aside: PathBuf,
+    /// `None` once finished.
+    file: Option<BufWriter<File>>,
+}
+
+impl Writer {
+    /// Begins the file that will be `path`. Its folder must exist.
+    ///
+    /// # Errors
+    /// [`FileError`] names `path`.
+    pub fn create(path: &Path) -> Result<Writer, FileError> {
+        let (aside, file) = open_aside(path).map_err(FileError::new("write", path))?;
+        Ok(Writer {
+            path: path.to_path_buf(),
+            aside,
+            file: Some(BufWriter::with_capacity(BUFFER_BYTES, file)),
+        })
+    }
+
+    /// Another handle to the same file, for libraries that want to own what they write to. It is to be dropped before
+    /// [`Writer::finish`], and only one of the two written to.
+    ///
+    /// # Errors
+    /// [`FileError`] names the file's path.
+    pub fn handle(&self) -> Result<File, FileError> {
+        match &self.file {
+            Some(file) => file.get_ref().try_clone(),
+            None => Err(finished_already()),
+        }
+        .map_err(FileError::new("write", &self.path))
+    }
+
+    /// Syncs the file to the disk and gives it its name, replacing what is there.
+    ///
+    /// # Errors
+    /// [`FileError`] names the file's path; what was there stays.
+    pub fn finish(self) -> Result<(), FileError> {
+        self.close(true)
+    }
+
+    /// [`Writer::finish`] without waiting for the disk: for many small files whose loss in a power failure is noticed and
+    /// mended. A killed process leaves no half file either way.
+    ///
+    /// # Errors
+    /// As [`Writer::finish`].
+    pub fn finish_unsynced(self) -> Result<(), FileError> {
+        self.close(false)
+    }
+
+    fn close(mut self, sync: bool) -> Result<(), FileError> {
+        let path = self.path.clone();
+        self.rename(sync).map_err(FileError::new("write", &path))?;
+        match path.parent() {
+            Some(parent) if sync => sync_folder(parent),
+            _ => Ok(()),
+        }
+    }
+
+    fn rename(&mut self, sync: bool) -> io::Result<()> {
+        let file = self.file.as_mut().ok_or_else(finished_already)?;
+        file.flush()?;
+        if sync {
+            file.get_ref().sync_all()?;
+        }
+        // On Unix the file stays open and locked until it has its name: see `open_aside`. Windows renames closed files only.
+        if cfg!(windows) {
+            self.file = None;
+        }
+        if let Err(error) = fs::rename(&self.aside, &self.path) {
+            // The error that matters is this one.
+            let _ = fs::remove_file(&self.aside);
+            self.file = None;
+            return Err(error);
+        }
+        self.file = None;
+        Ok(())
+    }
+}
+
+fn finished_already() -> io::Error {
+    io::Error::other("the file is finished")
+}
+
+impl Write for Writer {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.file.as_mut().ok_or_else(finished_already)?.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.as_mut().ok_or_else(finished_already)?.flush()
+    }
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        if let Some(file) = self.file.take() {
+            // Best effort. What is still buffered is not wanted. On Unix the file is removed while it is locked, so that
+            // nobody else has taken it for a leftover; Windows removes closed files only.
+            let (file, _) = file.into_parts();
+            let open = (!cfg!(windows)).then_some(file);
+            let _ = fs::remove_file(&self.aside);
+            drop(open);
+        }
+    }
+}
+
+/// Opens the file beside `path` that will be renamed to it.
+///
+/// Its name is always the same, so that a crash's leftover is overwritten. Where another writer has it, which is known by
+/// its lock, this one takes a name of its own, and the last to finish wins.
+fn open_aside(path: &Path) -> io::Result<(PathBuf, File)> {
+    let usual = aside(path, "")?;
+    let open = |aside: &Path| {
+        File::options()
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(aside)
+    };
+    let file = open(&usual)?;
+    let is_free = match file.try_lock() {
+        Err(TryLockError::WouldBlock) => false,
+        // Between opening and locking it, the writer before may have renamed it: then it is that writer's finished file.
+        Ok(()) => is_the_file_at(&file, &usual),
+        // Some network file systems have no locks.
+        Err(TryLockError::Error(_)) => true,
+    };
+    if is_free {
+        file.set_len(0)?;
+        return Ok((usual, file));
+    }
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    let number = NEXT.fetch_add(1, Ordering::Relaxed);
+    let own = aside(path, &format!("-{}-{number}", std::process::id()))?;
+    let file = open(&own)?;
+    file.set_len(0)?;
+    Ok((own, file))
+}
+
+#[cfg(unix)]
+fn is_the_file_at(file: &File, path: &Path) -> bool {
+    use std::os::unix::fs::MetadataExt;
+    let identity = |metadata: fs::Metadata| (metadata.dev(), metadata.ino());
+    match (file.metadata(), fs::metadata(path)) {
+        (Ok(open), Ok(there)) => identity(open) == identity(there),
+        _ => false,
+    }
+}
+
+#[cfg(not(unix))]
+fn is_the_file_at(_file: &File, _path: &Path) -> bool {
+    // A file that somebody has open is not renamed there.
+    true
+}
+
+/// The hidden name beside `path` under which it is made.
+fn aside(path: &Path, suffix: &str) -> io::Result<PathBuf> {
+    let name = path
+        .file_name()
+        .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "the path names no file"))?;
+    let mut hidden = OsString::from(PARTIAL);
+    if name.len() <= LONGEST_NAME {
+        hidden.push(name);
+    } else {
+        hidden.push(sha256_of(name.as_encoded_bytes())?.hex());
+    }
+    hidden.push(suffix);
+    Ok(path.with_file_name(hidden))
+}
+
+/// A folder being made. It appears under its name, with everything in it, with [`Folder::finish`]; dropped before, it
+/// leaves nothing. For folders whose parent one process writes to (see [`FolderLock`](crate::FolderLock)).
+#[derive(Debug)]
+pub struct Folder {
+    path: PathBuf,
+    aside: PathBuf,
+    is_finished: bool,
+}
+
+impl Folder {
+    /// Begins the folder that will be `path`, making its parents and removing what a crash left of an earlier try.
+    ///
+    /// # Errors
+    /// [`FileError`] names `path`.
+    pub fn create(path: &Path) -> Result<Folder, FileError> {
+        let made = || {
+            let aside = aside(path, "")?;
+            if let Some(parent) = path.parent() {
+                fs::create_dir_all(parent)?;
+            }
+            remove_any(&aside)?;
+            fs::create_dir(&aside)?;
+            Ok(aside)
+        };
+        Ok(Folder {
+            aside: made().map_err(FileError::new("make", path))?,
+            path: path.to_path_buf(),
+            is_finished: false,
+        })
+    }
+
+    /// Where to write the files meanwhile. They need not be synced.
+    pub fn path(&self) -> &Path {
+        &self.aside
+    }
+
+    /// Syncs everything in the folder to the disk and gives the folder its name.
+    ///
+    /// # Errors
+    /// [`FileError`] names the folder's path; among them that something is there already.
+    pub fn finish(mut self) -> Result<(), FileError> {
+        self.sync()?;
+        if self.path.symlink_metadata().is_ok() {
+            // Renaming would replace an empty folder in silence.
+            let taken = io::Error::from(io::ErrorKind::AlreadyExists);
+            return Err(FileError::new("make", &self.path)(taken));
+        }
+        self.rename()
+    }
+
+    /// [`Folder::finish`] in place of an older folder of that name, if there is one. The old one is renamed first and
+    /// removed last, so that only a crash between two renames leaves neither under the name.
+    ///
+    /// # Errors
+    /// [`FileError`] names the folder's path.
+    pub fn replace(mut self) -> Result<(), FileError> {
+        self.sync()?;
+        if self.path.symlink_metadata().is_err() {
+            return self.rename();
+        }
+        let replaced = || {
+            let old = aside(&self.path, "-old")?;
+            remove_any(&old)?;
+            fs::rename(&self.path, &old)?;
+            Ok(old)
+        };
+        let old = replaced().map_err(FileError::new("replace", &self.path))?;
+        if let Err(error) = self.rename() {
+            // The old one is better than none.
+            let _ = fs::rename(&old, &self.path);
+            return Err(error);
+        }
+        remove_any(&old).map_err(FileError::new("remove", &old))
+    }
+
+    fn sync(&self) -> Result<(), FileError> {
+        sync_tree(&self.aside).map_err(FileError::new("make", &self.path))
+    }
+
+    fn rename(&mut self) -> Result<(), FileError> {
+        fs::rename(&self.aside, &self.path).map_err(FileError::new("make", &self.path))?;
+        self.is_finished = true;
+        self.path.parent().map_or(Ok(()), sync_folder)
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        if !self.is_finished {
+            // Best effort: the space is given back, and whatever went wrong has been reported.
+            let _ = fs::remove_dir_all(&self.aside);
+        }
+    }
+}
+
+/// Removes a folder with everything in it. It loses its name first, so that a crash leaves no half folder under it.
+///
+/// # Errors
+/// [`FileError`] names `path`.
+pub fn remove_folder(path: &Path) -> Result<(), FileError> {
+    let removed = || {
+        let old = aside(path, "-old")?;
+        remove_any(&old)?;
+        fs::rename(path, &old)?;
+        fs::remove_dir_all(&old)
+    };
+    removed().map_err(FileError::new("remove", path))
+}
+
+/// Removes what crashes left unfinished in a folder: files and folders whose names begin with [`PARTIAL`]. For folders that
+/// one process writes to, before it begins. A missing folder holds none.
+///
+/// # Errors
+/// [`FileError`] names the folder or the leftover.
+pub fn remove_leftovers(folder: &Path) -> Result<(), FileError> {
+    let entries = match fs::read_dir(folder) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        entries => entries.map_err(FileError::new("list", folder))?,
+    };
+    for entry in entries {
+        let entry = entry.map_err(FileError::new("list", folder))?;
+        if entry
+            .file_name()
+            .as_encoded_bytes()
+            .starts_with(PARTIAL.as_bytes())
+        {
+            let path = entry.path();
+            remove_any(&path).map_err(FileError::new("remove", &path))?;
+        }
+    }
+    Ok(())
+}
+
+/// Makes renames and removals in a folder durable. An empty path is the current folder.
+///
+/// # Errors
+/// [`FileError`] names the folder.
+pub fn sync_folder(path: &Path) -> Result<(), FileError> {
+    // Windows cannot open folders; there the rename itself has to do.
+    if cfg!(windows) {
+        return Ok(());
+    }
+    let folder = if path.as_os_str().is_empty() {
+        Path::new(".")
+    } else {
+        path
+    };
+    match File::open(folder).and_then(|folder| folder.sync_all()) {
+        // Some file systems cannot sync folders.
+        Err(error) if is_unsupported(&error) => Ok(()),
+        synced => synced.map_err(FileError::new("sync", folder)),
+    }
+}
+
+fn is_unsupported(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::InvalidInput | io::ErrorKind::Unsupported
+    )
+}
+
+/// Syncs the files of a folder and of those below it, then the folders.
+fn sync_tree(folder: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        let kind = entry.file_type()?;
+        if kind.is_dir() {
+            sync_tree(&entry.path())?;
+        } else if kind.is_file() {
+            // Windows syncs only what is open for writing.
+            let file = File::options()
+                .read(true)
+                .write(cfg!(windows))
+                .open(entry.path())?;
+            file.sync_all()?;
+        }
+    }
+    sync_folder(folder).map_err(|error| error.source)
+}
+
+/// Removes a file, a link or a whole folder; nothing where there is none.
+fn remove_any(path: &Path) -> io::Result<()> {
+    let removed = match path.symlink_metadata() {
+        Ok(there) if there.is_dir() => fs::remove_dir_all(path),
+        Ok(_) => fs::remove_file(path),
+        Err(error) => Err(error),
+    };
+    match removed {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        removed => removed,
+    }
+}
+
+#[cfg(test)]
+mod tests;
