@@ -152,4 +152,17 @@ mod tests {
         assert_eq!((other.date_taken, other.latitude), (None, None));
         assert_eq!(metadata.get("none").unwrap(), None);
     }
+
+    #[test]
+    fn an_unpaired_quote_is_named_and_not_taken_for_missing_rows() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(
+            folder.path().join(FILE_NAME),
+            "unickname,hash\nAnn,1c2d\n\"Bob,3e4f\nEve,ffee\n",
+        )
+        .unwrap();
+        let metadata = PassMetadata::find(folder.path()).unwrap();
+        let error = metadata.get("ffee").unwrap_err();
+        assert!(error.contains("line 3: a quoted field begins here"), "{error}");
+    }
 }

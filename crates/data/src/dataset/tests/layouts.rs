@@ -311,6 +311,20 @@ fn tables_of_paths_and_labels_are_read_in_their_usual_forms() {
     );
 }
 
+/// A quote without its partner would swallow the rows after it, and the data set would be smaller without a word.
+#[test]
+fn a_table_with_an_unpaired_quote_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    pictures(folder.path(), &["a.bmp", "b.bmp", "c.bmp"]);
+    fs::write(folder.path().join("t.csv"), "a.bmp,oak\nb.bmp,\"elm\nc.bmp,oak\n").unwrap();
+    let text = "kind = 'csv'\npath = '.'\nlabels = 't.csv'\nimage_column = 0\nlabel_column = 1";
+    let error = refused(&folder, text);
+    assert!(
+        error.contains("not a table: line 2: a quoted field begins here"),
+        "{error}"
+    );
+}
+
 #[test]
 fn real_voc_annotations_are_read() {
     let Some(real) = std::env::var_os("PASSER_TEST_DATA") else {
