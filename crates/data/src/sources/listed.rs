@@ -3,13 +3,15 @@
 //! Each reader makes a list of paths and labels; what is the same for all, from hashing to keys, is here.
 
 use std::collections::{HashMap, HashSet};
-use std::fs;
+use std::fs::{self, File};
+use std::io::{self, BufReader};
 use std::path::{Path, PathBuf};
 
 use super::description::{Column, Part};
 use super::index_file::IndexStore;
 use super::table::{Row, Table};
 use super::{coco, files, folder, voc};
+use crate::delimited::{Next, Rows};
 use crate::error::Error;
 use crate::record::Label;
 
@@ -144,28 +146,22 @@ fn read_csv(path: &Path, part: &Part) -> Result<Listing, Error> {
         .separator
         .as_ref()
         .map_or(b',', |separator| separator.as_bytes()[0]);
-    let damaged = |error: csv::Error| wrong(path, format!("not a table: {error}"));
-    let mut reader = csv::ReaderBuilder::new()
-        .has_headers(has_header)
-        .delimiter(separator)
-        .trim(csv::Trim::All)
-        .from_path(path)
-        .map_err(|error| match error.into_kind() {
-            csv::ErrorKind::Io(source) => Error::io("read", path)(source),
-            kind => wrong(path, format!("not a table: {kind:?}")),
-        })?;
-    let header = if has_header {
-        reader.headers().map_err(damaged)?.clone()
-    } else {
-        csv::StringRecord::new()
+    let file = File::open(path).map_err(Error::io("read", path))?;
+    let damaged = |error: io::Error| match error.kind() {
+        io::ErrorKind::InvalidData => wrong(path, format!("not a table: {error}")),
+        _ => Error::io("read", path)(error),
+    };
+    let mut table = Rows::new(BufReader::with_capacity(1 << 20, file), separator).map_err(damaged)?;
+    let header = match has_header {
+        true => next_row(&mut table, None).map_err(damaged)?.unwrap_or_default(),
+        false => Vec::new(),
     };
     let place = |column: &Column| match column {
         Column::Number(number) => Ok(*number),
         Column::Name(name) => header.iter().position(|title| title == name).ok_or_else(|| {
-            let titles: Vec<&str> = header.iter().collect();
             wrong(
                 path,
-                format!("has no column `{name}`, it has: {}", titles.join(", ")),
+                format!("has no column `{name}`, it has: {}", header.join(", ")),
             )
         }),
     };
@@ -177,16 +173,18 @@ fn read_csv(path: &Path, part: &Part) -> Result<Listing, Error> {
         .collect::<Result<_, Error>>()?;
 
     let mut rows: Vec<(String, Vec<String>)> = vec![];
-    for row in reader.records() {
-        let row = row.map_err(damaged)?;
-        let line = row.position().map_or(0, csv::Position::line);
+    let mut width = has_header.then_some(header.len());
+    while let Some(row) = next_row(&mut table, width).map_err(damaged)? {
+        width = Some(row.len());
+        let line = table.line();
         let cell = |column: usize| {
             row.get(column)
+                .map(String::as_str)
                 .ok_or_else(|| wrong(path, format!("line {line} has no column {column}")))
         };
         if only
             .iter()
-            .map(|(column, text)| Ok(cell(*column)? == text.as_str()))
+            .map(|(column, text)| Ok(cell(*column)? == *text))
             .collect::<Result<Vec<_>, Error>>()?
             .contains(&false)
         {
@@ -245,6 +243,30 @@ fn read_csv(path: &Path, part: &Part) -> Result<Listing, Error> {
         records: records.collect(),
         classes,
     })
+}
+
+/// The trimmed cells of the next row, `width` of them where that is given; `None` at the end.
+fn next_row(table: &mut Rows<BufReader<File>>, width: Option<usize>) -> io::Result<Option<Vec<String>>> {
+    let invalid = |reason: String| io::Error::new(io::ErrorKind::InvalidData, reason);
+    match table.next_row()? {
+        Next::End => return Ok(None),
+        Next::TooLong => return Err(invalid(format!("line {} is longer than 4 MiB", table.line()))),
+        Next::Row => {}
+    }
+    if let Some(width) = width
+        && table.width() != width
+    {
+        return Err(invalid(format!(
+            "line {} must have {width} fields as the first row has, got {}",
+            table.line(),
+            table.width()
+        )));
+    }
+    let cells = table.fields().map(|cell| match std::str::from_utf8(cell) {
+        Ok(cell) => Ok(cell.trim().to_string()),
+        Err(_) => Err(invalid(format!("line {} is not UTF-8", table.line()))),
+    });
+    Ok(Some(cells.collect::<io::Result<_>>()?))
 }
 
 /// The number of each class that occurs, and the names in order; no names where the table has numbers and nobody named them.

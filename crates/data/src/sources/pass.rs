@@ -5,10 +5,11 @@
 
 use std::fs::File;
 use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
-use std::io::{Seek, SeekFrom};
+use std::io::{self, BufReader, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
+use crate::delimited::{self, Next};
 use crate::record::Metadata;
 
 /// Name of the file, beside the tars.
@@ -23,7 +24,7 @@ pub(crate) struct PassMetadata {
 
 #[derive(Debug)]
 struct Rows {
-    header: csv::StringRecord,
+    header: Vec<String>,
     /// Hash of the image's name, and offset of its row, sorted.
     offsets: Vec<(u64, u64)>,
 }
@@ -65,45 +66,54 @@ impl PassMetadata {
         Ok(None)
     }
 
-    fn row(&self, offset: u64) -> Result<csv::StringRecord, csv::Error> {
+    fn row(&self, offset: u64) -> io::Result<Vec<String>> {
         let mut file = File::open(&self.path)?;
         file.seek(SeekFrom::Start(offset))?;
-        let mut reader = csv::ReaderBuilder::new()
-            .has_headers(false)
-            .flexible(true)
-            .buffer_capacity(1024)
-            .from_reader(file);
-        let mut row = csv::StringRecord::new();
-        reader.read_record(&mut row)?;
-        Ok(row)
+        let mut rows = delimited::Rows::new(BufReader::with_capacity(1024, file), b',')?;
+        rows.next_row()?;
+        Ok(cells(&rows))
     }
 }
 
+/// The fields of the last row. Names of photographers are no reason to fail: bytes that are no UTF-8 become U+FFFD.
+fn cells<R: io::BufRead>(rows: &delimited::Rows<R>) -> Vec<String> {
+    rows.fields()
+        .map(|field| String::from_utf8_lossy(field).into_owned())
+        .collect()
+}
+
 impl Rows {
-    fn read(path: &Path) -> Result<Rows, csv::Error> {
-        let mut reader = csv::ReaderBuilder::new().flexible(true).from_path(path)?;
-        let header = reader.headers()?.clone();
-        let mut rows = Rows {
-            header,
-            offsets: Vec::new(),
-        };
-        let mut row = csv::StringRecord::new();
-        while reader.read_record(&mut row)? {
-            if let (Some(name), Some(position)) = (rows.field(&row, "hash"), row.position()) {
-                rows.offsets.push((hash(name), position.byte()));
+    fn read(path: &Path) -> io::Result<Rows> {
+        let file = BufReader::with_capacity(1 << 20, File::open(path)?);
+        let mut table = delimited::Rows::new(file, b',')?;
+        table.next_row()?;
+        let header = cells(&table);
+        let column = header.iter().position(|column| column == "hash");
+        let mut offsets = Vec::new();
+        loop {
+            match table.next_row()? {
+                Next::End => break,
+                Next::TooLong => continue,
+                Next::Row => {}
+            }
+            let name = column.and_then(|column| std::str::from_utf8(table.field(column)?).ok());
+            if let Some(name) = name.filter(|name| !name.is_empty()) {
+                offsets.push((hash(name), table.offset()));
             }
         }
-        rows.offsets.sort_unstable();
-        rows.offsets.shrink_to_fit();
-        Ok(rows)
+        offsets.sort_unstable();
+        offsets.shrink_to_fit();
+        Ok(Rows { header, offsets })
     }
 
-    fn field<'a>(&self, row: &'a csv::StringRecord, name: &str) -> Option<&'a str> {
+    fn field<'a>(&self, row: &'a [String], name: &str) -> Option<&'a str> {
         let column = self.header.iter().position(|column| column == name)?;
-        row.get(column).filter(|text| !text.is_empty())
+        row.get(column)
+            .map(String::as_str)
+            .filter(|text| !text.is_empty())
     }
 
-    fn metadata(&self, row: &csv::StringRecord) -> Metadata {
+    fn metadata(&self, row: &[String]) -> Metadata {
         let text = |name| self.field(row, name).map(str::to_string);
         let number = |name| self.field(row, name).and_then(|text| text.parse().ok());
         Metadata {
