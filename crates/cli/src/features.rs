@@ -5,8 +5,8 @@ use crate::devices::DeviceArgument;
 use crate::evaluate::{self, Stage};
 use crate::failure::{Failure, make_folder_of};
 use crate::weights::WeightsArguments;
-use data::{Filter, Transform, ViewGroup};
-use evaluation::{DataConfig, Encoder, Event, FeatureType, Features, Tap, Unfinished, Writing};
+use data::{Filter, LoaderConfig, Transform, ViewGroup};
+use evaluation::{Encoder, Event, FeatureType, Features, Tap, Unfinished, Writing};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -131,7 +131,7 @@ pub(crate) fn run(arguments: Arguments) -> anyhow::Result<()> {
     if let Some(note) = encoder.size_note(&transforms) {
         eprintln!("note: {note}");
     }
-    let config = DataConfig {
+    let config = LoaderConfig {
         batch_images: arguments.batch_images,
         workers: arguments.workers,
         max_bad_fraction: arguments.max_bad_fraction,

@@ -60,11 +60,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let config = LoaderConfig {
         batch_images: 64,
         workers: workers.parse()?,
-        seed: 0,
-        order: Order::Global,
         max_bad_fraction: 0.0,
     };
-    let loader = Loader::new(Arc::new(Dataset::open(data)?), groups(recipe)?, config)?;
+    let dataset = Arc::new(Dataset::open(data)?);
+    let loader = Loader::new(dataset, groups(recipe)?, config, Order::Global, 0)?;
     let batches: usize = batches.parse()?;
     let mut stream = loader.batches(0, WARM_UP + batches);
     for _ in 0..WARM_UP {

@@ -42,8 +42,6 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let config = LoaderConfig {
         batch_images: 64,
         workers: 1,
-        seed: 0,
-        order: Order::Global,
         max_bad_fraction: 0.0,
     };
     let start = Instant::now();
@@ -51,6 +49,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         Arc::clone(&dataset),
         vec![toml::from_str::<ViewGroup>(VIEW)?],
         config,
+        Order::Global,
+        0,
     )?;
     loader
         .batches(0, 1)

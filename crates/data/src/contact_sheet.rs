@@ -175,11 +175,9 @@ mod tests {
         let config = crate::LoaderConfig {
             batch_images: 5,
             workers: 0,
-            seed: 7,
-            order: crate::Order::Sequential,
             max_bad_fraction: 0.0,
         };
-        let batch = crate::Loader::new(dataset, views, config)
+        let batch = crate::Loader::new(dataset, views, config, crate::Order::Sequential, 7)
             .unwrap()
             .batches(1, 2)
             .next()

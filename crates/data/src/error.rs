@@ -80,12 +80,20 @@ pub enum Error {
         reason: String,
     },
     /// A loader or packing option out of its range.
-    #[error("{option}: {reason}")]
+    #[error("`{option}` {reason}")]
     Option {
         /// The option's name in the config or on the command line.
         option: &'static str,
-        /// What is wrong, with expected and got.
+        /// What it must be, and what it is: `must be at least 1, got 0`.
         reason: String,
+    },
+    /// A batch that is larger than the data set, in an order that drops the last partial batch.
+    #[error("`batch_images` must be at most the data set's {records} records, got {batch_images}")]
+    BatchTooLarge {
+        /// Images in a batch.
+        batch_images: usize,
+        /// Records of the data set.
+        records: u32,
     },
     /// More broken records than `max_bad_fraction` allows.
     #[error(
@@ -125,10 +133,7 @@ impl Error {
             Error::TooManyBad { .. } => {
                 Some("`passer shards verify` lists every broken record of a data set; to go on without them, raise `max_bad_fraction` in the config, or `--max-bad-fraction` of `passer features`".to_string())
             }
-            Error::Option {
-                option: "batch_images",
-                reason,
-            } if reason.contains("data set's") => {
+            Error::BatchTooLarge { .. } => {
                 Some("lower `data.batch_images` in the config, or give more records".to_string())
             }
             Error::NotFound { spec } if spec.contains('{') => Some(

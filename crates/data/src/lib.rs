@@ -37,7 +37,7 @@ pub use decode::{DecodeLimits, RgbImage, decode, decode_into, decoded_together, 
 pub use error::{DecodeError, Error};
 pub use file_error::FileError;
 pub use hex::hex;
-pub use loader::{BadRecord, BadRecords, Batch, Batches, Loader, LoaderConfig, MOST_WORKERS, Views};
+pub use loader::{BadRecord, BadRecords, Batch, Batches, Loader, LoaderConfig, Views};
 pub use lock::{FolderLock, LockError};
 pub use order::Order;
 pub use record::{Label, Metadata, Record};

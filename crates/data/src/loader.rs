@@ -17,6 +17,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
 use crossbeam_channel::{Receiver, bounded};
+use serde::{Deserialize, Serialize};
 
 use self::assembler::Assembler;
 use crate::dataset::Dataset;
@@ -28,23 +29,56 @@ use crate::transforms::ViewGroup;
 /// Threads that put batches together; the images are made by the workers.
 const ASSEMBLERS: usize = 2;
 /// Most threads that are started: machines of today have fewer processors, and a system ends programs of many more threads.
-pub const MOST_WORKERS: usize = 1_024;
+const MOST_WORKERS: usize = 1_024;
 /// Broken records that an error message and [`BadRecords`] name.
 const NAMED_BAD_RECORDS: usize = 10;
 
-/// How batches are made.
-#[derive(Clone, Debug, PartialEq)]
+/// How records become batches: `[data]` of an evaluation's config, and the part of it that every loader needs.
+///
+/// It changes the speed, and which data sets are refused; the views of a record are the same for any values.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct LoaderConfig {
     /// Images in a batch; each gives all the views of all groups.
     pub batch_images: usize,
-    /// Threads that decode and augment; 0 does it in the caller's thread, when a batch is asked for.
+    /// Threads that decode and augment, 0 to 1,024; 0 does it in the caller's thread, when a batch is asked for.
     pub workers: usize,
-    /// Seed of order and augmentation.
-    pub seed: u64,
-    /// Order of the records within an epoch.
-    pub order: Order,
-    /// Largest share of the data set's records that may turn out broken before loading stops with an error, 0 to 1.
+    /// Loading stops with an error when more than this fraction (0 to 1) of the data set's records cannot be decoded.
     pub max_bad_fraction: f64,
+}
+
+impl LoaderConfig {
+    /// Checks what needs no data set.
+    ///
+    /// # Errors
+    /// A sentence that names the key: `` `data.batch_images` must be at least 1, got 0 ``.
+    pub fn validate(&self) -> Result<(), String> {
+        self.check()
+            .map_err(|(key, reason)| format!("`data.{key}` {reason}"))
+    }
+
+    /// The key that is wrong, and what it must be.
+    fn check(&self) -> Result<(), (&'static str, String)> {
+        if self.batch_images == 0 {
+            return Err(("batch_images", "must be at least 1, got 0".to_string()));
+        }
+        if self.workers > MOST_WORKERS {
+            return Err((
+                "workers",
+                format!(
+                    "must be at most {MOST_WORKERS}, got {}: each is a thread, and more than the machine has processors gain nothing",
+                    self.workers
+                ),
+            ));
+        }
+        if !(0.0..=1.0).contains(&self.max_bad_fraction) {
+            return Err((
+                "max_bad_fraction",
+                format!("must be in 0..1, got {}", self.max_bad_fraction),
+            ));
+        }
+        Ok(())
+    }
 }
 
 /// The views of one step, as plain memory.
@@ -106,6 +140,8 @@ struct Shared {
     dataset: Arc<Dataset>,
     views: Vec<ViewGroup>,
     config: LoaderConfig,
+    order: Order,
+    seed: u64,
     records: u32,
     bad: Mutex<BTreeMap<u64, BadRecord>>,
     /// Broken records that were met before this loader's time.
@@ -113,67 +149,51 @@ struct Shared {
 }
 
 impl Loader {
-    /// Checks the config against the data set.
+    /// A loader whose epochs walk in `order`; `seed` decides order and augmentation.
     ///
     /// # Errors
     /// [`Error::Views`] and [`Error::Option`] name what cannot be carried out, such as a batch larger than the data set.
-    pub fn new(dataset: Arc<Dataset>, views: Vec<ViewGroup>, config: LoaderConfig) -> Result<Loader, Error> {
+    pub fn new(
+        dataset: Arc<Dataset>,
+        views: Vec<ViewGroup>,
+        config: LoaderConfig,
+        order: Order,
+        seed: u64,
+    ) -> Result<Loader, Error> {
         for (group, view) in views.iter().enumerate() {
             view.validate().map_err(|reason| Error::Views { group, reason })?;
         }
-        let option = |option, reason: String| Err(Error::Option { option, reason });
+        let option = |option, reason: String| Error::Option { option, reason };
         if views.is_empty() {
-            return option(
+            return Err(option(
                 "views",
-                "expected at least one view group, found none".to_string(),
-            );
+                "must be at least one view group, got none".to_string(),
+            ));
         }
         let Ok(records) = u32::try_from(dataset.len()) else {
-            return option(
-                "data",
-                format!("expected at most {} records, found {}", u32::MAX, dataset.len()),
-            );
+            let reason = format!("must be at most {} records, got {}", u32::MAX, dataset.len());
+            return Err(option("data", reason));
         };
         if records == 0 {
-            return option("data", "expected at least one record, found none".to_string());
+            return Err(option(
+                "data",
+                "must be at least one record, got none".to_string(),
+            ));
         }
-        if config.batch_images == 0 {
-            return option("batch_images", "expected at least 1, found 0".to_string());
-        }
-        if config.workers > MOST_WORKERS {
-            return option(
-                "workers",
-                format!(
-                    "expected at most {MOST_WORKERS}, found {}: each is a thread, and more than the machine has processors gain nothing",
-                    config.workers
-                ),
-            );
-        }
-        if config.order.drops_last() && config.batch_images > records as usize {
-            return option(
-                "batch_images",
-                format!(
-                    "expected at most the data set's {records} records, found {}",
-                    config.batch_images
-                ),
-            );
-        }
-        if config.order == Order::Blocks(0) {
-            return option(
-                "order",
-                "blocks must be at least 1 record long, found 0".to_string(),
-            );
-        }
-        if !(0.0..=1.0).contains(&config.max_bad_fraction) {
-            return option(
-                "max_bad_fraction",
-                format!("expected 0 to 1, found {}", config.max_bad_fraction),
-            );
+        config.check().map_err(|(key, reason)| option(key, reason))?;
+        order.validate().map_err(|reason| option("order", reason))?;
+        if order.drops_last() && config.batch_images > records as usize {
+            return Err(Error::BatchTooLarge {
+                batch_images: config.batch_images,
+                records,
+            });
         }
         let shared = Shared {
             dataset,
             views,
             config,
+            order,
+            seed,
             records,
             bad: Mutex::default(),
             bad_before: AtomicUsize::new(0),
@@ -242,7 +262,7 @@ type Made = (Vec<BadRecord>, Result<Batch, Error>);
 impl Shared {
     fn batches_per_epoch(&self) -> usize {
         let (records, images) = (self.records as usize, self.config.batch_images);
-        if self.config.order.drops_last() {
+        if self.order.drops_last() {
             records / images
         } else {
             records.div_ceil(images)

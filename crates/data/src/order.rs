@@ -22,6 +22,17 @@ pub enum Order {
 }
 
 impl Order {
+    /// Refuses blocks without records.
+    ///
+    /// # Errors
+    /// The second half of a sentence: `must be …, got …`.
+    pub fn validate(self) -> Result<(), String> {
+        match self {
+            Order::Blocks(0) => Err("must have blocks of at least 1 record, got 0".to_string()),
+            _ => Ok(()),
+        }
+    }
+
     /// Whether every batch must be full.
     pub(crate) fn drops_last(self) -> bool {
         self != Order::Sequential

@@ -1,13 +1,12 @@
 //! The config of an evaluation: one flat TOML file, every key required, unknown keys refused.
 
-use crate::extract::DataConfig;
 use crate::taps::{Inputs, Tap};
 use crate::task::Part;
 use crate::{
     clustering, diagnostics, few_shot, knn, linear_cached, linear_cached_grid, linear_dinov2, linear_moco,
     linear_probe, linear_vissl, logistic, retrieval, svm_low_shot, svm_voc07, view_diagnostics,
 };
-use data::{Transform, ViewGroup};
+use data::{LoaderConfig, Transform, ViewGroup};
 use serde::{Deserialize, Serialize};
 use training::Normalize;
 
@@ -22,7 +21,7 @@ pub struct Config {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub normalize: Option<Normalize>,
     /// How records become batches.
-    pub data: DataConfig,
+    pub data: LoaderConfig,
     /// What is asked, in this order; each entry is one table, e.g. `[protocols.knn-dino]` after `[[protocols]]`.
     pub protocols: Vec<Protocol>,
 }
@@ -207,15 +206,7 @@ impl Config {
 
     /// Refuses what contradicts itself or cannot be run whatever the data, naming the key.
     pub fn validate(&self) -> Result<(), String> {
-        if self.data.batch_images == 0 {
-            return Err("`data.batch_images` must be at least 1, got 0".into());
-        }
-        if !(0.0..=1.0).contains(&self.data.max_bad_fraction) {
-            return Err(format!(
-                "`data.max_bad_fraction` must be in 0..1, got {}",
-                self.data.max_bad_fraction
-            ));
-        }
+        self.data.validate()?;
         check_test_transforms("test_transforms", &self.test_transforms)?;
         if let Some(normalize) = &self.normalize {
             normalize.validate()?;

@@ -8,25 +8,11 @@ use crate::progress::Event;
 use crate::taps::Tap;
 use burn::tensor::Device;
 use data::{Dataset, Label, Loader, LoaderConfig, Order, Transform, ViewGroup};
-use serde::{Deserialize, Serialize};
 use serde_json::json;
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
-
-/// How records become batches; changes the speed and never a number, but for which data sets are refused.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct DataConfig {
-    /// Images that go through the encoder at a time.
-    pub batch_images: usize,
-    /// Threads that decode and transform; 0 does it in the calling thread.
-    pub workers: usize,
-    /// The evaluation stops when more than this fraction (0..1) of the records cannot be decoded. Those that cannot are
-    /// left out and counted.
-    pub max_bad_fraction: f64,
-}
 
 /// Features of all readable records of a data set.
 ///
@@ -40,7 +26,7 @@ pub fn extract(
     encoder: &Encoder,
     dataset: &Arc<Dataset>,
     transforms: &[Transform],
-    config: &DataConfig,
+    config: &LoaderConfig,
     device: &Device,
     progress: &mut dyn FnMut(Event<'_>),
 ) -> Result<Features, Error> {
@@ -64,7 +50,7 @@ pub fn extract_taps(
     dataset: &Arc<Dataset>,
     transforms: &[Transform],
     taps: &[Tap],
-    config: &DataConfig,
+    config: &LoaderConfig,
     device: &Device,
     progress: &mut dyn FnMut(Event<'_>),
 ) -> Result<Features, Error> {
@@ -131,7 +117,7 @@ pub fn extract_to_file(
     dataset: &Arc<Dataset>,
     transforms: &[Transform],
     taps: &[Tap],
-    config: &DataConfig,
+    config: &LoaderConfig,
     device: &Device,
     path: &Path,
     writing: Writing,
@@ -201,7 +187,7 @@ fn checked(
     dataset: &Arc<Dataset>,
     transforms: &[Transform],
     taps: &[Tap],
-    config: &DataConfig,
+    config: &LoaderConfig,
 ) -> Result<Loader, Error> {
     encoder.check_transforms("the transforms", transforms)?;
     encoder.check_taps("features", taps)?;
@@ -257,21 +243,20 @@ fn about(dataset: &Dataset, positions: &[usize], origin: Origin) -> Result<Featu
 pub(crate) fn in_order(
     dataset: &Arc<Dataset>,
     transforms: &[Transform],
-    config: &DataConfig,
+    config: &LoaderConfig,
 ) -> Result<Loader, Error> {
     let group = ViewGroup {
         count: 1,
         transforms: transforms.to_vec(),
     };
-    let config = LoaderConfig {
-        batch_images: config.batch_images,
-        workers: config.workers,
-        // Evaluation transforms draw nothing.
-        seed: 0,
-        order: Order::Sequential,
-        max_bad_fraction: config.max_bad_fraction,
-    };
-    Ok(Loader::new(Arc::clone(dataset), vec![group], config)?)
+    // Evaluation transforms draw nothing, so any seed will do.
+    Ok(Loader::new(
+        Arc::clone(dataset),
+        vec![group],
+        *config,
+        Order::Sequential,
+        0,
+    )?)
 }
 
 /// Features of no width with keys and, if asked for, labels of all records, from the index: enough for every check of
@@ -400,7 +385,7 @@ pub(crate) mod tests {
     use backbones::{BackboneConfig, Init};
     use data::{Filter, Metadata, Record};
 
-    pub(crate) const DATA: DataConfig = DataConfig {
+    pub(crate) const DATA: LoaderConfig = LoaderConfig {
         batch_images: 8,
         workers: 0,
         max_bad_fraction: 0.5,
@@ -414,7 +399,7 @@ pub(crate) mod tests {
         }]
     }
 
-    fn extracted(encoder: &Encoder, dataset: Dataset, config: &DataConfig) -> Result<Features, Error> {
+    fn extracted(encoder: &Encoder, dataset: Dataset, config: &LoaderConfig) -> Result<Features, Error> {
         extract(
             encoder,
             &Arc::new(dataset),
@@ -441,7 +426,7 @@ pub(crate) mod tests {
         let two = extracted(
             &encoder,
             dataset(),
-            &DataConfig {
+            &LoaderConfig {
                 batch_images: 5,
                 workers: 2,
                 ..DATA
@@ -525,7 +510,7 @@ pub(crate) mod tests {
         assert_eq!(features.labels, Some(Labels::Classes(vec![4, 6])));
         assert_eq!((features.bad_records, features.taps[POOLED].rows), (1, 2));
 
-        let strict = DataConfig {
+        let strict = LoaderConfig {
             max_bad_fraction: 0.1,
             ..DATA
         };

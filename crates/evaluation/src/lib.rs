@@ -62,7 +62,7 @@ pub mod view_diagnostics;
 pub use config::{Config, Protocol};
 pub use encoder::{Encoder, weights_hash};
 pub use error::Error;
-pub use extract::{DataConfig, Writing, Written, extract, extract_taps, extract_to_file};
+pub use extract::{Writing, Written, extract, extract_taps, extract_to_file};
 pub use features::{Features, Labels, Matrix, Origin, POOLED, UNDECIDED};
 pub use partial::{FeatureType, Unfinished, lock};
 pub use progress::Event;

@@ -9,7 +9,7 @@
 
 use crate::encoder::Encoder;
 use crate::error::Error;
-use crate::extract::{DataConfig, extract_taps};
+use crate::extract::extract_taps;
 use crate::features::Features;
 use crate::head_grid::HeadGrid;
 use crate::linear_cached_grid::{Choice, check_grid, chosen, factor};
@@ -18,7 +18,7 @@ use crate::progress::Event;
 use crate::taps::{Input, Inputs};
 use crate::task::{Classes, TRAIN, hold_out};
 use burn::tensor::Device;
-use data::{Dataset, Order, Transform};
+use data::{Dataset, LoaderConfig, Order, Transform};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
@@ -81,7 +81,7 @@ pub fn linear_dinov2(
     train: &Arc<Dataset>,
     test: &Features,
     test_transforms: &[Transform],
-    data: &DataConfig,
+    data: &LoaderConfig,
     device: &Device,
     progress: &mut dyn FnMut(Event<'_>),
 ) -> Result<Probe, Error> {

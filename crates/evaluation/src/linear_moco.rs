@@ -62,13 +62,12 @@ pub(crate) mod tests {
     use crate::encoder::Encoder;
     use crate::encoder::tests::{NORMALIZE, backbone};
     use crate::error::Error;
-    use crate::extract::DataConfig;
     use crate::extract::extract;
     use crate::extract::tests::{DATA, resize};
     use crate::features::Features;
     use crate::progress::Event;
     use burn::tensor::Device;
-    use data::{Dataset, Label};
+    use data::{Dataset, Label, LoaderConfig};
     use data::{Filter, Metadata, Record};
     use std::sync::Arc;
 
@@ -131,7 +130,7 @@ pub(crate) mod tests {
         let test_features = features(&encoder, &test);
         let mut epochs = vec![];
         let probe = |workers, progress: &mut dyn FnMut(Event<'_>)| {
-            let data = DataConfig { workers, ..DATA };
+            let data = LoaderConfig { workers, ..DATA };
             let probe = config().probe();
             probe
                 .train(

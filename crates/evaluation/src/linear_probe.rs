@@ -14,7 +14,6 @@
 
 use crate::encoder::Encoder;
 use crate::error::Error;
-use crate::extract::DataConfig;
 use crate::features::{Features, Matrix};
 use crate::head::{Classifier, Head};
 use crate::progress::Event;
@@ -94,7 +93,7 @@ impl Config {
         encoder: &Encoder,
         train: &Arc<Dataset>,
         test: &Features,
-        data: &DataConfig,
+        data: &LoaderConfig,
         device: &Device,
         progress: &mut dyn FnMut(Event<'_>),
     ) -> Result<Probe, Error> {
@@ -195,19 +194,18 @@ pub(crate) fn loader(
     batch_images: usize,
     seed: u64,
     order: Order,
-    data: &DataConfig,
+    data: &LoaderConfig,
 ) -> Result<Loader, Error> {
     let config = LoaderConfig {
         batch_images,
-        workers: data.workers,
-        seed,
-        order,
-        max_bad_fraction: data.max_bad_fraction,
+        ..*data
     };
     Ok(Loader::new(
         Arc::clone(train),
         vec![view_group(transforms)],
         config,
+        order,
+        seed,
     )?)
 }
 

@@ -13,7 +13,7 @@
 
 use crate::encoder::Encoder;
 use crate::error::Error;
-use crate::extract::{DataConfig, in_order};
+use crate::extract::in_order;
 use crate::features::{Features, POOLED};
 use crate::head::{Classifier, Head};
 use crate::linear_probe::{Probe, check_images, class_labels, loader, unchanged, view_group};
@@ -24,7 +24,7 @@ use crate::taps::Tap;
 use crate::task::{Classes, TEST, TRAIN, check_rows};
 use backbones::{Progress, Stage};
 use burn::tensor::Device;
-use data::{Dataset, Order, Transform};
+use data::{Dataset, LoaderConfig, Order, Transform};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use std::sync::Arc;
@@ -162,7 +162,7 @@ pub fn linear_vissl(
     test: &Records,
     test_features: &Features,
     test_transforms: &[Transform],
-    data: &DataConfig,
+    data: &LoaderConfig,
     device: &Device,
     progress: &mut dyn FnMut(Event<'_>),
 ) -> Result<Probe, Error> {

@@ -7,7 +7,6 @@
 use crate::eigenvalues::symmetric_eigenvalues;
 use crate::encoder::Encoder;
 use crate::error::Error;
-use crate::extract::DataConfig;
 use crate::features::Matrix;
 use crate::progress::Event;
 use crate::result::Score;
@@ -82,7 +81,7 @@ pub fn view_diagnostics(
     config: &Config,
     encoder: &Encoder,
     dataset: &Arc<Dataset>,
-    data: &DataConfig,
+    data: &LoaderConfig,
     device: &Device,
     progress: &mut dyn FnMut(Event<'_>),
 ) -> Result<Vec<Score>, Error> {
@@ -106,11 +105,10 @@ pub fn view_diagnostics(
         vec![config.view_group()],
         LoaderConfig {
             batch_images: (data.batch_images / config.views).clamp(1, total),
-            workers: data.workers,
-            seed: config.seed,
-            order: Order::Sequential,
-            max_bad_fraction: data.max_bad_fraction,
+            ..*data
         },
+        Order::Sequential,
+        config.seed,
     )?;
     // Image by image, and within it view by view.
     let (mut values, mut width, mut images) = (vec![], 0, 0);

@@ -40,13 +40,9 @@ fn main() {
     let loader = data::Loader::new(
         dataset,
         config.views.clone(),
-        data::LoaderConfig {
-            batch_images: batch,
-            workers: config.data.workers,
-            seed: config.seed,
-            order: config.data.order,
-            max_bad_fraction: config.data.max_bad_fraction,
-        },
+        config.data.loader(),
+        config.data.order,
+        config.seed,
     )
     .unwrap();
 

@@ -30,7 +30,11 @@ pub struct Config<O> {
     pub training: TrainingConfig,
 }
 
-/// How records become batches. The records themselves are named by `--data`.
+/// How records become batches: [`data::LoaderConfig`] with the two keys that only training has. The records themselves are
+/// not part of a config.
+///
+/// The keys of a loader stand here once more because serde's `flatten` would cost errors their line and the list of keys;
+/// what they may be is checked by the loader's own config.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DataConfig {
@@ -44,6 +48,25 @@ pub struct DataConfig {
     pub max_bad_fraction: f64,
     /// Channel statistics.
     pub normalize: Normalize,
+}
+
+impl DataConfig {
+    /// The part of it that every loader needs.
+    pub fn loader(&self) -> data::LoaderConfig {
+        data::LoaderConfig {
+            batch_images: self.batch_images,
+            workers: self.workers,
+            max_bad_fraction: self.max_bad_fraction,
+        }
+    }
+
+    /// Refuses what cannot be carried out whatever the data, naming the key.
+    fn validate(&self) -> Result<(), String> {
+        self.loader().validate()?;
+        let order = self.order.validate();
+        order.map_err(|reason| format!("`data.order` {reason}"))?;
+        self.normalize.validate()
+    }
 }
 
 /// Length, batch statistics, checkpoints and log of a run.
@@ -89,15 +112,7 @@ impl<O> Config<O> {
                 Ok(())
             }
         };
-        positive("data.batch_images", self.data.batch_images)?;
-        if self.data.workers > data::MOST_WORKERS {
-            return Err(format!(
-                "`data.workers` must be at most {}, got {}: each is a thread, and more than the machine has \
-                 processors gain nothing",
-                data::MOST_WORKERS,
-                self.data.workers
-            ));
-        }
+        self.data.validate()?;
         positive("training.epochs", self.training.epochs)?;
         positive(
             "training.checkpoint_every_epochs",
@@ -105,12 +120,6 @@ impl<O> Config<O> {
         )?;
         positive("training.keep_checkpoints", self.training.keep_checkpoints)?;
         positive("training.log_every_steps", self.training.log_every_steps)?;
-        if !(0.0..=1.0).contains(&self.data.max_bad_fraction) {
-            return Err(format!(
-                "`data.max_bad_fraction` must be in 0..1, got {}",
-                self.data.max_bad_fraction
-            ));
-        }
         if let Some(images) = self.training.batch_norm_images {
             // One image's statistics over one position each would be no statistics at all.
             if images < 2 || !self.data.batch_images.is_multiple_of(images) {
@@ -152,7 +161,6 @@ impl<O> Config<O> {
                 ));
             }
         }
-        self.data.normalize.validate()?;
         self.backbone.validate()?;
         for (index, (width, height)) in dataset_views(&self.views).into_iter().enumerate() {
             self.backbone

@@ -162,13 +162,9 @@ pub fn train<O: Objective, C: Serialize, E: From<Error>>(
     let loader = data::Loader::new(
         Arc::clone(&dataset),
         config.views.clone(),
-        data::LoaderConfig {
-            batch_images: config.data.batch_images,
-            workers: config.data.workers,
-            seed: config.seed,
-            order: config.data.order,
-            max_bad_fraction: config.data.max_bad_fraction,
-        },
+        config.data.loader(),
+        config.data.order,
+        config.seed,
     )
     .map_err(Error::Data)?;
     let steps_per_epoch = loader.batches_per_epoch();

@@ -194,7 +194,7 @@ fn packing_keeps_records_labels_and_fingerprint() {
     )
     .unwrap_err();
     assert!(
-        again.to_string().contains("expected a folder without shards"),
+        again.to_string().contains("must be a folder without shards"),
         "{again}"
     );
     assert!(

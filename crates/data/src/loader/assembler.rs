@@ -48,10 +48,7 @@ impl Assembler {
         let per_epoch = shared.batches_per_epoch();
         let epoch = (step / per_epoch) as u64;
         if self.epoch.as_ref().is_none_or(|(current, _)| *current != epoch) {
-            let order = shared
-                .config
-                .order
-                .epoch(shared.records, shared.config.seed, epoch);
+            let order = shared.order.epoch(shared.records, shared.seed, epoch);
             self.epoch = Some((epoch, order));
         }
         let order = self.epoch.as_ref().map_or(&[][..], |(_, order)| order);
@@ -102,7 +99,7 @@ impl Assembler {
                 Err(error) => return (bad, Err(error)),
             }
         }
-        if shared.config.order.drops_last() && taken.contains(&None) {
+        if shared.order.drops_last() && taken.contains(&None) {
             // No record is left to stand in. Either `enter_bad` is about to say that there are too many, or all are broken.
             let error = shared.too_many_bad(bad.len().min(order.len()), bad.iter());
             return (bad, Err(error));
@@ -198,7 +195,7 @@ impl Scratch {
                     reason: reason.to_string(),
                 }),
             }
-            if shared.config.order == Order::Sequential || bad.len() > shared.allowed_bad() {
+            if shared.order == Order::Sequential || bad.len() > shared.allowed_bad() {
                 break;
             }
         }
@@ -212,7 +209,7 @@ impl Scratch {
             .flat_map(|group| std::iter::repeat_n(group, group.count));
         for ((view, group), place) in groups.enumerate().zip(places) {
             let mut source = generator(
-                shared.config.seed,
+                shared.seed,
                 Purpose::View,
                 epoch,
                 u64::from(position),

@@ -7,12 +7,12 @@ use super::*;
 use crate::record::{Metadata, Record};
 use crate::transforms::{Filter, Transform};
 
-fn config(batch_images: usize, workers: usize, order: Order) -> LoaderConfig {
+const SEED: u64 = 11;
+
+fn config(batch_images: usize, workers: usize) -> LoaderConfig {
     LoaderConfig {
         batch_images,
         workers,
-        seed: 11,
-        order,
         max_bad_fraction: 0.0,
     }
 }
@@ -53,11 +53,13 @@ fn views() -> Vec<ViewGroup> {
     ]
 }
 
-fn loader(records: usize, config: LoaderConfig) -> Loader {
+fn loader(records: usize, config: LoaderConfig, order: Order) -> Loader {
     Loader::new(
         Arc::new(Dataset::synthetic(records, 20, 16, 3, 1)),
         views(),
         config,
+        order,
+        SEED,
     )
     .unwrap()
 }
@@ -68,7 +70,7 @@ fn collect(loader: &Loader, first: usize, end: usize) -> Vec<Batch> {
 
 #[test]
 fn batches_are_laid_out_as_promised() {
-    let batches = collect(&loader(10, config(4, 2, Order::Global)), 0, 3);
+    let batches = collect(&loader(10, config(4, 2), Order::Global), 0, 3);
     assert_eq!(batches.len(), 3);
     for batch in &batches {
         let [global, local] = batch.views.as_slice() else {
@@ -106,10 +108,10 @@ fn batches_are_laid_out_as_promised() {
 #[test]
 fn any_number_of_workers_gives_the_same_batches() {
     for order in [Order::Global, Order::Blocks(4), Order::Sequential] {
-        let expected = collect(&loader(23, config(5, 0, order)), 0, 12);
+        let expected = collect(&loader(23, config(5, 0), order), 0, 12);
         for workers in [1, 4, 16] {
             assert_eq!(
-                collect(&loader(23, config(5, workers, order)), 0, 12),
+                collect(&loader(23, config(5, workers), order), 0, 12),
                 expected,
                 "{workers} workers, {order:?}"
             );
@@ -122,14 +124,14 @@ proptest! {
 
     #[test]
     fn resuming_is_skipping(records in 6usize..30, batch in 1usize..6, first in 0usize..12, length in 0usize..6) {
-        let whole = collect(&loader(records, config(batch, 0, Order::Global)), 0, first + length);
-        let resumed = collect(&loader(records, config(batch, 2, Order::Global)), first, first + length);
+        let whole = collect(&loader(records, config(batch, 0), Order::Global), 0, first + length);
+        let resumed = collect(&loader(records, config(batch, 2), Order::Global), first, first + length);
         prop_assert_eq!(&whole[first..], resumed.as_slice());
     }
 
     #[test]
     fn every_record_comes_once_an_epoch(records in 1usize..40, batch in 1usize..7, workers in 0usize..4, epoch in 0usize..3) {
-        let loader = loader(records, config(batch, workers, Order::Sequential));
+        let loader = loader(records, config(batch, workers), Order::Sequential);
         let steps = loader.batches_per_epoch();
         let positions: Vec<u64> = collect(&loader, epoch * steps, (epoch + 1) * steps)
             .into_iter()
@@ -137,7 +139,7 @@ proptest! {
             .collect();
         prop_assert_eq!(positions, (0..records as u64).collect::<Vec<u64>>());
         if records >= batch {
-            let shuffled = self::loader(records, config(batch, workers, Order::Global));
+            let shuffled = self::loader(records, config(batch, workers), Order::Global);
             let steps = shuffled.batches_per_epoch();
             let batches = collect(&shuffled, epoch * steps, (epoch + 1) * steps);
             let mut positions: Vec<u64> = batches.into_iter().flat_map(|batch| batch.positions).collect();
@@ -151,7 +153,7 @@ proptest! {
 
 #[test]
 fn epochs_differ_in_order_and_in_views() {
-    let loader = loader(6, config(6, 0, Order::Sequential));
+    let loader = loader(6, config(6, 0), Order::Sequential);
     let batches = collect(&loader, 0, 2);
     assert_eq!(batches[0].positions, batches[1].positions);
     assert_ne!(batches[0].views, batches[1].views);
@@ -159,7 +161,7 @@ fn epochs_differ_in_order_and_in_views() {
 
 #[test]
 fn dropping_the_iterator_ends_its_threads() {
-    let loader = loader(64, config(8, 4, Order::Global));
+    let loader = loader(64, config(8, 4), Order::Global);
     let mut batches = loader.batches(0, usize::MAX);
     batches.next().unwrap().unwrap();
     // Joins the threads; the test would hang if they went on.
@@ -193,12 +195,19 @@ fn with_broken(broken: &[usize]) -> Arc<Dataset> {
 fn broken_records_are_replaced_by_the_next_good_one() {
     let settings = |workers| LoaderConfig {
         max_bad_fraction: 0.25,
-        ..config(4, workers, Order::Global)
+        ..config(4, workers)
     };
-    let expected: Vec<u32> = Order::Global.epoch(12, 11, 0);
+    let expected: Vec<u32> = Order::Global.epoch(12, SEED, 0);
     let mut found = Vec::new();
     for workers in [0, 3] {
-        let loader = Loader::new(with_broken(&[2, 5, 6]), views(), settings(workers)).unwrap();
+        let loader = Loader::new(
+            with_broken(&[2, 5, 6]),
+            views(),
+            settings(workers),
+            Order::Global,
+            SEED,
+        )
+        .unwrap();
         let batches = collect(&loader, 0, 3);
         let positions: Vec<u64> = batches.iter().flat_map(|batch| batch.positions.clone()).collect();
         for (slot, position) in positions.iter().enumerate() {
@@ -231,9 +240,9 @@ fn too_many_broken_records_stop_the_run() {
     for workers in [0, 3] {
         let settings = LoaderConfig {
             max_bad_fraction: 0.2,
-            ..config(4, workers, Order::Global)
+            ..config(4, workers)
         };
-        let loader = Loader::new(with_broken(&[2, 5, 6]), views(), settings).unwrap();
+        let loader = Loader::new(with_broken(&[2, 5, 6]), views(), settings, Order::Global, SEED).unwrap();
         let outcomes: Vec<Result<Batch, Error>> = loader.batches(0, 30).collect();
         let error = outcomes.last().unwrap().as_ref().unwrap_err();
         assert!(
@@ -252,9 +261,9 @@ fn too_many_broken_records_stop_the_run() {
     let all: Vec<usize> = (0..12).collect();
     let settings = LoaderConfig {
         max_bad_fraction: 1.0,
-        ..config(4, 2, Order::Global)
+        ..config(4, 2)
     };
-    let loader = Loader::new(with_broken(&all), views(), settings).unwrap();
+    let loader = Loader::new(with_broken(&all), views(), settings, Order::Global, SEED).unwrap();
     assert!(
         loader.batches(0, 3).next().unwrap().is_err(),
         "nothing is left to replace them with"
@@ -265,9 +274,16 @@ fn too_many_broken_records_stop_the_run() {
 fn sequential_order_leaves_broken_records_out() {
     let settings = LoaderConfig {
         max_bad_fraction: 0.5,
-        ..config(5, 2, Order::Sequential)
+        ..config(5, 2)
     };
-    let loader = Loader::new(with_broken(&[2, 5, 6, 7, 8, 9]), views(), settings.clone()).unwrap();
+    let loader = Loader::new(
+        with_broken(&[2, 5, 6, 7, 8, 9]),
+        views(),
+        settings,
+        Order::Sequential,
+        SEED,
+    )
+    .unwrap();
     let batches = collect(&loader, 0, loader.batches_per_epoch());
     let positions: Vec<Vec<u64>> = batches.iter().map(|batch| batch.positions.clone()).collect();
     assert_eq!(
@@ -275,7 +291,7 @@ fn sequential_order_leaves_broken_records_out() {
         [vec![0, 1, 3, 4], vec![10, 11]],
         "a batch without a good record is passed over"
     );
-    let good = Loader::new(with_broken(&[]), views(), settings).unwrap();
+    let good = Loader::new(with_broken(&[]), views(), settings, Order::Sequential, SEED).unwrap();
     let whole = collect(&good, 0, 1);
     let view = 3 * 12 * 12;
     // Images 0, 1, 3, 4 of 0..5, in both views of the first group.
@@ -291,37 +307,47 @@ fn sequential_order_leaves_broken_records_out() {
 #[test]
 fn settings_that_cannot_be_carried_out_are_named() {
     let data = || Arc::new(Dataset::synthetic(10, 8, 8, 0, 0));
-    let error = |config, views| Loader::new(data(), views, config).unwrap_err().to_string();
+    let refused = |config, views, order| {
+        Loader::new(data(), views, config, order, SEED)
+            .unwrap_err()
+            .to_string()
+    };
+    let error = |config, views| refused(config, views, Order::Global);
     assert_eq!(
-        error(config(11, 0, Order::Global), views()),
-        "batch_images: expected at most the data set's 10 records, found 11"
+        error(config(11, 0), views()),
+        "`batch_images` must be at most the data set's 10 records, got 11"
     );
     assert_eq!(
-        error(config(0, 0, Order::Global), views()),
-        "batch_images: expected at least 1, found 0"
+        error(config(0, 0), views()),
+        "`batch_images` must be at least 1, got 0"
     );
     assert!(
-        error(config(2, 100_000, Order::Global), views())
-            .starts_with("workers: expected at most 1024, found 100000")
+        error(config(2, 100_000), views())
+            .starts_with("`workers` must be at most 1024, got 100000: each is a thread")
     );
     assert_eq!(
-        error(config(2, 0, Order::Global), Vec::new()),
-        "views: expected at least one view group, found none"
+        error(config(2, 0), Vec::new()),
+        "`views` must be at least one view group, got none"
     );
     let empty = vec![ViewGroup {
         count: 1,
         transforms: Vec::new(),
     }];
-    assert!(
-        error(config(2, 0, Order::Global), empty)
-            .starts_with("view group 0: views come out in different sizes")
+    assert!(error(config(2, 0), empty).starts_with("view group 0: views come out in different sizes"));
+    assert_eq!(
+        refused(config(2, 0), views(), Order::Blocks(0)),
+        "`order` must have blocks of at least 1 record, got 0"
     );
     let fraction = LoaderConfig {
         max_bad_fraction: 1.5,
-        ..config(2, 0, Order::Global)
+        ..config(2, 0)
     };
     assert_eq!(
         error(fraction, views()),
-        "max_bad_fraction: expected 0 to 1, found 1.5"
+        "`max_bad_fraction` must be in 0..1, got 1.5"
+    );
+    assert_eq!(
+        fraction.validate().unwrap_err(),
+        "`data.max_bad_fraction` must be in 0..1, got 1.5"
     );
 }

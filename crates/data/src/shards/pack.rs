@@ -69,7 +69,7 @@ pub fn pack(
     progress: Progress,
 ) -> Result<PackReport, Error> {
     if options.limit == Some(0) {
-        let reason = "expected at least 1, found 0".to_string();
+        let reason = "must be at least 1, got 0".to_string();
         return Err(Error::Option {
             option: "limit",
             reason,
@@ -124,7 +124,8 @@ fn pack_archive(
     if options.shuffle_seed.is_some() {
         return Err(Error::Option {
             option: "shuffle_seed",
-            reason: "a compressed archive can only be packed in its own order; unpack it first".to_string(),
+            reason: "must be absent for a compressed archive, which can only be packed in its own order"
+                .to_string(),
         });
     }
     warn_of_splits(archive.class_names(), options);
@@ -192,14 +193,14 @@ struct Writer<'a> {
 impl<'a> Writer<'a> {
     fn create(out: &'a Path, options: &'a PackOptions) -> Result<Writer<'a>, Error> {
         if options.records_per_shard == 0 {
-            let reason = "expected at least 1, found 0".to_string();
+            let reason = "must be at least 1, got 0".to_string();
             return Err(Error::Option {
                 option: "records_per_shard",
                 reason,
             });
         }
         if options.prefix.is_empty() || options.prefix.contains(['/', '\\', '{', '}']) {
-            let reason = format!("expected a plain file name, found `{}`", options.prefix);
+            let reason = format!("must be a plain file name, got `{}`", options.prefix);
             return Err(Error::Option {
                 option: "prefix",
                 reason,
@@ -214,7 +215,7 @@ impl<'a> Writer<'a> {
         if let Some(old) = old {
             // Mixing with shards of another run would make one data set of two without a word.
             let reason = format!(
-                "expected a folder without shards, found `{}` in it",
+                "must be a folder without shards, got one with `{}` in it",
                 old.display()
             );
             return Err(Error::Option {

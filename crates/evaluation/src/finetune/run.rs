@@ -8,7 +8,7 @@ use crate::result::{Outcome, Provenance, rank_of, scores_of, share_within, write
 use backbones::{BackboneConfig, Context};
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
-use data::{Dataset, Loader, LoaderConfig, Order};
+use data::{Dataset, Loader, Order};
 use safetensors::tensor::{Dtype, TensorView};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -357,13 +357,9 @@ impl Scorer<'_> {
         let loader = Loader::new(
             Arc::clone(dataset),
             vec![self.view.clone()],
-            LoaderConfig {
-                batch_images: self.config.data.batch_images,
-                workers: self.config.data.workers,
-                seed: 0,
-                order: Order::Sequential,
-                max_bad_fraction: self.config.data.max_bad_fraction,
-            },
+            self.config.data.loader(),
+            Order::Sequential,
+            0,
         )?;
         let mut scored = Scored {
             ranks: vec![],

@@ -11,7 +11,7 @@ use backbones::init::trained;
 use backbones::layers::Linear;
 use backbones::{BackboneConfig, Init, ResNetConfig, Stem, load_state_dict, state_dict};
 use burn::tensor::{Tensor, TensorData};
-use data::Filter;
+use data::{Filter, LoaderConfig};
 
 /// `scripts/parity/vissl_probe.py` made it (PyTorch and torchvision).
 const FIXTURE: Fixture = Fixture(include_bytes!("../../fixtures/vissl_probe.safetensors"));
@@ -212,7 +212,7 @@ fn each_stage_has_a_classifier_of_its_own_on_images() {
     let features = extract(&encoder, &test, &resize(8), &DATA, &device, &mut |_| {}).unwrap();
     let records = Records::from(test);
     let probe = |config: &Config, workers, events: &mut dyn FnMut(Event<'_>)| {
-        let data = DataConfig { workers, ..DATA };
+        let data = LoaderConfig { workers, ..DATA };
         let transforms = resize(8);
         linear_vissl(
             config,

@@ -4,11 +4,11 @@ use super::*;
 use crate::encoder::Encoder;
 use crate::encoder::tests::{NORMALIZE, backbone};
 use crate::extract::tests::{DATA, resize};
-use crate::extract::{DataConfig, Writing, Written, extract_taps, extract_to_file};
+use crate::extract::{Writing, Written, extract_taps, extract_to_file};
 use crate::taps::Tap;
 use backbones::Stage;
 use burn::tensor::Device;
-use data::{Dataset, Label, Metadata, Record};
+use data::{Dataset, Label, LoaderConfig, Metadata, Record};
 use std::sync::Arc;
 
 const TAPS: [Tap; 2] = [Tap::Pooled, Tap::Stage(Stage::Res4)];
@@ -36,7 +36,7 @@ fn encoder() -> Encoder {
 fn write(
     path: &Path,
     encoder: &Encoder,
-    config: &DataConfig,
+    config: &LoaderConfig,
     feature_type: FeatureType,
     unfinished: Unfinished,
 ) -> (Result<Written, Error>, Option<usize>) {
@@ -116,7 +116,7 @@ fn work_goes_on_where_it_was_cut_off() {
         .0
         .unwrap();
     let path = folder.path().join("x");
-    let config = |max_bad_fraction| DataConfig {
+    let config = |max_bad_fraction| LoaderConfig {
         max_bad_fraction,
         workers: 2,
         ..DATA
@@ -157,7 +157,7 @@ fn work_goes_on_where_it_was_cut_off() {
 fn what_is_damaged_is_made_anew() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("x");
-    let strict = DataConfig {
+    let strict = LoaderConfig {
         max_bad_fraction: 0.0,
         ..DATA
     };
@@ -181,7 +181,7 @@ fn what_is_damaged_is_made_anew() {
 fn other_work_is_refused_or_discarded() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("x");
-    let strict = DataConfig {
+    let strict = LoaderConfig {
         max_bad_fraction: 0.0,
         ..DATA
     };
@@ -195,7 +195,7 @@ fn other_work_is_refused_or_discarded() {
         halves.ends_with("x.partial` holds unfinished features of another number type"),
         "{halves}"
     );
-    let batches = DataConfig {
+    let batches = LoaderConfig {
         batch_images: 5,
         ..DATA
     };

@@ -412,10 +412,10 @@ pub(crate) fn attention(content: &Content<'_>) -> Result<String, Error> {
         LoaderConfig {
             batch_images: at.len(),
             workers: 0,
-            seed: SEED,
-            order: Order::Sequential,
             max_bad_fraction: 0.0,
         },
+        Order::Sequential,
+        SEED,
     )?;
     let mut html = String::from(
         "<p class=\"quiet\">Where the class token of the last block looks: the picture lit by the mean over the heads, then the heads one by \

@@ -97,7 +97,7 @@ fn a_limit_of_nothing_is_refused_and_descriptions_point_without_dots() {
         &|_, _| {},
     )
     .unwrap_err();
-    assert_eq!(error.to_string(), "limit: expected at least 1, found 0");
+    assert_eq!(error.to_string(), "`limit` must be at least 1, got 0");
     pack(folder.path().to_str().unwrap(), &out, &options(2), &|_, _| {}).unwrap();
     let inspection = crate::shards::inspect(out.to_str().unwrap()).unwrap();
     assert_eq!(inspection.shards[0].path, out.join("train-000000.tar"));
