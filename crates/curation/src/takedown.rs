@@ -4,6 +4,9 @@
 //! source drops the key, the stages that look at photos drop the content under whatever key it comes back, a release leaves out
 //! both. It is of a picture and not of a name: every photo with the same bytes goes with it.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fs::File;
 use std::io::Read;

@@ -17,8 +17,8 @@ use crate::run::{RunOptions, run};
 use crate::sources::{Columns, TableConfig};
 
 /// A server that answers each path as its name says, and counts.
-struct Server {
-    address: String,
+pub(crate) struct Server {
+    pub(crate) address: String,
     asked: Arc<Mutex<HashMap<String, usize>>>,
     most_at_once: Arc<AtomicUsize>,
     times: Arc<Mutex<Vec<Instant>>>,
@@ -31,7 +31,7 @@ fn jpeg() -> Vec<u8> {
 }
 
 impl Server {
-    fn start() -> Server {
+    pub(crate) fn start() -> Server {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let server = Server {
             address: format!("http://{}", listener.local_addr().unwrap()),
@@ -56,7 +56,7 @@ impl Server {
         server
     }
 
-    fn asked(&self, path: &str) -> usize {
+    pub(crate) fn asked(&self, path: &str) -> usize {
         self.asked.lock().unwrap().get(path).copied().unwrap_or(0)
     }
 }
@@ -106,6 +106,11 @@ fn serve(
             .to_string();
         let (bytes, close) = match name.as_str() {
             "good" => (good, false),
+            // A file like no other.
+            "own" => (
+                answer("200 OK", "", &[&body[..], path.as_bytes()].concat()),
+                false,
+            ),
             "redirect" => (
                 answer("302 Found", "Location: /good-redirected.jpg\r\n", b""),
                 false,
@@ -165,7 +170,7 @@ fn serve(
     }
 }
 
-fn fetch_config() -> FetchConfig {
+pub(crate) fn fetch_config() -> FetchConfig {
     FetchConfig {
         from: AddressFrom::ImageUrl,
         concurrency: 4,
@@ -184,7 +189,7 @@ fn fetch_config() -> FetchConfig {
 }
 
 /// A curation whose source is a CSV of these addresses, by key.
-fn config(folder: &Path, rows: &[(String, String)], fetch: FetchConfig) -> Config {
+pub(crate) fn config(folder: &Path, rows: &[(String, String)], fetch: FetchConfig) -> Config {
     let csv = folder.join("list.csv");
     let mut text = "key,who,address,licence\n".to_string();
     for (key, address) in rows {
@@ -230,7 +235,7 @@ fn config(folder: &Path, rows: &[(String, String)], fetch: FetchConfig) -> Confi
     }
 }
 
-fn go(config: &Config, folder: &Path, stop: &AtomicBool) -> Result<(), Error> {
+pub(crate) fn go(config: &Config, folder: &Path, stop: &AtomicBool) -> Result<(), Error> {
     let options = RunOptions {
         only: None,
         redo: None,

@@ -108,7 +108,7 @@ fn send(address: SocketAddr, bytes: &[u8]) -> (u16, Vec<u8>, String) {
     (status, answer[end + 4..].to_vec(), head)
 }
 
-fn get(address: SocketAddr, path: &str) -> (u16, Vec<u8>, String) {
+pub(crate) fn get(address: SocketAddr, path: &str) -> (u16, Vec<u8>, String) {
     send(
         address,
         format!("GET {path} HTTP/1.1\r\nHost: {address}\r\n\r\n").as_bytes(),
