@@ -1,5 +1,6 @@
 //! `passer curate`: from raw photos to a release, step by step, and photos taken down from it.
 
+pub(crate) mod hint;
 mod review;
 
 use crate::detectors::OnDevice;

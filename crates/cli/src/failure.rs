@@ -113,7 +113,7 @@ fn hint(error: &(dyn std::error::Error + 'static)) -> Option<String> {
     } else if let Some(error) = error.downcast_ref::<evaluation::Error>() {
         error.hint()
     } else if let Some(error) = error.downcast_ref::<curation::Error>() {
-        error.hint()
+        error.hint().as_ref().map(crate::curate::hint::in_words)
     } else {
         None
     }

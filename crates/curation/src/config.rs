@@ -1,20 +1,25 @@
 //! The config file of a curation: a source, the stages in the order in which they run, and what a release says of itself.
 
+mod release;
+
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::balance::{BalanceConfig, SampleConfig};
-use crate::detectors::{Detectors, FacesConfig, PersonsConfig};
-use crate::duplicates::DuplicatesConfig;
+pub use release::ReleaseConfig;
+
 use crate::error::Error;
-use crate::fetch::FetchConfig;
-use crate::integrity::IntegrityConfig;
-use crate::licence::LicenceConfig;
-use crate::release::ReleaseConfig;
-use crate::review::ReviewConfig;
-use crate::sources::{DatasetConfig, FolderConfig, TableConfig, YfccConfig};
-use crate::stage::Stage;
+use crate::ledger::{Ledger, StageRow};
+use crate::photos::{Photos, Place};
+use crate::sources::SourceConfig;
+use crate::stages::Stage;
+use crate::stages::balance::{BalanceConfig, SampleConfig};
+use crate::stages::detect::{Detectors, FacesConfig, PersonsConfig};
+use crate::stages::duplicates::DuplicatesConfig;
+use crate::stages::fetch::FetchConfig;
+use crate::stages::integrity::IntegrityConfig;
+use crate::stages::license::LicenseConfig;
+use crate::stages::review::ReviewConfig;
 
 /// One curation, whole.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
@@ -28,28 +33,13 @@ pub struct Config {
     pub release: ReleaseConfig,
 }
 
-/// A list of photos.
-#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
-#[serde(rename_all = "snake_case", deny_unknown_fields)]
-pub enum SourceConfig {
-    /// The core file of YFCC100M: metadata only.
-    Yfcc100m(YfccConfig),
-    /// A CSV or TSV file with a header: metadata only.
-    Csv(TableConfig),
-    /// A Parquet file: metadata only.
-    Parquet(TableConfig),
-    /// A folder of photos with sidecar JSON.
-    Folder(FolderConfig),
-    /// Shards, an image folder, or the PASS release: whatever `passer shards inspect` opens.
-    Dataset(DatasetConfig),
-}
-
 /// One stage.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum StageConfig {
-    /// Accepted licences, complete attribution.
-    Licence(LicenceConfig),
+    /// Accepted licenses, complete attribution.
+    #[serde(rename = "licence")]
+    License(LicenseConfig),
     /// Downloads.
     Fetch(FetchConfig),
     /// Photos that decode, of good size, that show something.
@@ -72,7 +62,7 @@ impl StageConfig {
     /// The stage's name in the ledger, in configs and on the command line.
     pub fn name(&self) -> &'static str {
         match self {
-            StageConfig::Licence(_) => "licence",
+            StageConfig::License(_) => "licence",
             StageConfig::Fetch(_) => "fetch",
             StageConfig::Integrity(_) => "integrity",
             StageConfig::Duplicates(_) => "duplicates",
@@ -87,7 +77,7 @@ impl StageConfig {
     /// The stage, ready to run. Detectors are loaded here, once.
     pub(crate) fn build(&self, detectors: &dyn Detectors) -> Result<Box<dyn Stage>, Error> {
         Ok(match self {
-            StageConfig::Licence(config) => Box::new(config.clone()),
+            StageConfig::License(config) => Box::new(config.clone()),
             StageConfig::Fetch(config) => Box::new(config.clone()),
             StageConfig::Integrity(config) => Box::new(config.clone()),
             StageConfig::Duplicates(config) => Box::new(config.clone()),
@@ -134,7 +124,7 @@ impl StageConfig {
 
     fn validate(&self) -> Result<(), Error> {
         match self {
-            StageConfig::Licence(config) => config.validate(),
+            StageConfig::License(config) => config.validate(),
             StageConfig::Fetch(config) => config.validate(),
             StageConfig::Integrity(config) => config.validate(),
             StageConfig::Duplicates(config) => config.validate(),
@@ -148,6 +138,15 @@ impl StageConfig {
 }
 
 impl Config {
+    /// The config that the curation in `folder` was last run with.
+    pub(crate) fn of(ledger: &Ledger, folder: &Path) -> Result<Config, Error> {
+        let text = ledger.fact("config")?.ok_or_else(|| Error::NoCuration {
+            path: folder.to_path_buf(),
+        })?;
+        toml::from_str(&text)
+            .map_err(|error| Error::config("config", format!("of the ledger cannot be read: {error}")))
+    }
+
     /// Checks what can be checked without looking at any file.
     ///
     /// # Errors
@@ -158,36 +157,36 @@ impl Config {
             if names[..at].contains(name) {
                 return Err(Error::config(
                     "stages",
-                    format!("`{name}` is there twice; a stage runs once"),
+                    format!("must have each stage once, got `{name}` twice"),
                 ));
             }
         }
         let place = |name: &str| names.iter().position(|known| *known == name);
         for (first, second, why) in [
-            ("licence", "fetch", "photos without a licence must not be fetched"),
-            ("fetch", "integrity", "there is nothing to decode before"),
-            ("fetch", "faces", "there is nothing to look at before"),
-            ("fetch", "persons", "there is nothing to look at before"),
-            ("fetch", "review", "there is nothing to look at before"),
+            ("licence", "fetch", "photos without a license must not be fetched"),
+            ("fetch", "integrity", "there is no file to decode yet"),
+            ("fetch", "faces", "there is no file to look at yet"),
+            ("fetch", "persons", "there is no file to look at yet"),
+            ("fetch", "review", "there is no file to look at yet"),
             ("integrity", "duplicates", "it takes the hashes"),
         ] {
             if let (Some(first_at), Some(second_at)) = (place(first), place(second))
                 && first_at > second_at
             {
-                let reason = format!("`{second}` stands before `{first}`; {why}");
+                let reason = format!("must have `{first}` before `{second}`: {why}");
                 return Err(Error::config("stages", reason));
             }
         }
         if place("duplicates").is_some() && place("integrity").is_none() {
             return Err(Error::config(
                 "stages",
-                "`duplicates` needs `integrity` before it, which takes the hashes",
+                "must have `integrity` before `duplicates`: it takes the hashes",
             ));
         }
         if place("licence").is_none() {
             return Err(Error::config(
                 "stages",
-                "expected a `licence` stage: nothing is released without one",
+                "must have a `licence` stage: nothing is released without one",
             ));
         }
         let lists_only = !self.source.has_files();
@@ -196,7 +195,7 @@ impl Config {
             && lists_only
             && place("fetch").is_none()
         {
-            let reason = format!("this source lists photos only; `{stage}` needs a `fetch` before it");
+            let reason = format!("must have `fetch` before `{stage}`: this source lists photos only");
             return Err(Error::config("stages", reason));
         }
         self.stages.iter().try_for_each(StageConfig::validate)?;
@@ -209,11 +208,27 @@ impl Config {
         self.stages.last().map_or("source", StageConfig::name)
     }
 
+    /// The last stage in the ledger, if it is done.
+    pub(crate) fn last_stage_done(&self, ledger: &Ledger) -> Result<Option<StageRow>, Error> {
+        Ok(ledger.stage(self.last_stage())?.filter(|row| row.done))
+    }
+
     /// Whether photos are downloaded.
     pub(crate) fn fetches(&self) -> bool {
         self.stages
             .iter()
             .any(|stage| matches!(stage, StageConfig::Fetch(_)))
+    }
+
+    /// The photos of this curation in `folder`.
+    pub(crate) fn photos(&self, folder: &Path) -> Result<Photos, Error> {
+        let place = match &self.source {
+            _ if self.fetches() => Place::Fetched(folder.join("photos")),
+            SourceConfig::Folder(source) => Place::Folder(source.folder.clone()),
+            SourceConfig::Dataset(source) => Place::Dataset(Box::new(data::Dataset::open(&source.data)?)),
+            _ => Place::Nowhere,
+        };
+        Ok(Photos::new(place))
     }
 
     /// The same config with absolute paths, so that it holds from any folder.
@@ -222,14 +237,7 @@ impl Config {
             *path = std::path::absolute(&*path).map_err(Error::io("find", path))?;
             Ok(())
         };
-        match &mut self.source {
-            SourceConfig::Yfcc100m(config) => config.files.iter_mut().try_for_each(absolute)?,
-            SourceConfig::Csv(config) | SourceConfig::Parquet(config) => {
-                config.files.iter_mut().try_for_each(absolute)?;
-            }
-            SourceConfig::Folder(config) => absolute(&mut config.folder)?,
-            SourceConfig::Dataset(_) => {}
-        }
+        self.source.paths().into_iter().try_for_each(absolute)?;
         for stage in &mut self.stages {
             match stage {
                 StageConfig::Faces(config) => absolute(&mut config.weights)?,
@@ -238,30 +246,5 @@ impl Config {
             }
         }
         Ok(self)
-    }
-}
-
-impl SourceConfig {
-    /// Whether the source has the photos themselves and not only a list of them.
-    pub(crate) fn has_files(&self) -> bool {
-        matches!(self, SourceConfig::Folder(_) | SourceConfig::Dataset(_))
-    }
-
-    fn validate(&self) -> Result<(), Error> {
-        let files = match self {
-            SourceConfig::Yfcc100m(config) => &config.files,
-            SourceConfig::Csv(config) | SourceConfig::Parquet(config) => {
-                config.validate()?;
-                &config.files
-            }
-            SourceConfig::Folder(_) | SourceConfig::Dataset(_) => return Ok(()),
-        };
-        match files.is_empty() {
-            true => Err(Error::config(
-                "source.files",
-                "expected at least one file, found none",
-            )),
-            false => Ok(()),
-        }
     }
 }

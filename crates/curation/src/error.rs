@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::hint::Hint;
+
 /// An error of reading sources, running stages, keeping the ledger or making a release.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -18,7 +20,7 @@ pub enum Error {
         source: std::io::Error,
     },
     /// A config key with a value that cannot be carried out.
-    #[error("`{key}`: {reason}")]
+    #[error("`{key}` {reason}")]
     Config {
         /// The key, as it stands in the file.
         key: String,
@@ -41,8 +43,8 @@ pub enum Error {
         /// The operating system's reason.
         #[source]
         source: std::io::Error,
-        /// Where it is to be had, or which key names it.
-        hint: String,
+        /// The cure.
+        hint: Hint,
     },
     /// SQLite refused.
     #[error("ledger `{path}`: {reason}")]
@@ -84,7 +86,7 @@ pub enum Error {
         /// What is missing.
         reason: String,
         /// The cure, where one is known.
-        hint: Option<String>,
+        hint: Option<Hint>,
     },
     /// Another process works in the folder.
     #[error("another process works in `{path}`")]
@@ -101,7 +103,7 @@ pub enum Error {
         /// Why not.
         reason: String,
         /// The cure, where one is known.
-        hint: Option<String>,
+        hint: Option<Hint>,
     },
     /// A takedown that cannot be done. Nothing was taken down.
     #[error("takedown: {reason}")]
@@ -109,7 +111,7 @@ pub enum Error {
         /// Why not.
         reason: String,
         /// The cure.
-        hint: String,
+        hint: Hint,
     },
     /// A takedown that is noted, and was not followed through.
     #[error("{what} noted as taken down and in no release to come; the rest of the takedown was not done")]
@@ -126,29 +128,34 @@ pub enum Error {
 }
 
 impl Error {
-    /// The cure, where one is known; a sentence without a full stop.
-    pub fn hint(&self) -> Option<String> {
+    /// The cure, where one is known.
+    pub fn hint(&self) -> Option<Hint> {
         match self {
-            Error::Changed { stage, .. } => Some(format!(
-                "`--redo {stage}` throws away its decisions and those of the stages after it and decides anew; photos that were \
-                 fetched stay"
-            )),
-            Error::NoCuration { .. } => Some("`passer curate run CONFIG --out DIR` makes one".to_string()),
-            Error::InUse { .. } => Some("wait for it, or end it; its work so far is kept".to_string()),
-            Error::List { hint, .. } => Some(hint.clone()),
+            Error::Changed { stage, .. } => Some(Hint::Redo { stage: stage.clone() }),
+            Error::NoCuration { .. } => Some(Hint::RunFirst),
+            Error::InUse { .. } => Some(Hint::WaitOrEnd),
+            Error::LostLedger { .. } => Some(Hint::RestoreLedger),
+            Error::List { hint, .. } | Error::Takedown { hint, .. } => Some(hint.clone()),
             Error::Stage { hint, .. } | Error::Release { hint, .. } => hint.clone(),
-            Error::Data(error) => error.hint(),
-            Error::LostLedger { .. } => Some(
-                "takedowns are in the ledger and nowhere else: put it back from a backup, or begin anew with another `--out`"
-                    .to_string(),
-            ),
-            Error::Takedown { hint, .. } => Some(hint.clone()),
-            Error::Recorded { source, .. } => Some(match source.hint() {
-                Some(hint) => format!("{hint}; then give the same command again, which does the rest"),
-                None => "put that right and give the same command again, which does the rest".to_string(),
-            }),
-            _ => None,
+            Error::Data(error) => error.hint().map(Hint::Data),
+            Error::Recorded { source, .. } => Some(Hint::RepeatTakedown(source.hint().map(Box::new))),
+            Error::Io { .. }
+            | Error::Config { .. }
+            | Error::Source { .. }
+            | Error::Ledger { .. }
+            | Error::Interrupted => None,
         }
+    }
+
+    /// The message with those of its causes, in one line.
+    pub(crate) fn with_causes(&self) -> String {
+        let mut text = self.to_string();
+        let mut source = std::error::Error::source(self);
+        while let Some(cause) = source {
+            text.push_str(&format!(": {cause}"));
+            source = cause.source();
+        }
+        text
     }
 
     /// Whether it is the user's own wish that ended the work.

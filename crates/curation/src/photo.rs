@@ -26,11 +26,11 @@ pub struct Photo {
     pub page_url: Option<String>,
     /// Where the file itself is.
     pub image_url: Option<String>,
-    /// Name of the licence, as the source wrote it.
-    pub licence: Option<String>,
-    /// Address of the licence text.
-    pub licence_url: Option<String>,
-    /// Class, where the source is labelled.
+    /// Name of the license, as the source wrote it.
+    pub license: Option<String>,
+    /// Address of the license text.
+    pub license_url: Option<String>,
+    /// Class, where the source is labeled.
     pub label: Option<String>,
     /// Where a source that has the file keeps it: a path below a folder, or a position in a data set.
     pub locator: Option<String>,
@@ -94,8 +94,8 @@ pub(crate) fn refusal(photo: &Photo, rule: KeyRule) -> Option<&'static str> {
         &photo.date_taken,
         &photo.page_url,
         &photo.image_url,
-        &photo.licence,
-        &photo.licence_url,
+        &photo.license,
+        &photo.license_url,
         &photo.label,
     ];
     if fields
@@ -110,6 +110,17 @@ pub(crate) fn refusal(photo: &Photo, rule: KeyRule) -> Option<&'static str> {
         return Some("broken_text");
     }
     None
+}
+
+/// The key of a record of a data set: PASS's folders (`PASS_dataset/0/HASH`) are only where a photo happens to lie.
+pub(crate) fn dataset_key(key: &str) -> String {
+    match key
+        .strip_prefix("PASS_dataset/")
+        .and_then(|rest| rest.rsplit_once('/'))
+    {
+        Some((_, name)) => name.to_string(),
+        None => key.to_string(),
+    }
 }
 
 /// Control characters and the marks that turn the direction of text, with which a name could rewrite the line it stands in.

@@ -5,9 +5,8 @@ use std::path::{Path, PathBuf};
 use data::Dataset;
 use sha2::{Digest, Sha256};
 
-use crate::config::{Config, SourceConfig};
 use crate::error::Error;
-use crate::photo::Photo;
+use crate::photo::{Photo, dataset_key};
 
 /// Reads the files of photos.
 #[derive(Debug)]
@@ -15,8 +14,9 @@ pub struct Photos {
     place: Place,
 }
 
+/// Where photos are.
 #[derive(Debug)]
-enum Place {
+pub(crate) enum Place {
     /// Downloads, below a folder of the curation.
     Fetched(PathBuf),
     /// A folder of the user's own.
@@ -28,15 +28,9 @@ enum Place {
 }
 
 impl Photos {
-    /// The photos of a curation in `folder`.
-    pub(crate) fn open(config: &Config, folder: &Path) -> Result<Photos, Error> {
-        let place = match &config.source {
-            _ if config.fetches() => Place::Fetched(folder.join("photos")),
-            SourceConfig::Folder(source) => Place::Folder(source.folder.clone()),
-            SourceConfig::Dataset(source) => Place::Dataset(Box::new(Dataset::open(&source.data)?)),
-            _ => Place::Nowhere,
-        };
-        Ok(Photos { place })
+    /// The photos at a place.
+    pub(crate) fn new(place: Place) -> Photos {
+        Photos { place }
     }
 
     /// The file of a photo, byte for byte.
@@ -56,7 +50,7 @@ impl Photos {
                     .as_ref()
                     .and_then(|locator| locator.parse::<usize>().ok())
                     .ok_or_else(|| missing("has no position in the data set"))?;
-                // Positions shift when the data change; a key never lies.
+                // Positions shift when the data change; keys stay.
                 if dataset_key(&dataset.key(position)?) != photo.key {
                     return Err(missing("the data set changed since it was listed"));
                 }
@@ -91,22 +85,24 @@ impl Photos {
         match &self.place {
             Place::Folder(folder) if !folder.is_dir() => Err(Error::source(
                 folder,
-                "expected the folder of photos that was listed, found none",
+                "must be the folder of photos that was listed, got none",
             )),
             _ => Ok(()),
         }
     }
 
-    /// Deletes a download, if it is there.
+    /// Deletes a download, whole or in part, if it is there.
     pub(crate) fn remove(&self, photo: &Photo) -> Result<Option<PathBuf>, Error> {
         let Some(path) = self.path(photo).filter(|_| self.are_fetched()) else {
             return Ok(None);
         };
-        match std::fs::remove_file(&path) {
-            Ok(()) => Ok(Some(path)),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(Error::io("remove", &path)(error)),
-        }
+        let remove = |path: &Path| match std::fs::remove_file(path) {
+            Ok(()) => Ok(true),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(Error::io("remove", path)(error)),
+        };
+        remove(&part_of(&path))?;
+        Ok(remove(&path)?.then_some(path))
     }
 
     /// Whether the files are downloads of this curation, which may be deleted.
@@ -122,13 +118,7 @@ pub(crate) fn fetched_path(folder: &Path, key: &str) -> PathBuf {
     folder.join(&name[..2]).join(&name[2..4]).join(name)
 }
 
-/// The key of a record of a data set: PASS's folders (`PASS_dataset/0/HASH`) are only where a photo happens to lie.
-pub(crate) fn dataset_key(key: &str) -> String {
-    match key
-        .strip_prefix("PASS_dataset/")
-        .and_then(|rest| rest.rsplit_once('/'))
-    {
-        Some((_, name)) => name.to_string(),
-        None => key.to_string(),
-    }
+/// Where a download lies until it is whole.
+pub(crate) fn part_of(path: &Path) -> PathBuf {
+    path.with_extension("part")
 }

@@ -8,6 +8,8 @@ mod table;
 mod tests;
 mod yfcc;
 
+use std::path::PathBuf;
+
 use serde::{Deserialize, Serialize};
 
 pub use dataset::DatasetConfig;
@@ -15,9 +17,60 @@ pub use folder::FolderConfig;
 pub use table::{Columns, TableConfig};
 pub use yfcc::YfccConfig;
 
-use crate::config::SourceConfig;
 use crate::error::Error;
+use crate::hint::Hint;
 use crate::photo::Row;
+
+/// A list of photos.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum SourceConfig {
+    /// The core file of YFCC100M: metadata only.
+    Yfcc100m(YfccConfig),
+    /// A CSV or TSV file with a header: metadata only.
+    Csv(TableConfig),
+    /// A Parquet file: metadata only.
+    Parquet(TableConfig),
+    /// A folder of photos with sidecar JSON.
+    Folder(FolderConfig),
+    /// Shards, an image folder, or the PASS release: whatever `passer shards inspect` opens.
+    Dataset(DatasetConfig),
+}
+
+impl SourceConfig {
+    /// Whether the source has the photos themselves and not only a list of them.
+    pub(crate) fn has_files(&self) -> bool {
+        matches!(self, SourceConfig::Folder(_) | SourceConfig::Dataset(_))
+    }
+
+    /// The paths in it.
+    pub(crate) fn paths(&mut self) -> Vec<&mut PathBuf> {
+        match self {
+            SourceConfig::Yfcc100m(config) => config.files.iter_mut().collect(),
+            SourceConfig::Csv(config) | SourceConfig::Parquet(config) => config.files.iter_mut().collect(),
+            SourceConfig::Folder(config) => vec![&mut config.folder],
+            SourceConfig::Dataset(_) => Vec::new(),
+        }
+    }
+
+    pub(crate) fn validate(&self) -> Result<(), Error> {
+        let files = match self {
+            SourceConfig::Yfcc100m(config) => &config.files,
+            SourceConfig::Csv(config) | SourceConfig::Parquet(config) => {
+                config.validate()?;
+                &config.files
+            }
+            SourceConfig::Folder(_) | SourceConfig::Dataset(_) => return Ok(()),
+        };
+        match files.is_empty() {
+            true => Err(Error::config(
+                "source.files",
+                "must be at least one file, got none",
+            )),
+            false => Ok(()),
+        }
+    }
+}
 
 /// Where to go on after a row.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
@@ -63,17 +116,29 @@ pub(crate) fn same_without_files(config: &SourceConfig, known: &str) -> bool {
 /// What tells a source apart from another one under the same name: its settings and the lengths of its files.
 pub(crate) fn identity(config: &SourceConfig) -> Result<serde_json::Value, Error> {
     let (files, hint) = match config {
-        SourceConfig::Yfcc100m(config) => (config.files.as_slice(), yfcc::WHERE),
-        SourceConfig::Csv(config) => (config.files.as_slice(), "`source.csv.files` names it"),
-        SourceConfig::Parquet(config) => (config.files.as_slice(), "`source.parquet.files` names it"),
-        SourceConfig::Folder(_) | SourceConfig::Dataset(_) => (&[][..], ""),
+        SourceConfig::Yfcc100m(config) => (config.files.as_slice(), Hint::RequestYfcc),
+        SourceConfig::Csv(config) => (
+            config.files.as_slice(),
+            Hint::NameList {
+                key: "source.csv.files",
+            },
+        ),
+        SourceConfig::Parquet(config) => (
+            config.files.as_slice(),
+            Hint::NameList {
+                key: "source.parquet.files",
+            },
+        ),
+        SourceConfig::Folder(_) | SourceConfig::Dataset(_) => {
+            return Ok(serde_json::json!({ "source": config, "file_bytes": [] }));
+        }
     };
     let mut bytes = Vec::new();
     for file in files {
         let length = std::fs::metadata(file).map_err(|source| Error::List {
             path: file.clone(),
             source,
-            hint: hint.to_string(),
+            hint: hint.clone(),
         })?;
         bytes.push(length.len());
     }

@@ -135,7 +135,7 @@ pub(super) fn audit(arguments: &AuditArguments) -> anyhow::Result<()> {
     for sample in &found.samples {
         let head = format!(
             "sample {:<4} {} of {} photos labelled, seed {}",
-            sample.id, sample.labelled, sample.photos, sample.seed
+            sample.id, sample.labeled, sample.photos, sample.seed
         );
         match &sample.estimate {
             Some(estimate) => println!(

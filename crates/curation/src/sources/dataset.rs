@@ -6,8 +6,7 @@ use serde::{Deserialize, Serialize};
 use super::folder::{licensed, photo_of};
 use super::{Position, Rows};
 use crate::error::Error;
-use crate::photo::{KeyRule, Row, refusal};
-use crate::photos::dataset_key;
+use crate::photo::{KeyRule, Row, dataset_key, refusal};
 
 /// An existing data set.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
@@ -15,16 +14,16 @@ use crate::photos::dataset_key;
 pub struct DatasetConfig {
     /// A directory of shards, a brace pattern, an image folder, PASS's tars, or a data-set description.
     pub data: String,
-    /// Name of the licence of photos that state none themselves, such as the terms that the whole collection came with;
+    /// Name of the license of photos that state none themselves, such as the terms that the whole collection came with;
     /// absent: they have none.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub licence: Option<String>,
+    #[serde(rename = "licence", default, skip_serializing_if = "Option::is_none")]
+    pub license: Option<String>,
 }
 
 /// The records being listed.
 pub(crate) struct Records {
     dataset: Dataset,
-    licence: Option<String>,
+    license: Option<String>,
     position: Position,
 }
 
@@ -32,7 +31,7 @@ impl Records {
     pub(crate) fn open(config: &DatasetConfig, from: Position) -> Result<Records, Error> {
         Ok(Records {
             dataset: Dataset::open(&config.data)?,
-            licence: config.licence.clone(),
+            license: config.license.clone(),
             position: from,
         })
     }
@@ -50,7 +49,7 @@ impl Rows for Records {
             Err(data::Error::Record { .. }) => (data::Metadata::default(), true),
             Err(error) => return Err(error.into()),
         };
-        let mut photo = licensed(photo_of(metadata), &self.licence);
+        let mut photo = licensed(photo_of(metadata), &self.license);
         photo.id = self.position.rows;
         photo.key = dataset_key(&self.dataset.key(at)?);
         photo.locator = Some(at.to_string());

@@ -19,10 +19,10 @@ pub struct FolderConfig {
     pub folder: PathBuf,
     /// Whether the first folder below it is the photo's class, as in `imagenet/train/n01440764/x.JPEG`.
     pub class_folders: bool,
-    /// Name of the licence of photos that state none themselves, such as the terms that the whole collection came with;
+    /// Name of the license of photos that state none themselves, such as the terms that the whole collection came with;
     /// absent: they have none.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub licence: Option<String>,
+    #[serde(rename = "licence", default, skip_serializing_if = "Option::is_none")]
+    pub license: Option<String>,
 }
 
 const EXTENSIONS: [&str; 6] = ["jpg", "jpeg", "png", "webp", "bmp", "gif"];
@@ -33,7 +33,7 @@ const LONGEST_SIDECAR: u64 = 1 << 20;
 pub(crate) struct Folder {
     root: PathBuf,
     class_folders: bool,
-    licence: Option<String>,
+    license: Option<String>,
     walk: walkdir::IntoIter,
     position: Position,
 }
@@ -43,13 +43,13 @@ impl Folder {
         if !config.folder.is_dir() {
             return Err(Error::source(
                 &config.folder,
-                "expected a folder of photos, found none",
+                "must be a folder of photos, got none",
             ));
         }
         Ok(Folder {
             root: config.folder.clone(),
             class_folders: config.class_folders,
-            licence: config.licence.clone(),
+            license: config.license.clone(),
             walk: WalkDir::new(&config.folder)
                 .follow_links(true)
                 .sort_by_file_name()
@@ -79,7 +79,7 @@ impl Folder {
         if label == Some(None) {
             return refused("no_class_folder");
         }
-        let mut photo = licensed(photo_of(metadata), &self.licence);
+        let mut photo = licensed(photo_of(metadata), &self.license);
         (photo.id, photo.key) = (id, key.clone());
         photo.label = label.flatten();
         photo.locator = Some(name.to_string());
@@ -129,10 +129,10 @@ impl Rows for Folder {
     }
 }
 
-/// The photo under the licence of the collection, where it states none itself.
-pub(super) fn licensed(mut photo: Photo, licence: &Option<String>) -> Photo {
-    if photo.licence.is_none() && photo.licence_url.is_none() {
-        photo.licence.clone_from(licence);
+/// The photo under the license of the collection, where it states none itself.
+pub(super) fn licensed(mut photo: Photo, license: &Option<String>) -> Photo {
+    if photo.license.is_none() && photo.license_url.is_none() {
+        photo.license.clone_from(license);
     }
     photo
 }
@@ -191,8 +191,8 @@ pub(crate) fn photo_of(metadata: Metadata) -> Photo {
         date_taken: filled(metadata.date_taken),
         latitude: bounded(metadata.latitude, 90.0),
         longitude: bounded(metadata.longitude, 180.0),
-        licence: filled(metadata.licence),
-        licence_url: filled(metadata.licence_url),
+        license: filled(metadata.licence),
+        license_url: filled(metadata.licence_url),
         ..Photo::default()
     }
 }

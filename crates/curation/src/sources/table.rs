@@ -59,12 +59,12 @@ pub struct Columns {
     /// The file.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub image_url: Option<String>,
-    /// Name of the licence.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub licence: Option<String>,
-    /// Address of the licence.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub licence_url: Option<String>,
+    /// Name of the license.
+    #[serde(rename = "licence", skip_serializing_if = "Option::is_none")]
+    pub license: Option<String>,
+    /// Address of the license.
+    #[serde(rename = "licence_url", skip_serializing_if = "Option::is_none")]
+    pub license_url: Option<String>,
     /// Class.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub label: Option<String>,
@@ -75,12 +75,12 @@ impl TableConfig {
         if self.columns.key.is_empty() {
             return Err(Error::config(
                 "source.columns.key",
-                "expected the name of a column, found none",
+                "must be the name of a column, got none",
             ));
         }
         match self.delimiter {
             Some(delimiter) if !delimiter.is_ascii() => {
-                let reason = format!("expected one ASCII character, found `{delimiter}`");
+                let reason = format!("must be one ASCII character, got `{delimiter}`");
                 Err(Error::config("source.delimiter", reason))
             }
             _ => Ok(()),
@@ -115,8 +115,8 @@ impl Mapping {
             &names.longitude,
             &names.page_url,
             &names.image_url,
-            &names.licence,
-            &names.licence_url,
+            &names.license,
+            &names.license_url,
             &names.label,
         ];
         for name in &config.url_encoded {
@@ -162,8 +162,8 @@ impl Mapping {
             longitude: text(6).and_then(|text| degrees(&text, 180.0)),
             page_url: text(7),
             image_url: text(8),
-            licence: text(9),
-            licence_url: text(10),
+            license: text(9),
+            license_url: text(10),
             label: text(11),
             locator: None,
         };

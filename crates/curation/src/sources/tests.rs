@@ -43,7 +43,7 @@ fn table(files: Vec<PathBuf>) -> TableConfig {
             photographer: column("unickname"),
             latitude: column("latitude"),
             longitude: column("longitude"),
-            licence: column("licensename"),
+            license: column("licensename"),
             ..Columns::default()
         },
         url_encoded: vec!["unickname".into()],
@@ -193,26 +193,26 @@ fn folders_are_read_with_their_sidecars_and_classes() {
         SourceConfig::Folder(FolderConfig {
             folder: root.clone(),
             class_folders,
-            licence: None,
+            license: None,
         })
     };
-    let labelled = rows(&config(true));
+    let labeled = rows(&config(true));
     assert_eq!(
-        reasons(&labelled),
+        reasons(&labeled),
         [None, None, Some("broken_sidecar"), Some("no_class_folder")]
     );
     let expected = Photo {
         id: 1,
         key: "cat/one_two".into(),
         photographer: Some("Ann".into()),
-        licence: Some("CC0".into()),
+        license: Some("CC0".into()),
         title: Some("t".into()),
         latitude: Some(-1.5),
         label: Some("cat".into()),
         locator: Some("cat/one.two.jpg".into()),
         ..Photo::default()
     };
-    assert_eq!(labelled[0].photo, expected);
+    assert_eq!(labeled[0].photo, expected);
     assert_eq!(reasons(&rows(&config(false)))[3], None);
 }
 
@@ -232,7 +232,7 @@ fn the_pass_release_is_read() {
     }
     let config = SourceConfig::Dataset(DatasetConfig {
         data: home.path().to_string_lossy().into_owned(),
-        licence: None,
+        license: None,
     });
     let rows = rows(&config);
     assert_eq!(rows.len(), 8);
@@ -245,5 +245,5 @@ fn the_pass_release_is_read() {
         bird.photo.photographer.as_deref(),
         Some("PaperBird Photography<3")
     );
-    assert_eq!(bird.photo.licence.as_deref(), Some("Attribution License"));
+    assert_eq!(bird.photo.license.as_deref(), Some("Attribution License"));
 }

@@ -18,11 +18,6 @@ pub struct YfccConfig {
     pub files: Vec<PathBuf>,
 }
 
-/// Where the file is to be had.
-pub(crate) const WHERE: &str = "YFCC100M's core file, `yfcc100m_dataset.bz2` (about 15 GB), is given on request: \
-     multimediacommons.wordpress.com/yfcc100m-core-dataset says how; name yours with `--set 'source.yfcc100m.files=[\"PATH\"]'`, its \
-     parts in order where it has several";
-
 const COLUMNS: usize = 25;
 /// Longest row that is read, bytes; the longest of the real file is far below.
 const LONGEST_ROW: usize = 4 << 20;
@@ -122,7 +117,7 @@ fn read_row(line: &[u8]) -> Row {
         }
         count += 1;
     }
-    // One tab too many has shifted the columns, and a licence must never be read from the wrong one.
+    // One tab too many has shifted the columns, and a license must never be read from the wrong one.
     if count != COLUMNS {
         return refused("malformed_row");
     }
@@ -142,8 +137,8 @@ fn read_row(line: &[u8]) -> Row {
         latitude: number(fields[13], 90.0),
         page_url: plain(fields[15]),
         image_url: plain(fields[16]),
-        licence: plain(fields[17]),
-        licence_url: plain(fields[18]),
+        license: plain(fields[17]),
+        license_url: plain(fields[18]),
         label: None,
         locator: None,
     };
@@ -175,7 +170,7 @@ mod tests {
         assert_eq!(photo.key, "4ccb23d8746b8d9d76ffd603fc7988");
         assert_eq!(photo.photographer.as_deref(), Some("henribergius"));
         assert_eq!(photo.title.as_deref(), Some("Around the waterpipe"));
-        assert_eq!(photo.licence.as_deref(), Some("Attribution-ShareAlike License"));
+        assert_eq!(photo.license.as_deref(), Some("Attribution-ShareAlike License"));
         assert_eq!((photo.latitude, photo.longitude), (None, None));
     }
 

@@ -1,0 +1,190 @@
+//! Files of photos: downloads, the bytes that stages saw first, sizes and hashes, and pairs of duplicates.
+
+use std::collections::{BTreeSet, HashSet};
+
+use rusqlite::params;
+use sha2::{Digest, Sha256};
+
+use super::Ledger;
+use super::takedowns::IS_TAKEN_DOWN;
+use crate::error::Error;
+
+/// A SHA-256.
+pub(crate) type Content = [u8; 32];
+
+/// SHA-256 of a file.
+pub(crate) fn sha256(file: &[u8]) -> Content {
+    Sha256::digest(file).into()
+}
+
+/// A row of `fetches`: how a download went.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Fetched {
+    pub(crate) address: String,
+    pub(crate) final_address: Option<String>,
+    pub(crate) status: Option<u16>,
+    pub(crate) attempts: u32,
+    pub(crate) bytes: Option<u64>,
+}
+
+/// A row of `images`: what `integrity` found out about a file.
+#[derive(Clone, Debug)]
+pub(crate) struct ImageFacts {
+    pub(crate) photo: i64,
+    pub(crate) sha256: Content,
+    pub(crate) bytes: usize,
+    pub(crate) size_px: Option<(u32, u32)>,
+    pub(crate) hash: Option<[u8; 32]>,
+}
+
+/// What is kept of a photo while duplicates are looked for: some 100 bytes.
+#[derive(Clone, Debug)]
+pub(crate) struct Candidate {
+    pub(crate) photo: i64,
+    pub(crate) sha256: Content,
+    pub(crate) hash: Option<[u8; 32]>,
+}
+
+/// A row of `pairs`: two photos that are duplicates.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Pair {
+    /// The one that is worse.
+    pub(crate) photo: i64,
+    pub(crate) other: i64,
+    /// `exact` or `near`.
+    pub(crate) kind: &'static str,
+    /// Bits in which their hashes differ.
+    pub(crate) distance: u32,
+}
+
+impl Ledger {
+    /// Notes how downloads went. Within a transaction.
+    pub(crate) fn add_fetches(&self, fetches: &[(i64, Fetched)]) -> Result<(), Error> {
+        self.sql(|db| {
+            let mut insert = db.prepare_cached("INSERT OR REPLACE INTO fetches VALUES (?, ?, ?, ?, ?, ?)")?;
+            for (photo, fetched) in fetches {
+                insert.execute(params![
+                    photo,
+                    fetched.address,
+                    fetched.final_address,
+                    fetched.status,
+                    fetched.attempts,
+                    fetched.bytes.map(|bytes| bytes as i64),
+                ])?;
+            }
+            Ok(())
+        })
+    }
+
+    /// Notes the content of a file that a stage saw; what one before it saw stands.
+    pub(crate) fn note_content(&self, stage: i64, photo: i64, content: &Content) -> Result<(), Error> {
+        self.sql(|db| {
+            db.prepare_cached("INSERT OR IGNORE INTO contents VALUES (?, ?, ?)")?
+                .execute(params![photo, content, stage])
+        })?;
+        Ok(())
+    }
+
+    /// Notes what `integrity` found out. Within a transaction.
+    pub(crate) fn add_images(&self, images: &[ImageFacts]) -> Result<(), Error> {
+        self.sql(|db| {
+            let mut insert = db.prepare_cached("INSERT OR REPLACE INTO images VALUES (?, ?, ?, ?, ?, ?)")?;
+            for image in images {
+                insert.execute(params![
+                    image.photo,
+                    image.sha256,
+                    image.bytes as i64,
+                    image.size_px.map(|size| size.0),
+                    image.size_px.map(|size| size.1),
+                    image.hash,
+                ])?;
+            }
+            Ok(())
+        })
+    }
+
+    /// The photos that stage number `stage` kept and `integrity` hashed, best first: most pixels, then smallest key. Photos that
+    /// were taken down come last, so that no other photo is the duplicate of one of them.
+    pub(crate) fn candidates(&self, stage: i64) -> Result<Vec<Candidate>, Error> {
+        let query = format!(
+            "SELECT i.photo, i.sha256, i.hash FROM decisions d CROSS JOIN images i ON i.photo = d.photo \
+             CROSS JOIN photos p ON p.id = d.photo LEFT JOIN contents c ON c.photo = d.photo \
+             WHERE d.stage = ? AND d.kept = 1 ORDER BY {IS_TAKEN_DOWN}, i.width_px * i.height_px DESC, p.key, p.id"
+        );
+        self.sql(|db| {
+            db.prepare(&query)?
+                .query_map([stage], |row| {
+                    Ok(Candidate {
+                        photo: row.get(0)?,
+                        sha256: row.get(1)?,
+                        hash: row.get(2)?,
+                    })
+                })?
+                .collect()
+        })
+    }
+
+    /// Adds pairs of duplicates, in one transaction.
+    pub(crate) fn add_pairs(&mut self, pairs: &[Pair]) -> Result<(), Error> {
+        self.transaction(|ledger| {
+            ledger.sql(|db| {
+                let mut insert = db.prepare_cached("INSERT OR REPLACE INTO pairs VALUES (?, ?, ?, ?)")?;
+                for pair in pairs {
+                    insert.execute(params![pair.photo, pair.other, pair.kind, pair.distance])?;
+                }
+                Ok(())
+            })
+        })
+    }
+
+    /// The contents that a key has or had: what stages saw, and what releases held.
+    pub(crate) fn contents_of_key(&self, key: &str) -> Result<(Vec<Content>, Vec<Content>), Error> {
+        let all = |query: &str| -> Result<Vec<Content>, Error> {
+            self.sql(|db| {
+                db.prepare_cached(query)?
+                    .query_map([key], |row| row.get(0))?
+                    .collect()
+            })
+        };
+        Ok((
+            all(
+                "SELECT DISTINCT c.sha256 FROM photos p CROSS JOIN contents c ON c.photo = p.id WHERE p.key = ?",
+            )?,
+            all(
+                "SELECT DISTINCT sha256 FROM release_photos WHERE key = ? AND sha256 IS NOT NULL ORDER BY version DESC",
+            )?,
+        ))
+    }
+
+    /// Keys of the photos that have one of these contents now: as stages saw them or, where none looked, as the last release
+    /// packed them.
+    pub(crate) fn keys_of_contents(&self, contents: &HashSet<Content>) -> Result<BTreeSet<String>, Error> {
+        let mut found = BTreeSet::new();
+        self.sql(|db| {
+            let mut query = db.prepare("SELECT photo, sha256 FROM contents")?;
+            let mut key = db.prepare("SELECT key FROM photos WHERE id = ?")?;
+            let mut rows = query.query([])?;
+            while let Some(row) = rows.next()? {
+                if contents.contains(&row.get::<_, Content>(1)?) {
+                    let keys = key.query_map([row.get::<_, i64>(0)?], |row| row.get::<_, String>(0))?;
+                    for key in keys {
+                        found.insert(key?);
+                    }
+                }
+            }
+            let mut query = db.prepare(
+                "SELECT r.key, r.sha256 FROM release_photos r WHERE r.version = (SELECT max(version) FROM releases) \
+                 AND r.sha256 IS NOT NULL AND NOT EXISTS \
+                 (SELECT 1 FROM photos p CROSS JOIN contents c ON c.photo = p.id WHERE p.key = r.key)",
+            )?;
+            let mut rows = query.query([])?;
+            while let Some(row) = rows.next()? {
+                if contents.contains(&row.get::<_, Content>(1)?) {
+                    found.insert(row.get(0)?);
+                }
+            }
+            Ok(())
+        })?;
+        Ok(found)
+    }
+}

@@ -1,0 +1,127 @@
+//! Counts over the ledger: what each stage was given, kept and dropped, and why; takedowns and releases.
+
+use serde::Serialize;
+
+use super::Ledger;
+use crate::error::Error;
+
+/// A curation at a glance.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Funnel {
+    /// The stages that have begun, in order.
+    pub stages: Vec<FunnelStage>,
+    /// Photos taken down since the curation began.
+    pub taken_down: u64,
+    /// The releases, oldest first.
+    pub releases: Vec<ReleaseLine>,
+}
+
+/// One stage of the funnel.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct FunnelStage {
+    /// Its name.
+    pub name: String,
+    /// Whether it has decided on all it was given.
+    pub done: bool,
+    /// Photos that go on.
+    pub kept: u64,
+    /// Photos that do not.
+    pub dropped: u64,
+    /// Why, most frequent first.
+    pub reasons: Vec<ReasonCount>,
+    /// Seconds of work over all runs.
+    pub seconds: f64,
+}
+
+/// How often a reason decided.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct ReasonCount {
+    /// The reason.
+    pub reason: String,
+    /// Photos dropped for it.
+    pub photos: u64,
+}
+
+/// One release.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct ReleaseLine {
+    /// Its version.
+    pub version: u32,
+    /// When it was made, UTC.
+    pub made: String,
+    /// Its folder.
+    pub folder: String,
+    /// Its fingerprint as a data set.
+    pub fingerprint: String,
+    /// Photos in it.
+    pub records: u64,
+    /// Photos that the version before it had not.
+    pub added: u64,
+    /// Photos that the version before it had and it has not.
+    pub removed: u64,
+    /// What the user said of it.
+    pub note: String,
+}
+
+impl Ledger {
+    /// What each stage was given, kept and dropped so far.
+    pub(crate) fn funnel(&self) -> Result<Funnel, Error> {
+        self.sql(|db| {
+        let mut stages: Vec<(i64, FunnelStage)> = db
+            .prepare("SELECT id, name, done, seconds FROM stages ORDER BY id")?
+            .query_map([], |row| {
+                let stage = FunnelStage {
+                    name: row.get(1)?,
+                    done: row.get(2)?,
+                    kept: 0,
+                    dropped: 0,
+                    reasons: Vec::new(),
+                    seconds: row.get(3)?,
+                };
+                Ok((row.get(0)?, stage))
+            })?
+            .collect::<Result<_, _>>()?;
+        let mut counts = db.prepare(
+            "SELECT c.kept, r.name, c.photos FROM \
+             (SELECT kept, reason, count(*) AS photos FROM decisions WHERE stage = ? GROUP BY kept, reason) c \
+             LEFT JOIN reasons r ON r.id = c.reason ORDER BY c.photos DESC, r.name",
+        )?;
+        for (id, stage) in &mut stages {
+            let mut rows = counts.query([*id])?;
+            while let Some(row) = rows.next()? {
+                let (kept, reason, photos): (bool, Option<String>, i64) = (row.get(0)?, row.get(1)?, row.get(2)?);
+                if kept {
+                    stage.kept += photos as u64;
+                    continue;
+                }
+                stage.dropped += photos as u64;
+                stage.reasons.push(ReasonCount {
+                    reason: reason.unwrap_or_default(),
+                    photos: photos as u64,
+                });
+            }
+        }
+        let taken_down: i64 = db.query_row("SELECT count(*) FROM takedowns", [], |row| row.get(0))?;
+        let releases = db
+            .prepare("SELECT version, made, folder, fingerprint, records, added, removed, note FROM releases ORDER BY version")?
+            .query_map([], |row| {
+                Ok(ReleaseLine {
+                    version: row.get(0)?,
+                    made: row.get(1)?,
+                    folder: row.get(2)?,
+                    fingerprint: row.get(3)?,
+                    records: row.get::<_, i64>(4)? as u64,
+                    added: row.get::<_, i64>(5)? as u64,
+                    removed: row.get::<_, i64>(6)? as u64,
+                    note: row.get(7)?,
+                })
+            })?
+            .collect::<Result<_, _>>()?;
+        Ok(Funnel {
+            stages: stages.into_iter().map(|(_, stage)| stage).collect(),
+            taken_down: taken_down as u64,
+            releases,
+        })
+    })
+    }
+}

@@ -1,0 +1,198 @@
+//! The one gate for takedowns: which photos were taken down, by key and by content.
+//!
+//! A takedown is of a picture and not of a name. The same bytes may be there under several keys, and come back under another
+//! one. So photos meet the gate three times, and nothing else in this crate asks who was taken down:
+//! - a key as the source lists it ([`Ledger::add_rows`](super::Ledger)),
+//! - a key or a known content whenever photos are handed out, to a stage, to a page or to a release ([`IS_TAKEN_DOWN`]),
+//! - a content that was not known before, when a file is read ([`Gate`]).
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+
+use rusqlite::params;
+
+use super::{Content, Ledger};
+use crate::error::Error;
+use crate::photo::Photo;
+
+/// The reason in the ledger of photos that were taken down.
+pub(crate) const TAKEN_DOWN: &str = "taken_down";
+
+/// All contents that were taken down.
+const CONTENTS: &str =
+    "SELECT sha256 FROM takedowns WHERE sha256 IS NOT NULL UNION ALL SELECT sha256 FROM takedown_contents";
+
+/// SQL that is 1 for a photo that was taken down and 0 for all others, of `photos p` and its content `contents c`, if it is
+/// known (`LEFT JOIN`).
+pub(super) const IS_TAKEN_DOWN: &str = "(p.key IN (SELECT key FROM takedowns) OR ifnull(c.sha256 IN \
+     (SELECT sha256 FROM takedowns WHERE sha256 IS NOT NULL UNION ALL SELECT sha256 FROM takedown_contents), 0))";
+
+/// Why the file of a photo goes no further.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Refusal {
+    /// These bytes were taken down.
+    TakenDown,
+    /// These are not the bytes that a stage saw before: what was judged must be what is released.
+    Changed,
+}
+
+/// Holds files against what was taken down, and against what stages saw of the same photos before.
+#[derive(Debug)]
+pub(crate) struct Gate {
+    taken_down: HashSet<Content>,
+    seen: HashMap<i64, Content>,
+}
+
+impl Gate {
+    /// Whether the file of a photo may go on.
+    pub(crate) fn check(&self, photo: i64, content: &Content) -> Result<(), Refusal> {
+        if self.taken_down.contains(content) {
+            return Err(Refusal::TakenDown);
+        }
+        match self.seen.get(&photo) {
+            Some(seen) if seen != content => Err(Refusal::Changed),
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether any stage saw the file of a photo.
+    pub(crate) fn was_seen(&self, photo: i64) -> bool {
+        self.seen.contains_key(&photo)
+    }
+
+    /// Whether no content was taken down, so that none needs to be known.
+    pub(crate) fn is_open(&self) -> bool {
+        self.taken_down.is_empty()
+    }
+}
+
+/// Two photos that look alike, one of which was asked for.
+pub(crate) struct NearRow {
+    /// The photo that was asked for.
+    pub(crate) of: i64,
+    /// The other one's key.
+    pub(crate) key: String,
+    /// Bits in which their hashes differ.
+    pub(crate) distance: u32,
+    /// Whether the stage kept the other one.
+    pub(crate) kept: bool,
+}
+
+impl Ledger {
+    /// The gate for the files of these photos.
+    pub(crate) fn gate(&self, photos: &[Photo]) -> Result<Gate, Error> {
+        let taken_down = self.sql(|db| {
+            db.prepare_cached(CONTENTS)?
+                .query_map([], |row| row.get(0))?
+                .collect()
+        })?;
+        let mut seen = HashMap::new();
+        self.sql(|db| {
+            let mut query = db.prepare_cached("SELECT sha256 FROM contents WHERE photo = ?")?;
+            for photo in photos {
+                let mut rows = query.query([photo.id])?;
+                if let Some(row) = rows.next()? {
+                    seen.insert(photo.id, row.get(0)?);
+                }
+            }
+            Ok(())
+        })?;
+        Ok(Gate { taken_down, seen })
+    }
+
+    /// Whether a key was taken down.
+    pub(crate) fn is_taken_down(&self, key: &str) -> Result<bool, Error> {
+        self.sql(|db| {
+            db.prepare_cached("SELECT 1 FROM takedowns WHERE key = ?")?
+                .exists([key])
+        })
+    }
+
+    /// Whether a key was ever listed, or released.
+    pub(crate) fn was_listed(&self, key: &str) -> Result<bool, Error> {
+        self.sql(|db| {
+            db.query_row(
+                "SELECT EXISTS (SELECT 1 FROM photos WHERE key = ?1) OR EXISTS (SELECT 1 FROM release_photos WHERE key = ?1)",
+                [key],
+                |row| row.get(0),
+            )
+        })
+    }
+
+    /// Notes takedowns for good: keys, with the contents that each has or had, the present one first.
+    pub(crate) fn take_down(
+        &mut self,
+        keys: &BTreeSet<String>,
+        contents: &HashMap<String, Vec<Content>>,
+        reason: &str,
+    ) -> Result<(), Error> {
+        let now = self.now()?;
+        self.transaction(|ledger| {
+            ledger.sql(|db| {
+                for key in keys {
+                    let contents = contents.get(key).map_or(&[][..], Vec::as_slice);
+                    db.prepare_cached(
+                        "INSERT OR IGNORE INTO takedowns (key, sha256, asked, reason) VALUES (?, ?, ?, ?)",
+                    )?
+                    .execute(params![key, contents.first(), now, reason])?;
+                    // One that nobody could read when it was asked for, or that another program has noted.
+                    db.prepare_cached("UPDATE takedowns SET sha256 = ? WHERE key = ? AND sha256 IS NULL")?
+                        .execute(params![contents.first(), key])?;
+                    for content in contents.iter().skip(1) {
+                        db.prepare_cached("INSERT OR IGNORE INTO takedown_contents VALUES (?, ?)")?
+                            .execute(params![content, key])?;
+                    }
+                }
+                Ok(())
+            })
+        })
+    }
+
+    /// Fills in the content of keys that were taken down for having that of a photo that was asked for.
+    pub(crate) fn note_taken_down_contents(&self, keys: &BTreeSet<String>) -> Result<(), Error> {
+        self.sql(|db| {
+            let mut update = db.prepare(
+                "UPDATE takedowns SET sha256 = (SELECT c.sha256 FROM photos p CROSS JOIN contents c ON c.photo = p.id WHERE p.key = ?1) \
+                 WHERE key = ?1 AND sha256 IS NULL",
+            )?;
+            for key in keys {
+                update.execute([key])?;
+            }
+            Ok(())
+        })
+    }
+
+    /// Photos that look like one of these, by number, and were not taken down; `last` is the stage of which is said whether it
+    /// kept them.
+    pub(crate) fn near_to(&self, photos: &HashSet<i64>, last: i64) -> Result<Vec<NearRow>, Error> {
+        let mut found = Vec::new();
+        let facts = format!(
+            "SELECT p.key, EXISTS (SELECT 1 FROM decisions d WHERE d.stage = ?1 AND d.photo = p.id AND d.kept = 1), {IS_TAKEN_DOWN} \
+             FROM photos p LEFT JOIN contents c ON c.photo = p.id WHERE p.id = ?2"
+        );
+        self.sql(|db| {
+            let mut pairs = db.prepare("SELECT photo, other, distance FROM pairs WHERE kind = 'near'")?;
+            let mut facts = db.prepare(&facts)?;
+            let mut rows = pairs.query([])?;
+            while let Some(row) = rows.next()? {
+                let (photo, other): (i64, i64) = (row.get(0)?, row.get(1)?);
+                for (of, like) in [(photo, other), (other, photo)] {
+                    if !photos.contains(&of) {
+                        continue;
+                    }
+                    let (key, kept, taken_down): (String, bool, bool) =
+                        facts.query_row([last, like], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?;
+                    if !taken_down {
+                        found.push(NearRow {
+                            of,
+                            key,
+                            distance: row.get(2)?,
+                            kept,
+                        });
+                    }
+                }
+            }
+            Ok(())
+        })?;
+        Ok(found)
+    }
+}

@@ -1,0 +1,366 @@
+//! Stages that drop photos in which a detector sees faces or persons.
+//!
+//! This crate runs no network: [`Detectors`] is all that it asks of whoever has some (`cli` hands over those of the crate
+//! `detection`). A stage reads and decodes photos, asks for the highest score of each, and writes score and decision of every
+//! photo into the ledger, a batch a transaction, so that a kill loses one batch.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use data::{DecodeLimits, RgbImage};
+use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use super::{File as PhotoFile, Stage, Work, decode_reason};
+use crate::error::Error;
+use crate::hint::{Hint, Weights};
+use crate::ledger::{Decision, Ledger};
+use crate::photo::Photo;
+
+/// Photos with a face are dropped: RetinaFace, as PASS used it.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct FacesConfig {
+    /// The file of weights, `mobilenet0.25_Final.pth`. Its content and not its path is kept with the decisions.
+    pub weights: PathBuf,
+    /// A photo with a face of more than this is dropped; PASS: 0.5.
+    pub score: f64,
+    /// Faces must score more than this to count at all; a photo with none has score 0 in the ledger. PASS: 0.02.
+    pub candidate_score: f64,
+    /// Of faces that overlap by more than this only the best counts; PASS: 0.4.
+    pub nms_iou: f64,
+    /// At which size photos are seen; PASS: `"original"`.
+    pub scale: FaceScale,
+    /// Photos of one size that go through the network together. Changes no result.
+    pub batch_images: usize,
+    /// Parts of large photos are seen too; absent: off, as in PASS.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tiles: Option<TilesConfig>,
+}
+
+/// At which size the face detector sees photos.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum FaceScale {
+    /// At their own.
+    Original,
+    /// The shorter side has so many px, the longer one not more than so many. PASS's script has 1600 and 2150, switched off.
+    Sides {
+        /// Length of the shorter side, px.
+        shorter_px: u32,
+        /// Greatest length of the longer side, px.
+        longer_px: u32,
+    },
+}
+
+/// Photos with a person are dropped: a network of the YOLOX family. (PASS's own, a Cascade R-CNN, is not to be had here.)
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct PersonsConfig {
+    /// The ONNX file. Its content and not its path is kept with the decisions.
+    pub weights: PathBuf,
+    /// The class that is looked for, by the network's count; COCO's persons are 0.
+    pub class: usize,
+    /// A photo with a person of more than this is dropped; PASS: 0.5, with its own detector.
+    pub score: f64,
+    /// Persons must score more than this to count at all; a photo with none has score 0 in the ledger.
+    pub candidate_score: f64,
+    /// Of boxes that overlap by more than this only the best counts; YOLOX's demonstration: 0.45.
+    pub nms_iou: f64,
+    /// Parts of large photos are seen too; absent: off.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tiles: Option<TilesConfig>,
+}
+
+/// How large photos are cut.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct TilesConfig {
+    /// Side of a tile, px. A photo whose longer side is no longer than this is seen once, as a whole.
+    pub tile_px: u32,
+    /// What neighboring tiles share at least, px.
+    pub overlap_px: u32,
+}
+
+/// A detector at work.
+pub trait Detector: Send + Sync {
+    /// How sure it is that each photo shows what it looks for: the highest score in it, 0 where there is none. A photo's score
+    /// does not depend on the others.
+    ///
+    /// # Errors
+    /// Why it cannot look at them.
+    fn top_scores(&self, photos: &[RgbImage]) -> Result<Vec<f32>, String>;
+}
+
+/// Where detectors come from. A stage's is asked for when the stage begins, and is gone when it ends.
+pub trait Detectors {
+    /// A detector of faces.
+    ///
+    /// # Errors
+    /// Why there is none: weights that are not the network's, a device that is not there.
+    fn faces(&self, config: &FacesConfig) -> Result<Box<dyn Detector>, String>;
+
+    /// A detector of persons.
+    ///
+    /// # Errors
+    /// As [`Detectors::faces`].
+    fn persons(&self, config: &PersonsConfig) -> Result<Box<dyn Detector>, String>;
+}
+
+/// No detectors, for programs that have none: configs without such stages run.
+#[derive(Clone, Copy, Debug)]
+pub struct NoDetectors;
+
+impl Detectors for NoDetectors {
+    fn faces(&self, _: &FacesConfig) -> Result<Box<dyn Detector>, String> {
+        Err("this program has no detectors".to_string())
+    }
+
+    fn persons(&self, _: &PersonsConfig) -> Result<Box<dyn Detector>, String> {
+        Err("this program has no detectors".to_string())
+    }
+}
+
+impl FacesConfig {
+    pub(crate) fn validate(&self) -> Result<(), Error> {
+        check(
+            "faces",
+            [self.score, self.candidate_score, self.nms_iou],
+            self.tiles,
+        )?;
+        if self.batch_images == 0 {
+            return Err(Error::config(
+                "stages.faces.batch_images",
+                "must be at least 1, got 0",
+            ));
+        }
+        match self.scale {
+            FaceScale::Sides {
+                shorter_px,
+                longer_px,
+            } if shorter_px == 0 || longer_px < shorter_px => {
+                let reason = format!(
+                    "must be sides of at least 1 px, `longer_px` at least `shorter_px`, got {shorter_px} and {longer_px}"
+                );
+                Err(Error::config("stages.faces.scale", reason))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    pub(crate) fn stage(&self, detectors: &dyn Detectors) -> Result<Box<dyn Stage>, Error> {
+        Ok(Box::new(DetectorStage {
+            detector: detectors.faces(self).map_err(|reason| failed("faces", reason))?,
+            stage: "faces",
+            reason: "face",
+            score: self.score,
+        }))
+    }
+}
+
+impl PersonsConfig {
+    pub(crate) fn validate(&self) -> Result<(), Error> {
+        check(
+            "persons",
+            [self.score, self.candidate_score, self.nms_iou],
+            self.tiles,
+        )
+    }
+
+    pub(crate) fn stage(&self, detectors: &dyn Detectors) -> Result<Box<dyn Stage>, Error> {
+        Ok(Box::new(DetectorStage {
+            detector: detectors
+                .persons(self)
+                .map_err(|reason| failed("persons", reason))?,
+            stage: "persons",
+            reason: "person",
+            score: self.score,
+        }))
+    }
+}
+
+fn check(stage: &str, [score, candidate, iou]: [f64; 3], tiles: Option<TilesConfig>) -> Result<(), Error> {
+    let key = |name: &str| format!("stages.{stage}.{name}");
+    for (name, value) in [("score", score), ("candidate_score", candidate), ("nms_iou", iou)] {
+        if !(0.0..=1.0).contains(&value) {
+            return Err(Error::config(&key(name), format!("must be 0 to 1, got {value}")));
+        }
+    }
+    if candidate > score {
+        let reason = format!("must be at most `score` = {score}, got {candidate}");
+        return Err(Error::config(&key("candidate_score"), reason));
+    }
+    match tiles {
+        Some(tiles) if tiles.overlap_px >= tiles.tile_px => {
+            let reason = format!(
+                "must be less than `tile_px` = {}, got {}",
+                tiles.tile_px, tiles.overlap_px
+            );
+            Err(Error::config(&key("tiles.overlap_px"), reason))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn failed(stage: &str, reason: String) -> Error {
+    Error::Stage {
+        stage: stage.to_string(),
+        reason,
+        hint: None,
+    }
+}
+
+/// SHA-256 of a file of weights, in hex.
+pub(crate) fn weights_sha256(stage: &str, path: &Path) -> Result<String, Error> {
+    let mut file = File::open(path).map_err(|error| Error::Stage {
+        stage: stage.to_string(),
+        reason: format!("the weights `{}` cannot be read: {error}", path.display()),
+        hint: Some(Hint::GetWeights(match stage {
+            "faces" => Weights::RetinaFace,
+            _ => Weights::Yolox,
+        })),
+    })?;
+    let (mut hasher, mut part) = (Sha256::new(), vec![0; 1 << 20]);
+    loop {
+        match file.read(&mut part).map_err(Error::io("read", path))? {
+            0 => return Ok(data::hex(&hasher.finalize())),
+            read => hasher.update(&part[..read]),
+        }
+    }
+}
+
+/// Calls `take` with every score that a detector's stage gave to a photo which stage number `last` kept.
+pub(crate) fn for_each_score(
+    ledger: &Ledger,
+    last: i64,
+    mut take: impl FnMut(i64, f64),
+) -> Result<(), Error> {
+    for name in ["faces", "persons"] {
+        let Some(stage) = ledger.stage(name)? else {
+            continue;
+        };
+        ledger.for_each_score(stage.id, last, &mut take)?;
+    }
+    Ok(())
+}
+
+/// Of each photo that stage number `last` kept, the highest score that a detector's stage gave it. What it is sorted by is
+/// what people look at first.
+pub(crate) fn residual_scores(ledger: &Ledger, last: i64) -> Result<HashMap<i64, f64>, Error> {
+    let mut highest: HashMap<i64, f64> = HashMap::new();
+    for_each_score(ledger, last, |photo, score| {
+        let known = highest.entry(photo).or_insert(score);
+        *known = known.max(score);
+    })?;
+    Ok(highest)
+}
+
+/// Photos whose decisions are written together.
+const BATCH: usize = 64;
+
+/// Pixels that are decoded at a time, three bytes each; one photo may have more.
+const PIXELS: u64 = 1 << 26;
+
+/// A stage with its detector.
+struct DetectorStage {
+    detector: Box<dyn Detector>,
+    stage: &'static str,
+    /// Why photos go.
+    reason: &'static str,
+    /// Above which score they do; compared in f32, in which detectors count.
+    score: f64,
+}
+
+impl Stage for DetectorStage {
+    fn run(&mut self, work: &mut Work<'_>) -> Result<(), Error> {
+        loop {
+            let batch = work.next(BATCH)?;
+            if batch.is_empty() {
+                return Ok(());
+            }
+            let files = work.files(&batch)?;
+            let files: Vec<Result<PhotoFile, Decision>> =
+                batch.par_iter().map(|photo| files.read(photo)).collect();
+            let mut decisions = Vec::with_capacity(batch.len());
+            let mut at = 0;
+            while at < batch.len() {
+                let end = at + within(&files[at..]);
+                self.judge(&batch[at..end], &files[at..end], &mut decisions)?;
+                at = end;
+            }
+            work.decide(&decisions)?;
+        }
+    }
+}
+
+impl DetectorStage {
+    /// Decides on photos that are decoded together. A photo at which nobody could look does not pass.
+    fn judge(
+        &self,
+        photos: &[Photo],
+        files: &[Result<PhotoFile, Decision>],
+        decisions: &mut Vec<Decision>,
+    ) -> Result<(), Error> {
+        let decoded: Vec<Result<RgbImage, Decision>> = photos
+            .par_iter()
+            .zip(files)
+            .map(|(photo, file)| {
+                let file = file.as_ref().map_err(Clone::clone)?;
+                data::decode(&file.bytes, &DecodeLimits::DEFAULT).map_err(|error| {
+                    Decision::dropped(photo.id, decode_reason(&error))
+                        .detail(error.to_string())
+                        .of_file(file.content)
+                })
+            })
+            .collect();
+        let mut images = Vec::with_capacity(decoded.len());
+        let mut seen = Vec::with_capacity(decoded.len());
+        for ((photo, file), image) in photos.iter().zip(files).zip(decoded) {
+            match (image, file) {
+                (Ok(image), Ok(file)) => {
+                    images.push(image);
+                    seen.push((photo.id, file.content));
+                }
+                (Err(decision), _) => decisions.push(decision),
+                (_, Err(decision)) => decisions.push(decision.clone()),
+            }
+        }
+        if images.is_empty() {
+            return Ok(());
+        }
+        let scores = self
+            .detector
+            .top_scores(&images)
+            .map_err(|reason| failed(self.stage, reason))?;
+        if scores.len() != seen.len() {
+            let reason = format!(
+                "the detector gave {} scores for {} photos",
+                scores.len(),
+                seen.len()
+            );
+            return Err(failed(self.stage, reason));
+        }
+        decisions.extend(seen.into_iter().zip(scores).map(|((id, content), score)| {
+            let decision = match score > self.score as f32 {
+                true => Decision::dropped(id, self.reason),
+                false => Decision::kept(id),
+            };
+            decision.score(f64::from(score)).of_file(content)
+        }));
+        Ok(())
+    }
+}
+
+/// How many of the files may be decoded together: as many as have [`PIXELS`], and one at least.
+fn within(files: &[Result<PhotoFile, Decision>]) -> usize {
+    let pixels = files
+        .iter()
+        .map(|file| file.as_ref().map_or(0, |file| data::header_pixels(&file.bytes)));
+    data::decoded_together(pixels, PIXELS)
+}
+
+#[cfg(test)]
+mod tests;

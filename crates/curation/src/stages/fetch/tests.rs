@@ -1,0 +1,411 @@
+//! Downloads against a server on loopback that misbehaves in every way that servers do.
+
+use std::collections::HashMap;
+use std::io::{BufRead, BufReader, Write};
+use std::net::{TcpListener, TcpStream};
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use super::*;
+use crate::config::{Config, ReleaseConfig, StageConfig};
+use crate::sources::{Columns, SourceConfig, TableConfig};
+use crate::stages::license::{License, LicenseConfig};
+use crate::verbs::run::{RunOptions, run};
+
+/// A server that answers each path as its name says, and counts.
+pub(crate) struct Server {
+    pub(crate) address: String,
+    asked: Arc<Mutex<HashMap<String, usize>>>,
+    most_at_once: Arc<AtomicUsize>,
+    times: Arc<Mutex<Vec<Instant>>>,
+}
+
+fn jpeg() -> Vec<u8> {
+    let mut bytes = vec![0xff, 0xd8, 0xff, 0xe0, 0, 16, b'J', b'F', b'I', b'F', 0, 1];
+    bytes.extend([7; 3000]);
+    bytes
+}
+
+impl Server {
+    pub(crate) fn start() -> Server {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let server = Server {
+            address: format!("http://{}", listener.local_addr().unwrap()),
+            asked: Arc::default(),
+            most_at_once: Arc::default(),
+            times: Arc::default(),
+        };
+        let (asked, most, times) = (
+            server.asked.clone(),
+            server.most_at_once.clone(),
+            server.times.clone(),
+        );
+        let now = Arc::new(AtomicUsize::new(0));
+        std::thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                let (asked, most, times, now) = (asked.clone(), most.clone(), times.clone(), now.clone());
+                std::thread::spawn(move || {
+                    let _ = serve(stream, &asked, &most, &times, &now);
+                });
+            }
+        });
+        server
+    }
+
+    pub(crate) fn asked(&self, path: &str) -> usize {
+        self.asked.lock().unwrap().get(path).copied().unwrap_or(0)
+    }
+}
+
+fn serve(
+    mut stream: TcpStream,
+    asked: &Mutex<HashMap<String, usize>>,
+    most: &AtomicUsize,
+    times: &Mutex<Vec<Instant>>,
+    now: &AtomicUsize,
+) -> std::io::Result<()> {
+    let mut reader = BufReader::new(stream.try_clone()?);
+    loop {
+        let mut request = String::new();
+        if reader.read_line(&mut request)? == 0 {
+            return Ok(());
+        }
+        let mut header = String::new();
+        while reader.read_line(&mut header)? > 0 && header != "\r\n" {
+            header.clear();
+        }
+        let path = request.split(' ').nth(1).unwrap_or_default().to_string();
+        let count = {
+            let mut asked = asked.lock().unwrap();
+            let count = asked.entry(path.clone()).or_default();
+            *count += 1;
+            *count
+        };
+        times.lock().unwrap().push(Instant::now());
+        most.fetch_max(now.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+        let body = jpeg();
+        let answer = |status: &str, headers: &str, body: &[u8]| {
+            let mut bytes = format!(
+                "HTTP/1.1 {status}\r\nContent-Length: {}\r\n{headers}\r\n",
+                body.len()
+            )
+            .into_bytes();
+            bytes.extend(body);
+            bytes
+        };
+        let good = answer("200 OK", "", &body);
+        let name = path
+            .trim_start_matches('/')
+            .split('-')
+            .next()
+            .unwrap_or_default()
+            .to_string();
+        let (bytes, close) = match name.as_str() {
+            "good" => (good, false),
+            // A file like no other.
+            "own" => (
+                answer("200 OK", "", &[&body[..], path.as_bytes()].concat()),
+                false,
+            ),
+            "redirect" => (
+                answer("302 Found", "Location: /good-redirected.jpg\r\n", b""),
+                false,
+            ),
+            "loop" => (answer("302 Found", &format!("Location: {path}\r\n"), b""), false),
+            "gone" => (
+                answer("302 Found", "Location: /photo_unavailable.png\r\n", b""),
+                false,
+            ),
+            "/photo_unavailable.png" | "photo_unavailable.png" => (good, false),
+            "404" => (answer("404 Not Found", "", b"<html>no</html>"), false),
+            "410" => (answer("410 Gone", "", b""), false),
+            "403" => (answer("403 Forbidden", "", b""), false),
+            "500" => (answer("500 Oops", "", b""), false),
+            "flaky" if count < 3 => (answer("500 Oops", "", b""), false),
+            "busy" if count == 1 => (answer("429 Too Many Requests", "Retry-After: 1\r\n", b""), false),
+            "flaky" | "busy" => (good, false),
+            "html" => (
+                answer("200 OK", "", b"<!DOCTYPE html><p>Sorry, nothing here at all</p>"),
+                false,
+            ),
+            "empty" => (answer("200 OK", "", b""), false),
+            // Lies: more announced than sent, more sent than announced, far too much announced.
+            "short" if count < 2 => (good[..good.len() - 500].to_vec(), true),
+            "short" => (good, false),
+            "cut" => (good[..good.len() / 2].to_vec(), true),
+            "long" => ([good, vec![9; 5000]].concat(), true),
+            "huge" => (
+                b"HTTP/1.1 200 OK\r\nContent-Length: 99999999999\r\n\r\n".to_vec(),
+                true,
+            ),
+            // No length at all, and no end.
+            "endless" => {
+                stream.write_all(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n")?;
+                stream.write_all(&body)?;
+                while stream.write_all(&[5; 65536]).is_ok() {}
+                (Vec::new(), true)
+            }
+            "slow" => {
+                stream.write_all(&good[..200])?;
+                std::thread::sleep(Duration::from_secs(5));
+                (good[200..].to_vec(), true)
+            }
+            "pause" => {
+                std::thread::sleep(Duration::from_millis(50));
+                (good, false)
+            }
+            "garbage" => (b"\x00\x01 hello\r\n\r\n".to_vec(), true),
+            "hangup" => (Vec::new(), true),
+            _ => (answer("404 Not Found", "", b""), false),
+        };
+        stream.write_all(&bytes)?;
+        now.fetch_sub(1, Ordering::SeqCst);
+        if close {
+            return Ok(());
+        }
+    }
+}
+
+pub(crate) fn fetch_config() -> FetchConfig {
+    FetchConfig {
+        from: AddressFrom::ImageUrl,
+        concurrency: 4,
+        requests_per_second_per_host: 1000.0,
+        attempts: 3,
+        pause_s: 0.01,
+        max_pause_s: 2.0,
+        timeout_s: 1.5,
+        max_bytes: 1 << 20,
+        max_redirects: 3,
+        gone_addresses: vec!["photo_unavailable".into()],
+        give_up_after: 50,
+        private_addresses: true,
+        user_agent: "passer-test (test@example.org)".into(),
+    }
+}
+
+/// A curation whose source is a CSV of these addresses, by key.
+pub(crate) fn config(folder: &Path, rows: &[(String, String)], fetch: FetchConfig) -> Config {
+    let csv = folder.join("list.csv");
+    let mut text = "key,who,address,licence\n".to_string();
+    for (key, address) in rows {
+        text.push_str(&format!("{key},Ann,{address},CC0\n"));
+    }
+    std::fs::write(&csv, text).unwrap();
+    let column = |name: &str| Some(name.to_string());
+    Config {
+        source: SourceConfig::Csv(TableConfig {
+            files: vec![csv],
+            delimiter: None,
+            columns: Columns {
+                key: "key".into(),
+                photographer: column("who"),
+                image_url: column("address"),
+                license: column("licence"),
+                ..Columns::default()
+            },
+            url_encoded: vec![],
+        }),
+        stages: vec![
+            StageConfig::License(LicenseConfig {
+                accept: vec![License {
+                    name: "CC0".into(),
+                    urls: vec![],
+                }],
+                attribution: vec![],
+            }),
+            StageConfig::Fetch(fetch),
+        ],
+        release: ReleaseConfig {
+            name: "test".into(),
+            description: String::new(),
+            publisher: "nobody".into(),
+            contact: "nobody".into(),
+            url: String::new(),
+            license_url: String::new(),
+            citation: None,
+            records_per_shard: 10,
+            shard_prefix: "photos".into(),
+            coordinates: false,
+        },
+    }
+}
+
+pub(crate) fn go(config: &Config, folder: &Path, stop: &AtomicBool) -> Result<(), Error> {
+    let options = RunOptions {
+        only: None,
+        redo: None,
+        stop,
+        detectors: &crate::NoDetectors,
+        progress: &|_, _, _| {},
+    };
+    run(config, folder, options)
+}
+
+fn decisions(folder: &Path) -> HashMap<String, Option<String>> {
+    let ledger = rusqlite::Connection::open(folder.join("ledger.sqlite")).unwrap();
+    let mut rows = ledger
+        .prepare("SELECT key, reason FROM decision_log WHERE stage = 'fetch'")
+        .unwrap();
+    rows.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))
+        .unwrap()
+        .collect::<Result<_, _>>()
+        .unwrap()
+}
+
+#[test]
+fn every_kind_of_bad_answer_has_its_reason() {
+    let server = Server::start();
+    let folder = tempfile::tempdir().unwrap();
+    let expected = [
+        ("good", None),
+        ("redirect", None),
+        ("loop", Some("too_many_redirects")),
+        ("gone", Some("gone")),
+        ("404", Some("http_404")),
+        ("410", Some("http_410")),
+        ("403", Some("http_403")),
+        ("500", Some("http_500")),
+        ("flaky", None),
+        ("busy", None),
+        ("html", Some("not_an_image")),
+        ("empty", Some("empty_file")),
+        ("short", None),
+        ("cut", Some("cut_off")),
+        ("long", None),
+        ("huge", Some("too_many_bytes")),
+        ("endless", Some("too_many_bytes")),
+        ("slow", Some("cut_off")),
+        ("garbage", Some("bad_answer")),
+        ("hangup", Some("no_connection")),
+    ];
+    let mut rows: Vec<(String, String)> = expected
+        .iter()
+        .map(|(name, _)| ((*name).to_string(), format!("{}/{name}-1.jpg", server.address)))
+        .collect();
+    rows.push(("nowhere".into(), String::new()));
+    rows.push(("ftp".into(), "ftp://a/b".into()));
+    let config = config(folder.path(), &rows, fetch_config());
+    let out = folder.path().join("out");
+    go(&config, &out, &AtomicBool::new(false)).unwrap();
+    let found = decisions(&out);
+    for (name, reason) in expected {
+        assert_eq!(found[name].as_deref(), reason, "{name}");
+    }
+    assert_eq!(found["nowhere"].as_deref(), Some("no_address"));
+    assert_eq!(found["ftp"].as_deref(), Some("bad_address"));
+    assert_eq!(
+        server.asked("/404-1.jpg"),
+        1,
+        "a photo that is gone is not asked for again"
+    );
+    assert_eq!(server.asked("/500-1.jpg"), 3);
+    assert_eq!(server.asked("/flaky-1.jpg"), 3);
+    // Whole files and nothing else are left on disk; one that sends too much is taken as far as it announced.
+    for key in ["good", "redirect", "flaky", "busy", "short", "long"] {
+        let path = crate::photos::fetched_path(&out.join("photos"), key);
+        assert_eq!(std::fs::read(path).unwrap(), jpeg(), "{key}");
+    }
+    let files = walkdir::WalkDir::new(out.join("photos"))
+        .into_iter()
+        .flatten()
+        .filter(|entry| entry.file_type().is_file());
+    assert_eq!(files.count(), 6);
+}
+
+#[test]
+fn a_stopped_run_goes_on_without_asking_again() {
+    let server = Server::start();
+    let folder = tempfile::tempdir().unwrap();
+    let rows: Vec<(String, String)> = (0..60)
+        .map(|at| (format!("k{at}"), format!("{}/pause-{at}.jpg", server.address)))
+        .collect();
+    let config = config(folder.path(), &rows, fetch_config());
+    let out = folder.path().join("out");
+    for _ in 0..3 {
+        let stop = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                std::thread::sleep(Duration::from_millis(200));
+                stop.store(true, Ordering::Relaxed);
+            });
+            assert!(matches!(go(&config, &out, &stop), Err(Error::Interrupted)));
+        });
+    }
+    let before = decisions(&out).len();
+    assert!(before > 0 && before < 60, "{before}");
+    go(&config, &out, &AtomicBool::new(false)).unwrap();
+    let found = decisions(&out);
+    assert!(found.len() == 60 && found.values().all(Option::is_none));
+    let asked = (0..60)
+        .map(|at| server.asked(&format!("/pause-{at}.jpg")))
+        .sum::<usize>();
+    // Only downloads that were cut short by a stop are asked for again: at most four at each.
+    assert!((60..=72).contains(&asked), "{asked}");
+    let most = server.most_at_once.load(Ordering::SeqCst);
+    assert!((2..=4).contains(&most), "{most} at once");
+}
+
+#[test]
+fn a_host_is_asked_at_its_rate() {
+    let server = Server::start();
+    let folder = tempfile::tempdir().unwrap();
+    let rows: Vec<(String, String)> = (0..11)
+        .map(|at| (format!("k{at}"), format!("{}/good-{at}.jpg", server.address)))
+        .collect();
+    let fetch = FetchConfig {
+        requests_per_second_per_host: 20.0,
+        ..fetch_config()
+    };
+    let config = config(folder.path(), &rows, fetch);
+    go(&config, &folder.path().join("out"), &AtomicBool::new(false)).unwrap();
+    let times = server.times.lock().unwrap();
+    let took = times[10] - times[0];
+    // Ten intervals of 50 ms; the clock of a busy machine is allowed to be late, never early.
+    assert!(took > Duration::from_millis(440), "{took:?}");
+}
+
+#[test]
+fn a_network_that_is_down_drops_nobody() {
+    let folder = tempfile::tempdir().unwrap();
+    // A port that nobody listens on.
+    let address = {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        format!("http://{}", listener.local_addr().unwrap())
+    };
+    let rows: Vec<(String, String)> = (0..40)
+        .map(|at| (format!("k{at}"), format!("{address}/{at}.jpg")))
+        .collect();
+    let fetch = FetchConfig {
+        give_up_after: 10,
+        ..fetch_config()
+    };
+    let config = config(folder.path(), &rows, fetch);
+    let out = folder.path().join("out");
+    let error = go(&config, &out, &AtomicBool::new(false)).unwrap_err();
+    assert!(error.to_string().contains("could not be reached"), "{error}");
+    assert!(decisions(&out).is_empty());
+}
+
+#[test]
+fn strangers_do_not_send_us_into_our_own_network() {
+    let server = Server::start();
+    let folder = tempfile::tempdir().unwrap();
+    let rows = [
+        ("own".to_string(), format!("{}/good-1.jpg", server.address)),
+        ("meta".to_string(), "http://169.254.169.254/latest".to_string()),
+    ];
+    let fetch = FetchConfig {
+        private_addresses: false,
+        ..fetch_config()
+    };
+    let config = config(folder.path(), &rows, fetch);
+    let out = folder.path().join("out");
+    go(&config, &out, &AtomicBool::new(false)).unwrap();
+    let found = decisions(&out);
+    assert_eq!(found["own"].as_deref(), Some("private_address"));
+    assert_eq!(found["meta"].as_deref(), Some("private_address"));
+    assert_eq!(server.asked("/good-1.jpg"), 0);
+}

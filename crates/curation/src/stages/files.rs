@@ -1,0 +1,49 @@
+//! Files of photos as stages get them: read, hashed and let through by the ledger's gate.
+
+use crate::ledger::{Content, Decision, Gate, Refusal, TAKEN_DOWN, sha256};
+use crate::photo::Photo;
+use crate::photos::Photos;
+
+/// Reads the files of a batch of photos; from any thread.
+pub(crate) struct Files<'a> {
+    pub(super) photos: &'a Photos,
+    pub(super) gate: Gate,
+}
+
+/// A file that may go on.
+pub(crate) struct File {
+    /// Its bytes.
+    pub(crate) bytes: Vec<u8>,
+    /// Their SHA-256.
+    pub(crate) content: Content,
+}
+
+impl Files<'_> {
+    /// The file of a photo, or the decision on a photo at which no stage can look: it cannot be read, its bytes were taken down
+    /// under whatever key, or they are not those that an earlier stage saw.
+    pub(crate) fn read(&self, photo: &Photo) -> Result<File, Decision> {
+        let bytes = self
+            .photos
+            .read(photo)
+            .map_err(|error| Decision::dropped(photo.id, "unreadable").detail(error.with_causes()))?;
+        let content = sha256(&bytes);
+        match self.gate.check(photo.id, &content) {
+            Ok(()) => Ok(File { bytes, content }),
+            Err(Refusal::TakenDown) => Err(Decision::dropped(photo.id, TAKEN_DOWN).of_file(content)),
+            Err(Refusal::Changed) => Err(Decision::dropped(photo.id, "file_changed")
+                .of_file(content)
+                .detail("the file changed since an earlier stage looked at it")),
+        }
+    }
+}
+
+/// Why a file does not decode, as a reason of the ledger.
+pub(crate) fn decode_reason(error: &data::DecodeError) -> &'static str {
+    match error {
+        data::DecodeError::Empty => "empty_file",
+        data::DecodeError::Format { .. } => "not_an_image",
+        data::DecodeError::TooLarge { .. } => "too_large",
+        data::DecodeError::Truncated { .. } => "truncated",
+        _ => "broken_image",
+    }
+}

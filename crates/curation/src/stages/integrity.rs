@@ -1,0 +1,209 @@
+//! Photos that decode, are of good size and show something; their content hashes on the way.
+
+use image::RgbImage as ImageBuffer;
+use image_hasher::{HashAlg, Hasher, HasherConfig};
+use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
+
+use super::near::{HASH_BYTES, Hash};
+use super::{Files, Stage, Work, decode_reason};
+use crate::error::Error;
+use crate::ledger::{Decision, ImageFacts};
+use crate::photo::Photo;
+
+/// What a photo must be to be used.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct IntegrityConfig {
+    /// Shorter side at least, px.
+    pub min_side_px: u32,
+    /// Longer side at most, px.
+    pub max_side_px: u32,
+    /// All pixels at most; refused from the header, before memory is taken.
+    pub max_pixels: u64,
+    /// A photo whose every color channel spans at most so many of its 256 levels shows nothing (0: exactly one color).
+    #[serde(rename = "single_colour_levels")]
+    pub single_color_levels: u8,
+    /// Hex SHA-256 of files that stand for missing photos, such as a host's "no longer available" picture.
+    pub placeholders: Vec<String>,
+}
+
+/// Photos decoded between two transactions.
+const BATCH: usize = 256;
+
+impl IntegrityConfig {
+    pub(crate) fn validate(&self) -> Result<(), Error> {
+        if self.min_side_px > self.max_side_px {
+            let reason = format!(
+                "must be at most `max_side_px` = {}, got {}",
+                self.max_side_px, self.min_side_px
+            );
+            return Err(Error::config("stages.integrity.min_side_px", reason));
+        }
+        if self.max_pixels == 0 || self.max_side_px == 0 {
+            let name = if self.max_pixels == 0 {
+                "max_pixels"
+            } else {
+                "max_side_px"
+            };
+            let key = format!("stages.integrity.{name}");
+            return Err(Error::config(&key, "must be at least 1, got 0"));
+        }
+        let wrong = |hash: &&String| {
+            hash.len() != 64 || !hash.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+        };
+        match self.placeholders.iter().find(wrong) {
+            None => Ok(()),
+            Some(hash) => {
+                let reason = format!("must be 64 lowercase hex digits each, got `{hash}`");
+                Err(Error::config("stages.integrity.placeholders", reason))
+            }
+        }
+    }
+
+    /// The decision on a photo, and what was found out about its file if it may go on.
+    fn look(&self, photo: &Photo, files: &Files<'_>, hasher: &Hasher) -> (Decision, Option<ImageFacts>) {
+        let file = match files.read(photo) {
+            Ok(file) => file,
+            Err(decision) => return (decision, None),
+        };
+        let mut facts = ImageFacts {
+            photo: photo.id,
+            sha256: file.content,
+            bytes: file.bytes.len(),
+            size_px: None,
+            hash: None,
+        };
+        let decision = self.judge(photo.id, &file.bytes, &mut facts, hasher);
+        (decision.of_file(file.content), Some(facts))
+    }
+
+    fn judge(&self, photo: i64, file: &[u8], facts: &mut ImageFacts, hasher: &Hasher) -> Decision {
+        if self.placeholders.contains(&data::hex(&facts.sha256)) {
+            return Decision::dropped(photo, "placeholder");
+        }
+        let limits = data::DecodeLimits {
+            side_px: self.max_side_px,
+            pixels: self.max_pixels,
+        };
+        let image = match data::decode(file, &limits) {
+            Ok(image) => image,
+            Err(error) => {
+                return Decision::dropped(photo, decode_reason(&error)).detail(error.to_string());
+            }
+        };
+        facts.size_px = Some((image.width, image.height));
+        let short = image.width.min(image.height);
+        let levels = channel_span(&image.pixels);
+        if short < self.min_side_px {
+            return Decision::dropped(photo, "too_small").score(f64::from(short));
+        }
+        if levels <= self.single_color_levels {
+            return Decision::dropped(photo, "single_colour").score(f64::from(levels));
+        }
+        facts.hash = perceptual_hash(hasher, image);
+        Decision::kept(photo)
+    }
+}
+
+impl Stage for IntegrityConfig {
+    fn run(&mut self, work: &mut Work<'_>) -> Result<(), Error> {
+        let hasher = hasher();
+        loop {
+            let batch = work.next(BATCH)?;
+            if batch.is_empty() {
+                return Ok(());
+            }
+            let files = work.files(&batch)?;
+            let (decisions, images): (Vec<Decision>, Vec<Option<ImageFacts>>) = batch
+                .par_iter()
+                .map(|photo| self.look(photo, &files, &hasher))
+                .unzip();
+            let images: Vec<ImageFacts> = images.into_iter().flatten().collect();
+            work.decide_with(&decisions, |ledger| ledger.add_images(&images))?;
+        }
+    }
+}
+
+/// The widest span of levels of any channel of RGB pixels, 0 to 255.
+fn channel_span(pixels: &[u8]) -> u8 {
+    let (mut low, mut high) = ([255u8; 3], [0u8; 3]);
+    for pixel in pixels.chunks_exact(3) {
+        for channel in 0..3 {
+            low[channel] = low[channel].min(pixel[channel]);
+            high[channel] = high[channel].max(pixel[channel]);
+        }
+    }
+    (0..3)
+        .map(|channel| high[channel].saturating_sub(low[channel]))
+        .max()
+        .unwrap_or(0)
+}
+
+/// A perceptual hash of 256 bits: signs of the low frequencies of a cosine transform of the gray picture about their
+/// median, so about half of the bits are set whatever the picture shows.
+fn hasher() -> Hasher {
+    HasherConfig::new()
+        .hash_size(16, 16)
+        .hash_alg(HashAlg::Median)
+        .preproc_dct()
+        .to_hasher()
+}
+
+fn perceptual_hash(hasher: &Hasher, image: data::RgbImage) -> Option<Hash> {
+    let picture = ImageBuffer::from_raw(image.width, image.height, image.pixels)?;
+    let hash = hasher.hash_image(&picture);
+    let mut bytes = [0; HASH_BYTES];
+    (hash.as_bytes().len() == HASH_BYTES).then(|| {
+        bytes.copy_from_slice(hash.as_bytes());
+        bytes
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn spans_are_of_the_widest_channel() {
+        assert_eq!(channel_span(&[10, 20, 30, 10, 25, 30]), 5);
+        assert_eq!(channel_span(&[7, 7, 7]), 0);
+    }
+
+    #[test]
+    fn the_hash_is_the_same_for_another_size_and_far_for_another_picture() {
+        // Patches of drawn levels: detail at all scales, as photos have. (A picture of slow waves alone has coefficients
+        // near zero, whose signs are noise.)
+        let patches = |seed: u64| {
+            ImageBuffer::from_fn(208, 208, |x, y| {
+                let level = |size: u32| {
+                    let place = format!("{}-{}", x / size, y / size);
+                    crate::draws::fraction(crate::draws::draw(seed, "patch", &[&size.to_string(), &place]))
+                        * 85.0
+                };
+                image::Rgb([(level(52) + level(26) + level(13)) as u8; 3])
+            })
+        };
+        let hash = |picture: ImageBuffer| {
+            let (width, height) = picture.dimensions();
+            let pixels = picture.into_raw();
+            perceptual_hash(
+                &hasher(),
+                data::RgbImage {
+                    width,
+                    height,
+                    pixels,
+                },
+            )
+            .unwrap()
+        };
+        let smaller = image::imageops::resize(&patches(1), 131, 131, image::imageops::FilterType::Triangle);
+        let first = hash(patches(1));
+        let (near, far) = (
+            super::super::near::distance(&first, &hash(smaller)),
+            super::super::near::distance(&first, &hash(patches(2))),
+        );
+        assert!(near <= 8, "{near}");
+        assert!(far > 80, "{far}");
+    }
+}

@@ -1,0 +1,172 @@
+//! Licenses: exact matches against the config's list, and complete attribution.
+//!
+//! "Attribution License" is a part of no other name here: names and addresses are compared whole. Where a photo has both and
+//! they do not belong together, one of them is wrong and nobody can tell which, so it goes.
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::Error;
+use crate::ledger::Decision;
+use crate::photo::{Photo, one_line};
+use crate::stages::{Stage, Work};
+
+/// The licenses that photos may have, and what must be known to give credit.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct LicenseConfig {
+    /// The licenses accepted; PASS: Flickr's `Attribution License` (CC BY 2.0) alone.
+    pub accept: Vec<License>,
+    /// What a photo must have for its credit line.
+    pub attribution: Vec<AttributionField>,
+}
+
+/// One license by the name and the addresses that sources write.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct License {
+    /// Its name, compared whole.
+    pub name: String,
+    /// Addresses of its text, compared whole; `http:` and `https:` are different.
+    pub urls: Vec<String>,
+}
+
+/// A part of a credit line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AttributionField {
+    /// Name of the photographer.
+    Photographer,
+    /// Title of the photo. CC licenses before 4.0 ask for it where there is one.
+    Title,
+    /// The photo's web page.
+    PageUrl,
+    /// Address of the license.
+    #[serde(rename = "licence_url")]
+    LicenseUrl,
+}
+
+impl LicenseConfig {
+    pub(crate) fn validate(&self) -> Result<(), Error> {
+        if self.accept.is_empty() {
+            return Err(Error::config(
+                "stages.licence.accept",
+                "must be at least one license, got none",
+            ));
+        }
+        if let Some(license) = self.accept.iter().find(|license| license.name.is_empty()) {
+            let reason = format!("must be the name of a license, got none for {:?}", license.urls);
+            return Err(Error::config("stages.licence.accept.name", reason));
+        }
+        Ok(())
+    }
+
+    /// The entry of the list that a photo's license is, or the reason why it is none.
+    pub(crate) fn entry(&self, photo: &Photo) -> Result<&License, &'static str> {
+        let by_name = |name: &str| self.accept.iter().find(|license| license.name == name);
+        let by_url = |url: &str| {
+            self.accept
+                .iter()
+                .find(|license| license.urls.iter().any(|known| known == url))
+        };
+        match (photo.license.as_deref(), photo.license_url.as_deref()) {
+            (None, None) => Err("no_licence"),
+            (Some(name), None) => by_name(name).ok_or("licence_not_accepted"),
+            (None, Some(url)) => by_url(url).ok_or("licence_not_accepted"),
+            (Some(name), Some(url)) => match (by_name(name), by_url(url)) {
+                // The address must be one of the named entry's own; two entries may share an address.
+                (Some(entry), _) if entry.urls.iter().any(|known| known == url) => Ok(entry),
+                (None, None) => Err("licence_not_accepted"),
+                _ => Err("licence_disagrees"),
+            },
+        }
+    }
+
+    fn judge(&self, photo: &Photo) -> Decision {
+        if let Err(reason) = self.entry(photo) {
+            return Decision::dropped(photo.id, reason);
+        }
+        // A name of blanks and control characters prints as nothing.
+        let known = |text: &Option<String>| text.as_ref().is_some_and(|text| !one_line(text).is_empty());
+        for field in &self.attribution {
+            let (present, reason) = match field {
+                AttributionField::Photographer => (known(&photo.photographer), "no_photographer"),
+                AttributionField::Title => (known(&photo.title), "no_title"),
+                AttributionField::PageUrl => (known(&photo.page_url), "no_page_url"),
+                AttributionField::LicenseUrl => (known(&photo.license_url), "no_licence_url"),
+            };
+            if !present {
+                return Decision::dropped(photo.id, reason);
+            }
+        }
+        Decision::kept(photo.id)
+    }
+}
+
+impl Stage for LicenseConfig {
+    fn run(&mut self, work: &mut Work<'_>) -> Result<(), Error> {
+        work.judge_each(20_000, |photo| self.judge(photo))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config() -> LicenseConfig {
+        let license = |name: &str, urls: &[&str]| License {
+            name: name.into(),
+            urls: urls.iter().map(|url| url.to_string()).collect(),
+        };
+        LicenseConfig {
+            accept: vec![
+                license("Attribution License", &["http://by/2.0/"]),
+                license("CC0", &["http://zero/"]),
+            ],
+            attribution: vec![AttributionField::Photographer, AttributionField::PageUrl],
+        }
+    }
+
+    fn reason(name: Option<&str>, url: Option<&str>) -> Option<String> {
+        let photo = Photo {
+            license: name.map(str::to_string),
+            license_url: url.map(str::to_string),
+            photographer: Some("Ann".into()),
+            page_url: Some("http://page".into()),
+            ..Photo::default()
+        };
+        config().judge(&photo).reason
+    }
+
+    #[test]
+    fn names_and_addresses_are_compared_whole_and_must_agree() {
+        let by = Some("Attribution License");
+        assert_eq!(reason(by, Some("http://by/2.0/")), None);
+        assert_eq!(reason(by, None), None);
+        assert_eq!(reason(None, Some("http://zero/")), None);
+        let not = Some("licence_not_accepted".to_string());
+        assert_eq!(reason(Some("Attribution-NonCommercial License"), None), not);
+        assert_eq!(reason(Some("attribution license"), None), not);
+        assert_eq!(reason(Some("X"), Some("http://x")), not);
+        assert_eq!(reason(None, Some("http://by/2.0/x")), not);
+        let disagrees = Some("licence_disagrees".to_string());
+        assert_eq!(reason(by, Some("http://zero/")), disagrees);
+        assert_eq!(reason(by, Some("http://by-nc/2.0/")), disagrees);
+        assert_eq!(
+            reason(Some("Attribution-NonCommercial License"), Some("http://by/2.0/")),
+            disagrees
+        );
+        assert_eq!(reason(None, None), Some("no_licence".to_string()));
+    }
+
+    #[test]
+    fn a_photo_without_attribution_goes() {
+        let mut photo = Photo {
+            license: Some("CC0".into()),
+            photographer: Some(" \t".into()),
+            ..Photo::default()
+        };
+        assert_eq!(config().judge(&photo).reason.as_deref(), Some("no_photographer"));
+        photo.photographer = Some("Ann".into());
+        assert_eq!(config().judge(&photo).reason.as_deref(), Some("no_page_url"));
+    }
+}

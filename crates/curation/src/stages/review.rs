@@ -1,0 +1,280 @@
+//! The stage that takes the word of people: it decides once every photo has been labeled as often as the config asks.
+//!
+//! Answers are rows of the ledger that no stage removes, keyed by the photo's key and bound to the content that was shown. People
+//! give them on the page of `verbs/review.rs`. Labels of an audit's random sample go the same way and are kept apart.
+
+use std::collections::HashMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::{Stage, Work};
+use crate::draws::{draw, fraction};
+use crate::error::Error;
+use crate::hint::Hint;
+use crate::ledger::{Decision, Ledger};
+
+/// The labels of the stage `review`; samples of an audit have their own numbers, from 1.
+pub(crate) const REVIEW: i64 = 0;
+
+/// What people look for: the categories of PASS's annotators.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Category {
+    /// A person, whole or in part recognizable, also on a picture in the picture.
+    Person,
+    /// A part of a body: a hand, hair, a tattoo.
+    BodyPart,
+    /// A license plate that can be read.
+    #[serde(rename = "licence_plate")]
+    LicensePlate,
+    /// A signature or handwriting.
+    SignatureOrHandwriting,
+    /// Not safe for work.
+    Nsfw,
+    /// Anything else that harms or disturbs.
+    OtherHarm,
+}
+
+impl Category {
+    /// All, in the order of their keys 1 to 6 on the page.
+    pub const ALL: [Category; 6] = [
+        Category::Person,
+        Category::BodyPart,
+        Category::LicensePlate,
+        Category::SignatureOrHandwriting,
+        Category::Nsfw,
+        Category::OtherHarm,
+    ];
+
+    /// The name in configs and in the ledger.
+    pub fn name(self) -> &'static str {
+        match self {
+            Category::Person => "person",
+            Category::BodyPart => "body_part",
+            Category::LicensePlate => "licence_plate",
+            Category::SignatureOrHandwriting => "signature_or_handwriting",
+            Category::Nsfw => "nsfw",
+            Category::OtherHarm => "other_harm",
+        }
+    }
+
+    /// The category of that name.
+    pub fn of(name: &str) -> Option<Category> {
+        Category::ALL.into_iter().find(|known| known.name() == name)
+    }
+}
+
+/// The categories of one answer; none: there is nothing to object to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Categories(u8);
+
+impl Categories {
+    /// Reads names joined by commas; none if one of them is no category.
+    fn parse(text: &str) -> Option<Categories> {
+        let names = text.split(',').filter(|name| !name.is_empty());
+        names.map(Category::of).collect()
+    }
+
+    /// Reads what the ledger has. Someone wrote into the table by hand: what is no category cannot be taken for "nothing".
+    pub(crate) fn read(text: &str) -> Categories {
+        Categories::parse(text).unwrap_or(Categories(u8::MAX))
+    }
+
+    pub(crate) fn has(self, category: Category) -> bool {
+        self.0 & (1 << category as u8) != 0
+    }
+
+    pub(crate) fn any_of(self, others: Categories) -> bool {
+        self.0 & others.0 != 0
+    }
+
+    pub(crate) fn names(self) -> Vec<&'static str> {
+        let of = Category::ALL.into_iter().filter(|category| self.has(*category));
+        of.map(Category::name).collect()
+    }
+}
+
+impl FromIterator<Category> for Categories {
+    fn from_iter<I: IntoIterator<Item = Category>>(categories: I) -> Self {
+        Categories(
+            categories
+                .into_iter()
+                .fold(0, |bits, category| bits | 1 << category as u8),
+        )
+    }
+}
+
+impl<'a> FromIterator<&'a Category> for Categories {
+    fn from_iter<I: IntoIterator<Item = &'a Category>>(categories: I) -> Self {
+        categories.into_iter().copied().collect()
+    }
+}
+
+/// Which photos people see, and what their answers do.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct ReviewConfig {
+    /// Photos labeled with one of these are dropped; the other categories are noted only. PASS: all six.
+    pub drop: Vec<Category>,
+    /// Share of the photos that two annotators label, from 0 to 1, drawn by `seed`: what agreement is measured on.
+    #[serde(rename = "labelled_twice")]
+    pub labeled_twice: f64,
+    /// What becomes of a photo that one annotator would drop and another would not.
+    pub disagreement: Disagreement,
+    /// Of the draw.
+    pub seed: u64,
+}
+
+/// Whose word counts where annotators differ.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Disagreement {
+    /// One who would drop it is enough.
+    Drop,
+    /// All must.
+    Keep,
+}
+
+impl ReviewConfig {
+    pub(crate) fn validate(&self) -> Result<(), Error> {
+        if self.drop.is_empty() {
+            return Err(Error::config(
+                "stages.review.drop",
+                "must be at least one category, got none",
+            ));
+        }
+        if !(0.0..=1.0).contains(&self.labeled_twice) {
+            let reason = format!("must be 0 to 1, got {}", self.labeled_twice);
+            return Err(Error::config("stages.review.labelled_twice", reason));
+        }
+        Ok(())
+    }
+
+    /// How many annotators must label a photo.
+    pub(crate) fn wanted(&self, key: &str) -> u8 {
+        1 + u8::from(fraction(draw(self.seed, "labelled_twice", &[key])) < self.labeled_twice)
+    }
+
+    fn judge(&self, photo: i64, answers: &[Categories]) -> Decision {
+        let drop: Categories = self.drop.iter().collect();
+        let against = answers.iter().filter(|answer| answer.any_of(drop)).count();
+        let detail = answers
+            .iter()
+            .map(|answer| match answer.names()[..] {
+                [] => "nothing".to_string(),
+                ref names => names.join(", "),
+            })
+            .collect::<Vec<_>>()
+            .join("; ");
+        let dropped = match self.disagreement {
+            Disagreement::Drop => against > 0,
+            Disagreement::Keep => against == answers.len(),
+        };
+        let decision = match dropped {
+            false => Decision::kept(photo),
+            // The first of its categories in the page's order names the reason; the detail has all.
+            true => {
+                let named = Category::ALL.into_iter().find(|category| {
+                    self.drop.contains(category) && answers.iter().any(|answer| answer.has(*category))
+                });
+                Decision::dropped(photo, named.map_or("review", Category::name))
+            }
+        };
+        decision
+            .score(against as f64 / answers.len().max(1) as f64)
+            .detail(detail)
+    }
+}
+
+/// Photos whose decisions are written together.
+const BATCH: usize = 5_000;
+
+impl Stage for ReviewConfig {
+    fn run(&mut self, work: &mut Work<'_>) -> Result<(), Error> {
+        let answers = answers_of(work.ledger, REVIEW)?;
+        let (mut all, mut open) = (0u64, 0u64);
+        let given = |photo: i64| answers.get(&photo).map_or(&[][..], Vec::as_slice);
+        work.for_each_input(|photo| {
+            all += 1;
+            open += u64::from(given(photo.id).len() < usize::from(self.wanted(&photo.key)));
+        })?;
+        // All or nothing: an answer may be taken back until the last one is given.
+        if open > 0 {
+            return Err(Error::Stage {
+                stage: "review".to_string(),
+                reason: format!("{open} of {all} photos are not labelled as often as the config asks"),
+                hint: Some(Hint::LabelPhotos),
+            });
+        }
+        loop {
+            let photos = work.next(BATCH)?;
+            if photos.is_empty() {
+                return Ok(());
+            }
+            let decisions: Vec<Decision> = photos
+                .iter()
+                .map(|photo| {
+                    let categories: Vec<Categories> = given(photo.id)
+                        .iter()
+                        .map(|(_, categories)| *categories)
+                        .collect();
+                    self.judge(photo.id, &categories)
+                })
+                .collect();
+            work.decide(&decisions)?;
+        }
+    }
+}
+
+/// By photo: who said what in a sample, of the answers that hold.
+pub(crate) fn answers_of(
+    ledger: &Ledger,
+    sample: i64,
+) -> Result<HashMap<i64, Vec<(i64, Categories)>>, Error> {
+    let mut answers: HashMap<i64, Vec<(i64, Categories)>> = HashMap::new();
+    ledger.for_each_answer(sample, |photo, annotator, categories| {
+        let given = answers.entry(photo).or_default();
+        // Most photos have one answer; a vector that grows by itself would make room for four.
+        given.reserve_exact(1);
+        given.push((annotator, Categories::read(categories)));
+    })?;
+    Ok(answers)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn policy_decides_and_disagreement_is_settled_as_the_config_says() {
+        let mut config = ReviewConfig {
+            drop: vec![Category::Nsfw, Category::Person],
+            labeled_twice: 0.0,
+            disagreement: Disagreement::Drop,
+            seed: 0,
+        };
+        let said = |text: &str| Categories::parse(text).unwrap();
+        let both = [said("nsfw,person"), said("licence_plate")];
+        let decision = config.judge(1, &both);
+        assert_eq!(
+            (decision.kept, decision.reason.as_deref()),
+            (false, Some("person"))
+        );
+        assert_eq!(decision.score, Some(0.5));
+        assert_eq!(decision.detail.as_deref(), Some("person, nsfw; licence_plate"));
+        config.disagreement = Disagreement::Keep;
+        assert!(config.judge(1, &both).kept);
+        assert!(!config.judge(1, &both[..1]).kept);
+        assert!(Categories::parse("nobody").is_none());
+        let shares: usize = (0..1000)
+            .map(|key| {
+                let config = ReviewConfig {
+                    labeled_twice: 0.2,
+                    ..config.clone()
+                };
+                usize::from(config.wanted(&key.to_string())) - 1
+            })
+            .sum();
+        assert!((150..250).contains(&shares), "{shares}");
+    }
+}

@@ -1,0 +1,157 @@
+//! What a stage is, and the work that it is given.
+//!
+//! A stage asks [`Work`] for photos and hands back decisions, in any order; the ledger remembers which are open. Nothing else is
+//! needed for one more stage but its file, its variant in [`StageConfig`](crate::StageConfig) and its arms there.
+//! Photos that were taken down never reach a stage: [`Work`] drops them on the ledger's word, with their downloads.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use rayon::prelude::*;
+
+use super::files::Files;
+use crate::error::Error;
+use crate::ledger::{Decision, Ledger, TAKEN_DOWN};
+use crate::photo::Photo;
+use crate::photos::Photos;
+use crate::progress::Progress;
+
+/// One step of the chain: keeps or drops each photo that the step before it kept.
+pub trait Stage {
+    /// Decides on every photo that `work` gives, until it gives none.
+    ///
+    /// # Errors
+    /// What stops the whole run. A broken photo is none: it is dropped with its reason.
+    fn run(&mut self, work: &mut Work<'_>) -> Result<(), Error>;
+}
+
+/// The photos that a stage still has to decide on, and the place for its decisions.
+pub struct Work<'a> {
+    pub(crate) ledger: &'a mut Ledger,
+    pub(crate) name: &'a str,
+    pub(crate) stage: i64,
+    pub(crate) previous: i64,
+    pub(crate) cursor: i64,
+    pub(crate) decided: u64,
+    pub(crate) total: u64,
+    pub(crate) photos: &'a Photos,
+    pub(crate) stop: &'a AtomicBool,
+    pub(crate) progress: Progress<'a>,
+}
+
+impl<'a> Work<'a> {
+    /// The next photos without a decision, at most `most`; none when all have been given out.
+    ///
+    /// # Errors
+    /// [`Error::Interrupted`] when the user asked for an end; a ledger that cannot be read.
+    pub fn next(&mut self, most: usize) -> Result<Vec<Photo>, Error> {
+        loop {
+            self.check_stop()?;
+            let batch = self
+                .ledger
+                .undecided(self.previous, self.stage, self.cursor, most)?;
+            self.cursor = batch.last().unwrap_or(self.cursor);
+            if !batch.taken_down.is_empty() {
+                let gone = batch.taken_down.iter();
+                let gone: Vec<Decision> = gone
+                    .map(|photo| Decision::dropped(photo.id, TAKEN_DOWN))
+                    .collect();
+                self.decide(&gone)?;
+                if batch.photos.is_empty() {
+                    continue;
+                }
+            }
+            return Ok(batch.photos);
+        }
+    }
+
+    /// Writes decisions in one transaction.
+    ///
+    /// # Errors
+    /// A ledger that cannot be written.
+    pub fn decide(&mut self, decisions: &[Decision]) -> Result<(), Error> {
+        self.decide_with(decisions, |_| Ok(()))
+    }
+
+    /// [`Work::decide`], with more writing in the same transaction.
+    pub(crate) fn decide_with(
+        &mut self,
+        decisions: &[Decision],
+        more: impl FnOnce(&mut Ledger) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        self.remove_downloads(decisions)?;
+        let stage = self.stage;
+        self.ledger.transaction(|ledger| {
+            ledger.add_decisions(stage, decisions)?;
+            more(ledger)
+        })?;
+        self.decided += decisions.len() as u64;
+        (self.progress)(self.name, self.decided, self.total);
+        Ok(())
+    }
+
+    /// Deletes the downloads of photos that were taken down, before the ledger has the decision: a process that is killed in
+    /// between meets the photo again.
+    fn remove_downloads(&self, decisions: &[Decision]) -> Result<(), Error> {
+        if !self.photos.are_fetched() {
+            return Ok(());
+        }
+        let gone = |decision: &&Decision| decision.reason.as_deref() == Some(TAKEN_DOWN);
+        for decision in decisions.iter().filter(gone) {
+            if let Some(photo) = self.ledger.photo(decision.photo)? {
+                self.photos.remove(&photo)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Every photo that the stage before kept, decided on or not, for stages that must look at all before they decide on one.
+    /// Photos that were taken down are not among them.
+    pub(crate) fn for_each_input(&self, mut look: impl FnMut(&Photo)) -> Result<(), Error> {
+        let mut cursor = 0;
+        loop {
+            self.check_stop()?;
+            let photos = self.ledger.survivors(self.previous, cursor, 20_000)?;
+            let Some(last) = photos.last() else {
+                return Ok(());
+            };
+            cursor = last.id;
+            photos.iter().for_each(&mut look);
+        }
+    }
+
+    /// Decides on all photos with a function of each alone, on all cores, `batch` photos a transaction.
+    ///
+    /// # Errors
+    /// As [`Work::next`] and [`Work::decide`].
+    pub fn judge_each(
+        &mut self,
+        batch: usize,
+        judge: impl Fn(&Photo) -> Decision + Sync,
+    ) -> Result<(), Error> {
+        loop {
+            let photos = self.next(batch)?;
+            if photos.is_empty() {
+                return Ok(());
+            }
+            let decisions: Vec<Decision> = photos.par_iter().with_min_len(256).map(&judge).collect();
+            self.decide(&decisions)?;
+        }
+    }
+
+    /// Reads the files of a batch of photos.
+    pub(crate) fn files(&self, batch: &[Photo]) -> Result<Files<'a>, Error> {
+        Ok(Files {
+            photos: self.photos,
+            gate: self.ledger.gate(batch)?,
+        })
+    }
+
+    /// # Errors
+    /// [`Error::Interrupted`] when the user asked for an end.
+    pub(crate) fn check_stop(&self) -> Result<(), Error> {
+        if self.stop.load(Ordering::Relaxed) {
+            return Err(Error::Interrupted);
+        }
+        Ok(())
+    }
+}

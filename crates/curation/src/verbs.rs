@@ -1,0 +1,10 @@
+//! What the program does with a curation, a file a verb. Verbs use everything below them: config, stages, sources, the ledger.
+
+pub(crate) mod audit;
+pub(crate) mod release;
+pub(crate) mod review;
+pub(crate) mod run;
+pub(crate) mod status;
+pub(crate) mod takedown;
+mod thumbnail;
+mod unseen;

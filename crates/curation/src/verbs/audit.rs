@@ -1,0 +1,259 @@
+//! The audit: what may still be wrong with what was kept, and how much of it.
+//!
+//! Two answers that must not be mixed. A contact sheet shows the survivors that detectors were least sure about: where to look.
+//! An estimate of the share of photos that show people comes from a sample that is drawn by seed and labeled whole, and from
+//! nothing else: photos that were picked by score say nothing about the rest.
+
+mod interval;
+mod sheet;
+#[cfg(test)]
+mod tests;
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
+
+use serde::Serialize;
+use sha2::{Digest, Sha256};
+
+pub use interval::clopper_pearson;
+
+use super::review::sample_items;
+use crate::config::Config;
+use crate::draws::draw;
+use crate::error::Error;
+use crate::hint::Hint;
+use crate::ledger::Ledger;
+use crate::progress::Progress;
+use crate::stages::detect::residual_scores;
+use crate::stages::review::{Categories, Category};
+
+/// What an audit is asked for.
+#[derive(Clone, Copy)]
+pub struct AuditOptions<'a> {
+    /// Photos on the contact sheet, those that detectors were least sure about.
+    pub sheet_photos: usize,
+    /// The file of the contact sheet; none: `audit.html` in the folder of the curation.
+    pub sheet: Option<&'a Path>,
+    /// A sample to draw for labelling: how many photos, and the seed.
+    pub draw: Option<(usize, u64)>,
+    /// When it turns true, the audit ends.
+    pub stop: &'a AtomicBool,
+    /// Called as the sheet is made.
+    pub progress: Progress<'a>,
+}
+
+/// What an audit found.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Audit {
+    /// The stage whose survivors are looked at: the last one.
+    pub stage: String,
+    /// How many survive.
+    pub photos: u64,
+    /// How many of them have a score of a detector.
+    pub with_score: u64,
+    /// The contact sheet.
+    pub sheet: PathBuf,
+    /// All samples drawn so far, oldest first.
+    pub samples: Vec<Sample>,
+}
+
+/// A random sample and what people said of it.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Sample {
+    /// Its number, for `passer curate review --sample`.
+    pub id: i64,
+    /// The seed that it was drawn by.
+    pub seed: u64,
+    /// Photos in it.
+    pub photos: u64,
+    /// Photos that people have labeled.
+    #[serde(rename = "labelled")]
+    pub labeled: u64,
+    /// Whether the photos that it was drawn from are those that survive now.
+    pub current: bool,
+    /// The estimate, once every photo is labeled and as long as the sample is current.
+    pub estimate: Option<Estimate>,
+}
+
+/// An estimated share of photos that show people.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Estimate {
+    /// Photos of the sample that somebody labeled with a person or a part of a body.
+    pub with_people: u64,
+    /// Their share of the sample.
+    pub rate: f64,
+    /// 95 % confidence interval after Clopper and Pearson.
+    pub interval: [f64; 2],
+    /// The same as numbers of photos among all survivors.
+    pub expected_photos: [f64; 3],
+}
+
+impl Estimate {
+    /// `2.00 % (0.24 to 7.04)`: the rate with its interval, whose ends are rounded outwards.
+    pub fn rate_in_words(&self) -> String {
+        let [low, rate, high] = [self.interval[0], self.rate, self.interval[1]].map(|share| 100.0 * share);
+        let (low, high) = ((low * 100.0).floor() / 100.0, (high * 100.0).ceil() / 100.0);
+        format!("{rate:.2} % ({low:.2} to {high:.2})")
+    }
+
+    /// `20 (2 to 71)`: the number among all survivors with its interval, whose ends are rounded outwards.
+    pub fn photos_in_words(&self) -> String {
+        let [low, photos, high] = self.expected_photos;
+        format!("{photos:.0} ({:.0} to {:.0})", low.floor(), high.ceil())
+    }
+}
+
+/// Why a sample that was drawn gives no estimate any more.
+pub const OTHER_PHOTOS: &str = "other photos survive now; draw another one";
+
+/// Makes the contact sheet of the curation in `folder`, draws a sample if asked to, and tells what the samples say.
+///
+/// # Errors
+/// A last stage that is not done, nothing that survives, a sample larger than what survives, files that cannot be written.
+pub fn audit(folder: &Path, options: AuditOptions<'_>) -> Result<Audit, Error> {
+    let mut ledger = Ledger::open_existing(folder)?;
+    let config = Config::of(&ledger, folder)?;
+    let name = config.last_stage().to_string();
+    let Some(stage) = config.last_stage_done(&ledger)? else {
+        let reason = format!("the last stage, `{name}`, is not done");
+        return Err(failed(reason, Some(Hint::RunAgain)));
+    };
+    let mut survivors: Vec<(String, i64)> = Vec::new();
+    ledger.for_each_survivor(stage.id, |photo, key| survivors.push((key.to_string(), photo)))?;
+    survivors.sort_unstable();
+    if survivors.is_empty() {
+        return Err(failed("no photo is left".to_string(), None));
+    }
+    let population = Population::new(survivors.iter().map(|(key, _)| key).collect());
+    if let Some((size, seed)) = options.draw {
+        draw_sample(&mut ledger, &name, &population, size, seed)?;
+    }
+    let samples = samples(&ledger, &population)?;
+    let scores = residual_scores(&ledger, stage.id)?;
+    let mut ranked: Vec<(Option<f64>, u128, i64)> = survivors
+        .iter()
+        .map(|(key, photo)| (scores.get(photo).copied(), draw(0, "sheet", &[key]), *photo))
+        .collect();
+    let with_score = ranked.iter().filter(|(score, ..)| score.is_some()).count() as u64;
+    ranked.sort_by(|(a, a_draw, _), (b, b_draw, _)| {
+        b.unwrap_or(-1.0)
+            .total_cmp(&a.unwrap_or(-1.0))
+            .then(a_draw.cmp(b_draw))
+    });
+    ranked.truncate(options.sheet_photos);
+    let found = Audit {
+        stage: name,
+        photos: survivors.len() as u64,
+        with_score,
+        sheet: options
+            .sheet
+            .map_or_else(|| folder.join("audit.html"), Path::to_path_buf),
+        samples,
+    };
+    let photos = config.photos(folder)?;
+    let chosen: Vec<(Option<f64>, i64)> = ranked
+        .into_iter()
+        .map(|(score, _, photo)| (score, photo))
+        .collect();
+    let sources = sheet::Sources {
+        ledger: &ledger,
+        photos: &photos,
+        name: &config.release.name,
+    };
+    sheet::write(&sources, &found, &chosen, options)?;
+    Ok(found)
+}
+
+fn failed(reason: String, hint: Option<Hint>) -> Error {
+    Error::Stage {
+        stage: "audit".to_string(),
+        reason,
+        hint,
+    }
+}
+
+/// The photos that a sample is drawn from.
+struct Population<'a> {
+    /// Sorted.
+    keys: Vec<&'a String>,
+    /// What distinguishes it from another one.
+    sha256: Vec<u8>,
+}
+
+impl<'a> Population<'a> {
+    fn new(keys: Vec<&'a String>) -> Population<'a> {
+        let mut hasher = Sha256::new();
+        for key in &keys {
+            hasher.update(key.as_bytes());
+            hasher.update([0]);
+        }
+        let sha256 = hasher.finalize().to_vec();
+        Population { keys, sha256 }
+    }
+}
+
+/// Draws a sample: the photos with the smallest draws, so that neither scores nor the order of rows matter. The same once
+/// more is the one that is there.
+fn draw_sample(
+    ledger: &mut Ledger,
+    stage: &str,
+    population: &Population<'_>,
+    size: usize,
+    seed: u64,
+) -> Result<(), Error> {
+    let keys = &population.keys;
+    if size == 0 || size > keys.len() {
+        return Err(failed(
+            format!("a sample must be 1 to {} photos, got {size}", keys.len()),
+            None,
+        ));
+    }
+    let known = ledger.samples()?.into_iter().any(|sample| {
+        sample.seed == seed && sample.photos == size as u64 && sample.population_sha256 == population.sha256
+    });
+    if known {
+        return Ok(());
+    }
+    let mut order: Vec<(u128, &String)> = keys
+        .iter()
+        .map(|key| (draw(seed, "audit", &[key]), *key))
+        .collect();
+    order.sort_unstable();
+    let drawn: Vec<&String> = order[..size].iter().map(|(_, key)| *key).collect();
+    ledger.add_sample(stage, seed, &drawn, keys.len(), &population.sha256)
+}
+
+/// All samples with their estimates.
+fn samples(ledger: &Ledger, population: &Population<'_>) -> Result<Vec<Sample>, Error> {
+    let people: Categories = [Category::Person, Category::BodyPart].iter().collect();
+    let mut found = Vec::new();
+    for row in ledger.samples()? {
+        let items = sample_items(ledger, row.id)?;
+        let labeled = items.iter().filter(|item| !item.given.is_empty()).count() as u64;
+        let with_people = items
+            .iter()
+            .filter(|item| item.given.iter().any(|(_, said)| said.any_of(people)))
+            .count() as u64;
+        let current = row.population_sha256 == population.sha256;
+        let estimate = (current && labeled == row.photos && row.photos > 0).then(|| {
+            let rate = with_people as f64 / row.photos as f64;
+            let interval = clopper_pearson(with_people, row.photos, 0.95);
+            let all = population.keys.len() as f64;
+            Estimate {
+                with_people,
+                rate,
+                interval,
+                expected_photos: [interval[0] * all, rate * all, interval[1] * all],
+            }
+        });
+        found.push(Sample {
+            id: row.id,
+            seed: row.seed,
+            photos: row.photos,
+            labeled,
+            current,
+            estimate,
+        });
+    }
+    Ok(found)
+}

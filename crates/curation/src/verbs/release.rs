@@ -1,0 +1,170 @@
+//! A release: shards, metadata, credits, checksums, history, data sheet and Croissant description of what the last stage kept.
+//!
+//! A release is a folder that is written aside and renamed when it is whole, and never changed. What it holds is in the
+//! ledger (`releases`, `release_photos`). A photo stays in its shard from version to version as long as photos only go: the
+//! other shards are the same to the byte, so that nobody has to fetch them again.
+
+mod credits;
+mod croissant;
+mod datasheet;
+mod documents;
+mod files;
+mod metadata;
+mod pack;
+mod plan;
+mod tally;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
+
+use serde::Serialize;
+
+use crate::config::Config;
+use crate::error::Error;
+use crate::ledger::{Funnel, Ledger, ReleaseLine};
+use crate::progress::Progress;
+use crate::stages::review::REVIEW;
+
+use pack::{Contents, Packing};
+use plan::Plan;
+pub(crate) use plan::done_stage;
+use tally::Tally;
+
+/// What [`release`] made.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Released {
+    /// Its version, from 1.
+    pub version: u32,
+    /// Its folder: a data set for `passer pretrain --data`.
+    pub folder: PathBuf,
+    /// Photos in it.
+    pub records: usize,
+    /// Its fingerprint, which every encoder trained on it carries.
+    pub fingerprint: String,
+    /// Photos that the version before had not.
+    pub added: usize,
+    /// Photos that the version before had and it has not.
+    pub removed: usize,
+}
+
+/// All that the documents of a release are written from.
+struct Release<'a> {
+    config: &'a Config,
+    version: u32,
+    made: String,
+    fingerprint: String,
+    removed: &'a [String],
+    funnel: Funnel,
+    /// SHA-256 of the weights of each detector, by its stage.
+    weights: BTreeMap<String, String>,
+    /// Answers that people gave, and how many people.
+    answers: (u64, u64),
+    tally: Tally,
+}
+
+/// Makes the next version of the curation in `folder`. `note` is the line of the version history.
+///
+/// # Errors
+/// Stages that are not done, nothing to release or nothing new, and files that cannot be read or written. A release that was
+/// not finished leaves nothing behind.
+pub fn release(
+    folder: &Path,
+    note: &str,
+    stop: &AtomicBool,
+    progress: Progress<'_>,
+) -> Result<Released, Error> {
+    release_with(&mut Ledger::open_existing(folder)?, folder, note, stop, progress)
+}
+
+/// [`release`] of an open ledger: plans the version, packs it aside, writes its documents, and publishes it.
+pub(crate) fn release_with(
+    ledger: &mut Ledger,
+    folder: &Path,
+    note: &str,
+    stop: &AtomicBool,
+    progress: Progress<'_>,
+) -> Result<Released, Error> {
+    let config = Config::of(ledger, folder)?;
+    let photos = config.photos(folder)?;
+    let root = folder.join("releases");
+    let place = root.join(format!("v{}", ledger.last_version()? + 1));
+    files::make_way(ledger, &place)?;
+    let plan = Plan::new(ledger, &config, &photos, stop)?;
+
+    let aside = root.join(format!(".partial-v{}", plan.version));
+    if aside.exists() {
+        std::fs::remove_dir_all(&aside).map_err(Error::io("remove", &aside))?;
+    }
+    std::fs::create_dir_all(&aside).map_err(Error::io("make", &aside))?;
+    let made = ledger.now()?;
+    let packing = Packing {
+        ledger,
+        config: &config,
+        photos: &photos,
+        plan: &plan,
+        stop,
+        progress,
+    };
+    let Contents {
+        shards,
+        tally,
+        fingerprint,
+    } = packing.write(&aside)?;
+    let line = ReleaseLine {
+        version: plan.version,
+        made,
+        folder: format!("releases/v{}", plan.version),
+        fingerprint,
+        records: plan.records as u64,
+        added: plan.added as u64,
+        removed: plan.removed.len() as u64,
+        note: note.to_string(),
+    };
+    let mut funnel = ledger.funnel()?;
+    funnel.releases.push(line.clone());
+    let facts = Release {
+        config: &config,
+        version: plan.version,
+        made: line.made.clone(),
+        fingerprint: line.fingerprint.clone(),
+        removed: &plan.removed,
+        funnel,
+        weights: weights(ledger, &config)?,
+        answers: ledger.count_answers(REVIEW)?,
+        tally,
+    };
+    documents::write(&aside, &facts)?;
+
+    files::make_way(ledger, &place)?;
+    ledger.set_fact(
+        files::BEING_MADE,
+        &files::token(&aside, &format!("v{}", plan.version))?,
+    )?;
+    std::fs::rename(&aside, &place).map_err(Error::io("write", &place))?;
+    ledger.add_release(&line, &shards, files::BEING_MADE)?;
+    Ok(Released {
+        version: plan.version,
+        folder: place,
+        records: plan.records,
+        fingerprint: line.fingerprint,
+        added: plan.added,
+        removed: plan.removed.len(),
+    })
+}
+
+/// Which weights the detectors had, as the ledger keeps it with their decisions.
+fn weights(ledger: &Ledger, config: &Config) -> Result<BTreeMap<String, String>, Error> {
+    let mut found = BTreeMap::new();
+    for stage in config.stages.iter().filter(|stage| stage.weights().is_some()) {
+        let settings = ledger
+            .stage(stage.name())?
+            .map(|row| row.settings)
+            .unwrap_or_default();
+        let settings: serde_json::Value = serde_json::from_str(&settings).unwrap_or_default();
+        if let Some(sha256) = settings[stage.name()]["weights_sha256"].as_str() {
+            found.insert(stage.name().to_string(), sha256.to_string());
+        }
+    }
+    Ok(found)
+}

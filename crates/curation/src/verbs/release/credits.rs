@@ -1,0 +1,102 @@
+//! `CREDITS.txt`: a line for each photo, as its license asks.
+
+use std::fs::File;
+use std::io::{BufWriter, Write};
+use std::path::{Path, PathBuf};
+
+use super::pack::Entry;
+use crate::config::ReleaseConfig;
+use crate::error::Error;
+use crate::photo::one_line;
+
+pub(super) struct Credits {
+    path: PathBuf,
+    file: BufWriter<File>,
+}
+
+impl Credits {
+    pub(super) fn create(folder: &Path, config: &ReleaseConfig, version: u32) -> Result<Credits, Error> {
+        let path = folder.join("CREDITS.txt");
+        let file = File::create(&path).map_err(Error::io("write", &path))?;
+        let mut credits = Credits {
+            path,
+            file: BufWriter::new(file),
+        };
+        credits.line(&format!(
+            "{}, version {version}. Each photo belongs to its photographer and is used under the licence named with it; none was changed.",
+            one_line(&config.name)
+        ))?;
+        credits.line(&format!(
+            "To have a photo taken down: {}\n",
+            one_line(&config.contact)
+        ))?;
+        Ok(credits)
+    }
+
+    pub(super) fn add(&mut self, entry: &Entry) -> Result<(), Error> {
+        self.line(&credit(entry))
+    }
+
+    pub(super) fn finish(mut self) -> Result<(), Error> {
+        let path = self.path.clone();
+        self.file
+            .flush()
+            .and_then(|()| self.file.get_ref().sync_all())
+            .map_err(Error::io("write", &path))
+    }
+
+    fn line(&mut self, text: &str) -> Result<(), Error> {
+        writeln!(self.file, "{text}").map_err(Error::io("write", &self.path))
+    }
+}
+
+/// `KEY: "Title" by Photographer (PAGE), LICENCE (ADDRESS)`; text of strangers cannot begin a line of its own.
+fn credit(entry: &Entry) -> String {
+    let photo = &entry.photo;
+    let text = |field: &Option<String>| field.as_deref().map(one_line).filter(|text| !text.is_empty());
+    let mut line = format!("{}:", photo.key);
+    if let Some(title) = text(&photo.title) {
+        line.push_str(&format!(" \"{title}\""));
+    }
+    line.push_str(&format!(
+        " by {}",
+        text(&photo.photographer).unwrap_or_else(|| "unknown".to_string())
+    ));
+    if let Some(page) = text(&photo.page_url) {
+        line.push_str(&format!(" ({page})"));
+    }
+    match (text(&photo.license), text(&photo.license_url)) {
+        (Some(name), Some(url)) => line.push_str(&format!(", {name} ({url})")),
+        (Some(one), None) | (None, Some(one)) => line.push_str(&format!(", {one}")),
+        (None, None) => {}
+    }
+    line
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ledger::FileFacts;
+    use crate::photo::Photo;
+
+    #[test]
+    fn strangers_text_stays_in_its_line() {
+        let entry = Entry {
+            photo: Photo {
+                key: "ab".into(),
+                photographer: Some("A\nFAKE: all rights".into()),
+                title: Some("Sea\t\u{202e}evil".into()),
+                page_url: Some("http://page/1".into()),
+                license: Some("Attribution License".into()),
+                license_url: Some("http://by/2.0/".into()),
+                ..Photo::default()
+            },
+            shard: 0,
+            file: FileFacts::default(),
+        };
+        assert_eq!(
+            credit(&entry),
+            "ab: \"Sea evil\" by A FAKE: all rights (http://page/1), Attribution License (http://by/2.0/)"
+        );
+    }
+}

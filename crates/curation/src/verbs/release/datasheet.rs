@@ -1,0 +1,296 @@
+//! The data sheet: the questions of Gebru et al., *Datasheets for Datasets* (2021), answered as far as the ledger can.
+//!
+//! What a program cannot know is left to the publisher in so many words; an invented answer would be worse than none.
+
+use super::Release;
+use super::documents::escaped;
+use crate::config::StageConfig;
+
+/// Reasons of a stage that are named, most frequent first.
+const REASONS: usize = 8;
+const OPEN: &str = "*To be answered by the publisher.*";
+
+pub(super) fn datasheet(release: &Release<'_>) -> String {
+    let config = &release.config.release;
+    let tally = &release.tally;
+    let mut text = format!(
+        "# Data sheet: {}\n\nVersion {}, made {}, fingerprint `{}`.\nNumbers come from the ledger of the curation; the questions from Gebru et al., *Datasheets for Datasets*.\n",
+        escaped(&config.name),
+        release.version,
+        release.made,
+        release.fingerprint
+    );
+    let mut section = |title: &str, answers: &[(&str, String)]| {
+        text.push_str(&format!("\n## {title}\n"));
+        for (question, answer) in answers {
+            text.push_str(&format!("\n**{question}**\n{answer}\n"));
+        }
+    };
+    section(
+        "Motivation",
+        &[
+            (
+                "For what purpose was the data set created?",
+                escaped(&config.description),
+            ),
+            ("Who created it?", escaped(&config.publisher)),
+            ("Who funded it?", OPEN.to_string()),
+        ],
+    );
+    section(
+        "Composition",
+        &[
+            (
+                "What do the instances represent, and how many are there?",
+                format!(
+                    "{} photographs, {:.1} MiB, by {} photographers; at most {} by one.",
+                    tally.records,
+                    tally.bytes as f64 / (1 << 20) as f64,
+                    tally.photographers.len(),
+                    tally.photographers.values().max().copied().unwrap_or(0)
+                ),
+            ),
+            (
+                "Is it a sample of a larger set?",
+                format!("Yes. How it was chosen:\n\n{}", funnel(release)),
+            ),
+            ("What data does each instance consist of?", instance(release)),
+            ("Is there a label?", labels(release)),
+            ("When were the photos taken?", years(release)),
+            ("How large are they?", sizes(release)),
+            (
+                "Are there errors, noise or redundancies?",
+                match has(release, "duplicates") {
+                    true => "Equal files were removed, and nearly equal ones as far as the config says."
+                        .to_string(),
+                    false => "Duplicates were not looked for.".to_string(),
+                },
+            ),
+            (
+                "Does it relate to people, or contain data that might be private or offensive?",
+                format!(
+                    "{} Names of photographers are given because their licences ask for it, and must not be used for anything else. {}",
+                    people(release),
+                    match config.coordinates {
+                        true => format!("The places of {} photos are given.", tally.with_coordinates),
+                        false => "Places are not given.".to_string(),
+                    }
+                ),
+            ),
+        ],
+    );
+    section(
+        "Collection process",
+        &[
+            ("How was the data acquired?", source(release)),
+            ("Over what time was it collected?", OPEN.to_string()),
+            (
+                "Were the photographers asked?",
+                format!(
+                    "They published the photos under the licences below, which allow this use.\n\n{}",
+                    licenses(release)
+                ),
+            ),
+        ],
+    );
+    section(
+        "Preprocessing",
+        &[
+            (
+                "Was anything done to the data?",
+                "The files are those that the photographers published, byte for byte.".to_string(),
+            ),
+            (
+                "Is the software available?",
+                "Yes: Passer, `passer curate`.".to_string(),
+            ),
+        ],
+    );
+    section(
+        "Uses",
+        &[
+            ("What has it been used for?", OPEN.to_string()),
+            (
+                "What should it not be used for?",
+                "Linking names to photos beyond giving credit.".to_string(),
+            ),
+        ],
+    );
+    section(
+        "Distribution and maintenance",
+        &[
+            ("Under which licence?", format!("The collection: {}; each photo under its own, see `CREDITS.txt`.", escaped(&config.license_url))),
+            ("Where?", escaped(&config.url)),
+            ("How can a photo be taken down?", escaped(&config.contact)),
+            ("Will it be updated?", "Photos that are taken down are gone from the next version; `VERSION_HISTORY.md` has them all.".to_string()),
+        ],
+    );
+    text
+}
+
+fn has(release: &Release<'_>, stage: &str) -> bool {
+    release.funnel.stages.iter().any(|known| known.name == stage)
+}
+
+/// Who or what looked for people, and who did not.
+pub(super) fn people(release: &Release<'_>) -> String {
+    let mut said = Vec::new();
+    let dropped = |name: &str| {
+        let stage = release.funnel.stages.iter().find(|stage| stage.name == name);
+        stage.map_or(0, |stage| stage.dropped)
+    };
+    for stage in &release.config.stages {
+        let weights = release
+            .weights
+            .get(stage.name())
+            .map_or("unknown", String::as_str);
+        match stage {
+            StageConfig::Faces(config) => said.push(format!(
+                "Faces were looked for with RetinaFace (weights SHA-256 `{weights}`): {} photos with a face that scored more than {}, or that could not be read, were dropped.",
+                dropped("faces"),
+                config.score
+            )),
+            StageConfig::Persons(config) => said.push(format!(
+                "Persons were looked for with a YOLOX network (weights SHA-256 `{weights}`, class {}): {} photos with one that scored more than {}, or that could not be read, were dropped.",
+                config.class,
+                dropped("persons"),
+                config.score
+            )),
+            StageConfig::Review(config) => said.push(format!(
+                "{} people looked at every photo that was left ({} answers; {} % of the photos were drawn to be labelled twice): {} photos with {} were dropped.",
+                release.answers.1,
+                release.answers.0,
+                100.0 * config.labeled_twice,
+                dropped("review"),
+                config.drop.iter().map(|category| category.name()).collect::<Vec<_>>().join(", ").replace('_', " ")
+            )),
+            _ => {}
+        }
+    }
+    if said.is_empty() {
+        return "**Photos were not checked for people.**".to_string();
+    }
+    for (stage, what) in [("faces", "Faces"), ("persons", "Persons")] {
+        if !has(release, stage) {
+            said.push(format!("{what} were not looked for by a detector."));
+        }
+    }
+    said.push(match has(release, "review") {
+        true => "Detectors and people miss some, so some will be left.".to_string(),
+        false => "**Nobody looked at the photos themselves.** Detectors miss people, so some will be left."
+            .to_string(),
+    });
+    said.join(" ")
+}
+
+fn funnel(release: &Release<'_>) -> String {
+    let mut text = "| stage | kept | dropped | reasons |\n|---|---|---|---|\n".to_string();
+    for stage in &release.funnel.stages {
+        let mut reasons: Vec<String> = stage
+            .reasons
+            .iter()
+            .take(REASONS)
+            .map(|reason| format!("{} {}", escaped(&reason.reason), reason.photos))
+            .collect();
+        let others = stage.reasons.get(REASONS..).unwrap_or_default();
+        if !others.is_empty() {
+            let photos: u64 = others.iter().map(|reason| reason.photos).sum();
+            reasons.push(format!("{} other reasons {photos}", others.len()));
+        }
+        text.push_str(&format!(
+            "| {} | {} | {} | {} |\n",
+            stage.name,
+            stage.kept,
+            stage.dropped,
+            reasons.join(", ")
+        ));
+    }
+    text.push_str(&format!("| taken down | | {} | |", release.funnel.taken_down));
+    text
+}
+
+fn instance(release: &Release<'_>) -> String {
+    let place = if release.config.release.coordinates {
+        ", place"
+    } else {
+        ""
+    };
+    format!(
+        "The file as it was published; photographer, title, licence, page, date{place} where they are known (`metadata.parquet`, and a JSON file beside each photo in the shards)."
+    )
+}
+
+fn labels(release: &Release<'_>) -> String {
+    match release.tally.labels.len() {
+        0 => "No.".to_string(),
+        classes => {
+            let counts = release.tally.labels.values();
+            format!(
+                "Yes: {classes} classes of {} to {} photos.",
+                counts.clone().min().copied().unwrap_or(0),
+                counts.max().copied().unwrap_or(0)
+            )
+        }
+    }
+}
+
+fn years(release: &Release<'_>) -> String {
+    let counts: Vec<String> = release
+        .tally
+        .years
+        .iter()
+        .take(60)
+        .map(|(year, count)| format!("{}: {count}", escaped(year)))
+        .collect();
+    format!(
+        "As the cameras or the source wrote it, photos by year: {}.",
+        counts.join(", ")
+    )
+}
+
+fn sizes(release: &Release<'_>) -> String {
+    let mut sides = release.tally.short_sides_px.clone();
+    if sides.is_empty() {
+        return "Not measured.".to_string();
+    }
+    sides.sort_unstable();
+    format!(
+        "Shorter side from {} to {} px, half of them above {} px.",
+        sides[0],
+        sides[sides.len() - 1],
+        sides[sides.len() / 2]
+    )
+}
+
+fn source(release: &Release<'_>) -> String {
+    use crate::sources::SourceConfig;
+    let what = match &release.config.source {
+        SourceConfig::Yfcc100m(_) => "From the metadata of YFCC100M (Thomee et al., 2016)",
+        SourceConfig::Csv(_) | SourceConfig::Parquet(_) => "From a table of photos",
+        SourceConfig::Folder(_) => "From a folder of photos with their metadata",
+        SourceConfig::Dataset(_) => "From an existing data set",
+    };
+    match release.config.fetches() {
+        true => format!("{what}; the files were downloaded from their addresses."),
+        false => format!("{what}."),
+    }
+}
+
+fn licenses(release: &Release<'_>) -> String {
+    let mut text = "| licence | address | photos |\n|---|---|---|\n".to_string();
+    for ((name, url), count) in &release.tally.licenses {
+        text.push_str(&format!("| {} | {} | {count} |\n", escaped(name), escaped(url)));
+    }
+    text
+}
+
+/// How the photos were chosen, in one line.
+pub(super) fn datasheet_line(release: &Release<'_>) -> String {
+    let stages: Vec<String> = release
+        .funnel
+        .stages
+        .iter()
+        .map(|stage| format!("{}: {} kept, {} dropped", stage.name, stage.kept, stage.dropped))
+        .collect();
+    format!("{} Stages: {}.", source(release), stages.join("; "))
+}

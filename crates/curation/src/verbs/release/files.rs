@@ -1,0 +1,91 @@
+//! Writing and hashing the files of a release.
+
+use std::fs::{self, File};
+use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
+
+use sha2::{Digest, Sha256};
+
+use crate::error::Error;
+use crate::hint::Hint;
+use crate::ledger::Ledger;
+
+/// The fact that names a release which is about to be renamed to its place.
+pub(super) const BEING_MADE: &str = "release_being_made";
+
+/// What tells a release about to be renamed from any other folder.
+pub(super) fn token(folder: &Path, version: &str) -> Result<String, Error> {
+    let (_, sums) = checksum(&folder.join(super::documents::CHECKSUMS))?;
+    Ok(format!("{version} {sums}"))
+}
+
+/// Makes sure that nothing is in the place of a release. Only what a run that was killed there has left is removed: the
+/// folder may be all that is left of a release that an older copy of the ledger does not know of.
+pub(super) fn make_way(ledger: &Ledger, place: &Path) -> Result<(), Error> {
+    if place.symlink_metadata().is_err() {
+        return Ok(());
+    }
+    let version = place.file_name().unwrap_or_default().to_string_lossy();
+    let ours = ledger
+        .fact(BEING_MADE)?
+        .is_some_and(|ours| token(place, &version).is_ok_and(|found| found == ours));
+    if ours {
+        return fs::remove_dir_all(place).map_err(Error::io("remove", place));
+    }
+    Err(Error::Release {
+        reason: format!(
+            "`{}` is there already, and the ledger knows of no such release",
+            place.display()
+        ),
+        hint: Some(Hint::RestoreLedgerOrMoveRelease),
+    })
+}
+
+/// Writes a small file and makes sure that it is on disk.
+pub(super) fn write(path: &Path, text: &str) -> Result<(), Error> {
+    let result = File::create(path).and_then(|mut file| {
+        file.write_all(text.as_bytes())?;
+        file.sync_all()
+    });
+    result.map_err(Error::io("write", path))
+}
+
+/// Length and hex SHA-256 of a file.
+pub(super) fn checksum(path: &Path) -> Result<(u64, String), Error> {
+    let mut file = File::open(path).map_err(Error::io("read", path))?;
+    let mut hash = Sha256::new();
+    let mut buffer = vec![0; 1 << 20];
+    let mut length = 0;
+    loop {
+        let more = file.read(&mut buffer).map_err(Error::io("read", path))?;
+        if more == 0 {
+            let digest: [u8; 32] = hash.finalize().into();
+            return Ok((length, data::hex(&digest)));
+        }
+        hash.update(&buffer[..more]);
+        length += more as u64;
+    }
+}
+
+/// The files of a folder, sorted by name.
+pub(super) fn list(folder: &Path) -> Result<Vec<PathBuf>, Error> {
+    let mut paths = Vec::new();
+    for entry in fs::read_dir(folder).map_err(Error::io("list", folder))? {
+        let path = entry.map_err(Error::io("list", folder))?.path();
+        if path.is_file() {
+            paths.push(path);
+        }
+    }
+    paths.sort();
+    Ok(paths)
+}
+
+/// Removes the indexes that opening the shards has made.
+pub(super) fn remove_indexes(folder: &Path) -> Result<(), Error> {
+    for path in list(folder)? {
+        if path.extension().is_some_and(|extension| extension == "idx") {
+            fs::remove_file(&path).map_err(Error::io("remove", &path))?;
+        }
+    }
+    Ok(())
+}

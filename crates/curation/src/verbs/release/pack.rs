@@ -1,0 +1,181 @@
+//! Packing: shards, tables of metadata and credits, photo by photo.
+
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use super::plan::Plan;
+use super::tally::Tally;
+use super::{credits, files, metadata};
+use crate::config::Config;
+use crate::error::Error;
+use crate::hint::Hint;
+use crate::ledger::{Content, FileFacts, Gate, Ledger, Refusal, sha256};
+use crate::photo::Photo;
+use crate::photos::Photos;
+use crate::progress::Progress;
+
+/// One photo of a release being made.
+pub(super) struct Entry {
+    pub(super) photo: Photo,
+    pub(super) shard: usize,
+    /// What stages found out about its file.
+    pub(super) file: FileFacts,
+}
+
+/// What shards are packed from.
+pub(super) struct Packing<'a> {
+    pub(super) ledger: &'a Ledger,
+    pub(super) config: &'a Config,
+    pub(super) photos: &'a Photos,
+    pub(super) plan: &'a Plan,
+    pub(super) stop: &'a AtomicBool,
+    pub(super) progress: Progress<'a>,
+}
+
+/// What was packed.
+pub(super) struct Contents {
+    /// Keys with their contents, by shard.
+    pub(super) shards: Vec<Vec<(String, Content)>>,
+    pub(super) tally: Tally,
+    pub(super) fingerprint: String,
+}
+
+impl Packing<'_> {
+    /// Writes the shards, tables and credits into `folder`.
+    pub(super) fn write(&self, folder: &Path) -> Result<Contents, Error> {
+        let release = &self.config.release;
+        let labels = self.ledger.labels(self.plan.stage)?;
+        let mut tally = Tally::default();
+        let mut shards = Vec::with_capacity(self.plan.shards.len());
+        let mut table = metadata::Tables::create(folder, release.coordinates)?;
+        let mut credits = credits::Credits::create(folder, release, self.plan.version)?;
+        for (shard, keys) in self.plan.shards.iter().enumerate() {
+            let path = folder.join(format!("{}-{shard:06}.tar", release.shard_prefix));
+            let entries = self.entries(shard, keys)?;
+            let photos: Vec<Photo> = entries.iter().map(|entry| entry.photo.clone()).collect();
+            let gate = self.ledger.gate(&photos)?;
+            let mut packed = Vec::with_capacity(keys.len());
+            let records = entries.iter().map(|entry| -> Result<data::Record, Error> {
+                if self.stop.load(Ordering::Relaxed) {
+                    return Err(Error::Interrupted);
+                }
+                let image = self.photos.read(&entry.photo)?;
+                let content = sha256(&image);
+                check(entry, &content, &gate)?;
+                packed.push((entry.photo.key.clone(), content));
+                let record = record(entry, image, &content, &labels, release.coordinates);
+                tally.add(entry, record.image.len());
+                table.add(entry, &content, record.image.len())?;
+                credits.add(entry)?;
+                (self.progress)("release", tally.records as u64, self.plan.records as u64);
+                Ok(record)
+            });
+            data::shards::write_shard(&path, records)?;
+            shards.push(packed);
+        }
+        table.finish()?;
+        credits.finish()?;
+        if !labels.is_empty() {
+            files::write(&folder.join("dataset.toml"), &description(&labels))?;
+        }
+        let fingerprint = data::Dataset::open(&folder.to_string_lossy())?
+            .fingerprint()
+            .to_string();
+        // Indexes are made on opening; they belong to a machine and not to a release.
+        files::remove_indexes(folder)?;
+        Ok(Contents {
+            shards,
+            tally,
+            fingerprint,
+        })
+    }
+
+    fn entries(&self, shard: usize, keys: &[String]) -> Result<Vec<Entry>, Error> {
+        let entry = |key: &String| {
+            let photo = self
+                .ledger
+                .kept_under_key(self.plan.stage, key)?
+                .ok_or_else(|| Error::Release {
+                    reason: format!("photo `{key}` is no longer in the ledger"),
+                    hint: None,
+                })?;
+            let file = self.ledger.file_facts(photo.id)?;
+            Ok(Entry { photo, shard, file })
+        };
+        keys.iter().map(entry).collect()
+    }
+}
+
+/// What was judged is what is released: a file that changed since has been judged by nobody.
+fn check(entry: &Entry, content: &Content, gate: &Gate) -> Result<(), Error> {
+    let key = &entry.photo.key;
+    let (reason, hint) = match gate.check(entry.photo.id, content) {
+        Ok(()) => return Ok(()),
+        Err(Refusal::Changed) => (
+            format!("the file of photo `{key}` changed since the stages looked at it"),
+            Hint::Redo {
+                stage: entry.file.seen_by.clone().unwrap_or_else(|| "source".to_string()),
+            },
+        ),
+        Err(Refusal::TakenDown) => (
+            format!("the file of photo `{key}` is one that was taken down"),
+            Hint::TakeDown { key: key.clone() },
+        ),
+    };
+    Err(Error::Release {
+        reason,
+        hint: Some(hint),
+    })
+}
+
+fn record(
+    entry: &Entry,
+    image: Vec<u8>,
+    content: &[u8],
+    labels: &[String],
+    coordinates: bool,
+) -> data::Record {
+    let photo = &entry.photo;
+    let mut other = serde_json::Map::new();
+    for (name, value) in [
+        ("title", &photo.title),
+        ("photographer_id", &photo.photographer_id),
+        ("image_url", &photo.image_url),
+    ] {
+        if let Some(value) = value {
+            other.insert(name.to_string(), value.clone().into());
+        }
+    }
+    let class = photo
+        .label
+        .as_ref()
+        .and_then(|label| labels.binary_search(label).ok());
+    data::Record {
+        key: photo.key.clone(),
+        image,
+        label: class.map(|class| data::Label::Class(class as u32)),
+        metadata: data::Metadata {
+            photographer: photo.photographer.clone(),
+            licence: photo.license.clone(),
+            licence_url: photo.license_url.clone(),
+            source_url: photo.page_url.clone(),
+            date_taken: photo.date_taken.clone(),
+            latitude: photo.latitude.filter(|_| coordinates),
+            longitude: photo.longitude.filter(|_| coordinates),
+            content_hash: Some(data::hex(content)),
+            other,
+        },
+    }
+}
+
+/// The data-set description beside labeled shards.
+fn description(labels: &[String]) -> String {
+    let names: Vec<String> = labels
+        .iter()
+        .map(|label| toml::Value::String(label.clone()).to_string())
+        .collect();
+    format!(
+        "kind = \"shards\"\npath = \".\"\nclasses = [{}]\n",
+        names.join(", ")
+    )
+}

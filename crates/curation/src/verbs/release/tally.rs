@@ -1,0 +1,54 @@
+//! Counts over the photos of a release, for its documents.
+
+use std::collections::{BTreeMap, HashMap};
+
+use super::pack::Entry;
+use crate::draws::draw;
+
+/// Counts over the photos of a release.
+#[derive(Default)]
+pub(super) struct Tally {
+    pub(super) records: usize,
+    pub(super) bytes: u64,
+    pub(super) licenses: BTreeMap<(String, String), usize>,
+    pub(super) labels: BTreeMap<String, usize>,
+    pub(super) photographers: HashMap<u128, usize>,
+    pub(super) with_coordinates: usize,
+    pub(super) years: BTreeMap<String, usize>,
+    pub(super) short_sides_px: Vec<u32>,
+}
+
+impl Tally {
+    pub(super) fn add(&mut self, entry: &Entry, bytes: usize) {
+        let photo = &entry.photo;
+        self.records += 1;
+        self.bytes += bytes as u64;
+        let license = (
+            photo.license.clone().unwrap_or_default(),
+            photo.license_url.clone().unwrap_or_default(),
+        );
+        *self.licenses.entry(license).or_default() += 1;
+        if let Some(label) = &photo.label {
+            *self.labels.entry(label.clone()).or_default() += 1;
+        }
+        if let Some(who) = photo.photographer_identity() {
+            *self
+                .photographers
+                .entry(draw(0, "photographer", &[who]))
+                .or_default() += 1;
+        }
+        self.with_coordinates += usize::from(photo.latitude.is_some() && photo.longitude.is_some());
+        let year = photo
+            .date_taken
+            .as_deref()
+            .and_then(|date| date.get(..4))
+            .filter(|year| year.bytes().all(|b| b.is_ascii_digit()));
+        *self
+            .years
+            .entry(year.unwrap_or("unknown").to_string())
+            .or_default() += 1;
+        if let (Some(width), Some(height)) = (entry.file.width_px, entry.file.height_px) {
+            self.short_sides_px.push(width.min(height));
+        }
+    }
+}

@@ -1,0 +1,15 @@
+//! The local web page on which people label photos: those of the stage `review`, or those of an audit's sample.
+
+mod agreement;
+mod guard;
+mod http;
+mod items;
+mod pace;
+mod queue;
+mod server;
+#[cfg(test)]
+pub(crate) mod tests;
+
+pub use agreement::cohens_kappa;
+pub(crate) use items::sample_items;
+pub use server::{ReviewOptions, Reviewed, serve};

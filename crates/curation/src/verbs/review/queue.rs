@@ -1,0 +1,317 @@
+//! Which photo an annotator sees next, and how far the work is.
+//!
+//! The queue is in memory: some 100 bytes a photo. It is made of the ledger when the server starts, so nothing is lost with it
+//! but leases: who is looking at what, so that two people do not label the same photo by chance.
+//!
+//! Nothing that an annotator does costs time by the number of photos: counts and agreement are kept up to date by each answer,
+//! and each annotator has a place before which there is nothing for them.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::time::{Duration, Instant};
+
+use crate::stages::review::Categories;
+
+/// How long a photo that was shown is kept for the one who sees it.
+const LEASE: Duration = Duration::from_secs(600);
+
+/// One photo to be labeled.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Item {
+    /// Its number in the ledger.
+    pub(crate) photo: i64,
+    /// The highest score that any detector gave it, if one did.
+    pub(crate) score: Option<f64>,
+    /// How many annotators must label it.
+    pub(crate) wanted: u8,
+    /// Who has, and what they said.
+    pub(crate) given: Vec<(i64, Categories)>,
+}
+
+impl Item {
+    /// Labels that are still needed.
+    fn open(&self) -> usize {
+        usize::from(self.wanted).saturating_sub(self.given.len())
+    }
+
+    fn said(&self, annotator: i64) -> bool {
+        self.given.iter().any(|(who, _)| *who == annotator)
+    }
+}
+
+/// All photos to be labeled, in the order in which they are shown.
+#[derive(Debug)]
+pub(super) struct Queue {
+    items: Vec<Item>,
+    /// Places in the order of the photos' numbers.
+    by_photo: Vec<u32>,
+    /// What counts against a photo when agreement is measured.
+    bad: Categories,
+    counts: Counts,
+    pairs: BTreeMap<[i64; 2], Agreement>,
+    /// By annotator: at all places before this there is nothing to be said by them, unless it is in `reopened`.
+    from: HashMap<i64, usize>,
+    /// Places at which an answer was taken back and not given again.
+    reopened: BTreeSet<usize>,
+    leases: HashMap<usize, Vec<(i64, Instant)>>,
+    /// Photos that were in the queue and must not be shown.
+    withdrawn: HashSet<i64>,
+}
+
+/// Counts over the queue.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Counts {
+    pub(super) photos: u64,
+    /// Photos with all labels that they need.
+    pub(super) done: u64,
+    /// Labels that are still needed.
+    pub(super) labels_open: u64,
+    /// Photos whose second label is open.
+    pub(super) wait_for_second: u64,
+}
+
+/// What two annotators said of the photos that both labeled: how many neither objects to, the second alone, the first alone,
+/// both.
+pub(super) type Agreement = [u64; 4];
+
+impl Queue {
+    pub(super) fn new(items: Vec<Item>, bad: Categories) -> Queue {
+        let mut by_photo: Vec<u32> = (0..items.len() as u32).collect();
+        by_photo.sort_unstable_by_key(|at| items[*at as usize].photo);
+        let mut queue = Queue {
+            items,
+            by_photo,
+            bad,
+            counts: Counts::default(),
+            pairs: BTreeMap::new(),
+            from: HashMap::new(),
+            reopened: BTreeSet::new(),
+            leases: HashMap::new(),
+            withdrawn: HashSet::new(),
+        };
+        for at in 0..queue.items.len() {
+            queue.count(at, true);
+        }
+        queue
+    }
+
+    fn place(&self, photo: i64) -> Option<usize> {
+        let photo_at = |at: &u32| self.items[*at as usize].photo;
+        let found = self.by_photo.binary_search_by_key(&photo, photo_at).ok()?;
+        Some(self.by_photo[found] as usize)
+    }
+
+    pub(super) fn item(&self, photo: i64) -> Option<&Item> {
+        self.place(photo).map(|at| &self.items[at])
+    }
+
+    /// The next photos for an annotator, at most `most`, which are kept for them for a while.
+    pub(super) fn next(&mut self, annotator: i64, most: usize, now: Instant) -> Vec<i64> {
+        self.leases.retain(|_, leases| {
+            leases.retain(|(who, until)| *who != annotator && *until > now);
+            !leases.is_empty()
+        });
+        let (items, leases, reopened) = (&self.items, &self.leases, &self.reopened);
+        let free = |at: usize| {
+            let held = leases.get(&at).map_or(0, Vec::len);
+            items[at].open() > held && !items[at].said(annotator)
+        };
+        let from = self.from.entry(annotator).or_default();
+        while items
+            .get(*from)
+            .is_some_and(|item| item.open() == 0 || item.said(annotator))
+        {
+            *from += 1;
+        }
+        let again = reopened.iter().copied().filter(|at| free(*at));
+        let ahead = (*from..items.len()).filter(|at| !reopened.contains(at) && free(*at));
+        let mut found: Vec<usize> = again.chain(ahead).take(most).collect();
+        found.sort_unstable();
+        for at in &found {
+            self.leases.entry(*at).or_default().push((annotator, now + LEASE));
+        }
+        found.into_iter().map(|at| self.items[at].photo).collect()
+    }
+
+    /// Takes a photo out for good.
+    pub(super) fn withdraw(&mut self, photo: i64) {
+        let Some(at) = self.place(photo) else {
+            return;
+        };
+        self.count(at, false);
+        self.by_photo.retain(|known| *known as usize != at);
+        // Nothing is open there any more, so that nobody is given it.
+        self.items[at].wanted = 0;
+        self.reopened.remove(&at);
+        self.leases.remove(&at);
+        self.withdrawn.insert(photo);
+    }
+
+    pub(super) fn was_withdrawn(&self, photo: i64) -> bool {
+        self.withdrawn.contains(&photo)
+    }
+
+    /// Notes what an annotator says of a photo now; none: nothing any more.
+    pub(super) fn note(&mut self, photo: i64, annotator: i64, said: Option<Categories>) {
+        let Some(at) = self.place(photo) else {
+            return;
+        };
+        self.count(at, false);
+        let given = &mut self.items[at].given;
+        given.retain(|(who, _)| *who != annotator);
+        if let Some(said) = said {
+            // Most photos have one answer; a vector that grows by itself would make room for four.
+            given.reserve_exact(1);
+            given.push((annotator, said));
+        }
+        match (said, self.items[at].open()) {
+            (_, 0) => {
+                self.reopened.remove(&at);
+            }
+            (None, _) => {
+                self.reopened.insert(at);
+            }
+            (Some(_), _) => {}
+        }
+        self.count(at, true);
+    }
+
+    /// Adds the photo at a place to the counts, or takes it away.
+    fn count(&mut self, at: usize, add: bool) {
+        let item = &self.items[at];
+        let change = |count: &mut u64, by: u64| match add {
+            true => *count += by,
+            false => *count -= by,
+        };
+        let open = item.open() as u64;
+        change(&mut self.counts.photos, 1);
+        change(&mut self.counts.done, u64::from(open == 0));
+        change(&mut self.counts.labels_open, open);
+        change(
+            &mut self.counts.wait_for_second,
+            u64::from(open == 1 && item.wanted == 2),
+        );
+        for (before, first) in item.given.iter().enumerate() {
+            for second in &item.given[before + 1..] {
+                let (one, other) = match first.0 < second.0 {
+                    true => (first, second),
+                    false => (second, first),
+                };
+                let verdict = 2 * usize::from(one.1.any_of(self.bad)) + usize::from(other.1.any_of(self.bad));
+                change(&mut self.pairs.entry([one.0, other.0]).or_default()[verdict], 1);
+            }
+        }
+    }
+
+    pub(super) fn counts(&self) -> Counts {
+        self.counts
+    }
+
+    /// What each pair of annotators said of the photos that both labeled; the smaller number is the first one's.
+    pub(super) fn pairs(&self) -> impl Iterator<Item = ([i64; 2], Agreement)> {
+        let shared = self
+            .pairs
+            .iter()
+            .filter(|(_, said)| said.iter().any(|photos| *photos > 0));
+        shared.map(|(annotators, said)| (*annotators, *said))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::stages::review::Category;
+
+    fn queue(wanted: &[u8]) -> Queue {
+        let item = |(at, wanted): (usize, &u8)| Item {
+            photo: at as i64 + 1,
+            score: None,
+            wanted: *wanted,
+            given: Vec::new(),
+        };
+        let bad = [Category::Person].iter().collect();
+        Queue::new(wanted.iter().enumerate().map(item).collect(), bad)
+    }
+
+    #[test]
+    fn nobody_sees_what_another_looks_at_unless_two_shall() {
+        let mut queue = queue(&[1, 2, 1, 1]);
+        let now = Instant::now();
+        assert_eq!(queue.next(7, 2, now), [1, 2]);
+        assert_eq!(queue.next(8, 9, now), [2, 3, 4]);
+        // Whoever asks again gets the same again.
+        assert_eq!(queue.next(7, 2, now), [1, 2]);
+        assert_eq!(queue.next(9, 9, now), [] as [i64; 0]);
+        // Those who went away hold nothing for ever.
+        assert_eq!(queue.next(9, 9, now + LEASE), [1, 2, 3, 4]);
+    }
+
+    #[test]
+    fn a_photo_that_two_label_waits_for_the_second() {
+        let mut queue = queue(&[1, 2]);
+        let now = Instant::now();
+        for photo in queue.next(7, 9, now) {
+            queue.note(photo, 7, Some(Categories::default()));
+        }
+        let counts = queue.counts();
+        assert_eq!(
+            (counts.done, counts.labels_open, counts.wait_for_second),
+            (1, 1, 1)
+        );
+        assert_eq!(queue.next(7, 9, now), [] as [i64; 0]);
+        assert_eq!(queue.next(8, 9, now), [2]);
+        queue.note(2, 8, Some([Category::Person].iter().collect()));
+        assert_eq!(queue.counts().labels_open, 0);
+        assert_eq!(queue.pairs().collect::<Vec<_>>(), [([7, 8], [0, 1, 0, 0])]);
+        // Taken back, it is open again.
+        queue.note(1, 7, None);
+        assert_eq!(queue.next(7, 9, now), [1]);
+    }
+
+    /// What the counts are by looking at every photo.
+    fn counted(queue: &Queue) -> (Counts, Vec<([i64; 2], Agreement)>) {
+        let again = Queue::new(queue.items.clone(), queue.bad);
+        (again.counts(), again.pairs().collect())
+    }
+
+    #[test]
+    fn counts_are_those_of_counting_all_and_nobody_misses_a_photo() {
+        let wanted: Vec<u8> = (0..300).map(|at| 1 + u8::from(at % 7 == 0)).collect();
+        let mut queue = queue(&wanted);
+        let now = Instant::now();
+        let mut random = 1u64;
+        let mut draw = |below: u64| {
+            random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            (random >> 33) % below
+        };
+        for round in 0..400 {
+            let who = draw(4) as i64;
+            // Sometimes somebody goes away with photos on the screen.
+            let photos = queue.next(who, 5, now + LEASE * (round / 40));
+            for photo in photos {
+                let bad: Categories = [Category::Person].into_iter().filter(|_| draw(3) == 0).collect();
+                match draw(5) {
+                    0 => {}
+                    1 => queue.note(1 + draw(300) as i64, who, None),
+                    _ => queue.note(photo, who, Some(bad)),
+                }
+            }
+            assert_eq!(
+                (queue.counts(), queue.pairs().collect()),
+                counted(&queue),
+                "round {round}"
+            );
+        }
+        // With two who come again and again all is done, whatever was taken back.
+        let late = now + LEASE * 20;
+        for who in [0, 1, 0, 1] {
+            while let photos @ [_, ..] = &queue.next(who, 50, late)[..] {
+                photos
+                    .iter()
+                    .for_each(|photo| queue.note(*photo, who, Some(Categories::default())));
+            }
+        }
+        assert_eq!(queue.counts().labels_open, 0);
+        assert_eq!(queue.counts().done, 300);
+        assert!(queue.reopened.is_empty());
+    }
+}

@@ -1,0 +1,366 @@
+//! Taking photos down: the next version without them, who has seen them, and a note that keeps them out for good.
+//!
+//! A takedown is a row of its own in the ledger and not a decision of a stage, so that no stage that runs again undoes it. The
+//! ledger's gate (`ledger/takedowns.rs`) does the rest: it drops key and content wherever they turn up. A takedown is of a picture
+//! and not of a name: every photo with the same bytes goes with it.
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
+
+use serde::Serialize;
+use walkdir::WalkDir;
+
+use super::release::{Released, done_stage, release_with};
+use super::unseen::Unseen;
+use crate::config::Config;
+use crate::error::Error;
+use crate::hint::Hint;
+use crate::ledger::{Content, FILE_NAME, Ledger, sha256};
+use crate::photo::Photo;
+use crate::photos::Photos;
+use crate::progress::Progress;
+
+/// What is asked.
+#[derive(Clone, Copy)]
+pub struct Takedown<'a> {
+    /// Keys of the photos.
+    pub keys: &'a [String],
+    /// Why, for the ledger; not published.
+    pub reason: &'a str,
+    /// Folders of run directories and encoder files, searched for encoders that saw the photos.
+    pub encoders: &'a [PathBuf],
+    /// When it turns true, the making of the release ends; the takedown holds already.
+    pub stop: &'a AtomicBool,
+    /// Called as the release is written.
+    pub progress: Progress<'a>,
+}
+
+/// What was done.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct TakedownReport {
+    /// Photos that are taken down by this.
+    pub taken_down: Vec<String>,
+    /// Photos that were taken down before.
+    pub already: Vec<String>,
+    /// Other keys of the same bytes, which are taken down with them.
+    pub same_content: Vec<String>,
+    /// Photos of which nobody knows the bytes, with the reason: the same bytes under another key are not held back.
+    pub content_unknown: Vec<(String, String)>,
+    /// Photos that only look like one that was taken down. They stay until they are asked for.
+    pub near_duplicates: Vec<NearDuplicate>,
+    /// Releases that hold one of them: version and fingerprint. Their folders stay until someone deletes them.
+    pub seen_in: Vec<(u32, String)>,
+    /// Encoders that were trained on one of these releases.
+    pub encoders: Vec<(PathBuf, String)>,
+    /// Downloads that were deleted.
+    pub deleted: Vec<PathBuf>,
+    /// The next version, where the last one held one of them.
+    pub release: Option<Released>,
+    /// The last version held nothing else, so there is no next one.
+    pub none_left: bool,
+}
+
+/// A photo that looks like one that was taken down, of the table `pairs`.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub struct NearDuplicate {
+    /// Its key.
+    pub key: String,
+    /// The photo that was taken down.
+    pub of: String,
+    /// Bits in which their hashes differ.
+    pub distance: u32,
+    /// Whether the last stage kept it. Otherwise it is out as long as the stages' decisions stand, and may come back when they
+    /// are made anew.
+    pub survives: bool,
+}
+
+/// Takes photos down from the curation in `folder`.
+///
+/// # Errors
+/// A key that was never listed: a misspelt key must not pass for a photo that is gone; no keys, and folders of encoders that
+/// are not there. Then nothing is done. [`Error::Recorded`] where the photos are down and something after that failed.
+pub fn takedown(folder: &Path, asked: Takedown<'_>) -> Result<TakedownReport, Error> {
+    if !folder.join(FILE_NAME).is_file() {
+        return Err(Error::NoCuration {
+            path: folder.to_path_buf(),
+        });
+    }
+    let wanted: BTreeSet<String> = asked.keys.iter().cloned().collect();
+    if wanted.is_empty() || wanted.contains("") {
+        return Err(nothing_done("no keys are given, or an empty one".to_string()));
+    }
+    if let Some(missing) = asked.encoders.iter().find(|path| !path.is_dir()) {
+        let reason = format!(
+            "there is no folder `{}` to search for encoders",
+            missing.display()
+        );
+        return Err(Error::Takedown {
+            reason,
+            hint: Hint::NameEncoderFolders,
+        });
+    }
+    let mut ledger = Ledger::open(folder)?;
+    let mut report = TakedownReport::default();
+    let mut unknown = Vec::new();
+    for key in &wanted {
+        match (ledger.is_taken_down(key)?, ledger.was_listed(key)?) {
+            (true, _) => report.already.push(key.clone()),
+            (false, true) => report.taken_down.push(key.clone()),
+            (false, false) => unknown.push(key.clone()),
+        }
+    }
+    if !unknown.is_empty() {
+        return Err(nothing_done(format!(
+            "no photo was ever listed under {}",
+            unknown.join(", ")
+        )));
+    }
+    let config = Config::of(&ledger, folder)?;
+    // A source that is gone keeps nobody from taking a photo down.
+    let photos = config.photos(folder);
+    let bytes = bytes_of(&ledger, &photos, &wanted, &mut report)?;
+    ledger.take_down(&wanted, &bytes.by_key, asked.reason)?;
+    let place = Place {
+        folder,
+        config: &config,
+        photos: photos.as_ref().ok(),
+    };
+    match follow_through(&mut ledger, &place, &asked, &wanted, &bytes, &mut report) {
+        Ok(()) => Ok(report),
+        Err(source) => Err(Error::Recorded {
+            what: in_words(&wanted),
+            source: Box::new(source),
+        }),
+    }
+}
+
+fn nothing_done(reason: String) -> Error {
+    Error::Takedown {
+        reason,
+        hint: Hint::NameListedKeys,
+    }
+}
+
+/// `photo `a` is`, `photos `a`, `b` and 3 more are`.
+fn in_words(keys: &BTreeSet<String>) -> String {
+    let named: Vec<String> = keys.iter().take(5).map(|key| format!("`{key}`")).collect();
+    match keys.len() {
+        1 => format!("photo {} is", named[0]),
+        count if count > named.len() => {
+            format!("photos {} and {} more are", named.join(", "), count - named.len())
+        }
+        _ => format!("photos {} are", named.join(", ")),
+    }
+}
+
+/// The bytes of the photos that are asked for.
+#[derive(Default)]
+struct Bytes {
+    /// By key, what it has now first, then what releases held.
+    by_key: HashMap<String, Vec<Content>>,
+    /// All of them.
+    all: HashSet<Content>,
+    /// Lengths of the files that no stage had looked at and that were read for this.
+    read: HashSet<u64>,
+}
+
+fn bytes_of(
+    ledger: &Ledger,
+    photos: &Result<Photos, Error>,
+    wanted: &BTreeSet<String>,
+    report: &mut TakedownReport,
+) -> Result<Bytes, Error> {
+    let mut bytes = Bytes::default();
+    for key in wanted {
+        let (mut found, released) = ledger.contents_of_key(key)?;
+        if found.is_empty() {
+            match read(ledger, photos, key)? {
+                Ok(files) => {
+                    bytes.read.extend(files.iter().map(|(_, length)| *length));
+                    found.extend(files.into_iter().map(|(content, _)| content));
+                }
+                Err(reason) if released.is_empty() => report.content_unknown.push((key.clone(), reason)),
+                Err(_) => {}
+            }
+        }
+        found.extend(released);
+        bytes.all.extend(&found);
+        bytes.by_key.insert(key.clone(), found);
+    }
+    Ok(bytes)
+}
+
+/// SHA-256 and length of the files of a key at which no stage has looked; or why there are none.
+fn read(
+    ledger: &Ledger,
+    photos: &Result<Photos, Error>,
+    key: &str,
+) -> Result<Result<Vec<(Content, u64)>, String>, Error> {
+    let photos = match photos {
+        Ok(photos) => photos,
+        Err(error) => return Ok(Err(error.with_causes())),
+    };
+    let mut reason = "it is no longer listed".to_string();
+    let mut found = Vec::new();
+    for id in ledger.ids_of_key(key)? {
+        let Some(photo) = ledger.photo(id)? else {
+            continue;
+        };
+        match photos.read(&photo) {
+            Ok(file) => found.push((sha256(&file), file.len() as u64)),
+            Err(error) => reason = error.with_causes(),
+        }
+    }
+    Ok(if found.is_empty() { Err(reason) } else { Ok(found) })
+}
+
+/// Where the photos of a curation are.
+struct Place<'a> {
+    folder: &'a Path,
+    config: &'a Config,
+    photos: Option<&'a Photos>,
+}
+
+/// All that follows from a takedown that is noted. The same once more does what is left.
+fn follow_through(
+    ledger: &mut Ledger,
+    place: &Place<'_>,
+    asked: &Takedown<'_>,
+    wanted: &BTreeSet<String>,
+    bytes: &Bytes,
+    report: &mut TakedownReport,
+) -> Result<(), Error> {
+    let mut keys = ledger.keys_of_contents(&bytes.all)?;
+    if let Some(photos) = place.photos {
+        let unseen = Unseen {
+            ledger,
+            photos,
+            stage: stage_with_files(ledger, place.config)?,
+            stop: asked.stop,
+        };
+        keys.extend(unseen.with_contents(&bytes.all, &bytes.read)?);
+    }
+    keys.retain(|key| !wanted.contains(key));
+    ledger.take_down(&keys, &bytes.by_key, asked.reason)?;
+    // Their bytes are those of a photo that was asked for; the rows say so with its hash.
+    ledger.note_taken_down_contents(&keys)?;
+    report.same_content = keys.iter().cloned().collect();
+    keys.extend(wanted.iter().cloned());
+
+    if let Some(photos) = place.photos {
+        for key in &keys {
+            let photo = Photo {
+                key: key.clone(),
+                ..Photo::default()
+            };
+            report.deleted.extend(photos.remove(&photo)?);
+        }
+    }
+    report.near_duplicates = near_duplicates(ledger, place.config, &keys)?;
+    report.seen_in = ledger.releases_with(&keys, &bytes.all)?;
+    let fingerprints: HashSet<&str> = report
+        .seen_in
+        .iter()
+        .map(|(_, fingerprint)| fingerprint.as_str())
+        .collect();
+    for root in asked.encoders {
+        report.encoders.extend(encoders_of(root, &fingerprints)?);
+    }
+    let last = ledger.last_version()?;
+    if last > 0 && report.seen_in.last().is_some_and(|(version, _)| *version == last) {
+        // Whether a next version would hold any photo.
+        let stage = done_stage(ledger, place.config)?;
+        if ledger.survivors(stage, 0, 1)?.is_empty() {
+            report.none_left = true;
+            return Ok(());
+        }
+        let photos = match keys.len() {
+            1 => "1 photo".to_string(),
+            count => format!("{count} photos"),
+        };
+        let note = format!("{photos} taken down on request.");
+        let released = release_with(ledger, place.folder, &note, asked.stop, asked.progress)?;
+        report.release = Some(released);
+    }
+    Ok(())
+}
+
+/// The stage whose photos have files: that of the downloads, else the last one.
+fn stage_with_files(ledger: &Ledger, config: &Config) -> Result<i64, Error> {
+    if let (true, Some(fetch)) = (config.fetches(), ledger.stage("fetch")?) {
+        return Ok(fetch.id);
+    }
+    ledger.last_stage()
+}
+
+/// Photos that look like one of these and are not taken down.
+fn near_duplicates(
+    ledger: &Ledger,
+    config: &Config,
+    keys: &BTreeSet<String>,
+) -> Result<Vec<NearDuplicate>, Error> {
+    let mut key_of: HashMap<i64, &String> = HashMap::new();
+    for key in keys {
+        key_of.extend(ledger.ids_of_key(key)?.into_iter().map(|id| (id, key)));
+    }
+    let last = ledger.stage(config.last_stage())?.map_or(0, |row| row.id);
+    let near = ledger.near_to(&key_of.keys().copied().collect(), last)?;
+    let near: BTreeSet<NearDuplicate> = near
+        .into_iter()
+        .map(|near| NearDuplicate {
+            key: near.key,
+            of: key_of[&near.of].clone(),
+            distance: near.distance,
+            survives: near.kept,
+        })
+        .collect();
+    Ok(near.into_iter().collect())
+}
+
+/// Longest header of an encoder file that is read, bytes.
+const LONGEST_HEADER: u64 = 64 << 20;
+
+/// Encoder files below `root` that carry one of the fingerprints.
+fn encoders_of(root: &Path, fingerprints: &HashSet<&str>) -> Result<Vec<(PathBuf, String)>, Error> {
+    let mut found = Vec::new();
+    for entry in WalkDir::new(root).sort_by_file_name() {
+        let entry = entry.map_err(|error| Error::source(root, error.to_string()))?;
+        if entry
+            .path()
+            .extension()
+            .is_none_or(|extension| extension != "safetensors")
+        {
+            continue;
+        }
+        // A file that is no encoder of ours, or is damaged, has no fingerprint to compare.
+        if let Some(fingerprint) =
+            fingerprint_of(entry.path()).filter(|found| fingerprints.contains(found.as_str()))
+        {
+            found.push((entry.path().to_path_buf(), fingerprint));
+        }
+    }
+    Ok(found)
+}
+
+/// The fingerprint in the `passer` entry of a safetensors header.
+fn fingerprint_of(path: &Path) -> Option<String> {
+    let mut file = File::open(path).ok()?;
+    let mut length = [0; 8];
+    file.read_exact(&mut length).ok()?;
+    let length = u64::from_le_bytes(length);
+    if length > LONGEST_HEADER {
+        return None;
+    }
+    let mut header = Vec::new();
+    file.take(length).read_to_end(&mut header).ok()?;
+    let header: serde_json::Value = serde_json::from_slice(&header).ok()?;
+    let info: serde_json::Value =
+        serde_json::from_str(header.get("__metadata__")?.get("passer")?.as_str()?).ok()?;
+    Some(info.get("fingerprint")?.as_str()?.to_string())
+}
