@@ -356,7 +356,7 @@ fn errors_say_what_to_do() {
         .failure()
         .stderr(
             predicates::str::contains("holds no curation")
-                .and(predicates::str::contains("hint: `passer curate run")),
+                .and(predicates::str::contains("hint: run `passer curate run")),
         );
     passer()
         .args([
@@ -370,7 +370,7 @@ fn errors_say_what_to_do() {
         .arg(home.path())
         .assert()
         .failure()
-        .stderr(predicates::str::contains("expected a folder of photos"));
+        .stderr(predicates::str::contains("must be a folder of photos"));
     passer()
         .args([
             "curate",

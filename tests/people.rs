@@ -273,7 +273,7 @@ fn review_and_audit_from_the_command_line() {
         .failure()
         .stderr(
             predicates::str::contains("3 of 3 photos are not labelled").and(predicates::str::contains(
-                "hint: `passer curate review DIR` serves the page",
+                "hint: label them on the page of `passer curate review DIR`",
             )),
         );
     passer()
