@@ -1,0 +1,107 @@
+//! The program `passer`: arguments and config files in, one library call out.
+//!
+//! Results go to stdout, everything else to stderr. Exit status: 0 done, 1 failed, 2 usage.
+//! A library only so that tests can reach the parser of the arguments; `main.rs` is the program.
+
+// Only this crate prints: see ARCHITECTURE.md, invariant 5.
+#![allow(clippy::print_stdout, clippy::print_stderr)]
+
+// First, for its macros take the place of the standard library's in all that follow.
+#[macro_use]
+mod output;
+
+mod configs;
+mod curate;
+mod detect;
+mod detectors;
+mod devices;
+mod evaluate;
+mod failure;
+mod features;
+mod finetune;
+mod interrupt;
+mod pretrain;
+mod progress;
+mod provenance;
+mod quickstart;
+mod shards;
+mod smoke;
+mod views;
+mod weights;
+
+use clap::{CommandFactory, Parser, Subcommand};
+use std::process::ExitCode;
+
+/// Learn visual representations from photographs without people and without labels: curate, pretrain, evaluate.
+#[derive(Parser)]
+#[command(name = "passer", version, propagate_version = true, max_term_width = 110)]
+struct Arguments {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Pretrain and evaluate a small network on bundled images, in minutes, without network
+    Quickstart(quickstart::Arguments),
+    /// Make a licensed release of raw photos: filter, fetch, check, balance, release, take down
+    #[command(subcommand)]
+    Curate(curate::Verb),
+    /// Pretrain a network as a config file says
+    Pretrain(pretrain::Arguments),
+    /// Measure an encoder: frozen, with the protocols of a config file, or fine-tuned
+    #[command(subcommand)]
+    Evaluate(evaluate::Verb),
+    /// Extract an encoder's features of a data set, once, into a safetensors file
+    Features(features::Arguments),
+    /// Pack, index, inspect and verify shards
+    #[command(subcommand)]
+    Shards(shards::Verb),
+    /// Look into files of weights, and bring them into torchvision's or timm's layout
+    #[command(subcommand)]
+    Weights(weights::Verb),
+    /// Show what the network sees: a PNG sheet of originals and their views
+    Views(views::Arguments),
+    /// Find faces or persons in photos: boxes and scores as JSON lines, and a sheet to look at
+    #[command(subcommand)]
+    Detect(detect::Verb),
+    /// List the devices that this build and this machine have
+    Devices,
+}
+
+/// The parser of the program's arguments.
+pub fn command() -> clap::Command {
+    Arguments::command()
+}
+
+/// Runs the program on the process's arguments.
+pub fn run() -> ExitCode {
+    tracing_subscriber::fmt()
+        .with_writer(progress::LogWriter::default)
+        .with_env_filter(
+            tracing_subscriber::EnvFilter::try_from_env("PASSER_LOG").unwrap_or_else(|_| "warn".into()),
+        )
+        .without_time()
+        .with_target(false)
+        .init();
+    let result = match Arguments::parse().verb {
+        Verb::Quickstart(arguments) => quickstart::run(arguments),
+        Verb::Curate(verb) => curate::run(verb),
+        Verb::Pretrain(arguments) => pretrain::run(arguments),
+        Verb::Evaluate(verb) => evaluate::run(verb),
+        Verb::Features(arguments) => features::run(arguments),
+        Verb::Shards(verb) => shards::run(verb),
+        Verb::Weights(verb) => weights::run(verb),
+        Verb::Views(arguments) => views::run(arguments),
+        Verb::Detect(verb) => detect::run(verb),
+        Verb::Devices => devices::list(),
+    };
+    match result {
+        Ok(()) if output::lost() => {
+            eprintln!("error: results could not be written to standard output");
+            ExitCode::FAILURE
+        }
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => failure::report(&error),
+    }
+}
