@@ -114,6 +114,8 @@ fn hint(error: &(dyn std::error::Error + 'static)) -> Option<String> {
         error.hint()
     } else if let Some(error) = error.downcast_ref::<curation::Error>() {
         error.hint().as_ref().map(crate::curate::hint::in_words)
+    } else if let Some(detection::DetectionError::NoOnnx) = error.downcast_ref() {
+        Some("build with `--features onnx`".into())
     } else {
         None
     }

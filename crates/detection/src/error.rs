@@ -36,6 +36,9 @@ pub enum DetectionError {
     /// An ONNX file that is not what is wanted, or that fails.
     #[error("the ONNX file cannot be used: {0}")]
     Onnx(String),
+    /// The crate was built without its feature `onnx`.
+    #[error("this build reads no ONNX files")]
+    NoOnnx,
 }
 
 /// That `value` of the key `name` lies in `range`.

@@ -10,6 +10,11 @@
 mod boxes;
 mod detector;
 mod error;
+#[cfg(feature = "onnx")]
+mod onnx;
+#[cfg(not(feature = "onnx"))]
+#[path = "no_onnx.rs"]
+mod onnx;
 mod priors;
 mod resize;
 mod retinaface;

@@ -28,13 +28,11 @@ struct Expected {
     found: Vec<Vec<f32>>,
 }
 
-/// The folder of real inputs, or a word about what is not tested.
-fn test_data(what: &str) -> Option<PathBuf> {
-    let folder = std::env::var_os("PASSER_TEST_DATA").map(PathBuf::from);
-    if folder.is_none() {
-        eprintln!("{what}: not tested, for PASSER_TEST_DATA names no folder of weights and photographs");
-    }
-    folder
+/// The folder of weights and photographs that cannot be committed.
+fn test_data() -> PathBuf {
+    std::env::var_os("PASSER_TEST_DATA")
+        .expect("PASSER_TEST_DATA must name the folder of real inputs")
+        .into()
 }
 
 /// One of `photos-250.tar`, decoded.
@@ -113,10 +111,12 @@ fn compare(what: &str, detector: &dyn Detector, folder: &std::path::Path, fixtur
 }
 
 #[test]
+#[cfg_attr(
+    not(feature = "real-inputs"),
+    ignore = "reads real inputs: CONTRIBUTING.md says which"
+)]
 fn faces_are_those_of_pytorch() {
-    let Some(folder) = test_data("RetinaFace beside PyTorch") else {
-        return;
-    };
+    let folder = test_data();
     let weights = std::fs::read(folder.join("models/retinaface_mobilenet025.pth")).unwrap();
     let config = RetinaFaceConfig::pass();
     let detector = RetinaFace::read(&mut Cursor::new(weights), config, &Device::flex()).unwrap();
@@ -129,10 +129,12 @@ fn faces_are_those_of_pytorch() {
 }
 
 #[test]
+#[cfg_attr(
+    any(not(feature = "real-inputs"), not(feature = "onnx")),
+    ignore = "reads real inputs: CONTRIBUTING.md says which"
+)]
 fn persons_are_those_of_onnxruntime() {
-    let Some(folder) = test_data("YOLOX beside onnxruntime") else {
-        return;
-    };
+    let folder = test_data();
     let weights = std::fs::read(folder.join("models/yolox_nano.onnx")).unwrap();
     let detector = Yolox::read(&mut weights.as_slice(), YoloxConfig::persons()).unwrap();
     compare(
