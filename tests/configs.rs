@@ -1,64 +1,75 @@
 //! Every config in the repository is read strictly and runs.
 
-use crate::{files, passer, root};
+use crate::{files, passer, root, side_by_side};
+use std::path::Path;
 
 #[test]
 fn every_pretraining_config_runs_two_steps() {
     let configs = files(&root().join("configs/pretrain"), ".toml");
     assert!(configs.len() >= 5);
-    for config in configs {
-        let text = std::fs::read_to_string(&config).unwrap();
-        assert!(text.starts_with("# "), "{} has no header", config.display());
-        for part in ["# Papers:", "# Run: ", "# Expect:"] {
-            assert!(
-                text.contains(part),
-                "{}: the header lacks `{part}`",
-                config.display()
-            );
-        }
-        // Narrow and small, so that it is a matter of seconds; everything else is the config's own.
-        let table: toml::Table = text.parse().unwrap();
-        // Local views stay smaller than global ones.
-        let size = |group: &toml::Value| group["transforms"][0]["random_resized_crop"]["size_px"].clone();
-        let groups = table["views"].as_array().unwrap();
-        let mut edits: Vec<String> = groups
-            .iter()
-            .map(|group| if size(group) == size(&groups[0]) { 32 } else { 16 })
-            .enumerate()
-            .map(|(group, px)| format!("views.{group}.transforms.0.random_resized_crop.size_px={px}"))
-            .collect();
-        // Heads of hundreds of millions of weights say no more than small ones here.
-        let (method, objective) = table["objective"].as_table().unwrap().iter().next().unwrap();
-        let objective = objective.as_table().unwrap();
-        let tables = objective.iter().filter_map(|(key, value)| {
-            let table = value.as_table()?;
-            Some((format!("objective.{method}.{key}"), table))
-        });
-        for (path, table) in tables.chain([(format!("objective.{method}"), objective)]) {
-            for (key, value) in table {
-                let large = key.ends_with("_width") || key == "prototypes";
-                if large && value.as_integer().is_some_and(|width| width > 1024) {
-                    edits.push(format!("{path}.{key}=256"));
-                }
-            }
-        }
-        let backbone = table["backbone"].as_table().unwrap();
-        let small: &[&str] = if backbone.contains_key("vit") {
-            &["vit.width=48", "vit.depth=2", "vit.patch_px=8", "vit.image_px=32"]
-        } else {
-            &["resnet.width=4"]
-        };
-        edits.extend(small.iter().map(|edit| format!("backbone.{edit}")));
+    side_by_side(&configs, |config| {
+        let table = with_header(config);
         passer()
             .args(["pretrain", "--smoke", "--device", "flex"])
-            .args(edits.iter().flat_map(|edit| ["--set", edit]))
-            .arg(&config)
+            .args(narrow(&table).iter().flat_map(|edit| ["--set", edit]))
+            .arg(config)
             .assert()
             .success()
             .stdout(predicates::str::starts_with(
                 "smoke test passed: 2 steps of 4 synthetic images",
             ));
+    });
+}
+
+/// A config, whose header must say what it is from, how it is run, and what to expect.
+fn with_header(config: &Path) -> toml::Table {
+    let text = std::fs::read_to_string(config).unwrap();
+    assert!(text.starts_with("# "), "{} has no header", config.display());
+    for part in ["# Papers:", "# Run: ", "# Expect:"] {
+        assert!(
+            text.contains(part),
+            "{}: the header lacks `{part}`",
+            config.display()
+        );
     }
+    text.parse()
+        .unwrap_or_else(|error| panic!("{}: {error}", config.display()))
+}
+
+/// Edits that make a pretraining config narrow and small, so that it is a matter of seconds; all else stays the config's own.
+fn narrow(table: &toml::Table) -> Vec<String> {
+    // Local views stay smaller than global ones.
+    let size = |group: &toml::Value| group["transforms"][0]["random_resized_crop"]["size_px"].clone();
+    let groups = table["views"].as_array().unwrap();
+    let mut edits: Vec<String> = groups
+        .iter()
+        .map(|group| if size(group) == size(&groups[0]) { 32 } else { 16 })
+        .enumerate()
+        .map(|(group, px)| format!("views.{group}.transforms.0.random_resized_crop.size_px={px}"))
+        .collect();
+    // Heads of hundreds of millions of weights say no more than small ones here.
+    let (method, objective) = table["objective"].as_table().unwrap().iter().next().unwrap();
+    let objective = objective.as_table().unwrap();
+    let tables = objective.iter().filter_map(|(key, value)| {
+        let table = value.as_table()?;
+        Some((format!("objective.{method}.{key}"), table))
+    });
+    for (path, table) in tables.chain([(format!("objective.{method}"), objective)]) {
+        for (key, value) in table {
+            let large = key.ends_with("_width") || key == "prototypes";
+            if large && value.as_integer().is_some_and(|width| width > 1024) {
+                edits.push(format!("{path}.{key}=256"));
+            }
+        }
+    }
+    let backbone = table["backbone"].as_table().unwrap();
+    let small: &[&str] = if backbone.contains_key("vit") {
+        &["vit.width=48", "vit.depth=2", "vit.patch_px=8", "vit.image_px=32"]
+    } else {
+        &["resnet.width=4"]
+    };
+    edits.extend(small.iter().map(|edit| format!("backbone.{edit}")));
+    edits
 }
 
 #[test]
@@ -79,7 +90,7 @@ fn every_evaluation_config_is_read() {
 }
 
 /// Configs of `passer evaluate finetune` are told by their names.
-fn fine_tunes(config: &std::path::Path) -> bool {
+fn fine_tunes(config: &Path) -> bool {
     let name = config.file_name().unwrap().to_string_lossy();
     name.starts_with("finetune-") || name.starts_with("semi-supervised-")
 }
@@ -90,16 +101,8 @@ fn every_fine_tuning_config_runs_a_few_steps_from_scratch() {
     let configs: Vec<_> = configs.iter().filter(|config| fine_tunes(config)).collect();
     assert!(configs.len() >= 5);
     let folder = tempfile::tempdir().unwrap();
-    for config in configs {
-        let text = std::fs::read_to_string(config).unwrap();
-        for part in ["# Papers:", "# Run: ", "# Expect:"] {
-            assert!(
-                text.contains(part),
-                "{}: the header lacks `{part}`",
-                config.display()
-            );
-        }
-        let mut table: toml::Table = text.parse().unwrap();
+    side_by_side(&configs, |config| {
+        let mut table = with_header(config);
         // Narrow and small, so that it is a matter of seconds; a config for any encoder gets a network of its family.
         let name = config.file_name().unwrap().to_string_lossy().into_owned();
         let backbone = if name.contains("vit") {
@@ -122,7 +125,7 @@ fn every_fine_tuning_config_runs_a_few_steps_from_scratch() {
             .assert()
             .success()
             .stdout(predicates::str::starts_with("smoke test passed: "));
-    }
+    });
 }
 
 #[test]
@@ -180,14 +183,8 @@ fn every_curation_config_is_read() {
     let configs = files(&root().join("configs/curate"), ".toml");
     assert!(configs.len() >= 3);
     for config in configs {
+        with_header(&config);
         let text = std::fs::read_to_string(&config).unwrap();
-        for part in ["# Papers:", "# Run: ", "# Expect:"] {
-            assert!(
-                text.contains(part),
-                "{}: the header lacks `{part}`",
-                config.display()
-            );
-        }
         let parsed: curation::Config =
             toml::from_str(&text).unwrap_or_else(|e| panic!("{}: {e}", config.display()));
         parsed

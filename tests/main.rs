@@ -8,12 +8,16 @@ mod architecture;
 mod configs;
 /// Curation from outside: filter, kill, go on, release, take down.
 mod curate;
+/// What the pages say: links, paths, TOML, commands.
+mod docs;
 /// The script that fetches PASS.
 mod download;
 /// Fine-tuning from outside: kill and resume, result, refusals.
 mod finetune;
 /// What a newcomer gets wrong.
 mod mistakes;
+/// Files of earlier versions: opened, and continued.
+mod old_files;
 /// The stages of a curation that look for people.
 mod people;
 /// The program's help, errors and bad input.
@@ -55,4 +59,20 @@ fn files(folder: &Path, ending: &str) -> Vec<PathBuf> {
     }
     found.sort();
     found
+}
+
+/// Does `job` for each item, as many at a time as there are cores; the first that panics ends the test.
+fn side_by_side<T: Sync>(items: &[T], job: impl Fn(&T) + Sync) {
+    let next = std::sync::atomic::AtomicUsize::new(0);
+    let workers = std::thread::available_parallelism().map_or(1, usize::from);
+    std::thread::scope(|scope| {
+        for _ in 0..workers {
+            scope.spawn(|| {
+                let take = || next.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                while let Some(item) = items.get(take()) {
+                    job(item);
+                }
+            });
+        }
+    });
 }
