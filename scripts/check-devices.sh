@@ -1,10 +1,14 @@
 #!/usr/bin/env bash
 # The GPU path without a GPU: methods, networks and checkpoints on `wgpu` beside `flex`, on Debian's lavapipe (Vulkan in
-# software), and the types of the backends that only build elsewhere. About 25 minutes cold on two cores, 4 warm.
+# software), and the types of the backends that only build elsewhere. About 25 minutes cold on two cores; 4 after
+# scripts/check.sh with the same PASSER_FEATURES and PASSER_LINT_FEATURES, as in `.ci/run`.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-step() { printf '\n== %s\n' "$*"; }
+features=(--features "wgpu,${PASSER_FEATURES:-}")
+lint_features=(--features "wgpu,vulkan,cuda,rocm,${PASSER_LINT_FEATURES:-${PASSER_FEATURES:-}}")
+
+step() { printf '\n== %s (%s s)\n' "$*" "$SECONDS"; }
 
 # Vulkan's loader complains without it.
 export XDG_RUNTIME_DIR="${XDG_RUNTIME_DIR:-/tmp}"
@@ -16,8 +20,13 @@ if ! compgen -G "/usr/share/vulkan/icd.d/*.json" >/dev/null && ! compgen -G "/et
   exit 1
 fi
 # One at a time: a software device has no memory or cores to share.
-cargo test --release --locked -p cli --features wgpu --test devices -- --nocapture --test-threads=1
+cargo test --release --locked --workspace "${features[@]}" --test devices -- --nocapture --test-threads=1
 
 step "lints, and types of cuda, rocm and vulkan"
 # Their builds download LLVM; DOCS_RS leaves that out, and then they can be checked but not linked.
-DOCS_RS=1 cargo clippy --locked -p cli --all-targets --features wgpu,vulkan,cuda,rocm -- -D warnings
+# The tests of devices are no part of `--all-targets`: the manifest leaves them out of `cargo test`.
+for targets in --all-targets --test=devices; do
+  DOCS_RS=1 cargo clippy --release --locked --workspace "$targets" "${lint_features[@]}" -- -D warnings
+done
+
+step "done"
