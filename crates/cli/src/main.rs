@@ -2,7 +2,7 @@
 
 /// Activations of a step are allocated where those of the step before were.
 #[global_allocator]
-static MEMORY: kernels::KeepPages = kernels::KeepPages::new();
+static MEMORY: allocator::CachingAllocator = allocator::CachingAllocator::new();
 
 fn main() -> std::process::ExitCode {
     cli::run()

@@ -4,8 +4,8 @@
 use rayon::prelude::*;
 
 use crate::matrix::{Output, Threads, View, product};
-use crate::pages::unwritten;
 use crate::softmax;
+use crate::uninitialized::uninitialized;
 
 /// Sizes of an attention; its input is `[images, tokens, 3, heads, channels]`.
 #[derive(Clone, Copy, Debug)]
@@ -44,7 +44,7 @@ impl Shape {
     /// Rows `[images, tokens, parts, heads, channels]` from what lies head by head, `[images, heads, parts, tokens, channels]`.
     fn side_by_side(&self, by_head: &[f32], parts: usize) -> Vec<f32> {
         let (tokens, channels) = (self.tokens, self.channels);
-        let mut rows = unwritten(by_head.len());
+        let mut rows = uninitialized(by_head.len());
         rows.par_chunks_mut(parts * self.width())
             .enumerate()
             .for_each(|(row, values)| {
@@ -69,7 +69,7 @@ pub(crate) fn forward(qkv: &[f32], shape: &Shape, keep: bool) -> (Vec<f32>, Vec<
         channels,
     } = *shape;
     let (head, scores) = (tokens * channels, tokens * tokens);
-    let mut by_head = unwritten(images * heads * head);
+    let mut by_head = uninitialized(images * heads * head);
     let one = |number: usize, attention: &mut [f32], values: &mut [f32]| {
         let [q, k, v] = [0, 1, 2].map(|part| shape.part(qkv, number, part));
         product(fresh(attention), q, k.transposed(), shape.scale(), Threads::One);
@@ -77,7 +77,7 @@ pub(crate) fn forward(qkv: &[f32], shape: &Shape, keep: bool) -> (Vec<f32>, Vec<
         let attention = View::rows(attention, tokens, tokens, tokens);
         product(fresh(values), attention, v, 1.0, Threads::One);
     };
-    let mut kept = unwritten(if keep { images * heads * scores } else { 0 });
+    let mut kept = uninitialized(if keep { images * heads * scores } else { 0 });
     if keep {
         by_head
             .par_chunks_mut(head)
@@ -86,7 +86,7 @@ pub(crate) fn forward(qkv: &[f32], shape: &Shape, keep: bool) -> (Vec<f32>, Vec<
             .for_each(|(number, (values, attention))| one(number, attention, values));
     } else {
         by_head.par_chunks_mut(head).enumerate().for_each_init(
-            || unwritten(scores),
+            || uninitialized(scores),
             |attention, (number, values)| one(number, attention, values),
         );
     }
@@ -97,13 +97,13 @@ pub(crate) fn forward(qkv: &[f32], shape: &Shape, keep: bool) -> (Vec<f32>, Vec<
 pub(crate) fn backward(qkv: &[f32], attention: &[f32], gradient: &[f32], shape: &Shape) -> Vec<f32> {
     let Shape { tokens, channels, .. } = *shape;
     let (head, scores) = (tokens * channels, tokens * tokens);
-    let mut by_head = unwritten(qkv.len());
+    let mut by_head = uninitialized(qkv.len());
     by_head
         .par_chunks_mut(3 * head)
         .zip(attention.par_chunks(scores))
         .enumerate()
         .for_each_init(
-            || unwritten(scores),
+            || uninitialized(scores),
             |of_scores, (number, (of_parts, attention))| {
                 let [q, k, v] = [0, 1, 2].map(|part| shape.part(qkv, number, part));
                 let of_output = shape.mixed(gradient, number);

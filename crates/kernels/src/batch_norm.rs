@@ -1,11 +1,11 @@
-//! Batch normalisation of images with the statistics of their group, and its gradients, on the CPU: each pass over
+//! Batch normalization of images with the statistics of their group, and its gradients, on the CPU: each pass over
 //! memory does all that it can, and groups cost nothing.
 
 use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
-use crate::pages::unwritten;
-use crate::simd::vectorised;
+use crate::simd::vectorized;
+use crate::uninitialized::uninitialized;
 
 /// How the images are grouped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,7 +39,7 @@ pub(crate) fn statistics(x: &[f32], extent: &Extent) -> Vec<f32> {
         .par_chunks_mut(extent.channels)
         .zip(x.par_chunks(extent.image()))
         .for_each(|(planes, x)| {
-            vectorised(Moments {
+            vectorized(Moments {
                 x,
                 pixels: extent.pixels,
                 planes,
@@ -115,7 +115,7 @@ fn sum_of<S: Simd>(
     simd.reduce_sum_f32s(sum) + rest.iter().map(|x| of_value(*x)).sum::<f32>()
 }
 
-/// What normalises a channel: `y = (x − mean) · scale + shift`.
+/// What normalizes a channel: `y = (x − mean) · scale + shift`.
 #[derive(Clone, Copy)]
 pub(crate) struct Channel {
     pub(crate) mean: f32,
@@ -137,8 +137,8 @@ pub(crate) fn channels(statistics: &[f32], weight: &[f32], bias: &[f32], epsilon
         .collect()
 }
 
-/// The images normalised, scaled and shifted; with `relu`, negative values become zero.
-pub(crate) fn normalise(
+/// The images normalized, scaled and shifted; with `relu`, negative values become zero.
+pub(crate) fn normalize(
     x: &[f32],
     statistics: &[f32],
     weight: &[f32],
@@ -148,13 +148,13 @@ pub(crate) fn normalise(
     extent: &Extent,
 ) -> Vec<f32> {
     let channels = channels(statistics, weight, bias, epsilon);
-    let mut output = unwritten(x.len());
+    let mut output = uninitialized(x.len());
     output
         .par_chunks_mut(extent.image())
         .zip(x.par_chunks(extent.image()))
         .enumerate()
         .for_each(|(image, (output, x))| {
-            vectorised(Normalise {
+            vectorized(Normalize {
                 x,
                 output,
                 channels: &channels[extent.of_group(image)..][..extent.channels],
@@ -165,7 +165,7 @@ pub(crate) fn normalise(
     output
 }
 
-struct Normalise<'a> {
+struct Normalize<'a> {
     x: &'a [f32],
     output: &'a mut [f32],
     channels: &'a [Channel],
@@ -173,7 +173,7 @@ struct Normalise<'a> {
     relu: bool,
 }
 
-impl WithSimd for Normalise<'_> {
+impl WithSimd for Normalize<'_> {
     type Output = ();
 
     #[inline(always)]
@@ -211,7 +211,7 @@ pub(crate) fn splat<S: Simd>(simd: S, channel: &Channel) -> (S::f32s, S::f32s, S
     )
 }
 
-/// The gradients of [`normalise`], through the statistics too (Ioffe, Szegedy, 2015, §3). `gradient` is that of the
+/// The gradients of [`normalize`], through the statistics too (Ioffe, Szegedy, 2015, §3). `gradient` is that of the
 /// output, and becomes that of the input; weight's and bias's are returned.
 #[allow(clippy::too_many_arguments)]
 pub(crate) fn gradients(
@@ -236,7 +236,7 @@ pub(crate) fn gradients(
         )
         .enumerate()
         .for_each(|(image, (planes, (x, gradient)))| {
-            vectorised(GradientSums {
+            vectorized(GradientSums {
                 x,
                 gradient,
                 channels: of_image(image),
@@ -252,7 +252,7 @@ pub(crate) fn gradients(
         .zip(x.par_chunks(extent.image()))
         .enumerate()
         .for_each(|(image, (gradient, x))| {
-            vectorised(InputGradient {
+            vectorized(InputGradient {
                 x,
                 gradient,
                 channels: of_image(image),
@@ -320,7 +320,7 @@ struct GradientSums<'a> {
     planes: &'a mut [[f32; 2]],
 }
 
-/// The gradient where `relu` let the value pass, which is computed again as [`Normalise`] did; and x − mean.
+/// The gradient where `relu` let the value pass, which is computed again as [`Normalize`] did; and x − mean.
 #[inline(always)]
 fn passed<S: Simd>(
     simd: S,
@@ -329,21 +329,21 @@ fn passed<S: Simd>(
     gradient: S::f32s,
     (mean, scale, shift): (S::f32s, S::f32s, S::f32s),
 ) -> (S::f32s, S::f32s) {
-    let centred = simd.sub_f32s(x, mean);
+    let centered = simd.sub_f32s(x, mean);
     if !relu {
-        return (gradient, centred);
+        return (gradient, centered);
     }
     let zero = simd.splat_f32s(0.0);
-    let value = simd.mul_add_f32s(centred, scale, shift);
+    let value = simd.mul_add_f32s(centered, scale, shift);
     let gradient = simd.select_f32s(simd.greater_than_f32s(value, zero), gradient, zero);
-    (gradient, centred)
+    (gradient, centered)
 }
 
 #[inline(always)]
 fn passed_value(relu: bool, x: f32, gradient: f32, channel: &Channel) -> (f32, f32) {
-    let centred = x - channel.mean;
-    let kept = !relu || centred.mul_add(channel.scale, channel.shift) > 0.0;
-    (if kept { gradient } else { 0.0 }, centred)
+    let centered = x - channel.mean;
+    let kept = !relu || centered.mul_add(channel.scale, channel.shift) > 0.0;
+    (if kept { gradient } else { 0.0 }, centered)
 }
 
 impl WithSimd for GradientSums<'_> {
@@ -363,16 +363,16 @@ impl WithSimd for GradientSums<'_> {
             let mut products = [simd.splat_f32s(0.0); 2];
             for (x, g) in x.chunks(2).zip(g.chunks(2)) {
                 for i in 0..x.len() {
-                    let (g, centred) = passed(simd, self.relu, x[i], g[i], splatted);
+                    let (g, centered) = passed(simd, self.relu, x[i], g[i], splatted);
                     sums[i] = simd.add_f32s(sums[i], g);
-                    products[i] = simd.mul_add_f32s(g, centred, products[i]);
+                    products[i] = simd.mul_add_f32s(g, centered, products[i]);
                 }
             }
             let mut totals = [sums, products].map(|s| simd.reduce_sum_f32s(simd.add_f32s(s[0], s[1])));
             for (x, g) in x_rest.iter().zip(g_rest) {
-                let (g, centred) = passed_value(self.relu, *x, *g, channel);
+                let (g, centered) = passed_value(self.relu, *x, *g, channel);
                 totals[0] += g;
-                totals[1] += g * centred;
+                totals[1] += g * centered;
             }
             *plane = totals;
         }
@@ -404,13 +404,13 @@ impl WithSimd for InputGradient<'_> {
             let (factors, constants) = (simd.splat_f32s(*factor), simd.splat_f32s(*constant));
             let ((x, x_rest), (g, g_rest)) = (S::as_simd_f32s(x), S::as_mut_simd_f32s(gradient));
             for (x, g) in x.iter().zip(g) {
-                let (kept, centred) = passed(simd, self.relu, *x, *g, splatted);
-                let corrected = simd.mul_add_f32s(centred, factors, constants);
+                let (kept, centered) = passed(simd, self.relu, *x, *g, splatted);
+                let corrected = simd.mul_add_f32s(centered, factors, constants);
                 *g = simd.mul_add_f32s(kept, splatted.1, corrected);
             }
             for (x, g) in x_rest.iter().zip(g_rest) {
-                let (kept, centred) = passed_value(self.relu, *x, *g, channel);
-                *g = kept.mul_add(channel.scale, centred.mul_add(*factor, *constant));
+                let (kept, centered) = passed_value(self.relu, *x, *g, channel);
+                *g = kept.mul_add(channel.scale, centered.mul_add(*factor, *constant));
             }
         }
     }

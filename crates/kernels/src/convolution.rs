@@ -1,12 +1,13 @@
 //! Convolution of images and its two gradients on the CPU.
 
-use crate::pages::unwritten;
-use crate::simd::vectorised;
+mod winograd;
+
+use crate::simd::vectorized;
+use crate::uninitialized::uninitialized;
 use rayon::prelude::*;
 
-use crate::field::{Axis, Layout, SLACK};
+use crate::padded::{Axis, PaddedPlanes, SLACK};
 use crate::product::{Accumulate, BLOCK, Correlate, pack_rows, transpose};
-use crate::winograd;
 
 /// What is convolved: square kernels, equal strides and borders, no groups, no dilation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -98,7 +99,7 @@ pub(crate) fn forward(x: &[f32], weight: &[f32], geometry: &Geometry) -> Vec<f32
         return winograd::forward(x, weight, g);
     }
     if g.pointwise(g.outputs) {
-        let mut packed = unwritten(weight.len());
+        let mut packed = uninitialized(weight.len());
         packed
             .par_chunks_exact_mut(BLOCK * g.inputs)
             .zip(weight.par_chunks_exact(BLOCK * g.inputs))
@@ -108,7 +109,7 @@ pub(crate) fn forward(x: &[f32], weight: &[f32], geometry: &Geometry) -> Vec<f32
     let (rows, columns) = g.input_axes();
     let image = rows.length * columns.length * rows.phases.len() * columns.phases.len() * g.inputs;
     let group = g.group(image);
-    let layout = Layout::new(rows, columns, g.inputs, (g.height, g.width), group);
+    let layout = PaddedPlanes::new(rows, columns, g.inputs, (g.height, g.width), group);
     let taps = |channel, ky, kx| layout_tap(&layout, g.stride, channel, ky, kx);
     let offsets = each_tap(g.inputs, g.kernel)
         .map(|(c, ky, kx)| taps(c, ky, kx))
@@ -116,7 +117,7 @@ pub(crate) fn forward(x: &[f32], weight: &[f32], geometry: &Geometry) -> Vec<f32
     let packed = pack(g.outputs, offsets.len(), |o, k| weight[o * offsets.len() + k]);
 
     let (height, width) = g.output_size();
-    let mut output = unwritten(g.images * g.outputs * height * width);
+    let mut output = uninitialized(g.images * g.outputs * height * width);
     let sums = Sums {
         layout: &layout,
         packed: &packed,
@@ -137,15 +138,15 @@ fn pointwise(source: &[f32], packed: &[f32], channels: usize, g: &Geometry) -> V
     let pixels = g.height * g.width;
     let inputs = source.len() / (g.images * pixels);
     let offsets = (0..inputs).map(|channel| channel * pixels).collect::<Vec<_>>();
-    let mut output = unwritten(g.images * channels * pixels);
+    let mut output = uninitialized(g.images * channels * pixels);
     output
         .par_chunks_exact_mut(channels * pixels)
         .zip(source.par_chunks_exact(inputs * pixels))
         .for_each(|(output, source)| {
-            vectorised(Accumulate {
+            vectorized(Accumulate {
                 weights: packed,
                 offsets: &offsets,
-                field: source,
+                source,
                 outputs: output,
                 row: pixels,
                 length: pixels,
@@ -156,7 +157,7 @@ fn pointwise(source: &[f32], packed: &[f32], channels: usize, g: &Geometry) -> V
 }
 
 /// Offset of a tap in the layout of a convolution's input.
-fn layout_tap(layout: &Layout, stride: usize, channel: usize, ky: usize, kx: usize) -> usize {
+fn layout_tap(layout: &PaddedPlanes, stride: usize, channel: usize, ky: usize, kx: usize) -> usize {
     layout.offset(channel, (ky % stride, kx % stride), (ky / stride, kx / stride))
 }
 
@@ -183,7 +184,7 @@ pub(crate) fn pack(rows: usize, columns: usize, weight: impl Fn(usize, usize) ->
 
 /// What a convolution makes of a source: sums of shifted runs for each of `channels` channels of `pixels` pixels.
 struct Sums<'a> {
-    layout: &'a Layout,
+    layout: &'a PaddedPlanes,
     /// `[blocks][offsets.len()][BLOCK]`.
     packed: &'a [f32],
     offsets: &'a [usize],
@@ -210,14 +211,14 @@ impl Sums<'_> {
             .par_chunks_mut(of_task * channels * pixels)
             .zip(source.par_chunks(of_task * source_image))
             .for_each(|(output, source)| {
-                let (mut field, mut runs) = (vec![0.0; layout.len()], unwritten(rows * run));
+                let (mut padded, mut runs) = (vec![0.0; layout.len()], uninitialized(rows * run));
                 let groups = output.chunks_mut(layout.images * channels * pixels);
                 for (output, source) in groups.zip(source.chunks(layout.images * source_image)) {
-                    layout.fill(&mut field, source);
-                    vectorised(Accumulate {
+                    layout.fill(&mut padded, source);
+                    vectorized(Accumulate {
                         weights: self.packed,
                         offsets: self.offsets,
-                        field: &field,
+                        source: &padded,
                         outputs: &mut runs,
                         row: run,
                         length: source.len() / source_image * layout.image(),
@@ -248,7 +249,7 @@ pub(crate) fn input_gradient(gradient: &[f32], weight: &[f32], geometry: &Geomet
     // At a stride, some pixels are in no window.
     let count = g.images * g.inputs * pixels;
     let mut output = if g.stride == 1 {
-        unwritten(count)
+        uninitialized(count)
     } else {
         vec![0.0; count]
     };
@@ -260,7 +261,7 @@ pub(crate) fn input_gradient(gradient: &[f32], weight: &[f32], geometry: &Geomet
             let reach = |phase| (g.kernel - 1 - phase) / g.stride;
             let (row_reach, column_reach) = (reach(row_phase), reach(column_phase));
             let group = g.group(rows.length * columns.length * g.outputs);
-            let layout = Layout::new(rows, columns, g.outputs, (height, width), group);
+            let layout = PaddedPlanes::new(rows, columns, g.outputs, (height, width), group);
 
             let mut offsets = Vec::new();
             let mut taps = Vec::new();
@@ -306,12 +307,12 @@ pub(crate) fn weight_gradient(x: &[f32], gradient: &[f32], geometry: &Geometry) 
     }
     let (rows, columns) = g.input_axes();
     let image = rows.length * columns.length;
-    let field = image * rows.phases.len() * columns.phases.len() * g.inputs;
-    let group = g.group(field.max(image * g.outputs));
+    let padded = image * rows.phases.len() * columns.phases.len() * g.inputs;
+    let group = g.group(padded.max(image * g.outputs));
     let outputs = g.outputs.next_multiple_of(BLOCK);
     let given = (Axis::of_outputs(&rows), Axis::of_outputs(&columns));
-    let given = Layout::new(given.0, given.1, g.outputs, size, group);
-    let layout = Layout::new(rows, columns, g.inputs, (g.height, g.width), group);
+    let given = PaddedPlanes::new(given.0, given.1, g.outputs, size, group);
+    let layout = PaddedPlanes::new(rows, columns, g.inputs, (g.height, g.width), group);
     let offsets = each_tap(g.inputs, g.kernel)
         .map(|(c, ky, kx)| layout_tap(&layout, g.stride, c, ky, kx))
         .collect::<Vec<_>>();
@@ -319,10 +320,10 @@ pub(crate) fn weight_gradient(x: &[f32], gradient: &[f32], geometry: &Geometry) 
     let (x_image, y_image) = g.floats_of_an_image();
     g.sum_over_images(x, gradient, group, outputs * offsets.len(), |x, gradient| {
         let mut sums = vec![0.0; outputs * offsets.len()];
-        let mut field = vec![0.0; layout.len()];
+        let mut padded = vec![0.0; layout.len()];
         let mut rows = vec![0.0; outputs * given.plane];
         for (x, gradient) in x.chunks(group * x_image).zip(gradient.chunks(group * y_image)) {
-            layout.fill(&mut field, x);
+            layout.fill(&mut padded, x);
             given.fill(&mut rows, gradient);
             let images = x.len() / x_image;
             if images < group {
@@ -331,10 +332,10 @@ pub(crate) fn weight_gradient(x: &[f32], gradient: &[f32], geometry: &Geometry) 
                     row[images * given.image()..].fill(0.0);
                 }
             }
-            vectorised(Correlate {
+            vectorized(Correlate {
                 rows: &rows,
                 row: given.plane,
-                field: &field,
+                source: &padded,
                 offsets: &offsets,
                 sums: &mut sums,
                 length: images * given.image(),
@@ -351,7 +352,7 @@ fn weight_gradient_by_channels(x: &[f32], gradient: &[f32], g: &Geometry) -> Vec
     let (rows, columns) = g.input_axes();
     let (height, width) = g.output_size();
     let (x_image, y_image) = g.floats_of_an_image();
-    let layout = Layout::new(rows, columns, g.inputs, (g.height, g.width), 1);
+    let layout = PaddedPlanes::new(rows, columns, g.inputs, (g.height, g.width), 1);
     let phases = layout.rows.phases.len() * layout.columns.phases.len();
     // Channels of a position, and positions of a phase.
     let channels = g.inputs.next_multiple_of(VECTOR);
@@ -372,20 +373,20 @@ fn weight_gradient_by_channels(x: &[f32], gradient: &[f32], g: &Geometry) -> Vec
     let total = g.sum_over_images(x, gradient, 1, of_tap * taps.len(), |x, gradient| {
         let mut sums = vec![0.0; of_tap * taps.len()];
         let mut planes = vec![0.0; layout.len()];
-        let mut field = unwritten(phases * positions * channels);
-        let mut packed = unwritten(outputs * offsets.len());
+        let mut padded = uninitialized(phases * positions * channels);
+        let mut packed = uninitialized(outputs * offsets.len());
         for (x, gradient) in x.chunks_exact(x_image).zip(gradient.chunks_exact(y_image)) {
             layout.fill(&mut planes, x);
             let planes = planes.chunks_exact(g.inputs * layout.plane);
-            for (planes, field) in planes.zip(field.chunks_exact_mut(positions * channels)) {
-                transpose(planes, layout.plane, g.inputs, positions, field, channels);
+            for (planes, padded) in planes.zip(padded.chunks_exact_mut(positions * channels)) {
+                transpose(planes, layout.plane, g.inputs, positions, padded, channels);
             }
             pack_rows(gradient, offsets.len(), g.outputs, offsets.len(), &mut packed);
             for (tap, sums) in taps.iter().zip(sums.chunks_exact_mut(of_tap)) {
-                vectorised(Accumulate {
+                vectorized(Accumulate {
                     weights: &packed,
                     offsets: &offsets,
-                    field: &field[*tap..],
+                    source: &padded[*tap..],
                     outputs: sums,
                     row: channels,
                     length: g.inputs,
@@ -395,7 +396,7 @@ fn weight_gradient_by_channels(x: &[f32], gradient: &[f32], g: &Geometry) -> Vec
         }
         sums
     });
-    let mut of_weight = unwritten(g.outputs * g.inputs * taps.len());
+    let mut of_weight = uninitialized(g.outputs * g.inputs * taps.len());
     of_weight
         .par_chunks_exact_mut(g.inputs * taps.len())
         .enumerate()

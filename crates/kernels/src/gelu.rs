@@ -4,7 +4,7 @@ use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
 use crate::exponential::exp_of_negative;
-use crate::simd::vectorised;
+use crate::simd::vectorized;
 
 /// Numbers that a task takes: a few hundred microseconds' work at most, and enough to be worth a task.
 const TASK: usize = 16 * 1024;
@@ -15,13 +15,13 @@ pub(crate) fn forward(x: &[f32]) -> Vec<f32> {
     output
         .par_chunks_mut(TASK)
         .zip(x.par_chunks(TASK))
-        .for_each(|(output, x)| vectorised(Forward { x, output }));
+        .for_each(|(output, x)| vectorized(Forward { x, output }));
     output
 }
 
 /// [`forward`] where nobody else needs the input.
 pub(crate) fn forward_in_place(x: &mut [f32]) {
-    x.par_chunks_mut(TASK).for_each(|x| vectorised(InPlace { x }));
+    x.par_chunks_mut(TASK).for_each(|x| vectorized(InPlace { x }));
 }
 
 /// The gradient at `x`: `gradient`, that of the output, times `Φ(x) + x · φ(x)`.
@@ -29,7 +29,7 @@ pub(crate) fn backward(x: &[f32], gradient: &mut [f32]) {
     gradient
         .par_chunks_mut(TASK)
         .zip(x.par_chunks(TASK))
-        .for_each(|(gradient, x)| vectorised(Gradient { x, gradient }));
+        .for_each(|(gradient, x)| vectorized(Gradient { x, gradient }));
 }
 
 struct Forward<'a> {

@@ -1,11 +1,11 @@
-//! Layer normalisation and its gradients on the CPU: rows are read twice, in vectors and on all cores, where Burn's
+//! Layer normalization and its gradients on the CPU: rows are read twice, in vectors and on all cores, where Burn's
 //! composition passes over memory a dozen times on one.
 
 use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
-use crate::pages::unwritten;
-use crate::simd::{sum_of_pairs, vectorised};
+use crate::simd::{sum_of_pairs, vectorized};
+use crate::uninitialized::uninitialized;
 
 /// Numbers that a task takes, in whole rows; sums over rows are made task by task, so that they are the same on any number of
 /// threads.
@@ -15,12 +15,12 @@ const TASK: usize = 16 * 1024;
 pub(crate) fn forward(x: &[f32], weight: &[f32], bias: &[f32], epsilon: f32) -> Vec<f32> {
     let row = weight.len();
     let task = TASK.div_ceil(row) * row;
-    let mut output = unwritten(x.len());
+    let mut output = uninitialized(x.len());
     output
         .par_chunks_mut(task)
         .zip(x.par_chunks(task))
         .for_each(|(output, x)| {
-            vectorised(Forward {
+            vectorized(Forward {
                 x,
                 output,
                 weight,
@@ -45,7 +45,7 @@ pub(crate) fn backward(
         .zip(x.par_chunks(task))
         .map(|(gradient, x)| {
             let (mut of_weight, mut of_bias) = (vec![0.0; row], vec![0.0; row]);
-            vectorised(Backward {
+            vectorized(Backward {
                 x,
                 gradient,
                 weight,

@@ -1,42 +1,40 @@
-//! Operations that Burn 0.22 has slow on a device, made again for it: convolution, batch normalisation, GELU, softmax, and
-//! steps of optimizers and moving averages on `flex`, its CPU backend. Everywhere else they are Burn's own, composed as its layers do. Which it is, the tensor's
-//! device decides at run time.
+//! Operations that Burn 0.22 lacks, or has slow or inexact, on a backend.
 //!
-//! Why: Burn composes a convolution's gradients from convolutions of other shapes, and batch normalisation from a dozen
-//! passes over memory. A step of the narrow ResNet-18 that the quick-start trains takes 2.6 times less CPU time with
-//! these, and its groups of batch statistics, which cost Burn's composition four more copies, are free.
+//! On `flex`, Burn's CPU backend, in f32: convolution, linear layers, batch and layer normalization, attention, GELU,
+//! softmax, and the steps of optimizers and moving averages. On every other device and type they are Burn's own
+//! operations. The tensor's device and type decide at run time.
+//!
+//! Burn composes a convolution's gradients from convolutions of other shapes, and batch normalization from a dozen passes
+//! over memory. With these kernels a step of the quick start's narrow ResNet-18 takes 2.6 times less CPU time, and groups
+//! of batch statistics are free, which cost Burn's composition four more copies.
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 mod attention;
+mod backend;
 mod batch_norm;
 mod composed;
 mod convolution;
 mod exponential;
-mod extension;
-mod extension_residual;
-mod extension_tokens;
-mod field;
 mod gelu;
 mod layer_norm;
 mod linear;
 mod matrix;
-mod pages;
+mod padded;
 mod product;
 mod residual;
 mod simd;
 mod softmax;
+mod uninitialized;
 mod update;
-mod winograd;
 
 use burn::backend::Dispatch;
 use burn::tensor::module::batch_norm_train;
 use burn::tensor::ops::ConvOptions;
 use burn::tensor::{DType, Device, FloatDType, Tensor, activation::relu};
 
-use extension::{KernelBackend, Normalisation, Window};
-use extension_residual::ResidualBackend;
-use extension_tokens::TokenBackend;
-pub use pages::KeepPages;
+use backend::residual::ResidualBackend;
+use backend::transformer::TransformerBackend;
+use backend::{KernelBackend, Normalization, Window};
 
 /// Whether the operations of this crate are made for the tensor.
 fn native<const D: usize>(tensor: &Tensor<D>) -> bool {
@@ -118,7 +116,7 @@ pub fn linear<const D: usize>(x: Tensor<D>, weight: Tensor<2>, bias: Option<Tens
             );
             shape[D - 1] = outputs;
             let x: Tensor<2> = x.reshape([rows, inputs]);
-            let output = <Dispatch as TokenBackend>::linear_of(
+            let output = <Dispatch as TransformerBackend>::linear_forward(
                 x.into_dispatch(),
                 weight.into_dispatch(),
                 bias.into_dispatch(),
@@ -153,7 +151,8 @@ pub fn layer_norm<const D: usize>(
     );
     let rows: Tensor<2> = x.reshape([shape[..D - 1].iter().product(), channels]);
     let (weight, bias) = (weight.into_dispatch(), bias.into_dispatch());
-    let output = <Dispatch as TokenBackend>::layer_norm_of(rows.into_dispatch(), weight, bias, epsilon);
+    let output =
+        <Dispatch as TransformerBackend>::layer_norm_forward(rows.into_dispatch(), weight, bias, epsilon);
     Tensor::<2>::from_dispatch(output).reshape(shape)
 }
 
@@ -168,7 +167,7 @@ pub fn attention(qkv: &Tensor<3>, heads: usize) -> Option<Tensor<3>> {
     if !native(qkv) || images * tokens * width == 0 || !width.is_multiple_of(3 * heads) {
         return None;
     }
-    let output = <Dispatch as TokenBackend>::attend(qkv.clone().into_dispatch(), heads);
+    let output = <Dispatch as TransformerBackend>::attend(qkv.clone().into_dispatch(), heads);
     Some(Tensor::from_dispatch(output))
 }
 
@@ -178,7 +177,7 @@ pub fn attention(qkv: &Tensor<3>, heads: usize) -> Option<Tensor<3>> {
 /// composed, so that the gradient is that of `erf`.
 pub fn gelu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
     if native(&x) {
-        return Tensor::from_dispatch(<Dispatch as KernelBackend>::gelu_of(x.into_dispatch()));
+        return Tensor::from_dispatch(<Dispatch as KernelBackend>::gelu_forward(x.into_dispatch()));
     }
     let twice_cdf = (x.clone() * std::f64::consts::FRAC_1_SQRT_2).erf() + 1.0;
     x * 0.5 * twice_cdf
@@ -187,14 +186,14 @@ pub fn gelu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
 /// `exp(x) / Σ exp(x)` over the last dimension, differentiable in `x`.
 pub fn softmax<const D: usize>(x: Tensor<D>) -> Tensor<D> {
     if native(&x) && x.dims()[D - 1] > 0 {
-        return Tensor::from_dispatch(<Dispatch as KernelBackend>::softmax_of(x.into_dispatch()));
+        return Tensor::from_dispatch(<Dispatch as KernelBackend>::softmax_forward(x.into_dispatch()));
     }
     burn::tensor::activation::softmax(x, D - 1)
 }
 
 /// What [`batch_norm`] gives.
-pub struct Normalised<const D: usize> {
-    /// The normalised input, shaped as it.
+pub struct Normalized<const D: usize> {
+    /// The normalized input, shaped as it.
     pub output: Tensor<D>,
     /// Mean of the groups' means, `[channels]`, outside autodiff.
     pub mean: Tensor<1>,
@@ -202,10 +201,10 @@ pub struct Normalised<const D: usize> {
     pub variance: Tensor<1>,
 }
 
-/// What follows a batch normalisation and is computed with it.
+/// What follows a batch normalization and is computed with it.
 // Made once a layer and moved at once: a box would only add an allocation.
 #[allow(clippy::large_enum_variant)]
-pub enum Then<const D: usize> {
+pub enum Epilogue<const D: usize> {
     /// Nothing.
     Nothing,
     /// ReLU.
@@ -214,7 +213,7 @@ pub enum Then<const D: usize> {
     AddRelu(Tensor<D>),
 }
 
-/// Batch normalisation with the statistics of each of `groups` equal runs of images, and what follows it;
+/// Batch normalization with the statistics of each of `groups` equal runs of images, and what follows it;
 /// differentiable in `x`, `weight`, `bias` and a shortcut, through the statistics too.
 ///
 /// # Shapes
@@ -229,8 +228,8 @@ pub fn batch_norm<const D: usize>(
     bias: Tensor<1>,
     groups: usize,
     epsilon: f64,
-    then: Then<D>,
-) -> Normalised<D> {
+    then: Epilogue<D>,
+) -> Normalized<D> {
     let shape = x.dims();
     let (images, channels) = (shape[0], shape[1]);
     assert!(
@@ -243,7 +242,7 @@ pub fn batch_norm<const D: usize>(
         tensor.mean_dim(0).reshape([channels])
     };
 
-    if let Then::AddRelu(shortcut) = &then {
+    if let Epilogue::AddRelu(shortcut) = &then {
         assert!(
             shortcut.dims() == shape,
             "a shortcut of {:?} cannot be added to {shape:?}",
@@ -257,19 +256,19 @@ pub fn batch_norm<const D: usize>(
         let plain = x.clone().without_autodiff().into_dispatch();
         let statistics = <Dispatch as KernelBackend>::group_statistics(plain, groups);
         let statistics = Tensor::<2>::from_dispatch(statistics);
-        let how = Normalisation {
+        let how = Normalization {
             groups,
             epsilon,
-            relu: !matches!(then, Then::Nothing),
+            relu: !matches!(then, Epilogue::Nothing),
         };
         let (x, weight, bias) = (x.into_dispatch(), weight.into_dispatch(), bias.into_dispatch());
         let kept = statistics.clone().into_dispatch();
         let output = match then {
-            Then::AddRelu(shortcut) => {
+            Epilogue::AddRelu(shortcut) => {
                 let shortcut = shortcut.reshape([images, channels, pixels, 1]).into_dispatch();
-                <Dispatch as ResidualBackend>::normalise_add(x, weight, bias, shortcut, kept, how)
+                <Dispatch as ResidualBackend>::normalize_add(x, weight, bias, shortcut, kept, how)
             }
-            _ => <Dispatch as KernelBackend>::normalise(x, weight, bias, kept, how),
+            _ => <Dispatch as KernelBackend>::normalize(x, weight, bias, kept, how),
         };
         let row = |index| {
             mean_over_groups(
@@ -279,14 +278,14 @@ pub fn batch_norm<const D: usize>(
                     .reshape([groups * channels]),
             )
         };
-        return Normalised {
+        return Normalized {
             output: Tensor::<4>::from_dispatch(output).reshape(shape),
             mean: row(0),
             variance: row(1),
         };
     }
 
-    // Groups folded into the channels, so that one normalisation does them all.
+    // Groups folded into the channels, so that one normalization does them all.
     let folded = if groups == 1 {
         x.reshape([images, channels, pixels])
     } else {
@@ -309,11 +308,11 @@ pub fn batch_norm<const D: usize>(
             .swap_dims(0, 1)
             .reshape(shape)
     };
-    Normalised {
+    Normalized {
         output: match then {
-            Then::Nothing => output,
-            Then::Relu => relu(output),
-            Then::AddRelu(shortcut) => relu(output + shortcut),
+            Epilogue::Nothing => output,
+            Epilogue::Relu => relu(output),
+            Epilogue::AddRelu(shortcut) => relu(output + shortcut),
         },
         mean: mean_over_groups(batch.mean),
         variance: mean_over_groups(batch.variance),
@@ -522,7 +521,13 @@ mod tests {
             ([6, 3, 5, 5], 3, true),
             ([8, 20, 2, 2], 2, true),
         ] {
-            let then = || if with_relu { Then::Relu } else { Then::Nothing };
+            let then = || {
+                if with_relu {
+                    Epilogue::Relu
+                } else {
+                    Epilogue::Nothing
+                }
+            };
             let x = (tensor(shape, 1.0, &device) * 3.0 + 2.0).require_grad_leaf();
             let weight = (tensor([shape[1]], 2.0, &device) + 1.0).require_grad_leaf();
             let bias = tensor([shape[1]], 3.0, &device).require_grad();
@@ -573,7 +578,7 @@ mod tests {
                 let (x, added) = (cast(x.clone()), cast(shortcut.clone().permute([0, 3, 1, 2])));
                 let end = |x: Tensor<4>, added| {
                     let (weight, bias) = (cast_1(weight.clone()), cast_1(bias.clone()));
-                    batch_norm(x, weight, bias, groups, 1e-5, Then::AddRelu(added)).output
+                    batch_norm(x, weight, bias, groups, 1e-5, Epilogue::AddRelu(added)).output
                 };
                 let once = end(x.clone(), added);
                 let output = end(once.clone(), once);
@@ -611,8 +616,8 @@ mod tests {
             Tensor::zeros([2], &Device::flex()),
             Tensor::ones([2], &Device::flex()),
         );
-        let near = batch_norm(x.clone(), one.clone(), zero.clone(), 1, 1e-5, Then::Nothing).variance;
-        let far = batch_norm(x + 100.0, one, zero, 1, 1e-5, Then::Nothing).variance;
+        let near = batch_norm(x.clone(), one.clone(), zero.clone(), 1, 1e-5, Epilogue::Nothing).variance;
+        let far = batch_norm(x + 100.0, one, zero, 1, 1e-5, Epilogue::Nothing).variance;
         assert!(error(far, near) < 1e-4);
     }
 }

@@ -5,8 +5,8 @@ use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
 use crate::matrix::{Output, Threads, View, product};
-use crate::pages::unwritten;
-use crate::simd::vectorised;
+use crate::simd::vectorized;
+use crate::uninitialized::uninitialized;
 
 /// Rows of a task that sums columns; fixed, so that sums are the same on any number of threads.
 const ROWS: usize = 64;
@@ -16,7 +16,7 @@ pub(crate) fn forward(x: &[f32], weight: &[f32], bias: &[f32]) -> Vec<f32> {
     let outputs = bias.len();
     let inputs = weight.len() / outputs;
     let rows = x.len() / inputs;
-    let mut output = unwritten(rows * outputs);
+    let mut output = uninitialized(rows * outputs);
     output.par_chunks_mut(ROWS * outputs).for_each(|rows| {
         rows.chunks_exact_mut(outputs)
             .for_each(|row| row.copy_from_slice(bias))
@@ -40,7 +40,7 @@ pub(crate) fn forward(x: &[f32], weight: &[f32], bias: &[f32]) -> Vec<f32> {
 pub(crate) fn of_input(weight: &[f32], gradient: &[f32], inputs: usize) -> Vec<f32> {
     let outputs = weight.len() / inputs;
     let rows = gradient.len() / outputs;
-    let mut made = unwritten(rows * inputs);
+    let mut made = uninitialized(rows * inputs);
     let output = Output {
         values: &mut made,
         add: false,
@@ -60,7 +60,7 @@ pub(crate) fn of_input(weight: &[f32], gradient: &[f32], inputs: usize) -> Vec<f
 pub(crate) fn of_weight(x: &[f32], gradient: &[f32], inputs: usize) -> Vec<f32> {
     let rows = x.len() / inputs;
     let outputs = gradient.len() / rows;
-    let mut made = unwritten(outputs * inputs);
+    let mut made = uninitialized(outputs * inputs);
     let output = Output {
         values: &mut made,
         add: false,
@@ -82,7 +82,7 @@ pub(crate) fn of_bias(gradient: &[f32], outputs: usize) -> Vec<f32> {
         .par_chunks(ROWS * outputs)
         .map(|rows| {
             let mut sums = vec![0.0; outputs];
-            vectorised(Columns {
+            vectorized(Columns {
                 rows,
                 sums: &mut sums,
             });

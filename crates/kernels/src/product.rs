@@ -7,14 +7,14 @@ pub(crate) const BLOCK: usize = 8;
 /// Terms that are summed before the next tile is begun, so that the weights in use stay in the nearest cache.
 const TERMS: usize = 288;
 
-/// `outputs[o][t] = Σ_k weights[o][k] · field[offsets[k] + t]`.
+/// `outputs[o][t] = Σ_k weights[o][k] · source[offsets[k] + t]`.
 ///
 /// - `weights`: `[blocks][offsets.len()][BLOCK]`
 /// - `outputs`: rows of `row` floats, `BLOCK` for each block; the first `length` floats of each are written
 pub(crate) struct Accumulate<'a> {
     pub(crate) weights: &'a [f32],
     pub(crate) offsets: &'a [usize],
-    pub(crate) field: &'a [f32],
+    pub(crate) source: &'a [f32],
     pub(crate) outputs: &'a mut [f32],
     pub(crate) row: usize,
     pub(crate) length: usize,
@@ -58,7 +58,7 @@ impl Accumulate<'_> {
                             weights,
                             column: part * ROWS,
                             offsets: &self.offsets[from..to],
-                            field: &self.field[start..],
+                            source: &self.source[start..],
                             outputs: &mut self.outputs[row..],
                             row: self.row,
                             fresh: from == 0 && !self.add,
@@ -85,7 +85,7 @@ struct Tile<'a> {
     /// The first of the block's outputs.
     column: usize,
     offsets: &'a [usize],
-    field: &'a [f32],
+    source: &'a [f32],
     outputs: &'a mut [f32],
     row: usize,
     /// Whether these are the first terms.
@@ -105,7 +105,7 @@ impl Tile<'_> {
             }
         }
         for (weights, offset) in self.weights.chunks_exact(BLOCK).zip(self.offsets) {
-            let (run, _) = S::as_simd_f32s(&self.field[*offset..*offset + tile]);
+            let (run, _) = S::as_simd_f32s(&self.source[*offset..*offset + tile]);
             let mut vectors = [simd.splat_f32s(0.0); VECTORS];
             vectors.copy_from_slice(&run[..VECTORS]);
             let weights = &weights[column..column + ROWS];
@@ -135,7 +135,7 @@ impl Tile<'_> {
             }
         }
         for (weights, offset) in self.weights.chunks_exact(BLOCK).zip(self.offsets) {
-            let vector = simd.partial_load_f32s(&self.field[*offset..*offset + length]);
+            let vector = simd.partial_load_f32s(&self.source[*offset..*offset + length]);
             let weights = &weights[column..column + ROWS];
             for o in 0..ROWS {
                 sums[o] = simd.mul_add_e_f32s(simd.splat_f32s(weights[o]), vector, sums[o]);
@@ -147,7 +147,7 @@ impl Tile<'_> {
     }
 }
 
-/// `sums[o][k] += Σ_t rows[o][t] · field[offsets[k] + t]` for `t < length`; a few floats past `length` are read, and
+/// `sums[o][k] += Σ_t rows[o][t] · source[offsets[k] + t]` for `t < length`; a few floats past `length` are read, and
 /// must be zero in `rows`.
 ///
 /// - `rows`: runs of `row` floats, a multiple of [`BLOCK`] of them
@@ -155,7 +155,7 @@ impl Tile<'_> {
 pub(crate) struct Correlate<'a> {
     pub(crate) rows: &'a [f32],
     pub(crate) row: usize,
-    pub(crate) field: &'a [f32],
+    pub(crate) source: &'a [f32],
     pub(crate) offsets: &'a [usize],
     pub(crate) sums: &'a mut [f32],
     pub(crate) length: usize,
@@ -181,7 +181,7 @@ impl Correlate<'_> {
         let Self {
             rows,
             row,
-            field,
+            source,
             offsets,
             sums,
             length,
@@ -196,7 +196,7 @@ impl Correlate<'_> {
                     simd,
                     rows,
                     row,
-                    field,
+                    source,
                     &offsets[column..],
                     sums,
                     columns,
@@ -209,7 +209,7 @@ impl Correlate<'_> {
                     simd,
                     rows,
                     row,
-                    field,
+                    source,
                     &offsets[column..],
                     sums,
                     columns,
@@ -227,7 +227,7 @@ fn one_sum<S: Simd, const ROWS: usize, const COLUMNS: usize>(
     simd: S,
     rows: &[f32],
     row: usize,
-    field: &[f32],
+    source: &[f32],
     offsets: &[usize],
     sums: &mut [f32],
     columns: usize,
@@ -239,7 +239,7 @@ fn one_sum<S: Simd, const ROWS: usize, const COLUMNS: usize>(
         std::array::from_fn(|o| &S::as_simd_f32s(&rows[o * row..(o + 1) * row]).0[..count]);
     let runs: [&[S::f32s]; COLUMNS] = std::array::from_fn(|k| {
         let offset = offsets[k];
-        &S::as_simd_f32s(&field[offset..offset + count * S::F32_LANES]).0[..count]
+        &S::as_simd_f32s(&source[offset..offset + count * S::F32_LANES]).0[..count]
     });
     let mut totals = [[simd.splat_f32s(0.0); COLUMNS]; ROWS];
     for i in 0..count {
@@ -309,17 +309,17 @@ mod tests {
 
     /// Both products by their definitions, whatever the vectors' length and the number of registers.
     fn check<S: Simd>(simd: S) {
-        let (terms, length, row) = (TERMS + 7, 50, 50 + crate::field::SLACK);
+        let (terms, length, row) = (TERMS + 7, 50, 50 + crate::padded::SLACK);
         let value = |i: usize, seed: usize| ((i * 7919 + seed * 104_729) % 1009) as f32 / 1009.0 - 0.5;
         let of = |count: usize, seed| (0..count).map(|i| value(i, seed)).collect::<Vec<_>>();
         let offsets = (0..terms).map(|k| k * 13 % 200).collect::<Vec<_>>();
-        let field = of(200 + row, 1);
+        let source = of(200 + row, 1);
         let weights = of(2 * terms * BLOCK, 2);
         let mut outputs = vec![f32::NAN; 2 * BLOCK * row];
         let product = Accumulate {
             weights: &weights,
             offsets: &offsets,
-            field: &field,
+            source: &source,
             outputs: &mut outputs,
             row,
             length,
@@ -329,7 +329,7 @@ mod tests {
         for o in 0..2 * BLOCK {
             let weight = |k: usize| weights[(o / BLOCK * terms + k) * BLOCK + o % BLOCK];
             for t in 0..length {
-                let exact = (0..terms).map(|k| f64::from(weight(k)) * f64::from(field[offsets[k] + t]));
+                let exact = (0..terms).map(|k| f64::from(weight(k)) * f64::from(source[offsets[k] + t]));
                 let difference = f64::from(outputs[o * row + t]) - exact.sum::<f64>();
                 assert!(difference.abs() < 1e-4, "{simd:?}: output {o} at {t}");
             }
@@ -341,7 +341,7 @@ mod tests {
         let product = Correlate {
             rows: &rows,
             row,
-            field: &field,
+            source: &source,
             offsets: &offsets,
             sums: &mut sums,
             length,
@@ -349,7 +349,7 @@ mod tests {
         simd.vectorize(product);
         for (number, sum) in sums.iter().enumerate() {
             let (o, offset) = (number / terms, offsets[number % terms]);
-            let exact = (0..length).map(|t| f64::from(rows[o * row + t]) * f64::from(field[offset + t]));
+            let exact = (0..length).map(|t| f64::from(rows[o * row + t]) * f64::from(source[offset + t]));
             let difference = f64::from(*sum) - 1.0 - exact.sum::<f64>();
             assert!(difference.abs() < 1e-4, "{simd:?}: sum {number}");
         }
@@ -369,6 +369,6 @@ mod tests {
                 check(simd);
             }
         }
-        crate::simd::vectorised(Widest);
+        crate::simd::vectorized(Widest);
     }
 }

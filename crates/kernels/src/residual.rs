@@ -1,15 +1,15 @@
-//! The end of a residual block on the CPU: batch normalisation, the shortcut added, ReLU, and their gradients. Apart they are three
-//! passes over the largest fields of a ResNet in each direction.
+//! The end of a residual block on the CPU: batch normalization, the shortcut added, ReLU, and their gradients. Apart they are three
+//! passes over the largest feature maps of a ResNet in each direction.
 
 use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
 use crate::batch_norm::{Channel, Extent, Sums, channels, splat};
-use crate::pages::unwritten;
-use crate::simd::vectorised;
+use crate::simd::vectorized;
+use crate::uninitialized::uninitialized;
 
-/// The images normalised, scaled and shifted, plus `shortcut`, then ReLU: the end of a residual block.
-pub(crate) fn normalise_add_relu(
+/// The images normalized, scaled and shifted, plus `shortcut`, then ReLU: the end of a residual block.
+pub(crate) fn normalize_add_relu(
     x: &[f32],
     shortcut: &[f32],
     statistics: &[f32],
@@ -19,14 +19,14 @@ pub(crate) fn normalise_add_relu(
     extent: &Extent,
 ) -> Vec<f32> {
     let channels = channels(statistics, weight, bias, epsilon);
-    let mut output = unwritten(x.len());
+    let mut output = uninitialized(x.len());
     output
         .par_chunks_mut(extent.image())
         .zip(x.par_chunks(extent.image()))
         .zip(shortcut.par_chunks(extent.image()))
         .enumerate()
         .for_each(|(image, ((output, x), shortcut))| {
-            vectorised(NormaliseAddRelu {
+            vectorized(NormalizeAddRelu {
                 x,
                 shortcut,
                 output,
@@ -37,7 +37,7 @@ pub(crate) fn normalise_add_relu(
     output
 }
 
-struct NormaliseAddRelu<'a> {
+struct NormalizeAddRelu<'a> {
     x: &'a [f32],
     shortcut: &'a [f32],
     output: &'a mut [f32],
@@ -45,7 +45,7 @@ struct NormaliseAddRelu<'a> {
     pixels: usize,
 }
 
-impl WithSimd for NormaliseAddRelu<'_> {
+impl WithSimd for NormalizeAddRelu<'_> {
     type Output = ();
 
     #[inline(always)]
@@ -72,7 +72,7 @@ impl WithSimd for NormaliseAddRelu<'_> {
     }
 }
 
-/// The gradients of [`normalise_add_relu`]. `gradient` is that of the output, and becomes that of the shortcut (zero where
+/// The gradients of [`normalize_add_relu`]. `gradient` is that of the output, and becomes that of the shortcut (zero where
 /// `output` is); those of x, weight and bias are returned.
 #[allow(clippy::too_many_arguments)]
 pub(crate) fn gradients_add_relu(
@@ -97,7 +97,7 @@ pub(crate) fn gradients_add_relu(
         )
         .enumerate()
         .for_each(|(image, ((planes, gradient), (x, output)))| {
-            vectorised(MaskedSums {
+            vectorized(MaskedSums {
                 x,
                 output,
                 gradient,
@@ -108,13 +108,13 @@ pub(crate) fn gradients_add_relu(
         });
 
     let sums = Sums::of(&planes, statistics, weight, epsilon, extent);
-    let mut of_x = unwritten(x.len());
+    let mut of_x = uninitialized(x.len());
     of_x.par_chunks_mut(extent.image())
         .zip(gradient.par_chunks(extent.image()))
         .zip(x.par_chunks(extent.image()))
         .enumerate()
         .for_each(|(image, ((of_x, gradient), x))| {
-            vectorised(InputGradientBeside {
+            vectorized(InputGradientBeside {
                 x,
                 gradient,
                 of_x,

@@ -3,7 +3,7 @@
 use pulp::{Arch, WithSimd};
 
 /// Runs `operation` with AVX-512 where it is compiled in and there, else AVX2, NEON, or plain floats.
-pub(crate) fn vectorised<O: WithSimd>(operation: O) -> O::Output {
+pub(crate) fn vectorized<O: WithSimd>(operation: O) -> O::Output {
     let arch = Arch::new();
     // `Arch` knows AVX2 only with a feature of `pulp` that Burn's products leave off, and changing it would be a
     // change for them.

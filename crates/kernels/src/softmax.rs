@@ -5,25 +5,25 @@ use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
 use crate::exponential::exp_of_negative;
-use crate::simd::{LANES, sum_of_pairs, vectorised};
+use crate::simd::{LANES, sum_of_pairs, vectorized};
 
 /// Numbers that a task takes, in whole rows.
 const TASK: usize = 16 * 1024;
 
 /// [`forward`] on this thread alone.
 pub(crate) fn forward_here(x: &mut [f32], row: usize) {
-    vectorised(Forward { x, row });
+    vectorized(Forward { x, row });
 }
 
 /// [`backward`] on this thread alone.
 pub(crate) fn backward_here(y: &[f32], gradient: &mut [f32], row: usize) {
-    vectorised(Backward { y, gradient, row });
+    vectorized(Backward { y, gradient, row });
 }
 
 /// `exp(x) / Σ exp(x)` over each run of `row` numbers, in place.
 pub(crate) fn forward(x: &mut [f32], row: usize) {
     x.par_chunks_mut(TASK.div_ceil(row) * row)
-        .for_each(|x| vectorised(Forward { x, row }));
+        .for_each(|x| vectorized(Forward { x, row }));
 }
 
 /// The gradient of the input, `y · (g − Σ g·y)`, where `y` was the output; `gradient`, that of the output, becomes it.
@@ -32,7 +32,7 @@ pub(crate) fn backward(y: &[f32], gradient: &mut [f32], row: usize) {
     gradient
         .par_chunks_mut(task)
         .zip(y.par_chunks(task))
-        .for_each(|(gradient, y)| vectorised(Backward { y, gradient, row }));
+        .for_each(|(gradient, y)| vectorized(Backward { y, gradient, row }));
 }
 
 struct Forward<'a> {

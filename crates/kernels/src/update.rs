@@ -6,7 +6,7 @@
 use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
-use crate::simd::vectorised;
+use crate::simd::vectorized;
 use crate::{Adamw, Sgd};
 
 /// Numbers of each tensor that a task takes: those of four tensors fit the nearest caches.
@@ -19,7 +19,7 @@ pub(crate) fn sgd(weight: &mut [f32], gradient: &[f32], velocity: &mut [f32], ho
         .zip(gradient.par_chunks(TASK))
         .zip(velocity.par_chunks_mut(TASK))
         .for_each(|((weight, gradient), velocity)| {
-            vectorised(SgdTask {
+            vectorized(SgdTask {
                 weight,
                 gradient,
                 velocity,
@@ -35,7 +35,7 @@ pub(crate) fn adamw(weight: &mut [f32], gradient: &[f32], mean: &mut [f32], squa
         .zip(gradient.par_chunks(TASK))
         .zip(mean.par_chunks_mut(TASK).zip(square.par_chunks_mut(TASK)))
         .for_each(|((weight, gradient), (mean, square))| {
-            vectorised(AdamwTask {
+            vectorized(AdamwTask {
                 weight,
                 gradient,
                 mean,
@@ -51,7 +51,7 @@ pub(crate) fn moving_average(average: &mut [f32], value: &[f32], momentum: f64) 
         .par_chunks_mut(TASK)
         .zip(value.par_chunks(TASK))
         .for_each(|(average, value)| {
-            vectorised(AverageTask {
+            vectorized(AverageTask {
                 average,
                 value,
                 momentum,

@@ -13,7 +13,7 @@ use training::{OptimizerConfig, Rates};
 
 /// As the program has it.
 #[global_allocator]
-static MEMORY: kernels::KeepPages = kernels::KeepPages::new();
+static MEMORY: allocator::CachingAllocator = allocator::CachingAllocator::new();
 
 const NETWORKS: [(&str, &str); 2] = [
     (

@@ -2,7 +2,7 @@
 
 use burn::module::{Module, Param};
 use burn::tensor::{DType, Tensor};
-use kernels::Then;
+use kernels::Epilogue;
 
 use crate::context::Context;
 use crate::init::{Init, trained};
@@ -66,12 +66,12 @@ impl BatchNorm {
     /// In training, where the context's `batch_norm_images` does not divide the images, and where a group has a single
     /// value in a channel.
     pub fn forward<const D: usize>(&self, x: Tensor<D>, context: &Context) -> Tensor<D> {
-        in_f32(x, |x| self.normalise(x, context, Then::Nothing))
+        in_f32(x, |x| self.normalise(x, context, Epilogue::Nothing))
     }
 
     /// [`forward`](Self::forward), then ReLU: together they pass over memory once.
     pub fn forward_relu<const D: usize>(&self, x: Tensor<D>, context: &Context) -> Tensor<D> {
-        in_f32(x, |x| self.normalise(x, context, Then::Relu))
+        in_f32(x, |x| self.normalise(x, context, Epilogue::Relu))
     }
 
     /// [`forward`](Self::forward), then `shortcut` is added, then ReLU: the end of a residual block, in one pass too.
@@ -85,16 +85,16 @@ impl BatchNorm {
             // The sum is in 16 bits as the fields are: in f32 it would need both of them twice as wide.
             return relu(self.forward(x, context) + shortcut);
         }
-        self.normalise(x, context, Then::AddRelu(shortcut))
+        self.normalise(x, context, Epilogue::AddRelu(shortcut))
     }
 
-    fn normalise<const D: usize>(&self, x: Tensor<D>, context: &Context, then: Then<D>) -> Tensor<D> {
+    fn normalise<const D: usize>(&self, x: Tensor<D>, context: &Context, then: Epilogue<D>) -> Tensor<D> {
         if !context.training {
             let output = self.normalise_with_running_statistics(x);
             return match then {
-                Then::Nothing => output,
-                Then::Relu => relu(output),
-                Then::AddRelu(shortcut) => relu(output + shortcut),
+                Epilogue::Nothing => output,
+                Epilogue::Relu => relu(output),
+                Epilogue::AddRelu(shortcut) => relu(output + shortcut),
             };
         }
         let shape = x.dims();

@@ -1,4 +1,7 @@
-//! The operations as Burn knows them: what they are on `flex`, and how they are differentiated.
+//! The operations as extensions of Burn's backends: what `flex` computes, and how autodiff differentiates it.
+
+pub(crate) mod residual;
+pub(crate) mod transformer;
 
 use burn::backend::autodiff::NodeId;
 use burn::backend::autodiff::checkpoint::base::Checkpointer;
@@ -14,9 +17,9 @@ use crate::batch_norm::{self, Extent};
 use crate::convolution::{self, Geometry};
 use crate::{Adamw, Sgd, gelu, softmax, update};
 
-/// How a batch is normalised.
+/// How a batch is normalized.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Normalisation {
+pub(crate) struct Normalization {
     pub(crate) groups: usize,
     pub(crate) epsilon: f64,
     pub(crate) relu: bool,
@@ -54,34 +57,34 @@ pub(crate) trait KernelBackend: Backend {
     /// Means and biased variances, `[2, groups · channels]`, which are constants to what comes after.
     fn group_statistics(x: FloatTensor<Self>, groups: usize) -> FloatTensor<Self>;
 
-    /// `x` normalised with its groups' statistics. Its gradient passes through the statistics, as if they were
+    /// `x` normalized with its groups' statistics. Its gradient passes through the statistics, as if they were
     /// computed here.
-    fn normalise(
+    fn normalize(
         x: FloatTensor<Self>,
         weight: FloatTensor<Self>,
         bias: FloatTensor<Self>,
         statistics: FloatTensor<Self>,
-        how: Normalisation,
+        how: Normalization,
     ) -> FloatTensor<Self>;
 
-    /// The gradients of [`normalise`](Self::normalise): of `x`, `weight` and `bias`.
-    fn normalise_gradients(
+    /// The gradients of [`normalize`](Self::normalize): of `x`, `weight` and `bias`.
+    fn normalize_gradients(
         x: FloatTensor<Self>,
         weight: FloatTensor<Self>,
         bias: FloatTensor<Self>,
         statistics: FloatTensor<Self>,
         gradient: FloatTensor<Self>,
-        how: Normalisation,
+        how: Normalization,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>);
 
     /// The exact GELU, of any shape.
-    fn gelu_of(x: FloatTensor<Self>) -> FloatTensor<Self>;
+    fn gelu_forward(x: FloatTensor<Self>) -> FloatTensor<Self>;
 
     /// The gradient of the GELU's input.
     fn gelu_gradient(x: FloatTensor<Self>, gradient: FloatTensor<Self>) -> FloatTensor<Self>;
 
     /// Softmax over the last dimension.
-    fn softmax_of(x: FloatTensor<Self>) -> FloatTensor<Self>;
+    fn softmax_forward(x: FloatTensor<Self>) -> FloatTensor<Self>;
 
     /// The gradient of a softmax's input, from its output.
     fn softmax_gradient(output: FloatTensor<Self>, gradient: FloatTensor<Self>) -> FloatTensor<Self>;
@@ -180,16 +183,16 @@ impl KernelBackend for Flex {
         tensor(statistics, [2, values])
     }
 
-    fn normalise(
+    fn normalize(
         x: FlexTensor,
         weight: FlexTensor,
         bias: FlexTensor,
         statistics: FlexTensor,
-        how: Normalisation,
+        how: Normalization,
     ) -> FlexTensor {
         let (x, weight, bias) = (x.to_contiguous(), weight.to_contiguous(), bias.to_contiguous());
         let statistics = statistics.to_contiguous();
-        let output = batch_norm::normalise(
+        let output = batch_norm::normalize(
             x.storage(),
             statistics.storage(),
             weight.storage(),
@@ -201,13 +204,13 @@ impl KernelBackend for Flex {
         tensor(output, dims(&x))
     }
 
-    fn normalise_gradients(
+    fn normalize_gradients(
         x: FlexTensor,
         weight: FlexTensor,
         bias: FlexTensor,
         statistics: FlexTensor,
         gradient: FlexTensor,
-        how: Normalisation,
+        how: Normalization,
     ) -> (FlexTensor, FlexTensor, FlexTensor) {
         let (x, weight, bias) = (x.to_contiguous(), weight.to_contiguous(), bias.to_contiguous());
         let statistics = statistics.to_contiguous();
@@ -226,7 +229,7 @@ impl KernelBackend for Flex {
         (gradient, tensor(of_weight, channels), tensor(of_bias, channels))
     }
 
-    fn gelu_of(x: FlexTensor) -> FlexTensor {
+    fn gelu_forward(x: FlexTensor) -> FlexTensor {
         let mut x = owned(x);
         match x.try_storage_mut() {
             Some(values) => {
@@ -244,7 +247,7 @@ impl KernelBackend for Flex {
         gradient
     }
 
-    fn softmax_of(x: FlexTensor) -> FlexTensor {
+    fn softmax_forward(x: FlexTensor) -> FlexTensor {
         let mut x = owned(x);
         let row = last(&x);
         softmax::forward(x.storage_mut(), row);
@@ -338,10 +341,10 @@ impl<B: KernelBackend> Backward<B, 2> for Convolution {
 }
 
 #[derive(Debug)]
-struct Normalised;
+struct Normalized;
 
-impl<B: KernelBackend> Backward<B, 3> for Normalised {
-    type State = (NodeId, NodeId, NodeId, FloatTensor<B>, Normalisation);
+impl<B: KernelBackend> Backward<B, 3> for Normalized {
+    type State = (NodeId, NodeId, NodeId, FloatTensor<B>, Normalization);
 
     fn backward(self, ops: Ops<Self::State, 3>, gradients: &mut Gradients, checkpointer: &mut Checkpointer) {
         let [x_node, weight_node, bias_node] = ops.parents;
@@ -350,7 +353,7 @@ impl<B: KernelBackend> Backward<B, 3> for Normalised {
         let x: FloatTensor<B> = checkpointer.retrieve_node_output(x);
         let weight: FloatTensor<B> = checkpointer.retrieve_node_output(weight);
         let bias: FloatTensor<B> = checkpointer.retrieve_node_output(bias);
-        let (of_x, of_weight, of_bias) = B::normalise_gradients(x, weight, bias, statistics, gradient, how);
+        let (of_x, of_weight, of_bias) = B::normalize_gradients(x, weight, bias, statistics, gradient, how);
         for (node, gradient) in [(x_node, of_x), (weight_node, of_weight), (bias_node, of_bias)] {
             if let Some(node) = node {
                 gradients.register::<B>(node.id, gradient);
@@ -439,16 +442,16 @@ impl<B: KernelBackend, C: CheckpointStrategy> KernelBackend for Autodiff<B, C> {
         unreachable!("statistics are taken outside autodiff")
     }
 
-    fn normalise(
+    fn normalize(
         x: FloatTensor<Self>,
         weight: FloatTensor<Self>,
         bias: FloatTensor<Self>,
         statistics: FloatTensor<Self>,
-        how: Normalisation,
+        how: Normalization,
     ) -> FloatTensor<Self> {
         let statistics = statistics.into_primitive();
         let nodes = [x.node(), weight.node(), bias.node()];
-        match Normalised.prepare::<C>(nodes).compute_bound().stateful() {
+        match Normalized.prepare::<C>(nodes).compute_bound().stateful() {
             OpsKind::Tracked(mut prepared) => {
                 let state = (
                     prepared.checkpoint(&x),
@@ -458,33 +461,33 @@ impl<B: KernelBackend, C: CheckpointStrategy> KernelBackend for Autodiff<B, C> {
                     how,
                 );
                 let (x, weight, bias) = (x.into_primitive(), weight.into_primitive(), bias.into_primitive());
-                prepared.finish(state, B::normalise(x, weight, bias, statistics, how))
+                prepared.finish(state, B::normalize(x, weight, bias, statistics, how))
             }
             OpsKind::UnTracked(prepared) => {
                 let (x, weight, bias) = (x.into_primitive(), weight.into_primitive(), bias.into_primitive());
-                prepared.finish(B::normalise(x, weight, bias, statistics, how))
+                prepared.finish(B::normalize(x, weight, bias, statistics, how))
             }
         }
     }
 
-    fn normalise_gradients(
+    fn normalize_gradients(
         _: FloatTensor<Self>,
         _: FloatTensor<Self>,
         _: FloatTensor<Self>,
         _: FloatTensor<Self>,
         _: FloatTensor<Self>,
-        _: Normalisation,
+        _: Normalization,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
         unreachable!("{FIRST_ORDER}")
     }
 
-    fn gelu_of(x: FloatTensor<Self>) -> FloatTensor<Self> {
+    fn gelu_forward(x: FloatTensor<Self>) -> FloatTensor<Self> {
         match Gelu.prepare::<C>([x.node()]).compute_bound().stateful() {
             OpsKind::Tracked(mut prepared) => {
                 let state = prepared.checkpoint(&x);
-                prepared.finish(state, B::gelu_of(x.into_primitive()))
+                prepared.finish(state, B::gelu_forward(x.into_primitive()))
             }
-            OpsKind::UnTracked(prepared) => prepared.finish(B::gelu_of(x.into_primitive())),
+            OpsKind::UnTracked(prepared) => prepared.finish(B::gelu_forward(x.into_primitive())),
         }
     }
 
@@ -492,13 +495,13 @@ impl<B: KernelBackend, C: CheckpointStrategy> KernelBackend for Autodiff<B, C> {
         unreachable!("{FIRST_ORDER}")
     }
 
-    fn softmax_of(x: FloatTensor<Self>) -> FloatTensor<Self> {
+    fn softmax_forward(x: FloatTensor<Self>) -> FloatTensor<Self> {
         match Softmax.prepare::<C>([x.node()]).compute_bound().stateful() {
             OpsKind::Tracked(prepared) => {
-                let output = B::softmax_of(x.into_primitive());
+                let output = B::softmax_forward(x.into_primitive());
                 prepared.finish(output.clone(), output)
             }
-            OpsKind::UnTracked(prepared) => prepared.finish(B::softmax_of(x.into_primitive())),
+            OpsKind::UnTracked(prepared) => prepared.finish(B::softmax_forward(x.into_primitive())),
         }
     }
 

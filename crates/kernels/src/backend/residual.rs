@@ -1,4 +1,4 @@
-//! The end of a residual block as Burn knows it: what it is on `flex`, and how it is differentiated.
+//! The end of a residual block as an extension of Burn's backends.
 
 use burn::backend::autodiff::NodeId;
 use burn::backend::autodiff::checkpoint::base::Checkpointer;
@@ -9,33 +9,33 @@ use burn::backend::flex::FlexTensor;
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Autodiff, Backend, Flex, backend_extension};
 
-use crate::extension::{FIRST_ORDER, Normalisation, dims, extent, owned, tensor};
+use super::{FIRST_ORDER, Normalization, dims, extent, owned, tensor};
 use crate::residual;
 
 /// The operation that is added to a backend.
 #[backend_extension(Flex, Autodiff)]
 pub(crate) trait ResidualBackend: Backend {
-    /// `max(normalise(x) + shortcut, 0)`. Its gradient passes through the statistics, as if they were computed here.
-    fn normalise_add(
+    /// `max(normalize(x) + shortcut, 0)`. Its gradient passes through the statistics, as if they were computed here.
+    fn normalize_add(
         x: FloatTensor<Self>,
         weight: FloatTensor<Self>,
         bias: FloatTensor<Self>,
         shortcut: FloatTensor<Self>,
         statistics: FloatTensor<Self>,
-        how: Normalisation,
+        how: Normalization,
     ) -> FloatTensor<Self>;
 
-    /// The gradients of [`normalise_add`](Self::normalise_add), which gave `output`: of `x`, `weight`, `bias` and
+    /// The gradients of [`normalize_add`](Self::normalize_add), which gave `output`: of `x`, `weight`, `bias` and
     /// `shortcut`.
     #[allow(clippy::type_complexity)]
-    fn normalise_add_gradients(
+    fn normalize_add_gradients(
         x: FloatTensor<Self>,
         weight: FloatTensor<Self>,
         bias: FloatTensor<Self>,
         statistics: FloatTensor<Self>,
         output: FloatTensor<Self>,
         gradient: FloatTensor<Self>,
-        how: Normalisation,
+        how: Normalization,
     ) -> (
         FloatTensor<Self>,
         FloatTensor<Self>,
@@ -45,17 +45,17 @@ pub(crate) trait ResidualBackend: Backend {
 }
 
 impl ResidualBackend for Flex {
-    fn normalise_add(
+    fn normalize_add(
         x: FlexTensor,
         weight: FlexTensor,
         bias: FlexTensor,
         shortcut: FlexTensor,
         statistics: FlexTensor,
-        how: Normalisation,
+        how: Normalization,
     ) -> FlexTensor {
         let (x, weight, bias) = (x.to_contiguous(), weight.to_contiguous(), bias.to_contiguous());
         let (shortcut, statistics) = (shortcut.to_contiguous(), statistics.to_contiguous());
-        let output = residual::normalise_add_relu(
+        let output = residual::normalize_add_relu(
             x.storage(),
             shortcut.storage(),
             statistics.storage(),
@@ -67,14 +67,14 @@ impl ResidualBackend for Flex {
         tensor(output, dims(&x))
     }
 
-    fn normalise_add_gradients(
+    fn normalize_add_gradients(
         x: FlexTensor,
         weight: FlexTensor,
         bias: FlexTensor,
         statistics: FlexTensor,
         output: FlexTensor,
         gradient: FlexTensor,
-        how: Normalisation,
+        how: Normalization,
     ) -> (FlexTensor, FlexTensor, FlexTensor, FlexTensor) {
         let (x, weight, bias) = (x.to_contiguous(), weight.to_contiguous(), bias.to_contiguous());
         let (statistics, output) = (statistics.to_contiguous(), output.to_contiguous());
@@ -100,10 +100,10 @@ impl ResidualBackend for Flex {
 }
 
 #[derive(Debug)]
-struct NormalisedAdded;
+struct NormalizedAdded;
 
-impl<B: ResidualBackend> Backward<B, 4> for NormalisedAdded {
-    type State = ([NodeId; 3], FloatTensor<B>, FloatTensor<B>, Normalisation);
+impl<B: ResidualBackend> Backward<B, 4> for NormalizedAdded {
+    type State = ([NodeId; 3], FloatTensor<B>, FloatTensor<B>, Normalization);
 
     fn backward(self, ops: Ops<Self::State, 4>, gradients: &mut Gradients, checkpointer: &mut Checkpointer) {
         let parents = ops.parents;
@@ -112,7 +112,7 @@ impl<B: ResidualBackend> Backward<B, 4> for NormalisedAdded {
         let [x, weight, bias]: [FloatTensor<B>; 3] =
             nodes.map(|node| checkpointer.retrieve_node_output(node));
         let (of_x, of_weight, of_bias, of_shortcut) =
-            B::normalise_add_gradients(x, weight, bias, statistics, output, gradient, how);
+            B::normalize_add_gradients(x, weight, bias, statistics, output, gradient, how);
         for (node, gradient) in parents.into_iter().zip([of_x, of_weight, of_bias, of_shortcut]) {
             if let Some(node) = node {
                 gradients.register::<B>(node.id, gradient);
@@ -122,20 +122,20 @@ impl<B: ResidualBackend> Backward<B, 4> for NormalisedAdded {
 }
 
 impl<B: ResidualBackend, C: CheckpointStrategy> ResidualBackend for Autodiff<B, C> {
-    fn normalise_add(
+    fn normalize_add(
         x: FloatTensor<Self>,
         weight: FloatTensor<Self>,
         bias: FloatTensor<Self>,
         shortcut: FloatTensor<Self>,
         statistics: FloatTensor<Self>,
-        how: Normalisation,
+        how: Normalization,
     ) -> FloatTensor<Self> {
         let statistics = statistics.into_primitive();
         let nodes = [x.node(), weight.node(), bias.node(), shortcut.node()];
-        match NormalisedAdded.prepare::<C>(nodes).compute_bound().stateful() {
+        match NormalizedAdded.prepare::<C>(nodes).compute_bound().stateful() {
             OpsKind::Tracked(mut prepared) => {
                 let kept = [&x, &weight, &bias].map(|tensor| prepared.checkpoint(tensor));
-                let output = B::normalise_add(
+                let output = B::normalize_add(
                     x.into_primitive(),
                     weight.into_primitive(),
                     bias.into_primitive(),
@@ -145,7 +145,7 @@ impl<B: ResidualBackend, C: CheckpointStrategy> ResidualBackend for Autodiff<B, 
                 );
                 prepared.finish((kept, statistics, output.clone(), how), output)
             }
-            OpsKind::UnTracked(prepared) => prepared.finish(B::normalise_add(
+            OpsKind::UnTracked(prepared) => prepared.finish(B::normalize_add(
                 x.into_primitive(),
                 weight.into_primitive(),
                 bias.into_primitive(),
@@ -156,14 +156,14 @@ impl<B: ResidualBackend, C: CheckpointStrategy> ResidualBackend for Autodiff<B, 
         }
     }
 
-    fn normalise_add_gradients(
+    fn normalize_add_gradients(
         _: FloatTensor<Self>,
         _: FloatTensor<Self>,
         _: FloatTensor<Self>,
         _: FloatTensor<Self>,
         _: FloatTensor<Self>,
         _: FloatTensor<Self>,
-        _: Normalisation,
+        _: Normalization,
     ) -> (
         FloatTensor<Self>,
         FloatTensor<Self>,

@@ -9,11 +9,11 @@
 use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
-use crate::convolution::{Geometry, VECTOR};
-use crate::field::{Axis, Layout};
-use crate::pages::unwritten;
+use super::{Geometry, VECTOR};
+use crate::padded::{Axis, PaddedPlanes};
 use crate::product::{Accumulate, BLOCK};
-use crate::simd::vectorised;
+use crate::simd::vectorized;
+use crate::uninitialized::uninitialized;
 
 /// Places of a tile.
 const PLACES: usize = 16;
@@ -135,7 +135,7 @@ impl Cut {
 fn convolve(source: &[f32], kernels: &Kernels, g: &Geometry) -> Vec<f32> {
     let (inputs, outputs, pixels) = (kernels.inputs, kernels.outputs, g.height * g.width);
     let padded = outputs.next_multiple_of(BLOCK);
-    let mut output = unwritten(g.images * outputs * pixels);
+    let mut output = uninitialized(g.images * outputs * pixels);
     let tiles = (CACHED / (PLACES * (inputs + padded))).max(SHORTEST);
     // A few tasks a thread, of enough images for a strip. Sums do not depend on who makes them.
     let of_strip = tiles.div_ceil(g.height.div_ceil(2) * g.width.div_ceil(2));
@@ -146,26 +146,26 @@ fn convolve(source: &[f32], kernels: &Kernels, g: &Geometry) -> Vec<f32> {
         .max(of_strip.min(fair));
     let cut = Cut::new(g, of_task, tiles);
     let axes = (Axis::of_tiles(g.height), Axis::of_tiles(g.width));
-    let layout = Layout::new(axes.0, axes.1, inputs, (g.height, g.width), cut.group);
+    let layout = PaddedPlanes::new(axes.0, axes.1, inputs, (g.height, g.width), cut.group);
     let offsets = (0..inputs).map(|channel| channel * cut.run).collect::<Vec<_>>();
 
     output
         .par_chunks_mut(of_task * outputs * pixels)
         .zip(source.par_chunks(of_task * inputs * pixels))
         .for_each(|(output, source)| {
-            let mut field = vec![0.0; layout.len()];
-            let (mut into, mut out) = (unwritten(cut.len(inputs)), unwritten(cut.len(padded)));
+            let mut planes = vec![0.0; layout.len()];
+            let (mut into, mut out) = (uninitialized(cut.len(inputs)), uninitialized(cut.len(padded)));
             let groups = output.chunks_mut(cut.group * outputs * pixels);
             for (output, source) in groups.zip(source.chunks(cut.group * inputs * pixels)) {
-                layout.fill(&mut field, source);
+                layout.fill(&mut planes, source);
                 let rows = source.len() / (inputs * pixels) * cut.rows;
                 for first in (0..rows).step_by(cut.strip) {
                     let strip = first..(first + cut.strip).min(rows);
                     let length = strip.len() * cut.columns;
-                    vectorised(InputTiles {
+                    vectorized(InputTiles {
                         cut: &cut,
                         layout: &layout,
-                        field: &field,
+                        planes: &planes,
                         strip: strip.clone(),
                         tiles: &mut into,
                     });
@@ -173,17 +173,17 @@ fn convolve(source: &[f32], kernels: &Kernels, g: &Geometry) -> Vec<f32> {
                         .chunks_exact(cut.place(inputs))
                         .zip(out.chunks_exact_mut(cut.place(padded)));
                     for ((into, out), weights) in places.zip(&kernels.places) {
-                        vectorised(Accumulate {
+                        vectorized(Accumulate {
                             weights,
                             offsets: &offsets,
-                            field: into,
+                            source: into,
                             outputs: out,
                             row: cut.run,
                             length,
                             add: false,
                         });
                     }
-                    vectorised(Outputs {
+                    vectorized(Outputs {
                         cut: &cut,
                         tiles: &out,
                         strip,
@@ -201,8 +201,8 @@ fn convolve(source: &[f32], kernels: &Kernels, g: &Geometry) -> Vec<f32> {
 /// those of the row before.
 struct InputTiles<'a> {
     cut: &'a Cut,
-    layout: &'a Layout,
-    field: &'a [f32],
+    layout: &'a PaddedPlanes,
+    planes: &'a [f32],
     strip: std::ops::Range<usize>,
     tiles: &'a mut [f32],
 }
@@ -215,7 +215,7 @@ impl WithSimd for InputTiles<'_> {
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
         let Self {
-            cut, layout, field, ..
+            cut, layout, planes, ..
         } = self;
         let place = cut.place(layout.channels);
         for channel in 0..layout.channels {
@@ -234,7 +234,7 @@ impl WithSimd for InputTiles<'_> {
                     for x in 0..4 {
                         let mut column = [simd.splat_f32s(0.0); 4];
                         for y in 0..4 {
-                            column[y] = load(simd, &field[taps[y][x] + start + lane..]);
+                            column[y] = load(simd, &planes[taps[y][x] + start + lane..]);
                         }
                         columns[x] = into_domain(simd, column);
                     }

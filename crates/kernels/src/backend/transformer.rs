@@ -1,4 +1,4 @@
-//! The operations of transformers as Burn knows them: linear layer, layer normalisation, self-attention.
+//! The operations of transformers as extensions of Burn's backends: linear layer, layer normalization, self-attention.
 
 use burn::backend::autodiff::NodeId;
 use burn::backend::autodiff::checkpoint::base::Checkpointer;
@@ -9,15 +9,15 @@ use burn::backend::flex::FlexTensor;
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Autodiff, Backend, Flex, TensorMetadata, backend_extension};
 
+use super::{FIRST_ORDER, owned, tensor};
 use crate::attention::{self, Shape};
-use crate::extension::{FIRST_ORDER, owned, tensor};
 use crate::{layer_norm, linear};
 
 /// The operations that are added to a backend.
 #[backend_extension(Flex, Autodiff)]
-pub(crate) trait TokenBackend: Backend {
+pub(crate) trait TransformerBackend: Backend {
     /// `x · weightᵀ + bias`: `[rows, inputs]`, `[outputs, inputs]`, `[outputs]` to `[rows, outputs]`.
-    fn linear_of(
+    fn linear_forward(
         x: FloatTensor<Self>,
         weight: FloatTensor<Self>,
         bias: FloatTensor<Self>,
@@ -32,15 +32,15 @@ pub(crate) trait TokenBackend: Backend {
     /// The gradient of a linear layer's bias.
     fn linear_bias_gradient(gradient: FloatTensor<Self>) -> FloatTensor<Self>;
 
-    /// Rows of `[rows, channels]` normalised.
-    fn layer_norm_of(
+    /// Rows of `[rows, channels]` normalized.
+    fn layer_norm_forward(
         x: FloatTensor<Self>,
         weight: FloatTensor<Self>,
         bias: FloatTensor<Self>,
         epsilon: f64,
     ) -> FloatTensor<Self>;
 
-    /// The gradients of [`layer_norm_of`](Self::layer_norm_of): of `x`, `weight` and `bias`.
+    /// The gradients of [`layer_norm_forward`](Self::layer_norm_forward): of `x`, `weight` and `bias`.
     fn layer_norm_gradients(
         x: FloatTensor<Self>,
         weight: FloatTensor<Self>,
@@ -85,8 +85,8 @@ fn attended(qkv: FlexTensor, heads: usize, keep: bool) -> (FlexTensor, FlexTenso
     )
 }
 
-impl TokenBackend for Flex {
-    fn linear_of(x: FlexTensor, weight: FlexTensor, bias: FlexTensor) -> FlexTensor {
+impl TransformerBackend for Flex {
+    fn linear_forward(x: FlexTensor, weight: FlexTensor, bias: FlexTensor) -> FlexTensor {
         let (x, weight, bias) = (x.to_contiguous(), weight.to_contiguous(), bias.to_contiguous());
         let size = [x.shape()[0], weight.shape()[0]];
         tensor(
@@ -119,7 +119,7 @@ impl TokenBackend for Flex {
         tensor(linear::of_bias(gradient.storage(), outputs), [outputs])
     }
 
-    fn layer_norm_of(x: FlexTensor, weight: FlexTensor, bias: FlexTensor, epsilon: f64) -> FlexTensor {
+    fn layer_norm_forward(x: FlexTensor, weight: FlexTensor, bias: FlexTensor, epsilon: f64) -> FlexTensor {
         let (x, weight, bias) = (x.to_contiguous(), weight.to_contiguous(), bias.to_contiguous());
         let size = [x.shape()[0], x.shape()[1]];
         let output = layer_norm::forward(x.storage(), weight.storage(), bias.storage(), epsilon as f32);
@@ -162,7 +162,7 @@ impl TokenBackend for Flex {
 #[derive(Debug)]
 struct Linear;
 
-impl<B: TokenBackend> Backward<B, 3> for Linear {
+impl<B: TransformerBackend> Backward<B, 3> for Linear {
     type State = (NodeId, NodeId);
 
     fn backward(self, ops: Ops<Self::State, 3>, gradients: &mut Gradients, checkpointer: &mut Checkpointer) {
@@ -186,7 +186,7 @@ impl<B: TokenBackend> Backward<B, 3> for Linear {
 #[derive(Debug)]
 struct LayerNorm;
 
-impl<B: TokenBackend> Backward<B, 3> for LayerNorm {
+impl<B: TransformerBackend> Backward<B, 3> for LayerNorm {
     type State = (NodeId, NodeId, f64);
 
     fn backward(self, ops: Ops<Self::State, 3>, gradients: &mut Gradients, checkpointer: &mut Checkpointer) {
@@ -208,7 +208,7 @@ impl<B: TokenBackend> Backward<B, 3> for LayerNorm {
 #[derive(Debug)]
 struct Attention;
 
-impl<B: TokenBackend> Backward<B, 1> for Attention {
+impl<B: TransformerBackend> Backward<B, 1> for Attention {
     type State = (NodeId, FloatTensor<B>);
 
     fn backward(self, ops: Ops<Self::State, 1>, gradients: &mut Gradients, checkpointer: &mut Checkpointer) {
@@ -222,15 +222,15 @@ impl<B: TokenBackend> Backward<B, 1> for Attention {
     }
 }
 
-impl<B: TokenBackend, C: CheckpointStrategy> TokenBackend for Autodiff<B, C> {
-    fn linear_of(
+impl<B: TransformerBackend, C: CheckpointStrategy> TransformerBackend for Autodiff<B, C> {
+    fn linear_forward(
         x: FloatTensor<Self>,
         weight: FloatTensor<Self>,
         bias: FloatTensor<Self>,
     ) -> FloatTensor<Self> {
         let nodes = [x.node(), weight.node(), bias.node()];
         let run = |x: FloatTensor<Self>, weight: FloatTensor<Self>, bias: FloatTensor<Self>| {
-            B::linear_of(x.into_primitive(), weight.into_primitive(), bias.into_primitive())
+            B::linear_forward(x.into_primitive(), weight.into_primitive(), bias.into_primitive())
         };
         match Linear.prepare::<C>(nodes).compute_bound().stateful() {
             OpsKind::Tracked(mut prepared) => {
@@ -253,7 +253,7 @@ impl<B: TokenBackend, C: CheckpointStrategy> TokenBackend for Autodiff<B, C> {
         unreachable!("{FIRST_ORDER}")
     }
 
-    fn layer_norm_of(
+    fn layer_norm_forward(
         x: FloatTensor<Self>,
         weight: FloatTensor<Self>,
         bias: FloatTensor<Self>,
@@ -262,7 +262,7 @@ impl<B: TokenBackend, C: CheckpointStrategy> TokenBackend for Autodiff<B, C> {
         let nodes = [x.node(), weight.node(), bias.node()];
         let run = |x: FloatTensor<Self>, weight: FloatTensor<Self>, bias: FloatTensor<Self>| {
             let (x, weight, bias) = (x.into_primitive(), weight.into_primitive(), bias.into_primitive());
-            B::layer_norm_of(x, weight, bias, epsilon)
+            B::layer_norm_forward(x, weight, bias, epsilon)
         };
         match LayerNorm.prepare::<C>(nodes).compute_bound().stateful() {
             OpsKind::Tracked(mut prepared) => {

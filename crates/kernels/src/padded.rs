@@ -2,7 +2,7 @@
 //!
 //! A convolution reads, for each output pixel, the pixels around it. Here the channels of a few images are copied to
 //! planes that are long runs of floats, images after images and rows after rows, with just enough zeros between them
-//! that a window reaching over an edge reads zeros. Then output pixel `t` needs `plane[t + offset]` for an offset that
+//! that a window reaching over an edge reads zeros. Epilogue output pixel `t` needs `plane[t + offset]` for an offset that
 //! depends on the tap alone, and a whole convolution is sums of shifted runs: no copy for every tap, as `im2col` makes.
 //! A stride is taken apart into phases (even and odd rows and columns for 2), each a plane of its own.
 
@@ -124,7 +124,7 @@ impl Axis {
 
 /// The layout of a group of images.
 #[derive(Clone, Debug)]
-pub(crate) struct Layout {
+pub(crate) struct PaddedPlanes {
     pub(crate) rows: Axis,
     pub(crate) columns: Axis,
     pub(crate) channels: usize,
@@ -140,7 +140,7 @@ pub(crate) struct Layout {
 /// Floats that a kernel may read or write past the last one that matters: more than any tile is long.
 pub(crate) const SLACK: usize = 256;
 
-impl Layout {
+impl PaddedPlanes {
     pub(crate) fn new(
         rows: Axis,
         columns: Axis,
@@ -179,13 +179,13 @@ impl Layout {
 
     /// Copies images, `[images, channels, height, width]`, to their planes. Zeros between them are left alone, so a
     /// buffer can be filled again and again.
-    pub(crate) fn fill(&self, field: &mut [f32], source: &[f32]) {
+    pub(crate) fn fill(&self, padded: &mut [f32], source: &[f32]) {
         let pixels = self.height * self.width;
         let mut plane_start = 0;
         for row_phase in &self.rows.phases {
             for column_phase in &self.columns.phases {
                 for channel in 0..self.channels {
-                    let plane = &mut field[plane_start..plane_start + self.plane];
+                    let plane = &mut padded[plane_start..plane_start + self.plane];
                     plane_start += self.plane;
                     for (image, source) in source.chunks_exact(self.channels * pixels).enumerate() {
                         let source = &source[channel * pixels..(channel + 1) * pixels];
