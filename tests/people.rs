@@ -292,7 +292,7 @@ fn review_and_audit_from_the_command_line() {
     run()
         .assert()
         .failure()
-        .stderr(predicates::str::contains("another process works in"));
+        .stderr(predicates::str::contains("is in use by process"));
     child.kill().unwrap();
     child.wait().unwrap();
     let mut links = Vec::new();

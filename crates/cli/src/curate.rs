@@ -1,4 +1,4 @@
-//! `passer curate`: from raw photos to a release, step by step, and photos taken down from it.
+//! `passer curate`: from raw photos to a release, stage by stage, and takedowns.
 
 pub(crate) mod hint;
 mod review;
@@ -7,7 +7,7 @@ use crate::detectors::OnDevice;
 use crate::devices::DeviceArgument;
 use crate::failure::{Failure, Interrupted};
 use crate::progress::{Progress, duration};
-use curation::{Config, Funnel, RunOptions, Takedown};
+use curation::{Config, Funnel, RunOptions, Takedown, TakedownReport};
 use std::path::PathBuf;
 use std::sync::Mutex;
 use std::sync::atomic::AtomicBool;
@@ -15,17 +15,17 @@ use std::time::Instant;
 
 #[derive(clap::Subcommand)]
 pub(crate) enum Verb {
-    /// Run the stages of a config that are not done yet; goes on where it was stopped
+    /// Run the stages of a config that are not done yet; resumes an interrupted run
     Run(RunArguments),
-    /// Show what each stage kept and dropped, and why; also while a run goes on
+    /// Show what each stage kept and dropped, and why; also during a run
     Status(StatusArguments),
-    /// Make the next version of the release from what the last stage kept
+    /// Pack the photos that the last stage kept into the next version of the release
     Release(ReleaseArguments),
     /// Serve a local web page on which people label photos
     Review(review::ReviewArguments),
-    /// Show what detectors were least sure about, and estimate how many people are left
+    /// Show the photos that detectors were least sure about; estimate how many people are left
     Audit(review::AuditArguments),
-    /// Take photos down: the next version without them, for good, and who has seen them
+    /// Remove photos for good, release a version without them, list the releases and encoders that contain them
     Takedown(TakedownArguments),
 }
 
@@ -33,13 +33,13 @@ pub(crate) enum Verb {
 pub(crate) struct RunArguments {
     /// A config file, as in configs/curate/
     config: PathBuf,
-    /// The folder of the curation; made if it is not there
+    /// The folder of the curation, created if missing
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
-    /// Run this stage alone; `source` is one too
+    /// Run only this stage; `source` is one too
     #[arg(long, value_name = "NAME")]
     stage: Option<String>,
-    /// Throw away the decisions of this stage and of those after it, and decide anew
+    /// Remove the decisions of this stage and of the stages after it, and decide again
     #[arg(long, value_name = "NAME")]
     redo: Option<String>,
     /// Change a key of the config, as in `--set stages.1.balance.seed=1`
@@ -62,7 +62,7 @@ pub(crate) struct StatusArguments {
 pub(crate) struct ReleaseArguments {
     /// The folder of the curation
     dir: PathBuf,
-    /// What the version history says of this version
+    /// Text for this version in the version history
     #[arg(long, value_name = "TEXT", default_value = "")]
     note: String,
 }
@@ -79,13 +79,13 @@ pub(crate) struct TakedownArguments {
         required_unless_present = "keys_file"
     )]
     keys: Vec<String>,
-    /// A file with one key a line
+    /// A file with one key per line
     #[arg(long, value_name = "FILE")]
     keys_file: Option<PathBuf>,
-    /// Why, for the ledger; not published
+    /// Reason, kept in the ledger and not published
     #[arg(long, value_name = "TEXT", default_value = "")]
     reason: String,
-    /// Folders of runs, to find the encoders that saw the photos
+    /// Folders of runs to search for encoders trained on the photos
     #[arg(long, value_name = "DIR", num_args = 1..)]
     encoders: Vec<PathBuf>,
     /// Print JSON
@@ -120,7 +120,7 @@ fn stages(arguments: &RunArguments) -> anyhow::Result<()> {
     match result {
         Ok(()) => {}
         Err(error) if error.is::<Interrupted>() => {
-            eprintln!("stopped; the same command goes on");
+            eprintln!("interrupted; the same command continues");
             return Err(error);
         }
         Err(error) => return Err(error),
@@ -146,7 +146,7 @@ fn release(arguments: &ReleaseArguments) -> anyhow::Result<()> {
     let released =
         shown(|stop, progress| curation::release(&arguments.dir, &arguments.note, stop, progress))?;
     eprintln!(
-        "version {}: {} photos ({} came, {} went), fingerprint {}",
+        "version {}: {} photos ({} added, {} removed), fingerprint {}",
         released.version, released.records, released.added, released.removed, released.fingerprint
     );
     println!("{}", released.folder.display());
@@ -182,6 +182,12 @@ fn takedown(mut arguments: TakedownArguments) -> anyhow::Result<()> {
         println!("{}", serde_json::to_string_pretty(&report)?);
         return Ok(());
     }
+    print_takedown(&report, &arguments);
+    Ok(())
+}
+
+/// What a takedown did, on stdout; what the user may still want to do, on stderr.
+fn print_takedown(report: &TakedownReport, arguments: &TakedownArguments) {
     println!("taken down       {}", report.taken_down.len());
     if !report.already.is_empty() {
         println!("were down before {}", report.already.join(", "));
@@ -203,7 +209,7 @@ fn takedown(mut arguments: TakedownArguments) -> anyhow::Result<()> {
         arguments.encoders.is_empty(),
         report.seen_in.is_empty(),
     ) {
-        ([], false, false) => println!("encoders         none below the folders given"),
+        ([], false, false) => println!("encoders         none in the folders given"),
         ([], true, false) => {
             println!(
                 "encoders         not searched: `--encoders DIR` lists those that carry these fingerprints"
@@ -226,6 +232,20 @@ fn takedown(mut arguments: TakedownArguments) -> anyhow::Result<()> {
     if report.none_left {
         println!("next version     none: no other photo is left");
     }
+    print_near_duplicates(report, arguments);
+    for (key, reason) in &report.content_unknown {
+        eprintln!(
+            "`{key}` is taken down by its key only, because its file cannot be read ({reason}): the same bytes under another key \
+             are not recognized; the same command adds them once the file is there"
+        );
+    }
+    for (version, _) in &report.seen_in {
+        eprintln!("`releases/v{version}` still holds it on this disk; delete the folder if you must");
+    }
+}
+
+/// Photos that only look like one that was taken down, and the command that takes them down too.
+fn print_near_duplicates(report: &TakedownReport, arguments: &TakedownArguments) {
     for near in &report.near_duplicates {
         println!(
             "looks like it    {} ({}, {} bits), {}",
@@ -252,16 +272,6 @@ fn takedown(mut arguments: TakedownArguments) -> anyhow::Result<()> {
             keys.join(",")
         );
     }
-    for (key, reason) in &report.content_unknown {
-        eprintln!(
-            "`{key}` is taken down by its key alone, for its file cannot be read ({reason}): the same bytes under another key are \
-             not held back; the same command adds them once the file is there"
-        );
-    }
-    for (version, _) in &report.seen_in {
-        eprintln!("`releases/v{version}` still holds it on this disk; delete the folder where you must");
-    }
-    Ok(())
 }
 
 /// Calls `work` with a flag for Ctrl-C and something that shows its progress.
@@ -269,7 +279,7 @@ fn shown<R>(
     work: impl FnOnce(&AtomicBool, curation::Progress<'_>) -> Result<R, curation::Error>,
 ) -> anyhow::Result<R> {
     let stop = crate::interrupt::flag_saying(
-        "ending after the work at hand; what is decided is kept; once more to end at once",
+        "stopping after the current batch; decisions so far are kept; press again to stop at once",
     )?;
     let bar: Mutex<Option<(String, Progress)>> = Mutex::new(None);
     let started = Instant::now();
@@ -327,7 +337,7 @@ fn print_funnel(funnel: &Funnel) {
     }
     for release in &funnel.releases {
         println!(
-            "release {:<4} {:>12} photos, {} came, {} went, fingerprint {}",
+            "release {:<4} {:>12} photos, {} added, {} removed, fingerprint {}",
             release.version, release.records, release.added, release.removed, release.fingerprint
         );
     }

@@ -89,10 +89,12 @@ pub enum Error {
         hint: Option<Hint>,
     },
     /// Another process works in the folder.
-    #[error("another process works in `{path}`")]
+    #[error("`{path}` is in use by {holder}")]
     InUse {
         /// The folder.
         path: PathBuf,
+        /// Which process.
+        holder: String,
     },
     /// Photos or shards that `data` could not read or write.
     #[error(transparent)]
@@ -186,6 +188,25 @@ impl Error {
         Error::Source {
             path: path.to_path_buf(),
             reason: reason.into(),
+        }
+    }
+}
+
+impl From<data::FileError> for Error {
+    fn from(error: data::FileError) -> Error {
+        Error::Io {
+            action: error.action,
+            path: error.path,
+            source: error.source,
+        }
+    }
+}
+
+impl From<data::LockError> for Error {
+    fn from(error: data::LockError) -> Error {
+        match error {
+            data::LockError::InUse { folder, holder } => Error::InUse { path: folder, holder },
+            data::LockError::File(error) => error.into(),
         }
     }
 }

@@ -15,10 +15,12 @@ mod takedowns;
 #[cfg(test)]
 mod tests;
 
-use std::collections::HashMap;
-use std::fs::{File, TryLockError};
+use std::cell::OnceCell;
+use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
+use data::FolderLock;
 use rusqlite::{Connection, OptionalExtension};
 
 use crate::error::Error;
@@ -52,7 +54,9 @@ pub struct Ledger {
     /// Numbers of licenses, by name, then by address.
     licenses: HashMap<String, HashMap<String, i64>>,
     reasons: HashMap<String, i64>,
-    _lock: Option<File>,
+    /// All contents that were taken down, once they were asked for.
+    taken_down: OnceCell<Arc<HashSet<Content>>>,
+    _lock: Option<FolderLock>,
 }
 
 impl Ledger {
@@ -61,24 +65,7 @@ impl Ledger {
     /// # Errors
     /// [`Error::InUse`], or a ledger that cannot be opened or is of another version.
     pub fn open(folder: &Path) -> Result<Ledger, Error> {
-        std::fs::create_dir_all(folder).map_err(Error::io("make", folder))?;
-        let lock_path = folder.join(".lock");
-        let lock = File::create(&lock_path).map_err(Error::io("write", &lock_path))?;
-        match lock.try_lock() {
-            Err(TryLockError::WouldBlock) => {
-                return Err(Error::InUse {
-                    path: folder.to_path_buf(),
-                });
-            }
-            // Some network file systems have no locks.
-            Err(TryLockError::Error(error)) => {
-                tracing::warn!(
-                    "`{}` cannot be locked ({error}): start no second process in it",
-                    folder.display()
-                );
-            }
-            Ok(()) => {}
-        }
+        let lock = FolderLock::take(folder)?;
         let path = folder.join(FILE_NAME);
         // The ledger knows what was taken down: a new one in its place would bring all of it back.
         if std::fs::metadata(&path).map_or(0, |facts| facts.len()) == 0
@@ -92,6 +79,7 @@ impl Ledger {
             path,
             licenses: HashMap::new(),
             reasons: HashMap::new(),
+            taken_down: OnceCell::new(),
             _lock: Some(lock),
         };
         ledger.prepare()?;
@@ -128,6 +116,7 @@ impl Ledger {
             path,
             licenses: HashMap::new(),
             reasons: HashMap::new(),
+            taken_down: OnceCell::new(),
             _lock: None,
         };
         ledger.sql(|db| db.execute_batch("PRAGMA query_only = ON; PRAGMA busy_timeout = 10000;"))?;
@@ -157,6 +146,7 @@ impl Ledger {
             self.transaction(|ledger| ledger.sql(|db| db.execute_batch(&text)))?;
         }
         self.check_version()?;
+        self.sql(|db| db.execute_batch(takedowns::INDEX))?;
         self.read_names()
     }
 

@@ -101,7 +101,9 @@ impl Photos {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(false),
             Err(error) => Err(Error::io("remove", path)(error)),
         };
-        remove(&part_of(&path))?;
+        for unfinished in unfinished(&path) {
+            remove(&unfinished)?;
+        }
         Ok(remove(&path)?.then_some(path))
     }
 
@@ -118,7 +120,11 @@ pub(crate) fn fetched_path(folder: &Path, key: &str) -> PathBuf {
     folder.join(&name[..2]).join(&name[2..4]).join(name)
 }
 
-/// Where a download lies until it is whole.
-pub(crate) fn part_of(path: &Path) -> PathBuf {
-    path.with_extension("part")
+/// What a killed process may have left of a download: as it is written now, and as earlier versions wrote it.
+fn unfinished(path: &Path) -> [PathBuf; 2] {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    [
+        path.with_file_name(format!("{}{name}", data::durable::PARTIAL)),
+        path.with_extension("part"),
+    ]
 }

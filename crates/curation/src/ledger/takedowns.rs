@@ -7,6 +7,7 @@
 //! - a content that was not known before, when a file is read ([`Gate`]).
 
 use std::collections::{BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
 
 use rusqlite::params;
 
@@ -23,8 +24,12 @@ const CONTENTS: &str =
 
 /// SQL that is 1 for a photo that was taken down and 0 for all others, of `photos p` and its content `contents c`, if it is
 /// known (`LEFT JOIN`).
-pub(super) const IS_TAKEN_DOWN: &str = "(p.key IN (SELECT key FROM takedowns) OR ifnull(c.sha256 IN \
-     (SELECT sha256 FROM takedowns WHERE sha256 IS NOT NULL UNION ALL SELECT sha256 FROM takedown_contents), 0))";
+pub(super) const IS_TAKEN_DOWN: &str = "(EXISTS (SELECT 1 FROM takedowns t WHERE t.key = p.key) \
+     OR EXISTS (SELECT 1 FROM takedowns t WHERE t.sha256 = c.sha256) \
+     OR EXISTS (SELECT 1 FROM takedown_contents t WHERE t.sha256 = c.sha256))";
+
+/// Each of the three is a lookup. Ledgers of before have no such index.
+pub(super) const INDEX: &str = "CREATE INDEX IF NOT EXISTS takedowns_sha256 ON takedowns (sha256)";
 
 /// Why the file of a photo goes no further.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,7 +43,7 @@ pub(crate) enum Refusal {
 /// Holds files against what was taken down, and against what stages saw of the same photos before.
 #[derive(Debug)]
 pub(crate) struct Gate {
-    taken_down: HashSet<Content>,
+    taken_down: Arc<HashSet<Content>>,
     seen: HashMap<i64, Content>,
 }
 
@@ -80,11 +85,7 @@ pub(crate) struct NearRow {
 impl Ledger {
     /// The gate for the files of these photos.
     pub(crate) fn gate(&self, photos: &[Photo]) -> Result<Gate, Error> {
-        let taken_down = self.sql(|db| {
-            db.prepare_cached(CONTENTS)?
-                .query_map([], |row| row.get(0))?
-                .collect()
-        })?;
+        let taken_down = self.taken_down_contents()?;
         let mut seen = HashMap::new();
         self.sql(|db| {
             let mut query = db.prepare_cached("SELECT sha256 FROM contents WHERE photo = ?")?;
@@ -97,6 +98,20 @@ impl Ledger {
             Ok(())
         })?;
         Ok(Gate { taken_down, seen })
+    }
+
+    /// All contents that were taken down; read once, for nobody else writes to an open ledger.
+    fn taken_down_contents(&self) -> Result<Arc<HashSet<Content>>, Error> {
+        if let Some(known) = self.taken_down.get() {
+            return Ok(known.clone());
+        }
+        let contents: Arc<HashSet<Content>> = self.sql(|db| {
+            db.prepare(CONTENTS)?
+                .query_map([], |row| row.get(0))?
+                .collect::<Result<_, _>>()
+                .map(Arc::new)
+        })?;
+        Ok(self.taken_down.get_or_init(|| contents).clone())
     }
 
     /// Whether a key was taken down.
@@ -126,6 +141,7 @@ impl Ledger {
         reason: &str,
     ) -> Result<(), Error> {
         let now = self.now()?;
+        self.taken_down.take();
         self.transaction(|ledger| {
             ledger.sql(|db| {
                 for key in keys {
@@ -148,7 +164,8 @@ impl Ledger {
     }
 
     /// Fills in the content of keys that were taken down for having that of a photo that was asked for.
-    pub(crate) fn note_taken_down_contents(&self, keys: &BTreeSet<String>) -> Result<(), Error> {
+    pub(crate) fn note_taken_down_contents(&mut self, keys: &BTreeSet<String>) -> Result<(), Error> {
+        self.taken_down.take();
         self.sql(|db| {
             let mut update = db.prepare(
                 "UPDATE takedowns SET sha256 = (SELECT c.sha256 FROM photos p CROSS JOIN contents c ON c.photo = p.id WHERE p.key = ?1) \

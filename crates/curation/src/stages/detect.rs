@@ -5,14 +5,11 @@
 //! photo into the ledger, a batch a transaction, so that a kill loses one batch.
 
 use std::collections::HashMap;
-use std::fs::File;
-use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use data::{DecodeLimits, RgbImage};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 
 use super::{File as PhotoFile, Stage, Work, decode_reason};
 use crate::error::Error;
@@ -215,21 +212,19 @@ fn failed(stage: &str, reason: String) -> Error {
 
 /// SHA-256 of a file of weights, in hex.
 pub(crate) fn weights_sha256(stage: &str, path: &Path) -> Result<String, Error> {
-    let mut file = File::open(path).map_err(|error| Error::Stage {
+    let sum = data::sha256_of_file(path).map_err(|error| Error::Stage {
         stage: stage.to_string(),
-        reason: format!("the weights `{}` cannot be read: {error}", path.display()),
+        reason: format!(
+            "the weights `{}` cannot be read: {}",
+            path.display(),
+            error.source
+        ),
         hint: Some(Hint::GetWeights(match stage {
             "faces" => Weights::RetinaFace,
             _ => Weights::Yolox,
         })),
     })?;
-    let (mut hasher, mut part) = (Sha256::new(), vec![0; 1 << 20]);
-    loop {
-        match file.read(&mut part).map_err(Error::io("read", path))? {
-            0 => return Ok(data::hex(&hasher.finalize())),
-            read => hasher.update(&part[..read]),
-        }
-    }
+    Ok(sum.hex())
 }
 
 /// Calls `take` with every score that a detector's stage gave to a photo which stage number `last` kept.

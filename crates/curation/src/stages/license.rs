@@ -3,11 +3,12 @@
 //! "Attribution License" is a part of no other name here: names and addresses are compared whole. Where a photo has both and
 //! they do not belong together, one of them is wrong and nobody can tell which, so it goes.
 
+use data::terminal::one_line;
 use serde::{Deserialize, Serialize};
 
 use crate::error::Error;
 use crate::ledger::Decision;
-use crate::photo::{Photo, one_line};
+use crate::photo::Photo;
 use crate::stages::{Stage, Work};
 
 /// The licenses that photos may have, and what must be known to give credit.

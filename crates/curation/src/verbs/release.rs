@@ -87,16 +87,12 @@ pub(crate) fn release_with(
 ) -> Result<Released, Error> {
     let config = Config::of(ledger, folder)?;
     let photos = config.photos(folder)?;
-    let root = folder.join("releases");
-    let place = root.join(format!("v{}", ledger.last_version()? + 1));
+    let version = ledger.last_version()? + 1;
+    let place = folder.join("releases").join(format!("v{version}"));
     files::make_way(ledger, &place)?;
     let plan = Plan::new(ledger, &config, &photos, stop)?;
 
-    let aside = root.join(format!(".partial-v{}", plan.version));
-    if aside.exists() {
-        std::fs::remove_dir_all(&aside).map_err(Error::io("remove", &aside))?;
-    }
-    std::fs::create_dir_all(&aside).map_err(Error::io("make", &aside))?;
+    let aside = data::durable::Folder::create(&place)?;
     let made = ledger.now()?;
     let packing = Packing {
         ledger,
@@ -110,7 +106,7 @@ pub(crate) fn release_with(
         shards,
         tally,
         fingerprint,
-    } = packing.write(&aside)?;
+    } = packing.write(aside.path())?;
     let line = ReleaseLine {
         version: plan.version,
         made,
@@ -134,14 +130,14 @@ pub(crate) fn release_with(
         answers: ledger.count_answers(REVIEW)?,
         tally,
     };
-    documents::write(&aside, &facts)?;
+    documents::write(aside.path(), &facts)?;
 
     files::make_way(ledger, &place)?;
     ledger.set_fact(
         files::BEING_MADE,
-        &files::token(&aside, &format!("v{}", plan.version))?,
+        &files::token(aside.path(), &format!("v{}", plan.version))?,
     )?;
-    std::fs::rename(&aside, &place).map_err(Error::io("write", &place))?;
+    aside.finish()?;
     ledger.add_release(&line, &shards, files::BEING_MADE)?;
     Ok(Released {
         version: plan.version,

@@ -78,7 +78,7 @@ pub fn run(config: &Config, folder: &Path, options: RunOptions<'_>) -> Result<()
         ledger.forget_from(redo as i64 + SOURCE_ID)?;
     }
     let path = folder.join("config.toml");
-    std::fs::write(&path, &text).map_err(Error::io("write", &path))?;
+    data::durable::write(&path, text.as_bytes())?;
     ledger.set_fact("config", &text)?;
 
     for (at, name) in names.iter().enumerate() {

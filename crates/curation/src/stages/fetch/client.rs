@@ -1,11 +1,12 @@
 //! One photo from one address: requests, retries, limits, and the file on disk.
 
-use std::fs::{self, File};
+use std::fs;
 use std::io::{Read, Write};
 use std::net::IpAddr;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use data::durable::Writer;
 use sha2::{Digest, Sha256};
 use ureq::Agent;
 use ureq::ResponseExt;
@@ -18,7 +19,6 @@ use super::pace::{Pace, sleep_until};
 use crate::draws::{draw, fraction};
 use crate::error::Error;
 use crate::ledger::{Content, Fetched, Gate, Refusal, sha256};
-use crate::photos::part_of;
 
 /// How a download ended.
 #[derive(Debug)]
@@ -277,33 +277,29 @@ impl Client {
         if let Err(error) = fs::create_dir_all(folder) {
             return Attempt::Failed(Error::io("make", folder)(error));
         }
-        let aside = part_of(path);
-        let result = match self.stream(response, &aside, stopped) {
-            Attempt::Done(_, content) if self.refused(&content) => Attempt::TakenDown(content),
-            result => result,
+        let mut file = match Writer::create(path) {
+            Ok(file) => file,
+            Err(error) => return Attempt::Failed(error.into()),
         };
-        match result {
-            Attempt::Done(bytes, content) => match fs::rename(&aside, path) {
+        match self.stream(response, &mut file, path, stopped) {
+            Attempt::Done(_, content) if self.refused(&content) => Attempt::TakenDown(content),
+            // Not synced: a sync for each photo is slower than the network. After a power failure `integrity` finds files that
+            // are not whole.
+            Attempt::Done(bytes, content) => match file.finish_unsynced() {
                 Ok(()) => Attempt::Done(bytes, content),
-                Err(error) => Attempt::Failed(Error::io("write", path)(error)),
+                Err(error) => Attempt::Failed(error.into()),
             },
-            other => {
-                let _ = fs::remove_file(&aside);
-                other
-            }
+            other => other,
         }
     }
 
     fn stream(
         &self,
         response: &mut Response<ureq::Body>,
-        aside: &Path,
+        file: &mut Writer,
+        path: &Path,
         stopped: &dyn Fn() -> bool,
     ) -> Attempt {
-        let mut file = match File::create(aside) {
-            Ok(file) => file,
-            Err(error) => return Attempt::Failed(Error::io("write", aside)(error)),
-        };
         let mut body = response.body_mut().as_reader();
         let mut buffer = vec![0; 1 << 16];
         let mut bytes = 0u64;
@@ -337,7 +333,7 @@ impl Client {
             }
             hash.update(&buffer[..more]);
             if let Err(error) = file.write_all(&buffer[..more]) {
-                return Attempt::Failed(Error::io("write", aside)(error));
+                return Attempt::Failed(Error::io("write", path)(error));
             }
         }
         if bytes < 16 {

@@ -1,16 +1,16 @@
 //! The contact sheet: one HTML file with everything in it, which loads nothing and runs nothing.
 
-use std::path::Path;
 use std::sync::atomic::Ordering;
 
 use data::html::data_uri;
+use data::terminal::one_line;
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 use rayon::prelude::*;
 
 use super::{Audit, AuditOptions, Estimate, OTHER_PHOTOS, Sample};
 use crate::error::Error;
 use crate::ledger::Ledger;
-use crate::photo::{Photo, one_line};
+use crate::photo::Photo;
 use crate::photos::Photos;
 use crate::verbs::thumbnail::small_jpeg;
 
@@ -64,15 +64,7 @@ pub(super) fn write(
         (options.progress)("audit", (at * CHUNK + part.len()) as u64, chosen.len() as u64);
     }
     let PreEscaped(page) = page(sources.name, audit, &PreEscaped(figures));
-    save(&audit.sheet, &page)
-}
-
-fn save(path: &Path, page: &str) -> Result<(), Error> {
-    let mut aside = path.as_os_str().to_owned();
-    aside.push(".partial");
-    let aside = std::path::PathBuf::from(aside);
-    std::fs::write(&aside, page).map_err(Error::io("write", &aside))?;
-    std::fs::rename(&aside, path).map_err(Error::io("write", path))
+    Ok(data::durable::write(&audit.sheet, page.as_bytes())?)
 }
 
 fn page(name: &str, audit: &Audit, figures: &Markup) -> Markup {

@@ -4,10 +4,11 @@ use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
+use data::terminal::one_line;
+
 use super::pack::Entry;
 use crate::config::ReleaseConfig;
 use crate::error::Error;
-use crate::photo::one_line;
 
 pub(super) struct Credits {
     path: PathBuf,

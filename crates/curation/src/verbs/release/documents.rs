@@ -2,9 +2,10 @@
 
 use std::path::Path;
 
+use data::terminal::one_line;
+
 use super::{Release, croissant, datasheet, files};
 use crate::error::Error;
-use crate::photo::one_line;
 
 /// Name of the checksums, as `sha256sum --check` reads them.
 pub(super) const CHECKSUMS: &str = "SHA256SUMS";
@@ -24,17 +25,11 @@ pub(super) fn write(folder: &Path, release: &Release<'_>) -> Result<(), Error> {
             .unwrap_or_default()
             .to_string_lossy()
             .into_owned();
-        let (bytes, sha256) = files::checksum(&path)?;
-        sums.push(Checksum { name, bytes, sha256 });
+        sums.push(Checksum::of(name, &path)?);
     }
     let path = folder.join("croissant.json");
     files::write(&path, &croissant::croissant(release, &sums))?;
-    let (bytes, sha256) = files::checksum(&path)?;
-    sums.push(Checksum {
-        name: "croissant.json".to_string(),
-        bytes,
-        sha256,
-    });
+    sums.push(Checksum::of("croissant.json".to_string(), &path)?);
     sums.sort_by(|a, b| a.name.cmp(&b.name));
     let text: String = sums
         .iter()
@@ -48,6 +43,17 @@ pub(super) struct Checksum {
     pub(super) name: String,
     pub(super) bytes: u64,
     pub(super) sha256: String,
+}
+
+impl Checksum {
+    fn of(name: String, path: &Path) -> Result<Checksum, Error> {
+        let sum = data::sha256_of_file(path)?;
+        Ok(Checksum {
+            name,
+            bytes: sum.bytes,
+            sha256: sum.hex(),
+        })
+    }
 }
 
 /// Newest first.

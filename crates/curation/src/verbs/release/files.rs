@@ -1,10 +1,7 @@
-//! Writing and hashing the files of a release.
+//! The place of a release, and the files in it.
 
-use std::fs::{self, File};
-use std::io::{Read, Write};
+use std::fs;
 use std::path::{Path, PathBuf};
-
-use sha2::{Digest, Sha256};
 
 use crate::error::Error;
 use crate::hint::Hint;
@@ -15,8 +12,8 @@ pub(super) const BEING_MADE: &str = "release_being_made";
 
 /// What tells a release about to be renamed from any other folder.
 pub(super) fn token(folder: &Path, version: &str) -> Result<String, Error> {
-    let (_, sums) = checksum(&folder.join(super::documents::CHECKSUMS))?;
-    Ok(format!("{version} {sums}"))
+    let sums = data::sha256_of_file(&folder.join(super::documents::CHECKSUMS))?;
+    Ok(format!("{version} {}", sums.hex()))
 }
 
 /// Makes sure that nothing is in the place of a release. Only what a run that was killed there has left is removed: the
@@ -30,7 +27,7 @@ pub(super) fn make_way(ledger: &Ledger, place: &Path) -> Result<(), Error> {
         .fact(BEING_MADE)?
         .is_some_and(|ours| token(place, &version).is_ok_and(|found| found == ours));
     if ours {
-        return fs::remove_dir_all(place).map_err(Error::io("remove", place));
+        return Ok(data::durable::remove_folder(place)?);
     }
     Err(Error::Release {
         reason: format!(
@@ -41,30 +38,9 @@ pub(super) fn make_way(ledger: &Ledger, place: &Path) -> Result<(), Error> {
     })
 }
 
-/// Writes a small file and makes sure that it is on disk.
+/// Writes a small file.
 pub(super) fn write(path: &Path, text: &str) -> Result<(), Error> {
-    let result = File::create(path).and_then(|mut file| {
-        file.write_all(text.as_bytes())?;
-        file.sync_all()
-    });
-    result.map_err(Error::io("write", path))
-}
-
-/// Length and hex SHA-256 of a file.
-pub(super) fn checksum(path: &Path) -> Result<(u64, String), Error> {
-    let mut file = File::open(path).map_err(Error::io("read", path))?;
-    let mut hash = Sha256::new();
-    let mut buffer = vec![0; 1 << 20];
-    let mut length = 0;
-    loop {
-        let more = file.read(&mut buffer).map_err(Error::io("read", path))?;
-        if more == 0 {
-            let digest: [u8; 32] = hash.finalize().into();
-            return Ok((length, data::hex(&digest)));
-        }
-        hash.update(&buffer[..more]);
-        length += more as u64;
-    }
+    fs::write(path, text).map_err(Error::io("write", path))
 }
 
 /// The files of a folder, sorted by name.

@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use data::terminal::one_line;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -21,7 +22,7 @@ use super::queue::Queue;
 use crate::config::Config;
 use crate::error::Error;
 use crate::ledger::{Answer as Row, Content, Gate, Ledger, sha256};
-use crate::photo::{Photo, one_line};
+use crate::photo::Photo;
 use crate::photos::Photos;
 use crate::stages::review::{Categories, Category, REVIEW};
 use crate::verbs::thumbnail::small_jpeg;
