@@ -254,7 +254,7 @@ fn print_near_duplicates(report: &TakedownReport, arguments: &TakedownArguments)
             near.distance,
             match near.survives {
                 true => "which stays",
-                false => "out now; it may come back when its stage decides anew",
+                false => "dropped now; it may come back when its stage decides again",
             }
         );
     }

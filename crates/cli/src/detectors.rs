@@ -1,4 +1,4 @@
-//! The detectors of the crate `detection` for the stages of a curation, which know an interface and no network.
+//! Connects the detectors of the crate `detection` to the stages of a curation, which know only an interface.
 
 use crate::devices::DeviceArgument;
 use burn::tensor::Device;
@@ -11,7 +11,7 @@ use std::fs::File;
 use std::io::BufReader;
 use std::path::Path;
 
-/// Detectors on the device that the user named, which is opened when a stage needs it.
+/// Detectors on the device that the user named. A stage that needs one opens the device.
 pub(crate) struct OnDevice<'a>(pub(crate) &'a DeviceArgument);
 
 impl curation::Detectors for OnDevice<'_> {
@@ -60,7 +60,7 @@ fn open(path: &Path) -> anyhow::Result<BufReader<File>> {
     Ok(BufReader::new(File::open(path)?))
 }
 
-/// With tiles, if asked for.
+/// With tiles, if the config has them.
 fn boxed(
     detector: impl Detector + 'static,
     tiles: Option<curation::TilesConfig>,
@@ -77,7 +77,7 @@ fn boxed(
     Ok(Box::new(Scores(Tiled::new(detector, config)?)))
 }
 
-/// What a curation asks of a detector.
+/// A detector as a curation uses it.
 struct Scores<D>(D);
 
 impl<D: Detector> curation::Detector for Scores<D> {

@@ -106,8 +106,8 @@ impl StageConfig {
         }
     }
 
-    /// What decides, as the ledger keeps it: the stage's settings, without those that change no result. Weights are told by
-    /// their content, none where the file is not given.
+    /// The stage's settings as the ledger keeps them, without those that change no result. Weights are identified by their
+    /// content, omitted where the file is not given.
     pub(crate) fn settings(&self, weights_sha256: Option<&str>) -> serde_json::Value {
         let mut value = serde_json::to_value(self).unwrap_or_default();
         if self.weights().is_some()

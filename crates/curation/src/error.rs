@@ -124,7 +124,7 @@ pub enum Error {
         #[source]
         source: Box<Error>,
     },
-    /// The user asked for an end; everything decided so far is in the ledger.
+    /// The user interrupted the work; every decision so far is in the ledger.
     #[error("interrupted")]
     Interrupted,
 }

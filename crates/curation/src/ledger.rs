@@ -54,7 +54,7 @@ pub struct Ledger {
     /// Numbers of licenses, by name, then by address.
     licenses: HashMap<String, HashMap<String, i64>>,
     reasons: HashMap<String, i64>,
-    /// All contents that were taken down, once they were asked for.
+    /// All contents that were taken down, once they were read.
     taken_down: OnceCell<Arc<HashSet<Content>>>,
     _lock: Option<FolderLock>,
 }

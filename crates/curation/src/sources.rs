@@ -72,7 +72,7 @@ impl SourceConfig {
     }
 }
 
-/// Where to go on after a row.
+/// Where to continue after a row.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 pub(crate) struct Position {
     /// Rows read so far, over all files; the last row's number.
@@ -92,7 +92,7 @@ pub(crate) trait Rows: Send {
     /// The next row; none at the end.
     fn next(&mut self) -> Result<Option<Row>, Error>;
 
-    /// Where to go on after the last row.
+    /// Where to continue after the last row.
     fn position(&self) -> Position;
 }
 
@@ -113,7 +113,7 @@ pub(crate) fn same_without_files(config: &SourceConfig, known: &str) -> bool {
     known.get("source") == Some(&serde_json::json!(config))
 }
 
-/// What tells a source apart from another one under the same name: its settings and the lengths of its files.
+/// What distinguishes a source from another one under the same name: its settings and the lengths of its files.
 pub(crate) fn identity(config: &SourceConfig) -> Result<serde_json::Value, Error> {
     let (files, hint) = match config {
         SourceConfig::Yfcc100m(config) => (config.files.as_slice(), Hint::RequestYfcc),

@@ -1,4 +1,4 @@
-//! `passer curate review` and `passer curate audit`: what people say of photos, and what it tells of those that are left.
+//! `passer curate review` and `passer curate audit`: labels from people, and estimates from them.
 
 use super::shown;
 use crate::failure::Failure;
@@ -12,13 +12,13 @@ use std::path::{Path, PathBuf};
 pub(crate) struct ReviewArguments {
     /// The folder of the curation
     dir: PathBuf,
-    /// Where to listen; an address that other machines reach brings a token, which is printed with the link
+    /// Where to listen; an address that other machines can reach needs a token, which is printed with the link
     #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:7878")]
     listen: SocketAddr,
-    /// A name beside its addresses by which browsers may call the server
+    /// A further host name under which browsers may reach the server
     #[arg(long, value_name = "NAME")]
     host: Vec<String>,
-    /// Label this sample of `passer curate audit` rather than the photos of the stage `review`
+    /// Label this sample of `passer curate audit` instead of the photos of the stage `review`
     #[arg(long, value_name = "N")]
     sample: Option<i64>,
 }
@@ -30,10 +30,10 @@ pub(crate) struct AuditArguments {
     /// Photos on the contact sheet
     #[arg(long, value_name = "N", default_value_t = 200)]
     sheet_photos: usize,
-    /// The contact sheet; `audit.html` in the folder of the curation if left out
+    /// The contact sheet; default: `audit.html` in the folder of the curation
     #[arg(long, value_name = "FILE.html")]
     sheet: Option<PathBuf>,
-    /// Draw a random sample of so many photos, which people label with `passer curate review --sample`
+    /// Draw a random sample of N photos, which people label with `passer curate review --sample`
     #[arg(long, value_name = "N")]
     draw: Option<usize>,
     /// The seed of the draw
@@ -50,7 +50,7 @@ pub(super) fn review(arguments: &ReviewArguments) -> anyhow::Result<()> {
         true => None,
         false => Some(token(&arguments.dir)?),
     };
-    let stop = crate::interrupt::flag_saying("ending; every answer is saved; once more to end at once")?;
+    let stop = crate::interrupt::flag_saying("stopping; every answer is saved; press again to stop at once")?;
     let options = ReviewOptions {
         listen: arguments.listen,
         hosts: &arguments.host,
@@ -65,14 +65,14 @@ pub(super) fn review(arguments: &ReviewArguments) -> anyhow::Result<()> {
             let _ = std::io::stdout().flush();
             if address.ip().is_unspecified() {
                 eprintln!(
-                    "put the address of this machine, as others know it, in the place of {}",
+                    "replace {} by the address under which others reach this machine",
                     address.ip()
                 );
             }
             if token.is_some() {
                 eprintln!(
-                    "whoever has the link may label; it goes over the network unencrypted: where others listen, leave \
-                     `--listen` out and use `ssh -L 7878:127.0.0.1:7878`"
+                    "anyone with the link can label; traffic is unencrypted: on a network that others can read, omit \
+                     `--listen` and use `ssh -L 7878:127.0.0.1:7878`"
                 );
             }
             eprintln!("Ctrl-C ends; every answer is saved before the page shows it");

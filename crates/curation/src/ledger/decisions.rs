@@ -1,4 +1,4 @@
-//! Stages and what they decided: which photos go on, which are still to be decided on.
+//! Stages and their decisions: which photos were kept, which are still open.
 
 use rusqlite::{OptionalExtension, params};
 
@@ -14,7 +14,7 @@ use crate::photo::Photo;
 pub struct Decision {
     /// The photo's `id`.
     pub photo: i64,
-    /// Whether it goes on to the next stage.
+    /// Whether it passes to the next stage.
     pub kept: bool,
     /// Why it was dropped, in snake_case; none where it was kept.
     pub reason: Option<String>,
@@ -27,7 +27,7 @@ pub struct Decision {
 }
 
 impl Decision {
-    /// The photo stays.
+    /// The photo is kept.
     pub fn kept(photo: i64) -> Decision {
         Decision {
             photo,
@@ -39,7 +39,7 @@ impl Decision {
         }
     }
 
-    /// The photo goes.
+    /// The photo is dropped.
     pub fn dropped(photo: i64, reason: &str) -> Decision {
         Decision {
             kept: false,
@@ -56,7 +56,7 @@ impl Decision {
         }
     }
 
-    /// Adds words.
+    /// Adds details.
     pub fn detail(self, detail: impl Into<String>) -> Decision {
         Decision {
             detail: Some(detail.into()),

@@ -23,9 +23,9 @@ pub struct FunnelStage {
     pub name: String,
     /// Whether it has decided on all it was given.
     pub done: bool,
-    /// Photos that go on.
+    /// Photos kept.
     pub kept: u64,
-    /// Photos that do not.
+    /// Photos dropped.
     pub dropped: u64,
     /// Why, most frequent first.
     pub reasons: Vec<ReasonCount>,

@@ -135,8 +135,8 @@ impl Ledger {
 
     /// Drops rows that share a key: two photos under one name.
     ///
-    /// Rows that agree on license and photographer are one photo listed twice: the first stays. Where they disagree nobody can
-    /// tell which is right, and all of them go.
+    /// Rows that agree on license and photographer are one photo listed twice: the first stays. Where they disagree nothing shows
+    /// which is right, and all of them are dropped.
     pub(crate) fn drop_repeated_keys(&mut self) -> Result<(), Error> {
         self.sql(|db| db.execute_batch("CREATE INDEX IF NOT EXISTS photos_key ON photos (key)"))?;
         let mut repeated: Vec<(String, bool)> = self.sql(|db| {

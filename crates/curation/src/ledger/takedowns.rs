@@ -48,7 +48,7 @@ pub(crate) struct Gate {
 }
 
 impl Gate {
-    /// Whether the file of a photo may go on.
+    /// Lets the file of a photo through, or says why not.
     pub(crate) fn check(&self, photo: i64, content: &Content) -> Result<(), Refusal> {
         if self.taken_down.contains(content) {
             return Err(Refusal::TakenDown);
@@ -70,9 +70,9 @@ impl Gate {
     }
 }
 
-/// Two photos that look alike, one of which was asked for.
+/// Two photos that look alike, one of which was requested.
 pub(crate) struct NearRow {
-    /// The photo that was asked for.
+    /// The requested photo.
     pub(crate) of: i64,
     /// The other one's key.
     pub(crate) key: String,
@@ -150,7 +150,7 @@ impl Ledger {
                         "INSERT OR IGNORE INTO takedowns (key, sha256, asked, reason) VALUES (?, ?, ?, ?)",
                     )?
                     .execute(params![key, contents.first(), now, reason])?;
-                    // One that nobody could read when it was asked for, or that another program has noted.
+                    // One whose file could not be read at first, or that another program has noted.
                     db.prepare_cached("UPDATE takedowns SET sha256 = ? WHERE key = ? AND sha256 IS NULL")?
                         .execute(params![contents.first(), key])?;
                     for content in contents.iter().skip(1) {
@@ -163,7 +163,7 @@ impl Ledger {
         })
     }
 
-    /// Fills in the content of keys that were taken down for having that of a photo that was asked for.
+    /// Fills in the content of keys that were taken down because it is that of a requested photo.
     pub(crate) fn note_taken_down_contents(&mut self, keys: &BTreeSet<String>) -> Result<(), Error> {
         self.taken_down.take();
         self.sql(|db| {

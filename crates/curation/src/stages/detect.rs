@@ -1,6 +1,6 @@
 //! Stages that drop photos in which a detector sees faces or persons.
 //!
-//! This crate runs no network: [`Detectors`] is all that it asks of whoever has some (`cli` hands over those of the crate
+//! This crate runs no network: [`Detectors`] is the interface that the caller implements (`cli` passes those of the crate
 //! `detection`). A stage reads and decodes photos, asks for the highest score of each, and writes score and decision of every
 //! photo into the ledger, a batch a transaction, so that a kill loses one batch.
 
@@ -92,7 +92,7 @@ pub trait Detector: Send + Sync {
     fn top_scores(&self, photos: &[RgbImage]) -> Result<Vec<f32>, String>;
 }
 
-/// Where detectors come from. A stage's is asked for when the stage begins, and is gone when it ends.
+/// Where detectors come from. A stage loads its detector when it begins and drops it when it ends.
 pub trait Detectors {
     /// A detector of faces.
     ///

@@ -3,7 +3,7 @@
 //! A photo that its host says is gone, or that is no image, is dropped. A photo that cannot be *reached* is dropped only when
 //! others were reached after it: where nothing can be reached, the network is down and not the photos, and the run ends
 //! without having decided on them. Files are written aside and renamed, so that a file that is there is whole; a run that
-//! goes on takes it without asking again.
+//! resumes uses it without another request.
 
 mod client;
 mod pace;
@@ -51,7 +51,7 @@ pub struct FetchConfig {
     pub gone_addresses: Vec<String>,
     /// So many photos in a row that cannot be reached end the run.
     pub give_up_after: usize,
-    /// Whether addresses of private networks and of this machine are asked. Addresses come from strangers: false, unless
+    /// Whether requests may go to private networks and to this machine. Addresses come from strangers: false, unless
     /// the photos are on a server of your own.
     pub private_addresses: bool,
     /// How the program introduces itself; hosts ask for a name and a contact.
@@ -245,7 +245,7 @@ impl Collector {
         }
     }
 
-    /// A host answered: whoever could not be reached before is to blame for it alone.
+    /// A host responded, so photos that could not be reached before are at fault themselves.
     fn answered(&mut self) {
         self.answered = true;
         self.decisions.append(&mut self.unreached);

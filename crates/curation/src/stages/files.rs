@@ -10,7 +10,7 @@ pub(crate) struct Files<'a> {
     pub(super) gate: Gate,
 }
 
-/// A file that may go on.
+/// A file that the gate lets through.
 pub(crate) struct File {
     /// Its bytes.
     pub(crate) bytes: Vec<u8>,

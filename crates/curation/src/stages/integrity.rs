@@ -61,7 +61,7 @@ impl IntegrityConfig {
         }
     }
 
-    /// The decision on a photo, and what was found out about its file if it may go on.
+    /// The decision on a photo, and the facts about its file if the gate lets it through.
     fn look(&self, photo: &Photo, files: &Files<'_>, hasher: &Hasher) -> (Decision, Option<ImageFacts>) {
         let file = match files.read(photo) {
             Ok(file) => file,

@@ -1,7 +1,7 @@
 //! Licenses: exact matches against the config's list, and complete attribution.
 //!
 //! "Attribution License" is a part of no other name here: names and addresses are compared whole. Where a photo has both and
-//! they do not belong together, one of them is wrong and nobody can tell which, so it goes.
+//! they do not belong together, one of them is wrong and nothing shows which, so the photo is dropped.
 
 use data::terminal::one_line;
 use serde::{Deserialize, Serialize};

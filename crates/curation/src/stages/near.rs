@@ -33,7 +33,7 @@ pub(crate) fn near_pairs(hashes: &[Hash], most: u32, mut found: impl FnMut(usize
                 for (_, second) in &group[place + 1..] {
                     let (a, b) = (&hashes[*first as usize], &hashes[*second as usize]);
                     let distance = distance(a, b);
-                    // A pair that agrees in several bands is told of in the first of them.
+                    // A pair that agrees in several bands is reported in the first of them.
                     let told = (0..band).any(|earlier| {
                         bits(a, edges[earlier], edges[earlier + 1])
                             == bits(b, edges[earlier], edges[earlier + 1])

@@ -42,7 +42,7 @@ impl<'a> Work<'a> {
     /// The next photos without a decision, at most `most`; none when all have been given out.
     ///
     /// # Errors
-    /// [`Error::Interrupted`] when the user asked for an end; a ledger that cannot be read.
+    /// [`Error::Interrupted`] when the user interrupts the run; a ledger that cannot be read.
     pub fn next(&mut self, most: usize) -> Result<Vec<Photo>, Error> {
         loop {
             self.check_stop()?;
@@ -147,7 +147,7 @@ impl<'a> Work<'a> {
     }
 
     /// # Errors
-    /// [`Error::Interrupted`] when the user asked for an end.
+    /// [`Error::Interrupted`] when the user interrupts the run.
     pub(crate) fn check_stop(&self) -> Result<(), Error> {
         if self.stop.load(Ordering::Relaxed) {
             return Err(Error::Interrupted);

@@ -27,7 +27,7 @@ use crate::progress::Progress;
 use crate::stages::detect::residual_scores;
 use crate::stages::review::{Categories, Category};
 
-/// What an audit is asked for.
+/// What an audit does.
 #[derive(Clone, Copy)]
 pub struct AuditOptions<'a> {
     /// Photos on the contact sheet, those that detectors were least sure about.
@@ -106,7 +106,7 @@ impl Estimate {
 /// Why a sample that was drawn gives no estimate any more.
 pub const OTHER_PHOTOS: &str = "other photos survive now; draw another one";
 
-/// Makes the contact sheet of the curation in `folder`, draws a sample if asked to, and tells what the samples say.
+/// Makes the contact sheet of the curation in `folder`, draws a sample if `draw` says so, and returns what the samples show.
 ///
 /// # Errors
 /// A last stage that is not done, nothing that survives, a sample larger than what survives, files that cannot be written.

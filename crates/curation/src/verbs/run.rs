@@ -1,4 +1,4 @@
-//! The chain: the source, then each stage in the config's order, each going on where the ledger ends.
+//! The chain: the source, then each stage in the config's order, each continuing where the ledger ends.
 
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -32,14 +32,14 @@ pub struct RunOptions<'a> {
     pub stop: &'a AtomicBool,
     /// Where the stages that look for people get their detectors; [`NoDetectors`](crate::NoDetectors) where there are none.
     pub detectors: &'a dyn Detectors,
-    /// Called as the work goes on.
+    /// Called during the work.
     pub progress: Progress<'a>,
 }
 
 /// Runs the stages of a curation in `folder` that are not done.
 ///
 /// # Errors
-/// [`Error::Interrupted`] when asked to stop; settings that changed, sources that cannot be read, a ledger that cannot be
+/// [`Error::Interrupted`] when `stop` turns true; settings that changed, sources that cannot be read, a ledger that cannot be
 /// written. What was decided so far is kept.
 pub fn run(config: &Config, folder: &Path, options: RunOptions<'_>) -> Result<(), Error> {
     config.validate()?;
@@ -61,7 +61,7 @@ pub fn run(config: &Config, folder: &Path, options: RunOptions<'_>) -> Result<()
     let mut ledger = Ledger::open(folder)?;
     let text = toml::to_string(&config)
         .map_err(|error| Error::config("config", format!("cannot be written: {error}")))?;
-    // All that can be known to fail is looked at before anything is thrown away.
+    // Everything that is known to fail is checked before any decision is removed.
     let plan = Plan {
         config: &config,
         folder,
@@ -137,7 +137,7 @@ struct Plan<'a> {
     names: &'a [&'a str],
     /// The last of them that runs.
     last: usize,
-    /// Number of the first stage whose decisions are thrown away.
+    /// Number of the first stage whose decisions are removed.
     forgotten: i64,
 }
 
@@ -226,7 +226,7 @@ fn check_settings(ledger: &Ledger, plan: &Plan<'_>) -> Result<(), Error> {
             }
             (_, Some(row)) => {
                 let now = match settings(config, at) {
-                    // A list that was read whole may be deleted; what is asked of it must stay the same.
+                    // A list that was read whole may be deleted; its settings must stay the same.
                     Err(Error::List { .. })
                         if row.done
                             && at == 0

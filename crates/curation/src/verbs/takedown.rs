@@ -26,7 +26,7 @@ use crate::photo::Photo;
 use crate::photos::Photos;
 use crate::progress::Progress;
 
-/// What is asked.
+/// A request to take photos down.
 #[derive(Clone, Copy)]
 pub struct Takedown<'a> {
     /// Keys of the photos.
@@ -52,7 +52,7 @@ pub struct TakedownReport {
     pub same_content: Vec<String>,
     /// Photos of which nobody knows the bytes, with the reason: the same bytes under another key are not held back.
     pub content_unknown: Vec<(String, String)>,
-    /// Photos that only look like one that was taken down. They stay until they are asked for.
+    /// Photos that only look like one that was taken down. They stay until their own keys are given.
     pub near_duplicates: Vec<NearDuplicate>,
     /// Releases that hold one of them: version and fingerprint. Their folders stay until someone deletes them.
     pub seen_in: Vec<(u32, String)>,
@@ -76,7 +76,7 @@ pub struct NearDuplicate {
     /// Bits in which their hashes differ.
     pub distance: u32,
     /// Whether the last stage kept it. Otherwise it is out as long as the stages' decisions stand, and may come back when they
-    /// are made anew.
+    /// are made again.
     pub survives: bool,
 }
 
@@ -159,7 +159,7 @@ fn in_words(keys: &BTreeSet<String>) -> String {
     }
 }
 
-/// The bytes of the photos that are asked for.
+/// The bytes of the requested photos.
 #[derive(Default)]
 struct Bytes {
     /// By key, what it has now first, then what releases held.
@@ -248,7 +248,7 @@ fn follow_through(
     }
     keys.retain(|key| !wanted.contains(key));
     ledger.take_down(&keys, &bytes.by_key, asked.reason)?;
-    // Their bytes are those of a photo that was asked for; the rows say so with its hash.
+    // Their bytes are those of a requested photo; the rows say so with its hash.
     ledger.note_taken_down_contents(&keys)?;
     report.same_content = keys.iter().cloned().collect();
     keys.extend(wanted.iter().cloned());

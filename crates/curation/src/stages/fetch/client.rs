@@ -29,7 +29,7 @@ pub(super) enum Outcome {
     Gone(Fetched, String),
     /// The file was taken down under another key, and is not there any more.
     TakenDown(Fetched, Content),
-    /// Nobody could tell: reason, and words.
+    /// The host could not be reached: reason, and details.
     Unreached(Fetched, String, String),
     /// This machine failed, e.g. its disk is full.
     Failed(Error),

@@ -1,10 +1,10 @@
-//! How often one host is asked.
+//! The request rate of each host.
 
 use std::collections::HashMap;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-/// Gives out moments at which a host may be asked, evenly spaced.
+/// Gives out the moments at which a request may be sent to a host, evenly spaced.
 #[derive(Debug)]
 pub(super) struct Pace {
     interval: Duration,

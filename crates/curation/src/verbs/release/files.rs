@@ -10,7 +10,7 @@ use crate::ledger::Ledger;
 /// The fact that names a release which is about to be renamed to its place.
 pub(super) const BEING_MADE: &str = "release_being_made";
 
-/// What tells a release about to be renamed from any other folder.
+/// What distinguishes a release that is about to be renamed from any other folder.
 pub(super) fn token(folder: &Path, version: &str) -> Result<String, Error> {
     let sums = data::sha256_of_file(&folder.join(super::documents::CHECKSUMS))?;
     Ok(format!("{version} {}", sums.hex()))

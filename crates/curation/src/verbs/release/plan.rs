@@ -88,7 +88,7 @@ pub(crate) fn done_stage(ledger: &Ledger, config: &Config) -> Result<i64, Error>
 
 /// Keys by shard, how many are new, and which are gone.
 ///
-/// Where photos only went, each of the others keeps its shard. Otherwise all are dealt anew, in an order that is drawn from
+/// If photos were only removed, each of the others keeps its shard. Otherwise all are dealt again, in an order that is drawn from
 /// the keys alone, so that every shard is a fair sample.
 fn arrange(
     now: &[String],
@@ -148,7 +148,7 @@ mod tests {
             (&first[0], &first[2], &first[3])
         );
         assert_eq!(second[1], [first[1][0].clone(), first[1][2].clone()]);
-        // One more photo, and all are dealt anew, as if they had come at once.
+        // One more photo, and all are dealt again, as if they had come at once.
         let mut more = keys.clone();
         more.push("new".into());
         assert_eq!(arrange(&more, &before, 3).0, arrange(&more, &[], 3).0);

@@ -1,8 +1,8 @@
 //! Who may talk to the review server.
 //!
 //! A browser of the annotator's own opens other pages too, and those can send requests to this machine: their `Origin` and
-//! `Sec-Fetch-Site` tell them apart. A name that an attacker points at this machine (DNS rebinding) is told by `Host`. Where the
-//! server can be reached from other machines, a token is asked for on top.
+//! `Sec-Fetch-Site` tell them apart. A name that an attacker points at this machine (DNS rebinding) is recognized by `Host`. Where the
+//! server can be reached from other machines, a token is required too.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -115,7 +115,7 @@ impl Guard {
     }
 }
 
-/// Whether two texts are the same, in a time that does not tell how far they are.
+/// Whether two texts are the same, in a time that does not depend on how far they agree.
 fn same(given: &str, token: &str) -> bool {
     given.len() == token.len()
         && given

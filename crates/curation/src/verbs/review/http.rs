@@ -1,7 +1,7 @@
 //! The little of HTTP/1.1 that a local page needs: one request a connection, bounded in bytes and time.
 //!
 //! `httparse`, which the downloads bring anyway, reads the head. A connection is closed after its answer, so no request can
-//! hide behind another, and whoever sends slowly or for ever is cut off.
+//! hide behind another, and a client that sends slowly or without end is cut off.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -152,7 +152,7 @@ fn more(stream: &mut TcpStream, part: &mut [u8], until: Instant) -> usize {
     stream.read(part).unwrap_or(0)
 }
 
-/// Writes an answer and closes. What every page is told: run and show nothing that is not this server's.
+/// Writes an answer and closes. Every page carries the policy to run and show nothing that is not this server's.
 pub(super) fn write(stream: &mut TcpStream, response: &Response) {
     let words = match response.status {
         200 => "OK",

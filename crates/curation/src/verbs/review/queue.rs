@@ -238,10 +238,10 @@ mod tests {
         let now = Instant::now();
         assert_eq!(queue.next(7, 2, now), [1, 2]);
         assert_eq!(queue.next(8, 9, now), [2, 3, 4]);
-        // Whoever asks again gets the same again.
+        // A second request returns the same photos.
         assert_eq!(queue.next(7, 2, now), [1, 2]);
         assert_eq!(queue.next(9, 9, now), [] as [i64; 0]);
-        // Those who went away hold nothing for ever.
+        // Leases of annotators who left expire.
         assert_eq!(queue.next(9, 9, now + LEASE), [1, 2, 3, 4]);
     }
 

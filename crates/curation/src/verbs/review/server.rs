@@ -1,7 +1,7 @@
 //! The review page's server: photos out, answers in.
 //!
 //! An answer is in the ledger, synced to the disk, before the page hears of it. The page itself lies in this program; it loads
-//! nothing from elsewhere. Photos are told by their number in the queue, so no path reaches the file system.
+//! nothing from elsewhere. Requests name photos by number, so no path reaches the file system.
 
 use std::collections::HashMap;
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -49,7 +49,7 @@ pub struct ReviewOptions<'a> {
     pub listen: SocketAddr,
     /// Names beside its addresses by which browsers may call the server.
     pub hosts: &'a [String],
-    /// What whoever comes must bring; required unless the address is of loopback.
+    /// The token that every request must carry; required unless the address is of loopback.
     pub token: Option<&'a str>,
     /// The sample of an audit whose photos are labeled; none: the photos of the stage `review`.
     pub sample: Option<i64>,
@@ -89,7 +89,7 @@ struct Inside {
     stage: i64,
 }
 
-/// Serves the photos of the curation in `folder` until it is asked to end.
+/// Serves the photos of the curation in `folder` until `stop` turns true.
 ///
 /// # Errors
 /// No stage `review`, one that has decided already or whose predecessor is not done; an address that cannot be had, or that
