@@ -7,10 +7,10 @@ use predicates::str::contains;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-/// A file that PyTorch wrote, from the fixtures of `backbones`.
+/// A file that PyTorch wrote, from the fixtures of the crate `weights`.
 pub(crate) fn fixture(folder: &Path, name: &str) -> PathBuf {
     let packed = root()
-        .join("crates/backbones/fixtures/layouts")
+        .join("crates/weights/fixtures/layouts")
         .join(format!("{name}.gz"));
     let mut bytes = vec![];
     flate2::read::GzDecoder::new(std::fs::File::open(packed).unwrap())
@@ -357,7 +357,7 @@ fn heads_that_a_library_would_not_guess_are_named() {
     });
     let device = burn::tensor::Device::flex();
     let backbone = network.init(&backbones::Init::new(0, &device));
-    let info = backbones::EncoderInfo {
+    let info = weights::EncoderInfo {
         architecture: network,
         method: "moco_v3".to_owned(),
         fingerprint: String::new(),
@@ -369,7 +369,7 @@ fn heads_that_a_library_would_not_guess_are_named() {
         extra: Default::default(),
     };
     let file = folder.join("moco-v3.safetensors");
-    std::fs::write(&file, backbones::encoder_to_safetensors(&backbone, &info)).unwrap();
+    std::fs::write(&file, weights::encoder_to_safetensors(&backbone, &info)).unwrap();
     convert(&file, &folder.join("out.safetensors"), &[])
         .success()
         .stderr(contains(
@@ -461,7 +461,7 @@ fn a_listing_may_be_cut_short_by_its_reader() {
 #[test]
 fn the_docs_have_every_layout() {
     let docs = std::fs::read_to_string(root().join("docs/weights.md")).unwrap();
-    for layout in backbones::layouts::LAYOUTS {
+    for layout in weights::layouts::LAYOUTS {
         assert!(
             docs.contains(&format!("| `{}` |", layout.name)),
             "docs/weights.md lacks `{}`",

@@ -3,7 +3,7 @@
     python scripts/parity/encoder_roundtrip.py ENCODER.safetensors [FEATURES.safetensors]
 
 Needs torch, torchvision, timm, safetensors. ENCODER holds a ResNet-18, -34, -50 or -101 at torchvision's width, or a
-vision transformer, which timm alone loads. The example `encoder_file` of crates/backbones writes both files. Where
+vision transformer, which timm alone loads. The example `encoder_file` of crates/weights writes both files. Where
 FEATURES is given (tensors `images` [n, 3, h, w] and `features` [n, width]), both libraries' features must be
 passer's within 1e-5 relative L2 error; without it, torchvision and timm are compared with each other.
 """

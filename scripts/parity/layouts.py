@@ -1,6 +1,6 @@
-"""Tiny checkpoints in every layout that `crates/backbones/src/layouts.rs` knows, and hostile ones.
+"""Tiny checkpoints in every layout that `crates/weights/src/layouts.rs` knows, and hostile ones.
 
-    python scripts/parity/layouts.py [FOLDER]       # default: crates/backbones/fixtures/layouts
+    python scripts/parity/layouts.py [FOLDER]       # default: crates/weights/fixtures/layouts
 
 Needs torch, torchvision, timm, lightly's Lightning, safetensors. They stand in for the files of the methods' authors,
 which cannot be committed: names, nesting and the values beside the weights are theirs, networks are narrow, and every
@@ -33,7 +33,7 @@ from safetensors.torch import save as save_safetensors
 
 from resnet import NarrowResNet
 
-FIXTURES = pathlib.Path(__file__).resolve().parents[2] / "crates/backbones/fixtures/layouts"
+FIXTURES = pathlib.Path(__file__).resolve().parents[2] / "crates/weights/fixtures/layouts"
 
 
 def values(name: str, shape, part: str = "student") -> torch.Tensor:

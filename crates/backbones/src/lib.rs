@@ -1,5 +1,5 @@
-//! Image tensor in, features out: residual networks, vision transformers, the layers that all networks are made of, initial weights, and
-//! weights in and out of memory.
+//! Image tensor in, features out: residual networks, vision transformers, the layers that all networks are made of, and their
+//! initial weights.
 //!
 //! This crate does no I/O, reads no clock and never touches the device's random generator: initial weights come from
 //! [`Init`], and later draws reach a `forward` through its [`Context`].
@@ -8,37 +8,26 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::print_stderr))]
 #![recursion_limit = "256"]
 
-mod architecture;
-pub mod checkpoint;
 pub mod context;
-pub mod import;
 pub mod init;
 pub mod layers;
-pub mod layouts;
 pub mod parameters;
 #[cfg(test)]
 mod parity;
-mod patterns;
 pub mod precision;
 pub mod resnet;
+pub mod state;
 pub mod teacher;
 pub mod vit;
-pub mod weights;
 
-pub use checkpoint::{Checkpoint, CheckpointError};
 pub use context::{Context, Draws, Progress, Replicas};
-pub use import::{Import, ImportOptions, read_encoder};
 pub use init::Init;
-pub use layouts::Part;
 pub use parameters::{Parameter, change_value, parameters};
 pub use precision::Precision;
 pub use resnet::{ResNet, ResNetConfig, Stage, Stem};
+pub use state::{replace_state, state_dict};
 pub use teacher::{ema, ema_with_statistics, independent_copy};
 pub use vit::{Vit, VitConfig};
-pub use weights::{
-    EncoderInfo, Mismatch, Naming, WeightsError, encoder_to_safetensors, encoder_to_safetensors_as,
-    load_state_dict, state_dict,
-};
 
 use burn::module::Module;
 use burn::tensor::Tensor;
@@ -97,7 +86,11 @@ impl BackboneConfig {
             Self::Vit(config) if config.depth > config.width => "backbone.vit.depth",
             Self::Vit(_) => "backbone.vit.width",
         };
-        (key, architecture::numbers(self))
+        let numbers = match self {
+            Self::Resnet(config) => config.parameter_count(),
+            Self::Vit(config) => config.parameter_count(),
+        };
+        (key, numbers)
     }
 
     /// The usual name, for logs and tables: `resnet18` or `vit_small_patch16`, and `resnet18-w16-small` or
@@ -164,6 +157,53 @@ impl Backbone {
         match self {
             Self::ResNet(_) => Ok(()),
             Self::Vit(network) => network.check_input(height, width),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::vit::{Initialization, Interpolation, Pooling, Position};
+
+    #[test]
+    fn parameter_counts_are_estimated_within_a_tenth() {
+        let resnet = |depth, width| {
+            BackboneConfig::Resnet(ResNetConfig {
+                depth,
+                width,
+                stem: Stem::Imagenet,
+                zero_init_residual: false,
+            })
+        };
+        let vit = BackboneConfig::Vit(VitConfig {
+            width: 192,
+            depth: 12,
+            heads: 3,
+            patch_px: 16,
+            image_px: 224,
+            position: Position::Learned,
+            interpolation: Interpolation::Antialiased,
+            registers: 0,
+            layer_scale: None,
+            drop_path: 0.0,
+            pooling: Pooling::ClassToken,
+            initialization: Initialization::TruncatedNormal,
+        });
+        for config in [
+            resnet(18, 64),
+            resnet(34, 32),
+            resnet(50, 128),
+            resnet(101, 64),
+            vit,
+        ] {
+            let network = config.init(&Init::empty(&burn::tensor::Device::flex()));
+            let exact = parameters(&network)
+                .iter()
+                .map(|parameter| parameter.shape.iter().product::<usize>())
+                .sum::<usize>() as f64;
+            let ratio = config.numbers().1 / exact;
+            assert!((0.9..1.1).contains(&ratio), "{}: {ratio}", config.name());
         }
     }
 }

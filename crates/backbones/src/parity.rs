@@ -6,13 +6,13 @@ mod vit;
 use std::collections::BTreeMap;
 
 use burn::module::Param;
-use burn::tensor::{Device, Tensor, TensorData};
+use burn::tensor::{DType, Device, Tensor, TensorData};
+use safetensors::{Dtype, SafeTensors};
 
 use crate::context::{Context, Draws, Progress};
 use crate::init::Init;
 use crate::layers::{BatchNorm, RunningStatistic};
-use crate::weights::{state_dict, tensors_of};
-use crate::{Backbone, BackboneConfig, ResNetConfig, Stem, load_state_dict};
+use crate::{Backbone, BackboneConfig, ResNetConfig, Stem, replace_state, state_dict};
 
 /// The script's `formula`: uniform-looking numbers in [-1, 1).
 fn formula(tensor: usize, count: usize) -> Vec<f64> {
@@ -44,7 +44,7 @@ fn filled(backbone: Backbone) -> Backbone {
         let values = values.into_iter().map(|v| v as f32).collect::<Vec<_>>();
         *data = TensorData::new(values, shape);
     }
-    load_state_dict(backbone, state).unwrap()
+    replace_state(backbone, state)
 }
 
 fn resnet(depth: u32, width: usize, stem: Stem, device: &Device) -> Backbone {
@@ -81,11 +81,30 @@ fn relative_error(ours: &[f64], reference: &[f64]) -> f64 {
     (difference / reference.iter().map(|v| v * v).sum::<f64>()).sqrt()
 }
 
+/// All tensors of a safetensors file by name.
+pub(crate) fn tensors_of(bytes: &[u8]) -> BTreeMap<String, TensorData> {
+    let read = |(name, view): (String, safetensors::tensor::TensorView<'_>)| {
+        let dtype = match view.dtype() {
+            Dtype::F32 => DType::F32,
+            Dtype::F64 => DType::F64,
+            other => panic!("{name}: {other:?}"),
+        };
+        let data = TensorData::from_bytes_vec(view.data().to_vec(), view.shape().to_vec(), dtype);
+        (name, data)
+    };
+    SafeTensors::deserialize(bytes)
+        .unwrap()
+        .tensors()
+        .into_iter()
+        .map(read)
+        .collect()
+}
+
 struct Fixture(BTreeMap<String, TensorData>);
 
 impl Fixture {
     fn read(bytes: &[u8]) -> Self {
-        Self(tensors_of(bytes).unwrap())
+        Self(tensors_of(bytes))
     }
 
     fn get(&self, name: &str) -> Vec<f64> {

@@ -107,6 +107,17 @@ impl ResNetConfig {
         self.width * 8 * expansion
     }
 
+    /// About how many parameters the network has; no memory is taken.
+    pub fn parameter_count(&self) -> f64 {
+        let of_width_64 = match self.depth {
+            18 => 11.2e6,
+            34 => 21.3e6,
+            50 => 23.6e6,
+            _ => 42.6e6,
+        };
+        of_width_64 * (self.width as f64 / 64.0).powi(2)
+    }
+
     /// `resnet18`, or `resnet18-w16-small` where width or stem differ from torchvision's.
     pub fn name(&self) -> String {
         let mut name = format!("resnet{}", self.depth);

@@ -159,6 +159,13 @@ impl VitConfig {
         self.width
     }
 
+    /// About how many parameters the network has; no memory is taken.
+    pub fn parameter_count(&self) -> f64 {
+        let (width, patch) = (self.width as f64, self.patch_px as f64);
+        let positions = (self.image_px as f64 / patch).powi(2) + self.registers as f64;
+        12.0 * self.depth as f64 * width.powi(2) + (positions + 3.0 * patch.powi(2)) * width
+    }
+
     /// timm's name without the image size, `vit_small_patch16` or `vit_small_patch14_reg4`; `vit-w64-d6-h4-p4` for other
     /// widths, depths and heads.
     pub fn name(&self) -> String {

@@ -1,6 +1,7 @@
 //! Connects the detectors of the crate `detection` to the stages of a curation, which know only an interface.
 
 use crate::devices::DeviceArgument;
+use crate::failure::in_one_line;
 use burn::tensor::Device;
 use curation::{FaceScale, FacesConfig, PersonsConfig};
 use data::RgbImage;
@@ -16,11 +17,11 @@ pub(crate) struct OnDevice<'a>(pub(crate) &'a DeviceArgument);
 
 impl curation::Detectors for OnDevice<'_> {
     fn faces(&self, config: &FacesConfig) -> Result<Box<dyn curation::Detector>, String> {
-        faces(config, self.0).map_err(|error| format!("{error:#}"))
+        faces(config, self.0).map_err(|error| in_one_line(&error))
     }
 
     fn persons(&self, config: &PersonsConfig) -> Result<Box<dyn curation::Detector>, String> {
-        persons(config).map_err(|error| format!("{error:#}"))
+        persons(config).map_err(|error| in_one_line(&error))
     }
 }
 

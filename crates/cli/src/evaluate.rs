@@ -6,13 +6,14 @@ use crate::failure::{Failure, make_folder_of, plain as safe};
 use crate::progress::Progress;
 use crate::weights::WeightsArguments;
 use crate::{devices, provenance};
-use backbones::{BackboneConfig, EncoderInfo, ImportOptions, Part, Stem};
+use backbones::{BackboneConfig, Stem};
 use burn::tensor::Device;
 use evaluation::suite::{Cell, EncoderEntry, Suite, Surroundings};
 use evaluation::{Encoder, Event, FeaturesJob, Job, Outcome, Plan, Provenance};
 use std::cell::RefCell;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use weights::{EncoderInfo, ImportOptions, Role};
 
 #[derive(clap::Subcommand)]
 pub(crate) enum Verb {
@@ -199,9 +200,9 @@ fn suite(arguments: &SuiteArguments) -> anyhow::Result<()> {
     let open_entry = |entry: &EncoderEntry, path: &Path| {
         let options = ImportOptions {
             backbone: entry.backbone.clone(),
-            part: entry.part.as_deref().map(|part| match part {
-                "teacher" => Part::Teacher,
-                _ => Part::Student,
+            role: entry.part.as_deref().map(|part| match part {
+                "teacher" => Role::Teacher,
+                _ => Role::Student,
             }),
             ..ImportOptions::default()
         };

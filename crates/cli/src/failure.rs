@@ -1,5 +1,6 @@
 //! How errors reach the user: one `error:` line, its causes, and the cure where it is known.
 
+use crate::hints;
 use anyhow::Context;
 use std::fmt;
 use std::path::Path;
@@ -81,7 +82,7 @@ pub(crate) fn report(error: &anyhow::Error) -> ExitCode {
         // What a shell reports for a program that SIGINT ended.
         return ExitCode::from(130);
     }
-    if error.is::<crate::weights::DoesNotLoad>() {
+    if error.is::<DoesNotLoad>() {
         return ExitCode::FAILURE;
     }
     eprintln!("error: {}", visible(error.to_string().trim_end()));
@@ -100,23 +101,41 @@ pub(crate) fn report(error: &anyhow::Error) -> ExitCode {
     ExitCode::FAILURE
 }
 
+/// The cure of one error of a chain.
 fn hint(error: &(dyn std::error::Error + 'static)) -> Option<String> {
     if let Some(failure) = error.downcast_ref::<Failure>() {
         failure.hint.clone()
     } else if let Some(error) = error.downcast_ref::<training::Error>() {
-        match error {
-            training::Error::Data(error) => error.hint(),
-            error => error.hint(),
-        }
+        hints::of_training(error)
     } else if let Some(error) = error.downcast_ref::<data::Error>() {
         error.hint()
     } else if let Some(error) = error.downcast_ref::<evaluation::Error>() {
-        error.hint()
+        hints::of_evaluation(error)
     } else if let Some(error) = error.downcast_ref::<curation::Error>() {
         error.hint().as_ref().map(crate::curate::hint::in_words)
-    } else if let Some(detection::DetectionError::NoOnnx) = error.downcast_ref() {
-        Some("build with `--features onnx`".into())
+    } else if let Some(error) = error.downcast_ref::<detection::DetectionError>() {
+        hints::of_detection(error)
     } else {
         None
     }
 }
+
+/// An error with its causes and its hint in one line, for a message of a library.
+pub(crate) fn in_one_line(error: &anyhow::Error) -> String {
+    match error.chain().find_map(hint) {
+        Some(hint) => format!("{error:#}; {hint}"),
+        None => format!("{error:#}"),
+    }
+}
+
+/// The exit status of an inspection of a file that does not load: its report has been printed.
+#[derive(Debug)]
+pub(crate) struct DoesNotLoad;
+
+impl fmt::Display for DoesNotLoad {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the file does not load")
+    }
+}
+
+impl std::error::Error for DoesNotLoad {}

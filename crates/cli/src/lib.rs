@@ -19,6 +19,7 @@ mod evaluate;
 mod failure;
 mod features;
 mod finetune;
+mod hints;
 mod interrupt;
 mod pretrain;
 mod progress;

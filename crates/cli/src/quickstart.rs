@@ -8,7 +8,7 @@ use crate::failure::Interrupted;
 use crate::progress::duration;
 use crate::{configs, devices, evaluate, pretrain};
 use anyhow::{Context, ensure};
-use backbones::{EncoderInfo, ImportOptions, Init, Naming};
+use backbones::Init;
 use burn::tensor::Device;
 use data::{Dataset, Label, Metadata, Record};
 use evaluation::{Encoder, Outcome, weights_hash};
@@ -19,6 +19,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
+use weights::{EncoderInfo, ImportOptions, Naming};
 
 const TRAIN_IMAGES: &[u8] = include_bytes!("../quickstart/train-images-idx3-ubyte.gz");
 const TRAIN_LABELS: &[u8] = include_bytes!("../quickstart/train-labels-idx1-ubyte.gz");

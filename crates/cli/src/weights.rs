@@ -1,14 +1,17 @@
 //! `passer weights`: look into files of weights, and bring them into other libraries' layouts; and the arguments by
 //! which every verb that reads an encoder is told what its file does not show.
 
-use crate::failure::{Failure, make_folder_of, plain as safe};
-use backbones::{BackboneConfig, ImportOptions, Naming, Part};
+use crate::failure::{DoesNotLoad, Failure, make_folder_of, plain as safe};
+use crate::hints;
+use backbones::BackboneConfig;
 use burn::tensor::Device;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::io::Write as _;
 use std::path::PathBuf;
 use training::Inspection;
+use weights::format::Format;
+use weights::{ImportOptions, Naming, Role};
 
 #[derive(clap::Subcommand)]
 pub(crate) enum Verb {
@@ -113,9 +116,9 @@ impl WeightsArguments {
         }
         Ok(ImportOptions {
             backbone: self.backbone.clone(),
-            part: self.part.map(|part| match part {
-                PartArgument::Student => Part::Student,
-                PartArgument::Teacher => Part::Teacher,
+            role: self.part.map(|part| match part {
+                PartArgument::Student => Role::Student,
+                PartArgument::Teacher => Role::Teacher,
             }),
             allow_missing: self.allow_missing.clone(),
             allow_unexpected: self.allow_unexpected.clone(),
@@ -124,18 +127,6 @@ impl WeightsArguments {
         })
     }
 }
-
-/// The exit status of an inspection of a file that does not load: all there is to say has been said.
-#[derive(Debug)]
-pub(crate) struct DoesNotLoad;
-
-impl std::fmt::Display for DoesNotLoad {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("the file does not load")
-    }
-}
-
-impl std::error::Error for DoesNotLoad {}
 
 pub(crate) fn run(verb: Verb) -> anyhow::Result<()> {
     match verb {
@@ -151,7 +142,11 @@ fn inspect(arguments: &InspectArguments) -> anyhow::Result<()> {
         if !arguments.tensors {
             inspection.all.clear();
         }
-        print(&(serde_json::to_string_pretty(&inspection)? + "\n"))?;
+        let listed = Listed {
+            inspection: &inspection,
+            hint: inspection.hint.as_ref().map(hints::of_weights),
+        };
+        print(&(serde_json::to_string_pretty(&listed)? + "\n"))?;
     } else {
         print(&show(&inspection, arguments.tensors)?)?;
     }
@@ -159,6 +154,14 @@ fn inspect(arguments: &InspectArguments) -> anyhow::Result<()> {
         None => Ok(()),
         Some(_) => Err(DoesNotLoad.into()),
     }
+}
+
+/// An inspection as JSON.
+#[derive(serde::Serialize)]
+struct Listed<'a> {
+    #[serde(flatten)]
+    inspection: &'a Inspection,
+    hint: Option<String>,
 }
 
 /// An inspection in words.
@@ -169,9 +172,9 @@ fn show(inspection: &Inspection, tensors: bool) -> Result<String, std::fmt::Erro
     writeln!(out, "file      {}", inspection.path.display())?;
     writeln!(out, "sha256    {}", inspection.sha256)?;
     let format = match inspection.format {
-        backbones::checkpoint::Format::Zip => "PyTorch, zip",
-        backbones::checkpoint::Format::Legacy => "PyTorch, legacy",
-        backbones::checkpoint::Format::Safetensors => "safetensors",
+        Format::Zip => "PyTorch, zip",
+        Format::Legacy => "PyTorch, legacy",
+        Format::Safetensors => "safetensors",
     };
     writeln!(out, "format    {format}")?;
     let counts = inspection
@@ -231,7 +234,7 @@ fn show(inspection: &Inspection, tensors: bool) -> Result<String, std::fmt::Erro
         Some(refusal) => {
             writeln!(out, "loads     no: {}", safe(refusal))?;
             if let Some(hint) = &inspection.hint {
-                writeln!(out, "hint: {}", safe(hint))?;
+                writeln!(out, "hint: {}", hints::of_weights(hint))?;
             }
         }
     }

@@ -1,6 +1,19 @@
 //! What can go wrong with detectors.
 
-use backbones::{CheckpointError, Mismatch};
+use weights::{CheckpointError, Mismatch};
+
+/// The cure of an error; the program words it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Hint {
+    /// Of a file of weights.
+    Weights(weights::Hint),
+    /// Export the model with a fixed size and a batch of one.
+    ExportFixedSize,
+    /// Export YOLOX without decoding.
+    ExportWithoutDecoding,
+    /// Build with the feature `onnx`.
+    BuildWithOnnx,
+}
 
 /// Why a detector cannot be had, or cannot look at a photo.
 #[derive(Debug, thiserror::Error)]
@@ -33,12 +46,29 @@ pub enum DetectionError {
         /// The bytes that it has.
         bytes: usize,
     },
-    /// An ONNX file that is not what is wanted, or that fails.
-    #[error("the ONNX file cannot be used: {0}")]
-    Onnx(String),
+    /// An ONNX file of another network, or that fails.
+    #[error("the ONNX file cannot be used: {reason}")]
+    Onnx {
+        /// What is wrong with it.
+        reason: String,
+        /// The cure, where it is known.
+        hint: Option<Hint>,
+    },
     /// The crate was built without its feature `onnx`.
     #[error("this build reads no ONNX files")]
     NoOnnx,
+}
+
+impl DetectionError {
+    /// What the user can do about it, where that is known.
+    pub fn hint(&self) -> Option<Hint> {
+        match self {
+            Self::Checkpoint(error) => error.hint().map(Hint::Weights),
+            Self::Onnx { hint, .. } => hint.clone(),
+            Self::NoOnnx => Some(Hint::BuildWithOnnx),
+            Self::Mismatch { .. } | Self::Config(_) | Self::Photo { .. } => None,
+        }
+    }
 }
 
 /// That `value` of the key `name` lies in `range`.

@@ -26,7 +26,7 @@ mod parity;
 
 pub use boxes::{BoundingBox, Edges, iou, nms};
 pub use detector::{Detection, Detector, Photo, top_score};
-pub use error::DetectionError;
+pub use error::{DetectionError, Hint};
 pub use priors::{PriorBox, decode_box, decode_landmarks, prior_boxes};
 pub use resize::{Letterbox, resize};
 pub use retinaface::{RetinaFace, RetinaFaceConfig, Scale};

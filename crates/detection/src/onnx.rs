@@ -51,5 +51,8 @@ fn shape(fact: &TypedFact) -> Option<Vec<usize>> {
 
 fn onnx(error: impl std::fmt::Display) -> DetectionError {
     // Alternate: with its causes.
-    DetectionError::Onnx(format!("{error:#}"))
+    DetectionError::Onnx {
+        reason: format!("{error:#}"),
+        hint: None,
+    }
 }

@@ -7,10 +7,10 @@ mod network;
 
 use std::io::{Read, Seek};
 
-use backbones::Checkpoint;
 use burn::tensor::{Device, Tensor, TensorData};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
+use weights::Checkpoint;
 
 use crate::boxes::Edges;
 use crate::detector::{Detection, Detector, Photo};

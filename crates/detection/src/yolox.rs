@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::boxes::{BoundingBox, Edges};
 use crate::detector::{Detection, Detector, Photo};
-use crate::error::{DetectionError, check_share};
+use crate::error::{DetectionError, Hint, check_share};
 use crate::onnx::Network;
 use crate::resize::{Letterbox, resize};
 use crate::tiles::suppressed;
@@ -177,11 +177,13 @@ fn input_of(network: &Network) -> Result<(usize, usize), DetectionError> {
         Some(&[1, 3, height, width]) if network.inputs() == 1 && (height % 32, width % 32) == (0, 0) => {
             Ok((width, height))
         }
-        _ => Err(DetectionError::Onnx(format!(
-            "expected one input [1, 3, height, width] of multiples of 32, got {} of shape {shape:?}; hint: export the model \
-             with a fixed size and a batch of one",
-            network.inputs()
-        ))),
+        _ => Err(DetectionError::Onnx {
+            reason: format!(
+                "its input must be one [1, 3, height, width] of multiples of 32, got {} of shape {shape:?}",
+                network.inputs()
+            ),
+            hint: Some(Hint::ExportFixedSize),
+        }),
     }
 }
 
@@ -191,10 +193,12 @@ fn output_of(network: &Network, width: usize, height: usize) -> Result<usize, De
     let places = cells(width, height).count();
     match shape.as_deref() {
         Some(&[1, found, numbers]) if found == places && numbers > 5 => Ok(numbers),
-        _ => Err(DetectionError::Onnx(format!(
-            "expected an output [1, {places}, 5 + classes] for images of {width} x {height} px, got {shape:?}; hint: export \
-             YOLOX without `--decode_in_inference`"
-        ))),
+        _ => Err(DetectionError::Onnx {
+            reason: format!(
+                "its output must be [1, {places}, 5 + classes] for images of {width} x {height} px, got {shape:?}"
+            ),
+            hint: Some(Hint::ExportWithoutDecoding),
+        }),
     }
 }
 

@@ -365,7 +365,7 @@ pub enum Error {
 }
 
 impl Error {
-    /// What the user can do about it, where that is known.
+    /// What the user can do about it, where that is known. Other errors of `training` have typed hints of their own.
     pub fn hint(&self) -> Option<String> {
         let hint = match self {
             Self::Data(error) => return error.hint(),
@@ -387,7 +387,6 @@ impl Error {
             Self::TransformsMismatch => "extract both with one size and one `--mean` and `--std`",
             Self::AboveF16 { .. } => "write f32",
             Self::Occupied { .. } => "give another `--out`, or remove what lies there",
-            Self::Training(error) => return error.hint(),
             Self::Unlabelled { .. } => {
                 "give a folder of `CLASS/name.jpg`, shards with `.cls` members, or features with a tensor `labels`"
             }

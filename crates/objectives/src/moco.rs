@@ -470,7 +470,7 @@ mod tests {
                 *data = TensorData::new(scaled(number, &shape), shape);
             }
         }
-        let backbone = backbones::load_state_dict(encoder.backbone, weights).unwrap();
+        let backbone = backbones::replace_state(encoder.backbone, weights);
         let mut head = encoder.head;
         for (index, layer) in head.iter_mut().enumerate() {
             let [out, width] = layer.weight.val().dims();

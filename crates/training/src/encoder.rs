@@ -5,16 +5,17 @@ use crate::checkpoint::latest_checkpoint;
 use crate::config::{Config, dataset_views};
 use crate::error::{Error, io};
 use crate::files::write_atomically;
-use backbones::{
-    Backbone, Checkpoint, EncoderInfo, Import, ImportOptions, Naming, WeightsError, encoder_to_safetensors,
-    encoder_to_safetensors_as,
-};
+use backbones::Backbone;
 use burn::tensor::Device;
 use data::hex;
 use sha2::{Digest, Sha256};
 use std::fs::File;
 use std::io::{Read, Seek};
 use std::path::{Path, PathBuf};
+use weights::{
+    Checkpoint, EncoderInfo, Import, ImportOptions, Naming, SeenNetwork, WeightsError,
+    encoder_to_safetensors, encoder_to_safetensors_as,
+};
 
 /// An encoder read from disk.
 #[derive(Debug)]
@@ -94,8 +95,8 @@ pub fn read_encoder(path: &Path, options: &ImportOptions, device: &Device) -> Re
         let plan = Import::plan(&checkpoint, options, device)?;
         // Ours says what it is and is no other thing under any option but these.
         let plain = checkpoint.is_ours() && *options == ImportOptions::default();
-        for note in plan.recognised.notes() {
-            tracing::warn!("encoder `{}`: {note}", path.display());
+        for other in &plan.recognized.other_networks {
+            tracing::warn!("encoder `{}`: {}", path.display(), not_read(other));
         }
         Ok((plan.load(file)?, checkpoint.is_ours(), plain))
     };
@@ -169,7 +170,16 @@ pub(crate) fn open_encoder(path: &Path) -> Result<(PathBuf, File, String), Error
     Ok((file, source, hash))
 }
 
-/// The error of a file, its cure apart.
+/// The warning of a network in a file that is not read.
+pub(crate) fn not_read(network: &SeenNetwork) -> String {
+    format!(
+        "the file holds another network, which is not read: names like those of {} under `{}`",
+        network.looks,
+        network.path.escape_debug()
+    )
+}
+
+/// The error of a file.
 pub(crate) fn refused(path: &Path, error: &WeightsError) -> Error {
     // Names in it come from the file, and a terminal obeys control characters.
     let plain = |c: char| {
@@ -179,14 +189,9 @@ pub(crate) fn refused(path: &Path, error: &WeightsError) -> Error {
             c.to_string()
         }
     };
-    let text = error.to_string().chars().map(plain).collect::<String>();
-    let (reason, hint) = match text.split_once("; hint: ") {
-        Some((reason, hint)) => (reason.to_owned(), Some(hint.to_owned())),
-        None => (text, None),
-    };
     Error::Encoder {
         path: path.to_path_buf(),
-        reason,
-        hint,
+        reason: error.to_string().chars().map(plain).collect(),
+        hint: error.hint(),
     }
 }

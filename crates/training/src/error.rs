@@ -1,5 +1,6 @@
 //! What can go wrong in a run, one variant for each thing that a user can mend.
 
+use crate::hint::Hint;
 use std::path::PathBuf;
 
 /// An error of the training crate. Messages are lowercase, name the thing, and say expected and got.
@@ -24,7 +25,7 @@ pub enum Error {
         source: std::io::Error,
     },
 
-    /// The run directory already holds a run and nobody asked to go on with it.
+    /// The run directory already holds a run and it is not to be resumed.
     #[error("`{}` already holds a run (last checkpoint: {checkpoint})", path.display())]
     RunExists {
         /// The run directory.
@@ -40,7 +41,7 @@ pub enum Error {
         path: PathBuf,
     },
 
-    /// `--resume` was asked and the run is not the one that the config describes.
+    /// A resumed run is not the one that the config describes.
     #[error("`{}` was started with another {what}: expected {expected}, got {got}", path.display())]
     ResumeMismatch {
         /// The run directory.
@@ -70,7 +71,7 @@ pub enum Error {
         /// What is wrong with it.
         reason: String,
         /// The cure, where it is known.
-        hint: Option<String>,
+        hint: Option<weights::Hint>,
     },
 
     /// The loss stopped being a number.
@@ -140,36 +141,22 @@ pub enum Error {
 }
 
 impl Error {
-    /// What the user can do about it, where that is known.
-    pub fn hint(&self) -> Option<String> {
+    /// What the user can do about it, where that is known. An error of the data has a hint of its own.
+    pub fn hint(&self) -> Option<Hint> {
         match self {
-            Self::Encoder { hint, .. } => hint.clone(),
-            Self::RunExists { .. } => Some("go on with `--resume`, or give another `--out`".into()),
-            Self::RunInUse { .. } => {
-                Some("wait for it or end it, then go on with `--resume`; or give another `--out`".into())
-            }
-            Self::ResumeMismatch { what, .. } if what == "data set" => {
-                Some("give the data that the run was started with, or start a new run with another `--out`".into())
-            }
-            Self::ResumeMismatch { .. } => {
-                Some("resume with the run's own `config.toml`, or start a new run with another `--out`".into())
-            }
-            Self::RunDamaged { .. } => Some("put the file back, or use another `--out`".into()),
-            Self::NonFiniteLoss { .. } | Self::NonFiniteWeights { .. } => Some(
-                "lower `learning_rate_per_256`, or raise the objective's `temperature`, and start again with another `--out`".into(),
-            ),
-            Self::LossScale { .. } => Some(
-                "use `training.precision = \"bf16\"` where the device has it, or `\"f32\"`, and start again with another `--out`".into(),
-            ),
-            Self::Device { .. } => Some(
-                "if it ran out of memory: lower `data.batch_images`, or set `training.micro_batch_images` (the same step with less memory) or `training.precision = \"bf16\"`".into(),
-            ),
+            Self::Encoder { hint, .. } => hint.clone().map(Hint::Weights),
+            Self::RunExists { .. } => Some(Hint::ResumeOrOtherFolder),
+            Self::RunInUse { .. } => Some(Hint::WaitOrOtherFolder),
+            Self::ResumeMismatch { what, .. } if what == "data set" => Some(Hint::RunsData),
+            Self::ResumeMismatch { .. } => Some(Hint::RunsConfig),
+            Self::RunDamaged { .. } => Some(Hint::RestoreFile),
+            Self::NonFiniteLoss { .. } | Self::NonFiniteWeights { .. } => Some(Hint::CalmerTraining),
+            Self::LossScale { .. } => Some(Hint::WiderPrecision),
+            Self::Device { .. } => Some(Hint::LessMemory),
             Self::Io { source, .. } if source.kind() == std::io::ErrorKind::StorageFull => {
-                Some("free some space, then go on with `--resume`: checkpoints already written are intact".into())
+                Some(Hint::FreeSpace)
             }
-            Self::Checkpoint { reason, .. } if reason.starts_with("damaged") => {
-                Some("remove this checkpoint's folder: `--resume` then goes on from the one before it".into())
-            }
+            Self::Checkpoint { reason, .. } if reason.starts_with("damaged") => Some(Hint::RemoveCheckpoint),
             _ => None,
         }
     }

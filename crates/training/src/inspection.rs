@@ -1,14 +1,14 @@
 //! What is in a file of weights, and what would be made of it: `passer weights inspect`.
 
-use crate::encoder::{open_encoder, refused};
+use crate::encoder::{not_read, open_encoder, refused};
 use crate::error::Error;
-use backbones::checkpoint::{Entry, Format};
-use backbones::layouts::LayoutError;
-use backbones::{BackboneConfig, Checkpoint, Import, ImportOptions, WeightsError};
+use backbones::BackboneConfig;
 use burn::tensor::Device;
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use weights::format::{Entry, Format, TensorInfo};
+use weights::{Checkpoint, Hint, Import, ImportOptions, LayoutError, WeightsError};
 
 /// A file of weights, as it is.
 #[derive(Debug, Serialize)]
@@ -31,8 +31,9 @@ pub struct Inspection {
     pub notes: Vec<String>,
     /// Why it cannot be loaded; `None` where it can.
     pub refusal: Option<String>,
-    /// The cure, where it is known.
-    pub hint: Option<String>,
+    /// The cure, where it is known; the program words it.
+    #[serde(skip)]
+    pub hint: Option<Hint>,
     /// Every tensor.
     pub all: Vec<TensorLine>,
 }
@@ -116,44 +117,35 @@ pub fn inspect_weights(path: &Path, options: &ImportOptions, device: &Device) ->
         count.tensors += 1;
         count.elements = count.elements.saturating_add(tensor.elements());
     }
-    let planned = Import::plan(&checkpoint, options, device);
     let mut notes = vec![];
-    let (network, refusal) = match planned {
+    let (network, refusal) = match Import::plan(&checkpoint, options, device) {
         Ok(plan) => {
             let network = network(&plan);
-            let others = plan.recognised.notes();
-            // As it would be opened, for what only the numbers show.
-            let refusal = match plan.refusal() {
-                Some(refusal) => {
-                    notes = plan.info.notes();
-                    Some(refusal)
+            let others = plan.recognized.other_networks.iter().map(not_read);
+            let others = others.collect::<Vec<_>>();
+            notes = plan.info.notes();
+            // As it would be opened: some warnings come from the numbers alone.
+            let refusal = match plan.load(&mut file) {
+                Ok((_, info)) => {
+                    notes = info.notes();
+                    None
                 }
-                None => match plan.load(&mut file) {
-                    Ok((_, info)) => {
-                        notes = info.notes();
-                        None
-                    }
-                    Err(error) => Some(error.to_string()),
-                },
+                Err(error) => Some(error),
             };
             notes.extend(others);
             (Some(network), refusal)
         }
+        Err(error) => (None, Some(error)),
+    };
+    let hint = refusal.as_ref().and_then(WeightsError::hint);
+    let refusal = refusal.map(|error| match error {
         // What it holds is listed anyway.
-        Err(WeightsError::Layout(LayoutError::None { hint, .. })) => (
-            None,
-            Some(format!(
-                "no known layout matches (docs/weights.md has them); hint: {hint}"
-            )),
-        ),
-        Err(error) => (None, Some(error.to_string())),
-    };
-    let (refusal, hint) = match refusal.as_deref().map(|text| (text, text.split_once("; hint: "))) {
-        Some((_, Some((refusal, hint)))) => (Some(refusal.to_owned()), Some(hint.to_owned())),
-        Some((refusal, None)) => (Some(refusal.to_owned()), None),
-        None => (None, None),
-    };
-    let line = |(name, tensor): (String, &backbones::checkpoint::TensorInfo)| TensorLine {
+        WeightsError::Layout(LayoutError::None { .. }) => {
+            "no known layout matches (docs/weights.md has them)".to_owned()
+        }
+        error => error.to_string(),
+    });
+    let line = |(name, tensor): (String, &TensorInfo)| TensorLine {
         name,
         dtype: tensor.dtype.name(),
         shape: tensor.shape.clone(),
@@ -174,27 +166,27 @@ pub fn inspect_weights(path: &Path, options: &ImportOptions, device: &Device) ->
 }
 
 fn network(plan: &Import<'_>) -> Network {
-    let recognised = &plan.recognised;
+    let recognized = &plan.recognized;
     // As PyTorch counts: running statistics are buffers.
     let is_parameter = |name: &str| {
         let last = name.rsplit('.').next().unwrap_or(name);
         !matches!(last, "running_mean" | "running_var") && !plan.left_out.iter().any(|left| left == name)
     };
-    let elements = recognised
+    let elements = recognized
         .tensors
         .iter()
         .filter(|(name, tensor)| tensor.dtype.is_weight() && is_parameter(name))
         .map(|(_, tensor)| tensor);
     Network {
-        layout: recognised.layout.name,
-        part: recognised.part.map(|part| part.name()),
-        parts: recognised
+        layout: recognized.layout.name,
+        part: recognized.role.map(|role| role.name()),
+        parts: recognized
             .layout
-            .parts()
+            .roles()
             .into_iter()
-            .map(|part| part.name())
+            .map(|role| role.name())
             .collect(),
-        at: recognised.top.replace('/', "."),
+        at: recognized.parent.replace('/', "."),
         name: plan.info.architecture.name(),
         architecture: plan.info.architecture.clone(),
         method: plan.info.method.clone(),
@@ -204,7 +196,7 @@ fn network(plan: &Import<'_>) -> Network {
             .fold(0, u64::saturating_add),
         mean: plan.info.mean,
         std: plan.info.std,
-        dropped: recognised.dropped.clone(),
+        dropped: recognized.dropped.clone(),
         missing: plan.missing.clone(),
         left_out: plan.left_out.clone(),
     }

@@ -11,6 +11,7 @@ mod config;
 mod encoder;
 mod error;
 mod files;
+mod hint;
 mod inspection;
 mod loss_scale;
 mod objective;
@@ -27,6 +28,7 @@ pub use data::Dataset;
 pub use encoder::{LoadedEncoder, read_encoder, write_encoder};
 pub use error::Error;
 pub use files::{write_atomically, write_json_atomically};
+pub use hint::Hint;
 pub use inspection::{Content, Dtypes, Inspection, Network, TensorLine, inspect_weights};
 pub use objective::{Loss, Objective, ViewCount};
 pub use optimizer::{

@@ -4,11 +4,12 @@
 use std::collections::BTreeMap;
 use std::io::{Read, Seek};
 
-use backbones::checkpoint::{Entry, TensorInfo};
+use backbones::Init;
 use backbones::init::trained;
 use backbones::layers::{Conv2d, Conv2dConfig, DepthwiseConv2d, leaky_relu, relu, upsample_nearest};
-use backbones::{Checkpoint, Init, Mismatch};
 use burn::tensor::{Device, Tensor, TensorData};
+use weights::format::{Entry, TensorInfo};
+use weights::{Checkpoint, Mismatch};
 
 use crate::error::DetectionError;
 

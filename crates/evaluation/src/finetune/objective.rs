@@ -8,14 +8,14 @@ use crate::task::Classes;
 use backbones::layers::Linear;
 use backbones::vit::Pooling;
 use backbones::{
-    Backbone, BackboneConfig, Context, Init, ema_with_statistics, independent_copy, load_state_dict,
-    state_dict,
+    Backbone, BackboneConfig, Context, Init, ema_with_statistics, independent_copy, replace_state, state_dict,
 };
 use burn::module::Module;
 use burn::tensor::{Device, Tensor, TensorData};
 use data::Label;
 use std::collections::BTreeMap;
 use training::{Batch, Loss, Objective, ParameterRule, ViewCount};
+use weights::load_state_dict;
 
 /// Backbone and classifier: all that the optimizer updates.
 #[derive(Module, Debug)]
@@ -76,7 +76,7 @@ impl Finetune {
                         weights.insert(name.into(), TensorData::new(vec![value; width], [width]));
                     }
                 }
-                // Found out now rather than in `init`, which cannot refuse.
+                // Compared now, because `init` cannot refuse.
                 load_state_dict(backbone.init(&Init::empty(&Device::flex())), weights.clone()).map_err(
                     |error| Error::Config(format!("the encoder does not fit `[backbone]`: {error}")),
                 )?;
@@ -135,7 +135,7 @@ impl Objective for Finetune {
     fn init(&self, init: &Init) -> (Network, State) {
         let mut backbone = self.backbone.init(&init.at("student.backbone"));
         if let Some(weights) = &self.weights {
-            backbone = load_state_dict(backbone, weights.clone()).expect("the weights were tried in `new`");
+            backbone = replace_state(backbone, weights.clone());
         }
         let (width, classes) = (self.backbone.features(), self.classes.count());
         let at = init.at("student.head");

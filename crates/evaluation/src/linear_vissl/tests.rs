@@ -9,7 +9,7 @@ use crate::linear_moco::tests::tinted;
 use crate::parity::{Fixture, relative_error};
 use backbones::init::trained;
 use backbones::layers::Linear;
-use backbones::{BackboneConfig, Init, ResNetConfig, Stem, load_state_dict, state_dict};
+use backbones::{BackboneConfig, Init, ResNetConfig, Stem, replace_state, state_dict};
 use burn::tensor::{Tensor, TensorData};
 use data::{Filter, LoaderConfig};
 
@@ -46,12 +46,7 @@ fn network(depth: u32, width: usize, stem: Stem) -> Encoder {
         let values: Vec<f32> = values.map(|value| (value * scale + shift) as f32).collect();
         *data = TensorData::new(values, shape);
     }
-    Encoder::new(
-        config.name(),
-        "",
-        &load_state_dict(made, state).unwrap(),
-        NORMALIZE,
-    )
+    Encoder::new(config.name(), "", &replace_state(made, state), NORMALIZE)
 }
 
 #[test]

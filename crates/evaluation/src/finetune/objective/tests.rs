@@ -178,7 +178,7 @@ fn a_norm_behind_the_mean_starts_anew() {
     let encoder = before.init(&Init::new(1, &Device::flex()));
     let mut weights = state_dict(&encoder);
     weights.insert("norm.weight".into(), TensorData::new(vec![3.0f32; 8], [8]));
-    let encoder = load_state_dict(encoder, weights).unwrap();
+    let encoder = replace_state(encoder, weights);
     let norm = |now: &BackboneConfig| {
         let classes = Classes::of(&[0, 1], "training").unwrap();
         let objective = Finetune::new(&settings(), now, Some((&encoder, &before)), classes).unwrap();

@@ -1,0 +1,173 @@
+//! The libraries' hints in words, with this program's flags and commands.
+
+use crate::failure::plain;
+use weights::SaveAs;
+
+/// The cure of a file of weights.
+pub(crate) fn of_weights(hint: &weights::Hint) -> String {
+    use weights::Hint;
+    match hint {
+        Hint::DownloadAgain => "a failed download leaves such a file: fetch it again".into(),
+        Hint::FetchFromGitLfs => "fetch the file itself with `git lfs pull`".into(),
+        Hint::Unpack => "unpack it with gzip".into(),
+        Hint::SaveAgain(form) => saved(*form).into(),
+        Hint::SaveAlone { networks, more } => match networks.as_slice() {
+            [] => "load it with PyTorch and save the network that you want alone (docs/weights.md)".into(),
+            [one] if one.path.is_empty() => format!(
+                "its names are like those of {}, beside others that no layout has: save the network's `state_dict()` alone \
+                 (docs/weights.md)",
+                one.looks
+            ),
+            networks => {
+                let list = networks
+                    .iter()
+                    .map(|network| format!("`{}` ({})", plain(&network.path), network.looks))
+                    .collect::<Vec<_>>()
+                    .join(", ");
+                let more = match more {
+                    0 => String::new(),
+                    more => format!(" and {more} more"),
+                };
+                format!(
+                    "names are like a network's under {list}{more}: save the one that you want alone (docs/weights.md)"
+                )
+            }
+        },
+        Hint::ListContents => "`passer weights inspect` lists it".into(),
+        Hint::ListNames => {
+            "`passer weights inspect FILE --tensors` lists the names; leave out `--allow-missing` or `--allow-unexpected` \
+             where it allows nothing"
+                .into()
+        }
+        Hint::NameHeads(name) => format!("name the network with its heads: `--backbone {name}`"),
+        Hint::NameIfPaddedByOne(name) => {
+            format!("if yours is padded by 1 (torchvision's, lightly's), pass `--backbone {name}`")
+        }
+        Hint::OmitName => "leave out `--backbone`".into(),
+        Hint::ChooseOther(_) => "choose the other network with `--part`, or leave it out".into(),
+        Hint::UseTimmNames => "write timm's names: `--to timm`".into(),
+    }
+}
+
+/// How a file is to be saved again.
+fn saved(form: SaveAs) -> &'static str {
+    match form {
+        SaveAs::Default => "load it with PyTorch and save it again",
+        SaveAs::StateDict => "load it with PyTorch and save its `state_dict()`",
+        SaveAs::TrustedStateDict => {
+            "if you trust the file's author, load it with PyTorch and save its `state_dict()` alone"
+        }
+        SaveAs::Tensors => {
+            "load it with Python and save its arrays as tensors, with safetensors or `torch.save`"
+        }
+        SaveAs::Dense => "load it with PyTorch and save it after `to_dense()`",
+        SaveAs::Resolved => "load it with PyTorch and save it after `resolve_neg()` and `resolve_conj()`",
+        SaveAs::Loaded => "save the network after its weights are loaded",
+        SaveAs::LittleEndian => "load it with PyTorch on a little-endian machine and save it again",
+    }
+}
+
+/// The cure of a run, an encoder or its data.
+pub(crate) fn of_training(error: &training::Error) -> Option<String> {
+    use training::Hint;
+    if let training::Error::Data(error) = error {
+        return error.hint();
+    }
+    let hint = match error.hint()? {
+        Hint::Weights(hint) => return Some(of_weights(&hint)),
+        Hint::ResumeOrOtherFolder => "resume with `--resume`, or give another `--out`",
+        Hint::WaitOrOtherFolder => {
+            "wait for it or end it, then resume with `--resume`; or give another `--out`"
+        }
+        Hint::RunsData => {
+            "give the data that the run was started with, or start a new run with another `--out`"
+        }
+        Hint::RunsConfig => {
+            "resume with the run's own `config.toml`, or start a new run with another `--out`"
+        }
+        Hint::RestoreFile => "put the file back, or use another `--out`",
+        Hint::CalmerTraining => {
+            "lower `learning_rate_per_256`, or raise the objective's `temperature`, and start again with another `--out`"
+        }
+        Hint::WiderPrecision => {
+            "use `training.precision = \"bf16\"` where the device has it, or `\"f32\"`, and start again with another `--out`"
+        }
+        Hint::LessMemory => {
+            "if it ran out of memory: lower `data.batch_images`, or set `training.micro_batch_images` (the same step with less \
+             memory) or `training.precision = \"bf16\"`"
+        }
+        Hint::FreeSpace => {
+            "free some space, then resume with `--resume`: checkpoints already written are intact"
+        }
+        Hint::RemoveCheckpoint => {
+            "remove this checkpoint's folder: `--resume` then continues from the one before it"
+        }
+    };
+    Some(hint.into())
+}
+
+/// The cure of a detector's weights.
+pub(crate) fn of_detection(error: &detection::DetectionError) -> Option<String> {
+    use detection::Hint;
+    Some(match error.hint()? {
+        Hint::Weights(hint) => of_weights(&hint),
+        Hint::ExportFixedSize => "export the model with a fixed size and a batch of one".into(),
+        Hint::BuildWithOnnx => "build with `--features onnx`".into(),
+        Hint::ExportWithoutDecoding => "export YOLOX without `--decode_in_inference`".into(),
+    })
+}
+
+/// The cure of an evaluation, or of the run, encoder or data in it.
+pub(crate) fn of_evaluation(error: &evaluation::Error) -> Option<String> {
+    match error {
+        evaluation::Error::Protocol { source, .. } => of_evaluation(source),
+        evaluation::Error::Training(inner) => error.hint().or_else(|| of_training(inner)),
+        error => error.hint(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use weights::SeenNetwork;
+
+    #[test]
+    fn networks_in_a_file_are_named_and_their_names_are_plain_text() {
+        let network = |path: &str| SeenNetwork {
+            path: path.to_owned(),
+            looks: "resnet18".to_owned(),
+        };
+        let hint = weights::Hint::SaveAlone {
+            networks: vec![network("ema\u{1b}[2J."), network("b.")],
+            more: 3,
+        };
+        assert_eq!(
+            of_weights(&hint),
+            "names are like a network's under `ema\\u{1b}[2J.` (resnet18), `b.` (resnet18) and 3 more: save the one that you \
+             want alone (docs/weights.md)"
+        );
+    }
+
+    #[test]
+    fn a_hint_reaches_the_user_through_every_error_that_wraps_it() {
+        let encoder = || training::Error::Encoder {
+            path: "x".into(),
+            reason: "r".into(),
+            hint: Some(weights::Hint::OmitName),
+        };
+        let words = "leave out `--backbone`";
+        assert_eq!(of_training(&encoder()).unwrap(), words);
+        let wrapped = evaluation::Error::Training(encoder());
+        assert_eq!(of_evaluation(&wrapped).unwrap(), words);
+        let full = training::Error::Io {
+            path: "x".into(),
+            doing: "writing",
+            source: std::io::ErrorKind::StorageFull.into(),
+        };
+        assert!(of_training(&full).unwrap().contains("`--resume`"));
+        // An evaluation has no checkpoints.
+        let hint = of_evaluation(&evaluation::Error::Training(full)).unwrap();
+        assert!(hint.contains("give the same command again"), "{hint}");
+    }
+}

@@ -1,0 +1,105 @@
+//! What an encoder file says about itself: JSON under one key of its metadata.
+
+use std::collections::BTreeMap;
+
+use backbones::BackboneConfig;
+use serde::{Deserialize, Serialize};
+
+use crate::architecture::heads_unknown;
+
+/// The key of a safetensors file's metadata that holds an [`EncoderInfo`].
+pub const METADATA_KEY: &str = "passer";
+
+/// What an encoder file says about itself.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct EncoderInfo {
+    /// The network.
+    pub architecture: BackboneConfig,
+    /// How it was trained, as in the config: `moco_v2`; `random` for initial weights.
+    pub method: String,
+    /// Fingerprint of the data set that it saw; empty if none.
+    pub fingerprint: String,
+    /// Licences of the data set's images, in words.
+    pub licences: String,
+    /// Side of the square images in training, pixels.
+    pub pixels: usize,
+    /// What is subtracted from red, green and blue, on a scale from 0 to 1.
+    pub mean: [f32; 3],
+    /// What red, green and blue are then divided by.
+    pub std: [f32; 3],
+    /// Optimizer steps that made it; written as `num_batches_tracked`.
+    pub steps: u64,
+    /// Anything else worth knowing: commit, date, seed; and the warnings that [`notes`](Self::notes) words.
+    pub extra: BTreeMap<String, String>,
+}
+
+/// Keys of [`EncoderInfo::extra`] that warn about the weights.
+pub(crate) mod warning {
+    /// Parameters with initial values, a space between names.
+    pub(crate) const MISSING: &str = "missing";
+    /// Tensors that were left out, likewise.
+    pub(crate) const LEFT_OUT: &str = "left_out";
+    /// Tensors with NaN or infinity in them, likewise.
+    pub(crate) const NOT_FINITE: &str = "not_finite";
+    /// Where the number of heads was guessed.
+    pub(crate) const HEADS: &str = "heads";
+}
+
+impl EncoderInfo {
+    /// What whoever uses the encoder should know of it, a line each: parameters that no training made, tensors that were
+    /// left out, numbers that are none, a guess. Control characters of the file's names are escaped.
+    pub fn notes(&self) -> Vec<String> {
+        const SHOWN: usize = 6;
+        let told = |key: &str, one: &str, more: &str| {
+            let names = self.extra.get(key)?;
+            let names = names
+                .split(' ')
+                .filter(|name| !name.is_empty())
+                .collect::<Vec<_>>();
+            let what = match names.len() {
+                0 => return None,
+                1 => one.to_owned(),
+                count => format!("{count} {more}"),
+            };
+            let shown = names
+                .iter()
+                .take(SHOWN)
+                .map(|name| name.escape_debug().to_string());
+            let rest = match names.len().saturating_sub(SHOWN) {
+                0 => String::new(),
+                rest => format!(" and {rest} more"),
+            };
+            Some(format!("{what}: {}{rest}", shown.collect::<Vec<_>>().join(", ")))
+        };
+        let heads = match &self.architecture {
+            BackboneConfig::Vit(config) if self.extra.contains_key(warning::HEADS) => Some(format!(
+                "the number of heads, {}, is a guess (64 channels each), because no usual ViT is {} wide: the weights load with \
+                 any number, and another than the training's gives wrong features; name the network with its heads, as in \
+                 `{}`",
+                config.heads,
+                config.width,
+                heads_unknown(config.width, config.depth, config.patch_px)
+            )),
+            _ => None,
+        };
+        let notes = [
+            heads,
+            told(
+                warning::MISSING,
+                "1 parameter keeps its initial values",
+                "parameters keep initial values",
+            ),
+            told(
+                warning::LEFT_OUT,
+                "1 tensor of the file is left out",
+                "tensors of the file are left out",
+            ),
+            told(
+                warning::NOT_FINITE,
+                "1 tensor holds NaN or infinity",
+                "tensors hold NaN or infinity",
+            ),
+        ];
+        notes.into_iter().flatten().collect()
+    }
+}

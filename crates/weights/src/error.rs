@@ -1,0 +1,50 @@
+//! Why weights cannot be used.
+
+use crate::architecture::ArchitectureError;
+use crate::format::CheckpointError;
+use crate::hint::Hint;
+use crate::layouts::LayoutError;
+use crate::mismatch::Mismatch;
+
+/// Why weights cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum WeightsError {
+    /// The file cannot be read.
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
+    /// Its layout is unknown or ambiguous.
+    #[error(transparent)]
+    Layout(#[from] LayoutError),
+    /// The metadata cannot be understood.
+    #[error("the file's metadata is unreadable: {0}")]
+    Metadata(serde_json::Error),
+    /// Its network is unknown, ambiguous or impossible.
+    #[error(transparent)]
+    Architecture(#[from] ArchitectureError),
+    /// Names or shapes are not those of the network.
+    #[error("the weights are not those of this network: {0}")]
+    Mismatch(Box<Mismatch>),
+    /// A pattern of what may be missing that matches no parameter: mostly misspelt.
+    #[error("`{0}`, which may be missing, matches no parameter of this network")]
+    UselessMissing(String),
+    /// A pattern of what may be there in addition that matches no such tensor: mostly misspelt.
+    #[error("`{0}`, which may be unexpected, matches no tensor of the file that the network lacks")]
+    UselessUnexpected(String),
+    /// torchvision's network has no place for it.
+    #[error("torchvision's ViT has no {0}")]
+    Torchvision(&'static str),
+}
+
+impl WeightsError {
+    /// The cure, where it is known.
+    pub fn hint(&self) -> Option<Hint> {
+        match self {
+            Self::Checkpoint(error) => error.hint(),
+            Self::Layout(error) => error.hint(),
+            Self::Architecture(error) => error.hint.clone(),
+            Self::UselessMissing(_) | Self::UselessUnexpected(_) => Some(Hint::ListNames),
+            Self::Torchvision(_) => Some(Hint::UseTimmNames),
+            Self::Metadata(_) | Self::Mismatch(_) => None,
+        }
+    }
+}

@@ -1,0 +1,91 @@
+//! Networks as encoder files.
+//!
+//! An encoder file is a safetensors file that PyTorch loads without this program
+//! (`load_state_dict(strict=True)` into torchvision's or timm's network, its classifier an `Identity`), with what is
+//! needed to use it ([`EncoderInfo`], as JSON) under `passer` in its metadata.
+
+use std::collections::BTreeMap;
+
+use backbones::vit::Pooling;
+use backbones::{Backbone, BackboneConfig, state_dict};
+use burn::tensor::TensorData;
+use safetensors::tensor::{Dtype, TensorView};
+
+use crate::encoder_info::{EncoderInfo, METADATA_KEY};
+use crate::error::WeightsError;
+use crate::format::with_metadata;
+use crate::layouts::TORCHVISION_VIT;
+use crate::mismatch::BATCH_COUNT;
+use crate::patterns::renamed;
+
+/// Whose names an encoder file has. Those of ResNets are the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Naming {
+    /// timm's, which are this crate's own.
+    Timm,
+    /// torchvision's.
+    Torchvision,
+}
+
+/// The bytes of an encoder file. The same backbone and info give the same bytes.
+pub fn encoder_to_safetensors(backbone: &Backbone, info: &EncoderInfo) -> Vec<u8> {
+    file_of(state_dict(backbone), info)
+}
+
+/// The bytes of an encoder file with another library's names, which this crate reads as well.
+///
+/// # Errors
+/// A ViT of which torchvision's has not every part.
+pub fn encoder_to_safetensors_as(
+    backbone: &Backbone,
+    info: &EncoderInfo,
+    naming: Naming,
+) -> Result<Vec<u8>, WeightsError> {
+    let mut tensors = state_dict(backbone);
+    if let (Naming::Torchvision, BackboneConfig::Vit(config)) = (naming, &info.architecture) {
+        for (present, what) in [
+            (config.registers > 0, "registers"),
+            (config.layer_scale.is_some(), "layer scale"),
+            (config.pooling != Pooling::ClassToken, "mean pooling"),
+        ] {
+            if present {
+                return Err(WeightsError::Torchvision(what));
+            }
+        }
+        let theirs = |name: String| {
+            let theirs = TORCHVISION_VIT
+                .iter()
+                .find_map(|(theirs, ours)| renamed(ours, theirs, &name));
+            theirs.unwrap_or(name)
+        };
+        tensors = tensors
+            .into_iter()
+            .map(|(name, data)| (theirs(name), data))
+            .collect();
+    }
+    Ok(file_of(tensors, info))
+}
+
+fn file_of(tensors: BTreeMap<String, TensorData>, info: &EncoderInfo) -> Vec<u8> {
+    let steps = i64::try_from(info.steps).unwrap_or(i64::MAX).to_le_bytes();
+    let counts = tensors.keys().filter_map(|name| {
+        let norm = name.strip_suffix("running_mean")?;
+        let view = TensorView::new(Dtype::I64, vec![], &steps);
+        Some((format!("{norm}{BATCH_COUNT}"), view.expect("8 bytes are an i64")))
+    });
+    let weights = tensors.iter().map(|(name, data)| {
+        let view = TensorView::new(Dtype::F32, data.shape().to_vec(), data.as_bytes());
+        (name.clone(), view.expect("a tensor's bytes fit its shape"))
+    });
+    let plain =
+        safetensors::serialize(weights.chain(counts), None).expect("names are unique and views are sound");
+    // Two copies of a large network are enough.
+    drop(tensors);
+    let info = serde_json::to_string(info).expect("strings and finite numbers have a JSON form");
+    // "format" is what other libraries look for before they take the tensors for PyTorch's.
+    let metadata = BTreeMap::from([("format", "pt".to_owned()), (METADATA_KEY, info)]);
+    with_metadata(&plain, &metadata)
+}
+
+#[cfg(test)]
+mod tests;

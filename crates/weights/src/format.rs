@@ -1,0 +1,78 @@
+//! Files of weights that other programs wrote: `.pth`, `.pt` and `.pth.tar` (zip or legacy) and safetensors.
+//!
+//! [`Checkpoint::open`] reads a file's table of contents: names, types, shapes, and where each tensor lies.
+//! [`TensorInfo::read`] then reads one tensor, so a file of several networks costs the memory of one of them.
+//! All formats keep a tensor's numbers as they are at some offset of the file, so nothing else is read.
+//! The bytes come from a `Read + Seek` of the caller: this crate opens no file.
+//!
+//! A `.pth` holds a pickle, which Python would execute. Nothing of it is executed here; see `format/pickle/machine.rs`.
+
+mod archive;
+mod checkpoint;
+mod dtype;
+mod entries;
+mod error;
+mod legacy;
+mod pickle;
+mod safetensors;
+mod storages;
+#[cfg(test)]
+mod tests;
+mod zip;
+
+pub(crate) use self::safetensors::with_metadata;
+pub use checkpoint::{Checkpoint, Entry, Format, TensorInfo};
+pub use dtype::Dtype;
+pub use error::CheckpointError;
+
+use std::io::{Read, Seek, SeekFrom};
+
+use crate::hint::{Hint, SaveAs};
+
+impl Checkpoint {
+    /// Reads a file's table of contents.
+    ///
+    /// # Errors
+    /// Every way in which a file can be unknown, damaged or hostile.
+    pub fn open<R: Read + Seek>(source: &mut R) -> Result<Self, CheckpointError> {
+        let length = source.seek(SeekFrom::End(0))?;
+        source.rewind()?;
+        let mut start = vec![];
+        source.by_ref().take(512).read_to_end(&mut start)?;
+        source.rewind()?;
+        let header = start
+            .first_chunk::<8>()
+            .map_or(u64::MAX, |first| u64::from_le_bytes(*first));
+        if start.starts_with(b"PK\x03\x04") {
+            zip::open(source, length)
+        } else if header <= self::safetensors::MAX_HEADER && start.get(8) == Some(&b'{') {
+            self::safetensors::open(source, length, header)
+        } else if start.starts_with(&[0x80]) || start.starts_with(legacy::MAGIC_TEXT) {
+            legacy::open(source, length)
+        } else if start.get(257..262) == Some(b"ustar") {
+            Err(error::unsupported(
+                "a tar of PyTorch before 0.1.10 (2017)",
+                SaveAs::Default,
+            ))
+        } else {
+            Err(unknown(&start))
+        }
+    }
+}
+
+/// The error of a file that holds no weights. Its start often shows a download that went wrong.
+fn unknown(start: &[u8]) -> CheckpointError {
+    let text = start.trim_ascii_start();
+    let (found, hint) = if start.is_empty() {
+        (": it is empty", None)
+    } else if text.starts_with(b"<") {
+        (": it is a web page or XML", Some(Hint::DownloadAgain))
+    } else if text.starts_with(b"version https://git-lfs") {
+        (": it is Git LFS's pointer to one", Some(Hint::FetchFromGitLfs))
+    } else if start.starts_with(&[0x1f, 0x8b]) {
+        (": it is compressed", Some(Hint::Unpack))
+    } else {
+        ("", None)
+    };
+    CheckpointError::Unknown { found, hint }
+}

@@ -1,0 +1,194 @@
+//! A file's table of contents: entries by name, and where each tensor's numbers lie.
+
+use std::collections::BTreeMap;
+use std::io::{Read, Seek, SeekFrom};
+
+use burn::tensor::{Shape, TensorData};
+use serde::Serialize;
+
+use super::dtype::Dtype;
+use super::error::{CheckpointError, damaged, unreadable};
+
+/// A file's table of contents.
+#[derive(Clone, Debug)]
+pub struct Checkpoint {
+    /// What kind of file it is.
+    pub format: Format,
+    /// Its entries by name.
+    pub root: Entry,
+    /// Texts beside the tensors of a safetensors file.
+    pub metadata: BTreeMap<String, String>,
+    /// The file's length.
+    pub bytes: u64,
+}
+
+/// A kind of file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Format {
+    /// PyTorch's zip archive (since 1.6).
+    Zip,
+    /// PyTorch's stream of pickles (before 1.6, and `_use_new_zipfile_serialization=False`).
+    Legacy,
+    /// Safetensors.
+    Safetensors,
+}
+
+/// One entry of a checkpoint.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Entry {
+    /// A tensor.
+    Tensor(TensorInfo),
+    /// A dictionary; a list's entries are called `0`, `1` and so on.
+    Dict(BTreeMap<String, Entry>),
+    /// Anything else, in words: a number, a text, an object that is passed over.
+    Value(String),
+}
+
+/// A range of the file.
+#[derive(Clone, Debug)]
+pub(crate) struct Extent {
+    pub(crate) start: u64,
+    pub(crate) bytes: u64,
+    /// CRC-32 of these bytes, where the file states it.
+    pub(crate) crc: Option<u32>,
+}
+
+/// A tensor in a file.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TensorInfo {
+    /// Its type.
+    pub dtype: Dtype,
+    /// Its size in each dimension.
+    pub shape: Vec<usize>,
+    /// Steps between elements; `None` if they lie in order.
+    pub(crate) strides: Option<Vec<u64>>,
+    /// The first byte.
+    pub(crate) start: u64,
+    /// Bytes from the first element to the last.
+    pub(crate) bytes: u64,
+    /// CRC-32 of these bytes, where the file says it.
+    pub(crate) crc: Option<u32>,
+}
+
+impl Checkpoint {
+    /// All tensors by their dotted path from the root, sorted.
+    pub fn tensors(&self) -> Vec<(String, &TensorInfo)> {
+        self.root.tensors()
+    }
+}
+
+impl Entry {
+    /// The entry under a path of keys joined by `/`; the empty path is the entry itself.
+    pub fn at(&self, path: &str) -> Option<&Entry> {
+        path.split('/')
+            .filter(|key| !key.is_empty())
+            .try_fold(self, |entry, key| match entry {
+                Entry::Dict(entries) => entries.get(key),
+                _ => None,
+            })
+    }
+
+    /// All tensors below by their dotted path, in the order of keys.
+    pub fn tensors(&self) -> Vec<(String, &TensorInfo)> {
+        fn walk<'a>(entry: &'a Entry, name: &str, found: &mut Vec<(String, &'a TensorInfo)>) {
+            match entry {
+                Entry::Tensor(tensor) => found.push((name.to_owned(), tensor)),
+                Entry::Dict(entries) => {
+                    for (key, entry) in entries {
+                        let name = if name.is_empty() {
+                            key.clone()
+                        } else {
+                            format!("{name}.{key}")
+                        };
+                        walk(entry, &name, found);
+                    }
+                }
+                Entry::Value(_) => {}
+            }
+        }
+        let mut found = vec![];
+        walk(self, "", &mut found);
+        found
+    }
+}
+
+impl TensorInfo {
+    /// Number of elements; the largest number where that overflows.
+    pub fn elements(&self) -> u64 {
+        self.shape
+            .iter()
+            .fold(1, |count: u64, &size| count.saturating_mul(size as u64))
+    }
+
+    /// Reads the tensor in its own type from the file that it was found in.
+    ///
+    /// # Errors
+    /// A type that Burn has not; bytes that are missing or do not have their checksum; a view that repeats its numbers
+    /// into more than 64 MiB.
+    pub fn read<R: Read + Seek>(&self, source: &mut R) -> Result<TensorData, CheckpointError> {
+        const REPEATED: u64 = 64 << 20;
+        let dtype = self
+            .dtype
+            .burn()
+            .ok_or_else(|| unreadable(format!("a tensor of type {}", self.dtype.name())))?;
+        let wanted = self.elements().saturating_mul(self.dtype.bytes());
+        if wanted > self.bytes.max(REPEATED) {
+            return Err(CheckpointError::Limit(format!(
+                "a tensor of shape {:?} repeats {} bytes",
+                self.shape, self.bytes
+            )));
+        }
+        source.seek(SeekFrom::Start(self.start))?;
+        let mut bytes = vec![];
+        source.take(self.bytes).read_to_end(&mut bytes)?;
+        if bytes.len() as u64 != self.bytes {
+            return Err(damaged(format!(
+                "the file ends in a tensor of shape {:?}",
+                self.shape
+            )));
+        }
+        if self.crc.is_some_and(|crc| crc != crc32fast::hash(&bytes)) {
+            return Err(damaged(format!(
+                "a tensor of shape {:?} does not have its checksum: the file was changed or badly copied",
+                self.shape
+            )));
+        }
+        if let Some(strides) = &self.strides {
+            bytes = gathered(
+                &bytes,
+                self.elements(),
+                &self.shape,
+                strides,
+                self.dtype.bytes() as usize,
+            );
+        }
+        Ok(TensorData::from_bytes_vec(
+            bytes,
+            Shape::from(self.shape.clone()),
+            dtype,
+        ))
+    }
+}
+
+/// The elements of a view in the order of its shape.
+fn gathered(bytes: &[u8], elements: u64, shape: &[usize], strides: &[u64], size: usize) -> Vec<u8> {
+    let mut gathered = Vec::with_capacity(elements as usize * size);
+    let mut index = vec![0; shape.len()];
+    let mut at = 0;
+    for _ in 0..elements {
+        gathered.extend_from_slice(&bytes[at * size..(at + 1) * size]);
+        // To the next element: the last dimension runs fastest.
+        for dimension in (0..shape.len()).rev() {
+            let stride = strides[dimension] as usize;
+            index[dimension] += 1;
+            at += stride;
+            if index[dimension] < shape[dimension] {
+                break;
+            }
+            at -= stride * index[dimension];
+            index[dimension] = 0;
+        }
+    }
+    gathered
+}

@@ -1,0 +1,135 @@
+//! Networks in places that no layout reads: where names are like those of a network, for hints and warnings.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+
+use super::table::IMAGENET;
+use super::torchvision::{CHILDREN, VIT};
+use crate::architecture::{Family, Shapes, derived};
+use crate::format::{Entry, TensorInfo};
+use crate::hint::{Hint, SeenNetwork};
+use crate::patterns::{matches, renamed};
+
+/// Pairs of another library's name and ours.
+type Renames = &'static [(&'static str, &'static str)];
+
+/// Names of a block's weights, by which a network is known, as libraries have them.
+const BLOCKS: &[(&str, Renames)] = &[
+    ("layer1.#.conv#.weight", &[]),
+    ("blocks.#.attn.*", &[]),
+    ("encoder.layers.encoder_layer_#.self_attention.*", VIT),
+    ("4.#.conv#.weight", CHILDREN),
+];
+
+/// Most tensors that are looked at, and most parts of a name: a file may hold as many as it likes.
+const MAX_TENSORS: usize = 20_000;
+const MAX_PARTS: usize = 12;
+/// Most networks that are named.
+const SHOWN: usize = 4;
+
+/// The cure for a file whose layout is not known, or is ambiguous: the networks in it.
+pub(super) fn seen_networks(root: &Entry) -> Hint {
+    let mut networks = search(root, &[]);
+    if networks.is_empty() {
+        return Hint::ListContents;
+    }
+    let more = networks.len().saturating_sub(SHOWN);
+    networks.truncate(SHOWN);
+    Hint::SaveAlone { networks, more }
+}
+
+/// Networks in other dictionaries than `read`, such as averaged weights beside those that a layout reads.
+pub(super) fn seen_outside(root: &Entry, read: &[&str]) -> Vec<SeenNetwork> {
+    let mut networks = search(root, read);
+    networks.truncate(SHOWN);
+    networks
+}
+
+/// All places with the names of a network, but for the dictionaries in `without`.
+fn search(root: &Entry, without: &[&str]) -> Vec<SeenNetwork> {
+    let mut search = Search {
+        without,
+        keys: vec![],
+        left: MAX_TENSORS,
+        networks: vec![],
+    };
+    search.walk(root);
+    search.networks
+}
+
+struct Search<'a> {
+    without: &'a [&'a str],
+    /// Keys from the root to here.
+    keys: Vec<String>,
+    /// Tensors that may still be looked at.
+    left: usize,
+    networks: Vec<SeenNetwork>,
+}
+
+impl Search<'_> {
+    fn walk(&mut self, entry: &Entry) {
+        let Entry::Dict(entries) = entry else { return };
+        let tensors = entries.iter().filter_map(|(name, entry)| match entry {
+            Entry::Tensor(tensor) => Some((name.as_str(), tensor)),
+            _ => None,
+        });
+        let tensors = tensors.take(self.left).collect::<Vec<_>>();
+        self.left -= tensors.len();
+        if !self.without.contains(&self.keys.join("/").as_str()) {
+            self.networks_of(&tensors);
+        }
+        for (key, entry) in entries {
+            if self.left == 0 {
+                return;
+            }
+            self.keys.push(key.clone());
+            self.walk(entry);
+            self.keys.pop();
+        }
+    }
+
+    /// Adds the networks among the tensors of one dictionary.
+    fn networks_of(&mut self, tensors: &[(&str, &TensorInfo)]) {
+        let mut prefixes = BTreeMap::<&str, Renames>::new();
+        for (name, _) in tensors {
+            let parts = name.match_indices('.').map(|(at, _)| at + 1);
+            for start in std::iter::once(0).chain(parts).take(MAX_PARTS) {
+                let block = BLOCKS.iter().find(|(block, _)| matches(block, &name[start..]));
+                if let Some((_, renames)) = block {
+                    prefixes.entry(&name[..start]).or_insert(renames);
+                    break;
+                }
+            }
+        }
+        let parent = self.keys.iter().map(|key| format!("{key}.")).collect::<String>();
+        let networks = prefixes.into_iter().filter_map(|(prefix, renames)| {
+            Some(SeenNetwork {
+                path: format!("{parent}{prefix}"),
+                looks: looks(tensors, prefix, renames)?,
+            })
+        });
+        self.networks.extend(networks);
+    }
+}
+
+/// Which network the names after a prefix are like.
+fn looks(tensors: &[(&str, &TensorInfo)], prefix: &str, renames: Renames) -> Option<String> {
+    let shapes = tensors.iter().filter_map(|(name, tensor)| {
+        let name = name.strip_prefix(prefix)?;
+        let ours = renames
+            .iter()
+            .find_map(|(theirs, ours)| renamed(theirs, ours, name));
+        let name = ours.map_or(Cow::Borrowed(name), Cow::Owned);
+        Some((name.into_owned(), tensor.shape.clone()))
+    });
+    let shapes = shapes.collect::<Shapes>();
+    let family = Family::of(shapes.keys())?;
+    // Swin's blocks are called as a ViT's are.
+    let first = match family {
+        Family::ResNet => "conv1.weight",
+        Family::Vit => "patch_embed.proj.weight",
+    };
+    shapes.get(first)?;
+    let network = derived(&shapes, family, None, &IMAGENET);
+    Some(network.map_or_else(|_| family.with_article().to_owned(), |network| network.name()))
+}

@@ -1,0 +1,366 @@
+//! Which layout a file has, and its tensors by the network's names.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::rc::Rc;
+
+use super::elsewhere::{seen_networks, seen_outside};
+use super::table::LAYOUTS;
+use super::{Layout, Location};
+use crate::architecture::Family;
+use crate::format::{Checkpoint, Entry, TensorInfo};
+use crate::hint::{Hint, SeenNetwork};
+use crate::patterns::{matches, matches_any};
+use crate::role::Role;
+
+/// A file whose layout is known.
+#[derive(Debug)]
+pub struct Recognized<'a> {
+    /// Its row.
+    pub layout: &'static Layout,
+    /// Which of two networks was taken.
+    pub role: Option<Role>,
+    /// The kind of network.
+    pub family: Family,
+    /// Path of the dictionary that holds it.
+    pub parent: &'static str,
+    /// Its tensors, and those that no row knows, by the network's names.
+    pub tensors: BTreeMap<String, &'a TensorInfo>,
+    /// Names beside it that the row knows, as the file has them.
+    pub dropped: Vec<String>,
+    /// Networks in dictionaries that the row does not read, such as averaged weights.
+    pub other_networks: Vec<SeenNetwork>,
+}
+
+/// Why a file has no layout.
+#[derive(Debug, thiserror::Error)]
+pub enum LayoutError {
+    /// None fits.
+    #[error("no known layout matches this file: it holds {content}")]
+    None {
+        /// What is in it.
+        content: String,
+        /// How to get at a network in it.
+        hint: Hint,
+    },
+    /// It holds a network of another kind than the name given.
+    #[error("this file holds {}, and the name given is that of {}", holds.with_article(), named.with_article())]
+    Family {
+        /// What it holds.
+        holds: Family,
+        /// What was named.
+        named: Family,
+    },
+    /// More than one fits.
+    #[error("this file could be of {layouts}")]
+    Several {
+        /// Their names.
+        layouts: String,
+        /// How to get at one network.
+        hint: Hint,
+    },
+    /// Two networks in places of one layout.
+    #[error("this file ({layout}) holds a network in {places}, and they differ")]
+    Places {
+        /// The row.
+        layout: &'static str,
+        /// Where they are.
+        places: String,
+    },
+    /// It lacks the network that was looked for.
+    #[error("the {} is wanted, and this file ({layout}) {content}", role.name())]
+    Role {
+        /// Which network was looked for.
+        role: Role,
+        /// The row.
+        layout: &'static str,
+        /// What there is.
+        content: String,
+    },
+    /// Two of its tensors have one name here.
+    #[error("two tensors of this file are {name} of the network ({layout})")]
+    Twice {
+        /// The network's name.
+        name: String,
+        /// The row.
+        layout: &'static str,
+    },
+}
+
+impl LayoutError {
+    /// The cure, where it is known.
+    pub fn hint(&self) -> Option<Hint> {
+        match self {
+            Self::None { hint, .. } | Self::Several { hint, .. } => Some(hint.clone()),
+            Self::Places { .. } => Some(Hint::SaveAlone {
+                networks: vec![],
+                more: 0,
+            }),
+            Self::Family { .. } => Some(Hint::OmitName),
+            Self::Role { role, .. } => Some(Hint::ChooseOther(*role)),
+            Self::Twice { .. } => None,
+        }
+    }
+}
+
+/// Names of the tensors under a path, shared by all locations that look there.
+type Names<'a> = Rc<Vec<(String, &'a TensorInfo)>>;
+
+/// A location of a row in which a network of a file was found.
+struct Candidate<'a> {
+    layout: &'static Layout,
+    location: &'static Location,
+    parent: &'static str,
+    prefix: &'static str,
+    family: Family,
+    names: Names<'a>,
+}
+
+impl<'a> Candidate<'a> {
+    /// The tensors there by the network's names.
+    fn tensors(&self) -> BTreeMap<Cow<'_, str>, &'a TensorInfo> {
+        let tensors = self
+            .names
+            .iter()
+            .filter_map(|(name, tensor)| Some((name.strip_prefix(self.prefix)?, *tensor)));
+        tensors
+            .map(|(name, tensor)| (self.layout.renamed(name), tensor))
+            .collect()
+    }
+
+    /// Where it is, as in `state_dict.backbone.*`.
+    fn place(&self) -> String {
+        match self.parent {
+            "" => format!("{}*", self.prefix),
+            parent => format!("{}.{}*", parent.replace('/', "."), self.prefix),
+        }
+    }
+}
+
+/// The layout of a file, and its tensors by the network's names.
+///
+/// # Errors
+/// No row or several; a role that is not there.
+pub fn recognize(
+    checkpoint: &Checkpoint,
+    role: Option<Role>,
+    family: Option<Family>,
+) -> Result<Recognized<'_>, LayoutError> {
+    let mut parents = BTreeMap::new();
+    let mut candidates = LAYOUTS
+        .iter()
+        .flat_map(|layout| candidates(checkpoint, layout, &mut parents))
+        .collect::<Vec<_>>();
+    let any = candidates.first().map(|candidate| candidate.family);
+    candidates.retain(|candidate| family.is_none_or(|family| family == candidate.family));
+    let Some(layout) = candidates.first().map(|candidate| candidate.layout) else {
+        return Err(match (any, family) {
+            (Some(holds), Some(named)) => LayoutError::Family { holds, named },
+            _ => LayoutError::None {
+                content: summary(&checkpoint.root),
+                hint: seen_networks(&checkpoint.root),
+            },
+        });
+    };
+    if candidates
+        .iter()
+        .any(|candidate| !std::ptr::eq(candidate.layout, layout))
+    {
+        let mut layouts = candidates
+            .iter()
+            .map(|candidate| candidate.layout.name)
+            .collect::<Vec<_>>();
+        layouts.dedup();
+        return Err(LayoutError::Several {
+            layouts: layouts.join(" or "),
+            hint: seen_networks(&checkpoint.root),
+        });
+    }
+    let chosen = chosen(candidates, layout, role)?;
+    let other_roles = layout
+        .locations
+        .iter()
+        .filter(|location| location.role != chosen.location.role);
+    let other_prefixes = other_roles
+        .flat_map(|location| location.prefixes)
+        .filter(|prefix| !prefix.is_empty())
+        .collect::<Vec<_>>();
+    let read = layout
+        .locations
+        .iter()
+        .flat_map(|location| location.parents)
+        .copied()
+        .collect::<Vec<_>>();
+    let mut recognized = Recognized {
+        layout,
+        role: chosen.location.role,
+        family: chosen.family,
+        parent: chosen.parent,
+        tensors: BTreeMap::new(),
+        dropped: vec![],
+        other_networks: seen_outside(&checkpoint.root, &read),
+    };
+    for (name, tensor) in chosen.names.iter() {
+        let inside = name.strip_prefix(chosen.prefix);
+        let known = matches_any(layout.dropped, name)
+            || (inside.is_none() && other_prefixes.iter().any(|prefix| name.starts_with(**prefix)));
+        if known {
+            recognized.dropped.push(name.clone());
+            continue;
+        }
+        let name = inside.map_or_else(|| name.clone(), |name| layout.renamed(name).into_owned());
+        if recognized.tensors.insert(name.clone(), tensor).is_some() {
+            return Err(LayoutError::Twice {
+                name,
+                layout: layout.name,
+            });
+        }
+    }
+    Ok(recognized)
+}
+
+/// The network of one layout that is to be read.
+///
+/// Without `role` it is the network that the method's paper evaluates, and no other in its place: a file in which that one does
+/// not fit must not pass for one that was made without it. Some rows are of one network as well, saved alone.
+fn chosen<'a>(
+    mut candidates: Vec<Candidate<'a>>,
+    layout: &'static Layout,
+    role: Option<Role>,
+) -> Result<Candidate<'a>, LayoutError> {
+    let alone = role.is_none()
+        && candidates
+            .iter()
+            .all(|candidate| candidate.location.role.is_none());
+    let role = role.or(layout.locations[0].role).filter(|_| !alone);
+    let chosen = match role {
+        None => candidates.swap_remove(0),
+        Some(role) => {
+            let of_role = |candidate: &Candidate<'_>| candidate.location.role == Some(role);
+            match candidates.iter().position(of_role) {
+                Some(position) => candidates.swap_remove(position),
+                None => return Err(lacks(role, layout, &candidates)),
+            }
+        }
+    };
+    let tensors = chosen.tensors();
+    let same_role = |candidate: &&Candidate<'_>| {
+        candidate.location.role.is_none() || candidate.location.role == chosen.location.role
+    };
+    let other = candidates
+        .iter()
+        .filter(same_role)
+        .find(|candidate| candidate.tensors() != tensors);
+    if let Some(other) = other {
+        return Err(LayoutError::Places {
+            layout: layout.name,
+            places: format!("`{}` and in `{}`", chosen.place(), other.place()),
+        });
+    }
+    drop(tensors);
+    Ok(chosen)
+}
+
+/// The error of a file without a network of this role.
+fn lacks(role: Role, layout: &Layout, candidates: &[Candidate<'_>]) -> LayoutError {
+    let content = match candidates.iter().find_map(|candidate| candidate.location.role) {
+        Some(only) => format!("holds the {} alone, or no {} that fits", only.name(), role.name()),
+        None => "holds one network, neither student nor teacher".to_owned(),
+    };
+    LayoutError::Role {
+        role,
+        layout: layout.name,
+        content,
+    }
+}
+
+/// Every way in which a file fits a row. `parents` keeps the names under each path.
+fn candidates<'a>(
+    checkpoint: &'a Checkpoint,
+    layout: &'static Layout,
+    parents: &mut BTreeMap<&'static str, Names<'a>>,
+) -> Vec<Candidate<'a>> {
+    let mut all = vec![];
+    for location in layout.locations {
+        for &parent in location.parents {
+            let Some(entry @ Entry::Dict(_)) = checkpoint.root.at(parent) else {
+                continue;
+            };
+            let names = parents
+                .entry(parent)
+                .or_insert_with(|| Rc::new(unwrapped(entry.tensors())));
+            let has = |pattern: &&str| names.iter().any(|(name, _)| matches(pattern, name));
+            if !location.required.iter().all(has) || location.forbidden.iter().any(has) {
+                continue;
+            }
+            for &prefix in location.prefixes {
+                let inside = names.iter().filter_map(|(name, _)| name.strip_prefix(prefix));
+                if let Some(family) = Family::of(inside.map(|name| layout.renamed(name))) {
+                    all.push(Candidate {
+                        layout,
+                        location,
+                        parent,
+                        prefix,
+                        family,
+                        names: Rc::clone(names),
+                    });
+                }
+            }
+        }
+    }
+    all
+}
+
+/// Most wrappers that are taken off a network: nobody wraps one more often.
+const MAX_WRAPPERS: usize = 4;
+
+/// Names without what wrappers of a whole network put before each: `DistributedDataParallel`, `torch.compile`, and
+/// `AveragedModel`, whose count of models has no wrapper's name.
+fn unwrapped(mut names: Vec<(String, &TensorInfo)>) -> Vec<(String, &TensorInfo)> {
+    const COUNT: &str = "n_averaged";
+    let wraps = |wrapper: &str, from: usize| {
+        let mut others = names.iter().filter(|(name, _)| name != COUNT).peekable();
+        others.peek().is_some() && others.all(|(name, _)| name[from..].starts_with(wrapper))
+    };
+    let mut wrapped = 0;
+    for _ in 0..MAX_WRAPPERS {
+        let mut known = ["module.", "_orig_mod."].into_iter();
+        let Some(wrapper) = known.find(|wrapper| wraps(wrapper, wrapped)) else {
+            break;
+        };
+        wrapped += wrapper.len();
+    }
+    for (name, _) in names.iter_mut().filter(|(name, _)| name != COUNT) {
+        name.drain(..wrapped);
+    }
+    names
+}
+
+/// What a message says of a file that is not recognized: its keys, and the first tensors.
+fn summary(root: &Entry) -> String {
+    const SHOWN: usize = 8;
+    let list = |names: Vec<String>| {
+        let more = names.len().saturating_sub(SHOWN);
+        let shown = names
+            .iter()
+            .take(SHOWN)
+            .map(|name| name.escape_debug().to_string())
+            .collect::<Vec<_>>();
+        match more {
+            0 => shown.join(", "),
+            more => format!("{} and {more} more", shown.join(", ")),
+        }
+    };
+    let tensors = root.tensors();
+    let names = tensors.iter().map(|(name, _)| name.clone()).collect::<Vec<_>>();
+    match root {
+        _ if tensors.is_empty() => "no tensor".to_owned(),
+        Entry::Dict(entries) if entries.len() < tensors.len() => format!(
+            "{} tensors under {} ({})",
+            tensors.len(),
+            list(entries.keys().cloned().collect()),
+            list(names)
+        ),
+        _ => format!("{} tensors: {}", tensors.len(), list(names)),
+    }
+}

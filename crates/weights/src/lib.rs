@@ -1,0 +1,31 @@
+//! Files of weights in, networks out, other programs' too; networks in, encoder files out.
+//!
+//! Files are the caller's: this crate reads from `Read + Seek`, writes bytes, and opens nothing.
+//!
+//! ```text
+//! format ──► layouts ──► architecture ──► import ──► Backbone, EncoderInfo ──► export
+//! tensors    names       network
+//! ```
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::print_stderr))]
+
+pub mod architecture;
+mod encoder_info;
+mod error;
+mod export;
+pub mod format;
+mod hint;
+pub mod import;
+pub mod layouts;
+mod mismatch;
+mod patterns;
+mod role;
+
+pub use encoder_info::{EncoderInfo, METADATA_KEY};
+pub use error::WeightsError;
+pub use export::{Naming, encoder_to_safetensors, encoder_to_safetensors_as};
+pub use format::{Checkpoint, CheckpointError};
+pub use hint::{Hint, SaveAs, SeenNetwork};
+pub use import::{Import, ImportOptions, read_encoder};
+pub use layouts::LayoutError;
+pub use mismatch::{Mismatch, load_state_dict};
+pub use role::Role;
