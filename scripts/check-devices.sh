@@ -6,7 +6,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 features=(--features "wgpu,${PASSER_FEATURES:-}")
-lint_features=(--features "wgpu,vulkan,cuda,rocm,${PASSER_LINT_FEATURES:-${PASSER_FEATURES:-}}")
+types="wgpu,vulkan,cuda,rocm,${PASSER_LINT_FEATURES:-${PASSER_FEATURES:-}}"
 
 step() { printf '\n== %s (%s s)\n' "$*" "$SECONDS"; }
 
@@ -24,9 +24,13 @@ cargo test --release --locked --workspace "${features[@]}" --test devices -- --n
 
 step "lints, and types of cuda, rocm and vulkan"
 # Their builds download LLVM; DOCS_RS leaves that out, and then they can be checked but not linked.
+export DOCS_RS=1
 # The tests of devices are no part of `--all-targets`: the manifest leaves them out of `cargo test`.
 for targets in --all-targets --test=devices; do
-  DOCS_RS=1 cargo clippy --release --locked --workspace "$targets" "${lint_features[@]}" -- -D warnings
+  cargo clippy --release --locked --workspace "$targets" --features "$types" -- -D warnings
 done
+
+step "lints without ONNX"
+cargo clippy --release --locked --workspace --lib --bins --no-default-features --features "flex,$types" -- -D warnings
 
 step "done"

@@ -22,7 +22,8 @@ DOCS_RS=1 cargo clippy --release --locked --workspace --all-targets "${lint_feat
 step "docs"
 DOCS_RS=1 RUSTDOCFLAGS="-D warnings" cargo doc --release --locked --workspace --no-deps --quiet "${lint_features[@]}"
 
+# Not the examples, which lints have read: each would link the whole program once more.
 step "tests"
-cargo test --release --locked --workspace "${features[@]}"
+cargo test --release --locked --workspace --tests "${features[@]}"
 
 step "done"

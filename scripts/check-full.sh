@@ -1,0 +1,66 @@
+#!/usr/bin/env bash
+# What is too slow for CI, by hand, before a release: the quick start's accuracy, a long curation killed at many moments, the
+# pages in a browser, the allocator under Miri. About 30 minutes on two cores after a build.
+#
+# PASSER_TEST_DATA: the folder of real inputs, whose weights the curation's detectors then use.
+# A check whose needs are missing is named at the end, and the script then ends with status 3.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+step() { printf '\n== %s (%s s)\n' "$*" "$SECONDS"; }
+
+missing=()
+out="$(mktemp -d)"
+trap 'rm -rf "$out"' EXIT
+
+step "build"
+cargo build --release --locked
+passer="${CARGO_TARGET_DIR:-target}/release/passer"
+
+step "quick start: README's accuracies"
+"$passer" quickstart --out "$out/quickstart"
+# The range of README's three seeds, and a percent more on either side for another processor's rounding.
+python3 - "$out/quickstart/evaluation/pretrained/result.json" <<'PYTHON'
+import json, sys
+ranges = {"knn-dino": (0.758, 0.793), "linear-cached": (0.798, 0.825)}
+results = [result for result in json.load(open(sys.argv[1])) if result["headline"]]
+assert {result["protocol"] for result in results} == set(ranges), results
+for result in results:
+    low, high = ranges[result["protocol"]]
+    assert low <= result["value"] <= high, (result["protocol"], result["value"], low, high)
+    print(result["protocol"], result["value"], "is from", low, "to", high)
+PYTHON
+
+step "a curation killed in every stage"
+detectors=()
+if [ -n "${PASSER_TEST_DATA:-}" ]; then
+  detectors=(--faces "$PASSER_TEST_DATA/models/retinaface_mobilenet025.pth" --persons "$PASSER_TEST_DATA/models/yolox_nano.onnx")
+else
+  missing+=("detectors in the killed curation: PASSER_TEST_DATA")
+fi
+python3 scripts/curate/kill_test.py --passer "$passer" --rows 200000 --sample 500 --out "$out/kills" "${detectors[@]}"
+
+step "pages in a browser"
+if command -v chromium >/dev/null && command -v chromedriver >/dev/null && python3 -c 'import sklearn' 2>/dev/null && [ -n "${PASSER_TEST_DATA:-}" ]; then
+  "$passer" evaluate run configs/evaluate/quickstart.toml --encoder "$out/quickstart/run" --out "$out/scores" \
+    --train "$out/quickstart/data/train" --test "$out/quickstart/data/test"
+  python3 scripts/report/browser.py "$out/scores/report.html" --out "$out/shots"
+  mkdir "$out/photos"
+  tar -xf "$PASSER_TEST_DATA/photos-250.tar" -C "$out/photos"
+  python3 scripts/review/browser.py --photos "$out/photos" --passer "$passer" --shots "$out/shots"
+else
+  missing+=("pages in a browser: chromium, chromium-driver, scikit-learn, PASSER_TEST_DATA")
+fi
+
+step "the allocator under Miri"
+if cargo +nightly miri --version >/dev/null 2>&1; then
+  cargo +nightly miri test --locked -p allocator
+else
+  missing+=("the allocator under Miri: rustup toolchain install nightly --component miri")
+fi
+
+step "done"
+if [ ${#missing[@]} -gt 0 ]; then
+  printf 'not run: %s\n' "${missing[@]}"
+  exit 3
+fi
