@@ -118,13 +118,11 @@ mod tests {
     fn stars_cost_the_product_of_the_lengths_and_no_more() {
         let name = "backbone".repeat(128);
         let pattern = format!("{}x", "*b".repeat(100));
-        let start = std::time::Instant::now();
+        // Tried one after another, the ways to share the name would take longer than the universe has lasted.
         for _ in 0..1000 {
             assert!(!matches("*backbone*.4.0.conv1.weight", &name));
             assert!(!matches(&pattern, &name));
         }
-        // A hundredth of it on a slow machine: 0.1 s and less than 10 ms each.
-        assert!(start.elapsed().as_secs() < 20, "{:?}", start.elapsed());
     }
 
     /// Every way to share a short name among the wildcards, tried one by one.
