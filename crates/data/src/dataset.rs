@@ -1,53 +1,32 @@
 //! A data set opened for reading: where its records lie, and reading any one of them by position.
 
-use std::collections::HashMap;
-use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 
 use crate::error::Error;
 use crate::hex::hex;
 use crate::record::{Label, Metadata, Record};
-use crate::sources::description::{self, About, Kind, Part, resolve, split_of};
+use crate::sources::description::{self, About, resolve, split_of};
 use crate::sources::files;
-use crate::sources::fingerprint::{HashedKeys, fingerprint};
-use crate::sources::folder::{self, Layout};
+use crate::sources::fingerprint::fingerprint;
+use crate::sources::folder::{self, Labels};
 use crate::sources::index_file::IndexStore;
-use crate::sources::listed::{self, Opened};
-use crate::sources::pass::PassMetadata;
-use crate::sources::raster::{self, Raster};
-use crate::sources::shard_set::{ShardSet, expand, shards_in, shards_of};
+use crate::sources::memory::Memory;
+use crate::sources::part::Place;
+use crate::sources::shard_set::{self, expand, shards_in, shards_of};
+use crate::sources::source::{Opened, Source};
+use crate::sources::subset::Subset;
 use crate::sources::synthetic::Synthetic;
 use crate::sources::table::Table;
 
 /// Records at positions 0 to `len() - 1`, opened and indexed. Cheap to share between threads.
 #[derive(Debug)]
 pub struct Dataset {
-    source: Source,
+    source: Arc<dyn Source>,
     class_names: Vec<String>,
     fingerprint: String,
-    pass: Option<PassMetadata>,
-    /// Classes of which a record is neither an example nor a counterexample, for the few that have any.
-    undecided: HashMap<usize, Vec<u32>>,
-}
-
-#[derive(Debug)]
-enum Source {
-    Shards(ShardSet),
-    Folder {
-        root: PathBuf,
-        table: Box<Table>,
-    },
-    Raster(Raster),
-    Memory(Vec<Record>),
-    Synthetic(Synthetic),
-    Part {
-        whole: Arc<Dataset>,
-        positions: Vec<u32>,
-    },
 }
 
 impl Dataset {
@@ -73,9 +52,9 @@ impl Dataset {
             }
             let shards = shards_in(path)?;
             if shards.is_empty() {
-                return Self::open_folder(path, Layout::Detect, None, store);
+                return Ok(Self::of(folder::open(path, Labels::Detect, None, store)?));
             }
-            return Self::open_shards(shards, Vec::new(), store);
+            return Ok(Self::of(shard_set::open(shards, Vec::new(), store)?));
         }
         if path.is_file() {
             let extension = path.extension().unwrap_or_default().to_ascii_lowercase();
@@ -83,12 +62,16 @@ impl Dataset {
                 return Self::open_described(path, split, store);
             }
             if extension == "tar" {
-                return Self::open_shards(vec![path.to_path_buf()], Vec::new(), store);
+                return Ok(Self::of(shard_set::open(
+                    vec![path.to_path_buf()],
+                    Vec::new(),
+                    store,
+                )?));
             }
             return Err(no_data_file(path));
         }
         if spec.contains('{') {
-            return Self::open_shards(expand(spec)?, Vec::new(), store);
+            return Ok(Self::of(shard_set::open(expand(spec)?, Vec::new(), store)?));
         }
         Err(not_found(path))
     }
@@ -106,25 +89,17 @@ impl Dataset {
         Dataset {
             class_names: (0..classes).map(|class| format!("class {class}")).collect(),
             fingerprint: source.fingerprint(),
-            source: Source::Synthetic(source),
-            pass: None,
-            undecided: HashMap::new(),
+            source: Arc::new(source),
         }
     }
 
     /// A data set of records that are in memory already, such as images bundled with the program.
     pub fn from_records(records: Vec<Record>, class_names: Vec<String>) -> Dataset {
-        let hashes: Vec<[u8; 32]> = records
-            .par_iter()
-            .map(|record| Sha256::digest(&record.image).into())
-            .collect();
-        let hashed = HashedKeys::sorted(records.iter().map(|record| &record.key).zip(hashes));
+        let source = Memory { records };
         Dataset {
-            fingerprint: fingerprint(&[hashed]),
-            source: Source::Memory(records),
+            fingerprint: fingerprint(&[source.hashed_keys()]),
+            source: Arc::new(source),
             class_names,
-            pass: None,
-            undecided: HashMap::new(),
         }
     }
 
@@ -141,32 +116,27 @@ impl Dataset {
             hasher.update((key.len() as u64).to_le_bytes());
             hasher.update(key);
         }
-        let undecided = positions.iter().enumerate().filter_map(|(position, of_whole)| {
-            let classes = whole.undecided.get(&(*of_whole as usize))?;
-            Some((position, classes.clone()))
-        });
         Ok(Dataset {
             class_names: whole.class_names.clone(),
             fingerprint: hex(&hasher.finalize()),
-            undecided: undecided.collect(),
-            source: Source::Part {
-                whole: Arc::clone(whole),
+            source: Arc::new(Subset {
+                whole: Arc::clone(&whole.source),
                 positions,
-            },
-            pass: None,
+            }),
         })
+    }
+
+    fn of(opened: Opened) -> Dataset {
+        Dataset {
+            source: Arc::from(opened.source),
+            class_names: opened.class_names,
+            fingerprint: fingerprint(&opened.hashed),
+        }
     }
 
     /// Number of records.
     pub fn len(&self) -> usize {
-        match &self.source {
-            Source::Shards(shards) => shards.len(),
-            Source::Folder { table, .. } => table.len(),
-            Source::Raster(raster) => raster.len(),
-            Source::Memory(records) => records.len(),
-            Source::Synthetic(synthetic) => synthetic.records,
-            Source::Part { positions, .. } => positions.len(),
-        }
+        self.source.len()
     }
 
     /// Whether there is no record at all.
@@ -181,14 +151,7 @@ impl Dataset {
 
     /// Whether at least one record has a label.
     pub fn is_labelled(&self) -> bool {
-        match &self.source {
-            Source::Shards(shards) => shards.tables().any(|(_, table)| table.has_labels()),
-            Source::Folder { table, .. } => table.has_labels(),
-            Source::Raster(raster) => raster.is_labelled(),
-            Source::Memory(records) => records.iter().any(|record| record.label.is_some()),
-            Source::Synthetic(synthetic) => synthetic.classes > 0,
-            Source::Part { whole, .. } => whole.is_labelled(),
-        }
+        self.source.is_labeled()
     }
 
     /// Hex SHA-256 over the sorted (key, content hash) pairs of all records, taken when the data were indexed.
@@ -205,14 +168,7 @@ impl Dataset {
     /// [`Error::Position`] past the end.
     pub fn key(&self, position: usize) -> Result<String, Error> {
         self.check(position)?;
-        Ok(match &self.source {
-            Source::Shards(shards) => shards.key(position),
-            Source::Folder { table, .. } => table.key(position),
-            Source::Raster(raster) => raster.key(position),
-            Source::Memory(records) => records[position].key.clone(),
-            Source::Synthetic(synthetic) => synthetic.key(position),
-            Source::Part { whole, positions } => whole.key(positions[position] as usize)?,
-        })
+        Ok(self.source.key(position))
     }
 
     /// Label of a record, from the index: nothing is read.
@@ -221,14 +177,7 @@ impl Dataset {
     /// [`Error::Position`] past the end.
     pub fn label(&self, position: usize) -> Result<Option<Label>, Error> {
         self.check(position)?;
-        Ok(match &self.source {
-            Source::Shards(shards) => shards.label(position),
-            Source::Folder { table, .. } => table.label(position),
-            Source::Raster(raster) => raster.label(position),
-            Source::Memory(records) => records[position].label.clone(),
-            Source::Synthetic(synthetic) => synthetic.label(position),
-            Source::Part { whole, positions } => whole.label(positions[position] as usize)?,
-        })
+        Ok(self.source.label(position))
     }
 
     /// A whole record.
@@ -236,22 +185,14 @@ impl Dataset {
     /// # Errors
     /// [`Error`] where the record cannot be read, or its metadata are no JSON object.
     pub fn read(&self, position: usize) -> Result<Record, Error> {
-        self.check(position)?;
-        match &self.source {
-            Source::Memory(records) => Ok(records[position].clone()),
-            Source::Synthetic(synthetic) => Ok(synthetic.read(position)),
-            Source::Part { whole, positions } => whole.read(positions[position] as usize),
-            Source::Shards(_) | Source::Folder { .. } | Source::Raster(_) => {
-                let mut image = Vec::new();
-                self.read_image(position, &mut image)?;
-                Ok(Record {
-                    key: self.key(position)?,
-                    image,
-                    label: self.label(position)?,
-                    metadata: self.metadata(position)?,
-                })
-            }
-        }
+        let mut image = Vec::new();
+        self.read_image(position, &mut image)?;
+        Ok(Record {
+            key: self.source.key(position),
+            image,
+            label: self.source.label(position),
+            metadata: self.source.metadata(position)?,
+        })
     }
 
     /// The encoded image of a record, into a buffer that is used again.
@@ -260,31 +201,7 @@ impl Dataset {
     /// [`Error`] where it cannot be read.
     pub fn read_image(&self, position: usize, image: &mut Vec<u8>) -> Result<(), Error> {
         self.check(position)?;
-        match &self.source {
-            Source::Shards(shards) => shards.read_image(position, image),
-            Source::Folder { root, table } => {
-                use std::io::Read;
-                let path = folder::file_path(root, table, position);
-                image.clear();
-                let mut file = File::open(&path).map_err(Error::io("read", &path))?;
-                file.read_to_end(image).map_err(Error::io("read", &path))?;
-                Ok(())
-            }
-            Source::Raster(raster) => {
-                raster.image(position, image);
-                Ok(())
-            }
-            Source::Memory(records) => {
-                image.clear();
-                image.extend_from_slice(&records[position].image);
-                Ok(())
-            }
-            Source::Synthetic(synthetic) => {
-                *image = synthetic.read(position).image;
-                Ok(())
-            }
-            Source::Part { whole, positions } => whole.read_image(positions[position] as usize, image),
-        }
+        self.source.read_image(position, image)
     }
 
     /// What is known of a record's origin: its `KEY.json`, or its row of `pass_metadata.csv`.
@@ -293,37 +210,12 @@ impl Dataset {
     /// [`Error`] where it cannot be read or is no JSON object.
     pub fn metadata(&self, position: usize) -> Result<Metadata, Error> {
         self.check(position)?;
-        if let Source::Shards(shards) = &self.source
-            && let Some(metadata) = shards.metadata(position)?
-        {
-            return Ok(metadata);
-        }
-        if let Source::Memory(records) = &self.source {
-            return Ok(records[position].metadata.clone());
-        }
-        if let Source::Part { whole, positions } = &self.source {
-            return whole.metadata(positions[position] as usize);
-        }
-        let Some(pass) = &self.pass else {
-            return Ok(Metadata::default());
-        };
-        let key = self.key(position)?;
-        let name = key.rsplit('/').next().unwrap_or(&key);
-        let found = pass.get(name).map_err(|reason| Error::Record {
-            key: key.clone(),
-            reason,
-        })?;
-        Ok(found.unwrap_or_default())
+        self.source.metadata(position)
     }
 
     /// Heap memory that the index of the records takes, bytes.
     pub fn index_bytes(&self) -> usize {
-        match &self.source {
-            Source::Shards(shards) => shards.tables().map(|(_, table)| table.heap_bytes()).sum(),
-            Source::Folder { table, .. } => table.heap_bytes(),
-            Source::Raster(_) | Source::Memory(_) | Source::Synthetic(_) => 0,
-            Source::Part { positions, .. } => 4 * positions.len(),
-        }
+        self.source.index_bytes()
     }
 
     fn check(&self, position: usize) -> Result<(), Error> {
@@ -337,97 +229,21 @@ impl Dataset {
 
     fn open_described(path: &Path, split: Option<&str>, store: &IndexStore) -> Result<Dataset, Error> {
         let part = description::read_part(path, split)?;
-        let data = resolve(path, &part.path)?;
-        let labels = part
-            .labels
-            .as_ref()
-            .map(|labels| resolve(path, labels))
-            .transpose()?;
-        let classes = part.classes.clone();
-        let is_image_folder = !matches!(part.kind, Kind::Shards | Kind::Pass | Kind::Idx);
-        if is_image_folder && !data.is_dir() {
+        let labels = part.labels.as_ref().map(|labels| resolve(path, labels));
+        let place = Place {
+            path: resolve(path, &part.path)?,
+            labels: labels.transpose()?.unwrap_or_default(),
+            part: &part,
+        };
+        if part.kind.in_folder && !place.path.is_dir() {
             return Err(Error::Description {
                 path: path.to_path_buf(),
-                reason: format!("path `{}` is not a folder", data.display()),
+                reason: format!("path `{}` is not a folder", place.path.display()),
             });
         }
-        let opened = match part.kind {
-            Kind::Folder => Self::open_folder(&data, Layout::Classes, classes.as_deref(), store),
-            Kind::Flat => Self::open_folder(&data, Layout::Unlabelled, None, store),
-            Kind::Shards | Kind::Pass => {
-                let shards = shards_of(&data)?;
-                match part.kind {
-                    Kind::Pass if shards.is_empty() => {
-                        Self::open_folder(&data, Layout::Unlabelled, None, store)
-                    }
-                    _ if shards.is_empty() => Err(Error::Empty {
-                        path: data,
-                        reason: "no shard in it; expected .tar files".to_string(),
-                    }),
-                    _ => Self::open_shards(shards, classes.unwrap_or_default(), store),
-                }
-            }
-            Kind::Voc => Ok(Self::of_listed(listed::open_voc(&data, &part, store)?)),
-            // Both have `labels`, or the description would have been refused.
-            Kind::Coco => Ok(Self::of_listed(listed::open_coco(
-                &data,
-                &labels.unwrap_or_default(),
-                &part,
-                store,
-            )?)),
-            Kind::Csv => Ok(Self::of_listed(listed::open_csv(
-                &data,
-                &labels.unwrap_or_default(),
-                &part,
-                store,
-            )?)),
-            Kind::Cifar10 | Kind::Cifar100 | Kind::Idx => Self::open_raster(&data, labels.as_deref(), &part),
-        }?;
-        opened.check_classes(path)?;
-        Ok(opened)
-    }
-
-    fn of_listed(opened: Opened) -> Dataset {
-        let mut table = opened.table;
-        let hashed = table.take_hashed_keys();
-        Dataset {
-            source: Source::Folder {
-                root: opened.root,
-                table: Box::new(table),
-            },
-            class_names: opened.classes,
-            fingerprint: fingerprint(&[hashed]),
-            pass: None,
-            undecided: opened.undecided,
-        }
-    }
-
-    fn open_raster(data: &Path, labels: Option<&Path>, part: &Part) -> Result<Dataset, Error> {
-        let files = part.files.as_deref().unwrap_or_default();
-        let (raster, found) = match part.kind {
-            Kind::Cifar10 => (
-                raster::cifar(data, files, 1, 10)?,
-                raster::cifar_names(data, false),
-            ),
-            Kind::Cifar100 => (
-                raster::cifar(data, files, 2, 100)?,
-                raster::cifar_names(data, true),
-            ),
-            _ => (raster::idx(data, labels)?, None),
-        };
-        if raster.len() == 0 {
-            return Err(Error::Empty {
-                path: data.to_path_buf(),
-                reason: "no record in it".to_string(),
-            });
-        }
-        Ok(Dataset {
-            class_names: part.classes.clone().or(found).unwrap_or_default(),
-            fingerprint: fingerprint(&[raster.hashed_keys()]),
-            source: Source::Raster(raster),
-            pass: None,
-            undecided: HashMap::new(),
-        })
+        let dataset = Self::of((part.kind.open)(&place, store)?);
+        dataset.check_classes(path)?;
+        Ok(dataset)
     }
 
     /// What the description of a data set says beside where its records are: name, usual metric and resize, downloads.
@@ -445,68 +261,22 @@ impl Dataset {
 
     /// Classes of which a record is neither an example nor a counterexample: VOC's `difficult`. Ascending.
     pub fn undecided(&self, position: usize) -> &[u32] {
-        self.undecided.get(&position).map_or(&[], Vec::as_slice)
+        match position < self.len() {
+            true => self.source.undecided(position),
+            false => &[],
+        }
     }
 
     /// A class number without a name would be found out only deep in an evaluation.
     fn check_classes(&self, description: &Path) -> Result<(), Error> {
-        let names = self.class_names.len() as u32;
-        if names == 0 {
-            return Ok(());
-        }
-        // Absent labels are stored as the largest number.
-        let is_beyond = |class: &u32| *class >= names && *class != u32::MAX;
-        let beyond = match &self.source {
-            Source::Shards(shards) => shards
-                .tables()
-                .find_map(|(_, table)| table.label_values.iter().copied().find(is_beyond)),
-            Source::Raster(raster) => raster.largest_class().filter(is_beyond),
-            _ => None,
-        };
-        match beyond {
-            None => Ok(()),
-            Some(class) => Err(Error::Description {
+        let names = self.class_names.len();
+        match self.source.largest_class() {
+            Some(class) if names > 0 && class as usize >= names => Err(Error::Description {
                 path: description.to_path_buf(),
                 reason: format!("names {names} classes, but a record is of class {class}"),
             }),
+            _ => Ok(()),
         }
-    }
-
-    fn open_folder(
-        root: &Path,
-        layout: Layout,
-        classes: Option<&[String]>,
-        store: &IndexStore,
-    ) -> Result<Dataset, Error> {
-        let (mut table, class_names) = folder::open(root, layout, classes, store)?;
-        let hashed = table.take_hashed_keys();
-        let pass = PassMetadata::find(root).or_else(|| PassMetadata::find(root.parent()?));
-        Ok(Dataset {
-            source: Source::Folder {
-                root: root.to_path_buf(),
-                table: Box::new(table),
-            },
-            class_names,
-            fingerprint: fingerprint(&[hashed]),
-            pass,
-            undecided: HashMap::new(),
-        })
-    }
-
-    fn open_shards(
-        paths: Vec<PathBuf>,
-        class_names: Vec<String>,
-        store: &IndexStore,
-    ) -> Result<Dataset, Error> {
-        let pass = paths[0].parent().and_then(PassMetadata::find);
-        let (shards, hashed) = ShardSet::open(paths, store)?;
-        Ok(Dataset {
-            source: Source::Shards(shards),
-            class_names,
-            fingerprint: fingerprint(&hashed),
-            pass,
-            undecided: HashMap::new(),
-        })
     }
 
     /// The shards that a specification means; none where it means a folder.
@@ -520,9 +290,9 @@ impl Dataset {
         };
         if described.extension().is_some_and(|extension| extension == "toml") && described.is_file() {
             let part = description::read_part(&described, split)?;
-            return match part.kind {
-                Kind::Shards | Kind::Pass => shards_of(&resolve(&described, &part.path)?),
-                _ => Ok(Vec::new()),
+            return match part.kind.shards {
+                Some(shards) => shards(&resolve(&described, &part.path)?),
+                None => Ok(Vec::new()),
             };
         }
         let is_tar = path
@@ -539,11 +309,7 @@ impl Dataset {
 
     /// Shards with their tables, for `inspect`.
     pub(crate) fn shard_tables(&self) -> Vec<(&Path, &Table)> {
-        match &self.source {
-            Source::Shards(shards) => shards.tables().collect(),
-            Source::Folder { root, table } => vec![(root.as_path(), &**table)],
-            Source::Raster(_) | Source::Memory(_) | Source::Synthetic(_) | Source::Part { .. } => Vec::new(),
-        }
+        self.source.tables()
     }
 }
 

@@ -1,16 +1,39 @@
-//! Where records come from: tar shards, image folders, memory, and pictures made on the spot.
+//! Where records come from. A source is one file, which holds the reader and, for what a data-set description can name,
+//! its entry of [`LAYOUTS`].
 
 pub(crate) mod coco;
+pub(crate) mod csv;
 pub(crate) mod description;
 pub(crate) mod files;
 pub(crate) mod fingerprint;
 pub(crate) mod folder;
 pub(crate) mod index_file;
 pub(crate) mod listed;
+pub(crate) mod memory;
+pub(crate) mod part;
 pub(crate) mod pass;
+pub(crate) mod pass_metadata;
 pub(crate) mod raster;
 pub(crate) mod shard_set;
+pub(crate) mod source;
+pub(crate) mod subset;
 pub(crate) mod synthetic;
 pub(crate) mod table;
 pub(crate) mod tar_shard;
 pub(crate) mod voc;
+
+use part::Layout;
+
+/// What `kind` of a data-set description can be.
+pub(crate) const LAYOUTS: &[&Layout] = &[
+    &shard_set::SHARDS,
+    &folder::FOLDER,
+    &folder::FLAT,
+    &pass::PASS,
+    &raster::CIFAR10,
+    &raster::CIFAR100,
+    &raster::IDX,
+    &voc::VOC,
+    &coco::COCO,
+    &csv::CSV,
+];

@@ -21,8 +21,9 @@ use crate::durable;
 use crate::error::Error;
 use crate::randomness::{Purpose, generator, shuffle};
 use crate::record::{Label, Record};
-use crate::sources::description::{self, Kind, Part};
-use crate::sources::shard_set::shards_in;
+use crate::sources::description;
+use crate::sources::part::{Kind, Part};
+use crate::sources::shard_set::{SHARDS, shards_in};
 
 /// How records are spread over shards.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -294,7 +295,7 @@ impl<'a> Writer<'a> {
             let described = self.out.join(description::FILE_NAME);
             let content = Part {
                 classes: Some(class_names.to_vec()),
-                ..Part::new(Kind::Shards, ".")
+                ..Part::new(Kind(&SHARDS), ".")
             };
             let text = toml::to_string(&content).map_err(|error| Error::Description {
                 path: described.clone(),

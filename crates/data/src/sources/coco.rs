@@ -7,9 +7,24 @@ use std::path::Path;
 
 use serde::Deserialize;
 
-use super::listed::{Listed, Listing, wrong};
+use super::listed::{self, Listed, Listing, wrong};
+use super::part::Layout;
 use crate::error::Error;
 use crate::record::Label;
+
+/// `kind = "coco"`: `path` is the folder of the images, `labels` the annotations.
+pub(crate) const COCO: Layout = Layout {
+    name: "coco",
+    keys: &["labels", "one_class"],
+    required: &["labels"],
+    in_folder: true,
+    shards: None,
+    open: |place, store| {
+        let part = place.part;
+        let listing = read(&place.labels, part.one_class, part.classes.as_deref())?;
+        listed::open(&place.path, listing, &place.labels, store)
+    },
+};
 
 #[derive(Deserialize)]
 struct Content {
@@ -54,7 +69,7 @@ impl Annotation {
 }
 
 /// Reads the file. Classes are its categories in the order of their ids, or those named.
-pub(crate) fn read(path: &Path, one_class: bool, classes: Option<&[String]>) -> Result<Listing, Error> {
+fn read(path: &Path, one_class: bool, classes: Option<&[String]>) -> Result<Listing, Error> {
     let file = File::open(path).map_err(Error::io("read", path))?;
     let content: Content =
         serde_json::from_reader(BufReader::with_capacity(1 << 20, file)).map_err(|error| {

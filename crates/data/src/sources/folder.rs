@@ -4,7 +4,8 @@
 //! are kept in the index and used again for files whose length and time have not changed.
 
 use std::collections::{BTreeMap, HashMap};
-use std::fs;
+use std::fs::{self, File};
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
@@ -13,46 +14,129 @@ use walkdir::WalkDir;
 
 use super::files;
 use super::index_file::{IndexStore, Origin};
+use super::part::Layout;
+use super::pass_metadata::PassMetadata;
+use super::source::{Opened, Source};
 use super::table::{Row, Table};
 use crate::error::Error;
-use crate::record::Label;
+use crate::record::{Label, Metadata};
 
-/// How the folders below the root are meant.
+/// `kind = "folder"`: class folders.
+pub(crate) const FOLDER: Layout = Layout {
+    name: "folder",
+    keys: &[],
+    required: &[],
+    in_folder: true,
+    shards: None,
+    open: |place, store| open(&place.path, Labels::Folders, place.part.classes.as_deref(), store),
+};
+
+/// `kind = "flat"`: images at any depth, without labels.
+pub(crate) const FLAT: Layout = Layout {
+    name: "flat",
+    keys: &[],
+    required: &[],
+    in_folder: true,
+    shards: None,
+    open: |place, store| open(&place.path, Labels::Absent, None, store),
+};
+
+/// Whether the folders below the root are classes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Layout {
-    /// Class folders if there are any, flat otherwise.
+pub(crate) enum Labels {
+    /// If there are any, and the root is no PASS release.
     Detect,
     /// Each folder below the root is a class; images lie at any depth within (as torchvision's `ImageFolder`).
-    Classes,
-    /// Images at any depth, without labels.
-    Unlabelled,
+    Folders,
+    /// No; images lie at any depth.
+    Absent,
 }
 
-/// Lists an image folder, hashing files that the stored index does not know.
+/// Image files below a root.
+#[derive(Debug)]
+pub(crate) struct Folder {
+    pub(crate) root: PathBuf,
+    pub(crate) table: Table,
+    /// Classes of which a record is neither an example nor a counterexample, for the few that have any.
+    pub(crate) undecided: HashMap<usize, Vec<u32>>,
+    pub(crate) pass: Option<PassMetadata>,
+}
+
+impl Source for Folder {
+    fn len(&self) -> usize {
+        self.table.len()
+    }
+
+    fn is_labeled(&self) -> bool {
+        self.table.has_labels()
+    }
+
+    fn key(&self, position: usize) -> String {
+        self.table.key(position)
+    }
+
+    fn label(&self, position: usize) -> Option<Label> {
+        self.table.label(position)
+    }
+
+    fn read_image(&self, position: usize, image: &mut Vec<u8>) -> Result<(), Error> {
+        let path = self
+            .root
+            .join(self.table.folder(position))
+            .join(self.table.name(position));
+        image.clear();
+        let mut file = File::open(&path).map_err(Error::io("read", &path))?;
+        file.read_to_end(image).map_err(Error::io("read", &path))?;
+        Ok(())
+    }
+
+    fn metadata(&self, position: usize) -> Result<Metadata, Error> {
+        match &self.pass {
+            Some(pass) => pass.of_key(&self.key(position)),
+            None => Ok(Metadata::default()),
+        }
+    }
+
+    fn undecided(&self, position: usize) -> &[u32] {
+        self.undecided.get(&position).map_or(&[], Vec::as_slice)
+    }
+
+    fn tables(&self) -> Vec<(&Path, &Table)> {
+        vec![(&self.root, &self.table)]
+    }
+}
+
+/// Opens an image folder, hashing files that the stored index does not know.
 ///
 /// `classes` fixes the names and their numbers; otherwise they are the class folders in byte order.
 pub(crate) fn open(
     root: &Path,
-    layout: Layout,
+    labels: Labels,
     classes: Option<&[String]>,
     store: &IndexStore,
-) -> Result<(Table, Vec<String>), Error> {
+) -> Result<Opened, Error> {
     let mut listed = list_images(root)?;
-    let layout = settle(root, layout, &listed)?;
-    let names = match (layout, classes) {
-        (Layout::Classes, None) => class_folders(root, &listed)?,
+    let labels = settle(root, labels, &listed)?;
+    let class_names = match (labels, classes) {
+        (Labels::Folders, None) => class_folders(root, &listed)?,
         (_, given) => given.unwrap_or_default().to_vec(),
     };
-    if layout == Layout::Classes {
-        label(root, &mut listed, &names)?;
+    if labels == Labels::Folders {
+        label(root, &mut listed, &class_names)?;
     }
-    let table = with_hashes(root, listed, store, None)?;
-    Ok((table, names))
-}
-
-/// Path of a record's file below the root.
-pub(crate) fn file_path(root: &Path, table: &Table, position: usize) -> PathBuf {
-    root.join(table.folder(position)).join(table.name(position))
+    let mut table = with_hashes(root, listed, store, None)?;
+    let hashed = vec![table.take_hashed_keys()];
+    let source = Folder {
+        root: root.to_path_buf(),
+        table,
+        undecided: HashMap::new(),
+        pass: PassMetadata::find(root).or_else(|| PassMetadata::find(root.parent()?)),
+    };
+    Ok(Opened {
+        source: Box::new(source),
+        class_names,
+        hashed,
+    })
 }
 
 fn list_images(root: &Path) -> Result<Vec<Row>, Error> {
@@ -158,18 +242,18 @@ fn unlisted(root: &Path, error: walkdir::Error) -> Error {
     }
 }
 
-fn settle(root: &Path, layout: Layout, rows: &[Row]) -> Result<Layout, Error> {
+fn settle(root: &Path, labels: Labels, rows: &[Row]) -> Result<Labels, Error> {
     let loose = rows.iter().find(|row| row.folder.is_empty());
     let inside = rows.iter().find(|row| !row.folder.is_empty());
-    match (layout, loose, inside) {
-        (Layout::Unlabelled, _, _) => Ok(Layout::Unlabelled),
+    match (labels, loose, inside) {
+        (Labels::Absent, _, _) => Ok(Labels::Absent),
         (_, None, _)
-            if layout == Layout::Classes || root.file_name().is_none_or(|name| name != "PASS_dataset") =>
+            if labels == Labels::Folders || root.file_name().is_none_or(|name| name != "PASS_dataset") =>
         {
-            Ok(Layout::Classes)
+            Ok(Labels::Folders)
         }
         // The folders of a PASS release are numbered for the file system's sake; they are no classes.
-        (Layout::Detect, None, _) | (Layout::Detect, Some(_), None) => Ok(Layout::Unlabelled),
+        (Labels::Detect, None, _) | (Labels::Detect, Some(_), None) => Ok(Labels::Absent),
         (_, Some(loose), inside) => Err(Error::Unreadable {
             spec: root.display().to_string(),
             reason: match inside {
@@ -183,7 +267,7 @@ fn settle(root: &Path, layout: Layout, rows: &[Row]) -> Result<Layout, Error> {
                 "a data-set description with kind = \"flat\" takes all images without labels".to_string(),
             ),
         }),
-        (_, None, _) => Ok(Layout::Classes),
+        (_, None, _) => Ok(Labels::Folders),
     }
 }
 

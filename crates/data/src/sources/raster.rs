@@ -12,12 +12,71 @@ use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 
 use super::fingerprint::HashedKeys;
+use super::part::{Layout, Place};
+use super::source::{Opened, Source};
 use crate::error::Error;
 use crate::record::Label;
 
+/// `kind = "cifar10"`: CIFAR-10's binary files, `files` of the folder `path`.
+pub(crate) const CIFAR10: Layout = Layout {
+    name: "cifar10",
+    keys: &["files"],
+    required: &["files"],
+    in_folder: true,
+    shards: None,
+    open: |place, _| {
+        let names = cifar_names(&place.path, false);
+        opened(cifar(&place.path, files(place), 1, 10)?, names, place)
+    },
+};
+
+/// `kind = "cifar100"`: CIFAR-100's binary files, with the fine labels.
+pub(crate) const CIFAR100: Layout = Layout {
+    name: "cifar100",
+    keys: &["files"],
+    required: &["files"],
+    in_folder: true,
+    shards: None,
+    open: |place, _| {
+        let names = cifar_names(&place.path, true);
+        opened(cifar(&place.path, files(place), 2, 100)?, names, place)
+    },
+};
+
+/// `kind = "idx"`: MNIST's format, `path` being the images and `labels` the labels, gzipped or not.
+pub(crate) const IDX: Layout = Layout {
+    name: "idx",
+    keys: &["labels"],
+    required: &[],
+    in_folder: false,
+    shards: None,
+    open: |place, _| {
+        let labels = place.part.labels.as_ref().map(|_| place.labels.as_path());
+        opened(idx(&place.path, labels)?, None, place)
+    },
+};
+
+fn files<'a>(place: &'a Place<'_>) -> &'a [String] {
+    place.part.files.as_deref().unwrap_or_default()
+}
+
+fn opened(raster: Raster, names: Option<Vec<String>>, place: &Place<'_>) -> Result<Opened, Error> {
+    if raster.len() == 0 {
+        return Err(Error::Empty {
+            path: place.path.clone(),
+            reason: "no record in it".to_string(),
+        });
+    }
+    Ok(Opened {
+        class_names: place.part.classes.clone().or(names).unwrap_or_default(),
+        hashed: vec![raster.hashed_keys()],
+        source: Box::new(raster),
+    })
+}
+
 /// Pictures of one size.
 #[derive(Debug)]
-pub(crate) struct Raster {
+struct Raster {
     width: usize,
     height: usize,
     /// 3: planes of red, green and blue; 1: gray.
@@ -29,37 +88,44 @@ pub(crate) struct Raster {
     files: Vec<(usize, String)>,
 }
 
-impl Raster {
-    pub(crate) fn len(&self) -> usize {
+impl Source for Raster {
+    fn len(&self) -> usize {
         self.pixels.len() / (self.width * self.height * self.channels).max(1)
     }
 
-    pub(crate) fn is_labelled(&self) -> bool {
+    fn is_labeled(&self) -> bool {
         !self.labels.is_empty()
     }
 
     /// `data_batch_1/00042`.
-    pub(crate) fn key(&self, position: usize) -> String {
+    fn key(&self, position: usize) -> String {
         let file = self.files.partition_point(|(first, _)| *first <= position) - 1;
         let (first, name) = &self.files[file];
         format!("{name}/{:05}", position - first)
     }
 
-    pub(crate) fn label(&self, position: usize) -> Option<Label> {
+    fn label(&self, position: usize) -> Option<Label> {
         self.labels.get(position).map(|class| Label::Class(*class))
     }
 
-    pub(crate) fn largest_class(&self) -> Option<u32> {
-        self.labels.iter().copied().max()
+    fn read_image(&self, position: usize, image: &mut Vec<u8>) -> Result<(), Error> {
+        self.bmp(position, image);
+        Ok(())
     }
 
+    fn largest_class(&self) -> Option<u32> {
+        self.labels.iter().copied().max()
+    }
+}
+
+impl Raster {
     /// Keys with the hashes of their images.
-    pub(crate) fn hashed_keys(&self) -> HashedKeys {
+    fn hashed_keys(&self) -> HashedKeys {
         let hashes: Vec<[u8; 32]> = (0..self.len())
             .into_par_iter()
             .map(|position| {
                 let mut image = vec![];
-                self.image(position, &mut image);
+                self.bmp(position, &mut image);
                 Sha256::digest(&image).into()
             })
             .collect();
@@ -68,7 +134,7 @@ impl Raster {
     }
 
     /// The picture as a BMP of 24 bits a pixel.
-    pub(crate) fn image(&self, position: usize, out: &mut Vec<u8>) {
+    fn bmp(&self, position: usize, out: &mut Vec<u8>) {
         const HEADER: usize = 54;
         let (width, height) = (self.width, self.height);
         let area = width * height;
@@ -120,12 +186,7 @@ fn stem(path: &Path) -> String {
 }
 
 /// CIFAR's binary files: `label_bytes` of labels (the last of them counts), then 32 x 32 px in planes of red, green, blue.
-pub(crate) fn cifar(
-    folder: &Path,
-    files: &[String],
-    label_bytes: usize,
-    classes: u32,
-) -> Result<Raster, Error> {
+fn cifar(folder: &Path, files: &[String], label_bytes: usize, classes: u32) -> Result<Raster, Error> {
     const PIXELS: usize = 3 * 32 * 32;
     let mut raster = Raster {
         width: 32,
@@ -169,7 +230,7 @@ pub(crate) fn cifar(
 }
 
 /// The names that CIFAR comes with, if they lie beside its files.
-pub(crate) fn cifar_names(folder: &Path, fine: bool) -> Option<Vec<String>> {
+fn cifar_names(folder: &Path, fine: bool) -> Option<Vec<String>> {
     let name = if fine {
         "fine_label_names.txt"
     } else {
@@ -181,7 +242,7 @@ pub(crate) fn cifar_names(folder: &Path, fine: bool) -> Option<Vec<String>> {
 }
 
 /// IDX: images of 8 bits, and a label for each.
-pub(crate) fn idx(images: &Path, labels: Option<&Path>) -> Result<Raster, Error> {
+fn idx(images: &Path, labels: Option<&Path>) -> Result<Raster, Error> {
     let (dimensions, pixels) = idx_array(images)?;
     let [records, height, width] = dimensions[..] else {
         return Err(wrong(

@@ -6,8 +6,10 @@ use std::sync::OnceLock;
 
 use rayon::prelude::*;
 
-use super::fingerprint::HashedKeys;
 use super::index_file::IndexStore;
+use super::part::Layout;
+use super::pass_metadata::PassMetadata;
+use super::source::{Opened, Source};
 use super::table::Table;
 use super::{files, tar_shard};
 use crate::error::Error;
@@ -16,10 +18,30 @@ use crate::record::{Label, Metadata};
 /// Shards kept open at once; with more, each read opens its shard anew, for systems allow few open files.
 const MOST_OPEN_SHARDS: usize = 256;
 
+/// `kind = "shards"`: a folder of WebDataset shards, one `.tar`, or a brace pattern.
+pub(crate) const SHARDS: Layout = Layout {
+    name: "shards",
+    keys: &[],
+    required: &[],
+    in_folder: false,
+    shards: Some(shards_of),
+    open: |place, store| {
+        let shards = shards_of(&place.path)?;
+        if shards.is_empty() {
+            return Err(Error::Empty {
+                path: place.path.clone(),
+                reason: "no shard in it; expected .tar files".to_string(),
+            });
+        }
+        open(shards, place.part.classes.clone().unwrap_or_default(), store)
+    },
+};
+
 /// Shards in order, with at least one record in all.
 #[derive(Debug)]
-pub(crate) struct ShardSet {
+struct ShardSet {
     shards: Vec<Shard>,
+    pass: Option<PassMetadata>,
 }
 
 /// One tar, with the position of its first record in the data set.
@@ -32,92 +54,112 @@ struct Shard {
     file: OnceLock<File>,
 }
 
-impl ShardSet {
-    /// Opens the shards, several at a time, and indexes those that are not; with the keys and content hashes of all records.
-    pub(crate) fn open(
-        paths: Vec<PathBuf>,
-        store: &IndexStore,
-    ) -> Result<(ShardSet, Vec<HashedKeys>), Error> {
-        let keep_open = paths.len() <= MOST_OPEN_SHARDS;
-        let tables: Vec<_> = paths
-            .par_iter()
-            .map(|path| {
-                let mut table = shard_table(path, store)?;
-                let hashed = table.take_hashed_keys();
-                Ok((table, hashed))
-            })
-            .collect::<Result<_, Error>>()?;
-        let mut shards = Vec::with_capacity(paths.len());
-        let mut hashed = Vec::with_capacity(paths.len());
-        let mut first = 0;
-        for (path, (table, of_shard)) in paths.into_iter().zip(tables) {
-            let next = first + table.len();
-            hashed.push(of_shard);
-            shards.push(Shard {
-                path,
-                table,
-                first,
-                keep_open,
-                file: OnceLock::new(),
-            });
-            first = next;
-        }
-        if first == 0 {
-            return Err(Error::Empty {
-                path: shards.swap_remove(0).path,
-                reason: "no record in it; expected members such as KEY.jpg or KEY.png".to_string(),
-            });
-        }
-        Ok((ShardSet { shards }, hashed))
+/// Opens the shards, several at a time, and indexes those that are not indexed yet.
+pub(crate) fn open(
+    paths: Vec<PathBuf>,
+    class_names: Vec<String>,
+    store: &IndexStore,
+) -> Result<Opened, Error> {
+    let pass = paths[0].parent().and_then(PassMetadata::find);
+    let keep_open = paths.len() <= MOST_OPEN_SHARDS;
+    let tables: Vec<_> = paths
+        .par_iter()
+        .map(|path| {
+            let mut table = shard_table(path, store)?;
+            let hashed = table.take_hashed_keys();
+            Ok((table, hashed))
+        })
+        .collect::<Result<_, Error>>()?;
+    let mut shards = Vec::with_capacity(paths.len());
+    let mut hashed = Vec::with_capacity(paths.len());
+    let mut first = 0;
+    for (path, (table, of_shard)) in paths.into_iter().zip(tables) {
+        let next = first + table.len();
+        hashed.push(of_shard);
+        shards.push(Shard {
+            path,
+            table,
+            first,
+            keep_open,
+            file: OnceLock::new(),
+        });
+        first = next;
     }
+    if first == 0 {
+        return Err(Error::Empty {
+            path: shards.swap_remove(0).path,
+            reason: "no record in it; expected members such as KEY.jpg or KEY.png".to_string(),
+        });
+    }
+    Ok(Opened {
+        source: Box::new(ShardSet { shards, pass }),
+        class_names,
+        hashed,
+    })
+}
 
-    pub(crate) fn len(&self) -> usize {
+impl Source for ShardSet {
+    fn len(&self) -> usize {
         self.shards
             .last()
             .map_or(0, |shard| shard.first + shard.table.len())
     }
 
-    /// Paths and tables in order.
-    pub(crate) fn tables(&self) -> impl Iterator<Item = (&Path, &Table)> {
-        self.shards
-            .iter()
-            .map(|shard| (shard.path.as_path(), &shard.table))
+    fn is_labeled(&self) -> bool {
+        self.shards.iter().any(|shard| shard.table.has_labels())
     }
 
-    pub(crate) fn key(&self, position: usize) -> String {
+    fn key(&self, position: usize) -> String {
         let (shard, row) = self.find(position);
         shard.table.key(row)
     }
 
-    pub(crate) fn label(&self, position: usize) -> Option<Label> {
+    fn label(&self, position: usize) -> Option<Label> {
         let (shard, row) = self.find(position);
         shard.table.label(row)
     }
 
-    pub(crate) fn read_image(&self, position: usize, image: &mut Vec<u8>) -> Result<(), Error> {
+    fn read_image(&self, position: usize, image: &mut Vec<u8>) -> Result<(), Error> {
         let (shard, row) = self.find(position);
         shard.read(shard.table.image_offset(row), shard.table.image_bytes[row], image)
     }
 
-    /// The content of `KEY.json`, if the record has one.
-    pub(crate) fn metadata(&self, position: usize) -> Result<Option<Metadata>, Error> {
+    /// The content of `KEY.json`, or of the row of PASS's table.
+    fn metadata(&self, position: usize) -> Result<Metadata, Error> {
         let (shard, row) = self.find(position);
-        let Some((offset, bytes)) = shard.table.json(row) else {
-            return Ok(None);
-        };
-        let mut text = Vec::new();
-        shard.read(offset, bytes, &mut text)?;
-        serde_json::from_slice(&text)
-            .map(Some)
-            .map_err(|error| Error::Record {
+        if let Some((offset, bytes)) = shard.table.json(row) {
+            let mut text = Vec::new();
+            shard.read(offset, bytes, &mut text)?;
+            return serde_json::from_slice(&text).map_err(|error| Error::Record {
                 key: shard.table.key(row),
                 reason: format!(
                     "its .json in shard `{}` is no metadata: {error}",
                     shard.path.display()
                 ),
-            })
+            });
+        }
+        match &self.pass {
+            Some(pass) => pass.of_key(&shard.table.key(row)),
+            None => Ok(Metadata::default()),
+        }
     }
 
+    fn largest_class(&self) -> Option<u32> {
+        self.shards
+            .iter()
+            .filter_map(|shard| shard.table.largest_class())
+            .max()
+    }
+
+    fn tables(&self) -> Vec<(&Path, &Table)> {
+        self.shards
+            .iter()
+            .map(|shard| (shard.path.as_path(), &shard.table))
+            .collect()
+    }
+}
+
+impl ShardSet {
     fn find(&self, position: usize) -> (&Shard, usize) {
         let at = self.shards.partition_point(|shard| shard.first <= position) - 1;
         (&self.shards[at], position - self.shards[at].first)

@@ -4,10 +4,12 @@ use image::{ExtendedColorType, ImageEncoder};
 use rand::RngExt;
 use sha2::{Digest, Sha256};
 
+use super::source::Source;
 use crate::decode::RgbImage;
+use crate::error::Error;
 use crate::hex::hex;
 use crate::randomness::{Purpose, generator};
-use crate::record::{Label, Metadata, Record};
+use crate::record::Label;
 use crate::transforms::{Filter, geometry};
 
 /// Side of the coarse random picture that is enlarged; more would be less smooth.
@@ -23,25 +25,31 @@ pub(crate) struct Synthetic {
     pub(crate) seed: u64,
 }
 
-impl Synthetic {
-    pub(crate) fn key(&self, position: usize) -> String {
+impl Source for Synthetic {
+    fn len(&self) -> usize {
+        self.records
+    }
+
+    fn is_labeled(&self) -> bool {
+        self.classes > 0
+    }
+
+    fn key(&self, position: usize) -> String {
         format!("synthetic-{position:08}")
     }
 
-    pub(crate) fn label(&self, position: usize) -> Option<Label> {
+    fn label(&self, position: usize) -> Option<Label> {
         // Classes take turns, so that every stretch of the data set is balanced.
         (self.classes > 0).then(|| Label::Class((position % self.classes as usize) as u32))
     }
 
-    pub(crate) fn read(&self, position: usize) -> Record {
-        Record {
-            key: self.key(position),
-            image: self.bmp(position),
-            label: self.label(position),
-            metadata: Metadata::default(),
-        }
+    fn read_image(&self, position: usize, image: &mut Vec<u8>) -> Result<(), Error> {
+        *image = self.bmp(position);
+        Ok(())
     }
+}
 
+impl Synthetic {
     /// Hashing a data set of any size by making it all would be waste: the numbers that determine it are hashed instead.
     pub(crate) fn fingerprint(&self) -> String {
         let Synthetic {
@@ -102,7 +110,7 @@ mod tests {
             classes: 4,
             seed: 5,
         };
-        let picture = |position| decode(&data.read(position).image, &DecodeLimits::DEFAULT).unwrap();
+        let picture = |position| decode(&data.bmp(position), &DecodeLimits::DEFAULT).unwrap();
         let first = picture(0);
         assert_eq!((first.width, first.height), (31, 20));
         assert_eq!(first, picture(0));

@@ -195,6 +195,12 @@ impl Table {
             .map(|class| Label::Class(*class))
     }
 
+    /// The largest class of a record.
+    pub(crate) fn largest_class(&self) -> Option<u32> {
+        let classes = self.label_values.iter().copied();
+        classes.filter(|class| *class != NO_LABEL).max()
+    }
+
     pub(crate) fn has_labels(&self) -> bool {
         !self.label_values.is_empty() || !self.label_ends.is_empty()
     }

@@ -10,15 +10,36 @@ use std::path::Path;
 use rayon::prelude::*;
 
 use super::files;
-use super::listed::{Listed, Listing, wrong};
+use super::listed::{self, Listed, Listing, wrong};
+use super::part::Layout;
 use crate::error::Error;
 use crate::record::Label;
+
+/// `kind = "voc"`: `path` holds `JPEGImages`, `Annotations` and `ImageSets/Main`; `list` names one of its lists.
+pub(crate) const VOC: Layout = Layout {
+    name: "voc",
+    keys: &["list", "images", "annotations"],
+    required: &[],
+    in_folder: true,
+    shards: None,
+    open: |place, store| {
+        let (root, part) = (&place.path, place.part);
+        let images = root.join(part.images.as_deref().unwrap_or("JPEGImages"));
+        let annotations = root.join(part.annotations.as_deref().unwrap_or("Annotations"));
+        let list = part
+            .list
+            .as_ref()
+            .map(|list| root.join(format!("ImageSets/Main/{list}.txt")));
+        let listing = read(&images, &annotations, list.as_deref(), part.classes.as_deref())?;
+        listed::open(&images, listing, &list.unwrap_or(annotations), store)
+    },
+};
 
 /// An annotation: the picture's file name, where it says one, and for each class whether some object of it is easy.
 type Annotation = (Option<String>, BTreeMap<String, bool>);
 
 /// Reads the annotations of a list, or all.
-pub(crate) fn read(
+fn read(
     images: &Path,
     annotations: &Path,
     list: Option<&Path>,

@@ -63,7 +63,7 @@ fn splits_are_named_behind_a_hash() {
             "kind = 'csv'",
             "split `none`: `csv` needs `labels`",
         ),
-        ("kind = 'flat'", "kind = 'flta'", "unknown variant `flta`"),
+        ("kind = 'flat'", "kind = 'flta'", "`csv`, got `flta`"),
         (
             "path = 'pictures'\n[splits.none]",
             "path = '${NO_SUCH_VARIABLE_HERE}/x'\n[splits.none]",

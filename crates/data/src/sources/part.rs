@@ -1,0 +1,223 @@
+//! One part of a data-set description: its keys, and the layout that its `kind` names.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use super::LAYOUTS;
+use super::index_file::IndexStore;
+use super::source::Opened;
+use crate::error::Error;
+
+/// A column of a table: by its name in the first row, or by its number where there is no such row.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub(crate) enum Column {
+    /// From 0; the table has no header.
+    Number(usize),
+    /// The table has a header.
+    Name(String),
+}
+
+/// Where the records of one split are.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Part {
+    /// How `path` is read.
+    pub(crate) kind: Kind,
+    /// The data, relative to the folder of the description; `${NAME}` is the environment's.
+    pub(crate) path: String,
+    /// Binary files in `path`, for `cifar10` and `cifar100`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) files: Option<Vec<String>>,
+    /// The file of labels, for `idx`, `coco` and `csv`; relative as `path`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) labels: Option<String>,
+    /// For `voc`: the name of a list of `ImageSets/Main`; absent: every annotation.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) list: Option<String>,
+    /// For `voc`: the folder of the images; absent: `JPEGImages`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) images: Option<String>,
+    /// For `voc`: the folder of the annotations; absent: `Annotations`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) annotations: Option<String>,
+    /// For `csv`: the column of the paths.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) image_column: Option<Column>,
+    /// For `csv`: the column of the labels; absent: there are none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) label_column: Option<Column>,
+    /// For `csv`: what stands between the columns; absent: a comma.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) separator: Option<String>,
+    /// For `csv`: what stands between the classes of a record that may have several; absent: each has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) label_separator: Option<String>,
+    /// For `csv`: keep the rows whose column of this name has this text, as where one table has all splits.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) only: Option<BTreeMap<String, String>>,
+    /// For `coco`: each record has exactly one class, as in iNaturalist's files.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) one_class: bool,
+    /// Class names in the order of their numbers; in the long form, those of this split alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) classes: Option<Vec<String>>,
+}
+
+impl Part {
+    /// A part with no more than kind and path.
+    pub(crate) fn new(kind: Kind, path: &str) -> Part {
+        Part {
+            kind,
+            path: path.to_string(),
+            files: None,
+            labels: None,
+            list: None,
+            images: None,
+            annotations: None,
+            image_column: None,
+            label_column: None,
+            separator: None,
+            label_separator: None,
+            only: None,
+            one_class: false,
+            classes: None,
+        }
+    }
+
+    /// The keys that are there beside `kind`, `path` and `classes`.
+    fn given_keys(&self) -> Vec<&'static str> {
+        let keys = [
+            ("files", self.files.is_some()),
+            ("labels", self.labels.is_some()),
+            ("list", self.list.is_some()),
+            ("images", self.images.is_some()),
+            ("annotations", self.annotations.is_some()),
+            ("image_column", self.image_column.is_some()),
+            ("label_column", self.label_column.is_some()),
+            ("separator", self.separator.is_some()),
+            ("label_separator", self.label_separator.is_some()),
+            ("only", self.only.is_some()),
+            ("one_class", self.one_class),
+        ];
+        let given = keys.into_iter().filter(|(_, is_given)| *is_given);
+        given.map(|(key, _)| key).collect()
+    }
+
+    /// Refuses keys that this kind does not read, and missing ones that it needs.
+    pub(crate) fn check(&self) -> Result<(), String> {
+        let given = self.given_keys();
+        if let Some(key) = given.iter().find(|key| !self.kind.keys.contains(key)) {
+            let kinds: Vec<String> = LAYOUTS
+                .iter()
+                .filter(|layout| layout.keys.contains(key))
+                .map(|layout| format!("`{}`", layout.name))
+                .collect();
+            let name = self.kind.name;
+            return Err(format!("`{key}` is for {}, not for `{name}`", kinds.join(", ")));
+        }
+        if let Some(key) = self.kind.required.iter().find(|key| !given.contains(key)) {
+            return Err(format!("`{}` needs `{key}`", self.kind.name));
+        }
+        if self
+            .separator
+            .as_ref()
+            .is_some_and(|separator| separator.len() != 1)
+        {
+            return Err("`separator` must be one ASCII character".to_string());
+        }
+        let columns = [&self.image_column, &self.label_column];
+        let by_name = columns
+            .iter()
+            .filter(|column| matches!(column, Some(Column::Name(_))))
+            .count();
+        let by_number = columns
+            .iter()
+            .filter(|column| matches!(column, Some(Column::Number(_))))
+            .count();
+        if by_number > 0 && (by_name > 0 || self.only.is_some()) {
+            return Err(
+                "columns must all be given by name (the table has a header) or all by number (it has none)"
+                    .to_string(),
+            );
+        }
+        Ok(())
+    }
+}
+
+/// How the records of a part are laid out, and how they are opened.
+pub(crate) struct Layout {
+    /// The value of `kind`.
+    pub(crate) name: &'static str,
+    /// Keys that it reads beside `kind`, `path` and `classes`.
+    pub(crate) keys: &'static [&'static str],
+    /// Those of them that it cannot do without.
+    pub(crate) required: &'static [&'static str],
+    /// Whether `path` must be a folder.
+    pub(crate) in_folder: bool,
+    /// The shards that `path` means, for what lies in shards.
+    pub(crate) shards: Option<fn(&Path) -> Result<Vec<PathBuf>, Error>>,
+    /// Opens and indexes the records.
+    pub(crate) open: fn(&Place<'_>, &IndexStore) -> Result<Opened, Error>,
+}
+
+/// A part of a description, with its paths seen from where the description lies.
+pub(crate) struct Place<'a> {
+    pub(crate) part: &'a Part,
+    pub(crate) path: PathBuf,
+    /// `labels`; empty where the part has none.
+    pub(crate) labels: PathBuf,
+}
+
+/// A `kind` of a description: one of [`LAYOUTS`].
+#[derive(Clone, Copy)]
+pub(crate) struct Kind(pub(crate) &'static Layout);
+
+impl std::ops::Deref for Kind {
+    type Target = Layout;
+
+    fn deref(&self) -> &Layout {
+        self.0
+    }
+}
+
+impl fmt::Debug for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name)
+    }
+}
+
+impl PartialEq for Kind {
+    fn eq(&self, other: &Kind) -> bool {
+        self.name == other.name
+    }
+}
+
+impl Serialize for Kind {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.name)
+    }
+}
+
+impl<'de> Deserialize<'de> for Kind {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Kind, D::Error> {
+        let name = String::deserialize(deserializer)?;
+        match LAYOUTS.iter().find(|layout| layout.name == name) {
+            Some(layout) => Ok(Kind(layout)),
+            None => {
+                let names: Vec<String> = LAYOUTS
+                    .iter()
+                    .map(|layout| format!("`{}`", layout.name))
+                    .collect();
+                Err(D::Error::custom(format!(
+                    "`kind` must be one of {}, got `{name}`",
+                    names.join(", ")
+                )))
+            }
+        }
+    }
+}

@@ -1,0 +1,62 @@
+//! What a source of records must answer, and what opening one gives.
+
+use std::fmt::Debug;
+use std::path::Path;
+
+use super::fingerprint::HashedKeys;
+use super::table::Table;
+use crate::error::Error;
+use crate::record::{Label, Metadata};
+
+/// Records at positions 0 to `len() - 1`. Callers check positions.
+pub(crate) trait Source: Debug + Send + Sync {
+    /// Number of records.
+    fn len(&self) -> usize;
+
+    /// Whether at least one record has a label.
+    fn is_labeled(&self) -> bool;
+
+    /// Key of a record.
+    fn key(&self, position: usize) -> String;
+
+    /// Label of a record, from the index.
+    fn label(&self, position: usize) -> Option<Label>;
+
+    /// The encoded image of a record, into a buffer that is used again.
+    fn read_image(&self, position: usize, image: &mut Vec<u8>) -> Result<(), Error>;
+
+    /// What is known of a record's origin.
+    fn metadata(&self, _position: usize) -> Result<Metadata, Error> {
+        Ok(Metadata::default())
+    }
+
+    /// Classes of which a record is neither an example nor a counterexample, ascending.
+    fn undecided(&self, _position: usize) -> &[u32] {
+        &[]
+    }
+
+    /// The largest class of a record, where the source takes class numbers from its files unchecked.
+    fn largest_class(&self) -> Option<u32> {
+        None
+    }
+
+    /// The shards or the folder that the records lie in, with their indexes.
+    fn tables(&self) -> Vec<(&Path, &Table)> {
+        Vec::new()
+    }
+
+    /// Heap memory of the index, bytes.
+    fn index_bytes(&self) -> usize {
+        self.tables().iter().map(|(_, table)| table.heap_bytes()).sum()
+    }
+}
+
+/// An opened source.
+#[derive(Debug)]
+pub(crate) struct Opened {
+    pub(crate) source: Box<dyn Source>,
+    /// Names of the classes in the order of their numbers; empty where they are not known.
+    pub(crate) class_names: Vec<String>,
+    /// Keys and content hashes of all records, in parts.
+    pub(crate) hashed: Vec<HashedKeys>,
+}
