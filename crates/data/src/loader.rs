@@ -84,7 +84,8 @@ impl LoaderConfig {
 /// The views of one step, as plain memory.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Batch {
-    /// One entry for each view group of the config, in its order.
+    /// The views in the config's order, in one entry for each size: view groups of one size that follow each other are one
+    /// entry, as DINO's two global views of different recipes.
     pub views: Vec<Views>,
     /// Labels of the images, where every image of the batch has one.
     pub labels: Option<Vec<Label>>,
@@ -92,7 +93,7 @@ pub struct Batch {
     pub positions: Vec<u64>,
 }
 
-/// The views of one group: `[count * images, channels, height, width]`, all images of the first view, then all of the second.
+/// The views of one size: `[count * images, channels, height, width]`, all images of the first view, then all of the second.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Views {
     /// Values 0 to 255, not normalised.

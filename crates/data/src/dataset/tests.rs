@@ -1,7 +1,6 @@
 //! Opening data of every kind, the index, and data that are broken as a whole.
 
 use std::fs::{self, File};
-use std::time::Instant;
 
 use proptest::prelude::*;
 use tempfile::TempDir;
@@ -449,12 +448,9 @@ fn a_million_records_take_64_bytes_each() {
         }
         store.save(&shard, false, &origin, &table).unwrap();
     }
-    let start = Instant::now();
     let data = Dataset::open_with(folder.path().to_str().unwrap(), &store).unwrap();
-    let seconds = start.elapsed().as_secs_f64();
     assert_eq!(data.len(), SHARDS * RECORDS);
     let bytes = data.index_bytes() as f64 / data.len() as f64;
-    eprintln!("a million records: opened in {seconds:.2} s, {bytes:.1} bytes each");
     assert!(bytes < 64.0, "{bytes}");
     assert_eq!(data.label(999_999).unwrap(), Some(Label::Class(999)));
 }

@@ -55,11 +55,7 @@ impl Assembler {
         let first = (step % per_epoch) * shared.config.batch_images;
         let images = shared.config.batch_images.min(order.len() - first);
 
-        let mut views: Vec<Views> = shared
-            .views
-            .iter()
-            .map(|group| empty_views(group, images))
-            .collect();
+        let mut views = empty_views(&shared.views, images);
         // Every worker writes into the batch itself: each image gets the places of all its views.
         let mut places: Vec<Vec<&mut [u8]>> = (0..images).map(|_| Vec::new()).collect();
         for group in &mut views {
@@ -108,18 +104,28 @@ impl Assembler {
     }
 }
 
-fn empty_views(group: &ViewGroup, images: usize) -> Views {
-    let (width, height) = group.output_px().expect("the view groups were validated");
-    let (width, height) = (width as usize, height as usize);
-    let pixels = vec![0; group.count * images * 3 * height * width];
-    Views {
-        pixels,
-        count: group.count,
-        images,
-        channels: 3,
-        height,
-        width,
+/// The batch's memory: groups of one size that follow each other lie in one piece, so that nobody has to join them.
+fn empty_views(groups: &[ViewGroup], images: usize) -> Vec<Views> {
+    let mut sizes: Vec<(usize, (u32, u32))> = Vec::new();
+    for group in groups {
+        let size = group.output_px().expect("the view groups were validated");
+        match sizes.last_mut() {
+            Some((count, last)) if *last == size => *count += group.count,
+            _ => sizes.push((group.count, size)),
+        }
     }
+    let empty = |(count, (width, height)): (usize, (u32, u32))| {
+        let (width, height) = (width as usize, height as usize);
+        Views {
+            pixels: vec![0; count * images * 3 * height * width],
+            count,
+            images,
+            channels: 3,
+            height,
+            width,
+        }
+    };
+    sizes.into_iter().map(empty).collect()
 }
 
 /// Puts labels and positions to the views, and closes the gaps of images that were left out.

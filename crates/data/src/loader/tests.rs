@@ -105,6 +105,46 @@ fn batches_are_laid_out_as_promised() {
     }
 }
 
+/// A group with one view of a size.
+fn crop_of(size_px: u32, probability: f64) -> ViewGroup {
+    let [mut group, _] = <[ViewGroup; 2]>::try_from(views()).unwrap();
+    group.count = 1;
+    let Transform::RandomResizedCrop { size_px: size, .. } = &mut group.transforms[0] else {
+        panic!("the first transform is the crop")
+    };
+    *size = size_px;
+    group.transforms.push(Transform::Grayscale { probability });
+    group
+}
+
+#[test]
+fn neighbors_of_one_size_lie_in_one_piece_view_by_view() {
+    let batch = |groups: Vec<ViewGroup>| {
+        let dataset = Arc::new(Dataset::synthetic(10, 20, 16, 3, 1));
+        let loader = Loader::new(dataset, groups, config(4, 2), Order::Global, SEED).unwrap();
+        collect(&loader, 0, 1).remove(0).views
+    };
+    let joined = batch(vec![
+        crop_of(12, 0.0),
+        crop_of(12, 1.0),
+        crop_of(8, 0.0),
+        crop_of(12, 0.0),
+    ]);
+    let sizes: Vec<_> = joined.iter().map(|views| (views.count, views.width)).collect();
+    assert_eq!(sizes, [(2, 12), (1, 8), (1, 12)]);
+    // The same views, none of which has a neighbor of its size.
+    let apart = batch(vec![
+        crop_of(12, 0.0),
+        crop_of(8, 1.0),
+        crop_of(12, 0.0),
+        crop_of(8, 0.0),
+    ]);
+    let second = batch(vec![crop_of(8, 0.0), crop_of(12, 1.0)]);
+    let view = 4 * 3 * 12 * 12;
+    assert_eq!(joined[0].pixels[..view], apart[0].pixels);
+    assert_eq!(joined[0].pixels[view..], second[1].pixels);
+}
+
 #[test]
 fn any_number_of_workers_gives_the_same_batches() {
     for order in [Order::Global, Order::Blocks(4), Order::Sequential] {
