@@ -136,7 +136,7 @@ fn every_description_of_a_data_set_and_every_suite_is_read() {
         let spec = path.display().to_string();
         let about = data::Dataset::about(&spec).unwrap_or_else(|error| panic!("{spec}: {error}"));
         assert!(
-            about.name.is_some() && about.licence.is_some() && !about.downloads.is_empty(),
+            about.name.is_some() && about.license.is_some() && !about.downloads.is_empty(),
             "{spec}"
         );
         if std::env::var_os("PASSER_DATA").is_some() {

@@ -17,21 +17,21 @@ mod system {
             libc::MAP_PRIVATE | libc::MAP_ANON,
             libc::PROT_READ | libc::PROT_WRITE,
         );
-        // SAFETY: a new mapping of the kernel's choice touches nobody's memory.
+        // SAFETY: a new mapping of the kernel's choice touches no other memory.
         let block = unsafe { libc::mmap(null_mut(), size, access, flags, -1, 0) };
         if block == libc::MAP_FAILED {
             return null_mut();
         }
         #[cfg(all(target_os = "linux", not(miri)))]
         if size >= HUGE {
-            // SAFETY: advice on our own mapping. A kernel that does not take it says so, and nothing is lost.
+            // SAFETY: advice on our own mapping. A kernel that refuses it returns an error, and nothing is lost.
             unsafe { libc::madvise(block, size, libc::MADV_HUGEPAGE) };
         }
         block.cast()
     }
 
     /// # Safety
-    /// `block` came from [`block`] with this size, and nobody uses it any more.
+    /// `block` came from [`block`] with this size, and is no longer in use.
     pub(crate) unsafe fn free(block: *mut u8, size: usize) {
         // SAFETY: the caller's promise.
         unsafe { libc::munmap(block.cast(), size) };
@@ -55,7 +55,7 @@ mod system {
     }
 
     /// # Safety
-    /// `block` came from [`block`] with this size, and nobody uses it any more.
+    /// `block` came from [`block`] with this size, and is no longer in use.
     pub(crate) unsafe fn free(block: *mut u8, size: usize) {
         // SAFETY: the caller's promise.
         unsafe { System.dealloc(block, layout(size)) };

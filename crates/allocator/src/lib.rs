@@ -50,10 +50,10 @@ struct Block {
     next: *mut Block,
 }
 
-// SAFETY: the pointers are to blocks that nobody else holds, so they may go from thread to thread with the state.
+// SAFETY: the pointers are to blocks that have no other holder, so they may move between threads with the state.
 unsafe impl Send for State {}
 
-/// The smallest class that holds what is asked, or none for what is left to the system.
+/// The smallest class that holds the request, or none for requests that go to the system.
 fn class(layout: Layout) -> Option<usize> {
     if layout.size() < LARGE || layout.align() > PAGE {
         return None;
@@ -162,7 +162,7 @@ impl State {
 }
 
 // SAFETY: small blocks are `System`'s throughout, since what is small is decided by the layout, which callers keep. A
-// large block is its class's, at least as long and as aligned as asked; it is handed out to one caller at a time, because
+// large block is its class's, at least as long and as aligned as requested; it is handed out to one caller at a time, because
 // taking it out of its list is done under the lock.
 unsafe impl GlobalAlloc for CachingAllocator {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {

@@ -2,12 +2,13 @@
 
 use crate::configs::{self, Kind};
 use crate::devices::DeviceArgument;
-use crate::failure::{Failure, make_folder_of, plain as safe};
+use crate::failure::{Failure, make_folder_of};
 use crate::progress::Progress;
 use crate::weights::WeightsArguments;
 use crate::{devices, provenance};
 use backbones::{BackboneConfig, Stem};
 use burn::tensor::Device;
+use data::terminal::escape;
 use evaluation::suite::{Cell, EncoderEntry, Suite, Surroundings};
 use evaluation::{Encoder, Event, FeaturesJob, Job, Outcome, Plan, Provenance};
 use std::cell::RefCell;
@@ -326,7 +327,7 @@ pub(crate) fn open(path: &Path, options: &ImportOptions, device: &Device) -> any
     let name = format!(
         "{} {}",
         loaded.info.architecture.name(),
-        safe(&loaded.info.method)
+        escape(&loaded.info.method)
     );
     let encoder = Encoder::new(name, loaded.hash.clone(), &loaded.backbone, loaded.normalize());
     Ok(encoder.trained(trained_px(&loaded.info), loaded.info.steps))

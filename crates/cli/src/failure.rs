@@ -2,6 +2,7 @@
 
 use crate::hints;
 use anyhow::Context;
+use data::terminal::escape_lines;
 use std::fmt;
 use std::path::Path;
 use std::process::ExitCode;
@@ -37,24 +38,6 @@ impl fmt::Display for Failure {
 
 impl std::error::Error for Failure {}
 
-/// Text of a file for the terminal, which must not obey control characters in it, nor may a line break break a table.
-pub(crate) fn plain(text: &str) -> String {
-    let mut made = String::with_capacity(text.len());
-    for c in text.chars() {
-        if c.is_control() {
-            made.extend(c.escape_default());
-        } else {
-            made.push(c);
-        }
-    }
-    made
-}
-
-/// A message in which keys and names of files may be anything: its own line breaks stay, other control characters are shown as such.
-fn visible(message: &str) -> String {
-    message.split('\n').map(plain).collect::<Vec<_>>().join("\n")
-}
-
 /// Makes the folder that an output file shall lie in.
 pub(crate) fn make_folder_of(file: &Path) -> anyhow::Result<()> {
     match file.parent().filter(|folder| !folder.as_os_str().is_empty()) {
@@ -85,13 +68,13 @@ pub(crate) fn report(error: &anyhow::Error) -> ExitCode {
     if error.is::<DoesNotLoad>() {
         return ExitCode::FAILURE;
     }
-    eprintln!("error: {}", visible(error.to_string().trim_end()));
+    eprintln!("error: {}", escape_lines(error.to_string().trim_end()));
     // A transparent error repeats its source's message: print each message once.
     let mut last = error.to_string();
     for cause in error.chain().skip(1) {
         let message = cause.to_string();
         if !last.contains(&message) {
-            eprintln!("caused by: {}", visible(message.trim_end()));
+            eprintln!("caused by: {}", escape_lines(message.trim_end()));
         }
         last = message;
     }
@@ -108,7 +91,7 @@ fn hint(error: &(dyn std::error::Error + 'static)) -> Option<String> {
     } else if let Some(error) = error.downcast_ref::<training::Error>() {
         hints::of_training(error)
     } else if let Some(error) = error.downcast_ref::<data::Error>() {
-        error.hint()
+        error.hint().as_ref().map(hints::of_data)
     } else if let Some(error) = error.downcast_ref::<evaluation::Error>() {
         hints::of_evaluation(error)
     } else if let Some(error) = error.downcast_ref::<curation::Error>() {

@@ -1,6 +1,6 @@
 //! The libraries' hints in words, with this program's flags and commands.
 
-use crate::failure::plain;
+use data::terminal::escape;
 use weights::SaveAs;
 
 /// The cure of a file of weights.
@@ -21,7 +21,7 @@ pub(crate) fn of_weights(hint: &weights::Hint) -> String {
             networks => {
                 let list = networks
                     .iter()
-                    .map(|network| format!("`{}` ({})", plain(&network.path), network.looks))
+                    .map(|network| format!("`{}` ({})", escape(&network.path), network.looks))
                     .collect::<Vec<_>>()
                     .join(", ");
                 let more = match more {
@@ -67,11 +67,47 @@ fn saved(form: SaveAs) -> &'static str {
     }
 }
 
+/// The cure of a data set or a loader.
+pub(crate) fn of_data(hint: &data::Hint) -> String {
+    use data::Hint;
+    match hint {
+        Hint::CopyArchive => "copy the archive again".into(),
+        Hint::VerifyShard { path } => format!(
+            "`passer shards verify {}` lists what can be read; copy the shard again",
+            path.display()
+        ),
+        Hint::VerifyOrAllowMore => {
+            "`passer shards verify` lists every broken record of a data set; to continue without them, raise \
+             `max_bad_fraction` in the config, or `--max-bad-fraction` of `passer features`"
+                .into()
+        }
+        Hint::SmallerBatch => "lower `data.batch_images` in the config, or give more records".into(),
+        Hint::CompletePattern => {
+            "a brace pattern such as `train-{000000..000143}.tar` must name files that all exist".into()
+        }
+        Hint::GiveFolder => "give the folder that the picture lies in".into(),
+        Hint::PackArchive => "make shards of it first with `passer shards pack`".into(),
+        Hint::UnpackOrPack => "unpack it with gunzip, or make shards of it with `passer shards pack`".into(),
+        Hint::Unpack => "unpack it with gunzip; the `.tar` can be opened as it is".into(),
+        Hint::PackFolder => "pack the folder into shards with `passer shards pack`".into(),
+        Hint::RestoreLink => "remove the link, or put back what it points to".into(),
+        Hint::Rename => "rename it".into(),
+        Hint::DescribeAsFlat => {
+            "a data-set description with `kind = \"flat\"` takes all images without labels".into()
+        }
+        Hint::NameClasses => {
+            "remove the folder, or name the classes in order in a data-set description (`classes = [..]`)"
+                .into()
+        }
+        Hint::DownloadAgain => "download it again, or correct the data-set description".into(),
+    }
+}
+
 /// The cure of a run, an encoder or its data.
 pub(crate) fn of_training(error: &training::Error) -> Option<String> {
     use training::Hint;
     if let training::Error::Data(error) = error {
-        return error.hint();
+        return error.hint().as_ref().map(of_data);
     }
     let hint = match error.hint()? {
         Hint::Weights(hint) => return Some(of_weights(&hint)),
@@ -121,6 +157,7 @@ pub(crate) fn of_detection(error: &detection::DetectionError) -> Option<String> 
 pub(crate) fn of_evaluation(error: &evaluation::Error) -> Option<String> {
     match error {
         evaluation::Error::Protocol { source, .. } => of_evaluation(source),
+        evaluation::Error::Data(error) => error.hint().as_ref().map(of_data),
         evaluation::Error::Training(inner) => error.hint().or_else(|| of_training(inner)),
         error => error.hint(),
     }

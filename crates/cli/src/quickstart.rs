@@ -209,7 +209,7 @@ fn records(split: &str, images: &[u8], labels: &[u8]) -> anyhow::Result<Vec<Reco
             label: Some(Label::Class(u32::from(*label))),
             metadata: Metadata {
                 photographer: Some("Zalando SE".into()),
-                licence: Some("MIT".into()),
+                license: Some("MIT".into()),
                 source_url: Some("https://github.com/zalandoresearch/fashion-mnist".into()),
                 ..Metadata::default()
             },

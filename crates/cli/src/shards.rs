@@ -1,9 +1,10 @@
-//! `passer shards`: make, index, look into and check shards.
+//! `passer shards`: pack, index, inspect and verify shards.
 
-use crate::failure::{Failure, plain};
+use crate::failure::Failure;
 use crate::output::counted;
 use crate::progress::Progress;
 use data::shards::{Inspection, PackOptions};
+use data::terminal::escape;
 use std::path::PathBuf;
 use std::sync::Mutex;
 
@@ -11,35 +12,35 @@ use std::sync::Mutex;
 pub(crate) enum Verb {
     /// Pack an image folder, a `.tar.gz` of one, or other shards into new shards; image bytes stay untouched
     Pack(PackArguments),
-    /// Make the indexes of a data set anew
+    /// Rebuild the indexes of a data set
     Index(DataArgument),
     /// Count records, classes and bytes of a data set
     Inspect(DataArgument),
-    /// Read and decode every record; name the broken ones
+    /// Read and decode every record; list the broken ones
     Verify(DataArgument),
 }
 
 #[derive(clap::Args)]
 pub(crate) struct PackArguments {
-    /// What to pack: an image folder (CLASS/name.jpg or flat), a .tar.gz of one (a .tar with `--subfolder`), shards, or a
+    /// The records: an image folder (CLASS/name.jpg or flat), a .tar.gz of one (a .tar with `--subfolder`), shards, or a
     /// data-set description
     source: String,
-    /// The folder to make
+    /// The output folder
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
-    /// Take only this folder of the source, as in `--subfolder train`
+    /// Pack only this folder of the source, e.g. `--subfolder train`
     #[arg(long, value_name = "NAME")]
     subfolder: Option<String>,
-    /// Take only so many records, spread evenly over the source, so that sorted classes stay balanced
+    /// Pack only N records, spread evenly over the source, so that sorted classes stay balanced
     #[arg(long, value_name = "N")]
     limit: Option<usize>,
     /// Pack in a random order drawn from this seed (good for `order = { blocks = N }`)
     #[arg(long, value_name = "SEED")]
     shuffle_seed: Option<u64>,
-    /// Records in a shard
+    /// Records per shard
     #[arg(long, value_name = "N", default_value_t = 10_000)]
     records_per_shard: usize,
-    /// First part of the shards' names
+    /// Prefix of the shards' names
     #[arg(long, value_name = "NAME", default_value = "shard")]
     prefix: String,
 }
@@ -62,7 +63,7 @@ pub(crate) fn run(verb: Verb) -> anyhow::Result<()> {
     }
 }
 
-/// Calls `work` with something that shows its progress.
+/// Calls `work` with a progress bar.
 fn shown<R>(what: &str, work: impl FnOnce(data::shards::Progress<'_>) -> R) -> R {
     let bar: Mutex<Option<Progress>> = Mutex::new(None);
     let result = work(&|done, total| {
@@ -89,10 +90,22 @@ fn pack(arguments: PackArguments) -> anyhow::Result<()> {
         data::shards::pack(&arguments.source, &arguments.out, &options, progress)
     })?;
     for skipped in report.skipped.iter().take(10) {
-        eprintln!("left out `{}`: {}", plain(&skipped.name), skipped.reason);
+        eprintln!("skipped `{}`: {}", escape(&skipped.name), skipped.reason);
     }
     if report.skipped.len() > 10 {
         eprintln!("and {} more", report.skipped.len() - 10);
+    }
+    if report.classes_look_like_splits {
+        let names: Vec<String> = report
+            .class_names
+            .iter()
+            .map(|name| format!("`{}`", escape(name)))
+            .collect();
+        eprintln!(
+            "warning: the folders {} are taken as classes, and look like splits: `--subfolder {}` packs one of them by itself",
+            names.join(", "),
+            escape(&report.class_names[report.class_names.len() - 1])
+        );
     }
     eprintln!(
         "{} in {}, {}, fingerprint {}",
@@ -127,7 +140,7 @@ fn show(inspection: &Inspection, json: bool) -> anyhow::Result<()> {
         println!(
             "  {:>6} {:<24} {}",
             class.class,
-            class.name.as_deref().map(plain).unwrap_or_default(),
+            class.name.as_deref().map(escape).unwrap_or_default(),
             class.records
         );
     }
@@ -177,7 +190,7 @@ fn verify(argument: &DataArgument) -> anyhow::Result<()> {
         ] {
             println!("{what:<9} {}", members.len());
             for member in members {
-                println!("  {}: {}", plain(&member.name), plain(&member.reason));
+                println!("  {}: {}", escape(&member.name), escape(&member.reason));
             }
         }
         println!("damaged shards {}", verification.damaged.len());

@@ -1,10 +1,11 @@
 //! `passer weights`: look into files of weights, and bring them into other libraries' layouts; and the arguments by
 //! which every verb that reads an encoder is told what its file does not show.
 
-use crate::failure::{DoesNotLoad, Failure, make_folder_of, plain as safe};
+use crate::failure::{DoesNotLoad, Failure, make_folder_of};
 use crate::hints;
 use backbones::BackboneConfig;
 use burn::tensor::Device;
+use data::terminal::escape;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::io::Write as _;
@@ -189,7 +190,7 @@ fn show(inspection: &Inspection, tensors: bool) -> Result<String, std::fmt::Erro
     )?;
     writeln!(out, "contents  {} entries", inspection.contents.len())?;
     for content in inspection.contents.iter().take(SHOWN) {
-        writeln!(out, "  {:<40} {}", safe(&content.key), safe(&content.content))?;
+        writeln!(out, "  {:<40} {}", escape(&content.key), escape(&content.content))?;
     }
     if inspection.contents.len() > SHOWN {
         writeln!(
@@ -227,12 +228,12 @@ fn show(inspection: &Inspection, tensors: bool) -> Result<String, std::fmt::Erro
         }
     }
     for note in &inspection.notes {
-        writeln!(out, "note      {}", safe(note))?;
+        writeln!(out, "note      {}", escape(note))?;
     }
     match &inspection.refusal {
         None => writeln!(out, "loads     yes")?,
         Some(refusal) => {
-            writeln!(out, "loads     no: {}", safe(refusal))?;
+            writeln!(out, "loads     no: {}", escape(refusal))?;
             if let Some(hint) = &inspection.hint {
                 writeln!(out, "hint: {}", hints::of_weights(hint))?;
             }
@@ -245,7 +246,7 @@ fn show(inspection: &Inspection, tensors: bool) -> Result<String, std::fmt::Erro
                 "{:<8} {:<20} {}",
                 tensor.dtype,
                 format!("{:?}", tensor.shape),
-                safe(&tensor.name)
+                escape(&tensor.name)
             )?;
         }
     }
@@ -291,8 +292,8 @@ fn shortened(names: &[String]) -> String {
     }
     // One alone by its name: DINOv2's `backbone.mask_token` is not its `backbone.*`.
     let group = |(group, (count, first)): (&String, &(usize, &String))| match count {
-        1 => safe(first),
-        count => format!("{} ({count})", safe(group)),
+        1 => escape(first),
+        count => format!("{} ({count})", escape(group)),
     };
     let shown = groups.iter().take(SHOWN).map(group).collect::<Vec<_>>();
     match groups.len().saturating_sub(SHOWN) {
@@ -380,7 +381,7 @@ fn convert(arguments: &ConvertArguments) -> anyhow::Result<()> {
     eprintln!(
         "{} ({}), from a file with SHA-256 {}",
         loaded.info.architecture.name(),
-        safe(&loaded.info.method),
+        escape(&loaded.info.method),
         loaded.file_hash
     );
     println!("{}", arguments.out.display());

@@ -60,7 +60,7 @@ pub enum Hint {
     /// Get the weights of a detector, and name the file.
     GetWeights(Weights),
     /// The cure of an error of the data.
-    Data(String),
+    Data(data::Hint),
 }
 
 /// Weights of a detector.

@@ -1,4 +1,4 @@
-//! What a data set of any size costs: `scale_bench DATA SAMPLES` opens it, draws an epoch's order through the loader, and reads
+//! The cost of a data set of any size: `scale_bench DATA SAMPLES` opens it, draws an epoch's order through the loader, and reads
 //! records at random; it prints one JSON object.
 //!
 //! `open_s` and `first_batch_s` in seconds, `read_us` in microseconds a record (key and file, not decoded), `rss_mib` resident

@@ -1,4 +1,4 @@
-//! A picture of what the network sees: each original beside its views, one record a row (`passer views`).
+//! A picture of the network's input: each original beside its views, one record per row.
 
 use std::path::Path;
 

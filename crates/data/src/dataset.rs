@@ -7,6 +7,7 @@ use sha2::{Digest, Sha256};
 
 use crate::error::Error;
 use crate::hex::hex;
+use crate::hint::Hint;
 use crate::record::{Label, Metadata, Record};
 use crate::sources::description::{self, About, resolve, split_of};
 use crate::sources::files;
@@ -30,7 +31,7 @@ pub struct Dataset {
 }
 
 impl Dataset {
-    /// Opens a data set and indexes what is not indexed yet.
+    /// Opens a data set and indexes the shards or files that are not indexed yet.
     ///
     /// `spec` is a directory of shards, one `.tar`, a brace pattern such as `train-{000000..000143}.tar`, an image folder
     /// (`CLASS/name.jpg` or flat), the PASS tars, or a data-set description (`.toml`, with `#split` where it has splits). The first opening reads everything once,
@@ -150,7 +151,7 @@ impl Dataset {
     }
 
     /// Whether at least one record has a label.
-    pub fn is_labelled(&self) -> bool {
+    pub fn is_labeled(&self) -> bool {
         self.source.is_labeled()
     }
 
@@ -204,7 +205,7 @@ impl Dataset {
         self.source.read_image(position, image)
     }
 
-    /// What is known of a record's origin: its `KEY.json`, or its row of `pass_metadata.csv`.
+    /// The provenance of a record: its `KEY.json`, or its row of `pass_metadata.csv`.
     ///
     /// # Errors
     /// [`Error`] where it cannot be read or is no JSON object.
@@ -246,11 +247,11 @@ impl Dataset {
         Ok(dataset)
     }
 
-    /// What the description of a data set says beside where its records are: name, usual metric and resize, downloads.
+    /// The description of a data set without the records' place: name, usual metric and transforms, downloads.
     /// Nothing for data without one.
     ///
     /// # Errors
-    /// [`Error`] where the description does not say what it should.
+    /// [`Error`] where the description is invalid.
     pub fn about(spec: &str) -> Result<About, Error> {
         let (path, _) = split_of(spec);
         match path.ends_with(".toml") && Path::new(path).is_file() {
@@ -267,7 +268,7 @@ impl Dataset {
         }
     }
 
-    /// A class number without a name would be found out only deep in an evaluation.
+    /// Refuses class numbers without a name, which would surface only deep in an evaluation.
     fn check_classes(&self, description: &Path) -> Result<(), Error> {
         let names = self.class_names.len();
         match self.source.largest_class() {
@@ -307,7 +308,7 @@ impl Dataset {
         shards_of(path)
     }
 
-    /// Shards with their tables, for `inspect`.
+    /// Shards with their tables.
     pub(crate) fn shard_tables(&self) -> Vec<(&Path, &Table)> {
         self.source.tables()
     }
@@ -321,12 +322,12 @@ fn no_data_file(path: &Path) -> Error {
         .to_string_lossy()
         .into_owned();
     let hint = if files::is_image_extension(&extension) {
-        Some("give the folder that the picture lies in".to_string())
+        Some(Hint::GiveFolder)
     } else if ["gz", "tgz"]
         .iter()
         .any(|packed| extension.eq_ignore_ascii_case(packed))
     {
-        Some("make shards of it first with `passer shards pack`".to_string())
+        Some(Hint::PackArchive)
     } else {
         None
     };
@@ -349,7 +350,7 @@ fn not_found(path: &Path) -> Error {
         Some(link) => Error::Unreadable {
             spec,
             reason: link,
-            hint: Some("remove the link, or bring back what it points to".to_string()),
+            hint: Some(Hint::RestoreLink),
         },
         None => Error::NotFound { spec },
     }

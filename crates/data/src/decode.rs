@@ -110,14 +110,14 @@ pub fn decode_into(encoded: &[u8], limits: &DecodeLimits, image: &mut RgbImage) 
     })
 }
 
-/// Pixels of an image by its header alone; 0 where no header can be read, for such a file is not decoded either.
+/// Pixels of an image by its header alone; 0 where no header can be read, because such a file is not decoded either.
 pub fn header_pixels(encoded: &[u8]) -> u64 {
     let reader = image::ImageReader::new(Cursor::new(encoded)).with_guessed_format();
     let size = reader.ok().and_then(|reader| reader.into_dimensions().ok());
     size.map_or(0, |(width, height)| u64::from(width) * u64::from(height))
 }
 
-/// How many of the first images, told by their pixels, may be decoded together: as many as have `most_pixels`, and one at least.
+/// How many of the first images, given their pixel counts, may be decoded together: as many as have `most_pixels`, and one at least.
 pub fn decoded_together(pixels: impl IntoIterator<Item = u64>, most_pixels: u64) -> usize {
     let mut sum = 0;
     let fit = pixels.into_iter().take_while(|pixels| {
@@ -135,7 +135,7 @@ fn decode_jpeg(encoded: &[u8], limits: &DecodeLimits, image: &mut RgbImage) -> R
     if !jpeg_reaches_its_end(encoded) {
         return Err(DecodeError::Truncated { format: "JPEG" });
     }
-    // Strict, for otherwise the decoder fills what it cannot read with gray. The sides are checked below with our own limit.
+    // Strict, because otherwise the decoder fills unreadable parts with gray. The sides are checked below with our own limit.
     let options = DecoderOptions::default()
         .set_strict_mode(true)
         .set_max_width(usize::MAX)
@@ -163,7 +163,7 @@ fn decode_jpeg(encoded: &[u8], limits: &DecodeLimits, image: &mut RgbImage) -> R
 
 /// Walks the segments of a JPEG to the end-of-image mark of its first picture.
 ///
-/// The decoder notices missing data only where a row of blocks begins; the mark tells for the last row as well. Searching for
+/// The decoder notices missing data only where a row of blocks begins; the mark covers the last row as well. Searching for
 /// the mark from the end of the file would find the one of an embedded thumbnail or of a second picture.
 fn jpeg_reaches_its_end(encoded: &[u8]) -> bool {
     let mut at = 2;
@@ -234,7 +234,7 @@ fn turn(image: &mut RgbImage, orientation: Orientation) {
     }
 }
 
-/// What bytes that are no image look like, for the message.
+/// A description of bytes that are no image, for the message.
 fn describe(encoded: &[u8]) -> String {
     let start = &encoded[..encoded.len().min(16)];
     if start

@@ -2,7 +2,7 @@
 //!
 //! Quoted fields may hold line ends, so one quote without its partner would swallow every row after it and pass for one broken
 //! row. Here it is an error that names its line. Everything else is read as forgivingly as other readers do: quotes within a
-//! field that has none at its start are text, as is what follows a closing quote on the same line.
+//! field that has none at its start are text, and so is everything behind a closing quote on the same line.
 
 use std::io::BufRead;
 
@@ -26,7 +26,7 @@ pub struct Rows<R> {
     start: (u64, u64),
 }
 
-/// What came next.
+/// The result of reading on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Next {
     /// A row, whose fields are there now.

@@ -15,7 +15,7 @@ use serde::Serialize;
 use crate::file_error::FileError;
 use crate::sha256::sha256_of;
 
-/// What names of unfinished files and folders begin with; the dot hides them from readers of folders.
+/// Prefix of the names of unfinished files and folders; the dot hides them from readers of folders.
 pub const PARTIAL: &str = ".partial-";
 
 /// Bytes that a [`Writer`] collects before it writes them.
@@ -23,10 +23,10 @@ const BUFFER_BYTES: usize = 1 << 18;
 /// Longest file name that is kept within the name of its unfinished file, bytes: most systems allow 255 for both.
 const LONGEST_NAME: usize = 200;
 
-/// Writes `bytes` to `path`, replacing what is there.
+/// Writes `bytes` to `path`, replacing the file there.
 ///
 /// # Errors
-/// [`FileError`] names `path`; what was there stays.
+/// [`FileError`] names `path`; the old file stays.
 pub fn write(path: &Path, bytes: &[u8]) -> Result<(), FileError> {
     let mut writer = Writer::create(path)?;
     writer.write_all(bytes).map_err(FileError::new("write", path))?;
@@ -68,8 +68,8 @@ impl Writer {
         })
     }
 
-    /// Another handle to the same file, for libraries that want to own what they write to. It is to be dropped before
-    /// [`Writer::finish`], and only one of the two written to.
+    /// Another handle to the same file, for libraries that own their sink. Drop it before [`Writer::finish`], and
+    /// write to only one of the two.
     ///
     /// # Errors
     /// [`FileError`] names the file's path.
@@ -81,10 +81,10 @@ impl Writer {
         .map_err(FileError::new("write", &self.path))
     }
 
-    /// Syncs the file to the disk and gives it its name, replacing what is there.
+    /// Syncs the file to the disk and gives it its name, replacing the file there.
     ///
     /// # Errors
-    /// [`FileError`] names the file's path; what was there stays.
+    /// [`FileError`] names the file's path; the old file stays.
     pub fn finish(self) -> Result<(), FileError> {
         self.close(true)
     }
@@ -145,8 +145,8 @@ impl Write for Writer {
 impl Drop for Writer {
     fn drop(&mut self) {
         if let Some(file) = self.file.take() {
-            // Best effort. What is still buffered is not wanted. On Unix the file is removed while it is locked, so that
-            // nobody else has taken it for a leftover; Windows removes closed files only.
+            // Best effort; buffered bytes are dropped. On Unix the file is removed while it is locked, before another writer
+            // can take it for a leftover. Windows removes closed files only.
             let (file, _) = file.into_parts();
             let open = (!cfg!(windows)).then_some(file);
             let _ = fs::remove_file(&self.aside);
@@ -200,7 +200,7 @@ fn is_the_file_at(file: &File, path: &Path) -> bool {
 
 #[cfg(not(unix))]
 fn is_the_file_at(_file: &File, _path: &Path) -> bool {
-    // A file that somebody has open is not renamed there.
+    // Open files are not renamed there.
     true
 }
 
@@ -229,7 +229,7 @@ pub struct Folder {
 }
 
 impl Folder {
-    /// Begins the folder that will be `path`, making its parents and removing what a crash left of an earlier try.
+    /// Begins the folder that will be `path`, making its parents and removing the leftover of an earlier crash.
     ///
     /// # Errors
     /// [`FileError`] names `path`.
@@ -328,7 +328,7 @@ pub fn remove_folder(path: &Path) -> Result<(), FileError> {
     removed().map_err(FileError::new("remove", path))
 }
 
-/// Removes what crashes left unfinished in a folder: files and folders whose names begin with [`PARTIAL`]. For folders that
+/// Removes the leftovers of crashes in a folder: files and folders whose names begin with [`PARTIAL`]. For folders that
 /// one process writes to, before it begins. A missing folder holds none.
 ///
 /// # Errors
@@ -388,7 +388,7 @@ fn sync_tree(folder: &Path) -> io::Result<()> {
         if kind.is_dir() {
             sync_tree(&entry.path())?;
         } else if kind.is_file() {
-            // Windows syncs only what is open for writing.
+            // Windows syncs only files that are open for writing.
             let file = File::options()
                 .read(true)
                 .write(cfg!(windows))

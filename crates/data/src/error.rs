@@ -1,12 +1,13 @@
-//! What can go wrong with a data set, one variant for each thing that a user can put right.
+//! What can go wrong with a data set, one variant for each thing that a user can fix.
 
 use std::path::{Path, PathBuf};
 
 use crate::file_error::FileError;
+use crate::hint::Hint;
 
 /// An error of opening, indexing, reading, packing or loading a data set.
 ///
-/// [`Error::hint`] tells the cure where one is known; the program prints it on a line of its own.
+/// [`Error::hint`] returns the cure where one is known; the program words it and prints it on a line of its own.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -26,17 +27,17 @@ pub enum Error {
     Unreadable {
         /// The specification as given.
         spec: String,
-        /// What was found instead.
+        /// Why it cannot be read.
         reason: String,
         /// The cure, where one is known.
-        hint: Option<String>,
+        hint: Option<Hint>,
     },
     /// A data set without a single image.
     #[error("data `{path}`: {reason}")]
     Empty {
         /// The folder or shard.
         path: PathBuf,
-        /// What was looked for.
+        /// The files that were expected.
         reason: String,
     },
     /// A shard that ends too early or is no tar.
@@ -47,12 +48,12 @@ pub enum Error {
         /// Where and how it is damaged.
         reason: String,
     },
-    /// A data-set description that does not say what it should.
+    /// An invalid data-set description.
     #[error("data-set description `{path}`: {reason}")]
     Description {
         /// The TOML file.
         path: PathBuf,
-        /// What is wrong.
+        /// The fault.
         reason: String,
     },
     /// One record cannot be read back; the image in it may still be broken in other ways.
@@ -60,13 +61,13 @@ pub enum Error {
     Record {
         /// The record's key.
         key: String,
-        /// What is wrong.
+        /// The fault.
         reason: String,
     },
     /// A position past the end of the data set.
     #[error("position {position} is past the end of a data set of {records} records")]
     Position {
-        /// The position asked for.
+        /// The requested position.
         position: usize,
         /// The number of records.
         records: usize,
@@ -76,7 +77,7 @@ pub enum Error {
     Views {
         /// Position of the group in the config, from 0.
         group: usize,
-        /// What is wrong.
+        /// The fault.
         reason: String,
     },
     /// A loader or packing option out of its range.
@@ -84,7 +85,7 @@ pub enum Error {
     Option {
         /// The option's name in the config or on the command line.
         option: &'static str,
-        /// What it must be, and what it is: `must be at least 1, got 0`.
+        /// The rest of the sentence: `must be at least 1, got 0`.
         reason: String,
     },
     /// A batch that is larger than the data set, in an order that drops the last partial batch.
@@ -112,34 +113,24 @@ pub enum Error {
     /// The loader's threads could not be started, or ended too early.
     #[error("loader: {reason}")]
     Threads {
-        /// The operating system's reason, or what happened.
+        /// The operating system's reason, or the event.
         reason: String,
     },
 }
 
 impl Error {
-    /// The cure, where one is known; a whole sentence without a full stop.
-    pub fn hint(&self) -> Option<String> {
+    /// The cure, where one is known.
+    pub fn hint(&self) -> Option<Hint> {
         match self {
-            // `verify` reads shards alone.
+            // Only shards can be verified.
             Error::DamagedShard { path, .. } if path.extension().is_some_and(|end| end != "tar") => {
-                Some("copy the archive again".to_string())
+                Some(Hint::CopyArchive)
             }
-            Error::DamagedShard { path, .. } => Some(format!(
-                "`passer shards verify {}` lists what can be read; copy the shard again",
-                path.display()
-            )),
+            Error::DamagedShard { path, .. } => Some(Hint::VerifyShard { path: path.clone() }),
             Error::Unreadable { hint, .. } => hint.clone(),
-            Error::TooManyBad { .. } => {
-                Some("`passer shards verify` lists every broken record of a data set; to go on without them, raise `max_bad_fraction` in the config, or `--max-bad-fraction` of `passer features`".to_string())
-            }
-            Error::BatchTooLarge { .. } => {
-                Some("lower `data.batch_images` in the config, or give more records".to_string())
-            }
-            Error::NotFound { spec } if spec.contains('{') => Some(
-                "a brace pattern such as `train-{000000..000143}.tar` must name files that all exist"
-                    .to_string(),
-            ),
+            Error::TooManyBad { .. } => Some(Hint::VerifyOrAllowMore),
+            Error::BatchTooLarge { .. } => Some(Hint::SmallerBatch),
+            Error::NotFound { spec } if spec.contains('{') => Some(Hint::CompletePattern),
             _ => None,
         }
     }
@@ -163,7 +154,7 @@ pub enum DecodeError {
     /// The bytes are not one of the formats that are read.
     #[error("not an image: expected JPEG, PNG, WebP, BMP or GIF, found {found}")]
     Format {
-        /// What the first bytes look like.
+        /// A description of the first bytes.
         found: String,
     },
     /// The header announces more pixels than the limits allow; nothing was allocated.

@@ -1,4 +1,4 @@
-//! The error of one file or folder: what was tried, where, and the system's reason.
+//! The error of one file or folder: the action, the path, and the system's reason.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 #[derive(Debug, thiserror::Error)]
 #[error("cannot {action} `{}`: {source}", path.display())]
 pub struct FileError {
-    /// What was tried, as a verb: `read`, `write`, `list`.
+    /// The action, as a verb: `read`, `write`, `list`.
     pub action: &'static str,
     /// The file or folder that the caller named, never a temporary one beside it.
     pub path: PathBuf,

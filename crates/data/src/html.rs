@@ -1,6 +1,6 @@
-//! What pages that load nothing are made of: text of strangers as text, pictures within the page.
+//! Parts of HTML pages that load nothing: escaped text, and pictures within the page.
 
-/// Text that is safe between tags and within quoted attributes: names of classes and files are anybody's.
+/// Text that is safe between tags and within quoted attributes. Names of classes and files may hold anything.
 pub fn escape(text: &str) -> String {
     let mut safe = String::with_capacity(text.len());
     for letter in text.chars() {

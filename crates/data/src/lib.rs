@@ -19,6 +19,7 @@ pub mod durable;
 mod error;
 mod file_error;
 mod hex;
+mod hint;
 pub mod html;
 mod loader;
 mod lock;
@@ -37,6 +38,7 @@ pub use decode::{DecodeLimits, RgbImage, decode, decode_into, decoded_together, 
 pub use error::{DecodeError, Error};
 pub use file_error::FileError;
 pub use hex::hex;
+pub use hint::Hint;
 pub use loader::{BadRecord, BadRecords, Batch, Batches, Loader, LoaderConfig, Views};
 pub use lock::{FolderLock, LockError};
 pub use order::Order;

@@ -1,10 +1,10 @@
 //! Batches of augmented views, in order, made ahead of time by threads.
 //!
-//! Everything in a batch is a function of (seed, step): the order of records, the views drawn, and which record stands in for
-//! a broken one. Threads only decide when it is made.
+//! Everything in a batch is a function of (seed, step): the order of records, the views drawn, and which record replaces a
+//! broken one. Threads only decide when the batch is made.
 //!
-//! Two assemblers take turns with the steps and share one pool of workers, so that the workers have the next batch at hand
-//! while the last images of the current one are still in the making. Each assembler hands its batches over through a queue of
+//! Two assemblers take turns with the steps and share one pool of workers, so that the workers can start on the next batch
+//! while the last images of the current one are in progress. Each assembler hands its batches over through a queue of
 //! one, so at most four batches are in memory besides the one in use.
 
 mod assembler;
@@ -41,14 +41,14 @@ const NAMED_BAD_RECORDS: usize = 10;
 pub struct LoaderConfig {
     /// Images in a batch; each gives all the views of all groups.
     pub batch_images: usize,
-    /// Threads that decode and augment, 0 to 1,024; 0 does it in the caller's thread, when a batch is asked for.
+    /// Threads that decode and augment, 0 to 1,024; 0 does it in the caller's thread, when it requests a batch.
     pub workers: usize,
     /// Loading stops with an error when more than this fraction (0 to 1) of the data set's records cannot be decoded.
     pub max_bad_fraction: f64,
 }
 
 impl LoaderConfig {
-    /// Checks what needs no data set.
+    /// Checks the values alone, without a data set.
     ///
     /// # Errors
     /// A sentence that names the key: `` `data.batch_images` must be at least 1, got 0 ``.
@@ -57,7 +57,7 @@ impl LoaderConfig {
             .map_err(|(key, reason)| format!("`data.{key}` {reason}"))
     }
 
-    /// The key that is wrong, and what it must be.
+    /// The wrong key, and the rest of the sentence.
     fn check(&self) -> Result<(), (&'static str, String)> {
         if self.batch_images == 0 {
             return Err(("batch_images", "must be at least 1, got 0".to_string()));
@@ -96,7 +96,7 @@ pub struct Batch {
 /// The views of one size: `[count * images, channels, height, width]`, all images of the first view, then all of the second.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Views {
-    /// Values 0 to 255, not normalised.
+    /// Values 0 to 255, not normalized.
     pub pixels: Vec<u8>,
     /// Views of each image.
     pub count: usize,
@@ -153,7 +153,7 @@ impl Loader {
     /// A loader whose epochs walk in `order`; `seed` decides order and augmentation.
     ///
     /// # Errors
-    /// [`Error::Views`] and [`Error::Option`] name what cannot be carried out, such as a batch larger than the data set.
+    /// [`Error::Views`] and [`Error::Option`] name an impossible setting, such as a batch larger than the data set.
     pub fn new(
         dataset: Arc<Dataset>,
         views: Vec<ViewGroup>,
@@ -217,8 +217,8 @@ impl Loader {
         Batches::start(Arc::clone(&self.shared), first_step, end_step)
     }
 
-    /// Counts this many broken records as met in batches that will not be asked for: a pass that goes on where another process
-    /// stopped has no more of them to spare. [`Loader::bad_records`] stays without them.
+    /// Counts this many broken records as met before: a pass that continues where another process stopped has fewer left to
+    /// allow. [`Loader::bad_records`] does not include them.
     pub fn count_bad_records_before(&self, count: usize) {
         self.shared.bad_before.store(count, Ordering::Relaxed);
     }
@@ -244,7 +244,7 @@ pub struct Batches {
 
 #[derive(Debug)]
 enum Engine {
-    /// No workers: batches are made when they are asked for.
+    /// No workers: each batch is made when it is requested.
     Here(Assembler),
     /// One queue for each assembler; they take turns from step `first` on.
     Threads {
@@ -277,7 +277,8 @@ impl Shared {
 
     /// Enters broken records; an error if there are too many by now.
     ///
-    /// Called in the order of the steps by whoever takes the batches, so it stops at the same step for any number of workers.
+    /// Called in the order of the steps by the thread that takes the batches, so it stops at the same step for any number of
+    /// workers.
     fn enter_bad(&self, found: Vec<BadRecord>) -> Result<(), Error> {
         if found.is_empty() {
             return Ok(());

@@ -8,16 +8,16 @@ use crate::randomness::{Purpose, generator, shuffle};
 #[derive(Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq)]
 #[serde(rename_all = "snake_case")]
 pub enum Order {
-    /// All records in a uniformly random order, a new one each epoch. The last partial batch is left out.
+    /// All records in a uniformly random order, a new one each epoch. The last partial batch is dropped.
     Global,
-    /// Neighbouring records form blocks of this many; the blocks are shuffled, and the records within each.
+    /// Neighboring records form blocks of this many; the blocks are shuffled, and the records within each.
     ///
     /// For disks and network stores that hate seeks: a block is read as one stretch. The longer the block, the fewer seeks and
     /// the more alike the records of a batch, so the shards should have been packed in random order.
-    /// The last partial batch is left out.
+    /// The last partial batch is dropped.
     Blocks(usize),
     /// The data set's own order, every epoch the same, for evaluation. The last partial batch is kept, and a broken
-    /// record is left out rather than replaced, so that no record comes twice.
+    /// record is dropped instead of replaced, so that no record comes twice.
     Sequential,
 }
 

@@ -1,4 +1,4 @@
-//! Stateless randomness: every draw is a function of what it is for, never of who draws it or when.
+//! Stateless randomness: every draw is a function of its purpose, never of the thread that draws it or of the time.
 //!
 //! A generator is ChaCha8 under a 256-bit key of four words: seed, purpose, epoch, and record position with view.
 //! Two draws with different keys are independent, and any of them can be made again on its own, so the stream of views is
@@ -8,7 +8,7 @@ use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 
-/// What a draw is for. The numbers are part of what a seed means: never change or reuse one.
+/// The purpose of a draw. The numbers decide what a seed gives: never change or reuse one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Purpose {
     /// The order of the records in an epoch.

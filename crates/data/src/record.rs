@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-/// One image as it is stored, with what is known about it.
+/// One image as it is stored, with its label and provenance.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Record {
     /// Name of the record in its data set: the path inside the shard or folder up to the first dot of the file name.
@@ -11,11 +11,11 @@ pub struct Record {
     pub image: Vec<u8>,
     /// Class or classes, where the data set has labels.
     pub label: Option<Label>,
-    /// Author, licence, place and time, as far as known.
+    /// Author, license, place and time, as far as known.
     pub metadata: Metadata,
 }
 
-/// What a labelled record shows. Classes count from 0.
+/// The label of a record. Classes count from 0.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Label {
     /// Exactly one class (`KEY.cls`).
@@ -29,15 +29,15 @@ pub enum Label {
 /// Every field may be missing. Keys that are not listed here are kept in `other` and written back unchanged.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Metadata {
-    /// Name of the photographer, as licences ask it to be printed.
+    /// Name of the photographer, as licenses ask it to be printed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub photographer: Option<String>,
-    /// Name of the licence, e.g. `Attribution License`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub licence: Option<String>,
-    /// Address of the licence text.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub licence_url: Option<String>,
+    /// Name of the license, e.g. `Attribution License`; `licence` in the JSON.
+    #[serde(rename = "licence", default, skip_serializing_if = "Option::is_none")]
+    pub license: Option<String>,
+    /// Address of the license text; `licence_url` in the JSON.
+    #[serde(rename = "licence_url", default, skip_serializing_if = "Option::is_none")]
+    pub license_url: Option<String>,
     /// Address that the image was taken from.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub source_url: Option<String>,
@@ -79,6 +79,16 @@ mod tests {
         assert_eq!(metadata.other["camera"]["iso"][1], 2);
         let back: serde_json::Value = serde_json::to_value(&metadata).unwrap();
         assert_eq!(back, serde_json::from_str::<serde_json::Value>(text).unwrap());
+    }
+
+    #[test]
+    fn names_in_the_json_are_those_of_earlier_versions() {
+        let text = r#"{"licence":"CC BY 4.0","licence_url":"https://example.org/by"}"#;
+        let metadata: Metadata = serde_json::from_str(text).unwrap();
+        assert_eq!(metadata.license.as_deref(), Some("CC BY 4.0"));
+        assert_eq!(metadata.license_url.as_deref(), Some("https://example.org/by"));
+        assert!(metadata.other.is_empty());
+        assert_eq!(serde_json::to_string(&metadata).unwrap(), text);
     }
 
     #[test]

@@ -17,7 +17,7 @@ const PIECE_BYTES: usize = 1 << 20;
 pub struct Sha256Sum {
     /// The hash.
     pub digest: [u8; 32],
-    /// Length of what was hashed, bytes.
+    /// Length of the hashed bytes.
     pub bytes: u64,
 }
 

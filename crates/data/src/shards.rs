@@ -9,5 +9,5 @@ pub use check::{
 };
 pub use pack::{PackOptions, PackReport, pack, pack_dataset, write_shard};
 
-/// Called as long work goes on, with what is done and what there is in all.
+/// Called during long work with the count done and the total.
 pub type Progress<'a> = &'a (dyn Fn(usize, usize) + Sync);

@@ -1,5 +1,5 @@
-//! Where records come from. A source is one file, which holds the reader and, for what a data-set description can name,
-//! its entry of [`LAYOUTS`].
+//! Where records come from. A source is one file: the reader and, if a data-set description can name it, its entry of
+//! [`LAYOUTS`].
 
 pub(crate) mod coco;
 pub(crate) mod csv;
@@ -24,7 +24,7 @@ pub(crate) mod voc;
 
 use part::Layout;
 
-/// What `kind` of a data-set description can be.
+/// The values of `kind` in a data-set description.
 pub(crate) const LAYOUTS: &[&Layout] = &[
     &shard_set::SHARDS,
     &folder::FOLDER,

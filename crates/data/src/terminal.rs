@@ -2,8 +2,8 @@
 //!
 //! A terminal obeys control characters, and marks of writing direction rewrite the line around them.
 
-/// Whether a character acts on the line or the terminal in place of showing in it: control characters, line and
-/// paragraph separators, and the marks and overrides of writing direction.
+/// Whether a character changes the line or the terminal: control characters, line and paragraph separators, and the marks
+/// and overrides of writing direction.
 pub fn is_control(character: char) -> bool {
     character.is_control()
         || matches!(character, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')

@@ -1,7 +1,7 @@
 //! The augmentations of a view group: their TOML form, their checks, and drawing one view of an image.
 //!
 //! Every transform means what torchvision means by the same name, computed as Pillow computes it, because the published
-//! recipes were tuned on exactly those pictures. The arithmetic is in the files below; this one holds what a config says.
+//! recipes were tuned on exactly those pictures. The arithmetic is in the files below; this one holds the config.
 
 mod affine;
 mod blur;
@@ -25,7 +25,7 @@ use serde::{Deserialize, Serialize};
 pub struct ViewGroup {
     /// Views of each image, at least 1. MoCo: 2. DINO: 2 in the first group and 8 or 10 in the second.
     pub count: usize,
-    /// What is done to the decoded image, in this order.
+    /// Transforms of the decoded image, in this order.
     pub transforms: Vec<Transform>,
 }
 
@@ -93,7 +93,7 @@ pub enum Transform {
         /// The hue turns by -hue to hue of the whole circle, at most 0.5; 0 leaves it out.
         hue: f64,
     },
-    /// Colours replaced by their luma (ITU-R 601), in all three channels.
+    /// Colors replaced by their luma (ITU-R 601), in all three channels.
     Grayscale {
         /// How often. 0.2 everywhere.
         probability: f64,
@@ -122,10 +122,10 @@ pub enum Transform {
         magnitude: f64,
         /// Standard deviation of each operation's own strength around it. BEiT, MAE, DeiT: 0.5.
         magnitude_std: f64,
-        /// The colour that rotations and shifts bring in, 0 to 255. timm: the mean of `[data.normalize]`, times 255.
+        /// The color that rotations and shifts bring in, 0 to 255. timm: the mean of `[data.normalize]`, times 255.
         fill: [u8; 3],
     },
-    /// Rectangles covered, as timm does it. Belongs at the end: timm erases what is normalised already.
+    /// Rectangles covered, as timm does it. Belongs at the end: timm erases what is normalized already.
     RandomErasing {
         /// How often. MAE, DeiT: 0.25.
         probability: f64,
@@ -135,13 +135,13 @@ pub enum Transform {
         aspect: [f64; 2],
         /// Patches. timm: 1.
         patches: usize,
-        /// What stands there then.
+        /// The fill of a covered rectangle.
         fill: ErasingFill,
     },
 }
 
-/// What random erasing covers a patch with. Means and deviations are shares of 255, as in `[data.normalize]`, whose numbers
-/// they should be: timm erases images that are normalised, ours are not yet. Values are rounded to 8 bits and end at black
+/// The fill of a patch that random erasing covers. Means and deviations are shares of 255, as in `[data.normalize]`, whose numbers
+/// they should be: timm erases images that are normalized, ours are not yet. Values are rounded to 8 bits and end at black
 /// and white, where timm's go on.
 #[derive(Serialize, Deserialize, Clone, Debug, PartialEq)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
@@ -153,14 +153,14 @@ pub enum ErasingFill {
         /// Standard deviation of each channel.
         std: [f64; 3],
     },
-    /// One colour, drawn for the patch (timm: `rand`).
+    /// One color, drawn for the patch (timm: `rand`).
     Color {
         /// Mean of each channel.
         mean: [f64; 3],
         /// Standard deviation of each channel.
         std: [f64; 3],
     },
-    /// This colour, 0 to 255 (timm: `const`, the mean).
+    /// This color, 0 to 255 (timm: `const`, the mean).
     Constant([u8; 3]),
 }
 
@@ -171,13 +171,13 @@ impl ViewGroup {
     /// Checks every number, and that all views of the group come out in one size.
     ///
     /// # Errors
-    /// A sentence that names the transform, the field, what was expected and what was found.
+    /// A sentence that names the transform and the field: `must be …, got …`.
     pub fn validate(&self) -> Result<(), String> {
         if self.count == 0 {
-            return Err("count must be at least 1, found 0".to_string());
+            return Err("count must be at least 1, got 0".to_string());
         }
         if self.count > usize::from(u8::MAX) {
-            return Err(format!("count must be at most 255, found {}", self.count));
+            return Err(format!("count must be at most 255, got {}", self.count));
         }
         for (position, transform) in self.transforms.iter().enumerate() {
             transform
@@ -245,7 +245,7 @@ impl Transform {
                 side("size_px", *size_px)?;
                 range("scale", *scale, 0.0, 1.0)?;
                 if scale[1] == 0.0 {
-                    return Err("scale must reach above 0, found [0, 0]".to_string());
+                    return Err("scale must reach above 0, got [0, 0]".to_string());
                 }
                 range("ratio", *ratio, 1e-3, 1e3)
             }
@@ -323,7 +323,7 @@ fn count(field: &str, value: usize) -> Result<(), String> {
     if (1..=100).contains(&value) {
         Ok(())
     } else {
-        Err(format!("{field} must be within 1 and 100, found {value}"))
+        Err(format!("{field} must be in 1..100, got {value}"))
     }
 }
 
@@ -331,7 +331,7 @@ fn within(field: &str, value: f64, low: f64, high: f64) -> Result<(), String> {
     if (low..=high).contains(&value) {
         Ok(())
     } else {
-        Err(format!("{field} must be within {low} and {high}, found {value}"))
+        Err(format!("{field} must be in {low}..{high}, got {value}"))
     }
 }
 
@@ -340,7 +340,7 @@ fn range(field: &str, value: [f64; 2], low: f64, high: f64) -> Result<(), String
     within(field, value[1], low, high)?;
     if value[0] > value[1] {
         return Err(format!(
-            "{field} must be [smallest, largest], found [{}, {}]",
+            "{field} must be [smallest, largest], got [{}, {}]",
             value[0], value[1]
         ));
     }
@@ -351,9 +351,7 @@ fn side(field: &str, value: u32) -> Result<(), String> {
     if (1..=MAX_VIEW_PX).contains(&value) {
         Ok(())
     } else {
-        Err(format!(
-            "{field} must be within 1 and {MAX_VIEW_PX}, found {value}"
-        ))
+        Err(format!("{field} must be in 1..{MAX_VIEW_PX}, got {value}"))
     }
 }
 
@@ -392,10 +390,13 @@ mod tests {
     #[test]
     fn numbers_out_of_range_are_named() {
         let cases = [
-            ("{ center_crop = { size_px = 0 } }", "size_px must be within 1"),
+            (
+                "{ center_crop = { size_px = 0 } }",
+                "size_px must be in 1..16384, got 0",
+            ),
             (
                 "{ horizontal_flip = { probability = 1.5 } }",
-                "probability must be within 0 and 1, found 1.5",
+                "probability must be in 0..1, got 1.5",
             ),
             (
                 "{ random_resized_crop = { size_px = 8, scale = [0.9, 0.2], ratio = [1, 1], filter = \"bicubic\" } }",
@@ -403,7 +404,7 @@ mod tests {
             ),
             (
                 "{ color_jitter = { probability = 1, brightness = 0, contrast = 0, saturation = 0, hue = 0.6 } }",
-                "hue must be within 0 and 0.5",
+                "hue must be in 0..0.5, got 0.6",
             ),
             (
                 "{ resize = { shorter_px = 256, filter = \"bilinear\" } }",

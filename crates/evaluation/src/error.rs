@@ -368,7 +368,8 @@ impl Error {
     /// What the user can do about it, where that is known. Other errors of `training` have typed hints of their own.
     pub fn hint(&self) -> Option<String> {
         let hint = match self {
-            Self::Data(error) => return error.hint(),
+            // The program words it.
+            Self::Data(_) => return None,
             // A run's own hint speaks of its checkpoints.
             Self::Io { source, .. } | Self::Training(training::Error::Io { source, .. })
                 if source.kind() == std::io::ErrorKind::StorageFull =>

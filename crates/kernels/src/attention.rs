@@ -1,5 +1,5 @@
 //! Multi-head self-attention and its gradient on the CPU, head by head on all cores: queries, keys and values are read where
-//! one linear layer put them, and their gradients written where it wants them, without copies for the heads.
+//! one linear layer put them, and their gradients are written where it reads them, without copies for the heads.
 
 use rayon::prelude::*;
 

@@ -64,7 +64,7 @@ pub(crate) trait KernelBackend: Backend {
         weight: FloatTensor<Self>,
         bias: FloatTensor<Self>,
         statistics: FloatTensor<Self>,
-        how: Normalization,
+        settings: Normalization,
     ) -> FloatTensor<Self>;
 
     /// The gradients of [`normalize`](Self::normalize): of `x`, `weight` and `bias`.
@@ -74,7 +74,7 @@ pub(crate) trait KernelBackend: Backend {
         bias: FloatTensor<Self>,
         statistics: FloatTensor<Self>,
         gradient: FloatTensor<Self>,
-        how: Normalization,
+        settings: Normalization,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>);
 
     /// The exact GELU, of any shape.
@@ -94,7 +94,7 @@ pub(crate) trait KernelBackend: Backend {
         weight: FloatTensor<Self>,
         gradient: FloatTensor<Self>,
         velocity: FloatTensor<Self>,
-        how: Sgd,
+        settings: Sgd,
     ) -> (FloatTensor<Self>, FloatTensor<Self>);
 
     /// A step of AdamW that has averages: weight and averages after it.
@@ -103,7 +103,7 @@ pub(crate) trait KernelBackend: Backend {
         gradient: FloatTensor<Self>,
         mean: FloatTensor<Self>,
         square: FloatTensor<Self>,
-        how: Adamw,
+        settings: Adamw,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>);
 
     /// A step of a moving average.
@@ -188,7 +188,7 @@ impl KernelBackend for Flex {
         weight: FlexTensor,
         bias: FlexTensor,
         statistics: FlexTensor,
-        how: Normalization,
+        settings: Normalization,
     ) -> FlexTensor {
         let (x, weight, bias) = (x.to_contiguous(), weight.to_contiguous(), bias.to_contiguous());
         let statistics = statistics.to_contiguous();
@@ -197,9 +197,9 @@ impl KernelBackend for Flex {
             statistics.storage(),
             weight.storage(),
             bias.storage(),
-            how.epsilon,
-            how.relu,
-            &extent(&x, how.groups),
+            settings.epsilon,
+            settings.relu,
+            &extent(&x, settings.groups),
         );
         tensor(output, dims(&x))
     }
@@ -210,7 +210,7 @@ impl KernelBackend for Flex {
         bias: FlexTensor,
         statistics: FlexTensor,
         gradient: FlexTensor,
-        how: Normalization,
+        settings: Normalization,
     ) -> (FlexTensor, FlexTensor, FlexTensor) {
         let (x, weight, bias) = (x.to_contiguous(), weight.to_contiguous(), bias.to_contiguous());
         let statistics = statistics.to_contiguous();
@@ -221,9 +221,9 @@ impl KernelBackend for Flex {
             statistics.storage(),
             weight.storage(),
             bias.storage(),
-            how.epsilon,
-            how.relu,
-            &extent(&x, how.groups),
+            settings.epsilon,
+            settings.relu,
+            &extent(&x, settings.groups),
         );
         let channels = [of_weight.len()];
         (gradient, tensor(of_weight, channels), tensor(of_bias, channels))
@@ -265,14 +265,14 @@ impl KernelBackend for Flex {
         weight: FlexTensor,
         gradient: FlexTensor,
         velocity: FlexTensor,
-        how: Sgd,
+        settings: Sgd,
     ) -> (FlexTensor, FlexTensor) {
         let (mut weight, gradient, mut velocity) = (owned(weight), gradient.to_contiguous(), owned(velocity));
         update::sgd(
             weight.storage_mut(),
             gradient.storage(),
             velocity.storage_mut(),
-            &how,
+            &settings,
         );
         (weight, velocity)
     }
@@ -282,7 +282,7 @@ impl KernelBackend for Flex {
         gradient: FlexTensor,
         mean: FlexTensor,
         square: FlexTensor,
-        how: Adamw,
+        settings: Adamw,
     ) -> (FlexTensor, FlexTensor, FlexTensor) {
         let (mut weight, gradient) = (owned(weight), gradient.to_contiguous());
         let (mut mean, mut square) = (owned(mean), owned(square));
@@ -291,7 +291,7 @@ impl KernelBackend for Flex {
             gradient.storage(),
             mean.storage_mut(),
             square.storage_mut(),
-            &how,
+            &settings,
         );
         (weight, mean, square)
     }
@@ -309,8 +309,8 @@ fn last(tensor: &FlexTensor) -> usize {
     shape[shape.num_dims() - 1]
 }
 
-/// The tensor with its values in a row from the first, and no further holder of them by this function's doing: what is
-/// then written in place is copied only if somebody else holds it.
+/// The tensor with contiguous values, and without a second handle from this function: writing to it in place copies only if
+/// another tensor shares its values.
 pub(crate) fn owned(tensor: FlexTensor) -> FlexTensor {
     let contiguous = tensor.to_contiguous();
     drop(tensor);
@@ -349,11 +349,12 @@ impl<B: KernelBackend> Backward<B, 3> for Normalized {
     fn backward(self, ops: Ops<Self::State, 3>, gradients: &mut Gradients, checkpointer: &mut Checkpointer) {
         let [x_node, weight_node, bias_node] = ops.parents;
         let gradient = gradients.consume::<B>(&ops.node);
-        let (x, weight, bias, statistics, how) = ops.state;
+        let (x, weight, bias, statistics, settings) = ops.state;
         let x: FloatTensor<B> = checkpointer.retrieve_node_output(x);
         let weight: FloatTensor<B> = checkpointer.retrieve_node_output(weight);
         let bias: FloatTensor<B> = checkpointer.retrieve_node_output(bias);
-        let (of_x, of_weight, of_bias) = B::normalize_gradients(x, weight, bias, statistics, gradient, how);
+        let (of_x, of_weight, of_bias) =
+            B::normalize_gradients(x, weight, bias, statistics, gradient, settings);
         for (node, gradient) in [(x_node, of_x), (weight_node, of_weight), (bias_node, of_bias)] {
             if let Some(node) = node {
                 gradients.register::<B>(node.id, gradient);
@@ -447,7 +448,7 @@ impl<B: KernelBackend, C: CheckpointStrategy> KernelBackend for Autodiff<B, C> {
         weight: FloatTensor<Self>,
         bias: FloatTensor<Self>,
         statistics: FloatTensor<Self>,
-        how: Normalization,
+        settings: Normalization,
     ) -> FloatTensor<Self> {
         let statistics = statistics.into_primitive();
         let nodes = [x.node(), weight.node(), bias.node()];
@@ -458,14 +459,14 @@ impl<B: KernelBackend, C: CheckpointStrategy> KernelBackend for Autodiff<B, C> {
                     prepared.checkpoint(&weight),
                     prepared.checkpoint(&bias),
                     statistics.clone(),
-                    how,
+                    settings,
                 );
                 let (x, weight, bias) = (x.into_primitive(), weight.into_primitive(), bias.into_primitive());
-                prepared.finish(state, B::normalize(x, weight, bias, statistics, how))
+                prepared.finish(state, B::normalize(x, weight, bias, statistics, settings))
             }
             OpsKind::UnTracked(prepared) => {
                 let (x, weight, bias) = (x.into_primitive(), weight.into_primitive(), bias.into_primitive());
-                prepared.finish(B::normalize(x, weight, bias, statistics, how))
+                prepared.finish(B::normalize(x, weight, bias, statistics, settings))
             }
         }
     }

@@ -1,5 +1,5 @@
-//! The steps of optimizers and of moving averages in Burn's operations: what other devices than `flex` compute, and what the
-//! loops of [`crate::update`] are held against.
+//! The steps of optimizers and of moving averages in Burn's operations: other devices than `flex` use them, and tests compare
+//! the loops of [`crate::update`] with them.
 
 use burn::tensor::Tensor;
 
@@ -9,33 +9,33 @@ pub(crate) fn sgd<const D: usize>(
     weight: Tensor<D>,
     gradient: Tensor<D>,
     velocity: Option<Tensor<D>>,
-    how: &Sgd,
+    settings: &Sgd,
 ) -> (Tensor<D>, Option<Tensor<D>>) {
-    let gradient = if how.weight_decay > 0.0 {
-        gradient + weight.clone() * how.weight_decay
+    let gradient = if settings.weight_decay > 0.0 {
+        gradient + weight.clone() * settings.weight_decay
     } else {
         gradient
     };
-    if how.momentum == 0.0 {
-        return (weight - gradient * how.learning_rate, None);
+    if settings.momentum == 0.0 {
+        return (weight - gradient * settings.learning_rate, None);
     }
     let velocity = match velocity {
-        Some(velocity) => velocity * how.momentum + gradient.clone(),
+        Some(velocity) => velocity * settings.momentum + gradient.clone(),
         None => gradient.clone(),
     };
-    let direction = if how.nesterov {
-        gradient + velocity.clone() * how.momentum
+    let direction = if settings.nesterov {
+        gradient + velocity.clone() * settings.momentum
     } else {
         velocity.clone()
     };
-    (weight - direction * how.learning_rate, Some(velocity))
+    (weight - direction * settings.learning_rate, Some(velocity))
 }
 
 pub(crate) fn adamw<const D: usize>(
     weight: Tensor<D>,
     gradient: Tensor<D>,
     averages: Option<[Tensor<D>; 2]>,
-    how: &Adamw,
+    settings: &Adamw,
 ) -> (Tensor<D>, [Tensor<D>; 2]) {
     let [
         first,
@@ -46,7 +46,7 @@ pub(crate) fn adamw<const D: usize>(
         epsilon,
         rate,
         kept,
-    ] = how.factors();
+    ] = settings.factors();
     let mean = gradient.clone() * rest_of_first;
     let square = gradient.powi_scalar(2) * rest_of_second;
     let (mean, square) = match averages {

@@ -1,4 +1,4 @@
-//! The exact GELU and its gradient on the CPU, in vectors and on all cores: Burn's take one number at a time on one.
+//! The exact GELU and its gradient on the CPU, in vectors and on all cores: Burn's process one number at a time on one core.
 
 use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
@@ -19,7 +19,7 @@ pub(crate) fn forward(x: &[f32]) -> Vec<f32> {
     output
 }
 
-/// [`forward`] where nobody else needs the input.
+/// [`forward`] where no other tensor shares the input.
 pub(crate) fn forward_in_place(x: &mut [f32]) {
     x.par_chunks_mut(TASK).for_each(|x| vectorized(InPlace { x }));
 }
@@ -118,7 +118,7 @@ mod tests {
     /// Φ(1), Φ(2), Φ(−3) and Φ(−5) of the tables.
     #[test]
     fn the_normal_is_that_of_the_tables() {
-        for (x, wanted) in [
+        for (x, expected) in [
             (0.0f32, 0.5),
             (1.0, 0.841_344_746_068_543),
             (2.0, 0.977_249_868_051_821),
@@ -126,10 +126,13 @@ mod tests {
             (-5.0, 2.866_515_718_791_939e-7),
         ] {
             let (cumulative, density) = normal(x);
-            let relative = (f64::from(cumulative) / wanted - 1.0).abs();
+            let relative = (f64::from(cumulative) / expected - 1.0).abs();
             assert!(relative < 5e-7, "{x}: {cumulative}");
-            let wanted = (-0.5 * f64::from(x).powi(2)).exp() / std::f64::consts::TAU.sqrt();
-            assert!((f64::from(density) / wanted - 1.0).abs() < 5e-7, "{x}: {density}");
+            let expected = (-0.5 * f64::from(x).powi(2)).exp() / std::f64::consts::TAU.sqrt();
+            assert!(
+                (f64::from(density) / expected - 1.0).abs() < 5e-7,
+                "{x}: {density}"
+            );
         }
     }
 

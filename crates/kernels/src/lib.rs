@@ -36,7 +36,7 @@ use backend::residual::ResidualBackend;
 use backend::transformer::TransformerBackend;
 use backend::{KernelBackend, Normalization, Window};
 
-/// Whether the operations of this crate are made for the tensor.
+/// Whether this crate has kernels for the tensor's device and type.
 fn native<const D: usize>(tensor: &Tensor<D>) -> bool {
     tensor.dtype() == DType::F32 && tensor.device() == Device::flex()
 }
@@ -156,8 +156,8 @@ pub fn layer_norm<const D: usize>(
     Tensor::<2>::from_dispatch(output).reshape(shape)
 }
 
-/// Self-attention of `heads` heads, `softmax(q·kᵀ / √channels) · v` each, side by side; differentiable in `qkv`. `None` where it is
-/// not made for the tensor's device and type.
+/// Self-attention of `heads` heads, `softmax(q·kᵀ / √channels) · v` each, side by side; differentiable in `qkv`. `None` where this
+/// crate has no kernel for the tensor's device and type.
 ///
 /// # Shapes
 /// - `qkv`: `[images, tokens, 3 · width]`: queries of all heads, then keys, then values
@@ -173,8 +173,8 @@ pub fn attention(qkv: &Tensor<3>, heads: usize) -> Option<Tensor<3>> {
 
 /// The exact GELU, `x · (1 + erf(x / √2)) / 2`, differentiable in `x`.
 ///
-/// Burn's own has the gradient of an approximation by tanh on every device but `flex`, wrong by up to 9e-4. There it is
-/// composed, so that the gradient is that of `erf`.
+/// Burn's own has the gradient of an approximation by tanh on every device but `flex`, wrong by up to 9e-4. There this
+/// one is composed, so that the gradient is that of `erf`.
 pub fn gelu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
     if native(&x) {
         return Tensor::from_dispatch(<Dispatch as KernelBackend>::gelu_forward(x.into_dispatch()));
@@ -191,7 +191,7 @@ pub fn softmax<const D: usize>(x: Tensor<D>) -> Tensor<D> {
     burn::tensor::activation::softmax(x, D - 1)
 }
 
-/// What [`batch_norm`] gives.
+/// The result of [`batch_norm`].
 pub struct Normalized<const D: usize> {
     /// The normalized input, shaped as it.
     pub output: Tensor<D>,
@@ -201,7 +201,7 @@ pub struct Normalized<const D: usize> {
     pub variance: Tensor<1>,
 }
 
-/// What follows a batch normalization and is computed with it.
+/// An operation that follows a batch normalization and is computed with it.
 // Made once a layer and moved at once: a box would only add an allocation.
 #[allow(clippy::large_enum_variant)]
 pub enum Epilogue<const D: usize> {
@@ -250,13 +250,13 @@ pub fn batch_norm<const D: usize>(
         );
     }
 
-    // A pixel at a time, vectors would have nothing to do: heads are better off with Burn's own.
+    // Vectors gain nothing on single pixels: Burn's own is faster for heads.
     if native(&x) && pixels >= 4 {
         let x = x.reshape([images, channels, pixels, 1]);
         let plain = x.clone().without_autodiff().into_dispatch();
         let statistics = <Dispatch as KernelBackend>::group_statistics(plain, groups);
         let statistics = Tensor::<2>::from_dispatch(statistics);
-        let how = Normalization {
+        let settings = Normalization {
             groups,
             epsilon,
             relu: !matches!(then, Epilogue::Nothing),
@@ -266,9 +266,9 @@ pub fn batch_norm<const D: usize>(
         let output = match then {
             Epilogue::AddRelu(shortcut) => {
                 let shortcut = shortcut.reshape([images, channels, pixels, 1]).into_dispatch();
-                <Dispatch as ResidualBackend>::normalize_add(x, weight, bias, shortcut, kept, how)
+                <Dispatch as ResidualBackend>::normalize_add(x, weight, bias, shortcut, kept, settings)
             }
-            _ => <Dispatch as KernelBackend>::normalize(x, weight, bias, kept, how),
+            _ => <Dispatch as KernelBackend>::normalize(x, weight, bias, kept, settings),
         };
         let row = |index| {
             mean_over_groups(
@@ -319,12 +319,12 @@ pub fn batch_norm<const D: usize>(
     }
 }
 
-/// The numbers of a step of `torch.optim.SGD` without dampening.
+/// Settings of a step of `torch.optim.SGD` without dampening.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Sgd {
     /// Learning rate.
     pub learning_rate: f64,
-    /// How much of the velocity stays, 0 to below 1; 0: there is none.
+    /// Decay of the velocity, 0 to below 1; 0: there is no velocity.
     pub momentum: f64,
     /// L2 penalty.
     pub weight_decay: f64,
@@ -332,35 +332,35 @@ pub struct Sgd {
     pub nesterov: bool,
 }
 
-/// `g += weight_decay w; v = momentum v + g; w -= learning_rate v` (Nesterov: `g + momentum v` in place of `v`), outside
-/// autodiff. Gives weight and velocity; without a velocity, as in the first step, `v = g`.
+/// `g += weight_decay w; v = momentum v + g; w -= learning_rate v` (Nesterov: `g + momentum v` instead of `v`), outside
+/// autodiff. Returns weight and velocity; without a velocity, as in the first step, `v = g`.
 pub fn sgd<const D: usize>(
     weight: Tensor<D>,
     gradient: Tensor<D>,
     velocity: Option<Tensor<D>>,
-    how: &Sgd,
+    settings: &Sgd,
 ) -> (Tensor<D>, Option<Tensor<D>>) {
     match velocity {
-        Some(velocity) if native(&weight) && how.momentum > 0.0 => {
+        Some(velocity) if native(&weight) && settings.momentum > 0.0 => {
             let (weight, gradient) = (weight.into_dispatch(), gradient.into_dispatch());
             let (weight, velocity) =
-                <Dispatch as KernelBackend>::sgd_step(weight, gradient, velocity.into_dispatch(), *how);
+                <Dispatch as KernelBackend>::sgd_step(weight, gradient, velocity.into_dispatch(), *settings);
             (
                 Tensor::from_dispatch(weight),
                 Some(Tensor::from_dispatch(velocity)),
             )
         }
-        velocity => composed::sgd(weight, gradient, velocity, how),
+        velocity => composed::sgd(weight, gradient, velocity, settings),
     }
 }
 
-/// The numbers of a step of `torch.optim.AdamW` (Loshchilov, Hutter, *Decoupled weight decay regularization*, 2019,
+/// Settings of a step of `torch.optim.AdamW` (Loshchilov, Hutter, *Decoupled weight decay regularization*, 2019,
 /// algorithm 2).
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Adamw {
     /// Learning rate.
     pub learning_rate: f64,
-    /// How much of the averages of gradient and squared gradient stays.
+    /// Decay of the averages of gradient and squared gradient.
     pub betas: [f64; 2],
     /// Added to the root of the squared gradient's average.
     pub epsilon: f64,
@@ -371,7 +371,7 @@ pub struct Adamw {
 }
 
 impl Adamw {
-    /// What the formulas multiply with and add: β₁, 1 − β₁, β₂, 1 − β₂, 1 / √(1 − β₂ᵗ), ε, rate / (1 − β₁ᵗ), 1 − rate · decay.
+    /// Factors and terms of the formulas: β₁, 1 − β₁, β₂, 1 − β₂, 1 / √(1 − β₂ᵗ), ε, rate / (1 − β₁ᵗ), 1 − rate · decay.
     fn factors(&self) -> [f64; 8] {
         let correction = |beta: f64| 1.0 - beta.powi(self.step as i32);
         let [first, second] = self.betas;
@@ -393,7 +393,7 @@ pub fn adamw<const D: usize>(
     weight: Tensor<D>,
     gradient: Tensor<D>,
     averages: Option<[Tensor<D>; 2]>,
-    how: &Adamw,
+    settings: &Adamw,
 ) -> (Tensor<D>, [Tensor<D>; 2]) {
     match averages {
         Some([mean, square]) if native(&weight) => {
@@ -402,12 +402,12 @@ pub fn adamw<const D: usize>(
                 gradient.into_dispatch(),
                 mean.into_dispatch(),
                 square.into_dispatch(),
-                *how,
+                *settings,
             );
             let averages = [Tensor::from_dispatch(mean), Tensor::from_dispatch(square)];
             (Tensor::from_dispatch(weight), averages)
         }
-        averages => composed::adamw(weight, gradient, averages, how),
+        averages => composed::adamw(weight, gradient, averages, settings),
     }
 }
 
@@ -486,7 +486,7 @@ mod tests {
         let gradient = x.grad(&(ours * factor).sum().backward()).unwrap();
         let wide = wide.grad(&(composed * wide_factor).sum().backward()).unwrap();
         assert!(error(wide.cast(DType::F32).autodiff(), gradient.autodiff()) < 2e-7);
-        // Nobody's input was overwritten.
+        // The input was not overwritten.
         x.inner().into_data().assert_eq(&kept, true);
         let plain = tensor([7], 3.0, &Device::flex());
         let kept = plain.clone();

@@ -1,5 +1,5 @@
-//! A linear layer with bias and its gradients on the CPU: the bias is where the product begins, and the gradient of the bias is
-//! summed on all cores.
+//! A linear layer with bias and its gradients on the CPU: the product starts from the bias, and the bias's gradient is summed
+//! on all cores.
 
 use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
@@ -40,9 +40,9 @@ pub(crate) fn forward(x: &[f32], weight: &[f32], bias: &[f32]) -> Vec<f32> {
 pub(crate) fn of_input(weight: &[f32], gradient: &[f32], inputs: usize) -> Vec<f32> {
     let outputs = weight.len() / inputs;
     let rows = gradient.len() / outputs;
-    let mut made = uninitialized(rows * inputs);
+    let mut x_gradient = uninitialized(rows * inputs);
     let output = Output {
-        values: &mut made,
+        values: &mut x_gradient,
         add: false,
     };
     let gradient = View::rows(gradient, rows, outputs, outputs);
@@ -53,16 +53,16 @@ pub(crate) fn of_input(weight: &[f32], gradient: &[f32], inputs: usize) -> Vec<f
         1.0,
         Threads::All,
     );
-    made
+    x_gradient
 }
 
 /// The gradient of the weight, `[outputs, inputs]`.
 pub(crate) fn of_weight(x: &[f32], gradient: &[f32], inputs: usize) -> Vec<f32> {
     let rows = x.len() / inputs;
     let outputs = gradient.len() / rows;
-    let mut made = uninitialized(outputs * inputs);
+    let mut weight_gradient = uninitialized(outputs * inputs);
     let output = Output {
-        values: &mut made,
+        values: &mut weight_gradient,
         add: false,
     };
     let gradient = View::rows(gradient, rows, outputs, outputs).transposed();
@@ -73,7 +73,7 @@ pub(crate) fn of_weight(x: &[f32], gradient: &[f32], inputs: usize) -> Vec<f32> 
         1.0,
         Threads::All,
     );
-    made
+    weight_gradient
 }
 
 /// The gradient of the bias: the sum of each of `outputs` columns.

@@ -56,7 +56,7 @@ pub(crate) struct Output<'a> {
 /// Which threads compute a product.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Threads {
-    /// The one that asks, for one of many small products.
+    /// The calling one, for one of many small products.
     One,
     /// All of the pool.
     All,
@@ -125,13 +125,13 @@ mod tests {
             };
             let (left, right) = (view(&a[..], rows, inner, sides.0), view(&b[..], inner, columns, sides.1));
             let at = |view: &View<'_>, r: usize, c: usize| f64::from(view.values[r * view.row_step + c * view.column_step]);
-            let mut made = vec![0.5; rows * columns];
-            product(Output { values: &mut made, add }, left, right, 2.0, Threads::One);
+            let mut output = vec![0.5; rows * columns];
+            product(Output { values: &mut output, add }, left, right, 2.0, Threads::One);
             for r in 0..rows {
                 for c in 0..columns {
                     let sum = (0..inner).map(|k| at(&left, r, k) * at(&right, k, c)).sum::<f64>();
-                    let wanted = 2.0 * sum + if add { 0.5 } else { 0.0 };
-                    prop_assert!((f64::from(made[r * columns + c]) - wanted).abs() < 1e-5);
+                    let expected = 2.0 * sum + if add { 0.5 } else { 0.0 };
+                    prop_assert!((f64::from(output[r * columns + c]) - expected).abs() < 1e-5);
                 }
             }
         }

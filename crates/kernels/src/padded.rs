@@ -48,7 +48,7 @@ impl Axis {
         // Padded pixel a + stride·i is number i of phase a; the image's own begin at `padding`.
         let phases = (0..stride.min(kernel)).map(|phase| {
             let first = padding.saturating_sub(phase).div_ceil(stride);
-            // Pixels that no window reaches are left out.
+            // Pixels that no window reaches are skipped.
             let end = ((size + padding).saturating_sub(phase))
                 .div_ceil(stride)
                 .min(outputs + reach);

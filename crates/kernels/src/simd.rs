@@ -1,4 +1,4 @@
-//! Runs a loop with the widest vectors of the machine at hand.
+//! Runs a loop with the widest vectors of this machine.
 
 use pulp::{Arch, WithSimd};
 

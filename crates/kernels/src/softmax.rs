@@ -102,15 +102,15 @@ mod tests {
         let (two, three) = (2f32.ln(), 3f32.ln());
         let mut x = [0.0, two, three, 100.0, 100.0 + two, 100.0 + three];
         forward(&mut x, 3);
-        for (ours, wanted) in x.iter().zip([1.0, 2.0, 3.0, 1.0, 2.0, 3.0]) {
-            assert!((ours - wanted / 6.0).abs() < 1e-6, "{x:?}");
+        for (ours, expected) in x.iter().zip([1.0, 2.0, 3.0, 1.0, 2.0, 3.0]) {
+            assert!((ours - expected / 6.0).abs() < 1e-6, "{x:?}");
         }
         // y = 1/6, 1/3, 1/2 and g = 6, 0, 2: Σ g·y = 2, so (6 − 2)/6, −2/3 and 0.
         let y = [1.0 / 6.0, 1.0 / 3.0, 0.5];
         let mut gradient = [6.0, 0.0, 2.0];
         backward(&y, &mut gradient, 3);
-        for (ours, wanted) in gradient.iter().zip([4.0 / 6.0, -2.0 / 3.0, 0.0]) {
-            assert!((ours - wanted).abs() < 1e-6, "{gradient:?}");
+        for (ours, expected) in gradient.iter().zip([4.0 / 6.0, -2.0 / 3.0, 0.0]) {
+            assert!((ours - expected).abs() < 1e-6, "{gradient:?}");
         }
     }
 
@@ -125,8 +125,8 @@ mod tests {
         for (x, y) in x.chunks(row).zip(y.chunks(row)) {
             let sum = x.iter().map(|x| f64::from(*x).exp()).sum::<f64>();
             for (x, y) in x.iter().zip(y) {
-                let wanted = f64::from(*x).exp() / sum;
-                assert!((f64::from(*y) / wanted - 1.0).abs() < 2e-6);
+                let expected = f64::from(*x).exp() / sum;
+                assert!((f64::from(*y) / expected - 1.0).abs() < 2e-6);
             }
         }
     }

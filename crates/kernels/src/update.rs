@@ -13,7 +13,7 @@ use crate::{Adamw, Sgd};
 const TASK: usize = 16 * 1024;
 
 /// [`crate::sgd`] after the first step.
-pub(crate) fn sgd(weight: &mut [f32], gradient: &[f32], velocity: &mut [f32], how: &Sgd) {
+pub(crate) fn sgd(weight: &mut [f32], gradient: &[f32], velocity: &mut [f32], settings: &Sgd) {
     weight
         .par_chunks_mut(TASK)
         .zip(gradient.par_chunks(TASK))
@@ -23,13 +23,19 @@ pub(crate) fn sgd(weight: &mut [f32], gradient: &[f32], velocity: &mut [f32], ho
                 weight,
                 gradient,
                 velocity,
-                how,
+                settings,
             });
         });
 }
 
 /// [`crate::adamw`] after the first step.
-pub(crate) fn adamw(weight: &mut [f32], gradient: &[f32], mean: &mut [f32], square: &mut [f32], how: &Adamw) {
+pub(crate) fn adamw(
+    weight: &mut [f32],
+    gradient: &[f32],
+    mean: &mut [f32],
+    square: &mut [f32],
+    settings: &Adamw,
+) {
     weight
         .par_chunks_mut(TASK)
         .zip(gradient.par_chunks(TASK))
@@ -40,7 +46,7 @@ pub(crate) fn adamw(weight: &mut [f32], gradient: &[f32], mean: &mut [f32], squa
                 gradient,
                 mean,
                 square,
-                how,
+                settings,
             });
         });
 }
@@ -63,7 +69,7 @@ struct SgdTask<'a> {
     weight: &'a mut [f32],
     gradient: &'a [f32],
     velocity: &'a mut [f32],
-    how: &'a Sgd,
+    settings: &'a Sgd,
 }
 
 impl WithSimd for SgdTask<'_> {
@@ -71,12 +77,12 @@ impl WithSimd for SgdTask<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, _: S) {
-        let rate = self.how.learning_rate as f32;
-        let momentum = self.how.momentum as f32;
-        let decay = self.how.weight_decay as f32;
+        let rate = self.settings.learning_rate as f32;
+        let momentum = self.settings.momentum as f32;
+        let decay = self.settings.weight_decay as f32;
         let rows = self.weight.iter_mut().zip(self.gradient).zip(self.velocity);
         // Two loops, so that there is no branch in either.
-        if self.how.nesterov {
+        if self.settings.nesterov {
             for ((weight, gradient), velocity) in rows {
                 let gradient = gradient + *weight * decay;
                 *velocity = *velocity * momentum + gradient;
@@ -97,7 +103,7 @@ struct AdamwTask<'a> {
     gradient: &'a [f32],
     mean: &'a mut [f32],
     square: &'a mut [f32],
-    how: &'a Adamw,
+    settings: &'a Adamw,
 }
 
 impl WithSimd for AdamwTask<'_> {
@@ -105,7 +111,7 @@ impl WithSimd for AdamwTask<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, _: S) {
-        let factors = self.how.factors();
+        let factors = self.settings.factors();
         let [
             first,
             rest_of_first,
@@ -178,16 +184,16 @@ mod tests {
             let [weight, gradient, velocity] = [1.0, 2.0, 3.0].map(|seed| wave(count, seed));
             let square = wave(count, 4.0).powi_scalar(2);
 
-            let how = Sgd { learning_rate: rate, momentum, weight_decay: decay, nesterov };
-            let ours = sgd(weight.clone(), gradient.clone(), Some(velocity.clone()), &how);
-            let composed = crate::composed::sgd(weight.clone(), gradient.clone(), Some(velocity.clone()), &how);
+            let settings = Sgd { learning_rate: rate, momentum, weight_decay: decay, nesterov };
+            let ours = sgd(weight.clone(), gradient.clone(), Some(velocity.clone()), &settings);
+            let composed = crate::composed::sgd(weight.clone(), gradient.clone(), Some(velocity.clone()), &settings);
             prop_assert_eq!(bits(ours.0), bits(composed.0));
             prop_assert_eq!(ours.1.map(bits), composed.1.map(bits));
 
-            let how = Adamw { learning_rate: rate, betas: [momentum, 0.999], epsilon: 1e-8, weight_decay: decay, step };
+            let settings = Adamw { learning_rate: rate, betas: [momentum, 0.999], epsilon: 1e-8, weight_decay: decay, step };
             let averages = Some([velocity.clone(), square]);
-            let ours = adamw(weight.clone(), gradient.clone(), averages.clone(), &how);
-            let composed = crate::composed::adamw(weight.clone(), gradient.clone(), averages, &how);
+            let ours = adamw(weight.clone(), gradient.clone(), averages.clone(), &settings);
+            let composed = crate::composed::adamw(weight.clone(), gradient.clone(), averages, &settings);
             prop_assert_eq!(bits(ours.0), bits(composed.0));
             prop_assert_eq!(ours.1.map(bits), composed.1.map(bits));
 

@@ -64,6 +64,6 @@ pub(crate) fn in_words(hint: &Hint) -> String {
              github.com/Megvii-BaseDetection/YOLOX; the larger, the fewer people it misses; name the file as `weights`"
                 .to_string()
         }
-        Hint::Data(hint) => hint.clone(),
+        Hint::Data(hint) => crate::hints::of_data(hint),
     }
 }

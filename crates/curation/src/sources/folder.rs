@@ -191,8 +191,8 @@ pub(crate) fn photo_of(metadata: Metadata) -> Photo {
         date_taken: filled(metadata.date_taken),
         latitude: bounded(metadata.latitude, 90.0),
         longitude: bounded(metadata.longitude, 180.0),
-        license: filled(metadata.licence),
-        license_url: filled(metadata.licence_url),
+        license: filled(metadata.license),
+        license_url: filled(metadata.license_url),
         ..Photo::default()
     }
 }

@@ -20,13 +20,13 @@ use crate::transforms::{ViewGroup, ViewMaker};
 pub(super) struct Assembler {
     shared: Arc<Shared>,
     pool: Option<Arc<rayon::ThreadPool>>,
-    /// Set when nobody wants the batches any more.
+    /// Set when the batches are no longer needed.
     pub(super) stop: Arc<AtomicBool>,
     /// The epoch in work, and its order.
     epoch: Option<(u64, Vec<u32>)>,
 }
 
-/// What became of one image of a batch.
+/// The outcome of one image of a batch.
 struct Outcome {
     /// The record that was taken in the end; `None` if none was.
     position: Option<u32>,
@@ -104,7 +104,7 @@ impl Assembler {
     }
 }
 
-/// The batch's memory: groups of one size that follow each other lie in one piece, so that nobody has to join them.
+/// The batch's memory. Groups of one size that follow each other lie in one piece, so that no caller has to join them.
 fn empty_views(groups: &[ViewGroup], images: usize) -> Vec<Views> {
     let mut sizes: Vec<(usize, (u32, u32))> = Vec::new();
     for group in groups {
@@ -128,7 +128,7 @@ fn empty_views(groups: &[ViewGroup], images: usize) -> Vec<Views> {
     sizes.into_iter().map(empty).collect()
 }
 
-/// Puts labels and positions to the views, and closes the gaps of images that were left out.
+/// Adds labels and positions to the views, and closes the gaps of dropped images.
 fn finish(dataset: &Dataset, mut views: Vec<Views>, taken: &[Option<u32>]) -> Result<Batch, Error> {
     let positions: Vec<u64> = taken
         .iter()
@@ -185,7 +185,7 @@ impl Scratch {
         let mut bad = Vec::new();
         for ahead in 0..order.len() {
             let position = order[(slot + ahead) % order.len()];
-            // What cannot be read at all is no broken image but a broken disk or a missing file, and stops the run.
+            // A record that cannot be read at all is a broken disk or a missing file, and stops the run.
             shared.dataset.read_image(position as usize, &mut self.encoded)?;
             match decode_into(&self.encoded, &DecodeLimits::DEFAULT, &mut self.image) {
                 Ok(()) => {

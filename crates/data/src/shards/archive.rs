@@ -10,6 +10,7 @@ use flate2::read::MultiGzDecoder;
 
 use super::check::SkippedMember;
 use crate::error::Error;
+use crate::hint::Hint;
 use crate::record::{Label, Metadata, Record};
 use crate::sources::{files, tar_shard};
 
@@ -24,7 +25,7 @@ pub(super) struct FolderArchive {
     skipped: Vec<SkippedMember>,
 }
 
-/// Whether a file's name says gzip.
+/// Whether a file's name ends as gzipped ones do.
 pub(super) fn is_compressed(path: &Path) -> bool {
     path.extension().is_some_and(|extension| {
         extension.eq_ignore_ascii_case("gz") || extension.eq_ignore_ascii_case("tgz")
@@ -46,7 +47,7 @@ impl FolderArchive {
         let mut labels = None;
         archive.for_each_member(|name, is_file, _| {
             if tar_shard::leaves_the_shard(name) {
-                tracing::warn!(member = %name, "left out: its path leads out of the archive");
+                tracing::warn!(member = %name, "skipped: its path leads out of the archive");
                 skipped.push(SkippedMember {
                     name: name.to_string(),
                     reason: "its path leads out of the archive".to_string(),
@@ -69,7 +70,7 @@ impl FolderArchive {
             return Err(Error::Unreadable {
                 spec: path.display().to_string(),
                 reason: format!("holds `{label}`, so it is a compressed shard and no image folder"),
-                hint: Some("gunzip it; the `.tar` can be opened as it is".to_string()),
+                hint: Some(Hint::Unpack),
             });
         }
         if names.is_empty() {

@@ -16,7 +16,7 @@ use crate::sources::index_file::{IndexStore, Origin};
 use crate::sources::table::Table;
 use crate::sources::{files, tar_shard};
 
-/// What is in a data set.
+/// The content of a data set.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Inspection {
     /// Records in all.
@@ -44,7 +44,7 @@ pub struct ClassCount {
     pub records: usize,
 }
 
-/// What is in one shard.
+/// The content of one shard.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct ShardSummary {
     /// The shard.
@@ -86,7 +86,7 @@ pub struct Verification {
     pub records: usize,
     /// Keys of images that cannot be decoded, with the reason.
     pub broken: Vec<SkippedMember>,
-    /// Keys of images whose content is not what the index says, although size and time of the shard are.
+    /// Keys of images whose content differs from the index, although size and time of the shard agree.
     pub changed: Vec<SkippedMember>,
     /// Members that belong to no record.
     pub skipped: Vec<SkippedMember>,
@@ -280,7 +280,7 @@ fn differences(indexed: &Table, found: &Table) -> Vec<SkippedMember> {
         let table = if row < found.len() { found } else { indexed };
         (hash(indexed) != hash(found)).then(|| SkippedMember {
             name: table.key(row),
-            reason: "its content is not what the index says".to_string(),
+            reason: "its content differs from the index".to_string(),
         })
     })
     .collect()

@@ -36,12 +36,12 @@ pub struct PackOptions {
     pub subfolder: Option<String>,
     /// Take only this many records, spread evenly over the source (so class folders stay balanced).
     pub limit: Option<usize>,
-    /// Pack in a random order drawn from this seed, so that blocks of neighbours are a fair sample.
+    /// Pack in a random order drawn from this seed, so that blocks of neighbors are a fair sample.
     /// Not for compressed archives, which can only be read from front to back.
     pub shuffle_seed: Option<u64>,
 }
 
-/// What [`pack`] did.
+/// The result of [`pack`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct PackReport {
     /// The shards in order.
@@ -50,8 +50,10 @@ pub struct PackReport {
     pub records: usize,
     /// Class names in the order of their numbers, as written to `dataset.toml`; empty if not known.
     pub class_names: Vec<String>,
-    /// Members and files that were left out, with the reason.
+    /// Skipped members and files, with the reason.
     pub skipped: Vec<SkippedMember>,
+    /// Whether the classes are probably splits (`train`, `test`), each of which should be packed by itself.
+    pub classes_look_like_splits: bool,
     /// Fingerprint of the shards as a data set.
     pub fingerprint: String,
 }
@@ -103,13 +105,12 @@ pub fn pack_dataset(
     if let Some(seed) = options.shuffle_seed {
         shuffle(&mut positions, &mut generator(seed, Purpose::PackOrder, 0, 0, 0));
     }
-    warn_of_splits(dataset.class_names(), options);
     let mut writer = Writer::create(out, options)?;
     for (done, position) in positions.iter().enumerate() {
         writer.write(dataset.read(*position)?)?;
         progress(done + 1, positions.len());
     }
-    // What an archive holds beside its records does not reach the new shards, and whoever packs it should know.
+    // Members of no record do not reach the new shards: report them.
     for (_, table) in dataset.shard_tables() {
         writer.skipped.extend(skipped_members(table));
     }
@@ -129,7 +130,6 @@ fn pack_archive(
                 .to_string(),
         });
     }
-    warn_of_splits(archive.class_names(), options);
     let chosen = spread(archive.len(), options.limit);
     let mut writer = Writer::create(out, options)?;
     let mut done = 0;
@@ -143,8 +143,8 @@ fn pack_archive(
     writer.finish(archive.class_names())
 }
 
-/// Folders called `train` and `test` are splits of a data set far more often than classes.
-fn warn_of_splits(class_names: &[String], options: &PackOptions) {
+/// Whether all classes are called as splits are. Such folders are splits of a data set far more often than classes.
+fn look_like_splits(class_names: &[String], options: &PackOptions) -> bool {
     const SPLITS: [&str; 9] = [
         "train",
         "training",
@@ -157,17 +157,7 @@ fn warn_of_splits(class_names: &[String], options: &PackOptions) {
         "dev",
     ];
     let is_split = |name: &String| SPLITS.iter().any(|split| name.eq_ignore_ascii_case(split));
-    if options.subfolder.is_none() && class_names.len() > 1 && class_names.iter().all(is_split) {
-        tracing::warn!(
-            "the folders {} are taken as classes, and look like splits: `--subfolder {}` packs one of them by itself",
-            class_names
-                .iter()
-                .map(|name| format!("`{name}`"))
-                .collect::<Vec<_>>()
-                .join(", "),
-            class_names[class_names.len() - 1]
-        );
-    }
+    options.subfolder.is_none() && class_names.len() > 1 && class_names.iter().all(is_split)
 }
 
 /// `limit` positions spread evenly over `records`, in order; all of them without a limit.
@@ -303,12 +293,13 @@ impl<'a> Writer<'a> {
             })?;
             durable::write(&described, text.as_bytes())?;
         }
-        // Opening what was written makes the indexes, and is a first check.
+        // Opening the shards makes their indexes, and is a first check.
         let dataset = Dataset::open(&self.out.to_string_lossy())?;
         Ok(PackReport {
             shards: std::mem::take(&mut self.shards),
             records: self.records,
             class_names: class_names.to_vec(),
+            classes_look_like_splits: look_like_splits(class_names, self.options),
             skipped: std::mem::take(&mut self.skipped),
             fingerprint: dataset.fingerprint().to_string(),
         })

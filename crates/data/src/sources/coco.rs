@@ -68,7 +68,7 @@ impl Annotation {
     }
 }
 
-/// Reads the file. Classes are its categories in the order of their ids, or those named.
+/// Reads the file. Classes are its categories in the order of their ids, or those of the description.
 fn read(path: &Path, one_class: bool, classes: Option<&[String]>) -> Result<Listing, Error> {
     let file = File::open(path).map_err(Error::io("read", path))?;
     let content: Content =

@@ -161,7 +161,8 @@ fn next_row(table: &mut Rows<BufReader<File>>, width: Option<usize>) -> io::Resu
     Ok(Some(cells.collect::<io::Result<_>>()?))
 }
 
-/// The number of each class that occurs, and the names in order; no names where the table has numbers and nobody named them.
+/// The number of each class that occurs, and the names in order; no names where the table has numbers and the description
+/// has no `classes`.
 fn numbered(
     path: &Path,
     rows: &[(String, Vec<String>)],

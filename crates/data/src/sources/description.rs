@@ -1,8 +1,8 @@
-//! Data-set descriptions: a TOML file that says where the records of a data set lie, how they are laid out, what the
-//! classes are called, and what is usually measured on it.
+//! Data-set descriptions: a TOML file with the place of a data set's records, their layout, the names of the classes, and
+//! the usual metric.
 //!
-//! The short form is one part (`kind`, `path` …) at the top of the file. The long form has a part for each split, and is
-//! asked for one of them: `flowers.toml#test`.
+//! The short form is one part (`kind`, `path` …) at the top of the file. The long form has a part for each split, which the
+//! specification names: `flowers.toml#test`.
 
 use std::collections::BTreeMap;
 use std::path::{Component, Path, PathBuf};
@@ -16,11 +16,11 @@ use crate::transforms::{Transform, ViewGroup};
 /// Name of the description that `passer shards pack` leaves beside its shards, and that opening a folder looks for.
 pub(crate) const FILE_NAME: &str = "dataset.toml";
 
-/// What a user has to fetch.
+/// A file that a user has to download.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Download {
-    /// Where from; a page, where files can be had only behind a form.
+    /// Its address; a page, where the file is behind a form.
     pub url: String,
     /// MD5 of the file as its publisher or torchvision gives it, hexadecimal.
     #[serde(default)]
@@ -28,25 +28,25 @@ pub struct Download {
     /// SHA-256 of the file, hexadecimal.
     #[serde(default)]
     pub sha256: Option<String>,
-    /// What to do with it, and what could not be verified.
+    /// Instructions, and what could not be verified.
     #[serde(default)]
     pub note: Option<String>,
 }
 
-/// What a description says about a data set beside where its records are.
+/// A description without the records' place.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct About {
     /// Its name, for people.
     pub name: Option<String>,
     /// Its page.
     pub home: Option<String>,
-    /// The licence of its images, or what its page says of their use.
-    pub licence: Option<String>,
-    /// The number that it is usually quoted by: `top1`, `mean_class`, `map`.
+    /// The license of its images, or the terms of use on its page.
+    pub license: Option<String>,
+    /// Its headline metric: `top1`, `mean_class`, `map`.
     pub metric: Option<String>,
-    /// How its images are usually brought to an encoder's size.
+    /// The usual transforms of its test images.
     pub test_transforms: Option<Vec<Transform>>,
-    /// What to fetch.
+    /// Files to download.
     pub downloads: Vec<Download>,
     /// Names of its splits.
     pub splits: Vec<String>,
@@ -59,8 +59,8 @@ struct Long {
     name: String,
     #[serde(default)]
     home: Option<String>,
-    #[serde(default)]
-    licence: Option<String>,
+    #[serde(rename = "licence", default)]
+    license: Option<String>,
     #[serde(default)]
     classes: Option<Vec<String>>,
     #[serde(default)]
@@ -72,7 +72,7 @@ struct Long {
     splits: BTreeMap<String, Part>,
 }
 
-/// Numbers that data sets are quoted by.
+/// Headline metrics.
 const METRICS: [&str; 3] = ["top1", "mean_class", "map"];
 
 /// The path and the split of `data.toml#train`; no split where there is none.
@@ -93,7 +93,7 @@ pub(crate) fn read_part(path: &Path, split: Option<&str>) -> Result<Part, Error>
     let part = match (part, split) {
         (Parts::One(part), None) => *part,
         (Parts::One(_), Some(split)) => {
-            return Err(error(format!("has no splits, and `#{split}` asks for one")));
+            return Err(error(format!("has no splits, but `#{split}` names one")));
         }
         (Parts::Splits(mut splits), Some(split)) => match splits.remove(split) {
             Some(part) => part,
@@ -119,10 +119,10 @@ pub(crate) fn read_part(path: &Path, split: Option<&str>) -> Result<Part, Error>
     Ok(part)
 }
 
-/// What a description says beside where the records are.
+/// Reads a description without the records' place.
 ///
 /// # Errors
-/// [`Error`] where the file cannot be read or does not say what it should.
+/// [`Error`] where the file cannot be read or is invalid.
 pub(crate) fn read_about(path: &Path) -> Result<About, Error> {
     Ok(read(path)?.1)
 }
@@ -151,7 +151,7 @@ fn read(path: &Path) -> Result<(Parts, About), Error> {
     let Long {
         name,
         home,
-        licence,
+        license,
         classes,
         metric,
         test_transforms,
@@ -174,7 +174,7 @@ fn read(path: &Path) -> Result<(Parts, About), Error> {
         && !METRICS.contains(&metric.as_str())
     {
         return Err(error(format!(
-            "`metric` is `{metric}`, expected one of {}",
+            "`metric` must be one of {}, got `{metric}`",
             METRICS.join(", ")
         )));
     }
@@ -190,7 +190,7 @@ fn read(path: &Path) -> Result<(Parts, About), Error> {
     let about = About {
         name: Some(name),
         home,
-        licence,
+        license,
         metric,
         test_transforms,
         downloads,
@@ -220,7 +220,7 @@ pub(crate) fn resolve(description: &Path, path: &str) -> Result<PathBuf, Error> 
         let value = std::env::var(name).ok().filter(|value| !value.is_empty());
         let value = value.ok_or_else(|| Error::Description {
             path: description.to_path_buf(),
-            reason: format!("`{path}` asks for the environment variable `{name}`, which is not set; set it to the folder of your data sets"),
+            reason: format!("`{path}` needs the environment variable `{name}`, which is not set; set it to the folder of your data sets"),
         })?;
         full.push_str(before);
         full.push_str(&value);

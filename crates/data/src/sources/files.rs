@@ -7,7 +7,7 @@ use std::time::UNIX_EPOCH;
 
 use crate::error::Error;
 
-/// Extensions of images, lower case. What a file is, its content decides when it is decoded.
+/// Extensions of images, lower case. The content decides the format when a file is decoded.
 const IMAGE_EXTENSIONS: [&str; 6] = ["jpg", "jpeg", "png", "webp", "bmp", "gif"];
 
 /// Whether an extension (without dot, any case) names an image.
@@ -17,7 +17,7 @@ pub(crate) fn is_image_extension(extension: &str) -> bool {
         .any(|known| extension.eq_ignore_ascii_case(known))
 }
 
-/// Extensions of pictures that are not read, lower case: whoever has them should hear that they are left out.
+/// Extensions of unsupported picture formats, lower case. Skipping such files is worth a warning.
 const UNREAD_EXTENSIONS: [&str; 22] = [
     "tif", "tiff", "heic", "heif", "avif", "jxl", "jp2", "j2k", "tga", "ppm", "pgm", "pnm", "exr", "hdr",
     "psd", "dng", "cr2", "cr3", "nef", "arw", "orf", "rw2",
@@ -49,7 +49,7 @@ pub(crate) fn broken_link(path: &Path) -> Option<String> {
     })
 }
 
-/// Time of last change, ns since 1970; 0 where the file system does not tell.
+/// Time of last change, ns since 1970; 0 where the file system has none.
 pub(crate) fn modified_ns(metadata: &Metadata) -> i64 {
     let modified = metadata
         .modified()
@@ -81,7 +81,7 @@ pub(crate) fn read_at(file: &File, mut buffer: &mut [u8], mut offset: u64) -> io
     Ok(())
 }
 
-/// Names in a folder, sorted by bytes, hidden ones left out.
+/// Names in a folder, sorted by bytes, without hidden ones.
 pub(crate) fn list(folder: &Path) -> Result<Vec<PathBuf>, Error> {
     let mut paths = Vec::new();
     for entry in fs::read_dir(folder).map_err(Error::io("list", folder))? {

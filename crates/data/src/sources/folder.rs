@@ -1,7 +1,7 @@
 //! Image folders as they are: `CLASS/name.jpg`, a flat folder, or an unpacked PASS release.
 //!
-//! The folder is walked at every opening, for files come and go; only the content hashes, which cost a reading of everything,
-//! are kept in the index and used again for files whose length and time have not changed.
+//! The folder is walked at every opening, because files come and go. The content hashes, which cost reading every file, are
+//! kept in the index and reused for files whose length and time have not changed.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, File};
@@ -19,6 +19,7 @@ use super::pass_metadata::PassMetadata;
 use super::source::{Opened, Source};
 use super::table::{Row, Table};
 use crate::error::Error;
+use crate::hint::Hint;
 use crate::record::{Label, Metadata};
 
 /// `kind = "folder"`: class folders.
@@ -155,7 +156,7 @@ fn list_images(root: &Path) -> Result<Vec<Row>, Error> {
             return Err(Error::Unreadable {
                 spec: root.display().to_string(),
                 reason: format!("the name `{}` is not UTF-8", below.display()),
-                hint: Some("rename it".to_string()),
+                hint: Some(Hint::Rename),
             });
         }
         let name = entry.file_name().to_string_lossy();
@@ -175,7 +176,7 @@ fn list_images(root: &Path) -> Result<Vec<Row>, Error> {
         let metadata = entry.metadata().map_err(std::io::Error::from);
         let metadata = metadata.map_err(Error::io("read", entry.path()))?;
         let Ok(image_bytes) = u32::try_from(metadata.len()) else {
-            tracing::warn!(file = %entry.path().display(), "left out: larger than 4 GiB");
+            tracing::warn!(file = %entry.path().display(), "skipped: larger than 4 GiB");
             continue;
         };
         // Keys use `/` on every system, so that a fingerprint is the same everywhere.
@@ -206,7 +207,7 @@ fn list_images(root: &Path) -> Result<Vec<Row>, Error> {
     }
     if let Some(unread) = unread {
         tracing::warn!(
-            "`{}`: pictures in formats that are not read were left out: {unread}; convert them to JPEG or PNG",
+            "`{}`: pictures in unsupported formats were skipped: {unread}; convert them to JPEG or PNG",
             root.display()
         );
     }
@@ -236,7 +237,7 @@ fn unlisted(root: &Path, error: walkdir::Error) -> Error {
         Some(link) => Error::Unreadable {
             spec: root.display().to_string(),
             reason: format!("`{}` is {link}", path.display()),
-            hint: Some("remove the link, or bring back what it points to".to_string()),
+            hint: Some(Hint::RestoreLink),
         },
         None => Error::io("list", &path)(error.into()),
     }
@@ -263,9 +264,7 @@ fn settle(root: &Path, labels: Labels, rows: &[Row]) -> Result<Labels, Error> {
                 ),
                 None => format!("`{}` lies in no class folder", loose.name),
             },
-            hint: Some(
-                "a data-set description with kind = \"flat\" takes all images without labels".to_string(),
-            ),
+            hint: Some(Hint::DescribeAsFlat),
         }),
         (_, None, _) => Ok(Labels::Folders),
     }
@@ -294,11 +293,10 @@ fn class_folders(root: &Path, rows: &[Row]) -> Result<Vec<String>, Error> {
         if path.is_dir() && names.binary_search(&name).is_err() {
             return Err(Error::Unreadable {
                 spec: root.display().to_string(),
-                reason: format!("folder `{name}` holds no image, so it is unclear whether it counts as a class"),
-                hint: Some(
-                    "remove the folder, or name the classes in order in a data-set description (`classes = [..]`)"
-                        .to_string(),
+                reason: format!(
+                    "folder `{name}` holds no image, so it is unclear whether it counts as a class"
                 ),
+                hint: Some(Hint::NameClasses),
             });
         }
     }
@@ -375,7 +373,7 @@ pub(crate) fn with_hashes(
             return Err(Error::Unreadable {
                 spec: root.display().to_string(),
                 reason: "more than 4 GiB of file names".to_string(),
-                hint: Some("pack the folder into shards".to_string()),
+                hint: Some(Hint::PackFolder),
             });
         }
     }

@@ -19,7 +19,7 @@ const MAGIC: &[u8; 8] = b"PASSERIX";
 /// Raised whenever the layout or the meaning of a column changes.
 const VERSION: u32 = 1;
 
-/// What the index was made from; the index is good while this is unchanged.
+/// The state of the indexed file; the index is valid while this is unchanged.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Origin {
     /// Length of the shard, bytes; 0 for a folder, whose files are checked one by one.

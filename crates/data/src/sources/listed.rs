@@ -1,5 +1,5 @@
-//! Pictures in a folder whose labels lie in a file beside them: what Pascal VOC, COCO's JSON and tables of paths and labels
-//! share, from hashing to keys. Each reader makes a [`Listing`].
+//! Pictures in a folder whose labels lie in a file beside them. Pascal VOC, COCO's JSON and tables each make a [`Listing`]; the
+//! rest, from hashing to keys, is shared.
 
 use std::collections::HashMap;
 use std::fs;
@@ -23,14 +23,14 @@ pub(crate) struct Listed {
     pub(crate) undecided: Vec<u32>,
 }
 
-/// What a reader found.
+/// The result of a reader.
 #[derive(Debug, Default)]
 pub(crate) struct Listing {
     pub(crate) records: Vec<Listed>,
     pub(crate) classes: Vec<String>,
 }
 
-/// What the readers say of a file that is not as it should be.
+/// The readers' error for an invalid file.
 pub(crate) fn wrong(path: &Path, reason: impl Into<String>) -> Error {
     Error::Unreadable {
         spec: path.display().to_string(),

@@ -51,10 +51,10 @@ pub(crate) struct Part {
     /// For `csv`: the column of the labels; absent: there are none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) label_column: Option<Column>,
-    /// For `csv`: what stands between the columns; absent: a comma.
+    /// For `csv`: the character between the columns; absent: a comma.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) separator: Option<String>,
-    /// For `csv`: what stands between the classes of a record that may have several; absent: each has one.
+    /// For `csv`: the text between the classes of a record that may have several; absent: each has one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) label_separator: Option<String>,
     /// For `csv`: keep the rows whose column of this name has this text, as where one table has all splits.
@@ -63,13 +63,13 @@ pub(crate) struct Part {
     /// For `coco`: each record has exactly one class, as in iNaturalist's files.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub(crate) one_class: bool,
-    /// Class names in the order of their numbers; in the long form, those of this split alone.
+    /// Class names in the order of their numbers; in the long form, of this split alone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) classes: Option<Vec<String>>,
 }
 
 impl Part {
-    /// A part with no more than kind and path.
+    /// A part with only kind and path.
     pub(crate) fn new(kind: Kind, path: &str) -> Part {
         Part {
             kind,
@@ -159,7 +159,7 @@ pub(crate) struct Layout {
     pub(crate) required: &'static [&'static str],
     /// Whether `path` must be a folder.
     pub(crate) in_folder: bool,
-    /// The shards that `path` means, for what lies in shards.
+    /// For layouts in shards: the shards at `path`.
     pub(crate) shards: Option<fn(&Path) -> Result<Vec<PathBuf>, Error>>,
     /// Opens and indexes the records.
     pub(crate) open: fn(&Place<'_>, &IndexStore) -> Result<Opened, Error>,

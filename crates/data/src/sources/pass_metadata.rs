@@ -1,7 +1,7 @@
 //! `pass_metadata.csv`, the table of authors, dates and places that comes with the PASS release.
 //!
-//! 1.4 million rows are too many to keep, and training never asks for them. So the first question reads the file once for the
-//! offset of every row (16 bytes each), and each answer reads one row.
+//! 1.4 million rows are too many to keep in memory, and training never reads them. So the first lookup scans the file for the
+//! offset of every row (16 bytes each), and each lookup reads one row.
 
 use std::fs::File;
 use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
@@ -131,7 +131,7 @@ impl Rows {
         let number = |name| self.field(row, name).and_then(|text| text.parse().ok());
         Metadata {
             photographer: self.field(row, "unickname").map(url_decoded),
-            licence: text("licensename"),
+            license: text("licensename"),
             date_taken: text("datetaken"),
             latitude: number("latitude"),
             longitude: number("longitude"),
@@ -169,7 +169,7 @@ mod tests {
         let metadata = PassMetadata::find(folder.path()).unwrap();
         let found = metadata.get("1c2d").unwrap().unwrap();
         assert_eq!(found.photographer.as_deref(), Some("Ann Bé"));
-        assert_eq!(found.licence.as_deref(), Some("Attribution License"));
+        assert_eq!(found.license.as_deref(), Some("Attribution License"));
         assert_eq!((found.latitude, found.longitude), (Some(48.5), Some(-2.25)));
         let other = metadata.get("ffee").unwrap().unwrap();
         assert_eq!((other.date_taken, other.latitude), (None, None));

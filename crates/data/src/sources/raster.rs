@@ -1,7 +1,7 @@
 //! Small pictures as raw pixels in one file: CIFAR's binary files and IDX, MNIST's format.
 //!
-//! The pixels stay in memory as they are; a record's image is a BMP made of them when it is asked for, which loses nothing
-//! and is the same to the byte everywhere.
+//! The pixels stay in memory as they are. A record's image is a BMP made of them on reading, which loses nothing and is the
+//! same to the byte everywhere.
 
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read};
@@ -15,6 +15,7 @@ use super::fingerprint::HashedKeys;
 use super::part::{Layout, Place};
 use super::source::{Opened, Source};
 use crate::error::Error;
+use crate::hint::Hint;
 use crate::record::Label;
 
 /// `kind = "cifar10"`: CIFAR-10's binary files, `files` of the folder `path`.
@@ -176,7 +177,7 @@ fn wrong(path: &Path, reason: String) -> Error {
     Error::Unreadable {
         spec: path.display().to_string(),
         reason,
-        hint: Some("fetch it again, or correct the data-set description".to_string()),
+        hint: Some(Hint::DownloadAgain),
     }
 }
 
@@ -204,7 +205,7 @@ fn cifar(folder: &Path, files: &[String], label_bytes: usize, classes: u32) -> R
             return Err(wrong(
                 &path,
                 format!(
-                    "has {} bytes, expected a multiple of {bytes} (records of 32 x 32 px)",
+                    "must have a multiple of {bytes} bytes (records of 32 x 32 px), got {}",
                     content.len()
                 ),
             ));
@@ -216,7 +217,7 @@ fn cifar(folder: &Path, files: &[String], label_bytes: usize, classes: u32) -> R
                 return Err(wrong(
                     &path,
                     format!(
-                        "record {} is of class {label}, expected 0 to {}",
+                        "record {} must be of a class in 0..{}, got {label}",
                         raster.labels.len(),
                         classes - 1
                     ),
@@ -248,7 +249,7 @@ fn idx(images: &Path, labels: Option<&Path>) -> Result<Raster, Error> {
         return Err(wrong(
             images,
             format!(
-                "has {} dimensions, expected 3 (records, rows, columns)",
+                "must have 3 dimensions (records, rows, columns), got {}",
                 dimensions.len()
             ),
         ));
@@ -277,7 +278,7 @@ fn idx(images: &Path, labels: Option<&Path>) -> Result<Raster, Error> {
     Ok(raster)
 }
 
-/// Dimensions and values of an IDX file of bytes. No more is unpacked than its header says.
+/// Dimensions and values of an IDX file of bytes. At most as much is unpacked as its header announces.
 fn idx_array(path: &Path) -> Result<(Vec<usize>, Vec<u8>), Error> {
     let damaged = |reason: &str| wrong(path, format!("not an IDX file of bytes: {reason}"));
     let mut file = open(path)?;

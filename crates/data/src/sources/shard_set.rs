@@ -15,7 +15,7 @@ use super::{files, tar_shard};
 use crate::error::Error;
 use crate::record::{Label, Metadata};
 
-/// Shards kept open at once; with more, each read opens its shard anew, for systems allow few open files.
+/// Shards kept open at once; with more, each read opens its shard anew, because systems limit open files.
 const MOST_OPEN_SHARDS: usize = 256;
 
 /// `kind = "shards"`: a folder of WebDataset shards, one `.tar`, or a brace pattern.

@@ -1,4 +1,4 @@
-//! What a source of records must answer, and what opening one gives.
+//! The interface of a source of records, and the result of opening one.
 
 use std::fmt::Debug;
 use std::path::Path;
@@ -25,7 +25,7 @@ pub(crate) trait Source: Debug + Send + Sync {
     /// The encoded image of a record, into a buffer that is used again.
     fn read_image(&self, position: usize, image: &mut Vec<u8>) -> Result<(), Error>;
 
-    /// What is known of a record's origin.
+    /// The provenance of a record.
     fn metadata(&self, _position: usize) -> Result<Metadata, Error> {
         Ok(Metadata::default())
     }

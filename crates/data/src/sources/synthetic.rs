@@ -64,7 +64,7 @@ impl Synthetic {
         )))
     }
 
-    /// The picture of a record: half its class's colours, half its own.
+    /// The picture of a record: half its class's colors, half its own.
     fn picture(&self, position: usize) -> RgbImage {
         let class = position as u64 % u64::from(self.classes.max(1));
         let mut of_class = generator(self.seed, Purpose::Synthetic, 0, class, 0);

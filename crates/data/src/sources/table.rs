@@ -1,4 +1,4 @@
-//! The records of one shard or folder as flat columns: what the index file holds and what stays in memory.
+//! The records of one shard or folder as flat columns, in the index file and in memory.
 //!
 //! A million records must take less than 64 bytes each, so there is no `String` and no struct per record: names share one
 //! arena without their folders, offsets count tar blocks of 512 bytes, and columns that a data set has no use for are empty.
@@ -12,7 +12,7 @@ pub(crate) const BLOCK_BYTES: u64 = 512;
 /// In the label columns: this record has no label although others have.
 const NO_LABEL: u32 = u32::MAX;
 
-/// Member names that were left out, kept at most this many with their reasons.
+/// Skipped member names that are kept with their reasons, at most.
 const SKIPPED_KEPT: usize = 100;
 
 /// Records of one shard or folder, by position within it.
@@ -43,7 +43,7 @@ pub(crate) struct Table {
     pub(crate) hashes: Vec<[u8; 32]>,
     /// Members that are no part of any record, with the reason; the first few.
     pub(crate) skipped: Vec<(String, String)>,
-    /// How many members were left out in all.
+    /// How many members were skipped in all.
     pub(crate) skipped_count: u64,
 }
 
@@ -217,7 +217,7 @@ impl Table {
         hashed
     }
 
-    /// Frees what is only needed while opening, and the slack of every column.
+    /// Frees the columns that only opening needs, and the slack of every other.
     fn compact(&mut self) {
         self.hashes = Vec::new();
         self.modified = Vec::new();

@@ -1,7 +1,7 @@
 //! Reading a tar shard once to make its table: WebDataset's grouping, offsets from the `tar` crate.
 //!
 //! Members whose paths agree up to the first dot of the file name, and that follow one another, are one record. Nothing is
-//! ever unpacked to disk, so a member called `../../x` cannot escape; it is left out and named all the same.
+//! ever unpacked to disk, so a member called `../../x` cannot escape; it is skipped, and named.
 
 use std::fs::File;
 use std::io::{BufReader, Read};
@@ -14,6 +14,7 @@ use super::files;
 use super::index_file::Origin;
 use super::table::{BLOCK_BYTES, Row, Table};
 use crate::error::Error;
+use crate::hint::Hint;
 use crate::record::Label;
 
 /// Longest `KEY.cls` that is read, bytes; a class number has at most ten digits.
@@ -73,7 +74,7 @@ fn read_members(path: &Path, table: &mut Table, group: &mut Group) -> Result<Ori
         return Err(Error::Unreadable {
             spec: path.display().to_string(),
             reason: "compressed; records of a compressed tar cannot be read in any order".to_string(),
-            hint: Some("unpack it with gunzip, or make shards of it with `passer shards pack`".to_string()),
+            hint: Some(Hint::UnpackOrPack),
         });
     }
 
@@ -109,7 +110,7 @@ fn read_members(path: &Path, table: &mut Table, group: &mut Group) -> Result<Ori
             continue;
         }
         if leaves_the_shard(&name) {
-            tracing::warn!(shard = %path.display(), member = %name, "left out: its path leads out of the shard");
+            tracing::warn!(shard = %path.display(), member = %name, "skipped: its path leads out of the shard");
             table.skip(&name, "its path leads out of the shard");
             continue;
         }
@@ -205,7 +206,7 @@ pub(crate) fn leaves_the_shard(name: &str) -> bool {
     name.starts_with('/') || name.split(['/', '\\']).any(|part| part == "..")
 }
 
-/// Why the `tar` crate gave up. Where no header is, it quotes what lies there, which may be anything.
+/// Why the `tar` crate gave up. Where no header is, it quotes the bytes there, which may be anything.
 pub(crate) fn reason(error: &dyn std::fmt::Display) -> String {
     let text = error.to_string();
     if text.contains("numeric field") || text.contains("checksum mismatch") {
@@ -235,7 +236,7 @@ fn hash_member(entry: &mut impl Read, bytes: u64, buffer: &mut [u8]) -> Result<[
     if seen == bytes {
         Ok(hasher.finalize().into())
     } else {
-        Err(format!("expected {bytes} bytes, found {seen}"))
+        Err(format!("must have {bytes} bytes, got {seen}"))
     }
 }
 
@@ -254,13 +255,13 @@ fn parse_class(text: &str) -> Result<u32, String> {
     // The largest number stands for "no label" in the index.
     class
         .filter(|class| *class != u32::MAX)
-        .ok_or_else(|| format!("expected a class number, found `{}`", text.trim()))
+        .ok_or_else(|| format!("must be a class number, got `{}`", text.trim()))
 }
 
 /// The content of `KEY.classes.json`: a list of class numbers.
 fn parse_classes(text: &str) -> Result<Vec<u32>, String> {
     let mut classes: Vec<u32> =
-        serde_json::from_str(text).map_err(|error| format!("expected a list of class numbers: {error}"))?;
+        serde_json::from_str(text).map_err(|error| format!("must be a list of class numbers: {error}"))?;
     if classes.contains(&u32::MAX) {
         return Err(format!("class {} is out of range", u32::MAX));
     }

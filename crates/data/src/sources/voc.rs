@@ -35,7 +35,7 @@ pub(crate) const VOC: Layout = Layout {
     },
 };
 
-/// An annotation: the picture's file name, where it says one, and for each class whether some object of it is easy.
+/// An annotation: the picture's file name, if given, and for each class whether some object of it is easy.
 type Annotation = (Option<String>, BTreeMap<String, bool>);
 
 /// Reads the annotations of a list, or all.
@@ -98,7 +98,7 @@ fn read(
         }
         present.sort_unstable();
         undecided.sort_unstable();
-        // VOC's pictures are called as their annotations are; other programs' say what theirs are called.
+        // VOC's pictures have the names of their annotations; other programs write the name into the annotation.
         let usual = format!("{name}.jpg");
         let path = match file {
             Some(file) if !images.join(&usual).is_file() => file,
@@ -114,7 +114,7 @@ fn read(
 }
 
 /// The few elements that matter, wherever they stand. Parts of an object (VOC's heads and hands) have names of their own
-/// and are left out.
+/// and are ignored.
 fn parse(text: &str) -> Result<Annotation, String> {
     if !text.contains("<annotation") {
         return Err("no `annotation` element".to_string());

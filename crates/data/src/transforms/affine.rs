@@ -1,7 +1,7 @@
 //! Pillow's `Image.transform` with an affine map, and `Image.rotate`: the picture seen through a map of its plane, in place.
 //!
-//! Two and four neighbours a direction without antialiasing, as Pillow has it: its cubic filter here is the one with
-//! a = -1, another than that of its resize. What the map brings in from outside has one colour.
+//! Two and four neighbors a direction without antialiasing, as Pillow has it: its cubic filter here is the one with
+//! a = -1, another than that of its resize. The area outside the image gets one color.
 
 use serde::{Deserialize, Serialize};
 
@@ -38,7 +38,7 @@ fn round_15(value: f64) -> f64 {
     (value * 1e15).round_ties_even() / 1e15
 }
 
-/// Replaces planes `[3, height, width]` by what the map shows of them. `copy` is memory that is used again.
+/// Replaces planes `[3, height, width]` by their map. `copy` is a reused buffer.
 pub(crate) fn transform(
     planes: &mut [u8],
     width: usize,
@@ -71,7 +71,7 @@ pub(crate) fn transform(
     }
 }
 
-/// Whole part and rest of a coordinate, counted from pixel centres.
+/// Whole part and rest of a coordinate, counted from pixel centers.
 fn split(coordinate: f64) -> (isize, f64) {
     let shifted = coordinate - 0.5;
     let whole = shifted.floor();

@@ -1,7 +1,7 @@
-//! Colour operations on planes, with Pillow's arithmetic to the bit: 8-bit results, truncated, in single precision.
+//! Color operations on planes, with Pillow's arithmetic to the bit: 8-bit results, truncated, in single precision.
 //!
 //! All functions take planes `[3, height, width]` of red, green and blue and change them in place.
-//! What a jitter step means is torchvision's (`adjust_brightness` and so on, on Pillow images).
+//! Each jitter step is torchvision's (`adjust_brightness` and so on, on Pillow images).
 
 use super::simd::{Kernel, vectorized};
 
@@ -25,7 +25,7 @@ pub(crate) fn adjust_saturation(planes: &mut [u8], factor: f64) {
 
 /// Hue turned by `turn` of the whole circle (-0.5 to 0.5), through Pillow's 8-bit HSV.
 ///
-/// Even a turn of 0 changes pixels a little, since HSV in 8 bits does not hold every colour; torchvision's does the same.
+/// Even a turn of 0 changes pixels a little, since HSV in 8 bits does not hold every color; torchvision's does the same.
 pub(crate) fn adjust_hue(planes: &mut [u8], turn: f64) {
     // As numpy: truncated to a whole number of 1/255 turns, which wraps around in 8 bits.
     let shift = (turn * 255.0) as i32 as u8;
@@ -225,7 +225,7 @@ pub(super) fn rgb_from_hsv([hue, saturation, value]: [u8; 3]) -> [u8; 3] {
     let low = round(level * (1.0 - f64::from(share)));
     let down = round(level * (1.0 - f64::from(share * rest)));
     let up = round(level * (1.0 - f64::from(share) * (1.0 - f64::from(rest))));
-    // Selections rather than a `match`, whose jump table would keep the loop from being vectorised.
+    // Selections rather than a `match`, whose jump table would keep the loop from being vectorized.
     let sector = if sector == 6 { 0 } else { sector };
     let of = |highest: [u8; 2], falls: u8, rises: u8| {
         if sector == highest[0] || sector == highest[1] {
@@ -250,7 +250,7 @@ fn round(number: f64) -> u8 {
 /// The whole part of a number from 0 to 255.
 ///
 /// Adding 2^52 leaves the whole part in the lowest bits. A plain `as u8` would do, but its care for numbers out of range keeps
-/// the loop from being vectorised.
+/// the loop from being vectorized.
 #[inline(always)]
 fn truncate(number: f64) -> u8 {
     const TWO_TO_52: f64 = 4_503_599_627_370_496.0;

@@ -1,4 +1,4 @@
-//! Cropping and resizing: where torchvision would crop, and Pillow's antialiased resize of what was cropped.
+//! Cropping and resizing: torchvision's choice of the crop, and Pillow's antialiased resize of it.
 //!
 //! The crop is a view, not a copy, yet pixels outside it never enter the result: torchvision crops first and resizes then.
 
@@ -184,7 +184,7 @@ pub(crate) fn center_crop(image: &RgbImage, width: u32, height: u32, out: &mut R
     }
 }
 
-/// Start in the image, start in the result, and length of what both share, for one direction.
+/// Start in the image, start in the result, and length of their overlap, for one direction.
 fn center(image: u32, result: u32) -> (u32, u32, u32) {
     if image >= result {
         let start = (f64::from(image - result) / 2.0).round_ties_even() as u32;

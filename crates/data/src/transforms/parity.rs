@@ -1,6 +1,6 @@
 //! Our transforms against Pillow and torchvision: fixed parameters pixel by pixel, drawn parameters by their distributions.
 //!
-//! Fixtures by `scripts/parity/augment.py` (versions inside). Bounds: colour, blur, flip and crop to the bit; resizes within
+//! Fixtures by `scripts/parity/augment.py` (versions inside). Bounds: color, blur, flip and crop to the bit; resizes within
 //! 1 of 255, cubic ones within 2, since weights are rounded to 16 bits here and to 22 in Pillow.
 
 use std::io::Read;
@@ -162,17 +162,17 @@ fn fixed_parameters_give_pillows_pixels() {
 }
 
 #[test]
-fn every_colour_is_converted_as_pillow_does() {
+fn every_color_is_converted_as_pillow_does() {
     let cubes = augment().cubes;
     let [mut hsv, mut rgb, mut luma] = [Sha256::new(), Sha256::new(), Sha256::new()];
     let mut row = [vec![0; 3 << 8], vec![0; 3 << 8], vec![0; 1 << 8]];
     for high in 0..=u16::MAX {
         for low in 0..=255u8 {
-            let colour = [(high >> 8) as u8, high as u8, low];
+            let color = [(high >> 8) as u8, high as u8, low];
             let at = usize::from(low);
-            row[0][3 * at..3 * at + 3].copy_from_slice(&color::hsv_from_rgb(colour));
-            row[1][3 * at..3 * at + 3].copy_from_slice(&color::rgb_from_hsv(colour));
-            row[2][at] = color::luma(colour[0], colour[1], colour[2]);
+            row[0][3 * at..3 * at + 3].copy_from_slice(&color::hsv_from_rgb(color));
+            row[1][3 * at..3 * at + 3].copy_from_slice(&color::rgb_from_hsv(color));
+            row[2][at] = color::luma(color[0], color[1], color[2]);
         }
         hsv.update(&row[0]);
         rgb.update(&row[1]);

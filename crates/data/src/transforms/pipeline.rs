@@ -222,7 +222,7 @@ fn erase(
     }
 }
 
-/// One of the four changes of a colour jitter, with its drawn amount.
+/// One of the four changes of a color jitter, with its drawn amount.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum JitterStep {
     Brightness(f64),
@@ -242,7 +242,7 @@ impl JitterStep {
     }
 }
 
-/// Amounts and order of a colour jitter with strengths for brightness, contrast, saturation and hue; strength 0 leaves a
+/// Amounts and order of a color jitter with strengths for brightness, contrast, saturation and hue; strength 0 leaves a
 /// change out, as in torchvision.
 pub(super) fn jitter_steps(
     [brightness, contrast, saturation, hue]: [f64; 4],

@@ -108,7 +108,7 @@ fn of_kind(kind: u64, level: f64, generator: &mut ChaCha8Rng) -> Operation {
 }
 
 impl Operation {
-    /// Carries it out on planes `[3, height, width]`. `fill` is what comes in from outside, `copy` memory used again.
+    /// Applies it to planes `[3, height, width]`. `fill` is the color outside the image, `copy` a reused buffer.
     pub(crate) fn apply(self, planes: &mut [u8], width: usize, fill: [u8; 3], copy: &mut Vec<u8>) {
         let height = planes.len() / 3 / width;
         let mut see = |map: affine::Affine, sampling| {

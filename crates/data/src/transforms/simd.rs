@@ -1,12 +1,12 @@
 //! One door to wide registers: loops run through [`vectorized`] are compiled a second time for AVX2 and taken where the
-//! machine has it. The results are the same to the bit, for no operation is fused or reordered by it.
+//! machine has it. The results are the same to the bit, because it fuses and reorders no operation.
 
-/// A loop and what it works on.
+/// A loop and its operands.
 ///
 /// A type rather than a closure, because the code is compiled for AVX2 by being inlined, which only a method marked
 /// `#[inline(always)]` is sure to be: a large closure stays a function of its own, with narrow registers.
 pub(super) trait Kernel {
-    /// What the loop yields.
+    /// The loop's result.
     type Output;
 
     /// Runs the loop. Must be marked `#[inline(always)]`, and so must all it calls.

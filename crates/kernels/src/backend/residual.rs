@@ -22,7 +22,7 @@ pub(crate) trait ResidualBackend: Backend {
         bias: FloatTensor<Self>,
         shortcut: FloatTensor<Self>,
         statistics: FloatTensor<Self>,
-        how: Normalization,
+        settings: Normalization,
     ) -> FloatTensor<Self>;
 
     /// The gradients of [`normalize_add`](Self::normalize_add), which gave `output`: of `x`, `weight`, `bias` and
@@ -35,7 +35,7 @@ pub(crate) trait ResidualBackend: Backend {
         statistics: FloatTensor<Self>,
         output: FloatTensor<Self>,
         gradient: FloatTensor<Self>,
-        how: Normalization,
+        settings: Normalization,
     ) -> (
         FloatTensor<Self>,
         FloatTensor<Self>,
@@ -51,7 +51,7 @@ impl ResidualBackend for Flex {
         bias: FlexTensor,
         shortcut: FlexTensor,
         statistics: FlexTensor,
-        how: Normalization,
+        settings: Normalization,
     ) -> FlexTensor {
         let (x, weight, bias) = (x.to_contiguous(), weight.to_contiguous(), bias.to_contiguous());
         let (shortcut, statistics) = (shortcut.to_contiguous(), statistics.to_contiguous());
@@ -61,8 +61,8 @@ impl ResidualBackend for Flex {
             statistics.storage(),
             weight.storage(),
             bias.storage(),
-            how.epsilon,
-            &extent(&x, how.groups),
+            settings.epsilon,
+            &extent(&x, settings.groups),
         );
         tensor(output, dims(&x))
     }
@@ -74,7 +74,7 @@ impl ResidualBackend for Flex {
         statistics: FlexTensor,
         output: FlexTensor,
         gradient: FlexTensor,
-        how: Normalization,
+        settings: Normalization,
     ) -> (FlexTensor, FlexTensor, FlexTensor, FlexTensor) {
         let (x, weight, bias) = (x.to_contiguous(), weight.to_contiguous(), bias.to_contiguous());
         let (statistics, output) = (statistics.to_contiguous(), output.to_contiguous());
@@ -86,8 +86,8 @@ impl ResidualBackend for Flex {
             statistics.storage(),
             weight.storage(),
             bias.storage(),
-            how.epsilon,
-            &extent(&x, how.groups),
+            settings.epsilon,
+            &extent(&x, settings.groups),
         );
         let channels = [of_weight.len()];
         (
@@ -108,11 +108,11 @@ impl<B: ResidualBackend> Backward<B, 4> for NormalizedAdded {
     fn backward(self, ops: Ops<Self::State, 4>, gradients: &mut Gradients, checkpointer: &mut Checkpointer) {
         let parents = ops.parents;
         let gradient = gradients.consume::<B>(&ops.node);
-        let (nodes, statistics, output, how) = ops.state;
+        let (nodes, statistics, output, settings) = ops.state;
         let [x, weight, bias]: [FloatTensor<B>; 3] =
             nodes.map(|node| checkpointer.retrieve_node_output(node));
         let (of_x, of_weight, of_bias, of_shortcut) =
-            B::normalize_add_gradients(x, weight, bias, statistics, output, gradient, how);
+            B::normalize_add_gradients(x, weight, bias, statistics, output, gradient, settings);
         for (node, gradient) in parents.into_iter().zip([of_x, of_weight, of_bias, of_shortcut]) {
             if let Some(node) = node {
                 gradients.register::<B>(node.id, gradient);
@@ -128,7 +128,7 @@ impl<B: ResidualBackend, C: CheckpointStrategy> ResidualBackend for Autodiff<B, 
         bias: FloatTensor<Self>,
         shortcut: FloatTensor<Self>,
         statistics: FloatTensor<Self>,
-        how: Normalization,
+        settings: Normalization,
     ) -> FloatTensor<Self> {
         let statistics = statistics.into_primitive();
         let nodes = [x.node(), weight.node(), bias.node(), shortcut.node()];
@@ -141,9 +141,9 @@ impl<B: ResidualBackend, C: CheckpointStrategy> ResidualBackend for Autodiff<B, 
                     bias.into_primitive(),
                     shortcut.into_primitive(),
                     statistics.clone(),
-                    how,
+                    settings,
                 );
-                prepared.finish((kept, statistics, output.clone(), how), output)
+                prepared.finish((kept, statistics, output.clone(), settings), output)
             }
             OpsKind::UnTracked(prepared) => prepared.finish(B::normalize_add(
                 x.into_primitive(),
@@ -151,7 +151,7 @@ impl<B: ResidualBackend, C: CheckpointStrategy> ResidualBackend for Autodiff<B, 
                 bias.into_primitive(),
                 shortcut.into_primitive(),
                 statistics,
-                how,
+                settings,
             )),
         }
     }

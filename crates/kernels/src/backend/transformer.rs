@@ -153,9 +153,9 @@ impl TransformerBackend for Flex {
         let (qkv, gradient) = (qkv.to_contiguous(), gradient.to_contiguous());
         let attention = attention.to_contiguous();
         let shape = shape(&qkv, attention.shape()[1]);
-        let made = attention::backward(qkv.storage(), attention.storage(), gradient.storage(), &shape);
+        let of_qkv = attention::backward(qkv.storage(), attention.storage(), gradient.storage(), &shape);
         let size = qkv.shape();
-        tensor(made, [size[0], size[1], size[2]])
+        tensor(of_qkv, [size[0], size[1], size[2]])
     }
 }
 
@@ -363,12 +363,12 @@ mod tests {
         fn linear_is_burns(images in 1usize..4, tokens in 1usize..90, inputs in 1usize..40, outputs in 1usize..40) {
             let (x, weight, bias) = (wave([images, tokens, inputs], 1.0), wave([outputs, inputs], 2.0), wave([outputs], 3.0));
             let (wide_x, wide_weight, wide_bias) = (wide(&x), wide(&weight), wide(&bias));
-            let made = [
+            let outputs = [
                 linear(x.clone(), weight.clone(), Some(bias.clone())),
                 linear(wide_x.clone(), wide_weight.clone(), Some(wide_bias.clone())),
             ];
             let biases = [&bias, &wide_bias];
-            prop_assert!(errors(made, [&x, &wide_x], [biases, biases], Some([&weight, &wide_weight])) < 2e-6);
+            prop_assert!(errors(outputs, [&x, &wide_x], [biases, biases], Some([&weight, &wide_weight])) < 2e-6);
         }
 
         #[test]
@@ -376,13 +376,13 @@ mod tests {
             let x = (wave([images, tokens, channels], 1.0) * 2.0 + mean).detach().require_grad();
             let (weight, bias) = (wave([channels], 2.0), wave([channels], 3.0));
             let (wide_x, wide_weight, wide_bias) = (wide(&x), wide(&weight), wide(&bias));
-            let made = [
+            let outputs = [
                 layer_norm(x.clone(), weight.clone(), bias.clone(), 1e-6),
                 layer_norm(wide_x.clone(), wide_weight.clone(), wide_bias.clone(), 1e-6),
             ];
             // Rows of few channels can lie close to each other, which costs digits whoever computes.
             let bound = if channels < 8 { 2e-3 } else { 1e-5 };
-            prop_assert!(errors(made, [&x, &wide_x], [[&weight, &wide_weight], [&bias, &wide_bias]], None) < bound);
+            prop_assert!(errors(outputs, [&x, &wide_x], [[&weight, &wide_weight], [&bias, &wide_bias]], None) < bound);
         }
 
         #[test]

@@ -1,4 +1,4 @@
-//! 3×3 convolution at stride 1, and the gradient of its input, with 16 products for four outputs in place of 36.
+//! 3×3 convolution at stride 1, and the gradient of its input, with 16 products for four outputs instead of 36.
 //!
 //! Winograd's F(2×2, 3×3) (Lavin, Gray, *Fast algorithms for convolutional neural networks*, 2015, §4.1): a tile of 4×4
 //! inputs `d` and a kernel `g` give 2×2 outputs `Aᵀ [(G g Gᵀ) ⊙ (Bᵀ d B)] A`. Summed over input channels, each of the 16

@@ -156,8 +156,8 @@ fn record(
         label: class.map(|class| data::Label::Class(class as u32)),
         metadata: data::Metadata {
             photographer: photo.photographer.clone(),
-            licence: photo.license.clone(),
-            licence_url: photo.license_url.clone(),
+            license: photo.license.clone(),
+            license_url: photo.license_url.clone(),
             source_url: photo.page_url.clone(),
             date_taken: photo.date_taken.clone(),
             latitude: photo.latitude.filter(|_| coordinates),

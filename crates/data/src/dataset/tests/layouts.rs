@@ -28,7 +28,7 @@ fn splits_are_named_behind_a_hash() {
     let spec = |split: &str| format!("{}#{split}", path.display());
     let all = Dataset::open(&spec("all")).unwrap();
     assert_eq!((all.len(), all.label(0).unwrap()), (5, Some(Label::Class(1))));
-    assert!(!Dataset::open(&spec("none")).unwrap().is_labelled());
+    assert!(!Dataset::open(&spec("none")).unwrap().is_labeled());
     let about = Dataset::about(&spec("all")).unwrap();
     assert_eq!(
         (about.name.as_deref(), about.metric.as_deref(), about.splits.len()),
@@ -51,7 +51,11 @@ fn splits_are_named_behind_a_hash() {
         "{error}"
     );
     for (from, to, part) in [
-        ("'mean_class'", "'f1'", "`metric` is `f1`, expected one of top1"),
+        (
+            "'mean_class'",
+            "'f1'",
+            "`metric` must be one of top1, mean_class, map, got `f1`",
+        ),
         ("['bird', 'ant']", "['ant', 'ant']", "class `ant` is named twice"),
         (
             "kind = 'flat'",
@@ -106,13 +110,13 @@ fn cifars_binary_files_become_pictures() {
     fs::write(folder.path().join("train.bin"), &content[..content.len() - 1]).unwrap();
     let error = open(&path).unwrap_err().to_string();
     assert!(
-        error.contains("has 6147 bytes, expected a multiple of 3074"),
+        error.contains("must have a multiple of 3074 bytes (records of 32 x 32 px), got 6147"),
         "{error}"
     );
     let text = "kind = 'cifar10'\npath = '.'\nfiles = ['train.bin']";
     content[0] = 11;
     fs::write(folder.path().join("train.bin"), &content[..3073]).unwrap();
-    assert!(refused(&folder, text).contains("record 0 is of class 11, expected 0 to 9"));
+    assert!(refused(&folder, text).contains("record 0 must be of a class in 0..9, got 11"));
 }
 
 #[test]
@@ -127,7 +131,7 @@ fn idx_is_read_gzipped_or_not() {
         )
     };
     let data = open(&describe(&folder, &text("t10k-labels-idx1-ubyte.gz"))).unwrap();
-    assert_eq!((data.len(), data.is_labelled()), (2000, true));
+    assert_eq!((data.len(), data.is_labeled()), (2000, true));
     assert_eq!(data.key(1999).unwrap(), "t10k-images-idx3-ubyte/01999");
     let image = crate::decode(&data.read(0).unwrap().image, &crate::DecodeLimits::default()).unwrap();
     assert_eq!((image.width, image.height), (28, 28));
