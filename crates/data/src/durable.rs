@@ -223,7 +223,7 @@ fn aside(path: &Path, suffix: &str) -> io::Result<PathBuf> {
 /// leaves nothing. For folders whose parent one process writes to (see [`FolderLock`](crate::FolderLock)).
 #[derive(Debug)]
 pub struct Folder {
-    path: PathBuf,
+    final_path: PathBuf,
     aside: PathBuf,
     is_finished: bool,
 }
@@ -245,7 +245,7 @@ impl Folder {
         };
         Ok(Folder {
             aside: made().map_err(FileError::new("make", path))?,
-            path: path.to_path_buf(),
+            final_path: path.to_path_buf(),
             is_finished: false,
         })
     }
@@ -261,10 +261,10 @@ impl Folder {
     /// [`FileError`] names the folder's path; among them that something is there already.
     pub fn finish(mut self) -> Result<(), FileError> {
         self.sync()?;
-        if self.path.symlink_metadata().is_ok() {
+        if self.final_path.symlink_metadata().is_ok() {
             // Renaming would replace an empty folder in silence.
             let taken = io::Error::from(io::ErrorKind::AlreadyExists);
-            return Err(FileError::new("make", &self.path)(taken));
+            return Err(FileError::new("make", &self.final_path)(taken));
         }
         self.rename()
     }
@@ -276,32 +276,32 @@ impl Folder {
     /// [`FileError`] names the folder's path.
     pub fn replace(mut self) -> Result<(), FileError> {
         self.sync()?;
-        if self.path.symlink_metadata().is_err() {
+        if self.final_path.symlink_metadata().is_err() {
             return self.rename();
         }
         let replaced = || {
-            let old = aside(&self.path, "-old")?;
+            let old = aside(&self.final_path, "-old")?;
             remove_any(&old)?;
-            fs::rename(&self.path, &old)?;
+            fs::rename(&self.final_path, &old)?;
             Ok(old)
         };
-        let old = replaced().map_err(FileError::new("replace", &self.path))?;
+        let old = replaced().map_err(FileError::new("replace", &self.final_path))?;
         if let Err(error) = self.rename() {
             // The old one is better than none.
-            let _ = fs::rename(&old, &self.path);
+            let _ = fs::rename(&old, &self.final_path);
             return Err(error);
         }
         remove_any(&old).map_err(FileError::new("remove", &old))
     }
 
     fn sync(&self) -> Result<(), FileError> {
-        sync_tree(&self.aside).map_err(FileError::new("make", &self.path))
+        sync_tree(&self.aside).map_err(FileError::new("make", &self.final_path))
     }
 
     fn rename(&mut self) -> Result<(), FileError> {
-        fs::rename(&self.aside, &self.path).map_err(FileError::new("make", &self.path))?;
+        fs::rename(&self.aside, &self.final_path).map_err(FileError::new("make", &self.final_path))?;
         self.is_finished = true;
-        self.path.parent().map_or(Ok(()), sync_folder)
+        self.final_path.parent().map_or(Ok(()), sync_folder)
     }
 }
 

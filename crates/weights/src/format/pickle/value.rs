@@ -75,6 +75,9 @@ pub(crate) enum Persistent {
     Value(Value),
 }
 
+/// A function that a pickle calls, its name, and what it is called with; what it returns.
+type Call = fn(&[Node], &Rc<str>, &[Value]) -> Result<Made, CheckpointError>;
+
 /// What the names in a pickle mean: the machine asks it and knows no name itself.
 pub(crate) struct Names {
     /// Whether the pickle may not even name this: the module and the name.
@@ -82,7 +85,7 @@ pub(crate) struct Names {
     /// An object of a class, made without arguments.
     pub(crate) instance: fn(Rc<str>) -> Node,
     /// What calling a function with these arguments returns.
-    pub(crate) call: fn(&[Node], &Rc<str>, &[Value]) -> Result<Made, CheckpointError>,
+    pub(crate) call: Call,
     /// What a persistent id stands for.
     pub(crate) persistent: fn(&[Node], &Value) -> Result<Persistent, CheckpointError>,
 }
