@@ -9,6 +9,8 @@ mod answers;
 mod contents;
 mod decisions;
 mod funnel;
+mod hash;
+mod photos;
 mod releases;
 mod rows;
 mod takedowns;
@@ -26,10 +28,11 @@ use rusqlite::{Connection, OptionalExtension};
 use crate::error::Error;
 
 pub(crate) use answers::Answer;
-pub(crate) use contents::{Candidate, Content, Fetched, ImageFacts, Pair, sha256};
+pub(crate) use contents::{Candidate, Fetched, ImageFacts, Pair};
 pub use decisions::Decision;
 pub(crate) use decisions::StageRow;
 pub use funnel::{Funnel, FunnelStage, ReasonCount, ReleaseLine};
+pub(crate) use hash::{Content, sha256};
 pub(crate) use releases::{FileFacts, any_version};
 pub(crate) use takedowns::{Gate, Refusal, TAKEN_DOWN};
 

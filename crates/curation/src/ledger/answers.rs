@@ -2,8 +2,9 @@
 
 use rusqlite::{OptionalExtension, params};
 
+use super::Ledger;
+use super::hash::Content;
 use super::takedowns::IS_TAKEN_DOWN;
-use super::{Content, Ledger};
 use crate::error::Error;
 
 /// What an annotator says of one photo.

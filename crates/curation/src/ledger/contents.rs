@@ -3,19 +3,11 @@
 use std::collections::{BTreeSet, HashSet};
 
 use rusqlite::params;
-use sha2::{Digest, Sha256};
 
 use super::Ledger;
+use super::hash::Content;
 use super::takedowns::IS_TAKEN_DOWN;
 use crate::error::Error;
-
-/// A SHA-256.
-pub(crate) type Content = [u8; 32];
-
-/// SHA-256 of a file.
-pub(crate) fn sha256(file: &[u8]) -> Content {
-    Sha256::digest(file).into()
-}
 
 /// A row of `fetches`: how a download went.
 #[derive(Clone, Debug, Default)]

@@ -3,8 +3,8 @@
 use rusqlite::{OptionalExtension, params};
 
 use super::Ledger;
-use super::contents::Content;
-use super::rows::{PHOTO_COLUMNS, photo_of};
+use super::hash::Content;
+use super::photos::{PHOTO_COLUMNS, photo_of};
 use super::takedowns::IS_TAKEN_DOWN;
 use crate::error::Error;
 use crate::photo::Photo;

@@ -5,7 +5,9 @@ use std::path::{Path, PathBuf};
 
 use rusqlite::params;
 
-use super::{Content, Ledger, ReleaseLine};
+use super::Ledger;
+use super::funnel::ReleaseLine;
+use super::hash::Content;
 use crate::error::Error;
 
 /// What stages found out about the file of a photo that is released.

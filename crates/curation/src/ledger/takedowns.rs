@@ -11,7 +11,8 @@ use std::sync::Arc;
 
 use rusqlite::params;
 
-use super::{Content, Ledger};
+use super::Ledger;
+use super::hash::Content;
 use crate::error::Error;
 use crate::photo::Photo;
 

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use data::terminal::one_line;
 
-use super::pack::Entry;
+use super::entry::Entry;
 use crate::config::ReleaseConfig;
 use crate::error::Error;
 

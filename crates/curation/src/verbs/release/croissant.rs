@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::Release;
-use super::documents::Checksum;
+use super::files::Checksum;
 
 pub(super) fn croissant(release: &Release<'_>, sums: &[Checksum]) -> String {
     let config = &release.config.release;

@@ -3,7 +3,7 @@
 //! What a program cannot know is left to the publisher in so many words; an invented answer would be worse than none.
 
 use super::Release;
-use super::documents::escaped;
+use super::markdown::escaped;
 use crate::config::StageConfig;
 
 /// Reasons of a stage that are named, most frequent first.

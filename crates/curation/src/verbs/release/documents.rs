@@ -4,11 +4,10 @@ use std::path::Path;
 
 use data::terminal::one_line;
 
+use super::files::{CHECKSUMS, Checksum};
+use super::markdown::escaped;
 use super::{Release, croissant, datasheet, files};
 use crate::error::Error;
-
-/// Name of the checksums, as `sha256sum --check` reads them.
-pub(super) const CHECKSUMS: &str = "SHA256SUMS";
 
 pub(super) fn write(folder: &Path, release: &Release<'_>) -> Result<(), Error> {
     files::write(&folder.join("VERSION_HISTORY.md"), &history(release))?;
@@ -38,24 +37,6 @@ pub(super) fn write(folder: &Path, release: &Release<'_>) -> Result<(), Error> {
     files::write(&folder.join(CHECKSUMS), &text)
 }
 
-/// One file of a release.
-pub(super) struct Checksum {
-    pub(super) name: String,
-    pub(super) bytes: u64,
-    pub(super) sha256: String,
-}
-
-impl Checksum {
-    fn of(name: String, path: &Path) -> Result<Checksum, Error> {
-        let sum = data::sha256_of_file(path)?;
-        Ok(Checksum {
-            name,
-            bytes: sum.bytes,
-            sha256: sum.hex(),
-        })
-    }
-}
-
 /// Newest first.
 fn history(release: &Release<'_>) -> String {
     let mut text = format!(
@@ -75,33 +56,4 @@ fn history(release: &Release<'_>) -> String {
         ));
     }
     text
-}
-
-/// Text for Markdown: no line of its own, no markup, no HTML.
-pub(super) fn escaped(text: &str) -> String {
-    let mut safe = String::new();
-    for character in one_line(text).chars() {
-        match character {
-            '<' => safe.push_str("&lt;"),
-            '>' => safe.push_str("&gt;"),
-            '&' => safe.push_str("&amp;"),
-            '\\' | '`' | '*' | '_' | '[' | ']' | '|' | '#' | '!' => {
-                safe.push('\\');
-                safe.push(character);
-            }
-            other => safe.push(other),
-        }
-    }
-    safe
-}
-
-#[cfg(test)]
-mod tests {
-    #[test]
-    fn markup_is_text() {
-        assert_eq!(
-            super::escaped("<b>a|b</b>\n# x"),
-            "&lt;b&gt;a\\|b&lt;/b&gt; \\# x"
-        );
-    }
 }

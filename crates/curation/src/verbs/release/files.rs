@@ -10,9 +10,12 @@ use crate::ledger::Ledger;
 /// The fact that names a release which is about to be renamed to its place.
 pub(super) const BEING_MADE: &str = "release_being_made";
 
+/// Name of the checksums, as `sha256sum --check` reads them.
+pub(super) const CHECKSUMS: &str = "SHA256SUMS";
+
 /// What distinguishes a release that is about to be renamed from any other folder.
 pub(super) fn token(folder: &Path, version: &str) -> Result<String, Error> {
-    let sums = data::sha256_of_file(&folder.join(super::documents::CHECKSUMS))?;
+    let sums = data::sha256_of_file(&folder.join(CHECKSUMS))?;
     Ok(format!("{version} {}", sums.hex()))
 }
 
@@ -36,6 +39,24 @@ pub(super) fn make_way(ledger: &Ledger, place: &Path) -> Result<(), Error> {
         ),
         hint: Some(Hint::RestoreLedgerOrMoveRelease),
     })
+}
+
+/// One file of a release.
+pub(super) struct Checksum {
+    pub(super) name: String,
+    pub(super) bytes: u64,
+    pub(super) sha256: String,
+}
+
+impl Checksum {
+    pub(super) fn of(name: String, path: &Path) -> Result<Checksum, Error> {
+        let sum = data::sha256_of_file(path)?;
+        Ok(Checksum {
+            name,
+            bytes: sum.bytes,
+            sha256: sum.hex(),
+        })
+    }
 }
 
 /// Writes a small file.

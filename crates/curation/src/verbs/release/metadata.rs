@@ -13,7 +13,7 @@ use parquet::file::writer::SerializedFileWriter;
 use parquet::schema::parser::parse_message_type;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
-use super::pack::Entry;
+use super::entry::Entry;
 use crate::error::Error;
 
 /// PASS's columns. The first has no name: the number of the row in the source.

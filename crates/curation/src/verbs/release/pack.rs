@@ -3,24 +3,17 @@
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use super::entry::Entry;
 use super::plan::Plan;
 use super::tally::Tally;
 use super::{credits, files, metadata};
 use crate::config::Config;
 use crate::error::Error;
 use crate::hint::Hint;
-use crate::ledger::{Content, FileFacts, Gate, Ledger, Refusal, sha256};
+use crate::ledger::{Content, Gate, Ledger, Refusal, sha256};
 use crate::photo::Photo;
 use crate::photos::Photos;
 use crate::progress::Progress;
-
-/// One photo of a release being made.
-pub(super) struct Entry {
-    pub(super) photo: Photo,
-    pub(super) shard: usize,
-    /// What stages found out about its file.
-    pub(super) file: FileFacts,
-}
 
 /// What shards are packed from.
 pub(super) struct Packing<'a> {

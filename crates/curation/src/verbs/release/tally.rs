@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use super::pack::Entry;
+use super::entry::Entry;
 use crate::draws::draw;
 
 /// Counts over the photos of a release.
