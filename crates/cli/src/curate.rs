@@ -1,6 +1,5 @@
 //! `passer curate`: from raw photos to a release, stage by stage, and takedowns.
 
-pub(crate) mod hint;
 mod review;
 
 use crate::detectors::OnDevice;

@@ -95,7 +95,7 @@ fn hint(error: &(dyn std::error::Error + 'static)) -> Option<String> {
     } else if let Some(error) = error.downcast_ref::<evaluation::Error>() {
         hints::of_evaluation(error)
     } else if let Some(error) = error.downcast_ref::<curation::Error>() {
-        error.hint().as_ref().map(crate::curate::hint::in_words)
+        error.hint().as_ref().map(hints::of_curation)
     } else if let Some(error) = error.downcast_ref::<detection::DetectionError>() {
         hints::of_detection(error)
     } else {

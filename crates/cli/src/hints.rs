@@ -1,7 +1,11 @@
 //! The libraries' hints in words, with this program's flags and commands.
 
+mod curation;
+
 use data::terminal::escape;
 use weights::SaveAs;
+
+pub(crate) use curation::of_curation;
 
 /// The cure of a file of weights.
 pub(crate) fn of_weights(hint: &weights::Hint) -> String {

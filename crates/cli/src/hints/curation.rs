@@ -1,9 +1,9 @@
 //! The hints of a curation in words, with the program's flags and commands.
 
-use curation::{Hint, Weights};
+use ::curation::{Hint, Weights};
 
 /// A hint as it is printed after `hint:`.
-pub(crate) fn in_words(hint: &Hint) -> String {
+pub(crate) fn of_curation(hint: &Hint) -> String {
     match hint {
         Hint::RunFirst => "run `passer curate run CONFIG --out DIR` first".to_string(),
         Hint::RunAgain => "run `passer curate run CONFIG --out DIR`, which continues with it".to_string(),
@@ -33,7 +33,7 @@ pub(crate) fn in_words(hint: &Hint) -> String {
             "nothing was taken down; keys are those of `pass_metadata.csv`, column `hash`".to_string()
         }
         Hint::RepeatTakedown(cause) => match cause {
-            Some(cause) => format!("{}; then give the same command again, which does the rest", in_words(cause)),
+            Some(cause) => format!("{}; then give the same command again, which does the rest", of_curation(cause)),
             None => "put that right and give the same command again, which does the rest".to_string(),
         },
         Hint::NothingNew => "a new version needs photos that are new or gone".to_string(),
