@@ -331,7 +331,7 @@ fn a_review_that_was_begun_keeps_its_answers() {
         assert_said(&status, &old.expected["curation-begun"], &old.version);
         old.passer(&["curate", "run", config, "--out", out])
             .code(1)
-            .stderr(predicates::str::contains("7 of 9 photos are not labelled"));
+            .stderr(predicates::str::contains("7 of 9 photos are not labeled"));
         old.passer(&["curate", "release", out]).code(1);
     }
 }

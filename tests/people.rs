@@ -272,7 +272,7 @@ fn review_and_audit_from_the_command_line() {
         .assert()
         .failure()
         .stderr(
-            predicates::str::contains("3 of 3 photos are not labelled").and(predicates::str::contains(
+            predicates::str::contains("3 of 3 photos are not labeled").and(predicates::str::contains(
                 "hint: label them on the page of `passer curate review DIR`",
             )),
         );
@@ -347,7 +347,7 @@ fn review_and_audit_from_the_command_line() {
         .assert()
         .success()
         .stdout(predicates::str::contains(
-            "0 of 2 photos labelled, seed 5: `passer curate review",
+            "0 of 2 photos labeled, seed 5: `passer curate review",
         ));
     assert!(fresh.join("audit.html").is_file());
 }

@@ -189,7 +189,7 @@ def main():
     (home / "config.toml").write_text(CONFIG.format(photos=photos))
     out = str(home / "out")
     done = subprocess.run([arguments.passer, "curate", "run", home / "config.toml", "--out", out], capture_output=True, text=True)
-    check("30 of 30 photos are not labelled" in done.stderr, "the stage waits for people")
+    check("30 of 30 photos are not labeled" in done.stderr, "the stage waits for people")
 
     driver_port = arguments.port + 1
     driver = subprocess.Popen(["chromedriver", f"--port={driver_port}"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -344,7 +344,7 @@ def main():
             server.kill()
     # The undone answer is missing; without it the stage waits.
     done = subprocess.run([arguments.passer, "curate", "run", home / "config.toml", "--out", out], capture_output=True, text=True)
-    check("photos are not labelled" in done.stderr, "an answer that was taken back is waited for")
+    check("photos are not labeled" in done.stderr, "an answer that was taken back is waited for")
     shutil.rmtree(home)
     print("all as it should be")
 

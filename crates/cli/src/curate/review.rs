@@ -134,7 +134,7 @@ pub(super) fn audit(arguments: &AuditArguments) -> anyhow::Result<()> {
     );
     for sample in &found.samples {
         let head = format!(
-            "sample {:<4} {} of {} photos labelled, seed {}",
+            "sample {:<4} {} of {} photos labeled, seed {}",
             sample.id, sample.labeled, sample.photos, sample.seed
         );
         match &sample.estimate {

@@ -202,7 +202,7 @@ impl Stage for ReviewConfig {
         if open > 0 {
             return Err(Error::Stage {
                 stage: "review".to_string(),
-                reason: format!("{open} of {all} photos are not labelled as often as the config asks"),
+                reason: format!("{open} of {all} photos are not labeled as often as the config asks"),
                 hint: Some(Hint::LabelPhotos),
             });
         }

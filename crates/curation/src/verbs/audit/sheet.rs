@@ -111,13 +111,13 @@ fn estimates(samples: &[Sample]) -> Markup {
     }
     html! {
         p {
-            "From samples drawn by seed and labelled whole: photos with a person or a part of a body, with the interval of Clopper and Pearson (95 %)."
+            "From samples drawn by seed and labeled whole: photos with a person or a part of a body, with the interval of Clopper and Pearson (95 %)."
         }
         div.scroll {
             table {
                 thead {
                     tr {
-                        @for name in ["Sample", "Seed", "Photos", "Labelled", "With people", "Rate", "Among all photos"] {
+                        @for name in ["Sample", "Seed", "Photos", "Labeled", "With people", "Rate", "Among all photos"] {
                             th scope="col" { (name) }
                         }
                     }
@@ -146,7 +146,7 @@ fn estimate(sample: &Sample, estimate: Option<&Estimate>) -> Markup {
             td { (estimate.photos_in_words()) }
         } @else if sample.current {
             td colspan="3" {
-                "not labelled whole yet (" code { "passer curate review DIR --sample " (sample.id) } ")"
+                "not labeled whole yet (" code { "passer curate review DIR --sample " (sample.id) } ")"
             }
         } @else {
             td colspan="3" { (OTHER_PHOTOS) }

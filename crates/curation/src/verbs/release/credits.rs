@@ -24,7 +24,7 @@ impl Credits {
             file: BufWriter::new(file),
         };
         credits.line(&format!(
-            "{}, version {version}. Each photo belongs to its photographer and is used under the licence named with it; none was changed.",
+            "{}, version {version}. Each photo belongs to its photographer and is used under the license named with it; none was changed.",
             one_line(&config.name)
         ))?;
         credits.line(&format!(

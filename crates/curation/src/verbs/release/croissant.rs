@@ -83,7 +83,7 @@ pub(super) fn croissant(release: &Release<'_>, sums: &[Checksum]) -> String {
             "sc:Text",
             "When it was taken, as the source wrote it.",
         ),
-        column("licence", "licensename", "sc:Text", "Name of its licence."),
+        column("licence", "licensename", "sc:Text", "Name of its license."),
     ];
     if config.coordinates {
         fields.push(column("latitude", "latitude", "sc:Float", "Degrees north."));

@@ -69,7 +69,7 @@ pub(super) fn datasheet(release: &Release<'_>) -> String {
             (
                 "Does it relate to people, or contain data that might be private or offensive?",
                 format!(
-                    "{} Names of photographers are given because their licences ask for it, and must not be used for anything else. {}",
+                    "{} Names of photographers are given because their licenses ask for it, and must not be used for anything else. {}",
                     people(release),
                     match config.coordinates {
                         true => format!("The places of {} photos are given.", tally.with_coordinates),
@@ -87,7 +87,7 @@ pub(super) fn datasheet(release: &Release<'_>) -> String {
             (
                 "Were the photographers asked?",
                 format!(
-                    "They published the photos under the licences below, which allow this use.\n\n{}",
+                    "They published the photos under the licenses below, which allow this use.\n\n{}",
                     licenses(release)
                 ),
             ),
@@ -119,7 +119,7 @@ pub(super) fn datasheet(release: &Release<'_>) -> String {
     section(
         "Distribution and maintenance",
         &[
-            ("Under which licence?", format!("The collection: {}; each photo under its own, see `CREDITS.txt`.", escaped(&config.license_url))),
+            ("Under which license?", format!("The collection: {}; each photo under its own, see `CREDITS.txt`.", escaped(&config.license_url))),
             ("Where?", escaped(&config.url)),
             ("How can a photo be taken down?", escaped(&config.contact)),
             ("Will it be updated?", "Photos that are taken down are gone from the next version; `VERSION_HISTORY.md` has them all.".to_string()),
@@ -157,7 +157,7 @@ pub(super) fn people(release: &Release<'_>) -> String {
                 config.score
             )),
             StageConfig::Review(config) => said.push(format!(
-                "{} people looked at every photo that was left ({} answers; {} % of the photos were drawn to be labelled twice): {} photos with {} were dropped.",
+                "{} people looked at every photo that was left ({} answers; {} % of the photos were drawn to be labeled twice): {} photos with {} were dropped.",
                 release.answers.1,
                 release.answers.0,
                 100.0 * config.labeled_twice,
@@ -216,7 +216,7 @@ fn instance(release: &Release<'_>) -> String {
         ""
     };
     format!(
-        "The file as it was published; photographer, title, licence, page, date{place} where they are known (`metadata.parquet`, and a JSON file beside each photo in the shards)."
+        "The file as it was published; photographer, title, license, page, date{place} where they are known (`metadata.parquet`, and a JSON file beside each photo in the shards)."
     )
 }
 
@@ -277,7 +277,7 @@ fn source(release: &Release<'_>) -> String {
 }
 
 fn licenses(release: &Release<'_>) -> String {
-    let mut text = "| licence | address | photos |\n|---|---|---|\n".to_string();
+    let mut text = "| license | address | photos |\n|---|---|---|\n".to_string();
     for ((name, url), count) in &release.tally.licenses {
         text.push_str(&format!("| {} | {} | {count} |\n", escaped(name), escaped(url)));
     }

@@ -5,7 +5,7 @@
 const CATEGORIES = [
   ["person", "Person"],
   ["body_part", "Body part"],
-  ["licence_plate", "Licence plate"],
+  ["licence_plate", "License plate"],
   ["signature_or_handwriting", "Signature or handwriting"],
   ["nsfw", "NSFW"],
   ["other_harm", "Other harm"],

@@ -155,7 +155,7 @@ fn people_label_a_kill_loses_nothing_and_the_stage_takes_their_word() {
     let out = home.path().join("out");
     let error = go(&config, &out, None).unwrap_err();
     assert!(
-        error.to_string().contains("10 of 10 photos are not labelled"),
+        error.to_string().contains("10 of 10 photos are not labeled"),
         "{error}"
     );
     assert_eq!(error.hint(), Some(Hint::LabelPhotos));
@@ -438,7 +438,7 @@ fn an_answer_to_another_content_does_not_count() {
         .unwrap();
     let error = go(&config, &out, Some("source")).unwrap_err();
     assert!(
-        error.to_string().contains("1 of 10 photos are not labelled"),
+        error.to_string().contains("1 of 10 photos are not labeled"),
         "{error}"
     );
 }

@@ -254,7 +254,7 @@ fn the_page_shows_no_photo_that_was_taken_down() {
 
 fn run_until_review(config: &Config, out: &Path) {
     let error = go(config, out, &GO).unwrap_err();
-    assert!(error.to_string().contains("are not labelled"), "{error}");
+    assert!(error.to_string().contains("are not labeled"), "{error}");
 }
 
 #[test]
