@@ -196,14 +196,14 @@ unsafe impl GlobalAlloc for CachingAllocator {
 
     unsafe fn realloc(&self, block: *mut u8, layout: Layout, size: usize) -> *mut u8 {
         // SAFETY: the caller's promise that `size`, rounded up to the alignment, is a layout's.
-        let wanted = unsafe { Layout::from_size_align_unchecked(size, layout.align()) };
-        match (class(layout), class(wanted)) {
+        let resized = unsafe { Layout::from_size_align_unchecked(size, layout.align()) };
+        match (class(layout), class(resized)) {
             // SAFETY: the caller's promise.
             (None, None) => unsafe { System.realloc(block, layout, size) },
             (Some(old), Some(new)) if old == new => block,
             // SAFETY: the new block is `size` bytes long, the old one `layout.size()`, and they are two.
             _ => unsafe {
-                let moved = self.alloc(wanted);
+                let moved = self.alloc(resized);
                 if !moved.is_null() {
                     moved.copy_from_nonoverlapping(block, size.min(layout.size()));
                     self.dealloc(block, layout);

@@ -64,11 +64,11 @@ pub(crate) fn run(verb: Verb) -> anyhow::Result<()> {
 }
 
 /// Calls `work` with a progress bar.
-fn shown<R>(what: &str, work: impl FnOnce(data::shards::Progress<'_>) -> R) -> R {
+fn shown<R>(unit: &str, work: impl FnOnce(data::shards::Progress<'_>) -> R) -> R {
     let bar: Mutex<Option<Progress>> = Mutex::new(None);
     let result = work(&|done, total| {
         if let Ok(mut bar) = bar.lock() {
-            bar.get_or_insert_with(|| Progress::new(what, 0, total as u64))
+            bar.get_or_insert_with(|| Progress::new(unit, 0, total as u64))
                 .at(done as u64);
         }
     });
@@ -182,13 +182,13 @@ fn verify(argument: &DataArgument) -> anyhow::Result<()> {
         println!("{}", serde_json::to_string_pretty(&verification)?);
     } else {
         println!("records   {}", verification.records);
-        for (what, members) in [
+        for (kind, members) in [
             ("broken", &verification.broken),
             ("changed", &verification.changed),
             ("repeated", &verification.repeated),
             ("no record", &verification.skipped),
         ] {
-            println!("{what:<9} {}", members.len());
+            println!("{kind:<9} {}", members.len());
             for member in members {
                 println!("  {}: {}", escape(&member.name), escape(&member.reason));
             }

@@ -331,14 +331,14 @@ fn no_data_file(path: &Path) -> Error {
     } else {
         None
     };
-    let what = match files::is_image_extension(&extension) {
+    let file = match files::is_image_extension(&extension) {
         true => "one picture is no data set".to_string(),
         _ if extension.is_empty() => "a file without an extension".to_string(),
         _ => format!("a file ending in `.{extension}`"),
     };
     Error::Unreadable {
         spec: path.display().to_string(),
-        reason: format!("{what}; expected a `.tar`, a data-set description (`.toml`) or a folder"),
+        reason: format!("{file}; expected a `.tar`, a data-set description (`.toml`) or a folder"),
         hint,
     }
 }

@@ -169,13 +169,13 @@ fn jpeg_reaches_its_end(encoded: &[u8]) -> bool {
     let mut at = 2;
     loop {
         // Data between segments, entropy-coded data included, run to the next 0xFF.
-        let Some(found) = encoded
+        let Some(offset) = encoded
             .get(at..)
             .and_then(|rest| rest.iter().position(|byte| *byte == 0xFF))
         else {
             return false;
         };
-        at += found + 1;
+        at += offset + 1;
         match encoded.get(at) {
             None => return false,
             Some(0xD9) => return true,

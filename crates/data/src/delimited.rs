@@ -191,11 +191,11 @@ fn ended(text: &[u8], ends: &mut Vec<usize>, taken: u64) -> Next {
     Next::Row
 }
 
-fn unpaired(line: u64, what: &str) -> std::io::Error {
+fn unpaired(line: u64, reason: &str) -> std::io::Error {
     std::io::Error::new(
         std::io::ErrorKind::InvalidData,
         format!(
-            "line {line}: a quoted field begins here and {what}; a `\"` in a text is written `\"\"`, and the text within quotes"
+            "line {line}: a quoted field begins here and {reason}; a `\"` in a text is written `\"\"`, and the text within quotes"
         ),
     )
 }
@@ -209,12 +209,12 @@ mod tests {
         // Small buffers, so that every state is met at their ends too.
         let reader = std::io::BufReader::with_capacity(3, Cursor::new(text.into()));
         let mut rows = Rows::new(reader, b',').unwrap();
-        let mut found = Vec::new();
+        let mut rows_read = Vec::new();
         loop {
             match rows.next_row().map_err(|error| error.to_string())? {
-                Next::End => return Ok(found),
-                Next::TooLong => found.push(vec!["too long".to_string()]),
-                Next::Row => found.push(
+                Next::End => return Ok(rows_read),
+                Next::TooLong => rows_read.push(vec!["too long".to_string()]),
+                Next::Row => rows_read.push(
                     rows.fields()
                         .map(|field| String::from_utf8_lossy(field).into_owned())
                         .collect(),

@@ -182,10 +182,10 @@ fn open_aside(path: &Path) -> io::Result<(PathBuf, File)> {
     }
     static NEXT: AtomicU64 = AtomicU64::new(0);
     let number = NEXT.fetch_add(1, Ordering::Relaxed);
-    let own = aside(path, &format!("-{}-{number}", std::process::id()))?;
-    let file = open(&own)?;
+    let unshared = aside(path, &format!("-{}-{number}", std::process::id()))?;
+    let file = open(&unshared)?;
     file.set_len(0)?;
-    Ok((own, file))
+    Ok((unshared, file))
 }
 
 #[cfg(unix)]
@@ -234,7 +234,7 @@ impl Folder {
     /// # Errors
     /// [`FileError`] names `path`.
     pub fn create(path: &Path) -> Result<Folder, FileError> {
-        let made = || {
+        let begin = || {
             let aside = aside(path, "")?;
             if let Some(parent) = path.parent() {
                 fs::create_dir_all(parent)?;
@@ -244,7 +244,7 @@ impl Folder {
             Ok(aside)
         };
         Ok(Folder {
-            aside: made().map_err(FileError::new("make", path))?,
+            aside: begin().map_err(FileError::new("make", path))?,
             final_path: path.to_path_buf(),
             is_finished: false,
         })

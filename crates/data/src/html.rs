@@ -1,5 +1,7 @@
 //! Parts of HTML pages that load nothing: escaped text, and pictures within the page.
 
+use crate::terminal::is_control;
+
 /// Text that is safe between tags and within quoted attributes. Names of classes and files may hold anything.
 pub fn escape(text: &str) -> String {
     let mut safe = String::with_capacity(text.len());
@@ -10,7 +12,7 @@ pub fn escape(text: &str) -> String {
             '>' => safe.push_str("&gt;"),
             '"' => safe.push_str("&quot;"),
             '\'' => safe.push_str("&#39;"),
-            letter if letter.is_control() => safe.push(' '),
+            letter if is_control(letter) => safe.push(' '),
             letter => safe.push(letter),
         }
     }

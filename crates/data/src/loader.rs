@@ -279,12 +279,12 @@ impl Shared {
     ///
     /// Called in the order of the steps by the thread that takes the batches, so it stops at the same step for any number of
     /// workers.
-    fn enter_bad(&self, found: Vec<BadRecord>) -> Result<(), Error> {
-        if found.is_empty() {
+    fn enter_bad(&self, records: Vec<BadRecord>) -> Result<(), Error> {
+        if records.is_empty() {
             return Ok(());
         }
         let mut bad = self.bad.lock().unwrap_or_else(PoisonError::into_inner);
-        for record in found {
+        for record in records {
             bad.entry(record.position).or_insert_with(|| {
                 tracing::warn!(key = %record.key, reason = %record.reason, "broken record");
                 record
@@ -349,9 +349,9 @@ impl Batches {
                 .name(format!("batches-{number}"))
                 .spawn(move || {
                     for step in (first + number..end).step_by(ASSEMBLERS) {
-                        let made = assembler.make(step);
+                        let batch = assembler.make(step);
                         // The other end is gone once the iterator is dropped.
-                        if sender.send(made).is_err() {
+                        if sender.send(batch).is_err() {
                             break;
                         }
                     }
@@ -393,15 +393,15 @@ impl Iterator for Batches {
 
     fn next(&mut self) -> Option<Result<Batch, Error>> {
         while self.next_step < self.end_step {
-            let made = self.make(self.next_step);
+            let batch = self.make(self.next_step);
             self.next_step += 1;
-            match &made {
+            match &batch {
                 // All of it was broken; only sequential order can come to this.
                 Ok(batch) if batch.positions.is_empty() => continue,
                 Ok(_) => {}
                 Err(_) => self.next_step = self.end_step,
             }
-            return Some(made);
+            return Some(batch);
         }
         None
     }

@@ -273,12 +273,12 @@ fn broken(image: &[u8], key: impl FnOnce() -> String) -> Option<SkippedMember> {
     })
 }
 
-fn differences(indexed: &Table, found: &Table) -> Vec<SkippedMember> {
-    let rows = 0..indexed.len().max(found.len());
+fn differences(indexed: &Table, scanned: &Table) -> Vec<SkippedMember> {
+    let rows = 0..indexed.len().max(scanned.len());
     rows.filter_map(|row| {
         let hash = |table: &Table| table.hashes.get(row).copied();
-        let table = if row < found.len() { found } else { indexed };
-        (hash(indexed) != hash(found)).then(|| SkippedMember {
+        let table = if row < scanned.len() { scanned } else { indexed };
+        (hash(indexed) != hash(scanned)).then(|| SkippedMember {
             name: table.key(row),
             reason: "its content differs from the index".to_string(),
         })

@@ -107,13 +107,13 @@ fn read(path: &Path, part: &Part) -> Result<Listing, Error> {
     if rows.is_empty()
         && let Some(only) = &part.only
     {
-        let wanted: Vec<String> = only
+        let conditions: Vec<String> = only
             .iter()
             .map(|(column, text)| format!("{column} = {text}"))
             .collect();
         return Err(Error::Empty {
             path: path.to_path_buf(),
-            reason: format!("no row in it has {}", wanted.join(" and ")),
+            reason: format!("no row in it has {}", conditions.join(" and ")),
         });
     }
     let (numbers, classes) = numbered(path, &rows, part.classes.as_deref())?;
@@ -168,34 +168,35 @@ fn numbered(
     rows: &[(String, Vec<String>)],
     names: Option<&[String]>,
 ) -> Result<(HashMap<String, u32>, Vec<String>), Error> {
-    let found: HashSet<&String> = rows.iter().flat_map(|(_, classes)| classes).collect();
+    let occurring: HashSet<&String> = rows.iter().flat_map(|(_, classes)| classes).collect();
     let number = |text: &str| text.parse::<u32>().ok().filter(|number| *number != u32::MAX);
-    let all_numbers = found.iter().all(|class| number(class).is_some());
-    let mut numbers = HashMap::new();
-    let mut made: Vec<String> = vec![];
-    match names {
-        None if !all_numbers => {
-            made = found.iter().map(|class| (*class).clone()).collect();
-            made.sort_unstable();
+    let all_numbers = occurring.iter().all(|class| number(class).is_some());
+    let ordered: Vec<String> = match names {
+        Some(names) => names.to_vec(),
+        None if all_numbers => vec![],
+        None => {
+            let mut sorted: Vec<String> = occurring.iter().map(|class| (*class).clone()).collect();
+            sorted.sort_unstable();
+            sorted
         }
-        None => {}
-        Some(names) => made = names.to_vec(),
-    }
-    for class in found {
-        let place = match made.iter().position(|name| name == class) {
-            Some(place) => Some(place as u32),
-            None => number(class).filter(|number| made.is_empty() || (*number as usize) < made.len()),
-        };
-        let place = place.ok_or_else(|| {
-            wrong(
-                path,
-                format!(
-                    "class `{class}` is none of the {} classes of the data-set description",
-                    made.len()
-                ),
-            )
-        })?;
+    };
+    let places: HashMap<&String, u32> = ordered.iter().zip(0..).collect();
+    let mut numbers = HashMap::new();
+    for class in occurring {
+        let is_in_range = |number: &u32| ordered.is_empty() || (*number as usize) < ordered.len();
+        let place = places.get(class).copied();
+        let place = place
+            .or_else(|| number(class).filter(is_in_range))
+            .ok_or_else(|| {
+                wrong(
+                    path,
+                    format!(
+                        "class `{class}` is none of the {} classes of the data-set description",
+                        ordered.len()
+                    ),
+                )
+            })?;
         numbers.insert(class.clone(), place);
     }
-    Ok((numbers, made))
+    Ok((numbers, ordered))
 }

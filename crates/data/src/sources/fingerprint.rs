@@ -25,20 +25,20 @@ pub(crate) struct HashedKeys {
 impl HashedKeys {
     /// Sorts what an iterator gives; at most 2³² pairs.
     pub(crate) fn sorted<K: AsRef<str>>(pairs: impl ExactSizeIterator<Item = (K, [u8; 32])>) -> Self {
-        let mut made = HashedKeys {
+        let mut hashed = HashedKeys {
             ends: Vec::with_capacity(pairs.len()),
             hashes: Vec::with_capacity(pairs.len()),
             ..HashedKeys::default()
         };
         for (key, hash) in pairs {
-            made.keys.push_str(key.as_ref());
-            made.ends.push(made.keys.len());
-            made.hashes.push(hash);
+            hashed.keys.push_str(key.as_ref());
+            hashed.ends.push(hashed.keys.len());
+            hashed.hashes.push(hash);
         }
-        let mut order: Vec<u32> = (0..made.ends.len() as u32).collect();
-        order.sort_unstable_by(|a, b| made.pair(*a).cmp(&made.pair(*b)));
-        made.order = order;
-        made
+        let mut order: Vec<u32> = (0..hashed.ends.len() as u32).collect();
+        order.sort_unstable_by(|a, b| hashed.pair(*a).cmp(&hashed.pair(*b)));
+        hashed.order = order;
+        hashed
     }
 
     fn pair(&self, record: u32) -> (&str, &[u8; 32]) {

@@ -215,8 +215,8 @@ fn list_images(root: &Path) -> Result<Vec<Row>, Error> {
 }
 
 /// `3 .heic (such as `a/b.heic`), 1 .tiff (such as …)`; nothing where there are none.
-fn unread_formats(found: &BTreeMap<&str, (usize, String)>) -> Option<String> {
-    let parts: Vec<String> = found
+fn unread_formats(skipped: &BTreeMap<&str, (usize, String)>) -> Option<String> {
+    let parts: Vec<String> = skipped
         .iter()
         .map(|(format, (count, first))| format!("{count} .{format} (such as `{first}`)"))
         .collect();
@@ -339,17 +339,17 @@ pub(crate) fn with_hashes(
     let missing: Vec<usize> = (0..rows.len())
         .filter(|&at| {
             let row = &mut rows[at];
-            let found = known
+            let indexed = known
                 .get(&(row.folder.as_str(), row.name.as_str()))
                 .copied()
                 .filter(|&position| {
                     old.image_bytes[position] == row.image_bytes
                         && old.modified.get(position).copied() == row.modified
                 });
-            if let Some(position) = found {
+            if let Some(position) = indexed {
                 row.hash = old.hashes[position];
             }
-            found.is_none()
+            indexed.is_none()
         })
         .collect();
     if !missing.is_empty() {

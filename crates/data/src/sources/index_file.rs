@@ -97,13 +97,13 @@ impl IndexStore {
                 continue;
             }
             let in_cache = self.cache.as_deref() == Some(folder);
-            let made = if in_cache {
+            let folder_made = if in_cache {
                 fs::create_dir_all(folder)
             } else {
                 Ok(())
             };
-            let made = made.map_err(FileError::new("make", folder));
-            match made.and_then(|()| durable::write(&place, &content)) {
+            let folder_made = folder_made.map_err(FileError::new("make", folder));
+            match folder_made.and_then(|()| durable::write(&place, &content)) {
                 Ok(()) => return Some(place),
                 Err(error) => refusal = Some(error),
             }

@@ -51,11 +51,11 @@ impl PassMetadata {
         let rows = rows
             .as_ref()
             .map_err(|error| format!("`{}`: {error}", self.path.display()))?;
-        let wanted = hash(name);
-        let first = rows.offsets.partition_point(|(hash, _)| *hash < wanted);
+        let sought = hash(name);
+        let first = rows.offsets.partition_point(|(hash, _)| *hash < sought);
         for (_, offset) in rows.offsets[first..]
             .iter()
-            .take_while(|(hash, _)| *hash == wanted)
+            .take_while(|(hash, _)| *hash == sought)
         {
             let row = self
                 .row(*offset)
@@ -87,11 +87,11 @@ impl PassMetadata {
     /// The row of a record, by its key, whose last part is the image's name; nothing where there is no row.
     pub(crate) fn of_key(&self, key: &str) -> Result<Metadata, Error> {
         let name = key.rsplit('/').next().unwrap_or(key);
-        let found = self.get(name).map_err(|reason| Error::Record {
+        let row = self.get(name).map_err(|reason| Error::Record {
             key: key.to_string(),
             reason,
         })?;
-        Ok(found.unwrap_or_default())
+        Ok(row.unwrap_or_default())
     }
 }
 
@@ -167,10 +167,10 @@ mod tests {
         )
         .unwrap();
         let metadata = PassMetadata::find(folder.path()).unwrap();
-        let found = metadata.get("1c2d").unwrap().unwrap();
-        assert_eq!(found.photographer.as_deref(), Some("Ann Bé"));
-        assert_eq!(found.license.as_deref(), Some("Attribution License"));
-        assert_eq!((found.latitude, found.longitude), (Some(48.5), Some(-2.25)));
+        let row = metadata.get("1c2d").unwrap().unwrap();
+        assert_eq!(row.photographer.as_deref(), Some("Ann Bé"));
+        assert_eq!(row.license.as_deref(), Some("Attribution License"));
+        assert_eq!((row.latitude, row.longitude), (Some(48.5), Some(-2.25)));
         let other = metadata.get("ffee").unwrap().unwrap();
         assert_eq!((other.date_taken, other.latitude), (None, None));
         assert_eq!(metadata.get("none").unwrap(), None);

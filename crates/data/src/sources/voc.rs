@@ -3,7 +3,7 @@
 //! A class counts where some object of it is not `difficult`. Where all of its objects are, the picture is neither an
 //! example nor a counterexample, as in VOC's own lists of a class (0 there) and in VISSL's labels (-1).
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs;
 use std::path::Path;
 
@@ -74,15 +74,16 @@ fn read(
     let classes: Vec<String> = match classes {
         Some(classes) => classes.to_vec(),
         None => {
-            let found: BTreeSet<&String> = read.iter().flat_map(|(_, objects)| objects.keys()).collect();
-            found.into_iter().cloned().collect()
+            let names: BTreeSet<&String> = read.iter().flat_map(|(_, objects)| objects.keys()).collect();
+            names.into_iter().cloned().collect()
         }
     };
+    let numbers: HashMap<&String, u32> = classes.iter().zip(0..).collect();
     let mut records = Vec::with_capacity(names.len());
     for (name, (file, objects)) in names.iter().zip(read) {
         let (mut present, mut undecided) = (vec![], vec![]);
         for (class, is_easy) in objects {
-            let number = classes.iter().position(|known| *known == class).ok_or_else(|| {
+            let number = numbers.get(&class).copied().ok_or_else(|| {
                 wrong(
                     &annotations.join(format!("{name}.xml")),
                     format!(
@@ -90,7 +91,7 @@ fn read(
                         classes.len()
                     ),
                 )
-            })? as u32;
+            })?;
             match is_easy {
                 true => present.push(number),
                 false => undecided.push(number),
@@ -124,15 +125,15 @@ fn parse(text: &str) -> Result<Annotation, String> {
     while let Some((_, after)) = rest.split_once("<object>") {
         let (object, behind) = after.split_once("</object>").ok_or("an `object` does not end")?;
         rest = behind;
-        let mut own = String::new();
+        let mut without_parts = String::new();
         let mut left = object;
         while let Some((before, part)) = left.split_once("<part>") {
-            own.push_str(before);
+            without_parts.push_str(before);
             left = part.split_once("</part>").ok_or("a `part` does not end")?.1;
         }
-        own.push_str(left);
-        let name = element(&own, "name").ok_or("an `object` has no `name`")?;
-        let is_easy = element(&own, "difficult").is_none_or(|value| value != "1");
+        without_parts.push_str(left);
+        let name = element(&without_parts, "name").ok_or("an `object` has no `name`")?;
+        let is_easy = element(&without_parts, "difficult").is_none_or(|value| value != "1");
         *objects.entry(name).or_insert(false) |= is_easy;
     }
     Ok((element(text, "filename"), objects))
