@@ -388,6 +388,22 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn a_forward_pass_gives_an_error_for_a_tap_that_the_network_lacks() {
+        let device = Device::flex();
+        let images = || Tensor::<4>::ones([2, 3, 8, 8], &device);
+        let resnet = Encoder::new("small", "", &backbone(0, &device), NORMALIZE);
+        // Nobody called `check_taps` before.
+        let error = resnet.taps(images(), &[Tap::Pooled, Tap::ClassToken(1)]).unwrap_err();
+        assert!(error.to_string().contains("has no tokens"), "{error}");
+        let error = Encoder::pixels(NORMALIZE)
+            .taps(images(), &[Tap::Stage(Stage::Res4)])
+            .unwrap_err();
+        assert!(error.to_string().contains("has no stage `res4`"), "{error}");
+        let error = resnet.tap_shape(Tap::PatchMean, [8, 8]).unwrap_err();
+        assert!(error.to_string().contains("has no tokens"), "{error}");
+    }
+
+    #[test]
     fn places_that_a_network_lacks_are_refused() {
         let device = Device::flex();
         let refused = |encoder: &Encoder, tap| encoder.check_taps("x", &[tap]).unwrap_err().to_string();
