@@ -72,23 +72,25 @@ fn check_widths(protocol: &Protocol, encoder: &Encoder, test: &[Transform]) -> R
     let (Some(train), Some(test)) = (train.output_px(), view_group(test).output_px()) else {
         return Ok(());
     };
-    let places =
+    let shape =
         |tap: Tap, (width, height): (u32, u32)| encoder.tap_shape(tap, [height as usize, width as usize]);
-    let differs = |tap: &Tap| places(*tap, train) != places(*tap, test);
-    match protocol.taps().into_iter().find(differs) {
-        None => Ok(()),
-        Some(tap) => Err(Error::Config(format!(
-            "{}: `{}` has {} numbers for training images of {}×{} px and {} for test images of {}×{} px; give both the same size",
-            protocol.name(),
-            tap.name(),
-            places(tap, train).iter().product::<usize>(),
-            train.0,
-            train.1,
-            places(tap, test).iter().product::<usize>(),
-            test.0,
-            test.1,
-        ))),
+    for tap in protocol.taps() {
+        let (of_train, of_test) = (shape(tap, train)?, shape(tap, test)?);
+        if of_train != of_test {
+            return Err(Error::Config(format!(
+                "{}: `{}` has {} numbers for training images of {}×{} px and {} for test images of {}×{} px; give both the same size",
+                protocol.name(),
+                tap.name(),
+                of_train.iter().product::<usize>(),
+                train.0,
+                train.1,
+                of_test.iter().product::<usize>(),
+                test.0,
+                test.1,
+            )));
+        }
     }
+    Ok(())
 }
 
 /// Whether a protocol can be asked of records with these labels.

@@ -108,9 +108,12 @@ impl Encoder {
         }
     }
 
-    /// Features of normalised images at several places of the network, in their order; `[images, width]` each. Call
-    /// [`check_taps`](Self::check_taps) first: a place that the network lacks gives what it has instead.
-    pub fn taps(&self, images: Tensor<4>, taps: &[Tap]) -> Vec<Tensor<2>> {
+    /// Features of normalized images at several places of the network, in their order; `[images, width]` each.
+    ///
+    /// # Errors
+    /// [`Error::Config`] where the network lacks one of the places.
+    pub fn taps(&self, images: Tensor<4>, taps: &[Tap]) -> Result<Vec<Tensor<2>>, Error> {
+        self.check_taps("features", taps)?;
         let context = Context::evaluation();
         let deepest = taps.iter().map(|tap| match tap {
             Tap::Pooled | Tap::Stage(_) => 0,
@@ -123,7 +126,7 @@ impl Encoder {
             Network::Backbone(backbone) => Some(&**backbone),
             Network::Pixels => None,
         };
-        // One pass, whatever is asked for.
+        // One pass for all taps.
         let pooled = match network {
             Some(Backbone::ResNet(network)) => {
                 Some(network.forward_seeing(images, &context, |stage, map| {
@@ -144,32 +147,39 @@ impl Encoder {
             _ => Some(self.forward(images)),
         };
         let block = |number: usize| tokens.get(tokens.len().checked_sub(number)?);
-        let rest = || {
-            let last = block(1).map(|block| block.class.clone());
-            pooled.clone().or(last).expect("a pass gives one of them")
-        };
         let at = |tap: &Tap| match tap {
             Tap::Pooled => pooled.clone(),
             Tap::Stage(stage) => stages.get(stage).cloned(),
             Tap::ClassToken(number) => block(*number).map(|block| block.class.clone()),
             Tap::PatchMean => block(1).map(|block| block.patch_mean.clone()),
         };
-        taps.iter().map(|tap| at(tap).unwrap_or_else(rest)).collect()
+        let features = |tap: &Tap| {
+            at(tap).ok_or_else(|| {
+                Error::Config(format!("features: `{}` gave none at `{}`", self.name, tap.name()))
+            })
+        };
+        taps.iter().map(features).collect()
     }
 
     /// Channels and places of a tap for images of this height and width, px; their product is its width.
-    pub(crate) fn tap_shape(&self, tap: Tap, [height, width]: [usize; 2]) -> [usize; 2] {
+    ///
+    /// # Errors
+    /// [`Error::Config`] where the network lacks the tap.
+    pub(crate) fn tap_shape(&self, tap: Tap, [height, width]: [usize; 2]) -> Result<[usize; 2], Error> {
+        self.check_taps("features", &[tap])?;
         match (&self.network, tap) {
-            (Network::Pixels, _) => [3, height * width],
+            (Network::Pixels, _) => Ok([3, height * width]),
             (Network::Backbone(backbone), Tap::Stage(stage)) => {
                 let shapes = backbone
                     .as_resnet()
                     .map(|network| network.stage_shapes(height, width));
-                let found = shapes.into_iter().flatten().find(|(of, _)| *of == stage);
-                let [channels, rows, columns] = found.map_or([0; 3], |(_, map)| pooled_shape(map));
-                [channels, rows * columns]
+                let shape = shapes.into_iter().flatten().find(|(of, _)| *of == stage);
+                let [channels, rows, columns] = shape.map(|(_, map)| pooled_shape(map)).ok_or_else(|| {
+                    Error::Config(format!("features: `{}` has no stage `{}`", self.name, stage.name()))
+                })?;
+                Ok([channels, rows * columns])
             }
-            (Network::Backbone(backbone), _) => [backbone.features(), 1],
+            (Network::Backbone(backbone), _) => Ok([backbone.features(), 1]),
         }
     }
 
@@ -377,10 +387,10 @@ pub(crate) mod tests {
         for (network, taps) in networks {
             let encoder = Encoder::new("n", "", &network, NORMALIZE);
             encoder.check_taps("x", &taps).unwrap();
-            let together = encoder.taps(images.clone(), &taps);
+            let together = encoder.taps(images.clone(), &taps).unwrap();
             for (tap, together) in taps.iter().zip(together) {
-                let alone = encoder.taps(images.clone(), &[*tap]).remove(0);
-                let [channels, places] = encoder.tap_shape(*tap, [8, 8]);
+                let alone = encoder.taps(images.clone(), &[*tap]).unwrap().remove(0);
+                let [channels, places] = encoder.tap_shape(*tap, [8, 8]).unwrap();
                 assert_eq!(together.dims(), [2, channels * places], "{tap:?}");
                 together.into_data().assert_eq(&alone.into_data(), true);
             }

@@ -212,7 +212,7 @@ fn batches_of_rows(
             let mut rows = vec![];
             // Evaluation has one group of one view.
             for views in batch.views {
-                let features = encoder.taps(encoder.normalize.tensor(views, device), taps);
+                let features = encoder.taps(encoder.normalize.tensor(views, device), taps)?;
                 rows.extend(features.into_iter().map(|features| {
                     let width = features.dims()[1];
                     (

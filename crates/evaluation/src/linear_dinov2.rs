@@ -160,7 +160,7 @@ pub fn linear_dinov2(
             .map(|position| train_classes[kept[*position as usize]])
             .collect();
         for views in batch.views {
-            let parts = encoder.taps(encoder.normalize.tensor(views, device), &inputs.taps);
+            let parts = encoder.taps(encoder.normalize.tensor(views, device), &inputs.taps)?;
             grid.step(&parts, &truth, factor(step, config.steps));
         }
         let done = step + 1;

@@ -138,7 +138,7 @@ impl Config {
                     .map(|position| train_classes[*position as usize])
                     .collect();
                 for views in batch.views {
-                    let features = encoder.taps(encoder.normalize.tensor(views, device), &taps);
+                    let features = encoder.taps(encoder.normalize.tensor(views, device), &taps)?;
                     head.step(Tensor::cat(features, 1), &batch_classes);
                 }
                 if (step + 1) % steps_per_epoch == 0 {

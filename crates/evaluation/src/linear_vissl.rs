@@ -174,9 +174,12 @@ pub fn linear_vissl(
     let train_classes: Vec<u32> = labels.iter().filter_map(|label| classes.place(*label)).collect();
     let taps = config.taps();
     let group = view_group(&config.train_transforms);
-    let (width, height) = group.output_px().unwrap_or_default();
+    let (width, height) = group.output_px().ok_or_else(|| {
+        Error::Config(format!("`{PROTOCOL}.train_transforms` must bring every image to one size"))
+    })?;
     let size = [height as usize, width as usize];
-    let shapes: Vec<[usize; 2]> = taps.iter().map(|tap| encoder.tap_shape(*tap, size)).collect();
+    let shapes = taps.iter().map(|tap| encoder.tap_shape(*tap, size));
+    let shapes = shapes.collect::<Result<Vec<_>, _>>()?;
 
     let before = encoder.weights_hash();
     let total = config.epochs * config.seeds.len();
@@ -206,7 +209,7 @@ pub fn linear_vissl(
                 .map(|position| train_classes[*position as usize])
                 .collect();
             for views in batch.views {
-                let features = encoder.taps(encoder.normalize.tensor(views, device), &taps);
+                let features = encoder.taps(encoder.normalize.tensor(views, device), &taps)?;
                 for (head, features) in heads.iter_mut().zip(features) {
                     head.step(features, &truth);
                 }
@@ -240,7 +243,7 @@ pub fn linear_vissl(
             .map(|position| test_classes[*position as usize])
             .collect();
         for views in batch.views {
-            let features = encoder.taps(encoder.normalize.tensor(views, device), &taps);
+            let features = encoder.taps(encoder.normalize.tensor(views, device), &taps)?;
             for (tap, features) in features.into_iter().enumerate() {
                 for (seed, classifiers) in trained.iter().enumerate() {
                     ranks[tap][seed].extend(classifiers[tap].ranks(features.clone(), &truth));

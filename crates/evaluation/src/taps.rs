@@ -148,7 +148,10 @@ impl Inputs {
 
     /// For each input the places of its taps among `taps`.
     pub(crate) fn places(&self) -> Vec<Vec<usize>> {
-        let place = |tap: &Tap| self.taps.iter().position(|other| other == tap).unwrap_or(0);
+        let place = |tap: &Tap| {
+            let place = self.taps.iter().position(|other| other == tap);
+            place.expect("`taps` holds the taps of all inputs")
+        };
         let of = |input: &Input| input.taps().iter().map(place).collect();
         self.inputs.iter().map(of).collect()
     }

@@ -63,12 +63,12 @@ fn stages_are_torchvisions_pooled_by_pytorch() {
         let mut taps = vec![Tap::Pooled];
         taps.extend(Stage::ALL.map(Tap::Stage).into_iter().rev());
         let mut worst = 0.0f64;
-        for (tap, features) in taps.iter().zip(encoder.taps(images, &taps)) {
+        for (tap, features) in taps.iter().zip(encoder.taps(images, &taps).unwrap()) {
             let [rows, count] = features.dims();
             let key = format!("{name}.{}", tap.name());
             let about = FIXTURE.values(&format!("{key}.about"));
             assert_eq!((rows, count as f64), (2, about[0]), "{key}");
-            let [channels, places] = encoder.tap_shape(*tap, [height, width]);
+            let [channels, places] = encoder.tap_shape(*tap, [height, width]).unwrap();
             assert_eq!(channels * places, count, "{key}");
 
             let ours: Vec<f64> = features.into_data().iter::<f64>().collect();
