@@ -2,8 +2,7 @@
 of the data.
 
     python scripts/bench/frozen_features.py FEATURES.safetensors
-    RAYON_NUM_THREADS=2 PASSER_BENCH_FEATURES=$PWD/FEATURES.safetensors \
-        cargo test --release --lib -p evaluation -p cli beside_scikit_learn -- --nocapture
+    RAYON_NUM_THREADS=2 cargo run --release -p evaluation --example speed -- features FEATURES.safetensors
 
 Needs numpy, scikit-learn, safetensors, and faiss-cpu where it is to be compared; Linux. Threads: set OMP_NUM_THREADS. There are 10,000
 test rows whatever the number of training rows. Features are clouds of 200 classes in float32; k-means

@@ -2,8 +2,7 @@
 `linear-cached-grid` on the same: the accuracy of the classifier chosen on records held out, time, and peak memory on top of the data.
 
     python scripts/bench/linear_grid.py GRID.safetensors --threads 2 --seeds 8
-    RAYON_NUM_THREADS=2 PASSER_BENCH_GRID=$PWD/GRID.safetensors PASSER_BENCH_SEEDS=8 \
-        cargo test --release --lib -p evaluation -p cli grid_beside_pytorch -- --nocapture
+    RAYON_NUM_THREADS=2 cargo run --release -p evaluation --example speed -- grid GRID.safetensors 8
 
 Needs numpy, torch, safetensors; Linux. Features are clouds of 50 classes, 768 wide, at five taps (class tokens of the last four blocks,
 each noisier than the next, and a mean of patches), 10,000 records to learn from and 10,000 to test. Each side draws its own weights,

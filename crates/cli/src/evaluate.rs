@@ -2,14 +2,14 @@
 
 use crate::configs::{self, Kind};
 use crate::devices::DeviceArgument;
-use crate::failure::{Failure, make_folder_of};
+use crate::failure::Failure;
 use crate::progress::Progress;
 use crate::weights::WeightsArguments;
 use crate::{devices, provenance};
 use backbones::{BackboneConfig, Stem};
 use burn::tensor::Device;
 use data::terminal::escape;
-use evaluation::suite::{Cell, EncoderEntry, Suite, Surroundings};
+use evaluation::suite::{Cell, EncoderEntry, Suite, SuiteContext};
 use evaluation::{Encoder, Event, FeaturesJob, Job, Outcome, Plan, Provenance};
 use std::cell::RefCell;
 use std::path::{Path, PathBuf};
@@ -132,8 +132,8 @@ fn features(arguments: &FeaturesArguments) -> anyhow::Result<()> {
     let config: evaluation::Config = configs::read(&arguments.config, &arguments.sets, Kind::Evaluation)?;
     let device = arguments.device.open()?;
     config.validate().map_err(Failure::new)?;
-    let train = evaluation::read_features(&arguments.train, &config, evaluation::Part::Train)?;
-    let test = evaluation::read_features(&arguments.test, &config, evaluation::Part::Test)?;
+    let train = evaluation::read_features(&arguments.train, &config, evaluation::Split::Train)?;
+    let test = evaluation::read_features(&arguments.test, &config, evaluation::Split::Test)?;
     let job = FeaturesJob {
         train: &train,
         test: &test,
@@ -141,7 +141,7 @@ fn features(arguments: &FeaturesArguments) -> anyhow::Result<()> {
         device: &device,
         provenance: provenance(&device),
     };
-    let mut stage = Stage::default();
+    let mut stage = StageBar::default();
     let scores = evaluation::run_on_features(&config, &job, &mut |event| stage.show(event));
     stage.finish();
     let scores = scores?;
@@ -170,10 +170,8 @@ fn note_kept(kept: &[&str], out: &Path) {
 
 /// The scores, in the output folder of an evaluation.
 const RESULTS: &str = "result.json";
-/// The file with pictures, in the output folder of an evaluation or a suite.
+/// The file with pictures, in the output folder of an evaluation.
 const REPORT: &str = "report.html";
-/// The folder of a suite's reports, one for each encoder and data set.
-const REPORTS: &str = "reports";
 
 /// What people call these records: the name in their description, or the last part of where they lie.
 fn data_name(spec: &str) -> String {
@@ -183,15 +181,6 @@ fn data_name(spec: &str) -> String {
         trimmed.rsplit(['/', '\\']).next().unwrap_or(trimmed).to_string()
     };
     about.name.unwrap_or_else(last)
-}
-
-/// A name as a part of an address.
-fn address(name: &str) -> String {
-    let letter = |byte: u8| match byte {
-        b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'.' => char::from(byte).to_string(),
-        byte => format!("%{byte:02X}"),
-    };
-    name.bytes().map(letter).collect()
 }
 
 /// Runs a suite and writes its table.
@@ -209,15 +198,15 @@ fn suite(arguments: &SuiteArguments) -> anyhow::Result<()> {
         };
         open(path, &options, &device).map_err(|error| evaluation::with_causes(error.as_ref()))
     };
-    let stage = RefCell::new(Stage::default());
-    let mut known = |cell: &Cell, done: usize, total: usize| {
+    let stage = RefCell::new(StageBar::default());
+    let mut on_cell = |cell: &Cell, done: usize, total: usize| {
         stage.borrow_mut().finish();
-        let what = match (cell.quoted(), &cell.missing) {
+        let score = match (cell.quoted(), &cell.missing) {
             (Some(outcome), _) => format!("{:.4} ({})", outcome.value, outcome.metric),
             (None, reason) => format!("missing: {}", reason.as_deref().unwrap_or_default()),
         };
         eprintln!(
-            "{done}/{total} {} on {}, {}: {what}",
+            "{done}/{total} {} on {}, {}: {score}",
             cell.encoder, cell.data_set, cell.column
         );
     };
@@ -225,56 +214,35 @@ fn suite(arguments: &SuiteArguments) -> anyhow::Result<()> {
         configs::read::<evaluation::Config>(path, &[], Kind::Evaluation)
             .map_err(|error| evaluation::Error::Config(format!("{error:#}")))
     };
-    // Until the tables are written: two suites would take turns in making the same features, and in failing.
-    make_folder_of(&arguments.out.join("table.md"))?;
-    let _lock = evaluation::lock(&arguments.out)?;
-    let cells = evaluation::suite::run(
+    let tables = evaluation::suite::run(
         &content,
-        &mut Surroundings {
+        &mut SuiteContext {
             folder: arguments.file.parent().unwrap_or(Path::new("")),
             out: &arguments.out,
             device: &device,
             provenance: provenance(&device),
+            read: &read,
             open: &open_entry,
-            reports: (!arguments.no_report).then_some(REPORTS),
-            known: &mut known,
+            reports: !arguments.no_report,
+            on_cell: &mut on_cell,
+            progress: &mut |event| stage.borrow_mut().show(event),
         },
-        &read,
-        &mut |event| stage.borrow_mut().show(event),
     );
     stage.borrow_mut().finish();
-    let cells = cells?;
-    let table = evaluation::suite::markdown(&cells);
-    training::write_json_atomically(&arguments.out.join("table.json"), &cells)?;
-    for (name, text) in [
-        ("table.md", &table),
-        ("table.csv", &evaluation::suite::csv(&cells)),
-    ] {
-        training::write_atomically(&arguments.out.join(name), text.as_bytes())?;
+    let tables = tables?;
+    print!("{}", tables.markdown);
+    for file in &tables.files {
+        eprintln!("{}", file.display());
     }
-    let mut written = vec!["table.md", "table.csv", "table.json"];
-    if !arguments.no_report {
-        let link = |cell: &Cell| {
-            let path = evaluation::suite::report_path(&arguments.out, REPORTS, &cell.encoder, &cell.data_set);
-            let (encoder, data_set) = (address(&cell.encoder), address(&cell.data_set));
-            path.exists()
-                .then(|| format!("{REPORTS}/{encoder}/{data_set}.html"))
-        };
-        let page = evaluation::report::suite_page(&cells, &link);
-        training::write_atomically(&arguments.out.join(REPORT), page.as_bytes())?;
-        written.push(REPORT);
-    }
-    print!("{table}");
-    for name in written {
-        eprintln!("{}", arguments.out.join(name).display());
-    }
-    let missing = cells.iter().filter(|cell| cell.missing.is_some()).count();
+    let missing = tables.cells.iter().filter(|cell| cell.missing.is_some()).count();
     if missing > 0 {
         return Err(Failure::new(format!(
             "{missing} of {} scores are missing; the table has the reasons",
-            cells.len()
+            tables.cells.len()
         ))
-        .hint("mend what they name and run the same command again: only those are computed")
+        .hint(
+            "correct what the reasons name and run the same command again: only missing scores are computed",
+        )
         .into());
     }
     Ok(())
@@ -368,7 +336,7 @@ pub(crate) fn evaluate(
             "note: {note}; `test_transforms` in the config sets the size (configs/evaluate/small-images.toml is for 32 px)"
         );
     }
-    let mut stage = Stage::default();
+    let mut stage = StageBar::default();
     let mut done = plan.run(&mut |event| stage.show(event));
     if let (Ok(()), Some(name)) = (&done, report) {
         done = plan
@@ -388,11 +356,11 @@ pub(crate) fn evaluate(
 
 /// A bar for each stage of an evaluation in turn.
 #[derive(Default)]
-pub(crate) struct Stage {
+pub(crate) struct StageBar {
     current: Option<(String, Progress)>,
 }
 
-impl Stage {
+impl StageBar {
     /// Shows an event, changing bars where its stage is a new one.
     pub(crate) fn show(&mut self, event: Event<'_>) {
         if self.current.as_ref().is_none_or(|(name, _)| name != event.stage) {

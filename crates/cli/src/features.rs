@@ -2,11 +2,11 @@
 
 use crate::configs::{self, Kind};
 use crate::devices::DeviceArgument;
-use crate::evaluate::{self, Stage};
+use crate::evaluate::{self, StageBar};
 use crate::failure::{Failure, make_folder_of};
 use crate::weights::WeightsArguments;
 use data::{Filter, LoaderConfig, Transform, ViewGroup};
-use evaluation::{Encoder, Event, FeatureType, Features, Tap, Unfinished, Writing};
+use evaluation::{Encoder, Event, Extraction, FeatureType, Features, Tap, Unfinished, Writing};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -144,19 +144,17 @@ pub(crate) fn run(arguments: Arguments) -> anyhow::Result<()> {
         unfinished: Unfinished::Refuse,
         set: "data",
     };
-    let mut stage = Stage::default();
+    let mut stage = StageBar::default();
     let mut show = |event: Event<'_>| stage.show(event);
-    let written = evaluation::extract_to_file(
-        &encoder,
-        &dataset,
-        &transforms,
-        &taps,
-        &config,
-        &device,
-        &arguments.out,
-        writing,
-        &mut show,
-    );
+    let extraction = Extraction {
+        encoder: &encoder,
+        dataset: &dataset,
+        transforms: &transforms,
+        taps: &taps,
+        data: &config,
+        device: &device,
+    };
+    let written = extraction.write(&arguments.out, writing, &mut show);
     stage.finish();
     let written = written?;
     for (tap, width) in &written.widths {

@@ -2,7 +2,7 @@
 
 use crate::configs::Kind;
 use crate::devices::DeviceArgument;
-use crate::evaluate::{Stage, print_table};
+use crate::evaluate::{StageBar, print_table};
 use crate::failure::{Failure, Interrupted};
 use crate::output::counted;
 use crate::pretrain::skipped;
@@ -13,7 +13,7 @@ use anyhow::Context;
 use burn::tensor::Device;
 use data::Dataset;
 use evaluation::Provenance;
-use evaluation::finetune::{Config, Happening, Job, Verdict};
+use evaluation::finetune::{Config, FinetuneEvent, FinetuneResult, Job};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use training::{Event, LoadedEncoder, RunOptions};
@@ -81,7 +81,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
         return Err(Failure::new("`--train`, `--test` and `--out` are needed").into());
     };
     let (train, test) = (Dataset::open(train)?, Dataset::open(test)?);
-    let verdict = finetune(
+    let result = finetune(
         &config,
         encoder.as_ref(),
         [train, test],
@@ -89,9 +89,9 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
         arguments.resume,
         &device,
     )?;
-    crate::pretrain::report_bad_records(&verdict.summary.bad_records);
-    let summary = verdict.summary;
-    let Some(outcomes) = verdict.outcomes else {
+    crate::pretrain::report_bad_records(&result.summary.bad_records);
+    let summary = result.summary;
+    let Some(outcomes) = result.outcomes else {
         eprintln!(
             "interrupted at step {} of {}; go on with the same command and `--resume`",
             summary.step, summary.steps
@@ -169,7 +169,7 @@ fn finetune(
     out: &Path,
     resume: bool,
     device: &Device,
-) -> anyhow::Result<Verdict> {
+) -> anyhow::Result<FinetuneResult> {
     let mut facts = provenance::facts(device);
     if let Some(encoder) = encoder {
         facts.insert("encoder".into(), encoder.hash.clone().into());
@@ -193,9 +193,9 @@ fn finetune(
         },
     };
     let mut shown: Option<Progress> = None;
-    let mut stage = Stage::default();
-    let verdict = evaluation::finetune::run(config, &job, &mut |happening| match happening {
-        Happening::Training(Event::Start {
+    let mut stage = StageBar::default();
+    let result = evaluation::finetune::run(config, &job, &mut |event| match event {
+        FinetuneEvent::Training(Event::Start {
             step,
             steps,
             steps_per_epoch,
@@ -209,12 +209,12 @@ fn finetune(
             );
             shown = Some(Progress::new("step", step as u64, steps as u64));
         }
-        Happening::Training(Event::Step { step }) => {
+        FinetuneEvent::Training(Event::Step { step }) => {
             if let Some(progress) = &mut shown {
                 progress.at(step as u64);
             }
         }
-        Happening::Training(Event::Log(line)) => {
+        FinetuneEvent::Training(Event::Log(line)) => {
             if let Some(progress) = &mut shown {
                 let note = format!(
                     "epoch {} loss {:.4} lr {:.2e} {:.0} images/s{}",
@@ -227,16 +227,16 @@ fn finetune(
                 progress.note(line.step as u64, &note);
             }
         }
-        Happening::Training(Event::Checkpoint(checkpoint)) => {
+        FinetuneEvent::Training(Event::Checkpoint(checkpoint)) => {
             tracing::info!("checkpoint `{}`", checkpoint.path.display());
         }
-        Happening::Validated(line) => {
+        FinetuneEvent::Validated(line) => {
             if let Some(progress) = &mut shown {
                 let note = format!("epoch {} validation top1 {:.2} %", line.epoch, 100.0 * line.top1);
                 progress.note(line.step as u64, &note);
             }
         }
-        Happening::Testing(event) => {
+        FinetuneEvent::Testing(event) => {
             if let Some(progress) = shown.take() {
                 progress.finish();
             }
@@ -247,5 +247,5 @@ fn finetune(
         progress.finish();
     }
     stage.finish();
-    Ok(verdict?)
+    Ok(result?)
 }

@@ -1,8 +1,9 @@
-//! What is evaluated: a frozen network with its normalisation, or the pixels themselves as the baseline to beat.
+//! What is evaluated: a frozen network with its normalization, or the pixels themselves as the baseline to beat.
+
+mod stage_pooling;
+mod taps;
 
 use crate::error::Error;
-use crate::stage::{pooled as pooled_stage, pooled_shape};
-use crate::taps::Tap;
 use backbones::{Backbone, Context, state_dict};
 use burn::module::Module;
 use burn::tensor::Tensor;
@@ -10,6 +11,10 @@ use data::{Transform, ViewGroup};
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use training::Normalize;
+
+pub use taps::{Input, POOLED, Tap};
+
+use stage_pooling::{pooled as pooled_stage, pooled_shape};
 
 /// For each image and head, how much the class token attends to each patch.
 pub(crate) type AttentionOfImages = Vec<Vec<Vec<f64>>>;
@@ -58,7 +63,7 @@ impl Encoder {
         }
     }
 
-    /// No network at all: features are the normalised pixels of the transformed image, `[3, height, width]` in a row.
+    /// No network at all: features are the normalized pixels of the transformed image, `[3, height, width]` in a row.
     pub fn pixels(normalize: Normalize) -> Self {
         Self {
             name: "raw pixels".into(),
@@ -96,7 +101,7 @@ impl Encoder {
         })
     }
 
-    /// Features of normalised images.
+    /// Features of normalized images.
     ///
     /// # Shapes
     /// - `images`: `[images, 3, height, width]`
@@ -175,7 +180,11 @@ impl Encoder {
                     .map(|network| network.stage_shapes(height, width));
                 let shape = shapes.into_iter().flatten().find(|(of, _)| *of == stage);
                 let [channels, rows, columns] = shape.map(|(_, map)| pooled_shape(map)).ok_or_else(|| {
-                    Error::Config(format!("features: `{}` has no stage `{}`", self.name, stage.name()))
+                    Error::Config(format!(
+                        "features: `{}` has no stage `{}`",
+                        self.name,
+                        stage.name()
+                    ))
                 })?;
                 Ok([channels, rows * columns])
             }
@@ -238,7 +247,7 @@ impl Encoder {
     /// patches; none where the network has no attention.
     ///
     /// # Shapes
-    /// - `images`: `[images, 3, height, width]`, normalised
+    /// - `images`: `[images, 3, height, width]`, normalized
     /// - output: `[images][heads][rows * columns]`; what goes to other tokens is left out
     pub(crate) fn attention(&self, images: Tensor<4>) -> Option<(AttentionOfImages, [usize; 2])> {
         let Network::Backbone(backbone) = &self.network else {
@@ -305,24 +314,9 @@ pub fn weights_hash(backbone: &Backbone) -> String {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
-    use backbones::{BackboneConfig, Init, ResNetConfig, Stage, Stem};
+    use crate::testing::{NORMALIZE, backbone};
+    use backbones::{BackboneConfig, Init, Stage};
     use burn::tensor::Device;
-
-    pub(crate) const NORMALIZE: Normalize = Normalize {
-        mean: [0.5; 3],
-        std: [0.25; 3],
-    };
-
-    /// A small network for small images.
-    pub(crate) fn backbone(seed: u64, device: &Device) -> Backbone {
-        BackboneConfig::Resnet(ResNetConfig {
-            depth: 18,
-            width: 4,
-            stem: Stem::Small,
-            zero_init_residual: false,
-        })
-        .init(&Init::new(seed, device))
-    }
 
     #[test]
     fn the_hash_is_that_of_the_weights() {
@@ -403,7 +397,9 @@ pub(crate) mod tests {
         let images = || Tensor::<4>::ones([2, 3, 8, 8], &device);
         let resnet = Encoder::new("small", "", &backbone(0, &device), NORMALIZE);
         // Nobody called `check_taps` before.
-        let error = resnet.taps(images(), &[Tap::Pooled, Tap::ClassToken(1)]).unwrap_err();
+        let error = resnet
+            .taps(images(), &[Tap::Pooled, Tap::ClassToken(1)])
+            .unwrap_err();
         assert!(error.to_string().contains("has no tokens"), "{error}");
         let error = Encoder::pixels(NORMALIZE)
             .taps(images(), &[Tap::Stage(Stage::Res4)])

@@ -99,7 +99,7 @@ pub enum Error {
     },
 
     /// The images of both sets reached the encoder in different ways.
-    #[error("training and test features were made with different transforms or normalisation")]
+    #[error("training and test features were made with different transforms or normalization")]
     TransformsMismatch,
 
     /// A number that 16 bit cannot hold.
@@ -120,14 +120,14 @@ pub enum Error {
         set: &'static str,
     },
 
-    /// A supervised protocol met unlabelled records.
+    /// A supervised protocol met unlabeled records.
     #[error("the {set} set has no labels, and this protocol needs one class a record")]
-    Unlabelled {
+    Unlabeled {
         /// "training" or "test".
         set: &'static str,
     },
 
-    /// Labelled and unlabelled records, or classes and sets of classes, in one data set.
+    /// Labeled and unlabeled records, or classes and sets of classes, in one data set.
     #[error("record `{key}` has {got}, unlike the records before it, which have {expected}")]
     MixedLabels {
         /// The first record that differs.
@@ -216,12 +216,12 @@ pub enum Error {
         classes: usize,
     },
 
-    /// More neighbours asked for than there are.
+    /// More neighbors asked for than there are.
     #[error("{protocol}: {neighbors} neighbors asked for, but the training set has {records} records")]
     Neighbors {
         /// The protocol's name.
         protocol: &'static str,
-        /// The largest number of neighbours asked for.
+        /// The largest number of neighbors asked for.
         neighbors: usize,
         /// Records in the training set.
         records: usize,
@@ -240,12 +240,12 @@ pub enum Error {
 
     /// Episodes with more classes than have enough records.
     #[error(
-        "few-shot: {ways} classes with {shots} labelled and {queries} other records each are needed, and {classes} have them"
+        "few-shot: {ways} classes with {shots} labeled and {queries} other records each are needed, and {classes} have them"
     )]
     Episodes {
         /// Classes in an episode.
         ways: usize,
-        /// Labelled records of each.
+        /// Labeled records of each.
         shots: usize,
         /// Records of each to classify.
         queries: usize,
@@ -388,7 +388,7 @@ impl Error {
             Self::TransformsMismatch => "extract both with one size and one `--mean` and `--std`",
             Self::AboveF16 { .. } => "write f32",
             Self::Occupied { .. } => "give another `--out`, or remove what lies there",
-            Self::Unlabelled { .. } => {
+            Self::Unlabeled { .. } => {
                 "give a folder of `CLASS/name.jpg`, shards with `.cls` members, or features with a tensor `labels`"
             }
             Self::MixedLabels { .. } => "label all records or none, and all in one way",

@@ -20,7 +20,7 @@ mod run;
 mod subset;
 
 pub use mixing::Config as Mixing;
-pub use run::{Happening, Job, ValidationLine, Verdict, run};
+pub use run::{FinetuneEvent, FinetuneResult, Job, ValidationLine, run};
 pub use subset::{Choice, SemiSupervised, Validation};
 
 use backbones::BackboneConfig;

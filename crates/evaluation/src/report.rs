@@ -1,4 +1,4 @@
-//! The report of an evaluation as one HTML file: scores, confusion matrix, results by class, mistakes, nearest neighbours, a map of
+//! The report of an evaluation as one HTML file: scores, confusion matrix, results by class, mistakes, nearest neighbors, a map of
 //! the features, attention, and what all this was made from. It loads nothing and opens from disk.
 //!
 //! Pictures are chosen by a fixed draw, so the same evaluation gives the same file.
@@ -7,24 +7,23 @@ mod findings;
 mod page;
 mod pictures;
 mod sections;
-mod suite;
 mod tsne;
 
-use crate::config::{Config, Protocol};
 use crate::encoder::Encoder;
 use crate::error::Error;
 use crate::features::Features;
 use crate::progress::Event;
 use crate::result::Outcome;
+use crate::solvers::Voting;
 use burn::tensor::Device;
-use data::Dataset;
-use data::html::escape;
-use findings::{Predictions, Voting};
-use page::Page;
+use data::{Dataset, Transform};
+use findings::Predictions;
+use maud::{Markup, html};
 use sections::{attention, classes, confusion, map, mistakes, neighbors, origin, results};
 use std::sync::Arc;
 
-pub use suite::suite_page;
+pub(crate) use page::{Page, column, table};
+pub(crate) use sections::value;
 
 /// Seed of the draws: which records are shown.
 const SEED: u64 = 0;
@@ -34,7 +33,10 @@ pub(crate) struct Content<'a> {
     /// What the records are called.
     pub(crate) data_name: &'a str,
     pub(crate) encoder: &'a Encoder,
-    pub(crate) config: &'a Config,
+    /// What is done to a test image before the encoder sees it.
+    pub(crate) test_transforms: &'a [Transform],
+    /// The votes that predictions are made by; absent: a usual kNN.
+    pub(crate) voting: Option<Voting>,
     pub(crate) outcomes: &'a [Outcome],
     /// Without rows where no protocol needed them.
     pub(crate) train: &'a Features,
@@ -64,7 +66,7 @@ pub(crate) fn report(content: &Content<'_>, progress: &mut dyn FnMut(Event<'_>))
     let predictions = Predictions::make(
         content.train,
         content.test,
-        voting(content.config),
+        content.voting.unwrap_or(VOTING),
         content.device,
     );
     if let Some((predictions, _)) = &predictions {
@@ -73,7 +75,7 @@ pub(crate) fn report(content: &Content<'_>, progress: &mut dyn FnMut(Event<'_>))
         page.section("mistakes", "Mistakes", mistakes(content, predictions));
     }
     finished();
-    page.section("neighbors", "Nearest neighbours", neighbors(content)?);
+    page.section("neighbors", "Nearest neighbors", neighbors(content)?);
     finished();
     page.section("map", "Map of the features", map(content)?);
     finished();
@@ -83,38 +85,28 @@ pub(crate) fn report(content: &Content<'_>, progress: &mut dyn FnMut(Event<'_>))
     Ok(page.html())
 }
 
-/// The kNN protocol of the config, if it has one: its numbers are those that the report's predictions are made with.
-fn voting(config: &Config) -> Voting {
-    let asked = config.protocols.iter().find_map(|protocol| match protocol {
-        Protocol::KnnDino(knn) => Some((knn.headline_neighbors, knn.temperature)),
-        Protocol::KnnVissl(knn) => Some((knn.neighbors, knn.temperature)),
-        _ => None,
-    });
-    let (neighbors, temperature) = asked.unwrap_or((20, 0.07));
-    Voting {
-        neighbors,
-        temperature,
-    }
-}
+/// The votes that predictions are made by if no protocol of the config votes: DINO's usual kNN.
+const VOTING: Voting = Voting {
+    neighbors: 20,
+    temperature: 0.07,
+};
 
-fn lead(content: &Content<'_>) -> String {
-    let quoted = content.outcomes.iter().filter(|outcome| outcome.headline);
-    let quoted: Vec<String> = quoted
-        .map(|outcome| {
-            let value = sections::value(outcome);
-            format!("{} <strong>{value}</strong>", escape(&outcome.protocol))
-        })
-        .collect();
-    let step = content.encoder.step.map_or_else(String::new, |step| match step {
-        1 => ", after 1 step".to_owned(),
-        step => format!(", after {step} steps"),
-    });
-    format!(
-        "<p>{}{}. {} test records; test labels chose no setting.</p>",
-        quoted.join(" · "),
-        escape(&step),
-        content.test.records()
-    )
+fn lead(content: &Content<'_>) -> Markup {
+    let headlines = content.outcomes.iter().filter(|outcome| outcome.headline);
+    html! {
+        p {
+            @for (place, outcome) in headlines.enumerate() {
+                @if place > 0 { " · " }
+                (outcome.protocol) " " strong { (value(outcome)) }
+            }
+            @match content.encoder.step {
+                None => {}
+                Some(1) => ", after 1 step",
+                Some(step) => { ", after " (step) " steps" }
+            }
+            ". " (content.test.records()) " test records; test labels chose no setting."
+        }
+    }
 }
 
 #[cfg(test)]

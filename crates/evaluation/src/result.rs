@@ -15,7 +15,7 @@ pub struct Score {
     pub headline: bool,
     /// Where several seeds were run.
     pub spread: Option<Spread>,
-    /// What this number adds to the protocol's settings: the number of neighbours, the C that was chosen.
+    /// What this number adds to the protocol's settings: the number of neighbors, the C that was chosen.
     pub details: serde_json::Map<String, serde_json::Value>,
 }
 
@@ -96,14 +96,14 @@ pub struct Outcome {
     pub settings: serde_json::Value,
     /// How test images were brought to the encoder's size.
     pub test_transforms: serde_json::Value,
-    /// How images were normalised.
+    /// How images were normalized.
     pub normalize: serde_json::Value,
     /// Commit of the program.
     pub commit: String,
     /// Device that the encoder ran on.
     pub device: String,
     /// SHA-256 (hexadecimal) over all that decides this score: protocol with its settings, encoder, records, labels,
-    /// transforms, normalisation, commit and device. An evaluation that asks the same again takes the stored score.
+    /// transforms, normalization, commit and device. An evaluation that asks the same again takes the stored score.
     #[serde(default)]
     pub asked: String,
 }

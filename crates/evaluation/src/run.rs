@@ -1,43 +1,43 @@
 //! A whole evaluation: features of both data sets (made once, stored, used again), every protocol, `result.json`.
 
-use crate::check::check;
-use crate::config::{Config, Protocol};
+mod on_features;
+mod preflight;
+mod results_folder;
+
+use crate::config::Config;
 use crate::encoder::Encoder;
 use crate::error::{Error, io};
-use crate::extract::{Writing, extract_to_file, origin};
-use crate::features::{Features, Origin};
-use crate::linear_dinov2::linear_dinov2;
-use crate::linear_probe;
-use crate::linear_probe::Probe;
-use crate::linear_vissl::linear_vissl;
-use crate::partial::{FeatureType, Unfinished};
+use crate::features::{
+    Extraction, FeatureCache, FeatureType, Features, Origin, Records, Unfinished, Writing, origin,
+};
 use crate::progress::Event;
+use crate::protocols::{Bench, Pipeline};
 use crate::report::{Content, report};
 use crate::result::{Outcome, Provenance};
-use crate::scores::{Answer, Scores, Subject, hash_of, short};
-use crate::store::{Records, Store};
-use crate::stored_features::{answer_of_features, counted};
-use crate::task::Part;
-use crate::view_diagnostics::view_diagnostics;
+use crate::split::Split;
+use crate::task::Splits;
 use burn::tensor::Device;
+use results_folder::{Counted, ResultsFolder, RunIdentity, hash_of, short};
 use serde_json::json;
 use std::path::Path;
 use std::sync::Arc;
 
-/// Whom to ask about what, and where to put the answers.
+pub use on_features::{FeaturesJob, FeaturesScores, read_features, run_on_features};
+
+/// Inputs and output folder of one evaluation.
 #[derive(Clone, Debug)]
 pub struct Job<'a> {
     /// What is evaluated.
     pub encoder: &'a Encoder,
-    /// Labelled records to learn from.
+    /// Labeled records to learn from.
     pub train: Records,
-    /// Labelled records to be scored on.
+    /// Labeled records to be scored on.
     pub test: Records,
     /// Folder for `features-train.safetensors`, `features-test.safetensors` and `result.json`; made if need be.
     pub out: &'a Path,
     /// Features that several evaluations share; they lie in its folder under a hash of what they are of. Absent: those of this
     /// evaluation alone, in `out`.
-    pub shared_features: Option<Arc<Store>>,
+    pub shared_features: Option<Arc<FeatureCache>>,
     /// Device of the encoder's weights, without autodiff.
     pub device: &'a Device,
     /// What only the program knows about itself.
@@ -60,18 +60,18 @@ pub fn run(
 
 /// An evaluation that can be carried out, and what of it is done already.
 ///
-/// Features lying in the output folder are used again if encoder, data, labels, transforms and normalisation are the same;
+/// Features lying in the output folder are used again if encoder, data, labels, transforms and normalization are the same;
 /// scores in its `result.json` if settings, commit and device are as well.
 #[derive(Debug)]
 pub struct Plan<'a> {
     config: Config,
-    /// With the config's normalisation.
+    /// With the config's normalization.
     encoder: Encoder,
     job: Job<'a>,
     train: Origin,
     test: Origin,
-    store: Arc<Store>,
-    scores: Scores,
+    store: Arc<FeatureCache>,
+    scores: ResultsFolder,
 }
 
 impl<'a> Plan<'a> {
@@ -83,7 +83,7 @@ impl<'a> Plan<'a> {
     /// records.
     pub fn new(config: &Config, job: &Job<'a>) -> Result<Self, Error> {
         config.validate().map_err(Error::Config)?;
-        check(config, job.encoder, &job.train, &job.test)?;
+        preflight::check(config, job.encoder, &job.train, &job.test)?;
         let mut encoder = job.encoder.clone();
         encoder.normalize = config.normalize.unwrap_or(encoder.normalize);
         let origin = |records: &Records| -> Result<Origin, Error> {
@@ -91,17 +91,17 @@ impl<'a> Plan<'a> {
             Ok(origin(&encoder, records, labels, &config.test_transforms))
         };
         let (train, test) = (origin(&job.train)?, origin(&job.test)?);
-        let subject = Subject {
+        let identity = RunIdentity {
             train: train.clone(),
             test: test.clone(),
             encoder_step: encoder.step,
             provenance: job.provenance.clone(),
         };
         Ok(Self {
-            scores: Scores::open(job.out, &config.protocols, subject)?,
+            scores: ResultsFolder::open(job.out, &config.protocols, identity)?,
             train,
             test,
-            store: (job.shared_features.clone()).unwrap_or_else(|| Arc::new(Store::new(job.out))),
+            store: (job.shared_features.clone()).unwrap_or_else(|| Arc::new(FeatureCache::new(job.out))),
             config: config.clone(),
             encoder,
             job: job.clone(),
@@ -130,24 +130,38 @@ impl<'a> Plan<'a> {
     pub fn run(&mut self, progress: &mut dyn FnMut(Event<'_>)) -> Result<(), Error> {
         let out = self.job.out;
         std::fs::create_dir_all(out).map_err(io(out, "creating the output folder"))?;
-        let asked = self.scores.asked();
-        if asked.is_empty() {
+        let missing = self.scores.missing();
+        if missing.is_empty() {
             return Ok(());
         }
-        let needs_train = |place: &usize| self.config.protocols[*place].needs_train_features();
-        let needs_train = asked.iter().any(needs_train);
-        let test = self.features(Part::Test, progress)?;
-        let train = match needs_train {
-            true => self.features(Part::Train, progress)?,
-            false => Arc::default(),
+        let needs_train = missing
+            .iter()
+            .any(|place| self.config.protocols[*place].needs().train_features);
+        let (train, test) = self.both_features(needs_train, progress)?;
+        let splits = Splits {
+            train: &train,
+            test: &test,
         };
-        for place in asked {
+        for place in missing {
             let protocol = &self.config.protocols[place];
             tracing::info!(protocol = protocol.name(), "evaluating");
-            let answer = self
-                .answer(protocol, &train, &test, progress)
+            let mut bench = Bench {
+                splits,
+                pipeline: Some(Pipeline {
+                    encoder: &self.encoder,
+                    train: &self.job.train,
+                    test: &self.job.test,
+                    test_transforms: &self.config.test_transforms,
+                    data: &self.config.data,
+                }),
+                device: self.job.device,
+                progress: &mut *progress,
+            };
+            let scored = protocol
+                .run(&mut bench)
                 .map_err(|error| error.of(protocol.name()))?;
-            self.scores.enter(place, answer)?;
+            let counted = Counted::new(scored, splits, self.job.train.len());
+            self.scores.enter(place, counted)?;
         }
         Ok(())
     }
@@ -172,16 +186,16 @@ impl<'a> Plan<'a> {
         outcomes: &[Outcome],
         progress: &mut dyn FnMut(Event<'_>),
     ) -> Result<String, Error> {
-        let needs_train = self.config.protocols.iter().any(Protocol::needs_train_features);
-        let test = self.features(Part::Test, progress)?;
-        let train = match needs_train {
-            true => self.features(Part::Train, progress)?,
-            false => Arc::default(),
-        };
+        let (train, test) = self.both_features(self.config.needs_train_features(), progress)?;
         let content = Content {
             data_name,
             encoder: &self.encoder,
-            config: &self.config,
+            test_transforms: &self.config.test_transforms,
+            voting: self
+                .config
+                .protocols
+                .iter()
+                .find_map(|protocol| protocol.voting()),
             outcomes,
             train: &train,
             test: &test,
@@ -192,16 +206,30 @@ impl<'a> Plan<'a> {
         report(&content, progress)
     }
 
+    /// Features of both splits; those of the train split are empty if they are not needed.
+    fn both_features(
+        &self,
+        needs_train: bool,
+        progress: &mut dyn FnMut(Event<'_>),
+    ) -> Result<(Arc<Features>, Arc<Features>), Error> {
+        let test = self.features(Split::Test, progress)?;
+        let train = match needs_train {
+            true => self.features(Split::Train, progress)?,
+            false => Arc::default(),
+        };
+        Ok((train, test))
+    }
+
     /// The stored features if they are still those that would be made, else new ones.
-    fn features(&self, part: Part, progress: &mut dyn FnMut(Event<'_>)) -> Result<Arc<Features>, Error> {
-        let (records, wanted, file, stage) = match part {
-            Part::Train => (
+    fn features(&self, split: Split, progress: &mut dyn FnMut(Event<'_>)) -> Result<Arc<Features>, Error> {
+        let (records, wanted, file, stage) = match split {
+            Split::Train => (
                 &self.job.train,
                 &self.train,
                 "features-train.safetensors",
                 "features of the training set",
             ),
-            Part::Test => (
+            Split::Test => (
                 &self.job.test,
                 &self.test,
                 "features-test.safetensors",
@@ -215,22 +243,20 @@ impl<'a> Plan<'a> {
         let writing = Writing {
             feature_type: FeatureType::F32,
             unfinished: Unfinished::Discard,
-            set: part.name(),
+            set: split.name(),
         };
         self.store
             .get(&file, wanted, &self.config.stored_taps(), |taps, path| {
                 let mut named = |event: Event<'_>| progress(Event { stage, ..event });
-                let written = extract_to_file(
-                    &self.encoder,
-                    records,
-                    &self.config.test_transforms,
+                let extraction = Extraction {
+                    encoder: &self.encoder,
+                    dataset: records,
+                    transforms: &self.config.test_transforms,
                     taps,
-                    &self.config.data,
-                    self.job.device,
-                    path,
-                    writing,
-                    &mut named,
-                )?;
+                    data: &self.config.data,
+                    device: self.job.device,
+                };
+                let written = extraction.write(path, writing, &mut named)?;
                 if written.bad_records > 0 {
                     tracing::warn!(
                         records = written.bad_records,
@@ -239,76 +265,6 @@ impl<'a> Plan<'a> {
                 }
                 Ok(())
             })
-    }
-
-    /// What one protocol says.
-    fn answer(
-        &self,
-        protocol: &Protocol,
-        train: &Features,
-        test: &Features,
-        progress: &mut dyn FnMut(Event<'_>),
-    ) -> Result<Answer, Error> {
-        let (config, job, encoder) = (&self.config, &self.job, &self.encoder);
-        let (name, data, device) = (protocol.name(), &config.data, job.device);
-        // Those that learn from images: what they read of the training set is theirs to count.
-        let learned = |scores, classes, train_bad_records| Answer {
-            scores,
-            classes,
-            train_records: job.train.len() - train_bad_records,
-            train_bad_records,
-            test_records: test.records(),
-            test_bad_records: test.bad_records,
-        };
-        let probed = |settings: &linear_probe::Config, progress: &mut dyn FnMut(Event<'_>)| {
-            let probe: Probe = settings.train(name, encoder, &job.train, test, data, device, progress)?;
-            Ok(learned(probe.scores, probe.classes, probe.bad_records))
-        };
-        match protocol {
-            Protocol::LinearMoco(settings) => probed(&settings.probe(), progress),
-            Protocol::LinearSwav(settings)
-            | Protocol::LinearDino(settings)
-            | Protocol::LinearMocoV3(settings) => probed(settings, progress),
-            Protocol::LinearDinov2(settings) => {
-                let probe = linear_dinov2(
-                    settings,
-                    encoder,
-                    &job.train,
-                    test,
-                    &config.test_transforms,
-                    data,
-                    device,
-                    progress,
-                )?;
-                Ok(learned(probe.scores, probe.classes, probe.bad_records))
-            }
-            Protocol::LinearVissl(settings) => {
-                let probe = linear_vissl(
-                    settings,
-                    encoder,
-                    &job.train,
-                    &job.test,
-                    test,
-                    &config.test_transforms,
-                    data,
-                    device,
-                    progress,
-                )?;
-                Ok(learned(probe.scores, probe.classes, probe.bad_records))
-            }
-            Protocol::ViewDiagnostics(settings) => {
-                let records = match settings.set {
-                    Part::Train => &job.train,
-                    Part::Test => &job.test,
-                };
-                let scores = view_diagnostics(settings, encoder, records, data, device, progress)?;
-                Ok(Answer {
-                    scores,
-                    ..counted(train, test)
-                })
-            }
-            _ => answer_of_features(protocol, train, test, device, progress),
-        }
     }
 }
 

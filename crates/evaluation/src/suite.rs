@@ -1,129 +1,36 @@
-//! A suite: many protocols over many data sets and encoders, and one table of what came out.
+//! A suite: many protocols over many data sets and encoders, and one table of their scores.
 //!
-//! Each protocol of each pair of encoder and data set is an evaluation of its own, with its own `result.json`: what one of
-//! them cannot answer is missing with its reason, and the others go on. Killed, the suite goes on where it was. Features are
-//! made once for all protocols that see the same images.
+//! Each protocol of each pair of encoder and data set is an evaluation of its own, with its own `result.json`: a score that
+//! cannot be computed is missing with its reason, and the others are computed. A killed suite resumes. Features are made once
+//! for all protocols that see the same images.
 
+mod cell;
+mod file;
+mod page;
 mod table;
 
-use crate::config::{Config, Protocol};
+use crate::config::Config;
 use crate::encoder::Encoder;
 use crate::error::{Error, io};
+use crate::features::{FeatureCache, Records, lock};
 use crate::progress::Event;
+use crate::protocols::ProtocolConfig;
 use crate::result::{Outcome, Provenance};
 use crate::run::{Job, Plan};
-use crate::store::{Records, Store};
 use burn::tensor::Device;
 use data::Dataset;
-use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use training::Normalize;
 
-pub use table::{csv, markdown};
+pub use cell::Cell;
+pub use file::{DataSetEntry, EncoderEntry, EvaluationEntry, Suite, TransformsOf};
 
-/// The content of a suite's file. Paths are relative to it.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Suite {
-    /// Rows of the table.
-    pub encoders: Vec<EncoderEntry>,
-    /// Blocks of the table.
-    pub data_sets: Vec<DataSetEntry>,
-    /// Columns of the table.
-    pub evaluations: Vec<EvaluationEntry>,
-}
+/// The folder of reports below the output folder, one for each encoder and data set.
+const REPORTS: &str = "reports";
 
-/// An encoder of a suite.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct EncoderEntry {
-    /// Its name in the table and in the output folder.
-    pub name: String,
-    /// A run directory, an encoder file, or weights of another program.
-    #[serde(default)]
-    pub path: Option<String>,
-    /// The network, where the file does not show it; as `--backbone`.
-    #[serde(default)]
-    pub backbone: Option<String>,
-    /// `"student"` or `"teacher"`, where the file has both; as `--part`.
-    #[serde(default)]
-    pub part: Option<String>,
-    /// In place of `path`: the pixels themselves, normalised by these statistics.
-    #[serde(default)]
-    pub pixels: Option<Normalize>,
-}
-
-/// A data set of a suite.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct DataSetEntry {
-    /// Its name in the table and in the output folder.
-    pub name: String,
-    /// Records to learn from.
-    pub train: String,
-    /// Records to be scored on; the description of these says which metric is quoted.
-    pub test: String,
-}
-
-/// Protocols of a suite.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct EvaluationEntry {
-    /// A config as for `passer evaluate run`.
-    pub config: String,
-    /// Whose `test_transforms` count.
-    pub transforms: TransformsOf,
-    /// Names of the data sets to ask it of; absent: all.
-    #[serde(default)]
-    pub data_sets: Option<Vec<String>>,
-}
-
-/// Where the way from an image to the encoder's size is written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum TransformsOf {
-    /// In the config.
-    Config,
-    /// In the data set's description.
-    DataSet,
-}
-
-/// One place of the table.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Cell {
-    /// Name of the encoder.
-    pub encoder: String,
-    /// Name of the data set.
-    pub data_set: String,
-    /// What is asked: the protocol's name with what tells it from others of its kind.
-    pub column: String,
-    /// The metric that the data set is quoted by, if its description names one.
-    pub metric: Option<String>,
-    /// What came out; empty where it is missing.
-    pub outcomes: Vec<Outcome>,
-    /// Why it is missing.
-    pub missing: Option<String>,
-}
-
-impl Cell {
-    /// The number to show: the metric that the data set is quoted by where the protocol has it, else the protocol's own.
-    pub fn quoted(&self) -> Option<&Outcome> {
-        let by_metric = |outcome: &&Outcome| Some(&outcome.metric) == self.metric.as_ref();
-        let own = self.outcomes.iter().find(|outcome| outcome.headline);
-        // Among several of that metric (the k of a sweep) the one with the headline's settings.
-        let same = self.outcomes.iter().filter(by_metric);
-        let variant = own.and_then(Outcome::variant);
-        same.clone()
-            .find(|outcome| outcome.variant() == variant)
-            .or_else(|| self.outcomes.iter().find(by_metric))
-            .or(own)
-    }
-}
-
-/// What a suite needs from whoever runs it.
-pub struct Surroundings<'a> {
+/// What a suite needs from its caller.
+pub struct SuiteContext<'a> {
     /// The folder that the suite's file lies in.
     pub folder: &'a Path,
     /// Where results, features and tables go.
@@ -132,198 +39,120 @@ pub struct Surroundings<'a> {
     pub device: &'a Device,
     /// What only the program knows about itself.
     pub provenance: Provenance,
+    /// Reads a config of protocols.
+    pub read: &'a dyn Fn(&Path) -> Result<Config, Error>,
     /// Reads an encoder; its path is as it should be opened.
     pub open: &'a dyn Fn(&EncoderEntry, &Path) -> Result<Encoder, String>,
-    /// Where the report of each pair of encoder and data set goes, below `out`; absent: no reports.
-    pub reports: Option<&'a str>,
-    /// Told of each cell as it is known, with how many are and how many there are.
-    pub known: &'a mut dyn FnMut(&Cell, usize, usize),
+    /// Whether reports are written: `report.html`, and one for each pair of encoder and data set.
+    pub reports: bool,
+    /// Called with each cell that is done, how many are done, and how many there are.
+    pub on_cell: &'a mut dyn FnMut(&Cell, usize, usize),
+    /// Called with the progress within a cell.
+    pub progress: &'a mut dyn FnMut(Event<'_>),
 }
 
-impl Suite {
-    /// Refuses names that are no folder's, or are given twice, and data sets that are not there.
-    pub fn validate(&self) -> Result<(), String> {
-        names("encoders", self.encoders.iter().map(|entry| &entry.name))?;
-        names("data_sets", self.data_sets.iter().map(|entry| &entry.name))?;
-        if self.evaluations.is_empty() {
-            return Err("`evaluations` must hold at least one entry, got none".into());
-        }
-        for entry in &self.encoders {
-            if entry.path.is_some() == entry.pixels.is_some() {
-                return Err(format!(
-                    "encoder `{}` must have either `path` or `pixels`",
-                    entry.name
-                ));
-            }
-            if !matches!(entry.part.as_deref(), None | Some("student" | "teacher")) {
-                return Err(format!(
-                    "encoder `{}`: `part` must be student or teacher",
-                    entry.name
-                ));
-            }
-        }
-        for name in self
-            .evaluations
-            .iter()
-            .filter_map(|entry| entry.data_sets.as_ref())
-            .flatten()
-        {
-            if !self.data_sets.iter().any(|data_set| data_set.name == *name) {
-                return Err(format!(
-                    "`evaluations` names the data set `{name}`, which is not in `data_sets`"
-                ));
-            }
-        }
-        Ok(())
-    }
+/// The scores of a suite.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SuiteTables {
+    /// In the order of the table.
+    pub cells: Vec<Cell>,
+    /// The table in Markdown.
+    pub markdown: String,
+    /// What was written in the output folder.
+    pub files: Vec<PathBuf>,
 }
 
-fn names<'a>(key: &str, names: impl Iterator<Item = &'a String>) -> Result<(), String> {
-    let mut seen = BTreeSet::new();
-    for name in names {
-        let is_plain = |c: char| c.is_alphanumeric() || "-_.+ ".contains(c);
-        if name.is_empty() || name.starts_with('.') || !name.chars().all(is_plain) {
-            return Err(format!(
-                "`{key}`: the name `{name}` must be letters, digits, blanks or any of - _ . +"
-            ));
-        }
-        if !seen.insert(name) {
-            return Err(format!("`{key}`: the name `{name}` is given twice"));
-        }
-    }
-    match seen.is_empty() {
-        true => Err(format!("`{key}` must hold at least one entry, got none")),
-        false => Ok(()),
-    }
-}
-
-/// One question: a protocol of a config, for some data sets.
-struct Question<'a> {
-    entry: &'a EvaluationEntry,
-    config: Config,
-    column: String,
-    /// Its folder below that of encoder and data set.
-    folder: String,
-}
-
-/// Runs what is not there yet, and returns every cell in the order of the table. `read` reads a config of protocols.
+/// Runs what is missing, and writes `table.md`, `table.csv`, `table.json` and, if there are reports, `report.html`.
 ///
 /// # Errors
-/// A suite or a config that cannot be run, a folder that cannot be written. Whatever else goes wrong is in its cell.
-pub fn run(
-    suite: &Suite,
-    around: &mut Surroundings<'_>,
-    read: &dyn Fn(&Path) -> Result<Config, Error>,
-    progress: &mut dyn FnMut(Event<'_>),
-) -> Result<Vec<Cell>, Error> {
+/// A suite or a config that cannot be run, a folder that cannot be written or that another suite works in. Every other error is
+/// the reason of a missing cell.
+pub fn run(suite: &Suite, context: &mut SuiteContext<'_>) -> Result<SuiteTables, Error> {
     suite.validate().map_err(Error::Config)?;
-    let mut questions = vec![];
-    for entry in &suite.evaluations {
-        let path = around.folder.join(&entry.config);
-        let config = read(&path)?;
-        config.validate().map_err(Error::Config)?;
-        let stem = path
-            .file_stem()
-            .unwrap_or_default()
-            .to_string_lossy()
-            .into_owned();
-        for (place, protocol) in config.protocols.iter().enumerate() {
-            questions.push(Question {
-                entry,
-                config: Config {
-                    protocols: vec![protocol.clone()],
-                    ..config.clone()
-                },
-                column: column(protocol),
-                folder: format!("{stem}-{place}-{}", protocol.name()),
-            });
-        }
-    }
-    tell_apart(&mut questions);
+    let out = context.out;
+    std::fs::create_dir_all(out).map_err(io(out, "creating the output folder"))?;
+    // Until the tables are written: two suites would take turns in making the same features, and in failing.
+    let _lock = lock(out)?;
+    let cells = run_cells(suite, context)?;
+    write_tables(cells, context)
+}
 
-    let data: Vec<Result<Pair, String>> = suite
+fn write_tables(cells: Vec<Cell>, context: &SuiteContext<'_>) -> Result<SuiteTables, Error> {
+    let markdown = table::markdown(&cells);
+    let mut tables = vec![("table.md", markdown.clone()), ("table.csv", table::csv(&cells))];
+    if context.reports {
+        let link = |cell: &Cell| {
+            report_path(context.out, &cell.encoder, &cell.data_set)
+                .exists()
+                .then(|| page::address(REPORTS, &cell.encoder, &cell.data_set))
+        };
+        tables.push(("report.html", page::suite_page(&cells, &link)));
+    }
+    let json = context.out.join("table.json");
+    training::write_json_atomically(&json, &cells)?;
+    let mut files = vec![json];
+    for (name, text) in tables {
+        let path = context.out.join(name);
+        training::write_atomically(&path, text.as_bytes())?;
+        files.push(path);
+    }
+    Ok(SuiteTables {
+        cells,
+        markdown,
+        files,
+    })
+}
+
+/// Runs every cell, in the order of the table, and writes the reports of each pair.
+fn run_cells(suite: &Suite, context: &mut SuiteContext<'_>) -> Result<Vec<Cell>, Error> {
+    let columns = columns(suite, context)?;
+    let pairs: Vec<Result<Pair, String>> = suite
         .data_sets
         .iter()
-        .map(|entry| Pair::open(entry, around.folder))
+        .map(|entry| Pair::open(entry, context.folder))
         .collect();
-    let asked = |question: &Question<'_>, name: &String| {
-        question
-            .entry
-            .data_sets
-            .as_ref()
-            .is_none_or(|names| names.contains(name))
-    };
-    let of_all = suite.data_sets.iter().flat_map(|entry| {
-        questions
-            .iter()
-            .filter(move |question| asked(question, &entry.name))
-    });
-    let total = suite.encoders.len() * of_all.count();
+    let of_data_set = |name: &str| columns.iter().filter(|column| column.is_for(name)).count();
+    let of_encoder: usize = suite.data_sets.iter().map(|entry| of_data_set(&entry.name)).sum();
+    let total = suite.encoders.len() * of_encoder;
 
-    let store = Arc::new(Store::new(around.out.join("features")));
+    let cache = Arc::new(FeatureCache::new(context.out.join("features")));
     let mut cells: Vec<Cell> = Vec::with_capacity(total);
     for entry in &suite.encoders {
-        // Opened when the first cell asks for it.
+        // Opened when its first cell is run.
         let mut encoder: Option<Result<Encoder, String>> = None;
-        for (data_set, data) in suite.data_sets.iter().zip(&data) {
-            let (first, mut is_new, mut config) = (cells.len(), false, None);
-            for question in questions
-                .iter()
-                .filter(|question| asked(question, &data_set.name))
-            {
+        for (data_set, pair) in suite.data_sets.iter().zip(&pairs) {
+            let first = cells.len();
+            let mut report = PairReport::default();
+            for column in columns.iter().filter(|column| column.is_for(&data_set.name)) {
                 let mut cell = Cell {
                     encoder: entry.name.clone(),
                     data_set: data_set.name.clone(),
-                    column: question.column.clone(),
-                    metric: data.as_ref().ok().and_then(|data| data.about.metric.clone()),
+                    column: column.name.clone(),
+                    metric: pair.as_ref().ok().and_then(|pair| pair.about.metric.clone()),
                     outcomes: vec![],
                     missing: None,
                 };
-                let answer = data.as_ref().map_err(Clone::clone).and_then(|data| {
-                    let encoder = encoder.get_or_insert_with(|| open(entry, around));
-                    answer(
-                        question,
-                        data,
-                        encoder.as_ref().map_err(|reason| reason.clone())?,
-                        &cell,
-                        &store,
-                        around,
-                        progress,
-                    )
+                let run = pair.as_ref().map_err(Clone::clone).and_then(|pair| {
+                    let encoder = encoder.get_or_insert_with(|| open(entry, context));
+                    let encoder = encoder.as_ref().map_err(|reason| reason.clone())?;
+                    run_cell(column, pair, encoder, &cell, &cache, context)
                 });
-                match answer {
-                    Ok(answer) => {
-                        cell.outcomes = answer.outcomes;
-                        is_new |= answer.is_new;
-                        // Training features are what most of a report is made of.
-                        let has_train =
-                            |config: &Config| config.protocols.iter().any(Protocol::needs_train_features);
-                        if config
-                            .as_ref()
-                            .is_none_or(|known| !has_train(known) && has_train(&answer.config))
-                        {
-                            config = Some(answer.config);
-                        }
+                match run {
+                    Ok(run) => {
+                        cell.outcomes.clone_from(&run.outcomes);
+                        report.add(run);
                     }
                     Err(reason) => cell.missing = Some(reason),
                 }
-                (around.known)(&cell, cells.len() + 1, total);
+                (context.on_cell)(&cell, cells.len() + 1, total);
                 cells.push(cell);
             }
-            if let (Some(folder), Some(config), Ok(data), Some(Ok(encoder))) =
-                (around.reports, config, data, &encoder)
-            {
-                let path = report_path(around.out, folder, &entry.name, &data_set.name);
-                if is_new || !path.exists() {
-                    let outcomes = cells[first..].iter().flat_map(|cell| &cell.outcomes);
-                    let pair = PairReport {
-                        outcomes: outcomes.cloned().collect(),
-                        config,
-                        path,
-                        name: &data_set.name,
-                    };
-                    pair.write(encoder, data, &store, around, progress)?;
-                }
+            if let (true, Ok(pair), Some(Ok(encoder))) = (context.reports, pair, &encoder) {
+                let outcomes = cells[first..].iter().flat_map(|cell| &cell.outcomes);
+                let outcomes: Vec<Outcome> = outcomes.cloned().collect();
+                let path = report_path(context.out, &entry.name, &data_set.name);
+                let job = pair.job(encoder, &path, &cache, context);
+                report.write(&job, &data_set.name, &outcomes, context.progress)?;
             }
         }
     }
@@ -331,53 +160,82 @@ pub fn run(
 }
 
 /// The file of a pair's report.
-pub fn report_path(out: &Path, folder: &str, encoder: &str, data_set: &str) -> PathBuf {
-    out.join(folder).join(encoder).join(format!("{data_set}.html"))
+fn report_path(out: &Path, encoder: &str, data_set: &str) -> PathBuf {
+    out.join(REPORTS).join(encoder).join(format!("{data_set}.html"))
 }
 
-/// What the report of one encoder on one data set is made of.
-struct PairReport<'a> {
-    /// Of all its protocols.
-    outcomes: Vec<Outcome>,
-    /// Of one of them, for the images.
+/// A column of the table: a protocol of a config, for some data sets.
+struct Column<'a> {
+    entry: &'a EvaluationEntry,
+    /// Of this protocol alone.
     config: Config,
-    path: PathBuf,
-    name: &'a str,
+    name: String,
+    /// Its folder below that of encoder and data set.
+    folder: String,
 }
 
-impl PairReport<'_> {
-    fn write(
-        &self,
-        encoder: &Encoder,
-        data: &Pair,
-        store: &Arc<Store>,
-        around: &Surroundings<'_>,
-        progress: &mut dyn FnMut(Event<'_>),
-    ) -> Result<(), Error> {
-        let folder = self.path.parent().unwrap_or(around.out);
-        std::fs::create_dir_all(folder).map_err(io(folder, "creating the folder of reports"))?;
-        let job = Job {
-            encoder,
-            train: data.train.clone(),
-            test: data.test.clone(),
-            // No results are read or written here.
-            out: folder,
-            shared_features: Some(Arc::clone(store)),
-            device: around.device,
-            provenance: around.provenance.clone(),
-        };
-        let html = Plan::new(&self.config, &job)?.report_of(self.name, &self.outcomes, progress)?;
-        Ok(training::write_atomically(&self.path, html.as_bytes())?)
+impl Column<'_> {
+    /// Whether this data set has it.
+    fn is_for(&self, data_set: &str) -> bool {
+        let names = self.entry.data_sets.as_ref();
+        names.is_none_or(|names| names.iter().any(|name| name == data_set))
     }
 }
 
-/// What a question gave.
-struct Answer {
-    outcomes: Vec<Outcome>,
-    /// Whether it had to be computed.
-    is_new: bool,
-    /// As it was asked.
-    config: Config,
+/// The columns of all configs, in their order.
+fn columns<'a>(suite: &'a Suite, context: &SuiteContext<'_>) -> Result<Vec<Column<'a>>, Error> {
+    let mut columns = vec![];
+    for entry in &suite.evaluations {
+        let path = context.folder.join(&entry.config);
+        let config = (context.read)(&path)?;
+        config.validate().map_err(Error::Config)?;
+        for (place, protocol) in config.protocols.iter().enumerate() {
+            columns.push(Column {
+                entry,
+                config: Config {
+                    protocols: vec![protocol.clone()],
+                    ..config.clone()
+                },
+                name: column_name(protocol),
+                folder: format!("{}-{place}-{}", stem(&path), protocol.name()),
+            });
+        }
+    }
+    make_unique(&mut columns);
+    Ok(columns)
+}
+
+/// The protocol, and what distinguishes it from others of its kind.
+fn column_name(protocol: &ProtocolConfig) -> String {
+    match protocol.variant() {
+        Some(variant) => format!("{} {variant}", protocol.name()),
+        None => protocol.name().to_string(),
+    }
+}
+
+/// Columns of one name get their config's name, and a number if that is not enough.
+fn make_unique(columns: &mut [Column<'_>]) {
+    let names: Vec<String> = columns.iter().map(|column| column.name.clone()).collect();
+    let mut taken = BTreeSet::new();
+    for (column, name) in columns.iter_mut().zip(&names) {
+        if names.iter().filter(|other| *other == name).count() > 1 {
+            let stem = stem(Path::new(&column.entry.config));
+            column.name = format!("{name} ({stem})");
+            let mut number = 2;
+            while taken.contains(&column.name) {
+                column.name = format!("{name} ({stem} {number})");
+                number += 1;
+            }
+        }
+        taken.insert(column.name.clone());
+    }
+}
+
+fn stem(path: &Path) -> String {
+    path.file_stem()
+        .unwrap_or_default()
+        .to_string_lossy()
+        .into_owned()
 }
 
 /// Both sets of a data set.
@@ -403,6 +261,116 @@ impl Pair {
     }
 }
 
+impl Pair {
+    /// An evaluation of these records, with features that all cells share.
+    fn job<'a, 'c: 'a>(
+        &self,
+        encoder: &'a Encoder,
+        out: &'a Path,
+        cache: &Arc<FeatureCache>,
+        context: &SuiteContext<'c>,
+    ) -> Job<'a> {
+        Job {
+            encoder,
+            train: self.train.clone(),
+            test: self.test.clone(),
+            out,
+            shared_features: Some(Arc::clone(cache)),
+            device: context.device,
+            provenance: context.provenance.clone(),
+        }
+    }
+}
+
+fn open(entry: &EncoderEntry, context: &SuiteContext<'_>) -> Result<Encoder, String> {
+    match (&entry.path, entry.pixels) {
+        (_, Some(normalize)) => Ok(Encoder::pixels(normalize)),
+        (Some(path), None) => (context.open)(entry, &context.folder.join(path)),
+        // `validate` has refused it.
+        (None, None) => Err("neither `path` nor `pixels`".into()),
+    }
+}
+
+/// A cell that was run, now or by an earlier call.
+struct CellRun {
+    outcomes: Vec<Outcome>,
+    /// Whether it was computed by this call.
+    is_new: bool,
+    /// As it was run.
+    config: Config,
+}
+
+fn run_cell(
+    column: &Column<'_>,
+    pair: &Pair,
+    encoder: &Encoder,
+    cell: &Cell,
+    cache: &Arc<FeatureCache>,
+    context: &mut SuiteContext<'_>,
+) -> Result<CellRun, String> {
+    let mut config = column.config.clone();
+    if column.entry.transforms == TransformsOf::DataSet {
+        config.test_transforms = pair.about.test_transforms.clone().ok_or_else(|| {
+            "the data set's description has no `test_transforms`, and the suite asks for those".to_string()
+        })?;
+    }
+    let out = context.out.join("cells");
+    let out = out.join(&cell.encoder).join(&cell.data_set).join(&column.folder);
+    let job = pair.job(encoder, &out, cache, context);
+    let reason = |error: Error| with_causes(&error);
+    let mut plan = Plan::new(&config, &job).map_err(reason)?;
+    plan.run(context.progress).map_err(reason)?;
+    let (outcomes, is_new) = (plan.outcomes(), plan.is_new());
+    Ok(CellRun {
+        outcomes,
+        is_new,
+        config,
+    })
+}
+
+/// What the report of one encoder on one data set is made of, beside the scores.
+#[derive(Default)]
+struct PairReport {
+    /// Whether a score is newer than the report.
+    is_new: bool,
+    /// Of one of the protocols, for the images.
+    config: Option<Config>,
+}
+
+impl PairReport {
+    fn add(&mut self, run: CellRun) {
+        self.is_new |= run.is_new;
+        // Most of a report is made of training features.
+        let is_better = |known: &Config| !known.needs_train_features() && run.config.needs_train_features();
+        if self.config.as_ref().is_none_or(is_better) {
+            self.config = Some(run.config);
+        }
+    }
+
+    /// Writes it to the file `job.out`, unless it is there and up to date.
+    fn write(
+        self,
+        job: &Job<'_>,
+        data_set: &str,
+        outcomes: &[Outcome],
+        progress: &mut dyn FnMut(Event<'_>),
+    ) -> Result<(), Error> {
+        let path = job.out;
+        let Some(config) = self.config.filter(|_| self.is_new || !path.exists()) else {
+            return Ok(());
+        };
+        let folder = path.parent().unwrap_or(path);
+        std::fs::create_dir_all(folder).map_err(io(folder, "creating the folder of reports"))?;
+        // No results are read or written there.
+        let job = Job {
+            out: folder,
+            ..job.clone()
+        };
+        let html = Plan::new(&config, &job)?.report_of(data_set, outcomes, progress)?;
+        Ok(training::write_atomically(path, html.as_bytes())?)
+    }
+}
+
 /// A message with those that it stands on, each once.
 pub fn with_causes(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
@@ -415,89 +383,6 @@ pub fn with_causes(error: &dyn std::error::Error) -> String {
         cause = error.source();
     }
     text
-}
-
-fn open(entry: &EncoderEntry, around: &Surroundings<'_>) -> Result<Encoder, String> {
-    match (&entry.path, entry.pixels) {
-        (_, Some(normalize)) => Ok(Encoder::pixels(normalize)),
-        (Some(path), None) => (around.open)(entry, &around.folder.join(path)),
-        // `validate` has refused it.
-        (None, None) => Err("neither `path` nor `pixels`".into()),
-    }
-}
-
-fn answer(
-    question: &Question<'_>,
-    data: &Pair,
-    encoder: &Encoder,
-    cell: &Cell,
-    store: &Arc<Store>,
-    around: &Surroundings<'_>,
-    progress: &mut dyn FnMut(Event<'_>),
-) -> Result<Answer, String> {
-    let mut config = question.config.clone();
-    if question.entry.transforms == TransformsOf::DataSet {
-        config.test_transforms = data.about.test_transforms.clone().ok_or_else(|| {
-            "the data set's description has no `test_transforms`, and the suite asks for those".to_string()
-        })?;
-    }
-    let out: PathBuf = around
-        .out
-        .join("cells")
-        .join(&cell.encoder)
-        .join(&cell.data_set)
-        .join(&question.folder);
-    let job = Job {
-        encoder,
-        train: data.train.clone(),
-        test: data.test.clone(),
-        out: &out,
-        shared_features: Some(Arc::clone(store)),
-        device: around.device,
-        provenance: around.provenance.clone(),
-    };
-    let say = |error: Error| with_causes(&error);
-    let mut plan = Plan::new(&config, &job).map_err(say)?;
-    plan.run(progress).map_err(say)?;
-    let (outcomes, is_new) = (plan.outcomes(), plan.is_new());
-    Ok(Answer {
-        outcomes,
-        is_new,
-        config,
-    })
-}
-
-/// What a column is called: the protocol, and what tells it from others of its kind.
-fn column(protocol: &Protocol) -> String {
-    let name = protocol.name();
-    match protocol {
-        Protocol::KnnDino(config) => format!("{name} k {}", config.headline_neighbors),
-        Protocol::KnnVissl(config) => format!("{name} k {}", config.neighbors),
-        Protocol::SvmLowShot(config) => format!("{name} k {}", config.headline_positives),
-        Protocol::FewShot(config) => format!("{name} {}-way {}-shot", config.ways, config.shots),
-        _ => name.to_string(),
-    }
-}
-
-/// Columns of one name get their config's name, and a number where that is not enough.
-fn tell_apart(questions: &mut [Question<'_>]) {
-    let names: Vec<String> = questions.iter().map(|question| question.column.clone()).collect();
-    let mut taken = BTreeSet::new();
-    for (question, name) in questions.iter_mut().zip(&names) {
-        if names.iter().filter(|other| *other == name).count() > 1 {
-            let stem = Path::new(&question.entry.config)
-                .file_stem()
-                .unwrap_or_default()
-                .to_string_lossy();
-            question.column = format!("{name} ({stem})");
-            let mut number = 2;
-            while taken.contains(&question.column) {
-                question.column = format!("{name} ({stem} {number})");
-                number += 1;
-            }
-        }
-        taken.insert(question.column.clone());
-    }
 }
 
 #[cfg(test)]

@@ -2,19 +2,17 @@
 //!
 //! Every check that protects a supervised protocol from a score that means nothing is made here, once.
 
+mod one_vs_rest;
+
 use crate::error::Error;
-use crate::features::{Features, Matrix, class_name};
+use crate::features::{Features, Matrix, Scaling, class_name, scale};
+use crate::split::{Split, TEST, TRAIN};
 use backbones::Draws;
 use rand::seq::SliceRandom;
-use rayon::prelude::*;
-use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
 use std::collections::{BTreeSet, HashMap};
 
-/// What errors call the training set.
-pub(crate) const TRAIN: &str = "training";
-/// What errors call the test set.
-pub(crate) const TEST: &str = "test";
+pub(crate) use one_vs_rest::OneVsRest;
 
 /// The classes of a set, mostly the training set, in ascending order of their labels, and the way from a label to a place among them.
 #[derive(Clone, Debug, PartialEq)]
@@ -129,6 +127,38 @@ pub struct Task<'a> {
     pub classes: Classes,
 }
 
+/// Features of both splits, or rows of no width with the labels of both.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Splits<'a> {
+    pub(crate) train: &'a Features,
+    pub(crate) test: &'a Features,
+}
+
+impl<'a> Splits<'a> {
+    /// Those of one split.
+    pub(crate) fn of(self, split: Split) -> &'a Features {
+        match split {
+            Split::Train => self.train,
+            Split::Test => self.test,
+        }
+    }
+
+    /// As [`Task::new`].
+    pub(crate) fn task(self, tap: &str) -> Result<Task<'a>, Error> {
+        Task::new(self.train, self.test, tap)
+    }
+
+    /// As [`Task::within_test`].
+    pub(crate) fn within_test(self, tap: &str) -> Result<Task<'a>, Error> {
+        Task::within_test(self.train, self.test, tap)
+    }
+
+    /// As [`OneVsRest::new`].
+    pub(crate) fn one_vs_rest(self, tap: &str) -> Result<OneVsRest<'a>, Error> {
+        OneVsRest::new(self.train, self.test, tap)
+    }
+}
+
 impl<'a> Task<'a> {
     /// Pairs the rows that two features have at one tap. Refuses empty sets, missing labels, numbers that are not finite,
     /// widths or encoders that differ, and test classes that the training set lacks.
@@ -204,34 +234,6 @@ pub(crate) fn hold_out(
     Ok((kept, held_out))
 }
 
-/// Brings both sets to scale, by statistics of the training rows alone.
-pub(crate) fn scale(train: &mut Cow<'_, Matrix>, test: &mut Cow<'_, Matrix>, scaling: Scaling) {
-    match scaling {
-        Scaling::None => {}
-        Scaling::CenterL2 => {
-            let mean = column_means(train);
-            for rows in [train.to_mut(), test.to_mut()] {
-                subtract(rows, &mean);
-                normalize_rows(rows);
-            }
-        }
-        Scaling::L2 => {
-            normalize_rows(train.to_mut());
-            normalize_rows(test.to_mut());
-        }
-        Scaling::Standardize => {
-            let (mean, deviation) = column_statistics(train);
-            for rows in [train.to_mut(), test.to_mut()] {
-                rows.values.par_chunks_mut(rows.width.max(1)).for_each(|row| {
-                    for ((value, mean), deviation) in row.iter_mut().zip(&mean).zip(&deviation) {
-                        *value = ((f64::from(*value) - mean) / deviation) as f32;
-                    }
-                });
-            }
-        }
-    }
-}
-
 /// The rows of both sets at one tap, checked, and from one encoder.
 pub(crate) fn both_rows<'a>(
     train: &'a Features,
@@ -277,118 +279,12 @@ pub(crate) fn check_rows<'a>(
     }
 }
 
-/// One of the two sets, where a protocol may use either.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Part {
-    /// The training set.
-    Train,
-    /// The test set.
-    Test,
-}
-
-impl Part {
-    /// What errors call it.
-    pub(crate) fn name(self) -> &'static str {
-        match self {
-            Self::Train => TRAIN,
-            Self::Test => TEST,
-        }
-    }
-}
-
-/// What is done to stored features before a classifier sees them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Scaling {
-    /// Nothing.
-    None,
-    /// Each column to mean 0 and standard deviation 1 over the training records (scikit-learn's `StandardScaler`).
-    Standardize,
-    /// Each row to length 1.
-    L2,
-    /// The training records' mean taken away, then each row to length 1 (SimpleShot's "CL2N").
-    CenterL2,
-}
-
-/// Each row to Euclidean length 1. A row of zeros stays one, so that its cosine with anything is 0.
-pub(crate) fn normalize_rows(matrix: &mut Matrix) {
-    matrix.values.par_chunks_mut(matrix.width.max(1)).for_each(|row| {
-        let length = row
-            .iter()
-            .map(|value| f64::from(*value).powi(2))
-            .sum::<f64>()
-            .sqrt();
-        // PyTorch's `F.normalize` has this floor.
-        let scale = 1.0 / length.max(1e-12);
-        row.iter_mut()
-            .for_each(|value| *value = (f64::from(*value) * scale) as f32);
-    });
-}
-
-/// Takes the same row from every row.
-pub(crate) fn subtract(matrix: &mut Matrix, what: &[f64]) {
-    matrix.values.par_chunks_mut(matrix.width.max(1)).for_each(|row| {
-        row.iter_mut()
-            .zip(what)
-            .for_each(|(value, what)| *value = (f64::from(*value) - what) as f32);
-    });
-}
-
-/// The mean of each column.
-pub(crate) fn column_means(rows: &Matrix) -> Vec<f64> {
-    let mut mean = vec![0.0; rows.width];
-    for row in rows.values.chunks_exact(rows.width.max(1)) {
-        mean.iter_mut()
-            .zip(row)
-            .for_each(|(sum, value)| *sum += f64::from(*value));
-    }
-    mean.iter_mut().for_each(|sum| *sum /= rows.rows as f64);
-    mean
-}
-
-/// Mean and (biased) standard deviation of each column; a constant column has deviation 1, as in scikit-learn.
-fn column_statistics(matrix: &Matrix) -> (Vec<f64>, Vec<f64>) {
-    let rows = matrix.rows as f64;
-    let mean = column_means(matrix);
-    // Around the mean, in a second pass: sums of squares would cancel where the mean is large.
-    let mut variance = vec![0.0; matrix.width];
-    for row in matrix.values.chunks_exact(matrix.width.max(1)) {
-        for ((sum, value), mean) in variance.iter_mut().zip(row).zip(&mean) {
-            *sum += (f64::from(*value) - mean).powi(2);
-        }
-    }
-    let deviation = variance.iter().zip(&mean).map(|(sum, mean)| {
-        let deviation = (sum / rows).sqrt();
-        // Rounding leaves a constant column a deviation of some 1e-8 of its value; dividing by it would make noise of it.
-        if deviation > 1e-7 * mean.abs() {
-            deviation
-        } else {
-            1.0
-        }
-    });
-    let deviation = deviation.collect();
-    (mean, deviation)
-}
-
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
-    use crate::features::{Labels, Origin, POOLED};
-    use std::collections::BTreeMap;
-
-    /// Features of the rows given, all of one encoder.
-    pub(crate) fn features(width: usize, values: Vec<f32>, labels: Vec<i64>) -> Features {
-        let rows = values.len() / width;
-        Features {
-            taps: BTreeMap::from([(POOLED.to_string(), Matrix::new(rows, width, values))]),
-            labels: Some(Labels::Classes(labels)),
-            class_names: vec![],
-            keys: (0..rows).map(|row| format!("record-{row}")).collect(),
-            bad_records: 0,
-            origin: Origin::default(),
-        }
-    }
+    use crate::encoder::POOLED;
+    use crate::features::Origin;
+    use crate::testing::features;
 
     #[test]
     fn labels_are_renumbered_by_what_the_training_set_has() {
@@ -420,20 +316,20 @@ pub(crate) mod tests {
     #[test]
     fn a_task_within_the_test_set_asks_nothing_of_the_training_labels() {
         let test = features(1, vec![0.0; 3], vec![9, 4, 9]);
-        let unlabelled = Features {
+        let unlabeled = Features {
             labels: None,
             ..features(1, vec![0.0; 2], vec![])
         };
-        for train in [features(1, vec![0.0; 2], vec![7, 7]), unlabelled.clone()] {
+        for train in [features(1, vec![0.0; 2], vec![7, 7]), unlabeled.clone()] {
             let task = Task::within_test(&train, &test, POOLED).unwrap();
             assert_eq!((task.test_classes, task.classes.count()), (vec![1, 0, 1], 2));
         }
         let message = |test: &Features| {
-            Task::within_test(&unlabelled, test, POOLED)
+            Task::within_test(&unlabeled, test, POOLED)
                 .unwrap_err()
                 .to_string()
         };
-        assert!(message(&unlabelled).contains("the test set has no labels"));
+        assert!(message(&unlabeled).contains("the test set has no labels"));
         assert!(message(&features(1, vec![0.0], vec![3])).contains("the test set has 1 class"));
     }
 
@@ -449,12 +345,12 @@ pub(crate) mod tests {
         assert!(message(&good, &nan).contains("the test set: row 1 (record `record-1`)"));
         assert!(message(&good, &features(2, vec![0.0; 2], vec![5])).contains("is of class 5"));
         assert!(message(&features(2, vec![0.0; 4], vec![3, 3]), &good).contains("has 1 class"));
-        let unlabelled = Features {
+        let unlabeled = Features {
             labels: None,
             ..good.clone()
         };
-        assert!(message(&unlabelled, &good).contains("the training set has no labels"));
-        assert!(message(&good, &unlabelled).contains("the test set has no labels"));
+        assert!(message(&unlabeled, &good).contains("the training set has no labels"));
+        assert!(message(&good, &unlabeled).contains("the test set has no labels"));
         let short = features(2, vec![1.0; 4], vec![0]);
         assert_eq!(
             message(&good, &short),

@@ -28,7 +28,7 @@ pub(super) struct Network {
 
 impl Network {
     /// # Shapes
-    /// - `images`: `[images, 3, height, width]`, normalised
+    /// - `images`: `[images, 3, height, width]`, normalized
     /// - output: `[images, classes]`
     pub(super) fn forward(&self, images: Tensor<4>, context: &Context) -> Tensor<2> {
         self.head.forward(self.backbone.forward(images, context))

@@ -21,9 +21,9 @@ use training::{EpochEnd, LoadedEncoder, Normalize, RunOptions, Summary, Trained}
 pub struct Job<'a> {
     /// What is started from; `None` starts from the config's network with initial weights.
     pub encoder: Option<&'a LoadedEncoder>,
-    /// Labelled records; what is learned from and what is held out are parts of them.
+    /// Labeled records; what is learned from and what is held out are parts of them.
     pub train: Arc<Dataset>,
-    /// Labelled records to be scored on, once.
+    /// Labeled records to be scored on, once.
     pub test: Arc<Dataset>,
     /// Run directory, device, resume, stop flag.
     pub options: RunOptions,
@@ -33,7 +33,7 @@ pub struct Job<'a> {
 
 /// Something that happened, for whoever shows it.
 #[derive(Debug)]
-pub enum Happening<'a> {
+pub enum FinetuneEvent<'a> {
     /// In the training loop.
     Training(training::Event<'a>),
     /// An epoch was scored on the validation split.
@@ -60,7 +60,7 @@ pub struct ValidationLine {
 }
 
 /// How a fine-tuning ended.
-pub struct Verdict {
+pub struct FinetuneResult {
     /// Of the training loop.
     pub summary: Summary,
     /// The numbers of `result.json`; `None` where the run was interrupted.
@@ -76,7 +76,11 @@ const VALIDATION: &str = "validation.jsonl";
 ///
 /// # Errors
 /// Everything in [`Error`]; what can be told from config, encoder and indices is told before the first step.
-pub fn run(config: &Config, job: &Job<'_>, observe: &mut dyn FnMut(Happening<'_>)) -> Result<Verdict, Error> {
+pub fn run(
+    config: &Config,
+    job: &Job<'_>,
+    observe: &mut dyn FnMut(FinetuneEvent<'_>),
+) -> Result<FinetuneResult, Error> {
     config.validate().map_err(Error::Config)?;
     let mut trained = config
         .with_backbone(&backbone_of(config, job)?)
@@ -94,13 +98,13 @@ pub fn run(config: &Config, job: &Job<'_>, observe: &mut dyn FnMut(Happening<'_>
     // Who learns, who is held out; every label is looked at before the first step.
     let (classes, places) = subset::train_places(&job.train)?;
     let test_places = subset::test_places(&classes, &job.train, &job.test)?;
-    let labelled = match &settings.protocol {
+    let labeled = match &settings.protocol {
         Protocol::Finetune => (0..job.train.len() as u32).collect(),
-        Protocol::SemiSupervised(part) => subset::labelled(part, &job.train, &places)?,
+        Protocol::SemiSupervised(part) => subset::labeled(part, &job.train, &places)?,
     };
     let (learned, held_out) = match &settings.validation {
-        Some(validation) => subset::hold_out(validation, &places, &labelled),
-        None => (labelled, vec![]),
+        Some(validation) => subset::hold_out(validation, &places, &labeled),
+        None => (labeled, vec![]),
     };
     if settings.validation.is_some() && held_out.is_empty() {
         return Err(Error::Config(
@@ -161,7 +165,7 @@ pub fn run(config: &Config, job: &Job<'_>, observe: &mut dyn FnMut(Happening<'_>
         if settings.keeps_best() && lines.iter().all(|before| before.top1 < line.top1) {
             state.best = Some(backbones::independent_copy(&network));
         }
-        (observe.borrow_mut())(Happening::Validated(&line));
+        (observe.borrow_mut())(FinetuneEvent::Validated(&line));
         lines.push(line);
         write_lines(&lines_path, &lines)?;
         Ok(state)
@@ -175,11 +179,11 @@ pub fn run(config: &Config, job: &Job<'_>, observe: &mut dyn FnMut(Happening<'_>
         &trained,
         Arc::clone(&train),
         &job.options,
-        &mut |event| (observe.borrow_mut())(Happening::Training(event)),
+        &mut |event| (observe.borrow_mut())(FinetuneEvent::Training(event)),
         &mut at_epoch_end,
     )?;
     if summary.outcome == training::Outcome::Interrupted {
-        return Ok(Verdict {
+        return Ok(FinetuneResult {
             summary,
             outcomes: None,
         });
@@ -187,7 +191,7 @@ pub fn run(config: &Config, job: &Job<'_>, observe: &mut dyn FnMut(Happening<'_>
 
     let network = Finetune::kept(&student, &state);
     let scored = scorer.score(&network, &job.test, &test_places, &mut |event| {
-        (observe.borrow_mut())(Happening::Testing(event));
+        (observe.borrow_mut())(FinetuneEvent::Testing(event));
     })?;
     write_classifier(
         &job.options.out.join("classifier.safetensors"),
@@ -231,7 +235,7 @@ pub fn run(config: &Config, job: &Job<'_>, observe: &mut dyn FnMut(Happening<'_>
         })
         .collect();
     write_results(&job.options.out.join("result.json"), &outcomes)?;
-    Ok(Verdict {
+    Ok(FinetuneResult {
         summary,
         outcomes: Some(outcomes),
     })
@@ -256,7 +260,7 @@ fn backbone_of(config: &Config, job: &Job<'_>) -> Result<BackboneConfig, Error> 
     }
 }
 
-/// Another normalisation than the encoder's is a slip more often than not, and costs accuracy without a word.
+/// Another normalization than the encoder's is a slip more often than not, and costs accuracy without a word.
 fn check_normalize(normalize: &Normalize, encoder: Option<&LoadedEncoder>) {
     let Some(of_encoder) = encoder.map(LoadedEncoder::normalize) else {
         return;
@@ -326,7 +330,7 @@ fn details(
     Ok(details)
 }
 
-/// A network on labelled images.
+/// A network on labeled images.
 struct Scorer<'a> {
     config: &'a training::Config<Settings>,
     view: data::ViewGroup,

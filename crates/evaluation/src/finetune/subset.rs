@@ -1,15 +1,17 @@
 //! Which training records are learned from, and which are held out: a share of every class, by a seed, or a published list.
 
 use crate::error::Error;
-use crate::task::{Classes, TEST, TRAIN};
+use crate::features::class_labels;
+use crate::split::{TEST, TRAIN};
+use crate::task::Classes;
 use backbones::Draws;
-use data::{Dataset, Label};
+use data::Dataset;
 use rand::seq::SliceRandom;
 use serde::{Deserialize, Serialize};
 use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 
-/// The labelled part of the training set: `[objective.protocol.semi_supervised]`.
+/// The labeled part of the training set: `[objective.protocol.semi_supervised]`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SemiSupervised {
@@ -19,7 +21,7 @@ pub struct SemiSupervised {
     pub choice: Choice,
 }
 
-/// How the labelled part is chosen.
+/// How the labeled part is chosen.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Choice {
@@ -38,19 +40,6 @@ pub struct Validation {
     pub fraction: f64,
     /// Chooses them.
     pub seed: u64,
-}
-
-/// One class for every record of a set, which errors call `set`, from the index.
-pub(super) fn class_labels(dataset: &Dataset, set: &'static str) -> Result<Vec<i64>, Error> {
-    if dataset.is_empty() {
-        return Err(Error::Empty { set });
-    }
-    let label = |position| match dataset.label(position)? {
-        Some(Label::Class(class)) => Ok(i64::from(class)),
-        Some(Label::Classes(_)) => Err(Error::LabelSets { set }),
-        None => Err(Error::Unlabelled { set }),
-    };
-    (0..dataset.len()).map(label).collect()
 }
 
 /// The place of every test record's class among those of the training set. Where both sets name their classes, names decide:
@@ -101,12 +90,8 @@ fn shuffled_by_class(places: &[u32], positions: &[u32], seed: u64, purpose: &str
     by_class
 }
 
-/// The labelled part of the training records, in their order. `places` are the classes of all of them.
-pub(super) fn labelled(
-    wanted: &SemiSupervised,
-    dataset: &Dataset,
-    places: &[u32],
-) -> Result<Vec<u32>, Error> {
+/// The labeled part of the training records, in their order. `places` are the classes of all of them.
+pub(super) fn labeled(wanted: &SemiSupervised, dataset: &Dataset, places: &[u32]) -> Result<Vec<u32>, Error> {
     let all: Vec<u32> = (0..places.len() as u32).collect();
     let mut chosen = match &wanted.choice {
         Choice::Seed(seed) => {
@@ -185,7 +170,7 @@ pub(super) fn train_places(dataset: &Dataset) -> Result<(Classes, Vec<u32>), Err
 #[cfg(test)]
 mod tests {
     use super::*;
-    use data::{Metadata, Record};
+    use data::{Label, Metadata, Record};
 
     fn dataset(keys: &[&str], labels: &[u32], names: &[&str]) -> Dataset {
         let record = |(key, label): (&&str, &u32)| Record {
@@ -220,7 +205,7 @@ mod tests {
                 percent,
                 choice: Choice::Seed(seed),
             };
-            labelled(&wanted, &empty, &places()).unwrap()
+            labeled(&wanted, &empty, &places()).unwrap()
         };
         let tenth = of(10.0, 0);
         assert_eq!([0, 1, 2].map(|class| count(&tenth, class)), [4, 2, 1]);
@@ -241,7 +226,7 @@ mod tests {
                 percent: 1.0,
                 choice: Choice::List(path.clone()),
             };
-            labelled(&wanted, &dataset, &[0, 0, 1])
+            labeled(&wanted, &dataset, &[0, 0, 1])
         };
         assert_eq!(of("n02_1.JPEG\nn01_7.JPEG\n").unwrap(), [1, 2]);
         let error = of("n02_9.JPEG\n").unwrap_err().to_string();

@@ -1,17 +1,11 @@
-//! What a report shows beside the scores: predictions by nearest neighbours, the confusion matrix, results by class.
+//! What a report shows beside the scores: predictions by nearest neighbors, the confusion matrix, results by class.
 
+use crate::encoder::POOLED;
 use crate::error::Error;
-use crate::features::{Features, Labels, POOLED};
-use crate::knn::{Neighbor, nearest, winner};
+use crate::features::{Features, Labels};
+use crate::solvers::{Neighbor, Voting, nearest, winner};
 use crate::task::Task;
 use burn::tensor::Device;
-
-/// How the report's predictions are made: a protocol that needs no training, on the stored features.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) struct Voting {
-    pub(crate) neighbors: usize,
-    pub(crate) temperature: f64,
-}
 
 /// Predictions for every test record.
 #[derive(Clone, Debug)]
@@ -41,7 +35,7 @@ pub(crate) struct ClassResult {
 }
 
 impl Predictions {
-    /// Predictions by votes of the nearest training records, and those neighbours of each test record; none where the records
+    /// Predictions by votes of the nearest training records, and those neighbors of each test record; none where the records
     /// have no labels or several each, or the two sets have different classes.
     pub(crate) fn make(
         train: &Features,
@@ -144,7 +138,7 @@ pub(crate) fn label_name(names: &[String], class: i64) -> String {
         .map_or_else(|| format!("class {class}"), Clone::clone)
 }
 
-/// What a record is, in words; `None` where it has no label. The number is the (first) class, for a colour.
+/// What a record is, in words; `None` where it has no label. The number is the (first) class, for a color.
 pub(crate) fn label_of(features: &Features, row: usize) -> Option<(String, usize)> {
     match features.labels.as_ref()? {
         Labels::Classes(classes) => {
@@ -196,7 +190,7 @@ pub(crate) fn neighbors_of(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::task::tests::features;
+    use crate::testing::features;
 
     const VOTING: Voting = Voting {
         neighbors: 1,
@@ -230,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn neighbours_within_the_test_set_leave_the_record_itself_out() {
+    fn neighbors_within_the_test_set_leave_the_record_itself_out() {
         let test = features(2, vec![1.0, 0.0, 1.0, 0.1, 0.0, 1.0], vec![0, 0, 1]);
         let (found, from_train) =
             neighbors_of(&[0, 2], &Features::default(), &test, 2, &Device::flex()).unwrap();

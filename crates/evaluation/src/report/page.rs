@@ -1,8 +1,6 @@
 //! The frame of a report: one HTML file that loads nothing, in dark and light, for narrow and wide screens.
 
-use std::fmt::Write as _;
-
-use data::html::escape;
+use maud::{DOCTYPE, Markup, PreEscaped, html};
 
 /// At most `most` letters of a text, with an ellipsis where it was longer; not escaped.
 pub(crate) fn shortened(text: &str, most: usize) -> String {
@@ -15,13 +13,13 @@ pub(crate) fn shortened(text: &str, most: usize) -> String {
 /// A page in the making.
 pub(crate) struct Page {
     title: String,
-    lead: String,
-    sections: Vec<(&'static str, &'static str, String)>,
+    lead: Markup,
+    sections: Vec<(&'static str, &'static str, Markup)>,
 }
 
 impl Page {
-    /// `title` is plain text, `lead` is HTML.
-    pub(crate) fn new(title: &str, lead: String) -> Self {
+    /// A page without sections.
+    pub(crate) fn new(title: &str, lead: Markup) -> Self {
         Self {
             title: title.into(),
             lead,
@@ -29,54 +27,73 @@ impl Page {
         }
     }
 
-    /// A section with its heading, if there is anything in it.
-    pub(crate) fn section(&mut self, id: &'static str, heading: &'static str, html: String) {
-        if !html.is_empty() {
-            self.sections.push((id, heading, html));
+    /// A section with its heading, unless it is empty.
+    pub(crate) fn section(&mut self, id: &'static str, heading: &'static str, content: Markup) {
+        if !content.0.is_empty() {
+            self.sections.push((id, heading, content));
         }
     }
 
     /// The whole file.
     pub(crate) fn html(&self) -> String {
-        let title = escape(&self.title);
-        let mut html = format!(
-            "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
-             <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
-             <meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; img-src data:; style-src 'unsafe-inline'\">\n\
-             <meta name=\"color-scheme\" content=\"light dark\">\n<title>{title}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n\
-             <header>\n<h1>{title}</h1>\n{}\n</header>\n",
-            self.lead
-        );
-        if self.sections.len() > 1 {
-            html.push_str("<nav aria-label=\"Sections\"><ul>");
-            for (id, heading, _) in &self.sections {
-                let _ = write!(html, "<li><a href=\"#{id}\">{heading}</a></li>");
+        let policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'";
+        let page = html! {
+            (DOCTYPE)
+            html lang="en" {
+                head {
+                    meta charset="utf-8";
+                    meta name="viewport" content="width=device-width, initial-scale=1";
+                    meta http-equiv="Content-Security-Policy" content=(policy);
+                    meta name="color-scheme" content="light dark";
+                    title { (self.title) }
+                    style { (PreEscaped(STYLE)) }
+                }
+                body {
+                    header { h1 { (self.title) } (self.lead) }
+                    @if self.sections.len() > 1 {
+                        nav aria-label="Sections" {
+                            ul {
+                                @for (id, heading, _) in &self.sections {
+                                    li { a href={ "#" (id) } { (heading) } }
+                                }
+                            }
+                        }
+                    }
+                    main {
+                        @for (id, heading, content) in &self.sections {
+                            section id=(id) aria-labelledby={ (id) "-heading" } {
+                                h2 id={ (id) "-heading" } { (heading) }
+                                (content)
+                            }
+                        }
+                    }
+                }
             }
-            html.push_str("</ul></nav>\n");
-        }
-        html.push_str("<main>\n");
-        for (id, heading, content) in &self.sections {
-            let _ = writeln!(
-                html,
-                "<section id=\"{id}\" aria-labelledby=\"{id}-heading\">\n<h2 id=\"{id}-heading\">{heading}</h2>\n{content}</section>"
-            );
-        }
-        html.push_str("</main>\n</body>\n</html>\n");
-        html
+        };
+        page.into_string()
     }
 }
 
-/// A table that scrolls by itself where the screen is narrow. `head` and `rows` are HTML.
-pub(crate) fn table(class: &str, caption: &str, head: &str, rows: &str) -> String {
-    let caption = escape(caption);
-    // Reached by keyboard, so that it can be scrolled by it.
-    format!(
-        "<div class=\"scroll\" tabindex=\"0\" role=\"region\" aria-label=\"{caption}\">\n<table class=\"{class}\">\n<caption>{caption}</caption>\n\
-         <thead><tr>{head}</tr></thead>\n<tbody>\n{rows}</tbody>\n</table>\n</div>\n"
-    )
+/// A table that scrolls by itself on a narrow screen.
+pub(crate) fn table(class: &str, caption: &str, head: &Markup, rows: &Markup) -> Markup {
+    html! {
+        // Focusable, so that it can be scrolled with the keyboard.
+        div class="scroll" tabindex="0" role="region" aria-label=(caption) {
+            table class=(class) {
+                caption { (caption) }
+                thead { tr { (head) } }
+                tbody { (rows) }
+            }
+        }
+    }
 }
 
-/// Colours of classes that are told apart beside each other; more classes go round the circle in golden angles.
+/// The head of a column, of numbers or of text.
+pub(crate) fn column(name: &str, is_text: bool) -> Markup {
+    html! { th scope="col" class=[is_text.then_some("text")] { (name) } }
+}
+
+/// Colors of classes that are told apart beside each other; more classes go round the circle in golden angles.
 pub(crate) fn color(class: usize) -> String {
     const FIRST: [&str; 10] = [
         "#4e79a7", "#f28e2b", "#e15759", "#76b7b2", "#59a14f", "#edc948", "#b07aa1", "#ff9da7", "#9c755f",
@@ -132,14 +149,11 @@ mod tests {
 
     #[test]
     fn a_page_loads_nothing() {
-        let mut page = Page::new("a < b", "<p>lead</p>".into());
-        page.section("one", "One", "<p>x</p>".into());
-        page.section("empty", "Empty", String::new());
-        page.section(
-            "two",
-            "Two",
-            table("", "A \"table\"", "<th>x</th>", "<tr><td>1</td></tr>"),
-        );
+        let mut page = Page::new("a < b", html! { p { "lead" } });
+        page.section("one", "One", html! { p { "x" } });
+        page.section("empty", "Empty", html! {});
+        let rows = html! { tr { td { "1" } } };
+        page.section("two", "Two", table("", "A \"table\"", &column("x", false), &rows));
         let html = page.html();
         assert!(
             html.contains("<h1>a &lt; b</h1>") && html.contains("href=\"#two\"") && !html.contains("Empty")
@@ -149,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn many_classes_have_colours() {
+    fn many_classes_have_colors() {
         assert_ne!(color(0), color(1));
         assert!(color(123_456).starts_with("hsl("));
     }

@@ -1,23 +1,26 @@
 //! The sections of a report, each a function from the evaluation to HTML; empty where there is nothing to show.
 
 use super::findings::{Predictions, label_of, neighbors_of};
-use super::page::{color, shortened, table};
+use super::page::{color, column, shortened, table};
 use super::pictures::{heat, jpeg, lit, positions, sheet, small_jpeg};
 use super::tsne::tsne;
 use super::{Content, SEED};
+use crate::encoder::POOLED;
 use crate::error::Error;
-use crate::features::{Features, POOLED};
+use crate::features::{Features, in_order, normalize_rows};
 use crate::result::Outcome;
-use crate::task::normalize_rows;
+use crate::solvers::{Neighbor, Voting};
+use crate::split::TEST;
 use backbones::Draws;
-use data::html::{data_uri, escape};
-use data::{Dataset, Loader, LoaderConfig, Order, RgbImage, ViewGroup};
+use data::html::data_uri;
+use data::{Dataset, LoaderConfig, RgbImage};
+use maud::{Markup, PreEscaped, html};
 use rand::seq::index::sample;
 use rayon::prelude::*;
-use std::fmt::Write as _;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
-/// Side of the pictures of mistakes and neighbours, px.
+/// Side of the pictures of mistakes and neighbors, px.
 const PICTURE_PX: u32 = 96;
 const MISTAKES: usize = 24;
 const QUERIES: usize = 12;
@@ -53,45 +56,54 @@ fn percent(part: usize, whole: usize) -> String {
 }
 
 /// The table of scores, with every setting behind it.
-pub(crate) fn results(outcomes: &[Outcome]) -> String {
-    let mut rows = String::new();
-    for outcome in outcomes {
-        let name = match outcome.variant() {
-            Some(variant) => format!("{} ({variant})", outcome.protocol),
-            None => outcome.protocol.clone(),
-        };
+pub(crate) fn results(outcomes: &[Outcome]) -> Markup {
+    let head = html! {
+        (column("protocol", true)) (column("metric", true)) (column("value", false))
+        (column("train records", false)) (column("test records", false)) (column("how", true))
+    };
+    let name = |outcome: &Outcome| match outcome.variant() {
+        Some(variant) => format!("{} ({variant})", outcome.protocol),
+        None => outcome.protocol.clone(),
+    };
+    let settings = |outcome: &Outcome| {
         let settings = serde_json::to_string_pretty(&outcome.settings).unwrap_or_default();
-        let _ = writeln!(
-            rows,
-            "<tr class=\"{}\"><th scope=\"row\">{}</th><td class=\"text\">{}</td><td>{}</td><td>{}</td><td>{}</td><td class=\"text\">\
-             <details><summary>settings</summary><pre>{}</pre></details></td></tr>",
-            if outcome.headline { "headline" } else { "" },
-            escape(&name),
-            escape(&outcome.metric),
-            escape(&value(outcome)),
-            outcome.train_records,
-            outcome.test_records,
-            escape(&shortened(&settings, 4000)),
-        );
+        shortened(&settings, 4000)
+    };
+    let rows = html! {
+        @for outcome in outcomes {
+            tr class=(if outcome.headline { "headline" } else { "" }) {
+                th scope="row" { (name(outcome)) }
+                td class="text" { (outcome.metric) }
+                td { (value(outcome)) }
+                td { (outcome.train_records) }
+                td { (outcome.test_records) }
+                td class="text" { details { summary { "settings" } pre { (settings(outcome)) } } }
+            }
+        }
+    };
+    html! {
+        // Not in the caption, which scrolls away with the table on a phone.
+        p class="quiet" {
+            "Bold is the headline metric of a protocol. ± is the standard deviation over seeds, or half of a 95 % interval."
+        }
+        (table("", "Scores", &head, &rows))
     }
-    let head = "<th scope=\"col\" class=\"text\">protocol</th><th scope=\"col\" class=\"text\">metric</th><th scope=\"col\">value</th>\
-                <th scope=\"col\">train records</th><th scope=\"col\">test records</th><th scope=\"col\" class=\"text\">how</th>";
-    // Not in the caption, which scrolls away with the table on a phone.
-    let note = "<p class=\"quiet\">Bold is what a protocol is quoted by. ± is the standard deviation over seeds, or half of a 95 % \
-                interval.</p>\n";
-    note.to_string() + &table("", "Scores", head, &rows)
 }
 
-fn how(predictions: &Predictions) -> String {
-    format!(
-        "<p class=\"quiet\">Predictions here are the votes of the {} nearest training records (cosine, temperature {}), {:.2} % right.</p>\n",
-        predictions.voting.neighbors,
-        predictions.voting.temperature,
-        100.0 * predictions.top1()
-    )
+fn how(predictions: &Predictions) -> Markup {
+    let Voting {
+        neighbors,
+        temperature,
+    } = predictions.voting;
+    html! {
+        p class="quiet" {
+            "Predictions here are the votes of the " (neighbors) " nearest training records (cosine, temperature " (temperature)
+            "), " (format!("{:.2}", 100.0 * predictions.top1())) " % right."
+        }
+    }
 }
 
-pub(crate) fn classes(predictions: &Predictions) -> String {
+pub(crate) fn classes(predictions: &Predictions) -> Markup {
     let mut results = predictions.by_class();
     let all = results.len();
     if all > CLASS_ROWS {
@@ -99,111 +111,119 @@ pub(crate) fn classes(predictions: &Predictions) -> String {
         results.sort_by(|a, b| (a.right * b.records).cmp(&(b.right * a.records)));
         results.truncate(CLASS_ROWS);
     }
-    let name = |class: u32| escape(&shortened(&predictions.classes[class as usize], 60));
-    let mut rows = String::new();
-    for result in &results {
-        let taken = result
-            .taken_for
-            .map_or_else(String::new, |(other, count)| format!("{} ({count})", name(other)));
-        let _ = writeln!(
-            rows,
-            "<tr><th scope=\"row\">{}</th><td>{}</td><td>{}</td><td>{}</td><td class=\"text\">{taken}</td></tr>",
-            name(result.class),
-            result.records,
-            percent(result.right, result.records),
-            percent(result.right, result.predicted),
-        );
-    }
-    let head = "<th scope=\"col\" class=\"text\">class</th><th scope=\"col\">test records</th><th scope=\"col\">found (recall)</th>\
-                <th scope=\"col\">right when said (precision)</th><th scope=\"col\" class=\"text\">most often taken for</th>";
+    let name = |class: u32| shortened(&predictions.classes[class as usize], 60);
+    let head = html! {
+        (column("class", true)) (column("test records", false)) (column("found (recall)", false))
+        (column("right when predicted (precision)", false)) (column("most often taken for", true))
+    };
+    let rows = html! {
+        @for result in &results {
+            tr {
+                th scope="row" { (name(result.class)) }
+                td { (result.records) }
+                td { (percent(result.right, result.records)) }
+                td { (percent(result.right, result.predicted)) }
+                td class="text" {
+                    @if let Some((other, count)) = result.taken_for { (name(other)) " (" (count) ")" }
+                }
+            }
+        }
+    };
     let caption = match all > CLASS_ROWS {
-        true => format!("The {CLASS_ROWS} classes of {all} that are found least"),
+        true => format!("The {CLASS_ROWS} classes of {all} with the lowest recall"),
         false => format!("All {all} classes of the test set"),
     };
-    how(predictions) + &table("", &caption, head, &rows)
+    html! { (how(predictions)) (table("", &caption, &head, &rows)) }
 }
 
-pub(crate) fn confusion(predictions: &Predictions) -> String {
+pub(crate) fn confusion(predictions: &Predictions) -> Markup {
     let counts = predictions.confusion();
     let totals: Vec<usize> = counts.iter().map(|row| row.iter().sum()).collect();
-    let name = |class: usize, most| escape(&shortened(&predictions.classes[class], most));
-    let mut html = String::from(
-        "<p class=\"quiet\">Rows are what records are, columns what they were taken for; in per cent of the row.</p>\n",
-    );
-    if counts.len() <= TABLE_CLASSES {
-        let mut head = String::from("<th scope=\"col\" class=\"text\">is · taken for</th>");
-        for class in 0..counts.len() {
-            let _ = write!(head, "<th scope=\"col\">{}</th>", name(class, 12));
-        }
-        let mut rows = String::new();
-        for (class, row) in counts.iter().enumerate() {
-            let _ = write!(rows, "<tr><th scope=\"row\">{}</th>", name(class, 24));
-            for (other, count) in row.iter().enumerate() {
-                let share = 100.0 * *count as f64 / totals[class].max(1) as f64;
-                let text = if *count == 0 {
-                    "0".into()
-                } else {
-                    format!("{share:.0}")
-                };
-                let diagonal = if class == other { " class=\"diagonal\"" } else { "" };
-                let _ = write!(
-                    rows,
-                    "<td{diagonal} style=\"--p:{share:.0}\" title=\"{count} records\">{text}</td>"
-                );
-            }
-            rows.push_str("</tr>\n");
-        }
-        html += &table("confusion", "Confusion matrix", &head, &rows);
-    } else {
-        let shares: Vec<f64> = counts
-            .iter()
-            .zip(&totals)
-            .flat_map(|(row, total)| {
-                row.iter()
-                    .map(move |count| *count as f64 / (*total).max(1) as f64)
-            })
-            .collect();
+    html! {
+        p class="quiet" { "Rows are true classes, columns predicted ones; in per cent of the row." }
+        @if counts.len() <= TABLE_CLASSES {
+            (confusion_table(predictions, &counts, &totals))
         // A classifier of thousands of classes would make a picture that nobody can look at.
-        if counts.len() <= 2000 {
-            let picture = data::thumbnail::to_jpeg(&heat(&shares, counts.len()), 90);
-            let _ = writeln!(
-                html,
-                "<img class=\"wide\" alt=\"Confusion matrix of {} classes as a picture: the brighter a point, the more records of its \
-                 row's class were taken for its column's\" src=\"{}\">",
-                counts.len(),
-                data_uri(&picture)
-            );
+        } @else if counts.len() <= 2000 {
+            (confusion_picture(&counts, &totals))
         }
+        (most_confused(predictions, &totals))
     }
-    let mut rows = String::new();
-    for (truth, other, count) in predictions.confused().into_iter().take(10) {
-        let _ = writeln!(
-            rows,
-            "<tr><th scope=\"row\">{}</th><td class=\"text\">{}</td><td>{count}</td><td>{}</td></tr>",
-            name(truth as usize, 60),
-            name(other as usize, 60),
-            percent(count, totals[truth as usize])
-        );
-    }
-    if !rows.is_empty() {
-        let head = "<th scope=\"col\" class=\"text\">is</th><th scope=\"col\" class=\"text\">taken for</th><th scope=\"col\">records</th>\
-                    <th scope=\"col\">of the class</th>";
-        html += &table("", "Most frequent confusions", head, &rows);
-    }
-    html
 }
 
-/// A picture with its caption, which is HTML; the alternative text is not.
-fn figure(class: &str, encoded: &[u8], alternative: &str, caption: &str) -> String {
-    let alternative = escape(alternative);
-    let picture = match encoded.is_empty() {
-        true => format!("<span role=\"img\" aria-label=\"{alternative}\">not readable</span>"),
-        false => format!(
-            "<img loading=\"lazy\" alt=\"{alternative}\" src=\"{}\">",
-            data_uri(encoded)
-        ),
+fn confusion_table(predictions: &Predictions, counts: &[Vec<usize>], totals: &[usize]) -> Markup {
+    let name = |class: usize, most| shortened(&predictions.classes[class], most);
+    let head = html! {
+        (column("is · taken for", true))
+        @for class in 0..counts.len() { (column(&name(class, 12), false)) }
     };
-    format!("<figure class=\"{class}\">{picture}<figcaption>{caption}</figcaption></figure>")
+    let cell = |class: usize, other: usize| {
+        let count = counts[class][other];
+        let share = format!("{:.0}", 100.0 * count as f64 / totals[class].max(1) as f64);
+        html! {
+            td class=[(class == other).then_some("diagonal")] style={ "--p:" (share) } title={ (count) " records" } {
+                (if count == 0 { "0" } else { &share })
+            }
+        }
+    };
+    let rows = html! {
+        @for class in 0..counts.len() {
+            tr { th scope="row" { (name(class, 24)) } @for other in 0..counts.len() { (cell(class, other)) } }
+        }
+    };
+    table("confusion", "Confusion matrix", &head, &rows)
+}
+
+fn confusion_picture(counts: &[Vec<usize>], totals: &[usize]) -> Markup {
+    let share = |count: &usize, total: &usize| *count as f64 / (*total).max(1) as f64;
+    let shares: Vec<f64> = counts
+        .iter()
+        .zip(totals)
+        .flat_map(|(row, total)| row.iter().map(move |count| share(count, total)))
+        .collect();
+    let picture = data::thumbnail::to_jpeg(&heat(&shares, counts.len()), 90);
+    let alternative = format!(
+        "Confusion matrix of {} classes as a picture: the brighter a point, the more records of its row's class were taken for \
+         its column's",
+        counts.len()
+    );
+    html! { img class="wide" alt=(alternative) src=(data_uri(&picture)); }
+}
+
+fn most_confused(predictions: &Predictions, totals: &[usize]) -> Markup {
+    let name = |class: u32| shortened(&predictions.classes[class as usize], 60);
+    let confused = predictions.confused();
+    if confused.is_empty() {
+        return html! {};
+    }
+    let head = html! {
+        (column("is", true)) (column("taken for", true)) (column("records", false)) (column("of the class", false))
+    };
+    let rows = html! {
+        @for (truth, other, count) in confused.into_iter().take(10) {
+            tr {
+                th scope="row" { (name(truth)) }
+                td class="text" { (name(other)) }
+                td { (count) }
+                td { (percent(count, totals[truth as usize])) }
+            }
+        }
+    };
+    table("", "Most frequent confusions", &head, &rows)
+}
+
+/// A picture with its caption.
+fn figure(class: &str, encoded: &[u8], alternative: &str, caption: &Markup) -> Markup {
+    html! {
+        figure class=(class) {
+            @if encoded.is_empty() {
+                span role="img" aria-label=(alternative) { "not readable" }
+            } @else {
+                img loading="lazy" alt=(alternative) src=(data_uri(encoded));
+            }
+            figcaption { (caption) }
+        }
+    }
 }
 
 /// A record's key in a few letters: its end tells it from others.
@@ -219,13 +239,13 @@ fn key(features: &Features, row: usize) -> String {
     }
 }
 
-pub(crate) fn mistakes(content: &Content<'_>, predictions: &Predictions) -> String {
+pub(crate) fn mistakes(content: &Content<'_>, predictions: &Predictions) -> Markup {
     let wrong = predictions.mistakes();
     if wrong.is_empty() {
-        return "<p>There are none.</p>\n".into();
+        return html! { p { "There are none." } };
     }
     let positions = positions(content.test_data, content.test);
-    let shown: Vec<String> = wrong[..wrong.len().min(MISTAKES)]
+    let shown: Vec<Markup> = wrong[..wrong.len().min(MISTAKES)]
         .par_iter()
         .filter_map(|row| {
             let (predicted, share) = predictions.predicted[*row];
@@ -233,25 +253,20 @@ pub(crate) fn mistakes(content: &Content<'_>, predictions: &Predictions) -> Stri
             let taken = &predictions.classes[predicted as usize];
             let picture = small_jpeg(content.test_data, *positions.get(*row)?, PICTURE_PX);
             let alternative = format!("{} of class {truth}, taken for {taken}", key(content.test, *row));
-            let caption = format!(
-                "is {}, taken for <span class=\"wrong\">{}</span> ({:.0} %)",
-                escape(&shortened(truth, 40)),
-                escape(&shortened(taken, 40)),
-                100.0 * share
-            );
-            Some(format!(
-                "<li>{}</li>\n",
-                figure("", &picture, &alternative, &caption)
-            ))
+            let caption = html! {
+                "is " (shortened(truth, 40)) ", taken for " span class="wrong" { (shortened(taken, 40)) }
+                (format!(" ({:.0} %)", 100.0 * share))
+            };
+            Some(html! { li { (figure("", &picture, &alternative, &caption)) } })
         })
         .collect();
-    format!(
-        "<p class=\"quiet\">{} of {} test records are predicted wrong; the most confident first, with the share of the votes.</p>\n\
-         <ul class=\"grid\">\n{}</ul>\n",
-        wrong.len(),
-        content.test.records(),
-        shown.concat()
-    )
+    html! {
+        p class="quiet" {
+            (wrong.len()) " of " (content.test.records())
+            " test records are predicted wrong; the most confident first, with the share of the votes."
+        }
+        ul class="grid" { @for picture in &shown { (picture) } }
+    }
 }
 
 /// Some rows, the same ones every time, in their order.
@@ -265,9 +280,9 @@ fn some(rows: usize, count: usize, purpose: &'static str) -> Vec<usize> {
     chosen
 }
 
-pub(crate) fn neighbors(content: &Content<'_>) -> Result<String, Error> {
+pub(crate) fn neighbors(content: &Content<'_>) -> Result<Markup, Error> {
     let rows = some(content.test.records(), QUERIES, "report.queries");
-    let (found, in_train) = neighbors_of(&rows, content.train, content.test, NEIGHBORS, content.device)?;
+    let (nearest, in_train) = neighbors_of(&rows, content.train, content.test, NEIGHBORS, content.device)?;
     let (gallery, gallery_data) = match in_train {
         true => (content.train, content.train_data),
         false => (content.test, content.test_data),
@@ -276,57 +291,62 @@ pub(crate) fn neighbors(content: &Content<'_>) -> Result<String, Error> {
         positions(content.test_data, content.test),
         positions(gallery_data, gallery),
     );
-    let row_html = |(row, found): (&usize, &Vec<crate::knn::Neighbor>)| {
-        let own = label_of(content.test, *row).map(|(label, _)| label);
+    let neighbor_html = |place: usize, neighbor: &Neighbor, class: Option<&String>| {
+        let at = neighbor.row as usize;
+        let label = label_of(gallery, at).map(|(label, _)| label);
+        let picture = of_gallery
+            .get(at)
+            .map_or_else(Vec::new, |at| small_jpeg(gallery_data, *at, PICTURE_PX));
+        // Color is not the only sign.
+        let (style, sign) = match (class, &label) {
+            (Some(class), Some(label)) if class == label => ("right", "✓ "),
+            (Some(_), Some(_)) => ("wrong", "✗ "),
+            _ => ("", ""),
+        };
+        let name = label.unwrap_or_else(|| key(gallery, at));
+        let caption = html! {
+            span class=(style) { (sign) (shortened(&name, 40)) }
+            (format!(" {:.2}", neighbor.cosine))
+        };
+        let alternative = format!("Neighbor {}: {}, {name}", place + 1, key(gallery, at));
+        figure("", &picture, &alternative, &caption)
+    };
+    let row_html = |(row, nearest): (&usize, &Vec<Neighbor>)| {
+        let class = label_of(content.test, *row).map(|(label, _)| label);
         let picture = of_test
             .get(*row)
             .map_or_else(Vec::new, |at| small_jpeg(content.test_data, *at, PICTURE_PX));
-        let name = own.clone().unwrap_or_else(|| key(content.test, *row));
-        let caption = format!("<strong>{}</strong>", escape(&shortened(&name, 40)));
+        let name = class.clone().unwrap_or_else(|| key(content.test, *row));
+        let caption = html! { strong { (shortened(&name, 40)) } };
         let alternative = format!("Test record {}, {name}", key(content.test, *row));
-        let mut html = figure("query", &picture, &alternative, &caption);
-        for (place, neighbor) in found.iter().enumerate() {
-            let at = neighbor.row as usize;
-            let label = label_of(gallery, at).map(|(label, _)| label);
-            let picture = of_gallery
-                .get(at)
-                .map_or_else(Vec::new, |at| small_jpeg(gallery_data, *at, PICTURE_PX));
-            let name = label.clone().unwrap_or_else(|| key(gallery, at));
-            // Colour is not the only sign.
-            let (class, sign) = match (&own, &label) {
-                (Some(own), Some(label)) if own == label => ("right", "✓ "),
-                (Some(_), Some(_)) => ("wrong", "✗ "),
-                _ => ("", ""),
-            };
-            let caption = format!(
-                "<span class=\"{class}\">{sign}{}</span> {:.2}",
-                escape(&shortened(&name, 40)),
-                neighbor.cosine
-            );
-            let alternative = format!("Neighbour {}: {}, {name}", place + 1, key(gallery, at));
-            html += &figure("", &picture, &alternative, &caption);
+        html! {
+            div class="row" {
+                (figure("query", &picture, &alternative, &caption))
+                @for (place, neighbor) in nearest.iter().enumerate() {
+                    (neighbor_html(place, neighbor, class.as_ref()))
+                }
+            }
         }
-        format!("<div class=\"row\">{html}</div>\n")
     };
-    let html: Vec<String> = rows.par_iter().zip(&found).map(row_html).collect();
-    Ok(format!(
-        "<p class=\"quiet\">Framed a test record, beside it the {} of highest cosine similarity.</p>\n{}",
-        if in_train {
-            "training records"
-        } else {
-            "other test records"
-        },
-        html.concat()
-    ))
+    let rows: Vec<Markup> = rows.par_iter().zip(&nearest).map(row_html).collect();
+    let gallery = if in_train {
+        "training records"
+    } else {
+        "other test records"
+    };
+    Ok(html! {
+        p class="quiet" { "Framed a test record, beside it the " (gallery) " of highest cosine similarity." }
+        @for row in &rows { (row) }
+    })
 }
 
-pub(crate) fn map(content: &Content<'_>) -> Result<String, Error> {
+pub(crate) fn map(content: &Content<'_>) -> Result<Markup, Error> {
     let rows = some(content.test.records(), MAP_RECORDS, "report.map");
-    let mut matrix = content.test.tap(POOLED, "test")?.select(&rows);
+    let mut matrix = content.test.tap(POOLED, TEST)?.select(&rows);
     normalize_rows(&mut matrix);
     let places = tsne(&matrix);
     if places.is_empty() {
-        return Ok(String::new());
+        return Ok(html! {});
     }
     let of_test = positions(content.test_data, content.test);
     let at: Vec<usize> = rows.iter().filter_map(|row| of_test.get(*row).copied()).collect();
@@ -342,126 +362,129 @@ pub(crate) fn map(content: &Content<'_>) -> Result<String, Error> {
     let ranges = [range(0), range(1)];
     // Within a margin, so that no picture is cut.
     let place = |value: f64, (low, length): (f64, f64)| 2.0 + 96.0 * (value - low) / length;
-    let mut points = String::new();
-    let mut legend = std::collections::BTreeMap::new();
-    for (number, (row, at)) in rows.iter().zip(&places).enumerate() {
-        let (label, class) = label_of(content.test, *row).unwrap_or((String::new(), 9));
-        let title = match label.is_empty() {
-            true => key(content.test, *row),
-            false => format!("{} · {}", shortened(&label, 40), key(content.test, *row)),
+    let labels: Vec<Option<(String, usize)>> = rows.iter().map(|row| label_of(content.test, *row)).collect();
+    let point = |number: usize| {
+        let (row, at) = (rows[number], places[number]);
+        let (class, title) = match &labels[number] {
+            None => (9, key(content.test, row)),
+            Some((label, class)) => (
+                *class,
+                format!("{} · {}", shortened(label, 40), key(content.test, row)),
+            ),
         };
-        let _ = write!(
-            points,
-            "<i style=\"left:{:.1}%;top:{:.1}%;--x:{};--y:{};--h:{}\" title=\"{}\"></i>",
+        let style = format!(
+            "left:{:.1}%;top:{:.1}%;--x:{};--y:{};--h:{}",
             place(at[0], ranges[0]),
             place(at[1], ranges[1]),
             number % MAP_COLUMNS,
             number / MAP_COLUMNS,
             color(class),
-            escape(&title)
         );
-        if !label.is_empty() {
-            legend.entry((class, label)).or_insert(());
-        }
-    }
-    let mut html = format!(
-        "<p class=\"quiet\">t-SNE of {} test records (features of length 1, all pairs, start by principal components): records lie close \
-         to those that the encoder holds alike; distances between far groups say nothing.</p>\n",
+        html! { i style=(style) title=(title) {} }
+    };
+    let legend: BTreeSet<(usize, &String)> = labels
+        .iter()
+        .flatten()
+        .map(|(label, class)| (*class, label))
+        .collect();
+    let style = format!(
+        ".map{{--columns:{MAP_COLUMNS}}}.map i{{background-image:url({})}}",
+        data_uri(&sheet)
+    );
+    let alternative = format!(
+        "t-SNE map of {} test records as small pictures framed in the colors of their classes",
         rows.len()
     );
-    if legend.len() <= TABLE_CLASSES && !legend.is_empty() {
-        html.push_str("<ul class=\"legend\" aria-label=\"Colours of the classes\">");
-        for (class, label) in legend.keys() {
-            let _ = write!(
-                html,
-                "<li><span style=\"background:{}\"></span>{}</li>",
-                color(*class),
-                escape(&shortened(label, 40))
-            );
+    Ok(html! {
+        p class="quiet" {
+            "t-SNE of " (rows.len()) " test records (L2-normalized features, all pairs, initialized by principal components): \
+             records that the encoder finds similar lie close together; distances between far groups mean nothing."
         }
-        html.push_str("</ul>\n");
-    }
-    let _ = write!(
-        html,
-        "<style>.map{{--columns:{MAP_COLUMNS}}}.map i{{background-image:url({})}}</style>\n\
-         <input type=\"checkbox\" id=\"dots\"> <label for=\"dots\">dots instead of pictures</label>\n\
-         <div class=\"map\" role=\"img\" aria-label=\"t-SNE map of {} test records as small pictures framed in the colours of their \
-         classes\">{points}</div>\n",
-        data_uri(&sheet),
-        rows.len()
-    );
-    Ok(html)
+        @if legend.len() <= TABLE_CLASSES && !legend.is_empty() {
+            ul class="legend" aria-label="Colors of the classes" {
+                @for (class, label) in &legend {
+                    li { span style={ "background:" (color(*class)) } {} (shortened(label, 40)) }
+                }
+            }
+        }
+        style { (PreEscaped(style)) }
+        input type="checkbox" id="dots";
+        " "
+        label for="dots" { "dots instead of pictures" }
+        div class="map" role="img" aria-label=(alternative) {
+            @for number in 0..places.len() { (point(number)) }
+        }
+    })
 }
 
 /// Where the class token of the last block looks, for transformers.
-pub(crate) fn attention(content: &Content<'_>) -> Result<String, Error> {
+pub(crate) fn attention(content: &Content<'_>) -> Result<Markup, Error> {
     if !content.encoder.has_attention() {
-        return Ok(String::new());
+        return Ok(html! {});
     }
     let rows = some(content.test.records(), ATTENDED, "report.attention");
     let of_test = positions(content.test_data, content.test);
     let at: Vec<usize> = rows.iter().filter_map(|row| of_test.get(*row).copied()).collect();
     let part = at.iter().map(|position| *position as u32).collect();
     let part = Arc::new(Dataset::part(content.test_data, part)?);
-    let loader = Loader::new(
-        part,
-        vec![ViewGroup {
-            count: 1,
-            transforms: content.config.test_transforms.clone(),
-        }],
-        LoaderConfig {
-            batch_images: at.len(),
-            workers: 0,
-            max_bad_fraction: 0.0,
-        },
-        Order::Sequential,
-        SEED,
-    )?;
-    let mut html = String::from(
-        "<p class=\"quiet\">Where the class token of the last block looks: the picture lit by the mean over the heads, then the heads one by \
-         one, white the most.</p>\n",
-    );
+    let data = LoaderConfig {
+        batch_images: at.len(),
+        workers: 0,
+        max_bad_fraction: 0.0,
+    };
+    let loader = in_order(&part, content.test_transforms, &data)?;
+    let mut lines = vec![];
     for batch in loader.batches(0, loader.batches_per_epoch()) {
         for views in batch?.views {
-            let (height, width) = (views.height, views.width);
+            let size = [views.width, views.height];
             let pictures = images_of(&views);
             let tensor = content.encoder.normalize.tensor(views, content.device);
             let Some((maps, grid)) = content.encoder.attention(tensor) else {
                 continue;
             };
-            for ((picture, maps), row) in pictures.iter().zip(maps).zip(&rows) {
+            for ((picture, maps), row) in pictures.iter().zip(&maps).zip(&rows) {
                 let label =
                     label_of(content.test, *row).map_or_else(|| key(content.test, *row), |(label, _)| label);
-                let name = escape(&shortened(&label, 40));
-                let mut line = figure(
-                    "",
-                    &jpeg(picture),
-                    &format!("{label}, as the encoder sees it at {width} x {height} px"),
-                    &name,
-                );
-                let places = grid[0] * grid[1];
-                let mean: Vec<f64> = (0..places)
-                    .map(|place| maps.iter().map(|head| head[place]).sum::<f64>() / maps.len() as f64)
-                    .collect();
-                line += &figure(
-                    "",
-                    &jpeg(&lit(picture, &mean, grid)),
-                    &format!("{label}, lit where the heads look on average"),
-                    "all heads",
-                );
-                for (head, map) in maps.iter().take(HEADS).enumerate() {
-                    line += &figure(
-                        "small",
-                        &jpeg(&enlarged(map, grid)),
-                        &format!("{label}: attention of head {}", head + 1),
-                        &format!("head {}", head + 1),
-                    );
-                }
-                let _ = writeln!(html, "<div class=\"row\">{line}</div>");
+                lines.push(attention_line(&label, picture, size, maps, grid));
             }
         }
     }
-    Ok(html)
+    Ok(html! {
+        p class="quiet" {
+            "Where the class token of the last block looks: the picture lit by the mean over the heads, then the heads one by one, \
+             white the most."
+        }
+        @for line in &lines { (line) }
+    })
+}
+
+/// One picture, lit by all heads and by each of the first ones.
+fn attention_line(
+    label: &str,
+    picture: &RgbImage,
+    [width, height]: [usize; 2],
+    maps: &[Vec<f64>],
+    grid: [usize; 2],
+) -> Markup {
+    let mean: Vec<f64> = (0..grid[0] * grid[1])
+        .map(|place| maps.iter().map(|head| head[place]).sum::<f64>() / maps.len() as f64)
+        .collect();
+    let whole = format!("{label}, as the encoder sees it at {width} x {height} px");
+    let all = format!("{label}, lit where the heads look on average");
+    html! {
+        div class="row" {
+            (figure("", &jpeg(picture), &whole, &html! { (shortened(label, 40)) }))
+            (figure("", &jpeg(&lit(picture, &mean, grid)), &all, &html! { "all heads" }))
+            @for (head, map) in (1..).zip(maps.iter().take(HEADS)) {
+                (figure(
+                    "small",
+                    &jpeg(&enlarged(map, grid)),
+                    &format!("{label}: attention of head {head}"),
+                    &html! { "head " (head) },
+                ))
+            }
+        }
+    }
 }
 
 /// A grid of weights as a picture of some size, each place a square.
@@ -489,43 +512,37 @@ fn images_of(views: &data::Views) -> Vec<RgbImage> {
 }
 
 /// What it takes to repeat the evaluation.
-pub(crate) fn origin(content: &Content<'_>) -> String {
-    let mut html = String::from("<dl>\n");
-    let mut entry = |name: &str, text: String| {
-        let _ = writeln!(html, "<dt>{name}</dt><dd>{}</dd>", escape(&text));
-    };
+pub(crate) fn origin(content: &Content<'_>) -> Markup {
     let encoder = content.encoder;
-    entry("encoder", format!("{} ({})", encoder.name, encoder.hash));
-    if let Some(step) = encoder.step {
-        entry("its steps", step.to_string());
-    }
-    entry("data", content.data_name.to_string());
-    entry(
-        "fingerprint of train",
-        content.train_data.fingerprint().to_string(),
+    let mut entries = vec![("encoder", format!("{} ({})", encoder.name, encoder.hash))];
+    entries.extend(encoder.step.map(|step| ("its steps", step.to_string())));
+    let records = format!(
+        "{} train, {} test, {} test records could not be read",
+        content.train_data.len(),
+        content.test.records(),
+        content.test.bad_records
     );
-    entry("fingerprint of test", content.test_data.fingerprint().to_string());
-    entry(
-        "records",
-        format!(
-            "{} train, {} test, {} test records could not be read",
-            content.train_data.len(),
-            content.test.records(),
-            content.test.bad_records
+    let json = |value: Result<String, serde_json::Error>| value.unwrap_or_default();
+    entries.extend([
+        ("data", content.data_name.to_string()),
+        (
+            "fingerprint of train",
+            content.train_data.fingerprint().to_string(),
         ),
-    );
-    entry(
-        "transforms",
-        serde_json::to_string(&content.config.test_transforms).unwrap_or_default(),
-    );
-    entry(
-        "normalisation",
-        serde_json::to_string(&encoder.normalize).unwrap_or_default(),
-    );
+        ("fingerprint of test", content.test_data.fingerprint().to_string()),
+        ("records", records),
+        ("transforms", json(serde_json::to_string(content.test_transforms))),
+        ("normalization", json(serde_json::to_string(&encoder.normalize))),
+    ]);
     if let Some(outcome) = content.outcomes.first() {
-        entry("program", outcome.commit.clone());
-        entry("device", outcome.device.clone());
+        entries.push(("program", outcome.commit.clone()));
+        entries.push(("device", outcome.device.clone()));
     }
-    html + "</dl>\n<p class=\"quiet\">Hyper-parameters are chosen, where a protocol chooses any, on records held out of the training set; \
-            each protocol's settings and what it chose are in the table of results.</p>\n"
+    html! {
+        dl { @for (name, text) in &entries { dt { (name) } dd { (text) } } }
+        p class="quiet" {
+            "If a protocol chooses hyper-parameters, it does so on records held out of the training set; each protocol's settings \
+             and choices are in the table of results."
+        }
+    }
 }

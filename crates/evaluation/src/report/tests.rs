@@ -1,8 +1,8 @@
 //! Whole reports of tiny evaluations: what they show, that names cannot break them, and that they load nothing.
 
 use super::*;
-use crate::encoder::tests::{NORMALIZE, backbone};
-use crate::extract::extract;
+use crate::config::Config;
+use crate::testing::{NORMALIZE, backbone, extract};
 use backbones::{BackboneConfig, Init};
 use data::{Label, Metadata, Record};
 use serde_json::json;
@@ -66,7 +66,8 @@ fn made(encoder: &Encoder, train: &Arc<Dataset>, test: &Arc<Dataset>) -> String 
         &Content {
             data_name: "<script>alert(1)</script>",
             encoder,
-            config: &config,
+            test_transforms: &config.test_transforms,
+            voting: config.protocols[0].voting(),
             outcomes: &[],
             train: &features(train),
             test: &features(test),
@@ -117,9 +118,9 @@ fn everything_is_shown_and_names_break_nothing() {
         count(&html, " src=\""),
         count(&html, "src=\"data:image/jpeg;base64,/9j/")
     );
-    // 12 queries with 7 neighbours each; 6 pictures with the mean and two heads each.
+    // 12 queries with 7 neighbors each; 6 pictures with the mean and two heads each.
     assert_eq!(count(&html, "class=\"query\""), 12);
-    assert_eq!(count(&html, "alt=\"Neighbour "), 84);
+    assert_eq!(count(&html, "alt=\"Neighbor "), 84);
     assert_eq!(count(&html, "head 2</figcaption>"), 6);
     // 35 records less 5 broken ones.
     assert_eq!(count(&html, "<i style="), 30);
@@ -131,7 +132,7 @@ fn everything_is_shown_and_names_break_nothing() {
 
 #[test]
 fn what_cannot_be_shown_is_left_out() {
-    // No labels: neighbours and the map remain.
+    // No labels: neighbors and the map remain.
     let html = made(&vit(), &records(20, &[], 1), &records(20, &[], 2));
     for (id, there) in [
         ("classes", false),

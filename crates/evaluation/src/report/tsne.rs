@@ -9,7 +9,7 @@ use crate::features::Matrix;
 use ndarray::{Array2, ArrayView2, Axis};
 use rayon::prelude::*;
 
-/// Effective number of neighbours of a row.
+/// Effective number of neighbors of a row.
 const PERPLEXITY: f64 = 30.0;
 /// Steps in all, and those with exaggerated similarities.
 const STEPS: usize = 1000;
@@ -27,7 +27,7 @@ pub(crate) fn tsne(rows: &Matrix) -> Vec<[f64; 2]> {
     if rows.rows < 4 {
         return vec![];
     }
-    // Small sets have no thirty neighbours; scikit-learn's advice is a third of the rows at most.
+    // Small sets have no thirty neighbors; scikit-learn's advice is a third of the rows at most.
     let perplexity = PERPLEXITY.min((rows.rows - 1) as f64 / 3.0);
     let similarities = similarities(&squared_distances(rows), rows.rows, perplexity);
     descend(&similarities, principal_start(rows))
@@ -121,8 +121,8 @@ fn principal_start(rows: &Matrix) -> Vec<[f64; 2]> {
     let Some(mean) = values.mean_axis(Axis(0)) else {
         return on_a_line();
     };
-    let centred = &values - &mean;
-    let gram = centred.dot(&centred.t());
+    let centered = &values - &mean;
+    let gram = centered.dot(&centered.t());
     // Two directions that no data are likely to be at right angles to.
     let mut basis = Array2::from_shape_fn((rows.rows, 2), |(row, column)| {
         let angle = (row * (column + 2)) as f64;

@@ -3,9 +3,9 @@
 mod networks;
 
 use super::*;
-use crate::encoder::tests::backbone;
 use crate::result::read_results;
-use crate::stored_features::{FeaturesJob, read_features, run_on_features};
+use crate::run::on_features::{FeaturesJob, read_features, run_on_features};
+use crate::testing::backbone;
 use data::Dataset;
 use training::Normalize;
 
@@ -289,10 +289,10 @@ fn every_protocol_answers_and_stored_features_are_used_again() {
     let mut alone_config: Config = toml::from_str(CONFIG).unwrap();
     alone_config
         .protocols
-        .retain(|protocol| protocol.train_transforms().is_none());
+        .retain(|protocol| protocol.needs().images.is_none());
     let [train, test] = ["train", "test"].map(|set| {
         let path = fixture.out.path().join(format!("features-{set}.safetensors"));
-        read_features(&path, &alone_config, Part::Test).unwrap()
+        read_features(&path, &alone_config, Split::Test).unwrap()
     });
     let features_job = FeaturesJob {
         train: &train,
@@ -589,7 +589,7 @@ fn protocols_within_the_test_set_take_any_training_set() {
 }
 
 #[test]
-fn the_configs_normalisation_outranks_the_encoders() {
+fn the_configs_normalization_outranks_the_encoders() {
     let fixture = Fixture::new();
     let mut config: Config = toml::from_str(CONFIG).unwrap();
     config.protocols.truncate(1);

@@ -1,12 +1,12 @@
 //! A suite's table: Markdown for people, CSV for programs.
 
-use super::Cell;
+use super::cell::Cell;
 use crate::result::Outcome;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 /// One row an encoder and data set, one column a protocol. A star stands for "missing", with its reason below.
-pub fn markdown(cells: &[Cell]) -> String {
+pub(super) fn markdown(cells: &[Cell]) -> String {
     let mut columns: Vec<&str> = vec![];
     let mut rows: Vec<(&str, &str)> = vec![];
     for cell in cells {
@@ -93,7 +93,7 @@ fn plain(text: &str) -> String {
 }
 
 /// One line a number, and one for each that is missing.
-pub fn csv(cells: &[Cell]) -> String {
+pub(super) fn csv(cells: &[Cell]) -> String {
     let mut text = String::from(
         "data_set,encoder,column,protocol,variant,metric,value,uncertainty,quoted,train_records,test_records,missing\n",
     );

@@ -1,7 +1,7 @@
 //! Suites on tiny synthetic folders: the table, what is missing, going on, shared features.
 
 use super::*;
-use crate::encoder::tests::{NORMALIZE, backbone};
+use crate::testing::{NORMALIZE, backbone};
 use std::cell::RefCell;
 
 const PROTOCOLS: &str = r#"
@@ -77,8 +77,8 @@ fn read(path: &Path) -> Result<Config, Error> {
     toml::from_str(&std::fs::read_to_string(path).unwrap()).map_err(|error| Error::Config(error.to_string()))
 }
 
-/// The cells, and the stages that were worked on.
-fn run_in(folder: &Path, suite: &Suite) -> (Vec<Cell>, Vec<String>) {
+/// The tables, and the stages that were worked on.
+fn run_in(folder: &Path, suite: &Suite) -> (SuiteTables, Vec<String>) {
     let device = Device::flex();
     let mut known = 0;
     let open = |entry: &EncoderEntry, path: &Path| match entry.name.as_str() {
@@ -94,32 +94,33 @@ fn run_in(folder: &Path, suite: &Suite) -> (Vec<Cell>, Vec<String>) {
         )),
     };
     let stages = RefCell::new(vec![]);
-    let cells = run(
+    let tables = run(
         suite,
-        &mut Surroundings {
+        &mut SuiteContext {
             folder,
             out: &folder.join("out"),
             device: &device,
             provenance: Provenance::default(),
+            read: &read,
             open: &open,
-            reports: Some("reports"),
-            known: &mut |_, done, total| {
+            reports: true,
+            on_cell: &mut |_, done, total| {
                 known += 1;
                 assert_eq!((done, total), (known, 27));
             },
+            progress: &mut |event| stages.borrow_mut().push(event.stage.to_string()),
         },
-        &read,
-        &mut |event| stages.borrow_mut().push(event.stage.to_string()),
     )
     .unwrap();
-    (cells, stages.into_inner())
+    (tables, stages.into_inner())
 }
 
 #[test]
 fn what_can_be_asked_is_in_the_table_and_the_rest_is_missing_with_its_reason() {
     let folder = folder();
     let suite: Suite = toml::from_str(SUITE).unwrap();
-    let (cells, stages) = run_in(folder.path(), &suite);
+    let (tables, stages) = run_in(folder.path(), &suite);
+    let cells = &tables.cells;
     assert_eq!(cells.len(), 27);
     let cell = |encoder: &str, data_set: &str, column: &str| {
         let mut found = cells.iter();
@@ -164,7 +165,7 @@ fn what_can_be_asked_is_in_the_table_and_the_rest_is_missing_with_its_reason() {
         .count();
     assert_eq!(extracted, 2 * 2 * 2, "20 images are two batches");
 
-    let table = markdown(&cells);
+    let table = &tables.markdown;
     let lines: Vec<&str> = table.lines().collect();
     assert_eq!(
         lines[0],
@@ -176,7 +177,7 @@ fn what_can_be_asked_is_in_the_table_and_the_rest_is_missing_with_its_reason() {
     );
     assert!(lines[5].starts_with("| B | net | missing ["), "{table}");
     assert!(table.contains("] missing: `gone`: no such file"), "{table}");
-    let sheet = csv(&cells);
+    let sheet = table::csv(cells);
     assert!(
         sheet.contains("A,net,knn-dino k 5,knn-dino,k 5,mean_class,"),
         "{sheet}"
@@ -188,19 +189,16 @@ fn what_can_be_asked_is_in_the_table_and_the_rest_is_missing_with_its_reason() {
 
     // A report of each pair that gave anything, and a page with the table that leads to them.
     let report = |encoder: &str, data_set: &str| {
-        std::fs::read_to_string(report_path(
-            &folder.path().join("out"),
-            "reports",
-            encoder,
-            data_set,
-        ))
+        std::fs::read_to_string(report_path(&folder.path().join("out"), encoder, data_set))
     };
     let text = report("net", "A").unwrap();
     assert!(text.contains("few-shot (2-way 1-shot nearest centroid)") && text.contains(" on A</h1>"));
     assert!(report("pixels", "A").is_ok() && report("gone", "A").is_err() && report("net", "C").is_err());
-    let page = crate::report::suite_page(&cells, &|cell| {
-        (cell.encoder != "gone").then(|| format!("reports/{}/{}.html", cell.encoder, cell.data_set))
-    });
+    let page = std::fs::read_to_string(folder.path().join("out/report.html")).unwrap();
+    assert_eq!(
+        tables.files.last().unwrap(),
+        &folder.path().join("out/report.html")
+    );
     assert!(page.contains("<h3>A</h3>") && page.contains("<a href=\"reports/net/A.html\">net</a>"));
     assert!(page.contains("missing <a href=\"#reason-1\">[1]</a>") && page.contains("<li id=\"reason-1\">"));
     assert!(page.contains("(mean_class)") && page.contains("<th scope=\"row\">gone</th>"));
@@ -208,7 +206,7 @@ fn what_can_be_asked_is_in_the_table_and_the_rest_is_missing_with_its_reason() {
     // Again: nothing is computed, and the table is the same.
     let (again, stages) = run_in(folder.path(), &suite);
     assert!(stages.is_empty(), "{stages:?}");
-    assert_eq!((markdown(&again), csv(&again)), (table, sheet));
+    assert_eq!((&again.markdown, table::csv(&again.cells)), (table, sheet));
 }
 
 #[test]

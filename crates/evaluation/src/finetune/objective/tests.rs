@@ -1,8 +1,8 @@
 //! The objective by itself: what starts from the encoder, what the average does, and what a checkpoint has to hold.
 
 use super::*;
-use crate::encoder::tests::backbone;
 use crate::finetune::{Average, Keep, Protocol};
+use crate::testing::{backbone, resize};
 use backbones::{Draws, Progress, parameters};
 use training::ViewGroupTensor;
 
@@ -20,7 +20,7 @@ pub(in crate::finetune) fn settings() -> Settings {
         average: None,
         validation: None,
         keep: Keep::Last,
-        test_transforms: crate::extract::tests::resize(8),
+        test_transforms: resize(8),
     }
 }
 

@@ -1,6 +1,7 @@
 //! What protocols ask of a network: a transformer's tokens, a ResNet's stages, images of one size.
 
 use super::*;
+use crate::protocols::ProtocolConfig;
 
 /// A vision transformer of three blocks for images of 8 px.
 fn transformer(device: &Device) -> Encoder {
@@ -36,7 +37,7 @@ fn the_grid_takes_a_transformers_tokens_and_its_pooled_output() {
         tokens(3, true)
     ]);
     let mut config = config_of("linear-dinov2");
-    let Protocol::LinearDinov2(settings) = &mut config.protocols[0] else {
+    let ProtocolConfig::LinearDinov2(settings) = &mut config.protocols[0] else {
         unreachable!()
     };
     settings.inputs = serde_json::from_value(inputs).unwrap();
@@ -59,7 +60,7 @@ fn the_grid_takes_a_transformers_tokens_and_its_pooled_output() {
         ]
     );
     // More blocks than there are.
-    let Protocol::LinearDinov2(settings) = &mut config.protocols[0] else {
+    let ProtocolConfig::LinearDinov2(settings) = &mut config.protocols[0] else {
         unreachable!()
     };
     settings.inputs = serde_json::from_value(json!([tokens(4, false)])).unwrap();
@@ -112,7 +113,7 @@ fn stages_are_asked_of_resnets_at_one_size() {
         };
         let mut config = config_of("linear-vissl");
         assert!(refused(&fixture, &config).contains("`linear-dino` and `linear-dinov2`"));
-        let Protocol::LinearVissl(settings) = &mut config.protocols[0] else {
+        let ProtocolConfig::LinearVissl(settings) = &mut config.protocols[0] else {
             unreachable!()
         };
         settings.taps = vec![settings.headline_tap];

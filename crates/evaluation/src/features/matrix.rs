@@ -1,0 +1,217 @@
+//! What an encoder says about a data set: one row a record, its labels and keys, and where they came from.
+//!
+//! The type is the wall between encoders and the protocols that use fixed features. It goes to and from disk in
+//! `features_file`; `extract` fills it.
+
+use crate::error::Error;
+use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// Among sets of classes: neither of the class nor not of it (VOC's `difficult`). Training takes it for not of the class; a
+/// test leaves the record out for that class.
+pub const UNDECIDED: u8 = 2;
+
+/// A dense row-major matrix in host memory, `[rows, width]`.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Matrix {
+    /// One row a record.
+    pub rows: usize,
+    /// Numbers in a row.
+    pub width: usize,
+    /// `rows * width` numbers, row after row.
+    pub values: Vec<f32>,
+}
+
+impl Matrix {
+    /// A matrix of `values`, row after row.
+    ///
+    /// # Panics
+    /// If `values` does not hold `rows * width` numbers.
+    pub fn new(rows: usize, width: usize, values: Vec<f32>) -> Self {
+        assert_eq!(
+            values.len(),
+            rows * width,
+            "a {rows} x {width} matrix holds {} numbers",
+            rows * width
+        );
+        Self { rows, width, values }
+    }
+
+    /// One row.
+    pub fn row(&self, row: usize) -> &[f32] {
+        &self.values[row * self.width..(row + 1) * self.width]
+    }
+
+    /// The first row that holds NaN or an infinity.
+    pub fn first_not_finite(&self) -> Option<usize> {
+        let width = self.width.max(1);
+        self.values
+            .par_chunks(width)
+            .position_first(|row| row.iter().any(|value| !value.is_finite()))
+    }
+
+    /// A matrix of the rows named, in that order.
+    pub(crate) fn select(&self, rows: &[usize]) -> Self {
+        let values = rows.iter().flat_map(|row| self.row(*row)).copied().collect();
+        Self::new(rows.len(), self.width, values)
+    }
+}
+
+/// The labels of all records, in the order of the rows.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Labels {
+    /// One class a record.
+    Classes(Vec<i64>),
+    /// A set of classes a record, as `[records, classes]` of 0 and 1.
+    Sets {
+        /// Columns: one more than the largest class met.
+        classes: usize,
+        /// Row after row; [`UNDECIDED`] where a record is neither an example nor a counterexample of a class.
+        multi_hot: Vec<u8>,
+    },
+}
+
+/// Where features came from: what must agree before stored ones may be used again.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Origin {
+    /// Hash of the encoder.
+    pub encoder: String,
+    /// Its name, for people.
+    pub encoder_name: String,
+    /// The data set's fingerprint.
+    pub fingerprint: String,
+    /// Hash of class names and labels, which the fingerprint leaves out.
+    pub labels: String,
+    /// The evaluation transforms, as in the config.
+    pub transforms: serde_json::Value,
+    /// Mean and standard deviation by which images were normalized.
+    pub normalize: serde_json::Value,
+}
+
+impl Origin {
+    /// The same without names, which are for people.
+    pub(crate) fn unnamed(&self) -> Self {
+        Self {
+            encoder_name: String::new(),
+            ..self.clone()
+        }
+    }
+
+    /// Whether this, read from a file, is `wanted`.
+    pub(crate) fn is(&self, wanted: &Self) -> bool {
+        // A number read from JSON may be off by the last bit: `wanted` has to go the same way before it is compared.
+        let text = serde_json::to_string(wanted).unwrap_or_default();
+        serde_json::from_str::<Self>(&text).is_ok_and(|wanted| wanted == *self)
+    }
+}
+
+/// Features of a data set, one row a readable record, in the data set's order.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Features {
+    /// By the name of the place in the network that they were taken at, [`POOLED`] at least.
+    pub taps: BTreeMap<String, Matrix>,
+    /// `None` where the data set has no labels.
+    pub labels: Option<Labels>,
+    /// Names of the classes by number; empty where the data set has none.
+    pub class_names: Vec<String>,
+    /// The records' keys, in the order of the rows.
+    pub keys: Vec<String>,
+    /// Records that could not be read and have no row.
+    pub bad_records: usize,
+    /// Where all this came from.
+    pub origin: Origin,
+}
+
+impl Features {
+    /// Rows in every tap.
+    pub fn records(&self) -> usize {
+        self.keys.len()
+    }
+
+    /// The rows taken at one place of the network. `set` names the data set in the error.
+    pub fn tap(&self, tap: &str, set: &'static str) -> Result<&Matrix, Error> {
+        self.taps.get(tap).ok_or_else(|| Error::NoTap {
+            set,
+            tap: tap.to_string(),
+            found: self.taps.keys().cloned().collect(),
+        })
+    }
+
+    /// One class a record, or an error that says what there is instead. `set` names the data set in it.
+    pub fn classes(&self, set: &'static str) -> Result<&[i64], Error> {
+        match &self.labels {
+            Some(Labels::Classes(classes)) if classes.len() == self.records() => Ok(classes),
+            Some(Labels::Classes(classes)) => Err(Error::LabelCount {
+                set,
+                labels: classes.len(),
+                records: self.records(),
+            }),
+            Some(Labels::Sets { .. }) => Err(Error::LabelSets { set }),
+            None => Err(Error::Unlabeled { set }),
+        }
+    }
+
+    /// What a person calls this class.
+    pub(crate) fn class_name(&self, class: i64) -> String {
+        class_name(&self.class_names, class)
+    }
+}
+
+/// A class's name in quotes, or its number where it has none.
+pub(crate) fn class_name(names: &[String], class: i64) -> String {
+    let named = usize::try_from(class).ok().and_then(|class| names.get(class));
+    named.map_or_else(|| class.to_string(), |name| format!("`{name}`"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::encoder::POOLED;
+
+    #[test]
+    fn the_first_bad_row_is_found() {
+        let mut matrix = Matrix::new(4, 2, vec![0.0; 8]);
+        assert_eq!(matrix.first_not_finite(), None);
+        matrix.values[7] = f32::INFINITY;
+        matrix.values[4] = f32::NAN;
+        assert_eq!(matrix.first_not_finite(), Some(2));
+    }
+
+    #[test]
+    fn rows_are_selected_in_the_order_asked_for() {
+        let matrix = Matrix::new(3, 2, vec![0.0, 1.0, 2.0, 3.0, 4.0, 5.0]);
+        assert_eq!(
+            matrix.select(&[2, 0]),
+            Matrix::new(2, 2, vec![4.0, 5.0, 0.0, 1.0])
+        );
+    }
+
+    #[test]
+    fn missing_labels_and_taps_are_named() {
+        let features = Features::default();
+        assert_eq!(
+            features.classes("test").unwrap_err().to_string(),
+            "the test set has no labels, and this protocol needs one class a record"
+        );
+        let features = Features {
+            labels: Some(Labels::Sets {
+                classes: 1,
+                multi_hot: vec![],
+            }),
+            ..features
+        };
+        assert!(matches!(
+            features.classes("test"),
+            Err(Error::LabelSets { set: "test" })
+        ));
+        assert!(
+            features
+                .tap(POOLED, "test")
+                .unwrap_err()
+                .to_string()
+                .contains("no tap `pooled`")
+        );
+    }
+}

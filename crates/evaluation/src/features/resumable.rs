@@ -1,0 +1,435 @@
+//! Features on their way to disk: written batch by batch, so that a million records need little memory, and gone on with after a
+//! kill at any moment.
+//!
+//! While `NAME` is being made, the folder `NAME.partial` lies beside it:
+//!
+//! | file | |
+//! |---|---|
+//! | one a tap, `pooled` | its rows one after another, f32 or f16 |
+//! | `positions` | u32, the record that each row is of |
+//! | `state.json` | what is being made, and how much of the other files is on the disk for sure |
+//!
+//! The rest of those files is cut off when work goes on. Batches are cut at the same records each time, so the features are those
+//! of an undisturbed run, to the bit.
+
+use super::file::{Bytes, TensorPart};
+use super::matrix::{Features, Origin};
+use crate::error::{Error, io};
+use half::f16;
+use half::slice::HalfFloatSliceExt;
+use safetensors::Dtype;
+use serde::{Deserialize, Serialize};
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::{Read, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+use training::write_json_atomically;
+
+const VERSION: u32 = 1;
+const POSITIONS: &str = "positions";
+const STATE: &str = "state.json";
+const LOCK: &str = ".lock";
+/// Work that a kill may cost, at least this long; longer where waiting for the disk would take more than a twentieth of it.
+const KEEP_EVERY: Duration = Duration::from_secs(1);
+
+/// How numbers are kept in a features file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FeatureType {
+    /// 32 bit: what the encoder says, unchanged.
+    F32,
+    /// 16 bit: half the size, 11 bits of each number, none above 65,504.
+    F16,
+}
+
+impl FeatureType {
+    fn dtype(self) -> Dtype {
+        match self {
+            Self::F32 => Dtype::F32,
+            Self::F16 => Dtype::F16,
+        }
+    }
+
+    fn bytes(self) -> usize {
+        self.dtype().bitsize() / 8
+    }
+}
+
+/// All that decides the rows and their order; another one's are never gone on with.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Work {
+    pub(crate) origin: Origin,
+    pub(crate) taps: Vec<String>,
+    pub(crate) feature_type: FeatureType,
+    /// Where batches are cut decides the last bits of a row.
+    pub(crate) batch_images: usize,
+    pub(crate) records: usize,
+}
+
+impl Work {
+    /// What is different in `stored`, for people; nothing where it is the same work.
+    fn difference(&self, stored: &Self) -> Option<String> {
+        let origin = &stored.origin;
+        // The name is for people: a run that has been moved is the same encoder.
+        let mut wanted = self.origin.clone();
+        wanted.encoder_name.clone_from(&origin.encoder_name);
+        if origin.is(&wanted) && stored.without_origin() == self.without_origin() {
+            return None;
+        }
+        Some(if origin.encoder != self.origin.encoder {
+            format!("another encoder, `{}`", origin.encoder_name)
+        } else if origin.fingerprint != self.origin.fingerprint {
+            "other records".into()
+        } else if origin.labels != self.origin.labels {
+            "the same records with other labels".into()
+        } else if stored.taps != self.taps {
+            format!("other taps: {}", stored.taps.join(", "))
+        } else if stored.feature_type != self.feature_type {
+            "another number type".into()
+        } else if stored.batch_images != self.batch_images {
+            format!("batches of {} images", stored.batch_images)
+        } else {
+            "other transforms or another normalization".into()
+        })
+    }
+
+    fn without_origin(&self) -> Self {
+        Self {
+            origin: Origin::default(),
+            ..self.clone()
+        }
+    }
+}
+
+/// What is on the disk for sure.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct State {
+    version: u32,
+    work: Work,
+    /// Numbers in a row of each tap.
+    widths: Vec<usize>,
+    rows: usize,
+    /// Batches that have been seen to, with their broken records.
+    batches: usize,
+}
+
+/// What becomes of unfinished features of something else.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unfinished {
+    /// An error that says what they are.
+    Refuse,
+    /// They go: the folder is a store that looks after itself.
+    Discard,
+}
+
+/// Features of the first batches of a data set.
+#[derive(Debug)]
+pub(crate) struct ResumableFeatures {
+    path: PathBuf,
+    folder: PathBuf,
+    state: State,
+    taps: Vec<File>,
+    positions: File,
+    kept: Instant,
+    keep_every: Duration,
+    _lock: File,
+}
+
+impl ResumableFeatures {
+    /// The unfinished features of this work beside `path`, or none yet.
+    ///
+    /// # Errors
+    /// [`Error::InUse`], and [`Error::Unfinished`] where they are of other work and `unfinished` says so.
+    pub(crate) fn open(path: &Path, work: Work, unfinished: Unfinished) -> Result<Self, Error> {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let folder = path.with_file_name(format!("{name}.partial"));
+        fs::create_dir_all(&folder).map_err(io(&folder, "making the folder of unfinished features"))?;
+        let lock = lock(&folder)?;
+        let mut state = State {
+            version: VERSION,
+            widths: vec![],
+            rows: 0,
+            batches: 0,
+            work,
+        };
+        match stored(&folder) {
+            Ok(None) => {}
+            Ok(Some(found)) => match state.work.difference(&found.work) {
+                None => state = found,
+                Some(stored) if unfinished == Unfinished::Refuse => {
+                    return Err(Error::Unfinished { path: folder, stored });
+                }
+                Some(other) => {
+                    tracing::info!("unfinished features are of {other}; beginning anew");
+                    remove(&folder, found.work.taps.iter().map(String::as_str));
+                }
+            },
+            Err(reason) => tracing::warn!(
+                "`{}`: unfinished features cannot be gone on with, beginning anew: {reason}",
+                folder.display()
+            ),
+        }
+        if state.rows == 0 {
+            // Before its files are, or it would be taken for that of other rows.
+            match fs::remove_file(folder.join(STATE)) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                    return Err(io(&folder.join(STATE), "removing")(error));
+                }
+                _ => {}
+            }
+        }
+        let open = |name: &str, bytes: usize| at(&folder.join(name), bytes as u64);
+        let per_number = state.work.feature_type.bytes();
+        let widths = state.widths.iter().chain(std::iter::repeat(&0));
+        let taps = (state.work.taps.iter().zip(widths))
+            .map(|(tap, width)| open(tap, state.rows * width * per_number))
+            .collect::<Result<_, _>>()?;
+        let positions = open(POSITIONS, state.rows * size_of::<u32>())?;
+        Ok(Self {
+            path: path.to_path_buf(),
+            state,
+            taps,
+            positions,
+            kept: Instant::now(),
+            keep_every: KEEP_EVERY,
+            folder,
+            _lock: lock,
+        })
+    }
+
+    /// Batches that are done.
+    pub(crate) fn batches(&self) -> usize {
+        self.state.batches
+    }
+
+    /// Rows that there are.
+    pub(crate) fn rows(&self) -> usize {
+        self.state.rows
+    }
+
+    /// Records of the done batches that gave no row.
+    pub(crate) fn bad_records(&self) -> usize {
+        (self.state.batches * self.state.work.batch_images).min(self.state.work.records) - self.state.rows
+    }
+
+    /// Adds the rows of the next batch that has any: of each tap, its width and as many rows as `positions`.
+    ///
+    /// # Errors
+    /// [`Error::NotFinite`] and [`Error::AboveF16`], which name the record; `set` names the data set.
+    pub(crate) fn push(
+        &mut self,
+        positions: &[usize],
+        rows: &[(usize, Vec<f32>)],
+        set: &'static str,
+        key: impl Fn(usize) -> Result<String, Error>,
+    ) -> Result<(), Error> {
+        if self.state.rows == 0 {
+            self.state.widths = rows.iter().map(|(width, _)| *width).collect();
+        }
+        let row_of = |place: usize, width: usize| place / width.max(1);
+        for (width, values) in rows {
+            if let Some(place) = values.iter().position(|value| !value.is_finite()) {
+                let row = row_of(place, *width);
+                return Err(Error::NotFinite {
+                    set,
+                    row: self.state.rows + row,
+                    key: key(positions[row])?,
+                });
+            }
+        }
+        for (index, (width, values)) in rows.iter().enumerate() {
+            let (tap, file) = (&self.state.work.taps[index], &mut self.taps[index]);
+            let written = match self.state.work.feature_type {
+                FeatureType::F32 => file.write_all(bytemuck::cast_slice(values)),
+                FeatureType::F16 => {
+                    let mut halves = vec![f16::ZERO; values.len()];
+                    halves.convert_from_f32_slice(values);
+                    if let Some(place) = halves.iter().position(|half| !half.is_finite()) {
+                        return Err(Error::AboveF16 {
+                            tap: tap.clone(),
+                            key: key(positions[row_of(place, *width)])?,
+                            value: values[place],
+                        });
+                    }
+                    file.write_all(bytemuck::cast_slice(halves.reinterpret_cast()))
+                }
+            };
+            written.map_err(io(&self.folder.join(tap), "writing features"))?;
+        }
+        let numbers: Vec<u32> = positions.iter().map(|position| *position as u32).collect();
+        self.positions
+            .write_all(bytemuck::cast_slice(&numbers))
+            .map_err(io(&self.folder.join(POSITIONS), "writing features"))?;
+        self.state.rows += positions.len();
+        if let Some(last) = positions.last() {
+            self.state.batches = last / self.state.work.batch_images + 1;
+        }
+        if self.kept.elapsed() >= self.keep_every {
+            let begun = Instant::now();
+            self.keep()?;
+            self.kept = Instant::now();
+            self.keep_every = KEEP_EVERY.max(begun.elapsed() * 20);
+        }
+        Ok(())
+    }
+
+    /// Waits for the disk, and notes how much it has.
+    pub(crate) fn keep(&self) -> Result<(), Error> {
+        if self.state.rows == 0 {
+            return Ok(());
+        }
+        for file in self.taps.iter().chain([&self.positions]) {
+            file.sync_data().map_err(io(&self.folder, "writing features"))?;
+        }
+        Ok(write_json_atomically(&self.folder.join(STATE), &self.state)?)
+    }
+
+    /// The record of each row.
+    pub(crate) fn positions(&mut self) -> Result<Vec<usize>, Error> {
+        let mut numbers = vec![0u32; self.state.rows];
+        self.positions
+            .seek(SeekFrom::Start(0))
+            .and_then(|_| (&self.positions).read_exact(bytemuck::cast_slice_mut(&mut numbers)))
+            .map_err(io(&self.folder.join(POSITIONS), "reading features"))?;
+        Ok(numbers.into_iter().map(|position| position as usize).collect())
+    }
+
+    /// Writes the features file: these rows, and what `features` says of them. The width of each tap.
+    pub(crate) fn finish(self, features: &Features) -> Result<Vec<(String, usize)>, Error> {
+        // Assembling can be gone on with as well, as after a full disk.
+        self.keep()?;
+        let taps = self.state.work.taps.iter();
+        let files: Vec<PathBuf> = taps.clone().map(|tap| self.folder.join(tap)).collect();
+        let rows =
+            (taps.clone().zip(&self.state.widths).zip(&files)).map(|((tap, width), file)| TensorPart {
+                name: tap,
+                dtype: self.state.work.feature_type.dtype(),
+                shape: vec![self.state.rows, *width],
+                bytes: Bytes::File(file),
+            });
+        features.save_with(&self.path, rows.collect())?;
+        let widths = taps.cloned().zip(self.state.widths.iter().copied()).collect();
+        self.discard();
+        Ok(widths)
+    }
+
+    /// Removes the unfinished features.
+    pub(crate) fn discard(self) {
+        let Self {
+            folder,
+            taps,
+            positions,
+            state,
+            _lock,
+            ..
+        } = self;
+        // Closed first: Windows keeps what is open.
+        drop((taps, positions, _lock));
+        let ours = state.work.taps.iter().map(String::as_str);
+        remove(&folder, ours.chain([POSITIONS, STATE, LOCK]));
+        // Not with all that is in it: somebody may have put something there.
+        if let Err(error) = fs::remove_dir(&folder) {
+            tracing::warn!("`{}` could not be removed: {error}", folder.display());
+        }
+    }
+}
+
+/// Removes files of these names, those that there are.
+fn remove<'a>(folder: &Path, names: impl Iterator<Item = &'a str>) {
+    for name in names {
+        match fs::remove_file(folder.join(name)) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                tracing::warn!("`{}` could not be removed: {error}", folder.join(name).display());
+            }
+            _ => {}
+        }
+    }
+}
+
+/// Keeps other processes out for as long as the file is open.
+///
+/// # Errors
+/// [`Error::InUse`] where another has it.
+pub fn lock(folder: &Path) -> Result<File, Error> {
+    let path = folder.join(LOCK);
+    let file = File::create(&path).map_err(io(&path, "writing"))?;
+    match file.try_lock() {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => {
+            return Err(Error::InUse {
+                path: folder.to_path_buf(),
+            });
+        }
+        // Some network file systems have no locks.
+        Err(TryLockError::Error(error)) => tracing::warn!(
+            "`{}` cannot be locked ({error}): start no second process in it",
+            folder.display()
+        ),
+    }
+    Ok(file)
+}
+
+/// What was noted last; nothing where no work has been, why not where it cannot be relied on.
+fn stored(folder: &Path) -> Result<Option<State>, String> {
+    let text = match fs::read(folder.join(STATE)) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        text => text.map_err(|error| error.to_string())?,
+    };
+    let state: State = serde_json::from_slice(&text).map_err(|error| error.to_string())?;
+    let work = &state.work;
+    let sound = state.version == VERSION
+        && state.widths.len() == work.taps.len()
+        && work.batch_images > 0
+        && state.rows <= work.records
+        && state.rows <= state.batches.saturating_mul(work.batch_images);
+    if !sound {
+        return Err(format!("`{STATE}` is damaged"));
+    }
+    let sizes = (work.taps.iter().zip(&state.widths))
+        .map(|(tap, width)| (tap.as_str(), width * work.feature_type.bytes()));
+    for (name, bytes) in sizes.chain([(POSITIONS, size_of::<u32>())]) {
+        let length = fs::metadata(folder.join(name)).map(|file| file.len());
+        let length = length.map_err(|error| format!("`{name}`: {error}"))?;
+        if length < (state.rows * bytes) as u64 {
+            return Err(format!(
+                "`{name}` has {length} bytes, expected {}",
+                state.rows * bytes
+            ));
+        }
+    }
+    let mut positions = vec![0u32; state.rows];
+    let read = File::open(folder.join(POSITIONS))
+        .and_then(|mut file| file.read_exact(bytemuck::cast_slice_mut(&mut positions)));
+    read.map_err(|error| format!("`{POSITIONS}`: {error}"))?;
+    let in_order = positions.windows(2).all(|pair| pair[0] < pair[1]);
+    if !in_order
+        || positions
+            .last()
+            .is_some_and(|last| *last as usize >= work.records)
+    {
+        return Err(format!("`{POSITIONS}` is damaged"));
+    }
+    Ok(Some(state))
+}
+
+/// A file of its first `bytes`, to which more will be added.
+fn at(path: &Path, bytes: u64) -> Result<File, Error> {
+    let mut options = OpenOptions::new();
+    let opened = options
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .open(path);
+    let cut = opened.and_then(|mut file| {
+        file.set_len(bytes)?;
+        file.seek(SeekFrom::End(0))?;
+        Ok(file)
+    });
+    cut.map_err(io(path, "writing features"))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,266 @@
+//! A linear classifier on a frozen encoder, trained on freshly augmented images every epoch: what `linear-moco`, `linear-swav`,
+//! `linear-dino` and `linear-moco-v3` share. They differ in their numbers, and their scores by points, so each has its name.
+//!
+//! - `linear-moco`: He et al. 2020, section 4.1, `main_lincls.py`.
+//! - `linear-swav`: Caron et al. 2020, `eval_linear.py`: rate 0.3 for 256 images, weight decay 1e-6, cosine by epoch, 100 epochs.
+//! - `linear-dino`: Caron et al. 2021, `eval_linear.py`: rate 0.001 for 256 images, no weight decay, cosine by epoch, 100 epochs;
+//!   class tokens of the last four blocks (small), or of the last one and the mean of its patches (base).
+//! - `linear-moco-v3`: Chen et al. 2021, `main_lincls.py`: rate 3 (transformers) or 0.1 (ResNet-50) for 256 images, batches of
+//!   1,024, no weight decay, cosine by epoch, 90 epochs.
+//!
+//! In all of them the encoder is in evaluation mode, weights start N(0, 0.01) and biases 0, and the optimizer is SGD with momentum
+//! 0.9. The score is the last epoch's: the references also keep the best epoch by test accuracy, which would choose by the test set.
+//! An epoch's last, incomplete batch is dropped, since the loader's training orders do so.
+
+use super::protocol::{Bench, Needs, Pipeline, Protocol, Scored};
+use crate::encoder::{Encoder, Input};
+use crate::error::Error;
+use crate::features::{Matrix, class_labels, view_group};
+use crate::progress::Event;
+use crate::result::seeds_scores;
+use crate::solvers::{Classifier, Head};
+use crate::split::{TEST, TRAIN};
+use crate::task::{Classes, check_rows};
+use backbones::Progress;
+use burn::tensor::Tensor;
+use data::{Dataset, Loader, LoaderConfig, Order, Transform};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use std::sync::Arc;
+use training::{OptimizerConfig, ScheduleConfig};
+
+/// A linear probe on images.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Settings {
+    /// What the classifier sees: `"pooled"`, or class tokens of a transformer's last blocks.
+    pub input: Input,
+    /// Augmentation of the training images. All of them: `random_resized_crop` to 224 px (area 0.08 to 1, torchvision's default)
+    /// and `horizontal_flip`.
+    pub train_transforms: Vec<Transform>,
+    /// Images in a step: 256 (SwAV), 1,024 (DINO, MoCo v3).
+    pub batch_images: usize,
+    /// Order of the training records.
+    pub order: Order,
+    /// Passes over the training set: 100, and 90 for MoCo v3.
+    pub epochs: usize,
+    /// SGD with momentum 0.9; the rates are above.
+    pub optimizer: OptimizerConfig,
+    /// The learning rate's course: cosine by epoch.
+    pub schedule: ScheduleConfig,
+    /// One classifier a seed (initial weights, order, augmentation); the score is their mean.
+    pub seeds: Vec<u64>,
+}
+
+/// `linear-swav`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct LinearSwav(pub Settings);
+
+/// `linear-dino`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct LinearDino(pub Settings);
+
+/// `linear-moco-v3`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct LinearMocoV3(pub Settings);
+
+/// The three differ in their names alone.
+macro_rules! named {
+    ($($probe:ident = $name:literal),*) => {$(
+        impl Protocol for $probe {
+            const NAME: &'static str = $name;
+
+            fn validate(&self) -> Result<(), String> {
+                self.0.validate($name)
+            }
+
+            fn needs(&self) -> Needs<'_> {
+                Needs::train_images(&self.0.train_transforms).at(self.0.input.taps())
+            }
+
+            fn run(&self, bench: &mut Bench<'_>) -> Result<Scored, Error> {
+                self.0.train($name, bench)
+            }
+        }
+    )*};
+}
+
+named!(
+    LinearSwav = "linear-swav",
+    LinearDino = "linear-dino",
+    LinearMocoV3 = "linear-moco-v3"
+);
+
+impl Settings {
+    /// Refuses numbers that cannot be run, whatever the data.
+    pub fn validate(&self, protocol: &str) -> Result<(), String> {
+        if self.batch_images == 0 || self.epochs == 0 || self.seeds.is_empty() {
+            return Err(format!(
+                "`{protocol}` needs at least 1 of `batch_images`, `epochs` and `seeds`, got {}, {} and {:?}",
+                self.batch_images, self.epochs, self.seeds
+            ));
+        }
+        check_images(protocol, self.order, &self.train_transforms)?;
+        self.input
+            .validate()
+            .map_err(|reason| format!("`{protocol}.input`: {reason}"))?;
+        self.optimizer.validate()?;
+        self.schedule.validate(self.epochs)
+    }
+
+    /// Trains a classifier for each seed on the training images, and scores it on the test features after the last epoch.
+    ///
+    /// The encoder is frozen, so the test features are made only once.
+    ///
+    /// # Errors
+    /// Missing labels, test classes that the training set lacks, a loss that is no number, unreadable data; and
+    /// [`Error::EncoderChanged`], which MoCo's `sanity_check` guards against too.
+    pub(super) fn train(&self, protocol: &'static str, bench: &mut Bench<'_>) -> Result<Scored, Error> {
+        let Pipeline {
+            encoder, train, data, ..
+        } = bench.pipeline(protocol)?;
+        let (test, device) = (bench.splits.test, bench.device);
+        let labels = class_labels(train, TRAIN)?;
+        let classes = Classes::of(&labels, TRAIN)?;
+        let test_classes = classes.places_of_test(train.class_names(), test)?;
+        let taps = self.input.taps();
+        let parts = taps.iter().map(|tap| check_rows(test, &tap.name(), TEST));
+        let test_rows = side_by_side(&parts.collect::<Result<Vec<_>, _>>()?);
+        let train_classes: Vec<u32> = labels.iter().filter_map(|label| classes.place(*label)).collect();
+
+        let weights_before = encoder.weights_hash();
+        let total = self.epochs * self.seeds.len();
+        let (mut ranks, mut losses, mut bad_records) = (vec![], vec![], 0);
+        for (run, &seed) in self.seeds.iter().enumerate() {
+            let loader = loader(
+                train,
+                &self.train_transforms,
+                self.batch_images,
+                seed,
+                self.order,
+                data,
+            )?;
+            let steps_per_epoch = loader.batches_per_epoch();
+            let steps = steps_per_epoch * self.epochs;
+            let mut head = Head::new(
+                Classifier::plain([test_rows.width, classes.count()], seed, device),
+                self.optimizer.peak_learning_rate(self.batch_images),
+                &self.optimizer,
+                &self.schedule,
+                Progress {
+                    step: 0,
+                    steps_per_epoch,
+                    steps,
+                },
+            );
+            for (step, batch) in loader.batches(0, steps).enumerate() {
+                let batch = batch?;
+                let batch_classes: Vec<u32> = batch
+                    .positions
+                    .iter()
+                    .map(|position| train_classes[*position as usize])
+                    .collect();
+                for views in batch.views {
+                    let features = encoder.taps(encoder.normalize.tensor(views, device), &taps)?;
+                    head.step(Tensor::cat(features, 1), &batch_classes);
+                }
+                if (step + 1) % steps_per_epoch == 0 {
+                    let loss = head.last_loss(protocol)?;
+                    let done = run * self.epochs + (step + 1) / steps_per_epoch;
+                    tracing::info!(seed, epoch = done - run * self.epochs, loss, protocol);
+                    (bench.progress)(Event {
+                        stage: protocol,
+                        done,
+                        total,
+                        unit: "epochs",
+                    });
+                }
+            }
+            losses.push(head.last_loss(protocol)?);
+            ranks.push(head.ranks(&test_rows, &test_classes, device));
+            bad_records = bad_records.max(loader.bad_records().count);
+        }
+        unchanged(encoder, weights_before)?;
+        let details = serde_json::Map::from_iter([("last_batch_losses".to_string(), json!(losses))]);
+        let scores = seeds_scores(&self.seeds, &ranks, &test_classes, classes.count(), &details);
+        Ok(Scored {
+            scores,
+            classes: classes.count(),
+            train_bad_records: Some(bad_records),
+        })
+    }
+}
+
+/// Refuses an order that does not shuffle, and transforms that make no batch.
+pub(crate) fn check_images(protocol: &str, order: Order, transforms: &[Transform]) -> Result<(), String> {
+    if order == Order::Sequential {
+        return Err(format!(
+            "`{protocol}.order` must shuffle: `\"global\"` or `{{ blocks = N }}`"
+        ));
+    }
+    view_group(transforms)
+        .validate()
+        .map_err(|reason| format!("`{protocol}.train_transforms`: {reason}"))
+}
+
+/// Augmented images in batches.
+pub(crate) fn loader(
+    train: &Arc<Dataset>,
+    transforms: &[Transform],
+    batch_images: usize,
+    seed: u64,
+    order: Order,
+    data: &LoaderConfig,
+) -> Result<Loader, Error> {
+    let config = LoaderConfig {
+        batch_images,
+        ..*data
+    };
+    Ok(Loader::new(
+        Arc::clone(train),
+        vec![view_group(transforms)],
+        config,
+        order,
+        seed,
+    )?)
+}
+
+/// An error if the encoder's weights are no longer those whose hash this is.
+pub(crate) fn unchanged(encoder: &Encoder, before: String) -> Result<(), Error> {
+    let after = encoder.weights_hash();
+    match after == before {
+        true => Ok(()),
+        false => Err(Error::EncoderChanged { before, after }),
+    }
+}
+
+/// Columns of several matrices of the same rows.
+fn side_by_side(parts: &[&Matrix]) -> Matrix {
+    let rows = parts.first().map_or(0, |part| part.rows);
+    let width = parts.iter().map(|part| part.width).sum();
+    let values = (0..rows)
+        .flat_map(|row| parts.iter().flat_map(move |part| part.row(row)))
+        .copied()
+        .collect();
+    Matrix::new(rows, width, values)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_stand_in_the_order_of_their_parts() {
+        let (one, two) = (
+            Matrix::new(2, 1, vec![1.0, 2.0]),
+            Matrix::new(2, 2, vec![3.0, 4.0, 5.0, 6.0]),
+        );
+        assert_eq!(
+            side_by_side(&[&one, &two]),
+            Matrix::new(2, 3, vec![1.0, 3.0, 4.0, 2.0, 5.0, 6.0])
+        );
+    }
+}

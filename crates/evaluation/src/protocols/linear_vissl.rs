@@ -1,0 +1,303 @@
+//! VISSL's linear probe: a classifier on each of several stages of a frozen ResNet, all trained in one pass over freshly augmented
+//! images.
+//!
+//! Goyal et al. 2019, section 6.1, and facebookresearch/vissl, `configs/config/benchmark/linear_image_classification`, `eval_mlp`
+//! (`vissl/models/heads/linear_eval_mlp.py`): what a stage puts out is averaged to some 9,000 numbers (`stage.rs`), batch
+//! normalization with scale and shift brings each channel to one size by the batch's statistics, and a linear layer follows that
+//! starts as PyTorch's does. SGD at rate 0.01 for 256 images, Nesterov momentum 0.9, weight decay 5e-4 that leaves the normalization
+//! alone; ImageNet: 28 epochs, a tenth of the rate at epochs 8, 16 and 24; Places205: 14 epochs, at 4, 8 and 12. The encoder is in
+//! evaluation mode.
+//!
+//! The score is the last epoch's, and the stage that is quoted is named beforehand: papers often quote the best one, which is then
+//! chosen by the test set. An epoch's last, incomplete batch is dropped, where VISSL's loader keeps it.
+
+use super::linear_probe::{check_images, loader, unchanged};
+use super::protocol::{Bench, Needs, Pipeline, Protocol, Scored};
+use crate::encoder::{Encoder, POOLED, Tap};
+use crate::error::Error;
+use crate::features::{class_labels, in_order, view_group};
+use crate::progress::Event;
+use crate::result::{Score, seeds_scores};
+use crate::solvers::{Classifier, Head};
+use crate::split::{TEST, TRAIN};
+use crate::task::{Classes, check_rows};
+use backbones::{Progress, Stage};
+use burn::tensor::Device;
+use data::{Order, Transform};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use training::{OptimizerConfig, ScheduleConfig};
+
+const PROTOCOL: &str = "linear-vissl";
+
+/// VISSL's linear probe.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LinearVissl {
+    /// Where classifiers look. VISSL: `conv1` and `res2` to `res5` for ImageNet and Places205, `res5avg` for small data sets.
+    pub taps: Vec<Place>,
+    /// Which of them the protocol is quoted by.
+    pub headline_tap: Place,
+    /// Augmentation of the training images. VISSL: `random_resized_crop` to 224 px (area 0.08 to 1, torchvision's default) and
+    /// `horizontal_flip`.
+    pub train_transforms: Vec<Transform>,
+    /// Images in a step, which share batch statistics. VISSL: 256 (32 on each of 8 GPUs, synchronized).
+    pub batch_images: usize,
+    /// Order of the training records.
+    pub order: Order,
+    /// Passes over the training set. VISSL: 28 (ImageNet, small data sets), 14 (Places205), 84 (iNaturalist 2018).
+    pub epochs: usize,
+    /// SGD. VISSL: rate 0.01 for 256 images, momentum 0.9, Nesterov, weight decay 5e-4, of which the normalization takes none.
+    pub optimizer: OptimizerConfig,
+    /// The learning rate's course. VISSL: a tenth at 2/7, 4/7 and 6/7 of the epochs.
+    pub schedule: ScheduleConfig,
+    /// One set of classifiers a seed (initial weights, order, augmentation); scores are their means.
+    pub seeds: Vec<u64>,
+}
+
+/// A place that a classifier looks at, by VISSL's name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Place {
+    /// The first convolution, normalized and rectified.
+    Conv1,
+    /// The first stage of residual blocks.
+    Res2,
+    /// The second one.
+    Res3,
+    /// The third one.
+    Res4,
+    /// The last one.
+    Res5,
+    /// The network's output after global average pooling.
+    Res5avg,
+}
+
+impl Place {
+    fn tap(self) -> Tap {
+        match self {
+            Self::Conv1 => Tap::Stage(Stage::Conv1),
+            Self::Res2 => Tap::Stage(Stage::Res2),
+            Self::Res3 => Tap::Stage(Stage::Res3),
+            Self::Res4 => Tap::Stage(Stage::Res4),
+            Self::Res5 => Tap::Stage(Stage::Res5),
+            Self::Res5avg => Tap::Pooled,
+        }
+    }
+
+    fn name(self) -> &'static str {
+        match self.tap() {
+            Tap::Stage(stage) => stage.name(),
+            _ => "res5avg",
+        }
+    }
+}
+
+impl Protocol for LinearVissl {
+    const NAME: &'static str = PROTOCOL;
+
+    fn validate(&self) -> Result<(), String> {
+        // One image has no statistics where a map is one place.
+        if self.batch_images < 2 || self.epochs == 0 || self.seeds.is_empty() {
+            return Err(format!(
+                "`{PROTOCOL}` needs at least 2 `batch_images` and 1 of `epochs` and `seeds`, got {}, {} and {:?}",
+                self.batch_images, self.epochs, self.seeds
+            ));
+        }
+        if !self.taps.contains(&self.headline_tap) {
+            return Err(format!(
+                "`{PROTOCOL}.headline_tap` must be one of `taps`, got `{}`",
+                self.headline_tap.name()
+            ));
+        }
+        let twice = |(at, tap): (usize, &Place)| self.taps[..at].contains(tap).then(|| tap.name());
+        if let Some(name) = self.taps.iter().enumerate().find_map(twice) {
+            return Err(format!("`{PROTOCOL}.taps` names `{name}` twice"));
+        }
+        check_images(PROTOCOL, self.order, &self.train_transforms)?;
+        self.optimizer.validate()?;
+        self.schedule.validate(self.epochs)
+    }
+
+    fn needs(&self) -> Needs<'_> {
+        Needs {
+            // Its test images go through the network once more: what all stages put out would fill the memory.
+            stored_taps: vec![Tap::Pooled],
+            ..Needs::train_images(&self.train_transforms).at(self.taps())
+        }
+    }
+
+    fn check_encoder(&self, encoder: &Encoder) -> Result<(), Error> {
+        encoder.check_resnet(PROTOCOL)
+    }
+
+    fn run(&self, bench: &mut Bench<'_>) -> Result<Scored, Error> {
+        linear_vissl(self, bench)
+    }
+}
+
+impl LinearVissl {
+    /// The places as taps, in their order.
+    pub(crate) fn taps(&self) -> Vec<Tap> {
+        self.taps.iter().map(|place| place.tap()).collect()
+    }
+
+    /// The classifiers of one seed, before their first step.
+    fn heads(
+        &self,
+        shapes: &[[usize; 2]],
+        classes: usize,
+        seed: u64,
+        progress: Progress,
+        device: &Device,
+    ) -> Vec<Head> {
+        let head = |shape: &[usize; 2]| {
+            Head::new(
+                Classifier::normalizing(*shape, classes, seed, device),
+                self.optimizer.peak_learning_rate(self.batch_images),
+                &self.optimizer,
+                &self.schedule,
+                progress,
+            )
+        };
+        shapes.iter().map(head).collect()
+    }
+}
+
+/// Trains the classifiers of each seed on the training images, then scores all of them in one pass over the test images.
+///
+/// The stored test features are pooled ones, found readable and finite. Those of the stages are never kept: ImageNet's take 9 GB.
+///
+/// # Errors
+/// As the other probes on images.
+fn linear_vissl(config: &LinearVissl, bench: &mut Bench<'_>) -> Result<Scored, Error> {
+    let Pipeline {
+        encoder,
+        train,
+        test,
+        test_transforms,
+        data,
+    } = bench.pipeline(PROTOCOL)?;
+    let device = bench.device;
+    check_rows(bench.splits.test, POOLED, TEST)?;
+    let labels = class_labels(train, TRAIN)?;
+    let classes = Classes::of(&labels, TRAIN)?;
+    // Of all test records, in the order of the index.
+    let test_classes = classes.places_of_test(train.class_names(), test.index(true)?)?;
+    let train_classes: Vec<u32> = labels.iter().filter_map(|label| classes.place(*label)).collect();
+    let taps = config.taps();
+    let group = view_group(&config.train_transforms);
+    let (width, height) = group.output_px().ok_or_else(|| {
+        Error::Config(format!(
+            "`{PROTOCOL}.train_transforms` must bring every image to one size"
+        ))
+    })?;
+    let size = [height as usize, width as usize];
+    let shapes = taps.iter().map(|tap| encoder.tap_shape(*tap, size));
+    let shapes = shapes.collect::<Result<Vec<_>, _>>()?;
+
+    let before = encoder.weights_hash();
+    let total = config.epochs * config.seeds.len();
+    let (mut trained, mut losses, mut bad_records) = (vec![], vec![], 0);
+    for (run, &seed) in config.seeds.iter().enumerate() {
+        let loader = loader(
+            train,
+            &config.train_transforms,
+            config.batch_images,
+            seed,
+            config.order,
+            data,
+        )?;
+        let steps_per_epoch = loader.batches_per_epoch();
+        let steps = steps_per_epoch * config.epochs;
+        let start = Progress {
+            step: 0,
+            steps_per_epoch,
+            steps,
+        };
+        let mut heads = config.heads(&shapes, classes.count(), seed, start, device);
+        for (step, batch) in loader.batches(0, steps).enumerate() {
+            let batch = batch?;
+            let truth: Vec<u32> = batch
+                .positions
+                .iter()
+                .map(|position| train_classes[*position as usize])
+                .collect();
+            for views in batch.views {
+                let features = encoder.taps(encoder.normalize.tensor(views, device), &taps)?;
+                for (head, features) in heads.iter_mut().zip(features) {
+                    head.step(features, &truth);
+                }
+            }
+            if (step + 1) % steps_per_epoch == 0 {
+                let losses = last_losses(&heads)?;
+                let epoch = (step + 1) / steps_per_epoch;
+                tracing::info!(seed, epoch, ?losses, protocol = PROTOCOL);
+                (bench.progress)(Event {
+                    stage: PROTOCOL,
+                    done: run * config.epochs + epoch,
+                    total,
+                    unit: "epochs",
+                });
+            }
+        }
+        losses.push(last_losses(&heads)?);
+        trained.push(heads.iter().map(Head::trained).collect::<Vec<_>>());
+        bad_records = bad_records.max(loader.bad_records().count);
+    }
+    unchanged(encoder, before)?;
+
+    // [tap][seed][record]
+    let mut ranks = vec![vec![Vec::with_capacity(test.len()); trained.len()]; taps.len()];
+    let mut tested: Vec<u32> = Vec::with_capacity(test.len());
+    let loader = in_order(test, test_transforms, data)?;
+    for batch in loader.batches(0, loader.batches_per_epoch()) {
+        let batch = batch?;
+        let positions = batch.positions.iter();
+        let truth: Vec<u32> = positions
+            .map(|position| test_classes[*position as usize])
+            .collect();
+        for views in batch.views {
+            let features = encoder.taps(encoder.normalize.tensor(views, device), &taps)?;
+            for (tap, features) in features.into_iter().enumerate() {
+                for (seed, classifiers) in trained.iter().enumerate() {
+                    ranks[tap][seed].extend(classifiers[tap].ranks(features.clone(), &truth));
+                }
+            }
+        }
+        tested.extend(truth);
+        (bench.progress)(Event {
+            stage: "test images",
+            done: tested.len(),
+            total: test.len(),
+            unit: "images",
+        });
+    }
+
+    let mut scores = vec![];
+    for (tap, place) in config.taps.iter().enumerate() {
+        let of_tap: Vec<f64> = losses.iter().map(|losses: &Vec<f64>| losses[tap]).collect();
+        let details = serde_json::Map::from_iter([
+            ("tap".to_string(), json!(place.name())),
+            ("features".to_string(), json!(shapes[tap][0] * shapes[tap][1])),
+            ("last_batch_losses".to_string(), json!(of_tap)),
+        ]);
+        let of_tap = seeds_scores(&config.seeds, &ranks[tap], &tested, classes.count(), &details);
+        scores.extend(of_tap.into_iter().map(|score| Score {
+            headline: score.headline && *place == config.headline_tap,
+            ..score
+        }));
+    }
+    Ok(Scored {
+        scores,
+        classes: classes.count(),
+        train_bad_records: Some(bad_records),
+    })
+}
+
+fn last_losses(heads: &[Head]) -> Result<Vec<f64>, Error> {
+    heads.iter().map(|head| head.last_loss(PROTOCOL)).collect()
+}
+
+#[cfg(test)]
+mod tests;

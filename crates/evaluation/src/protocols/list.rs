@@ -1,0 +1,147 @@
+//! The macro that makes one type of a list of protocols: a table of a config by its name, and calls to the protocol in it.
+
+/// Makes [`ProtocolConfig`](super::ProtocolConfig) of the protocols named `file::Type`.
+macro_rules! protocols {
+    ($($file:ident :: $protocol:ident),* $(,)?) => {
+        $(pub use $file::$protocol;)*
+
+        /// A protocol with its settings, one table of a config: `[protocols.knn-dino]` after `[[protocols]]`.
+        #[derive(Clone, Debug, PartialEq)]
+        pub enum ProtocolConfig {
+            $(#[doc = concat!("[`", stringify!($protocol), "`].")] $protocol($protocol),)*
+        }
+
+        impl ProtocolConfig {
+            /// The names of all protocols in configs and results.
+            pub const NAMES: &[&str] = &[$(<$protocol as Protocol>::NAME),*];
+
+            /// Its name in configs and results.
+            pub fn name(&self) -> &'static str {
+                match self { $(Self::$protocol(_) => <$protocol as Protocol>::NAME,)* }
+            }
+
+            /// Refuses settings that cannot be run whatever the data, naming the key.
+            pub fn validate(&self) -> Result<(), String> {
+                match self { $(Self::$protocol(protocol) => protocol.validate(),)* }
+            }
+
+            /// What it reads of the encoder and of the records.
+            pub(crate) fn needs(&self) -> Needs<'_> {
+                match self { $(Self::$protocol(protocol) => protocol.needs(),)* }
+            }
+
+            /// Refuses an encoder that the protocol is not defined for.
+            pub(crate) fn check_encoder(
+                &self,
+                encoder: &crate::encoder::Encoder,
+            ) -> Result<(), crate::error::Error> {
+                match self { $(Self::$protocol(protocol) => protocol.check_encoder(encoder),)* }
+            }
+
+            /// Refuses records that it cannot be run on.
+            pub(crate) fn check(&self, splits: crate::task::Splits<'_>) -> Result<(), crate::error::Error> {
+                match self { $(Self::$protocol(protocol) => protocol.check(splits),)* }
+            }
+
+            /// Its scores.
+            pub(crate) fn run(&self, bench: &mut Bench<'_>) -> Result<Scored, crate::error::Error> {
+                match self { $(Self::$protocol(protocol) => protocol.run(bench),)* }
+            }
+
+            /// What distinguishes it from others of its name.
+            pub(crate) fn variant(&self) -> Option<String> {
+                match self { $(Self::$protocol(protocol) => protocol.variant(),)* }
+            }
+
+            /// How its nearest neighbors vote, if it is a vote of neighbors.
+            pub(crate) fn voting(&self) -> Option<crate::solvers::Voting> {
+                match self { $(Self::$protocol(protocol) => protocol.voting(),)* }
+            }
+
+            /// Its settings alone, as JSON.
+            pub(crate) fn settings(&self) -> serde_json::Value {
+                match self { $(Self::$protocol(protocol) => serde_json::json!(protocol),)* }
+            }
+        }
+
+        // As derived for an enum of which each variant is renamed to its protocol's name.
+        impl serde::Serialize for ProtocolConfig {
+            fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                let (name, index) = (self.name(), self.index());
+                match self {
+                    $(Self::$protocol(protocol) => {
+                        serializer.serialize_newtype_variant("ProtocolConfig", index, name, protocol)
+                    })*
+                }
+            }
+        }
+
+        impl<'de> serde::Deserialize<'de> for ProtocolConfig {
+            fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                deserializer.deserialize_enum("ProtocolConfig", Self::NAMES, list::ByName)
+            }
+        }
+
+        impl ProtocolConfig {
+            /// Its place in the list.
+            fn index(&self) -> u32 {
+                let name = self.name();
+                Self::NAMES.iter().take_while(|other| **other != name).count() as u32
+            }
+
+            /// The settings of the protocol called `name`.
+            fn read<'de, A: serde::de::VariantAccess<'de>>(name: &str, settings: A) -> Result<Self, A::Error> {
+                $(if name == <$protocol as Protocol>::NAME {
+                    return settings.newtype_variant().map(Self::$protocol);
+                })*
+                Err(serde::de::Error::unknown_variant(name, Self::NAMES))
+            }
+        }
+    };
+}
+
+pub(super) use protocols;
+
+use super::ProtocolConfig;
+use serde::de::{Deserialize, Deserializer, EnumAccess, Error, Visitor};
+use std::fmt;
+
+/// Reads a table by the name of the protocol that it is called after.
+pub(super) struct ByName;
+
+impl<'de> Visitor<'de> for ByName {
+    type Value = ProtocolConfig;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a table named after its protocol")
+    }
+
+    fn visit_enum<A: EnumAccess<'de>>(self, table: A) -> Result<ProtocolConfig, A::Error> {
+        let (Name(name), settings) = table.variant()?;
+        ProtocolConfig::read(name, settings)
+    }
+}
+
+/// The name of a protocol that there is.
+struct Name(&'static str);
+
+impl<'de> Deserialize<'de> for Name {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Known;
+        impl Visitor<'_> for Known {
+            type Value = Name;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("the name of a protocol")
+            }
+
+            fn visit_str<E: Error>(self, name: &str) -> Result<Name, E> {
+                let known = ProtocolConfig::NAMES.iter().find(|known| **known == name);
+                known
+                    .map(|known| Name(known))
+                    .ok_or_else(|| E::unknown_variant(name, ProtocolConfig::NAMES))
+            }
+        }
+        deserializer.deserialize_identifier(Known)
+    }
+}

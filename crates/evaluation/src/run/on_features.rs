@@ -1,0 +1,132 @@
+//! Protocols on features files alone: an encoder goes through its images once, and neither is needed any more. The files may
+//! come from another program.
+
+use super::results_folder::{Counted, ResultsFolder, RunIdentity};
+use crate::config::Config;
+use crate::error::{Error, io};
+use crate::features::{Features, Stored};
+use crate::progress::Event;
+use crate::protocols::{Bench, ProtocolConfig};
+use crate::result::{Outcome, Provenance};
+use crate::split::Split;
+use crate::task::Splits;
+use burn::tensor::Device;
+use std::collections::BTreeSet;
+use std::path::Path;
+
+/// Reads what the protocols of a config want of a features file: this program's, or any safetensors file with taps as f32 or f16
+/// `[records, width]` and perhaps `labels`, `keys` and `key_offsets`.
+///
+/// # Errors
+/// [`Error::FeaturesFile`] where it is none or not a whole one, [`Error::NoTap`] where it lacks what is wanted; `split` is what it is for.
+pub fn read_features(path: &Path, config: &Config, split: Split) -> Result<Features, Error> {
+    let stored = Stored::of_anyone(path)?;
+    let found = stored.taps();
+    let taps: BTreeSet<String> = (config.protocols.iter())
+        .flat_map(|protocol| protocol.needs().taps)
+        .map(|tap| tap.name())
+        .collect();
+    if let Some(tap) = taps.iter().find(|tap| !found.contains(tap)) {
+        return Err(Error::NoTap {
+            set: split.name(),
+            tap: tap.clone(),
+            found,
+        });
+    }
+    stored.read(&taps.into_iter().collect::<Vec<_>>())
+}
+
+/// Features and where to put what protocols say of them.
+#[derive(Clone, Debug)]
+pub struct FeaturesJob<'a> {
+    /// Of the records to learn from.
+    pub train: &'a Features,
+    /// Of the records to be scored on.
+    pub test: &'a Features,
+    /// Folder for `result.json`; made if need be.
+    pub out: &'a Path,
+    /// Device that protocols compute on, without autodiff.
+    pub device: &'a Device,
+    /// What only the program knows about itself.
+    pub provenance: Provenance,
+}
+
+/// What became of an evaluation of features.
+#[derive(Clone, Debug, PartialEq)]
+pub struct FeaturesScores {
+    /// All scores, in the config's order.
+    pub outcomes: Vec<Outcome>,
+    /// Protocols whose scores were in the folder already.
+    pub kept: Vec<&'static str>,
+}
+
+/// Asks every protocol of the config of features that are there, in its order, writing `result.json` after each. How the config would
+/// bring images to the encoder is not looked at.
+///
+/// # Errors
+/// A protocol that needs images; features of two encoders or of two ways to bring images to one; the same records twice;
+/// [`Error::Occupied`], as an evaluation of the encoder would say; and what the protocols say.
+pub fn run_on_features(
+    config: &Config,
+    job: &FeaturesJob<'_>,
+    progress: &mut dyn FnMut(Event<'_>),
+) -> Result<FeaturesScores, Error> {
+    config.validate().map_err(Error::Config)?;
+    let (train, test) = (job.train, job.test);
+    let needs_images = |protocol: &&ProtocolConfig| protocol.needs().images.is_some();
+    if let Some(protocol) = config.protocols.iter().find(needs_images) {
+        return Err(Error::NeedsImages {
+            protocol: protocol.name(),
+        });
+    }
+    if train.origin.encoder != test.origin.encoder {
+        let name = |features: &Features| match features.origin.encoder.as_str() {
+            "" => "of another program".to_string(),
+            hash => hash.to_string(),
+        };
+        return Err(Error::EncoderMismatch {
+            train: name(train),
+            test: name(test),
+        });
+    }
+    if (&train.origin.transforms, &train.origin.normalize)
+        != (&test.origin.transforms, &test.origin.normalize)
+    {
+        return Err(Error::TransformsMismatch);
+    }
+    if config.needs_train_labels() && train.origin.fingerprint == test.origin.fingerprint {
+        return Err(Error::SameRecords {
+            records: test.records(),
+        });
+    }
+    let identity = RunIdentity {
+        train: train.origin.clone(),
+        test: test.origin.clone(),
+        encoder_step: None,
+        provenance: job.provenance.clone(),
+    };
+    std::fs::create_dir_all(job.out).map_err(io(job.out, "creating the output folder"))?;
+    let mut scores = ResultsFolder::open(job.out, &config.protocols, identity)?;
+    for place in scores.missing() {
+        let protocol = &config.protocols[place];
+        tracing::info!(protocol = protocol.name(), "evaluating");
+        let splits = Splits { train, test };
+        let mut bench = Bench {
+            splits,
+            pipeline: None,
+            device: job.device,
+            progress: &mut *progress,
+        };
+        let scored = protocol
+            .run(&mut bench)
+            .map_err(|error| error.of(protocol.name()))?;
+        scores.enter(place, Counted::new(scored, splits, 0))?;
+    }
+    Ok(FeaturesScores {
+        outcomes: scores.outcomes(),
+        kept: scores.kept().to_vec(),
+    })
+}
+
+#[cfg(test)]
+mod tests;

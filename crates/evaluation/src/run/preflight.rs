@@ -1,0 +1,86 @@
+//! Checks before the first image is read: whether every protocol of a config can be run on these records with this encoder.
+//!
+//! Labels lie in the index of a data set, so classes that the train split lacks, or that have too few records, are found now
+//! and not after hours of other protocols. Broken records can still change that later.
+
+use crate::config::Config;
+use crate::encoder::{Encoder, Tap};
+use crate::error::Error;
+use crate::features::{Records, view_group};
+use crate::protocols::ProtocolConfig;
+use crate::split::{TEST, TRAIN};
+use crate::task::Splits;
+use data::Transform;
+
+/// Refuses a config that this encoder and these records cannot be evaluated by.
+pub(crate) fn check(
+    config: &Config,
+    encoder: &Encoder,
+    train: &Records,
+    test: &Records,
+) -> Result<(), Error> {
+    encoder.check_transforms("`test_transforms`", &config.test_transforms)?;
+    for protocol in &config.protocols {
+        let needs = protocol.needs();
+        if let Some(images) = &needs.images {
+            let name = format!("`{}.{}`", protocol.name(), images.key);
+            encoder.check_transforms(&name, images.transforms)?;
+        }
+        protocol.check_encoder(encoder)?;
+        encoder.check_taps(protocol.name(), &needs.taps)?;
+        check_widths(protocol, encoder, &config.test_transforms)?;
+    }
+    for (set, dataset) in [(TRAIN, train), (TEST, test)] {
+        if dataset.is_empty() {
+            return Err(Error::Empty { set });
+        }
+    }
+    // Labels that no protocol compares with may be anything, or be missing in part.
+    let splits = Splits {
+        train: train.index(config.needs_train_labels())?,
+        test: test.index(config.needs_labels())?,
+    };
+    for protocol in &config.protocols {
+        protocol
+            .check(splits)
+            .map_err(|error| error.of(protocol.name()))?;
+    }
+    if config.needs_train_labels() && train.fingerprint() == test.fingerprint() {
+        return Err(Error::SameRecords { records: test.len() });
+    }
+    Ok(())
+}
+
+/// Refuses training images that give a classifier more or fewer features than test images do. Most networks give as many for
+/// any size; pixels and a ResNet's stages do not.
+fn check_widths(protocol: &ProtocolConfig, encoder: &Encoder, test: &[Transform]) -> Result<(), Error> {
+    let needs = protocol.needs();
+    let Some(images) = needs.images.filter(|images| images.trains) else {
+        return Ok(());
+    };
+    let (Some(train), Some(test)) = (
+        view_group(images.transforms).output_px(),
+        view_group(test).output_px(),
+    ) else {
+        return Ok(());
+    };
+    let shape =
+        |tap: Tap, (width, height): (u32, u32)| encoder.tap_shape(tap, [height as usize, width as usize]);
+    for tap in needs.taps {
+        let (of_train, of_test) = (shape(tap, train)?, shape(tap, test)?);
+        if of_train != of_test {
+            return Err(Error::Config(format!(
+                "{}: `{}` has {} numbers for training images of {}×{} px and {} for test images of {}×{} px; give both the same size",
+                protocol.name(),
+                tap.name(),
+                of_train.iter().product::<usize>(),
+                train.0,
+                train.1,
+                of_test.iter().product::<usize>(),
+                test.0,
+                test.1,
+            )));
+        }
+    }
+    Ok(())
+}

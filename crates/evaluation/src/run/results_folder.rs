@@ -1,0 +1,223 @@
+//! `result.json` of an output folder: the scores that it holds already, those still to be computed, and whose they are.
+
+use crate::error::Error;
+use crate::features::Origin;
+use crate::protocols::{ProtocolConfig, Scored};
+use crate::result::{Outcome, Provenance, Score, read_results, write_results};
+use crate::task::Splits;
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+use std::path::{Path, PathBuf};
+
+/// The file of scores in the output folder.
+const RESULTS: &str = "result.json";
+
+/// Whose scores, over which records, by which program.
+#[derive(Clone, Debug)]
+pub(crate) struct RunIdentity {
+    /// Features of the training records, were they all stored.
+    pub(crate) train: Origin,
+    /// Features of the test records.
+    pub(crate) test: Origin,
+    /// Optimizer steps that made the encoder, where that is known.
+    pub(crate) encoder_step: Option<u64>,
+    pub(crate) provenance: Provenance,
+}
+
+/// The scores of one protocol, and how many records they are over.
+#[derive(Debug)]
+pub(crate) struct Counted {
+    pub(crate) scored: Scored,
+    pub(crate) train_records: usize,
+    pub(crate) test_records: usize,
+    pub(crate) train_bad_records: usize,
+    pub(crate) test_bad_records: usize,
+}
+
+impl Counted {
+    /// Scores over stored features. `train_images` is the number of train records, for protocols that read their images.
+    pub(crate) fn new(scored: Scored, splits: Splits<'_>, train_images: usize) -> Self {
+        let (train_records, train_bad_records) = match scored.train_bad_records {
+            Some(bad_records) => (train_images - bad_records, bad_records),
+            None => (splits.train.records(), splits.train.bad_records),
+        };
+        Self {
+            scored,
+            train_records,
+            train_bad_records,
+            test_records: splits.test.records(),
+            test_bad_records: splits.test.bad_records,
+        }
+    }
+}
+
+impl RunIdentity {
+    /// Hash of all that decides the scores of a protocol.
+    fn asked(&self, protocol: &ProtocolConfig) -> String {
+        let all = json!([
+            protocol,
+            self.train.unnamed(),
+            self.test.unnamed(),
+            self.provenance.commit,
+            self.provenance.device,
+        ]);
+        hash_of(&all)
+    }
+
+    fn outcomes(&self, protocol: &ProtocolConfig, counted: Counted) -> Vec<Outcome> {
+        let asked = self.asked(protocol);
+        let outcome = |score: Score| Outcome {
+            protocol: protocol.name().to_string(),
+            metric: score.metric.to_string(),
+            value: score.value,
+            headline: score.headline,
+            spread: score.spread,
+            encoder: self.test.encoder.clone(),
+            encoder_name: self.test.encoder_name.clone(),
+            encoder_step: self.encoder_step,
+            classes: counted.scored.classes,
+            train_records: counted.train_records,
+            test_records: counted.test_records,
+            train_bad_records: counted.train_bad_records,
+            test_bad_records: counted.test_bad_records,
+            train_fingerprint: self.train.fingerprint.clone(),
+            test_fingerprint: self.test.fingerprint.clone(),
+            settings: settings(protocol, score.details),
+            test_transforms: self.test.transforms.clone(),
+            normalize: self.test.normalize.clone(),
+            commit: self.provenance.commit.clone(),
+            device: self.provenance.device.clone(),
+            asked: asked.clone(),
+        };
+        counted.scored.scores.into_iter().map(outcome).collect()
+    }
+}
+
+/// The scores of an evaluation, in its folder's `result.json`.
+#[derive(Debug)]
+pub(crate) struct ResultsFolder {
+    path: PathBuf,
+    identity: RunIdentity,
+    protocols: Vec<ProtocolConfig>,
+    /// For each protocol what it gave, once it is known.
+    done: Vec<Option<Vec<Outcome>>>,
+    /// Those that were there at the start.
+    kept: Vec<&'static str>,
+    /// ResultsFolder of other protocols, which stay in the file.
+    others: Vec<Outcome>,
+}
+
+impl ResultsFolder {
+    /// Takes over what an earlier evaluation left in the folder `out`.
+    ///
+    /// # Errors
+    /// [`Error::Occupied`] where the folder holds results of another encoder or of other records.
+    pub(crate) fn open(
+        out: &Path,
+        protocols: &[ProtocolConfig],
+        identity: RunIdentity,
+    ) -> Result<Self, Error> {
+        let path = out.join(RESULTS);
+        let mut stored = match path.exists() {
+            true => read_results(&path)?,
+            false => vec![],
+        };
+        for outcome in &stored {
+            let differs = [
+                (&outcome.encoder, &identity.test.encoder, "encoder"),
+                (
+                    &outcome.train_fingerprint,
+                    &identity.train.fingerprint,
+                    "training set",
+                ),
+                (&outcome.test_fingerprint, &identity.test.fingerprint, "test set"),
+            ];
+            if let Some((was, is, what)) = differs.into_iter().find(|(was, is, _)| was != is) {
+                let (was, is) = match what {
+                    "encoder" => (
+                        format!("encoder `{}` ({})", outcome.encoder_name, short(was)),
+                        format!("`{}` ({})", identity.test.encoder_name, short(is)),
+                    ),
+                    what => (format!("another {what} (fingerprint {})", short(was)), short(is)),
+                };
+                return Err(Error::Occupied {
+                    path: out.to_path_buf(),
+                    what: "results",
+                    stored: was,
+                    now: is,
+                });
+            }
+        }
+        let done: Vec<Option<Vec<Outcome>>> = protocols
+            .iter()
+            .map(|protocol| {
+                let asked = identity.asked(protocol);
+                let same: Vec<Outcome> = stored.extract_if(.., |outcome| outcome.asked == asked).collect();
+                (!same.is_empty()).then_some(same)
+            })
+            .collect();
+        let kept = protocols.iter().zip(&done).filter(|(_, done)| done.is_some());
+        let kept = kept.map(|(protocol, _)| protocol.name()).collect();
+        stored.retain(|outcome| {
+            !protocols
+                .iter()
+                .any(|protocol| protocol.name() == outcome.protocol)
+        });
+        Ok(Self {
+            path,
+            identity,
+            protocols: protocols.to_vec(),
+            done,
+            kept,
+            others: stored,
+        })
+    }
+
+    /// Places of the protocols without scores.
+    pub(crate) fn missing(&self) -> Vec<usize> {
+        let unknown = |place: &usize| self.done[*place].is_none();
+        (0..self.done.len()).filter(unknown).collect()
+    }
+
+    /// Enters what the protocol at `place` says, and writes the file.
+    pub(crate) fn enter(&mut self, place: usize, counted: Counted) -> Result<(), Error> {
+        self.done[place] = Some(self.identity.outcomes(&self.protocols[place], counted));
+        let mut all = self.outcomes();
+        all.extend(self.others.iter().cloned());
+        write_results(&self.path, &all)
+    }
+
+    /// Protocols whose scores were there at the start, in the config's order.
+    pub(crate) fn kept(&self) -> &[&'static str] {
+        &self.kept
+    }
+
+    /// Whether any scores were entered.
+    pub(crate) fn is_new(&self) -> bool {
+        self.kept.len() < self.done.len()
+    }
+
+    /// All scores that are known, in the config's order.
+    pub(crate) fn outcomes(&self) -> Vec<Outcome> {
+        self.done.iter().flatten().flatten().cloned().collect()
+    }
+}
+
+/// SHA-256 of a JSON value, hexadecimal.
+pub(crate) fn hash_of(value: &Value) -> String {
+    data::hex(&Sha256::digest(value.to_string()))
+}
+
+/// The first digits of a hash, enough to tell two apart.
+pub(crate) fn short(hash: &str) -> String {
+    hash.chars().take(12).collect()
+}
+
+/// The protocol's settings as in the config, with what this one score adds to them or picks from them.
+fn settings(protocol: &ProtocolConfig, details: serde_json::Map<String, Value>) -> Value {
+    let Value::Object(mut settings) = protocol.settings() else {
+        return Value::Object(details);
+    };
+    settings.extend(details);
+    Value::Object(settings)
+}

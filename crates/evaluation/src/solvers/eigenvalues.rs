@@ -1,0 +1,160 @@
+//! Eigenvalues of a symmetric matrix in f64, without its eigenvectors: Householder's reduction to a tridiagonal matrix, then
+//! implicit QL steps on that (Wilkinson and Reinsch 1971; Golub and Van Loan, *Matrix Computations*, sections 8.3.1, 8.3.3).
+//!
+//! Written out because the linear algebra crates that are alive would switch on features of crates that Burn's products use.
+
+use super::dot::dot;
+use ndarray::Array2;
+use rayon::prelude::*;
+
+/// QL steps for one eigenvalue at most; two are usual.
+const STEPS: usize = 60;
+
+/// All eigenvalues, the largest first. `matrix` must be symmetric.
+pub(crate) fn symmetric_eigenvalues(matrix: Array2<f64>) -> Vec<f64> {
+    let (mut diagonal, beside) = tridiagonal(matrix);
+    implicit_ql(&mut diagonal, beside);
+    diagonal.sort_unstable_by(|a, b| b.total_cmp(a));
+    diagonal
+}
+
+/// Diagonal and subdiagonal (with a last 0) of a tridiagonal matrix with the same eigenvalues.
+fn tridiagonal(matrix: Array2<f64>) -> (Vec<f64>, Vec<f64>) {
+    let size = matrix.nrows();
+    let (mut values, _) = matrix.into_raw_vec_and_offset();
+    let (mut diagonal, mut beside) = (vec![0.0; size], vec![0.0; size]);
+    for step in 0..size {
+        diagonal[step] = values[step * size + step];
+        let first = step + 1;
+        if first == size {
+            break;
+        }
+        // The reflection H = 1 - scale v v' that leaves only the first entry of the column below the diagonal.
+        let mut reflector: Vec<f64> = values[step * size + first..(step + 1) * size].to_vec();
+        let norm = dot(&reflector, &reflector).sqrt();
+        let head = -norm.copysign(reflector[0]);
+        beside[step] = head;
+        reflector[0] -= head;
+        let square = dot(&reflector, &reflector);
+        if square == 0.0 {
+            // Nothing there to begin with.
+            continue;
+        }
+        let scale = 2.0 / square;
+        // H A H = A - v w' - w v', where p = scale A v and w = p - (scale / 2) (p v) v.
+        let rest = &mut values[first * size..];
+        let mut other: Vec<f64> = rest
+            .par_chunks(size)
+            .map(|row| scale * dot(&row[first..], &reflector))
+            .collect();
+        let share = 0.5 * scale * dot(&other, &reflector);
+        other
+            .iter_mut()
+            .zip(&reflector)
+            .for_each(|(other, reflector)| *other -= share * reflector);
+        rest.par_chunks_mut(size).enumerate().for_each(|(index, row)| {
+            let (a, b) = (reflector[index], other[index]);
+            for ((value, reflector), other) in row[first..].iter_mut().zip(&reflector).zip(&other) {
+                *value -= a * other + b * reflector;
+            }
+        });
+    }
+    (diagonal, beside)
+}
+
+/// Turns the diagonal of a tridiagonal matrix into its eigenvalues.
+fn implicit_ql(diagonal: &mut [f64], mut beside: Vec<f64>) {
+    let size = diagonal.len();
+    for low in 0..size {
+        for _ in 0..STEPS {
+            // The block from `low` to the next subdiagonal entry that is rounding.
+            let negligible = |at: &usize| {
+                beside[*at].abs() <= f64::EPSILON * (diagonal[*at].abs() + diagonal[at + 1].abs())
+            };
+            let high = (low..size - 1).find(negligible).unwrap_or(size - 1);
+            if high == low {
+                break;
+            }
+            // Wilkinson's shift, then a chase of the bulge from the block's end to its start by rotations.
+            let ratio = (diagonal[low + 1] - diagonal[low]) / (2.0 * beside[low]);
+            let root = ratio.hypot(1.0).copysign(ratio);
+            let mut bulge = diagonal[high] - diagonal[low] + beside[low] / (ratio + root);
+            let (mut sine, mut cosine, mut shift) = (1.0, 1.0, 0.0);
+            let mut split = false;
+            for at in (low..high).rev() {
+                let along = sine * beside[at];
+                let across = cosine * beside[at];
+                let length = along.hypot(bulge);
+                beside[at + 1] = length;
+                if length == 0.0 {
+                    // The block falls apart here.
+                    diagonal[at + 1] -= shift;
+                    beside[high] = 0.0;
+                    split = true;
+                    break;
+                }
+                sine = along / length;
+                cosine = bulge / length;
+                let level = diagonal[at + 1] - shift;
+                let turned = (diagonal[at] - level) * sine + 2.0 * cosine * across;
+                shift = sine * turned;
+                diagonal[at + 1] = level + shift;
+                bulge = cosine * turned - across;
+            }
+            if !split {
+                diagonal[low] -= shift;
+                beside[low] = bulge;
+                beside[high] = 0.0;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(matrix: Array2<f64>, expected: &[f64]) {
+        let most = expected[0].abs().max(1.0);
+        let found = symmetric_eigenvalues(matrix);
+        assert_eq!(found.len(), expected.len());
+        for (found, expected) in found.iter().zip(expected) {
+            assert!((found - expected).abs() < 1e-13 * most, "{found} {expected}");
+        }
+    }
+
+    #[test]
+    fn small_matrices_by_hand() {
+        check(Array2::from_elem((1, 1), 3.0), &[3.0]);
+        check(ndarray::array![[2.0, 1.0], [1.0, 2.0]], &[3.0, 1.0]);
+        check(
+            Array2::from_diag(&ndarray::array![1.0, 5.0, -2.0]),
+            &[5.0, 1.0, -2.0],
+        );
+        check(Array2::zeros((4, 4)), &[0.0; 4]);
+        // All ones: one eigenvalue of the size.
+        let mut expected = [0.0; 30];
+        expected[0] = 30.0;
+        check(Array2::from_elem((30, 30), 1.0), &expected);
+    }
+
+    #[test]
+    fn the_second_difference_has_eigenvalues_in_closed_form() {
+        let size = 200;
+        let matrix = Array2::from_shape_fn((size, size), |(row, column)| match row.abs_diff(column) {
+            0 => 2.0,
+            1 => -1.0,
+            _ => 0.0,
+        });
+        let angle = |index: usize| std::f64::consts::PI * (size - index) as f64 / (size + 1) as f64;
+        let expected: Vec<f64> = (0..size).map(|index| 2.0 - 2.0 * angle(index).cos()).collect();
+        check(matrix.clone(), &expected);
+        // And after a change of basis by a reflection, which fills the matrix.
+        let vector: Vec<f64> = (0..size).map(|index| (index as f64 * 0.7).sin()).collect();
+        let scale = 2.0 / dot(&vector, &vector);
+        let reflection = Array2::from_shape_fn((size, size), |(row, column)| {
+            f64::from(u8::from(row == column)) - scale * vector[row] * vector[column]
+        });
+        check(reflection.dot(&matrix).dot(&reflection), &expected);
+    }
+}

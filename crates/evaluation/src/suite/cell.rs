@@ -1,0 +1,36 @@
+//! One cell of a suite's table: an encoder, a data set and a protocol, with its scores or the reason why they are missing.
+
+use crate::result::Outcome;
+use serde::Serialize;
+
+/// One place of the table.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Cell {
+    /// Name of the encoder.
+    pub encoder: String,
+    /// Name of the data set.
+    pub data_set: String,
+    /// What is asked: the protocol's name with what tells it from others of its kind.
+    pub column: String,
+    /// The metric that the data set is quoted by, if its description names one.
+    pub metric: Option<String>,
+    /// What came out; empty where it is missing.
+    pub outcomes: Vec<Outcome>,
+    /// Why it is missing.
+    pub missing: Option<String>,
+}
+
+impl Cell {
+    /// The number to show: the metric that the data set is quoted by where the protocol has it, else the protocol's own.
+    pub fn quoted(&self) -> Option<&Outcome> {
+        let by_metric = |outcome: &&Outcome| Some(&outcome.metric) == self.metric.as_ref();
+        let own = self.outcomes.iter().find(|outcome| outcome.headline);
+        // Among several of that metric (the k of a sweep) the one with the headline's settings.
+        let same = self.outcomes.iter().filter(by_metric);
+        let variant = own.and_then(Outcome::variant);
+        same.clone()
+            .find(|outcome| outcome.variant() == variant)
+            .or_else(|| self.outcomes.iter().find(by_metric))
+            .or(own)
+    }
+}

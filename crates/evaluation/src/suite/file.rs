@@ -1,0 +1,129 @@
+//! The content of a suite's file: encoders, data sets and evaluations.
+
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
+use training::Normalize;
+
+/// The content of a suite's file. Paths are relative to it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Suite {
+    /// Rows of the table.
+    pub encoders: Vec<EncoderEntry>,
+    /// Blocks of the table.
+    pub data_sets: Vec<DataSetEntry>,
+    /// Columns of the table.
+    pub evaluations: Vec<EvaluationEntry>,
+}
+
+/// An encoder of a suite.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EncoderEntry {
+    /// Its name in the table and in the output folder.
+    pub name: String,
+    /// A run directory, an encoder file, or weights of another program.
+    #[serde(default)]
+    pub path: Option<String>,
+    /// The network, where the file does not show it; as `--backbone`.
+    #[serde(default)]
+    pub backbone: Option<String>,
+    /// `"student"` or `"teacher"`, where the file has both; as `--part`.
+    #[serde(default)]
+    pub part: Option<String>,
+    /// In place of `path`: the pixels themselves, normalized by these statistics.
+    #[serde(default)]
+    pub pixels: Option<Normalize>,
+}
+
+/// A data set of a suite.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DataSetEntry {
+    /// Its name in the table and in the output folder.
+    pub name: String,
+    /// Records to learn from.
+    pub train: String,
+    /// Records to be scored on; the description of these says which metric is quoted.
+    pub test: String,
+}
+
+/// Protocols of a suite.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EvaluationEntry {
+    /// A config as for `passer evaluate run`.
+    pub config: String,
+    /// Whose `test_transforms` count.
+    pub transforms: TransformsOf,
+    /// Names of the data sets to ask it of; absent: all.
+    #[serde(default)]
+    pub data_sets: Option<Vec<String>>,
+}
+
+/// Where the way from an image to the encoder's size is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TransformsOf {
+    /// In the config.
+    Config,
+    /// In the data set's description.
+    DataSet,
+}
+
+impl Suite {
+    /// Refuses names that are no folder's, or are given twice, and data sets that are not there.
+    pub fn validate(&self) -> Result<(), String> {
+        names("encoders", self.encoders.iter().map(|entry| &entry.name))?;
+        names("data_sets", self.data_sets.iter().map(|entry| &entry.name))?;
+        if self.evaluations.is_empty() {
+            return Err("`evaluations` must hold at least one entry, got none".into());
+        }
+        for entry in &self.encoders {
+            if entry.path.is_some() == entry.pixels.is_some() {
+                return Err(format!(
+                    "encoder `{}` must have either `path` or `pixels`",
+                    entry.name
+                ));
+            }
+            if !matches!(entry.part.as_deref(), None | Some("student" | "teacher")) {
+                return Err(format!(
+                    "encoder `{}`: `part` must be student or teacher",
+                    entry.name
+                ));
+            }
+        }
+        for name in self
+            .evaluations
+            .iter()
+            .filter_map(|entry| entry.data_sets.as_ref())
+            .flatten()
+        {
+            if !self.data_sets.iter().any(|data_set| data_set.name == *name) {
+                return Err(format!(
+                    "`evaluations` names the data set `{name}`, which is not in `data_sets`"
+                ));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn names<'a>(key: &str, names: impl Iterator<Item = &'a String>) -> Result<(), String> {
+    let mut seen = BTreeSet::new();
+    for name in names {
+        let is_plain = |c: char| c.is_alphanumeric() || "-_.+ ".contains(c);
+        if name.is_empty() || name.starts_with('.') || !name.chars().all(is_plain) {
+            return Err(format!(
+                "`{key}`: the name `{name}` must be letters, digits, blanks or any of - _ . +"
+            ));
+        }
+        if !seen.insert(name) {
+            return Err(format!("`{key}`: the name `{name}` is given twice"));
+        }
+    }
+    match seen.is_empty() {
+        true => Err(format!("`{key}` must hold at least one entry, got none")),
+        false => Ok(()),
+    }
+}
