@@ -75,9 +75,7 @@ fn grid(path: &str, seeds: u64) -> Result<()> {
         let outcomes = timed("52 classifiers, 400 steps", || {
             run_protocol(protocol, &train, &test)
         })?;
-        let Outcome {
-            value, settings, ..
-        } = &outcomes[0];
+        let Outcome { value, settings, .. } = &outcomes[0];
         println!(
             "             chosen {}, rate {}: {:.2} % of the test records ({} of those held out)",
             settings["input"],

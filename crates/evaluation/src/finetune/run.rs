@@ -4,20 +4,21 @@ use super::objective::{Finetune, Network, State};
 use super::{Config, Keep, Protocol, Settings, subset};
 use crate::error::{Error, io};
 use crate::progress::Event;
-use crate::result::{Outcome, Provenance, rank_of, scores_of, share_within, write_results};
+use crate::result::{Outcome, Provenance, Score, rank_of, scores_of, share_within, write_results};
+use crate::task::Classes;
 use backbones::{BackboneConfig, Context};
 use burn::module::Module;
-use burn::tensor::{Device, Tensor};
+use burn::tensor::Tensor;
 use data::{Dataset, Loader, Order};
 use safetensors::tensor::{Dtype, TensorView};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::cell::RefCell;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use training::{EpochEnd, LoadedEncoder, Normalize, RunOptions, Summary, Trained};
 
-/// Whom to fine-tune on what, and where.
+/// Inputs and run directory of a fine-tuning.
 pub struct Job<'a> {
     /// What is started from; `None` starts from the config's network with initial weights.
     pub encoder: Option<&'a LoadedEncoder>,
@@ -31,7 +32,7 @@ pub struct Job<'a> {
     pub provenance: Provenance,
 }
 
-/// Something that happened, for whoever shows it.
+/// A step of a fine-tuning, for the caller to show.
 #[derive(Debug)]
 pub enum FinetuneEvent<'a> {
     /// In the training loop.
@@ -69,176 +70,296 @@ pub struct FinetuneResult {
 
 const VALIDATION: &str = "validation.jsonl";
 
+/// Who hears of events.
+type Observer<'a> = RefCell<&'a mut dyn FnMut(FinetuneEvent<'_>)>;
+
 /// Fine-tunes as the config says and scores the test set.
 ///
-/// The run directory holds what a run of pretraining holds, `validation.jsonl` where records are held out, and
+/// The run directory holds what a run of pretraining holds, `validation.jsonl` if records are held out, and
 /// `result.json` with `classifier.safetensors`. A finished run that is resumed is scored again.
 ///
 /// # Errors
-/// Everything in [`Error`]; what can be told from config, encoder and indices is told before the first step.
+/// Everything in [`Error`]; errors in config, encoder and indices are found before the first step.
 pub fn run(
     config: &Config,
     job: &Job<'_>,
     observe: &mut dyn FnMut(FinetuneEvent<'_>),
 ) -> Result<FinetuneResult, Error> {
-    config.validate().map_err(Error::Config)?;
-    let mut trained = config
-        .with_backbone(&backbone_of(config, job)?)
-        .map_err(Error::Config)?;
-    check_normalize(&trained.data.normalize, job.encoder);
-    trained.objective.encoder = job.encoder.map(|encoder| encoder.hash.clone());
-    let settings = &trained.objective;
-
-    if job.train.fingerprint() == job.test.fingerprint() {
-        return Err(Error::SameRecords {
-            records: job.test.len(),
-        });
-    }
-
-    // Who learns, who is held out; every label is looked at before the first step.
-    let (classes, places) = subset::train_places(&job.train)?;
-    let test_places = subset::test_places(&classes, &job.train, &job.test)?;
-    let labeled = match &settings.protocol {
-        Protocol::Finetune => (0..job.train.len() as u32).collect(),
-        Protocol::SemiSupervised(part) => subset::labeled(part, &job.train, &places)?,
-    };
-    let (learned, held_out) = match &settings.validation {
-        Some(validation) => subset::hold_out(validation, &places, &labeled),
-        None => (labeled, vec![]),
-    };
-    if settings.validation.is_some() && held_out.is_empty() {
-        return Err(Error::Config(
-            "`objective.validation` holds no record out: every class has one record".into(),
-        ));
-    }
-    let whole = learned.len() == job.train.len();
-    let train = match whole {
-        true => Arc::clone(&job.train),
-        false => Arc::new(Dataset::part(&job.train, learned)?),
-    };
-    let held_out_places: Vec<u32> = held_out
-        .iter()
-        .map(|position| places[*position as usize])
-        .collect();
-    let validation = Arc::new(Dataset::part(&job.train, held_out)?);
-
-    let encoder = job
-        .encoder
-        .map(|encoder| (&encoder.backbone, &encoder.info.architecture));
-    let objective = Finetune::new(settings, &trained.backbone, encoder, classes.clone())?;
-    let scorer = Scorer {
-        config: &trained,
-        view: config.test_view(),
-        device: job.options.device.clone(),
-        classes: classes.count(),
-    };
-    let weights = if settings.average.is_some() {
-        "average"
-    } else {
-        "trained"
-    };
-    let lines_path = job.options.out.join(VALIDATION);
-
+    let finetuning = Finetuning::prepare(config, job)?;
     let observe = RefCell::new(observe);
-    let mut at_epoch_end = |end: EpochEnd<'_, Finetune>| -> Result<State, Error> {
-        let EpochEnd {
-            epochs,
-            step,
-            student,
-            mut state,
-        } = end;
-        if validation.is_empty() {
-            return Ok(state);
-        }
-        let network = Finetune::current(student, &state);
-        let scored = scorer.score(&network, &validation, &held_out_places, &mut |_| {})?;
-        // Lines of a run that was killed behind its newest checkpoint are made again.
-        let mut lines = read_lines(&lines_path, step)?;
-        let line = ValidationLine {
-            epoch: epochs,
-            step,
-            top1: share_within(&scored.ranks, 1),
-            loss: scored.loss,
-            records: scored.ranks.len(),
-            weights: weights.into(),
-        };
-        if settings.keeps_best() && lines.iter().all(|before| before.top1 < line.top1) {
-            state.best = Some(backbones::independent_copy(&network));
-        }
-        (observe.borrow_mut())(FinetuneEvent::Validated(&line));
-        lines.push(line);
-        write_lines(&lines_path, &lines)?;
-        Ok(state)
-    };
     let Trained {
         summary,
         student,
         state,
-    } = training::train(
-        &objective,
-        &trained,
-        Arc::clone(&train),
-        &job.options,
-        &mut |event| (observe.borrow_mut())(FinetuneEvent::Training(event)),
-        &mut at_epoch_end,
-    )?;
+    } = finetuning.train(&observe)?;
     if summary.outcome == training::Outcome::Interrupted {
         return Ok(FinetuneResult {
             summary,
             outcomes: None,
         });
     }
-
     let network = Finetune::kept(&student, &state);
-    let scored = scorer.score(&network, &job.test, &test_places, &mut |event| {
-        (observe.borrow_mut())(FinetuneEvent::Testing(event));
-    })?;
-    write_classifier(
-        &job.options.out.join("classifier.safetensors"),
-        &network,
-        &trained.backbone,
-    )?;
-    let lines = read_lines(&lines_path, usize::MAX)?;
-    let details = details(&trained, &lines, weights, validation.len(), scored.loss)?;
-    let start_hash = match job.encoder {
-        Some(encoder) => encoder.hash.clone(),
-        None => "none".into(),
-    };
-    let outcomes: Vec<Outcome> = scores_of(&scored.ranks, &scored.places, classes.count(), &details)
-        .into_iter()
-        .map(|score| Outcome {
-            protocol: settings.protocol.name(),
-            metric: score.metric.to_string(),
-            value: score.value,
-            headline: score.headline,
-            spread: None,
-            encoder: start_hash.clone(),
-            encoder_name: name(&trained.backbone, job.encoder),
-            encoder_step: job
-                .encoder
-                .map(|encoder| encoder.info.steps)
-                .filter(|steps| *steps > 0),
-            classes: classes.count(),
-            train_records: train.len() - summary.bad_records.count,
-            test_records: scored.ranks.len(),
-            train_bad_records: summary.bad_records.count,
-            test_bad_records: job.test.len() - scored.ranks.len(),
-            train_fingerprint: train.fingerprint().to_string(),
-            test_fingerprint: job.test.fingerprint().to_string(),
-            settings: Value::Object(score.details),
-            test_transforms: json!(settings.test_transforms),
-            normalize: json!(trained.data.normalize),
-            commit: job.provenance.commit.clone(),
-            device: job.provenance.device.clone(),
-            // A run goes on from its checkpoint, not from its result.
-            asked: String::new(),
-        })
-        .collect();
-    write_results(&job.options.out.join("result.json"), &outcomes)?;
+    let scored = finetuning.score_test_set(&network, &observe)?;
+    let outcomes = finetuning.write_results(&network, scored, &summary)?;
     Ok(FinetuneResult {
         summary,
         outcomes: Some(outcomes),
     })
+}
+
+/// A fine-tuning that can be carried out: config, encoder and every label are checked.
+struct Finetuning<'a> {
+    job: &'a Job<'a>,
+    /// With the encoder's network, if there is one.
+    config: training::Config<Settings>,
+    classes: Classes,
+    /// Those that are learned from.
+    train: Arc<Dataset>,
+    /// Those that are held out, and the place of each one's class.
+    validation: (Arc<Dataset>, Vec<u32>),
+    /// The place of each test record's class.
+    test_places: Vec<u32>,
+    /// How validation and test images reach the network.
+    view: data::ViewGroup,
+}
+
+impl<'a> Finetuning<'a> {
+    fn prepare(config: &Config, job: &'a Job<'a>) -> Result<Self, Error> {
+        config.validate().map_err(Error::Config)?;
+        let view = config.test_view();
+        let mut config = config
+            .with_backbone(&backbone_of(config, job)?)
+            .map_err(Error::Config)?;
+        check_normalize(&config.data.normalize, job.encoder);
+        config.objective.encoder = job.encoder.map(|encoder| encoder.hash.clone());
+        if job.train.fingerprint() == job.test.fingerprint() {
+            return Err(Error::SameRecords {
+                records: job.test.len(),
+            });
+        }
+        let (classes, places) = subset::train_places(&job.train)?;
+        let test_places = subset::test_places(&classes, &job.train, &job.test)?;
+        let (learned, held_out) = split(&config.objective, &job.train, &places)?;
+        let train = match learned.len() == job.train.len() {
+            true => Arc::clone(&job.train),
+            false => Arc::new(Dataset::part(&job.train, learned)?),
+        };
+        let held_out_places = held_out
+            .iter()
+            .map(|position| places[*position as usize])
+            .collect();
+        let held_out = Arc::new(Dataset::part(&job.train, held_out)?);
+        Ok(Self {
+            job,
+            config,
+            classes,
+            train,
+            validation: (held_out, held_out_places),
+            test_places,
+            view,
+        })
+    }
+
+    /// The training loop, with the validation curve.
+    fn train(&self, observe: &Observer<'_>) -> Result<Trained<Finetune>, Error> {
+        let encoder = self.job.encoder;
+        let encoder = encoder.map(|encoder| (&encoder.backbone, &encoder.info.architecture));
+        let objective = Finetune::new(
+            &self.config.objective,
+            &self.config.backbone,
+            encoder,
+            self.classes.clone(),
+        )?;
+        training::train(
+            &objective,
+            &self.config,
+            Arc::clone(&self.train),
+            &self.job.options,
+            &mut |event| (observe.borrow_mut())(FinetuneEvent::Training(event)),
+            &mut |end| self.validate(end, observe),
+        )
+    }
+
+    /// Scores an epoch on the records held out, adds a line to the curve, and keeps the network if it is the best so far.
+    fn validate(&self, end: EpochEnd<'_, Finetune>, observe: &Observer<'_>) -> Result<State, Error> {
+        let EpochEnd {
+            epochs,
+            step,
+            student,
+            mut state,
+        } = end;
+        let (held_out, places) = &self.validation;
+        if held_out.is_empty() {
+            return Ok(state);
+        }
+        let network = Finetune::current(student, &state);
+        let scored = self.score(&network, held_out, places, &mut |_| {})?;
+        // A run that was killed after its newest checkpoint makes its later lines again.
+        let mut lines = read_lines(&self.lines_path(), step)?;
+        let line = ValidationLine {
+            epoch: epochs,
+            step,
+            top1: share_within(&scored.ranks, 1),
+            loss: scored.loss,
+            records: scored.ranks.len(),
+            weights: self.weights().into(),
+        };
+        if self.config.objective.keeps_best() && lines.iter().all(|before| before.top1 < line.top1) {
+            state.best = Some(backbones::independent_copy(&network));
+        }
+        (observe.borrow_mut())(FinetuneEvent::Validated(&line));
+        lines.push(line);
+        write_lines(&self.lines_path(), &lines)?;
+        Ok(state)
+    }
+
+    fn score_test_set(&self, network: &Network, observe: &Observer<'_>) -> Result<Scored, Error> {
+        self.score(network, &self.job.test, &self.test_places, &mut |event| {
+            (observe.borrow_mut())(FinetuneEvent::Testing(event));
+        })
+    }
+
+    /// Writes `classifier.safetensors` and `result.json`.
+    fn write_results(
+        &self,
+        network: &Network,
+        scored: Scored,
+        summary: &Summary,
+    ) -> Result<Vec<Outcome>, Error> {
+        let out = &self.job.options.out;
+        write_classifier(
+            &out.join("classifier.safetensors"),
+            network,
+            &self.config.backbone,
+        )?;
+        let lines = read_lines(&self.lines_path(), usize::MAX)?;
+        let outcomes = self.outcomes(&scored, &lines, summary.bad_records.count)?;
+        write_results(&out.join("result.json"), &outcomes)?;
+        Ok(outcomes)
+    }
+
+    fn outcomes(
+        &self,
+        scored: &Scored,
+        lines: &[ValidationLine],
+        train_bad_records: usize,
+    ) -> Result<Vec<Outcome>, Error> {
+        let (job, config) = (self.job, &self.config);
+        let details = details(
+            config,
+            lines,
+            self.weights(),
+            self.validation.0.len(),
+            scored.loss,
+        )?;
+        let encoder = job.encoder.map(|encoder| encoder.hash.clone());
+        let encoder_step = job.encoder.map(|encoder| encoder.info.steps);
+        let outcome = |score: Score| Outcome {
+            protocol: config.objective.protocol.name(),
+            metric: score.metric.to_string(),
+            value: score.value,
+            headline: score.headline,
+            spread: None,
+            encoder: encoder.clone().unwrap_or_else(|| "none".into()),
+            encoder_name: name(&config.backbone, job.encoder),
+            encoder_step: encoder_step.filter(|steps| *steps > 0),
+            classes: self.classes.count(),
+            train_records: self.train.len() - train_bad_records,
+            test_records: scored.ranks.len(),
+            train_bad_records,
+            test_bad_records: job.test.len() - scored.ranks.len(),
+            train_fingerprint: self.train.fingerprint().to_string(),
+            test_fingerprint: job.test.fingerprint().to_string(),
+            settings: Value::Object(score.details),
+            test_transforms: json!(config.objective.test_transforms),
+            normalize: json!(config.data.normalize),
+            commit: job.provenance.commit.clone(),
+            device: job.provenance.device.clone(),
+            // A run resumes from its checkpoint, not from its result.
+            asked: String::new(),
+        };
+        let scores = scores_of(&scored.ranks, &scored.places, self.classes.count(), &details);
+        Ok(scores.into_iter().map(outcome).collect())
+    }
+
+    fn lines_path(&self) -> PathBuf {
+        self.job.options.out.join(VALIDATION)
+    }
+
+    /// Which weights are scored.
+    fn weights(&self) -> &'static str {
+        match self.config.objective.average {
+            Some(_) => "average",
+            None => "trained",
+        }
+    }
+
+    /// `places` has the class of every record of the data set.
+    fn score(
+        &self,
+        network: &Network,
+        dataset: &Arc<Dataset>,
+        places: &[u32],
+        progress: &mut dyn FnMut(Event<'_>),
+    ) -> Result<Scored, Error> {
+        // Outside autodiff, where a forward records nothing.
+        let network = network.valid();
+        let loader = Loader::new(
+            Arc::clone(dataset),
+            vec![self.view.clone()],
+            self.config.data.loader(),
+            Order::Sequential,
+            0,
+        )?;
+        let mut scored = Scored {
+            ranks: vec![],
+            places: vec![],
+            loss: 0.0,
+        };
+        for batch in loader.batches(0, loader.batches_per_epoch()) {
+            let batch = batch?;
+            for views in batch.views {
+                let images = self.config.data.normalize.tensor(views, &self.job.options.device);
+                let logits: Tensor<2> = network.forward(images, &Context::evaluation());
+                let logits: Vec<f64> = logits.into_data().iter::<f64>().collect();
+                for (logits, position) in logits.chunks_exact(self.classes.count()).zip(&batch.positions) {
+                    let place = places[*position as usize];
+                    scored.ranks.push(rank_of(place, logits));
+                    scored.places.push(place);
+                    scored.loss += cross_entropy(logits, place);
+                }
+            }
+            progress(Event {
+                stage: "test set",
+                done: scored.ranks.len(),
+                total: dataset.len(),
+                unit: "images",
+            });
+        }
+        if scored.ranks.is_empty() {
+            return Err(Error::Empty { set: "scored" });
+        }
+        scored.loss /= scored.ranks.len() as f64;
+        Ok(scored)
+    }
+}
+
+/// The positions of training records to learn from and to hold out.
+fn split(settings: &Settings, train: &Dataset, places: &[u32]) -> Result<(Vec<u32>, Vec<u32>), Error> {
+    let labeled = match &settings.protocol {
+        Protocol::Finetune => (0..train.len() as u32).collect(),
+        Protocol::SemiSupervised(part) => subset::labeled(part, train, places)?,
+    };
+    let Some(validation) = &settings.validation else {
+        return Ok((labeled, vec![]));
+    };
+    let (learned, held_out) = subset::hold_out(validation, places, &labeled);
+    match held_out.is_empty() {
+        true => Err(Error::Config(
+            "`objective.validation` holds no record out: every class has one record".into(),
+        )),
+        false => Ok((learned, held_out)),
+    }
 }
 
 /// The network to train: the encoder's, which the config may name too, or the config's.
@@ -331,13 +452,6 @@ fn details(
 }
 
 /// A network on labeled images.
-struct Scorer<'a> {
-    config: &'a training::Config<Settings>,
-    view: data::ViewGroup,
-    device: Device,
-    classes: usize,
-}
-
 struct Scored {
     /// The true class's place in the prediction for each readable record (0 = first).
     ranks: Vec<u32>,
@@ -345,57 +459,6 @@ struct Scored {
     places: Vec<u32>,
     /// Mean cross-entropy with the labels.
     loss: f64,
-}
-
-impl Scorer<'_> {
-    /// `places` has the class of every record of the data set.
-    fn score(
-        &self,
-        network: &Network,
-        dataset: &Arc<Dataset>,
-        places: &[u32],
-        progress: &mut dyn FnMut(Event<'_>),
-    ) -> Result<Scored, Error> {
-        // Outside autodiff, where a forward records nothing.
-        let network = network.valid();
-        let loader = Loader::new(
-            Arc::clone(dataset),
-            vec![self.view.clone()],
-            self.config.data.loader(),
-            Order::Sequential,
-            0,
-        )?;
-        let mut scored = Scored {
-            ranks: vec![],
-            places: vec![],
-            loss: 0.0,
-        };
-        for batch in loader.batches(0, loader.batches_per_epoch()) {
-            let batch = batch?;
-            for views in batch.views {
-                let images = self.config.data.normalize.tensor(views, &self.device);
-                let logits: Tensor<2> = network.forward(images, &Context::evaluation());
-                let logits: Vec<f64> = logits.into_data().iter::<f64>().collect();
-                for (logits, position) in logits.chunks_exact(self.classes).zip(&batch.positions) {
-                    let place = places[*position as usize];
-                    scored.ranks.push(rank_of(place, logits));
-                    scored.places.push(place);
-                    scored.loss += cross_entropy(logits, place);
-                }
-            }
-            progress(Event {
-                stage: "test set",
-                done: scored.ranks.len(),
-                total: dataset.len(),
-                unit: "images",
-            });
-        }
-        if scored.ranks.is_empty() {
-            return Err(Error::Empty { set: "scored" });
-        }
-        scored.loss /= scored.ranks.len() as f64;
-        Ok(scored)
-    }
 }
 
 fn cross_entropy(logits: &[f64], place: u32) -> f64 {
