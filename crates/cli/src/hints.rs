@@ -159,12 +159,35 @@ pub(crate) fn of_detection(error: &detection::DetectionError) -> Option<String> 
 
 /// The cure of an evaluation, or of the run, encoder or data in it.
 pub(crate) fn of_evaluation(error: &evaluation::Error) -> Option<String> {
+    use evaluation::{Error, Hint};
     match error {
-        evaluation::Error::Protocol { source, .. } => of_evaluation(source),
-        evaluation::Error::Data(error) => error.hint().as_ref().map(of_data),
-        evaluation::Error::Training(inner) => error.hint().or_else(|| of_training(inner)),
-        error => error.hint(),
+        Error::Protocol { source, .. } => return of_evaluation(source),
+        Error::Training(error) => return of_training(error),
+        Error::Data(error) => return error.hint().as_ref().map(of_data),
+        _ => {}
     }
+    let hint = match error.hint()? {
+        Hint::Text(text) => text,
+        Hint::FreeSpace => "free some space and run the same command again: it resumes",
+        Hint::RemoveFile => "remove the file, or pass another `--out`",
+        Hint::Wait => "wait for it, or pass another `--out`",
+        Hint::OtherOutput => "pass another `--out`, or remove what lies there",
+        Hint::SameArguments => {
+            "pass the arguments that they were begun with to resume, or another `--out`, or remove the folder"
+        }
+        Hint::UseEncoder => {
+            "use `passer evaluate run`, or leave the protocol out; `linear-cached` is a linear probe of features"
+        }
+        Hint::SameTransforms => "extract both with one size, one `--mean` and one `--std`",
+        Hint::WriteF32 => "pass `--dtype f32`",
+        Hint::ExtractTap => {
+            "extract it (`passer features --taps pooled,tokens_4`, or `stages`), or take it out of the config's `inputs`"
+        }
+        Hint::MakeFeatures => {
+            "`passer features` makes such files; docs/protocols.md lists what a file of another program must hold"
+        }
+    };
+    Some(hint.into())
 }
 
 #[cfg(test)]
@@ -207,8 +230,10 @@ mod tests {
             source: std::io::ErrorKind::StorageFull.into(),
         };
         assert!(of_training(&full).unwrap().contains("`--resume`"));
-        // An evaluation has no checkpoints.
-        let hint = of_evaluation(&evaluation::Error::Training(full)).unwrap();
-        assert!(hint.contains("give the same command again"), "{hint}");
+        assert!(
+            of_evaluation(&evaluation::Error::NeedsImages { protocol: "x" })
+                .unwrap()
+                .contains("`passer evaluate run`")
+        );
     }
 }

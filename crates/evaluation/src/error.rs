@@ -364,37 +364,63 @@ pub enum Error {
     },
 }
 
+/// What the user can do about an error; the program words it with its flags and commands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hint {
+    /// In words: it names records and keys of the config, no flag and no command.
+    Text(&'static str),
+    /// Free space on the disk and run the same command again, which resumes.
+    FreeSpace,
+    /// Remove the file, or name another output folder.
+    RemoveFile,
+    /// Wait for the other process, or name another output folder.
+    Wait,
+    /// Name another output, or remove what is there.
+    OtherOutput,
+    /// Give the same arguments to resume, or name another output, or remove the folder.
+    SameArguments,
+    /// Run the protocol on the encoder and its images, or leave it out.
+    UseEncoder,
+    /// Extract both features files with one size and one normalization.
+    SameTransforms,
+    /// Write 32 bit features.
+    WriteF32,
+    /// Extract the tap, or take it out of the config.
+    ExtractTap,
+    /// How features files are made, and what those of other programs must hold.
+    MakeFeatures,
+}
+
 impl Error {
-    /// What the user can do about it, where that is known. Other errors of `training` have typed hints of their own.
-    pub fn hint(&self) -> Option<String> {
-        let hint = match self {
-            // The program words it.
-            Self::Data(_) => return None,
-            // A run's own hint speaks of its checkpoints.
+    /// What the user can do about it. Errors of `data` and `training` have hints of their own.
+    pub fn hint(&self) -> Option<Hint> {
+        Some(match self {
             Self::Io { source, .. } | Self::Training(training::Error::Io { source, .. })
                 if source.kind() == std::io::ErrorKind::StorageFull =>
             {
-                "free some space and give the same command again: it goes on from here"
+                Hint::FreeSpace
             }
             Self::Protocol { source, .. } => return source.hint(),
-            Self::ResultFile { .. } => "remove the file, or give another `--out`",
-            Self::InUse { .. } => "wait for it, or give another `--out`",
-            Self::Unfinished { .. } => {
-                "give the arguments that they were begun with to go on with them, or another `--out`, or remove the folder"
-            }
-            Self::NeedsImages { .. } => {
-                "give them to `passer evaluate run`, or leave the protocol out; `linear-cached` is a linear probe of features"
-            }
-            Self::TransformsMismatch => "extract both with one size and one `--mean` and `--std`",
-            Self::AboveF16 { .. } => "write f32",
-            Self::Occupied { .. } => "give another `--out`, or remove what lies there",
+            Self::ResultFile { .. } => Hint::RemoveFile,
+            Self::InUse { .. } => Hint::Wait,
+            Self::Unfinished { .. } => Hint::SameArguments,
+            Self::NeedsImages { .. } => Hint::UseEncoder,
+            Self::TransformsMismatch => Hint::SameTransforms,
+            Self::AboveF16 { .. } => Hint::WriteF32,
+            Self::Occupied { .. } => Hint::OtherOutput,
+            Self::NoTap { .. } => Hint::ExtractTap,
+            Self::FeaturesFile { .. } => Hint::MakeFeatures,
+            _ => Hint::Text(self.cure()?),
+        })
+    }
+
+    /// A cure that names records and keys of the config alone.
+    fn cure(&self) -> Option<&'static str> {
+        Some(match self {
             Self::Unlabeled { .. } => {
                 "give a folder of `CLASS/name.jpg`, shards with `.cls` members, or features with a tensor `labels`"
             }
             Self::MixedLabels { .. } => "label all records or none, and all in one way",
-            Self::NoTap { .. } => {
-                "extract it (`passer features --taps pooled,tokens_4`, or `stages`), or take it out of the config's `inputs`"
-            }
             Self::EncoderMismatch { .. } | Self::Width { .. } => {
                 "extract both features files with one encoder"
             }
@@ -423,13 +449,9 @@ impl Error {
             Self::Diverged { .. } => {
                 "lower the learning rates (`learning_rate_per_256`, in grids `learning_rates_per_256`); `linear-cached` can also bring the features to scale (`scaling = \"standardize\"`)"
             }
-            Self::FeaturesFile { .. } => {
-                "`passer features` makes such files; what one of another program has to hold stands in docs/protocols.md"
-            }
             Self::EncoderChanged { .. } => "this is a fault of the program; please report it",
             _ => return None,
-        };
-        Some(hint.to_string())
+        })
     }
 }
 

@@ -39,7 +39,7 @@ mod testing;
 
 pub use config::Config;
 pub use encoder::{Encoder, Input, POOLED, Tap, weights_hash};
-pub use error::Error;
+pub use error::{Error, Hint};
 pub use features::{
     Extraction, FeatureCache, FeatureType, Features, Labels, Matrix, Origin, Records, Scaling, UNDECIDED,
     Unfinished, Writing, Written, lock,

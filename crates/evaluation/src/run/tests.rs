@@ -393,7 +393,7 @@ fn results_of_others_are_not_overwritten() {
             .ends_with("holds results of encoder `small` (hash of the ), and this is `other` (another hash)"),
         "{error}"
     );
-    assert!(error.hint().unwrap().contains("another `--out`"));
+    assert_eq!(error.hint(), Some(crate::Hint::OtherOutput));
     let error = run(&config, &fixture.job(set(60, 1), set(31, 2)), &mut |_| {}).unwrap_err();
     assert!(
         error.to_string().contains("results of another test set"),
