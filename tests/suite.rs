@@ -102,7 +102,7 @@ fn one_suite_at_a_time_works_in_a_folder() {
     let suite = prepare(folder.path());
     let out = folder.path().join("out");
     std::fs::create_dir(&out).unwrap();
-    let lock = evaluation::lock(&out).unwrap();
+    let lock = data::FolderLock::take(&out).unwrap();
     passer()
         .args(["evaluate", "suite"])
         .arg(&suite)
@@ -110,7 +110,7 @@ fn one_suite_at_a_time_works_in_a_folder() {
         .arg(&out)
         .assert()
         .code(1)
-        .stderr(contains("out` is in use by another process").and(contains("hint: wait for it")));
+        .stderr(contains("out` is in use by process").and(contains("hint: wait for it")));
     drop(lock);
 }
 

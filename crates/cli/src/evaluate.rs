@@ -196,7 +196,7 @@ fn suite(arguments: &SuiteArguments) -> anyhow::Result<()> {
             }),
             ..ImportOptions::default()
         };
-        open(path, &options, &device).map_err(|error| evaluation::with_causes(error.as_ref()))
+        Ok(open(path, &options, &device)?)
     };
     let stage = RefCell::new(StageBar::default());
     let mut on_cell = |cell: &Cell, done: usize, total: usize| {
@@ -341,7 +341,7 @@ pub(crate) fn evaluate(
     if let (Ok(()), Some(name)) = (&done, report) {
         done = plan
             .report(name, &mut |event| stage.show(event))
-            .and_then(|html| Ok(training::write_atomically(&out.join(REPORT), html.as_bytes())?));
+            .and_then(|html| Ok(data::durable::write(&out.join(REPORT), html.as_bytes())?));
     }
     stage.finish();
     if done.is_err() && !plan.outcomes().is_empty() {

@@ -1,5 +1,6 @@
 //! What can go wrong in an evaluation: one variant for each thing that a user can mend.
 
+use data::{FileError, LockError};
 use std::path::{Path, PathBuf};
 
 /// Why an evaluation stopped. Messages are lowercase, name the thing, and say expected and got.
@@ -17,16 +18,9 @@ pub enum Error {
     #[error(transparent)]
     Training(#[from] training::Error),
 
-    /// A file could not be read or written.
-    #[error("`{}`: {doing}: {source}", path.display())]
-    Io {
-        /// The file or folder.
-        path: PathBuf,
-        /// What was tried, as a noun phrase.
-        doing: &'static str,
-        /// The system's reason.
-        source: std::io::Error,
-    },
+    /// A file or folder could not be read, written, made or removed.
+    #[error(transparent)]
+    File(#[from] FileError),
 
     /// The file is not a features file, or not a whole one.
     #[error("features file `{}`: {reason}", path.display())]
@@ -75,12 +69,9 @@ pub enum Error {
         now: String,
     },
 
-    /// Another process is at work in the same folder.
-    #[error("`{}` is in use by another process", path.display())]
-    InUse {
-        /// The folder, of unfinished features or of a suite.
-        path: PathBuf,
-    },
+    /// Another process works in the folder, of unfinished features or of a suite; or the folder cannot be locked.
+    #[error(transparent)]
+    Lock(#[from] LockError),
 
     /// There are unfinished features, and they are not those that are asked for.
     #[error("`{}` holds unfinished features of {stored}", path.display())]
@@ -395,14 +386,10 @@ impl Error {
     /// What the user can do about it. Errors of `data` and `training` have hints of their own.
     pub fn hint(&self) -> Option<Hint> {
         Some(match self {
-            Self::Io { source, .. } | Self::Training(training::Error::Io { source, .. })
-                if source.kind() == std::io::ErrorKind::StorageFull =>
-            {
-                Hint::FreeSpace
-            }
+            Self::File(error) | Self::Lock(LockError::File(error)) if error.is_disk_full() => Hint::FreeSpace,
             Self::Protocol { source, .. } => return source.hint(),
             Self::ResultFile { .. } => Hint::RemoveFile,
-            Self::InUse { .. } => Hint::Wait,
+            Self::Lock(LockError::InUse { .. }) => Hint::Wait,
             Self::Unfinished { .. } => Hint::SameArguments,
             Self::NeedsImages { .. } => Hint::UseEncoder,
             Self::TransformsMismatch => Hint::SameTransforms,
@@ -468,11 +455,8 @@ impl Error {
     }
 }
 
-/// Shorthand for mapping an I/O error onto a path.
-pub(crate) fn io<'a>(path: &'a Path, doing: &'static str) -> impl FnOnce(std::io::Error) -> Error + 'a {
-    move |source| Error::Io {
-        path: path.to_path_buf(),
-        doing,
-        source,
-    }
+/// For `map_err`: the error of trying `action` at `path`.
+pub(crate) fn io(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> Error {
+    let with_path = FileError::new(action, path);
+    move |source| Error::File(with_path(source))
 }

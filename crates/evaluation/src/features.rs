@@ -13,7 +13,7 @@ pub use cache::FeatureCache;
 pub use extract::{Extraction, Writing, Written};
 pub use matrix::{Features, Labels, Matrix, Origin, UNDECIDED};
 pub use records::Records;
-pub use resumable::{FeatureType, Unfinished, lock};
+pub use resumable::{FeatureType, Unfinished};
 pub use scaling::Scaling;
 
 pub(crate) use extract::{in_order, origin, view_group};

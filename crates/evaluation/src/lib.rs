@@ -42,12 +42,11 @@ pub use encoder::{Encoder, Input, POOLED, Tap, weights_hash};
 pub use error::{Error, Hint};
 pub use features::{
     Extraction, FeatureCache, FeatureType, Features, Labels, Matrix, Origin, Records, Scaling, UNDECIDED,
-    Unfinished, Writing, Written, lock,
+    Unfinished, Writing, Written,
 };
 pub use progress::Event;
 pub use protocols::ProtocolConfig;
 pub use result::{Outcome, Provenance, Score, Spread, read_results, write_results};
 pub use run::{FeaturesJob, FeaturesScores, Job, Plan, read_features, run, run_on_features};
 pub use split::Split;
-pub use suite::with_causes;
 pub use task::{Classes, Task};

@@ -153,7 +153,7 @@ impl Outcome {
 /// # Errors
 /// [`Error::ResultFile`] where the file is something else.
 pub fn read_results(path: &Path) -> Result<Vec<Outcome>, Error> {
-    let text = std::fs::read(path).map_err(io(path, "reading results"))?;
+    let text = std::fs::read(path).map_err(io("read", path))?;
     serde_json::from_slice(&text).map_err(|error| Error::ResultFile {
         path: path.to_path_buf(),
         reason: error.to_string(),
@@ -162,7 +162,7 @@ pub fn read_results(path: &Path) -> Result<Vec<Outcome>, Error> {
 
 /// Writes `result.json`: a list of outcomes, whole or not at all.
 pub fn write_results(path: &Path, outcomes: &[Outcome]) -> Result<(), Error> {
-    Ok(training::write_json_atomically(path, &outcomes)?)
+    Ok(data::durable::write_json(path, &outcomes)?)
 }
 
 /// Top-1, top-5 where there are more than five classes, and mean per-class accuracy, from the rank (0 = first) of each

@@ -129,7 +129,7 @@ impl<'a> Plan<'a> {
     /// Everything in [`Error`]; the scores before it stay.
     pub fn run(&mut self, progress: &mut dyn FnMut(Event<'_>)) -> Result<(), Error> {
         let out = self.job.out;
-        std::fs::create_dir_all(out).map_err(io(out, "creating the output folder"))?;
+        std::fs::create_dir_all(out).map_err(io("make", out))?;
         let missing = self.scores.missing();
         if missing.is_empty() {
             return Ok(());

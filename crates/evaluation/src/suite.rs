@@ -12,13 +12,13 @@ mod table;
 use crate::config::Config;
 use crate::encoder::Encoder;
 use crate::error::{Error, io};
-use crate::features::{FeatureCache, Records, lock};
+use crate::features::{FeatureCache, Records};
 use crate::progress::Event;
 use crate::protocols::ProtocolConfig;
 use crate::result::{Outcome, Provenance};
 use crate::run::{Job, Plan};
 use burn::tensor::Device;
-use data::Dataset;
+use data::{Dataset, FolderLock};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -42,7 +42,7 @@ pub struct SuiteContext<'a> {
     /// Reads a config of protocols.
     pub read: &'a dyn Fn(&Path) -> Result<Config, Error>,
     /// Reads an encoder; its path is as it should be opened.
-    pub open: &'a dyn Fn(&EncoderEntry, &Path) -> Result<Encoder, String>,
+    pub open: &'a dyn Fn(&EncoderEntry, &Path) -> Result<Encoder, Box<dyn std::error::Error + Send + Sync>>,
     /// Whether reports are written: `report.html`, and one for each pair of encoder and data set.
     pub reports: bool,
     /// Called with each cell that is done, how many are done, and how many there are.
@@ -70,9 +70,8 @@ pub struct SuiteTables {
 pub fn run(suite: &Suite, context: &mut SuiteContext<'_>) -> Result<SuiteTables, Error> {
     suite.validate().map_err(Error::Config)?;
     let out = context.out;
-    std::fs::create_dir_all(out).map_err(io(out, "creating the output folder"))?;
     // Until the tables are written: two suites would take turns in making the same features, and in failing.
-    let _lock = lock(out)?;
+    let _lock = FolderLock::take(out)?;
     let cells = run_cells(suite, context)?;
     write_tables(cells, context)
 }
@@ -89,11 +88,11 @@ fn write_tables(cells: Vec<Cell>, context: &SuiteContext<'_>) -> Result<SuiteTab
         tables.push(("report.html", page::suite_page(&cells, &link)));
     }
     let json = context.out.join("table.json");
-    training::write_json_atomically(&json, &cells)?;
+    data::durable::write_json(&json, &cells)?;
     let mut files = vec![json];
     for (name, text) in tables {
         let path = context.out.join(name);
-        training::write_atomically(&path, text.as_bytes())?;
+        data::durable::write(&path, text.as_bytes())?;
         files.push(path);
     }
     Ok(SuiteTables {
@@ -285,7 +284,8 @@ impl Pair {
 fn open(entry: &EncoderEntry, context: &SuiteContext<'_>) -> Result<Encoder, String> {
     match (&entry.path, entry.pixels) {
         (_, Some(normalize)) => Ok(Encoder::pixels(normalize)),
-        (Some(path), None) => (context.open)(entry, &context.folder.join(path)),
+        (Some(path), None) => (context.open)(entry, &context.folder.join(path))
+            .map_err(|error| with_causes(error.as_ref())),
         // `validate` has refused it.
         (None, None) => Err("neither `path` nor `pixels`".into()),
     }
@@ -360,19 +360,19 @@ impl PairReport {
             return Ok(());
         };
         let folder = path.parent().unwrap_or(path);
-        std::fs::create_dir_all(folder).map_err(io(folder, "creating the folder of reports"))?;
+        std::fs::create_dir_all(folder).map_err(io("make", folder))?;
         // No results are read or written there.
         let job = Job {
             out: folder,
             ..job.clone()
         };
         let html = Plan::new(&config, &job)?.report_of(data_set, outcomes, progress)?;
-        Ok(training::write_atomically(path, html.as_bytes())?)
+        Ok(data::durable::write(path, html.as_bytes())?)
     }
 }
 
 /// A message with those that it stands on, each once.
-pub fn with_causes(error: &dyn std::error::Error) -> String {
+fn with_causes(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {

@@ -82,7 +82,7 @@ impl FeatureCache {
             let others = there.iter().filter_map(|name| Tap::named(name));
             all.extend(others.filter(|tap| !taps.contains(tap)));
         }
-        std::fs::create_dir_all(&self.folder).map_err(io(&self.folder, "creating the folder of features"))?;
+        std::fs::create_dir_all(&self.folder).map_err(io("make", &self.folder))?;
         make(&all, &path)?;
         Stored::open(&path)?.read(&names)
     }

@@ -14,15 +14,16 @@
 //! Rows go to and from the disk a piece at a time: safetensors' own functions want a whole file, or a whole tensor, in memory.
 
 use super::matrix::{Features, Labels, Matrix, Origin, UNDECIDED};
-use crate::error::{Error, io};
+use crate::error::Error;
+use data::durable::Writer;
+use data::{FileError, sha256_of};
 use half::f16;
 use half::slice::HalfFloatSliceExt;
 use safetensors::Dtype;
 use safetensors::tensor::{Metadata, TensorInfo};
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, HashMap};
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
@@ -197,16 +198,8 @@ impl Stored {
     }
 
     fn sha256(&mut self) -> Result<String, Error> {
-        let mut hasher = Sha256::new();
-        let mut piece = vec![0; 1 << 20];
-        let read = |error| io(&self.path, "reading features")(error);
-        self.file.rewind().map_err(read)?;
-        loop {
-            match self.file.read(&mut piece).map_err(read)? {
-                0 => return Ok(data::hex(&hasher.finalize())),
-                count => hasher.update(&piece[..count]),
-            }
-        }
+        let sum = self.file.rewind().and_then(|()| sha256_of(&mut self.file));
+        Ok(sum.map_err(FileError::new("read", &self.path))?.hex())
     }
 
     fn read_table(
@@ -219,8 +212,8 @@ impl Stored {
                 reason: "it is a folder".into(),
             });
         }
-        let mut file = File::open(path).map_err(io(path, "reading features"))?;
-        let length = file.metadata().map_err(io(path, "reading features"))?.len();
+        let mut file = File::open(path).map_err(FileError::new("read", path))?;
+        let length = file.metadata().map_err(FileError::new("read", path))?.len();
         let reject = |reason: String| Error::FeaturesFile {
             path: path.to_path_buf(),
             reason,
@@ -236,7 +229,7 @@ impl Stored {
         (&mut file)
             .take(table_bytes)
             .read_to_end(&mut table)
-            .map_err(io(path, "reading features"))?;
+            .map_err(FileError::new("read", path))?;
         if (table.len() as u64) < table_bytes {
             return Err(reject(
                 "it ends inside its table of contents: it was cut off".into(),
@@ -373,7 +366,7 @@ impl Stored {
         let (first, end) = self.table.info(name).map_or((0, 0), |info| info.data_offsets);
         self.file
             .seek(SeekFrom::Start(self.start + first as u64))
-            .map_err(io(&self.path, "reading features"))?;
+            .map_err(FileError::new("read", &self.path))?;
         Ok(end - first)
     }
 
@@ -382,7 +375,7 @@ impl Stored {
         let mut numbers = vec![T::zeroed(); bytes / size_of::<T>()];
         self.file
             .read_exact(bytemuck::cast_slice_mut(&mut numbers))
-            .map_err(io(&self.path, "reading features"))?;
+            .map_err(FileError::new("read", &self.path))?;
         Ok(numbers)
     }
 
@@ -394,7 +387,7 @@ impl Stored {
             let halves = &mut halves[..piece.len()];
             self.file
                 .read_exact(bytemuck::cast_slice_mut(halves.reinterpret_cast_mut()))
-                .map_err(io(&self.path, "reading features"))?;
+                .map_err(FileError::new("read", &self.path))?;
             halves.convert_to_f32_slice(piece);
         }
         Ok(numbers)
@@ -451,7 +444,7 @@ fn read_keys(bytes: &[u8], offsets: &[i64]) -> Result<Vec<String>, String> {
         .ok_or_else(damaged)
 }
 
-/// Writes a temporary neighbor, waits for the disk, renames.
+/// Writes the file, whole or not at all.
 fn write(path: &Path, mut parts: Vec<TensorPart<'_>>, header: String) -> Result<(), Error> {
     // As safetensors' own writer has them: the widest numbers first, so that all of them are aligned.
     parts.sort_by(|a, b| b.dtype.cmp(&a.dtype).then(a.name.cmp(b.name)));
@@ -481,33 +474,28 @@ fn write(path: &Path, mut parts: Vec<TensorPart<'_>>, header: String) -> Result<
     })?;
     table.resize(table.len().next_multiple_of(8), b' ');
 
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    // With the process's number: others may be writing features of the same name.
-    let temporary = path.with_file_name(format!(".{name}.{}.tmp", std::process::id()));
-    let written = || -> io::Result<()> {
-        let mut file = File::create(&temporary)?;
+    let length = 8 + (table.len() + end) as u64;
+    let mut file = Writer::create(path)?;
+    let mut write = || -> io::Result<()> {
         file.write_all(&(table.len() as u64).to_le_bytes())?;
         file.write_all(&table)?;
+        let mut written = 8 + table.len() as u64;
         for part in &parts {
-            match part.bytes {
-                Bytes::Memory(bytes) => file.write_all(bytes)?,
-                Bytes::File(part) => {
-                    io::copy(&mut File::open(part)?, &mut file)?;
+            written += match part.bytes {
+                Bytes::Memory(bytes) => {
+                    file.write_all(bytes)?;
+                    bytes.len() as u64
                 }
-            }
+                Bytes::File(part) => io::copy(&mut File::open(part)?, &mut file)?,
+            };
         }
-        let length = 8 + (table.len() + end) as u64;
-        if file.metadata()?.len() != length {
-            let reason = format!("{} bytes were written of {length}", file.metadata()?.len());
-            return Err(io::Error::other(reason));
+        match written == length {
+            true => Ok(()),
+            false => Err(io::Error::other(format!("{written} bytes were written of {length}"))),
         }
-        file.sync_all()?;
-        fs::rename(&temporary, path)
     };
-    written().map_err(io(path, "writing features")).inspect_err(|_| {
-        // Best effort: the error that matters is the first one.
-        let _ = fs::remove_file(&temporary);
-    })
+    write().map_err(FileError::new("write", path))?;
+    Ok(file.finish()?)
 }
 
 #[cfg(test)]
@@ -515,6 +503,7 @@ mod tests {
     use super::*;
     use crate::encoder::POOLED;
     use safetensors::SafeTensors;
+    use std::fs;
     use safetensors::tensor::TensorView;
 
     fn example(labels: Option<Labels>) -> Features {
@@ -618,7 +607,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("features.safetensors");
         let load = || Features::load(&path).unwrap_err().to_string();
-        assert!(load().contains("reading features"), "a missing file names itself");
+        assert!(load().starts_with("cannot read"), "a missing file names itself");
 
         example(Some(Labels::Classes(vec![1, 0, 1]))).save(&path).unwrap();
         let whole = fs::read(&path).unwrap();

@@ -15,15 +15,15 @@
 use super::file::{Bytes, TensorPart};
 use super::matrix::{Features, Origin};
 use crate::error::{Error, io};
+use data::{FolderLock, durable};
 use half::f16;
 use half::slice::HalfFloatSliceExt;
 use safetensors::Dtype;
 use serde::{Deserialize, Serialize};
-use std::fs::{self, File, OpenOptions, TryLockError};
+use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
-use training::write_json_atomically;
 
 const VERSION: u32 = 1;
 const POSITIONS: &str = "positions";
@@ -134,19 +134,19 @@ pub(crate) struct ResumableFeatures {
     positions: File,
     kept: Instant,
     keep_every: Duration,
-    _lock: File,
+    _lock: FolderLock,
 }
 
 impl ResumableFeatures {
     /// The unfinished features of this work beside `path`, or none yet.
     ///
     /// # Errors
-    /// [`Error::InUse`], and [`Error::Unfinished`] where they are of other work and `unfinished` says so.
+    /// [`Error::Lock`], and [`Error::Unfinished`] where they are of other work and `unfinished` says so.
     pub(crate) fn open(path: &Path, work: Work, unfinished: Unfinished) -> Result<Self, Error> {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         let folder = path.with_file_name(format!("{name}.partial"));
-        fs::create_dir_all(&folder).map_err(io(&folder, "making the folder of unfinished features"))?;
-        let lock = lock(&folder)?;
+        let lock = FolderLock::take(&folder)?;
+        durable::remove_leftovers(&folder)?;
         let mut state = State {
             version: VERSION,
             widths: vec![],
@@ -175,7 +175,7 @@ impl ResumableFeatures {
             // Before its files are, or it would be taken for that of other rows.
             match fs::remove_file(folder.join(STATE)) {
                 Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                    return Err(io(&folder.join(STATE), "removing")(error));
+                    return Err(io("remove", &folder.join(STATE))(error));
                 }
                 _ => {}
             }
@@ -256,12 +256,12 @@ impl ResumableFeatures {
                     file.write_all(bytemuck::cast_slice(halves.reinterpret_cast()))
                 }
             };
-            written.map_err(io(&self.folder.join(tap), "writing features"))?;
+            written.map_err(io("write", &self.folder.join(tap)))?;
         }
         let numbers: Vec<u32> = positions.iter().map(|position| *position as u32).collect();
         self.positions
             .write_all(bytemuck::cast_slice(&numbers))
-            .map_err(io(&self.folder.join(POSITIONS), "writing features"))?;
+            .map_err(io("write", &self.folder.join(POSITIONS)))?;
         self.state.rows += positions.len();
         if let Some(last) = positions.last() {
             self.state.batches = last / self.state.work.batch_images + 1;
@@ -281,9 +281,9 @@ impl ResumableFeatures {
             return Ok(());
         }
         for file in self.taps.iter().chain([&self.positions]) {
-            file.sync_data().map_err(io(&self.folder, "writing features"))?;
+            file.sync_data().map_err(io("write", &self.folder))?;
         }
-        Ok(write_json_atomically(&self.folder.join(STATE), &self.state)?)
+        Ok(durable::write_json(&self.folder.join(STATE), &self.state)?)
     }
 
     /// The record of each row.
@@ -292,7 +292,7 @@ impl ResumableFeatures {
         self.positions
             .seek(SeekFrom::Start(0))
             .and_then(|_| (&self.positions).read_exact(bytemuck::cast_slice_mut(&mut numbers)))
-            .map_err(io(&self.folder.join(POSITIONS), "reading features"))?;
+            .map_err(io("read", &self.folder.join(POSITIONS)))?;
         Ok(numbers.into_iter().map(|position| position as usize).collect())
     }
 
@@ -346,29 +346,6 @@ fn remove<'a>(folder: &Path, names: impl Iterator<Item = &'a str>) {
             _ => {}
         }
     }
-}
-
-/// Keeps other processes out for as long as the file is open.
-///
-/// # Errors
-/// [`Error::InUse`] where another has it.
-pub fn lock(folder: &Path) -> Result<File, Error> {
-    let path = folder.join(LOCK);
-    let file = File::create(&path).map_err(io(&path, "writing"))?;
-    match file.try_lock() {
-        Ok(()) => {}
-        Err(TryLockError::WouldBlock) => {
-            return Err(Error::InUse {
-                path: folder.to_path_buf(),
-            });
-        }
-        // Some network file systems have no locks.
-        Err(TryLockError::Error(error)) => tracing::warn!(
-            "`{}` cannot be locked ({error}): start no second process in it",
-            folder.display()
-        ),
-    }
-    Ok(file)
 }
 
 /// What was noted last; nothing where no work has been, why not where it cannot be relied on.
@@ -428,7 +405,7 @@ fn at(path: &Path, bytes: u64) -> Result<File, Error> {
         file.seek(SeekFrom::End(0))?;
         Ok(file)
     });
-    cut.map_err(io(path, "writing features"))
+    cut.map_err(io("write", path))
 }
 
 #[cfg(test)]

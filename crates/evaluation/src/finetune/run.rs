@@ -479,7 +479,7 @@ fn write_classifier(path: &Path, network: &Network, backbone: &BackboneConfig) -
     if let Some(bias) = &head.bias {
         tensors.push((format!("{name}.bias"), bias.val().into_data()));
     }
-    let failed = |error: String| io(path, "writing the classifier")(std::io::Error::other(error));
+    let failed = |error: String| io("write", path)(std::io::Error::other(error));
     let views = tensors
         .iter()
         .map(|(name, data)| {
@@ -489,7 +489,7 @@ fn write_classifier(path: &Path, network: &Network, backbone: &BackboneConfig) -
         .collect::<Result<Vec<_>, _>>()
         .map_err(|error| failed(error.to_string()))?;
     let bytes = safetensors::serialize(views, None).map_err(|error| failed(error.to_string()))?;
-    Ok(training::write_atomically(path, &bytes)?)
+    Ok(data::durable::write(path, &bytes)?)
 }
 
 /// Lines of epochs that ended before `step`; none where there is no file.
@@ -497,10 +497,10 @@ fn read_lines(path: &Path, step: usize) -> Result<Vec<ValidationLine>, Error> {
     let text = match std::fs::read_to_string(path) {
         Ok(text) => text,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(vec![]),
-        Err(error) => return Err(io(path, "reading the validation curve")(error)),
+        Err(error) => return Err(io("read", path)(error)),
     };
     let parse = |line: &str| {
-        serde_json::from_str(line).map_err(|error| io(path, "reading the validation curve")(error.into()))
+        serde_json::from_str(line).map_err(|error| io("read", path)(error.into()))
     };
     let lines: Vec<ValidationLine> = text.lines().map(parse).collect::<Result<_, _>>()?;
     Ok(lines.into_iter().filter(|line| line.step < step).collect())
@@ -511,9 +511,9 @@ fn write_lines(path: &Path, lines: &[ValidationLine]) -> Result<(), Error> {
     let mut text = String::new();
     for line in lines {
         let line = serde_json::to_string(line)
-            .map_err(|error| io(path, "writing the validation curve")(error.into()))?;
+            .map_err(|error| io("write", path)(error.into()))?;
         text += &line;
         text.push('\n');
     }
-    Ok(training::write_atomically(path, text.as_bytes())?)
+    Ok(data::durable::write(path, text.as_bytes())?)
 }

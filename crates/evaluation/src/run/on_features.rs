@@ -105,7 +105,7 @@ pub fn run_on_features(
         encoder_step: None,
         provenance: job.provenance.clone(),
     };
-    std::fs::create_dir_all(job.out).map_err(io(job.out, "creating the output folder"))?;
+    std::fs::create_dir_all(job.out).map_err(io("make", job.out))?;
     let mut scores = ResultsFolder::open(job.out, &config.protocols, identity)?;
     for place in scores.missing() {
         let protocol = &config.protocols[place];
