@@ -95,7 +95,7 @@ fn grid(path: &str, seeds: u64) -> Result<()> {
 /// 200 neighbors of 10,000 rows among as many, 128 wide.
 fn knn() -> Result<()> {
     let value = |index: usize| ((index * 7919 % 100_003) as f32 * 0.37).sin();
-    let rows = |shift| {
+    let rows = |shift: usize| {
         let values = (0..10_000 * 128).map(|index| value(index + shift));
         Matrix::new(10_000, 128, values.collect())
     };

@@ -284,8 +284,9 @@ impl Pair {
 fn open(entry: &EncoderEntry, context: &SuiteContext<'_>) -> Result<Encoder, String> {
     match (&entry.path, entry.pixels) {
         (_, Some(normalize)) => Ok(Encoder::pixels(normalize)),
-        (Some(path), None) => (context.open)(entry, &context.folder.join(path))
-            .map_err(|error| with_causes(error.as_ref())),
+        (Some(path), None) => {
+            (context.open)(entry, &context.folder.join(path)).map_err(|error| with_causes(error.as_ref()))
+        }
         // `validate` has refused it.
         (None, None) => Err("neither `path` nor `pixels`".into()),
     }

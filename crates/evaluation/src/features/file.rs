@@ -491,7 +491,9 @@ fn write(path: &Path, mut parts: Vec<TensorPart<'_>>, header: String) -> Result<
         }
         match written == length {
             true => Ok(()),
-            false => Err(io::Error::other(format!("{written} bytes were written of {length}"))),
+            false => Err(io::Error::other(format!(
+                "{written} bytes were written of {length}"
+            ))),
         }
     };
     write().map_err(FileError::new("write", path))?;
@@ -503,8 +505,8 @@ mod tests {
     use super::*;
     use crate::encoder::POOLED;
     use safetensors::SafeTensors;
-    use std::fs;
     use safetensors::tensor::TensorView;
+    use std::fs;
 
     fn example(labels: Option<Labels>) -> Features {
         Features {

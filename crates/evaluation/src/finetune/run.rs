@@ -499,9 +499,7 @@ fn read_lines(path: &Path, step: usize) -> Result<Vec<ValidationLine>, Error> {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(vec![]),
         Err(error) => return Err(io("read", path)(error)),
     };
-    let parse = |line: &str| {
-        serde_json::from_str(line).map_err(|error| io("read", path)(error.into()))
-    };
+    let parse = |line: &str| serde_json::from_str(line).map_err(|error| io("read", path)(error.into()));
     let lines: Vec<ValidationLine> = text.lines().map(parse).collect::<Result<_, _>>()?;
     Ok(lines.into_iter().filter(|line| line.step < step).collect())
 }
@@ -510,8 +508,7 @@ fn read_lines(path: &Path, step: usize) -> Result<Vec<ValidationLine>, Error> {
 fn write_lines(path: &Path, lines: &[ValidationLine]) -> Result<(), Error> {
     let mut text = String::new();
     for line in lines {
-        let line = serde_json::to_string(line)
-            .map_err(|error| io("write", path)(error.into()))?;
+        let line = serde_json::to_string(line).map_err(|error| io("write", path)(error.into()))?;
         text += &line;
         text.push('\n');
     }

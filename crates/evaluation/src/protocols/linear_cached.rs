@@ -253,7 +253,9 @@ mod tests {
         let error = linear_cached(&config, task, &Device::flex(), &mut |_| {}).unwrap_err();
         let text = error.to_string();
         assert!(text.starts_with("linear-cached: the loss became"), "{text}");
-        assert!(matches!(error.hint(), Some(crate::Hint::Text(text)) if text.contains("learning_rate_per_256")));
+        assert!(
+            matches!(error.hint(), Some(crate::Hint::Text(text)) if text.contains("learning_rate_per_256"))
+        );
     }
 
     #[test]

@@ -88,10 +88,7 @@ fn run_in(folder: &Path, suite: &Suite) -> (SuiteTables, Vec<String>) {
             &backbone(0, &Device::flex()),
             NORMALIZE,
         )),
-        _ => Err(format!(
-            "`{}`: no such file",
-            path.file_name().unwrap().to_string_lossy()
-        )),
+        _ => Err(format!("`{}`: no such file", path.file_name().unwrap().to_string_lossy()).into()),
     };
     let stages = RefCell::new(vec![]);
     let tables = run(

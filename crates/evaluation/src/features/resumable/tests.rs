@@ -230,7 +230,7 @@ fn two_processes_do_not_meet() {
     };
     let first = ResumableFeatures::open(&path, work.clone(), Unfinished::Discard).unwrap();
     let second = ResumableFeatures::open(&path, work, Unfinished::Discard);
-    assert!(matches!(second, Err(Error::InUse { .. })));
+    assert!(matches!(second, Err(Error::Lock(data::LockError::InUse { .. }))));
     drop(first);
 }
 
