@@ -1,4 +1,4 @@
-//! `passer evaluate`: a frozen encoder and labelled records in, scores out.
+//! `passer evaluate`: a frozen encoder and labeled records in, scores out.
 
 use crate::configs::{self, Kind};
 use crate::devices::DeviceArgument;
@@ -20,11 +20,11 @@ use weights::{EncoderInfo, ImportOptions, Role};
 pub(crate) enum Verb {
     /// Run every protocol of a config on one encoder
     Run(Box<Arguments>),
-    /// Run the protocols of a config that need no images on features files, those of `passer features` or of another program
+    /// Run the protocols of a config that need no images on features files, made by `passer features` or another program
     Features(Box<FeaturesArguments>),
-    /// Fine-tune an encoder on labelled images and score it: all labels, or 1 % and 10 % of them
+    /// Fine-tune an encoder on labeled images and score it: all labels, or 1 % and 10 % of them
     Finetune(Box<crate::finetune::Arguments>),
-    /// Run many protocols over many encoders and data sets, and make one table; goes on where it was stopped
+    /// Run many protocols on many encoders and data sets and write one table; resumable
     Suite(SuiteArguments),
 }
 
@@ -32,7 +32,7 @@ pub(crate) enum Verb {
 pub(crate) struct SuiteArguments {
     /// Encoders, data sets and evaluations, a TOML file as in configs/suites/
     file: PathBuf,
-    /// Folder for results, features and the table; the same one goes on
+    /// Folder for results, features and the table; the same folder resumes
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
     /// Write the tables alone, without the HTML reports
@@ -44,12 +44,12 @@ pub(crate) struct SuiteArguments {
 
 #[derive(clap::Args)]
 pub(crate) struct FeaturesArguments {
-    /// The protocols, a TOML file as in configs/evaluate/; its `test_transforms`, `normalize` and `data` are not looked at
+    /// The protocols, a TOML file as in configs/evaluate/; its `test_transforms`, `normalize` and `data` are not used
     config: PathBuf,
-    /// Features of labelled records to learn from
+    /// Features of labeled records to learn from
     #[arg(long, value_name = "FILE.safetensors")]
     train: PathBuf,
-    /// Features of labelled records to be scored on
+    /// Features of labeled records to be scored on
     #[arg(long, value_name = "FILE.safetensors")]
     test: PathBuf,
     /// Folder for `result.json`
@@ -72,10 +72,10 @@ pub(crate) struct Arguments {
     /// A run directory, a checkpoint, an encoder file, or weights of another program (docs/weights.md)
     #[arg(long, value_name = "ENCODER")]
     encoder: PathBuf,
-    /// Labelled records to learn from
+    /// Labeled records to learn from
     #[arg(long, value_name = "DATA")]
     train: String,
-    /// Labelled records to be scored on
+    /// Labeled records to be scored on
     #[arg(long, value_name = "DATA")]
     test: String,
     /// Folder for the features, `result.json` and `report.html`
@@ -127,7 +127,7 @@ fn print_outcomes(outcomes: &[Outcome], json: bool, out: &Path) -> anyhow::Resul
     Ok(())
 }
 
-/// Asks the protocols of features files.
+/// Runs protocols on features files.
 fn features(arguments: &FeaturesArguments) -> anyhow::Result<()> {
     let config: evaluation::Config = configs::read(&arguments.config, &arguments.sets, Kind::Evaluation)?;
     let device = arguments.device.open()?;
@@ -149,7 +149,7 @@ fn features(arguments: &FeaturesArguments) -> anyhow::Result<()> {
     print_outcomes(&scores.outcomes, arguments.json, &arguments.out)
 }
 
-/// What scores say of this program and its device.
+/// Commit and device, for the scores.
 fn provenance(device: &Device) -> Provenance {
     Provenance {
         commit: provenance::COMMIT.into(),
@@ -157,11 +157,11 @@ fn provenance(device: &Device) -> Provenance {
     }
 }
 
-/// Tells of scores that were there already.
+/// Reports stored scores.
 fn note_kept(kept: &[&str], out: &Path) {
     if !kept.is_empty() {
         eprintln!(
-            "`{}` has the scores of {} already; remove it to have them computed again",
+            "`{}` has the scores of {} already; remove the file to compute them again",
             out.join(RESULTS).display(),
             kept.join(", ")
         );
@@ -173,7 +173,7 @@ const RESULTS: &str = "result.json";
 /// The file with pictures, in the output folder of an evaluation.
 const REPORT: &str = "report.html";
 
-/// What people call these records: the name in their description, or the last part of where they lie.
+/// The name of the records: that in their description, or the last part of their path.
 fn data_name(spec: &str) -> String {
     let about = data::Dataset::about(spec).unwrap_or_default();
     let last = || {
@@ -248,7 +248,7 @@ fn suite(arguments: &SuiteArguments) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// One row a number, in columns as wide as they have to be.
+/// One row per score.
 pub(crate) fn print_table(outcomes: &[Outcome]) {
     let names: Vec<String> = outcomes
         .iter()
@@ -283,10 +283,10 @@ pub(crate) fn print_table(outcomes: &[Outcome]) {
 /// Reads an encoder for evaluation.
 pub(crate) fn open(path: &Path, options: &ImportOptions, device: &Device) -> anyhow::Result<Encoder> {
     let loaded = training::read_encoder(path, options, device)?;
-    // A run that has not ended has scores too, and they are not the finished run's.
+    // An unfinished run has scores too, and they are not those of the finished run.
     if path.is_dir() && loaded.path.parent() != Some(path) {
         tracing::warn!(
-            "`{}` has no encoder of a finished run: taking `{}`",
+            "`{}` has no encoder of a finished run; using `{}`",
             path.display(),
             loaded.path.display()
         );
@@ -301,8 +301,7 @@ pub(crate) fn open(path: &Path, options: &ImportOptions, device: &Device) -> any
     Ok(encoder.trained(trained_px(&loaded.info), loaded.info.steps))
 }
 
-/// Side of the images that a network was pretrained on, px; 0 where that is a guess: the ResNets of other programs do not
-/// say.
+/// Side of the images that a network was pretrained on, px; 0 if unknown, as for the ResNets of other programs.
 fn trained_px(info: &EncoderInfo) -> usize {
     match (&info.architecture, info.extra.contains_key("layout")) {
         (BackboneConfig::Resnet(config), true) if config.stem == Stem::Imagenet => 0,
@@ -310,7 +309,7 @@ fn trained_px(info: &EncoderInfo) -> usize {
     }
 }
 
-/// Runs a config's protocols, showing how far they are; with the name of the records a report is written as well.
+/// Runs a config's protocols, showing how far they are; and writes a report if it has the name of the records.
 pub(crate) fn evaluate(
     config: &evaluation::Config,
     encoder: &Encoder,
@@ -346,7 +345,7 @@ pub(crate) fn evaluate(
     stage.finish();
     if done.is_err() && !plan.outcomes().is_empty() {
         eprintln!(
-            "the scores before the error are in `{}`, and the same command goes on from there",
+            "the scores before the error are in `{}`; the same command resumes from there",
             out.join(RESULTS).display()
         );
     }
@@ -361,7 +360,7 @@ pub(crate) struct StageBar {
 }
 
 impl StageBar {
-    /// Shows an event, changing bars where its stage is a new one.
+    /// Shows an event, in a new bar if its stage is new.
     pub(crate) fn show(&mut self, event: Event<'_>) {
         if self.current.as_ref().is_none_or(|(name, _)| name != event.stage) {
             self.finish();

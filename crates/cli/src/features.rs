@@ -1,4 +1,4 @@
-//! `passer features`: an encoder's features of a data set, extracted once; gone on with after a kill.
+//! `passer features`: an encoder's features of a data set, extracted once; resumable after a kill.
 
 use crate::configs::{self, Kind};
 use crate::devices::DeviceArgument;
@@ -21,11 +21,11 @@ pub(crate) struct Arguments {
     /// The features file to write
     #[arg(long, value_name = "FILE.safetensors")]
     out: PathBuf,
-    /// Side of the images that the encoder gets, px; left out: that of its pretraining. Up to 64 px the whole picture is
-    /// resized to it; above, the shorter side to 8/7 of it (256 for 224) and the centre cut out
+    /// Side of the encoder's input images, px; default: that of its pretraining. Up to 64 px the whole picture is resized to it;
+    /// above, the shorter side is resized to 8/7 of it (256 for 224) and the center is cropped
     #[arg(long, value_name = "PX")]
     size_px: Option<u32>,
-    /// Bring images to the encoder as this evaluation config does (`test_transforms`, `normalize`), a file of configs/evaluate/
+    /// Use `test_transforms` and `normalize` of this evaluation config, a file of configs/evaluate/
     #[arg(long, value_name = "CONFIG", conflicts_with = "size_px")]
     transforms_of: Option<PathBuf>,
     /// Places of the network: `pooled` (its output); for ResNets `stages`, or one of `conv1` and `res2` to `res5` (their maps
@@ -42,7 +42,7 @@ pub(crate) struct Arguments {
     /// Threads that decode
     #[arg(long, value_name = "N", default_value_t = 2)]
     workers: usize,
-    /// Stop when more than this fraction of the records cannot be decoded; those below it are left out and counted
+    /// Stop when more than this fraction of the records cannot be decoded; up to it they are skipped and counted
     #[arg(long, value_name = "FRACTION", default_value_t = 0.01)]
     max_bad_fraction: f64,
     #[command(flatten)]
@@ -57,7 +57,7 @@ enum Dtype {
     F16,
 }
 
-/// How a picture becomes a square of this side.
+/// The transforms to a square of this side.
 fn transforms(size_px: u32) -> Vec<Transform> {
     if size_px <= 64 {
         // Small pictures have no margin to cut off.
@@ -74,13 +74,13 @@ fn transforms(size_px: u32) -> Vec<Transform> {
     vec![resize, Transform::CenterCrop { size_px }]
 }
 
-/// Refuses to overwrite what may not be replaced by these features.
+/// Refuses to overwrite a file that is not these features.
 fn check_free(out: &Path, encoder: &Encoder, dataset: &data::Dataset) -> anyhow::Result<()> {
     if !out.exists() {
         return Ok(());
     }
     let occupied =
-        |message: String| Failure::new(message).hint("give another `--out`, or remove what lies there");
+        |message: String| Failure::new(message).hint("pass another `--out`, or remove what lies there");
     let Ok(stored) = Features::read_origin(out) else {
         return Err(occupied(format!("`{}` exists and is no features file", out.display())).into());
     };
@@ -162,7 +162,7 @@ pub(crate) fn run(arguments: Arguments) -> anyhow::Result<()> {
     }
     if written.bad_records > 0 {
         eprintln!(
-            "warning: {} records could not be decoded and were left out",
+            "warning: {} records could not be decoded and were skipped",
             written.bad_records
         );
     }

@@ -1,4 +1,4 @@
-//! `passer evaluate finetune`: an encoder that learns on, from labels; a run directory with `result.json` out.
+//! `passer evaluate finetune`: an encoder and labels in, a run directory with `result.json` out.
 
 use crate::configs::Kind;
 use crate::devices::DeviceArgument;
@@ -22,24 +22,24 @@ use training::{Event, LoadedEncoder, RunOptions};
 pub(crate) struct Arguments {
     /// The fine-tuning, a TOML file as configs/evaluate/finetune-*.toml and semi-supervised-*.toml
     config: PathBuf,
-    /// What is started from: a run directory, a checkpoint, an encoder file, or weights of another program (docs/weights.md)
+    /// The encoder to start from: a run directory, a checkpoint, an encoder file, or weights of another program (docs/weights.md)
     #[arg(long, value_name = "ENCODER", required_unless_present_any = ["from_scratch", "smoke"])]
     encoder: Option<PathBuf>,
     /// Start from initial weights of the config's `[backbone]`, to compare with
     #[arg(long, conflicts_with = "encoder")]
     from_scratch: bool,
-    /// Labelled records to learn from; validation records are held out of them
+    /// Labeled records to learn from; validation records are held out of them
     #[arg(long, value_name = "DATA", required_unless_present = "smoke")]
     train: Option<String>,
-    /// Labelled records to be scored on, once, at the end
+    /// Labeled records to be scored on, once, at the end
     #[arg(long, value_name = "DATA", required_unless_present = "smoke")]
     test: Option<String>,
-    /// The run directory to make (or, with --resume, to go on with)
+    /// The run directory to make, or to resume with --resume
     #[arg(long, value_name = "RUN", required_unless_present = "smoke")]
     out: Option<PathBuf>,
     #[command(flatten)]
     device: DeviceArgument,
-    /// Go on from the newest checkpoint in --out
+    /// Resume from the newest checkpoint in --out
     #[arg(long)]
     resume: bool,
     /// A few steps of four synthetic images of the config's shapes: does this config run here?
@@ -76,7 +76,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     if arguments.smoke {
         return smoke(&mut config, encoder.as_ref(), arguments.out.clone(), &device);
     }
-    // clap asks for all three unless --smoke.
+    // clap requires all three unless --smoke.
     let (Some(train), Some(test), Some(out)) = (&arguments.train, &arguments.test, &arguments.out) else {
         return Err(Failure::new("`--train`, `--test` and `--out` are needed").into());
     };
@@ -93,7 +93,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let summary = result.summary;
     let Some(outcomes) = result.outcomes else {
         eprintln!(
-            "interrupted at step {} of {}; go on with the same command and `--resume`",
+            "interrupted at step {} of {}; resume with the same command and `--resume`",
             summary.step, summary.steps
         );
         return Err(Interrupted.into());

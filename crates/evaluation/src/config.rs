@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 use training::Normalize;
 
-/// One evaluation: how images reach the encoder, and what is asked of its features.
+/// One evaluation: how images reach the encoder, and the protocols to run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
@@ -19,12 +19,12 @@ pub struct Config {
     pub normalize: Option<Normalize>,
     /// How records become batches.
     pub data: LoaderConfig,
-    /// What is asked, in this order; each entry is one table, e.g. `[protocols.knn-dino]` after `[[protocols]]`.
+    /// The protocols, run in this order; each entry is one table, e.g. `[protocols.knn-dino]` after `[[protocols]]`.
     pub protocols: Vec<ProtocolConfig>,
 }
 
 impl Config {
-    /// Places of the network whose features are stored: those that its protocols want, and the pooled output, which reports show.
+    /// Places of the network whose features are stored: those that its protocols need, and the pooled output, which reports show.
     pub(crate) fn stored_taps(&self) -> Vec<Tap> {
         let needed = self
             .protocols
@@ -53,7 +53,7 @@ impl Config {
         self.protocols.iter().any(any)
     }
 
-    /// Refuses what contradicts itself or cannot be run whatever the data, naming the key.
+    /// Refuses a config that contradicts itself or cannot be run whatever the data, naming the key.
     pub fn validate(&self) -> Result<(), String> {
         self.data.validate()?;
         check_test_transforms("test_transforms", &self.test_transforms)?;

@@ -1,4 +1,4 @@
-//! What is evaluated: a frozen network with its normalization, or the pixels themselves as the baseline to beat.
+//! The encoder under evaluation: a frozen network with its normalization, or the pixels themselves as a baseline.
 
 mod stage_pooling;
 mod taps;
@@ -192,7 +192,7 @@ impl Encoder {
         }
     }
 
-    /// Whether the network has these places; `name` is who asks, in the message.
+    /// Whether the network has these places; `name` is the protocol, for the message.
     ///
     /// # Errors
     /// [`Error::Config`] where it does not.
@@ -207,15 +207,15 @@ impl Encoder {
             (Tap::Pooled, _) => None,
             (Tap::Stage(_), _) if has_stages => None,
             (Tap::Stage(stage), _) => Some(format!(
-                "is no ResNet and has no stage `{}`; ask for `pooled`{}",
+                "is no ResNet and has no stage `{}`; use `pooled`{}",
                 stage.name(),
                 if depth.is_some() { " or its tokens" } else { "" }
             )),
             (Tap::ClassToken(block), Some(depth)) if *block > depth => {
-                Some(format!("has {depth} blocks, fewer than are asked for"))
+                Some(format!("has {depth} blocks, fewer than the config needs"))
             }
             (_, Some(_)) => None,
-            (_, None) => Some("is no vision transformer and has no tokens; ask for `pooled`".into()),
+            (_, None) => Some("is no vision transformer and has no tokens; use `pooled`".into()),
         });
         match reason {
             None => Ok(()),
@@ -223,7 +223,7 @@ impl Encoder {
         }
     }
 
-    /// Whether it is a residual network; `name` is who asks, in the message.
+    /// Whether it is a residual network; `name` is the protocol, for the message.
     ///
     /// # Errors
     /// [`Error::Config`] where it is not.
@@ -396,7 +396,7 @@ pub(crate) mod tests {
         let device = Device::flex();
         let images = || Tensor::<4>::ones([2, 3, 8, 8], &device);
         let resnet = Encoder::new("small", "", &backbone(0, &device), NORMALIZE);
-        // Nobody called `check_taps` before.
+        // Without `check_taps` before it.
         let error = resnet
             .taps(images(), &[Tap::Pooled, Tap::ClassToken(1)])
             .unwrap_err();
@@ -421,7 +421,7 @@ pub(crate) mod tests {
         let pixels = Encoder::pixels(NORMALIZE);
         assert_eq!(
             refused(&pixels, Tap::Stage(Stage::Res4)),
-            "evaluation config: x: `raw pixels` is no ResNet and has no stage `res4`; ask for `pooled`"
+            "evaluation config: x: `raw pixels` is no ResNet and has no stage `res4`; use `pooled`"
         );
         assert!(
             pixels

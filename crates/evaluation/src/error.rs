@@ -31,17 +31,17 @@ pub enum Error {
         reason: String,
     },
 
-    /// What a protocol says, with its name before it.
+    /// An error of a protocol, with its name before it.
     #[error("{protocol}: {source}")]
     Protocol {
         /// The protocol's name.
         protocol: &'static str,
-        /// What it says.
+        /// The error.
         source: Box<Error>,
     },
 
     /// The file is no `result.json`.
-    #[error("`{}`: no list of results: {reason}", path.display())]
+    #[error("`{}` is not a list of results: {reason}", path.display())]
     ResultFile {
         /// The file.
         path: PathBuf,
@@ -65,7 +65,7 @@ pub enum Error {
         what: &'static str,
         /// Whose they are.
         stored: String,
-        /// Who asks now.
+        /// Those of this call.
         now: String,
     },
 
@@ -94,7 +94,7 @@ pub enum Error {
     TransformsMismatch,
 
     /// A number that 16 bit cannot hold.
-    #[error("features of record `{key}` at `{tap}` hold {value}, and f16 ends at 65504")]
+    #[error("features of record `{key}` at `{tap}` must be within ±65504 for f16, got {value}")]
     AboveF16 {
         /// The place in the network.
         tap: String,
@@ -143,7 +143,7 @@ pub enum Error {
     NoTap {
         /// "training" or "test".
         set: &'static str,
-        /// The tap asked for.
+        /// The missing tap.
         tap: String,
         /// The taps there are.
         found: Vec<String>,
@@ -199,7 +199,7 @@ pub enum Error {
     },
 
     /// A classifier needs something to tell apart.
-    #[error("the {set} set has {classes} class, and it takes at least 2 to tell apart")]
+    #[error("the {set} set must have at least 2 classes, got {classes}")]
     TooFewClasses {
         /// Whose records.
         set: &'static str,
@@ -207,21 +207,21 @@ pub enum Error {
         classes: usize,
     },
 
-    /// More neighbors asked for than there are.
-    #[error("{protocol}: {neighbors} neighbors asked for, but the training set has {records} records")]
+    /// More neighbors than training records.
+    #[error("{protocol}: `neighbors` must be at most the {records} training records, got {neighbors}")]
     Neighbors {
         /// The protocol's name.
         protocol: &'static str,
-        /// The largest number of neighbors asked for.
+        /// The largest number of neighbors.
         neighbors: usize,
         /// Records in the training set.
         records: usize,
     },
 
-    /// More clusters asked for than there are records.
-    #[error("clustering: {clusters} clusters asked for, but the {set} set has {records} records")]
+    /// More clusters than records.
+    #[error("clustering: `clusters` must be at most the {records} records of the {set} set, got {clusters}")]
     Clusters {
-        /// Clusters asked for.
+        /// Clusters.
         clusters: usize,
         /// "training" or "test".
         set: &'static str,
@@ -270,21 +270,23 @@ pub enum Error {
         records: usize,
         /// Records that the sample takes.
         needed: usize,
-        /// The k asked for.
+        /// The k of the config.
         positives: usize,
     },
 
     /// The samples take all that a choice could be made on.
     #[error("svm-low-shot: with k = {positives} no training record is left to choose the cost on")]
     NothingHeldOut {
-        /// The k asked for.
+        /// The k of the config.
         positives: usize,
     },
 
     /// Recall at more records than a query ranks.
-    #[error("retrieval: recall at {k} asked for, but each query ranks {records} records of the {set} set")]
+    #[error(
+        "retrieval: `recall_at` must be at most the {records} records of the {set} set that a query ranks, got {k}"
+    )]
     RecallAt {
-        /// The k asked for.
+        /// The k of the config.
         k: usize,
         /// "training" or "test".
         set: &'static str,
@@ -297,7 +299,7 @@ pub enum Error {
     NoMatch,
 
     /// One record, where pairs are looked at.
-    #[error("the {set} set has one record, and it takes two to compare")]
+    #[error("the {set} set must have at least 2 records, got 1")]
     OneRecord {
         /// "training" or "test".
         set: &'static str,
@@ -405,7 +407,7 @@ impl Error {
     fn cure(&self) -> Option<&'static str> {
         Some(match self {
             Self::Unlabeled { .. } => {
-                "give a folder of `CLASS/name.jpg`, shards with `.cls` members, or features with a tensor `labels`"
+                "use a folder of `CLASS/name.jpg`, shards with `.cls` members, or features with a tensor `labels`"
             }
             Self::MixedLabels { .. } => "label all records or none, and all in one way",
             Self::EncoderMismatch { .. } | Self::Width { .. } => {
@@ -419,7 +421,7 @@ impl Error {
                 "both sets must share their classes; remove the record, or add its class to the training set"
             }
             Self::SameRecords { .. } => {
-                "give records that were held out as test set; to stay within one set, use `retrieval` with `gallery = \"test\"`, `few-shot` with `support = \"test\"`, `clustering` with `fit = \"test\"` or `diagnostics`"
+                "use records that were held out as test set; to stay within one set, use `retrieval` with `gallery = \"test\"`, `few-shot` with `support = \"test\"`, `clustering` with `fit = \"test\"` or `diagnostics`"
             }
             Self::Neighbors { .. } => "lower `neighbors` in the config, or give more training records",
             Self::Clusters { .. } => "lower `clusters.count` in the config, or give more records",

@@ -1,6 +1,6 @@
-//! How far a long piece of work is, for whoever shows it.
+//! The progress of long work, for the caller to show.
 
-/// A step of the way.
+/// Progress within a stage.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Event<'a> {
     /// What is being done: `features of the training set`, or a protocol's name.

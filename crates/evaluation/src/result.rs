@@ -1,4 +1,4 @@
-//! What an evaluation says: one object for each number, with all that it takes to understand and to repeat it.
+//! Scores: one object each, with everything needed to understand and to repeat it.
 
 use crate::error::{Error, io};
 use serde::{Deserialize, Serialize};
@@ -11,7 +11,7 @@ pub struct Score {
     pub metric: &'static str,
     /// In 0..1 for shares.
     pub value: f64,
-    /// Whether this is the number that the protocol is quoted by.
+    /// Whether this is the headline metric of the protocol.
     pub headline: bool,
     /// Where several seeds were run.
     pub spread: Option<Spread>,
@@ -48,7 +48,7 @@ impl Spread {
     }
 }
 
-/// What the caller knows and an evaluation cannot: the program's commit and the device's name.
+/// What only the caller knows: the program's commit and the device's name.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Provenance {
     /// Commit of the program, or its version where there is none.
@@ -66,7 +66,7 @@ pub struct Outcome {
     pub metric: String,
     /// The score, in 0..1 for shares; the mean over seeds where there are several.
     pub value: f64,
-    /// Whether this is the number that the protocol is quoted by.
+    /// Whether this is the headline metric of the protocol.
     pub headline: bool,
     /// How much the score moves with the seed; absent for protocols without randomness.
     #[serde(skip_serializing_if = "Option::is_none", default)]
@@ -103,7 +103,7 @@ pub struct Outcome {
     /// Device that the encoder ran on.
     pub device: String,
     /// SHA-256 (hexadecimal) over all that decides this score: protocol with its settings, encoder, records, labels,
-    /// transforms, normalization, commit and device. An evaluation that asks the same again takes the stored score.
+    /// transforms, normalization, commit and device. The same evaluation takes the stored score when it is run again.
     #[serde(default)]
     pub asked: String,
 }
@@ -355,7 +355,7 @@ mod tests {
             read_results(&path)
                 .unwrap_err()
                 .to_string()
-                .contains("no list of results")
+                .contains("is not a list of results")
         );
     }
 }

@@ -40,7 +40,7 @@ pub struct Job<'a> {
     pub shared_features: Option<Arc<FeatureCache>>,
     /// Device of the encoder's weights, without autodiff.
     pub device: &'a Device,
-    /// What only the program knows about itself.
+    /// Commit and device.
     pub provenance: Provenance,
 }
 
@@ -75,11 +75,10 @@ pub struct Plan<'a> {
 }
 
 impl<'a> Plan<'a> {
-    /// Checks all that can be checked before the first image is read, for all protocols, and reads the results that are
-    /// there.
+    /// Checks everything that can be checked before the first image is read, for all protocols, and reads the stored results.
     ///
     /// # Errors
-    /// What the data cannot answer, and [`Error::Occupied`] where the folder holds results of another encoder or of other
+    /// A protocol that cannot be run on these records, and [`Error::Occupied`] where the folder holds results of another encoder or of other
     /// records.
     pub fn new(config: &Config, job: &Job<'a>) -> Result<Self, Error> {
         config.validate().map_err(Error::Config)?;
@@ -118,12 +117,12 @@ impl<'a> Plan<'a> {
         self.scores.outcomes()
     }
 
-    /// What a user should know before the work begins.
+    /// A note for the user before the work begins.
     pub fn size_note(&self) -> Option<String> {
         self.encoder.size_note(&self.config.test_transforms)
     }
 
-    /// Asks what is not known yet, writing `result.json` after each protocol.
+    /// Runs the protocols without scores, writing `result.json` after each.
     ///
     /// # Errors
     /// Everything in [`Error`]; the scores before it stay.
@@ -260,7 +259,7 @@ impl<'a> Plan<'a> {
                 if written.bad_records > 0 {
                     tracing::warn!(
                         records = written.bad_records,
-                        "{stage}: records that could not be read were left out"
+                        "{stage}: records that could not be read were skipped"
                     );
                 }
                 Ok(())

@@ -312,7 +312,7 @@ fn run_cell(
     let mut config = column.config.clone();
     if column.entry.transforms == TransformsOf::DataSet {
         config.test_transforms = pair.about.test_transforms.clone().ok_or_else(|| {
-            "the data set's description has no `test_transforms`, and the suite asks for those".to_string()
+            "the data set's description has no `test_transforms`, which the suite takes from it".to_string()
         })?;
     }
     let out = context.out.join("cells");

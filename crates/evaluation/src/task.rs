@@ -330,7 +330,10 @@ pub(crate) mod tests {
                 .to_string()
         };
         assert!(message(&unlabeled).contains("the test set has no labels"));
-        assert!(message(&features(1, vec![0.0], vec![3])).contains("the test set has 1 class"));
+        assert!(
+            message(&features(1, vec![0.0], vec![3]))
+                .contains("the test set must have at least 2 classes, got 1")
+        );
     }
 
     #[test]
@@ -344,7 +347,7 @@ pub(crate) mod tests {
         let nan = features(2, vec![0.0, 0.0, 0.0, f32::NAN], vec![0, 1]);
         assert!(message(&good, &nan).contains("the test set: row 1 (record `record-1`)"));
         assert!(message(&good, &features(2, vec![0.0; 2], vec![5])).contains("is of class 5"));
-        assert!(message(&features(2, vec![0.0; 4], vec![3, 3]), &good).contains("has 1 class"));
+        assert!(message(&features(2, vec![0.0; 4], vec![3, 3]), &good).contains("at least 2 classes, got 1"));
         let unlabeled = Features {
             labels: None,
             ..good.clone()

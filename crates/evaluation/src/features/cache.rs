@@ -1,5 +1,4 @@
-//! What several questions about the same encoder and records share: features, made once and kept in memory from one to the next,
-//! and what is read from a data set's index.
+//! Features that several evaluations of the same encoder and records share: made once, and kept in memory from one to the next.
 
 use super::file::Stored;
 use super::matrix::{Features, Origin};
@@ -29,8 +28,8 @@ impl FeatureCache {
         }
     }
 
-    /// These taps of the features of that file, if they are `wanted`, from memory or disk; else those that `make` writes to the
-    /// path that it is given.
+    /// These taps of the features of that file, if they are those of `wanted`, from memory or disk; else those that `make` writes to
+    /// the path that it is given.
     pub(crate) fn get(
         &self,
         file: &str,
@@ -78,7 +77,7 @@ impl FeatureCache {
                     Err(error) => tracing::warn!(%error, "stored features cannot be used; making new ones"),
                 }
             }
-            // What others asked for stays in the file, or they would take turns in making it.
+            // The taps of other protocols stay in the file, or protocols would take turns in making it.
             let others = there.iter().filter_map(|name| Tap::named(name));
             all.extend(others.filter(|tap| !taps.contains(tap)));
         }

@@ -176,7 +176,7 @@ impl Stored {
     }
 
     /// The same of a file that another program may have written. One without this program's metadata comes from an encoder without a
-    /// name, its records are told from others by the file's SHA-256, and where it has no keys their numbers are them.
+    /// name, the SHA-256 of the file identifies its records, and records without keys are numbered.
     pub(crate) fn of_anyone(path: &Path) -> Result<Self, Error> {
         let mut stored = Self::read_table(path, |header| match header {
             Some(_) => parse_header(header),

@@ -1,4 +1,4 @@
-//! What an encoder says about a data set: one row a record, its labels and keys, and where they came from.
+//! An encoder's features of a data set: one row per record, labels and keys, and their origin.
 //!
 //! The type is the wall between encoders and the protocols that use fixed features. It goes to and from disk in
 //! `features_file`; `extract` fills it.

@@ -1,5 +1,5 @@
-//! Features on their way to disk: written batch by batch, so that a million records need little memory, and gone on with after a
-//! kill at any moment.
+//! Features on their way to disk: written batch by batch, so that a million records need little memory, and resumed after a kill at
+//! any moment.
 //!
 //! While `NAME` is being made, the folder `NAME.partial` lies beside it:
 //!
@@ -9,7 +9,7 @@
 //! | `positions` | u32, the record that each row is of |
 //! | `state.json` | what is being made, and how much of the other files is on the disk for sure |
 //!
-//! The rest of those files is cut off when work goes on. Batches are cut at the same records each time, so the features are those
+//! The rest of those files is cut off on resume. Batches are cut at the same records each time, so the features are those
 //! of an undisturbed run, to the bit.
 
 use super::file::{Bytes, TensorPart};
@@ -55,7 +55,7 @@ impl FeatureType {
     }
 }
 
-/// All that decides the rows and their order; another one's are never gone on with.
+/// All that decides the rows and their order; unfinished features of other work are never resumed.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Work {
@@ -162,12 +162,12 @@ impl ResumableFeatures {
                     return Err(Error::Unfinished { path: folder, stored });
                 }
                 Some(other) => {
-                    tracing::info!("unfinished features are of {other}; beginning anew");
+                    tracing::info!("unfinished features are of {other}; starting again");
                     remove(&folder, found.work.taps.iter().map(String::as_str));
                 }
             },
             Err(reason) => tracing::warn!(
-                "`{}`: unfinished features cannot be gone on with, beginning anew: {reason}",
+                "`{}`: unfinished features cannot be resumed, starting again: {reason}",
                 folder.display()
             ),
         }
@@ -298,7 +298,7 @@ impl ResumableFeatures {
 
     /// Writes the features file: these rows, and what `features` says of them. The width of each tap.
     pub(crate) fn finish(self, features: &Features) -> Result<Vec<(String, usize)>, Error> {
-        // Assembling can be gone on with as well, as after a full disk.
+        // Assembling can be resumed as well, as after a full disk.
         self.keep()?;
         let taps = self.state.work.taps.iter();
         let files: Vec<PathBuf> = taps.clone().map(|tap| self.folder.join(tap)).collect();

@@ -301,11 +301,11 @@ mod tests {
         };
         assert_eq!(
             refused(Split::Train, Clusters::Count(4)),
-            "clustering: 4 clusters asked for, but the training set has 3 records"
+            "clustering: `clusters` must be at most the 3 records of the training set, got 4"
         );
         assert_eq!(
             refused(Split::Test, Clusters::Classes),
-            "clustering: 2 clusters asked for, but the test set has 1 records"
+            "clustering: `clusters` must be at most the 1 records of the test set, got 2"
         );
     }
 

@@ -378,7 +378,7 @@ mod tests {
         assert!(refused(&features(1, vec![], vec![])).contains("the test set gave no features"));
         assert_eq!(
             refused(&features(1, vec![1.0], vec![0])),
-            "the test set has one record, and it takes two to compare"
+            "the test set must have at least 2 records, got 1"
         );
         assert!(refused(&features(1, vec![1.0, f32::NAN], vec![0, 0])).contains("row 1"));
         assert!(

@@ -1,6 +1,6 @@
 //! k nearest neighbors by cosine, with weighted votes: no training, one matrix product, one selection.
 //!
-//! Each test row asks its `k` most similar training rows; row `i` gives its class `exp(cosine_i / temperature)` votes.
+//! Each test row gets the votes of its `k` most similar training rows: row `i` gives its class `exp(cosine_i / temperature)` votes.
 //! DINO (Caron et al. 2021, appendix; after Wu et al. 2018, section 3.4) and VISSL use the same formula with other
 //! numbers, and their scores differ by points, so each has a name of its own.
 //!
@@ -300,7 +300,7 @@ mod tests {
             knn_vissl(&config, &task, &Device::flex())
                 .unwrap_err()
                 .to_string(),
-            "knn-vissl: 200 neighbors asked for, but the training set has 2 records"
+            "knn-vissl: `neighbors` must be at most the 2 training records, got 200"
         );
     }
 

@@ -319,7 +319,7 @@ mod tests {
         };
         assert_eq!(
             retrieval(&config, task, &mut |_| {}).unwrap_err().to_string(),
-            "retrieval: recall at 3 asked for, but each query ranks 2 records of the test set"
+            "retrieval: `recall_at` must be at most the 2 records of the test set that a query ranks, got 3"
         );
         assert!(
             Retrieval {

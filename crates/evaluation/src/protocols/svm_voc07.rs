@@ -19,7 +19,7 @@ const PROTOCOL: &str = "svm-voc07";
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SvmVoc07 {
-    /// What is done to the features first. VISSL: `"l2"` (with 1e-5 added to each length, which nobody can measure).
+    /// What is done to the features first. VISSL: `"l2"` (with 1e-5 added to each length, which changes no score).
     pub scaling: Scaling,
     /// Costs C to choose from, for each class by itself. VISSL: 0.01, 0.1, 1, 2, 5, 10, 15, 20, 50, 100, 1000.
     pub costs: Vec<f64>,
@@ -278,7 +278,7 @@ fn held_out_precision(
 /// The part of each record: scikit-learn's `StratifiedKFold` without shuffling. Parts have equally many records of both
 /// kinds, as far as that goes, and are runs of records in their order.
 fn stratified_folds(positive: &[bool], folds: usize) -> Vec<usize> {
-    // The kind that comes first is dealt out first; the other goes on where it ended.
+    // The kind that comes first is dealt out first; the other continues where it ended.
     let first_kind = positive[0];
     let first_count = positive.iter().filter(|kind| **kind == first_kind).count();
     let dealt = |places: std::ops::Range<usize>| {

@@ -355,7 +355,9 @@ mod tests {
         assert!(run(&still, 20).unwrap().scores[1].value < 1e-9);
         let error = run(&config(), 1).unwrap_err();
         assert!(
-            error.to_string().contains("the test set has one record"),
+            error
+                .to_string()
+                .contains("the test set must have at least 2 records"),
             "{error}"
         );
     }

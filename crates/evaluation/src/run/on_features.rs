@@ -14,11 +14,11 @@ use burn::tensor::Device;
 use std::collections::BTreeSet;
 use std::path::Path;
 
-/// Reads what the protocols of a config want of a features file: this program's, or any safetensors file with taps as f32 or f16
+/// Reads the taps that the protocols of a config need from a features file: this program's, or any safetensors file with taps as f32 or f16
 /// `[records, width]` and perhaps `labels`, `keys` and `key_offsets`.
 ///
 /// # Errors
-/// [`Error::FeaturesFile`] where it is none or not a whole one, [`Error::NoTap`] where it lacks what is wanted; `split` is what it is for.
+/// [`Error::FeaturesFile`] if it is not a whole features file, [`Error::NoTap`] if it lacks a tap; `split` is what it is for.
 pub fn read_features(path: &Path, config: &Config, split: Split) -> Result<Features, Error> {
     let stored = Stored::of_anyone(path)?;
     let found = stored.taps();
@@ -36,7 +36,7 @@ pub fn read_features(path: &Path, config: &Config, split: Split) -> Result<Featu
     stored.read(&taps.into_iter().collect::<Vec<_>>())
 }
 
-/// Features and where to put what protocols say of them.
+/// Features of both splits, and the output folder.
 #[derive(Clone, Debug)]
 pub struct FeaturesJob<'a> {
     /// Of the records to learn from.
@@ -51,7 +51,7 @@ pub struct FeaturesJob<'a> {
     pub provenance: Provenance,
 }
 
-/// What became of an evaluation of features.
+/// The scores of an evaluation on features.
 #[derive(Clone, Debug, PartialEq)]
 pub struct FeaturesScores {
     /// All scores, in the config's order.
@@ -60,12 +60,12 @@ pub struct FeaturesScores {
     pub kept: Vec<&'static str>,
 }
 
-/// Asks every protocol of the config of features that are there, in its order, writing `result.json` after each. How the config would
-/// bring images to the encoder is not looked at.
+/// Runs every protocol of the config on stored features, in its order, writing `result.json` after each. The config's
+/// `test_transforms`, `normalize` and `data` are not used.
 ///
 /// # Errors
 /// A protocol that needs images; features of two encoders or of two ways to bring images to one; the same records twice;
-/// [`Error::Occupied`], as an evaluation of the encoder would say; and what the protocols say.
+/// [`Error::Occupied`], as in an evaluation of the encoder; and errors of the protocols.
 pub fn run_on_features(
     config: &Config,
     job: &FeaturesJob<'_>,

@@ -542,14 +542,14 @@ fn what_cannot_work_is_told_before_the_first_image() {
     assert!(refused(set(60, 3), set(30, 0)).contains("the test set has no labels"));
     assert_eq!(
         refused(set(9, 3), set(30, 3)),
-        "knn-vissl: 10 neighbors asked for, but the training set has 9 records"
+        "knn-vissl: `neighbors` must be at most the 9 training records, got 10"
     );
     let config: Config =
         toml::from_str(&CONFIG.replace("clusters = \"classes\"", "clusters = { count = 61 }")).unwrap();
     let error = run(&config, &fixture.job(set(60, 3), set(30, 3)), &mut |_| {}).unwrap_err();
     assert_eq!(
         error.to_string(),
-        "clustering: 61 clusters asked for, but the training set has 60 records"
+        "clustering: `clusters` must be at most the 60 records of the training set, got 61"
     );
 }
 

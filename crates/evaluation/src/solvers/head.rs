@@ -87,7 +87,7 @@ pub(crate) struct Head {
     peak_learning_rate: f64,
     schedule: ScheduleConfig,
     progress: Progress,
-    /// On the device until somebody asks: reading it back every step would make a GPU wait.
+    /// It stays on the device: reading it back every step would make a GPU wait.
     loss: Option<Tensor<1>>,
 }
 

@@ -16,7 +16,7 @@ use rayon::prelude::*;
 /// Rows multiplied at a time, scikit-learn's chunk: their products with the centers stay in the cache.
 const PANEL_ROWS: usize = 256;
 
-/// What a search is told.
+/// The settings of a search.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Search {
     pub(crate) clusters: usize,
@@ -149,7 +149,7 @@ fn means(rows: &Matrix, centers: &Matrix, assignments: &[u32]) -> Matrix {
         far.sort_unstable_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
         for (cluster, (distance, row)) in empty.into_iter().zip(far) {
             if distance == 0.0 {
-                // Fewer distinct rows than clusters: nobody is far, and the cluster stays empty.
+                // Fewer distinct rows than clusters: no row is far from its center, and the cluster stays empty.
                 break;
             }
             members[assignments[row as usize] as usize].retain(|member| *member != row);

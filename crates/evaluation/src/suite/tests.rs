@@ -142,7 +142,7 @@ fn what_can_be_asked_is_in_the_table_and_the_rest_is_missing_with_its_reason() {
     );
     assert_eq!(
         cell("net", "B", "knn-dino k 5").missing.as_deref().unwrap(),
-        "knn-dino: 5 neighbors asked for, but the training set has 3 records"
+        "knn-dino: `neighbors` must be at most the 3 training records, got 5"
     );
     assert!(
         cell("net", "C", "knn-dino k 5")
@@ -180,7 +180,7 @@ fn what_can_be_asked_is_in_the_table_and_the_rest_is_missing_with_its_reason() {
         "{sheet}"
     );
     assert!(
-        sheet.contains("\"knn-dino: 5 neighbors asked for, but the training set has 3 records\""),
+        sheet.contains("\"knn-dino: `neighbors` must be at most the 3 training records, got 5\""),
         "{sheet}"
     );
 

@@ -1,5 +1,5 @@
-//! A task where each class is asked about by itself, so that a record may have several: train and test rows, and who is of
-//! which class. Data sets with one class a record are the special case.
+//! A task of one binary question per class, so that a record may have several classes: train and test rows, and the members of
+//! each class. Data sets with one class per record are a special case.
 
 use crate::error::Error;
 use crate::features::{Features, Labels, Matrix, Scaling, UNDECIDED, class_name, scale};
@@ -186,7 +186,7 @@ fn members(
         for (class, hot) in hot.iter().enumerate().filter(|(_, hot)| **hot > 0) {
             match places[class] {
                 Some(place) => members[row * classes + place] = *hot,
-                // Nobody asks for that class.
+                // No machine is trained for that class.
                 None if *hot == UNDECIDED => {}
                 None => {
                     return Err(Error::UnknownClass {
@@ -297,7 +297,7 @@ pub(crate) mod tests {
         assert!(message(&nan, &good).contains("the training set: row 1"));
         assert!(message(&good, &with_sets(1, vec![], &[], 2)).contains("the test set gave no features"));
         let nobody = with_sets(1, vec![0.0; 2], &[&[], &[]], 2);
-        assert!(message(&nobody, &good).contains("has 0 class"));
+        assert!(message(&nobody, &good).contains("at least 2 classes, got 0"));
         assert!(message(&good, &nobody).contains("the test set has no labels"));
     }
 }

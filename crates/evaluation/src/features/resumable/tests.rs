@@ -255,7 +255,7 @@ fn numbers_that_cannot_be_kept_name_their_record() {
     push(1e30, FeatureType::F32).unwrap();
     assert_eq!(
         push(70000.0, FeatureType::F16).unwrap_err(),
-        "features of record `photo-5` at `pooled` hold 70000, and f16 ends at 65504"
+        "features of record `photo-5` at `pooled` must be within ±65504 for f16, got 70000"
     );
     let error = push(f32::NAN, FeatureType::F32).unwrap_err();
     assert!(error.contains("row 1 (record `photo-5`) holds NaN"), "{error}");

@@ -68,7 +68,7 @@ fn the_grid_takes_a_transformers_tokens_and_its_pooled_output() {
     assert!(
         error
             .to_string()
-            .contains("linear-dinov2: `vit` has 3 blocks, fewer than are asked for")
+            .contains("linear-dinov2: `vit` has 3 blocks, fewer than the config needs")
     );
 }
 
