@@ -328,6 +328,33 @@ mod tests {
         }
     }
 
+    /// Networks that would drop paths in the place of the teacher's give the same keys, and so the same loss.
+    #[test]
+    fn the_teacher_drops_no_path() {
+        let objective = |drop_path| {
+            let vit = backbones::VitConfig {
+                drop_path,
+                ..conformance::vit()
+            };
+            Moco::new(config(), BackboneConfig::Vit(vit))
+        };
+        let init = Init::new(0, &Device::flex().autodiff());
+        let (student, state) = objective(0.0).init(&init);
+        let (_, dropping) = objective(0.5).init(&init);
+        let progress = Progress {
+            step: 0,
+            steps_per_epoch: 1,
+            steps: 1,
+        };
+        let context = Context::training(progress, Draws::new(0, 0));
+        let batch = views(0, &[(2, 16)], 8);
+        let loss = |state: &State| {
+            let (loss, _) = objective(0.5).loss(&student, state, &batch, &context);
+            loss.total.into_scalar::<f32>()
+        };
+        assert_eq!(loss(&state), loss(&dropping));
+    }
+
     /// The formula of `scripts/parity/infonce.py`.
     fn noise(rows: usize, width: usize, phase: f64) -> Vec<f64> {
         let value = |index: usize| {
