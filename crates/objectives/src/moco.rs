@@ -174,7 +174,7 @@ impl Objective for Moco {
     fn loss(&self, student: &Student, state: &State, batch: &Batch, context: &Context) -> (Loss, Tensor<2>) {
         let queries = student.encoder.forward(batch.view(0), context);
         let keys = keys(batch.view(1), self.config.shuffle, context, |images| {
-            state.teacher.forward(images, context)
+            state.teacher.forward(images, &context.teacher())
         });
         let loss = info_nce(
             queries.clone(),
