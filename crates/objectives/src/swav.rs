@@ -173,6 +173,43 @@ impl Swav {
         let (queue, kept) = (state.queue.as_ref()?, self.config.queue.as_ref()?);
         (self.pushed(progress, images)? >= kept.images).then(|| queue.val())
     }
+
+    /// What the images of the global views are assigned to, together with the queue once it is full.
+    ///
+    /// # Shapes
+    /// - scores: `[views * images, prototypes]`, the two global views first, without a graph
+    /// - output: `[2 * images, prototypes]`, rows summing to 1, without a graph
+    fn assignments(
+        &self,
+        student: &Student,
+        state: &State,
+        scores: Tensor<2>,
+        images: usize,
+        context: &Context,
+    ) -> Tensor<2> {
+        let config = &self.config;
+        let queue = self.full_queue(state, &context.progress, images);
+        let prototypes = student.prototypes.weight.val().detach();
+        let of_view = |view: usize| {
+            let of_batch = scores.clone().narrow(0, view * images, images);
+            let all = match &queue {
+                Some(queue) => {
+                    let [_, kept, width] = queue.dims();
+                    let queue = queue.clone().narrow(0, view, 1).reshape([kept, width]);
+                    Tensor::cat(vec![of_batch, queue.matmul(prototypes.clone().transpose())], 0)
+                }
+                None => of_batch,
+            };
+            let plan = sinkhorn(
+                all,
+                config.sinkhorn_epsilon,
+                config.sinkhorn_iterations,
+                &context.replicas,
+            );
+            plan.narrow(0, 0, images)
+        };
+        Tensor::cat((0..GLOBAL_VIEWS).map(of_view).collect(), 0)
+    }
 }
 
 impl Objective for Swav {
@@ -221,29 +258,7 @@ impl Objective for Swav {
         let (embeddings, scores) = student.forward(batch, context);
         let views = scores.dims()[0] / images;
 
-        let constant = scores.clone().detach();
-        let queue = self.full_queue(state, &context.progress, images);
-        let prototypes = student.prototypes.weight.val().detach();
-        let assignments = (0..GLOBAL_VIEWS).map(|view| {
-            let own = constant.clone().narrow(0, view * images, images);
-            let scores = match &queue {
-                Some(queue) => {
-                    let [_, kept, width] = queue.dims();
-                    let queue = queue.clone().narrow(0, view, 1).reshape([kept, width]);
-                    Tensor::cat(vec![own, queue.matmul(prototypes.clone().transpose())], 0)
-                }
-                None => own,
-            };
-            let epsilon = self.config.sinkhorn_epsilon;
-            sinkhorn(
-                scores,
-                epsilon,
-                self.config.sinkhorn_iterations,
-                &context.replicas,
-            )
-            .narrow(0, 0, images)
-        });
-        let assignments = Tensor::cat(assignments.collect(), 0);
+        let assignments = self.assignments(student, state, scores.clone().detach(), images, context);
 
         let total = cross_view_prediction(scores, assignments.clone(), views, self.config.temperature);
         let global = embeddings.narrow(0, 0, GLOBAL_VIEWS * images);
@@ -327,7 +342,7 @@ mod tests {
     use super::*;
     use crate::conformance::{self, Case};
     use crate::formula::{self, Fixture, u};
-
+    use backbones::Draws;
     use burn::tensor::{Device, TensorData};
 
     fn config() -> Config {
@@ -422,6 +437,25 @@ mod tests {
         let expected = a / (a + b);
         let got = f64::from(plan.into_data().iter::<f32>().next().unwrap());
         assert!((got - expected).abs() < 1e-6, "{got} {expected}");
+    }
+
+    /// Sinkhorn's iterations are not differentiated, whether their scores are of the batch or of the queue.
+    #[test]
+    fn assignments_hold_no_graph() {
+        let objective = Swav::new(config(), conformance::resnet());
+        let (student, state) = objective.init(&Init::new(0, &Device::flex().autodiff()));
+        let scores = Tensor::<2>::zeros([16, 12], &Device::flex().autodiff());
+        for (step, full) in [(1, false), (2, true)] {
+            let progress = Progress {
+                step,
+                steps_per_epoch: 4,
+                steps: 4,
+            };
+            let context = Context::training(progress, Draws::new(0, step as u64));
+            assert_eq!(objective.full_queue(&state, &progress, 8).is_some(), full);
+            let assignments = objective.assignments(&student, &state, scores.clone(), 8, &context);
+            assert!(!assignments.is_tracked(), "step {step}");
+        }
     }
 
     #[test]
