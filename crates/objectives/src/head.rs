@@ -184,12 +184,19 @@ pub fn spread(embeddings: &Tensor<2>) -> Tensor<1> {
 /// - scores: `[views * images, prototypes]`, the two global views first
 /// - answers: `[2 * images, prototypes]`, the `q` of the global views, rows summing to 1, without a graph
 /// - output: `[1]`
+///
+/// # Panics
+/// If the answers hold a graph.
 pub fn cross_view_prediction(
     scores: Tensor<2>,
     answers: Tensor<2>,
     views: usize,
     temperature: f64,
 ) -> Tensor<1> {
+    assert!(
+        !answers.is_tracked(),
+        "answers are a constant, and these would be differentiated"
+    );
     let [rows, prototypes] = scores.dims();
     let images = rows / views;
     let log_p = log_softmax(scores / temperature, 1).reshape([views, images, prototypes]);

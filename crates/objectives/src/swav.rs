@@ -189,7 +189,8 @@ impl Swav {
     ) -> Tensor<2> {
         let config = &self.config;
         let queue = self.full_queue(state, &context.progress, images);
-        let prototypes = student.prototypes.weight.val().detach();
+        // Not `detach`, after which a parameter still requires its gradient.
+        let prototypes = student.prototypes.weight.val().without_autodiff();
         let of_view = |view: usize| {
             let of_batch = scores.clone().narrow(0, view * images, images);
             let all = match &queue {
@@ -258,7 +259,7 @@ impl Objective for Swav {
         let (embeddings, scores) = student.forward(batch, context);
         let views = scores.dims()[0] / images;
 
-        let assignments = self.assignments(student, state, scores.clone().detach(), images, context);
+        let assignments = self.assignments(student, state, scores.clone().without_autodiff(), images, context);
 
         let total = cross_view_prediction(scores, assignments.clone(), views, self.config.temperature);
         let global = embeddings.narrow(0, 0, GLOBAL_VIEWS * images);
@@ -402,9 +403,12 @@ mod tests {
             };
             let scores = matrix(size("seed"), views * images).require_grad();
             let assignments = (0..GLOBAL_VIEWS).map(|view| {
-                let own = scores.clone().detach().narrow(0, view * images, images);
+                let own = scores
+                    .clone()
+                    .without_autodiff()
+                    .narrow(0, view * images, images);
                 let all = if queue > 0 {
-                    Tensor::cat(vec![own, matrix(500 + view, queue)], 0)
+                    Tensor::cat(vec![own, matrix(500 + view, queue).without_autodiff()], 0)
                 } else {
                     own
                 };
@@ -444,7 +448,7 @@ mod tests {
     fn assignments_hold_no_graph() {
         let objective = Swav::new(config(), conformance::resnet());
         let (student, state) = objective.init(&Init::new(0, &Device::flex().autodiff()));
-        let scores = Tensor::<2>::zeros([16, 12], &Device::flex().autodiff());
+        let scores = Tensor::<2>::zeros([16, 12], &Device::flex());
         for (step, full) in [(1, false), (2, true)] {
             let progress = Progress {
                 step,
