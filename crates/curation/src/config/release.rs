@@ -14,7 +14,7 @@ pub struct ReleaseConfig {
     pub description: String,
     /// Who publishes it.
     pub publisher: String,
-    /// Where people ask for a photo to be taken down, and other questions.
+    /// Where people request takedowns and send questions.
     pub contact: String,
     /// Its web page.
     pub url: String,

@@ -246,7 +246,7 @@ impl Ledger {
         })
     }
 
-    /// The photos of a sample that nobody took down, in the order of their draws.
+    /// The photos of a sample that were not taken down, in the order of their draws.
     pub(crate) fn photos_of_sample(&self, sample: i64) -> Result<Vec<i64>, Error> {
         let query = format!(
             "SELECT min(p.id) FROM sample_photos s CROSS JOIN photos p ON p.key = s.key LEFT JOIN contents c ON c.photo = p.id \

@@ -269,7 +269,7 @@ impl Ledger {
         Ok(undecided)
     }
 
-    /// Photos after `cursor`, in order of their numbers, that `stage` kept and nobody took down; at most `most`.
+    /// Photos after `cursor`, in order of their numbers, that `stage` kept and that were not taken down; at most `most`.
     pub(crate) fn survivors(&self, stage: i64, cursor: i64, most: usize) -> Result<Vec<Photo>, Error> {
         let query = format!(
             "SELECT {PHOTO_COLUMNS} FROM decisions d CROSS JOIN photos p ON p.id = d.photo \

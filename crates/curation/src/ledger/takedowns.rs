@@ -101,7 +101,7 @@ impl Ledger {
         Ok(Gate { taken_down, seen })
     }
 
-    /// All contents that were taken down; read once, for nobody else writes to an open ledger.
+    /// All contents that were taken down; read once, because no other process writes to an open ledger.
     fn taken_down_contents(&self) -> Result<Arc<HashSet<Content>>, Error> {
         if let Some(known) = self.taken_down.get() {
             return Ok(known.clone());

@@ -1,4 +1,4 @@
-//! Text files, plain or compressed by gzip, bzip2 or zstd, from any byte on; told apart by their first bytes.
+//! Text files, plain or compressed by gzip, bzip2 or zstd, from any byte on; recognized by their first bytes.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Seek, SeekFrom};

@@ -91,7 +91,7 @@ impl TableConfig {
 /// Where each field of a photo stands in a table's rows.
 #[derive(Debug)]
 struct Mapping {
-    /// In the order of [`Mapping::photo`]; column and whether it is URL-encoded.
+    /// In the order of [`Mapping::row`]; column and whether it is URL-encoded.
     places: [Option<(usize, bool)>; 12],
     columns: usize,
 }

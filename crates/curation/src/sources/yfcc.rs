@@ -185,7 +185,7 @@ mod tests {
         assert_eq!(with(2, b"../../etc/passwd").refused, Some("unsafe_key"));
         assert_eq!(with(4, b"\xff\xfe").refused, Some("broken_text"));
         assert_eq!(with(8, &[b'x'; 1 << 20]).refused, Some("field_too_long"));
-        // A megabyte in a column that is not read harms nobody.
+        // A megabyte in a column that is not read does no harm.
         assert_eq!(with(9, &[b'x'; 1 << 20]).refused, None);
     }
 

@@ -1,7 +1,7 @@
 //! Stages that drop photos in which a detector sees faces or persons.
 //!
 //! This crate runs no network: [`Detectors`] is the interface that the caller implements (`cli` passes those of the crate
-//! `detection`). A stage reads and decodes photos, asks for the highest score of each, and writes score and decision of every
+//! `detection`). A stage reads and decodes photos, requests the highest score of each, and writes score and decision of every
 //! photo into the ledger, a batch a transaction, so that a kill loses one batch.
 
 use std::collections::HashMap;
@@ -292,7 +292,7 @@ impl Stage for DetectorStage {
 }
 
 impl DetectorStage {
-    /// Decides on photos that are decoded together. A photo at which nobody could look does not pass.
+    /// Decides on photos that are decoded together. A photo that could not be read or decoded is dropped.
     fn judge(
         &self,
         photos: &[Photo],

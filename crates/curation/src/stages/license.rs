@@ -37,7 +37,7 @@ pub struct License {
 pub enum AttributionField {
     /// Name of the photographer.
     Photographer,
-    /// Title of the photo. CC licenses before 4.0 ask for it where there is one.
+    /// Title of the photo. CC licenses before 4.0 require it where there is one.
     Title,
     /// The photo's web page.
     PageUrl,

@@ -34,11 +34,11 @@ pub(crate) fn near_pairs(hashes: &[Hash], most: u32, mut found: impl FnMut(usize
                     let (a, b) = (&hashes[*first as usize], &hashes[*second as usize]);
                     let distance = distance(a, b);
                     // A pair that agrees in several bands is reported in the first of them.
-                    let told = (0..band).any(|earlier| {
+                    let is_reported = (0..band).any(|earlier| {
                         bits(a, edges[earlier], edges[earlier + 1])
                             == bits(b, edges[earlier], edges[earlier + 1])
                     });
-                    if distance <= most && !told {
+                    if distance <= most && !is_reported {
                         found(*first.min(second) as usize, *first.max(second) as usize, distance);
                     }
                 }

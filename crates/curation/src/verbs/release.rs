@@ -1,8 +1,8 @@
 //! A release: shards, metadata, credits, checksums, history, data sheet and Croissant description of what the last stage kept.
 //!
 //! A release is a folder that is written aside and renamed when it is whole, and never changed. What it holds is in the
-//! ledger (`releases`, `release_photos`). A photo stays in its shard from version to version as long as photos only go: the
-//! other shards are the same to the byte, so that nobody has to fetch them again.
+//! ledger (`releases`, `release_photos`). While photos are only removed, the others stay in their shards: shards that lost none
+//! are the same to the byte and need not be fetched again.
 
 mod credits;
 mod croissant;

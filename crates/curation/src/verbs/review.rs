@@ -6,6 +6,7 @@ mod http;
 mod items;
 mod pace;
 mod queue;
+mod requests;
 mod server;
 #[cfg(test)]
 pub(crate) mod tests;

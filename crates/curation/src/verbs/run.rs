@@ -252,7 +252,7 @@ fn check_settings(ledger: &Ledger, plan: &Plan<'_>) -> Result<(), Error> {
             (Some(_), None) => {}
         }
     }
-    // Stages behind the end of a shortened config would be counted by nobody.
+    // Stages beyond the end of a shortened config would be counted nowhere.
     let beyond = ledger.stage_within(config.stages.len() as i64 + SOURCE_ID + 1..forgotten)?;
     match beyond {
         None => Ok(()),

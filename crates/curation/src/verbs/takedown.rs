@@ -50,7 +50,7 @@ pub struct TakedownReport {
     pub already: Vec<String>,
     /// Other keys of the same bytes, which are taken down with them.
     pub same_content: Vec<String>,
-    /// Photos of which nobody knows the bytes, with the reason: the same bytes under another key are not held back.
+    /// Photos whose bytes are unknown, with the reason: the same bytes under another key are not recognized.
     pub content_unknown: Vec<(String, String)>,
     /// Photos that only look like one that was taken down. They stay until their own keys are given.
     pub near_duplicates: Vec<NearDuplicate>,
@@ -75,7 +75,7 @@ pub struct NearDuplicate {
     pub of: String,
     /// Bits in which their hashes differ.
     pub distance: u32,
-    /// Whether the last stage kept it. Otherwise it is out as long as the stages' decisions stand, and may come back when they
+    /// Whether the last stage kept it. Otherwise it is dropped while the stages' decisions stand, and may come back when they
     /// are made again.
     pub survives: bool,
 }
@@ -122,7 +122,7 @@ pub fn takedown(folder: &Path, asked: Takedown<'_>) -> Result<TakedownReport, Er
         )));
     }
     let config = Config::of(&ledger, folder)?;
-    // A source that is gone keeps nobody from taking a photo down.
+    // A takedown works without the source.
     let photos = config.photos(folder);
     let bytes = bytes_of(&ledger, &photos, &wanted, &mut report)?;
     ledger.take_down(&wanted, &bytes.by_key, asked.reason)?;

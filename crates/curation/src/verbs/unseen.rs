@@ -1,4 +1,4 @@
-//! Files at which no stage has looked, so that nobody knows yet whether they hold bytes that were taken down.
+//! Files at which no stage has looked, so that it is not known yet whether they hold bytes that were taken down.
 
 use std::collections::{BTreeSet, HashSet};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -57,7 +57,7 @@ impl Unseen<'_> {
         })
     }
 
-    /// Keys of the photos that nobody looked at and that `looks` picks.
+    /// Keys of the photos at which no stage looked and that `looks` picks.
     fn keys(&self, looks: impl Fn(&Photo) -> bool + Sync) -> Result<BTreeSet<String>, Error> {
         let mut keys = BTreeSet::new();
         let mut cursor = 0;

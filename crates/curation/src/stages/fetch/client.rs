@@ -59,7 +59,7 @@ pub(super) struct Client {
     gate: Gate,
 }
 
-/// Looks up names, and gives out no address of a private network unless told to: rows come from strangers, and redirects from
+/// Looks up names, and gives out no address of a private network unless the config allows it: rows come from strangers, and redirects from
 /// their hosts.
 #[derive(Debug)]
 struct PublicOnly {

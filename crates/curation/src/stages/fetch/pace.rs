@@ -38,7 +38,7 @@ impl Pace {
         sleep_until(moment, stopped)
     }
 
-    /// Nobody asks this host before `pause` has passed.
+    /// No request goes to this host before `pause` has passed.
     pub(super) fn hold(&self, host: &str, pause: Duration) {
         let mut next = self
             .next

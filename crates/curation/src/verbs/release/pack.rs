@@ -99,7 +99,7 @@ impl Packing<'_> {
     }
 }
 
-/// What was judged is what is released: a file that changed since has been judged by nobody.
+/// What was judged is what is released: no stage has judged a file that changed since.
 fn check(entry: &Entry, content: &Content, gate: &Gate) -> Result<(), Error> {
     let key = &entry.photo.key;
     let (reason, hint) = match gate.check(entry.photo.id, content) {

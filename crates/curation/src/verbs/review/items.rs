@@ -103,7 +103,7 @@ fn items(ledger: &Ledger, previous: i64, review: &ReviewConfig) -> Result<Vec<It
         .collect())
 }
 
-/// The photos of a sample that nobody took down, in the order of their draws.
+/// The photos of a sample that were not taken down, in the order of their draws.
 pub(crate) fn sample_items(ledger: &Ledger, sample: i64) -> Result<Vec<Item>, Error> {
     if !ledger.samples()?.iter().any(|known| known.id == sample) {
         return Err(Error::Stage {

@@ -139,7 +139,7 @@ impl Queue {
         };
         self.count(at, false);
         self.by_photo.retain(|known| *known as usize != at);
-        // Nothing is open there any more, so that nobody is given it.
+        // With nothing open, no annotator is given it.
         self.items[at].wanted = 0;
         self.reopened.remove(&at);
         self.leases.remove(&at);
