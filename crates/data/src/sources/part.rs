@@ -149,6 +149,9 @@ impl Part {
     }
 }
 
+/// Lists the shards at a path.
+type ShardsAt = fn(&Path) -> Result<Vec<PathBuf>, Error>;
+
 /// How the records of a part are laid out, and how they are opened.
 pub(crate) struct Layout {
     /// The value of `kind`.
@@ -160,7 +163,7 @@ pub(crate) struct Layout {
     /// Whether `path` must be a folder.
     pub(crate) in_folder: bool,
     /// For layouts in shards: the shards at `path`.
-    pub(crate) shards: Option<fn(&Path) -> Result<Vec<PathBuf>, Error>>,
+    pub(crate) shards: Option<ShardsAt>,
     /// Opens and indexes the records.
     pub(crate) open: fn(&Place<'_>, &IndexStore) -> Result<Opened, Error>,
 }
