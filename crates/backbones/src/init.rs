@@ -6,7 +6,7 @@ use burn::tensor::{Device, Shape, Tensor, TensorData};
 use rand_chacha::ChaCha8Rng;
 use rand_distr::{Distribution, StandardNormal, Uniform};
 
-use crate::context::{hash_name, rng_of};
+use crate::draws::{hash_name, rng_of};
 use crate::precision::Precision;
 
 /// Where a module's parameters get their first values: a seed, a device, and the path of the module in its network.

@@ -9,6 +9,7 @@
 #![recursion_limit = "256"]
 
 pub mod context;
+pub mod draws;
 pub mod init;
 pub mod layers;
 pub mod parameters;
@@ -20,7 +21,8 @@ pub mod state;
 pub mod teacher;
 pub mod vit;
 
-pub use context::{Context, Draws, Progress, Replicas};
+pub use context::{Context, Progress, Replicas};
+pub use draws::Draws;
 pub use init::Init;
 pub use parameters::{Parameter, change_value, parameters};
 pub use precision::Precision;

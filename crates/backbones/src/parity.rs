@@ -9,7 +9,8 @@ use burn::module::Param;
 use burn::tensor::{DType, Device, Tensor, TensorData};
 use safetensors::{Dtype, SafeTensors};
 
-use crate::context::{Context, Draws, Progress};
+use crate::context::{Context, Progress};
+use crate::draws::Draws;
 use crate::init::Init;
 use crate::layers::{BatchNorm, RunningStatistic};
 use crate::{Backbone, BackboneConfig, ResNetConfig, Stem, replace_state, state_dict};

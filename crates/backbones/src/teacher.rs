@@ -147,7 +147,8 @@ impl ModuleMapper for Average {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::context::{Context, Draws, Progress};
+    use crate::context::{Context, Progress};
+    use crate::draws::Draws;
     use crate::init::Init;
     use crate::layers::{BatchNorm, Linear};
     use crate::parameters::parameters;

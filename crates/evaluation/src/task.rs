@@ -8,7 +8,6 @@ use crate::error::Error;
 use crate::features::{Features, Matrix, Scaling, class_name, scale};
 use crate::split::{Split, TEST, TRAIN};
 use backbones::Draws;
-use rand::seq::SliceRandom;
 use std::borrow::Cow;
 use std::collections::{BTreeSet, HashMap};
 
@@ -223,7 +222,7 @@ pub(crate) fn hold_out(
             return Err(classes.name(class as u32));
         }
         // One stream a class, so that a class more or less does not reshuffle the others.
-        rows.shuffle(&mut Draws::new(seed, 0).rng(purpose, class as u64));
+        Draws::new(seed, 0).shuffle(purpose, class as u64, &mut rows);
         let count = (rows.len() as f64 * fraction).round() as usize;
         let (out, rest) = rows.split_at(count.clamp(1, rows.len() - 1));
         held_out.extend_from_slice(out);

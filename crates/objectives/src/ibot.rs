@@ -25,7 +25,7 @@ use crate::head::{GLOBAL_VIEWS, cross_view_prediction, entropies, entropy, sprea
 use crate::memory::{mlp, product};
 use crate::teacher;
 use backbones::init::trained;
-use backbones::{Backbone, BackboneConfig, Context, Init, Progress, ema, independent_copy};
+use backbones::{Backbone, BackboneConfig, Context, Init, Progress, draws, ema, independent_copy};
 use burn::module::{Module, Param};
 use burn::tensor::activation::log_softmax;
 use burn::tensor::{Bool, Device, Int, Tensor, TensorData};
@@ -208,11 +208,9 @@ impl MaskConfig {
             MaskShape::Block => blocks(&mut hidden, [rows, columns], wanted, rng),
             MaskShape::Random => {
                 let mut order: Vec<usize> = (0..rows * columns).collect();
-                // The first steps of a shuffle by Fisher and Yates.
-                for place in 0..wanted as usize {
-                    order.swap(place, place + below(rng, rows * columns - place));
-                    hidden[order[place]] = true;
-                }
+                let count = wanted as usize;
+                draws::choose(rng, &mut order, count);
+                order[..count].iter().for_each(|place| hidden[*place] = true);
             }
         }
         hidden
@@ -235,8 +233,8 @@ fn blocks(hidden: &mut [bool], [rows, columns]: [usize; 2], wanted: f64, rng: &m
             if height >= rows || width >= columns {
                 return None;
             }
-            let top = below(rng, rows - height + 1);
-            let left_edge = below(rng, columns - width + 1);
+            let top = draws::below(rng, rows - height + 1);
+            let left_edge = draws::below(rng, columns - width + 1);
             let places: Vec<usize> = (top..top + height)
                 .flat_map(|row| (left_edge..left_edge + width).map(move |column| row * columns + column))
                 .filter(|place| !hidden[*place])
@@ -249,15 +247,9 @@ fn blocks(hidden: &mut [bool], [rows, columns]: [usize; 2], wanted: f64, rng: &m
     }
 }
 
-/// Uniform between two numbers in either order. 53 bits, the fraction of an f64, and written out so that no library decides
-/// what a seed means; so is [`below`].
+/// Uniform between two numbers in either order.
 fn uniform(rng: &mut impl Rng, from: f64, to: f64) -> f64 {
-    from + (to - from) * ((rng.next_u64() >> 11) as f64 / (1u64 << 53) as f64)
-}
-
-/// Uniform on `0..count`.
-fn below(rng: &mut impl Rng, count: usize) -> usize {
-    ((u128::from(rng.next_u64()) * count as u128) >> 64) as usize
+    from + (to - from) * draws::uniform(rng)
 }
 
 /// What is hidden in the global views of a (micro-)batch.

@@ -16,10 +16,9 @@ use crate::checks;
 use backbones::init::trained;
 use backbones::layers::{LayerNorm, Linear};
 use backbones::vit::{Block, Initialization, sine_cosine};
-use backbones::{Backbone, BackboneConfig, Context, Init, VitConfig};
+use backbones::{Backbone, BackboneConfig, Context, Init, VitConfig, draws};
 use burn::module::{Module, Param};
 use burn::tensor::{Device, Int, Tensor, TensorData};
-use rand::Rng;
 use serde::{Deserialize, Serialize};
 use training::{Batch, Loss, Objective, ViewCount};
 
@@ -288,14 +287,7 @@ impl Mask {
 fn order(image: usize, patches: usize, kept: usize, context: &Context) -> Vec<i32> {
     let mut rng = context.draws.whole_step().rng("mae.mask", image as u64);
     let mut order: Vec<i32> = (0..patches as i32).collect();
-    // The first steps of a shuffle by Fisher and Yates, written out so that no library decides what a seed means.
-    for place in 0..kept {
-        let left = (patches - place) as u128;
-        order.swap(
-            place,
-            place + ((u128::from(rng.next_u64()) * left) >> 64) as usize,
-        );
-    }
+    draws::choose(&mut rng, &mut order, kept);
     order
 }
 

@@ -24,7 +24,6 @@ use backbones::layers::{Linear, relu};
 use backbones::{Backbone, BackboneConfig, Context, Init, Progress, ema, independent_copy};
 use burn::module::{Module, Param};
 use burn::tensor::{Int, Tensor, TensorData};
-use rand::seq::SliceRandom;
 use serde::{Deserialize, Serialize};
 use training::{Batch, Loss, Objective, ViewCount};
 
@@ -253,7 +252,7 @@ pub(crate) fn push(queue: Param<Tensor<2>>, keys: Vec<Tensor<2>>, progress: &Pro
 /// The permutation of this step's keys and its inverse.
 pub fn shuffle(images: usize, context: &Context) -> (Vec<i32>, Vec<i32>) {
     let mut order: Vec<i32> = (0..images as i32).collect();
-    order.shuffle(&mut context.draws.rng("moco.shuffle", 0));
+    context.draws.shuffle("moco.shuffle", 0, &mut order);
     let mut back = vec![0; images];
     for (place, image) in order.iter().enumerate() {
         back[*image as usize] = place as i32;

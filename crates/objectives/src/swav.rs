@@ -259,7 +259,8 @@ impl Objective for Swav {
         let (embeddings, scores) = student.forward(batch, context);
         let views = scores.dims()[0] / images;
 
-        let assignments = self.assignments(student, state, scores.clone().without_autodiff(), images, context);
+        let assignments =
+            self.assignments(student, state, scores.clone().without_autodiff(), images, context);
 
         let total = cross_view_prediction(scores, assignments.clone(), views, self.config.temperature);
         let global = embeddings.narrow(0, 0, GLOBAL_VIEWS * images);
@@ -403,10 +404,7 @@ mod tests {
             };
             let scores = matrix(size("seed"), views * images).require_grad();
             let assignments = (0..GLOBAL_VIEWS).map(|view| {
-                let own = scores
-                    .clone()
-                    .without_autodiff()
-                    .narrow(0, view * images, images);
+                let own = scores.clone().without_autodiff().narrow(0, view * images, images);
                 let all = if queue > 0 {
                     Tensor::cat(vec![own, matrix(500 + view, queue).without_autodiff()], 0)
                 } else {

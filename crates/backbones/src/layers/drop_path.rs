@@ -1,9 +1,9 @@
 //! Drop path: whole residual branches left out at random.
 
 use burn::tensor::{Tensor, TensorData};
-use rand::Rng;
 
 use crate::context::Context;
+use crate::draws::uniform;
 
 /// Which of a block's residual branches are dropped, for each image of a batch.
 ///
@@ -53,9 +53,11 @@ fn scales(rate: f64, block: usize, count: usize, context: &Context) -> Vec<f32> 
     let mut rng = context.draws.rng("vit.drop_path", block as u64);
     let keep = 1.0 - rate;
     let scale = |_| {
-        // 53 bits, the fraction of an f64: uniform on [0, 1), and written out so that no library decides what a seed means.
-        let uniform = (rng.next_u64() >> 11) as f64 / (1u64 << 53) as f64;
-        if uniform < keep { (1.0 / keep) as f32 } else { 0.0 }
+        if uniform(&mut rng) < keep {
+            (1.0 / keep) as f32
+        } else {
+            0.0
+        }
     };
     (0..count).map(scale).collect()
 }
@@ -63,7 +65,8 @@ fn scales(rate: f64, block: usize, count: usize, context: &Context) -> Vec<f32> 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::context::{Draws, Progress};
+    use crate::context::Progress;
+    use crate::draws::Draws;
     use burn::tensor::Device;
 
     fn context(step: u64) -> Context {

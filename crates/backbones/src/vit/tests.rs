@@ -1,7 +1,8 @@
 //! What a network without a reference must do: draws, buffers, names and refusals.
 
 use super::*;
-use crate::context::{Draws, Progress};
+use crate::context::Progress;
+use crate::draws::Draws;
 use crate::{Backbone, BackboneConfig, independent_copy, parameters, replace_state, state_dict};
 use burn::tensor::Device;
 

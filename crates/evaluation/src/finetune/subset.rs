@@ -6,7 +6,6 @@ use crate::split::{TEST, TRAIN};
 use crate::task::Classes;
 use backbones::Draws;
 use data::Dataset;
-use rand::seq::SliceRandom;
 use serde::{Deserialize, Serialize};
 use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
@@ -85,7 +84,7 @@ fn shuffled_by_class(places: &[u32], positions: &[u32], seed: u64, purpose: &str
     }
     for (class, positions) in by_class.iter_mut().enumerate() {
         // One stream a class, so that a class more or less does not reshuffle the others.
-        positions.shuffle(&mut Draws::new(seed, 0).rng(purpose, class as u64));
+        Draws::new(seed, 0).shuffle(purpose, class as u64, positions);
     }
     by_class
 }

@@ -11,7 +11,6 @@ use crate::solvers::{Classifier, Head};
 use crate::task::Task;
 use backbones::{Draws, Progress};
 use burn::tensor::{Device, Tensor, TensorData};
-use rand::seq::SliceRandom;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use training::{OptimizerConfig, ScheduleConfig};
@@ -136,7 +135,7 @@ pub(crate) fn train(
 /// The rows of one epoch in their order: a function of seed and epoch alone.
 fn epoch_order(rows: usize, seed: u64, epoch: usize) -> Vec<usize> {
     let mut order: Vec<usize> = (0..rows).collect();
-    order.shuffle(&mut Draws::new(seed, epoch as u64).rng("linear_cached.order", 0));
+    Draws::new(seed, epoch as u64).shuffle("linear_cached.order", 0, &mut order);
     order
 }
 

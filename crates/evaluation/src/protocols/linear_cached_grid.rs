@@ -13,7 +13,6 @@ use crate::split::{TEST, TRAIN};
 use crate::task::{Splits, Task, hold_out};
 use backbones::Draws;
 use burn::tensor::{Device, Tensor};
-use rand::seq::SliceRandom;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
@@ -189,7 +188,8 @@ fn linear_cached_grid(
         if place == 0 {
             // From the sorted rows, so that an epoch's order is a function of seed and epoch alone.
             kept.clone_from(&sorted);
-            kept.shuffle(&mut Draws::new(config.seed, epoch as u64).rng("linear_cached_grid.order", 0));
+            let draws = Draws::new(config.seed, epoch as u64);
+            draws.shuffle("linear_cached_grid.order", 0, &mut kept);
         }
         let rows = &kept[place * batch..(place + 1) * batch];
         let parts: Vec<Tensor<2>> = train_parts

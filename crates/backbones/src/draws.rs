@@ -1,0 +1,266 @@
+//! Random draws without state: from a run's seed, a purpose, the step and an index to a generator, an order, a number.
+//!
+//! What a seed means is decided here and in no library: algorithms that turn random bits into numbers and orders are written
+//! out, because a library's may change between its versions and every run's draws with them.
+
+use rand::Rng;
+use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::SeedableRng;
+
+/// The source of every random draw of a step, without state: a draw is a function of the run's seed, what it is for,
+/// the step, and an index within the step. So a resumed run draws what a run never stopped would have drawn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Draws {
+    seed: u64,
+    step: u64,
+    /// Which part of the step, hashed; 0 is the first.
+    part: u64,
+}
+
+impl Draws {
+    /// The draws of one optimizer step of the run with this seed.
+    pub fn new(seed: u64, step: u64) -> Self {
+        Self { seed, step, part: 0 }
+    }
+
+    /// The draws of the n-th part of this step: of a further forward pass of one network, or of a micro-batch. Parts
+    /// draw independently of each other; `part(0)` draws what the step itself draws. Parts have parts:
+    /// `part(2).part(1)` is neither `part(1).part(2)` nor `part(2)`.
+    pub fn part(&self, n: u64) -> Self {
+        if self.part == 0 && n == 0 {
+            return *self;
+        }
+        let part = hash_bytes(hash_bytes(FNV_START, &self.part.to_le_bytes()), &n.to_le_bytes());
+        Self { part, ..*self }
+    }
+
+    /// The draws of the whole step, whichever part of it these are: for what is drawn for each image, which then does not
+    /// depend on micro-batches. The index is the image's in the step, counted through all of them.
+    pub fn whole_step(&self) -> Self {
+        Self { part: 0, ..*self }
+    }
+
+    /// A generator for one purpose; generators of different purposes, steps or indices are independent.
+    ///
+    /// `purpose` names the use (`"moco.shuffle"`), so that no list of purposes has to grow with every method; `index`
+    /// tells apart the draws of one purpose within a step (an image's record position, a layer, a micro-batch).
+    pub fn rng(&self, purpose: &str, index: u64) -> ChaCha8Rng {
+        rng_of([self.seed, hash_name(purpose) ^ self.part, self.step, index])
+    }
+
+    /// Brings `items` into a uniformly random order, that of this purpose and index.
+    ///
+    /// Fisher and Yates from the front: item `i` changes places with one of items `0..=i`. Several of these choices are
+    /// taken from one 32-bit number, as `rand` 0.10 does it, whose orders earlier versions of this program used.
+    ///
+    /// # Panics
+    /// If there are 2³² − 1 items or more.
+    pub fn shuffle<T>(&self, purpose: &str, index: u64, items: &mut [T]) {
+        assert!(items.len() < u32::MAX as usize, "too many items to shuffle");
+        let mut rng = self.rng(purpose, index);
+        // `chunk` is uniform below the product of the sizes that are still to be chosen from with it. The first item has
+        // one place to go, for which nothing is drawn.
+        let (mut chunk, mut left) = (0u32, 1u32);
+        for last in 0..items.len() {
+            let size = last as u32 + 1;
+            if left == 0 {
+                let (product, sizes) = largest_product(size);
+                chunk = below_32(&mut rng, product);
+                left = sizes;
+            }
+            left -= 1;
+            let chosen = if left == 0 { chunk } else { chunk % size };
+            chunk /= size;
+            items.swap(last, chosen as usize);
+        }
+    }
+}
+
+/// The largest product `first * (first + 1) * …` below 2³², and how many factors it has; at least one.
+fn largest_product(first: u32) -> (u32, u32) {
+    let (mut product, mut count) = (first, 1);
+    while let Some(larger) = product.checked_mul(first + count) {
+        (product, count) = (larger, count + 1);
+    }
+    (product, count)
+}
+
+/// Uniform on `0..end`: Canon's method with one further draw where the first decides too little, which leaves a bias of
+/// 2⁻³² at most.
+fn below_32(rng: &mut impl Rng, end: u32) -> u32 {
+    let mut product = || u64::from(rng.next_u32()) * u64::from(end);
+    let first = product();
+    let (high, low) = ((first >> 32) as u32, first as u32);
+    if low <= end.wrapping_neg() {
+        return high;
+    }
+    let next = (product() >> 32) as u32;
+    high + u32::from(low.checked_add(next).is_none())
+}
+
+/// Uniform on `[0, 1)`: 53 bits, the fraction of an f64.
+pub fn uniform(rng: &mut impl Rng) -> f64 {
+    (rng.next_u64() >> 11) as f64 / (1u64 << 53) as f64
+}
+
+/// Uniform on `0..end`, `end` at least 1; the bias is `end` · 2⁻⁶⁴ at most.
+pub fn below(rng: &mut impl Rng, end: usize) -> usize {
+    ((u128::from(rng.next_u64()) * end as u128) >> 64) as usize
+}
+
+/// Brings `count` of the items, chosen at random without replacement, to the front in random order: the first steps of a
+/// shuffle by Fisher and Yates.
+///
+/// # Panics
+/// If there are fewer items.
+pub fn choose<T>(rng: &mut impl Rng, items: &mut [T], count: usize) {
+    for place in 0..count {
+        items.swap(place, place + below(rng, items.len() - place));
+    }
+}
+
+/// ChaCha with 8 rounds, keyed by four words. The key alone tells streams apart, so equal keys are equal streams.
+pub(crate) fn rng_of(words: [u64; 4]) -> ChaCha8Rng {
+    let mut key = [0; 32];
+    for (bytes, word) in key.chunks_exact_mut(8).zip(words) {
+        bytes.copy_from_slice(&word.to_le_bytes());
+    }
+    ChaCha8Rng::from_seed(key)
+}
+
+/// FNV-1a, 64 bits. Written out because the standard library's hashers may change between Rust versions, and these
+/// values decide what a seed means.
+pub(crate) fn hash_name(name: &str) -> u64 {
+    hash_bytes(FNV_START, name.as_bytes())
+}
+
+/// The FNV-1a hash of no bytes.
+const FNV_START: u64 = 0xcbf2_9ce4_8422_2325;
+
+/// `hash`, an FNV-1a hash, after further bytes.
+fn hash_bytes(hash: u64, bytes: &[u8]) -> u64 {
+    bytes.iter().fold(hash, |hash, byte| {
+        (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rand::seq::SliceRandom;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn draws_depend_on_every_part_of_their_key() {
+        let first = |seed, step, purpose, index| Draws::new(seed, step).rng(purpose, index).next_u64();
+        let value = first(1, 2, "a", 3);
+        assert_eq!(value, first(1, 2, "a", 3));
+        assert_ne!(value, first(2, 2, "a", 3));
+        assert_ne!(value, first(1, 3, "a", 3));
+        assert_ne!(value, first(1, 2, "b", 3));
+        assert_ne!(value, first(1, 2, "a", 4));
+    }
+
+    #[test]
+    fn parts_of_a_step_draw_apart() {
+        let step = Draws::new(1, 2);
+        let parts = [
+            step,
+            step.part(1),
+            step.part(2),
+            step.part(1).part(0),
+            step.part(1).part(2),
+            step.part(2).part(1),
+        ];
+        assert_eq!(step.part(0), step);
+        assert_eq!(step.part(2).part(1).whole_step(), step);
+        let values = parts.map(|draws| draws.rng("a", 3).next_u64());
+        let distinct = BTreeSet::from(values);
+        assert_eq!(distinct.len(), values.len());
+        // A part is apart within its step and purpose only: other steps have parts of their own.
+        let value = |draws: Draws, purpose| draws.part(1).rng(purpose, 3).next_u64();
+        assert_ne!(value(step, "a"), value(step, "b"));
+        assert_ne!(value(step, "a"), value(Draws::new(1, 3), "a"));
+    }
+
+    fn shuffled(count: u32, step: u64) -> Vec<u32> {
+        let mut items: Vec<u32> = (0..count).collect();
+        Draws::new(7, step).shuffle("test", 1, &mut items);
+        items
+    }
+
+    /// A seed must mean the same order in every later version.
+    #[test]
+    fn orders_are_pinned() {
+        assert_eq!(shuffled(0, 0), []);
+        assert_eq!(shuffled(1, 0), [0]);
+        assert_eq!(shuffled(12, 0), [0, 9, 8, 10, 6, 3, 5, 7, 2, 1, 4, 11]);
+        let last_of = |count| shuffled(count, 3).into_iter().next_back().unwrap();
+        assert_eq!([1000, 100_000].map(last_of), [643, 77_237]);
+    }
+
+    /// Runs of earlier versions were shuffled by `rand` 0.10. Where a later `rand` differs this test goes, and the code
+    /// stays.
+    #[test]
+    fn orders_are_those_of_rand_0_10() {
+        for step in 0..200 {
+            // Every length up to some hundreds, and lengths at which a 32-bit number holds two choices, then one.
+            for count in [step as u32, 2000, 65_530 + step as u32, 70_000] {
+                let mut items: Vec<u32> = (0..count).collect();
+                items.shuffle(&mut Draws::new(7, step).rng("test", 1));
+                assert!(items == shuffled(count, step), "{count} items in step {step}");
+            }
+        }
+    }
+
+    #[test]
+    fn choices_are_uniform() {
+        let mut rng = Draws::new(0, 0).rng("test", 0);
+        let mut counts = [0u32; 12];
+        for _ in 0..4000 {
+            let mut items: Vec<usize> = (0..12).collect();
+            choose(&mut rng, &mut items, 3);
+            assert_eq!(BTreeSet::from_iter(items.clone()).len(), 12);
+            items[..3].iter().for_each(|item| counts[*item] += 1);
+        }
+        // Each is chosen 1,000 times of 4,000, give or take √(4000 · ¼ · ¾) = 27.
+        assert!(
+            counts.iter().all(|count| count.abs_diff(1000) < 4 * 27),
+            "{counts:?}"
+        );
+        let values: Vec<f64> = (0..4000).map(|_| uniform(&mut rng)).collect();
+        assert!(values.iter().all(|value| (0.0..1.0).contains(value)));
+        // The standard error of the mean is 1 / √(12 · 4000) = 0.0046.
+        assert!((values.iter().sum::<f64>() / 4000.0 - 0.5).abs() < 4.0 * 0.0046);
+    }
+
+    /// The second draw of Canon's method is rare: by hand, a generator whose first number decides too little.
+    #[test]
+    fn a_number_that_decides_too_little_is_drawn_further() {
+        struct Fixed(Vec<u32>);
+        impl rand::TryRng for Fixed {
+            type Error = std::convert::Infallible;
+            fn try_next_u32(&mut self) -> Result<u32, Self::Error> {
+                Ok(self.0.remove(0))
+            }
+            fn try_next_u64(&mut self) -> Result<u64, Self::Error> {
+                unreachable!("32 bits are drawn")
+            }
+            fn try_fill_bytes(&mut self, _: &mut [u8]) -> Result<(), Self::Error> {
+                unreachable!("32 bits are drawn")
+            }
+        }
+        // 3 · 0x5555_5555 = 0xffff_ffff: above 2³² − 3, so the next number's product decides.
+        assert_eq!(below_32(&mut Fixed(vec![0x5555_5555, 0]), 3), 0);
+        assert_eq!(below_32(&mut Fixed(vec![0x5555_5555, u32::MAX]), 3), 1);
+        assert_eq!(below_32(&mut Fixed(vec![0x5555_5554]), 3), 0);
+    }
+
+    /// A seed must mean the same in every later version: these are the published FNV-1a values.
+    #[test]
+    fn names_hash_as_published() {
+        assert_eq!(hash_name(""), 0xcbf2_9ce4_8422_2325);
+        assert_eq!(hash_name("a"), 0xaf63_dc4c_8601_ec8c);
+        assert_eq!(hash_name("foobar"), 0x8594_4171_f739_67e8);
+    }
+}
