@@ -41,9 +41,8 @@ pub(crate) fn run(arguments: Arguments) -> anyhow::Result<()> {
     let memory = provenance::host_memory_mib().map_or(u64::MAX, |mib| mib << 20);
     config
         .validate()
-        .and_then(|()| ObjectiveConfig::validate(&config))
         // What is too much for this machine ends in the allocator, which names no key.
-        .and_then(|()| objectives::memory::check(&config, Some(memory)))
+        .and_then(|()| objectives::parameter_budget::check(&config, Some(memory)))
         .map_err(training::Error::Config)
         .with_context(|| format!("config `{}` is not valid", arguments.config.display()))?;
     let device = arguments.device.open()?;

@@ -27,7 +27,7 @@ use backbones::BackboneConfig;
 use backbones::vit::Pooling;
 use data::{Transform, ViewGroup};
 use serde::{Deserialize, Serialize};
-use training::{DataConfig, OptimizerConfig, ScheduleConfig, TrainingConfig};
+use training::{DataConfig, ObjectiveSection, OptimizerConfig, ScheduleConfig, TrainingConfig};
 
 /// One fine-tuning: a config of pretraining whose objective is [`Settings`] and whose backbone may be the encoder's.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -159,7 +159,7 @@ impl Settings {
         self.keep == Keep::BestOnValidation
     }
 
-    fn validate(&self, batch_images: usize, micro_batch_images: Option<usize>) -> Result<(), String> {
+    fn check(&self, batch_images: usize, micro_batch_images: Option<usize>) -> Result<(), String> {
         let fraction = |key: &str, value: f64, end: bool| {
             if (0.0..1.0).contains(&value) || (end && value == 1.0) {
                 return Ok(());
@@ -220,14 +220,23 @@ impl Settings {
     }
 }
 
+impl ObjectiveSection for Settings {
+    fn validate(config: &training::Config<Self>) -> Result<(), String> {
+        config
+            .objective
+            .check(config.data.batch_images, config.training.micro_batch_images)
+    }
+}
+
 impl Config {
     /// Refuses what contradicts itself or cannot be run whatever encoder and data, naming the key.
     pub fn validate(&self) -> Result<(), String> {
-        if let Some(backbone) = &self.backbone {
-            self.with_backbone(backbone)?;
+        match &self.backbone {
+            Some(backbone) => self.with_backbone(backbone).map(|_| ()),
+            None => self
+                .objective
+                .check(self.data.batch_images, self.training.micro_batch_images),
         }
-        self.objective
-            .validate(self.data.batch_images, self.training.micro_batch_images)
     }
 
     /// The training run with this network in it, whole and checked.
@@ -262,8 +271,6 @@ impl Config {
             training: self.training.clone(),
         };
         config.validate()?;
-        self.objective
-            .validate(self.data.batch_images, self.training.micro_batch_images)?;
         if let Some((width, height)) = self.test_view().output_px() {
             config
                 .backbone

@@ -11,8 +11,9 @@
 
 use backbones::{Context, Draws, Init, Progress, state_dict};
 use burn::tensor::{Device, TensorData};
+use objectives::MethodConfig;
 use objectives::ObjectiveConfig;
-use objectives::moco::{Moco, shuffle};
+use objectives::moco::shuffle;
 use safetensors::tensor::{Dtype, TensorView};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -52,7 +53,7 @@ fn main() {
         let shape = data.shape().to_vec();
         tensors.insert(name, (Dtype::F32, shape, data.as_bytes().to_vec()));
     };
-    let objective = Moco::new(moco.clone(), config.backbone.clone());
+    let objective = moco.clone().objective(config.backbone.clone());
     let (student, state) = objective.init(&Init::new(config.seed, &Device::flex().autodiff()));
     for (name, data) in state_dict(&student.encoder.backbone) {
         float(format!("encoder.{name}"), data);

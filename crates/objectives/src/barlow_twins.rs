@@ -13,7 +13,8 @@
 
 use crate::checks;
 use crate::head::{Encoder, MlpShape, OutputNorm, halves, spread, unit_rows};
-use crate::memory::{mlp, product};
+use crate::method::{Invalid, MethodConfig, RunShape};
+use crate::parameter_budget::{mlp, product};
 use backbones::{Backbone, BackboneConfig, Context, Init, Replicas};
 use burn::module::Module;
 use burn::tensor::{Bool, Tensor};
@@ -37,17 +38,36 @@ pub struct Config {
     pub redundancy_weight: f64,
 }
 
-impl Config {
-    /// Numbers that its parts take behind features of this width, by the key that says how many.
-    pub(crate) fn sizes(&self, features: f64) -> Vec<(&'static str, f64)> {
+impl MethodConfig for Config {
+    const NAME: &'static str = "barlow_twins";
+
+    type Objective = BarlowTwins;
+
+    fn objective(self, backbone: BackboneConfig) -> BarlowTwins {
+        BarlowTwins {
+            config: self,
+            backbone,
+        }
+    }
+
+    fn validate(&self, _: &RunShape<'_>) -> Result<(), Invalid> {
+        checks::projector_layers(self.projector_layers)?;
+        checks::sizes(&[
+            ("projector_width", self.projector_width),
+            ("embedding_width", self.embedding_width),
+        ])?;
+        checks::weights(&[("redundancy_weight", self.redundancy_weight)])
+    }
+
+    fn parameter_budget(&self, features: f64) -> Vec<(&'static str, f64)> {
         vec![
             (
-                "objective.barlow_twins.projector_width",
+                "projector_width",
                 mlp(features, self.projector_layers, self.projector_width),
             ),
             // Their correlations.
             (
-                "objective.barlow_twins.embedding_width",
+                "embedding_width",
                 product(
                     self.embedding_width,
                     self.embedding_width.max(self.projector_width),
@@ -55,20 +75,9 @@ impl Config {
             ),
         ]
     }
+}
 
-    /// Refuses numbers with which the method makes no sense, naming the key.
-    pub fn validate(&self) -> Result<(), String> {
-        checks::projector_layers("barlow_twins", self.projector_layers)?;
-        checks::sizes(
-            "barlow_twins",
-            &[
-                ("projector_width", self.projector_width),
-                ("embedding_width", self.embedding_width),
-            ],
-        )?;
-        checks::weights("barlow_twins", &[("redundancy_weight", self.redundancy_weight)])
-    }
-
+impl Config {
     fn projector(&self, inputs: usize) -> MlpShape {
         MlpShape {
             inputs,
@@ -98,13 +107,6 @@ pub struct State {}
 pub struct BarlowTwins {
     config: Config,
     backbone: BackboneConfig,
-}
-
-impl BarlowTwins {
-    /// An objective from configs that were validated.
-    pub fn new(config: Config, backbone: BackboneConfig) -> Self {
-        Self { config, backbone }
-    }
 }
 
 impl Objective for BarlowTwins {
@@ -195,16 +197,15 @@ mod tests {
 
     #[test]
     fn passes_the_conformance_suite() {
-        let backbone = conformance::resnet();
         for projector_layers in [2, 3] {
             let config = Config {
                 projector_layers,
                 ..config()
             };
-            let objective = BarlowTwins::new(config, backbone.clone());
+            let objective = config.clone().objective(conformance::resnet());
             assert!(objective.whole_batch().unwrap().contains("whole batch"));
             conformance::check(&Case {
-                objective,
+                config,
                 views: vec![(2, 16)],
                 teacher: None,
                 independent_images: false,
@@ -245,13 +246,13 @@ mod tests {
     #[test]
     fn twenty_steps_follow_pytorch() {
         let fixture = Fixture::new(include_str!("../fixtures/barlow_twins.json"));
-        let objective = BarlowTwins::new(fixture.objective(), fixture.backbone());
+        let objective = fixture.objective::<Config>().objective(fixture.backbone());
         follow(&objective, &fixture, |_, state| state);
     }
 
     #[test]
     fn bad_numbers_are_named() {
-        let error = |config: Config| config.validate().unwrap_err();
+        let error = |config: Config| conformance::checked(&config, &conformance::resnet(), 8).unwrap_err();
         let width = error(Config {
             embedding_width: 0,
             ..config()
@@ -262,6 +263,6 @@ mod tests {
             ..config()
         });
         assert!(weight.contains("`objective.barlow_twins.redundancy_weight` must be at least 0, got -1"));
-        assert_eq!(config().validate(), Ok(()));
+        assert_eq!(conformance::checked(&config(), &conformance::resnet(), 8), Ok(()));
     }
 }

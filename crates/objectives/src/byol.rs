@@ -15,7 +15,8 @@
 
 use crate::checks;
 use crate::head::{Encoder, Mlp, MlpShape, OutputNorm, halves, spread, unit_rows};
-use crate::memory::{mlp, product};
+use crate::method::{Invalid, MethodConfig, RunShape};
+use crate::parameter_budget::{mlp, product};
 use crate::teacher;
 use backbones::{Backbone, BackboneConfig, Context, Init, ema, independent_copy};
 use burn::module::Module;
@@ -40,41 +41,46 @@ pub struct Config {
     pub momentum_end: Option<f64>,
 }
 
-impl Config {
-    /// Numbers that its parts take behind features of this width, by the key that says how many.
-    pub(crate) fn sizes(&self, features: f64) -> Vec<(&'static str, f64)> {
+impl MethodConfig for Config {
+    const NAME: &'static str = "byol";
+
+    type Objective = Byol;
+
+    fn objective(self, backbone: BackboneConfig) -> Byol {
+        Byol {
+            config: self,
+            backbone,
+        }
+    }
+
+    fn validate(&self, _: &RunShape<'_>) -> Result<(), Invalid> {
+        checks::sizes(&[
+            ("projector_width", self.projector_width),
+            ("embedding_width", self.embedding_width),
+            ("predictor_width", self.predictor_width),
+        ])?;
+        teacher::check(self.momentum, self.momentum_end)
+    }
+
+    fn parameter_budget(&self, features: f64) -> Vec<(&'static str, f64)> {
         vec![
+            ("projector_width", mlp(features, 1, self.projector_width)),
             (
-                "objective.byol.projector_width",
-                mlp(features, 1, self.projector_width),
-            ),
-            (
-                "objective.byol.embedding_width",
+                "embedding_width",
                 product(
                     self.embedding_width,
                     self.projector_width.max(self.predictor_width),
                 ),
             ),
             (
-                "objective.byol.predictor_width",
+                "predictor_width",
                 product(self.predictor_width, self.embedding_width),
             ),
         ]
     }
+}
 
-    /// Refuses numbers with which the method makes no sense, naming the key.
-    pub fn validate(&self) -> Result<(), String> {
-        checks::sizes(
-            "byol",
-            &[
-                ("projector_width", self.projector_width),
-                ("embedding_width", self.embedding_width),
-                ("predictor_width", self.predictor_width),
-            ],
-        )?;
-        teacher::check("byol", self.momentum, self.momentum_end)
-    }
-
+impl Config {
     /// Linear, batch normalisation, ReLU, linear without bias: projector and predictor alike.
     fn head(&self, inputs: usize, hidden: usize) -> MlpShape {
         MlpShape {
@@ -110,13 +116,6 @@ pub struct State {
 pub struct Byol {
     config: Config,
     backbone: BackboneConfig,
-}
-
-impl Byol {
-    /// An objective from configs that were validated.
-    pub fn new(config: Config, backbone: BackboneConfig) -> Self {
-        Self { config, backbone }
-    }
 }
 
 impl Objective for Byol {
@@ -191,7 +190,7 @@ mod tests {
 
     fn objective(config: Config) -> Byol {
         let backbone = conformance::resnet();
-        Byol::new(config, backbone)
+        config.objective(backbone)
     }
 
     fn config() -> Config {
@@ -208,10 +207,10 @@ mod tests {
     fn passes_the_conformance_suite() {
         for momentum_end in [None, Some(1.0)] {
             conformance::check(&Case {
-                objective: objective(Config {
+                config: Config {
                     momentum_end,
                     ..config()
-                }),
+                },
                 views: vec![(2, 16)],
                 teacher: Some(("teacher", "encoder", 0.9)),
                 independent_images: true,
@@ -267,7 +266,7 @@ mod tests {
     #[test]
     fn twenty_steps_follow_pytorch() {
         let fixture = Fixture::new(include_str!("../fixtures/byol.json"));
-        let objective = Byol::new(fixture.objective(), fixture.backbone());
+        let objective = fixture.objective::<Config>().objective(fixture.backbone());
         follow(&objective, &fixture, |student, mut state| {
             state.teacher = independent_copy(&student.encoder);
             state
@@ -276,7 +275,7 @@ mod tests {
 
     #[test]
     fn bad_numbers_are_named() {
-        let error = |config: Config| config.validate().unwrap_err();
+        let error = |config: Config| conformance::checked(&config, &conformance::resnet(), 8).unwrap_err();
         let width = error(Config {
             predictor_width: 0,
             ..config()
@@ -292,6 +291,6 @@ mod tests {
             ..config()
         });
         assert!(end.contains("`objective.byol.momentum_end` must be in 0..1, got 1.5"));
-        assert_eq!(config().validate(), Ok(()));
+        assert_eq!(conformance::checked(&config(), &conformance::resnet(), 8), Ok(()));
     }
 }

@@ -1,49 +1,60 @@
-//! Checks of numbers that many methods' configs have in common; each message names the key.
+//! Checks of values that many methods' configs have in common.
+
+use crate::method::Invalid;
 
 /// Refuses sizes of 0.
-pub(crate) fn sizes(method: &str, sizes: &[(&str, usize)]) -> Result<(), String> {
+pub(crate) fn sizes(sizes: &[(&str, usize)]) -> Result<(), Invalid> {
     match sizes.iter().find(|(_, size)| *size == 0) {
-        Some((key, _)) => Err(format!("`objective.{method}.{key}` must be at least 1, got 0")),
+        Some((key, _)) => Err(Invalid::key(key, "must be at least 1, got 0")),
         None => Ok(()),
     }
 }
 
 /// Refuses a number of layers other than 2 or 3, which is what the papers have.
-pub(crate) fn projector_layers(method: &str, layers: usize) -> Result<(), String> {
+pub(crate) fn projector_layers(layers: usize) -> Result<(), Invalid> {
     if (2..=3).contains(&layers) {
         return Ok(());
     }
-    Err(format!(
-        "`objective.{method}.projector_layers` must be 2 or 3, got {layers}"
+    Err(Invalid::key(
+        "projector_layers",
+        format!("must be 2 or 3, got {layers}"),
+    ))
+}
+
+/// Refuses a queue that whole batches do not fill: a batch's rows take the places of an older batch's.
+pub(crate) fn queue_images(key: &str, queue_images: usize, batch_images: usize) -> Result<(), Invalid> {
+    if queue_images > 0 && queue_images.is_multiple_of(batch_images) {
+        return Ok(());
+    }
+    Err(Invalid::key(
+        key,
+        format!("must be a multiple of `data.batch_images` ({batch_images}), got {queue_images}"),
     ))
 }
 
 /// Refuses numbers below 0 and not finite ones.
-pub(crate) fn weights(method: &str, weights: &[(&str, f64)]) -> Result<(), String> {
+pub(crate) fn weights(weights: &[(&str, f64)]) -> Result<(), Invalid> {
     match weights.iter().find(|(_, w)| !(w.is_finite() && *w >= 0.0)) {
-        Some((key, weight)) => Err(format!(
-            "`objective.{method}.{key}` must be at least 0, got {weight}"
-        )),
+        Some((key, weight)) => Err(Invalid::key(key, format!("must be at least 0, got {weight}"))),
         None => Ok(()),
     }
 }
 
 /// Refuses temperatures that are not above 0.
-pub(crate) fn temperatures(method: &str, temperatures: &[(&str, f64)]) -> Result<(), String> {
+pub(crate) fn temperatures(temperatures: &[(&str, f64)]) -> Result<(), Invalid> {
     match temperatures.iter().find(|(_, t)| !(t.is_finite() && *t > 0.0)) {
-        Some((key, temperature)) => Err(format!(
-            "`objective.{method}.{key}` must be finite and above 0, got {temperature}"
+        Some((key, temperature)) => Err(Invalid::key(
+            key,
+            format!("must be finite and above 0, got {temperature}"),
         )),
         None => Ok(()),
     }
 }
 
 /// Refuses shares outside 0 to 1: what stays of a moving average at each step.
-pub(crate) fn momenta(method: &str, momenta: &[(&str, f64)]) -> Result<(), String> {
+pub(crate) fn momenta(momenta: &[(&str, f64)]) -> Result<(), Invalid> {
     match momenta.iter().find(|(_, m)| !(0.0..=1.0).contains(m)) {
-        Some((key, momentum)) => Err(format!(
-            "`objective.{method}.{key}` must be in 0..1, got {momentum}"
-        )),
+        Some((key, momentum)) => Err(Invalid::key(key, format!("must be in 0..1, got {momentum}"))),
         None => Ok(()),
     }
 }

@@ -1,5 +1,6 @@
 //! One suite that every objective passes: what the loop relies on, checked on a tiny network.
 
+use crate::method::{MethodConfig, RunShape};
 use backbones::vit::{Initialization, Interpolation, Pooling, Position};
 use backbones::{BackboneConfig, ResNetConfig, Stem, VitConfig};
 use backbones::{Context, Draws, Init, Parameter, Precision, Progress, change_value, parameters};
@@ -13,9 +14,9 @@ use training::{Batch, Objective, Optimizer, OptimizerConfig, Rates, ViewGroupTen
 /// Photographs in the suite's batches.
 const IMAGES: usize = 8;
 
-/// An objective and what is known of it.
-pub(crate) struct Case<O> {
-    pub(crate) objective: O,
+/// A method's config and what is known of it.
+pub(crate) struct Case<C> {
+    pub(crate) config: C,
     /// Views of each image and their side in px, global ones first.
     pub(crate) views: Vec<(usize, usize)>,
     /// Path of the teacher in the state, of its counterpart in the student, and the stated momentum.
@@ -24,7 +25,48 @@ pub(crate) struct Case<O> {
     pub(crate) independent_images: bool,
 }
 
-impl<O> Case<O> {
+/// A case on one network.
+struct Trial<'a, O> {
+    objective: O,
+    views: &'a [(usize, usize)],
+    teacher: Option<(&'static str, &'static str, f32)>,
+}
+
+impl<C: MethodConfig> Case<C> {
+    fn on(&self, backbone: &BackboneConfig) -> Trial<'_, C::Objective> {
+        Trial {
+            objective: self.config.clone().objective(backbone.clone()),
+            views: &self.views,
+            teacher: self.teacher,
+        }
+    }
+
+    /// Whether the method goes with this network.
+    fn accepts(&self, backbone: &BackboneConfig) -> bool {
+        let views_px: Vec<(u32, u32)> = self.views.iter().map(|&(_, px)| (px as u32, px as u32)).collect();
+        let run = RunShape {
+            batch_images: IMAGES,
+            backbone,
+            views_px: &views_px,
+        };
+        self.config.validate(&run).is_ok()
+    }
+}
+
+/// What a user reads of a method's config on a network, in batches of `batch_images` with views of 16 px.
+pub(crate) fn checked<C: MethodConfig>(
+    config: &C,
+    backbone: &BackboneConfig,
+    batch_images: usize,
+) -> Result<(), String> {
+    config.check(&RunShape {
+        batch_images,
+        backbone,
+        views_px: &[(16, 16)],
+    })
+}
+
+impl<O> Trial<'_, O> {
     /// A batch of smooth, step-dependent pictures.
     fn batch(&self, step: usize) -> Batch {
         let group = |(index, &(count, pixels)): (usize, &(usize, usize))| {
@@ -89,17 +131,43 @@ pub(crate) fn vit() -> VitConfig {
     }
 }
 
-/// Runs the whole suite.
-pub(crate) fn check<O: Objective>(case: &Case<O>) {
-    gradients_reach_the_student_and_never_the_state(case);
-    commit_moves_the_teacher_by_its_momentum(case);
-    a_saved_run_goes_on_as_if_never_stopped(case);
-    micro_batches_make_the_same_step(case);
-    sixteen_bits_stay_close_to_f32(case);
+/// Runs the whole suite on each kind of network that the method's config accepts.
+pub(crate) fn check<C: MethodConfig>(case: &Case<C>) {
+    let networks = [resnet(), BackboneConfig::Vit(vit())];
+    let accepted: Vec<&BackboneConfig> = networks.iter().filter(|network| case.accepts(network)).collect();
+    assert!(!accepted.is_empty(), "{} goes with no network", C::NAME);
+    accepted.into_iter().for_each(|network| check_on(case, network));
 }
 
-fn init<O: Objective>(case: &Case<O>, seed: u64) -> (O::Student, O::State) {
-    case.objective.init(&Init::new(seed, &Device::flex().autodiff()))
+/// Runs the whole suite on this network.
+pub(crate) fn check_on<C: MethodConfig>(case: &Case<C>, backbone: &BackboneConfig) {
+    assert!(case.accepts(backbone), "{} refuses {}", C::NAME, backbone.name());
+    let trial = case.on(backbone);
+    gradients_reach_the_student_and_never_the_state(&trial);
+    commit_moves_the_teacher_by_its_momentum(&trial);
+    a_saved_run_goes_on_as_if_never_stopped(&trial);
+    sixteen_bits_stay_close_to_f32(&trial);
+    // Paths are dropped for an image of the batch, so a micro-batch drops others.
+    let whole = case.on(&dropping(backbone, 0.0));
+    if case.independent_images {
+        micro_batches_make_the_same_step(&whole);
+    }
+    the_teacher_drops_no_path(&whole, &case.on(&dropping(backbone, 0.5)));
+}
+
+/// The network with another rate of dropped paths, if it drops any.
+fn dropping(backbone: &BackboneConfig, drop_path: f64) -> BackboneConfig {
+    match backbone {
+        BackboneConfig::Vit(vit) => BackboneConfig::Vit(VitConfig {
+            drop_path,
+            ..vit.clone()
+        }),
+        other => other.clone(),
+    }
+}
+
+fn init<O: Objective>(trial: &Trial<'_, O>, seed: u64) -> (O::Student, O::State) {
+    trial.objective.init(&Init::new(seed, &Device::flex().autodiff()))
 }
 
 fn scalar(tensor: &Tensor<1>) -> f32 {
@@ -109,13 +177,15 @@ fn scalar(tensor: &Tensor<1>) -> f32 {
 
 /// One step as the loop does it.
 fn step<O: Objective>(
-    case: &Case<O>,
+    trial: &Trial<'_, O>,
     (student, state): (O::Student, O::State),
     optimizer: &mut Optimizer,
     step: usize,
 ) -> (O::Student, O::State, f32) {
-    let context = case.context(step);
-    let (loss, pending) = case.objective.loss(&student, &state, &case.batch(step), &context);
+    let context = trial.context(step);
+    let (loss, pending) = trial
+        .objective
+        .loss(&student, &state, &trial.batch(step), &context);
     let value = scalar(&loss.total);
     for (name, signal) in &loss.signals {
         assert!(scalar(signal).is_finite(), "signal {name}");
@@ -123,7 +193,7 @@ fn step<O: Objective>(
     }
     let grads = GradientsParams::from_grads(loss.total.backward(), &student);
     let student = optimizer.step(&rates(), student, grads);
-    let (student, state) = case.objective.commit(student, state, vec![pending], &context);
+    let (student, state) = trial.objective.commit(student, state, vec![pending], &context);
     (student, state, value)
 }
 
@@ -170,11 +240,11 @@ fn values<M: Module>(module: &M) -> BTreeMap<String, Vec<f32>> {
     visitor.found
 }
 
-fn gradients_reach_the_student_and_never_the_state<O: Objective>(case: &Case<O>) {
-    let (student, state) = init(case, 1);
-    let (loss, _) = case
+fn gradients_reach_the_student_and_never_the_state<O: Objective>(trial: &Trial<'_, O>) {
+    let (student, state) = init(trial, 1);
+    let (loss, _) = trial
         .objective
-        .loss(&student, &state, &case.batch(0), &case.context(0));
+        .loss(&student, &state, &trial.batch(0), &trial.context(0));
     assert!(scalar(&loss.total).is_finite());
     let mut gradients = loss.total.backward();
     let of_student = GradientsParams::from_module(&mut gradients, &student);
@@ -212,11 +282,11 @@ fn gradients_reach_the_student_and_never_the_state<O: Objective>(case: &Case<O>)
     );
 }
 
-fn commit_moves_the_teacher_by_its_momentum<O: Objective>(case: &Case<O>) {
-    let Some((teacher, counterpart, momentum)) = case.teacher else {
+fn commit_moves_the_teacher_by_its_momentum<O: Objective>(trial: &Trial<'_, O>) {
+    let Some((teacher, counterpart, momentum)) = trial.teacher else {
         return;
     };
-    let (student, state) = init(case, 1);
+    let (student, state) = init(trial, 1);
     let started = (values(&student), values(&state));
     for (path, value) in &started.0 {
         if let Some(rest) = path.strip_prefix(counterpart) {
@@ -228,15 +298,15 @@ fn commit_moves_the_teacher_by_its_momentum<O: Objective>(case: &Case<O>) {
         }
     }
     // Forward first: commit must see statistics that already moved, and leave them.
-    let (loss, pending) = case
+    let (loss, pending) = trial
         .objective
-        .loss(&student, &state, &case.batch(0), &case.context(0));
+        .loss(&student, &state, &trial.batch(0), &trial.context(0));
     let grads = GradientsParams::from_grads(loss.total.backward(), &student);
     let student = sgd().step(&rates(), student, grads);
     let before = values(&state);
-    let (student, state) = case
+    let (student, state) = trial
         .objective
-        .commit(student, state, vec![pending], &case.context(0));
+        .commit(student, state, vec![pending], &trial.context(0));
     let (student, after) = (values(&student), values(&state));
     let mut compared = 0;
     for (path, old) in before.iter().filter(|(path, _)| path.starts_with(teacher)) {
@@ -265,25 +335,25 @@ fn commit_moves_the_teacher_by_its_momentum<O: Objective>(case: &Case<O>) {
     assert!(compared > 0, "no parameter lies under `{teacher}`");
 }
 
-fn a_saved_run_goes_on_as_if_never_stopped<O: Objective>(case: &Case<O>) {
+fn a_saved_run_goes_on_as_if_never_stopped<O: Objective>(trial: &Trial<'_, O>) {
     let run = |steps: std::ops::Range<usize>, mut modules: (O::Student, O::State), optimizer: &mut _| {
         let mut losses = vec![];
         for at in steps {
-            let (student, state, loss) = step(case, modules, optimizer, at);
+            let (student, state, loss) = step(trial, modules, optimizer, at);
             modules = (student, state);
             losses.push(loss.to_bits());
         }
         (modules, losses)
     };
     let mut optimizer = sgd();
-    let (half, _) = run(0..3, init(case, 1), &mut optimizer);
+    let (half, _) = run(0..3, init(trial, 1), &mut optimizer);
     let student = half.0.clone().into_record().into_bytes().unwrap();
     let state = half.1.clone().into_record().into_bytes().unwrap();
     let saved = optimizer.to_bytes().unwrap();
     let (ended, losses) = run(3..6, half, &mut optimizer);
 
     // Another seed: whatever is not saved comes out different.
-    let (fresh_student, fresh_state) = init(case, 2);
+    let (fresh_student, fresh_state) = init(trial, 2);
     let student = fresh_student.load_record(ModuleRecord::from_bytes(student).unwrap());
     let state = fresh_state.load_record(ModuleRecord::from_bytes(state).unwrap());
     let mut optimizer = sgd();
@@ -298,22 +368,20 @@ fn a_saved_run_goes_on_as_if_never_stopped<O: Objective>(case: &Case<O>) {
     assert_eq!(values(&ended.1), values(&resumed.1), "states after save and load");
 
     // The same seed gives the same run, another one does not.
-    let first = |seed| run(0..1, init(case, seed), &mut sgd()).1;
+    let first = |seed| run(0..1, init(trial, seed), &mut sgd()).1;
     assert_eq!(first(5), first(5));
     assert_ne!(first(5), first(6));
 }
 
-fn micro_batches_make_the_same_step<O: Objective>(case: &Case<O>) {
-    if !case.independent_images {
-        return;
-    }
-    let (student, state) = init(case, 1);
-    let batch = case.batch(0);
-    let context = case.context(0);
-    let (whole, pending) = case.objective.loss(&student, &state, &batch, &context);
+fn micro_batches_make_the_same_step<O: Objective>(trial: &Trial<'_, O>) {
+    let (student, state) = init(trial, 1);
+    let batch = trial.batch(0);
+    let context = trial.context(0);
+    let (whole, pending) = trial.objective.loss(&student, &state, &batch, &context);
     let micro = |half: usize| {
         let part = batch.clone().parts(IMAGES / 2).remove(half);
-        case.objective
+        trial
+            .objective
             .loss(&student, &state, &part, &context.micro_batch(half, 2))
     };
     let ((first, one), (second, two)) = (micro(0), micro(1));
@@ -323,12 +391,12 @@ fn micro_batches_make_the_same_step<O: Objective>(case: &Case<O>) {
         (whole - mean).abs() <= 1e-5 * whole.abs(),
         "micro-batches: mean loss {mean}, whole batch {whole}"
     );
-    let (_, at_once) = case
+    let (_, at_once) = trial
         .objective
-        .commit(student.clone(), init(case, 1).1, vec![pending], &context);
-    let (_, in_parts) = case
+        .commit(student.clone(), init(trial, 1).1, vec![pending], &context);
+    let (_, in_parts) = trial
         .objective
-        .commit(student, init(case, 1).1, vec![one, two], &context);
+        .commit(student, init(trial, 1).1, vec![one, two], &context);
     for ((path, a), (_, b)) in values(&at_once).iter().zip(&values(&in_parts)) {
         for (a, b) in a.iter().zip(b) {
             assert!((a - b).abs() <= 1e-5, "{path}: state after micro-batches");
@@ -336,12 +404,29 @@ fn micro_batches_make_the_same_step<O: Objective>(case: &Case<O>) {
     }
 }
 
+/// Networks that would drop paths in the place of the state's change nothing: a student may drop paths, a teacher never.
+fn the_teacher_drops_no_path<O: Objective>(whole: &Trial<'_, O>, dropping: &Trial<'_, O>) {
+    let (student, state) = init(whole, 1);
+    let (_, would_drop) = init(dropping, 1);
+    let loss = |state: &O::State| {
+        let (loss, _) = whole
+            .objective
+            .loss(&student, state, &whole.batch(0), &whole.context(0));
+        scalar(&loss.total)
+    };
+    assert_eq!(
+        loss(&state),
+        loss(&would_drop),
+        "the teacher's forward passes take `Context::teacher()`"
+    );
+}
+
 /// Loss and gradients in 16-bit compute beside those in f32: f32 outside the layers, and no farther off than what rounding
 /// alone explains.
 ///
 /// An untrained network with batch normalisation over four images magnifies any rounding, so the measure is what rounding the
 /// weights and pictures to the same type does to a computation in f32.
-fn sixteen_bits_stay_close_to_f32<O: Objective>(case: &Case<O>) {
+fn sixteen_bits_stay_close_to_f32<O: Objective>(trial: &Trial<'_, O>) {
     struct Rounded(FloatDType);
     impl ModuleMapper for Rounded {
         fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
@@ -353,15 +438,15 @@ fn sixteen_bits_stay_close_to_f32<O: Objective>(case: &Case<O>) {
     }
     let of = |precision, rounded: Option<FloatDType>| {
         let init = Init::new(1, &Device::flex().autodiff()).with_precision(precision);
-        let (mut student, state) = case.objective.init(&init);
-        let mut batch = case.batch(0);
+        let (mut student, state) = trial.objective.init(&init);
+        let mut batch = trial.batch(0);
         if let Some(rounded) = rounded {
             student = student.map(&mut Rounded(rounded));
             for group in &mut batch.views {
                 group.images = group.images.clone().cast(rounded).cast(FloatDType::F32);
             }
         }
-        let (loss, _) = case.objective.loss(&student, &state, &batch, &case.context(0));
+        let (loss, _) = trial.objective.loss(&student, &state, &batch, &trial.context(0));
         for (name, signal) in &loss.signals {
             assert_eq!(signal.dtype(), DType::F32, "signal {name}");
         }

@@ -23,7 +23,8 @@ mod tests;
 
 use crate::checks;
 use crate::head::{GLOBAL_VIEWS, cross_view_prediction, entropy, features_of_views, spread, unit_rows};
-use crate::memory::{mlp, product};
+use crate::method::{Invalid, MethodConfig, RunShape};
+use crate::parameter_budget::{mlp, product};
 use crate::swav::sinkhorn;
 use crate::teacher;
 use backbones::init::{buffer, trained};
@@ -107,48 +108,45 @@ pub struct HeadConfig {
     pub norm_last_layer: bool,
 }
 
-impl Config {
-    /// Numbers that its parts take behind features of this width, by the key that says how many.
-    pub(crate) fn sizes(&self, features: f64) -> Vec<(&'static str, f64)> {
-        vec![
-            (
-                "objective.dino.head.hidden_width",
-                mlp(features, 2, self.head.hidden_width),
-            ),
-            (
-                "objective.dino.head.bottleneck_width",
-                product(self.head.bottleneck_width, self.head.hidden_width),
-            ),
-            (
-                "objective.dino.head.prototypes",
-                product(self.head.prototypes, self.head.bottleneck_width),
-            ),
-        ]
+impl MethodConfig for Config {
+    const NAME: &'static str = "dino";
+
+    type Objective = Dino;
+
+    fn objective(self, backbone: BackboneConfig) -> Dino {
+        Dino {
+            config: self,
+            backbone,
+        }
     }
 
-    /// Refuses numbers with which the method makes no sense, naming the key.
-    pub fn validate(&self, batch_images: usize) -> Result<(), String> {
-        self.head.validate("dino", "head")?;
+    fn validate(&self, run: &RunShape<'_>) -> Result<(), Invalid> {
+        self.head.validate().map_err(|invalid| invalid.within("head"))?;
         let teacher = self.teacher_temperature;
         let temperatures = [
             ("student_temperature", self.student_temperature),
             ("teacher_temperature", teacher),
         ];
-        checks::temperatures("dino", &temperatures)?;
+        checks::temperatures(&temperatures)?;
         if let Some(warmup) = &self.teacher_temperature_warmup {
-            warmup.validate("dino", "teacher_temperature_warmup")?;
+            let within = |invalid: Invalid| invalid.within("teacher_temperature_warmup");
+            warmup.validate().map_err(within)?;
         }
-        self.centering.validate(
-            "dino",
-            [
-                Some(teacher),
-                self.teacher_temperature_warmup.as_ref().map(|w| w.start),
-            ],
-        )?;
-        teacher::check("dino", self.momentum, self.momentum_end)?;
-        check_koleo("dino", self.koleo_weight, batch_images)
+        self.centering.validate([
+            Some(teacher),
+            self.teacher_temperature_warmup.as_ref().map(|w| w.start),
+        ])?;
+        teacher::check(self.momentum, self.momentum_end)?;
+        check_koleo(self.koleo_weight, Self::NAME, run.batch_images)
     }
 
+    fn parameter_budget(&self, features: f64) -> Vec<(&'static str, f64)> {
+        let keys = ["head.hidden_width", "head.bottleneck_width", "head.prototypes"];
+        keys.into_iter().zip(self.head.numbers(features)).collect()
+    }
+}
+
+impl Config {
     fn temperature(&self, progress: &Progress) -> f64 {
         let warmup = self.teacher_temperature_warmup.as_ref();
         temperature(self.teacher_temperature, warmup, progress.epoch())
@@ -156,15 +154,24 @@ impl Config {
 }
 
 impl HeadConfig {
-    /// `key` is where it stands in the method's table.
-    pub(crate) fn validate(&self, method: &str, key: &str) -> Result<(), String> {
-        let names = ["hidden_width", "bottleneck_width", "prototypes"].map(|name| format!("{key}.{name}"));
-        let sizes = [self.hidden_width, self.bottleneck_width, self.prototypes];
-        let named: Vec<(&str, usize)> = names.iter().map(String::as_str).zip(sizes).collect();
-        checks::sizes(method, &named)?;
+    /// Parameters that each width says behind features of this width: the hidden layers', the bottleneck's, the prototypes'.
+    pub(crate) fn numbers(&self, features: f64) -> [f64; 3] {
+        [
+            mlp(features, 2, self.hidden_width),
+            product(self.bottleneck_width, self.hidden_width),
+            product(self.prototypes, self.bottleneck_width),
+        ]
+    }
+
+    pub(crate) fn validate(&self) -> Result<(), Invalid> {
+        checks::sizes(&[
+            ("hidden_width", self.hidden_width),
+            ("bottleneck_width", self.bottleneck_width),
+        ])?;
         if self.prototypes < 2 {
-            return Err(format!(
-                "`objective.{method}.{key}.prototypes` must be at least 2, got 1"
+            return Err(Invalid::key(
+                "prototypes",
+                format!("must be at least 2, got {}", self.prototypes),
             ));
         }
         Ok(())
@@ -172,13 +179,14 @@ impl HeadConfig {
 }
 
 impl TemperatureWarmup {
-    pub(crate) fn validate(&self, method: &str, key: &str) -> Result<(), String> {
-        checks::temperatures(method, &[(&format!("{key}.start"), self.start)])?;
+    pub(crate) fn validate(&self) -> Result<(), Invalid> {
+        checks::temperatures(&[("start", self.start)])?;
         if self.epochs < 2 {
-            return Err(format!(
-                "`objective.{method}.{key}.epochs` must be at least 2 (leave the key out for a constant temperature), got {}",
+            let reason = format!(
+                "must be at least 2 (leave the key out for a constant temperature), got {}",
                 self.epochs
-            ));
+            );
+            return Err(Invalid::key("epochs", reason));
         }
         Ok(())
     }
@@ -186,16 +194,18 @@ impl TemperatureWarmup {
 
 impl Centering {
     /// `temperatures`: those of the teacher at either end of its course.
-    pub(crate) fn validate(&self, method: &str, temperatures: [Option<f64>; 2]) -> Result<(), String> {
+    pub(crate) fn validate(&self, temperatures: [Option<f64>; 2]) -> Result<(), Invalid> {
         match self {
-            Self::Mean { momentum } => checks::momenta(method, &[("centering.mean.momentum", *momentum)]),
-            Self::Sinkhorn { iterations: 0 } => Err(format!(
-                "`objective.{method}.centering.sinkhorn.iterations` must be at least 1, got 0"
+            Self::Mean { momentum } => checks::momenta(&[("centering.mean.momentum", *momentum)]),
+            Self::Sinkhorn { iterations: 0 } => Err(Invalid::key(
+                "centering.sinkhorn.iterations",
+                "must be at least 1, got 0",
             )),
             Self::Sinkhorn { .. } => match temperatures.into_iter().flatten().find(|t| *t < 0.02) {
-                // Below it exp(score / temperature) leaves the range of f32.
-                Some(low) => Err(format!(
-                    "`objective.{method}`: the teacher's temperature must be at least 0.02 with `centering.sinkhorn`, got {low}"
+                // Below it exp(logit / temperature) leaves the range of f32.
+                Some(low) => Err(Invalid::key(
+                    "centering.sinkhorn",
+                    format!("must go with a teacher's temperature of at least 0.02, got {low}"),
                 )),
                 None => Ok(()),
             },
@@ -278,13 +288,14 @@ pub(crate) fn temperature(end: f64, warmup: Option<&TemperatureWarmup>, epoch: u
     }
 }
 
-pub(crate) fn check_koleo(method: &str, weight: Option<f64>, batch_images: usize) -> Result<(), String> {
+/// Refuses a weight of KoLeo in `method` below 0, and one without a neighbor in the batch to push away.
+pub(crate) fn check_koleo(weight: Option<f64>, method: &str, batch_images: usize) -> Result<(), Invalid> {
     let Some(weight) = weight else { return Ok(()) };
-    checks::weights(method, &[("koleo_weight", weight)])?;
+    checks::weights(&[("koleo_weight", weight)])?;
     if batch_images < 2 {
-        return Err(format!(
-            "`data.batch_images` must be at least 2 for `objective.{method}.koleo_weight`, which pushes neighbours apart, got {batch_images}"
-        ));
+        return Err(Invalid::Run(format!(
+            "`data.batch_images` must be at least 2 for `objective.{method}.koleo_weight`, which pushes neighbors apart, got {batch_images}"
+        )));
     }
     Ok(())
 }
@@ -401,13 +412,6 @@ pub struct State {
 pub struct Dino {
     config: Config,
     backbone: BackboneConfig,
-}
-
-impl Dino {
-    /// An objective from configs that were validated.
-    pub fn new(config: Config, backbone: BackboneConfig) -> Self {
-        Self { config, backbone }
-    }
 }
 
 impl Objective for Dino {

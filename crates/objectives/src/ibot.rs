@@ -22,7 +22,7 @@ use crate::dino::{
     whole_batch,
 };
 use crate::head::{GLOBAL_VIEWS, cross_view_prediction, entropies, entropy, spread};
-use crate::memory::{mlp, product};
+use crate::method::{Invalid, MethodConfig, RunShape, needs_vit};
 use crate::teacher;
 use backbones::init::trained;
 use backbones::{Backbone, BackboneConfig, Context, Init, Progress, draws, ema, independent_copy};
@@ -99,47 +99,34 @@ pub enum MaskShape {
     Random,
 }
 
-impl Config {
-    /// Numbers that its parts take behind features of this width, by the key that says how many.
-    pub(crate) fn sizes(&self, features: f64) -> Vec<(&'static str, f64)> {
-        vec![
-            (
-                "objective.ibot.head.hidden_width",
-                mlp(features, 2, self.head.hidden_width),
-            ),
-            (
-                "objective.ibot.head.bottleneck_width",
-                product(self.head.bottleneck_width, self.head.hidden_width),
-            ),
-            (
-                "objective.ibot.head.prototypes",
-                product(self.head.prototypes, self.head.bottleneck_width),
-            ),
-        ]
+impl MethodConfig for Config {
+    const NAME: &'static str = "ibot";
+
+    type Objective = Ibot;
+
+    fn objective(self, backbone: BackboneConfig) -> Ibot {
+        Ibot {
+            config: self,
+            backbone,
+        }
     }
 
-    /// Refuses numbers with which the method makes no sense, naming the key.
-    pub fn validate(&self, batch_images: usize, backbone: &BackboneConfig) -> Result<(), String> {
-        if !matches!(backbone, BackboneConfig::Vit(_)) {
-            return Err(format!(
-                "`objective.ibot` needs `[backbone.vit]`, whose patches can be hidden, got {}",
-                backbone.name()
-            ));
-        }
+    fn validate(&self, run: &RunShape<'_>) -> Result<(), Invalid> {
+        needs_vit(run, Self::NAME, "whose patches can be hidden")?;
         let heads = [
             ("head", Some(&self.head)),
             ("patch_head", self.patch_head.as_ref()),
         ];
         for (key, head) in heads {
             let Some(head) = head else { continue };
-            head.validate("ibot", key)?;
+            head.validate().map_err(|invalid| invalid.within(key))?;
             if head.batch_norm {
-                return Err(format!(
-                    "`objective.ibot.{key}.batch_norm` must be false: as many patches as happen to be hidden would share statistics"
-                ));
+                let reason =
+                    "must be false, got true: as many patches as happen to be hidden would share statistics";
+                return Err(Invalid::key("batch_norm", reason).within(key));
             }
         }
-        checks::temperatures("ibot", &[("student_temperature", self.student_temperature)])?;
+        checks::temperatures(&[("student_temperature", self.student_temperature)])?;
         let courses = [
             (
                 "teacher_temperature",
@@ -153,19 +140,36 @@ impl Config {
             ),
         ];
         for (key, end, warmup) in courses {
-            checks::temperatures("ibot", &[(key, end)])?;
+            checks::temperatures(&[(key, end)])?;
             if let Some(warmup) = warmup {
-                warmup.validate("ibot", &format!("{key}_warmup"))?;
+                let within = |invalid: Invalid| invalid.within(&format!("{key}_warmup"));
+                warmup.validate().map_err(within)?;
             }
             self.centering
-                .validate("ibot", [Some(end), warmup.as_ref().map(|warmup| warmup.start)])?;
+                .validate([Some(end), warmup.as_ref().map(|warmup| warmup.start)])?;
         }
-        teacher::check("ibot", self.momentum, self.momentum_end)?;
-        check_koleo("ibot", self.koleo_weight, batch_images)?;
-        checks::weights("ibot", &[("patch_weight", self.patch_weight)])?;
-        self.mask.validate()
+        teacher::check(self.momentum, self.momentum_end)?;
+        check_koleo(self.koleo_weight, Self::NAME, run.batch_images)?;
+        checks::weights(&[("patch_weight", self.patch_weight)])?;
+        self.mask.validate().map_err(|invalid| invalid.within("mask"))
     }
 
+    fn parameter_budget(&self, features: f64) -> Vec<(&'static str, f64)> {
+        let keys = ["head.hidden_width", "head.bottleneck_width", "head.prototypes"];
+        let mut parts: Vec<_> = keys.into_iter().zip(self.head.numbers(features)).collect();
+        if let Some(head) = &self.patch_head {
+            let keys = [
+                "patch_head.hidden_width",
+                "patch_head.bottleneck_width",
+                "patch_head.prototypes",
+            ];
+            parts.extend(keys.into_iter().zip(head.numbers(features)));
+        }
+        parts
+    }
+}
+
+impl Config {
     fn temperature(&self, progress: &Progress) -> f64 {
         let warmup = self.teacher_temperature_warmup.as_ref();
         temperature(self.teacher_temperature, warmup, progress.epoch())
@@ -179,17 +183,18 @@ impl Config {
 }
 
 impl MaskConfig {
-    fn validate(&self) -> Result<(), String> {
+    fn validate(&self) -> Result<(), Invalid> {
         if !(self.probability > 0.0 && self.probability <= 1.0) {
-            return Err(format!(
-                "`objective.ibot.mask.probability` must be above 0 and at most 1, got {}",
-                self.probability
+            return Err(Invalid::key(
+                "probability",
+                format!("must be above 0 and at most 1, got {}", self.probability),
             ));
         }
         let [least, most] = self.ratio;
         if !(0.0 <= least && least <= most && 0.0 < most && most <= 1.0) {
-            return Err(format!(
-                "`objective.ibot.mask.ratio` must be two numbers that rise within 0..1, got [{least}, {most}]"
+            return Err(Invalid::key(
+                "ratio",
+                format!("must be two numbers that rise within 0..1, got [{least}, {most}]"),
             ));
         }
         Ok(())
@@ -372,11 +377,6 @@ struct Answers {
 }
 
 impl Ibot {
-    /// An objective from configs that were validated.
-    pub fn new(config: Config, backbone: BackboneConfig) -> Self {
-        Self { config, backbone }
-    }
-
     fn answers(&self, state: &State, images: Tensor<4>, mask: &Mask, context: &Context) -> Answers {
         let context = &context.teacher();
         let (centering, replicas) = (&self.config.centering, &context.replicas);

@@ -1,149 +1,120 @@
 //! Backbone in, loss out: one file a self-supervised method, and the list of them.
 //!
-//! A new method is one file here, its `mod` line, one variant and one arm below, and one config under
+//! A new method is one file here, its `mod` line, its line in [the list](METHODS), and one config under
 //! `configs/pretrain/`. The conformance suite (`conformance.rs`) tells when it is done.
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+// The methods.
 pub mod barlow_twins;
 pub mod byol;
-mod checks;
-#[cfg(test)]
-mod conformance;
 pub mod dino;
-#[cfg(test)]
-mod formula;
-#[cfg(test)]
-mod grid;
-pub mod head;
 pub mod ibot;
 pub mod mae;
-pub mod memory;
 pub mod moco;
 pub mod moco_cld;
 pub mod moco_v3;
 pub mod simclr;
 pub mod simsiam;
 pub mod swav;
-mod teacher;
 pub mod vicreg;
+
+// What they have in common.
+mod checks;
+pub mod head;
+pub mod method;
+pub mod parameter_budget;
+mod teacher;
+
+#[cfg(test)]
+mod conformance;
+#[cfg(test)]
+mod formula;
+#[cfg(test)]
+mod grid;
+
+pub use method::{Invalid, MethodConfig, RunShape};
 
 use backbones::BackboneConfig;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
-use training::{Config, Dataset, Error, Event, Objective, RunOptions, Summary, dataset_views};
+use training::{
+    Config, Dataset, Error, Event, Objective, ObjectiveSection, RunOptions, Summary, dataset_views,
+};
 
-/// The self-supervised method of a config. TOML: one table, e.g. `[objective.moco]`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case", deny_unknown_fields)]
-pub enum ObjectiveConfig {
-    /// Redundancy reduction between the dimensions of two views.
-    BarlowTwins(barlow_twins::Config),
-    /// Prediction of a slowly moving teacher.
-    Byol(byol::Config),
-    /// Self-distillation with no labels.
-    Dino(dino::Config),
-    /// Self-distillation with no labels, with hidden patches.
-    Ibot(ibot::Config),
-    /// Masked autoencoders.
-    Mae(mae::Config),
-    /// Momentum contrast, versions 1 and 2.
-    Moco(moco::Config),
-    /// Momentum contrast, version 2, with cross-level discrimination.
-    MocoCld(moco_cld::Config),
-    /// Momentum contrast, version 3: negatives from the batch.
-    MocoV3(moco_v3::Config),
-    /// Contrast within the batch.
-    Simclr(simclr::Config),
-    /// Prediction of the other view, with a stopped gradient and no teacher.
-    Simsiam(simsiam::Config),
-    /// Swapped assignments to prototypes.
-    Swav(swav::Config),
-    /// Variance, invariance, covariance.
-    Vicreg(vicreg::Config),
-}
-
-impl ObjectiveConfig {
-    /// The method's name, as in the config.
-    pub fn name(&self) -> &'static str {
-        match self {
-            Self::BarlowTwins(_) => "barlow_twins",
-            Self::Byol(_) => "byol",
-            Self::Dino(_) => "dino",
-            Self::Ibot(_) => "ibot",
-            Self::Mae(_) => "mae",
-            Self::Moco(_) => "moco",
-            Self::MocoCld(_) => "moco_cld",
-            Self::MocoV3(_) => "moco_v3",
-            Self::Simclr(_) => "simclr",
-            Self::Simsiam(_) => "simsiam",
-            Self::Swav(_) => "swav",
-            Self::Vicreg(_) => "vicreg",
+/// Makes [`ObjectiveConfig`] of the list below: a variant for each method, and the matches that find a config's method.
+/// Whatever differs between methods is said by their [`MethodConfig`].
+macro_rules! methods {
+    ($($variant:ident in $module:ident,)*) => {
+        /// The self-supervised method of a config. TOML: one table, e.g. `[objective.moco]`.
+        #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+        #[serde(rename_all = "snake_case", deny_unknown_fields)]
+        pub enum ObjectiveConfig {
+            $(
+                #[doc = concat!("`[objective.", stringify!($module), "]`.")]
+                $variant($module::Config),
+            )*
         }
-    }
 
-    /// Refuses numbers with which the method makes no sense, or that do not fit the rest of the config.
-    pub fn validate(config: &Config<Self>) -> Result<(), String> {
-        let batch_images = config.data.batch_images;
-        let backbone = &config.backbone;
-        memory::check(config, None)?;
-        match &config.objective {
-            Self::BarlowTwins(barlow) => barlow.validate(),
-            Self::Byol(byol) => byol.validate(),
-            Self::Dino(dino) => dino.validate(batch_images),
-            Self::Ibot(ibot) => ibot.validate(batch_images, backbone),
-            Self::Mae(mae) => mae.validate(backbone, &dataset_views(&config.views)),
-            Self::Moco(moco) => moco.validate(batch_images),
-            Self::MocoCld(moco) => moco.validate(batch_images),
-            Self::MocoV3(moco) => moco.validate(batch_images, backbone),
-            Self::Simclr(simclr) => simclr.validate(),
-            Self::Simsiam(simsiam) => simsiam.validate(),
-            Self::Swav(swav) => swav.validate(batch_images),
-            Self::Vicreg(vicreg) => vicreg.validate(),
-        }
-    }
+        /// The name of every method.
+        pub const METHODS: &[&str] = &[$($module::Config::NAME),*];
 
-    /// Numbers that the method's parts take behind features of this width, by the key that says how many.
-    pub(crate) fn sizes(&self, features: f64) -> Vec<(&'static str, f64)> {
-        match self {
-            Self::BarlowTwins(own) => own.sizes(features),
-            Self::Byol(own) => own.sizes(features),
-            Self::Dino(own) => own.sizes(features),
-            Self::Ibot(own) => own.sizes(features),
-            Self::Mae(own) => own.sizes(features),
-            Self::Moco(own) => own.sizes(features),
-            Self::MocoCld(own) => own.sizes(features),
-            Self::MocoV3(own) => own.sizes(features),
-            Self::Simclr(own) => own.sizes(features),
-            Self::Simsiam(own) => own.sizes(features),
-            Self::Swav(own) => own.sizes(features),
-            Self::Vicreg(own) => own.sizes(features),
-        }
-    }
-
-    /// The config of a two-step trial with `batch_images` images: all but what must follow the batch stays.
-    pub fn for_smoke_test(&mut self, batch_images: usize) {
-        match self {
-            Self::Moco(moco) => moco.queue_images = batch_images * 4,
-            Self::MocoCld(moco) => {
-                moco.queue_images = batch_images * 4;
-                moco.cluster_images = moco.cluster_images.map(|_| batch_images / 2);
+        impl ObjectiveConfig {
+            /// The method's name, as in the config.
+            pub fn name(&self) -> &'static str {
+                match self { $(Self::$variant(_) => $module::Config::NAME,)* }
             }
-            Self::Swav(swav) => {
-                if let Some(queue) = &mut swav.queue {
-                    queue.images = batch_images * 2;
+
+            /// How many numbers the method's parts hold behind features of this width, by the key that says it most.
+            pub(crate) fn parameter_budget(&self, features: f64) -> Vec<(String, f64)> {
+                let parts = match self { $(Self::$variant(method) => method.parameter_budget(features),)* };
+                let name = self.name();
+                parts.into_iter().map(|(key, numbers)| (format!("objective.{name}.{key}"), numbers)).collect()
+            }
+
+            /// The config of a two-step trial with `batch_images` images: all but what must follow the batch stays.
+            pub fn for_smoke_test(&mut self, batch_images: usize) {
+                match self { $(Self::$variant(method) => method.for_smoke_test(batch_images),)* }
+            }
+
+            /// Shows the method, on this network, to `visitor`. Both configs were validated.
+            pub fn visit<V: Visitor>(&self, backbone: &BackboneConfig, visitor: V) -> V::Output {
+                let backbone = backbone.clone();
+                match self.clone() {
+                    $(Self::$variant(method) => visitor.visit(&method.objective(backbone)),)*
                 }
             }
-            Self::BarlowTwins(_)
-            | Self::Byol(_)
-            | Self::Dino(_)
-            | Self::Ibot(_)
-            | Self::Mae(_)
-            | Self::MocoV3(_)
-            | Self::Simclr(_)
-            | Self::Simsiam(_)
-            | Self::Vicreg(_) => {}
+
+            fn check(&self, run: &RunShape<'_>) -> Result<(), String> {
+                match self { $(Self::$variant(method) => method.check(run),)* }
+            }
         }
+    };
+}
+
+methods! {
+    BarlowTwins in barlow_twins,
+    Byol in byol,
+    Dino in dino,
+    Ibot in ibot,
+    Mae in mae,
+    Moco in moco,
+    MocoCld in moco_cld,
+    MocoV3 in moco_v3,
+    Simclr in simclr,
+    Simsiam in simsiam,
+    Swav in swav,
+    Vicreg in vicreg,
+}
+
+impl ObjectiveSection for ObjectiveConfig {
+    fn validate(config: &Config<Self>) -> Result<(), String> {
+        parameter_budget::check(config, None)?;
+        config.objective.check(&RunShape {
+            batch_images: config.data.batch_images,
+            backbone: &config.backbone,
+            views_px: &dataset_views(&config.views),
+        })
     }
 }
 
@@ -155,35 +126,16 @@ pub trait Visitor {
     fn visit<O: Objective>(self, objective: &O) -> Self::Output;
 }
 
-impl ObjectiveConfig {
-    /// Shows the method, on this network, to `visitor`. Both configs were validated.
-    pub fn visit<V: Visitor>(&self, backbone: &BackboneConfig, visitor: V) -> V::Output {
-        let backbone = backbone.clone();
-        match self.clone() {
-            Self::BarlowTwins(own) => visitor.visit(&barlow_twins::BarlowTwins::new(own, backbone)),
-            Self::Byol(own) => visitor.visit(&byol::Byol::new(own, backbone)),
-            Self::Dino(own) => visitor.visit(&dino::Dino::new(own, backbone)),
-            Self::Ibot(own) => visitor.visit(&ibot::Ibot::new(own, backbone)),
-            Self::Mae(own) => visitor.visit(&mae::Mae::new(own, backbone)),
-            Self::Moco(own) => visitor.visit(&moco::Moco::new(own, backbone)),
-            Self::MocoCld(own) => visitor.visit(&moco_cld::MocoCld::new(own, backbone)),
-            Self::MocoV3(own) => visitor.visit(&moco_v3::MocoV3::new(own, backbone)),
-            Self::Simclr(own) => visitor.visit(&simclr::Simclr::new(own, backbone)),
-            Self::Simsiam(own) => visitor.visit(&simsiam::Simsiam::new(own, backbone)),
-            Self::Swav(own) => visitor.visit(&swav::Swav::new(own, backbone)),
-            Self::Vicreg(own) => visitor.visit(&vicreg::Vicreg::new(own, backbone)),
-        }
-    }
-}
-
 /// Runs [`training::pretrain`] with the method that the config names.
+///
+/// # Errors
+/// Those of [`training::train`], a config that does not fit its method among them.
 pub fn pretrain(
     config: &Config<ObjectiveConfig>,
     dataset: Arc<Dataset>,
     options: &RunOptions,
     observe: &mut dyn FnMut(Event<'_>),
 ) -> Result<Summary, Error> {
-    ObjectiveConfig::validate(config).map_err(Error::Config)?;
     let run = Run {
         config,
         dataset,
@@ -206,5 +158,19 @@ impl Visitor for Run<'_> {
 
     fn visit<O: Objective>(self, objective: &O) -> Self::Output {
         training::pretrain(objective, self.config, self.dataset, self.options, self.observe)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The name that a method gives itself is the name of its table.
+    #[test]
+    fn a_methods_name_is_that_of_its_table() {
+        let error = toml::from_str::<ObjectiveConfig>("[unknown]").unwrap_err();
+        let names: Vec<String> = METHODS.iter().map(|name| format!("`{name}`")).collect();
+        let listed = format!("expected one of {}", names.join(", "));
+        assert!(error.to_string().contains(&listed), "{error}");
     }
 }

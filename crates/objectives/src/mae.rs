@@ -13,6 +13,7 @@
 //! after training.
 
 use crate::checks;
+use crate::method::{Invalid, MethodConfig, RunShape, needs_vit};
 use backbones::init::trained;
 use backbones::layers::{LayerNorm, Linear};
 use backbones::vit::{Block, Initialization, sine_cosine};
@@ -39,27 +40,24 @@ pub struct Config {
     pub normalize_pixels: bool,
 }
 
-impl Config {
-    /// Numbers that its parts take behind features of this width, by the key that says how many.
-    pub(crate) fn sizes(&self, features: f64) -> Vec<(&'static str, f64)> {
-        let width = self.decoder_width as f64;
-        let numbers = width * features + 12.0 * self.decoder_depth as f64 * width * width;
-        vec![("objective.mae.decoder_width", numbers)]
+impl MethodConfig for Config {
+    const NAME: &'static str = "mae";
+
+    type Objective = Mae;
+
+    fn objective(self, backbone: BackboneConfig) -> Mae {
+        Mae {
+            config: self,
+            backbone,
+        }
     }
 
-    /// Refuses numbers with which the method makes no sense, naming the key. `views_px` is width and height of each view
-    /// group.
-    pub fn validate(&self, backbone: &BackboneConfig, views_px: &[(u32, u32)]) -> Result<(), String> {
-        let BackboneConfig::Vit(vit) = backbone else {
-            return Err(format!(
-                "`objective.mae` needs `[backbone.vit]`, whose encoder can leave patches out, got {}",
-                backbone.name()
-            ));
-        };
+    fn validate(&self, run: &RunShape<'_>) -> Result<(), Invalid> {
+        let vit = needs_vit(run, Self::NAME, "whose encoder can leave patches out")?;
         if !(self.mask_ratio > 0.0 && self.mask_ratio < 1.0) {
-            return Err(format!(
-                "`objective.mae.mask_ratio` must be above 0 and below 1, got {}",
-                self.mask_ratio
+            return Err(Invalid::key(
+                "mask_ratio",
+                format!("must be above 0 and below 1, got {}", self.mask_ratio),
             ));
         }
         let positive = [
@@ -67,33 +65,42 @@ impl Config {
             ("decoder_depth", self.decoder_depth),
             ("decoder_heads", self.decoder_heads),
         ];
-        checks::sizes("mae", &positive)?;
+        checks::sizes(&positive)?;
         if !self.decoder_width.is_multiple_of(4) {
-            return Err(format!(
-                "`objective.mae.decoder_width` must be a multiple of 4, got {}",
-                self.decoder_width
+            return Err(Invalid::key(
+                "decoder_width",
+                format!("must be a multiple of 4, got {}", self.decoder_width),
             ));
         }
         if !self.decoder_width.is_multiple_of(self.decoder_heads) {
-            return Err(format!(
-                "`objective.mae.decoder_heads` must divide `decoder_width` ({}), got {}",
+            let reason = format!(
+                "must divide `decoder_width` ({}), got {}",
                 self.decoder_width, self.decoder_heads
-            ));
+            );
+            return Err(Invalid::key("decoder_heads", reason));
         }
-        for &(width, height) in views_px {
+        for &(width, height) in run.views_px {
             let patches = (width as usize / vit.patch_px) * (height as usize / vit.patch_px);
             let kept = self.kept(patches);
             if kept == 0 || kept == patches {
-                return Err(format!(
-                    "`objective.mae.mask_ratio` must leave some of a view's {patches} patches visible and hide some, got {}, \
-                     which shows {kept}",
+                let reason = format!(
+                    "must leave some of a view's {patches} patches visible and hide some, got {}, which shows {kept}",
                     self.mask_ratio
-                ));
+                );
+                return Err(Invalid::key("mask_ratio", reason));
             }
         }
         Ok(())
     }
 
+    fn parameter_budget(&self, features: f64) -> Vec<(&'static str, f64)> {
+        let width = self.decoder_width as f64;
+        let numbers = width * features + 12.0 * self.decoder_depth as f64 * width * width;
+        vec![("decoder_width", numbers)]
+    }
+}
+
+impl Config {
     /// Patches of an image that the encoder sees, rounded down as the reference has it.
     fn kept(&self, patches: usize) -> usize {
         (patches as f64 * (1.0 - self.mask_ratio)) as usize
@@ -192,13 +199,6 @@ pub struct State {}
 pub struct Mae {
     config: Config,
     backbone: BackboneConfig,
-}
-
-impl Mae {
-    /// An objective from configs that were validated.
-    pub fn new(config: Config, backbone: BackboneConfig) -> Self {
-        Self { config, backbone }
-    }
 }
 
 impl Objective for Mae {
@@ -395,12 +395,13 @@ mod tests {
                 normalize_pixels,
                 ..config()
             };
-            conformance::check(&Case {
-                objective: Mae::new(config, BackboneConfig::Vit(vit)),
+            let case = Case {
+                config,
                 views: vec![(1, pixels)],
                 teacher: None,
                 independent_images: true,
-            });
+            };
+            conformance::check_on(&case, &BackboneConfig::Vit(vit));
         }
     }
 
@@ -421,7 +422,7 @@ mod tests {
             "visible patches of all steps: {}",
             serde_json::to_string(&drawn).unwrap()
         );
-        let objective = Mae::new(fixture.objective(), fixture.backbone());
+        let objective = fixture.objective::<Config>().objective(fixture.backbone());
         follow(&objective, &fixture, |_, state| state);
     }
 
@@ -506,7 +507,7 @@ mod tests {
 
     #[test]
     fn images_need_not_be_square() {
-        let objective = Mae::new(config(), BackboneConfig::Vit(vit()));
+        let objective = config().objective(BackboneConfig::Vit(vit()));
         let (student, state) = objective.init(&Init::new(0, &Device::flex().autodiff()));
         let images = Tensor::ones([2, 3, 16, 24], &Device::flex());
         let batch = Batch {
@@ -524,7 +525,7 @@ mod tests {
         let refused = |change: &dyn Fn(&mut Config)| {
             let mut config = config();
             change(&mut config);
-            config.validate(&backbone, &[(16, 16)]).unwrap_err()
+            conformance::checked(&config, &backbone, 8).unwrap_err()
         };
         assert!(refused(&|c| c.mask_ratio = 1.0).contains("mask_ratio"));
         assert!(refused(&|c| c.mask_ratio = f64::NAN).contains("mask_ratio"));
@@ -538,12 +539,12 @@ mod tests {
             stem: Stem::Small,
             zero_init_residual: false,
         });
-        let error = config().validate(&resnet, &[(16, 16)]).unwrap_err();
+        let error = conformance::checked(&config(), &resnet, 8).unwrap_err();
         assert!(
             error.contains("[backbone.vit]") && error.contains("resnet18-small"),
             "{error}"
         );
-        assert_eq!(config().validate(&backbone, &[(16, 16)]), Ok(()));
+        assert_eq!(conformance::checked(&config(), &backbone, 8), Ok(()));
         // As the reference rounds: 196 patches at 0.75 show 49, at 0.6 78.
         assert_eq!(config().kept(196), 49);
         assert_eq!(

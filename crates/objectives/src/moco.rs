@@ -18,7 +18,8 @@
 
 use crate::checks;
 use crate::head::{spread, unit_rows};
-use crate::memory::{mlp, product};
+use crate::method::{Invalid, MethodConfig, RunShape};
+use crate::parameter_budget::{mlp, product};
 use backbones::init::buffer;
 use backbones::layers::{Linear, relu};
 use backbones::{Backbone, BackboneConfig, Context, Init, Progress, ema, independent_copy};
@@ -56,32 +57,34 @@ pub enum Head {
     Mlp,
 }
 
-impl Config {
-    /// Numbers that its parts take behind features of this width, by the key that says how many.
-    pub(crate) fn sizes(&self, features: f64) -> Vec<(&'static str, f64)> {
+impl MethodConfig for Config {
+    const NAME: &'static str = "moco";
+
+    type Objective = Moco;
+
+    fn objective(self, backbone: BackboneConfig) -> Moco {
+        Moco {
+            config: self,
+            backbone,
+        }
+    }
+
+    fn validate(&self, run: &RunShape<'_>) -> Result<(), Invalid> {
+        checks::sizes(&[("embedding_width", self.embedding_width)])?;
+        checks::queue_images("queue_images", self.queue_images, run.batch_images)?;
+        checks::momenta(&[("momentum", self.momentum)])?;
+        checks::temperatures(&[("temperature", self.temperature)])
+    }
+
+    fn parameter_budget(&self, features: f64) -> Vec<(&'static str, f64)> {
         vec![
-            (
-                "objective.moco.embedding_width",
-                mlp(features, 1, self.embedding_width),
-            ),
-            (
-                "objective.moco.queue_images",
-                product(self.queue_images, self.embedding_width),
-            ),
+            ("embedding_width", mlp(features, 1, self.embedding_width)),
+            ("queue_images", product(self.queue_images, self.embedding_width)),
         ]
     }
 
-    /// Refuses numbers with which the method makes no sense, naming the key.
-    pub fn validate(&self, batch_images: usize) -> Result<(), String> {
-        checks::sizes("moco", &[("embedding_width", self.embedding_width)])?;
-        if self.queue_images == 0 || !self.queue_images.is_multiple_of(batch_images) {
-            return Err(format!(
-                "`objective.moco.queue_images` must be a multiple of `data.batch_images` ({batch_images}), got {}",
-                self.queue_images
-            ));
-        }
-        checks::momenta("moco", &[("momentum", self.momentum)])?;
-        checks::temperatures("moco", &[("temperature", self.temperature)])
+    fn for_smoke_test(&mut self, batch_images: usize) {
+        self.queue_images = batch_images * 4;
     }
 }
 
@@ -142,13 +145,6 @@ pub struct State {
 pub struct Moco {
     config: Config,
     backbone: BackboneConfig,
-}
-
-impl Moco {
-    /// An objective from configs that were validated.
-    pub fn new(config: Config, backbone: BackboneConfig) -> Self {
-        Self { config, backbone }
-    }
 }
 
 impl Objective for Moco {
@@ -310,48 +306,17 @@ mod tests {
     #[test]
     fn passes_the_conformance_suite() {
         for (head, shuffle) in [(Head::Mlp, true), (Head::Linear, false)] {
-            let objective = Moco::new(
-                Config {
+            conformance::check(&Case {
+                config: Config {
                     head,
                     shuffle,
                     ..config()
                 },
-                backbone(),
-            );
-            conformance::check(&Case {
-                objective,
                 views: vec![(2, 16)],
                 teacher: Some(("teacher", "encoder", 0.9)),
                 independent_images: !shuffle,
             });
         }
-    }
-
-    /// Networks that would drop paths in the place of the teacher's give the same keys, and so the same loss.
-    #[test]
-    fn the_teacher_drops_no_path() {
-        let objective = |drop_path| {
-            let vit = backbones::VitConfig {
-                drop_path,
-                ..conformance::vit()
-            };
-            Moco::new(config(), BackboneConfig::Vit(vit))
-        };
-        let init = Init::new(0, &Device::flex().autodiff());
-        let (student, state) = objective(0.0).init(&init);
-        let (_, dropping) = objective(0.5).init(&init);
-        let progress = Progress {
-            step: 0,
-            steps_per_epoch: 1,
-            steps: 1,
-        };
-        let context = Context::training(progress, Draws::new(0, 0));
-        let batch = views(0, &[(2, 16)], 8);
-        let loss = |state: &State| {
-            let (loss, _) = objective(0.5).loss(&student, state, &batch, &context);
-            loss.total.into_scalar::<f32>()
-        };
-        assert_eq!(loss(&state), loss(&dropping));
     }
 
     /// The formula of `scripts/parity/infonce.py`.
@@ -433,7 +398,7 @@ mod tests {
             momentum: 0.99,
             ..config()
         };
-        let objective = Moco::new(moco, backbone());
+        let objective = moco.objective(backbone());
         let device = Device::flex();
         let (mut student, mut state) = objective.init(&Init::new(0, &device.clone().autodiff()));
         student.encoder = by_formula(student.encoder);
@@ -544,7 +509,7 @@ mod tests {
 
     #[test]
     fn the_queue_turns_and_forgets_the_oldest() {
-        let objective = Moco::new(config(), backbone());
+        let objective = config().objective(backbone());
         let device = Device::flex().autodiff();
         let (mut student, mut state) = objective.init(&Init::new(0, &device));
         let rows = |state: &State| state.queue.val().into_data().try_to_vec::<f32>().unwrap();
@@ -575,7 +540,7 @@ mod tests {
 
     #[test]
     fn bad_numbers_are_named() {
-        let error = |config: Config| config.validate(8).unwrap_err();
+        let error = |config: Config| conformance::checked(&config, &conformance::resnet(), 8).unwrap_err();
         assert!(
             error(Config {
                 queue_images: 20,
@@ -597,6 +562,6 @@ mod tests {
             })
             .contains("momentum")
         );
-        assert!(config().validate(8).is_ok());
+        assert!(conformance::checked(&config(), &conformance::resnet(), 8).is_ok());
     }
 }

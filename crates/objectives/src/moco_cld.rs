@@ -18,8 +18,9 @@
 
 use crate::checks;
 use crate::head::{spread, unit_rows};
-use crate::memory::{mlp, product};
+use crate::method::{Invalid, MethodConfig, RunShape};
 use crate::moco::{info_nce, keys, new_queue, push};
+use crate::parameter_budget::{mlp, product};
 use backbones::init::trained;
 use backbones::layers::{Linear, relu};
 use backbones::{Backbone, BackboneConfig, Context, Init, ema, independent_copy};
@@ -71,49 +72,54 @@ pub enum Head {
     NormMlp,
 }
 
-impl Config {
-    /// Numbers that its parts take behind features of this width, by the key that says how many.
-    pub(crate) fn sizes(&self, features: f64) -> Vec<(&'static str, f64)> {
-        vec![
-            (
-                "objective.moco_cld.embedding_width",
-                mlp(features, 1, self.embedding_width),
-            ),
-            (
-                "objective.moco_cld.queue_images",
-                product(self.queue_images, self.embedding_width),
-            ),
-        ]
+impl MethodConfig for Config {
+    const NAME: &'static str = "moco_cld";
+
+    type Objective = MocoCld;
+
+    fn objective(self, backbone: BackboneConfig) -> MocoCld {
+        MocoCld {
+            config: self,
+            backbone,
+        }
     }
 
-    /// Refuses numbers with which the method makes no sense, naming the key.
-    pub fn validate(&self, batch_images: usize) -> Result<(), String> {
+    fn validate(&self, run: &RunShape<'_>) -> Result<(), Invalid> {
         let positive = [
             ("embedding_width", self.embedding_width),
             ("clusters", self.clusters),
             ("cluster_iterations", self.cluster_iterations),
         ];
-        checks::sizes("moco_cld", &positive)?;
-        if self.queue_images == 0 || !self.queue_images.is_multiple_of(batch_images) {
-            return Err(format!(
-                "`objective.moco_cld.queue_images` must be a multiple of `data.batch_images` ({batch_images}), got {}",
-                self.queue_images
-            ));
-        }
+        checks::sizes(&positive)?;
+        let batch_images = run.batch_images;
+        checks::queue_images("queue_images", self.queue_images, batch_images)?;
         if let Some(images) = self.cluster_images
             && (images == 0 || !batch_images.is_multiple_of(images))
         {
-            return Err(format!(
-                "`objective.moco_cld.cluster_images` must divide `data.batch_images` ({batch_images}), got {images}"
+            return Err(Invalid::key(
+                "cluster_images",
+                format!("must divide `data.batch_images` ({batch_images}), got {images}"),
             ));
         }
-        checks::momenta("moco_cld", &[("momentum", self.momentum)])?;
+        checks::momenta(&[("momentum", self.momentum)])?;
         let temperatures = [
             ("temperature", self.temperature),
             ("cluster_temperature", self.cluster_temperature),
         ];
-        checks::temperatures("moco_cld", &temperatures)?;
-        checks::weights("moco_cld", &[("cluster_weight", self.cluster_weight)])
+        checks::temperatures(&temperatures)?;
+        checks::weights(&[("cluster_weight", self.cluster_weight)])
+    }
+
+    fn parameter_budget(&self, features: f64) -> Vec<(&'static str, f64)> {
+        vec![
+            ("embedding_width", mlp(features, 1, self.embedding_width)),
+            ("queue_images", product(self.queue_images, self.embedding_width)),
+        ]
+    }
+
+    fn for_smoke_test(&mut self, batch_images: usize) {
+        self.queue_images = batch_images * 4;
+        self.cluster_images = self.cluster_images.map(|_| batch_images / 2);
     }
 }
 
@@ -191,13 +197,6 @@ pub struct State {
 pub struct MocoCld {
     config: Config,
     backbone: BackboneConfig,
-}
-
-impl MocoCld {
-    /// An objective from configs that were validated.
-    pub fn new(config: Config, backbone: BackboneConfig) -> Self {
-        Self { config, backbone }
-    }
 }
 
 impl Objective for MocoCld {
@@ -368,10 +367,6 @@ mod tests {
         }
     }
 
-    fn backbone() -> BackboneConfig {
-        conformance::resnet()
-    }
-
     fn tensor<const D: usize>(values: Vec<f32>, shape: [usize; D], device: &Device) -> Tensor<D> {
         Tensor::from_data(TensorData::new(values, shape), device)
     }
@@ -387,7 +382,7 @@ mod tests {
                 ..config()
             };
             conformance::check(&Case {
-                objective: MocoCld::new(config, backbone()),
+                config,
                 views: vec![(3, 16)],
                 teacher: Some(("teacher", "encoder", 0.9)),
                 independent_images: false,
@@ -400,7 +395,7 @@ mod tests {
         let fixture = Fixture::new(include_str!("../fixtures/moco_cld.json"));
         let config: Config = fixture.objective();
         let shape = [config.queue_images, config.embedding_width];
-        let objective = MocoCld::new(config, fixture.backbone());
+        let objective = config.objective(fixture.backbone());
         follow(&objective, &fixture, |student, _| State {
             teacher: independent_copy(&student.encoder),
             queue: buffer(unit_rows(tensor(
@@ -480,7 +475,7 @@ mod tests {
         let refused = |change: &dyn Fn(&mut Config)| {
             let mut config = config();
             change(&mut config);
-            config.validate(8).unwrap_err()
+            conformance::checked(&config, &conformance::resnet(), 8).unwrap_err()
         };
         assert!(refused(&|c| c.embedding_width = 0).contains("embedding_width"));
         assert!(refused(&|c| c.clusters = 0).contains("`objective.moco_cld.clusters`"));
@@ -493,6 +488,6 @@ mod tests {
         assert!(refused(&|c| c.temperature = 0.0).contains("`objective.moco_cld.temperature`"));
         assert!(refused(&|c| c.cluster_temperature = -1.0).contains("cluster_temperature"));
         assert!(refused(&|c| c.cluster_weight = f64::NAN).contains("cluster_weight"));
-        assert_eq!(config().validate(8), Ok(()));
+        assert_eq!(conformance::checked(&config(), &conformance::resnet(), 8), Ok(()));
     }
 }

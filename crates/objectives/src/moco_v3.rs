@@ -17,7 +17,8 @@
 
 use crate::checks;
 use crate::head::{Encoder, Mlp, MlpShape, OutputNorm, spread, unit_rows};
-use crate::memory::{mlp, product};
+use crate::method::{Invalid, MethodConfig, RunShape};
+use crate::parameter_budget::{mlp, product};
 use crate::teacher;
 use backbones::{Backbone, BackboneConfig, Context, Init, Progress, ema, independent_copy};
 use burn::module::Module;
@@ -50,46 +51,58 @@ pub struct Config {
     pub freeze_patch_embedding: bool,
 }
 
-impl Config {
-    /// Numbers that its parts take behind features of this width, by the key that says how many.
-    pub(crate) fn sizes(&self, features: f64) -> Vec<(&'static str, f64)> {
-        vec![
-            (
-                "objective.moco_v3.hidden_width",
-                mlp(features, self.projector_layers, self.hidden_width),
-            ),
-            (
-                "objective.moco_v3.embedding_width",
-                product(self.embedding_width, self.hidden_width),
-            ),
-        ]
+impl MethodConfig for Config {
+    const NAME: &'static str = "moco_v3";
+
+    type Objective = MocoV3;
+
+    fn objective(self, backbone: BackboneConfig) -> MocoV3 {
+        MocoV3 {
+            config: self,
+            backbone,
+        }
     }
 
-    /// Refuses numbers with which the method makes no sense, naming the key.
-    pub fn validate(&self, batch_images: usize, backbone: &BackboneConfig) -> Result<(), String> {
+    fn validate(&self, run: &RunShape<'_>) -> Result<(), Invalid> {
         let positive = [
             ("projector_layers", self.projector_layers),
             ("hidden_width", self.hidden_width),
             ("embedding_width", self.embedding_width),
         ];
-        checks::sizes("moco_v3", &positive)?;
-        if batch_images < 2 {
-            return Err(format!(
-                "`data.batch_images` must be at least 2 for moco_v3, whose negatives are the other images, got {batch_images}"
-            ));
+        checks::sizes(&positive)?;
+        if run.batch_images < 2 {
+            return Err(Invalid::Run(format!(
+                "`data.batch_images` must be at least 2 for `objective.moco_v3`, whose negatives are the other images, got {}",
+                run.batch_images
+            )));
         }
-        checks::temperatures("moco_v3", &[("temperature", self.temperature)])?;
-        teacher::check("moco_v3", self.momentum, self.momentum_end)?;
-        if self.freeze_patch_embedding && !matches!(backbone, BackboneConfig::Vit(_)) {
-            return Err(format!(
-                "`objective.moco_v3.freeze_patch_embedding` must be false for {}, which has no patch embedding; it is for \
-                 `[backbone.vit]`",
-                backbone.name()
-            ));
+        checks::temperatures(&[("temperature", self.temperature)])?;
+        teacher::check(self.momentum, self.momentum_end)?;
+        if self.freeze_patch_embedding && !matches!(run.backbone, BackboneConfig::Vit(_)) {
+            let reason = format!(
+                "must be false for {}, which has no patch embedding; it is for `[backbone.vit]`",
+                run.backbone.name()
+            );
+            return Err(Invalid::key("freeze_patch_embedding", reason));
         }
         Ok(())
     }
 
+    fn parameter_budget(&self, features: f64) -> Vec<(&'static str, f64)> {
+        vec![
+            (
+                "hidden_width",
+                mlp(features, self.projector_layers, self.hidden_width),
+            ),
+            (
+                "embedding_width",
+                product(self.embedding_width, self.hidden_width),
+            ),
+        ]
+    }
+}
+
+impl Config {
     /// The teacher's momentum in the step after the one that `progress` names: with it the teacher moves at the end of that
     /// one.
     ///
@@ -129,11 +142,6 @@ pub struct MocoV3 {
 }
 
 impl MocoV3 {
-    /// An objective from configs that were validated.
-    pub fn new(config: Config, backbone: BackboneConfig) -> Self {
-        Self { config, backbone }
-    }
-
     /// `layers` linear layers without biases, batch normalisation and ReLU between them.
     fn mlp(&self, inputs: usize, layers: usize, output_norm: OutputNorm) -> MlpShape {
         MlpShape {
@@ -284,14 +292,14 @@ mod tests {
 
     #[test]
     fn passes_the_conformance_suite() {
-        for (config, backbone) in [(config(), conformance::resnet()), (of_vits(), vit())] {
-            conformance::check(&Case {
-                objective: MocoV3::new(config, backbone),
-                views: vec![(2, 16)],
-                teacher: Some(("teacher", "encoder", 0.9)),
-                independent_images: false,
-            });
-        }
+        let case = |config| Case {
+            config,
+            views: vec![(2, 16)],
+            teacher: Some(("teacher", "encoder", 0.9)),
+            independent_images: false,
+        };
+        conformance::check(&case(config()));
+        conformance::check_on(&case(of_vits()), &vit());
     }
 
     #[test]
@@ -301,7 +309,7 @@ mod tests {
             include_str!("../fixtures/moco_v3_vit.json"),
         ] {
             let fixture = Fixture::new(text);
-            let objective = MocoV3::new(fixture.objective(), fixture.backbone());
+            let objective = fixture.objective::<Config>().objective(fixture.backbone());
             follow(&objective, &fixture, |student, _| State {
                 teacher: independent_copy(&student.encoder),
             });
@@ -358,7 +366,7 @@ mod tests {
 
     #[test]
     fn the_patch_embedding_stays_as_it_was_drawn() {
-        let objective = MocoV3::new(of_vits(), vit());
+        let objective = of_vits().objective(vit());
         let (student, _) = objective.init(&Init::new(0, &Device::flex().autodiff()));
         let below = format!("{PATCH_EMBEDDING}.");
         let paths: Vec<String> = parameters(&student)
@@ -372,7 +380,7 @@ mod tests {
             steps: 1,
         };
         assert_eq!(objective.frozen(&progress), [PATCH_EMBEDDING]);
-        assert!(MocoV3::new(config(), vit()).frozen(&progress).is_empty());
+        assert!(config().objective(vit()).frozen(&progress).is_empty());
     }
 
     #[test]
@@ -404,7 +412,7 @@ mod tests {
         let refused = |change: &dyn Fn(&mut Config), backbone: &BackboneConfig, images: usize| {
             let mut config = config();
             change(&mut config);
-            config.validate(images, backbone).unwrap_err()
+            conformance::checked(&config, backbone, images).unwrap_err()
         };
         let number = |change: &dyn Fn(&mut Config)| refused(change, &vit(), 8);
         assert!(number(&|c| c.projector_layers = 0).contains("projector_layers"));
@@ -419,7 +427,7 @@ mod tests {
             error.contains("resnet18-w4-small") && error.contains("[backbone.vit]"),
             "{error}"
         );
-        assert!(config().validate(8, &conformance::resnet()).is_ok());
-        assert!(of_vits().validate(8, &vit()).is_ok());
+        assert!(conformance::checked(&config(), &conformance::resnet(), 8).is_ok());
+        assert!(conformance::checked(&of_vits(), &vit(), 8).is_ok());
     }
 }

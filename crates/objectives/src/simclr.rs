@@ -14,7 +14,8 @@
 
 use crate::checks;
 use crate::head::{Encoder, MlpShape, OutputNorm, halves, spread, unit_rows};
-use crate::memory::{mlp, product};
+use crate::method::{Invalid, MethodConfig, RunShape};
+use crate::parameter_budget::{mlp, product};
 use backbones::{Backbone, BackboneConfig, Context, Init};
 use burn::module::Module;
 use burn::tensor::{Bool, Tensor};
@@ -49,34 +50,42 @@ pub enum ProjectorNorm {
     HiddenAndOutput,
 }
 
-impl Config {
-    /// Numbers that its parts take behind features of this width, by the key that says how many.
-    pub(crate) fn sizes(&self, features: f64) -> Vec<(&'static str, f64)> {
+impl MethodConfig for Config {
+    const NAME: &'static str = "simclr";
+
+    type Objective = Simclr;
+
+    fn objective(self, backbone: BackboneConfig) -> Simclr {
+        Simclr {
+            config: self,
+            backbone,
+        }
+    }
+
+    fn validate(&self, _: &RunShape<'_>) -> Result<(), Invalid> {
+        checks::projector_layers(self.projector_layers)?;
+        checks::sizes(&[
+            ("projector_width", self.projector_width),
+            ("embedding_width", self.embedding_width),
+        ])?;
+        checks::temperatures(&[("temperature", self.temperature)])
+    }
+
+    fn parameter_budget(&self, features: f64) -> Vec<(&'static str, f64)> {
         vec![
             (
-                "objective.simclr.projector_width",
+                "projector_width",
                 mlp(features, self.projector_layers, self.projector_width),
             ),
             (
-                "objective.simclr.embedding_width",
+                "embedding_width",
                 product(self.embedding_width, self.projector_width),
             ),
         ]
     }
+}
 
-    /// Refuses numbers with which the method makes no sense, naming the key.
-    pub fn validate(&self) -> Result<(), String> {
-        checks::projector_layers("simclr", self.projector_layers)?;
-        checks::sizes(
-            "simclr",
-            &[
-                ("projector_width", self.projector_width),
-                ("embedding_width", self.embedding_width),
-            ],
-        )?;
-        checks::temperatures("simclr", &[("temperature", self.temperature)])
-    }
-
+impl Config {
     fn projector(&self, inputs: usize) -> MlpShape {
         MlpShape {
             inputs,
@@ -109,13 +118,6 @@ pub struct State {}
 pub struct Simclr {
     config: Config,
     backbone: BackboneConfig,
-}
-
-impl Simclr {
-    /// An objective from configs that were validated.
-    pub fn new(config: Config, backbone: BackboneConfig) -> Self {
-        Self { config, backbone }
-    }
 }
 
 impl Objective for Simclr {
@@ -206,7 +208,6 @@ mod tests {
 
     #[test]
     fn passes_the_conformance_suite() {
-        let backbone = conformance::resnet();
         for (projector_layers, projector_norm) in [
             (2, ProjectorNorm::None),
             (2, ProjectorNorm::Hidden),
@@ -217,11 +218,10 @@ mod tests {
                 projector_norm,
                 ..config()
             };
-            config.validate().unwrap();
-            let objective = Simclr::new(config, backbone.clone());
+            let objective = config.clone().objective(conformance::resnet());
             assert!(objective.whole_batch().unwrap().contains("negatives"));
             conformance::check(&Case {
-                objective,
+                config,
                 views: vec![(2, 16)],
                 teacher: None,
                 independent_images: false,
@@ -231,9 +231,8 @@ mod tests {
 
     #[test]
     fn views_of_two_sizes_are_embedded_in_order() {
-        let backbone = conformance::resnet();
         conformance::check(&Case {
-            objective: Simclr::new(config(), backbone),
+            config: config(),
             views: vec![(1, 16), (1, 24)],
             teacher: None,
             independent_images: false,
@@ -269,13 +268,13 @@ mod tests {
     #[test]
     fn twenty_steps_follow_pytorch() {
         let fixture = Fixture::new(include_str!("../fixtures/simclr.json"));
-        let objective = Simclr::new(fixture.objective(), fixture.backbone());
+        let objective = fixture.objective::<Config>().objective(fixture.backbone());
         follow(&objective, &fixture, |_, state| state);
     }
 
     #[test]
     fn bad_numbers_are_named() {
-        let error = |config: Config| config.validate().unwrap_err();
+        let error = |config: Config| conformance::checked(&config, &conformance::resnet(), 8).unwrap_err();
         let layers = error(Config {
             projector_layers: 1,
             ..config()

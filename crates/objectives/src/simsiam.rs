@@ -13,7 +13,8 @@
 
 use crate::checks;
 use crate::head::{Encoder, Mlp, MlpShape, OutputNorm, halves, spread, unit_rows};
-use crate::memory::{mlp, product};
+use crate::method::{Invalid, MethodConfig, RunShape};
+use crate::parameter_budget::{mlp, product};
 use backbones::{Backbone, BackboneConfig, Context, Init};
 use burn::module::Module;
 use burn::tensor::Tensor;
@@ -38,41 +39,49 @@ pub struct Config {
     pub predictor_rate_at_peak: bool,
 }
 
-impl Config {
-    /// Numbers that its parts take behind features of this width, by the key that says how many.
-    pub(crate) fn sizes(&self, features: f64) -> Vec<(&'static str, f64)> {
+impl MethodConfig for Config {
+    const NAME: &'static str = "simsiam";
+
+    type Objective = Simsiam;
+
+    fn objective(self, backbone: BackboneConfig) -> Simsiam {
+        Simsiam {
+            config: self,
+            backbone,
+        }
+    }
+
+    fn validate(&self, _: &RunShape<'_>) -> Result<(), Invalid> {
+        checks::projector_layers(self.projector_layers)?;
+        checks::sizes(&[
+            ("projector_width", self.projector_width),
+            ("embedding_width", self.embedding_width),
+            ("predictor_width", self.predictor_width),
+        ])
+    }
+
+    fn parameter_budget(&self, features: f64) -> Vec<(&'static str, f64)> {
         vec![
             (
-                "objective.simsiam.projector_width",
+                "projector_width",
                 mlp(features, self.projector_layers, self.projector_width),
             ),
             (
-                "objective.simsiam.embedding_width",
+                "embedding_width",
                 product(
                     self.embedding_width,
                     self.projector_width.max(self.predictor_width),
                 ),
             ),
             (
-                "objective.simsiam.predictor_width",
+                "predictor_width",
                 product(self.predictor_width, self.embedding_width),
             ),
         ]
     }
+}
 
-    /// Refuses numbers with which the method makes no sense, naming the key.
-    pub fn validate(&self) -> Result<(), String> {
-        checks::projector_layers("simsiam", self.projector_layers)?;
-        checks::sizes(
-            "simsiam",
-            &[
-                ("projector_width", self.projector_width),
-                ("embedding_width", self.embedding_width),
-                ("predictor_width", self.predictor_width),
-            ],
-        )
-    }
-
+impl Config {
     fn projector(&self, inputs: usize) -> MlpShape {
         MlpShape {
             inputs,
@@ -116,13 +125,6 @@ pub struct State {}
 pub struct Simsiam {
     config: Config,
     backbone: BackboneConfig,
-}
-
-impl Simsiam {
-    /// An objective from configs that were validated.
-    pub fn new(config: Config, backbone: BackboneConfig) -> Self {
-        Self { config, backbone }
-    }
 }
 
 impl Objective for Simsiam {
@@ -199,7 +201,7 @@ mod tests {
 
     fn objective(config: Config) -> Simsiam {
         let backbone = conformance::resnet();
-        Simsiam::new(config, backbone)
+        config.objective(backbone)
     }
 
     fn config() -> Config {
@@ -216,10 +218,10 @@ mod tests {
     fn passes_the_conformance_suite() {
         for projector_layers in [2, 3] {
             conformance::check(&Case {
-                objective: objective(Config {
+                config: Config {
                     projector_layers,
                     ..config()
-                }),
+                },
                 views: vec![(2, 16)],
                 teacher: None,
                 independent_images: true,
@@ -238,7 +240,7 @@ mod tests {
     #[test]
     fn twenty_steps_follow_pytorch() {
         let fixture = Fixture::new(include_str!("../fixtures/simsiam.json"));
-        let objective = Simsiam::new(fixture.objective(), fixture.backbone());
+        let objective = fixture.objective::<Config>().objective(fixture.backbone());
         follow(&objective, &fixture, |_, state| state);
     }
 
@@ -260,7 +262,7 @@ mod tests {
 
     #[test]
     fn bad_numbers_are_named() {
-        let error = |config: Config| config.validate().unwrap_err();
+        let error = |config: Config| conformance::checked(&config, &conformance::resnet(), 8).unwrap_err();
         let layers = error(Config {
             projector_layers: 4,
             ..config()
@@ -271,6 +273,6 @@ mod tests {
             ..config()
         });
         assert!(width.contains("`objective.simsiam.predictor_width` must be at least 1"));
-        assert_eq!(config().validate(), Ok(()));
+        assert_eq!(conformance::checked(&config(), &conformance::resnet(), 8), Ok(()));
     }
 }

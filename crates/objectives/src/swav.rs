@@ -17,7 +17,8 @@ use crate::head::{
     GLOBAL_VIEWS, Mlp, MlpShape, OutputNorm, cross_view_prediction, entropy, features_of_views, spread,
     unit_rows,
 };
-use crate::memory::{mlp, product};
+use crate::method::{Invalid, MethodConfig, RunShape};
+use crate::parameter_budget::{mlp, product};
 use backbones::init::buffer;
 use backbones::layers::Linear;
 use backbones::{Backbone, BackboneConfig, Context, Init, Progress, Replicas, change_value};
@@ -61,58 +62,65 @@ pub struct Queue {
     pub from_epoch: usize,
 }
 
-impl Config {
-    /// Numbers that its parts take behind features of this width, by the key that says how many.
-    pub(crate) fn sizes(&self, features: f64) -> Vec<(&'static str, f64)> {
-        let mut parts = vec![
-            ("objective.swav.hidden_width", mlp(features, 1, self.hidden_width)),
-            (
-                "objective.swav.embedding_width",
-                product(self.embedding_width, self.hidden_width),
-            ),
-            (
-                "objective.swav.prototypes",
-                product(self.prototypes, self.embedding_width),
-            ),
-        ];
-        if let Some(queue) = &self.queue {
-            let numbers = product(queue.images, self.embedding_width);
-            parts.push(("objective.swav.queue.images", numbers));
+impl MethodConfig for Config {
+    const NAME: &'static str = "swav";
+
+    type Objective = Swav;
+
+    fn objective(self, backbone: BackboneConfig) -> Swav {
+        Swav {
+            config: self,
+            backbone,
         }
-        parts
     }
 
-    /// Refuses numbers with which the method makes no sense, naming the key.
-    pub fn validate(&self, batch_images: usize) -> Result<(), String> {
+    fn validate(&self, run: &RunShape<'_>) -> Result<(), Invalid> {
         let sizes = [
             ("hidden_width", self.hidden_width),
             ("embedding_width", self.embedding_width),
             ("sinkhorn_iterations", self.sinkhorn_iterations),
         ];
-        checks::sizes("swav", &sizes)?;
+        checks::sizes(&sizes)?;
         if self.prototypes < 2 {
-            return Err(format!(
-                "`objective.swav.prototypes` must be at least 2, got {}",
-                self.prototypes
+            return Err(Invalid::key(
+                "prototypes",
+                format!("must be at least 2, got {}", self.prototypes),
             ));
         }
-        checks::temperatures("swav", &[("temperature", self.temperature)])?;
+        checks::temperatures(&[("temperature", self.temperature)])?;
         // Below it exp(score / epsilon) leaves the range of f32.
         if !(self.sinkhorn_epsilon.is_finite() && self.sinkhorn_epsilon >= 0.01) {
-            return Err(format!(
-                "`objective.swav.sinkhorn_epsilon` must be at least 0.01, got {}",
-                self.sinkhorn_epsilon
+            return Err(Invalid::key(
+                "sinkhorn_epsilon",
+                format!("must be at least 0.01, got {}", self.sinkhorn_epsilon),
             ));
         }
-        if let Some(queue) = &self.queue
-            && (queue.images == 0 || !queue.images.is_multiple_of(batch_images))
-        {
-            return Err(format!(
-                "`objective.swav.queue.images` must be a multiple of `data.batch_images` ({batch_images}), got {}",
-                queue.images
-            ));
+        match &self.queue {
+            Some(queue) => checks::queue_images("queue.images", queue.images, run.batch_images),
+            None => Ok(()),
         }
-        Ok(())
+    }
+
+    fn parameter_budget(&self, features: f64) -> Vec<(&'static str, f64)> {
+        let mut parts = vec![
+            ("hidden_width", mlp(features, 1, self.hidden_width)),
+            (
+                "embedding_width",
+                product(self.embedding_width, self.hidden_width),
+            ),
+            ("prototypes", product(self.prototypes, self.embedding_width)),
+        ];
+        if let Some(queue) = &self.queue {
+            let numbers = product(queue.images, self.embedding_width);
+            parts.push(("queue.images", numbers));
+        }
+        parts
+    }
+
+    fn for_smoke_test(&mut self, batch_images: usize) {
+        if let Some(queue) = &mut self.queue {
+            queue.images = batch_images * 2;
+        }
     }
 }
 
@@ -156,11 +164,6 @@ pub struct Swav {
 }
 
 impl Swav {
-    /// An objective from configs that were validated.
-    pub fn new(config: Config, backbone: BackboneConfig) -> Self {
-        Self { config, backbone }
-    }
-
     /// How many embeddings were pushed before this step; none before the queue's first epoch (`None`).
     fn pushed(&self, progress: &Progress, images: usize) -> Option<usize> {
         let queue = self.config.queue.as_ref()?;
@@ -365,10 +368,9 @@ mod tests {
 
     #[test]
     fn passes_the_conformance_suite() {
-        let backbone = conformance::resnet();
         for (queue, views) in [(config().queue, vec![(2, 16), (3, 8)]), (None, vec![(2, 16)])] {
             conformance::check(&Case {
-                objective: Swav::new(Config { queue, ..config() }, backbone.clone()),
+                config: Config { queue, ..config() },
                 views,
                 teacher: None,
                 independent_images: false,
@@ -379,7 +381,7 @@ mod tests {
     #[test]
     fn twenty_steps_follow_pytorch() {
         let fixture = Fixture::new(include_str!("../fixtures/swav.json"));
-        let objective = Swav::new(fixture.objective(), fixture.backbone());
+        let objective = fixture.objective::<Config>().objective(fixture.backbone());
         let (student, state) = objective.init(&Init::new(0, &Device::flex().autodiff()));
         let mut student = formula::by_formula(student);
         student.prototypes = with_unit_rows(student.prototypes);
@@ -444,7 +446,7 @@ mod tests {
     /// Sinkhorn's iterations are not differentiated, whether their scores are of the batch or of the queue.
     #[test]
     fn assignments_hold_no_graph() {
-        let objective = Swav::new(config(), conformance::resnet());
+        let objective = config().objective(conformance::resnet());
         let (student, state) = objective.init(&Init::new(0, &Device::flex().autodiff()));
         let scores = Tensor::<2>::zeros([16, 12], &Device::flex());
         for (step, full) in [(1, false), (2, true)] {
@@ -467,7 +469,7 @@ mod tests {
             images: 16,
             from_epoch: 1,
         });
-        let objective = Swav::new(Config { queue, ..config() }, backbone);
+        let objective = Config { queue, ..config() }.objective(backbone);
         let (_, state) = objective.init(&Init::new(0, &Device::flex().autodiff()));
         let used = |step| {
             let progress = Progress {
@@ -483,7 +485,7 @@ mod tests {
 
     #[test]
     fn bad_numbers_are_named() {
-        let error = |config: Config| config.validate(8).unwrap_err();
+        let error = |config: Config| conformance::checked(&config, &conformance::resnet(), 8).unwrap_err();
         let queue = Some(Queue {
             images: 20,
             from_epoch: 0,
@@ -499,6 +501,6 @@ mod tests {
             ..config()
         };
         assert!(error(one).contains("prototypes` must be at least 2"));
-        assert_eq!(config().validate(8), Ok(()));
+        assert_eq!(conformance::checked(&config(), &conformance::resnet(), 8), Ok(()));
     }
 }

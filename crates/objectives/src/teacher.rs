@@ -1,13 +1,13 @@
 //! The momentum of a teacher that follows its student: what configs may say, and what it is in a step.
 
 use crate::checks;
+use crate::method::Invalid;
 use backbones::Progress;
 use training::cosine;
 
 /// Refuses a `momentum`, and where there is one a `momentum_end`, outside 0 to 1.
-pub(crate) fn check(method: &str, start: f64, end: Option<f64>) -> Result<(), String> {
-    let momenta = [("momentum", start), ("momentum_end", end.unwrap_or(start))];
-    checks::momenta(method, &momenta)
+pub(crate) fn check(start: f64, end: Option<f64>) -> Result<(), Invalid> {
+    checks::momenta(&[("momentum", start), ("momentum_end", end.unwrap_or(start))])
 }
 
 /// How much of the teacher stays in this step: from `start` to `end` by a cosine over all steps, or always `start`.

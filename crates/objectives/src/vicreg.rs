@@ -14,7 +14,8 @@
 
 use crate::checks;
 use crate::head::{Encoder, MlpShape, OutputNorm, halves, spread, unit_rows};
-use crate::memory::{mlp, product};
+use crate::method::{Invalid, MethodConfig, RunShape};
+use crate::parameter_budget::{mlp, product};
 use backbones::{Backbone, BackboneConfig, Context, Init, Replicas};
 use burn::module::Module;
 use burn::tensor::activation::relu;
@@ -45,17 +46,40 @@ pub struct Config {
     pub covariance_weight: f64,
 }
 
-impl Config {
-    /// Numbers that its parts take behind features of this width, by the key that says how many.
-    pub(crate) fn sizes(&self, features: f64) -> Vec<(&'static str, f64)> {
+impl MethodConfig for Config {
+    const NAME: &'static str = "vicreg";
+
+    type Objective = Vicreg;
+
+    fn objective(self, backbone: BackboneConfig) -> Vicreg {
+        Vicreg {
+            config: self,
+            backbone,
+        }
+    }
+
+    fn validate(&self, _: &RunShape<'_>) -> Result<(), Invalid> {
+        checks::projector_layers(self.projector_layers)?;
+        checks::sizes(&[
+            ("projector_width", self.projector_width),
+            ("embedding_width", self.embedding_width),
+        ])?;
+        checks::weights(&[
+            ("invariance_weight", self.invariance_weight),
+            ("variance_weight", self.variance_weight),
+            ("covariance_weight", self.covariance_weight),
+        ])
+    }
+
+    fn parameter_budget(&self, features: f64) -> Vec<(&'static str, f64)> {
         vec![
             (
-                "objective.vicreg.projector_width",
+                "projector_width",
                 mlp(features, self.projector_layers, self.projector_width),
             ),
             // Their covariances.
             (
-                "objective.vicreg.embedding_width",
+                "embedding_width",
                 product(
                     self.embedding_width,
                     self.embedding_width.max(self.projector_width),
@@ -63,27 +87,9 @@ impl Config {
             ),
         ]
     }
+}
 
-    /// Refuses numbers with which the method makes no sense, naming the key.
-    pub fn validate(&self) -> Result<(), String> {
-        checks::projector_layers("vicreg", self.projector_layers)?;
-        checks::sizes(
-            "vicreg",
-            &[
-                ("projector_width", self.projector_width),
-                ("embedding_width", self.embedding_width),
-            ],
-        )?;
-        checks::weights(
-            "vicreg",
-            &[
-                ("invariance_weight", self.invariance_weight),
-                ("variance_weight", self.variance_weight),
-                ("covariance_weight", self.covariance_weight),
-            ],
-        )
-    }
-
+impl Config {
     fn projector(&self, inputs: usize) -> MlpShape {
         MlpShape {
             inputs,
@@ -113,13 +119,6 @@ pub struct State {}
 pub struct Vicreg {
     config: Config,
     backbone: BackboneConfig,
-}
-
-impl Vicreg {
-    /// An objective from configs that were validated.
-    pub fn new(config: Config, backbone: BackboneConfig) -> Self {
-        Self { config, backbone }
-    }
 }
 
 impl Objective for Vicreg {
@@ -236,16 +235,15 @@ mod tests {
 
     #[test]
     fn passes_the_conformance_suite() {
-        let backbone = conformance::resnet();
         for projector_layers in [2, 3] {
             let config = Config {
                 projector_layers,
                 ..config()
             };
-            let objective = Vicreg::new(config, backbone.clone());
+            let objective = config.clone().objective(conformance::resnet());
             assert!(objective.whole_batch().unwrap().contains("whole batch"));
             conformance::check(&Case {
-                objective,
+                config,
                 views: vec![(2, 16)],
                 teacher: None,
                 independent_images: false,
@@ -285,13 +283,13 @@ mod tests {
     #[test]
     fn twenty_steps_follow_pytorch() {
         let fixture = Fixture::new(include_str!("../fixtures/vicreg.json"));
-        let objective = Vicreg::new(fixture.objective(), fixture.backbone());
+        let objective = fixture.objective::<Config>().objective(fixture.backbone());
         follow(&objective, &fixture, |_, state| state);
     }
 
     #[test]
     fn bad_numbers_are_named() {
-        let error = |config: Config| config.validate().unwrap_err();
+        let error = |config: Config| conformance::checked(&config, &conformance::resnet(), 8).unwrap_err();
         let layers = error(Config {
             projector_layers: 0,
             ..config()
@@ -302,6 +300,6 @@ mod tests {
             ..config()
         });
         assert!(weight.contains("`objective.vicreg.covariance_weight` must be at least 0, got inf"));
-        assert_eq!(config().validate(), Ok(()));
+        assert_eq!(conformance::checked(&config(), &conformance::resnet(), 8), Ok(()));
     }
 }

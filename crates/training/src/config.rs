@@ -101,10 +101,31 @@ pub struct TrainingConfig {
     pub log_every_steps: usize,
 }
 
-impl<O> Config<O> {
-    /// Refuses what contradicts itself, naming the key. What only the data or the objective know is checked by
-    /// [`pretrain`](crate::pretrain()) and by the objective's own config.
+/// The section of a config that belongs to an objective's crate.
+pub trait ObjectiveSection: Serialize + Sized {
+    /// Refuses values with which the objective makes no sense, or that do not fit the rest of `config`, whose own keys are
+    /// valid.
+    ///
+    /// # Errors
+    /// The key, what it must be and what it is.
+    fn validate(config: &Config<Self>) -> Result<(), String>;
+}
+
+impl<O: ObjectiveSection> Config<O> {
+    /// Refuses what contradicts itself, the objective's section included, naming the key. What the data or the device decide
+    /// is checked by [`train`](crate::train()), which calls this too.
+    ///
+    /// # Errors
+    /// The key, what it must be and what it is.
     pub fn validate(&self) -> Result<(), String> {
+        self.validate_own()?;
+        O::validate(self)
+    }
+}
+
+impl<O> Config<O> {
+    /// The keys that this crate knows.
+    fn validate_own(&self) -> Result<(), String> {
         let positive = |name: &str, value: usize| {
             if value == 0 {
                 Err(format!("`{name}` must be at least 1, got 0"))

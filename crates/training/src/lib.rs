@@ -23,7 +23,7 @@ mod schedule;
 pub use backbones::{Context, Draws, Init, Precision, Progress, Replicas};
 pub use batch::{Batch, Normalize, ViewGroupTensor};
 pub use checkpoint::{CheckpointDir, latest_checkpoint, list_checkpoints};
-pub use config::{Config, DataConfig, TrainingConfig, dataset_views};
+pub use config::{Config, DataConfig, ObjectiveSection, TrainingConfig, dataset_views};
 pub use data::Dataset;
 pub use encoder::{LoadedEncoder, read_encoder, write_encoder};
 pub use error::Error;

@@ -2,7 +2,7 @@
 
 use crate::batch::Batch;
 use crate::checkpoint::{self, CheckpointDir, Position};
-use crate::config::Config;
+use crate::config::{Config, ObjectiveSection};
 use crate::encoder::encoder_bytes;
 use crate::error::{Error, io};
 use crate::files::{write_atomically, write_json_atomically};
@@ -118,7 +118,7 @@ pub struct Trained<O: Objective> {
 ///
 /// # Errors
 /// Those of [`train`].
-pub fn pretrain<O: Objective, C: Serialize>(
+pub fn pretrain<O: Objective, C: ObjectiveSection>(
     objective: &O,
     config: &Config<C>,
     dataset: Arc<data::Dataset>,
@@ -142,7 +142,7 @@ pub fn pretrain<O: Objective, C: Serialize>(
 /// A config that contradicts itself or the data, a run directory that holds another run, records beyond
 /// `max_bad_fraction` that cannot be decoded, a loss that is not finite, and files that cannot be written. Checkpoints
 /// written before the error stay as they are.
-pub fn train<O: Objective, C: Serialize, E: From<Error>>(
+pub fn train<O: Objective, C: ObjectiveSection, E: From<Error>>(
     objective: &O,
     config: &Config<C>,
     dataset: Arc<data::Dataset>,

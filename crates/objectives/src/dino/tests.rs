@@ -49,13 +49,12 @@ fn vit() -> BackboneConfig {
 
 #[test]
 fn passes_the_conformance_suite() {
-    for (config, backbone, views, independent_images) in [
-        (config(), conformance::resnet(), vec![(2, 16), (3, 8)], true),
-        // Paths are dropped for an image of the batch, so a micro-batch drops others.
-        (of_vits(), vit(), vec![(2, 16), (2, 12), (1, 8)], false),
+    for (config, views, independent_images) in [
+        (config(), vec![(2, 16), (3, 8)], true),
+        (of_vits(), vec![(2, 16), (2, 12), (1, 8)], false),
     ] {
         conformance::check(&Case {
-            objective: Dino::new(config, backbone),
+            config,
             views,
             teacher: Some(("teacher.", "", 0.9)),
             independent_images,
@@ -71,7 +70,7 @@ fn twenty_steps_follow_pytorch() {
         include_str!("../../fixtures/dino_sinkhorn.json"),
     ] {
         let fixture = Fixture::new(text);
-        let objective = Dino::new(fixture.objective(), fixture.backbone());
+        let objective = fixture.objective::<Config>().objective(fixture.backbone());
         follow(&objective, &fixture, |student, mut state| {
             state.teacher = independent_copy(student);
             state
@@ -227,7 +226,7 @@ fn at(step: usize) -> Progress {
 
 #[test]
 fn the_last_layer_stands_still_in_the_first_epochs() {
-    let objective = Dino::new(of_vits(), vit());
+    let objective = of_vits().objective(vit());
     let (student, _) = objective.init(&Init::new(0, &Device::flex().autodiff()));
     assert_eq!(objective.frozen(&at(4)), ["head.last_layer"]);
     assert!(objective.frozen(&at(5)).is_empty());
@@ -239,7 +238,9 @@ fn the_last_layer_stands_still_in_the_first_epochs() {
             .collect()
     };
     assert_eq!(trained(&student), ["weight_g", "weight_v"]);
-    let (student, _) = Dino::new(config(), vit()).init(&Init::new(0, &Device::flex().autodiff()));
+    let (student, _) = config()
+        .objective(vit())
+        .init(&Init::new(0, &Device::flex().autodiff()));
     assert_eq!(trained(&student), ["weight_v"]);
 }
 
@@ -268,15 +269,13 @@ fn the_head_starts_as_the_papers() {
 
 #[test]
 fn momentum_follows_a_cosine_and_the_centre_the_mean_of_micro_batches() {
-    let objective = Dino::new(
-        Config {
-            momentum: 0.5,
-            momentum_end: Some(1.0),
-            centering: Centering::Mean { momentum: 0.75 },
-            ..config()
-        },
-        vit(),
-    );
+    let moving = Config {
+        momentum: 0.5,
+        momentum_end: Some(1.0),
+        centering: Centering::Mean { momentum: 0.75 },
+        ..config()
+    };
+    let objective = moving.objective(vit());
     let weight = |network: &Network| {
         let weight = network.head.layers[0].weight.val().into_data();
         weight.iter::<f64>().next().unwrap()
@@ -300,7 +299,7 @@ fn micro_batches_are_refused_where_the_whole_batch_matters() {
     let reason = |change: &dyn Fn(&mut Config)| {
         let mut config = config();
         change(&mut config);
-        Dino::new(config, vit()).whole_batch()
+        config.objective(vit()).whole_batch()
     };
     assert_eq!(reason(&|_| ()), None);
     let sinkhorn = Centering::Sinkhorn { iterations: 3 };
@@ -321,7 +320,7 @@ fn bad_numbers_are_named() {
     let refused = |change: &dyn Fn(&mut Config)| {
         let mut config = config();
         change(&mut config);
-        config.validate(8).unwrap_err()
+        conformance::checked(&config, &vit(), 8).unwrap_err()
     };
     assert!(refused(&|c| c.student_temperature = 0.0).contains("`objective.dino.student_temperature`"));
     assert!(refused(&|c| c.teacher_temperature = f64::NAN).contains("teacher_temperature"));
@@ -344,10 +343,10 @@ fn bad_numbers_are_named() {
     assert!(refused(&|c| c.koleo_weight = Some(-1.0)).contains("koleo_weight"));
     assert!(refused(&|c| c.head.hidden_width = 0).contains("`objective.dino.head.hidden_width`"));
     assert!(refused(&|c| c.head.prototypes = 1).contains("head.prototypes` must be at least 2"));
-    let one = of_vits().validate(1).unwrap_err();
+    let one = conformance::checked(&of_vits(), &vit(), 1).unwrap_err();
     assert!(one.contains("batch_images") && one.contains("koleo_weight"));
-    assert_eq!(config().validate(8), Ok(()));
-    assert_eq!(of_vits().validate(8), Ok(()));
+    assert_eq!(conformance::checked(&config(), &vit(), 8), Ok(()));
+    assert_eq!(conformance::checked(&of_vits(), &vit(), 8), Ok(()));
 }
 
 #[test]

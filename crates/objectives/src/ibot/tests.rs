@@ -79,10 +79,10 @@ fn context(step: usize) -> Context {
 
 #[test]
 fn passes_the_conformance_suite() {
-    for (config, drop_path, views, independent_images) in [
-        (config(), 0.0, vec![(2, 16), (2, 8)], true),
-        (separate(), 0.2, vec![(2, 16), (1, 12), (1, 8)], false),
-        (separate(), 0.0, vec![(2, 16)], false),
+    for (config, views, independent_images) in [
+        (config(), vec![(2, 16), (2, 8)], true),
+        (separate(), vec![(2, 16), (1, 12), (1, 8)], false),
+        (separate(), vec![(2, 16)], false),
     ] {
         let heads: &[(&str, &str)] = if config.patch_head.is_some() {
             &[("teacher.", "encoder."), ("patch_teacher", "patch_head")]
@@ -91,7 +91,7 @@ fn passes_the_conformance_suite() {
         };
         for (teacher, counterpart) in heads {
             conformance::check(&Case {
-                objective: Ibot::new(config.clone(), backbone(drop_path)),
+                config: config.clone(),
                 views: views.clone(),
                 teacher: Some((teacher, counterpart, 0.9)),
                 independent_images,
@@ -124,7 +124,7 @@ fn twenty_steps_follow_pytorch() {
             "hidden patches of all steps: {}",
             serde_json::to_string(&drawn).unwrap()
         );
-        let objective = Ibot::new(config, fixture.backbone());
+        let objective = config.objective(fixture.backbone());
         follow(&objective, &fixture, |student, mut state| {
             state.teacher = independent_copy(&student.encoder);
             state.patch_teacher = student.patch_head.as_ref().map(independent_copy);
@@ -293,7 +293,7 @@ fn a_step_without_hidden_patches_is_dinos() {
         },
         ..config()
     };
-    let objective = Ibot::new(later, backbone(0.0));
+    let objective = later.objective(backbone(0.0));
     let (student, state) = objective.init(&Init::new(0, &Device::flex().autodiff()));
     let batch = crate::formula::views(0, &[(2, 16), (1, 8)], 4);
     let (loss, _) = objective.loss(&student, &state, &batch, &context(0));
@@ -328,7 +328,7 @@ fn patch_temperatures_wait_for_the_first_masks() {
 
 #[test]
 fn both_last_layers_stand_still_at_first() {
-    let objective = Ibot::new(separate(), backbone(0.0));
+    let objective = separate().objective(backbone(0.0));
     let (student, _) = objective.init(&Init::new(0, &Device::flex().autodiff()));
     let frozen = objective.frozen(&context(0).progress);
     let below = |path: &str| {
@@ -357,7 +357,7 @@ fn bad_numbers_are_named() {
     let refused = |change: &dyn Fn(&mut Config)| {
         let mut config = config();
         change(&mut config);
-        config.validate(8, &backbone(0.0)).unwrap_err()
+        conformance::checked(&config, &backbone(0.0), 8).unwrap_err()
     };
     assert!(refused(&|c| c.student_temperature = 0.0).contains("`objective.ibot.student_temperature`"));
     assert!(
@@ -395,11 +395,11 @@ fn bad_numbers_are_named() {
         stem: Stem::Small,
         zero_init_residual: false,
     });
-    let error = config().validate(8, &resnet).unwrap_err();
+    let error = conformance::checked(&config(), &resnet, 8).unwrap_err();
     assert!(
         error.contains("[backbone.vit]") && error.contains("resnet18-small"),
         "{error}"
     );
-    assert_eq!(config().validate(8, &backbone(0.0)), Ok(()));
-    assert_eq!(separate().validate(8, &backbone(0.0)), Ok(()));
+    assert_eq!(conformance::checked(&config(), &backbone(0.0), 8), Ok(()));
+    assert_eq!(conformance::checked(&separate(), &backbone(0.0), 8), Ok(()));
 }

@@ -1,13 +1,13 @@
-//! How much memory a config's numbers ask for, before any is taken: what cannot be had is refused by its key.
+//! How many parameters a config asks for, before any memory is taken: what cannot be had is refused by its key.
 
 use crate::ObjectiveConfig;
 use training::Config;
 
 /// Bytes of an f32.
-const NUMBER: f64 = 4.0;
+const F32_BYTES: f64 = 4.0;
 
 /// Most memory for one part of a run, in bytes: no machine of today has more, and a typing error soon asks for it.
-const MOST: f64 = (1u64 << 40) as f64;
+const MOST_BYTES: f64 = (1u64 << 40) as f64;
 
 /// Parameters of layers of one width behind features of another.
 pub(crate) fn mlp(features: f64, layers: usize, width: usize) -> f64 {
@@ -20,33 +20,32 @@ pub(crate) fn product(a: usize, b: usize) -> f64 {
     a as f64 * b as f64
 }
 
-/// What the parts of a run take, by the key that says it: parameters and queues alone, roughly, in bytes.
+/// Bytes that the parts of a run take, by the key that says it most: parameters and queues alone, roughly.
 ///
 /// Gradients, the optimizer's state, a teacher and activations come on top.
-pub fn sizes(config: &Config<ObjectiveConfig>) -> Vec<(&'static str, f64)> {
+pub fn parts_bytes(config: &Config<ObjectiveConfig>) -> Vec<(String, f64)> {
     let features = config.backbone.features() as f64;
-    let own = config.objective.sizes(features);
     let (key, numbers) = config.backbone.numbers();
-    let mut parts = vec![(key, numbers)];
-    parts.extend(own);
+    let mut parts = vec![(key.to_owned(), numbers)];
+    parts.extend(config.objective.parameter_budget(features));
     parts
         .into_iter()
-        .map(|(key, numbers)| (key, numbers * NUMBER))
+        .map(|(key, numbers)| (key, numbers * F32_BYTES))
         .collect()
 }
 
 /// Refuses a config one part of which takes more than `bytes`, naming its key; without `bytes`, more than any machine has.
+/// Its backbone was validated.
 ///
 /// # Errors
 /// The key, what it asks for and what there is.
 pub fn check(config: &Config<ObjectiveConfig>, bytes: Option<u64>) -> Result<(), String> {
-    config.backbone.validate()?;
     let (most, has) = match bytes {
         Some(bytes) => (bytes as f64, "this machine has"),
-        None => (MOST, "any run may take"),
+        None => (MOST_BYTES, "any run may take"),
     };
     let gib = |bytes: f64| bytes / (1u64 << 30) as f64;
-    match sizes(config).into_iter().find(|(_, bytes)| *bytes > most) {
+    match parts_bytes(config).into_iter().find(|(_, bytes)| *bytes > most) {
         Some((key, bytes)) => Err(format!(
             "`{key}` asks for {:.0} GiB of parameters or queue alone, and {has} {:.0} GiB: lower it",
             gib(bytes),
@@ -59,19 +58,22 @@ pub fn check(config: &Config<ObjectiveConfig>, bytes: Option<u64>) -> Result<(),
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::METHODS;
+    use std::collections::BTreeSet;
     use std::path::Path;
 
     /// Every method's config, its largest number made impossible.
     #[test]
     fn what_no_machine_holds_is_refused_by_its_key() {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../configs/pretrain");
-        let mut methods = std::collections::BTreeSet::new();
+        let mut methods = BTreeSet::new();
         for file in std::fs::read_dir(folder).unwrap() {
             let text = std::fs::read_to_string(file.unwrap().path()).unwrap();
             let config: Config<ObjectiveConfig> = toml::from_str(&text).unwrap();
+            config.validate().unwrap();
             // What a config of ours takes is far from all that there is.
             check(&config, Some(8 << 30)).unwrap();
-            for (key, bytes) in sizes(&config) {
+            for (key, bytes) in parts_bytes(&config) {
                 assert!(bytes > 0.0, "{key}");
                 let mut table: toml::Table = text.parse().unwrap();
                 let mut node = &mut table;
@@ -81,7 +83,7 @@ mod tests {
                 }
                 node.insert(last.to_owned(), (1i64 << 50).into());
                 let config: Config<ObjectiveConfig> = table.try_into().unwrap();
-                let error = check(&config, None).unwrap_err();
+                let error = config.validate().unwrap_err();
                 assert!(
                     error.contains("GiB") || error.contains("backbone.vit"),
                     "{key}: {error}"
@@ -89,6 +91,6 @@ mod tests {
             }
             methods.insert(config.objective.name());
         }
-        assert_eq!(methods.len(), 12);
+        assert_eq!(methods, BTreeSet::from_iter(METHODS.iter().copied()));
     }
 }
