@@ -121,12 +121,7 @@ impl Visitor for OneStep<'_> {
             nesterov: false,
         }
         .init();
-        let rates = Rates {
-            learning_rate: 1e-4,
-            weight_decay: 1e-4,
-            at_peak: (1e-4, vec![]),
-            rules: vec![],
-        };
+        let rates = Rates::constant(1e-4, 1e-4);
         let student = optimizer.step(&rates, student, grads);
         let (student, state) = objective.commit(student, state, vec![pending], &context(0));
         let (next, _) = objective.loss(&student, &state, &batch(1), &context(1));

@@ -18,6 +18,15 @@ pub struct Progress {
 }
 
 impl Progress {
+    /// Step `step` of `steps`, of which `steps_per_epoch` make a pass over the data.
+    pub fn at(step: usize, steps_per_epoch: usize, steps: usize) -> Self {
+        Self {
+            step,
+            steps_per_epoch,
+            steps,
+        }
+    }
+
     /// Epochs completed before this step: the epoch index, from 0, that the papers' schedules use.
     pub fn epoch(&self) -> usize {
         self.step / self.steps_per_epoch.max(1)

@@ -305,11 +305,9 @@ fn shortened(names: &[String]) -> String {
 /// A full disk's error without the advice to resume, which a run needs.
 fn full(error: training::Error) -> anyhow::Error {
     match &error {
-        training::Error::Io { source, .. } if source.kind() == std::io::ErrorKind::StorageFull => {
-            Failure::new(error.to_string())
-                .hint("free some space, or name a file on another disk; nothing was left behind")
-                .into()
-        }
+        training::Error::File(file) if file.is_disk_full() => Failure::new(error.to_string())
+            .hint("free some space, or name a file on another disk; nothing was left behind")
+            .into(),
         _ => error.into(),
     }
 }
@@ -412,11 +410,9 @@ mod tests {
 
     #[test]
     fn a_full_disk_is_no_reason_to_resume() {
-        let error = full(training::Error::Io {
-            path: "out.safetensors".into(),
-            doing: "writing",
-            source: std::io::ErrorKind::StorageFull.into(),
-        });
+        let full_disk = std::io::Error::from(std::io::ErrorKind::StorageFull);
+        let file = data::FileError::new("write", std::path::Path::new("out.safetensors"))(full_disk);
+        let error = full(file.into());
         assert!(error.is::<Failure>() && error.to_string().contains("out.safetensors"));
     }
 }

@@ -208,12 +208,7 @@ fn sgd() -> Optimizer {
 }
 
 fn rates() -> Rates {
-    Rates {
-        learning_rate: 0.05,
-        weight_decay: 1e-4,
-        at_peak: (0.05, vec![]),
-        rules: vec![],
-    }
+    Rates::constant(0.05, 1e-4)
 }
 
 /// Values of all float parameters and running statistics by path.

@@ -223,12 +223,7 @@ pub(crate) fn follow_from<O: Objective>(
         nesterov: false,
     }
     .init();
-    let rates = Rates {
-        learning_rate,
-        weight_decay,
-        at_peak: (learning_rate, vec![]),
-        rules: vec![],
-    };
+    let rates = Rates::constant(learning_rate, weight_decay);
     let groups: Vec<(usize, usize)> = fixture.setting("views");
     let (images, steps): (usize, usize) = (fixture.setting("images"), fixture.setting("steps"));
     let steps_per_epoch: usize = fixture.setting("steps_per_epoch");

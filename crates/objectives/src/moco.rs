@@ -287,6 +287,7 @@ mod tests {
     use crate::formula::{relative, u, views};
     use backbones::Draws;
     use burn::tensor::Device;
+    use training::Rates;
 
     fn config() -> Config {
         Config {
@@ -439,7 +440,7 @@ mod tests {
                 "step {step}: {value}, PyTorch {expected}"
             );
             let grads = burn::optim::GradientsParams::from_grads(loss.total.backward(), &student);
-            let rates = config.rates(0.001, &training::ScheduleConfig::Constant {}, &progress);
+            let rates = Rates::constant(0.001, 1e-4);
             student = optimizer.step(&rates, student, grads);
             (student, state) = objective.commit(student, state, vec![pending], &context);
         }

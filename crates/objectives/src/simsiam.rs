@@ -19,7 +19,7 @@ use backbones::{Backbone, BackboneConfig, Context, Init};
 use burn::module::Module;
 use burn::tensor::Tensor;
 use serde::{Deserialize, Serialize};
-use training::{Batch, Loss, Objective, ViewCount};
+use training::{Batch, Loss, Objective, ParameterRule, ViewCount};
 
 /// `[objective.simsiam]`. The paper's values are those for ImageNet with ResNet-50.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -166,12 +166,11 @@ impl Objective for Simsiam {
         (student, state)
     }
 
-    fn at_peak_rate(&self) -> Vec<&'static str> {
-        if self.config.predictor_rate_at_peak {
-            vec!["predictor"]
-        } else {
-            vec![]
-        }
+    fn parameter_rules(&self) -> Vec<ParameterRule> {
+        vec![ParameterRule {
+            follows_schedule: !self.config.predictor_rate_at_peak,
+            ..ParameterRule::of("predictor")
+        }]
     }
 
     fn encoder<'a>(&self, student: &'a Student, _: &'a State) -> &'a Backbone {
@@ -248,7 +247,11 @@ mod tests {
     fn the_predictor_alone_keeps_the_peak_rate() {
         let objective = objective(config());
         let (student, _) = objective.init(&Init::new(0, &Device::flex().autodiff()));
-        assert_eq!(objective.at_peak_rate(), ["predictor"]);
+        let at_peak = ParameterRule {
+            follows_schedule: false,
+            ..ParameterRule::of("predictor")
+        };
+        assert_eq!(objective.parameter_rules(), [at_peak]);
         let named = |parameter: &&backbones::Parameter| parameter.path.starts_with("predictor.");
         let kept = parameters(&student).iter().filter(named).count();
         // Two weights, a bias, scale and shift, and two running statistics.
@@ -257,7 +260,8 @@ mod tests {
             predictor_rate_at_peak: false,
             ..config()
         };
-        assert!(self::objective(other).at_peak_rate().is_empty());
+        let rules = self::objective(other).parameter_rules();
+        assert_eq!(rules, [ParameterRule::of("predictor")]);
     }
 
     #[test]

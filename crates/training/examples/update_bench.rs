@@ -48,12 +48,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         for (optimizer, settings) in OPTIMIZERS {
             let config: OptimizerConfig = serde_json::from_str(settings)?;
             let mut state = config.init();
-            let rates = Rates {
-                learning_rate: 1e-3,
-                weight_decay: 1e-4,
-                at_peak: (1e-3, vec![]),
-                rules: vec![],
-            };
+            let rates = Rates::constant(1e-3, 1e-4);
             // The first step, which is not counted, parts it from the backbone.
             let mut student = Some(backbone.clone());
             let time = median(

@@ -3,14 +3,14 @@
 //! Student and state are Burn's records (`.bpk`), the optimizer's state is a safetensors file by parameter path.
 //! `encoder.safetensors` lies beside them for everybody else.
 
-use crate::error::{Error, io};
-use crate::files::{sync_folder, write_synced};
+use crate::error::Error;
 use crate::loss_scale::LossScale;
 use crate::optimizer::Optimizer;
 use crate::run_log::Window;
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::store::{ModuleRecord, RecordError};
 use burn::tensor::{Bytes, FloatDType, Tensor};
+use data::{FileError, durable};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fs;
@@ -53,11 +53,11 @@ pub fn list_checkpoints(run: &Path) -> Result<Vec<CheckpointDir>, Error> {
     let entries = match fs::read_dir(&folder) {
         Ok(entries) => entries,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(vec![]),
-        Err(error) => return Err(io(&folder, "listing checkpoints")(error)),
+        Err(error) => return Err(FileError::new("list", &folder)(error).into()),
     };
     let mut found = vec![];
     for entry in entries {
-        let entry = entry.map_err(io(&folder, "listing checkpoints"))?;
+        let entry = entry.map_err(FileError::new("list", &folder))?;
         let name = entry.file_name();
         let step = name
             .to_str()
@@ -89,32 +89,14 @@ pub(crate) fn save<S: Module, T: Module>(
     position: &Position,
     keep: usize,
 ) -> Result<CheckpointDir, Error> {
-    let folder = run.join("checkpoints");
-    fs::create_dir_all(&folder).map_err(io(&folder, "making the folder"))?;
-    let path = folder.join(format!("step-{:08}", position.step));
-    let partial = folder.join(format!(".partial-step-{:08}", position.step));
-    remove_partial(&folder)?;
-    fs::create_dir(&partial).map_err(io(&partial, "writing the checkpoint"))?;
-    let written = write_parts(&partial, student, state, optimizer, encoder, position).and_then(|()| {
-        sync_folder(&partial)?;
-        if path.exists() {
-            // The same step again (a second Ctrl-C after a resume): the new one holds the same.
-            fs::remove_dir_all(&path).map_err(io(&path, "replacing the checkpoint"))?;
-        }
-        fs::rename(&partial, &path).map_err(io(&path, "writing the checkpoint"))?;
-        sync_folder(&folder)
-    });
-    if let Err(error) = written {
-        // Give the space back; the error that matters is the first one.
-        let _ = fs::remove_dir_all(&partial);
-        return Err(error);
-    }
+    let path = run.join("checkpoints").join(format!("step-{:08}", position.step));
+    let folder = durable::Folder::create(&path)?;
+    write_parts(folder.path(), student, state, optimizer, encoder, position)?;
+    // The same step again (a second Ctrl-C after a resume): the new one holds the same.
+    folder.replace()?;
     let all = list_checkpoints(run)?;
     for old in all.iter().take(all.len().saturating_sub(keep)) {
-        // Renamed first: a kill in the middle of the removal must not leave a checkpoint that lacks files.
-        let doomed = folder.join(format!(".partial-old-step-{:08}", old.step));
-        fs::rename(&old.path, &doomed).map_err(io(&old.path, "removing an old checkpoint"))?;
-        fs::remove_dir_all(&doomed).map_err(io(&doomed, "removing an old checkpoint"))?;
+        durable::remove_folder(&old.path)?;
     }
     Ok(CheckpointDir {
         step: position.step,
@@ -133,7 +115,7 @@ fn write_parts<S: Module, T: Module>(
     let mut position = position.clone();
     let mut write = |name: &str, bytes: &[u8]| {
         position.checksums.insert(name.into(), crc32fast::hash(bytes));
-        write_synced(&folder.join(name), bytes)
+        write_file(&folder.join(name), bytes)
     };
     let refused = |name: &str, reason: String| Error::Checkpoint {
         path: folder.join(name),
@@ -153,24 +135,15 @@ fn write_parts<S: Module, T: Module>(
     write(OPTIMIZER, &of_optimizer)?;
     write("encoder.safetensors", encoder)?;
     let path = folder.join(POSITION);
-    let text =
-        serde_json::to_vec(&position).map_err(|error| io(&path, "writing the checkpoint")(error.into()))?;
-    write_synced(&path, &text)
+    let text = serde_json::to_vec(&position)
+        .map_err(std::io::Error::from)
+        .map_err(FileError::new("write", &path))?;
+    write_file(&path, &text)
 }
 
-/// Removes what a kill in the middle of a checkpoint left.
-pub(crate) fn remove_partial(folder: &Path) -> Result<(), Error> {
-    let Ok(entries) = fs::read_dir(folder) else {
-        return Ok(());
-    };
-    for entry in entries {
-        let entry = entry.map_err(io(folder, "listing checkpoints"))?;
-        if entry.file_name().to_string_lossy().starts_with(".partial-") {
-            fs::remove_dir_all(entry.path())
-                .map_err(io(&entry.path(), "removing a half-written checkpoint"))?;
-        }
-    }
-    Ok(())
+/// Writes a file of an unfinished checkpoint, which is synced as a whole.
+fn write_file(path: &Path, bytes: &[u8]) -> Result<(), Error> {
+    Ok(fs::write(path, bytes).map_err(FileError::new("write", path))?)
 }
 
 /// Why a record was refused, in a line: Burn's own text lists every tensor of a network.
@@ -271,7 +244,7 @@ pub(crate) fn load<S: Module, T: Module>(
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
                 Err(refused(path, "damaged: the file is missing".into()))
             }
-            Err(error) => Err(io(&path, "reading the checkpoint")(error)),
+            Err(error) => Err(FileError::new("read", &path)(error).into()),
         }
     };
     let (path, bytes) = read(POSITION)?;

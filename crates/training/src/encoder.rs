@@ -3,11 +3,11 @@
 use crate::batch::Normalize;
 use crate::checkpoint::latest_checkpoint;
 use crate::config::{Config, dataset_views};
-use crate::error::{Error, io};
+use crate::error::Error;
 use crate::files::write_atomically;
 use backbones::Backbone;
 use burn::tensor::Device;
-use data::hex;
+use data::{FileError, hex};
 use sha2::{Digest, Sha256};
 use std::fs::File;
 use std::io::{Read, Seek};
@@ -145,7 +145,7 @@ pub(crate) fn open_encoder(path: &Path) -> Result<(PathBuf, File, String), Error
     } else {
         path.to_path_buf()
     };
-    let failed = || io(&file, "reading the encoder");
+    let failed = || FileError::new("read", &file);
     // A device or a pipe may have no end, and has no table of contents to go back to.
     if !std::fs::metadata(&file).map_err(failed())?.is_file() {
         return Err(Error::Encoder {

@@ -15,15 +15,8 @@ pub enum Error {
     Data(#[from] data::Error),
 
     /// A file of the run directory could not be written or read.
-    #[error("`{}`: {doing}: {source}", path.display())]
-    Io {
-        /// The file or folder.
-        path: PathBuf,
-        /// What was tried, as a noun phrase ("writing the checkpoint").
-        doing: &'static str,
-        /// The system's reason.
-        source: std::io::Error,
-    },
+    #[error(transparent)]
+    File(#[from] data::FileError),
 
     /// The run directory already holds a run and it is not to be resumed.
     #[error("`{}` already holds a run (last checkpoint: {checkpoint})", path.display())]
@@ -35,10 +28,12 @@ pub enum Error {
     },
 
     /// Another process writes into the run directory.
-    #[error("`{}` is in use: another process trains in it", path.display())]
+    #[error("`{}` is in use by {holder}", path.display())]
     RunInUse {
         /// The run directory.
         path: PathBuf,
+        /// The other process, as far as it is known.
+        holder: String,
     },
 
     /// A resumed run is not the one that the config describes.
@@ -153,23 +148,11 @@ impl Error {
             Self::NonFiniteLoss { .. } | Self::NonFiniteWeights { .. } => Some(Hint::CalmerTraining),
             Self::LossScale { .. } => Some(Hint::WiderPrecision),
             Self::Device { .. } => Some(Hint::LessMemory),
-            Self::Io { source, .. } if source.kind() == std::io::ErrorKind::StorageFull => {
+            Self::File(error) if error.is_disk_full() => {
                 Some(Hint::FreeSpace)
             }
             Self::Checkpoint { reason, .. } if reason.starts_with("damaged") => Some(Hint::RemoveCheckpoint),
             _ => None,
         }
-    }
-}
-
-/// Shorthand for mapping an I/O error onto a path.
-pub(crate) fn io<'a>(
-    path: &'a std::path::Path,
-    doing: &'static str,
-) -> impl FnOnce(std::io::Error) -> Error + 'a {
-    move |source| Error::Io {
-        path: path.to_path_buf(),
-        doing,
-        source,
     }
 }

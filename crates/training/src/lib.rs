@@ -13,6 +13,7 @@ mod error;
 mod files;
 mod hint;
 mod inspection;
+mod later_keys;
 mod loss_scale;
 mod objective;
 mod optimizer;

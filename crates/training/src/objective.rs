@@ -135,13 +135,8 @@ pub trait Objective {
         vec![]
     }
 
-    /// Paths (prefixes) of student parameters whose learning rate stays at the peak, whatever the schedule (SimSiam's
-    /// predictor).
-    fn at_peak_rate(&self) -> Vec<&'static str> {
-        vec![]
-    }
-
-    /// Learning rates and weight decay that differ for some parameters of the student (SwAV's semi-supervised head).
+    /// Learning rates and weight decay that differ for some parameters of the student: SimSiam's predictor stays at the
+    /// peak rate, SwAV's semi-supervised head learns faster.
     fn parameter_rules(&self) -> Vec<ParameterRule> {
         vec![]
     }

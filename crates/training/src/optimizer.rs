@@ -215,14 +215,20 @@ impl OptimizerConfig {
     }
 
     /// What moves over a run, for the step that `progress` names; `peak` is what
-    /// [`peak_learning_rate`](Self::peak_learning_rate) gives.
-    pub fn rates(&self, peak: f64, schedule: &ScheduleConfig, progress: &Progress) -> Rates {
+    /// [`peak_learning_rate`](Self::peak_learning_rate) gives, `rules` what the objective asks for some parameters.
+    pub fn rates(
+        &self,
+        peak: f64,
+        schedule: &ScheduleConfig,
+        progress: &Progress,
+        rules: Vec<ParameterRule>,
+    ) -> Rates {
         let (start, end) = self.weight_decay_course();
         Rates {
             learning_rate: schedule.learning_rate(peak, progress),
+            peak_learning_rate: peak,
             weight_decay: end.map_or(start, |end| cosine(start, end, progress.fraction())),
-            at_peak: (peak, vec![]),
-            rules: vec![],
+            rules,
         }
     }
 

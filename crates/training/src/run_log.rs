@@ -3,10 +3,11 @@
 //! Scalars stay on the device until a line is due and then cross over in one transfer. Values of an open window are
 //! part of a checkpoint, so the lines of a resumed run are those of a run never stopped, clock fields aside.
 
-use crate::error::{Error, io};
+use crate::error::Error;
 use crate::loss_scale::LossScale;
 use crate::objective::Loss;
 use burn::tensor::Tensor;
+use data::FileError;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
@@ -98,28 +99,26 @@ impl RunLog {
             .create(true)
             .truncate(false)
             .open(&path)
-            .map_err(io(&path, "opening the metrics"))?;
+            .map_err(FileError::new("open", &path))?;
         let mut keep = 0u64;
         for line in BufReader::new(&file).split(b'\n') {
-            let line = line.map_err(io(&path, "reading the metrics"))?;
+            let line = line.map_err(FileError::new("read", &path))?;
             match serde_json::from_slice::<LogLine>(&line) {
                 Ok(parsed) if parsed.step <= step => keep += line.len() as u64 + 1,
                 _ => break,
             }
         }
         // A kill can cut the last line before its newline: then `keep` counts one byte too many and the line goes.
-        let length = file.metadata().map_err(io(&path, "reading the metrics"))?.len();
+        let length = file.metadata().map_err(FileError::new("read", &path))?.len();
         if keep > length {
-            let text = std::fs::read(&path).map_err(io(&path, "reading the metrics"))?;
+            let text = std::fs::read(&path).map_err(FileError::new("read", &path))?;
             keep = text
                 .iter()
                 .rposition(|byte| *byte == b'\n')
                 .map_or(0, |end| end as u64 + 1);
         }
-        file.set_len(keep)
-            .map_err(io(&path, "cutting the metrics back"))?;
-        std::io::Seek::seek(&mut file, std::io::SeekFrom::End(0))
-            .map_err(io(&path, "opening the metrics"))?;
+        file.set_len(keep).map_err(FileError::new("write", &path))?;
+        std::io::Seek::seek(&mut file, std::io::SeekFrom::End(0)).map_err(FileError::new("open", &path))?;
         Ok(Self {
             path,
             file,
@@ -226,19 +225,20 @@ impl RunLog {
         self.images = 0;
         self.waited = 0.0;
         let mut text =
-            serde_json::to_vec(&line).map_err(|error| io(&self.path, "writing the metrics")(error.into()))?;
+            serde_json::to_vec(&line).map_err(|error| FileError::new("write", &self.path)(error.into()))?;
         text.push(b'\n');
         self.file
             .write_all(&text)
-            .map_err(io(&self.path, "writing the metrics"))?;
+            .map_err(FileError::new("write", &self.path))?;
         Ok(Some(line))
     }
 
     /// Makes the lines so far durable: a checkpoint must not know of lines that a power cut can take.
     pub(crate) fn sync(&self) -> Result<(), Error> {
-        self.file
+        Ok(self
+            .file
             .sync_all()
-            .map_err(io(&self.path, "writing the metrics"))
+            .map_err(FileError::new("write", &self.path))?)
     }
 }
 

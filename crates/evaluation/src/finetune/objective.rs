@@ -203,9 +203,9 @@ impl Objective for Finetune {
 
     fn parameter_rules(&self) -> Vec<ParameterRule> {
         let rule = |path, learning_rate_factor, decays| ParameterRule {
-            path,
             learning_rate_factor,
             decays,
+            ..ParameterRule::of(path)
         };
         let mut rules = vec![rule(
             "head",

@@ -281,10 +281,8 @@ fn rates_and_weight_decay_by_depth_are_timms() {
         let (student, _) = objective.init(&Init::new(0, &Device::flex().autodiff()));
         let student = student.map(&mut Ones);
         let rates = Rates {
-            learning_rate: RATE,
-            weight_decay,
-            at_peak: (RATE, vec![]),
             rules: objective.parameter_rules(),
+            ..Rates::constant(RATE, weight_decay)
         };
         let ones = Look::at(&student).ones;
         // Without averages AdamW's step is the sign of the gradient times the rate; all weights were 1.
@@ -456,10 +454,8 @@ fn twenty_steps_have_pytorchs_losses_also_in_micro_batches() {
     }
     .init();
     let rates = Rates {
-        learning_rate: rate,
-        weight_decay,
-        at_peak: (rate, vec![]),
         rules: objective.parameter_rules(),
+        ..Rates::constant(rate, weight_decay)
     };
     let tolerance = (3.0 * fixture["torch_float32_error"].as_f64().unwrap()).max(1e-4);
     for (step, expected) in list(&fixture["losses"]).into_iter().enumerate() {

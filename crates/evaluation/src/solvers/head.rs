@@ -133,18 +133,13 @@ impl Head {
     }
 
     fn rates(&self, progress: &Progress) -> Rates {
-        let rates = self
-            .config
-            .rates(self.peak_learning_rate, &self.schedule, progress);
-        Rates {
-            // VISSL's `regularize_bn: False`; the linear layer's bias decays.
-            rules: vec![ParameterRule {
-                path: "norm",
-                learning_rate_factor: 1.0,
-                decays: false,
-            }],
-            ..rates
-        }
+        // VISSL's `regularize_bn: False`; the linear layer's bias decays.
+        let rules = vec![ParameterRule {
+            decays: false,
+            ..ParameterRule::of("norm")
+        }];
+        self.config
+            .rates(self.peak_learning_rate, &self.schedule, progress, rules)
     }
 
     /// The last batch's loss, or an error if it is no longer a number. Weights that became NaN stay so: asking once an

@@ -10,17 +10,29 @@ use burn::tensor::{Device, Tensor, TensorData};
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-/// What moves over a run.
+/// What moves over a run: [`OptimizerConfig::rates`] computes it for a step.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Rates {
     /// The schedule's learning rate.
     pub learning_rate: f64,
+    /// The learning rate of parameters that follow no schedule.
+    pub peak_learning_rate: f64,
     /// The weight decay of this step.
     pub weight_decay: f64,
-    /// The peak learning rate, and paths (prefixes) of parameters that keep it throughout.
-    pub at_peak: (f64, Vec<&'static str>),
     /// What holds for some parameters alone.
     pub rules: Vec<ParameterRule>,
+}
+
+impl Rates {
+    /// The same learning rate and weight decay for all parameters.
+    pub fn constant(learning_rate: f64, weight_decay: f64) -> Self {
+        Self {
+            learning_rate,
+            peak_learning_rate: learning_rate,
+            weight_decay,
+            rules: vec![],
+        }
+    }
 }
 
 /// What an objective asks for some of its parameters.
@@ -30,8 +42,22 @@ pub struct ParameterRule {
     pub path: &'static str,
     /// Their learning rate as a multiple of the others'.
     pub learning_rate_factor: f64,
+    /// Whether their learning rate follows the schedule; otherwise it stays at the peak.
+    pub follows_schedule: bool,
     /// Whether they decay, where the others do.
     pub decays: bool,
+}
+
+impl ParameterRule {
+    /// A rule that changes nothing, to state what differs: `ParameterRule { decays: false, ..ParameterRule::of("norm") }`.
+    pub fn of(path: &'static str) -> Self {
+        Self {
+            path,
+            learning_rate_factor: 1.0,
+            follows_schedule: true,
+            decays: true,
+        }
+    }
 }
 
 /// An optimizer with its state.
@@ -93,18 +119,20 @@ impl Optimizer {
 
     /// The numbers for one parameter.
     fn hyperparameters(&self, rates: &Rates, parameter: &Parameter, blocks: &Blocks) -> Hyperparameters {
-        let mut learning_rate = rates.learning_rate;
-        if is_below(&parameter.path, &rates.at_peak.1) {
-            learning_rate = rates.at_peak.0;
-        }
+        let rules = || {
+            let holds = |rule: &&ParameterRule| is_below(&parameter.path, &[rule.path]);
+            rates.rules.iter().filter(holds)
+        };
+        let mut learning_rate = match rules().all(|rule| rule.follows_schedule) {
+            true => rates.learning_rate,
+            false => rates.peak_learning_rate,
+        };
         let is_bias_or_norm = parameter.shape.len() == 1;
         let (mut weight_decay, mut adapted) = (rates.weight_decay, true);
-        for rule in &rates.rules {
-            if is_below(&parameter.path, &[rule.path]) {
-                learning_rate *= rule.learning_rate_factor;
-                if !rule.decays {
-                    weight_decay = 0.0;
-                }
+        for rule in rules() {
+            learning_rate *= rule.learning_rate_factor;
+            if !rule.decays {
+                weight_decay = 0.0;
             }
         }
         match &self.config {

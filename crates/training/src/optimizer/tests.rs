@@ -19,12 +19,7 @@ fn two() -> Two {
 }
 
 fn rates(learning_rate: f64, weight_decay: f64) -> Rates {
-    Rates {
-        learning_rate,
-        weight_decay,
-        at_peak: (learning_rate, vec![]),
-        rules: vec![],
-    }
+    Rates::constant(learning_rate, weight_decay)
 }
 
 #[test]
@@ -48,6 +43,7 @@ fn sgd_follows_pytorch_by_hand() {
         config.peak_learning_rate(256),
         &ScheduleConfig::Constant {},
         &progress,
+        vec![],
     );
     for expected in [0.65, 0.0025] {
         let loss = (module.first.val() * 3.0).sum();
@@ -186,7 +182,7 @@ fn twenty_steps_are_pytorchs() {
                 steps_per_epoch: 4,
                 steps: 20,
             };
-            let rates = config.rates(config.peak_learning_rate(512), &schedule, &progress);
+            let rates = config.rates(config.peak_learning_rate(512), &schedule, &progress, vec![]);
             let expected = case["learning_rates"][step].as_f64().unwrap();
             assert!(
                 (rates.learning_rate - expected).abs() <= 1e-12 * expected.abs(),
@@ -289,10 +285,12 @@ fn rates_fall_with_depth_and_stay_at_the_peak_where_asked() {
     let loss = Tensor::cat(weights(&module).to_vec(), 0).sum();
     let grads = GradientsParams::from_grads(loss.backward(), &module);
     let rates = Rates {
-        learning_rate: 1.0,
-        weight_decay: 0.0,
-        at_peak: (4.0, vec!["norm"]),
-        rules: vec![],
+        peak_learning_rate: 4.0,
+        rules: vec![ParameterRule {
+            follows_schedule: false,
+            ..ParameterRule::of("norm")
+        }],
+        ..Rates::constant(1.0, 0.0)
     };
     let module = optimizer.step(&rates, module, grads);
     // Adam's first step without averages is the sign of the gradient times the rate.

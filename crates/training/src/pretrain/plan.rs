@@ -1,0 +1,133 @@
+//! What is fixed before the first step: the loader, how many steps there are, what holds in each and what is due behind it.
+
+use super::RunOptions;
+use crate::batch::Batch;
+use crate::config::{Config, ObjectiveSection};
+use crate::error::Error;
+use crate::objective::Objective;
+use crate::optimizer::Rates;
+use backbones::{Context, Draws, Init, Progress};
+use std::sync::Arc;
+use std::time::Instant;
+
+/// A run that can work, as far as config, data and device say.
+pub(super) struct Plan<'a, O, C> {
+    pub(super) objective: &'a O,
+    pub(super) config: &'a Config<C>,
+    pub(super) options: &'a RunOptions,
+    pub(super) dataset: Arc<data::Dataset>,
+    pub(super) loader: data::Loader,
+    pub(super) steps_per_epoch: usize,
+    /// Of the whole run.
+    pub(super) steps: usize,
+    /// Photographs that go through the networks at a time.
+    pub(super) micro_batch_images: usize,
+    /// After scaling by the batch.
+    pub(super) peak_learning_rate: f64,
+}
+
+/// What follows a step.
+pub(super) struct Due {
+    /// An epoch's last step is done.
+    pub(super) epoch_end: bool,
+    /// A line of `metrics.jsonl`.
+    pub(super) line: bool,
+    pub(super) checkpoint: bool,
+}
+
+impl<'a, O: Objective, C: ObjectiveSection> Plan<'a, O, C> {
+    /// # Errors
+    /// A config that contradicts itself, the objective, the device or the data.
+    pub(super) fn new(
+        objective: &'a O,
+        config: &'a Config<C>,
+        dataset: Arc<data::Dataset>,
+        options: &'a RunOptions,
+    ) -> Result<Self, Error> {
+        config.validate().map_err(Error::Config)?;
+        objective.views().check(&config.views).map_err(Error::Config)?;
+        let precision = config.training.precision;
+        precision.check(&options.device).map_err(Error::Config)?;
+        let loader = data::Loader::new(
+            Arc::clone(&dataset),
+            config.views.clone(),
+            config.data.loader(),
+            config.data.order,
+            config.seed,
+        )?;
+        let steps_per_epoch = loader.batches_per_epoch();
+        let batch_images = config.data.batch_images;
+        Ok(Self {
+            objective,
+            config,
+            options,
+            dataset,
+            loader,
+            steps_per_epoch,
+            steps: steps_per_epoch * config.training.epochs,
+            micro_batch_images: config.training.micro_batch_images.unwrap_or(batch_images),
+            peak_learning_rate: config.optimizer.peak_learning_rate(batch_images),
+        })
+    }
+}
+
+impl<O: Objective, C> Plan<'_, O, C> {
+    /// From where initial weights are drawn, on the device that records what is differentiated.
+    pub(super) fn init(&self) -> Init {
+        let mut device = self.options.device.clone().autodiff();
+        if self.config.training.recompute_activations {
+            device = device.gradient_checkpointing();
+        }
+        Init::new(self.config.seed, &device).with_precision(self.config.training.precision)
+    }
+
+    pub(super) fn progress(&self, step: usize) -> Progress {
+        Progress::at(step, self.steps_per_epoch, self.steps)
+    }
+
+    pub(super) fn context(&self, progress: Progress) -> Context {
+        let draws = Draws::new(self.config.seed, progress.step as u64);
+        Context {
+            batch_norm_images: self.config.training.batch_norm_images,
+            ..Context::training(progress, draws)
+        }
+    }
+
+    /// Learning rate and weight decay of a step, and what holds for some parameters alone: the one place that computes them.
+    pub(super) fn rates(&self, progress: &Progress) -> Rates {
+        self.config.optimizer.rates(
+            self.peak_learning_rate,
+            &self.config.schedule,
+            progress,
+            self.objective.parameter_rules(),
+        )
+    }
+
+    /// The next batch on the device, and the seconds spent waiting for it.
+    pub(super) fn next_batch(&self, batches: &mut data::Batches, step: usize) -> Result<(Batch, f64), Error> {
+        let waiting = Instant::now();
+        let Some(batch) = batches.next() else {
+            return Err(Error::Config(format!(
+                "the loader ended at step {step} of {}",
+                self.steps
+            )));
+        };
+        let waited_seconds = waiting.elapsed().as_secs_f64();
+        let batch = Batch::upload(batch?, &self.config.data.normalize, &self.options.device);
+        Ok((batch, waited_seconds))
+    }
+
+    /// What is due when `done` steps are done.
+    pub(super) fn due(&self, done: usize, interrupted: bool) -> Due {
+        let training = &self.config.training;
+        let (epochs, last) = (done / self.steps_per_epoch, done == self.steps);
+        let epoch_end = done.is_multiple_of(self.steps_per_epoch);
+        Due {
+            epoch_end,
+            line: last || done.is_multiple_of(training.log_every_steps),
+            checkpoint: last
+                || interrupted
+                || (epoch_end && epochs.is_multiple_of(training.checkpoint_every_epochs)),
+        }
+    }
+}

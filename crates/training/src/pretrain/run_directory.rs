@@ -1,0 +1,150 @@
+//! The run directory: a new one, or one that an earlier process left, whose config and data must be those of this run.
+
+use super::RunOptions;
+use crate::checkpoint::{self, CheckpointDir};
+use crate::config::Config;
+use crate::error::Error;
+use crate::later_keys;
+use data::{FileError, FolderLock, LockError, durable};
+use serde::Serialize;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// The directory of a run, which no other process writes into meanwhile.
+///
+/// Two processes in one run directory, as after a job that was queued twice, would remove each other's checkpoints while
+/// they are being written.
+pub(crate) struct RunDirectory {
+    out: PathBuf,
+    /// The checkpoint to resume from.
+    pub(crate) resumed: Option<CheckpointDir>,
+    _lock: FolderLock,
+}
+
+impl RunDirectory {
+    /// Makes the directory and writes `config.toml`, or finds the run of this config and data in it.
+    ///
+    /// # Errors
+    /// A directory in use, one that holds another run or lost what says which, and files that cannot be read or written.
+    pub(crate) fn open<C: Serialize>(
+        config: &Config<C>,
+        fingerprint: &str,
+        options: &RunOptions,
+    ) -> Result<Self, Error> {
+        let out = options.out.clone();
+        let lock = FolderLock::take(&out).map_err(|error| match error {
+            LockError::InUse { folder, holder } => Error::RunInUse { path: folder, holder },
+            LockError::File(error) => error.into(),
+        })?;
+        // What a kill in the middle of a checkpoint left.
+        durable::remove_leftovers(&out.join("checkpoints"))?;
+        Ok(Self {
+            resumed: resumed_from(config, fingerprint, options)?,
+            out,
+            _lock: lock,
+        })
+    }
+
+    /// Which checkpoint is left, for a message about a step that failed.
+    pub(crate) fn checkpoint_left(&self) -> String {
+        match checkpoint::latest_checkpoint(&self.out) {
+            Ok(Some(newest)) => format!(
+                "the checkpoint before it, `{}`, is as it was",
+                newest.path.display()
+            ),
+            _ => "there is no checkpoint before it".into(),
+        }
+    }
+}
+
+/// The checkpoint from which a run of this config and data goes on; `None` where it begins.
+fn resumed_from<C: Serialize>(
+    config: &Config<C>,
+    fingerprint: &str,
+    options: &RunOptions,
+) -> Result<Option<CheckpointDir>, Error> {
+    let out = &options.out;
+    let config_path = out.join("config.toml");
+    let cannot_be_written =
+        |error: toml::ser::Error| Error::Config(format!("cannot be written as TOML: {error}"));
+    let now = toml::Table::try_from(config).map_err(cannot_be_written)?;
+    let newest = checkpoint::latest_checkpoint(out)?;
+    if newest.is_some() {
+        // Whose checkpoints they are is in these; without them they would be taken for any run's.
+        for missing in ["config.toml", "run.json"] {
+            if !out.join(missing).exists() {
+                return Err(Error::RunDamaged {
+                    path: out.clone(),
+                    missing,
+                });
+            }
+        }
+    }
+    if !config_path.exists() {
+        if options.resume {
+            tracing::warn!("nothing to resume in `{}`: starting at step 0", out.display());
+        }
+        let text = toml::to_string(&now).map_err(cannot_be_written)?;
+        durable::write(&config_path, text.as_bytes())?;
+        return Ok(None);
+    }
+    if !options.resume {
+        let checkpoint = newest.map_or("none".into(), |checkpoint| format!("step {}", checkpoint.step));
+        return Err(Error::RunExists {
+            path: out.clone(),
+            checkpoint,
+        });
+    }
+    let mismatch = |what: String, expected: String, got: String| Error::ResumeMismatch {
+        path: out.clone(),
+        what,
+        expected,
+        got,
+    };
+    let text = fs::read_to_string(&config_path).map_err(FileError::new("read", &config_path))?;
+    let before: toml::Table = text
+        .parse()
+        .map_err(|error| Error::Config(format!("`{}`: {error}", config_path.display())))?;
+    if let Some((key, expected, got)) = later_keys::difference(before, now) {
+        return Err(mismatch(key, expected, got));
+    }
+    if let Some(known) = run_fingerprint(out)?
+        && known != fingerprint
+    {
+        let expected = format!("fingerprint {known}");
+        return Err(mismatch("data set".into(), expected, fingerprint.into()));
+    }
+    if newest.is_none() {
+        tracing::warn!("`{}` has no checkpoint yet: starting at step 0", out.display());
+    }
+    Ok(newest)
+}
+
+/// The data set's fingerprint that `run.json` holds, if the run got so far.
+fn run_fingerprint(out: &Path) -> Result<Option<String>, Error> {
+    let path = out.join("run.json");
+    if !path.exists() {
+        return Ok(None);
+    }
+    let text = fs::read(&path).map_err(FileError::new("read", &path))?;
+    let facts: serde_json::Value = serde_json::from_slice(&text)
+        .map_err(std::io::Error::from)
+        .map_err(FileError::new("read", &path))?;
+    let fingerprint = facts.get("fingerprint").and_then(|value| value.as_str());
+    Ok(fingerprint.map(String::from))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_run_directory_takes_one_process_at_a_time() {
+        let folder = tempfile::tempdir().unwrap();
+        let out = folder.path().join("run");
+        let held = FolderLock::take(&out).unwrap();
+        assert!(matches!(FolderLock::take(&out), Err(LockError::InUse { .. })));
+        drop(held);
+        let _lock = FolderLock::take(&out).unwrap();
+    }
+}

@@ -1,0 +1,282 @@
+//! A run between its steps: networks, optimizer and log; one step, and what is written behind it.
+
+use super::plan::Plan;
+use super::run_directory::RunDirectory;
+use crate::batch::Batch;
+use crate::checkpoint::{self, CheckpointDir, Position};
+use crate::encoder::encoder_bytes;
+use crate::error::Error;
+use crate::loss_scale::LossScale;
+use crate::objective::{Loss, Objective};
+use crate::optimizer::{Optimizer, drop_gradients};
+use crate::run_log::{Drained, LogLine, RunLog, Window};
+use backbones::{Precision, parameters};
+use burn::optim::{GradientsAccumulator, GradientsParams};
+use data::durable;
+use std::time::Instant;
+
+/// All that a step changes.
+pub(super) struct Run<O: Objective> {
+    pub(super) student: O::Student,
+    pub(super) state: O::State,
+    optimizer: Optimizer,
+    /// In f16.
+    loss_scale: Option<LossScale>,
+    log: RunLog,
+    /// Optimizer steps done.
+    pub(super) done: usize,
+    /// Of the newest step.
+    learning_rate: f64,
+    /// Mean loss of the newest line of the log.
+    pub(super) last_loss: Option<f32>,
+    started: Instant,
+}
+
+impl<O: Objective> Run<O> {
+    /// Step 0 with `run.json` written, or what the checkpoint holds.
+    ///
+    /// # Errors
+    /// Micro-batches that would make another step, a checkpoint that does not fit the networks, and files that cannot be
+    /// read or written.
+    pub(super) fn start<C>(plan: &Plan<'_, O, C>, directory: &RunDirectory) -> Result<Self, Error> {
+        let (mut student, mut state) = plan.objective.init(&plan.init());
+        if plan.micro_batch_images < plan.config.data.batch_images {
+            check_micro_batches(plan.objective, &student, plan.config.training.batch_norm_images)?;
+        }
+        let mut optimizer = plan.config.optimizer.init();
+        let mut position = Position {
+            step: 0,
+            window: Window::default(),
+            last_finite: None,
+            loss_scale: (plan.config.training.precision == Precision::F16).then(LossScale::new),
+            checksums: Default::default(),
+        };
+        if let Some(checkpoint) = &directory.resumed {
+            let loaded = checkpoint::load(checkpoint, student, state, optimizer)?;
+            (student, state, optimizer, position) =
+                (loaded.student, loaded.state, loaded.optimizer, loaded.position);
+        } else {
+            write_facts(plan)?;
+        }
+        Ok(Self {
+            student,
+            state,
+            optimizer,
+            loss_scale: position.loss_scale,
+            log: RunLog::open(
+                &plan.options.out,
+                position.step,
+                position.window,
+                position.last_finite,
+            )?,
+            done: position.step,
+            learning_rate: 0.0,
+            last_loss: None,
+            started: Instant::now(),
+        })
+    }
+
+    /// One optimizer step: gradients of each micro-batch (mostly there is one), the optimizer, and what the method does
+    /// after it. In f16, a step whose gradients overflowed is skipped.
+    pub(super) fn step<C>(
+        mut self,
+        plan: &Plan<'_, O, C>,
+        directory: &RunDirectory,
+        batch: Batch,
+        waited_seconds: f64,
+    ) -> Result<Self, Error> {
+        let step = self.done;
+        let progress = plan.progress(step);
+        let (context, rates) = (plan.context(progress), plan.rates(&progress));
+        let (images, objective) = (batch.images, plan.objective);
+        self.trace("batch uploaded");
+
+        let micro_batches = batch.parts(plan.micro_batch_images);
+        let count = micro_batches.len();
+        let mut accumulator = GradientsAccumulator::new();
+        let (mut losses, mut pending) = (vec![], vec![]);
+        for (index, micro_batch) in micro_batches.into_iter().enumerate() {
+            let context = context.micro_batch(index, count);
+            let (loss, of_micro_batch) = objective.loss(&self.student, &self.state, &micro_batch, &context);
+            let factor = self.loss_scale.as_ref().map_or(1.0, LossScale::value) / count as f64;
+            let scaled = if factor == 1.0 {
+                loss.total.clone()
+            } else {
+                loss.total.clone() * factor
+            };
+            let gradients = GradientsParams::from_grads(scaled.backward(), &self.student);
+            accumulator.accumulate(&self.student, gradients);
+            losses.push(loss);
+            pending.push(of_micro_batch);
+        }
+        let mut gradients = accumulator.grads();
+        drop_gradients(&mut gradients, &self.student, &objective.frozen(&progress));
+        self.trace("forward and backward enqueued");
+
+        let finite = match &mut self.loss_scale {
+            Some(scale) => scale.unscale(&mut gradients, &self.student),
+            // Losses that are not finite are found when they are read.
+            None => true,
+        };
+        if finite {
+            let clip = plan.config.training.clip_gradients;
+            let student = self.optimizer.step_clipped(&rates, clip, self.student, gradients);
+            (self.student, self.state) = objective.commit(student, self.state, pending, &context);
+            let loss = Loss::mean(losses);
+            self.log
+                .push(step, rates.learning_rate, loss, images, waited_seconds);
+        } else if let Some(scale) = self.loss_scale.as_ref().filter(|scale| scale.is_exhausted()) {
+            return Err(Error::LossScale {
+                step: step + 1,
+                skipped: scale.skipped,
+                checkpoint: directory.checkpoint_left(),
+            });
+        }
+        self.learning_rate = rates.learning_rate;
+        self.trace("optimizer and commit enqueued");
+        self.done = step + 1;
+        Ok(self)
+    }
+
+    /// Brings the losses of the steps since the last time from the device.
+    ///
+    /// # Errors
+    /// A loss that is not finite, and a device that failed.
+    pub(super) fn read_scalars(&mut self, directory: &RunDirectory) -> Result<(), Error> {
+        let drained = self.log.drain();
+        drained.map_err(|failure| match failure {
+            Drained::NotFinite(bad) => Error::NonFiniteLoss {
+                loss: bad.loss(),
+                step: bad.step + 1,
+                learning_rate: bad.learning_rate,
+                last_finite: self
+                    .log
+                    .last_finite
+                    .map_or("none".into(), |loss| loss.to_string()),
+                checkpoint: directory.checkpoint_left(),
+            },
+            Drained::Device { steps, reason } => Error::Device {
+                step: self.done,
+                steps,
+                reason,
+            },
+        })?;
+        self.trace("scalars read: the device has caught up");
+        Ok(())
+    }
+
+    /// Writes the window's line of `metrics.jsonl`, if there was a step in it.
+    pub(super) fn write_line<C>(&mut self, plan: &Plan<'_, O, C>) -> Result<Option<LogLine>, Error> {
+        let epoch = plan.progress(self.done.saturating_sub(1)).epoch();
+        let line = self.log.write(epoch, self.loss_scale.as_ref())?;
+        if let Some(line) = &line {
+            self.last_loss = Some(line.loss);
+        }
+        Ok(line)
+    }
+
+    /// Writes a checkpoint and removes those that are too many.
+    ///
+    /// # Errors
+    /// Weights that are not finite, a device that failed, and files that cannot be written.
+    pub(super) fn save<C>(
+        &self,
+        plan: &Plan<'_, O, C>,
+        directory: &RunDirectory,
+    ) -> Result<CheckpointDir, Error> {
+        self.log.sync()?;
+        let not_finite =
+            checkpoint::not_finite(&self.student, &self.state).map_err(|reason| Error::Device {
+                step: self.done,
+                steps: 1,
+                reason,
+            })?;
+        if let Some(name) = not_finite {
+            return Err(Error::NonFiniteWeights {
+                name,
+                step: self.done,
+                learning_rate: self.learning_rate,
+                checkpoint: directory.checkpoint_left(),
+            });
+        }
+        let position = Position {
+            step: self.done,
+            window: self.log.window.clone(),
+            last_finite: self.log.last_finite,
+            loss_scale: self.loss_scale.clone(),
+            checksums: Default::default(),
+        };
+        checkpoint::save(
+            &plan.options.out,
+            &self.student,
+            &self.state,
+            &self.optimizer,
+            &self.encoder(plan),
+            &position,
+            plan.config.training.keep_checkpoints,
+        )
+    }
+
+    /// Writes `encoder.safetensors` of the finished run.
+    pub(super) fn write_encoder<C>(&self, plan: &Plan<'_, O, C>) -> Result<(), Error> {
+        let path = plan.options.out.join("encoder.safetensors");
+        Ok(durable::write(&path, &self.encoder(plan))?)
+    }
+
+    fn encoder<C>(&self, plan: &Plan<'_, O, C>) -> Vec<u8> {
+        encoder_bytes(
+            plan.objective.encoder(&self.student, &self.state),
+            &plan.dataset,
+            plan.config,
+            &plan.options.method,
+            self.done,
+        )
+    }
+
+    /// In f16: steps that were skipped because a gradient overflowed, since the run's start.
+    pub(super) fn skipped_steps(&self) -> usize {
+        self.loss_scale.as_ref().map_or(0, |scale| scale.skipped)
+    }
+
+    /// When the host is done with each phase of a step (`PASSER_LOG=training=trace`); a GPU is behind it.
+    fn trace(&self, phase: &str) {
+        let seconds = self.started.elapsed().as_secs_f64();
+        tracing::trace!(self.done, "{seconds:9.4} s {phase}");
+    }
+}
+
+/// `run.json`: what the program, the data and the plan say of the run.
+fn write_facts<O: Objective, C>(plan: &Plan<'_, O, C>) -> Result<(), Error> {
+    let mut facts = plan.options.provenance.clone();
+    facts.insert("fingerprint".into(), plan.dataset.fingerprint().into());
+    facts.insert("records".into(), plan.dataset.len().into());
+    facts.insert("steps".into(), plan.steps.into());
+    facts.insert("steps_per_epoch".into(), plan.steps_per_epoch.into());
+    facts.insert("peak_learning_rate".into(), plan.peak_learning_rate.into());
+    Ok(durable::write_json(&plan.options.out.join("run.json"), &facts)?)
+}
+
+/// Refuses micro-batches where they would not make the step of the whole batch.
+fn check_micro_batches<O: Objective>(
+    objective: &O,
+    student: &O::Student,
+    batch_norm_images: Option<usize>,
+) -> Result<(), Error> {
+    let refused = |reason: &str| {
+        Err(Error::Config(format!(
+            "`training.micro_batch_images` cannot be used here: {reason}"
+        )))
+    };
+    if let Some(reason) = objective.whole_batch() {
+        return refused(reason);
+    }
+    let has_statistics = parameters(student)
+        .iter()
+        .any(|parameter| parameter.running_statistic);
+    if has_statistics && batch_norm_images.is_none() {
+        return refused(
+            "the networks take batch statistics over the whole batch; say with `training.batch_norm_images` how many images share them",
+        );
+    }
+    Ok(())
+}
