@@ -124,7 +124,9 @@ impl Context {
         }
     }
 
-    /// The same for a teacher: its forward pass behaves as in training (batch statistics), but drops no path.
+    /// The same for a teacher: its forward pass drops no path, and otherwise behaves as in training. So its batch
+    /// normalization uses the batch's statistics and moves its own running ones; see [`teacher`](crate::teacher) for what
+    /// becomes of those.
     pub fn teacher(&self) -> Self {
         Self {
             drop_path: false,

@@ -1,4 +1,17 @@
 //! A second network that follows a first: MoCo's key encoder, BYOL's target, DINO's teacher.
+//!
+//! **A teacher's batch normalization.** Three things happen to it, each decided in one place:
+//!
+//! 1. *In a forward pass* a teacher normalizes by the statistics of the batch that it sees, as its student does, and its
+//!    own running statistics move. [`Context::training`](crate::Context) decides: [`Context::teacher`](crate::Context::teacher)
+//!    keeps it true and turns off drop path alone. The layer knows no teacher
+//!    ([`BatchNorm`](crate::layers::BatchNorm) has no mode of its own), and autodiff plays no part.
+//! 2. *In the moving average* running statistics are left out: [`ema`] moves weights, scale and shift, because the
+//!    statistics come from the teacher's own forward passes. [`ema_with_statistics`] moves them too, for an average that is
+//!    never run in training (fine-tuning's).
+//! 3. *Which images share statistics* is `training.batch_norm_images`, for student and teacher alike. With it, MoCo shuffles
+//!    a batch before the teacher and puts the keys back behind it (`objectives/src/moco.rs`, `keys`), so that a query and
+//!    its key do not share statistics, which would give the answer away.
 
 use std::any::Any;
 use std::collections::VecDeque;

@@ -8,9 +8,34 @@ use std::path::Path;
 /// Reads a config. `sets` are `key.path=value` edits, made on the table before it is read as `C`, so that they are
 /// checked like the file itself.
 pub(crate) fn read<C: DeserializeOwned>(path: &Path, sets: &[String], kind: Kind) -> anyhow::Result<C> {
+    read_completed(path, sets, kind, nothing_to_fill_in)
+}
+
+/// [`read`] for a run to resume: a config that an earlier version wrote gets the keys that were added since.
+pub(crate) fn read_resumed<C: DeserializeOwned>(
+    path: &Path,
+    sets: &[String],
+    kind: Kind,
+) -> anyhow::Result<C> {
+    read_completed(path, sets, kind, training::fill_in_later_keys)
+}
+
+/// Fills in keys that a config lacks; whether there were any.
+type FillIn = fn(&mut toml::Table) -> bool;
+
+fn nothing_to_fill_in(_: &mut toml::Table) -> bool {
+    false
+}
+
+fn read_completed<C: DeserializeOwned>(
+    path: &Path,
+    sets: &[String],
+    kind: Kind,
+    fill_in: FillIn,
+) -> anyhow::Result<C> {
     let text = std::fs::read_to_string(path)
         .with_context(|| format!("config `{}` cannot be read", path.display()))?;
-    let parsed = parse(&text, sets);
+    let parsed = parse_completed(&text, sets, fill_in);
     if parsed.is_err()
         && let Some(found) = Kind::of(&text)
         && found != kind
@@ -90,11 +115,15 @@ impl Kind {
 
 /// [`read`] for a text at hand.
 pub(crate) fn parse<C: DeserializeOwned>(text: &str, sets: &[String]) -> anyhow::Result<C> {
-    if sets.is_empty() {
+    parse_completed(text, sets, nothing_to_fill_in)
+}
+
+fn parse_completed<C: DeserializeOwned>(text: &str, sets: &[String], fill_in: FillIn) -> anyhow::Result<C> {
+    let mut table: toml::Table = text.parse()?;
+    if !fill_in(&mut table) && sets.is_empty() {
         // Straight from the text: errors then name line and column.
         return Ok(toml::from_str(text)?);
     }
-    let mut table: toml::Table = text.parse()?;
     for edit in sets {
         set(&mut table, edit)?;
     }
@@ -200,6 +229,20 @@ mod tests {
             (outer.seed, outer.inner.name.as_str(), outer.list[0].epochs),
             (7, "small", 9)
         );
+    }
+
+    #[test]
+    fn what_an_earlier_version_lacked_is_filled_in_before_edits() {
+        let old = TEXT.replace(", name = 'a'", "");
+        assert!(parse::<Outer>(&old, &[]).is_err());
+        let fill_in: FillIn = |table| {
+            let inner = table["inner"].as_table_mut().unwrap();
+            inner.insert("name".into(), "as before".into()).is_none()
+        };
+        let outer: Outer = parse_completed(&old, &[], fill_in).unwrap();
+        assert_eq!(outer.inner.name, "as before");
+        let outer: Outer = parse_completed(&old, &["inner.name=new".into()], fill_in).unwrap();
+        assert_eq!(outer.inner.name, "new");
     }
 
     #[test]

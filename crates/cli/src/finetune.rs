@@ -59,7 +59,11 @@ pub(crate) struct Arguments {
 const SMOKE_IMAGES: usize = 4;
 
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
-    let mut config: Config = configs::read(&arguments.config, &arguments.sets, Kind::FineTuning)?;
+    let read = match arguments.resume {
+        true => configs::read_resumed,
+        false => configs::read,
+    };
+    let mut config: Config = read(&arguments.config, &arguments.sets, Kind::FineTuning)?;
     config
         .validate()
         .map_err(evaluation::Error::Config)

@@ -35,8 +35,12 @@ pub(crate) struct Arguments {
 }
 
 pub(crate) fn run(arguments: Arguments) -> anyhow::Result<()> {
+    let read = match arguments.resume {
+        true => configs::read_resumed,
+        false => configs::read,
+    };
     let mut config: Config<ObjectiveConfig> =
-        configs::read(&arguments.config, &arguments.sets, configs::Kind::Pretraining)?;
+        read(&arguments.config, &arguments.sets, configs::Kind::Pretraining)?;
     // The whole config is checked as it stands, before a smoke test shrinks it.
     let memory = provenance::host_memory_mib().map_or(u64::MAX, |mib| mib << 20);
     config

@@ -22,6 +22,12 @@ const LATER_KEYS: &[LaterKey] = &[];
 /// Keys that change no result, and may differ from the process that began a run.
 const FREE_KEYS: &[&str] = &["data.workers"];
 
+/// Gives a config that an earlier version wrote the keys that were added since; whether it lacked any.
+pub fn fill_in_later_keys(config: &mut Table) -> bool {
+    let filled: Vec<bool> = LATER_KEYS.iter().map(|key| key.fill_in(config)).collect();
+    filled.contains(&true)
+}
+
 /// The first key in which the run's config, `before`, differs from the one given `now`, with both values.
 pub(crate) fn difference(before: Table, now: Table) -> Option<(String, String, String)> {
     difference_knowing(LATER_KEYS, before, now)
@@ -34,13 +40,16 @@ fn difference_knowing(
 ) -> Option<(String, String, String)> {
     // Both: a run that was begun with the key in a config that lacks it would be the same run too.
     for table in [&mut before, &mut now] {
-        later.iter().for_each(|key| key.fill_in(table));
+        later.iter().for_each(|key| {
+            key.fill_in(table);
+        });
     }
     first_difference("", &before, &now)
 }
 
 impl LaterKey {
-    fn fill_in(&self, config: &mut Table) {
+    /// Whether the config lacked the key.
+    fn fill_in(&self, config: &mut Table) -> bool {
         let table = self
             .table
             .split('.')
@@ -52,7 +61,9 @@ impl LaterKey {
             && let Some(value) = wrapped.get("value")
         {
             table.insert(self.key.to_owned(), value.clone());
+            return true;
         }
+        false
     }
 }
 

@@ -31,6 +31,7 @@ pub use error::Error;
 pub use files::{write_atomically, write_json_atomically};
 pub use hint::Hint;
 pub use inspection::{Content, Dtypes, Inspection, Network, TensorLine, inspect_weights};
+pub use later_keys::fill_in_later_keys;
 pub use objective::{Loss, Objective, ViewCount};
 pub use optimizer::{
     Adaptation, ClipConfig, Optimizer, OptimizerConfig, ParameterRule, Rates, drop_gradients,

@@ -14,7 +14,8 @@ use crate::precision::in_f32;
 /// Ioffe, Szegedy, *Batch normalization*, 2015, algorithm 1; running statistics as `torch.nn.BatchNorm2d` keeps them
 /// (the running variance is the unbiased one, n / (n − 1) times what normalises the batch).
 ///
-/// Training or not is the [`Context`]'s word alone: a teacher without gradients has batch statistics in training too.
+/// The [`Context`] alone decides whether this is training: a teacher without gradients has batch statistics in training too
+/// (see [`teacher`](crate::teacher)).
 ///
 /// With `batch_norm_images` in the context, each run of that many images has statistics of its own, as if the groups
 /// lay on devices of their own. MoCo needs this: with shared statistics a query recognises its key by them (He et al.,
