@@ -47,7 +47,7 @@ impl Progress {
 }
 
 /// The one way to other devices. Whatever is taken over the whole batch (a mean, the negatives, what a queue
-/// receives, Sinkhorn's sums, a centre) goes through it. Today there is one replica and each method is the identity.
+/// receives, Sinkhorn's sums, a center) goes through it. Today there is one replica and each method is the identity.
 #[derive(Clone, Debug, Default)]
 pub struct Replicas {
     // Private, so that other replicas can arrive without a change for callers.
@@ -94,7 +94,7 @@ pub struct Context {
     pub training: bool,
     /// Whether training drops residual branches at random, in networks with a drop path rate. A teacher drops none.
     pub drop_path: bool,
-    /// Images that share batch statistics in training; `None` is the whole batch. Batch normalisation asserts that it
+    /// Images that share batch statistics in training; `None` is the whole batch. Batch normalization asserts that it
     /// divides the batch. See [`BatchNorm`](crate::layers::BatchNorm).
     pub batch_norm_images: Option<usize>,
     /// This micro-batch's index, and how many make the step. Running statistics move once a step, so each micro-batch
@@ -144,7 +144,7 @@ impl Context {
     }
 
     /// The same with batch statistics of at most `images` images: a network that sees several views at once then
-    /// normalises each view by itself, as if the views came one after the other.
+    /// normalizes each view by itself, as if the views came one after the other.
     pub fn per_view(&self, images: usize) -> Self {
         Self {
             batch_norm_images: Some(self.batch_norm_images.unwrap_or(images)),

@@ -131,7 +131,7 @@ pub fn trained<const D: usize>(tensor: Tensor<D>) -> Param<Tensor<D>> {
     Param::from_tensor(tensor)
 }
 
-/// A tensor that is saved with its module and never trained: a queue, a centre.
+/// A tensor that is saved with its module and never trained: a queue, a center.
 pub fn buffer<const D: usize>(tensor: Tensor<D>) -> Param<Tensor<D>> {
     // Not `from_tensor`, which asks for a gradient.
     Param::initialized(ParamId::new(), tensor)

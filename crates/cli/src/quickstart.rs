@@ -255,7 +255,7 @@ fn print_table(
 
 fn next_commands(out: &Path) {
     eprintln!(
-        "\nThese small, centred pictures of clothes are where raw pixels are strong; photographs are where they are not.\n\
+        "\nThese small, centered pictures of clothes are where raw pixels are strong; photographs are where they are not.\n\
          On your own photographs (PHOTOS is a folder; subfolders are classes, if you have them):\n\n\
          \x20 passer shards pack PHOTOS --out shards\n\
          \x20 passer views configs/pretrain/moco-v2-resnet18-cifar10.toml --data shards --out views.png\n\

@@ -9,10 +9,10 @@
 //! ```
 //!
 //! Batch statistics within the networks are over each view by itself; `training.batch_norm_images` splits a view
-//! further. The embeddings are always normalised over the whole batch, for that is what their correlation is over.
+//! further. The embeddings are always normalized over the whole batch, for that is what their correlation is over.
 
 use crate::checks;
-use crate::head::{Encoder, MlpShape, OutputNorm, halves, spread, unit_rows};
+use crate::head::{Encoder, MlpShape, OutputNorm, halves, l2_normalize, spread};
 use crate::method::{Invalid, MethodConfig, RunShape};
 use crate::parameter_budget::{mlp, product};
 use backbones::{Backbone, BackboneConfig, Context, Init, Replicas};
@@ -21,14 +21,14 @@ use burn::tensor::{Bool, Tensor};
 use serde::{Deserialize, Serialize};
 use training::{Batch, Loss, Objective, ViewCount};
 
-/// Added to the variance of a component, as batch normalisation does in the authors' code.
+/// Added to the variance of a component, as batch normalization does in the authors' code.
 const EPSILON: f64 = 1e-5;
 
 /// `[objective.barlow_twins]`. The paper's values are those for ImageNet with ResNet-50.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
-    /// Linear layers of the projector, with batch normalisation and ReLU between them: 2 or 3. Paper: 3.
+    /// Linear layers of the projector, with batch normalization and ReLU between them: 2 or 3. Paper: 3.
     pub projector_layers: usize,
     /// Width of the projector's hidden layers. Paper: 8,192.
     pub projector_width: usize,
@@ -126,7 +126,7 @@ impl Objective for BarlowTwins {
 
     fn loss(&self, student: &Student, _: &State, batch: &Batch, context: &Context) -> (Loss, ()) {
         let embeddings = student.encoder.forward(batch, &context.per_view(batch.images));
-        let spread = spread(&unit_rows(embeddings.clone().detach()));
+        let spread = spread(&l2_normalize(embeddings.clone().detach()));
         let (first, second) = halves(embeddings);
         let (invariance, redundancy) = terms(first, second, &context.replicas);
         let signals = vec![
@@ -159,7 +159,7 @@ impl Objective for BarlowTwins {
 /// - output: `[1]` each
 pub fn terms(first: Tensor<2>, second: Tensor<2>, replicas: &Replicas) -> (Tensor<1>, Tensor<1>) {
     let images = first.dims()[0] as f64;
-    let (first, second) = (standardised(first, replicas), standardised(second, replicas));
+    let (first, second) = (standardized(first, replicas), standardized(second, replicas));
     let correlation = replicas.mean(first.transpose().matmul(second) / images);
     let width = correlation.dims()[0];
     let others = Tensor::<2, Bool>::diag_mask([width, width], 0, &correlation.device());
@@ -171,10 +171,10 @@ pub fn terms(first: Tensor<2>, second: Tensor<2>, replicas: &Replicas) -> (Tenso
 
 /// Each column with mean 0 and variance 1 over the whole batch (the variance is the biased one, as in eq. 2, so that a
 /// component's correlation with itself is 1).
-fn standardised(rows: Tensor<2>, replicas: &Replicas) -> Tensor<2> {
-    let centred = rows.clone() - replicas.mean(rows.mean_dim(0));
-    let variance = replicas.mean(centred.clone().powi_scalar(2).mean_dim(0));
-    centred / (variance + EPSILON).sqrt()
+fn standardized(rows: Tensor<2>, replicas: &Replicas) -> Tensor<2> {
+    let centered = rows.clone() - replicas.mean(rows.mean_dim(0));
+    let variance = replicas.mean(centered.clone().powi_scalar(2).mean_dim(0));
+    centered / (variance + EPSILON).sqrt()
 }
 
 #[cfg(test)]

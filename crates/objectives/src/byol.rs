@@ -14,7 +14,7 @@
 //! no average of the student's.
 
 use crate::checks;
-use crate::head::{Encoder, Mlp, MlpShape, OutputNorm, halves, spread, unit_rows};
+use crate::head::{Encoder, Mlp, MlpShape, OutputNorm, halves, l2_normalize, spread};
 use crate::method::{Invalid, MethodConfig, RunShape};
 use crate::parameter_budget::{mlp, product};
 use crate::teacher;
@@ -81,7 +81,7 @@ impl MethodConfig for Config {
 }
 
 impl Config {
-    /// Linear, batch normalisation, ReLU, linear without bias: projector and predictor alike.
+    /// Linear, batch normalization, ReLU, linear without bias: projector and predictor alike.
     fn head(&self, inputs: usize, hidden: usize) -> MlpShape {
         MlpShape {
             inputs,
@@ -143,7 +143,7 @@ impl Objective for Byol {
     fn loss(&self, student: &Student, state: &State, batch: &Batch, context: &Context) -> (Loss, ()) {
         let context = &context.per_view(batch.images);
         let projections = student.encoder.forward(batch, context);
-        let spread = spread(&unit_rows(projections.clone().detach()));
+        let spread = spread(&l2_normalize(projections.clone().detach()));
         let predictions = student.predictor.forward(projections, context);
         let targets = state.teacher.forward(batch, &context.teacher()).detach();
         let (first, second) = halves(targets);
@@ -175,7 +175,7 @@ impl Objective for Byol {
 /// - output: `[1]`, from 0 to 4
 pub fn regression(predictions: Tensor<2>, targets: Tensor<2>) -> Tensor<1> {
     // As a distance and not from the cosine: near 0 the latter has lost its digits.
-    let distance = unit_rows(predictions) - unit_rows(targets);
+    let distance = l2_normalize(predictions) - l2_normalize(targets);
     distance.powi_scalar(2).sum_dim(1).mean_dim(0).reshape([1])
 }
 

@@ -419,7 +419,7 @@ fn the_teacher_drops_no_path<O: Objective>(whole: &Trial<'_, O>, dropping: &Tria
 /// Loss and gradients in 16-bit compute beside those in f32: f32 outside the layers, and no farther off than what rounding
 /// alone explains.
 ///
-/// An untrained network with batch normalisation over four images magnifies any rounding, so the measure is what rounding the
+/// An untrained network with batch normalization over four images magnifies any rounding, so the measure is what rounding the
 /// weights and pictures to the same type does to a computation in f32.
 fn sixteen_bits_stay_close_to_f32<O: Objective>(trial: &Trial<'_, O>) {
     struct Rounded(FloatDType);

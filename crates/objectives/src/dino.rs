@@ -1,28 +1,28 @@
-//! DINO, self-distillation without labels: a student's small views must tell what a slowly moving teacher makes of the
-//! large ones.
+//! DINO, self-distillation without labels: from any view, a student predicts the prototypes that a slowly moving teacher
+//! assigns to the global views.
 //!
 //! [Caron et al. 2021](https://arxiv.org/abs/2104.14294).
 //!
 //! ```text
-//! view v ── student ── head ── scores_v ── softmax(· / student_temperature) ────────── p_v ─┐
+//! view v ── student ── head ── logits_v ── softmax(· / student_temperature) ────────── p_v ─┐
 //!                                                                                           ├─ −q_i · log p_v
-//! view i ── teacher ── head ── scores_i ── softmax((· − centre) / teacher_temperature) ─ q_i ─┘   (i global, v ≠ i any view)
+//! view i ── teacher ── head ── logits_i ── softmax((· − center) / teacher_temperature) ─ q_i ─┘   (i global, v ≠ i any view)
 //!                         teacher <- momentum teacher + (1 − momentum) student
 //! ```
 //!
-//! Two forces keep the teacher from answering the same to everything: the centre, a moving average of its own scores, keeps
-//! one answer from winning; a low temperature keeps all answers from becoming equally likely. `teacher_entropy` and `kl` in
+//! Two forces keep the teacher's targets from collapsing. The center, a moving average of its own logits, keeps one
+//! prototype from winning. A low temperature keeps all prototypes from becoming equally likely. `teacher_entropy` and `kl` in
 //! the log show when one of them wins (section 5.3 of the paper): a divergence of 0, with an entropy of 0 or of the logarithm
 //! of `head.prototypes`, is a collapse.
 //!
 //! Two additions of DINOv2 ([Oquab et al. 2023](https://arxiv.org/abs/2304.07193)) are options: Sinkhorn–Knopp in place of
-//! the centre, and KoLeo, which pushes the features of a batch apart.
+//! the center, and KoLeo, which pushes the features of a batch apart.
 
 #[cfg(test)]
 mod tests;
 
 use crate::checks;
-use crate::head::{GLOBAL_VIEWS, cross_view_prediction, entropy, features_of_views, spread, unit_rows};
+use crate::head::{GLOBAL_VIEWS, cross_view_prediction, entropy, features_of_views, l2_normalize, spread};
 use crate::method::{Invalid, MethodConfig, RunShape};
 use crate::parameter_budget::{mlp, product};
 use crate::swav::sinkhorn;
@@ -48,7 +48,7 @@ pub struct Config {
     /// How the teacher's temperature gets there; absent: it is there from the start. Paper: from 0.04 over 30 epochs to 0.07.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub teacher_temperature_warmup: Option<TemperatureWarmup>,
-    /// What keeps the teacher from preferring one answer.
+    /// What keeps the teacher from preferring one prototype.
     pub centering: Centering,
     /// Epochs at the start in which the head's last layer stands still. Paper: 1.
     pub freeze_last_layer_epochs: usize,
@@ -60,7 +60,7 @@ pub struct Config {
     /// Weight of KoLeo on the student's features of the global views; absent: none. DINOv2: 0.1.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub koleo_weight: Option<f64>,
-    /// From features to scores.
+    /// From features to logits.
     pub head: HeadConfig,
 }
 
@@ -75,16 +75,16 @@ pub struct TemperatureWarmup {
     pub epochs: usize,
 }
 
-/// What keeps the teacher from preferring one answer. TOML: `centering = { mean = { momentum = 0.9 } }`.
+/// What keeps the teacher from preferring one prototype. TOML: `centering = { mean = { momentum = 0.9 } }`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum Centering {
-    /// A moving average of its scores is taken off them (eq. 4 of the paper).
+    /// A moving average of its logits is subtracted from them (eq. 4 of the paper).
     Mean {
         /// How much of the average stays at each step, 0..1. Paper: 0.9.
         momentum: f64,
     },
-    /// Its answers to a batch are spread evenly by Sinkhorn–Knopp (DINOv2, section 4), over all global views together.
+    /// Sinkhorn–Knopp spreads its targets for a batch evenly over the prototypes (DINOv2, section 4), over all global views together.
     Sinkhorn {
         /// Iterations, at least 1. DINOv2: 3.
         iterations: usize,
@@ -99,9 +99,9 @@ pub struct HeadConfig {
     pub hidden_width: usize,
     /// Width of the embedding that meets the prototypes. Paper: 256.
     pub bottleneck_width: usize,
-    /// Prototypes, which is the number of scores; the paper's K. Paper: 65,536 (60,000 in the longest run of ResNet-50).
+    /// Prototypes, which is the number of logits; the paper's K. Paper: 65,536 (60,000 in the longest run of ResNet-50).
     pub prototypes: usize,
-    /// Batch normalisation after the hidden layers. Paper: false for vision transformers, true in the longest run of
+    /// Batch normalization after the hidden layers. Paper: false for vision transformers, true in the longest run of
     /// ResNet-50.
     pub batch_norm: bool,
     /// Keep the prototypes' lengths at 1. Paper: true; false is better with ViT-S/16, and less stable.
@@ -212,7 +212,7 @@ impl Centering {
         }
     }
 
-    /// A centre of zeros, if there is one.
+    /// A center of zeros, if there is one.
     pub(crate) fn init(&self, init: &Init, prototypes: usize) -> Option<Param<Tensor<2>>> {
         match self {
             Self::Mean { .. } => Some(buffer(init.zeros([1, prototypes]).without_autodiff())),
@@ -220,59 +220,59 @@ impl Centering {
         }
     }
 
-    /// The teacher's answers, each row of which sums to 1 (eq. 1 of the paper with eq. 4, or Sinkhorn–Knopp).
+    /// The student's targets, each row of which sums to 1 (eq. 1 of the paper with eq. 4, or Sinkhorn–Knopp).
     ///
     /// # Shapes
-    /// - scores: `[rows, prototypes]`, without a graph
-    /// - centre: `[1, prototypes]`
-    /// - output: as `scores`
+    /// - logits: `[rows, prototypes]`, without a graph
+    /// - center: `[1, prototypes]`
+    /// - output: as `logits`
     pub(crate) fn targets(
         &self,
-        scores: Tensor<2>,
-        centre: Option<&Param<Tensor<2>>>,
+        logits: Tensor<2>,
+        center: Option<&Param<Tensor<2>>>,
         temperature: f64,
         replicas: &Replicas,
     ) -> Tensor<2> {
         match self {
             Self::Mean { .. } => {
-                let scores = match centre {
-                    Some(centre) => scores - centre.val(),
-                    None => scores,
+                let logits = match center {
+                    Some(center) => logits - center.val(),
+                    None => logits,
                 };
-                softmax(scores / temperature, 1)
+                softmax(logits / temperature, 1)
             }
             Self::Sinkhorn { iterations } => {
                 // Cosines are at most 1, as the function wants them; lengths that are trained make them longer.
-                let largest = replicas.gather(scores.clone().max_dim(1)).max_dim(0);
-                sinkhorn(scores - largest + 1.0, temperature, *iterations, replicas)
+                let largest = replicas.gather(logits.clone().max_dim(1)).max_dim(0);
+                sinkhorn(logits - largest + 1.0, temperature, *iterations, replicas)
             }
         }
     }
 
-    /// The mean of the scores over rows and replicas, by which the centre moves: `[1, prototypes]`.
-    pub(crate) fn mean_scores(&self, scores: Tensor<2>, replicas: &Replicas) -> Option<Tensor<2>> {
+    /// The mean of the logits over rows and replicas, by which the center moves: `[1, prototypes]`.
+    pub(crate) fn mean_logits(&self, logits: Tensor<2>, replicas: &Replicas) -> Option<Tensor<2>> {
         match self {
-            Self::Mean { .. } => Some(replicas.mean(scores.mean_dim(0))),
+            Self::Mean { .. } => Some(replicas.mean(logits.mean_dim(0))),
             Self::Sinkhorn { .. } => None,
         }
     }
 
-    /// The centre after a step whose micro-batches had these mean scores (eq. 4 of the paper).
+    /// The center after a step whose micro-batches had these mean logits (eq. 4 of the paper).
     pub(crate) fn moved(
         &self,
-        centre: Option<Param<Tensor<2>>>,
+        center: Option<Param<Tensor<2>>>,
         means: Vec<Option<Tensor<2>>>,
     ) -> Option<Param<Tensor<2>>> {
-        let (centre, Self::Mean { momentum }) = (centre?, self) else {
+        let (center, Self::Mean { momentum }) = (center?, self) else {
             return None;
         };
         let means: Vec<Tensor<2>> = means.into_iter().flatten().collect();
         if means.is_empty() {
-            return Some(centre);
+            return Some(center);
         }
         let mean = Tensor::cat(means, 0).mean_dim(0).without_autodiff();
-        Some(change_value(centre, |centre| {
-            centre * *momentum + mean * (1.0 - momentum)
+        Some(change_value(center, |center| {
+            center * *momentum + mean * (1.0 - momentum)
         }))
     }
 }
@@ -307,7 +307,7 @@ pub struct Head {
     pub layers: Vec<Linear>,
     /// Norms of the hidden layers; empty if there are none.
     pub norms: Vec<BatchNorm>,
-    /// From the bottleneck to the scores.
+    /// From the bottleneck to the logits.
     pub last_layer: Prototypes,
 }
 
@@ -367,14 +367,14 @@ impl Head {
                 x = gelu(x);
             }
         }
-        unit_rows(x)
+        l2_normalize(x)
     }
 
     /// # Shapes
     /// - `embeddings`: `[rows, bottleneck_width]`
     /// - output: `[rows, prototypes]`
-    pub fn scores(&self, embeddings: Tensor<2>) -> Tensor<2> {
-        let weight = unit_rows(self.last_layer.weight_v.val()) * self.last_layer.weight_g.val();
+    pub fn logits(&self, embeddings: Tensor<2>) -> Tensor<2> {
+        let weight = l2_normalize(self.last_layer.weight_v.val()) * self.last_layer.weight_g.val();
         self.last_layer.precision.product(embeddings, weight.transpose())
     }
 }
@@ -384,7 +384,7 @@ impl Head {
 pub struct Network {
     /// The network under study.
     pub backbone: Backbone,
-    /// From features to scores.
+    /// From features to logits.
     pub head: Head,
 }
 
@@ -403,7 +403,8 @@ impl Network {
 pub struct State {
     /// The moving average of the student.
     pub teacher: Network,
-    /// The moving average of the teacher's scores, `[1, prototypes]`; absent with `centering.sinkhorn`.
+    /// The moving average of the teacher's logits, `[1, prototypes]`; absent with `centering.sinkhorn`. Spelled as in
+    /// checkpoints.
     pub centre: Option<Param<Tensor<2>>>,
 }
 
@@ -417,7 +418,7 @@ pub struct Dino {
 impl Objective for Dino {
     type Student = Network;
     type State = State;
-    /// The mean of the teacher's scores, `[1, prototypes]`.
+    /// The mean of the teacher's logits, `[1, prototypes]`.
     type Pending = Option<Tensor<2>>;
 
     fn views(&self) -> ViewCount {
@@ -431,8 +432,14 @@ impl Objective for Dino {
         let head = &self.config.head;
         let student = Network::new(&init.at("student"), &self.backbone, head);
         let teacher = independent_copy(&student);
-        let centre = self.config.centering.init(init, head.prototypes);
-        (student, State { teacher, centre })
+        let center = self.config.centering.init(init, head.prototypes);
+        (
+            student,
+            State {
+                teacher,
+                centre: center,
+            },
+        )
     }
 
     fn loss(
@@ -450,24 +457,24 @@ impl Objective for Dino {
         });
         // The head sees all views at once, and so do its batch statistics, as in the paper's code.
         let embeddings = student.head.embed(features, context);
-        let scores = student.head.scores(embeddings.clone());
-        let views = scores.dims()[0] / batch.images;
+        let logits = student.head.logits(embeddings.clone());
+        let views = logits.dims()[0] / batch.images;
 
         let own = context.teacher();
         let global = batch.views[0].images.clone();
         let features = state.teacher.backbone.forward(global, &own);
         let head = &state.teacher.head;
-        let of_teacher = head.scores(head.embed(features, &own)).detach();
+        let of_teacher = head.logits(head.embed(features, &own)).detach();
         let pending = config
             .centering
-            .mean_scores(of_teacher.clone(), &context.replicas);
+            .mean_logits(of_teacher.clone(), &context.replicas);
         let temperature = config.temperature(&context.progress);
         let targets =
             config
                 .centering
                 .targets(of_teacher, state.centre.as_ref(), temperature, &context.replicas);
 
-        let mut total = cross_view_prediction(scores, targets.clone(), views, config.student_temperature);
+        let mut total = cross_view_prediction(logits, targets.clone(), views, config.student_temperature);
         let entropy = entropy(targets);
         let mut signals = vec![
             ("kl", total.clone().detach() - entropy.clone()),
@@ -519,7 +526,7 @@ impl Objective for Dino {
 pub(crate) fn whole_batch(centering: &Centering, koleo_weight: Option<f64>) -> Option<&'static str> {
     match (centering, koleo_weight) {
         (Centering::Sinkhorn { .. }, _) => {
-            Some("`centering.sinkhorn` spreads the answers to all images of the batch together")
+            Some("`centering.sinkhorn` assigns all images of the batch to prototypes together")
         }
         (_, Some(_)) => Some("`koleo_weight` compares each image with all others of the batch"),
         _ => None,
@@ -535,23 +542,23 @@ pub(crate) fn koleo_of_views(features: &Tensor<2>) -> Tensor<1> {
         .fold(of_view(0), |sum, next| sum + next)
 }
 
-/// The estimate of differential entropy by nearest neighbours, negated, on features of length 1: Sablayrolles, Douze, Schmid,
+/// The estimate of differential entropy by nearest neighbors, negated, on features of length 1: Sablayrolles, Douze, Schmid,
 /// Jégou, *Spreading vectors for similarity search*, [2019](https://arxiv.org/abs/1806.03198), eq. 2, with DINOv2's small
 /// numbers (1e-8 in the distance and in the logarithm).
 ///
-/// Neighbours are looked for among the images of this device, as in DINOv2.
+/// Neighbors are looked for among the images of this device, as in DINOv2.
 ///
 /// # Shapes
 /// - features: `[images, width]`, of one view, at least 2 images
 /// - output: `[1]`
 pub fn koleo(features: Tensor<2>) -> Tensor<1> {
-    let features = unit_rows(features);
+    let features = l2_normalize(features);
     let [images, _] = features.dims();
     let constant = features.clone().detach();
     let similarity = constant.clone().matmul(constant.transpose()) - itself(images, &features.device());
     let nearest: Tensor<1, Int> = similarity.argmax(1).reshape([images]);
-    let neighbours = features.clone().select(0, nearest);
-    let distance = (features - neighbours + 1e-8).powi_scalar(2).sum_dim(1).sqrt();
+    let neighbors = features.clone().select(0, nearest);
+    let distance = (features - neighbors + 1e-8).powi_scalar(2).sum_dim(1).sqrt();
     (distance + 1e-8).log().neg().mean_dim(0).reshape([1])
 }
 

@@ -17,7 +17,7 @@ pub struct MlpShape {
     pub hidden: Vec<usize>,
     /// Width of the output.
     pub outputs: usize,
-    /// Whether hidden layers are followed by batch normalisation.
+    /// Whether hidden layers are followed by batch normalization.
     pub norm: bool,
     /// Whether hidden layers have a bias; before a norm it changes nothing.
     pub hidden_bias: bool,
@@ -32,13 +32,13 @@ pub struct MlpShape {
 pub enum OutputNorm {
     /// Nothing.
     None,
-    /// Batch normalisation with scale and shift.
+    /// Batch normalization with scale and shift.
     Affine,
-    /// Batch normalisation without.
+    /// Batch normalization without.
     Plain,
 }
 
-/// Linear layers with batch normalisation and ReLU between them. Projectors and predictors are made of it.
+/// Linear layers with batch normalization and ReLU between them. Projectors and predictors are made of it.
 #[derive(Module, Debug)]
 pub struct Mlp {
     /// Hidden layers and the last one.
@@ -144,7 +144,7 @@ impl Encoder {
     }
 }
 
-/// Global views in the methods that predict between views: the first ones, whose answers the others predict.
+/// Global views in the methods that predict between views: the first ones, whose targets the others predict.
 pub const GLOBAL_VIEWS: usize = 2;
 
 /// The features of views, size by size: those of one size go through the network together, and each size draws for itself.
@@ -165,7 +165,7 @@ pub fn halves(rows: Tensor<2>) -> (Tensor<2>, Tensor<2>) {
 }
 
 /// Each row divided by its length, as `torch.nn.functional.normalize` (lengths below 1e-12 count as 1e-12).
-pub fn unit_rows(x: Tensor<2>) -> Tensor<2> {
+pub fn l2_normalize(x: Tensor<2>) -> Tensor<2> {
     let length = x.clone().powi_scalar(2).sum_dim(1).sqrt().clamp_min(1e-12);
     x / length
 }
@@ -177,30 +177,30 @@ pub fn spread(embeddings: &Tensor<2>) -> Tensor<1> {
     embeddings.var(0).sqrt().mean_dim(1).reshape([1])
 }
 
-/// Cross-entropy between views: `−q_t · log softmax(scores_s / temperature)`, averaged over images, over the views `s ≠ t`, and over
+/// Cross-entropy between views: `−q_t · log softmax(logits_s / temperature)`, averaged over images, over the views `s ≠ t`, and over
 /// the two global views `t` (SwAV's eq. 2 summed over views, DINO's eq. 3).
 ///
 /// # Shapes
-/// - scores: `[views * images, prototypes]`, the two global views first
-/// - answers: `[2 * images, prototypes]`, the `q` of the global views, rows summing to 1, without a graph
+/// - logits: `[views * images, prototypes]`, the two global views first
+/// - targets: `[2 * images, prototypes]`, the `q` of the global views, rows summing to 1, without a graph
 /// - output: `[1]`
 ///
 /// # Panics
-/// If the answers hold a graph.
+/// If the targets hold a graph.
 pub fn cross_view_prediction(
-    scores: Tensor<2>,
-    answers: Tensor<2>,
+    logits: Tensor<2>,
+    targets: Tensor<2>,
     views: usize,
     temperature: f64,
 ) -> Tensor<1> {
     assert!(
-        !answers.is_tracked(),
-        "answers are a constant, and these would be differentiated"
+        !targets.is_tracked(),
+        "targets must be a constant, got ones that hold a graph"
     );
-    let [rows, prototypes] = scores.dims();
+    let [rows, prototypes] = logits.dims();
     let images = rows / views;
-    let log_p = log_softmax(scores / temperature, 1).reshape([views, images, prototypes]);
-    let q = answers.reshape([GLOBAL_VIEWS, images, prototypes]);
+    let log_p = log_softmax(logits / temperature, 1).reshape([views, images, prototypes]);
+    let q = targets.reshape([GLOBAL_VIEWS, images, prototypes]);
     // Σ_{s ≠ t} log p_s = Σ_s log p_s − log p_t: no loop over pairs.
     let others = log_p.clone().sum_dim(0) - log_p.narrow(0, 0, GLOBAL_VIEWS);
     let each = (q * others).sum_dim(2); // [2, images, 1]

@@ -10,7 +10,7 @@
 //! the same view, whole ────────────── teacher ─ patches ─── head ── q ─┘
 //! ```
 //!
-//! The teacher's answers to patches have a temperature and a centre of their own. With `centering.sinkhorn`, `koleo_weight`
+//! The teacher's targets for patches have a temperature and a center of their own. With `centering.sinkhorn`, `koleo_weight`
 //! and a `patch_head` this is the loss of DINOv2 ([Oquab et al. 2023](https://arxiv.org/abs/2304.07193)).
 
 #[cfg(test)]
@@ -39,17 +39,17 @@ use training::{Batch, Loss, Objective, ViewCount};
 pub struct Config {
     /// Softmax temperature of the student, above 0. Paper: 0.1.
     pub student_temperature: f64,
-    /// Softmax temperature of the teacher's answers to whole images, above 0. Paper: 0.07.
+    /// Softmax temperature of the teacher's targets for whole images, above 0. Paper: 0.07.
     pub teacher_temperature: f64,
     /// How it gets there; absent: it is there from the start. Paper: from 0.04 over 30 epochs.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub teacher_temperature_warmup: Option<TemperatureWarmup>,
-    /// Softmax temperature of the teacher's answers to patches, above 0. Paper: 0.07.
+    /// Softmax temperature of the teacher's targets for patches, above 0. Paper: 0.07.
     pub patch_teacher_temperature: f64,
     /// How it gets there, from `mask.from_epoch` on; absent: it is there from the start. Paper: from 0.04 over 30 epochs.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub patch_teacher_temperature_warmup: Option<TemperatureWarmup>,
-    /// What keeps the teacher from preferring one answer, for images and for patches, each by itself. Paper: a mean with
+    /// What keeps the teacher from preferring one prototype, for images and for patches, each by itself. Paper: a mean with
     /// momentum 0.9 for both.
     pub centering: Centering,
     /// Epochs at the start in which the heads' last layers stand still. Paper: 1.
@@ -66,9 +66,9 @@ pub struct Config {
     pub patch_weight: f64,
     /// Which patches are hidden.
     pub mask: MaskConfig,
-    /// From class tokens to scores, and from patches' tokens too where there is no `patch_head`.
+    /// From class tokens to logits, and from patches' tokens too where there is no `patch_head`.
     pub head: HeadConfig,
-    /// From patches' tokens to scores; absent: `head` does it. Paper: absent; DINOv2's large models: as `head`.
+    /// From patches' tokens to logits; absent: `head` does it. Paper: absent; DINOv2's large models: as `head`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub patch_head: Option<HeadConfig>,
 }
@@ -353,13 +353,14 @@ pub struct State {
     pub teacher: Network,
     /// The moving average of the patches' head.
     pub patch_teacher: Option<Head>,
-    /// The moving average of the teacher's scores of class tokens, `[1, prototypes]`; absent with `centering.sinkhorn`.
+    /// The moving average of the teacher's logits of class tokens, `[1, prototypes]`; absent with `centering.sinkhorn`.
+    /// Spelled as in checkpoints.
     pub centre: Option<Param<Tensor<2>>>,
     /// The same for all patches, hidden or not.
     pub patch_centre: Option<Param<Tensor<2>>>,
 }
 
-/// The mean scores of class tokens and of patches, `[1, prototypes]` each.
+/// The mean logits of class tokens and of patches, `[1, prototypes]` each.
 pub type Means = (Option<Tensor<2>>, Option<Tensor<2>>);
 
 /// The objective.
@@ -369,43 +370,43 @@ pub struct Ibot {
     backbone: BackboneConfig,
 }
 
-/// What the teacher says of a batch.
-struct Answers {
+/// What the student predicts of a batch, and the means by which the centers move.
+struct Targets {
     class: Tensor<2>,
     patches: Tensor<2>,
     means: Means,
 }
 
 impl Ibot {
-    fn answers(&self, state: &State, images: Tensor<4>, mask: &Mask, context: &Context) -> Answers {
+    fn targets(&self, state: &State, images: Tensor<4>, mask: &Mask, context: &Context) -> Targets {
         let context = &context.teacher();
         let (centering, replicas) = (&self.config.centering, &context.replicas);
         let tokens = vit(&state.teacher.backbone).tokens(images, None, context);
         let head = &state.teacher.head;
-        let class = head.scores(head.embed(tokens.class, context)).detach();
+        let class = head.logits(head.embed(tokens.class, context)).detach();
 
         let head = state.patch_teacher.as_ref().unwrap_or(head);
         let (patches, mean) = match centering {
-            // The centre is of all patches. The last layer is linear: the mean of scores is the score of the mean.
+            // The center is of all patches. The last layer is linear: the mean of logits is the logit of the mean.
             Centering::Mean { .. } => {
                 let [views, patches, width] = tokens.patches.dims();
                 let all = head.embed(tokens.patches.reshape([views * patches, width]), context);
-                let mean = replicas.mean(head.scores(all.clone().mean_dim(0)));
-                (head.scores(mask.of_rows(all)), Some(mean.detach()))
+                let mean = replicas.mean(head.logits(all.clone().mean_dim(0)));
+                (head.logits(mask.of_rows(all)), Some(mean.detach()))
             }
             Centering::Sinkhorn { .. } => {
                 let hidden = head.embed(mask.of(tokens.patches), context);
-                (head.scores(hidden), None)
+                (head.logits(hidden), None)
             }
         };
-        let means = (centering.mean_scores(class.clone(), replicas), mean);
+        let means = (centering.mean_logits(class.clone(), replicas), mean);
         let progress = &context.progress;
         let temperature = self.config.temperature(progress);
         let patch_temperature = self.config.patch_temperature(progress);
-        let centres = [state.centre.as_ref(), state.patch_centre.as_ref()];
-        Answers {
-            class: centering.targets(class, centres[0], temperature, replicas),
-            patches: centering.targets(patches.detach(), centres[1], patch_temperature, replicas),
+        let centers = [state.centre.as_ref(), state.patch_centre.as_ref()];
+        Targets {
+            class: centering.targets(class, centers[0], temperature, replicas),
+            patches: centering.targets(patches.detach(), centers[1], patch_temperature, replicas),
             means,
         }
     }
@@ -475,41 +476,41 @@ impl Objective for Ibot {
         let views = rows / batch.images;
         let hidden = mask.of(seen.patches);
         let head = &student.encoder.head;
-        let (embeddings, scores, patch_scores) = match &student.patch_head {
+        let (embeddings, logits, patch_logits) = match &student.patch_head {
             Some(patch_head) => {
                 let embeddings = head.embed(class, context);
-                let patches = patch_head.scores(patch_head.embed(hidden, context));
-                (embeddings.clone(), head.scores(embeddings), patches)
+                let patches = patch_head.logits(patch_head.embed(hidden, context));
+                (embeddings.clone(), head.logits(embeddings), patches)
             }
             None => {
                 let embeddings = head.embed(Tensor::cat(vec![class, hidden], 0), context);
-                let scores = head.scores(embeddings.clone());
-                let patches = scores.dims()[0] - rows;
+                let logits = head.logits(embeddings.clone());
+                let patches = logits.dims()[0] - rows;
                 (
                     embeddings,
-                    scores.clone().narrow(0, 0, rows),
-                    scores.narrow(0, rows, patches),
+                    logits.clone().narrow(0, 0, rows),
+                    logits.narrow(0, rows, patches),
                 )
             }
         };
 
-        let answers = self.answers(state, global, &mask, context);
+        let targets = self.targets(state, global, &mask, context);
         let class_loss =
-            cross_view_prediction(scores, answers.class.clone(), views, config.student_temperature);
-        let of_patches = cross_entropies(patch_scores, answers.patches.clone(), config.student_temperature);
+            cross_view_prediction(logits, targets.class.clone(), views, config.student_temperature);
+        let of_patches = cross_entropies(patch_logits, targets.patches.clone(), config.student_temperature);
         let patch_loss = mask.sum(of_patches);
         let mut total = class_loss.clone() + patch_loss.clone() * config.patch_weight;
 
         let (class_loss, patch_loss) = (class_loss.detach(), patch_loss.detach());
-        let class_entropy = entropy(answers.class);
+        let class_entropy = entropy(targets.class);
         let mut signals = vec![
             ("kl", class_loss - class_entropy.clone()),
             ("teacher_entropy", class_entropy),
             (
                 "patch_kl",
-                patch_loss - mask.sum(entropies(answers.patches.clone())),
+                patch_loss - mask.sum(entropies(targets.patches.clone())),
             ),
-            ("patch_teacher_entropy", entropy(answers.patches)),
+            ("patch_teacher_entropy", entropy(targets.patches)),
             ("hidden_patches", mask.share),
             (
                 "embedding_std",
@@ -521,7 +522,7 @@ impl Objective for Ibot {
             signals.push(("koleo", koleo.clone().detach()));
             total = total + koleo * weight;
         }
-        (Loss { total, signals }, answers.means)
+        (Loss { total, signals }, targets.means)
     }
 
     fn commit(
@@ -561,11 +562,11 @@ impl Objective for Ibot {
     }
 }
 
-/// `−q · log softmax(scores / temperature)` of each row: the paper's L_MIM for one patch.
+/// `−q · log softmax(logits / temperature)` of each row: the paper's L_MIM for one patch.
 ///
 /// # Shapes
-/// - scores, targets: `[rows, prototypes]`, the student's and the teacher's, whose rows sum to 1
+/// - logits, targets: `[rows, prototypes]`, the student's and the teacher's, whose rows sum to 1
 /// - output: `[rows, 1]`
-pub fn cross_entropies(scores: Tensor<2>, targets: Tensor<2>, temperature: f64) -> Tensor<2> {
-    (log_softmax(scores / temperature, 1) * targets).sum_dim(1).neg()
+pub fn cross_entropies(logits: Tensor<2>, targets: Tensor<2>, temperature: f64) -> Tensor<2> {
+    (log_softmax(logits / temperature, 1) * targets).sum_dim(1).neg()
 }

@@ -324,9 +324,9 @@ fn pixels(images: Tensor<4>, patch: usize, which: &Tensor<2, Int>) -> Tensor<3> 
 pub fn reconstruction(made: Tensor<3>, pixels: Tensor<3>, normalize: bool) -> Tensor<1> {
     let target = if normalize {
         let freedom = (pixels.dims()[2] - 1) as f64;
-        let centred = pixels.clone() - pixels.mean_dim(2);
-        let variance = centred.clone().powi_scalar(2).sum_dim(2) / freedom;
-        centred / (variance + 1e-6).sqrt()
+        let centered = pixels.clone() - pixels.mean_dim(2);
+        let variance = centered.clone().powi_scalar(2).sum_dim(2) / freedom;
+        centered / (variance + 1e-6).sqrt()
     } else {
         pixels
     };

@@ -11,13 +11,13 @@
 //!
 //! The papers' query encoder is our student, their key encoder our teacher.
 //!
-//! **Shuffled batch normalisation** (section 3.3 of the first paper): batch statistics tell which images share them, and
+//! **Shuffled batch normalization** (section 3.3 of the first paper): batch statistics tell which images share them, and
 //! a network that reads them solves the task without learning. So the statistics must be of parts of the batch
 //! (`batch_norm_images` in `[training]`, 32 as on one of the papers' GPUs), and keys are shuffled among the parts before
 //! they go through the teacher. On one device this needs no communication: a permutation of the batch does it.
 
 use crate::checks;
-use crate::head::{spread, unit_rows};
+use crate::head::{l2_normalize, spread};
 use crate::method::{Invalid, MethodConfig, RunShape};
 use crate::parameter_budget::{mlp, product};
 use backbones::init::buffer;
@@ -119,7 +119,7 @@ impl Encoder {
         for (index, layer) in self.head.iter().enumerate() {
             x = layer.forward(if index == 0 { x } else { relu(x) });
         }
-        unit_rows(x)
+        l2_normalize(x)
     }
 }
 
@@ -208,7 +208,7 @@ impl Objective for Moco {
 /// A queue at step 0: normal draws, each key brought to length 1.
 pub(crate) fn new_queue(init: &Init, queue_images: usize, width: usize) -> Param<Tensor<2>> {
     let queue = init.at("queue").normal([queue_images, width], 1.0);
-    buffer(unit_rows(queue).without_autodiff())
+    buffer(l2_normalize(queue).without_autodiff())
 }
 
 /// The keys of a view, without gradients: what `forward` gives for its images, which are shuffled before it and put back
@@ -352,9 +352,9 @@ mod tests {
                 .map(|(a, b)| a / 2.0 + b)
                 .collect();
             let query = tensor(query, images).require_grad();
-            let keys = unit_rows(tensor(key, images));
-            let queue = unit_rows(tensor(noise(queue, width, 2.0), queue));
-            let loss = info_nce(unit_rows(query.clone()), keys, queue, temperature);
+            let keys = l2_normalize(tensor(key, images));
+            let queue = l2_normalize(tensor(noise(queue, width, 2.0), queue));
+            let loss = info_nce(l2_normalize(query.clone()), keys, queue, temperature);
             let value = f64::from(loss.clone().into_data().try_to_vec::<f32>().unwrap()[0]);
             let expected = case["loss"].as_f64().unwrap();
             assert!(
@@ -405,7 +405,7 @@ mod tests {
         student.encoder = by_formula(student.encoder);
         state.teacher = independent_copy(&student.encoder);
         let queue = Tensor::from_data(TensorData::new(u(1000, 64 * 16), [64, 16]), &device);
-        state.queue = buffer(unit_rows(queue));
+        state.queue = buffer(l2_normalize(queue));
         let config = training::OptimizerConfig::Sgd {
             learning_rate_per_256: 0.001,
             momentum: 0.9,

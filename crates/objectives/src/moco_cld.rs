@@ -17,7 +17,7 @@
 //! pass; a cluster without members has its centroid at 0; k-means starts at the first rows.
 
 use crate::checks;
-use crate::head::{spread, unit_rows};
+use crate::head::{l2_normalize, spread};
 use crate::method::{Invalid, MethodConfig, RunShape};
 use crate::moco::{info_nce, keys, new_queue, push};
 use crate::parameter_budget::{mlp, product};
@@ -147,7 +147,7 @@ impl Encoder {
                 Head::Mlp => Linear::new(&at, inputs, outputs),
                 Head::NormMlp => {
                     let mut layer = Linear::without_bias(&at, inputs, outputs);
-                    layer.weight = trained(unit_rows(at.at("weight").uniform([outputs, inputs], 1.0)));
+                    layer.weight = trained(l2_normalize(at.at("weight").uniform([outputs, inputs], 1.0)));
                     layer
                 }
             }
@@ -163,13 +163,13 @@ impl Encoder {
 
     fn hidden(&self, images: Tensor<4>, context: &Context) -> Tensor<2> {
         let x = relu(self.hidden.forward(self.backbone.forward(images, context)));
-        if self.normed { unit_rows(x) } else { x }
+        if self.normed { l2_normalize(x) } else { x }
     }
 
     /// A branch's embeddings, `[images, embedding_width]`, of length 1 each.
     fn embed(&self, branch: &Linear, hidden: Tensor<2>) -> Tensor<2> {
-        unit_rows(if self.normed {
-            hidden.matmul(unit_rows(branch.weight.val()).transpose())
+        l2_normalize(if self.normed {
+            hidden.matmul(l2_normalize(branch.weight.val()).transpose())
         } else {
             branch.forward(hidden)
         })
@@ -398,7 +398,7 @@ mod tests {
         let objective = config.objective(fixture.backbone());
         follow(&objective, &fixture, |student, _| State {
             teacher: independent_copy(&student.encoder),
-            queue: buffer(unit_rows(tensor(
+            queue: buffer(l2_normalize(tensor(
                 u(1000, shape[0] * shape[1]),
                 shape,
                 &Device::flex(),
@@ -417,15 +417,15 @@ mod tests {
             let size = |name: &str| case[name].as_u64().unwrap() as usize;
             let (parts, points, width) = (size("parts"), size("points"), size("width"));
             let count = parts * points * width;
-            let (one, two, centres) = (u(1, count), u(2, count), u(3, 5 * width));
-            let centre = |at: usize| 2.0 * centres[at / width % 5 * width + at % width];
-            let first = (0..count).map(|at| one[at] + centre(at)).collect();
+            let (one, two, centers) = (u(1, count), u(2, count), u(3, 5 * width));
+            let center = |at: usize| 2.0 * centers[at / width % 5 * width + at % width];
+            let first = (0..count).map(|at| one[at] + center(at)).collect();
             let second = (0..count)
-                .map(|at| two[at] / 2.0 + one[at] / 2.0 + centre(at))
+                .map(|at| two[at] / 2.0 + one[at] / 2.0 + center(at))
                 .collect();
             let rows = |values: Vec<f32>| tensor(values, [parts * points, width], &device).require_grad();
             let (first, second) = (rows(first), rows(second));
-            let unit = |rows: &Tensor<2>| unit_rows(rows.clone()).reshape([parts, points, width]);
+            let unit = |rows: &Tensor<2>| l2_normalize(rows.clone()).reshape([parts, points, width]);
             let loss = cross_level(
                 unit(&first),
                 unit(&second),

@@ -16,7 +16,7 @@
 //! its first layer jump, so that layer stays as it was drawn.
 
 use crate::checks;
-use crate::head::{Encoder, Mlp, MlpShape, OutputNorm, spread, unit_rows};
+use crate::head::{Encoder, Mlp, MlpShape, OutputNorm, l2_normalize, spread};
 use crate::method::{Invalid, MethodConfig, RunShape};
 use crate::parameter_budget::{mlp, product};
 use crate::teacher;
@@ -30,14 +30,14 @@ use training::{Batch, Loss, Objective, ViewCount};
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
-    /// Linear layers of the projector, whose last one has batch normalisation without scale and shift behind it. Paper: 2
+    /// Linear layers of the projector, whose last one has batch normalization without scale and shift behind it. Paper: 2
     /// for ResNet-50, 3 for vision transformers.
     pub projector_layers: usize,
     /// Width of the hidden layers of projector and predictor. Paper: 4096.
     pub hidden_width: usize,
     /// Width of the embedding in which queries meet keys. Paper: 256.
     pub embedding_width: usize,
-    /// Batch normalisation without scale and shift behind the predictor (two linear layers). Paper: true for vision
+    /// Batch normalization without scale and shift behind the predictor (two linear layers). Paper: true for vision
     /// transformers, false for ResNet-50.
     pub predictor_output_norm: bool,
     /// Softmax temperature, above 0. Paper: 0.2 for vision transformers, 1 for ResNet-50.
@@ -142,7 +142,7 @@ pub struct MocoV3 {
 }
 
 impl MocoV3 {
-    /// `layers` linear layers without biases, batch normalisation and ReLU between them.
+    /// `layers` linear layers without biases, batch normalization and ReLU between them.
     fn mlp(&self, inputs: usize, layers: usize, output_norm: OutputNorm) -> MlpShape {
         MlpShape {
             inputs,
@@ -185,9 +185,9 @@ impl Objective for MocoV3 {
         let embed = |view: usize| {
             let context = context.part(view as u64);
             let projected = student.encoder.embed(batch.view(view), &context);
-            let queries = unit_rows(student.predictor.forward(projected, &context));
+            let queries = l2_normalize(student.predictor.forward(projected, &context));
             let keys = state.teacher.embed(batch.view(view), &context.teacher());
-            (queries, unit_rows(keys).detach())
+            (queries, l2_normalize(keys).detach())
         };
         let ((q0, k0), (q1, k1)) = (embed(0), embed(1));
         let side = |queries: &Tensor<2>, keys: &Tensor<2>| {
@@ -330,13 +330,13 @@ mod tests {
                 Tensor::<2>::from_data(TensorData::new(u(tensor, rows * width), [rows, width]), &device)
             };
             let queries = rows(1, images).require_grad();
-            let keys = unit_rows(rows(1, images) / 2.0 + rows(2, images));
+            let keys = l2_normalize(rows(1, images) / 2.0 + rows(2, images));
             let mut all = keys.clone();
             if others > 0 {
-                all = Tensor::cat(vec![all, unit_rows(rows(3, others))], 0);
+                all = Tensor::cat(vec![all, l2_normalize(rows(3, others))], 0);
             }
             let temperature = case["temperature"].as_f64().unwrap();
-            let loss = contrast(unit_rows(queries.clone()), keys, all, temperature);
+            let loss = contrast(l2_normalize(queries.clone()), keys, all, temperature);
             let value = f64::from(loss.clone().into_scalar::<f32>());
             let gradient = queries.grad(&loss.backward()).unwrap().into_data();
             let stride = (images * width / 64).max(1);

@@ -13,7 +13,7 @@
 //! `batch_norm_images` in `[training]` to the batch's number of photographs.
 
 use crate::checks;
-use crate::head::{Encoder, MlpShape, OutputNorm, halves, spread, unit_rows};
+use crate::head::{Encoder, MlpShape, OutputNorm, halves, l2_normalize, spread};
 use crate::method::{Invalid, MethodConfig, RunShape};
 use crate::parameter_budget::{mlp, product};
 use backbones::{Backbone, BackboneConfig, Context, Init};
@@ -30,7 +30,7 @@ pub struct Config {
     pub projector_layers: usize,
     /// Width of the projector's hidden layers. Paper: that of the features, 2,048.
     pub projector_width: usize,
-    /// Where the projector is normalised.
+    /// Where the projector is normalized.
     pub projector_norm: ProjectorNorm,
     /// Width of the embedding. Paper: 128.
     pub embedding_width: usize,
@@ -38,7 +38,7 @@ pub struct Config {
     pub temperature: f64,
 }
 
-/// Batch normalisation in the projector.
+/// Batch normalization in the projector.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ProjectorNorm {
@@ -136,7 +136,7 @@ impl Objective for Simclr {
     }
 
     fn loss(&self, student: &Student, _: &State, batch: &Batch, context: &Context) -> (Loss, ()) {
-        let embeddings = unit_rows(student.encoder.forward(batch, context));
+        let embeddings = l2_normalize(student.encoder.forward(batch, context));
         let spread = spread(&embeddings);
         let (first, second) = halves(embeddings);
         let similarity = (first.clone().detach() * second.clone().detach())
@@ -242,7 +242,7 @@ mod tests {
     #[test]
     fn nt_xent_agrees_with_pytorch_and_lightly() {
         grid::check("nt_xent", |case, inputs| {
-            let (first, second) = halves(unit_rows(inputs));
+            let (first, second) = halves(l2_normalize(inputs));
             nt_xent(first, second, case.parameter("temperature"))
         });
     }

@@ -12,7 +12,7 @@
 //! Batch statistics are over each view by itself; `training.batch_norm_images` splits a view further.
 
 use crate::checks;
-use crate::head::{Encoder, Mlp, MlpShape, OutputNorm, halves, spread, unit_rows};
+use crate::head::{Encoder, Mlp, MlpShape, OutputNorm, halves, l2_normalize, spread};
 use crate::method::{Invalid, MethodConfig, RunShape};
 use crate::parameter_budget::{mlp, product};
 use backbones::{Backbone, BackboneConfig, Context, Init};
@@ -25,7 +25,7 @@ use training::{Batch, Loss, Objective, ParameterRule, ViewCount};
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
-    /// Linear layers of the projector: 2 or 3. Each is followed by batch normalisation, the last one's without scale and
+    /// Linear layers of the projector: 2 or 3. Each is followed by batch normalization, the last one's without scale and
     /// shift. Paper: 3; on CIFAR-10 2.
     pub projector_layers: usize,
     /// Width of the projector's hidden layers. Paper: 2,048.
@@ -151,7 +151,7 @@ impl Objective for Simsiam {
         let projections = student.encoder.forward(batch, context);
         let targets = projections.clone().detach();
         // The paper's sign of collapse: 1 / sqrt(width) where all is well, 0 where all views fall on one point.
-        let spread = spread(&unit_rows(targets.clone()));
+        let spread = spread(&l2_normalize(targets.clone()));
         let predictions = student.predictor.forward(projections, context);
         let (first, second) = halves(targets);
         let other_views = Tensor::cat(vec![second, first], 0);
@@ -185,7 +185,7 @@ impl Objective for Simsiam {
 /// - predictions, targets: `[rows, width]`
 /// - output: `[1]`, from -1 to 1
 pub fn negative_cosine(predictions: Tensor<2>, targets: Tensor<2>) -> Tensor<1> {
-    let cosine = (unit_rows(predictions) * unit_rows(targets)).sum_dim(1);
+    let cosine = (l2_normalize(predictions) * l2_normalize(targets)).sum_dim(1);
     cosine.mean_dim(0).reshape([1]).neg()
 }
 

@@ -3,19 +3,19 @@
 //! [Caron et al. 2020](https://arxiv.org/abs/2006.09882).
 //!
 //! ```text
-//! view s ── student ── z_s ── prototypes ── scores_s ── softmax ── p_s ─┐
+//! view s ── student ── z_s ── prototypes ── logits_s ── softmax ── p_s ─┐
 //!                                                                       ├─ −q_t · log p_s
-//! view t ── student ── z_t ── prototypes ── scores_t ── Sinkhorn ── q_t ─┘     (t global, s ≠ t any view)
+//! view t ── student ── z_t ── prototypes ── logits_t ── Sinkhorn ── q_t ─┘     (t global, s ≠ t any view)
 //! ```
 //!
 //! There is no teacher: assignments are a constant of the same network. Sinkhorn's iterations spread the images of a batch
-//! evenly over the prototypes, which is what keeps the network from answering the same to everything. Where batches are
+//! evenly over the prototypes, which keeps the network from assigning all of them to one. Where batches are
 //! small against the number of prototypes, embeddings of earlier batches are assigned with them (`queue`).
 
 use crate::checks;
 use crate::head::{
-    GLOBAL_VIEWS, Mlp, MlpShape, OutputNorm, cross_view_prediction, entropy, features_of_views, spread,
-    unit_rows,
+    GLOBAL_VIEWS, Mlp, MlpShape, OutputNorm, cross_view_prediction, entropy, features_of_views, l2_normalize,
+    spread,
 };
 use crate::method::{Invalid, MethodConfig, RunShape};
 use crate::parameter_budget::{mlp, product};
@@ -39,7 +39,7 @@ pub struct Config {
     pub prototypes: usize,
     /// Softmax temperature of the predictions, above 0. Paper: 0.1.
     pub temperature: f64,
-    /// Sinkhorn's regularisation, at least 0.01: the smaller, the harder the assignments. Paper: 0.05; 0.03 where training
+    /// Sinkhorn's regularization, at least 0.01: the smaller, the harder the assignments. Paper: 0.05; 0.03 where training
     /// collapses (a loss that stays at the logarithm of `prototypes`).
     pub sinkhorn_epsilon: f64,
     /// Sinkhorn's iterations. Paper: 3.
@@ -88,7 +88,7 @@ impl MethodConfig for Config {
             ));
         }
         checks::temperatures(&[("temperature", self.temperature)])?;
-        // Below it exp(score / epsilon) leaves the range of f32.
+        // Below it exp(logit / epsilon) leaves the range of f32.
         if !(self.sinkhorn_epsilon.is_finite() && self.sinkhorn_epsilon >= 0.01) {
             return Err(Invalid::key(
                 "sinkhorn_epsilon",
@@ -136,16 +136,16 @@ pub struct Student {
 }
 
 impl Student {
-    /// Embeddings of length 1 and scores against the prototypes, of all views, view by view.
+    /// Embeddings of length 1 and logits against the prototypes, of all views, view by view.
     ///
     /// # Shapes
     /// - output: `[views * images, embedding_width]`, `[views * images, prototypes]`
     fn forward(&self, batch: &Batch, context: &Context) -> (Tensor<2>, Tensor<2>) {
         let features = features_of_views(&self.backbone, &batch.views, context);
         // The projector sees all views at once, and so do its batch statistics, as in the paper's code.
-        let embeddings = unit_rows(self.projector.forward(features, context));
-        let scores = self.prototypes.forward(embeddings.clone());
-        (embeddings, scores)
+        let embeddings = l2_normalize(self.projector.forward(features, context));
+        let logits = self.prototypes.forward(embeddings.clone());
+        (embeddings, logits)
     }
 }
 
@@ -180,13 +180,13 @@ impl Swav {
     /// What the images of the global views are assigned to, together with the queue once it is full.
     ///
     /// # Shapes
-    /// - scores: `[views * images, prototypes]`, the two global views first, without a graph
+    /// - logits: `[views * images, prototypes]`, the two global views first, without a graph
     /// - output: `[2 * images, prototypes]`, rows summing to 1, without a graph
     fn assignments(
         &self,
         student: &Student,
         state: &State,
-        scores: Tensor<2>,
+        logits: Tensor<2>,
         images: usize,
         context: &Context,
     ) -> Tensor<2> {
@@ -195,7 +195,7 @@ impl Swav {
         // Not `detach`, after which a parameter still requires its gradient.
         let prototypes = student.prototypes.weight.val().without_autodiff();
         let of_view = |view: usize| {
-            let of_batch = scores.clone().narrow(0, view * images, images);
+            let of_batch = logits.clone().narrow(0, view * images, images);
             let all = match &queue {
                 Some(queue) => {
                     let [_, kept, width] = queue.dims();
@@ -244,7 +244,7 @@ impl Objective for Swav {
         let student = Student {
             backbone: self.backbone.init(&at.at("backbone")),
             projector: Mlp::new(&at.at("projector"), &shape),
-            prototypes: with_unit_rows(Linear::without_bias(
+            prototypes: with_normalized_rows(Linear::without_bias(
                 &at.at("prototypes"),
                 self.config.embedding_width,
                 self.config.prototypes,
@@ -259,13 +259,13 @@ impl Objective for Swav {
 
     fn loss(&self, student: &Student, state: &State, batch: &Batch, context: &Context) -> (Loss, Tensor<3>) {
         let images = batch.images;
-        let (embeddings, scores) = student.forward(batch, context);
-        let views = scores.dims()[0] / images;
+        let (embeddings, logits) = student.forward(batch, context);
+        let views = logits.dims()[0] / images;
 
         let assignments =
-            self.assignments(student, state, scores.clone().without_autodiff(), images, context);
+            self.assignments(student, state, logits.clone().without_autodiff(), images, context);
 
-        let total = cross_view_prediction(scores, assignments.clone(), views, self.config.temperature);
+        let total = cross_view_prediction(logits, assignments.clone(), views, self.config.temperature);
         let global = embeddings.narrow(0, 0, GLOBAL_VIEWS * images);
         let signals = vec![
             ("embedding_std", spread(&global)),
@@ -283,7 +283,7 @@ impl Objective for Swav {
         pending: Vec<Tensor<3>>,
         context: &Context,
     ) -> (Student, State) {
-        student.prototypes = with_unit_rows(student.prototypes);
+        student.prototypes = with_normalized_rows(student.prototypes);
         for embeddings in pending {
             let [_, images, width] = embeddings.dims();
             let (Some(queue), Some(kept)) = (&mut state.queue, &self.config.queue) else {
@@ -318,21 +318,21 @@ impl Objective for Swav {
 }
 
 /// Prototypes brought to length 1, as they are before every forward pass (appendix A of the paper).
-fn with_unit_rows(mut prototypes: Linear) -> Linear {
-    prototypes.weight = change_value(prototypes.weight, unit_rows);
+fn with_normalized_rows(mut prototypes: Linear) -> Linear {
+    prototypes.weight = change_value(prototypes.weight, l2_normalize);
     prototypes
 }
 
 /// Assignments of images to prototypes, each image's summing to 1 and the prototypes used evenly: Sinkhorn–Knopp on
-/// `exp(scores / epsilon)` (eq. 3 to 5 of the paper; [Cuturi 2013](https://arxiv.org/abs/1306.0895)).
+/// `exp(logits / epsilon)` (eq. 3 to 5 of the paper; [Cuturi 2013](https://arxiv.org/abs/1306.0895)).
 ///
 /// # Shapes
-/// - scores: `[images, prototypes]`, cosines in −1..1, without a graph
+/// - logits: `[images, prototypes]`, cosines in −1..1, without a graph
 /// - output: `[images, prototypes]`
-pub fn sinkhorn(scores: Tensor<2>, epsilon: f64, iterations: usize, replicas: &Replicas) -> Tensor<2> {
-    let prototypes = scores.dims()[1];
-    // exp never overflows: scores are at most 1. What is taken off cancels in the first normalisation.
-    let mut plan = ((scores - 1.0) / epsilon).exp();
+pub fn sinkhorn(logits: Tensor<2>, epsilon: f64, iterations: usize, replicas: &Replicas) -> Tensor<2> {
+    let prototypes = logits.dims()[1];
+    // exp never overflows: logits are at most 1. What is taken off cancels in the first normalization.
+    let mut plan = ((logits - 1.0) / epsilon).exp();
     for _ in 0..iterations {
         let of_prototype = replicas.sum(plan.clone().sum_dim(0));
         plan = plan / (of_prototype.clamp_min(1e-30) * prototypes as f64);
@@ -384,7 +384,7 @@ mod tests {
         let objective = fixture.objective::<Config>().objective(fixture.backbone());
         let (student, state) = objective.init(&Init::new(0, &Device::flex().autodiff()));
         let mut student = formula::by_formula(student);
-        student.prototypes = with_unit_rows(student.prototypes);
+        student.prototypes = with_normalized_rows(student.prototypes);
         formula::follow_from(&objective, &fixture, student, state);
     }
 
@@ -404,9 +404,9 @@ mod tests {
                 let values = u(seed, rows * prototypes);
                 Tensor::<2>::from_data(TensorData::new(values, [rows, prototypes]), &device)
             };
-            let scores = matrix(size("seed"), views * images).require_grad();
+            let logits = matrix(size("seed"), views * images).require_grad();
             let assignments = (0..GLOBAL_VIEWS).map(|view| {
-                let own = scores.clone().without_autodiff().narrow(0, view * images, images);
+                let own = logits.clone().without_autodiff().narrow(0, view * images, images);
                 let all = if queue > 0 {
                     Tensor::cat(vec![own, matrix(500 + view, queue).without_autodiff()], 0)
                 } else {
@@ -417,25 +417,25 @@ mod tests {
             let assignments = Tensor::cat(assignments.collect(), 0);
             let of_images: Vec<f64> = assignments.clone().sum_dim(1).into_data().iter::<f64>().collect();
             assert!(of_images.iter().all(|sum| (sum - 1.0).abs() < 1e-5));
-            let loss = cross_view_prediction(scores.clone(), assignments, views, number("temperature"));
-            formula::check_loss(case, &scores, loss);
+            let loss = cross_view_prediction(logits.clone(), assignments, views, number("temperature"));
+            formula::check_loss(case, &logits, loss);
         }
     }
 
     #[test]
     fn sinkhorn_uses_prototypes_evenly() {
         // Every image prefers prototype 0; even use spreads them all the same.
-        let scores =
+        let logits =
             Tensor::<2>::from_floats([[0.9, 0.1], [0.8, 0.1], [0.9, 0.2], [0.9, 0.6]], &Device::flex());
-        let plan = sinkhorn(scores, 0.1, 50, &Replicas::single());
+        let plan = sinkhorn(logits, 0.1, 50, &Replicas::single());
         let of_prototype: Vec<f32> = plan.sum_dim(0).into_data().iter::<f32>().collect();
         assert!(
             of_prototype.iter().all(|sum| (sum - 2.0).abs() < 1e-3),
             "{of_prototype:?}"
         );
         // One iteration by hand: columns to 1/2, rows to 1.
-        let scores = Tensor::<2>::from_floats([[1.0, 0.5], [0.5, 0.5]], &Device::flex());
-        let plan = sinkhorn(scores, 0.5, 1, &Replicas::single());
+        let logits = Tensor::<2>::from_floats([[1.0, 0.5], [0.5, 0.5]], &Device::flex());
+        let plan = sinkhorn(logits, 0.5, 1, &Replicas::single());
         let e = (-1f64).exp();
         let (a, b) = (1.0 / (1.0 + e) / 2.0, 0.25);
         let expected = a / (a + b);
@@ -443,12 +443,12 @@ mod tests {
         assert!((got - expected).abs() < 1e-6, "{got} {expected}");
     }
 
-    /// Sinkhorn's iterations are not differentiated, whether their scores are of the batch or of the queue.
+    /// Sinkhorn's iterations are not differentiated, whether their logits are of the batch or of the queue.
     #[test]
     fn assignments_hold_no_graph() {
         let objective = config().objective(conformance::resnet());
         let (student, state) = objective.init(&Init::new(0, &Device::flex().autodiff()));
-        let scores = Tensor::<2>::zeros([16, 12], &Device::flex());
+        let logits = Tensor::<2>::zeros([16, 12], &Device::flex());
         for (step, full) in [(1, false), (2, true)] {
             let progress = Progress {
                 step,
@@ -457,7 +457,7 @@ mod tests {
             };
             let context = Context::training(progress, Draws::new(0, step as u64));
             assert_eq!(objective.full_queue(&state, &progress, 8).is_some(), full);
-            let assignments = objective.assignments(&student, &state, scores.clone(), 8, &context);
+            let assignments = objective.assignments(&student, &state, logits.clone(), 8, &context);
             assert!(!assignments.is_tracked(), "step {step}");
         }
     }

@@ -1,4 +1,4 @@
-//! VICReg, variance-invariance-covariance regularisation: embeddings of two views must be near each other while every
+//! VICReg, variance-invariance-covariance regularization: embeddings of two views must be near each other while every
 //! component keeps its spread over the batch and shares nothing with the others.
 //!
 //! [Bardes, Ponce, LeCun 2022](https://arxiv.org/abs/2105.04906).
@@ -13,7 +13,7 @@
 //! `training.batch_norm_images` splits a view further. The loss is always over the whole batch.
 
 use crate::checks;
-use crate::head::{Encoder, MlpShape, OutputNorm, halves, spread, unit_rows};
+use crate::head::{Encoder, MlpShape, OutputNorm, halves, l2_normalize, spread};
 use crate::method::{Invalid, MethodConfig, RunShape};
 use crate::parameter_budget::{mlp, product};
 use backbones::{Backbone, BackboneConfig, Context, Init, Replicas};
@@ -32,7 +32,7 @@ const SPREAD: f64 = 1.0;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
-    /// Linear layers of the projector, with batch normalisation and ReLU between them: 2 or 3. Paper: 3.
+    /// Linear layers of the projector, with batch normalization and ReLU between them: 2 or 3. Paper: 3.
     pub projector_layers: usize,
     /// Width of the projector's hidden layers. Paper: 8,192.
     pub projector_width: usize,
@@ -138,7 +138,7 @@ impl Objective for Vicreg {
 
     fn loss(&self, student: &Student, _: &State, batch: &Batch, context: &Context) -> (Loss, ()) {
         let embeddings = student.encoder.forward(batch, &context.per_view(batch.images));
-        let spread = spread(&unit_rows(embeddings.clone().detach()));
+        let spread = spread(&l2_normalize(embeddings.clone().detach()));
         let (first, second) = halves(embeddings);
         let terms = terms(first, second, &context.replicas);
         let signals = vec![
@@ -203,10 +203,10 @@ pub fn terms(first: Tensor<2>, second: Tensor<2>, replicas: &Replicas) -> Terms 
 fn regularity(rows: Tensor<2>) -> (Tensor<1>, Tensor<1>) {
     let [images, width] = rows.dims();
     let degrees = images as f64 - 1.0;
-    let centred = rows.clone() - rows.mean_dim(0);
-    let deviation = (centred.clone().powi_scalar(2).sum_dim(0) / degrees + EPSILON).sqrt(); // [1, width]
+    let centered = rows.clone() - rows.mean_dim(0);
+    let deviation = (centered.clone().powi_scalar(2).sum_dim(0) / degrees + EPSILON).sqrt(); // [1, width]
     let variance = relu(SPREAD - deviation).mean_dim(1).reshape([1]);
-    let covariance = centred.clone().transpose().matmul(centred) / degrees;
+    let covariance = centered.clone().transpose().matmul(centered) / degrees;
     let itself = Tensor::<2, Bool>::diag_mask([width, width], 0, &covariance.device()).bool_not();
     let others = covariance.mask_fill(itself, 0.0).powi_scalar(2);
     let covariance = others.sum_dim(1).sum_dim(0).reshape([1]) / width as f64;

@@ -1,9 +1,9 @@
-//! From the loader's plain memory to normalised tensors on the device.
+//! From the loader's plain memory to normalized tensors on the device.
 
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 use serde::{Deserialize, Serialize};
 
-/// Channel statistics by which images are normalised: `(pixel / 255 - mean) / std`.
+/// Channel statistics by which images are normalized: `(pixel / 255 - mean) / std`.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Normalize {
@@ -26,7 +26,7 @@ impl Normalize {
         Ok(())
     }
 
-    /// Uploads 8-bit views and normalises them on the device (a quarter of the bytes of f32 cross the bus).
+    /// Uploads 8-bit views and normalizes them on the device (a quarter of the bytes of f32 cross the bus).
     ///
     /// # Shapes
     /// - output: `[count * images, channels, height, width]`, view-major
@@ -83,7 +83,7 @@ fn unpacked(mut bytes: Vec<u8>, device: &Device) -> Tensor<1> {
 /// The views of one size on the device, so that they can go through a network together.
 #[derive(Clone, Debug)]
 pub struct ViewGroupTensor {
-    /// Normalised images, `[count * images, channels, height, width]`, all images of view 0 first.
+    /// Normalized images, `[count * images, channels, height, width]`, all images of view 0 first.
     pub images: Tensor<4>,
     /// Views of each image in this group.
     pub count: usize,
@@ -236,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn pixels_are_normalised_as_torchvision_does() {
+    fn pixels_are_normalized_as_torchvision_does() {
         let normalize = Normalize {
             mean: [0.485, 0.456, 0.406],
             std: [0.229, 0.224, 0.225],

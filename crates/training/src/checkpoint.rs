@@ -228,7 +228,7 @@ pub(crate) struct Loaded<S, T> {
     pub(crate) position: Position,
 }
 
-/// Loads a checkpoint into freshly initialised modules (never into ones that have run: their pending batch statistics
+/// Loads a checkpoint into freshly initialized modules (never into ones that have run: their pending batch statistics
 /// would overwrite the loaded ones).
 pub(crate) fn load<S: Module, T: Module>(
     checkpoint: &CheckpointDir,

@@ -1,8 +1,8 @@
 //! The contract between the loop and a self-supervised method.
 //!
 //! Ownership is the point of it: `Student` is all that the optimizer sees; `State` is everything else that must be
-//! saved (teacher, queue, centre). Gradients and optimizer state are keyed by parameter id, so a teacher inside the
-//! optimised module would take the student's update.
+//! saved (teacher, queue, center). Gradients and optimizer state are keyed by parameter id, so a teacher inside the
+//! optimized module would take the student's update.
 
 use crate::batch::Batch;
 use crate::optimizer::ParameterRule;
@@ -121,7 +121,7 @@ pub trait Objective {
         context: &Context,
     ) -> (Loss, Self::Pending);
 
-    /// Called once after each optimizer step with what its micro-batches left, in order: teacher, queue, centre move here.
+    /// Called once after each optimizer step with what its micro-batches left, in order: teacher, queue, center move here.
     fn commit(
         &self,
         student: Self::Student,

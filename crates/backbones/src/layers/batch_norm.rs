@@ -1,4 +1,4 @@
-//! Batch normalisation with PyTorch's statistics, over the whole batch or over groups of images.
+//! Batch normalization with PyTorch's statistics, over the whole batch or over groups of images.
 
 use burn::module::{Module, Param};
 use burn::tensor::{DType, Tensor};
@@ -9,16 +9,16 @@ use crate::init::{Init, trained};
 use crate::layers::{RunningStatistic, relu};
 use crate::precision::in_f32;
 
-/// Normalises each channel to mean 0 and variance 1, then scales and shifts it.
+/// Normalizes each channel to mean 0 and variance 1, then scales and shifts it.
 ///
 /// Ioffe, Szegedy, *Batch normalization*, 2015, algorithm 1; running statistics as `torch.nn.BatchNorm2d` keeps them
-/// (the running variance is the unbiased one, n / (n − 1) times what normalises the batch).
+/// (the running variance is the unbiased one, n / (n − 1) times what normalizes the batch).
 ///
 /// The [`Context`] alone decides whether this is training: a teacher without gradients has batch statistics in training too
 /// (see [`teacher`](crate::teacher)).
 ///
 /// With `batch_norm_images` in the context, each run of that many images has statistics of its own, as if the groups
-/// lay on devices of their own. MoCo needs this: with shared statistics a query recognises its key by them (He et al.,
+/// lay on devices of their own. MoCo needs this: with shared statistics a query recognizes its key by them (He et al.,
 /// *Momentum contrast*, 2020, §3.3, "Shuffling BN"). Running statistics still move once a step, towards the mean of the
 /// groups' means and of their unbiased variances.
 #[derive(Module, Debug)]
@@ -67,12 +67,12 @@ impl BatchNorm {
     /// In training, where the context's `batch_norm_images` does not divide the images, and where a group has a single
     /// value in a channel.
     pub fn forward<const D: usize>(&self, x: Tensor<D>, context: &Context) -> Tensor<D> {
-        in_f32(x, |x| self.normalise(x, context, Epilogue::Nothing))
+        in_f32(x, |x| self.normalize(x, context, Epilogue::Nothing))
     }
 
     /// [`forward`](Self::forward), then ReLU: together they pass over memory once.
     pub fn forward_relu<const D: usize>(&self, x: Tensor<D>, context: &Context) -> Tensor<D> {
-        in_f32(x, |x| self.normalise(x, context, Epilogue::Relu))
+        in_f32(x, |x| self.normalize(x, context, Epilogue::Relu))
     }
 
     /// [`forward`](Self::forward), then `shortcut` is added, then ReLU: the end of a residual block, in one pass too.
@@ -86,12 +86,12 @@ impl BatchNorm {
             // The sum is in 16 bits as the fields are: in f32 it would need both of them twice as wide.
             return relu(self.forward(x, context) + shortcut);
         }
-        self.normalise(x, context, Epilogue::AddRelu(shortcut))
+        self.normalize(x, context, Epilogue::AddRelu(shortcut))
     }
 
-    fn normalise<const D: usize>(&self, x: Tensor<D>, context: &Context, then: Epilogue<D>) -> Tensor<D> {
+    fn normalize<const D: usize>(&self, x: Tensor<D>, context: &Context, then: Epilogue<D>) -> Tensor<D> {
         if !context.training {
-            let output = self.normalise_with_running_statistics(x);
+            let output = self.normalize_with_running_statistics(x);
             return match then {
                 Epilogue::Nothing => output,
                 Epilogue::Relu => relu(output),
@@ -108,7 +108,7 @@ impl BatchNorm {
         let count = group * shape[2..].iter().product::<usize>();
         assert!(
             count > 1,
-            "batch normalisation in training needs more than one value a channel"
+            "batch normalization in training needs more than one value a channel"
         );
 
         let (weight, bias) = self.affine(shape[1], &x);
@@ -135,7 +135,7 @@ impl BatchNorm {
         )
     }
 
-    fn normalise_with_running_statistics<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
+    fn normalize_with_running_statistics<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
         // One scale and one shift a channel: two passes over the image in place of four.
         let (weight, bias) = self.affine(x.dims()[1], &x);
         let scale = weight / (self.running_var.value() + self.epsilon).sqrt();

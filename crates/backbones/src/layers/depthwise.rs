@@ -57,7 +57,7 @@ mod tests {
     fn channels_do_not_mix() {
         let device = Device::flex();
         let mut layer = DepthwiseConv2d::same(&Init::empty(&device), 2, 3, 2, true);
-        // The first channel's middle, and the second's left neighbour.
+        // The first channel's middle, and the second's left neighbor.
         let mut weight = [0.0; 18];
         (weight[4], weight[9 + 3]) = (2.0, 1.0);
         layer.weight = trained(Tensor::<1>::from_floats(weight, &device).reshape([2, 1, 3, 3]));

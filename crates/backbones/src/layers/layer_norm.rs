@@ -1,4 +1,4 @@
-//! Normalisation of each token over its channels.
+//! Normalization of each token over its channels.
 
 use burn::module::{Module, Param};
 use burn::tensor::Tensor;
@@ -43,7 +43,7 @@ mod tests {
 
     /// By hand: 1, 2, 3, 6 have mean 3 and biased variance (4 + 1 + 0 + 9) / 4 = 3.5.
     #[test]
-    fn normalises_each_row_by_its_own_statistics() {
+    fn normalizes_each_row_by_its_own_statistics() {
         let device = Device::flex();
         let mut norm = LayerNorm::new(&Init::new(0, &device), 4);
         norm.weight = Param::from_data([1.0, 1.0, 2.0, 1.0], &device);

@@ -100,12 +100,12 @@ fn matrix(tensor: usize, scale: f64, [rows, width]: [usize; 2]) -> Tensor<2> {
     Tensor::from_data(TensorData::new::<f32, _>(values, [rows, width]), &Device::flex())
 }
 
-/// The loss of a case in step `step`, and what moves the centre after it.
+/// The loss of a case in step `step`, and what moves the center after it.
 fn loss_at(
     case: &Value,
     step: usize,
     centering: &Centering,
-    centre: Option<&Param<Tensor<2>>>,
+    center: Option<&Param<Tensor<2>>>,
     temperature: f64,
 ) -> (Tensor<1>, Tensor<2>, Option<Tensor<2>>) {
     let (images, prototypes) = (size(case, "images"), size(case, "prototypes"));
@@ -116,8 +116,8 @@ fn loss_at(
     let student = matrix(10 * step + 2, scale, [views * images, prototypes])
         .autodiff()
         .require_grad();
-    let mean = centering.mean_scores(teacher.clone(), &replicas);
-    let targets = centering.targets(teacher, centre, temperature, &replicas);
+    let mean = centering.mean_logits(teacher.clone(), &replicas);
+    let targets = centering.targets(teacher, center, temperature, &replicas);
     let of_rows: Vec<f64> = targets.clone().sum_dim(1).into_data().iter::<f64>().collect();
     assert!(of_rows.iter().all(|sum| (sum - 1.0).abs() < 1e-5));
     let loss = cross_view_prediction(
@@ -130,7 +130,7 @@ fn loss_at(
 }
 
 #[test]
-fn the_loss_agrees_with_pytorch_and_lightly_after_steps_that_moved_the_centre() {
+fn the_loss_agrees_with_pytorch_and_lightly_after_steps_that_moved_the_center() {
     let cases = cases("loss");
     assert!(cases.len() >= 20);
     for case in &cases {
@@ -139,11 +139,11 @@ fn the_loss_agrees_with_pytorch_and_lightly_after_steps_that_moved_the_centre() 
         let end = number(case, "teacher_temperature");
         let temperature = temperature(end, warmup.as_ref(), size(case, "epoch"));
         let init = Init::new(0, &Device::flex());
-        let mut centre = centering.init(&init, size(case, "prototypes"));
+        let mut center = centering.init(&init, size(case, "prototypes"));
         let steps = size(case, "steps");
         for step in 0..steps {
-            let (loss, student, mean) = loss_at(case, step, &centering, centre.as_ref(), temperature);
-            centre = centering.moved(centre, vec![mean]);
+            let (loss, student, mean) = loss_at(case, step, &centering, center.as_ref(), temperature);
+            center = centering.moved(center, vec![mean]);
             if step + 1 == steps {
                 check_loss(case, &student, loss);
             }
@@ -152,7 +152,7 @@ fn the_loss_agrees_with_pytorch_and_lightly_after_steps_that_moved_the_centre() 
 }
 
 #[test]
-fn sinkhorn_in_the_centres_place_agrees_with_pytorch_and_lightly() {
+fn sinkhorn_in_the_centers_place_agrees_with_pytorch_and_lightly() {
     let cases = cases("sinkhorn");
     assert!(cases.len() >= 12);
     for case in &cases {
@@ -261,14 +261,14 @@ fn the_head_starts_as_the_papers() {
             .all(|layer| (std(layer) / 0.02 - 1.0).abs() < 0.1)
     );
     let embeddings = matrix(1, 1.0, [5, 32]);
-    // Lengths of 1 on both sides: scores are cosines.
-    let scores = head.scores(unit_rows(embeddings));
-    assert_eq!(scores.dims(), [5, 100]);
-    assert!(scores.abs().max().into_scalar::<f32>() < 1.0);
+    // Lengths of 1 on both sides: logits are cosines.
+    let logits = head.logits(l2_normalize(embeddings));
+    assert_eq!(logits.dims(), [5, 100]);
+    assert!(logits.abs().max().into_scalar::<f32>() < 1.0);
 }
 
 #[test]
-fn momentum_follows_a_cosine_and_the_centre_the_mean_of_micro_batches() {
+fn momentum_follows_a_cosine_and_the_center_the_mean_of_micro_batches() {
     let moving = Config {
         momentum: 0.5,
         momentum_end: Some(1.0),
@@ -289,8 +289,8 @@ fn momentum_follows_a_cosine_and_the_centre_the_mean_of_micro_batches() {
         let parts = [1.0, 3.0].map(|value| Some(Tensor::full([1, 12], value, &Device::flex())));
         let (_, state) = objective.commit(student, state, parts.to_vec(), &context);
         assert!((weight(&state.teacher) - expected).abs() < 1e-7, "step {step}");
-        let centre: Vec<f32> = state.centre.unwrap().val().into_data().iter::<f32>().collect();
-        assert_eq!(centre, [0.5; 12]);
+        let center: Vec<f32> = state.centre.unwrap().val().into_data().iter::<f32>().collect();
+        assert_eq!(center, [0.5; 12]);
     }
 }
 

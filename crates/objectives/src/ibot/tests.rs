@@ -139,7 +139,7 @@ fn fixture(part: &str) -> Vec<Value> {
 }
 
 #[test]
-fn the_patches_loss_agrees_with_pytorch_and_lightly_after_steps_that_moved_the_centre() {
+fn the_patches_loss_agrees_with_pytorch_and_lightly_after_steps_that_moved_the_center() {
     let cases = fixture("loss");
     assert!(cases.len() >= 18);
     let device = Device::flex();
@@ -153,28 +153,28 @@ fn the_patches_loss_agrees_with_pytorch_and_lightly_after_steps_that_moved_the_c
             .collect();
         hidden[views - 1].fill(false);
         let mask = Mask::new(&hidden, &device);
-        let scores = |tensor: usize| {
+        let logits = |tensor: usize| {
             let rows = views * patches;
             let values = TensorData::new(u(tensor, rows * prototypes), [rows, prototypes]);
             Tensor::<2>::from_data(values, &device)
         };
         let centering = Centering::Mean { momentum: 0.9 };
         let replicas = Replicas::single();
-        let mut centre = centering.init(&Init::new(0, &device), prototypes);
+        let mut center = centering.init(&Init::new(0, &device), prototypes);
         for step in 0..size("steps") {
-            let all = scores(10 * step + 1);
+            let all = logits(10 * step + 1);
             let targets = centering.targets(
                 mask.of_rows(all.clone()),
-                centre.as_ref(),
+                center.as_ref(),
                 number("teacher_temperature"),
                 &replicas,
             );
-            let mean = centering.mean_scores(all, &replicas);
-            centre = centering.moved(centre, vec![mean]);
+            let mean = centering.mean_logits(all, &replicas);
+            center = centering.moved(center, vec![mean]);
             if step + 1 < size("steps") {
                 continue;
             }
-            let student = mask.of_rows(scores(10 * step + 2)).autodiff().require_grad();
+            let student = mask.of_rows(logits(10 * step + 2)).autodiff().require_grad();
             let each = cross_entropies(student.clone(), targets, number("student_temperature"));
             let loss = mask.sum(each);
             check_loss(case, &student, loss);
