@@ -108,7 +108,7 @@ impl Kind {
             Self::Evaluation => "`passer evaluate run` takes such files, as in configs/evaluate/",
             Self::Suite => "`passer evaluate suite` takes such files, as in configs/suites/",
             Self::Curation => "`passer curate` takes such files, as in configs/curate/",
-            Self::DataSet => "such files are given where data are asked for (`--data`, `--train`, `--test`)",
+            Self::DataSet => "such files are values of `--data`, `--train` and `--test`",
         }
     }
 }
@@ -280,7 +280,7 @@ mod tests {
     }
 
     #[test]
-    fn a_number_for_a_precision_is_told_the_names() {
+    fn a_number_for_a_precision_is_refused_with_the_names() {
         #[derive(Debug, Deserialize)]
         struct Training {
             precision: backbones::Precision,

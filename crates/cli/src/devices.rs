@@ -61,7 +61,7 @@ fn found(backend: &str) -> Vec<Device> {
     }
 }
 
-/// Opens the device that `name` asks for.
+/// Opens the device of this name.
 pub(crate) fn open(name: &str) -> anyhow::Result<Device> {
     if name == "auto" {
         let first = BACKENDS

@@ -224,11 +224,9 @@ mod tests {
         assert_eq!(of_training(&encoder()).unwrap(), words);
         let wrapped = evaluation::Error::Training(encoder());
         assert_eq!(of_evaluation(&wrapped).unwrap(), words);
-        let full = training::Error::Io {
-            path: "x".into(),
-            doing: "writing",
-            source: std::io::ErrorKind::StorageFull.into(),
-        };
+        let full_disk = std::io::Error::from(std::io::ErrorKind::StorageFull);
+        let full: training::Error =
+            data::FileError::new("write", std::path::Path::new("x"))(full_disk).into();
         assert!(of_training(&full).unwrap().contains("`--resume`"));
         assert!(
             of_evaluation(&evaluation::Error::NeedsImages { protocol: "x" })

@@ -1,4 +1,4 @@
-//! Ctrl-C: the first one asks for an end after a checkpoint, the second one ends at once.
+//! Ctrl-C: the first one ends the run after a checkpoint, the second one at once.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 /// A flag that turns true at the first Ctrl-C, at SIGTERM, which job schedulers send some time before they kill, or at SIGHUP,
 /// when a terminal goes.
 pub(crate) fn flag() -> anyhow::Result<Arc<AtomicBool>> {
-    flag_saying("ending after this step with a checkpoint; once more to end at once")
+    flag_saying("ending after this step with a checkpoint; press again to end at once")
 }
 
 /// [`flag`] for other work: what the first Ctrl-C says.
@@ -19,7 +19,7 @@ pub(crate) fn flag_saying(message: &'static str) -> anyhow::Result<Arc<AtomicBoo
     Ok(flag)
 }
 
-/// The first time asks for an end, the second time ends with this status.
+/// The first time raises the flag, the second time ends the process with this status.
 fn ask(flag: &AtomicBool, status: i32, message: &str) {
     if flag.swap(true, Ordering::Relaxed) {
         std::process::exit(status);

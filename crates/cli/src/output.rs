@@ -1,5 +1,5 @@
 //! Lines for the user that do not end the program where nobody can take them: a closed pipe or a full disk behind standard
-//! output is no reason to lose a night's training. What could not be written is told at the end.
+//! output is no reason to lose a night's training. An error at the end reports what could not be written.
 
 use std::fmt::Arguments;
 use std::io::Write;

@@ -18,18 +18,18 @@ pub(crate) struct Arguments {
     /// Photographs: a directory of shards, a brace pattern, an image folder, or a data-set description
     #[arg(long, value_name = "DATA", required_unless_present = "smoke")]
     data: Option<String>,
-    /// The run directory to make (or, with --resume, to go on with)
+    /// The run directory to make (or, with --resume, to continue)
     #[arg(long, value_name = "RUN", required_unless_present = "smoke")]
     out: Option<PathBuf>,
     #[command(flatten)]
     device: DeviceArgument,
-    /// Go on from the newest checkpoint in --out
+    /// Resume from the newest checkpoint in --out
     #[arg(long)]
     resume: bool,
-    /// Two steps of four synthetic images of the config's shapes (in f16 twelve): does this config run here?
+    /// Test the config on this machine: two steps of four synthetic images (in f16, twelve steps)
     #[arg(long, conflicts_with_all = ["data", "resume"])]
     smoke: bool,
-    /// Change a key of the config, as in `--set training.epochs=1`; may be given again
+    /// Change a key of the config, as in `--set training.epochs=1`; may be repeated
     #[arg(long = "set", value_name = "KEY=VALUE")]
     sets: Vec<String>,
 }
@@ -41,7 +41,7 @@ pub(crate) fn run(arguments: Arguments) -> anyhow::Result<()> {
     };
     let mut config: Config<ObjectiveConfig> =
         read(&arguments.config, &arguments.sets, configs::Kind::Pretraining)?;
-    // The whole config is checked as it stands, before a smoke test shrinks it.
+    // Before the data are opened, which can take minutes, and before a smoke test shrinks the config.
     let memory = provenance::host_memory_mib().map_or(u64::MAX, |mib| mib << 20);
     config
         .validate()
@@ -83,7 +83,7 @@ pub(crate) fn run(arguments: Arguments) -> anyhow::Result<()> {
     finish(&summary, &config, out, &device)
 }
 
-/// Runs a config, showing how far it is.
+/// Runs a config and shows its progress.
 pub(crate) fn pretrain(
     config: &Config<ObjectiveConfig>,
     dataset: Arc<data::Dataset>,
@@ -154,7 +154,7 @@ pub(crate) fn pretrain(
     Ok(summary?)
 }
 
-/// What a line says of steps that f16's loss scale left out, since the run's start; nothing where there are none.
+/// The steps that f16's loss scale skipped since the run's start, for a line of progress; empty if there are none.
 pub(crate) fn skipped(steps: usize) -> String {
     match steps {
         0 => String::new(),
@@ -162,7 +162,7 @@ pub(crate) fn skipped(steps: usize) -> String {
     }
 }
 
-/// Says how a run ended and what to type next.
+/// Prints how a run ended and the command that comes next.
 fn finish(
     summary: &Summary,
     config: &Config<ObjectiveConfig>,
@@ -172,7 +172,7 @@ fn finish(
     report_bad_records(&summary.bad_records);
     if summary.outcome == Outcome::Interrupted {
         eprintln!(
-            "interrupted at step {} of {}; go on with the same command and `--resume`",
+            "interrupted at step {} of {}; repeat the command with `--resume` to continue",
             summary.step, summary.steps
         );
         return Err(Interrupted.into());
@@ -207,8 +207,8 @@ fn finish(
     Ok(())
 }
 
-/// The evaluation config for an encoder whose largest views were `px` wide, with what has to be set in it: an encoder of
-/// small pictures that is shown them at 224 px has worse scores, and nothing says why.
+/// The evaluation config for an encoder whose largest views were `px` wide, with the keys to set in it: an encoder of small
+/// pictures has worse scores on pictures of 224 px, and no message would say why.
 fn evaluation_config(px: u32) -> String {
     match px {
         32 => "configs/evaluate/small-images.toml".into(),
@@ -228,7 +228,7 @@ fn shell_word(word: &str) -> String {
     format!("'{}'", word.replace('\'', "'\\''"))
 }
 
-/// Names the records that were left out.
+/// Prints the records that were skipped.
 pub(crate) fn report_bad_records(bad: &data::BadRecords) {
     if bad.count > 0 {
         eprintln!(

@@ -1,4 +1,4 @@
-//! `passer quickstart`: the whole way on bundled images, by the same code that any run takes.
+//! `passer quickstart`: pretraining and evaluation on bundled images, by the same code as any run.
 //!
 //! Bundled: 6,000 training and 2,000 test images of Fashion-MNIST (MIT, `crates/cli/quickstart/`), unpacked into shards
 //! first, so that what happens afterwards is what a user's own commands do.
@@ -44,15 +44,15 @@ const CLASSES: [&str; 10] = [
 
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
-    /// Where data, run and results go; an interrupted quick start goes on from there
+    /// Folder for data, run and results; an interrupted quick start continues from there
     #[arg(long, value_name = "DIR", default_value = "runs/quickstart")]
     out: PathBuf,
-    /// Seed of every draw
+    /// Seed of every random draw
     #[arg(long, value_name = "SEED", default_value_t = 0)]
     seed: u64,
     #[command(flatten)]
     device: DeviceArgument,
-    /// Change a key of configs/pretrain/quickstart.toml, as in `--set training.epochs=1`; may be given again
+    /// Change a key of configs/pretrain/quickstart.toml, as in `--set training.epochs=1`; may be repeated
     #[arg(long = "set", value_name = "KEY=VALUE")]
     sets: Vec<String>,
 }
@@ -78,7 +78,7 @@ pub(crate) fn run(arguments: Arguments) -> anyhow::Result<()> {
     let summary = pretrain::pretrain(&config, Arc::clone(&train), &run, begun, device.clone())?;
     if summary.outcome == training::Outcome::Interrupted {
         eprintln!(
-            "interrupted at step {} of {}; the same command goes on",
+            "interrupted at step {} of {}; repeat the command to continue",
             summary.step, summary.steps
         );
         return Err(Interrupted.into());

@@ -8,11 +8,11 @@ use training::Config;
 /// Photographs in a smoke test's step.
 const IMAGES: usize = 4;
 
-/// Epochs in f16, of two steps each: its loss scale starts where gradients overflow and is halved at each step that is left
-/// out, so that the first two steps alone may train nothing.
+/// Epochs in f16, of two steps each: its loss scale starts where gradients overflow and is halved at each step that is
+/// skipped, so that the first two steps alone may train nothing.
 const F16_EPOCHS: usize = 6;
 
-/// A run directory that nobody asked for, removed however the test ends.
+/// A temporary run directory, removed however the test ends.
 pub(crate) struct Scratch(PathBuf);
 
 impl Scratch {

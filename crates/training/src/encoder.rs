@@ -10,7 +10,7 @@ use burn::tensor::Device;
 use data::{FileError, hex};
 use sha2::{Digest, Sha256};
 use std::fs::File;
-use std::io::{Read, Seek};
+use std::io::Seek;
 use std::path::{Path, PathBuf};
 use weights::{
     Checkpoint, EncoderInfo, Import, ImportOptions, Naming, SeenNetwork, WeightsError,
@@ -155,18 +155,8 @@ pub(crate) fn open_encoder(path: &Path) -> Result<(PathBuf, File, String), Error
         });
     }
     let mut source = File::open(&file).map_err(failed())?;
-    // In pieces: a checkpoint of all of a training's state is many times its encoder.
-    let mut hasher = Sha256::new();
-    let mut piece = vec![0; 1 << 20];
-    loop {
-        let count = source.read(&mut piece).map_err(failed())?;
-        if count == 0 {
-            break;
-        }
-        hasher.update(&piece[..count]);
-    }
+    let hash = data::sha256_of(&mut source).map_err(failed())?.hex();
     source.rewind().map_err(failed())?;
-    let hash = hex(&hasher.finalize());
     Ok((file, source, hash))
 }
 
@@ -181,17 +171,10 @@ pub(crate) fn not_read(network: &SeenNetwork) -> String {
 
 /// The error of a file.
 pub(crate) fn refused(path: &Path, error: &WeightsError) -> Error {
-    // Names in it come from the file, and a terminal obeys control characters.
-    let plain = |c: char| {
-        if c.is_control() {
-            c.escape_default().collect()
-        } else {
-            c.to_string()
-        }
-    };
     Error::Encoder {
         path: path.to_path_buf(),
-        reason: error.to_string().chars().map(plain).collect(),
+        // Names in it come from the file, and a terminal obeys control characters.
+        reason: data::terminal::escape(&error.to_string()),
         hint: error.hint(),
     }
 }

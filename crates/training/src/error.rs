@@ -87,7 +87,7 @@ pub enum Error {
     },
 
     /// A run directory that lost a file which says what its checkpoints are of.
-    #[error("`{}` has checkpoints and no `{missing}`: what they are of cannot be told", path.display())]
+    #[error("`{}` has checkpoints and no `{missing}`, which says whose they are", path.display())]
     RunDamaged {
         /// The run directory.
         path: PathBuf,
@@ -112,18 +112,18 @@ pub enum Error {
 
     /// Gradients overflow f16 whatever the loss scale.
     #[error(
-        "gradients are not finite in step {step} with any loss scale ({skipped} steps were left out); {checkpoint}"
+        "gradients are not finite in step {step} with any loss scale ({skipped} steps were skipped); {checkpoint}"
     )]
     LossScale {
         /// The step, counted from 1.
         step: usize,
-        /// Steps left out since the run's start.
+        /// Steps skipped since the run's start.
         skipped: usize,
         /// Which checkpoint was kept, in words.
         checkpoint: String,
     },
 
-    /// The device could not do what it was asked to.
+    /// The device failed.
     #[error("the device failed in one of the {steps} steps before step {step}: {reason}")]
     Device {
         /// The step at which it was noticed, counted from 0: devices compute behind the loop.
@@ -148,9 +148,7 @@ impl Error {
             Self::NonFiniteLoss { .. } | Self::NonFiniteWeights { .. } => Some(Hint::CalmerTraining),
             Self::LossScale { .. } => Some(Hint::WiderPrecision),
             Self::Device { .. } => Some(Hint::LessMemory),
-            Self::File(error) if error.is_disk_full() => {
-                Some(Hint::FreeSpace)
-            }
+            Self::File(error) if error.is_disk_full() => Some(Hint::FreeSpace),
             Self::Checkpoint { reason, .. } if reason.starts_with("damaged") => Some(Hint::RemoveCheckpoint),
             _ => None,
         }

@@ -118,7 +118,7 @@ mod tests {
         );
     }
 
-    /// A run of a version that lacked a key goes on under one that has it, with the value that the version behaved as and
+    /// A run of a version that lacked a key resumes under one that has it, with the value that the version behaved as and
     /// with no other.
     #[test]
     fn a_key_that_was_added_later_keeps_no_old_run_from_being_resumed() {

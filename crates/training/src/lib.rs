@@ -1,7 +1,7 @@
 //! The pretraining loop and its contract: objective, optimizer, schedule, checkpoints, run log.
 //!
 //! Start reading at [`pretrain`](pretrain()): the loop, top to bottom. A method implements [`Objective`]; everything
-//! else here serves the loop. This crate knows no method and no evaluation: whoever calls it passes them in.
+//! else here serves the loop. This crate knows no method and no evaluation: the caller passes them in.
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 

@@ -6,7 +6,7 @@ use burn::optim::GradientsParams;
 use serde::{Deserialize, Serialize};
 
 /// A loss is multiplied by it before the backward pass, and gradients are divided by it after: with f16's 5 bits of exponent,
-/// small gradients would be 0. It doubles after so many steps without overflow and halves at one, whose step is left out.
+/// small gradients would be 0. It doubles after so many steps without overflow and halves at one, whose step is skipped.
 ///
 /// Micikevicius et al., *Mixed precision training*, [2018](https://arxiv.org/abs/1710.03740), §3.2; numbers are those of
 /// `torch.amp.GradScaler`.
@@ -15,7 +15,7 @@ pub(crate) struct LossScale {
     scale: f64,
     /// Steps since the last overflow or growth.
     good_steps: usize,
-    /// Steps left out since the run's start.
+    /// Steps skipped since the run's start.
     pub(crate) skipped: usize,
 }
 
@@ -38,7 +38,7 @@ impl LossScale {
         self.scale
     }
 
-    /// Divides the gradients by the scale, and moves it; false where they are not finite, and the step must be left out.
+    /// Divides the gradients by the scale, and moves it; false where they are not finite, and the step must be skipped.
     ///
     /// Reads one number back from the device, as `GradScaler.step` does.
     pub(crate) fn unscale<M: Module>(&mut self, grads: &mut GradientsParams, student: &M) -> bool {

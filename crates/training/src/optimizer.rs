@@ -215,7 +215,7 @@ impl OptimizerConfig {
     }
 
     /// What moves over a run, for the step that `progress` names; `peak` is what
-    /// [`peak_learning_rate`](Self::peak_learning_rate) gives, `rules` what the objective asks for some parameters.
+    /// [`peak_learning_rate`](Self::peak_learning_rate) gives, `rules` those of the objective.
     pub fn rates(
         &self,
         peak: f64,

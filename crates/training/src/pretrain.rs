@@ -22,7 +22,7 @@ use step::Run;
 pub struct RunOptions {
     /// The run directory.
     pub out: PathBuf,
-    /// Go on from the newest checkpoint in `out`.
+    /// Resume from the newest checkpoint in `out`.
     pub resume: bool,
     /// The device, without autodiff.
     pub device: Device,
@@ -30,11 +30,11 @@ pub struct RunOptions {
     pub stop: Arc<AtomicBool>,
     /// The objective's name as in the config, for the encoder file.
     pub method: String,
-    /// What `run.json` says of the program: commit, version, device and so on.
+    /// Facts about the program for `run.json`: commit, version, device and so on.
     pub provenance: serde_json::Map<String, serde_json::Value>,
 }
 
-/// Something that happened in the loop, for whoever shows it.
+/// Something that happened in the loop, for the caller to show.
 #[derive(Debug)]
 pub enum Event<'a> {
     /// The loop is about to start.
@@ -68,7 +68,7 @@ pub enum Outcome {
     Interrupted,
 }
 
-/// What a run leaves to say at its end.
+/// How a run went.
 #[derive(Clone, Debug)]
 pub struct Summary {
     /// How it ended.
@@ -81,7 +81,7 @@ pub struct Summary {
     pub last_loss: Option<f32>,
     /// Records that could not be decoded.
     pub bad_records: data::BadRecords,
-    /// In f16: steps that were left out because a gradient overflowed, since the run's start.
+    /// In f16: steps that were skipped because a gradient overflowed, since the run's start.
     pub skipped_steps: usize,
     /// Seconds in the loop, this process only.
     pub seconds: f64,
@@ -95,11 +95,11 @@ pub struct EpochEnd<'a, O: Objective> {
     pub step: usize,
     /// What the optimizer updates.
     pub student: &'a O::Student,
-    /// The rest of the objective; what is given back takes its place.
+    /// The rest of the objective; the caller returns the state that replaces it.
     pub state: O::State,
 }
 
-/// What is called then; the state that it gives back takes the old one's place.
+/// The callback at the end of an epoch; the state that it returns replaces the old one.
 pub type AtEpochEnd<'a, O, E> = dyn FnMut(EpochEnd<'_, O>) -> Result<<O as Objective>::State, E> + 'a;
 
 /// A run that has come to its end in this process.

@@ -1,4 +1,4 @@
-//! `metrics.jsonl`: one line a logging window, cut back to the checkpoint when a run goes on.
+//! `metrics.jsonl`: one line per logging window, cut back to the checkpoint when a run is resumed.
 //!
 //! Scalars stay on the device until a line is due and then cross over in one transfer. Values of an open window are
 //! part of a checkpoint, so the lines of a resumed run are those of a run never stopped, clock fields aside.
@@ -31,7 +31,7 @@ pub struct LogLine {
     /// In f16: the factor of the loss after the window's last step.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub loss_scale: Option<f64>,
-    /// In f16: steps of the run so far that were left out because a gradient overflowed.
+    /// In f16: steps of the run so far that were skipped because a gradient overflowed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub skipped_steps: Option<usize>,
     /// Clock field: images (not views) a second over the window, as far as this process saw it.
@@ -85,7 +85,7 @@ pub(crate) struct RunLog {
 }
 
 impl RunLog {
-    /// Opens the log of a run that stands at `step`, removing every line after it (and a half-written one).
+    /// Opens the log of a run at `step`, removing every line after it (and a half-written one).
     pub(crate) fn open(
         run: &Path,
         step: usize,

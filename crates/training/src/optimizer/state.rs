@@ -19,7 +19,7 @@ pub struct Rates {
     pub peak_learning_rate: f64,
     /// The weight decay of this step.
     pub weight_decay: f64,
-    /// What holds for some parameters alone.
+    /// How some parameters differ.
     pub rules: Vec<ParameterRule>,
 }
 
@@ -35,7 +35,7 @@ impl Rates {
     }
 }
 
-/// What an objective asks for some of its parameters.
+/// How some parameters of an objective differ from the others.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct ParameterRule {
     /// Path of the parameters in the student, or of what they lie below, as in `head`.

@@ -57,7 +57,7 @@ impl RunDirectory {
     }
 }
 
-/// The checkpoint from which a run of this config and data goes on; `None` where it begins.
+/// The checkpoint from which a run of this config and data resumes; `None` where it starts at step 0.
 fn resumed_from<C: Serialize>(
     config: &Config<C>,
     fingerprint: &str,
