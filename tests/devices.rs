@@ -4,7 +4,7 @@
 
 #![allow(clippy::unwrap_used, clippy::print_stderr)]
 
-use backbones::vit::{Initialization, Interpolation, Pooling, Position};
+use backbones::vit::{Interpolation, Pooling, Position};
 use backbones::{
     BackboneConfig, Context, Draws, Init, Precision, Progress, ResNetConfig, Stem, VitConfig, parameters,
 };
@@ -98,11 +98,7 @@ impl Visitor for OneStep<'_> {
             labels: None,
         };
         let context = |step: usize| {
-            let progress = Progress {
-                step,
-                steps_per_epoch: 1,
-                steps: 4,
-            };
+            let progress = Progress::at(step, 1, 4);
             Context::training(progress, Draws::new(7, step as u64))
         };
         let (loss, pending) = objective.loss(&student, &state, &batch(0), &context(0));
@@ -269,17 +265,9 @@ fn every_method_has_the_cpus_loss_and_gradients() {
 fn vit() -> VitConfig {
     VitConfig {
         width: 32,
-        depth: 2,
-        heads: 2,
         patch_px: 8,
         image_px: 32,
-        position: Position::Learned,
-        interpolation: Interpolation::Antialiased,
-        registers: 0,
-        layer_scale: None,
-        drop_path: 0.0,
-        pooling: Pooling::ClassToken,
-        initialization: Initialization::TruncatedNormal,
+        ..VitConfig::tiny_for_tests()
     }
 }
 
@@ -327,11 +315,7 @@ fn every_network_has_the_cpus_features_and_gradients() {
                     .valid()
                     .forward(images.clone(), &Context::evaluation()),
             );
-            let progress = Progress {
-                step: 0,
-                steps_per_epoch: 1,
-                steps: 1,
-            };
+            let progress = Progress::at(0, 1, 1);
             let features = network.forward(images, &Context::training(progress, Draws::new(1, 0)));
             let trained = numbers(features.clone());
             let loss = features.powi_scalar(2).mean_dim(1).mean_dim(0).reshape([1]);

@@ -22,11 +22,7 @@ fn main() {
     let backbone = config.init(&Init::new(0, &plain.clone().autodiff()));
     let teacher = independent_copy(&backbone);
     let x = Tensor::<4>::random([images, 3, side, side], Distribution::Normal(0.0, 1.0), &plain);
-    let progress = Progress {
-        step: 0,
-        steps_per_epoch: 1,
-        steps: 1,
-    };
+    let progress = Progress::at(0, 1, 1);
     let mut training = Context::training(progress, Draws::new(0, 0));
     training.batch_norm_images = arguments.get(3).map(|n| n.parse().unwrap());
 

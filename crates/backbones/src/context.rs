@@ -154,11 +154,7 @@ impl Context {
 
     /// A frozen network: running statistics are used and kept, and nothing is drawn.
     pub fn evaluation() -> Self {
-        let progress = Progress {
-            step: 0,
-            steps_per_epoch: 1,
-            steps: 0,
-        };
+        let progress = Progress::at(0, 1, 0);
         Self {
             training: false,
             drop_path: false,
@@ -173,11 +169,7 @@ mod tests {
 
     #[test]
     fn progress_counts_completed_epochs() {
-        let at = |step| Progress {
-            step,
-            steps_per_epoch: 10,
-            steps: 25,
-        };
+        let at = |step| Progress::at(step, 10, 25);
         assert_eq!((at(0).epoch(), at(9).epoch(), at(10).epoch()), (0, 0, 1));
         assert_eq!(at(0).epochs(), 3);
         assert_eq!((at(0).fraction(), at(25).fraction()), (0.0, 1.0));
@@ -185,11 +177,7 @@ mod tests {
 
     #[test]
     fn a_teacher_trains_without_drop_path() {
-        let progress = Progress {
-            step: 0,
-            steps_per_epoch: 1,
-            steps: 1,
-        };
+        let progress = Progress::at(0, 1, 1);
         let student = Context::training(progress, Draws::new(0, 0)).part(1);
         let teacher = student.teacher();
         assert!(student.drop_path && student.training);

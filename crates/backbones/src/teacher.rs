@@ -188,11 +188,7 @@ mod tests {
     }
 
     fn training() -> Context {
-        let progress = Progress {
-            step: 0,
-            steps_per_epoch: 1,
-            steps: 1,
-        };
+        let progress = Progress::at(0, 1, 1);
         Context::training(progress, Draws::new(0, 0))
     }
 

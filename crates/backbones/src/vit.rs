@@ -105,6 +105,25 @@ pub enum Initialization {
 }
 
 impl VitConfig {
+    /// A network that is small enough for tests, which change what they are about: two blocks of 8 channels on images of
+    /// 16 px, and no drop path.
+    pub fn tiny_for_tests() -> Self {
+        Self {
+            width: 8,
+            depth: 2,
+            heads: 2,
+            patch_px: 4,
+            image_px: 16,
+            position: Position::Learned,
+            interpolation: Interpolation::Antialiased,
+            registers: 0,
+            layer_scale: None,
+            drop_path: 0.0,
+            pooling: Pooling::ClassToken,
+            initialization: Initialization::TruncatedNormal,
+        }
+    }
+
     /// Whether such a network exists; the message names the field.
     pub fn validate(&self) -> Result<(), String> {
         let positive = [

@@ -85,11 +85,7 @@ fn main() {
             format!("views.{step}"),
             (Dtype::U8, vec![2 * batch, 3, height, width], views),
         );
-        let progress = Progress {
-            step,
-            steps_per_epoch,
-            steps: all,
-        };
+        let progress = Progress::at(step, steps_per_epoch, all);
         let context = Context::training(progress, Draws::new(config.seed, step as u64));
         let order = if moco.shuffle {
             shuffle(batch, &context).0

@@ -252,11 +252,7 @@ mod tests {
             let (student, mut state) = init(1);
             state.teacher = independent_copy(&init(2).0.encoder);
             let expected = momentum * weight(&state.teacher) + (1.0 - momentum) * weight(&student.encoder);
-            let progress = Progress {
-                step,
-                steps_per_epoch: 5,
-                steps: 10,
-            };
+            let progress = Progress::at(step, 5, 10);
             let context = Context::training(progress, Draws::new(0, step as u64));
             let (_, state) = objective.commit(student, state, vec![()], &context);
             assert!((weight(&state.teacher) - expected).abs() < 1e-7, "step {step}");

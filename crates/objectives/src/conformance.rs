@@ -1,7 +1,7 @@
 //! One suite that every objective passes: what the loop relies on, checked on a tiny network.
 
 use crate::method::{MethodConfig, RunShape};
-use backbones::vit::{Initialization, Interpolation, Pooling, Position};
+use backbones::vit::Interpolation;
 use backbones::{BackboneConfig, ResNetConfig, Stem, VitConfig};
 use backbones::{Context, Draws, Init, Parameter, Precision, Progress, change_value, parameters};
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
@@ -91,11 +91,7 @@ impl<O> Trial<'_, O> {
     }
 
     fn context(&self, step: usize) -> Context {
-        let progress = Progress {
-            step,
-            steps_per_epoch: 4,
-            steps: 12,
-        };
+        let progress = Progress::at(step, 4, 12);
         Context {
             batch_norm_images: Some(IMAGES / 2),
             ..Context::training(progress, Draws::new(11, step as u64))
@@ -116,18 +112,9 @@ pub(crate) fn resnet() -> BackboneConfig {
 /// A vision transformer that is small enough for tests, as DINO has them.
 pub(crate) fn vit() -> VitConfig {
     VitConfig {
-        width: 8,
-        depth: 2,
-        heads: 2,
-        patch_px: 4,
-        image_px: 16,
-        position: Position::Learned,
         interpolation: Interpolation::Offset,
-        registers: 0,
-        layer_scale: None,
         drop_path: 0.2,
-        pooling: Pooling::ClassToken,
-        initialization: Initialization::TruncatedNormal,
+        ..VitConfig::tiny_for_tests()
     }
 }
 

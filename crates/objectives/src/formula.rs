@@ -231,11 +231,7 @@ pub(crate) fn follow_from<O: Objective>(
     let tolerance = (3.0 * fixture.0["torch_float32_error"].as_f64().unwrap()).max(1e-4);
     let range = fixture.0["settings"]["loss_range"].as_f64().unwrap_or(0.0);
     for step in 0..steps {
-        let progress = Progress {
-            step,
-            steps_per_epoch,
-            steps,
-        };
+        let progress = Progress::at(step, steps_per_epoch, steps);
         let context = Context {
             batch_norm_images: fixture.setting("batch_norm_images"),
             ..Context::training(progress, Draws::new(7, step as u64))

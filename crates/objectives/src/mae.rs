@@ -344,7 +344,7 @@ mod tests {
     use super::*;
     use crate::conformance::{self, Case};
     use crate::formula::{Fixture, follow, relative, u};
-    use backbones::vit::{Interpolation, Pooling, Position};
+    use backbones::vit::Position;
     use backbones::{Draws, Progress, ResNetConfig, Stem};
 
     fn config() -> Config {
@@ -359,27 +359,14 @@ mod tests {
 
     fn vit() -> VitConfig {
         VitConfig {
-            width: 8,
-            depth: 2,
-            heads: 2,
-            patch_px: 4,
-            image_px: 16,
             position: Position::SineCosine,
-            interpolation: Interpolation::Antialiased,
-            registers: 0,
-            layer_scale: None,
-            drop_path: 0.0,
-            pooling: Pooling::ClassToken,
             initialization: Initialization::Mae,
+            ..VitConfig::tiny_for_tests()
         }
     }
 
     fn context(step: usize) -> Context {
-        let progress = Progress {
-            step,
-            steps_per_epoch: 20,
-            steps: 20,
-        };
+        let progress = Progress::at(step, 20, 20);
         Context::training(progress, Draws::new(7, step as u64))
     }
 

@@ -414,11 +414,7 @@ mod tests {
         };
         let mut optimizer = config.init();
         for step in 0..20 {
-            let progress = Progress {
-                step,
-                steps_per_epoch: 20,
-                steps: 20,
-            };
+            let progress = Progress::at(step, 20, 20);
             let context = Context {
                 batch_norm_images: Some(8),
                 ..Context::training(progress, Draws::new(7, step as u64))
@@ -494,11 +490,7 @@ mod tests {
     #[test]
     fn shuffle_is_undone_and_differs_from_step_to_step() {
         let context = |step| {
-            let progress = Progress {
-                step,
-                steps_per_epoch: 10,
-                steps: 20,
-            };
+            let progress = Progress::at(step, 10, 20);
             Context::training(progress, Draws::new(3, step as u64))
         };
         let (order, back) = shuffle(64, &context(0));
@@ -522,11 +514,7 @@ mod tests {
         );
         for step in 0..5 {
             let keys = Tensor::<2>::full([8, 8], step as f64, &Device::flex());
-            let progress = Progress {
-                step,
-                steps_per_epoch: 10,
-                steps: 20,
-            };
+            let progress = Progress::at(step, 10, 20);
             let context = Context::training(progress, Draws::new(0, step as u64));
             // Two micro-batches of four, as gradient accumulation leaves them.
             let pending = keys.chunk(2, 0);

@@ -374,22 +374,14 @@ mod tests {
             .filter_map(|parameter| Some(parameter.path.strip_prefix(&below)?.to_string()))
             .collect();
         assert_eq!(paths, ["proj.weight", "proj.bias"]);
-        let progress = Progress {
-            step: 0,
-            steps_per_epoch: 1,
-            steps: 1,
-        };
+        let progress = Progress::at(0, 1, 1);
         assert_eq!(objective.frozen(&progress), [PATCH_EMBEDDING]);
         assert!(config().objective(vit()).frozen(&progress).is_empty());
     }
 
     #[test]
     fn the_teacher_moves_with_the_next_steps_momentum() {
-        let at = |step| Progress {
-            step,
-            steps_per_epoch: 2,
-            steps: 4,
-        };
+        let at = |step| Progress::at(step, 2, 4);
         let moving = Config {
             momentum: 0.99,
             momentum_end: Some(1.0),

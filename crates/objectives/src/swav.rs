@@ -450,11 +450,7 @@ mod tests {
         let (student, state) = objective.init(&Init::new(0, &Device::flex().autodiff()));
         let logits = Tensor::<2>::zeros([16, 12], &Device::flex());
         for (step, full) in [(1, false), (2, true)] {
-            let progress = Progress {
-                step,
-                steps_per_epoch: 4,
-                steps: 4,
-            };
+            let progress = Progress::at(step, 4, 4);
             let context = Context::training(progress, Draws::new(0, step as u64));
             assert_eq!(objective.full_queue(&state, &progress, 8).is_some(), full);
             let assignments = objective.assignments(&student, &state, logits.clone(), 8, &context);
@@ -472,11 +468,7 @@ mod tests {
         let objective = Config { queue, ..config() }.objective(backbone);
         let (_, state) = objective.init(&Init::new(0, &Device::flex().autodiff()));
         let used = |step| {
-            let progress = Progress {
-                step,
-                steps_per_epoch: 3,
-                steps: 9,
-            };
+            let progress = Progress::at(step, 3, 9);
             objective.full_queue(&state, &progress, 8).is_some()
         };
         // Filled by steps 3 and 4.

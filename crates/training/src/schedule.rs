@@ -195,11 +195,7 @@ mod tests {
     use super::*;
 
     fn at(step: usize) -> Progress {
-        Progress {
-            step,
-            steps_per_epoch: 10,
-            steps: 2000,
-        }
+        Progress::at(step, 10, 2000)
     }
 
     #[test]

@@ -70,11 +70,7 @@ mod tests {
     use burn::tensor::Device;
 
     fn context(step: u64) -> Context {
-        let progress = Progress {
-            step: step as usize,
-            steps_per_epoch: 10,
-            steps: 10,
-        };
+        let progress = Progress::at(step as usize, 10, 10);
         Context::training(progress, Draws::new(5, step))
     }
 

@@ -103,13 +103,7 @@ fn config(width: usize, heads: usize, patch_px: usize, image_px: usize) -> VitCo
         heads,
         patch_px,
         image_px,
-        position: Position::Learned,
-        interpolation: Interpolation::Antialiased,
-        registers: 0,
-        layer_scale: None,
-        drop_path: 0.0,
-        pooling: Pooling::ClassToken,
-        initialization: Initialization::TruncatedNormal,
+        ..VitConfig::tiny_for_tests()
     }
 }
 

@@ -11,24 +11,12 @@ fn config() -> VitConfig {
         width: 32,
         depth: 3,
         heads: 4,
-        patch_px: 4,
-        image_px: 16,
-        position: Position::Learned,
-        interpolation: Interpolation::Antialiased,
-        registers: 0,
-        layer_scale: None,
-        drop_path: 0.0,
-        pooling: Pooling::ClassToken,
-        initialization: Initialization::TruncatedNormal,
+        ..VitConfig::tiny_for_tests()
     }
 }
 
 fn context(step: u64) -> Context {
-    let progress = Progress {
-        step: step as usize,
-        steps_per_epoch: 10,
-        steps: 10,
-    };
+    let progress = Progress::at(step as usize, 10, 10);
     Context::training(progress, Draws::new(3, step))
 }
 

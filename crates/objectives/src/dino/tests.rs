@@ -217,11 +217,7 @@ fn the_teachers_temperature_rises_epoch_by_epoch_and_stays() {
 }
 
 fn at(step: usize) -> Progress {
-    Progress {
-        step,
-        steps_per_epoch: 5,
-        steps: 10,
-    }
+    Progress::at(step, 5, 10)
 }
 
 #[test]

@@ -69,11 +69,7 @@ fn backbone(drop_path: f64) -> BackboneConfig {
 }
 
 fn context(step: usize) -> Context {
-    let progress = Progress {
-        step,
-        steps_per_epoch: 5,
-        steps: 20,
-    };
+    let progress = Progress::at(step, 5, 20);
     Context::training(progress, Draws::new(7, step as u64))
 }
 
