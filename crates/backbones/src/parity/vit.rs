@@ -4,7 +4,7 @@ use burn::tensor::{Bool, Int};
 
 use super::*;
 use crate::VitConfig;
-use crate::vit::{Initialization, Interpolation, Pooling, Position};
+use crate::vit::{Interpolation, Pooling, Position};
 
 /// Bound for features and tokens; the errors of PyTorch itself in float32 are about 1e-6.
 const BOUND: f64 = 1e-5;
