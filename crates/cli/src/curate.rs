@@ -5,7 +5,7 @@ mod review;
 use crate::detectors::OnDevice;
 use crate::devices::DeviceArgument;
 use crate::failure::{Failure, Interrupted};
-use crate::progress::{Progress, duration};
+use crate::progress::{ProgressBar, duration};
 use curation::{Config, Funnel, RunOptions, Takedown, TakedownReport};
 use std::path::PathBuf;
 use std::sync::Mutex;
@@ -280,7 +280,7 @@ fn shown<R>(
     let stop = crate::interrupt::flag_saying(
         "stopping after the current batch; decisions so far are kept; press again to stop at once",
     )?;
-    let bar: Mutex<Option<(String, Progress)>> = Mutex::new(None);
+    let bar: Mutex<Option<(String, ProgressBar)>> = Mutex::new(None);
     let started = Instant::now();
     let result = work(&stop, &|stage, done, total| {
         let Ok(mut bar) = bar.lock() else {
@@ -290,7 +290,7 @@ fn shown<R>(
             if let Some((_, old)) = bar.take() {
                 old.finish();
             }
-            *bar = Some((stage.to_string(), Progress::new(stage, done, total)));
+            *bar = Some((stage.to_string(), ProgressBar::new(stage, done, total)));
         }
         if let Some((_, bar)) = bar.as_mut() {
             bar.at(done);

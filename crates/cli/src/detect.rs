@@ -3,7 +3,7 @@
 use crate::detectors::photo;
 use crate::devices::DeviceArgument;
 use crate::failure::{Failure, make_folder_of};
-use crate::progress::Progress;
+use crate::progress::ProgressBar;
 use anyhow::Context;
 use burn::tensor::Device;
 use data::{Dataset, DecodeLimits, RgbImage};
@@ -258,7 +258,7 @@ fn write(detector: &dyn Detector, what: &str, score: f32, common: &CommonArgumen
         .with_context(|| format!("cannot write the file `{}`", common.out.display()))?;
     let mut lines = BufWriter::new(file);
     let mut sheet = Sheet::new(common.sheet_photos);
-    let mut progress = Progress::new(&format!("looking for {what}"), 0, dataset.len() as u64);
+    let mut progress = ProgressBar::new(&format!("looking for {what}"), 0, dataset.len() as u64);
     let (started, mut with, mut broken) = (Instant::now(), 0, 0);
     let mut parts = Parts {
         dataset: &dataset,

@@ -3,7 +3,7 @@
 use crate::configs::{self, Kind};
 use crate::devices::DeviceArgument;
 use crate::failure::Failure;
-use crate::progress::Progress;
+use crate::progress::ProgressBar;
 use crate::weights::WeightsArguments;
 use crate::{devices, provenance};
 use backbones::{BackboneConfig, Stem};
@@ -356,7 +356,7 @@ pub(crate) fn evaluate(
 /// A bar for each stage of an evaluation in turn.
 #[derive(Default)]
 pub(crate) struct StageBar {
-    current: Option<(String, Progress)>,
+    current: Option<(String, ProgressBar)>,
 }
 
 impl StageBar {
@@ -367,7 +367,7 @@ impl StageBar {
             let label = format!("{} ({})", event.stage, event.unit);
             self.current = Some((
                 event.stage.to_string(),
-                Progress::new(&label, 0, event.total as u64),
+                ProgressBar::new(&label, 0, event.total as u64),
             ));
         }
         if let Some((_, progress)) = &mut self.current {

@@ -6,7 +6,7 @@ use crate::evaluate::{StageBar, print_table};
 use crate::failure::{Failure, Interrupted};
 use crate::output::counted;
 use crate::pretrain::skipped;
-use crate::progress::{Progress, duration};
+use crate::progress::{ProgressBar, duration};
 use crate::weights::WeightsArguments;
 use crate::{configs, devices, interrupt, provenance};
 use anyhow::Context;
@@ -196,7 +196,7 @@ fn finetune(
             device: devices::describe(device),
         },
     };
-    let mut shown: Option<Progress> = None;
+    let mut shown: Option<ProgressBar> = None;
     let mut stage = StageBar::default();
     let result = evaluation::finetune::run(config, &job, &mut |event| match event {
         FinetuneEvent::Training(Event::Start {
@@ -211,7 +211,7 @@ fn finetune(
                 counted(steps, "step"),
                 out.display()
             );
-            shown = Some(Progress::new("step", step as u64, steps as u64));
+            shown = Some(ProgressBar::new("step", step as u64, steps as u64));
         }
         FinetuneEvent::Training(Event::Step { step }) => {
             if let Some(progress) = &mut shown {

@@ -3,7 +3,7 @@
 use crate::devices::DeviceArgument;
 use crate::failure::{Failure, Interrupted};
 use crate::output::counted;
-use crate::progress::{Progress, duration};
+use crate::progress::{ProgressBar, duration};
 use crate::{configs, interrupt, provenance, smoke};
 use anyhow::Context;
 use objectives::ObjectiveConfig;
@@ -106,7 +106,7 @@ pub(crate) fn pretrain(
         provenance: provenance::facts(&device),
         device,
     };
-    let mut shown: Option<Progress> = None;
+    let mut shown: Option<ProgressBar> = None;
     let mut steps_per_epoch = 1;
     let summary = objectives::pretrain(config, dataset, &options, &mut |event| match event {
         Event::Start {
@@ -126,7 +126,7 @@ pub(crate) fn pretrain(
                 counted(steps, "step"),
                 out.display()
             );
-            shown = Some(Progress::new("step", step as u64, steps as u64));
+            shown = Some(ProgressBar::new("step", step as u64, steps as u64));
         }
         Event::Step { step } => {
             if let Some(progress) = &mut shown {

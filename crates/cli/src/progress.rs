@@ -1,6 +1,6 @@
 //! How long work shows itself: a bar on a terminal, plain lines in a pipe. Both on stderr.
 
-use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{MultiProgress, ProgressDrawTarget, ProgressStyle};
 use std::io::{IsTerminal, Write};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
@@ -12,8 +12,8 @@ fn bars() -> &'static MultiProgress {
 }
 
 /// One long piece of work.
-pub(crate) struct Progress {
-    bar: Option<ProgressBar>,
+pub(crate) struct ProgressBar {
+    bar: Option<indicatif::ProgressBar>,
     what: String,
     total: u64,
     started: Instant,
@@ -21,14 +21,14 @@ pub(crate) struct Progress {
     shown: Instant,
 }
 
-impl Progress {
+impl ProgressBar {
     /// Work of `total` units that begins at `done` of them.
     pub(crate) fn new(what: &str, done: u64, total: u64) -> Self {
         let bar = std::io::stderr().is_terminal().then(|| {
             let style = ProgressStyle::with_template("{prefix} {bar:30} {pos}/{len} {msg} {eta} left")
                 .unwrap_or_else(|_| ProgressStyle::default_bar());
             let bar = bars().add(
-                ProgressBar::new(total)
+                indicatif::ProgressBar::new(total)
                     .with_style(style)
                     .with_prefix(what.to_string()),
             );

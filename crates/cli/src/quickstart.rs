@@ -105,7 +105,7 @@ pub(crate) fn run(arguments: Arguments) -> anyhow::Result<()> {
         )?;
         rows.push((name, outcomes));
     }
-    training::write_json_atomically(
+    data::durable::write_json(
         &out.join("result.json"),
         &rows.iter().flat_map(|(_, outcomes)| outcomes).collect::<Vec<_>>(),
     )?;

@@ -2,7 +2,7 @@
 
 use crate::failure::Failure;
 use crate::output::counted;
-use crate::progress::Progress;
+use crate::progress::ProgressBar;
 use data::shards::{Inspection, PackOptions};
 use data::terminal::escape;
 use std::path::PathBuf;
@@ -65,10 +65,10 @@ pub(crate) fn run(verb: Verb) -> anyhow::Result<()> {
 
 /// Calls `work` with a progress bar.
 fn shown<R>(unit: &str, work: impl FnOnce(data::shards::Progress<'_>) -> R) -> R {
-    let bar: Mutex<Option<Progress>> = Mutex::new(None);
+    let bar: Mutex<Option<ProgressBar>> = Mutex::new(None);
     let result = work(&|done, total| {
         if let Ok(mut bar) = bar.lock() {
-            bar.get_or_insert_with(|| Progress::new(unit, 0, total as u64))
+            bar.get_or_insert_with(|| ProgressBar::new(unit, 0, total as u64))
                 .at(done as u64);
         }
     });

@@ -4,10 +4,9 @@ use crate::batch::Normalize;
 use crate::checkpoint::latest_checkpoint;
 use crate::config::{Config, dataset_views};
 use crate::error::Error;
-use crate::files::write_atomically;
 use backbones::Backbone;
 use burn::tensor::Device;
-use data::{FileError, hex};
+use data::{FileError, durable, hex};
 use sha2::{Digest, Sha256};
 use std::fs::File;
 use std::io::Seek;
@@ -80,7 +79,7 @@ pub fn write_encoder(
     naming: Naming,
 ) -> Result<(), Error> {
     let bytes = encoder_to_safetensors_as(backbone, info, naming).map_err(|error| refused(path, &error))?;
-    write_atomically(path, &bytes)
+    Ok(durable::write(path, &bytes)?)
 }
 
 /// Reads the encoder of a run directory (its final one, else its newest checkpoint's), of a checkpoint, of an encoder

@@ -10,7 +10,6 @@ mod checkpoint;
 mod config;
 mod encoder;
 mod error;
-mod files;
 mod hint;
 mod inspection;
 mod later_keys;
@@ -28,7 +27,6 @@ pub use config::{Config, DataConfig, ObjectiveSection, TrainingConfig, dataset_v
 pub use data::Dataset;
 pub use encoder::{LoadedEncoder, read_encoder, write_encoder};
 pub use error::Error;
-pub use files::{write_atomically, write_json_atomically};
 pub use hint::Hint;
 pub use inspection::{Content, Dtypes, Inspection, Network, TensorLine, inspect_weights};
 pub use later_keys::fill_in_later_keys;
