@@ -469,3 +469,56 @@ fn the_docs_have_every_layout() {
         );
     }
 }
+
+#[test]
+fn licenses_and_fingerprint_of_the_data_reach_the_encoder_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let (shards, run) = (folder.path().join("shards"), folder.path().join("run"));
+    let pictures = data::Dataset::synthetic(64, 20, 20, 0, 1);
+    let records = (0..64).map(|position| {
+        let mut record = pictures.read(position).unwrap();
+        record.metadata.license = (position % 4 > 0).then(|| "CC BY 2.0".to_owned());
+        record
+    });
+    let dataset = data::Dataset::from_records(records.collect(), vec![]);
+    let options = data::shards::PackOptions {
+        records_per_shard: 24,
+        prefix: "train".into(),
+        subfolder: None,
+        limit: None,
+        shuffle_seed: None,
+    };
+    data::shards::pack_dataset(&dataset, &shards, &options, &|_, _| {}).unwrap();
+    let mut command = passer();
+    command
+        .args(["pretrain", "configs/pretrain/moco-v2-resnet18-cifar10.toml", "--device", "flex", "--data"])
+        .arg(&shards)
+        .arg("--out")
+        .arg(&run);
+    for set in [
+        "data.batch_images=16",
+        "training.batch_norm_images=8",
+        "training.epochs=1",
+        "backbone.resnet.width=4",
+        "objective.moco.queue_images=64",
+        "views.0.transforms.0.random_resized_crop.size_px=16",
+    ] {
+        command.args(["--set", set]);
+    }
+    command.assert().success();
+
+    let said = "CC BY 2.0: 48; not stated: 16";
+    let converted = folder.path().join("timm.safetensors");
+    convert(&run, &converted, &[]).success();
+    for file in [&run, &converted] {
+        let network = &inspect(file, &[])["network"];
+        assert_eq!(network["licences"], said);
+        assert_eq!(network["fingerprint"], dataset.fingerprint());
+        passer()
+            .args(["weights", "inspect"])
+            .arg(file)
+            .assert()
+            .success()
+            .stdout(contains(said).and(contains(dataset.fingerprint())));
+    }
+}
