@@ -417,7 +417,7 @@ fn detectors_say_what_is_wrong_with_their_weights() {
     let other = folder.path().join("other.safetensors");
     std::fs::write(&other, b"\x02\0\0\0\0\0\0\0{}").unwrap();
     let error = detect("faces", &other);
-    assert!(error.contains("the face detector cannot be had from"), "{error}");
+    assert!(error.contains("cannot read the face detector from"), "{error}");
     assert!(
         error.contains("253 missing: body.stage1.0.0.weight, ") && error.contains("and 245 more"),
         "{error}"

@@ -117,7 +117,7 @@ pub enum Backbone {
 }
 
 impl Backbone {
-    /// Pooled features of normalised images.
+    /// Pooled features of normalized images.
     ///
     /// # Shapes
     /// - `images`: `[images, 3, height, width]`

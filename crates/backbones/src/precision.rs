@@ -66,7 +66,7 @@ impl Precision {
         cast(x, self.dtype())
     }
 
-    /// `a · b` in this type, as f32. For products that no layer makes, such as those with weights that are normalised first.
+    /// `a · b` in this type, as f32. For products that no layer makes, such as those with weights that are normalized first.
     ///
     /// # Shapes
     /// - `a`: `[…, m, k]`, `b`: `[…, k, n]`

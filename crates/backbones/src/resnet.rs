@@ -44,7 +44,7 @@ pub enum Stem {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Stage {
-    /// The first convolution, normalised and rectified, before the stem's pooling.
+    /// The first convolution, normalized and rectified, before the stem's pooling.
     Conv1,
     /// `layer1` in torchvision.
     Res2,
@@ -184,7 +184,7 @@ pub struct ResNet {
 }
 
 impl ResNet {
-    /// Pooled features of normalised images.
+    /// Pooled features of normalized images.
     ///
     /// # Shapes
     /// - `images`: `[images, 3, height, width]`

@@ -86,7 +86,7 @@ pub enum Pooling {
     ClassToken,
     /// The mean of the patches' tokens (timm: `global_pool="avg", fc_norm=False`).
     Mean,
-    /// The mean of the patches' tokens as they leave the last block, normalised after it: fine-tuned BEiTs and MAEs (timm:
+    /// The mean of the patches' tokens as they leave the last block, normalized after it: fine-tuned BEiTs and MAEs (timm:
     /// `global_pool="avg"`, where the norm is called `fc_norm`).
     MeanThenNorm,
 }
@@ -300,7 +300,7 @@ pub struct Vit {
     pooling: Pooling,
 }
 
-/// The output tokens, normalised; registers are left out.
+/// The output tokens, normalized; registers are left out.
 #[derive(Clone, Debug)]
 pub struct Tokens {
     /// `[images, width]`.
@@ -309,7 +309,7 @@ pub struct Tokens {
     pub patches: Tensor<3>,
 }
 
-/// What one block puts out, normalised and pooled.
+/// What one block puts out, normalized and pooled.
 #[derive(Clone, Debug)]
 pub struct BlockFeatures {
     /// The class token, `[images, width]`.
@@ -319,7 +319,7 @@ pub struct BlockFeatures {
 }
 
 impl Vit {
-    /// Features of normalised images.
+    /// Features of normalized images.
     ///
     /// # Shapes
     /// - `images`: `[images, 3, height, width]`, sides that the patch divides
@@ -334,14 +334,14 @@ impl Vit {
     /// The features that a config asks for, of the last block's tokens.
     fn pooled(&self, x: Tensor<3>) -> Tensor<2> {
         match self.pooling {
-            // Only what is asked for is normalised.
+            // Only what is asked for is normalized.
             Pooling::ClassToken => self.norm.forward(class_token(x)),
             Pooling::Mean => mean(self.norm.forward(self.patches_of(x))),
             Pooling::MeanThenNorm => self.norm.forward(mean(self.patches_of(x))),
         }
     }
 
-    /// The last block's tokens of normalised images. Where patches are hidden, their embeddings are replaced before
+    /// The last block's tokens of normalized images. Where patches are hidden, their embeddings are replaced before
     /// position embeddings are added (iBOT, DINOv2).
     ///
     /// # Shapes
@@ -366,7 +366,7 @@ impl Vit {
     /// # Shapes
     /// - `images`: `[images, 3, height, width]`
     /// - `keep`: `[images, kept]`, for each image the numbers of the patches that it keeps, none twice
-    /// - output: `[images, 1 + registers + kept, width]`, normalised: class token, registers, patches as `keep` has them
+    /// - output: `[images, 1 + registers + kept, width]`, normalized: class token, registers, patches as `keep` has them
     pub fn encode_visible(&self, images: Tensor<4>, keep: Tensor<2, Int>, context: &Context) -> Tensor<3> {
         let grid = self.grid_of(&images);
         let patches = self.patch_embed.patches(images);
@@ -418,10 +418,10 @@ impl Vit {
         for (number, block) in self.blocks.iter().enumerate() {
             x = block.forward(x, context);
             if number >= first {
-                let normalised = self.norm.forward(x.clone());
+                let normalized = self.norm.forward(x.clone());
                 features.push(BlockFeatures {
-                    class: class_token(normalised.clone()),
-                    patch_mean: mean(self.patches_of(normalised)),
+                    class: class_token(normalized.clone()),
+                    patch_mean: mean(self.patches_of(normalized)),
                 });
             }
         }

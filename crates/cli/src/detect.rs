@@ -36,13 +36,13 @@ pub(crate) struct FacesArguments {
     /// Photos with a face of more than this count as showing one, and are drawn on the sheet
     #[arg(long, value_name = "SCORE", default_value_t = PASS_FACE_SCORE)]
     score: f32,
-    /// Of faces that overlap by more than this only the best is told
+    /// NMS IoU threshold
     #[arg(long, value_name = "IOU", default_value_t = 0.4)]
     nms_iou: f32,
-    /// Resize photos first so that the shorter side has so many px; without it they are seen at their own size, as PASS did
+    /// Resize photos first to this shorter side; by default the network sees them at their own size, as in PASS
     #[arg(long, value_name = "PX")]
     shorter_px: Option<u32>,
-    /// With --shorter-px: the longer side has at most so many px
+    /// With --shorter-px: greatest longer side
     #[arg(long, value_name = "PX", default_value_t = 2150, requires = "shorter_px")]
     longer_px: u32,
     /// Photos of one size that go through the network together
@@ -62,10 +62,10 @@ pub(crate) struct PersonsArguments {
     /// Photos with a person of more than this count as showing one, and are drawn on the sheet
     #[arg(long, value_name = "SCORE", default_value_t = PASS_PERSON_SCORE)]
     score: f32,
-    /// Of boxes of one class that overlap by more than this only the best is told
+    /// NMS IoU threshold within the class
     #[arg(long, value_name = "IOU", default_value_t = 0.45)]
     nms_iou: f32,
-    /// The class that is looked for, by the network's count; COCO's persons are 0
+    /// The class to report, by the network's numbers; COCO's persons are 0
     #[arg(long, value_name = "N", default_value_t = COCO_PERSON)]
     class: usize,
 }
@@ -75,22 +75,22 @@ struct CommonArguments {
     /// The photographs
     #[arg(long, value_name = "DATA")]
     data: String,
-    /// The file to write: one JSON object a photo
+    /// The file to write: one JSON object per photo
     #[arg(long, value_name = "FILE.jsonl")]
     out: PathBuf,
-    /// Also draw the photos in which something was found, surest first, into one picture
+    /// Also draw the photos with detections into one picture, highest scores first
     #[arg(long, value_name = "FILE.png")]
     sheet: Option<PathBuf>,
     /// Photos on the sheet, at most
     #[arg(long, value_name = "N", default_value_t = 60, requires = "sheet")]
     sheet_photos: usize,
-    /// Detections must score more than this to be written at all
+    /// Detections must score more than this to be written
     #[arg(long, value_name = "SCORE", default_value_t = 0.02)]
     candidate_score: f32,
     /// Look at photos with a longer side than this in tiles of this side too
     #[arg(long, value_name = "PX")]
     tile_px: Option<u32>,
-    /// With --tile-px: what neighbouring tiles share at least
+    /// With --tile-px: least overlap of neighboring tiles
     #[arg(long, value_name = "PX", default_value_t = 64, requires = "tile_px")]
     overlap_px: u32,
 }
@@ -125,7 +125,7 @@ fn faces(arguments: FacesArguments) -> anyhow::Result<()> {
     let mut file = open(&arguments.weights)?;
     let detector = RetinaFace::read(&mut file, config, &device).with_context(|| {
         format!(
-            "the face detector cannot be had from `{}`",
+            "cannot read the face detector from `{}`",
             arguments.weights.display()
         )
     })?;
@@ -150,12 +150,8 @@ fn persons(arguments: PersonsArguments) -> anyhow::Result<()> {
         nms_iou: arguments.nms_iou,
     };
     let mut file = open(&arguments.weights)?;
-    let detector = Yolox::read(&mut file, config).with_context(|| {
-        format!(
-            "the detector cannot be had from `{}`",
-            arguments.weights.display()
-        )
-    })?;
+    let detector = Yolox::read(&mut file, config)
+        .with_context(|| format!("cannot read the detector from `{}`", arguments.weights.display()))?;
     look(
         detector,
         "persons",
@@ -165,7 +161,7 @@ fn persons(arguments: PersonsArguments) -> anyhow::Result<()> {
     )
 }
 
-/// As the config of a curation is checked: what is no candidate would be found by nobody, whatever its score.
+/// The checks of a curation's config: a score below the candidate score could never count.
 fn check(score: f32, candidate: f32, iou: f32) -> anyhow::Result<()> {
     for (name, value) in [("score", score), ("candidate-score", candidate), ("nms-iou", iou)] {
         if !(0.0..=1.0).contains(&value) {
@@ -175,7 +171,7 @@ fn check(score: f32, candidate: f32, iou: f32) -> anyhow::Result<()> {
     if candidate > score {
         let message = format!("`--candidate-score` must be at most `--score` = {score}, got {candidate}");
         return Err(Failure::new(message)
-            .hint("nothing below the candidate score is found at all, so it could not count")
+            .hint("raise `--score` or lower `--candidate-score`: detections below it are not reported")
             .into());
     }
     Ok(())
@@ -186,7 +182,7 @@ fn open(path: &Path) -> anyhow::Result<BufReader<File>> {
     Ok(BufReader::new(file))
 }
 
-/// Runs the detector, in tiles too if asked for.
+/// Runs the detector, with tiles where the arguments say so.
 fn look(
     detector: impl Detector,
     what: &str,
@@ -429,7 +425,7 @@ impl Sheet {
 }
 
 /// The edges of a rectangle, as far as they lie inside.
-fn rectangle(image: &mut RgbImage, [left, top, right, bottom]: [f32; 4], colour: [u8; 3]) {
+fn rectangle(image: &mut RgbImage, [left, top, right, bottom]: [f32; 4], color: [u8; 3]) {
     let inside = |place: f32, side: u32| place.round().clamp(0.0, side.saturating_sub(1) as f32) as usize;
     let (left, right) = (inside(left, image.width), inside(right, image.width));
     let (top, bottom) = (inside(top, image.height), inside(bottom, image.height));
@@ -438,7 +434,7 @@ fn rectangle(image: &mut RgbImage, [left, top, right, bottom]: [f32; 4], colour:
     let down = (top..=bottom).flat_map(|y| [(left, y), (right, y)]);
     for (x, y) in across.chain(down) {
         if let Some(pixel) = image.pixels.get_mut((y * wide + x) * 3..(y * wide + x) * 3 + 3) {
-            pixel.copy_from_slice(&colour);
+            pixel.copy_from_slice(&color);
         }
     }
 }

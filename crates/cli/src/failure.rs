@@ -47,7 +47,7 @@ pub(crate) fn make_folder_of(file: &Path) -> anyhow::Result<()> {
     }
 }
 
-/// The run ended early because the user asked for it; what there was to say has been said.
+/// The run ended early because the user interrupted it; the message has been printed.
 #[derive(Debug)]
 pub(crate) struct Interrupted;
 

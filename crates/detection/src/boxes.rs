@@ -1,4 +1,4 @@
-//! Boxes: overlap, and what is left when of boxes that overlap only the best is kept.
+//! Boxes: overlap (IoU) and non-maximum suppression (NMS).
 
 /// A rectangle with sides along the axes, in pixels from the photo's upper left corner.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -14,8 +14,8 @@ pub struct BoundingBox {
 }
 
 impl BoundingBox {
-    /// From centre, width and height.
-    pub fn centred([x, y]: [f32; 2], [width, height]: [f32; 2]) -> Self {
+    /// From center, width and height.
+    pub fn centered([x, y]: [f32; 2], [width, height]: [f32; 2]) -> Self {
         let (left, top) = (x - width / 2.0, y - height / 2.0);
         Self {
             left,
@@ -56,7 +56,7 @@ pub enum Edges {
     /// Edges are positions on a line: `b − a`. COCO's and torchvision's way.
     Continuous,
     /// Edges are indices of pixels that both belong to the box: `b − a + 1`. The way of Fast R-CNN's first code, which
-    /// RetinaFace's scripts took over.
+    /// RetinaFace's scripts use.
     Inclusive,
 }
 

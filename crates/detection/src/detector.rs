@@ -1,4 +1,4 @@
-//! What every detector takes and gives.
+//! The contract of detectors: photos in, detections out.
 
 use crate::boxes::BoundingBox;
 use crate::error::DetectionError;
@@ -32,14 +32,14 @@ impl Photo<'_> {
     }
 }
 
-/// Something that a detector saw.
+/// Something that a detector found.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Detection {
-    /// Where, in pixels of the photo as it was given. Parts may lie outside it.
+    /// Where, in pixels of the original photo. Parts may lie outside it.
     pub bounds: BoundingBox,
-    /// What, by the detector's own count of classes: of COCO's, 0 is a person; a face detector has only 0.
+    /// Its class, by the detector's own numbers: with COCO's classes 0 is a person; a face detector has only 0.
     pub class: usize,
-    /// How sure, from 0 to 1.
+    /// The score, from 0 to 1.
     pub score: f32,
     /// Points of it, in pixels `[x, y]`: of a face the eyes, the tip of the nose and the corners of the mouth, those at the
     /// photo's left first. Empty where the detector gives none.
@@ -48,8 +48,8 @@ pub struct Detection {
 
 /// Finds things in photos.
 pub trait Detector: Send + Sync {
-    /// What is seen in each photo, by falling score; detections of less than the detector's candidate score are not among
-    /// them. Photos may be of any sizes, and one's detections do not depend on the others.
+    /// The detections of each photo, by falling score, above the detector's candidate score. Photos may have any sizes; the
+    /// detections of one do not depend on the others.
     ///
     /// # Errors
     /// [`DetectionError::Photo`] where sides and bytes of a photo do not match; [`DetectionError::Onnx`] where a network of

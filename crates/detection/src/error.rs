@@ -34,7 +34,7 @@ pub enum DetectionError {
     Config(String),
     /// A photo's pixels are not what its sides say.
     #[error(
-        "photo {position} of the batch has {bytes} bytes, expected 3 x {width} x {height} and more than none"
+        "photo {position} of the batch must have 3 x {width} x {height} bytes and at least one, got {bytes}"
     )]
     Photo {
         /// Which of the batch, from 0.

@@ -1,10 +1,10 @@
 //! Photos in, boxes out: detectors of faces and persons, and the geometry of boxes.
 //!
-//! Every detector is a [`Detector`]; what uses one (the curation's stages, `passer detect`) asks no more of it, so a stronger
-//! one slots in. Here are [`RetinaFace`], the face detector with which PASS was made, on any device of Burn's, and [`Yolox`],
+//! Every detector is a [`Detector`]; its users (the curation's stages, `passer detect`) need no more of it, so a stronger one
+//! slots in. Here are [`RetinaFace`], the face detector with which PASS was made, on any device of Burn's, and [`Yolox`],
 //! any detector of the YOLOX family in an ONNX file, on the CPU. [`Tiled`] runs another detector over parts of large photos too.
 //!
-//! This crate opens no file: weights come from a reader of the caller's, photos as pixels.
+//! This crate opens no file: weights come from the caller's reader, photos as pixels.
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::print_stderr))]
 
 mod boxes;

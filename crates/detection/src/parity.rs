@@ -150,7 +150,7 @@ fn persons_are_those_of_onnxruntime() {
     let error = Yolox::read(&mut weights.as_slice(), beyond).unwrap_err();
     assert_eq!(
         error.to_string(),
-        "`classes` has 80, expected less than 80: the network knows no more"
+        "`classes` must be below 80, the network's number of classes, got 80"
     );
 }
 

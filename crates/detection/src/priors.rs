@@ -1,4 +1,4 @@
-//! Prior boxes: where a single-shot detector looks, and how what it says of a place becomes a box.
+//! Prior boxes: where a single-shot detector looks, and how its outputs become boxes.
 //!
 //! Liu et al., *SSD: Single shot multibox detector*, 2016, §2.2, as RetinaFace uses it: square priors of two sizes at each
 //! place of three feature maps. All numbers are shares of the image's width and height.
@@ -8,8 +8,8 @@ use crate::boxes::BoundingBox;
 /// A place and a size that the network's output is relative to.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct PriorBox {
-    /// Centre, shares of width and height.
-    pub centre: [f32; 2],
+    /// Center, shares of width and height.
+    pub center: [f32; 2],
     /// Width and height, shares of the image's.
     pub size: [f32; 2],
 }
@@ -25,7 +25,7 @@ pub fn prior_boxes(width: usize, height: usize, levels: &[(usize, &[f32])]) -> V
             for column in 0..width.div_ceil(*stride) {
                 let at = |index: usize| (index as f32 + 0.5) * *stride as f32;
                 priors.extend(sides.iter().map(|side| PriorBox {
-                    centre: [at(column) / wide, at(row) / high],
+                    center: [at(column) / wide, at(row) / high],
                     size: [side / wide, side / high],
                 }));
             }
@@ -34,7 +34,7 @@ pub fn prior_boxes(width: usize, height: usize, levels: &[(usize, &[f32])]) -> V
     priors
 }
 
-/// The box, in shares of the image, that `offsets` (right, down, wider, higher) make of a prior: the first two move the centre
+/// The box, in shares of the image, that `offsets` (right, down, wider, higher) make of a prior: the first two move the center
 /// by `variances[0]` priors, the others are logarithms of the size, times `variances[1]`.
 pub fn decode_box(prior: &PriorBox, offsets: [f32; 4], variances: [f32; 2]) -> BoundingBox {
     let [x, y, width, height] = offsets;
@@ -42,10 +42,10 @@ pub fn decode_box(prior: &PriorBox, offsets: [f32; 4], variances: [f32; 2]) -> B
         prior.size[0] * (width * variances[1]).exp(),
         prior.size[1] * (height * variances[1]).exp(),
     ];
-    BoundingBox::centred(moved(prior, [x, y], variances[0]), size)
+    BoundingBox::centered(moved(prior, [x, y], variances[0]), size)
 }
 
-/// The points, in shares of the image, that `offsets` make of a prior's centre, moved by `variance` priors.
+/// The points, in shares of the image, that `offsets` make of a prior's center, moved by `variance` priors.
 pub fn decode_landmarks<'a>(
     prior: &'a PriorBox,
     offsets: &'a [f32],
@@ -57,8 +57,8 @@ pub fn decode_landmarks<'a>(
 
 fn moved(prior: &PriorBox, [x, y]: [f32; 2], variance: f32) -> [f32; 2] {
     [
-        prior.centre[0] + x * variance * prior.size[0],
-        prior.centre[1] + y * variance * prior.size[1],
+        prior.center[0] + x * variance * prior.size[0],
+        prior.center[1] + y * variance * prior.size[1],
     ]
 }
 
@@ -71,22 +71,22 @@ mod tests {
         // 3 columns and 2 rows of stride 8, then one of stride 32.
         let priors = prior_boxes(20, 10, &[(8, &[4.0, 6.0]), (32, &[16.0])]);
         assert_eq!(priors.len(), 3 * 2 * 2 + 1);
-        assert_eq!(priors[0].centre, [4.0 / 20.0, 4.0 / 10.0]);
+        assert_eq!(priors[0].center, [4.0 / 20.0, 4.0 / 10.0]);
         assert_eq!(priors[0].size, [4.0 / 20.0, 4.0 / 10.0]);
         assert_eq!(
-            (priors[1].centre, priors[1].size[0]),
-            (priors[0].centre, 6.0 / 20.0)
+            (priors[1].center, priors[1].size[0]),
+            (priors[0].center, 6.0 / 20.0)
         );
         // The next place is to the right, and then comes the next row.
-        assert_eq!(priors[2].centre, [12.0 / 20.0, 4.0 / 10.0]);
-        assert_eq!(priors[6].centre, [4.0 / 20.0, 12.0 / 10.0]);
-        assert_eq!(priors[12].centre, [16.0 / 20.0, 16.0 / 10.0]);
+        assert_eq!(priors[2].center, [12.0 / 20.0, 4.0 / 10.0]);
+        assert_eq!(priors[6].center, [4.0 / 20.0, 12.0 / 10.0]);
+        assert_eq!(priors[12].center, [16.0 / 20.0, 16.0 / 10.0]);
     }
 
     #[test]
     fn offsets_move_and_stretch_a_prior() {
         let prior = PriorBox {
-            centre: [0.5, 0.25],
+            center: [0.5, 0.25],
             size: [0.2, 0.1],
         };
         let plain = decode_box(&prior, [0.0; 4], [0.1, 0.2]);

@@ -35,7 +35,7 @@ fn taps(from: usize, to: usize, clamps: bool) -> Vec<Taps> {
     (0..to).map(tap).collect()
 }
 
-/// The photo resized to `width` x `height` px: `[height, width, 3]`. Neighbouring pixels are blended, without smoothing where
+/// The photo resized to `width` x `height` px: `[height, width, 3]`. Neighboring pixels are blended, without smoothing where
 /// it shrinks.
 ///
 /// # Panics
@@ -122,11 +122,11 @@ mod tests {
 
     #[test]
     fn a_row_is_blended_between_its_pixels() {
-        // Doubled: new centres lie at -0.25, 0.25, 0.75, 1.25 of the old ones.
+        // Doubled: new centers lie at -0.25, 0.25, 0.75, 1.25 of the old ones.
         let pixels = [0, 100, 200, 80, 20, 0];
         let wide = resize(&photo(2, 1, &pixels), 4, 1);
         assert_eq!(wide, [0, 100, 200, 20, 80, 150, 60, 40, 50, 80, 20, 0]);
-        // Halved: the mean, for the new centre lies in the middle.
+        // Halved: the mean, because the new center lies in the middle.
         assert_eq!(resize(&photo(2, 1, &pixels), 1, 1), [40, 60, 100]);
         assert_eq!(resize(&photo(1, 2, &pixels), 1, 1), [40, 60, 100]);
         assert_eq!(resize(&photo(2, 1, &pixels), 2, 1), pixels);

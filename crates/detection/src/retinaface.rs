@@ -26,17 +26,17 @@ const MEAN_BGR: [f32; 3] = [104.0, 117.0, 123.0];
 /// Stride of each feature map, and the sides of its priors, px.
 const LEVELS: [(usize, &[f32]); 3] = [(8, &[16.0, 32.0]), (16, &[64.0, 128.0]), (32, &[256.0, 512.0])];
 
-/// Units of offsets: of centres and points, and of sizes.
+/// Units of offsets: of centers and points, and of sizes.
 const VARIANCES: [f32; 2] = [0.1, 0.2];
 
-/// At which size photos are seen.
+/// The size at which the network sees photos.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum Scale {
     /// At their own, as PASS did.
     Original,
     /// Resized so that the shorter side has `shorter_px`, or, where the longer one would then have more than `longer_px`, that
-    /// one has these. 1600 and 2150 stand in PASS's script, switched off. Enlarging finds smaller faces, and takes time.
+    /// one has these. PASS's script has 1600 and 2150, switched off. Enlarging finds smaller faces, and takes time.
     Sides {
         /// Length of the shorter side, px.
         shorter_px: u32,
@@ -45,21 +45,21 @@ pub enum Scale {
     },
 }
 
-/// How faces are looked for.
+/// Settings of the face detector.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RetinaFaceConfig {
-    /// Detections must score more than this to be told at all; PASS: 0.02. (It dropped photos with one of more than
+    /// Detections must score more than this to be reported; PASS: 0.02. (It dropped photos with one of more than
     /// [`PASS_FACE_SCORE`](crate::PASS_FACE_SCORE).)
     pub candidate_score: f32,
-    /// Of faces that overlap by more than this only the best is told; PASS: 0.4.
+    /// NMS IoU threshold; PASS: 0.4.
     pub nms_iou: f32,
-    /// At which size photos are seen; PASS: their own.
+    /// The size at which the network sees photos; PASS: their own.
     pub scale: Scale,
     /// Photos of one size that go through the network together. Nothing is padded, so photos of other sizes go apart, and no
-    /// photo's scores depend on its neighbours. Changes no result.
+    /// photo's scores depend on its neighbors. Changes no result.
     pub batch_images: usize,
-    /// Whether batches are worked on side by side, one a core: wanted on a CPU, not on a GPU. Changes no result.
+    /// Whether batches run side by side, one per core: for a CPU, not for a GPU. Changes no result.
     pub side_by_side: bool,
 }
 
@@ -75,7 +75,7 @@ impl RetinaFaceConfig {
         }
     }
 
-    /// Whether faces can be looked for so.
+    /// Whether these settings can be used.
     ///
     /// # Errors
     /// [`DetectionError::Config`], which names the key.

@@ -12,14 +12,14 @@ use crate::error::{DetectionError, check_count, check_share};
 pub struct TilesConfig {
     /// Side of a tile, px of the photo. A photo whose longer side is no longer than this is seen once, as a whole.
     pub tile_px: u32,
-    /// What neighbouring tiles share at least, px: as wide as the things that must be seen whole.
+    /// The least overlap of neighboring tiles, px: as wide as the things that must be seen whole.
     pub overlap_px: u32,
-    /// Detections of one class that overlap by more than this are one.
+    /// NMS IoU threshold within a class, over the detections of all tiles.
     pub nms_iou: f32,
 }
 
 impl TilesConfig {
-    /// Whether tiles can be cut so.
+    /// Whether a photo can be cut into such tiles.
     ///
     /// # Errors
     /// [`DetectionError::Config`], which names the key.
@@ -47,7 +47,7 @@ impl TilesConfig {
 }
 
 /// A detector that sees each photo as a whole and, where it is large, in overlapping tiles too. A thing at a tile's edge is seen
-/// in part there and more of it in the next tile; both may stay in the list, for their boxes differ.
+/// in part there and more of it in the next tile; both may stay in the list because their boxes differ.
 #[derive(Debug)]
 pub struct Tiled<D> {
     detector: D,
@@ -113,7 +113,7 @@ impl<D: Detector> Detector for Tiled<D> {
     }
 }
 
-/// What [`nms`] within each class leaves, by falling score.
+/// The detections that [`nms`] within each class keeps, by falling score.
 pub(crate) fn suppressed(mut found: Vec<Detection>, threshold: f32, edges: Edges) -> Vec<Detection> {
     let mut kept = Vec::new();
     while let Some(class) = found.first().map(|detection| detection.class) {
@@ -157,7 +157,7 @@ mod tests {
                 let place = |(at, _): (usize, &[u8])| {
                     let at = [(at as u32 % photo.width) as f32, (at as u32 / photo.width) as f32];
                     Detection {
-                        bounds: BoundingBox::centred(at, [1.0, 1.0]),
+                        bounds: BoundingBox::centered(at, [1.0, 1.0]),
                         class: 0,
                         score: 0.9,
                         landmarks: vec![at],
@@ -187,7 +187,7 @@ mod tests {
         for length in 1..200 {
             let (starts, tile) = config(10, 2).starts(length);
             assert_eq!(starts.last().unwrap() + tile, length);
-            // Whatever two neighbours share is at least the overlap.
+            // Whatever two neighbors share is at least the overlap.
             assert!(starts.windows(2).all(|pair| pair[1] - pair[0] <= 8));
         }
     }
@@ -243,7 +243,7 @@ mod tests {
         let error = tiled.detect(&[photo]).unwrap_err();
         assert_eq!(
             error.to_string(),
-            "photo 0 of the batch has 5 bytes, expected 3 x 10 x 10 and more than none"
+            "photo 0 of the batch must have 3 x 10 x 10 bytes and at least one, got 5"
         );
     }
 }

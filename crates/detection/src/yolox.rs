@@ -1,7 +1,7 @@
 //! Any detector of the YOLOX family in an ONNX file, on the CPU.
 //!
 //! Ge, Liu, Wang, Li, Sun, *YOLOX: Exceeding YOLO series in 2021*, 2021. The file is what the project exports: one input
-//! `[1, 3, height, width]`, blue, green, red from 0 to 255; one output `[1, places, 5 + classes]`, where each place says centre
+//! `[1, 3, height, width]`, blue, green, red from 0 to 255; one output `[1, places, 5 + classes]`: for each place center
 //! and size relative to its cell, whether anything is there, and of which class, the last two from 0 to 1.
 
 use std::io::Read;
@@ -25,16 +25,16 @@ const STRIDES: [usize; 3] = [8, 16, 32];
 /// What fills the box around a photo.
 const GRAY: f32 = 114.0;
 
-/// How things are looked for.
+/// Settings of a YOLOX detector.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct YoloxConfig {
-    /// The classes that are told, by the network's count; `[0]` is COCO's persons.
+    /// The classes that are reported, by the network's numbers; `[0]` is COCO's persons.
     pub classes: Vec<usize>,
-    /// Detections must score more than this to be told at all. (PASS dropped photos with a person of more than
+    /// Detections must score more than this to be reported. (PASS dropped photos with a person of more than
     /// [`PASS_PERSON_SCORE`](crate::PASS_PERSON_SCORE), with another detector.)
     pub candidate_score: f32,
-    /// Of boxes of one class that overlap by more than this only the best is told; YOLOX's demonstration: 0.45.
+    /// NMS IoU threshold within a class; YOLOX's demonstration: 0.45.
     pub nms_iou: f32,
 }
 
@@ -48,7 +48,7 @@ impl YoloxConfig {
         }
     }
 
-    /// Whether things can be looked for so.
+    /// Whether these settings can be used.
     ///
     /// # Errors
     /// [`DetectionError::Config`], which names the key.
@@ -57,7 +57,7 @@ impl YoloxConfig {
         check_share("nms_iou", self.nms_iou)?;
         if self.classes.is_empty() {
             return Err(DetectionError::Config(
-                "`classes` names no class; COCO's persons are [0]".to_owned(),
+                "`classes` must name at least one class, got none; COCO's persons are [0]".to_owned(),
             ));
         }
         Ok(())
@@ -72,7 +72,7 @@ pub struct Yolox {
     /// Size of the input, px.
     width: usize,
     height: usize,
-    /// Numbers that the network says of each place.
+    /// Numbers that the network gives for each place.
     numbers: usize,
 }
 
@@ -89,7 +89,7 @@ impl Yolox {
         let numbers = output_of(&network, width, height)?;
         if let Some(class) = config.classes.iter().find(|class| **class + 5 >= numbers) {
             return Err(DetectionError::Config(format!(
-                "`classes` has {class}, expected less than {}: the network knows no more",
+                "`classes` must be below {}, the network's number of classes, got {class}",
                 numbers - 5
             )));
         }
@@ -160,11 +160,11 @@ fn cells(width: usize, height: usize) -> impl Iterator<Item = (usize, usize, usi
     })
 }
 
-/// The box, in pixels of the input, that a cell's numbers mean: the centre in cells from its corner, the logarithm of the size
+/// The box, in pixels of the input, that a cell's numbers mean: the center in cells from its corner, the logarithm of the size
 /// in cells.
 fn decode((column, row, stride): (usize, usize, usize), [x, y, width, height]: [f32; 4]) -> BoundingBox {
     let stride = stride as f32;
-    BoundingBox::centred(
+    BoundingBox::centered(
         [(x + column as f32) * stride, (y + row as f32) * stride],
         [width.exp() * stride, height.exp() * stride],
     )
@@ -187,7 +187,7 @@ fn input_of(network: &Network) -> Result<(usize, usize), DetectionError> {
     }
 }
 
-/// How many numbers a network says of each place.
+/// How many numbers a network gives for each place.
 fn output_of(network: &Network, width: usize, height: usize) -> Result<usize, DetectionError> {
     let shape = network.output_shape()?;
     let places = cells(width, height).count();
@@ -218,7 +218,7 @@ mod tests {
     #[test]
     fn a_cells_numbers_are_relative_to_it() {
         let found = decode((2, 1, 16), [0.5, 0.25, 0.0, 2f32.ln()]);
-        // Centre 2.5 and 1.25 cells of 16 px, 16 px wide, 32 px high.
+        // Center 2.5 and 1.25 cells of 16 px, 16 px wide, 32 px high.
         let edges = [found.left, found.top, found.right, found.bottom];
         assert_eq!(edges, [32.0, 4.0, 48.0, 36.0]);
     }
@@ -237,7 +237,7 @@ mod tests {
         };
         assert_eq!(
             none.validate().unwrap_err().to_string(),
-            "`classes` names no class; COCO's persons are [0]"
+            "`classes` must name at least one class, got none; COCO's persons are [0]"
         );
     }
 }

@@ -8,7 +8,7 @@ use crate::context::Context;
 use crate::init::Init;
 use crate::layers::{Attention, DropPath, LayerNorm, LayerScale, Linear, gelu};
 
-/// Attention and an MLP, each normalised before and added to what came in.
+/// Attention and an MLP, each normalized before and added to what came in.
 #[derive(Module, Debug)]
 pub struct Block {
     norm1: LayerNorm,

@@ -80,11 +80,11 @@ fn antialiased(from: usize, to: usize) -> Vec<f64> {
     let widening = scale.max(1.0);
     let mut weights = vec![0.0; to * from];
     for (place, row) in weights.chunks_exact_mut(from).enumerate() {
-        let centre = scale * (place as f64 + 0.5);
-        let first = (centre - 2.0 * widening + 0.5).max(0.0) as usize;
-        let end = ((centre + 2.0 * widening + 0.5) as usize).min(from);
+        let center = scale * (place as f64 + 0.5);
+        let first = (center - 2.0 * widening + 0.5).max(0.0) as usize;
+        let end = ((center + 2.0 * widening + 0.5) as usize).min(from);
         for (index, weight) in row.iter_mut().enumerate().take(end).skip(first) {
-            *weight = cubic((index as f64 - centre + 0.5) / widening, -0.5);
+            *weight = cubic((index as f64 - center + 0.5) / widening, -0.5);
         }
         let total = row.iter().sum::<f64>();
         row.iter_mut().for_each(|weight| *weight /= total);
@@ -171,7 +171,7 @@ mod tests {
     #[test]
     fn an_enlarged_grid_has_the_kernels_values() {
         let weights = antialiased(6, 12);
-        // Place 4 lies at 2.25 of the old grid, whose centres lie at 0.5, 1.5, 2.5, …
+        // Place 4 lies at 2.25 of the old grid, whose centers lie at 0.5, 1.5, 2.5, …
         let row = &weights[4 * 6..5 * 6];
         close(
             row,
@@ -184,7 +184,7 @@ mod tests {
     #[test]
     fn a_shrunken_grid_has_the_widened_kernel() {
         let weights = antialiased(8, 4);
-        // Its centre is 3.0; old centres 0.5 … 6.5 are ±0.25, ±0.75, ±1.25 and ±1.75 away in units of the widened kernel,
+        // Its center is 3.0; old centers 0.5 … 6.5 are ±0.25, ±0.75, ±1.25 and ±1.75 away in units of the widened kernel,
         // 0.5 being the left end at −1.25 and 7.5 lying outside at 2.25.
         let [a, b, c, d] = [111.0, 29.0, -9.0, -3.0];
         let total = 2.0 * (a + b + c) + d;

@@ -1,5 +1,5 @@
 //! The network: MobileNet, feature pyramid, context modules, heads. Every batch norm is folded into its convolution when the
-//! weights are read, for nothing here is trained.
+//! weights are read, because nothing here is trained.
 
 use std::collections::BTreeMap;
 use std::io::{Read, Seek};
@@ -87,7 +87,7 @@ impl ContextModule {
     }
 }
 
-/// From normalised photos to what is said of every prior.
+/// From normalized photos to the scores, boxes and points of every prior.
 #[derive(Debug)]
 pub(super) struct Network {
     stem: Unit,
@@ -222,7 +222,7 @@ struct Tensors<'a, R> {
 }
 
 impl<R: Read + Seek> Tensors<'_, R> {
-    /// A tensor's numbers; zeros, and a note, where it is not as it must be.
+    /// A tensor's numbers; zeros, and an entry in the mismatch, where it does not fit.
     fn take(&mut self, name: String, shape: &[usize]) -> Result<Vec<f64>, DetectionError> {
         let zeros = vec![0.0; shape.iter().product()];
         let Some(tensor) = self.left.remove(&name) else {

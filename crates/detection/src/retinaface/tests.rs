@@ -90,7 +90,7 @@ fn what_is_told_is_what_the_network_says() {
     let offsets = formula.boxes[4 * best..4 * best + 4].try_into().unwrap();
     let wanted = decode_box(&prior, offsets, [0.1, 0.2]).scaled(50.0, 37.0);
     assert!(iou(&wanted, &found[0].bounds, Edges::Continuous) > 0.9999);
-    let nose = formula.points[10 * best + 4] * 0.1 * prior.size[0] + prior.centre[0];
+    let nose = formula.points[10 * best + 4] * 0.1 * prior.size[0] + prior.center[0];
     assert!((found[0].landmarks[2][0] - 50.0 * nose).abs() < 1e-3);
     assert!(found.windows(2).all(|pair| pair[0].score >= pair[1].score));
 
@@ -103,7 +103,7 @@ fn what_is_told_is_what_the_network_says() {
 }
 
 #[test]
-fn neighbours_change_nothing() {
+fn neighbors_change_nothing() {
     let pixels = Formula::pixels();
     let flipped = pixels.iter().rev().copied().collect::<Vec<_>>();
     let other = Photo {
