@@ -246,7 +246,7 @@ fn weights_that_do_not_fit_and_hostile_ones_are_refused() {
         .args(["--to", "timm"])
         .assert()
         .code(1)
-        .stderr(contains("is to be a safetensors file by name").and(contains("out.safetensors")));
+        .stderr(contains("must end in `.safetensors`").and(contains("out.safetensors")));
     // It has no end.
     if cfg!(unix) {
         assert!(refused(&[], Path::new("/dev/zero")).contains("neither a file nor a folder"));
@@ -361,7 +361,7 @@ fn heads_that_a_library_would_not_guess_are_named() {
         architecture: network,
         method: "moco_v3".to_owned(),
         fingerprint: String::new(),
-        licences: String::new(),
+        licenses: Default::default(),
         pixels: 32,
         mean: [0.5; 3],
         std: [0.5; 3],
@@ -491,7 +491,13 @@ fn licenses_and_fingerprint_of_the_data_reach_the_encoder_file() {
     data::shards::pack_dataset(&dataset, &shards, &options, &|_, _| {}).unwrap();
     let mut command = passer();
     command
-        .args(["pretrain", "configs/pretrain/moco-v2-resnet18-cifar10.toml", "--device", "flex", "--data"])
+        .args([
+            "pretrain",
+            "configs/pretrain/moco-v2-resnet18-cifar10.toml",
+            "--device",
+            "flex",
+            "--data",
+        ])
         .arg(&shards)
         .arg("--out")
         .arg(&run);

@@ -133,7 +133,7 @@ fn untrained(
         architecture: config.backbone.clone(),
         method: "random".into(),
         fingerprint: String::new(),
-        licences: String::new(),
+        licenses: data::Licenses::default(),
         pixels: 28,
         mean: config.data.normalize.mean,
         std: config.data.normalize.std,

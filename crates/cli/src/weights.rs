@@ -1,5 +1,5 @@
-//! `passer weights`: look into files of weights, and bring them into other libraries' layouts; and the arguments by
-//! which every verb that reads an encoder is told what its file does not show.
+//! `passer weights`: list files of weights and convert them to other libraries' layouts; and the arguments of every verb that
+//! reads an encoder, for what the file does not show.
 
 use crate::failure::{DoesNotLoad, Failure, make_folder_of};
 use crate::hints;
@@ -62,7 +62,7 @@ enum PartArgument {
     Teacher,
 }
 
-/// What the user says of a file of weights beyond what it shows.
+/// What the user knows of a file of weights beyond what it shows.
 #[derive(clap::Args)]
 #[command(next_help_heading = "Weights of other programs")]
 pub(crate) struct WeightsArguments {
@@ -102,7 +102,7 @@ fn channels(text: &str) -> Result<Channels, String> {
                 .to_owned(),
         ),
         Ok(numbers) if numbers.iter().all(|number| number.is_finite()) => Ok(Channels(numbers)),
-        _ => Err("expected three numbers, as in 0.5,0.5,0.5".to_owned()),
+        _ => Err("must be three numbers, as in 0.5,0.5,0.5".to_owned()),
     }
 }
 
@@ -218,6 +218,12 @@ fn show(inspection: &Inspection, tensors: bool) -> Result<String, std::fmt::Erro
                 network.name, at, network.parameters, network.features
             )?;
             writeln!(out, "images    mean {:?}, std {:?}", network.mean, network.std)?;
+            if !network.fingerprint.is_empty() {
+                writeln!(out, "data      fingerprint {}", escape(&network.fingerprint))?;
+            }
+            if !network.licenses.is_empty() {
+                writeln!(out, "licenses  {}", escape(&network.licenses.to_string()))?;
+            }
             if !network.dropped.is_empty() {
                 writeln!(
                     out,
@@ -253,7 +259,7 @@ fn show(inspection: &Inspection, tensors: bool) -> Result<String, std::fmt::Erro
     Ok(text)
 }
 
-/// Prints a result. Nobody is told that who reads it, such as `head`, has read enough.
+/// Prints a result. A reader that closes the pipe, such as `head`, is no error.
 fn print(text: &str) -> std::io::Result<()> {
     match std::io::stdout().lock().write_all(text.as_bytes()) {
         Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
@@ -273,7 +279,7 @@ fn shortened(names: &[String]) -> String {
         }
         parts.join(".")
     };
-    // Networks that are left out whole are told by their first part.
+    // A network that is left out whole is listed by the first part of its names.
     let mut roots = BTreeMap::<&str, BTreeSet<String>>::new();
     for name in names {
         let root = name.split('.').next().unwrap_or(name);
@@ -312,8 +318,8 @@ fn full(error: training::Error) -> anyhow::Error {
     }
 }
 
-/// What a library's network of the usual name has to be told: its heads are others, it loads the weights with
-/// `strict=True` all the same, and its features are then wrong ones.
+/// A warning where a library's network of the usual name has another number of heads: it loads the weights with
+/// `strict=True` all the same, and its features are then wrong.
 fn other_heads(architecture: &BackboneConfig, library: Library) -> Option<String> {
     let BackboneConfig::Vit(config) = architecture else {
         return None;
@@ -350,7 +356,7 @@ fn other_heads(architecture: &BackboneConfig, library: Library) -> Option<String
 fn convert(arguments: &ConvertArguments) -> anyhow::Result<()> {
     if arguments.out.extension().is_none_or(|kind| kind != "safetensors") {
         let message = format!(
-            "`{}` is to be a safetensors file by name as well",
+            "the name of `{}` must end in `.safetensors`",
             arguments.out.display()
         );
         let hint = format!(
@@ -359,7 +365,7 @@ fn convert(arguments: &ConvertArguments) -> anyhow::Result<()> {
         );
         return Err(Failure::new(message).hint(hint).into());
     }
-    // Weights that took days are soon lost under a name that was taken.
+    // Weights that took days are not overwritten.
     if arguments.out.exists() {
         let message = format!("`{}` exists", arguments.out.display());
         return Err(Failure::new(message)

@@ -1,13 +1,14 @@
 //! A data set opened for reading: where its records lie, and reading any one of them by position.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use sha2::{Digest, Sha256};
 
 use crate::error::Error;
 use crate::hex::hex;
 use crate::hint::Hint;
+use crate::licenses::Licenses;
 use crate::record::{Label, Metadata, Record};
 use crate::sources::description::{self, About, resolve, split_of};
 use crate::sources::files;
@@ -28,6 +29,8 @@ pub struct Dataset {
     source: Arc<dyn Source>,
     class_names: Vec<String>,
     fingerprint: String,
+    /// Counted when they are asked for.
+    licenses: OnceLock<Licenses>,
 }
 
 impl Dataset {
@@ -91,6 +94,7 @@ impl Dataset {
             class_names: (0..classes).map(|class| format!("class {class}")).collect(),
             fingerprint: source.fingerprint(),
             source: Arc::new(source),
+            licenses: OnceLock::new(),
         }
     }
 
@@ -101,6 +105,7 @@ impl Dataset {
             fingerprint: fingerprint(&[source.hashed_keys()]),
             source: Arc::new(source),
             class_names,
+            licenses: OnceLock::new(),
         }
     }
 
@@ -124,6 +129,7 @@ impl Dataset {
                 whole: Arc::clone(&whole.source),
                 positions,
             }),
+            licenses: OnceLock::new(),
         })
     }
 
@@ -132,6 +138,7 @@ impl Dataset {
             source: Arc::from(opened.source),
             class_names: opened.class_names,
             fingerprint: fingerprint(&opened.hashed),
+            licenses: OnceLock::new(),
         }
     }
 
@@ -212,6 +219,19 @@ impl Dataset {
     pub fn metadata(&self, position: usize) -> Result<Metadata, Error> {
         self.check(position)?;
         self.source.metadata(position)
+    }
+
+    /// The licenses of the records with the number of records each, counted once: from the index, into which they came with
+    /// the contents of each `KEY.json`, or from one pass over `pass_metadata.csv`.
+    ///
+    /// # Errors
+    /// [`Error`] where that table cannot be read.
+    pub fn licenses(&self) -> Result<&Licenses, Error> {
+        if let Some(licenses) = self.licenses.get() {
+            return Ok(licenses);
+        }
+        let counted = self.source.licenses()?.counted(self.len());
+        Ok(self.licenses.get_or_init(|| counted))
     }
 
     /// Heap memory that the index of the records takes, bytes.

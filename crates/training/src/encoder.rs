@@ -49,7 +49,7 @@ pub(crate) fn encoder_bytes<C>(
     config: &Config<C>,
     method: &str,
     steps: usize,
-) -> Vec<u8> {
+) -> Result<Vec<u8>, Error> {
     let extra = std::collections::BTreeMap::from([("seed".to_string(), config.seed.to_string())]);
     let pixels = dataset_views(&config.views)
         .first()
@@ -58,14 +58,14 @@ pub(crate) fn encoder_bytes<C>(
         architecture: config.backbone.clone(),
         method: method.to_string(),
         fingerprint: dataset.fingerprint().to_string(),
-        licences: String::new(),
+        licenses: dataset.licenses()?.clone(),
         pixels,
         mean: config.data.normalize.mean,
         std: config.data.normalize.std,
         steps: steps as u64,
         extra,
     };
-    encoder_to_safetensors(backbone, &info)
+    Ok(encoder_to_safetensors(backbone, &info))
 }
 
 /// Writes an encoder file whole or not at all.

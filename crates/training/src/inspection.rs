@@ -4,6 +4,7 @@ use crate::encoder::{not_read, open_encoder, refused};
 use crate::error::Error;
 use backbones::BackboneConfig;
 use burn::tensor::Device;
+use data::Licenses;
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -87,6 +88,11 @@ pub struct Network {
     pub architecture: BackboneConfig,
     /// How it was trained.
     pub method: String,
+    /// Fingerprint of the data that it saw; empty if the file does not say.
+    pub fingerprint: String,
+    /// Licenses of that data with the number of images each; empty if the file does not say.
+    #[serde(rename = "licences")]
+    pub licenses: Licenses,
     /// Width of its output.
     pub features: usize,
     /// Numbers that training moves, as PyTorch counts them: without running statistics.
@@ -190,6 +196,8 @@ fn network(plan: &Import<'_>) -> Network {
         name: plan.info.architecture.name(),
         architecture: plan.info.architecture.clone(),
         method: plan.info.method.clone(),
+        fingerprint: plan.info.fingerprint.clone(),
+        licenses: plan.info.licenses.clone(),
         features: plan.info.architecture.features(),
         parameters: elements
             .map(|tensor| tensor.elements())

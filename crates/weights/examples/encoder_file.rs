@@ -35,7 +35,7 @@ fn main() {
         architecture,
         method: "random".to_owned(),
         fingerprint: String::new(),
-        licences: String::new(),
+        licenses: Default::default(),
         pixels: 112,
         mean: [0.0; 3],
         std: [1.0; 3],

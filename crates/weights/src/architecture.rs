@@ -31,8 +31,8 @@ impl Family {
         }
     }
 
-    /// By names of parameters, as torchvision's ResNet and timm's ViT have them. Any block will do: that another
-    /// parameter is missing or misspelt is for the comparison with the network to say.
+    /// By names of parameters, as torchvision's ResNet and timm's ViT have them. Any block will do: the comparison with the
+    /// network lists other parameters that are missing or misspelt.
     pub(crate) fn of<N: AsRef<str>>(mut names: impl Iterator<Item = N>) -> Option<Self> {
         names.find_map(|name| match name.as_ref() {
             name if matches("layer1.#.conv#.weight", name) => Some(Self::ResNet),
@@ -80,9 +80,9 @@ impl From<String> for ArchitectureError {
 /// Refuses a network that a file of `bytes` bytes and `tensors` tensors cannot hold, before memory is taken for it: its
 /// sizes come from the file, where a few bytes may claim to be any shape, or from a name.
 pub(crate) fn check_size(architecture: &BackboneConfig, tensors: usize, bytes: u64) -> Result<(), String> {
-    /// A wrong name for a small file is better answered by a comparison.
+    /// For a small file a comparison names more than this check.
     const ANYWAY: f64 = (64 << 20) as f64;
-    /// Tensors of a block, and blocks that a file may lack, to be told by name.
+    /// Tensors of a block, and blocks that a file may lack, so that they are listed by name.
     const OF_A_BLOCK: usize = 12;
     const BLOCKS_ANYWAY: usize = 64;
     let refused = |size: String| {

@@ -3,12 +3,10 @@
 use std::collections::BTreeMap;
 
 use backbones::BackboneConfig;
+use data::Licenses;
 use serde::{Deserialize, Serialize};
 
 use crate::architecture::heads_unknown;
-
-/// The key of a safetensors file's metadata that holds an [`EncoderInfo`].
-pub const METADATA_KEY: &str = "passer";
 
 /// What an encoder file says about itself.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -17,10 +15,11 @@ pub struct EncoderInfo {
     pub architecture: BackboneConfig,
     /// How it was trained, as in the config: `moco_v2`; `random` for initial weights.
     pub method: String,
-    /// Fingerprint of the data set that it saw; empty if none.
+    /// Fingerprint of the data set that it was trained on; empty if none.
     pub fingerprint: String,
-    /// Licences of the data set's images, in words.
-    pub licences: String,
+    /// Licenses of the data set's images with the number of images each; empty without data, and in files of version 0.1.
+    #[serde(default, rename = "licences")]
+    pub licenses: Licenses,
     /// Side of the square images in training, pixels.
     pub pixels: usize,
     /// What is subtracted from red, green and blue, on a scale from 0 to 1.
@@ -46,17 +45,17 @@ pub(crate) mod warning {
 }
 
 impl EncoderInfo {
-    /// What whoever uses the encoder should know of it, a line each: parameters that no training made, tensors that were
-    /// left out, numbers that are none, a guess. Control characters of the file's names are escaped.
+    /// Warnings for the encoder's user, one per line: parameters with initial values, tensors left out, NaN and infinity, a
+    /// guessed number of heads. Control characters of the file's names are escaped.
     pub fn notes(&self) -> Vec<String> {
         const SHOWN: usize = 6;
-        let told = |key: &str, one: &str, more: &str| {
+        let listed = |key: &str, one: &str, more: &str| {
             let names = self.extra.get(key)?;
             let names = names
                 .split(' ')
                 .filter(|name| !name.is_empty())
                 .collect::<Vec<_>>();
-            let what = match names.len() {
+            let count = match names.len() {
                 0 => return None,
                 1 => one.to_owned(),
                 count => format!("{count} {more}"),
@@ -69,7 +68,7 @@ impl EncoderInfo {
                 0 => String::new(),
                 rest => format!(" and {rest} more"),
             };
-            Some(format!("{what}: {}{rest}", shown.collect::<Vec<_>>().join(", ")))
+            Some(format!("{count}: {}{rest}", shown.collect::<Vec<_>>().join(", ")))
         };
         let heads = match &self.architecture {
             BackboneConfig::Vit(config) if self.extra.contains_key(warning::HEADS) => Some(format!(
@@ -84,17 +83,17 @@ impl EncoderInfo {
         };
         let notes = [
             heads,
-            told(
+            listed(
                 warning::MISSING,
                 "1 parameter keeps its initial values",
                 "parameters keep initial values",
             ),
-            told(
+            listed(
                 warning::LEFT_OUT,
                 "1 tensor of the file is left out",
                 "tensors of the file are left out",
             ),
-            told(
+            listed(
                 warning::NOT_FINITE,
                 "1 tensor holds NaN or infinity",
                 "tensors hold NaN or infinity",

@@ -9,9 +9,10 @@ use std::collections::BTreeMap;
 use backbones::vit::Pooling;
 use backbones::{Backbone, BackboneConfig, state_dict};
 use burn::tensor::TensorData;
+use data::ENCODER_KEY;
 use safetensors::tensor::{Dtype, TensorView};
 
-use crate::encoder_info::{EncoderInfo, METADATA_KEY};
+use crate::encoder_info::EncoderInfo;
 use crate::error::WeightsError;
 use crate::format::with_metadata;
 use crate::layouts::TORCHVISION_VIT;
@@ -83,7 +84,7 @@ fn file_of(tensors: BTreeMap<String, TensorData>, info: &EncoderInfo) -> Vec<u8>
     drop(tensors);
     let info = serde_json::to_string(info).expect("strings and finite numbers have a JSON form");
     // "format" is what other libraries look for before they take the tensors for PyTorch's.
-    let metadata = BTreeMap::from([("format", "pt".to_owned()), (METADATA_KEY, info)]);
+    let metadata = BTreeMap::from([("format", "pt".to_owned()), (ENCODER_KEY, info)]);
     with_metadata(&plain, &metadata)
 }
 

@@ -12,9 +12,10 @@ use std::io::{Read, Seek};
 
 use backbones::{Backbone, BackboneConfig, Init, Stem, replace_state};
 use burn::tensor::{Device, Shape, TensorData};
+use data::{ENCODER_KEY, Licenses};
 
 use crate::architecture::{self, ArchitectureError, Shapes};
-use crate::encoder_info::{EncoderInfo, METADATA_KEY, warning};
+use crate::encoder_info::{EncoderInfo, warning};
 use crate::error::WeightsError;
 use crate::format::{Checkpoint, TensorInfo};
 use crate::hint::Hint;
@@ -63,7 +64,7 @@ pub struct Import<'a> {
 /// `Module::train` makes it trainable.
 ///
 /// # Errors
-/// Whatever [`WeightsError`] tells apart: damaged or hostile bytes, no known layout, names and shapes that are not the
+/// Every variant of [`WeightsError`]: damaged or hostile bytes, no known layout, names and shapes that are not the
 /// network's.
 pub fn read_encoder<R: Read + Seek>(
     source: &mut R,
@@ -77,7 +78,7 @@ pub fn read_encoder<R: Read + Seek>(
 impl Checkpoint {
     /// Whether Passer wrote it.
     pub fn is_ours(&self) -> bool {
-        self.metadata.contains_key(METADATA_KEY)
+        self.metadata.contains_key(ENCODER_KEY)
     }
 }
 
@@ -93,7 +94,7 @@ impl<'a> Import<'a> {
     ) -> Result<Self, WeightsError> {
         let named = options.backbone.as_deref().map(architecture::named).transpose();
         let named = named.map_err(ArchitectureError::from)?;
-        let own = checkpoint.metadata.get(METADATA_KEY);
+        let own = checkpoint.metadata.get(ENCODER_KEY);
         let own = own
             .map(|info| serde_json::from_str::<EncoderInfo>(info))
             .transpose();
@@ -299,7 +300,7 @@ fn foreign_info(architecture: BackboneConfig, recognized: &Recognized<'_>) -> En
         architecture,
         method: layout.name.to_owned(),
         fingerprint: String::new(),
-        licences: String::new(),
+        licenses: Licenses::default(),
         pixels,
         mean: layout.traits.mean,
         std: layout.traits.std,

@@ -20,7 +20,7 @@ mod mismatch;
 mod patterns;
 mod role;
 
-pub use encoder_info::{EncoderInfo, METADATA_KEY};
+pub use encoder_info::EncoderInfo;
 pub use error::WeightsError;
 pub use export::{Naming, encoder_to_safetensors, encoder_to_safetensors_as};
 pub use format::{Checkpoint, CheckpointError};

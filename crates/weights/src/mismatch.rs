@@ -119,10 +119,10 @@ pub(crate) fn shapes_of(backbone: &Backbone) -> BTreeMap<String, Vec<usize>> {
     found.into_iter().map(|p| (p.path, p.shape)).collect()
 }
 
-fn compare(wanted: &BTreeMap<String, Vec<usize>>, found: &BTreeMap<String, Vec<usize>>) -> Mismatch {
+fn compare(network: &BTreeMap<String, Vec<usize>>, set: &BTreeMap<String, Vec<usize>>) -> Mismatch {
     let mut mismatch = Mismatch::default();
-    for (name, shape) in wanted {
-        match found.get(name) {
+    for (name, shape) in network {
+        match set.get(name) {
             None => mismatch.missing.push(name.clone()),
             Some(got) if got != shape => {
                 mismatch.shapes.push((name.clone(), shape.clone(), got.clone()));
@@ -130,10 +130,10 @@ fn compare(wanted: &BTreeMap<String, Vec<usize>>, found: &BTreeMap<String, Vec<u
             Some(_) => {}
         }
     }
-    // A name of the set can stand for a missing one alone: what is there under its own name was not misspelt.
-    let others = found.keys().filter(|name| !wanted.contains_key(*name));
+    // A misspelt name can only be near a missing one.
+    let others = set.keys().filter(|name| !network.contains_key(*name));
     for (position, name) in others.enumerate() {
-        // Those that a message shows, and some more: a file may have a hundred thousand.
+        // As many as a message shows, and some more: a file may have a hundred thousand.
         let near = match position {
             0..NEAREST => nearest(name, mismatch.missing.iter()),
             _ => None,
@@ -143,5 +143,5 @@ fn compare(wanted: &BTreeMap<String, Vec<usize>>, found: &BTreeMap<String, Vec<u
     mismatch
 }
 
-/// Unexpected names, from the first on, for which the nearest is sought.
+/// Unexpected names, from the first on, for which the nearest is searched.
 const NEAREST: usize = 64;

@@ -27,18 +27,18 @@ pub(crate) fn renamed(from: &str, to: &str, name: &str) -> Option<String> {
     Some(made)
 }
 
-/// What the wildcards of a pattern stand for, `~` apart. A star takes as little as it can.
+/// The parts of the name that the wildcards of a pattern match, but for `~`. A star takes as little as it can.
 ///
 /// Only the last star ever takes more. One before it need not: what follows it was found as early as it can be, and a later
 /// place would leave the rest of the pattern less of the name. So the time is the product of the two lengths at most.
 fn captures<'a>(pattern: &str, name: &'a str) -> Option<Vec<&'a str>> {
-    let (wanted, bytes) = (pattern.as_bytes(), name.as_bytes());
+    let (symbols, bytes) = (pattern.as_bytes(), name.as_bytes());
     let (mut next, mut at) = (0, 0);
     let mut found: Vec<Range<usize>> = vec![];
     // What follows the last star in the pattern, and its number among those found.
     let mut star = None;
     loop {
-        let symbol = wanted.get(next).copied();
+        let symbol = symbols.get(next).copied();
         let length = match symbol {
             None if at == bytes.len() => return Some(found.into_iter().map(|part| &name[part]).collect()),
             None => None,
@@ -71,7 +71,7 @@ fn captures<'a>(pattern: &str, name: &'a str) -> Option<Vec<&'a str>> {
     }
 }
 
-/// The candidate that `name` may be meant to be, or is called there.
+/// The candidate with the nearest spelling.
 pub(crate) fn nearest<'a>(name: &str, candidates: impl Iterator<Item = &'a String>) -> Option<&'a String> {
     /// Longer names are no parameter's, and their distances would take long.
     const LONGEST: usize = 256;

@@ -8,11 +8,10 @@
 mod tests;
 
 use std::collections::{BTreeSet, HashMap, HashSet};
-use std::fs::File;
-use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
+use data::EncoderHeader;
 use serde::Serialize;
 use walkdir::WalkDir;
 
@@ -323,9 +322,6 @@ fn near_duplicates(
     Ok(near.into_iter().collect())
 }
 
-/// Longest header of an encoder file that is read, bytes.
-const LONGEST_HEADER: u64 = 64 << 20;
-
 /// Encoder files below `root` that carry one of the fingerprints.
 fn encoders_of(root: &Path, fingerprints: &HashSet<&str>) -> Result<Vec<(PathBuf, String)>, Error> {
     let mut found = Vec::new();
@@ -339,28 +335,11 @@ fn encoders_of(root: &Path, fingerprints: &HashSet<&str>) -> Result<Vec<(PathBuf
             continue;
         }
         // A file that is no encoder of ours, or is damaged, has no fingerprint to compare.
-        if let Some(fingerprint) =
-            fingerprint_of(entry.path()).filter(|found| fingerprints.contains(found.as_str()))
-        {
+        let header = EncoderHeader::read(entry.path()).ok().flatten();
+        let fingerprint = header.map(|header| header.fingerprint);
+        if let Some(fingerprint) = fingerprint.filter(|found| fingerprints.contains(found.as_str())) {
             found.push((entry.path().to_path_buf(), fingerprint));
         }
     }
     Ok(found)
-}
-
-/// The fingerprint in the `passer` entry of a safetensors header.
-fn fingerprint_of(path: &Path) -> Option<String> {
-    let mut file = File::open(path).ok()?;
-    let mut length = [0; 8];
-    file.read_exact(&mut length).ok()?;
-    let length = u64::from_le_bytes(length);
-    if length > LONGEST_HEADER {
-        return None;
-    }
-    let mut header = Vec::new();
-    file.take(length).read_to_end(&mut header).ok()?;
-    let header: serde_json::Value = serde_json::from_slice(&header).ok()?;
-    let info: serde_json::Value =
-        serde_json::from_str(header.get("__metadata__")?.get("passer")?.as_str()?).ok()?;
-    Some(info.get("fingerprint")?.as_str()?.to_string())
 }

@@ -13,6 +13,7 @@ use crate::sources::table::Row;
 use crate::sources::{files, tar_shard};
 
 mod layouts;
+mod licenses;
 mod unclear;
 
 fn open(path: &Path) -> Result<Dataset, Error> {
@@ -445,6 +446,7 @@ fn a_million_records_take_64_bytes_each() {
                 image_bytes: 124_000,
                 json: Some((row as u32 * 3 + 2, 300)),
                 label: Some(Label::Class(row as u32 % 1000)),
+                license: Some("Attribution License".into()),
                 modified: None,
                 hash,
             }));

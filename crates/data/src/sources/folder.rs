@@ -14,6 +14,7 @@ use walkdir::WalkDir;
 
 use super::files;
 use super::index_file::{IndexStore, Origin};
+use super::license_column::LicenseColumn;
 use super::part::Layout;
 use super::pass_metadata::PassMetadata;
 use super::source::{Opened, Source};
@@ -96,6 +97,17 @@ impl Source for Folder {
             Some(pass) => pass.of_key(&self.key(position)),
             None => Ok(Metadata::default()),
         }
+    }
+
+    fn licenses(&self) -> Result<LicenseColumn, Error> {
+        let mut all = LicenseColumn::default();
+        if let Some(pass) = &self.pass {
+            let pass = pass.licenses()?;
+            for position in 0..self.len() {
+                all.push(position, pass.of_key(&self.key(position)));
+            }
+        }
+        Ok(all)
     }
 
     fn undecided(&self, position: usize) -> &[u32] {

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use flate2::Crc;
 use sha2::{Digest, Sha256};
 
+use super::license_column::LicenseColumn;
 use super::table::Table;
 use crate::durable;
 use crate::file_error::FileError;
@@ -72,9 +73,13 @@ impl IndexStore {
 
     /// The stored index of a shard or folder, if there is a sound one.
     pub(crate) fn load(&self, source: &Path, is_folder: bool) -> Option<(Origin, Table)> {
-        self.places(source, is_folder)
-            .into_iter()
-            .find_map(|place| parse(&fs::read(place).ok()?))
+        let places = self.places(source, is_folder).into_iter();
+        let mut found = places
+            .filter_map(|place| parse(&fs::read(place).ok()?))
+            .collect::<Vec<_>>();
+        // Beside read-only data may lie an index of version 0.1, and in the cache the one with its licenses.
+        let complete = found.iter().position(|(_, table)| table.licenses.is_some());
+        (!found.is_empty()).then(|| found.swap_remove(complete.unwrap_or(0)))
     }
 
     /// Stores an index, beside the data if that can be written and in the cache folder otherwise.
@@ -164,6 +169,17 @@ fn serialize(origin: &Origin, table: &Table) -> Vec<u8> {
     out.extend_from_slice(&(table.modified.len() as u64 * 8).to_le_bytes());
     out.extend(table.modified.iter().flat_map(|value| value.to_le_bytes()));
     section(&mut out, table.hashes.as_flattened());
+    // Last, so that a reader of version 0.1 ignores it.
+    if let Some(licenses) = &table.licenses {
+        section(
+            &mut out,
+            serde_json::to_string(&licenses.names())
+                .unwrap_or_default()
+                .as_bytes(),
+        );
+        out.extend_from_slice(&(licenses.records().len() as u64 * 2).to_le_bytes());
+        out.extend(licenses.records().iter().flat_map(|number| number.to_le_bytes()));
+    }
     let mut checksum = Crc::new();
     checksum.update(&out);
     out.extend_from_slice(&checksum.sum().to_le_bytes());
@@ -213,6 +229,7 @@ fn parse(content: &[u8]) -> Option<(Origin, Table)> {
             .map(|bytes| i64::from_le_bytes(*bytes))
             .collect(),
         hashes: reader.section()?.as_chunks().0.to_vec(),
+        licenses: reader.licenses()?,
     };
     is_consistent(&table).then_some((origin, table))
 }
@@ -240,6 +257,10 @@ fn is_consistent(table: &Table) -> bool {
             .label_ends
             .last()
             .is_none_or(|end| (end >> 1) as usize == table.label_values.len())
+        && table
+            .licenses
+            .as_ref()
+            .is_none_or(|licenses| licenses.records().len() <= records)
         && (records == 0 || table.folders.first().is_some_and(|(first, _)| *first == 0))
         && table
             .name_ends
@@ -267,6 +288,17 @@ impl<'a> Reader<'a> {
     fn section(&mut self) -> Option<&'a [u8]> {
         let bytes = usize::try_from(self.u64()?).ok()?;
         self.take(bytes)
+    }
+
+    /// `Some(None)` where an index of version 0.1 ends.
+    fn licenses(&mut self) -> Option<Option<LicenseColumn>> {
+        if self.0.is_empty() {
+            return Some(None);
+        }
+        let names = serde_json::from_slice(self.section()?).ok()?;
+        let numbers = self.section()?.as_chunks().0.iter();
+        let records = numbers.map(|bytes| u16::from_le_bytes(*bytes)).collect();
+        LicenseColumn::from_parts(names, records).map(Some)
     }
 
     fn column(&mut self) -> Option<Vec<u32>> {
@@ -297,6 +329,7 @@ mod tests {
                 image_bytes: 700,
                 json: (at == 2).then_some((9, 30)),
                 label: (at > 0).then_some(Label::Class(at)),
+                license: (at % 2 > 0).then(|| format!("license {at}")),
                 modified: None,
                 hash: [at as u8; 32],
             });
@@ -315,6 +348,13 @@ mod tests {
     #[test]
     fn what_is_written_is_read() {
         let (origin, table) = example();
+        assert_eq!(parse(&serialize(&origin, &table)), Some((origin, table)));
+    }
+
+    #[test]
+    fn an_index_of_version_0_1_has_no_licenses() {
+        let (origin, mut table) = example();
+        table.licenses = None;
         assert_eq!(parse(&serialize(&origin, &table)), Some((origin, table)));
     }
 

@@ -4,6 +4,7 @@ use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 
 use super::fingerprint::HashedKeys;
+use super::license_column::{LicenseColumn, license_of};
 use super::source::Source;
 use crate::error::Error;
 use crate::record::{Label, Metadata, Record};
@@ -50,5 +51,13 @@ impl Source for Memory {
 
     fn metadata(&self, position: usize) -> Result<Metadata, Error> {
         Ok(self.records[position].metadata.clone())
+    }
+
+    fn licenses(&self) -> Result<LicenseColumn, Error> {
+        let mut licenses = LicenseColumn::default();
+        for (position, record) in self.records.iter().enumerate() {
+            licenses.push(position, license_of(&record.metadata));
+        }
+        Ok(licenses)
     }
 }

@@ -7,6 +7,7 @@ use std::sync::OnceLock;
 use rayon::prelude::*;
 
 use super::index_file::IndexStore;
+use super::license_column::LicenseColumn;
 use super::part::Layout;
 use super::pass_metadata::PassMetadata;
 use super::source::{Opened, Source};
@@ -144,6 +145,30 @@ impl Source for ShardSet {
         }
     }
 
+    fn licenses(&self) -> Result<LicenseColumn, Error> {
+        let of_pass = match &self.pass {
+            Some(pass) => Some(pass.licenses()?),
+            None => None,
+        };
+        let mut all = LicenseColumn::default();
+        for shard in &self.shards {
+            let records = shard.table.len();
+            let stated = shard.table.licenses.as_ref();
+            let stated = stated
+                .map(|licenses| licenses.of_first(records))
+                .unwrap_or_default();
+            for (row, stated) in stated.into_iter().enumerate() {
+                // A record's own metadata stand above the table's row, as in `metadata`.
+                let license = match &of_pass {
+                    Some(pass) if shard.table.json(row).is_none() => pass.of_key(&shard.table.key(row)),
+                    _ => stated,
+                };
+                all.push(shard.first + row, license);
+            }
+        }
+        Ok(all)
+    }
+
     fn largest_class(&self) -> Option<u32> {
         self.shards
             .iter()
@@ -194,8 +219,12 @@ impl Shard {
 /// The table of one shard, from its index if that is good, made anew otherwise.
 fn shard_table(path: &Path, store: &IndexStore) -> Result<Table, Error> {
     let now = tar_shard::origin(path)?;
-    if let Some((stored, table)) = store.load(path, false) {
+    if let Some((stored, mut table)) = store.load(path, false) {
         if (stored.bytes, stored.modified) == (now.bytes, now.modified) {
+            if table.licenses.is_none() {
+                tar_shard::add_licenses(path, &mut table).map_err(Error::io("read", path))?;
+                store.save(path, false, &stored, &table);
+            }
             return Ok(table);
         }
         tracing::info!(shard = %path.display(), "changed since it was indexed; indexing it again");

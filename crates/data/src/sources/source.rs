@@ -4,6 +4,7 @@ use std::fmt::Debug;
 use std::path::Path;
 
 use super::fingerprint::HashedKeys;
+use super::license_column::LicenseColumn;
 use super::table::Table;
 use crate::error::Error;
 use crate::record::{Label, Metadata};
@@ -28,6 +29,11 @@ pub(crate) trait Source: Debug + Send + Sync {
     /// The provenance of a record.
     fn metadata(&self, _position: usize) -> Result<Metadata, Error> {
         Ok(Metadata::default())
+    }
+
+    /// The licenses of all records, from the index where it has them; nothing is read for each record.
+    fn licenses(&self) -> Result<LicenseColumn, Error> {
+        Ok(LicenseColumn::default())
     }
 
     /// Classes of which a record is neither an example nor a counterexample, ascending.

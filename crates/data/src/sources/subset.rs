@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::license_column::LicenseColumn;
 use super::source::Source;
 use crate::error::Error;
 use crate::record::{Label, Metadata};
@@ -42,6 +43,10 @@ impl Source for Subset {
 
     fn metadata(&self, position: usize) -> Result<Metadata, Error> {
         self.whole.metadata(self.of_whole(position))
+    }
+
+    fn licenses(&self) -> Result<LicenseColumn, Error> {
+        Ok(self.whole.licenses()?.picked(&self.positions))
     }
 
     fn undecided(&self, position: usize) -> &[u32] {

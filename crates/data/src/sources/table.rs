@@ -4,6 +4,7 @@
 //! arena without their folders, offsets count tar blocks of 512 bytes, and columns that a data set has no use for are empty.
 
 use super::fingerprint::HashedKeys;
+use super::license_column::LicenseColumn;
 use crate::record::Label;
 
 /// Tar members start at multiples of this many bytes.
@@ -37,6 +38,8 @@ pub(crate) struct Table {
     pub(crate) label_ends: Vec<u32>,
     /// Classes; empty if no record has a label.
     pub(crate) label_values: Vec<u32>,
+    /// Licenses; `None` in an index of version 0.1, which has none.
+    pub(crate) licenses: Option<LicenseColumn>,
     /// Time of last change of each file, ns since 1970; for folders only.
     pub(crate) modified: Vec<i64>,
     /// SHA-256 of each image. Dropped after the fingerprint is taken.
@@ -56,6 +59,7 @@ pub(crate) struct Row {
     pub(crate) image_bytes: u32,
     pub(crate) json: Option<(u32, u32)>,
     pub(crate) label: Option<Label>,
+    pub(crate) license: Option<String>,
     pub(crate) modified: Option<i64>,
     pub(crate) hash: [u8; 32],
 }
@@ -95,6 +99,9 @@ impl Table {
             self.json_bytes.push(bytes);
         }
         self.push_label(position, row.label);
+        self.licenses
+            .get_or_insert_default()
+            .push(position, row.license.as_deref());
         self.modified.extend(row.modified);
         self.hashes.push(row.hash);
         true
@@ -234,6 +241,9 @@ impl Table {
             column.shrink_to_fit();
         }
         self.folders.shrink_to_fit();
+        if let Some(licenses) = &mut self.licenses {
+            licenses.compact();
+        }
     }
 
     /// Heap memory of the table, bytes.
@@ -258,6 +268,7 @@ impl Table {
                 .map(|column| column.capacity() * size_of::<u32>())
                 .sum::<usize>()
             + folders
+            + self.licenses.as_ref().map_or(0, LicenseColumn::heap_bytes)
             + self.hashes.capacity() * 32
             + self.modified.capacity() * 8
     }

@@ -12,6 +12,7 @@ use webdataset::core::utils::{base_plus_ext, is_shard_metadata};
 
 use super::files;
 use super::index_file::Origin;
+use super::license_column::{LicenseColumn, license_of};
 use super::table::{BLOCK_BYTES, Row, Table};
 use crate::error::Error;
 use crate::hint::Hint;
@@ -21,6 +22,38 @@ use crate::record::Label;
 const LONGEST_CLASS_FILE: u64 = 256;
 /// Longest `KEY.classes.json` that is read, bytes.
 const LONGEST_CLASSES_FILE: u64 = 1 << 20;
+
+/// Longest `KEY.json` whose license is read, bytes.
+const LONGEST_METADATA: u64 = 1 << 20;
+
+/// The license that a `KEY.json` states. One that is no metadata is named when its record is read.
+fn license_in(json: &[u8]) -> Option<String> {
+    let metadata = serde_json::from_slice(json).ok()?;
+    license_of(&metadata).map(str::to_owned)
+}
+
+/// Adds the licenses to the table of an index of version 0.1: from each `KEY.json`, in the order in which they lie.
+///
+/// # Errors
+/// The system's, where the shard cannot be read.
+pub(crate) fn add_licenses(path: &Path, table: &mut Table) -> std::io::Result<()> {
+    let file = File::open(path)?;
+    let mut licenses = LicenseColumn::default();
+    let mut json = Vec::new();
+    for row in 0..table.len() {
+        let license = match table.json(row) {
+            Some((offset, bytes)) if u64::from(bytes) <= LONGEST_METADATA => {
+                json.resize(bytes as usize, 0);
+                files::read_at(&file, &mut json, offset)?;
+                license_in(&json)
+            }
+            _ => None,
+        };
+        licenses.push(row, license.as_deref());
+    }
+    table.licenses = Some(licenses);
+    Ok(())
+}
 
 /// The state of a shard file that its index must agree with.
 pub(crate) fn origin(path: &Path) -> Result<Origin, Error> {
@@ -151,7 +184,12 @@ fn read_members(path: &Path, table: &mut Table, group: &mut Group) -> Result<Ori
                     Err(reason) => return Err(damaged(format!("member `{name}`: {reason}"))),
                 }
             }
-            "json" => group.json = u32::try_from(bytes).ok().map(|length| (block, length)),
+            "json" => {
+                group.json = u32::try_from(bytes).ok().map(|length| (block, length));
+                group.license = read_text(&mut entry, LONGEST_METADATA)
+                    .ok()
+                    .and_then(|text| license_in(text.as_bytes()));
+            }
             // Captions, masks, boxes: other programs' business.
             _ => {}
         }
@@ -170,6 +208,7 @@ struct Group {
     image: Option<(u32, u32, [u8; 32])>,
     json: Option<(u32, u32)>,
     label: Option<Label>,
+    license: Option<String>,
 }
 
 impl Group {
@@ -190,6 +229,7 @@ impl Group {
             image_bytes,
             json: self.json,
             label: self.label.take(),
+            license: self.license.take(),
             modified: None,
             hash,
         };

@@ -55,6 +55,8 @@ impl<'a, O: Objective, C: ObjectiveSection> Plan<'a, O, C> {
             config.data.order,
             config.seed,
         )?;
+        // For the encoder file: an error now rather than at the first checkpoint. The count is kept.
+        dataset.licenses()?;
         let steps_per_epoch = loader.batches_per_epoch();
         let batch_images = config.data.batch_images;
         Ok(Self {

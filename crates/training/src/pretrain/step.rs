@@ -211,7 +211,7 @@ impl<O: Objective> Run<O> {
             &self.student,
             &self.state,
             &self.optimizer,
-            &self.encoder(plan),
+            &self.encoder(plan)?,
             &position,
             plan.config.training.keep_checkpoints,
         )
@@ -220,10 +220,10 @@ impl<O: Objective> Run<O> {
     /// Writes `encoder.safetensors` of the finished run.
     pub(super) fn write_encoder<C>(&self, plan: &Plan<'_, O, C>) -> Result<(), Error> {
         let path = plan.options.out.join("encoder.safetensors");
-        Ok(durable::write(&path, &self.encoder(plan))?)
+        Ok(durable::write(&path, &self.encoder(plan)?)?)
     }
 
-    fn encoder<C>(&self, plan: &Plan<'_, O, C>) -> Vec<u8> {
+    fn encoder<C>(&self, plan: &Plan<'_, O, C>) -> Result<Vec<u8>, Error> {
         encoder_bytes(
             plan.objective.encoder(&self.student, &self.state),
             &plan.dataset,

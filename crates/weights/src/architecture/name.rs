@@ -11,7 +11,7 @@ pub(crate) enum Named {
     Vit(NamedVit),
 }
 
-/// The parts of a ViT that its usual name tells.
+/// The parts of a ViT that its usual name states.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct NamedVit {
     pub(super) width: usize,
@@ -31,8 +31,8 @@ impl Named {
 }
 
 /// A network by its usual name: `resnet50`, `resnet18-w16-small`, `vit_small_patch16`, `vit_small_patch14_reg4_dinov2`,
-/// `vit-w64-d6-h4-p4`, as [`BackboneConfig::name`] and timm have them. What follows a dot, and an image size, are passed
-/// over.
+/// `vit-w64-d6-h4-p4`, as [`BackboneConfig::name`](backbones::BackboneConfig::name) and timm have them. Text after a dot, and an image size, are
+/// ignored.
 ///
 /// # Errors
 /// The name and examples of known ones.

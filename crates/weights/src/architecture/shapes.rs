@@ -181,7 +181,7 @@ fn heads(vit: &NamedVit, traits: &Traits) -> Result<usize, ArchitectureError> {
     }
 }
 
-/// Whether a ViT's width is of no usual size (Ti, S, B, L, H), so that its heads, where nobody names them, are a guess.
+/// Whether a ViT's width is of no usual size (Ti, S, B, L, H), so that its heads are a guess unless the caller names them.
 pub(crate) fn heads_are_a_guess(architecture: &BackboneConfig) -> bool {
     match architecture {
         BackboneConfig::Resnet(_) => false,

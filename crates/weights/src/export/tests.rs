@@ -27,7 +27,7 @@ fn info(depth: u32) -> EncoderInfo {
         }),
         method: "moco_v2".to_owned(),
         fingerprint: "00ff".to_owned(),
-        licences: "CC-BY 2.0".to_owned(),
+        licenses: serde_json::from_value(serde_json::json!({ "CC BY 2.0": 3 })).unwrap(),
         pixels: 28,
         mean: [0.485, 0.456, 0.406],
         std: [0.229, 0.224, 0.225],

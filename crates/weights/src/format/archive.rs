@@ -1,7 +1,7 @@
 //! The table of contents of a zip archive whose members are stored as they are, which is all that PyTorch writes.
 //!
-//! A compressed member could claim any size and would need a codec; here it is refused once it is asked for, so a member
-//! is a range of the file and nothing is ever unpacked. Format: PKWARE, *.ZIP File Format Specification* 6.3.10, §4.3 and §4.5.3 (zip64).
+//! A compressed member could claim any size and would need a codec. Reading one is an error here, so a member is a range of
+//! the file and nothing is ever unpacked. Format: PKWARE, *.ZIP File Format Specification* 6.3.10, §4.3 and §4.5.3 (zip64).
 
 use std::collections::HashMap;
 use std::io::{Read, Seek, SeekFrom};
@@ -177,7 +177,7 @@ fn member(table: &mut Fields<'_>) -> Result<(String, Option<Extent>), Checkpoint
     let extent = Extent {
         start,
         bytes: size,
-        // PyTorch writes 0 where it was told to compute none.
+        // PyTorch writes 0 where it computes none.
         crc: (crc != 0).then_some(crc),
     };
     Ok((name, Some(extent)))

@@ -41,7 +41,7 @@ pub enum Entry {
     Tensor(TensorInfo),
     /// A dictionary; a list's entries are called `0`, `1` and so on.
     Dict(BTreeMap<String, Entry>),
-    /// Anything else, in words: a number, a text, an object that is passed over.
+    /// Anything else, in words: a number, a text, an object that is ignored.
     Value(String),
 }
 
@@ -132,8 +132,8 @@ impl TensorInfo {
             .dtype
             .burn()
             .ok_or_else(|| unreadable(format!("a tensor of type {}", self.dtype.name())))?;
-        let wanted = self.elements().saturating_mul(self.dtype.bytes());
-        if wanted > self.bytes.max(REPEATED) {
+        let size = self.elements().saturating_mul(self.dtype.bytes());
+        if size > self.bytes.max(REPEATED) {
             return Err(CheckpointError::Limit(format!(
                 "a tensor of shape {:?} repeats {} bytes",
                 self.shape, self.bytes

@@ -117,7 +117,7 @@ struct Candidate<'a> {
 }
 
 impl<'a> Candidate<'a> {
-    /// The tensors there by the network's names.
+    /// The tensors there, by the network's names.
     fn tensors(&self) -> BTreeMap<Cow<'_, str>, &'a TensorInfo> {
         let tensors = self
             .names
@@ -311,7 +311,7 @@ fn candidates<'a>(
     all
 }
 
-/// Most wrappers that are taken off a network: nobody wraps one more often.
+/// Most wrappers that are removed from a network; real files have fewer.
 const MAX_WRAPPERS: usize = 4;
 
 /// Names without what wrappers of a whole network put before each: `DistributedDataParallel`, `torch.compile`, and
@@ -336,7 +336,7 @@ fn unwrapped(mut names: Vec<(String, &TensorInfo)>) -> Vec<(String, &TensorInfo)
     names
 }
 
-/// What a message says of a file that is not recognized: its keys, and the first tensors.
+/// A file that is not recognized, in words: its keys and first tensors.
 fn summary(root: &Entry) -> String {
     const SHOWN: usize = 8;
     let list = |names: Vec<String>| {

@@ -120,7 +120,7 @@ struct Machine<'a, R> {
     names: &'a Names,
     nodes: Vec<Node>,
     stack: Vec<Value>,
-    /// Heights of the stack at which the open marks stand.
+    /// Heights of the stack at the open marks.
     marks: Vec<usize>,
     memo: HashMap<u64, Value>,
     steps: usize,

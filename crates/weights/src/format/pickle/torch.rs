@@ -1,4 +1,4 @@
-//! What the names in a checkpoint's pickle mean: the tensors of PyTorch, plain containers, and what is passed over.
+//! The meaning of the names in a checkpoint's pickle: PyTorch's tensors, plain containers, and objects that are ignored.
 //!
 //! [`call`] knows every function that a checkpoint of weights calls and builds what it would return; any other call is
 //! refused by name. Instances of unknown classes (a user's config) are not calls: they become empty objects.

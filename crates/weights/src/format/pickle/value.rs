@@ -27,7 +27,7 @@ pub(crate) enum Node {
     Dict(Vec<(Value, Value)>),
     Storage(Storage),
     Tensor(Box<View>),
-    /// What is passed over: its class, and its attributes where the pickle gives them.
+    /// An object that is ignored: its class, and its attributes where the pickle gives them.
     Object {
         class: Rc<str>,
         state: Option<Value>,
@@ -78,7 +78,7 @@ pub(crate) enum Persistent {
 /// A function that a pickle calls, its name, and what it is called with; what it returns.
 type Call = fn(&[Node], &Rc<str>, &[Value]) -> Result<Made, CheckpointError>;
 
-/// What the names in a pickle mean: the machine asks it and knows no name itself.
+/// The meaning of the names in a pickle. The machine itself knows none.
 pub(crate) struct Names {
     /// Whether the pickle may not even name this: the module and the name.
     pub(crate) is_forbidden: fn(&str, &str) -> bool,
