@@ -1,4 +1,4 @@
-"""DINOv2's grid of 52 linear classifiers (13 learning rates, 4 inputs) trained by PyTorch on stored features, beside Passer's
+"""DINOv2's grid of 52 linear classifiers (13 learning rates, 4 inputs) trained by PyTorch on stored features, compared with Passer's
 `linear-cached-grid` on the same: the accuracy of the classifier chosen on records held out, time, and peak memory on top of the data.
 
     python scripts/bench/linear_grid.py GRID.safetensors --threads 2 --seeds 8

@@ -1,4 +1,4 @@
-"""Times training steps of DINO, SwAV, SimCLR, BYOL or MAE in PyTorch on the CPU by a config of Passer's, to set beside Passer's.
+"""Times training steps of DINO, SwAV, SimCLR, BYOL or MAE in PyTorch on the CPU from one of Passer's configs, to compare with Passer's.
 
     python scripts/bench/method.py configs/pretrain/dino-vit-small-16-pass.toml --batch 4 --count 2=4 [--threads 2] [--steps 6]
 

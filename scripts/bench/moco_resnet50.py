@@ -1,4 +1,4 @@
-"""Times MoCo-v2 training steps in PyTorch on the CPU, to set beside Passer's.
+"""Times MoCo-v2 training steps in PyTorch on the CPU, to compare with Passer's.
 
     python scripts/bench/moco_resnet50.py [--model resnet50|resnet18-small] [--threads 2] [--steps 10]
 

@@ -1,4 +1,4 @@
-"""Passer beside PyTorch and its company on this machine's CPU: one command, Markdown tables.
+"""Compares Passer with PyTorch and other libraries on this machine's CPU: one command, Markdown tables.
 
     python scripts/bench/run.py photos-250.tar [--only steps loader features updates] [--rounds 3] [--threads 2]
 

@@ -4,7 +4,7 @@
         --faces mobilenet0.25_Final.pth --persons yolox_nano.onnx
 
 Makes rows in YFCC100M's layout (`synthetic_yfcc.py`), serves a small picture for each key on loopback in the layout of
-Multimedia Commons (some are gone, cut short, of one colour, or the same as another), and runs the stages source, licence,
+Multimedia Commons (some are missing, truncated, of one color, or the same as another), and runs the stages source, licence,
 balance, sample, fetch, integrity, duplicates, faces and persons, and then a release, twice: undisturbed, and with SIGKILL at
 several moments of each stage and of the release, each time going on with the same command. Photos, decisions, scores and all
 files of the release must be the same, to the byte but for the time of day in the data sheet. Without the weights both detectors are left out. Standard library only.

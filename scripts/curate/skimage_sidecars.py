@@ -4,7 +4,7 @@
     python3 scripts/curate/skimage_sidecars.py photos
     passer curate run configs/curate/open-photos.toml --set source.folder.folder=photos --out curations/open
 
-Copies both into the folder, beside what is there, and writes `name.json` for each. Which licence a photo has is read in the
+Copies both into the folder, keeps its other files, and writes `name.json` for each. Which licence a photo has is read in the
 documentation of scikit-image's own function, and a version that says something else is an error. Both show a person: an
 astronaut's portrait, and a man behind a camera. Standard library only; scikit-image is looked up and not imported.
 """

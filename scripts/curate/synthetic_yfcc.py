@@ -1,4 +1,4 @@
-"""Writes a file in YFCC100M's layout, and beside it what a curation must find in it.
+"""Writes a file in YFCC100M's layout, and beside it the counts that a curation must find.
 
     python3 scripts/curate/synthetic_yfcc.py --rows 10000000 --out yfcc.tsv
     passer curate run configs/curate/synthetic.toml --set 'source.yfcc100m.files=["yfcc.tsv"]' --out curations/synthetic

@@ -47,7 +47,7 @@ def main():
     faces, persons = tops(arguments.faces), tops(arguments.persons)
     missing = [row["key"] for row in labels if row["key"] not in faces or row["key"] not in persons]
     if missing:
-        raise SystemExit(f"{len(missing)} labelled photos have no detections: {', '.join(missing[:5])}")
+        raise SystemExit(f"{len(missing)} labeled photos have no detections: {', '.join(missing[:5])}")
 
     def row(truth, rule, threshold):
         """(true positives, false positives, missed, doubtful ones dropped)."""
@@ -78,7 +78,7 @@ def main():
         for r in labels:
             dropped = either(r["key"]) > arguments.at
             if (r["person"], dropped) in (("yes", False), ("no", True), ("doubtful", True)):
-                what = "missed" if not dropped else f"dropped, labelled {r['person']}"
+                what = "missed" if not dropped else f"dropped, labeled {r['person']}"
                 print(f"{r['key']}: {what}; face {faces[r['key']]:.2f}, person {persons[r['key']]:.2f}; {r['note']}")
 
 

@@ -5,14 +5,14 @@
 Written from Caron et al. 2021 (arXiv 2104.14294), eq. 1 to 4, and, for the two options, Oquab et al. 2023 (arXiv 2304.07193) and
 Sablayrolles et al. 2019 (arXiv 1806.03198).
 
-dino_loss.json: `loss`: the loss over a grid, after several steps that moved the centre. In step n the teacher's scores are
+dino_loss.json: `loss`: the loss over a grid, after several steps that moved the center. In step n the teacher's scores are
 `scale * u(10 n + 1)`, `[2 * images, prototypes]`, the student's `scale * u(10 n + 2)`, `[views * images, prototypes]`, with u(t, i) of
-formula.py; the last step's loss and its gradient by the student's scores, sampled, are stored. lightly's DINOLoss must agree, centre
-and temperatures included. `sinkhorn`: the same with Sinkhorn-Knopp in the centre's place; lightly's function must agree. `koleo`: on
+formula.py; the last step's loss and its gradient by the student's scores, sampled, are stored. lightly's DINOLoss must agree, center
+and temperatures included. `sinkhorn`: the same with Sinkhorn-Knopp instead of the center; lightly's function must agree. `koleo`: on
 features u(3), `[images, width]`; lightly's KoLeoLoss must agree.
 
 dino_resnet.json, dino_vit.json, dino_sinkhorn.json: formula.py's record of a narrow ResNet-18 with batch norm in the head, and of a
-small timm VisionTransformer with DINO's positions: with a centre and trained lengths of the prototypes, and with Sinkhorn-Knopp and
+small timm VisionTransformer with DINO's positions: with a center and trained lengths of the prototypes, and with Sinkhorn-Knopp and
 KoLeo.
 """
 
@@ -125,7 +125,7 @@ def move_teacher(teacher, student, momentum):
 
 
 class Answers:
-    """The teacher's answers, and the centre if there is one."""
+    """The teacher's targets, and the center if there is one."""
 
     def __init__(self, centering, prototypes, dtype):
         self.centering, self.center = centering, torch.zeros(1, prototypes, dtype=dtype)

@@ -5,9 +5,9 @@
 Written from Zhou et al. 2021 (arXiv 2111.07832); masks from Bao et al. 2021 (arXiv 2106.08254), algorithm 1, with the numbers of
 iBOT's program. What is DINO's is dino.py's.
 
-ibot_patches.json: `loss`: the patches' loss over a grid, after several steps that moved their centre. In step n the teacher's scores of
+ibot_patches.json: `loss`: the patches' loss over a grid, after several steps that moved their center. In step n the teacher's scores of
 all patches are `u(10 n + 1)`, `[2 images * patches, prototypes]`, the student's `u(10 n + 2)`; patch i is hidden where u(7, i) > 0.3, but
-none in the last view. lightly's IBOTPatchLoss must agree when it is given the same centre (its own is of hidden patches alone).
+none in the last view. lightly's IBOTPatchLoss must agree when it gets the same center (its own is of hidden patches alone).
 `masks`: what 20,000 draws of the paper's algorithm hide on average.
 
 ibot_shared.json, ibot_separate.json: formula.py's record of a small timm VisionTransformer with DINO's positions. Which patches are
