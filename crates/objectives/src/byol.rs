@@ -1,4 +1,4 @@
-//! BYOL, bootstrap your own latent: from one view, predict what a slowly moving teacher makes of the other.
+//! BYOL, bootstrap your own latent: from one view, predict a slowly moving teacher's embedding of the other.
 //!
 //! [Grill et al. 2020](https://arxiv.org/abs/2006.07733).
 //!
@@ -34,9 +34,9 @@ pub struct Config {
     pub embedding_width: usize,
     /// Width of the predictor's hidden layer. Paper: 4,096.
     pub predictor_width: usize,
-    /// How much of the teacher stays at each step, 0..1, at the start. Paper: 0.996; for 300 epochs 0.99.
+    /// Share of the teacher that is kept at each step, 0..1, at the start. Paper: 0.996; for 300 epochs 0.99.
     pub momentum: f64,
-    /// The same at the end, reached by a cosine over all steps; absent: it stays. Paper: 1.
+    /// The same at the end, reached by a cosine over all steps; absent: constant. Paper: 1.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub momentum_end: Option<f64>,
 }
@@ -104,7 +104,7 @@ pub struct Student {
     pub predictor: Mlp,
 }
 
-/// What else must be saved.
+/// The rest of what is saved.
 #[derive(Module, Debug)]
 pub struct State {
     /// The moving average of the student's backbone and projector.

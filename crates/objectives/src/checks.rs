@@ -51,7 +51,7 @@ pub(crate) fn temperatures(temperatures: &[(&str, f64)]) -> Result<(), Invalid> 
     }
 }
 
-/// Refuses shares outside 0 to 1: what stays of a moving average at each step.
+/// Refuses shares outside 0 to 1: the part of a moving average that is kept at each step.
 pub(crate) fn momenta(momenta: &[(&str, f64)]) -> Result<(), Invalid> {
     match momenta.iter().find(|(_, m)| !(0.0..=1.0).contains(m)) {
         Some((key, momentum)) => Err(Invalid::key(key, format!("must be in 0..1, got {momentum}"))),

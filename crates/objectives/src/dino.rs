@@ -50,11 +50,11 @@ pub struct Config {
     pub teacher_temperature_warmup: Option<TemperatureWarmup>,
     /// What keeps the teacher from preferring one prototype.
     pub centering: Centering,
-    /// Epochs at the start in which the head's last layer stands still. Paper: 1.
+    /// Epochs at the start in which the head's last layer is frozen. Paper: 1.
     pub freeze_last_layer_epochs: usize,
-    /// How much of the teacher stays at each step, 0..1, at the start. Paper: 0.996; 0.9995 is advised for 256 images.
+    /// Share of the teacher that is kept at each step, 0..1, at the start. Paper: 0.996; 0.9995 is advised for 256 images.
     pub momentum: f64,
-    /// The same at the end, reached by a cosine over all steps; absent: it stays. Paper: 1.
+    /// The same at the end, reached by a cosine over all steps; absent: constant. Paper: 1.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub momentum_end: Option<f64>,
     /// Weight of KoLeo on the student's features of the global views; absent: none. DINOv2: 0.1.
@@ -81,7 +81,7 @@ pub struct TemperatureWarmup {
 pub enum Centering {
     /// A moving average of its logits is subtracted from them (eq. 4 of the paper).
     Mean {
-        /// How much of the average stays at each step, 0..1. Paper: 0.9.
+        /// Share of the average that is kept at each step, 0..1. Paper: 0.9.
         momentum: f64,
     },
     /// Sinkhorn–Knopp spreads its targets for a batch evenly over the prototypes (DINOv2, section 4), over all global views together.
@@ -398,7 +398,7 @@ impl Network {
     }
 }
 
-/// What else must be saved.
+/// The rest of what is saved.
 #[derive(Module, Debug)]
 pub struct State {
     /// The moving average of the student.

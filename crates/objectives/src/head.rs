@@ -1,5 +1,5 @@
-//! What stands on top of a backbone in most methods: multi-layer perceptrons, embeddings of length 1, and predictions
-//! between views.
+//! Heads and losses that several methods share: multi-layer perceptrons, L2-normalized embeddings, and predictions between
+//! views.
 
 use backbones::layers::{BatchNorm, Linear, relu};
 use backbones::{Backbone, BackboneConfig, Context, Init};

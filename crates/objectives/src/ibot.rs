@@ -1,5 +1,5 @@
-//! iBOT, an image BERT with an online tokenizer: DINO, whose student also tells what the teacher makes of patches that it
-//! was not shown.
+//! iBOT, an image BERT with an online tokenizer: DINO, whose student also predicts the teacher's targets for patches that
+//! are hidden from it.
 //!
 //! Zhou, Wei, Wang, Shen, Xie, Yuille, Kong, [2021](https://arxiv.org/abs/2111.07832).
 //!
@@ -52,11 +52,11 @@ pub struct Config {
     /// What keeps the teacher from preferring one prototype, for images and for patches, each by itself. Paper: a mean with
     /// momentum 0.9 for both.
     pub centering: Centering,
-    /// Epochs at the start in which the heads' last layers stand still. Paper: 1.
+    /// Epochs at the start in which the heads' last layers are frozen. Paper: 1.
     pub freeze_last_layer_epochs: usize,
-    /// How much of the teacher stays at each step, 0..1, at the start. Paper: 0.996.
+    /// Share of the teacher that is kept at each step, 0..1, at the start. Paper: 0.996.
     pub momentum: f64,
-    /// The same at the end, reached by a cosine over all steps; absent: it stays. Paper: 1.
+    /// The same at the end, reached by a cosine over all steps; absent: constant. Paper: 1.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub momentum_end: Option<f64>,
     /// Weight of KoLeo on the student's class tokens of the global views; absent: none. DINOv2: 0.1.
@@ -341,12 +341,12 @@ pub struct Student {
     pub encoder: Network,
     /// The patches' head, if they have one of their own.
     pub patch_head: Option<Head>,
-    /// What stands for every hidden patch, `[1, width]`. Two dimensions, as in the paper's code, so that weight decay takes it
+    /// The token that replaces every hidden patch, `[1, width]`. Two dimensions, as in the paper's code, so that weight decay takes it
     /// for a weight.
     pub mask_token: Param<Tensor<2>>,
 }
 
-/// What else must be saved.
+/// The rest of what is saved.
 #[derive(Module, Debug)]
 pub struct State {
     /// The moving average of the student's backbone and head.

@@ -1,7 +1,7 @@
 //! Backbone in, loss out: one file a self-supervised method, and the list of them.
 //!
 //! A new method is one file here, its `mod` line, its line in [the list](METHODS), and one config under
-//! `configs/pretrain/`. The conformance suite (`conformance.rs`) tells when it is done.
+//! `configs/pretrain/`. The conformance suite (`conformance.rs`) decides when it is done.
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
@@ -118,11 +118,11 @@ impl ObjectiveSection for ObjectiveConfig {
     }
 }
 
-/// Something that is done with whichever method a config names.
+/// An action on the method that a config names.
 pub trait Visitor {
-    /// What comes of it.
+    /// The result.
     type Output;
-    /// Does it.
+    /// The action.
     fn visit<O: Objective>(self, objective: &O) -> Self::Output;
 }
 

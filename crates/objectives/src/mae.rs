@@ -9,7 +9,7 @@
 //!                   └─ hidden ────────────────────────────────────── their own pixels ───────────┘
 //! ```
 //!
-//! The encoder never sees a mask token, so it costs a quarter of what it would on whole images; the decoder is left behind
+//! The encoder never sees a mask token, so it costs a quarter of what it would on whole images; the decoder is dropped
 //! after training.
 
 use crate::checks;
@@ -125,7 +125,7 @@ impl Config {
 pub struct Decoder {
     /// From the encoder's width to the decoder's.
     pub embed: Linear,
-    /// What stands for every hidden patch, `[1, 1, decoder_width]`.
+    /// The token that replaces every hidden patch, `[1, 1, decoder_width]`.
     pub mask_token: Param<Tensor<3>>,
     /// Blocks as the encoder's.
     pub blocks: Vec<Block>,
@@ -314,7 +314,7 @@ fn pixels(images: Tensor<4>, patch: usize, which: &Tensor<2, Int>) -> Tensor<3> 
 /// The mean squared error over the hidden patches' pixels (section 3, "reconstruction target").
 ///
 /// With `normalize`, pixels are first brought to mean 0 and variance 1 in their patch: the paper says by mean and standard
-/// deviation of all pixels in a patch; what it leaves open is `(pixel - mean) / sqrt(variance + 1e-6)` with the unbiased
+/// deviation of all pixels in a patch; unspecified there, it is `(pixel - mean) / sqrt(variance + 1e-6)` with the unbiased
 /// variance in the implementations that reproduce it (Hugging Face's `ViTMAEForPreTraining`, lightly's
 /// `normalize_mean_var`).
 ///

@@ -1,5 +1,5 @@
-//! What a method's file says of itself beside its objective: the name of its table, what its values must be, how many
-//! numbers its parts take, and what a smoke test changes.
+//! The interface of a method's file beside its objective: the name of its table, the check of its values, its parameter
+//! counts, and the changes for a smoke test.
 
 use backbones::{BackboneConfig, VitConfig};
 use serde::Serialize;

@@ -11,7 +11,7 @@
 //!
 //! The papers' query encoder is our student, their key encoder our teacher.
 //!
-//! **Shuffled batch normalization** (section 3.3 of the first paper): batch statistics tell which images share them, and
+//! **Shuffled batch normalization** (section 3.3 of the first paper): batch statistics give away which images share them, and
 //! a network that reads them solves the task without learning. So the statistics must be of parts of the batch
 //! (`batch_norm_images` in `[training]`, 32 as on one of the papers' GPUs), and keys are shuffled among the parts before
 //! they go through the teacher. On one device this needs no communication: a permutation of the batch does it.
@@ -38,7 +38,7 @@ pub struct Config {
     pub embedding_width: usize,
     /// Keys in the queue; a multiple of `data.batch_images`. Papers: 65,536.
     pub queue_images: usize,
-    /// How much of the teacher stays at each step, 0..1. Papers: 0.999; with 0.9 and below version 1 degrades.
+    /// Share of the teacher that is kept at each step, 0..1. Papers: 0.999; with 0.9 and below version 1 degrades.
     pub momentum: f64,
     /// Softmax temperature, above 0. Version 1: 0.07; version 2: 0.2.
     pub temperature: f64,
@@ -130,7 +130,7 @@ pub struct Student {
     pub encoder: Encoder,
 }
 
-/// What else must be saved.
+/// The rest of what is saved.
 #[derive(Module, Debug)]
 pub struct State {
     /// The key encoder.
@@ -211,8 +211,8 @@ pub(crate) fn new_queue(init: &Init, queue_images: usize, width: usize) -> Param
     buffer(l2_normalize(queue).without_autodiff())
 }
 
-/// The keys of a view, without gradients: what `forward` gives for its images, which are shuffled before it and put back
-/// behind it.
+/// The keys of a view, without gradients: `forward` of its images, which are shuffled before it; the keys return in the
+/// order of the images.
 pub(crate) fn keys(
     view: Tensor<4>,
     shuffled: bool,

@@ -1,4 +1,4 @@
-//! MoCo-v2 with CLD, cross-level instance-group discrimination: beside telling its key from the queue, an image must find
+//! MoCo-v2 with CLD, cross-level instance-group discrimination: beside finding its key among those of the queue, an image must find
 //! its group among the groups into which the other view's images fall.
 //!
 //! Wang, Liu, Yu, *Unsupervised feature learning by cross-level instance-group discrimination*,
@@ -39,7 +39,7 @@ pub struct Config {
     pub embedding_width: usize,
     /// Keys in the queue; a multiple of `data.batch_images`. Reference: 65,536.
     pub queue_images: usize,
-    /// How much of the teacher stays at each step, 0..1. Reference: 0.999.
+    /// Share of the teacher that is kept at each step, 0..1. Reference: 0.999.
     pub momentum: f64,
     /// Softmax temperature of InfoNCE, above 0. Reference: 0.2.
     pub temperature: f64,
@@ -61,7 +61,7 @@ pub struct Config {
     pub cluster_weight: f64,
 }
 
-/// What stands on the features: linear and ReLU, then one layer for each embedding.
+/// The head: linear and ReLU, then one layer for each embedding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Head {
@@ -130,7 +130,7 @@ pub struct Encoder {
     pub backbone: Backbone,
     /// As wide as the features, before both branches.
     pub hidden: Linear,
-    /// To the embedding that tells images apart.
+    /// To the embedding in which images are discriminated.
     pub instance: Linear,
     /// To the embedding that is clustered.
     pub group: Linear,
@@ -183,7 +183,7 @@ pub struct Student {
     pub encoder: Encoder,
 }
 
-/// What else must be saved.
+/// The rest of what is saved.
 #[derive(Module, Debug)]
 pub struct State {
     /// The key encoder.

@@ -42,9 +42,9 @@ pub struct Config {
     pub predictor_output_norm: bool,
     /// Softmax temperature, above 0. Paper: 0.2 for vision transformers, 1 for ResNet-50.
     pub temperature: f64,
-    /// How much of the teacher stays at each step, 0..1. Paper: 0.99, and 0.996 for ResNet-50 in 1,000 epochs.
+    /// Share of the teacher that is kept at each step, 0..1. Paper: 0.99, and 0.996 for ResNet-50 in 1,000 epochs.
     pub momentum: f64,
-    /// What `momentum` rises to by a cosine over all steps; absent: it stays. Paper: 1.
+    /// What `momentum` rises to by a cosine over all steps; absent: constant. Paper: 1.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub momentum_end: Option<f64>,
     /// Keep a vision transformer's patch embedding as it was drawn. Paper: true; with a ResNet there is none to freeze.
@@ -107,7 +107,7 @@ impl Config {
     /// one.
     ///
     /// The paper's teacher moves before each forward pass of its own, with the momentum of that step; the move before the
-    /// first one mixes equal weights. So no step is left out here, and the last move, which nothing follows, has momentum
+    /// first one mixes equal weights. So no step is missing here, and the last move, which nothing follows, has momentum
     /// `momentum_end`.
     fn next_momentum(&self, progress: &Progress) -> f64 {
         let next = Progress {
@@ -123,11 +123,11 @@ impl Config {
 pub struct Student {
     /// The base encoder.
     pub encoder: Encoder,
-    /// From embedding to embedding: what tells queries from keys.
+    /// From embedding to embedding: keys do not pass through it.
     pub predictor: Mlp,
 }
 
-/// What else must be saved.
+/// The rest of what is saved.
 #[derive(Module, Debug)]
 pub struct State {
     /// The momentum encoder.

@@ -1,4 +1,4 @@
-//! How many parameters a config asks for, before any memory is taken: what cannot be had is refused by its key.
+//! How many parameters a config needs, before any memory is taken: too many are refused by their key.
 
 use crate::ObjectiveConfig;
 use training::Config;
@@ -6,7 +6,7 @@ use training::Config;
 /// Bytes of an f32.
 const F32_BYTES: f64 = 4.0;
 
-/// Most memory for one part of a run, in bytes: no machine of today has more, and a typing error soon asks for it.
+/// Most memory for one part of a run, in bytes: no machine of today has more, and a typing error soon needs it.
 const MOST_BYTES: f64 = (1u64 << 40) as f64;
 
 /// Parameters of layers of one width behind features of another.
@@ -38,7 +38,7 @@ pub fn parts_bytes(config: &Config<ObjectiveConfig>) -> Vec<(String, f64)> {
 /// Its backbone was validated.
 ///
 /// # Errors
-/// The key, what it asks for and what there is.
+/// The key, the memory it needs and the memory there is.
 pub fn check(config: &Config<ObjectiveConfig>, bytes: Option<u64>) -> Result<(), String> {
     let (most, has) = match bytes {
         Some(bytes) => (bytes as f64, "this machine has"),
@@ -47,7 +47,7 @@ pub fn check(config: &Config<ObjectiveConfig>, bytes: Option<u64>) -> Result<(),
     let gib = |bytes: f64| bytes / (1u64 << 30) as f64;
     match parts_bytes(config).into_iter().find(|(_, bytes)| *bytes > most) {
         Some((key, bytes)) => Err(format!(
-            "`{key}` asks for {:.0} GiB of parameters or queue alone, and {has} {:.0} GiB: lower it",
+            "`{key}` needs {:.0} GiB for parameters or queue alone, and {has} {:.0} GiB: lower it",
             gib(bytes),
             gib(most)
         )),

@@ -44,7 +44,7 @@ pub struct Config {
     pub sinkhorn_epsilon: f64,
     /// Sinkhorn's iterations. Paper: 3.
     pub sinkhorn_iterations: usize,
-    /// Epochs at the start in which the prototypes stand still. Paper: 1.
+    /// Epochs at the start in which the prototypes are frozen. Paper: 1.
     pub freeze_prototypes_epochs: usize,
     /// Embeddings of earlier batches, for small batches; absent: none. Paper: none for 4,096 images, and for 256 as in
     /// [`Queue`].
@@ -149,7 +149,7 @@ impl Student {
     }
 }
 
-/// What else must be saved.
+/// The rest of what is saved.
 #[derive(Module, Debug)]
 pub struct State {
     /// Embeddings of earlier batches, `[2, queue.images, embedding_width]`; where the next go follows from the step.

@@ -1,4 +1,4 @@
-//! The momentum of a teacher that follows its student: what configs may say, and what it is in a step.
+//! The momentum of a teacher that follows its student: its valid range in configs, and its value in a step.
 
 use crate::checks;
 use crate::method::Invalid;
@@ -10,7 +10,7 @@ pub(crate) fn check(start: f64, end: Option<f64>) -> Result<(), Invalid> {
     checks::momenta(&[("momentum", start), ("momentum_end", end.unwrap_or(start))])
 }
 
-/// How much of the teacher stays in this step: from `start` to `end` by a cosine over all steps, or always `start`.
+/// Share of the teacher that is kept in this step: from `start` to `end` by a cosine over all steps, or always `start`.
 pub(crate) fn momentum(start: f64, end: Option<f64>, progress: &Progress) -> f64 {
     end.map_or(start, |end| cosine(start, end, progress.fraction()))
 }
