@@ -1,5 +1,7 @@
 //! `passer evaluate`: a frozen encoder and labeled records in, scores out.
 
+mod finetune;
+
 use crate::configs::{self, Kind};
 use crate::devices::DeviceArgument;
 use crate::failure::Failure;
@@ -23,7 +25,7 @@ pub(crate) enum Verb {
     /// Run the protocols of a config that need no images on features files, made by `passer features` or another program
     Features(Box<FeaturesArguments>),
     /// Fine-tune an encoder on labeled images and score it: all labels, or 1 % and 10 % of them
-    Finetune(Box<crate::finetune::Arguments>),
+    Finetune(Box<finetune::Arguments>),
     /// Run many protocols on many encoders and data sets and write one table; resumable
     Suite(SuiteArguments),
 }
@@ -100,7 +102,7 @@ pub(crate) fn run(verb: Verb) -> anyhow::Result<()> {
     let arguments = match verb {
         Verb::Run(arguments) => arguments,
         Verb::Features(arguments) => return features(&arguments),
-        Verb::Finetune(arguments) => return crate::finetune::run(&arguments),
+        Verb::Finetune(arguments) => return finetune::run(&arguments),
         Verb::Suite(arguments) => return suite(&arguments),
     };
     let config: evaluation::Config = configs::read(&arguments.config, &arguments.sets, Kind::Evaluation)?;

@@ -18,7 +18,6 @@ mod devices;
 mod evaluate;
 mod failure;
 mod features;
-mod finetune;
 mod hints;
 mod interrupt;
 mod pretrain;

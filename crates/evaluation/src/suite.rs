@@ -20,6 +20,7 @@ use crate::run::{Job, Plan};
 use burn::tensor::Device;
 use data::{Dataset, FolderLock};
 use std::collections::BTreeSet;
+use std::error::Error as StdError;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -28,6 +29,10 @@ pub use file::{DataSetEntry, EncoderEntry, EvaluationEntry, Suite, TransformsOf}
 
 /// The folder of reports below the output folder, one for each encoder and data set.
 const REPORTS: &str = "reports";
+
+/// Reads an encoder from the path that is given.
+pub type OpenEncoder<'a> =
+    dyn Fn(&EncoderEntry, &Path) -> Result<Encoder, Box<dyn StdError + Send + Sync>> + 'a;
 
 /// What a suite needs from its caller.
 pub struct SuiteContext<'a> {
@@ -42,7 +47,7 @@ pub struct SuiteContext<'a> {
     /// Reads a config of protocols.
     pub read: &'a dyn Fn(&Path) -> Result<Config, Error>,
     /// Reads an encoder; its path is as it should be opened.
-    pub open: &'a dyn Fn(&EncoderEntry, &Path) -> Result<Encoder, Box<dyn std::error::Error + Send + Sync>>,
+    pub open: &'a OpenEncoder<'a>,
     /// Whether reports are written: `report.html`, and one for each pair of encoder and data set.
     pub reports: bool,
     /// Called with each cell that is done, how many are done, and how many there are.
@@ -373,7 +378,7 @@ impl PairReport {
 }
 
 /// A message with those that it stands on, each once.
-fn with_causes(error: &dyn std::error::Error) -> String {
+fn with_causes(error: &dyn StdError) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {

@@ -11,7 +11,7 @@ use backbones::{
     Backbone, BackboneConfig, Context, Init, ema_with_statistics, independent_copy, replace_state, state_dict,
 };
 use burn::module::Module;
-use burn::tensor::{Device, Tensor, TensorData};
+use burn::tensor::{Tensor, TensorData};
 use data::Label;
 use std::collections::BTreeMap;
 use training::{Batch, Loss, Objective, ParameterRule, ViewCount};
@@ -77,9 +77,10 @@ impl Finetune {
                     }
                 }
                 // Compared now, because `init` cannot refuse.
-                load_state_dict(backbone.init(&Init::empty(&Device::flex())), weights.clone()).map_err(
-                    |error| Error::Config(format!("the encoder does not fit `[backbone]`: {error}")),
-                )?;
+                let device = encoder.devices().into_iter().next().unwrap_or_default().inner();
+                load_state_dict(backbone.init(&Init::empty(&device)), weights.clone()).map_err(|error| {
+                    Error::Config(format!("the encoder does not fit `[backbone]`: {error}"))
+                })?;
                 Some(weights)
             }
         };

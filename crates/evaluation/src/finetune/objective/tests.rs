@@ -4,6 +4,7 @@ use super::*;
 use crate::finetune::{Average, Keep, Protocol};
 use crate::testing::{backbone, resize};
 use backbones::{Draws, Progress, parameters};
+use burn::tensor::Device;
 use training::ViewGroupTensor;
 
 /// Settings without anything that is optional.

@@ -1,8 +1,8 @@
 //! `passer evaluate finetune`: an encoder and labels in, a run directory with `result.json` out.
 
+use super::{StageBar, print_table};
 use crate::configs::Kind;
 use crate::devices::DeviceArgument;
-use crate::evaluate::{StageBar, print_table};
 use crate::failure::{Failure, Interrupted};
 use crate::output::counted;
 use crate::pretrain::skipped;
@@ -58,7 +58,7 @@ pub(crate) struct Arguments {
 /// Images in a smoke test's step.
 const SMOKE_IMAGES: usize = 4;
 
-pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
+pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let read = match arguments.resume {
         true => configs::read_resumed,
         false => configs::read,
