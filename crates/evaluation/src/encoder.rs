@@ -45,7 +45,7 @@ enum Network {
 impl Encoder {
     /// A network, frozen: no graph is made and its running statistics stay as they are.
     ///
-    /// Its weights must lie on the device that it will be asked to run on.
+    /// Its weights must lie on the device that it will run on.
     pub fn new(
         name: impl Into<String>,
         hash: impl Into<String>,
@@ -82,8 +82,8 @@ impl Encoder {
         self
     }
 
-    /// What to say where images reach it at quite another size than in its pretraining: features are then worse, and
-    /// nothing else tells.
+    /// A note for the user if images reach the encoder at quite another size than in its pretraining: its features are then
+    /// worse.
     pub fn size_note(&self, transforms: &[Transform]) -> Option<String> {
         let group = ViewGroup {
             count: 1,
@@ -238,7 +238,7 @@ impl Encoder {
         }
     }
 
-    /// Whether it is a vision transformer, whose attention can be looked at.
+    /// Whether it is a vision transformer, whose attention can be shown.
     pub(crate) fn has_attention(&self) -> bool {
         matches!(&self.network, Network::Backbone(backbone) if backbone.as_vit().is_some())
     }
@@ -248,7 +248,7 @@ impl Encoder {
     ///
     /// # Shapes
     /// - `images`: `[images, 3, height, width]`, normalized
-    /// - output: `[images][heads][rows * columns]`; what goes to other tokens is left out
+    /// - output: `[images][heads][rows * columns]`; attention to other tokens is dropped
     pub(crate) fn attention(&self, images: Tensor<4>) -> Option<(AttentionOfImages, [usize; 2])> {
         let Network::Backbone(backbone) = &self.network else {
             return None;

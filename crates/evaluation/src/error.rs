@@ -1,4 +1,4 @@
-//! What can go wrong in an evaluation: one variant for each thing that a user can mend.
+//! The errors of an evaluation: one variant for each fault that a user can correct.
 
 use data::{FileError, LockError};
 use std::path::{Path, PathBuf};
@@ -73,7 +73,7 @@ pub enum Error {
     #[error(transparent)]
     Lock(#[from] LockError),
 
-    /// There are unfinished features, and they are not those that are asked for.
+    /// There are unfinished features of other work.
     #[error("`{}` holds unfinished features of {stored}", path.display())]
     Unfinished {
         /// The folder.
@@ -104,7 +104,7 @@ pub enum Error {
         value: f32,
     },
 
-    /// Every record was left out, or the data set was empty.
+    /// Every record was skipped, or the data set is empty.
     #[error("the {set} set gave no features: it holds no readable record")]
     Empty {
         /// "training" or "test".
@@ -298,7 +298,7 @@ pub enum Error {
     #[error("retrieval: no test record has another one of its class, so there is nothing to find")]
     NoMatch,
 
-    /// One record, where pairs are looked at.
+    /// One record, where pairs are compared.
     #[error("the {set} set must have at least 2 records, got 1")]
     OneRecord {
         /// "training" or "test".

@@ -96,7 +96,7 @@ pub struct Settings {
 pub enum Protocol {
     /// Those of all training records.
     Finetune,
-    /// Those of a part of them; the rest is not looked at.
+    /// Those of a part of them; the other labels are not read.
     SemiSupervised(SemiSupervised),
 }
 

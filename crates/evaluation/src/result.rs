@@ -26,7 +26,7 @@ pub struct Spread {
     pub seeds: Vec<u64>,
     /// The score of each, in 0..1.
     pub values: Vec<f64>,
-    /// Their sample standard deviation (n - 1); absent for one seed, which says nothing of it.
+    /// Their sample standard deviation (n - 1); absent for one seed.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub standard_deviation: Option<f64>,
 }
@@ -78,15 +78,15 @@ pub struct Outcome {
     /// Optimizer steps that made the encoder, where that is known: a checkpoint's scores are not the finished run's.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub encoder_step: Option<u64>,
-    /// Distinct classes among the training records; 0 where labels were not looked at.
+    /// Distinct classes among the training records; 0 if labels were not read.
     pub classes: usize,
     /// Records that the protocol learned from.
     pub train_records: usize,
     /// Records that the score is over.
     pub test_records: usize,
-    /// Training records left out because they could not be read.
+    /// Training records skipped because they could not be read.
     pub train_bad_records: usize,
-    /// Test records left out because they could not be read.
+    /// Test records skipped because they could not be read.
     pub test_bad_records: usize,
     /// Fingerprint of the training set.
     pub train_fingerprint: String,
@@ -139,7 +139,7 @@ impl Outcome {
     }
 
     /// How far the value may be off, as it is quoted: the seeds' standard deviation, or half a 95 % confidence interval.
-    /// One seed says nothing of it.
+    /// None for one seed.
     pub fn uncertainty(&self) -> Option<f64> {
         match &self.spread {
             Some(spread) => spread.standard_deviation.filter(|_| spread.values.len() > 1),

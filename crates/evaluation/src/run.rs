@@ -170,10 +170,10 @@ impl<'a> Plan<'a> {
         self.scores.is_new()
     }
 
-    /// The evaluation as one HTML file with pictures; `data_name` is what people call the records.
+    /// The evaluation as one HTML file with pictures; `data_name` is the name of the records.
     ///
     /// # Errors
-    /// What reading features, records and images says.
+    /// Errors in reading features, records and images.
     pub fn report(&self, data_name: &str, progress: &mut dyn FnMut(Event<'_>)) -> Result<String, Error> {
         self.report_of(data_name, &self.outcomes(), progress)
     }

@@ -177,7 +177,7 @@ impl<'a> Task<'a> {
     }
 
     /// The test records by themselves, for protocols that look for the right answer among them and nowhere else: the
-    /// classes are theirs. The training rows are there for the statistics of a scaling; their labels are not looked at, so
+    /// classes are theirs. The training rows are there for the statistics of a scaling; their labels are not read, so
     /// that they may have other classes (metric learning's and few-shot's splits always do) or none.
     pub fn within_test(train: &'a Features, test: &'a Features, tap: &str) -> Result<Self, Error> {
         let (train_rows, test_rows) = both_rows(train, test, tap)?;

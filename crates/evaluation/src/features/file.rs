@@ -64,7 +64,7 @@ impl Features {
     /// Writes the file beside `path` first and renames it, so that a reader never meets half of one.
     ///
     /// # Errors
-    /// [`Error::FeaturesFile`] where rows, keys and labels differ in number, and what writing says.
+    /// [`Error::FeaturesFile`] if rows, keys and labels differ in number, and errors in writing.
     pub fn save(&self, path: &Path) -> Result<(), Error> {
         let rows = (self.taps.iter()).map(|(tap, matrix)| TensorPart {
             name: tap,

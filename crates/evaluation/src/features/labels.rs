@@ -7,7 +7,7 @@ use data::{Dataset, Label};
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 
-/// Features of no width with keys and, if asked for, labels of all records, from the index: enough for every check of
+/// Features of no width with keys and, if `with_labels`, labels of all records, from the index: enough for every check of
 /// labels.
 pub(crate) fn index_features(dataset: &Dataset, with_labels: bool) -> Result<Features, Error> {
     let positions: Vec<usize> = (0..dataset.len()).collect();

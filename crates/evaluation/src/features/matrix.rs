@@ -1,7 +1,6 @@
 //! An encoder's features of a data set: one row per record, labels and keys, and their origin.
 //!
-//! The type is the wall between encoders and the protocols that use fixed features. It goes to and from disk in
-//! `features_file`; `extract` fills it.
+//! The type separates encoders from the protocols on stored features. `file.rs` writes and reads it; `extract.rs` fills it.
 
 use crate::error::Error;
 use rayon::prelude::*;
@@ -99,7 +98,7 @@ impl Origin {
         }
     }
 
-    /// Whether this, read from a file, is `wanted`.
+    /// Whether this, read from a file, equals `wanted`.
     pub(crate) fn is(&self, wanted: &Self) -> bool {
         // A number read from JSON may be off by the last bit: `wanted` has to go the same way before it is compared.
         let text = serde_json::to_string(wanted).unwrap_or_default();
@@ -139,7 +138,7 @@ impl Features {
         })
     }
 
-    /// One class a record, or an error that says what there is instead. `set` names the data set in it.
+    /// One class per record, or an error that names the other kind of label. `set` names the data set in it.
     pub fn classes(&self, set: &'static str) -> Result<&[i64], Error> {
         match &self.labels {
             Some(Labels::Classes(classes)) if classes.len() == self.records() => Ok(classes),

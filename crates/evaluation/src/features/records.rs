@@ -1,4 +1,4 @@
-//! A data set with what evaluations read of its index, read once.
+//! A data set whose keys and labels are read from its index once.
 
 use super::labels::{index_features, labels_hash};
 use super::matrix::Features;
@@ -7,8 +7,7 @@ use data::Dataset;
 use std::ops::Deref;
 use std::sync::{Arc, OnceLock};
 
-/// A data set with what evaluations ask of its index, found out once: listing the keys and labels of a million records takes
-/// longer than some protocols.
+/// A data set whose index is read once: listing the keys and labels of a million records takes longer than some protocols.
 #[derive(Clone, Debug)]
 pub struct Records {
     dataset: Arc<Dataset>,
@@ -23,7 +22,7 @@ struct Index {
 }
 
 impl Records {
-    /// Keys and, if asked for, labels of all records, as features of no width.
+    /// Keys and, if `with_labels`, labels of all records, as features of no width.
     pub(crate) fn index(&self, with_labels: bool) -> Result<&Features, Error> {
         let known = match with_labels {
             true => &self.index.with_labels,

@@ -36,7 +36,7 @@ const KEEP_EVERY: Duration = Duration::from_secs(1);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum FeatureType {
-    /// 32 bit: what the encoder says, unchanged.
+    /// 32 bit: the features of the encoder, unchanged.
     F32,
     /// 16 bit: half the size, 11 bits of each number, none above 65,504.
     F16,
@@ -118,7 +118,7 @@ struct State {
 /// What becomes of unfinished features of something else.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Unfinished {
-    /// An error that says what they are.
+    /// An error that names them.
     Refuse,
     /// They go: the folder is a store that looks after itself.
     Discard,
@@ -141,7 +141,7 @@ impl ResumableFeatures {
     /// The unfinished features of this work beside `path`, or none yet.
     ///
     /// # Errors
-    /// [`Error::Lock`], and [`Error::Unfinished`] where they are of other work and `unfinished` says so.
+    /// [`Error::Lock`], and [`Error::Unfinished`] if they are of other work that `unfinished` refuses.
     pub(crate) fn open(path: &Path, work: Work, unfinished: Unfinished) -> Result<Self, Error> {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         let folder = path.with_file_name(format!("{name}.partial"));
@@ -296,7 +296,7 @@ impl ResumableFeatures {
         Ok(numbers.into_iter().map(|position| position as usize).collect())
     }
 
-    /// Writes the features file: these rows, and what `features` says of them. The width of each tap.
+    /// Writes the features file: these rows, with the keys and labels of `features`. Returns the width of each tap.
     pub(crate) fn finish(self, features: &Features) -> Result<Vec<(String, usize)>, Error> {
         // Assembling can be resumed as well, as after a full disk.
         self.keep()?;

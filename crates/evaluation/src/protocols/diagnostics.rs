@@ -36,7 +36,7 @@ const PAIR_ROWS: usize = 64;
 pub struct Diagnostics {
     /// Whose features: `"train"` or `"test"`. Neither needs labels.
     pub set: Split,
-    /// Records looked at, at most; drawn where there are more. RankMe: 25,600. The effective rank and the rank of the
+    /// The number of records at most; drawn if there are more. RankMe: 25,600. The effective rank and the rank of the
     /// checkpoints by it depend on this number, so keep it.
     pub records: usize,
     /// Seed of that draw.
@@ -152,7 +152,7 @@ fn diagnostics(
     ])
 }
 
-/// Refuses a single record: pairs are looked at.
+/// Refuses a single record: pairs are compared.
 pub(super) fn check_pairs(split: Split, records: usize) -> Result<(), Error> {
     match records {
         0 | 1 => Err(Error::OneRecord { set: split.name() }),

@@ -1,6 +1,6 @@
 //! A linear classifier trained by SGD on features stored once: the quick relative of `linear-moco`.
 //!
-//! It sees each image in one view only, so it overfits sooner and its scores are not MoCo's. Hence a name of its own.
+//! It sees each image in one view only, so it overfits sooner and its scores are not MoCo's. Hence its own name.
 
 use super::protocol::{Bench, LabelsRead, Needs, Protocol, Scored};
 use crate::error::Error;

@@ -1,4 +1,4 @@
-//! What a protocol is: settings in, what it needs, whether these records can answer it, and its scores out.
+//! The contract of a protocol: its settings, what it needs, the records that it can be run on, and its scores.
 
 use crate::encoder::{Encoder, POOLED, Tap};
 use crate::error::Error;

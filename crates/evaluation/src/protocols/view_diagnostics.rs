@@ -31,7 +31,7 @@ const EPSILON: f64 = 1e-8;
 pub struct ViewDiagnostics {
     /// Whose images: `"train"` or `"test"`. Neither needs labels.
     pub set: Split,
-    /// Images looked at, at most; drawn where there are more. LiDAR: 1,000.
+    /// The number of images at most; drawn if there are more. LiDAR: 1,000.
     pub images: usize,
     /// Views of each. LiDAR: 50.
     pub views: usize,

@@ -25,7 +25,7 @@ const PICTURE_PX: u32 = 96;
 const MISTAKES: usize = 24;
 const QUERIES: usize = 12;
 const NEIGHBORS: usize = 7;
-/// Records on the map: all pairs are looked at a thousand times.
+/// Records on the map: each of a thousand steps visits all pairs.
 const MAP_RECORDS: usize = 1000;
 const MAP_COLUMNS: usize = 32;
 const ATTENDED: usize = 6;
@@ -143,7 +143,7 @@ pub(crate) fn confusion(predictions: &Predictions) -> Markup {
         p class="quiet" { "Rows are true classes, columns predicted ones; in per cent of the row." }
         @if counts.len() <= TABLE_CLASSES {
             (confusion_table(predictions, &counts, &totals))
-        // A classifier of thousands of classes would make a picture that nobody can look at.
+        // A classifier of thousands of classes would make a picture too large to read.
         } @else if counts.len() <= 2000 {
             (confusion_picture(&counts, &totals))
         }

@@ -241,7 +241,7 @@ mod tests {
     use super::*;
     use serde::Deserialize;
 
-    /// What scikit-learn says of 60 points: `scripts/parity/tsne.py`.
+    /// scikit-learn's map of 60 points: `scripts/parity/tsne.py`.
     #[derive(Deserialize)]
     struct Reference {
         width: usize,

@@ -52,7 +52,7 @@ impl Counted {
 }
 
 impl RunIdentity {
-    /// Hash of all that decides the scores of a protocol.
+    /// Hash of everything that decides the scores of a protocol.
     fn asked(&self, protocol: &ProtocolConfig) -> String {
         let all = json!([
             protocol,
@@ -108,7 +108,7 @@ pub(crate) struct ResultsFolder {
 }
 
 impl ResultsFolder {
-    /// Takes over what an earlier evaluation left in the folder `out`.
+    /// Reads the scores of earlier evaluations from the folder `out`.
     ///
     /// # Errors
     /// [`Error::Occupied`] where the folder holds results of another encoder or of other records.
@@ -179,7 +179,7 @@ impl ResultsFolder {
         (0..self.done.len()).filter(unknown).collect()
     }
 
-    /// Enters what the protocol at `place` says, and writes the file.
+    /// Adds the scores of the protocol at `place`, and writes the file.
     pub(crate) fn enter(&mut self, place: usize, counted: Counted) -> Result<(), Error> {
         self.done[place] = Some(self.identity.outcomes(&self.protocols[place], counted));
         let mut all = self.outcomes();

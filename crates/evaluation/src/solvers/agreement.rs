@@ -22,7 +22,7 @@ pub(crate) struct Agreement {
     pub(crate) accuracy: f64,
 }
 
-/// How many records of each class are in each cluster; classes and clusters without records are left out.
+/// How many records of each class are in each cluster; classes and clusters without records are skipped.
 struct Table {
     /// `[classes, clusters]`.
     counts: Vec<u64>,
@@ -156,7 +156,7 @@ impl Table {
     }
 
     /// The largest share of records that any one-to-one assignment of clusters to classes gets right. Where there are more
-    /// clusters than classes, those left over are right for nobody.
+    /// clusters than classes, the records of the others count as wrong.
     fn accuracy(&self) -> f64 {
         let weight = |class: usize, cluster: usize| self.counts[class * self.clusters.len() + cluster] as i64;
         // The algorithm wants at least as many columns as rows.

@@ -205,7 +205,7 @@ fn line_search(line: &Line<'_>) -> f64 {
     length
 }
 
-/// What each machine says about each row: one vector a machine.
+/// The decision value of each machine for each row: one vector per machine.
 pub(crate) fn decisions(rows: &Matrix, machines: &[&Machine]) -> Vec<Vec<f64>> {
     let width = rows.width;
     let weights = Array2::from_shape_fn((machines.len(), width), |(machine, column)| {

@@ -10,18 +10,18 @@ pub struct Cell {
     pub encoder: String,
     /// Name of the data set.
     pub data_set: String,
-    /// What is asked: the protocol's name with what tells it from others of its kind.
+    /// The protocol's name, with what distinguishes it from others of its kind.
     pub column: String,
-    /// The metric that the data set is quoted by, if its description names one.
+    /// The data set's headline metric, if its description names one.
     pub metric: Option<String>,
-    /// What came out; empty where it is missing.
+    /// The scores; empty if they are missing.
     pub outcomes: Vec<Outcome>,
-    /// Why it is missing.
+    /// Why they are missing.
     pub missing: Option<String>,
 }
 
 impl Cell {
-    /// The number to show: the metric that the data set is quoted by where the protocol has it, else the protocol's own.
+    /// The score to show: the data set's headline metric if the protocol has it, else the protocol's.
     pub fn quoted(&self) -> Option<&Outcome> {
         let by_metric = |outcome: &&Outcome| Some(&outcome.metric) == self.metric.as_ref();
         let own = self.outcomes.iter().find(|outcome| outcome.headline);

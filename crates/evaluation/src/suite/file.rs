@@ -44,7 +44,7 @@ pub struct DataSetEntry {
     pub name: String,
     /// Records to learn from.
     pub train: String,
-    /// Records to be scored on; the description of these says which metric is quoted.
+    /// Records to be scored on; their description names the headline metric.
     pub test: String,
 }
 
