@@ -469,7 +469,7 @@ fn every_protocol_is_checked_before_the_first_image() {
         .contains("0 have them")
     );
     let recall = CONFIG.replace("recall_at = [1, 5]", "recall_at = [12]");
-    assert!(refused("retrieval", &recall, many(), many()).contains("recall at 12"));
+    assert!(refused("retrieval", &recall, many(), many()).contains("`recall_at` must be at most"));
     let several = || {
         let records = many();
         let records = (0..records.len()).map(|at| data::Record {
