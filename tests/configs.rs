@@ -103,6 +103,14 @@ fn every_fine_tuning_config_runs_a_few_steps_from_scratch() {
     let folder = tempfile::tempdir().unwrap();
     side_by_side(&configs, |config| {
         let mut table = with_header(config);
+        // As it stands, before it is made small.
+        let whole: evaluation::finetune::Config = table
+            .clone()
+            .try_into()
+            .unwrap_or_else(|error| panic!("{}: {error}", config.display()));
+        whole
+            .validate()
+            .unwrap_or_else(|error| panic!("{}: {error}", config.display()));
         // Narrow and small, so that it is a matter of seconds; a config for any encoder gets a network of its family.
         let name = config.file_name().unwrap().to_string_lossy().into_owned();
         let backbone = if name.contains("vit") {
