@@ -43,6 +43,7 @@ pub(crate) const SHARDS: Layout = Layout {
 struct ShardSet {
     shards: Vec<Shard>,
     pass: Option<PassMetadata>,
+    store: IndexStore,
 }
 
 /// One tar, with the position of its first record in the data set.
@@ -93,7 +94,11 @@ pub(crate) fn open(
         });
     }
     Ok(Opened {
-        source: Box::new(ShardSet { shards, pass }),
+        source: Box::new(ShardSet {
+            shards,
+            pass,
+            store: store.clone(),
+        }),
         class_names,
         hashed,
     })
@@ -153,10 +158,15 @@ impl Source for ShardSet {
         let mut all = LicenseColumn::default();
         for shard in &self.shards {
             let records = shard.table.len();
-            let stated = shard.table.licenses.as_ref();
-            let stated = stated
-                .map(|licenses| licenses.of_first(records))
-                .unwrap_or_default();
+            let made;
+            let column = match &shard.table.licenses {
+                Some(column) => column,
+                None => {
+                    made = self.complete(shard)?;
+                    &made
+                }
+            };
+            let stated = column.of_first(records);
             for (row, stated) in stated.into_iter().enumerate() {
                 // A record's own metadata stand above the table's row, as in `metadata`.
                 let license = match &of_pass {
@@ -185,6 +195,19 @@ impl Source for ShardSet {
 }
 
 impl ShardSet {
+    /// The licenses of a shard whose index is of version 0.1, which has them from then on.
+    fn complete(&self, shard: &Shard) -> Result<LicenseColumn, Error> {
+        let licenses =
+            tar_shard::licenses_of(&shard.path, &shard.table).map_err(Error::io("read", &shard.path))?;
+        if let Some((origin, mut stored)) = self.store.load(&shard.path, false)
+            && stored.len() == shard.table.len()
+        {
+            stored.licenses = Some(licenses.clone());
+            self.store.save(&shard.path, false, &origin, &stored);
+        }
+        Ok(licenses)
+    }
+
     fn find(&self, position: usize) -> (&Shard, usize) {
         let at = self.shards.partition_point(|shard| shard.first <= position) - 1;
         (&self.shards[at], position - self.shards[at].first)
@@ -219,12 +242,8 @@ impl Shard {
 /// The table of one shard, from its index if that is good, made anew otherwise.
 fn shard_table(path: &Path, store: &IndexStore) -> Result<Table, Error> {
     let now = tar_shard::origin(path)?;
-    if let Some((stored, mut table)) = store.load(path, false) {
+    if let Some((stored, table)) = store.load(path, false) {
         if (stored.bytes, stored.modified) == (now.bytes, now.modified) {
-            if table.licenses.is_none() {
-                tar_shard::add_licenses(path, &mut table).map_err(Error::io("read", path))?;
-                store.save(path, false, &stored, &table);
-            }
             return Ok(table);
         }
         tracing::info!(shard = %path.display(), "changed since it was indexed; indexing it again");

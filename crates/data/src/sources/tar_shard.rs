@@ -32,11 +32,11 @@ fn license_in(json: &[u8]) -> Option<String> {
     license_of(&metadata).map(str::to_owned)
 }
 
-/// Adds the licenses to the table of an index of version 0.1: from each `KEY.json`, in the order in which they lie.
+/// The licenses of a table whose index of version 0.1 has none: from each `KEY.json`, in the order in which they lie.
 ///
 /// # Errors
 /// The system's, where the shard cannot be read.
-pub(crate) fn add_licenses(path: &Path, table: &mut Table) -> std::io::Result<()> {
+pub(crate) fn licenses_of(path: &Path, table: &Table) -> std::io::Result<LicenseColumn> {
     let file = File::open(path)?;
     let mut licenses = LicenseColumn::default();
     let mut json = Vec::new();
@@ -51,8 +51,7 @@ pub(crate) fn add_licenses(path: &Path, table: &mut Table) -> std::io::Result<()
         };
         licenses.push(row, license.as_deref());
     }
-    table.licenses = Some(licenses);
-    Ok(())
+    Ok(licenses)
 }
 
 /// The state of a shard file that its index must agree with.
