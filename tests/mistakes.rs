@@ -145,7 +145,7 @@ fn features_take_the_pretrainings_size_and_belong_to_one_encoder() {
         .stderr(contains("from images of 224 px"));
     features(&encoders[1], &[])
         .code(1)
-        .stderr(contains("holds features of another encoder").and(contains("hint: give another `--out`")));
+        .stderr(contains("holds features of another encoder").and(contains("hint: pass another `--out`")));
     std::fs::write(&out, "mine").unwrap();
     features(&own, &[])
         .code(1)
