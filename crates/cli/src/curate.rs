@@ -124,7 +124,7 @@ fn stages(arguments: &RunArguments) -> anyhow::Result<()> {
         }
         Err(error) => return Err(error),
     }
-    if let Some(memory) = crate::provenance::peak_memory_mib() {
+    if let Some(memory) = crate::machine::peak_memory_mib() {
         eprintln!("peak memory {memory} MiB");
     }
     print_funnel(&curation::status(&arguments.out)?);

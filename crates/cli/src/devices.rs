@@ -1,7 +1,7 @@
 //! `--device` and `passer devices`: which devices this build and this machine have.
 
 use crate::failure::Failure;
-use crate::provenance::host_memory_mib;
+use crate::machine::host_memory_mib;
 use backbones::layers::Conv2dConfig;
 use backbones::{Init, Precision};
 use burn::tensor::{Device, Tensor};

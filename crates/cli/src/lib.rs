@@ -20,6 +20,7 @@ mod failure;
 mod features;
 mod hints;
 mod interrupt;
+mod machine;
 mod pretrain;
 mod progress;
 mod provenance;

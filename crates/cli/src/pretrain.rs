@@ -4,7 +4,7 @@ use crate::devices::DeviceArgument;
 use crate::failure::{Failure, Interrupted};
 use crate::output::counted;
 use crate::progress::{ProgressBar, duration};
-use crate::{configs, interrupt, provenance, smoke};
+use crate::{configs, interrupt, machine, provenance, smoke};
 use anyhow::Context;
 use objectives::ObjectiveConfig;
 use std::path::{Path, PathBuf};
@@ -42,7 +42,7 @@ pub(crate) fn run(arguments: Arguments) -> anyhow::Result<()> {
     let mut config: Config<ObjectiveConfig> =
         read(&arguments.config, &arguments.sets, configs::Kind::Pretraining)?;
     // Before the data are opened, which can take minutes, and before a smoke test shrinks the config.
-    let memory = provenance::host_memory_mib().map_or(u64::MAX, |mib| mib << 20);
+    let memory = machine::host_memory_mib().map_or(u64::MAX, |mib| mib << 20);
     config
         .validate()
         // What is too much for this machine ends in the allocator, which names no key.
@@ -178,7 +178,7 @@ fn finish(
         return Err(Interrupted.into());
     }
     let mut memory =
-        provenance::peak_memory_mib().map_or(String::new(), |mib| format!(", peak memory {mib} MiB"));
+        machine::peak_memory_mib().map_or(String::new(), |mib| format!(", peak memory {mib} MiB"));
     // The allocator of a GPU keeps what it once had, so what it holds now is the peak.
     if let Some(usage) = device.memory_pool_usage() {
         memory += &format!(", {} MiB on the device", usage.bytes_reserved >> 20);

@@ -21,34 +21,3 @@ pub(crate) fn facts(device: &Device) -> Map<String, Value> {
         _ => Map::new(),
     }
 }
-
-/// Peak resident memory of this process in MiB, where the system tells (Linux).
-pub(crate) fn peak_memory_mib() -> Option<u64> {
-    proc_mib("/proc/self/status", "VmHWM:")
-}
-
-/// The machine's memory in MiB, where the system tells (Linux, macOS).
-pub(crate) fn host_memory_mib() -> Option<u64> {
-    if cfg!(target_os = "macos") {
-        let output = std::process::Command::new("sysctl")
-            .args(["-n", "hw.memsize"])
-            .output()
-            .ok()?;
-        return Some(
-            String::from_utf8_lossy(&output.stdout)
-                .trim()
-                .parse::<u64>()
-                .ok()?
-                >> 20,
-        );
-    }
-    proc_mib("/proc/meminfo", "MemTotal:")
-}
-
-/// A field of a file of Linux's `/proc` that is given in KiB, in MiB.
-fn proc_mib(file: &str, field: &str) -> Option<u64> {
-    let text = std::fs::read_to_string(file).ok()?;
-    let line = text.lines().find(|line| line.starts_with(field))?;
-    let kib: u64 = line.split_whitespace().nth(1)?.parse().ok()?;
-    Some(kib / 1024)
-}

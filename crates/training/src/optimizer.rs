@@ -5,6 +5,7 @@
 //! again by name.
 
 mod clip;
+mod rows;
 mod state;
 mod update;
 
@@ -277,7 +278,7 @@ pub(crate) fn scale_gradients<M: Module>(
         fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
             if let Some(gradient) = self.grads.remove::<D>(param.id) {
                 let gradient = gradient * self.factor;
-                self.squares.push(clip::square(&state::rows(gradient.clone())));
+                self.squares.push(rows::square(&rows::rows(gradient.clone())));
                 self.grads.register(param.id, gradient);
             }
         }

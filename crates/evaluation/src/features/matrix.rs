@@ -109,7 +109,7 @@ impl Origin {
 /// Features of a data set, one row a readable record, in the data set's order.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Features {
-    /// By the name of the place in the network that they were taken at, [`POOLED`] at least.
+    /// By the name of the place in the network that they were taken at, [`POOLED`](crate::POOLED) at least.
     pub taps: BTreeMap<String, Matrix>,
     /// `None` where the data set has no labels.
     pub labels: Option<Labels>,

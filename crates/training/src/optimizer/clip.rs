@@ -1,5 +1,6 @@
 //! Gradients brought to a largest norm.
 
+use super::rows::{norm, rows, square};
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::optim::GradientsParams;
 use burn::tensor::Tensor;
@@ -72,15 +73,6 @@ fn factor(norm: Tensor<2>, largest: f64) -> Tensor<2> {
     (norm + 1e-6).recip().mul_scalar(largest).clamp_max(1.0)
 }
 
-/// The Euclidean norm, `[1, 1]`. By dimension: sums over a whole large tensor differ from run to run on `flex`.
-pub(super) fn norm(x: &Tensor<2>) -> Tensor<2> {
-    square(x).sqrt()
-}
-
-pub(super) fn square(x: &Tensor<2>) -> Tensor<2> {
-    x.clone().powi_scalar(2).sum_dim(1).sum_dim(0)
-}
-
 struct Squares<'a> {
     grads: &'a GradientsParams,
     found: Vec<Tensor<2>>,
@@ -89,7 +81,7 @@ struct Squares<'a> {
 impl ModuleVisitor for Squares<'_> {
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
         if let Some(gradient) = self.grads.get::<D>(param.id) {
-            self.found.push(square(&super::state::rows(gradient)));
+            self.found.push(square(&rows(gradient)));
         }
     }
 }

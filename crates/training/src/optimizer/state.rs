@@ -1,6 +1,7 @@
 //! The optimizer of a run: its step over a module, and its state by parameter path, in and out of bytes.
 
 use super::clip::{Clip, ClipConfig};
+use super::rows::{rows, rows_shape};
 use super::update::{Hyperparameters, Slots, update};
 use super::{OptimizerConfig, is_below};
 use backbones::{Parameter, change_value, parameters};
@@ -329,21 +330,6 @@ fn block_of(path: &str) -> Option<(usize, usize)> {
         }
     }
     None
-}
-
-/// `[first dimension, all others]`; a vector is one row.
-fn rows_shape(shape: &[usize]) -> [usize; 2] {
-    match shape {
-        [] => [1, 1],
-        [length] => [1, *length],
-        [first, rest @ ..] => [*first, rest.iter().product()],
-    }
-}
-
-/// A tensor as a matrix, so that one code serves all ranks.
-pub(super) fn rows<const D: usize>(x: Tensor<D>) -> Tensor<2> {
-    let shape = rows_shape(&x.dims());
-    x.reshape(shape)
 }
 
 struct Step<'a> {

@@ -1,6 +1,6 @@
 //! The update rules, parameter by parameter, on matrices.
 
-use super::clip::norm;
+use super::rows::norm;
 use super::{Adaptation, OptimizerConfig};
 use burn::tensor::Tensor;
 
