@@ -250,6 +250,48 @@ fn only_the_program_words_hints_and_commands() {
 }
 
 #[test]
+fn sql_is_in_the_ledger_alone() {
+    let (mut in_ledger, mut elsewhere) = (0, vec![]);
+    for (module, tokens) in code("curation") {
+        let is_sql = |token: &Token| match token {
+            Token::Text(text) => ["SELECT ", "INSERT ", "UPDATE ", "DELETE FROM "]
+                .iter()
+                .any(|verb| text.contains(verb)),
+            token => token.is("rusqlite"),
+        };
+        let count = tokens.iter().filter(|token| is_sql(token)).count();
+        match module.starts_with("curation::ledger") {
+            true => in_ledger += count,
+            false if count > 0 => elsewhere.push(module),
+            false => {}
+        }
+    }
+    assert!(in_ledger > 20, "SQL is no longer where this test looks for it");
+    assert!(
+        elsewhere.is_empty(),
+        "SQL outside curation's ledger: {elsewhere:?}"
+    );
+}
+
+#[test]
+fn files_are_replaced_and_folders_locked_in_one_place() {
+    for name in manifests().keys() {
+        for (module, tokens) in code(name) {
+            if module == "data::durable" || module == "data::lock" {
+                continue;
+            }
+            let named = ["fs::rename", "try_lock"]
+                .into_iter()
+                .find(|path| names_path(&tokens, path));
+            assert_eq!(
+                named, None,
+                "{module} does by itself what `data::durable` or `data::FolderLock` does"
+            );
+        }
+    }
+}
+
+#[test]
 fn the_readme_names_every_crate_and_command() {
     let readme = std::fs::read_to_string(root().join("README.md")).unwrap();
     for name in manifests().keys() {
