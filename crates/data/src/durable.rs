@@ -18,6 +18,10 @@ use crate::sha256::sha256_of;
 /// Prefix of the names of unfinished files and folders; the dot hides them from readers of folders.
 pub const PARTIAL: &str = ".partial-";
 
+/// Suffix of the name, behind [`PARTIAL`], of a folder whose place another one is taking. [`remove_folder`] uses another
+/// suffix, because what it removes may be half gone.
+const REPLACED: &str = "-replaced";
+
 /// Bytes that a [`Writer`] collects before it writes them.
 const BUFFER_BYTES: usize = 1 << 18;
 /// Longest file name that is kept within the name of its unfinished file, bytes: most systems allow 255 for both.
@@ -158,7 +162,7 @@ impl Drop for Writer {
 /// Opens the file beside `path` that will be renamed to it.
 ///
 /// Its name is always the same, so that a crash's leftover is overwritten. Where another writer has it, which is known by
-/// its lock, this one takes a name of its own, and the last to finish wins.
+/// its lock, or another user owns it, this one takes a name of its own, and the last to finish wins.
 fn open_aside(path: &Path) -> io::Result<(PathBuf, File)> {
     let usual = aside(path, "")?;
     let open = |aside: &Path| {
@@ -168,17 +172,24 @@ fn open_aside(path: &Path) -> io::Result<(PathBuf, File)> {
             .truncate(false)
             .open(aside)
     };
-    let file = open(&usual)?;
-    let is_free = match file.try_lock() {
-        Err(TryLockError::WouldBlock) => false,
-        // Between opening and locking it, the writer before may have renamed it: then it is that writer's finished file.
-        Ok(()) => is_the_file_at(&file, &usual),
-        // Some network file systems have no locks.
-        Err(TryLockError::Error(_)) => true,
-    };
-    if is_free {
-        file.set_len(0)?;
-        return Ok((usual, file));
+    match open(&usual) {
+        // Another user's, who writes it now or left it in a shared folder.
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {}
+        Err(error) => return Err(error),
+        Ok(file) => {
+            let is_free = match file.try_lock() {
+                Err(TryLockError::WouldBlock) => false,
+                // Between opening and locking it, the writer before may have renamed it: then it is that writer's finished
+                // file.
+                Ok(()) => is_the_file_at(&file, &usual),
+                // Some network file systems have no locks.
+                Err(TryLockError::Error(_)) => true,
+            };
+            if is_free {
+                file.set_len(0)?;
+                return Ok((usual, file));
+            }
+        }
     }
     static NEXT: AtomicU64 = AtomicU64::new(0);
     let number = NEXT.fetch_add(1, Ordering::Relaxed);
@@ -270,7 +281,7 @@ impl Folder {
     }
 
     /// [`Folder::finish`] in place of an older folder of that name, if there is one. The old one is renamed first and
-    /// removed last, so that only a crash between two renames leaves neither under the name.
+    /// removed last; after a crash between the two renames, [`remove_leftovers`] gives it its name back.
     ///
     /// # Errors
     /// [`FileError`] names the folder's path.
@@ -280,7 +291,7 @@ impl Folder {
             return self.rename();
         }
         let replaced = || {
-            let old = aside(&self.final_path, "-old")?;
+            let old = aside(&self.final_path, REPLACED)?;
             remove_any(&old)?;
             fs::rename(&self.final_path, &old)?;
             Ok(old)
@@ -329,7 +340,8 @@ pub fn remove_folder(path: &Path) -> Result<(), FileError> {
 }
 
 /// Removes the leftovers of crashes in a folder: files and folders whose names begin with [`PARTIAL`]. For folders that
-/// one process writes to, before it begins. A missing folder holds none.
+/// one process writes to, before it begins. A missing folder holds none. A folder that a crash of [`Folder::replace`] left
+/// without its name gets it back.
 ///
 /// # Errors
 /// [`FileError`] names the folder or the leftover.
@@ -340,13 +352,19 @@ pub fn remove_leftovers(folder: &Path) -> Result<(), FileError> {
     };
     for entry in entries {
         let entry = entry.map_err(FileError::new("list", folder))?;
-        if entry
-            .file_name()
-            .as_encoded_bytes()
-            .starts_with(PARTIAL.as_bytes())
-        {
-            let path = entry.path();
-            remove_any(&path).map_err(FileError::new("remove", &path))?;
+        let name = entry.file_name();
+        if !name.as_encoded_bytes().starts_with(PARTIAL.as_bytes()) {
+            continue;
+        }
+        let path = entry.path();
+        let replaced = name
+            .to_str()
+            .and_then(|name| name.strip_prefix(PARTIAL)?.strip_suffix(REPLACED));
+        match replaced.map(|name| folder.join(name)) {
+            Some(lost) if lost.symlink_metadata().is_err() => {
+                fs::rename(&path, &lost).map_err(FileError::new("restore", &lost))?;
+            }
+            _ => remove_any(&path).map_err(FileError::new("remove", &path))?,
         }
     }
     Ok(())
@@ -367,8 +385,8 @@ pub fn sync_folder(path: &Path) -> Result<(), FileError> {
         path
     };
     match File::open(folder).and_then(|folder| folder.sync_all()) {
-        // Some file systems cannot sync folders.
-        Err(error) if is_unsupported(&error) => Ok(()),
+        // Some file systems cannot sync folders, and a drop folder may be written to but not opened.
+        Err(error) if is_unsupported(&error) || error.kind() == io::ErrorKind::PermissionDenied => Ok(()),
         synced => synced.map_err(FileError::new("sync", folder)),
     }
 }

@@ -199,3 +199,20 @@ fn leftovers_go_and_everything_else_stays() {
     assert_eq!(names(home.path()), [".lock", "partial", "step-1"]);
     remove_leftovers(&home.path().join("missing")).unwrap();
 }
+
+#[test]
+fn a_crash_between_the_two_renames_of_a_replacement_loses_no_folder() {
+    let home = tempfile::tempdir().unwrap();
+    // The old folder has lost its name, and the new one has none yet.
+    fs::create_dir(home.path().join(".partial-step-2-replaced")).unwrap();
+    fs::write(home.path().join(".partial-step-2-replaced/old"), "").unwrap();
+    fs::create_dir(home.path().join(".partial-step-2")).unwrap();
+    // The replacement was complete, but for the removal.
+    fs::create_dir(home.path().join("step-3")).unwrap();
+    fs::create_dir(home.path().join(".partial-step-3-replaced")).unwrap();
+    // A removal that was not completed stays a removal.
+    fs::create_dir(home.path().join(".partial-step-1-old")).unwrap();
+    remove_leftovers(home.path()).unwrap();
+    assert_eq!(names(home.path()), ["step-2", "step-3"]);
+    assert_eq!(names(&home.path().join("step-2")), ["old"]);
+}

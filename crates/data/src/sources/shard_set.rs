@@ -151,22 +151,32 @@ impl Source for ShardSet {
     }
 
     fn licenses(&self) -> Result<LicenseColumn, Error> {
+        // A release has both, and then the table is not needed.
+        let lacks_metadata =
+            |shard: &Shard| (0..shard.table.len()).any(|row| shard.table.json(row).is_none());
         let of_pass = match &self.pass {
-            Some(pass) => Some(pass.licenses()?),
-            None => None,
+            Some(pass) if self.shards.iter().any(lacks_metadata) => Some(pass.licenses()?),
+            _ => None,
         };
+        let is_old = |shard: &Shard| shard.table.licenses.is_none();
+        let old = self.shards.iter().filter(|shard| is_old(shard)).count();
+        if old > 0 {
+            tracing::info!(
+                shards = old,
+                "reading the licenses of shards whose indexes were made by version 0.1"
+            );
+        }
+        let read: Vec<Option<LicenseColumn>> = self
+            .shards
+            .par_iter()
+            .map(|shard| is_old(shard).then(|| self.complete(shard)).transpose())
+            .collect::<Result<_, Error>>()?;
         let mut all = LicenseColumn::default();
-        for shard in &self.shards {
-            let records = shard.table.len();
-            let made;
-            let column = match &shard.table.licenses {
-                Some(column) => column,
-                None => {
-                    made = self.complete(shard)?;
-                    &made
-                }
+        for (shard, read) in self.shards.iter().zip(&read) {
+            let Some(column) = shard.table.licenses.as_ref().or(read.as_ref()) else {
+                continue;
             };
-            let stated = column.of_first(records);
+            let stated = column.of_first(shard.table.len());
             for (row, stated) in stated.into_iter().enumerate() {
                 // A record's own metadata stand above the table's row, as in `metadata`.
                 let license = match &of_pass {

@@ -29,6 +29,8 @@ const VERSION: u32 = 1;
 const POSITIONS: &str = "positions";
 const STATE: &str = "state.json";
 const LOCK: &str = ".lock";
+/// What version 0.1 left of [`STATE`] when it was killed while it wrote it.
+const STATE_OF_0_1: &str = ".state.json.partial";
 /// Work that a kill may cost, at least this long; longer where waiting for the disk would take more than a twentieth of it.
 const KEEP_EVERY: Duration = Duration::from_secs(1);
 
@@ -328,7 +330,7 @@ impl ResumableFeatures {
         // Closed first: Windows keeps what is open.
         drop((taps, positions, _lock));
         let ours = state.work.taps.iter().map(String::as_str);
-        remove(&folder, ours.chain([POSITIONS, STATE, LOCK]));
+        remove(&folder, ours.chain([POSITIONS, STATE, STATE_OF_0_1, LOCK]));
         // Not with all that is in it: somebody may have put something there.
         if let Err(error) = fs::remove_dir(&folder) {
             tracing::warn!("`{}` could not be removed: {error}", folder.display());
