@@ -1,4 +1,4 @@
-//! Tells the program which commit it was built from, for `run.json` and `result.json`.
+//! Passes the commit to the program at build time, for `run.json` and `result.json`.
 
 use std::process::Command;
 
@@ -12,7 +12,7 @@ fn main() {
     };
     let commit = git(&["rev-parse", "--short=12", "HEAD"]).unwrap_or_else(|| "unknown".into());
     println!("cargo::rustc-env=PASSER_COMMIT={commit}");
-    // Again when HEAD moves; in a source archive without .git the commit stays unknown.
+    // Rerun when HEAD moves; in a source archive without .git the commit stays unknown.
     if let Some(folder) = git(&["rev-parse", "--absolute-git-dir"]) {
         println!("cargo::rerun-if-changed={folder}/HEAD");
         println!("cargo::rerun-if-changed={folder}/logs/HEAD");

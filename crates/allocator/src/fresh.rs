@@ -1,4 +1,5 @@
-//! Blocks straight from the system's pages: a C library's allocator would keep some of them too, once more.
+//! Blocks taken directly from the system's pages, because a C library's allocator would cache some of them a
+//! second time.
 
 pub(crate) use system::{ZERO, block, free};
 
@@ -8,7 +9,8 @@ mod system {
 
     /// Fresh pages are zero.
     pub(crate) const ZERO: bool = true;
-    /// Bytes of a huge page, which saves 511 of 512 page faults and most address translations. Miri does not support the advice.
+    /// Bytes of a huge page, which saves 511 of 512 page faults and most address translations. Miri does not
+    /// support the advice.
     #[cfg(all(target_os = "linux", not(miri)))]
     const HUGE: usize = 2 << 20;
 
@@ -17,14 +19,15 @@ mod system {
             libc::MAP_PRIVATE | libc::MAP_ANON,
             libc::PROT_READ | libc::PROT_WRITE,
         );
-        // SAFETY: a new mapping of the kernel's choice touches no other memory.
+        // SAFETY: a new mapping at an address that the kernel chooses overlaps no other memory.
         let block = unsafe { libc::mmap(null_mut(), size, access, flags, -1, 0) };
         if block == libc::MAP_FAILED {
             return null_mut();
         }
         #[cfg(all(target_os = "linux", not(miri)))]
         if size >= HUGE {
-            // SAFETY: advice on our own mapping. A kernel that refuses it returns an error, and nothing is lost.
+            // SAFETY: advice on our own mapping. If the kernel rejects it, it returns an error without
+            // further effect.
             unsafe { libc::madvise(block, size, libc::MADV_HUGEPAGE) };
         }
         block.cast()
@@ -45,7 +48,7 @@ mod system {
     pub(crate) const ZERO: bool = false;
 
     fn layout(size: usize) -> Layout {
-        // SAFETY: a page is a power of two, and sizes are far from the largest number.
+        // SAFETY: a page is a power of two, and sizes are far below the largest number.
         unsafe { Layout::from_size_align_unchecked(size, crate::PAGE) }
     }
 

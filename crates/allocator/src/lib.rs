@@ -1,8 +1,9 @@
-//! The program's memory: an allocator that keeps large freed blocks and hands them out again.
+//! The program's memory: an allocator that keeps large freed blocks and reuses them.
 //!
-//! A training step allocates and frees the same activations over and over. A system's allocator returns such blocks to
-//! the system each time. The system then hands out fresh pages and fills them with zeros, which costs a tenth of a
-//! ResNet-50 step on the CPU. [`CachingAllocator`] keeps the blocks, but little more than the program once needed at a time.
+//! A training step allocates and frees the same activations over and over. A system's allocator returns such
+//! blocks to the system each time. The system then provides fresh pages and fills them with zeros, which
+//! costs a tenth of a ResNet-50 step on the CPU. [`CachingAllocator`] keeps the blocks, up to a little more
+//! than the program's peak use.
 //!
 //! The tests run under Miri too: `cargo +nightly miri test -p allocator`.
 
@@ -14,20 +15,20 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::ptr::null_mut;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// Bytes from which a block is kept. System allocators handle smaller ones well.
+/// Size in bytes from which blocks are kept. System allocators handle smaller ones well.
 const LARGE: usize = 128 * 1024;
-/// Bytes of the page before each block, which holds the block's size. Blocks are aligned to it, so vectors straddle no cache
-/// line.
+/// Bytes of the page before each block, which holds the block's size. Blocks are aligned to it, so vectors
+/// straddle no cache line.
 const PAGE: usize = 4096;
-/// Size classes from one power of two to the next: a block is at most an eighth larger than requested.
+/// Size classes per power of two: a block is at most an eighth larger than requested.
 const STEPS: usize = 8;
 /// Size classes, up to 2⁴⁷ bytes.
 const CLASSES: usize = 30 * STEPS;
 /// Size classes above the requested one whose kept blocks are used: blocks of up to twice the size.
 const LOOSE: usize = STEPS;
 
-/// A global allocator that keeps large freed blocks for later requests of about the same size, and leaves small blocks to
-/// the system.
+/// A global allocator that keeps large freed blocks for later requests of about the same size, and leaves
+/// small blocks to the system.
 ///
 /// Blocks in use and kept blocks together never exceed five quarters of the peak of the blocks in use.
 pub struct CachingAllocator {
@@ -37,28 +38,29 @@ pub struct CachingAllocator {
 struct State {
     /// The first free block of each class.
     free: [*mut Block; CLASSES],
-    /// Bytes in use, kept, and the most in use so far.
+    /// Bytes in use, bytes kept, and the peak of the bytes in use.
     used: usize,
     kept: usize,
     peak: usize,
 }
 
-/// What the page before a block begins with.
+/// The header at the start of the page before a block.
 struct Block {
     class: usize,
     /// The next free block of the class.
     next: *mut Block,
 }
 
-// SAFETY: the pointers are to blocks that have no other holder, so they may move between threads with the state.
+// SAFETY: the pointers are to blocks that have no other holder, so they may move between threads with the
+// state.
 unsafe impl Send for State {}
 
-/// The smallest class that holds the request, or none for requests that go to the system.
+/// The smallest class that holds the request, or `None` for requests that the system handles.
 fn class(layout: Layout) -> Option<usize> {
     if layout.size() < LARGE || layout.align() > PAGE {
         return None;
     }
-    // Rounded up to a power of two's eighth.
+    // Rounded up to an eighth of a power of two.
     let step = (1usize << layout.size().ilog2()) / STEPS;
     let size = layout.size().div_ceil(step) * step;
     let power = size.ilog2();
@@ -89,7 +91,8 @@ impl CachingAllocator {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A block of a class or a little more, null where there is no memory, and whether it is known to hold zeros.
+    /// A block of a class or a little larger, null where there is no memory, and whether it is known to hold
+    /// zeros.
     fn block(&self, class: usize) -> (*mut u8, bool) {
         let mut state = self.state();
         let kept = (class..CLASSES.min(class + LOOSE + 1)).find_map(|class| state.take(class));
@@ -126,8 +129,8 @@ impl State {
         if block.is_null() {
             return None;
         }
-        // SAFETY: a block in a list was freed by its user, and its first page holds the `Block` that was written when
-        // it was mapped.
+        // SAFETY: a block in a list was freed by its user, and its first page holds the `Block` that was
+        // written when it was mapped.
         self.free[class] = unsafe { (*block).next };
         self.kept -= size_of(class);
         Some(block)
@@ -142,8 +145,8 @@ impl State {
         self.kept += size_of(block_of.class);
     }
 
-    /// Notes that `size` bytes are in use now. If they are new, so many kept ones go back to the system that the
-    /// total stays within its bound.
+    /// Counts `size` bytes as in use, and returns kept blocks to the system until the total is within its
+    /// bound.
     fn begin(&mut self, size: usize) {
         self.used += size;
         self.peak = self.peak.max(self.used);
@@ -154,16 +157,16 @@ impl State {
             while self.used + self.kept > most
                 && let Some(block) = self.take(class)
             {
-                // SAFETY: the block was mapped with its class's size, and is in no list any more.
+                // SAFETY: the block was mapped with its class's size, and is no longer in any list.
                 unsafe { fresh::free(block.cast(), PAGE + size_of(class)) };
             }
         }
     }
 }
 
-// SAFETY: small blocks are `System`'s throughout, since what is small is decided by the layout, which callers keep. A
-// large block is its class's, at least as long and as aligned as requested; it is handed out to one caller at a time, because
-// taking it out of its list is done under the lock.
+// SAFETY: small blocks always belong to `System`, because the layout, which callers keep, determines what is
+// small. A large block has its class's size, at least as long and as aligned as requested. It is handed out
+// to one caller at a time, because it is taken out of its list under the lock.
 unsafe impl GlobalAlloc for CachingAllocator {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         match class(layout) {
@@ -201,7 +204,7 @@ unsafe impl GlobalAlloc for CachingAllocator {
             // SAFETY: the caller's promise.
             (None, None) => unsafe { System.realloc(block, layout, size) },
             (Some(old), Some(new)) if old == new => block,
-            // SAFETY: the new block is `size` bytes long, the old one `layout.size()`, and they are two.
+            // SAFETY: the new block is `size` bytes long, the old one `layout.size()`, and they are distinct.
             _ => unsafe {
                 let moved = self.alloc(resized);
                 if !moved.is_null() {
@@ -218,7 +221,7 @@ unsafe impl GlobalAlloc for CachingAllocator {
 mod tests {
     use super::*;
 
-    /// Every so many bytes of a block are checked: all of them, but for Miri, which takes minutes for that.
+    /// The step between checked bytes of a block. Under Miri, checking every byte would take minutes.
     const STRIDE: usize = if cfg!(miri) { 4093 } else { 1 };
 
     fn layout(size: usize, align: usize) -> Layout {

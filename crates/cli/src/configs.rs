@@ -5,13 +5,13 @@ use anyhow::Context;
 use serde::de::DeserializeOwned;
 use std::path::Path;
 
-/// Reads a config. `sets` are `key.path=value` edits, made on the table before it is read as `C`, so that they are
-/// checked like the file itself.
+/// Reads a config. `sets` are `key.path=value` edits, applied to the table before it is parsed as `C`, so
+/// that they are checked like the file itself.
 pub(crate) fn read<C: DeserializeOwned>(path: &Path, sets: &[String], kind: Kind) -> anyhow::Result<C> {
     read_completed(path, sets, kind, nothing_to_fill_in)
 }
 
-/// [`read`] for a run to resume: a config that an earlier version wrote gets the keys that were added since.
+/// [`read`] for resuming a run: a config from an earlier version gets the keys that were added since.
 pub(crate) fn read_resumed<C: DeserializeOwned>(
     path: &Path,
     sets: &[String],
@@ -20,7 +20,7 @@ pub(crate) fn read_resumed<C: DeserializeOwned>(
     read_completed(path, sets, kind, training::fill_in_later_keys)
 }
 
-/// Fills in keys that a config lacks; whether there were any.
+/// Fills in keys that a config lacks; returns whether it added any.
 type FillIn = fn(&mut toml::Table) -> bool;
 
 fn nothing_to_fill_in(_: &mut toml::Table) -> bool {
@@ -52,7 +52,7 @@ fn read_completed<C: DeserializeOwned>(
     parsed.with_context(|| format!("config `{}` is not valid", path.display()))
 }
 
-/// What a TOML file is for.
+/// The purpose of a TOML file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
     Pretraining,
@@ -64,7 +64,7 @@ pub(crate) enum Kind {
 }
 
 impl Kind {
-    /// What a text looks like, by keys that no other kind has.
+    /// The apparent kind of a text, by keys that no other kind has.
     fn of(text: &str) -> Option<Self> {
         let table: toml::Table = text.parse().ok()?;
         let has = |key: &str| table.contains_key(key);
@@ -113,7 +113,7 @@ impl Kind {
     }
 }
 
-/// [`read`] for a text at hand.
+/// [`read`] for a text in memory.
 pub(crate) fn parse<C: DeserializeOwned>(text: &str, sets: &[String]) -> anyhow::Result<C> {
     parse_completed(text, sets, nothing_to_fill_in)
 }
@@ -130,7 +130,7 @@ fn parse_completed<C: DeserializeOwned>(text: &str, sets: &[String], fill_in: Fi
     C::deserialize(table).map_err(|error| {
         let message = error.to_string();
         if message.trim_end().ends_with("in `training.precision`") {
-            // serde's words for a number where a name belongs speak of tables.
+            // serde's message for a number in place of a name mentions tables.
             return Failure::new(format!(
                 "`--set {}`: `training.precision` is none of the names `f32`, `bf16`, `f16`",
                 sets.join("`, `--set ")
@@ -139,7 +139,7 @@ fn parse_completed<C: DeserializeOwned>(text: &str, sets: &[String], fill_in: Fi
             .into();
         }
         if message.contains("unit variant, expected") {
-            // serde's words for a bare word where a table of settings belongs.
+            // serde's message for a bare word in place of a table of settings.
             let place = message.lines().last().unwrap_or_default();
             return Failure::new(format!(
                 "`--set {}`: a name alone is not enough {place}: it has settings of its own",
@@ -155,14 +155,14 @@ fn parse_completed<C: DeserializeOwned>(text: &str, sets: &[String], fill_in: Fi
     })
 }
 
-/// Carries out one `key.path=value`. Numbers in the path index lists.
+/// Applies one `key.path=value`. Numbers in the path index lists.
 fn set(table: &mut toml::Table, edit: &str) -> anyhow::Result<()> {
     let bad = |reason: &str| {
         Failure::new(format!("`--set {edit}`: {reason}"))
             .hint("write `--set key.path=value`, as in `--set training.epochs=1`")
     };
     let (path, value) = edit.split_once('=').ok_or_else(|| bad("there is no `=`"))?;
-    // A value that is no TOML is a string: `--set backbone.resnet.stem=small` needs no quotes.
+    // A value that is not TOML is a string: `--set backbone.resnet.stem=small` needs no quotes.
     let value = format!("value = {value}")
         .parse::<toml::Table>()
         .ok()

@@ -156,7 +156,7 @@ fn takedown(mut arguments: TakedownArguments) -> anyhow::Result<()> {
     if let Some(file) = &arguments.keys_file {
         let text = std::fs::read_to_string(file)
             .map_err(|error| Failure::new(format!("cannot read `{}`: {error}", file.display())))?;
-        // Editors of Windows put a byte order mark first.
+        // Windows editors put a byte order mark first.
         let text = text.trim_start_matches('\u{feff}');
         arguments.keys.extend(text.lines().map(str::to_string));
     }
@@ -185,7 +185,7 @@ fn takedown(mut arguments: TakedownArguments) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// What a takedown did, on stdout; what the user may still want to do, on stderr.
+/// The result of a takedown on stdout; the user's possible next steps on stderr.
 fn print_takedown(report: &TakedownReport, arguments: &TakedownArguments) {
     println!("taken down       {}", report.taken_down.len());
     if !report.already.is_empty() {
@@ -243,7 +243,7 @@ fn print_takedown(report: &TakedownReport, arguments: &TakedownArguments) {
     }
 }
 
-/// Photos that only look like one that was taken down, and the command that takes them down too.
+/// Photos that are only similar to one that was taken down, and the command that takes them down too.
 fn print_near_duplicates(report: &TakedownReport, arguments: &TakedownArguments) {
     for near in &report.near_duplicates {
         println!(
@@ -273,7 +273,7 @@ fn print_near_duplicates(report: &TakedownReport, arguments: &TakedownArguments)
     }
 }
 
-/// Calls `work` with a flag for Ctrl-C and something that shows its progress.
+/// Calls `work` with a flag for Ctrl-C and a display of its progress.
 fn shown<R>(
     work: impl FnOnce(&AtomicBool, curation::Progress<'_>) -> Result<R, curation::Error>,
 ) -> anyhow::Result<R> {

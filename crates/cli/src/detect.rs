@@ -1,4 +1,4 @@
-//! `passer detect`: what a detector sees in each photo, as JSON lines, and on a sheet with boxes drawn.
+//! `passer detect`: the detections in each photo, as JSON lines, and a sheet with boxes drawn.
 
 use crate::detectors::photo;
 use crate::devices::DeviceArgument;
@@ -161,7 +161,7 @@ fn persons(arguments: PersonsArguments) -> anyhow::Result<()> {
     )
 }
 
-/// The checks of a curation's config: a score below the candidate score could never count.
+/// The same checks as for a curation's config: a threshold below the candidate score would have no effect.
 fn check(score: f32, candidate: f32, iou: f32) -> anyhow::Result<()> {
     for (name, value) in [("score", score), ("candidate-score", candidate), ("nms-iou", iou)] {
         if !(0.0..=1.0).contains(&value) {
@@ -182,7 +182,7 @@ fn open(path: &Path) -> anyhow::Result<BufReader<File>> {
     Ok(BufReader::new(file))
 }
 
-/// Runs the detector, with tiles where the arguments say so.
+/// Runs the detector, with tiles if the arguments request them.
 fn look(
     detector: impl Detector,
     what: &str,
@@ -203,25 +203,25 @@ fn look(
     }
 }
 
-/// Photos that are decoded, and shown to the detector, together; fewer where they are large.
+/// Photos decoded and passed to the detector together; fewer where they are large.
 const CHUNK: usize = 64;
 
-/// Pixels of them together, three bytes each; one photo may have more.
+/// Their pixels in total, three bytes each; one photo may have more.
 const CHUNK_PIXELS: u64 = 1 << 26;
 
-/// The photos of a data set as files, in parts that can be decoded together.
+/// The photos of a data set as files, in chunks that can be decoded together.
 struct Parts<'a> {
     dataset: &'a Dataset,
     most: usize,
     most_pixels: u64,
-    /// The photo that is read next.
+    /// The next photo to read.
     at: usize,
-    /// One that was read and did not fit any more.
+    /// A photo that was read and did not fit into the last chunk.
     left: Option<(Vec<u8>, u64)>,
 }
 
 impl Parts<'_> {
-    /// The files of the next part; none at the end.
+    /// The files of the next chunk; empty at the end.
     fn next(&mut self) -> Result<Vec<Vec<u8>>, data::Error> {
         let (mut files, mut pixels) = (Vec::new(), Vec::new());
         while files.len() < self.most {
@@ -326,7 +326,7 @@ fn write(detector: &dyn Detector, what: &str, score: f32, common: &CommonArgumen
     Ok(())
 }
 
-/// A photo's key and its pixels, or why it has none.
+/// A photo's key and its pixels, or the reason why it has none.
 fn decode(
     dataset: &Dataset,
     position: usize,
@@ -338,7 +338,7 @@ fn decode(
 
 fn as_json(detection: &Detection) -> serde_json::Value {
     let bounds = detection.bounds;
-    // A hundredth of a pixel, and of a score what f32 holds.
+    // A hundredth of a pixel, and a score in the precision of f32.
     let px = |value: f32| (f64::from(value) * 100.0).round() / 100.0;
     let edges = [bounds.left, bounds.top, bounds.right, bounds.bottom].map(px);
     let landmarks = detection.landmarks.iter().map(|point| point.map(px));
@@ -357,7 +357,7 @@ const GAP_PX: u32 = 4;
 /// Squares in a row.
 const COLUMNS: usize = 5;
 
-/// The surest photos so far, shrunk and drawn on.
+/// The top-scoring photos so far, resized and with boxes drawn.
 struct Sheet {
     limit: usize,
     cells: Vec<(f32, RgbImage)>,
@@ -391,7 +391,7 @@ impl Sheet {
             }
         }
         self.cells.push((top, cell));
-        // Not after each one, and never the whole data set's.
+        // Not after each photo, and never all photos of the data set.
         if self.cells.len() > 2 * self.limit {
             self.keep_surest();
         }
@@ -424,7 +424,7 @@ impl Sheet {
     }
 }
 
-/// The edges of a rectangle, as far as they lie inside.
+/// The edges of a rectangle, clipped to the image.
 fn rectangle(image: &mut RgbImage, [left, top, right, bottom]: [f32; 4], color: [u8; 3]) {
     let inside = |place: f32, side: u32| place.round().clamp(0.0, side.saturating_sub(1) as f32) as usize;
     let (left, right) = (inside(left, image.width), inside(right, image.width));
@@ -458,7 +458,7 @@ mod tests {
         assert_eq!(rows[6..12], [0, 1, 0, 0, 1, 0]);
         assert_eq!(rows[12..18], [0, 1, 1, 1, 1, 0]);
         assert_eq!(rows[18..], [0; 6]);
-        // Nowhere near, or no number at all.
+        // Far outside, or not a number.
         rectangle(&mut image, [f32::NAN, 90.0, 91.0, f32::INFINITY], [1, 1, 1]);
     }
 
@@ -484,7 +484,7 @@ mod tests {
             counts.push(part.len());
             files.extend_from_slice(part);
         }
-        // 100 + 100 + 300, 200 + 200, 900 alone, four, and one that is no picture.
+        // 100 + 100 + 300, 200 + 200, 900 alone, four, and one file that is not a picture.
         assert_eq!(counts, [3, 2, 1, 4, 1]);
         for (at, file) in files.iter().enumerate() {
             let mut expected = Vec::new();

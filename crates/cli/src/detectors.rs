@@ -61,7 +61,7 @@ fn open(path: &Path) -> anyhow::Result<BufReader<File>> {
     Ok(BufReader::new(File::open(path)?))
 }
 
-/// With tiles, if the config has them.
+/// With tiles, if the config requests them.
 fn boxed(
     detector: impl Detector + 'static,
     tiles: Option<curation::TilesConfig>,
@@ -78,7 +78,7 @@ fn boxed(
     Ok(Box::new(Scores(Tiled::new(detector, config)?)))
 }
 
-/// A detector as a curation uses it.
+/// A detector behind the interface of a curation.
 struct Scores<D>(D);
 
 impl<D: Detector> curation::Detector for Scores<D> {
@@ -89,7 +89,7 @@ impl<D: Detector> curation::Detector for Scores<D> {
     }
 }
 
-/// A photo as detectors take it.
+/// A photo in the detectors' format.
 pub(crate) fn photo(image: &RgbImage) -> Photo<'_> {
     Photo {
         width: image.width,

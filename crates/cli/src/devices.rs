@@ -1,4 +1,4 @@
-//! `--device` and `passer devices`: which devices this build and this machine have.
+//! `--device` and `passer devices`: the devices of this build and this machine.
 
 use crate::failure::Failure;
 use crate::machine::host_memory_mib;
@@ -7,7 +7,7 @@ use backbones::{Init, Precision};
 use burn::tensor::{Device, Tensor};
 use std::time::Instant;
 
-/// Every backend name that `--device` takes, with the Cargo feature of the same name that compiles it in.
+/// Every backend name that `--device` accepts, with the Cargo feature of the same name that compiles it in.
 const BACKENDS: [(&str, bool); 6] = [
     ("cuda", cfg!(feature = "cuda")),
     ("metal", cfg!(feature = "metal")),
@@ -104,10 +104,10 @@ pub(crate) fn open(name: &str) -> anyhow::Result<Device> {
     })
 }
 
-/// Whether it is a GPU made of software, such as lavapipe: tens of times slower than `flex` on the same cores, so `auto` leaves
-/// it alone.
+/// Whether it is a GPU emulated in software, such as lavapipe: tens of times slower than `flex` on the same
+/// cores, so `auto` skips it.
 fn is_software(device: &Device) -> bool {
-    // wgpu's kind of device, which Burn shows in no other way.
+    // wgpu's device type, which Burn shows only here.
     format!("{device:?}").contains("kind: Cpu")
 }
 
@@ -117,7 +117,7 @@ fn unknown(name: &str) -> Failure {
     ))
 }
 
-/// The part's name and, for a card on a bus, its PCI address, where the backend tells.
+/// The hardware's name and, for a card on a bus, its PCI address, where the backend reports them.
 #[cfg(any(
     feature = "wgpu",
     feature = "vulkan",
@@ -142,7 +142,7 @@ fn identity(_: &Device) -> Option<(String, Option<String>)> {
     None
 }
 
-/// A device in words: backend and, where the backend tells, the part's name.
+/// A device in words: the backend and, where the backend reports it, the hardware's name.
 pub(crate) fn describe(device: &Device) -> String {
     if let Some((name, _)) = identity(device) {
         format!("{device:?} ({name})")
@@ -157,14 +157,15 @@ fn is_flex(device: &Device) -> bool {
     format!("{device:?}").contains("Flex")
 }
 
-/// The memory that a device has: the host's for what computes in it, Apple's GPUs among them, else what the card's driver says.
+/// The memory of a device: the host's for devices that compute in it, such as Apple's GPUs, else the amount
+/// from the card's driver.
 fn memory_mib(device: &Device) -> Option<u64> {
     if is_flex(device) || is_software(device) || cfg!(target_os = "macos") {
         return host_memory_mib();
     }
     let (_, address) = identity(device)?;
     let address = address?;
-    // AMD's driver has a file, NVIDIA's a program; wgpu itself has no word for it.
+    // AMD's driver has a file, NVIDIA's a program; wgpu reports no memory size.
     let of_amd = std::fs::read_to_string(format!("/sys/bus/pci/devices/{address}/mem_info_vram_total"));
     if let Ok(bytes) = of_amd {
         return Some(bytes.trim().parse::<u64>().ok()? >> 20);
@@ -182,7 +183,7 @@ fn memory_mib(device: &Device) -> Option<u64> {
 
 /// The MiB of the card at a PCI address, from lines such as `00000000:01:00.0, 81559`.
 fn of_nvidia_smi(lines: &str, address: &str) -> Option<u64> {
-    // The program writes the address's first number with eight digits, others with four.
+    // The program writes the address's first number with eight digits, other programs with four.
     let plain = |address: &str| address.trim().trim_start_matches('0').to_ascii_lowercase();
     lines.lines().find_map(|line| {
         let (of_line, mib) = line.split_once(',')?;
@@ -226,8 +227,8 @@ pub(crate) fn list() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Billions of operations a second in a square matrix product and in a 3×3 convolution of a ResNet's second stage, through the
-/// layers that networks are made of; each as large as it must be to take a hundredth of a second.
+/// Billions of operations per second in a square matrix product and in a 3×3 convolution of a ResNet's second
+/// stage, through the layers of our networks. Their size grows until one run takes a hundredth of a second.
 fn rates(device: &Device, precision: Precision) -> Result<(f64, f64), String> {
     let product = |side: usize| {
         let factor = Tensor::<2>::ones([side, side], device);
@@ -245,13 +246,14 @@ fn rates(device: &Device, precision: Precision) -> Result<(f64, f64), String> {
     Ok((rate(device, product)?, rate(device, convolution)?))
 }
 
-/// The rate of what `make` gives for a size: its operations, and a closure that enqueues them.
+/// The rate of the work that `make` returns for a size: its number of operations, and a closure that enqueues
+/// them.
 fn rate<F: FnMut() -> Tensor<1>>(device: &Device, make: impl Fn(usize) -> (f64, F)) -> Result<f64, String> {
     let mut best = 0.0f64;
     for size in [64, 256, 1024, 4096] {
         let (work, mut run) = make(size);
         let mut seconds = f64::INFINITY;
-        // The first one compiles kernels.
+        // The first run compiles kernels.
         for _ in 0..3 {
             let started = Instant::now();
             let output = run();
@@ -260,7 +262,7 @@ fn rate<F: FnMut() -> Tensor<1>>(device: &Device, make: impl Fn(usize) -> (f64, 
             drop(output);
         }
         best = best.max(work / seconds / 1e9);
-        // The next size is at least 4 times the work, a product 64 times.
+        // The next size has at least 4 times the work; for a product 64 times.
         if seconds > 0.01 {
             break;
         }

@@ -1,4 +1,4 @@
-//! `passer evaluate`: a frozen encoder and labeled records in, scores out.
+//! `passer evaluate`: a frozen encoder and labeled records in, metrics out.
 
 mod finetune;
 
@@ -151,7 +151,7 @@ fn features(arguments: &FeaturesArguments) -> anyhow::Result<()> {
     print_outcomes(&scores.outcomes, arguments.json, &arguments.out)
 }
 
-/// Commit and device, for the scores.
+/// Commit and device, stored with the scores.
 fn provenance(device: &Device) -> Provenance {
     Provenance {
         commit: provenance::COMMIT.into(),
@@ -175,7 +175,7 @@ const RESULTS: &str = "result.json";
 /// The file with pictures, in the output folder of an evaluation.
 const REPORT: &str = "report.html";
 
-/// The name of the records: that in their description, or the last part of their path.
+/// The name of the records: from their description, or the last part of their path.
 fn data_name(spec: &str) -> String {
     let about = data::Dataset::about(spec).unwrap_or_default();
     let last = || {
@@ -269,7 +269,8 @@ pub(crate) fn print_table(outcomes: &[Outcome]) {
             true => format!("{:.2} %", 100.0 * outcome.value),
             false => format!("{:.3}", outcome.value),
         };
-        // Beside the value, in its unit: behind the number of records it would read as that number's.
+        // Beside the value, in its unit: after the number of records it would read as that number's
+        // uncertainty.
         let uncertainty = match outcome.uncertainty() {
             Some(uncertainty) if outcome.is_share() => format!("+- {:.2}", 100.0 * uncertainty),
             Some(uncertainty) => format!("+- {uncertainty:.3}"),
@@ -285,7 +286,7 @@ pub(crate) fn print_table(outcomes: &[Outcome]) {
 /// Reads an encoder for evaluation.
 pub(crate) fn open(path: &Path, options: &ImportOptions, device: &Device) -> anyhow::Result<Encoder> {
     let loaded = training::read_encoder(path, options, device)?;
-    // An unfinished run has scores too, and they are not those of the finished run.
+    // An unfinished run has scores too, which differ from those of the finished run.
     if path.is_dir() && loaded.path.parent() != Some(path) {
         tracing::warn!(
             "`{}` has no encoder of a finished run; using `{}`",
@@ -293,7 +294,7 @@ pub(crate) fn open(path: &Path, options: &ImportOptions, device: &Device) -> any
             loaded.path.display()
         );
     }
-    // The file says its method, in whatever characters.
+    // The file states its method, which may contain any characters.
     let name = format!(
         "{} {}",
         loaded.info.architecture.name(),
@@ -303,7 +304,7 @@ pub(crate) fn open(path: &Path, options: &ImportOptions, device: &Device) -> any
     Ok(encoder.trained(trained_px(&loaded.info), loaded.info.steps))
 }
 
-/// Side of the images that a network was pretrained on, px; 0 if unknown, as for the ResNets of other programs.
+/// Side of the images that a network was pretrained on, px; 0 if unknown, as for other programs' ResNets.
 fn trained_px(info: &EncoderInfo) -> usize {
     match (&info.architecture, info.extra.contains_key("layout")) {
         (BackboneConfig::Resnet(config), true) if config.stem == Stem::Imagenet => 0,
@@ -311,7 +312,7 @@ fn trained_px(info: &EncoderInfo) -> usize {
     }
 }
 
-/// Runs a config's protocols, showing how far they are; and writes a report if it has the name of the records.
+/// Runs a config's protocols with a progress display, and writes a report if it has the name of the records.
 pub(crate) fn evaluate(
     config: &evaluation::Config,
     encoder: &Encoder,
@@ -355,7 +356,7 @@ pub(crate) fn evaluate(
     Ok(plan.outcomes())
 }
 
-/// A bar for each stage of an evaluation in turn.
+/// One bar at a time, for the current stage of an evaluation.
 #[derive(Default)]
 pub(crate) struct StageBar {
     current: Option<(String, ProgressBar)>,

@@ -38,7 +38,7 @@ impl fmt::Display for Failure {
 
 impl std::error::Error for Failure {}
 
-/// Makes the folder that an output file shall lie in.
+/// Creates the folder of an output file.
 pub(crate) fn make_folder_of(file: &Path) -> anyhow::Result<()> {
     match file.parent().filter(|folder| !folder.as_os_str().is_empty()) {
         Some(folder) => std::fs::create_dir_all(folder)
@@ -62,7 +62,7 @@ impl std::error::Error for Interrupted {}
 /// Prints an error with its causes and its hint, once.
 pub(crate) fn report(error: &anyhow::Error) -> ExitCode {
     if error.is::<Interrupted>() {
-        // What a shell reports for a program that SIGINT ended.
+        // The status that a shell reports for a program that SIGINT ended.
         return ExitCode::from(130);
     }
     if error.is::<DoesNotLoad>() {
@@ -103,7 +103,7 @@ fn hint(error: &(dyn std::error::Error + 'static)) -> Option<String> {
     }
 }
 
-/// An error with its causes and its hint in one line, for a message of a library.
+/// An error with its causes and its hint in one line, for a library's message.
 pub(crate) fn in_one_line(error: &anyhow::Error) -> String {
     match error.chain().find_map(hint) {
         Some(hint) => format!("{error:#}; {hint}"),
@@ -111,7 +111,7 @@ pub(crate) fn in_one_line(error: &anyhow::Error) -> String {
     }
 }
 
-/// The exit status of an inspection of a file that does not load: its report has been printed.
+/// The exit status of the inspection of a file that does not load: its report has been printed.
 #[derive(Debug)]
 pub(crate) struct DoesNotLoad;
 

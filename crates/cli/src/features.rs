@@ -1,4 +1,4 @@
-//! `passer features`: an encoder's features of a data set, extracted once; resumable after a kill.
+//! `passer features`: an encoder's features of a data set, extracted once; resumable.
 
 use crate::configs::{self, Kind};
 use crate::devices::DeviceArgument;
@@ -60,7 +60,7 @@ enum Dtype {
 /// The transforms to a square of this side.
 fn transforms(size_px: u32) -> Vec<Transform> {
     if size_px <= 64 {
-        // Small pictures have no margin to cut off.
+        // Small pictures have no margin to crop.
         return vec![Transform::ResizeExact {
             width_px: size_px,
             height_px: size_px,
@@ -74,7 +74,7 @@ fn transforms(size_px: u32) -> Vec<Transform> {
     vec![resize, Transform::CenterCrop { size_px }]
 }
 
-/// Refuses to overwrite a file that is not these features.
+/// Gives an error if the output file exists and does not hold these features.
 fn check_free(out: &Path, encoder: &Encoder, dataset: &data::Dataset) -> anyhow::Result<()> {
     if !out.exists() {
         return Ok(());

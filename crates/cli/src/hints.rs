@@ -1,4 +1,4 @@
-//! The libraries' hints in words, with this program's flags and commands.
+//! The wording of the libraries' hints, with this program's flags and commands.
 
 mod curation;
 
@@ -53,7 +53,7 @@ pub(crate) fn of_weights(hint: &weights::Hint) -> String {
     }
 }
 
-/// How a file is to be saved again.
+/// The instructions to save a file again.
 fn saved(form: SaveAs) -> &'static str {
     match form {
         SaveAs::Default => "load it with PyTorch and save it again",

@@ -3,13 +3,13 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// A flag that turns true at the first Ctrl-C, at SIGTERM, which job schedulers send some time before they kill, or at SIGHUP,
-/// when a terminal goes.
+/// A flag that turns true at the first Ctrl-C, at SIGTERM, which job schedulers send some time before they
+/// kill, or at SIGHUP, when a terminal closes.
 pub(crate) fn flag() -> anyhow::Result<Arc<AtomicBool>> {
     flag_saying("ending after this step with a checkpoint; press again to end at once")
 }
 
-/// [`flag`] for other work: what the first Ctrl-C says.
+/// [`flag`] for other work, with the message of the first Ctrl-C.
 pub(crate) fn flag_saying(message: &'static str) -> anyhow::Result<Arc<AtomicBool>> {
     let flag = Arc::new(AtomicBool::new(false));
     let seen = Arc::clone(&flag);
@@ -27,7 +27,7 @@ fn ask(flag: &AtomicBool, status: i32, message: &str) {
     eprintln!("\n{message}");
 }
 
-/// SIGTERM and SIGHUP. `ctrlc`'s feature for both would end a run under `nohup` with its terminal.
+/// SIGTERM and SIGHUP. With `ctrlc`'s feature for both, a closed terminal would end a run under `nohup`.
 #[cfg(unix)]
 fn terminated(flag: Arc<AtomicBool>, message: &'static str) -> anyhow::Result<()> {
     let mut wanted = vec![signal_hook::consts::SIGTERM];
@@ -39,7 +39,8 @@ fn terminated(flag: Arc<AtomicBool>, message: &'static str) -> anyhow::Result<()
     Ok(())
 }
 
-/// Whether the program was started with SIGHUP ignored, as `nohup` does; where the system does not tell, as if.
+/// Whether the program was started with SIGHUP ignored, as `nohup` does; true where the system does not
+/// report it.
 #[cfg(unix)]
 fn ignores_hangup() -> bool {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();

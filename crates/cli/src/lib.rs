@@ -6,7 +6,7 @@
 // Only this crate prints: see ARCHITECTURE.md, invariant 5.
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
-// First, for its macros take the place of the standard library's in all that follow.
+// First, because its macros replace the standard library's in all later modules.
 #[macro_use]
 mod output;
 

@@ -1,11 +1,11 @@
 //! The memory of the machine and of this process, as the system reports it.
 
-/// Peak resident memory of this process in MiB, where the system tells (Linux).
+/// Peak resident memory of this process in MiB, where the system reports it (Linux).
 pub(crate) fn peak_memory_mib() -> Option<u64> {
     proc_mib("/proc/self/status", "VmHWM:")
 }
 
-/// The machine's memory in MiB, where the system tells (Linux, macOS).
+/// The machine's memory in MiB, where the system reports it (Linux, macOS).
 pub(crate) fn host_memory_mib() -> Option<u64> {
     if cfg!(target_os = "macos") {
         let output = std::process::Command::new("sysctl")
@@ -23,7 +23,7 @@ pub(crate) fn host_memory_mib() -> Option<u64> {
     proc_mib("/proc/meminfo", "MemTotal:")
 }
 
-/// A field of a file of Linux's `/proc` that is given in KiB, in MiB.
+/// A field, in MiB, of a file of Linux's `/proc` that gives it in KiB.
 fn proc_mib(file: &str, field: &str) -> Option<u64> {
     let text = std::fs::read_to_string(file).ok()?;
     let line = text.lines().find(|line| line.starts_with(field))?;

@@ -1,6 +1,6 @@
-//! The program `passer`: its memory, and the call into the library beside it.
+//! The program `passer`: its allocator, and the call into the library beside it.
 
-/// Activations of a step are allocated where those of the step before were.
+/// A step's activations reuse the memory of the previous step's.
 #[global_allocator]
 static MEMORY: allocator::CachingAllocator = allocator::CachingAllocator::new();
 

@@ -1,11 +1,11 @@
-//! Lines for the user that do not end the program where nobody can take them: a closed pipe or a full disk behind standard
-//! output is no reason to lose a night's training. An error at the end reports what could not be written.
+//! Output that does not end the program when it cannot be written: a closed pipe or a full disk behind
+//! standard output must not lose a night's training. An error at the end reports the lost output.
 
 use std::fmt::Arguments;
 use std::io::Write;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// Whether a line of results was lost, other than by a reader who has seen enough.
+/// Whether a line of results was lost for another reason than a reader that closed the pipe.
 static LOST: AtomicBool = AtomicBool::new(false);
 
 /// Text of results, on standard output.
@@ -16,7 +16,7 @@ pub(crate) fn result(text: Arguments<'_>) {
     }
 }
 
-/// Text about the work, on standard error, whose loss changes nothing.
+/// Text about the work, on standard error; its loss is ignored.
 pub(crate) fn note(text: Arguments<'_>) {
     let _ = std::io::stderr().lock().write_fmt(text);
 }
@@ -35,18 +35,18 @@ pub(crate) fn counted(count: usize, what: &str) -> String {
     }
 }
 
-/// In the place of the standard library's, which panics where it cannot write.
+/// Replaces the standard library's macro, which panics where it cannot write.
 macro_rules! print {
     ($($text:tt)*) => { $crate::output::result(format_args!($($text)*)) };
 }
 
-/// As [`print`].
+/// Like [`print`].
 macro_rules! println {
     () => { $crate::output::result(format_args!("\n")) };
     ($($text:tt)*) => { $crate::output::result(format_args!("{}\n", format_args!($($text)*))) };
 }
 
-/// As [`print`].
+/// Like [`print`].
 macro_rules! eprintln {
     () => { $crate::output::note(format_args!("\n")) };
     ($($text:tt)*) => { $crate::output::note(format_args!("{}\n", format_args!($($text)*))) };

@@ -45,7 +45,7 @@ pub(crate) fn run(arguments: Arguments) -> anyhow::Result<()> {
     let memory = machine::host_memory_mib().map_or(u64::MAX, |mib| mib << 20);
     config
         .validate()
-        // What is too much for this machine ends in the allocator, which names no key.
+        // A config too large for this machine fails in the allocator, which names no key.
         .and_then(|()| objectives::parameter_budget::check(&config, Some(memory)))
         .map_err(training::Error::Config)
         .with_context(|| format!("config `{}` is not valid", arguments.config.display()))?;
@@ -56,7 +56,7 @@ pub(crate) fn run(arguments: Arguments) -> anyhow::Result<()> {
         let out = arguments.out.as_deref().unwrap_or(scratch.path());
         let summary = pretrain(&config, dataset, out, false, device)?;
         if summary.skipped_steps >= summary.step && summary.step > 0 {
-            // Nothing was trained, so nothing was tried.
+            // No step was trained, so nothing was tested.
             let message = format!(
                 "smoke test failed: no step was applied: gradients overflowed f16 in each of {}",
                 counted(summary.step, "step")
@@ -74,7 +74,7 @@ pub(crate) fn run(arguments: Arguments) -> anyhow::Result<()> {
         );
         return Ok(());
     }
-    // clap asks for both unless --smoke.
+    // clap requires both unless --smoke.
     let (Some(data), Some(out)) = (&arguments.data, &arguments.out) else {
         return Err(Failure::new("`--data` and `--out` are needed").into());
     };
@@ -154,7 +154,8 @@ pub(crate) fn pretrain(
     Ok(summary?)
 }
 
-/// The steps that f16's loss scale skipped since the run's start, for a line of progress; empty if there are none.
+/// The steps that f16's loss scale skipped since the run's start, for a progress line; empty if there are
+/// none.
 pub(crate) fn skipped(steps: usize) -> String {
     match steps {
         0 => String::new(),
@@ -162,7 +163,7 @@ pub(crate) fn skipped(steps: usize) -> String {
     }
 }
 
-/// Prints how a run ended and the command that comes next.
+/// Prints how a run ended and the next command.
 fn finish(
     summary: &Summary,
     config: &Config<ObjectiveConfig>,
@@ -179,7 +180,7 @@ fn finish(
     }
     let mut memory =
         machine::peak_memory_mib().map_or(String::new(), |mib| format!(", peak memory {mib} MiB"));
-    // The allocator of a GPU keeps what it once had, so what it holds now is the peak.
+    // A GPU's allocator keeps its memory, so the amount it holds now is the peak.
     if let Some(usage) = device.memory_pool_usage() {
         memory += &format!(", {} MiB on the device", usage.bytes_reserved >> 20);
     }
@@ -207,8 +208,8 @@ fn finish(
     Ok(())
 }
 
-/// The evaluation config for an encoder whose largest views were `px` wide, with the keys to set in it: an encoder of small
-/// pictures has worse scores on pictures of 224 px, and no message would say why.
+/// The evaluation config for an encoder whose largest views were `px` wide, with the keys to set in it: an
+/// encoder trained on small pictures has worse scores on pictures of 224 px, and no message would explain it.
 fn evaluation_config(px: u32) -> String {
     match px {
         32 => "configs/evaluate/small-images.toml".into(),
@@ -219,7 +220,7 @@ fn evaluation_config(px: u32) -> String {
     }
 }
 
-/// A word as a shell reads it back whole.
+/// A word quoted so that a shell reads it back unchanged.
 fn shell_word(word: &str) -> String {
     let plain = |c: char| c.is_alphanumeric() || "/._-+:=@,".contains(c);
     if !word.is_empty() && word.chars().all(plain) {

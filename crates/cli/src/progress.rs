@@ -1,4 +1,4 @@
-//! How long work shows itself: a bar on a terminal, plain lines in a pipe. Both on stderr.
+//! The display of long work: a bar on a terminal, plain lines in a pipe. Both on stderr.
 
 use indicatif::{MultiProgress, ProgressDrawTarget, ProgressStyle};
 use std::io::{IsTerminal, Write};
@@ -22,7 +22,7 @@ pub(crate) struct ProgressBar {
 }
 
 impl ProgressBar {
-    /// Work of `total` units that begins at `done` of them.
+    /// Work of `total` units, of which `done` are already done.
     pub(crate) fn new(what: &str, done: u64, total: u64) -> Self {
         let bar = std::io::stderr().is_terminal().then(|| {
             let style = ProgressStyle::with_template("{prefix} {bar:30} {pos}/{len} {msg} {eta} left")
@@ -48,7 +48,7 @@ impl ProgressBar {
         }
     }
 
-    /// Says how far the work is; in a pipe at most every ten seconds.
+    /// Reports the progress; in a pipe at most every ten seconds.
     pub(crate) fn at(&mut self, done: u64) {
         match &self.bar {
             Some(bar) => bar.set_position(done),
@@ -59,7 +59,7 @@ impl ProgressBar {
         }
     }
 
-    /// Says something about the work beside its count.
+    /// Shows a message about the work beside its count.
     pub(crate) fn note(&mut self, done: u64, note: &str) {
         match &self.bar {
             Some(bar) => bar.set_message(note.to_string()),
@@ -89,7 +89,7 @@ impl ProgressBar {
     }
 }
 
-/// Seconds as a person reads them.
+/// Seconds in a readable form.
 pub(crate) fn duration(seconds: f64) -> String {
     let seconds = seconds.round() as u64;
     match (seconds / 3600, seconds / 60 % 60, seconds % 60) {
@@ -99,7 +99,7 @@ pub(crate) fn duration(seconds: f64) -> String {
     }
 }
 
-/// Where log lines go: stderr, above the bars.
+/// The output of log lines: stderr, above the bars.
 #[derive(Default)]
 pub(crate) struct LogWriter;
 

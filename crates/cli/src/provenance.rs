@@ -1,4 +1,4 @@
-//! What `run.json` and `result.json` say of the program and the machine.
+//! The program and the machine, as `run.json` and `result.json` record them.
 
 use burn::tensor::Device;
 use serde_json::{Map, Value, json};
@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 /// The commit that the program was built from, or `unknown`.
 pub(crate) const COMMIT: &str = env!("PASSER_COMMIT");
 
-/// Version, commit, device and host, as `run.json` has them.
+/// Version, commit, device and host, as `run.json` records them.
 pub(crate) fn facts(device: &Device) -> Map<String, Value> {
     let facts = json!({
         "passer": env!("CARGO_PKG_VERSION"),

@@ -1,7 +1,7 @@
 //! `passer quickstart`: pretraining and evaluation on bundled images, by the same code as any run.
 //!
-//! Bundled: 6,000 training and 2,000 test images of Fashion-MNIST (MIT, `crates/cli/quickstart/`), unpacked into shards
-//! first, so that what happens afterwards is what a user's own commands do.
+//! Bundled: 6,000 training and 2,000 test images of Fashion-MNIST (MIT, `crates/cli/quickstart/`), unpacked
+//! into shards first, so that all later steps are a user's own commands.
 
 use crate::devices::DeviceArgument;
 use crate::failure::Interrupted;
@@ -73,7 +73,7 @@ pub(crate) fn run(arguments: Arguments) -> anyhow::Result<()> {
     let test = Arc::new(Dataset::open(&test_folder.to_string_lossy())?);
 
     let run = out.join("run");
-    // A finished run has nothing left to do and passes through at once.
+    // A finished run has nothing left to do and returns at once.
     let begun = run.exists();
     let summary = pretrain::pretrain(&config, Arc::clone(&train), &run, begun, device.clone())?;
     if summary.outcome == training::Outcome::Interrupted {
@@ -150,7 +150,7 @@ fn untrained(
     ))
 }
 
-/// Writes a bundled part as shards of PNGs, unless an earlier quick start did.
+/// Writes a bundled split as shards of PNGs, unless an earlier quick start did.
 fn unpack(out: &Path, split: &str, images: &[u8], labels: &[u8]) -> anyhow::Result<PathBuf> {
     let folder = out.join("data").join(split);
     let done = folder.join("dataset.toml");
@@ -158,7 +158,7 @@ fn unpack(out: &Path, split: &str, images: &[u8], labels: &[u8]) -> anyhow::Resu
         return Ok(folder);
     }
     if folder.exists() {
-        // Cut off in the middle: nothing in it is the user's.
+        // Interrupted midway: it holds no data of the user.
         std::fs::remove_dir_all(&folder)
             .with_context(|| format!("`{}` cannot be made anew", folder.display()))?;
     }
@@ -218,7 +218,7 @@ fn records(split: &str, images: &[u8], labels: &[u8]) -> anyhow::Result<Vec<Reco
     Ok(records)
 }
 
-/// One row an encoder, one column a protocol, on stdout.
+/// One row per encoder, one column per protocol, on stdout.
 fn print_table(
     config: &training::Config<ObjectiveConfig>,
     rows: &[(&str, Vec<Outcome>)],

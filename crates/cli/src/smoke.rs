@@ -5,23 +5,23 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use training::Config;
 
-/// Photographs in a smoke test's step.
+/// Photographs in a step of a smoke test.
 const IMAGES: usize = 4;
 
-/// Epochs in f16, of two steps each: its loss scale starts where gradients overflow and is halved at each step that is
-/// skipped, so that the first two steps alone may train nothing.
+/// Epochs in f16, of two steps each: its loss scale starts at a value where gradients overflow and is halved
+/// at each skipped step, so the first two steps alone may train nothing.
 const F16_EPOCHS: usize = 6;
 
 /// A temporary run directory, removed however the test ends.
 pub(crate) struct Scratch(PathBuf);
 
 impl Scratch {
-    /// Names it; the run makes it.
+    /// Chooses its path; the run creates it.
     pub(crate) fn new() -> Self {
         Self(std::env::temp_dir().join(format!("passer-smoke-{}", std::process::id())))
     }
 
-    /// Where it is.
+    /// Its path.
     pub(crate) fn path(&self) -> &Path {
         &self.0
     }
@@ -29,12 +29,13 @@ impl Scratch {
 
 impl Drop for Scratch {
     fn drop(&mut self) {
-        // Best effort: what matters is how the run went.
+        // Best effort: the result of the run matters more.
         let _ = std::fs::remove_dir_all(&self.0);
     }
 }
 
-/// Shrinks a config to two steps of four images (in f16 to twelve): networks, views and everything else stay. Returns the synthetic data.
+/// Shrinks a config to two steps of four images (in f16 to twelve steps): networks, views and all else stay.
+/// Returns the synthetic data.
 pub(crate) fn shrink(config: &mut Config<ObjectiveConfig>) -> Arc<data::Dataset> {
     config.data.batch_images = IMAGES;
     config.training.epochs = match config.training.precision {

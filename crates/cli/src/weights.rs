@@ -1,5 +1,5 @@
-//! `passer weights`: list files of weights and convert them to other libraries' layouts; and the arguments of every verb that
-//! reads an encoder, for what the file does not show.
+//! `passer weights`: list files of weights and convert them to other libraries' layouts. Also the arguments
+//! that every verb with an encoder has, for facts that the file does not show.
 
 use crate::failure::{DoesNotLoad, Failure, make_folder_of};
 use crate::hints;
@@ -87,7 +87,7 @@ pub(crate) struct WeightsArguments {
     std: Option<Channels>,
 }
 
-/// A number for red, green and blue.
+/// One number each for red, green and blue.
 #[derive(Clone, Copy)]
 struct Channels([f32; 3]);
 
@@ -259,7 +259,7 @@ fn show(inspection: &Inspection, tensors: bool) -> Result<String, std::fmt::Erro
     Ok(text)
 }
 
-/// Prints a result. A reader that closes the pipe, such as `head`, is no error.
+/// Prints a result. A reader that closes the pipe, such as `head`, causes no error.
 fn print(text: &str) -> std::io::Result<()> {
     match std::io::stdout().lock().write_all(text.as_bytes()) {
         Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
@@ -267,8 +267,8 @@ fn print(text: &str) -> std::io::Result<()> {
     }
 }
 
-/// Names as a line: those of one module together, the first six. `encoder_q.fc.0.weight` is of `encoder_q.fc.*`, for
-/// `encoder_q.*` would be all of a network.
+/// Names on one line: those of one module together, the first six. `encoder_q.fc.0.weight` belongs to
+/// `encoder_q.fc.*`, because `encoder_q.*` would be the whole network.
 fn shortened(names: &[String]) -> String {
     const SHOWN: usize = 6;
     let module = |name: &str| {
@@ -279,7 +279,7 @@ fn shortened(names: &[String]) -> String {
         }
         parts.join(".")
     };
-    // A network that is left out whole is listed by the first part of its names.
+    // A network that is skipped as a whole is listed by the first part of its names.
     let mut roots = BTreeMap::<&str, BTreeSet<String>>::new();
     for name in names {
         let root = name.split('.').next().unwrap_or(name);
@@ -296,7 +296,7 @@ fn shortened(names: &[String]) -> String {
         };
         groups.entry(group).or_insert((0, name)).0 += 1;
     }
-    // One alone by its name: DINOv2's `backbone.mask_token` is not its `backbone.*`.
+    // A single tensor by its name: DINOv2's `backbone.mask_token` is not listed as `backbone.*`.
     let group = |(group, (count, first)): (&String, &(usize, &String))| match count {
         1 => escape(first),
         count => format!("{} ({count})", escape(group)),
@@ -308,7 +308,7 @@ fn shortened(names: &[String]) -> String {
     }
 }
 
-/// A full disk's error without the advice to resume, which a run needs.
+/// A full disk's error without the advice to resume, which only a run needs.
 fn full(error: training::Error) -> anyhow::Error {
     match &error {
         training::Error::File(file) if file.is_disk_full() => Failure::new(error.to_string())
@@ -318,8 +318,8 @@ fn full(error: training::Error) -> anyhow::Error {
     }
 }
 
-/// A warning where a library's network of the usual name has another number of heads: it loads the weights with
-/// `strict=True` all the same, and its features are then wrong.
+/// A warning where another library's network of the usual name has a different number of heads: it loads the
+/// weights with `strict=True` all the same, and its features are then wrong.
 fn other_heads(architecture: &BackboneConfig, library: Library) -> Option<String> {
     let BackboneConfig::Vit(config) = architecture else {
         return None;

@@ -1,4 +1,5 @@
-//! Runs a curation with the library alone, which builds in a minute and without Burn; `passer curate run` is the program.
+//! Runs a curation with the library alone, which builds in a minute and without Burn. The full program is
+//! `passer curate run`.
 //!
 //! `cargo run --release -p curation --example curate -- CONFIG DIR [release | takedown KEY]`
 

@@ -1,4 +1,5 @@
-//! The config file of a curation: a source, the stages in the order in which they run, and what a release says of itself.
+//! The config file of a curation: a source, the stages in the order in which they run, and the description of
+//! its releases.
 
 mod release;
 
@@ -27,9 +28,9 @@ use crate::stages::review::ReviewConfig;
 pub struct Config {
     /// Where photos are listed.
     pub source: SourceConfig,
-    /// What is done to them, in this order; each stage once.
+    /// The stages that photos pass through, in this order; each stage once.
     pub stages: Vec<StageConfig>,
-    /// What releases say of themselves.
+    /// The description that releases carry.
     pub release: ReleaseConfig,
 }
 
@@ -42,9 +43,9 @@ pub enum StageConfig {
     License(LicenseConfig),
     /// Downloads.
     Fetch(FetchConfig),
-    /// Photos that decode, of good size, that show something.
+    /// Photos that decode, have a valid size and are not of a single color.
     Integrity(IntegrityConfig),
-    /// One of each group of equal or nearly equal photos.
+    /// One photo of each group of equal or nearly equal ones.
     Duplicates(DuplicatesConfig),
     /// No photos with faces.
     Faces(FacesConfig),
@@ -52,7 +53,7 @@ pub enum StageConfig {
     Persons(PersonsConfig),
     /// No photos that people object to.
     Review(ReviewConfig),
-    /// At most so many photos a photographer.
+    /// A limit of photos per photographer.
     Balance(BalanceConfig),
     /// A random sample.
     Sample(SampleConfig),
@@ -106,8 +107,8 @@ impl StageConfig {
         }
     }
 
-    /// The stage's settings as the ledger keeps them, without those that change no result. Weights are identified by their
-    /// content, omitted where the file is not given.
+    /// The stage's settings as the ledger keeps them, without those that do not change results. Weights are
+    /// identified by their content; it is omitted where no hash is given.
     pub(crate) fn settings(&self, weights_sha256: Option<&str>) -> serde_json::Value {
         let mut value = serde_json::to_value(self).unwrap_or_default();
         if self.weights().is_some()
@@ -147,10 +148,10 @@ impl Config {
             .map_err(|error| Error::config("config", format!("of the ledger cannot be read: {error}")))
     }
 
-    /// Checks what can be checked without looking at any file.
+    /// Checks all values that can be checked without opening a file.
     ///
     /// # Errors
-    /// The first key whose value cannot be carried out.
+    /// The first key whose value is invalid.
     pub fn validate(&self) -> Result<(), Error> {
         let names: Vec<&str> = self.stages.iter().map(StageConfig::name).collect();
         for (at, name) in names.iter().enumerate() {
@@ -203,7 +204,7 @@ impl Config {
         self.release.validate()
     }
 
-    /// The stage that decides last: what it keeps is released.
+    /// The last stage: the photos that it keeps are released.
     pub(crate) fn last_stage(&self) -> &str {
         self.stages.last().map_or("source", StageConfig::name)
     }

@@ -1,11 +1,12 @@
-//! Stateless draws: each is a function of the seed and of what it is for, never of the order of rows.
+//! Stateless draws: each is a function of the seed and of its purpose, never of the order of rows.
 
 use sha2::{Digest, Sha256};
 
 /// A number drawn uniformly from 0 to 2^128 - 1 for (`seed`, `purpose`, `parts`).
 ///
-/// SHA-256 over the seed (8 bytes, little-endian) and each text with its length (8 bytes, little-endian) before it; the
-/// first 16 bytes, big-endian. So anyone can make a draw again, and two photos never share one.
+/// SHA-256 over the seed (8 bytes, little-endian) and each text, preceded by its length (8 bytes,
+/// little-endian); the first 16 bytes, big-endian. So anyone can repeat a draw, and two photos never share
+/// one.
 pub(crate) fn draw(seed: u64, purpose: &str, parts: &[&str]) -> u128 {
     let mut hash = Sha256::new();
     hash.update(seed.to_le_bytes());

@@ -1,4 +1,4 @@
-//! What can go wrong in a curation, one variant for each thing that a user can put right.
+//! The errors of a curation, one variant for each kind that a user can fix.
 
 use std::path::{Path, PathBuf};
 
@@ -11,7 +11,7 @@ pub enum Error {
     /// A file or folder could not be read or written.
     #[error("cannot {action} `{path}`")]
     Io {
-        /// What was tried, as a verb.
+        /// The failed action, as a verb.
         action: &'static str,
         /// The file or folder.
         path: PathBuf,
@@ -19,15 +19,15 @@ pub enum Error {
         #[source]
         source: std::io::Error,
     },
-    /// A config key with a value that cannot be carried out.
+    /// A config key with an invalid value.
     #[error("`{key}` {reason}")]
     Config {
-        /// The key, as it stands in the file.
+        /// The key, as written in the file.
         key: String,
         /// Expected and got.
         reason: String,
     },
-    /// A source that is not what the config says.
+    /// A source that does not match the config.
     #[error("source `{path}`: {reason}")]
     Source {
         /// The file or folder.
@@ -46,12 +46,12 @@ pub enum Error {
         /// The cure.
         hint: Hint,
     },
-    /// SQLite refused.
+    /// An error of SQLite.
     #[error("ledger `{path}`: {reason}")]
     Ledger {
         /// The database.
         path: PathBuf,
-        /// SQLite's words.
+        /// SQLite's message.
         reason: String,
     },
     /// There is no ledger where one is expected.
@@ -60,15 +60,15 @@ pub enum Error {
         /// The folder.
         path: PathBuf,
     },
-    /// The ledger is gone, its releases are not.
+    /// The ledger is missing, but its releases exist.
     #[error("the ledger `{path}` is missing or empty, but `{release}` was made by it")]
     LostLedger {
         /// The database.
         path: PathBuf,
-        /// A release beside it.
+        /// A release in the same folder.
         release: PathBuf,
     },
-    /// The settings of a stage are not those that its decisions were made with.
+    /// The settings of a stage differ from those that its decisions were made with.
     #[error("the settings of stage `{stage}` changed since it decided: {was} is now {now}")]
     Changed {
         /// The stage.
@@ -78,7 +78,7 @@ pub enum Error {
         /// The settings of the config, JSON.
         now: String,
     },
-    /// A stage that cannot run yet, or not at all.
+    /// A stage that cannot run yet, or cannot run at all.
     #[error("stage `{stage}`: {reason}")]
     Stage {
         /// The stage.
@@ -102,7 +102,7 @@ pub enum Error {
     /// A release that cannot be made.
     #[error("release: {reason}")]
     Release {
-        /// Why not.
+        /// The reason.
         reason: String,
         /// The cure, where one is known.
         hint: Option<Hint>,
@@ -110,17 +110,17 @@ pub enum Error {
     /// A takedown that cannot be done. Nothing was taken down.
     #[error("takedown: {reason}")]
     Takedown {
-        /// Why not.
+        /// The reason.
         reason: String,
         /// The cure.
         hint: Hint,
     },
-    /// A takedown that is noted, and was not followed through.
+    /// A takedown that is recorded, but whose follow-up work failed.
     #[error("{what} noted as taken down and in no release to come; the rest of the takedown was not done")]
     Recorded {
         /// The photos, as the beginning of a sentence: `photo `a` is`.
         what: String,
-        /// What failed.
+        /// The failure.
         #[source]
         source: Box<Error>,
     },
@@ -149,7 +149,7 @@ impl Error {
         }
     }
 
-    /// The message with those of its causes, in one line.
+    /// The message with its causes, in one line.
     pub(crate) fn with_causes(&self) -> String {
         let mut text = self.to_string();
         let mut source = std::error::Error::source(self);
@@ -160,7 +160,7 @@ impl Error {
         text
     }
 
-    /// Whether it is the user's own wish that ended the work.
+    /// Whether the user interrupted the work.
     pub fn interrupted(&self) -> bool {
         match self {
             Error::Interrupted => true,

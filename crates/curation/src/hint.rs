@@ -1,4 +1,5 @@
-//! How a user can settle an error of this crate, as values: the program words them, with its own flags and commands.
+//! How a user can fix an error of this crate, as values: the program words them, with its own flags and
+//! commands.
 
 /// The cure of an error.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -7,7 +8,7 @@ pub enum Hint {
     RunFirst,
     /// Run the curation again: it continues.
     RunAgain,
-    /// Decide again from this stage on.
+    /// Repeat the decisions from this stage on.
     Redo {
         /// The stage.
         stage: String,
@@ -19,7 +20,7 @@ pub enum Hint {
     },
     /// Nothing was removed; run all stages.
     RunAllStages,
-    /// A stage is no longer in the config: put it back, or start in another folder.
+    /// A stage is no longer in the config: restore it, or start in another folder.
     RestoreStage,
     /// Add the stage `review` to the config and run it.
     AddReview,
@@ -27,9 +28,9 @@ pub enum Hint {
     LabelPhotos,
     /// Draw a sample first.
     DrawSample,
-    /// Look at what each stage dropped.
+    /// Look at the photos that each stage dropped.
     ShowStatus,
-    /// Take the photo of this key down too.
+    /// Also take down the photo with this key.
     TakeDown {
         /// The key.
         key: String,
@@ -38,15 +39,15 @@ pub enum Hint {
     NameEncoderFolders,
     /// Nothing was taken down; keys are those of `pass_metadata.csv`.
     NameListedKeys,
-    /// The takedown is noted: settle the cause if it has a cure, then repeat the command.
+    /// The takedown is recorded: fix the cause if that is possible, then repeat the command.
     RepeatTakedown(Option<Box<Hint>>),
-    /// A new version needs photos that are new or gone.
+    /// A new version needs added or removed photos.
     NothingNew,
-    /// Another process works in the folder: wait for it, or end it.
+    /// Another process is using the folder: wait until it ends, or end it.
     WaitOrEnd,
-    /// Put the ledger back from a backup, or start in another folder.
+    /// Restore the ledger from a backup, or start in another folder.
     RestoreLedger,
-    /// Put the ledger back that made a release, or move the release away.
+    /// Restore the ledger that made a release, or move the release away.
     RestoreLedgerOrMoveRelease,
     /// Name the file of the list under this config key.
     NameList {
@@ -57,7 +58,7 @@ pub enum Hint {
     RequestYfcc,
     /// Check the network and the request rate, then run again.
     CheckNetwork,
-    /// Get the weights of a detector, and name the file.
+    /// Download the weights of a detector, and name the file.
     GetWeights(Weights),
     /// The cure of an error of the data.
     Data(data::Hint),
@@ -66,8 +67,8 @@ pub enum Hint {
 /// Weights of a detector.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Weights {
-    /// RetinaFace, which looks for faces.
+    /// RetinaFace, which detects faces.
     RetinaFace,
-    /// A network of the YOLOX family, which looks for persons.
+    /// A network of the YOLOX family, which detects persons.
     Yolox,
 }

@@ -1,9 +1,10 @@
 //! The ledger: one SQLite file with every photo, every decision and every release of a curation.
 //!
-//! It is the only state of a run, and the only place with SQL: other modules call its methods and see plain values. It also
-//! decides alone which photos were taken down (`takedowns.rs`), so that no stage and no verb can forget to look.
-//! All writing goes through transactions in WAL mode: a process killed at any moment leaves the last whole transaction, and
-//! other tools can read meanwhile. `docs/curation.md` documents the tables of `schema.sql` for users.
+//! It is the only state of a run, and the only place with SQL: other modules call its methods and see plain
+//! values. It also decides alone which photos are taken down (`takedowns.rs`), so that no stage and no verb
+//! can skip that check. All writes are transactions in WAL mode: a process killed at any moment leaves the
+//! last whole transaction, and other tools can read meanwhile. `docs/curation.md` documents the tables of
+//! `schema.sql` for users.
 
 mod answers;
 mod contents;
@@ -40,10 +41,11 @@ pub(crate) use takedowns::{Gate, Refusal, TAKEN_DOWN};
 pub(crate) const FILE_NAME: &str = "ledger.sqlite";
 /// Number of the source, the first stage of every chain.
 pub(crate) const SOURCE_ID: i64 = 1;
-/// 2 has the tables of review and audit, 3 the contents of photos whatever stage looked at them.
+/// Version 2 has the tables of review and audit. Version 3 has the contents of photos, from any stage that
+/// read them.
 const SCHEMA_VERSION: i64 = 3;
 const SCHEMA: &str = include_str!("ledger/schema.sql");
-/// Ledgers of before had the hashes of `integrity` alone and none of what was released.
+/// Ledgers before version 3 had only the hashes of `integrity`, and no hashes of released files.
 const UPGRADE: &str = "
 INSERT OR IGNORE INTO contents SELECT i.photo, i.sha256, s.id FROM images i CROSS JOIN stages s ON s.name = 'integrity';
 ALTER TABLE release_photos ADD COLUMN sha256 BLOB;
@@ -57,20 +59,21 @@ pub struct Ledger {
     /// Numbers of licenses, by name, then by address.
     licenses: HashMap<String, HashMap<String, i64>>,
     reasons: HashMap<String, i64>,
-    /// All contents that were taken down, once they were read.
+    /// All contents that were taken down, once they have been read.
     taken_down: OnceCell<Arc<HashSet<Content>>>,
     _lock: Option<FolderLock>,
 }
 
 impl Ledger {
-    /// Opens the ledger in `folder` for writing, making both where they are missing. One process at a time.
+    /// Opens the ledger in `folder` for writing, and creates both where they are missing. One process at a
+    /// time.
     ///
     /// # Errors
     /// [`Error::InUse`], or a ledger that cannot be opened or is of another version.
     pub fn open(folder: &Path) -> Result<Ledger, Error> {
         let lock = FolderLock::take(folder)?;
         let path = folder.join(FILE_NAME);
-        // The ledger knows what was taken down: a new one in its place would bring all of it back.
+        // The ledger records the takedowns: a new ledger in its place would list all of those photos again.
         if std::fs::metadata(&path).map_or(0, |facts| facts.len()) == 0
             && let Some(release) = any_version(folder)
         {
@@ -89,7 +92,7 @@ impl Ledger {
         Ok(ledger)
     }
 
-    /// [`Ledger::open`], where a curation must be there already.
+    /// [`Ledger::open`], but the curation must exist.
     ///
     /// # Errors
     /// As [`Ledger::open`], and [`Error::NoCuration`].
@@ -128,7 +131,8 @@ impl Ledger {
     }
 
     fn prepare(&mut self) -> Result<(), Error> {
-        // NORMAL: what a killed process has committed stays; after a power cut the last transactions may be missing, never half.
+        // NORMAL: everything that a killed process has committed stays. After a power cut the last
+        // transactions may be missing, but never half of one.
         self.sql(|db| {
             db.execute_batch(
                 "PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL; PRAGMA cache_size = -65536; PRAGMA temp_store = FILE; \
@@ -136,7 +140,7 @@ impl Ledger {
             )
         })?;
         let version = self.version()?;
-        // A database that this program never wrote to is no ledger either.
+        // A database that this program never wrote to is not a ledger either.
         if version == 0
             && let Some(release) = self.path.parent().and_then(any_version)
         {
@@ -159,7 +163,7 @@ impl Ledger {
 
     fn check_version(&self) -> Result<(), Error> {
         let version = self.version()?;
-        // What only reads needs no tables that came later.
+        // Read-only use does not need the tables of later versions.
         if (1..=SCHEMA_VERSION).contains(&version) {
             return Ok(());
         }
@@ -179,7 +183,7 @@ impl Ledger {
         work(&self.db).map_err(failed(&self.path))
     }
 
-    /// Runs `work` in one transaction: all of it is kept, or none.
+    /// Runs `work` in one transaction: everything is committed, or nothing.
     pub(crate) fn transaction<T>(
         &mut self,
         work: impl FnOnce(&mut Ledger) -> Result<T, Error>,
@@ -191,7 +195,7 @@ impl Ledger {
                 Ok(value)
             }
             Err(error) => {
-                // Interned numbers of rows that never came to be must go too.
+                // Interned numbers of rows that were rolled back must go too.
                 let _ = self.db.execute_batch("ROLLBACK");
                 self.licenses.clear();
                 self.reasons.clear();

@@ -1,9 +1,10 @@
 //! Raw photographs and their metadata in; a licensed, balanced release out, with every decision in a ledger.
 //!
-//! A run is a chain: a *source* lists photos, *stages* keep or drop each of them, a *release* packs what is left.
-//! [`Ledger`] (SQLite) is the only state. A stage asks it for photos that its predecessor kept and that it has not decided on
-//! yet, and writes its decisions in transactions, so a run can be killed at any moment and continues where it was.
-//! The tables are described in `docs/curation.md`, for users who open them with tools of their own.
+//! A run is a chain: a *source* lists photos, *stages* keep or drop each of them, a *release* packs what is
+//! left. [`Ledger`] (SQLite) is the only state. A stage requests photos that its predecessor kept and that
+//! have no decision yet, and writes its decisions in transactions, so a run can be killed at any moment and
+//! resumes there. The tables are described in `docs/curation.md`, for users who open them with their own
+//! tools.
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::print_stderr))]
 

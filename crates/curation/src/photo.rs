@@ -1,9 +1,10 @@
-//! One photo as a source lists it, and the rules that keep hostile metadata out.
+//! One photo as a source lists it, and the rules that reject hostile metadata.
 //!
-//! A row that breaks a rule is dropped by the source with a reason of its own; nothing is repaired by guessing. The rules
-//! protect what comes later: keys become file names, names become lines of a credits file, addresses are fetched.
+//! The source drops a row that breaks a rule, with a separate reason for each rule; it never guesses a
+//! repair. The rules protect later steps: keys become file names, names become lines of a credits file,
+//! addresses are fetched.
 
-/// What is known of a photo before anyone looks at its pixels. Text is decoded, never URL-encoded.
+/// The metadata of a photo, known before its pixels are read. Text is decoded, never URL-encoded.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Photo {
     /// Row in the ledger: the running number of the row in its source, from 1.
@@ -12,7 +13,7 @@ pub struct Photo {
     pub key: String,
     /// Name of the photographer as a credit prints it.
     pub photographer: Option<String>,
-    /// Identity of the photographer where the source has one that is not a name (Flickr's NSID).
+    /// Identity of the photographer where the source has one beside the name (Flickr's NSID).
     pub photographer_id: Option<String>,
     /// Title that the photographer gave.
     pub title: Option<String>,
@@ -24,7 +25,7 @@ pub struct Photo {
     pub longitude: Option<f64>,
     /// The web page of the photo.
     pub page_url: Option<String>,
-    /// Where the file itself is.
+    /// Address of the file itself.
     pub image_url: Option<String>,
     /// Name of the license, as the source wrote it.
     pub license: Option<String>,
@@ -32,41 +33,41 @@ pub struct Photo {
     pub license_url: Option<String>,
     /// Class, where the source is labeled.
     pub label: Option<String>,
-    /// Where a source that has the file keeps it: a path below a folder, or a position in a data set.
+    /// Where a source with files stores this one: a path below a folder, or a position in a data set.
     pub locator: Option<String>,
 }
 
 impl Photo {
-    /// Whom the photo counts for when photographers are balanced: the identity, else the name.
+    /// The photographer that this photo counts for in balancing: the identity, else the name.
     pub fn photographer_identity(&self) -> Option<&str> {
         self.photographer_id.as_deref().or(self.photographer.as_deref())
     }
 }
 
-/// A row of a source: a photo, and why it is dropped at once if it is.
+/// A row of a source: a photo, and the reason if it is dropped at once.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Row {
-    /// What could be read of it.
+    /// The fields that could be read.
     pub(crate) photo: Photo,
     /// The reason, if the row cannot be used.
     pub(crate) refused: Option<&'static str>,
 }
 
-/// Longest field that is kept, bytes. Longer ones are no names, titles or addresses.
+/// Longest field that is kept, bytes. Anything longer is not a name, title or address.
 const LONGEST_FIELD: usize = 4096;
-/// Longest key, bytes: file systems end at 255, and shards add an extension.
+/// Longest key, bytes: file systems stop at 255, and shards add an extension.
 const LONGEST_KEY: usize = 200;
 
 /// Which characters a key may have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum KeyRule {
-    /// One file name of letters, digits, `_`, `-` and `@`: keys that strangers wrote.
+    /// One file name of letters, digits, `_`, `-` and `@`: keys written by strangers.
     Name,
-    /// Such names joined by `/`, and any other character that a file of the user's own may have.
+    /// Such names joined by `/`, with any other character that a user's own file may have.
     Path,
 }
 
-/// Checks a photo that a source has read; the first rule that it breaks.
+/// Checks a photo that a source has read, and returns the first rule that it breaks.
 pub(crate) fn refusal(photo: &Photo, rule: KeyRule) -> Option<&'static str> {
     if photo.key.is_empty() {
         return Some("no_key");
@@ -103,7 +104,7 @@ pub(crate) fn refusal(photo: &Photo, rule: KeyRule) -> Option<&'static str> {
     {
         return Some("field_too_long");
     }
-    // A name that cannot be printed as it was given is no attribution.
+    // A name that cannot be printed as given is not an attribution.
     let broken = |field: &Option<String>| field.as_ref().is_some_and(|text| text.contains('\u{fffd}'));
     if broken(&photo.photographer) || broken(&photo.photographer_id) {
         return Some("broken_text");
@@ -111,7 +112,8 @@ pub(crate) fn refusal(photo: &Photo, rule: KeyRule) -> Option<&'static str> {
     None
 }
 
-/// The key of a record of a data set: PASS's folders (`PASS_dataset/0/HASH`) are only where a photo happens to lie.
+/// The key of a record of a data set. PASS's folders (`PASS_dataset/0/HASH`) are not part of it: they only
+/// spread the files.
 pub(crate) fn dataset_key(key: &str) -> String {
     match key
         .strip_prefix("PASS_dataset/")
@@ -122,7 +124,7 @@ pub(crate) fn dataset_key(key: &str) -> String {
     }
 }
 
-/// A URL-encoded field (`+` for a blank, `%XX` for other bytes); bytes that are no UTF-8 become U+FFFD.
+/// Decodes a URL-encoded field (`+` for a blank, `%XX` for other bytes); invalid UTF-8 becomes U+FFFD.
 pub(crate) fn url_decoded(field: &[u8]) -> Option<String> {
     if field.is_empty() {
         return None;
@@ -141,7 +143,7 @@ pub(crate) fn url_decoded(field: &[u8]) -> Option<String> {
     )
 }
 
-/// A field as it stands; bytes that are no UTF-8 become U+FFFD.
+/// A field as written; invalid UTF-8 becomes U+FFFD.
 pub(crate) fn plain(field: &[u8]) -> Option<String> {
     (!field.is_empty()).then(|| lossy(field))
 }
@@ -150,7 +152,7 @@ fn lossy(field: &[u8]) -> String {
     String::from_utf8_lossy(field).into_owned()
 }
 
-/// A coordinate within `limit` degrees of 0; anything else is not known.
+/// A coordinate within `limit` degrees of 0; any other value counts as unknown.
 pub(crate) fn degrees(text: &str, limit: f64) -> Option<f64> {
     text.trim()
         .parse::<f64>()

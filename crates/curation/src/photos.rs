@@ -1,4 +1,4 @@
-//! Where the files of photos are, whatever source they came from.
+//! Where the files of photos are, for every kind of source.
 
 use std::path::{Path, PathBuf};
 
@@ -14,12 +14,12 @@ pub struct Photos {
     place: Place,
 }
 
-/// Where photos are.
+/// The place of the photos.
 #[derive(Debug)]
 pub(crate) enum Place {
     /// Downloads, below a folder of the curation.
     Fetched(PathBuf),
-    /// A folder of the user's own.
+    /// A folder of the user's own photos.
     Folder(PathBuf),
     /// Shards and other data sets.
     Dataset(Box<Dataset>),
@@ -36,7 +36,7 @@ impl Photos {
     /// The file of a photo, byte for byte.
     ///
     /// # Errors
-    /// A file that is not there or cannot be read.
+    /// A file that is missing or cannot be read.
     pub fn read(&self, photo: &Photo) -> Result<Vec<u8>, Error> {
         let missing = |reason: &str| Error::Stage {
             stage: "source".to_string(),
@@ -68,7 +68,7 @@ impl Photos {
         }
     }
 
-    /// The path of a photo's file, where it is a file of its own.
+    /// The path of a photo's file, where it is a separate file.
     pub fn path(&self, photo: &Photo) -> Option<PathBuf> {
         match &self.place {
             Place::Fetched(folder) => Some(fetched_path(folder, &photo.key)),
@@ -77,10 +77,11 @@ impl Photos {
         }
     }
 
-    /// Whether the files can be there at all: a folder that is not mounted would make every photo of it unreadable.
+    /// Checks that the files can be there at all: with an unmounted folder every photo in it would be
+    /// unreadable.
     ///
     /// # Errors
-    /// A folder of the user's own that is not there.
+    /// A missing folder of the user's photos.
     pub(crate) fn check(&self) -> Result<(), Error> {
         match &self.place {
             Place::Folder(folder) if !folder.is_dir() => Err(Error::source(
@@ -91,7 +92,7 @@ impl Photos {
         }
     }
 
-    /// Deletes a download, whole or in part, if it is there.
+    /// Deletes a download, whole or partial, if it exists.
     pub(crate) fn remove(&self, photo: &Photo) -> Result<Option<PathBuf>, Error> {
         let Some(path) = self.path(photo).filter(|_| self.are_fetched()) else {
             return Ok(None);
@@ -113,14 +114,15 @@ impl Photos {
     }
 }
 
-/// Where a download lies: named by a hash of the key, which spreads millions of files evenly over 65,536 folders, and tells
-/// apart keys that differ in case alone on file systems that do not.
+/// The place of a download. It is named by a hash of the key, which spreads millions of files evenly over
+/// 65,536 folders, and separates keys that differ only in case on file systems that ignore case.
 pub(crate) fn fetched_path(folder: &Path, key: &str) -> PathBuf {
     let name = data::hex(&Sha256::digest(key.as_bytes())[..20]);
     folder.join(&name[..2]).join(&name[2..4]).join(name)
 }
 
-/// What a killed process may have left of a download: as it is written now, and as earlier versions wrote it.
+/// The partial downloads that a killed process may have left, under the names of this version and of earlier
+/// ones.
 fn unfinished(path: &Path) -> [PathBuf; 2] {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     [

@@ -33,12 +33,12 @@ pub enum SourceConfig {
     Parquet(TableConfig),
     /// A folder of photos with sidecar JSON.
     Folder(FolderConfig),
-    /// Shards, an image folder, or the PASS release: whatever `passer shards inspect` opens.
+    /// Shards, an image folder, or the PASS release: anything that `passer shards inspect` opens.
     Dataset(DatasetConfig),
 }
 
 impl SourceConfig {
-    /// Whether the source has the photos themselves and not only a list of them.
+    /// Whether the source has the photo files and not only a list of them.
     pub(crate) fn has_files(&self) -> bool {
         matches!(self, SourceConfig::Folder(_) | SourceConfig::Dataset(_))
     }
@@ -89,7 +89,7 @@ pub(crate) struct Position {
 
 /// A source being read.
 pub(crate) trait Rows: Send {
-    /// The next row; none at the end.
+    /// The next row; `None` at the end.
     fn next(&mut self) -> Result<Option<Row>, Error>;
 
     /// Where to continue after the last row.
@@ -107,13 +107,13 @@ pub(crate) fn open(config: &SourceConfig, from: Position) -> Result<Box<dyn Rows
     })
 }
 
-/// Whether a source in the ledger had these settings, whatever its files are like now.
+/// Whether a source in the ledger had these settings, regardless of the current state of its files.
 pub(crate) fn same_without_files(config: &SourceConfig, known: &str) -> bool {
     let known: serde_json::Value = serde_json::from_str(known).unwrap_or_default();
     known.get("source") == Some(&serde_json::json!(config))
 }
 
-/// What distinguishes a source from another one under the same name: its settings and the lengths of its files.
+/// The values that identify a source: its settings and the lengths of its files.
 pub(crate) fn identity(config: &SourceConfig) -> Result<serde_json::Value, Error> {
     let (files, hint) = match config {
         SourceConfig::Yfcc100m(config) => (config.files.as_slice(), Hint::RequestYfcc),

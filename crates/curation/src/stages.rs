@@ -1,5 +1,5 @@
-//! The stages of a chain: each keeps or drops photos. They use the ledger and the files of photos; no stage knows another one,
-//! and only `config.rs` has the list of them.
+//! The stages of a chain: each keeps or drops photos. Stages use the ledger and the files of photos. No stage
+//! knows another one; only `config.rs` lists them.
 
 pub(crate) mod balance;
 pub(crate) mod detect;

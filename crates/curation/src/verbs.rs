@@ -1,4 +1,5 @@
-//! What the program does with a curation, a file a verb. Verbs use everything below them: config, stages, sources, the ledger.
+//! The program's actions on a curation, one file per verb. Verbs use everything below them: config, stages,
+//! sources, the ledger.
 
 pub(crate) mod audit;
 pub(crate) mod release;

@@ -1,5 +1,5 @@
-//! Decodes image files for `scripts/parity/jpeg_difference.py`: each file named on the command line gives width and height
-//! (two little-endian u32) and its RGB bytes on stdout.
+//! Decodes image files for `scripts/parity/jpeg_difference.py`: each file named on the command line gives
+//! width and height (two little-endian u32) and its RGB bytes on stdout.
 
 use std::io::Write;
 

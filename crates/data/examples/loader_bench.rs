@@ -1,7 +1,8 @@
 //! Views per second of the loader: the Rust half of `scripts/bench/loader.py`.
 //!
-//! Usage: `loader_bench DATA WORKERS BATCHES RECIPE`, RECIPE `moco` (two views of 224 px as MoCo-v2 makes them) or `dino` (two of
-//! 224 px and eight of 96 px); prints one number. Batches of 64 images; the first, which start the threads, are not counted.
+//! Usage: `loader_bench DATA WORKERS BATCHES RECIPE`, RECIPE `moco` (two views of 224 px as in MoCo-v2) or
+//! `dino` (two of 224 px and eight of 96 px); prints one number. Batches of 64 images; the first ones, which
+//! start the threads, do not count.
 
 #![expect(clippy::print_stdout, reason = "a program whose output is one number")]
 
@@ -23,7 +24,7 @@ transforms = [
 ]
 "#;
 
-/// `count`, side in px, area, probabilities of blur and of solarisation: the three groups of DINO's recipe.
+/// `count`, side in px, area, probabilities of blur and of solarization: the three groups of DINO's recipe.
 const DINO: [(usize, usize, [f64; 2], f64, f64); 3] = [
     (1, 224, [0.4, 1.0], 1.0, 0.0),
     (1, 224, [0.4, 1.0], 0.1, 0.2),

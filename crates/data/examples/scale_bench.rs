@@ -1,8 +1,8 @@
-//! The cost of a data set of any size: `scale_bench DATA SAMPLES` opens it, draws an epoch's order through the loader, and reads
-//! records at random; it prints one JSON object.
+//! The cost of a data set of any size: `scale_bench DATA SAMPLES` opens it, draws an epoch's order through
+//! the loader, reads records at random, and prints one JSON object.
 //!
-//! `open_s` and `first_batch_s` in seconds, `read_us` in microseconds a record (key and file, not decoded), `rss_mib` resident
-//! memory once it is open, `peak_mib` the most it ever was.
+//! `open_s` and `first_batch_s` in seconds, `read_us` in microseconds per record (key and file, not decoded),
+//! `rss_mib` resident memory once it is open, `peak_mib` its peak.
 
 #![expect(clippy::print_stdout, reason = "a program whose output is one object")]
 

@@ -17,8 +17,8 @@ const GAP_PX: u32 = 4;
 /// Value of the space between the pictures.
 const BACKGROUND: u8 = 255;
 
-/// Draws records `first` to `first + records` - 1 of a data set with the very views that a run with this seed sees in this
-/// epoch. A record that cannot be decoded leaves its row empty.
+/// Draws records `first` to `first + records` - 1 of a data set, each with the views that a run with this
+/// seed draws in this epoch. A record that cannot be decoded leaves its row empty.
 ///
 /// # Errors
 /// [`Error`] where a view group is not valid, or a record cannot be read.
@@ -46,7 +46,7 @@ pub fn contact_sheet(
             records: dataset.len(),
         });
     }
-    // The original is shown as high as the highest view, in a square.
+    // The original is resized to a square as high as the highest view.
     let row_px = sizes
         .iter()
         .map(|(_, (_, height))| *height)
@@ -112,7 +112,7 @@ pub fn write_png(image: &RgbImage, path: &Path) -> Result<(), Error> {
     Ok(durable::write(path, &encoded)?)
 }
 
-/// The image reduced or enlarged to fit a square.
+/// The image resized to fit into a square.
 fn fit(image: &RgbImage, side: u32) -> RgbImage {
     let longer = image.width.max(image.height);
     let scaled = |length: u32| (u64::from(length) * u64::from(side) / u64::from(longer)).max(1) as u32;
@@ -132,7 +132,7 @@ fn fit(image: &RgbImage, side: u32) -> RgbImage {
 /// Copies a picture onto a sheet, its upper left corner at `left`, `top`, px.
 ///
 /// # Panics
-/// If it does not lie inside.
+/// If it does not fit onto the sheet there.
 pub fn paste(sheet: &mut RgbImage, picture: &RgbImage, left: u32, top: u32) {
     let row_bytes = picture.width as usize * 3;
     for (y, row) in picture.pixels.chunks_exact(row_bytes).enumerate() {
@@ -183,7 +183,7 @@ mod tests {
             .next()
             .unwrap()
             .unwrap();
-        // Second view of record 2, its red plane, against its place in the second row of the sheet.
+        // Second view of record 2: its red plane, compared with its place in the second row of the sheet.
         let plane = &batch.views[0].pixels[(5 + 2) * 3 * 40 * 40..][..40 * 40];
         for (at, value) in plane.iter().enumerate() {
             let (x, y) = (4 + 2 * 44 + at % 40, 4 + 44 + at / 40);

@@ -1,4 +1,4 @@
-//! A data set opened for reading: where its records lie, and reading any one of them by position.
+//! A data set opened for reading: where its records are, and reading any one of them by position.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
@@ -29,16 +29,17 @@ pub struct Dataset {
     source: Arc<dyn Source>,
     class_names: Vec<String>,
     fingerprint: String,
-    /// Counted when they are asked for.
+    /// Counted at the first request.
     licenses: OnceLock<Licenses>,
 }
 
 impl Dataset {
     /// Opens a data set and indexes the shards or files that are not indexed yet.
     ///
-    /// `spec` is a directory of shards, one `.tar`, a brace pattern such as `train-{000000..000143}.tar`, an image folder
-    /// (`CLASS/name.jpg` or flat), the PASS tars, or a data-set description (`.toml`, with `#split` where it has splits). The first opening reads everything once,
-    /// to hash it; later ones take less than a second for a million records.
+    /// `spec` is a directory of shards, one `.tar`, a brace pattern such as `train-{000000..000143}.tar`, an
+    /// image folder (`CLASS/name.jpg` or flat), the PASS tars, or a data-set description (`.toml`, with
+    /// `#split` where it has splits). The first opening reads everything once, to hash it; later ones take
+    /// less than a second for a million records.
     ///
     /// # Errors
     /// [`Error`] where the data are not found, empty, of another kind, or damaged.
@@ -80,8 +81,9 @@ impl Dataset {
         Err(not_found(path))
     }
 
-    /// Records drawn from (`seed`, position): smooth random pictures of `width` x `height` px in `classes` classes, or
-    /// without labels where `classes` is 0. Nothing is stored; each read makes its picture again.
+    /// Records drawn from (`seed`, position): smooth random pictures of `width` x `height` px in `classes`
+    /// classes, or without labels where `classes` is 0. Nothing is stored; each read generates its picture
+    /// again.
     pub fn synthetic(records: usize, width: u32, height: u32, classes: u32, seed: u64) -> Dataset {
         let source = Synthetic {
             records,
@@ -98,7 +100,7 @@ impl Dataset {
         }
     }
 
-    /// A data set of records that are in memory already, such as images bundled with the program.
+    /// A data set of records that are already in memory, such as images bundled with the program.
     pub fn from_records(records: Vec<Record>, class_names: Vec<String>) -> Dataset {
         let source = Memory { records };
         Dataset {
@@ -109,8 +111,8 @@ impl Dataset {
         }
     }
 
-    /// The records of `whole` at these positions, in this order: a split, or a subset. Nothing is copied. Its fingerprint is a
-    /// hash of the whole's and of the keys.
+    /// The records of `whole` at these positions, in this order: a split, or a subset. Nothing is copied. Its
+    /// fingerprint is a hash of the whole data set's fingerprint and of the keys.
     ///
     /// # Errors
     /// [`Error::Position`] past the end.
@@ -152,7 +154,8 @@ impl Dataset {
         self.len() == 0
     }
 
-    /// Names of the classes in the order of their numbers; empty where there are no labels or only numbers are known.
+    /// Names of the classes in the order of their numbers; empty where there are no labels or only numbers
+    /// are known.
     pub fn class_names(&self) -> &[String] {
         &self.class_names
     }
@@ -162,10 +165,11 @@ impl Dataset {
         self.source.is_labeled()
     }
 
-    /// Hex SHA-256 over the sorted (key, content hash) pairs of all records, taken when the data were indexed.
+    /// Hex SHA-256 over the sorted (key, content hash) pairs of all records, taken when the data were
+    /// indexed.
     ///
-    /// It does not depend on how the records are spread over shards: a folder and the shards packed from it agree.
-    /// (For [`Dataset::synthetic`] it is a hash of the arguments.)
+    /// It does not depend on how the records are spread over shards: a folder and the shards packed from it
+    /// agree. (For [`Dataset::synthetic`] it is a hash of the arguments.)
     pub fn fingerprint(&self) -> &str {
         &self.fingerprint
     }
@@ -203,7 +207,7 @@ impl Dataset {
         })
     }
 
-    /// The encoded image of a record, into a buffer that is used again.
+    /// Reads the encoded image of a record into a reused buffer.
     ///
     /// # Errors
     /// [`Error`] where it cannot be read.
@@ -221,8 +225,8 @@ impl Dataset {
         self.source.metadata(position)
     }
 
-    /// The licenses of the records with the number of records each, counted once: from the index, into which they came with
-    /// the contents of each `KEY.json`, or from one pass over `pass_metadata.csv`.
+    /// The licenses of the records with the number of records each, counted once: from the index, which
+    /// stores them with the data of each `KEY.json`, or from one pass over `pass_metadata.csv`.
     ///
     /// # Errors
     /// [`Error`] where that table cannot be read.
@@ -267,8 +271,8 @@ impl Dataset {
         Ok(dataset)
     }
 
-    /// The description of a data set without the records' place: name, usual metric and transforms, downloads.
-    /// Nothing for data without one.
+    /// The description of a data set without its records: name, headline metric, transforms, downloads. Empty
+    /// for data without one.
     ///
     /// # Errors
     /// [`Error`] where the description is invalid.
@@ -280,7 +284,7 @@ impl Dataset {
         }
     }
 
-    /// Classes of which a record is neither an example nor a counterexample: VOC's `difficult`. Ascending.
+    /// Classes for which a record is neither an example nor a counterexample: VOC's `difficult`. Ascending.
     pub fn undecided(&self, position: usize) -> &[u32] {
         match position < self.len() {
             true => self.source.undecided(position),
@@ -288,7 +292,7 @@ impl Dataset {
         }
     }
 
-    /// Refuses class numbers without a name, which would surface only deep in an evaluation.
+    /// Gives an error for class numbers without a name, which would otherwise surface only in an evaluation.
     fn check_classes(&self, description: &Path) -> Result<(), Error> {
         let names = self.class_names.len();
         match self.source.largest_class() {
@@ -300,7 +304,7 @@ impl Dataset {
         }
     }
 
-    /// The shards that a specification means; none where it means a folder.
+    /// The shards that a specification names; empty where it names a folder.
     pub(crate) fn shard_paths(spec: &str) -> Result<Vec<PathBuf>, Error> {
         let (spec, split) = split_of(spec);
         let path = Path::new(spec);
@@ -363,7 +367,7 @@ fn no_data_file(path: &Path) -> Error {
     }
 }
 
-/// Nothing lies there, or a link leads nowhere.
+/// The path does not exist, or is a broken link.
 fn not_found(path: &Path) -> Error {
     let spec = path.display().to_string();
     match files::broken_link(path) {

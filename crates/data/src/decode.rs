@@ -1,8 +1,9 @@
-//! Encoded image in, upright RGB pixels out: JPEG, PNG, WebP, BMP and GIF, by content and not by name.
+//! Encoded image in, upright RGB pixels out: JPEG, PNG, WebP, BMP and GIF, recognized by content, never by
+//! name.
 //!
-//! The header is read first, and an image over the limits is refused before its pixels are allocated.
-//! A decoder that would fill the missing end of a truncated file with gray is made to fail instead: a half-gray picture
-//! teaches a network that half-gray pictures exist.
+//! The header is read first, and an image over the limits is rejected before its pixels are allocated. A
+//! decoder that would fill the missing end of a truncated file with gray is made to fail instead, so that a
+//! network does not train on half-gray pictures.
 
 use std::io::Cursor;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -27,17 +28,18 @@ pub struct RgbImage {
     pub pixels: Vec<u8>,
 }
 
-/// How large an image may be before it is refused.
+/// The largest accepted image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DecodeLimits {
-    /// Width and height, px, each at most this.
+    /// The largest width and the largest height, px.
     pub side_px: u32,
-    /// Width times height at most this; memory is three bytes a pixel, more while decoding.
+    /// The largest width times height; memory is three bytes per pixel, and more while decoding.
     pub pixels: u64,
 }
 
 impl DecodeLimits {
-    /// 65,535 px a side and 178,956,970 px in all: JPEG's own limit, and the number at which Pillow refuses.
+    /// 65,535 px per side and 178,956,970 px in all: JPEG's own limit, and the limit above which Pillow gives
+    /// an error.
     pub const DEFAULT: DecodeLimits = DecodeLimits {
         side_px: 65_535,
         pixels: 178_956_970,
@@ -63,8 +65,8 @@ impl Default for DecodeLimits {
 
 /// Decodes an image of any supported format to RGB.
 ///
-/// EXIF orientation is carried out; gray, palette and CMYK become RGB, 16 bits become 8, and alpha is dropped without
-/// blending, as Pillow's `convert("RGB")` does. Of a GIF the first frame is taken.
+/// EXIF orientation is applied; gray, palette and CMYK become RGB, 16 bits become 8, and alpha is dropped
+/// without blending, as Pillow's `convert("RGB")` does. A GIF gives its first frame.
 ///
 /// # Errors
 /// [`DecodeError`] for anything else, truncated data included; never a panic.
@@ -74,7 +76,7 @@ pub fn decode(encoded: &[u8], limits: &DecodeLimits) -> Result<RgbImage, DecodeE
     Ok(image)
 }
 
-/// [`decode`] into an image whose memory is used again. After an error its content is unspecified.
+/// [`decode`] into an image whose memory is reused. After an error its content is unspecified.
 ///
 /// # Errors
 /// As [`decode`].
@@ -95,8 +97,8 @@ pub fn decode_into(encoded: &[u8], limits: &DecodeLimits, image: &mut RgbImage) 
             });
         }
     };
-    // The decoders are written not to panic, yet a run over millions of files from strangers must not end on the one that
-    // finds a slip in them.
+    // The decoders are designed not to panic, but a run over millions of files from strangers must not end on
+    // the one file that makes a decoder panic.
     let decoded = catch_unwind(AssertUnwindSafe(|| match format {
         Some(ImageFormat::Jpeg) => decode_jpeg(encoded, limits, image),
         Some(format) => decode_other(encoded, format, name, limits, image),
@@ -110,14 +112,16 @@ pub fn decode_into(encoded: &[u8], limits: &DecodeLimits, image: &mut RgbImage) 
     })
 }
 
-/// Pixels of an image by its header alone; 0 where no header can be read, because such a file is not decoded either.
+/// Pixel count of an image from its header; 0 for an unreadable header, because such a file is not decoded
+/// either.
 pub fn header_pixels(encoded: &[u8]) -> u64 {
     let reader = image::ImageReader::new(Cursor::new(encoded)).with_guessed_format();
     let size = reader.ok().and_then(|reader| reader.into_dimensions().ok());
     size.map_or(0, |(width, height)| u64::from(width) * u64::from(height))
 }
 
-/// How many of the first images, given their pixel counts, may be decoded together: as many as have `most_pixels`, and one at least.
+/// How many of the first images, given their pixel counts, may be decoded together: as many as fit into
+/// `most_pixels`, and at least one.
 pub fn decoded_together(pixels: impl IntoIterator<Item = u64>, most_pixels: u64) -> usize {
     let mut sum = 0;
     let fit = pixels.into_iter().take_while(|pixels| {
@@ -135,7 +139,8 @@ fn decode_jpeg(encoded: &[u8], limits: &DecodeLimits, image: &mut RgbImage) -> R
     if !jpeg_reaches_its_end(encoded) {
         return Err(DecodeError::Truncated { format: "JPEG" });
     }
-    // Strict, because otherwise the decoder fills unreadable parts with gray. The sides are checked below with our own limit.
+    // Strict, because otherwise the decoder fills unreadable parts with gray. The limits on the sides are
+    // checked below.
     let options = DecoderOptions::default()
         .set_strict_mode(true)
         .set_max_width(usize::MAX)
@@ -163,8 +168,9 @@ fn decode_jpeg(encoded: &[u8], limits: &DecodeLimits, image: &mut RgbImage) -> R
 
 /// Walks the segments of a JPEG to the end-of-image mark of its first picture.
 ///
-/// The decoder notices missing data only where a row of blocks begins; the mark covers the last row as well. Searching for
-/// the mark from the end of the file would find the one of an embedded thumbnail or of a second picture.
+/// The decoder notices missing data only where a row of blocks begins; the mark covers the last row as well.
+/// Searching for the mark from the end of the file would find the one of an embedded thumbnail or of a second
+/// picture.
 fn jpeg_reaches_its_end(encoded: &[u8]) -> bool {
     let mut at = 2;
     loop {
@@ -179,9 +185,9 @@ fn jpeg_reaches_its_end(encoded: &[u8]) -> bool {
         match encoded.get(at) {
             None => return false,
             Some(0xD9) => return true,
-            // A byte 0xFF of the data itself, a restart mark, or the start-of-image mark: nothing to skip.
+            // A byte 0xFF within the data, a restart mark, or the start-of-image mark: nothing to skip.
             Some(0x00 | 0x01 | 0xD0..=0xD8) => at += 1,
-            // Fill byte: the mark comes after it.
+            // Fill byte: the mark follows it.
             Some(0xFF) => {}
             Some(_) => match encoded.get(at + 1..at + 3) {
                 Some(length) => at += 1 + usize::from(u16::from_be_bytes([length[0], length[1]])),
@@ -208,7 +214,8 @@ fn decode_other(
         },
     };
     let mut reader = image::ImageReader::with_format(Cursor::new(encoded), format);
-    // The decoders' own limit would count differently for each format; the header is checked here before anything large.
+    // The decoders' own limits count differently per format; the header is checked here before any large
+    // allocation.
     reader.no_limits();
     let mut decoder = reader.into_decoder().map_err(convert)?;
     let (width, height) = decoder.dimensions();
@@ -234,7 +241,7 @@ fn turn(image: &mut RgbImage, orientation: Orientation) {
     }
 }
 
-/// A description of bytes that are no image, for the message.
+/// A description of bytes that are not an image, for the message.
 fn describe(encoded: &[u8]) -> String {
     let start = &encoded[..encoded.len().min(16)];
     if start

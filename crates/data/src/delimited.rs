@@ -1,24 +1,25 @@
 //! Rows of a CSV file, in bounded memory.
 //!
-//! Quoted fields may hold line ends, so one quote without its partner would swallow every row after it and pass for one broken
-//! row. Here it is an error that names its line. Everything else is read as forgivingly as other readers do: quotes within a
-//! field that has none at its start are text, and so is everything behind a closing quote on the same line.
+//! Quoted fields may hold line ends, so one unclosed quote would swallow every row after it and count as one
+//! broken row. Here it is an error that names its line. Everything else is parsed leniently, as other readers
+//! do: quotes inside an unquoted field are text, and so is everything behind a closing quote on the same
+//! line.
 
 use std::io::BufRead;
 
 /// Longest row that is read, and longest quoted field, bytes.
 const LONGEST_ROW: u64 = 4 << 20;
 
-/// A file being read.
+/// An open file.
 #[derive(Debug)]
 pub struct Rows<R> {
     reader: R,
     delimiter: u8,
-    /// The fields of the row, end to end.
+    /// The fields of the row, concatenated.
     text: Vec<u8>,
     /// Where each of them ends.
     ends: Vec<usize>,
-    /// The line that is read, from 1.
+    /// The current line, from 1.
     line: u64,
     /// Bytes read.
     offset: u64,
@@ -26,12 +27,12 @@ pub struct Rows<R> {
     start: (u64, u64),
 }
 
-/// The result of reading on.
+/// The result of reading a row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Next {
-    /// A row, whose fields are there now.
+    /// A row, whose fields are now available.
     Row,
-    /// A row of more than 4 MiB, which was passed over.
+    /// A row of more than 4 MiB, which was skipped.
     TooLong,
     /// The end of the file.
     End,
@@ -39,21 +40,21 @@ pub enum Next {
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum State {
-    /// Nothing of the row has come.
+    /// Nothing of the row has been read.
     Row,
-    /// Nothing of the field has come.
+    /// Nothing of the field has been read.
     Field,
     Plain,
     Quoted,
-    /// Behind a quote within a quoted field: its end, or the first of two that stand for one.
+    /// After a quote within a quoted field: its end, or the first of two that encode one quote.
     Quote,
 }
 
 impl<R: BufRead> Rows<R> {
-    /// The rows from where `reader` stands; a byte-order mark there is skipped.
+    /// The rows from the reader's position on; a byte-order mark there is skipped.
     ///
     /// # Errors
-    /// The reader's own.
+    /// Those of the reader.
     pub fn new(mut reader: R, delimiter: u8) -> std::io::Result<Rows<R>> {
         const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
         let mut offset = 0;
@@ -94,16 +95,16 @@ impl<R: BufRead> Rows<R> {
         self.start.0
     }
 
-    /// Bytes between where the reader stood at first and the last row.
+    /// Bytes between the reader's first position and the last row.
     pub fn offset(&self) -> u64 {
         self.start.1
     }
 
-    /// Reads the next row; lines without anything are none.
+    /// Reads the next row; empty lines are skipped.
     ///
     /// # Errors
-    /// The reader's own, and [`InvalidData`](std::io::ErrorKind::InvalidData) that names the line of a quote without its
-    /// partner.
+    /// Those of the reader, and [`InvalidData`](std::io::ErrorKind::InvalidData) that names the line of an
+    /// unclosed quote.
     pub fn next_row(&mut self) -> std::io::Result<Next> {
         self.text.clear();
         self.ends.clear();
@@ -206,7 +207,7 @@ mod tests {
     use std::io::Cursor;
 
     fn read(text: impl Into<Vec<u8>>) -> Result<Vec<Vec<String>>, String> {
-        // Small buffers, so that every state is met at their ends too.
+        // Small buffers, so that every state also meets a buffer's end.
         let reader = std::io::BufReader::with_capacity(3, Cursor::new(text.into()));
         let mut rows = Rows::new(reader, b',').unwrap();
         let mut rows_read = Vec::new();

@@ -1,8 +1,8 @@
-//! Durable files and folders: under its name, each is either whole or not there.
+//! Durable files and folders: under its name, each is either whole or absent.
 //!
-//! Everything is written beside its place under a name that begins with [`PARTIAL`], synced to the disk, and renamed. A
-//! reader never meets half a file, a full disk leaves the old file in place, and a crash leaves at most a hidden
-//! leftover, which the next write of the same name replaces.
+//! Everything is written next to its final path under a name that begins with [`PARTIAL`], synced to the
+//! disk, and renamed. A reader never sees half a file, a full disk leaves the old file in place, and a crash
+//! leaves at most a hidden leftover, which the next write of the same name replaces.
 
 use std::ffi::OsString;
 use std::fs::{self, File, TryLockError};
@@ -24,10 +24,10 @@ const REPLACED: &str = "-replaced";
 
 /// Bytes that a [`Writer`] collects before it writes them.
 const BUFFER_BYTES: usize = 1 << 18;
-/// Longest file name that is kept within the name of its unfinished file, bytes: most systems allow 255 for both.
+/// Longest file name that its temporary name contains unchanged, bytes: most systems allow 255 for both.
 const LONGEST_NAME: usize = 200;
 
-/// Writes `bytes` to `path`, replacing the file there.
+/// Writes `bytes` to `path`, replacing an existing file.
 ///
 /// # Errors
 /// [`FileError`] names `path`; the old file stays.
@@ -40,7 +40,7 @@ pub fn write(path: &Path, bytes: &[u8]) -> Result<(), FileError> {
 /// [`write()`] for a value as indented JSON with a final newline.
 ///
 /// # Errors
-/// As [`write()`], and a value that JSON cannot hold.
+/// Those of [`write()`], and a value that JSON cannot represent.
 pub fn write_json<T: Serialize>(path: &Path, value: &T) -> Result<(), FileError> {
     let mut text = serde_json::to_vec_pretty(value)
         .map_err(io::Error::from)
@@ -49,17 +49,17 @@ pub fn write_json<T: Serialize>(path: &Path, value: &T) -> Result<(), FileError>
     write(path, &text)
 }
 
-/// A file being written, buffered. It appears under its name with [`Writer::finish`]; dropped before, it leaves nothing.
+/// A file being written, buffered. [`Writer::finish`] gives it its name; dropped before, it leaves nothing.
 #[derive(Debug)]
 pub struct Writer {
     path: PathBuf,
     aside: PathBuf,
-    /// `None` once finished.
+    /// `None` after `finish`.
     file: Option<BufWriter<File>>,
 }
 
 impl Writer {
-    /// Begins the file that will be `path`. Its folder must exist.
+    /// Begins the file that becomes `path`. Its folder must exist.
     ///
     /// # Errors
     /// [`FileError`] names `path`.
@@ -72,8 +72,8 @@ impl Writer {
         })
     }
 
-    /// Another handle to the same file, for libraries that own their sink. Drop it before [`Writer::finish`], and
-    /// write to only one of the two.
+    /// Another handle to the same file, for libraries that own their sink. Drop it before [`Writer::finish`],
+    /// and write to only one of the two.
     ///
     /// # Errors
     /// [`FileError`] names the file's path.
@@ -85,7 +85,7 @@ impl Writer {
         .map_err(FileError::new("write", &self.path))
     }
 
-    /// Syncs the file to the disk and gives it its name, replacing the file there.
+    /// Syncs the file to the disk and gives it its name, replacing an existing file.
     ///
     /// # Errors
     /// [`FileError`] names the file's path; the old file stays.
@@ -93,8 +93,8 @@ impl Writer {
         self.close(true)
     }
 
-    /// [`Writer::finish`] without waiting for the disk: for many small files whose loss in a power failure is noticed and
-    /// mended. A killed process leaves no half file either way.
+    /// [`Writer::finish`] without waiting for the disk: for many small files whose loss in a power failure is
+    /// detected and repaired. A killed process leaves no half file either way.
     ///
     /// # Errors
     /// As [`Writer::finish`].
@@ -117,7 +117,8 @@ impl Writer {
         if sync {
             file.get_ref().sync_all()?;
         }
-        // On Unix the file stays open and locked until it has its name: see `open_aside`. Windows renames closed files only.
+        // On Unix the file stays open and locked until it has its name: see `open_aside`. Windows renames
+        // only closed files.
         if cfg!(windows) {
             self.file = None;
         }
@@ -149,8 +150,8 @@ impl Write for Writer {
 impl Drop for Writer {
     fn drop(&mut self) {
         if let Some(file) = self.file.take() {
-            // Best effort; buffered bytes are dropped. On Unix the file is removed while it is locked, before another writer
-            // can take it for a leftover. Windows removes closed files only.
+            // Best effort; buffered bytes are dropped. On Unix the file is removed while it is locked, before
+            // another writer can take it for a leftover. Windows removes only closed files.
             let (file, _) = file.into_parts();
             let open = (!cfg!(windows)).then_some(file);
             let _ = fs::remove_file(&self.aside);
@@ -159,7 +160,7 @@ impl Drop for Writer {
     }
 }
 
-/// Opens the file beside `path` that will be renamed to it.
+/// Opens the temporary file next to `path` that is later renamed to it.
 ///
 /// Its name is always the same, so that a crash's leftover is overwritten. Where another writer has it, which is known by
 /// its lock, or another user owns it, this one takes a name of its own, and the last to finish wins.
@@ -211,11 +212,11 @@ fn is_the_file_at(file: &File, path: &Path) -> bool {
 
 #[cfg(not(unix))]
 fn is_the_file_at(_file: &File, _path: &Path) -> bool {
-    // Open files are not renamed there.
+    // Windows does not rename open files.
     true
 }
 
-/// The hidden name beside `path` under which it is made.
+/// The hidden temporary name next to `path`.
 fn aside(path: &Path, suffix: &str) -> io::Result<PathBuf> {
     let name = path
         .file_name()
@@ -230,7 +231,7 @@ fn aside(path: &Path, suffix: &str) -> io::Result<PathBuf> {
     Ok(path.with_file_name(hidden))
 }
 
-/// A folder being made. It appears under its name, with everything in it, with [`Folder::finish`]; dropped before, it
+/// A folder being made. [`Folder::finish`] gives it its name, with everything in it; dropped before, it
 /// leaves nothing. For folders whose parent one process writes to (see [`FolderLock`](crate::FolderLock)).
 #[derive(Debug)]
 pub struct Folder {
@@ -240,7 +241,8 @@ pub struct Folder {
 }
 
 impl Folder {
-    /// Begins the folder that will be `path`, making its parents and removing the leftover of an earlier crash.
+    /// Begins the folder that becomes `path`, creating its parents and removing the leftover of an earlier
+    /// crash.
     ///
     /// # Errors
     /// [`FileError`] names `path`.
@@ -261,7 +263,7 @@ impl Folder {
         })
     }
 
-    /// Where to write the files meanwhile. They need not be synced.
+    /// Where to write the files until then. They need not be synced.
     pub fn path(&self) -> &Path {
         &self.aside
     }
@@ -269,11 +271,11 @@ impl Folder {
     /// Syncs everything in the folder to the disk and gives the folder its name.
     ///
     /// # Errors
-    /// [`FileError`] names the folder's path; among them that something is there already.
+    /// [`FileError`] names the folder's path; one cause is that the path exists already.
     pub fn finish(mut self) -> Result<(), FileError> {
         self.sync()?;
         if self.final_path.symlink_metadata().is_ok() {
-            // Renaming would replace an empty folder in silence.
+            // Renaming would silently replace an empty folder.
             let taken = io::Error::from(io::ErrorKind::AlreadyExists);
             return Err(FileError::new("make", &self.final_path)(taken));
         }
@@ -319,13 +321,14 @@ impl Folder {
 impl Drop for Folder {
     fn drop(&mut self) {
         if !self.is_finished {
-            // Best effort: the space is given back, and whatever went wrong has been reported.
+            // Best effort: it frees space, and the actual error has been reported.
             let _ = fs::remove_dir_all(&self.aside);
         }
     }
 }
 
-/// Removes a folder with everything in it. It loses its name first, so that a crash leaves no half folder under it.
+/// Removes a folder with everything in it. It is renamed first, so that a crash leaves no half folder under
+/// its name.
 ///
 /// # Errors
 /// [`FileError`] names `path`.
@@ -375,7 +378,7 @@ pub fn remove_leftovers(folder: &Path) -> Result<(), FileError> {
 /// # Errors
 /// [`FileError`] names the folder.
 pub fn sync_folder(path: &Path) -> Result<(), FileError> {
-    // Windows cannot open folders; there the rename itself has to do.
+    // Windows cannot open folders; there the rename alone must suffice.
     if cfg!(windows) {
         return Ok(());
     }
@@ -398,7 +401,7 @@ fn is_unsupported(error: &io::Error) -> bool {
     )
 }
 
-/// Syncs the files of a folder and of those below it, then the folders.
+/// Syncs the files of a folder and of its subfolders, then the folders.
 fn sync_tree(folder: &Path) -> io::Result<()> {
     for entry in fs::read_dir(folder)? {
         let entry = entry?;
@@ -417,7 +420,7 @@ fn sync_tree(folder: &Path) -> io::Result<()> {
     sync_folder(folder).map_err(|error| error.source)
 }
 
-/// Removes a file, a link or a whole folder; nothing where there is none.
+/// Removes a file, a link or a whole folder; does nothing if it does not exist.
 fn remove_any(path: &Path) -> io::Result<()> {
     let removed = match path.symlink_metadata() {
         Ok(there) if there.is_dir() => fs::remove_dir_all(path),

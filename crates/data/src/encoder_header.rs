@@ -1,8 +1,8 @@
-//! The header of an encoder file: what it says of the data that its encoder saw.
+//! The header of an encoder file: its record of the data that the encoder was trained on.
 //!
-//! An encoder file is a safetensors file whose metadata hold one JSON text that describes the encoder. Its key and the part of
-//! it that is about data stand here, because crates that know no networks read them too; the crate `weights` reads and writes
-//! the rest.
+//! An encoder file is a safetensors file whose metadata hold one JSON text that describes the encoder. This
+//! module has its key and the part about data, because crates without networks read them too; the crate
+//! `weights` reads and writes the rest.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -18,19 +18,19 @@ pub const ENCODER_KEY: &str = "passer";
 /// Longest header that is read, bytes: that of a ViT-H is below 100 kB.
 const LONGEST: u64 = 64 << 20;
 
-/// What an encoder file says of the data that its encoder saw.
+/// The data that an encoder was trained on, from its file.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 pub struct EncoderHeader {
-    /// Fingerprint of the data set; empty if it saw none.
+    /// Fingerprint of the data set; empty if there was none.
     #[serde(default)]
     pub fingerprint: String,
-    /// Licenses of its photos; empty where the file does not say.
+    /// Licenses of its photos; empty where the file does not state them.
     #[serde(default, rename = "licences")]
     pub licenses: Licenses,
 }
 
 impl EncoderHeader {
-    /// Reads the header of a file; `None` for a file that is no encoder of ours, or is damaged.
+    /// Reads the header of a file; `None` for a file that is damaged or is not a Passer encoder.
     ///
     /// # Errors
     /// A file that cannot be read.

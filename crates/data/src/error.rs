@@ -1,4 +1,4 @@
-//! What can go wrong with a data set, one variant for each thing that a user can fix.
+//! The errors of a data set, one variant for each kind that a user can fix.
 
 use std::path::{Path, PathBuf};
 
@@ -7,7 +7,8 @@ use crate::hint::Hint;
 
 /// An error of opening, indexing, reading, packing or loading a data set.
 ///
-/// [`Error::hint`] returns the cure where one is known; the program words it and prints it on a line of its own.
+/// [`Error::hint`] returns the cure where one is known; the program words it and prints it on a line of its
+/// own.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -22,7 +23,7 @@ pub enum Error {
         /// The specification as given.
         spec: String,
     },
-    /// The data specification exists but is none of the kinds that can be read.
+    /// The data specification exists but is of an unsupported kind.
     #[error("data `{spec}`: {reason}")]
     Unreadable {
         /// The specification as given.
@@ -40,7 +41,7 @@ pub enum Error {
         /// The files that were expected.
         reason: String,
     },
-    /// A shard that ends too early or is no tar.
+    /// A shard that ends too early or is not a tar.
     #[error("shard `{path}`: {reason}")]
     DamagedShard {
         /// The shard.
@@ -72,7 +73,7 @@ pub enum Error {
         /// The number of records.
         records: usize,
     },
-    /// A view group of the config that cannot be carried out.
+    /// A view group of the config with an invalid value.
     #[error("view group {group}: {reason}")]
     Views {
         /// Position of the group in the config, from 0.
@@ -80,7 +81,7 @@ pub enum Error {
         /// The fault.
         reason: String,
     },
-    /// A loader or packing option out of its range.
+    /// A loader or packing option outside its range.
     #[error("`{option}` {reason}")]
     Option {
         /// The option's name in the config or on the command line.
@@ -101,7 +102,7 @@ pub enum Error {
         "{bad} of {records} records cannot be decoded, more than max_bad_fraction = {allowed} allows: {examples}"
     )]
     TooManyBad {
-        /// Distinct broken records met so far.
+        /// Distinct broken records found so far.
         bad: usize,
         /// Records of the data set.
         records: usize,
@@ -110,7 +111,7 @@ pub enum Error {
         /// The first few of them with their reasons.
         examples: String,
     },
-    /// The loader's threads could not be started, or ended too early.
+    /// The loader's threads could not start, or ended too early.
     #[error("loader: {reason}")]
     Threads {
         /// The operating system's reason, or the event.
@@ -144,14 +145,15 @@ impl Error {
 
 /// Why an encoded image could not be turned into pixels.
 ///
-/// In training a broken image is data, not a failure: the loader counts it, names it and takes the next record.
+/// In training a broken image is data, not a failure: the loader counts it, names it and takes the next
+/// record.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum DecodeError {
     /// No bytes at all.
     #[error("the file is empty")]
     Empty,
-    /// The bytes are not one of the formats that are read.
+    /// The bytes are of an unsupported format.
     #[error("not an image: expected JPEG, PNG, WebP, BMP or GIF, found {found}")]
     Format {
         /// A description of the first bytes.
@@ -164,7 +166,7 @@ pub enum DecodeError {
         width: u32,
         /// Height in the header, px.
         height: u32,
-        /// The limit that was passed, in words.
+        /// The exceeded limit, in words.
         limit: String,
     },
     /// The image ends before its last pixel.
@@ -173,12 +175,12 @@ pub enum DecodeError {
         /// The format's name.
         format: &'static str,
     },
-    /// The decoder gave up.
+    /// The decoder failed.
     #[error("broken {format}: {reason}")]
     Broken {
         /// The format's name.
         format: &'static str,
-        /// The decoder's own words.
+        /// The decoder's message.
         reason: String,
     },
 }

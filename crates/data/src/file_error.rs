@@ -16,13 +16,13 @@ pub struct FileError {
 }
 
 impl FileError {
-    /// For `map_err`: the error of trying `action` at `path`.
+    /// For `map_err`: the error of `action` on `path`.
     pub fn new(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> FileError {
         let path = path.to_path_buf();
         move |source| FileError { action, path, source }
     }
 
-    /// Whether the disk is full, which the user can mend.
+    /// Whether the disk is full, which the user can fix.
     pub fn is_disk_full(&self) -> bool {
         matches!(
             self.source.kind(),

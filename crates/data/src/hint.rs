@@ -1,4 +1,5 @@
-//! How a user can settle an error of this crate, as values: the program words them, with its own flags and commands.
+//! How a user can fix an error of this crate, as values: the program words them, with its own flags and
+//! commands.
 
 use std::path::PathBuf;
 
@@ -12,23 +13,23 @@ pub enum Hint {
         /// The shard.
         path: PathBuf,
     },
-    /// List the broken records; or allow more of them.
+    /// List the broken records, or allow more of them.
     VerifyOrAllowMore,
     /// Smaller batches, or more records.
     SmallerBatch,
     /// Every file that a brace pattern names must exist.
     CompletePattern,
-    /// Give the folder that the picture lies in.
+    /// Give the folder that contains the picture.
     GiveFolder,
-    /// Make shards of the archive first.
+    /// Pack the archive into shards first.
     PackArchive,
-    /// Unpack the compressed shard, or make shards of it.
+    /// Unpack the compressed shard, or pack it into shards.
     UnpackOrPack,
-    /// Unpack the compressed shard, which can be opened then.
+    /// Unpack the compressed shard; it can be opened then.
     Unpack,
-    /// Make shards of the folder.
+    /// Pack the folder into shards.
     PackFolder,
-    /// Remove the link, or put its target back.
+    /// Remove the link, or restore its target.
     RestoreLink,
     /// Rename the file.
     Rename,

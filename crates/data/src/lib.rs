@@ -1,11 +1,12 @@
 //! Records in, batches of augmented views out: shards, index, decoding, transforms, sampling, loading.
 //!
-//! The life of a photo in this crate: [`Dataset`] finds its bytes through an index, [`decode`] turns them into pixels,
-//! [`transforms`] draw views from them, and [`Loader`] sets the views of many photos side by side as a [`Batch`] of plain
-//! memory. The crate knows no tensors and no networks; `training` makes tensors of the batches.
+//! The path of a photo through this crate: [`Dataset`] finds its bytes through an index, [`decode`] turns
+//! them into pixels, [`transforms`] draw views from them, and [`Loader`] puts the views of many photos into a
+//! [`Batch`] of plain memory. The crate knows no tensors and no networks; `training` makes tensors of the
+//! batches.
 //!
-//! It also holds what every crate needs on disk: [`durable`] writing, [`FolderLock`], hashes of files, [`delimited`] tables,
-//! and names that are safe to print ([`terminal`]).
+//! It also holds the common code for files: [`durable`] writing, [`FolderLock`], hashes of files,
+//! [`delimited`] tables, and names that are safe to print ([`terminal`]).
 //!
 //! Formats on disk are described in `docs/formats.md`.
 

@@ -6,25 +6,26 @@ use std::fmt;
 use serde::de::{MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-/// What photos without a license are counted under.
+/// The name under which photos without a license are counted.
 pub const NOT_STATED: &str = "not stated";
 
-/// What licenses beyond the first [`MAX_NAMES`] are counted under.
+/// The name under which licenses beyond the first [`MAX_NAMES`] are counted.
 pub(crate) const OTHERS: &str = "other licenses";
 
-/// Most licenses of a data set that are told apart: a file of metadata may hold a text of its own for each photo.
+/// Most licenses that are counted separately: a metadata file may hold a different text for each photo.
 pub(crate) const MAX_NAMES: usize = 1000;
 
 /// Longest name, characters.
 const MAX_CHARS: usize = 200;
 
-/// Between a license and the next.
+/// Separates a license from the next.
 const SEPARATOR: &str = "; ";
 
 /// Numbers of photos by the name of their license.
 ///
-/// As text it is one line, the most frequent first: `CC BY 2.0: 1200; MIT: 3; not stated: 2`. That is also how it is
-/// stored, so that versions before 0.2, which expect a text there, read files of this one; they always wrote an empty text.
+/// As text it is one line, the most frequent first: `CC BY 2.0: 1200; MIT: 3; not stated: 2`. Files store
+/// this text, so versions before 0.2, which expect a text there, can read them; those versions always wrote
+/// an empty text.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Licenses(BTreeMap<String, u64>);
 
@@ -67,7 +68,7 @@ impl Licenses {
     }
 }
 
-/// A license's name in one line, without what separates names.
+/// A license's name on one line, without the separators of names.
 pub(crate) fn tidy(name: &str) -> String {
     let mut tidy = String::new();
     for c in name.trim().chars().take(MAX_CHARS) {
@@ -88,7 +89,7 @@ impl fmt::Display for Licenses {
         for (position, (name, count)) in self.counts().into_iter().enumerate() {
             let separator = if position == 0 { "" } else { SEPARATOR };
             match count {
-                // A text of another program, which counted nothing.
+                // Text from another program, without counts.
                 0 => write!(f, "{separator}{name}")?,
                 count => write!(f, "{separator}{name}: {count}")?,
             }
@@ -103,7 +104,7 @@ impl Serialize for Licenses {
     }
 }
 
-/// From the text; also from a list of names or a table of counts, which other programs may write.
+/// Reads the text, and also a list of names or a table of counts, which other programs may write.
 impl<'de> Deserialize<'de> for Licenses {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct Any;

@@ -1,11 +1,11 @@
-//! Batches of augmented views, in order, made ahead of time by threads.
+//! Batches of augmented views, in order, prepared in advance by threads.
 //!
-//! Everything in a batch is a function of (seed, step): the order of records, the views drawn, and which record replaces a
-//! broken one. Threads only decide when the batch is made.
+//! Everything in a batch is a function of (seed, step): the order of records, the views drawn, and which
+//! record replaces a broken one. Threads only decide when the batch is made.
 //!
-//! Two assemblers take turns with the steps and share one pool of workers, so that the workers can start on the next batch
-//! while the last images of the current one are in progress. Each assembler hands its batches over through a queue of
-//! one, so at most four batches are in memory besides the one in use.
+//! Two assemblers alternate between steps and share one pool of workers, so that the workers can start on the
+//! next batch while the last images of the current one are in progress. Each assembler hands over its batches
+//! through a queue of one, so at most four batches are in memory besides the one in use.
 
 mod assembler;
 #[cfg(test)]
@@ -26,29 +26,34 @@ use crate::order::Order;
 use crate::record::Label;
 use crate::transforms::ViewGroup;
 
-/// Threads that put batches together; the images are made by the workers.
+/// Threads that assemble batches; the workers make the images.
 const ASSEMBLERS: usize = 2;
-/// Most threads that are started: machines of today have fewer processors, and a system ends programs of many more threads.
+/// Most worker threads: current machines have fewer processors, and a system may kill programs with many more
+/// threads.
 const MOST_WORKERS: usize = 1_024;
 /// Broken records that an error message and [`BadRecords`] name.
 const NAMED_BAD_RECORDS: usize = 10;
 
-/// How records become batches: `[data]` of an evaluation's config, and the part of it that every loader needs.
+/// How records become batches: `[data]` of an evaluation's config, and the part of it that every loader
+/// needs.
 ///
-/// It changes the speed, and which data sets are refused; the views of a record are the same for any values.
+/// It affects the speed, and which data sets give an error; the views of a record are the same for any
+/// values.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LoaderConfig {
-    /// Images in a batch; each gives all the views of all groups.
+    /// Images in a batch; each gives the views of all groups.
     pub batch_images: usize,
-    /// Threads that decode and augment, 0 to 1,024; 0 does it in the caller's thread, when it requests a batch.
+    /// Threads that decode and augment, 0 to 1,024; 0 does it in the caller's thread, when it requests a
+    /// batch.
     pub workers: usize,
-    /// Loading stops with an error when more than this fraction (0 to 1) of the data set's records cannot be decoded.
+    /// Loading stops with an error when more than this fraction (0 to 1) of the data set's records cannot be
+    /// decoded.
     pub max_bad_fraction: f64,
 }
 
 impl LoaderConfig {
-    /// Checks the values alone, without a data set.
+    /// Checks the values without a data set.
     ///
     /// # Errors
     /// A sentence that names the key: `` `data.batch_images` must be at least 1, got 0 ``.
@@ -84,21 +89,22 @@ impl LoaderConfig {
 /// The views of one step, as plain memory.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Batch {
-    /// The views in the config's order, in one entry for each size: view groups of one size that follow each other are one
-    /// entry, as DINO's two global views of different recipes.
+    /// The views in the config's order, one entry per size: consecutive view groups of one size share an
+    /// entry, such as DINO's two global views of different recipes.
     pub views: Vec<Views>,
     /// Labels of the images, where every image of the batch has one.
     pub labels: Option<Vec<Label>>,
-    /// Position in the data set of each image, after broken ones were replaced.
+    /// Position in the data set of each image, after broken records were replaced.
     pub positions: Vec<u64>,
 }
 
-/// The views of one size: `[count * images, channels, height, width]`, all images of the first view, then all of the second.
+/// The views of one size: `[count * images, channels, height, width]`, all images of the first view, then all
+/// of the second.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Views {
     /// Values 0 to 255, not normalized.
     pub pixels: Vec<u8>,
-    /// Views of each image.
+    /// Views per image.
     pub count: usize,
     /// Images in the batch.
     pub images: usize,
@@ -117,14 +123,14 @@ pub struct BadRecord {
     pub position: u64,
     /// Its key.
     pub key: String,
-    /// Why.
+    /// The reason.
     pub reason: String,
 }
 
-/// The broken records that were met in the batches handed out so far.
+/// The broken records in the batches handed out so far.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct BadRecords {
-    /// How many different ones.
+    /// The number of distinct ones.
     pub count: usize,
     /// The first few by position.
     pub first: Vec<BadRecord>,
@@ -145,15 +151,16 @@ struct Shared {
     seed: u64,
     records: u32,
     bad: Mutex<BTreeMap<u64, BadRecord>>,
-    /// Broken records that were met before this loader's time.
+    /// Broken records found before this loader started.
     bad_before: AtomicUsize,
 }
 
 impl Loader {
-    /// A loader whose epochs walk in `order`; `seed` decides order and augmentation.
+    /// A loader whose epochs use `order`; `seed` determines order and augmentation.
     ///
     /// # Errors
-    /// [`Error::Views`] and [`Error::Option`] name an impossible setting, such as a batch larger than the data set.
+    /// [`Error::Views`] and [`Error::Option`] name an impossible setting, such as a batch larger than the
+    /// data set.
     pub fn new(
         dataset: Arc<Dataset>,
         views: Vec<ViewGroup>,
@@ -204,21 +211,22 @@ impl Loader {
         })
     }
 
-    /// Steps in an epoch. In training orders a last partial batch does not count.
+    /// Steps per epoch. In training orders a last partial batch does not count.
     pub fn batches_per_epoch(&self) -> usize {
         self.shared.batches_per_epoch()
     }
 
-    /// The batches of steps `first_step` to `end_step` - 1, where step = epoch * [`Loader::batches_per_epoch`] + batch.
+    /// The batches of steps `first_step` to `end_step` - 1, where step = epoch *
+    /// [`Loader::batches_per_epoch`] + batch.
     ///
-    /// Threads start to work at once, and on across epochs; dropping the iterator ends them. An error ends the iteration.
-    /// In sequential order a batch without any good record is passed over.
+    /// Threads start at once and continue across epochs; dropping the iterator ends them. An error ends the
+    /// iteration. In sequential order a batch without any valid record is skipped.
     pub fn batches(&self, first_step: usize, end_step: usize) -> Batches {
         Batches::start(Arc::clone(&self.shared), first_step, end_step)
     }
 
-    /// Counts this many broken records as met before: a pass that continues where another process stopped has fewer left to
-    /// allow. [`Loader::bad_records`] does not include them.
+    /// Counts this many broken records as found earlier: a pass that resumes an interrupted one has fewer
+    /// left before the limit. [`Loader::bad_records`] does not include them.
     pub fn count_bad_records_before(&self, count: usize) {
         self.shared.bad_before.store(count, Ordering::Relaxed);
     }
@@ -246,7 +254,7 @@ pub struct Batches {
 enum Engine {
     /// No workers: each batch is made when it is requested.
     Here(Assembler),
-    /// One queue for each assembler; they take turns from step `first` on.
+    /// One queue per assembler; they alternate from step `first` on.
     Threads {
         queues: Vec<Receiver<Made>>,
         first: usize,
@@ -257,7 +265,7 @@ enum Engine {
     Failed(Option<Error>),
 }
 
-/// A batch, or why there is none, with the broken records met on the way.
+/// A batch or its error, with the broken records found meanwhile.
 type Made = (Vec<BadRecord>, Result<Batch, Error>);
 
 impl Shared {
@@ -270,15 +278,15 @@ impl Shared {
         }
     }
 
-    /// How many records may be broken.
+    /// The most broken records allowed.
     fn allowed_bad(&self) -> usize {
         (self.config.max_bad_fraction * f64::from(self.records)).floor() as usize
     }
 
-    /// Enters broken records; an error if there are too many by now.
+    /// Adds broken records; an error if there are now too many.
     ///
-    /// Called in the order of the steps by the thread that takes the batches, so it stops at the same step for any number of
-    /// workers.
+    /// Called in the order of the steps by the thread that takes the batches, so it stops at the same step
+    /// for any number of workers.
     fn enter_bad(&self, records: Vec<BadRecord>) -> Result<(), Error> {
         if records.is_empty() {
             return Ok(());
@@ -350,7 +358,7 @@ impl Batches {
                 .spawn(move || {
                     for step in (first + number..end).step_by(ASSEMBLERS) {
                         let batch = assembler.make(step);
-                        // The other end is gone once the iterator is dropped.
+                        // The receiver is gone once the iterator is dropped.
                         if sender.send(batch).is_err() {
                             break;
                         }
@@ -396,7 +404,7 @@ impl Iterator for Batches {
             let batch = self.make(self.next_step);
             self.next_step += 1;
             match &batch {
-                // All of it was broken; only sequential order can come to this.
+                // The whole batch was broken; only sequential order can reach this case.
                 Ok(batch) if batch.positions.is_empty() => continue,
                 Ok(_) => {}
                 Err(_) => self.next_step = self.end_step,
@@ -420,7 +428,7 @@ impl Drop for Batches {
             stop.store(true, Ordering::Relaxed);
             drop(queues);
             for thread in threads {
-                // A panic in there has been reported where it happened.
+                // A panic in that thread has already been reported.
                 let _ = thread.join();
             }
         }

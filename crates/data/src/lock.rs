@@ -14,7 +14,8 @@ const LONGEST_HOLDER: u64 = 256;
 
 /// Keeps other processes out of a folder until it is dropped.
 ///
-/// The system releases the lock however a process ends, so the file that a killed process leaves behind locks nobody out.
+/// The system releases the lock however a process ends, so the file that a killed process leaves behind locks
+/// nobody out.
 #[derive(Debug)]
 #[must_use = "the lock is released when it is dropped"]
 pub struct FolderLock {
@@ -29,24 +30,24 @@ pub enum LockError {
     InUse {
         /// The folder.
         folder: PathBuf,
-        /// Who holds it: `process 4711 on atlas`, or `another process` where that is not known.
+        /// The holder: `process 4711 on atlas`, or `another process` where that is unknown.
         holder: String,
     },
-    /// The folder or the file in it could not be made.
+    /// The folder or the lock file could not be created.
     #[error(transparent)]
     File(#[from] FileError),
 }
 
 impl FolderLock {
-    /// Makes the folder where it is missing, and locks it. Where the file system has no locks (some network file systems),
-    /// a warning is logged in place of locking.
+    /// Creates the folder if it is missing, and locks it. Where the file system has no locks (some network
+    /// file systems), it logs a warning instead.
     ///
     /// # Errors
-    /// [`LockError::InUse`] where another process holds it, and files that cannot be made.
+    /// [`LockError::InUse`] where another process holds it, and files that cannot be created.
     pub fn take(folder: &Path) -> Result<FolderLock, LockError> {
         fs::create_dir_all(folder).map_err(FileError::new("make", folder))?;
         let path = folder.join(FILE_NAME);
-        // Not emptied on opening: the content is the holder's name.
+        // Not truncated on opening: the content is the holder's name.
         let mut file = OpenOptions::new()
             .read(true)
             .write(true)
@@ -56,7 +57,7 @@ impl FolderLock {
             .map_err(FileError::new("write", &path))?;
         match file.try_lock() {
             Ok(()) => {
-                // Only for the message that another process prints: a lock without a name is as good.
+                // The name only serves another process's message: a lock without a name works as well.
                 let named = file
                     .set_len(0)
                     .and_then(|()| file.write_all(this_process().as_bytes()));
@@ -123,7 +124,7 @@ mod tests {
             "{holder}"
         );
         assert!(error.to_string().contains("on the way` is in use by process "));
-        // Asking does not erase the holder's name.
+        // A failed attempt does not erase the holder's name.
         let again = FolderLock::take(&folder).unwrap_err();
         assert_eq!(again.to_string(), error.to_string());
         drop(lock);
@@ -139,7 +140,7 @@ mod tests {
         )
         .unwrap();
         let _lock = FolderLock::take(folder.path()).unwrap();
-        // Its name is replaced whole.
+        // The new name replaces the old one completely.
         let name = fs::read_to_string(folder.path().join(FILE_NAME)).unwrap();
         assert!(name.starts_with(&format!("process {}", std::process::id())) && !name.contains("gone"));
     }

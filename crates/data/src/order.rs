@@ -12,17 +12,17 @@ pub enum Order {
     Global,
     /// Neighboring records form blocks of this many; the blocks are shuffled, and the records within each.
     ///
-    /// For disks and network stores that hate seeks: a block is read as one stretch. The longer the block, the fewer seeks and
-    /// the more alike the records of a batch, so the shards should have been packed in random order.
-    /// The last partial batch is dropped.
+    /// For disks and network stores with slow seeks: a block is read sequentially. Longer blocks mean fewer
+    /// seeks and more similar records in a batch, so the shards should have been packed in random order. The
+    /// last partial batch is dropped.
     Blocks(usize),
-    /// The data set's own order, every epoch the same, for evaluation. The last partial batch is kept, and a broken
-    /// record is dropped instead of replaced, so that no record comes twice.
+    /// The data set's own order, every epoch the same, for evaluation. The last partial batch is kept, and a
+    /// broken record is dropped instead of replaced, so that no record occurs twice.
     Sequential,
 }
 
 impl Order {
-    /// Refuses blocks without records.
+    /// Gives an error for blocks without records.
     ///
     /// # Errors
     /// The second half of a sentence: `must be …, got …`.
@@ -38,7 +38,7 @@ impl Order {
         self != Order::Sequential
     }
 
-    /// The record positions of one epoch, in the order in which they are visited; each exactly once.
+    /// The record positions of one epoch, in order of visits; each exactly once.
     pub(crate) fn epoch(self, records: u32, seed: u64, epoch: u64) -> Vec<u32> {
         let mut source = generator(seed, Purpose::EpochOrder, epoch, 0, 0);
         match self {

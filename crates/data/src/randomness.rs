@@ -1,14 +1,15 @@
-//! Stateless randomness: every draw is a function of its purpose, never of the thread that draws it or of the time.
+//! Stateless randomness: every draw is a function of its purpose, never of the thread that draws it or of the
+//! time.
 //!
-//! A generator is ChaCha8 under a 256-bit key of four words: seed, purpose, epoch, and record position with view.
-//! Two draws with different keys are independent, and any of them can be made again on its own, so the stream of views is
-//! the same for any number of workers and after any resume.
+//! A generator is ChaCha8 under a 256-bit key of four words: seed, purpose, epoch, and record position with
+//! view. Draws with different keys are independent, and each can be repeated on its own, so the stream of
+//! views is the same for any number of workers and after any resume.
 
 use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 
-/// The purpose of a draw. The numbers decide what a seed gives: never change or reuse one.
+/// The purpose of a draw. These numbers determine the result of a seed: never change or reuse one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Purpose {
     /// The order of the records in an epoch.
@@ -21,7 +22,7 @@ pub(crate) enum Purpose {
     PackOrder = 4,
 }
 
-/// Views of one record and epoch that the key can tell apart.
+/// The most views per record and epoch that the key can distinguish.
 const VIEW_BITS: u32 = 16;
 
 /// The generator of one key.
@@ -50,14 +51,15 @@ pub(crate) fn happens(generator: &mut ChaCha8Rng, probability: f64) -> bool {
 
 /// A number drawn from the normal distribution of mean 0 and deviation 1 (Box and Muller).
 pub(crate) fn gaussian(generator: &mut ChaCha8Rng) -> f64 {
-    // Above 0, whose logarithm is none.
+    // Above 0, whose logarithm does not exist.
     let radius = (-2.0 * (1.0 - generator.random::<f64>()).ln()).sqrt();
     radius * (std::f64::consts::TAU * generator.random::<f64>()).cos()
 }
 
 /// Puts the items in a uniformly random order (Fisher and Yates).
 pub(crate) fn shuffle<T>(items: &mut [T], generator: &mut ChaCha8Rng) {
-    // Written out rather than taken from `rand`, whose algorithm may change between versions and with it every run's order.
+    // Written here and not taken from `rand`, whose algorithm may change between versions and with it every
+    // run's order.
     for last in (1..items.len()).rev() {
         let chosen = below(generator, last as u64 + 1) as usize;
         items.swap(last, chosen);

@@ -1,11 +1,12 @@
-//! One record: an encoded image, its label if it has one, and where it came from.
+//! One record: an encoded image, its label if it has one, and its provenance.
 
 use serde::{Deserialize, Serialize};
 
 /// One image as it is stored, with its label and provenance.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Record {
-    /// Name of the record in its data set: the path inside the shard or folder up to the first dot of the file name.
+    /// Name of the record in its data set: the path inside the shard or folder up to the first dot of the
+    /// file name.
     pub key: String,
     /// The image file, byte for byte as it was stored (JPEG, PNG, WebP, BMP or GIF).
     pub image: Vec<u8>,
@@ -29,7 +30,7 @@ pub enum Label {
 /// Every field may be missing. Keys that are not listed here are kept in `other` and written back unchanged.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Metadata {
-    /// Name of the photographer, as licenses ask it to be printed.
+    /// Name of the photographer, as licenses require it in print.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub photographer: Option<String>,
     /// Name of the license, e.g. `Attribution License`; `licence` in the JSON.
@@ -60,7 +61,7 @@ pub struct Metadata {
 }
 
 impl Metadata {
-    /// Whether nothing at all is known, so that no `KEY.json` need be written.
+    /// Whether nothing is known, so that no `KEY.json` is needed.
     pub fn is_empty(&self) -> bool {
         *self == Metadata::default()
     }

@@ -28,10 +28,10 @@ impl Sha256Sum {
     }
 }
 
-/// Hashes a stream from where it stands to its end.
+/// Hashes a stream from its current position to its end.
 ///
 /// # Errors
-/// The reader's own.
+/// Those of the reader.
 pub fn sha256_of(mut reader: impl Read) -> io::Result<Sha256Sum> {
     let mut hasher = Sha256::new();
     let mut piece = vec![0; PIECE_BYTES];
@@ -69,7 +69,7 @@ mod tests {
 
     #[test]
     fn files_and_streams_hash_alike() {
-        // FIPS 180-4's example of one block, and more than one piece.
+        // FIPS 180-4's example of one block, and a text longer than one read.
         let abc = sha256_of(&b"abc"[..]).unwrap();
         assert_eq!(
             abc.hex(),

@@ -1,4 +1,4 @@
-//! Making, indexing, inspecting and checking shards: the library behind `passer shards`.
+//! Packing, indexing, inspecting and checking shards: the library behind `passer shards`.
 
 mod archive;
 mod check;

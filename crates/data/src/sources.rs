@@ -1,5 +1,5 @@
-//! Where records come from. A source is one file: the reader and, if a data-set description can name it, its entry of
-//! [`LAYOUTS`].
+//! The kinds of sources of records. A source is one file: the reader and, if a data-set description can name
+//! it, its entry of [`LAYOUTS`].
 
 pub(crate) mod coco;
 pub(crate) mod csv;

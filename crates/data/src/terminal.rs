@@ -1,9 +1,9 @@
-//! Text of strangers for terminals and logs: names from files, tables and checkpoints, made safe to print.
+//! Strangers' text for terminals and logs: names from files, tables and checkpoints, made safe to print.
 //!
-//! A terminal obeys control characters, and marks of writing direction rewrite the line around them.
+//! A terminal executes control characters, and marks of writing direction reorder the text around them.
 
-/// Whether a character changes the line or the terminal: control characters, line and paragraph separators, and the marks
-/// and overrides of writing direction.
+/// Whether a character changes the line or the terminal: control characters, line and paragraph separators,
+/// and the marks and overrides of writing direction.
 pub fn is_control(character: char) -> bool {
     character.is_control()
         || matches!(character, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
@@ -27,7 +27,7 @@ pub fn escape_lines(text: &str) -> String {
     text.split('\n').map(escape).collect::<Vec<_>>().join("\n")
 }
 
-/// The text on one line, for people: control characters become blanks, and runs of blanks one.
+/// The text on one line, for people: control characters become blanks, and runs of blanks become one.
 pub fn one_line(text: &str) -> String {
     let blanked: String = text
         .chars()

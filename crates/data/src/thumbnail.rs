@@ -1,4 +1,4 @@
-//! Small pictures for reports: reduced copies, and JPEG bytes to put into a page.
+//! Small pictures for reports: reduced copies, and JPEG bytes to embed in a page.
 
 use image::ExtendedColorType;
 
@@ -6,7 +6,7 @@ use crate::decode::RgbImage;
 use crate::transforms::Filter;
 use crate::transforms::geometry::{CropBox, Resampler};
 
-/// The whole image, its longer side at most `side_px`; a smaller image as it is.
+/// The whole image, its longer side at most `side_px`; a smaller image stays as it is.
 ///
 /// `side_px` is at least 1.
 pub fn thumbnail(image: &RgbImage, side_px: u32) -> RgbImage {
@@ -23,7 +23,7 @@ pub fn thumbnail(image: &RgbImage, side_px: u32) -> RgbImage {
     )
 }
 
-/// The middle square of an image, at exactly `side_px`, which is at least 1.
+/// The central square of an image, resized to `side_px`, which is at least 1.
 pub fn square_thumbnail(image: &RgbImage, side_px: u32) -> RgbImage {
     let shorter = image.width.min(image.height);
     let part = CropBox {
@@ -41,11 +41,12 @@ fn resized(image: &RgbImage, part: CropBox, width: u32, height: u32) -> RgbImage
     out
 }
 
-/// The picture as baseline JPEG; `quality` in 1..=100. Empty where a side is 0 or above the format's 65,535 px.
+/// The picture as baseline JPEG; `quality` in 1..=100. Empty where a side is 0 or above the format's 65,535
+/// px.
 pub fn to_jpeg(image: &RgbImage, quality: u8) -> Vec<u8> {
     let mut encoded = Vec::new();
     let mut encoder = image::codecs::jpeg::JpegEncoder::new_with_quality(&mut encoded, quality);
-    // Writing to memory cannot fail; sides out of range can, and give no picture.
+    // Writing to memory cannot fail; sides out of range can, and give an empty picture.
     match encoder.encode(&image.pixels, image.width, image.height, ExtendedColorType::Rgb8) {
         Ok(()) => encoded,
         Err(_) => Vec::new(),

@@ -1,7 +1,8 @@
 //! The augmentations of a view group: their TOML form, their checks, and drawing one view of an image.
 //!
-//! Every transform means what torchvision means by the same name, computed as Pillow computes it, because the published
-//! recipes were tuned on exactly those pictures. The arithmetic is in the files below; this one holds the config.
+//! Every transform has the meaning of torchvision's transform of the same name, computed as Pillow computes
+//! it, because the published recipes were tuned on those pictures. The submodules do the arithmetic; this
+//! file holds the config.
 
 mod affine;
 mod blur;
@@ -19,7 +20,7 @@ pub(crate) use pipeline::ViewMaker;
 
 use serde::{Deserialize, Serialize};
 
-/// A number of views that are all drawn in the same way (`[[views]]` in a config).
+/// A number of views that are all drawn with the same recipe (`[[views]]` in a config).
 #[derive(Serialize, Deserialize, Clone, Debug, PartialEq)]
 #[serde(deny_unknown_fields)]
 pub struct ViewGroup {
@@ -49,19 +50,20 @@ pub enum Transform {
         size_px: u32,
         /// Smallest and largest share of the image's area, within 0 to 1. MoCo: 0.2 to 1.
         scale: [f64; 2],
-        /// Smallest and largest width divided by height; its logarithm is drawn uniformly. Everywhere 3/4 to 4/3.
+        /// Smallest and largest width divided by height; its logarithm is drawn uniformly. Everywhere 3/4 to
+        /// 4/3.
         ratio: [f64; 2],
         /// Interpolation.
         filter: Filter,
     },
-    /// The shorter side brought to a length, the other in proportion (torchvision's `Resize(int)`).
+    /// Resizes the shorter side to a length, and the other in proportion (torchvision's `Resize(int)`).
     Resize {
         /// Length of the shorter side, px.
         shorter_px: u32,
         /// Interpolation.
         filter: Filter,
     },
-    /// Both sides brought to a length, whatever the proportions.
+    /// Resizes both sides to a length, regardless of the proportions.
     ResizeExact {
         /// Width of the result, px.
         width_px: u32,
@@ -70,90 +72,93 @@ pub enum Transform {
         /// Interpolation.
         filter: Filter,
     },
-    /// The middle of the image; black is added where the image is smaller.
+    /// The center of the image; black is added where the image is smaller.
     CenterCrop {
         /// Side of the result, px.
         size_px: u32,
     },
-    /// Left and right exchanged.
+    /// Mirrors left and right.
     HorizontalFlip {
-        /// How often.
+        /// Probability.
         probability: f64,
     },
-    /// Brightness, contrast, saturation and hue changed by random amounts, in random order.
+    /// Changes brightness, contrast, saturation and hue by random amounts, in random order.
     ColorJitter {
-        /// How often the whole step is done. MoCo-v1: 1; MoCo-v2: 0.8.
+        /// Probability of the whole step. MoCo-v1: 1; MoCo-v2: 0.8.
         probability: f64,
-        /// The factor is drawn from max(0, 1 - brightness) to 1 + brightness; 0 leaves it out.
+        /// The factor is drawn from max(0, 1 - brightness) to 1 + brightness; 0 disables it.
         brightness: f64,
         /// The same for contrast.
         contrast: f64,
         /// The same for saturation.
         saturation: f64,
-        /// The hue turns by -hue to hue of the whole circle, at most 0.5; 0 leaves it out.
+        /// The hue is rotated by -hue to hue of the full circle, at most 0.5; 0 disables it.
         hue: f64,
     },
-    /// Colors replaced by their luma (ITU-R 601), in all three channels.
+    /// Replaces colors by their luma (ITU-R 601), in all three channels.
     Grayscale {
-        /// How often. 0.2 everywhere.
+        /// Probability. 0.2 in all recipes.
         probability: f64,
     },
     /// Pillow's `GaussianBlur(radius = sigma)`: three box blurs of that standard deviation.
     GaussianBlur {
-        /// How often. MoCo-v2: 0.5.
+        /// Probability. MoCo-v2: 0.5.
         probability: f64,
-        /// Smallest and largest standard deviation, px; drawn uniformly. 0.1 to 2 everywhere.
+        /// Smallest and largest standard deviation, px; drawn uniformly. 0.1 to 2 in all recipes.
         sigma: [f64; 2],
     },
-    /// Values from the threshold upwards are inverted.
+    /// Inverts values from the threshold upwards.
     Solarize {
-        /// How often. BYOL and DINO: 0.2 on the second global view.
+        /// Probability. BYOL and DINO: 0.2 on the second global view.
         probability: f64,
-        /// 0 to 255; 128 everywhere.
+        /// 0 to 255; 128 in all recipes.
         threshold: u8,
     },
-    /// Some of fifteen operations of common strength, as timm's `rand-mM-nN-mstdS-inc1` chooses and computes them.
+    /// Some of fifteen operations of a common strength, chosen and computed as timm's
+    /// `rand-mM-nN-mstdS-inc1`.
     RandAugment {
-        /// Operations chosen for an image, each by itself. timm: 2.
+        /// Operations chosen per image, independently. timm: 2.
         operations: usize,
-        /// How often a chosen operation is carried out. timm: 0.5.
+        /// Probability that a chosen operation is applied. timm: 0.5.
         probability: f64,
         /// Strength, 0 to 10. BEiT, MAE, DeiT: 9.
         magnitude: f64,
-        /// Standard deviation of each operation's own strength around it. BEiT, MAE, DeiT: 0.5.
+        /// Standard deviation of each operation's strength around it. BEiT, MAE, DeiT: 0.5.
         magnitude_std: f64,
-        /// The color that rotations and shifts bring in, 0 to 255. timm: the mean of `[data.normalize]`, times 255.
+        /// The fill color of rotations and shifts, 0 to 255. timm: the mean of `[data.normalize]`, times 255.
         fill: [u8; 3],
     },
-    /// Rectangles covered, as timm does it. Belongs at the end: timm erases what is normalized already.
+    /// Random erasing of rectangles, as in timm. It belongs at the end: timm erases images that are already
+    /// normalized.
     RandomErasing {
-        /// How often. MAE, DeiT: 0.25.
+        /// Probability. MAE, DeiT: 0.25.
         probability: f64,
         /// Smallest and largest share of the image's area, over all patches. timm: 0.02 to 1/3.
         area: [f64; 2],
-        /// Smallest and largest height divided by width; its logarithm is drawn uniformly. timm: 0.3 to 1/0.3.
+        /// Smallest and largest height divided by width; its logarithm is drawn uniformly. timm: 0.3 to
+        /// 1/0.3.
         aspect: [f64; 2],
-        /// Patches. timm: 1.
+        /// Number of patches. timm: 1.
         patches: usize,
-        /// The fill of a covered rectangle.
+        /// The fill of an erased rectangle.
         fill: ErasingFill,
     },
 }
 
-/// The fill of a patch that random erasing covers. Means and deviations are shares of 255, as in `[data.normalize]`, whose numbers
-/// they should be: timm erases images that are normalized, ours are not yet. Values are rounded to 8 bits and end at black
-/// and white, where timm's go on.
+/// The fill of a patch that random erasing covers. Means and deviations are shares of 255 and should equal
+/// those of `[data.normalize]`: timm erases normalized images, while ours are not yet normalized. Values are
+/// rounded to 8 bits and clipped at black and white, where timm's are not.
 #[derive(Serialize, Deserialize, Clone, Debug, PartialEq)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum ErasingFill {
-    /// Normal noise, drawn for each pixel and channel (timm: `pixel`).
+    /// Normal noise, drawn per pixel and channel (timm: `pixel`).
     Noise {
         /// Mean of each channel.
         mean: [f64; 3],
         /// Standard deviation of each channel.
         std: [f64; 3],
     },
-    /// One color, drawn for the patch (timm: `rand`).
+    /// One color, drawn per patch (timm: `rand`).
     Color {
         /// Mean of each channel.
         mean: [f64; 3],
@@ -164,11 +169,11 @@ pub enum ErasingFill {
     Constant([u8; 3]),
 }
 
-/// Longest side of a view, px; a config beyond it is a slip of the pen.
+/// Longest side of a view, px; a larger value in a config is a typing error.
 const MAX_VIEW_PX: u32 = 16_384;
 
 impl ViewGroup {
-    /// Checks every number, and that all views of the group come out in one size.
+    /// Checks every number, and that all views of the group have one size.
     ///
     /// # Errors
     /// A sentence that names the transform and the field: `must be …, got …`.
@@ -205,7 +210,7 @@ impl ViewGroup {
                     width_px, height_px, ..
                 } => size = Some((*width_px, *height_px)),
                 Transform::Resize { shorter_px, .. } => {
-                    // A known size stays known: torchvision's rule depends on nothing else.
+                    // A known size stays known: torchvision's rule depends only on the size.
                     size =
                         size.map(|(width, height)| geometry::shorter_side_size(width, height, *shorter_px));
                 }

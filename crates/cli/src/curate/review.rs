@@ -86,7 +86,8 @@ pub(super) fn review(arguments: &ReviewArguments) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The token of a curation: drawn once and kept beside the ledger, so that links outlive the server.
+/// The token of a curation: drawn once and kept beside the ledger, so that links survive a restart of the
+/// server.
 fn token(dir: &Path) -> anyhow::Result<String> {
     let path = dir.join("review-token");
     if let Ok(text) = std::fs::read_to_string(&path) {

@@ -165,7 +165,7 @@ fn smoke(
     Ok(())
 }
 
-/// Runs a config, showing how far it is.
+/// Runs a config with a progress display.
 fn finetune(
     config: &Config,
     encoder: Option<&LoadedEncoder>,

@@ -1,4 +1,4 @@
-//! The hints of a curation in words, with the program's flags and commands.
+//! The wording of a curation's hints, with the program's flags and commands.
 
 use ::curation::{Hint, Weights};
 

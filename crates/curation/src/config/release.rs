@@ -1,16 +1,16 @@
-//! What the config says of releases.
+//! The `[release]` section of the config.
 
 use serde::{Deserialize, Serialize};
 
 use crate::error::Error;
 
-/// What a release says of itself. Whatever is said here is printed as it stands.
+/// The description of a release. Its texts are printed unchanged.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct ReleaseConfig {
     /// Name of the data set.
     pub name: String,
-    /// One paragraph: what it is and what it is for.
+    /// One paragraph: the content and the purpose of the data set.
     pub description: String,
     /// Who publishes it.
     pub publisher: String,
@@ -21,14 +21,14 @@ pub struct ReleaseConfig {
     /// Address of the license of the collection; each photo keeps its own.
     #[serde(rename = "licence_url")]
     pub license_url: String,
-    /// How to cite it, BibTeX; absent: there is nothing to cite yet.
+    /// How to cite it, BibTeX; absent: there is no citation yet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub citation: Option<String>,
     /// Photos in each shard but the last.
     pub records_per_shard: usize,
     /// First part of the shards' names: `PREFIX-000000.tar`.
     pub shard_prefix: String,
-    /// Whether places where photos were taken are published.
+    /// Whether the places where photos were taken are published.
     pub coordinates: bool,
 }
 

@@ -1,4 +1,5 @@
-//! Annotators, their answers, and the samples of audits. No answer is deleted: it is replaced or undone by its state.
+//! Annotators, their answers, and the samples of audits. No answer is deleted: it is replaced or undone by
+//! its state.
 
 use rusqlite::{OptionalExtension, params};
 
@@ -7,13 +8,13 @@ use super::hash::Content;
 use super::takedowns::IS_TAKEN_DOWN;
 use crate::error::Error;
 
-/// What an annotator says of one photo.
+/// An annotator's answer for one photo.
 pub(crate) struct Answer {
     pub(crate) photo: i64,
     pub(crate) key: String,
     /// Names of categories, joined by commas.
     pub(crate) categories: String,
-    /// The bytes that the page showed, if it showed any.
+    /// SHA-256 of the bytes that the page showed, if it showed any.
     pub(crate) shown: Option<Content>,
 }
 
@@ -26,7 +27,7 @@ pub(crate) struct SampleRow {
 }
 
 impl Ledger {
-    /// The annotator of that name, who joins if they are new.
+    /// The number of the annotator of that name, who is added if new.
     pub(crate) fn annotator(&mut self, name: &str) -> Result<i64, Error> {
         let now = self.now()?;
         self.transaction(|ledger| {
@@ -51,7 +52,7 @@ impl Ledger {
         })
     }
 
-    /// Whether there is an annotator of that number.
+    /// Whether an annotator has that number.
     pub(crate) fn has_annotator(&self, id: i64) -> Result<bool, Error> {
         self.sql(|db| {
             db.prepare_cached("SELECT 1 FROM annotators WHERE id = ?")?
@@ -59,8 +60,9 @@ impl Ledger {
         })
     }
 
-    /// Writes answers of one annotator in one transaction, as one batch that is undone together, with the contents that stage
-    /// number `stage` showed. When this returns, they are on the disk. The count of those that replace none.
+    /// Writes answers of one annotator in one transaction, as one batch that is undone together, with the
+    /// contents that stage number `stage` showed. On return they are on disk. Returns the count of answers
+    /// that replace none.
     pub(crate) fn add_answers(
         &mut self,
         sample: i64,
@@ -113,7 +115,8 @@ impl Ledger {
         })
     }
 
-    /// Takes back the last batch of an annotator; the keys of its photos, each with the categories that hold again.
+    /// Undoes the last batch of an annotator. Returns the keys of its photos, each with the categories that
+    /// are valid again.
     pub(crate) fn undo_answers(
         &mut self,
         sample: i64,
@@ -146,8 +149,8 @@ impl Ledger {
         })
     }
 
-    /// Calls `take` with photo, annotator and categories of each answer that holds, oldest first. Answers to another content
-    /// than the photo has now do not count.
+    /// Calls `take` with photo, annotator and categories of each valid answer, oldest first. Answers to
+    /// another content than the photo's current one do not count.
     pub(crate) fn for_each_answer(
         &self,
         sample: i64,
@@ -168,7 +171,7 @@ impl Ledger {
         })
     }
 
-    /// How many answers hold in a sample, and how many people gave them.
+    /// The number of valid answers in a sample, and of the people who gave them.
     pub(crate) fn count_answers(&self, sample: i64) -> Result<(u64, u64), Error> {
         self.sql(|db| {
             db.query_row(
@@ -179,7 +182,7 @@ impl Ledger {
         })
     }
 
-    /// Annotators of a sample, each with how many of their answers hold.
+    /// Annotators of a sample, each with the number of valid answers.
     pub(crate) fn answers_by_annotator(&self, sample: i64) -> Result<Vec<(i64, u64)>, Error> {
         self.sql(|db| {
             db.prepare(
@@ -190,7 +193,8 @@ impl Ledger {
         })
     }
 
-    /// Of the ledger's last `rows` answers those that hold in a sample, oldest first: annotator, and how many seconds ago.
+    /// Of the ledger's last `rows` answers the valid ones of a sample, oldest first: annotator, and how many
+    /// seconds ago.
     pub(crate) fn recent_answers(&self, sample: i64, rows: i64) -> Result<Vec<(i64, f64)>, Error> {
         self.sql(|db| {
             db.prepare(
@@ -220,7 +224,7 @@ impl Ledger {
         })
     }
 
-    /// Adds a sample of the photos that `stage` kept; `population` is how many these are. In one transaction.
+    /// Adds a sample of the photos that `stage` kept, `population` in number. In one transaction.
     pub(crate) fn add_sample(
         &mut self,
         stage: &str,

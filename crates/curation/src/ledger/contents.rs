@@ -9,7 +9,7 @@ use super::hash::Content;
 use super::takedowns::IS_TAKEN_DOWN;
 use crate::error::Error;
 
-/// A row of `fetches`: how a download went.
+/// A row of `fetches`: the outcome of a download.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Fetched {
     pub(crate) address: String,
@@ -19,7 +19,7 @@ pub(crate) struct Fetched {
     pub(crate) bytes: Option<u64>,
 }
 
-/// A row of `images`: what `integrity` found out about a file.
+/// A row of `images`: the facts that `integrity` found about a file.
 #[derive(Clone, Debug)]
 pub(crate) struct ImageFacts {
     pub(crate) photo: i64,
@@ -29,7 +29,7 @@ pub(crate) struct ImageFacts {
     pub(crate) hash: Option<[u8; 32]>,
 }
 
-/// What is kept of a photo while duplicates are looked for: some 100 bytes.
+/// The data that the search for duplicates keeps per photo: some 100 bytes.
 #[derive(Clone, Debug)]
 pub(crate) struct Candidate {
     pub(crate) photo: i64,
@@ -40,7 +40,7 @@ pub(crate) struct Candidate {
 /// A row of `pairs`: two photos that are duplicates.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Pair {
-    /// The one that is worse.
+    /// The photo of lower rank.
     pub(crate) photo: i64,
     pub(crate) other: i64,
     /// `exact` or `near`.
@@ -50,7 +50,7 @@ pub(crate) struct Pair {
 }
 
 impl Ledger {
-    /// Notes how downloads went. Within a transaction.
+    /// Records the outcomes of downloads. Call it within a transaction.
     pub(crate) fn add_fetches(&self, fetches: &[(i64, Fetched)]) -> Result<(), Error> {
         self.sql(|db| {
             let mut insert = db.prepare_cached("INSERT OR REPLACE INTO fetches VALUES (?, ?, ?, ?, ?, ?)")?;
@@ -68,7 +68,7 @@ impl Ledger {
         })
     }
 
-    /// Notes the content of a file that a stage saw; what one before it saw stands.
+    /// Records the content of a file that a stage saw; an earlier stage's record is kept.
     pub(crate) fn note_content(&self, stage: i64, photo: i64, content: &Content) -> Result<(), Error> {
         self.sql(|db| {
             db.prepare_cached("INSERT OR IGNORE INTO contents VALUES (?, ?, ?)")?
@@ -77,7 +77,7 @@ impl Ledger {
         Ok(())
     }
 
-    /// Notes what `integrity` found out. Within a transaction.
+    /// Records the facts that `integrity` found. Call it within a transaction.
     pub(crate) fn add_images(&self, images: &[ImageFacts]) -> Result<(), Error> {
         self.sql(|db| {
             let mut insert = db.prepare_cached("INSERT OR REPLACE INTO images VALUES (?, ?, ?, ?, ?, ?)")?;
@@ -95,8 +95,9 @@ impl Ledger {
         })
     }
 
-    /// The photos that stage number `stage` kept and `integrity` hashed, best first: most pixels, then smallest key. Photos that
-    /// were taken down come last, so that no other photo is the duplicate of one of them.
+    /// The photos that stage number `stage` kept and `integrity` hashed, best first: most pixels, then
+    /// smallest key. Photos that were taken down come last, so that no other photo is the duplicate of one of
+    /// them.
     pub(crate) fn candidates(&self, stage: i64) -> Result<Vec<Candidate>, Error> {
         let query = format!(
             "SELECT i.photo, i.sha256, i.hash FROM decisions d CROSS JOIN images i ON i.photo = d.photo \
@@ -129,7 +130,7 @@ impl Ledger {
         })
     }
 
-    /// The contents that a key has or had: what stages saw, and what releases held.
+    /// The contents that a key has or had: first those that stages saw, then those in releases.
     pub(crate) fn contents_of_key(&self, key: &str) -> Result<(Vec<Content>, Vec<Content>), Error> {
         let all = |query: &str| -> Result<Vec<Content>, Error> {
             self.sql(|db| {
@@ -148,8 +149,8 @@ impl Ledger {
         ))
     }
 
-    /// Keys of the photos that have one of these contents now: as stages saw them or, where none looked, as the last release
-    /// packed them.
+    /// Keys of the photos that have one of these contents now: as stages saw them or, where no stage did, as
+    /// the last release packed them.
     pub(crate) fn keys_of_contents(&self, contents: &HashSet<Content>) -> Result<BTreeSet<String>, Error> {
         let mut found = BTreeSet::new();
         self.sql(|db| {

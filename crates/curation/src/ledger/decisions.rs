@@ -9,20 +9,20 @@ use super::takedowns::IS_TAKEN_DOWN;
 use crate::error::Error;
 use crate::photo::Photo;
 
-/// What a stage decides about one photo.
+/// The decision of a stage on one photo.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Decision {
     /// The photo's `id`.
     pub photo: i64,
     /// Whether it passes to the next stage.
     pub kept: bool,
-    /// Why it was dropped, in snake_case; none where it was kept.
+    /// Why it was dropped, in snake_case; `None` where it was kept.
     pub reason: Option<String>,
-    /// The number that the decision rests on, if there is one: a draw, a distance, a detector's score.
+    /// The number that the decision depends on, if there is one: a draw, a distance, a detector's score.
     pub score: Option<f64>,
     /// More for a person to read, e.g. a decoder's message.
     pub detail: Option<String>,
-    /// SHA-256 of the file that the stage looked at, if it did.
+    /// SHA-256 of the file that the stage read, if it read one.
     pub(crate) content: Option<Content>,
 }
 
@@ -48,7 +48,7 @@ impl Decision {
         }
     }
 
-    /// Adds the number that decided.
+    /// Adds the score.
     pub fn score(self, score: f64) -> Decision {
         Decision {
             score: Some(score),
@@ -64,7 +64,7 @@ impl Decision {
         }
     }
 
-    /// Adds what the stage looked at.
+    /// Adds the SHA-256 of the file that the stage read.
     pub(crate) fn of_file(self, content: Content) -> Decision {
         Decision {
             content: Some(content),
@@ -87,7 +87,7 @@ pub(crate) struct StageRow {
 pub(crate) struct Undecided {
     /// Photos to decide on.
     pub(crate) photos: Vec<Photo>,
-    /// Photos that were taken down, which no stage gets to see.
+    /// Photos that were taken down, which stages never receive.
     pub(crate) taken_down: Vec<Photo>,
 }
 
@@ -131,7 +131,7 @@ impl Ledger {
         })
     }
 
-    /// Number of the last stage that ran, 1 where none did.
+    /// Number of the last stage that ran, or 1 if none did.
     pub(crate) fn last_stage(&self) -> Result<i64, Error> {
         self.sql(|db| db.query_row("SELECT coalesce(max(id), 1) FROM stages", [], |row| row.get(0)))
     }
@@ -147,7 +147,7 @@ impl Ledger {
         Ok(())
     }
 
-    /// Notes where a stage continues.
+    /// Records where a stage resumes.
     pub(crate) fn set_position(&self, stage: i64, position: &str) -> Result<(), Error> {
         self.sql(|db| {
             db.execute(
@@ -170,7 +170,7 @@ impl Ledger {
         Ok((kept, dropped))
     }
 
-    /// Adds to the time that a stage has taken.
+    /// Adds to the time that a stage has used.
     pub(crate) fn add_seconds(&self, stage: i64, seconds: f64) -> Result<(), Error> {
         self.sql(|db| {
             db.execute(
@@ -181,7 +181,7 @@ impl Ledger {
         Ok(())
     }
 
-    /// Removes the decisions of stage number `from` and of all after it, with what they found out.
+    /// Removes the decisions of stage `from` and of all later stages, with the facts that these found.
     pub(crate) fn forget_from(&mut self, from: i64) -> Result<(), Error> {
         let names: Vec<String> = self.sql(|db| {
             db.prepare("SELECT name FROM stages WHERE id >= ?")?
@@ -211,7 +211,7 @@ impl Ledger {
         })
     }
 
-    /// Adds decisions, with the contents of files that were looked at. Within a transaction.
+    /// Adds decisions, with the contents of the files that were read. Call it within a transaction.
     pub(crate) fn add_decisions(&mut self, stage: i64, decisions: &[Decision]) -> Result<(), Error> {
         for decision in decisions {
             let reason = match &decision.reason {
@@ -240,7 +240,8 @@ impl Ledger {
         Ok(())
     }
 
-    /// Photos after `cursor`, in order of their numbers, that `previous` kept and `stage` has not decided on; at most `most`.
+    /// At most `most` photos after `cursor`, in order of their numbers, that `previous` kept and `stage` has
+    /// not decided on.
     pub(crate) fn undecided(
         &self,
         previous: i64,
@@ -269,7 +270,8 @@ impl Ledger {
         Ok(undecided)
     }
 
-    /// Photos after `cursor`, in order of their numbers, that `stage` kept and that were not taken down; at most `most`.
+    /// At most `most` photos after `cursor`, in order of their numbers, that `stage` kept and that were not
+    /// taken down.
     pub(crate) fn survivors(&self, stage: i64, cursor: i64, most: usize) -> Result<Vec<Photo>, Error> {
         let query = format!(
             "SELECT {PHOTO_COLUMNS} FROM decisions d CROSS JOIN photos p ON p.id = d.photo \
@@ -312,7 +314,7 @@ impl Ledger {
         })
     }
 
-    /// How many photos a stage kept and dropped so far.
+    /// How many photos a stage has kept and dropped so far.
     pub(crate) fn counts(&self, stage: i64) -> Result<(u64, u64), Error> {
         self.sql(|db| {
             db.query_row(
@@ -326,7 +328,8 @@ impl Ledger {
         })
     }
 
-    /// Calls `take` with each photo that stage number `kept_by` kept, and the score that stage number `scored_by` gave it.
+    /// Calls `take` with each photo that stage number `kept_by` kept, and the score that stage number
+    /// `scored_by` gave it.
     pub(crate) fn for_each_score(
         &self,
         scored_by: i64,

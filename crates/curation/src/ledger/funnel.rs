@@ -1,4 +1,5 @@
-//! Counts over the ledger: what each stage was given, kept and dropped, and why; takedowns and releases.
+//! Counts over the ledger: the photos that each stage received, kept and dropped, with the reasons; takedowns
+//! and releases.
 
 use serde::Serialize;
 
@@ -21,13 +22,13 @@ pub struct Funnel {
 pub struct FunnelStage {
     /// Its name.
     pub name: String,
-    /// Whether it has decided on all it was given.
+    /// Whether it has decided on all photos it received.
     pub done: bool,
     /// Photos kept.
     pub kept: u64,
     /// Photos dropped.
     pub dropped: u64,
-    /// Why, most frequent first.
+    /// The reasons, most frequent first.
     pub reasons: Vec<ReasonCount>,
     /// Seconds of work over all runs.
     pub seconds: f64,
@@ -55,16 +56,16 @@ pub struct ReleaseLine {
     pub fingerprint: String,
     /// Photos in it.
     pub records: u64,
-    /// Photos that the version before it had not.
+    /// Photos that the previous version did not have.
     pub added: u64,
-    /// Photos that the version before it had and it has not.
+    /// Photos of the previous version that this one does not have.
     pub removed: u64,
-    /// What the user said of it.
+    /// The user's note on it.
     pub note: String,
 }
 
 impl Ledger {
-    /// What each stage was given, kept and dropped so far.
+    /// The photos that each stage has received, kept and dropped so far.
     pub(crate) fn funnel(&self) -> Result<Funnel, Error> {
         self.sql(|db| {
         let mut stages: Vec<(i64, FunnelStage)> = db

@@ -1,4 +1,4 @@
-//! Releases: which versions there are, and which photos each of them holds.
+//! Releases: which versions exist, and which photos each of them holds.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::path::{Path, PathBuf};
@@ -10,10 +10,10 @@ use super::funnel::ReleaseLine;
 use super::hash::Content;
 use crate::error::Error;
 
-/// What stages found out about the file of a photo that is released.
+/// The facts that stages found about the file of a released photo.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct FileFacts {
-    /// The stage that looked at it first.
+    /// The stage that read it first.
     pub(crate) seen_by: Option<String>,
     pub(crate) width_px: Option<u32>,
     pub(crate) height_px: Option<u32>,
@@ -51,8 +51,8 @@ impl Ledger {
         })
     }
 
-    /// All labels of the photos that stage number `stage` kept, sorted. Photos that were taken down count, so that the classes of
-    /// the others keep their numbers from version to version.
+    /// All labels of the photos that stage number `stage` kept, sorted. Photos that were taken down count, so
+    /// that the remaining classes keep their numbers from version to version.
     pub(crate) fn labels(&self, stage: i64) -> Result<Vec<String>, Error> {
         self.sql(|db| {
             db.prepare(
@@ -64,7 +64,7 @@ impl Ledger {
         })
     }
 
-    /// What stages found out about the file of a photo.
+    /// The facts that stages found about the file of a photo.
     pub(crate) fn file_facts(&self, photo: i64) -> Result<FileFacts, Error> {
         self.sql(|db| {
             db.prepare_cached(
@@ -81,8 +81,8 @@ impl Ledger {
         })
     }
 
-    /// Notes a release with its photos, by shard, and the content of each; and removes the fact that named it before. In one
-    /// transaction.
+    /// Records a release with its photos, by shard, and the content of each, and removes the fact that
+    /// announced it. In one transaction.
     pub(crate) fn add_release(
         &mut self,
         line: &ReleaseLine,
@@ -118,7 +118,8 @@ impl Ledger {
         })
     }
 
-    /// Versions and fingerprints of the releases that hold one of the keys, or one of the contents under any other key.
+    /// Versions and fingerprints of the releases that hold one of the keys, or one of the contents under any
+    /// other key.
     pub(crate) fn releases_with(
         &self,
         keys: &BTreeSet<String>,

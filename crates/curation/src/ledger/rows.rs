@@ -1,4 +1,4 @@
-//! Rows of the source: photos with their metadata, and the licenses that many of them share.
+//! Rows of the source: photos with their metadata, and the licenses that many photos share.
 
 use std::collections::HashMap;
 
@@ -10,7 +10,7 @@ use super::{Ledger, SOURCE_ID};
 use crate::error::Error;
 use crate::photo::{Photo, Row};
 
-/// License numbers, and reason numbers, that are held in memory at most.
+/// The most license numbers, and the most reason numbers, held in memory.
 const MOST_LICENSES: usize = 1_000;
 const MOST_REASONS: usize = 10_000;
 
@@ -58,7 +58,8 @@ impl Ledger {
                 |row| row.get(0),
             )
         })?;
-        // A file in which every row has a license of its own would fill the memory; there are a dozen licenses.
+        // A file with a separate license in every row would fill the memory; usually there are a dozen
+        // licenses.
         if self.licenses.values().map(HashMap::len).sum::<usize>() < MOST_LICENSES {
             self.licenses
                 .entry(name.to_string())
@@ -85,8 +86,8 @@ impl Ledger {
         Ok(id)
     }
 
-    /// Adds rows of the source with its decisions: refused rows are dropped with their reason, keys that were taken down
-    /// too. Within a transaction.
+    /// Adds rows of the source with their decisions. Invalid rows are dropped with their reason, and so are
+    /// keys that were taken down. Call it within a transaction.
     pub(crate) fn add_rows(&mut self, rows: &[Row]) -> Result<(), Error> {
         let mut decisions = Vec::with_capacity(rows.len());
         for Row { photo, refused } in rows {
@@ -95,7 +96,7 @@ impl Ledger {
                 refused => *refused,
             };
             let license = self.license_id(photo)?;
-            // Of a refused row only the key is kept, cut to a length that does no harm: it names the row in the log.
+            // Of an invalid row only the key is kept, cut to a safe length: it names the row in the log.
             let whole = refused.is_none();
             fn some<T>(whole: bool, value: &Option<T>) -> Option<&T> {
                 value.as_ref().filter(|_| whole)
@@ -133,8 +134,8 @@ impl Ledger {
 
     /// Drops rows that share a key: two photos under one name.
     ///
-    /// Rows that agree on license and photographer are one photo listed twice: the first stays. Where they disagree nothing shows
-    /// which is right, and all of them are dropped.
+    /// Rows that agree on license and photographer are one photo listed twice: the first is kept. Where they
+    /// disagree, nothing shows which row is right, and all of them are dropped.
     pub(crate) fn drop_repeated_keys(&mut self) -> Result<(), Error> {
         self.sql(|db| db.execute_batch("CREATE INDEX IF NOT EXISTS photos_key ON photos (key)"))?;
         let mut repeated: Vec<(String, bool)> = self.sql(|db| {
@@ -142,7 +143,8 @@ impl Ledger {
                 .query_map([], |row| Ok((row.get(0)?, false)))?
                 .collect()
         })?;
-        // CROSS JOIN fixes the order of the loops: by key first. The other way round each key would read all decisions.
+        // CROSS JOIN fixes the order of the loops: by key first. In the other order each key would read all
+        // decisions.
         for (key, disagrees) in &mut repeated {
             let facts: Vec<(Option<i64>, Option<String>, Option<String>)> = self.sql(|db| {
                 db.prepare_cached(

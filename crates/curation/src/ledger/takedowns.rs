@@ -1,10 +1,11 @@
 //! The one gate for takedowns: which photos were taken down, by key and by content.
 //!
-//! A takedown is of a picture and not of a name. The same bytes may be there under several keys, and come back under another
-//! one. So photos meet the gate three times, and nothing else in this crate asks who was taken down:
-//! - a key as the source lists it ([`Ledger::add_rows`](super::Ledger)),
-//! - a key or a known content whenever photos are handed out, to a stage, to a page or to a release ([`IS_TAKEN_DOWN`]),
-//! - a content that was not known before, when a file is read ([`Gate`]).
+//! A takedown applies to a picture, not to a name. The same bytes may exist under several keys, and return
+//! under another one. So photos pass the gate three times, and no other code in this crate checks for
+//! takedowns:
+//! - a key when the source lists it ([`Ledger::add_rows`](super::Ledger)),
+//! - a key or a known content whenever photos go to a stage, to a page or to a release ([`IS_TAKEN_DOWN`]),
+//! - a newly found content, when a file is read ([`Gate`]).
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
@@ -23,25 +24,25 @@ pub(crate) const TAKEN_DOWN: &str = "taken_down";
 const CONTENTS: &str =
     "SELECT sha256 FROM takedowns WHERE sha256 IS NOT NULL UNION ALL SELECT sha256 FROM takedown_contents";
 
-/// SQL that is 1 for a photo that was taken down and 0 for all others, of `photos p` and its content `contents c`, if it is
-/// known (`LEFT JOIN`).
+/// SQL that is 1 for a photo that was taken down and 0 for all others. It uses `photos p` and the content
+/// `contents c`, if that is known (`LEFT JOIN`).
 pub(super) const IS_TAKEN_DOWN: &str = "(EXISTS (SELECT 1 FROM takedowns t WHERE t.key = p.key) \
      OR EXISTS (SELECT 1 FROM takedowns t WHERE t.sha256 = c.sha256) \
      OR EXISTS (SELECT 1 FROM takedown_contents t WHERE t.sha256 = c.sha256))";
 
-/// Each of the three is a lookup. Ledgers of before have no such index.
+/// Each of the three conditions is an index lookup. Ledgers of earlier versions lack this index.
 pub(super) const INDEX: &str = "CREATE INDEX IF NOT EXISTS takedowns_sha256 ON takedowns (sha256)";
 
-/// Why the file of a photo goes no further.
+/// The reason why the gate stops the file of a photo.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Refusal {
     /// These bytes were taken down.
     TakenDown,
-    /// These are not the bytes that a stage saw before: what was judged must be what is released.
+    /// The bytes differ from those that a stage saw before: a release must hold the bytes that were checked.
     Changed,
 }
 
-/// Holds files against what was taken down, and against what stages saw of the same photos before.
+/// Compares files with the takedowns, and with the bytes that stages saw before of the same photos.
 #[derive(Debug)]
 pub(crate) struct Gate {
     taken_down: Arc<HashSet<Content>>,
@@ -49,7 +50,7 @@ pub(crate) struct Gate {
 }
 
 impl Gate {
-    /// Lets the file of a photo through, or says why not.
+    /// Lets the file of a photo through, or returns the reason to stop it.
     pub(crate) fn check(&self, photo: i64, content: &Content) -> Result<(), Refusal> {
         if self.taken_down.contains(content) {
             return Err(Refusal::TakenDown);
@@ -65,13 +66,13 @@ impl Gate {
         self.seen.contains_key(&photo)
     }
 
-    /// Whether no content was taken down, so that none needs to be known.
+    /// Whether there are no taken-down contents, so that no content needs to be known.
     pub(crate) fn is_open(&self) -> bool {
         self.taken_down.is_empty()
     }
 }
 
-/// Two photos that look alike, one of which was requested.
+/// Two similar photos, one of which was requested.
 pub(crate) struct NearRow {
     /// The requested photo.
     pub(crate) of: i64,
@@ -134,7 +135,7 @@ impl Ledger {
         })
     }
 
-    /// Notes takedowns for good: keys, with the contents that each has or had, the present one first.
+    /// Records takedowns permanently: keys, with the contents that each has or had, the current one first.
     pub(crate) fn take_down(
         &mut self,
         keys: &BTreeSet<String>,
@@ -151,7 +152,7 @@ impl Ledger {
                         "INSERT OR IGNORE INTO takedowns (key, sha256, asked, reason) VALUES (?, ?, ?, ?)",
                     )?
                     .execute(params![key, contents.first(), now, reason])?;
-                    // One whose file could not be read at first, or that another program has noted.
+                    // A photo whose file could not be read at first, or that another program has recorded.
                     db.prepare_cached("UPDATE takedowns SET sha256 = ? WHERE key = ? AND sha256 IS NULL")?
                         .execute(params![contents.first(), key])?;
                     for content in contents.iter().skip(1) {
@@ -164,7 +165,7 @@ impl Ledger {
         })
     }
 
-    /// Fills in the content of keys that were taken down because it is that of a requested photo.
+    /// Fills in the content of taken-down keys that have the content of a requested photo.
     pub(crate) fn note_taken_down_contents(&mut self, keys: &BTreeSet<String>) -> Result<(), Error> {
         self.taken_down.take();
         self.sql(|db| {
@@ -179,8 +180,8 @@ impl Ledger {
         })
     }
 
-    /// Photos that look like one of these, by number, and were not taken down; `last` is the stage of which is said whether it
-    /// kept them.
+    /// The near duplicates of these photos (by number) that were not taken down, each with whether stage
+    /// `last` kept it.
     pub(crate) fn near_to(&self, photos: &HashSet<i64>, last: i64) -> Result<Vec<NearRow>, Error> {
         let mut found = Vec::new();
         let facts = format!(

@@ -1,4 +1,4 @@
-//! The gate for takedowns: what it lets through, and that it costs a lookup and no search.
+//! The gate for takedowns: which photos it lets through, and that it uses index lookups and no scans.
 
 use super::*;
 use crate::photo::{Photo, Row};
@@ -14,7 +14,7 @@ fn photo(id: i64, key: &str) -> Row {
     }
 }
 
-/// A ledger of photos `a`, `b` and `c`, the source's; `b` has the content of 2s.
+/// A ledger of the source's photos `a`, `b` and `c`; the content of `b` is all 2s.
 fn ledger() -> (tempfile::TempDir, Ledger) {
     let folder = tempfile::tempdir().unwrap();
     let mut ledger = Ledger::open(folder.path()).unwrap();
@@ -37,7 +37,7 @@ fn photos_are_taken_down_by_key_and_by_known_content() {
     let (_folder, mut ledger) = ledger();
     let keys = |photos: &[Photo]| -> Vec<String> { photos.iter().map(|photo| photo.key.clone()).collect() };
     assert_eq!(ledger.undecided(1, 2, 0, 9).unwrap().photos.len(), 3);
-    // Another key whose bytes are those of `b`, and one that releases held.
+    // Another key with the bytes of `b`, and one that releases held.
     take_down(&mut ledger, "gone", &[[9; 32], [2; 32]]);
     take_down(&mut ledger, "a", &[]);
     let undecided = ledger.undecided(1, 2, 0, 9).unwrap();
@@ -52,12 +52,12 @@ fn photos_are_taken_down_by_key_and_by_known_content() {
         .for_each_survivor(1, |id, key| survivors.push((id, key.to_string())))
         .unwrap();
     assert_eq!(survivors, [(3, "c".to_string())]);
-    // As files are read.
+    // When files are read.
     let gate = ledger.gate(&undecided.taken_down).unwrap();
     assert_eq!(gate.check(7, &[9; 32]), Err(Refusal::TakenDown));
     assert_eq!(gate.check(2, &[3; 32]), Err(Refusal::Changed));
     assert_eq!(gate.check(3, &[3; 32]), Ok(()));
-    // A key that comes back is dropped as it is listed, and nothing else of it is kept.
+    // A key that returns is dropped when it is listed, and nothing else of it is kept.
     let mut again = photo(4, "a");
     again.photo.title = Some("title".into());
     ledger.add_rows(&[again]).unwrap();
@@ -65,7 +65,7 @@ fn photos_are_taken_down_by_key_and_by_known_content() {
     assert_eq!(ledger.photo(4).unwrap().unwrap().title, None);
 }
 
-/// At 10 million rows a stage may not search: every table is reached by its key.
+/// At 10 million rows a stage must not scan: every table is reached by its key.
 #[test]
 fn the_gate_searches_nothing() {
     let (_folder, ledger) = ledger();

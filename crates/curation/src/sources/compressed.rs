@@ -9,7 +9,8 @@ use crate::error::Error;
 /// Bytes read at a time.
 const BUFFER_BYTES: usize = 1 << 20;
 
-/// Opens a file and skips its first `from` decompressed bytes: at once where it is plain, by reading where it is not.
+/// Opens a file and skips its first `from` decompressed bytes: by seeking in a plain file, by reading in a
+/// compressed one.
 pub(crate) fn open(path: &Path, from: u64) -> Result<Box<dyn BufRead + Send>, Error> {
     let read = |error| Error::io("read", path)(error);
     let mut file = File::open(path).map_err(read)?;
@@ -52,8 +53,8 @@ fn buffered(reader: impl Read + Send + 'static) -> Box<dyn BufRead + Send> {
     Box::new(BufReader::with_capacity(BUFFER_BYTES, reader))
 }
 
-/// The next line into `line`, without its end; at most `most` bytes are kept of it. The bytes it took, 0 at the end of the
-/// file, and whether it was longer than `most`.
+/// Reads the next line into `line`, without its end; at most `most` bytes of it are kept. Returns the bytes
+/// consumed (0 at the end of the file), and whether the line was longer than `most`.
 pub(crate) fn next_line(
     reader: &mut dyn BufRead,
     line: &mut Vec<u8>,

@@ -1,4 +1,4 @@
-//! A data set that exists already: the PASS release with its `pass_metadata.csv`, shards, an image folder.
+//! An existing data set: the PASS release with its `pass_metadata.csv`, shards, an image folder.
 
 use data::{Dataset, Label};
 use serde::{Deserialize, Serialize};
@@ -14,8 +14,8 @@ use crate::photo::{KeyRule, Row, dataset_key, refusal};
 pub struct DatasetConfig {
     /// A directory of shards, a brace pattern, an image folder, PASS's tars, or a data-set description.
     pub data: String,
-    /// Name of the license of photos that state none themselves, such as the terms that the whole collection came with;
-    /// absent: they have none.
+    /// Name of the license of photos that state none themselves, such as the terms of the whole collection;
+    /// absent: these photos have no license.
     #[serde(rename = "licence", default, skip_serializing_if = "Option::is_none")]
     pub license: Option<String>,
 }
@@ -63,7 +63,7 @@ impl Rows for Records {
                         .unwrap_or_else(|| class.to_string()),
                 )
             }
-            // Sets of classes have no name of their own here.
+            // Sets of classes have no single name here.
             Some(Label::Classes(_)) | None => None,
         };
         let refused = match broken {

@@ -19,8 +19,8 @@ pub struct FolderConfig {
     pub folder: PathBuf,
     /// Whether the first folder below it is the photo's class, as in `imagenet/train/n01440764/x.JPEG`.
     pub class_folders: bool,
-    /// Name of the license of photos that state none themselves, such as the terms that the whole collection came with;
-    /// absent: they have none.
+    /// Name of the license of photos that state none themselves, such as the terms of the whole collection;
+    /// absent: these photos have no license.
     #[serde(rename = "licence", default, skip_serializing_if = "Option::is_none")]
     pub license: Option<String>,
 }
@@ -104,7 +104,8 @@ impl Rows for Folder {
                 continue;
             }
             let relative = path.strip_prefix(&self.root).unwrap_or(path);
-            // Paths that are no Unicode cannot be keys; the row says so with what can be shown of it.
+            // Paths that are not Unicode cannot be keys; the row reports that, with the printable part of the
+            // path.
             let name = relative.to_string_lossy().replace('\\', "/");
             if self
                 .position
@@ -137,7 +138,8 @@ pub(super) fn licensed(mut photo: Photo, license: &Option<String>) -> Photo {
     photo
 }
 
-/// The path without its extension; other dots of the file name become `_`, for a shard's key ends at the first.
+/// The path without its extension. Other dots of the file name become `_`, because a shard's key ends at the
+/// first dot.
 fn key_of(name: &str) -> String {
     let (folder, file) = match name.rsplit_once('/') {
         Some((folder, file)) => (Some(folder), file),
@@ -153,7 +155,7 @@ fn key_of(name: &str) -> String {
     }
 }
 
-/// What the sidecar says; nothing where there is none.
+/// The content of the sidecar; empty where there is none.
 fn sidecar(photo: &Path) -> Result<Metadata, &'static str> {
     let mut beside = photo.as_os_str().to_owned();
     beside.push(".json");
@@ -170,7 +172,8 @@ fn sidecar(photo: &Path) -> Result<Metadata, &'static str> {
     Ok(Metadata::default())
 }
 
-/// A photo of a record's metadata; `title`, `photographer_id`, `page_url` and `image_url` are among its other keys.
+/// A photo from a record's metadata; `title`, `photographer_id`, `page_url` and `image_url` are among its
+/// other keys.
 pub(crate) fn photo_of(metadata: Metadata) -> Photo {
     let other = |name: &str| {
         metadata
@@ -184,7 +187,7 @@ pub(crate) fn photo_of(metadata: Metadata) -> Photo {
     Photo {
         photographer_id: filled(other("photographer_id")),
         title: filled(other("title")),
-        // A source's `source_url` is where the picture came from: its page, if no other is named.
+        // A source's `source_url` is the page that the picture was taken from, unless another page is named.
         page_url: filled(other("page_url")).or_else(|| filled(metadata.source_url.clone())),
         image_url: filled(other("image_url")),
         photographer: filled(metadata.photographer),

@@ -14,37 +14,37 @@ use super::{Position, Rows, compressed};
 use crate::error::Error;
 use crate::photo::{KeyRule, Photo, Row, degrees, refusal, url_decoded};
 
-/// A table with one row a photo.
+/// A table with one row per photo.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct TableConfig {
     /// The file, or its parts in order. CSV: plain, `.gz`, `.bz2` or `.zst`; each with a header.
     pub files: Vec<PathBuf>,
-    /// What separates the columns of a CSV: one character, `"\t"` for a TSV. Parquet has none.
+    /// The separator of a CSV's columns: one character, `"\t"` for a TSV. Parquet has none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub delimiter: Option<char>,
-    /// Which column is what.
+    /// The column of each field.
     pub columns: Columns,
-    /// Columns whose text is URL-encoded, as `unickname` of PASS.
+    /// Columns whose text is URL-encoded, such as PASS's `unickname`.
     pub url_encoded: Vec<String>,
 }
 
-/// Names of columns; what a table does not have is left out.
+/// Names of columns; columns that a table lacks are omitted.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Columns {
-    /// Unique name of the photo: letters, digits, `_`, `-`, `@`. Needed.
+    /// Unique name of the photo: letters, digits, `_`, `-`, `@`. Required.
     pub key: String,
     /// Name of the photographer.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub photographer: Option<String>,
-    /// Identity of the photographer, where it is not the name.
+    /// Identity of the photographer, where it differs from the name.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub photographer_id: Option<String>,
     /// Title.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub title: Option<String>,
-    /// When it was taken.
+    /// The time at which it was taken.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub date_taken: Option<String>,
     /// Degrees north.
@@ -88,7 +88,7 @@ impl TableConfig {
     }
 }
 
-/// Where each field of a photo stands in a table's rows.
+/// The column of each field of a photo in a table's rows.
 #[derive(Debug)]
 struct Mapping {
     /// In the order of [`Mapping::row`]; column and whether it is URL-encoded.
@@ -248,7 +248,7 @@ impl Rows for Csv {
     }
 }
 
-/// A row of which nothing can be read.
+/// A row without a readable field.
 fn refused(id: i64, reason: &'static str) -> Row {
     let photo = Photo {
         id,

@@ -20,7 +20,7 @@ fn all(config: &SourceConfig, from: Position) -> Vec<(Row, Position)> {
     found
 }
 
-/// All rows; and that reading goes on after each of them as if it had never stopped.
+/// Reads all rows, and checks that resuming after each row gives the remaining rows.
 fn rows(config: &SourceConfig) -> Vec<Row> {
     let whole = all(config, Position::default());
     for at in 0..whole.len() {

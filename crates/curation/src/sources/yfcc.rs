@@ -21,7 +21,7 @@ pub struct YfccConfig {
 const COLUMNS: usize = 25;
 /// Longest row that is read, bytes; the longest of the real file is far below.
 const LONGEST_ROW: usize = 4 << 20;
-/// So many rows at the start of a file without one good row among them mean that it is another file.
+/// If this many rows at the start of a file hold no valid row, it is a different kind of file.
 const FIRST_ROWS: u64 = 100;
 
 /// The file being read.
@@ -117,7 +117,7 @@ fn read_row(line: &[u8]) -> Row {
         }
         count += 1;
     }
-    // One tab too many has shifted the columns, and a license must never be read from the wrong one.
+    // One extra tab shifts the columns, and a license must never be read from the wrong one.
     if count != COLUMNS {
         return refused("malformed_row");
     }
@@ -185,7 +185,7 @@ mod tests {
         assert_eq!(with(2, b"../../etc/passwd").refused, Some("unsafe_key"));
         assert_eq!(with(4, b"\xff\xfe").refused, Some("broken_text"));
         assert_eq!(with(8, &[b'x'; 1 << 20]).refused, Some("field_too_long"));
-        // A megabyte in a column that is not read does no harm.
+        // A megabyte in an unused column does no harm.
         assert_eq!(with(9, &[b'x'; 1 << 20]).refused, None);
     }
 

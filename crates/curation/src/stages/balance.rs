@@ -1,8 +1,9 @@
-//! At most so many photos a photographer, and a random sample of a size: by draws, never by order.
+//! A limit of photos per photographer, and a random sample of a fixed size: by draws, never by order.
 //!
-//! Each photo has a draw that is a function of (seed, photographer, key). A photographer keeps the photos with the smallest
-//! draws, so the choice does not depend on the order of rows nor on anyone else's photos. Both stages read their input twice:
-//! once to find the largest draw that is kept, once to decide; memory is 16 bytes for each photo kept.
+//! Each photo has a draw that is a function of (seed, photographer, key). A photographer keeps the photos
+//! with the smallest draws, so the choice depends neither on the order of rows nor on other people's photos.
+//! Both stages read their input twice: once to find the largest kept draw, once to decide. They use 16 bytes
+//! for each photo kept.
 
 use std::collections::{BinaryHeap, HashMap};
 
@@ -14,11 +15,11 @@ use crate::ledger::Decision;
 use crate::photo::Photo;
 use crate::stages::{Stage, Work};
 
-/// At most so many photos a photographer.
+/// At most this many photos per photographer.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct BalanceConfig {
-    /// Photos that each photographer keeps at most. PASS: 80.
+    /// The most photos that each photographer keeps. PASS: 80.
     pub photos_per_photographer: usize,
     /// Seed of the draws.
     pub seed: u64,
@@ -28,7 +29,8 @@ pub struct BalanceConfig {
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct SampleConfig {
-    /// Size of the sample; a smaller input is kept whole. PASS's training set of ImageNet's size: 1.28 million.
+    /// Size of the sample; a smaller input is kept whole. PASS's training set of ImageNet's size: 1.28
+    /// million.
     pub photos: usize,
     /// Seed of the draws.
     pub seed: u64,
@@ -49,7 +51,7 @@ impl Smallest {
         }
     }
 
-    /// The largest number that is kept; all are where fewer than `most` were seen.
+    /// The largest number that is kept; all numbers are kept where fewer than `most` were seen.
     fn threshold(&self) -> u128 {
         self.0.peek().copied().unwrap_or(0)
     }
@@ -65,13 +67,13 @@ impl BalanceConfig {
 
     fn draw(&self, photo: &Photo) -> Option<(u128, u128)> {
         let photographer = photo.photographer_identity()?;
-        // 128 bits of a hash stand for the photographer: names are long, and two never meet.
+        // A 128-bit hash identifies the photographer: names are long, and hashes do not collide in practice.
         let who = draw(0, "photographer", &[photographer]);
         Some((who, draw(self.seed, "balance", &[photographer, &photo.key])))
     }
 }
 
-/// The draws of each photographer's photos, while they are looked at, and then who stays.
+/// The smallest draws of each photographer: collected in the first reading, compared in the second.
 #[derive(Default)]
 struct Limits {
     smallest: HashMap<u128, Smallest>,
@@ -151,7 +153,7 @@ mod tests {
             id: (who * 1000 + at) as i64,
             key: format!("{who}-{at}"),
             photographer: Some("Ann".into()),
-            // Names are shared; identities are not.
+            // Two people may share a name, but not an identity.
             photographer_id: Some(format!("{who}@N00")),
             ..Photo::default()
         };
@@ -196,13 +198,13 @@ mod tests {
             let mut shuffled = all.clone();
             shuffled.sort_by_key(|photo| draw(order, "order", &[&photo.key]));
             prop_assert_eq!(&kept(&config, &shuffled), &first);
-            // Others come: nothing changes for those who were there.
+            // With more photographers nothing changes for the earlier ones.
             let grown = photos(&[counts.clone(), more.clone()].concat());
             let second = kept(&config, &grown);
             for who in 0..counts.len() {
                 prop_assert_eq!(of(&second, who), of(&first, who));
             }
-            // A higher limit keeps all that a lower one kept.
+            // A higher limit keeps all photos that a lower one kept.
             let higher = BalanceConfig { photos_per_photographer: limit + 1, seed };
             prop_assert!(first.is_subset(&kept(&higher, &all)));
         }

@@ -1,8 +1,9 @@
-//! Stages that drop photos in which a detector sees faces or persons.
+//! Stages that drop photos in which a detector finds faces or persons.
 //!
-//! This crate runs no network: [`Detectors`] is the interface that the caller implements (`cli` passes those of the crate
-//! `detection`). A stage reads and decodes photos, requests the highest score of each, and writes score and decision of every
-//! photo into the ledger, a batch a transaction, so that a kill loses one batch.
+//! This crate runs no network: [`Detectors`] is the interface that the caller implements (`cli` passes those
+//! of the crate `detection`). A stage reads and decodes photos, requests the highest score of each, and
+//! writes the score and decision of every photo into the ledger. One batch is one transaction, so a kill
+//! loses at most one batch.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -21,30 +22,32 @@ use crate::photo::Photo;
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct FacesConfig {
-    /// The file of weights, `mobilenet0.25_Final.pth`. Its content and not its path is kept with the decisions.
+    /// The file of weights, `mobilenet0.25_Final.pth`. The ledger keeps its content hash and not its path.
     pub weights: PathBuf,
-    /// A photo with a face of more than this is dropped; PASS: 0.5.
+    /// A photo with a face that scores more than this is dropped; PASS: 0.5.
     pub score: f64,
-    /// Faces must score more than this to count at all; a photo with none has score 0 in the ledger. PASS: 0.02.
+    /// Faces must score more than this to count at all; a photo with none has score 0 in the ledger. PASS:
+    /// 0.02.
     pub candidate_score: f64,
-    /// Of faces that overlap by more than this only the best counts; PASS: 0.4.
+    /// NMS IoU threshold: of faces that overlap more, the top-scoring one is kept. PASS: 0.4.
     pub nms_iou: f64,
-    /// At which size photos are seen; PASS: `"original"`.
+    /// The size at which the detector sees photos; PASS: `"original"`.
     pub scale: FaceScale,
-    /// Photos of one size that go through the network together. Changes no result.
+    /// Photos of one size in a forward pass. Does not change results.
     pub batch_images: usize,
-    /// Parts of large photos are seen too; absent: off, as in PASS.
+    /// Tiles of large photos, seen in addition to the whole; absent: no tiles, as in PASS.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tiles: Option<TilesConfig>,
 }
 
-/// At which size the face detector sees photos.
+/// The size at which the face detector sees photos.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum FaceScale {
-    /// At their own.
+    /// Their own size.
     Original,
-    /// The shorter side has so many px, the longer one not more than so many. PASS's script has 1600 and 2150, switched off.
+    /// The shorter side is resized to `shorter_px`, or to less if the longer one would exceed `longer_px`.
+    /// PASS's script has 1600 and 2150, switched off.
     Sides {
         /// Length of the shorter side, px.
         shorter_px: u32,
@@ -53,51 +56,53 @@ pub enum FaceScale {
     },
 }
 
-/// Photos with a person are dropped: a network of the YOLOX family. (PASS's own, a Cascade R-CNN, is not to be had here.)
+/// Photos with a person are dropped: a network of the YOLOX family. (PASS's own network, a Cascade R-CNN, is
+/// not implemented here.)
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct PersonsConfig {
-    /// The ONNX file. Its content and not its path is kept with the decisions.
+    /// The ONNX file. The ledger keeps its content hash and not its path.
     pub weights: PathBuf,
-    /// The class that is looked for, by the network's count; COCO's persons are 0.
+    /// The class to detect, by the network's numbering; COCO's persons are 0.
     pub class: usize,
-    /// A photo with a person of more than this is dropped; PASS: 0.5, with its own detector.
+    /// A photo with a person that scores more than this is dropped; PASS: 0.5, with its own detector.
     pub score: f64,
     /// Persons must score more than this to count at all; a photo with none has score 0 in the ledger.
     pub candidate_score: f64,
-    /// Of boxes that overlap by more than this only the best counts; YOLOX's demonstration: 0.45.
+    /// NMS IoU threshold: of boxes that overlap more, the top-scoring one is kept. YOLOX's demonstration:
+    /// 0.45.
     pub nms_iou: f64,
-    /// Parts of large photos are seen too; absent: off.
+    /// Tiles of large photos, seen in addition to the whole; absent: no tiles.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tiles: Option<TilesConfig>,
 }
 
-/// How large photos are cut.
+/// How large photos are cut into tiles.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct TilesConfig {
-    /// Side of a tile, px. A photo whose longer side is no longer than this is seen once, as a whole.
+    /// Side of a tile, px. A photo whose longer side is at most this is seen once, as a whole.
     pub tile_px: u32,
-    /// What neighboring tiles share at least, px.
+    /// Least overlap of neighboring tiles, px.
     pub overlap_px: u32,
 }
 
-/// A detector at work.
+/// A loaded detector.
 pub trait Detector: Send + Sync {
-    /// How sure it is that each photo shows what it looks for: the highest score in it, 0 where there is none. A photo's score
-    /// does not depend on the others.
+    /// The highest score of a detection in each photo, 0 where there is none. A photo's score does not depend
+    /// on the other photos.
     ///
     /// # Errors
-    /// Why it cannot look at them.
+    /// The reason why the detector cannot run on the photos.
     fn top_scores(&self, photos: &[RgbImage]) -> Result<Vec<f32>, String>;
 }
 
-/// Where detectors come from. A stage loads its detector when it begins and drops it when it ends.
+/// The source of detectors. A stage loads its detector when it begins and drops it when it ends.
 pub trait Detectors {
     /// A detector of faces.
     ///
     /// # Errors
-    /// Why there is none: weights that are not the network's, a device that is not there.
+    /// The reason why there is none: weights of another network, or a device that does not exist.
     fn faces(&self, config: &FacesConfig) -> Result<Box<dyn Detector>, String>;
 
     /// A detector of persons.
@@ -107,7 +112,7 @@ pub trait Detectors {
     fn persons(&self, config: &PersonsConfig) -> Result<Box<dyn Detector>, String>;
 }
 
-/// No detectors, for programs that have none: configs without such stages run.
+/// Has no detectors, for programs without any: configs without such stages run.
 #[derive(Clone, Copy, Debug)]
 pub struct NoDetectors;
 
@@ -227,7 +232,7 @@ pub(crate) fn weights_sha256(stage: &str, path: &Path) -> Result<String, Error> 
     Ok(sum.hex())
 }
 
-/// Calls `take` with every score that a detector's stage gave to a photo which stage number `last` kept.
+/// Calls `take` with every score that a detector's stage gave to a photo that stage number `last` kept.
 pub(crate) fn for_each_score(
     ledger: &Ledger,
     last: i64,
@@ -242,8 +247,8 @@ pub(crate) fn for_each_score(
     Ok(())
 }
 
-/// Of each photo that stage number `last` kept, the highest score that a detector's stage gave it. What it is sorted by is
-/// what people look at first.
+/// For each photo that stage number `last` kept, the highest score from any detector's stage. People see the
+/// photos in descending order of these scores.
 pub(crate) fn residual_scores(ledger: &Ledger, last: i64) -> Result<HashMap<i64, f64>, Error> {
     let mut highest: HashMap<i64, f64> = HashMap::new();
     for_each_score(ledger, last, |photo, score| {
@@ -256,16 +261,16 @@ pub(crate) fn residual_scores(ledger: &Ledger, last: i64) -> Result<HashMap<i64,
 /// Photos whose decisions are written together.
 const BATCH: usize = 64;
 
-/// Pixels that are decoded at a time, three bytes each; one photo may have more.
+/// Pixels decoded at a time, three bytes each; one photo may have more.
 const PIXELS: u64 = 1 << 26;
 
 /// A stage with its detector.
 struct DetectorStage {
     detector: Box<dyn Detector>,
     stage: &'static str,
-    /// Why photos go.
+    /// The reason for dropping photos.
     reason: &'static str,
-    /// Above which score they do; compared in f32, in which detectors count.
+    /// Photos with a higher score are dropped; compared in f32, the type of the detectors' scores.
     score: f64,
 }
 
@@ -292,7 +297,7 @@ impl Stage for DetectorStage {
 }
 
 impl DetectorStage {
-    /// Decides on photos that are decoded together. A photo that could not be read or decoded is dropped.
+    /// Decides on photos that are decoded together. A photo that cannot be read or decoded is dropped.
     fn judge(
         &self,
         photos: &[Photo],
@@ -349,7 +354,7 @@ impl DetectorStage {
     }
 }
 
-/// How many of the files may be decoded together: as many as have [`PIXELS`], and one at least.
+/// How many of the files may be decoded together: as many as fit into [`PIXELS`], and at least one.
 fn within(files: &[Result<PhotoFile, Decision>]) -> usize {
     let pixels = files
         .iter()

@@ -1,8 +1,8 @@
 //! One of each group of equal or nearly equal photos, and every pair in the ledger.
 //!
-//! Which one stays depends on the photos alone: the one with most pixels, then the smallest key. Going through them in that
-//! order, a photo stays if none that stayed before it is its copy or near to it. So no photo goes for the sake of one that
-//! went itself, and chains of ever so slightly different photos do not collapse into one.
+//! The kept photo depends on the photos alone: the one with most pixels, then the smallest key. In that
+//! order, a photo is kept unless an earlier kept photo is its copy or near to it. So no photo is dropped
+//! because of one that was dropped itself, and chains of slightly different photos do not collapse into one.
 
 use std::collections::HashMap;
 
@@ -13,20 +13,21 @@ use super::{Stage, Work};
 use crate::error::Error;
 use crate::ledger::{Candidate, Decision, Pair};
 
-/// Which photos are duplicates. Equal files always are.
+/// The criteria for duplicates. Equal files always are.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct DuplicatesConfig {
-    /// Photos that look alike; absent: equal files only.
+    /// The criterion for similar photos; absent: equal files only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub near: Option<NearConfig>,
 }
 
-/// When photos look alike.
+/// The criterion for similar photos.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct NearConfig {
-    /// Bits of 256 in which perceptual hashes may differ, 0 to 31. Two photos of different things differ in about 128.
+    /// Bits of 256 in which perceptual hashes may differ, 0 to 31. Two photos of different things differ in
+    /// about 128.
     pub max_distance: u32,
 }
 
@@ -49,7 +50,7 @@ impl Stage for DuplicatesConfig {
     fn run(&mut self, work: &mut Work<'_>) -> Result<(), Error> {
         let candidates = work.ledger.candidates(work.previous)?;
         work.check_stop()?;
-        // Equal files first: only one of them is compared by its looks.
+        // Equal files first: only one of them enters the comparison of hashes.
         let mut copies: HashMap<i64, Pair> = HashMap::new();
         let mut pairs: Vec<Pair> = Vec::new();
         let mut by_content: HashMap<[u8; 32], i64> = HashMap::new();
@@ -96,7 +97,8 @@ impl Stage for DuplicatesConfig {
     }
 }
 
-/// Photos, best first, that look like a better one that stays; all pairs found on the way go to `pairs`.
+/// Photos, best first, that are near a better photo that is kept; all pairs found meanwhile are added to
+/// `pairs`.
 fn near_copies(distinct: &[&Candidate], most: u32, pairs: &mut Vec<Pair>) -> HashMap<i64, Pair> {
     let near = |photo: i64, other: i64, distance: u32| Pair {
         photo,
@@ -104,7 +106,7 @@ fn near_copies(distinct: &[&Candidate], most: u32, pairs: &mut Vec<Pair>) -> Has
         kind: "near",
         distance,
     };
-    // Photos of one and the same hash: the best of them stands for all.
+    // Of photos with the same hash, the best represents all.
     let mut copies = HashMap::new();
     let mut first_of: HashMap<Hash, usize> = HashMap::new();
     let mut hashes: Vec<Hash> = Vec::new();
@@ -144,7 +146,7 @@ fn near_copies(distinct: &[&Candidate], most: u32, pairs: &mut Vec<Pair>) -> Has
     for (photo, first) in equal {
         let pair = near(photo, photos[first], 0);
         pairs.push(pair);
-        // Where the first went itself, its twin goes for the same photo that stays.
+        // Where the first photo was dropped itself, its twin is dropped because of the same kept photo.
         copies.insert(
             photo,
             copies

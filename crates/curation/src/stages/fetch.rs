@@ -1,9 +1,10 @@
-//! Downloads: bounded concurrency, a rate for each host, retries with growing pauses, limits, and a look at the content.
+//! Downloads: bounded concurrency, a rate per host, retries with growing pauses, limits, and a check of the
+//! content.
 //!
-//! A photo that its host says is gone, or that is no image, is dropped. A photo that cannot be *reached* is dropped only when
-//! others were reached after it: where nothing can be reached, the network is down and not the photos, and the run ends
-//! without having decided on them. Files are written aside and renamed, so that a file that is there is whole; a run that
-//! resumes uses it without another request.
+//! A photo that its host reports as gone, or that is not an image, is dropped. A photo that cannot be
+//! *reached* is dropped only if others were reached after it: if none can be reached, the network is down,
+//! and the run ends without a decision on them. Files are written under another name and renamed, so a file
+//! under its name is whole. A run that resumes uses it without another request.
 
 mod client;
 mod pace;
@@ -28,15 +29,16 @@ use client::{Client, Outcome};
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct FetchConfig {
-    /// Where the files are.
+    /// The place of the files.
     pub from: AddressFrom,
     /// Downloads at a time.
     pub concurrency: usize,
-    /// Requests to one host a second, retries included; redirects are not counted.
+    /// Requests to one host per second, retries included; redirects do not count.
     pub requests_per_second_per_host: f64,
-    /// Requests for one photo before it is given up.
+    /// Requests for one photo before the stage gives up on it.
     pub attempts: u32,
-    /// Pause before the second request, seconds; doubled for each further one. A host's `Retry-After` counts where it is longer.
+    /// Pause before the second request, seconds; doubled for each further one. A host's `Retry-After` counts
+    /// where it is longer.
     pub pause_s: f64,
     /// Longest pause, seconds.
     pub max_pause_s: f64,
@@ -46,19 +48,19 @@ pub struct FetchConfig {
     pub max_bytes: u64,
     /// Redirects followed for one request.
     pub max_redirects: u32,
-    /// A photo is gone where the address that it was redirected to has one of these in it: Flickr answers for a deleted photo
-    /// with a picture, `photo_unavailable`.
+    /// A photo is gone if the address that it was redirected to contains one of these: for a deleted photo,
+    /// Flickr returns a picture, `photo_unavailable`.
     pub gone_addresses: Vec<String>,
-    /// So many photos in a row that cannot be reached end the run.
+    /// This many unreachable photos in a row end the run.
     pub give_up_after: usize,
-    /// Whether requests may go to private networks and to this machine. Addresses come from strangers: false, unless
-    /// the photos are on a server of your own.
+    /// Whether requests may go to private networks and to this machine. Strangers wrote the addresses: leave
+    /// it false, unless the photos are on your own server.
     pub private_addresses: bool,
-    /// How the program introduces itself; hosts ask for a name and a contact.
+    /// The user agent of the requests; hosts want a name and a contact in it.
     pub user_agent: String,
 }
 
-/// Where the file of a photo is.
+/// The address of a photo's file.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum AddressFrom {
@@ -66,7 +68,8 @@ pub enum AddressFrom {
     ImageUrl,
     /// In the layout of Multimedia Commons: `BASE/abc/def/abcdef….jpg`, where `abcdef…` is the key.
     MultimediaCommons {
-        /// The folder of the images, e.g. `https://multimedia-commons.s3-us-west-2.amazonaws.com/data/images`.
+        /// The folder of the images, e.g.
+        /// `https://multimedia-commons.s3-us-west-2.amazonaws.com/data/images`.
         base: String,
     },
 }
@@ -87,7 +90,7 @@ impl AddressFrom {
     }
 }
 
-/// Results between two transactions at most, and the longest time between two.
+/// The most results in a transaction, and the longest time between two transactions.
 const BATCH: usize = 256;
 const PATIENCE: Duration = Duration::from_secs(2);
 
@@ -140,7 +143,7 @@ impl Stage for FetchConfig {
         let client = Client::new(self, work.ledger.gate(&[])?);
         let (to_fetch, jobs) = bounded::<Photo>(self.concurrency * 2);
         let (report, results) = bounded::<(Photo, Outcome)>(self.concurrency * 2);
-        // Ends the workers early: the user's wish, a host that is down, or a disk that is full.
+        // Ends the workers early: on the user's interrupt, a host that is down, or a full disk.
         let end = AtomicBool::new(false);
         let photos = work.photos;
         std::thread::scope(|scope| {
@@ -174,14 +177,14 @@ impl Stage for FetchConfig {
                     let _ = collector.take(photo, outcome);
                 }
             }
-            // What was found out before the end is kept; what could not be reached is decided only by a success after it.
+            // Results from before the end are kept. Unreachable photos are decided only by a later success.
             let kept = collector.commit(work, feeding.is_ok());
             feeding.and(kept)
         })
     }
 }
 
-/// Hands out photos and takes in results until both are at their end.
+/// Hands out photos and takes in results until both run out.
 fn feed(
     work: &mut Work<'_>,
     to_fetch: crossbeam_channel::Sender<Photo>,
@@ -227,10 +230,10 @@ fn feed(
 struct Collector {
     give_up_after: usize,
     decisions: Vec<(Decision, Fetched)>,
-    /// Photos that could not be reached since the last one that could.
+    /// Photos that could not be reached since the last reachable one.
     unreached: Vec<(Decision, Fetched)>,
     since: Instant,
-    /// Whether any host has answered for any photo in this run.
+    /// Whether any host has responded for any photo in this run.
     answered: bool,
 }
 
@@ -245,7 +248,7 @@ impl Collector {
         }
     }
 
-    /// A host responded, so photos that could not be reached before are at fault themselves.
+    /// A host responded, so the fault is with the photos that could not be reached before.
     fn answered(&mut self) {
         self.answered = true;
         self.decisions.append(&mut self.unreached);
@@ -272,7 +275,7 @@ impl Collector {
             Outcome::Stopped => return Ok(()),
             Outcome::Failed(error) => return Err(error),
             Outcome::Done(fetched) => {
-                // A file that was there already says nothing of the network.
+                // A file from an earlier run proves nothing about the network.
                 if fetched.attempts > 0 {
                     self.answered();
                 }

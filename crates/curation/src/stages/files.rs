@@ -1,4 +1,4 @@
-//! Files of photos as stages get them: read, hashed and let through by the ledger's gate.
+//! Files of photos as stages receive them: read, hashed and let through by the ledger's gate.
 
 use crate::ledger::{Content, Decision, Gate, Refusal, TAKEN_DOWN, sha256};
 use crate::photo::Photo;
@@ -19,8 +19,8 @@ pub(crate) struct File {
 }
 
 impl Files<'_> {
-    /// The file of a photo, or the decision on a photo at which no stage can look: it cannot be read, its bytes were taken down
-    /// under whatever key, or they are not those that an earlier stage saw.
+    /// The file of a photo, or a decision where no stage can use it: it cannot be read, its bytes were taken
+    /// down under any key, or they differ from those that an earlier stage saw.
     pub(crate) fn read(&self, photo: &Photo) -> Result<File, Decision> {
         let bytes = self
             .photos
@@ -37,7 +37,7 @@ impl Files<'_> {
     }
 }
 
-/// Why a file does not decode, as a reason of the ledger.
+/// The ledger's reason code for a file that does not decode.
 pub(crate) fn decode_reason(error: &data::DecodeError) -> &'static str {
     match error {
         data::DecodeError::Empty => "empty_file",

@@ -1,4 +1,5 @@
-//! Photos that decode, are of good size and show something; their content hashes on the way.
+//! Checks that photos decode, have a valid size and are not of a single color; hashes their content in the
+//! same pass.
 
 use image::RgbImage as ImageBuffer;
 use image_hasher::{HashAlg, Hasher, HasherConfig};
@@ -11,20 +12,21 @@ use crate::error::Error;
 use crate::ledger::{Decision, ImageFacts};
 use crate::photo::Photo;
 
-/// What a photo must be to be used.
+/// The requirements on a photo.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct IntegrityConfig {
-    /// Shorter side at least, px.
+    /// Shorter side, px; at least this.
     pub min_side_px: u32,
-    /// Longer side at most, px.
+    /// Longer side, px; at most this.
     pub max_side_px: u32,
-    /// All pixels at most; refused from the header, before memory is taken.
+    /// Pixels of the whole image, at most; checked against the header, before memory is allocated.
     pub max_pixels: u64,
-    /// A photo whose every color channel spans at most so many of its 256 levels shows nothing (0: exactly one color).
+    /// A photo is blank if no color channel spans more than this many of its 256 levels (0: exactly one
+    /// color).
     #[serde(rename = "single_colour_levels")]
     pub single_color_levels: u8,
-    /// Hex SHA-256 of files that stand for missing photos, such as a host's "no longer available" picture.
+    /// Hex SHA-256 of placeholder files for missing photos, such as a host's "no longer available" picture.
     pub placeholders: Vec<String>,
 }
 
@@ -140,8 +142,8 @@ fn channel_span(pixels: &[u8]) -> u8 {
         .unwrap_or(0)
 }
 
-/// A perceptual hash of 256 bits: signs of the low frequencies of a cosine transform of the gray picture about their
-/// median, so about half of the bits are set whatever the picture shows.
+/// A perceptual hash of 256 bits. Each bit says whether a low frequency of the gray picture's cosine
+/// transform is above their median, so about half of the bits are set in any picture.
 fn hasher() -> Hasher {
     HasherConfig::new()
         .hash_size(16, 16)
@@ -172,8 +174,8 @@ mod tests {
 
     #[test]
     fn the_hash_is_the_same_for_another_size_and_far_for_another_picture() {
-        // Patches of drawn levels: detail at all scales, as photos have. (A picture of slow waves alone has coefficients
-        // near zero, whose signs are noise.)
+        // Patches of drawn levels: detail at all scales, as photos have. (A picture of slow waves alone has
+        // coefficients near zero, whose signs are noise.)
         let patches = |seed: u64| {
             ImageBuffer::from_fn(208, 208, |x, y| {
                 let level = |size: u32| {

@@ -1,7 +1,7 @@
 //! Licenses: exact matches against the config's list, and complete attribution.
 //!
-//! "Attribution License" is a part of no other name here: names and addresses are compared whole. Where a photo has both and
-//! they do not belong together, one of them is wrong and nothing shows which, so the photo is dropped.
+//! "Attribution License" is a substring of other names, so names and addresses are compared whole. Where a
+//! photo has both and they do not belong together, nothing shows which one is wrong, so the photo is dropped.
 
 use data::terminal::one_line;
 use serde::{Deserialize, Serialize};
@@ -11,17 +11,17 @@ use crate::ledger::Decision;
 use crate::photo::Photo;
 use crate::stages::{Stage, Work};
 
-/// The licenses that photos may have, and what must be known to give credit.
+/// The licenses that photos may have, and the fields that a credit needs.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct LicenseConfig {
     /// The licenses accepted; PASS: Flickr's `Attribution License` (CC BY 2.0) alone.
     pub accept: Vec<License>,
-    /// What a photo must have for its credit line.
+    /// The fields that a photo must have for its credit line.
     pub attribution: Vec<AttributionField>,
 }
 
-/// One license by the name and the addresses that sources write.
+/// One license, by the name and the addresses that sources write.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct License {
@@ -61,7 +61,7 @@ impl LicenseConfig {
         Ok(())
     }
 
-    /// The entry of the list that a photo's license is, or the reason why it is none.
+    /// The entry of the list that matches a photo's license, or the reason why none does.
     pub(crate) fn entry(&self, photo: &Photo) -> Result<&License, &'static str> {
         let by_name = |name: &str| self.accept.iter().find(|license| license.name == name);
         let by_url = |url: &str| {
@@ -74,7 +74,7 @@ impl LicenseConfig {
             (Some(name), None) => by_name(name).ok_or("licence_not_accepted"),
             (None, Some(url)) => by_url(url).ok_or("licence_not_accepted"),
             (Some(name), Some(url)) => match (by_name(name), by_url(url)) {
-                // The address must be one of the named entry's own; two entries may share an address.
+                // The address must belong to the named entry; two entries may share an address.
                 (Some(entry), _) if entry.urls.iter().any(|known| known == url) => Ok(entry),
                 (None, None) => Err("licence_not_accepted"),
                 _ => Err("licence_disagrees"),

@@ -1,10 +1,11 @@
-//! Pairs of hashes that differ in few bits, without comparing all with all.
+//! Pairs of hashes that differ in few bits, found without comparing all with all.
 //!
-//! Hashes that differ in at most `d` of their 256 bits agree wholly in at least one of `d + 1` bands of neighboring bits
-//! (pigeonhole; Norouzi, Punjani and Fleet, *Fast search in Hamming space with multi-index hashing*, 2012). So each band is
-//! sorted, and only hashes that agree in it are compared: with `d` up to about 12 a band has 20 bits or more, and among
-//! millions of photos few agree by chance. Equal hashes are joined first, so that a thousand copies cost a thousand
-//! comparisons and not a million. No pair is missed.
+//! Hashes that differ in at most `d` of their 256 bits agree wholly in at least one of `d + 1` bands of
+//! neighboring bits (pigeonhole; Norouzi, Punjani and Fleet, *Fast search in Hamming space with multi-index
+//! hashing*, 2012). So each band is sorted, and only hashes that agree in it are compared. With `d` up to
+//! about 12 a band has 20 bits or more, and among millions of photos few agree by chance. Equal hashes are
+//! joined first, so that a thousand copies cost a thousand comparisons instead of a million. No pair is
+//! missed.
 
 /// Bytes of a perceptual hash.
 pub(crate) const HASH_BYTES: usize = 32;
@@ -12,13 +13,13 @@ const BITS: usize = HASH_BYTES * 8;
 /// A perceptual hash.
 pub(crate) type Hash = [u8; HASH_BYTES];
 
-/// Bits in which two hashes differ.
+/// The number of bits in which two hashes differ.
 pub(crate) fn distance(a: &Hash, b: &Hash) -> u32 {
     a.iter().zip(b).map(|(a, b)| (a ^ b).count_ones()).sum()
 }
 
-/// Calls `found` once for each pair of positions, the smaller first, whose hashes are distinct and differ in at most
-/// `most` bits. `hashes` must be distinct.
+/// Calls `found` once for each pair of positions, the smaller first, whose hashes are distinct and differ in
+/// at most `most` bits. `hashes` must be distinct.
 pub(crate) fn near_pairs(hashes: &[Hash], most: u32, mut found: impl FnMut(usize, usize, u32)) {
     let bands = most as usize + 1;
     let edges: Vec<usize> = (0..=bands).map(|band| band * BITS / bands).collect();
@@ -47,7 +48,8 @@ pub(crate) fn near_pairs(hashes: &[Hash], most: u32, mut found: impl FnMut(usize
     }
 }
 
-/// Bits `from..to` of a hash; of a band wider than 64 bits its first 64, which only means more comparisons.
+/// Bits `from..to` of a hash. Of a band wider than 64 bits only the first 64, which costs more comparisons
+/// and misses no pair.
 fn bits(hash: &Hash, from: usize, to: usize) -> u64 {
     let to = to.min(from + 64);
     // Nine bytes hold any 64 bits.

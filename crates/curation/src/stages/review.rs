@@ -1,7 +1,9 @@
-//! The stage that takes the word of people: it decides once every photo has been labeled as often as the config asks.
+//! The stage that applies people's labels: it decides once every photo has as many labels as the config
+//! requires.
 //!
-//! Answers are rows of the ledger that no stage removes, keyed by the photo's key and bound to the content that was shown. People
-//! give them on the page of `verbs/review.rs`. Labels of an audit's random sample go the same way and are kept apart.
+//! Answers are rows of the ledger that no stage removes. They carry the photo's key and the content that was
+//! shown. People give them on the page of `verbs/review.rs`. Labels of an audit's random sample use the same
+//! page and tables, under the sample's number.
 
 use std::collections::HashMap;
 
@@ -13,30 +15,30 @@ use crate::error::Error;
 use crate::hint::Hint;
 use crate::ledger::{Decision, Ledger};
 
-/// The labels of the stage `review`; samples of an audit have their own numbers, from 1.
+/// The sample number of labels for the stage `review`; samples of an audit have their own numbers, from 1.
 pub(crate) const REVIEW: i64 = 0;
 
-/// What people look for: the categories of PASS's annotators.
+/// The categories of PASS's annotators.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Category {
-    /// A person, whole or in part recognizable, also on a picture in the picture.
+    /// A person, whole or partly recognizable, also on a picture within the picture.
     Person,
     /// A part of a body: a hand, hair, a tattoo.
     BodyPart,
-    /// A license plate that can be read.
+    /// A readable license plate.
     #[serde(rename = "licence_plate")]
     LicensePlate,
     /// A signature or handwriting.
     SignatureOrHandwriting,
     /// Not safe for work.
     Nsfw,
-    /// Anything else that harms or disturbs.
+    /// Anything else harmful or disturbing.
     OtherHarm,
 }
 
 impl Category {
-    /// All, in the order of their keys 1 to 6 on the page.
+    /// All categories, in the order of their keys 1 to 6 on the page.
     pub const ALL: [Category; 6] = [
         Category::Person,
         Category::BodyPart,
@@ -64,18 +66,19 @@ impl Category {
     }
 }
 
-/// The categories of one answer; none: there is nothing to object to.
+/// The categories of one answer; an empty set means no objection.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Categories(u8);
 
 impl Categories {
-    /// Reads names joined by commas; none if one of them is no category.
+    /// Reads names joined by commas; `None` if one of them is not a category.
     fn parse(text: &str) -> Option<Categories> {
         let names = text.split(',').filter(|name| !name.is_empty());
         names.map(Category::of).collect()
     }
 
-    /// Reads what the ledger has. Someone wrote into the table by hand: what is no category cannot be taken for "nothing".
+    /// Reads a row of the ledger. A word that is not a category was written by hand, and must not count as
+    /// "no objection".
     pub(crate) fn read(text: &str) -> Categories {
         Categories::parse(text).unwrap_or(Categories(u8::MAX))
     }
@@ -110,28 +113,29 @@ impl<'a> FromIterator<&'a Category> for Categories {
     }
 }
 
-/// Which photos people see, and what their answers do.
+/// Which photos people see, and the effect of their answers.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct ReviewConfig {
-    /// Photos labeled with one of these are dropped; the other categories are noted only. PASS: all six.
+    /// Photos labeled with one of these are dropped; the other categories are only recorded. PASS: all six.
     pub drop: Vec<Category>,
-    /// Share of the photos that two annotators label, from 0 to 1, drawn by `seed`: what agreement is measured on.
+    /// Share of the photos that two annotators label, from 0 to 1, drawn by `seed`; agreement is measured on
+    /// them.
     #[serde(rename = "labelled_twice")]
     pub labeled_twice: f64,
-    /// What becomes of a photo that one annotator would drop and another would not.
+    /// The decision on a photo that one annotator would drop and another would not.
     pub disagreement: Disagreement,
-    /// Of the draw.
+    /// Seed of the draw.
     pub seed: u64,
 }
 
-/// Whose word counts where annotators differ.
+/// The rule where annotators differ.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Disagreement {
-    /// One who would drop it is enough.
+    /// One annotator is enough to drop it.
     Drop,
-    /// All must.
+    /// All annotators must agree to drop it.
     Keep,
 }
 
@@ -198,7 +202,7 @@ impl Stage for ReviewConfig {
             all += 1;
             open += u64::from(given(photo.id).len() < usize::from(self.wanted(&photo.key)));
         })?;
-        // All or nothing: an answer may be taken back until the last one is given.
+        // All or nothing: an answer may be undone until the last one is given.
         if open > 0 {
             return Err(Error::Stage {
                 stage: "review".to_string(),
@@ -226,7 +230,7 @@ impl Stage for ReviewConfig {
     }
 }
 
-/// By photo: who said what in a sample, of the answers that hold.
+/// The valid answers of a sample, by photo: each annotator with the categories.
 pub(crate) fn answers_of(
     ledger: &Ledger,
     sample: i64,
@@ -234,7 +238,7 @@ pub(crate) fn answers_of(
     let mut answers: HashMap<i64, Vec<(i64, Categories)>> = HashMap::new();
     ledger.for_each_answer(sample, |photo, annotator, categories| {
         let given = answers.entry(photo).or_default();
-        // Most photos have one answer; a vector that grows by itself would make room for four.
+        // Most photos have one answer; a vector that grows by itself would allocate room for four.
         given.reserve_exact(1);
         given.push((annotator, Categories::read(categories)));
     })?;

@@ -1,8 +1,9 @@
-//! What a stage is, and the work that it is given.
+//! The interface of a stage, and the work that it receives.
 //!
-//! A stage asks [`Work`] for photos and hands back decisions, in any order; the ledger remembers which are open. Nothing else is
-//! needed for one more stage but its file, its variant in [`StageConfig`](crate::StageConfig) and its arms there.
-//! Photos that were taken down never reach a stage: [`Work`] drops them on the ledger's word, with their downloads.
+//! A stage requests photos from [`Work`] and returns decisions, in any order; the ledger remembers which
+//! photos are open. A new stage needs its file, its variant in [`StageConfig`](crate::StageConfig) and its
+//! arms there. Photos that were taken down never reach a stage: [`Work`] checks the ledger, and drops them
+//! with their downloads.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -20,7 +21,7 @@ pub trait Stage {
     /// Decides on every photo that `work` gives, until it gives none.
     ///
     /// # Errors
-    /// What stops the whole run. A broken photo is none: it is dropped with its reason.
+    /// A cause that stops the whole run. A broken photo is not one: it is dropped with its reason.
     fn run(&mut self, work: &mut Work<'_>) -> Result<(), Error>;
 }
 
@@ -39,7 +40,7 @@ pub struct Work<'a> {
 }
 
 impl<'a> Work<'a> {
-    /// The next photos without a decision, at most `most`; none when all have been given out.
+    /// The next photos without a decision, at most `most`; empty when all have been handed out.
     ///
     /// # Errors
     /// [`Error::Interrupted`] when the user interrupts the run; a ledger that cannot be read.
@@ -72,7 +73,7 @@ impl<'a> Work<'a> {
         self.decide_with(decisions, |_| Ok(()))
     }
 
-    /// [`Work::decide`], with more writing in the same transaction.
+    /// [`Work::decide`], with further writes in the same transaction.
     pub(crate) fn decide_with(
         &mut self,
         decisions: &[Decision],
@@ -89,8 +90,8 @@ impl<'a> Work<'a> {
         Ok(())
     }
 
-    /// Deletes the downloads of photos that were taken down, before the ledger has the decision: a process that is killed in
-    /// between meets the photo again.
+    /// Deletes the downloads of photos that were taken down, before the ledger has the decision: a process
+    /// that is killed between the two handles the photo again on the next run.
     fn remove_downloads(&self, decisions: &[Decision]) -> Result<(), Error> {
         if !self.photos.are_fetched() {
             return Ok(());
@@ -104,8 +105,8 @@ impl<'a> Work<'a> {
         Ok(())
     }
 
-    /// Every photo that the stage before kept, decided on or not, for stages that must look at all before they decide on one.
-    /// Photos that were taken down are not among them.
+    /// Every photo that the previous stage kept, decided or not, for stages that need all photos before the
+    /// first decision. Photos that were taken down are excluded.
     pub(crate) fn for_each_input(&self, mut look: impl FnMut(&Photo)) -> Result<(), Error> {
         let mut cursor = 0;
         loop {
@@ -119,7 +120,7 @@ impl<'a> Work<'a> {
         }
     }
 
-    /// Decides on all photos with a function of each alone, on all cores, `batch` photos a transaction.
+    /// Decides on all photos by a function of each alone, on all cores, with `batch` photos per transaction.
     ///
     /// # Errors
     /// As [`Work::next`] and [`Work::decide`].

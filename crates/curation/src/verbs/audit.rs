@@ -1,8 +1,9 @@
-//! The audit: what may still be wrong with what was kept, and how much of it.
+//! The audit: which kept photos may still be wrong, and an estimate of how many.
 //!
-//! Two answers that must not be mixed. A contact sheet shows the survivors that detectors were least sure about: where to look.
-//! An estimate of the share of photos that show people comes from a sample that is drawn by seed and labeled whole, and from
-//! nothing else: photos that were picked by score say nothing about the rest.
+//! It reports two things that must not be mixed. A contact sheet shows the survivors with the highest
+//! detector scores, so that a user knows where to look. The estimate of the share of photos that show people
+//! comes only from a sample that is drawn by seed and labeled whole: photos that were picked by score do not
+//! represent the rest.
 
 mod interval;
 mod sheet;
@@ -27,29 +28,29 @@ use crate::progress::Progress;
 use crate::stages::detect::residual_scores;
 use crate::stages::review::{Categories, Category};
 
-/// What an audit does.
+/// The settings of an audit.
 #[derive(Clone, Copy)]
 pub struct AuditOptions<'a> {
-    /// Photos on the contact sheet, those that detectors were least sure about.
+    /// Photos on the contact sheet: those with the highest detector scores.
     pub sheet_photos: usize,
-    /// The file of the contact sheet; none: `audit.html` in the folder of the curation.
+    /// The file of the contact sheet; `None`: `audit.html` in the folder of the curation.
     pub sheet: Option<&'a Path>,
-    /// A sample to draw for labelling: how many photos, and the seed.
+    /// A sample to draw for labeling: its size, and the seed.
     pub draw: Option<(usize, u64)>,
     /// When it turns true, the audit ends.
     pub stop: &'a AtomicBool,
-    /// Called as the sheet is made.
+    /// Called while the sheet is made.
     pub progress: Progress<'a>,
 }
 
-/// What an audit found.
+/// The result of an audit.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Audit {
-    /// The stage whose survivors are looked at: the last one.
+    /// The stage whose survivors are audited: the last one.
     pub stage: String,
     /// How many survive.
     pub photos: u64,
-    /// How many of them have a score of a detector.
+    /// How many of them have a detector score.
     pub with_score: u64,
     /// The contact sheet.
     pub sheet: PathBuf,
@@ -57,34 +58,34 @@ pub struct Audit {
     pub samples: Vec<Sample>,
 }
 
-/// A random sample and what people said of it.
+/// A random sample and people's labels of it.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Sample {
     /// Its number, for `passer curate review --sample`.
     pub id: i64,
-    /// The seed that it was drawn by.
+    /// The seed of the draw.
     pub seed: u64,
     /// Photos in it.
     pub photos: u64,
     /// Photos that people have labeled.
     #[serde(rename = "labelled")]
     pub labeled: u64,
-    /// Whether the photos that it was drawn from are those that survive now.
+    /// Whether the current survivors are the photos that it was drawn from.
     pub current: bool,
-    /// The estimate, once every photo is labeled and as long as the sample is current.
+    /// The estimate, once every photo is labeled, and while the sample is current.
     pub estimate: Option<Estimate>,
 }
 
 /// An estimated share of photos that show people.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Estimate {
-    /// Photos of the sample that somebody labeled with a person or a part of a body.
+    /// Photos of the sample that at least one annotator labeled with a person or a part of a body.
     pub with_people: u64,
     /// Their share of the sample.
     pub rate: f64,
     /// 95 % confidence interval after Clopper and Pearson.
     pub interval: [f64; 2],
-    /// The same as numbers of photos among all survivors.
+    /// The same as counts of photos among all survivors.
     pub expected_photos: [f64; 3],
 }
 
@@ -103,13 +104,15 @@ impl Estimate {
     }
 }
 
-/// Why a sample that was drawn gives no estimate any more.
+/// Why a sample gives no estimate any more.
 pub const OTHER_PHOTOS: &str = "other photos survive now; draw another one";
 
-/// Makes the contact sheet of the curation in `folder`, draws a sample if `draw` says so, and returns what the samples show.
+/// Makes the contact sheet of the curation in `folder`, draws a sample if `draw` is set, and returns the
+/// samples' results.
 ///
 /// # Errors
-/// A last stage that is not done, nothing that survives, a sample larger than what survives, files that cannot be written.
+/// A last stage that is not done, no survivors, a sample larger than the survivors, files that cannot be
+/// written.
 pub fn audit(folder: &Path, options: AuditOptions<'_>) -> Result<Audit, Error> {
     let mut ledger = Ledger::open_existing(folder)?;
     let config = Config::of(&ledger, folder)?;
@@ -176,7 +179,7 @@ fn failed(reason: String, hint: Option<Hint>) -> Error {
 struct Population<'a> {
     /// Sorted.
     keys: Vec<&'a String>,
-    /// What distinguishes it from another one.
+    /// The hash that identifies the set of photos.
     sha256: Vec<u8>,
 }
 
@@ -192,8 +195,8 @@ impl<'a> Population<'a> {
     }
 }
 
-/// Draws a sample: the photos with the smallest draws, so that neither scores nor the order of rows matter. The same once
-/// more is the one that is there.
+/// Draws a sample: the photos with the smallest draws, so that neither scores nor the order of rows matter.
+/// Repeating it returns the existing sample.
 fn draw_sample(
     ledger: &mut Ledger,
     stage: &str,

@@ -1,8 +1,9 @@
-//! A release: shards, metadata, credits, checksums, history, data sheet and Croissant description of what the last stage kept.
+//! A release: shards, metadata, credits, checksums, history, data sheet and Croissant description of the
+//! photos that the last stage kept.
 //!
-//! A release is a folder that is written aside and renamed when it is whole, and never changed. What it holds is in the
-//! ledger (`releases`, `release_photos`). While photos are only removed, the others stay in their shards: shards that lost none
-//! are the same to the byte and need not be fetched again.
+//! A release is a folder that is written under another name, renamed when it is whole, and never changed. Its
+//! content is in the ledger (`releases`, `release_photos`). While photos are only removed, the others stay in
+//! their shards, so shards without a removed photo are the same to the byte and need no new download.
 
 mod credits;
 mod croissant;
@@ -33,7 +34,7 @@ use plan::Plan;
 pub(crate) use plan::done_stage;
 use tally::Tally;
 
-/// What [`release`] made.
+/// The result of [`release`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Released {
     /// Its version, from 1.
@@ -44,13 +45,13 @@ pub struct Released {
     pub records: usize,
     /// Its fingerprint, which every encoder trained on it carries.
     pub fingerprint: String,
-    /// Photos that the version before had not.
+    /// Photos that the previous version did not have.
     pub added: usize,
-    /// Photos that the version before had and it has not.
+    /// Photos of the previous version that this one does not have.
     pub removed: usize,
 }
 
-/// All that the documents of a release are written from.
+/// All data that the documents of a release need.
 struct Release<'a> {
     config: &'a Config,
     version: u32,
@@ -60,7 +61,7 @@ struct Release<'a> {
     funnel: Funnel,
     /// SHA-256 of the weights of each detector, by its stage.
     weights: BTreeMap<String, String>,
-    /// Answers that people gave, and how many people.
+    /// The number of people's answers, and of the people.
     answers: (u64, u64),
     tally: Tally,
 }
@@ -68,8 +69,8 @@ struct Release<'a> {
 /// Makes the next version of the curation in `folder`. `note` is the line of the version history.
 ///
 /// # Errors
-/// Stages that are not done, nothing to release or nothing new, and files that cannot be read or written. A release that was
-/// not finished leaves nothing behind.
+/// Stages that are not done, nothing to release or nothing new, and files that cannot be read or written. An
+/// unfinished release leaves nothing behind.
 pub fn release(
     folder: &Path,
     note: &str,
@@ -79,7 +80,8 @@ pub fn release(
     release_with(&mut Ledger::open_existing(folder)?, folder, note, stop, progress)
 }
 
-/// [`release`] of an open ledger: plans the version, packs it aside, writes its documents, and publishes it.
+/// [`release`] of an open ledger: plans the version, packs it in a temporary folder, writes its documents,
+/// and publishes it.
 pub(crate) fn release_with(
     ledger: &mut Ledger,
     folder: &Path,
@@ -151,7 +153,7 @@ pub(crate) fn release_with(
     })
 }
 
-/// Which weights the detectors had, as the ledger keeps it with their decisions.
+/// The weights of the detectors, as the ledger keeps them with their decisions.
 fn weights(ledger: &Ledger, config: &Config) -> Result<BTreeMap<String, String>, Error> {
     let mut found = BTreeMap::new();
     for stage in config.stages.iter().filter(|stage| stage.weights().is_some()) {

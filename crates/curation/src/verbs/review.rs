@@ -1,4 +1,5 @@
-//! The local web page on which people label photos: those of the stage `review`, or those of an audit's sample.
+//! The local web page on which people label photos: those of the stage `review`, or those of an audit's
+//! sample.
 
 mod agreement;
 mod guard;

@@ -1,4 +1,4 @@
-//! The chain: the source, then each stage in the config's order, each continuing where the ledger ends.
+//! The chain: the source, then each stage in the config's order, each resuming where the ledger ends.
 
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -18,19 +18,20 @@ use crate::stages::detect::{Detectors, weights_sha256};
 
 /// The name of the source in the ledger, as stage number 1.
 pub(crate) const SOURCE: &str = "source";
-/// Rows in one transaction: enough that committing costs nothing, few enough that a kill loses a second of work.
+/// Rows in one transaction: enough to make commits cheap, few enough that a kill loses a second of work.
 const ROWS_PER_TRANSACTION: usize = 50_000;
 
-/// How a curation is run.
+/// The settings of a run.
 #[derive(Clone, Copy)]
 pub struct RunOptions<'a> {
-    /// Run only this stage (`source` is one too); those before it must be done.
+    /// Run only this stage (`source` is one too); the stages before it must be done.
     pub only: Option<&'a str>,
-    /// Throw away the decisions of this stage and of all after it first.
+    /// First remove the decisions of this stage and of all later ones.
     pub redo: Option<&'a str>,
-    /// When it turns true, the run ends after the transaction at hand.
+    /// When it turns true, the run ends after the current transaction.
     pub stop: &'a AtomicBool,
-    /// Where the stages that look for people get their detectors; [`NoDetectors`](crate::NoDetectors) where there are none.
+    /// The detectors of the stages that detect people; [`NoDetectors`](crate::NoDetectors) where there are
+    /// none.
     pub detectors: &'a dyn Detectors,
     /// Called during the work.
     pub progress: Progress<'a>,
@@ -39,8 +40,8 @@ pub struct RunOptions<'a> {
 /// Runs the stages of a curation in `folder` that are not done.
 ///
 /// # Errors
-/// [`Error::Interrupted`] when `stop` turns true; settings that changed, sources that cannot be read, a ledger that cannot be
-/// written. What was decided so far is kept.
+/// [`Error::Interrupted`] when `stop` turns true; settings that changed, sources that cannot be read, a
+/// ledger that cannot be written. Decisions made so far are kept.
 pub fn run(config: &Config, folder: &Path, options: RunOptions<'_>) -> Result<(), Error> {
     config.validate()?;
     let config = config.clone().with_absolute_paths()?;
@@ -61,7 +62,7 @@ pub fn run(config: &Config, folder: &Path, options: RunOptions<'_>) -> Result<()
     let mut ledger = Ledger::open(folder)?;
     let text = toml::to_string(&config)
         .map_err(|error| Error::config("config", format!("cannot be written: {error}")))?;
-    // Everything that is known to fail is checked before any decision is removed.
+    // Every error that can be known in advance is reported before any decision is removed.
     let plan = Plan {
         config: &config,
         folder,
@@ -94,7 +95,7 @@ pub fn run(config: &Config, folder: &Path, options: RunOptions<'_>) -> Result<()
             0 => list_source(&config, &mut ledger, &options),
             _ => run_stage(&config, folder, &mut ledger, at, &options),
         };
-        // The time counts even where the stage was interrupted.
+        // The time counts even if the stage was interrupted.
         ledger.add_seconds(stage, started.elapsed().as_secs_f64())?;
         result?;
         let (kept, dropped) = ledger.finish_stage(stage)?;
@@ -116,7 +117,7 @@ fn settings(config: &Config, at: usize) -> Result<serde_json::Value, Error> {
     Ok(stage.settings(sha256.as_deref()))
 }
 
-/// Whether settings in the ledger are those of a stage whose weights are no longer there.
+/// Whether settings in the ledger are those of a stage whose weights file no longer exists.
 fn same_without_weights(config: &Config, at: usize, known: &str) -> bool {
     let mut known: serde_json::Value = serde_json::from_str(known).unwrap_or_default();
     let stage = &config.stages[at - 1];
@@ -129,27 +130,27 @@ fn same_without_weights(config: &Config, at: usize, known: &str) -> bool {
     stage.settings(None) == known
 }
 
-/// What a run is about to do.
+/// The plan of a run.
 struct Plan<'a> {
     config: &'a Config,
     folder: &'a Path,
     /// Of the source and all stages.
     names: &'a [&'a str],
-    /// The last of them that runs.
+    /// The last stage that runs.
     last: usize,
     /// Number of the first stage whose decisions are removed.
     forgotten: i64,
 }
 
 impl Plan<'_> {
-    /// Whether stage `at` is done and stays so.
+    /// Whether stage `at` is done and stays done.
     fn stays_done(&self, ledger: &Ledger, at: usize) -> Result<bool, Error> {
         let stays = (at as i64 + SOURCE_ID) < self.forgotten;
         Ok(stays && ledger.stage(self.names[at])?.is_some_and(|row| row.done))
     }
 }
 
-/// A stage that runs alone needs all before it.
+/// A stage that runs alone needs all stages before it.
 fn check_order(ledger: &Ledger, plan: &Plan<'_>, only: usize, redo: Option<&str>) -> Result<(), Error> {
     for (at, name) in plan.names[..only].iter().enumerate() {
         if plan.stays_done(ledger, at)? {
@@ -175,7 +176,7 @@ fn check_order(ledger: &Ledger, plan: &Plan<'_>, only: usize, redo: Option<&str>
     Ok(())
 }
 
-/// Whether the stages that will run have what they need: a source, photos, weights that are a network's.
+/// Whether the stages that will run have their inputs: a source, photos, loadable weights.
 fn check_means(ledger: &Ledger, plan: &Plan<'_>, detectors: &dyn Detectors) -> Result<(), Error> {
     for at in 0..=plan.last {
         if plan.stays_done(ledger, at)? {
@@ -194,8 +195,8 @@ fn check_means(ledger: &Ledger, plan: &Plan<'_>, detectors: &dyn Detectors) -> R
     Ok(())
 }
 
-/// Decisions made with other settings, or in another order, must not be mixed with new ones. Stages up to the last of the
-/// plan will run, so what they need is looked for now and not after days of fetching.
+/// Decisions made with other settings, or in another order, must not be mixed with new ones. Stages up to the
+/// last one of the plan will run, so their inputs are checked now instead of after days of fetching.
 fn check_settings(ledger: &Ledger, plan: &Plan<'_>) -> Result<(), Error> {
     let Plan {
         config,
@@ -252,7 +253,7 @@ fn check_settings(ledger: &Ledger, plan: &Plan<'_>) -> Result<(), Error> {
             (Some(_), None) => {}
         }
     }
-    // Stages beyond the end of a shortened config would be counted nowhere.
+    // No count would include stages beyond the end of a shortened config.
     let beyond = ledger.stage_within(config.stages.len() as i64 + SOURCE_ID + 1..forgotten)?;
     match beyond {
         None => Ok(()),
@@ -331,7 +332,7 @@ fn list_source(config: &Config, ledger: &mut Ledger, options: &RunOptions<'_>) -
                         }
                     }
                 }
-                // The receiver is gone when the run was interrupted.
+                // The receiver no longer exists when the run was interrupted.
                 if send.send(Ok((batch, rows.position()))).is_err() || end {
                     return;
                 }

@@ -1,8 +1,9 @@
-//! Taking photos down: the next version without them, who has seen them, and a note that keeps them out for good.
+//! Taking photos down: the next version without them, the encoders trained on them, and a record that keeps
+//! them out for good.
 //!
-//! A takedown is a row of its own in the ledger and not a decision of a stage, so that no stage that runs again undoes it. The
-//! ledger's gate (`ledger/takedowns.rs`) does the rest: it drops key and content wherever they turn up. A takedown is of a picture
-//! and not of a name: every photo with the same bytes goes with it.
+//! A takedown is a separate row of the ledger and not a stage's decision, so that rerunning a stage does not
+//! undo it. The ledger's gate (`ledger/takedowns.rs`) drops key and content wherever they appear. A takedown
+//! applies to a picture, not to a name: every photo with the same bytes is taken down too.
 
 #[cfg(test)]
 mod tests;
@@ -30,42 +31,43 @@ use crate::progress::Progress;
 pub struct Takedown<'a> {
     /// Keys of the photos.
     pub keys: &'a [String],
-    /// Why, for the ledger; not published.
+    /// The reason, for the ledger; not published.
     pub reason: &'a str,
     /// Folders of run directories and encoder files, searched for encoders that saw the photos.
     pub encoders: &'a [PathBuf],
-    /// When it turns true, the making of the release ends; the takedown holds already.
+    /// When it turns true, the release is abandoned; the takedown remains in force.
     pub stop: &'a AtomicBool,
-    /// Called as the release is written.
+    /// Called while the release is written.
     pub progress: Progress<'a>,
 }
 
-/// What was done.
+/// The result of a takedown.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct TakedownReport {
-    /// Photos that are taken down by this.
+    /// Photos that this request takes down.
     pub taken_down: Vec<String>,
-    /// Photos that were taken down before.
+    /// Photos that were already taken down.
     pub already: Vec<String>,
     /// Other keys of the same bytes, which are taken down with them.
     pub same_content: Vec<String>,
     /// Photos whose bytes are unknown, with the reason: the same bytes under another key are not recognized.
     pub content_unknown: Vec<(String, String)>,
-    /// Photos that only look like one that was taken down. They stay until their own keys are given.
+    /// Photos that are only similar to one that was taken down. They stay until their own keys are requested.
     pub near_duplicates: Vec<NearDuplicate>,
-    /// Releases that hold one of them: version and fingerprint. Their folders stay until someone deletes them.
+    /// Releases that hold one of the photos: version and fingerprint. Their folders stay until someone
+    /// deletes them.
     pub seen_in: Vec<(u32, String)>,
     /// Encoders that were trained on one of these releases.
     pub encoders: Vec<(PathBuf, String)>,
     /// Downloads that were deleted.
     pub deleted: Vec<PathBuf>,
-    /// The next version, where the last one held one of them.
+    /// The next version, if the last one held one of the photos.
     pub release: Option<Released>,
-    /// The last version held nothing else, so there is no next one.
+    /// Whether the last version held no other photos, so that there is no next one.
     pub none_left: bool,
 }
 
-/// A photo that looks like one that was taken down, of the table `pairs`.
+/// A photo that is similar to one that was taken down, from the table `pairs`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub struct NearDuplicate {
     /// Its key.
@@ -74,16 +76,17 @@ pub struct NearDuplicate {
     pub of: String,
     /// Bits in which their hashes differ.
     pub distance: u32,
-    /// Whether the last stage kept it. Otherwise it is dropped while the stages' decisions stand, and may come back when they
-    /// are made again.
+    /// Whether the last stage kept it. Otherwise it is dropped under the stages' current decisions, and may
+    /// be kept when these are repeated.
     pub survives: bool,
 }
 
 /// Takes photos down from the curation in `folder`.
 ///
 /// # Errors
-/// A key that was never listed: a misspelt key must not pass for a photo that is gone; no keys, and folders of encoders that
-/// are not there. Then nothing is done. [`Error::Recorded`] where the photos are down and something after that failed.
+/// A key that was never listed, because a misspelled key must not pass for a removed photo; no keys; missing
+/// folders of encoders. In these cases nothing is done. [`Error::Recorded`] where the photos are down and a
+/// later step failed.
 pub fn takedown(folder: &Path, asked: Takedown<'_>) -> Result<TakedownReport, Error> {
     if !folder.join(FILE_NAME).is_file() {
         return Err(Error::NoCuration {
@@ -121,7 +124,7 @@ pub fn takedown(folder: &Path, asked: Takedown<'_>) -> Result<TakedownReport, Er
         )));
     }
     let config = Config::of(&ledger, folder)?;
-    // A takedown works without the source.
+    // A takedown does not need the source.
     let photos = config.photos(folder);
     let bytes = bytes_of(&ledger, &photos, &wanted, &mut report)?;
     ledger.take_down(&wanted, &bytes.by_key, asked.reason)?;
@@ -161,11 +164,11 @@ fn in_words(keys: &BTreeSet<String>) -> String {
 /// The bytes of the requested photos.
 #[derive(Default)]
 struct Bytes {
-    /// By key, what it has now first, then what releases held.
+    /// The contents by key: the current one first, then those in releases.
     by_key: HashMap<String, Vec<Content>>,
-    /// All of them.
+    /// All contents.
     all: HashSet<Content>,
-    /// Lengths of the files that no stage had looked at and that were read for this.
+    /// Lengths of the files that no stage had read, and that were read for this request.
     read: HashSet<u64>,
 }
 
@@ -195,7 +198,7 @@ fn bytes_of(
     Ok(bytes)
 }
 
-/// SHA-256 and length of the files of a key at which no stage has looked; or why there are none.
+/// SHA-256 and length of the files of a key that no stage has read; or why there are none.
 fn read(
     ledger: &Ledger,
     photos: &Result<Photos, Error>,
@@ -219,14 +222,14 @@ fn read(
     Ok(if found.is_empty() { Err(reason) } else { Ok(found) })
 }
 
-/// Where the photos of a curation are.
+/// The place of a curation's photos.
 struct Place<'a> {
     folder: &'a Path,
     config: &'a Config,
     photos: Option<&'a Photos>,
 }
 
-/// All that follows from a takedown that is noted. The same once more does what is left.
+/// All consequences of a recorded takedown. A repeated call completes the unfinished ones.
 fn follow_through(
     ledger: &mut Ledger,
     place: &Place<'_>,
@@ -247,7 +250,7 @@ fn follow_through(
     }
     keys.retain(|key| !wanted.contains(key));
     ledger.take_down(&keys, &bytes.by_key, asked.reason)?;
-    // Their bytes are those of a requested photo; the rows say so with its hash.
+    // Their bytes are those of a requested photo; their rows record its hash.
     ledger.note_taken_down_contents(&keys)?;
     report.same_content = keys.iter().cloned().collect();
     keys.extend(wanted.iter().cloned());
@@ -290,7 +293,7 @@ fn follow_through(
     Ok(())
 }
 
-/// The stage whose photos have files: that of the downloads, else the last one.
+/// The stage whose photos have files: the download stage, else the last one.
 fn stage_with_files(ledger: &Ledger, config: &Config) -> Result<i64, Error> {
     if let (true, Some(fetch)) = (config.fetches(), ledger.stage("fetch")?) {
         return Ok(fetch.id);
@@ -298,7 +301,7 @@ fn stage_with_files(ledger: &Ledger, config: &Config) -> Result<i64, Error> {
     ledger.last_stage()
 }
 
-/// Photos that look like one of these and are not taken down.
+/// Photos that are similar to one of these and not taken down.
 fn near_duplicates(
     ledger: &Ledger,
     config: &Config,
@@ -334,7 +337,7 @@ fn encoders_of(root: &Path, fingerprints: &HashSet<&str>) -> Result<Vec<(PathBuf
         {
             continue;
         }
-        // A file that is no encoder of ours, or is damaged, has no fingerprint to compare.
+        // A file that is damaged, or is not a Passer encoder, has no fingerprint to compare.
         let header = EncoderHeader::read(entry.path()).ok().flatten();
         let fingerprint = header.map(|header| header.fingerprint);
         if let Some(fingerprint) = fingerprint.filter(|found| fingerprints.contains(found.as_str())) {

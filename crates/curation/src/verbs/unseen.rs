@@ -1,4 +1,4 @@
-//! Files at which no stage has looked, so that it is not known yet whether they hold bytes that were taken down.
+//! Files that no stage has read, so that it is unknown whether they hold taken-down bytes.
 
 use std::collections::{BTreeSet, HashSet};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -13,7 +13,7 @@ use crate::photos::Photos;
 /// Photos read at a time.
 const BATCH: usize = 256;
 
-/// Whose files are read.
+/// The photos whose files are read.
 pub(super) struct Unseen<'a> {
     pub(super) ledger: &'a Ledger,
     pub(super) photos: &'a Photos,
@@ -31,12 +31,12 @@ impl Unseen<'_> {
         }
         self.keys(|photo| {
             let file = self.photos.read(photo).ok();
-            // What cannot be read cannot be released either; who packs it says so.
+            // A file that cannot be read cannot be released either; packing reports it.
             file.is_some_and(|file| gate.check(photo.id, &sha256(&file)).is_err())
         })
     }
 
-    /// Keys of the photos whose files have one of these contents, each of which has one of these lengths. Files of other lengths
+    /// Keys of the photos whose files have one of these contents. Files of a length that is not in `lengths`
     /// are not read.
     pub(super) fn with_contents(
         &self,
@@ -57,7 +57,7 @@ impl Unseen<'_> {
         })
     }
 
-    /// Keys of the photos at which no stage looked and that `looks` picks.
+    /// Keys of the photos that no stage has read and that `looks` selects.
     fn keys(&self, looks: impl Fn(&Photo) -> bool + Sync) -> Result<BTreeSet<String>, Error> {
         let mut keys = BTreeSet::new();
         let mut cursor = 0;

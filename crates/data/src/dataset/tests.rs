@@ -1,4 +1,4 @@
-//! Opening data of every kind, the index, and data that are broken as a whole.
+//! Opening data of every kind, the index, and data sets that are damaged as a whole.
 
 use std::fs::{self, File};
 
@@ -40,7 +40,7 @@ fn tar_with(path: &Path, members: &[(&str, &[u8])]) {
         let mut header = tar::Header::new_gnu();
         header.set_size(content.len() as u64);
         header.set_mode(0o644);
-        // Names are set as bytes, for the writer itself would refuse `..`.
+        // Names are set as bytes, because the writer would reject `..`.
         header.as_old_mut().name[..name.len()].copy_from_slice(name.as_bytes());
         header.set_cksum();
         tar.append(&header, *content).unwrap();
@@ -428,7 +428,7 @@ fn a_million_records_take_64_bytes_each() {
     let folder = tempfile::tempdir().unwrap();
     let store = IndexStore::with_cache(folder.path());
     for number in 0..SHARDS {
-        // Names as long as those of PASS, metadata and labels; the bodies are not needed to open.
+        // Names as long as PASS's, metadata and labels; opening does not read the bodies.
         let shard = folder.path().join(format!("s-{number:06}.tar"));
         fs::write(&shard, []).unwrap();
         let origin = Origin {

@@ -102,7 +102,7 @@ fn sixteen_bits_become_eight() {
         ),
         (rgb, &[0, 1, 1, 128, 255, 1]),
     ] {
-        // Rounding to the nearest of 255 or taking the upper byte: they differ by one at most.
+        // Rounding to the nearest of 255 and taking the upper byte differ by at most one.
         assert!(
             image
                 .pixels
@@ -183,7 +183,7 @@ fn a_cut_image_is_an_error_at_every_length() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
-    /// Whatever is done to a file, decoding it ends with pixels or an error.
+    /// Any change to a file gives pixels or an error.
     #[test]
     fn damage_never_panics(which in 0usize..30, flips in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..12)) {
         let all = cases();

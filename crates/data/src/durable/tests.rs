@@ -34,7 +34,7 @@ fn errors_name_the_file_that_was_asked_for() {
     ] {
         assert!(error.to_string().starts_with(&expected), "{error}");
     }
-    // A folder is in the place of the file.
+    // A folder occupies the file's path.
     let path = folder.path().join("taken");
     fs::create_dir_all(path.join("full")).unwrap();
     let error = write(&path, b"x").unwrap_err().to_string();
@@ -123,7 +123,7 @@ fn the_longest_names_can_be_written() {
     assert_eq!(names(folder.path()), [name]);
 }
 
-/// Root may write in a read-only folder; everybody else gets an error that names the file.
+/// Root may write in a read-only folder; other users get an error that names the file.
 #[cfg(unix)]
 #[test]
 fn a_read_only_folder_is_named_or_written_whole() {
@@ -153,7 +153,7 @@ fn a_read_only_folder_is_named_or_written_whole() {
 fn a_folder_appears_whole() {
     let home = tempfile::tempdir().unwrap();
     let path = home.path().join("runs/step-1");
-    // What a crash has left of an earlier try does not get into the new one.
+    // The leftover of an earlier crash is not part of the new folder.
     fs::create_dir_all(home.path().join("runs/.partial-step-1/old")).unwrap();
     let folder = Folder::create(&path).unwrap();
     fs::create_dir(folder.path().join("inner")).unwrap();

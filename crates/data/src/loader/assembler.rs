@@ -1,4 +1,5 @@
-//! Making one batch: which records, decoded and augmented by the workers, each writing into its own places of the batch.
+//! Making one batch: it picks the records, and workers decode and augment them, each writing into its own
+//! slots of the batch.
 
 use std::cell::RefCell;
 use std::sync::Arc;
@@ -22,13 +23,13 @@ pub(super) struct Assembler {
     pool: Option<Arc<rayon::ThreadPool>>,
     /// Set when the batches are no longer needed.
     pub(super) stop: Arc<AtomicBool>,
-    /// The epoch in work, and its order.
+    /// The current epoch, and its order.
     epoch: Option<(u64, Vec<u32>)>,
 }
 
 /// The outcome of one image of a batch.
 struct Outcome {
-    /// The record that was taken in the end; `None` if none was.
+    /// The record that was used in the end; `None` if there was none.
     position: Option<u32>,
     bad: Vec<BadRecord>,
 }
@@ -56,7 +57,7 @@ impl Assembler {
         let images = shared.config.batch_images.min(order.len() - first);
 
         let mut views = empty_views(&shared.views, images);
-        // Every worker writes into the batch itself: each image gets the places of all its views.
+        // Every worker writes into the batch directly: each image gets the slots of all its views.
         let mut places: Vec<Vec<&mut [u8]>> = (0..images).map(|_| Vec::new()).collect();
         for group in &mut views {
             let view_bytes = group.channels * group.height * group.width;
@@ -96,7 +97,8 @@ impl Assembler {
             }
         }
         if shared.order.drops_last() && taken.contains(&None) {
-            // No record is left to stand in. Either `enter_bad` is about to say that there are too many, or all are broken.
+            // No replacement is left. Either `enter_bad` is about to report too many broken records, or all
+            // are broken.
             let error = shared.too_many_bad(bad.len().min(order.len()), bad.iter());
             return (bad, Err(error));
         }
@@ -104,7 +106,7 @@ impl Assembler {
     }
 }
 
-/// The batch's memory. Groups of one size that follow each other lie in one piece, so that no caller has to join them.
+/// The batch's memory. Consecutive groups of one size are contiguous, so that no caller has to join them.
 fn empty_views(groups: &[ViewGroup], images: usize) -> Vec<Views> {
     let mut sizes: Vec<(usize, (u32, u32))> = Vec::new();
     for group in groups {
@@ -161,7 +163,7 @@ fn finish(dataset: &Dataset, mut views: Vec<Views>, taken: &[Option<u32>]) -> Re
 }
 
 thread_local! {
-    /// Each thread's memory for one image at a time.
+    /// Each thread's reused memory for one image at a time.
     static SCRATCH: RefCell<Scratch> = RefCell::default();
 }
 
@@ -173,7 +175,7 @@ struct Scratch {
 }
 
 impl Scratch {
-    /// Fills the places of one image: of the record at `slot` of the epoch, or the next good one behind it.
+    /// Fills the slots of one image: from the record at `slot` of the epoch, or the next valid one after it.
     fn make(
         &mut self,
         shared: &Shared,
@@ -185,7 +187,7 @@ impl Scratch {
         let mut bad = Vec::new();
         for ahead in 0..order.len() {
             let position = order[(slot + ahead) % order.len()];
-            // A record that cannot be read at all is a broken disk or a missing file, and stops the run.
+            // A record that cannot be read from disk means a broken disk or a missing file, and ends the run.
             shared.dataset.read_image(position as usize, &mut self.encoded)?;
             match decode_into(&self.encoded, &DecodeLimits::DEFAULT, &mut self.image) {
                 Ok(()) => {

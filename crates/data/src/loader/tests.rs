@@ -1,5 +1,5 @@
-//! The loader's promises: the same batches for any number of workers and after any resume, each record once an epoch, and
-//! broken records replaced, counted, named and limited.
+//! The loader's guarantees: the same batches for any number of workers and after any resume, each record once
+//! per epoch, and broken records replaced, counted, named and limited.
 
 use proptest::prelude::*;
 
@@ -17,7 +17,7 @@ fn config(batch_images: usize, workers: usize) -> LoaderConfig {
     }
 }
 
-/// Two groups, so that view numbers run on across groups.
+/// Two groups, so that view numbers continue across groups.
 fn views() -> Vec<ViewGroup> {
     let crop = |size_px| Transform::RandomResizedCrop {
         size_px,
@@ -105,7 +105,7 @@ fn batches_are_laid_out_as_promised() {
     }
 }
 
-/// A group with one view of a size.
+/// A group with one view of this size.
 fn crop_of(size_px: u32, probability: f64) -> ViewGroup {
     let [mut group, _] = <[ViewGroup; 2]>::try_from(views()).unwrap();
     group.count = 1;
@@ -132,7 +132,7 @@ fn neighbors_of_one_size_lie_in_one_piece_view_by_view() {
     ]);
     let sizes: Vec<_> = joined.iter().map(|views| (views.count, views.width)).collect();
     assert_eq!(sizes, [(2, 12), (1, 8), (1, 12)]);
-    // The same views, none of which has a neighbor of its size.
+    // The same views, no two consecutive ones of one size.
     let apart = batch(vec![
         crop_of(12, 0.0),
         crop_of(8, 1.0),
@@ -204,12 +204,12 @@ fn dropping_the_iterator_ends_its_threads() {
     let loader = loader(64, config(8, 4), Order::Global);
     let mut batches = loader.batches(0, usize::MAX);
     batches.next().unwrap().unwrap();
-    // Joins the threads; the test would hang if they went on.
+    // Joins the threads; the test would hang if they continued.
     drop(batches);
     assert_eq!(Arc::strong_count(&loader.shared), 1);
 }
 
-/// Twelve good pictures, of which those at `broken` are replaced by damaged ones.
+/// Twelve valid pictures, of which those at `broken` are replaced by damaged ones.
 fn with_broken(broken: &[usize]) -> Arc<Dataset> {
     let source = Dataset::synthetic(12, 20, 16, 0, 1);
     let records = (0..12)

@@ -1,6 +1,7 @@
-//! Reading a tar or `.tar.gz` of an image folder from front to back, for packing; nothing is unpacked to disk.
+//! Reading a tar or `.tar.gz` of an image folder sequentially, for packing; nothing is unpacked to disk.
 //!
-//! Two readings: the first learns names and classes, the second delivers the chosen images. Memory is for the names only.
+//! Two passes: the first collects names and classes, the second delivers the chosen images. Only the names
+//! are in memory.
 
 use std::fs::File;
 use std::io::{BufReader, Read};
@@ -14,7 +15,7 @@ use crate::hint::Hint;
 use crate::record::{Label, Metadata, Record};
 use crate::sources::{files, tar_shard};
 
-/// An image folder in an archive, its names read.
+/// An image folder in an archive, with its names read.
 pub(super) struct FolderArchive {
     path: PathBuf,
     /// Path of each image below the subfolder, in the archive's order.
@@ -25,7 +26,7 @@ pub(super) struct FolderArchive {
     skipped: Vec<SkippedMember>,
 }
 
-/// Whether a file's name ends as gzipped ones do.
+/// Whether a file's name ends like that of a gzipped file.
 pub(super) fn is_compressed(path: &Path) -> bool {
     path.extension().is_some_and(|extension| {
         extension.eq_ignore_ascii_case("gz") || extension.eq_ignore_ascii_case("tgz")
@@ -80,7 +81,7 @@ impl FolderArchive {
                 reason: format!("no image{inside}"),
             });
         }
-        // As for folders on disk: classes if every image lies in a folder, a flat folder if none does.
+        // As for folders on disk: classes if every image is in a folder, a flat folder if none is.
         let loose = names.iter().find(|name| !name.contains('/'));
         let inside = names.iter().find(|name| name.contains('/'));
         if let (Some(loose), Some(inside)) = (loose, inside) {
@@ -152,7 +153,7 @@ impl FolderArchive {
         })
     }
 
-    /// The member's path below the subfolder, if it is a file in there that is not hidden.
+    /// The member's path below the subfolder, if it is a visible file in there.
     fn below<'n>(&self, name: &'n str, is_file: bool) -> Option<&'n str> {
         let name = name.strip_prefix("./").unwrap_or(name);
         let below = name.strip_prefix(self.prefix.as_str())?;

@@ -1,4 +1,4 @@
-//! Looking into shards: index them anew, sum them up, and check every image.
+//! Inspecting shards: rebuild their indexes, summarize them, and check every image.
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
@@ -40,7 +40,7 @@ pub struct ClassCount {
     pub class: u32,
     /// Its name, where known.
     pub name: Option<String>,
-    /// Records that have it.
+    /// Records of this class.
     pub records: usize,
 }
 
@@ -64,7 +64,7 @@ pub struct ShardSummary {
 pub struct SkippedMember {
     /// Its name.
     pub name: String,
-    /// Why.
+    /// The reason.
     pub reason: String,
 }
 
@@ -82,22 +82,22 @@ pub struct DamagedShard {
 /// The outcome of [`verify`].
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Verification {
-    /// Records that could be found.
+    /// Records that were found.
     pub records: usize,
     /// Keys of images that cannot be decoded, with the reason.
     pub broken: Vec<SkippedMember>,
-    /// Keys of images whose content differs from the index, although size and time of the shard agree.
+    /// Keys of images whose content differs from the index, although size and time of the shard match.
     pub changed: Vec<SkippedMember>,
     /// Members that belong to no record.
     pub skipped: Vec<SkippedMember>,
-    /// Keys that an earlier record has already, with where it is.
+    /// Keys that an earlier record already has, with its place.
     pub repeated: Vec<SkippedMember>,
-    /// Shards that are cut or damaged.
+    /// Truncated or damaged shards.
     pub damaged: Vec<DamagedShard>,
 }
 
 impl Verification {
-    /// Whether nothing is wrong; members of no record are no fault.
+    /// Whether nothing is wrong; members outside records are not a fault.
     pub fn is_sound(&self) -> bool {
         self.broken.is_empty()
             && self.changed.is_empty()
@@ -106,10 +106,10 @@ impl Verification {
     }
 }
 
-/// Makes the indexes of a data set anew, whatever state they are in, and sums it up.
+/// Rebuilds the indexes of a data set, in any state, and summarizes it.
 ///
 /// # Errors
-/// As [`Dataset::open`].
+/// As for [`Dataset::open`].
 pub fn index(spec: &str) -> Result<Inspection, Error> {
     let store = IndexStore::from_environment();
     let paths = Dataset::shard_paths(spec)?;
@@ -121,10 +121,10 @@ pub fn index(spec: &str) -> Result<Inspection, Error> {
     inspect(spec)
 }
 
-/// Sums up a data set from its index.
+/// Summarizes a data set from its index.
 ///
 /// # Errors
-/// As [`Dataset::open`].
+/// As for [`Dataset::open`].
 pub fn inspect(spec: &str) -> Result<Inspection, Error> {
     let dataset = Dataset::open(spec)?;
     let mut classes: BTreeMap<u32, usize> = BTreeMap::new();
@@ -174,10 +174,11 @@ pub(super) fn skipped_members(table: &Table) -> Vec<SkippedMember> {
     table.skipped.iter().map(member).collect()
 }
 
-/// Reads everything, decodes every image, and compares it with the index. Damage is reported, not an error.
+/// Reads everything, decodes every image, and compares it with the index. It reports damage instead of
+/// returning an error.
 ///
 /// # Errors
-/// [`Error`] where there is nothing to check or it cannot be read at all.
+/// [`Error`] where there are no data to check or they cannot be read at all.
 pub fn verify(spec: &str, progress: Progress) -> Result<Verification, Error> {
     let paths = Dataset::shard_paths(spec)?;
     if paths.is_empty() {

@@ -1,7 +1,7 @@
 //! Packing records into shards through the `webdataset` crate's writer.
 //!
-//! Images are copied byte for byte. The shards of the same records are the same to the byte whenever they are packed:
-//! times and owners in the tar headers are fixed.
+//! Images are copied byte for byte. The same records give the same shards to the byte at any time: times and
+//! owners in the tar headers are fixed.
 
 use std::collections::HashSet;
 use std::fs;
@@ -28,7 +28,7 @@ use crate::sources::shard_set::{SHARDS, shards_in};
 /// How records are spread over shards.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PackOptions {
-    /// Records in each shard but the last. Some hundred megabytes a shard serve disks and networks well.
+    /// Records in each shard but the last. A few hundred megabytes per shard suit disks and networks.
     pub records_per_shard: usize,
     /// Names of the shards: `PREFIX-000000.tar` and so on.
     pub prefix: String,
@@ -36,8 +36,8 @@ pub struct PackOptions {
     pub subfolder: Option<String>,
     /// Take only this many records, spread evenly over the source (so class folders stay balanced).
     pub limit: Option<usize>,
-    /// Pack in a random order drawn from this seed, so that blocks of neighbors are a fair sample.
-    /// Not for compressed archives, which can only be read from front to back.
+    /// Pack in a random order drawn from this seed, so that blocks of neighbors are a fair sample. Not for
+    /// compressed archives, which can only be read sequentially.
     pub shuffle_seed: Option<u64>,
 }
 
@@ -48,23 +48,25 @@ pub struct PackReport {
     pub shards: Vec<PathBuf>,
     /// Records in them.
     pub records: usize,
-    /// Class names in the order of their numbers, as written to `dataset.toml`; empty if not known.
+    /// Class names in the order of their numbers, as written to `dataset.toml`; empty if unknown.
     pub class_names: Vec<String>,
     /// Skipped members and files, with the reason.
     pub skipped: Vec<SkippedMember>,
-    /// Whether the classes are probably splits (`train`, `test`), each of which should be packed by itself.
+    /// Whether the classes are probably splits (`train`, `test`), each of which should be packed separately.
     pub classes_look_like_splits: bool,
     /// Fingerprint of the shards as a data set.
     pub fingerprint: String,
 }
 
-/// Packs a data set (anything that [`Dataset::open`] takes) or a `.tar.gz` of an image folder into shards in `out`.
+/// Packs a data set (anything that [`Dataset::open`] accepts) or a `.tar.gz` of an image folder into shards
+/// in `out`.
 ///
-/// `out` is made if it does not exist, and must not hold shards yet. Class names go into `out/dataset.toml`.
+/// `out` is created if it does not exist, and must not hold shards yet. Class names are written to
+/// `out/dataset.toml`.
 ///
 /// # Errors
-/// [`Error`] where the source cannot be read, an option does not fit, or a file cannot be written. Shards that were finished
-/// before the error stay.
+/// [`Error`] where the source cannot be read, an option is invalid, or a file cannot be written. Shards
+/// finished before the error stay.
 pub fn pack(
     source: &str,
     out: &Path,
@@ -91,10 +93,10 @@ pub fn pack(
     pack_dataset(&dataset, out, options, progress)
 }
 
-/// [`pack`] for a data set that is open already; `subfolder` is not looked at.
+/// [`pack`] for an open data set; `subfolder` is ignored.
 ///
 /// # Errors
-/// As [`pack`].
+/// As for [`pack`].
 pub fn pack_dataset(
     dataset: &Dataset,
     out: &Path,
@@ -110,7 +112,7 @@ pub fn pack_dataset(
         writer.write(dataset.read(*position)?)?;
         progress(done + 1, positions.len());
     }
-    // Members of no record do not reach the new shards: report them.
+    // Members outside records do not reach the new shards: report them.
     for (_, table) in dataset.shard_tables() {
         writer.skipped.extend(skipped_members(table));
     }
@@ -143,7 +145,8 @@ fn pack_archive(
     writer.finish(archive.class_names())
 }
 
-/// Whether all classes are called as splits are. Such folders are splits of a data set far more often than classes.
+/// Whether all classes have the names of splits. Such folders are splits of a data set far more often than
+/// classes.
 fn look_like_splits(class_names: &[String], options: &PackOptions) -> bool {
     const SPLITS: [&str; 9] = [
         "train",
@@ -163,7 +166,7 @@ fn look_like_splits(class_names: &[String], options: &PackOptions) -> bool {
 /// `limit` positions spread evenly over `records`, in order; all of them without a limit.
 fn spread(records: usize, limit: Option<usize>) -> Vec<usize> {
     let taken = limit.unwrap_or(records).min(records);
-    // The product needs more than 64 bits only beyond four thousand million records.
+    // The product needs more than 64 bits only beyond 2³² records.
     (0..taken)
         .map(|at| (at as u128 * records as u128 / taken as u128) as usize)
         .collect()
@@ -204,7 +207,7 @@ impl<'a> Writer<'a> {
             .next()
             .or_else(|| described.is_file().then_some(described));
         if let Some(old) = old {
-            // Mixing with shards of another run would make one data set of two without a word.
+            // Shards of another run in the same folder would silently merge two data sets into one.
             let reason = format!(
                 "must be a folder without shards, got one with `{}` in it",
                 old.display()
@@ -293,7 +296,7 @@ impl<'a> Writer<'a> {
             })?;
             durable::write(&described, text.as_bytes())?;
         }
-        // Opening the shards makes their indexes, and is a first check.
+        // Opening the shards builds their indexes, and is a first check.
         let dataset = Dataset::open(&self.out.to_string_lossy())?;
         Ok(PackReport {
             shards: std::mem::take(&mut self.shards),
@@ -306,13 +309,13 @@ impl<'a> Writer<'a> {
     }
 }
 
-/// Writes one shard of these records, in this order; their number.
+/// Writes one shard of these records, in this order; returns their number.
 ///
-/// The shards of the same records are the same to the byte. The file gets its name only when it is whole. Keys must differ;
-/// the caller sees to that.
+/// The same records give the same shard to the byte. The file gets its name only when it is whole. The caller
+/// makes sure that keys differ.
 ///
 /// # Errors
-/// An error of the records' own, an image of none of the formats that are read, or a file that cannot be written.
+/// An error of the records, an image of an unsupported format, or a file that cannot be written.
 pub fn write_shard<E: From<Error>>(
     path: &Path,
     records: impl IntoIterator<Item = Result<Record, E>>,
@@ -356,7 +359,8 @@ fn sample(record: Record, extension: &'static str) -> Result<Sample, Error> {
     Ok(sample)
 }
 
-/// A shard being written. It gets its name only when it is whole, so that a stopped run leaves no half shard behind.
+/// A shard being written. It gets its name only when it is whole, so that an interrupted run leaves no half
+/// shard.
 struct OpenShard {
     path: PathBuf,
     file: durable::Writer,
@@ -393,7 +397,7 @@ fn failed(path: &Path) -> impl FnOnce(webdataset::Error) -> Error {
     move |source| error(std::io::Error::other(source))
 }
 
-/// Extension of the format that the content is in, whatever the file was called.
+/// Extension of the content's format, regardless of the file's old name.
 fn extension(image: &[u8]) -> Option<&'static str> {
     match image::guess_format(image).ok()? {
         ImageFormat::Jpeg => Some("jpg"),

@@ -1,4 +1,5 @@
-//! COCO's JSON of images, annotations and categories: a set of classes for each picture, or one (iNaturalist, Herbarium).
+//! COCO's JSON of images, annotations and categories: a set of classes per picture, or one class
+//! (iNaturalist, Herbarium).
 
 use std::collections::{BTreeSet, HashMap};
 use std::fs::File;
@@ -58,7 +59,7 @@ struct Category {
 }
 
 impl Annotation {
-    /// Whether it shows anything: an area, and a box of more than one pixel, as VISSL has it.
+    /// Whether it shows anything: it has an area, and a box of more than one pixel, as in VISSL.
     fn counts(&self) -> bool {
         let is_large = self
             .bbox
@@ -104,7 +105,7 @@ fn read(path: &Path, one_class: bool, classes: Option<&[String]>) -> Result<List
         Some(classes) => classes.to_vec(),
         None => categories.iter().map(|category| category.name.clone()).collect(),
     };
-    // iNaturalist's names occur twice among kingdoms; numbers then tell them apart.
+    // Among kingdoms iNaturalist uses a name twice; numbers then distinguish them.
     let unique: BTreeSet<&String> = names.iter().collect();
     let names = match unique.len() == names.len() {
         true => names,

@@ -31,7 +31,8 @@ pub(crate) const CSV: Layout = Layout {
     },
 };
 
-/// A table of paths and labels. Labels are names of classes where the description has those, or where one is no number.
+/// A table of paths and labels. Labels are class names if the description lists classes, or if any label is
+/// not a number.
 fn read(path: &Path, part: &Part) -> Result<Listing, Error> {
     let has_header = matches!(part.image_column, Some(Column::Name(_)));
     let separator = part
@@ -98,7 +99,7 @@ fn read(path: &Path, part: &Part) -> Result<Listing, Error> {
         if label.is_some() && part.label_separator.is_none() && classes[0].is_empty() {
             return Err(wrong(path, format!("line {line} (`{picture}`) has no label")));
         }
-        // Tables may come from anywhere, and keys have `/` on every system.
+        // Tables may be written on any system, and keys always use `/`.
         rows.push((
             picture.replace('\\', "/").trim_start_matches("./").to_string(),
             classes,
@@ -161,8 +162,8 @@ fn next_row(table: &mut Rows<BufReader<File>>, width: Option<usize>) -> io::Resu
     Ok(Some(cells.collect::<io::Result<_>>()?))
 }
 
-/// The number of each class that occurs, and the names in order; no names where the table has numbers and the description
-/// has no `classes`.
+/// The number of each class that occurs, and the names in order; no names where the table has numbers and the
+/// description has no `classes`.
 fn numbered(
     path: &Path,
     rows: &[(String, Vec<String>)],

@@ -1,8 +1,8 @@
-//! Data-set descriptions: a TOML file with the place of a data set's records, their layout, the names of the classes, and
-//! the usual metric.
+//! Data-set descriptions: a TOML file with the place of a data set's records, their layout, the names of the
+//! classes, and the headline metric.
 //!
-//! The short form is one part (`kind`, `path` …) at the top of the file. The long form has a part for each split, which the
-//! specification names: `flowers.toml#test`.
+//! The short form is one part (`kind`, `path` …) at the top of the file. The long form has one part per
+//! split, which the specification names: `flowers.toml#test`.
 
 use std::collections::BTreeMap;
 use std::path::{Component, Path, PathBuf};
@@ -13,14 +13,15 @@ use super::part::Part;
 use crate::error::Error;
 use crate::transforms::{Transform, ViewGroup};
 
-/// Name of the description that `passer shards pack` leaves beside its shards, and that opening a folder looks for.
+/// Name of the description that `passer shards pack` writes beside its shards, and that opening a folder
+/// looks for.
 pub(crate) const FILE_NAME: &str = "dataset.toml";
 
 /// A file that a user has to download.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Download {
-    /// Its address; a page, where the file is behind a form.
+    /// Its address, or a page if the file is behind a form.
     pub url: String,
     /// MD5 of the file as its publisher or torchvision gives it, hexadecimal.
     #[serde(default)]
@@ -33,7 +34,7 @@ pub struct Download {
     pub note: Option<String>,
 }
 
-/// A description without the records' place.
+/// A description without the place of the records.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct About {
     /// Its name, for people.
@@ -83,7 +84,7 @@ pub(crate) fn split_of(spec: &str) -> (&str, Option<&str>) {
     }
 }
 
-/// Reads the part of a description that a split names; without one, the whole of the short form.
+/// Reads the part of a description that a split names; without a split, the whole short form.
 pub(crate) fn read_part(path: &Path, split: Option<&str>) -> Result<Part, Error> {
     let error = |reason: String| Error::Description {
         path: path.to_path_buf(),
@@ -119,7 +120,7 @@ pub(crate) fn read_part(path: &Path, split: Option<&str>) -> Result<Part, Error>
     Ok(part)
 }
 
-/// Reads a description without the records' place.
+/// Reads a description without the place of the records.
 ///
 /// # Errors
 /// [`Error`] where the file cannot be read or is invalid.
@@ -208,11 +209,12 @@ fn check_names(classes: Option<&[String]>) -> Result<(), String> {
     }
 }
 
-/// A path of a description, seen from where the description lies. `${NAME}` is replaced by the environment's.
+/// A path in a description, relative to the folder of the description. `${NAME}` is replaced by the
+/// environment variable.
 pub(crate) fn resolve(description: &Path, path: &str) -> Result<PathBuf, Error> {
     let mut rest = path;
     let mut full = String::new();
-    // Brace patterns of shards have braces too, but no dollar before them.
+    // Brace patterns of shards have braces too, but no preceding dollar sign.
     while let Some((before, after)) = rest.split_once("${") {
         let Some((name, behind)) = after.split_once('}') else {
             break;
@@ -228,7 +230,7 @@ pub(crate) fn resolve(description: &Path, path: &str) -> Result<PathBuf, Error> 
     }
     full.push_str(rest);
     let path = description.parent().unwrap_or(Path::new("")).join(full);
-    // `shards/./` and the like read badly in every message.
+    // Without this, messages would show paths such as `shards/./`.
     let plain: PathBuf = path
         .components()
         .filter(|part| !matches!(part, Component::CurDir))

@@ -1,4 +1,4 @@
-//! Small file operations that the standard library leaves to its callers.
+//! Small file operations that the standard library lacks.
 
 use std::fs::{self, File, Metadata};
 use std::io;
@@ -23,7 +23,7 @@ const UNREAD_EXTENSIONS: [&str; 22] = [
     "psd", "dng", "cr2", "cr3", "nef", "arw", "orf", "rw2",
 ];
 
-/// The extension (lower case) of a picture in a format that is not read.
+/// The extension (lower case) of a picture in an unsupported format.
 pub(crate) fn unread_picture(name: &str) -> Option<&'static str> {
     let extension = &name[name.rfind('.')? + 1..];
     UNREAD_EXTENSIONS
@@ -31,7 +31,7 @@ pub(crate) fn unread_picture(name: &str) -> Option<&'static str> {
         .find(|known| extension.eq_ignore_ascii_case(known))
 }
 
-/// Why a path that should be there is not, where a symbolic link is the reason.
+/// The reason why an expected path is missing, if it is a symbolic link.
 pub(crate) fn broken_link(path: &Path) -> Option<String> {
     let link = fs::symlink_metadata(path).ok()?;
     if !link.is_symlink() {
@@ -41,7 +41,7 @@ pub(crate) fn broken_link(path: &Path) -> Option<String> {
     let target = fs::read_link(path).unwrap_or_default();
     Some(match error.kind() {
         io::ErrorKind::NotFound => format!("a symbolic link to `{}`, which does not exist", target.display()),
-        // Rust's name for this kind of error is not stable.
+        // The name of this kind of error is not yet stable in Rust.
         _ if error.to_string().contains("levels of symbolic links") => {
             "a symbolic link that leads back to itself".to_string()
         }
@@ -60,13 +60,13 @@ pub(crate) fn modified_ns(metadata: &Metadata) -> i64 {
         .unwrap_or(0)
 }
 
-/// Reads `buffer.len()` bytes at an offset, without moving anything that other threads see.
+/// Reads `buffer.len()` bytes at an offset, without moving a file position that other threads use.
 #[cfg(unix)]
 pub(crate) fn read_at(file: &File, buffer: &mut [u8], offset: u64) -> io::Result<()> {
     std::os::unix::fs::FileExt::read_exact_at(file, buffer, offset)
 }
 
-/// Reads `buffer.len()` bytes at an offset, without relying on the file's own position.
+/// Reads `buffer.len()` bytes at an offset, regardless of the file's position.
 #[cfg(windows)]
 pub(crate) fn read_at(file: &File, mut buffer: &mut [u8], mut offset: u64) -> io::Result<()> {
     while !buffer.is_empty() {

@@ -1,7 +1,7 @@
 //! The fingerprint of a data set: SHA-256 over the sorted pairs of key and content hash.
 //!
-//! Ten million records are no rarity, so keys lie end to end in one piece of text that goes back to the system when the
-//! fingerprint is taken; a `String` each would stay in the allocator's hands.
+//! Data sets of ten million records are common, so the keys are in one text, whose memory returns to the
+//! system when the fingerprint is taken; a `String` per key would stay in the allocator.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -13,7 +13,7 @@ use crate::hex::hex;
 /// Keys of some records with the SHA-256 of their images, sorted.
 #[derive(Debug, Default)]
 pub(crate) struct HashedKeys {
-    /// Keys end to end, in the order in which they came.
+    /// Keys, concatenated in order of arrival.
     keys: String,
     /// Where each key ends in `keys`.
     ends: Vec<usize>,
@@ -23,7 +23,7 @@ pub(crate) struct HashedKeys {
 }
 
 impl HashedKeys {
-    /// Sorts what an iterator gives; at most 2³² pairs.
+    /// Sorts the items of an iterator; at most 2³² pairs.
     pub(crate) fn sorted<K: AsRef<str>>(pairs: impl ExactSizeIterator<Item = (K, [u8; 32])>) -> Self {
         let mut hashed = HashedKeys {
             ends: Vec::with_capacity(pairs.len()),
@@ -52,7 +52,8 @@ impl HashedKeys {
     }
 }
 
-/// SHA-256 in hex over the sorted pairs of all parts: each key, a zero byte, the 32 bytes of the content hash.
+/// SHA-256 in hex over the sorted pairs of all parts: each key, a zero byte, the 32 bytes of the content
+/// hash.
 pub(crate) fn fingerprint(parts: &[HashedKeys]) -> String {
     let mut rests: Vec<_> = parts.iter().map(HashedKeys::in_order).collect();
     let mut heads: BinaryHeap<_> = rests

@@ -1,7 +1,7 @@
-//! Image folders as they are: `CLASS/name.jpg`, a flat folder, or an unpacked PASS release.
+//! Image folders on disk: `CLASS/name.jpg`, a flat folder, or an unpacked PASS release.
 //!
-//! The folder is walked at every opening, because files come and go. The content hashes, which cost reading every file, are
-//! kept in the index and reused for files whose length and time have not changed.
+//! Each opening walks the folder, because files are added and removed. The content hashes, which require
+//! reading every file, are kept in the index and reused for files whose length and time have not changed.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, File};
@@ -46,11 +46,12 @@ pub(crate) const FLAT: Layout = Layout {
 /// Whether the folders below the root are classes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Labels {
-    /// If there are any, and the root is no PASS release.
+    /// If there are any, and the root is not a PASS release.
     Detect,
-    /// Each folder below the root is a class; images lie at any depth within (as torchvision's `ImageFolder`).
+    /// Each folder below the root is a class; images are at any depth within (as torchvision's
+    /// `ImageFolder`).
     Folders,
-    /// No; images lie at any depth.
+    /// No; images are at any depth.
     Absent,
 }
 
@@ -59,7 +60,8 @@ pub(crate) enum Labels {
 pub(crate) struct Folder {
     pub(crate) root: PathBuf,
     pub(crate) table: Table,
-    /// Classes of which a record is neither an example nor a counterexample, for the few that have any.
+    /// Classes for which a record is neither an example nor a counterexample, for the few records that have
+    /// any.
     pub(crate) undecided: HashMap<usize, Vec<u32>>,
     pub(crate) pass: Option<PassMetadata>,
 }
@@ -163,7 +165,7 @@ fn list_images(root: &Path) -> Result<Vec<Row>, Error> {
     for entry in walk.into_iter().filter_entry(visible) {
         let entry = entry.map_err(|error| unlisted(root, error))?;
         let below = entry.path().strip_prefix(root).unwrap_or(entry.path());
-        // Keys are UTF-8, and a name read back from one would be another file's.
+        // Keys are UTF-8, and a lossy conversion could name another file.
         if below.to_str().is_none() {
             return Err(Error::Unreadable {
                 spec: root.display().to_string(),
@@ -191,7 +193,7 @@ fn list_images(root: &Path) -> Result<Vec<Row>, Error> {
             tracing::warn!(file = %entry.path().display(), "skipped: larger than 4 GiB");
             continue;
         };
-        // Keys use `/` on every system, so that a fingerprint is the same everywhere.
+        // Keys use `/` on every system, so that a fingerprint does not depend on the system.
         let folder: String = below
             .parent()
             .into_iter()
@@ -226,7 +228,7 @@ fn list_images(root: &Path) -> Result<Vec<Row>, Error> {
     Ok(rows)
 }
 
-/// `3 .heic (such as `a/b.heic`), 1 .tiff (such as …)`; nothing where there are none.
+/// `3 .heic (such as `a/b.heic`), 1 .tiff (such as …)`; `None` where there are none.
 fn unread_formats(skipped: &BTreeMap<&str, (usize, String)>) -> Option<String> {
     let parts: Vec<String> = skipped
         .iter()
@@ -235,7 +237,7 @@ fn unread_formats(skipped: &BTreeMap<&str, (usize, String)>) -> Option<String> {
     (!parts.is_empty()).then(|| parts.join(", "))
 }
 
-/// Why a folder cannot be walked to its end.
+/// The reason why a folder could not be walked to its end.
 fn unlisted(root: &Path, error: walkdir::Error) -> Error {
     let path = error.path().unwrap_or(root).to_path_buf();
     let link = match error.loop_ancestor() {
@@ -265,7 +267,7 @@ fn settle(root: &Path, labels: Labels, rows: &[Row]) -> Result<Labels, Error> {
         {
             Ok(Labels::Folders)
         }
-        // The folders of a PASS release are numbered for the file system's sake; they are no classes.
+        // A PASS release has numbered folders for the file system's sake; they are not classes.
         (Labels::Detect, None, _) | (Labels::Detect, Some(_), None) => Ok(Labels::Absent),
         (_, Some(loose), inside) => Err(Error::Unreadable {
             spec: root.display().to_string(),
@@ -295,7 +297,8 @@ fn class_folders(root: &Path, rows: &[Row]) -> Result<Vec<String>, Error> {
     }
     names.sort_unstable();
     names.dedup();
-    // An empty class folder would shift the numbers of all classes after it against another split of the same data.
+    // An empty class folder would shift the numbers of all later classes relative to another split of the
+    // same data.
     for path in files::list(root)? {
         let name = path
             .file_name()
@@ -332,7 +335,8 @@ fn label(root: &Path, rows: &mut [Row], names: &[String]) -> Result<(), Error> {
     Ok(())
 }
 
-/// The table of these files below the root. Their hashes are kept beside the root, or beside the file that lists them.
+/// The table of these files below the root. Their hashes are kept beside the root, or beside the file that
+/// lists them.
 pub(crate) fn with_hashes(
     root: &Path,
     mut rows: Vec<Row>,

@@ -1,8 +1,8 @@
-//! The index file: a [`Table`] on disk, where it lies, and when it is still good.
+//! The index file: a [`Table`] on disk, its place, and its validity.
 //!
-//! Layout in `docs/formats.md`. The file lies beside its shard (`NAME.tar.idx`) or, where the folder is not writable, in the
-//! user's cache folder under the hash of the shard's path. An index that is damaged, of another version or of another state
-//! of the shard is made anew without a word to the user; it is a cache, not data.
+//! Layout in `docs/formats.md`. The file is beside its shard (`NAME.tar.idx`) or, where the folder is not
+//! writable, in the user's cache folder under the hash of the shard's path. An index that is damaged, of
+//! another version or of another state of the shard is silently rebuilt; it is a cache, not data.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -38,7 +38,7 @@ pub(crate) struct IndexStore {
 }
 
 impl IndexStore {
-    /// `$XDG_CACHE_HOME/passer`, or `~/.cache/passer`, for data that lies in read-only folders.
+    /// `$XDG_CACHE_HOME/passer`, or `~/.cache/passer`, for data in read-only folders.
     pub(crate) fn from_environment() -> IndexStore {
         let from = |name| {
             std::env::var_os(name)
@@ -59,11 +59,11 @@ impl IndexStore {
         }
     }
 
-    /// Where the index of `source` may be, best place first.
+    /// The possible places of the index of `source`, best first.
     fn places(&self, source: &Path, is_folder: bool) -> Vec<PathBuf> {
         let mut places = vec![beside(source, is_folder)];
         if let Some(cache) = &self.cache {
-            // The whole path, so that two shards of one name do not fight over one index.
+            // The whole path, so that two shards of one name do not share an index.
             let absolute = fs::canonicalize(source).unwrap_or_else(|_| source.to_path_buf());
             let hash = Sha256::digest(absolute.as_os_str().as_encoded_bytes());
             places.push(cache.join(format!("{}.idx", hex(&hash[..16]))));
@@ -71,20 +71,21 @@ impl IndexStore {
         places
     }
 
-    /// The stored index of a shard or folder, if there is a sound one.
+    /// The stored index of a shard or folder, if there is a valid one.
     pub(crate) fn load(&self, source: &Path, is_folder: bool) -> Option<(Origin, Table)> {
         let places = self.places(source, is_folder).into_iter();
         let mut found = places
             .filter_map(|place| parse(&fs::read(place).ok()?))
             .collect::<Vec<_>>();
-        // Beside read-only data may lie an index of version 0.1, and in the cache the one with its licenses.
+        // An index of version 0.1 may be beside read-only data, and the one with its licenses in the cache.
         let complete = found.iter().position(|(_, table)| table.licenses.is_some());
         (!found.is_empty()).then(|| found.swap_remove(complete.unwrap_or(0)))
     }
 
-    /// Stores an index, beside the data if that can be written and in the cache folder otherwise.
+    /// Stores an index, beside the data if that folder is writable and in the cache folder otherwise.
     ///
-    /// Returns where it lies, or `None` where no place could be written: slow at the next start, but no reason to stop.
+    /// Returns its path, or `None` where no place is writable: the next start is slow, but the work can
+    /// continue.
     pub(crate) fn save(
         &self,
         source: &Path,
@@ -96,7 +97,8 @@ impl IndexStore {
         let mut refusal = None;
         for place in self.places(source, is_folder) {
             let folder = place.parent().unwrap_or(Path::new("."));
-            // A folder without any write bit is meant to stay as it is, even where the user is root and could write.
+            // A folder without any write permission is meant to stay unchanged, even if the user is root and
+            // could write.
             let read_only = fs::metadata(folder).is_ok_and(|metadata| metadata.permissions().readonly());
             if read_only {
                 continue;
@@ -122,7 +124,7 @@ impl IndexStore {
     }
 }
 
-/// The index's place next to the data.
+/// The path of an index beside the data.
 pub(crate) fn beside(source: &Path, is_folder: bool) -> PathBuf {
     if is_folder {
         return source.join(".passer.idx");
@@ -141,7 +143,7 @@ fn serialize(origin: &Origin, table: &Table) -> Vec<u8> {
     out.extend_from_slice(&origin.modified.to_le_bytes());
     out.extend_from_slice(&table.skipped_count.to_le_bytes());
     section(&mut out, table.names.as_bytes());
-    // A few folders and names: JSON, so that any content is safe.
+    // A few folders and names: as JSON, so that any content is safe.
     section(
         &mut out,
         serde_json::to_string(&table.folders)
@@ -191,7 +193,7 @@ fn section(out: &mut Vec<u8>, content: &[u8]) {
     out.extend_from_slice(content);
 }
 
-/// Reads an index; `None` for anything that is not one, of this version, whole and consistent.
+/// Reads an index; `None` for anything but a whole, consistent index of this version.
 fn parse(content: &[u8]) -> Option<(Origin, Table)> {
     let (body, stored) = content.split_last_chunk::<4>()?;
     let mut checksum = Crc::new();
@@ -234,7 +236,8 @@ fn parse(content: &[u8]) -> Option<(Origin, Table)> {
     is_consistent(&table).then_some((origin, table))
 }
 
-/// The lengths that the accessors of [`Table`] rely on. The checksum guards against damage, this against other programs.
+/// The lengths that the accessors of [`Table`] rely on. The checksum guards against damage, this check
+/// against other programs.
 fn is_consistent(table: &Table) -> bool {
     let records = table.len();
     let optional = |column: &[u32]| column.is_empty() || column.len() == records;

@@ -1,4 +1,4 @@
-//! Which license each record of a table has: a small number a record, names once.
+//! The license of each record of a table: one small number per record, and each name once.
 
 use std::collections::BTreeMap;
 
@@ -8,13 +8,13 @@ use crate::record::Metadata;
 /// Licenses of records by position; empty if no record has one.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct LicenseColumn {
-    /// Names, each with the number that stands for it in `records`: 1 and above.
+    /// Names, each with its number in `records`, from 1.
     names: BTreeMap<String, u16>,
-    /// 0 where a record states none.
+    /// 0 for a record without a license.
     records: Vec<u16>,
 }
 
-/// What a record's metadata state: the license's name, or its address.
+/// The license in a record's metadata: its name, or its address.
 pub(crate) fn license_of(metadata: &Metadata) -> Option<&str> {
     let stated = [&metadata.license, &metadata.license_url];
     let stated = stated.into_iter().flatten();
@@ -22,7 +22,7 @@ pub(crate) fn license_of(metadata: &Metadata) -> Option<&str> {
 }
 
 impl LicenseColumn {
-    /// The column as it is stored: names in the order of their numbers, and the numbers of the records.
+    /// The stored form of the column: names in the order of their numbers, and the numbers of the records.
     ///
     /// `None` where a number has no name.
     pub(crate) fn from_parts(names: Vec<String>, records: Vec<u16>) -> Option<Self> {
@@ -44,7 +44,7 @@ impl LicenseColumn {
         &self.records
     }
 
-    /// Adds the record at `position`, the next one.
+    /// Adds the record at `position`, which must be the next one.
     pub(crate) fn push(&mut self, position: usize, license: Option<&str>) {
         let number = license.map_or(0, |license| self.number(license));
         if number == 0 && self.records.is_empty() {
@@ -84,7 +84,7 @@ impl LicenseColumn {
         }
     }
 
-    /// How many of `records` records have which license.
+    /// The number of records per license, among `records` records.
     pub(crate) fn counted(&self, records: usize) -> Licenses {
         let names = self.names();
         let mut counts = vec![0u64; names.len() + 1];
@@ -100,7 +100,7 @@ impl LicenseColumn {
         licenses
     }
 
-    /// Frees the slack.
+    /// Frees unused capacity.
     pub(crate) fn compact(&mut self) {
         self.records.shrink_to_fit();
     }

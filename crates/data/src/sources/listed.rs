@@ -1,5 +1,5 @@
-//! Pictures in a folder whose labels lie in a file beside them. Pascal VOC, COCO's JSON and tables each make a [`Listing`]; the
-//! rest, from hashing to keys, is shared.
+//! Pictures in a folder with labels in a separate file. Pascal VOC, COCO's JSON and tables each make a
+//! [`Listing`]; the rest, from hashing to keys, is shared.
 
 use std::collections::HashMap;
 use std::fs;
@@ -19,7 +19,7 @@ pub(crate) struct Listed {
     /// Its path below the folder of the pictures, with `/`.
     pub(crate) path: String,
     pub(crate) label: Option<Label>,
-    /// Classes of which it is neither an example nor a counterexample (VOC's `difficult`).
+    /// Classes for which it is neither an example nor a counterexample (VOC's `difficult`).
     pub(crate) undecided: Vec<u32>,
 }
 
@@ -39,7 +39,7 @@ pub(crate) fn wrong(path: &Path, reason: impl Into<String>) -> Error {
     }
 }
 
-/// Looks every picture up; `beside` is where the index of their hashes lies.
+/// Finds every picture on disk; `beside` is where the index of their hashes is stored.
 pub(crate) fn open(
     root: &Path,
     listing: Listing,
@@ -53,7 +53,7 @@ pub(crate) fn open(
             reason: "no record in it".to_string(),
         });
     }
-    // One order whatever that of the file is; and folders that stay together take little memory.
+    // One order, independent of the file's; and keeping folders together saves memory.
     records.sort_by(|one, two| one.path.cmp(&two.path));
     if let Some(pair) = records.windows(2).find(|pair| pair[0].path == pair[1].path) {
         return Err(wrong(beside, format!("`{}` is listed twice", pair[0].path)));

@@ -1,4 +1,4 @@
-//! Records that are in memory already, such as images bundled with the program.
+//! Records that are already in memory, such as images bundled with the program.
 
 use rayon::prelude::*;
 use sha2::{Digest, Sha256};

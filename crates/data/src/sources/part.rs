@@ -12,7 +12,7 @@ use super::index_file::IndexStore;
 use super::source::Opened;
 use crate::error::Error;
 
-/// A column of a table: by its name in the first row, or by its number where there is no such row.
+/// A column of a table: by its name in the first row, or by its number without such a row.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged)]
 pub(crate) enum Column {
@@ -26,14 +26,14 @@ pub(crate) enum Column {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Part {
-    /// How `path` is read.
+    /// The layout of `path`.
     pub(crate) kind: Kind,
-    /// The data, relative to the folder of the description; `${NAME}` is the environment's.
+    /// The data, relative to the folder of the description; `${NAME}` is an environment variable.
     pub(crate) path: String,
     /// Binary files in `path`, for `cifar10` and `cifar100`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) files: Option<Vec<String>>,
-    /// The file of labels, for `idx`, `coco` and `csv`; relative as `path`.
+    /// The file of labels, for `idx`, `coco` and `csv`; relative like `path`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) labels: Option<String>,
     /// For `voc`: the name of a list of `ImageSets/Main`; absent: every annotation.
@@ -54,7 +54,8 @@ pub(crate) struct Part {
     /// For `csv`: the character between the columns; absent: a comma.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) separator: Option<String>,
-    /// For `csv`: the text between the classes of a record that may have several; absent: each has one.
+    /// For `csv`: the text between the classes of a record that may have several; absent: each record has
+    /// one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) label_separator: Option<String>,
     /// For `csv`: keep the rows whose column of this name has this text, as where one table has all splits.
@@ -89,7 +90,7 @@ impl Part {
         }
     }
 
-    /// The keys that are there beside `kind`, `path` and `classes`.
+    /// The keys that are present beside `kind`, `path` and `classes`.
     fn given_keys(&self) -> Vec<&'static str> {
         let keys = [
             ("files", self.files.is_some()),
@@ -108,7 +109,7 @@ impl Part {
         given.map(|(key, _)| key).collect()
     }
 
-    /// Refuses keys that this kind does not read, and missing ones that it needs.
+    /// Gives an error for keys that this kind does not read, and for missing ones that it needs.
     pub(crate) fn check(&self) -> Result<(), String> {
         let given = self.given_keys();
         if let Some(key) = given.iter().find(|key| !self.kind.keys.contains(key)) {
@@ -152,13 +153,13 @@ impl Part {
 /// Lists the shards at a path.
 type ShardsAt = fn(&Path) -> Result<Vec<PathBuf>, Error>;
 
-/// How the records of a part are laid out, and how they are opened.
+/// The layout of a part's records, and the function that opens them.
 pub(crate) struct Layout {
     /// The value of `kind`.
     pub(crate) name: &'static str,
     /// Keys that it reads beside `kind`, `path` and `classes`.
     pub(crate) keys: &'static [&'static str],
-    /// Those of them that it cannot do without.
+    /// The required ones of these keys.
     pub(crate) required: &'static [&'static str],
     /// Whether `path` must be a folder.
     pub(crate) in_folder: bool,
@@ -168,7 +169,7 @@ pub(crate) struct Layout {
     pub(crate) open: fn(&Place<'_>, &IndexStore) -> Result<Opened, Error>,
 }
 
-/// A part of a description, with its paths seen from where the description lies.
+/// A part of a description, with its paths resolved against the folder of the description.
 pub(crate) struct Place<'a> {
     pub(crate) part: &'a Part,
     pub(crate) path: PathBuf,

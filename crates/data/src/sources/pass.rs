@@ -1,4 +1,5 @@
-//! The published PASS release, as tars or unpacked, without labels; its metadata come from [`super::pass_metadata`].
+//! The published PASS release, as tars or unpacked, without labels; its metadata come from
+//! [`super::pass_metadata`].
 
 use super::folder::{self, Labels};
 use super::part::Layout;

@@ -1,7 +1,7 @@
-//! `pass_metadata.csv`, the table of authors, dates and places that comes with the PASS release.
+//! `pass_metadata.csv`, the table of authors, dates and places that ships with the PASS release.
 //!
-//! 1.4 million rows are too many to keep in memory, and training never reads them. So the first lookup scans the file for the
-//! offset of every row (16 bytes each), and each lookup reads one row.
+//! 1.4 million rows are too many to keep in memory, and training never reads them. So the first lookup scans
+//! the file for the offset of every row (16 bytes each), and each lookup reads one row.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -17,7 +17,7 @@ use crate::record::Metadata;
 /// Name of the file, beside the tars.
 pub(crate) const FILE_NAME: &str = "pass_metadata.csv";
 
-/// The file, and where its rows start.
+/// The file, with the offsets of its rows.
 #[derive(Debug)]
 pub(crate) struct PassMetadata {
     path: PathBuf,
@@ -32,7 +32,7 @@ struct Rows {
 }
 
 impl PassMetadata {
-    /// The file in a folder, if it is there.
+    /// The file in a folder, if it exists.
     pub(crate) fn find(folder: &Path) -> Option<PassMetadata> {
         let path = folder.join(FILE_NAME);
         path.is_file().then(|| PassMetadata {
@@ -41,10 +41,11 @@ impl PassMetadata {
         })
     }
 
-    /// The row of an image, by its file name without extension (the `hash` column); `None` if there is no row.
+    /// The row of an image, by its file name without extension (the `hash` column); `None` if there is no
+    /// row.
     ///
     /// # Errors
-    /// A sentence, where the file cannot be read or is not the one that PASS publishes.
+    /// A sentence, where the file cannot be read or differs from the published one.
     fn get(&self, name: &str) -> Result<Option<Metadata>, String> {
         let rows = self
             .rows
@@ -77,7 +78,7 @@ impl PassMetadata {
     }
 }
 
-/// The fields of the last row. Names of photographers are no reason to fail: bytes that are no UTF-8 become U+FFFD.
+/// The fields of the last row. A photographer's name must not cause a failure: invalid UTF-8 becomes U+FFFD.
 fn cells<R: io::BufRead>(rows: &delimited::Rows<R>) -> Vec<String> {
     rows.fields()
         .map(|field| String::from_utf8_lossy(field).into_owned())
@@ -85,7 +86,7 @@ fn cells<R: io::BufRead>(rows: &delimited::Rows<R>) -> Vec<String> {
 }
 
 impl PassMetadata {
-    /// The row of a record, by its key, whose last part is the image's name; nothing where there is no row.
+    /// The row of a record, by its key, whose last part is the image's name; empty where there is no row.
     pub(crate) fn of_key(&self, key: &str) -> Result<Metadata, Error> {
         let name = key.rsplit('/').next().unwrap_or(key);
         let row = self.get(name).map_err(|reason| Error::Record {
@@ -113,7 +114,7 @@ impl PassLicenses {
 }
 
 impl PassMetadata {
-    /// The licenses of all images, by one pass over the table: 16 bytes for each while they are counted.
+    /// The licenses of all images, from one pass over the table: 16 bytes per image during the count.
     ///
     /// # Errors
     /// [`Error`] where the table cannot be read.
@@ -149,7 +150,7 @@ impl PassMetadata {
             };
             let number = match numbers.get(license) {
                 Some(number) => *number,
-                // Far more than are told apart later.
+                // Far more than are counted separately later.
                 None if numbers.len() == usize::from(u16::MAX) => continue,
                 None => {
                     let number = numbers.len() as u16;
@@ -169,7 +170,7 @@ impl PassMetadata {
     }
 }
 
-/// The table behind its header, which is the current row.
+/// The table after its header, which is the current row.
 fn open(path: &Path) -> io::Result<delimited::Rows<BufReader<File>>> {
     let file = BufReader::with_capacity(1 << 20, File::open(path)?);
     let mut table = delimited::Rows::new(file, b',')?;
@@ -220,14 +221,14 @@ impl Rows {
     }
 }
 
-/// Nicknames come as they stood in a web address: `+` for a blank, `%XX` for other bytes.
+/// Nicknames are encoded as in a web address: `+` for a blank, `%XX` for other bytes.
 fn url_decoded(text: &str) -> String {
     percent_encoding::percent_decode_str(&text.replace('+', " "))
         .decode_utf8_lossy()
         .into_owned()
 }
 
-/// Only compared with hashes of the same process, so the standard library's hash will do.
+/// Only compared within one process, so the standard library's hash is enough.
 fn hash(name: &str) -> u64 {
     BuildHasherDefault::<DefaultHasher>::default().hash_one(name)
 }

@@ -1,7 +1,7 @@
 //! Small pictures as raw pixels in one file: CIFAR's binary files and IDX, MNIST's format.
 //!
-//! The pixels stay in memory as they are. A record's image is a BMP made of them on reading, which loses nothing and is the
-//! same to the byte everywhere.
+//! The pixels stay in memory unchanged. A record's image is a BMP, made of them at each read without loss; it
+//! is the same to the byte everywhere.
 
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read};
@@ -44,7 +44,7 @@ pub(crate) const CIFAR100: Layout = Layout {
     },
 };
 
-/// `kind = "idx"`: MNIST's format, `path` being the images and `labels` the labels, gzipped or not.
+/// `kind = "idx"`: MNIST's format, with the images in `path` and the labels in `labels`, gzipped or not.
 pub(crate) const IDX: Layout = Layout {
     name: "idx",
     keys: &["labels"],
@@ -82,7 +82,7 @@ struct Raster {
     height: usize,
     /// 3: planes of red, green and blue; 1: gray.
     channels: usize,
-    /// Picture after picture.
+    /// The pictures, concatenated.
     pixels: Vec<u8>,
     labels: Vec<u32>,
     /// First part of the keys of each file, and its first record.
@@ -141,7 +141,7 @@ impl Raster {
         let area = width * height;
         let bytes = area * self.channels;
         let picture = &self.pixels[position * bytes..][..bytes];
-        // Rows end at multiples of four bytes.
+        // Rows are padded to multiples of four bytes.
         let row = (width * 3).div_ceil(4) * 4;
         out.clear();
         out.resize(HEADER + row * height, 0);
@@ -186,7 +186,8 @@ fn stem(path: &Path) -> String {
     name.split('.').next().unwrap_or_default().to_string()
 }
 
-/// CIFAR's binary files: `label_bytes` of labels (the last of them counts), then 32 x 32 px in planes of red, green, blue.
+/// CIFAR's binary files: `label_bytes` of labels (the last one counts), then 32 x 32 px in planes of red,
+/// green, blue.
 fn cifar(folder: &Path, files: &[String], label_bytes: usize, classes: u32) -> Result<Raster, Error> {
     const PIXELS: usize = 3 * 32 * 32;
     let mut raster = Raster {
@@ -230,7 +231,7 @@ fn cifar(folder: &Path, files: &[String], label_bytes: usize, classes: u32) -> R
     Ok(raster)
 }
 
-/// The names that CIFAR comes with, if they lie beside its files.
+/// The class names that ship with CIFAR, if they are beside its files.
 fn cifar_names(folder: &Path, fine: bool) -> Option<Vec<String>> {
     let name = if fine {
         "fine_label_names.txt"
@@ -278,7 +279,7 @@ fn idx(images: &Path, labels: Option<&Path>) -> Result<Raster, Error> {
     Ok(raster)
 }
 
-/// Dimensions and values of an IDX file of bytes. At most as much is unpacked as its header announces.
+/// Dimensions and values of an IDX file of bytes. It unpacks at most the length that the header announces.
 fn idx_array(path: &Path) -> Result<(Vec<usize>, Vec<u8>), Error> {
     let damaged = |reason: &str| wrong(path, format!("not an IDX file of bytes: {reason}"));
     let mut file = open(path)?;
@@ -336,7 +337,7 @@ fn open(path: &Path) -> Result<Box<dyn Read>, Error> {
     })
 }
 
-/// The whole of it.
+/// The whole file.
 fn read(path: &Path) -> Result<Vec<u8>, Error> {
     let mut plain = vec![];
     open(path)?

@@ -16,7 +16,7 @@ use super::{files, tar_shard};
 use crate::error::Error;
 use crate::record::{Label, Metadata};
 
-/// Shards kept open at once; with more, each read opens its shard anew, because systems limit open files.
+/// Shards kept open at once; with more, each read reopens its shard, because systems limit open files.
 const MOST_OPEN_SHARDS: usize = 256;
 
 /// `kind = "shards"`: a folder of WebDataset shards, one `.tar`, or a brace pattern.
@@ -178,7 +178,7 @@ impl Source for ShardSet {
             };
             let stated = column.of_first(shard.table.len());
             for (row, stated) in stated.into_iter().enumerate() {
-                // A record's own metadata stand above the table's row, as in `metadata`.
+                // A record's own metadata take precedence over the table's row, as in `metadata`.
                 let license = match &of_pass {
                     Some(pass) if shard.table.json(row).is_none() => pass.of_key(&shard.table.key(row)),
                     _ => stated,
@@ -205,7 +205,7 @@ impl Source for ShardSet {
 }
 
 impl ShardSet {
-    /// The licenses of a shard whose index is of version 0.1, which has them from then on.
+    /// The licenses of a shard whose index is of version 0.1; the index is completed with them.
     fn complete(&self, shard: &Shard) -> Result<LicenseColumn, Error> {
         let licenses =
             tar_shard::licenses_of(&shard.path, &shard.table).map_err(Error::io("read", &shard.path))?;
@@ -232,7 +232,7 @@ impl Shard {
             None => {
                 let file = File::open(&self.path).map_err(Error::io("read", &self.path))?;
                 if self.keep_open {
-                    // Another thread may have been faster; either file will do.
+                    // Another thread may have been faster; both files are equivalent.
                     self.file.get_or_init(|| file)
                 } else {
                     opened = file;
@@ -240,7 +240,7 @@ impl Shard {
                 }
             }
         };
-        // Contents before the resize are overwritten anyway; only a growing buffer is filled with zeros.
+        // Old contents are overwritten anyway; only a growing buffer is filled with zeros.
         out.resize(bytes as usize, 0);
         files::read_at(file, out, offset).map_err(|error| Error::DamagedShard {
             path: self.path.clone(),
@@ -249,7 +249,7 @@ impl Shard {
     }
 }
 
-/// The table of one shard, from its index if that is good, made anew otherwise.
+/// The table of one shard, from its index if that is valid, rebuilt otherwise.
 fn shard_table(path: &Path, store: &IndexStore) -> Result<Table, Error> {
     let now = tar_shard::origin(path)?;
     if let Some((stored, table)) = store.load(path, false) {
@@ -282,7 +282,7 @@ pub(crate) fn shards_of(path: &Path) -> Result<Vec<PathBuf>, Error> {
     }
 }
 
-/// The shards that a brace pattern names, all of which must exist.
+/// The shards of a brace pattern, all of which must exist.
 pub(crate) fn expand(pattern: &str) -> Result<Vec<PathBuf>, Error> {
     let names = webdataset::braceexpand::braceexpand(pattern).map_err(|error| Error::Unreadable {
         spec: pattern.to_string(),

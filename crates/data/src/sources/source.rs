@@ -23,7 +23,7 @@ pub(crate) trait Source: Debug + Send + Sync {
     /// Label of a record, from the index.
     fn label(&self, position: usize) -> Option<Label>;
 
-    /// The encoded image of a record, into a buffer that is used again.
+    /// Reads the encoded image of a record into a reused buffer.
     fn read_image(&self, position: usize, image: &mut Vec<u8>) -> Result<(), Error>;
 
     /// The provenance of a record.
@@ -31,22 +31,22 @@ pub(crate) trait Source: Debug + Send + Sync {
         Ok(Metadata::default())
     }
 
-    /// The licenses of all records, from the index where it has them; nothing is read for each record.
+    /// The licenses of all records, from the index where it has them; no record is read.
     fn licenses(&self) -> Result<LicenseColumn, Error> {
         Ok(LicenseColumn::default())
     }
 
-    /// Classes of which a record is neither an example nor a counterexample, ascending.
+    /// Classes for which a record is neither an example nor a counterexample, ascending.
     fn undecided(&self, _position: usize) -> &[u32] {
         &[]
     }
 
-    /// The largest class of a record, where the source takes class numbers from its files unchecked.
+    /// The largest class of any record, where the source does not check the class numbers in its files.
     fn largest_class(&self) -> Option<u32> {
         None
     }
 
-    /// The shards or the folder that the records lie in, with their indexes.
+    /// The shards or the folder that contain the records, with their indexes.
     fn tables(&self) -> Vec<(&Path, &Table)> {
         Vec::new()
     }
@@ -61,7 +61,7 @@ pub(crate) trait Source: Debug + Send + Sync {
 #[derive(Debug)]
 pub(crate) struct Opened {
     pub(crate) source: Box<dyn Source>,
-    /// Names of the classes in the order of their numbers; empty where they are not known.
+    /// Names of the classes in the order of their numbers; empty where they are unknown.
     pub(crate) class_names: Vec<String>,
     /// Keys and content hashes of all records, in parts.
     pub(crate) hashed: Vec<HashedKeys>,

@@ -1,4 +1,4 @@
-//! Some records of another source, in an order of their own: a split, or a subset. Nothing is copied.
+//! Some records of another source, in a chosen order: a split, or a subset. Nothing is copied.
 
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use crate::record::{Label, Metadata};
 #[derive(Debug)]
 pub(crate) struct Subset {
     pub(crate) whole: Arc<dyn Source>,
-    /// Positions in the whole, each below its length.
+    /// Positions in the whole source, each below its length.
     pub(crate) positions: Vec<u32>,
 }
 

@@ -1,4 +1,4 @@
-//! Smooth random pictures made on the spot, for smoke runs and tests: no file, no download, any number of records.
+//! Smooth random pictures, generated for smoke runs and tests: no file, no download, any number of records.
 
 use image::{ExtendedColorType, ImageEncoder};
 use rand::RngExt;
@@ -12,10 +12,10 @@ use crate::randomness::{Purpose, generator};
 use crate::record::Label;
 use crate::transforms::{Filter, geometry};
 
-/// Side of the coarse random picture that is enlarged; more would be less smooth.
+/// Side of the coarse random picture that is enlarged; a larger one would be less smooth.
 const GRID: u32 = 4;
 
-/// A data set that is a formula.
+/// A data set computed from a formula.
 #[derive(Clone, Debug)]
 pub(crate) struct Synthetic {
     pub(crate) records: usize,
@@ -39,7 +39,7 @@ impl Source for Synthetic {
     }
 
     fn label(&self, position: usize) -> Option<Label> {
-        // Classes take turns, so that every stretch of the data set is balanced.
+        // Classes alternate, so that every stretch of the data set is balanced.
         (self.classes > 0).then(|| Label::Class((position % self.classes as usize) as u32))
     }
 
@@ -50,7 +50,8 @@ impl Source for Synthetic {
 }
 
 impl Synthetic {
-    /// Hashing a data set of any size by making it all would be waste: the numbers that determine it are hashed instead.
+    /// Generating all records for a hash would be wasteful: the arguments that determine them are hashed
+    /// instead.
     pub(crate) fn fingerprint(&self) -> String {
         let Synthetic {
             records,
@@ -83,7 +84,7 @@ impl Synthetic {
     fn bmp(&self, position: usize) -> Vec<u8> {
         let picture = self.picture(position);
         let mut encoded = Vec::with_capacity(picture.pixels.len() + 64);
-        // BMP, since it costs next to nothing to write and to read; only sizes beyond 4 GiB could fail.
+        // BMP, because it is cheap to write and to read; only sizes beyond 4 GiB could fail.
         image::codecs::bmp::BmpEncoder::new(&mut encoded)
             .write_image(
                 &picture.pixels,

@@ -1,7 +1,8 @@
 //! The records of one shard or folder as flat columns, in the index file and in memory.
 //!
-//! A million records must take less than 64 bytes each, so there is no `String` and no struct per record: names share one
-//! arena without their folders, offsets count tar blocks of 512 bytes, and columns that a data set has no use for are empty.
+//! A million records must take less than 64 bytes each, so there is no `String` and no struct per record:
+//! names share one arena without their folders, offsets count tar blocks of 512 bytes, and unused columns are
+//! empty.
 
 use super::fingerprint::HashedKeys;
 use super::license_column::LicenseColumn;
@@ -10,20 +11,20 @@ use crate::record::Label;
 /// Tar members start at multiples of this many bytes.
 pub(crate) const BLOCK_BYTES: u64 = 512;
 
-/// In the label columns: this record has no label although others have.
+/// In the label columns: this record has no label, although others have one.
 const NO_LABEL: u32 = u32::MAX;
 
-/// Skipped member names that are kept with their reasons, at most.
+/// The most names of skipped members that are kept with their reasons.
 const SKIPPED_KEPT: usize = 100;
 
 /// Records of one shard or folder, by position within it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Table {
-    /// File names without folders, end to end; up to the first dot for shards, whole for folders.
+    /// File names without folders, concatenated; up to the first dot for shards, whole for folders.
     pub(crate) names: String,
     /// Where each name ends in `names`.
     pub(crate) name_ends: Vec<u32>,
-    /// Folders of the names, each with the first record that is in it; a folder holds until the next one.
+    /// Folders of the names, each with its first record; a folder applies until the next one.
     pub(crate) folders: Vec<(u32, String)>,
     /// Start of the image in the shard, in blocks; empty for folders.
     pub(crate) image_blocks: Vec<u32>,
@@ -33,8 +34,8 @@ pub(crate) struct Table {
     pub(crate) json_blocks: Vec<u32>,
     /// See `json_blocks`.
     pub(crate) json_bytes: Vec<u32>,
-    /// Twice the place where each record's classes end in `label_values`, plus 1 where they are one class and no set.
-    /// Empty if no record has a set of classes.
+    /// Twice the end of each record's classes in `label_values`, plus 1 where the record has a single class
+    /// and not a set. Empty if no record has a set of classes.
     pub(crate) label_ends: Vec<u32>,
     /// Classes; empty if no record has a label.
     pub(crate) label_values: Vec<u32>,
@@ -44,13 +45,13 @@ pub(crate) struct Table {
     pub(crate) modified: Vec<i64>,
     /// SHA-256 of each image. Dropped after the fingerprint is taken.
     pub(crate) hashes: Vec<[u8; 32]>,
-    /// Members that are no part of any record, with the reason; the first few.
+    /// Members outside any record, with the reason; the first few.
     pub(crate) skipped: Vec<(String, String)>,
     /// How many members were skipped in all.
     pub(crate) skipped_count: u64,
 }
 
-/// A record on its way into a [`Table`].
+/// A record before it is added to a [`Table`].
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Row {
     pub(crate) folder: String,
@@ -107,7 +108,8 @@ impl Table {
         true
     }
 
-    /// One class a record is the common case and needs one column; the first set of classes makes it two.
+    /// One class per record is the common case and needs one column; the first set of classes adds a second
+    /// column.
     fn push_label(&mut self, position: usize, label: Option<Label>) {
         let mut has_sets = !self.label_ends.is_empty();
         if !has_sets && matches!(label, Some(Label::Classes(_))) {
@@ -139,7 +141,7 @@ impl Table {
         }
     }
 
-    /// Notes a member that is no part of a record.
+    /// Records a member outside any record.
     pub(crate) fn skip(&mut self, name: &str, reason: &str) {
         self.skipped_count += 1;
         if self.skipped.len() < SKIPPED_KEPT {
@@ -212,7 +214,7 @@ impl Table {
         !self.label_values.is_empty() || !self.label_ends.is_empty()
     }
 
-    /// Keys with their hashes; the hashes leave the table, which is from now on as small as it gets.
+    /// Keys with their hashes. The hashes leave the table, and its memory is reduced to a minimum.
     pub(crate) fn take_hashed_keys(&mut self) -> HashedKeys {
         let hashes = std::mem::take(&mut self.hashes);
         let pairs = hashes
@@ -224,7 +226,7 @@ impl Table {
         hashed
     }
 
-    /// Frees the columns that only opening needs, and the slack of every other.
+    /// Frees the columns that only opening needs, and the unused capacity of the others.
     fn compact(&mut self) {
         self.hashes = Vec::new();
         self.modified = Vec::new();
@@ -280,8 +282,8 @@ fn label_end(end: u32, is_single: bool) -> u32 {
 
 /// Key of a file: its path without the extension, and with `_` for any other dot of the file name.
 ///
-/// In a shard the extension starts at the first dot of the file name, so names from shards have none left, and keys from folders
-/// must not have any.
+/// In a shard the extension starts at the first dot of the file name, so names from shards have no dots left,
+/// and keys from folders must not have any.
 pub(crate) fn key_of_path(path: &str) -> String {
     let (folder, name) = path.split_at(path.rfind('/').map_or(0, |slash| slash + 1));
     key_of(folder, name)

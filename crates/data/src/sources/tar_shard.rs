@@ -1,7 +1,7 @@
-//! Reading a tar shard once to make its table: WebDataset's grouping, offsets from the `tar` crate.
+//! Reading a tar shard once to build its table: WebDataset's grouping, offsets from the `tar` crate.
 //!
-//! Members whose paths agree up to the first dot of the file name, and that follow one another, are one record. Nothing is
-//! ever unpacked to disk, so a member called `../../x` cannot escape; it is skipped, and named.
+//! Consecutive members whose paths agree up to the first dot of the file name are one record. Nothing is ever
+//! unpacked to disk, so a member called `../../x` cannot escape; it is skipped and reported.
 
 use std::fs::File;
 use std::io::{BufReader, Read};
@@ -26,16 +26,16 @@ const LONGEST_CLASSES_FILE: u64 = 1 << 20;
 /// Longest `KEY.json` whose license is read, bytes.
 const LONGEST_METADATA: u64 = 1 << 20;
 
-/// The license that a `KEY.json` states. One that is no metadata is named when its record is read.
+/// The license in a `KEY.json`. Invalid metadata give an error later, when the record is read.
 fn license_in(json: &[u8]) -> Option<String> {
     let metadata = serde_json::from_slice(json).ok()?;
     license_of(&metadata).map(str::to_owned)
 }
 
-/// The licenses of a table whose index of version 0.1 has none: from each `KEY.json`, in the order in which they lie.
+/// The licenses of a table whose index of version 0.1 has none: from each `KEY.json`, in the shard's order.
 ///
 /// # Errors
-/// The system's, where the shard cannot be read.
+/// Those of the system, where the shard cannot be read.
 pub(crate) fn licenses_of(path: &Path, table: &Table) -> std::io::Result<LicenseColumn> {
     let file = File::open(path)?;
     let mut licenses = LicenseColumn::default();
@@ -67,7 +67,7 @@ pub(crate) fn origin(path: &Path) -> Result<Origin, Error> {
 /// Reads a whole shard and lists its records, with the hash of every image.
 ///
 /// # Errors
-/// [`Error::DamagedShard`] where the tar is cut, or is not one, naming the place.
+/// [`Error::DamagedShard`] where the file is truncated or is not a tar, with the place.
 pub(crate) fn scan(path: &Path) -> Result<(Origin, Table), Error> {
     let (table, origin) = scan_what_can_be(path);
     let origin = origin?;
@@ -77,7 +77,7 @@ pub(crate) fn scan(path: &Path) -> Result<(Origin, Table), Error> {
     Ok((origin, table))
 }
 
-/// [`scan`] that also returns the records before the place of an error.
+/// [`scan`] that also returns the records before an error.
 pub(crate) fn scan_what_can_be(path: &Path) -> (Table, Result<Origin, Error>) {
     let mut table = Table::default();
     let origin = scan_into(path, &mut table);
@@ -87,7 +87,7 @@ pub(crate) fn scan_what_can_be(path: &Path) -> (Table, Result<Origin, Error>) {
 fn scan_into(path: &Path, table: &mut Table) -> Result<Origin, Error> {
     let mut group = Group::default();
     let origin = read_members(path, table, &mut group);
-    // The last record has no follower that would close it; before the place of an error, it may still be whole.
+    // No later member closes the last record; before an error, that record may still be whole.
     group.finish(table).map_err(|reason| Error::DamagedShard {
         path: path.to_path_buf(),
         reason,
@@ -189,7 +189,7 @@ fn read_members(path: &Path, table: &mut Table, group: &mut Group) -> Result<Ori
                     .ok()
                     .and_then(|text| license_in(text.as_bytes()));
             }
-            // Captions, masks, boxes: other programs' business.
+            // Captions, masks, boxes: data of other programs.
             _ => {}
         }
     }
@@ -200,7 +200,7 @@ fn read_members(path: &Path, table: &mut Table, group: &mut Group) -> Result<Ori
     Ok(origin)
 }
 
-/// The members of one record, while they come in.
+/// The members of one record, collected while they are read.
 #[derive(Default)]
 struct Group {
     key: String,
@@ -240,12 +240,12 @@ impl Group {
     }
 }
 
-/// Whether a path would lead out of the folder that a careless program unpacked it into.
+/// Whether a path would leave the folder into which a careless program unpacks it.
 pub(crate) fn leaves_the_shard(name: &str) -> bool {
     name.starts_with('/') || name.split(['/', '\\']).any(|part| part == "..")
 }
 
-/// Why the `tar` crate gave up. Where no header is, it quotes the bytes there, which may be anything.
+/// The `tar` crate's error. Where a header is missing, it quotes the bytes there, which may be anything.
 pub(crate) fn reason(error: &dyn std::fmt::Display) -> String {
     let text = error.to_string();
     if text.contains("numeric field") || text.contains("checksum mismatch") {
@@ -291,7 +291,7 @@ fn read_text(entry: &mut impl Read, most: u64) -> Result<String, String> {
 /// The content of `KEY.cls`: a class number, as Python's `webdataset` reads it.
 fn parse_class(text: &str) -> Result<u32, String> {
     let class: Option<u32> = text.trim().parse().ok();
-    // The largest number stands for "no label" in the index.
+    // In the index the largest number means "no label".
     class
         .filter(|class| *class != u32::MAX)
         .ok_or_else(|| format!("must be a class number, got `{}`", text.trim()))

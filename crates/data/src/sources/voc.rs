@@ -1,7 +1,8 @@
-//! Pascal VOC: a set of classes for each picture, from the XML of its objects.
+//! Pascal VOC: a set of classes per picture, from the XML of its objects.
 //!
-//! A class counts where some object of it is not `difficult`. Where all of its objects are, the picture is neither an
-//! example nor a counterexample, as in VOC's own lists of a class (0 there) and in VISSL's labels (-1).
+//! A class counts if at least one object of it is not `difficult`. If all of its objects are, the picture is
+//! neither an example nor a counterexample, as in VOC's own lists of a class (0 there) and in VISSL's labels
+//! (-1).
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs;
@@ -15,7 +16,8 @@ use super::part::Layout;
 use crate::error::Error;
 use crate::record::Label;
 
-/// `kind = "voc"`: `path` holds `JPEGImages`, `Annotations` and `ImageSets/Main`; `list` names one of its lists.
+/// `kind = "voc"`: `path` holds `JPEGImages`, `Annotations` and `ImageSets/Main`; `list` names one of its
+/// lists.
 pub(crate) const VOC: Layout = Layout {
     name: "voc",
     keys: &["list", "images", "annotations"],
@@ -99,7 +101,7 @@ fn read(
         }
         present.sort_unstable();
         undecided.sort_unstable();
-        // VOC's pictures have the names of their annotations; other programs write the name into the annotation.
+        // VOC names its pictures like their annotations; other programs write the name into the annotation.
         let usual = format!("{name}.jpg");
         let path = match file {
             Some(file) if !images.join(&usual).is_file() => file,
@@ -114,8 +116,8 @@ fn read(
     Ok(Listing { records, classes })
 }
 
-/// The few elements that matter, wherever they stand. Parts of an object (VOC's heads and hands) have names of their own
-/// and are ignored.
+/// Finds the few relevant elements at any depth. Parts of an object (VOC's heads and hands) have different
+/// names and are ignored.
 fn parse(text: &str) -> Result<Annotation, String> {
     if !text.contains("<annotation") {
         return Err("no `annotation` element".to_string());

@@ -1,11 +1,11 @@
-//! Pillow's `Image.transform` with an affine map, and `Image.rotate`: the picture seen through a map of its plane, in place.
+//! Pillow's `Image.transform` with an affine map, and `Image.rotate`: maps a picture's plane, in place.
 //!
-//! Two and four neighbors a direction without antialiasing, as Pillow has it: its cubic filter here is the one with
-//! a = -1, another than that of its resize. The area outside the image gets one color.
+//! It interpolates from two or four neighbors per direction without antialiasing, as Pillow does. Pillow's
+//! cubic filter here has a = -1, unlike that of its resize. The area outside the image gets one color.
 
 use serde::{Deserialize, Serialize};
 
-/// How a value between pixels is made.
+/// The interpolation between pixels.
 #[derive(Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Sampling {
@@ -38,7 +38,7 @@ fn round_15(value: f64) -> f64 {
     (value * 1e15).round_ties_even() / 1e15
 }
 
-/// Replaces planes `[3, height, width]` by their map. `copy` is a reused buffer.
+/// Replaces planes `[3, height, width]` by the mapped ones. `copy` is a reused buffer.
 pub(crate) fn transform(
     planes: &mut [u8],
     width: usize,
@@ -71,7 +71,7 @@ pub(crate) fn transform(
     }
 }
 
-/// Whole part and rest of a coordinate, counted from pixel centers.
+/// Integer and fractional part of a coordinate, counted from pixel centers.
 fn split(coordinate: f64) -> (isize, f64) {
     let shifted = coordinate - 0.5;
     let whole = shifted.floor();

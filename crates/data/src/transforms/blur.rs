@@ -1,8 +1,8 @@
 //! Pillow's Gaussian blur: three passes of a box blur whose width may be a fraction of a pixel.
 //!
-//! After Gwosdek, Grewenig, Bruhn and Weickert, *Theoretical Foundations of Gaussian Convolution by Extended Box Filtering*
-//! (SSVM 2011). The cost per pixel does not grow with the radius. Sums are exact integers and results are rounded, so ours equal
-//! Pillow's to the bit.
+//! After Gwosdek, Grewenig, Bruhn and Weickert, *Theoretical Foundations of Gaussian Convolution by Extended
+//! Box Filtering* (SSVM 2011). The cost per pixel does not grow with the radius. Sums are exact integers and
+//! results are rounded, so ours equal Pillow's to the bit.
 
 use super::simd::{Kernel, vectorized};
 
@@ -11,11 +11,11 @@ const PASSES: usize = 3;
 /// Weights of a pass are fractions of 2^24.
 const WEIGHT_BITS: u32 = 24;
 
-/// Up to this radius, px, summing all pixels of the box anew is quicker than a running sum along the row.
-/// The usual recipes (sigma up to 2) have 0 or 1. The sums must fit 16 bits.
+/// Up to this radius, px, summing the whole box per pixel is faster than a running sum along the row. The
+/// usual recipes (sigma up to 2) have 0 or 1. The sums must fit 16 bits.
 const SMALL_RADIUS: usize = 5;
 
-/// Memory that blurring uses again from image to image.
+/// Memory of the blur, reused between images.
 #[derive(Debug, Default)]
 pub(crate) struct Blur {
     lines: [Vec<u8>; 2],
@@ -24,7 +24,7 @@ pub(crate) struct Blur {
     sums: Vec<u32>,
 }
 
-/// One box blur: `2 * radius + 1` pixels of full weight and one at each end of less.
+/// One box blur: `2 * radius + 1` pixels of full weight and one at each end of smaller weight.
 #[derive(Clone, Copy, Debug)]
 struct BoxKernel {
     radius: usize,
@@ -33,7 +33,8 @@ struct BoxKernel {
 }
 
 impl BoxKernel {
-    /// The box of which three make a Gaussian of standard deviation `sigma`, in the precision that Pillow uses.
+    /// The box that, applied three times, makes a Gaussian of standard deviation `sigma`, in Pillow's
+    /// precision.
     fn for_sigma(sigma: f64) -> BoxKernel {
         let sigma = sigma as f32;
         let variance = sigma * sigma / PASSES as f32;
@@ -57,7 +58,8 @@ impl BoxKernel {
 }
 
 impl Blur {
-    /// `ImageFilter.GaussianBlur(radius = sigma)` of planes `[3, height, width]`, in place. `sigma` in px; 0 changes nothing.
+    /// `ImageFilter.GaussianBlur(radius = sigma)` of planes `[3, height, width]`, in place. `sigma` in px; 0
+    /// changes nothing.
     pub(crate) fn gaussian(&mut self, planes: &mut [u8], width: usize, sigma: f64) {
         if sigma == 0.0 || planes.is_empty() {
             return;
@@ -71,7 +73,7 @@ impl Blur {
         });
     }
 
-    /// All passes along one row, between two buffers with room for the pixels that the edge repeats.
+    /// All passes along one row, between two buffers with room for the repeated edge pixels.
     #[inline(always)]
     fn rows(&mut self, line: &mut [u8], kernel: BoxKernel) {
         let width = line.len();
@@ -136,7 +138,7 @@ impl Kernel for BlurPlanes<'_> {
     }
 }
 
-/// A pass of small radius: the sums are made tap by tap, which are straight vector loops.
+/// A pass of small radius: the sums are made tap by tap, in straight vector loops.
 #[inline(always)]
 fn row_pass(padded: &[u8], out: &mut [u8], kernel: BoxKernel, sums: &mut [u16]) {
     let width = out.len();

@@ -1,16 +1,17 @@
-//! Color operations on planes, with Pillow's arithmetic to the bit: 8-bit results, truncated, in single precision.
+//! Color operations on planes, with Pillow's arithmetic to the bit: 8-bit results, truncated, in single
+//! precision.
 //!
-//! All functions take planes `[3, height, width]` of red, green and blue and change them in place.
-//! Each jitter step is torchvision's (`adjust_brightness` and so on, on Pillow images).
+//! All functions change planes `[3, height, width]` of red, green and blue in place. Each jitter step is
+//! torchvision's (`adjust_brightness` and so on, on Pillow images).
 
 use super::simd::{Kernel, vectorized};
 
-/// Brightness scaled by `factor` (0 black, 1 unchanged), as `ImageEnhance.Brightness`.
+/// Scales brightness by `factor` (0 black, 1 unchanged), as `ImageEnhance.Brightness`.
 pub(crate) fn adjust_brightness(planes: &mut [u8], factor: f64) {
     blend_with(planes, 0, factor as f32);
 }
 
-/// Distance from the mean luma scaled by `factor` (0 gray, 1 unchanged), as `ImageEnhance.Contrast`.
+/// Scales the distance from the mean luma by `factor` (0 gray, 1 unchanged), as `ImageEnhance.Contrast`.
 pub(crate) fn adjust_contrast(planes: &mut [u8], factor: f64) {
     let [red, green, blue] = rgb(planes);
     let sum = vectorized(LumaSum(red, green, blue));
@@ -18,26 +19,27 @@ pub(crate) fn adjust_contrast(planes: &mut [u8], factor: f64) {
     blend_with(planes, mean, factor as f32);
 }
 
-/// Distance from the pixel's luma scaled by `factor` (0 gray, 1 unchanged), as `ImageEnhance.Color`.
+/// Scales the distance from the pixel's luma by `factor` (0 gray, 1 unchanged), as `ImageEnhance.Color`.
 pub(crate) fn adjust_saturation(planes: &mut [u8], factor: f64) {
     vectorized(Saturate(rgb(planes), factor as f32));
 }
 
-/// Hue turned by `turn` of the whole circle (-0.5 to 0.5), through Pillow's 8-bit HSV.
+/// Rotates the hue by `turn` of the full circle (-0.5 to 0.5), through Pillow's 8-bit HSV.
 ///
-/// Even a turn of 0 changes pixels a little, since HSV in 8 bits does not hold every color; torchvision's does the same.
+/// Even a turn of 0 changes pixels slightly, because 8-bit HSV cannot represent every color; the same is true
+/// of torchvision.
 pub(crate) fn adjust_hue(planes: &mut [u8], turn: f64) {
     // As numpy: truncated to a whole number of 1/255 turns, which wraps around in 8 bits.
     let shift = (turn * 255.0) as i32 as u8;
     vectorized(ShiftHue(rgb(planes), shift));
 }
 
-/// Every channel replaced by the luma, as `convert("L")`.
+/// Replaces every channel by the luma, as `convert("L")`.
 pub(crate) fn to_grayscale(planes: &mut [u8]) {
     vectorized(Gray(rgb(planes)));
 }
 
-/// Values from `threshold` upwards inverted, as `ImageOps.solarize`.
+/// Inverts values from `threshold` upwards, as `ImageOps.solarize`.
 pub(crate) fn solarize(planes: &mut [u8], threshold: u8) {
     vectorized(Invert(planes, threshold));
 }
@@ -91,7 +93,7 @@ impl Kernel for LumaSum<'_> {
 
     #[inline(always)]
     fn run(self) -> u64 {
-        // Stretches of a few thousand pixels fit 32-bit sums, twice as many to a register as 64-bit ones.
+        // Sums over a few thousand pixels fit 32 bits, twice as many per register as 64-bit sums.
         const CHUNK: usize = 1 << 14;
         let LumaSum(red, green, blue) = self;
         let chunks = red.chunks(CHUNK).zip(green.chunks(CHUNK)).zip(blue.chunks(CHUNK));
@@ -168,21 +170,21 @@ impl Kernel for ShiftHue<'_> {
     }
 }
 
-/// Pillow's `rgb2hsv_row`: single precision in places, double in others, truncated to 8 bits.
+/// Pillow's `rgb2hsv_row`: partly in single, partly in double precision, truncated to 8 bits.
 #[inline(always)]
 pub(super) fn hsv_from_rgb([red, green, blue]: [u8; 3]) -> [u8; 3] {
     let most = red.max(green).max(blue);
     let least = red.min(green).min(blue);
     let is_gray = most == least;
-    // A gray pixel divides by 1 rather than 0; its hue and saturation come out as 0 either way.
+    // A gray pixel divides by 1 instead of 0; its hue and saturation become 0 either way.
     let chroma = f32::from(if is_gray { 1 } else { most - least });
     let divisor = f32::from(most.max(1));
     let saturation = f32::from(most - least) / divisor;
     let from_red = f32::from(most - red) / chroma;
     let from_green = f32::from(most - green) / chroma;
     let from_blue = f32::from(most - blue) / chroma;
-    // Pillow's sums `2.0 + rc - bc` and `4.0 + gc - rc` are double and then made single. One of the two terms is always 1, so
-    // a single sum of the rest is rounded alike.
+    // Pillow computes `2.0 + rc - bc` and `4.0 + gc - rc` in double and converts to single. One of the two
+    // terms is always 1, so a single-precision sum of the rest is rounded alike.
     let of_red = from_blue - from_green;
     let of_green = if red == least {
         3.0 - from_blue
@@ -202,7 +204,7 @@ pub(super) fn hsv_from_rgb([red, green, blue]: [u8; 3]) -> [u8; 3] {
         of_blue
     };
     let turns = f64::from(sixths) / 6.0 + 1.0;
-    // The remainder of a division by 1; `turns` is between 5/6 and 2.
+    // The fractional part; `turns` is between 5/6 and 2.
     let turns = (if turns >= 1.0 { turns - 1.0 } else { turns }) as f32;
     let hue = truncate(f64::from(turns) * 255.0);
     [
@@ -215,7 +217,8 @@ pub(super) fn hsv_from_rgb([red, green, blue]: [u8; 3]) -> [u8; 3] {
 /// Pillow's `hsv2rgb`: rounded to 8 bits.
 #[inline(always)]
 pub(super) fn rgb_from_hsv([hue, saturation, value]: [u8; 3]) -> [u8; 3] {
-    // Which sixth of the circle, and how far into it: the fraction of 255 is the same in single precision as Pillow's in double.
+    // The sextant of the circle, and the position in it: the fraction of 255 is the same in single precision
+    // as Pillow's in double.
     let sixths = u16::from(hue) * 6;
     let sector = (sixths / 255) as u8;
     let rest = f32::from(sixths % 255) / 255.0;
@@ -225,7 +228,7 @@ pub(super) fn rgb_from_hsv([hue, saturation, value]: [u8; 3]) -> [u8; 3] {
     let low = round(level * (1.0 - f64::from(share)));
     let down = round(level * (1.0 - f64::from(share * rest)));
     let up = round(level * (1.0 - f64::from(share) * (1.0 - f64::from(rest))));
-    // Selections rather than a `match`, whose jump table would keep the loop from being vectorized.
+    // Selections instead of a `match`, whose jump table would prevent vectorization of the loop.
     let sector = if sector == 6 { 0 } else { sector };
     let of = |highest: [u8; 2], falls: u8, rises: u8| {
         if sector == highest[0] || sector == highest[1] {
@@ -247,10 +250,10 @@ fn round(number: f64) -> u8 {
     truncate(number + 0.5)
 }
 
-/// The whole part of a number from 0 to 255.
+/// The integer part of a number from 0 to 255.
 ///
-/// Adding 2^52 leaves the whole part in the lowest bits. A plain `as u8` would do, but its care for numbers out of range keeps
-/// the loop from being vectorized.
+/// Adding 2^52 leaves the integer part in the lowest bits. A plain `as u8` would also work, but its handling
+/// of numbers out of range prevents vectorization of the loop.
 #[inline(always)]
 fn truncate(number: f64) -> u8 {
     const TWO_TO_52: f64 = 4_503_599_627_370_496.0;

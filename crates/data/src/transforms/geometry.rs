@@ -1,6 +1,7 @@
 //! Cropping and resizing: torchvision's choice of the crop, and Pillow's antialiased resize of it.
 //!
-//! The crop is a view, not a copy, yet pixels outside it never enter the result: torchvision crops first and resizes then.
+//! The crop is a view, not a copy, yet pixels outside it never affect the result: torchvision crops first and
+//! then resizes.
 
 use fast_image_resize::images::{TypedCroppedImage, TypedImage, TypedImageRef};
 use fast_image_resize::pixels::U8x3;
@@ -12,16 +13,16 @@ use super::simd::{Kernel, vectorized};
 use crate::decode::RgbImage;
 use crate::randomness::{below, uniform};
 
-/// A part of an image, px from its upper left corner.
+/// A rectangle of an image, px from its upper left corner.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct CropBox {
-    /// Columns left of the part.
+    /// Columns left of it.
     pub(crate) left: u32,
-    /// Rows above the part.
+    /// Rows above it.
     pub(crate) top: u32,
-    /// Width of the part.
+    /// Its width.
     pub(crate) width: u32,
-    /// Height of the part.
+    /// Its height.
     pub(crate) height: u32,
 }
 
@@ -37,13 +38,14 @@ impl CropBox {
     }
 }
 
-/// How often a crop is drawn before the middle of the image is taken, as in torchvision.
+/// How often a crop is drawn before the center crop is the fallback, as in torchvision.
 const CROP_TRIES: usize = 10;
 
-/// Draws the part of an image for `RandomResizedCrop`, as torchvision's `get_params`.
+/// Draws the crop for `RandomResizedCrop`, as torchvision's `get_params`.
 ///
-/// The share of the area is uniform in `scale`, the logarithm of width / height uniform in that of `ratio`, the place uniform
-/// among those where the part fits. After ten parts that did not fit: the largest central part whose ratio is allowed.
+/// The share of the area is uniform in `scale`, the logarithm of width / height uniform in that of `ratio`,
+/// the place uniform among those where the crop fits. After ten crops that did not fit: the largest central
+/// one of allowed ratio.
 pub(crate) fn random_crop_box(
     width: u32,
     height: u32,
@@ -77,7 +79,7 @@ pub(crate) fn random_crop_box(
     } else {
         (width, height)
     };
-    // One pixel at least, and no more than there are: torchvision can ask for 0 on images one pixel wide.
+    // At least one pixel, and no more than exist: torchvision can compute 0 on images one pixel wide.
     let (crop_width, crop_height) = (crop_width.clamp(1, width), crop_height.clamp(1, height));
     CropBox {
         left: (width - crop_width) / 2,
@@ -98,14 +100,14 @@ pub(crate) fn shorter_side_size(width: u32, height: u32, shorter: u32) -> (u32, 
     }
 }
 
-/// An enlarged or reduced copy of an image.
+/// A resized copy of an image.
 pub(crate) fn resize(image: &RgbImage, width: u32, height: u32, filter: Filter) -> RgbImage {
     let mut out = RgbImage::default();
     Resampler::default().crop_and_resize(image, CropBox::whole(image), width, height, filter, &mut out);
     out
 }
 
-/// Memory that resizing uses again from image to image.
+/// Memory of the resize, reused between images.
 #[derive(Debug, Default)]
 pub(crate) struct Resampler {
     resizer: Resizer,
@@ -136,7 +138,7 @@ impl Resampler {
             return;
         }
         // Pillow resizes rows first and rounds (and, with the cubic filter, clips) before it resizes columns.
-        // The resizer would do columns first, so it is called once for each direction.
+        // The `fast_image_resize` crate would do columns first, so it is called once per direction.
         let mut narrowed = std::mem::take(&mut self.narrowed);
         narrowed.resize(pixel_bytes(width, part.height()), 0);
         self.pass(&part, width, part.height(), filter, &mut narrowed);
@@ -168,7 +170,7 @@ impl Resampler {
     }
 }
 
-/// torchvision's `center_crop`: the middle of an image, with black where the image is too small.
+/// torchvision's `center_crop`: the center of an image, with black where the image is too small.
 pub(crate) fn center_crop(image: &RgbImage, width: u32, height: u32, out: &mut RgbImage) {
     (out.width, out.height) = (width, height);
     out.pixels.clear();
@@ -190,7 +192,7 @@ fn center(image: u32, result: u32) -> (u32, u32, u32) {
         let start = (f64::from(image - result) / 2.0).round_ties_even() as u32;
         (start, 0, result)
     } else {
-        // torchvision pads by half, rounded down, on the left and above.
+        // torchvision pads by half, rounded down, on the left and at the top.
         (0, (result - image) / 2, image)
     }
 }
@@ -241,7 +243,7 @@ pub(crate) fn from_planes(planes: &[u8], pixels: &mut [u8]) {
     }
 }
 
-/// Left and right exchanged, in planes of rows of `width`.
+/// Mirrors left and right, in planes of rows of `width`.
 pub(crate) fn flip_horizontally(planes: &mut [u8], width: usize) {
     for row in planes.chunks_exact_mut(width) {
         row.reverse();

@@ -1,7 +1,9 @@
-//! Our transforms against Pillow and torchvision: fixed parameters pixel by pixel, drawn parameters by their distributions.
+//! Our transforms compared with Pillow and torchvision: fixed parameters pixel by pixel, drawn parameters by
+//! distribution.
 //!
-//! Fixtures by `scripts/parity/augment.py` (versions inside). Bounds: color, blur, flip and crop to the bit; resizes within
-//! 1 of 255, cubic ones within 2, since weights are rounded to 16 bits here and to 22 in Pillow.
+//! Fixtures by `scripts/parity/augment.py` (versions inside). Bounds: color, blur, flip and crop to the bit;
+//! resizes within 1 of 255, cubic ones within 2, because weights are rounded to 16 bits here and to 22 in
+//! Pillow.
 
 use std::io::Read;
 
@@ -210,13 +212,13 @@ struct Jitter {
     order_share: std::collections::HashMap<String, f64>,
 }
 
-/// Largest distance of two distribution functions, ours drawn and torchvision's given by its 99 percentiles.
+/// Largest distance between two distribution functions: our draws, and torchvision's 99 percentiles.
 pub(super) fn distance(mut drawn: Vec<f64>, percentiles: &[f64]) -> f64 {
     drawn.sort_by(f64::total_cmp);
     let count = drawn.len() as f64;
     let mut most: f64 = 0.0;
     for (at, value) in percentiles.iter().enumerate() {
-        // Equal values make a step; torchvision's percentile lies somewhere within it, and so must ours.
+        // Equal values make a step; torchvision's percentile is somewhere within it, and so must be ours.
         let below = drawn.partition_point(|ours| *ours < value - 1e-9) as f64 / count;
         let up_to = drawn.partition_point(|ours| *ours <= value + 1e-9) as f64 / count;
         let share = (at + 1) as f64 / 100.0;
@@ -292,7 +294,8 @@ fn jitter_is_drawn_as_torchvision_draws_it() {
     for (drawn, theirs) in amounts.into_iter().zip([brightness, contrast, saturation, hue]) {
         assert!(distance(drawn, theirs) < bound(sampling.draws));
     }
-    // All 24 orders, each about as often as in torchvision: 1/24, with a standard deviation of 0.0014 on either side.
+    // All 24 orders, each about as often as in torchvision: 1/24, with a standard deviation of 0.0014 on
+    // either side.
     assert_eq!(orders.len(), order_share.len());
     for (order, count) in orders {
         let share = count as f64 / sampling.draws as f64;

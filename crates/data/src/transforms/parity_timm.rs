@@ -1,7 +1,8 @@
-//! RandAugment and random erasing against timm: pixels for fixed amounts, drawn parameters by their distributions.
+//! RandAugment and random erasing compared with timm: fixed amounts pixel by pixel, drawn parameters by
+//! distribution.
 //!
-//! Fixture by `scripts/parity/rand_augment.py` (versions inside). Bounds: what changes single values to the bit, what moves
-//! pixels within 2 of 255.
+//! Fixture by `scripts/parity/rand_augment.py` (versions inside). Bounds: operations on single values to the
+//! bit, operations that move pixels within 2 of 255.
 
 use std::collections::HashMap;
 
@@ -166,7 +167,7 @@ fn operations_are_drawn_as_timm_draws_them() {
         let ours = counts[count] as f64 / drawn.draws as f64;
         assert!((ours - share).abs() < 0.02, "{count} operations: {ours} {share}");
     }
-    // 1/15 of two operations, half of them carried out.
+    // 1/15 of two operations, half of which are applied.
     for (name, share) in &drawn.share {
         let ours = shares[name.as_str()] as f64 / drawn.draws as f64;
         assert!((ours - share).abs() < 0.01, "{name}: {ours} {share}");

@@ -1,7 +1,8 @@
 //! Drawing one view: the transforms of a group, in order, with numbers drawn from the view's own generator.
 //!
-//! Geometry works on interleaved pixels, as they come from the decoder; everything else on planes, as a batch wants them.
-//! So the picture is turned into planes once, behind its last geometric transform, and finished in its place in the batch.
+//! Geometry works on interleaved pixels, as the decoder returns them; all else on planes, the layout of a
+//! batch. So the picture is converted to planes once, after its last geometric transform, and finished in its
+//! place in the batch.
 
 use rand_chacha::ChaCha8Rng;
 
@@ -10,7 +11,7 @@ use super::{ErasingFill, Transform, ViewGroup, blur::Blur, color, rand_augment};
 use crate::decode::RgbImage;
 use crate::randomness::{gaussian, happens, shuffle, uniform};
 
-/// Draws views, with memory that is used again from view to view. One for each thread.
+/// Draws views, with memory that is reused between views. One per thread.
 #[derive(Debug, Default)]
 pub(crate) struct ViewMaker {
     resampler: Resampler,
@@ -22,7 +23,7 @@ pub(crate) struct ViewMaker {
 }
 
 impl ViewMaker {
-    /// Draws one view of an image into `out`, planes `[3, height, width]` of the size that the group gives.
+    /// Draws one view of an image into `out`, planes `[3, height, width]` of the group's size.
     ///
     /// The group must have passed [`ViewGroup::validate`].
     pub(crate) fn make(
@@ -45,7 +46,7 @@ impl ViewMaker {
                 reshape(transform, picture, &mut self.resampler, generator, &mut self.next);
                 std::mem::swap(&mut self.current, &mut self.next);
             } else {
-                // Rare: recipes crop first. The picture goes to planes and back.
+                // Rare: recipes crop first. The picture is converted to planes and back.
                 self.planes.resize(picture.pixels.len(), 0);
                 geometry::to_planes(&picture.pixels, &mut self.planes);
                 let width = picture.width as usize;
@@ -206,7 +207,7 @@ fn erase(
     let Some(patch) = rand_augment::draw_patch(sides, area, aspect, generator) else {
         return;
     };
-    // `as` ends at 0 and 255.
+    // `as` clips to 0 and 255.
     let value = |mean: f64, std: f64, generator: &mut ChaCha8Rng| {
         ((mean + std * gaussian(generator)) * 255.0).round() as u8
     };
@@ -242,8 +243,8 @@ impl JitterStep {
     }
 }
 
-/// Amounts and order of a color jitter with strengths for brightness, contrast, saturation and hue; strength 0 leaves a
-/// change out, as in torchvision.
+/// Amounts and order of a color jitter with strengths for brightness, contrast, saturation and hue; strength
+/// 0 skips a change, as in torchvision.
 pub(super) fn jitter_steps(
     [brightness, contrast, saturation, hue]: [f64; 4],
     generator: &mut ChaCha8Rng,

@@ -1,8 +1,8 @@
-//! RandAugment as timm has it: some of fifteen operations with a common magnitude (`rand-m9-mstd0.5-inc1`).
+//! timm's RandAugment: some of fifteen operations with a common magnitude (`rand-m9-mstd0.5-inc1`).
 //!
-//! Cubuk, Zoph, Shlens, Le, *RandAugment*, 2020. timm differs from the paper: each chosen operation is carried out with
-//! probability 0.5, its magnitude is drawn anew around the common one, and with `inc1` every operation changes the picture
-//! more the larger the magnitude. The pixels are Pillow's.
+//! Cubuk, Zoph, Shlens, Le, *RandAugment*, 2020. timm differs from the paper: each chosen operation is
+//! applied with probability 0.5, its magnitude is drawn around the common one, and with `inc1` every
+//! operation changes the picture more the larger the magnitude. The pixels are Pillow's.
 
 use rand_chacha::ChaCha8Rng;
 
@@ -15,9 +15,9 @@ use crate::randomness::{below, gaussian, happens, uniform};
 pub(crate) enum Operation {
     /// Each channel stretched to 0 to 255.
     AutoContrast,
-    /// Each channel's histogram made even.
+    /// Equalizes each channel's histogram.
     Equalize,
-    /// 255 less the value.
+    /// 255 minus the value.
     Invert,
     /// Degrees counter-clockwise.
     Rotate(f64, Sampling),
@@ -25,7 +25,7 @@ pub(crate) enum Operation {
     Posterize(u32),
     /// Values from here upwards are inverted; 256 inverts none.
     Solarize(u16),
-    /// This is added to values below 128.
+    /// Added to values below 128.
     SolarizeAdd(u8),
     /// Saturation by a factor.
     Color(f64),
@@ -35,9 +35,9 @@ pub(crate) enum Operation {
     Brightness(f64),
     /// Sharpness by a factor.
     Sharpness(f64),
-    /// Columns moved for each row.
+    /// Columns of shift per row.
     ShearX(f64, Sampling),
-    /// Rows moved for each column.
+    /// Rows of shift per column.
     ShearY(f64, Sampling),
     /// Share of the width.
     TranslateX(f64, Sampling),
@@ -45,12 +45,12 @@ pub(crate) enum Operation {
     TranslateY(f64, Sampling),
 }
 
-/// How many kinds there are.
+/// The number of kinds.
 const KINDS: u64 = 15;
 /// The magnitude at which the ranges end.
 pub(crate) const LARGEST_MAGNITUDE: f64 = 10.0;
 
-/// Draws the operations for one picture, in order; few where the probability leaves some out.
+/// Draws the operations for one picture, in order; fewer where the probability drops some.
 pub(crate) fn draw(
     operations: usize,
     magnitude: f64,
@@ -70,7 +70,7 @@ pub(crate) fn draw(
     drawn
 }
 
-/// An operation of timm's `inc1` list by its place there, at a level of 0 to 1.
+/// An operation by its position in timm's `inc1` list, at a level of 0 to 1.
 fn of_kind(kind: u64, level: f64, generator: &mut ChaCha8Rng) -> Operation {
     let mut sign = || if happens(generator, 0.5) { -1.0 } else { 1.0 };
     match kind {
@@ -108,7 +108,8 @@ fn of_kind(kind: u64, level: f64, generator: &mut ChaCha8Rng) -> Operation {
 }
 
 impl Operation {
-    /// Applies it to planes `[3, height, width]`. `fill` is the color outside the image, `copy` a reused buffer.
+    /// Applies it to planes `[3, height, width]`. `fill` is the color outside the image, `copy` a reused
+    /// buffer.
     pub(crate) fn apply(self, planes: &mut [u8], width: usize, fill: [u8; 3], copy: &mut Vec<u8>) {
         let height = planes.len() / 3 / width;
         let mut see = |map: affine::Affine, sampling| {
@@ -147,7 +148,7 @@ impl Operation {
     }
 }
 
-/// Looks each channel up in a table made of its histogram.
+/// Maps each channel through a table made from its histogram.
 fn by_histogram(planes: &mut [u8], table: impl Fn(&[u32; 256]) -> Option<[u8; 256]>) {
     let pixels = planes.len() / 3;
     for plane in planes.chunks_exact_mut(pixels.max(1)) {
@@ -192,7 +193,8 @@ fn equalized(counts: &[u32; 256]) -> Option<[u8; 256]> {
     }))
 }
 
-/// `ImageEnhance.Sharpness`: away from (or towards) the picture under `ImageFilter.SMOOTH`, whose border is the picture's own.
+/// `ImageEnhance.Sharpness`: away from (or towards) the picture under `ImageFilter.SMOOTH`, which leaves the
+/// border unchanged.
 fn sharpen(planes: &mut [u8], width: usize, factor: f64, copy: &mut Vec<u8>) {
     copy.clear();
     copy.extend_from_slice(planes);
@@ -224,12 +226,13 @@ pub(crate) struct Patch {
     pub(crate) height: usize,
 }
 
-/// Tries to find a patch that fits, as in timm.
+/// Attempts to find a patch that fits, as in timm.
 const PATCH_TRIES: usize = 10;
 
-/// Draws the part that random erasing covers; `None` where ten that were drawn did not fit.
+/// Draws the rectangle that random erasing covers; `None` where ten draws did not fit.
 ///
-/// `area` is the smallest and largest share of the picture, `aspect` height by width, whose logarithm is drawn uniformly.
+/// `area` is the smallest and largest share of the picture, `aspect` height by width, whose logarithm is
+/// drawn uniformly.
 pub(crate) fn draw_patch(
     [width, height]: [usize; 2],
     area: [f64; 2],

@@ -1,19 +1,19 @@
-//! One door to wide registers: loops run through [`vectorized`] are compiled a second time for AVX2 and taken where the
-//! machine has it. The results are the same to the bit, because it fuses and reorders no operation.
+//! Access to wide registers: loops run through [`vectorized`] are compiled a second time for AVX2, which runs
+//! where the machine has it. The results are the same to the bit, because no operation is fused or reordered.
 
 /// A loop and its operands.
 ///
-/// A type rather than a closure, because the code is compiled for AVX2 by being inlined, which only a method marked
-/// `#[inline(always)]` is sure to be: a large closure stays a function of its own, with narrow registers.
+/// A type instead of a closure: the code is compiled for AVX2 by being inlined, which only a method marked
+/// `#[inline(always)]` guarantees. A large closure stays a separate function with narrow registers.
 pub(super) trait Kernel {
     /// The loop's result.
     type Output;
 
-    /// Runs the loop. Must be marked `#[inline(always)]`, and so must all it calls.
+    /// Runs the loop. It must be marked `#[inline(always)]`, and so must every function that it calls.
     fn run(self) -> Self::Output;
 }
 
-/// Runs a kernel with the widest registers that are sure to help.
+/// Runs a kernel with the widest registers that are known to help.
 pub(super) fn vectorized<K: Kernel>(kernel: K) -> K::Output {
     #[cfg(target_arch = "x86_64")]
     if let Some(simd) = pulp::x86::V3::try_new() {

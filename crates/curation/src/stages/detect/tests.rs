@@ -1,4 +1,5 @@
-//! Stages with a made-up detector: what they decide, what a failure leaves, what they ask for before they begin.
+//! Stages with a fake detector: their decisions, their state after a failure, and the checks before they
+//! begin.
 
 use super::*;
 use std::io::Cursor;
@@ -6,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use crate::{Config, RunOptions, run};
 
-/// The score is the red of the first pixel, in 255ths; fails from the call `fails_at` on.
+/// The score is the red of the first pixel, in 255ths; calls from `fails_at` on fail.
 struct Red {
     calls: AtomicUsize,
     fails_at: usize,
@@ -45,7 +46,7 @@ fn made(fails_at: usize) -> Made {
     }))
 }
 
-/// 150 photos of rising red, one that is no photo, and a file of "weights".
+/// 150 photos of rising red, one file that is not an image, and a file of "weights".
 fn home() -> (tempfile::TempDir, Config) {
     let home = tempfile::tempdir().unwrap();
     let photos = home.path().join("photos");
@@ -106,12 +107,12 @@ fn every_photo_has_its_score_and_a_failure_loses_one_batch() {
     assert_eq!(whole.len(), 151);
     for (red, (key, kept, reason, score)) in whole[..150].iter().enumerate() {
         assert_eq!(*key, format!("p{red:03}"));
-        // 102 / 255 is the threshold, in f32 to the bit: not more than it.
+        // 102 / 255 is exactly the threshold in f32, and so not above it.
         assert_eq!(*kept, red <= 102, "{key}");
         assert_eq!(reason.as_deref(), (red > 102).then_some("person"));
         assert_eq!(*score, Some(f64::from(red as f32 / 255.0)));
     }
-    // Nobody could look at it, so it does not pass.
+    // The detector could not run on it, so it does not pass.
     assert_eq!(
         whole[150],
         ("text".into(), false, Some("not_an_image".into()), None)
@@ -120,7 +121,7 @@ fn every_photo_has_its_score_and_a_failure_loses_one_batch() {
     let error = go(&config, home.path(), "broken", &made(1)).unwrap_err();
     assert_eq!(error.to_string(), "stage `persons`: the device is lost");
     assert_eq!(log(home.path(), "broken").len(), BATCH);
-    // The same weights elsewhere are the same weights.
+    // The same weights at another path are the same weights.
     std::fs::rename(home.path().join("weights"), home.path().join("moved")).unwrap();
     persons(&mut config).weights = home.path().join("moved");
     let detectors = made(usize::MAX);
@@ -151,7 +152,7 @@ fn other_weights_or_thresholds_are_other_settings_also_when_the_file_is_gone() {
     std::fs::write(home.path().join("weights"), "others").unwrap();
     let error = go(&config, home.path(), "out", &NoDetectors).unwrap_err();
     assert!(matches!(error, Error::Changed { .. }), "{error}");
-    // Decisions that were made need the file no more; other settings are no less others.
+    // Existing decisions need the file no more; changed settings still count as changed.
     std::fs::remove_file(home.path().join("weights")).unwrap();
     go(&config, home.path(), "out", &NoDetectors).unwrap();
     persons(&mut config).score = 0.5;
@@ -208,7 +209,7 @@ fn large_photos_are_decoded_few_at_a_time() {
     assert_eq!(within(&[Ok(file(vec![1, 2])), png(1, 1)]), 2);
 }
 
-/// Detectors that are broken, as with weights of another network.
+/// Broken detectors, such as those with weights of another network.
 struct Broken;
 
 impl Detectors for Broken {
@@ -276,7 +277,7 @@ fn a_file_that_changed_after_a_detector_saw_it_goes_no_further() {
         .collect::<Result<_, _>>()
         .unwrap();
     assert_eq!(gone, [("p001".to_string(), "file_changed".to_string())]);
-    // And one that changed after both is not released.
+    // A file that changed after both stages is not released.
     photo(2, "p002.png");
     let release = || crate::release(&out, "", &AtomicBool::new(false), &|_, _, _| {});
     let error = release().unwrap_err();

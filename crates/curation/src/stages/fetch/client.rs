@@ -20,24 +20,24 @@ use crate::draws::{draw, fraction};
 use crate::error::Error;
 use crate::ledger::{Content, Fetched, Gate, Refusal, sha256};
 
-/// How a download ended.
+/// The outcome of a download.
 #[derive(Debug)]
 pub(super) enum Outcome {
-    /// The file is there.
+    /// The file exists.
     Done(Fetched),
-    /// There is no such photo, with the reason.
+    /// The photo does not exist, with the reason.
     Gone(Fetched, String),
-    /// The file was taken down under another key, and is not there any more.
+    /// The file was taken down under another key, and has been deleted.
     TakenDown(Fetched, Content),
-    /// The host could not be reached: reason, and details.
+    /// The host could not be reached: reason code, and details.
     Unreached(Fetched, String, String),
-    /// This machine failed, e.g. its disk is full.
+    /// This machine failed, e.g. because its disk is full.
     Failed(Error),
-    /// Cut short by the user.
+    /// The user interrupted it.
     Stopped,
 }
 
-/// How one request ended.
+/// The outcome of one request.
 enum Attempt {
     /// The whole body: its bytes, and their SHA-256.
     Done(u64, Content),
@@ -59,8 +59,8 @@ pub(super) struct Client {
     gate: Gate,
 }
 
-/// Looks up names, and gives out no address of a private network unless the config allows it: rows come from strangers, and redirects from
-/// their hosts.
+/// Resolves names, and returns no address of a private network unless the config allows it: strangers wrote
+/// the rows, and their hosts send the redirects.
 #[derive(Debug)]
 struct PublicOnly {
     private: bool,
@@ -109,7 +109,7 @@ fn is_public(address: IpAddr) -> bool {
                 || v4.is_unspecified()
                 || v4.is_broadcast()
                 || v4.is_multicast()
-                // Shared address space of providers, and addresses that are not given out.
+                // Shared address space of providers, and unassigned addresses.
                 || (first == 100 && (64..128).contains(&second))
                 || first == 0
                 || first >= 240)
@@ -152,7 +152,7 @@ impl Client {
         }
     }
 
-    /// Downloads `address` to `path`, unless the file is there.
+    /// Downloads `address` to `path`, unless that file exists.
     pub(super) fn fetch(&self, key: &str, address: &str, path: &Path, stopped: &dyn Fn() -> bool) -> Outcome {
         let mut fetched = Fetched {
             address: address.to_string(),
@@ -187,13 +187,13 @@ impl Client {
             };
             let longest = Duration::from_secs_f64(self.config.max_pause_s);
             if let Some(asked) = asked {
-                // The host asked everyone to wait, not only this photo.
+                // The host wants everyone to wait, not only this photo.
                 self.pace.hold(&host, asked.min(longest));
             }
             if fetched.attempts >= self.config.attempts {
                 return Outcome::Unreached(fetched, reason, detail);
             }
-            // Half of the pause is drawn, so that photos that failed together do not come back together.
+            // Half of the pause is random, so that photos that failed together are not retried together.
             let doubled = self.config.pause_s * 2f64.powi(fetched.attempts.min(32) as i32 - 1);
             let drawn = fraction(draw(u64::from(fetched.attempts), "pause", &[key]));
             let pause = Duration::from_secs_f64((doubled * (0.5 + 0.5 * drawn)).min(self.config.max_pause_s));
@@ -206,7 +206,7 @@ impl Client {
         }
     }
 
-    /// A file that is there already. It is read only where it could be one that was taken down.
+    /// A file that exists already. It is read only if it could be one that was taken down.
     fn known(&self, fetched: Fetched, path: &Path) -> Outcome {
         if self.gate.is_open() {
             return Outcome::Done(fetched);
@@ -223,7 +223,7 @@ impl Client {
 
     /// Whether these bytes were taken down.
     fn refused(&self, content: &Content) -> bool {
-        // Nothing is known of the photo itself: it was never there.
+        // The gate knows no earlier content of a photo that was never downloaded, so any number will do.
         self.gate.check(0, content) == Err(Refusal::TakenDown)
     }
 
@@ -271,7 +271,7 @@ impl Client {
         self.save(&mut response, path, stopped)
     }
 
-    /// Streams a body to disk: memory stays flat however large it claims to be.
+    /// Streams a body to disk: memory stays constant for any announced length.
     fn save(&self, response: &mut Response<ureq::Body>, path: &Path, stopped: &dyn Fn() -> bool) -> Attempt {
         let folder = path.parent().unwrap_or(path);
         if let Err(error) = fs::create_dir_all(folder) {
@@ -283,8 +283,8 @@ impl Client {
         };
         match self.stream(response, &mut file, path, stopped) {
             Attempt::Done(_, content) if self.refused(&content) => Attempt::TakenDown(content),
-            // Not synced: a sync for each photo is slower than the network. After a power failure `integrity` finds files that
-            // are not whole.
+            // Without fsync, because one per photo is slower than the network. After a power failure
+            // `integrity` finds the truncated files.
             Attempt::Done(bytes, content) => match file.finish_unsynced() {
                 Ok(()) => Attempt::Done(bytes, content),
                 Err(error) => Attempt::Failed(error.into()),
@@ -326,7 +326,7 @@ impl Client {
             }
             if start.len() < 16 {
                 start.extend(&buffer[..more.min(16 - start.len())]);
-                // A page of regret instead of a photo is known by its first bytes.
+                // An error page in place of a photo is recognized by its first bytes.
                 if start.len() == 16 && !looks_like_an_image(&start) {
                     return Attempt::Gone("not_an_image".to_string());
                 }
@@ -343,14 +343,14 @@ impl Client {
     }
 }
 
-/// Host and port of an address of the web; none for anything else.
+/// Host and port of a web address; `None` for anything else.
 fn host_of(address: &str) -> Option<String> {
     let uri: Uri = address.parse().ok()?;
     if !matches!(uri.scheme_str(), Some("http" | "https")) {
         return None;
     }
     let authority = uri.authority()?;
-    // `user@host` is no address of a photo, and would send a stranger's words as a password.
+    // `user@host` is not the address of a photo, and would send a stranger's text as a password.
     (!authority.as_str().contains('@') && !authority.host().is_empty())
         .then(|| authority.as_str().to_ascii_lowercase())
 }
@@ -360,13 +360,13 @@ fn looks_like_an_image(start: &[u8]) -> bool {
     matches!(image::guess_format(start), Ok(Jpeg | Png | WebP | Bmp | Gif))
 }
 
-/// `Retry-After` in seconds; dates are rare and left to the doubling pause.
+/// `Retry-After` in seconds; dates are rare, and the doubling pause covers them.
 fn retry_after(response: &Response<ureq::Body>) -> Option<Duration> {
     let text = response.headers().get("retry-after")?.to_str().ok()?;
     Some(Duration::from_secs(text.trim().parse().ok()?))
 }
 
-/// What an answer that did not come means.
+/// The outcome of a request without a response.
 fn refused(error: &ureq::Error) -> Attempt {
     let reason = match error {
         ureq::Error::TooManyRedirects => return Attempt::Gone("too_many_redirects".to_string()),

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-/// Gives out the moments at which a request may be sent to a host, evenly spaced.
+/// Hands out evenly spaced times at which a request may go to a host.
 #[derive(Debug)]
 pub(super) struct Pace {
     interval: Duration,
@@ -19,7 +19,7 @@ impl Pace {
         }
     }
 
-    /// Waits for this host's next free moment; false where the wait was cut short by `stopped`.
+    /// Waits for this host's next free slot; false if `stopped` cut the wait short.
     pub(super) fn wait(&self, host: &str, stopped: &dyn Fn() -> bool) -> bool {
         let moment = {
             let mut next = self
@@ -27,7 +27,7 @@ impl Pace {
                 .lock()
                 .unwrap_or_else(std::sync::PoisonError::into_inner);
             let now = Instant::now();
-            // Hosts come from strangers' rows: a list that only grows would be a leak.
+            // Strangers' rows name the hosts: a list that only grows would be a leak.
             if next.len() > 10_000 {
                 next.retain(|_, moment| *moment > now);
             }
@@ -38,7 +38,7 @@ impl Pace {
         sleep_until(moment, stopped)
     }
 
-    /// No request goes to this host before `pause` has passed.
+    /// Sends no request to this host before `pause` has passed.
     pub(super) fn hold(&self, host: &str, pause: Duration) {
         let mut next = self
             .next
@@ -50,7 +50,7 @@ impl Pace {
     }
 }
 
-/// Sleeps, looking up now and then; false where `stopped` turned true.
+/// Sleeps, checking `stopped` from time to time; false if it turned true.
 pub(super) fn sleep_until(moment: Instant, stopped: &dyn Fn() -> bool) -> bool {
     loop {
         if stopped() {

@@ -1,4 +1,4 @@
-//! Downloads against a server on loopback that misbehaves in every way that servers do.
+//! Downloads from a server on loopback that misbehaves in every common way.
 
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Write};
@@ -14,7 +14,7 @@ use crate::sources::{Columns, SourceConfig, TableConfig};
 use crate::stages::license::{License, LicenseConfig};
 use crate::verbs::run::{RunOptions, run};
 
-/// A server that answers each path as its name says, and counts.
+/// A server whose response to each path follows its name, and that counts requests.
 pub(crate) struct Server {
     pub(crate) address: String,
     asked: Arc<Mutex<HashMap<String, usize>>>,
@@ -104,7 +104,7 @@ fn serve(
             .to_string();
         let (bytes, close) = match name.as_str() {
             "good" => (good, false),
-            // A file like no other.
+            // A file with unique content.
             "own" => (
                 answer("200 OK", "", &[&body[..], path.as_bytes()].concat()),
                 false,
@@ -131,7 +131,7 @@ fn serve(
                 false,
             ),
             "empty" => (answer("200 OK", "", b""), false),
-            // Lies: more announced than sent, more sent than announced, far too much announced.
+            // False lengths: more announced than sent, more sent than announced, far too much announced.
             "short" if count < 2 => (good[..good.len() - 500].to_vec(), true),
             "short" => (good, false),
             "cut" => (good[..good.len() / 2].to_vec(), true),
@@ -303,7 +303,7 @@ fn every_kind_of_bad_answer_has_its_reason() {
     );
     assert_eq!(server.asked("/500-1.jpg"), 3);
     assert_eq!(server.asked("/flaky-1.jpg"), 3);
-    // Whole files and nothing else are left on disk; one that sends too much is taken as far as it announced.
+    // Only whole files are left on disk; one that sends too much is read up to its announced length.
     for key in ["good", "redirect", "flaky", "busy", "short", "long"] {
         let path = crate::photos::fetched_path(&out.join("photos"), key);
         assert_eq!(std::fs::read(path).unwrap(), jpeg(), "{key}");
@@ -342,7 +342,7 @@ fn a_stopped_run_goes_on_without_asking_again() {
     let asked = (0..60)
         .map(|at| server.asked(&format!("/pause-{at}.jpg")))
         .sum::<usize>();
-    // Only downloads that were cut short by a stop are asked for again: at most four at each.
+    // Only downloads that an interrupt cut short are requested again: at most four per interrupt.
     assert!((60..=72).contains(&asked), "{asked}");
     let most = server.most_at_once.load(Ordering::SeqCst);
     assert!((2..=4).contains(&most), "{most} at once");
@@ -363,14 +363,14 @@ fn a_host_is_asked_at_its_rate() {
     go(&config, &folder.path().join("out"), &AtomicBool::new(false)).unwrap();
     let times = server.times.lock().unwrap();
     let took = times[10] - times[0];
-    // Ten intervals of 50 ms; the clock of a busy machine is allowed to be late, never early.
+    // Ten intervals of 50 ms; on a busy machine the clock may be late, never early.
     assert!(took > Duration::from_millis(440), "{took:?}");
 }
 
 #[test]
 fn a_network_that_is_down_drops_nobody() {
     let folder = tempfile::tempdir().unwrap();
-    // A port that nobody listens on.
+    // A port without a listener.
     let address = {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         format!("http://{}", listener.local_addr().unwrap())

@@ -1,5 +1,6 @@
-//! A confidence interval for a share: Clopper and Pearson, *The use of confidence or fiducial limits illustrated in the case of
-//! the binomial*, Biometrika 1934. It covers the true share at least as often as it says, also where nothing was found.
+//! A confidence interval for a share: Clopper and Pearson, *The use of confidence or fiducial limits
+//! illustrated in the case of the binomial*, Biometrika 1934. It covers the true share with at least the
+//! stated confidence, also with no hits.
 
 /// The interval for `found` of `all` at a confidence such as 0.95: from 0 to 1 each.
 pub fn clopper_pearson(found: u64, all: u64, confidence: f64) -> [f64; 2] {
@@ -17,7 +18,7 @@ pub fn clopper_pearson(found: u64, all: u64, confidence: f64) -> [f64; 2] {
     [low, high]
 }
 
-/// Where the beta distribution reaches `p`, by bisection: the function rises.
+/// The point at which the beta distribution reaches `p`, by bisection: the function rises.
 fn beta_quantile(p: f64, a: f64, b: f64) -> f64 {
     let (mut low, mut high) = (0.0, 1.0);
     for _ in 0..200 {
@@ -33,8 +34,8 @@ fn beta_quantile(p: f64, a: f64, b: f64) -> f64 {
     f64::midpoint(low, high)
 }
 
-/// The regularised incomplete beta function, by its continued fraction on the side where that converges fast (Numerical
-/// Recipes, section 6.4; Lentz's method).
+/// The regularized incomplete beta function, by its continued fraction on the side where that converges fast
+/// (Numerical Recipes, section 6.4; Lentz's method).
 fn beta_share(x: f64, a: f64, b: f64) -> f64 {
     if x <= 0.0 || x >= 1.0 {
         return x.clamp(0.0, 1.0);
@@ -93,7 +94,8 @@ fn stirling_rest(x: f64) -> f64 {
 mod tests {
     use super::*;
 
-    /// `scripts/parity/intervals.py`: `scipy.stats.binomtest(...).proportion_ci(method="exact")`, with statsmodels' beside it.
+    /// `scripts/parity/intervals.py`: `scipy.stats.binomtest(...).proportion_ci(method="exact")`, with
+    /// statsmodels' beside it.
     #[test]
     fn intervals_are_those_of_scipy() {
         let fixture: serde_json::Value =

@@ -1,4 +1,4 @@
-//! The contact sheet: one HTML file with everything in it, which loads nothing and runs nothing.
+//! The contact sheet: one self-contained HTML file that loads and runs nothing.
 
 use std::sync::atomic::Ordering;
 
@@ -17,7 +17,7 @@ use crate::verbs::thumbnail::small_jpeg;
 /// Longer side of a picture, px.
 const PICTURE_PX: u32 = 360;
 
-/// Pictures made at a time.
+/// Pictures made in parallel.
 const CHUNK: usize = 32;
 
 const STYLE: &str = ":root{color-scheme:light dark}body{font:16px/1.45 system-ui,sans-serif;margin:1rem;max-width:110rem}\
@@ -26,10 +26,10 @@ ol{list-style:none;padding:0;display:grid;gap:.75rem;grid-template-columns:repea
 figure{margin:0}figure img{width:100%;height:13rem;object-fit:contain;background:rgba(128,128,128,.15)}figcaption{font-size:.85rem;overflow-wrap:anywhere}\
 .scroll{overflow-x:auto}";
 
-/// What the page may load: nothing but the pictures in it.
+/// The content policy: only the pictures within the page.
 const POLICY: &str = "default-src 'none'; img-src data:; style-src 'unsafe-inline'";
 
-/// Where the sheet's photos come from.
+/// The sources of the sheet's photos.
 pub(super) struct Sources<'a> {
     pub(super) ledger: &'a Ledger,
     pub(super) photos: &'a Photos,

@@ -26,7 +26,7 @@ fn a_sample_is_drawn_labeled_and_tells_how_many_people_are_left() {
     let drawn = audit(Some((6, 1)));
     assert_eq!(drawn.samples.len(), 1);
     assert_eq!((drawn.samples[0].photos, drawn.samples[0].labeled), (6, 0));
-    // The same again is the same sample; another seed is another one.
+    // The same request returns the same sample; another seed gives another one.
     assert_eq!(audit(Some((6, 1))).samples.len(), 1);
     assert_eq!(audit(Some((6, 2))).samples.len(), 2);
     let (seen, _) = served(&out, Some(1), |address| {
@@ -43,7 +43,7 @@ fn a_sample_is_drawn_labeled_and_tells_how_many_people_are_left() {
         photos
     });
     assert_eq!(seen.len(), 6);
-    // Nothing on the page may sway who labels a sample.
+    // Nothing on the page may influence the person who labels a sample.
     assert!(seen.iter().all(|photo| photo["score"].is_null()));
     let found = audit(None);
     let estimate = found.samples[0].estimate.clone().unwrap();
@@ -58,7 +58,7 @@ fn a_sample_is_drawn_labeled_and_tells_how_many_people_are_left() {
     );
     assert!(!page.contains("http:") && !page.contains("https:") && !page.contains("<script"));
 
-    // Photos that go make the sample one of other photos, and it says nothing any more.
+    // After photos are removed, the sample describes a different set and gives no estimate.
     std::fs::remove_file(home.path().join("photos/p3.png")).unwrap();
     go(&config, &out, Some("source")).unwrap();
     let later = audit(None);

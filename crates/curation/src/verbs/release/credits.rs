@@ -1,4 +1,4 @@
-//! `CREDITS.txt`: a line for each photo, as its license asks.
+//! `CREDITS.txt`: one line per photo, as its license requires.
 
 use std::fs::File;
 use std::io::{BufWriter, Write};
@@ -51,7 +51,7 @@ impl Credits {
     }
 }
 
-/// `KEY: "Title" by Photographer (PAGE), LICENCE (ADDRESS)`; text of strangers cannot begin a line of its own.
+/// `KEY: "Title" by Photographer (PAGE), LICENSE (ADDRESS)`; strangers' text cannot start a new line.
 fn credit(entry: &Entry) -> String {
     let photo = &entry.photo;
     let text = |field: &Option<String>| field.as_deref().map(one_line).filter(|text| !text.is_empty());

@@ -1,4 +1,5 @@
-//! `croissant.json`: the release in MLCommons' Croissant 1.0, with its vocabulary for responsible AI; `mlcroissant` validates it.
+//! `croissant.json`: the release in MLCommons' Croissant 1.0, with its vocabulary for responsible AI;
+//! `mlcroissant` validates it.
 
 use serde_json::{Value, json};
 
@@ -122,7 +123,7 @@ pub(super) fn croissant(release: &Release<'_>, sums: &[Checksum]) -> String {
     text
 }
 
-/// Croissant's names have no blanks and no other unusual characters.
+/// Croissant's names must not contain blanks or other unusual characters.
 fn name(name: &str) -> String {
     name.chars()
         .map(|character| {

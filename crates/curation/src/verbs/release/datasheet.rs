@@ -1,12 +1,14 @@
-//! The data sheet: the questions of Gebru et al., *Datasheets for Datasets* (2021), answered as far as the ledger can.
+//! The data sheet: the questions of Gebru et al., *Datasheets for Datasets* (2021), filled in from the
+//! ledger.
 //!
-//! What a program cannot know is left to the publisher in so many words; an invented answer would be worse than none.
+//! Where the ledger has no data, the sheet refers the question to the publisher; an invented text would be
+//! worse.
 
 use super::Release;
 use super::markdown::escaped;
 use crate::config::StageConfig;
 
-/// Reasons of a stage that are named, most frequent first.
+/// The most reasons that are named per stage, most frequent first.
 const REASONS: usize = 8;
 const OPEN: &str = "*To be answered by the publisher.*";
 
@@ -132,7 +134,7 @@ fn has(release: &Release<'_>, stage: &str) -> bool {
     release.funnel.stages.iter().any(|known| known.name == stage)
 }
 
-/// Who or what looked for people, and who did not.
+/// Which detectors and annotators looked for people, and which checks did not run.
 pub(super) fn people(release: &Release<'_>) -> String {
     let mut said = Vec::new();
     let dropped = |name: &str| {

@@ -16,7 +16,8 @@ pub(super) fn write(folder: &Path, release: &Release<'_>) -> Result<(), Error> {
         files::write(&folder.join("removed.txt"), &keys)?;
     }
     files::write(&folder.join("DATASHEET.md"), &datasheet::datasheet(release))?;
-    // Croissant names the checksums of what is fetched; the list comes last and holds those of everything.
+    // Croissant names the checksums of the downloadable files; the list is written last and covers every
+    // file.
     let mut sums = Vec::new();
     for path in files::list(folder)? {
         let name = path

@@ -1,4 +1,4 @@
-//! One photo of a release, as shards, tables and credits take it.
+//! One photo of a release, the common input of shards, tables and credits.
 
 use crate::ledger::FileFacts;
 use crate::photo::Photo;
@@ -7,6 +7,6 @@ use crate::photo::Photo;
 pub(super) struct Entry {
     pub(super) photo: Photo,
     pub(super) shard: usize,
-    /// What stages found out about its file.
+    /// The facts that stages found about its file.
     pub(super) file: FileFacts,
 }

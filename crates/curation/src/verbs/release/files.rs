@@ -7,20 +7,20 @@ use crate::error::Error;
 use crate::hint::Hint;
 use crate::ledger::Ledger;
 
-/// The fact that names a release which is about to be renamed to its place.
+/// The fact that names a release just before it is renamed to its final place.
 pub(super) const BEING_MADE: &str = "release_being_made";
 
 /// Name of the checksums, as `sha256sum --check` reads them.
 pub(super) const CHECKSUMS: &str = "SHA256SUMS";
 
-/// What distinguishes a release that is about to be renamed from any other folder.
+/// The identity of a release that is about to be renamed, to recognize it among other folders.
 pub(super) fn token(folder: &Path, version: &str) -> Result<String, Error> {
     let sums = data::sha256_of_file(&folder.join(CHECKSUMS))?;
     Ok(format!("{version} {}", sums.hex()))
 }
 
-/// Makes sure that nothing is in the place of a release. Only what a run that was killed there has left is removed: the
-/// folder may be all that is left of a release that an older copy of the ledger does not know of.
+/// Makes sure that the place of a release is empty. It removes only the remains of a killed run: another
+/// folder there may be the only copy of a release that an older copy of the ledger does not know.
 pub(super) fn make_way(ledger: &Ledger, place: &Path) -> Result<(), Error> {
     if place.symlink_metadata().is_err() {
         return Ok(());

@@ -1,8 +1,8 @@
-//! Text of strangers in Markdown.
+//! Strangers' text in Markdown.
 
 use data::terminal::one_line;
 
-/// Text for Markdown: no line of its own, no markup, no HTML.
+/// Text escaped for Markdown: on one line, without markup and HTML.
 pub(super) fn escaped(text: &str) -> String {
     let mut safe = String::new();
     for character in one_line(text).chars() {

@@ -1,4 +1,5 @@
-//! The tables of a release: `pass_metadata.csv` with PASS's columns, and `metadata.parquet` with all that is known.
+//! The tables of a release: `pass_metadata.csv` with PASS's columns, and `metadata.parquet` with all known
+//! fields.
 
 use std::fs::File;
 use std::io::{BufWriter, Write};
@@ -18,7 +19,7 @@ use crate::error::Error;
 
 /// PASS's columns. The first has no name: the number of the row in the source.
 const PASS_HEADER: &str = ",unickname,datetaken,licensename,hash,latitude,longitude";
-/// What a nickname keeps unencoded, as Python's `quote_plus`.
+/// The characters that stay unencoded in a nickname, as in Python's `quote_plus`.
 const PLAIN: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'_')
     .remove(b'.')
@@ -187,7 +188,7 @@ fn put<T: parquet::data_type::DataType>(
     Ok(())
 }
 
-/// A row as PASS writes it; numbers with as many digits as they have.
+/// A row in PASS's format; numbers keep all their digits.
 fn pass_row(entry: &Entry, latitude: Option<f64>, longitude: Option<f64>) -> String {
     let photo = &entry.photo;
     let degrees = |value: Option<f64>| value.map_or_else(String::new, |value| value.to_string());

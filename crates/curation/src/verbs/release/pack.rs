@@ -15,7 +15,7 @@ use crate::photo::Photo;
 use crate::photos::Photos;
 use crate::progress::Progress;
 
-/// What shards are packed from.
+/// The inputs of the shards.
 pub(super) struct Packing<'a> {
     pub(super) ledger: &'a Ledger,
     pub(super) config: &'a Config,
@@ -25,7 +25,7 @@ pub(super) struct Packing<'a> {
     pub(super) progress: Progress<'a>,
 }
 
-/// What was packed.
+/// The result of packing.
 pub(super) struct Contents {
     /// Keys with their contents, by shard.
     pub(super) shards: Vec<Vec<(String, Content)>>,
@@ -74,7 +74,7 @@ impl Packing<'_> {
         let fingerprint = data::Dataset::open(&folder.to_string_lossy())?
             .fingerprint()
             .to_string();
-        // Indexes are made on opening; they belong to a machine and not to a release.
+        // Opening the data set makes indexes; they belong to a machine and not to a release.
         files::remove_indexes(folder)?;
         Ok(Contents {
             shards,
@@ -99,7 +99,7 @@ impl Packing<'_> {
     }
 }
 
-/// What was judged is what is released: no stage has judged a file that changed since.
+/// A release holds only the bytes that stages checked: no stage has checked a file that changed since.
 fn check(entry: &Entry, content: &Content, gate: &Gate) -> Result<(), Error> {
     let key = &entry.photo.key;
     let (reason, hint) = match gate.check(entry.photo.id, content) {

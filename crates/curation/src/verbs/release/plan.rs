@@ -1,4 +1,4 @@
-//! Which photos a release holds, in which shards, and what changes from the version before.
+//! Which photos a release holds, in which shards, and the changes from the previous version.
 
 use std::collections::HashSet;
 use std::sync::atomic::AtomicBool;
@@ -11,7 +11,7 @@ use crate::ledger::Ledger;
 use crate::photos::Photos;
 use crate::verbs::unseen::Unseen;
 
-/// What a release is going to hold.
+/// The planned content of a release.
 pub(super) struct Plan {
     /// Its version, from 1.
     pub(super) version: u32,
@@ -21,9 +21,9 @@ pub(super) struct Plan {
     pub(super) shards: Vec<Vec<String>>,
     /// Photos in it.
     pub(super) records: usize,
-    /// Photos that the version before had not.
+    /// Photos that the previous version did not have.
     pub(super) added: usize,
-    /// Keys that the version before had and it has not.
+    /// Keys of the previous version that this one does not have.
     pub(super) removed: Vec<String>,
 }
 
@@ -87,9 +87,8 @@ pub(crate) fn done_stage(ledger: &Ledger, config: &Config) -> Result<i64, Error>
 }
 
 /// Keys by shard, how many are new, and which are gone.
-///
-/// If photos were only removed, each of the others keeps its shard. Otherwise all are dealt again, in an order that is drawn from
-/// the keys alone, so that every shard is a fair sample.
+/// If photos were only removed, each of the others keeps its shard. Otherwise all photos are dealt again, in
+/// an order drawn from the keys alone, so that every shard is a fair sample.
 fn arrange(
     now: &[String],
     before: &[(usize, String)],
@@ -111,7 +110,7 @@ fn arrange(
             }
             shards[*shard].push(key.clone());
         }
-        // A shard that lost everything is no shard; those after it move up.
+        // An empty shard is removed; the shards after it move up.
         shards.retain(|keys| !keys.is_empty());
     } else {
         let mut order: Vec<(u128, &String)> =
@@ -148,7 +147,7 @@ mod tests {
             (&first[0], &first[2], &first[3])
         );
         assert_eq!(second[1], [first[1][0].clone(), first[1][2].clone()]);
-        // One more photo, and all are dealt again, as if they had come at once.
+        // One more photo, and all are dealt again, as if they had arrived together.
         let mut more = keys.clone();
         more.push("new".into());
         assert_eq!(arrange(&more, &before, 3).0, arrange(&more, &[], 3).0);

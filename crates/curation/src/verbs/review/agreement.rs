@@ -1,7 +1,8 @@
 //! How far two annotators agree beyond chance: Cohen, *A coefficient of agreement for nominal scales*, 1960.
 
-/// Cohen's kappa of two annotators' verdicts on the same photos, `[first, second]` each: 1 is full agreement, 0 what chance
-/// gives. None where it is not defined: no photo, or both always said the same one thing.
+/// Cohen's kappa of two annotators' verdicts on the same photos, `[first, second]` each: 1 is full agreement,
+/// 0 the agreement expected by chance. `None` where it is undefined: no photo, or both always gave the same
+/// single verdict.
 pub fn cohens_kappa(verdicts: &[[bool; 2]]) -> Option<f64> {
     let mut counts = [0; 4];
     for [first, second] in verdicts {
@@ -10,7 +11,7 @@ pub fn cohens_kappa(verdicts: &[[bool; 2]]) -> Option<f64> {
     kappa_of(counts)
 }
 
-/// [`cohens_kappa`] of how many photos neither, the second alone, the first alone and both said yes to.
+/// [`cohens_kappa`] from counts: the photos that neither, only the second, only the first, and both marked.
 pub(super) fn kappa_of(counts: [u64; 4]) -> Option<f64> {
     let count = counts.iter().sum::<u64>() as f64;
     let [neither, second, first, both] = counts.map(|photos| photos as f64 / count);

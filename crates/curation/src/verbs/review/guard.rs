@@ -1,32 +1,32 @@
 //! Who may talk to the review server.
 //!
-//! A browser of the annotator's own opens other pages too, and those can send requests to this machine: their `Origin` and
-//! `Sec-Fetch-Site` tell them apart. A name that an attacker points at this machine (DNS rebinding) is recognized by `Host`. Where the
-//! server can be reached from other machines, a token is required too.
+//! The annotator's browser opens other pages too, and those can send requests to this machine: `Origin` and
+//! `Sec-Fetch-Site` identify them. A name that an attacker points at this machine (DNS rebinding) is
+//! recognized by `Host`. Where other machines can reach the server, it requires a token too.
 
 use std::net::{IpAddr, SocketAddr};
 
 use super::http::{Request, Response};
 
-/// Name of the cookie that holds the token once the link with it was opened.
+/// Name of the cookie that holds the token once the link that contains it was opened.
 const COOKIE: &str = "passer_review";
 
 /// The rules of one server.
 #[derive(Debug)]
 pub(super) struct Guard {
-    /// Where it listens, with the port that it got.
+    /// The address on which it listens, with its actual port.
     address: SocketAddr,
-    /// Names that it is called by beside its addresses.
+    /// Its host names, in addition to its addresses.
     hosts: Vec<String>,
     token: Option<String>,
 }
 
-/// What becomes of a request that may come in.
+/// The handling of a request that passes the checks.
 #[derive(Debug)]
 pub(super) enum Pass {
-    /// It is answered.
+    /// It gets a response.
     Go,
-    /// It brought the token in its address, which becomes a cookie and goes from the address bar.
+    /// Its address contained the token, which becomes a cookie and disappears from the address bar.
     SetCookie(String),
 }
 
@@ -86,10 +86,12 @@ impl Guard {
         ))
     }
 
-    /// Whether a `Host` is this server: an address of its own, `localhost` on loopback, or a name that it was given.
+    /// Whether a `Host` is this server: one of its addresses, `localhost` on loopback, or one of its
+    /// configured names.
     fn is_ours(&self, host: &str) -> bool {
         let (name, port) = match host.rsplit_once(':') {
-            // The colons of a bare IPv6 address are none of a port, and a browser brackets it.
+            // The colons of a bare IPv6 address do not separate a port, and a browser brackets such an
+            // address.
             Some((name, port)) if !name.contains(':') || name.ends_with(']') => {
                 (name, port.parse::<u16>().ok())
             }
@@ -107,7 +109,8 @@ impl Guard {
             .parse::<IpAddr>();
         let listens = self.address.ip();
         match ip {
-            // Listening everywhere: any address may be this machine's. Rebinding needs a name, and a name is no address.
+            // Listening everywhere: any address may be this machine's. Rebinding needs a name, and a name is
+            // not an address.
             Ok(_) if listens.is_unspecified() => true,
             Ok(ip) => ip == listens || (listens.is_loopback() && ip.is_loopback()),
             Err(_) => listens.is_loopback() && name.eq_ignore_ascii_case("localhost"),
@@ -115,7 +118,7 @@ impl Guard {
     }
 }
 
-/// Whether two texts are the same, in a time that does not depend on how far they agree.
+/// Whether two texts are equal, in a time that does not depend on their common prefix.
 fn same(given: &str, token: &str) -> bool {
     given.len() == token.len()
         && given
@@ -209,7 +212,7 @@ mod tests {
         assert!(!post(&[]));
         assert!(!post(&[("origin", "null")]));
         assert!(!post(&[("origin", "http://evil.example")]));
-        // The same machine by another name or port is another page.
+        // The same machine under another name or port is another origin.
         assert!(!post(&[("origin", "http://localhost:7878")]));
         assert!(!post(&[("origin", "http://127.0.0.1:9999")]));
         assert!(!post(&[

@@ -1,7 +1,7 @@
-//! The little of HTTP/1.1 that a local page needs: one request a connection, bounded in bytes and time.
+//! The small part of HTTP/1.1 that a local page needs: one request per connection, bounded in bytes and time.
 //!
-//! `httparse`, which the downloads bring anyway, reads the head. A connection is closed after its answer, so no request can
-//! hide behind another, and a client that sends slowly or without end is cut off.
+//! `httparse`, a dependency of the downloads, reads the head. A connection is closed after its response, so
+//! no request can hide behind another, and a client that sends slowly or endlessly is cut off.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -10,14 +10,14 @@ use std::time::{Duration, Instant};
 /// Longest head and longest body of a request, bytes.
 const LONGEST_HEAD: usize = 16 << 10;
 const LONGEST_BODY: usize = 256 << 10;
-/// Time for a whole request, and for each write of the answer.
+/// Time limit for a whole request, and for each write of the response.
 const PATIENCE: Duration = Duration::from_secs(15);
 
-/// A request, whole.
+/// A whole request.
 #[derive(Debug, Default)]
 pub(super) struct Request {
     pub(super) method: String,
-    /// Path without the query, as it was sent: nothing is decoded.
+    /// Path without the query, as sent: nothing is decoded.
     pub(super) path: String,
     pub(super) query: String,
     /// Names in lower case.
@@ -26,20 +26,20 @@ pub(super) struct Request {
 }
 
 impl Request {
-    /// The value of a header that is there once.
+    /// The value of a header that occurs exactly once.
     pub(super) fn header(&self, name: &str) -> Option<&str> {
         let mut values = self.headers.iter().filter(|(known, _)| known == name);
         let value = values.next().map(|(_, value)| value.as_str());
         value.filter(|_| values.next().is_none())
     }
 
-    /// Whether a header is there at all.
+    /// Whether a header exists.
     pub(super) fn has(&self, name: &str) -> bool {
         self.headers.iter().any(|(known, _)| known == name)
     }
 }
 
-/// An answer.
+/// A response.
 #[derive(Debug)]
 pub(super) struct Response {
     pub(super) status: u16,
@@ -58,7 +58,7 @@ impl Response {
         }
     }
 
-    /// A refusal with its reason.
+    /// An error response with its reason.
     pub(super) fn refused(status: u16, reason: &str) -> Response {
         Response::new(status, "text/plain; charset=utf-8", format!("{reason}\n"))
     }
@@ -68,7 +68,7 @@ impl Response {
     }
 }
 
-/// Reads a request; an answer where it cannot be taken, nothing where the other side went away.
+/// Reads a request; an error response if it is invalid, `None` if the other side closed the connection.
 pub(super) fn read(stream: &mut TcpStream) -> Result<Request, Option<Response>> {
     let until = Instant::now() + PATIENCE;
     let mut bytes = Vec::new();
@@ -143,7 +143,7 @@ fn body(
     Ok(request)
 }
 
-/// Reads what there is; 0 at the end, after an error, and when time is up.
+/// Reads the available bytes; 0 at the end, after an error, and when time is up.
 fn more(stream: &mut TcpStream, part: &mut [u8], until: Instant) -> usize {
     let left = until.saturating_duration_since(Instant::now());
     if left.is_zero() || stream.set_read_timeout(Some(left)).is_err() {
@@ -152,7 +152,7 @@ fn more(stream: &mut TcpStream, part: &mut [u8], until: Instant) -> usize {
     stream.read(part).unwrap_or(0)
 }
 
-/// Writes an answer and closes. Every page carries the policy to run and show nothing that is not this server's.
+/// Writes a response and closes. Every page carries the policy to run and show only content from this server.
 pub(super) fn write(stream: &mut TcpStream, response: &Response) {
     let words = match response.status {
         200 => "OK",

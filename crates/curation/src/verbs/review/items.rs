@@ -10,12 +10,12 @@ use crate::stages::review::{Categories, Category, REVIEW, ReviewConfig, answers_
 
 use super::queue::Item;
 
-/// What there is to label.
+/// The photos to label.
 pub(super) struct Job {
     pub(super) items: Vec<Item>,
-    /// What counts against a photo.
+    /// The categories that count as an objection.
     pub(super) bad: Categories,
-    /// Number of the stage in whose name the page looks at photos.
+    /// Number of the stage for which the page reads photos.
     pub(super) stage: i64,
 }
 
@@ -27,7 +27,7 @@ pub(super) fn failed(reason: String, hint: Option<Hint>) -> Error {
     }
 }
 
-/// The photos of the stage `review`, those that detectors were least sure about first.
+/// The photos of the stage `review`, in descending order of the detectors' scores.
 pub(super) fn of_stage(ledger: &Ledger, config: &Config) -> Result<Job, Error> {
     let at = config.stages.iter().position(|stage| stage.name() == "review");
     let Some((at, StageConfig::Review(review))) = at.map(|at| (at, &config.stages[at])) else {
@@ -66,7 +66,7 @@ pub(super) fn of_sample(ledger: &Ledger, sample: i64) -> Result<Job, Error> {
 
 fn items(ledger: &Ledger, previous: i64, review: &ReviewConfig) -> Result<Vec<Item>, Error> {
     let (mut items, mut draws) = (Vec::new(), Vec::new());
-    // In the order of their numbers, by which scores and answers find them.
+    // In the order of their numbers, by which scores and answers are matched.
     ledger.for_each_survivor(previous, |photo, key| {
         items.push(Item {
             photo,
@@ -74,7 +74,7 @@ fn items(ledger: &Ledger, previous: i64, review: &ReviewConfig) -> Result<Vec<It
             wanted: review.wanted(key),
             given: Vec::new(),
         });
-        // Without scores, in an order that no photographer's albums make.
+        // Without scores, in an order that no photographer's albums follow.
         draws.push(draw(review.seed, "review", &[key]));
     })?;
     fn find(items: &mut [Item], photo: i64) -> Option<&mut Item> {
@@ -117,7 +117,7 @@ pub(crate) fn sample_items(ledger: &Ledger, sample: i64) -> Result<Vec<Item>, Er
     Ok(photos
         .map(|photo| Item {
             photo,
-            // What detectors said must not sway those who label a sample.
+            // Detector scores must not influence the people who label a sample.
             score: None,
             wanted: 1,
             given: given.remove(&photo).unwrap_or_default(),

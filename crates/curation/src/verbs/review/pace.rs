@@ -1,4 +1,5 @@
-//! How many answers each annotator gave, and how fast they go: counted once when the server starts, then kept up to date.
+//! The number and rate of each annotator's answers: counted once when the server starts, then kept up to
+//! date.
 
 use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
@@ -6,21 +7,21 @@ use std::time::{Duration, Instant};
 use crate::error::Error;
 use crate::ledger::Ledger;
 
-/// What is looked at for the pace.
+/// The time window of the rate.
 const WINDOW: Duration = Duration::from_secs(600);
-/// Of the ledger's last answers so many are looked at when the server starts.
+/// The number of the ledger's last answers that the server reads at its start.
 const RECENT_ROWS: i64 = 20_000;
 
-/// All annotators' work in one sample.
+/// The pace of each annotator in one sample.
 #[derive(Debug, Default)]
 pub(super) struct Paces(HashMap<i64, Pace>);
 
-/// One annotator's.
+/// The pace of one annotator.
 #[derive(Debug, Default)]
 struct Pace {
-    /// Answers that hold.
+    /// Valid answers.
     answers: u64,
-    /// When so many were given, oldest first, within [`WINDOW`].
+    /// Times of recent answers with their counts, oldest first, within [`WINDOW`].
     recent: VecDeque<(Instant, u64)>,
 }
 
@@ -39,7 +40,7 @@ impl Paces {
         Ok(paces)
     }
 
-    /// Notes answers that were given together, `new` of which replace none.
+    /// Records answers that were given together, `new` of which replace none.
     pub(super) fn gave(&mut self, annotator: i64, answers: u64, new: u64, now: Instant) {
         let pace = self.0.entry(annotator).or_default();
         pace.answers += new;
@@ -47,7 +48,7 @@ impl Paces {
         pace.recent.push_back((now, answers));
     }
 
-    /// Notes that the last answers were taken back, `gone` of which leave nothing behind.
+    /// Records that the last answers were undone, `gone` of which leave no earlier answer.
     pub(super) fn took_back(&mut self, annotator: i64, answers: u64, gone: u64) {
         let pace = self.0.entry(annotator).or_default();
         pace.answers = pace.answers.saturating_sub(gone);
@@ -62,12 +63,13 @@ impl Paces {
         }
     }
 
-    /// Answers of an annotator that hold, and how many they give a minute over the last ten in which they worked.
+    /// The number of an annotator's valid answers, and their answers per minute within [`WINDOW`], counted
+    /// from the first answer in it.
     pub(super) fn of(&mut self, annotator: i64, now: Instant) -> (u64, f64) {
         let pace = self.0.entry(annotator).or_default();
         pace.forget(now);
         let count: u64 = pace.recent.iter().map(|(_, answers)| answers).sum();
-        // A burst at the start is no pace.
+        // A burst at the start is not a rate.
         let minutes = pace.recent.front().map_or(1.0, |(first, _)| {
             now.saturating_duration_since(*first).as_secs_f64() / 60.0
         });
@@ -98,7 +100,7 @@ mod tests {
         let mut paces = Paces::default();
         assert_eq!(paces.of(1, start), (0, 0.0));
         paces.gave(1, 20, 20, start);
-        // Half a minute at least.
+        // At least half a minute.
         assert_eq!(paces.of(1, minute(0.1)), (20, 40.0));
         paces.gave(1, 10, 8, minute(4.0));
         assert_eq!(paces.of(1, minute(5.0)), (28, 6.0));
@@ -107,7 +109,7 @@ mod tests {
         paces.gave(1, 3, 3, minute(9.0));
         assert_eq!(paces.of(1, minute(10.0)), (23, 3.0));
         assert_eq!(paces.of(1, minute(30.0)), (23, 0.0));
-        // More than is remembered.
+        // More answers than the window holds.
         paces.took_back(1, 99, 99);
         assert_eq!(paces.of(1, minute(30.0)), (0, 0.0));
     }

@@ -1,17 +1,17 @@
-//! Which photo an annotator sees next, and how far the work is.
+//! Which photo an annotator sees next, and the progress of the work.
 //!
-//! The queue is in memory: some 100 bytes a photo. It is made of the ledger when the server starts, so nothing is lost with it
-//! but leases: who is looking at what, so that two people do not label the same photo by chance.
+//! The queue is in memory: some 100 bytes per photo. The server rebuilds it from the ledger at its start, so
+//! a restart loses only the leases, which keep two people from labeling the same photo by chance.
 //!
-//! Nothing that an annotator does costs time by the number of photos: counts and agreement are kept up to date by each answer,
-//! and each annotator has a place before which there is nothing for them.
+//! No action of an annotator takes time proportional to the number of photos: each answer updates counts and
+//! agreement, and each annotator has a place before which no photos are open for them.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::time::{Duration, Instant};
 
 use crate::stages::review::Categories;
 
-/// How long a photo that was shown is kept for the one who sees it.
+/// How long a photo stays reserved for the annotator to whom it was shown.
 const LEASE: Duration = Duration::from_secs(600);
 
 /// One photo to be labeled.
@@ -21,9 +21,9 @@ pub(crate) struct Item {
     pub(crate) photo: i64,
     /// The highest score that any detector gave it, if one did.
     pub(crate) score: Option<f64>,
-    /// How many annotators must label it.
+    /// The number of annotators who must label it.
     pub(crate) wanted: u8,
-    /// Who has, and what they said.
+    /// The annotators who labeled it, with their categories.
     pub(crate) given: Vec<(i64, Categories)>,
 }
 
@@ -42,15 +42,15 @@ impl Item {
 #[derive(Debug)]
 pub(super) struct Queue {
     items: Vec<Item>,
-    /// Places in the order of the photos' numbers.
+    /// Places, sorted by the photos' numbers.
     by_photo: Vec<u32>,
-    /// What counts against a photo when agreement is measured.
+    /// The categories that count as an objection when agreement is measured.
     bad: Categories,
     counts: Counts,
     pairs: BTreeMap<[i64; 2], Agreement>,
-    /// By annotator: at all places before this there is nothing to be said by them, unless it is in `reopened`.
+    /// By annotator: all places before this need no label from them, except those in `reopened`.
     from: HashMap<i64, usize>,
-    /// Places at which an answer was taken back and not given again.
+    /// Places at which an answer was undone and not given again.
     reopened: BTreeSet<usize>,
     leases: HashMap<usize, Vec<(i64, Instant)>>,
     /// Photos that were in the queue and must not be shown.
@@ -69,8 +69,8 @@ pub(super) struct Counts {
     pub(super) wait_for_second: u64,
 }
 
-/// What two annotators said of the photos that both labeled: how many neither objects to, the second alone, the first alone,
-/// both.
+/// Two annotators' verdicts on the photos that both labeled: how many neither, only the second, only the
+/// first, and both objected to.
 pub(super) type Agreement = [u64; 4];
 
 impl Queue {
@@ -104,7 +104,7 @@ impl Queue {
         self.place(photo).map(|at| &self.items[at])
     }
 
-    /// The next photos for an annotator, at most `most`, which are kept for them for a while.
+    /// The next photos for an annotator, at most `most`, which stay reserved for them for a while.
     pub(super) fn next(&mut self, annotator: i64, most: usize, now: Instant) -> Vec<i64> {
         self.leases.retain(|_, leases| {
             leases.retain(|(who, until)| *who != annotator && *until > now);
@@ -132,14 +132,14 @@ impl Queue {
         found.into_iter().map(|at| self.items[at].photo).collect()
     }
 
-    /// Takes a photo out for good.
+    /// Removes a photo from the queue for good.
     pub(super) fn withdraw(&mut self, photo: i64) {
         let Some(at) = self.place(photo) else {
             return;
         };
         self.count(at, false);
         self.by_photo.retain(|known| *known as usize != at);
-        // With nothing open, no annotator is given it.
+        // With no open labels, no annotator receives it.
         self.items[at].wanted = 0;
         self.reopened.remove(&at);
         self.leases.remove(&at);
@@ -150,7 +150,7 @@ impl Queue {
         self.withdrawn.contains(&photo)
     }
 
-    /// Notes what an annotator says of a photo now; none: nothing any more.
+    /// Records an annotator's current answer on a photo; `None` removes it.
     pub(super) fn note(&mut self, photo: i64, annotator: i64, said: Option<Categories>) {
         let Some(at) = self.place(photo) else {
             return;
@@ -159,7 +159,7 @@ impl Queue {
         let given = &mut self.items[at].given;
         given.retain(|(who, _)| *who != annotator);
         if let Some(said) = said {
-            // Most photos have one answer; a vector that grows by itself would make room for four.
+            // Most photos have one answer; a vector that grows by itself would allocate room for four.
             given.reserve_exact(1);
             given.push((annotator, said));
         }
@@ -175,7 +175,7 @@ impl Queue {
         self.count(at, true);
     }
 
-    /// Adds the photo at a place to the counts, or takes it away.
+    /// Adds the photo at a place to the counts, or subtracts it.
     fn count(&mut self, at: usize, add: bool) {
         let item = &self.items[at];
         let change = |count: &mut u64, by: u64| match add {
@@ -206,7 +206,8 @@ impl Queue {
         self.counts
     }
 
-    /// What each pair of annotators said of the photos that both labeled; the smaller number is the first one's.
+    /// The verdicts of each pair of annotators on the photos that both labeled; the smaller number comes
+    /// first.
     pub(super) fn pairs(&self) -> impl Iterator<Item = ([i64; 2], Agreement)> {
         let shared = self
             .pairs
@@ -262,12 +263,12 @@ mod tests {
         queue.note(2, 8, Some([Category::Person].iter().collect()));
         assert_eq!(queue.counts().labels_open, 0);
         assert_eq!(queue.pairs().collect::<Vec<_>>(), [([7, 8], [0, 1, 0, 0])]);
-        // Taken back, it is open again.
+        // After an undo it is open again.
         queue.note(1, 7, None);
         assert_eq!(queue.next(7, 9, now), [1]);
     }
 
-    /// What the counts are by looking at every photo.
+    /// The counts, computed from every photo.
     fn counted(queue: &Queue) -> (Counts, Vec<([i64; 2], Agreement)>) {
         let again = Queue::new(queue.items.clone(), queue.bad);
         (again.counts(), again.pairs().collect())
@@ -285,7 +286,7 @@ mod tests {
         };
         for round in 0..400 {
             let who = draw(4) as i64;
-            // Sometimes somebody goes away with photos on the screen.
+            // Sometimes an annotator leaves with photos on the screen.
             let photos = queue.next(who, 5, now + LEASE * (round / 40));
             for photo in photos {
                 let bad: Categories = [Category::Person].into_iter().filter(|_| draw(3) == 0).collect();
@@ -301,7 +302,7 @@ mod tests {
                 "round {round}"
             );
         }
-        // With two who come again and again all is done, whatever was taken back.
+        // Two annotators who keep returning finish everything, regardless of undone answers.
         let late = now + LEASE * 20;
         for who in [0, 1, 0, 1] {
             while let photos @ [_, ..] = &queue.next(who, 50, late)[..] {

@@ -1,7 +1,7 @@
-//! What the page requests: pictures, photos to label, answers, their undoing, and the state of the work.
+//! The page's requests: pictures, photos to label, answers, undo, and the state of the work.
 //!
-//! An answer is in the ledger, synced to the disk, before the page hears of it. Requests name photos by number, so no path reaches
-//! the file system.
+//! An answer is in the ledger, synced to the disk, before the page receives its confirmation. Requests name
+//! photos by number, so no path reaches the file system.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -27,7 +27,7 @@ use crate::verbs::thumbnail::small_jpeg;
 const THUMBNAIL_PX: u32 = 480;
 /// Longest name of an annotator, characters.
 const LONGEST_NAME: usize = 60;
-/// Photos of a page at most.
+/// Photos on a page, at most.
 const MOST_OF_A_PAGE: usize = 200;
 
 #[derive(Deserialize)]
@@ -76,11 +76,11 @@ struct Inside {
     ledger: Ledger,
     queue: Queue,
     paces: Paces,
-    /// What was taken down; nothing is while the server has the ledger.
+    /// The takedowns; none is added while the server holds the ledger.
     gate: Gate,
-    /// What the page showed of each photo, until there is an answer to it.
+    /// The content that the page showed of each photo, until the photo has an answer.
     shown: HashMap<i64, Content>,
-    /// Number of the stage that looks at it.
+    /// Number of the stage that reads the photos.
     stage: i64,
 }
 
@@ -107,7 +107,7 @@ impl Review {
         })
     }
 
-    /// How far the work is.
+    /// The progress of the work.
     pub(super) fn counts(&self) -> Counts {
         self.lock().queue.counts()
     }
@@ -117,7 +117,7 @@ impl Review {
         self.inside.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The picture of a photo of the queue: the file as it is, or a small one.
+    /// The picture of a photo of the queue: the original file, or a small copy.
     pub(super) fn photo(&self, number: &str, small: bool) -> Result<Response, Error> {
         let missing = || Ok(Response::refused(404, "there is no such photo"));
         let Some(photo) = number.parse::<i64>().ok() else {
@@ -138,7 +138,7 @@ impl Review {
         if !self.lock().may_show(&photo, content)? {
             return missing();
         }
-        // Told by the content and never by the name: nothing that a browser would run.
+        // The type comes from the content, never from the name, so that a browser runs nothing.
         let kind = match image::guess_format(&file) {
             Ok(image::ImageFormat::Jpeg) => "image/jpeg",
             Ok(image::ImageFormat::Png) => "image/png",
@@ -200,7 +200,7 @@ impl Review {
         }
         let mut rows = Vec::new();
         for answer in asked.answers {
-            // A photo of the page at hand that turned out to be taken down needs no answer.
+            // A photo of the current page that turned out to be taken down needs no answer.
             if inside.queue.was_withdrawn(answer.photo) {
                 continue;
             }
@@ -246,7 +246,7 @@ impl Review {
         inside.paces.took_back(asked.annotator, undone.len() as u64, gone);
         let mut photos = Vec::new();
         for (key, before) in undone {
-            // Of rows under one key, the one that is in the queue.
+            // Of rows with the same key, the one in the queue.
             let known = inside.ledger.ids_of_key(&key)?;
             let Some(photo) = known
                 .into_iter()
@@ -304,10 +304,11 @@ impl Review {
 }
 
 impl Inside {
-    /// Whether a file may be shown. One that was taken down under another key leaves the queue, and its content goes into the
-    /// ledger, whose gate drops the photo from now on.
+    /// Whether a file may be shown. One that was taken down under another key leaves the queue. Its content
+    /// is added to the ledger, whose gate drops the photo from then on.
     fn may_show(&mut self, photo: &Photo, content: Content) -> Result<bool, Error> {
-        // What earlier stages saw of it is not held against it here: an answer is bound to what they saw.
+        // A difference from earlier stages' content is no error here: an answer is bound to the content that
+        // it was given for.
         if self.gate.check(photo.id, &content).is_err() {
             self.ledger.note_content(self.stage, photo.id, &content)?;
             self.queue.withdraw(photo.id);
@@ -317,7 +318,7 @@ impl Inside {
         Ok(true)
     }
 
-    /// A photo for the page, with what this annotator said of it; what others said is not shown.
+    /// A photo for the page, with this annotator's own answer; others' answers are not shown.
     fn described(&self, photo: i64, annotator: i64) -> Result<Value, Error> {
         let known = self.ledger.photo(photo)?.unwrap_or_default();
         let item = self.queue.item(photo);

@@ -1,6 +1,6 @@
-//! The review page's server: connections, who may enter, and which request goes where.
+//! The review page's server: connections, access checks, and the routing of requests.
 //!
-//! The page itself lies in this program; it loads nothing from elsewhere.
+//! The page is compiled into the program; it loads nothing from elsewhere.
 
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
@@ -20,19 +20,19 @@ const PAGE: &str = include_str!("page.html");
 const SCRIPT: &str = include_str!("page.js");
 const STYLE: &str = include_str!("page.css");
 
-/// Connections answered at a time; a browser opens six.
+/// Connections handled at a time; a browser opens six.
 const MOST_CONNECTIONS: usize = 64;
 
-/// How photos are served to annotators.
+/// The settings of the server.
 #[derive(Clone, Copy)]
 pub struct ReviewOptions<'a> {
-    /// Where to listen; port 0 takes a free one.
+    /// The address to listen on; port 0 selects a free one.
     pub listen: SocketAddr,
-    /// Names beside its addresses by which browsers may call the server.
+    /// Host names, in addition to its addresses, by which browsers may call the server.
     pub hosts: &'a [String],
-    /// The token that every request must carry; required unless the address is of loopback.
+    /// The token that every request must carry; required unless the address is loopback.
     pub token: Option<&'a str>,
-    /// The sample of an audit whose photos are labeled; none: the photos of the stage `review`.
+    /// The sample of an audit whose photos are labeled; `None`: the photos of the stage `review`.
     pub sample: Option<i64>,
     /// When it turns true, the server ends.
     pub stop: &'a AtomicBool,
@@ -40,7 +40,7 @@ pub struct ReviewOptions<'a> {
     pub ready: &'a dyn Fn(SocketAddr),
 }
 
-/// What there was to do when the server ended.
+/// The state of the work when the server ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Reviewed {
     /// Photos in the queue.
@@ -57,8 +57,8 @@ struct Server {
 /// Serves the photos of the curation in `folder` until `stop` turns true.
 ///
 /// # Errors
-/// No stage `review`, one that has decided already or whose predecessor is not done; an address that cannot be had, or that
-/// other machines reach without a token.
+/// No stage `review`, one that has decided already or whose predecessor is not done; an address that is not
+/// available, or that other machines can reach without a token.
 pub fn serve(folder: &Path, options: ReviewOptions<'_>) -> Result<Reviewed, Error> {
     if !options.listen.ip().is_loopback() && options.token.is_none_or(|token| token.len() < 16) {
         return Err(failed(
@@ -70,7 +70,7 @@ pub fn serve(folder: &Path, options: ReviewOptions<'_>) -> Result<Reviewed, Erro
         ));
     }
     let ledger = Ledger::open_existing(folder)?;
-    // What the page reports as saved is saved, also when the power goes.
+    // An answer that the page reports as saved survives a power failure.
     ledger.sync_each_transaction()?;
     let config = Config::of(&ledger, folder)?;
     let job = match options.sample {
@@ -106,7 +106,7 @@ pub fn serve(folder: &Path, options: ReviewOptions<'_>) -> Result<Reviewed, Erro
                         open.fetch_sub(1, Ordering::Relaxed);
                     });
                 }
-                // One too many: dropped, and the browser tries again.
+                // One too many: the connection is dropped, and the browser tries again.
                 Ok(_) => {}
                 Err(_) => std::thread::sleep(Duration::from_millis(5)),
             }
@@ -130,7 +130,7 @@ impl Server {
             Err(None) => return,
         };
         http::write(&mut stream, &response);
-        // What was not read would make the system drop the answer.
+        // Unread bytes would make the system discard the response.
         let _ = stream.shutdown(std::net::Shutdown::Write);
     }
 

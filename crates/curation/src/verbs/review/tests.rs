@@ -1,4 +1,4 @@
-//! The server from outside and the stage after it: labels, undo, refusals, what a restart finds.
+//! The server from outside, and the stage after it: labels, undo, errors, and the state after a restart.
 
 use super::*;
 use std::io::{Read, Write};
@@ -53,7 +53,7 @@ struct Listen {
     sample: Option<i64>,
 }
 
-/// Serves on loopback while `work` talks to the address.
+/// Serves on loopback while `work` sends requests to the address.
 pub(crate) fn served<R>(
     folder: &Path,
     sample: Option<i64>,
@@ -83,7 +83,7 @@ fn serving<R>(folder: &Path, listen: Listen, work: impl FnOnce(SocketAddr) -> R)
             };
             serve(folder, options)
         });
-        // Where the work fails, the server must end all the same.
+        // Even where `work` fails, the server must end.
         let done = receive
             .recv()
             .map(|address| std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| work(address))));
@@ -96,7 +96,7 @@ fn serving<R>(folder: &Path, listen: Listen, work: impl FnOnce(SocketAddr) -> R)
     })
 }
 
-/// Sends bytes as they are; status and body of the answer.
+/// Sends raw bytes; returns status and body of the response.
 fn send(address: SocketAddr, bytes: &[u8]) -> (u16, Vec<u8>, String) {
     let mut stream = TcpStream::connect(address).unwrap();
     stream.write_all(bytes).unwrap();
@@ -169,7 +169,7 @@ fn people_label_a_kill_loses_nothing_and_the_stage_takes_their_word() {
             let said: &[&str] = [&["person"][..], &["licence_plate"], &[]][at % 3];
             assert_eq!(say(address, ann, photo["photo"].as_i64().unwrap(), said), 200);
         }
-        // What a page was told is in the file, whatever becomes of this process.
+        // An answer confirmed to the page is in the file, even if this process dies.
         let ledger = rusqlite::Connection::open(out.join("ledger.sqlite")).unwrap();
         let count: i64 = ledger
             .query_row(
@@ -179,11 +179,11 @@ fn people_label_a_kill_loses_nothing_and_the_stage_takes_their_word() {
             )
             .unwrap();
         assert_eq!(count, 10);
-        // The last one was a mistake, and so was the one before.
+        // The last answer was a mistake, and so was the one before.
         let undo = |annotator: i64| post(address, "/api/undo", &json!({ "annotator": annotator })).1;
         assert_eq!(undo(ann)["photos"][0]["photo"], photos[9]["photo"]);
         assert_eq!(undo(ann)["photos"][0]["photo"], photos[8]["photo"]);
-        // An answer that replaced another gives way to it.
+        // Undoing an answer restores the one that it replaced.
         let photo = photos[0]["photo"].as_i64().unwrap();
         say(address, ann, photo, &["nsfw"]);
         assert_eq!(undo(ann)["photos"][0]["categories"], json!(["person"]));
@@ -193,7 +193,7 @@ fn people_label_a_kill_loses_nothing_and_the_stage_takes_their_word() {
     });
     assert_eq!((first.photos, first.done), (10, 0));
 
-    // Another process, another day: nothing is asked twice.
+    // Another process, another day: no photo is shown twice.
     served(&out, None, |address| {
         let ann = join(address, "Ann <b>");
         let bob = join(address, "Bob");
@@ -204,7 +204,7 @@ fn people_label_a_kill_loses_nothing_and_the_stage_takes_their_word() {
         assert_eq!(next(address, ann), [] as [Value; 0]);
         let photos = next(address, bob);
         assert_eq!(photos.len(), 10);
-        // What the other one said is not shown.
+        // The other annotator's answers are not shown.
         assert!(photos.iter().all(|photo| photo["categories"].is_null()));
         for photo in &photos {
             let number = photo["photo"].as_i64().unwrap();
@@ -238,7 +238,7 @@ fn people_label_a_kill_loses_nothing_and_the_stage_takes_their_word() {
         log.iter().filter(|(kept, ..)| !kept).count(),
         stage.dropped as usize
     );
-    // License plates are noted and not dropped: the config does not ask for it.
+    // License plates are recorded and not dropped, because the config does not list them.
     assert!(
         log.iter()
             .any(|(kept, _, detail)| *kept && detail == "licence_plate; nothing")
@@ -249,7 +249,7 @@ fn people_label_a_kill_loses_nothing_and_the_stage_takes_their_word() {
     );
     assert!(!log[0].0 && log[0].2.ends_with("body_part, nsfw"), "{log:?}");
 
-    // It has decided; opened again, the answers are still there.
+    // The stage has decided; after reopening, the answers still exist.
     let options = ReviewOptions {
         listen: "127.0.0.1:0".parse().unwrap(),
         hosts: &[],

@@ -1,4 +1,4 @@
-//! What no stage may do with a photo that was taken down: download it, show it, give it the place of another.
+//! No stage may download or show a photo that was taken down, or drop another photo as its duplicate.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -37,7 +37,7 @@ fn go_with(config: &Config, folder: &Path, only: Option<&str>, redo: Option<&str
     run(config, folder, options).unwrap();
 }
 
-/// By key: why a stage dropped it, none where it was kept.
+/// By key: why a stage dropped it; `None` where it was kept.
 fn decisions(folder: &Path, stage: &str) -> BTreeMap<String, Option<String>> {
     let ledger = rusqlite::Connection::open(folder.join("ledger.sqlite")).unwrap();
     let mut rows = ledger
@@ -53,7 +53,7 @@ fn dropped(reason: &str) -> Option<String> {
     Some(reason.to_string())
 }
 
-/// Files of downloads, whole or in part.
+/// Files of downloads, whole or partial.
 fn downloads(folder: &Path) -> Vec<PathBuf> {
     let files = walkdir::WalkDir::new(folder.join("photos")).into_iter().flatten();
     files
@@ -62,7 +62,7 @@ fn downloads(folder: &Path) -> Vec<PathBuf> {
         .collect()
 }
 
-/// Rows whose files differ from key to key.
+/// Rows with different files for different keys.
 fn rows(server: &Server, keys: &[&str]) -> Vec<(String, String)> {
     let row = |key: &&str| ((*key).to_string(), format!("{}/own-{key}.jpg", server.address));
     keys.iter().map(row).collect()
@@ -81,7 +81,7 @@ fn what_was_taken_down_is_not_downloaded_again() {
     go(&config, &out, &GO).unwrap();
     assert_eq!(server.asked("/own-a.jpg"), 0);
     assert_eq!(decisions(&out, "fetch")["a"], dropped("taken_down"));
-    // A run that was killed leaves a part of a download.
+    // A killed run leaves a partial download.
     let part = fetched_path(&out.join("photos"), "b").with_extension("part");
     std::fs::write(&part, "part").unwrap();
     take_down(&out, "b");
@@ -108,7 +108,7 @@ fn the_same_bytes_under_a_new_key_do_not_stay_on_disk() {
     let config = list(folder.path(), &all, fetch_config());
     go(&config, &out, &GO).unwrap();
     take_down(&out, "a");
-    // Nothing but the download looks at them. One is fetched now, one lies there already.
+    // Only the download stage reads them. One is fetched now, one is already on disk.
     all.push(("new".into(), format!("{}/own-a.jpg", server.address)));
     all.push(("there".into(), format!("{}/own-a.jpg", server.address)));
     let there = fetched_path(&out.join("photos"), "there");
@@ -135,7 +135,7 @@ fn it_takes_nobody_s_place() {
     let keys: Vec<String> = (0..6).map(|at| format!("k{at}")).collect();
     let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
     let mut config = list(folder.path(), &rows(&server, &keys), fetch_config());
-    // A list alone.
+    // A list without files.
     config.stages.truncate(1);
     config.stages.push(StageConfig::Balance(BalanceConfig {
         photos_per_photographer: 3,
@@ -195,7 +195,7 @@ fn nobody_goes_as_the_duplicate_of_one_that_was_taken_down() {
         (&found["large"], &found["small"]),
         (&dropped("taken_down"), &None)
     );
-    // That the two look alike is still known to whoever asks again.
+    // A repeated request still reports that the two are similar.
     assert_eq!(take_down(&out, "large").near_duplicates[0].key, "small");
 }
 
@@ -205,7 +205,7 @@ fn the_page_shows_no_photo_that_was_taken_down() {
     let out = home.path().join("out");
     run_until_review(&config, &out);
     take_down(&out, "p0");
-    // The same bytes come back under another key, where no stage but the review looks.
+    // The same bytes return under another key, where no stage but the review reads files.
     image::RgbImage::from_fn(40, 30, |x, y| image::Rgb([x as u8 * 6, y as u8 * 8, 0]))
         .save(home.path().join("photos/q.png"))
         .unwrap();
@@ -236,7 +236,7 @@ fn the_page_shows_no_photo_that_was_taken_down() {
     let found = decisions(&out, "review");
     assert_eq!((found.len(), &found["q"]), (10, &dropped("taken_down")));
     assert!(found.values().filter(|reason| reason.is_none()).count() == 9);
-    // Nor does the page of a sample that was drawn before.
+    // The page of an earlier sample does not show it either.
     let draw = crate::AuditOptions {
         sheet_photos: 1,
         sheet: None,
@@ -271,7 +271,7 @@ fn an_answer_is_bound_to_what_was_shown() {
         }
     });
     go(&config, &out, &GO).unwrap();
-    // No stage but the review has looked: what it saw is what is released, and nothing else.
+    // Only the review has read files: exactly the bytes that it saw are released.
     image::RgbImage::from_fn(40, 30, |x, _| image::Rgb([x as u8, 0, 0]))
         .save(home.path().join("photos/p3.png"))
         .unwrap();

@@ -1,4 +1,4 @@
-//! Data-set descriptions, and every layout that they name.
+//! Data-set descriptions, and every layout that they can name.
 
 use super::*;
 
@@ -36,7 +36,7 @@ fn splits_are_named_behind_a_hash() {
     );
     assert_eq!(about.downloads[0].md5.as_deref(), Some("00"));
     assert_eq!(Dataset::about("pictures").unwrap(), About::default());
-    // As a source of shards, and looked into.
+    // As a source of shards, and inspected.
     assert_eq!(crate::shards::inspect(&spec("all")).unwrap().records, 5);
     assert!(verify(&spec("all"), &|_, _| {}).unwrap().is_sound());
 
@@ -290,7 +290,7 @@ fn tables_of_paths_and_labels_are_read_in_their_usual_forms() {
     );
     let error = refused(&folder, &format!("{named}\nonly = {{ split = 'val' }}"));
     assert!(error.ends_with("no row in it has split = val"), "{error}");
-    // Places205's: numbers behind a blank, no header.
+    // Places205's: numbers after a blank, no header.
     table("b.bmp 3\na.bmp 0\n");
     let places =
         "kind = 'csv'\npath = 'img'\nlabels = 't.csv'\nimage_column = 0\nlabel_column = 1\nseparator = ' '";
@@ -315,7 +315,7 @@ fn tables_of_paths_and_labels_are_read_in_their_usual_forms() {
     );
 }
 
-/// A quote without its partner would swallow the rows after it, and the data set would be smaller without a word.
+/// An unclosed quote would swallow the rows after it, and the data set would silently be smaller.
 #[test]
 fn a_table_with_an_unpaired_quote_is_refused() {
     let folder = tempfile::tempdir().unwrap();

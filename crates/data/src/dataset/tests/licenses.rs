@@ -1,10 +1,11 @@
-//! The licenses of a data set: from shards, from an index of version 0.1, of a subset, of PASS's table.
+//! The licenses of a data set: from shards, from an index of version 0.1, of a subset, from PASS's table.
 
 use std::sync::Arc;
 
 use super::*;
 
-/// A shard of six records: two under one license, one under another, by address; one without, one with broken metadata.
+/// A shard of six records: two under one license, one under another, by address; one without, one with broken
+/// metadata.
 fn shard(folder: &Path) {
     let image = picture(1);
     let json = |name: &str, value: &str| format!(r#"{{"{name}":"{value}","photographer":"Ann"}}"#);
@@ -40,7 +41,7 @@ fn counted(data: &Dataset) -> String {
 fn licenses_of_shards_come_with_the_index() {
     let folder = tempfile::tempdir().unwrap();
     shard(folder.path());
-    // Made, then read.
+    // First built, then read from the index.
     for _ in 0..2 {
         assert_eq!(counted(&open(folder.path()).unwrap()), COUNTED);
     }
@@ -83,7 +84,7 @@ fn licenses_of_passs_table_are_those_of_its_rows() {
     fs::write(folder.path().join("pass_metadata.csv"), table).unwrap();
     let said = "Attribution License: 2; not stated: 1";
     assert_eq!(counted(&open(folder.path()).unwrap()), said);
-    // The same as tars.
+    // The same release as tars.
     let tars = tempfile::tempdir().unwrap();
     let image = picture(1);
     tar_with(
@@ -96,7 +97,7 @@ fn licenses_of_passs_table_are_those_of_its_rows() {
     );
     fs::write(tars.path().join("pass_metadata.csv"), table).unwrap();
     assert_eq!(counted(&open(tars.path()).unwrap()), said);
-    // A table that cannot be read is no reason to state nothing.
+    // An unreadable table must not count as "no licenses".
     fs::write(
         tars.path().join("pass_metadata.csv"),
         "licensename,hash\n\"A,aa\n",

@@ -1,4 +1,4 @@
-//! Data that a user may well point to, and that need more than "not found".
+//! Paths that a user may well give, and that need a better message than "not found".
 
 use super::*;
 
@@ -38,7 +38,7 @@ fn links_that_lead_nowhere_or_in_circles_are_told() {
     let gone = folder.path().join("gone");
     symlink("/no/such/place", &gone).unwrap();
     assert!(message(&gone).contains("a symbolic link to `/no/such/place`, which does not exist"));
-    // Beside class folders, and as a picture.
+    // Beside class folders, and as a single picture.
     assert!(
         message(folder.path()).contains("gone` is a symbolic link to `/no/such/place`, which does not exist")
     );
