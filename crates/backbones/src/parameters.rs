@@ -23,7 +23,6 @@ pub struct Parameter {
 
 /// The parameter with another value. `change` works outside autodiff; the parameter keeps its id, its
 /// gradient flag and its graph's checkpointing.
-/// gradient, how its graph is checkpointed) stays.
 pub fn change_value<const D: usize>(
     param: Param<Tensor<D>>,
     change: impl FnOnce(Tensor<D>) -> Tensor<D>,

@@ -3,22 +3,17 @@
 //! **A teacher's batch normalization.** Three behaviors, each decided in one place:
 //!
 //! 1. *In a forward pass* a teacher normalizes by the statistics of its batch, like its student, and its own
-//! running
-//!    statistics are updated. [`Context::training`](crate::Context) decides this:
+//!    running statistics are updated. [`Context::training`](crate::Context) decides this:
 //!    [`Context::teacher`](crate::Context::teacher) keeps it true and only turns off drop path. The layer
-//! knows no
-//!    teacher ([`BatchNorm`](crate::layers::BatchNorm) has no mode of its own), and autodiff has no effect on
-//! it.
+//!    knows no teacher ([`BatchNorm`](crate::layers::BatchNorm) has no mode of its own), and autodiff has no
+//!    effect on it.
 //! 2. *In the moving average* running statistics are excluded: [`ema`] updates weights, scale and shift,
-//! because the
-//!    statistics come from the teacher's own forward passes. [`ema_with_statistics`] updates them too, for an
-//! average
-//!    that never runs in training (fine-tuning's).
+//!    because the statistics come from the teacher's own forward passes. [`ema_with_statistics`] updates them
+//!    too, for an average that never runs in training (fine-tuning's).
 //! 3. *Which images share statistics* is `training.batch_norm_images`, for student and teacher alike. With
-//! it, MoCo
-//!    shuffles a batch before the teacher and restores the order of the keys after it
-//! (`objectives/src/moco.rs`,
-//!    `keys`), so that a query and its key do not share statistics, which would leak the match.
+//!    it, MoCo shuffles a batch before the teacher and restores the order of the keys after it
+//!    (`objectives/src/moco.rs`, `keys`), so that a query and its key do not share statistics, which would
+//!    leak the match.
 
 use std::any::Any;
 use std::collections::VecDeque;

@@ -4,9 +4,9 @@
 //! encoder ── backbone ── linear classifier ── cross-entropy with the batch's labels (soft, where mixed or smoothed)
 //! ```
 //!
-//! It runs in the `training` crate's loop, so checkpoints, resume, `metrics.jsonl`, precision and micro-batches are those of
-//! pretraining. [`Keep::BestOnValidation`] chooses the epoch on records held out of the training set. The
-//! test set is read once, after the last step.
+//! It runs in the `training` crate's loop, so checkpoints, resume, `metrics.jsonl`, precision and
+//! micro-batches are those of pretraining. [`Keep::BestOnValidation`] chooses the epoch on records held out
+//! of the training set. The test set is read once, after the last step.
 //!
 //! - `finetune`: all training labels. BEiT (Bao et al. 2022), MAE (He et al. 2022): layer-wise rates, mixup, CutMix,
 //!   RandAugment. DeiT, MoCo-v3: the same without layer-wise rates.

@@ -1,4 +1,5 @@
 //! Networks as encoder files.
+//!
 //! An encoder file is a safetensors file that PyTorch loads without this program
 //! (`load_state_dict(strict=True)` into torchvision's or timm's network, with an `Identity` classifier).
 //! Everything needed to use it ([`EncoderInfo`], as JSON) is under `passer` in its metadata.

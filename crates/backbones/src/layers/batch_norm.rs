@@ -19,10 +19,8 @@ use crate::precision::in_f32;
 ///
 /// With `batch_norm_images` in the context, each run of that many images has its own statistics, as if the
 /// groups were on separate devices. MoCo needs this: with shared statistics a query recognizes its key by
-/// them (He et al.,
-/// *Momentum contrast*, 2020, §3.3, "Shuffling BN"). Running statistics still change once per step, towards
-/// the mean of the
-/// groups' means and of their unbiased variances.
+/// them (He et al., *Momentum contrast*, 2020, §3.3, "Shuffling BN"). Running statistics still change once
+/// per step, towards the mean of the groups' means and of their unbiased variances.
 #[derive(Module, Debug)]
 pub struct BatchNorm {
     /// Scale, `[channels]`; absent: 1.

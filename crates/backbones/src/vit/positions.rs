@@ -6,9 +6,9 @@ use super::Interpolation;
 
 /// Fixed embeddings of a grid's positions: `[rows·columns, width]`, row by row.
 ///
-/// Chen, Xie, He, *An empirical study of training self-supervised vision transformers* (MoCo-v3), 2021, §4.1: a quarter
-/// of the channels each for the sine and the cosine of the row, then of the column, at frequencies 10000^(−4i / width).
-/// (In MAE the column comes first.)
+/// Chen, Xie, He, *An empirical study of training self-supervised vision transformers* (MoCo-v3), 2021, §4.1:
+/// a quarter of the channels each for the sine and the cosine of the row, then of the column, at frequencies
+/// 10000^(−4i / width). (In MAE the column comes first.)
 pub(super) fn sine_cosine(width: usize, rows: usize, columns: usize) -> Vec<f32> {
     let quarter = width / 4;
     let frequencies: Vec<f64> = (0..quarter)

@@ -1,10 +1,11 @@
 //! Pooled outputs of a ResNet's stages. Each is averaged over so few positions that every stage has about
 //! 9,000 values. Linear probes of several stages use them, so that no stage wins by having more values.
 //!
-//! Zhang et al. 2017 (*Split-brain autoencoders*), Goyal et al. 2019 (*Scaling and benchmarking self-supervised visual
-//! representation learning*), and VISSL's configs. Maps of the shape that ResNet-50 has at 224 px use VISSL's
-//! windows. The rule behind them: the largest square of positions with at most 9,216 values. Other maps
-//! (other sizes, other networks) keep the rule, with windows that cover them like PyTorch's
+//! Zhang et al. 2017 (*Split-brain autoencoders*), Goyal et al. 2019 (*Scaling and benchmarking
+//! self-supervised visual representation learning*), and VISSL's configs. Maps of the shape that ResNet-50
+//! has at 224 px use VISSL's windows. The rule behind them: the largest square of positions with at most
+//! 9,216 values. Other maps (other sizes, other networks) keep the rule, with windows that cover them like
+//! PyTorch's
 //! `AdaptiveAvgPool2d`.
 
 use backbones::layers::{adaptive_average_pool, average_pool};

@@ -7,10 +7,9 @@
 //! | `keys` | u8 `[bytes]` | all keys, UTF-8, one after the other |
 //! | `key_offsets` | i64 `[records + 1]` | key `i` is `keys[key_offsets[i]..key_offsets[i + 1]]` |
 //!
-//! The metadata has one entry, `passer_features`: a JSON object with the version of this layout, the origin, the class
-//! names and the number of skipped records. It is a single entry because the format keeps entries in no
-//! order, and two runs
-//! should write the same bytes.
+//! The metadata has one entry, `passer_features`: a JSON object with the version of this layout, the origin,
+//! the class names and the number of skipped records. It is a single entry because the format keeps entries
+//! in no order, and two runs should write the same bytes.
 //!
 //! Rows are read and written in pieces: safetensors' own functions need a whole file, or a whole tensor, in
 //! memory.

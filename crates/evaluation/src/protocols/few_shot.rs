@@ -1,9 +1,9 @@
 //! `few-shot`: many small classification tasks (episodes) of N classes with K labeled records each, solved in
 //! closed form on frozen features; reports the mean accuracy with its 95 % confidence interval.
 //!
-//! Nearest centroid is Snell et al. 2017 (Prototypical Networks) without training, and with `scaling = "center_l2"` SimpleShot
-//! (Wang et al. 2019, "CL2N"). Ridge regression on one-hot targets is Bertinetto et al. 2019 (R2D2) without
-//! training, with an unpenalized intercept as in scikit-learn's `RidgeClassifier`.
+//! Nearest centroid is Snell et al. 2017 (Prototypical Networks) without training, and with `scaling =
+//! "center_l2"` SimpleShot (Wang et al. 2019, "CL2N"). Ridge regression on one-hot targets is Bertinetto et
+//! al. 2019 (R2D2) without training, with an unpenalized intercept as in scikit-learn's `RidgeClassifier`.
 
 use super::protocol::{Bench, LabelsRead, Needs, Protocol, Scored};
 use crate::error::Error;

@@ -1,8 +1,8 @@
 //! k nearest neighbors by cosine with weighted votes: no training, one matrix product, one selection.
 //!
-//! Each test row gets the votes of its `k` most similar training rows: row `i` gives its class `exp(cosine_i / temperature)` votes.
-//! DINO (Caron et al. 2021, appendix; after Wu et al. 2018, section 3.4) and VISSL use the same formula with
-//! other numbers. Their scores differ by points, so each has its own name.
+//! Each test row gets the votes of its `k` most similar training rows: row `i` gives its class `exp(cosine_i
+//! / temperature)` votes. DINO (Caron et al. 2021, appendix; after Wu et al. 2018, section 3.4) and VISSL use
+//! the same formula with other numbers. Their scores differ by points, so each has its own name.
 //!
 //! Products run on the given device in blocks; the selection runs on the host. A GPU may compute the products
 //! in TF32, which shifts cosines by about 1e-3 and the score's last digits.

@@ -1,9 +1,9 @@
 //! MoCo's linear probe: a linear classifier on a frozen encoder, trained on freshly augmented images every epoch.
 //!
-//! He et al. 2020, section 4.1 and `main_lincls.py`: the encoder in evaluation mode even while the classifier trains,
-//! weights N(0, 0.01), bias 0, SGD with learning rate 30 for 256 images, momentum 0.9, no weight decay, 100 epochs, a tenth
-//! of the rate at epochs 60 and 80; random resized crop and flip in training, one center crop in the test.
-//! The code is in `linear_probe.rs`.
+//! He et al. 2020, section 4.1 and `main_lincls.py`: the encoder in evaluation mode even while the classifier
+//! trains, weights N(0, 0.01), bias 0, SGD with learning rate 30 for 256 images, momentum 0.9, no weight
+//! decay, 100 epochs, a tenth of the rate at epochs 60 and 80; random resized crop and flip in training, one
+//! center crop in the test. The code is in `linear_probe.rs`.
 
 use super::linear_probe;
 use super::protocol::{Bench, Needs, Protocol, Scored};

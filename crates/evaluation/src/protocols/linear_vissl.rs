@@ -1,7 +1,8 @@
 //! VISSL's linear probe: a classifier on each of several stages of a frozen ResNet, all trained in one pass over freshly augmented
 //! images.
 //!
-//! Goyal et al. 2019, section 6.1, and facebookresearch/vissl, `configs/config/benchmark/linear_image_classification`, `eval_mlp`
+//! Goyal et al. 2019, section 6.1, and facebookresearch/vissl,
+//! `configs/config/benchmark/linear_image_classification`, `eval_mlp`
 //! (`vissl/models/heads/linear_eval_mlp.py`). A stage's output is averaged to about 9,000 values
 //! (`stage_pooling.rs`). Batch normalization with scale and shift gives each channel unit variance by the
 //! batch's statistics, and a linear layer with PyTorch's default initialization follows. SGD at rate 0.01 for

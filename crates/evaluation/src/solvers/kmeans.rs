@@ -1,10 +1,11 @@
 //! k-means in f32 on the host: Lloyd's iterations from greedy k-means++ starts, the best of several.
 //!
-//! The algorithm is scikit-learn's `KMeans(algorithm="lloyd")`, step by step: greedy k-means++ (Arthur and Vassilvitskii
-//! 2007, with `2 + ln k` trials per center), empty clusters moved to the rows farthest from their centers, an
-//! end when no assignment changes or the centers hardly move. Only the random draws differ. Distances come
-//! from one matrix product per panel, so rows should be centered first: that keeps `|x|^2 - 2 x c + |c|^2`
-//! from canceling. Sums are f64 and in a fixed order: the result is the same for any number of threads.
+//! The algorithm is scikit-learn's `KMeans(algorithm="lloyd")`, step by step: greedy k-means++ (Arthur and
+//! Vassilvitskii 2007, with `2 + ln k` trials per center), empty clusters moved to the rows farthest from
+//! their centers, an end when no assignment changes or the centers hardly move. Only the random draws differ.
+//! Distances come from one matrix product per panel, so rows should be centered first: that keeps `|x|^2 - 2
+//! x c + |c|^2` from canceling. Sums are f64 and in a fixed order: the result is the same for any number of
+//! threads.
 
 use crate::features::{Matrix, column_means};
 use backbones::Draws;
