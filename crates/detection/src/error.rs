@@ -49,7 +49,7 @@ pub enum DetectionError {
     /// An ONNX file of another network, or one that fails.
     #[error("the ONNX file cannot be used: {reason}")]
     Onnx {
-        /// What is wrong with it.
+        /// The fault.
         reason: String,
         /// The hint, if known.
         hint: Option<Hint>,

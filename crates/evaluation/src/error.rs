@@ -27,7 +27,7 @@ pub enum Error {
     FeaturesFile {
         /// The file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// The fault.
         reason: String,
     },
 
@@ -45,7 +45,7 @@ pub enum Error {
     ResultFile {
         /// The file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// The fault.
         reason: String,
     },
 
@@ -331,7 +331,7 @@ pub enum Error {
     List {
         /// The file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// The fault.
         reason: String,
     },
 

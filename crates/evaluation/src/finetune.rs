@@ -53,7 +53,7 @@ pub struct Config {
     pub training: TrainingConfig,
 }
 
-/// `[objective]`: what fine-tuning adds to a training run.
+/// `[objective]`: the settings that fine-tuning adds to a training run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Settings {

@@ -136,8 +136,7 @@ impl Outcome {
         ))
     }
 
-    /// Whether the value is a share or an index, which people read in percent, or a quantity with its own
-    /// unit.
+    /// Whether the value is a share or an index, shown in percent; false for quantities with other units.
     pub fn is_share(&self) -> bool {
         !matches!(self.protocol.as_str(), "diagnostics" | "view-diagnostics")
     }

@@ -124,7 +124,7 @@ pub(crate) fn tinted(records: usize, shift: u8) -> Arc<Dataset> {
 pub(crate) struct Fixture(pub(crate) &'static [u8]);
 
 impl Fixture {
-    /// A tensor's values, whatever their type.
+    /// A tensor's values, converted from any type.
     pub(crate) fn values(&self, name: &str) -> Vec<f64> {
         let file = SafeTensors::deserialize(self.0).unwrap();
         let view = file.tensor(name).unwrap();

@@ -96,11 +96,11 @@ pub struct TrainingConfig {
     /// kernels are stored. Absent: false.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub recompute_activations: bool,
-    /// A checkpoint after this many epochs each, and one at the end.
+    /// Epochs between checkpoints; the end of the run writes one too.
     pub checkpoint_every_epochs: usize,
     /// Checkpoints kept; older ones are removed. At least 1.
     pub keep_checkpoints: usize,
-    /// A line of `metrics.jsonl` after this many steps each.
+    /// Steps between lines of `metrics.jsonl`.
     pub log_every_steps: usize,
 }
 

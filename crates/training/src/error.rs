@@ -54,7 +54,7 @@ pub enum Error {
     Checkpoint {
         /// The checkpoint folder or the file in it.
         path: PathBuf,
-        /// What does not fit.
+        /// The mismatch.
         reason: String,
     },
 
@@ -63,7 +63,7 @@ pub enum Error {
     Encoder {
         /// The file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// The fault.
         reason: String,
         /// The hint, if known.
         hint: Option<weights::Hint>,

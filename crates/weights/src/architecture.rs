@@ -65,7 +65,7 @@ pub struct Traits {
 #[derive(Debug, thiserror::Error)]
 #[error("{reason}")]
 pub struct ArchitectureError {
-    /// What is missing or impossible.
+    /// The missing or impossible part.
     pub reason: String,
     /// The hint, if known.
     pub hint: Option<Hint>,

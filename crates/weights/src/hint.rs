@@ -22,7 +22,7 @@ pub enum Hint {
         /// Number of further networks.
         more: usize,
     },
-    /// List what the file holds.
+    /// List the file's contents.
     ListContents,
     /// List the tensors' names, and omit the pattern.
     ListNames,

@@ -1,7 +1,7 @@
 //! mixup and CutMix as in timm, and the cross-entropy with their soft targets.
 //!
 //! Zhang, Cisse, Dauphin, Lopez-Paz, *mixup*, 2018; Yun et al., *CutMix*, 2019; timm's `Mixup` in its mode
-//! `batch`: one draw per group of images; each is mixed with its mirror image in the group's order.
+//! `batch`: one draw per group; image `i` of `n` is mixed with image `n - 1 - i`, counted within the group.
 
 use burn::tensor::activation::log_softmax;
 use burn::tensor::{Device, Tensor, TensorData};
@@ -137,7 +137,7 @@ pub(super) struct Mix {
 }
 
 impl Mix {
-    /// Each image mixed with its mirror image in the group's order.
+    /// Image `i` of `n` mixed with image `n - 1 - i`.
     ///
     /// # Shapes
     /// - `images` and output: `[images, 3, height, width]`

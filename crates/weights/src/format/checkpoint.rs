@@ -16,7 +16,7 @@ pub struct Checkpoint {
     pub format: Format,
     /// Its entries by name.
     pub root: Entry,
-    /// Texts beside the tensors of a safetensors file.
+    /// Metadata texts of a safetensors file.
     pub metadata: BTreeMap<String, String>,
     /// The file's length.
     pub bytes: u64,
