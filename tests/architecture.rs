@@ -1,4 +1,4 @@
-//! The rules of ARCHITECTURE.md that a test can hold.
+//! The rules of ARCHITECTURE.md that a test can check.
 
 use crate::{files, root};
 use source::{Crate, Token};
@@ -20,7 +20,7 @@ fn manifests() -> BTreeMap<String, toml::Table> {
     found
 }
 
-/// Which of our crates each one depends on, as ARCHITECTURE.md draws it: the lines with arrows under this heading.
+/// Dependencies between our crates, as drawn in ARCHITECTURE.md: the lines with arrows under this heading.
 fn edges_on_the_page(heading: &str) -> BTreeMap<String, BTreeSet<String>> {
     let page = std::fs::read_to_string(root().join("ARCHITECTURE.md")).unwrap();
     let (_, section) = page
@@ -39,7 +39,7 @@ fn edges_on_the_page(heading: &str) -> BTreeMap<String, BTreeSet<String>> {
         .collect()
 }
 
-/// Which of our crates each one names in a table of its manifest.
+/// Dependencies between our crates in a table of their manifests.
 fn edges_of_the_manifests(table: &str) -> BTreeMap<String, BTreeSet<String>> {
     let manifests = manifests();
     let ours = |manifest: &toml::Table| -> BTreeSet<String> {
@@ -98,7 +98,7 @@ fn data_knows_no_burn_and_only_cli_chooses_backends() {
         if name == "data" {
             assert!(burn.is_none(), "`data` must not depend on Burn");
         } else if name != "cli" && name != "kernels" {
-            // `kernels` extends `flex` itself, so it always has it: docs/decisions/0006-kernels.md.
+            // `kernels` extends `flex` itself, so it always enables it: docs/decisions/0006-kernels.md.
             let features = burn.and_then(|burn| burn.get("features"));
             assert!(
                 features.is_none(),
@@ -127,7 +127,7 @@ fn every_file_opens_with_its_job_and_holds_one_idea() {
     }
 }
 
-/// The tokens of each file of a crate, tests left out, with the module's path.
+/// The tokens of each file of a crate without tests, with the module's path.
 fn code(name: &str) -> Vec<(String, Vec<Token>)> {
     let modules = Crate::read(&root().join("crates").join(name)).0.into_iter();
     modules
@@ -135,7 +135,7 @@ fn code(name: &str) -> Vec<(String, Vec<Token>)> {
         .collect()
 }
 
-/// Whether these words, joined by `::`, stand somewhere.
+/// Whether these words, joined by `::`, occur anywhere.
 fn names_path(tokens: &[Token], path: &str) -> bool {
     let words: Vec<&str> = path.split("::").collect();
     tokens.windows(2 * words.len() - 1).any(|window| {
@@ -198,7 +198,7 @@ fn training_and_evaluation_name_no_method() {
 
 #[test]
 fn libraries_name_no_backend() {
-    // `kernels` has operations of its own for `flex`: docs/decisions/0006-kernels.md.
+    // `kernels` has its own operations for `flex`: docs/decisions/0006-kernels.md.
     let free = ["cli", "kernels"];
     for name in manifests().keys().filter(|name| !free.contains(&name.as_str())) {
         for (module, tokens) in code(name) {

@@ -21,7 +21,7 @@ fn every_pretraining_config_runs_two_steps() {
     });
 }
 
-/// A config, whose header must say what it is from, how it is run, and what to expect.
+/// A config whose header must state its source, its command, and the expected result.
 fn with_header(config: &Path) -> toml::Table {
     let text = std::fs::read_to_string(config).unwrap();
     assert!(text.starts_with("# "), "{} has no header", config.display());
@@ -36,7 +36,8 @@ fn with_header(config: &Path) -> toml::Table {
         .unwrap_or_else(|error| panic!("{}: {error}", config.display()))
 }
 
-/// Edits that make a pretraining config narrow and small, so that it is a matter of seconds; all else stays the config's own.
+/// Edits that make a pretraining config narrow and small, so that it runs in seconds; everything else stays
+/// unchanged.
 fn narrow(table: &toml::Table) -> Vec<String> {
     // Local views stay smaller than global ones.
     let size = |group: &toml::Value| group["transforms"][0]["random_resized_crop"]["size_px"].clone();
@@ -47,7 +48,7 @@ fn narrow(table: &toml::Table) -> Vec<String> {
         .enumerate()
         .map(|(group, px)| format!("views.{group}.transforms.0.random_resized_crop.size_px={px}"))
         .collect();
-    // Heads of hundreds of millions of weights say no more than small ones here.
+    // Heads of hundreds of millions of weights test no more than small ones here.
     let (method, objective) = table["objective"].as_table().unwrap().iter().next().unwrap();
     let objective = objective.as_table().unwrap();
     let tables = objective.iter().filter_map(|(key, value)| {
@@ -89,7 +90,7 @@ fn every_evaluation_config_is_read() {
     }
 }
 
-/// Configs of `passer evaluate finetune` are told by their names.
+/// Names identify configs of `passer evaluate finetune`.
 fn fine_tunes(config: &Path) -> bool {
     let name = config.file_name().unwrap().to_string_lossy();
     name.starts_with("finetune-") || name.starts_with("semi-supervised-")
@@ -103,7 +104,7 @@ fn every_fine_tuning_config_runs_a_few_steps_from_scratch() {
     let folder = tempfile::tempdir().unwrap();
     side_by_side(&configs, |config| {
         let mut table = with_header(config);
-        // As it stands, before it is made small.
+        // Unchanged, before it is made small.
         let whole: evaluation::finetune::Config = table
             .clone()
             .try_into()
@@ -111,7 +112,8 @@ fn every_fine_tuning_config_runs_a_few_steps_from_scratch() {
         whole
             .validate()
             .unwrap_or_else(|error| panic!("{}: {error}", config.display()));
-        // Narrow and small, so that it is a matter of seconds; a config for any encoder gets a network of its family.
+        // Narrow and small, so that it runs in seconds; a config for any encoder gets a network of its
+        // family.
         let name = config.file_name().unwrap().to_string_lossy().into_owned();
         let backbone = if name.contains("vit") {
             r#"vit = { width = 48, depth = 2, heads = 3, patch_px = 8, image_px = 32, position = "learned", interpolation = "antialiased", registers = 0, drop_path = 0.0, pooling = "class_token", initialization = "mae" }"#
@@ -148,11 +150,11 @@ fn every_description_of_a_data_set_and_every_suite_is_read() {
             "{spec}"
         );
         if std::env::var_os("PASSER_DATA").is_some() {
-            // The data may be here.
+            // The data may exist here.
             continue;
         }
         for split in &about.splits {
-            // The data are not here, which is all that may be wrong.
+            // The data are missing here, and that is the only allowed fault.
             let error = data::Dataset::open(&format!("{spec}#{split}"))
                 .unwrap_err()
                 .to_string();

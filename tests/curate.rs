@@ -1,4 +1,4 @@
-//! `passer curate` from outside: filter, kill, go on, release, take down.
+//! `passer curate` from outside: filter, kill, resume, release, take down.
 
 mod takedown;
 
@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use std::path::Path;
 use std::time::Duration;
 
-/// A picture of waves: distinct for distinct numbers, and not one colour.
+/// A picture of waves: different for different numbers, and never a single color.
 fn picture(number: u32, path: &Path) {
     let image = image::RgbImage::from_fn(96, 80, |x, y| {
         let (x, y, n) = (f64::from(x) / 96.0, f64::from(y) / 80.0, f64::from(number));
@@ -71,7 +71,7 @@ fn a_folder_becomes_a_release_and_a_photo_taken_down_stays_down() {
             if number == 7 { "CC-BY-SA-4.0" } else { "CC-BY-4.0" },
         );
     }
-    // An equal file, a file of one colour, one without a sidecar, and one that is no picture.
+    // A duplicate, a file of a single color, one without a sidecar, and one that is not a picture.
     std::fs::copy(photos.join("p0.png"), photos.join("more/again.png")).unwrap();
     sidecar(&photos.join("more/again.png"), "Ann", "CC0-1.0");
     image::RgbImage::from_pixel(90, 90, image::Rgb([9, 9, 9]))
@@ -119,7 +119,7 @@ fn a_folder_becomes_a_release_and_a_photo_taken_down_stays_down() {
     );
     assert_eq!(stage(&found, "duplicates")["kept"], 7);
 
-    // Settings that changed are an error, and `--redo` is its cure.
+    // Changed settings are an error, and `--redo` is the fix.
     run(&["--set", "stages.1.integrity.min_side_px=85"])
         .assert()
         .failure()
@@ -173,7 +173,7 @@ fn a_folder_becomes_a_release_and_a_photo_taken_down_stays_down() {
         "{csv}"
     );
     assert_eq!(csv.lines().count(), 8);
-    // The config publishes no places.
+    // The config publishes no locations.
     assert!(!csv.contains("33.5"));
     passer().args(["shards", "verify"]).arg(&first).assert().success();
     let inspected = passer()
@@ -184,7 +184,7 @@ fn a_folder_becomes_a_release_and_a_photo_taken_down_stays_down() {
     let inspected: Value = serde_json::from_slice(&inspected.get_output().stdout).unwrap();
     let released = &status(&out)["releases"][0];
     assert_eq!(inspected["fingerprint"], released["fingerprint"]);
-    // The same once more is no new version.
+    // A repetition makes no new version.
     passer()
         .args(["curate", "release"])
         .arg(&out)
@@ -192,7 +192,7 @@ fn a_folder_becomes_a_release_and_a_photo_taken_down_stays_down() {
         .failure()
         .stderr(predicates::str::contains("those of version 1"));
 
-    // An encoder that saw it, and one that did not.
+    // An encoder trained on it, and one that was not.
     let encoders = home.path().join("runs");
     for (name, fingerprint) in [
         ("saw", released["fingerprint"].as_str().unwrap()),
@@ -229,14 +229,14 @@ fn a_folder_becomes_a_release_and_a_photo_taken_down_stays_down() {
     let second = out.join("releases/v2");
     assert_eq!(read(&second, "removed.txt"), "p3\n");
     assert!(!read(&second, "pass_metadata.csv").contains("p3"));
-    // Two of three shards are the same to the byte.
+    // Two of three shards are identical.
     let same = (0..3).filter(|shard| {
         let name = format!("photos-{shard:06}.tar");
         std::fs::read(first.join(&name)).ok() == std::fs::read(second.join(&name)).ok()
     });
     assert_eq!(same.count(), 2);
 
-    // Listed anew, under its own name and under another: neither comes back.
+    // Listed again, under its own name and under another: neither returns.
     std::fs::copy(photos.join("p3.png"), photos.join("other.png")).unwrap();
     sidecar(&photos.join("other.png"), "Ann", "CC-BY-4.0");
     run(&["--redo", "source"]).assert().success();
@@ -287,7 +287,7 @@ fn a_curation_killed_at_any_moment_decides_the_same() {
             ),
         };
         let who = row * row % 997;
-        // Every thousandth row comes again, and every 1500th has a tab too many.
+        // Every thousandth row repeats, and every 1500th has an extra tab.
         let key = if row % 1000 == 1 { row - 1 } else { row };
         let title = if row % 1500 == 2 { "a\tb" } else { "a" };
         text.push_str(&format!(
@@ -323,7 +323,7 @@ fn a_curation_killed_at_any_moment_decides_the_same() {
 
     let killed = home.path().join("killed");
     let mut kills = 0;
-    // Longer from time to time, so that even a busy machine comes to an end.
+    // Waits get longer, so that even a busy machine finishes.
     let mut wait = Duration::from_millis(20);
     loop {
         let mut child = command(&killed).spawn().unwrap();
@@ -384,7 +384,7 @@ fn errors_say_what_to_do() {
         .assert()
         .failure()
         .stderr(predicates::str::contains("unknown field `atribution`"));
-    // The list of all photos is the first thing that somebody lacks.
+    // The list of all photos is the first thing that is missing.
     for config in ["pass", "pass-reviewed"] {
         passer()
             .args(["curate", "run", &format!("configs/curate/{config}.toml"), "--out"])

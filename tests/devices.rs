@@ -1,6 +1,7 @@
-//! A GPU beside the CPU: every method and network, checkpoints that change device, and a CPU run that leaves the GPU alone.
+//! A GPU compared with the CPU: every method and network, checkpoints that change device, and a CPU run that
+//! leaves the GPU unused.
 //!
-//! Run by `scripts/check-devices.sh`, on Debian's lavapipe, a Vulkan device in software.
+//! Run by `scripts/check-devices.sh`, on Debian's lavapipe, a software Vulkan device.
 
 #![allow(clippy::unwrap_used, clippy::print_stderr)]
 
@@ -19,10 +20,11 @@ use training::{Batch, Config, Objective, OptimizerConfig, Rates, ViewGroupTensor
 
 /// Photographs in a batch.
 const IMAGES: usize = 8;
-/// The relative error that a GPU may have. Where rounding alone makes more of it, as behind a hundred layers that no training
-/// has settled, three times what rounding makes on the CPU is the bound: see [`ROUNDING`].
+/// The allowed relative error of a GPU. If rounding alone exceeds it, as after a hundred untrained layers,
+/// the bound is three times the effect of rounding on the CPU: see [`ROUNDING`].
 const BOUND: f64 = 1e-3;
-/// Pictures are scaled by these to see what rounding does: some units in the last place of f32, either way.
+/// Pictures are scaled by these to measure the effect of rounding: a few units in the last place of f32, up
+/// and down.
 const ROUNDING: [f64; 4] = [1.0 + 2.4e-7, 1.0 - 2.4e-7, 1.0 + 9.6e-7, 1.0 - 9.6e-7];
 
 fn root() -> PathBuf {
@@ -46,7 +48,7 @@ fn numbers<const D: usize>(tensor: Tensor<D>) -> Vec<f64> {
     tensor.into_data().iter::<f64>().collect()
 }
 
-/// Smooth pictures that differ from each other, as normalised views are.
+/// Smooth pictures that differ from each other, like normalized views.
 fn pictures(shape: [usize; 4], device: &Device) -> Tensor<4> {
     let area = shape[2] * shape[3];
     let value = |at: usize| {
@@ -60,19 +62,19 @@ fn pictures(shape: [usize; 4], device: &Device) -> Tensor<4> {
     Tensor::from_data(TensorData::new(values, shape), device)
 }
 
-/// What one step of a method gives on a device.
+/// The result of one step of a method on a device.
 struct Step {
-    /// Before it.
+    /// Loss before the step.
     loss: f64,
     gradients: Vec<f64>,
-    /// With the weights and the state after it.
+    /// Loss with the weights and the state after the step.
     next_loss: f64,
 }
 
 struct OneStep<'a> {
     device: Device,
     views: &'a [(usize, usize)],
-    /// Of the pictures.
+    /// Scale of the pictures.
     scale: f64,
 }
 
@@ -86,7 +88,7 @@ impl Visitor for OneStep<'_> {
                 .views
                 .iter()
                 .map(|&(count, px)| {
-                    // The same numbers on both devices, others in each step.
+                    // The same values on both devices, others in each step.
                     let all = pictures([count * IMAGES + step, 3, px, px], &self.device);
                     ViewGroupTensor {
                         images: all.narrow(0, step, count * IMAGES) * self.scale,
@@ -121,7 +123,7 @@ impl Visitor for OneStep<'_> {
         let (student, state) = objective.commit(student, state, vec![pending], &context(0));
         let (next, _) = objective.loss(&student, &state, &batch(1), &context(1));
         let next_loss = numbers(next.total.clone())[0];
-        // Without it the forward pass's graph would stay.
+        // Otherwise the forward pass's graph would stay.
         drop(next.total.backward());
         Step {
             loss: numbers(loss.total)[0],
@@ -144,7 +146,7 @@ impl ModuleVisitor for Gradients<'_> {
     }
 }
 
-/// A recipe on a network narrower still, with no head wider than 1,024.
+/// A recipe on a narrower network, with no head wider than 1,024.
 fn small(file: &str) -> Config<ObjectiveConfig> {
     fn narrow(table: &mut toml::Table) {
         for (key, value) in table.iter_mut() {
@@ -195,13 +197,13 @@ fn views(config: &Config<ObjectiveConfig>) -> Vec<(usize, usize)> {
     views
 }
 
-/// Every method with its recipes for small pictures, or its first one where it has none.
+/// Every method with its recipes for small pictures, or its first recipe if it has none.
 fn recipes() -> Vec<(String, Config<ObjectiveConfig>)> {
     let mut files: Vec<String> = std::fs::read_dir(root().join("configs/pretrain"))
         .unwrap()
         .map(|entry| entry.unwrap().file_name().into_string().unwrap())
         .collect();
-    // Those for small pictures first.
+    // Recipes for small pictures first.
     files.sort_by_key(|name| (!name.ends_with("-cifar10.toml"), name.clone()));
     let all: Vec<_> = files.iter().map(|file| (file.clone(), small(file))).collect();
     let of_method = |method: &&str| {
@@ -475,7 +477,7 @@ fn a_run_on_the_cpu_opens_no_gpu() {
             device,
             &["--set", "training.epochs=1"],
         );
-        // Vulkan's loader then says what it does.
+        // Makes Vulkan's loader log its work.
         command.env("VK_LOADER_DEBUG", "all");
         let output = finished(command);
         String::from_utf8_lossy(&output.stderr).contains("libvulkan_lvp")

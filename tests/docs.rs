@@ -1,4 +1,4 @@
-//! What the pages say must hold: links and anchors, paths, TOML blocks, and every `passer …` line.
+//! The pages must be correct: links and anchors, paths, TOML blocks, and every `passer …` line.
 
 use crate::{files, root};
 use clap::error::{ContextKind, ContextValue, ErrorKind};
@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 /// A Markdown page.
 struct Page {
-    /// From the repository's root.
+    /// Path from the repository's root.
     name: String,
     path: PathBuf,
     text: String,
@@ -17,7 +17,7 @@ struct Page {
 struct Block {
     /// Line of its first line of content, from 1.
     line: usize,
-    /// What stands behind the opening fence.
+    /// Text after the opening fence.
     info: String,
     lines: Vec<String>,
 }
@@ -94,7 +94,8 @@ impl Page {
     }
 }
 
-/// GitHub's anchor of a heading: small letters, digits, `_` and `-`, blanks become `-`; of a link its text counts.
+/// GitHub's anchor of a heading: lowercase letters, digits, `_` and `-`; spaces become `-`; only the text of
+/// a link counts.
 fn slug(heading: &str) -> String {
     let mut text = String::new();
     let mut rest = heading;
@@ -110,7 +111,7 @@ fn slug(heading: &str) -> String {
     kept.collect::<String>().to_lowercase().replace(' ', "-")
 }
 
-/// A line with its code spans blanked, and the spans.
+/// A line with its code spans blanked, and those spans.
 fn without_code(line: &str) -> (String, Vec<&str>) {
     let (mut text, mut spans) = (String::new(), vec![]);
     for (at, part) in line.split('`').enumerate() {
@@ -195,7 +196,7 @@ fn every_relative_link_resolves() {
     assert!(wrong.is_empty(), "links that lead nowhere:\n{}", wrong.join("\n"));
 }
 
-/// Names of files in pages that speak of today: not in the history, nor in decisions of another day.
+/// File names in pages about the present: excludes the history and old decisions.
 #[test]
 fn every_path_in_backquotes_is_there() {
     let mut wrong = vec![];
@@ -208,7 +209,7 @@ fn every_path_in_backquotes_is_there() {
                 let ours = ["crates/", "configs/", "docs/", "scripts/", "tests/", ".ci/"]
                     .iter()
                     .any(|folder| span.starts_with(folder));
-                // A pattern, a placeholder or a command says no single path.
+                // Patterns, placeholders and commands are not single paths.
                 let plain = !span.contains([' ', '*', '…', '<', '$'])
                     && !span
                         .split(['/', '-', '.', '_'])
@@ -249,7 +250,8 @@ fn alternatives(path: &str) -> Vec<String> {
 /// Keys whose table names one of several kinds: `[objective.moco]`.
 const TAGGED: [&str; 5] = ["objective", "source", "backbone", "optimizer", "schedule"];
 
-/// `over` laid over `base`: tables are merged, but for those that name one of several kinds, where another takes the place.
+/// `over` merged into `base`: tables are merged, except those that name one of several kinds, where `over`
+/// replaces `base`.
 fn laid_over(base: &toml::Table, over: &toml::Table) -> toml::Table {
     let kind = |table: &toml::Table| match table.iter().next() {
         Some((kind, value)) if table.len() == 1 && value.is_table() => Some(kind.clone()),
@@ -275,7 +277,7 @@ fn laid_over(base: &toml::Table, over: &toml::Table) -> toml::Table {
 fn one_kind_each(block: &toml::Table) -> Vec<toml::Table> {
     for key in TAGGED {
         let kinds = block.get(key).and_then(|table| table.as_table());
-        // `[objective]` of a fine-tuning is no choice: its keys are no tables alone.
+        // `[objective]` of a fine-tuning is not a choice: not all of its keys are tables.
         if let Some(kinds) =
             kinds.filter(|kinds| kinds.len() > 1 && kinds.values().all(|kind| kind.is_table()))
         {
@@ -290,7 +292,7 @@ fn one_kind_each(block: &toml::Table) -> Vec<toml::Table> {
     vec![block.clone()]
 }
 
-/// How many kinds of `block` a config has too.
+/// The number of kinds of `block` that a config shares.
 fn kinds_in_common(config: &toml::Table, block: &toml::Table) -> usize {
     let kind = |table: &toml::Table, key: &str| table.get(key)?.as_table()?.keys().next().cloned();
     TAGGED
@@ -369,7 +371,7 @@ fn every_toml_block_is_the_config_that_it_claims_to_be() {
                 if read(kind, &part).is_ok() {
                     continue;
                 }
-                // A fragment: the rest is that of the config that is most like it.
+                // A fragment: the rest comes from the most similar config.
                 let base = configs
                     .iter()
                     .rev()
@@ -412,7 +414,7 @@ fn fragments_are_read_strictly() {
 
 // ---- Commands
 
-/// Words of a shell's command line; its comment is cut off.
+/// Words of a shell command line, without its comment.
 fn words(line: &str) -> Vec<String> {
     let (mut words, mut word, mut quote) = (vec![], None::<String>, None);
     for letter in line.chars() {
@@ -444,7 +446,7 @@ fn calls(line: &str) -> Vec<Vec<String>> {
         let command: Vec<String> = command
             .iter()
             .skip_while(|word| {
-                // Variables of the environment come first.
+                // Environment variables come first.
                 let name = word.split_once('=').map_or("", |(name, _)| name);
                 !name.is_empty()
                     && name
@@ -466,7 +468,7 @@ fn calls(line: &str) -> Vec<Vec<String>> {
     commands.filter_map(call).collect()
 }
 
-/// The commands that a synopsis stands for: `[--json]` with and without, each of `A|B`, `...` for once more.
+/// The commands that a synopsis covers: with and without `[--json]`, each of `A|B`, one repetition for `...`.
 fn spelled_out(call: &[String]) -> Vec<Vec<String>> {
     let without = |optional: bool| {
         let mut depth = 0;
@@ -475,7 +477,7 @@ fn spelled_out(call: &[String]) -> Vec<Vec<String>> {
             let opens = word.starts_with('[');
             depth += usize::from(opens);
             if depth == 0 || optional {
-                // More of the same: once is enough. Alone it stands for more arguments.
+                // A repetition: one is enough. Alone it means more arguments.
                 let word = match word.as_str() {
                     "..." => word,
                     _ => word.trim_end_matches("..."),
@@ -511,7 +513,7 @@ fn spelled_out(call: &[String]) -> Vec<Vec<String>> {
     commands
 }
 
-/// Parses a call as the program does. A placeholder in capitals may stand for a value of any type.
+/// Parses a call like the program. A placeholder in capitals may stand for a value of any type.
 fn parse(mut call: Vec<String>) -> Result<(), String> {
     let more = call
         .last()
@@ -526,7 +528,7 @@ fn parse(mut call: Vec<String>) -> Result<(), String> {
                 .all(|letter| letter.is_ascii_uppercase() || "_:.-".contains(letter))
     };
     let candidates = || ["1", "127.0.0.1:1", "0.5"].iter();
-    // The placeholder at hand, and what it has not stood for yet.
+    // The current placeholder, and the values that it has not stood for yet.
     let mut asked: Option<(usize, std::slice::Iter<'_, &str>)> = None;
     loop {
         let arguments = std::iter::once("passer").chain(call.iter().map(String::as_str));
@@ -595,7 +597,7 @@ fn every_passer_line_is_understood_by_the_program() {
     let mut lines = vec![];
     for page in pages() {
         for block in page.parts().0 {
-            // Programs of other languages name no command line.
+            // Blocks in other languages hold no command line.
             if !["", "sh", "bash", "shell", "console", "text"].contains(&block.info.as_str()) {
                 continue;
             }

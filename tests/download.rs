@@ -8,13 +8,13 @@ use std::process::{Command, Output};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
-/// A file of the server, and what it does wrong.
+/// A file of the server, and its faults.
 #[derive(Clone)]
 struct File {
     content: Vec<u8>,
-    /// Cuts each connection after so many bytes.
+    /// Cuts each connection after this many bytes.
     cut: Option<usize>,
-    /// Answers a range with the whole.
+    /// Ignores ranges and sends the whole file.
     no_ranges: bool,
     /// Sends other bytes the first time.
     wrong_once: bool,
@@ -141,7 +141,8 @@ fn pass_is_fetched_whole_from_a_server_that_cuts_lies_and_knows_no_ranges() {
     let server = serve(names.into_iter().zip(files.clone()).collect());
     let pass = home.path().join("pass");
     std::fs::create_dir(&pass).unwrap();
-    // Killed before: a part of a server without ranges, one that is too long, and a file of another content.
+    // Leftovers of a kill: a part of a server without ranges, one that is too long, and a file with other
+    // content.
     std::fs::write(pass.join("PASS.1.tar.part"), &files[1].content[..10_000]).unwrap();
     std::fs::write(pass.join("pass_metadata.csv.part"), vec![0; 60_000]).unwrap();
 
@@ -155,11 +156,11 @@ fn pass_is_fetched_whole_from_a_server_that_cuts_lies_and_knows_no_ranges() {
         "{}",
         said(&output)
     );
-    // Where ranges are known, nothing came twice.
+    // With range support, nothing is sent twice.
     let sent = server.sent.load(Ordering::Relaxed);
     assert!(sent <= 50_000 + 50_000 + 100_000 + 50_000 + 50_000, "{sent}");
 
-    // Once more: nothing is fetched. A byte that changed: that file is.
+    // A second run fetches nothing. After a changed byte, only that file is fetched.
     let output = fetch(home.path(), server.port);
     assert!(
         output.status.success() && server.sent.load(Ordering::Relaxed) == sent,
@@ -175,7 +176,7 @@ fn pass_is_fetched_whole_from_a_server_that_cuts_lies_and_knows_no_ranges() {
     assert!(said(&output).contains("pass_metadata.csv: not what it should be; fetched anew"));
     assert!(std::fs::read(pass.join("pass_metadata.csv")).unwrap() == files[3].content);
 
-    // More than any disk holds: nothing is begun.
+    // More than any disk holds: the download does not start.
     let huge = format!("999999999999999 {} PASS.9.tar\n{manifest}", "0".repeat(64));
     std::fs::write(home.path().join("manifest"), huge).unwrap();
     let output = fetch(home.path(), server.port);
@@ -185,7 +186,7 @@ fn pass_is_fetched_whole_from_a_server_that_cuts_lies_and_knows_no_ranges() {
         said(&output)
     );
     assert!(!pass.join("PASS.9.tar.part").exists());
-    // A file that is not there, and a manifest that leads elsewhere.
+    // A missing file, and a manifest that points outside.
     std::fs::write(
         home.path().join("manifest"),
         format!("5 {} PASS.8.tar\n", "0".repeat(64)),

@@ -1,4 +1,4 @@
-//! Fine-tuning from outside: what a run directory holds, kills that change nothing, what is refused.
+//! Fine-tuning from outside: the content of a run directory, kills without effect on the result, errors.
 
 use crate::runs::{kill_at_random, lines, metrics, other_photos, photos, run, tensors};
 use crate::{passer, root};
@@ -7,7 +7,8 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
-/// The CIFAR-10 recipe shrunk to 18 steps of a tiny network, with everything on that can be drawn, averaged and chosen.
+/// The CIFAR-10 recipe shrunk to 18 steps of a tiny network, with all random, averaging and selection
+/// features on.
 const SHRUNK: [&str; 13] = [
     "data.batch_images=8",
     "training.epochs=6",
@@ -144,7 +145,7 @@ fn a_result_says_what_was_chosen_on_what_and_encoders_are_read() {
     assert_eq!(result["protocol"], "semi-supervised-50");
     assert_eq!(result["train_records"], 14);
     assert_eq!(result["encoder"].as_str().unwrap().len(), 64);
-    // A run goes on with the encoder that it was started with.
+    // A run resumes only with its original encoder.
     let other = finetune(&photos, &again, &[&more[2..], &["--resume"]].concat());
     let error = refused(other);
     assert!(
@@ -192,7 +193,7 @@ fn what_cannot_work_is_told_before_the_first_step() {
     let list =
         r#"objective.protocol={ semi_supervised = { percent = 1, choice = { list = "no-such.txt" } } }"#;
     assert!(error(&[list]).contains("list `no-such.txt`"));
-    // One class alone, and records without labels.
+    // Only one class, and records without labels.
     let flat = photos.join("red");
     let error = refused(finetune(&flat, &out, &[]));
     assert!(error.contains("has no labels"), "{error}");

@@ -1,24 +1,24 @@
-//! The one integration binary: the program from outside, the configs, and the house's own rules.
+//! The only integration binary: the program from outside, the configs, and the project's own rules.
 
 #![allow(clippy::unwrap_used, clippy::print_stderr)]
 
-/// Edges between crates, file headers, what may be written where.
+/// Edges between crates, file headers, restrictions on code.
 mod architecture;
-/// Every file under `configs/` is read and runs two steps.
+/// Every file under `configs/` is parsed and runs two steps.
 mod configs;
-/// Curation from outside: filter, kill, go on, release, take down.
+/// Curation from outside: filter, kill, resume, release, take down.
 mod curate;
-/// What the pages say: links, paths, TOML, commands.
+/// The content of the pages: links, paths, TOML, commands.
 mod docs;
 /// The script that fetches PASS.
 mod download;
-/// Fine-tuning from outside: kill and resume, result, refusals.
+/// Fine-tuning from outside: kill and resume, result, errors.
 mod finetune;
-/// What a newcomer gets wrong.
+/// Typical mistakes of new users.
 mod mistakes;
 /// Files of earlier versions: opened, and continued.
 mod old_files;
-/// The stages of a curation that look for people.
+/// The curation stages that detect people.
 mod people;
 /// The program's help, errors and bad input.
 mod program;
@@ -46,7 +46,7 @@ fn passer() -> assert_cmd::Command {
     command
 }
 
-/// All files under `folder` whose name ends so, sorted.
+/// All files under `folder` whose name has this ending, sorted.
 fn files(folder: &Path, ending: &str) -> Vec<PathBuf> {
     let mut found = vec![];
     for entry in std::fs::read_dir(folder).unwrap() {
@@ -61,7 +61,7 @@ fn files(folder: &Path, ending: &str) -> Vec<PathBuf> {
     found
 }
 
-/// Does `job` for each item, as many at a time as there are cores; the first that panics ends the test.
+/// Runs `job` for each item, in parallel on all cores; the first panic ends the test.
 fn side_by_side<T: Sync>(items: &[T], job: impl Fn(&T) + Sync) {
     let next = std::sync::atomic::AtomicUsize::new(0);
     let workers = std::thread::available_parallelism().map_or(1, usize::from);

@@ -1,4 +1,4 @@
-//! What a newcomer gets wrong, and what the program says to it.
+//! Typical mistakes of new users, and the program's messages.
 
 use crate::passer;
 use crate::runs::photos;
@@ -90,7 +90,7 @@ fn folders_that_are_splits_and_formats_that_are_not_read_are_told() {
             contains("look like splits: `--subfolder train` packs one of them")
                 .and(contains("1 .heic (such as `train/b.heic`)")),
         );
-    // A tar in which no image is.
+    // A tar without images.
     let empty = folder.path().join("empty.tar");
     std::fs::write(&empty, [0; 1024]).unwrap();
     let error = refused(&["shards", "verify", path(&empty)]);
@@ -139,7 +139,7 @@ fn features_take_the_pretrainings_size_and_belong_to_one_encoder() {
     features(&own, &["--size-px", "32"])
         .success()
         .stderr(contains("from images of 32 px"));
-    // The same encoder and data: made anew, at the size of its pretraining.
+    // The same encoder and data: recomputed, at the pretraining's size.
     features(&own, &[])
         .success()
         .stderr(contains("from images of 224 px"));

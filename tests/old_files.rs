@@ -1,13 +1,16 @@
-//! Files that earlier versions left on disk, under `tests/old/VERSION`: each is opened, and what was begun is continued.
+//! Files that earlier versions left on disk, under `tests/old/VERSION`: each is opened, and unfinished work
+//! is continued.
 
 use crate::root;
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-/// Time of change of the shards when their indices were made, s after 1970: an index is good for that time alone.
+/// Modification time of the shards when their indices were made, s after 1970: an index is valid only for
+/// that time.
 const SHARD_TIME: u64 = 1_700_000_000;
-/// Kernels and processors round differently, so continued losses are near the old ones: relative to the largest.
+/// Kernels and processors round differently, so continued losses may differ from the old ones: relative to
+/// the largest.
 const BOUND: f64 = 1e-3;
 
 /// A copy of one version's files, which may be changed.
@@ -62,7 +65,7 @@ impl Old {
         self.folder.path().join(name)
     }
 
-    /// A call of the program in the folder of the files.
+    /// A call of the program in the folder of the copy.
     fn passer(&self, arguments: &[&str]) -> assert_cmd::assert::Assert {
         let mut command = crate::passer();
         command.current_dir(self.folder.path()).args(arguments);
@@ -90,7 +93,7 @@ impl Old {
     }
 }
 
-/// Whether all that was said then is said now; later versions may say more.
+/// Checks that the new output contains everything in the old one; later versions may add to it.
 fn assert_said(now: &Value, then: &Value, place: &str) {
     match (now, then) {
         (Value::Object(now), Value::Object(then)) => {
@@ -109,7 +112,7 @@ fn assert_said(now: &Value, then: &Value, place: &str) {
     }
 }
 
-/// Largest difference of two lists of numbers, relative to the largest number.
+/// Largest difference between two lists of numbers, relative to the largest number.
 fn apart(ours: &[f64], old: &[f64]) -> f64 {
     assert_eq!(ours.len(), old.len());
     let largest = old
@@ -177,7 +180,7 @@ fn runs_are_resumed_to_their_end() {
             let expected = &old.expected[run];
             let lines = || crate::runs::lines(&old.path(run).join("metrics.jsonl"));
             let before = lines();
-            // By the config of the run directory, then by the file that the run was started with.
+            // With the config of the run directory, then with the original config file.
             for config in [format!("{run}/config.toml"), format!("{run}.toml")] {
                 old.passer(&[
                     "pretrain", &config, "--device", "flex", "--data", "train", "--out", run, "--resume",
@@ -186,7 +189,7 @@ fn runs_are_resumed_to_their_end() {
             }
             let after = lines();
             let checkpoint = expected["checkpoint"].as_u64().unwrap() as usize;
-            // What the checkpoint knows stays as it was written; only what is behind it is computed anew.
+            // Everything in the checkpoint stays unchanged; only later lines are recomputed.
             assert_eq!(after[..checkpoint], before[..checkpoint], "{place}");
             let steps: Vec<&Value> = after.iter().map(|line| &line["step"]).collect();
             assert_eq!(
@@ -244,7 +247,7 @@ fn encoders_and_features_have_their_old_scores() {
             let name = format!("features-{part}.safetensors");
             assert_near(&old.path("again").join(&name), &old.path("scores").join(&name));
         }
-        // In the old folder: its features are those of this encoder.
+        // In the old folder, whose features belong to this encoder.
         let features = std::fs::read(old.path("scores/features-train.safetensors")).unwrap();
         assert_eq!(scores_of(&run("scores")), scores_of(&result), "{}", old.version);
         assert_eq!(
@@ -266,7 +269,7 @@ fn encoders_and_features_have_their_old_scores() {
             "of-features",
         ]);
         assert_eq!(scores_of(&of_features), scores_of(&result), "{}", old.version);
-        // The other encoder is read as the network that it is.
+        // The other encoder is read as its own network.
         let dino = old.json(&["weights", "inspect", "--json", "dino-encoder.safetensors"]);
         assert!(dino.to_string().contains("vit"), "{dino}");
     }
@@ -288,7 +291,7 @@ fn a_curation_continues_takes_down_and_releases() {
         status("as it was");
         old.passer(&["curate", "run", config, "--out", out]).success();
         status("nothing is left to do");
-        // People's answers outlive the stages that are decided again.
+        // People's answers survive when stages are run again.
         old.passer(&["curate", "run", config, "--out", out, "--redo", "integrity"])
             .success();
         let again = old.json(&["curate", "status", out, "--json"]);
@@ -316,7 +319,7 @@ fn a_curation_continues_takes_down_and_releases() {
             .success();
         let removed = std::fs::read_to_string(old.path(out).join("releases/v3/removed.txt")).unwrap();
         assert_eq!(removed, "p5\n");
-        // The audit's sample, and nobody's answers to it.
+        // The audit's sample, without answers.
         let audit = old.json(&["curate", "audit", out, "--json"]);
         assert_eq!(audit["samples"][0]["photos"], 3, "{audit}");
     }

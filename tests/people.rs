@@ -1,4 +1,5 @@
-//! The stages that look for people, from outside: what `passer detect` finds decides, also after kills; through to a release.
+//! The stages that detect people, from outside: results of `passer detect` decide, also after kills, through
+//! to a release.
 
 use crate::{passer, root};
 use predicates::prelude::PredicateBooleanExt;
@@ -8,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-/// Highest score of each photo, as `passer detect` writes it.
+/// Highest score of each photo, from `passer detect`.
 fn detected(file: &Path) -> BTreeMap<String, f64> {
     let text = std::fs::read_to_string(file).unwrap();
     let line = |line: &str| {
@@ -92,7 +93,7 @@ fn stages_decide_as_passer_detect_does_and_a_labelled_folder_becomes_one_without
         command.stdout(Stdio::null()).stderr(Stdio::null());
         command
     };
-    // Killed early and late, in either stage.
+    // Killed early and late, in both stages.
     let mut kills = 0;
     let mut wait = Duration::from_millis(400);
     while kills < 8 {
@@ -196,7 +197,7 @@ fn missing_and_wrong_weights_say_what_to_do() {
                 "hint: `mobilenet0.25_Final.pth` (1.8 MB, MIT) is among the weights of github.com/biubug6/Pytorch_Retinaface",
             )),
     );
-    // The second detector is missed before the first one runs.
+    // The missing second detector is reported before the first one runs.
     let wrong = home.path().join("wrong");
     std::fs::write(&wrong, "no weights").unwrap();
     run(&format!("stages.1.faces.weights={}", wrong.display())).stderr(
@@ -222,7 +223,7 @@ fn scores_that_nothing_can_reach_are_refused_as_configs_refuse_them() {
     }
 }
 
-/// Starts the review server; the process and the link that it prints.
+/// Starts the review server; returns the process and its link.
 fn review(out: &Path, listen: &str) -> (std::process::Child, String) {
     let mut child = Command::new(env!("CARGO_BIN_EXE_passer"))
         .args(["curate", "review", "--listen", listen])
@@ -249,7 +250,7 @@ fn review_and_audit_from_the_command_line() {
             .save(home.path().join(format!("photos/a/{number}.png")))
             .unwrap();
     }
-    // The config's detectors give way to a review.
+    // A review replaces the config's detectors.
     let text = std::fs::read_to_string(root().join("configs/curate/people.toml")).unwrap();
     let mut config: toml::Table = text.parse().unwrap();
     let review_stage: toml::Table =
@@ -288,7 +289,7 @@ fn review_and_audit_from_the_command_line() {
         link.starts_with("http://127.0.0.1:") && link.ends_with('/'),
         "{link}"
     );
-    // One process at a time writes.
+    // Only one process at a time writes.
     run()
         .assert()
         .failure()
@@ -302,7 +303,7 @@ fn review_and_audit_from_the_command_line() {
         child.wait().unwrap();
         links.push(link.split_once("/?token=").unwrap().1.to_string());
     }
-    // Links outlive the server.
+    // Links stay valid after the server ends.
     assert!(links[0].len() == 48 && links[0] == links[1], "{links:?}");
     #[cfg(unix)]
     {
@@ -314,7 +315,7 @@ fn review_and_audit_from_the_command_line() {
         assert_eq!(mode & 0o777, 0o600);
     }
 
-    // Without the review nobody waits; the audit says that nobody knows how many people are left.
+    // Without the review nothing waits; the audit reports that the number of remaining people is unknown.
     config["stages"].as_array_mut().unwrap().truncate(1);
     std::fs::write(&path, config.to_string()).unwrap();
     run()

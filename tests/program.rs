@@ -1,4 +1,4 @@
-//! The program's help and what it says to bad input: each message names the thing and, where it is known, the cure.
+//! The program's help and its messages for bad input: each names the subject and, if known, the fix.
 
 use crate::passer;
 use crate::runs::photos;
@@ -156,15 +156,15 @@ fn a_smoke_test_in_f16_applies_a_step_or_fails() {
             .env("TMPDIR", folder.path());
         smoke.assert()
     };
-    // The first steps overflow, as they do in PyTorch, and are said.
+    // The first steps overflow, as in PyTorch, and are reported.
     smoke("0.1").success().stdout(
         contains("smoke test passed: 12 steps of 4 synthetic images").and(contains("skipped (loss scale)")),
     );
-    // So small a temperature that they all do.
+    // A temperature so small that all steps overflow.
     smoke("1e-7").code(1).stderr(contains(
         "smoke test failed: no step was applied: gradients overflowed f16 in each of 12 steps",
     ));
-    // Nothing stays behind.
+    // Nothing is left behind.
     assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
 }
 
@@ -183,7 +183,7 @@ fn a_batch_that_does_not_fit_is_named() {
         "--out",
         path(&out),
     ];
-    // 32 photos are less than a batch of 256.
+    // 32 photos are fewer than a batch of 256.
     let error = refused(1, &base);
     assert!(error.contains("256") && error.contains("32"), "{error}");
     let error = refused(
@@ -229,7 +229,7 @@ fn bad_data_is_named_and_counted() {
     assert!(inspect(&empty).contains("no image"), "{}", inspect(&empty));
     assert!(inspect(&folder.path().join("absent")).contains("not found"));
 
-    // Broken photos among good ones: counted, named, replaced; above the limit they end the run.
+    // Broken photos among good ones: counted, named, replaced; above the limit they stop the run.
     let photos = photos(folder.path());
     let jpeg = {
         let mut bytes = std::io::Cursor::new(vec![]);
@@ -276,7 +276,7 @@ fn bad_data_is_named_and_counted() {
         .code(1)
         .stderr(contains("max_bad_fraction").and(contains("hint: `passer shards verify`")));
 
-    // A shard cut in the middle.
+    // A truncated shard.
     let shards = folder.path().join("shards");
     passer()
         .args(["shards", "pack", path(&photos), "--out", path(&shards)])

@@ -1,4 +1,4 @@
-//! Runs from outside: kill and resume, worker counts, and the whole way from photos to a score.
+//! Runs from outside: kill and resume, worker counts, and the complete path from photos to a score.
 
 use crate::{passer, root};
 use burn::store::{BurnpackStore, ModuleStore};
@@ -8,12 +8,12 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-/// An image folder of two classes that colour tells apart; 16 pictures a class.
+/// An image folder of two classes that differ in color; 16 pictures per class.
 pub(crate) fn photos(folder: &Path) -> PathBuf {
     pictures(folder.join("photos"), 0)
 }
 
-/// As many others of the same classes.
+/// The same number of other photos of the same classes.
 pub(crate) fn other_photos(folder: &Path) -> PathBuf {
     pictures(folder.join("others"), 16)
 }
@@ -71,7 +71,7 @@ fn pretrain(data: &Path, out: &Path, more: &[&str]) -> Command {
     command
 }
 
-/// Runs a command to its end, which must be a good one.
+/// Runs a command that must succeed.
 pub(crate) fn run(mut command: Command) {
     let output = command.output().unwrap();
     assert!(
@@ -100,7 +100,8 @@ pub(crate) fn metrics(run: &Path) -> Vec<serde_json::Value> {
     lines
 }
 
-/// All tensors of a run's last checkpoint by file and path. Parameter ids differ from process to process and do not count.
+/// All tensors of a run's last checkpoint by file and path. Parameter ids are ignored, because they differ
+/// between processes.
 pub(crate) fn tensors(run: &Path) -> BTreeMap<String, Vec<u8>> {
     tensors_of(&training::latest_checkpoint(run).unwrap().unwrap().path)
 }
@@ -118,8 +119,9 @@ fn tensors_of(checkpoint: &Path) -> BTreeMap<String, Vec<u8>> {
     found
 }
 
-/// Kills what `command` begins or goes on with in the run directory `out` at `times` random moments, most of them early, and
-/// lets `after` look at what a kill leaves. A run that ends before its kill is begun again from the first step.
+/// Kills `command`, which starts or resumes in the run directory `out`, at `times` random moments, most of
+/// them early, and lets `after` inspect the files after each kill. A run that ends before its kill starts
+/// again from the first step.
 pub(crate) fn kill_at_random(
     times: usize,
     whole_time: Duration,
@@ -167,7 +169,7 @@ fn twenty_kills_change_nothing() {
     let killed = folder.path().join("killed");
     let resumed = || pretrain(&photos, &killed, &["--resume"]);
     kill_at_random(20, whole_time, &killed, resumed, || {
-        // Whatever the moment, the newest checkpoint is whole.
+        // At any moment, the newest checkpoint is complete.
         if killed.exists() && training::latest_checkpoint(&killed).unwrap().is_some() {
             moco_tensors(&killed);
         }
@@ -184,7 +186,7 @@ fn twenty_kills_change_nothing() {
     );
 }
 
-/// An overflow is planted by a temperature that makes gradients hundreds of times longer.
+/// A temperature that makes gradients hundreds of times larger causes an overflow.
 #[test]
 fn f16_leaves_overflowing_steps_out_counts_them_and_resumes_with_its_scale() {
     let folder = tempfile::tempdir().unwrap();
@@ -250,7 +252,7 @@ fn ctrl_c_ends_with_a_checkpoint_and_the_run_goes_on() {
 #[test]
 fn sigterm_and_a_lost_terminal_end_with_a_checkpoint_too() {
     ends_with_a_checkpoint("-TERM");
-    // Under `nohup` these tests, and what they start, are to outlive their terminal.
+    // Under `nohup` these tests, and their child processes, should survive their terminal.
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
     let ignored = ignored.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
@@ -269,7 +271,7 @@ fn finished(folder: &Path) -> (PathBuf, PathBuf, PathBuf) {
     (photos, out, newest)
 }
 
-/// What a run says that must fail.
+/// The message of a run that must fail.
 fn refusal(mut command: Command) -> String {
     let output = command.output().unwrap();
     assert_eq!(output.status.code(), Some(1));
@@ -480,7 +482,7 @@ fn from_photos_to_a_score() {
             assert!(!result[key].is_null(), "{result} lacks `{key}`");
         }
         assert_eq!(result["test_records"], 32);
-        // Colour tells the classes apart: chance is 0.5.
+        // Color separates the classes: chance is 0.5.
         assert!(result["value"].as_f64().unwrap() > 0.8, "{result}");
     }
     let report = std::fs::read_to_string(scores.join("report.html")).unwrap();
@@ -492,7 +494,7 @@ fn from_photos_to_a_score() {
         assert!(report.contains(part), "{part}");
     }
 
-    // The features alone say the same, encoder and photos or not.
+    // The features alone give the same score, with or without encoder and photos.
     let alone = folder.path().join("alone");
     let of_features = |test: &Path| {
         let mut command = passer();

@@ -1,5 +1,5 @@
-//! A suite from outside: three encoders, three data sets, killed in the middle and gone on; and bad input, whose reasons are in
-//! the table.
+//! A suite from outside: three encoders, three data sets, killed in the middle and resumed; and bad input,
+//! whose reasons are in the table.
 
 use crate::passer;
 use crate::runs::{other_photos, photos};
@@ -39,7 +39,8 @@ tolerance = 1e-6
 max_iterations = 100
 "#;
 
-/// Photos in folders, CIFAR's binary files, and a table of sets of classes; three encoders; the suite's file.
+/// Photos in folders, CIFAR's binary files, and a table with sets of classes; three encoders; the suite's
+/// file.
 fn prepare(folder: &Path) -> PathBuf {
     let photos = photos(folder);
     let record = |label: u8, at: usize| {
@@ -121,7 +122,8 @@ fn killed_in_the_middle_and_gone_on_the_table_is_the_same() {
     let whole = folder.path().join("whole");
     let output = command(&suite, &whole).output().unwrap();
     let text = String::from_utf8_lossy(&output.stderr).into_owned();
-    // kNN and a linear probe cannot be asked of sets of classes: six of 27 are missing, and said to be.
+    // kNN and a linear probe do not support sets of classes: six of 27 scores are missing, and reported as
+    // missing.
     assert_eq!(output.status.code(), Some(1), "{text}");
     assert!(text.contains("6 of 27 scores are missing"), "{text}");
     let table = std::fs::read_to_string(whole.join("table.md")).unwrap();
@@ -139,7 +141,7 @@ fn killed_in_the_middle_and_gone_on_the_table_is_the_same() {
     let cells: serde_json::Value =
         serde_json::from_str(&std::fs::read_to_string(whole.join("table.json")).unwrap()).unwrap();
     assert_eq!(cells.as_array().unwrap().len(), 27);
-    // The page leads to a report of each pair, and both load nothing.
+    // The page links to a report of each pair, and both load nothing.
     let page = std::fs::read_to_string(whole.join("report.html")).unwrap();
     assert!(page.contains("6 missing") && page.contains("<h3>photos</h3>"));
     let links: Vec<&str> = page
@@ -162,7 +164,7 @@ fn killed_in_the_middle_and_gone_on_the_table_is_the_same() {
     for wanted in [2, 7, 13] {
         let mut child = command(&suite, &cut).spawn().unwrap();
         let deadline = Instant::now() + Duration::from_secs(120);
-        // Only there: folders of unfinished features come and go elsewhere.
+        // Only in this folder, because folders of unfinished features appear and disappear elsewhere.
         let cells = cut.join("cells");
         while !cells.exists() || crate::files(&cells, "/result.json").len() < wanted {
             if child.try_wait().unwrap().is_some() {
@@ -220,7 +222,7 @@ fn a_suite_says_what_is_wrong_with_it() {
         .stderr(contains(
             "looks like an evaluation config; expected an evaluation suite",
         ));
-    // What is not there is missing, and the rest is done.
+    // A missing input gives missing scores, and the rest is computed.
     std::fs::write(
         &suite,
         text.replace("moco-v2-legacy.pth.tar", "gone.pth")

@@ -1,4 +1,4 @@
-//! Weights of other programs from outside: listed, converted, evaluated; refused with a reason.
+//! Weights of other programs from outside: listed, converted, evaluated; errors with a reason.
 
 use crate::runs::{other_photos, photos};
 use crate::{passer, root};
@@ -28,15 +28,15 @@ fn inspect(file: &Path, more: &[&str]) -> serde_json::Value {
         .args(more)
         .assert();
     let listed: serde_json::Value = serde_json::from_slice(&assert.get_output().stdout).unwrap();
-    // A file that does not load is listed all the same.
+    // A file that cannot be loaded is still listed.
     assert.code(if listed["refusal"].is_null() { 0 } else { 1 });
     listed
 }
 
-/// The features file that `passer features` writes.
+/// The features file written by `passer features`.
 fn features(folder: &Path, encoder: &Path, more: &[&str]) -> Vec<f32> {
     let out = folder.join("features.safetensors");
-    // Another encoder's are not overwritten.
+    // Another encoder's features are not overwritten.
     let _ = std::fs::remove_file(&out);
     let mut command = passer();
     command
@@ -127,7 +127,7 @@ fn what_would_not_load_is_listed_and_says_why() {
     assert!(listed["all"].as_array().unwrap().is_empty());
     let named = inspect(&file, &["--backbone", "vit-w32-d2-h2-p4"]);
     assert_eq!(named["network"]["part"], "teacher");
-    // A network that Passer does not have.
+    // A network that Passer does not support.
     let other = folder.path().join("other.safetensors");
     let view = safetensors::tensor::TensorView::new(safetensors::Dtype::F32, vec![1], &[0; 4]).unwrap();
     let bytes = safetensors::serialize([("features.0\u{1b}[31m.weight", view)], None).unwrap();
@@ -179,7 +179,7 @@ fn foreign_weights_give_features_and_scores_as_converted_ones_do() {
         .args(named);
     convert.assert().success();
     assert_eq!(features(folder, &out, &[]), features(folder, &vit, &named));
-    // Other channel statistics are other features.
+    // Other channel statistics give other features.
     let statistics = ["--mean", "0.5,0.5,0.5", "--std", "0.5,0.5,0.5"];
     assert_ne!(features(folder, &out, &statistics), features(folder, &out, &[]));
 
@@ -247,7 +247,7 @@ fn weights_that_do_not_fit_and_hostile_ones_are_refused() {
         .assert()
         .code(1)
         .stderr(contains("must end in `.safetensors`").and(contains("out.safetensors")));
-    // It has no end.
+    // An endless file.
     if cfg!(unix) {
         assert!(refused(&[], Path::new("/dev/zero")).contains("neither a file nor a folder"));
     }
@@ -284,7 +284,7 @@ fn what_an_encoder_lacks_is_said_wherever_it_is_opened() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
     let file = fixture(folder, "torchvision-resnet.pth");
-    // Without its last batch norm's bias, whose name is another.
+    // The last batch norm's bias is missing under its name, because it is renamed.
     let (old, new) = (&b"layer4.1.bn2.bias"[..], &b"layer4.1.bn2.bios"[..]);
     let places = |bytes: &[u8]| bytes.windows(old.len()).position(|part| part == old);
     let own = folder.join("whole.safetensors");
@@ -304,7 +304,7 @@ fn what_an_encoder_lacks_is_said_wherever_it_is_opened() {
     ];
     let said = "1 parameter keeps its initial values: layer4.1.bn2.bias";
     let left = "1 tensor of the file is left out: layer4.1.bn2.bios";
-    // A folder that is not there is made.
+    // A missing folder is created.
     let out = folder.join("new/folder/out.safetensors");
     convert(&renamed, &out, &allowed)
         .success()
@@ -340,7 +340,7 @@ fn convert(file: &Path, out: &Path, more: &[&str]) -> assert_cmd::assert::Assert
 fn heads_that_a_library_would_not_guess_are_named() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
-    // As wide as ViT-S, of one block; the weights do not show the heads.
+    // The width of ViT-S, with one block; the weights do not show the heads.
     let network = backbones::BackboneConfig::Vit(backbones::VitConfig {
         width: 384,
         depth: 1,
@@ -414,7 +414,7 @@ fn control_characters_of_a_file_do_not_reach_the_terminal() {
         .arg(&file)
         .arg(&own);
     convert.assert().success();
-    // The same with another method, as long as the old one.
+    // The same with another method name of equal length.
     let mut bytes = std::fs::read(&own).unwrap();
     let (old, evil) = (br#"\"method\":\"simsiam\""#, br#"\"method\":\"\\u001b\""#);
     let at = bytes.windows(old.len()).position(|part| part == old).unwrap();

@@ -1,10 +1,10 @@
-//! Reads the workspace's Rust files well enough to know which module uses which: tokens, `use` trees, modules. Test code
-//! is left out.
+//! Reads the workspace's Rust files well enough to find which module uses which: tokens, `use` trees,
+//! modules. Test code is excluded.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-/// What the rules look at in a file.
+/// A token that the rules inspect.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Token {
     /// An identifier or keyword.
@@ -100,7 +100,7 @@ pub(super) fn tokens(text: &str) -> Vec<Token> {
     tokens
 }
 
-/// Where the content of a raw string that begins here begins, and its number of `#`.
+/// Start of the content of a raw string that begins here, and its number of `#`.
 fn raw_string(letters: &[char], place: usize) -> Option<(usize, usize)> {
     let before = place.checked_sub(1).map_or(' ', |before| letters[before]);
     if letters[place] != 'r' || before.is_alphanumeric() && before != 'b' || before == '_' {
@@ -118,13 +118,13 @@ fn raw_string(letters: &[char], place: usize) -> Option<(usize, usize)> {
 pub(super) struct Module {
     /// Tokens without those of tests.
     pub(super) tokens: Vec<Token>,
-    /// Names that stand for paths, by `use`.
+    /// Names imported by `use`, with their paths.
     names: BTreeMap<String, Vec<String>>,
-    /// Modules whose names all stand here, by `use …::*`.
+    /// Modules whose names are all imported here, by `use …::*`.
     globs: Vec<Vec<String>>,
     /// Paths that begin with `crate`, `self` or `super`, and those of `use`.
     paths: Vec<Vec<String>>,
-    /// Modules of this file that are tests alone.
+    /// Modules of this file that contain only tests.
     tests: BTreeSet<String>,
 }
 
@@ -161,7 +161,7 @@ impl Crate {
         Self(modules)
     }
 
-    /// The module in which an item of this absolute path is defined, re-exports followed.
+    /// The module that defines an item of this absolute path, following re-exports.
     fn resolve(&self, path: &[String], depth: usize) -> Option<Vec<String>> {
         let mut module: Vec<String> = vec![];
         for (place, name) in path.iter().enumerate() {
@@ -194,7 +194,7 @@ impl Crate {
         Some(module)
     }
 
-    /// A path as written in `module`, from the crate's root; none if it is of another crate.
+    /// A path as written in `module`, from the crate's root; `None` for another crate's.
     fn absolute(&self, module: &[String], path: &[String]) -> Option<Vec<String>> {
         let mut base = module.to_vec();
         let mut rest = path;
@@ -207,7 +207,7 @@ impl Crate {
                     rest = &rest[1..];
                 }
             }
-            // Of a child, or of another crate.
+            // A child's path, or another crate's.
             child => {
                 if !self.0.contains_key(&[module, &[child.to_string()]].concat()) {
                     return None;
@@ -217,7 +217,7 @@ impl Crate {
         Some([base.as_slice(), rest].concat())
     }
 
-    /// Which module uses which, with the path that says so.
+    /// Which module uses which, with the path that proves it.
     pub(super) fn uses(&self) -> BTreeMap<(Vec<String>, Vec<String>), String> {
         let mut uses = BTreeMap::new();
         for (path, module) in &self.0 {
@@ -234,7 +234,7 @@ impl Crate {
         uses
     }
 
-    /// Circles: sibling modules, each with all that lies under it, that use each other. Parent and child may.
+    /// Cycles: sibling modules, each with its descendants, that use each other. Parent and child may.
     pub(super) fn circles(&self) -> Vec<String> {
         let uses = self.uses();
         let mut parents: BTreeSet<Vec<String>> = self.0.keys().cloned().collect();
@@ -355,7 +355,7 @@ impl Module {
         module
     }
 
-    /// One tree of a `use`, behind the path `before`.
+    /// One tree of a `use`, after the path `before`.
     fn take_use(&mut self, tree: &[Token], before: &[String]) {
         let mut path = before.to_vec();
         let mut place = 0;
@@ -409,7 +409,7 @@ impl Module {
         }
     }
 
-    /// Whether an item of this name is written here, or named here by `use`.
+    /// Whether an item of this name is defined here, or imported by `use`.
     fn defines(&self, name: &str) -> bool {
         const ITEMS: [&str; 8] = ["fn", "struct", "enum", "trait", "type", "const", "static", "mod"];
         self.names.contains_key(name)
@@ -418,7 +418,7 @@ impl Module {
     }
 }
 
-/// Whether these tokens begin with `#[cfg(test)]`, or with another condition that names tests alone.
+/// Whether these tokens begin with `#[cfg(test)]`, or with another condition that only tests meet.
 fn is_test_attribute(tokens: &[Token]) -> bool {
     let start = tokens.iter().take(5).cloned().collect::<Vec<_>>();
     let cfg = |word: &str| {
@@ -433,9 +433,9 @@ fn is_test_attribute(tokens: &[Token]) -> bool {
     start == cfg("test") || start == cfg("all") && tokens.get(6).is_some_and(|token| token.is("test"))
 }
 
-/// The place behind the item whose attributes begin at `place`.
+/// The position after the item whose attributes begin at `place`.
 fn end_of_item(tokens: &[Token], mut place: usize) -> usize {
-    // Attributes first: their brackets hold neither the end of the item nor its body.
+    // Attributes first: brackets in them do not end the item or begin its body.
     while tokens.get(place) == Some(&Token::Sign('#')) {
         let mut depth = 0;
         loop {
@@ -501,7 +501,7 @@ fn circles_are_found_through_re_exports_and_folders() {
         ("b/y.rs", ""),
     ]);
     assert_eq!(circles.len(), 1, "{circles:?}");
-    // Parent and child, comments, strings, and tests are no circle.
+    // Parent and child, comments, strings, and tests form no cycle.
     let circles = read(&[
         ("lib.rs", "mod a; mod b; #[cfg(test)] mod tests;"),
         (

@@ -1,4 +1,4 @@
-//! Photos taken down from outside: by content, once and for good, and what is said where something fails.
+//! Photos taken down from outside: by content, once and permanently, and the messages of failures.
 
 use super::{picture, reasons, sidecar, stage, status};
 use crate::{passer, root};
@@ -6,7 +6,7 @@ use predicates::prelude::PredicateBooleanExt;
 use serde_json::{Value, json};
 use std::path::PathBuf;
 
-/// A curation of a folder of photos, with the stages of `folder.toml` or the first of them.
+/// A curation of a folder of photos, with the first `stages` stages of `folder.toml`.
 struct Home {
     folder: tempfile::TempDir,
 }
@@ -46,7 +46,7 @@ impl Home {
         self.folder.path().join("out")
     }
 
-    /// The same bytes under another key.
+    /// Copies the same bytes to another key.
     fn copy(&self, key: &str, to: &str) {
         std::fs::copy(self.photo(key), self.photo(to)).unwrap();
         sidecar(&self.photo(to), "Bob", "CC0-1.0");
@@ -109,7 +109,7 @@ fn a_duplicate_takes_the_survivor_with_it_and_the_other_way_round() {
         assert_eq!(report["release"]["version"], 2);
         assert_eq!(home.released(2), ["p1", "p2", "p3", "p4"]);
         assert_eq!(status(&home.out())["taken_down"], 2);
-        // The same command once more changes nothing.
+        // A repetition of the command changes nothing.
         let again = home.report(asked);
         assert_eq!(
             (&again["already"], &again["release"]),
@@ -148,7 +148,7 @@ fn content_counts_where_no_stage_looks_at_photos() {
         })
         .unwrap();
     assert_eq!(stored.unwrap().len(), 32);
-    // It comes under a third key, with a photo that is new indeed.
+    // It returns under a third key, together with a photo that is really new.
     home.copy("p0", "third");
     picture(20, &home.photo("new"));
     sidecar(&home.photo("new"), "Ann", "CC0-1.0");
@@ -189,7 +189,7 @@ fn a_photo_whose_file_is_gone_goes_by_its_key_and_that_is_said() {
 #[test]
 fn near_duplicates_are_told_and_not_dropped() {
     let home = Home::new(3);
-    // Patches of drawn levels have detail at all scales, as photos have, so their hash is no noise.
+    // Patches of random levels have detail at all scales, like photos, so their hash is not noise.
     let mut image = image::RgbImage::from_fn(96, 80, |x, y| {
         let patch = |size: u32| {
             let place = (x / size * 7919 + y / size * 104_729 + size).wrapping_mul(2_654_435_761);
@@ -208,7 +208,7 @@ fn near_duplicates_are_told_and_not_dropped() {
     );
     home.release().success();
     assert_eq!(home.released(1), ["near", "p1", "p2", "p3", "p4"]);
-    // The one that was dropped is taken down: its like is in the release.
+    // The dropped duplicate is taken down: the release holds its like.
     let report = home.report("p0");
     let like = &report["near_duplicates"][0];
     assert_eq!(
@@ -240,7 +240,7 @@ fn nothing_is_noted_that_fails_and_what_is_noted_is_said() {
                 .and(predicates::str::contains("nothing was taken down")),
         );
     assert_eq!(status(&home.out())["taken_down"], 0);
-    // Another photo's file is missing, so that no release can be made.
+    // Another photo's file is missing, so that no release is possible.
     let aside = home.folder.path().join("aside");
     std::fs::rename(home.photo("p3"), &aside).unwrap();
     home.takedown(&["--keys", "p0"]).failure().stderr(
@@ -292,7 +292,7 @@ fn folders_and_ledgers_that_do_not_belong_together_are_refused() {
     home.ledger()
         .execute_batch("DELETE FROM releases; DELETE FROM release_photos;")
         .unwrap();
-    // A process that is killed between the renaming of the folder and the ledger's note of it.
+    // A process killed between the renaming of the folder and the ledger's note.
     home.ledger()
         .execute_batch(
             "CREATE TRIGGER killed BEFORE INSERT ON releases BEGIN SELECT RAISE(ABORT, 'killed'); END;",
@@ -313,7 +313,7 @@ fn folders_and_ledgers_that_do_not_belong_together_are_refused() {
         )
         .unwrap();
     assert_eq!(facts, 0);
-    // The ledger of another day.
+    // An older ledger.
     home.ledger()
         .execute_batch("DELETE FROM releases; DELETE FROM release_photos;")
         .unwrap();
@@ -321,7 +321,7 @@ fn folders_and_ledgers_that_do_not_belong_together_are_refused() {
         .failure()
         .stderr(predicates::str::contains("knows of no such release"));
 
-    // The ledger is lost, and with it who was taken down.
+    // The ledger is lost, and with it the takedowns.
     for lost in ["none", "no byte", "another's"] {
         for name in ["ledger.sqlite", "ledger.sqlite-wal", "ledger.sqlite-shm"] {
             let _ = std::fs::remove_file(home.out().join(name));
@@ -367,7 +367,8 @@ fn redo_throws_nothing_away_that_it_cannot_make_again() {
     home.run(&["--redo", "licence"]).success();
     assert_eq!(super::dump(&home.out()), before);
 
-    // The config of another source, whose list is not there: that of this one may be gone, but not become another.
+    // The config of another source, whose list is missing: this source's list may disappear, but not become
+    // another one.
     let config = home.folder.path().join("config.toml");
     let text = std::fs::read_to_string(&config).unwrap();
     let mut other: toml::Table = text.parse().unwrap();
@@ -375,7 +376,7 @@ fn redo_throws_nothing_away_that_it_cannot_make_again() {
         .parse::<toml::Table>()
         .unwrap()
         .into();
-    // A list needs no photos for its licences.
+    // A list needs no photos for its licenses.
     other["stages"].as_array_mut().unwrap().truncate(1);
     std::fs::write(&config, other.to_string()).unwrap();
     home.run(&["--redo", "licence"])
@@ -384,7 +385,7 @@ fn redo_throws_nothing_away_that_it_cannot_make_again() {
     assert_eq!(super::dump(&home.out()), before);
 }
 
-/// A ledger of schema 2, as the versions before made it.
+/// A ledger of schema 2, from earlier versions.
 #[test]
 fn older_ledgers_open_and_keep_what_they_know() {
     let home = Home::new(3);

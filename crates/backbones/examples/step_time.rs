@@ -46,7 +46,7 @@ fn main() {
         teacher.forward(x.clone(), &training);
     });
     time("forward + backward", &|| {
-        // A gradient that is not constant, or batch normalization would have nothing to pass on.
+        // A varying gradient, because a constant one would cancel in batch normalization.
         let features = backbone.forward(x.clone(), &training);
         (features.clone() * features).sum_dim(0).sum().backward();
     });

@@ -1,12 +1,12 @@
-//! What a forward pass may know beside its input: how far the run is, where random draws come from, who shares the
-//! batch, and whether this is training. It goes to every `forward`, so that batch statistics, masks and drop path have
-//! one door, and no layer needs a clock, a device generator or a hidden flag.
+//! The context of a forward pass: progress of the run, the source of random draws, the devices that share the
+//! batch, and the training flag. Every `forward` takes it, so that batch statistics, masks and drop path have
+//! one source, and no layer needs a clock, a device generator or a hidden flag.
 
 use burn::tensor::Tensor;
 
 use crate::draws::Draws;
 
-/// Where in its run a step stands.
+/// The position of a step in its run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Progress {
     /// Optimizer steps done before this one.
@@ -18,7 +18,7 @@ pub struct Progress {
 }
 
 impl Progress {
-    /// Step `step` of `steps`, of which `steps_per_epoch` make a pass over the data.
+    /// Step `step` of `steps`, with `steps_per_epoch` steps per pass over the data.
     pub fn at(step: usize, steps_per_epoch: usize, steps: usize) -> Self {
         Self {
             step,
@@ -37,7 +37,7 @@ impl Progress {
         self.steps.div_ceil(self.steps_per_epoch.max(1))
     }
 
-    /// The part of the run that is done, from 0 at the first step to 1 after the last.
+    /// The finished share of the run, from 0 at the first step to 1 after the last.
     pub fn fraction(&self) -> f64 {
         if self.steps == 0 {
             return 1.0;
@@ -46,11 +46,11 @@ impl Progress {
     }
 }
 
-/// The one way to other devices. Whatever is taken over the whole batch (a mean, the negatives, what a queue
-/// receives, Sinkhorn's sums, a center) goes through it. Today there is one replica and each method is the identity.
+/// The only path to other devices. Every reduction over the whole batch (a mean, negatives, queue rows,
+/// Sinkhorn's sums, a center) uses it. Today there is one replica and each method is the identity.
 #[derive(Clone, Debug, Default)]
 pub struct Replicas {
-    // Private, so that other replicas can arrive without a change for callers.
+    // Private, so that other replicas can be added without a change for callers.
     _private: (),
 }
 
@@ -60,7 +60,7 @@ impl Replicas {
         Self::default()
     }
 
-    /// How many devices share the batch.
+    /// The number of devices that share the batch.
     pub fn count(&self) -> usize {
         1
     }
@@ -81,24 +81,25 @@ impl Replicas {
     }
 }
 
-/// What a forward pass may know beside its input.
+/// The context of a forward pass besides its input.
 #[derive(Clone, Debug)]
 pub struct Context {
-    /// Where in the run this step stands.
+    /// The position of this step in the run.
     pub progress: Progress,
     /// Random draws of this step.
     pub draws: Draws,
     /// The devices that share the batch.
     pub replicas: Replicas,
-    /// Whether layers behave as in training: batch statistics are used, and running statistics move.
+    /// Whether layers behave as in training: they use batch statistics and update running statistics.
     pub training: bool,
-    /// Whether training drops residual branches at random, in networks with a drop path rate. A teacher drops none.
+    /// Whether training drops residual branches at random, in networks with a drop path rate. A teacher drops
+    /// no branch.
     pub drop_path: bool,
     /// Images that share batch statistics in training; `None` is the whole batch. Batch normalization asserts that it
     /// divides the batch. See [`BatchNorm`](crate::layers::BatchNorm).
     pub batch_norm_images: Option<usize>,
-    /// This micro-batch's index, and how many make the step. Running statistics move once a step, so each micro-batch
-    /// brings its part.
+    /// This micro-batch's index, and the number of micro-batches per step. Running statistics are updated
+    /// once per step, so each micro-batch adds its share.
     pub micro_batch: (usize, usize),
 }
 
@@ -116,7 +117,7 @@ impl Context {
         }
     }
 
-    /// The same for the `index`-th of a step's `count` micro-batches, with draws of its own.
+    /// The context of the `index`-th of a step's `count` micro-batches, with its own draws.
     pub fn micro_batch(&self, index: usize, count: usize) -> Self {
         Self {
             micro_batch: (index, count),
@@ -124,9 +125,9 @@ impl Context {
         }
     }
 
-    /// The same for a teacher: its forward pass drops no path, and otherwise behaves as in training. So its batch
-    /// normalization uses the batch's statistics and moves its own running ones; see [`teacher`](crate::teacher) for what
-    /// becomes of those.
+    /// The context of a teacher: its forward pass drops no path, and otherwise behaves as in training. Its
+    /// batch normalization uses the batch's statistics and updates its own running ones;
+    /// [`teacher`](crate::teacher) describes their use.
     pub fn teacher(&self) -> Self {
         Self {
             drop_path: false,
@@ -134,8 +135,8 @@ impl Context {
         }
     }
 
-    /// The same with the draws of the n-th part of the step (see [`Draws::part`]): a network that runs twice in a step
-    /// takes `part(0)` and `part(1)`, so that its two passes drop different paths.
+    /// The context with the draws of the n-th part of the step (see [`Draws::part`]): a network that runs
+    /// twice in a step takes `part(0)` and `part(1)`, so that its two passes drop different paths.
     pub fn part(&self, n: u64) -> Self {
         Self {
             draws: self.draws.part(n),
@@ -143,8 +144,8 @@ impl Context {
         }
     }
 
-    /// The same with batch statistics of at most `images` images: a network that sees several views at once then
-    /// normalizes each view by itself, as if the views came one after the other.
+    /// The context with batch statistics of at most `images` images: a network that processes several views
+    /// at once then normalizes each view separately, as if the views ran one after the other.
     pub fn per_view(&self, images: usize) -> Self {
         Self {
             batch_norm_images: Some(self.batch_norm_images.unwrap_or(images)),
@@ -152,7 +153,7 @@ impl Context {
         }
     }
 
-    /// A frozen network: running statistics are used and kept, and nothing is drawn.
+    /// A frozen network: running statistics are used and unchanged, and nothing is random.
     pub fn evaluation() -> Self {
         let progress = Progress::at(0, 1, 0);
         Self {

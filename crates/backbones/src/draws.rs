@@ -1,19 +1,20 @@
-//! Random draws without state: from a run's seed, a purpose, the step and an index to a generator, an order, a number.
+//! Stateless random draws: a run's seed, a purpose, the step and an index in; a generator, an order or a
+//! number out.
 //!
-//! What a seed means is decided here and in no library: algorithms that turn random bits into numbers and orders are written
-//! out, because a library's may change between its versions and every run's draws with them.
+//! This file alone defines the meaning of a seed. The algorithms from random bits to numbers and orders are
+//! implemented here, because a library's may change between versions and change every run's draws.
 
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 
-/// The source of every random draw of a step, without state: a draw is a function of the run's seed, what it is for,
-/// the step, and an index within the step. So a resumed run draws what a run never stopped would have drawn.
+/// The source of every random draw of a step, without state: a draw is a function of the run's seed, its
+/// purpose, the step, and an index within the step. So a resumed run draws the same as an uninterrupted run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Draws {
     seed: u64,
     step: u64,
-    /// Which part of the step, hashed; 0 is the first.
+    /// The part of the step, hashed; 0 is the first.
     part: u64,
 }
 
@@ -23,9 +24,9 @@ impl Draws {
         Self { seed, step, part: 0 }
     }
 
-    /// The draws of the n-th part of this step: of a further forward pass of one network, or of a micro-batch. Parts
-    /// draw independently of each other; `part(0)` draws what the step itself draws. Parts have parts:
-    /// `part(2).part(1)` is neither `part(1).part(2)` nor `part(2)`.
+    /// The draws of the n-th part of this step: another forward pass of one network, or a micro-batch. Parts
+    /// draw independently; `part(0)` draws the same as the step itself. Parts nest: `part(2).part(1)` differs
+    /// from `part(1).part(2)` and from `part(2)`.
     pub fn part(&self, n: u64) -> Self {
         if self.part == 0 && n == 0 {
             return *self;
@@ -34,32 +35,34 @@ impl Draws {
         Self { part, ..*self }
     }
 
-    /// The draws of the whole step, whichever part of it these are: for what is drawn for each image, which then does not
-    /// depend on micro-batches. The index is the image's in the step, counted through all of them.
+    /// The draws of the whole step, from any of its parts. They serve draws per image, which then do not
+    /// depend on micro-batches. The index is the image's position in the step, counted over all
+    /// micro-batches.
     pub fn whole_step(&self) -> Self {
         Self { part: 0, ..*self }
     }
 
     /// A generator for one purpose; generators of different purposes, steps or indices are independent.
     ///
-    /// `purpose` names the use (`"moco.shuffle"`), so that no list of purposes has to grow with every method; `index`
-    /// tells apart the draws of one purpose within a step (an image's record position, a layer, a micro-batch).
+    /// `purpose` names the use (`"moco.shuffle"`), so that new methods need no central list of purposes;
+    /// `index` distinguishes the draws of one purpose within a step (an image's record position, a layer, a
+    /// micro-batch).
     pub fn rng(&self, purpose: &str, index: u64) -> ChaCha8Rng {
         rng_of([self.seed, hash_name(purpose) ^ self.part, self.step, index])
     }
 
-    /// Brings `items` into a uniformly random order, that of this purpose and index.
+    /// Shuffles `items` into a uniformly random order, determined by this purpose and index.
     ///
-    /// Fisher and Yates from the front: item `i` changes places with one of items `0..=i`. Several of these choices are
-    /// taken from one 32-bit number, as `rand` 0.10 does it, whose orders earlier versions of this program used.
+    /// Fisher-Yates from the front: item `i` is swapped with one of items `0..=i`. One 32-bit number gives
+    /// several of these choices, as in `rand` 0.10, whose orders earlier versions of this program used.
     ///
     /// # Panics
     /// If there are 2³² − 1 items or more.
     pub fn shuffle<T>(&self, purpose: &str, index: u64, items: &mut [T]) {
         assert!(items.len() < u32::MAX as usize, "too many items to shuffle");
         let mut rng = self.rng(purpose, index);
-        // `chunk` is uniform below the product of the sizes that are still to be chosen from with it. The first item has
-        // one place to go, for which nothing is drawn.
+        // `chunk` is uniform below the product of the sizes that it still has to choose from. The first item
+        // has only one position and needs no draw.
         let (mut chunk, mut left) = (0u32, 1u32);
         for last in 0..items.len() {
             let size = last as u32 + 1;
@@ -76,7 +79,7 @@ impl Draws {
     }
 }
 
-/// The largest product `first * (first + 1) * …` below 2³², and how many factors it has; at least one.
+/// The largest product `first * (first + 1) * …` below 2³², and its number of factors; at least one.
 fn largest_product(first: u32) -> (u32, u32) {
     let (mut product, mut count) = (first, 1);
     while let Some(larger) = product.checked_mul(first + count) {
@@ -85,8 +88,8 @@ fn largest_product(first: u32) -> (u32, u32) {
     (product, count)
 }
 
-/// Uniform on `0..end`: Canon's method with one further draw where the first decides too little, which leaves a bias of
-/// 2⁻³² at most.
+/// Uniform on `0..end`: Canon's method with one further draw when the first is undecided, which leaves a bias
+/// of at most 2⁻³².
 fn below_32(rng: &mut impl Rng, end: u32) -> u32 {
     let mut product = || u64::from(rng.next_u32()) * u64::from(end);
     let first = product();
@@ -108,8 +111,8 @@ pub fn below(rng: &mut impl Rng, end: usize) -> usize {
     ((u128::from(rng.next_u64()) * end as u128) >> 64) as usize
 }
 
-/// Brings `count` of the items, chosen at random without replacement, to the front in random order: the first steps of a
-/// shuffle by Fisher and Yates.
+/// Moves `count` of the items, chosen at random without replacement, to the front in random order: the first
+/// steps of a Fisher-Yates shuffle.
 ///
 /// # Panics
 /// If there are fewer items.
@@ -119,7 +122,8 @@ pub fn choose<T>(rng: &mut impl Rng, items: &mut [T], count: usize) {
     }
 }
 
-/// ChaCha with 8 rounds, keyed by four words. The key alone tells streams apart, so equal keys are equal streams.
+/// ChaCha with 8 rounds, keyed by four words. The key alone selects the stream, so equal keys give equal
+/// streams.
 pub(crate) fn rng_of(words: [u64; 4]) -> ChaCha8Rng {
     let mut key = [0; 32];
     for (bytes, word) in key.chunks_exact_mut(8).zip(words) {
@@ -128,8 +132,8 @@ pub(crate) fn rng_of(words: [u64; 4]) -> ChaCha8Rng {
     ChaCha8Rng::from_seed(key)
 }
 
-/// FNV-1a, 64 bits. Written out because the standard library's hashers may change between Rust versions, and these
-/// values decide what a seed means.
+/// FNV-1a, 64 bits. Implemented here because the standard library's hashers may change between Rust versions,
+/// and these values define the meaning of a seed.
 pub(crate) fn hash_name(name: &str) -> u64 {
     hash_bytes(FNV_START, name.as_bytes())
 }
@@ -137,7 +141,7 @@ pub(crate) fn hash_name(name: &str) -> u64 {
 /// The FNV-1a hash of no bytes.
 const FNV_START: u64 = 0xcbf2_9ce4_8422_2325;
 
-/// `hash`, an FNV-1a hash, after further bytes.
+/// Extends `hash`, an FNV-1a hash, by further bytes.
 fn hash_bytes(hash: u64, bytes: &[u8]) -> u64 {
     bytes.iter().fold(hash, |hash, byte| {
         (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3)
@@ -177,7 +181,7 @@ mod tests {
         let values = parts.map(|draws| draws.rng("a", 3).next_u64());
         let distinct = BTreeSet::from(values);
         assert_eq!(distinct.len(), values.len());
-        // A part is apart within its step and purpose only: other steps have parts of their own.
+        // A part is separate within its step and purpose; other steps have their own parts.
         let value = |draws: Draws, purpose| draws.part(1).rng(purpose, 3).next_u64();
         assert_ne!(value(step, "a"), value(step, "b"));
         assert_ne!(value(step, "a"), value(Draws::new(1, 3), "a"));
@@ -199,12 +203,13 @@ mod tests {
         assert_eq!([1000, 100_000].map(last_of), [643, 77_237]);
     }
 
-    /// Runs of earlier versions were shuffled by `rand` 0.10. Where a later `rand` differs this test goes, and the code
-    /// stays.
+    /// Runs of earlier versions were shuffled by `rand` 0.10. If a later `rand` differs, remove this test and
+    /// keep the code.
     #[test]
     fn orders_are_those_of_rand_0_10() {
         for step in 0..200 {
-            // Every length up to some hundreds, and lengths at which a 32-bit number holds two choices, then one.
+            // Every length up to a few hundred, and lengths at which a 32-bit number holds two choices, then
+            // one.
             for count in [step as u32, 2000, 65_530 + step as u32, 70_000] {
                 let mut items: Vec<u32> = (0..count).collect();
                 items.shuffle(&mut Draws::new(7, step).rng("test", 1));
@@ -223,7 +228,7 @@ mod tests {
             assert_eq!(BTreeSet::from_iter(items.clone()).len(), 12);
             items[..3].iter().for_each(|item| counts[*item] += 1);
         }
-        // Each is chosen 1,000 times of 4,000, give or take √(4000 · ¼ · ¾) = 27.
+        // Each is chosen 1,000 times of 4,000, with a standard deviation of √(4000 · ¼ · ¾) = 27.
         assert!(
             counts.iter().all(|count| count.abs_diff(1000) < 4 * 27),
             "{counts:?}"
@@ -234,7 +239,7 @@ mod tests {
         assert!((values.iter().sum::<f64>() / 4000.0 - 0.5).abs() < 4.0 * 0.0046);
     }
 
-    /// The second draw of Canon's method is rare: by hand, a generator whose first number decides too little.
+    /// The second draw of Canon's method is rare, so this generator's first number is undecided on purpose.
     #[test]
     fn a_number_that_decides_too_little_is_drawn_further() {
         struct Fixed(Vec<u32>);

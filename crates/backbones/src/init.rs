@@ -1,5 +1,5 @@
-//! Initial weights: drawn on the host from the seed and the parameter's dotted path, so they are the same on every
-//! device, in every order of construction, and for a parameter whose neighbours changed.
+//! Initial weights: drawn on the host from the seed and the parameter's dotted path. They are therefore
+//! independent of the device, of the order of construction, and of changes in other parameters.
 
 use burn::module::{Param, ParamId};
 use burn::tensor::{Device, Shape, Tensor, TensorData};
@@ -9,18 +9,18 @@ use rand_distr::{Distribution, StandardNormal, Uniform};
 use crate::draws::{hash_name, rng_of};
 use crate::precision::Precision;
 
-/// Where a module's parameters get their first values: a seed, a device, and the path of the module in its network.
+/// The source of a module's initial values: a seed, a device, and the path of the module in its network.
 #[derive(Clone, Debug)]
 pub struct Init {
     device: Device,
     path: String,
-    /// `None`: zeros instead of draws, for weights that are replaced at once.
+    /// `None`: zeros instead of draws, for weights that are replaced immediately.
     seed: Option<u64>,
     precision: Precision,
 }
 
 impl Init {
-    /// The root of a network whose parameters lie on `device`.
+    /// The root of a network whose parameters are on `device`.
     ///
     /// On a device with autodiff the parameters require gradients; on a plain one `Module::train` turns that on.
     pub fn new(seed: u64, device: &Device) -> Self {
@@ -32,17 +32,18 @@ impl Init {
         }
     }
 
-    /// The same for networks whose layers compute in `precision` (their weights stay f32).
+    /// The same source for networks whose layers compute in `precision` (their weights stay f32).
     pub fn with_precision(self, precision: Precision) -> Self {
         Self { precision, ..self }
     }
 
-    /// What the layers made here compute in: f32 unless [`with_precision`](Self::with_precision) said otherwise.
+    /// The compute precision of layers built here: f32 unless [`with_precision`](Self::with_precision) set
+    /// another.
     pub fn precision(&self) -> Precision {
         self.precision
     }
 
-    /// A network to load weights into: shapes are right, and no number is drawn (draws become zeros).
+    /// A source for a network whose weights will be loaded: shapes are right, and zeros replace all draws.
     pub fn empty(device: &Device) -> Self {
         Self {
             seed: None,
@@ -50,7 +51,7 @@ impl Init {
         }
     }
 
-    /// The same for the child called `name`: its path is `path.name`.
+    /// The source for the child named `name`: its path is `path.name`.
     pub fn at(&self, name: &str) -> Self {
         let path = match self.path.as_str() {
             "" => name.to_owned(),
@@ -81,8 +82,8 @@ impl Init {
         })
     }
 
-    /// Normal with mean 0 and the given standard deviation, drawn again while outside ±2: `trunc_normal_` with its default
-    /// bounds, which are absolute and not in standard deviations.
+    /// Normal with mean 0 and the given standard deviation, redrawn while outside ±2: `trunc_normal_` with
+    /// its default bounds, which are absolute values, unscaled by the standard deviation.
     pub fn truncated_normal<const D: usize>(&self, shape: [usize; D], std: f64) -> Tensor<D> {
         self.draw(shape, |rng| {
             loop {
@@ -133,7 +134,7 @@ pub fn trained<const D: usize>(tensor: Tensor<D>) -> Param<Tensor<D>> {
 
 /// A tensor that is saved with its module and never trained: a queue, a center.
 pub fn buffer<const D: usize>(tensor: Tensor<D>) -> Param<Tensor<D>> {
-    // Not `from_tensor`, which asks for a gradient.
+    // `from_tensor` would require a gradient.
     Param::initialized(ParamId::new(), tensor)
 }
 
@@ -159,7 +160,7 @@ mod tests {
         assert_eq!(at(1, "layer1.0"), at(1, "layer1.0"));
         assert_ne!(at(1, "layer1.0"), at(1, "layer1.1"));
         assert_ne!(at(1, "layer1.0"), at(2, "layer1.0"));
-        // Built child by child or by its whole path, a parameter is the same.
+        // A parameter is the same if built child by child or by its whole path.
         let nested = Init::new(1, &device).at("layer1").at("0");
         assert_eq!(at(1, "layer1.0"), values(nested.normal([4, 4], 1.0)));
     }
@@ -169,7 +170,7 @@ mod tests {
         let init = Init::new(3, &Device::flex()).at("conv1");
         let (mean, std) = mean_and_std(&values(init.kaiming_normal_fan_out([64, 32, 3, 3])));
         let wanted = (2.0f64 / (64.0 * 9.0)).sqrt();
-        // 18,432 draws: the standard error of their mean is std/136, of their spread std/192.
+        // 18,432 draws: the standard error of their mean is std/136, of their standard deviation std/192.
         assert!(mean.abs() < 4.0 * wanted / 136.0, "mean {mean}");
         assert!(
             (std / wanted - 1.0).abs() < 4.0 / 192.0,
@@ -188,10 +189,11 @@ mod tests {
     #[test]
     fn truncated_normal_ends_at_two() {
         let init = Init::new(3, &Device::flex()).at("pos_embed");
-        // Far inside the bounds it is the normal; the standard error of the spread is std/141.
+        // Bounds far outside the distribution leave the normal unchanged; the standard error of the standard
+        // deviation is std/141.
         let (mean, std) = mean_and_std(&values(init.truncated_normal([10_000], 0.02)));
         assert!(mean.abs() < 4.0 * 0.02 / 100.0 && (std / 0.02 - 1.0).abs() < 4.0 / 141.0);
-        // A standard normal cut at ±2 has variance 1 − 4·φ(2) / (2·Φ(2) − 1) = 0.774.
+        // A standard normal truncated at ±2 has variance 1 − 4·φ(2) / (2·Φ(2) − 1) = 0.774.
         let wide = values(init.truncated_normal([10_000], 1.0));
         assert!(wide.iter().all(|v| v.abs() <= 2.0));
         assert!((mean_and_std(&wide).1.powi(2) - 0.774).abs() < 0.03);

@@ -1,9 +1,10 @@
-//! The layers of every network here: the only place that calls Burn's convolutions, products, norms and activations.
-//! So initial weights, faster kernels for a device and 16-bit compute are decided once, and parameters have PyTorch's
-//! names and layout (`weight` and `bias`, a linear layer's weight as `[outputs, inputs]`).
+//! The layers of every network here: the only code that calls Burn's convolutions, matrix products, norms and
+//! activations. So initial weights, faster kernels for a device and 16-bit compute are each implemented once.
+//! Parameters have PyTorch's names and layout (`weight` and `bias`, a linear layer's weight as `[outputs,
+//! inputs]`).
 //!
-//! In 16-bit compute convolutions give 16 bits, which norms, activations and pooling hand on; linear layers, attention and
-//! the last pooling give f32, so that what methods make of features and embeddings is f32.
+//! In 16-bit compute convolutions give 16 bits, which norms, activations and pooling pass on. Linear layers,
+//! attention and the last pooling give f32, so that methods compute with features and embeddings in f32.
 //!
 //! Shapes are written `[images, channels, height, width]`, those of token sequences `[images, tokens, channels]`.
 
@@ -43,8 +44,8 @@ pub fn leaky_relu<const D: usize>(x: Tensor<D>, slope: f64) -> Tensor<D> {
     burn::tensor::activation::leaky_relu(x, slope)
 }
 
-/// Each pixel repeated to fill `[height, width]`: the nearest before it, `⌊i · size / size'⌋`, as PyTorch's
-/// `interpolate(mode="nearest")` takes it.
+/// Each pixel repeated to fill `[height, width]`: output pixel `i` copies pixel `⌊i · size / size'⌋`, as in
+/// PyTorch's `interpolate(mode="nearest")`.
 pub fn upsample_nearest(x: Tensor<4>, size: [usize; 2]) -> Tensor<4> {
     let options = InterpolateOptions::new(InterpolateMode::Nearest).with_output_size(size);
     burn::tensor::module::interpolate(x, options)
@@ -70,8 +71,8 @@ pub fn max_pool(x: Tensor<4>) -> Tensor<4> {
     burn::tensor::module::max_pool2d(x, options)
 }
 
-/// The mean of each square window of `kernel` pixels at `stride`, f32 whatever comes in. `padding` zeros on each side count in
-/// the mean, as in `torch.nn.AvgPool2d`.
+/// The mean of each square window of `kernel` pixels at `stride`; the output is always f32. `padding` zeros
+/// on each side count in the mean, as in `torch.nn.AvgPool2d`.
 pub fn average_pool(x: Tensor<4>, kernel: usize, stride: usize, padding: usize) -> Tensor<4> {
     let options = AvgPoolOptions::new([kernel; 2])
         .with_stride([stride; 2])
@@ -79,16 +80,16 @@ pub fn average_pool(x: Tensor<4>, kernel: usize, stride: usize, padding: usize) 
     burn::tensor::module::avg_pool2d(raise(x), options)
 }
 
-/// The means of `[rows, columns]` windows that cover the image, f32 whatever comes in; they overlap where the sides do not
-/// divide, as in `torch.nn.AdaptiveAvgPool2d`.
+/// The means of `[rows, columns]` windows that cover the image; the output is always f32. Windows overlap if
+/// the sides do not divide evenly, as in `torch.nn.AdaptiveAvgPool2d`.
 pub fn adaptive_average_pool(x: Tensor<4>, size: [usize; 2]) -> Tensor<4> {
     burn::tensor::module::adaptive_avg_pool2d(raise(x), size)
 }
 
-/// The mean over height and width: `[n, c, h, w]` to `[n, c]`, f32 whatever comes in.
+/// The mean over height and width: `[n, c, h, w]` to `[n, c]`, always f32.
 pub fn global_average_pool(x: Tensor<4>) -> Tensor<2> {
     let [images, channels, height, width] = x.dims();
-    // One reduction over the flattened image: two in a row would write an intermediate.
+    // One reduction over the flattened image: two reductions would write an intermediate tensor.
     raise(x)
         .reshape([images, channels, height * width])
         .mean_dim(2)

@@ -1,10 +1,10 @@
-//! Image tensor in, features out: residual networks, vision transformers, the layers that all networks are made of, and their
-//! initial weights.
+//! Image tensor in, features out: residual networks, vision transformers, the layers of all networks, and
+//! their initial weights.
 //!
 //! This crate does no I/O, reads no clock and never touches the device's random generator: initial weights come from
 //! [`Init`], and later draws reach a `forward` through its [`Context`].
 //!
-//! To add a network: one file beside `resnet.rs`, its `mod` line, and a variant with its arms below.
+//! To add a network: one file next to `resnet.rs`, its `mod` line, and a variant with its arms below.
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::print_stderr))]
 #![recursion_limit = "256"]
 
@@ -46,8 +46,8 @@ pub enum BackboneConfig {
 }
 
 impl BackboneConfig {
-    /// Whether such a network exists; the message names the field. Call it when a config is read: the other methods
-    /// panic on what it refuses.
+    /// Checks that such a network exists; the message names the field. Call it when a config is read: the
+    /// other methods panic on invalid configs.
     pub fn validate(&self) -> Result<(), String> {
         match self {
             Self::Resnet(config) => config.validate(),
@@ -55,11 +55,11 @@ impl BackboneConfig {
         }
     }
 
-    /// Whether images of this height and width, in pixels, can enter the network; the message says what is wrong with
-    /// them. Call it before a forward pass, which panics on what it refuses.
+    /// Checks that images of this height and width, in pixels, fit the network; the message states the fault.
+    /// Call it before a forward pass, which panics on other sizes.
     pub fn check_input(&self, height: usize, width: usize) -> Result<(), String> {
         match self {
-            // Padded convolutions take any size.
+            // Padded convolutions accept any size.
             Self::Resnet(_) => Ok(()),
             Self::Vit(config) => config.check_input(height, width),
         }
@@ -81,7 +81,8 @@ impl BackboneConfig {
         }
     }
 
-    /// Roughly how many numbers the network is made of, and the key of a config that says it most. No memory is taken.
+    /// The approximate parameter count, and the config key with the largest effect on it. Allocates no
+    /// memory.
     pub fn numbers(&self) -> (&'static str, f64) {
         let key = match self {
             Self::Resnet(_) => "backbone.resnet.width",
@@ -96,7 +97,7 @@ impl BackboneConfig {
     }
 
     /// The usual name, for logs and tables: `resnet18` or `vit_small_patch16`, and `resnet18-w16-small` or
-    /// `vit-w64-d6-h4-p4` where it is no usual network.
+    /// `vit-w64-d6-h4-p4` for networks without a usual name.
     pub fn name(&self) -> String {
         match self {
             Self::Resnet(config) => config.name(),
@@ -106,7 +107,8 @@ impl BackboneConfig {
 }
 
 /// A network from images to features.
-// There are two or three of these in a run, each moved once or twice a step: what a variant leaves empty costs nothing.
+// A run has two or three of these, each moved once or twice per step: the unused space of the smaller variant
+// costs nothing.
 #[allow(clippy::large_enum_variant)]
 #[derive(Module, Debug)]
 pub enum Backbone {
@@ -137,7 +139,7 @@ impl Backbone {
         }
     }
 
-    /// The residual network, if it is one: for probes of its stages.
+    /// The residual network, for probes of its stages; `None` for others.
     pub fn as_resnet(&self) -> Option<&ResNet> {
         match self {
             Self::ResNet(network) => Some(network),
@@ -145,7 +147,7 @@ impl Backbone {
         }
     }
 
-    /// The vision transformer, if it is one: for methods that need its tokens.
+    /// The vision transformer, for methods that need its tokens; `None` for others.
     pub fn as_vit(&self) -> Option<&Vit> {
         match self {
             Self::ResNet(_) => None,
@@ -153,8 +155,8 @@ impl Backbone {
         }
     }
 
-    /// Whether images of this height and width, in pixels, can enter: [`BackboneConfig::check_input`] of a network that
-    /// is made.
+    /// Checks that images of this height and width, in pixels, fit: [`BackboneConfig::check_input`] for an
+    /// existing network.
     pub fn check_input(&self, height: usize, width: usize) -> Result<(), String> {
         match self {
             Self::ResNet(_) => Ok(()),

@@ -1,5 +1,5 @@
-//! The parameters of any module as a list: path, shape, and what each is. Weight-decay groups, frozen parameters and
-//! messages are made from it.
+//! The parameters of any module as a list: path, shape, and kind. Weight-decay groups, frozen parameters and
+//! messages use it.
 
 use burn::module::{Module, ModuleVisitor, Param, ParamId};
 use burn::tensor::Tensor;
@@ -9,20 +9,20 @@ use crate::layers::is_running_statistic;
 /// One float tensor of a module.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Parameter {
-    /// Dotted path from the module that was listed, as in checkpoints: `layer1.0.conv1.weight`.
+    /// Dotted path from the listed module, as in checkpoints: `layer1.0.conv1.weight`.
     pub path: String,
-    /// What Burn's optimizers and gradients know it by.
+    /// Its key in Burn's optimizers and gradients.
     pub id: ParamId,
-    /// Size in each dimension; its length is the rank, by which biases and norms are told from weights.
+    /// Size in each dimension; the rank distinguishes biases and norms (1) from weights.
     pub shape: Vec<usize>,
-    /// Whether gradients are kept for it now: false on a device without autodiff.
+    /// Whether it currently requires gradients: false on a device without autodiff.
     pub trained: bool,
-    /// Whether it is a running statistic, which averages over weights leave out.
+    /// Whether it is a running statistic, which weight averages exclude.
     pub running_statistic: bool,
 }
 
-/// The parameter with another value: `change` works outside autodiff, and what the parameter was (its id, whether it wants a
-/// gradient, how its graph is checkpointed) stays.
+/// The parameter with another value. `change` works outside autodiff; the parameter keeps its id, its
+/// gradient flag and its graph's checkpointing.
 pub fn change_value<const D: usize>(
     param: Param<Tensor<D>>,
     change: impl FnOnce(Tensor<D>) -> Tensor<D>,
@@ -43,7 +43,7 @@ pub fn change_value<const D: usize>(
     Param::from_mapped_value(id, new, mapper)
 }
 
-/// The float tensors of `module` that are saved with it, in the order in which every visit meets them.
+/// The float tensors of `module` that are saved with it, in visiting order.
 pub fn parameters<M: Module>(module: &M) -> Vec<Parameter> {
     let mut list = List::default();
     module.visit(&mut list);
@@ -77,7 +77,7 @@ impl ModuleVisitor for List {
     }
 }
 
-/// Where in a module a visit stands.
+/// The current position of a visit in a module.
 #[derive(Default)]
 pub(crate) struct Path(Vec<String>);
 

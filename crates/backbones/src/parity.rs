@@ -113,7 +113,7 @@ impl Fixture {
         relative_error(ours, &self.get(name))
     }
 
-    /// The error of a tensor of which evenly spread elements are stored, and its norm.
+    /// The error of a tensor with evenly spread stored elements, and its norm.
     fn sampled_error(&self, name: &str, ours: &[f64]) -> f64 {
         let reference = self.get(name);
         let picked = (0..reference.len()).map(|i| ours[i * ours.len() / reference.len()]);
@@ -123,7 +123,7 @@ impl Fixture {
     }
 }
 
-/// Both modes, statistics and, where the fixture has them, gradients; the bound is 1e-4 for each tensor.
+/// Both modes, statistics and, if the fixture has them, gradients; the bound is 1e-4 for each tensor.
 fn check(name: &str, fixture: &[u8], side: usize, make: impl Fn(&Device) -> Backbone) {
     const BOUND: f64 = 1e-4;
     let fixture = Fixture::read(fixture);
@@ -205,7 +205,7 @@ fn gradients_of(backbone: &Backbone, gradients: &burn::tensor::Gradients) -> BTr
             self.path.pop();
         }
         fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-            // The running statistics have none.
+            // The running statistics have no gradient.
             if let Some(gradient) = param.val().grad(self.gradients) {
                 self.found.insert(self.path.join("."), values(gradient));
             }

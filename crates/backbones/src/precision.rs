@@ -1,12 +1,12 @@
-//! The number type of convolutions, products and attention.
+//! The number type of convolutions, matrix products and attention.
 
 use burn::tensor::{DType, Device, FloatDType, Tensor};
 use serde::{Deserialize, Serialize};
 
-/// What convolutions, linear layers and attention compute in. Weights, optimizer, statistics, norms, softmax and losses are
-/// 32-bit whatever it is.
+/// Compute type of convolutions, linear layers and attention. Weights, optimizer, statistics, norms, softmax
+/// and losses are always 32-bit.
 ///
-/// Only `layers` casts: a layer holds the precision that its [`Init`](crate::Init) had.
+/// Only `layers` casts: a layer takes the precision of its [`Init`](crate::Init).
 ///
 /// Micikevicius et al., *Mixed precision training*, [2018](https://arxiv.org/abs/1710.03740).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -15,14 +15,14 @@ pub enum Precision {
     /// 32 bits throughout.
     #[default]
     F32,
-    /// 8 bits of exponent, as f32 has: needs no loss scale.
+    /// 8 bits of exponent, like f32: needs no loss scale.
     Bf16,
     /// 5 bits of exponent: gradients below 6e-8 vanish and sums above 65,504 overflow, hence a loss scale.
     F16,
 }
 
 impl Precision {
-    /// As in a config.
+    /// The name in a config.
     pub fn name(self) -> &'static str {
         match self {
             Self::F32 => "f32",
@@ -31,12 +31,12 @@ impl Precision {
         }
     }
 
-    /// Whether it is the type in which nothing is cast.
+    /// Whether it is f32, which needs no casts.
     pub fn is_f32(&self) -> bool {
         *self == Self::F32
     }
 
-    /// Refuses a device that cannot compute in it, naming those that it can.
+    /// Gives an error if the device cannot compute in this type; the message lists the supported types.
     pub fn check(self, device: &Device) -> Result<(), String> {
         if device.supports_dtype(self.dtype()) {
             return Ok(());
@@ -61,12 +61,13 @@ impl Precision {
         }
     }
 
-    /// In this type.
+    /// Casts to this type.
     pub(crate) fn lower<const D: usize>(self, x: Tensor<D>) -> Tensor<D> {
         cast(x, self.dtype())
     }
 
-    /// `a · b` in this type, as f32. For products that no layer makes, such as those with weights that are normalized first.
+    /// `a · b` in this type, as f32. For matrix products outside layers, e.g. with weights that are
+    /// normalized first.
     ///
     /// # Shapes
     /// - `a`: `[…, m, k]`, `b`: `[…, k, n]`
@@ -76,19 +77,19 @@ impl Precision {
     }
 }
 
-/// In f32.
+/// Casts to f32.
 pub(crate) fn raise<const D: usize>(x: Tensor<D>) -> Tensor<D> {
     cast(x, FloatDType::F32)
 }
 
-/// `of` in f32, its output in the type of the input again.
+/// Computes `of` in f32; its output has the type of the input.
 pub(crate) fn in_f32<const D: usize>(x: Tensor<D>, of: impl FnOnce(Tensor<D>) -> Tensor<D>) -> Tensor<D> {
     let dtype: FloatDType = x.dtype().into();
     cast(of(raise(x)), dtype)
 }
 
 fn cast<const D: usize>(x: Tensor<D>, dtype: FloatDType) -> Tensor<D> {
-    // A cast to the same type is no operation to every backend: with autodiff it is a node.
+    // A cast to the same type is not free on every backend: with autodiff it adds a node.
     if x.dtype() == DType::from(dtype) {
         return x;
     }

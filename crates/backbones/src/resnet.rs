@@ -1,7 +1,7 @@
 //! Residual networks with 18, 34, 50 or 101 layers, with torchvision's parameter names.
 //!
 //! He, Zhang, Ren, Sun, *Deep residual learning for image recognition*, 2016, table 1. As in torchvision (its
-//! "ResNet v1.5"), a bottleneck strides in its 3×3 convolution, where the paper strides in the first 1×1.
+//! "ResNet v1.5"), a bottleneck strides in its 3×3 convolution; the paper strides in the first 1×1.
 
 use burn::module::Module;
 use burn::tensor::Tensor;
@@ -18,13 +18,15 @@ use crate::parameters::change_value;
 pub struct ResNetConfig {
     /// Layers with weights: 18 or 34 (basic blocks), 50 or 101 (bottlenecks).
     pub depth: u32,
-    /// Channels of the first stage; each further stage doubles them. The paper has 64. With 128 it is SwAV's RN50w2, of
-    /// 4096 features: all channels are doubled, where torchvision's `wide_resnet50_2` widens the 3×3 convolutions alone.
+    /// Channels of the first stage; each further stage doubles them. The paper has 64. With 128 it is SwAV's
+    /// RN50w2, with 4096 features: all channels are doubled, while torchvision's `wide_resnet50_2` widens
+    /// only the 3×3 convolutions.
     pub width: usize,
-    /// How the image enters.
+    /// The layers before the first stage.
     pub stem: Stem,
-    /// Start the last norm of each residual block at scale 0 instead of 1, so that blocks pass their input on at first
-    /// (torchvision's argument of this name; [Goyal et al. 2017](https://arxiv.org/abs/1706.02677), 5.1). Absent: false.
+    /// Initialize the last norm of each residual block to scale 0 instead of 1, so that blocks start as the
+    /// identity (torchvision's argument of this name; [Goyal et al. 2017](https://arxiv.org/abs/1706.02677),
+    /// 5.1). Absent: false.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub zero_init_residual: bool,
 }
@@ -39,8 +41,8 @@ pub enum Stem {
     Small,
 }
 
-/// A part of the network whose output can be looked at, by the names of Caffe2 and VISSL, which linear probes of several
-/// stages are reported by.
+/// A part of the network with a readable output, by the names of Caffe2 and VISSL, in which linear probes of
+/// several stages are reported.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Stage {
@@ -57,7 +59,7 @@ pub enum Stage {
 }
 
 impl Stage {
-    /// All of them, from the image on.
+    /// All of them, from the image to the output.
     pub const ALL: [Self; 5] = [Self::Conv1, Self::Res2, Self::Res3, Self::Res4, Self::Res5];
 
     /// `conv1`, `res2` …
@@ -73,7 +75,7 @@ impl Stage {
 }
 
 impl ResNetConfig {
-    /// Whether such a network exists; the message names the field.
+    /// Checks that such a network exists; the message names the field.
     pub fn validate(&self) -> Result<(), String> {
         if self.stages().is_none() {
             return Err(format!(
@@ -87,7 +89,7 @@ impl ResNetConfig {
         Ok(())
     }
 
-    /// Blocks in each stage, and how many times its width a block puts out.
+    /// Blocks in each stage, and the ratio of a block's output channels to its width.
     fn stages(&self) -> Option<([usize; 4], usize)> {
         match self.depth {
             18 => Some(([2, 2, 2, 2], 1)),
@@ -101,13 +103,13 @@ impl ResNetConfig {
     /// Width of the pooled output: 512 for ResNet-18 and 2048 for ResNet-50 at width 64.
     ///
     /// # Panics
-    /// Where [`validate`](Self::validate) would refuse the depth.
+    /// If [`validate`](Self::validate) rejects the depth.
     pub fn features(&self) -> usize {
         let (_, expansion) = self.stages().expect("the depth was checked by validate");
         self.width * 8 * expansion
     }
 
-    /// About how many parameters the network has; no memory is taken.
+    /// Approximate parameter count; allocates no memory.
     pub fn parameter_count(&self) -> f64 {
         let of_width_64 = match self.depth {
             18 => 11.2e6,
@@ -118,7 +120,7 @@ impl ResNetConfig {
         of_width_64 * (self.width as f64 / 64.0).powi(2)
     }
 
-    /// `resnet18`, or `resnet18-w16-small` where width or stem differ from torchvision's.
+    /// `resnet18`, or `resnet18-w16-small` if width or stem differ from torchvision's.
     pub fn name(&self) -> String {
         let mut name = format!("resnet{}", self.depth);
         if self.width != 64 {
@@ -133,7 +135,7 @@ impl ResNetConfig {
     /// The network with torchvision's initial weights.
     ///
     /// # Panics
-    /// Where [`validate`](Self::validate) would refuse the config.
+    /// If [`validate`](Self::validate) rejects the config.
     pub fn init(&self, init: &Init) -> ResNet {
         let (blocks, expansion) = self.stages().expect("the depth was checked by validate");
         let (kernel, stride) = match self.stem {
@@ -193,11 +195,12 @@ impl ResNet {
         self.forward_seeing(images, context, |_, _| {})
     }
 
-    /// The same, and `see` gets what each stage puts out as soon as it is made, so that no more than one is kept.
+    /// The same pass; `see` receives each stage's output as soon as it is computed, so that only one is kept
+    /// at a time.
     ///
     /// # Shapes
-    /// - maps that `see` gets: `[images, channels, height, width]` as [`stage_shapes`](Self::stage_shapes) says, in 16 bits
-    ///   where the network computes in them
+    /// - maps passed to `see`: `[images, channels, height, width]` as in
+    ///   [`stage_shapes`](Self::stage_shapes), in 16 bits if the network computes in 16 bits
     pub fn forward_seeing(
         &self,
         images: Tensor<4>,
@@ -221,11 +224,11 @@ impl ResNet {
         global_average_pool(x)
     }
 
-    /// Channels, height and width of what each stage puts out for images of this size.
+    /// Channels, height and width of each stage's output for images of this size.
     pub fn stage_shapes(&self, height: usize, width: usize) -> [(Stage, [usize; 3]); 5] {
         let [stem, ..] = self.conv1.weight.dims();
         let last = self.features;
-        // All strides are 2 with a border that rounds up.
+        // All strides are 2, with a border that rounds up.
         let map = |channels: usize, halvings: u32| {
             let side = |px: usize| px.div_ceil(1 << halvings);
             [channels, side(height), side(width)]
@@ -246,7 +249,7 @@ impl ResNet {
     }
 }
 
-/// A residual block: two 3×3 convolutions, or 1×1, 3×3 and 1×1 (a bottleneck) where `conv3` is there.
+/// A residual block: two 3×3 convolutions, or 1×1, 3×3 and 1×1 (a bottleneck) if `conv3` is present.
 #[derive(Module, Debug)]
 struct Block {
     conv1: Conv2d,
@@ -255,7 +258,7 @@ struct Block {
     bn2: BatchNorm,
     conv3: Option<Conv2d>,
     bn3: Option<BatchNorm>,
-    /// Brings the input to the output's shape. A tuple, because torchvision names its parts `0` and `1`.
+    /// Projects the input to the output's shape. A tuple, because torchvision names its parts `0` and `1`.
     downsample: Option<(Conv2d, BatchNorm)>,
 }
 
@@ -337,7 +340,7 @@ mod tests {
             (config.features(), config.name().as_str()),
             (4096, "resnet50-w128")
         );
-        // A quarter as wide, the shapes are a quarter of those.
+        // At a quarter of the width, channels are a quarter of those.
         let narrow = ResNetConfig { width: 32, ..config };
         let network = narrow.init(&Init::empty(&burn::tensor::Device::flex()));
         assert_eq!(network.conv1.weight.dims(), [32, 3, 7, 7]);

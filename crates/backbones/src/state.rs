@@ -1,6 +1,6 @@
-//! A network's weights and running statistics by name, out of it and into it, in memory.
+//! A network's weights and running statistics by name, exported and imported in memory.
 //!
-//! Names are torchvision's for ResNets and timm's for vision transformers. Files are the crate `weights`' work.
+//! Names are torchvision's for ResNets and timm's for vision transformers. The crate `weights` handles files.
 
 use std::collections::BTreeMap;
 
@@ -13,7 +13,7 @@ use crate::parameters::Path;
 /// Every weight and running statistic by its torchvision or timm name, as f32 on the host.
 pub fn state_dict(backbone: &Backbone) -> BTreeMap<String, TensorData> {
     let mut collect = Collect::default();
-    // The network itself, not the enum around it, whose variant would be a part of each name.
+    // Visits the network itself: the enum around it would add its variant to each name.
     match backbone {
         Backbone::ResNet(network) => network.visit(&mut collect),
         Backbone::Vit(network) => network.visit(&mut collect),
@@ -21,8 +21,9 @@ pub fn state_dict(backbone: &Backbone) -> BTreeMap<String, TensorData> {
     collect.found
 }
 
-/// The backbone with those tensors replaced that `tensors` has, by the names of [`state_dict`]; other float types become f32.
-/// Gradients and device stay as they are. Nothing is compared: a caller with tensors from a file checks names and shapes first.
+/// The backbone with the tensors in `tensors` replaced, by the names of [`state_dict`]; other float types
+/// become f32. Gradients and device are unchanged. Names and shapes are not checked: callers with tensors
+/// from a file must check them first.
 pub fn replace_state(backbone: Backbone, tensors: BTreeMap<String, TensorData>) -> Backbone {
     let mut replace = Replace {
         path: Path::default(),

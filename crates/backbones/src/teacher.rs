@@ -1,17 +1,19 @@
 //! A second network that follows a first: MoCo's key encoder, BYOL's target, DINO's teacher.
 //!
-//! **A teacher's batch normalization.** Three things happen to it, each decided in one place:
+//! **A teacher's batch normalization.** Three behaviors, each decided in one place:
 //!
-//! 1. *In a forward pass* a teacher normalizes by the statistics of the batch that it sees, as its student does, and its
-//!    own running statistics move. [`Context::training`](crate::Context) decides: [`Context::teacher`](crate::Context::teacher)
-//!    keeps it true and turns off drop path alone. The layer knows no teacher
-//!    ([`BatchNorm`](crate::layers::BatchNorm) has no mode of its own), and autodiff plays no part.
-//! 2. *In the moving average* running statistics are left out: [`ema`] moves weights, scale and shift, because the
-//!    statistics come from the teacher's own forward passes. [`ema_with_statistics`] moves them too, for an average that is
-//!    never run in training (fine-tuning's).
-//! 3. *Which images share statistics* is `training.batch_norm_images`, for student and teacher alike. With it, MoCo shuffles
-//!    a batch before the teacher and puts the keys back behind it (`objectives/src/moco.rs`, `keys`), so that a query and
-//!    its key do not share statistics, which would give the answer away.
+//! 1. *In a forward pass* a teacher normalizes by the statistics of its batch, like its student, and its own
+//!    running statistics are updated. [`Context::training`](crate::Context) decides this:
+//!    [`Context::teacher`](crate::Context::teacher) keeps it true and only turns off drop path. The layer
+//!    knows no teacher ([`BatchNorm`](crate::layers::BatchNorm) has no mode of its own), and autodiff has no
+//!    effect on it.
+//! 2. *In the moving average* running statistics are excluded: [`ema`] updates weights, scale and shift,
+//!    because the statistics come from the teacher's own forward passes. [`ema_with_statistics`] updates them
+//!    too, for an average that never runs in training (fine-tuning's).
+//! 3. *Which images share statistics* is `training.batch_norm_images`, for student and teacher alike. With
+//!    it, MoCo shuffles a batch before the teacher and restores the order of the keys after it
+//!    (`objectives/src/moco.rs`, `keys`), so that a query and its key do not share statistics, which would
+//!    leak the match.
 
 use std::any::Any;
 use std::collections::VecDeque;
@@ -22,10 +24,11 @@ use burn::tensor::{Bool, Int, Tensor};
 use crate::layers::is_running_statistic;
 use crate::parameters::{Path, change_value};
 
-/// A copy that shares nothing with `student`: parameters have new ids and want no gradient, running statistics are its
-/// own, and it lies outside autodiff, so its forward passes record nothing.
+/// A copy that shares nothing with `student`: parameters have new ids and no gradients, running statistics
+/// are separate, and it is outside autodiff, so its forward passes record nothing.
 ///
-/// New ids matter: gradients and optimizer state are found by id, and a copy with the student's would take them.
+/// New ids matter: gradients and optimizer state are keyed by id, and a copy with the student's ids would
+/// receive them.
 pub fn independent_copy<M: Module>(student: &M) -> M {
     student.valid().map(&mut Detach)
 }
@@ -54,21 +57,21 @@ impl ModuleMapper for Detach {
     }
 }
 
-/// Moves `teacher` towards `student`: `t ← m·t + (1 − m)·s` for every weight, with `m` = `momentum` in `[0, 1]`
-/// (He et al., *Momentum contrast*, 2020, eq. 2). Running statistics stay the teacher's own, for they come from its own
-/// forward passes.
+/// Updates `teacher` towards `student`: `t ← m·t + (1 − m)·s` for every weight, with `m` = `momentum` in `[0,
+/// 1]` (He et al., *Momentum contrast*, 2020, eq. 2). Running statistics stay the teacher's own, because they
+/// come from its own forward passes.
 ///
 /// # Panics
-/// If the two are not modules of the same structure.
+/// If the two modules differ in structure.
 pub fn ema<M: Module>(teacher: M, student: &M, momentum: f64) -> M {
     moved(teacher, student, momentum, false)
 }
 
-/// [`ema`] that moves running statistics as it moves weights, for an average that is never run in training: timm's
+/// [`ema`] that averages running statistics like weights, for an average that never runs in training: timm's
 /// `ModelEmaV2` and `ModelEmaV3`.
 ///
 /// # Panics
-/// If the two are not modules of the same structure.
+/// If the two modules differ in structure.
 pub fn ema_with_statistics<M: Module>(average: M, student: &M, momentum: f64) -> M {
     moved(average, student, momentum, true)
 }
@@ -93,7 +96,7 @@ fn moved<M: Module>(teacher: M, student: &M, momentum: f64, statistics: bool) ->
     teacher
 }
 
-/// The student's weights in visiting order, outside autodiff. `Any` because ranks differ.
+/// The student's weights in visiting order, outside autodiff. `Any`, because ranks differ.
 #[derive(Default)]
 struct Weights {
     path: Path,
@@ -210,7 +213,7 @@ mod tests {
         }
         let weight = teacher.linear.weight.val().into_data();
         weight.assert_eq(&student.linear.weight.val().into_data(), true);
-        // `train` must not wake the gradients either.
+        // `train` must not enable the gradients either.
         assert!(parameters(&teacher.clone().train()).iter().all(|p| !p.trained));
     }
 
@@ -229,7 +232,7 @@ mod tests {
             .into_data()
             .assert_eq(&still, true);
         assert_ne!(teacher.norm.running_mean.value().into_data(), still);
-        // Evaluation moves nothing.
+        // Evaluation updates nothing.
         let before = teacher.norm.running_var.value().into_data();
         teacher.forward(images(&Device::flex()), &Context::evaluation());
         before.assert_eq(&teacher.norm.running_var.value().into_data(), true);

@@ -27,26 +27,26 @@ pub struct VitConfig {
     pub width: usize,
     /// Blocks: 12, and 24 in the large one.
     pub depth: usize,
-    /// Attention heads, which divide the width: 3, 6, 12, 16. MoCo-v3's small one has 12.
+    /// Attention heads, which must divide the width: 3, 6, 12, 16. MoCo-v3's small one has 12.
     pub heads: usize,
     /// Side of a patch, pixels: 16, 14 or 8.
     pub patch_px: usize,
-    /// Side of the square images for whose grid of patches the position embeddings are kept. Other sizes that the patch
-    /// divides are seen through interpolated ones.
+    /// Side of the square images for which position embeddings are stored, as a grid of patches. Other sizes
+    /// that the patch divides use interpolated embeddings.
     pub image_px: usize,
-    /// What the position embeddings are.
+    /// The kind of position embeddings.
     pub position: Position,
-    /// How they are brought to the grid of another image size.
+    /// The interpolation of position embeddings to another image size.
     pub interpolation: Interpolation,
-    /// Tokens without a place, for whatever the network wants to note: 0, or 4 in DINOv2's with registers. With any,
-    /// the class token has no position embedding, as in timm: DINOv2's files have one, which is added to the class token
-    /// when they are read.
+    /// Register tokens, which have no position and give the network free memory: 0, or 4 in DINOv2's with
+    /// registers. With any, the class token has no position embedding, as in timm: DINOv2's files have one,
+    /// which is added to the class token on import.
     pub registers: usize,
     /// Initial factor of each residual branch's channels (DINOv2: 1e-5); absent: no factors.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub layer_scale: Option<f64>,
-    /// Probability, below 1, that the last block drops a residual branch for an image in training; the first drops none
-    /// and those between them lie on a line. DINO: 0.1.
+    /// Probability, below 1, that training drops a residual branch of the last block for an image; the first
+    /// block's is 0, and those in between are linear. DINO: 0.1.
     pub drop_path: f64,
     /// Which output is the feature.
     pub pooling: Pooling,
@@ -64,21 +64,22 @@ pub enum Position {
     SineCosine,
 }
 
-/// How position embeddings are brought to another grid; all are bicubic.
+/// Interpolation of position embeddings to another grid; all are bicubic.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Interpolation {
     /// With antialiasing, to the grid's size: timm's, and DINOv2's with registers.
     Antialiased,
-    /// Without, by a scale that is a tenth of a patch too large: DINO's, and DINOv2's without registers.
+    /// Without antialiasing, by a scale that is a tenth of a patch too large: DINO's, and DINOv2's without
+    /// registers.
     Offset,
-    /// Without, to the grid's size: MAE's, and DeiT's in fine-tuning.
+    /// Without antialiasing, to the grid's size: MAE's, and DeiT's in fine-tuning.
     Bicubic,
-    /// Without, the corners' patches kept where they are (PyTorch's `align_corners=True`): torchvision's.
+    /// Without antialiasing, with the corner patches fixed (PyTorch's `align_corners=True`): torchvision's.
     AlignedCorners,
 }
 
-/// What of the tokens is the feature.
+/// The feature computed from the tokens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Pooling {
@@ -86,8 +87,8 @@ pub enum Pooling {
     ClassToken,
     /// The mean of the patches' tokens (timm: `global_pool="avg", fc_norm=False`).
     Mean,
-    /// The mean of the patches' tokens as they leave the last block, normalized after it: fine-tuned BEiTs and MAEs (timm:
-    /// `global_pool="avg"`, where the norm is called `fc_norm`).
+    /// The mean of the last block's unnormalized patch tokens, then a norm: fine-tuned BEiTs and MAEs (timm:
+    /// `global_pool="avg"`, with the norm named `fc_norm`).
     MeanThenNorm,
 }
 
@@ -95,8 +96,8 @@ pub enum Pooling {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Initialization {
-    /// Normal with standard deviation 0.02 for linear layers, positions and class token, as DINO and iBOT start (timm's
-    /// class token is at 1e-6); patches as PyTorch's convolutions.
+    /// Normal with standard deviation 0.02 for linear layers, positions and class token, as in DINO and iBOT
+    /// (timm's class token has 1e-6); patches as PyTorch's convolutions.
     TruncatedNormal,
     /// Xavier-uniform for linear layers (queries, keys and values each on their own) and patches; class token at 1e-6.
     MocoV3,
@@ -105,8 +106,8 @@ pub enum Initialization {
 }
 
 impl VitConfig {
-    /// A network that is small enough for tests, which change what they are about: two blocks of 8 channels on images of
-    /// 16 px, and no drop path.
+    /// A small network for tests: two blocks of 8 channels on images of 16 px, and no drop path. Each test
+    /// changes the settings that it covers.
     pub fn tiny_for_tests() -> Self {
         Self {
             width: 8,
@@ -124,7 +125,7 @@ impl VitConfig {
         }
     }
 
-    /// Whether such a network exists; the message names the field.
+    /// Checks that such a network exists; the message names the field.
     pub fn validate(&self) -> Result<(), String> {
         let positive = [
             ("width", self.width),
@@ -168,7 +169,7 @@ impl VitConfig {
         Ok(())
     }
 
-    /// Whether images of this height and width, in pixels, can enter; the message says what is wrong with them.
+    /// Checks that images of this height and width, in pixels, fit; the message states the fault.
     pub fn check_input(&self, height: usize, width: usize) -> Result<(), String> {
         check_input(self.patch_px, height, width)
     }
@@ -178,7 +179,7 @@ impl VitConfig {
         self.width
     }
 
-    /// About how many parameters the network has; no memory is taken.
+    /// Approximate parameter count; allocates no memory.
     pub fn parameter_count(&self) -> f64 {
         let (width, patch) = (self.width as f64, self.patch_px as f64);
         let positions = (self.image_px as f64 / patch).powi(2) + self.registers as f64;
@@ -215,7 +216,7 @@ impl VitConfig {
     /// The network with its initial weights.
     ///
     /// # Panics
-    /// Where [`validate`](Self::validate) would refuse the config.
+    /// If [`validate`](Self::validate) rejects the config.
     pub fn init(&self, init: &Init) -> Vit {
         if let Err(reason) = self.validate() {
             panic!("{reason}");
@@ -258,7 +259,7 @@ impl VitConfig {
         }
     }
 
-    /// Position embeddings that are the class token's: with registers none.
+    /// Number of position embeddings of the class token: none with registers.
     fn class_positions(&self) -> usize {
         usize::from(self.registers == 0)
     }
@@ -271,8 +272,8 @@ impl VitConfig {
     }
 }
 
-/// Fixed position embeddings of a grid of patches, as [`Position::SineCosine`] has them: `[1, rows·columns, width]`, row by
-/// row. For networks that a method puts behind this one (MAE's decoder).
+/// Fixed position embeddings of a grid of patches, as in [`Position::SineCosine`]: `[1, rows·columns,
+/// width]`, row by row. Methods use them for networks after this one (MAE's decoder).
 ///
 /// `width` is a multiple of 4.
 pub fn sine_cosine(width: usize, [rows, columns]: [usize; 2], device: &Device) -> Tensor<3> {
@@ -291,7 +292,7 @@ pub struct Vit {
     patch_embed: PatchEmbedding,
     blocks: Vec<Block>,
     norm: LayerNorm,
-    /// Patches on a side of the grid whose position embeddings are kept.
+    /// Patches per side of the grid whose position embeddings are stored.
     grid: usize,
     patch_px: usize,
     #[module(skip)]
@@ -300,7 +301,7 @@ pub struct Vit {
     pooling: Pooling,
 }
 
-/// The output tokens, normalized; registers are left out.
+/// The normalized output tokens, without registers.
 #[derive(Clone, Debug)]
 pub struct Tokens {
     /// `[images, width]`.
@@ -309,7 +310,7 @@ pub struct Tokens {
     pub patches: Tensor<3>,
 }
 
-/// What one block puts out, normalized and pooled.
+/// The output of one block, normalized and pooled.
 #[derive(Clone, Debug)]
 pub struct BlockFeatures {
     /// The class token, `[images, width]`.
@@ -322,31 +323,32 @@ impl Vit {
     /// Features of normalized images.
     ///
     /// # Shapes
-    /// - `images`: `[images, 3, height, width]`, sides that the patch divides
+    /// - `images`: `[images, 3, height, width]`; the patch must divide the sides
     /// - output: `[images, width]`
     ///
     /// # Panics
-    /// Where [`VitConfig::check_input`] would refuse the images' size; so do the other methods.
+    /// If [`VitConfig::check_input`] rejects the images' size; the same holds for the other methods.
     pub fn forward(&self, images: Tensor<4>, context: &Context) -> Tensor<2> {
         self.pooled(self.run(self.embed(images, None), context))
     }
 
-    /// The features that a config asks for, of the last block's tokens.
+    /// The config's pooling of the last block's tokens.
     fn pooled(&self, x: Tensor<3>) -> Tensor<2> {
         match self.pooling {
-            // Only what is asked for is normalized.
+            // Only the needed tokens are normalized.
             Pooling::ClassToken => self.norm.forward(class_token(x)),
             Pooling::Mean => mean(self.norm.forward(self.patches_of(x))),
             Pooling::MeanThenNorm => self.norm.forward(mean(self.patches_of(x))),
         }
     }
 
-    /// The last block's tokens of normalized images. Where patches are hidden, their embeddings are replaced before
+    /// The last block's tokens of normalized images. Embeddings of hidden patches are replaced before
     /// position embeddings are added (iBOT, DINOv2).
     ///
     /// # Shapes
     /// - `images`: `[images, 3, height, width]`
-    /// - `masked`: `[images, patches]`, true where a patch is hidden, and what stands for it, `[width]`
+    /// - `masked`: `[images, patches]`, true where a patch is hidden, and the mask token that replaces it,
+    ///   `[width]`
     pub fn tokens(
         &self,
         images: Tensor<4>,
@@ -360,18 +362,19 @@ impl Vit {
         }
     }
 
-    /// The last block's tokens where the network sees a part of the patches alone (MAE). Position embeddings are those of
-    /// the whole image.
+    /// The last block's tokens when the network gets only some of the patches (MAE). Position embeddings are
+    /// those of the whole image.
     ///
     /// # Shapes
     /// - `images`: `[images, 3, height, width]`
-    /// - `keep`: `[images, kept]`, for each image the numbers of the patches that it keeps, none twice
-    /// - output: `[images, 1 + registers + kept, width]`, normalized: class token, registers, patches as `keep` has them
+    /// - `keep`: `[images, kept]`, for each image the indices of its kept patches, without repeats
+    /// - output: `[images, 1 + registers + kept, width]`, normalized: class token, registers, patches in the
+    ///   order of `keep`
     pub fn encode_visible(&self, images: Tensor<4>, keep: Tensor<2, Int>, context: &Context) -> Tensor<3> {
         let grid = self.grid_of(&images);
         let patches = self.patch_embed.patches(images);
         let ([count, places, pixels], [_, kept]) = (patches.dims(), keep.dims());
-        // Patches are dropped before they are embedded: cheaper, and the same.
+        // Patches are dropped before the embedding, which is cheaper and gives the same result.
         let first = Tensor::<1, Int>::arange(0..count as i64, &keep.device()) * places as i64;
         let rows = (keep.clone() + first.reshape([count, 1])).reshape([count * kept]);
         let patches = patches
@@ -388,13 +391,13 @@ impl Vit {
         self.norm.forward(self.run(x, context))
     }
 
-    /// What each of the last `count` blocks puts out, the last block last: the features of DINO's and DINOv2's linear
-    /// probes.
+    /// The outputs of the last `count` blocks, the last block last: the features of DINO's and DINOv2's
+    /// linear probes.
     pub fn last_blocks(&self, images: Tensor<4>, count: usize, context: &Context) -> Vec<BlockFeatures> {
         self.blocks_and_tokens(images, count, context).0
     }
 
-    /// What [`last_blocks`](Self::last_blocks) and [`forward`](Self::forward) give, in one pass.
+    /// The outputs of [`last_blocks`](Self::last_blocks) and [`forward`](Self::forward), in one pass.
     pub fn last_blocks_and_features(
         &self,
         images: Tensor<4>,
@@ -405,7 +408,7 @@ impl Vit {
         (blocks, self.pooled(x))
     }
 
-    /// What each of the last `count` blocks puts out, and the last one's tokens as they are.
+    /// The outputs of the last `count` blocks, and the last block's unnormalized tokens.
     fn blocks_and_tokens(
         &self,
         images: Tensor<4>,
@@ -438,7 +441,7 @@ impl Vit {
         last.attention_map(before.iter().fold(x, |x, block| block.forward(x, context)))
     }
 
-    /// Whether images of this height and width, in pixels, can enter: [`VitConfig::check_input`].
+    /// Checks that images of this height and width, in pixels, fit: [`VitConfig::check_input`].
     pub fn check_input(&self, height: usize, width: usize) -> Result<(), String> {
         check_input(self.patch_px, height, width)
     }
@@ -491,7 +494,7 @@ impl Vit {
         (class, patches)
     }
 
-    /// Class token, registers and patches in a row; the patches have their positions already.
+    /// Concatenates class token, registers and patches; the patches already have their positions.
     fn sequence(&self, class_position: Option<Tensor<3>>, patches: Tensor<3>) -> Tensor<3> {
         let [images, _, width] = patches.dims();
         let class = match class_position {

@@ -25,7 +25,7 @@ impl BoundingBox {
         }
     }
 
-    /// Horizontal numbers times `x`, vertical ones times `y`.
+    /// Horizontal values times `x`, vertical ones times `y`.
     pub fn scaled(self, x: f32, y: f32) -> Self {
         Self {
             left: self.left * x,
@@ -50,13 +50,13 @@ impl BoundingBox {
     }
 }
 
-/// How long the stretch between two edges is.
+/// The length between two edges.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Edges {
-    /// Edges are positions on a line: `b − a`. COCO's and torchvision's way.
+    /// Edges are positions on a line: `b − a`. COCO's and torchvision's convention.
     Continuous,
-    /// Edges are indices of pixels that both belong to the box: `b − a + 1`. The way of Fast R-CNN's first code, which
-    /// RetinaFace's scripts use.
+    /// Edges are indices of pixels inside the box: `b − a + 1`. The convention of Fast R-CNN's first code,
+    /// which RetinaFace's scripts use.
     Inclusive,
 }
 
@@ -69,8 +69,8 @@ impl Edges {
     }
 }
 
-/// The area that two boxes share, over the area that they cover together: 0 for boxes apart, 1 for equal ones; 0 where both
-/// are empty.
+/// Intersection over union: the shared area divided by the covered area. 0 for disjoint boxes, 1 for equal
+/// ones; 0 if both are empty.
 pub fn iou(a: &BoundingBox, b: &BoundingBox, edges: Edges) -> f32 {
     let width = edges.length(a.left.max(b.left), a.right.min(b.right));
     let height = edges.length(a.top.max(b.top), a.bottom.min(b.bottom));
@@ -79,8 +79,9 @@ pub fn iou(a: &BoundingBox, b: &BoundingBox, edges: Edges) -> f32 {
     if covered > 0.0 { shared / covered } else { 0.0 }
 }
 
-/// Non-maximum suppression: positions of the boxes that are kept, by falling score. A box goes if a kept one of a higher
-/// score overlaps it by more than `threshold` ([`iou`]); of equal scores the first comes first. A NaN score comes last.
+/// Non-maximum suppression: indices of the kept boxes, by descending score. A box is suppressed if a kept one
+/// of a higher score overlaps it by more than `threshold` ([`iou`]). Ties keep the input order, and NaN
+/// scores come last.
 pub fn nms(boxes: &[BoundingBox], scores: &[f32], threshold: f32, edges: Edges) -> Vec<usize> {
     let mut order = (0..boxes.len().min(scores.len())).collect::<Vec<_>>();
     let rank = |position: &usize| match scores[*position] {
@@ -119,21 +120,21 @@ mod tests {
             iou(&a, &rectangle(5.0, 0.0, 15.0, 10.0), Edges::Continuous),
             50.0 / 150.0
         );
-        // With the last pixel: 6 x 11 shared of 2 * 121 - 66.
+        // Inclusive: 6 x 11 shared of 2 * 121 - 66.
         let inclusive = iou(&a, &rectangle(5.0, 0.0, 15.0, 10.0), Edges::Inclusive);
         assert_eq!(inclusive, 66.0 / 176.0);
         assert_eq!(iou(&a, &a, Edges::Continuous), 1.0);
         assert_eq!(iou(&a, &rectangle(20.0, 0.0, 30.0, 10.0), Edges::Continuous), 0.0);
         // One inside the other.
         assert_eq!(iou(&a, &rectangle(2.0, 2.0, 4.0, 7.0), Edges::Continuous), 0.1);
-        // Apart in both directions: two negative lengths must not make a positive area.
+        // Disjoint in both directions: two negative lengths must not give a positive area.
         assert_eq!(
             iou(&a, &rectangle(20.0, 20.0, 30.0, 30.0), Edges::Continuous),
             0.0
         );
         let empty = rectangle(3.0, 3.0, 3.0, 3.0);
         assert_eq!(iou(&empty, &empty, Edges::Continuous), 0.0);
-        // Inside out: no area.
+        // Inverted edges: no area.
         assert_eq!(iou(&rectangle(5.0, 5.0, 1.0, 1.0), &a, Edges::Continuous), 0.0);
     }
 
@@ -143,12 +144,12 @@ mod tests {
             rectangle(0.0, 0.0, 10.0, 10.0),
             rectangle(1.0, 0.0, 11.0, 10.0),
             rectangle(40.0, 0.0, 50.0, 10.0),
-            // Overlaps the second alone by more than 0.5: the second goes, so this one stays.
+            // Overlaps only the second by more than 0.5: the second is suppressed, so this one stays.
             rectangle(4.0, 0.0, 14.0, 10.0),
         ];
         let scores = [0.9, 0.8, 0.3, 0.7];
         assert_eq!(nms(&boxes, &scores, 0.5, Edges::Continuous), [0, 3, 2]);
-        // 90 / 110 is not more than itself.
+        // 90 / 110 is not above a threshold of the same value.
         let at = iou(&boxes[0], &boxes[1], Edges::Continuous);
         assert_eq!(nms(&boxes[..2], &scores[..2], at, Edges::Continuous), [0, 1]);
         assert_eq!(nms(&boxes, &scores, 0.0, Edges::Continuous), [0, 2]);
@@ -166,7 +167,7 @@ mod tests {
         );
     }
 
-    /// Numbers from 0 to 1 that look random and are the same each time.
+    /// Pseudorandom numbers from 0 to 1, the same each time.
     fn numbers() -> impl FnMut() -> f32 {
         let mut state = 1u64;
         move || {
@@ -199,7 +200,7 @@ mod tests {
             for (rank, a) in kept.iter().enumerate() {
                 assert!(kept[..rank].iter().all(|b| overlap(*a, *b) <= threshold));
             }
-            // What went had a reason to.
+            // Every suppressed box has a reason.
             for gone in (0..boxes.len()).filter(|position| !kept.contains(position)) {
                 let better = |k: &usize| scores[*k] >= scores[gone] && overlap(*k, gone) > threshold;
                 assert!(kept.iter().any(better));

@@ -1,4 +1,4 @@
-//! The contract of detectors: photos in, detections out.
+//! The trait of detectors: photos in, detections out.
 
 use crate::boxes::BoundingBox;
 use crate::error::DetectionError;
@@ -15,7 +15,7 @@ pub struct Photo<'a> {
 }
 
 impl Photo<'_> {
-    /// Whether there are pixels, as many as the sides say.
+    /// Checks that the number of pixels is positive and matches the sides.
     pub(crate) fn check(&self, position: usize) -> Result<(), DetectionError> {
         let bytes = (self.width as usize)
             .checked_mul(self.height as usize)
@@ -32,32 +32,33 @@ impl Photo<'_> {
     }
 }
 
-/// Something that a detector found.
+/// One detection.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Detection {
-    /// Where, in pixels of the original photo. Parts may lie outside it.
+    /// Its box, in pixels of the original photo. Parts may be outside the photo.
     pub bounds: BoundingBox,
-    /// Its class, by the detector's own numbers: with COCO's classes 0 is a person; a face detector has only 0.
+    /// Its class, in the detector's own numbering: with COCO's classes 0 is a person; a face detector has
+    /// only 0.
     pub class: usize,
     /// The score, from 0 to 1.
     pub score: f32,
-    /// Points of it, in pixels `[x, y]`: of a face the eyes, the tip of the nose and the corners of the mouth, those at the
-    /// photo's left first. Empty where the detector gives none.
+    /// Its landmarks, in pixels `[x, y]`. For a face: the eyes, the tip of the nose and the corners of the
+    /// mouth, each pair from the photo's left. Empty if the detector gives none.
     pub landmarks: Vec<[f32; 2]>,
 }
 
-/// Finds things in photos.
+/// Detects objects in photos.
 pub trait Detector: Send + Sync {
-    /// The detections of each photo, by falling score, above the detector's candidate score. Photos may have any sizes; the
-    /// detections of one do not depend on the others.
+    /// The detections of each photo, by descending score, above the detector's candidate score. Photos may
+    /// have any sizes, and the detections of one do not depend on the others.
     ///
     /// # Errors
-    /// [`DetectionError::Photo`] where sides and bytes of a photo do not match; [`DetectionError::Onnx`] where a network of
-    /// the user's fails.
+    /// [`DetectionError::Photo`] if sides and bytes of a photo do not match; [`DetectionError::Onnx`] if the
+    /// user's network fails.
     fn detect(&self, photos: &[Photo<'_>]) -> Result<Vec<Vec<Detection>>, DetectionError>;
 }
 
-/// The highest score; 0 where nothing was seen. A filter drops a photo where this is above its threshold.
+/// The highest score; 0 without detections. A filter drops a photo if this is above its threshold.
 pub fn top_score(detections: &[Detection]) -> f32 {
     detections.iter().map(|found| found.score).fold(0.0, f32::max)
 }

@@ -1,11 +1,11 @@
-//! What can go wrong with detectors.
+//! Errors of detectors.
 
 use weights::{CheckpointError, Mismatch};
 
-/// The cure of an error; the program words it.
+/// What the user can do about an error; the program words it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Hint {
-    /// Of a file of weights.
+    /// A hint for a file of weights.
     Weights(weights::Hint),
     /// Export the model with a fixed size and a batch of one.
     ExportFixedSize,
@@ -15,43 +15,43 @@ pub enum Hint {
     BuildWithOnnx,
 }
 
-/// Why a detector cannot be had, or cannot look at a photo.
+/// Reason why a detector cannot be loaded, or fails on a photo.
 #[derive(Debug, thiserror::Error)]
 pub enum DetectionError {
     /// The file of weights cannot be read.
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
-    /// Names or shapes are not those of the detector.
+    /// Names or shapes differ from the detector's.
     #[error("the weights are not those of {network}: {difference}")]
     Mismatch {
-        /// Which network.
+        /// The network.
         network: &'static str,
-        /// How they differ.
+        /// The differences.
         difference: Box<Mismatch>,
     },
-    /// A key of a config has a value that cannot be.
+    /// A config key has an invalid value.
     #[error("{0}")]
     Config(String),
-    /// A photo's pixels are not what its sides say.
+    /// A photo's pixels do not match its sides.
     #[error(
         "photo {position} of the batch must have 3 x {width} x {height} bytes and at least one, got {bytes}"
     )]
     Photo {
-        /// Which of the batch, from 0.
+        /// Its index in the batch, from 0.
         position: usize,
         /// Its width, px.
         width: u32,
         /// Its height, px.
         height: u32,
-        /// The bytes that it has.
+        /// Its number of bytes.
         bytes: usize,
     },
-    /// An ONNX file of another network, or that fails.
+    /// An ONNX file of another network, or one that fails.
     #[error("the ONNX file cannot be used: {reason}")]
     Onnx {
-        /// What is wrong with it.
+        /// The fault.
         reason: String,
-        /// The cure, where it is known.
+        /// The hint, if known.
         hint: Option<Hint>,
     },
     /// The crate was built without its feature `onnx`.
@@ -60,7 +60,7 @@ pub enum DetectionError {
 }
 
 impl DetectionError {
-    /// What the user can do about it, where that is known.
+    /// What the user can do about it, if known.
     pub fn hint(&self) -> Option<Hint> {
         match self {
             Self::Checkpoint(error) => error.hint().map(Hint::Weights),
@@ -71,7 +71,7 @@ impl DetectionError {
     }
 }
 
-/// That `value` of the key `name` lies in `range`.
+/// Checks that `value` of the key `name` is in `range`.
 pub(crate) fn check_share(name: &str, value: f32) -> Result<(), DetectionError> {
     if (0.0..=1.0).contains(&value) {
         return Ok(());
@@ -81,7 +81,7 @@ pub(crate) fn check_share(name: &str, value: f32) -> Result<(), DetectionError> 
     )))
 }
 
-/// That `value` of the key `name` is at least 1.
+/// Checks that `value` of the key `name` is at least 1.
 pub(crate) fn check_count(name: &str, value: usize) -> Result<(), DetectionError> {
     if value > 0 {
         return Ok(());

@@ -1,8 +1,9 @@
 //! Photos in, boxes out: detectors of faces and persons, and the geometry of boxes.
 //!
-//! Every detector is a [`Detector`]; its users (the curation's stages, `passer detect`) need no more of it, so a stronger one
-//! slots in. Here are [`RetinaFace`], the face detector with which PASS was made, on any device of Burn's, and [`Yolox`],
-//! any detector of the YOLOX family in an ONNX file, on the CPU. [`Tiled`] runs another detector over parts of large photos too.
+//! Every detector is a [`Detector`], the only interface that its users (the curation's stages,
+//! `passer detect`) need, so a stronger one can replace it. [`RetinaFace`], the face detector with which PASS
+//! was made, runs on any device of Burn's. [`Yolox`] runs any detector of the YOLOX family in an ONNX file,
+//! on the CPU. [`Tiled`] also runs another detector on tiles of large photos.
 //!
 //! This crate opens no file: weights come from the caller's reader, photos as pixels.
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::print_stderr))]
@@ -33,8 +34,9 @@ pub use retinaface::{RetinaFace, RetinaFaceConfig, Scale};
 pub use tiles::{Tiled, TilesConfig};
 pub use yolox::{COCO_PERSON, Yolox, YoloxConfig};
 
-/// The score above which PASS took a face for one: a photo goes if any detection scores higher (PASSify's face script).
+/// The score above which PASS counted a face: it dropped a photo if any detection scored higher (PASSify's
+/// face script).
 pub const PASS_FACE_SCORE: f32 = 0.5;
 
-/// The score above which PASS took a person for one (PASSify's person script).
+/// The score above which PASS counted a person (PASSify's person script).
 pub const PASS_PERSON_SCORE: f32 = 0.5;

@@ -1,11 +1,11 @@
-//! In place of `onnx.rs` in a build that reads no ONNX files: no network can be had.
+//! Replaces `onnx.rs` in a build without ONNX support: no network can be loaded.
 
 use std::convert::Infallible;
 use std::io::Read;
 
 use crate::error::DetectionError;
 
-/// There is none.
+/// Never exists.
 #[derive(Debug)]
 pub(crate) struct Network(Infallible);
 

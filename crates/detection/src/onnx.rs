@@ -9,7 +9,7 @@ use tract_onnx::prelude::{
 
 use crate::error::DetectionError;
 
-/// A network that is ready to run.
+/// A network ready to run.
 #[derive(Debug)]
 pub(crate) struct Network(Arc<TypedRunnableModel>);
 
@@ -26,12 +26,12 @@ impl Network {
         self.0.model().inputs.len()
     }
 
-    /// Shape of the first input, where the file fixes it.
+    /// Shape of the first input, if the file fixes it.
     pub(crate) fn input_shape(&self) -> Result<Option<Vec<usize>>, DetectionError> {
         Ok(shape(self.0.model().input_fact(0).map_err(onnx)?))
     }
 
-    /// Shape of the first output, where the file fixes it.
+    /// Shape of the first output, if the file fixes it.
     pub(crate) fn output_shape(&self) -> Result<Option<Vec<usize>>, DetectionError> {
         Ok(shape(self.0.model().output_fact(0).map_err(onnx)?))
     }
@@ -50,7 +50,7 @@ fn shape(fact: &TypedFact) -> Option<Vec<usize>> {
 }
 
 fn onnx(error: impl std::fmt::Display) -> DetectionError {
-    // Alternate: with its causes.
+    // Alternate format: includes the causes.
     DetectionError::Onnx {
         reason: format!("{error:#}"),
         hint: None,

@@ -1,6 +1,6 @@
-//! Detectors beside other implementations: the numbers of `scripts/parity/detection.py`.
+//! Detectors compared with other implementations: the results of `scripts/parity/detection.py`.
 //!
-//! Weights and photographs that cannot be committed lie in the folder that PASSER_TEST_DATA names.
+//! Weights and photographs that cannot be committed are in the folder of the variable PASSER_TEST_DATA.
 
 use std::collections::BTreeMap;
 use std::io::Cursor;
@@ -11,19 +11,19 @@ use serde::Deserialize;
 
 use crate::{Detection, Detector, Photo, RetinaFace, RetinaFaceConfig, Yolox, YoloxConfig};
 
-/// The numbers of a script's fixture.
+/// The results in a script's fixture.
 #[derive(Deserialize)]
 struct Fixture {
     photos: Vec<Expected>,
 }
 
-/// What is seen in one photo: left, top, right, bottom, score, and a face's points, in shares of its sides.
+/// The detections in one photo: left, top, right, bottom, score, and a face's points, as shares of its sides.
 #[derive(Deserialize)]
 struct Expected {
     key: String,
     width: u32,
     height: u32,
-    /// The sum of all pixels' values: both sides must see the same ones.
+    /// The sum of all pixel values: both sides must decode the same ones.
     pixels: u64,
     found: Vec<Vec<f32>>,
 }
@@ -53,7 +53,7 @@ fn borrowed(image: &data::RgbImage) -> Photo<'_> {
     }
 }
 
-/// A detection as a fixture has it.
+/// A detection in the fixture's form.
 fn shares(detection: &Detection, width: u32, height: u32) -> Vec<f32> {
     let (width, height) = (width as f32, height as f32);
     let bounds = detection.bounds;
@@ -154,7 +154,7 @@ fn persons_are_those_of_onnxruntime() {
     );
 }
 
-/// A picture and weights by formula, so that the network is compared wherever tests run.
+/// A picture and weights by formula, so that the network is compared on every machine.
 #[derive(Deserialize)]
 pub(crate) struct Formula {
     pub(crate) shapes: BTreeMap<String, Vec<usize>>,
@@ -168,7 +168,7 @@ impl Formula {
         serde_json::from_str(include_str!("../fixtures/retinaface_formula.json")).unwrap()
     }
 
-    /// The weights of one tensor, by the formula that the script states.
+    /// The weights of one tensor, by the script's formula.
     fn values(name: &str, shape: &[usize]) -> Vec<f32> {
         let terms = name.bytes().enumerate();
         let number = terms
@@ -189,7 +189,7 @@ impl Formula {
         u.map(of).collect()
     }
 
-    /// A safetensors file of them, its names changed by `rename` (`None`: left out).
+    /// A safetensors file of them with names changed by `rename` (`None`: omitted).
     pub(crate) fn file(&self, rename: impl Fn(&str) -> Option<String>) -> Vec<u8> {
         let tensors = self.shapes.iter().filter_map(|(name, shape)| {
             let bytes = Self::values(name, shape);

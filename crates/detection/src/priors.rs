@@ -1,11 +1,11 @@
-//! Prior boxes: where a single-shot detector looks, and how its outputs become boxes.
+//! Prior boxes of a single-shot detector, and the conversion of its outputs to boxes.
 //!
-//! Liu et al., *SSD: Single shot multibox detector*, 2016, §2.2, as RetinaFace uses it: square priors of two sizes at each
-//! place of three feature maps. All numbers are shares of the image's width and height.
+//! Liu et al., *SSD: Single shot multibox detector*, 2016, §2.2, as used by RetinaFace: square priors of two
+//! sizes at each position of three feature maps. All values are shares of the image's width and height.
 
 use crate::boxes::BoundingBox;
 
-/// A place and a size that the network's output is relative to.
+/// The position and size to which the network's output is relative.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct PriorBox {
     /// Center, shares of width and height.
@@ -14,9 +14,9 @@ pub struct PriorBox {
     pub size: [f32; 2],
 }
 
-/// The prior boxes of an image, in the order of the network's output: feature map by feature map, row by row from the top,
-/// place by place from the left, size by size. `levels` has the stride of each map and the sides of its squares, px; a map has
-/// ⌈height / stride⌉ rows and ⌈width / stride⌉ columns.
+/// The prior boxes of an image, in the order of the network's output: by feature map, by row from the top, by
+/// position from the left, by size. `levels` holds the stride of each map and the sides of its squares, px; a
+/// map has ⌈height / stride⌉ rows and ⌈width / stride⌉ columns.
 pub fn prior_boxes(width: usize, height: usize, levels: &[(usize, &[f32])]) -> Vec<PriorBox> {
     let (wide, high) = (width as f32, height as f32);
     let mut priors = Vec::new();
@@ -34,8 +34,9 @@ pub fn prior_boxes(width: usize, height: usize, levels: &[(usize, &[f32])]) -> V
     priors
 }
 
-/// The box, in shares of the image, that `offsets` (right, down, wider, higher) make of a prior: the first two move the center
-/// by `variances[0]` priors, the others are logarithms of the size, times `variances[1]`.
+/// The box, in shares of the image, for a prior and `offsets` (right, down, wider, higher). The first two,
+/// times `variances[0]`, move the center in units of the prior's size; the others, times `variances[1]`, are
+/// logarithms of the size ratio.
 pub fn decode_box(prior: &PriorBox, offsets: [f32; 4], variances: [f32; 2]) -> BoundingBox {
     let [x, y, width, height] = offsets;
     let size = [
@@ -45,7 +46,8 @@ pub fn decode_box(prior: &PriorBox, offsets: [f32; 4], variances: [f32; 2]) -> B
     BoundingBox::centered(moved(prior, [x, y], variances[0]), size)
 }
 
-/// The points, in shares of the image, that `offsets` make of a prior's center, moved by `variance` priors.
+/// The points, in shares of the image, for a prior and `offsets` from its center, scaled by `variance` and
+/// the prior's size.
 pub fn decode_landmarks<'a>(
     prior: &'a PriorBox,
     offsets: &'a [f32],
@@ -77,7 +79,7 @@ mod tests {
             (priors[1].center, priors[1].size[0]),
             (priors[0].center, 6.0 / 20.0)
         );
-        // The next place is to the right, and then comes the next row.
+        // The next position is to the right; then the next row starts.
         assert_eq!(priors[2].center, [12.0 / 20.0, 4.0 / 10.0]);
         assert_eq!(priors[6].center, [4.0 / 20.0, 12.0 / 10.0]);
         assert_eq!(priors[12].center, [16.0 / 20.0, 16.0 / 10.0]);

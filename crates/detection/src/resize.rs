@@ -1,20 +1,21 @@
-//! Resizing as OpenCV's `resize(INTER_LINEAR)` does it to 8-bit pixels, to the bit: detectors were trained and are compared
-//! with it, and a resize that smooths first would change their scores.
+//! Bit-exact resizing of OpenCV's `resize(INTER_LINEAR)` for 8-bit pixels: detectors were trained and are
+//! compared with it, and a resize with antialiasing would change their scores.
 
 use crate::detector::Photo;
 
 /// Bits of the weights' fixed point.
 const WEIGHT_BITS: u32 = 11;
 
-/// The two pixels of a line that each new pixel lies between, and their weights in units of 2⁻¹¹.
+/// The two source pixels around each new pixel, and their weights in units of 2⁻¹¹.
 struct Taps {
     first: usize,
     second: usize,
     weights: [i32; 2],
 }
 
-/// The taps along one side. `clamps` says whether a place before the first or after the last pixel takes that one alone (as
-/// OpenCV does along rows) or twice, with both weights (as it does from row to row, which rounds otherwise).
+/// The taps along one side. `clamps` decides how positions before the first or after the last pixel use that
+/// pixel: once (as in OpenCV along rows) or twice, with both weights (as from row to row, with other
+/// rounding).
 fn taps(from: usize, to: usize, clamps: bool) -> Vec<Taps> {
     let scale = from as f64 / to as f64;
     let one = (1 << WEIGHT_BITS) as f32;
@@ -35,11 +36,11 @@ fn taps(from: usize, to: usize, clamps: bool) -> Vec<Taps> {
     (0..to).map(tap).collect()
 }
 
-/// The photo resized to `width` x `height` px: `[height, width, 3]`. Neighboring pixels are blended, without smoothing where
-/// it shrinks.
+/// The photo resized to `width` x `height` px: `[height, width, 3]`. Linear interpolation, without
+/// antialiasing.
 ///
 /// # Panics
-/// If a side of either is 0, or the photo has fewer bytes than its sides say.
+/// If a side of either is 0, or the photo has fewer bytes than its sides require.
 pub fn resize(photo: &Photo<'_>, width: u32, height: u32) -> Vec<u8> {
     let (from, wide, high) = (photo.width as usize, width as usize, height as usize);
     assert!(
@@ -62,7 +63,7 @@ pub fn resize(photo: &Photo<'_>, width: u32, height: u32) -> Vec<u8> {
         }
     };
     let mut pixels = Vec::with_capacity(wide * high * 3);
-    // The two rows that were blended last, and which they are: the next new row mostly needs them again.
+    // The two rows blended last, and their indices: the next new row usually needs them again.
     let mut rows = [(usize::MAX, Vec::new()), (usize::MAX, Vec::new())];
     for tap in taps(photo.height as usize, high, false) {
         if rows[1].0 == tap.first {
@@ -75,7 +76,8 @@ pub fn resize(photo: &Photo<'_>, width: u32, height: u32) -> Vec<u8> {
             }
         }
         let [above, below] = tap.weights;
-        // OpenCV's vector code: four bits go before the product, so that it fits, sixteen after it, two at the end.
+        // OpenCV's vector code: shifts by four bits before the product, so that it fits, by sixteen after it,
+        // by two at the end.
         let part = |weight: i32, blended: &i32| (weight * (blended >> 4)) >> 16;
         let blended = rows[0].1.iter().zip(&rows[1].1);
         pixels.extend(blended.map(|(a, b)| ((part(above, a) + part(below, b) + 2) >> 2).clamp(0, 255) as u8));
@@ -83,21 +85,21 @@ pub fn resize(photo: &Photo<'_>, width: u32, height: u32) -> Vec<u8> {
     pixels
 }
 
-/// A photo shrunk or enlarged to fit a square's upper left corner, the rest of which is gray: what YOLOX sees.
+/// A photo resized to fit into a box at its upper left corner, with gray padding: YOLOX's input.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Letterbox {
     /// Width of the photo in the box, px.
     pub width: u32,
     /// Height of the photo in the box, px.
     pub height: u32,
-    /// Pixels of the box that one of the photo becomes.
+    /// Pixels of the box per pixel of the photo.
     pub ratio: f32,
 }
 
 impl Letterbox {
     /// A photo of `width` x `height` px in a box of `box_width` x `box_height`.
     pub fn new(width: u32, height: u32, box_width: u32, box_height: u32) -> Self {
-        // In f64 and cut off, as YOLOX's Python does.
+        // In f64 and truncated, as in YOLOX's Python code.
         let ratio = (f64::from(box_height) / f64::from(height)).min(f64::from(box_width) / f64::from(width));
         let side = |length: u32, limit: u32| ((f64::from(length) * ratio) as u32).clamp(1, limit);
         Self {
@@ -122,11 +124,11 @@ mod tests {
 
     #[test]
     fn a_row_is_blended_between_its_pixels() {
-        // Doubled: new centers lie at -0.25, 0.25, 0.75, 1.25 of the old ones.
+        // Doubled: new centers are at -0.25, 0.25, 0.75, 1.25 of the old ones.
         let pixels = [0, 100, 200, 80, 20, 0];
         let wide = resize(&photo(2, 1, &pixels), 4, 1);
         assert_eq!(wide, [0, 100, 200, 20, 80, 150, 60, 40, 50, 80, 20, 0]);
-        // Halved: the mean, because the new center lies in the middle.
+        // Halved: the mean, because the new center is in the middle.
         assert_eq!(resize(&photo(2, 1, &pixels), 1, 1), [40, 60, 100]);
         assert_eq!(resize(&photo(1, 2, &pixels), 1, 1), [40, 60, 100]);
         assert_eq!(resize(&photo(2, 1, &pixels), 2, 1), pixels);
@@ -151,7 +153,7 @@ mod tests {
         assert_eq!(fit(500, 375), (416, 312));
         assert_eq!(fit(333, 500), (277, 416));
         assert_eq!(fit(100, 100), (416, 416));
-        // Never nothing; and 100,000 · (416 / 100,000) is less than 416, in Python too.
+        // Never 0; and 100,000 · (416 / 100,000) is less than 416, in Python too.
         assert_eq!(fit(100_000, 1), (415, 1));
     }
 }

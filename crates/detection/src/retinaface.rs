@@ -20,23 +20,24 @@ use crate::resize::resize;
 use crate::tiles::suppressed;
 use network::{Network, OUTPUTS, PRIORS_A_PLACE};
 
-/// What is subtracted from blue, green and red, in this order, the network's; nothing is divided.
+/// Subtracted from blue, green and red, in the network's channel order; there is no division.
 const MEAN_BGR: [f32; 3] = [104.0, 117.0, 123.0];
 
 /// Stride of each feature map, and the sides of its priors, px.
 const LEVELS: [(usize, &[f32]); 3] = [(8, &[16.0, 32.0]), (16, &[64.0, 128.0]), (32, &[256.0, 512.0])];
 
-/// Units of offsets: of centers and points, and of sizes.
+/// Scales of offsets: of centers and points, and of sizes.
 const VARIANCES: [f32; 2] = [0.1, 0.2];
 
-/// The size at which the network sees photos.
+/// The input size of the network.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum Scale {
-    /// At their own, as PASS did.
+    /// The photo's own size, as in PASS.
     Original,
-    /// Resized so that the shorter side has `shorter_px`, or, where the longer one would then have more than `longer_px`, that
-    /// one has these. PASS's script has 1600 and 2150, switched off. Enlarging finds smaller faces, and takes time.
+    /// The shorter side becomes `shorter_px`, unless the longer one would exceed `longer_px`; then the longer
+    /// side becomes `longer_px`. PASS's script has 1600 and 2150, but disabled. Enlarging finds smaller
+    /// faces, and takes time.
     Sides {
         /// Length of the shorter side, px.
         shorter_px: u32,
@@ -49,17 +50,17 @@ pub enum Scale {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RetinaFaceConfig {
-    /// Detections must score more than this to be reported; PASS: 0.02. (It dropped photos with one of more than
+    /// Detections with a higher score are reported; PASS: 0.02. (It dropped photos with a detection above
     /// [`PASS_FACE_SCORE`](crate::PASS_FACE_SCORE).)
     pub candidate_score: f32,
     /// NMS IoU threshold; PASS: 0.4.
     pub nms_iou: f32,
-    /// The size at which the network sees photos; PASS: their own.
+    /// The input size of the network; PASS: the photo's own.
     pub scale: Scale,
-    /// Photos of one size that go through the network together. Nothing is padded, so photos of other sizes go apart, and no
-    /// photo's scores depend on its neighbors. Changes no result.
+    /// Maximum photos of one size per forward pass. There is no padding, so photos of other sizes run
+    /// separately, and a photo's scores do not depend on its neighbors. Changes no result.
     pub batch_images: usize,
-    /// Whether batches run side by side, one per core: for a CPU, not for a GPU. Changes no result.
+    /// Whether batches run in parallel, one per core: for CPUs only. Changes no result.
     pub side_by_side: bool,
 }
 
@@ -75,7 +76,7 @@ impl RetinaFaceConfig {
         }
     }
 
-    /// Whether these settings can be used.
+    /// Checks these settings.
     ///
     /// # Errors
     /// [`DetectionError::Config`], which names the key.
@@ -103,11 +104,11 @@ pub struct RetinaFace {
     device: Device,
 }
 
-/// A photo on its way through.
+/// A photo before the network.
 struct Input<'a> {
     position: usize,
     photo: Photo<'a>,
-    /// Size at which the network sees it, px.
+    /// Size of the network's input, px.
     size: (u32, u32),
 }
 
@@ -115,7 +116,8 @@ impl RetinaFace {
     /// Reads the official `mobilenet0.25_Final.pth`, or the same weights as safetensors, onto a device without autodiff.
     ///
     /// # Errors
-    /// A file that cannot be read; tensors that are not exactly the network's, which are listed; a config that cannot be.
+    /// A file that cannot be read; tensors that do not exactly match the network, which are listed; an
+    /// invalid config.
     pub fn read<R: Read + Seek>(
         source: &mut R,
         config: RetinaFaceConfig,
@@ -162,7 +164,7 @@ impl RetinaFace {
         decoded.collect()
     }
 
-    /// The detections that one photo's outputs, `[OUTPUTS, places]`, mean.
+    /// The detections in one photo's outputs, `[OUTPUTS, places]`.
     fn decode(&self, input: &Input<'_>, outputs: &[f32], places: usize) -> Vec<Detection> {
         let (width, height) = (input.size.0 as usize, input.size.1 as usize);
         let priors = prior_boxes(width, height, &LEVELS);
@@ -171,9 +173,10 @@ impl RetinaFace {
         let mut found = Vec::new();
         for (index, prior) in priors.iter().enumerate() {
             let (place, which) = (index / PRIORS_A_PLACE, index % PRIORS_A_PLACE);
-            // Scores come first, two a prior (none, face), then four numbers a box, then ten for its points.
+            // Scores come first, two per prior (none, face), then four values per box, then ten for its
+            // points.
             let (other, face) = (at(2 * which, place), at(2 * which + 1, place));
-            // Softmax of two.
+            // Softmax of two logits.
             let score = 1.0 / (1.0 + (other - face).exp());
             if score.is_nan() || score <= self.config.candidate_score {
                 continue;
@@ -199,7 +202,7 @@ impl RetinaFace {
         suppressed(found, self.config.nms_iou, Edges::Inclusive)
     }
 
-    /// The size at which a photo is seen, px.
+    /// The size of the network's input for a photo, px.
     fn size(&self, photo: &Photo<'_>) -> (u32, u32) {
         let Scale::Sides {
             shorter_px,

@@ -1,4 +1,4 @@
-//! Large photos in parts: a small network that sees a photo shrunk to its input misses small people.
+//! Large photos in tiles: a small network misses small people in a photo shrunk to its input.
 
 use serde::{Deserialize, Serialize};
 
@@ -6,20 +6,20 @@ use crate::boxes::{Edges, nms};
 use crate::detector::{Detection, Detector, Photo};
 use crate::error::{DetectionError, check_count, check_share};
 
-/// How a photo is cut.
+/// How to cut a photo into tiles.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TilesConfig {
-    /// Side of a tile, px of the photo. A photo whose longer side is no longer than this is seen once, as a whole.
+    /// Side of a tile, px of the photo. A photo whose longer side is at most this runs only as a whole.
     pub tile_px: u32,
-    /// The least overlap of neighboring tiles, px: as wide as the things that must be seen whole.
+    /// Minimum overlap of neighboring tiles, px: the width of objects that must be whole in one tile.
     pub overlap_px: u32,
     /// NMS IoU threshold within a class, over the detections of all tiles.
     pub nms_iou: f32,
 }
 
 impl TilesConfig {
-    /// Whether a photo can be cut into such tiles.
+    /// Checks that a photo can be cut into such tiles.
     ///
     /// # Errors
     /// [`DetectionError::Config`], which names the key.
@@ -35,19 +35,20 @@ impl TilesConfig {
         )))
     }
 
-    /// Where tiles start along a side of `length` px, and how long they are.
+    /// Start positions of tiles along a side of `length` px, and their length.
     fn starts(&self, length: u32) -> (Vec<u32>, u32) {
         let tile = self.tile_px.min(length);
         let (way, step) = (length - tile, self.tile_px - self.overlap_px);
         let count = way.div_ceil(step);
-        // Evenly spread, from edge to edge.
+        // Evenly spaced, from edge to edge.
         let start = |index: u32| (u64::from(way) * u64::from(index) / u64::from(count.max(1))) as u32;
         ((0..=count).map(start).collect(), tile)
     }
 }
 
-/// A detector that sees each photo as a whole and, where it is large, in overlapping tiles too. A thing at a tile's edge is seen
-/// in part there and more of it in the next tile; both may stay in the list because their boxes differ.
+/// A detector that runs on each photo as a whole and, if the photo is large, on overlapping tiles too. A
+/// tile's edge may cut an object that the next tile shows more of; both detections may remain, because their
+/// boxes differ.
 #[derive(Debug)]
 pub struct Tiled<D> {
     detector: D,
@@ -143,7 +144,7 @@ mod tests {
     use super::*;
     use crate::boxes::BoundingBox;
 
-    /// Finds each white pixel, and how many photos it was shown.
+    /// Detects each white pixel, and records the photos that it receives.
     #[derive(Debug)]
     struct White(std::sync::Mutex<Vec<(u32, u32)>>);
 
@@ -187,7 +188,7 @@ mod tests {
         for length in 1..200 {
             let (starts, tile) = config(10, 2).starts(length);
             assert_eq!(starts.last().unwrap() + tile, length);
-            // Whatever two neighbors share is at least the overlap.
+            // Neighbors share at least the overlap.
             assert!(starts.windows(2).all(|pair| pair[1] - pair[0] <= 8));
         }
     }
@@ -209,7 +210,7 @@ mod tests {
         places.sort_by(|a, b| a[0].total_cmp(&b[0]));
         assert_eq!(places, [[3.0, 2.0], [12.0, 5.0], [24.0, 11.0]]);
         assert_eq!(found[0].bounds.right - found[0].bounds.left, 1.0);
-        // The whole, and 3 x 2 tiles.
+        // The whole photo, and 3 x 2 tiles.
         let shown = tiled.detector.0.lock().unwrap();
         assert_eq!((shown.len(), shown[0], shown[1]), (7, (25, 12), (10, 10)));
     }

@@ -1,8 +1,9 @@
 //! Any detector of the YOLOX family in an ONNX file, on the CPU.
 //!
-//! Ge, Liu, Wang, Li, Sun, *YOLOX: Exceeding YOLO series in 2021*, 2021. The file is what the project exports: one input
-//! `[1, 3, height, width]`, blue, green, red from 0 to 255; one output `[1, places, 5 + classes]`: for each place center
-//! and size relative to its cell, whether anything is there, and of which class, the last two from 0 to 1.
+//! Ge, Liu, Wang, Li, Sun, *YOLOX: Exceeding YOLO series in 2021*, 2021. The file comes from the project's
+//! export: one input `[1, 3, height, width]`, blue, green, red from 0 to 255; one output
+//! `[1, places, 5 + classes]`: for each position center and size relative to its cell, the objectness and the
+//! class probabilities, the last two from 0 to 1.
 
 use std::io::Read;
 
@@ -22,16 +23,16 @@ pub const COCO_PERSON: usize = 0;
 /// Strides of the feature maps.
 const STRIDES: [usize; 3] = [8, 16, 32];
 
-/// What fills the box around a photo.
+/// Padding of the box around a photo.
 const GRAY: f32 = 114.0;
 
 /// Settings of a YOLOX detector.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct YoloxConfig {
-    /// The classes that are reported, by the network's numbers; `[0]` is COCO's persons.
+    /// The classes to report, in the network's numbering; `[0]` is COCO's persons.
     pub classes: Vec<usize>,
-    /// Detections must score more than this to be reported. (PASS dropped photos with a person of more than
+    /// Detections with a higher score are reported. (PASS dropped photos with a person above
     /// [`PASS_PERSON_SCORE`](crate::PASS_PERSON_SCORE), with another detector.)
     pub candidate_score: f32,
     /// NMS IoU threshold within a class; YOLOX's demonstration: 0.45.
@@ -39,7 +40,7 @@ pub struct YoloxConfig {
 }
 
 impl YoloxConfig {
-    /// Persons of a network that was trained on COCO.
+    /// Persons, for a network trained on COCO.
     pub fn persons() -> Self {
         Self {
             classes: vec![COCO_PERSON],
@@ -48,7 +49,7 @@ impl YoloxConfig {
         }
     }
 
-    /// Whether these settings can be used.
+    /// Checks these settings.
     ///
     /// # Errors
     /// [`DetectionError::Config`], which names the key.
@@ -72,7 +73,7 @@ pub struct Yolox {
     /// Size of the input, px.
     width: usize,
     height: usize,
-    /// Numbers that the network gives for each place.
+    /// Values that the network gives for each position.
     numbers: usize,
 }
 
@@ -80,8 +81,8 @@ impl Yolox {
     /// Reads an ONNX file.
     ///
     /// # Errors
-    /// [`DetectionError::Onnx`] where it is no such file, or no such network, [`DetectionError::NoOnnx`] where this build reads
-    /// none, [`DetectionError::Config`] where the network has no such class.
+    /// [`DetectionError::Onnx`] for another kind of file or network, [`DetectionError::NoOnnx`] if this build
+    /// has no ONNX support, [`DetectionError::Config`] if the network lacks a class.
     pub fn read<R: Read>(source: &mut R, config: YoloxConfig) -> Result<Self, DetectionError> {
         config.validate()?;
         let network = Network::read(source)?;
@@ -121,7 +122,7 @@ impl Yolox {
         Ok(self.decode(&output, fit.ratio))
     }
 
-    /// The detections that the output, `[places, numbers]`, means.
+    /// The detections in the output, `[places, numbers]`.
     fn decode(&self, output: &[f32], ratio: f32) -> Vec<Detection> {
         let mut found = Vec::new();
         for (cell, numbers) in cells(self.width, self.height).zip(output.chunks_exact(self.numbers)) {
@@ -152,7 +153,7 @@ impl Detector for Yolox {
     }
 }
 
-/// Column, row and stride of each place of the output, in its order.
+/// Column, row and stride of each position of the output, in order.
 fn cells(width: usize, height: usize) -> impl Iterator<Item = (usize, usize, usize)> {
     STRIDES.into_iter().flat_map(move |stride| {
         let columns = width / stride;
@@ -160,8 +161,8 @@ fn cells(width: usize, height: usize) -> impl Iterator<Item = (usize, usize, usi
     })
 }
 
-/// The box, in pixels of the input, that a cell's numbers mean: the center in cells from its corner, the logarithm of the size
-/// in cells.
+/// The box, in pixels of the input, for a cell's values: the center in cells from its corner, the logarithm
+/// of the size in cells.
 fn decode((column, row, stride): (usize, usize, usize), [x, y, width, height]: [f32; 4]) -> BoundingBox {
     let stride = stride as f32;
     BoundingBox::centered(
@@ -170,7 +171,7 @@ fn decode((column, row, stride): (usize, usize, usize), [x, y, width, height]: [
     )
 }
 
-/// Width and height of a network's images.
+/// Width and height of a network's input.
 fn input_of(network: &Network) -> Result<(usize, usize), DetectionError> {
     let shape = network.input_shape()?;
     match shape.as_deref() {
@@ -187,7 +188,7 @@ fn input_of(network: &Network) -> Result<(usize, usize), DetectionError> {
     }
 }
 
-/// How many numbers a network gives for each place.
+/// The number of values that a network gives for each position.
 fn output_of(network: &Network, width: usize, height: usize) -> Result<usize, DetectionError> {
     let shape = network.output_shape()?;
     let places = cells(width, height).count();

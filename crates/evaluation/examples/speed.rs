@@ -92,7 +92,7 @@ fn grid(path: &str, seeds: u64) -> Result<()> {
     Ok(())
 }
 
-/// 200 neighbors of 10,000 rows among as many, 128 wide.
+/// 200 neighbors of 10,000 rows among 10,000 others, 128 wide.
 fn knn() -> Result<()> {
     let value = |index: usize| ((index * 7919 % 100_003) as f32 * 0.37).sin();
     let rows = |shift: usize| {
@@ -109,7 +109,7 @@ fn knn() -> Result<()> {
 /// `svm-voc07` at the size of VOC07: 5,011 rows, 2,048 wide, 20 classes.
 fn svm() -> Result<()> {
     let (rows, width, classes) = (5011, 2048, 20);
-    // Positive, with a large mean and a few strong directions, as pooled features after a ReLU are.
+    // Positive, with a large mean and a few strong directions, like pooled features after a ReLU.
     let noise = |index: usize| ((index * 7919 % 1_000_003) as f32 * 0.618).sin();
     let value = |index: usize| {
         let (row, column) = (index / width, index % width);
@@ -140,7 +140,7 @@ fn svm() -> Result<()> {
     Ok(())
 }
 
-/// The scores of one protocol, its table given as in a config.
+/// The scores of one protocol; its table is given as in a config.
 fn run_protocol(protocol: serde_json::Value, train: &Features, test: &Features) -> Result<Vec<Outcome>> {
     let config: Config = serde_json::from_value(json!({
         "test_transforms": [{ "resize_exact": { "width_px": 8, "height_px": 8, "filter": "bilinear" } }],
@@ -158,7 +158,7 @@ fn run_protocol(protocol: serde_json::Value, train: &Features, test: &Features) 
     Ok(run_on_features(&config, &job, &mut |_| {})?.outcomes)
 }
 
-/// Features without rows, of records of their own.
+/// Features without rows, with distinct records.
 fn named(name: &str, records: usize) -> Features {
     Features {
         keys: (0..records).map(|row| row.to_string()).collect(),
@@ -212,9 +212,9 @@ fn matrix(bytes: &[u8], name: &str) -> Result<Matrix> {
     }
 }
 
-/// Runs a call and prints its time, and its peak memory on top of what was there (Linux).
+/// Runs a call and prints its time and the peak memory that it adds (Linux).
 fn timed<T>(name: &str, call: impl FnOnce() -> T) -> T {
-    // Linux forgets the peak so far; elsewhere the memory is not measured.
+    // This resets the peak on Linux; elsewhere the memory is not measured.
     let _ = std::fs::write("/proc/self/clear_refs", "5");
     let before = memory_mib("VmRSS:");
     let start = std::time::Instant::now();
@@ -227,7 +227,7 @@ fn timed<T>(name: &str, call: impl FnOnce() -> T) -> T {
     result
 }
 
-/// A field of this process's status, MiB; 0 where there is none.
+/// A field of this process's status, MiB; 0 where the field is missing.
 fn memory_mib(field: &str) -> f64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let line = status.lines().find(|line| line.starts_with(field));

@@ -1,4 +1,4 @@
-//! The config of an evaluation: one flat TOML file, every key required, unknown keys refused.
+//! The config of an evaluation: one flat TOML file. Every key is required, unknown keys give an error.
 
 use crate::encoder::Tap;
 use crate::protocols::{LabelsRead, ProtocolConfig};
@@ -11,10 +11,10 @@ use training::Normalize;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
-    /// What is done to a decoded image before the encoder sees it; nothing random, and one size for every image. Used for
-    /// the test set, and for the training set by the protocols on stored features.
+    /// Transforms of a decoded image before the encoder; none is random, and they give one size for every
+    /// image. They apply to the test set, and to the training set in protocols on stored features.
     pub test_transforms: Vec<Transform>,
-    /// Channel statistics. Absent: those that the encoder was trained with.
+    /// Channel statistics. Absent: those of the encoder's training.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub normalize: Option<Normalize>,
     /// How records become batches.
@@ -24,7 +24,8 @@ pub struct Config {
 }
 
 impl Config {
-    /// Places of the network whose features are stored: those that its protocols need, and the pooled output, which reports show.
+    /// Taps whose features are stored: those that the protocols need, and the pooled output, which reports
+    /// show.
     pub(crate) fn stored_taps(&self) -> Vec<Tap> {
         let needed = self
             .protocols
@@ -34,26 +35,26 @@ impl Config {
         all.into_iter().collect()
     }
 
-    /// Whether a protocol reads stored features of the train split.
+    /// Whether any protocol reads stored features of the train split.
     pub(crate) fn needs_train_features(&self) -> bool {
         self.protocols
             .iter()
             .any(|protocol| protocol.needs().train_features)
     }
 
-    /// Whether a protocol compares with labels of the train split, which must then be other records than the test split.
+    /// Whether any protocol reads labels of the train split; that split must then differ from the test split.
     pub(crate) fn needs_train_labels(&self) -> bool {
         let both = |protocol: &ProtocolConfig| protocol.needs().labels == LabelsRead::Both;
         self.protocols.iter().any(both)
     }
 
-    /// Whether a protocol compares with labels.
+    /// Whether any protocol reads labels.
     pub(crate) fn needs_labels(&self) -> bool {
         let any = |protocol: &ProtocolConfig| protocol.needs().labels != LabelsRead::None;
         self.protocols.iter().any(any)
     }
 
-    /// Refuses a config that contradicts itself or cannot be run whatever the data, naming the key.
+    /// Gives an error that names the key if the config contradicts itself or cannot run on any data.
     pub fn validate(&self) -> Result<(), String> {
         self.data.validate()?;
         check_test_transforms("test_transforms", &self.test_transforms)?;
@@ -67,7 +68,7 @@ impl Config {
     }
 }
 
-/// Refuses transforms of test images, which `name` holds, that draw something or end in several sizes.
+/// Gives an error if the test transforms under the key `name` are random or give several sizes.
 pub(crate) fn check_test_transforms(name: &str, transforms: &[Transform]) -> Result<(), String> {
     let random = |transform: &&Transform| {
         !matches!(

@@ -19,19 +19,19 @@ use stage_pooling::{pooled as pooled_stage, pooled_shape};
 /// For each image and head, how much the class token attends to each patch.
 pub(crate) type AttentionOfImages = Vec<Vec<Vec<f64>>>;
 
-/// A frozen map from images to features, with what identifies it in results.
+/// A frozen map from images to features, with its identity for results.
 #[derive(Clone, Debug)]
 pub struct Encoder {
     /// For people: `resnet18-w16-small`, `raw pixels`.
     pub name: String,
-    /// Identifies it in results and decides whether stored features may be used again: hash of the encoder file, or
-    /// [`weights_hash`] of a network that came from none.
+    /// Identifies the encoder in results and decides whether stored features can be reused: hash of the
+    /// encoder file, or [`weights_hash`] of a network that was not read from a file.
     pub hash: String,
-    /// The channel statistics that it was trained with.
+    /// The channel statistics of its training.
     pub normalize: Normalize,
-    /// Side of the square images that it was pretrained on, px; absent where that is not known.
+    /// Side of the square images in its pretraining, px; absent where unknown.
     pub trained_px: Option<u32>,
-    /// Optimizer steps that made it; absent where that is not known.
+    /// Optimizer steps of its training; absent where unknown.
     pub step: Option<u64>,
     network: Network,
 }
@@ -43,9 +43,9 @@ enum Network {
 }
 
 impl Encoder {
-    /// A network, frozen: no graph is made and its running statistics stay as they are.
+    /// A frozen network: forwards record no graph and running statistics stay unchanged.
     ///
-    /// Its weights must lie on the device that it will run on.
+    /// Its weights must be on the device that the encoder will run on.
     pub fn new(
         name: impl Into<String>,
         hash: impl Into<String>,
@@ -58,12 +58,13 @@ impl Encoder {
             normalize,
             trained_px: None,
             step: None,
-            // Forwards on an autodiff device that no `backward` follows would pile up graph nodes.
+            // On an autodiff device, forwards without a `backward` would pile up graph nodes.
             network: Network::Backbone(Box::new(backbone.valid())),
         }
     }
 
-    /// No network at all: features are the normalized pixels of the transformed image, `[3, height, width]` in a row.
+    /// No network: features are the normalized pixels of the transformed image, `[3, height, width]`
+    /// flattened.
     pub fn pixels(normalize: Normalize) -> Self {
         Self {
             name: "raw pixels".into(),
@@ -75,14 +76,15 @@ impl Encoder {
         }
     }
 
-    /// The same with what is known of its training: the side of its images in px, and its steps; 0 where not known.
+    /// The same encoder with facts of its training: the side of its images in px, and its steps; 0 where
+    /// unknown.
     pub fn trained(mut self, px: usize, steps: u64) -> Self {
         self.trained_px = u32::try_from(px).ok().filter(|px| *px > 0);
         self.step = Some(steps).filter(|steps| *steps > 0);
         self
     }
 
-    /// A note for the user if images reach the encoder at quite another size than in its pretraining: its features are then
+    /// A note for the user if the image size differs much from the pretraining's, because features then get
     /// worse.
     pub fn size_note(&self, transforms: &[Transform]) -> Option<String> {
         let group = ViewGroup {
@@ -92,7 +94,7 @@ impl Encoder {
         let (width, height) = group.output_px()?;
         let trained = self.trained_px?;
         let (larger, smaller) = (width.max(height).max(trained), width.min(height).min(trained));
-        // 256 px or 288 px at a test are usual for 224 px in training.
+        // 256 px or 288 px at test time are usual for 224 px in training.
         (f64::from(larger) > 1.3 * f64::from(smaller)).then(|| {
             format!(
                 "images reach the encoder at {width}x{height} px, and it was pretrained at {trained} px: its scores \
@@ -113,10 +115,10 @@ impl Encoder {
         }
     }
 
-    /// Features of normalized images at several places of the network, in their order; `[images, width]` each.
+    /// Features of normalized images at several taps, in the order of `taps`; `[images, width]` each.
     ///
     /// # Errors
-    /// [`Error::Config`] where the network lacks one of the places.
+    /// [`Error::Config`] if the network lacks a tap.
     pub fn taps(&self, images: Tensor<4>, taps: &[Tap]) -> Result<Vec<Tensor<2>>, Error> {
         self.check_taps("features", taps)?;
         let context = Context::evaluation();
@@ -166,10 +168,11 @@ impl Encoder {
         taps.iter().map(features).collect()
     }
 
-    /// Channels and places of a tap for images of this height and width, px; their product is its width.
+    /// Channels and positions of a tap for images of this height and width, px; their product is the tap's
+    /// width.
     ///
     /// # Errors
-    /// [`Error::Config`] where the network lacks the tap.
+    /// [`Error::Config`] if the network lacks the tap.
     pub(crate) fn tap_shape(&self, tap: Tap, [height, width]: [usize; 2]) -> Result<[usize; 2], Error> {
         self.check_taps("features", &[tap])?;
         match (&self.network, tap) {
@@ -192,10 +195,10 @@ impl Encoder {
         }
     }
 
-    /// Whether the network has these places; `name` is the protocol, for the message.
+    /// Checks that the network has these taps; `name` is the protocol, for the message.
     ///
     /// # Errors
-    /// [`Error::Config`] where it does not.
+    /// [`Error::Config`] if it lacks one.
     pub fn check_taps(&self, name: &str, taps: &[Tap]) -> Result<(), Error> {
         let backbone = match &self.network {
             Network::Backbone(backbone) => Some(&**backbone),
@@ -223,10 +226,10 @@ impl Encoder {
         }
     }
 
-    /// Whether it is a residual network; `name` is the protocol, for the message.
+    /// Checks that the network is a residual network; `name` is the protocol, for the message.
     ///
     /// # Errors
-    /// [`Error::Config`] where it is not.
+    /// [`Error::Config`] for any other network.
     pub(crate) fn check_resnet(&self, name: &str) -> Result<(), Error> {
         match &self.network {
             Network::Backbone(backbone) if backbone.as_resnet().is_some() => Ok(()),
@@ -243,8 +246,8 @@ impl Encoder {
         matches!(&self.network, Network::Backbone(backbone) if backbone.as_vit().is_some())
     }
 
-    /// How much the class token attends to each patch in the last block, for each image and head, and the rows and columns of
-    /// patches; none where the network has no attention.
+    /// The class token's attention to each patch in the last block, for each image and head, and the rows and
+    /// columns of patches; `None` if the network has no attention.
     ///
     /// # Shapes
     /// - `images`: `[images, 3, height, width]`, normalized
@@ -268,10 +271,11 @@ impl Encoder {
         Some((maps, grid))
     }
 
-    /// Whether the network takes the images that these transforms make; `name` is theirs in the message.
+    /// Checks that the network accepts the images that these transforms give; `name` is the transforms' key,
+    /// for the message.
     ///
     /// # Errors
-    /// [`Error::Config`] where it does not. Without it, a forward pass would panic.
+    /// [`Error::Config`] if it does not. Without this check a forward pass would panic.
     pub fn check_transforms(&self, name: &str, transforms: &[Transform]) -> Result<(), Error> {
         let group = ViewGroup {
             count: 1,
@@ -281,12 +285,12 @@ impl Encoder {
             (Network::Backbone(backbone), Some((width, height))) => backbone
                 .check_input(height as usize, width as usize)
                 .map_err(|reason| Error::Config(format!("{name} and `{}`: {reason}", self.name))),
-            // Pixels have no wishes; transforms without one size are refused by the loader.
+            // Pixels accept any size; the loader gives an error for transforms without one size.
             _ => Ok(()),
         }
     }
 
-    /// Hash of the weights as they are now; the same text as ever for pixels.
+    /// Hash of the current weights; a constant text for pixels.
     pub(crate) fn weights_hash(&self) -> String {
         match &self.network {
             Network::Backbone(backbone) => weights_hash(backbone),
@@ -299,8 +303,8 @@ impl Encoder {
 pub fn weights_hash(backbone: &Backbone) -> String {
     let mut hasher = Sha256::new();
     for (name, data) in state_dict(backbone) {
-        // Names end with a byte that none contains and shapes begin with their rank, so that no two networks feed the hash
-        // the same bytes.
+        // Names end with a byte that no name contains and shapes begin with their rank, so that two networks
+        // never feed the hash the same bytes.
         hasher.update(name.as_bytes());
         hasher.update([0, data.shape().len() as u8]);
         data.shape()

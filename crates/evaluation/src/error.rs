@@ -18,20 +18,20 @@ pub enum Error {
     #[error(transparent)]
     Training(#[from] training::Error),
 
-    /// A file or folder could not be read, written, made or removed.
+    /// A file or folder could not be read, written, created or removed.
     #[error(transparent)]
     File(#[from] FileError),
 
-    /// The file is not a features file, or not a whole one.
+    /// The file is not a complete features file.
     #[error("features file `{}`: {reason}", path.display())]
     FeaturesFile {
         /// The file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// The fault.
         reason: String,
     },
 
-    /// An error of a protocol, with its name before it.
+    /// An error of a protocol, prefixed with the protocol's name.
     #[error("{protocol}: {source}")]
     Protocol {
         /// The protocol's name.
@@ -40,19 +40,19 @@ pub enum Error {
         source: Box<Error>,
     },
 
-    /// The file is no `result.json`.
+    /// The file is not a `result.json`.
     #[error("`{}` is not a list of results: {reason}", path.display())]
     ResultFile {
         /// The file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// The fault.
         reason: String,
     },
 
-    /// Training and test set are the same records, which makes every score too good.
+    /// Training and test set hold the same records, so every score would be too high.
     #[error("training and test set are the same {records} records")]
     SameRecords {
-        /// How many.
+        /// Number of shared records.
         records: usize,
     },
 
@@ -63,44 +63,44 @@ pub enum Error {
         path: PathBuf,
         /// "results" or "features".
         what: &'static str,
-        /// Whose they are.
+        /// Identity of the stored output.
         stored: String,
-        /// Those of this call.
+        /// Identity in this call.
         now: String,
     },
 
-    /// Another process works in the folder, of unfinished features or of a suite; or the folder cannot be locked.
+    /// Another process works in the folder (unfinished features or a suite), or the folder cannot be locked.
     #[error(transparent)]
     Lock(#[from] LockError),
 
-    /// There are unfinished features of other work.
+    /// Unfinished features of other work exist.
     #[error("`{}` holds unfinished features of {stored}", path.display())]
     Unfinished {
         /// The folder.
         path: PathBuf,
-        /// What is different about them.
+        /// How the stored work differs.
         stored: String,
     },
 
-    /// The protocol trains on augmented images, and there are only features.
+    /// The protocol trains on augmented images, but only features are available.
     #[error("{protocol} needs the encoder and its images, not features alone")]
     NeedsImages {
         /// The protocol's name.
         protocol: &'static str,
     },
 
-    /// The images of both sets reached the encoder in different ways.
+    /// The images of the two sets reached the encoder by different transforms.
     #[error("training and test features were made with different transforms or normalization")]
     TransformsMismatch,
 
-    /// A number that 16 bit cannot hold.
+    /// A value above the largest of f16.
     #[error("features of record `{key}` at `{tap}` must be within ±65504 for f16, got {value}")]
     AboveF16 {
-        /// The place in the network.
+        /// The tap.
         tap: String,
         /// Key of the record.
         key: String,
-        /// The number.
+        /// The value.
         value: f32,
     },
 
@@ -118,7 +118,7 @@ pub enum Error {
         set: &'static str,
     },
 
-    /// Labeled and unlabeled records, or classes and sets of classes, in one data set.
+    /// Labeled and unlabeled records, or single classes and sets of classes, in one data set.
     #[error("record `{key}` has {got}, unlike the records before it, which have {expected}")]
     MixedLabels {
         /// The first record that differs.
@@ -129,7 +129,7 @@ pub enum Error {
         expected: &'static str,
     },
 
-    /// Sets of classes where the protocol is defined for one class a record.
+    /// Sets of classes where the protocol needs one class per record.
     #[error(
         "the {set} set labels a record with a set of classes, and this protocol needs one class a record"
     )]
@@ -145,7 +145,7 @@ pub enum Error {
         set: &'static str,
         /// The missing tap.
         tap: String,
-        /// The taps there are.
+        /// The taps in the file.
         found: Vec<String>,
     },
 
@@ -167,14 +167,14 @@ pub enum Error {
         test: String,
     },
 
-    /// More or fewer labels than rows: whatever row a label belongs to, a score over them would be of something else.
+    /// Labels and rows differ in number, so a label's row is unknown.
     #[error("the {set} features have {records} rows and {labels} labels")]
     LabelCount {
         /// "training" or "test".
         set: &'static str,
-        /// Labels there are.
+        /// Number of labels.
         labels: usize,
-        /// Rows there are.
+        /// Number of rows.
         records: usize,
     },
 
@@ -189,19 +189,20 @@ pub enum Error {
         key: String,
     },
 
-    /// A test record whose class was never trained on can only be wrong; a score over it would mislead.
+    /// A test record of a class without training records can never be classified correctly, so the score
+    /// would mislead.
     #[error("test record `{key}` is of class {class}, which no training record has")]
     UnknownClass {
-        /// The class's name, or its number where there are no names.
+        /// The class's name, or its index if classes have no names.
         class: String,
         /// Key of the first such record.
         key: String,
     },
 
-    /// A classifier needs something to tell apart.
+    /// A classifier needs at least two classes.
     #[error("the {set} set must have at least 2 classes, got {classes}")]
     TooFewClasses {
-        /// Whose records.
+        /// The set that the records belong to.
         set: &'static str,
         /// Distinct classes among them.
         classes: usize,
@@ -229,7 +230,7 @@ pub enum Error {
         records: usize,
     },
 
-    /// Episodes with more classes than have enough records.
+    /// Fewer classes with enough records than an episode needs.
     #[error(
         "few-shot: {ways} classes with {shots} labeled and {queries} other records each are needed, and {classes} have them"
     )]
@@ -244,29 +245,29 @@ pub enum Error {
         classes: usize,
     },
 
-    /// A class, or its opposite, too small to have a record in each part of a cross-validation.
+    /// A class has too few records, or too few without it, for every fold of a cross-validation.
     #[error(
         "svm-voc07: class {class} has only {records} training records with it or without it, fewer than the {folds} folds"
     )]
     Folds {
-        /// The class's name, or its number where there are no names.
+        /// The class's name, or its index if classes have no names.
         class: String,
-        /// Records with it, or without it, whichever are fewer.
+        /// Records with the class or without it, the smaller number.
         records: usize,
-        /// Parts.
+        /// Number of folds.
         folds: usize,
     },
 
-    /// A class, or its opposite, too small for a low-shot sample.
+    /// A class has too few records, or too few without it, for a low-shot sample.
     #[error(
         "svm-low-shot: k = {positives} needs {needed} training records {kind} class {class}, and there are {records}"
     )]
     Shots {
-        /// The class's name, or its number where there are no names.
+        /// The class's name, or its index if classes have no names.
         class: String,
         /// "with" or "without".
         kind: &'static str,
-        /// Records there are.
+        /// Available records.
         records: usize,
         /// Records that the sample takes.
         needed: usize,
@@ -274,7 +275,7 @@ pub enum Error {
         positives: usize,
     },
 
-    /// The samples take all that a choice could be made on.
+    /// The samples leave no records to choose the cost on.
     #[error("svm-low-shot: with k = {positives} no training record is left to choose the cost on")]
     NothingHeldOut {
         /// The k of the config.
@@ -294,47 +295,47 @@ pub enum Error {
         records: usize,
     },
 
-    /// Every class of the test set has one record.
+    /// Every class of the test set has only one record.
     #[error("retrieval: no test record has another one of its class, so there is nothing to find")]
     NoMatch,
 
-    /// One record, where pairs are compared.
+    /// A single record where pairs are compared.
     #[error("the {set} set must have at least 2 records, got 1")]
     OneRecord {
         /// "training" or "test".
         set: &'static str,
     },
 
-    /// A class too small to hold a record of it out.
+    /// A class too small to hold out a record.
     #[error(
         "logistic-regression: class {class} has 1 training record, so none of it can be held out for the choice of C"
     )]
     ValidationSplit {
-        /// The class's name, or its number where there are no names.
+        /// The class's name, or its index if classes have no names.
         class: String,
     },
 
-    /// The same for a grid of linear classifiers.
+    /// The same error for a grid of linear classifiers.
     #[error(
         "{protocol}: class {class} has 1 training record, so none of it can be held out for the choice of the classifier"
     )]
     HoldOut {
         /// The protocol's name.
         protocol: &'static str,
-        /// The class's name, or its number where there are no names.
+        /// The class's name, or its index if classes have no names.
         class: String,
     },
 
-    /// A list of records that cannot be used.
+    /// An unusable list of records.
     #[error("list `{}`: {reason}", path.display())]
     List {
         /// The file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// The fault.
         reason: String,
     },
 
-    /// The classifier's loss left the range of numbers.
+    /// The classifier's loss became NaN or infinite.
     #[error("{protocol}: the loss became {loss} at step {step} (learning rate {learning_rate:.3e})")]
     Diverged {
         /// The protocol's name.
@@ -347,20 +348,20 @@ pub enum Error {
         learning_rate: f64,
     },
 
-    /// The frozen encoder did not stay frozen: a fault of this program, never of the user.
+    /// The frozen encoder changed: always a bug in this program.
     #[error("the frozen encoder's weights changed from {before} to {after}")]
     EncoderChanged {
         /// Hash of the weights before the probe.
         before: String,
-        /// And after it.
+        /// Hash of the weights after the probe.
         after: String,
     },
 }
 
-/// What the user can do about an error; the program words it with its flags and commands.
+/// What the user can do about an error; the program words the hint with its flags and commands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Hint {
-    /// In words: it names records and keys of the config, no flag and no command.
+    /// Text that names records and config keys, but no flag or command.
     Text(&'static str),
     /// Free space on the disk and run the same command again, which resumes.
     FreeSpace,
@@ -368,24 +369,24 @@ pub enum Hint {
     RemoveFile,
     /// Wait for the other process, or name another output folder.
     Wait,
-    /// Name another output, or remove what is there.
+    /// Name another output, or remove the existing one.
     OtherOutput,
     /// Give the same arguments to resume, or name another output, or remove the folder.
     SameArguments,
-    /// Run the protocol on the encoder and its images, or leave it out.
+    /// Run the protocol on the encoder and its images, or remove the protocol.
     UseEncoder,
     /// Extract both features files with one size and one normalization.
     SameTransforms,
     /// Write 32 bit features.
     WriteF32,
-    /// Extract the tap, or take it out of the config.
+    /// Extract the tap, or remove it from the config.
     ExtractTap,
-    /// How features files are made, and what those of other programs must hold.
+    /// How to make features files, and what features files of other programs must hold.
     MakeFeatures,
 }
 
 impl Error {
-    /// What the user can do about it. Errors of `data` and `training` have hints of their own.
+    /// What the user can do about the error. Errors of `data` and `training` have hints of their own.
     pub fn hint(&self) -> Option<Hint> {
         Some(match self {
             Self::File(error) | Self::Lock(LockError::File(error)) if error.is_disk_full() => Hint::FreeSpace,
@@ -403,7 +404,7 @@ impl Error {
         })
     }
 
-    /// A cure that names records and keys of the config alone.
+    /// A hint that names only records and config keys.
     fn cure(&self) -> Option<&'static str> {
         Some(match self {
             Self::Unlabeled { .. } => {
@@ -445,7 +446,7 @@ impl Error {
 }
 
 impl Error {
-    /// The same with the protocol's name before it, where it does not say it itself.
+    /// The same error prefixed with the protocol's name, unless the message already holds it.
     pub(crate) fn of(self, protocol: &'static str) -> Self {
         if self.to_string().starts_with(protocol) {
             return self;
@@ -457,7 +458,7 @@ impl Error {
     }
 }
 
-/// For `map_err`: the error of trying `action` at `path`.
+/// For `map_err`: an error for a failed `action` at `path`.
 pub(crate) fn io(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> Error {
     let with_path = FileError::new(action, path);
     move |source| Error::File(with_path(source))

@@ -1,4 +1,5 @@
-//! Features: an encoder's rows for the records of a data set, made, resumed after a kill, written, read, and cached.
+//! Features: an encoder's rows for the records of a data set, computed, resumed after a kill, written, read
+//! and cached.
 
 mod cache;
 mod extract;

@@ -4,9 +4,9 @@
 //! encoder ── backbone ── linear classifier ── cross-entropy with the batch's labels (soft, where mixed or smoothed)
 //! ```
 //!
-//! It runs in the `training` crate's loop, so checkpoints, resume, `metrics.jsonl`, precision and micro-batches are those of
-//! pretraining. What is chosen (the epoch, by [`Keep::BestOnValidation`]) is chosen on records held out of the training set;
-//! the test set is looked at once, after the last step.
+//! It runs in the `training` crate's loop, so checkpoints, resume, `metrics.jsonl`, precision and
+//! micro-batches are those of pretraining. [`Keep::BestOnValidation`] chooses the epoch on records held out
+//! of the training set. The test set is read once, after the last step.
 //!
 //! - `finetune`: all training labels. BEiT (Bao et al. 2022), MAE (He et al. 2022): layer-wise rates, mixup, CutMix,
 //!   RandAugment. DeiT, MoCo-v3: the same without layer-wise rates.
@@ -29,42 +29,44 @@ use data::{Transform, ViewGroup};
 use serde::{Deserialize, Serialize};
 use training::{DataConfig, ObjectiveSection, OptimizerConfig, ScheduleConfig, TrainingConfig};
 
-/// One fine-tuning: a config of pretraining whose objective is [`Settings`] and whose backbone may be the encoder's.
+/// One fine-tuning: a pretraining config whose objective is [`Settings`] and whose backbone defaults to the
+/// encoder's.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
     /// Seed of the classifier's weights, order, augmentation, mixing and drop path.
     pub seed: u64,
-    /// How records become batches. `normalize` must be what the encoder was trained with.
+    /// How records become batches. `normalize` must match the encoder's training.
     pub data: DataConfig,
     /// One view group of one view: the augmentation of the training images.
     pub views: Vec<ViewGroup>,
-    /// The network. Absent: the encoder's; needed where there is none.
+    /// The network. Absent: the encoder's; required without an encoder.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub backbone: Option<BackboneConfig>,
     /// Classifier, loss, splits.
     pub objective: Settings,
     /// The optimizer of backbone and classifier.
     pub optimizer: OptimizerConfig,
-    /// The learning rate's course.
+    /// The learning rate schedule.
     pub schedule: ScheduleConfig,
     /// Length, batch statistics, checkpoints and log.
     pub training: TrainingConfig,
 }
 
-/// `[objective]`: what fine-tuning adds to a training run.
+/// `[objective]`: the settings that fine-tuning adds to a training run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Settings {
     /// `"finetune"`, or `{ semi_supervised = { percent = 1, choice = { seed = 0 } } }`.
     pub protocol: Protocol,
-    /// The encoder's hash, which the program writes into the run's config. Not for config files.
+    /// The encoder's hash, which the program writes into the run's config; users never set it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub encoder: Option<String>,
-    /// Drop path of a vision transformer, in place of its own. BEiT-B, MAE-B: 0.1; L: 0.2. ResNets: 0.
+    /// Drop path of a vision transformer; replaces the backbone's own. BEiT-B, MAE-B: 0.1; L: 0.2. ResNets:
+    /// 0.
     pub drop_path: f64,
-    /// Pooling of a vision transformer, in place of its own; absent: its own. BEiT, MAE: `"mean_then_norm"`, whose norm
-    /// starts anew.
+    /// Pooling of a vision transformer; absent: the backbone's own. BEiT, MAE: `"mean_then_norm"`, whose norm
+    /// is initialized anew.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pooling: Option<Pooling>,
     /// The classifier's initial weights.
@@ -73,30 +75,32 @@ pub struct Settings {
     /// labels, 250 for 1 percent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub head_learning_rate_factor: Option<f64>,
-    /// Share of each target that goes to all classes evenly, 0 to below 1. BEiT, MAE, DeiT: 0.1.
+    /// Share of each target that is spread evenly over all classes, 0 to below 1. BEiT, MAE, DeiT: 0.1.
     pub label_smoothing: f64,
     /// mixup and CutMix; absent: neither.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mixing: Option<Mixing>,
-    /// A moving average of the network, which is then what is scored; absent: the network itself is. timm: 0.9998 or so.
+    /// Exponential moving average (EMA) of the network, which is then scored; absent: the network itself is
+    /// scored. timm: about 0.9998.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub average: Option<Average>,
-    /// Records held out of those that are learned from and scored after every epoch; absent: none, and no curve.
+    /// Records held out of the training records and scored after every epoch; absent: none, and no validation
+    /// curve.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub validation: Option<Validation>,
     /// Which epoch is scored on the test set.
     pub keep: Keep,
-    /// What is done to validation and test images; nothing random.
+    /// Transforms of validation and test images; none is random.
     pub test_transforms: Vec<Transform>,
 }
 
-/// Which labels are used.
+/// The labels to train on.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Protocol {
-    /// Those of all training records.
+    /// Labels of all training records.
     Finetune,
-    /// Those of a part of them; the other labels are not read.
+    /// Labels of a subset; the other labels are not read.
     SemiSupervised(SemiSupervised),
 }
 
@@ -114,27 +118,29 @@ impl Protocol {
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum HeadInit {
-    /// Weight and bias uniform on ±1/√width, as `torch.nn.Linear` starts: torchvision's ResNets, SwAV's semi-supervised code.
+    /// Weight and bias uniform on ±1/√width, PyTorch's default for `torch.nn.Linear`. Used by torchvision's
+    /// ResNets and SwAV's semi-supervised code.
     Uniform,
     /// Weight normal with this standard deviation, bias 0. MoCo, SimCLR: 0.01.
     Normal(f64),
-    /// The same cut at ±2. MAE: 2e-5; BEiT: 2e-5 (0.02 times its `init_scale` of 0.001); DeiT: 0.02.
+    /// The same normal truncated at ±2. MAE: 2e-5; BEiT: 2e-5 (0.02 times its `init_scale` of 0.001); DeiT:
+    /// 0.02.
     TruncatedNormal(f64),
 }
 
-/// A moving average of weights and running statistics, as timm's `ModelEmaV3`: `a ← decay · a + (1 - decay) · w` after each
-/// step, and a copy after the first.
+/// An average of weights and running statistics like timm's `ModelEmaV3`: `a ← decay · a + (1 - decay) · w`
+/// after each step; the first step copies.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Average {
-    /// What is kept of the average at each step, 0 to 1.
+    /// Weight of the old average at each step, 0 to 1.
     pub decay: f64,
-    /// A decay that rises at first; absent: it does not.
+    /// A warmup of the decay; absent: the decay is constant.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub warmup: Option<AverageWarmup>,
 }
 
-/// `1 - (1 + step / gamma)^-power`, as long as it is below the decay.
+/// `1 - (1 + step / gamma)^-power`, while below the decay.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct AverageWarmup {
@@ -148,9 +154,9 @@ pub struct AverageWarmup {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Keep {
-    /// The last one's.
+    /// The last epoch's.
     Last,
-    /// That of the best top-1 on the validation split (of equals the earliest).
+    /// That of the best top-1 on the validation split; ties go to the earliest.
     BestOnValidation,
 }
 
@@ -229,7 +235,8 @@ impl ObjectiveSection for Settings {
 }
 
 impl Config {
-    /// Refuses what contradicts itself or cannot be run whatever encoder and data, naming the key.
+    /// Gives an error that names the key if the config contradicts itself or cannot run with any encoder and
+    /// data.
     pub fn validate(&self) -> Result<(), String> {
         match &self.backbone {
             Some(backbone) => self.with_backbone(backbone).map(|_| ()),
@@ -239,7 +246,7 @@ impl Config {
         }
     }
 
-    /// The training run with this network in it, whole and checked.
+    /// The complete, validated training config with this network.
     fn with_backbone(&self, backbone: &BackboneConfig) -> Result<training::Config<Settings>, String> {
         let mut backbone = backbone.clone();
         match &mut backbone {
@@ -287,7 +294,8 @@ impl Config {
         }
     }
 
-    /// The config of a short trial with `batch_images` images a step: all but what must follow the batch stays.
+    /// Turns the config into a short trial with `batch_images` images per step; only settings that depend on
+    /// the batch size change.
     pub fn for_smoke_test(&mut self, batch_images: usize) {
         self.data.batch_images = batch_images;
         self.training.epochs = 1;
@@ -304,7 +312,7 @@ impl Config {
             mixing.images = mixing.images.map(|_| batch_images / 2);
         }
         if let Protocol::SemiSupervised(part) = &mut self.objective.protocol {
-            // One percent of a handful of synthetic images is none.
+            // One percent of a few synthetic images rounds to none.
             part.percent = 100.0;
             part.choice = Choice::Seed(self.seed);
         }

@@ -5,8 +5,8 @@
 //! scores may be compared with, is in `docs/protocols.md`.
 //!
 //! ```text
-//! encoder/    a frozen network and the places of it (taps) that features are read at
-//! features/   features of a data set: made, resumed, written, read, cached
+//! encoder/    a frozen network and its taps, the places that features are read at
+//! features/   features of a data set: computed, resumed, written, read, cached
 //! task/       features of both splits with checked labels
 //! solvers/    kNN, k-means, SVM, L-BFGS, linear classifiers: rows in, a fit out
 //! protocols/  one file per protocol, and their list
@@ -16,7 +16,7 @@
 //! finetune/   the one kind of protocol in which the encoder learns
 //! ```
 //!
-//! This crate names no self-supervised method: it sees an [`Encoder`] and records.
+//! This crate knows no self-supervised method: its inputs are an [`Encoder`] and records.
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::print_stderr))]
 

@@ -3,12 +3,12 @@
 /// Progress within a stage.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Event<'a> {
-    /// What is being done: `features of the training set`, or a protocol's name.
+    /// The current work: `features of the training set`, or a protocol's name.
     pub stage: &'a str,
     /// Units done.
     pub done: usize,
     /// Units of the whole stage.
     pub total: usize,
-    /// What is counted: `images`, `epochs`.
+    /// The unit: `images`, `epochs`.
     pub unit: &'static str,
 }

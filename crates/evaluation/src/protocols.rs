@@ -1,4 +1,4 @@
-//! The protocols: each a file that says everything about it, and their list.
+//! The protocols and their list; each file describes its protocol completely.
 
 pub mod clustering;
 pub mod diagnostics;
@@ -23,7 +23,7 @@ pub mod view_diagnostics;
 
 pub(crate) use protocol::{Bench, LabelsRead, Needs, Pipeline, Protocol, Scored};
 
-// The list of protocols: a new one is a line here and its `mod` line above.
+// The list of protocols: a new protocol adds one line here and its `mod` line above.
 list::protocols![
     knn::KnnDino,
     knn::KnnVissl,

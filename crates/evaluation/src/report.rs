@@ -1,5 +1,6 @@
-//! The report of an evaluation as one HTML file: scores, confusion matrix, results by class, mistakes, nearest neighbors, a map of
-//! the features, attention, and what all this was made from. It loads nothing and opens from disk.
+//! The report of an evaluation as one HTML file: scores, confusion matrix, results by class, mistakes,
+//! nearest neighbors, a map of the features, attention, and the evaluation's inputs. The file loads nothing
+//! and opens from disk.
 //!
 //! Pictures are chosen by a fixed draw, so the same evaluation gives the same file.
 
@@ -25,20 +26,20 @@ use std::sync::Arc;
 pub(crate) use page::{Page, column, table};
 pub(crate) use sections::value;
 
-/// Seed of the draws: which records are shown.
+/// Seed of the draws that choose the records to show.
 const SEED: u64 = 0;
 
-/// What a report is about.
+/// The inputs of a report.
 pub(crate) struct Content<'a> {
-    /// What the records are called.
+    /// Name of the data set.
     pub(crate) data_name: &'a str,
     pub(crate) encoder: &'a Encoder,
-    /// What is done to a test image before the encoder sees it.
+    /// Transforms of a test image before the encoder.
     pub(crate) test_transforms: &'a [Transform],
-    /// The votes that predictions are made by; absent: a usual kNN.
+    /// Settings of the kNN votes behind the predictions; absent: a usual kNN.
     pub(crate) voting: Option<Voting>,
     pub(crate) outcomes: &'a [Outcome],
-    /// Without rows where no protocol needed them.
+    /// Has no rows if no protocol needed train features.
     pub(crate) train: &'a Features,
     pub(crate) test: &'a Features,
     pub(crate) train_data: &'a Arc<Dataset>,
@@ -85,7 +86,7 @@ pub(crate) fn report(content: &Content<'_>, progress: &mut dyn FnMut(Event<'_>))
     Ok(page.html())
 }
 
-/// The votes that predictions are made by if no protocol of the config votes: DINO's usual kNN.
+/// Settings of the kNN votes if no protocol of the config votes: DINO's usual kNN.
 const VOTING: Voting = Voting {
     neighbors: 20,
     temperature: 0.07,

@@ -1,25 +1,25 @@
-//! Scores: one object each, with everything needed to understand and to repeat it.
+//! Scores: one object each, with everything needed to understand and repeat it.
 
 use crate::error::{Error, io};
 use serde::{Deserialize, Serialize};
 use std::path::Path;
 
-/// One number of one protocol, before it is known whose it is.
+/// One number of one protocol, without encoder and records.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Score {
-    /// What was measured: `top1`, `top5`, `mean_class` (see `docs/protocols.md`), or a name of the protocol's own.
+    /// The metric: `top1`, `top5`, `mean_class` (see `docs/protocols.md`), or a protocol-specific name.
     pub metric: &'static str,
     /// In 0..1 for shares.
     pub value: f64,
     /// Whether this is the headline metric of the protocol.
     pub headline: bool,
-    /// Where several seeds were run.
+    /// Spread over seeds, where several were run.
     pub spread: Option<Spread>,
-    /// What this number adds to the protocol's settings: the number of neighbors, the C that was chosen.
+    /// Settings of this score alone: the number of neighbors, the chosen C.
     pub details: serde_json::Map<String, serde_json::Value>,
 }
 
-/// How much a score moves with the seed.
+/// How much a score varies with the seed.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Spread {
     /// The seeds.
@@ -32,7 +32,7 @@ pub struct Spread {
 }
 
 impl Spread {
-    /// The spread of one score a seed, and the scores' mean.
+    /// The spread of one score per seed, and the scores' mean.
     pub fn of(seeds: &[u64], values: Vec<f64>) -> (f64, Self) {
         let mean = values.iter().sum::<f64>() / values.len() as f64;
         let squares: f64 = values.iter().map(|value| (value - mean).powi(2)).sum();
@@ -48,10 +48,10 @@ impl Spread {
     }
 }
 
-/// What only the caller knows: the program's commit and the device's name.
+/// Facts that only the caller knows: the program's commit and the device's name.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Provenance {
-    /// Commit of the program, or its version where there is none.
+    /// Commit of the program, or its version if the commit is unknown.
     pub commit: String,
     /// Device that the encoder ran on.
     pub device: String,
@@ -62,20 +62,21 @@ pub struct Provenance {
 pub struct Outcome {
     /// The protocol's name, as in the config.
     pub protocol: String,
-    /// `top1`, `top5`, `mean_class`, or a name of the protocol's own.
+    /// `top1`, `top5`, `mean_class`, or a protocol-specific name.
     pub metric: String,
-    /// The score, in 0..1 for shares; the mean over seeds where there are several.
+    /// The score, in 0..1 for shares; the mean over seeds if there are several.
     pub value: f64,
     /// Whether this is the headline metric of the protocol.
     pub headline: bool,
-    /// How much the score moves with the seed; absent for protocols without randomness.
+    /// How much the score varies with the seed; absent for protocols without randomness.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub spread: Option<Spread>,
     /// The encoder's hash.
     pub encoder: String,
     /// The encoder's name, for people.
     pub encoder_name: String,
-    /// Optimizer steps that made the encoder, where that is known: a checkpoint's scores are not the finished run's.
+    /// Optimizer steps of the encoder's training, where known: a checkpoint's scores differ from the finished
+    /// run's.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub encoder_step: Option<u64>,
     /// Distinct classes among the training records; 0 if labels were not read.
@@ -92,9 +93,9 @@ pub struct Outcome {
     pub train_fingerprint: String,
     /// Fingerprint of the test set.
     pub test_fingerprint: String,
-    /// Every setting of the protocol, and what it found out on the way (the C that was chosen, the iterations run).
+    /// Every setting of the protocol, and values that it determined (the chosen C, the iterations run).
     pub settings: serde_json::Value,
-    /// How test images were brought to the encoder's size.
+    /// The transforms that resized test images for the encoder.
     pub test_transforms: serde_json::Value,
     /// How images were normalized.
     pub normalize: serde_json::Value,
@@ -102,14 +103,16 @@ pub struct Outcome {
     pub commit: String,
     /// Device that the encoder ran on.
     pub device: String,
-    /// SHA-256 (hexadecimal) over all that decides this score: protocol with its settings, encoder, records, labels,
-    /// transforms, normalization, commit and device. The same evaluation takes the stored score when it is run again.
+    /// SHA-256 (hexadecimal) over everything that decides this score: protocol with its settings, encoder,
+    /// records, labels, transforms, normalization, commit and device. A rerun with the same hash reuses the
+    /// stored score.
     #[serde(default)]
     pub asked: String,
 }
 
 impl Outcome {
-    /// What tells this number from others of the same protocol and metric, for people: `k 20`, `res4`, `5-way 1-shot ridge`.
+    /// What distinguishes this score from others of the same protocol and metric, for people: `k 20`, `res4`,
+    /// `5-way 1-shot ridge`.
     pub fn variant(&self) -> Option<String> {
         let number = |key: &str| self.settings.get(key)?.as_u64();
         if let Some(count) = number("neighbors")
@@ -133,13 +136,13 @@ impl Outcome {
         ))
     }
 
-    /// Whether the value is a share or an index, which people read in percent, rather than a quantity of its own.
+    /// Whether the value is a share or an index, shown in percent; false for quantities with other units.
     pub fn is_share(&self) -> bool {
         !matches!(self.protocol.as_str(), "diagnostics" | "view-diagnostics")
     }
 
-    /// How far the value may be off, as it is quoted: the seeds' standard deviation, or half a 95 % confidence interval.
-    /// None for one seed.
+    /// The uncertainty as usually quoted: the seeds' standard deviation, or half a 95 % confidence interval.
+    /// `None` for one seed.
     pub fn uncertainty(&self) -> Option<f64> {
         match &self.spread {
             Some(spread) => spread.standard_deviation.filter(|_| spread.values.len() > 1),
@@ -151,7 +154,7 @@ impl Outcome {
 /// Reads a `result.json`.
 ///
 /// # Errors
-/// [`Error::ResultFile`] where the file is something else.
+/// [`Error::ResultFile`] if the file has other content.
 pub fn read_results(path: &Path) -> Result<Vec<Outcome>, Error> {
     let text = std::fs::read(path).map_err(io("read", path))?;
     serde_json::from_slice(&text).map_err(|error| Error::ResultFile {
@@ -160,7 +163,7 @@ pub fn read_results(path: &Path) -> Result<Vec<Outcome>, Error> {
     })
 }
 
-/// Writes `result.json`: a list of outcomes, whole or not at all.
+/// Writes `result.json`, a list of outcomes, atomically.
 pub fn write_results(path: &Path, outcomes: &[Outcome]) -> Result<(), Error> {
     Ok(data::durable::write_json(path, &outcomes)?)
 }
@@ -188,8 +191,8 @@ pub(crate) fn scores_of(
     metrics.into_iter().map(score).collect()
 }
 
-/// The mean of the classes' own accuracies, over the classes that the test set has: scikit-learn's balanced accuracy, and
-/// what Flowers, Pets, Caltech-101 and Aircraft are quoted by.
+/// The mean of the per-class accuracies over the classes in the test set: scikit-learn's balanced accuracy,
+/// the usual metric of Flowers, Pets, Caltech-101 and Aircraft.
 fn mean_class(ranks: &[u32], test_classes: &[u32], classes: usize) -> f64 {
     let mut counts = vec![(0u64, 0u64); classes];
     for (rank, class) in ranks.iter().zip(test_classes) {
@@ -205,7 +208,7 @@ fn mean_class(ranks: &[u32], test_classes: &[u32], classes: usize) -> f64 {
     shares.iter().sum::<f64>() / shares.len() as f64
 }
 
-/// The same over several seeds: the mean of their scores, and its spread.
+/// The same scores over several seeds: their mean and spread.
 pub(crate) fn seeds_scores(
     seeds: &[u64],
     ranks: &[Vec<u32>],
@@ -252,7 +255,8 @@ pub(crate) fn share_within(ranks: &[u32], first: u32) -> f64 {
     ranks.iter().filter(|rank| **rank < first).count() as f64 / ranks.len() as f64
 }
 
-/// How many classes score higher than the true one; of equal scores the lower class stands first. NaN stands last.
+/// The number of classes that score higher than the true one; ties rank the lower class first. NaN ranks
+/// last.
 pub(crate) fn rank_of(class: u32, scores: &[f64]) -> u32 {
     let own = scores[class as usize];
     if own.is_nan() {

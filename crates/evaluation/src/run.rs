@@ -1,4 +1,5 @@
-//! A whole evaluation: features of both data sets (made once, stored, used again), every protocol, `result.json`.
+//! A whole evaluation: features of both data sets (computed once, stored, reused), every protocol,
+//! `result.json`.
 
 mod on_features;
 mod preflight;
@@ -27,16 +28,17 @@ pub use on_features::{FeaturesJob, FeaturesScores, read_features, run_on_feature
 /// Inputs and output folder of one evaluation.
 #[derive(Clone, Debug)]
 pub struct Job<'a> {
-    /// What is evaluated.
+    /// The encoder to evaluate.
     pub encoder: &'a Encoder,
     /// Labeled records to learn from.
     pub train: Records,
-    /// Labeled records to be scored on.
+    /// Labeled records to score on.
     pub test: Records,
-    /// Folder for `features-train.safetensors`, `features-test.safetensors` and `result.json`; made if need be.
+    /// Folder for `features-train.safetensors`, `features-test.safetensors` and `result.json`; created if
+    /// missing.
     pub out: &'a Path,
-    /// Features that several evaluations share; they lie in its folder under a hash of what they are of. Absent: those of this
-    /// evaluation alone, in `out`.
+    /// Features shared by several evaluations, stored in the cache's folder under a hash of their origin.
+    /// Absent: features of this evaluation alone, in `out`.
     pub shared_features: Option<Arc<FeatureCache>>,
     /// Device of the encoder's weights, without autodiff.
     pub device: &'a Device,
@@ -58,10 +60,10 @@ pub fn run(
     Ok(plan.outcomes())
 }
 
-/// An evaluation that can be carried out, and what of it is done already.
+/// An evaluation that passed its checks, with its finished scores.
 ///
-/// Features lying in the output folder are used again if encoder, data, labels, transforms and normalization are the same;
-/// scores in its `result.json` if settings, commit and device are as well.
+/// Features in the output folder are reused if encoder, data, labels, transforms and normalization are the
+/// same. Scores in its `result.json` are reused if settings, commit and device are the same as well.
 #[derive(Debug)]
 pub struct Plan<'a> {
     config: Config,
@@ -75,11 +77,12 @@ pub struct Plan<'a> {
 }
 
 impl<'a> Plan<'a> {
-    /// Checks everything that can be checked before the first image is read, for all protocols, and reads the stored results.
+    /// Checks everything that can be checked before the first image is read, for all protocols, and reads
+    /// stored results.
     ///
     /// # Errors
-    /// A protocol that cannot be run on these records, and [`Error::Occupied`] where the folder holds results of another encoder or of other
-    /// records.
+    /// A protocol that cannot run on these records; [`Error::Occupied`] if the folder holds results of
+    /// another encoder or of other records.
     pub fn new(config: &Config, job: &Job<'a>) -> Result<Self, Error> {
         config.validate().map_err(Error::Config)?;
         preflight::check(config, job.encoder, &job.train, &job.test)?;
@@ -107,12 +110,12 @@ impl<'a> Plan<'a> {
         })
     }
 
-    /// Protocols of the config whose scores were there at the start, from an earlier evaluation, in the config's order.
+    /// Protocols whose scores an earlier evaluation left in the folder, in the config's order.
     pub fn kept(&self) -> &[&'static str] {
         self.scores.kept()
     }
 
-    /// All scores that are known, in the config's order.
+    /// All known scores, in the config's order.
     pub fn outcomes(&self) -> Vec<Outcome> {
         self.scores.outcomes()
     }
@@ -122,10 +125,10 @@ impl<'a> Plan<'a> {
         self.encoder.size_note(&self.config.test_transforms)
     }
 
-    /// Runs the protocols without scores, writing `result.json` after each.
+    /// Runs the protocols that lack scores, and writes `result.json` after each.
     ///
     /// # Errors
-    /// Everything in [`Error`]; the scores before it stay.
+    /// Everything in [`Error`]; earlier scores stay.
     pub fn run(&mut self, progress: &mut dyn FnMut(Event<'_>)) -> Result<(), Error> {
         let out = self.job.out;
         std::fs::create_dir_all(out).map_err(io("make", out))?;
@@ -165,7 +168,7 @@ impl<'a> Plan<'a> {
         Ok(())
     }
 
-    /// Whether anything was computed in this call of the program.
+    /// Whether this call of the program computed anything.
     pub fn is_new(&self) -> bool {
         self.scores.is_new()
     }
@@ -178,7 +181,7 @@ impl<'a> Plan<'a> {
         self.report_of(data_name, &self.outcomes(), progress)
     }
 
-    /// The same with scores that were made elsewhere, of the same encoder and records.
+    /// The same report with scores from elsewhere, of the same encoder and records.
     pub(crate) fn report_of(
         &self,
         data_name: &str,
@@ -205,7 +208,7 @@ impl<'a> Plan<'a> {
         report(&content, progress)
     }
 
-    /// Features of both splits; those of the train split are empty if they are not needed.
+    /// Features of both splits; those of the train split are empty if no protocol needs them.
     fn both_features(
         &self,
         needs_train: bool,
@@ -219,7 +222,7 @@ impl<'a> Plan<'a> {
         Ok((train, test))
     }
 
-    /// The stored features if they are still those that would be made, else new ones.
+    /// The stored features if their origin matches, else newly computed ones.
     fn features(&self, split: Split, progress: &mut dyn FnMut(Event<'_>)) -> Result<Arc<Features>, Error> {
         let (records, wanted, file, stage) = match split {
             Split::Train => (

@@ -1,4 +1,5 @@
-//! Solvers: rows and labels in, a fitted classifier, clusters, neighbors or a number out. They know no protocol.
+//! Solvers: rows and labels in; a fitted classifier, clusters, neighbors or a number out. They know no
+//! protocol.
 
 mod agreement;
 mod average_precision;

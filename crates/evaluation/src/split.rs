@@ -1,24 +1,24 @@
-//! The two splits of a data set: the one to learn from and the one to be scored on.
+//! The two splits of a data set: train and test.
 
 use serde::{Deserialize, Serialize};
 
-/// What errors call the train split.
+/// Name of the train split in errors.
 pub(crate) const TRAIN: &str = "training";
-/// What errors call the test split.
+/// Name of the test split in errors.
 pub(crate) const TEST: &str = "test";
 
-/// One of the two splits, where a protocol may use either.
+/// One of the two splits, for protocols that may use either.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Split {
     /// The records to learn from.
     Train,
-    /// The records to be scored on.
+    /// The records to score on.
     Test,
 }
 
 impl Split {
-    /// What errors call it.
+    /// The split's name in errors.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Train => TRAIN,

@@ -1,8 +1,8 @@
 //! A suite: many protocols over many data sets and encoders, and one table of their scores.
 //!
-//! Each protocol of each pair of encoder and data set is an evaluation of its own, with its own `result.json`: a score that
-//! cannot be computed is missing with its reason, and the others are computed. A killed suite resumes. Features are made once
-//! for all protocols that see the same images.
+//! Each protocol of each pair of encoder and data set is a separate evaluation with its own `result.json`. If
+//! a score cannot be computed, its cell shows the reason and the other scores are still computed. A killed
+//! suite resumes. Features are computed once for all protocols that see the same images.
 
 mod cell;
 mod file;
@@ -27,30 +27,30 @@ use std::sync::Arc;
 pub use cell::Cell;
 pub use file::{DataSetEntry, EncoderEntry, EvaluationEntry, Suite, TransformsOf};
 
-/// The folder of reports below the output folder, one for each encoder and data set.
+/// The folder of reports inside the output folder, one for each encoder and data set.
 const REPORTS: &str = "reports";
 
-/// Reads an encoder from the path that is given.
+/// Reads an encoder from a path.
 pub type OpenEncoder<'a> =
     dyn Fn(&EncoderEntry, &Path) -> Result<Encoder, Box<dyn StdError + Send + Sync>> + 'a;
 
-/// What a suite needs from its caller.
+/// Everything that a suite needs from its caller.
 pub struct SuiteContext<'a> {
-    /// The folder that the suite's file lies in.
+    /// The folder of the suite's file.
     pub folder: &'a Path,
-    /// Where results, features and tables go.
+    /// Folder for results, features and tables.
     pub out: &'a Path,
     /// Device of the encoders, without autodiff.
     pub device: &'a Device,
-    /// What only the program knows about itself.
+    /// Facts that only the program knows about itself.
     pub provenance: Provenance,
     /// Reads a config of protocols.
     pub read: &'a dyn Fn(&Path) -> Result<Config, Error>,
-    /// Reads an encoder; its path is as it should be opened.
+    /// Reads an encoder from a path that is already resolved.
     pub open: &'a OpenEncoder<'a>,
     /// Whether reports are written: `report.html`, and one for each pair of encoder and data set.
     pub reports: bool,
-    /// Called with each cell that is done, how many are done, and how many there are.
+    /// Called for each finished cell, with the number of finished cells and of all cells.
     pub on_cell: &'a mut dyn FnMut(&Cell, usize, usize),
     /// Called with the progress within a cell.
     pub progress: &'a mut dyn FnMut(Event<'_>),
@@ -59,23 +59,24 @@ pub struct SuiteContext<'a> {
 /// The scores of a suite.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SuiteTables {
-    /// In the order of the table.
+    /// Cells in the order of the table.
     pub cells: Vec<Cell>,
     /// The table in Markdown.
     pub markdown: String,
-    /// What was written in the output folder.
+    /// The files written to the output folder.
     pub files: Vec<PathBuf>,
 }
 
-/// Runs what is missing, and writes `table.md`, `table.csv`, `table.json` and, if there are reports, `report.html`.
+/// Runs the missing cells, and writes `table.md`, `table.csv`, `table.json` and, if there are reports,
+/// `report.html`.
 ///
 /// # Errors
-/// A suite or a config that cannot be run, a folder that cannot be written or that another suite works in. Every other error is
-/// the reason of a missing cell.
+/// An invalid suite or config, a folder that cannot be written or that another suite works in. Every other
+/// error becomes the reason of a missing cell.
 pub fn run(suite: &Suite, context: &mut SuiteContext<'_>) -> Result<SuiteTables, Error> {
     suite.validate().map_err(Error::Config)?;
     let out = context.out;
-    // Until the tables are written: two suites would take turns in making the same features, and in failing.
+    // Held until the tables are written: two suites would alternate in computing the same features, and fail.
     let _lock = FolderLock::take(out)?;
     let cells = run_cells(suite, context)?;
     write_tables(cells, context)
@@ -122,7 +123,7 @@ fn run_cells(suite: &Suite, context: &mut SuiteContext<'_>) -> Result<Vec<Cell>,
     let cache = Arc::new(FeatureCache::new(context.out.join("features")));
     let mut cells: Vec<Cell> = Vec::with_capacity(total);
     for entry in &suite.encoders {
-        // Opened when its first cell is run.
+        // Opened when its first cell runs.
         let mut encoder: Option<Result<Encoder, String>> = None;
         for (data_set, pair) in suite.data_sets.iter().zip(&pairs) {
             let first = cells.len();
@@ -171,15 +172,15 @@ fn report_path(out: &Path, encoder: &str, data_set: &str) -> PathBuf {
 /// A column of the table: a protocol of a config, for some data sets.
 struct Column<'a> {
     entry: &'a EvaluationEntry,
-    /// Of this protocol alone.
+    /// Config of this protocol alone.
     config: Config,
     name: String,
-    /// Its folder below that of encoder and data set.
+    /// Its folder inside that of encoder and data set.
     folder: String,
 }
 
 impl Column<'_> {
-    /// Whether this data set has it.
+    /// Whether the column covers this data set.
     fn is_for(&self, data_set: &str) -> bool {
         let names = self.entry.data_sets.as_ref();
         names.is_none_or(|names| names.iter().any(|name| name == data_set))
@@ -209,7 +210,7 @@ fn columns<'a>(suite: &'a Suite, context: &SuiteContext<'_>) -> Result<Vec<Colum
     Ok(columns)
 }
 
-/// The protocol, and what distinguishes it from others of its kind.
+/// The protocol's name, and what distinguishes it from other columns of the same protocol.
 fn column_name(protocol: &ProtocolConfig) -> String {
     match protocol.variant() {
         Some(variant) => format!("{} {variant}", protocol.name()),
@@ -217,7 +218,7 @@ fn column_name(protocol: &ProtocolConfig) -> String {
     }
 }
 
-/// Columns of one name get their config's name, and a number if that is not enough.
+/// Appends the config's name to columns of the same name, and a number if that is not enough.
 fn make_unique(columns: &mut [Column<'_>]) {
     let names: Vec<String> = columns.iter().map(|column| column.name.clone()).collect();
     let mut taken = BTreeSet::new();
@@ -266,7 +267,7 @@ impl Pair {
 }
 
 impl Pair {
-    /// An evaluation of these records, with features that all cells share.
+    /// An evaluation of these records, with features shared by all cells.
     fn job<'a, 'c: 'a>(
         &self,
         encoder: &'a Encoder,
@@ -292,17 +293,17 @@ fn open(entry: &EncoderEntry, context: &SuiteContext<'_>) -> Result<Encoder, Str
         (Some(path), None) => {
             (context.open)(entry, &context.folder.join(path)).map_err(|error| with_causes(error.as_ref()))
         }
-        // `validate` has refused it.
+        // `validate` has already rejected this case.
         (None, None) => Err("neither `path` nor `pixels`".into()),
     }
 }
 
-/// A cell that was run, now or by an earlier call.
+/// A finished cell, from this call or an earlier one.
 struct CellRun {
     outcomes: Vec<Outcome>,
-    /// Whether it was computed by this call.
+    /// Whether this call computed it.
     is_new: bool,
-    /// As it was run.
+    /// The config that it ran with.
     config: Config,
 }
 
@@ -334,26 +335,26 @@ fn run_cell(
     })
 }
 
-/// What the report of one encoder on one data set is made of, beside the scores.
+/// The inputs of a pair's report, besides the scores.
 #[derive(Default)]
 struct PairReport {
     /// Whether a score is newer than the report.
     is_new: bool,
-    /// Of one of the protocols, for the images.
+    /// Config of one of the protocols, for the images.
     config: Option<Config>,
 }
 
 impl PairReport {
     fn add(&mut self, run: CellRun) {
         self.is_new |= run.is_new;
-        // Most of a report is made of training features.
+        // Most of a report is made from training features.
         let is_better = |known: &Config| !known.needs_train_features() && run.config.needs_train_features();
         if self.config.as_ref().is_none_or(is_better) {
             self.config = Some(run.config);
         }
     }
 
-    /// Writes it to the file `job.out`, unless it is there and up to date.
+    /// Writes the report to the file `job.out`, unless an up-to-date report exists.
     fn write(
         self,
         job: &Job<'_>,
@@ -367,7 +368,7 @@ impl PairReport {
         };
         let folder = path.parent().unwrap_or(path);
         std::fs::create_dir_all(folder).map_err(io("make", folder))?;
-        // No results are read or written there.
+        // This job reads and writes no results.
         let job = Job {
             out: folder,
             ..job.clone()
@@ -377,7 +378,7 @@ impl PairReport {
     }
 }
 
-/// A message with those that it stands on, each once.
+/// A message with its causes, each once.
 fn with_causes(error: &dyn StdError) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();

@@ -1,6 +1,7 @@
-//! A classification task: train and test rows of one tap, with labels renumbered 0, 1, 2 … by what the training set has.
+//! A classification task: train and test rows of one tap. Labels are renumbered 0, 1, 2 … in the training
+//! set's order.
 //!
-//! Every check that protects a supervised protocol from a score that means nothing is made here, once.
+//! Every check that protects a supervised protocol from a meaningless score is made here, once.
 
 mod one_vs_rest;
 
@@ -13,7 +14,8 @@ use std::collections::{BTreeSet, HashMap};
 
 pub(crate) use one_vs_rest::OneVsRest;
 
-/// The classes of a set, mostly the training set, in ascending order of their labels, and the way from a label to a place among them.
+/// The classes of a set, mostly the training set, in ascending order of their labels, and the map from a
+/// label to its place in that order.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Classes {
     labels: Vec<i64>,
@@ -48,36 +50,36 @@ impl Classes {
         })
     }
 
-    /// The same with the data set's names of its classes, by number.
+    /// Adds the data set's class names, by label.
     pub(crate) fn named(mut self, names: &[String]) -> Self {
         self.names = names.to_vec();
         self
     }
 
-    /// What a person calls the class at this place.
+    /// The class at this place, as text for people.
     pub(crate) fn name(&self, place: u32) -> String {
         class_name(&self.names, self.label(place))
     }
 
-    /// How many there are.
+    /// The number of classes.
     pub fn count(&self) -> usize {
         self.labels.len()
     }
 
-    /// The label as the data set writes it.
+    /// The label in the data set's own numbering.
     pub fn label(&self, place: u32) -> i64 {
         self.labels[place as usize]
     }
 
-    /// Where a label stands, if the training set has it.
+    /// The place of a label, if the training set has it.
     pub fn place(&self, label: i64) -> Option<u32> {
         self.places.get(&label).copied()
     }
 
     /// Places of the test records, or the first one whose class the training set lacks.
     ///
-    /// Where both sets name their classes, names decide and numbers do not: an image folder numbers the classes that it
-    /// has, so that a test folder without the class `ant` calls `bee` 0 and not 1.
+    /// If both sets have class names, classes are matched by name: an image folder numbers only its own
+    /// classes, so a test folder without the class `ant` numbers `bee` 0 instead of 1.
     pub fn places_of_test(&self, train_names: &[String], test: &Features) -> Result<Vec<u32>, Error> {
         let labels = test.classes(TEST)?;
         let renumbered: Option<Vec<i64>> =
@@ -122,11 +124,11 @@ pub struct Task<'a> {
     pub train_classes: Vec<u32>,
     /// Place of each test record's class among `classes`.
     pub test_classes: Vec<u32>,
-    /// What the places mean.
+    /// The classes behind the places.
     pub classes: Classes,
 }
 
-/// Features of both splits, or rows of no width with the labels of both.
+/// Features of both splits, or rows of width 0 with the labels of both.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Splits<'a> {
     pub(crate) train: &'a Features,
@@ -134,7 +136,7 @@ pub(crate) struct Splits<'a> {
 }
 
 impl<'a> Splits<'a> {
-    /// Those of one split.
+    /// Features of one split.
     pub(crate) fn of(self, split: Split) -> &'a Features {
         match split {
             Split::Train => self.train,
@@ -159,8 +161,9 @@ impl<'a> Splits<'a> {
 }
 
 impl<'a> Task<'a> {
-    /// Pairs the rows that two features have at one tap. Refuses empty sets, missing labels, numbers that are not finite,
-    /// widths or encoders that differ, and test classes that the training set lacks.
+    /// Pairs the rows that two features have at one tap. Gives an error for empty sets, missing labels,
+    /// values that are not finite, different widths or encoders, and test classes that the training set
+    /// lacks.
     pub fn new(train: &'a Features, test: &'a Features, tap: &str) -> Result<Self, Error> {
         let (train_rows, test_rows) = both_rows(train, test, tap)?;
         let labels = train.classes(TRAIN)?;
@@ -176,9 +179,9 @@ impl<'a> Task<'a> {
         })
     }
 
-    /// The test records by themselves, for protocols that look for the right answer among them and nowhere else: the
-    /// classes are theirs. The training rows are there for the statistics of a scaling; their labels are not read, so
-    /// that they may have other classes (metric learning's and few-shot's splits always do) or none.
+    /// The test records alone, for protocols whose support or gallery are test records: the classes are the
+    /// test set's. The training rows only give the statistics of a scaling. Their labels are not read, so
+    /// that they may have other classes (always the case in metric learning and few-shot) or none.
     pub fn within_test(train: &'a Features, test: &'a Features, tap: &str) -> Result<Self, Error> {
         let (train_rows, test_rows) = both_rows(train, test, tap)?;
         let labels = test.classes(TEST)?;
@@ -193,18 +196,18 @@ impl<'a> Task<'a> {
         })
     }
 
-    /// The same task with its features brought to scale. Statistics come from the training rows alone.
+    /// The same task with scaled features. Statistics come from the training rows alone.
     pub fn scaled(mut self, scaling: Scaling) -> Self {
         scale(&mut self.train, &mut self.test, scaling);
         self
     }
 }
 
-/// Training rows to learn from and to hold out, ascending: the same share of every class, at least one row and never all.
-/// `purpose` names the draw.
+/// Training rows to learn from and to hold out, ascending: the same share of every class, at least one row
+/// and never all. `purpose` names the random stream.
 ///
 /// # Errors
-/// The name of a class that has one row only.
+/// The name of a class that has only one row.
 pub(crate) fn hold_out(
     rows: &[u32],
     classes: &Classes,
@@ -221,7 +224,7 @@ pub(crate) fn hold_out(
         if rows.len() < 2 {
             return Err(classes.name(class as u32));
         }
-        // One stream a class, so that a class more or less does not reshuffle the others.
+        // One stream per class, so that adding or removing a class does not reshuffle the others.
         Draws::new(seed, 0).shuffle(purpose, class as u64, &mut rows);
         let count = (rows.len() as f64 * fraction).round() as usize;
         let (out, rest) = rows.split_at(count.clamp(1, rows.len() - 1));
@@ -233,7 +236,7 @@ pub(crate) fn hold_out(
     Ok((kept, held_out))
 }
 
-/// The rows of both sets at one tap, checked, and from one encoder.
+/// The checked rows of both sets at one tap, from one encoder.
 pub(crate) fn both_rows<'a>(
     train: &'a Features,
     test: &'a Features,
@@ -255,7 +258,7 @@ pub(crate) fn both_rows<'a>(
     Ok((train_rows, test_rows))
 }
 
-/// The rows at one tap, if there are any and all their numbers are finite. `set` names the data set in the error.
+/// The rows at one tap, if there are any and all values are finite. `set` names the data set in the error.
 ///
 /// # Errors
 /// [`Error::Empty`], [`Error::NotFinite`], and a tap that the features lack.
@@ -370,7 +373,8 @@ pub(crate) mod tests {
 
     #[test]
     fn scaling_takes_its_statistics_from_the_training_rows() {
-        // Column 0: 1, 3 (mean 2, deviation 1). Column 1 is constant. The test row is scaled by the same numbers.
+        // Column 0: 1, 3 (mean 2, deviation 1). Column 1 is constant. The same mean and deviation scale the
+        // test row.
         let train = features(2, vec![1.0, 5.0, 3.0, 5.0], vec![0, 1]);
         let test = features(2, vec![10.0, 6.0], vec![0]);
         let task = Task::new(&train, &test, POOLED)

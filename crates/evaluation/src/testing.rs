@@ -1,4 +1,5 @@
-//! What the tests of several modules share: small encoders, data sets and features, and the fixtures of `scripts/parity/`.
+//! Helpers for the tests of several modules: small encoders, data sets and features, and the fixtures of
+//! `scripts/parity/`.
 
 use crate::encoder::{Encoder, POOLED, Tap};
 use crate::error::Error;
@@ -64,7 +65,7 @@ pub(crate) fn extract(
     extraction.features(progress)
 }
 
-/// Features of the rows given, all of one encoder.
+/// Features of the given rows, all of one encoder.
 pub(crate) fn features(width: usize, values: Vec<f32>, labels: Vec<i64>) -> Features {
     let rows = values.len() / width;
     Features {
@@ -89,7 +90,7 @@ pub(crate) fn with_sets(width: usize, values: Vec<f32>, sets: &[&[usize]], class
     }
 }
 
-/// Three overlapping clouds by formula.
+/// Three overlapping clusters by formula.
 pub(crate) fn clouds(rows: usize, shift: usize) -> Features {
     let label = |row: usize| (row % 3) as i64;
     let noise = |index: usize| (((index + shift) * 7919 % 1009) as f32 / 1009.0 - 0.5) * 3.0;
@@ -123,7 +124,7 @@ pub(crate) fn tinted(records: usize, shift: u8) -> Arc<Dataset> {
 pub(crate) struct Fixture(pub(crate) &'static [u8]);
 
 impl Fixture {
-    /// A tensor's values, whatever their type.
+    /// A tensor's values, converted from any type.
     pub(crate) fn values(&self, name: &str) -> Vec<f64> {
         let file = SafeTensors::deserialize(self.0).unwrap();
         let view = file.tensor(name).unwrap();
@@ -143,7 +144,7 @@ impl Fixture {
         features(rows.width, rows.values, labels)
     }
 
-    /// A tensor of whole numbers from 0 on.
+    /// A tensor of whole numbers from 0.
     pub(crate) fn indices(&self, name: &str) -> Vec<u32> {
         self.values(name).into_iter().map(|value| value as u32).collect()
     }
@@ -196,7 +197,7 @@ pub(crate) fn bench_on<'a>(
     progress: &'a mut dyn FnMut(Event<'_>),
 ) -> Bench<'a> {
     Bench {
-        // No row of it is read.
+        // Its rows are never read.
         splits: Splits { train: test, test },
         pipeline: Some(pipeline),
         device,

@@ -1,5 +1,6 @@
-//! Multi-head self-attention and its gradient on the CPU, head by head on all cores: queries, keys and values are read where
-//! one linear layer put them, and their gradients are written where it reads them, without copies for the heads.
+//! Multi-head self-attention and its gradient on the CPU, head by head on all cores. Queries, keys and values
+//! are read in the layout of one linear layer, and their gradients are written in it, without copies for the
+//! heads.
 
 use rayon::prelude::*;
 
@@ -22,7 +23,7 @@ impl Shape {
         self.heads * self.channels
     }
 
-    /// What scores are multiplied with: one over the root of a head's channels.
+    /// Factor of the scores: one over the root of a head's channels.
     fn scale(&self) -> f32 {
         (self.channels as f64).powf(-0.5) as f32
     }
@@ -35,13 +36,14 @@ impl Shape {
         View::rows(&qkv[start..], self.tokens, self.channels, row)
     }
 
-    /// What a head gives, or its gradient, among those of all heads: `[tokens, channels]`.
+    /// One head's output, or its gradient, within that of all heads: `[tokens, channels]`.
     fn mixed<'a>(&self, mixed: &'a [f32], head: usize) -> View<'a> {
         let start = head / self.heads * self.tokens * self.width() + head % self.heads * self.channels;
         View::rows(&mixed[start..], self.tokens, self.channels, self.width())
     }
 
-    /// Rows `[images, tokens, parts, heads, channels]` from what lies head by head, `[images, heads, parts, tokens, channels]`.
+    /// Rows `[images, tokens, parts, heads, channels]` from head-by-head data,
+    /// `[images, heads, parts, tokens, channels]`.
     fn side_by_side(&self, by_head: &[f32], parts: usize) -> Vec<f32> {
         let (tokens, channels) = (self.tokens, self.channels);
         let mut rows = uninitialized(by_head.len());
@@ -59,8 +61,8 @@ impl Shape {
     }
 }
 
-/// What the heads give, `[images, tokens, heads, channels]`, and how tokens attend to each other, `[images, heads, tokens,
-/// tokens]`, which the gradient wants; empty where it is not to be kept.
+/// The heads' outputs, `[images, tokens, heads, channels]`, and the attention for the gradient,
+/// `[images, heads, tokens, tokens]`; empty if it is not kept.
 pub(crate) fn forward(qkv: &[f32], shape: &Shape, keep: bool) -> (Vec<f32>, Vec<f32>) {
     let Shape {
         images,
@@ -93,7 +95,7 @@ pub(crate) fn forward(qkv: &[f32], shape: &Shape, keep: bool) -> (Vec<f32>, Vec<
     (shape.side_by_side(&by_head, 1), kept)
 }
 
-/// The gradient of `qkv`, from that of the output and the attention that [`forward`] kept.
+/// The gradient of `qkv`, from the output's gradient and the attention that [`forward`] kept.
 pub(crate) fn backward(qkv: &[f32], attention: &[f32], gradient: &[f32], shape: &Shape) -> Vec<f32> {
     let Shape { tokens, channels, .. } = *shape;
     let (head, scores) = (tokens * channels, tokens * tokens);

@@ -1,4 +1,5 @@
-//! The operations as extensions of Burn's backends: what `flex` computes, and how autodiff differentiates it.
+//! The operations as extensions of Burn's backends: their computation on `flex`, and their differentiation by
+//! autodiff.
 
 pub(crate) mod residual;
 pub(crate) mod transformer;
@@ -17,7 +18,7 @@ use crate::batch_norm::{self, Extent};
 use crate::convolution::{self, Geometry};
 use crate::{Adamw, Sgd, gelu, softmax, update};
 
-/// How a batch is normalized.
+/// Parameters of a normalization.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Normalization {
     pub(crate) groups: usize,
@@ -32,13 +33,13 @@ pub(crate) struct Window {
     pub(crate) padding: usize,
 }
 
-/// The operations that are added to a backend.
+/// The operations added to a backend.
 #[backend_extension(Flex, Autodiff)]
 pub(crate) trait KernelBackend: Backend {
     /// A convolution: `[n, i, h, w]` and `[o, i, k, k]` to `[n, o, h', w']`.
     fn convolve(x: FloatTensor<Self>, weight: FloatTensor<Self>, window: Window) -> FloatTensor<Self>;
 
-    /// The gradient of a convolution's input, which had the shape of `x`.
+    /// The gradient of a convolution's input, with the shape of `x`.
     fn convolve_input_gradient(
         x: FloatTensor<Self>,
         weight: FloatTensor<Self>,
@@ -46,7 +47,7 @@ pub(crate) trait KernelBackend: Backend {
         window: Window,
     ) -> FloatTensor<Self>;
 
-    /// The gradient of a convolution's weight, which had the shape of `weight`.
+    /// The gradient of a convolution's weight, with the shape of `weight`.
     fn convolve_weight_gradient(
         x: FloatTensor<Self>,
         weight: FloatTensor<Self>,
@@ -54,7 +55,7 @@ pub(crate) trait KernelBackend: Backend {
         window: Window,
     ) -> FloatTensor<Self>;
 
-    /// Means and biased variances, `[2, groups · channels]`, which are constants to what comes after.
+    /// Means and biased variances, `[2, groups · channels]`, as constants for later operations.
     fn group_statistics(x: FloatTensor<Self>, groups: usize) -> FloatTensor<Self>;
 
     /// `x` normalized with its groups' statistics. Its gradient passes through the statistics, as if they were
@@ -77,7 +78,7 @@ pub(crate) trait KernelBackend: Backend {
         settings: Normalization,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>);
 
-    /// The exact GELU, of any shape.
+    /// The exact GELU, for any shape.
     fn gelu_forward(x: FloatTensor<Self>) -> FloatTensor<Self>;
 
     /// The gradient of the GELU's input.
@@ -89,7 +90,7 @@ pub(crate) trait KernelBackend: Backend {
     /// The gradient of a softmax's input, from its output.
     fn softmax_gradient(output: FloatTensor<Self>, gradient: FloatTensor<Self>) -> FloatTensor<Self>;
 
-    /// A step of SGD that has a velocity: weight and velocity after it.
+    /// A step of SGD with an existing velocity: returns the updated weight and velocity.
     fn sgd_step(
         weight: FloatTensor<Self>,
         gradient: FloatTensor<Self>,
@@ -97,7 +98,7 @@ pub(crate) trait KernelBackend: Backend {
         settings: Sgd,
     ) -> (FloatTensor<Self>, FloatTensor<Self>);
 
-    /// A step of AdamW that has averages: weight and averages after it.
+    /// A step of AdamW with existing averages: returns the updated weight and averages.
     fn adamw_step(
         weight: FloatTensor<Self>,
         gradient: FloatTensor<Self>,
@@ -309,8 +310,8 @@ fn last(tensor: &FlexTensor) -> usize {
     shape[shape.num_dims() - 1]
 }
 
-/// The tensor with contiguous values, and without a second handle from this function: writing to it in place copies only if
-/// another tensor shares its values.
+/// The tensor with contiguous values, and without a second handle from this function: an in-place write
+/// copies only if another tensor shares its values.
 pub(crate) fn owned(tensor: FlexTensor) -> FlexTensor {
     let contiguous = tensor.to_contiguous();
     drop(tensor);
@@ -395,10 +396,10 @@ impl<B: KernelBackend> Backward<B, 1> for Softmax {
     }
 }
 
-/// Why there is no gradient of a gradient here.
+/// Reason why second-order gradients are unsupported.
 pub(crate) const FIRST_ORDER: &str = "Burn differentiates once: gradients are computed outside autodiff";
 
-/// Why no update is differentiated.
+/// Reason why updates are not differentiable.
 const OUTSIDE: &str = "weights are updated outside autodiff";
 
 impl<B: KernelBackend, C: CheckpointStrategy> KernelBackend for Autodiff<B, C> {

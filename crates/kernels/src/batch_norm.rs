@@ -1,5 +1,5 @@
-//! Batch normalization of images with the statistics of their group, and its gradients, on the CPU: each pass over
-//! memory does all that it can, and groups cost nothing.
+//! Batch normalization of images with the statistics of their group, and its gradients, on the CPU: as few
+//! passes over memory as possible, and groups at no cost.
 
 use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
@@ -7,15 +7,15 @@ use rayon::prelude::*;
 use crate::simd::vectorized;
 use crate::uninitialized::uninitialized;
 
-/// How the images are grouped.
+/// The grouping of the images.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Extent {
-    /// Groups of images, one after the other.
+    /// Number of groups, one after the other.
     pub(crate) groups: usize,
-    /// Images of a group.
+    /// Images per group.
     pub(crate) images: usize,
     pub(crate) channels: usize,
-    /// Pixels of a channel.
+    /// Pixels per channel.
     pub(crate) pixels: usize,
 }
 
@@ -24,7 +24,7 @@ impl Extent {
         self.channels * self.pixels
     }
 
-    /// Where a group's values begin in an array `[groups, channels]`, by an image's number.
+    /// Start of the values of an image's group in an array `[groups, channels]`.
     pub(crate) fn of_group(&self, image: usize) -> usize {
         image / self.images * self.channels
     }
@@ -32,8 +32,8 @@ impl Extent {
 
 /// Means and biased variances, `[groups, channels]` each, one after the other.
 pub(crate) fn statistics(x: &[f32], extent: &Extent) -> Vec<f32> {
-    // Mean and summed squares about it of each channel of each image, then their union (Chan, Golub, LeVeque, 1983):
-    // one pass over memory, and no difference of large sums.
+    // Mean and summed squares around it for each channel of each image, then their union (Chan, Golub,
+    // LeVeque, 1983): one pass over memory, and no difference of large sums.
     let mut planes = vec![[0.0f32; 2]; x.len() / extent.pixels];
     planes
         .par_chunks_mut(extent.channels)
@@ -92,7 +92,7 @@ impl WithSimd for Moments<'_> {
     }
 }
 
-/// The sum of a function's values, in four chains so that no addition waits for the one before.
+/// The sum of a function's values, in four chains so that no addition waits for the previous one.
 #[inline(always)]
 fn sum_of<S: Simd>(
     simd: S,
@@ -115,7 +115,7 @@ fn sum_of<S: Simd>(
     simd.reduce_sum_f32s(sum) + rest.iter().map(|x| of_value(*x)).sum::<f32>()
 }
 
-/// What normalizes a channel: `y = (x − mean) · scale + shift`.
+/// The affine map that normalizes a channel: `y = (x − mean) · scale + shift`.
 #[derive(Clone, Copy)]
 pub(crate) struct Channel {
     pub(crate) mean: f32,
@@ -211,8 +211,8 @@ pub(crate) fn splat<S: Simd>(simd: S, channel: &Channel) -> (S::f32s, S::f32s, S
     )
 }
 
-/// The gradients of [`normalize`], through the statistics too (Ioffe, Szegedy, 2015, §3). `gradient` is that of the
-/// output, and becomes that of the input; weight's and bias's are returned.
+/// The gradients of [`normalize`], including those through the statistics (Ioffe, Szegedy, 2015, §3).
+/// `gradient` is that of the output, and becomes that of the input; weight's and bias's are returned.
 #[allow(clippy::too_many_arguments)]
 pub(crate) fn gradients(
     x: &[f32],
@@ -264,13 +264,13 @@ pub(crate) fn gradients(
     (sums.weight, sums.bias)
 }
 
-/// What the sums of a backward pass over all images make.
+/// The results of a backward pass's sums over all images.
 pub(crate) struct Sums {
     /// Gradient of the weight.
     pub(crate) weight: Vec<f32>,
     /// Gradient of the bias.
     pub(crate) bias: Vec<f32>,
-    /// Of each group and channel: what x − mean is multiplied by, and what is added, in the gradient of x.
+    /// For each group and channel: the factor of x − mean and the constant in the gradient of x.
     pub(crate) corrections: Vec<[f32; 2]>,
 }
 
@@ -320,7 +320,7 @@ struct GradientSums<'a> {
     planes: &'a mut [[f32; 2]],
 }
 
-/// The gradient where `relu` let the value pass, which is computed again as [`Normalize`] did; and x − mean.
+/// The gradient where `relu` passed the value, which is recomputed as in [`Normalize`]; and x − mean.
 #[inline(always)]
 fn passed<S: Simd>(
     simd: S,

@@ -1,5 +1,5 @@
-//! The steps of optimizers and of moving averages in Burn's operations: other devices than `flex` use them, and tests compare
-//! the loops of [`crate::update`] with them.
+//! The steps of optimizers and of moving averages in Burn's operations: devices other than `flex` use them,
+//! and tests compare the loops of [`crate::update`] with them.
 
 use burn::tensor::Tensor;
 

@@ -9,7 +9,7 @@ use rayon::prelude::*;
 use crate::padded::{Axis, PaddedPlanes, SLACK};
 use crate::product::{Accumulate, BLOCK, Correlate, pack_rows, transpose};
 
-/// What is convolved: square kernels, equal strides and borders, no groups, no dilation.
+/// The sizes of a convolution: square kernels, equal strides and borders, no groups, no dilation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Geometry {
     pub(crate) images: usize,
@@ -24,9 +24,9 @@ pub(crate) struct Geometry {
 
 /// Floats of the longest vector.
 pub(crate) const VECTOR: usize = 16;
-/// Pixels of an output from which sums along them are long.
+/// Pixels of an output from which on sums along them count as long.
 const LONG: usize = 1024;
-/// Floats of a plane group that should stay in a core's second cache.
+/// Floats of a plane group that should fit in a core's L2 cache.
 const CACHED: usize = 96 * 1024;
 
 impl Geometry {
@@ -36,7 +36,7 @@ impl Geometry {
         (size(self.height), size(self.width))
     }
 
-    /// Whether there is but one tap, and no need to bring images together for long runs.
+    /// Whether the kernel has a single tap, and images need no copies for long runs.
     fn pointwise(&self, channels: usize) -> bool {
         (self.kernel, self.stride, self.padding) == (1, 1, 0)
             && channels.is_multiple_of(BLOCK)
@@ -52,8 +52,9 @@ impl Geometry {
         )
     }
 
-    /// The sum of what `part` makes of images and the gradients of their outputs, in parts of whole groups of images, each
-    /// `floats` long. How the sum is split depends on shapes alone, so its bits do not depend on the number of threads.
+    /// The sum of `part`'s results over images and the gradients of their outputs, in chunks of whole image
+    /// groups, each `floats` long. The split depends only on shapes, so the bits do not depend on the number
+    /// of threads.
     fn sum_over_images(
         &self,
         x: &[f32],
@@ -85,7 +86,7 @@ impl Geometry {
         (axis(self.height), axis(self.width))
     }
 
-    /// Images to take at once: enough for long runs, few enough for the cache.
+    /// Images per group: enough for long runs, few enough for the cache.
     fn group(&self, floats_of_an_image: usize) -> usize {
         (CACHED / floats_of_an_image.max(1)).clamp(1, self.images.div_ceil(2).max(1))
     }
@@ -133,7 +134,7 @@ pub(crate) fn forward(x: &[f32], weight: &[f32], geometry: &Geometry) -> Vec<f32
     output
 }
 
-/// A product with packed weights, pixel by pixel: images are read and written where they lie.
+/// A product with packed weights, pixel by pixel: images are read and written in place.
 fn pointwise(source: &[f32], packed: &[f32], channels: usize, g: &Geometry) -> Vec<f32> {
     let pixels = g.height * g.width;
     let inputs = source.len() / (g.images * pixels);
@@ -167,7 +168,7 @@ fn each_tap(channels: usize, kernel: usize) -> impl Iterator<Item = (usize, usiz
     (0..channels).flat_map(taps)
 }
 
-/// Weights in blocks of rows, `[blocks][columns][BLOCK]`; rows that are not there are zero.
+/// Weights in blocks of rows, `[blocks][columns][BLOCK]`; missing rows are zero.
 pub(crate) fn pack(rows: usize, columns: usize, weight: impl Fn(usize, usize) -> f32 + Sync) -> Vec<f32> {
     let mut packed = vec![0.0; rows.div_ceil(BLOCK) * columns * BLOCK];
     let blocks = packed.par_chunks_exact_mut(columns * BLOCK).enumerate();
@@ -182,7 +183,7 @@ pub(crate) fn pack(rows: usize, columns: usize, weight: impl Fn(usize, usize) ->
     packed
 }
 
-/// What a convolution makes of a source: sums of shifted runs for each of `channels` channels of `pixels` pixels.
+/// The sums of a convolution: shifted runs of the source for each of `channels` channels of `pixels` pixels.
 struct Sums<'a> {
     layout: &'a PaddedPlanes,
     /// `[blocks][offsets.len()][BLOCK]`.
@@ -193,7 +194,7 @@ struct Sums<'a> {
 }
 
 impl Sums<'_> {
-    /// Makes the sums of every image of `source`; `place` brings a run to its channel of the output.
+    /// Computes the sums of every image of `source`; `place` writes a run to its output channel.
     fn write(&self, source: &[f32], output: &mut [f32], place: impl Fn(&[f32], &mut [f32]) + Sync) {
         let Self {
             layout,
@@ -204,7 +205,7 @@ impl Sums<'_> {
         let run = layout.images * layout.image() + SLACK;
         let rows = channels.div_ceil(BLOCK) * BLOCK;
         let source_image = layout.channels * layout.height * layout.width;
-        // A few tasks a thread: each has buffers of its own, and sums do not depend on who makes them.
+        // A few tasks per thread: each has its own buffers, and sums do not depend on the thread.
         let groups = (source.len() / source_image).div_ceil(layout.images);
         let of_task = groups.div_ceil(4 * rayon::current_num_threads()) * layout.images;
         output
@@ -234,7 +235,7 @@ impl Sums<'_> {
     }
 }
 
-/// The gradient of the input, shaped as it, from the gradient of the output.
+/// The gradient of the input, in its shape, from the gradient of the output.
 pub(crate) fn input_gradient(gradient: &[f32], weight: &[f32], geometry: &Geometry) -> Vec<f32> {
     let g = geometry;
     if winograd::applies(g) {
@@ -246,7 +247,7 @@ pub(crate) fn input_gradient(gradient: &[f32], weight: &[f32], geometry: &Geomet
     }
     let (height, width) = g.output_size();
     let pixels = g.height * g.width;
-    // At a stride, some pixels are in no window.
+    // With a stride, some pixels are in no window.
     let count = g.images * g.inputs * pixels;
     let mut output = if g.stride == 1 {
         uninitialized(count)
@@ -298,7 +299,7 @@ pub(crate) fn input_gradient(gradient: &[f32], weight: &[f32], geometry: &Geomet
     output
 }
 
-/// The gradient of the weight, shaped as it, from the input and the gradient of the output.
+/// The gradient of the weight, in its shape, from the input and the gradient of the output.
 pub(crate) fn weight_gradient(x: &[f32], gradient: &[f32], geometry: &Geometry) -> Vec<f32> {
     let g = geometry;
     let size = g.output_size();
@@ -327,7 +328,7 @@ pub(crate) fn weight_gradient(x: &[f32], gradient: &[f32], geometry: &Geometry) 
             given.fill(&mut rows, gradient);
             let images = x.len() / x_image;
             if images < group {
-                // The images before, in the places that stay empty now, must not count.
+                // Values of earlier images, in positions that now stay empty, must not count.
                 for row in rows.chunks_exact_mut(given.plane) {
                     row[images * given.image()..].fill(0.0);
                 }
@@ -346,8 +347,8 @@ pub(crate) fn weight_gradient(x: &[f32], gradient: &[f32], geometry: &Geometry) 
     })
 }
 
-/// [`weight_gradient`] with vectors of input channels instead of vectors of pixels, which would be used up soon in small
-/// images: then adding up a vector's lanes, once a sum, is most of the work.
+/// [`weight_gradient`] with vectors of input channels instead of vectors of pixels, for small images: with
+/// few vectors of pixels per sum, adding up a vector's lanes would be most of the work.
 fn weight_gradient_by_channels(x: &[f32], gradient: &[f32], g: &Geometry) -> Vec<f32> {
     let (rows, columns) = g.input_axes();
     let (height, width) = g.output_size();
@@ -470,7 +471,7 @@ mod tests {
             [2, 4, 6, 9, 9, 1, 2, 0],
             [3, 4, 6, 8, 8, 1, 2, 0],
             [2, 4, 6, 8, 8, 1, 1, 0],
-            // Where images lie, and an end that is no whole vector.
+            // Images in place, and an end that is not a whole vector.
             [3, 5, 8, 13, 11, 1, 1, 0],
             [2, 16, 24, 16, 16, 1, 1, 0],
             // Vectors of channels for the weight's gradient.
@@ -482,10 +483,11 @@ mod tests {
             // A padding that leaves a phase of the gradient without its first line.
             [2, 3, 4, 7, 7, 3, 2, 2],
             [2, 3, 4, 9, 9, 5, 3, 1],
-            // More terms than are summed at once, and groups of images that do not come out even.
+            // More terms than are summed at once, and uneven groups of images.
             [37, 40, 20, 6, 6, 3, 2, 1],
             [37, 40, 20, 6, 6, 3, 1, 0],
-            // In Winograd's domain: odd and even sizes, one image, strips that cut images and that hold several.
+            // In Winograd's domain: odd and even sizes, one image, strips that split images and that hold
+            // several.
             [3, 64, 65, 7, 7, 3, 1, 1],
             [1, 65, 64, 4, 5, 3, 1, 1],
             [2, 64, 70, 17, 20, 3, 1, 1],
@@ -494,10 +496,10 @@ mod tests {
             [2, 64, 300, 9, 10, 3, 1, 1],
             [3, 1, 1, 5, 5, 2, 1, 0],
             [1, 1, 1, 1, 1, 3, 1, 1],
-            // Windows that reach far.
+            // Windows that span far.
             [1, 3, 4, 32, 32, 16, 16, 0],
             [2, 1, 2, 20, 13, 11, 1, 5],
-            // The last pixels are read by no window.
+            // No window reads the last pixels.
             [2, 2, 3, 8, 8, 3, 3, 0],
         ];
         for case in cases {
@@ -538,7 +540,7 @@ mod tests {
     }
     #[test]
     fn bits_do_not_depend_on_the_number_of_threads() {
-        // Runs of pixels, tiles, pixels where they lie, and small images.
+        // Runs of pixels, tiles, pixels in place, and small images.
         for (channels, size, kernel) in [(5, 13, 3), (64, 13, 3), (8, 13, 1), (64, 9, 1)] {
             let g = Geometry {
                 images: 40,

@@ -1,9 +1,10 @@
-//! The exponential of numbers that are not positive, in a form that the compiler can make vectors of.
+//! The exponential of non-positive numbers, in a form that the compiler can vectorize.
 
-/// `exp(x)` for `x ≤ 0`, to about a rounding; below −87, where floats end, it is that of −87. What is not a number stays so.
+/// `exp(x)` for `x ≤ 0`, to about one rounding; below −87, the limit of floats, it equals exp(−87). NaN stays
+/// NaN.
 #[inline(always)]
 pub(crate) fn exp_of_negative(x: f32) -> f32 {
-    // 2^n · exp(r) with |r| ≤ ½·ln 2, which is split in two so that n · ln 2 is exact enough.
+    // 2^n · exp(r) with |r| ≤ ½·ln 2; ln 2 is split in two so that n · ln 2 is exact enough.
     const ROUND: f32 = 12_582_912.0; // 1.5 · 2^23: adding it leaves a whole number in the low bits.
     let x = if x < -87.0 { -87.0 } else { x };
     let shifted = x * std::f32::consts::LOG2_E + ROUND;
@@ -27,7 +28,7 @@ mod tests {
             .map(|i| -(i as f32) / 1000.0)
             .map(|x| (f64::from(exp_of_negative(x)) / f64::from(x).exp() - 1.0).abs())
             .fold(0.0, f64::max);
-        // What the polynomial leaves, what is left of ln 2 after its two parts, and a few roundings.
+        // The error of the polynomial and of the split ln 2, and a few roundings.
         assert!(worst < 4e-7, "{worst:e}");
         assert_eq!(exp_of_negative(0.0), 1.0);
         assert!(exp_of_negative(f32::NEG_INFINITY) < 2e-38);

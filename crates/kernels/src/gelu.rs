@@ -1,4 +1,5 @@
-//! The exact GELU and its gradient on the CPU, in vectors and on all cores: Burn's process one number at a time on one core.
+//! The exact GELU and its gradient on the CPU, vectorized and on all cores: Burn's process one number at a
+//! time on one core.
 
 use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
@@ -6,7 +7,7 @@ use rayon::prelude::*;
 use crate::exponential::exp_of_negative;
 use crate::simd::vectorized;
 
-/// Numbers that a task takes: a few hundred microseconds' work at most, and enough to be worth a task.
+/// Values per task: at most a few hundred microseconds' work, and enough for a task's overhead.
 const TASK: usize = 16 * 1024;
 
 /// `x · Φ(x)` for each number, `Φ` the cumulative distribution of the standard normal.
@@ -19,12 +20,12 @@ pub(crate) fn forward(x: &[f32]) -> Vec<f32> {
     output
 }
 
-/// [`forward`] where no other tensor shares the input.
+/// [`forward`] in place, if no other tensor shares the input.
 pub(crate) fn forward_in_place(x: &mut [f32]) {
     x.par_chunks_mut(TASK).for_each(|x| vectorized(InPlace { x }));
 }
 
-/// The gradient at `x`: `gradient`, that of the output, times `Φ(x) + x · φ(x)`.
+/// The gradient at `x`: `gradient` of the output times `Φ(x) + x · φ(x)`.
 pub(crate) fn backward(x: &[f32], gradient: &mut [f32]) {
     gradient
         .par_chunks_mut(TASK)
@@ -46,8 +47,8 @@ struct Gradient<'a> {
     gradient: &'a mut [f32],
 }
 
-// These loops have no branches and only operations that every vector unit has: the compiler makes vectors of them, as
-// wide as the function that they are inlined into may use.
+// These loops have no branches and only operations that every vector unit has: the compiler vectorizes them,
+// as wide as the function that they are inlined into allows.
 impl WithSimd for Forward<'_> {
     type Output = ();
 
@@ -84,8 +85,8 @@ impl WithSimd for Gradient<'_> {
 
 /// `Φ(x)` and `φ(x)`.
 ///
-/// Of the form of Abramowitz and Stegun's 7.1.26, `Φ(−u) = exp(−u²/2) · p(t)` with `t = 1 / (1 + 0.3·u)`, and a
-/// polynomial of our own, fitted by the largest relative error on 0 ≤ u ≤ 14: 1.5e-7, about that of a rounding.
+/// In the form of Abramowitz and Stegun's 7.1.26, `Φ(−u) = exp(−u²/2) · p(t)` with `t = 1 / (1 + 0.3·u)`, and
+/// our own polynomial, fitted by the largest relative error on 0 ≤ u ≤ 14: 1.5e-7, about one rounding.
 #[inline(always)]
 fn normal(x: f32) -> (f32, f32) {
     const P: [f32; 8] = [
@@ -115,7 +116,7 @@ fn normal(x: f32) -> (f32, f32) {
 mod tests {
     use super::*;
 
-    /// Φ(1), Φ(2), Φ(−3) and Φ(−5) of the tables.
+    /// Φ(1), Φ(2), Φ(−3) and Φ(−5) from tables.
     #[test]
     fn the_normal_is_that_of_the_tables() {
         for (x, expected) in [

@@ -1,5 +1,5 @@
-//! Layer normalization and its gradients on the CPU: rows are read twice, in vectors and on all cores, where Burn's
-//! composition passes over memory a dozen times on one.
+//! Layer normalization and its gradients on the CPU: rows are read twice, vectorized and on all cores, where
+//! Burn's composition passes over memory a dozen times on one.
 
 use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
@@ -7,8 +7,8 @@ use rayon::prelude::*;
 use crate::simd::{sum_of_pairs, vectorized};
 use crate::uninitialized::uninitialized;
 
-/// Numbers that a task takes, in whole rows; sums over rows are made task by task, so that they are the same on any number of
-/// threads.
+/// Values per task, in whole rows; sums over rows are computed task by task, so that they are the same for
+/// any number of threads.
 const TASK: usize = 16 * 1024;
 
 /// Each row of `weight.len()` numbers with mean 0 and (biased) variance 1, scaled and shifted.
@@ -31,7 +31,7 @@ pub(crate) fn forward(x: &[f32], weight: &[f32], bias: &[f32], epsilon: f32) -> 
     output
 }
 
-/// The gradients of weight and bias; `gradient`, that of the output, becomes that of `x`.
+/// The gradients of weight and bias; `gradient` of the output becomes that of `x`.
 pub(crate) fn backward(
     x: &[f32],
     weight: &[f32],
@@ -123,7 +123,7 @@ impl WithSimd for Backward<'_> {
                 *of_bias += *gradient;
                 *gradient *= weight;
             }
-            // What the mean and the deviation take away again.
+            // The parts that the mean and the deviation subtract.
             let of_mean = sum_of_pairs(gradient, x, |gradient, _| gradient) * share;
             let of_deviation =
                 sum_of_pairs(gradient, x, |gradient, x| gradient * ((x - mean) * scale)) * share;

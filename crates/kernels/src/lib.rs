@@ -1,12 +1,13 @@
-//! Operations that Burn 0.22 lacks, or has slow or inexact, on a backend.
+//! Operations that Burn 0.22 lacks, or implements slowly or inexactly, on a backend.
 //!
 //! On `flex`, Burn's CPU backend, in f32: convolution, linear layers, batch and layer normalization, attention, GELU,
 //! softmax, and the steps of optimizers and moving averages. On every other device and type they are Burn's own
 //! operations. The tensor's device and type decide at run time.
 //!
-//! Burn composes a convolution's gradients from convolutions of other shapes, and batch normalization from a dozen passes
-//! over memory. With these kernels a step of the quick start's narrow ResNet-18 takes 2.6 times less CPU time, and groups
-//! of batch statistics are free, which cost Burn's composition four more copies.
+//! Burn composes a convolution's gradients from convolutions of other shapes, and batch normalization from a
+//! dozen passes over memory. With these kernels a step of the quick start's narrow ResNet-18 takes 2.6 times
+//! less CPU time, and groups of batch statistics are free; Burn's composition needs four more copies for
+//! them.
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 mod attention;
@@ -41,7 +42,7 @@ fn native<const D: usize>(tensor: &Tensor<D>) -> bool {
     tensor.dtype() == DType::F32 && tensor.device() == Device::flex()
 }
 
-/// The 16-bit type of a tensor on `flex`, whose own 16-bit products are up to ten times slower than those in f32.
+/// The 16-bit type of a tensor on `flex`, whose own 16-bit products are up to ten times slower than f32's.
 fn half_on_the_cpu<const D: usize>(tensor: &Tensor<D>) -> Option<FloatDType> {
     let half = matches!(tensor.dtype(), DType::F16 | DType::BF16) && tensor.device() == Device::flex();
     half.then(|| tensor.dtype().into())
@@ -65,7 +66,7 @@ pub fn conv2d(x: Tensor<4>, weight: Tensor<4>, stride: usize, padding: usize) ->
         x.dims()
     );
     if let Some(half) = half_on_the_cpu(&x) {
-        // What matrix units do: 16-bit factors, sums in f32, a 16-bit result.
+        // Same as matrix units: 16-bit factors, sums in f32, a 16-bit result.
         let (x, weight) = (x.cast(FloatDType::F32), weight.cast(FloatDType::F32));
         return conv2d(x, weight, stride, padding).cast(half);
     }
@@ -78,7 +79,7 @@ pub fn conv2d(x: Tensor<4>, weight: Tensor<4>, stride: usize, padding: usize) ->
     Tensor::from_dispatch(output)
 }
 
-/// The product of the last two dimensions, in 16 bits with sums in f32 where the factors have 16 bits.
+/// The product of the last two dimensions; for 16-bit factors in 16 bits with sums in f32.
 ///
 /// # Shapes
 /// - `a`: `[…, m, k]`, `b`: `[…, k, n]`
@@ -90,8 +91,8 @@ pub fn matmul<const D: usize>(a: Tensor<D>, b: Tensor<D>) -> Tensor<D> {
     }
 }
 
-/// `x · weightᵀ + bias` over the last dimension, differentiable in all three, in 16 bits with sums in f32 where the factors have
-/// 16 bits.
+/// `x · weightᵀ + bias` over the last dimension, differentiable in all three; for 16-bit factors in 16 bits
+/// with sums in f32.
 ///
 /// # Shapes
 /// - `x`: `[…, inputs]`, `weight`: `[outputs, inputs]`, `bias`: `[outputs]`
@@ -156,8 +157,8 @@ pub fn layer_norm<const D: usize>(
     Tensor::<2>::from_dispatch(output).reshape(shape)
 }
 
-/// Self-attention of `heads` heads, `softmax(q·kᵀ / √channels) · v` each, side by side; differentiable in `qkv`. `None` where this
-/// crate has no kernel for the tensor's device and type.
+/// Self-attention of `heads` heads, `softmax(q·kᵀ / √channels) · v` each, concatenated; differentiable in
+/// `qkv`. `None` if this crate has no kernel for the tensor's device and type.
 ///
 /// # Shapes
 /// - `qkv`: `[images, tokens, 3 · width]`: queries of all heads, then keys, then values
@@ -173,8 +174,8 @@ pub fn attention(qkv: &Tensor<3>, heads: usize) -> Option<Tensor<3>> {
 
 /// The exact GELU, `x · (1 + erf(x / √2)) / 2`, differentiable in `x`.
 ///
-/// Burn's own has the gradient of an approximation by tanh on every device but `flex`, wrong by up to 9e-4. There this
-/// one is composed, so that the gradient is that of `erf`.
+/// Burn's own GELU uses the gradient of a tanh approximation on every device but `flex`, wrong by up to 9e-4.
+/// There this function is composed, so that the gradient is that of `erf`.
 pub fn gelu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
     if native(&x) {
         return Tensor::from_dispatch(<Dispatch as KernelBackend>::gelu_forward(x.into_dispatch()));
@@ -193,7 +194,7 @@ pub fn softmax<const D: usize>(x: Tensor<D>) -> Tensor<D> {
 
 /// The result of [`batch_norm`].
 pub struct Normalized<const D: usize> {
-    /// The normalized input, shaped as it.
+    /// The normalized input, in its shape.
     pub output: Tensor<D>,
     /// Mean of the groups' means, `[channels]`, outside autodiff.
     pub mean: Tensor<1>,
@@ -201,20 +202,20 @@ pub struct Normalized<const D: usize> {
     pub variance: Tensor<1>,
 }
 
-/// An operation that follows a batch normalization and is computed with it.
-// Made once a layer and moved at once: a box would only add an allocation.
+/// An operation that follows a batch normalization and is fused with it.
+// Created once per layer and moved immediately: a box would only add an allocation.
 #[allow(clippy::large_enum_variant)]
 pub enum Epilogue<const D: usize> {
     /// Nothing.
     Nothing,
     /// ReLU.
     Relu,
-    /// The end of a residual block: the shortcut, shaped as the input, is added; then ReLU.
+    /// The end of a residual block: adds the shortcut, which has the input's shape, then applies ReLU.
     AddRelu(Tensor<D>),
 }
 
-/// Batch normalization with the statistics of each of `groups` equal runs of images, and what follows it;
-/// differentiable in `x`, `weight`, `bias` and a shortcut, through the statistics too.
+/// Batch normalization with the statistics of each of `groups` equal runs of images, and the epilogue;
+/// differentiable in `x`, `weight`, `bias` and a shortcut, including through the statistics.
 ///
 /// # Shapes
 /// - `x`: `[images, channels, …]`
@@ -285,7 +286,7 @@ pub fn batch_norm<const D: usize>(
         };
     }
 
-    // Groups folded into the channels, so that one normalization does them all.
+    // Groups are folded into the channels, so that one normalization covers them all.
     let folded = if groups == 1 {
         x.reshape([images, channels, pixels])
     } else {
@@ -324,7 +325,7 @@ pub fn batch_norm<const D: usize>(
 pub struct Sgd {
     /// Learning rate.
     pub learning_rate: f64,
-    /// Decay of the velocity, 0 to below 1; 0: there is no velocity.
+    /// Decay of the velocity, 0 to below 1; 0: no velocity.
     pub momentum: f64,
     /// L2 penalty.
     pub weight_decay: f64,
@@ -366,7 +367,7 @@ pub struct Adamw {
     pub epsilon: f64,
     /// Decoupled weight decay.
     pub weight_decay: f64,
-    /// Number of the step, the first being 1.
+    /// Number of the step, starting at 1.
     pub step: u64,
 }
 
@@ -388,7 +389,8 @@ impl Adamw {
     }
 }
 
-/// One step of AdamW, outside autodiff: the weight, and the averages of gradient and squared gradient, which begin at zero.
+/// One step of AdamW, outside autodiff: returns the weight, and the averages of gradient and squared
+/// gradient, which start at zero.
 pub fn adamw<const D: usize>(
     weight: Tensor<D>,
     gradient: Tensor<D>,
@@ -466,18 +468,18 @@ mod tests {
         let output = conv2d(x.clone(), weight.clone(), 1, 1);
         let gradients = output.sum().backward();
         assert!(weight.grad(&gradients).is_some());
-        // A teacher: nothing is recorded.
+        // A teacher: no graph is recorded.
         let teacher = conv2d(x.autodiff(), weight.inner(), 1, 1);
         assert!(!teacher.is_tracked());
     }
 
-    /// The native one, forward and backward, beside the composition, which f64 takes.
+    /// The native GELU, forward and backward, compared with the composition, which f64 uses.
     #[test]
     fn gelu_is_exact_forward_and_backward() {
         let device = Device::flex().autodiff();
         let x = (tensor([40, 50], 1.0, &device) * 6.0).require_grad_leaf();
         let wide = x.clone().cast(DType::F64).require_grad_leaf();
-        // A transposed view, which has to be brought into order.
+        // A transposed view, which needs reordering.
         let (ours, composed) = (gelu(x.clone().transpose()), gelu(wide.clone().transpose()));
         let kept = x.clone().inner().into_data();
         assert!(error(composed.clone().cast(DType::F32), ours.clone()) < 2e-7);
@@ -504,7 +506,7 @@ mod tests {
             burn::tensor::activation::softmax(x.clone().swap_dims(1, 2), 2),
         );
         assert!(error(ours.clone(), burns.clone()) < 1e-6);
-        // The output is used once more, as the state of the backward pass is.
+        // The output is used once more, like the state of the backward pass.
         let factor = tensor([3, 50, 40], 2.0, &device);
         let both = |y: Tensor<3>| (y.clone() * factor.clone() + y.powi_scalar(2)).sum().backward();
         let (ours, burns) = (x.grad(&both(ours)).unwrap(), x.grad(&both(burns)).unwrap());
@@ -555,7 +557,8 @@ mod tests {
         }
     }
 
-    /// Beside the composition in f64, with a shortcut that is the input itself too, and one in another layout.
+    /// Compared with the composition in f64, with a shortcut that is the input itself too, and one in another
+    /// layout.
     #[test]
     fn a_residual_block_ends_as_its_composition() {
         let device = Device::flex().autodiff();
@@ -608,7 +611,7 @@ mod tests {
         }
     }
 
-    /// A value far from zero must not cost the variance its digits.
+    /// A value far from zero must not cost the variance its precision.
     #[test]
     fn statistics_survive_a_large_mean() {
         let x = tensor([4, 2, 16, 16], 1.0, &Device::flex());

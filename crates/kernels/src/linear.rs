@@ -1,5 +1,5 @@
-//! A linear layer with bias and its gradients on the CPU: the product starts from the bias, and the bias's gradient is summed
-//! on all cores.
+//! A linear layer with bias and its gradients on the CPU: the product starts from the bias, and the bias's
+//! gradient is summed on all cores.
 
 use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
@@ -8,7 +8,7 @@ use crate::matrix::{Output, Threads, View, product};
 use crate::simd::vectorized;
 use crate::uninitialized::uninitialized;
 
-/// Rows of a task that sums columns; fixed, so that sums are the same on any number of threads.
+/// Rows per task that sums columns; fixed, so that sums are the same for any number of threads.
 const ROWS: usize = 64;
 
 /// `x · weightᵀ + bias`: `[rows, inputs]` and `[outputs, inputs]` to `[rows, outputs]`.

@@ -1,6 +1,6 @@
-//! Products of matrices that lie in longer arrays, through the `gemm` crate, which is what Burn's products go through too.
+//! Products of matrices inside longer arrays, through the `gemm` crate, which Burn's products use too.
 
-// The engine takes pointers: what they reach is checked here, against the arrays that they point into.
+// The engine takes pointers: their range is checked here, against the arrays that they point into.
 #![allow(unsafe_code)]
 
 use gemm::Parallelism;
@@ -16,7 +16,7 @@ pub(crate) struct View<'a> {
 }
 
 impl<'a> View<'a> {
-    /// Rows that follow each other at `row_step`, each of `columns` numbers in a row.
+    /// Rows at a distance of `row_step`, each of `columns` contiguous values.
     pub(crate) fn rows(values: &'a [f32], rows: usize, columns: usize, row_step: usize) -> Self {
         Self {
             values,
@@ -27,7 +27,7 @@ impl<'a> View<'a> {
         }
     }
 
-    /// The matrix on its side.
+    /// The transposed matrix.
     pub(crate) fn transposed(self) -> Self {
         Self {
             values: self.values,
@@ -38,7 +38,7 @@ impl<'a> View<'a> {
         }
     }
 
-    /// Whether every element lies in the array.
+    /// Whether every element is in the array.
     fn fits(&self) -> bool {
         self.rows == 0
             || self.columns == 0
@@ -46,17 +46,17 @@ impl<'a> View<'a> {
     }
 }
 
-/// Where a product goes: rows that follow each other without gaps.
+/// The output of a product: contiguous rows.
 pub(crate) struct Output<'a> {
     pub(crate) values: &'a mut [f32],
-    /// Whether the product is added to what lies there.
+    /// Whether the product is added to the existing values.
     pub(crate) add: bool,
 }
 
-/// Which threads compute a product.
+/// The threads that compute a product.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Threads {
-    /// The calling one, for one of many small products.
+    /// Only the calling thread, for one of many small products.
     One,
     /// All of the pool.
     All,
@@ -76,9 +76,9 @@ pub(crate) fn product(output: Output<'_>, left: View<'_>, right: View<'_>, facto
         Threads::One => Parallelism::None,
         Threads::All => Parallelism::Rayon(0),
     };
-    // SAFETY: the assertions above hold all elements that the engine reads or writes within their slices, for (rows, inner),
-    // (inner, columns) and (rows, columns) with these steps. The output is borrowed mutably, so no factor overlaps it, and
-    // it holds floats whatever `add` is.
+    // SAFETY: the assertions above keep all elements that the engine reads or writes within their slices, for
+    // (rows, inner), (inner, columns) and (rows, columns) with these steps. The output is borrowed mutably,
+    // so no factor overlaps it, and it holds initialized floats for either value of `add`.
     unsafe {
         gemm::gemm(
             rows,

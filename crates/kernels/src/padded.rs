@@ -1,25 +1,26 @@
-//! Planes of images laid out with zero borders, so that a kernel's tap is an offset in memory.
+//! Image planes with zero borders, so that a kernel's tap is an offset in memory.
 //!
-//! A convolution reads, for each output pixel, the pixels around it. Here the channels of a few images are copied to
-//! planes that are long runs of floats, images after images and rows after rows, with just enough zeros between them
-//! that a window reaching over an edge reads zeros. Epilogue output pixel `t` needs `plane[t + offset]` for an offset that
-//! depends on the tap alone, and a whole convolution is sums of shifted runs: no copy for every tap, as `im2col` makes.
-//! A stride is taken apart into phases (even and odd rows and columns for 2), each a plane of its own.
+//! A convolution reads, for each output pixel, the pixels around it. Here the channels of a few images are
+//! copied to planes. A plane is one long run of floats, image after image and row after row, with just enough
+//! zeros in between that a window across an edge reads zeros. Output pixel `t` needs `plane[t + offset]`,
+//! where the offset depends only on the tap, and a whole convolution is sums of shifted runs: no copy for
+//! every tap, as in `im2col`. A stride is split into phases (even and odd rows and columns for 2), each with
+//! its own plane.
 
-/// How one dimension (rows or columns) of the source lies in a plane.
+/// Layout of one dimension (rows or columns) of the source in a plane.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Axis {
     /// Outputs along this dimension.
     pub(crate) outputs: usize,
     /// Positions from one line to the next, borders included.
     pub(crate) length: usize,
-    /// Positions that a window reaches past the one it begins at.
+    /// Positions that a window reaches past its first one.
     pub(crate) reach: usize,
-    /// Where each phase's source elements lie.
+    /// Positions of each phase's source elements.
     pub(crate) phases: Vec<Phase>,
 }
 
-/// Every `stride`-th element of the source, from some element on: element `start + j·step` lies at position
+/// Every `stride`-th element of the source, from some element on: element `start + j·step` is at position
 /// `first + j`, for `j < count`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Phase {
@@ -30,14 +31,14 @@ pub(crate) struct Phase {
 }
 
 impl Axis {
-    /// The input of a convolution: `size` pixels, to be read in windows of `kernel` at `stride`.
+    /// The input of a convolution: `size` pixels, read in windows of `kernel` at `stride`.
     pub(crate) fn of_input(size: usize, kernel: usize, stride: usize, padding: usize) -> Self {
         let outputs = (size + 2 * padding - kernel) / stride + 1;
         Self::of_windows(outputs, size, kernel, stride, padding)
     }
 
-    /// The input of a 3×3 convolution with a border of 1, to be read in windows of 4 that begin at every other pixel and
-    /// give two outputs each, the last of which may lie outside.
+    /// The input of a 3×3 convolution with a border of 1, read in windows of 4 that begin at every other
+    /// pixel and give two outputs each; the last output may be outside.
     pub(crate) fn of_tiles(size: usize) -> Self {
         Self::of_windows(size.div_ceil(2), size, 4, 2, 1)
     }
@@ -45,10 +46,10 @@ impl Axis {
     /// `outputs` windows; the last of them may reach past the border.
     fn of_windows(outputs: usize, size: usize, kernel: usize, stride: usize, padding: usize) -> Self {
         let reach = (kernel - 1) / stride;
-        // Padded pixel a + stride·i is number i of phase a; the image's own begin at `padding`.
+        // Padded pixel a + stride·i is element i of phase a; the image's own begin at `padding`.
         let phases = (0..stride.min(kernel)).map(|phase| {
             let first = padding.saturating_sub(phase).div_ceil(stride);
-            // Pixels that no window reaches are skipped.
+            // Pixels outside all windows are skipped.
             let end = ((size + padding).saturating_sub(phase))
                 .div_ceil(stride)
                 .min(outputs + reach);
@@ -62,10 +63,10 @@ impl Axis {
         Self::new(outputs, reach, phases.collect())
     }
 
-    /// The gradient of a convolution's output, to be read for the gradient of the input pixels of one phase (those
+    /// The gradient of a convolution's output, read for the gradient of the input pixels of one phase (those
     /// whose padded position is `phase` modulo `stride`).
     ///
-    /// Also gives the first of these pixels.
+    /// Also returns the first of these pixels.
     pub(crate) fn of_gradient(
         size: usize,
         kernel: usize,
@@ -92,7 +93,7 @@ impl Axis {
         (Self::new(outputs, reach, vec![phase]), pixel)
     }
 
-    /// Elements at their own places, as many as outputs and as long as `other`'s lines.
+    /// Elements at their own positions: as many as outputs, with lines as long as `other`'s.
     pub(crate) fn of_outputs(other: &Self) -> Self {
         let phase = Phase {
             start: 0,
@@ -111,7 +112,7 @@ impl Axis {
     fn new(outputs: usize, reach: usize, phases: Vec<Phase>) -> Self {
         let first = phases.iter().map(|p| p.first).min().unwrap_or(0);
         let end = phases.iter().map(|p| p.first + p.count).max().unwrap_or(0);
-        // A window over the end of a line reads the zeros that the next line begins with, if it begins with any.
+        // A window over the end of a line reads the zeros at the start of the next line, if there are any.
         let length = outputs.max(end).max((outputs + reach).saturating_sub(first));
         Self {
             outputs,
@@ -131,13 +132,13 @@ pub(crate) struct PaddedPlanes {
     /// Size of the source, pixels.
     pub(crate) height: usize,
     pub(crate) width: usize,
-    /// Images that lie in a plane.
+    /// Images per plane.
     pub(crate) images: usize,
-    /// Floats from plane to plane.
+    /// Floats from one plane to the next.
     pub(crate) plane: usize,
 }
 
-/// Floats that a kernel may read or write past the last one that matters: more than any tile is long.
+/// Floats that a kernel may read or write past the last relevant one: more than any tile's length.
 pub(crate) const SLACK: usize = 256;
 
 impl PaddedPlanes {
@@ -166,19 +167,19 @@ impl PaddedPlanes {
         self.rows.length * self.columns.length
     }
 
-    /// Floats that hold every plane, zero where nothing is filled in.
+    /// Floats for all planes, zero outside the filled positions.
     pub(crate) fn len(&self) -> usize {
         self.rows.phases.len() * self.columns.phases.len() * self.channels * self.plane
     }
 
-    /// Where the tap of a channel begins: plane and shift in one.
+    /// Start of a channel's tap: plane and shift combined.
     pub(crate) fn offset(&self, channel: usize, phase: (usize, usize), shift: (usize, usize)) -> usize {
         let plane = (phase.0 * self.columns.phases.len() + phase.1) * self.channels + channel;
         plane * self.plane + shift.0 * self.columns.length + shift.1
     }
 
-    /// Copies images, `[images, channels, height, width]`, to their planes. Zeros between them are left alone, so a
-    /// buffer can be filled again and again.
+    /// Copies images, `[images, channels, height, width]`, to their planes. Zeros between them stay
+    /// unchanged, so a buffer can be refilled.
     pub(crate) fn fill(&self, padded: &mut [f32], source: &[f32]) {
         let pixels = self.height * self.width;
         let mut plane_start = 0;

@@ -1,10 +1,10 @@
-//! The two inner loops of a convolution over shifted runs, with the widest vectors that the machine has.
+//! The two inner loops of a convolution over shifted runs, with the machine's widest vectors.
 
 use pulp::{Simd, WithSimd};
 
-/// Output channels that one pass of [`accumulate`] or [`correlate`] makes; packed weights come in blocks of as many.
+/// Output channels per pass of [`accumulate`] or [`correlate`]; packed weights come in blocks of this many.
 pub(crate) const BLOCK: usize = 8;
-/// Terms that are summed before the next tile is begun, so that the weights in use stay in the nearest cache.
+/// Terms summed before the next tile, so that the weights in use stay in the L1 cache.
 const TERMS: usize = 288;
 
 /// `outputs[o][t] = Σ_k weights[o][k] · source[offsets[k] + t]`.
@@ -18,7 +18,7 @@ pub(crate) struct Accumulate<'a> {
     pub(crate) outputs: &'a mut [f32],
     pub(crate) row: usize,
     pub(crate) length: usize,
-    /// Whether the sums are added to what `outputs` holds.
+    /// Whether the sums are added to the values in `outputs`.
     pub(crate) add: bool,
 }
 
@@ -27,7 +27,7 @@ impl WithSimd for Accumulate<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        // As many accumulators as registers allow, beside the vectors in use.
+        // As many accumulators as registers allow, besides the vectors in use.
         if S::REGISTER_COUNT >= 32 {
             self.tiles::<S, 8, 3>(simd);
         } else {
@@ -44,7 +44,7 @@ impl Accumulate<'_> {
             let to = terms.min(from + TERMS);
             let mut start = 0;
             while start < self.length {
-                // What is left is shared between the last two tiles, so that none does much for nothing.
+                // The remainder is shared between the last two tiles, so that neither is mostly empty.
                 let left = self.length - start;
                 let vectors = match left / S::F32_LANES {
                     whole if whole == VECTORS + 1 => 2,
@@ -82,7 +82,7 @@ impl Accumulate<'_> {
 /// Some outputs of a block for a few vectors of positions.
 struct Tile<'a> {
     weights: &'a [f32],
-    /// The first of the block's outputs.
+    /// Index of the first of the block's outputs.
     column: usize,
     offsets: &'a [usize],
     source: &'a [f32],
@@ -124,7 +124,7 @@ impl Tile<'_> {
 }
 
 impl Tile<'_> {
-    /// The sums of fewer positions than a vector has.
+    /// The sums of fewer positions than a vector holds.
     #[inline(always)]
     fn sum_part<S: Simd, const ROWS: usize>(self, simd: S, length: usize) {
         let Self { column, row, .. } = self;
@@ -258,14 +258,14 @@ fn one_sum<S: Simd, const ROWS: usize, const COLUMNS: usize>(
     }
 }
 
-/// `to[t · width + c] = from[c · run + t]` for `t < length` and `c < rows`; the rest of `to` is left alone.
+/// `to[t · width + c] = from[c · run + t]` for `t < length` and `c < rows`; the rest of `to` stays unchanged.
 pub(crate) fn transpose(from: &[f32], run: usize, rows: usize, length: usize, to: &mut [f32], width: usize) {
     const SIDE: usize = 16;
     for row in (0..rows).step_by(SIDE) {
         let rows = SIDE.min(rows - row);
         for start in (0..length).step_by(SIDE) {
             let positions = SIDE.min(length - start);
-            // By way of a square that registers hold, so that both sides are read and written in runs.
+            // Through a square in registers, so that both sides are read and written in runs.
             let mut square = [[0.0f32; SIDE]; SIDE];
             for (c, line) in square.iter_mut().enumerate().take(rows) {
                 let from = &from[(row + c) * run + start..][..positions];
@@ -285,8 +285,8 @@ pub(crate) fn transpose(from: &[f32], run: usize, rows: usize, length: usize, to
     }
 }
 
-/// Rows brought into the order that [`Accumulate`] wants of weights: `[blocks][length][BLOCK]`, zero where a block has
-/// no row.
+/// Rows packed into [`Accumulate`]'s order of weights: `[blocks][length][BLOCK]`, zero for a block's missing
+/// rows.
 ///
 /// - `from`: `rows` runs of `run` floats, of which the first `length` count
 pub(crate) fn pack_rows(from: &[f32], run: usize, rows: usize, length: usize, packed: &mut [f32]) {
@@ -307,7 +307,7 @@ pub(crate) fn pack_rows(from: &[f32], run: usize, rows: usize, length: usize, pa
 mod tests {
     use super::*;
 
-    /// Both products by their definitions, whatever the vectors' length and the number of registers.
+    /// Both products by their definitions, for any vector length and number of registers.
     fn check<S: Simd>(simd: S) {
         let (terms, length, row) = (TERMS + 7, 50, 50 + crate::padded::SLACK);
         let value = |i: usize, seed: usize| ((i * 7919 + seed * 104_729) % 1009) as f32 / 1009.0 - 0.5;

@@ -1,5 +1,5 @@
-//! The end of a residual block on the CPU: batch normalization, the shortcut added, ReLU, and their gradients. Apart they are three
-//! passes over the largest feature maps of a ResNet in each direction.
+//! The end of a residual block on the CPU: batch normalization, the added shortcut, ReLU, and their
+//! gradients. Separately they would take three passes over a ResNet's largest feature maps in each direction.
 
 use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
@@ -72,8 +72,8 @@ impl WithSimd for NormalizeAddRelu<'_> {
     }
 }
 
-/// The gradients of [`normalize_add_relu`]. `gradient` is that of the output, and becomes that of the shortcut (zero where
-/// `output` is); those of x, weight and bias are returned.
+/// The gradients of [`normalize_add_relu`]. `gradient` is that of the output, and becomes that of the
+/// shortcut (zero where `output` is zero); those of x, weight and bias are returned.
 #[allow(clippy::too_many_arguments)]
 pub(crate) fn gradients_add_relu(
     x: &[f32],
@@ -172,7 +172,7 @@ impl WithSimd for MaskedSums<'_> {
     }
 }
 
-/// The gradient of x beside that of the shortcut, which stays.
+/// The gradient of x, computed next to that of the shortcut, which stays.
 struct InputGradientBeside<'a> {
     x: &'a [f32],
     gradient: &'a [f32],

@@ -2,11 +2,11 @@
 
 use pulp::{Arch, WithSimd};
 
-/// Runs `operation` with AVX-512 where it is compiled in and there, else AVX2, NEON, or plain floats.
+/// Runs `operation` with AVX-512 if compiled in and available, else AVX2, NEON, or plain floats.
 pub(crate) fn vectorized<O: WithSimd>(operation: O) -> O::Output {
     let arch = Arch::new();
-    // `Arch` knows AVX2 only with a feature of `pulp` that Burn's products leave off, and changing it would be a
-    // change for them.
+    // `Arch` supports AVX2 only with a `pulp` feature that Burn's products leave off, and enabling it would
+    // change them.
     #[cfg(any(target_arch = "x86", target_arch = "x86_64"))]
     if matches!(arch, Arch::Scalar)
         && let Some(simd) = pulp::x86::V3::try_new()
@@ -16,10 +16,10 @@ pub(crate) fn vectorized<O: WithSimd>(operation: O) -> O::Output {
     arch.dispatch(operation)
 }
 
-/// Sums are kept in so many chains, which the compiler makes vectors of.
+/// Number of chains of a sum, which the compiler vectorizes.
 pub(crate) const LANES: usize = 32;
 
-/// The sum of `term` over pairs; to be called where vectors are as wide as they may be.
+/// The sum of `term` over pairs; call it inside a function with the widest vectors enabled.
 #[inline(always)]
 pub(crate) fn sum_of_pairs(a: &[f32], b: &[f32], term: impl Fn(f32, f32) -> f32) -> f32 {
     let mut chains = [0.0; LANES];

@@ -1,5 +1,5 @@
-//! Softmax over rows and its gradient on the CPU: from its output alone, where Burn's composition keeps three arrays of
-//! the size of its input.
+//! Softmax over rows and its gradient on the CPU: computed from its output alone, where Burn's composition
+//! keeps three arrays of the size of its input.
 
 use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
@@ -7,7 +7,7 @@ use rayon::prelude::*;
 use crate::exponential::exp_of_negative;
 use crate::simd::{LANES, sum_of_pairs, vectorized};
 
-/// Numbers that a task takes, in whole rows.
+/// Values per task, in whole rows.
 const TASK: usize = 16 * 1024;
 
 /// [`forward`] on this thread alone.
@@ -26,7 +26,8 @@ pub(crate) fn forward(x: &mut [f32], row: usize) {
         .for_each(|x| vectorized(Forward { x, row }));
 }
 
-/// The gradient of the input, `y · (g − Σ g·y)`, where `y` was the output; `gradient`, that of the output, becomes it.
+/// The gradient of the input, `y · (g − Σ g·y)`, where `y` was the output; it overwrites `gradient`, that of
+/// the output.
 pub(crate) fn backward(y: &[f32], gradient: &mut [f32], row: usize) {
     let task = TASK.div_ceil(row) * row;
     gradient

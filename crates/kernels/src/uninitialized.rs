@@ -1,10 +1,10 @@
-//! Outputs that are not filled with zeros before they are written.
+//! Outputs without an initial fill of zeros.
 
-// With `matrix.rs` the one place of this crate with `unsafe`: see docs/decisions/0016-allocator.md.
+// With `matrix.rs` this crate's only code with `unsafe`: see docs/decisions/0016-allocator.md.
 #![allow(unsafe_code)]
 
-/// `count` floats with arbitrary values, for a caller that writes every one of them before reading it. Filling a large block
-/// with zeros takes as long as many an operation.
+/// `count` floats with arbitrary values, for a caller that writes every one of them before reading it.
+/// Zeroing a large block takes as long as many operations.
 pub(crate) fn uninitialized(count: usize) -> Vec<f32> {
     if cfg!(miri) {
         return vec![0.0; count];

@@ -1,7 +1,8 @@
-//! Steps of optimizers and of moving averages: each tensor is read and written once, in place, in vectors and on all cores.
+//! Steps of optimizers and of moving averages: each tensor is read and written once, in place, vectorized and
+//! on all cores.
 //!
-//! Operations and their order are those of the composition in [`crate::sgd`], [`crate::adamw`] and [`crate::moving_average`],
-//! each rounded by itself, so that both give the same bits.
+//! Operations and their order match the composition in [`crate::sgd`], [`crate::adamw`] and
+//! [`crate::moving_average`], each with its own rounding, so that both give the same bits.
 
 use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
@@ -9,7 +10,7 @@ use rayon::prelude::*;
 use crate::simd::vectorized;
 use crate::{Adamw, Sgd};
 
-/// Numbers of each tensor that a task takes: those of four tensors fit the nearest caches.
+/// Values of each tensor per task: those of four tensors fit the L1 and L2 caches.
 const TASK: usize = 16 * 1024;
 
 /// [`crate::sgd`] after the first step.
@@ -81,7 +82,7 @@ impl WithSimd for SgdTask<'_> {
         let momentum = self.settings.momentum as f32;
         let decay = self.settings.weight_decay as f32;
         let rows = self.weight.iter_mut().zip(self.gradient).zip(self.velocity);
-        // Two loops, so that there is no branch in either.
+        // Two loops, so that neither has a branch.
         if self.settings.nesterov {
             for ((weight, gradient), velocity) in rows {
                 let gradient = gradient + *weight * decay;
@@ -201,7 +202,7 @@ mod tests {
             let ours = moving_average(weight.clone(), gradient.clone(), momentum);
             let composed = crate::composed::moving_average(weight.clone(), gradient, momentum);
             prop_assert_eq!(bits(ours), bits(composed));
-            // Somebody else's tensor was not written to.
+            // The other owner's tensor was not written to.
             prop_assert_eq!(bits(weight), kept);
         }
     }

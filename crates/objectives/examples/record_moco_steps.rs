@@ -1,12 +1,12 @@
-//! Writes what `scripts/parity/moco_steps.py` needs to run the first steps of a MoCo config in PyTorch: initial
-//! weights, queue, views and shuffles. All of it is drawn without state, so this is what `passer pretrain` with the same
-//! config and data sees.
+//! Records the inputs with which `scripts/parity/moco_steps.py` runs the first steps of a MoCo config in
+//! PyTorch: initial weights, queue, views and shuffles. All draws are stateless, so `passer pretrain` with
+//! the same config and data uses the same values.
 //!
 //! ```text
 //! cargo run --release -p objectives --example record_moco_steps -- CONFIG DATA STEPS OUT.safetensors
 //! ```
 
-// An example may print and stop at the first error.
+// An example may print, and stops at the first error.
 #![allow(clippy::print_stdout, clippy::unwrap_used)]
 
 use backbones::{Context, Draws, Init, Progress, state_dict};
@@ -59,7 +59,7 @@ fn main() {
         float(format!("encoder.{name}"), data);
     }
     for (index, layer) in student.encoder.head.iter().enumerate() {
-        // A ReLU stands between the linear layers in PyTorch's `Sequential`.
+        // PyTorch's `Sequential` has a ReLU between the linear layers.
         float(
             format!("head.{}.weight", 2 * index),
             layer.weight.val().into_data(),

@@ -8,8 +8,8 @@
 //! view 1 ─┘                          └─ z1 ─┘
 //! ```
 //!
-//! Batch statistics within the networks are over each view by itself; `training.batch_norm_images` splits a view
-//! further. The embeddings are always normalized over the whole batch, for that is what their correlation is over.
+//! Batch statistics within the networks are per view; `training.batch_norm_images` splits a view further. The
+//! embeddings are always normalized over the whole batch, because their correlation is over the batch.
 
 use crate::checks;
 use crate::head::{Encoder, MlpShape, OutputNorm, halves, l2_normalize, spread};
@@ -34,7 +34,7 @@ pub struct Config {
     pub projector_width: usize,
     /// Width of the embedding: the correlation has its square of entries. Paper: 8,192.
     pub embedding_width: usize,
-    /// Weight of the redundancy, the paper's λ. Paper: 0.005; its code: 0.0051.
+    /// Weight of the redundancy term, the paper's λ. Paper: 0.005; its code: 0.0051.
     pub redundancy_weight: f64,
 }
 
@@ -91,14 +91,14 @@ impl Config {
     }
 }
 
-/// All that the optimizer updates.
+/// Everything that the optimizer updates.
 #[derive(Module, Debug)]
 pub struct Student {
     /// Backbone and projector.
     pub encoder: Encoder,
 }
 
-/// Nothing else must be saved.
+/// No further state.
 #[derive(Module, Debug)]
 pub struct State {}
 
@@ -169,7 +169,7 @@ pub fn terms(first: Tensor<2>, second: Tensor<2>, replicas: &Replicas) -> (Tenso
     (invariance, redundancy)
 }
 
-/// Each column with mean 0 and variance 1 over the whole batch (the variance is the biased one, as in eq. 2, so that a
+/// Each column with mean 0 and variance 1 over the whole batch (the biased variance, as in eq. 2, so that a
 /// component's correlation with itself is 1).
 fn standardized(rows: Tensor<2>, replicas: &Replicas) -> Tensor<2> {
     let centered = rows.clone() - replicas.mean(rows.mean_dim(0));
@@ -237,7 +237,7 @@ mod tests {
             invariance < 1e-9 && redundancy < 1e-9,
             "{invariance} {redundancy}"
         );
-        // Components exchanged: C is 0 on its diagonal and 1 beside it.
+        // Components swapped: C is 0 on its diagonal and 1 elsewhere.
         let swapped = rows([[1.0, 1.0], [-1.0, 1.0], [1.0, -1.0], [-1.0, -1.0]]);
         let (invariance, redundancy) = value(swapped);
         assert!((invariance - 2.0).abs() < 1e-4 && (redundancy - 2.0).abs() < 1e-4);

@@ -1,4 +1,5 @@
-//! BYOL, bootstrap your own latent: from one view, predict a slowly moving teacher's embedding of the other.
+//! BYOL, bootstrap your own latent: predicts, from one view, a slowly moving teacher's embedding of the
+//! other.
 //!
 //! [Grill et al. 2020](https://arxiv.org/abs/2006.07733).
 //!
@@ -9,9 +10,9 @@
 //!                          teacher <- momentum teacher + (1 - momentum) student
 //! ```
 //!
-//! The paper's online network is our student, its target network our teacher. Both have batch statistics of their own,
-//! over each view by itself (`training.batch_norm_images` splits a view further); the teacher's running statistics are
-//! no average of the student's.
+//! The paper's online network is our student, its target network our teacher. Each has its own batch
+//! statistics per view (`training.batch_norm_images` splits a view further); the teacher's running statistics
+//! are not averages of the student's.
 
 use crate::checks;
 use crate::head::{Encoder, Mlp, MlpShape, OutputNorm, halves, l2_normalize, spread};
@@ -34,7 +35,7 @@ pub struct Config {
     pub embedding_width: usize,
     /// Width of the predictor's hidden layer. Paper: 4,096.
     pub predictor_width: usize,
-    /// Share of the teacher that is kept at each step, 0..1, at the start. Paper: 0.996; for 300 epochs 0.99.
+    /// Teacher momentum per step, 0..1, at the start. Paper: 0.996; for 300 epochs 0.99.
     pub momentum: f64,
     /// The same at the end, reached by a cosine over all steps; absent: constant. Paper: 1.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -95,16 +96,16 @@ impl Config {
     }
 }
 
-/// All that the optimizer updates.
+/// Everything that the optimizer updates.
 #[derive(Module, Debug)]
 pub struct Student {
     /// Backbone and projector.
     pub encoder: Encoder,
-    /// From a projection to the teacher's of the other view.
+    /// Maps a projection to the teacher's projection of the other view.
     pub predictor: Mlp,
 }
 
-/// The rest of what is saved.
+/// The remaining saved state.
 #[derive(Module, Debug)]
 pub struct State {
     /// The moving average of the student's backbone and projector.
@@ -127,8 +128,8 @@ impl Objective for Byol {
         ViewCount::Exactly(2)
     }
 
-    // Differs from the authors' code, whose teacher starts from other random weights: here it is a copy of the student,
-    // as in the paper's text. The authors note no difference.
+    // Differs from the authors' code, whose teacher starts from other random weights: here it is a copy of
+    // the student, as in the paper's text. The authors report no difference.
     fn init(&self, init: &Init) -> (Student, State) {
         let config = &self.config;
         let projector = config.head(self.backbone.features(), config.projector_width);
@@ -148,7 +149,7 @@ impl Objective for Byol {
         let targets = state.teacher.forward(batch, &context.teacher()).detach();
         let (first, second) = halves(targets);
         let other_views = Tensor::cat(vec![second, first], 0);
-        // The mean over both directions, twice: their sum, as the paper adds them.
+        // The mean over both directions, doubled: the paper's sum.
         let loss = regression(predictions, other_views) * 2.0;
         let similarity = 1.0 - loss.clone().detach() / 4.0;
         let signals = vec![("embedding_std", spread), ("positive_similarity", similarity)];
@@ -167,14 +168,14 @@ impl Objective for Byol {
     }
 }
 
-/// Eq. 2 of [Grill et al. 2020](https://arxiv.org/abs/2006.07733), as the mean over rows: the squared distance of
-/// prediction and target, both divided by their lengths, which is 2 - 2 cos.
+/// Eq. 2 of [Grill et al. 2020](https://arxiv.org/abs/2006.07733), as the mean over rows: the squared
+/// distance of L2-normalized prediction and target, which equals 2 - 2 cos.
 ///
 /// # Shapes
 /// - predictions, targets: `[rows, width]`
 /// - output: `[1]`, from 0 to 4
 pub fn regression(predictions: Tensor<2>, targets: Tensor<2>) -> Tensor<1> {
-    // As a distance and not from the cosine: near 0 the latter has lost its digits.
+    // Computed as a distance, because near 0 the cosine has lost its digits.
     let distance = l2_normalize(predictions) - l2_normalize(targets);
     distance.powi_scalar(2).sum_dim(1).mean_dim(0).reshape([1])
 }
@@ -246,7 +247,7 @@ mod tests {
             let weight = encoder.projector.layers[0].weight.val().into_data();
             weight.iter::<f64>().next().unwrap()
         };
-        // Half-way between 0.5 and 1 in the middle of the run, and 1 at its end.
+        // Halfway between 0.5 and 1 in the middle of the run, and 1 at its end.
         for (step, momentum) in [(0, 0.5), (5, 0.75), (10, 1.0)] {
             let init = |seed| objective.init(&Init::new(seed, &Device::flex().autodiff()));
             let (student, mut state) = init(1);

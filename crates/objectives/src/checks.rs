@@ -1,8 +1,8 @@
-//! Checks of values that many methods' configs have in common.
+//! Checks of values that many methods' configs share.
 
 use crate::method::Invalid;
 
-/// Refuses sizes of 0.
+/// Gives an error for sizes of 0.
 pub(crate) fn sizes(sizes: &[(&str, usize)]) -> Result<(), Invalid> {
     match sizes.iter().find(|(_, size)| *size == 0) {
         Some((key, _)) => Err(Invalid::key(key, "must be at least 1, got 0")),
@@ -10,7 +10,7 @@ pub(crate) fn sizes(sizes: &[(&str, usize)]) -> Result<(), Invalid> {
     }
 }
 
-/// Refuses a number of layers other than 2 or 3, which is what the papers have.
+/// Gives an error for a number of layers other than the papers' 2 or 3.
 pub(crate) fn projector_layers(layers: usize) -> Result<(), Invalid> {
     if (2..=3).contains(&layers) {
         return Ok(());
@@ -21,7 +21,8 @@ pub(crate) fn projector_layers(layers: usize) -> Result<(), Invalid> {
     ))
 }
 
-/// Refuses a queue that whole batches do not fill: a batch's rows take the places of an older batch's.
+/// Gives an error for a queue that whole batches do not fill, because a batch's rows overwrite an older
+/// batch's.
 pub(crate) fn queue_images(key: &str, queue_images: usize, batch_images: usize) -> Result<(), Invalid> {
     if queue_images > 0 && queue_images.is_multiple_of(batch_images) {
         return Ok(());
@@ -32,7 +33,7 @@ pub(crate) fn queue_images(key: &str, queue_images: usize, batch_images: usize) 
     ))
 }
 
-/// Refuses numbers below 0 and not finite ones.
+/// Gives an error for negative or non-finite numbers.
 pub(crate) fn weights(weights: &[(&str, f64)]) -> Result<(), Invalid> {
     match weights.iter().find(|(_, w)| !(w.is_finite() && *w >= 0.0)) {
         Some((key, weight)) => Err(Invalid::key(key, format!("must be at least 0, got {weight}"))),
@@ -40,7 +41,7 @@ pub(crate) fn weights(weights: &[(&str, f64)]) -> Result<(), Invalid> {
     }
 }
 
-/// Refuses temperatures that are not above 0.
+/// Gives an error for temperatures of 0 or less.
 pub(crate) fn temperatures(temperatures: &[(&str, f64)]) -> Result<(), Invalid> {
     match temperatures.iter().find(|(_, t)| !(t.is_finite() && *t > 0.0)) {
         Some((key, temperature)) => Err(Invalid::key(
@@ -51,7 +52,7 @@ pub(crate) fn temperatures(temperatures: &[(&str, f64)]) -> Result<(), Invalid> 
     }
 }
 
-/// Refuses shares outside 0 to 1: the part of a moving average that is kept at each step.
+/// Gives an error for momenta outside 0 to 1.
 pub(crate) fn momenta(momenta: &[(&str, f64)]) -> Result<(), Invalid> {
     match momenta.iter().find(|(_, m)| !(0.0..=1.0).contains(m)) {
         Some((key, momentum)) => Err(Invalid::key(key, format!("must be in 0..1, got {momentum}"))),

@@ -1,4 +1,4 @@
-//! One suite that every objective passes: what the loop relies on, checked on a tiny network.
+//! A test suite for every objective: the loop's assumptions, checked on a tiny network.
 
 use crate::method::{MethodConfig, RunShape};
 use backbones::vit::Interpolation;
@@ -14,14 +14,14 @@ use training::{Batch, Objective, Optimizer, OptimizerConfig, Rates, ViewGroupTen
 /// Photographs in the suite's batches.
 const IMAGES: usize = 8;
 
-/// A method's config and what is known of it.
+/// A method's config and its known properties.
 pub(crate) struct Case<C> {
     pub(crate) config: C,
     /// Views of each image and their side in px, global ones first.
     pub(crate) views: Vec<(usize, usize)>,
-    /// Path of the teacher in the state, of its counterpart in the student, and the stated momentum.
+    /// Path of the teacher in the state, of its counterpart in the student, and the configured momentum.
     pub(crate) teacher: Option<(&'static str, &'static str, f32)>,
-    /// Whether an image's loss depends on its batch through batch statistics alone.
+    /// Whether an image's loss depends on its batch only through batch statistics.
     pub(crate) independent_images: bool,
 }
 
@@ -41,7 +41,7 @@ impl<C: MethodConfig> Case<C> {
         }
     }
 
-    /// Whether the method goes with this network.
+    /// Whether the method accepts this network.
     fn accepts(&self, backbone: &BackboneConfig) -> bool {
         let views_px: Vec<(u32, u32)> = self.views.iter().map(|&(_, px)| (px as u32, px as u32)).collect();
         let run = RunShape {
@@ -53,7 +53,8 @@ impl<C: MethodConfig> Case<C> {
     }
 }
 
-/// What a user reads of a method's config on a network, in batches of `batch_images` with views of 16 px.
+/// The user's error message for a method's config on a network, in batches of `batch_images` with views of 16
+/// px.
 pub(crate) fn checked<C: MethodConfig>(
     config: &C,
     backbone: &BackboneConfig,
@@ -99,7 +100,7 @@ impl<O> Trial<'_, O> {
     }
 }
 
-/// A ResNet that is small enough for tests.
+/// A small ResNet for tests.
 pub(crate) fn resnet() -> BackboneConfig {
     BackboneConfig::Resnet(ResNetConfig {
         depth: 18,
@@ -109,7 +110,7 @@ pub(crate) fn resnet() -> BackboneConfig {
     })
 }
 
-/// A vision transformer that is small enough for tests, as DINO has them.
+/// A small vision transformer for tests, of DINO's kind.
 pub(crate) fn vit() -> VitConfig {
     VitConfig {
         interpolation: Interpolation::Offset,
@@ -124,8 +125,9 @@ pub(crate) fn check<C: MethodConfig>(case: &Case<C>) {
     let accepted: Vec<&BackboneConfig> = networks.iter().filter(|network| case.accepts(network)).collect();
     assert!(!accepted.is_empty(), "{} goes with no network", C::NAME);
     accepted.iter().for_each(|network| check_in_f32(case, network));
-    // On one of them. An untrained vision transformer gives nearly equal features for all images. A loss that compares
-    // images magnifies how rounding changes each image's; rounded weights, the measure of this check, change all alike.
+    // On one of them. An untrained vision transformer gives nearly equal features for all images. A loss that
+    // compares images magnifies each image's rounding error. Rounded weights, the measure of this check,
+    // change all images alike.
     sixteen_bits_stay_close_to_f32(&case.on(accepted[0]));
 }
 
@@ -141,7 +143,7 @@ fn check_in_f32<C: MethodConfig>(case: &Case<C>, backbone: &BackboneConfig) {
     gradients_reach_the_student_and_never_the_state(&trial);
     commit_moves_the_teacher_by_its_momentum(&trial);
     a_saved_run_goes_on_as_if_never_stopped(&trial);
-    // Paths are dropped for an image of the batch, so a micro-batch drops others.
+    // Paths are dropped by an image's position in the batch, so a micro-batch drops others.
     let whole = case.on(&dropping(backbone, 0.0));
     if case.independent_images {
         micro_batches_make_the_same_step(&whole);
@@ -149,7 +151,7 @@ fn check_in_f32<C: MethodConfig>(case: &Case<C>, backbone: &BackboneConfig) {
     the_teacher_drops_no_path(&whole, &case.on(&dropping(backbone, 0.5)));
 }
 
-/// The network with another rate of dropped paths, if it drops any.
+/// The network with another drop path rate, if it has one.
 fn dropping(backbone: &BackboneConfig, drop_path: f64) -> BackboneConfig {
     match backbone {
         BackboneConfig::Vit(vit) => BackboneConfig::Vit(VitConfig {
@@ -169,7 +171,7 @@ fn scalar(tensor: &Tensor<1>) -> f32 {
     tensor.clone().into_data().try_to_vec::<f32>().unwrap()[0]
 }
 
-/// One step as the loop does it.
+/// One step, as in the loop.
 fn step<O: Objective>(
     trial: &Trial<'_, O>,
     (student, state): (O::Student, O::State),
@@ -258,7 +260,7 @@ fn gradients_reach_the_student_and_never_the_state<O: Objective>(trial: &Trial<'
     }
     state.visit(&mut NoGradient);
 
-    // Ids tell gradients apart: the two modules share none.
+    // Ids distinguish gradients, so the two modules must share none.
     let ids = |module: Vec<Parameter>| {
         module
             .into_iter()
@@ -286,7 +288,7 @@ fn commit_moves_the_teacher_by_its_momentum<O: Objective>(trial: &Trial<'_, O>) 
             );
         }
     }
-    // Forward first: commit must see statistics that already moved, and leave them.
+    // Forward first: commit must work on statistics that were already updated, and leave them unchanged.
     let (loss, pending) = trial
         .objective
         .loss(&student, &state, &trial.batch(0), &trial.context(0));
@@ -341,7 +343,7 @@ fn a_saved_run_goes_on_as_if_never_stopped<O: Objective>(trial: &Trial<'_, O>) {
     let saved = optimizer.to_bytes().unwrap();
     let (ended, losses) = run(3..6, half, &mut optimizer);
 
-    // Another seed: whatever is not saved comes out different.
+    // Another seed, so that any unsaved value would differ.
     let (fresh_student, fresh_state) = init(trial, 2);
     let student = fresh_student.load_record(ModuleRecord::from_bytes(student).unwrap());
     let state = fresh_state.load_record(ModuleRecord::from_bytes(state).unwrap());
@@ -393,7 +395,7 @@ fn micro_batches_make_the_same_step<O: Objective>(trial: &Trial<'_, O>) {
     }
 }
 
-/// Networks that would drop paths in the place of the state's change nothing: a student may drop paths, a teacher never.
+/// Drop path rates in the state's networks have no effect: a student may drop paths, a teacher never.
 fn the_teacher_drops_no_path<O: Objective>(whole: &Trial<'_, O>, dropping: &Trial<'_, O>) {
     let (student, state) = init(whole, 1);
     let (_, would_drop) = init(dropping, 1);
@@ -410,11 +412,11 @@ fn the_teacher_drops_no_path<O: Objective>(whole: &Trial<'_, O>, dropping: &Tria
     );
 }
 
-/// Loss and gradients in 16-bit compute beside those in f32: f32 outside the layers, and no farther off than what rounding
-/// alone explains.
+/// Loss and gradients in 16-bit compute, compared with f32: outside the layers values are f32, and the error
+/// is at most what rounding alone explains.
 ///
-/// An untrained network with batch normalization over four images magnifies any rounding, so the measure is what rounding the
-/// weights and pictures to the same type does to a computation in f32.
+/// An untrained network with batch normalization over four images magnifies any rounding. So the bound is the
+/// effect of rounding weights and pictures to the same type in an f32 computation.
 fn sixteen_bits_stay_close_to_f32<O: Objective>(trial: &Trial<'_, O>) {
     struct Rounded(FloatDType);
     impl ModuleMapper for Rounded {
@@ -480,7 +482,7 @@ fn cosine(a: &[f64], b: &[f64]) -> f64 {
     product(a, b) / (product(a, a) * product(b, b)).sqrt()
 }
 
-/// All gradients of a module in a row; they and the parameters are f32.
+/// All gradients of a module, concatenated; gradients and parameters are f32.
 struct Gradients<'a> {
     of: &'a GradientsParams,
     found: Vec<f64>,

@@ -1,5 +1,5 @@
-//! DINO, self-distillation without labels: from any view, a student predicts the prototypes that a slowly moving teacher
-//! assigns to the global views.
+//! DINO, self-distillation without labels: from any view, a student predicts a slowly moving teacher's
+//! assignment of the global views to prototypes.
 //!
 //! [Caron et al. 2021](https://arxiv.org/abs/2104.14294).
 //!
@@ -10,13 +10,13 @@
 //!                         teacher <- momentum teacher + (1 − momentum) student
 //! ```
 //!
-//! Two forces keep the teacher's targets from collapsing. The center, a moving average of its own logits, keeps one
-//! prototype from winning. A low temperature keeps all prototypes from becoming equally likely. `teacher_entropy` and `kl` in
-//! the log show when one of them wins (section 5.3 of the paper): a divergence of 0, with an entropy of 0 or of the logarithm
-//! of `head.prototypes`, is a collapse.
+//! Two mechanisms keep the teacher's targets from collapsing. The center, a moving average of the teacher's
+//! logits, keeps one prototype from dominating. A low temperature keeps the prototypes from becoming equally
+//! likely. `teacher_entropy` and `kl` in the log show when one mechanism dominates (section 5.3 of the
+//! paper): a divergence of 0, with an entropy of 0 or of the logarithm of `head.prototypes`, is a collapse.
 //!
-//! Two additions of DINOv2 ([Oquab et al. 2023](https://arxiv.org/abs/2304.07193)) are options: Sinkhorn–Knopp in place of
-//! the center, and KoLeo, which pushes the features of a batch apart.
+//! Two additions of DINOv2 ([Oquab et al. 2023](https://arxiv.org/abs/2304.07193)) are optional:
+//! Sinkhorn–Knopp instead of the center, and KoLeo, which spreads the features of a batch.
 
 #[cfg(test)]
 mod tests;
@@ -45,14 +45,14 @@ pub struct Config {
     pub student_temperature: f64,
     /// Softmax temperature of the teacher, above 0. Paper: 0.04, and 0.07 for longer training.
     pub teacher_temperature: f64,
-    /// How the teacher's temperature gets there; absent: it is there from the start. Paper: from 0.04 over 30 epochs to 0.07.
+    /// Warmup of the teacher's temperature; absent: constant. Paper: from 0.04 over 30 epochs to 0.07.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub teacher_temperature_warmup: Option<TemperatureWarmup>,
-    /// What keeps the teacher from preferring one prototype.
+    /// Keeps the teacher from preferring one prototype.
     pub centering: Centering,
     /// Epochs at the start in which the head's last layer is frozen. Paper: 1.
     pub freeze_last_layer_epochs: usize,
-    /// Share of the teacher that is kept at each step, 0..1, at the start. Paper: 0.996; 0.9995 is advised for 256 images.
+    /// Teacher momentum per step, 0..1, at the start. Paper: 0.996; 0.9995 is advised for 256 images.
     pub momentum: f64,
     /// The same at the end, reached by a cosine over all steps; absent: constant. Paper: 1.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -60,31 +60,32 @@ pub struct Config {
     /// Weight of KoLeo on the student's features of the global views; absent: none. DINOv2: 0.1.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub koleo_weight: Option<f64>,
-    /// From features to logits.
+    /// The projection head from features to logits.
     pub head: HeadConfig,
 }
 
-/// The course of a teacher's temperature: constant within an epoch.
+/// The warmup of a teacher's temperature: constant within an epoch.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TemperatureWarmup {
     /// Temperature of the first epoch, above 0. Paper: 0.04.
     pub start: f64,
-    /// Epochs of the line to the temperature that stays; its last one has that temperature (numpy's `linspace`), which needs
-    /// at least 2. Paper: 30; ViT-B and ResNet-50: 50.
+    /// Epochs of the linear warmup; its last epoch has the final temperature (numpy's `linspace`), which
+    /// needs at least 2. Paper: 30; ViT-B and ResNet-50: 50.
     pub epochs: usize,
 }
 
-/// What keeps the teacher from preferring one prototype. TOML: `centering = { mean = { momentum = 0.9 } }`.
+/// Keeps the teacher from preferring one prototype. TOML: `centering = { mean = { momentum = 0.9 } }`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum Centering {
-    /// A moving average of its logits is subtracted from them (eq. 4 of the paper).
+    /// Subtracts a moving average of the logits from them (eq. 4 of the paper).
     Mean {
-        /// Share of the average that is kept at each step, 0..1. Paper: 0.9.
+        /// Momentum of the average per step, 0..1. Paper: 0.9.
         momentum: f64,
     },
-    /// Sinkhorn–Knopp spreads its targets for a batch evenly over the prototypes (DINOv2, section 4), over all global views together.
+    /// Sinkhorn–Knopp spreads a batch's targets evenly over the prototypes (DINOv2, section 4), over all
+    /// global views together.
     Sinkhorn {
         /// Iterations, at least 1. DINOv2: 3.
         iterations: usize,
@@ -97,14 +98,15 @@ pub enum Centering {
 pub struct HeadConfig {
     /// Width of the two hidden layers. Paper: 2,048.
     pub hidden_width: usize,
-    /// Width of the embedding that meets the prototypes. Paper: 256.
+    /// Width of the embedding that is compared with the prototypes. Paper: 256.
     pub bottleneck_width: usize,
-    /// Prototypes, which is the number of logits; the paper's K. Paper: 65,536 (60,000 in the longest run of ResNet-50).
+    /// Number of prototypes and of logits; the paper's K. Paper: 65,536 (60,000 in the longest run of
+    /// ResNet-50).
     pub prototypes: usize,
     /// Batch normalization after the hidden layers. Paper: false for vision transformers, true in the longest run of
     /// ResNet-50.
     pub batch_norm: bool,
-    /// Keep the prototypes' lengths at 1. Paper: true; false is better with ViT-S/16, and less stable.
+    /// Keep the prototypes at length 1. Paper: true; false is better with ViT-S/16, but less stable.
     pub norm_last_layer: bool,
 }
 
@@ -154,7 +156,8 @@ impl Config {
 }
 
 impl HeadConfig {
-    /// Parameters that each width says behind features of this width: the hidden layers', the bottleneck's, the prototypes'.
+    /// Parameter counts by key, for features of this width: the hidden layers', the bottleneck's, the
+    /// prototypes'.
     pub(crate) fn numbers(&self, features: f64) -> [f64; 3] {
         [
             mlp(features, 2, self.hidden_width),
@@ -193,7 +196,7 @@ impl TemperatureWarmup {
 }
 
 impl Centering {
-    /// `temperatures`: those of the teacher at either end of its course.
+    /// `temperatures`: the teacher's at both ends of its warmup.
     pub(crate) fn validate(&self, temperatures: [Option<f64>; 2]) -> Result<(), Invalid> {
         match self {
             Self::Mean { momentum } => checks::momenta(&[("centering.mean.momentum", *momentum)]),
@@ -202,7 +205,7 @@ impl Centering {
                 "must be at least 1, got 0",
             )),
             Self::Sinkhorn { .. } => match temperatures.into_iter().flatten().find(|t| *t < 0.02) {
-                // Below it exp(logit / temperature) leaves the range of f32.
+                // Below it exp(logit / temperature) overflows f32.
                 Some(low) => Err(Invalid::key(
                     "centering.sinkhorn",
                     format!("must go with a teacher's temperature of at least 0.02, got {low}"),
@@ -220,12 +223,12 @@ impl Centering {
         }
     }
 
-    /// The student's targets, each row of which sums to 1 (eq. 1 of the paper with eq. 4, or Sinkhorn–Knopp).
+    /// The student's targets; each row sums to 1 (eq. 1 of the paper with eq. 4, or Sinkhorn–Knopp).
     ///
     /// # Shapes
     /// - logits: `[rows, prototypes]`, without a graph
     /// - center: `[1, prototypes]`
-    /// - output: as `logits`
+    /// - output: the shape of `logits`
     pub(crate) fn targets(
         &self,
         logits: Tensor<2>,
@@ -242,14 +245,14 @@ impl Centering {
                 softmax(logits / temperature, 1)
             }
             Self::Sinkhorn { iterations } => {
-                // Cosines are at most 1, as the function wants them; lengths that are trained make them longer.
+                // Cosines are at most 1, as the function requires; trained lengths can exceed that.
                 let largest = replicas.gather(logits.clone().max_dim(1)).max_dim(0);
                 sinkhorn(logits - largest + 1.0, temperature, *iterations, replicas)
             }
         }
     }
 
-    /// The mean of the logits over rows and replicas, by which the center moves: `[1, prototypes]`.
+    /// The mean of the logits over rows and replicas, which updates the center: `[1, prototypes]`.
     pub(crate) fn mean_logits(&self, logits: Tensor<2>, replicas: &Replicas) -> Option<Tensor<2>> {
         match self {
             Self::Mean { .. } => Some(replicas.mean(logits.mean_dim(0))),
@@ -277,7 +280,7 @@ impl Centering {
     }
 }
 
-/// The temperature of an epoch: on the warm-up's line, or `end`.
+/// The temperature of an epoch: on the warmup's line, or `end`.
 pub(crate) fn temperature(end: f64, warmup: Option<&TemperatureWarmup>, epoch: usize) -> f64 {
     match warmup {
         Some(warmup) if epoch < warmup.epochs => {
@@ -288,7 +291,7 @@ pub(crate) fn temperature(end: f64, warmup: Option<&TemperatureWarmup>, epoch: u
     }
 }
 
-/// Refuses a weight of KoLeo in `method` below 0, and one without a neighbor in the batch to push away.
+/// Gives an error for a negative KoLeo weight in `method`, and for batches without a second image.
 pub(crate) fn check_koleo(weight: Option<f64>, method: &str, batch_images: usize) -> Result<(), Invalid> {
     let Some(weight) = weight else { return Ok(()) };
     checks::weights(&[("koleo_weight", weight)])?;
@@ -300,23 +303,24 @@ pub(crate) fn check_koleo(weight: Option<f64>, method: &str, batch_images: usize
     Ok(())
 }
 
-/// An MLP of three layers with GELU, whose output of length 1 meets prototypes of length 1 (section 3.1 of the paper).
+/// An MLP of three layers with GELU; its L2-normalized output is compared with L2-normalized prototypes
+/// (section 3.1 of the paper).
 #[derive(Module, Debug)]
 pub struct Head {
     /// Two hidden layers and the bottleneck.
     pub layers: Vec<Linear>,
     /// Norms of the hidden layers; empty if there are none.
     pub norms: Vec<BatchNorm>,
-    /// From the bottleneck to the logits.
+    /// Maps the bottleneck to the logits.
     pub last_layer: Prototypes,
 }
 
-/// A linear layer without bias whose rows have a length and a direction: Salimans, Kingma, *Weight normalization*, 2016,
-/// eq. 2.
+/// A linear layer without bias whose rows are split into length and direction: Salimans, Kingma, *Weight
+/// normalization*, 2016, eq. 2.
 #[derive(Module, Debug)]
 pub struct Prototypes {
-    /// Lengths, `[prototypes, 1]`: 1, and trained only without `norm_last_layer`. Two dimensions, as PyTorch has them, so
-    /// that weight decay takes them for a weight.
+    /// Lengths, `[prototypes, 1]`: 1, and trained only without `norm_last_layer`. Two dimensions, as in
+    /// PyTorch, so that weight decay treats them as a weight.
     pub weight_g: Param<Tensor<2>>,
     /// Directions, `[prototypes, bottleneck_width]`, of any length.
     pub weight_v: Param<Tensor<2>>,
@@ -325,8 +329,8 @@ pub struct Prototypes {
 }
 
 impl Head {
-    /// Linear layers normal with standard deviation 0.02; directions of the prototypes as `torch.nn.Linear`'s weight, as in
-    /// the paper's code: their length decides how fast they turn.
+    /// Linear layers normal with standard deviation 0.02; directions of the prototypes like
+    /// `torch.nn.Linear`'s weight, as in the paper's code: their length determines how fast they turn.
     pub fn new(init: &Init, config: &HeadConfig, features: usize) -> Self {
         let (hidden, bottleneck) = (config.hidden_width, config.bottleneck_width);
         let widths = [features, hidden, hidden, bottleneck];
@@ -379,12 +383,12 @@ impl Head {
     }
 }
 
-/// Backbone and head: all that the optimizer updates, and what the teacher is an average of.
+/// Backbone and head: everything that the optimizer updates, and what the teacher averages.
 #[derive(Module, Debug)]
 pub struct Network {
     /// The network under study.
     pub backbone: Backbone,
-    /// From features to logits.
+    /// The projection head from features to logits.
     pub head: Head,
 }
 
@@ -398,13 +402,13 @@ impl Network {
     }
 }
 
-/// The rest of what is saved.
+/// The remaining saved state.
 #[derive(Module, Debug)]
 pub struct State {
     /// The moving average of the student.
     pub teacher: Network,
-    /// The moving average of the teacher's logits, `[1, prototypes]`; absent with `centering.sinkhorn`. Spelled as in
-    /// checkpoints.
+    /// The moving average of the teacher's logits, `[1, prototypes]`; absent with `centering.sinkhorn`. The
+    /// spelling matches checkpoints.
     pub centre: Option<Param<Tensor<2>>>,
 }
 
@@ -455,7 +459,8 @@ impl Objective for Dino {
             let global = features.clone().narrow(0, 0, GLOBAL_VIEWS * batch.images);
             (weight, koleo_of_views(&global))
         });
-        // The head sees all views at once, and so do its batch statistics, as in the paper's code.
+        // The head processes all views at once, so its batch statistics cover all of them, as in the paper's
+        // code.
         let embeddings = student.head.embed(features, context);
         let logits = student.head.logits(embeddings.clone());
         let views = logits.dims()[0] / batch.images;
@@ -522,7 +527,7 @@ impl Objective for Dino {
     }
 }
 
-/// Why these options need the whole batch at once.
+/// Reason why these options need the whole batch at once.
 pub(crate) fn whole_batch(centering: &Centering, koleo_weight: Option<f64>) -> Option<&'static str> {
     match (centering, koleo_weight) {
         (Centering::Sinkhorn { .. }, _) => {
@@ -533,7 +538,7 @@ pub(crate) fn whole_batch(centering: &Centering, koleo_weight: Option<f64>) -> O
     }
 }
 
-/// [`koleo`] of each global view by itself, summed as DINOv2 has it: `[2 * images, features]` to `[1]`.
+/// [`koleo`] of each global view, summed as in DINOv2: `[2 * images, features]` to `[1]`.
 pub(crate) fn koleo_of_views(features: &Tensor<2>) -> Tensor<1> {
     let images = features.dims()[0] / GLOBAL_VIEWS;
     let of_view = |view: usize| koleo(features.clone().narrow(0, view * images, images));
@@ -542,11 +547,12 @@ pub(crate) fn koleo_of_views(features: &Tensor<2>) -> Tensor<1> {
         .fold(of_view(0), |sum, next| sum + next)
 }
 
-/// The estimate of differential entropy by nearest neighbors, negated, on features of length 1: Sablayrolles, Douze, Schmid,
-/// Jégou, *Spreading vectors for similarity search*, [2019](https://arxiv.org/abs/1806.03198), eq. 2, with DINOv2's small
-/// numbers (1e-8 in the distance and in the logarithm).
+/// The negative of a differential entropy estimate by nearest neighbors, on L2-normalized features:
+/// Sablayrolles, Douze, Schmid, Jégou, *Spreading vectors for similarity search*,
+/// [2019](https://arxiv.org/abs/1806.03198), eq. 2, with DINOv2's small constants (1e-8 in the distance and
+/// in the logarithm).
 ///
-/// Neighbors are looked for among the images of this device, as in DINOv2.
+/// Neighbors come from the images of this device, as in DINOv2.
 ///
 /// # Shapes
 /// - features: `[images, width]`, of one view, at least 2 images
@@ -562,7 +568,7 @@ pub fn koleo(features: Tensor<2>) -> Tensor<1> {
     (distance + 1e-8).log().neg().mean_dim(0).reshape([1])
 }
 
-/// 3 on the diagonal, which puts an image's cosine with itself below all others.
+/// 3 on the diagonal, which ranks an image's cosine with itself below all others.
 fn itself(images: usize, device: &Device) -> Tensor<2> {
     let mut values = vec![0f32; images * images];
     values

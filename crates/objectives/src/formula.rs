@@ -1,6 +1,7 @@
-//! Objectives beside PyTorch: weights and views by formula on both sides, the first gradients, and twenty steps.
+//! Objectives compared with PyTorch: weights and views by formula on both sides, the first gradients, and
+//! twenty steps.
 //!
-//! The formulas stand in `scripts/parity/formula.py`; a fixture is what its `record` writes.
+//! The formulas are in `scripts/parity/formula.py`; its `record` writes the fixtures.
 
 use backbones::{BackboneConfig, Context, Draws, Init, Progress, parameters};
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
@@ -11,7 +12,7 @@ use serde_json::Value;
 use std::collections::BTreeMap;
 use training::{Batch, Normalize, Objective, OptimizerConfig, Rates, ViewGroupTensor};
 
-/// What a script of `scripts/parity/` recorded.
+/// A recording of a script in `scripts/parity/`.
 pub(crate) struct Fixture(Value);
 
 impl Fixture {
@@ -19,7 +20,7 @@ impl Fixture {
         Self(serde_json::from_str(text).unwrap())
     }
 
-    /// The objective's config, as the script used it.
+    /// The objective's config in the script.
     pub(crate) fn objective<C: DeserializeOwned>(&self) -> C {
         serde_json::from_value(self.0["settings"]["objective"].clone()).unwrap()
     }
@@ -33,7 +34,7 @@ impl Fixture {
     }
 }
 
-/// A parameter's path as the scripts know it.
+/// A parameter's path in the scripts' form.
 pub(crate) fn plain(path: &str) -> String {
     let left_out = ["student", "teacher", "encoder", "ResNet", "Vit"];
     let parts: Vec<&str> = path.split('.').filter(|part| !left_out.contains(part)).collect();
@@ -175,8 +176,8 @@ pub(crate) fn relative(ours: &[f64], reference: &[f64]) -> f64 {
     length(&difference) / length(reference).max(1e-300)
 }
 
-/// Compares a loss and its gradient with a case of a script's grid: 1e-5 for both, or three times PyTorch's own float32 error
-/// where the case says that it is larger; 32 values of the gradient.
+/// Compares a loss and its gradient with a case of a script's grid: 1e-5 for both, or three times PyTorch's
+/// own float32 error if the case states a larger one; 32 values of the gradient.
 pub(crate) fn check_loss(case: &Value, input: &Tensor<2>, loss: Tensor<1>) {
     let bound = |of: &str| (3.0 * case["torch_float32_error"][of].as_f64().unwrap_or(0.0)).max(1e-5);
     let value = f64::from(loss.clone().into_scalar::<f32>());
@@ -191,10 +192,10 @@ pub(crate) fn check_loss(case: &Value, input: &Tensor<2>, loss: Tensor<1>) {
     assert!(error <= bound("gradient"), "{case}: gradient {error:e} off");
 }
 
-/// Trains as the fixture says and compares every loss, and the first step's gradients.
+/// Trains according to the fixture and compares every loss, and the first step's gradients.
 ///
-/// `prepare` gets the student by formula and a fresh state, and makes the state what the script starts from: at least a
-/// teacher that is a copy of the student.
+/// `prepare` receives the student by formula and a fresh state, and turns the state into the script's initial
+/// one: at least a teacher that is a copy of the student.
 pub(crate) fn follow<O: Objective>(
     objective: &O,
     fixture: &Fixture,
@@ -227,7 +228,7 @@ pub(crate) fn follow_from<O: Objective>(
     let groups: Vec<(usize, usize)> = fixture.setting("views");
     let (images, steps): (usize, usize) = (fixture.setting("images"), fixture.setting("steps"));
     let steps_per_epoch: usize = fixture.setting("steps_per_epoch");
-    // Where the bound is out of float32's reach, three times PyTorch's own float32 error.
+    // If float32 cannot reach the bound: three times PyTorch's own float32 error.
     let tolerance = (3.0 * fixture.0["torch_float32_error"].as_f64().unwrap()).max(1e-4);
     let range = fixture.0["settings"]["loss_range"].as_f64().unwrap_or(0.0);
     for step in 0..steps {
@@ -240,7 +241,7 @@ pub(crate) fn follow_from<O: Objective>(
         let (loss, pending) = objective.loss(&student, &state, &batch, &context);
         let value = f64::from(loss.total.clone().into_scalar::<f32>());
         let expected = fixture.0["losses"][step].as_f64().unwrap();
-        // A loss that passes through 0, as a negative cosine does, is measured against its range.
+        // A loss that crosses 0, like a negative cosine, is measured against its range.
         let size = expected.abs().max(range);
         assert!(
             (value - expected).abs() <= if step == 0 { 1e-5 } else { tolerance } * size,
@@ -276,12 +277,13 @@ fn compare_gradients(fixture: &Fixture, ours: &BTreeMap<String, Vec<f64>>) {
         assert_eq!(sampled.len(), values.len(), "{path}");
         let single = fixture.0["torch_float32_gradient_errors"][path].as_f64().unwrap();
         let error = relative(&sampled, &values);
-        // Nothing but rounding is left of some: a bias before a norm has no gradient.
+        // Some gradients are pure rounding: a bias before a norm has no gradient.
         if error * length(&values) > 1e-7 * largest {
             compared.push((path, error, single));
         }
     }
-    // Sixteen values of one parameter say little about float32's error; the worst parameter's is the bound for all.
+    // Sixteen values of one parameter are a poor sample of float32's error; the worst parameter's error is
+    // the bound for all.
     let bound = compared
         .iter()
         .map(|(_, _, single)| 3.0 * single)

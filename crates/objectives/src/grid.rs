@@ -1,4 +1,4 @@
-//! Losses of two views beside PyTorch, value and gradient, over a grid of shapes and parameters.
+//! Losses of two views compared with PyTorch, value and gradient, over a grid of shapes and parameters.
 //!
 //! Inputs are made by the formula at the top of `scripts/parity/siamese.py` on both sides.
 
@@ -10,7 +10,7 @@ use serde_json::Value;
 pub(crate) struct Case(Value);
 
 impl Case {
-    /// A parameter of the loss, as the script used it.
+    /// A parameter of the loss in the script.
     pub(crate) fn parameter(&self, name: &str) -> f64 {
         self.0["parameters"][name].as_f64().unwrap()
     }
@@ -54,7 +54,7 @@ pub(crate) fn check(name: &str, loss: impl Fn(&Case, Tensor<2>) -> Tensor<1>) {
         let inputs = Tensor::<2>::from_data(TensorData::new(case.inputs(), shape), &device).require_grad();
         let loss = loss(&case, inputs.clone());
         let what = format!("{name} at {shape:?} with {}", case.0["parameters"]);
-        // Where the bound is out of float32's reach, three times PyTorch's own float32 error.
+        // If float32 cannot reach the bound: three times PyTorch's own float32 error.
         let bound = |of: &str| (3.0 * case.0["torch_float32_error"][of].as_f64().unwrap()).max(tolerance);
         let value = f64::from(loss.clone().into_scalar::<f32>());
         let expected = case.0["value"].as_f64().unwrap();

@@ -23,34 +23,34 @@ pub struct MlpShape {
     pub hidden_bias: bool,
     /// Whether the last layer has a bias.
     pub output_bias: bool,
-    /// What follows the last layer.
+    /// The norm after the last layer.
     pub output_norm: OutputNorm,
 }
 
-/// What follows the last layer of an [`Mlp`].
+/// The norm after the last layer of an [`Mlp`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OutputNorm {
-    /// Nothing.
+    /// None.
     None,
     /// Batch normalization with scale and shift.
     Affine,
-    /// Batch normalization without.
+    /// Batch normalization without scale and shift.
     Plain,
 }
 
-/// Linear layers with batch normalization and ReLU between them. Projectors and predictors are made of it.
+/// Linear layers with batch normalization and ReLU between them. Projectors and predictors use it.
 #[derive(Module, Debug)]
 pub struct Mlp {
     /// Hidden layers and the last one.
     pub layers: Vec<Linear>,
     /// Norms of the hidden layers; empty if there are none.
     pub norms: Vec<BatchNorm>,
-    /// The norm behind the last layer.
+    /// The norm after the last layer.
     pub output_norm: Option<BatchNorm>,
 }
 
 impl Mlp {
-    /// Initial weights as `torch.nn.Linear`'s.
+    /// Initial weights of `torch.nn.Linear`.
     pub fn new(init: &Init, shape: &MlpShape) -> Self {
         let mut widths = vec![shape.inputs];
         widths.extend(&shape.hidden);
@@ -105,12 +105,12 @@ impl Mlp {
     }
 }
 
-/// Backbone and projector: what embeds views in most methods.
+/// Backbone and projector: the embedding network of most methods.
 #[derive(Module, Debug)]
 pub struct Encoder {
     /// The network under study.
     pub backbone: Backbone,
-    /// From features to embedding.
+    /// Maps features to the embedding.
     pub projector: Mlp,
 }
 
@@ -144,10 +144,12 @@ impl Encoder {
     }
 }
 
-/// Global views in the methods that predict between views: the first ones, whose targets the others predict.
+/// Number of global views in methods that predict between views: they come first, and the other views predict
+/// their targets.
 pub const GLOBAL_VIEWS: usize = 2;
 
-/// The features of views, size by size: those of one size go through the network together, and each size draws for itself.
+/// The features of views, size by size: views of one size share a forward pass, and each size has its own
+/// draws.
 ///
 /// # Shapes
 /// - output: `[views * images, features]`, all images of view 0 first
@@ -158,20 +160,21 @@ pub fn features_of_views(backbone: &Backbone, views: &[ViewGroupTensor], context
     Tensor::cat(views.iter().enumerate().map(of_size).collect(), 0)
 }
 
-/// The first half of the rows and the second: what two views gave that went through a network together.
+/// The first half of the rows and the second: the outputs of two views that shared a forward pass.
 pub fn halves(rows: Tensor<2>) -> (Tensor<2>, Tensor<2>) {
     let images = rows.dims()[0] / 2;
     (rows.clone().narrow(0, 0, images), rows.narrow(0, images, images))
 }
 
-/// Each row divided by its length, as `torch.nn.functional.normalize` (lengths below 1e-12 count as 1e-12).
+/// Each row divided by its length, as in `torch.nn.functional.normalize` (lengths below 1e-12 count as
+/// 1e-12).
 pub fn l2_normalize(x: Tensor<2>) -> Tensor<2> {
     let length = x.clone().powi_scalar(2).sum_dim(1).sqrt().clamp_min(1e-12);
     x / length
 }
 
-/// The standard deviation of each column over the rows, averaged: `[1]`, detached. For embeddings of length 1 it is
-/// 1 / sqrt(width) when they spread evenly over the sphere and 0 when they collapse.
+/// The standard deviation of each column over the rows, averaged: `[1]`, detached. For L2-normalized
+/// embeddings it is 1 / sqrt(width) if they spread evenly over the sphere and 0 if they collapse.
 pub fn spread(embeddings: &Tensor<2>) -> Tensor<1> {
     let embeddings = embeddings.clone().detach();
     embeddings.var(0).sqrt().mean_dim(1).reshape([1])
@@ -186,7 +189,7 @@ pub fn spread(embeddings: &Tensor<2>) -> Tensor<1> {
 /// - output: `[1]`
 ///
 /// # Panics
-/// If the targets hold a graph.
+/// If the targets have a graph.
 pub fn cross_view_prediction(
     logits: Tensor<2>,
     targets: Tensor<2>,

@@ -1,5 +1,5 @@
-//! iBOT, an image BERT with an online tokenizer: DINO, whose student also predicts the teacher's targets for patches that
-//! are hidden from it.
+//! iBOT, an image BERT with an online tokenizer: DINO, whose student also predicts the teacher's targets for
+//! hidden patches.
 //!
 //! Zhou, Wei, Wang, Shen, Xie, Yuille, Kong, [2021](https://arxiv.org/abs/2111.07832).
 //!
@@ -10,8 +10,9 @@
 //! the same view, whole ────────────── teacher ─ patches ─── head ── q ─┘
 //! ```
 //!
-//! The teacher's targets for patches have a temperature and a center of their own. With `centering.sinkhorn`, `koleo_weight`
-//! and a `patch_head` this is the loss of DINOv2 ([Oquab et al. 2023](https://arxiv.org/abs/2304.07193)).
+//! The teacher's targets for patches have their own temperature and center. With `centering.sinkhorn`,
+//! `koleo_weight` and a `patch_head` this is the loss of DINOv2 ([Oquab et al.
+//! 2023](https://arxiv.org/abs/2304.07193)).
 
 #[cfg(test)]
 mod tests;
@@ -41,20 +42,20 @@ pub struct Config {
     pub student_temperature: f64,
     /// Softmax temperature of the teacher's targets for whole images, above 0. Paper: 0.07.
     pub teacher_temperature: f64,
-    /// How it gets there; absent: it is there from the start. Paper: from 0.04 over 30 epochs.
+    /// Its warmup; absent: constant. Paper: from 0.04 over 30 epochs.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub teacher_temperature_warmup: Option<TemperatureWarmup>,
     /// Softmax temperature of the teacher's targets for patches, above 0. Paper: 0.07.
     pub patch_teacher_temperature: f64,
-    /// How it gets there, from `mask.from_epoch` on; absent: it is there from the start. Paper: from 0.04 over 30 epochs.
+    /// Its warmup, from `mask.from_epoch` on; absent: constant. Paper: from 0.04 over 30 epochs.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub patch_teacher_temperature_warmup: Option<TemperatureWarmup>,
-    /// What keeps the teacher from preferring one prototype, for images and for patches, each by itself. Paper: a mean with
-    /// momentum 0.9 for both.
+    /// Keeps the teacher from preferring one prototype, for images and for patches separately. Paper: a mean
+    /// with momentum 0.9 for both.
     pub centering: Centering,
     /// Epochs at the start in which the heads' last layers are frozen. Paper: 1.
     pub freeze_last_layer_epochs: usize,
-    /// Share of the teacher that is kept at each step, 0..1, at the start. Paper: 0.996.
+    /// Teacher momentum per step, 0..1, at the start. Paper: 0.996.
     pub momentum: f64,
     /// The same at the end, reached by a cosine over all steps; absent: constant. Paper: 1.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -62,40 +63,41 @@ pub struct Config {
     /// Weight of KoLeo on the student's class tokens of the global views; absent: none. DINOv2: 0.1.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub koleo_weight: Option<f64>,
-    /// Weight of the patches' loss beside that of whole images. Paper: 1.
+    /// Weight of the patch loss relative to the image loss. Paper: 1.
     pub patch_weight: f64,
-    /// Which patches are hidden.
+    /// The choice of hidden patches.
     pub mask: MaskConfig,
-    /// From class tokens to logits, and from patches' tokens too where there is no `patch_head`.
+    /// Maps class tokens to logits, and patch tokens too if `patch_head` is absent.
     pub head: HeadConfig,
-    /// From patches' tokens to logits; absent: `head` does it. Paper: absent; DINOv2's large models: as `head`.
+    /// Maps patch tokens to logits; absent: `head` does it. Paper: absent; DINOv2's large models: as `head`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub patch_head: Option<HeadConfig>,
 }
 
-/// Which patches of the global views are hidden from the student.
+/// The choice of the global views' patches to hide from the student.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct MaskConfig {
-    /// What they look like. Paper: `"block"`.
+    /// Shape of the hidden region. Paper: `"block"`.
     pub shape: MaskShape,
-    /// How many of the global views hide any, above 0 and at most 1. Paper: 0.5, each view drawn by itself.
+    /// Probability that a global view hides any patches, above 0 and at most 1. Paper: 0.5, drawn for each
+    /// view separately.
     pub probability: f64,
-    /// Smallest and largest share of a view's patches that is hidden, within 0..1; drawn uniformly. Paper: 0.1 to 0.5
-    /// (0.3 give or take 0.2).
+    /// Smallest and largest share of a view's hidden patches, within 0..1; drawn uniformly. Paper: 0.1 to 0.5
+    /// (0.3 ± 0.2).
     pub ratio: [f64; 2],
-    /// Completed epochs before any are. Paper: 0 for vision transformers.
+    /// Completed epochs before masking starts. Paper: 0 for vision transformers.
     pub from_epoch: usize,
 }
 
-/// What the hidden patches of a view look like.
+/// Shape of a view's hidden region.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum MaskShape {
-    /// Rectangles of 1/0.3 to 0.3 times as many rows as columns, one after the other until they cover the share or no more
-    /// fits in: Bao et al., *BEiT*, [2021](https://arxiv.org/abs/2106.08254), algorithm 1.
+    /// Rectangles of 1/0.3 to 0.3 times as many rows as columns, added until they cover the share or no more
+    /// fits: Bao et al., *BEiT*, [2021](https://arxiv.org/abs/2106.08254), algorithm 1.
     Block,
-    /// Each patch by itself.
+    /// Single patches.
     Random,
 }
 
@@ -200,7 +202,7 @@ impl MaskConfig {
         Ok(())
     }
 
-    /// The patches of one view that are hidden, row by row, in the order of the grid.
+    /// The hidden patches of one view, row by row.
     fn draw(&self, [rows, columns]: [usize; 2], rng: &mut impl Rng) -> Vec<bool> {
         let masked = uniform(rng, 0.0, 1.0) < self.probability;
         let ratio = uniform(rng, self.ratio[0], self.ratio[1]);
@@ -222,9 +224,9 @@ impl MaskConfig {
     }
 }
 
-/// Hides rectangles until `wanted` patches are hidden or ten tries in a row found no place, as in the paper's code: the least
-/// area of a try is that of a square of a third of the grid's shorter side, and a rectangle that would hide too many is
-/// not taken.
+/// Hides rectangles until `wanted` patches are hidden or ten tries in a row failed, as in the paper's code.
+/// The smallest area of a try is a square of a third of the grid's shorter side. A rectangle that would hide
+/// too many patches is rejected.
 fn blocks(hidden: &mut [bool], [rows, columns]: [usize; 2], wanted: f64, rng: &mut impl Rng) {
     let least = (rows.min(columns) / 3).pow(2) as f64;
     let mut count = 0;
@@ -252,25 +254,28 @@ fn blocks(hidden: &mut [bool], [rows, columns]: [usize; 2], wanted: f64, rng: &m
     }
 }
 
-/// Uniform between two numbers in either order.
+/// Uniform between two numbers given in either order.
 fn uniform(rng: &mut impl Rng, from: f64, to: f64) -> f64 {
     from + (to - from) * draws::uniform(rng)
 }
 
-/// What is hidden in the global views of a (micro-)batch.
+/// The hidden patches in the global views of a (micro-)batch.
 struct Mask {
     /// `[2 * images, patches]`: true where a patch is hidden.
     hidden: Tensor<2, Bool>,
-    /// The hidden patches' numbers, counted through all global views; at least one, whose weight is 0 if none is hidden.
+    /// The hidden patches' indices, counted over all global views; at least one, with weight 0 if none is
+    /// hidden.
     places: Tensor<1, Int>,
-    /// What each counts, `[places, 1]`: an image's sum to 1 / (2 images), whatever their number.
+    /// Weight of each, `[places, 1]`: an image's weights sum to 1 / (2 images) for any number of hidden
+    /// patches.
     weights: Tensor<2>,
-    /// The share of patches that are hidden, `[1]`.
+    /// The share of hidden patches, `[1]`.
     share: Tensor<1>,
 }
 
 impl Mask {
-    /// Draws are those of the view in the step, so a micro-batch hides what the whole batch hides.
+    /// Draws depend on the view's index in the step, so a micro-batch hides the same patches as the whole
+    /// batch.
     fn draw(
         config: &MaskConfig,
         images: usize,
@@ -291,7 +296,7 @@ impl Mask {
         Self::new(&views, device)
     }
 
-    /// From what is hidden in each view, all images of view 0 first.
+    /// From the hidden patches of each view, all images of view 0 first.
     fn new(views: &[Vec<bool>], device: &Device) -> Self {
         let (mut places, mut weights) = (vec![], vec![]);
         for (number, view) in views.iter().enumerate() {
@@ -306,7 +311,7 @@ impl Mask {
         let hidden = views.concat();
         let share = places.len() as f32 / hidden.len() as f32;
         if places.is_empty() {
-            // An empty tensor is no tensor to every backend.
+            // Some backends do not support empty tensors.
             (places, weights) = (vec![0], vec![0.0]);
         }
         let (count, patches) = (places.len(), hidden.len() / views.len());
@@ -328,33 +333,33 @@ impl Mask {
         rows.select(0, self.places.clone())
     }
 
-    /// The weighted sum of one number for each hidden patch, `[places, 1]` to `[1]`.
+    /// The weighted sum of one value per hidden patch, `[places, 1]` to `[1]`.
     fn sum(&self, each: Tensor<2>) -> Tensor<1> {
         (each * self.weights.clone()).sum_dim(0).reshape([1])
     }
 }
 
-/// All that the optimizer updates.
+/// Everything that the optimizer updates.
 #[derive(Module, Debug)]
 pub struct Student {
     /// Backbone and head.
     pub encoder: Network,
-    /// The patches' head, if they have one of their own.
+    /// The patches' head, if it is separate.
     pub patch_head: Option<Head>,
-    /// The token that replaces every hidden patch, `[1, width]`. Two dimensions, as in the paper's code, so that weight decay takes it
-    /// for a weight.
+    /// The token that replaces every hidden patch, `[1, width]`. Two dimensions, as in the paper's code, so
+    /// that weight decay treats it as a weight.
     pub mask_token: Param<Tensor<2>>,
 }
 
-/// The rest of what is saved.
+/// The remaining saved state.
 #[derive(Module, Debug)]
 pub struct State {
     /// The moving average of the student's backbone and head.
     pub teacher: Network,
     /// The moving average of the patches' head.
     pub patch_teacher: Option<Head>,
-    /// The moving average of the teacher's logits of class tokens, `[1, prototypes]`; absent with `centering.sinkhorn`.
-    /// Spelled as in checkpoints.
+    /// The moving average of the teacher's logits of class tokens, `[1, prototypes]`; absent with
+    /// `centering.sinkhorn`. The spelling matches checkpoints.
     pub centre: Option<Param<Tensor<2>>>,
     /// The same for all patches, hidden or not.
     pub patch_centre: Option<Param<Tensor<2>>>,
@@ -370,7 +375,7 @@ pub struct Ibot {
     backbone: BackboneConfig,
 }
 
-/// What the student predicts of a batch, and the means by which the centers move.
+/// The student's targets for a batch, and the means that update the centers.
 struct Targets {
     class: Tensor<2>,
     patches: Tensor<2>,
@@ -387,7 +392,8 @@ impl Ibot {
 
         let head = state.patch_teacher.as_ref().unwrap_or(head);
         let (patches, mean) = match centering {
-            // The center is of all patches. The last layer is linear: the mean of logits is the logit of the mean.
+            // The center covers all patches. The last layer is linear: the mean of logits is the logit of the
+            // mean.
             Centering::Mean { .. } => {
                 let [views, patches, width] = tokens.patches.dims();
                 let all = head.embed(tokens.patches.reshape([views * patches, width]), context);
@@ -412,7 +418,7 @@ impl Ibot {
     }
 }
 
-/// The vision transformer that the config demands.
+/// The backbone as the vision transformer that the config requires.
 fn vit(backbone: &Backbone) -> &backbones::Vit {
     let Some(vit) = backbone.as_vit() else {
         unreachable!("`Config::validate` refuses other networks")
@@ -442,7 +448,7 @@ impl Objective for Ibot {
                 .patch_head
                 .as_ref()
                 .map(|head| Head::new(&at.at("patch_head"), head, width)),
-            // As in the paper's code.
+            // Zeros, as in the paper's code.
             mask_token: trained(at.zeros([1, width])),
         };
         let of_patches = config.patch_head.as_ref().unwrap_or(&config.head);
@@ -565,7 +571,7 @@ impl Objective for Ibot {
 /// `−q · log softmax(logits / temperature)` of each row: the paper's L_MIM for one patch.
 ///
 /// # Shapes
-/// - logits, targets: `[rows, prototypes]`, the student's and the teacher's, whose rows sum to 1
+/// - logits, targets: `[rows, prototypes]`, the student's and the teacher's; rows of the targets sum to 1
 /// - output: `[rows, 1]`
 pub fn cross_entropies(logits: Tensor<2>, targets: Tensor<2>, temperature: f64) -> Tensor<2> {
     (log_softmax(logits / temperature, 1) * targets).sum_dim(1).neg()

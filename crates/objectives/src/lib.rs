@@ -1,7 +1,7 @@
-//! Backbone in, loss out: one file a self-supervised method, and the list of them.
+//! Backbone in, loss out: one file per self-supervised method, and the list of them.
 //!
 //! A new method is one file here, its `mod` line, its line in [the list](METHODS), and one config under
-//! `configs/pretrain/`. The conformance suite (`conformance.rs`) decides when it is done.
+//! `configs/pretrain/`. It is finished when it passes the conformance suite (`conformance.rs`).
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
@@ -19,7 +19,7 @@ pub mod simsiam;
 pub mod swav;
 pub mod vicreg;
 
-// What they have in common.
+// Shared modules.
 mod checks;
 pub mod head;
 pub mod method;
@@ -42,8 +42,8 @@ use training::{
     Config, Dataset, Error, Event, Objective, ObjectiveSection, RunOptions, Summary, dataset_views,
 };
 
-/// Makes [`ObjectiveConfig`] of the list below: a variant for each method, and the matches that find a config's method.
-/// Whatever differs between methods is said by their [`MethodConfig`].
+/// Defines [`ObjectiveConfig`] from the list below: a variant for each method, and the matches that select a
+/// config's method. All differences between methods are in their [`MethodConfig`].
 macro_rules! methods {
     ($($variant:ident in $module:ident,)*) => {
         /// The self-supervised method of a config. TOML: one table, e.g. `[objective.moco]`.
@@ -65,19 +65,21 @@ macro_rules! methods {
                 match self { $(Self::$variant(_) => $module::Config::NAME,)* }
             }
 
-            /// How many numbers the method's parts hold behind features of this width, by the key that says it most.
+            /// Parameter counts of the method's parts for features of this width, by the key with the largest
+            /// effect.
             pub(crate) fn parameter_budget(&self, features: f64) -> Vec<(String, f64)> {
                 let parts = match self { $(Self::$variant(method) => method.parameter_budget(features),)* };
                 let name = self.name();
                 parts.into_iter().map(|(key, numbers)| (format!("objective.{name}.{key}"), numbers)).collect()
             }
 
-            /// The config of a two-step trial with `batch_images` images: all but what must follow the batch stays.
+            /// The config of a two-step trial with `batch_images` images; only settings that depend on the
+            /// batch size change.
             pub fn for_smoke_test(&mut self, batch_images: usize) {
                 match self { $(Self::$variant(method) => method.for_smoke_test(batch_images),)* }
             }
 
-            /// Shows the method, on this network, to `visitor`. Both configs were validated.
+            /// Passes the method, on this network, to `visitor`. Both configs must be valid.
             pub fn visit<V: Visitor>(&self, backbone: &BackboneConfig, visitor: V) -> V::Output {
                 let backbone = backbone.clone();
                 match self.clone() {
@@ -129,7 +131,7 @@ pub trait Visitor {
 /// Runs [`training::pretrain`] with the method that the config names.
 ///
 /// # Errors
-/// Those of [`training::train`], a config that does not fit its method among them.
+/// Those of [`training::train`], and a config that does not suit its method.
 pub fn pretrain(
     config: &Config<ObjectiveConfig>,
     dataset: Arc<Dataset>,
@@ -145,7 +147,7 @@ pub fn pretrain(
     config.objective.visit(&config.backbone, run)
 }
 
-/// The arguments of [`training::pretrain`] but the objective.
+/// The arguments of [`training::pretrain`] without the objective.
 struct Run<'a> {
     config: &'a Config<ObjectiveConfig>,
     dataset: Arc<Dataset>,
@@ -165,7 +167,7 @@ impl Visitor for Run<'_> {
 mod tests {
     use super::*;
 
-    /// The name that a method gives itself is the name of its table.
+    /// A method's own name is the name of its table.
     #[test]
     fn a_methods_name_is_that_of_its_table() {
         let error = toml::from_str::<ObjectiveConfig>("[unknown]").unwrap_err();

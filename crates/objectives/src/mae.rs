@@ -1,4 +1,5 @@
-//! MAE, masked autoencoders: most patches of an image are hidden, and their pixels are made from the rest.
+//! MAE, masked autoencoders: most patches of an image are hidden, and their pixels are reconstructed from the
+//! rest.
 //!
 //! He, Chen, Xie, Li, Dollár, Girshick, *Masked autoencoders are scalable vision learners*,
 //! [2021](https://arxiv.org/abs/2111.06377).
@@ -9,8 +10,8 @@
 //!                   └─ hidden ────────────────────────────────────── their own pixels ───────────┘
 //! ```
 //!
-//! The encoder never sees a mask token, so it costs a quarter of what it would on whole images; the decoder is dropped
-//! after training.
+//! The encoder never processes mask tokens, so it costs a quarter of a pass over whole images; the decoder is
+//! dropped after training.
 
 use crate::checks;
 use crate::method::{Invalid, MethodConfig, RunShape, needs_vit};
@@ -27,16 +28,16 @@ use training::{Batch, Loss, Objective, ViewCount};
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
-    /// Part of the patches that is hidden, above 0 and below 1. Paper: 0.75 (section 3 and figure 5).
+    /// Share of hidden patches, above 0 and below 1. Paper: 0.75 (section 3 and figure 5).
     pub mask_ratio: f64,
     /// Channels of the decoder's tokens, a multiple of 4 for its positions. Paper: 512 (table 1).
     pub decoder_width: usize,
     /// Blocks of the decoder. Paper: 8.
     pub decoder_depth: usize,
-    /// Attention heads of the decoder, which divide its width. Paper: 16.
+    /// Attention heads of the decoder, which must divide its width. Paper: 16.
     pub decoder_heads: usize,
-    /// Compare with pixels that are brought to mean 0 and variance 1 in each patch. Paper: true for representations, false
-    /// for pictures (section 3, table 1d).
+    /// Compare with pixels normalized to mean 0 and variance 1 in each patch. Paper: true for
+    /// representations, false for pictures (section 3, table 1d).
     pub normalize_pixels: bool,
 }
 
@@ -101,12 +102,12 @@ impl MethodConfig for Config {
 }
 
 impl Config {
-    /// Patches of an image that the encoder sees, rounded down as the reference has it.
+    /// Patches of an image that the encoder gets, rounded down as in the reference.
     fn kept(&self, patches: usize) -> usize {
         (patches as f64 * (1.0 - self.mask_ratio)) as usize
     }
 
-    /// The decoder as a network: its blocks are those of the encoder's kind, at sizes of their own.
+    /// The decoder as a network: blocks of the encoder's kind, with other sizes.
     fn decoder(&self, encoder: &VitConfig) -> VitConfig {
         VitConfig {
             width: self.decoder_width,
@@ -120,18 +121,18 @@ impl Config {
     }
 }
 
-/// What makes pixels of the encoder's tokens.
+/// Reconstructs pixels from the encoder's tokens.
 #[derive(Module, Debug)]
 pub struct Decoder {
-    /// From the encoder's width to the decoder's.
+    /// Maps the encoder's width to the decoder's.
     pub embed: Linear,
     /// The token that replaces every hidden patch, `[1, 1, decoder_width]`.
     pub mask_token: Param<Tensor<3>>,
-    /// Blocks as the encoder's.
+    /// Blocks of the encoder's kind.
     pub blocks: Vec<Block>,
-    /// Behind the last block.
+    /// The norm after the last block.
     pub norm: LayerNorm,
-    /// To a patch's pixels.
+    /// Maps a token to a patch's pixels.
     pub pred: Linear,
 }
 
@@ -154,12 +155,13 @@ impl Decoder {
 
     /// The pixels of the hidden patches.
     ///
-    /// The paper puts the tokens back in the order of the image. That order matters to positions alone, so here positions
-    /// are brought to the order of the tokens, and only the hidden patches' tokens go through the last two layers.
+    /// The paper restores the image's order of tokens. That order matters only to positions, so here
+    /// positions are reordered to match the tokens, and only the hidden patches' tokens go through the last
+    /// two layers.
     ///
     /// # Shapes
     /// - `tokens`: `[images, others + kept, features]`, the class token and registers before the patches
-    /// - `mask`: which patches of a grid of `grid` rows and columns they are
+    /// - `mask`: their positions in a grid of `grid` rows and columns
     /// - output: `[images, hidden, 3·patch²]`
     fn forward(&self, tokens: Tensor<3>, mask: &Mask, grid: [usize; 2], context: &Context) -> Tensor<3> {
         let tokens = self.embed.forward(tokens);
@@ -181,7 +183,7 @@ impl Decoder {
     }
 }
 
-/// All that the optimizer updates.
+/// Everything that the optimizer updates.
 #[derive(Module, Debug)]
 pub struct Student {
     /// The encoder, the network under study.
@@ -190,7 +192,7 @@ pub struct Student {
     pub decoder: Decoder,
 }
 
-/// Nothing else is saved.
+/// No further state.
 #[derive(Module, Debug)]
 pub struct State {}
 
@@ -258,11 +260,11 @@ impl Objective for Mae {
     }
 }
 
-/// Which patches of each image are visible.
+/// The visible and hidden patches of each image.
 struct Mask {
     /// `[images, kept]`, in random order.
     keep: Tensor<2, Int>,
-    /// `[images, hidden]`, the others.
+    /// `[images, hidden]`, the remaining patches.
     hidden: Tensor<2, Int>,
 }
 
@@ -283,7 +285,7 @@ impl Mask {
     }
 }
 
-/// The patches of the `image`-th image of the step: `kept` of them at random, then the others.
+/// A permutation of the patches of the step's `image`-th image: `kept` random ones first, then the others.
 fn order(image: usize, patches: usize, kept: usize, context: &Context) -> Vec<i32> {
     let mut rng = context.draws.whole_step().rng("mae.mask", image as u64);
     let mut order: Vec<i32> = (0..patches as i32).collect();
@@ -291,7 +293,7 @@ fn order(image: usize, patches: usize, kept: usize, context: &Context) -> Vec<i3
     order
 }
 
-/// The pixels of some patches, channels innermost as in the reference's files.
+/// The pixels of some patches, channels last as in the reference code.
 ///
 /// # Shapes
 /// - `images`: `[images, 3, height, width]`
@@ -313,10 +315,10 @@ fn pixels(images: Tensor<4>, patch: usize, which: &Tensor<2, Int>) -> Tensor<3> 
 
 /// The mean squared error over the hidden patches' pixels (section 3, "reconstruction target").
 ///
-/// With `normalize`, pixels are first brought to mean 0 and variance 1 in their patch: the paper says by mean and standard
-/// deviation of all pixels in a patch; unspecified there, it is `(pixel - mean) / sqrt(variance + 1e-6)` with the unbiased
-/// variance in the implementations that reproduce it (Hugging Face's `ViTMAEForPreTraining`, lightly's
-/// `normalize_mean_var`).
+/// With `normalize`, pixels are first normalized to mean 0 and variance 1 in their patch. The paper specifies
+/// only the mean and standard deviation of all pixels in a patch. This is `(pixel - mean) / sqrt(variance +
+/// 1e-6)` with the unbiased variance, as in implementations that reproduce it (Hugging Face's
+/// `ViTMAEForPreTraining`, lightly's `normalize_mean_var`).
 ///
 /// # Shapes
 /// - made, pixels: `[images, hidden, pixels]`
@@ -330,7 +332,7 @@ pub fn reconstruction(made: Tensor<3>, pixels: Tensor<3>, normalize: bool) -> Te
     } else {
         pixels
     };
-    // Every image hides as many patches as the others, so a mean of means is the mean.
+    // Every image hides the same number of patches, so a mean of means is the overall mean.
     (made - target)
         .powi_scalar(2)
         .mean_dim(2)
@@ -395,7 +397,7 @@ mod tests {
     #[test]
     fn twenty_steps_follow_pytorch() {
         let fixture = Fixture::new(include_str!("../fixtures/mae.json"));
-        // Draws are part of what a seed means: they must not change between versions.
+        // Draws are part of the meaning of a seed: they must not change between versions.
         let drawn: Vec<Vec<Vec<i32>>> = (0..20)
             .map(|step| {
                 (0..8)
@@ -451,7 +453,7 @@ mod tests {
             assert_eq!(sorted, (0..12).collect::<Vec<i32>>());
             order[..kept].iter().for_each(|patch| shown[*patch as usize] += 1);
         }
-        // Each patch is shown 1,000 times of 4,000, give or take √(4000 · ¼ · ¾) = 27.
+        // Each patch is visible 1,000 times of 4,000, with a standard deviation of √(4000 · ¼ · ¾) = 27.
         assert!(
             shown.iter().all(|count| count.abs_diff(1000) < 4 * 27),
             "{shown:?}"
@@ -459,7 +461,7 @@ mod tests {
         let at = |image, context: &Context| order(image, patches, kept, context);
         assert_ne!(at(0, &context(0)), at(1, &context(0)));
         assert_ne!(at(0, &context(0)), at(0, &context(1)));
-        // A micro-batch draws for its images what the whole batch draws for them.
+        // A micro-batch draws the same for its images as the whole batch.
         let device = Device::flex();
         let rows = |mask: Mask| mask.keep.into_data().iter::<i64>().collect::<Vec<_>>();
         let whole = rows(Mask::draw(4, patches, kept, &context(0), &device));
@@ -532,7 +534,7 @@ mod tests {
             "{error}"
         );
         assert_eq!(conformance::checked(&config(), &backbone, 8), Ok(()));
-        // As the reference rounds: 196 patches at 0.75 show 49, at 0.6 78.
+        // Rounding as in the reference: 196 patches at 0.75 keep 49, at 0.6 78.
         assert_eq!(config().kept(196), 49);
         assert_eq!(
             Config {

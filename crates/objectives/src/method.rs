@@ -1,47 +1,48 @@
-//! The interface of a method's file beside its objective: the name of its table, the check of its values, its parameter
-//! counts, and the changes for a smoke test.
+//! The interface of a method's file besides its objective: the name of its table, the validation of its
+//! values, its parameter counts, and the changes for a smoke test.
 
 use backbones::{BackboneConfig, VitConfig};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use training::Objective;
 
-/// A self-supervised method, as its table `[objective.NAME]`. One file implements it together with the [`Objective`] that it
-/// makes, and `lib.rs` lists it: that is all a method takes.
+/// A self-supervised method, as its table `[objective.NAME]`. One file implements it together with its
+/// [`Objective`], and `lib.rs` lists it; nothing else is needed.
 pub trait MethodConfig: Clone + DeserializeOwned + Serialize {
     /// Name of the table, and of the method in logs and encoder files: the variant of
     /// [`ObjectiveConfig`](crate::ObjectiveConfig) in snake case.
     const NAME: &'static str;
 
-    /// What is trained.
+    /// The objective that trains with this config.
     type Objective: Objective;
 
-    /// The objective of this config, which was validated, on a network.
+    /// The objective of this validated config, on a network.
     fn objective(self, backbone: BackboneConfig) -> Self::Objective;
 
-    /// Refuses values with which the method makes no sense, or that do not fit the rest of the run.
+    /// Gives an error for values that the method cannot use, or that contradict the rest of the run.
     fn validate(&self, run: &RunShape<'_>) -> Result<(), Invalid>;
 
-    /// How many numbers the method's parts hold behind features of this width, by the key of the table that says it most.
-    /// Parameters and queues, roughly; a teacher is not counted. No memory is taken.
+    /// Parameter counts of the method's parts for features of this width, by the key with the largest effect.
+    /// Approximate, with queues and without a teacher. Allocates no memory.
     fn parameter_budget(&self, features: f64) -> Vec<(&'static str, f64)>;
 
-    /// Changes what must follow the batch, for two steps of `batch_images` images. Most methods have nothing to change.
+    /// Adapts settings that depend on the batch size, for two steps of `batch_images` images. Most methods
+    /// change nothing.
     fn for_smoke_test(&mut self, _batch_images: usize) {}
 
-    /// [`validate`](Self::validate), with the message that a user reads.
+    /// [`validate`](Self::validate), with the message for the user.
     ///
     /// # Errors
-    /// The key, what it must be and what it is.
+    /// The key, its valid range and its value.
     fn check(&self, run: &RunShape<'_>) -> Result<(), String> {
         self.validate(run).map_err(|invalid| invalid.message(Self::NAME))
     }
 }
 
-/// What of the rest of a run's config a method must fit.
+/// The parts of a run's config that a method must fit.
 #[derive(Clone, Copy, Debug)]
 pub struct RunShape<'a> {
-    /// Photographs in an optimizer step.
+    /// Photographs per optimizer step.
     pub batch_images: usize,
     /// The network under study.
     pub backbone: &'a BackboneConfig,
@@ -49,22 +50,23 @@ pub struct RunShape<'a> {
     pub views_px: &'a [(u32, u32)],
 }
 
-/// Why a method refuses a config.
+/// Reason why a method rejects a config.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Invalid {
-    /// A key of the method's own table, and what it must be: `must be at least 1, got 0`.
+    /// A key of the method's own table, and its condition: `must be at least 1, got 0`.
     Key {
-        /// Within the table: `head.prototypes`.
+        /// Path within the table: `head.prototypes`.
         key: String,
-        /// What it must be, and what it is.
+        /// Its valid range and its value.
         reason: String,
     },
-    /// Something of the rest of the config, in whole: `` `data.batch_images` must be at least 2, got 1 ``.
+    /// A condition on the rest of the config, as a full message: `` `data.batch_images` must be at least 2,
+    /// got 1 ``.
     Run(String),
 }
 
 impl Invalid {
-    /// A key of the method's table and what is wrong with it.
+    /// A key of the method's table and its fault.
     pub(crate) fn key(key: &str, reason: impl Into<String>) -> Self {
         Self::Key {
             key: key.to_owned(),
@@ -72,7 +74,7 @@ impl Invalid {
         }
     }
 
-    /// The same of a table within the method's table, `table`.
+    /// The same for `table`, a table within the method's table.
     pub(crate) fn within(self, table: &str) -> Self {
         match self {
             Self::Key { key, reason } => Self::Key {
@@ -91,7 +93,8 @@ impl Invalid {
     }
 }
 
-/// The run's vision transformer; other networks are refused, `why` being what `method` needs of one.
+/// The run's vision transformer; other networks give an error, with `why` as the reason that `method` needs
+/// one.
 pub(crate) fn needs_vit<'a>(run: &RunShape<'a>, method: &str, why: &str) -> Result<&'a VitConfig, Invalid> {
     match run.backbone {
         BackboneConfig::Vit(vit) => Ok(vit),

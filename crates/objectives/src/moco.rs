@@ -1,4 +1,4 @@
-//! MoCo, momentum contrast: a query must find its key among a queue of older keys.
+//! MoCo, momentum contrast: a query must identify its key in a queue of older keys.
 //!
 //! Version 1: [He et al. 2019](https://arxiv.org/abs/1911.05722); version 2 adds an MLP head, stronger augmentation and
 //! a cosine schedule: [Chen et al. 2020](https://arxiv.org/abs/2003.04297).
@@ -11,10 +11,11 @@
 //!
 //! The papers' query encoder is our student, their key encoder our teacher.
 //!
-//! **Shuffled batch normalization** (section 3.3 of the first paper): batch statistics give away which images share them, and
-//! a network that reads them solves the task without learning. So the statistics must be of parts of the batch
-//! (`batch_norm_images` in `[training]`, 32 as on one of the papers' GPUs), and keys are shuffled among the parts before
-//! they go through the teacher. On one device this needs no communication: a permutation of the batch does it.
+//! **Shuffled batch normalization** (section 3.3 of the first paper): batch statistics reveal which images
+//! share them, and a network that reads them solves the task without learning. So the statistics must cover
+//! parts of the batch (`batch_norm_images` in `[training]`, 32 as on one of the papers' GPUs), and keys are
+//! shuffled among the parts before the teacher. On one device this needs no communication: a permutation of
+//! the batch is enough.
 
 use crate::checks;
 use crate::head::{l2_normalize, spread};
@@ -34,16 +35,16 @@ use training::{Batch, Loss, Objective, ViewCount};
 pub struct Config {
     /// `"mlp"` (version 2: linear, ReLU, linear) or `"linear"` (version 1).
     pub head: Head,
-    /// Width of the embedding in which queries meet keys. Papers: 128.
+    /// Width of the embedding in which queries and keys are compared. Papers: 128.
     pub embedding_width: usize,
     /// Keys in the queue; a multiple of `data.batch_images`. Papers: 65,536.
     pub queue_images: usize,
-    /// Share of the teacher that is kept at each step, 0..1. Papers: 0.999; with 0.9 and below version 1 degrades.
+    /// Teacher momentum per step, 0..1. Papers: 0.999; with 0.9 and below version 1 degrades.
     pub momentum: f64,
     /// Softmax temperature, above 0. Version 1: 0.07; version 2: 0.2.
     pub temperature: f64,
-    /// Shuffle the keys among the parts that share batch statistics. Papers: true; without it the loss falls fast and
-    /// the representation stays poor.
+    /// Shuffle the keys among the parts that share batch statistics. Papers: true; otherwise the loss falls
+    /// fast and the representation stays poor.
     pub shuffle: bool,
 }
 
@@ -123,20 +124,20 @@ impl Encoder {
     }
 }
 
-/// All that the optimizer updates.
+/// Everything that the optimizer updates.
 #[derive(Module, Debug)]
 pub struct Student {
     /// The query encoder.
     pub encoder: Encoder,
 }
 
-/// The rest of what is saved.
+/// The remaining saved state.
 #[derive(Module, Debug)]
 pub struct State {
     /// The key encoder.
     pub teacher: Encoder,
-    /// Keys of earlier batches, `[queue_images, embedding_width]`, each of length 1. Where the next go follows from the
-    /// step: see `push`.
+    /// Keys of earlier batches, `[queue_images, embedding_width]`, each of length 1. The step determines the
+    /// next rows to overwrite: see `push`.
     pub queue: Param<Tensor<2>>,
 }
 
@@ -186,8 +187,9 @@ impl Objective for Moco {
         (Loss { total: loss, signals }, context.replicas.gather(keys))
     }
 
-    // Differs from the papers' listing, which moves the teacher before each key is computed: here it moves after the
-    // optimizer's step. The first move of the listing mixes equal weights, so the arithmetic is the same.
+    // Differs from the papers' listing, which updates the teacher before each key is computed: here it is
+    // updated after the optimizer's step. The listing's first update mixes equal weights, so the arithmetic
+    // is the same.
     fn commit(
         &self,
         student: Student,
@@ -205,14 +207,14 @@ impl Objective for Moco {
     }
 }
 
-/// A queue at step 0: normal draws, each key brought to length 1.
+/// The initial queue: normal draws, each L2-normalized.
 pub(crate) fn new_queue(init: &Init, queue_images: usize, width: usize) -> Param<Tensor<2>> {
     let queue = init.at("queue").normal([queue_images, width], 1.0);
     buffer(l2_normalize(queue).without_autodiff())
 }
 
-/// The keys of a view, without gradients: `forward` of its images, which are shuffled before it; the keys return in the
-/// order of the images.
+/// The keys of a view, without gradients: shuffles the images, runs `forward`, and restores the order of the
+/// keys.
 pub(crate) fn keys(
     view: Tensor<4>,
     shuffled: bool,
@@ -231,8 +233,8 @@ pub(crate) fn keys(
         .detach()
 }
 
-/// The queue with the keys of a step in place of its oldest. Rows are overwritten in turn, so where they go follows from
-/// the step.
+/// The queue with a step's keys in place of the oldest. Rows are overwritten in turn, so the step determines
+/// their position.
 pub(crate) fn push(queue: Param<Tensor<2>>, keys: Vec<Tensor<2>>, progress: &Progress) -> Param<Tensor<2>> {
     let images: usize = keys.iter().map(|keys| keys.dims()[0]).sum();
     let mut row = progress.step * images % queue.dims()[0];
@@ -264,7 +266,7 @@ pub fn shuffle(images: usize, context: &Context) -> (Vec<i32>, Vec<i32>) {
 /// - queue: `[queue_images, width]`
 /// - output: `[1]`
 pub fn info_nce(queries: Tensor<2>, keys: Tensor<2>, queue: Tensor<2>, temperature: f64) -> Tensor<1> {
-    // Scaling the queries instead of the logits touches width instead of queue_images numbers a query.
+    // Scaling the queries instead of the logits touches width values per query instead of queue_images.
     let queries = queries / temperature;
     let positive = (queries.clone() * keys).sum_dim(1); // [images, 1]
     let negative = queries.matmul(queue.transpose()); // [images, queue_images]
@@ -388,7 +390,8 @@ mod tests {
         }
     }
 
-    /// 20 steps beside PyTorch: weights, queue and views by the formulas of `scripts/parity/moco_training.py`.
+    /// 20 steps compared with PyTorch: weights, queue and views by the formulas of
+    /// `scripts/parity/moco_training.py`.
     #[test]
     fn twenty_steps_follow_pytorch() {
         let fixture: serde_json::Value =
@@ -419,7 +422,7 @@ mod tests {
                 batch_norm_images: Some(8),
                 ..Context::training(progress, Draws::new(7, step as u64))
             };
-            // Draws are part of what a seed means: they must not change between versions.
+            // Draws are part of the meaning of a seed: they must not change between versions.
             assert_eq!(
                 serde_json::json!(shuffle(16, &context).0),
                 fixture["orders"][step],
@@ -428,8 +431,9 @@ mod tests {
             let (loss, pending) = objective.loss(&student, &state, &views(step, &[(2, 16)], 16), &context);
             let value = f64::from(loss.total.clone().into_data().try_to_vec::<f32>().unwrap()[0]);
             let expected = fixture["losses"][step].as_f64().unwrap();
-            // In a network so small one input of a ReLU that rounds to the other side of zero moves the loss by some
-            // 1e-4: PyTorch's own float32 is up to 1e-2 from its float64 at learning rates around this one.
+            // In such a small network, one ReLU input that rounds to the other side of zero changes the loss
+            // by about 1e-4: PyTorch's own float32 is up to 1e-2 from its float64 at learning rates around
+            // this one.
             let tolerance = if step < 10 { 1e-4 } else { 1e-3 };
             assert!(
                 (value - expected).abs() <= tolerance * expected,
@@ -516,7 +520,7 @@ mod tests {
             let keys = Tensor::<2>::full([8, 8], step as f64, &Device::flex());
             let progress = Progress::at(step, 10, 20);
             let context = Context::training(progress, Draws::new(0, step as u64));
-            // Two micro-batches of four, as gradient accumulation leaves them.
+            // Two micro-batches of four, as with gradient accumulation.
             let pending = keys.chunk(2, 0);
             (student, state) = objective.commit(student, state, pending, &context);
         }

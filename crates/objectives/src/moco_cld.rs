@@ -1,8 +1,9 @@
-//! MoCo-v2 with CLD, cross-level instance-group discrimination: beside finding its key among those of the queue, an image must find
-//! its group among the groups into which the other view's images fall.
+//! MoCo-v2 with CLD, cross-level instance-group discrimination: an image must identify its key in the queue,
+//! and also its group among the groups of the other view's images.
 //!
 //! Wang, Liu, Yu, *Unsupervised feature learning by cross-level instance-group discrimination*,
-//! [2021](https://arxiv.org/abs/2008.03813), on top of MoCo (`moco.rs`). PASS released a network trained so.
+//! [2021](https://arxiv.org/abs/2008.03813), on top of MoCo (`moco.rs`). PASS released a network trained with
+//! it.
 //!
 //! ```text
 //! view 0 ── student ─┬ instance ── q0 ─ InfoNCE with k and queue ─┐
@@ -13,8 +14,8 @@
 //! view 1 ── teacher ── instance ── k
 //! ```
 //!
-//! What the paper leaves open is as in its authors' program (MIT): centroids are plain means, through which gradients
-//! pass; a cluster without members has its centroid at 0; k-means starts at the first rows.
+//! Details that the paper leaves open follow its authors' program (MIT): centroids are plain means, through
+//! which gradients pass; a cluster without members has its centroid at 0; k-means starts at the first rows.
 
 use crate::checks;
 use crate::head::{l2_normalize, spread};
@@ -33,31 +34,31 @@ use training::{Batch, Loss, Objective, ViewCount};
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
-    /// `"norm_mlp"` or `"mlp"`; the paper reports 70.0 and 69.2 for them.
+    /// `"norm_mlp"` or `"mlp"`; the paper reports 70.0 and 69.2, respectively.
     pub head: Head,
     /// Width of both embeddings. Reference: 128.
     pub embedding_width: usize,
     /// Keys in the queue; a multiple of `data.batch_images`. Reference: 65,536.
     pub queue_images: usize,
-    /// Share of the teacher that is kept at each step, 0..1. Reference: 0.999.
+    /// Teacher momentum per step, 0..1. Reference: 0.999.
     pub momentum: f64,
     /// Softmax temperature of InfoNCE, above 0. Reference: 0.2.
     pub temperature: f64,
     /// Shuffle the keys among the parts that share batch statistics. Reference: true.
     pub shuffle: bool,
-    /// Groups that k-means makes of the images that are clustered together. Reference: 120 in 2021 (its issue 11), 100 in
-    /// today's script. With at least as many groups as images, every image is a group: the authors say in that issue that
-    /// they took the largest number possible for ImageNet.
+    /// Number of k-means groups among images that are clustered together. Reference: 120 in 2021 (its issue
+    /// 11), 100 in the current script. With at least as many groups as images, every image is a group: the
+    /// authors state in that issue that they used the largest possible number for ImageNet.
     pub clusters: usize,
-    /// Images that are clustered together, which divide `data.batch_images`; absent: the whole batch. Reference: those of
-    /// one of its eight GPUs, 64.
+    /// Images that are clustered together; must divide `data.batch_images`; absent: the whole batch.
+    /// Reference: those of one of its eight GPUs, 64.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cluster_images: Option<usize>,
     /// Rounds of k-means, at least 1. Reference: 5.
     pub cluster_iterations: usize,
     /// Softmax temperature of CLD, above 0. Reference: 0.4.
     pub cluster_temperature: f64,
-    /// Weight of CLD beside InfoNCE, at least 0. Reference: 0.25.
+    /// Weight of CLD relative to InfoNCE, at least 0. Reference: 0.25.
     pub cluster_weight: f64,
 }
 
@@ -67,8 +68,7 @@ pub struct Config {
 pub enum Head {
     /// The last layers are linear.
     Mlp,
-    /// The last layers are linear without bias, both their inputs and their rows being brought to length 1 (the paper's
-    /// NormMLP).
+    /// The last layers are linear without bias, with L2-normalized inputs and rows (the paper's NormMLP).
     NormMlp,
 }
 
@@ -128,11 +128,11 @@ impl MethodConfig for Config {
 pub struct Encoder {
     /// The network under study.
     pub backbone: Backbone,
-    /// As wide as the features, before both branches.
+    /// A layer as wide as the features, before both branches.
     pub hidden: Linear,
-    /// To the embedding in which images are discriminated.
+    /// Maps to the embedding in which images are discriminated.
     pub instance: Linear,
-    /// To the embedding that is clustered.
+    /// Maps to the embedding that is clustered.
     pub group: Linear,
     /// Whether the branches are the paper's NormLinear.
     normed: bool,
@@ -176,14 +176,14 @@ impl Encoder {
     }
 }
 
-/// All that the optimizer updates.
+/// Everything that the optimizer updates.
 #[derive(Module, Debug)]
 pub struct Student {
     /// The query encoder.
     pub encoder: Encoder,
 }
 
-/// The rest of what is saved.
+/// The remaining saved state.
 #[derive(Module, Debug)]
 pub struct State {
     /// The key encoder.
@@ -283,17 +283,17 @@ impl Objective for MocoCld {
 struct Clusters {
     /// `[parts, points, clusters]`: 1 at a point's cluster, else 0; without gradients.
     members: Tensor<3>,
-    /// Means of the members, `[parts, clusters, width]`, through which gradients pass; 0 where there are none.
+    /// Means of the members, `[parts, clusters, width]`, through which gradients pass; 0 for empty clusters.
     centroids: Tensor<3>,
 }
 
-/// k-means in each part on its own, by Lloyd's rounds from the first `clusters` points.
+/// k-means in each part separately, by Lloyd's rounds from the first `clusters` points.
 fn k_means(points: &Tensor<3>, clusters: usize, iterations: usize) -> Clusters {
     let fixed = points.clone().without_autodiff();
     let [parts, count, _] = fixed.dims();
     let numbers = Tensor::<1, Int>::arange(0..clusters as i64, &fixed.device());
     let numbers = numbers.reshape([1, 1, clusters]).expand([parts, count, clusters]);
-    // Where each point belongs: squared distances without the point's own square, which all clusters share.
+    // Assignment of each point: squared distances without the point's own square, which all clusters share.
     let members = |centroids: Tensor<3>| {
         let squares = centroids.clone().powi_scalar(2).sum_dim(2).swap_dims(1, 2);
         let distances = squares - fixed.clone().matmul(centroids.swap_dims(1, 2)) * 2.0;
@@ -314,12 +314,12 @@ fn k_means(points: &Tensor<3>, clusters: usize, iterations: usize) -> Clusters {
     }
 }
 
-/// Cross-level discrimination of [Wang et al. 2021](https://arxiv.org/abs/2008.03813): the cross-entropy of each
-/// view's points against the other view's centroids, the right one being that of the cluster to which the other view's
-/// point belongs; the mean over points and over the two sides.
+/// Cross-level discrimination of [Wang et al. 2021](https://arxiv.org/abs/2008.03813): the cross-entropy of
+/// each view's points against the other view's centroids. The target is the centroid of the cluster that
+/// holds the other view's point. The result is the mean over points and over both directions.
 ///
 /// # Shapes
-/// - first, second: `[parts, points, width]`, points of length 1; each part is clustered on its own
+/// - first, second: `[parts, points, width]`, points of length 1; each part is clustered separately
 /// - output: `[1]`
 pub fn cross_level(
     first: Tensor<3>,
@@ -332,7 +332,7 @@ pub fn cross_level(
     let of_second = k_means(&second, clusters, iterations);
     let side = |points: Tensor<3>, other: Clusters| {
         let logits = (points / temperature).matmul(other.centroids.swap_dims(1, 2));
-        // The largest logit is subtracted before anything else: it cancels, and small losses keep their digits.
+        // The largest logit is subtracted first: it cancels, and small losses keep their digits.
         let largest = logits.clone().detach().max_dim(2);
         let logits = logits - largest;
         let log_sum = logits.clone().exp().sum_dim(2).log();
@@ -462,7 +462,7 @@ mod tests {
         assert_eq!(centroids(1), [0.0, 22.0 / 3.0]);
         assert_eq!(centroids(2), [0.5, 10.5]);
         assert_eq!(centroids(5), [0.5, 10.5]);
-        // More clusters than points: each point is its own, the others are empty.
+        // More clusters than points: each point is its own cluster, the others are empty.
         let more = k_means(&points, 6, 3);
         let found: Vec<f32> = more.centroids.into_data().iter::<f32>().collect();
         assert_eq!(found, [0.0, 1.0, 10.0, 11.0, 0.0, 0.0]);

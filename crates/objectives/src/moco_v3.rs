@@ -1,4 +1,5 @@
-//! MoCo-v3, momentum contrast without a queue: a query must find its key among those of the other images of the batch.
+//! MoCo-v3, momentum contrast without a queue: a query must identify its key among those of the batch's other
+//! images.
 //!
 //! Chen, Xie, He, *An empirical study of training self-supervised vision transformers*,
 //! [2021](https://arxiv.org/abs/2104.02057), algorithm 1.
@@ -10,10 +11,10 @@
 //! ```
 //!
 //! The paper's base encoder is our student without its predictor, its momentum encoder our teacher.
-//! Views go through the networks one after the other, so batch statistics are of one view.
+//! Views go through the networks separately, so batch statistics are per view.
 //!
-//! **Frozen patch embedding** (the paper's trick for stability): a vision transformer's training dips where the gradients of
-//! its first layer jump, so that layer stays as it was drawn.
+//! **Frozen patch embedding** (the paper's trick for stability): a vision transformer's accuracy dips when
+//! the gradients of its first layer spike, so that layer keeps its initial weights.
 
 use crate::checks;
 use crate::head::{Encoder, Mlp, MlpShape, OutputNorm, l2_normalize, spread};
@@ -30,24 +31,25 @@ use training::{Batch, Loss, Objective, ViewCount};
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
-    /// Linear layers of the projector, whose last one has batch normalization without scale and shift behind it. Paper: 2
-    /// for ResNet-50, 3 for vision transformers.
+    /// Linear layers of the projector; batch normalization without scale and shift follows the last one.
+    /// Paper: 2 for ResNet-50, 3 for vision transformers.
     pub projector_layers: usize,
     /// Width of the hidden layers of projector and predictor. Paper: 4096.
     pub hidden_width: usize,
-    /// Width of the embedding in which queries meet keys. Paper: 256.
+    /// Width of the embedding in which queries and keys are compared. Paper: 256.
     pub embedding_width: usize,
-    /// Batch normalization without scale and shift behind the predictor (two linear layers). Paper: true for vision
-    /// transformers, false for ResNet-50.
+    /// Batch normalization without scale and shift after the predictor (two linear layers). Paper: true for
+    /// vision transformers, false for ResNet-50.
     pub predictor_output_norm: bool,
     /// Softmax temperature, above 0. Paper: 0.2 for vision transformers, 1 for ResNet-50.
     pub temperature: f64,
-    /// Share of the teacher that is kept at each step, 0..1. Paper: 0.99, and 0.996 for ResNet-50 in 1,000 epochs.
+    /// Teacher momentum per step, 0..1. Paper: 0.99, and 0.996 for ResNet-50 in 1,000 epochs.
     pub momentum: f64,
-    /// What `momentum` rises to by a cosine over all steps; absent: constant. Paper: 1.
+    /// Final value of `momentum`, reached by a cosine over all steps; absent: constant. Paper: 1.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub momentum_end: Option<f64>,
-    /// Keep a vision transformer's patch embedding as it was drawn. Paper: true; with a ResNet there is none to freeze.
+    /// Keep a vision transformer's patch embedding at its initial weights. Paper: true; a ResNet has none to
+    /// freeze.
     pub freeze_patch_embedding: bool,
 }
 
@@ -103,12 +105,12 @@ impl MethodConfig for Config {
 }
 
 impl Config {
-    /// The teacher's momentum in the step after the one that `progress` names: with it the teacher moves at the end of that
-    /// one.
+    /// The teacher's momentum for the step after the one in `progress`: the teacher is updated with it at the
+    /// end of the current step.
     ///
-    /// The paper's teacher moves before each forward pass of its own, with the momentum of that step; the move before the
-    /// first one mixes equal weights. So no step is missing here, and the last move, which nothing follows, has momentum
-    /// `momentum_end`.
+    /// The paper's teacher is updated before each of its forward passes, with that step's momentum; the
+    /// update before the first pass mixes equal weights. So no step is missing here, and the last update,
+    /// after which no pass follows, has momentum `momentum_end`.
     fn next_momentum(&self, progress: &Progress) -> f64 {
         let next = Progress {
             step: progress.step + 1,
@@ -118,16 +120,16 @@ impl Config {
     }
 }
 
-/// All that the optimizer updates.
+/// Everything that the optimizer updates.
 #[derive(Module, Debug)]
 pub struct Student {
     /// The base encoder.
     pub encoder: Encoder,
-    /// From embedding to embedding: keys do not pass through it.
+    /// Maps embedding to embedding; keys bypass it.
     pub predictor: Mlp,
 }
 
-/// The rest of what is saved.
+/// The remaining saved state.
 #[derive(Module, Debug)]
 pub struct State {
     /// The momentum encoder.
@@ -227,7 +229,7 @@ impl Objective for MocoV3 {
     }
 }
 
-/// Where in the student a vision transformer's patch embedding lies.
+/// Path of a vision transformer's patch embedding in the student.
 const PATCH_EMBEDDING: &str = "encoder.backbone.Vit.patch_embed";
 
 /// InfoNCE with the batch's own keys, eq. 1 of [Chen et al. 2021](https://arxiv.org/abs/2104.02057), as the mean over

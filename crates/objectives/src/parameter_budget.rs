@@ -1,4 +1,5 @@
-//! How many parameters a config needs, before any memory is taken: too many are refused by their key.
+//! Estimates a config's parameter counts before memory is allocated, and gives an error that names the key of
+//! an excessive one.
 
 use crate::ObjectiveConfig;
 use training::Config;
@@ -6,10 +7,11 @@ use training::Config;
 /// Bytes of an f32.
 const F32_BYTES: f64 = 4.0;
 
-/// Most memory for one part of a run, in bytes: no machine of today has more, and a typing error soon needs it.
+/// Maximum memory for one part of a run, in bytes: more than any current machine has, yet typing errors soon
+/// exceed it.
 const MOST_BYTES: f64 = (1u64 << 40) as f64;
 
-/// Parameters of layers of one width behind features of another.
+/// Parameters of linear layers of one width, for features of another.
 pub(crate) fn mlp(features: f64, layers: usize, width: usize) -> f64 {
     let width = width as f64;
     width * features + layers.saturating_sub(1) as f64 * width * width
@@ -20,9 +22,10 @@ pub(crate) fn product(a: usize, b: usize) -> f64 {
     a as f64 * b as f64
 }
 
-/// Bytes that the parts of a run take, by the key that says it most: parameters and queues alone, roughly.
+/// Memory of a run's parts in bytes, by the key with the largest effect: only parameters and queues,
+/// approximate.
 ///
-/// Gradients, the optimizer's state, a teacher and activations come on top.
+/// Gradients, the optimizer's state, a teacher and activations need additional memory.
 pub fn parts_bytes(config: &Config<ObjectiveConfig>) -> Vec<(String, f64)> {
     let features = config.backbone.features() as f64;
     let (key, numbers) = config.backbone.numbers();
@@ -34,11 +37,11 @@ pub fn parts_bytes(config: &Config<ObjectiveConfig>) -> Vec<(String, f64)> {
         .collect()
 }
 
-/// Refuses a config one part of which takes more than `bytes`, naming its key; without `bytes`, more than any machine has.
-/// Its backbone was validated.
+/// Gives an error that names the key if one part of a config needs more than `bytes`, or, without `bytes`,
+/// more than any machine has. The backbone must be valid.
 ///
 /// # Errors
-/// The key, the memory it needs and the memory there is.
+/// The key, the memory it needs and the available memory.
 pub fn check(config: &Config<ObjectiveConfig>, bytes: Option<u64>) -> Result<(), String> {
     let (most, has) = match bytes {
         Some(bytes) => (bytes as f64, "this machine has"),
@@ -62,7 +65,7 @@ mod tests {
     use std::collections::BTreeSet;
     use std::path::Path;
 
-    /// Every method's config, its largest number made impossible.
+    /// Every method's config, with its largest size made impossible.
     #[test]
     fn what_no_machine_holds_is_refused_by_its_key() {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../configs/pretrain");
@@ -71,7 +74,7 @@ mod tests {
             let text = std::fs::read_to_string(file.unwrap().path()).unwrap();
             let config: Config<ObjectiveConfig> = toml::from_str(&text).unwrap();
             config.validate().unwrap();
-            // What a config of ours takes is far from all that there is.
+            // Our own configs need far less than the available memory.
             check(&config, Some(8 << 30)).unwrap();
             for (key, bytes) in parts_bytes(&config) {
                 assert!(bytes > 0.0, "{key}");

@@ -1,4 +1,4 @@
-//! SimCLR: of all other views in the batch, a view must find the one that shows the same photograph.
+//! SimCLR: a view must identify the other view of the same photograph among all views in the batch.
 //!
 //! [Chen, Kornblith, Norouzi, Hinton 2020](https://arxiv.org/abs/2002.05709).
 //!
@@ -8,8 +8,8 @@
 //! view 1 ─┘                          └─ z1 ─┘
 //! ```
 //!
-//! **Batch statistics** are over both views of the whole batch, as in the authors' code, which sends them through the
-//! network as one batch. Many reimplementations (lightly, solo-learn) send view after view: for their statistics set
+//! **Batch statistics** cover both views of the whole batch, as in the authors' code, which processes them as
+//! one batch. Many reimplementations (lightly, solo-learn) process view after view: for their statistics set
 //! `batch_norm_images` in `[training]` to the batch's number of photographs.
 
 use crate::checks;
@@ -30,7 +30,7 @@ pub struct Config {
     pub projector_layers: usize,
     /// Width of the projector's hidden layers. Paper: that of the features, 2,048.
     pub projector_width: usize,
-    /// Where the projector is normalized.
+    /// Positions of batch normalization in the projector.
     pub projector_norm: ProjectorNorm,
     /// Width of the embedding. Paper: 128.
     pub embedding_width: usize,
@@ -44,9 +44,10 @@ pub struct Config {
 pub enum ProjectorNorm {
     /// None: the paper's text and figures, VISSL, solo-learn. Layers have a bias.
     None,
-    /// Behind every layer but the last.
+    /// After every layer but the last.
     Hidden,
-    /// Behind every layer, as in the authors' code (whose last norm has no shift) and lightly. No layer has a bias.
+    /// After every layer, as in the authors' code (whose last norm has no shift) and lightly. No layer has a
+    /// bias.
     HiddenAndOutput,
 }
 
@@ -102,14 +103,14 @@ impl Config {
     }
 }
 
-/// All that the optimizer updates.
+/// Everything that the optimizer updates.
 #[derive(Module, Debug)]
 pub struct Student {
     /// Backbone and projector.
     pub encoder: Encoder,
 }
 
-/// Nothing else must be saved.
+/// No further state.
 #[derive(Module, Debug)]
 pub struct State {}
 
@@ -177,7 +178,7 @@ pub fn nt_xent(first: Tensor<2>, second: Tensor<2>, temperature: f64) -> Tensor<
     let views = Tensor::cat(vec![first, second], 0); // [2 images, width]
     let count = views.dims()[0];
     let itself = Tensor::<2, Bool>::diag_mask([count, count], 0, &views.device()).bool_not();
-    // Far below any logit, and finite: shaders may take infinity for granted not to occur.
+    // Far below any logit, and finite: shaders may assume that infinity never occurs.
     let logits = (views.clone() / temperature)
         .matmul(views.transpose())
         .mask_fill(itself, -1e9);

@@ -1,5 +1,5 @@
-//! SimSiam: from one view, predict the projection of the other, without negatives and without a teacher. That the
-//! prediction's target gets no gradient is all that keeps the network from collapsing.
+//! SimSiam: predicts, from one view, the projection of the other, without negatives and without a teacher.
+//! Only the stopped gradient of the prediction's target keeps the network from collapsing.
 //!
 //! [Chen, He 2021](https://arxiv.org/abs/2011.10566).
 //!
@@ -9,7 +9,7 @@
 //! view 1 ─┘            └─ z1 ── predictor ── p1 ── D(p1, stop(z0)) ─┘
 //! ```
 //!
-//! Batch statistics are over each view by itself; `training.batch_norm_images` splits a view further.
+//! Batch statistics are per view; `training.batch_norm_images` splits a view further.
 
 use crate::checks;
 use crate::head::{Encoder, Mlp, MlpShape, OutputNorm, halves, l2_normalize, spread};
@@ -25,8 +25,8 @@ use training::{Batch, Loss, Objective, ParameterRule, ViewCount};
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
-    /// Linear layers of the projector: 2 or 3. Each is followed by batch normalization, the last one's without scale and
-    /// shift. Paper: 3; on CIFAR-10 2.
+    /// Linear layers of the projector: 2 or 3. Batch normalization follows each, without scale and shift
+    /// after the last. Paper: 3; on CIFAR-10 2.
     pub projector_layers: usize,
     /// Width of the projector's hidden layers. Paper: 2,048.
     pub projector_width: usize,
@@ -107,16 +107,16 @@ impl Config {
     }
 }
 
-/// All that the optimizer updates.
+/// Everything that the optimizer updates.
 #[derive(Module, Debug)]
 pub struct Student {
     /// Backbone and projector: the paper's encoder.
     pub encoder: Encoder,
-    /// From a projection to that of the other view.
+    /// Maps a projection to that of the other view.
     pub predictor: Mlp,
 }
 
-/// Nothing else must be saved.
+/// No further state.
 #[derive(Module, Debug)]
 pub struct State {}
 
@@ -150,12 +150,12 @@ impl Objective for Simsiam {
         let context = &context.per_view(batch.images);
         let projections = student.encoder.forward(batch, context);
         let targets = projections.clone().detach();
-        // The paper's sign of collapse: 1 / sqrt(width) where all is well, 0 where all views fall on one point.
+        // The paper's sign of collapse: 1 / sqrt(width) in healthy training, 0 if all views map to one point.
         let spread = spread(&l2_normalize(targets.clone()));
         let predictions = student.predictor.forward(projections, context);
         let (first, second) = halves(targets);
         let other_views = Tensor::cat(vec![second, first], 0);
-        // The mean over the rows of both directions is eq. 4's half of each.
+        // The mean over the rows of both directions equals eq. 4, which takes half of each.
         let loss = negative_cosine(predictions, other_views);
         let similarity = loss.clone().detach().neg();
         let signals = vec![("embedding_std", spread), ("positive_similarity", similarity)];

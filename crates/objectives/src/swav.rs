@@ -1,4 +1,4 @@
-//! SwAV, swapping assignments between views: each view predicts the prototypes that another view was assigned to.
+//! SwAV, swapping assignments between views: each view predicts another view's assignment to prototypes.
 //!
 //! [Caron et al. 2020](https://arxiv.org/abs/2006.09882).
 //!
@@ -8,9 +8,10 @@
 //! view t ── student ── z_t ── prototypes ── logits_t ── Sinkhorn ── q_t ─┘     (t global, s ≠ t any view)
 //! ```
 //!
-//! There is no teacher: assignments are a constant of the same network. Sinkhorn's iterations spread the images of a batch
-//! evenly over the prototypes, which keeps the network from assigning all of them to one. Where batches are
-//! small against the number of prototypes, embeddings of earlier batches are assigned with them (`queue`).
+//! There is no teacher: assignments come from the same network without gradients. Sinkhorn's iterations
+//! spread the images of a batch evenly over the prototypes, which keeps the network from assigning all of
+//! them to one. If batches are small relative to the number of prototypes, embeddings of earlier batches are
+//! assigned with them (`queue`).
 
 use crate::checks;
 use crate::head::{
@@ -33,21 +34,21 @@ use training::{Batch, Loss, Objective, ViewCount};
 pub struct Config {
     /// Width of the projector's hidden layer. Paper: 2,048.
     pub hidden_width: usize,
-    /// Width of the embedding in which images meet prototypes. Paper: 128.
+    /// Width of the embedding that is compared with the prototypes. Paper: 128.
     pub embedding_width: usize,
     /// Number of prototypes. Paper: 3,000.
     pub prototypes: usize,
     /// Softmax temperature of the predictions, above 0. Paper: 0.1.
     pub temperature: f64,
-    /// Sinkhorn's regularization, at least 0.01: the smaller, the harder the assignments. Paper: 0.05; 0.03 where training
-    /// collapses (a loss that stays at the logarithm of `prototypes`).
+    /// Sinkhorn's regularization, at least 0.01: smaller values give harder assignments. Paper: 0.05; 0.03 if
+    /// training collapses (a loss that stays at the logarithm of `prototypes`).
     pub sinkhorn_epsilon: f64,
     /// Sinkhorn's iterations. Paper: 3.
     pub sinkhorn_iterations: usize,
     /// Epochs at the start in which the prototypes are frozen. Paper: 1.
     pub freeze_prototypes_epochs: usize,
-    /// Embeddings of earlier batches, for small batches; absent: none. Paper: none for 4,096 images, and for 256 as in
-    /// [`Queue`].
+    /// Embeddings of earlier batches, for small batches; absent: none. Paper: none for 4,096 images; for 256
+    /// images the values in [`Queue`].
     #[serde(skip_serializing_if = "Option::is_none")]
     pub queue: Option<Queue>,
 }
@@ -58,7 +59,7 @@ pub struct Config {
 pub struct Queue {
     /// Embeddings kept for each global view; a multiple of `data.batch_images`. Paper: 3,840.
     pub images: usize,
-    /// Completed epochs before it begins to fill; it is used once it is full. Paper: 15.
+    /// Completed epochs before the queue starts to fill; it is used once it is full. Paper: 15.
     pub from_epoch: usize,
 }
 
@@ -88,7 +89,7 @@ impl MethodConfig for Config {
             ));
         }
         checks::temperatures(&[("temperature", self.temperature)])?;
-        // Below it exp(logit / epsilon) leaves the range of f32.
+        // Below it exp(logit / epsilon) overflows f32.
         if !(self.sinkhorn_epsilon.is_finite() && self.sinkhorn_epsilon >= 0.01) {
             return Err(Invalid::key(
                 "sinkhorn_epsilon",
@@ -124,7 +125,7 @@ impl MethodConfig for Config {
     }
 }
 
-/// Backbone, projector and prototypes: all that the optimizer updates.
+/// Backbone, projector and prototypes: everything that the optimizer updates.
 #[derive(Module, Debug)]
 pub struct Student {
     /// The network under study.
@@ -136,23 +137,25 @@ pub struct Student {
 }
 
 impl Student {
-    /// Embeddings of length 1 and logits against the prototypes, of all views, view by view.
+    /// L2-normalized embeddings, and their logits against the prototypes, of all views, view by view.
     ///
     /// # Shapes
     /// - output: `[views * images, embedding_width]`, `[views * images, prototypes]`
     fn forward(&self, batch: &Batch, context: &Context) -> (Tensor<2>, Tensor<2>) {
         let features = features_of_views(&self.backbone, &batch.views, context);
-        // The projector sees all views at once, and so do its batch statistics, as in the paper's code.
+        // The projector processes all views at once, so its batch statistics cover all of them, as in the
+        // paper's code.
         let embeddings = l2_normalize(self.projector.forward(features, context));
         let logits = self.prototypes.forward(embeddings.clone());
         (embeddings, logits)
     }
 }
 
-/// The rest of what is saved.
+/// The remaining saved state.
 #[derive(Module, Debug)]
 pub struct State {
-    /// Embeddings of earlier batches, `[2, queue.images, embedding_width]`; where the next go follows from the step.
+    /// Embeddings of earlier batches, `[2, queue.images, embedding_width]`; the step determines the next rows
+    /// to overwrite.
     pub queue: Option<Param<Tensor<3>>>,
 }
 
@@ -164,20 +167,20 @@ pub struct Swav {
 }
 
 impl Swav {
-    /// How many embeddings were pushed before this step; none before the queue's first epoch (`None`).
+    /// Number of embeddings pushed before this step; `None` before the queue's first epoch.
     fn pushed(&self, progress: &Progress, images: usize) -> Option<usize> {
         let queue = self.config.queue.as_ref()?;
         let first = queue.from_epoch * progress.steps_per_epoch;
         progress.step.checked_sub(first).map(|steps| steps * images)
     }
 
-    /// The queue, if it is full by now.
+    /// The queue, if it is already full.
     fn full_queue(&self, state: &State, progress: &Progress, images: usize) -> Option<Tensor<3>> {
         let (queue, kept) = (state.queue.as_ref()?, self.config.queue.as_ref()?);
         (self.pushed(progress, images)? >= kept.images).then(|| queue.val())
     }
 
-    /// What the images of the global views are assigned to, together with the queue once it is full.
+    /// Assignments of the global views' images, computed together with the queue once it is full.
     ///
     /// # Shapes
     /// - logits: `[views * images, prototypes]`, the two global views first, without a graph
@@ -192,7 +195,7 @@ impl Swav {
     ) -> Tensor<2> {
         let config = &self.config;
         let queue = self.full_queue(state, &context.progress, images);
-        // Not `detach`, after which a parameter still requires its gradient.
+        // With `detach` alone, a parameter would still require its gradient.
         let prototypes = student.prototypes.weight.val().without_autodiff();
         let of_view = |view: usize| {
             let of_batch = logits.clone().narrow(0, view * images, images);
@@ -317,21 +320,22 @@ impl Objective for Swav {
     }
 }
 
-/// Prototypes brought to length 1, as they are before every forward pass (appendix A of the paper).
+/// Prototypes L2-normalized, as before every forward pass (appendix A of the paper).
 fn with_normalized_rows(mut prototypes: Linear) -> Linear {
     prototypes.weight = change_value(prototypes.weight, l2_normalize);
     prototypes
 }
 
-/// Assignments of images to prototypes, each image's summing to 1 and the prototypes used evenly: Sinkhorn–Knopp on
-/// `exp(logits / epsilon)` (eq. 3 to 5 of the paper; [Cuturi 2013](https://arxiv.org/abs/1306.0895)).
+/// Assignments of images to prototypes; each image's sum to 1, and prototypes are used evenly: Sinkhorn–Knopp
+/// on `exp(logits / epsilon)` (eq. 3 to 5 of the paper; [Cuturi 2013](https://arxiv.org/abs/1306.0895)).
 ///
 /// # Shapes
 /// - logits: `[images, prototypes]`, cosines in −1..1, without a graph
 /// - output: `[images, prototypes]`
 pub fn sinkhorn(logits: Tensor<2>, epsilon: f64, iterations: usize, replicas: &Replicas) -> Tensor<2> {
     let prototypes = logits.dims()[1];
-    // exp never overflows: logits are at most 1. What is taken off cancels in the first normalization.
+    // exp never overflows, because logits are at most 1. The subtracted constant cancels in the first
+    // normalization.
     let mut plan = ((logits - 1.0) / epsilon).exp();
     for _ in 0..iterations {
         let of_prototype = replicas.sum(plan.clone().sum_dim(0));
@@ -424,7 +428,7 @@ mod tests {
 
     #[test]
     fn sinkhorn_uses_prototypes_evenly() {
-        // Every image prefers prototype 0; even use spreads them all the same.
+        // Every image prefers prototype 0; even use still spreads them.
         let logits =
             Tensor::<2>::from_floats([[0.9, 0.1], [0.8, 0.1], [0.9, 0.2], [0.9, 0.6]], &Device::flex());
         let plan = sinkhorn(logits, 0.1, 50, &Replicas::single());
@@ -443,7 +447,7 @@ mod tests {
         assert!((got - expected).abs() < 1e-6, "{got} {expected}");
     }
 
-    /// Sinkhorn's iterations are not differentiated, whether their logits are of the batch or of the queue.
+    /// Sinkhorn's iterations are not differentiated, for logits of the batch and of the queue.
     #[test]
     fn assignments_hold_no_graph() {
         let objective = config().objective(conformance::resnet());

@@ -1,16 +1,16 @@
-//! The momentum of a teacher that follows its student: its valid range in configs, and its value in a step.
+//! The momentum of a teacher: its valid range in configs, and its value in a step.
 
 use crate::checks;
 use crate::method::Invalid;
 use backbones::Progress;
 use training::cosine;
 
-/// Refuses a `momentum`, and where there is one a `momentum_end`, outside 0 to 1.
+/// Gives an error if `momentum`, or `momentum_end` if present, is outside 0 to 1.
 pub(crate) fn check(start: f64, end: Option<f64>) -> Result<(), Invalid> {
     checks::momenta(&[("momentum", start), ("momentum_end", end.unwrap_or(start))])
 }
 
-/// Share of the teacher that is kept in this step: from `start` to `end` by a cosine over all steps, or always `start`.
+/// Teacher momentum in this step: from `start` to `end` by a cosine over all steps, or constant `start`.
 pub(crate) fn momentum(start: f64, end: Option<f64>, progress: &Progress) -> f64 {
     end.map_or(start, |end| cosine(start, end, progress.fraction()))
 }

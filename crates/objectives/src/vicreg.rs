@@ -1,5 +1,5 @@
-//! VICReg, variance-invariance-covariance regularization: embeddings of two views must be near each other while every
-//! component keeps its spread over the batch and shares nothing with the others.
+//! VICReg, variance-invariance-covariance regularization: embeddings of two views must be close, while every
+//! component keeps its variance over the batch and is uncorrelated with the others.
 //!
 //! [Bardes, Ponce, LeCun 2022](https://arxiv.org/abs/2105.04906).
 //!
@@ -9,7 +9,7 @@
 //! view 1 ─┘                          └─ z1 ─┘
 //! ```
 //!
-//! The paper's expander is our projector. Batch statistics within the networks are over each view by itself;
+//! The paper's expander is our projector. Batch statistics within the networks are per view;
 //! `training.batch_norm_images` splits a view further. The loss is always over the whole batch.
 
 use crate::checks;
@@ -25,7 +25,7 @@ use training::{Batch, Loss, Objective, ViewCount};
 
 /// Added to a component's variance under the root (the paper's ε).
 const EPSILON: f64 = 1e-4;
-/// The standard deviation up to which a component is spread (the paper's γ).
+/// The target standard deviation of a component (the paper's γ).
 const SPREAD: f64 = 1.0;
 
 /// `[objective.vicreg]`. The paper's values are those for ImageNet with ResNet-50.
@@ -103,14 +103,14 @@ impl Config {
     }
 }
 
-/// All that the optimizer updates.
+/// Everything that the optimizer updates.
 #[derive(Module, Debug)]
 pub struct Student {
     /// Backbone and projector.
     pub encoder: Encoder,
 }
 
-/// Nothing else must be saved.
+/// No further state.
 #[derive(Module, Debug)]
 pub struct State {}
 
@@ -171,17 +171,17 @@ impl Objective for Vicreg {
 pub struct Terms {
     /// The mean squared difference of the two views, over images and components.
     pub invariance: Tensor<1>,
-    /// How far components' standard deviations fall short of 1, on average over components and views.
+    /// The shortfall of components' standard deviations below 1, averaged over components and views.
     pub variance: Tensor<1>,
-    /// The squared covariances of different components, summed, by the width; of both views together.
+    /// The squared covariances of different components, summed and divided by the width; over both views.
     pub covariance: Tensor<1>,
 }
 
 /// The terms of eq. 6 of [Bardes et al. 2022](https://arxiv.org/abs/2105.04906).
 ///
-/// Two factors are those of the authors' code (and lightly's) and not of the paper's equations, because the published
-/// weights of 25, 25 and 1 belong to them: the invariance is a mean over components where eq. 5 has a sum, and the
-/// variance is the mean of both views where eq. 6 has their sum.
+/// Two factors follow the authors' code (and lightly's) instead of the paper's equations, because the
+/// published weights of 25, 25 and 1 belong to them: the invariance is a mean over components where eq. 5 has
+/// a sum, and the variance is the mean of both views where eq. 6 has their sum.
 ///
 /// # Shapes
 /// - first, second: `[images, width]`; row i of both shows image i
@@ -199,7 +199,7 @@ pub fn terms(first: Tensor<2>, second: Tensor<2>, replicas: &Replicas) -> Terms 
     }
 }
 
-/// Of one view, `[images, width]`: the variance term (eq. 1 and 2) and the covariance term (eq. 3 and 4).
+/// For one view, `[images, width]`: the variance term (eq. 1 and 2) and the covariance term (eq. 3 and 4).
 fn regularity(rows: Tensor<2>) -> (Tensor<1>, Tensor<1>) {
     let [images, width] = rows.dims();
     let degrees = images as f64 - 1.0;
@@ -266,8 +266,8 @@ mod tests {
     fn terms_by_hand() {
         let device = Device::flex();
         let rows = |values: [[f32; 2]; 2]| Tensor::<2>::from_floats(values, &device);
-        // First view: both components ±0.1 together, so variance 0.02 each and covariance 0.02. Second view: ±1 against
-        // each other, so variance 2, no shortfall, and covariance -2.
+        // First view: both components ±0.1 together, so variance 0.02 each and covariance 0.02. Second view:
+        // ±1 in opposite directions, so variance 2, no shortfall, and covariance -2.
         let first = rows([[0.1, 0.1], [-0.1, -0.1]]);
         let second = rows([[1.0, -1.0], [-1.0, 1.0]]);
         let terms = terms(first, second, &Replicas::single());

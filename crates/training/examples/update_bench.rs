@@ -11,7 +11,7 @@ use burn::optim::GradientsParams;
 use burn::tensor::{Device, Tensor};
 use training::{OptimizerConfig, Rates};
 
-/// As the program has it.
+/// The same allocator as the program's.
 #[global_allocator]
 static MEMORY: allocator::CachingAllocator = allocator::CachingAllocator::new();
 
@@ -49,7 +49,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             let config: OptimizerConfig = serde_json::from_str(settings)?;
             let mut state = config.init();
             let rates = Rates::constant(1e-3, 1e-4);
-            // The first step, which is not counted, parts it from the backbone.
+            // The first step, which is not timed, separates it from the backbone.
             let mut student = Some(backbone.clone());
             let time = median(
                 || Gradients::of(&backbone),
@@ -72,7 +72,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     Ok(())
 }
 
-/// Milliseconds that `run` takes with what `make`, whose time is not counted, gives it.
+/// Milliseconds of `run` on a value from `make`, whose time is not counted.
 fn median<T>(make: impl Fn() -> T, mut run: impl FnMut(T)) -> f64 {
     let mut times = vec![];
     for _ in 0..16 {
@@ -86,7 +86,7 @@ fn median<T>(make: impl Fn() -> T, mut run: impl FnMut(T)) -> f64 {
     times[7]
 }
 
-/// A gradient for every parameter, nobody else's, as `backward()` leaves them.
+/// A gradient for each of its parameters only, as `backward()` gives them.
 struct Gradients(GradientsParams);
 
 impl Gradients {

@@ -1,20 +1,20 @@
-//! From the loader's plain memory to normalized tensors on the device.
+//! From the loader's host memory to normalized tensors on the device.
 
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 use serde::{Deserialize, Serialize};
 
-/// Channel statistics by which images are normalized: `(pixel / 255 - mean) / std`.
+/// Channel statistics for normalizing images: `(pixel / 255 - mean) / std`.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Normalize {
-    /// Mean of each channel (R, G, B) in 0..1. ImageNet's, as torchvision has them: 0.485, 0.456, 0.406.
+    /// Mean of each channel (R, G, B) in 0..1. ImageNet's, as in torchvision: 0.485, 0.456, 0.406.
     pub mean: [f32; 3],
     /// Standard deviation of each channel in 0..1. ImageNet's: 0.229, 0.224, 0.225.
     pub std: [f32; 3],
 }
 
 impl Normalize {
-    /// Refuses statistics that would divide by zero or are not in 0..1.
+    /// Gives an error for statistics that would divide by zero or are outside 0..1.
     pub fn validate(&self) -> Result<(), String> {
         let unit = |value: &f32| (0.0..=1.0).contains(value);
         if !self.mean.iter().all(unit) || !self.std.iter().all(|value| *value > 0.0 && unit(value)) {
@@ -55,8 +55,8 @@ impl Normalize {
     }
 }
 
-/// Bytes as floats on a device without 8-bit numbers (WGSL has none): they cross the bus four to a word and are taken apart
-/// there.
+/// Bytes as floats on a device without 8-bit numbers (WGSL has none): they cross the bus packed four to a
+/// word and are unpacked on the device.
 ///
 /// # Shapes
 /// - output: `[bytes]`, values 0..255
@@ -69,7 +69,7 @@ fn unpacked(mut bytes: Vec<u8>, device: &Device) -> Tensor<1> {
         .collect();
     let length = words.len();
     let words = Tensor::<2, Int>::from_data(TensorData::new(words, [length, 1]), (device, DType::I32));
-    // The sign that an arithmetic shift draws in is masked off again.
+    // Mask the sign bits that the arithmetic shift adds.
     let byte = |index: i32| {
         words
             .clone()
@@ -92,11 +92,11 @@ pub struct ViewGroupTensor {
 /// One (micro-)batch on the device.
 #[derive(Clone, Debug)]
 pub struct Batch {
-    /// Views by size in the config's order, the first being the global views: as [`data::Batch`] has them.
+    /// Views by size in the config's order, the global views first, as in [`data::Batch`].
     pub views: Vec<ViewGroupTensor>,
     /// Photographs in the batch (not views).
     pub images: usize,
-    /// Their labels, where every one of them has one: only objectives that learn from labels read them.
+    /// Labels, present if every image has one; only supervised objectives read them.
     pub labels: Option<Vec<data::Label>>,
 }
 
@@ -119,7 +119,7 @@ impl Batch {
         }
     }
 
-    /// The batch in parts of `images` photographs, in order, each with all its views.
+    /// The batch in micro-batches of `images` photographs, in order, each with all its views.
     ///
     /// # Panics
     /// If `images` does not divide the batch.

@@ -1,7 +1,8 @@
-//! Checkpoints: written aside, synced, renamed; the last K kept; never half a one.
+//! Checkpoints: written to a temporary folder, synced, renamed; the last K are kept, and partial ones never
+//! appear.
 //!
-//! Student and state are Burn's records (`.bpk`), the optimizer's state is a safetensors file by parameter path.
-//! `encoder.safetensors` lies beside them for everybody else.
+//! Student and state are Burn's records (`.bpk`), the optimizer's state is a safetensors file by parameter
+//! path. `encoder.safetensors` next to them is for other programs.
 
 use crate::error::Error;
 use crate::loss_scale::LossScale;
@@ -24,16 +25,17 @@ const POSITION: &str = "position.json";
 /// A finished checkpoint's folder.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CheckpointDir {
-    /// Optimizer steps that it holds.
+    /// Optimizer steps done.
     pub step: usize,
     /// `RUN/checkpoints/step-NNNNNNNN`.
     pub path: PathBuf,
 }
 
-/// What a checkpoint holds beside tensors.
+/// Contents of a checkpoint besides tensors.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Position {
-    /// Optimizer steps done. With the config's seed this is the state of every generator and of the loader.
+    /// Optimizer steps done. Together with the config's seed it determines the state of every generator and
+    /// of the loader.
     pub(crate) step: usize,
     /// Values of the open window of `metrics.jsonl`.
     pub(crate) window: Window,
@@ -42,7 +44,8 @@ pub(crate) struct Position {
     /// The loss scale of a run in f16.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) loss_scale: Option<LossScale>,
-    /// CRC-32 (IEEE) of each file beside this one, filled in when it is written: a disk's wrong bytes are still numbers.
+    /// CRC-32 (IEEE) of each file next to this one, computed on writing: corrupted bytes would still be valid
+    /// numbers.
     #[serde(default)]
     pub(crate) checksums: BTreeMap<String, u32>,
 }
@@ -92,7 +95,7 @@ pub(crate) fn save<S: Module, T: Module>(
     let path = run.join("checkpoints").join(format!("step-{:08}", position.step));
     let folder = durable::Folder::create(&path)?;
     write_parts(folder.path(), student, state, optimizer, encoder, position)?;
-    // The same step again (a second Ctrl-C after a resume): the new one holds the same.
+    // The same step again (a second Ctrl-C after a resume): the new checkpoint has the same content.
     folder.replace()?;
     let all = list_checkpoints(run)?;
     for old in all.iter().take(all.len().saturating_sub(keep)) {
@@ -146,9 +149,9 @@ fn write_file(path: &Path, bytes: &[u8]) -> Result<(), Error> {
     Ok(fs::write(path, bytes).map_err(FileError::new("write", path))?)
 }
 
-/// Why a record was refused, in a line: Burn's own text lists every tensor of a network.
+/// Reason of a record error, in one line: Burn's own text lists every tensor of a network.
 fn record_reason(error: &RecordError, of: &str) -> String {
-    /// Tensors that are named.
+    /// Maximum tensors to name.
     const NAMED: usize = 3;
     let text = match error {
         RecordError::Io(text) => return format!("damaged: {text}"),
@@ -175,13 +178,13 @@ fn record_reason(error: &RecordError, of: &str) -> String {
     format!("does not fit the config's {of}: {kind}: {shown}{more}")
 }
 
-/// The path of a number of student or state that is NaN or infinite, if there is one: a checkpoint of it would be worth less
-/// than the one that it displaces.
+/// The path of a student or state tensor with NaN or infinity, if there is one: such a checkpoint would be
+/// worse than the one that it replaces.
 pub(crate) fn not_finite<S: Module, T: Module>(student: &S, state: &T) -> Result<Option<String>, String> {
     let mut zeros = Zeros::default();
     student.visit(&mut zeros);
     state.visit(&mut zeros);
-    // One number crosses from the device, and all others only where it is bad.
+    // One number is read from the device; the tensors are searched only if it is not finite.
     let is_finite = |zero: Tensor<1>| {
         let value = zero.into_data().try_to_vec::<f32>();
         value.map_or_else(|error| Err(error.to_string()), |value| Ok(value[0].is_finite()))
@@ -198,7 +201,7 @@ pub(crate) fn not_finite<S: Module, T: Module>(student: &S, state: &T) -> Result
     Ok(None)
 }
 
-/// For every float tensor the sum of its products with zero: zero, or NaN where it holds one or an infinity.
+/// For every float tensor the sum of its products with zero: zero, or NaN if it holds NaN or infinity.
 #[derive(Default)]
 struct Zeros {
     path: Vec<String>,
@@ -220,7 +223,7 @@ impl ModuleVisitor for Zeros {
     }
 }
 
-/// What [`load`] gives back.
+/// The result of [`load`].
 pub(crate) struct Loaded<S, T> {
     pub(crate) student: S,
     pub(crate) state: T,
@@ -228,8 +231,8 @@ pub(crate) struct Loaded<S, T> {
     pub(crate) position: Position,
 }
 
-/// Loads a checkpoint into freshly initialized modules (never into ones that have run: their pending batch statistics
-/// would overwrite the loaded ones).
+/// Loads a checkpoint into freshly initialized modules. Modules that have already run are unsuitable: their
+/// pending batch statistics would overwrite the loaded ones.
 pub(crate) fn load<S: Module, T: Module>(
     checkpoint: &CheckpointDir,
     student: S,
@@ -261,7 +264,7 @@ pub(crate) fn load<S: Module, T: Module>(
     }
     let read_whole = |name: &str| {
         let (path, bytes) = read(name)?;
-        // Checkpoints of earlier versions have none.
+        // Checkpoints of earlier versions have no checksums.
         match position.checksums.get(name) {
             Some(checksum) if *checksum != crc32fast::hash(&bytes) => Err(refused(
                 path,

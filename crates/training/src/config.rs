@@ -1,4 +1,4 @@
-//! The config of a pretraining run: one flat TOML file, every key required, unknown keys refused.
+//! The config of a pretraining run: one flat TOML file. Every key is required, unknown keys give an error.
 //!
 //! Generic over the objective's section, which `objectives` owns: this crate knows no method.
 
@@ -24,25 +24,26 @@ pub struct Config<O> {
     pub objective: O,
     /// The optimizer.
     pub optimizer: OptimizerConfig,
-    /// The learning rate's course.
+    /// The learning rate schedule.
     pub schedule: ScheduleConfig,
     /// Length, batch statistics, checkpoints and log.
     pub training: TrainingConfig,
 }
 
-/// How records become batches: [`data::LoaderConfig`] with the two keys that only training has. The records themselves are
-/// not part of a config.
+/// How records become batches: [`data::LoaderConfig`] plus the two keys that only training needs. The data
+/// set itself is not part of a config.
 ///
-/// The keys of a loader stand here once more because serde's `flatten` would cost errors their line and the list of keys;
-/// what they may be is checked by the loader's own config.
+/// The loader's keys are repeated here because serde's `flatten` would remove line numbers and the list of
+/// keys from errors; the loader's own config checks their values.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DataConfig {
-    /// Photographs (not views) in an optimizer step. An epoch's last, incomplete batch is dropped.
+    /// Photographs (not views) per optimizer step. An epoch's last, incomplete batch is dropped.
     pub batch_images: usize,
-    /// Threads that decode and augment; 0 does it in the training thread. The views are the same for any number.
+    /// Threads that decode and augment; 0 does it in the training thread. The views do not depend on the
+    /// number.
     pub workers: usize,
-    /// `"global"`, or `{ blocks = N }` for stores that hate seeks.
+    /// `"global"`, or `{ blocks = N }` for storage with slow seeks.
     pub order: data::Order,
     /// The run stops when more than this fraction (0..1) of the records cannot be decoded.
     pub max_bad_fraction: f64,
@@ -51,7 +52,7 @@ pub struct DataConfig {
 }
 
 impl DataConfig {
-    /// The part of it that every loader needs.
+    /// The part of the config that every loader needs.
     pub fn loader(&self) -> data::LoaderConfig {
         data::LoaderConfig {
             batch_images: self.batch_images,
@@ -60,7 +61,7 @@ impl DataConfig {
         }
     }
 
-    /// Refuses what cannot be carried out whatever the data, naming the key.
+    /// Gives an error that names the key if a value is invalid for any data.
     fn validate(&self) -> Result<(), String> {
         self.loader().validate()?;
         let order = self.order.validate();
@@ -75,48 +76,50 @@ impl DataConfig {
 pub struct TrainingConfig {
     /// Passes over the data.
     pub epochs: usize,
-    /// Images that share batch statistics (MoCo's 32 of a GPU). Must divide `batch_images`; absent: the whole batch.
+    /// Images that share batch statistics (MoCo's 32 per GPU). Must divide `batch_images`; absent: the whole
+    /// batch.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub batch_norm_images: Option<usize>,
-    /// Images that go through the networks at a time, their gradients being added up before the one step: less memory for
-    /// the same step. Must divide `batch_images`; absent: the whole batch at once.
+    /// Images per forward and backward pass; gradients of all micro-batches are summed before the optimizer
+    /// step. Less memory, the same step. Must divide `batch_images`; absent: the whole batch at once.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub micro_batch_images: Option<usize>,
-    /// What is done to gradients that are too long; absent: nothing. DINO: `{ per_parameter_norm = 3.0 }`.
+    /// Clipping of large gradients; absent: none. DINO: `{ per_parameter_norm = 3.0 }`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub clip_gradients: Option<ClipConfig>,
-    /// What convolutions, products and attention compute in: `"bf16"`, or `"f16"`, whose loss scale moves by itself; absent:
-    /// f32. Weights, optimizer, statistics, norms and losses are f32 whatever it is.
+    /// Compute type of convolutions, matrix products and attention: `"bf16"`, or `"f16"` with an automatic
+    /// loss scale; absent: f32. Weights, optimizer, statistics, norms and losses are always f32.
     #[serde(default, skip_serializing_if = "Precision::is_f32")]
     pub precision: Precision,
-    /// Compute what element-wise operations gave again in the backward pass in place of keeping it: less memory, more time,
-    /// the same step. What convolutions, products and this program's own CPU kernels gave is kept. Absent: false.
+    /// Recompute outputs of element-wise operations in the backward pass instead of storing them: less
+    /// memory, more time, the same step. Outputs of convolutions, matrix products and this program's own CPU
+    /// kernels are stored. Absent: false.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub recompute_activations: bool,
-    /// A checkpoint every so many epochs, and one at the end.
+    /// Epochs between checkpoints; the end of the run writes one too.
     pub checkpoint_every_epochs: usize,
     /// Checkpoints kept; older ones are removed. At least 1.
     pub keep_checkpoints: usize,
-    /// A line of `metrics.jsonl` every so many steps.
+    /// Steps between lines of `metrics.jsonl`.
     pub log_every_steps: usize,
 }
 
-/// The section of a config that belongs to an objective's crate.
+/// The config section that an objective's crate defines.
 pub trait ObjectiveSection: Serialize + Sized {
-    /// Refuses values with which the objective makes no sense, or that do not fit the rest of `config`, whose own keys are
-    /// valid.
+    /// Gives an error for values that the objective cannot use, or that contradict the rest of `config`,
+    /// whose own keys are valid.
     ///
     /// # Errors
-    /// The key, what it must be and what it is.
+    /// The key, its valid range and its value.
     fn validate(config: &Config<Self>) -> Result<(), String>;
 }
 
 impl<O: ObjectiveSection> Config<O> {
-    /// Refuses what contradicts itself, the objective's section included, naming the key. What the data or the device decide
-    /// is checked by [`train`](crate::train()), which calls this too.
+    /// Gives an error that names the key if the config contradicts itself, including the objective's section.
+    /// [`train`](crate::train()) checks the dependencies on data and device, and calls this function too.
     ///
     /// # Errors
-    /// The key, what it must be and what it is.
+    /// The key, its valid range and its value.
     pub fn validate(&self) -> Result<(), String> {
         self.validate_own()?;
         O::validate(self)
@@ -124,7 +127,7 @@ impl<O: ObjectiveSection> Config<O> {
 }
 
 impl<O> Config<O> {
-    /// The keys that this crate knows.
+    /// Validates the keys of this crate.
     fn validate_own(&self) -> Result<(), String> {
         let positive = |name: &str, value: usize| {
             if value == 0 {
@@ -142,7 +145,7 @@ impl<O> Config<O> {
         positive("training.keep_checkpoints", self.training.keep_checkpoints)?;
         positive("training.log_every_steps", self.training.log_every_steps)?;
         if let Some(images) = self.training.batch_norm_images {
-            // One image's statistics over one position each would be no statistics at all.
+            // A single image with one position per channel would have no statistics.
             if images < 2 || !self.data.batch_images.is_multiple_of(images) {
                 return Err(format!(
                     "`training.batch_norm_images` must be at least 2 and divide `data.batch_images` ({}), got {images}",

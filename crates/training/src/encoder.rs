@@ -1,4 +1,4 @@
-//! Encoders on disk: those of runs, readable by PyTorch and found again here, and those that other programs wrote.
+//! Encoders on disk: those of runs, which PyTorch can read too, and those of other programs.
 
 use crate::batch::Normalize;
 use crate::checkpoint::latest_checkpoint;
@@ -21,10 +21,10 @@ use weights::{
 pub struct LoadedEncoder {
     /// The network, on a device without autodiff.
     pub backbone: Backbone,
-    /// What its file says of it, or what is known of a foreign file's layout.
+    /// The file's own description, or known facts about a foreign file's layout.
     pub info: EncoderInfo,
-    /// Identifies it: SHA-256 (hexadecimal) of the file. Of a foreign file other things can be made (the other network,
-    /// other heads), so there it is taken over the file's SHA-256 and `info`.
+    /// Identifies it: SHA-256 (hexadecimal) of the file. A foreign file can give several encoders (the other
+    /// network, other heads), so there the hash covers the file's SHA-256 and `info`.
     pub hash: String,
     /// SHA-256 of the file, hexadecimal.
     pub file_hash: String,
@@ -33,7 +33,7 @@ pub struct LoadedEncoder {
 }
 
 impl LoadedEncoder {
-    /// The channel statistics that it was trained with.
+    /// The channel statistics of its training.
     pub fn normalize(&self) -> Normalize {
         Normalize {
             mean: self.info.mean,
@@ -68,10 +68,10 @@ pub(crate) fn encoder_bytes<C>(
     Ok(encoder_to_safetensors(backbone, &info))
 }
 
-/// Writes an encoder file whole or not at all.
+/// Writes an encoder file atomically.
 ///
 /// # Errors
-/// A disk that refuses it; a network that has no place in another library's.
+/// A disk that refuses the write; a network without a counterpart in the other library.
 pub fn write_encoder(
     path: &Path,
     backbone: &Backbone,
@@ -86,13 +86,13 @@ pub fn write_encoder(
 /// file, or of a file of weights in any known layout (`docs/weights.md`).
 ///
 /// # Errors
-/// A path without an encoder, a damaged or hostile file, and one whose tensors are not exactly those of its network.
+/// A path without an encoder, a damaged or hostile file, or tensors that do not exactly match their network.
 pub fn read_encoder(path: &Path, options: &ImportOptions, device: &Device) -> Result<LoadedEncoder, Error> {
     let (path, mut file, file_hash) = open_encoder(path)?;
     let read = |file: &mut File| {
         let checkpoint = Checkpoint::open(file)?;
         let plan = Import::plan(&checkpoint, options, device)?;
-        // Ours says what it is and is no other thing under any option but these.
+        // Our own files describe themselves, and only these options could change the result.
         let plain = checkpoint.is_ours() && *options == ImportOptions::default();
         for other in &plan.recognized.other_networks {
             tracing::warn!("encoder `{}`: {}", path.display(), not_read(other));
@@ -126,7 +126,7 @@ pub fn read_encoder(path: &Path, options: &ImportOptions, device: &Device) -> Re
     })
 }
 
-/// The file of weights that a path stands for, at its start, and its SHA-256.
+/// The weight file behind a path, positioned at its start, and its SHA-256.
 pub(crate) fn open_encoder(path: &Path) -> Result<(PathBuf, File, String), Error> {
     let file = if path.is_dir() {
         let own = path.join("encoder.safetensors");
@@ -145,7 +145,7 @@ pub(crate) fn open_encoder(path: &Path) -> Result<(PathBuf, File, String), Error
         path.to_path_buf()
     };
     let failed = || FileError::new("read", &file);
-    // A device or a pipe may have no end, and has no table of contents to go back to.
+    // A device or a pipe may be endless, and cannot seek back to a table of contents.
     if !std::fs::metadata(&file).map_err(failed())?.is_file() {
         return Err(Error::Encoder {
             path: file,
@@ -159,7 +159,7 @@ pub(crate) fn open_encoder(path: &Path) -> Result<(PathBuf, File, String), Error
     Ok((file, source, hash))
 }
 
-/// The warning of a network in a file that is not read.
+/// The warning for an unread network in a file.
 pub(crate) fn not_read(network: &SeenNetwork) -> String {
     format!(
         "the file holds another network, which is not read: names like those of {} under `{}`",
@@ -172,7 +172,7 @@ pub(crate) fn not_read(network: &SeenNetwork) -> String {
 pub(crate) fn refused(path: &Path, error: &WeightsError) -> Error {
     Error::Encoder {
         path: path.to_path_buf(),
-        // Names in it come from the file, and a terminal obeys control characters.
+        // Its names come from the file, and a terminal obeys control characters.
         reason: data::terminal::escape(&error.to_string()),
         hint: error.hint(),
     }

@@ -1,4 +1,4 @@
-//! What can go wrong in a run, one variant for each thing that a user can mend.
+//! Errors of a run, one variant for each problem that a user can fix.
 
 use crate::hint::Hint;
 use std::path::PathBuf;
@@ -18,7 +18,7 @@ pub enum Error {
     #[error(transparent)]
     File(#[from] data::FileError),
 
-    /// The run directory already holds a run and it is not to be resumed.
+    /// The run directory already holds a run, and resuming was not requested.
     #[error("`{}` already holds a run (last checkpoint: {checkpoint})", path.display())]
     RunExists {
         /// The run directory.
@@ -32,11 +32,11 @@ pub enum Error {
     RunInUse {
         /// The run directory.
         path: PathBuf,
-        /// The other process, as far as it is known.
+        /// The other process, as far as known.
         holder: String,
     },
 
-    /// A resumed run is not the one that the config describes.
+    /// The run to resume differs from the config.
     #[error("`{}` was started with another {what}: expected {expected}, got {got}", path.display())]
     ResumeMismatch {
         /// The run directory.
@@ -54,7 +54,7 @@ pub enum Error {
     Checkpoint {
         /// The checkpoint folder or the file in it.
         path: PathBuf,
-        /// What does not fit.
+        /// The mismatch.
         reason: String,
     },
 
@@ -63,54 +63,54 @@ pub enum Error {
     Encoder {
         /// The file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// The fault.
         reason: String,
-        /// The cure, where it is known.
+        /// The hint, if known.
         hint: Option<weights::Hint>,
     },
 
-    /// The loss stopped being a number.
+    /// The loss became NaN or infinite.
     #[error(
         "loss is {loss} in step {step} (learning rate {learning_rate:.3e}, last finite loss {last_finite}); {checkpoint}"
     )]
     NonFiniteLoss {
         /// NaN or an infinity.
         loss: f32,
-        /// The step whose loss it is, counted from 1 as in `metrics.jsonl`.
+        /// The step of that loss, counted from 1 as in `metrics.jsonl`.
         step: usize,
         /// The learning rate of that step.
         learning_rate: f64,
         /// The last finite loss, or "none".
         last_finite: String,
-        /// Which checkpoint was kept, in words.
+        /// The checkpoint that was kept, in words.
         checkpoint: String,
     },
 
-    /// A run directory that lost a file which says what its checkpoints are of.
+    /// A run directory that lost a file which identifies its checkpoints.
     #[error("`{}` has checkpoints and no `{missing}`, which says whose they are", path.display())]
     RunDamaged {
         /// The run directory.
         path: PathBuf,
-        /// The file that it lacks.
+        /// The missing file.
         missing: &'static str,
     },
 
-    /// Weights that are no longer numbers although the loss still was; no checkpoint is made of them.
+    /// Weights with NaN or infinity despite a finite loss; no checkpoint is written.
     #[error(
         "`{name}` holds NaN or an infinity after step {step} (learning rate {learning_rate:.3e}); {checkpoint}"
     )]
     NonFiniteWeights {
-        /// Path of the first parameter that does.
+        /// Path of the first such parameter.
         name: String,
         /// The step, counted from 1.
         step: usize,
         /// The learning rate of that step.
         learning_rate: f64,
-        /// Which checkpoint was kept, in words.
+        /// The checkpoint that was kept, in words.
         checkpoint: String,
     },
 
-    /// Gradients overflow f16 whatever the loss scale.
+    /// Gradients overflow f16 at any loss scale.
     #[error(
         "gradients are not finite in step {step} with any loss scale ({skipped} steps were skipped); {checkpoint}"
     )]
@@ -119,16 +119,16 @@ pub enum Error {
         step: usize,
         /// Steps skipped since the run's start.
         skipped: usize,
-        /// Which checkpoint was kept, in words.
+        /// The checkpoint that was kept, in words.
         checkpoint: String,
     },
 
     /// The device failed.
     #[error("the device failed in one of the {steps} steps before step {step}: {reason}")]
     Device {
-        /// The step at which it was noticed, counted from 0: devices compute behind the loop.
+        /// The step at which the failure was noticed, counted from 0: devices run asynchronously.
         step: usize,
-        /// Steps since a number was last read from it.
+        /// Steps since a value was last read from it.
         steps: usize,
         /// The backend's message.
         reason: String,
@@ -136,7 +136,7 @@ pub enum Error {
 }
 
 impl Error {
-    /// What the user can do about it, where that is known. An error of the data has a hint of its own.
+    /// What the user can do about it, if known. An error of the data has its own hint.
     pub fn hint(&self) -> Option<Hint> {
         match self {
             Self::Encoder { hint, .. } => hint.clone().map(Hint::Weights),

@@ -1,4 +1,4 @@
-//! What is in a file of weights, and what would be made of it: `passer weights inspect`.
+//! Contents of a weights file, and the network that would be loaded from it: `passer weights inspect`.
 
 use crate::encoder::{not_read, open_encoder, refused};
 use crate::error::Error;
@@ -11,38 +11,38 @@ use std::path::{Path, PathBuf};
 use weights::format::{Entry, Format, TensorInfo};
 use weights::{Checkpoint, Hint, Import, ImportOptions, LayoutError, WeightsError};
 
-/// A file of weights, as it is.
+/// The contents of a weights file.
 #[derive(Debug, Serialize)]
 pub struct Inspection {
     /// The file that was read.
     pub path: PathBuf,
     /// Its SHA-256, hexadecimal.
     pub sha256: String,
-    /// What kind of file it is.
+    /// The kind of file.
     pub format: Format,
-    /// What lies at its root.
+    /// Entries at its root.
     pub contents: Vec<Content>,
     /// Number of tensors.
     pub tensors: usize,
-    /// Numbers in them, by type.
+    /// Number of values, by type.
     pub dtypes: Dtypes,
-    /// The network in it; `None` where no layout matches.
+    /// The network in it; `None` if no layout matches.
     pub network: Option<Network>,
-    /// What whoever uses it should know: initial values, tensors left out, NaN, a guess.
+    /// Warnings for its user: initial values, ignored tensors, NaN, a guess.
     pub notes: Vec<String>,
-    /// Why it cannot be loaded; `None` where it can.
+    /// Reason why it cannot be loaded; `None` if it can.
     pub refusal: Option<String>,
-    /// The cure, where it is known; the program words it.
+    /// The hint, if known; the program words it.
     #[serde(skip)]
     pub hint: Option<Hint>,
     /// Every tensor.
     pub all: Vec<TensorLine>,
 }
 
-/// Numbers of tensors and of their elements by type.
+/// Number of tensors and of their elements by type.
 pub type Dtypes = BTreeMap<&'static str, Count>;
 
-/// How much there is.
+/// Numbers of tensors and elements.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Count {
     /// Tensors.
@@ -71,45 +71,45 @@ pub struct TensorLine {
     pub shape: Vec<usize>,
 }
 
-/// What would be loaded.
+/// The network that would be loaded.
 #[derive(Debug, Serialize)]
 pub struct Network {
     /// The row of `docs/weights.md`.
     pub layout: &'static str,
-    /// Which of two networks.
+    /// The choice of two networks.
     pub part: Option<&'static str>,
     /// The parts that such files hold.
     pub parts: Vec<&'static str>,
-    /// Where in the file it lies; empty for the root.
+    /// Its path in the file; empty for the root.
     pub at: String,
     /// Its usual name.
     pub name: String,
     /// The network in full.
     pub architecture: BackboneConfig,
-    /// How it was trained.
+    /// Its training method.
     pub method: String,
-    /// Fingerprint of the data that it saw; empty if the file does not say.
+    /// Fingerprint of its training data; empty if the file does not state it.
     pub fingerprint: String,
-    /// Licenses of that data with the number of images each; empty if the file does not say.
+    /// Licenses of that data with the number of images each; empty if the file does not state them.
     #[serde(rename = "licences")]
     pub licenses: Licenses,
     /// Width of its output.
     pub features: usize,
-    /// Numbers that training moves, as PyTorch counts them: without running statistics.
+    /// Trainable parameters, as PyTorch counts them: without running statistics.
     pub parameters: u64,
-    /// Channel means that images are normalised with.
+    /// Channel means for normalizing images.
     pub mean: [f32; 3],
-    /// Channel deviations that images are normalised with.
+    /// Channel deviations for normalizing images.
     pub std: [f32; 3],
-    /// Names beside it that the layout knows and leaves out.
+    /// Further names that the layout knows and drops.
     pub dropped: Vec<String>,
-    /// Parameters that the file may lack, as was allowed.
+    /// Parameters that the file lacks, as allowed.
     pub missing: Vec<String>,
-    /// Tensors that are left out, as was allowed.
+    /// Ignored tensors, as allowed.
     pub left_out: Vec<String>,
 }
 
-/// Lists a file of weights. A file that holds no network of Passer's is listed as well.
+/// Lists a weights file, including files without a network that Passer supports.
 ///
 /// # Errors
 /// A file that cannot be read, is damaged, or hostile.
@@ -130,7 +130,7 @@ pub fn inspect_weights(path: &Path, options: &ImportOptions, device: &Device) ->
             let others = plan.recognized.other_networks.iter().map(not_read);
             let others = others.collect::<Vec<_>>();
             notes = plan.info.notes();
-            // As it would be opened: some warnings come from the numbers alone.
+            // Loads it as for use, because some warnings depend on the values.
             let refusal = match plan.load(&mut file) {
                 Ok((_, info)) => {
                     notes = info.notes();
@@ -145,7 +145,7 @@ pub fn inspect_weights(path: &Path, options: &ImportOptions, device: &Device) ->
     };
     let hint = refusal.as_ref().and_then(WeightsError::hint);
     let refusal = refusal.map(|error| match error {
-        // What it holds is listed anyway.
+        // Its content is listed anyway.
         WeightsError::Layout(LayoutError::None { .. }) => {
             "no known layout matches (docs/weights.md has them)".to_owned()
         }
@@ -173,7 +173,7 @@ pub fn inspect_weights(path: &Path, options: &ImportOptions, device: &Device) ->
 
 fn network(plan: &Import<'_>) -> Network {
     let recognized = &plan.recognized;
-    // As PyTorch counts: running statistics are buffers.
+    // PyTorch's count: running statistics are buffers.
     let is_parameter = |name: &str| {
         let last = name.rsplit('.').next().unwrap_or(name);
         !matches!(last, "running_mean" | "running_var") && !plan.left_out.iter().any(|left| left == name)

@@ -1,34 +1,36 @@
-//! Configs of runs that an earlier version of the program began, beside configs of today.
+//! Comparison of a run's config, perhaps written by an earlier version, with a current one.
 //!
-//! `--resume` needs the run's own config. A key that was added since is in the given config and not in the run's, which does
-//! not make it another run as long as the key has the value that the earlier version behaved as: those are listed here.
+//! `--resume` needs the run's own config. A key added since then is in the given config but not in the run's.
+//! It is still the same run if the key has the value that matches the earlier version's behavior; this file
+//! lists those values.
 
 use toml::{Table, Value};
 
-/// A key that came after the first released version.
+/// A key added after the first released version.
 struct LaterKey {
-    /// Dotted path of the table that it was added to. Where the table is absent, so is the key.
+    /// Dotted path of the table of the key. If the table is absent, so is the key.
     table: &'static str,
     /// Its name.
     key: &'static str,
-    /// What versions without it did, as TOML.
+    /// The behavior of versions without it, as TOML.
     before: &'static str,
 }
 
-/// Every key that was added to configs of runs, oldest first. A new key gets a line here, unless it may be left out of a
-/// config and is then left out of `config.toml` too (an `Option` that is `None`, a default that is skipped).
+/// Every key that was added to configs of runs, oldest first. A new key gets a line here, unless it is
+/// optional and omitted from `config.toml` too (an `Option` that is `None`, a default that is skipped).
 const LATER_KEYS: &[LaterKey] = &[];
 
-/// Keys that change no result, and may differ from the process that began a run.
+/// Keys that affect no result, and may differ from the original process.
 const FREE_KEYS: &[&str] = &["data.workers"];
 
-/// Gives a config that an earlier version wrote the keys that were added since; whether it lacked any.
+/// Adds the keys added since then to a config of an earlier version; returns whether it lacked any.
 pub fn fill_in_later_keys(config: &mut Table) -> bool {
     let filled: Vec<bool> = LATER_KEYS.iter().map(|key| key.fill_in(config)).collect();
     filled.contains(&true)
 }
 
-/// The first key in which the run's config, `before`, differs from the one given `now`, with both values.
+/// The first key whose value differs between the run's config, `before`, and the given one, `now`, with both
+/// values.
 pub(crate) fn difference(before: Table, now: Table) -> Option<(String, String, String)> {
     difference_knowing(LATER_KEYS, before, now)
 }
@@ -38,7 +40,7 @@ fn difference_knowing(
     mut before: Table,
     mut now: Table,
 ) -> Option<(String, String, String)> {
-    // Both: a run that was begun with the key in a config that lacks it would be the same run too.
+    // Both configs: a run started with the key also matches a config that lacks it.
     for table in [&mut before, &mut now] {
         later.iter().for_each(|key| {
             key.fill_in(table);
@@ -48,7 +50,7 @@ fn difference_knowing(
 }
 
 impl LaterKey {
-    /// Whether the config lacked the key.
+    /// Returns whether the config lacked the key.
     fn fill_in(&self, config: &mut Table) -> bool {
         let table = self
             .table
@@ -118,8 +120,8 @@ mod tests {
         );
     }
 
-    /// A run of a version that lacked a key resumes under one that has it, with the value that the version behaved as and
-    /// with no other.
+    /// A run of a version without a key resumes under a version with it, if the key has the value of the old
+    /// behavior, and with no other value.
     #[test]
     fn a_key_that_was_added_later_keeps_no_old_run_from_being_resumed() {
         let later = [
@@ -151,7 +153,7 @@ mod tests {
             difference(old, &new("0.5", "batch")),
             named("objective.moco.negatives", "`\"queue\"`", "`\"batch\"`")
         );
-        // Another method's table does not get the key.
+        // Another method's table must not get the key.
         let other = "seed = 0\n[objective.byol]\nmomentum = 0.9";
         assert_eq!(difference(other, other), None);
         assert_eq!(
@@ -160,7 +162,7 @@ mod tests {
         );
     }
 
-    /// Each entry names a value that is TOML; a typing error would leave the key out in silence.
+    /// Each entry has a valid TOML value; a typing error would silently skip the key.
     #[test]
     fn every_later_key_has_a_value() {
         for later in LATER_KEYS {

@@ -1,4 +1,4 @@
-//! The pretraining loop and its contract: objective, optimizer, schedule, checkpoints, run log.
+//! The pretraining loop and its traits: objective, optimizer, schedule, checkpoints, run log.
 //!
 //! Start reading at [`pretrain`](pretrain()): the loop, top to bottom. A method implements [`Objective`]; everything
 //! else here serves the loop. This crate knows no method and no evaluation: the caller passes them in.

@@ -1,15 +1,16 @@
-//! The factor that keeps f16 gradients within f16's range, and moves by itself.
+//! The factor that keeps f16 gradients within f16's range, and adjusts itself.
 
 use crate::optimizer::scale_gradients;
 use burn::module::Module;
 use burn::optim::GradientsParams;
 use serde::{Deserialize, Serialize};
 
-/// A loss is multiplied by it before the backward pass, and gradients are divided by it after: with f16's 5 bits of exponent,
-/// small gradients would be 0. It doubles after so many steps without overflow and halves at one, whose step is skipped.
+/// The loss is multiplied by it before the backward pass, and gradients are divided by it afterwards:
+/// otherwise f16's 5 bits of exponent would turn small gradients into 0. It doubles after a number of steps
+/// without overflow, and halves at an overflow, whose step is skipped.
 ///
-/// Micikevicius et al., *Mixed precision training*, [2018](https://arxiv.org/abs/1710.03740), §3.2; numbers are those of
-/// `torch.amp.GradScaler`.
+/// Micikevicius et al., *Mixed precision training*, [2018](https://arxiv.org/abs/1710.03740), §3.2; constants
+/// are those of `torch.amp.GradScaler`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct LossScale {
     scale: f64,
@@ -21,7 +22,7 @@ pub(crate) struct LossScale {
 
 const START: f64 = 65_536.0;
 const STEPS_BEFORE_GROWTH: usize = 2_000;
-/// Below it nothing is gained: the gradients themselves are not finite.
+/// Below this scale nothing is gained: the gradients themselves are not finite.
 const LEAST: f64 = 1.0 / 16_384.0;
 
 impl LossScale {
@@ -33,14 +34,15 @@ impl LossScale {
         }
     }
 
-    /// The factor now.
+    /// The current factor.
     pub(crate) fn value(&self) -> f64 {
         self.scale
     }
 
-    /// Divides the gradients by the scale, and moves it; false where they are not finite, and the step must be skipped.
+    /// Divides the gradients by the scale and adjusts it; false if they are not finite and the step must be
+    /// skipped.
     ///
-    /// Reads one number back from the device, as `GradScaler.step` does.
+    /// Reads one value back from the device, like `GradScaler.step`.
     pub(crate) fn unscale<M: Module>(&mut self, grads: &mut GradientsParams, student: &M) -> bool {
         let squares = scale_gradients(grads, student, 1.0 / self.scale);
         let finite = squares.is_none_or(|sum| sum.into_scalar::<f32>().is_finite());
@@ -48,7 +50,7 @@ impl LossScale {
         finite
     }
 
-    /// Whether even this scale is too small to be of use.
+    /// Whether the scale has become too small to help.
     pub(crate) fn is_exhausted(&self) -> bool {
         self.scale < LEAST
     }

@@ -1,8 +1,8 @@
-//! The contract between the loop and a self-supervised method.
+//! The trait between the loop and a self-supervised method.
 //!
-//! Ownership is the point of it: `Student` is all that the optimizer sees; `State` is everything else that must be
-//! saved (teacher, queue, center). Gradients and optimizer state are keyed by parameter id, so a teacher inside the
-//! optimized module would take the student's update.
+//! Ownership is its purpose: `Student` is everything that the optimizer sees; `State` is everything else that
+//! must be saved (teacher, queue, center). Gradients and optimizer state are keyed by parameter id, so a
+//! teacher inside the optimized module would receive the student's update.
 
 use crate::batch::Batch;
 use crate::optimizer::ParameterRule;
@@ -10,22 +10,22 @@ use backbones::{Backbone, Context, Init, Progress};
 use burn::module::Module;
 use burn::tensor::Tensor;
 
-/// How many views of each image an objective wants.
+/// The number of views of each image that an objective needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ViewCount {
-    /// Exactly so many, over all groups.
+    /// Exactly this many, over all groups.
     Exactly(usize),
-    /// So many global views, which are those of the first group's size, and at least so many others.
+    /// This many global views, with the first group's size, and a minimum of others.
     GlobalAndLocal {
         /// Views of the first size.
         global: usize,
-        /// The least number of local views.
+        /// Minimum number of local views.
         least_local: usize,
     },
 }
 
 impl ViewCount {
-    /// Refuses view groups that give another number.
+    /// Gives an error for view groups with another number.
     pub fn check(&self, groups: &[data::ViewGroup]) -> Result<(), String> {
         let total: usize = groups.iter().map(|group| group.count).sum();
         match *self {
@@ -33,7 +33,7 @@ impl ViewCount {
                 "the objective needs exactly {count} views of each image, but `[[views]]` gives {total}"
             )),
             Self::GlobalAndLocal { global, least_local } => {
-                // Groups of one size are one group to the objective: see `Batch`.
+                // The objective sees groups of one size as one group: see `Batch`.
                 let size = groups.first().map(data::ViewGroup::output_px);
                 let same = |group: &&data::ViewGroup| Some(group.output_px()) == size;
                 let first: usize = groups.iter().take_while(same).map(|group| group.count).sum();
@@ -55,10 +55,10 @@ impl ViewCount {
     }
 }
 
-/// A loss and what else is worth a curve.
+/// A loss and further values for the log.
 #[derive(Debug)]
 pub struct Loss {
-    /// The scalar that is differentiated, `[1]`.
+    /// The scalar to differentiate, `[1]`.
     pub total: Tensor<1>,
     /// Named scalars for the log, `[1]` each and detached. They stay on the device until a log line is due.
     pub signals: Vec<(&'static str, Tensor<1>)>,
@@ -75,7 +75,7 @@ impl Loss {
         if losses.is_empty() {
             return first;
         }
-        // Only values are wanted from here on.
+        // Only values are needed from here on.
         let mut total = first.total.without_autodiff();
         let mut signals = first.signals;
         for loss in losses {
@@ -94,25 +94,25 @@ impl Loss {
     }
 }
 
-/// A self-supervised method: which networks and state it has, its loss, and what happens after a step.
+/// A self-supervised method: its networks and state, its loss, and its update after a step.
 ///
-/// Implementations hold their config and nothing that changes. They do no I/O, read no clock, and draw only from
+/// Implementations hold their config and no mutable state. They do no I/O, read no clock, and draw only from
 /// [`Context::draws`].
 pub trait Objective {
     /// Everything that the optimizer updates.
     type Student: Module;
-    /// The rest that must be saved: no parameter of it requires a gradient.
+    /// Everything else that must be saved; none of its parameters requires a gradient.
     type State: Module;
-    /// What [`loss`](Self::loss) hands to [`commit`](Self::commit), such as the keys to queue.
+    /// Passed from [`loss`](Self::loss) to [`commit`](Self::commit), such as the keys to queue.
     type Pending;
 
-    /// The views that [`loss`](Self::loss) reads; a config that gives another number is refused.
+    /// The views that [`loss`](Self::loss) reads; a config with another number is an error.
     fn views(&self) -> ViewCount;
 
     /// Networks and state at step 0, all drawn from `init` (never from a device's generator).
     fn init(&self, init: &Init) -> (Self::Student, Self::State);
 
-    /// The loss of a (micro-)batch. Pure: it changes nothing but batch statistics.
+    /// The loss of a (micro-)batch. Pure: it only updates batch statistics.
     fn loss(
         &self,
         student: &Self::Student,
@@ -121,7 +121,8 @@ pub trait Objective {
         context: &Context,
     ) -> (Loss, Self::Pending);
 
-    /// Called once after each optimizer step with what its micro-batches left, in order: teacher, queue, center move here.
+    /// Called once after each optimizer step with the micro-batches' pending values, in order: updates
+    /// teacher, queue, center.
     fn commit(
         &self,
         student: Self::Student,
@@ -130,7 +131,8 @@ pub trait Objective {
         context: &Context,
     ) -> (Self::Student, Self::State);
 
-    /// Paths (prefixes, as in `head.last`) of student parameters whose gradients are dropped at this point.
+    /// Paths (prefixes, as in `head.last`) of student parameters whose gradients are dropped at this point of
+    /// the run.
     fn frozen(&self, _: &Progress) -> Vec<&'static str> {
         vec![]
     }
@@ -141,8 +143,8 @@ pub trait Objective {
         vec![]
     }
 
-    /// Why the loss needs the whole batch at once, if it does (negatives, Sinkhorn, correlations over the batch): such an
-    /// objective refuses `training.micro_batch_images`.
+    /// Reason why the loss needs the whole batch at once, if it does (negatives, Sinkhorn, correlations over
+    /// the batch): such an objective rejects `training.micro_batch_images`.
     fn whole_batch(&self) -> Option<&'static str> {
         None
     }

@@ -1,8 +1,7 @@
-//! Optimizers whose numbers are PyTorch's: SGD, AdamW, LARS and LARC, and what moves their rates.
+//! Optimizers with PyTorch's arithmetic: SGD, AdamW, LARS and LARC, and the course of their rates.
 //!
-//! Ours and not Burn's, because a run needs what those cannot know: a parameter's path (biases and norms without weight
-//! decay, rates that fall with depth), a weight decay that moves, norms over all gradients, and a state that is found
-//! again by name.
+//! Burn's optimizers lack information that a run needs: a parameter's path (biases and norms without weight
+//! decay, layer-wise rates), a weight decay schedule, norms over all gradients, and a state keyed by name.
 
 mod clip;
 mod rows;
@@ -21,61 +20,66 @@ use serde::{Deserialize, Serialize};
 
 /// The optimizer of a run. TOML: one table, e.g. `[optimizer.sgd]`.
 ///
-/// Learning rates are for 256 images a step; the rate used is `learning_rate_per_256 * batch_images / 256`.
-/// *Biases and norms* are the parameters of one dimension.
+/// Learning rates are for 256 images per step; the effective rate is `learning_rate_per_256 * batch_images /
+/// 256`. *Biases and norms* are the parameters of one dimension.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum OptimizerConfig {
     /// `torch.optim.SGD`: `g += weight_decay w; v = momentum v + g; w -= lr v` (no dampening).
     Sgd {
-        /// Peak learning rate for 256 images a step. MoCo: 0.03.
+        /// Peak learning rate for 256 images per step. MoCo: 0.03.
         learning_rate_per_256: f64,
         /// SGD's momentum, 0 to below 1. MoCo: 0.9.
         momentum: f64,
-        /// L2 penalty on all parameters, biases and norms included, as the methods' reference has it. MoCo: 1e-4.
+        /// L2 penalty on all parameters, including biases and norms, as in the methods' reference code. MoCo:
+        /// 1e-4.
         weight_decay: f64,
         /// Nesterov's momentum. MoCo: false.
         nesterov: bool,
     },
     /// `torch.optim.AdamW`: Loshchilov, Hutter, *Decoupled weight decay regularization*, 2019, algorithm 2.
     Adamw {
-        /// Peak learning rate for 256 images a step. DINO: 5e-4; MAE and MoCo-v3: 1.5e-4.
+        /// Peak learning rate for 256 images per step. DINO: 5e-4; MAE and MoCo-v3: 1.5e-4.
         learning_rate_per_256: f64,
-        /// Averages of gradient and squared gradient, each 0 to below 1. PyTorch: 0.9, 0.999; MAE: 0.9, 0.95.
+        /// Decay rates of the averages of gradient and squared gradient, each 0 to below 1. PyTorch: 0.9,
+        /// 0.999; MAE: 0.9, 0.95.
         betas: [f64; 2],
         /// Added to the root of the squared gradient's average. PyTorch: 1e-8.
         epsilon: f64,
-        /// Weight decay at the start, not scaled by the batch. DINO: 0.04.
+        /// Weight decay at the start; the batch size does not scale it. DINO: 0.04.
         weight_decay: f64,
-        /// Weight decay at the end, reached by a cosine over all steps; absent: it stays. DINO: 0.4.
+        /// Weight decay at the end, reached by a cosine over all steps; absent: constant. DINO: 0.4.
         #[serde(skip_serializing_if = "Option::is_none")]
         weight_decay_end: Option<f64>,
         /// Whether biases and norms decay too. DINO, MAE: false.
         decay_biases_and_norms: bool,
-        /// Each block's rate as a part of the next one's, 0..1, counted from the head down; absent: one rate for all. Blocks
-        /// are a transformer's, or a ResNet's residual blocks; what stands behind the last one, the head among it, has the
-        /// whole rate, as in BEiT, MAE and DINOv2. DINOv2: 0.9; fine-tuning: 0.65 to 0.75.
+        /// Ratio of each block's rate to the next one's, 0..1, counted from the head down; absent: one rate
+        /// for all. Blocks are a transformer's, or a ResNet's residual blocks. Everything after the last
+        /// block, including the head, has the full rate, as in BEiT, MAE and DINOv2. DINOv2: 0.9;
+        /// fine-tuning: 0.65 to 0.75.
         #[serde(skip_serializing_if = "Option::is_none")]
         layer_decay: Option<f64>,
     },
-    /// SGD whose gradient is brought to a part of each parameter's norm: You, Gitman, Ginsburg, *Large batch training of
-    /// convolutional networks*, 2017, algorithm 1.
+    /// SGD whose gradient is scaled to a share of each parameter's norm: You, Gitman, Ginsburg, *Large batch
+    /// training of convolutional networks*, 2017, algorithm 1.
     Lars {
-        /// Peak learning rate for 256 images a step. SwAV: 0.3 (4.8 for 4,096); MoCo-v3's ResNet-50: 0.6 or 0.3.
+        /// Peak learning rate for 256 images per step. SwAV: 0.3 (4.8 for 4,096); MoCo-v3's ResNet-50: 0.6 or
+        /// 0.3.
         learning_rate_per_256: f64,
-        /// Peak learning rate of biases and norms for 256 images; absent: as the others. Barlow Twins: 0.0048.
+        /// Peak learning rate of biases and norms for 256 images per step; absent: the same. Barlow Twins:
+        /// 0.0048.
         #[serde(skip_serializing_if = "Option::is_none")]
         biases_and_norms_learning_rate_per_256: Option<f64>,
-        /// SGD's momentum, 0 to below 1. 0.9 everywhere.
+        /// SGD's momentum, 0 to below 1. 0.9 in all references.
         momentum: f64,
         /// L2 penalty at the start. SwAV and SimCLR: 1e-6.
         weight_decay: f64,
-        /// L2 penalty at the end, reached by a cosine over all steps; absent: it stays.
+        /// L2 penalty at the end, reached by a cosine over all steps; absent: constant.
         #[serde(skip_serializing_if = "Option::is_none")]
         weight_decay_end: Option<f64>,
-        /// The gradient's norm as a part of the parameter's. 0.001 everywhere.
+        /// Ratio of the gradient's norm to the parameter's. 0.001 in all references.
         trust: f64,
-        /// Which norm the gradient is measured by.
+        /// The norm that scales the gradient.
         adaptation: Adaptation,
         /// Whether biases and norms are adapted and decayed too. SwAV (apex's LARC): true; MoCo-v3, Barlow Twins: false.
         adapt_biases_and_norms: bool,
@@ -93,7 +97,7 @@ pub enum Adaptation {
 }
 
 impl OptimizerConfig {
-    /// Refuses numbers with which training makes no sense.
+    /// Gives an error for values that training cannot use.
     pub fn validate(&self) -> Result<(), String> {
         let name = self.name();
         let above_zero = |key: &str, value: f64| {
@@ -192,7 +196,7 @@ impl OptimizerConfig {
         }
     }
 
-    /// Weight decay at the start and, where it moves, at the end.
+    /// Weight decay at the start and, if it changes, at the end.
     fn weight_decay_course(&self) -> (f64, Option<f64>) {
         match self {
             Self::Sgd { weight_decay, .. } => (*weight_decay, None),
@@ -215,8 +219,8 @@ impl OptimizerConfig {
         self.learning_rate_per_256() * batch_images as f64 / 256.0
     }
 
-    /// What moves over a run, for the step that `progress` names; `peak` is what
-    /// [`peak_learning_rate`](Self::peak_learning_rate) gives, `rules` those of the objective.
+    /// The values that change over a run, for the step in `progress`; `peak` comes from
+    /// [`peak_learning_rate`](Self::peak_learning_rate), `rules` from the objective.
     pub fn rates(
         &self,
         peak: f64,
@@ -239,7 +243,7 @@ impl OptimizerConfig {
     }
 }
 
-/// Removes the gradients of parameters whose dotted path is one of `paths` or lies below it.
+/// Removes the gradients of parameters whose dotted path is in `paths` or below one of them.
 pub fn drop_gradients<M: Module>(grads: &mut GradientsParams, module: &M, paths: &[&str]) {
     struct Dropper<'a> {
         grads: &'a mut GradientsParams,
@@ -263,7 +267,8 @@ pub fn drop_gradients<M: Module>(grads: &mut GradientsParams, module: &M, paths:
     module.visit(&mut Dropper { grads, ids });
 }
 
-/// Multiplies all gradients by a factor; the sum of their squares after it, `[1]`, unless there is none.
+/// Multiplies all gradients by a factor; returns the sum of their squares afterwards, `[1]`, or `None`
+/// without gradients.
 pub(crate) fn scale_gradients<M: Module>(
     grads: &mut GradientsParams,
     module: &M,
@@ -293,7 +298,7 @@ pub(crate) fn scale_gradients<M: Module>(
     (!squares.is_empty()).then(|| Tensor::cat(squares, 0).sum_dim(0).reshape([1]))
 }
 
-/// Whether `path` is one of `prefixes` or a part of one.
+/// Whether `path` is one of `prefixes` or below one.
 fn is_below(path: &str, prefixes: &[&str]) -> bool {
     prefixes.iter().any(|prefix| {
         path.strip_prefix(*prefix)

@@ -1,4 +1,4 @@
-//! The pretraining loop: one function that reads top to bottom, its phases in the files beside it.
+//! The pretraining loop: one function that reads top to bottom; its phases are in the files next to it.
 
 mod plan;
 mod run_directory;
@@ -18,7 +18,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 use step::Run;
 
-/// Where and how a run happens; what it computes is in its [`Config`].
+/// Where and how a run executes; its [`Config`] defines the computation.
 pub struct RunOptions {
     /// The run directory.
     pub out: PathBuf,
@@ -28,22 +28,22 @@ pub struct RunOptions {
     pub device: Device,
     /// When it turns true, the loop ends after the current step with a checkpoint.
     pub stop: Arc<AtomicBool>,
-    /// The objective's name as in the config, for the encoder file.
+    /// The objective's name in the config, for the encoder file.
     pub method: String,
     /// Facts about the program for `run.json`: commit, version, device and so on.
     pub provenance: serde_json::Map<String, serde_json::Value>,
 }
 
-/// Something that happened in the loop, for the caller to show.
+/// An event in the loop, for the caller to show.
 #[derive(Debug)]
 pub enum Event<'a> {
     /// The loop is about to start.
     Start {
-        /// Step at which it starts; above 0 after a resume.
+        /// First step; above 0 after a resume.
         step: usize,
-        /// All steps of the run.
+        /// Total steps of the run.
         steps: usize,
-        /// Steps of an epoch.
+        /// Steps per epoch.
         steps_per_epoch: usize,
         /// Peak learning rate after scaling by the batch.
         peak_learning_rate: f64,
@@ -59,41 +59,41 @@ pub enum Event<'a> {
     Checkpoint(&'a CheckpointDir),
 }
 
-/// How a run ended.
+/// The end of a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
     /// All steps are done and `encoder.safetensors` is written.
     Finished,
-    /// The stop flag was raised; a checkpoint is written.
+    /// The stop flag was set; a checkpoint is written.
     Interrupted,
 }
 
-/// How a run went.
+/// Statistics of a run.
 #[derive(Clone, Debug)]
 pub struct Summary {
     /// How it ended.
     pub outcome: Outcome,
-    /// Optimizer steps done in all.
+    /// Total optimizer steps done.
     pub step: usize,
-    /// All steps of the run.
+    /// Total steps of the run.
     pub steps: usize,
     /// Mean loss of the last log line.
     pub last_loss: Option<f32>,
     /// Records that could not be decoded.
     pub bad_records: data::BadRecords,
-    /// In f16: steps that were skipped because a gradient overflowed, since the run's start.
+    /// In f16: steps skipped because a gradient overflowed, since the run's start.
     pub skipped_steps: usize,
     /// Seconds in the loop, this process only.
     pub seconds: f64,
 }
 
-/// An epoch whose last step is done, before its checkpoint is written.
+/// A finished epoch, before its checkpoint is written.
 pub struct EpochEnd<'a, O: Objective> {
     /// Epochs done.
     pub epochs: usize,
     /// Optimizer steps done.
     pub step: usize,
-    /// What the optimizer updates.
+    /// The module that the optimizer updates.
     pub student: &'a O::Student,
     /// The rest of the objective; the caller returns the state that replaces it.
     pub state: O::State,
@@ -102,17 +102,17 @@ pub struct EpochEnd<'a, O: Objective> {
 /// The callback at the end of an epoch; the state that it returns replaces the old one.
 pub type AtEpochEnd<'a, O, E> = dyn FnMut(EpochEnd<'_, O>) -> Result<<O as Objective>::State, E> + 'a;
 
-/// A run that has come to its end in this process.
+/// A run that ended in this process.
 pub struct Trained<O: Objective> {
-    /// How it went.
+    /// Its statistics.
     pub summary: Summary,
-    /// What the optimizer updated.
+    /// The trained student.
     pub student: O::Student,
     /// The rest of the objective.
     pub state: O::State,
 }
 
-/// [`train`] with nothing to do at the end of an epoch.
+/// [`train`] without a callback at the end of an epoch.
 ///
 /// # Errors
 /// Those of [`train`].
@@ -130,16 +130,17 @@ pub fn pretrain<O: Objective, C: ObjectiveSection>(
     Ok(trained?.summary)
 }
 
-/// Trains `objective` as `config` says on `dataset`, in the run directory `options.out`, and calls `at_epoch_end` when an
-/// epoch's last step is done: it may look at the networks, and changes the state where it has to remember something.
+/// Trains `objective` according to `config` on `dataset`, in the run directory `options.out`. Calls
+/// `at_epoch_end` after each epoch's last step: the callback may read the networks, and may change the state
+/// to remember something.
 ///
-/// Everything that a run needs to resume is in its checkpoint; every draw is a function of the seed and the step, so a
-/// resumed run is the run never interrupted, to the bit on `flex`.
+/// A checkpoint holds everything that a run needs to resume, and every draw is a function of the seed and the
+/// step. So on `flex` a resumed run equals an uninterrupted one to the bit.
 ///
 /// # Errors
-/// A config that contradicts itself or the data, a run directory that holds another run, records beyond
-/// `max_bad_fraction` that cannot be decoded, a loss that is not finite, and files that cannot be written. Checkpoints
-/// written before the error stay as they are.
+/// A config that contradicts itself or the data, a run directory that holds another run, more than
+/// `max_bad_fraction` of undecodable records, a loss that is not finite, and files that cannot be written.
+/// Earlier checkpoints stay unchanged.
 pub fn train<O: Objective, C: ObjectiveSection, E: From<Error>>(
     objective: &O,
     config: &Config<C>,
@@ -148,13 +149,13 @@ pub fn train<O: Objective, C: ObjectiveSection, E: From<Error>>(
     observe: &mut dyn FnMut(Event<'_>),
     at_epoch_end: &mut AtEpochEnd<'_, O, E>,
 ) -> Result<Trained<O>, E> {
-    // Before anything is written: refuse what cannot work, and count the steps.
+    // Before anything is written: reject invalid inputs, and count the steps.
     let plan = Plan::new(objective, config, dataset, options)?;
 
     // The run directory: a new one, or the one that this config started.
     let directory = RunDirectory::open(config, plan.dataset.fingerprint(), options)?;
 
-    // Networks, optimizer and log at step 0, or where the checkpoint left them.
+    // Networks, optimizer and log at step 0, or at the checkpoint's step.
     let mut run = Run::start(&plan, &directory)?;
     let start = run.done;
     let started = Instant::now();
@@ -168,12 +169,12 @@ pub fn train<O: Objective, C: ObjectiveSection, E: From<Error>>(
     let mut batches = plan.loader.batches(start, plan.steps);
     let mut outcome = Outcome::Finished;
     while run.done < plan.steps {
-        // Views, from plain memory to the device; forward, backward, optimizer, commit.
+        // Views, from host memory to the device; forward, backward, optimizer, commit.
         let (batch, waited_seconds) = plan.next_batch(&mut batches, run.done)?;
         run = run.step(&plan, &directory, batch, waited_seconds)?;
         observe(Event::Step { step: run.done });
 
-        // Scalars cross from the device only where a line or a checkpoint is due.
+        // Scalars are read from the device only when a line or a checkpoint is due.
         let interrupted = options.stop.load(Ordering::Relaxed);
         let due = plan.due(run.done, interrupted);
         if due.line || due.checkpoint {
@@ -203,7 +204,7 @@ pub fn train<O: Objective, C: ObjectiveSection, E: From<Error>>(
     }
     drop(batches);
 
-    // The encoder, beside the checkpoints.
+    // The encoder, next to the checkpoints.
     if outcome == Outcome::Finished {
         run.write_encoder(&plan)?;
     }

@@ -1,7 +1,8 @@
-//! `metrics.jsonl`: one line per logging window, cut back to the checkpoint when a run is resumed.
+//! `metrics.jsonl`: one line per logging window, truncated to the checkpoint when a run is resumed.
 //!
-//! Scalars stay on the device until a line is due and then cross over in one transfer. Values of an open window are
-//! part of a checkpoint, so the lines of a resumed run are those of a run never stopped, clock fields aside.
+//! Scalars stay on the device until a line is due and are then read in one transfer. Values of an open window
+//! are part of a checkpoint, so a resumed run writes the same lines as an uninterrupted one, except for clock
+//! fields.
 
 use crate::error::Error;
 use crate::loss_scale::LossScale;
@@ -28,13 +29,13 @@ pub struct LogLine {
     pub learning_rate: f64,
     /// Means of the objective's signals over the window.
     pub signals: BTreeMap<String, f32>,
-    /// In f16: the factor of the loss after the window's last step.
+    /// In f16: the loss scale after the window's last step.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub loss_scale: Option<f64>,
-    /// In f16: steps of the run so far that were skipped because a gradient overflowed.
+    /// In f16: steps skipped because a gradient overflowed, since the run's start.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub skipped_steps: Option<usize>,
-    /// Clock field: images (not views) a second over the window, as far as this process saw it.
+    /// Clock field: images (not views) per second over the window, in this process.
     pub images_per_second: f64,
     /// Clock field: the share of the window's time spent waiting for the loader, 0..1.
     pub data_wait: f64,
@@ -55,19 +56,19 @@ impl StepValues {
     }
 }
 
-/// Values of the open window, what a checkpoint keeps of it.
+/// Values of the open window, as stored in a checkpoint.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Window {
     pub(crate) names: Vec<String>,
     pub(crate) values: Vec<StepValues>,
 }
 
-/// Why no values came from the device.
+/// Reason why no values came from the device.
 #[derive(Debug)]
 pub(crate) enum Drained {
-    /// The first step whose loss is no number.
+    /// The first step whose loss is not finite.
     NotFinite(StepValues),
-    /// What the device did not do, in one of so many steps.
+    /// The device's failure, and the number of steps that it may have happened in.
     Device { steps: usize, reason: String },
 }
 
@@ -85,7 +86,7 @@ pub(crate) struct RunLog {
 }
 
 impl RunLog {
-    /// Opens the log of a run at `step`, removing every line after it (and a half-written one).
+    /// Opens the log of a run at `step`, removing all later lines and a half-written one.
     pub(crate) fn open(
         run: &Path,
         step: usize,
@@ -108,7 +109,8 @@ impl RunLog {
                 _ => break,
             }
         }
-        // A kill can cut the last line before its newline: then `keep` counts one byte too many and the line goes.
+        // A kill can cut the last line before its newline: then `keep` counts one byte too many, and the line
+        // is removed.
         let length = file.metadata().map_err(FileError::new("read", &path))?.len();
         if keep > length {
             let text = std::fs::read(&path).map_err(FileError::new("read", &path))?;
@@ -154,7 +156,7 @@ impl RunLog {
         self.waited += waited_seconds;
     }
 
-    /// Brings what is on the device into the window, in one transfer.
+    /// Reads pending values from the device into the window, in one transfer.
     ///
     /// # Errors
     /// The first step whose loss is not finite, or a device that failed since the last call.
@@ -233,7 +235,7 @@ impl RunLog {
         Ok(Some(line))
     }
 
-    /// Makes the lines so far durable: a checkpoint must not know of lines that a power cut can take.
+    /// Syncs the lines to disk: a checkpoint must not depend on lines that a power cut can remove.
     pub(crate) fn sync(&self) -> Result<(), Error> {
         Ok(self
             .file
@@ -281,7 +283,7 @@ mod tests {
             [(2, 0.5), (4, 2.5), (6, 4.5)]
         );
         assert_eq!(all[1].signals["similarity"], 5.0);
-        // A half-written line, as a kill leaves it, and lines after the checkpoint go.
+        // A half-written line, as after a kill, and lines after the checkpoint are removed.
         let mut text = std::fs::read(&path).unwrap();
         text.extend_from_slice(br#"{"step": 8, "ep"#);
         std::fs::write(&path, &text).unwrap();

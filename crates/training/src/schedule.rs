@@ -1,35 +1,36 @@
-//! How the learning rate moves over a run.
+//! The learning rate over a run.
 
 use backbones::Progress;
 use serde::{Deserialize, Serialize};
 use std::f64::consts::PI;
 
-/// The learning rate's course from the peak that the optimizer states. TOML: one table, e.g. `[schedule.cosine_per_epoch]`.
+/// The learning rate schedule, relative to the optimizer's peak. TOML: one table, e.g.
+/// `[schedule.cosine_per_epoch]`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum ScheduleConfig {
-    /// After the warm-up, `end + 0.5 (peak - end) (1 + cos(pi e / E))` with `e` the completed epochs of the `E` that are left:
-    /// constant within an epoch, as MoCo v2 has it.
+    /// After the warmup, `end + 0.5 (peak - end) (1 + cos(pi e / E))`, where `e` counts completed epochs of
+    /// the `E` remaining ones: constant within an epoch, as in MoCo v2.
     CosinePerEpoch {
-        /// A rise to the peak at first; absent: none.
+        /// A linear warmup to the peak; absent: none.
         #[serde(skip_serializing_if = "Option::is_none")]
         warmup: Option<Warmup>,
-        /// The learning rate that the cosine falls to, not scaled by the batch; absent: 0.
+        /// The final learning rate of the cosine; the batch size does not scale it; absent: 0.
         #[serde(skip_serializing_if = "Option::is_none")]
         end_learning_rate: Option<f64>,
     },
-    /// The same with `e / E` counted in steps, as SwAV, DINO and MoCo-v3 have it.
+    /// The same with `e / E` counted in steps, as in SwAV, DINO and MoCo-v3.
     CosinePerStep {
-        /// A rise to the peak at first; absent: none. DINO and SwAV: 10 epochs.
+        /// A linear warmup to the peak; absent: none. DINO and SwAV: 10 epochs.
         #[serde(skip_serializing_if = "Option::is_none")]
         warmup: Option<Warmup>,
-        /// The learning rate that the cosine falls to, not scaled by the batch; absent: 0. DINO: 1e-6.
+        /// The final learning rate of the cosine; the batch size does not scale it; absent: 0. DINO: 1e-6.
         #[serde(skip_serializing_if = "Option::is_none")]
         end_learning_rate: Option<f64>,
     },
-    /// Multiplied by `factor` at each milestone, as MoCo v1 (0.1 at 120 and 160 of 200 epochs).
+    /// Multiplied by `factor` at each milestone, as in MoCo v1 (0.1 at 120 and 160 of 200 epochs).
     Steps {
-        /// Completed epochs from which the next factor holds, rising.
+        /// Completed epochs at which the factor applies again, in ascending order.
         milestones_epochs: Vec<usize>,
         /// Multiplier at each milestone, above 0 and at most 1.
         factor: f64,
@@ -38,30 +39,30 @@ pub enum ScheduleConfig {
     Constant {},
 }
 
-/// A linear rise of the learning rate at the start of a run, step by step (or epoch by epoch under `cosine_per_epoch`).
+/// A linear warmup of the learning rate, step by step (or epoch by epoch under `cosine_per_epoch`).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Warmup {
-    /// Epochs that it takes, at least 1. DINO, SwAV: 10; MoCo-v3's and MAE's ViT: 40.
+    /// Length in epochs, at least 1. DINO, SwAV: 10; MoCo-v3's and MAE's ViT: 40.
     pub epochs: usize,
-    /// The first step's learning rate, not scaled by the batch. SwAV: 0.3; elsewhere 0.
+    /// The first step's learning rate; the batch size does not scale it. SwAV: 0.3; elsewhere 0.
     pub start_learning_rate: f64,
-    /// Where the line meets the peak.
+    /// The step at which the line reaches the peak.
     pub reaches_peak: ReachesPeak,
 }
 
-/// Where a warm-up's line meets the peak.
+/// The step at which a warmup reaches the peak.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ReachesPeak {
-    /// In the warm-up's last step: numpy's `linspace`, as in DINO and SwAV.
+    /// In the warmup's last step: numpy's `linspace`, as in DINO and SwAV.
     AtItsLastStep,
-    /// In the step after it: `peak * step / steps`, as in MoCo-v3 and MAE.
+    /// In the step after the warmup: `peak * step / steps`, as in MoCo-v3 and MAE.
     AfterIt,
 }
 
 impl ScheduleConfig {
-    /// Refuses milestones that do not rise, rates below 0, and a warm-up as long as the run.
+    /// Gives an error for milestones that do not ascend, rates below 0, and a warmup as long as the run.
     pub fn validate(&self, epochs: usize) -> Result<(), String> {
         match self {
             Self::Constant {} => Ok(()),
@@ -114,7 +115,7 @@ impl ScheduleConfig {
         }
     }
 
-    /// The learning rate of the step that `progress` names.
+    /// The learning rate at the step in `progress`.
     pub fn learning_rate(&self, peak: f64, progress: &Progress) -> f64 {
         match self {
             Self::CosinePerEpoch {
@@ -153,7 +154,7 @@ impl ScheduleConfig {
         }
     }
 
-    /// Without its warm-up: a smoke test's one epoch has no room for it.
+    /// Removes the warmup, which would not fit into a smoke test's one epoch.
     pub fn for_smoke_test(&mut self) {
         if let Self::CosinePerEpoch { warmup, .. } | Self::CosinePerStep { warmup, .. } = self {
             *warmup = None;
@@ -161,7 +162,7 @@ impl ScheduleConfig {
     }
 }
 
-/// `done` of `all` units, `per_epoch` of which make an epoch.
+/// `done` of `all` units, with `per_epoch` units per epoch.
 fn warmed_cosine(
     peak: f64,
     end: f64,
@@ -245,13 +246,13 @@ mod tests {
 
     #[test]
     fn warm_ups_meet_the_peak_where_they_say() {
-        // 10 epochs of 10 steps: step 99 is the warm-up's last.
+        // 10 epochs of 10 steps: step 99 is the warmup's last.
         let dino = warmed(ReachesPeak::AtItsLastStep);
         let moco = warmed(ReachesPeak::AfterIt);
         for schedule in [&dino, &moco] {
             assert_eq!(schedule.learning_rate(1.25, &at(0)), 0.25);
             assert_eq!(schedule.learning_rate(1.25, &at(100)), 1.25);
-            // Half of the 1,900 steps that are left.
+            // Half of the remaining 1,900 steps.
             let half = schedule.learning_rate(1.25, &at(1050));
             assert!((half - (0.125 + 1.125 / 2.0)).abs() < 1e-12);
         }

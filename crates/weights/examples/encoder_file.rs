@@ -17,9 +17,9 @@ fn main() {
     architecture.validate().unwrap();
     let device = Device::flex();
     let backbone = architecture.init(&Init::new(0, &device));
-    // Not square, and a size that patches of 8, 14 and 16 px divide.
+    // Not square, and divisible into patches of 8, 14 and 16 px.
     let images = Tensor::<4>::random([4, 3, 112, 224], Distribution::Normal(0.0, 1.0), &device);
-    // A few training passes, so that running statistics are not those of an untouched network.
+    // A few training passes, so that running statistics leave their initial values.
     for step in 0..3 {
         let progress = Progress {
             step,

@@ -1,4 +1,4 @@
-//! Which network a set of tensors is: from their shapes, or by the usual name.
+//! Identifies the network of a set of tensors: from their shapes, or by the usual name.
 
 mod name;
 mod shapes;
@@ -31,8 +31,8 @@ impl Family {
         }
     }
 
-    /// By names of parameters, as torchvision's ResNet and timm's ViT have them. Any block will do: the comparison with the
-    /// network lists other parameters that are missing or misspelt.
+    /// By parameter names of torchvision's ResNet and timm's ViT. Any block is enough: the comparison with
+    /// the network lists other missing or misspelled parameters.
     pub(crate) fn of<N: AsRef<str>>(mut names: impl Iterator<Item = N>) -> Option<Self> {
         names.find_map(|name| match name.as_ref() {
             name if matches("layer1.#.conv#.weight", name) => Some(Self::ResNet),
@@ -42,7 +42,7 @@ impl Family {
     }
 }
 
-/// What a layout's method fixes and its tensors do not show.
+/// Properties that a layout's method fixes and its tensors do not show.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Traits {
     /// Channel statistics of its training.
@@ -51,23 +51,23 @@ pub struct Traits {
     pub std: [f32; 3],
     /// A ViT of width 384 has 12 heads instead of 6.
     pub small_has_12_heads: bool,
-    /// A ResNet's 3×3 stem may be padded by 2 pixels, which no shape shows.
+    /// A ResNet's 3×3 stem may have a padding of 2 pixels, which no shape shows.
     pub small_stem_padded_by_2: bool,
-    /// How a ViT's positions are brought to other image sizes.
+    /// Interpolation of a ViT's positions to other image sizes.
     pub interpolation: Interpolation,
-    /// What a ViT's positions were in training.
+    /// Kind of a ViT's positions in training.
     pub position: Position,
-    /// Where a ViT's weights started.
+    /// Distribution of a ViT's initial weights.
     pub initialization: Initialization,
 }
 
-/// Why no network can be made of a file.
+/// Reason why a file gives no network.
 #[derive(Debug, thiserror::Error)]
 #[error("{reason}")]
 pub struct ArchitectureError {
-    /// What is missing or impossible.
+    /// The missing or impossible part.
     pub reason: String,
-    /// The cure, where it is known.
+    /// The hint, if known.
     pub hint: Option<Hint>,
 }
 
@@ -77,12 +77,12 @@ impl From<String> for ArchitectureError {
     }
 }
 
-/// Refuses a network that a file of `bytes` bytes and `tensors` tensors cannot hold, before memory is taken for it: its
-/// sizes come from the file, where a few bytes may claim to be any shape, or from a name.
+/// Gives an error for a network that a file of `bytes` bytes and `tensors` tensors cannot hold, before memory
+/// is allocated. Its sizes come from a name, or from the file, where a few bytes may claim any shape.
 pub(crate) fn check_size(architecture: &BackboneConfig, tensors: usize, bytes: u64) -> Result<(), String> {
-    /// For a small file a comparison names more than this check.
+    /// For a small file a comparison lists more than this check.
     const ANYWAY: f64 = (64 << 20) as f64;
-    /// Tensors of a block, and blocks that a file may lack, so that they are listed by name.
+    /// Tensors per block, and blocks that a file may lack and still get a list of names.
     const OF_A_BLOCK: usize = 12;
     const BLOCKS_ANYWAY: usize = 64;
     let refused = |size: String| {
@@ -98,7 +98,7 @@ pub(crate) fn check_size(architecture: &BackboneConfig, tensors: usize, bytes: u
         _ => {}
     }
     let parameters = architecture.numbers().1;
-    // A number takes two bytes at least; tensors that share their bytes may halve that.
+    // A number takes at least two bytes; tensors that share their bytes may halve that.
     if parameters > bytes as f64 + ANYWAY {
         return refused(format!("about {:.0} million numbers", parameters / 1e6));
     }

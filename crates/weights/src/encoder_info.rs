@@ -1,4 +1,4 @@
-//! What an encoder file says about itself: JSON under one key of its metadata.
+//! The description in an encoder file: JSON under one key of its metadata.
 
 use std::collections::BTreeMap;
 
@@ -8,45 +8,45 @@ use serde::{Deserialize, Serialize};
 
 use crate::architecture::heads_unknown;
 
-/// What an encoder file says about itself.
+/// The description in an encoder file.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct EncoderInfo {
     /// The network.
     pub architecture: BackboneConfig,
-    /// How it was trained, as in the config: `moco_v2`; `random` for initial weights.
+    /// Its training method, as in the config: `moco_v2`; `random` for initial weights.
     pub method: String,
-    /// Fingerprint of the data set that it was trained on; empty if none.
+    /// Fingerprint of its training data set; empty if none.
     pub fingerprint: String,
     /// Licenses of the data set's images with the number of images each; empty without data, and in files of version 0.1.
     #[serde(default, rename = "licences")]
     pub licenses: Licenses,
     /// Side of the square images in training, pixels.
     pub pixels: usize,
-    /// What is subtracted from red, green and blue, on a scale from 0 to 1.
+    /// Mean subtracted from red, green and blue, on a scale from 0 to 1.
     pub mean: [f32; 3],
-    /// What red, green and blue are then divided by.
+    /// Standard deviation that red, green and blue are then divided by.
     pub std: [f32; 3],
-    /// Optimizer steps that made it; written as `num_batches_tracked`.
+    /// Optimizer steps of its training; written as `num_batches_tracked`.
     pub steps: u64,
-    /// Anything else worth knowing: commit, date, seed; and the warnings that [`notes`](Self::notes) words.
+    /// Further facts: commit, date, seed; and the warnings that [`notes`](Self::notes) words.
     pub extra: BTreeMap<String, String>,
 }
 
 /// Keys of [`EncoderInfo::extra`] that warn about the weights.
 pub(crate) mod warning {
-    /// Parameters with initial values, a space between names.
+    /// Parameters with initial values, separated by spaces.
     pub(crate) const MISSING: &str = "missing";
-    /// Tensors that were left out, likewise.
+    /// Ignored tensors, separated by spaces.
     pub(crate) const LEFT_OUT: &str = "left_out";
-    /// Tensors with NaN or infinity in them, likewise.
+    /// Tensors with NaN or infinity, separated by spaces.
     pub(crate) const NOT_FINITE: &str = "not_finite";
-    /// Where the number of heads was guessed.
+    /// The number of heads was guessed.
     pub(crate) const HEADS: &str = "heads";
 }
 
 impl EncoderInfo {
-    /// Warnings for the encoder's user, one per line: parameters with initial values, tensors left out, NaN and infinity, a
-    /// guessed number of heads. Control characters of the file's names are escaped.
+    /// Warnings for the encoder's user, one per line: parameters with initial values, ignored tensors, NaN
+    /// and infinity, a guessed number of heads. Control characters in the file's names are escaped.
     pub fn notes(&self) -> Vec<String> {
         const SHOWN: usize = 6;
         let listed = |key: &str, one: &str, more: &str| {

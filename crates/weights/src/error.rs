@@ -15,28 +15,28 @@ pub enum WeightsError {
     /// Its layout is unknown or ambiguous.
     #[error(transparent)]
     Layout(#[from] LayoutError),
-    /// The metadata cannot be understood.
+    /// The metadata cannot be parsed.
     #[error("the file's metadata is unreadable: {0}")]
     Metadata(serde_json::Error),
     /// Its network is unknown, ambiguous or impossible.
     #[error(transparent)]
     Architecture(#[from] ArchitectureError),
-    /// Names or shapes are not those of the network.
+    /// Names or shapes differ from the network's.
     #[error("the weights are not those of this network: {0}")]
     Mismatch(Box<Mismatch>),
-    /// A pattern of what may be missing that matches no parameter: mostly misspelt.
+    /// An `allow_missing` pattern that matches no parameter: usually misspelled.
     #[error("`{0}`, which may be missing, matches no parameter of this network")]
     UselessMissing(String),
-    /// A pattern of what may be there in addition that matches no such tensor: mostly misspelt.
+    /// An `allow_unexpected` pattern that matches no unexpected tensor: usually misspelled.
     #[error("`{0}`, which may be unexpected, matches no tensor of the file that the network lacks")]
     UselessUnexpected(String),
-    /// torchvision's network has no place for it.
+    /// torchvision's network lacks a counterpart of a part.
     #[error("torchvision's ViT has no {0}")]
     Torchvision(&'static str),
 }
 
 impl WeightsError {
-    /// The cure, where it is known.
+    /// The hint, if known.
     pub fn hint(&self) -> Option<Hint> {
         match self {
             Self::Checkpoint(error) => error.hint(),

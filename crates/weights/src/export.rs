@@ -1,8 +1,8 @@
 //! Networks as encoder files.
 //!
 //! An encoder file is a safetensors file that PyTorch loads without this program
-//! (`load_state_dict(strict=True)` into torchvision's or timm's network, its classifier an `Identity`), with what is
-//! needed to use it ([`EncoderInfo`], as JSON) under `passer` in its metadata.
+//! (`load_state_dict(strict=True)` into torchvision's or timm's network, with an `Identity` classifier).
+//! Everything needed to use it ([`EncoderInfo`], as JSON) is under `passer` in its metadata.
 
 use std::collections::BTreeMap;
 
@@ -19,10 +19,10 @@ use crate::layouts::TORCHVISION_VIT;
 use crate::mismatch::BATCH_COUNT;
 use crate::patterns::renamed;
 
-/// Whose names an encoder file has. Those of ResNets are the same.
+/// The library whose names an encoder file uses. Those of ResNets are the same.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Naming {
-    /// timm's, which are this crate's own.
+    /// timm's names, which are also this crate's.
     Timm,
     /// torchvision's.
     Torchvision,
@@ -33,10 +33,10 @@ pub fn encoder_to_safetensors(backbone: &Backbone, info: &EncoderInfo) -> Vec<u8
     file_of(state_dict(backbone), info)
 }
 
-/// The bytes of an encoder file with another library's names, which this crate reads as well.
+/// The bytes of an encoder file with another library's names, which this crate reads too.
 ///
 /// # Errors
-/// A ViT of which torchvision's has not every part.
+/// A ViT with a part that torchvision's lacks.
 pub fn encoder_to_safetensors_as(
     backbone: &Backbone,
     info: &EncoderInfo,
@@ -80,10 +80,10 @@ fn file_of(tensors: BTreeMap<String, TensorData>, info: &EncoderInfo) -> Vec<u8>
     });
     let plain =
         safetensors::serialize(weights.chain(counts), None).expect("names are unique and views are sound");
-    // Two copies of a large network are enough.
+    // At most two copies of a large network in memory.
     drop(tensors);
     let info = serde_json::to_string(info).expect("strings and finite numbers have a JSON form");
-    // "format" is what other libraries look for before they take the tensors for PyTorch's.
+    // Other libraries look for "format" before they treat the tensors as PyTorch's.
     let metadata = BTreeMap::from([("format", "pt".to_owned()), (ENCODER_KEY, info)]);
     with_metadata(&plain, &metadata)
 }

@@ -1,11 +1,12 @@
 //! Files of weights that other programs wrote: `.pth`, `.pt` and `.pth.tar` (zip or legacy) and safetensors.
 //!
-//! [`Checkpoint::open`] reads a file's table of contents: names, types, shapes, and where each tensor lies.
-//! [`TensorInfo::read`] then reads one tensor, so a file of several networks costs the memory of one of them.
-//! All formats keep a tensor's numbers as they are at some offset of the file, so nothing else is read.
-//! The bytes come from a `Read + Seek` of the caller: this crate opens no file.
+//! [`Checkpoint::open`] reads a file's table of contents: names, types, shapes, and the offset of each
+//! tensor. [`TensorInfo::read`] then reads one tensor, so a file of several networks needs memory for only
+//! one. All formats store a tensor's values contiguously at some offset of the file, so nothing else is read.
+//! The bytes come from the caller's `Read + Seek`: this crate opens no file.
 //!
-//! A `.pth` holds a pickle, which Python would execute. Nothing of it is executed here; see `format/pickle/machine.rs`.
+//! A `.pth` holds a pickle, which Python would execute. This crate executes none of it; see
+//! `format/pickle/machine.rs`.
 
 mod archive;
 mod checkpoint;
@@ -33,7 +34,7 @@ impl Checkpoint {
     /// Reads a file's table of contents.
     ///
     /// # Errors
-    /// Every way in which a file can be unknown, damaged or hostile.
+    /// Every fault of an unknown, damaged or hostile file.
     pub fn open<R: Read + Seek>(source: &mut R) -> Result<Self, CheckpointError> {
         let length = source.seek(SeekFrom::End(0))?;
         source.rewind()?;
@@ -60,7 +61,7 @@ impl Checkpoint {
     }
 }
 
-/// The error of a file that holds no weights. Its start often shows a download that went wrong.
+/// The error for a file without weights. Its start often shows a failed download.
 fn unknown(start: &[u8]) -> CheckpointError {
     let text = start.trim_ascii_start();
     let (found, hint) = if start.is_empty() {

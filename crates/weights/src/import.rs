@@ -1,8 +1,8 @@
-//! Encoders out of files: our own, and those that other programs wrote.
+//! Encoders read from files: this program's, and those of other programs.
 //!
-//! A file is opened ([`Checkpoint`]), its layout recognized ([`crate::layouts`]), its network derived from the tensors'
-//! shapes or taken from our own metadata, and every name and shape compared with that network ([`Import::plan`]). Only
-//! then are numbers read ([`Import::load`]).
+//! A file is opened ([`Checkpoint`]) and its layout recognized ([`crate::layouts`]). Its network is derived
+//! from the tensors' shapes or read from our own metadata, and every name and shape is compared with that
+//! network ([`Import::plan`]). Only then are values read ([`Import::load`]).
 
 #[cfg(test)]
 mod tests;
@@ -24,17 +24,17 @@ use crate::mismatch::{Mismatch, is_batch_count, mismatch, shapes_of};
 use crate::patterns::{matches, matches_any};
 use crate::role::Role;
 
-/// What the caller knows of a file beyond what it shows.
+/// Facts that the caller adds to those in the file.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct ImportOptions {
-    /// The network by its usual name; `None`: as the tensors show.
+    /// The network by its usual name; `None`: derived from the tensors.
     pub backbone: Option<String>,
-    /// Which of a file's two networks; `None`: the layout's first, which is the one that
-    /// the method's paper evaluates, or the student where the layout is of many methods.
+    /// The choice of a file's two networks; `None`: the layout's first, i.e. the one that the method's paper
+    /// evaluates, or the student if the layout serves many methods.
     pub role: Option<Role>,
     /// Patterns of parameters that the file may lack; they keep initial values.
     pub allow_missing: Vec<String>,
-    /// Patterns of tensors that the file may have and the network has not.
+    /// Patterns of tensors that the file may have and the network lacks.
     pub allow_unexpected: Vec<String>,
     /// Channel means of training, red, green, blue, on a scale from 0 to 1; `None`: the layout's.
     pub mean: Option<[f32; 3]>,
@@ -42,21 +42,21 @@ pub struct ImportOptions {
     pub std: Option<[f32; 3]>,
 }
 
-/// What would be made of a file.
+/// The planned import of a file.
 #[derive(Debug)]
 pub struct Import<'a> {
     /// Its layout, and the tensors by the network's names.
     pub recognized: Recognized<'a>,
-    /// What the encoder file would say.
+    /// Content of the encoder file's description.
     pub info: EncoderInfo,
-    /// How it differs from the network, but for what was allowed.
+    /// Its differences from the network, except the allowed ones.
     pub mismatch: Mismatch,
-    /// Parameters that keep initial values, as was allowed.
+    /// Parameters that keep initial values, as allowed.
     pub missing: Vec<String>,
-    /// Tensors that are left out, as was allowed; sorted.
+    /// Ignored tensors, as allowed; sorted.
     pub left_out: Vec<String>,
     backbone: Backbone,
-    /// The first pattern that allows nothing.
+    /// The first pattern that matches nothing.
     useless: Option<WeightsError>,
 }
 
@@ -64,8 +64,8 @@ pub struct Import<'a> {
 /// `Module::train` makes it trainable.
 ///
 /// # Errors
-/// Every variant of [`WeightsError`]: damaged or hostile bytes, no known layout, names and shapes that are not the
-/// network's.
+/// Every variant of [`WeightsError`]: damaged or hostile bytes, no known layout, names and shapes that differ
+/// from the network's.
 pub fn read_encoder<R: Read + Seek>(
     source: &mut R,
     options: &ImportOptions,
@@ -83,7 +83,8 @@ impl Checkpoint {
 }
 
 impl<'a> Import<'a> {
-    /// Finds out what a file is and compares it with its network. A difference is no error yet: [`Self::load`] gives it.
+    /// Identifies a file and compares it with its network. Differences are not yet an error: [`Self::load`]
+    /// gives it.
     ///
     /// # Errors
     /// No known layout; a network that Passer does not have.
@@ -112,7 +113,7 @@ impl<'a> Import<'a> {
         let mut info = match own {
             Some(mut info) => {
                 check_own(&info).map_err(|wrong| WeightsError::Metadata(serde::de::Error::custom(wrong)))?;
-                // A user who names it knows the heads.
+                // A user who names the network knows its heads.
                 if named.is_some() {
                     info.extra.remove(warning::HEADS);
                 }
@@ -190,10 +191,10 @@ impl<'a> Import<'a> {
         })
     }
 
-    /// Reads the weights from the file that was planned with.
+    /// Reads the weights from the planned file.
     ///
     /// # Errors
-    /// [`WeightsError::Mismatch`]; a pattern of `options` that has no use; a tensor that cannot be read.
+    /// [`WeightsError::Mismatch`]; a useless pattern in `options`; a tensor that cannot be read.
     pub fn load<R: Read + Seek>(self, source: &mut R) -> Result<(Backbone, EncoderInfo), WeightsError> {
         let Self {
             recognized,
@@ -242,8 +243,8 @@ impl<'a> Import<'a> {
     }
 }
 
-/// The first pattern that has no use: of parameters that the network lacks, or of tensors none of which is left out. Stars alone
-/// mean "anything".
+/// The first useless pattern: it matches no parameter of the network, or no ignored tensor. Stars alone mean
+/// "anything".
 fn useless_pattern(
     options: &ImportOptions,
     backbone: &Backbone,
@@ -260,13 +261,13 @@ fn useless_pattern(
     };
     let network = shapes_of(backbone);
     let parameters = network.keys().collect::<Vec<_>>();
-    // Heads and the like are dropped anyway; a pattern of them is no mistake.
+    // Heads and similar tensors are dropped anyway; a pattern for them is valid.
     let aside = left_out.iter().chain(&recognized.dropped).collect::<Vec<_>>();
     let missing = first(&options.allow_missing, &parameters).map(WeightsError::UselessMissing);
     missing.or_else(|| first(&options.allow_unexpected, &aside).map(WeightsError::UselessUnexpected))
 }
 
-/// Whether what a file of ours says of itself can be: anyone may have written it.
+/// Checks the description in one of our files, because anyone may have written it.
 fn check_own(info: &EncoderInfo) -> Result<(), String> {
     info.architecture.validate()?;
     let sound = |mean: f32, std: f32| mean.is_finite() && std.is_finite() && std > 0.0;
@@ -284,7 +285,7 @@ fn check_own(info: &EncoderInfo) -> Result<(), String> {
     Ok(())
 }
 
-/// What is known of a foreign file's training.
+/// Known facts about a foreign file's training.
 fn foreign_info(architecture: BackboneConfig, recognized: &Recognized<'_>) -> EncoderInfo {
     let pixels = match &architecture {
         BackboneConfig::Resnet(config) if config.stem == Stem::Small => 32,
@@ -309,7 +310,7 @@ fn foreign_info(architecture: BackboneConfig, recognized: &Recognized<'_>) -> En
     }
 }
 
-/// Refuses what is more likely wrong than meant.
+/// Gives an error for input that is probably a mistake.
 fn check_ambiguity(
     info: &EncoderInfo,
     recognized: &Recognized<'_>,
@@ -339,7 +340,7 @@ fn check_ambiguity(
     Ok(())
 }
 
-/// The count of batches that made a network's running statistics.
+/// The number of batches behind a network's running statistics.
 fn batches<R: Read + Seek>(recognized: &Recognized<'_>, source: &mut R) -> Option<u64> {
     let (_, count) = recognized.tensors.iter().find(|(name, _)| is_batch_count(name))?;
     let scalar = |tensor: &&TensorInfo| tensor.elements() == 1;
@@ -350,7 +351,8 @@ fn batches<R: Read + Seek>(recognized: &Recognized<'_>, source: &mut R) -> Optio
         .and_then(|count| u64::try_from(count).ok())
 }
 
-/// Whether the file keeps a position for the class token where the network has none: DINOv2's files with registers.
+/// Whether the file has a position for the class token and the network has none: DINOv2's files with
+/// registers.
 fn class_position_is_apart(architecture: &BackboneConfig, shapes: &Shapes) -> bool {
     match architecture {
         BackboneConfig::Vit(config) if config.registers > 0 => {
@@ -360,7 +362,7 @@ fn class_position_is_apart(architecture: &BackboneConfig, shapes: &Shapes) -> bo
     }
 }
 
-/// Adds the class token's position to it: the network adds none.
+/// Adds the position to the class token, because the network adds none.
 fn join_class_position(tensors: &mut BTreeMap<String, TensorData>) {
     let Some(positions) = tensors.remove("pos_embed") else {
         return;
@@ -369,7 +371,7 @@ fn join_class_position(tensors: &mut BTreeMap<String, TensorData>) {
     let width = shape[2];
     let positions = positions.iter::<f32>().collect::<Vec<_>>();
     let (of_class, of_patches) = positions.split_at(width);
-    // A file that was allowed to lack the token keeps its positions.
+    // A file that may lack the token keeps its positions.
     if let Some(class) = tensors.get_mut("cls_token") {
         let joined = class
             .iter::<f32>()

@@ -1,9 +1,9 @@
-//! The files of weights that the world has: one row per layout, and how a file's row is found.
+//! The known layouts of weight files: one row per layout, and the search for a file's row.
 //!
-//! A row says where in a file the networks lie, which prefixes their names carry, which names beside them are known and
-//! dropped, and what is called otherwise here. A name that no row knows is never dropped in silence: it reaches the
-//! comparison with the network, which lists it. To add a layout: one row, its file in `scripts/parity/layouts.py`, a
-//! line in `docs/weights.md`.
+//! A row lists where in a file the networks are, the prefixes of their names, further names that are known
+//! and dropped, and names that differ here. Names that no row knows are never dropped silently: the
+//! comparison with the network lists them. To add a layout: one row, its file in `scripts/parity/layouts.py`,
+//! a line in `docs/weights.md`.
 
 mod elsewhere;
 mod find;
@@ -20,34 +20,34 @@ use crate::architecture::Traits;
 use crate::patterns::renamed;
 use crate::role::Role;
 
-/// A layout: one way in which weights are laid out in files.
+/// A layout: one arrangement of weights in a file.
 #[derive(Debug)]
 pub struct Layout {
-    /// How it is called in messages.
+    /// Its name in messages.
     pub name: &'static str,
-    /// Where its networks are; the first is the one that the method's paper evaluates, or the student where the layout is of
-    /// many methods.
+    /// The positions of its networks; first the one that the method's paper evaluates, or the student if the
+    /// layout serves many methods.
     locations: &'static [Location],
-    /// Names that are known and belong to no network: heads, queues, decoders.
+    /// Known names that belong to no network: heads, queues, decoders.
     dropped: &'static [&'static str],
-    /// What the file calls otherwise, theirs first.
+    /// Names that differ here: the file's name, then ours.
     renames: &'static [(&'static str, &'static str)],
-    /// What cannot be seen in the tensors.
+    /// Properties that the tensors do not show.
     pub traits: Traits,
 }
 
-/// Where one network is in a file.
+/// The position of one network in a file.
 #[derive(Debug)]
 struct Location {
-    /// `None` where the file holds one network.
+    /// `None` if the file holds only one network.
     role: Option<Role>,
-    /// Paths of the dictionary that its tensors are in, of which a file has one.
+    /// Candidate paths of the dictionary with its tensors; a file has one of them.
     parents: &'static [&'static str],
-    /// What its names start with there, of which a file has one.
+    /// Candidate prefixes of its names there; a file has one of them.
     prefixes: &'static [&'static str],
-    /// Names that must be there to recognize this layout.
+    /// Names that must be present for this layout.
     required: &'static [&'static str],
-    /// Names that must not be there.
+    /// Names that must be absent.
     forbidden: &'static [&'static str],
 }
 

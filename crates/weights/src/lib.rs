@@ -1,6 +1,6 @@
-//! Files of weights in, networks out, other programs' too; networks in, encoder files out.
+//! Weight files in, networks out, including other programs' files; networks in, encoder files out.
 //!
-//! Files are the caller's: this crate reads from `Read + Seek`, writes bytes, and opens nothing.
+//! The caller owns the files: this crate reads from `Read + Seek`, writes bytes, and opens nothing.
 //!
 //! ```text
 //! format ──► layouts ──► architecture ──► import ──► Backbone, EncoderInfo ──► export

@@ -1,4 +1,5 @@
-//! How a set of tensors differs from a network, in names, shapes and types; and tensors into a network that they fit.
+//! The differences between a set of tensors and a network, in names, shapes and types; and loading of tensors
+//! that fit.
 
 use std::collections::BTreeMap;
 
@@ -7,10 +8,10 @@ use burn::tensor::TensorData;
 
 use crate::patterns::nearest;
 
-/// The count of batches that PyTorch keeps beside running statistics.
+/// PyTorch's count of batches next to running statistics.
 pub(crate) const BATCH_COUNT: &str = "num_batches_tracked";
 
-/// How a set of tensors differs from what a network has.
+/// The differences between a set of tensors and a network.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Mismatch {
     /// Tensors that the network has and the set lacks.
@@ -19,7 +20,7 @@ pub struct Mismatch {
     pub unexpected: Vec<(String, Option<String>)>,
     /// Tensors of another shape: name, the network's, the set's.
     pub shapes: Vec<(String, Vec<usize>, Vec<usize>)>,
-    /// Tensors that are not made of floating-point numbers, and what they are made of.
+    /// Tensors without floating-point values, and their types.
     pub types: Vec<(String, String)>,
 }
 
@@ -35,7 +36,7 @@ impl Mismatch {
 
 impl std::error::Error for Mismatch {}
 
-/// The names, each kind with its count; of many the first.
+/// The names, each kind with its count; only the first of many.
 impl std::fmt::Display for Mismatch {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let unexpected = self.unexpected.iter().map(|(name, near)| match near {
@@ -65,7 +66,7 @@ impl std::fmt::Display for Mismatch {
     }
 }
 
-/// The first names of a list, and how many more there are.
+/// The first names of a list, and the number of further ones.
 fn shortened(names: &[String]) -> String {
     const SHOWN: usize = 8;
     let shown = names[..names.len().min(SHOWN)].join(", ");
@@ -81,7 +82,7 @@ fn shortened(names: &[String]) -> String {
 /// `num_batches_tracked` is ignored. Gradients and device stay as they are.
 ///
 /// # Errors
-/// Every difference between the tensors and the network.
+/// All differences between the tensors and the network.
 pub fn load_state_dict(
     backbone: Backbone,
     mut tensors: BTreeMap<String, TensorData>,
@@ -105,7 +106,7 @@ pub(crate) fn is_batch_count(name: &str) -> bool {
     name.rsplit('.').next() == Some(BATCH_COUNT)
 }
 
-/// How named shapes differ from those of a network.
+/// The differences between named shapes and those of a network.
 pub(crate) fn mismatch(backbone: &Backbone, shapes: &BTreeMap<String, Vec<usize>>) -> Mismatch {
     compare(&shapes_of(backbone), shapes)
 }
@@ -130,10 +131,10 @@ fn compare(network: &BTreeMap<String, Vec<usize>>, set: &BTreeMap<String, Vec<us
             Some(_) => {}
         }
     }
-    // A misspelt name can only be near a missing one.
+    // A misspelled name can only resemble a missing one.
     let others = set.keys().filter(|name| !network.contains_key(*name));
     for (position, name) in others.enumerate() {
-        // As many as a message shows, and some more: a file may have a hundred thousand.
+        // As many as a message shows, and a few more: a file may have a hundred thousand.
         let near = match position {
             0..NEAREST => nearest(name, mismatch.missing.iter()),
             _ => None,
@@ -143,5 +144,5 @@ fn compare(network: &BTreeMap<String, Vec<usize>>, set: &BTreeMap<String, Vec<us
     mismatch
 }
 
-/// Unexpected names, from the first on, for which the nearest is searched.
+/// Unexpected names, from the first on, whose nearest name is searched.
 const NEAREST: usize = 64;

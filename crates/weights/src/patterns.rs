@@ -1,20 +1,20 @@
-//! Patterns over parameters' names: which are known, which are renamed, which a user allows; and the nearest of some names.
+//! Patterns for parameter names: known, renamed and allowed ones; and the nearest of some names.
 //!
-//! `*` stands for any text, `?` for one character, `#` for a number, `~` for a number that a renaming leaves out.
+//! `*` matches any text, `?` one character, `#` a number, `~` a number that a renaming drops.
 
 use std::ops::Range;
 
-/// Whether the whole name fits the pattern.
+/// Whether the pattern matches the whole name.
 pub(crate) fn matches(pattern: &str, name: &str) -> bool {
     captures(pattern, name).is_some()
 }
 
-/// Whether the name fits any of the patterns.
+/// Whether any of the patterns matches the name.
 pub(crate) fn matches_any<P: AsRef<str>>(patterns: &[P], name: &str) -> bool {
     patterns.iter().any(|pattern| matches(pattern.as_ref(), name))
 }
 
-/// The name that `to` makes of the parts of `name` that `from` matches, in their order; `None` if it does not fit.
+/// Fills `to` with the parts of `name` that `from` matches, in order; `None` without a match.
 pub(crate) fn renamed(from: &str, to: &str, name: &str) -> Option<String> {
     let mut parts = captures(from, name)?.into_iter();
     let mut made = String::new();
@@ -27,15 +27,16 @@ pub(crate) fn renamed(from: &str, to: &str, name: &str) -> Option<String> {
     Some(made)
 }
 
-/// The parts of the name that the wildcards of a pattern match, but for `~`. A star takes as little as it can.
+/// The parts of the name that a pattern's wildcards match, except `~`. A star matches as little as possible.
 ///
-/// Only the last star ever takes more. One before it need not: what follows it was found as early as it can be, and a later
-/// place would leave the rest of the pattern less of the name. So the time is the product of the two lengths at most.
+/// Only the last star ever extends its match. Earlier stars need not: the text after each was found at the
+/// earliest position, and a later one would leave less of the name to the rest of the pattern. So the time is
+/// at most the product of the two lengths.
 fn captures<'a>(pattern: &str, name: &'a str) -> Option<Vec<&'a str>> {
     let (symbols, bytes) = (pattern.as_bytes(), name.as_bytes());
     let (mut next, mut at) = (0, 0);
     let mut found: Vec<Range<usize>> = vec![];
-    // What follows the last star in the pattern, and its number among those found.
+    // The rest of the pattern after the last star, and the star's index among the captures.
     let mut star = None;
     loop {
         let symbol = symbols.get(next).copied();
@@ -73,9 +74,9 @@ fn captures<'a>(pattern: &str, name: &'a str) -> Option<Vec<&'a str>> {
 
 /// The candidate with the nearest spelling.
 pub(crate) fn nearest<'a>(name: &str, candidates: impl Iterator<Item = &'a String>) -> Option<&'a String> {
-    /// Longer names are no parameter's, and their distances would take long.
+    /// Longer names belong to no parameter, and their distances would take long.
     const LONGEST: usize = 256;
-    /// A large network has a tenth of these; a file may have, or ask for, a quarter of a million.
+    /// A large network has a tenth of these; a file may hold, or need, a quarter of a million.
     const CANDIDATES: usize = 4096;
     candidates
         .take(CANDIDATES)
@@ -113,19 +114,19 @@ mod tests {
         assert!(matches_any(&["a", "b*"], "bc") && !matches_any::<&str>(&[], "bc"));
     }
 
-    /// A star that fits at every place of a long name, and stars that could share it in many ways.
+    /// A star that matches at every position of a long name, and stars that could share it in many ways.
     #[test]
     fn stars_cost_the_product_of_the_lengths_and_no_more() {
         let name = "backbone".repeat(128);
         let pattern = format!("{}x", "*b".repeat(100));
-        // Tried one after another, the ways to share the name would take longer than the universe has lasted.
+        // Tried one by one, the ways to share the name would take longer than the age of the universe.
         for _ in 0..1000 {
             assert!(!matches("*backbone*.4.0.conv1.weight", &name));
             assert!(!matches(&pattern, &name));
         }
     }
 
-    /// Every way to share a short name among the wildcards, tried one by one.
+    /// All ways to share a short name among the wildcards, tried one by one.
     #[test]
     fn what_fits_is_what_fits_in_any_way() {
         fn fits(pattern: &[u8], name: &[u8]) -> bool {

@@ -1,14 +1,14 @@
-//! Which of a method's two networks.
+//! The choice between a method's two networks.
 
 use serde::{Deserialize, Serialize};
 
-/// Which of a method's two networks.
+/// The choice between a method's two networks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Role {
     /// The network that the optimizer updated: MoCo's query encoder, MoCo-v3's base encoder.
     Student,
-    /// Its moving average: MoCo's key encoder, MoCo-v3's momentum encoder.
+    /// The moving average of the student: MoCo's key encoder, MoCo-v3's momentum encoder.
     Teacher,
 }
 

@@ -8,8 +8,8 @@ use crate::precision::{in_f32, raise};
 
 /// Multi-head self-attention: `softmax(q·kᵀ / √(width / heads)) · v`, heads side by side, then a linear map.
 ///
-/// Vaswani et al., *Attention is all you need*, 2017, §3.2, with timm's names and layout: one linear layer makes queries,
-/// keys and values, in that order of its rows.
+/// Vaswani et al., *Attention is all you need*, 2017, §3.2, with timm's names and layout: one linear layer
+/// computes queries, keys and values, in that order of its rows.
 #[derive(Module, Debug)]
 pub struct Attention {
     /// `[3·width, width]`: queries, keys, values.
@@ -20,7 +20,7 @@ pub struct Attention {
 }
 
 impl Attention {
-    /// Attention of so many heads, which divide the width.
+    /// Attention with this number of heads, which must divide the width.
     pub fn new(qkv: Linear, proj: Linear, heads: usize) -> Self {
         Self { qkv, proj, heads }
     }
@@ -46,12 +46,12 @@ impl Attention {
     fn weights_and_values(&self, qkv: Tensor<3>) -> (Tensor<4>, Tensor<4>) {
         let [images, tokens, width] = qkv.dims();
         let channels = width / (3 * self.heads);
-        // Views of one product: nothing is copied for the heads.
+        // Views of one product: no copies for the heads.
         let qkv = qkv
             .reshape([images, tokens, 3 * self.heads, channels])
             .swap_dims(1, 2);
         let part = |index| qkv.clone().narrow(1, index * self.heads, self.heads);
-        // The queries are scaled, not the scores, of which there are more.
+        // Scaling the queries is cheaper than scaling the scores, which are more.
         let queries = part(0) * (channels as f64).powf(-0.5);
         let scores = kernels::matmul(queries, part(1).swap_dims(2, 3));
         (in_f32(scores, kernels::softmax), part(2))

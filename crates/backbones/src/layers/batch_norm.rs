@@ -14,13 +14,13 @@ use crate::precision::in_f32;
 /// Ioffe, Szegedy, *Batch normalization*, 2015, algorithm 1; running statistics as `torch.nn.BatchNorm2d` keeps them
 /// (the running variance is the unbiased one, n / (n − 1) times what normalizes the batch).
 ///
-/// The [`Context`] alone decides whether this is training: a teacher without gradients has batch statistics in training too
-/// (see [`teacher`](crate::teacher)).
+/// Only the [`Context`] decides between training and evaluation: a teacher without gradients uses batch
+/// statistics in training too (see [`teacher`](crate::teacher)).
 ///
-/// With `batch_norm_images` in the context, each run of that many images has statistics of its own, as if the groups
-/// lay on devices of their own. MoCo needs this: with shared statistics a query recognizes its key by them (He et al.,
-/// *Momentum contrast*, 2020, §3.3, "Shuffling BN"). Running statistics still move once a step, towards the mean of the
-/// groups' means and of their unbiased variances.
+/// With `batch_norm_images` in the context, each run of that many images has its own statistics, as if the
+/// groups were on separate devices. MoCo needs this: with shared statistics a query recognizes its key by
+/// them (He et al., *Momentum contrast*, 2020, §3.3, "Shuffling BN"). Running statistics still change once
+/// per step, towards the mean of the groups' means and of their unbiased variances.
 #[derive(Module, Debug)]
 pub struct BatchNorm {
     /// Scale, `[channels]`; absent: 1.
@@ -31,7 +31,7 @@ pub struct BatchNorm {
     pub running_mean: RunningStatistic,
     /// Mean of the batches' unbiased variances, `[channels]`.
     pub running_var: RunningStatistic,
-    /// The newest batch's part of the running statistics.
+    /// Weight of the newest batch in the running statistics.
     momentum: f64,
     /// Added to the variance under the root.
     epsilon: f64,
@@ -61,21 +61,22 @@ impl BatchNorm {
 
     /// # Shapes
     /// - `x`: `[images, channels, …]`, of rank 2 in heads and 4 in networks
-    /// - output: as `x`, and of its type; in between f32
+    /// - output: shape and type of `x`; f32 inside
     ///
     /// # Panics
-    /// In training, where the context's `batch_norm_images` does not divide the images, and where a group has a single
-    /// value in a channel.
+    /// In training, if the context's `batch_norm_images` does not divide the images, or if a group has a
+    /// single value in a channel.
     pub fn forward<const D: usize>(&self, x: Tensor<D>, context: &Context) -> Tensor<D> {
         in_f32(x, |x| self.normalize(x, context, Epilogue::Nothing))
     }
 
-    /// [`forward`](Self::forward), then ReLU: together they pass over memory once.
+    /// [`forward`](Self::forward), then ReLU, in one pass over memory.
     pub fn forward_relu<const D: usize>(&self, x: Tensor<D>, context: &Context) -> Tensor<D> {
         in_f32(x, |x| self.normalize(x, context, Epilogue::Relu))
     }
 
-    /// [`forward`](Self::forward), then `shortcut` is added, then ReLU: the end of a residual block, in one pass too.
+    /// [`forward`](Self::forward), then adds `shortcut`, then ReLU: the end of a residual block, in one pass
+    /// too.
     pub fn forward_add_relu<const D: usize>(
         &self,
         x: Tensor<D>,
@@ -83,7 +84,7 @@ impl BatchNorm {
         context: &Context,
     ) -> Tensor<D> {
         if x.dtype() != DType::F32 {
-            // The sum is in 16 bits as the fields are: in f32 it would need both of them twice as wide.
+            // The sum has 16 bits like the tensors: f32 would need copies of both at twice the size.
             return relu(self.forward(x, context) + shortcut);
         }
         self.normalize(x, context, Epilogue::AddRelu(shortcut))
@@ -114,7 +115,7 @@ impl BatchNorm {
         let (weight, bias) = self.affine(shape[1], &x);
         let batch = kernels::batch_norm(x, weight, bias, images / group, self.epsilon, then);
         let unbiased = batch.variance * (count as f64 / (count as f64 - 1.0));
-        // The first micro-batch of a step lets go of the old value, each adds its part of the new one.
+        // The first micro-batch of a step decays the old value; each adds its share of the new one.
         let (index, micro_batches) = context.micro_batch;
         let kept = if index == 0 { 1.0 - self.momentum } else { 1.0 };
         let taken = self.momentum / micro_batches as f64;
@@ -126,7 +127,7 @@ impl BatchNorm {
         batch.output
     }
 
-    /// Scale and shift, made up where the layer has none.
+    /// Scale and shift, with defaults if the layer has none.
     fn affine<const D: usize>(&self, channels: usize, x: &Tensor<D>) -> (Tensor<1>, Tensor<1>) {
         let constant = |value: f64| Tensor::full([channels], value, &x.device());
         (
@@ -136,7 +137,7 @@ impl BatchNorm {
     }
 
     fn normalize_with_running_statistics<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
-        // One scale and one shift a channel: two passes over the image in place of four.
+        // One scale and one shift per channel: two passes over the image instead of four.
         let (weight, bias) = self.affine(x.dims()[1], &x);
         let scale = weight / (self.running_var.value() + self.epsilon).sqrt();
         let shift = bias - self.running_mean.value() * scale.clone();

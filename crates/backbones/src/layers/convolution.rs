@@ -19,7 +19,7 @@ pub struct Conv2dConfig {
     pub stride: usize,
     /// Zeros added on each side.
     pub padding: usize,
-    /// Whether a bias (zero at first) is added; a convolution that a norm follows needs none.
+    /// Whether a bias (initially zero) is added; a convolution before a norm needs none.
     pub bias: bool,
 }
 
@@ -36,7 +36,7 @@ impl Conv2dConfig {
         }
     }
 
-    /// The layer with Kaiming-normal weights (fan-out, for ReLU), as torchvision's ResNets start.
+    /// The layer with Kaiming-normal weights (fan-out, for ReLU), as in torchvision's ResNets.
     pub fn init(&self, init: &Init) -> Conv2d {
         let shape = [self.outputs, self.inputs, self.kernel, self.kernel];
         Conv2d {

@@ -1,4 +1,4 @@
-//! Depthwise convolution: each channel by itself.
+//! Depthwise convolution: each channel separately.
 
 use burn::module::{Module, Param};
 use burn::tensor::Tensor;
@@ -7,7 +7,8 @@ use burn::tensor::ops::ConvOptions;
 use crate::init::{Init, trained};
 use crate::precision::Precision;
 
-/// Convolution of each channel with a kernel of its own: MobileNet's filters in space (Howard et al., *MobileNets*, 2017, §3.1).
+/// Convolution of each channel with its own kernel: MobileNet's depthwise filters (Howard et al.,
+/// *MobileNets*, 2017, §3.1).
 #[derive(Module, Debug)]
 pub struct DepthwiseConv2d {
     /// `[channels, 1, kernel, kernel]`.
@@ -21,8 +22,8 @@ pub struct DepthwiseConv2d {
 }
 
 impl DepthwiseConv2d {
-    /// A kernel of odd size that keeps the image's size at stride 1, with Kaiming-normal weights (fan-out, for ReLU), and a
-    /// bias of zeros if there is one.
+    /// An odd kernel that keeps the image's size at stride 1, with Kaiming-normal weights (fan-out, for ReLU)
+    /// and an optional bias of zeros.
     pub fn same(init: &Init, channels: usize, kernel: usize, stride: usize, bias: bool) -> Self {
         let weight = init
             .at("weight")
@@ -57,7 +58,7 @@ mod tests {
     fn channels_do_not_mix() {
         let device = Device::flex();
         let mut layer = DepthwiseConv2d::same(&Init::empty(&device), 2, 3, 2, true);
-        // The first channel's middle, and the second's left neighbor.
+        // The first channel's middle pixel, and the second's left neighbor.
         let mut weight = [0.0; 18];
         (weight[4], weight[9 + 3]) = (2.0, 1.0);
         layer.weight = trained(Tensor::<1>::from_floats(weight, &device).reshape([2, 1, 3, 3]));

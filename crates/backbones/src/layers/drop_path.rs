@@ -1,24 +1,25 @@
-//! Drop path: whole residual branches left out at random.
+//! Drop path: whole residual branches dropped at random.
 
 use burn::tensor::{Tensor, TensorData};
 
 use crate::context::Context;
 use crate::draws::uniform;
 
-/// Which of a block's residual branches are dropped, for each image of a batch.
+/// The dropped residual branches of a block, for each image of a batch.
 ///
-/// Huang, Sun, Liu, Sedra, Weinberger, *Deep networks with stochastic depth*, 2016, as timm has it: a branch is dropped
-/// for an image on its own, and one that is kept is scaled by 1 / (1 − rate), so that its expectation stays.
+/// Huang, Sun, Liu, Sedra, Weinberger, *Deep networks with stochastic depth*, 2016, as in timm: branches are
+/// dropped per image, and kept ones are scaled by 1 / (1 − rate), which preserves the expectation.
 pub struct DropPath {
-    /// `[branches, images]`: 0 where the branch is dropped, 1 / (1 − rate) where it is kept; `None`: nothing is dropped.
+    /// `[branches, images]`: 0 for a dropped branch, 1 / (1 − rate) for a kept one; `None`: nothing is
+    /// dropped.
     scales: Option<Tensor<2>>,
 }
 
 impl DropPath {
     /// The draws of one block for all its branches.
     ///
-    /// Nothing is dropped outside training, in a teacher (see [`Context::teacher`]), and at rate 0. The draws are those
-    /// of the purpose `vit.drop_path` and the block's number, branch by branch and image by image.
+    /// Nothing is dropped outside training, in a teacher (see [`Context::teacher`]), and at rate 0. Draws use
+    /// the purpose `vit.drop_path` and the block's index, branch by branch and image by image.
     pub fn draw<const D: usize>(
         rate: f64,
         block: usize,
@@ -99,7 +100,7 @@ mod tests {
         assert_ne!(first, dropped(2, &context(0)));
         assert_ne!(first, dropped(1, &context(1)));
         assert_ne!(first, dropped(1, &context(0).part(1)));
-        // At another rate the same images go first: the draws are compared with the rate, not made from it.
+        // At another rate the same images are dropped first, because the draws do not depend on the rate.
         let rarely = scales(0.1, 1, 16, &context(0));
         let often = scales(0.5, 1, 16, &context(0));
         assert!(rarely.iter().zip(often).all(|(r, o)| *r > 0.0 || o == 0.0));

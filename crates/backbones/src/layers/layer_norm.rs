@@ -5,7 +5,7 @@ use burn::tensor::Tensor;
 
 use crate::init::{Init, trained};
 
-/// Brings the last dimension to mean 0 and variance 1 (the biased one), then scales and shifts it.
+/// Normalizes the last dimension to mean 0 and (biased) variance 1, then scales and shifts it.
 ///
 /// Ba, Kiros, Hinton, *Layer normalization*, 2016.
 #[derive(Module, Debug)]
@@ -19,7 +19,7 @@ pub struct LayerNorm {
 }
 
 impl LayerNorm {
-    /// Scale 1, shift 0, and the epsilon 1e-6 that vision transformers have (PyTorch's own is 1e-5).
+    /// Scale 1, shift 0, and the epsilon 1e-6 of vision transformers (PyTorch's default is 1e-5).
     pub fn new(init: &Init, channels: usize) -> Self {
         Self {
             weight: trained(init.at("weight").ones([channels])),

@@ -18,7 +18,7 @@ pub struct Linear {
 }
 
 impl Linear {
-    /// Weight and bias uniform on ±1/√inputs: what `torch.nn.Linear` starts from.
+    /// Weight and bias uniform on ±1/√inputs, PyTorch's default for `torch.nn.Linear`.
     pub fn new(init: &Init, inputs: usize, outputs: usize) -> Self {
         let bound = 1.0 / (inputs as f64).sqrt();
         Self {
@@ -42,7 +42,8 @@ impl Linear {
         Self::with_zero_bias(init, init.at("weight").normal([outputs, inputs], std))
     }
 
-    /// Weight normal with standard deviation `std`, cut at ±2; bias zero: vision transformers and DINO's head use 0.02.
+    /// Weight normal with standard deviation `std`, truncated at ±2; bias zero: vision transformers and
+    /// DINO's head use 0.02.
     pub fn truncated_normal(init: &Init, inputs: usize, outputs: usize, std: f64) -> Self {
         Self::with_zero_bias(init, init.at("weight").truncated_normal([outputs, inputs], std))
     }
@@ -66,12 +67,12 @@ impl Linear {
 
     /// # Shapes
     /// - `x`: `[…, inputs]`
-    /// - output: `[…, outputs]`, f32 whatever the precision
+    /// - output: `[…, outputs]`, always f32
     pub fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
         raise(self.forward_low(x))
     }
 
-    /// [`forward`](Self::forward) whose output stays in the precision, for layers that follow one another.
+    /// [`forward`](Self::forward) with output in the layer's precision, for consecutive layers.
     pub(crate) fn forward_low<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
         let bias = self.bias.as_ref().map(|bias| self.precision.lower(bias.val()));
         let weight = self.precision.lower(self.weight.val());

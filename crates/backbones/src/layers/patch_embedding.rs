@@ -1,4 +1,4 @@
-//! Images cut into patches, each a token.
+//! Images split into patches, each a token.
 
 use burn::module::{Module, Param};
 use burn::tensor::Tensor;
@@ -6,7 +6,8 @@ use burn::tensor::Tensor;
 use crate::init::{Init, trained};
 use crate::precision::{Precision, raise};
 
-/// A convolution whose kernels lie side by side: patches that do not overlap, each mapped linearly to a token.
+/// A convolution whose stride is its kernel size: patches do not overlap, and each is mapped linearly to a
+/// token.
 ///
 /// Dosovitskiy et al., *An image is worth 16×16 words*, 2021, eq. 1, with timm's name for the map (`proj`).
 #[derive(Module, Debug)]
@@ -27,13 +28,14 @@ pub struct Projection {
 }
 
 impl PatchEmbedding {
-    /// Weight and bias uniform on ±1/√(3·patch²), where PyTorch's convolutions start (`kaiming_uniform_` with a = √5).
+    /// Weight and bias uniform on ±1/√(3·patch²), PyTorch's default for convolutions (`kaiming_uniform_` with
+    /// a = √5).
     pub fn new(init: &Init, width: usize, patch: usize) -> Self {
         Self::with_bound(init, width, patch, default_bound(patch))
     }
 
-    /// Weight Xavier-uniform over a patch's pixels and the token's channels, as MoCo-v3 and MAE start; bias as in
-    /// [`new`](Self::new).
+    /// Weight Xavier-uniform over a patch's pixels and the token's channels, as in MoCo-v3 and MAE; bias as
+    /// in [`new`](Self::new).
     pub fn xavier_uniform(init: &Init, width: usize, patch: usize) -> Self {
         let bound = (6.0 / (3 * patch * patch + width) as f64).sqrt();
         Self::with_bound(init, width, patch, bound)
@@ -53,7 +55,7 @@ impl PatchEmbedding {
         }
     }
 
-    /// The pixels of each patch, rows of patches from the top, each from the left.
+    /// The pixels of each patch, in rows from the top, left to right in each row.
     ///
     /// # Shapes
     /// - `images`: `[images, 3, height, width]`
@@ -88,7 +90,7 @@ impl PatchEmbedding {
     }
 }
 
-/// One over the root of a patch's numbers.
+/// One over the root of a patch's number of values.
 fn default_bound(patch: usize) -> f64 {
     1.0 / ((3 * patch * patch) as f64).sqrt()
 }

@@ -1,8 +1,8 @@
 //! A statistic that a forward pass updates behind a shared reference.
 //!
-//! Burn's own `RunningState` fits replicas in threads, at three costs that a checkpointing trainer meets at once: its
-//! clones share one value, an update is visible only after the next one, and reading it in time depends on the thread
-//! that made it. Here a clone is a copy, and an update is seen by the next read, save or visit.
+//! Burn's own `RunningState` suits replicas in threads, but has three costs for a trainer with checkpoints:
+//! its clones share one value, an update is visible only after the next one, and a timely read depends on the
+//! thread of its creation. Here a clone is a copy, and the next read, save or visit sees an update.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -12,16 +12,16 @@ use burn::module::{
 };
 use burn::tensor::{Device, Tensor};
 
-/// One value a channel, `[channels]`, that training moves and no gradient reaches. It is visited, saved and loaded
-/// like a parameter.
+/// One value per channel, `[channels]`, that training updates without gradients. It is visited, saved and
+/// loaded like a parameter.
 #[derive(Debug)]
 pub struct RunningStatistic {
     id: ParamId,
     value: Mutex<Tensor<1>>,
 }
 
-/// Whether a parameter's dotted path is that of a running statistic: averages over weights and weight decay leave
-/// these out.
+/// Whether a parameter's dotted path is that of a running statistic, which weight averages and weight decay
+/// exclude.
 pub fn is_running_statistic(path: &str) -> bool {
     let name = path.rsplit('.').next().unwrap_or(path);
     matches!(name, "running_mean" | "running_var")
@@ -45,12 +45,12 @@ impl RunningStatistic {
         self.lock().clone()
     }
 
-    /// Replaces the value; whatever graph `value` belongs to is left behind.
+    /// Replaces the value and detaches it from its graph.
     pub fn set(&self, value: Tensor<1>) {
         *self.lock() = value.without_autodiff();
     }
 
-    /// A panic elsewhere cannot leave a tensor half written, so a poisoned lock is as good as a sound one.
+    /// A panic elsewhere cannot leave a tensor half written, so a poisoned lock is safe to use.
     fn lock(&self) -> MutexGuard<'_, Tensor<1>> {
         self.value.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -75,7 +75,7 @@ impl Module for RunningStatistic {
     fn map<M: ModuleMapper>(self, mapper: &mut M) -> Self {
         let value = self.value.into_inner().unwrap_or_else(PoisonError::into_inner);
         let mapped = mapper.map_float(Param::initialized(self.id, value));
-        // A mapper that turns gradients on for all it meets does not mean this one.
+        // A mapper that enables gradients on everything must not affect this value.
         let (id, value, _) = mapped.consume();
         Self::with_id(id, value.without_autodiff())
     }
@@ -100,7 +100,7 @@ impl Module for RunningStatistic {
         self
     }
 
-    /// The same: the value never belongs to a graph, in training neither.
+    /// The same statistic: the value never belongs to a graph, even in training.
     fn valid(&self) -> Self {
         self.clone()
     }

@@ -1,4 +1,4 @@
-//! Vision transformers beside timm's, from fixtures that `scripts/parity/vit.py` made.
+//! Vision transformers compared with timm, from fixtures that `scripts/parity/vit.py` made.
 
 use burn::tensor::{Bool, Int};
 
@@ -6,7 +6,7 @@ use super::*;
 use crate::VitConfig;
 use crate::vit::{Interpolation, Pooling, Position};
 
-/// Bound for features and tokens; the errors of PyTorch itself in float32 are about 1e-6.
+/// Bound for features and tokens; PyTorch's own errors in float32 are about 1e-6.
 const BOUND: f64 = 1e-5;
 const GRADIENT_BOUND: f64 = 2e-5;
 const SAMPLES: usize = 8;
@@ -41,7 +41,7 @@ fn images(height: usize, width: usize) -> Tensor<4> {
     )
 }
 
-/// The script's `loss` of one output, of which `number` tells several apart.
+/// The script's `loss` of one output; `number` distinguishes several.
 fn loss<const D: usize>(number: usize, output: &Tensor<D>) -> Tensor<1> {
     let shape = output.dims();
     let factor = tensor(
@@ -58,7 +58,7 @@ fn check_output<const D: usize>(fixture: &Fixture, key: &str, output: Tensor<D>)
     assert!(error <= BOUND, "{key}: {error:e}");
 }
 
-/// `found` beside the rows of the fixture's `{key}.gradients`.
+/// Compares `found` with the rows of the fixture's `{key}.gradients`.
 fn check_gradients(fixture: &Fixture, key: &str, found: &BTreeMap<String, Vec<f64>>) {
     let rows = fixture.get(&format!("{key}.gradients"));
     let rows = rows.chunks_exact(SAMPLES + 2);
@@ -71,8 +71,8 @@ fn check_gradients(fixture: &Fixture, key: &str, found: &BTreeMap<String, Vec<f6
             .collect::<Vec<_>>();
         let norm = ours.iter().map(|v| v * v).sum::<f64>().sqrt();
         let (reference_norm, float32) = (row[SAMPLES], row[SAMPLES + 1]);
-        // Few elements may be small beside the rest: their error is measured against what so many have on average, or
-        // against their own norm where that is larger.
+        // Few elements may be smaller than the rest: their error is measured against the average norm of this
+        // many elements, or against their own norm if larger.
         let own = row[..stored].iter().map(|v| v * v).sum::<f64>().sqrt();
         let size = own.max(reference_norm * (stored as f64 / ours.len() as f64).sqrt());
         let difference = picked
@@ -112,7 +112,7 @@ fn network(config: VitConfig) -> Backbone {
     filled_vit(BackboneConfig::Vit(config).init(&Init::empty(&device)))
 }
 
-/// Pooled features at each size, and gradients where the fixture has them.
+/// Pooled features at each size, and gradients if the fixture has them.
 fn check_sizes(fixture: &Fixture, config: VitConfig, sizes: &[[usize; 2]]) {
     let name = config.name();
     let backbone = network(config);
@@ -192,7 +192,7 @@ fn the_mean_of_the_patches_is_timms() {
     check_gradients(&narrow_fixture(), "mean", &gradients);
 }
 
-/// The narrow network as it is and with registers, by the fixture's name for it.
+/// The narrow network without and with registers, each with the fixture's name.
 fn plain_and_with_registers() -> [(&'static str, Backbone); 2] {
     let registers = VitConfig {
         registers: 3,

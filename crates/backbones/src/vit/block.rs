@@ -1,4 +1,4 @@
-//! A transformer's block, and the weights that its linear layers start from.
+//! A transformer's block, and the initial weights of its linear layers.
 
 use burn::module::Module;
 use burn::tensor::Tensor;
@@ -8,7 +8,7 @@ use crate::context::Context;
 use crate::init::Init;
 use crate::layers::{Attention, DropPath, LayerNorm, LayerScale, Linear, gelu};
 
-/// Attention and an MLP, each normalized before and added to what came in.
+/// Attention and an MLP, each with a norm before it and added to its input.
 #[derive(Module, Debug)]
 pub struct Block {
     norm1: LayerNorm,
@@ -18,11 +18,11 @@ pub struct Block {
     mlp: Mlp,
     ls2: Option<LayerScale>,
     number: usize,
-    /// Probability with which a branch is dropped for an image.
+    /// Probability of dropping a branch for an image.
     drop_path: f64,
 }
 
-/// Two linear maps with a GELU between them, four times as wide inside.
+/// Two linear maps with a GELU between them and a hidden width of four times the input.
 #[derive(Module, Debug)]
 struct Mlp {
     fc1: Linear,
@@ -30,8 +30,8 @@ struct Mlp {
 }
 
 impl Block {
-    /// The `number`-th block, from 0, of the network that `config` describes: its width, heads, LayerScale, initial weights
-    /// and drop path count.
+    /// The `number`-th block, from 0, of the network in `config`, which sets width, heads, LayerScale,
+    /// initial weights and drop path.
     pub fn new(config: &VitConfig, init: &Init, number: usize) -> Self {
         let (width, hidden) = (config.width, 4 * config.width);
         let linear = |name: &str, inputs, outputs, fans| {
@@ -50,7 +50,7 @@ impl Block {
         Self {
             norm1: LayerNorm::new(&init.at("norm1"), width),
             attn: Attention::new(
-                // Three layers in one: MoCo-v3 counts the outputs of one.
+                // Three layers in one: MoCo-v3 counts one layer's outputs.
                 linear("attn.qkv", width, 3 * width, 2 * width),
                 linear("attn.proj", width, width, 2 * width),
                 config.heads,

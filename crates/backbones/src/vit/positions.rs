@@ -1,14 +1,14 @@
-//! Where a patch lies: sine–cosine embeddings, and embeddings brought to another grid.
+//! Patch positions: sine–cosine embeddings, and embeddings interpolated to another grid.
 
 use burn::tensor::{Device, Tensor, TensorData};
 
 use super::Interpolation;
 
-/// Fixed embeddings of a grid's places: `[rows·columns, width]`, row by row.
+/// Fixed embeddings of a grid's positions: `[rows·columns, width]`, row by row.
 ///
-/// Chen, Xie, He, *An empirical study of training self-supervised vision transformers* (MoCo-v3), 2021, §4.1: a quarter
-/// of the channels each for the sine and the cosine of the row, then of the column, at frequencies 10000^(−4i / width).
-/// (MAE's are the same with the column first.)
+/// Chen, Xie, He, *An empirical study of training self-supervised vision transformers* (MoCo-v3), 2021, §4.1:
+/// a quarter of the channels each for the sine and the cosine of the row, then of the column, at frequencies
+/// 10000^(−4i / width). (In MAE the column comes first.)
 pub(super) fn sine_cosine(width: usize, rows: usize, columns: usize) -> Vec<f32> {
     let quarter = width / 4;
     let frequencies: Vec<f64> = (0..quarter)
@@ -30,7 +30,8 @@ pub(super) fn sine_cosine(width: usize, rows: usize, columns: usize) -> Vec<f32>
         .collect()
 }
 
-/// Embeddings of a square grid brought to another grid, as two products with fixed matrices, so that gradients pass.
+/// Embeddings of a square grid interpolated to another grid, as two products with fixed matrices, so that
+/// gradients pass.
 ///
 /// # Shapes
 /// - `positions`: `[1, from·from, width]`
@@ -73,8 +74,8 @@ fn cubic(x: f64, a: f64) -> f64 {
     }
 }
 
-/// `interpolate(size=…, mode="bicubic", antialias=True)` of PyTorch along one side, `[to, from]`: a = −0.5, the kernel
-/// widened where the grid shrinks, and what lies outside left out of the mean.
+/// PyTorch's `interpolate(size=…, mode="bicubic", antialias=True)` along one side, `[to, from]`: a = −0.5,
+/// the kernel widened for smaller grids, and positions outside excluded from the mean.
 fn antialiased(from: usize, to: usize) -> Vec<f64> {
     let scale = from as f64 / to as f64;
     let widening = scale.max(1.0);
@@ -92,21 +93,21 @@ fn antialiased(from: usize, to: usize) -> Vec<f64> {
     weights
 }
 
-/// `interpolate(scale_factor=(to + 0.1) / from, mode="bicubic")` of PyTorch along one side, `[to, from]`. The tenth, with
-/// which DINO kept a rounded size from falling short, moves every place a little, and weights that were trained or
-/// published with it want it again.
+/// PyTorch's `interpolate(scale_factor=(to + 0.1) / from, mode="bicubic")` along one side, `[to, from]`. DINO
+/// added the tenth so that rounding never makes the size too small. It shifts every position a little, and
+/// weights trained or published with it need it again.
 fn offset(from: usize, to: usize) -> Vec<f64> {
     let scale = from as f64 / (to as f64 + 0.1);
     sampled(from, to, |place| scale * (place + 0.5) - 0.5)
 }
 
-/// `interpolate(size=…, mode="bicubic")` of PyTorch along one side, `[to, from]`.
+/// PyTorch's `interpolate(size=…, mode="bicubic")` along one side, `[to, from]`.
 fn bicubic(from: usize, to: usize) -> Vec<f64> {
     let scale = from as f64 / to as f64;
     sampled(from, to, |place| scale * (place + 0.5) - 0.5)
 }
 
-/// `interpolate(size=…, mode="bicubic", align_corners=True)` of PyTorch along one side, `[to, from]`.
+/// PyTorch's `interpolate(size=…, mode="bicubic", align_corners=True)` along one side, `[to, from]`.
 fn aligned_corners(from: usize, to: usize) -> Vec<f64> {
     let scale = match to {
         1 => 0.0,
@@ -115,8 +116,8 @@ fn aligned_corners(from: usize, to: usize) -> Vec<f64> {
     sampled(from, to, |place| scale * place)
 }
 
-/// Where `source` says of each place where it lies among the old ones: a = −0.75, the kernel as wide as ever, and the
-/// border repeated.
+/// Samples at `source`, which maps each new position to the old grid: a = −0.75, the kernel at its original
+/// width, and the border repeated.
 fn sampled(from: usize, to: usize, source: impl Fn(f64) -> f64) -> Vec<f64> {
     let mut weights = vec![0.0; to * from];
     for (place, row) in weights.chunks_exact_mut(from).enumerate() {
@@ -166,12 +167,12 @@ mod tests {
         assert!(moved[0] > 0.9 && moved[0] != 1.0);
     }
 
-    /// Doubled, an antialiased place lies a quarter off: cubic(¼), cubic(¾), cubic(1¼), cubic(1¾) at a = −½ are 111/128,
-    /// 29/128, −9/128 and −3/128.
+    /// When doubled, an antialiased position is off by a quarter: cubic(¼), cubic(¾), cubic(1¼), cubic(1¾) at
+    /// a = −½ are 111/128, 29/128, −9/128 and −3/128.
     #[test]
     fn an_enlarged_grid_has_the_kernels_values() {
         let weights = antialiased(6, 12);
-        // Place 4 lies at 2.25 of the old grid, whose centers lie at 0.5, 1.5, 2.5, …
+        // Position 4 is at 2.25 of the old grid, whose centers are at 0.5, 1.5, 2.5, …
         let row = &weights[4 * 6..5 * 6];
         close(
             row,
@@ -180,20 +181,21 @@ mod tests {
         );
     }
 
-    /// Halved, the kernel is twice as wide: of 8 places the second of 4 sees all but the last at odd eighths.
+    /// When halved, the kernel is twice as wide: the second of 4 positions covers all of the 8 but the last,
+    /// at odd eighths.
     #[test]
     fn a_shrunken_grid_has_the_widened_kernel() {
         let weights = antialiased(8, 4);
-        // Its center is 3.0; old centers 0.5 … 6.5 are ±0.25, ±0.75, ±1.25 and ±1.75 away in units of the widened kernel,
-        // 0.5 being the left end at −1.25 and 7.5 lying outside at 2.25.
+        // Its center is 3.0; old centers 0.5 … 6.5 are ±0.25, ±0.75, ±1.25 and ±1.75 away in units of the
+        // widened kernel: 0.5 is the left end at −1.25, and 7.5 is outside at 2.25.
         let [a, b, c, d] = [111.0, 29.0, -9.0, -3.0];
         let total = 2.0 * (a + b + c) + d;
         let wanted = [c, b, a, a, b, c, d, 0.0].map(|w| w / total);
         close(&weights[8..16], &wanted, 1e-12);
     }
 
-    /// By hand for 2 → 1: the place is 2 / 1.1 · ½ − ½ = 0.40909, taps at −1, 0, 1, 2, of which the outer two repeat the
-    /// border.
+    /// By hand for 2 → 1: the position is 2 / 1.1 · ½ − ½ = 0.40909, with taps at −1, 0, 1, 2; the outer two
+    /// repeat the border.
     #[test]
     fn dinos_offset_repeats_the_border() {
         let source = 1.0 / 1.1 - 0.5;
@@ -245,7 +247,8 @@ mod tests {
         }
     }
 
-    /// Every way beside PyTorch's `interpolate` in float64, from `scripts/parity/positions.py`.
+    /// Every interpolation compared with PyTorch's `interpolate` in float64, from
+    /// `scripts/parity/positions.py`.
     #[test]
     fn every_interpolation_is_pytorchs() {
         let file = include_bytes!("../../fixtures/positions.safetensors");

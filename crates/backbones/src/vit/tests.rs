@@ -1,4 +1,4 @@
-//! What a network without a reference must do: draws, buffers, names and refusals.
+//! Required behavior without a reference network: draws, buffers, names and errors.
 
 use super::*;
 use crate::context::Progress;
@@ -134,7 +134,7 @@ fn initial_weights_are_those_of_the_paper() {
     assert_eq!(spread(&dino, "blocks.0.mlp.fc1.bias").0, 0.0);
     assert_eq!(spread(&dino, "blocks.0.ls1.gamma"), (0.25, 0.25));
 
-    // Xavier: √(6 / (inputs + outputs)); of three layers of 32 outputs, or of one of 96.
+    // Xavier: √(6 / (inputs + outputs)), with three layers of 32 outputs or one of 96.
     let moco = state(Initialization::MocoV3);
     near(
         spread(&moco, "blocks.2.attn.qkv.weight").0,
@@ -185,9 +185,9 @@ fn sine_cosine_positions_are_saved_and_never_trained() {
     assert!(untrained.ends_with("pos_embed"), "{untrained}");
     let state = state_dict(&fresh);
     assert_eq!(state["pos_embed"].shape().to_vec(), [1, 17, 32]);
-    // The class token's are zero.
+    // The class token's positions are zero.
     assert!(state["pos_embed"].iter::<f32>().take(32).all(|v| v == 0.0));
-    // Not after loading either, nor on a plain device that `train` leaves.
+    // The same holds after loading, and on a plain device after `train`.
     let loaded = replace_state(fresh, state.clone());
     assert_eq!(trained(&loaded).len(), 1);
     let plain = config.init(&Init::empty(&Device::flex()));
@@ -211,7 +211,7 @@ fn a_network_that_drops_nearly_all_is_its_first_block_in_training_alone() {
     };
     let (vit, still) = (with_rate(1.0 - 1e-12), with_rate(0.0));
     let images = || images(3, 16, 16);
-    // The first block's rate is 0, the last block's the whole: it leaves what it gets.
+    // The first block's rate is 0, the last block's the full rate: it returns its input.
     let dropped = data(vit.forward(images(), &context(0)));
     let first = data(still.last_blocks(images(), 2, &context(0)).remove(0).class);
     assert_eq!(dropped, first);
@@ -258,7 +258,8 @@ fn drop_path_draws_by_step_and_part() {
     assert_ne!(features(&context(1)), features(&context(1).part(1)));
 }
 
-/// The registers stand between the class token and the patches, and no output shows them.
+/// The registers are between the class token and the patches; all tokens attend to them, and no output
+/// contains them.
 #[test]
 fn registers_are_seen_by_all_and_shown_to_none() {
     let config = VitConfig {

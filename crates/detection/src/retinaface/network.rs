@@ -1,5 +1,5 @@
-//! The network: MobileNet, feature pyramid, context modules, heads. Every batch norm is folded into its convolution when the
-//! weights are read, because nothing here is trained.
+//! The network: MobileNet, feature pyramid, context modules, heads. Every batch norm is folded into its
+//! convolution at load time, because nothing here is trained.
 
 use std::collections::BTreeMap;
 use std::io::{Read, Seek};
@@ -13,30 +13,31 @@ use weights::{Checkpoint, Mismatch};
 
 use crate::error::DetectionError;
 
-/// Priors at each place of a feature map.
+/// Priors at each position of a feature map.
 pub(super) const PRIORS_A_PLACE: usize = 2;
 
-/// Numbers that the heads give for each place: for each prior two scores, four of a box, ten of five points.
+/// Values that the heads give for each position: for each prior two scores, four of a box, ten of five
+/// points.
 pub(super) const OUTPUTS: usize = PRIORS_A_PLACE * (2 + 4 + 10);
 
 /// Channels of the pyramid's maps.
 const PYRAMID: usize = 64;
 
-/// What a negative activation keeps of itself.
+/// Slope of the activation for negative values.
 const SLOPE: f64 = 0.1;
 
-/// What batch norms add to the variance: PyTorch's.
+/// Epsilon of batch norms: PyTorch's.
 const EPSILON: f64 = 1e-5;
 
-/// The blocks of MobileNet ×0.25 as (outputs, stride), by the stage whose end a pyramid map starts from. The first block is
-/// [`Network::stem`].
+/// The blocks of MobileNet ×0.25 as (outputs, stride), by the stage at whose end a pyramid map starts. The
+/// first block is [`Network::stem`].
 const STAGES: [&[(usize, usize)]; 3] = [
     &[(16, 1), (32, 2), (32, 1), (64, 2), (64, 1)],
     &[(128, 2), (128, 1), (128, 1), (128, 1), (128, 1), (128, 1)],
     &[(256, 2), (256, 1)],
 ];
 
-/// A convolution with its norm in it, and what comes after.
+/// A convolution with its norm folded in, and its activation.
 #[derive(Debug)]
 struct Unit {
     conv: Conv2d,
@@ -50,7 +51,7 @@ impl Unit {
     }
 }
 
-/// MobileNet's block: in space, then across channels.
+/// MobileNet's block: depthwise, then pointwise.
 #[derive(Debug)]
 struct Block {
     depthwise: DepthwiseConv2d,
@@ -64,8 +65,8 @@ impl Block {
     }
 }
 
-/// Looks at more of the surroundings: windows of 3, 5 and 7, the larger ones as rows of small ones. (Najibi et al., *SSH:
-/// Single stage headless face detector*, 2017, §3.2.)
+/// Widens the receptive field: windows of 3, 5 and 7; the larger ones are chains of small ones. (Najibi et
+/// al., *SSH: Single stage headless face detector*, 2017, §3.2.)
 #[derive(Debug)]
 struct ContextModule {
     window_3: Unit,
@@ -87,14 +88,14 @@ impl ContextModule {
     }
 }
 
-/// From normalized photos to the scores, boxes and points of every prior.
+/// Maps normalized photos to the scores, boxes and points of every prior.
 #[derive(Debug)]
 pub(super) struct Network {
     stem: Unit,
     stages: Vec<Vec<Block>>,
-    /// To the pyramid's channels, finest map first.
+    /// Maps to the pyramid's channels, finest map first.
     lateral: Vec<Unit>,
-    /// After a coarser map was added, finest first: the coarsest map has none.
+    /// Applied after adding a coarser map, finest first: the coarsest map has none.
     merge: Vec<Unit>,
     context: Vec<ContextModule>,
     /// Scores, boxes and points of a map in one convolution.
@@ -197,7 +198,7 @@ impl Network {
             x = blocks.iter().fold(x, |x, block| block.forward(x));
             maps.push(lateral.forward(x.clone()));
         }
-        // Coarser maps go into finer ones, coarsest first; each has taken its own share before it is handed on.
+        // Coarser maps are added to finer ones, coarsest first; each is merged before it is passed on.
         for finer in (0..self.merge.len()).rev() {
             let [_, _, height, width] = maps[finer].dims();
             let coarser = upsample_nearest(maps[finer + 1].clone(), [height, width]);
@@ -222,7 +223,7 @@ struct Tensors<'a, R> {
 }
 
 impl<R: Read + Seek> Tensors<'_, R> {
-    /// A tensor's numbers; zeros, and an entry in the mismatch, where it does not fit.
+    /// A tensor's values; zeros, and an entry in the mismatch, if it does not fit.
     fn take(&mut self, name: String, shape: &[usize]) -> Result<Vec<f64>, DetectionError> {
         let zeros = vec![0.0; shape.iter().product()];
         let Some(tensor) = self.left.remove(&name) else {
@@ -242,8 +243,8 @@ impl<R: Read + Seek> Tensors<'_, R> {
         Ok(tensor.read(self.source)?.iter::<f64>().collect())
     }
 
-    /// A convolution's weight, as `[outputs][…]`, and its bias, after the norm that follows it was folded in: the norm's
-    /// scale over its deviation goes into the weight.
+    /// A convolution's weight, as `[outputs][…]`, and its bias, with the following norm folded in: the norm's
+    /// scale over its deviation multiplies the weight.
     fn folded(
         &mut self,
         conv: String,
@@ -310,7 +311,7 @@ impl<R: Read + Seek> Tensors<'_, R> {
         Tensor::from_data(TensorData::new(values, shape), self.init.device())
     }
 
-    /// `name.0` and `name.1`, depthwise; `name.3` and `name.4`, across channels.
+    /// `name.0` and `name.1`, depthwise; `name.3` and `name.4`, pointwise.
     fn block(
         &mut self,
         name: &str,
@@ -329,7 +330,7 @@ impl<R: Read + Seek> Tensors<'_, R> {
         })
     }
 
-    /// The three heads of a map as one.
+    /// The three heads of a map combined.
     fn heads(&mut self, map: usize) -> Result<Unit, DetectionError> {
         let (mut weight, mut bias) = (Vec::new(), Vec::new());
         for (head, numbers) in [("ClassHead", 2), ("BboxHead", 4), ("LandmarkHead", 10)] {

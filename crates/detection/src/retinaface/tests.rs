@@ -1,4 +1,4 @@
-//! The network beside PyTorch's by formula, its file, batches and configs.
+//! The network compared with PyTorch's by formula, its file, batches and configs.
 
 use super::*;
 use crate::boxes::iou;
@@ -10,7 +10,7 @@ fn detector(config: RetinaFaceConfig) -> RetinaFace {
     RetinaFace::read(&mut Cursor::new(file), config, &Device::flex()).unwrap()
 }
 
-/// Every prior told, none suppressed.
+/// Every prior is reported, none is suppressed.
 fn all() -> RetinaFaceConfig {
     RetinaFaceConfig {
         candidate_score: 0.0,
@@ -27,7 +27,7 @@ fn photo(pixels: &[u8]) -> Photo<'_> {
     }
 }
 
-/// ‖ours − reference‖ / ‖reference‖ of what each head says; the network's output is taken apart here by hand.
+/// ‖ours − reference‖ / ‖reference‖ of each head's output; the test splits the network's output by hand.
 #[test]
 fn the_network_is_that_of_pytorch() {
     let (formula, detector) = (Formula::read(), detector(all()));
@@ -44,7 +44,7 @@ fn the_network_is_that_of_pytorch() {
     }
     let input = Tensor::from_data(TensorData::new(planes, [1, 3, 37, 50]), &detector.device);
     let output = detector.network.forward(input);
-    // 5 x 7 places of stride 8, 3 x 4 of stride 16, 2 x 2 of stride 32.
+    // 5 x 7 positions of stride 8, 3 x 4 of stride 16, 2 x 2 of stride 32.
     let places = 35 + 12 + 4;
     assert_eq!(output.dims(), [1, 32, places]);
     let output = output.into_data().iter::<f32>().collect::<Vec<_>>();
@@ -152,9 +152,9 @@ fn photos_are_seen_at_the_size_that_is_asked_for() {
     };
     assert_eq!(size(RetinaFaceConfig::pass(), 50, 37), (50, 37));
     assert_eq!(size(sides(1600, 2150), 500, 400), (2000, 1600));
-    // The longer side decides.
+    // The longer side limits the size.
     assert_eq!(size(sides(1600, 2150), 500, 100), (2150, 430));
-    // Boxes come back in the photo's pixels: half those of the photo that was enlarged before.
+    // Boxes are in the original photo's pixels: half of those in the enlarged one.
     let pixels = Formula::pixels();
     let config = RetinaFaceConfig {
         scale: sides(74, 200).scale,
@@ -183,7 +183,7 @@ fn weights_must_match_key_by_key() {
         let file = Formula::read().file(rename);
         RetinaFace::read(&mut Cursor::new(file), RetinaFaceConfig::pass(), &Device::flex())
     };
-    // As `nn.DataParallel` names them.
+    // The names of `nn.DataParallel`.
     assert!(read(&|name| Some(format!("module.{name}"))).is_ok());
     let message = read(&|name| match name {
         "fpn.merge1.1.running_var" => None,
@@ -195,7 +195,7 @@ fn weights_must_match_key_by_key() {
         "the weights are not those of RetinaFace with MobileNet x0.25: 2 missing: fpn.merge1.1.running_var, \
          ssh2.conv3X3.0.weight; 1 unexpected: ssh2.conv3x3.0.weight"
     );
-    // Two tensors changed places.
+    // Two tensors swapped.
     let message = read(&|name| {
         Some(match name {
             "body.stage1.0.0.weight" => "body.stage1.1.0.weight".to_owned(),

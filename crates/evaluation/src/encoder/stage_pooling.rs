@@ -1,15 +1,17 @@
-//! What a ResNet's stages put out, averaged over so few places that each stage has some 9,000 numbers: what linear probes of
-//! several stages compare, so that no stage wins by having more of them.
+//! Pooled outputs of a ResNet's stages. Each is averaged over so few positions that every stage has about
+//! 9,000 values. Linear probes of several stages use them, so that no stage wins by having more values.
 //!
-//! Zhang et al. 2017 (*Split-brain autoencoders*), Goyal et al. 2019 (*Scaling and benchmarking self-supervised visual
-//! representation learning*), and VISSL's configs, whose windows these are where a map has the shape that ResNet-50's has for
-//! 224 px. Their rule behind the numbers: the largest square of places that makes no more than 9,216 numbers. Other maps (other
-//! sizes, other networks) keep the rule, with windows that cover them as PyTorch's `AdaptiveAvgPool2d` does.
+//! Zhang et al. 2017 (*Split-brain autoencoders*), Goyal et al. 2019 (*Scaling and benchmarking
+//! self-supervised visual representation learning*), and VISSL's configs. Maps of the shape that ResNet-50
+//! has at 224 px use VISSL's windows. The rule behind them: the largest square of positions with at most
+//! 9,216 values. Other maps (other sizes, other networks) keep the rule, with windows that cover them like
+//! PyTorch's
+//! `AdaptiveAvgPool2d`.
 
 use backbones::layers::{adaptive_average_pool, average_pool};
 use burn::tensor::Tensor;
 
-/// No stage has more numbers, unless its channels alone are more.
+/// No stage has more values, unless its channels alone exceed this.
 const MOST: usize = 9216;
 
 /// VISSL's windows for ResNet-50 at 224 px, and ResNet-101, which has the same maps: channels and side of a map, then kernel,
@@ -31,7 +33,7 @@ enum Pooling {
         stride: usize,
         padding: usize,
     },
-    /// As many windows as said, over the whole map.
+    /// This many windows, over the whole map.
     Adaptive([usize; 2]),
 }
 
@@ -51,7 +53,7 @@ fn pooling([channels, height, width]: [usize; 3]) -> Pooling {
     }
 }
 
-/// Channels, rows and columns of what [`pooled`] makes of a map of this shape.
+/// Channels, rows and columns of [`pooled`]'s output for a map of this shape.
 pub(crate) fn pooled_shape(map: [usize; 3]) -> [usize; 3] {
     let [channels, height, width] = map;
     match pooling(map) {
@@ -103,7 +105,8 @@ mod tests {
         }
         let sizes = VISSL.map(|([channels, side], _)| places([channels, side, side]).1);
         assert_eq!(sizes, [9216, 9216, 8192, 9216, 8192]);
-        // The same network at 256 px, where VISSL says nothing; ResNet-18; maps smaller than the square; many channels.
+        // The same network at 256 px, which VISSL does not specify; ResNet-18; maps smaller than the square;
+        // many channels.
         assert_eq!(places([512, 32, 32]), (4, 8192));
         assert_eq!(places([128, 28, 28]), (8, 8192));
         assert_eq!(places([512, 7, 7]), (4, 8192));
@@ -119,7 +122,8 @@ mod tests {
         let map = Tensor::<4>::ones([1, 64, 112, 112], &device);
         let features: Vec<f32> = pooled(&map).into_data().try_to_vec().unwrap();
         assert_eq!(features.len(), 9216);
-        // The first window has a border of 4 above and to the left, so 36 of its 100 places are in the map.
+        // The first window has a border of 4 above and to the left, so 36 of its 100 positions are in the
+        // map.
         assert!((features[0] - 0.36).abs() < 1e-6 && (features[13] - 1.0).abs() < 1e-6);
     }
 }

@@ -1,4 +1,4 @@
-//! Places in a network that features are taken at, and what linear probes make their inputs of.
+//! Taps: places in a network where features are taken, and the inputs that linear probes build from them.
 
 use backbones::Stage;
 use serde::{Deserialize, Serialize};
@@ -6,14 +6,16 @@ use serde::{Deserialize, Serialize};
 /// The tap that every backbone has: its output after global average pooling.
 pub const POOLED: &str = "pooled";
 
-/// One place; each is a tensor of a features file, `[records, width]`.
+/// One tap; each is a tensor of a features file, `[records, width]`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Tap {
     /// The network's output after pooling: `pooled`.
     Pooled,
-    /// What a ResNet's stage puts out, averaged over so few places that there are some 9,000 numbers: `conv1`, `res2` …
+    /// The output of a ResNet's stage, averaged over so few positions that it has about 9,000 values:
+    /// `conv1`, `res2` …
     Stage(Stage),
-    /// The normalized class token of a transformer's block, counted from the last, which is 1: `class_token_1`.
+    /// The normalized class token of a transformer's block, counted from the last block, which is 1:
+    /// `class_token_1`.
     ClassToken(usize),
     /// The mean of the last block's normalized patch tokens: `patch_mean`.
     PatchMean,
@@ -30,12 +32,12 @@ impl Tap {
         }
     }
 
-    /// Whether it is of a transformer's tokens.
+    /// Whether the tap reads a transformer's tokens.
     pub(crate) fn is_token(&self) -> bool {
         matches!(self, Self::ClassToken(_) | Self::PatchMean)
     }
 
-    /// The tap of this name in a features file, if it is one of ours.
+    /// The tap of this name in a features file, if this program has it.
     pub(crate) fn named(name: &str) -> Option<Self> {
         match name.strip_prefix("class_token_") {
             Some(block) => Some(Self::ClassToken(block.parse().ok().filter(|block| *block > 0)?)),
@@ -47,18 +49,19 @@ impl Tap {
         }
     }
 
-    /// The taps that a name stands for: `pooled`; `stages` (all of a ResNet's) or one of them, `conv1`, `res2` … `res5`; `tokens_4`
-    /// (the class tokens of the last four blocks and the mean of the last block's patches).
+    /// The taps behind a name: `pooled`; `stages` (all of a ResNet's) or one of them, `conv1`, `res2` …
+    /// `res5`; `tokens_4` (the class tokens of the last four blocks and the mean of the last block's
+    /// patches).
     ///
     /// # Errors
-    /// What names there are.
+    /// Lists the valid names.
     pub fn group(name: &str) -> Result<Vec<Self>, String> {
         let blocks = name
             .strip_prefix("tokens_")
             .and_then(|count| count.parse::<usize>().ok());
         let stage = Stage::ALL.into_iter().find(|stage| stage.name() == name);
         match (name, blocks) {
-            // VISSL's name of it.
+            // VISSL's name for the pooled output.
             (POOLED | "res5avg", _) => Ok(vec![Self::Pooled]),
             ("stages", _) => Ok(Stage::ALL.map(Self::Stage).to_vec()),
             _ if stage.is_some() => Ok(stage.map(Self::Stage).into_iter().collect()),
@@ -75,27 +78,28 @@ impl Tap {
     }
 }
 
-/// What a linear classifier sees of a network, in a config: `"pooled"`, `{ stage = "res4" }`, or
+/// The input of a linear classifier, in a config: `"pooled"`, `{ stage = "res4" }`, or
 /// `{ tokens = { blocks = 4, patch_mean = true } }`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum Input {
     /// The network's output after pooling.
     Pooled,
-    /// A stage of a ResNet, averaged to some 9,000 numbers.
+    /// A stage of a ResNet, averaged to about 9,000 values.
     Stage(Stage),
-    /// Class tokens of the last blocks side by side, the last one's at the end, and behind them perhaps the mean of the last
-    /// block's patches. DINO: four blocks without the mean for small transformers, one with it for base ones.
+    /// Class tokens of the last blocks concatenated, the last block's at the end, optionally followed by the
+    /// mean of the last block's patches. DINO: four blocks without the mean for small transformers, one block
+    /// with the mean for base ones.
     Tokens {
-        /// How many blocks, from the last.
+        /// Number of blocks, counted from the last.
         blocks: usize,
-        /// Whether the mean follows.
+        /// Whether the mean of the patches is appended.
         patch_mean: bool,
     },
 }
 
 impl Input {
-    /// The taps side by side.
+    /// The taps to concatenate.
     pub fn taps(&self) -> Vec<Tap> {
         match self {
             Self::Pooled => vec![Tap::Pooled],
@@ -121,7 +125,7 @@ impl Input {
         }
     }
 
-    /// Refuses inputs that are none.
+    /// Gives an error for invalid inputs.
     pub(crate) fn validate(&self) -> Result<(), String> {
         match self {
             Self::Tokens { blocks: 0, .. } => Err("`tokens.blocks` must be at least 1, got 0".into()),

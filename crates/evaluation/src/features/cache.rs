@@ -1,4 +1,5 @@
-//! Features that several evaluations of the same encoder and records share: made once, and kept in memory from one to the next.
+//! Features that several evaluations of the same encoder and records share: computed once, and kept in memory
+//! in between.
 
 use super::file::Stored;
 use super::matrix::{Features, Origin};
@@ -7,20 +8,20 @@ use crate::error::{Error, io};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// Features kept in memory: those of a training set and of a test set. Protocols of one config ask for the same two, one after
-/// another, and a third would make a large data set's evaluation half as large again.
+/// Features kept in memory: those of a training set and of a test set. Consecutive protocols of one config
+/// read the same two; a third would add half to a large data set's memory.
 const KEPT: usize = 2;
 
 /// A folder of features files, and the last few of them in memory.
 #[derive(Debug)]
 pub struct FeatureCache {
     folder: PathBuf,
-    /// By file name, the last used at the end.
+    /// By file name, the most recently used last.
     loaded: Mutex<Vec<(String, Arc<Features>)>>,
 }
 
 impl FeatureCache {
-    /// Features in `folder`, which is made when the first are written.
+    /// Features in `folder`, which is created with the first write.
     pub fn new(folder: impl Into<PathBuf>) -> Self {
         Self {
             folder: folder.into(),
@@ -28,8 +29,8 @@ impl FeatureCache {
         }
     }
 
-    /// These taps of the features of that file, if they are those of `wanted`, from memory or disk; else those that `make` writes to
-    /// the path that it is given.
+    /// These taps of the features in that file, from memory or disk if their origin is `wanted`; else `make`
+    /// writes them to the path it receives.
     pub(crate) fn get(
         &self,
         file: &str,
@@ -45,7 +46,7 @@ impl FeatureCache {
         let features = match known {
             Some(place) => loaded.remove(place).1,
             None => {
-                // Room first, so that no more than are kept are ever in memory at once.
+                // Free memory first, so that at most `KEPT` are in memory at once.
                 loaded.retain(|(name, _)| name != file);
                 let surplus = (loaded.len() + 1).saturating_sub(KEPT);
                 loaded.drain(..surplus);
@@ -77,7 +78,8 @@ impl FeatureCache {
                     Err(error) => tracing::warn!(%error, "stored features cannot be used; making new ones"),
                 }
             }
-            // The taps of other protocols stay in the file, or protocols would take turns in making it.
+            // Keep the taps of other protocols in the file; otherwise protocols would alternate in rewriting
+            // it.
             let others = there.iter().filter_map(|name| Tap::named(name));
             all.extend(others.filter(|tap| !taps.contains(tap)));
         }
@@ -87,7 +89,7 @@ impl FeatureCache {
     }
 }
 
-/// The features in a file, if they are those that would be made.
+/// The features in a file, if their origin matches.
 fn stored(path: &Path, wanted: &Origin) -> Option<Stored> {
     if !path.exists() {
         return None;
@@ -138,7 +140,7 @@ mod tests {
         get(&store, "two", "b");
         assert_eq!(made.get(), 3, "what went is on disk");
         assert!(!Arc::ptr_eq(&one, &get(&store, "one", "a")));
-        // Another encoder's, in a file of the same name.
+        // Another encoder's features, in a file of the same name.
         assert_eq!(get(&store, "one", "d").origin.encoder, "d");
         assert_eq!(made.get(), 4);
         assert_eq!(

@@ -1,4 +1,4 @@
-//! A data set through a frozen encoder, once: features, labels and keys in the data set's order.
+//! Runs a data set through a frozen encoder once: features, labels and keys in the data set's order.
 
 use super::labels::{labels, labels_hash};
 use super::matrix::{Features, Matrix, Origin};
@@ -13,55 +13,55 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
-/// Features to be made of a data set.
+/// A feature extraction from a data set.
 #[derive(Clone, Copy, Debug)]
 pub struct Extraction<'a> {
-    /// Makes them.
+    /// The encoder that computes the features.
     pub encoder: &'a Encoder,
-    /// All of its records, in its order.
+    /// All of its records are read, in order.
     pub dataset: &'a Arc<Dataset>,
-    /// What is done to a decoded image; every image must come out at one size.
+    /// Transforms of a decoded image; all images must come out at one size.
     pub transforms: &'a [Transform],
-    /// Places of the network, all read in one pass.
+    /// Taps, all read in one pass.
     pub taps: &'a [Tap],
     /// How records become batches.
     pub data: &'a LoaderConfig,
-    /// A plain device, without autodiff, on which the encoder's weights lie.
+    /// A plain device, without autodiff, that holds the encoder's weights.
     pub device: &'a Device,
 }
 
-/// A features file that was written.
+/// A features file after writing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Written {
     /// Rows of each tap.
     pub records: usize,
-    /// Numbers in a row of each tap.
+    /// Width of each tap.
     pub widths: Vec<(String, usize)>,
     /// Records that could not be read and have no row.
     pub bad_records: usize,
 }
 
-/// What becomes of features on their way to disk.
+/// How features are written to disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Writing {
-    /// How numbers are kept.
+    /// Number format.
     pub feature_type: FeatureType,
-    /// What becomes of unfinished features of something else.
+    /// What to do with unfinished features of other work.
     pub unfinished: Unfinished,
-    /// What errors call the data set: "training", "test" or "data".
+    /// Name of the data set in errors: "training", "test" or "data".
     pub set: &'static str,
 }
 
-/// Positions of a batch's readable records, and of each tap the width and their rows.
+/// Positions of a batch's readable records; for each tap the width and the rows.
 type Rows = (Vec<usize>, Vec<(usize, Vec<f32>)>);
 
 impl Extraction<'_> {
     /// Features of all readable records.
     ///
     /// # Errors
-    /// [`Error::Config`] if the encoder does not take the images that the transforms make, or lacks one of the taps;
-    /// [`Error::Data`] if the data set cannot be read or too much of it is broken; [`Error::MixedLabels`] if only some
-    /// records are labeled.
+    /// [`Error::Config`] if the encoder does not accept the images that the transforms give, or lacks a tap;
+    /// [`Error::Data`] if the data set cannot be read or too many of its records are broken;
+    /// [`Error::MixedLabels`] if only some records are labeled.
     pub fn features(&self, progress: &mut dyn FnMut(Event<'_>)) -> Result<Features, Error> {
         let loader = self.checked()?;
         let total = self.dataset.len();
@@ -89,11 +89,13 @@ impl Extraction<'_> {
         })
     }
 
-    /// The same to the features file `path`, batch by batch: only keys and labels of all records are in memory. Resumes where
-    /// an earlier call for the same file was killed or failed: the file is that of an undisturbed run, to the bit.
+    /// Writes the features to the file `path`, batch by batch: only keys and labels of all records are in
+    /// memory. Resumes where an earlier call for the same file was killed or failed; the result equals that
+    /// of an uninterrupted run to the bit.
     ///
     /// # Errors
-    /// As [`features`](Self::features); NaN and infinity, no readable record, values above f16's largest, and errors in writing.
+    /// As [`features`](Self::features); NaN and infinity, no readable record, values above f16's largest, and
+    /// write errors.
     pub fn write(
         &self,
         path: &Path,
@@ -125,13 +127,13 @@ impl Extraction<'_> {
             });
             match pushed {
                 Ok(()) => progress(event(partial.rows(), total)),
-                // They would be the same again.
+                // A retry would give the same error.
                 Err(error @ (Error::NotFinite { .. } | Error::AboveF16 { .. })) => {
                     partial.discard();
                     return Err(error);
                 }
                 Err(error) => {
-                    // Best effort: the error that matters is the first one.
+                    // Best effort: the first error is the one to report.
                     let _ = partial.keep();
                     return Err(error);
                 }
@@ -149,7 +151,7 @@ impl Extraction<'_> {
         })
     }
 
-    /// The records in order, if the encoder can take them.
+    /// A loader of the records in order, if the encoder accepts them.
     fn checked(&self) -> Result<Loader, Error> {
         self.encoder.check_transforms("the transforms", self.transforms)?;
         self.encoder.check_taps("features", self.taps)?;
@@ -161,14 +163,14 @@ impl Extraction<'_> {
         Ok(origin(self.encoder, self.dataset, labels, self.transforms))
     }
 
-    /// Batch by batch from the batch `first` on; those without a readable record are skipped.
+    /// Batches from the batch `first` on; batches without a readable record are skipped.
     fn batches_of_rows(&self, loader: &Loader, first: usize) -> impl Iterator<Item = Result<Rows, Error>> {
         loader
             .batches(first, loader.batches_per_epoch())
             .map(move |batch| {
                 let batch = batch?;
                 let mut rows = vec![];
-                // Evaluation has one group of one view.
+                // Evaluation has one view group of one view.
                 for views in batch.views {
                     let images = self.encoder.normalize.tensor(views, self.device);
                     let features = self.encoder.taps(images, self.taps)?;
@@ -195,7 +197,7 @@ fn event(done: usize, total: usize) -> Event<'static> {
     }
 }
 
-/// All of features but the rows.
+/// All fields of the features except the rows.
 fn about(dataset: &Dataset, positions: &[usize], origin: Origin) -> Result<Features, Error> {
     let keys = positions.iter().map(|position| dataset.key(*position));
     Ok(Features {
@@ -216,13 +218,13 @@ pub(crate) fn view_group(transforms: &[Transform]) -> ViewGroup {
     }
 }
 
-/// All readable records in the data set's order, by transforms that draw nothing.
+/// All readable records in the data set's order, with deterministic transforms.
 pub(crate) fn in_order(
     dataset: &Arc<Dataset>,
     transforms: &[Transform],
     config: &LoaderConfig,
 ) -> Result<Loader, Error> {
-    // Evaluation transforms draw nothing, so any seed will do.
+    // Evaluation transforms are deterministic, so the seed has no effect.
     Ok(Loader::new(
         Arc::clone(dataset),
         vec![view_group(transforms)],
@@ -232,7 +234,7 @@ pub(crate) fn in_order(
     )?)
 }
 
-/// What features of this data set by this encoder would come from; `labels` is [`labels_hash`] of it.
+/// The origin of features of this data set by this encoder; `labels` is the data set's [`labels_hash`].
 pub(crate) fn origin(
     encoder: &Encoder,
     dataset: &Dataset,

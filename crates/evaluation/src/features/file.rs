@@ -7,11 +7,12 @@
 //! | `keys` | u8 `[bytes]` | all keys, UTF-8, one after the other |
 //! | `key_offsets` | i64 `[records + 1]` | key `i` is `keys[key_offsets[i]..key_offsets[i + 1]]` |
 //!
-//! The metadata has one entry, `passer_features`: a JSON object with the version of this layout, the origin, the class
-//! names and the number of records left out. One entry, because the format keeps entries in no order, and two runs
-//! should write the same bytes.
+//! The metadata has one entry, `passer_features`: a JSON object with the version of this layout, the origin,
+//! the class names and the number of skipped records. It is a single entry because the format keeps entries
+//! in no order, and two runs should write the same bytes.
 //!
-//! Rows go to and from the disk a piece at a time: safetensors' own functions want a whole file, or a whole tensor, in memory.
+//! Rows are read and written in pieces: safetensors' own functions need a whole file, or a whole tensor, in
+//! memory.
 
 use super::matrix::{Features, Labels, Matrix, Origin, UNDECIDED};
 use crate::error::Error;
@@ -34,7 +35,7 @@ const KEYS: &str = "keys";
 const KEY_OFFSETS: &str = "key_offsets";
 /// The longest table of contents that the format allows, bytes.
 const LARGEST_TABLE: u64 = 100_000_000;
-/// Numbers that are converted at a time.
+/// Values converted at a time.
 const PIECE: usize = 1 << 16;
 
 #[derive(Serialize, Deserialize)]
@@ -46,7 +47,7 @@ struct Header {
     bad_records: usize,
 }
 
-/// One tensor that is to be written.
+/// One tensor to write.
 pub(crate) struct TensorPart<'a> {
     pub(crate) name: &'a str,
     pub(crate) dtype: Dtype,
@@ -54,17 +55,17 @@ pub(crate) struct TensorPart<'a> {
     pub(crate) bytes: Bytes<'a>,
 }
 
-/// Where the bytes of a tensor are.
+/// Source of a tensor's bytes.
 pub(crate) enum Bytes<'a> {
     Memory(&'a [u8]),
     File(&'a Path),
 }
 
 impl Features {
-    /// Writes the file beside `path` first and renames it, so that a reader never meets half of one.
+    /// Writes a temporary file next to `path` and renames it, so that readers never see a partial file.
     ///
     /// # Errors
-    /// [`Error::FeaturesFile`] if rows, keys and labels differ in number, and errors in writing.
+    /// [`Error::FeaturesFile`] if rows, keys and labels differ in number, and write errors.
     pub fn save(&self, path: &Path) -> Result<(), Error> {
         let rows = (self.taps.iter()).map(|(tap, matrix)| TensorPart {
             name: tap,
@@ -75,7 +76,7 @@ impl Features {
         self.save_with(path, rows.collect())
     }
 
-    /// The same with rows from elsewhere instead of its own.
+    /// The same with rows from another source.
     pub(crate) fn save_with(&self, path: &Path, rows: Vec<TensorPart<'_>>) -> Result<(), Error> {
         let reject = |reason: String| Error::FeaturesFile {
             path: path.to_path_buf(),
@@ -143,14 +144,14 @@ impl Features {
     /// Reads a features file whole.
     ///
     /// # Errors
-    /// [`Error::FeaturesFile`] where it is none or not a whole one.
+    /// [`Error::FeaturesFile`] if it is not a complete features file.
     pub fn load(path: &Path) -> Result<Self, Error> {
         let file = Stored::open(path)?;
         let taps = file.taps();
         file.read(&taps)
     }
 
-    /// Where the features in a file come from, without reading them.
+    /// The origin of the features in a file, without reading them.
     ///
     /// # Errors
     /// As [`Features::load`].
@@ -159,24 +160,24 @@ impl Features {
     }
 }
 
-/// A features file of which the table of contents has been read.
+/// A features file whose table of contents has been read.
 pub(crate) struct Stored {
     path: PathBuf,
     file: File,
     table: Metadata,
-    /// Where the tensors begin, bytes.
+    /// Offset of the first tensor, bytes.
     start: u64,
     header: Header,
 }
 
 impl Stored {
-    /// Reads the table of contents and holds the file's length against it.
+    /// Reads the table of contents and compares it with the file's length.
     pub(crate) fn open(path: &Path) -> Result<Self, Error> {
         Self::read_table(path, parse_header)
     }
 
-    /// The same of a file that another program may have written. One without this program's metadata comes from an encoder without a
-    /// name, the SHA-256 of the file identifies its records, and records without keys are numbered.
+    /// Opens a file that another program may have written. If it lacks this program's metadata, its encoder
+    /// has no name, the SHA-256 of the file identifies its records, and records without keys are numbered.
     pub(crate) fn of_anyone(path: &Path) -> Result<Self, Error> {
         let mut stored = Self::read_table(path, |header| match header {
             Some(_) => parse_header(header),
@@ -254,7 +255,7 @@ impl Stored {
         })
     }
 
-    /// Where its features come from.
+    /// The origin of its features.
     pub(crate) fn origin(&self) -> &Origin {
         &self.header.origin
     }
@@ -267,14 +268,14 @@ impl Stored {
             .collect()
     }
 
-    /// Reads the taps named and all that belongs to the records.
+    /// Reads the given taps and everything about the records.
     pub(crate) fn read(mut self, taps: &[String]) -> Result<Features, Error> {
         let path = self.path.clone();
         let reject = |reason: String| Error::FeaturesFile {
             path: path.clone(),
             reason,
         };
-        // Before anything is made of what they claim.
+        // Check the claimed sizes before allocating memory for them.
         for name in taps {
             match self.info(name)? {
                 (Dtype::F32 | Dtype::F16, shape) if shape.len() == 2 && shape[1] > 0 => {}
@@ -361,7 +362,7 @@ impl Stored {
             })
     }
 
-    /// Goes to the first byte of a tensor; how many it has.
+    /// Seeks to the first byte of a tensor and returns its number of bytes.
     fn seek(&mut self, name: &str) -> Result<usize, Error> {
         let (first, end) = self.table.info(name).map_or((0, 0), |info| info.data_offsets);
         self.file
@@ -394,7 +395,7 @@ impl Stored {
     }
 }
 
-/// What is wrong with labels that another program wrote.
+/// The fault in labels that another program wrote.
 fn wrong_label(labels: &Labels, keys: &[String]) -> Option<String> {
     match labels {
         Labels::Classes(classes) => {
@@ -444,9 +445,9 @@ fn read_keys(bytes: &[u8], offsets: &[i64]) -> Result<Vec<String>, String> {
         .ok_or_else(damaged)
 }
 
-/// Writes the file, whole or not at all.
+/// Writes the file atomically.
 fn write(path: &Path, mut parts: Vec<TensorPart<'_>>, header: String) -> Result<(), Error> {
-    // As safetensors' own writer has them: the widest numbers first, so that all of them are aligned.
+    // In the order of safetensors' own writer: the widest types first, so that all tensors are aligned.
     parts.sort_by(|a, b| b.dtype.cmp(&a.dtype).then(a.name.cmp(b.name)));
     let mut end = 0;
     let infos = parts.iter().map(|part| {
@@ -464,7 +465,7 @@ fn write(path: &Path, mut parts: Vec<TensorPart<'_>>, header: String) -> Result<
         .map_err(|error| error.to_string())
         .and_then(|table| serde_json::to_vec(&table).map_err(|error| error.to_string()))
         .and_then(|table| match table.len() as u64 > LARGEST_TABLE {
-            // Names of some million classes.
+            // Names of a few million classes.
             true => Err(format!("its table of contents has {} bytes", table.len())),
             false => Ok(table),
         });

@@ -7,8 +7,8 @@ use data::{Dataset, Label};
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 
-/// Features of no width with keys and, if `with_labels`, labels of all records, from the index: enough for every check of
-/// labels.
+/// Keys and, if `with_labels`, labels of all records from the index, as features of width 0: enough for every
+/// check of labels.
 pub(crate) fn index_features(dataset: &Dataset, with_labels: bool) -> Result<Features, Error> {
     let positions: Vec<usize> = (0..dataset.len()).collect();
     let keys = positions.iter().map(|position| dataset.key(*position));
@@ -25,8 +25,8 @@ pub(crate) fn index_features(dataset: &Dataset, with_labels: bool) -> Result<Fea
     })
 }
 
-/// SHA-256 over class names and labels, which a data set's fingerprint leaves out: relabeled images keep their features,
-/// but not their labels.
+/// SHA-256 over class names and labels. A data set's fingerprint excludes both: relabeled images keep their
+/// features, but not their labels.
 pub(crate) fn labels_hash(dataset: &Dataset) -> Result<String, Error> {
     let mut hasher = Sha256::new();
     for name in dataset.class_names() {
@@ -37,14 +37,14 @@ pub(crate) fn labels_hash(dataset: &Dataset) -> Result<String, Error> {
         let classes = match dataset.label(position)? {
             None => vec![],
             Some(Label::Class(class)) => vec![class],
-            // Told apart from one class by a number that is none.
+            // Separated from a single class by a number that is not a class.
             Some(Label::Classes(classes)) => [classes, vec![u32::MAX]].concat(),
         };
         hasher.update((classes.len() as u64).to_le_bytes());
         classes
             .iter()
             .for_each(|class| hasher.update(class.to_le_bytes()));
-        // Nothing where there are none, so that other data sets keep their hash.
+        // Adds nothing if there are none, so that other data sets keep their hash.
         for class in dataset.undecided(position) {
             hasher.update(u64::MAX.to_le_bytes());
             hasher.update(class.to_le_bytes());
@@ -53,7 +53,7 @@ pub(crate) fn labels_hash(dataset: &Dataset) -> Result<String, Error> {
     Ok(data::hex(&hasher.finalize()))
 }
 
-/// Labels of the records named, which must all be of one kind.
+/// Labels of the given records, which must all be of one kind.
 pub(super) fn labels(dataset: &Dataset, positions: &[usize]) -> Result<Option<Labels>, Error> {
     let labels = positions
         .iter()

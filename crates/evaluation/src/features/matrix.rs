@@ -7,16 +7,16 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
-/// Among sets of classes: neither of the class nor not of it (VOC's `difficult`). Training takes it for not of the class; a
-/// test leaves the record out for that class.
+/// In sets of classes: undecided whether the record has the class (VOC's `difficult`). Training counts it as
+/// a negative; a test skips the record for that class.
 pub const UNDECIDED: u8 = 2;
 
 /// A dense row-major matrix in host memory, `[rows, width]`.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Matrix {
-    /// One row a record.
+    /// One row per record.
     pub rows: usize,
-    /// Numbers in a row.
+    /// Values per row.
     pub width: usize,
     /// `rows * width` numbers, row after row.
     pub values: Vec<f32>,
@@ -60,18 +60,18 @@ impl Matrix {
 /// The labels of all records, in the order of the rows.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Labels {
-    /// One class a record.
+    /// One class per record.
     Classes(Vec<i64>),
-    /// A set of classes a record, as `[records, classes]` of 0 and 1.
+    /// A set of classes per record, as `[records, classes]` of 0 and 1.
     Sets {
-        /// Columns: one more than the largest class met.
+        /// Columns: one more than the largest class.
         classes: usize,
-        /// Row after row; [`UNDECIDED`] where a record is neither an example nor a counterexample of a class.
+        /// Row after row; [`UNDECIDED`] where a record is neither a positive nor a negative of a class.
         multi_hot: Vec<u8>,
     },
 }
 
-/// Where features came from: what must agree before stored ones may be used again.
+/// Where features came from. All fields but the names must agree before stored features are reused.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Origin {
@@ -81,7 +81,7 @@ pub struct Origin {
     pub encoder_name: String,
     /// The data set's fingerprint.
     pub fingerprint: String,
-    /// Hash of class names and labels, which the fingerprint leaves out.
+    /// Hash of class names and labels, which the fingerprint excludes.
     pub labels: String,
     /// The evaluation transforms, as in the config.
     pub transforms: serde_json::Value,
@@ -90,7 +90,7 @@ pub struct Origin {
 }
 
 impl Origin {
-    /// The same without names, which are for people.
+    /// The same origin without names, which are for people.
     pub(crate) fn unnamed(&self) -> Self {
         Self {
             encoder_name: String::new(),
@@ -98,18 +98,19 @@ impl Origin {
         }
     }
 
-    /// Whether this, read from a file, equals `wanted`.
+    /// Whether this origin, read from a file, equals `wanted`.
     pub(crate) fn is(&self, wanted: &Self) -> bool {
-        // A number read from JSON may be off by the last bit: `wanted` has to go the same way before it is compared.
+        // A number read from JSON may be off by the last bit, so `wanted` makes the same round trip before
+        // the comparison.
         let text = serde_json::to_string(wanted).unwrap_or_default();
         serde_json::from_str::<Self>(&text).is_ok_and(|wanted| wanted == *self)
     }
 }
 
-/// Features of a data set, one row a readable record, in the data set's order.
+/// Features of a data set, one row per readable record, in the data set's order.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Features {
-    /// By the name of the place in the network that they were taken at, [`POOLED`](crate::POOLED) at least.
+    /// By tap name, [`POOLED`](crate::POOLED) at least.
     pub taps: BTreeMap<String, Matrix>,
     /// `None` where the data set has no labels.
     pub labels: Option<Labels>,
@@ -129,7 +130,7 @@ impl Features {
         self.keys.len()
     }
 
-    /// The rows taken at one place of the network. `set` names the data set in the error.
+    /// The rows of one tap. `set` names the data set in the error.
     pub fn tap(&self, tap: &str, set: &'static str) -> Result<&Matrix, Error> {
         self.taps.get(tap).ok_or_else(|| Error::NoTap {
             set,
@@ -152,7 +153,7 @@ impl Features {
         }
     }
 
-    /// What a person calls this class.
+    /// The class as text for people.
     pub(crate) fn class_name(&self, class: i64) -> String {
         class_name(&self.class_names, class)
     }

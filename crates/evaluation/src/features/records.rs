@@ -7,7 +7,8 @@ use data::Dataset;
 use std::ops::Deref;
 use std::sync::{Arc, OnceLock};
 
-/// A data set whose index is read once: listing the keys and labels of a million records takes longer than some protocols.
+/// A data set whose index is read once, because listing the keys and labels of a million records takes longer
+/// than some protocols.
 #[derive(Clone, Debug)]
 pub struct Records {
     dataset: Arc<Dataset>,
@@ -22,7 +23,7 @@ struct Index {
 }
 
 impl Records {
-    /// Keys and, if `with_labels`, labels of all records, as features of no width.
+    /// Keys and, if `with_labels`, labels of all records, as features of width 0.
     pub(crate) fn index(&self, with_labels: bool) -> Result<&Features, Error> {
         let known = match with_labels {
             true => &self.index.with_labels,
@@ -37,7 +38,7 @@ impl Records {
     }
 }
 
-/// What is known, or made now; an error is not kept.
+/// The cached value, or a new one; errors are not cached.
 fn once<T>(known: &OnceLock<T>, make: impl FnOnce() -> Result<T, Error>) -> Result<&T, Error> {
     if let Some(known) = known.get() {
         return Ok(known);

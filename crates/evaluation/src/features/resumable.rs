@@ -1,16 +1,16 @@
-//! Features on their way to disk: written batch by batch, so that a million records need little memory, and resumed after a kill at
-//! any moment.
+//! Features being written to disk: batch by batch, so that a million records need little memory, and
+//! resumable after a kill at any moment.
 //!
-//! While `NAME` is being made, the folder `NAME.partial` lies beside it:
+//! While `NAME` is being written, the folder `NAME.partial` is next to it:
 //!
 //! | file | |
 //! |---|---|
-//! | one a tap, `pooled` | its rows one after another, f32 or f16 |
-//! | `positions` | u32, the record that each row is of |
-//! | `state.json` | what is being made, and how much of the other files is on the disk for sure |
+//! | one per tap, `pooled` | its rows one after another, f32 or f16 |
+//! | `positions` | u32, the record of each row |
+//! | `state.json` | identity of the work, and how much of the other files is safely on disk |
 //!
-//! The rest of those files is cut off on resume. Batches are cut at the same records each time, so the features are those
-//! of an undisturbed run, to the bit.
+//! A resume truncates those files to that length. Batches are always cut at the same records, so the features
+//! equal those of an uninterrupted run to the bit.
 
 use super::file::{Bytes, TensorPart};
 use super::matrix::{Features, Origin};
@@ -31,16 +31,16 @@ const STATE: &str = "state.json";
 const LOCK: &str = ".lock";
 /// What version 0.1 left of [`STATE`] when it was killed while it wrote it.
 const STATE_OF_0_1: &str = ".state.json.partial";
-/// Work that a kill may cost, at least this long; longer where waiting for the disk would take more than a twentieth of it.
+/// A kill costs at least this much work; more where syncing would take over a twentieth of the time.
 const KEEP_EVERY: Duration = Duration::from_secs(1);
 
-/// How numbers are kept in a features file.
+/// The number format of a features file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum FeatureType {
-    /// 32 bit: the features of the encoder, unchanged.
+    /// 32 bit: the encoder's features, unchanged.
     F32,
-    /// 16 bit: half the size, 11 bits of each number, none above 65,504.
+    /// 16 bit: half the size, 11 significant bits, at most 65,504.
     F16,
 }
 
@@ -57,23 +57,23 @@ impl FeatureType {
     }
 }
 
-/// All that decides the rows and their order; unfinished features of other work are never resumed.
+/// Everything that decides the rows and their order; unfinished features of other work are never resumed.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Work {
     pub(crate) origin: Origin,
     pub(crate) taps: Vec<String>,
     pub(crate) feature_type: FeatureType,
-    /// Where batches are cut decides the last bits of a row.
+    /// Batch boundaries affect the last bits of a row.
     pub(crate) batch_images: usize,
     pub(crate) records: usize,
 }
 
 impl Work {
-    /// What is different in `stored`, for people; nothing where it is the same work.
+    /// The difference from `stored`, for people; `None` for the same work.
     fn difference(&self, stored: &Self) -> Option<String> {
         let origin = &stored.origin;
-        // The name is for people: a run that has been moved is the same encoder.
+        // The name is for people: a moved run is the same encoder.
         let mut wanted = self.origin.clone();
         wanted.encoder_name.clone_from(&origin.encoder_name);
         if origin.is(&wanted) && stored.without_origin() == self.without_origin() {
@@ -104,25 +104,25 @@ impl Work {
     }
 }
 
-/// What is on the disk for sure.
+/// What is safely on disk.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct State {
     version: u32,
     work: Work,
-    /// Numbers in a row of each tap.
+    /// Width of each tap.
     widths: Vec<usize>,
     rows: usize,
-    /// Batches that have been seen to, with their broken records.
+    /// Finished batches, including their broken records.
     batches: usize,
 }
 
-/// What becomes of unfinished features of something else.
+/// What to do with unfinished features of other work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Unfinished {
-    /// An error that names them.
+    /// Give an error that names them.
     Refuse,
-    /// They go: the folder is a store that looks after itself.
+    /// Remove them: the folder is a cache that manages itself.
     Discard,
 }
 
@@ -140,10 +140,11 @@ pub(crate) struct ResumableFeatures {
 }
 
 impl ResumableFeatures {
-    /// The unfinished features of this work beside `path`, or none yet.
+    /// The unfinished features of this work next to `path`, or an empty start.
     ///
     /// # Errors
-    /// [`Error::Lock`], and [`Error::Unfinished`] if they are of other work that `unfinished` refuses.
+    /// [`Error::Lock`], and [`Error::Unfinished`] if other work's features are there and `unfinished` refuses
+    /// them.
     pub(crate) fn open(path: &Path, work: Work, unfinished: Unfinished) -> Result<Self, Error> {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         let folder = path.with_file_name(format!("{name}.partial"));
@@ -174,7 +175,7 @@ impl ResumableFeatures {
             ),
         }
         if state.rows == 0 {
-            // Before its files are, or it would be taken for that of other rows.
+            // Remove the state before its files; otherwise it would describe other rows.
             match fs::remove_file(folder.join(STATE)) {
                 Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
                     return Err(io("remove", &folder.join(STATE))(error));
@@ -201,22 +202,22 @@ impl ResumableFeatures {
         })
     }
 
-    /// Batches that are done.
+    /// Number of finished batches.
     pub(crate) fn batches(&self) -> usize {
         self.state.batches
     }
 
-    /// Rows that there are.
+    /// Number of rows.
     pub(crate) fn rows(&self) -> usize {
         self.state.rows
     }
 
-    /// Records of the done batches that gave no row.
+    /// Records without a row in the finished batches.
     pub(crate) fn bad_records(&self) -> usize {
         (self.state.batches * self.state.work.batch_images).min(self.state.work.records) - self.state.rows
     }
 
-    /// Adds the rows of the next batch that has any: of each tap, its width and as many rows as `positions`.
+    /// Adds the rows of the next batch that has any: for each tap its width and one row per position.
     ///
     /// # Errors
     /// [`Error::NotFinite`] and [`Error::AboveF16`], which name the record; `set` names the data set.
@@ -277,7 +278,7 @@ impl ResumableFeatures {
         Ok(())
     }
 
-    /// Waits for the disk, and notes how much it has.
+    /// Syncs the files to disk, and records their length.
     pub(crate) fn keep(&self) -> Result<(), Error> {
         if self.state.rows == 0 {
             return Ok(());
@@ -298,9 +299,10 @@ impl ResumableFeatures {
         Ok(numbers.into_iter().map(|position| position as usize).collect())
     }
 
-    /// Writes the features file: these rows, with the keys and labels of `features`. Returns the width of each tap.
+    /// Writes the features file from these rows and the keys and labels of `features`. Returns the width of
+    /// each tap.
     pub(crate) fn finish(self, features: &Features) -> Result<Vec<(String, usize)>, Error> {
-        // Assembling can be resumed as well, as after a full disk.
+        // The final assembly can be resumed too, e.g. after a full disk.
         self.keep()?;
         let taps = self.state.work.taps.iter();
         let files: Vec<PathBuf> = taps.clone().map(|tap| self.folder.join(tap)).collect();
@@ -327,18 +329,18 @@ impl ResumableFeatures {
             _lock,
             ..
         } = self;
-        // Closed first: Windows keeps what is open.
+        // Close first: Windows cannot remove open files.
         drop((taps, positions, _lock));
         let ours = state.work.taps.iter().map(String::as_str);
         remove(&folder, ours.chain([POSITIONS, STATE, STATE_OF_0_1, LOCK]));
-        // Not with all that is in it: somebody may have put something there.
+        // Remove the folder only if empty: the user may have put something there.
         if let Err(error) = fs::remove_dir(&folder) {
             tracing::warn!("`{}` could not be removed: {error}", folder.display());
         }
     }
 }
 
-/// Removes files of these names, those that there are.
+/// Removes the files of these names that exist.
 fn remove<'a>(folder: &Path, names: impl Iterator<Item = &'a str>) {
     for name in names {
         match fs::remove_file(folder.join(name)) {
@@ -350,7 +352,7 @@ fn remove<'a>(folder: &Path, names: impl Iterator<Item = &'a str>) {
     }
 }
 
-/// What was noted last; nothing where no work has been, why not where it cannot be relied on.
+/// The last saved state; `None` without earlier work, an error with the reason if the state is unreliable.
 fn stored(folder: &Path) -> Result<Option<State>, String> {
     let text = match fs::read(folder.join(STATE)) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
@@ -393,7 +395,7 @@ fn stored(folder: &Path) -> Result<Option<State>, String> {
     Ok(Some(state))
 }
 
-/// A file of its first `bytes`, to which more will be added.
+/// A file truncated to its first `bytes`, open for appending.
 fn at(path: &Path, bytes: u64) -> Result<File, Error> {
     let mut options = OpenOptions::new();
     let opened = options

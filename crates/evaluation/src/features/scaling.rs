@@ -1,11 +1,11 @@
-//! Rows brought to scale before a classifier sees them: lengths, means and deviations.
+//! Scaling of rows before a classifier: L2 norms, means and deviations.
 
 use super::matrix::Matrix;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
 
-/// Brings both sets to scale, by statistics of the training rows alone.
+/// Scales both sets, with statistics of the training rows alone.
 pub(crate) fn scale(train: &mut Cow<'_, Matrix>, test: &mut Cow<'_, Matrix>, scaling: Scaling) {
     match scaling {
         Scaling::None => {}
@@ -33,7 +33,7 @@ pub(crate) fn scale(train: &mut Cow<'_, Matrix>, test: &mut Cow<'_, Matrix>, sca
     }
 }
 
-/// What is done to stored features before a classifier sees them.
+/// Scaling of stored features before a classifier.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Scaling {
@@ -43,11 +43,11 @@ pub enum Scaling {
     Standardize,
     /// Each row to length 1.
     L2,
-    /// The training records' mean taken away, then each row to length 1 (SimpleShot's "CL2N").
+    /// The training records' mean subtracted, then each row to length 1 (SimpleShot's "CL2N").
     CenterL2,
 }
 
-/// Each row to Euclidean length 1. A row of zeros stays one, so that its cosine with anything is 0.
+/// L2-normalizes each row. A row of zeros stays zero, so that its cosine with any row is 0.
 pub(crate) fn normalize_rows(matrix: &mut Matrix) {
     matrix.values.par_chunks_mut(matrix.width.max(1)).for_each(|row| {
         let length = row
@@ -55,14 +55,14 @@ pub(crate) fn normalize_rows(matrix: &mut Matrix) {
             .map(|value| f64::from(*value).powi(2))
             .sum::<f64>()
             .sqrt();
-        // PyTorch's `F.normalize` has this floor.
+        // PyTorch's `F.normalize` has this lower bound.
         let scale = 1.0 / length.max(1e-12);
         row.iter_mut()
             .for_each(|value| *value = (f64::from(*value) * scale) as f32);
     });
 }
 
-/// Takes the same row from every row.
+/// Subtracts the same row from every row.
 pub(crate) fn subtract(matrix: &mut Matrix, what: &[f64]) {
     matrix.values.par_chunks_mut(matrix.width.max(1)).for_each(|row| {
         row.iter_mut()
@@ -87,7 +87,7 @@ pub(crate) fn column_means(rows: &Matrix) -> Vec<f64> {
 fn column_statistics(matrix: &Matrix) -> (Vec<f64>, Vec<f64>) {
     let rows = matrix.rows as f64;
     let mean = column_means(matrix);
-    // Around the mean, in a second pass: sums of squares would cancel where the mean is large.
+    // A second pass around the mean: sums of squares would cancel if the mean is large.
     let mut variance = vec![0.0; matrix.width];
     for row in matrix.values.chunks_exact(matrix.width.max(1)) {
         for ((sum, value), mean) in variance.iter_mut().zip(row).zip(&mean) {
@@ -96,7 +96,8 @@ fn column_statistics(matrix: &Matrix) -> (Vec<f64>, Vec<f64>) {
     }
     let deviation = variance.iter().zip(&mean).map(|(sum, mean)| {
         let deviation = (sum / rows).sqrt();
-        // Rounding leaves a constant column a deviation of some 1e-8 of its value; dividing by it would make noise of it.
+        // Rounding leaves a constant column a deviation of about 1e-8 of its value; dividing by that would
+        // amplify noise.
         if deviation > 1e-7 * mean.abs() {
             deviation
         } else {

@@ -1,7 +1,7 @@
-//! mixup and CutMix as timm has them, and the cross-entropy with the soft targets that they make.
+//! mixup and CutMix as in timm, and the cross-entropy with their soft targets.
 //!
-//! Zhang, Cisse, Dauphin, Lopez-Paz, *mixup*, 2018; Yun et al., *CutMix*, 2019; timm's `Mixup` in its mode `batch`: one
-//! draw for a group of images, each mixed with the one at the mirrored place of the group.
+//! Zhang, Cisse, Dauphin, Lopez-Paz, *mixup*, 2018; Yun et al., *CutMix*, 2019; timm's `Mixup` in its mode
+//! `batch`: one draw per group; image `i` of `n` is mixed with image `n - 1 - i`, counted within the group.
 
 use burn::tensor::activation::log_softmax;
 use burn::tensor::{Device, Tensor, TensorData};
@@ -13,22 +13,22 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
-    /// mixup's lambda is drawn from Beta(alpha, alpha); 0: no mixup. BEiT, MAE, DeiT: 0.8.
+    /// Parameter of Beta(alpha, alpha), mixup's distribution of lambda; 0: no mixup. BEiT, MAE, DeiT: 0.8.
     pub mixup_alpha: f64,
     /// The same for CutMix. BEiT, MAE, DeiT: 1.
     pub cutmix_alpha: f64,
-    /// How often a group of images is mixed at all. 1 everywhere.
+    /// Probability that a group of images is mixed at all. 1 in all references.
     pub probability: f64,
-    /// How often CutMix is taken where both are on. timm: 0.5.
+    /// Probability of CutMix if both are on. timm: 0.5.
     pub switch_probability: f64,
-    /// Images that share one draw and are mixed among themselves: the reference's batch on one GPU. Must divide the batch,
-    /// and the micro-batch; absent: the whole batch.
+    /// Images that share one draw and are mixed among each other: the reference's batch on one GPU. Must
+    /// divide the batch and the micro-batch; absent: the whole batch.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub images: Option<usize>,
 }
 
 impl Config {
-    /// Refuses numbers that cannot be drawn from, and groups that do not fit the batch.
+    /// Gives an error for invalid parameters of the draws, and for groups that do not divide the batch.
     pub(super) fn validate(
         &self,
         batch_images: usize,
@@ -66,7 +66,7 @@ impl Config {
         Ok(())
     }
 
-    /// The mix of one group of images of this size; `None` leaves it as it is.
+    /// The mix of one group of images of this size; `None` leaves the group unchanged.
     pub(super) fn draw(&self, [height, width]: [usize; 2], rng: &mut impl Rng) -> Option<Mix> {
         if rng.random::<f64>() >= self.probability {
             return None;
@@ -89,7 +89,7 @@ impl Config {
     }
 }
 
-/// A rectangle that is taken from the other image: rows `top..bottom`, columns `left..right`.
+/// A rectangle copied from the other image: rows `top..bottom`, columns `left..right`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Cut {
     pub(super) top: usize,
@@ -99,7 +99,8 @@ pub(super) struct Cut {
 }
 
 impl Cut {
-    /// The square of 1 - `lambda` of the image's area around a pixel, as far as it lies in the image.
+    /// A rectangle around a pixel with the image's aspect ratio and a share 1 - `lambda` of its area, clipped
+    /// to the image.
     pub(super) fn around(lambda: f64, [height, width]: [usize; 2], [y, x]: [usize; 2]) -> Self {
         let ratio = (1.0 - lambda).sqrt();
         let side = |length: usize| (length as f64 * ratio) as usize;
@@ -119,7 +120,7 @@ impl Cut {
         }
     }
 
-    /// The share of the image that is its own after the cut.
+    /// The share of the image's own pixels after the cut.
     pub(super) fn share_left(&self, [height, width]: [usize; 2]) -> f64 {
         let area = (self.bottom - self.top) * (self.right - self.left);
         1.0 - area as f64 / (height * width) as f64
@@ -129,14 +130,14 @@ impl Cut {
 /// How a group is mixed.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Mix {
-    /// The share of an image's own class in its target.
+    /// Weight of an image's own class in its target.
     pub(super) lambda: f64,
     /// CutMix's rectangle; `None`: mixup.
     pub(super) cut: Option<Cut>,
 }
 
 impl Mix {
-    /// Each image with the one at the mirrored place.
+    /// Image `i` of `n` mixed with image `n - 1 - i`.
     ///
     /// # Shapes
     /// - `images` and output: `[images, 3, height, width]`
@@ -154,8 +155,8 @@ impl Mix {
     }
 }
 
-/// Targets of a group, `[images, classes]` in a row: `1 - smoothing + smoothing / classes` for the class and
-/// `smoothing / classes` for the others, mixed as the images are.
+/// Targets of a group, `[images, classes]` flattened: `1 - smoothing + smoothing / classes` for the class and
+/// `smoothing / classes` for the others, mixed like the images.
 pub(super) fn targets(of: &[u32], classes: usize, smoothing: f64, mix: Option<&Mix>) -> Vec<f32> {
     let off = smoothing / classes as f64;
     let on = 1.0 - smoothing + off;
@@ -177,8 +178,8 @@ pub(super) fn target_tensor(targets: Vec<f32>, classes: usize, device: &Device) 
     Tensor::from_data(TensorData::new(targets, [rows, classes]), device)
 }
 
-/// The mean over images of `-Σ target · log softmax(logits)`, `[1]`: timm's `SoftTargetCrossEntropy`, and with targets that
-/// are only smoothed its `LabelSmoothingCrossEntropy`.
+/// The mean over images of `-Σ target · log softmax(logits)`, `[1]`: timm's `SoftTargetCrossEntropy`. With
+/// targets that are only smoothed it equals timm's `LabelSmoothingCrossEntropy`.
 ///
 /// # Shapes
 /// - `logits`, `targets`: `[images, classes]`
@@ -229,7 +230,7 @@ mod tests {
         };
         assert_eq!(values(cutmix), [0.0, 3.0, 2.0, 1.0]);
         assert_eq!(cutmix.lambda, 0.5);
-        // Smoothing 0.3 over 3 classes: 0.8 and 0.1; of classes 2 and 0, three quarters and one.
+        // Smoothing 0.3 over 3 classes: 0.8 and 0.1; classes 2 and 0 weigh three quarters and one quarter.
         let soft = targets(&[2, 0], 3, 0.3, Some(&mixup));
         let expected = [0.275, 0.1, 0.625, 0.625, 0.1, 0.275];
         assert!(

@@ -1,5 +1,5 @@
-//! The network that is fine-tuned, as an [`Objective`] of the `training` crate's loop: a backbone and a linear classifier, by
-//! cross-entropy with the labels of the batch.
+//! The fine-tuned network as an [`Objective`] of the `training` crate's loop: a backbone and a linear
+//! classifier, with cross-entropy on the labels of the batch.
 
 use super::mixing::{self, soft_target_cross_entropy};
 use super::{Average, HeadInit, Settings};
@@ -17,12 +17,12 @@ use std::collections::BTreeMap;
 use training::{Batch, Loss, Objective, ParameterRule, ViewCount};
 use weights::load_state_dict;
 
-/// Backbone and classifier: all that the optimizer updates.
+/// Backbone and classifier: everything that the optimizer updates.
 #[derive(Module, Debug)]
 pub(super) struct Network {
-    /// The encoder, which learns too.
+    /// The encoder, which is trained as well.
     pub(super) backbone: Backbone,
-    /// One logit a class.
+    /// One logit per class.
     pub(super) head: Linear,
 }
 
@@ -35,12 +35,12 @@ impl Network {
     }
 }
 
-/// What is saved beside the network.
+/// State saved besides the network.
 #[derive(Module, Debug)]
 pub(super) struct State {
     /// The moving average of weights and running statistics.
     pub(super) average: Option<Network>,
-    /// The network of the epoch that was best on the validation split, where that one is kept.
+    /// The network of the best epoch on the validation split, if that one is kept.
     pub(super) best: Option<Network>,
 }
 
@@ -49,17 +49,17 @@ pub(super) struct State {
 pub(super) struct Finetune {
     settings: Settings,
     backbone: BackboneConfig,
-    /// The encoder's weights; `None` starts from the network's initial ones.
+    /// The encoder's weights; `None` starts from the network's initial weights.
     weights: Option<BTreeMap<String, TensorData>>,
     classes: Classes,
 }
 
 impl Finetune {
-    /// `backbone` is the network's config, with pooling and drop path as the settings have them; `encoder` the network that
-    /// is started from and how it pools.
+    /// `backbone` is the network's config with the settings' pooling and drop path; `encoder` is the
+    /// pretrained network and its pooling.
     ///
     /// # Errors
-    /// An encoder that is not the network of the config.
+    /// The encoder differs from the config's network.
     pub(super) fn new(
         settings: &Settings,
         backbone: &BackboneConfig,
@@ -76,7 +76,7 @@ impl Finetune {
                         weights.insert(name.into(), TensorData::new(vec![value; width], [width]));
                     }
                 }
-                // Compared now, because `init` cannot refuse.
+                // Compared here, because `init` cannot return an error.
                 let device = encoder.devices().into_iter().next().unwrap_or_default().inner();
                 load_state_dict(backbone.init(&Init::empty(&device)), weights.clone()).map_err(|error| {
                     Error::Config(format!("the encoder does not fit `[backbone]`: {error}"))
@@ -92,12 +92,12 @@ impl Finetune {
         })
     }
 
-    /// The network that is scored: the average where there is one, else the network as trained.
+    /// The network to score: the average if there is one, else the trained network.
     pub(super) fn current(student: &Network, state: &State) -> Network {
         state.average.clone().unwrap_or_else(|| student.valid())
     }
 
-    /// The network that is quoted: the best epoch's where it is kept, else the last one.
+    /// The final network: the best epoch's if it is kept, else the last one.
     pub(super) fn kept(student: &Network, state: &State) -> Network {
         match &state.best {
             Some(best) => best.clone(),
@@ -118,7 +118,8 @@ impl Finetune {
     }
 }
 
-/// Whether the norm behind the pooling is another one than the encoder was trained with: BEiT and MAE start it at 1 and 0.
+/// Whether the norm after the pooling differs from the encoder's training: BEiT and MAE initialize it to 1
+/// and 0.
 fn starts_its_norm_anew(before: &BackboneConfig, now: &BackboneConfig) -> bool {
     let normed_mean = |config: &BackboneConfig| matches!(config, BackboneConfig::Vit(vit) if vit.pooling == Pooling::MeanThenNorm);
     normed_mean(now) && !normed_mean(before)
@@ -167,7 +168,7 @@ impl Objective for Finetune {
                 let (mut mixed, mut targets) = (vec![], vec![]);
                 for (group, places) in places.chunks(together).enumerate() {
                     let part = images.clone().narrow(0, group * together, places.len());
-                    // The group's number in the step, so that micro-batches draw what the whole batch would.
+                    // The group's index in the step, so that micro-batches draw the same as the whole batch.
                     let number = (before + group) as u64;
                     let mut rng = context.draws.whole_step().rng("finetune.mixing", number);
                     let mix = config.draw([height, width], &mut rng);
@@ -233,7 +234,8 @@ impl Objective for Finetune {
 }
 
 impl Average {
-    /// The decay of a step, counted from 1, as timm's `ModelEmaV3` in its training script: the first step is copied.
+    /// The decay at a step, counted from 1, as in timm's `ModelEmaV3` and its training script: the first step
+    /// copies.
     pub(super) fn decay_at(&self, step: usize) -> f64 {
         let step = step.saturating_sub(1);
         if step == 0 {

@@ -1,4 +1,5 @@
-//! Fine-tuning beside timm and PyTorch: mixing, loss, average, rates by depth, and twenty training steps.
+//! Fine-tuning compared with timm and PyTorch: mixing, loss, average, layer-wise rates, and twenty training
+//! steps.
 //!
 //! Fixtures by `scripts/parity/finetune.py` (versions inside); weights and views by the formulas of `scripts/parity/formula.py`.
 
@@ -30,7 +31,7 @@ fn numbers(value: &Value) -> Vec<usize> {
     serde_json::from_value(value.clone()).unwrap()
 }
 
-/// A parameter's path as the scripts know it.
+/// A parameter's path in the scripts' form.
 fn plain(path: &str) -> String {
     let parts: Vec<&str> = path
         .split('.')
@@ -272,7 +273,7 @@ fn rates_and_weight_decay_by_depth_are_timms() {
             layer_decay: case["layer_decay"].as_f64(),
         }
         .init();
-        // The classifier's own factor comes on top of its depth's.
+        // The classifier's own factor multiplies its depth's factor.
         let settings = Settings {
             head_learning_rate_factor: Some(1.5),
             ..settings()
@@ -285,7 +286,7 @@ fn rates_and_weight_decay_by_depth_are_timms() {
             ..Rates::constant(RATE, weight_decay)
         };
         let ones = Look::at(&student).ones;
-        // Without averages AdamW's step is the sign of the gradient times the rate; all weights were 1.
+        // With zero betas AdamW's step is the sign of the gradient times the rate; all weights were 1.
         let after = Look::at(&optimizer.step(&rates, student, ones)).firsts;
         let expected = case["parameters"].as_object().unwrap();
         let mut compared = 0;
@@ -298,7 +299,8 @@ fn rates_and_weight_decay_by_depth_are_timms() {
                 other => format!("backbone.{other}"),
             };
             let values = list(values);
-            // timm counts a class token's last norm to the last block; BEiT, MAE, DINOv2 and we to the classifier.
+            // timm assigns a class token's last norm to the last block; BEiT, MAE, DINOv2 and this crate
+            // assign it to the classifier.
             let scale = match timms.as_str() {
                 "norm.weight" | "norm.bias" => 1.0,
                 "fc.weight" | "fc.bias" | "head.weight" | "head.bias" => 1.5 * values[0],
@@ -467,7 +469,7 @@ fn twenty_steps_have_pytorchs_losses_also_in_micro_batches() {
         let context = Context::training(progress, draws(step));
         let whole = batch(step, images, 16, classes);
         if step == 0 {
-            // Of halves the groups are the same, drawn for their place in the whole step.
+            // In halves the groups are the same, because draws use their index in the whole step.
             let halves = whole.clone().parts(images / 2);
             let labels: Vec<_> = halves
                 .iter()

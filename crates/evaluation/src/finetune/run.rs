@@ -1,4 +1,5 @@
-//! A fine-tuning from config to `result.json`: splits, the training loop, the validation curve, the test set once.
+//! A fine-tuning from config to `result.json`: splits, the training loop, the validation curve, one pass over
+//! the test set.
 
 use super::objective::{Finetune, Network, State};
 use super::{Config, Keep, Protocol, Settings, subset};
@@ -20,15 +21,15 @@ use training::{EpochEnd, LoadedEncoder, Normalize, RunOptions, Summary, Trained}
 
 /// Inputs and run directory of a fine-tuning.
 pub struct Job<'a> {
-    /// What is started from; `None` starts from the config's network with initial weights.
+    /// The encoder to start from; `None` starts from the config's network with initial weights.
     pub encoder: Option<&'a LoadedEncoder>,
-    /// Labeled records; what is learned from and what is held out are parts of them.
+    /// Labeled records; training and validation records are subsets of them.
     pub train: Arc<Dataset>,
-    /// Labeled records to be scored on, once.
+    /// Labeled records to score on, once.
     pub test: Arc<Dataset>,
     /// Run directory, device, resume, stop flag.
     pub options: RunOptions,
-    /// What only the program knows about itself.
+    /// Facts that only the program knows about itself.
     pub provenance: Provenance,
 }
 
@@ -43,14 +44,14 @@ pub enum FinetuneEvent<'a> {
     Testing(Event<'a>),
 }
 
-/// One line of `validation.jsonl`: an epoch on the records that are held out.
+/// One line of `validation.jsonl`: an epoch's scores on the held-out records.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ValidationLine {
     /// Epochs done.
     pub epoch: usize,
     /// Optimizer steps done.
     pub step: usize,
-    /// Share of records whose class is predicted first.
+    /// Share of records with the true class on top.
     pub top1: f64,
     /// Mean cross-entropy with the labels, unsmoothed.
     pub loss: f64,
@@ -64,19 +65,19 @@ pub struct ValidationLine {
 pub struct FinetuneResult {
     /// Of the training loop.
     pub summary: Summary,
-    /// The numbers of `result.json`; `None` where the run was interrupted.
+    /// The scores of `result.json`; `None` if the run was interrupted.
     pub outcomes: Option<Vec<Outcome>>,
 }
 
 const VALIDATION: &str = "validation.jsonl";
 
-/// Who hears of events.
+/// The receiver of events.
 type Observer<'a> = RefCell<&'a mut dyn FnMut(FinetuneEvent<'_>)>;
 
-/// Fine-tunes as the config says and scores the test set.
+/// Fine-tunes according to the config and scores the test set.
 ///
-/// The run directory holds what a run of pretraining holds, `validation.jsonl` if records are held out, and
-/// `result.json` with `classifier.safetensors`. A finished run that is resumed is scored again.
+/// The run directory holds the files of a pretraining run, `validation.jsonl` if records are held out, and
+/// `result.json` with `classifier.safetensors`. Resuming a finished run scores it again.
 ///
 /// # Errors
 /// Everything in [`Error`]; errors in config, encoder and indices are found before the first step.
@@ -107,15 +108,15 @@ pub fn run(
     })
 }
 
-/// A fine-tuning that can be carried out: config, encoder and every label are checked.
+/// A fine-tuning whose config, encoder and labels have been checked.
 struct Finetuning<'a> {
     job: &'a Job<'a>,
     /// With the encoder's network, if there is one.
     config: training::Config<Settings>,
     classes: Classes,
-    /// Those that are learned from.
+    /// Records to learn from.
     train: Arc<Dataset>,
-    /// Those that are held out, and the place of each one's class.
+    /// Held-out records, and the place of each one's class.
     validation: (Arc<Dataset>, Vec<u32>),
     /// The place of each test record's class.
     test_places: Vec<u32>,
@@ -180,7 +181,8 @@ impl<'a> Finetuning<'a> {
         )
     }
 
-    /// Scores an epoch on the records held out, adds a line to the curve, and keeps the network if it is the best so far.
+    /// Scores an epoch on the held-out records, adds a line to the curve, and keeps the network if it is the
+    /// best so far.
     fn validate(&self, end: EpochEnd<'_, Finetune>, observe: &Observer<'_>) -> Result<State, Error> {
         let EpochEnd {
             epochs,
@@ -194,7 +196,7 @@ impl<'a> Finetuning<'a> {
         }
         let network = Finetune::current(student, &state);
         let scored = self.score(&network, held_out, places, &mut |_| {})?;
-        // A run that was killed after its newest checkpoint makes its later lines again.
+        // A run that was killed after its newest checkpoint computes its later lines again.
         let mut lines = read_lines(&self.lines_path(), step)?;
         let line = ValidationLine {
             epoch: epochs,
@@ -294,7 +296,7 @@ impl<'a> Finetuning<'a> {
         }
     }
 
-    /// `places` has the class of every record of the data set.
+    /// `places` holds the class of every record of the data set.
     fn score(
         &self,
         network: &Network,
@@ -302,7 +304,7 @@ impl<'a> Finetuning<'a> {
         places: &[u32],
         progress: &mut dyn FnMut(Event<'_>),
     ) -> Result<Scored, Error> {
-        // Outside autodiff, where a forward records nothing.
+        // Without autodiff, so that a forward records no graph.
         let network = network.valid();
         let loader = Loader::new(
             Arc::clone(dataset),
@@ -362,7 +364,7 @@ fn split(settings: &Settings, train: &Dataset, places: &[u32]) -> Result<(Vec<u3
     }
 }
 
-/// The network to train: the encoder's, which the config may name too, or the config's.
+/// The network to train: the encoder's, which the config may repeat, or the config's.
 fn backbone_of(config: &Config, job: &Job<'_>) -> Result<BackboneConfig, Error> {
     match (job.encoder, &config.backbone) {
         (None, None) => Err(Error::Config(
@@ -381,7 +383,7 @@ fn backbone_of(config: &Config, job: &Job<'_>) -> Result<BackboneConfig, Error> 
     }
 }
 
-/// Another normalization than the encoder's is a slip more often than not, and costs accuracy without a word.
+/// A normalization other than the encoder's is usually a mistake, and silently costs accuracy.
 fn check_normalize(normalize: &Normalize, encoder: Option<&LoadedEncoder>) {
     let Some(of_encoder) = encoder.map(LoadedEncoder::normalize) else {
         return;
@@ -405,7 +407,7 @@ fn name(backbone: &BackboneConfig, encoder: Option<&LoadedEncoder>) -> String {
     }
 }
 
-/// Every setting of the run and what it chose, for `result.json`.
+/// Every setting of the run and its derived values, for `result.json`.
 fn details(
     config: &training::Config<Settings>,
     lines: &[ValidationLine],
@@ -451,11 +453,11 @@ fn details(
     Ok(details)
 }
 
-/// A network on labeled images.
+/// Predictions of a network on labeled images.
 struct Scored {
-    /// The true class's place in the prediction for each readable record (0 = first).
+    /// The true class's rank in the prediction for each readable record (0 = first).
     ranks: Vec<u32>,
-    /// Its class.
+    /// The place of each record's class.
     places: Vec<u32>,
     /// Mean cross-entropy with the labels.
     loss: f64,
@@ -467,8 +469,8 @@ fn cross_entropy(logits: &[f64], place: u32) -> f64 {
     most + sum.ln() - logits[place as usize]
 }
 
-/// The classifier of the network that was scored, by torchvision's or timm's names: with `encoder.safetensors` it is the
-/// whole of their network.
+/// The classifier of the scored network, by torchvision's or timm's names: together with
+/// `encoder.safetensors` it forms their complete network.
 fn write_classifier(path: &Path, network: &Network, backbone: &BackboneConfig) -> Result<(), Error> {
     let name = match backbone {
         BackboneConfig::Resnet(_) => "fc",
@@ -492,7 +494,7 @@ fn write_classifier(path: &Path, network: &Network, backbone: &BackboneConfig) -
     Ok(data::durable::write(path, &bytes)?)
 }
 
-/// Lines of epochs that ended before `step`; none where there is no file.
+/// Lines of epochs that ended before `step`; empty without a file.
 fn read_lines(path: &Path, step: usize) -> Result<Vec<ValidationLine>, Error> {
     let text = match std::fs::read_to_string(path) {
         Ok(text) => text,
@@ -504,7 +506,7 @@ fn read_lines(path: &Path, step: usize) -> Result<Vec<ValidationLine>, Error> {
     Ok(lines.into_iter().filter(|line| line.step < step).collect())
 }
 
-/// All lines, whole or not at all.
+/// Writes all lines atomically.
 fn write_lines(path: &Path, lines: &[ValidationLine]) -> Result<(), Error> {
     let mut text = String::new();
     for line in lines {

@@ -1,4 +1,5 @@
-//! Which training records are learned from, and which are held out: a share of every class, by a seed, or a published list.
+//! Which training records to learn from and which to hold out: a share of every class, by a seed, or a
+//! published list.
 
 use crate::error::Error;
 use crate::features::class_labels;
@@ -16,33 +17,33 @@ use std::path::PathBuf;
 pub struct SemiSupervised {
     /// Percent of the training records whose labels are used; the protocol is named after it. Published: 1 and 10.
     pub percent: f64,
-    /// Which records they are.
+    /// How these records are chosen.
     pub choice: Choice,
 }
 
-/// How the labeled part is chosen.
+/// How the labeled subset is chosen.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Choice {
     /// The same share of every class, at least one record, drawn by this seed.
     Seed(u64),
-    /// The records of a text file, one file name a line as in ImageNet's published lists (`n01440764_10026.JPEG`); they are
-    /// found by their name without folders and ending.
+    /// The records of a text file, one file name per line as in ImageNet's published lists
+    /// (`n01440764_10026.JPEG`); they are matched by name without folder and extension.
     List(PathBuf),
 }
 
-/// Records held out of those that are learned from: `[objective.validation]`.
+/// Records held out of the training records: `[objective.validation]`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Validation {
-    /// The share of every class, above 0 and below 1; at least one record of a class that has two.
+    /// The share of every class, above 0 and below 1; at least one record of a class with two or more.
     pub fraction: f64,
-    /// Chooses them.
+    /// Seed of the choice.
     pub seed: u64,
 }
 
-/// The place of every test record's class among those of the training set. Where both sets name their classes, names decide:
-/// an image folder numbers the classes that it has.
+/// The place of every test record's class among those of the training set. If both sets have class names,
+/// classes are matched by name, because an image folder numbers only its own classes.
 pub(super) fn test_places(classes: &Classes, train: &Dataset, test: &Dataset) -> Result<Vec<u32>, Error> {
     let named = !train.class_names().is_empty() && !test.class_names().is_empty();
     let by_name: HashMap<&str, i64> = train
@@ -75,7 +76,7 @@ pub(super) fn test_places(classes: &Classes, train: &Dataset, test: &Dataset) ->
         .collect()
 }
 
-/// Positions by class, each class in a random order of its own.
+/// Positions by class, each class shuffled independently.
 fn shuffled_by_class(places: &[u32], positions: &[u32], seed: u64, purpose: &str) -> Vec<Vec<u32>> {
     let classes = places.iter().max().map_or(0, |most| *most as usize + 1);
     let mut by_class = vec![vec![]; classes];
@@ -83,13 +84,13 @@ fn shuffled_by_class(places: &[u32], positions: &[u32], seed: u64, purpose: &str
         by_class[places[*position as usize] as usize].push(*position);
     }
     for (class, positions) in by_class.iter_mut().enumerate() {
-        // One stream a class, so that a class more or less does not reshuffle the others.
+        // One stream per class, so that adding or removing a class does not reshuffle the others.
         Draws::new(seed, 0).shuffle(purpose, class as u64, positions);
     }
     by_class
 }
 
-/// The labeled part of the training records, in their order. `places` are the classes of all of them.
+/// The labeled subset of the training records, in their order. `places` are the classes of all of them.
 pub(super) fn labeled(wanted: &SemiSupervised, dataset: &Dataset, places: &[u32]) -> Result<Vec<u32>, Error> {
     let all: Vec<u32> = (0..places.len() as u32).collect();
     let mut chosen = match &wanted.choice {
@@ -248,7 +249,7 @@ mod tests {
         let mut all = [kept, out].concat();
         all.sort_unstable();
         assert_eq!(all, positions);
-        // A class of one record keeps it.
+        // A class of one record keeps it for training.
         let (kept, out) = hold_out(&validation, &places(), &[0, 60]);
         assert_eq!((kept.len(), out.len()), (2, 0));
     }

@@ -18,21 +18,23 @@ const PROTOCOL: &str = "clustering";
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Clustering {
-    /// What is done to the features first. `"l2"` makes it spherical k-means' relative, as most papers do.
+    /// Scaling of the features. `"l2"` comes close to spherical k-means, and is used by most papers.
     pub scaling: Scaling,
-    /// Which records k-means sees: `"train"`, with test records given to the nearest center, or `"test"`, which clusters
-    /// the scored records themselves (deep clustering's habit). The score is over the test records either way.
+    /// Records that k-means is fitted to: `"train"`, where test records go to the nearest center, or
+    /// `"test"`, which clusters the scored records themselves (usual in deep clustering). Either way the test
+    /// records are scored.
     pub fit: Split,
-    /// How many clusters: `"classes"`, as many as there are classes in the set that `fit` names, or `{ count = 1000 }`.
+    /// Number of clusters: `"classes"`, the number of classes in the set that `fit` names, or `{ count = 1000
+    /// }`.
     pub clusters: Clusters,
-    /// Starts by k-means++; the one with the smallest inertia is kept. scikit-learn's `n_init`, 10 as a rule.
+    /// Starts by k-means++; the one with the smallest inertia is kept. scikit-learn's `n_init`, usually 10.
     pub restarts: usize,
-    /// Lloyd's iterations at most. scikit-learn: 300.
+    /// Maximum of Lloyd's iterations. scikit-learn: 300.
     pub max_iterations: usize,
     /// The search ends when the centers' squared movement is below this, times the mean variance of the features' columns.
     /// scikit-learn: 1e-4.
     pub tolerance: f64,
-    /// One search a seed; the score is their mean.
+    /// One search per seed; the score is their mean.
     pub seeds: Vec<u64>,
 }
 
@@ -40,7 +42,7 @@ pub struct Clustering {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Clusters {
-    /// As many as the set has classes that k-means sees.
+    /// The number of classes in the set that k-means is fitted to.
     Classes,
     /// This many.
     Count(usize),
@@ -107,7 +109,7 @@ fn clustering(
         Split::Train => column_means(&task.train),
         Split::Test => column_means(&task.test),
     };
-    // Distances are the same, and lose fewer digits in f32.
+    // Centering keeps the distances, and they lose fewer digits in f32.
     let centered = |mut rows: Matrix| {
         subtract(&mut rows, &mean);
         rows
@@ -165,7 +167,7 @@ fn clustering(
     ])
 }
 
-/// Refuses more clusters than there are records.
+/// Gives an error for more clusters than records.
 fn check_clusters(clusters: usize, fit: Split, records: usize) -> Result<(), Error> {
     match clusters > records {
         true => Err(Error::Clusters {

@@ -1,8 +1,8 @@
-//! `diagnostics`: what features look like without a label: effective rank, uniformity, spread over the dimensions, spectrum.
-//! They show collapse, and rank checkpoints of one method; across methods they say little.
+//! `diagnostics`: label-free statistics of features: effective rank, uniformity, deviation per dimension,
+//! spectrum. They show collapse, and rank checkpoints of one method; they compare methods poorly.
 //!
-//! Alignment (Wang and Isola 2020) and LiDAR (Thilak et al. 2024) compare views of one image, and stored features have one view:
-//! they are in `view_diagnostics.rs`.
+//! Alignment (Wang and Isola 2020) and LiDAR (Thilak et al. 2024) compare views of one image, but stored
+//! features have one view: these two are in `view_diagnostics.rs`.
 
 use super::protocol::{Bench, LabelsRead, Needs, Protocol, Scored};
 use crate::encoder::POOLED;
@@ -24,20 +24,20 @@ use serde_json::json;
 const PROTOCOL: &str = "diagnostics";
 /// RankMe's epsilon, for f32 features.
 const RANKME_EPSILON: f64 = 1e-7;
-/// Rows of a Gram matrix that one thread makes, and rows brought to f64 at a time.
+/// Rows of a Gram matrix that one thread computes, and rows converted to f64 at a time.
 const GRAM_ROWS: usize = 64;
 const PANEL_ROWS: usize = 256;
-/// Rows whose pairs one thread adds up at a time.
+/// Rows whose pairs one thread sums at a time.
 const PAIR_ROWS: usize = 64;
 
 /// Diagnostics of stored features.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Diagnostics {
-    /// Whose features: `"train"` or `"test"`. Neither needs labels.
+    /// The set: `"train"` or `"test"`. Neither needs labels.
     pub set: Split,
-    /// The number of records at most; drawn if there are more. RankMe: 25,600. The effective rank and the rank of the
-    /// checkpoints by it depend on this number, so keep it.
+    /// Maximum number of records; a random subset if there are more. RankMe: 25,600. The effective rank, and
+    /// the ranking of checkpoints by it, depend on this number, so keep it constant.
     pub records: usize,
     /// Seed of that draw.
     pub seed: u64,
@@ -81,7 +81,8 @@ impl Protocol for Diagnostics {
     }
 }
 
-/// RankMe, uniformity, the deviation of unit features, and how many principal components hold 99 % of the variance.
+/// RankMe, uniformity, the deviation of L2-normalized features, and the number of principal components that
+/// hold 99 % of the variance.
 fn diagnostics(
     config: &Diagnostics,
     features: &Features,
@@ -152,7 +153,7 @@ fn diagnostics(
     ])
 }
 
-/// Refuses a single record: pairs are compared.
+/// Gives an error for a single record, because pairs are compared.
 pub(super) fn check_pairs(split: Split, records: usize) -> Result<(), Error> {
     match records {
         0 | 1 => Err(Error::OneRecord { set: split.name() }),
@@ -160,8 +161,8 @@ pub(super) fn check_pairs(split: Split, records: usize) -> Result<(), Error> {
     }
 }
 
-/// The exponential of the entropy of the singular values' shares (Garrido et al. 2023, equation 1), of the features as they
-/// are: at most `min(rows, width)`.
+/// The exponential of the entropy of the singular values' shares (Garrido et al. 2023, equation 1), of the
+/// unscaled features: at most `min(rows, width)`.
 fn rankme(rows: &Matrix) -> f64 {
     let values: Vec<f64> = gram_eigenvalues(rows, &vec![0.0; rows.width])
         .into_iter()
@@ -178,15 +179,16 @@ fn rankme(rows: &Matrix) -> f64 {
     entropy.exp()
 }
 
-/// The logarithm of the mean of `exp(-t |x - y|^2)` over all pairs of different rows (Wang and Isola 2020, section 4.1.2). Rows
-/// are of length 1. The lower the more evenly spread over the sphere; 0 if all are the same.
+/// The logarithm of the mean of `exp(-t |x - y|^2)` over all pairs of different rows (Wang and Isola 2020,
+/// section 4.1.2). Rows have length 1. Lower values mean a more even spread over the sphere; 0 if all rows
+/// are equal.
 fn uniformity(unit: &Matrix, t: f64) -> f64 {
     let blocks: Vec<f64> = (0..unit.rows.div_ceil(PAIR_ROWS))
         .into_par_iter()
         .map(|block| {
             let first = block * PAIR_ROWS;
             let last = unit.rows.min(first + PAIR_ROWS);
-            // Each pair once: with the rows from this block on.
+            // Each pair once: compare with the rows from this block on.
             let later = &unit.values[first * unit.width..];
             let products = products(unit, first..last, later);
             let length = unit.rows - first;
@@ -216,14 +218,14 @@ fn deviations(rows: &Matrix) -> Vec<f64> {
     sums.iter().map(|sum| (sum / rows.rows as f64).sqrt()).collect()
 }
 
-/// Eigenvalues of the covariance (over `rows - 1`), the largest first; as many as there can be above 0.
+/// Eigenvalues of the covariance (divided by `rows - 1`), the largest first, up to the largest possible rank.
 fn spectrum(rows: &Matrix) -> Vec<f64> {
     let scale = 1.0 / (rows.rows as f64 - 1.0);
     let values = gram_eigenvalues(rows, &column_means(rows));
     values.into_iter().map(|value| value * scale).collect()
 }
 
-/// How many of the largest values make up this share of their sum.
+/// The number of largest values that sum to this share of the total.
 fn components(spectrum: &[f64], share: f64) -> usize {
     let enough = share * spectrum.iter().sum::<f64>();
     let mut sum = 0.0;
@@ -237,8 +239,9 @@ fn components(spectrum: &[f64], share: f64) -> usize {
         .count()
 }
 
-/// Squared singular values of the rows less `mean`, the largest first: the eigenvalues of the smaller of their two Gram
-/// matrices. In f64, so that what is below 1e-8 of the largest singular value is rounding.
+/// Squared singular values of the rows minus `mean`, the largest first: the eigenvalues of the smaller of
+/// their two Gram matrices. Computed in f64, where rounding only affects singular values below 1e-8 of the
+/// largest.
 fn gram_eigenvalues(rows: &Matrix, mean: &[f64]) -> Vec<f64> {
     let gram = if rows.width <= rows.rows {
         column_gram(rows, mean)
@@ -246,16 +249,17 @@ fn gram_eigenvalues(rows: &Matrix, mean: &[f64]) -> Vec<f64> {
         let centered = to_f64(rows, 0..rows.rows, mean);
         centered.dot(&centered.t())
     };
-    // Rounding may leave a zero slightly below it.
+    // Rounding may turn a zero slightly negative.
     let eigenvalues = symmetric_eigenvalues(gram).into_iter();
     eigenvalues.map(|value| value.max(0.0)).collect()
 }
 
-/// `X' X` of the rows less `mean`, `[width, width]`: each thread makes some of its rows, in a fixed order of sums.
+/// `X' X` of the rows minus `mean`, `[width, width]`: each thread computes some of its rows, with a fixed
+/// order of sums.
 fn column_gram(rows: &Matrix, mean: &[f64]) -> Array2<f64> {
     let width = rows.width;
     let mut gram = Array2::zeros((width, width));
-    // Panels one after another, so that each is brought to f64 once.
+    // Panels one after another, so that each is converted to f64 once.
     for first in (0..rows.rows).step_by(PANEL_ROWS) {
         let panel = to_f64(rows, first..rows.rows.min(first + PANEL_ROWS), mean);
         gram.axis_chunks_iter_mut(Axis(0), GRAM_ROWS)
@@ -271,7 +275,7 @@ fn column_gram(rows: &Matrix, mean: &[f64]) -> Array2<f64> {
     gram
 }
 
-/// Some rows less `mean`, in f64.
+/// Some rows minus `mean`, in f64.
 fn to_f64(rows: &Matrix, range: std::ops::Range<usize>, mean: &[f64]) -> Array2<f64> {
     let values = &rows.values[range.start * rows.width..range.end * rows.width];
     let view = ArrayView2::from_shape((range.len(), rows.width), values).expect("whole rows");
@@ -306,7 +310,8 @@ mod tests {
 
     #[test]
     fn four_directions_by_hand() {
-        // The four unit vectors of two axes: both singular values are equal, and two pairs in three lie at a right angle.
+        // The four unit vectors of two axes: both singular values are equal, and two of three pairs are
+        // orthogonal.
         let rows = features(2, vec![1.0, 0.0, -1.0, 0.0, 0.0, 1.0, 0.0, -1.0], vec![0; 4]);
         let unlabeled = Features { labels: None, ..rows };
         let scores = scores_of(&unlabeled, &config());

@@ -1,9 +1,9 @@
-//! `few-shot`: many small classification tasks (episodes) of N classes with K labeled records each, solved in closed form on
-//! frozen features; the mean accuracy with its 95 % confidence interval.
+//! `few-shot`: many small classification tasks (episodes) of N classes with K labeled records each, solved in
+//! closed form on frozen features; reports the mean accuracy with its 95 % confidence interval.
 //!
-//! Nearest centroid is Snell et al. 2017 (Prototypical Networks) without training, and with `scaling = "center_l2"` SimpleShot
-//! (Wang et al. 2019, "CL2N"). Ridge regression on one-hot targets is Bertinetto et al. 2019 (R2D2) without training, with
-//! an unpenalized intercept as scikit-learn's `RidgeClassifier`.
+//! Nearest centroid is Snell et al. 2017 (Prototypical Networks) without training, and with `scaling =
+//! "center_l2"` SimpleShot (Wang et al. 2019, "CL2N"). Ridge regression on one-hot targets is Bertinetto et
+//! al. 2019 (R2D2) without training, with an unpenalized intercept as in scikit-learn's `RidgeClassifier`.
 
 use super::protocol::{Bench, LabelsRead, Needs, Protocol, Scored};
 use crate::error::Error;
@@ -22,17 +22,17 @@ use serde_json::json;
 const PROTOCOL: &str = "few-shot";
 /// Episodes between two reports of progress.
 const REPORT_EPISODES: usize = 200;
-/// Of a normal distribution, 95 % lies within this many standard deviations.
+/// 95 % of a normal distribution is within this many standard deviations.
 const NORMAL_95: f64 = 1.959_963_984_540_054;
 
 /// Episodes on stored features.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct FewShot {
-    /// What is done to the features first, by statistics of the training set.
+    /// Scaling of the features, with statistics of the training set.
     pub scaling: Scaling,
-    /// Where the labeled records come from: `"train"`, or `"test"`, as where the test classes are new. The queries are test
-    /// records either way, and never among the labeled ones.
+    /// Source of the labeled records: `"train"`, or `"test"` if the test classes are new. The queries are
+    /// always test records outside the support.
     pub support: Split,
     /// Classes in an episode, N. Usual: 5.
     pub ways: usize,
@@ -40,9 +40,9 @@ pub struct FewShot {
     pub shots: usize,
     /// Records of each class to classify. Usual: 15.
     pub queries: usize,
-    /// How many episodes. Usual: 600; SimpleShot 10,000.
+    /// Number of episodes. Usual: 600; SimpleShot 10,000.
     pub episodes: usize,
-    /// What classifies.
+    /// The classifier of an episode.
     pub classifier: Classifier,
     /// Seed of the episodes.
     pub seed: u64,
@@ -62,8 +62,8 @@ pub enum Classifier {
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Ridge {
-    /// Factor of the squared weights, above 0; scikit-learn's `alpha`, 1.0 there. It means what it means for the features'
-    /// scale, hence `"l2"`, `"center_l2"` or `"standardize"`.
+    /// Factor of the squared weights, above 0; scikit-learn's `alpha`, 1.0 there. Its effect depends on the
+    /// features' scale, hence `"l2"`, `"center_l2"` or `"standardize"`.
     pub penalty: f64,
 }
 
@@ -151,13 +151,13 @@ fn confidence(values: &[f64]) -> (f64, f64) {
     (mean, NORMAL_95 * (squares / (count - 1.0) / count).sqrt())
 }
 
-/// The rows of each class that an episode may have: those to learn from, and those to classify.
+/// The rows of each class that an episode can draw: support and queries.
 struct Records {
-    /// One entry for a class that has enough of both; from the test set alone, the first are empty.
+    /// One entry per class with enough of both; if the support is test records, the first list is empty.
     classes: Vec<(Vec<usize>, Vec<usize>)>,
 }
 
-/// One episode: rows of the training or test set to learn from, rows of the test set to classify, class after class.
+/// One episode: support rows of the training or test set, and query rows of the test set, class after class.
 #[derive(Debug, PartialEq)]
 struct Episode {
     support: Vec<usize>,
@@ -223,7 +223,7 @@ fn check_records(config: &FewShot, task: &Task<'_>) -> Result<(), Error> {
     Records::new(config, task).map(|_| ())
 }
 
-/// Share of an episode's queries that are classified right.
+/// Share of an episode's queries that are classified correctly.
 fn accuracy(config: &FewShot, task: &Task<'_>, episode: &Episode) -> f64 {
     let from = match config.support {
         Split::Train => &task.train,
@@ -244,11 +244,11 @@ fn accuracy(config: &FewShot, task: &Task<'_>, episode: &Episode) -> f64 {
     right as f64 / queries.rows as f64
 }
 
-/// What each query scores for each class, `[queries, ways]`, the higher the more likely. `support` holds equally many rows of
-/// each class, class after class.
+/// Scores of each query for each class, `[queries, ways]`; higher is more likely. `support` holds the same
+/// number of rows of each class, class after class.
 fn scores(classifier: Classifier, support: &Matrix, ways: usize, queries: &Matrix) -> Array2<f64> {
     let (mut support, mut queries) = (to_f64(support), to_f64(queries));
-    // Around the support's mean: distances and the ridge's weights are the same, and nothing cancels.
+    // Centered on the support's mean: distances and the ridge's weights stay the same, and no digits cancel.
     let mean: Array1<f64> = support.sum_axis(Axis(0)) / support.nrows() as f64;
     support -= &mean;
     queries -= &mean;
@@ -268,12 +268,12 @@ fn scores(classifier: Classifier, support: &Matrix, ways: usize, queries: &Matri
     }
 }
 
-/// Ridge regression of one-hot targets on centered rows, by whichever of its two normal equations is smaller:
+/// Ridge regression of one-hot targets on centered rows, by the smaller of its two normal equations:
 /// `W = X' (X X' + p I)^-1 Y = (X' X + p I)^-1 X' Y`.
 fn ridge(penalty: f64, support: &Array2<f64>, ways: usize, queries: &Array2<f64>) -> Array2<f64> {
     let (rows, width) = support.dim();
     let share = 1.0 / ways as f64;
-    // Equally many rows of each class: every class's mean target is 1 / ways, and so is every intercept.
+    // The same number of rows per class: every class's mean target is 1 / ways, and so is every intercept.
     let targets = Array2::from_shape_fn((rows, ways), |(row, way)| {
         f64::from(u8::from(row / (rows / ways) == way)) - share
     });
@@ -349,7 +349,7 @@ mod tests {
         }
     }
 
-    /// Five classes far from each other, so that every episode is solved.
+    /// Five well-separated classes, so that every episode is solved.
     fn far_apart(rows: usize) -> Features {
         let value = |row: usize| {
             let angle = (row % 5) as f32;
@@ -413,7 +413,7 @@ mod tests {
 
     #[test]
     fn confidence_by_hand() {
-        // Mean 0.6, sample deviation 0.2, of four: 1.96 * 0.1.
+        // Mean 0.6, sample deviation 0.2 of four values: 1.96 * 0.1.
         let (mean, interval) = confidence(&[0.4, 0.8, 0.6 + 0.02f64.sqrt(), 0.6 - 0.02f64.sqrt()]);
         assert!((mean - 0.6).abs() < 1e-12);
         assert!((interval - 0.196).abs() < 1e-4, "{interval}");
@@ -452,7 +452,7 @@ mod tests {
     fn too_few_classes_is_an_error_that_says_what_was_asked() {
         let (train, test) = (far_apart(15), far_apart(12));
         let task = Task::new(&train, &test, POOLED).unwrap();
-        // Of twelve records classes 0 and 1 have three each, the others two.
+        // Of twelve records, classes 0 and 1 have three each, the others two.
         assert_eq!(
             few_shot(
                 &FewShot {

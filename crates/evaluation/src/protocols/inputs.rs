@@ -1,4 +1,4 @@
-//! What several linear classifiers see of one network: their inputs, and the taps that all of them together read.
+//! The inputs of several linear classifiers on one network, and the union of their taps.
 
 use crate::encoder::{Input, Tap};
 use crate::error::Error;
@@ -6,7 +6,7 @@ use crate::features::{Features, Matrix};
 use crate::task::check_rows;
 use std::collections::BTreeSet;
 
-/// The inputs of several classifiers, and the taps that all of them together read.
+/// The inputs of several classifiers, and the union of their taps.
 #[derive(Clone, Debug)]
 pub(crate) struct Inputs {
     pub(crate) inputs: Vec<Input>,
@@ -22,7 +22,7 @@ impl Inputs {
         }
     }
 
-    /// For each input the places of its taps among `taps`.
+    /// For each input the indices of its taps in `taps`.
     pub(crate) fn places(&self) -> Vec<Vec<usize>> {
         let place = |tap: &Tap| {
             let place = self.taps.iter().position(|other| other == tap);

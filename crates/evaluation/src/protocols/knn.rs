@@ -1,11 +1,11 @@
-//! k nearest neighbors by cosine, with weighted votes: no training, one matrix product, one selection.
+//! k nearest neighbors by cosine with weighted votes: no training, one matrix product, one selection.
 //!
-//! Each test row gets the votes of its `k` most similar training rows: row `i` gives its class `exp(cosine_i / temperature)` votes.
-//! DINO (Caron et al. 2021, appendix; after Wu et al. 2018, section 3.4) and VISSL use the same formula with other
-//! numbers, and their scores differ by points, so each has a name of its own.
+//! Each test row gets the votes of its `k` most similar training rows: row `i` gives its class `exp(cosine_i
+//! / temperature)` votes. DINO (Caron et al. 2021, appendix; after Wu et al. 2018, section 3.4) and VISSL use
+//! the same formula with other numbers. Their scores differ by points, so each has its own name.
 //!
-//! Products run on the given device in blocks; the selection runs on the host. A GPU may compute the products in TF32,
-//! which moves cosines by some 1e-3 and with them the score's last digits.
+//! Products run on the given device in blocks; the selection runs on the host. A GPU may compute the products
+//! in TF32, which shifts cosines by about 1e-3 and the score's last digits.
 
 use super::protocol::{Bench, LabelsRead, Needs, Protocol, Scored};
 use crate::error::Error;
@@ -23,7 +23,7 @@ use serde_json::json;
 pub struct KnnDino {
     /// Numbers of neighbors, each scored. The paper: 10, 20, 100, 200.
     pub neighbors: Vec<usize>,
-    /// The one of them to quote. The paper found 20 best throughout.
+    /// The number of neighbors of the headline metric. The paper found 20 best throughout.
     pub headline_neighbors: usize,
     /// Temperature of the votes, above 0. The paper: 0.07.
     pub temperature: f64,
@@ -129,7 +129,7 @@ fn validate(protocol: &str, neighbors: &[usize], temperature: f64) -> Result<(),
     Ok(())
 }
 
-/// Whether there are as many training records as the largest number of neighbors, and labels.
+/// Checks that there are labels, and at least as many training records as the largest number of neighbors.
 fn check(protocol: &'static str, neighbors: &[usize], splits: Splits<'_>) -> Result<(), Error> {
     let most = neighbors.iter().copied().max().unwrap_or(0);
     check_count(protocol, most, splits.train.records())?;
@@ -149,8 +149,8 @@ fn check_count(protocol: &'static str, neighbors: usize, records: usize) -> Resu
 
 /// DINO's kNN: top-1 and top-5 for each number of neighbors.
 ///
-/// Differs from `eval_knn.py` in one thing: where fewer than five classes got a vote, its top-5 is filled up with
-/// whichever classes sorting leaves next; here a class without a vote is never counted as predicted.
+/// Differs from `eval_knn.py` in one respect. If fewer than five classes have a vote, `eval_knn.py` fills its
+/// top-5 with classes in sort order; here a class without a vote never counts as predicted.
 fn knn_dino(config: &KnnDino, task: &Task<'_>, device: &Device) -> Result<Vec<Score>, Error> {
     score(
         "knn-dino",
@@ -217,8 +217,9 @@ mod tests {
 
     #[test]
     fn votes_by_hand() {
-        // Unit vectors at 0°, 60°, 90° and 180° of classes 0, 1, 1, 2; the test row lies at 0°, so that cosines are
-        // 1, 1/2, 0, -1. At temperature 1 class 0 has e, class 1 has sqrt(e) + 1 = 2.649: 0 wins narrowly (2.718).
+        // Unit vectors at 0°, 60°, 90° and 180° of classes 0, 1, 1, 2; the test row is at 0°, so that cosines
+        // are 1, 1/2, 0, -1. At temperature 1 class 0 has e, class 1 has sqrt(e) + 1 = 2.649: 0 wins narrowly
+        // (2.718).
         let train = features(
             2,
             vec![2.0, 0.0, 0.5, 0.75f32.sqrt(), 0.0, 3.0, -1.0, 0.0],
@@ -243,7 +244,7 @@ mod tests {
 
     #[test]
     fn top5_counts_classes_that_got_a_vote() {
-        // Six classes at six angles; the test rows lie on the first.
+        // Six classes at six angles; the test rows are at the first.
         let angle = |row: usize| (row as f32 * 0.1).sin_cos();
         let train = features(
             2,

@@ -1,6 +1,7 @@
-//! A linear classifier trained by SGD on features stored once: the quick relative of `linear-moco`.
+//! A linear classifier trained by SGD on features stored once: a fast variant of `linear-moco`.
 //!
-//! It sees each image in one view only, so it overfits sooner and its scores are not MoCo's. Hence its own name.
+//! It sees each image in one view only, so it overfits sooner and its scores differ from MoCo's. Hence its
+//! own name.
 
 use super::protocol::{Bench, LabelsRead, Needs, Protocol, Scored};
 use crate::error::Error;
@@ -21,17 +22,17 @@ const PROTOCOL: &str = "linear-cached";
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LinearCached {
-    /// What is done to the features first. With `"none"` the learning rate has to fit their scale.
+    /// Scaling of the features. With `"none"` the learning rate must fit their scale.
     pub scaling: Scaling,
-    /// Records in a step. An epoch's last, smaller batch is kept.
+    /// Records per step. An epoch's last, smaller batch is kept.
     pub batch_records: usize,
     /// Passes over the training features.
     pub epochs: usize,
     /// SGD; its `weight_decay` is the L2 penalty.
     pub optimizer: OptimizerConfig,
-    /// The learning rate's course.
+    /// The learning rate schedule.
     pub schedule: ScheduleConfig,
-    /// One classifier a seed (initial weights and order of the records); the score is their mean.
+    /// One classifier per seed (initial weights and order of the records); the score is their mean.
     pub seeds: Vec<u64>,
 }
 
@@ -61,8 +62,8 @@ impl Protocol for LinearCached {
     }
 }
 
-/// Trains a classifier for each seed and scores the test rows after the last epoch: top-1, and top-5 where there are
-/// more classes.
+/// Trains a classifier for each seed and scores the test rows after the last epoch: top-1, and top-5 with
+/// more than five classes.
 fn linear_cached(
     config: &LinearCached,
     task: Task<'_>,
@@ -111,7 +112,7 @@ pub(crate) fn head(config: &LinearCached, task: &Task<'_>, seed: u64, device: &D
     )
 }
 
-/// All epochs, in the order that `order(epoch)` gives; the last batch's loss.
+/// Runs all epochs in the order that `order(epoch)` gives; returns the last batch's loss.
 pub(crate) fn train(
     head: &mut Head,
     config: &LinearCached,
@@ -168,7 +169,7 @@ mod tests {
         }
     }
 
-    /// Two classes on either side of a line through the plane, the wide column 100 times the other.
+    /// Two classes on either side of a line through the plane; the wide column is 100 times the other.
     fn halves(rows: usize, shift: usize) -> crate::features::Features {
         let value = |index: usize| ((index + shift) * 7919 % 1009) as f32 / 1009.0 - 0.5;
         let points: Vec<[f32; 2]> = (0..rows)
@@ -241,7 +242,7 @@ mod tests {
 
     #[test]
     fn a_loss_that_is_no_number_stops_with_step_and_rate() {
-        // Huge and contradictory: each step is huge, and none is ever right for both.
+        // Huge and contradictory: each step is huge, and no step fits both rows.
         let train = features(1, vec![3e38, 3e38], vec![0, 1]);
         let task = Task::new(&train, &train, POOLED).unwrap();
         let config = LinearCached {

@@ -1,6 +1,6 @@
-//! DINOv2's grid of linear classifiers on features stored once: the quick relative of `linear-dinov2`.
+//! DINOv2's grid of linear classifiers on features stored once: a fast variant of `linear-dinov2`.
 //!
-//! It sees each image in one view only, so its scores are not DINOv2's. Hence a name of its own.
+//! It sees each image in one view only, so its scores differ from DINOv2's. Hence its own name.
 
 use super::inputs::Inputs;
 use super::protocol::{Bench, LabelsRead, Needs, Protocol, Scored};
@@ -22,24 +22,24 @@ const PROTOCOL: &str = "linear-cached-grid";
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LinearCachedGrid {
-    /// What classifiers see; each with every learning rate.
+    /// The classifiers' inputs; each is combined with every learning rate.
     pub inputs: Vec<Input>,
     /// Learning rates for a batch of 256; scaled linearly for others.
     pub learning_rates_per_256: Vec<f64>,
     /// SGD's momentum.
     pub momentum: f64,
-    /// Records in a step; an epoch's last, smaller batch is dropped.
+    /// Records per step; an epoch's last, smaller batch is dropped.
     pub batch_records: usize,
-    /// Steps in all; the rate falls to 0 over them by a cosine.
+    /// Total steps; the rate decays to 0 over them by a cosine.
     pub steps: usize,
-    /// Who chooses among the classifiers.
+    /// How the best classifier is chosen.
     pub choice: Choice,
     /// Seed of initial weights and order.
     pub seed: u64,
 }
 
-/// Training records held out to choose among classifiers; the others are learned from. The reference chooses by the set that it
-/// then quotes.
+/// Training records held out to choose among classifiers; the rest is trained on. The reference chooses on
+/// the same set that it then quotes.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Choice {
@@ -78,7 +78,7 @@ impl Choice {
     }
 }
 
-/// Refuses a grid that cannot be trained, whatever the data.
+/// Gives an error for a grid that cannot be trained on any data.
 pub(crate) fn check_grid(
     protocol: &str,
     inputs: &[Input],
@@ -149,10 +149,11 @@ pub(crate) fn factor(step: usize, steps: usize) -> f64 {
     0.5 * (1.0 + (std::f64::consts::PI * step as f64 / steps as f64).cos())
 }
 
-/// Trains every classifier of the grid at once, chooses one by the records held out, and scores it on the test rows.
+/// Trains every classifier of the grid at once, chooses one on the held-out records, and scores it on the
+/// test rows.
 ///
 /// # Errors
-/// Features that lack a tap, classes of one record, and losses that are no number in every classifier.
+/// Features that lack a tap, classes of one record, and a NaN or infinite loss in every classifier.
 fn linear_cached_grid(
     config: &LinearCachedGrid,
     task: &Task<'_>,
@@ -186,7 +187,7 @@ fn linear_cached_grid(
     for step in 0..config.steps {
         let (epoch, place) = (step / per_epoch, step % per_epoch);
         if place == 0 {
-            // From the sorted rows, so that an epoch's order is a function of seed and epoch alone.
+            // Start from the sorted rows, so that an epoch's order is a function of seed and epoch alone.
             kept.clone_from(&sorted);
             let draws = Draws::new(config.seed, epoch as u64);
             draws.shuffle("linear_cached_grid.order", 0, &mut kept);
@@ -227,7 +228,8 @@ fn linear_cached_grid(
     ))
 }
 
-/// The scores of the classifier that is best on the records held out (of equals the first), with what all of them had there.
+/// The scores of the classifier that is best on the held-out records (ties go to the first), with every
+/// classifier's held-out accuracy.
 pub(crate) fn chosen(
     inputs: &[Input],
     rates: &[f64],
@@ -296,7 +298,7 @@ mod tests {
         }
     }
 
-    /// Noise as `pooled`; two classes told apart by class token and patches together.
+    /// Noise as `pooled`; only class token and patches together separate the two classes.
     fn set(rows: usize, shift: usize) -> Features {
         let value = |index: usize| ((index + shift) * 7919 % 1009) as f32 / 1009.0 - 0.5;
         let labels = (0..rows)

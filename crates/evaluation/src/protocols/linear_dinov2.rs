@@ -4,8 +4,8 @@
 //! the last four, each with and without the mean of the last block's patches; batches of 1,024 (128 on each of 8 GPUs), 12,500
 //! steps, SGD with momentum 0.9 and no weight decay, a cosine to 0 by step.
 //!
-//! Differs from the reference: the classifier is chosen on records held out of the training set, which are not learned from; the
-//! reference chooses by the accuracy on the set that it quotes.
+//! Differs from the reference: the classifier is chosen on held-out training records, which are not trained
+//! on; the reference chooses by the accuracy on the set that it quotes.
 
 use super::inputs::Inputs;
 use super::linear_cached_grid::{Choice, check_grid, chosen, factor};
@@ -30,19 +30,20 @@ const PROTOCOL: &str = "linear-dinov2";
 pub struct LinearDinov2 {
     /// Augmentation of the training images. DINOv2: `random_resized_crop` to 224 px, bicubic, and `horizontal_flip`.
     pub train_transforms: Vec<Transform>,
-    /// Images in a step. DINOv2: 1,024.
+    /// Images per step. DINOv2: 1,024.
     pub batch_images: usize,
     /// Order of the training records.
     pub order: Order,
-    /// Steps in all. DINOv2: 12,500.
+    /// Total steps. DINOv2: 12,500.
     pub steps: usize,
-    /// What classifiers see; each with every learning rate. DINOv2: 1 and 4 blocks, without and with the patches.
+    /// The classifiers' inputs; each is combined with every learning rate. DINOv2: 1 and 4 blocks, without
+    /// and with the patches.
     pub inputs: Vec<Input>,
     /// Learning rates for a batch of 256. DINOv2: 1e-5, 2e-5, 5e-5 … 0.1.
     pub learning_rates_per_256: Vec<f64>,
     /// SGD's momentum. DINOv2: 0.9.
     pub momentum: f64,
-    /// Who chooses among the classifiers.
+    /// How the best classifier is chosen.
     pub choice: Choice,
     /// Seed of initial weights, order and augmentation.
     pub seed: u64,
@@ -83,7 +84,7 @@ impl Protocol for LinearDinov2 {
     }
 }
 
-/// Trains the grid on the training images and scores the classifier that is best on those held out.
+/// Trains the grid on the training images and scores the classifier that is best on the held-out records.
 ///
 /// # Errors
 /// As the other probes on images, and classes of one record.

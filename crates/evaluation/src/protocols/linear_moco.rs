@@ -1,9 +1,9 @@
 //! MoCo's linear probe: a linear classifier on a frozen encoder, trained on freshly augmented images every epoch.
 //!
-//! He et al. 2020, section 4.1 and `main_lincls.py`: the encoder in evaluation mode even while the classifier trains,
-//! weights N(0, 0.01), bias 0, SGD with learning rate 30 for 256 images, momentum 0.9, no weight decay, 100 epochs, a tenth
-//! of the rate at epochs 60 and 80; random resized crop and flip in training, one center crop in the test. What it does is
-//! `linear_probe.rs`.
+//! He et al. 2020, section 4.1 and `main_lincls.py`: the encoder in evaluation mode even while the classifier
+//! trains, weights N(0, 0.01), bias 0, SGD with learning rate 30 for 256 images, momentum 0.9, no weight
+//! decay, 100 epochs, a tenth of the rate at epochs 60 and 80; random resized crop and flip in training, one
+//! center crop in the test. The code is in `linear_probe.rs`.
 
 use super::linear_probe;
 use super::protocol::{Bench, Needs, Protocol, Scored};
@@ -22,18 +22,18 @@ pub struct LinearMoco {
     /// Augmentation of the training images. MoCo: `random_resized_crop` to 224 px (area 0.08 to 1, torchvision's default)
     /// and `horizontal_flip`.
     pub train_transforms: Vec<Transform>,
-    /// Images in a step. MoCo: 256.
+    /// Images per step. MoCo: 256.
     pub batch_images: usize,
     /// Order of the training records.
     pub order: Order,
     /// Passes over the training set. MoCo: 100.
     pub epochs: usize,
-    /// SGD. MoCo: learning rate 30 for 256 images, momentum 0.9, weight decay 0. Rates as high as this suit features that
-    /// are small; the classifier has to reach logits of some size from weights of 0.01.
+    /// SGD. MoCo: learning rate 30 for 256 images, momentum 0.9, weight decay 0. Rates this high suit small
+    /// features, because the weights start at 0.01 and the logits must become large.
     pub optimizer: OptimizerConfig,
-    /// The learning rate's course. MoCo: a tenth at epochs 60 and 80.
+    /// The learning rate schedule. MoCo: a tenth at epochs 60 and 80.
     pub schedule: ScheduleConfig,
-    /// One classifier a seed (initial weights, order, augmentation); the score is their mean.
+    /// One classifier per seed (initial weights, order, augmentation); the score is their mean.
     pub seeds: Vec<u64>,
 }
 
@@ -54,7 +54,7 @@ impl Protocol for LinearMoco {
 }
 
 impl LinearMoco {
-    /// The same as the probe that it is one of.
+    /// The same settings as a general probe.
     pub fn probe(&self) -> linear_probe::Settings {
         linear_probe::Settings {
             input: Input::Pooled,
@@ -164,7 +164,7 @@ pub(crate) mod tests {
         };
         let unlabeled = Arc::new(Dataset::synthetic(32, 8, 8, 0, 0));
         assert!(matches!(probe(unlabeled), Error::Unlabeled { set: "training" }));
-        // 32 records of which the first half are of classes that the test set does not share.
+        // 32 records; the first half belongs to classes that the test set lacks.
         let record = |index: usize| Record {
             label: Some(Label::Class(7 + index as u32 % 2)),
             ..tinted(32, 0).read(index).unwrap()

@@ -1,5 +1,6 @@
-//! A linear classifier on a frozen encoder, trained on freshly augmented images every epoch: what `linear-moco`, `linear-swav`,
-//! `linear-dino` and `linear-moco-v3` share. They differ in their numbers, and their scores by points, so each has its name.
+//! A linear classifier on a frozen encoder, trained on freshly augmented images every epoch: the common code
+//! of `linear-moco`, `linear-swav`, `linear-dino` and `linear-moco-v3`. Their settings differ and their
+//! scores differ by points, so each has its own name.
 //!
 //! - `linear-moco`: He et al. 2020, section 4.1, `main_lincls.py`.
 //! - `linear-swav`: Caron et al. 2020, `eval_linear.py`: rate 0.3 for 256 images, weight decay 1e-6, cosine by epoch, 100 epochs.
@@ -8,9 +9,10 @@
 //! - `linear-moco-v3`: Chen et al. 2021, `main_lincls.py`: rate 3 (transformers) or 0.1 (ResNet-50) for 256 images, batches of
 //!   1,024, no weight decay, cosine by epoch, 90 epochs.
 //!
-//! In all of them the encoder is in evaluation mode, weights start N(0, 0.01) and biases 0, and the optimizer is SGD with momentum
-//! 0.9. The score is the last epoch's: the references also keep the best epoch by test accuracy, which would choose by the test set.
-//! An epoch's last, incomplete batch is dropped, since the loader's training orders do so.
+//! In all of them the encoder is in evaluation mode, weights start N(0, 0.01) and biases 0, and the optimizer
+//! is SGD with momentum 0.9. The score is the last epoch's: the references also keep the best epoch by test
+//! accuracy, which would choose by the test set. The loader's training orders drop an epoch's last,
+//! incomplete batch.
 
 use super::protocol::{Bench, Needs, Pipeline, Protocol, Scored};
 use crate::encoder::{Encoder, Input};
@@ -33,12 +35,12 @@ use training::{OptimizerConfig, ScheduleConfig};
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Settings {
-    /// What the classifier sees: `"pooled"`, or class tokens of a transformer's last blocks.
+    /// The classifier's input: `"pooled"`, or class tokens of a transformer's last blocks.
     pub input: Input,
     /// Augmentation of the training images. All of them: `random_resized_crop` to 224 px (area 0.08 to 1, torchvision's default)
     /// and `horizontal_flip`.
     pub train_transforms: Vec<Transform>,
-    /// Images in a step: 256 (SwAV), 1,024 (DINO, MoCo v3).
+    /// Images per step: 256 (SwAV), 1,024 (DINO, MoCo v3).
     pub batch_images: usize,
     /// Order of the training records.
     pub order: Order,
@@ -46,9 +48,9 @@ pub struct Settings {
     pub epochs: usize,
     /// SGD with momentum 0.9; the rates are above.
     pub optimizer: OptimizerConfig,
-    /// The learning rate's course: cosine by epoch.
+    /// The learning rate schedule: cosine by epoch.
     pub schedule: ScheduleConfig,
-    /// One classifier a seed (initial weights, order, augmentation); the score is their mean.
+    /// One classifier per seed (initial weights, order, augmentation); the score is their mean.
     pub seeds: Vec<u64>,
 }
 
@@ -67,7 +69,7 @@ pub struct LinearDino(pub Settings);
 #[serde(transparent)]
 pub struct LinearMocoV3(pub Settings);
 
-/// The three differ in their names alone.
+/// The three differ only in their names.
 macro_rules! named {
     ($($probe:ident = $name:literal),*) => {$(
         impl Protocol for $probe {
@@ -95,7 +97,7 @@ named!(
 );
 
 impl Settings {
-    /// Refuses numbers that cannot be run, whatever the data.
+    /// Gives an error for settings that cannot run on any data.
     pub fn validate(&self, protocol: &str) -> Result<(), String> {
         if self.batch_images == 0 || self.epochs == 0 || self.seeds.is_empty() {
             return Err(format!(
@@ -113,11 +115,11 @@ impl Settings {
 
     /// Trains a classifier for each seed on the training images, and scores it on the test features after the last epoch.
     ///
-    /// The encoder is frozen, so the test features are made only once.
+    /// The encoder is frozen, so the test features are computed only once.
     ///
     /// # Errors
-    /// Missing labels, test classes that the training set lacks, a loss that is no number, unreadable data; and
-    /// [`Error::EncoderChanged`], which MoCo's `sanity_check` guards against too.
+    /// Missing labels, test classes that the training set lacks, a NaN or infinite loss, unreadable data; and
+    /// [`Error::EncoderChanged`], the counterpart of MoCo's `sanity_check`.
     pub(super) fn train(&self, protocol: &'static str, bench: &mut Bench<'_>) -> Result<Scored, Error> {
         let Pipeline {
             encoder, train, data, ..
@@ -194,7 +196,7 @@ impl Settings {
     }
 }
 
-/// Refuses an order that does not shuffle, and transforms that make no batch.
+/// Gives an error for an order that does not shuffle, and for transforms that give no batch.
 pub(crate) fn check_images(protocol: &str, order: Order, transforms: &[Transform]) -> Result<(), String> {
     if order == Order::Sequential {
         return Err(format!(
@@ -228,7 +230,7 @@ pub(crate) fn loader(
     )?)
 }
 
-/// An error if the encoder's weights are no longer those whose hash this is.
+/// An error if the encoder's weights no longer have the hash `before`.
 pub(crate) fn unchanged(encoder: &Encoder, before: String) -> Result<(), Error> {
     let after = encoder.weights_hash();
     match after == before {
@@ -237,7 +239,7 @@ pub(crate) fn unchanged(encoder: &Encoder, before: String) -> Result<(), Error> 
     }
 }
 
-/// Columns of several matrices of the same rows.
+/// Concatenates matrices of the same rows by columns.
 fn side_by_side(parts: &[&Matrix]) -> Matrix {
     let rows = parts.first().map_or(0, |part| part.rows);
     let width = parts.iter().map(|part| part.width).sum();

@@ -1,15 +1,18 @@
 //! VISSL's linear probe: a classifier on each of several stages of a frozen ResNet, all trained in one pass over freshly augmented
 //! images.
 //!
-//! Goyal et al. 2019, section 6.1, and facebookresearch/vissl, `configs/config/benchmark/linear_image_classification`, `eval_mlp`
-//! (`vissl/models/heads/linear_eval_mlp.py`): what a stage puts out is averaged to some 9,000 numbers (`stage.rs`), batch
-//! normalization with scale and shift brings each channel to one size by the batch's statistics, and a linear layer follows that
-//! starts as PyTorch's does. SGD at rate 0.01 for 256 images, Nesterov momentum 0.9, weight decay 5e-4 that leaves the normalization
-//! alone; ImageNet: 28 epochs, a tenth of the rate at epochs 8, 16 and 24; Places205: 14 epochs, at 4, 8 and 12. The encoder is in
+//! Goyal et al. 2019, section 6.1, and facebookresearch/vissl,
+//! `configs/config/benchmark/linear_image_classification`, `eval_mlp`
+//! (`vissl/models/heads/linear_eval_mlp.py`). A stage's output is averaged to about 9,000 values
+//! (`stage_pooling.rs`). Batch normalization with scale and shift gives each channel unit variance by the
+//! batch's statistics, and a linear layer with PyTorch's default initialization follows. SGD at rate 0.01 for
+//! 256 images, Nesterov momentum 0.9, weight decay 5e-4 except on the normalization. ImageNet: 28 epochs, a
+//! tenth of the rate at epochs 8, 16 and 24; Places205: 14 epochs, at 4, 8 and 12. The encoder is in
 //! evaluation mode.
 //!
-//! The score is the last epoch's, and the stage that is quoted is named beforehand: papers often quote the best one, which is then
-//! chosen by the test set. An epoch's last, incomplete batch is dropped, where VISSL's loader keeps it.
+//! The score is the last epoch's, and the headline stage is set in advance: papers often quote the best
+//! stage, which chooses it by the test set. An epoch's last, incomplete batch is dropped; VISSL's loader
+//! keeps it.
 
 use super::linear_probe::{check_images, loader, unchanged};
 use super::protocol::{Bench, Needs, Pipeline, Protocol, Scored};
@@ -34,28 +37,30 @@ const PROTOCOL: &str = "linear-vissl";
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LinearVissl {
-    /// Where classifiers look. VISSL: `conv1` and `res2` to `res5` for ImageNet and Places205, `res5avg` for small data sets.
+    /// Taps of the classifiers. VISSL: `conv1` and `res2` to `res5` for ImageNet and Places205, `res5avg` for
+    /// small data sets.
     pub taps: Vec<Place>,
-    /// Which of them the protocol is quoted by.
+    /// The tap of the headline metric.
     pub headline_tap: Place,
     /// Augmentation of the training images. VISSL: `random_resized_crop` to 224 px (area 0.08 to 1, torchvision's default) and
     /// `horizontal_flip`.
     pub train_transforms: Vec<Transform>,
-    /// Images in a step, which share batch statistics. VISSL: 256 (32 on each of 8 GPUs, synchronized).
+    /// Images per step, which share batch statistics. VISSL: 256 (32 on each of 8 GPUs, synchronized).
     pub batch_images: usize,
     /// Order of the training records.
     pub order: Order,
     /// Passes over the training set. VISSL: 28 (ImageNet, small data sets), 14 (Places205), 84 (iNaturalist 2018).
     pub epochs: usize,
-    /// SGD. VISSL: rate 0.01 for 256 images, momentum 0.9, Nesterov, weight decay 5e-4, of which the normalization takes none.
+    /// SGD. VISSL: rate 0.01 for 256 images, momentum 0.9, Nesterov, weight decay 5e-4, except on the
+    /// normalization.
     pub optimizer: OptimizerConfig,
-    /// The learning rate's course. VISSL: a tenth at 2/7, 4/7 and 6/7 of the epochs.
+    /// The learning rate schedule. VISSL: a tenth at 2/7, 4/7 and 6/7 of the epochs.
     pub schedule: ScheduleConfig,
-    /// One set of classifiers a seed (initial weights, order, augmentation); scores are their means.
+    /// One set of classifiers per seed (initial weights, order, augmentation); scores are their means.
     pub seeds: Vec<u64>,
 }
 
-/// A place that a classifier looks at, by VISSL's name.
+/// The tap of a classifier, by VISSL's name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Place {
@@ -97,7 +102,7 @@ impl Protocol for LinearVissl {
     const NAME: &'static str = PROTOCOL;
 
     fn validate(&self) -> Result<(), String> {
-        // One image has no statistics where a map is one place.
+        // A single image has no batch statistics where a map has one position.
         if self.batch_images < 2 || self.epochs == 0 || self.seeds.is_empty() {
             return Err(format!(
                 "`{PROTOCOL}` needs at least 2 `batch_images` and 1 of `epochs` and `seeds`, got {}, {} and {:?}",
@@ -121,7 +126,8 @@ impl Protocol for LinearVissl {
 
     fn needs(&self) -> Needs<'_> {
         Needs {
-            // Its test images go through the network once more: what all stages put out would fill the memory.
+            // Its test images go through the network once more, because the outputs of all stages would fill
+            // the memory.
             stored_taps: vec![Tap::Pooled],
             ..Needs::train_images(&self.train_transforms).at(self.taps())
         }
@@ -166,7 +172,8 @@ impl LinearVissl {
 
 /// Trains the classifiers of each seed on the training images, then scores all of them in one pass over the test images.
 ///
-/// The stored test features are pooled ones, found readable and finite. Those of the stages are never kept: ImageNet's take 9 GB.
+/// The stored test features are pooled ones, checked to be readable and finite. Stage features are never
+/// stored: ImageNet's take 9 GB.
 ///
 /// # Errors
 /// As the other probes on images.
@@ -182,7 +189,7 @@ fn linear_vissl(config: &LinearVissl, bench: &mut Bench<'_>) -> Result<Scored, E
     check_rows(bench.splits.test, POOLED, TEST)?;
     let labels = class_labels(train, TRAIN)?;
     let classes = Classes::of(&labels, TRAIN)?;
-    // Of all test records, in the order of the index.
+    // Classes of all test records, in the order of the index.
     let test_classes = classes.places_of_test(train.class_names(), test.index(true)?)?;
     let train_classes: Vec<u32> = labels.iter().filter_map(|label| classes.place(*label)).collect();
     let taps = config.taps();

@@ -1,6 +1,7 @@
-//! The macro that makes one type of a list of protocols: a table of a config by its name, and calls to the protocol in it.
+//! The macro that turns a list of protocols into one type: a config table per protocol name, and calls to its
+//! protocol.
 
-/// Makes [`ProtocolConfig`](super::ProtocolConfig) of the protocols named `file::Type`.
+/// Defines [`ProtocolConfig`](super::ProtocolConfig) from the protocols named `file::Type`.
 macro_rules! protocols {
     ($($file:ident :: $protocol:ident),* $(,)?) => {
         $(pub use $file::$protocol;)*
@@ -20,17 +21,17 @@ macro_rules! protocols {
                 match self { $(Self::$protocol(_) => <$protocol as Protocol>::NAME,)* }
             }
 
-            /// Refuses settings that cannot be run whatever the data, naming the key.
+            /// Gives an error that names the key if the settings cannot run on any data.
             pub fn validate(&self) -> Result<(), String> {
                 match self { $(Self::$protocol(protocol) => protocol.validate(),)* }
             }
 
-            /// What it reads of the encoder and of the records.
+            /// What it reads from the encoder and the records.
             pub(crate) fn needs(&self) -> Needs<'_> {
                 match self { $(Self::$protocol(protocol) => protocol.needs(),)* }
             }
 
-            /// Refuses an encoder that the protocol is not defined for.
+            /// Gives an error for an encoder that the protocol is not defined for.
             pub(crate) fn check_encoder(
                 &self,
                 encoder: &crate::encoder::Encoder,
@@ -38,7 +39,7 @@ macro_rules! protocols {
                 match self { $(Self::$protocol(protocol) => protocol.check_encoder(encoder),)* }
             }
 
-            /// Refuses records that it cannot be run on.
+            /// Gives an error for records that the protocol cannot run on.
             pub(crate) fn check(&self, splits: crate::task::Splits<'_>) -> Result<(), crate::error::Error> {
                 match self { $(Self::$protocol(protocol) => protocol.check(splits),)* }
             }
@@ -48,12 +49,12 @@ macro_rules! protocols {
                 match self { $(Self::$protocol(protocol) => protocol.run(bench),)* }
             }
 
-            /// What distinguishes it from others of its name.
+            /// What distinguishes it from others of the same protocol.
             pub(crate) fn variant(&self) -> Option<String> {
                 match self { $(Self::$protocol(protocol) => protocol.variant(),)* }
             }
 
-            /// How its nearest neighbors vote, if it is a vote of neighbors.
+            /// The votes of its nearest neighbors, for kNN protocols.
             pub(crate) fn voting(&self) -> Option<crate::solvers::Voting> {
                 match self { $(Self::$protocol(protocol) => protocol.voting(),)* }
             }
@@ -64,7 +65,7 @@ macro_rules! protocols {
             }
         }
 
-        // As derived for an enum of which each variant is renamed to its protocol's name.
+        // Equal to a derived implementation with each variant renamed to its protocol's name.
         impl serde::Serialize for ProtocolConfig {
             fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
                 let (name, index) = (self.name(), self.index());
@@ -89,7 +90,7 @@ macro_rules! protocols {
                 Self::NAMES.iter().take_while(|other| **other != name).count() as u32
             }
 
-            /// The settings of the protocol called `name`.
+            /// The settings of the protocol named `name`.
             fn read<'de, A: serde::de::VariantAccess<'de>>(name: &str, settings: A) -> Result<Self, A::Error> {
                 $(if name == <$protocol as Protocol>::NAME {
                     return settings.newtype_variant().map(Self::$protocol);
@@ -106,7 +107,7 @@ use super::ProtocolConfig;
 use serde::de::{Deserialize, Deserializer, EnumAccess, Error, Visitor};
 use std::fmt;
 
-/// Reads a table by the name of the protocol that it is called after.
+/// Reads a table that is named after its protocol.
 pub(super) struct ByName;
 
 impl<'de> Visitor<'de> for ByName {
@@ -122,7 +123,7 @@ impl<'de> Visitor<'de> for ByName {
     }
 }
 
-/// The name of a protocol that there is.
+/// The name of an existing protocol.
 struct Name(&'static str);
 
 impl<'de> Deserialize<'de> for Name {

@@ -1,8 +1,8 @@
 //! Multinomial logistic regression with an L2 penalty, solved to its unique optimum: the probe for small data, where
 //! SGD's settings would decide more than the features do.
 //!
-//! The objective is scikit-learn's: `C sum_i loss_i + ||W||^2 / 2`, the intercept unpenalized. C is fixed, or chosen on
-//! records held out of the training set: test labels never choose anything.
+//! The objective is scikit-learn's: `C sum_i loss_i + ||W||^2 / 2`, with an unpenalized intercept. C is
+//! fixed, or chosen on held-out training records; test labels never affect it.
 
 use super::protocol::{Bench, LabelsRead, Needs, Protocol, Scored};
 use crate::error::Error;
@@ -21,13 +21,14 @@ const PROTOCOL: &str = "logistic-regression";
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LogisticRegression {
-    /// What is done to the features first. The penalty depends on their scale, hence `"standardize"` or `"l2"` as a rule.
+    /// Scaling of the features. The penalty depends on their scale, so `"standardize"` or `"l2"` are usual.
     pub scaling: Scaling,
     /// Inverse strength of the penalty, C.
     pub strength: Strength,
-    /// The search ends when no entry of the gradient of the mean loss is larger; scikit-learn's `tol`, 1e-4 there.
+    /// The search ends when every entry of the mean loss's gradient is at most this; scikit-learn's `tol`,
+    /// 1e-4 there.
     pub tolerance: f64,
-    /// The search ends at the latest after this many iterations; the result then says `converged: false`.
+    /// Maximum iterations; if they run out, the result has `converged: false`.
     pub max_iterations: usize,
 }
 
@@ -37,7 +38,7 @@ pub struct LogisticRegression {
 pub enum Strength {
     /// This C. scikit-learn's default: 1.0.
     Fixed(f64),
-    /// The C that is most accurate on held-out training records; of equals the smallest.
+    /// The C with the best accuracy on held-out training records; ties go to the smallest.
     Sweep(Sweep),
 }
 
@@ -47,7 +48,8 @@ pub enum Strength {
 pub struct Sweep {
     /// Values of C to try.
     pub candidates: Vec<f64>,
-    /// Share of each class's training records to hold out, above 0 and below 1. The winner is fitted again to all of them.
+    /// Share of each class's training records to hold out, above 0 and below 1. The winner is refitted to all
+    /// of them.
     pub validation_fraction: f64,
     /// Seed of the split.
     pub seed: u64,
@@ -102,7 +104,8 @@ impl Protocol for LogisticRegression {
     }
 }
 
-/// Fits the regression to the training rows and scores the test rows: top-1, and top-5 where there are more classes.
+/// Fits the regression to the training rows and scores the test rows: top-1, and top-5 with more than five
+/// classes.
 ///
 /// Progress counts fits: one for each candidate of a sweep, and the last one.
 fn logistic_regression(
@@ -167,7 +170,8 @@ fn sweep_accuracies(
     let mut start = None;
     let classes = task.classes.count();
     let accuracies = candidates.into_iter().enumerate().map(|(index, c)| {
-        // From the optimum of the C before: closer than zero, and the optimum itself does not depend on the start.
+        // Starts at the optimum of the previous C, which is closer than zero; the optimum itself does not
+        // depend on the start.
         let fit = fit(&train, &train_classes, classes, c, config, start.take());
         let accuracy = share_within(&ranks(&fit.point, &validation, &validation_classes, classes), 1);
         start = Some(fit.point);
@@ -177,13 +181,13 @@ fn sweep_accuracies(
     Ok(accuracies.collect())
 }
 
-/// The most accurate candidate; of equals the first, which regularizes most.
+/// The most accurate candidate; ties go to the first, which regularizes most.
 fn best(accuracies: &[(f64, f64)]) -> (f64, f64) {
     let better = |best: (f64, f64), next: &(f64, f64)| if next.1 > best.1 { *next } else { best };
     accuracies[1..].iter().fold(accuracies[0], better)
 }
 
-/// Whether the choice of C can hold a record of every class out.
+/// Checks that the choice of C can hold out a record of every class.
 fn check_records(config: &LogisticRegression, task: &Task<'_>) -> Result<(), Error> {
     match &config.strength {
         Strength::Sweep(sweep) => split(sweep, task).map(|_| ()),
@@ -203,8 +207,8 @@ fn split(sweep: &Sweep, task: &Task<'_>) -> Result<(Vec<usize>, Vec<usize>), Err
     .map_err(|class| Error::ValidationSplit { class })
 }
 
-/// The optimum for one C: weights `[classes, width]`, then intercepts `[classes]`. Its value is the mean loss with the
-/// penalty `||W||^2 / (2 C rows)`, that is scikit-learn's objective over `C rows`.
+/// The optimum for one C: weights `[classes, width]`, then intercepts `[classes]`. Its value is the mean loss
+/// with the penalty `||W||^2 / (2 C rows)`, i.e. scikit-learn's objective divided by `C rows`.
 pub(crate) fn fit(
     rows: &Matrix,
     labels: &[u32],
@@ -213,8 +217,8 @@ pub(crate) fn fit(
     config: &LogisticRegression,
     start: Option<Vec<f64>>,
 ) -> Minimum {
-    // scikit-learn has one weight vector `w` for two classes, where softmax has two that differ by it. The optimum has
-    // W = (-w/2, w/2), so that ||W||^2 is half of ||w||^2: twice the penalty gives the same classifier.
+    // For two classes scikit-learn has one weight vector `w`; softmax has two that differ by `w`. The optimum
+    // has W = (-w/2, w/2), so that ||W||^2 is half of ||w||^2: twice the penalty gives the same classifier.
     let binary = if classes == 2 { 2.0 } else { 1.0 };
     let penalty = binary / (c * rows.rows as f64);
     let start = start.unwrap_or_else(|| vec![0.0; classes * (rows.width + 1)]);
@@ -278,7 +282,7 @@ pub(crate) mod tests {
 
     #[test]
     fn the_intercepts_are_not_penalized() {
-        // Features say nothing, so the optimum predicts the classes' shares, 3 : 1, however strong the penalty.
+        // Features carry no information, so the optimum predicts the classes' shares, 3 : 1, at any penalty.
         let train = features(1, vec![0.0; 4], vec![0, 0, 0, 1]);
         let task = Task::new(&train, &train, POOLED).unwrap();
         let fit = fit(

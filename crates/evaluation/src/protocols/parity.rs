@@ -1,5 +1,5 @@
-//! The protocols beside scikit-learn and PyTorch on the same features; `scripts/parity/evaluation.py` made the fixture
-//! (scikit-learn 1.9.1, PyTorch 2.15).
+//! The protocols compared with scikit-learn and PyTorch on the same features; `scripts/parity/evaluation.py`
+//! made the fixture (scikit-learn 1.9.1, PyTorch 2.15).
 
 use crate::encoder::POOLED;
 use crate::features::{Features, Matrix, Scaling};
@@ -48,7 +48,7 @@ fn neighbors_and_votes_are_those_of_scikit_learn() {
                 .collect();
             assert_eq!(rows, values("neighbors_10"));
         }
-        // Every class's rank, not the true one's alone: the whole prediction, best first.
+        // The rank of every class: the whole prediction, best first.
         for (query, predicted) in values(&format!("knn_{name}")).chunks_exact(5).enumerate() {
             for (rank, class) in predicted.iter().enumerate().filter(|(_, class)| **class >= 0.0) {
                 let ours = rank_among_votes(&found[query], &task.train_classes, *class as u32, temperature);
@@ -64,7 +64,7 @@ fn the_logistic_optimum_is_that_of_scikit_learn() {
     let task = Task::new(&train, &test, POOLED)
         .unwrap()
         .scaled(Scaling::Standardize);
-    // Two classes are another model in scikit-learn: the first two on their own.
+    // Two classes are a different model in scikit-learn, so the first two are fitted alone.
     let part = |rows: &Matrix, labels: &[u32], classes: usize| {
         let kept: Vec<usize> = (0..rows.rows)
             .filter(|row| (labels[*row] as usize) < classes)

@@ -1,4 +1,4 @@
-//! The contract of a protocol: its settings, what it needs, the records that it can be run on, and its scores.
+//! The trait of a protocol: its settings, its needs, the records that it can run on, and its scores.
 
 use crate::encoder::{Encoder, POOLED, Tap};
 use crate::error::Error;
@@ -11,23 +11,26 @@ use crate::task::{OneVsRest, Splits, Task};
 use burn::tensor::Device;
 use data::{LoaderConfig, Transform};
 
-/// A protocol with its settings: one table of a config. Its file says everything about it; `protocols.rs` lists it.
+/// A protocol with its settings: one table of a config. Its file describes it completely; `protocols.rs`
+/// lists it.
 pub(crate) trait Protocol {
     /// Its name in configs and results.
     const NAME: &'static str;
 
-    /// Refuses settings that cannot be run whatever the data, naming the key.
+    /// Gives an error that names the key if the settings cannot run on any data.
     fn validate(&self) -> Result<(), String>;
 
-    /// What it reads of the encoder and of the records.
+    /// What it reads from the encoder and the records.
     fn needs(&self) -> Needs<'_>;
 
-    /// Refuses an encoder that the protocol is not defined for. That the encoder has the taps it needs is checked elsewhere.
+    /// Gives an error for an encoder that the protocol is not defined for. The presence of the needed taps is
+    /// checked elsewhere.
     fn check_encoder(&self, _: &Encoder) -> Result<(), Error> {
         Ok(())
     }
 
-    /// Refuses records that it cannot be run on, by their number and labels: `splits` have rows without features.
+    /// Gives an error for records that the protocol cannot run on, by their number and labels; the rows in
+    /// `splits` are empty.
     fn check(&self, splits: Splits<'_>) -> Result<(), Error> {
         match self.needs().labels {
             LabelsRead::None => Ok(()),
@@ -43,7 +46,7 @@ pub(crate) trait Protocol {
         None
     }
 
-    /// How its nearest neighbors vote, if it is a vote of neighbors: reports show their predictions.
+    /// The votes of its nearest neighbors, for kNN protocols; reports show their predictions.
     fn voting(&self) -> Option<Voting> {
         None
     }
@@ -52,41 +55,41 @@ pub(crate) trait Protocol {
 /// What a protocol reads.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Needs<'a> {
-    /// Places of the network.
+    /// Taps of the network.
     pub(crate) taps: Vec<Tap>,
-    /// Those of them among the stored features: of the test split, and of the train split if it reads stored features of it.
+    /// The taps in stored features: of the test split, and of the train split if `train_features` is set.
     pub(crate) stored_taps: Vec<Tap>,
     /// Whether it reads stored features of the train split.
     pub(crate) train_features: bool,
-    /// The images that it takes through the encoder itself.
+    /// The images that the protocol runs through the encoder itself.
     pub(crate) images: Option<Images<'a>>,
-    /// The labels that it compares with.
+    /// The labels that it reads.
     pub(crate) labels: LabelsRead,
 }
 
-/// Images that a protocol takes through the encoder.
+/// Images that a protocol runs through the encoder.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Images<'a> {
-    /// The key of its settings that holds their transforms.
+    /// The settings key that holds their transforms.
     pub(crate) key: &'static str,
     pub(crate) transforms: &'a [Transform],
-    /// Whether a classifier learns from them, so that test images must give as many features.
+    /// Whether a classifier trains on them, so that test images must give the same number of features.
     pub(crate) trains: bool,
 }
 
-/// The labels that a protocol compares with.
+/// The labels that a protocol reads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum LabelsRead {
-    /// None at all.
+    /// None.
     None,
-    /// Those of the test split. The train split may have other classes, or no labels.
+    /// Labels of the test split. The train split may have other classes, or no labels.
     Test,
-    /// Those of both splits, which must be different records.
+    /// Labels of both splits, which must hold different records.
     Both,
 }
 
 impl LabelsRead {
-    /// Those of both splits if `split` is the train split, else those of the test split.
+    /// Labels of both splits if `split` is the train split, else of the test split.
     pub(crate) fn of(split: Split) -> Self {
         match split {
             Split::Train => Self::Both,
@@ -115,7 +118,8 @@ impl<'a> Needs<'a> {
         }
     }
 
-    /// Augmented images of the train split, in `train_transforms`, to learn from, and stored features of the test split.
+    /// Augmented images of the train split, by `train_transforms`, to learn from, and stored features of the
+    /// test split.
     pub(crate) fn train_images(transforms: &'a [Transform]) -> Self {
         Self {
             train_features: false,
@@ -128,7 +132,7 @@ impl<'a> Needs<'a> {
         }
     }
 
-    /// The same at other places of the network.
+    /// The same needs at other taps.
     pub(crate) fn at(self, taps: Vec<Tap>) -> Self {
         Self {
             stored_taps: taps.clone(),
@@ -138,11 +142,12 @@ impl<'a> Needs<'a> {
     }
 }
 
-/// What a protocol runs on.
+/// The inputs of a protocol.
 pub(crate) struct Bench<'a> {
-    /// Stored features of both splits, at the taps that the protocol needs; the train split's are empty if it needs none.
+    /// Stored features of both splits, at the needed taps; the train split's are empty if they are not
+    /// needed.
     pub(crate) splits: Splits<'a>,
-    /// The encoder with images; none if there are features alone.
+    /// The encoder with images; `None` if there are only features.
     pub(crate) pipeline: Option<Pipeline<'a>>,
     /// Device of the encoder's weights, without autodiff.
     pub(crate) device: &'a Device,
@@ -155,7 +160,7 @@ pub(crate) struct Pipeline<'a> {
     pub(crate) encoder: &'a Encoder,
     pub(crate) train: &'a Records,
     pub(crate) test: &'a Records,
-    /// What is done to a test image before the encoder sees it.
+    /// Transforms of a test image before the encoder.
     pub(crate) test_transforms: &'a [Transform],
     /// How records become batches.
     pub(crate) data: &'a LoaderConfig,
@@ -165,7 +170,7 @@ impl<'a> Bench<'a> {
     /// The encoder with its images.
     ///
     /// # Errors
-    /// [`Error::NeedsImages`] if there are features alone.
+    /// [`Error::NeedsImages`] if there are only features.
     pub(crate) fn pipeline(&self, protocol: &'static str) -> Result<Pipeline<'a>, Error> {
         self.pipeline.ok_or(Error::NeedsImages { protocol })
     }
@@ -175,19 +180,19 @@ impl<'a> Bench<'a> {
         labels.task(self.splits)
     }
 
-    /// The pooled features of both splits with a yes or no for each class.
+    /// The pooled features of both splits with binary labels for each class.
     pub(crate) fn one_vs_rest(&self) -> Result<OneVsRest<'a>, Error> {
         self.splits.one_vs_rest(POOLED)
     }
 }
 
-/// What a protocol gives.
+/// The result of a protocol.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Scored {
     pub(crate) scores: Vec<Score>,
     /// Distinct classes; 0 if labels were not read.
     pub(crate) classes: usize,
-    /// Train records that it could not read, if it read images of the train split itself.
+    /// Unreadable train records, if the protocol read images of the train split itself.
     pub(crate) train_bad_records: Option<usize>,
 }
 

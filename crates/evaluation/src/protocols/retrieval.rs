@@ -1,5 +1,5 @@
-//! `retrieval`: each query ranks a gallery by cosine similarity; records of its own class should come first. Mean average
-//! precision over the whole ranking, and recall at k as metric learning defines it.
+//! `retrieval`: each query ranks a gallery by cosine similarity; records of its own class should rank first.
+//! Reports the mean average precision over the whole ranking, and metric learning's recall at k.
 
 use super::protocol::{Bench, LabelsRead, Needs, Protocol, Scored};
 use crate::error::Error;
@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 const PROTOCOL: &str = "retrieval";
-/// Queries ranked at a time by one thread, at most, and the cosines that it may hold (32 MiB).
+/// Maximum number of queries that one thread ranks at a time, and of cosines that it may hold (32 MiB).
 const BLOCK_QUERIES: usize = 64;
 const BLOCK_COSINES: usize = 8 << 20;
 /// Blocks between two reports of progress.
@@ -24,10 +24,10 @@ const REPORT_BLOCKS: usize = 64;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Retrieval {
-    /// What is done to the features first; rows are brought to length 1 afterwards in any case.
+    /// Scaling of the features; rows are always L2-normalized afterwards.
     pub scaling: Scaling,
-    /// What is ranked: `"test"`, all test records but the query itself (leave one out, metric learning's habit), or
-    /// `"train"`. The queries are the test records.
+    /// The gallery: `"test"`, all test records except the query itself (leave one out, usual in metric
+    /// learning), or `"train"`. The queries are the test records.
     pub gallery: Split,
     /// The k of recall at k: the share of queries with a record of their class among the first k. Usual: 1, 2, 4, 8, or 1, 5, 10.
     pub recall_at: Vec<usize>,
@@ -62,7 +62,7 @@ impl Protocol for Retrieval {
     }
 }
 
-/// Refuses recall at more records than a query ranks; `records` are in the gallery.
+/// Gives an error for recall at more records than a query ranks; `records` are in the gallery.
 fn check_records(config: &Retrieval, records: usize) -> Result<(), Error> {
     let available = records - usize::from(config.gallery == Split::Test);
     match config.recall_at.iter().copied().max() {
@@ -158,20 +158,20 @@ fn retrieval(
     Ok(scores)
 }
 
-/// How a query did.
+/// The result of a query.
 #[derive(Clone, Copy, Debug, PartialEq)]
 struct Ranked {
     average_precision: f64,
-    /// Records of other classes before the first of its own; of equal cosines the lower row comes first.
+    /// Records of other classes before the first of its own; ties rank the lower row first.
     first_match: usize,
 }
 
-/// Ranks a gallery by its cosines with a query. `own` are the rows of the query's class, ascending. `None` if the gallery has
-/// no such row but the query itself.
+/// Ranks a gallery by its cosines with a query. `own` are the rows of the query's class, ascending. `None` if
+/// the gallery has no such row except the query itself.
 ///
-/// Average precision is the mean, over the rows of the class, of the precision at their cosine, equal cosines being one
-/// threshold: scikit-learn's `average_precision_score`. The gallery is never sorted as a whole: each other row is counted at
-/// the first row of the class that it does not come after.
+/// Average precision is the mean, over the rows of the class, of the precision at their cosine; equal cosines
+/// form one threshold, as in scikit-learn's `average_precision_score`. The gallery is never fully sorted:
+/// each other row is counted at the first row of the class that ranks at or below it.
 fn rank(cosines: &[f32], own: &[u32], itself: Option<usize>) -> Option<Ranked> {
     let is_itself = |row: usize| itself == Some(row);
     let mut matches: Vec<(f32, u32)> = own
@@ -182,7 +182,7 @@ fn rank(cosines: &[f32], own: &[u32], itself: Option<usize>) -> Option<Ranked> {
     matches.sort_unstable_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
     let &(best, best_row) = matches.first()?;
 
-    // others[i]: rows of other classes whose cosine is below that of i matches, and no lower than the next one's.
+    // others[i]: rows of other classes with a cosine below that of i matches, and at least the next match's.
     let mut others = vec![0usize; matches.len() + 1];
     let mut first_match = 0;
     let mut own = own.iter().peekable();
@@ -234,7 +234,7 @@ mod tests {
                 first_match: 1
             }
         );
-        // In another gallery row 0 is a match as any: precision 1, 2/3, 3/5.
+        // In another gallery row 0 is an ordinary match: precision 1, 2/3, 3/5.
         let ranked = rank(&cosines, &[0, 1, 4], None).unwrap();
         assert!((ranked.average_precision - (1.0 + 2.0 / 3.0 + 0.6) / 3.0).abs() < 1e-12);
         assert_eq!(ranked.first_match, 0);
@@ -281,7 +281,7 @@ mod tests {
 
     #[test]
     fn queries_without_a_match_are_left_out_and_counted() {
-        // Directions 0, 0.1, 1.5: classes 0, 0, 1. The last has nobody of its class but itself.
+        // Directions 0, 0.1, 1.5: classes 0, 0, 1. The last one's class has no other record.
         let set = features(2, vec![1.0, 0.0, 1.0, 0.1, 0.0, 1.0], vec![0, 0, 1]);
         let task = Task::new(&set, &set, POOLED).unwrap();
         let mut events = vec![];

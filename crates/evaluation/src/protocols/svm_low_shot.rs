@@ -1,8 +1,8 @@
-//! `svm-low-shot`: VISSL's low-shot benchmark (Goyal et al. 2019): the machines of `svm-voc07` from k records of a class
-//! and `(classes - 1) k` others, over several samples.
+//! `svm-low-shot`: VISSL's low-shot benchmark (Goyal et al. 2019): the SVMs of `svm-voc07`, trained on k
+//! records of a class and `(classes - 1) k` others, over several samples.
 //!
-//! VISSL quotes, for each k, the cost that is best on the test set. Here the cost is fixed, or chosen on the training
-//! records that were not sampled: test labels never choose anything.
+//! VISSL quotes, for each k, the best cost on the test set. Here the cost is fixed, or chosen on the training
+//! records outside the sample; test labels never affect it.
 
 use super::protocol::{Bench, LabelsRead, Needs, Protocol, Scored};
 use super::svm_voc07::{in_parallel, validate_machines};
@@ -27,32 +27,32 @@ const PROTOCOL: &str = "svm-low-shot";
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SvmLowShot {
-    /// What is done to the features first. VISSL: `"l2"`.
+    /// Scaling of the features. VISSL: `"l2"`.
     pub scaling: Scaling,
     /// Records of the class, k, each scored. VISSL: 1, 2, 4, 8, 16, 32, 64, 96.
     pub positives: Vec<usize>,
-    /// The one of them to quote.
+    /// The k of the headline metric.
     pub headline_positives: usize,
-    /// One sample a seed, of each class by itself; the score is their mean. VISSL: five samples.
+    /// One sample per seed, drawn for each class separately; the score is their mean. VISSL: five samples.
     pub seeds: Vec<u64>,
     /// The cost C of each k.
     pub cost: Cost,
-    /// How much more the loss of a record of the class counts. VISSL: 2.
+    /// Weight of the loss of positive records. VISSL: 2.
     pub positive_weight: f64,
-    /// A machine is done when its objective is within this of the optimum's, relative to its value.
+    /// A machine has converged when its objective is within this of the optimum, relative to its value.
     pub tolerance: f64,
-    /// Newton steps at most; some ten are usual.
+    /// Maximum Newton steps; about ten are usual.
     pub max_iterations: usize,
 }
 
-/// Where the cost C comes from.
+/// Source of the cost C.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Cost {
-    /// This one, for every k.
+    /// This cost, for every k.
     Fixed(f64),
-    /// For each k the one of these with the best mean average precision on the training records outside the samples; of
-    /// equals the smallest.
+    /// For each k the candidate with the best mean average precision on the training records outside the
+    /// samples; ties go to the smallest.
     HeldOut(Vec<f64>),
 }
 
@@ -125,7 +125,7 @@ fn svm_low_shot(
     let mut costs = config.costs().to_vec();
     costs.sort_by(f64::total_cmp);
 
-    // Each k has a machine for every sample and class, twice where costs are chosen.
+    // Each k has a machine for every sample and class, and two if costs are chosen.
     let jobs = config.seeds.len() * classes;
     let rounds = if costs.len() > 1 { 2 } else { 1 };
     let total = config.positives.len() * rounds * jobs;
@@ -205,7 +205,7 @@ fn svm_low_shot(
     Ok(scores)
 }
 
-/// The mean at each cost over all machines that had something to be measured on.
+/// The mean at each cost over all machines with held-out positives.
 fn means(precisions: &[Option<Vec<f64>>], costs: usize) -> Option<Vec<f64>> {
     let known: Vec<&Vec<f64>> = precisions.iter().flatten().collect();
     (!known.is_empty()).then(|| {
@@ -215,7 +215,7 @@ fn means(precisions: &[Option<Vec<f64>>], costs: usize) -> Option<Vec<f64>> {
     })
 }
 
-/// Whether every class has enough records with it and without it.
+/// Checks that every class has enough records with it and without it.
 fn check_records(config: &SvmLowShot, task: &OneVsRest<'_>) -> Result<(), Error> {
     let positives = config.positives.iter().copied().max().unwrap_or(0);
     let classes = task.labels.len();
@@ -243,7 +243,7 @@ fn check_records(config: &SvmLowShot, task: &OneVsRest<'_>) -> Result<(), Error>
     Ok(())
 }
 
-/// The records that one machine learns from.
+/// The training records of one machine.
 #[derive(Clone, Debug, PartialEq)]
 struct Sample {
     class: usize,
@@ -287,7 +287,7 @@ impl Sample {
     }
 }
 
-/// Average precision at each cost on the training records outside the sample; `None` if none of them is of the class.
+/// Average precision at each cost on the training records outside the sample; `None` without positives there.
 fn held_out_precision(
     config: &SvmLowShot,
     task: &OneVsRest<'_>,

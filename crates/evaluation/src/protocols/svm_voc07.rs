@@ -1,5 +1,6 @@
-//! `svm-voc07`: VISSL's linear SVM benchmark (Goyal et al. 2019): one machine a class against the rest on frozen features,
-//! its cost chosen by cross-validation on the training set, scored by mean average precision.
+//! `svm-voc07`: VISSL's linear SVM benchmark (Goyal et al. 2019): one machine per class against the rest on
+//! frozen features. Cross-validation on the training set chooses its cost, and mean average precision scores
+//! it.
 
 use super::protocol::{Bench, LabelsRead, Needs, Protocol, Scored};
 use crate::encoder::POOLED;
@@ -19,19 +20,20 @@ const PROTOCOL: &str = "svm-voc07";
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SvmVoc07 {
-    /// What is done to the features first. VISSL: `"l2"` (with 1e-5 added to each length, which changes no score).
+    /// Scaling of the features. VISSL: `"l2"` (with 1e-5 added to each length, which changes no score).
     pub scaling: Scaling,
-    /// Costs C to choose from, for each class by itself. VISSL: 0.01, 0.1, 1, 2, 5, 10, 15, 20, 50, 100, 1000.
+    /// Candidate costs C, chosen for each class separately. VISSL: 0.01, 0.1, 1, 2, 5, 10, 15, 20, 50, 100,
+    /// 1000.
     pub costs: Vec<f64>,
-    /// Parts of the training set, each held out once for the choice. VISSL: 3.
+    /// Folds of the training set, each held out once for the choice. VISSL: 3.
     pub folds: usize,
-    /// How much more the loss of a record of the class counts. VISSL: 2.
+    /// Weight of the loss of positive records. VISSL: 2.
     pub positive_weight: f64,
-    /// A machine is done when its objective is within this of the optimum's, relative to its value. 1e-12 settles average
-    /// precisions to six digits; 1e-6 takes a little over half of the time and settles three. VISSL stops liblinear by another rule,
-    /// at 1e-4 or 2,000 iterations.
+    /// A machine has converged when its objective is within this of the optimum, relative to its value. 1e-12
+    /// fixes average precisions to six digits; 1e-6 takes a little over half of the time and fixes three.
+    /// VISSL stops liblinear by another rule, at 1e-4 or 2,000 iterations.
     pub tolerance: f64,
-    /// Newton steps at most; some ten are usual.
+    /// Maximum Newton steps; about ten are usual.
     pub max_iterations: usize,
 }
 
@@ -69,7 +71,7 @@ impl Protocol for SvmVoc07 {
     }
 }
 
-/// What both SVM protocols demand of their numbers.
+/// Checks of settings that both SVM protocols share.
 pub(crate) fn validate_machines(
     protocol: &str,
     costs: &[f64],
@@ -92,7 +94,7 @@ pub(crate) fn validate_machines(
     Ok(())
 }
 
-/// Calls `job` for 0..count on all cores; results are in that order. Reports progress between batches of jobs.
+/// Calls `job` for 0..count on all cores; results keep that order. Reports progress between batches of jobs.
 pub(crate) fn in_parallel<T: Send>(
     count: usize,
     job: impl Fn(usize) -> T + Sync,
@@ -108,7 +110,7 @@ pub(crate) fn in_parallel<T: Send>(
     results
 }
 
-/// Whether every class has a record with it, and one without it, for each fold.
+/// Checks that every class has a positive and a negative record for each fold.
 fn check_records(config: &SvmVoc07, task: &OneVsRest<'_>) -> Result<(), Error> {
     for class in 0..task.labels.len() {
         let positive = task.train_is(class);
@@ -163,7 +165,7 @@ fn svm_voc07(
         },
         &mut report,
     );
-    // Mean over the folds; of equally good costs the smallest.
+    // Mean over the folds; ties go to the smallest cost.
     let chosen: Vec<(f64, Vec<f64>)> = held_out
         .chunks_exact(config.folds)
         .map(|folds| {
@@ -233,7 +235,7 @@ fn svm_voc07(
     }])
 }
 
-/// Average precision (scikit-learn's, as VISSL's choice uses) at each cost on one part, trained on the others.
+/// Average precision (scikit-learn's, as in VISSL's choice) at each cost on one fold, trained on the others.
 fn held_out_precision(
     config: &SvmVoc07,
     task: &OneVsRest<'_>,
@@ -260,7 +262,7 @@ fn held_out_precision(
     };
     let mut machines = Vec::with_capacity(costs.len());
     for cost in costs {
-        // From the cost before: closer than zero.
+        // Starts at the previous cost's optimum, which is closer than zero.
         let machine = fit(&problem, *cost, machines.last(), stop);
         machines.push(machine);
     }
@@ -275,10 +277,10 @@ fn held_out_precision(
         .collect()
 }
 
-/// The part of each record: scikit-learn's `StratifiedKFold` without shuffling. Parts have equally many records of both
-/// kinds, as far as that goes, and are runs of records in their order.
+/// The fold of each record: scikit-learn's `StratifiedKFold` without shuffling. Folds have as equal numbers
+/// of both kinds as possible, and are runs of records in their order.
 fn stratified_folds(positive: &[bool], folds: usize) -> Vec<usize> {
-    // The kind that comes first is dealt out first; the other continues where it ended.
+    // The kind that comes first is dealt first; the other continues where it ended.
     let first_kind = positive[0];
     let first_count = positive.iter().filter(|kind| **kind == first_kind).count();
     let dealt = |places: std::ops::Range<usize>| {
@@ -320,7 +322,7 @@ mod tests {
 
     #[test]
     fn folds_by_hand() {
-        // Five positives (first) are dealt 2, 2, 1; the two others go on with parts 2 and 0.
+        // Five positives (first) are dealt 2, 2, 1; the two others continue with folds 2 and 0.
         let positive = [true, true, false, true, true, false, true];
         assert_eq!(stratified_folds(&positive, 3), [0, 0, 0, 1, 1, 2, 2]);
     }
@@ -357,7 +359,7 @@ mod tests {
 
     #[test]
     fn several_classes_a_record() {
-        // Class 0 lies right, class 1 above; a record may be both or neither.
+        // Class 0 is on the right, class 1 at the top; a record may be both or neither.
         let value = |row: usize| [(row % 2) as f32 * 2.0 - 1.0, (row / 2 % 2) as f32 * 2.0 - 1.0];
         let sets: Vec<Vec<usize>> = (0..16)
             .map(|row| (0..2).filter(|class| value(row)[*class] > 0.0).collect())
@@ -367,7 +369,7 @@ mod tests {
         let task = OneVsRest::new(&set, &set, POOLED).unwrap();
         let scores = svm_voc07(&config(), task, &mut |_| {}).unwrap();
         assert_eq!((scores[0].metric, scores[0].value), ("map", 1.0));
-        // All costs are as good: the smallest.
+        // All costs score the same, so the smallest wins.
         assert_eq!(scores[0].details["class_costs"], json!([0.01, 0.01]));
     }
 

@@ -1,5 +1,6 @@
-//! `view-diagnostics`: what an encoder makes of views of the same image, without a label. LiDAR, the effective rank of what tells images
-//! apart and views of one image not, and alignment, how far views of one image lie apart.
+//! `view-diagnostics`: label-free measures of features over several views of one image: LiDAR, the effective
+//! rank of the directions that separate images but not their views, and alignment, the distance between views
+//! of one image.
 //!
 //! LiDAR: Thilak et al., *LiDAR: sensing linear probing performance in joint embedding SSL architectures*, 2024: linear discriminant
 //! analysis with each image as a class of its views. Alignment: Wang and Isola 2020, section 4.1.1.
@@ -29,13 +30,13 @@ const EPSILON: f64 = 1e-8;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ViewDiagnostics {
-    /// Whose images: `"train"` or `"test"`. Neither needs labels.
+    /// The set of the images: `"train"` or `"test"`. Neither needs labels.
     pub set: Split,
-    /// The number of images at most; drawn if there are more. LiDAR: 1,000.
+    /// Maximum number of images; a random subset if there are more. LiDAR: 1,000.
     pub images: usize,
-    /// Views of each. LiDAR: 50.
+    /// Views per image. LiDAR: 50.
     pub views: usize,
-    /// How a view is made: the augmentation of the pretraining.
+    /// Transforms of a view: the augmentation of the pretraining.
     pub transforms: Vec<Transform>,
     /// Added to the diagonal of the covariance within images. LiDAR: 1e-4.
     pub delta: f64,
@@ -73,7 +74,7 @@ impl Protocol for ViewDiagnostics {
             images: Some(Images {
                 key: "transforms",
                 transforms: &self.transforms,
-                // Nothing is learned from its views.
+                // No classifier trains on its views.
                 trains: false,
             }),
             ..Needs::features(LabelsRead::None)
@@ -101,7 +102,7 @@ impl ViewDiagnostics {
 /// LiDAR and alignment of an encoder's pooled features.
 ///
 /// # Errors
-/// Fewer than two images, data that cannot be read, features that are no numbers.
+/// Fewer than two images, unreadable data, NaN or infinite features.
 fn view_diagnostics(config: &ViewDiagnostics, bench: &mut Bench<'_>) -> Result<Vec<Score>, Error> {
     let pipeline = bench.pipeline(PROTOCOL)?;
     let Pipeline { encoder, data, .. } = pipeline;
@@ -173,8 +174,9 @@ fn view_diagnostics(config: &ViewDiagnostics, bench: &mut Bench<'_>) -> Result<V
     ])
 }
 
-/// The exponential of the entropy of the shares of the eigenvalues of `W^(-1/2) B W^(-1/2)`: `B` the covariance of the images' means,
-/// `W` that of views around their image's mean plus `delta` on its diagonal. Rows are image by image, `views` each.
+/// The exponential of the entropy of the shares of the eigenvalues of `W^(-1/2) B W^(-1/2)`. `B` is the
+/// covariance of the images' means; `W` is that of views around their image's mean, plus `delta` on its
+/// diagonal. Rows are ordered by image, `views` each.
 fn lidar(rows: &Matrix, views: usize, delta: f64) -> f64 {
     let (images, width) = (rows.rows / views, rows.width);
     let values: Vec<f64> = rows.values.iter().map(|value| f64::from(*value)).collect();
@@ -214,7 +216,7 @@ fn lidar(rows: &Matrix, views: usize, delta: f64) -> f64 {
     entropy.exp()
 }
 
-/// The first entries of a row. (The macro for slices holds `unsafe`, which is forbidden here.)
+/// The first entries of a row. (The slicing macro uses `unsafe`, which is forbidden here.)
 fn first(row: ArrayView1<'_, f64>, count: usize) -> ArrayView1<'_, f64> {
     row.split_at(Axis(0), count).0
 }
@@ -250,7 +252,8 @@ fn forward_substituted(lower: &Array2<f64>, mut right: Array2<f64>) -> Array2<f6
     right
 }
 
-/// The mean over images and pairs of their views of the distance to the power `alpha`, of features of length 1; the lower the closer.
+/// The mean, over images and pairs of their views, of the distance to the power `alpha` between L2-normalized
+/// features; lower means closer.
 fn alignment(mut rows: Matrix, views: usize, alpha: f64) -> f64 {
     normalize_rows(&mut rows);
     let (mut sum, mut pairs) = (0.0, 0usize);
@@ -276,7 +279,7 @@ mod tests {
     use burn::tensor::Device;
     use serde::Deserialize;
 
-    /// What NumPy and SciPy say: `scripts/parity/view_diagnostics.py`.
+    /// Results of NumPy and SciPy: `scripts/parity/view_diagnostics.py`.
     #[derive(Deserialize)]
     struct Reference {
         views: usize,
@@ -349,7 +352,7 @@ mod tests {
         let scores = run(&config(), 20).unwrap().scores;
         assert_eq!(scores[0].details["images_used"], 10);
         assert!(scores[0].value > 1.0 && scores[1].value > 0.0, "{scores:?}");
-        // Nothing drawn, no difference between views.
+        // Deterministic transforms, so views do not differ.
         let mut still = config();
         still.transforms.pop();
         assert!(run(&still, 20).unwrap().scores[1].value < 1e-9);

@@ -1,4 +1,5 @@
-//! What a report shows beside the scores: predictions by nearest neighbors, the confusion matrix, results by class.
+//! The findings of a report besides the scores: predictions by nearest neighbors, the confusion matrix,
+//! results by class.
 
 use crate::encoder::POOLED;
 use crate::error::Error;
@@ -16,7 +17,7 @@ pub(crate) struct Predictions {
     pub(crate) classes: Vec<String>,
     /// The place of each test record's class.
     pub(crate) truth: Vec<u32>,
-    /// The place of the class predicted, with its share of the votes.
+    /// The place of the predicted class, with its share of the votes.
     pub(crate) predicted: Vec<(u32, f64)>,
 }
 
@@ -26,17 +27,17 @@ pub(crate) struct ClassResult {
     pub(crate) class: u32,
     /// Its test records.
     pub(crate) records: usize,
-    /// Those of them that were predicted right.
+    /// Test records that were predicted correctly.
     pub(crate) right: usize,
     /// Records predicted to be of it.
     pub(crate) predicted: usize,
-    /// The class that most of its mistakes were taken for, and how many.
+    /// The most frequent wrong prediction for its records, and its count.
     pub(crate) taken_for: Option<(u32, usize)>,
 }
 
 impl Predictions {
-    /// Predictions by votes of the nearest training records, and those neighbors of each test record; none where the records
-    /// have no labels or several each, or the two sets have different classes.
+    /// Predictions by votes of the nearest training records, and those neighbors of each test record; `None`
+    /// if the records have no labels or several each, or the two sets have different classes.
     pub(crate) fn make(
         train: &Features,
         test: &Features,
@@ -65,7 +66,7 @@ impl Predictions {
         Some((predictions, neighbors))
     }
 
-    /// The share that is right.
+    /// The share of correct predictions.
     pub(crate) fn top1(&self) -> f64 {
         let right = self
             .pairs()
@@ -79,7 +80,7 @@ impl Predictions {
         self.truth.iter().copied().zip(predicted)
     }
 
-    /// Records of each class (row) that were predicted to be of each (column).
+    /// Records of each class (row) that were predicted as each class (column).
     pub(crate) fn confusion(&self) -> Vec<Vec<usize>> {
         let mut counts = vec![vec![0; self.classes.len()]; self.classes.len()];
         self.pairs()
@@ -97,7 +98,7 @@ impl Predictions {
             predicted: confusion.iter().map(|row| row[class]).sum(),
             taken_for: (0..row.len())
                 .filter(|other| *other != class && row[*other] > 0)
-                // Of equals the first.
+                // Ties go to the first.
                 .max_by_key(|other| (row[*other], std::cmp::Reverse(*other)))
                 .map(|other| (other as u32, row[other])),
         };
@@ -114,7 +115,8 @@ impl Predictions {
         rows
     }
 
-    /// Pairs of classes by how many records of the first were taken for the second, most first.
+    /// Pairs of classes by the number of records of the first that were predicted as the second, in
+    /// descending order.
     pub(crate) fn confused(&self) -> Vec<(u32, u32, usize)> {
         let confusion = self.confusion();
         let mut pairs: Vec<(u32, u32, usize)> = vec![];
@@ -138,7 +140,7 @@ pub(crate) fn label_name(names: &[String], class: i64) -> String {
         .map_or_else(|| format!("class {class}"), Clone::clone)
 }
 
-/// What a record is, in words; `None` where it has no label. The number is the (first) class, for a color.
+/// A record's label in words; `None` if it has no label. The number is the (first) class, for a color.
 pub(crate) fn label_of(features: &Features, row: usize) -> Option<(String, usize)> {
     match features.labels.as_ref()? {
         Labels::Classes(classes) => {
@@ -163,8 +165,8 @@ pub(crate) fn label_of(features: &Features, row: usize) -> Option<(String, usize
     }
 }
 
-/// The nearest records of each of these test rows: among the training set's, or, where there are none, among the other test
-/// records. The flag says which.
+/// The nearest records of each of these test rows: among the training set, or, if that is empty, among the
+/// other test records. The flag is true for the training set.
 pub(crate) fn neighbors_of(
     rows: &[usize],
     train: &Features,
@@ -199,7 +201,8 @@ mod tests {
 
     #[test]
     fn confusion_and_classes_by_hand() {
-        // Directions 0°, 90°, 180° of classes 0, 1, 2. The test rows: 0 right, 0 taken for 1, 1 right, 1 taken for 2.
+        // Directions 0°, 90°, 180° of classes 0, 1, 2. The test rows: 0 correct, 0 predicted as 1, 1 correct,
+        // 1 predicted as 2.
         let train = features(2, vec![1.0, 0.0, 0.0, 1.0, -1.0, 0.0], vec![0, 1, 2]);
         let test = features(2, vec![1.0, 0.1, 0.1, 1.0, 0.0, 2.0, -1.0, 0.2], vec![0, 0, 1, 1]);
         let (predictions, neighbors) = Predictions::make(&train, &test, VOTING, &Device::flex()).unwrap();

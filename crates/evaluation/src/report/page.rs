@@ -2,7 +2,7 @@
 
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
-/// At most `most` letters of a text, with an ellipsis where it was longer; not escaped.
+/// At most `most` letters of a text, with an ellipsis if it was longer; not escaped.
 pub(crate) fn shortened(text: &str, most: usize) -> String {
     match text.chars().count() > most {
         false => text.to_string(),
@@ -10,7 +10,7 @@ pub(crate) fn shortened(text: &str, most: usize) -> String {
     }
 }
 
-/// A page in the making.
+/// A page under construction.
 pub(crate) struct Page {
     title: String,
     lead: Markup,
@@ -93,7 +93,7 @@ pub(crate) fn column(name: &str, is_text: bool) -> Markup {
     html! { th scope="col" class=[is_text.then_some("text")] { (name) } }
 }
 
-/// Colors of classes that are told apart beside each other; more classes go round the circle in golden angles.
+/// Colors that separate adjacent classes; more classes step around the color circle by golden angles.
 pub(crate) fn color(class: usize) -> String {
     const FIRST: [&str; 10] = [
         "#4e79a7", "#f28e2b", "#e15759", "#76b7b2", "#59a14f", "#edc948", "#b07aa1", "#ff9da7", "#9c755f",

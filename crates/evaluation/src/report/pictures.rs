@@ -1,4 +1,4 @@
-//! The photographs in a report: read again by the rows of the features, reduced, encoded.
+//! The photographs in a report: read again by feature row, reduced, encoded.
 
 use crate::features::Features;
 use data::thumbnail::{square_thumbnail, thumbnail, to_jpeg};
@@ -7,11 +7,11 @@ use rayon::prelude::*;
 
 /// JPEG quality of all pictures.
 const QUALITY: u8 = 78;
-/// Side of a picture on the map's sheet, px.
+/// Side of a picture in the map's sprite sheet, px.
 const TILE_PX: u32 = 32;
 
-/// For each row of the features the record that it was made of: those whose picture could not be decoded have no row, and keys
-/// stand in the data set's order.
+/// The record of each feature row. Records whose picture could not be decoded have no row, and keys are in
+/// the data set's order.
 pub(crate) fn positions(dataset: &Dataset, features: &Features) -> Vec<usize> {
     let mut positions = Vec::with_capacity(features.records());
     let mut next = 0;
@@ -24,7 +24,7 @@ pub(crate) fn positions(dataset: &Dataset, features: &Features) -> Vec<usize> {
     positions
 }
 
-/// A record's picture, if it is there and whole.
+/// A record's picture, if it is readable.
 pub(crate) fn picture(dataset: &Dataset, position: usize) -> Option<RgbImage> {
     let mut encoded = vec![];
     dataset.read_image(position, &mut encoded).ok()?;
@@ -41,7 +41,8 @@ pub(crate) fn jpeg(image: &RgbImage) -> Vec<u8> {
     to_jpeg(image, QUALITY)
 }
 
-/// One sheet of square pictures, `columns` in a row, as JPEG: a file for each would be mostly headers.
+/// One sheet of square pictures, `columns` in a row, as JPEG, because separate files would consist mostly of
+/// headers.
 pub(crate) fn sheet(dataset: &Dataset, positions: &[usize], columns: usize) -> Vec<u8> {
     let tiles: Vec<Option<RgbImage>> = positions
         .par_iter()
@@ -65,7 +66,7 @@ pub(crate) fn sheet(dataset: &Dataset, positions: &[usize], columns: usize) -> V
     jpeg(&sheet)
 }
 
-/// A matrix of shares (0..1) as a gray picture, one pixel each, white the most.
+/// A matrix of shares (0..1) as a gray picture, one pixel each; 1 is white.
 pub(crate) fn heat(values: &[f64], width: usize) -> RgbImage {
     RgbImage {
         width: width as u32,
@@ -77,7 +78,7 @@ pub(crate) fn heat(values: &[f64], width: usize) -> RgbImage {
     }
 }
 
-/// The picture with what has little weight darkened; weights of a grid, brought to 0..1 by the largest.
+/// The picture with low-weight regions darkened; the weights of a grid are scaled to 0..1 by the largest.
 pub(crate) fn lit(image: &RgbImage, weights: &[f64], [rows, columns]: [usize; 2]) -> RgbImage {
     let most = weights.iter().copied().fold(f64::MIN_POSITIVE, f64::max);
     let (width, height) = (image.width as usize, image.height as usize);

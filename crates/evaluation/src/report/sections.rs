@@ -25,18 +25,18 @@ const PICTURE_PX: u32 = 96;
 const MISTAKES: usize = 24;
 const QUERIES: usize = 12;
 const NEIGHBORS: usize = 7;
-/// Records on the map: each of a thousand steps visits all pairs.
+/// Records on the map, because each of a thousand steps visits all pairs.
 const MAP_RECORDS: usize = 1000;
 const MAP_COLUMNS: usize = 32;
 const ATTENDED: usize = 6;
-/// Classes whose confusion fits a table that can be read.
+/// Largest number of classes with a readable confusion table.
 const TABLE_CLASSES: usize = 20;
 /// Rows of the table of classes.
 const CLASS_ROWS: usize = 300;
-/// Heads whose attention is shown beside the mean.
+/// Heads whose attention is shown besides the mean.
 const HEADS: usize = 6;
 
-/// A score with its uncertainty, as it is quoted.
+/// A score with its uncertainty, as usually quoted.
 pub(crate) fn value(outcome: &Outcome) -> String {
     let (scale, digits, unit) = match outcome.is_share() {
         true => (100.0, 2, " %"),
@@ -82,7 +82,7 @@ pub(crate) fn results(outcomes: &[Outcome]) -> Markup {
         }
     };
     html! {
-        // Not in the caption, which scrolls away with the table on a phone.
+        // Outside the caption, which scrolls away with the table on a phone.
         p class="quiet" {
             "Bold is the headline metric of a protocol. ± is the standard deviation over seeds, or half of a 95 % interval."
         }
@@ -107,7 +107,7 @@ pub(crate) fn classes(predictions: &Predictions) -> Markup {
     let mut results = predictions.by_class();
     let all = results.len();
     if all > CLASS_ROWS {
-        // The worst are the ones to look at.
+        // The worst results first, because they matter most.
         results.sort_by(|a, b| (a.right * b.records).cmp(&(b.right * a.records)));
         results.truncate(CLASS_ROWS);
     }
@@ -226,7 +226,7 @@ fn figure(class: &str, encoded: &[u8], alternative: &str, caption: &Markup) -> M
     }
 }
 
-/// A record's key in a few letters: its end tells it from others.
+/// A record's key in a few letters: the end distinguishes it from others.
 fn key(features: &Features, row: usize) -> String {
     let key = &features.keys[row];
     let letters: Vec<char> = key.chars().collect();
@@ -269,7 +269,7 @@ pub(crate) fn mistakes(content: &Content<'_>, predictions: &Predictions) -> Mark
     }
 }
 
-/// Some rows, the same ones every time, in their order.
+/// A fixed random subset of rows, in their order.
 fn some(rows: usize, count: usize, purpose: &'static str) -> Vec<usize> {
     if rows <= count {
         return (0..rows).collect();
@@ -297,7 +297,7 @@ pub(crate) fn neighbors(content: &Content<'_>) -> Result<Markup, Error> {
         let picture = of_gallery
             .get(at)
             .map_or_else(Vec::new, |at| small_jpeg(gallery_data, *at, PICTURE_PX));
-        // Color is not the only sign.
+        // Color is not the only mark.
         let (style, sign) = match (class, &label) {
             (Some(class), Some(label)) if class == label => ("right", "✓ "),
             (Some(_), Some(_)) => ("wrong", "✗ "),
@@ -417,7 +417,7 @@ pub(crate) fn map(content: &Content<'_>) -> Result<Markup, Error> {
     })
 }
 
-/// Where the class token of the last block looks, for transformers.
+/// The attention of the last block's class token, for transformers.
 pub(crate) fn attention(content: &Content<'_>) -> Result<Markup, Error> {
     if !content.encoder.has_attention() {
         return Ok(html! {});
@@ -458,7 +458,7 @@ pub(crate) fn attention(content: &Content<'_>) -> Result<Markup, Error> {
     })
 }
 
-/// One picture, lit by all heads and by each of the first ones.
+/// One picture, weighted by the mean of all heads and by each of the first ones.
 fn attention_line(
     label: &str,
     picture: &RgbImage,
@@ -487,7 +487,7 @@ fn attention_line(
     }
 }
 
-/// A grid of weights as a picture of some size, each place a square.
+/// A grid of weights as a picture of some size, each weight a square.
 fn enlarged(map: &[f64], [rows, columns]: [usize; 2]) -> RgbImage {
     let factor = (96 / rows.max(columns)).max(1);
     let most = map.iter().copied().fold(f64::MIN_POSITIVE, f64::max);
@@ -511,7 +511,7 @@ fn images_of(views: &data::Views) -> Vec<RgbImage> {
     views.pixels.chunks_exact(3 * plane).map(image).collect()
 }
 
-/// What it takes to repeat the evaluation.
+/// Everything needed to repeat the evaluation.
 pub(crate) fn origin(content: &Content<'_>) -> Markup {
     let encoder = content.encoder;
     let mut entries = vec![("encoder", format!("{} ({})", encoder.name, encoder.hash))];

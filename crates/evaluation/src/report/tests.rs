@@ -1,4 +1,4 @@
-//! Whole reports of tiny evaluations: what they show, that names cannot break them, and that they load nothing.
+//! Whole reports of tiny evaluations: their content, names that need escaping, and no loading of other files.
 
 use super::*;
 use crate::config::Config;
@@ -20,7 +20,7 @@ headline_neighbors = 3
 temperature = 0.07
 "#;
 
-/// Pictures of these classes in turn, some of them broken; keys and names that would break a page.
+/// Pictures of these classes in turn, some of them broken, with keys and names that need escaping.
 fn records(count: usize, names: &[&str], shift: u64) -> Arc<Dataset> {
     let pictures = Dataset::synthetic(count, 12, 10, names.len() as u32, shift);
     let record = |position: usize| Record {
@@ -104,7 +104,7 @@ fn everything_is_shown_and_names_break_nothing() {
         assert_eq!(count(&html, &format!("<section id=\"{id}\"")), 1, "{id}");
         assert_eq!(count(&html, &format!("href=\"#{id}\"")), 1, "{id}");
     }
-    // Names of anybody are text.
+    // Names are escaped text.
     for raw in ["<script", "<b>folder", "<i>cat", "dog & \"", "vit <x>"] {
         assert!(!html.contains(raw), "{raw}");
     }
@@ -112,7 +112,7 @@ fn everything_is_shown_and_names_break_nothing() {
         html.contains("&lt;script&gt;alert(1)&lt;/script&gt;") && html.contains("&lt;i&gt;cat&lt;/i&gt;")
     );
     assert!(!html.contains("http:") && !html.contains("https:") && !html.contains("url(\""));
-    // Every picture has its text, and the pictures are all in the file.
+    // Every picture has its alternative text, and all pictures are embedded in the file.
     assert_eq!(count(&html, "<img "), count(&html, "alt=\""));
     assert_eq!(
         count(&html, " src=\""),
@@ -122,7 +122,7 @@ fn everything_is_shown_and_names_break_nothing() {
     assert_eq!(count(&html, "class=\"query\""), 12);
     assert_eq!(count(&html, "alt=\"Neighbor "), 84);
     assert_eq!(count(&html, "head 2</figcaption>"), 6);
-    // 35 records less 5 broken ones.
+    // 35 records minus 5 broken ones.
     assert_eq!(count(&html, "<i style="), 30);
     assert_eq!(count(&html, "<caption>"), count(&html, "<table"));
     assert_eq!(count(&html, "<table class=\"confusion\">"), 1);
@@ -147,7 +147,7 @@ fn what_cannot_be_shown_is_left_out() {
     let names = ["a", "b"];
     let html = made(&resnet, &records(20, &names, 1), &records(20, &names, 2));
     assert!(!html.contains("id=\"attention\"") && html.contains("id=\"confusion\""));
-    // Three records make no map.
+    // Three records are too few for a map.
     let html = made(&resnet, &records(20, &names, 1), &records(3, &names, 2));
     assert!(!html.contains("id=\"map\""));
 }

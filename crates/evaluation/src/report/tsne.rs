@@ -1,9 +1,10 @@
-//! t-SNE of a few hundred to a few thousand rows, with all pairs and no approximation (van der Maaten and Hinton 2008), from a
-//! start by principal components (Kobak and Berens 2019), so that the same features always give the same map.
+//! t-SNE of a few hundred to a few thousand rows, with all pairs and no approximation (van der Maaten and
+//! Hinton 2008). It starts from principal components (Kobak and Berens 2019), so that the same features
+//! always give the same map.
 //!
-//! Step sizes and phases are scikit-learn's: perplexity 30, exaggeration 12 for 250 of 1,000 steps, momentum 0.5 and then 0.8,
-//! gains, rate `max(rows / 48, 50)`. Written out because the crates that have t-SNE add up over threads in no fixed order, and
-//! t-SNE enlarges such differences until they can be seen.
+//! Step sizes and phases are scikit-learn's: perplexity 30, exaggeration 12 for 250 of 1,000 steps, momentum
+//! 0.5 and then 0.8, gains, rate `max(rows / 48, 50)`. Implemented here because existing t-SNE crates sum
+//! over threads in no fixed order, and t-SNE amplifies such differences until they are visible.
 
 use crate::features::Matrix;
 use ndarray::{Array2, ArrayView2, Axis};
@@ -11,23 +12,23 @@ use rayon::prelude::*;
 
 /// Effective number of neighbors of a row.
 const PERPLEXITY: f64 = 30.0;
-/// Steps in all, and those with exaggerated similarities.
+/// Total steps, and those with exaggerated similarities.
 const STEPS: usize = 1000;
 const EXAGGERATED_STEPS: usize = 250;
 const EXAGGERATION: f64 = 12.0;
 /// Standard deviation of the start's first coordinate.
 const START_DEVIATION: f64 = 1e-4;
-/// Rounds of the power iteration for the start: a direction that is off by a little is as good a start.
+/// Rounds of the power iteration for the start; a slightly wrong direction is an equally good start.
 const POWER_ROUNDS: usize = 100;
-/// What keeps logarithms and quotients finite.
+/// Keeps logarithms and quotients finite.
 const TINY: f64 = f64::EPSILON;
 
-/// A place in the plane for each row, or none for fewer than four rows. Distances are Euclidean.
+/// A position in the plane for each row; empty for fewer than four rows. Distances are Euclidean.
 pub(crate) fn tsne(rows: &Matrix) -> Vec<[f64; 2]> {
     if rows.rows < 4 {
         return vec![];
     }
-    // Small sets have no thirty neighbors; scikit-learn's advice is a third of the rows at most.
+    // Small sets have fewer than thirty neighbors; scikit-learn advises at most a third of the rows.
     let perplexity = PERPLEXITY.min((rows.rows - 1) as f64 / 3.0);
     let similarities = similarities(&squared_distances(rows), rows.rows, perplexity);
     descend(&similarities, principal_start(rows))
@@ -48,7 +49,8 @@ fn squared_distances(rows: &Matrix) -> Vec<f64> {
     distances
 }
 
-/// The joint similarities p, whose sum is 1: for each row a Gaussian as wide as gives the perplexity, made symmetric.
+/// The joint similarities p, whose sum is 1: for each row a Gaussian whose width gives the perplexity,
+/// symmetrized.
 fn similarities(distances: &[f64], rows: usize, perplexity: f64) -> Vec<f64> {
     let mut conditional = vec![0.0; rows * rows];
     conditional
@@ -71,7 +73,8 @@ fn similarities(distances: &[f64], rows: usize, perplexity: f64) -> Vec<f64> {
     joint
 }
 
-/// One row's shares, `exp(-beta d)` over their sum, with the beta at which the exponential of their entropy is the perplexity.
+/// One row's shares, `exp(-beta d)` over their sum, with the beta for which the exponential of their entropy
+/// is the perplexity.
 fn conditional_row(row: usize, distances: &[f64], perplexity: f64, shares: &mut [f64]) {
     let others = || distances.iter().enumerate().filter(|(other, _)| *other != row);
     // Relative to the nearest, so that no exponential underflows.
@@ -107,7 +110,7 @@ fn conditional_row(row: usize, distances: &[f64], perplexity: f64, shares: &mut 
     }
 }
 
-/// The rows' first two principal components, scaled; places on a line where all rows are the same.
+/// The rows' first two principal components, scaled; positions on a line if all rows are equal.
 fn principal_start(rows: &Matrix) -> Vec<[f64; 2]> {
     let values: Vec<f64> = rows.values.iter().map(|value| f64::from(*value)).collect();
     let on_a_line = || {
@@ -123,7 +126,7 @@ fn principal_start(rows: &Matrix) -> Vec<[f64; 2]> {
     };
     let centered = &values - &mean;
     let gram = centered.dot(&centered.t());
-    // Two directions that no data are likely to be at right angles to.
+    // Two directions that are unlikely to be orthogonal to any data.
     let mut basis = Array2::from_shape_fn((rows.rows, 2), |(row, column)| {
         let angle = (row * (column + 2)) as f64;
         (angle * 0.7548).sin() + 0.1
@@ -134,7 +137,7 @@ fn principal_start(rows: &Matrix) -> Vec<[f64; 2]> {
             return on_a_line();
         }
     }
-    // Scores are the directions times the singular values; signs by the largest entry, so that they are fixed.
+    // Scores are the directions times the singular values; the largest entry fixes the signs.
     let scores = gram.dot(&basis);
     let singular: Vec<f64> = (0..2)
         .map(|column| scores.column(column).dot(&basis.column(column)).max(0.0).sqrt())
@@ -157,7 +160,7 @@ fn principal_start(rows: &Matrix) -> Vec<[f64; 2]> {
         .collect()
 }
 
-/// Gram and Schmidt on two columns; false where the first is nothing.
+/// Gram-Schmidt on two columns; false if the first is zero.
 fn orthonormal(basis: &mut Array2<f64>) -> bool {
     let norm = |column: ndarray::ArrayView1<'_, f64>| column.dot(&column).sqrt();
     let first = norm(basis.column(0));
@@ -181,7 +184,7 @@ fn orthonormal(basis: &mut Array2<f64>) -> bool {
 /// The gradient of the divergence, and (where `exaggeration` is 1) the divergence itself.
 fn gradient(similarities: &[f64], places: &[[f64; 2]], exaggeration: f64) -> Vec<[f64; 2]> {
     let rows = places.len();
-    // Each row by itself and added up in their order: the same for any number of threads.
+    // Each row separately, summed in order: the same for any number of threads.
     let forces: Vec<([f64; 2], [f64; 2], f64)> = places
         .par_iter()
         .zip(similarities.par_chunks(rows))
@@ -198,7 +201,7 @@ fn gradient(similarities: &[f64], places: &[[f64; 2]], exaggeration: f64) -> Vec
                 push[1] += pushed * y;
                 sum += near;
             }
-            // Less the row itself.
+            // Without the row itself.
             (pull, push, sum - 1.0)
         })
         .collect();
@@ -297,7 +300,7 @@ mod tests {
         let points = points(&reference);
         let ours = similarities(&squared_distances(&points), points.rows, reference.perplexity);
         let off = difference(ours.iter().copied(), reference.similarities.iter().copied());
-        // scikit-learn looks for the widths to 1e-5 of the entropy.
+        // scikit-learn searches for the widths to 1e-5 of the entropy.
         assert!(off < 1e-4, "similarities are {off:e} off");
         let flat = |pairs: &[[f64; 2]]| pairs.iter().flatten().copied().collect::<Vec<_>>();
         let ours = gradient(&reference.similarities, &reference.places, 1.0);

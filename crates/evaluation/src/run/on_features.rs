@@ -1,5 +1,5 @@
-//! Protocols on features files alone: an encoder goes through its images once, and neither is needed any more. The files may
-//! come from another program.
+//! Protocols on features files alone: images go through the encoder once and are not needed afterwards. The
+//! files may come from another program.
 
 use super::results_folder::{Counted, ResultsFolder, RunIdentity};
 use crate::config::Config;
@@ -14,11 +14,13 @@ use burn::tensor::Device;
 use std::collections::BTreeSet;
 use std::path::Path;
 
-/// Reads the taps that the protocols of a config need from a features file: this program's, or any safetensors file with taps as f32 or f16
-/// `[records, width]` and perhaps `labels`, `keys` and `key_offsets`.
+/// Reads the taps that the protocols of a config need from a features file: this program's, or any
+/// safetensors file with taps as f32 or f16 `[records, width]` and optionally `labels`, `keys` and
+/// `key_offsets`.
 ///
 /// # Errors
-/// [`Error::FeaturesFile`] if it is not a whole features file, [`Error::NoTap`] if it lacks a tap; `split` is what it is for.
+/// [`Error::FeaturesFile`] if it is not a complete features file, [`Error::NoTap`] if it lacks a tap; `split`
+/// is the role of the file.
 pub fn read_features(path: &Path, config: &Config, split: Split) -> Result<Features, Error> {
     let stored = Stored::of_anyone(path)?;
     let found = stored.taps();
@@ -39,15 +41,15 @@ pub fn read_features(path: &Path, config: &Config, split: Split) -> Result<Featu
 /// Features of both splits, and the output folder.
 #[derive(Clone, Debug)]
 pub struct FeaturesJob<'a> {
-    /// Of the records to learn from.
+    /// Features of the records to learn from.
     pub train: &'a Features,
-    /// Of the records to be scored on.
+    /// Features of the records to score on.
     pub test: &'a Features,
-    /// Folder for `result.json`; made if need be.
+    /// Folder for `result.json`; created if missing.
     pub out: &'a Path,
     /// Device that protocols compute on, without autodiff.
     pub device: &'a Device,
-    /// What only the program knows about itself.
+    /// Facts that only the program knows about itself.
     pub provenance: Provenance,
 }
 
@@ -56,7 +58,7 @@ pub struct FeaturesJob<'a> {
 pub struct FeaturesScores {
     /// All scores, in the config's order.
     pub outcomes: Vec<Outcome>,
-    /// Protocols whose scores were in the folder already.
+    /// Protocols whose scores were already in the folder.
     pub kept: Vec<&'static str>,
 }
 
@@ -64,8 +66,8 @@ pub struct FeaturesScores {
 /// `test_transforms`, `normalize` and `data` are not used.
 ///
 /// # Errors
-/// A protocol that needs images; features of two encoders or of two ways to bring images to one; the same records twice;
-/// [`Error::Occupied`], as in an evaluation of the encoder; and errors of the protocols.
+/// A protocol that needs images; features of two encoders or of different image transforms; the same records
+/// twice; [`Error::Occupied`], as in an evaluation of the encoder; and errors of the protocols.
 pub fn run_on_features(
     config: &Config,
     job: &FeaturesJob<'_>,

@@ -1,7 +1,8 @@
-//! Checks before the first image is read: whether every protocol of a config can be run on these records with this encoder.
+//! Checks before the first image is read: whether every protocol of a config can run on these records with
+//! this encoder.
 //!
-//! Labels lie in the index of a data set, so classes that the train split lacks, or that have too few records, are found now
-//! and not after hours of other protocols. Broken records can still change that later.
+//! The index of a data set holds the labels, so missing or too small classes are found before hours of other
+//! protocols. Broken records can still change the result later.
 
 use crate::config::Config;
 use crate::encoder::{Encoder, Tap};
@@ -12,7 +13,7 @@ use crate::split::{TEST, TRAIN};
 use crate::task::Splits;
 use data::Transform;
 
-/// Refuses a config that this encoder and these records cannot be evaluated by.
+/// Gives an error if the config cannot evaluate this encoder on these records.
 pub(crate) fn check(
     config: &Config,
     encoder: &Encoder,
@@ -35,7 +36,7 @@ pub(crate) fn check(
             return Err(Error::Empty { set });
         }
     }
-    // Labels that no protocol compares with may be anything, or be missing in part.
+    // Labels that no protocol reads may have any value, or be missing in part.
     let splits = Splits {
         train: train.index(config.needs_train_labels())?,
         test: test.index(config.needs_labels())?,
@@ -51,8 +52,8 @@ pub(crate) fn check(
     Ok(())
 }
 
-/// Refuses training images that give a classifier more or fewer features than test images do. Most networks give as many for
-/// any size; pixels and a ResNet's stages do not.
+/// Gives an error if training and test images give a classifier different numbers of features. Most networks
+/// give the same number for any size; pixels and a ResNet's stages do not.
 fn check_widths(protocol: &ProtocolConfig, encoder: &Encoder, test: &[Transform]) -> Result<(), Error> {
     let needs = protocol.needs();
     let Some(images) = needs.images.filter(|images| images.trains) else {

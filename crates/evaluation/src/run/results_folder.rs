@@ -1,4 +1,4 @@
-//! `result.json` of an output folder: the scores that it holds already, those still to be computed, and whose they are.
+//! `result.json` of an output folder: its existing scores, the missing ones, and their identity.
 
 use crate::error::Error;
 use crate::features::Origin;
@@ -12,19 +12,19 @@ use std::path::{Path, PathBuf};
 /// The file of scores in the output folder.
 const RESULTS: &str = "result.json";
 
-/// Whose scores, over which records, by which program.
+/// Identity of the scores: encoder, records and program.
 #[derive(Clone, Debug)]
 pub(crate) struct RunIdentity {
-    /// Features of the training records, were they all stored.
+    /// Origin of the training records' features, as if all were stored.
     pub(crate) train: Origin,
-    /// Features of the test records.
+    /// Origin of the test records' features.
     pub(crate) test: Origin,
-    /// Optimizer steps that made the encoder, where that is known.
+    /// Optimizer steps of the encoder's training, where known.
     pub(crate) encoder_step: Option<u64>,
     pub(crate) provenance: Provenance,
 }
 
-/// The scores of one protocol, and how many records they are over.
+/// The scores of one protocol, and the number of records behind them.
 #[derive(Debug)]
 pub(crate) struct Counted {
     pub(crate) scored: Scored,
@@ -99,11 +99,11 @@ pub(crate) struct ResultsFolder {
     path: PathBuf,
     identity: RunIdentity,
     protocols: Vec<ProtocolConfig>,
-    /// For each protocol what it gave, once it is known.
+    /// For each protocol its outcomes, once they are known.
     done: Vec<Option<Vec<Outcome>>>,
-    /// Those that were there at the start.
+    /// Protocols whose scores existed at the start.
     kept: Vec<&'static str>,
-    /// ResultsFolder of other protocols, which stay in the file.
+    /// Outcomes of other protocols, which stay in the file.
     others: Vec<Outcome>,
 }
 
@@ -111,7 +111,7 @@ impl ResultsFolder {
     /// Reads the scores of earlier evaluations from the folder `out`.
     ///
     /// # Errors
-    /// [`Error::Occupied`] where the folder holds results of another encoder or of other records.
+    /// [`Error::Occupied`] if the folder holds results of another encoder or of other records.
     pub(crate) fn open(
         out: &Path,
         protocols: &[ProtocolConfig],
@@ -173,7 +173,7 @@ impl ResultsFolder {
         })
     }
 
-    /// Places of the protocols without scores.
+    /// Indices of the protocols without scores.
     pub(crate) fn missing(&self) -> Vec<usize> {
         let unknown = |place: &usize| self.done[*place].is_none();
         (0..self.done.len()).filter(unknown).collect()
@@ -187,7 +187,7 @@ impl ResultsFolder {
         write_results(&self.path, &all)
     }
 
-    /// Protocols whose scores were there at the start, in the config's order.
+    /// Protocols whose scores existed at the start, in the config's order.
     pub(crate) fn kept(&self) -> &[&'static str] {
         &self.kept
     }
@@ -197,7 +197,7 @@ impl ResultsFolder {
         self.kept.len() < self.done.len()
     }
 
-    /// All scores that are known, in the config's order.
+    /// All known scores, in the config's order.
     pub(crate) fn outcomes(&self) -> Vec<Outcome> {
         self.done.iter().flatten().flatten().cloned().collect()
     }
@@ -208,12 +208,12 @@ pub(crate) fn hash_of(value: &Value) -> String {
     data::hex(&Sha256::digest(value.to_string()))
 }
 
-/// The first digits of a hash, enough to tell two apart.
+/// The first digits of a hash, enough to distinguish two.
 pub(crate) fn short(hash: &str) -> String {
     hash.chars().take(12).collect()
 }
 
-/// The protocol's settings as in the config, with what this one score adds to them or picks from them.
+/// The protocol's settings from the config, with the additions and choices of this score.
 fn settings(protocol: &ProtocolConfig, details: serde_json::Map<String, Value>) -> Value {
     let Value::Object(mut settings) = protocol.settings() else {
         return Value::Object(details);

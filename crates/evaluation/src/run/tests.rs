@@ -1,4 +1,5 @@
-//! A whole evaluation on synthetic pictures: every protocol, stored features, and what is refused before the first image.
+//! A whole evaluation on synthetic pictures: every protocol, stored features, and errors before the first
+//! image.
 
 mod networks;
 
@@ -147,7 +148,7 @@ optimizer = { sgd = { learning_rate_per_256 = 1.0, momentum = 0.9, weight_decay 
 schedule = { steps = { milestones_epochs = [1], factor = 0.1 } }
 "#;
 
-/// Numbers that no float holds exactly: they must survive the way through the features file.
+/// Numbers that no float holds exactly: they must survive the round trip through the features file.
 const IMAGENET: Normalize = Normalize {
     mean: [0.485, 0.456, 0.406],
     std: [0.229, 0.224, 0.225],
@@ -186,7 +187,7 @@ impl Fixture {
     }
 }
 
-/// The outcomes, and the stages that showed any progress.
+/// The outcomes, and the stages that reported progress.
 fn run_all(job: &Job<'_>) -> (Vec<Outcome>, Vec<String>) {
     let mut stages: Vec<String> = vec![];
     let config: Config = toml::from_str(CONFIG).unwrap();
@@ -284,7 +285,7 @@ fn every_protocol_answers_and_stored_features_are_used_again() {
         assert!((written.value - outcome.value).abs() < 1e-12);
     }
 
-    // The stored features by themselves say the same.
+    // The stored features alone give the same scores.
     let folder = tempfile::tempdir().unwrap();
     let mut alone_config: Config = toml::from_str(CONFIG).unwrap();
     alone_config
@@ -322,7 +323,7 @@ fn every_protocol_answers_and_stored_features_are_used_again() {
         (same.len(), alone_config.protocols.len())
     );
 
-    // Nothing is asked twice.
+    // Nothing is computed twice.
     let (again, stages) = run_all(&job);
     assert_eq!(again.len(), outcomes.len());
     assert_eq!(stages, Vec::<String>::new());
@@ -364,7 +365,8 @@ fn scores_before_a_failure_stay_and_are_not_asked_again() {
     assert_eq!(stages, ["linear-cached", "logistic-regression"]);
     assert_eq!(read_results(&path).unwrap().len(), plan.outcomes().len());
 
-    // Scores of protocols that another config does not ask stay; of those that it asks otherwise, the new ones count.
+    // Scores of protocols outside the other config stay; for protocols with new settings, the new scores
+    // replace the old.
     let mut other: Config = toml::from_str(&CONFIG.replace("neighbors = 10", "neighbors = 3")).unwrap();
     other.protocols.retain(|protocol| protocol.name() == "knn-vissl");
     let outcomes = run(&other, &job, &mut |_| {}).unwrap();
@@ -421,7 +423,7 @@ fn every_protocol_is_checked_before_the_first_image() {
         config
             .protocols
             .retain(|asked| [protocol, "diagnostics"].contains(&asked.name()));
-        // The one that can be answered stands first.
+        // Put the runnable protocol first.
         config.protocols.reverse();
         let mut images = 0;
         let error = run(&config, &fixture.job(train, test), &mut |_| images += 1).unwrap_err();
@@ -579,7 +581,7 @@ fn protocols_within_the_test_set_take_any_training_set() {
         .retain(|protocol| ["clustering", "few-shot", "retrieval"].contains(&protocol.name()));
     assert_eq!(config.protocols.len(), 3);
     let test = || Dataset::synthetic(30, 10, 10, 3, 2);
-    // No labels, and classes of which the test set has one that is new.
+    // No labels, and a test set with a new class.
     for classes in [0, 2] {
         let train = Dataset::synthetic(40, 10, 10, classes, 1);
         let outcomes = run(&config, &fixture.job(train, test()), &mut |_| {}).unwrap();

@@ -1,9 +1,9 @@
-//! How far a clustering agrees with classes that it never saw: mutual information (normalized, adjusted), adjusted Rand
-//! index, and accuracy under the best assignment of clusters to classes.
+//! Agreement between a clustering and classes that it never saw: mutual information (normalized, adjusted),
+//! adjusted Rand index, and accuracy under the best assignment of clusters to classes.
 //!
-//! As scikit-learn defines them, mutual informations over the arithmetic mean of both entropies. AMI and ARI are adjusted for
-//! chance (Hubert and Arabie 1985; Vinh, Epps and Bailey 2010): 0 for clusters at random whatever their number. NMI and
-//! accuracy are not, and rise with the number of clusters.
+//! Defined as in scikit-learn; mutual information is divided by the arithmetic mean of both entropies. AMI
+//! and ARI are adjusted for chance (Hubert and Arabie 1985; Vinh, Epps and Bailey 2010): random clusters get
+//! 0, whatever their number. NMI and accuracy are unadjusted, and rise with the number of clusters.
 
 use pathfinding::kuhn_munkres::kuhn_munkres;
 use pathfinding::matrix::Matrix as Weights;
@@ -18,11 +18,11 @@ pub(crate) struct Agreement {
     pub(crate) ami: f64,
     /// Adjusted Rand index, -0.5..1.
     pub(crate) ari: f64,
-    /// Share of records whose cluster stands for their class, each cluster for one class at most.
+    /// Share of records whose cluster is assigned to their class, each cluster to one class at most.
     pub(crate) accuracy: f64,
 }
 
-/// How many records of each class are in each cluster; classes and clusters without records are skipped.
+/// The number of records of each class in each cluster; classes and clusters without records are skipped.
 struct Table {
     /// `[classes, clusters]`.
     counts: Vec<u64>,
@@ -90,7 +90,7 @@ impl Table {
         0.5 * (entropy(&self.classes) + entropy(&self.clusters))
     }
 
-    /// What the mutual information is on average over all clusterings with these sizes (Vinh et al. 2010, equation 24a).
+    /// The mean mutual information over all clusterings with these sizes (Vinh et al. 2010, equation 24a).
     fn expected_mutual_information(&self) -> f64 {
         let total = self.total;
         // ln n! for n = 0..=total.
@@ -109,7 +109,7 @@ impl Table {
                 + log_factorial(total - cluster)
                 - log_factorial(total);
             let logs = (total as f64).ln() - (class as f64).ln() - (cluster as f64).ln();
-            // The cell of this class and this cluster may hold any of these counts.
+            // The count of this class and this cluster is within this range.
             let least = (class + cluster).saturating_sub(total).max(1);
             (least..=class.min(cluster))
                 .map(|count| {
@@ -138,7 +138,8 @@ impl Table {
     }
 
     fn adjusted_rand_index(&self) -> f64 {
-        // Ordered pairs of different records, in 128 bits: their products pass 64 from some 65,000 records on.
+        // Ordered pairs of different records, in 128 bits: their products overflow 64 bits from about 65,000
+        // records on.
         let pairs = |sums: &[u64]| sums.iter().map(|sum| i128::from(*sum).pow(2)).sum::<i128>();
         let total = i128::from(self.total);
         let both = pairs(&self.counts);
@@ -155,11 +156,11 @@ impl Table {
                 + (together + only_cluster) * (only_cluster + apart))
     }
 
-    /// The largest share of records that any one-to-one assignment of clusters to classes gets right. Where there are more
-    /// clusters than classes, the records of the others count as wrong.
+    /// The largest share of correct records under any one-to-one assignment of clusters to classes. If there
+    /// are more clusters than classes, records of unassigned clusters count as wrong.
     fn accuracy(&self) -> f64 {
         let weight = |class: usize, cluster: usize| self.counts[class * self.clusters.len() + cluster] as i64;
-        // The algorithm wants at least as many columns as rows.
+        // The algorithm needs at least as many columns as rows.
         let weights = if self.classes.len() <= self.clusters.len() {
             Weights::from_fn(self.classes.len(), self.clusters.len(), |(class, cluster)| {
                 weight(class, cluster)
@@ -173,7 +174,7 @@ impl Table {
     }
 }
 
-/// The same labels as 0, 1, 2 … and how many there are.
+/// The labels renumbered as 0, 1, 2 …, and the number of distinct labels.
 fn renumbered(labels: &[u32]) -> (Vec<usize>, usize) {
     let most = labels.iter().copied().max().map_or(0, |most| most as usize + 1);
     let mut places = vec![usize::MAX; most];
@@ -192,12 +193,13 @@ fn renumbered(labels: &[u32]) -> (Vec<usize>, usize) {
     (labels, count)
 }
 
-/// Scores a clustering of at least one record. Both slices have one entry a record.
+/// Scores a clustering of at least one record. Both slices have one entry per record.
 pub(crate) fn agreement(classes: &[u32], clusters: &[u32]) -> Agreement {
     let table = Table::of(classes, clusters);
     let perfect = table.is_perfect();
     let (nmi, ami) = if perfect {
-        // Also where all are one cluster or each is one of its own: the quotients below would be 0 / 0 there.
+        // This also covers one cluster for all records and one cluster per record, where the quotients below
+        // would be 0 / 0.
         (1.0, 1.0)
     } else if table.classes.len() == 1 || table.clusters.len() == 1 {
         (0.0, 0.0)
@@ -205,7 +207,7 @@ pub(crate) fn agreement(classes: &[u32], clusters: &[u32]) -> Agreement {
         let information = table.mutual_information();
         let entropy = table.mean_entropy();
         let expected = table.expected_mutual_information();
-        // Above 0 but for rounding, since the partitions differ.
+        // Positive up to rounding, since the partitions differ.
         let room = (entropy - expected).max(f64::EPSILON);
         (information / entropy, (information - expected) / room)
     };
@@ -240,13 +242,13 @@ mod tests {
         let information = 0.25 * 2f64.ln() + 0.25 * (2f64 / 3.0).ln() + 0.5 * (4f64 / 3.0).ln();
         let entropy = 0.5 * (2f64.ln() + 0.25 * 4f64.ln() + 0.75 * (4f64 / 3.0).ln());
         assert!((found.nmi - information / entropy).abs() < 1e-12);
-        // Sizes 2, 2 and 1, 3 allow no other table, so chance does as well.
+        // Sizes 2, 2 and 1, 3 allow no other table, so chance scores the same.
         assert!(found.ami.abs() < 1e-12);
     }
 
     #[test]
     fn clusters_left_over_are_right_for_nobody() {
-        // One class in three clusters: the largest stands for it.
+        // One class in three clusters: the largest is assigned to it.
         let found = agreement(&[4; 6], &[0, 1, 1, 1, 2, 2]);
         assert_eq!((found.accuracy, found.nmi, found.ari), (0.5, 0.0, 0.0));
         // Three classes in one cluster.

@@ -1,8 +1,9 @@
-//! Average precision: how well scores rank the records of a class before the others.
+//! Average precision: how well scores rank the records of a class above the others.
 //!
-//! Two definitions, which differ by a point or so on VOC07. scikit-learn's sums precision at each recall reached; VISSL's (and
-//! the PASCAL devkit's from 2010 on) first makes precision fall monotonously, by the best at any higher recall. Neither is
-//! the 11-point mean of the devkit of 2007. Equal scores are one threshold: the order of the records decides nothing.
+//! Two definitions, which differ by about a point on VOC07. scikit-learn's sums precision at each recall
+//! reached. VISSL's (and the PASCAL devkit's from 2010 on) first makes precision monotone: each becomes the
+//! best at that or any higher recall. The 11-point mean of the 2007 devkit is a third definition. Equal
+//! scores form one threshold, so the order of the records has no effect.
 
 /// `sum_n (R_n - R_(n-1)) P_n` over falling thresholds: scikit-learn's `average_precision_score`. `None` without positives.
 pub(crate) fn average_precision(scores: &[f64], positive: &[bool]) -> Option<f64> {

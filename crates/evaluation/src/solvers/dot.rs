@@ -1,6 +1,6 @@
-//! Sums in lanes, which compilers turn into vectors, in a fixed order.
+//! Sums in lanes, which compilers vectorize, in a fixed order.
 
-/// Sums that run beside each other.
+/// Parallel sums.
 pub(crate) const LANES: usize = 8;
 
 /// The scalar product of two vectors of one length.

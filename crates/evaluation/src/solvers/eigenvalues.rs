@@ -1,13 +1,14 @@
 //! Eigenvalues of a symmetric matrix in f64, without its eigenvectors: Householder's reduction to a tridiagonal matrix, then
 //! implicit QL steps on that (Wilkinson and Reinsch 1971; Golub and Van Loan, *Matrix Computations*, sections 8.3.1, 8.3.3).
 //!
-//! Written out because the linear algebra crates that are alive would switch on features of crates that Burn's products use.
+//! Implemented here because the maintained linear algebra crates would enable features of crates that Burn's
+//! matrix products use.
 
 use super::dot::dot;
 use ndarray::Array2;
 use rayon::prelude::*;
 
-/// QL steps for one eigenvalue at most; two are usual.
+/// Maximum QL steps per eigenvalue; two are usual.
 const STEPS: usize = 60;
 
 /// All eigenvalues, the largest first. `matrix` must be symmetric.
@@ -37,7 +38,7 @@ fn tridiagonal(matrix: Array2<f64>) -> (Vec<f64>, Vec<f64>) {
         reflector[0] -= head;
         let square = dot(&reflector, &reflector);
         if square == 0.0 {
-            // Nothing there to begin with.
+            // The column is already zero.
             continue;
         }
         let scale = 2.0 / square;
@@ -67,7 +68,7 @@ fn implicit_ql(diagonal: &mut [f64], mut beside: Vec<f64>) {
     let size = diagonal.len();
     for low in 0..size {
         for _ in 0..STEPS {
-            // The block from `low` to the next subdiagonal entry that is rounding.
+            // The block from `low` to the next negligible subdiagonal entry.
             let negligible = |at: &usize| {
                 beside[*at].abs() <= f64::EPSILON * (diagonal[*at].abs() + diagonal[at + 1].abs())
             };
@@ -75,7 +76,7 @@ fn implicit_ql(diagonal: &mut [f64], mut beside: Vec<f64>) {
             if high == low {
                 break;
             }
-            // Wilkinson's shift, then a chase of the bulge from the block's end to its start by rotations.
+            // Wilkinson's shift, then rotations that chase the bulge from the block's end to its start.
             let ratio = (diagonal[low + 1] - diagonal[low]) / (2.0 * beside[low]);
             let root = ratio.hypot(1.0).copysign(ratio);
             let mut bulge = diagonal[high] - diagonal[low] + beside[low] / (ratio + root);
@@ -87,7 +88,7 @@ fn implicit_ql(diagonal: &mut [f64], mut beside: Vec<f64>) {
                 let length = along.hypot(bulge);
                 beside[at + 1] = length;
                 if length == 0.0 {
-                    // The block falls apart here.
+                    // The block splits here.
                     diagonal[at + 1] -= shift;
                     beside[high] = 0.0;
                     split = true;
@@ -132,7 +133,7 @@ mod tests {
             &[5.0, 1.0, -2.0],
         );
         check(Array2::zeros((4, 4)), &[0.0; 4]);
-        // All ones: one eigenvalue of the size.
+        // All ones: one eigenvalue, equal to the size.
         let mut expected = [0.0; 30];
         expected[0] = 30.0;
         check(Array2::from_elem((30, 30), 1.0), &expected);
@@ -149,7 +150,7 @@ mod tests {
         let angle = |index: usize| std::f64::consts::PI * (size - index) as f64 / (size + 1) as f64;
         let expected: Vec<f64> = (0..size).map(|index| 2.0 - 2.0 * angle(index).cos()).collect();
         check(matrix.clone(), &expected);
-        // And after a change of basis by a reflection, which fills the matrix.
+        // The same after a change of basis by a reflection, which fills the matrix.
         let vector: Vec<f64> = (0..size).map(|index| (index as f64 * 0.7).sin()).collect();
         let scale = 2.0 / dot(&vector, &vector);
         let reflection = Array2::from_shape_fn((size, size), |(row, column)| {

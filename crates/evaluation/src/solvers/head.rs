@@ -1,4 +1,5 @@
-//! The linear classifier that the linear probes train, on features that arrive without a graph; VISSL's normalizes them first.
+//! The linear classifier of the linear probes, trained on features without a graph; VISSL's normalizes them
+//! first.
 
 use crate::error::Error;
 use crate::features::Matrix;
@@ -16,7 +17,7 @@ const INITIAL_STD: f64 = 0.01;
 /// Test rows classified at a time.
 const TEST_ROWS: usize = 4096;
 
-/// A linear layer, `classes` logits from `width` features, perhaps behind a batch normalization.
+/// A linear layer, `classes` logits from `width` features, optionally after a batch normalization.
 #[derive(Module, Debug)]
 pub(crate) struct Classifier {
     pub(crate) norm: Option<BatchNorm>,
@@ -33,8 +34,8 @@ impl Classifier {
         }
     }
 
-    /// VISSL's `eval_mlp`: `torch.nn.BatchNorm2d` over features that are maps of `channels` with `places` each, then
-    /// `torch.nn.Linear` as PyTorch starts it.
+    /// VISSL's `eval_mlp`: `torch.nn.BatchNorm2d` over features that are maps of `channels` with `places`
+    /// positions each, then `torch.nn.Linear` with PyTorch's default initialization.
     pub(crate) fn normalizing(
         [channels, places]: [usize; 2],
         classes: usize,
@@ -62,11 +63,11 @@ impl Classifier {
             .forward(norm.forward(maps, context).reshape([rows, width]))
     }
 
-    /// The true class's place in the prediction for each row (0 = first).
+    /// The true class's rank in the prediction for each row (0 = first).
     ///
     /// # Shapes
     /// - `features`: `[rows, width]`, on the device of the classifier
-    /// - `classes`: one a row
+    /// - `classes`: one per row
     pub(crate) fn ranks(&self, features: Tensor<2>, classes: &[u32]) -> Vec<u32> {
         let logits = self.forward(features, &Context::evaluation());
         let width = logits.dims()[1];
@@ -79,7 +80,7 @@ impl Classifier {
     }
 }
 
-/// A classifier in training by cross-entropy.
+/// A classifier trained by cross-entropy.
 pub(crate) struct Head {
     pub(crate) classifier: Classifier,
     optimizer: Optimizer,
@@ -87,7 +88,7 @@ pub(crate) struct Head {
     peak_learning_rate: f64,
     schedule: ScheduleConfig,
     progress: Progress,
-    /// It stays on the device: reading it back every step would make a GPU wait.
+    /// The loss stays on the device: reading it back every step would make a GPU wait.
     loss: Option<Tensor<1>>,
 }
 
@@ -115,7 +116,7 @@ impl Head {
     ///
     /// # Shapes
     /// - `features`: `[rows, width]`, without a graph
-    /// - `classes`: one a row
+    /// - `classes`: one per row
     pub(crate) fn step(&mut self, features: Tensor<2>, classes: &[u32]) {
         let device = features.device();
         let classes: Vec<i64> = classes.iter().map(|class| i64::from(*class)).collect();
@@ -142,8 +143,8 @@ impl Head {
             .rates(self.peak_learning_rate, &self.schedule, progress, rules)
     }
 
-    /// The last batch's loss, or an error if it is no longer a number. Weights that became NaN stay so: asking once an
-    /// epoch is enough.
+    /// The last batch's loss, or an error if it is NaN or infinite. Weights that became NaN stay NaN, so one
+    /// check per epoch is enough.
     pub(crate) fn last_loss(&self, protocol: &'static str) -> Result<f64, Error> {
         let Some(loss) = &self.loss else { return Ok(0.0) };
         let loss = f64::from(loss.clone().into_scalar::<f32>());
@@ -162,12 +163,12 @@ impl Head {
         })
     }
 
-    /// The classifier as it is, without a graph.
+    /// The current classifier, without a graph.
     pub(crate) fn trained(&self) -> Classifier {
         self.classifier.valid()
     }
 
-    /// The true class's place in the prediction for each row (0 = first).
+    /// The true class's rank in the prediction for each row (0 = first).
     pub(crate) fn ranks(&self, rows: &Matrix, classes: &[u32], device: &Device) -> Vec<u32> {
         let classifier = self.trained();
         let mut ranks = Vec::with_capacity(rows.rows);

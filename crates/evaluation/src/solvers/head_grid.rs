@@ -1,5 +1,6 @@
-//! Many linear classifiers trained at once on the same batches: every learning rate of a grid on every input. The classifiers of
-//! one input are one matrix, so a step is two matrix products an input, whatever the number of rates.
+//! Many linear classifiers trained at once on the same batches: every learning rate of a grid on every input.
+//! The classifiers of one input share one matrix, so a step takes two matrix products per input, for any
+//! number of rates.
 
 use crate::error::Error;
 use crate::features::Matrix;
@@ -11,19 +12,19 @@ use burn::tensor::{Device, Tensor, TensorData};
 
 /// Standard deviation of the initial weights, as in DINOv2's `LinearClassifier`.
 const INITIAL_STD: f64 = 0.01;
-/// Rows that are classified at a time.
+/// Rows classified at a time.
 const TEST_ROWS: usize = 1024;
 
-/// Classifiers in training by SGD with momentum, without weight decay: `velocity = momentum * velocity + gradient`, then `weight -=
-/// rate * velocity`, as PyTorch's SGD.
+/// Classifiers trained by SGD with momentum, without weight decay: `velocity = momentum * velocity +
+/// gradient`, then `weight -= rate * velocity`, as in PyTorch's SGD.
 pub(crate) struct HeadGrid {
     classes: usize,
     rates: Vec<f64>,
     momentum: f64,
-    /// For each input the places of its parts among those that `step` gets.
+    /// For each input the indices of its parts among those passed to `step`.
     parts: Vec<Vec<usize>>,
     inputs: Vec<Classifiers>,
-    /// Each rate as often as there are classes, `[rates * classes, 1]`.
+    /// Each rate repeated once per class, `[rates * classes, 1]`.
     scale: Tensor<2>,
     /// The mean loss of each input's classifiers in the last step, `[rates]`.
     losses: Vec<Tensor<1>>,
@@ -39,7 +40,8 @@ struct Classifiers {
 }
 
 impl HeadGrid {
-    /// Weights N(0, 0.01) by the seed, biases 0. `widths` are those of the parts, `parts` says which of them each input is made of.
+    /// Weights N(0, 0.01) by the seed, biases 0. `widths` are those of the parts, `parts` lists the parts of
+    /// each input.
     pub(crate) fn new(
         widths: &[usize],
         parts: Vec<Vec<usize>>,
@@ -87,7 +89,7 @@ impl HeadGrid {
     ///
     /// # Shapes
     /// - `parts`: `[rows, width]` each, without a graph
-    /// - `classes`: one a row
+    /// - `classes`: one per row
     pub(crate) fn step(&mut self, parts: &[Tensor<2>], classes: &[u32], factor: f64) {
         let (rows, rates) = (classes.len(), self.rates.len());
         let device = self.scale.device();
@@ -102,9 +104,9 @@ impl HeadGrid {
             let logits = input.clone().matmul(classifiers.weight.clone().transpose())
                 + classifiers.bias.clone().transpose();
             let shares = softmax(logits.reshape([rows, rates, self.classes]), 2);
-            // Of the true class alone: [rows, rates].
+            // Probability of the true class: [rows, rates].
             let right = (shares.clone() * truth.clone()).sum_dim(2);
-            // Where a share has gone to 0 the loss is large, not infinite.
+            // If a probability underflows to 0, the loss is large but finite.
             let loss = right.clamp_min(f32::MIN_POSITIVE).log().neg().mean_dim(0);
             self.losses.push(loss.reshape([rates]));
             let gradient = ((shares - truth.clone()) / rows as f64).reshape([rows, rates * self.classes]);
@@ -119,13 +121,13 @@ impl HeadGrid {
         }
     }
 
-    /// The last step's loss of each classifier, input by input; an error where none of them is a number any more.
+    /// The last step's loss of each classifier, input by input; an error if all are NaN or infinite.
     pub(crate) fn losses(&self, protocol: &'static str, step: usize, factor: f64) -> Result<Vec<f64>, Error> {
         let all = self.losses.iter().map(|losses| losses.clone().into_data());
         let losses: Vec<f64> = all
             .flat_map(|losses| losses.iter::<f64>().collect::<Vec<_>>())
             .collect();
-        // Large rates may run away while small ones learn: the grid is there to find out.
+        // Large rates may diverge while small ones learn; the grid exists to find out.
         match losses.iter().all(|loss| !loss.is_finite()) && !losses.is_empty() {
             false => Ok(losses),
             true => Err(Error::Diverged {
@@ -137,7 +139,8 @@ impl HeadGrid {
         }
     }
 
-    /// The true class's place (0 = first) in each classifier's prediction for each row: `[input * rates + rate][row]`.
+    /// The true class's rank (0 = first) in each classifier's prediction for each row: `[input * rates +
+    /// rate][row]`.
     pub(crate) fn ranks(&self, parts: &[&Matrix], classes: &[u32], device: &Device) -> Vec<Vec<u32>> {
         let rates = self.rates.len();
         let mut ranks = vec![Vec::with_capacity(classes.len()); self.inputs.len() * rates];
@@ -159,7 +162,7 @@ impl HeadGrid {
     }
 }
 
-/// Parts side by side.
+/// The parts concatenated.
 fn joined(parts: &[Tensor<2>], places: &[usize]) -> Tensor<2> {
     match places {
         [one] => parts[*one].clone(),
@@ -184,7 +187,7 @@ mod tests {
         Tensor::from_data(TensorData::new(values.to_vec(), shape), &Device::flex())
     }
 
-    /// One classifier the long way, in f64.
+    /// One classifier computed directly, in f64.
     fn by_hand(
         weight: &mut [f64],
         bias: &mut [f64],

@@ -1,10 +1,11 @@
 //! k-means in f32 on the host: Lloyd's iterations from greedy k-means++ starts, the best of several.
 //!
-//! The algorithm is scikit-learn's `KMeans(algorithm="lloyd")`, step by step: greedy k-means++ (Arthur and Vassilvitskii
-//! 2007, with `2 + ln k` trials a center), empty clusters moved to the rows farthest from their centers, an end where no
-//! assignment changes or the centers hardly move. Draws are our own. Distances come from one matrix product a panel, so rows
-//! should be centered first: that keeps `|x|^2 - 2 x c + |c|^2` from cancelling. Sums are f64 and in a fixed order: the
-//! result is the same for any number of threads.
+//! The algorithm is scikit-learn's `KMeans(algorithm="lloyd")`, step by step: greedy k-means++ (Arthur and
+//! Vassilvitskii 2007, with `2 + ln k` trials per center), empty clusters moved to the rows farthest from
+//! their centers, an end when no assignment changes or the centers hardly move. Only the random draws differ.
+//! Distances come from one matrix product per panel, so rows should be centered first: that keeps `|x|^2 - 2
+//! x c + |c|^2` from canceling. Sums are f64 and in a fixed order: the result is the same for any number of
+//! threads.
 
 use crate::features::{Matrix, column_means};
 use backbones::Draws;
@@ -20,32 +21,33 @@ const PANEL_ROWS: usize = 256;
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Search {
     pub(crate) clusters: usize,
-    /// Starts; the one that ends with the smallest inertia is kept.
+    /// Number of starts; the one that ends with the smallest inertia is kept.
     pub(crate) restarts: usize,
     pub(crate) max_iterations: usize,
-    /// An end when the centers' squared movement is below this, times the mean variance of the columns.
+    /// The search ends when the centers' squared movement is below this, times the mean variance of the
+    /// columns.
     pub(crate) tolerance: f64,
     pub(crate) seed: u64,
 }
 
-/// Where a search ended.
+/// The result of a search.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Partition {
     /// `[clusters, width]`.
     pub centers: Matrix,
-    /// The nearest center of each row; of equally near ones the lower.
+    /// The nearest center of each row; ties go to the lower.
     pub assignments: Vec<u32>,
     /// Sum of the squared distances of all rows to their centers.
     pub inertia: f64,
     /// Iterations done.
     pub iterations: usize,
-    /// Whether it ended by itself, before `max_iterations`.
+    /// Whether it converged before `max_iterations`.
     pub converged: bool,
 }
 
 /// The best of several starts. There must be at least as many rows as clusters.
 ///
-/// `done` hears how many starts are behind it.
+/// `done` receives the number of finished starts.
 pub(crate) fn kmeans(rows: &Matrix, search: &Search, mut done: impl FnMut(usize)) -> Partition {
     let tolerance = search.tolerance * mean_variance(rows);
     let mut restart = |index: usize| {
@@ -93,7 +95,7 @@ pub fn lloyd(rows: &Matrix, start: Matrix, max_iterations: usize, tolerance: f64
     }
 }
 
-/// The nearest center of each row; of equally near ones the lower.
+/// The nearest center of each row; ties go to the lower.
 pub(crate) fn assign(rows: &Matrix, centers: &Matrix, assignments: &mut [u32]) {
     // argmin |x - c|^2 = argmax x c - |c|^2 / 2.
     let half_norms: Vec<f32> = (0..centers.rows)
@@ -132,7 +134,8 @@ fn multiply(values: &[f32], centers: &Matrix, products: &mut [f32]) {
     general_mat_mul(1.0, &values, &center_values.t(), 0.0, &mut products);
 }
 
-/// The mean of each cluster's rows; clusters without any move to the rows that are farthest from their centers.
+/// The mean of each cluster's rows; centers of empty clusters move to the rows that are farthest from their
+/// centers.
 fn means(rows: &Matrix, centers: &Matrix, assignments: &[u32]) -> Matrix {
     let mut members = members(assignments, centers.rows);
     let empty: Vec<usize> = (0..centers.rows)
@@ -149,7 +152,7 @@ fn means(rows: &Matrix, centers: &Matrix, assignments: &[u32]) -> Matrix {
         far.sort_unstable_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
         for (cluster, (distance, row)) in empty.into_iter().zip(far) {
             if distance == 0.0 {
-                // Fewer distinct rows than clusters: no row is far from its center, and the cluster stays empty.
+                // Fewer distinct rows than clusters: every row is at its center, and the cluster stays empty.
                 break;
             }
             members[assignments[row as usize] as usize].retain(|member| *member != row);
@@ -207,8 +210,8 @@ pub(crate) fn inertia(rows: &Matrix, centers: &Matrix, assignments: &[u32]) -> f
     panels.iter().sum()
 }
 
-/// Greedy k-means++: each next center is the one of `2 + ln k` rows, drawn by their squared distance to the centers so far,
-/// that brings the sum of these distances down most.
+/// Greedy k-means++: `2 + ln k` candidate rows are drawn by their squared distance to the existing centers,
+/// and the next center is the one that reduces the sum of these distances most.
 fn plus_plus(rows: &Matrix, clusters: usize, draws: &Draws) -> Matrix {
     let mut rng = draws.rng("kmeans.start", 0);
     let trials = 2 + (clusters as f64).ln() as usize;
@@ -249,7 +252,8 @@ fn plus_plus(rows: &Matrix, clusters: usize, draws: &Draws) -> Matrix {
     rows.select(&chosen)
 }
 
-/// For each candidate row: every row's squared distance to the nearest center if the candidate were one too, and their sum.
+/// For each candidate row: every row's squared distance to the nearest center with the candidate included,
+/// and their sum.
 fn closer(rows: &Matrix, norms: &[f64], nearest: &[f64], candidates: &[usize]) -> Vec<(Vec<f64>, f64)> {
     let centers = rows.select(candidates);
     let count = candidates.len();
@@ -350,7 +354,7 @@ mod tests {
 
     #[test]
     fn an_empty_cluster_takes_the_farthest_row() {
-        // Nobody is near 100, so that its center goes to the row farthest from its own: 9.
+        // No row is near 100, so that center moves to the row farthest from its own: 9.
         let rows = Matrix::new(3, 1, vec![0.0, 1.0, 9.0]);
         let found = lloyd(&rows, Matrix::new(2, 1, vec![0.0, 100.0]), 100, 0.0);
         assert_eq!(found.centers.values, [0.5, 9.0]);

@@ -5,15 +5,15 @@
 
 use std::collections::VecDeque;
 
-/// Pairs of steps and gradient changes that are remembered, as in SciPy.
+/// Pairs of steps and gradient changes to keep, as in SciPy.
 const MEMORY: usize = 10;
 /// Sufficient decrease and curvature, as Nocedal and Wright advise for quasi-Newton steps.
 const DECREASE: f64 = 1e-4;
 const CURVATURE: f64 = 0.9;
-/// Trials of one line search before the function is taken for flat to rounding.
+/// Maximum trials of one line search; after these the function counts as flat to rounding.
 const TRIALS: usize = 50;
 
-/// Where the search ended.
+/// The result of the search.
 #[derive(Clone, Debug)]
 pub(crate) struct Minimum {
     pub(crate) point: Vec<f64>,
@@ -48,7 +48,7 @@ pub(crate) fn minimize(
     while largest(&gradient) > tolerance && iterations < max_iterations {
         let direction = descent(&gradient, &pairs);
         let slope = dot(&gradient, &direction);
-        // The first step has no curvature to go by: a unit step downhill.
+        // The first step has no curvature information: a unit step downhill.
         let first = if pairs.is_empty() {
             1.0 / dot(&gradient, &gradient).sqrt().max(1.0)
         } else {
@@ -65,7 +65,7 @@ pub(crate) fn minimize(
                 .collect();
             let mut trial_gradient = vec![0.0; point.len()];
             let trial_value = function(&trial, &mut trial_gradient);
-            // Close to the minimum the decrease drowns in rounding, and slopes alone are to be trusted.
+            // Close to the minimum, rounding hides the decrease, so only slopes are reliable.
             let rounding = 4.0 * f64::EPSILON * value.abs();
             // Written so that NaN counts as too far.
             let decreased = trial_value <= value + DECREASE * length * slope + rounding;
@@ -148,7 +148,7 @@ fn add(to: &mut [f64], factor: f64, what: &[f64]) {
 }
 
 fn largest(values: &[f64]) -> f64 {
-    // NaN must not pass for converged.
+    // NaN must not count as converged.
     values.iter().fold(0.0, |most: f64, value| {
         if value.abs() > most || value.is_nan() {
             value.abs()

@@ -1,26 +1,28 @@
 //! The nearest training rows of each test row by cosine, and the votes of their classes.
 //!
-//! Products run on the given device in blocks; the selection runs on the host. A GPU may compute the products in TF32,
-//! which moves cosines by some 1e-3 and with them the score's last digits.
+//! Products run on the given device in blocks; the selection runs on the host. A GPU may compute the products
+//! in TF32, which shifts cosines by about 1e-3 and the score's last digits.
 
 use crate::features::{Matrix, normalize_rows};
 use burn::tensor::{Device, Tensor, TensorData};
 use rayon::prelude::*;
 use std::cmp::Ordering;
 
-/// Test rows a block. With [`TRAIN_BLOCK`] it makes a block of cosines 4 MiB: of the shapes tried the fastest on `flex`.
+/// Test rows per block. With [`TRAIN_BLOCK`] a block of cosines takes 4 MiB, the fastest shape measured on
+/// `flex`.
 const TEST_BLOCK: usize = 256;
-/// Training rows a block.
+/// Training rows per block.
 const TRAIN_BLOCK: usize = 4096;
 
-/// How neighbors vote: row `i` of the `neighbors` nearest gives its class `exp(cosine_i / temperature)` votes.
+/// Votes of neighbors: row `i` of the `neighbors` nearest gives its class `exp(cosine_i / temperature)`
+/// votes.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Voting {
     pub(crate) neighbors: usize,
     pub(crate) temperature: f64,
 }
 
-/// A training row as a test row sees it.
+/// A training row near a test row.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Neighbor {
     /// Cosine similarity.
@@ -29,14 +31,14 @@ pub struct Neighbor {
     pub row: u32,
 }
 
-/// Most similar first; of equally similar rows the lower one.
+/// Most similar first; ties rank the lower row first.
 fn nearer(a: &Neighbor, b: &Neighbor) -> Ordering {
     b.cosine.total_cmp(&a.cosine).then(a.row.cmp(&b.row))
 }
 
 /// The `count` nearest training rows of every test row, nearest first.
 pub fn nearest(train: &Matrix, test: &Matrix, count: usize, device: &Device) -> Vec<Vec<Neighbor>> {
-    // Block by block, so that there is one copy of the rows beside the features.
+    // Block by block, so that only one normalized copy of the rows exists besides the features.
     let unit_block = |values: &[f32]| {
         let mut block = Matrix {
             rows: values.len() / train.width.max(1),
@@ -47,7 +49,8 @@ pub fn nearest(train: &Matrix, test: &Matrix, count: usize, device: &Device) -> 
         let shape = [block.rows, block.width];
         Tensor::<2>::from_data(TensorData::new(block.values, shape), device)
     };
-    // The training rows stay on the device, cut and transposed once: `[width, rows of the block]`.
+    // The training rows stay on the device, cut into blocks and transposed once: `[width, rows of the
+    // block]`.
     let train_blocks: Vec<Tensor<2>> = train
         .values
         .chunks(TRAIN_BLOCK * train.width)
@@ -74,12 +77,13 @@ pub fn nearest(train: &Matrix, test: &Matrix, count: usize, device: &Device) -> 
     all
 }
 
-/// The nearest `count` of a stream of neighbors in ascending row order, in linear time: candidates pile up to twice
-/// `count`, then the worse half goes.
+/// The nearest `count` of a stream of neighbors in ascending row order, in linear time: candidates accumulate
+/// to twice `count`, then the worse half is dropped.
 #[derive(Clone, Debug)]
 struct Selection {
     count: usize,
-    /// Candidates must have a higher cosine: an equal one has a higher row than the candidate that set it.
+    /// Candidates must have a higher cosine: an equal one has a higher row than the candidate that set the
+    /// bar.
     bar: f32,
     candidates: Vec<Neighbor>,
 }
@@ -120,8 +124,8 @@ impl Selection {
     }
 }
 
-/// The votes of each class that got any, by class. Relative to the nearest neighbor's, so that the
-/// ranking is the same and small temperatures cannot overflow.
+/// The votes of each class that has any, by class. Relative to the nearest neighbor's vote, so that small
+/// temperatures cannot overflow; the ranking stays the same.
 fn votes(neighbors: &[Neighbor], train_classes: &[u32], temperature: f64) -> Vec<(u32, f64)> {
     let nearest = f64::from(neighbors[0].cosine);
     let mut votes: Vec<(u32, f64)> = neighbors
@@ -140,7 +144,7 @@ fn votes(neighbors: &[Neighbor], train_classes: &[u32], temperature: f64) -> Vec
         .collect()
 }
 
-/// The class with the most votes (of equals the lower one) and its share of them.
+/// The class with the most votes (ties go to the lower) and its share of them.
 pub(crate) fn winner(neighbors: &[Neighbor], train_classes: &[u32], temperature: f64) -> (u32, f64) {
     let votes = votes(neighbors, train_classes, temperature);
     let all: f64 = votes.iter().map(|(_, votes)| votes).sum();
@@ -151,8 +155,8 @@ pub(crate) fn winner(neighbors: &[Neighbor], train_classes: &[u32], temperature:
     (most.0, most.1 / all)
 }
 
-/// How many classes got more votes than the true one; of equal votes the lower class stands first. A class without any
-/// vote has rank `u32::MAX`.
+/// The number of classes with more votes than the true one; ties rank the lower class first. A class without
+/// votes has rank `u32::MAX`.
 pub(crate) fn rank_among_votes(
     neighbors: &[Neighbor],
     train_classes: &[u32],
@@ -187,7 +191,7 @@ mod tests {
 
     #[test]
     fn blocks_find_what_a_full_sort_finds() {
-        // More rows than one block on both sides; values by formula, with many equal rows among them.
+        // More than one block of rows on both sides; values by formula, with many equal rows among them.
         let value = |index: usize| ((index * 7919 % 1013) as f32 * 0.37).sin();
         let train = Matrix::new(5000, 3, (0..15_000).map(|index| value(index % 9000)).collect());
         let test = Matrix::new(300, 3, (0..900).map(|index| value(index * 31 + 5)).collect());

@@ -1,6 +1,6 @@
 //! The softmax regression's objective in f64 on the host: mean cross-entropy, penalty and gradient.
 //!
-//! On the host because GPUs of wgpu have no f64, and the optimum is sought to more digits than f32 has.
+//! On the host because wgpu's GPUs have no f64, and the optimum needs more digits than f32 has.
 
 use crate::features::Matrix;
 use crate::result::rank_of;
@@ -8,9 +8,10 @@ use ndarray::linalg::general_mat_mul;
 use ndarray::{Array2, ArrayView2, ArrayViewMut2, Axis, Slice};
 use rayon::prelude::*;
 
-/// Rows brought to f64 and multiplied at a time: their f64 copy stays in the cache.
+/// Rows converted to f64 and multiplied at a time: their f64 copy stays in the cache.
 const PANEL_ROWS: usize = 128;
-/// Parts whose gradients are made beside one another and added in order, so that the sum is the same for any number of threads.
+/// Chunks whose gradients are computed in parallel and added in order, so that the sum is the same for any
+/// number of threads.
 const PARTS: usize = 32;
 
 /// Mean cross-entropy plus `penalty ||W||^2 / 2`, and its gradient.
@@ -69,7 +70,7 @@ fn add_losses(
     for_panels(values, width, classes, point, |panel, features, mut logits| {
         let labels = &labels[panel * PANEL_ROWS..];
         for (mut logits, label) in logits.rows_mut().into_iter().zip(labels) {
-            // Softmax around the largest logit, then minus one at the true class: the gradient by the logits.
+            // Softmax relative to the largest logit, minus one at the true class: the gradient by the logits.
             let label = *label as usize;
             let most = logits.fold(f64::NEG_INFINITY, |most, logit| most.max(*logit));
             let own = logits[label] - most;
@@ -117,7 +118,7 @@ fn for_panels(
     }
 }
 
-/// The true class's place in the prediction for each row.
+/// The true class's rank in the prediction for each row.
 pub(crate) fn ranks(point: &[f64], rows: &Matrix, labels: &[u32], classes: usize) -> Vec<u32> {
     let part = PANEL_ROWS * 8;
     let parts: Vec<Vec<u32>> = rows

@@ -1,10 +1,11 @@
-//! A linear support vector machine of two classes, squared hinge and L2 penalty, solved to its unique optimum in f64:
-//! what liblinear's `LinearSVC(loss="squared_hinge", penalty="l2")` converges to.
+//! A linear support vector machine of two classes with squared hinge loss and L2 penalty, solved to its
+//! unique optimum in f64: the limit of liblinear's `LinearSVC(loss="squared_hinge", penalty="l2")`.
 //!
-//! Minimises `|w|^2 / 2 + sum_i C_i max(0, 1 - y_i w x_i)^2`, where each `x_i` has a last column of ones, so that the
-//! intercept is penalized as any weight (liblinear's habit, `intercept_scaling = 1`). The loss is quadratic between
-//! changes of the set of rows within the margin: Newton steps by conjugate gradients with an exact line search (Keerthi and
-//! DeCoste 2005) reach the optimum in some ten steps, at any C.
+//! Minimizes `|w|^2 / 2 + sum_i C_i max(0, 1 - y_i w x_i)^2`, where each `x_i` has a last column of ones, so
+//! that the intercept is penalized like any weight (as in liblinear with `intercept_scaling = 1`). The loss
+//! is quadratic as long as the set of rows within the margin stays the same. Newton steps by conjugate
+//! gradients with an exact line search (Keerthi and DeCoste 2005) reach the optimum in about ten steps, at
+//! any C.
 
 use super::dot::{LANES, dot};
 use crate::features::Matrix;
@@ -12,34 +13,34 @@ use ndarray::linalg::general_mat_mul;
 use ndarray::{Array2, ArrayView2, Axis, Slice};
 use rayon::prelude::*;
 
-/// Rows brought to f64 and multiplied at a time.
+/// Rows converted to f64 and multiplied at a time.
 const PANEL_ROWS: usize = 128;
-/// Conjugate-gradient iterations in one Newton step at most.
+/// Maximum conjugate-gradient iterations in one Newton step.
 const INNER_ITERATIONS: usize = 1000;
 
 /// Rows of two classes.
 #[derive(Clone, Debug)]
 pub(crate) struct Problem<'a> {
-    /// Features; only some of the rows take part.
+    /// Features; only the selected rows are used.
     pub(crate) rows: &'a Matrix,
-    /// The rows that take part.
+    /// The selected rows.
     pub(crate) selected: Vec<u32>,
     /// Whether each of them is of the class.
     pub(crate) positive: Vec<bool>,
-    /// How much more a positive row's loss counts.
+    /// Weight of a positive row's loss.
     pub(crate) positive_weight: f64,
 }
 
-/// When the search ends.
+/// Stopping criteria of the search.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Stop {
-    /// When the objective is within this of the optimum's, relative to its value.
+    /// The search ends when the objective is within this of the optimum, relative to its value.
     pub(crate) tolerance: f64,
-    /// Newton steps at most.
+    /// Maximum Newton steps.
     pub(crate) max_iterations: usize,
 }
 
-/// Where it ended.
+/// The result of the search.
 #[derive(Clone, Debug)]
 pub(crate) struct Machine {
     /// `width` weights, then the intercept.
@@ -52,7 +53,8 @@ pub(crate) struct Machine {
     pub(crate) converged: bool,
 }
 
-/// The optimum at cost `C`, looked for from `start` (zeros if absent); the optimum itself does not depend on it.
+/// The optimum at cost `C`, searched from `start` (zeros if absent); the optimum itself does not depend on
+/// it.
 pub(crate) fn fit(problem: &Problem<'_>, cost: f64, start: Option<&Machine>, stop: Stop) -> Machine {
     let width = problem.rows.width;
     let mut weights = start.map_or_else(|| vec![0.0; width + 1], |machine| machine.weights.clone());
@@ -81,7 +83,7 @@ pub(crate) fn fit(problem: &Problem<'_>, cost: f64, start: Option<&Machine>, sto
 
     let mut iteration = 0;
     loop {
-        // Rows within the margin, and what the loss says about them.
+        // Rows within the margin, and their part of the loss's derivative.
         let mut active: Vec<(&[f32], f64)> = vec![];
         let mut gradient = weights.clone();
         let mut objective = 0.5 * dot(&weights, &weights);
@@ -93,7 +95,7 @@ pub(crate) fn fit(problem: &Problem<'_>, cost: f64, start: Option<&Machine>, sto
                 active.push((row, 2.0 * costs[index]));
             }
         }
-        // The objective less |w|^2 / 2 is convex, so the optimum cannot be more than this below.
+        // The objective minus |w|^2 / 2 is convex, so the optimum is at most this far below.
         let gap = 0.5 * dot(&gradient, &gradient);
         let converged = gap <= stop.tolerance * objective;
         if converged || iteration == stop.max_iterations {
@@ -155,7 +157,7 @@ struct Line<'a> {
     first: f64,
     second: f64,
     outputs: &'a [f64],
-    /// How the outputs move.
+    /// Change of the outputs along the direction.
     slopes: &'a [f64],
     signs: &'a [f64],
     costs: &'a [f64],
@@ -177,8 +179,8 @@ impl Line<'_> {
     }
 }
 
-/// Where the objective is least along a line: its derivative is piecewise linear and rises, so Newton's steps find the root,
-/// kept between what is known to be too near and too far.
+/// The minimum of the objective along a line: its derivative is piecewise linear and increasing, so Newton's
+/// steps find the root, bracketed by lengths known to be too short and too long.
 fn line_search(line: &Line<'_>) -> f64 {
     let (mut near, mut far) = (0.0, f64::INFINITY);
     let mut length = 1.0;
@@ -191,7 +193,7 @@ fn line_search(line: &Line<'_>) -> f64 {
         }
         let mut next = length - slope / curvature;
         if next <= near || next >= far {
-            // Newton would leave what is known.
+            // Newton's step would leave the bracket.
             next = match far.is_finite() {
                 true => 0.5 * (near + far),
                 false => 2.0 * length,
@@ -239,7 +241,7 @@ pub(crate) fn decisions(rows: &Matrix, machines: &[&Machine]) -> Vec<Vec<f64>> {
         .collect()
 }
 
-/// `row` times the weights, plus the intercept, which stands last.
+/// `row` times the weights, plus the intercept, the last entry.
 fn output(row: &[f32], weights: &[f64]) -> f64 {
     let (rows, weight_lanes) = (row.chunks_exact(LANES), weights.chunks_exact(LANES));
     let mut sums = [0.0; LANES];
@@ -285,7 +287,7 @@ pub(crate) mod tests {
 
     #[test]
     fn the_optimum_by_hand() {
-        // x = 1 positive, x = -1 negative, no use for the intercept: w^2 / 2 + 2 C (1 - w)^2, so w = 4 C / (1 + 4 C).
+        // x = 1 positive, x = -1 negative, intercept unused: w^2 / 2 + 2 C (1 - w)^2, so w = 4 C / (1 + 4 C).
         let rows = Matrix::new(2, 1, vec![1.0, -1.0]);
         let problem = Problem {
             rows: &rows,
@@ -305,7 +307,7 @@ pub(crate) mod tests {
 
     #[test]
     fn the_intercept_is_penalized_and_positives_weigh_more() {
-        // Features say nothing: b^2 / 2 + C (2 (1 - b)^2 + (1 + b)^2) with C = 1, so b = 2 / 7.
+        // Features carry no information: b^2 / 2 + C (2 (1 - b)^2 + (1 + b)^2) with C = 1, so b = 2 / 7.
         let rows = Matrix::new(2, 1, vec![0.0, 0.0]);
         let problem = Problem {
             rows: &rows,

@@ -25,13 +25,13 @@ pub struct EncoderEntry {
     /// A run directory, an encoder file, or weights of another program.
     #[serde(default)]
     pub path: Option<String>,
-    /// The network, where the file does not show it; as `--backbone`.
+    /// The network, if the file does not determine it; as `--backbone`.
     #[serde(default)]
     pub backbone: Option<String>,
-    /// `"student"` or `"teacher"`, where the file has both; as `--part`.
+    /// `"student"` or `"teacher"`, if the file has both; as `--part`.
     #[serde(default)]
     pub part: Option<String>,
-    /// In place of `path`: the pixels themselves, normalized by these statistics.
+    /// Replaces `path`: the pixels themselves, normalized by these statistics.
     #[serde(default)]
     pub pixels: Option<Normalize>,
 }
@@ -44,7 +44,7 @@ pub struct DataSetEntry {
     pub name: String,
     /// Records to learn from.
     pub train: String,
-    /// Records to be scored on; their description names the headline metric.
+    /// Records to score on; their description names the headline metric.
     pub test: String,
 }
 
@@ -54,25 +54,25 @@ pub struct DataSetEntry {
 pub struct EvaluationEntry {
     /// A config as for `passer evaluate run`.
     pub config: String,
-    /// Whose `test_transforms` count.
+    /// Source of `test_transforms`.
     pub transforms: TransformsOf,
-    /// Names of the data sets to ask it of; absent: all.
+    /// Names of the data sets to run on; absent: all.
     #[serde(default)]
     pub data_sets: Option<Vec<String>>,
 }
 
-/// Where the way from an image to the encoder's size is written.
+/// Source of the transforms from an image to the encoder's size.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum TransformsOf {
-    /// In the config.
+    /// The config.
     Config,
-    /// In the data set's description.
+    /// The data set's description.
     DataSet,
 }
 
 impl Suite {
-    /// Refuses names that are no folder's, or are given twice, and data sets that are not there.
+    /// Gives an error for names that are invalid as folders or repeated, and for unknown data sets.
     pub fn validate(&self) -> Result<(), String> {
         names("encoders", self.encoders.iter().map(|entry| &entry.name))?;
         names("data_sets", self.data_sets.iter().map(|entry| &entry.name))?;

@@ -1,10 +1,11 @@
-//! A suite's table as a page: data sets one below the other, encoders as rows, protocols as columns, and what is missing.
+//! A suite's table as a page: data sets one below the other, encoders as rows, protocols as columns, and
+//! reasons for missing scores.
 
 use super::cell::Cell;
 use crate::report::{Page, column, table, value};
 use maud::{Markup, html};
 
-/// The page; `link` gives the address of a pair's own report, relative to it, where there is one.
+/// The page; `link` returns the address of a pair's own report relative to the page, if it exists.
 pub(super) fn suite_page(cells: &[Cell], link: &dyn Fn(&Cell) -> Option<String>) -> String {
     let unique = |name: &dyn Fn(&Cell) -> String, among: &[&Cell]| {
         let mut found: Vec<String> = vec![];
@@ -78,7 +79,7 @@ pub(super) fn suite_page(cells: &[Cell], link: &dyn Fn(&Cell) -> Option<String>)
     page.html()
 }
 
-/// A cell's score, or a link to the reason why it is missing, which is added to `reasons` if it is new.
+/// A cell's score, or a link to the reason why it is missing; a new reason is added to `reasons`.
 fn score<'a>(cell: &'a Cell, reasons: &mut Vec<&'a str>) -> Markup {
     let Some(outcome) = cell.quoted() else {
         let reason = cell.missing.as_deref().unwrap_or("it gave no number");

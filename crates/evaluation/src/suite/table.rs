@@ -5,7 +5,7 @@ use crate::result::Outcome;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-/// One row an encoder and data set, one column a protocol. A star stands for "missing", with its reason below.
+/// One row per encoder and data set, one column per protocol. A star means "missing", with its reason below.
 pub(super) fn markdown(cells: &[Cell]) -> String {
     let mut columns: Vec<&str> = vec![];
     let mut rows: Vec<(&str, &str)> = vec![];
@@ -18,7 +18,7 @@ pub(super) fn markdown(cells: &[Cell]) -> String {
             rows.push(row);
         }
     }
-    // Data sets in the order in which they come, encoders beside one another.
+    // Data sets in order of first appearance, encoders of one data set next to each other.
     let order: BTreeMap<&str, usize> = rows
         .iter()
         .rev()
@@ -42,7 +42,7 @@ pub(super) fn markdown(cells: &[Cell]) -> String {
                 .iter()
                 .find(|cell| cell.data_set == data_set && cell.encoder == encoder && cell.column == *column);
             let shown = match cell.map(|cell| (cell.quoted(), cell)) {
-                // Not asked of this data set.
+                // Not run on this data set.
                 None => String::new(),
                 Some((Some(outcome), _)) => number(outcome),
                 Some((None, cell)) => {
@@ -84,7 +84,7 @@ fn number(outcome: &Outcome) -> String {
     text
 }
 
-/// Text that breaks no table.
+/// Text with the characters that break a table replaced.
 fn plain(text: &str) -> String {
     text.replace('|', "\\|")
         .split_whitespace()
@@ -92,7 +92,7 @@ fn plain(text: &str) -> String {
         .join(" ")
 }
 
-/// One line a number, and one for each that is missing.
+/// One line per score, and one per missing score.
 pub(super) fn csv(cells: &[Cell]) -> String {
     let mut text = String::from(
         "data_set,encoder,column,protocol,variant,metric,value,uncertainty,quoted,train_records,test_records,missing\n",
@@ -116,7 +116,7 @@ pub(super) fn csv(cells: &[Cell]) -> String {
                 outcome.protocol.clone(),
                 outcome.variant().unwrap_or_default(),
                 outcome.metric.clone(),
-                // More digits than any score has, fewer than rounding leaves alone.
+                // More digits than any score has, few enough to hide rounding.
                 format!("{:.12}", outcome.value),
                 outcome
                     .uncertainty()

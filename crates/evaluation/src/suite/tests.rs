@@ -1,4 +1,4 @@
-//! Suites on tiny synthetic folders: the table, what is missing, going on, shared features.
+//! Suites on tiny synthetic folders: the table, missing scores, resuming, shared features.
 
 use super::*;
 use crate::testing::{NORMALIZE, backbone};
@@ -77,7 +77,7 @@ fn read(path: &Path) -> Result<Config, Error> {
     toml::from_str(&std::fs::read_to_string(path).unwrap()).map_err(|error| Error::Config(error.to_string()))
 }
 
-/// The tables, and the stages that were worked on.
+/// The tables, and the stages that ran.
 fn run_in(folder: &Path, suite: &Suite) -> (SuiteTables, Vec<String>) {
     let device = Device::flex();
     let mut known = 0;
@@ -155,7 +155,7 @@ fn what_can_be_asked_is_in_the_table_and_the_rest_is_missing_with_its_reason() {
         cell("gone", "A", "knn-dino k 5").missing.as_deref().unwrap(),
         "`gone`: no such file"
     );
-    // Two encoders, two data sets, train and test: each through an encoder once.
+    // Two encoders, two data sets, train and test: each goes through an encoder once.
     let extracted = stages
         .iter()
         .filter(|stage| *stage == "features of the test set")
@@ -184,7 +184,7 @@ fn what_can_be_asked_is_in_the_table_and_the_rest_is_missing_with_its_reason() {
         "{sheet}"
     );
 
-    // A report of each pair that gave anything, and a page with the table that leads to them.
+    // A report of each pair with scores, and a page with the table that links to them.
     let report = |encoder: &str, data_set: &str| {
         std::fs::read_to_string(report_path(&folder.path().join("out"), encoder, data_set))
     };

@@ -1,5 +1,5 @@
-//! A task of one binary question per class, so that a record may have several classes: train and test rows, and the members of
-//! each class. Data sets with one class per record are a special case.
+//! A task of one binary question per class, so that a record may have several classes: train and test rows,
+//! and the members of each class. Data sets with one class per record are a special case.
 
 use crate::error::Error;
 use crate::features::{Features, Labels, Matrix, Scaling, UNDECIDED, class_name, scale};
@@ -8,10 +8,10 @@ use crate::task::{Classes, Task, both_rows};
 use std::borrow::Cow;
 use std::collections::HashMap;
 
-/// Who is of which class.
+/// The classes of each record.
 #[derive(Clone, Debug, PartialEq)]
 enum Members {
-    /// One class a record.
+    /// One class per record.
     One(Vec<u32>),
     /// `[records, classes]`.
     Several { classes: usize, multi_hot: Vec<u8> },
@@ -29,7 +29,7 @@ impl Members {
     }
 }
 
-/// Train and test features with a yes or no for each class.
+/// Train and test features with binary labels for each class.
 #[derive(Clone, Debug)]
 pub(crate) struct OneVsRest<'a> {
     /// Training features, `[records, width]`; all finite.
@@ -38,14 +38,15 @@ pub(crate) struct OneVsRest<'a> {
     pub(crate) test: Cow<'a, Matrix>,
     train_members: Members,
     test_members: Members,
-    /// The label of each class as the data set writes it: those that some training record has, ascending.
+    /// The label of each class in the data set's own numbering: labels that some training record has,
+    /// ascending.
     pub(crate) labels: Vec<i64>,
     names: Vec<String>,
 }
 
 impl<'a> OneVsRest<'a> {
-    /// Pairs the rows that two features have at one tap. Refuses what [`Task::new`] refuses, and one class a record in one
-    /// set with sets of classes in the other.
+    /// Pairs the rows that two features have at one tap. Gives the errors of [`Task::new`], and one if one
+    /// set has one class per record and the other has sets of classes.
     pub(crate) fn new(train: &'a Features, test: &'a Features, tap: &str) -> Result<Self, Error> {
         let (train_sets, test_sets) = (sets(train, TRAIN)?, sets(test, TEST)?);
         let (Some(train_sets), Some(test_sets)) = (train_sets, test_sets) else {
@@ -97,7 +98,7 @@ impl<'a> OneVsRest<'a> {
                 place.get(&(class as i64)).copied()
             })?,
             test_members: members(test, test_sets, labels.len(), |class| {
-                // By name where both sets have names, as in `Classes::places_of_test`.
+                // By name if both sets have names, as in `Classes::places_of_test`.
                 let label = match test.class_names.get(class) {
                     Some(name) if !train.class_names.is_empty() => {
                         train.class_names.iter().position(|other| other == name)? as i64
@@ -113,13 +114,13 @@ impl<'a> OneVsRest<'a> {
         })
     }
 
-    /// The same with its features brought to scale, by statistics of the training rows.
+    /// The same task with scaled features, by statistics of the training rows.
     pub(crate) fn scaled(mut self, scaling: Scaling) -> Self {
         scale(&mut self.train, &mut self.test, scaling);
         self
     }
 
-    /// What a person calls the class at this place.
+    /// The class at this place, as text for people.
     pub(crate) fn name(&self, class: usize) -> String {
         class_name(&self.names, self.labels[class])
     }
@@ -129,8 +130,8 @@ impl<'a> OneVsRest<'a> {
         self.train_members.of(class)
     }
 
-    /// The numbers given to test records, and whether they are of the class at this place, without those for which that is
-    /// undecided.
+    /// The indices of test records, and whether they are of the class at this place, without records that are
+    /// undecided for it.
     pub(crate) fn decided_test(&self, class: usize, numbers: Vec<f64>) -> (Vec<f64>, Vec<bool>) {
         let is = self.test_members.of(class);
         let Members::Several { classes, multi_hot } = &self.test_members else {
@@ -154,7 +155,7 @@ fn labels_of(classes: &Classes) -> Vec<i64> {
         .collect()
 }
 
-/// Columns and multi-hot rows, where the labels are sets.
+/// Columns and multi-hot rows, if the labels are sets.
 fn sets<'a>(features: &'a Features, set: &'static str) -> Result<Option<(usize, &'a [u8])>, Error> {
     match &features.labels {
         None => Err(Error::Unlabeled { set }),
@@ -173,7 +174,7 @@ fn sets<'a>(features: &'a Features, set: &'static str) -> Result<Option<(usize, 
     }
 }
 
-/// Sets of classes brought to the places that the training set gives them.
+/// The sets of classes mapped to the training set's places.
 fn members(
     features: &Features,
     (width, multi_hot): (usize, &[u8]),
@@ -211,7 +212,7 @@ pub(crate) mod tests {
 
     #[test]
     fn sets_of_classes_are_renumbered_by_what_the_training_set_has() {
-        // Nobody has class 1; the last test record has no class at all.
+        // No record has class 1; the last test record has no class at all.
         let train = with_sets(1, vec![0.0; 3], &[&[0], &[0, 2], &[2]], 3);
         let test = with_sets(1, vec![0.0; 2], &[&[2], &[]], 3);
         let task = OneVsRest::new(&train, &test, POOLED).unwrap();
@@ -237,7 +238,7 @@ pub(crate) mod tests {
             undecided(0, 1, with_sets(1, vec![0.0; 3], &[&[0], &[1], &[]], 3)),
         );
         let task = OneVsRest::new(&train, &test, POOLED).unwrap();
-        // Class 2 is nobody's, so that it is not asked for.
+        // No record has class 2, so it gets no machine.
         assert_eq!(task.labels, [0, 1]);
         assert_eq!(task.train_is(1), [false, true, true]);
         assert_eq!(

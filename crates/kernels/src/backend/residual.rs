@@ -12,7 +12,7 @@ use burn::backend::{Autodiff, Backend, Flex, backend_extension};
 use super::{FIRST_ORDER, Normalization, dims, extent, owned, tensor};
 use crate::residual;
 
-/// The operation that is added to a backend.
+/// The operation added to a backend.
 #[backend_extension(Flex, Autodiff)]
 pub(crate) trait ResidualBackend: Backend {
     /// `max(normalize(x) + shortcut, 0)`. Its gradient passes through the statistics, as if they were computed here.

@@ -13,7 +13,7 @@ use super::{FIRST_ORDER, owned, tensor};
 use crate::attention::{self, Shape};
 use crate::{layer_norm, linear};
 
-/// The operations that are added to a backend.
+/// The operations added to a backend.
 #[backend_extension(Flex, Autodiff)]
 pub(crate) trait TransformerBackend: Backend {
     /// `x · weightᵀ + bias`: `[rows, inputs]`, `[outputs, inputs]`, `[outputs]` to `[rows, outputs]`.
@@ -51,10 +51,10 @@ pub(crate) trait TransformerBackend: Backend {
     /// Self-attention: `[images, tokens, 3 · width]`, queries before keys before values, to `[images, tokens, width]`.
     fn attend(qkv: FloatTensor<Self>, heads: usize) -> FloatTensor<Self>;
 
-    /// [`attend`](Self::attend), and how tokens attend to each other, `[images, heads, tokens, tokens]`.
+    /// [`attend`](Self::attend), and the attention weights, `[images, heads, tokens, tokens]`.
     fn attend_and_keep(qkv: FloatTensor<Self>, heads: usize) -> (FloatTensor<Self>, FloatTensor<Self>);
 
-    /// The gradient of `qkv`, from what was kept.
+    /// The gradient of `qkv`, from the kept attention weights.
     fn attend_gradient(
         qkv: FloatTensor<Self>,
         attention: FloatTensor<Self>,
@@ -204,7 +204,7 @@ impl<B: TransformerBackend> Backward<B, 3> for LayerNorm {
     }
 }
 
-/// The backward pass of attention, from its input and how tokens attended to each other.
+/// The backward pass of attention, from its input and its attention weights.
 #[derive(Debug)]
 struct Attention;
 
@@ -306,7 +306,7 @@ impl<B: TransformerBackend, C: CheckpointStrategy> TransformerBackend for Autodi
     }
 }
 
-/// Each against Burn's composition, which f64 takes, in value and gradient.
+/// Each operation compared with Burn's composition, which f64 uses, in value and gradient.
 #[cfg(test)]
 mod tests {
     use crate::{attention, layer_norm, linear};
@@ -380,7 +380,7 @@ mod tests {
                 layer_norm(x.clone(), weight.clone(), bias.clone(), 1e-6),
                 layer_norm(wide_x.clone(), wide_weight.clone(), wide_bias.clone(), 1e-6),
             ];
-            // Rows of few channels can lie close to each other, which costs digits whoever computes.
+            // Rows of few channels can have nearly equal values, which costs digits in any implementation.
             let bound = if channels < 8 { 2e-3 } else { 1e-5 };
             prop_assert!(errors(outputs, [&x, &wide_x], [[&weight, &wide_weight], [&bias, &wide_bias]], None) < bound);
         }
@@ -394,7 +394,7 @@ mod tests {
             let scores = part(0).matmul(part(1).swap_dims(2, 3)) * (channels as f64).powf(-0.5);
             let composed = softmax(scores, 3).matmul(part(2)).swap_dims(1, 2).reshape([images, tokens, heads * channels]);
             let ours = attention(&qkv, heads).unwrap();
-            // Evaluation keeps nothing, and gives the same.
+            // Evaluation keeps nothing, and gives the same result.
             let plain = attention(&qkv.clone().inner(), heads).unwrap();
             plain.into_data().assert_eq(&ours.clone().inner().into_data(), true);
             let factor = wave(ours.dims(), 9.0).detach();

@@ -1,10 +1,11 @@
 //! 3×3 convolution at stride 1, and the gradient of its input, with 16 products for four outputs instead of 36.
 //!
-//! Winograd's F(2×2, 3×3) (Lavin, Gray, *Fast algorithms for convolutional neural networks*, 2015, §4.1): a tile of 4×4
-//! inputs `d` and a kernel `g` give 2×2 outputs `Aᵀ [(G g Gᵀ) ⊙ (Bᵀ d B)] A`. Summed over input channels, each of the 16
-//! places `p` of a tile is a matrix product of its own, `M[p] = U[p] V[p]`, which the inner loops of
-//! [`product`](crate::product) make. The gradient of the input is a convolution again, with the kernel turned round. That
-//! of the weight, whose sums run over tiles, gains nothing here: bringing both factors to the domain costs what is saved.
+//! Winograd's F(2×2, 3×3) (Lavin, Gray, *Fast algorithms for convolutional neural networks*, 2015, §4.1): a
+//! tile of 4×4 inputs `d` and a kernel `g` give 2×2 outputs `Aᵀ [(G g Gᵀ) ⊙ (Bᵀ d B)] A`. Summed over input
+//! channels, each of the 16 positions `p` of a tile is a separate matrix product, `M[p] = U[p] V[p]`, which
+//! the inner loops of [`product`](crate::product) compute. The gradient of the input is again a convolution,
+//! with the kernel rotated. The gradient of the weight, whose sums run over tiles, gains nothing here:
+//! transforming both factors costs as much as it saves.
 
 use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
@@ -15,17 +16,17 @@ use crate::product::{Accumulate, BLOCK};
 use crate::simd::vectorized;
 use crate::uninitialized::uninitialized;
 
-/// Places of a tile.
+/// Positions of a tile.
 const PLACES: usize = 16;
-/// Channels, and pixels of a side, below which making tiles costs what it saves.
+/// Channels, and pixels of a side, below which the tiles cost more than they save.
 const FEWEST: usize = 64;
 const SMALLEST: usize = 4;
-/// Floats of tiles, in and out, that a strip should hold to stay near a core.
+/// Floats of input and output tiles that a strip should hold to stay in a core's cache.
 const CACHED: usize = 160 * 1024;
 /// Fewest tiles of a strip that keep the inner loops busy.
 const SHORTEST: usize = 48;
 
-/// Whether a convolution is made here.
+/// Whether this file computes a convolution.
 pub(crate) fn applies(g: &Geometry) -> bool {
     (g.kernel, g.stride, g.padding) == (3, 1, 1)
         && g.inputs.min(g.outputs) >= FEWEST
@@ -88,14 +89,14 @@ impl Kernels {
     }
 }
 
-/// How the images of a batch are cut into strips of tiles.
+/// How the images of a batch are divided into strips of tiles.
 struct Cut {
-    /// Rows and columns of tiles of an image.
+    /// Rows and columns of tiles per image.
     rows: usize,
     columns: usize,
     /// Images laid out together.
     group: usize,
-    /// Rows of tiles in a strip; a strip may go over several images.
+    /// Rows of tiles in a strip; a strip may span several images.
     strip: usize,
     /// Floats from one channel's tiles to the next's.
     run: usize,
@@ -120,12 +121,13 @@ impl Cut {
         }
     }
 
-    /// Floats of all places of `channels` channels.
+    /// Floats of all positions of `channels` channels.
     fn len(&self, channels: usize) -> usize {
         PLACES * self.place(channels)
     }
 
-    /// Floats of one place: what vectors write past the last run is not the next place's.
+    /// Floats of one position, padded so that vectors written past the last run do not reach the next
+    /// position.
     fn place(&self, channels: usize) -> usize {
         channels * self.run + 2 * VECTOR
     }
@@ -137,7 +139,7 @@ fn convolve(source: &[f32], kernels: &Kernels, g: &Geometry) -> Vec<f32> {
     let padded = outputs.next_multiple_of(BLOCK);
     let mut output = uninitialized(g.images * outputs * pixels);
     let tiles = (CACHED / (PLACES * (inputs + padded))).max(SHORTEST);
-    // A few tasks a thread, of enough images for a strip. Sums do not depend on who makes them.
+    // A few tasks per thread, with enough images for a strip. Sums do not depend on the thread.
     let of_strip = tiles.div_ceil(g.height.div_ceil(2) * g.width.div_ceil(2));
     let fair = g.images.div_ceil(rayon::current_num_threads());
     let of_task = g
@@ -197,8 +199,8 @@ fn convolve(source: &[f32], kernels: &Kernels, g: &Geometry) -> Vec<f32> {
     output
 }
 
-/// `Bᵀ d B` of every tile of a strip and every channel: `tiles` is `[PLACES][channels][run]`, with the tiles of a row after
-/// those of the row before.
+/// `Bᵀ d B` of every tile of a strip and every channel: `tiles` is `[PLACES][channels][run]`, with the tiles
+/// of a row after those of the previous row.
 struct InputTiles<'a> {
     cut: &'a Cut,
     layout: &'a PaddedPlanes,
@@ -207,7 +209,8 @@ struct InputTiles<'a> {
     tiles: &'a mut [f32],
 }
 
-// Here and below: vectors are put where plain loops over their indices say, since closures would not become one function.
+// Here and below: plain index loops place the vectors, because closures would not be inlined into one
+// function.
 #[allow(clippy::needless_range_loop)]
 impl WithSimd for InputTiles<'_> {
     type Output = ();
@@ -255,12 +258,12 @@ impl WithSimd for InputTiles<'_> {
     }
 }
 
-/// `Aᵀ M A` of every tile of a strip, at its pixels.
+/// `Aᵀ M A` of every tile of a strip, written to its pixels.
 struct Outputs<'a> {
     cut: &'a Cut,
     tiles: &'a [f32],
     strip: std::ops::Range<usize>,
-    /// Channels of the output, and those that `tiles` has room for.
+    /// Channels of the output, and the capacity of `tiles`.
     channels: (usize, usize),
     /// Height and width.
     size: (usize, usize),

@@ -1,4 +1,4 @@
-//! DINO beside PyTorch and lightly, and by hand.
+//! DINO compared with PyTorch and lightly, and with hand-computed values.
 
 use super::*;
 use crate::conformance::{self, Case};
@@ -29,7 +29,7 @@ fn config() -> Config {
     }
 }
 
-/// What DINOv2 adds, and a head without batch norm whose prototypes have trained lengths.
+/// DINOv2's additions, and a head without batch norm whose prototypes have trained lengths.
 fn of_vits() -> Config {
     Config {
         centering: Centering::Sinkhorn { iterations: 3 },
@@ -99,7 +99,7 @@ fn matrix(tensor: usize, scale: f64, [rows, width]: [usize; 2]) -> Tensor<2> {
     Tensor::from_data(TensorData::new::<f32, _>(values, [rows, width]), &Device::flex())
 }
 
-/// The loss of a case in step `step`, and what moves the center after it.
+/// The loss of a case in step `step`, and the means that update the center after it.
 fn loss_at(
     case: &Value,
     step: usize,
@@ -173,7 +173,7 @@ fn koleo_agrees_with_pytorch_and_lightly() {
         let features = matrix(3, 1.0, shape).autodiff().require_grad();
         check_loss(case, &features, koleo(features.clone()));
     }
-    // Images that look the same push apart with a force that is large but a number.
+    // Identical images repel each other with a large but finite force.
     let same = Tensor::<2>::ones([3, 4], &Device::flex().autodiff()).require_grad();
     let loss = koleo(same.clone());
     let gradient = same.grad(&loss.clone().backward()).unwrap();
@@ -185,17 +185,17 @@ fn koleo_agrees_with_pytorch_and_lightly() {
 fn the_loss_by_hand() {
     let device = Device::flex();
     let rows = |values: [[f32; 2]; 3]| Tensor::<2>::from_floats(values, &device);
-    // One image, two global views and a local one; the teacher is sure of 0, then of 1.
+    // One image, two global views and a local one; the teacher is certain of 0, then of 1.
     let targets = Tensor::<2>::from_floats([[1.0, 0.0], [0.0, 1.0]], &device);
     let loss = cross_view_prediction(rows([[0.5, 0.0], [0.0, 1.0], [0.25, 0.25]]), targets, 3, 0.5);
     let log_p = |a: f64, b: f64| -(1.0 + ((b - a) / 0.5).exp()).ln();
     let expected = -(log_p(0.0, 1.0) + log_p(0.25, 0.25) + log_p(0.0, 0.5) + log_p(0.25, 0.25)) / 4.0;
     assert!((f64::from(loss.into_scalar::<f32>()) - expected).abs() < 1e-6);
-    // Scores of 600 overflow a plain exp in f32.
+    // Logits of 600 overflow a plain exp in f32.
     let targets = Tensor::<2>::from_floats([[1.0, 0.0], [0.0, 1.0]], &device);
     let large = cross_view_prediction(rows([[600.0, 0.0], [0.0, 600.0], [0.0, 0.0]]), targets, 3, 0.1);
     assert!(large.into_scalar::<f32>().is_finite());
-    // Entropy: ln 2 of an even row, 0 of a sure one.
+    // Entropy: ln 2 for an even row, 0 for a one-hot one.
     let value = entropy(Tensor::from_floats([[0.5, 0.5], [1.0, 0.0]], &device)).into_scalar::<f32>();
     assert!((value - 2f32.ln() / 2.0).abs() < 1e-6);
 }

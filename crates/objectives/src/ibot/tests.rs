@@ -1,4 +1,4 @@
-//! iBOT beside PyTorch and lightly, and by hand.
+//! iBOT compared with PyTorch and lightly, and with hand-computed values.
 
 use super::*;
 use crate::conformance::{self, Case};
@@ -104,7 +104,7 @@ fn twenty_steps_follow_pytorch() {
     ] {
         let fixture = Fixture::new(text);
         let config: Config = fixture.objective();
-        // Draws are part of what a seed means: they must not change between versions.
+        // Draws are part of the meaning of a seed: they must not change between versions.
         let images: usize = fixture.setting("images");
         let drawn: Vec<Vec<String>> = (0..20)
             .map(|step| {
@@ -241,7 +241,8 @@ fn random_masks_hide_their_share_and_only_some_views() {
             *count += usize::from(is);
         }
     }
-    // Half of the views, give or take √(4000 / 4) = 32; each patch in a quarter of those, give or take 21.
+    // Half of the views, with a standard deviation of √(4000 / 4) = 32; each patch in a quarter of those,
+    // with one of 21.
     assert!(masked.abs_diff(2000) < 4 * 32, "{masked}");
     assert!(
         by_patch.iter().all(|count| count.abs_diff(500) < 4 * 21),
@@ -267,7 +268,7 @@ fn masks_depend_on_view_and_step_and_not_on_micro_batches() {
     assert_ne!(whole, draw(4, &context(1)));
     let second = draw(2, &context(0).micro_batch(1, 2));
     assert_eq!([&whole[2..4], &whole[6..8]].concat(), second);
-    // Before its first epoch nothing is hidden, and what stands for it weighs nothing.
+    // Before its first epoch nothing is hidden, and the placeholder patch has weight 0.
     let later = MaskConfig { from_epoch: 1, ..all };
     let none = Mask::draw(&later, 4, [4, 4], &context(4), &device);
     assert!(none.weights.clone().into_data().iter::<f32>().eq([0.0]));
@@ -301,7 +302,7 @@ fn a_step_without_hidden_patches_is_dinos() {
     assert_eq!(signal("patch_kl"), 0.0);
     let total = loss.total.clone().into_scalar::<f32>();
     assert!((total - signal("kl") - signal("teacher_entropy")).abs() < 1e-5);
-    // The mask's token has a gradient, of zeros, so that the optimizer's state is complete.
+    // The mask token has a gradient of zeros, so that the optimizer's state is complete.
     let grads = loss.total.backward();
     let gradient = student.mask_token.val().grad(&grads).unwrap();
     assert!(gradient.into_data().iter::<f32>().all(|value| value == 0.0));

@@ -1,4 +1,4 @@
-//! Gradients brought to a largest norm.
+//! Clipping of gradient norms.
 
 use super::rows::{norm, rows, square};
 use burn::module::{Module, ModuleVisitor, Param};
@@ -6,18 +6,18 @@ use burn::optim::GradientsParams;
 use burn::tensor::Tensor;
 use serde::{Deserialize, Serialize};
 
-/// What is done to gradients that are too long. TOML: `clip_gradients = { global_norm = 1.0 }`.
+/// Clipping of large gradients. TOML: `clip_gradients = { global_norm = 1.0 }`.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ClipConfig {
     /// All gradients scaled together so that their norm is at most this: `torch.nn.utils.clip_grad_norm_`.
     GlobalNorm(f64),
-    /// Each parameter's gradient scaled by itself. DINO: 3.0.
+    /// Each parameter's gradient scaled separately. DINO: 3.0.
     PerParameterNorm(f64),
 }
 
 impl ClipConfig {
-    /// Refuses norms that are not above 0.
+    /// Gives an error for norms of 0 or less.
     pub fn validate(&self) -> Result<(), String> {
         let (Self::GlobalNorm(norm) | Self::PerParameterNorm(norm)) = self;
         if norm.is_finite() && *norm > 0.0 {
@@ -30,11 +30,11 @@ impl ClipConfig {
 }
 
 /// How gradients are scaled in one step.
-// One value a step: its size is no matter.
+// One value per step, so its size does not matter.
 #[allow(clippy::large_enum_variant)]
 pub(super) enum Clip {
     None,
-    /// A factor for all, `[1, 1]`.
+    /// One factor for all, `[1, 1]`.
     Together(Tensor<2>),
     Each(f64),
 }

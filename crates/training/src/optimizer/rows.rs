@@ -11,13 +11,14 @@ pub(super) fn rows_shape(shape: &[usize]) -> [usize; 2] {
     }
 }
 
-/// A tensor as a matrix, so that one code serves all ranks.
+/// A tensor as a matrix, so that the same code handles all ranks.
 pub(super) fn rows<const D: usize>(x: Tensor<D>) -> Tensor<2> {
     let shape = rows_shape(&x.dims());
     x.reshape(shape)
 }
 
-/// The Euclidean norm, `[1, 1]`. By dimension: sums over a whole large tensor differ from run to run on `flex`.
+/// The Euclidean norm, `[1, 1]`. Summed by dimension, because sums over a whole large tensor differ from run
+/// to run on `flex`.
 pub(super) fn norm(x: &Tensor<2>) -> Tensor<2> {
     square(x).sqrt()
 }

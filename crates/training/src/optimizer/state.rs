@@ -1,4 +1,4 @@
-//! The optimizer of a run: its step over a module, and its state by parameter path, in and out of bytes.
+//! The optimizer of a run: its step over a module, and its state by parameter path, to and from bytes.
 
 use super::clip::{Clip, ClipConfig};
 use super::rows::{rows, rows_shape};
@@ -11,16 +11,16 @@ use burn::tensor::{Device, Tensor, TensorData};
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-/// What moves over a run: [`OptimizerConfig::rates`] computes it for a step.
+/// The values that change over a run: [`OptimizerConfig::rates`] computes them for a step.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Rates {
     /// The schedule's learning rate.
     pub learning_rate: f64,
-    /// The learning rate of parameters that follow no schedule.
+    /// The learning rate of parameters without a schedule.
     pub peak_learning_rate: f64,
     /// The weight decay of this step.
     pub weight_decay: f64,
-    /// How some parameters differ.
+    /// Exceptions for some parameters.
     pub rules: Vec<ParameterRule>,
 }
 
@@ -36,21 +36,21 @@ impl Rates {
     }
 }
 
-/// How some parameters of an objective differ from the others.
+/// An exception for some parameters of an objective.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct ParameterRule {
-    /// Path of the parameters in the student, or of what they lie below, as in `head`.
+    /// Path of the parameters in the student, or a prefix of it, as in `head`.
     pub path: &'static str,
-    /// Their learning rate as a multiple of the others'.
+    /// Ratio of their learning rate to the others'.
     pub learning_rate_factor: f64,
     /// Whether their learning rate follows the schedule; otherwise it stays at the peak.
     pub follows_schedule: bool,
-    /// Whether they decay, where the others do.
+    /// Whether weight decay applies to them, if it applies to the others.
     pub decays: bool,
 }
 
 impl ParameterRule {
-    /// A rule that changes nothing, to state what differs: `ParameterRule { decays: false, ..ParameterRule::of("norm") }`.
+    /// A rule without effect, as a base: `ParameterRule { decays: false, ..ParameterRule::of("norm") }`.
     pub fn of(path: &'static str) -> Self {
         Self {
             path,
@@ -76,12 +76,13 @@ impl Optimizer {
         }
     }
 
-    /// One step: every parameter of `module` that has a gradient moves; one without keeps its value and its state.
+    /// One step: updates every parameter of `module` that has a gradient; the others keep their value and
+    /// state.
     pub fn step<M: Module>(&mut self, rates: &Rates, module: M, grads: GradientsParams) -> M {
         self.step_clipped(rates, None, module, grads)
     }
 
-    /// [`step`](Self::step) with gradients that are first brought to a largest norm.
+    /// [`step`](Self::step) with gradients that are first clipped.
     pub fn step_clipped<M: Module>(
         &mut self,
         rates: &Rates,
@@ -118,7 +119,7 @@ impl Optimizer {
         }
     }
 
-    /// The numbers for one parameter.
+    /// The settings for one parameter.
     fn hyperparameters(&self, rates: &Rates, parameter: &Parameter, blocks: &Blocks) -> Hyperparameters {
         let rules = || {
             let holds = |rule: &&ParameterRule| is_below(&parameter.path, &[rule.path]);
@@ -172,10 +173,10 @@ impl Optimizer {
         }
     }
 
-    /// The state as a safetensors file: `N/PATH`, one tensor a slot, and `steps/PATH`.
+    /// The state as a safetensors file: `N/PATH`, one tensor per slot, and `steps/PATH`.
     ///
     /// # Errors
-    /// Tensors that cannot be read back from the device.
+    /// Tensors that cannot be read from the device.
     pub fn to_bytes(&self) -> Result<Vec<u8>, String> {
         let mut tensors: Vec<(String, Dtype, Vec<usize>, Vec<u8>)> = vec![];
         for (path, slots) in &self.slots {
@@ -207,10 +208,10 @@ impl Optimizer {
         safetensors::serialize(views, None).map_err(|error| error.to_string())
     }
 
-    /// Takes the state that [`to_bytes`](Self::to_bytes) gave, for the parameters of `module`.
+    /// Loads a state from [`to_bytes`](Self::to_bytes), for the parameters of `module`.
     ///
     /// # Errors
-    /// Damaged bytes, and a state that is not of this optimizer or not of this module.
+    /// Damaged bytes, and a state of another optimizer or another module.
     pub fn load_bytes<M: Module>(&mut self, bytes: &[u8], module: &M) -> Result<(), String> {
         let file = SafeTensors::deserialize(bytes).map_err(|error| format!("damaged: {error}"))?;
         let wanted: HashMap<String, Parameter> = parameters(module)
@@ -242,7 +243,7 @@ impl Optimizer {
         Ok(())
     }
 
-    /// Running averages that the optimizer keeps for each parameter.
+    /// Number of running averages that the optimizer keeps for each parameter.
     fn averages(&self) -> usize {
         match self.config {
             OptimizerConfig::Sgd { momentum, .. } | OptimizerConfig::Lars { momentum, .. } => {
@@ -278,8 +279,8 @@ fn slot(
     Ok(Tensor::from_data(TensorData::new(values, shape), device))
 }
 
-/// The blocks of a module in order, for rates that fall with depth: a transformer's, or a ResNet's residual blocks, which timm
-/// counts one by one too.
+/// The blocks of a module in order, for layer-wise rates: a transformer's, or a ResNet's residual blocks,
+/// which timm also counts individually.
 #[derive(Debug, Default)]
 struct Blocks(BTreeSet<(usize, usize)>);
 
@@ -293,9 +294,8 @@ impl Blocks {
         )
     }
 
-    /// How many layers lie above a parameter's: 0 for what comes after the last block, `blocks + 1` for what comes before
-    /// the first, as DINOv2 and MAE's fine-tuning count. (timm counts the norm behind a transformer's last block to that
-    /// block.)
+    /// The number of layers above a parameter's: 0 after the last block, `blocks + 1` before the first, as in
+    /// DINOv2 and MAE's fine-tuning. (timm assigns the norm after a transformer's last block to that block.)
     fn above(&self, path: &str) -> usize {
         if let Some(block) = block_of(path) {
             return self.0.range(block..).count();
@@ -317,7 +317,7 @@ impl Blocks {
     }
 }
 
-/// Stage and index of the block that a parameter lies in: of `blocks.N`, whose stage is 0, or of `layerSTAGE.N`.
+/// Stage and index of a parameter's block: of `blocks.N`, with stage 0, or of `layerSTAGE.N`.
 fn block_of(path: &str) -> Option<(usize, usize)> {
     let mut parts = path.split('.');
     while let Some(part) = parts.next() {

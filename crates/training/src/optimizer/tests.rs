@@ -1,4 +1,4 @@
-//! Optimizers against numbers worked out by hand and against PyTorch over 20 steps on the same gradients.
+//! Optimizers compared with hand-computed values, and with PyTorch over 20 steps on the same gradients.
 
 use super::*;
 use burn::tensor::{Device, TensorData};
@@ -49,7 +49,7 @@ fn sgd_follows_pytorch_by_hand() {
         assert!((got - expected).abs() < 1e-6, "{got} {expected}");
         assert!(module.first.val().is_require_grad());
     }
-    // A parameter without a gradient stays.
+    // A parameter without a gradient stays unchanged.
     module
         .second
         .val()
@@ -146,7 +146,7 @@ fn twenty_steps_are_pytorchs() {
         let mut optimizer = config.init();
         for step in 0..20 {
             if step == 10 {
-                // The state survives being saved, in an optimizer that knows nothing.
+                // The state is restored into a fresh optimizer.
                 let bytes = optimizer.to_bytes().unwrap();
                 optimizer = config.init();
                 optimizer.load_bytes(&bytes, &module).unwrap();
@@ -166,7 +166,7 @@ fn twenty_steps_are_pytorchs() {
                 module.bias.id,
                 Tensor::<1>::from_data(TensorData::new(values(2, 7), [7]), &plain),
             );
-            // One parameter sits out the first steps, as a frozen layer does.
+            // One parameter skips the first steps, like a frozen layer.
             if step >= 5 {
                 grads.register(
                     module.zero.id,
@@ -285,7 +285,7 @@ fn rates_fall_with_depth_and_stay_at_the_peak_where_asked() {
         ..Rates::constant(1.0, 0.0)
     };
     let module = optimizer.step(&rates, module, grads);
-    // Adam's first step without averages is the sign of the gradient times the rate.
+    // Adam's first step with zero betas is the sign of the gradient times the rate.
     let got = weights(&module).map(|weight| -weight.into_scalar::<f32>());
     for (got, expected) in got.iter().zip([0.125, 0.25, 0.5, 4.0]) {
         assert!((got - expected).abs() < 1e-6, "{got} {expected}");

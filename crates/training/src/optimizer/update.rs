@@ -4,7 +4,7 @@ use super::rows::norm;
 use super::{Adaptation, OptimizerConfig};
 use burn::tensor::Tensor;
 
-/// One parameter's numbers in one step.
+/// One parameter's settings in one step.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Hyperparameters {
     pub(super) learning_rate: f64,
@@ -13,12 +13,12 @@ pub(super) struct Hyperparameters {
     pub(super) adapted: bool,
 }
 
-/// What an optimizer keeps for one parameter.
+/// The optimizer's state for one parameter.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Slots {
     /// Steps that this parameter has taken (AdamW's bias correction counts them).
     pub(super) steps: u64,
-    /// Running averages, shaped as the parameter's matrix.
+    /// Running averages, with the shape of the parameter's matrix.
     pub(super) averages: Vec<Tensor<2>>,
 }
 
@@ -70,7 +70,7 @@ pub(super) fn update(
             } else {
                 decayed(gradient, &weight, how.weight_decay)
             };
-            // The penalty is in the gradient already.
+            // The gradient already includes the penalty.
             let how = kernels::Sgd {
                 learning_rate: how.learning_rate,
                 momentum: *momentum,
@@ -92,8 +92,8 @@ fn decayed(gradient: Tensor<2>, weight: &Tensor<2>, weight_decay: f64) -> Tensor
     }
 }
 
-/// The gradient with its penalty, scaled to the parameter's norm. A parameter or a gradient that is all zeros is left as it
-/// is, as the references do: LARC then leaves the penalty out too.
+/// The gradient with its penalty, scaled to the parameter's norm. If the parameter or the gradient is all
+/// zeros, the gradient stays unscaled as in the references; LARC then also drops the penalty.
 fn adapted(
     gradient: Tensor<2>,
     weight: &Tensor<2>,

@@ -1,4 +1,5 @@
-//! What is fixed before the first step: the loader, how many steps there are, what holds in each and what is due behind it.
+//! Everything fixed before the first step: the loader, the number of steps, each step's rates, and what is
+//! due after it.
 
 use super::RunOptions;
 use crate::batch::Batch;
@@ -10,7 +11,7 @@ use backbones::{Context, Draws, Init, Progress};
 use std::sync::Arc;
 use std::time::Instant;
 
-/// A run that can work, as far as config, data and device say.
+/// A run whose config, data and device are compatible.
 pub(super) struct Plan<'a, O, C> {
     pub(super) objective: &'a O,
     pub(super) config: &'a Config<C>,
@@ -18,17 +19,17 @@ pub(super) struct Plan<'a, O, C> {
     pub(super) dataset: Arc<data::Dataset>,
     pub(super) loader: data::Loader,
     pub(super) steps_per_epoch: usize,
-    /// Of the whole run.
+    /// Total steps of the run.
     pub(super) steps: usize,
-    /// Photographs that go through the networks at a time.
+    /// Photographs per forward and backward pass.
     pub(super) micro_batch_images: usize,
-    /// After scaling by the batch.
+    /// Scaled by the batch size.
     pub(super) peak_learning_rate: f64,
 }
 
-/// What follows a step.
+/// Work due after a step.
 pub(super) struct Due {
-    /// An epoch's last step is done.
+    /// An epoch has ended.
     pub(super) epoch_end: bool,
     /// A line of `metrics.jsonl`.
     pub(super) line: bool,
@@ -55,7 +56,7 @@ impl<'a, O: Objective, C: ObjectiveSection> Plan<'a, O, C> {
             config.data.order,
             config.seed,
         )?;
-        // For the encoder file: an error now rather than at the first checkpoint. The count is kept.
+        // For the encoder file: an error now is better than at the first checkpoint. The count is cached.
         dataset.licenses()?;
         let steps_per_epoch = loader.batches_per_epoch();
         let batch_images = config.data.batch_images;
@@ -74,7 +75,7 @@ impl<'a, O: Objective, C: ObjectiveSection> Plan<'a, O, C> {
 }
 
 impl<O: Objective, C> Plan<'_, O, C> {
-    /// From where initial weights are drawn, on the device that records what is differentiated.
+    /// The source of initial weights, on an autodiff device.
     pub(super) fn init(&self) -> Init {
         let mut device = self.options.device.clone().autodiff();
         if self.config.training.recompute_activations {
@@ -95,7 +96,7 @@ impl<O: Objective, C> Plan<'_, O, C> {
         }
     }
 
-    /// Learning rate and weight decay of a step, and what holds for some parameters alone: the one place that computes them.
+    /// Learning rate, weight decay and parameter rules of a step, all computed here.
     pub(super) fn rates(&self, progress: &Progress) -> Rates {
         self.config.optimizer.rates(
             self.peak_learning_rate,
@@ -119,7 +120,7 @@ impl<O: Objective, C> Plan<'_, O, C> {
         Ok((batch, waited_seconds))
     }
 
-    /// What is due when `done` steps are done.
+    /// The work due after `done` steps.
     pub(super) fn due(&self, done: usize, interrupted: bool) -> Due {
         let training = &self.config.training;
         let (epochs, last) = (done / self.steps_per_epoch, done == self.steps);

@@ -1,4 +1,4 @@
-//! The run directory: a new one, or one that an earlier process left, whose config and data must be those of this run.
+//! The run directory: a new one, or one of an earlier process, whose config and data must match this run's.
 
 use super::RunOptions;
 use crate::checkpoint::{self, CheckpointDir};
@@ -10,10 +10,10 @@ use serde::Serialize;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// The directory of a run, which no other process writes into meanwhile.
+/// The directory of a run, locked against other processes.
 ///
-/// Two processes in one run directory, as after a job that was queued twice, would remove each other's checkpoints while
-/// they are being written.
+/// Without the lock, two processes in one run directory, e.g. after a job was queued twice, would remove each
+/// other's checkpoints while writing them.
 pub(crate) struct RunDirectory {
     out: PathBuf,
     /// The checkpoint to resume from.
@@ -22,10 +22,11 @@ pub(crate) struct RunDirectory {
 }
 
 impl RunDirectory {
-    /// Makes the directory and writes `config.toml`, or finds the run of this config and data in it.
+    /// Creates the directory and writes `config.toml`, or finds this config's and data's run in it.
     ///
     /// # Errors
-    /// A directory in use, one that holds another run or lost what says which, and files that cannot be read or written.
+    /// A directory in use, one that holds another run or lost the files that identify it, and files that
+    /// cannot be read or written.
     pub(crate) fn open<C: Serialize>(
         config: &Config<C>,
         fingerprint: &str,
@@ -36,7 +37,7 @@ impl RunDirectory {
             LockError::InUse { folder, holder } => Error::RunInUse { path: folder, holder },
             LockError::File(error) => error.into(),
         })?;
-        // What a kill in the middle of a checkpoint left.
+        // Leftovers of a kill during a checkpoint.
         durable::remove_leftovers(&out.join("checkpoints"))?;
         Ok(Self {
             resumed: resumed_from(config, fingerprint, options)?,
@@ -45,7 +46,7 @@ impl RunDirectory {
         })
     }
 
-    /// Which checkpoint is left, for a message about a step that failed.
+    /// The remaining checkpoint, for a message about a failed step.
     pub(crate) fn checkpoint_left(&self) -> String {
         match checkpoint::latest_checkpoint(&self.out) {
             Ok(Some(newest)) => format!(
@@ -57,7 +58,7 @@ impl RunDirectory {
     }
 }
 
-/// The checkpoint from which a run of this config and data resumes; `None` where it starts at step 0.
+/// The checkpoint from which a run of this config and data resumes; `None` to start at step 0.
 fn resumed_from<C: Serialize>(
     config: &Config<C>,
     fingerprint: &str,
@@ -70,7 +71,7 @@ fn resumed_from<C: Serialize>(
     let now = toml::Table::try_from(config).map_err(cannot_be_written)?;
     let newest = checkpoint::latest_checkpoint(out)?;
     if newest.is_some() {
-        // Whose checkpoints they are is in these; without them they would be taken for any run's.
+        // These files identify the checkpoints; without them, checkpoints would match any run.
         for missing in ["config.toml", "run.json"] {
             if !out.join(missing).exists() {
                 return Err(Error::RunDamaged {
@@ -120,7 +121,7 @@ fn resumed_from<C: Serialize>(
     Ok(newest)
 }
 
-/// The data set's fingerprint that `run.json` holds, if the run got so far.
+/// The data set's fingerprint in `run.json`, if the file exists.
 fn run_fingerprint(out: &Path) -> Result<Option<String>, Error> {
     let path = out.join("run.json");
     if !path.exists() {

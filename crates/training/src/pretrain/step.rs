@@ -1,4 +1,4 @@
-//! A run between its steps: networks, optimizer and log; one step, and what is written behind it.
+//! A run between its steps: networks, optimizer and log; one step, and the files written after it.
 
 use super::plan::Plan;
 use super::run_directory::RunDirectory;
@@ -15,17 +15,17 @@ use burn::optim::{GradientsAccumulator, GradientsParams};
 use data::durable;
 use std::time::Instant;
 
-/// All that a step changes.
+/// Everything that a step changes.
 pub(super) struct Run<O: Objective> {
     pub(super) student: O::Student,
     pub(super) state: O::State,
     optimizer: Optimizer,
-    /// In f16.
+    /// Present in f16.
     loss_scale: Option<LossScale>,
     log: RunLog,
     /// Optimizer steps done.
     pub(super) done: usize,
-    /// Of the newest step.
+    /// Learning rate of the newest step.
     learning_rate: f64,
     /// Mean loss of the newest line of the log.
     pub(super) last_loss: Option<f32>,
@@ -33,11 +33,11 @@ pub(super) struct Run<O: Objective> {
 }
 
 impl<O: Objective> Run<O> {
-    /// Step 0 with `run.json` written, or what the checkpoint holds.
+    /// Starts at step 0 and writes `run.json`, or loads the checkpoint.
     ///
     /// # Errors
-    /// Micro-batches that would make another step, a checkpoint that does not fit the networks, and files that cannot be
-    /// read or written.
+    /// Micro-batches that would change the step, a checkpoint that does not match the networks, and files
+    /// that cannot be read or written.
     pub(super) fn start<C>(plan: &Plan<'_, O, C>, directory: &RunDirectory) -> Result<Self, Error> {
         let (mut student, mut state) = plan.objective.init(&plan.init());
         if plan.micro_batch_images < plan.config.data.batch_images {
@@ -76,8 +76,8 @@ impl<O: Objective> Run<O> {
         })
     }
 
-    /// One optimizer step: gradients of each micro-batch (mostly there is one), the optimizer, and what the method does
-    /// after it. In f16, a step whose gradients overflowed is skipped.
+    /// One optimizer step: gradients of each micro-batch (usually one), the optimizer, and the method's
+    /// update. In f16, a step whose gradients overflowed is skipped.
     pub(super) fn step<C>(
         mut self,
         plan: &Plan<'_, O, C>,
@@ -115,7 +115,7 @@ impl<O: Objective> Run<O> {
 
         let finite = match &mut self.loss_scale {
             Some(scale) => scale.unscale(&mut gradients, &self.student),
-            // Losses that are not finite are found when they are read.
+            // Losses that are not finite are detected when they are read.
             None => true,
         };
         if finite {
@@ -138,7 +138,7 @@ impl<O: Objective> Run<O> {
         Ok(self)
     }
 
-    /// Brings the losses of the steps since the last time from the device.
+    /// Reads the losses since the last call from the device.
     ///
     /// # Errors
     /// A loss that is not finite, and a device that failed.
@@ -165,7 +165,7 @@ impl<O: Objective> Run<O> {
         Ok(())
     }
 
-    /// Writes the window's line of `metrics.jsonl`, if there was a step in it.
+    /// Writes the window's line of `metrics.jsonl`, unless the window is empty.
     pub(super) fn write_line<C>(&mut self, plan: &Plan<'_, O, C>) -> Result<Option<LogLine>, Error> {
         let epoch = plan.progress(self.done.saturating_sub(1)).epoch();
         let line = self.log.write(epoch, self.loss_scale.as_ref())?;
@@ -175,7 +175,7 @@ impl<O: Objective> Run<O> {
         Ok(line)
     }
 
-    /// Writes a checkpoint and removes those that are too many.
+    /// Writes a checkpoint and removes surplus ones.
     ///
     /// # Errors
     /// Weights that are not finite, a device that failed, and files that cannot be written.
@@ -233,19 +233,19 @@ impl<O: Objective> Run<O> {
         )
     }
 
-    /// In f16: steps that were skipped because a gradient overflowed, since the run's start.
+    /// In f16: steps skipped because a gradient overflowed, since the run's start.
     pub(super) fn skipped_steps(&self) -> usize {
         self.loss_scale.as_ref().map_or(0, |scale| scale.skipped)
     }
 
-    /// When the host is done with each phase of a step (`PASSER_LOG=training=trace`); a GPU is behind it.
+    /// Logs when the host finishes each phase of a step (`PASSER_LOG=training=trace`); a GPU finishes later.
     fn trace(&self, phase: &str) {
         let seconds = self.started.elapsed().as_secs_f64();
         tracing::trace!(self.done, "{seconds:9.4} s {phase}");
     }
 }
 
-/// `run.json`: what the program, the data and the plan say of the run.
+/// `run.json`: facts about the run from the program, the data and the plan.
 fn write_facts<O: Objective, C>(plan: &Plan<'_, O, C>) -> Result<(), Error> {
     let mut facts = plan.options.provenance.clone();
     facts.insert("fingerprint".into(), plan.dataset.fingerprint().into());
@@ -256,7 +256,7 @@ fn write_facts<O: Objective, C>(plan: &Plan<'_, O, C>) -> Result<(), Error> {
     Ok(durable::write_json(&plan.options.out.join("run.json"), &facts)?)
 }
 
-/// Refuses micro-batches where they would not make the step of the whole batch.
+/// Gives an error for micro-batches that would not give the whole batch's step.
 fn check_micro_batches<O: Objective>(
     objective: &O,
     student: &O::Student,

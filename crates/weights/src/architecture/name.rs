@@ -1,10 +1,10 @@
-//! Networks by their usual names, as timm and Passer have them.
+//! Networks by their usual names in timm and Passer.
 
 use backbones::{ResNetConfig, Stem};
 
 use super::Family;
 
-/// What [`named`] gives: all that a name says, which for a ViT is not all that it needs.
+/// The result of [`named`]: all that a name states, which for a ViT is incomplete.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Named {
     ResNet(ResNetConfig),
@@ -30,9 +30,10 @@ impl Named {
     }
 }
 
-/// A network by its usual name: `resnet50`, `resnet18-w16-small`, `vit_small_patch16`, `vit_small_patch14_reg4_dinov2`,
-/// `vit-w64-d6-h4-p4`, as [`BackboneConfig::name`](backbones::BackboneConfig::name) and timm have them. Text after a dot, and an image size, are
-/// ignored.
+/// A network by its usual name: `resnet50`, `resnet18-w16-small`, `vit_small_patch16`,
+/// `vit_small_patch14_reg4_dinov2`, `vit-w64-d6-h4-p4`, in the forms of
+/// [`BackboneConfig::name`](backbones::BackboneConfig::name) and timm. Text after a dot, and an image size,
+/// are ignored.
 ///
 /// # Errors
 /// The name and examples of known ones.

@@ -10,13 +10,13 @@ use super::{ArchitectureError, Family, Named, Traits};
 use crate::hint::Hint;
 use crate::patterns::nearest;
 
-/// Shapes by the network's names of its parameters.
+/// Shapes by parameter name in the network.
 pub(crate) type Shapes = BTreeMap<String, Vec<usize>>;
 
-/// The network that tensors of these shapes are, or that `named` says.
+/// The network that tensors of these shapes form, or that `named` states.
 ///
 /// # Errors
-/// What is missing or impossible. Whether every tensor fits is for the comparison with the network to say.
+/// Missing or impossible parts. The later comparison with the network checks that every tensor fits.
 pub(crate) fn derived(
     shapes: &Shapes,
     family: Family,
@@ -78,7 +78,7 @@ fn derived_resnet(shapes: &Shapes) -> Result<ResNetConfig, String> {
     })
 }
 
-/// One more than the largest number that follows `prefix` in a name.
+/// One more than the largest number after `prefix` in a name.
 fn count(shapes: &Shapes, prefix: &str) -> usize {
     let number =
         |name: &String| -> Option<usize> { name.strip_prefix(prefix)?.split('.').next()?.parse().ok() };
@@ -130,7 +130,8 @@ pub(super) fn derived_vit(
         depth: vit.depth,
         heads: vit.heads,
         patch_px: vit.patch_px,
-        // A file of another patch size than the name says is shown as what differs, not refused for this.
+        // A file with another patch size than the name states reaches the comparison, which lists the
+        // difference.
         image_px: if vit.patch_px == patch_px {
             image_px
         } else {
@@ -138,7 +139,7 @@ pub(super) fn derived_vit(
         },
         position: traits.position,
         interpolation: match (traits.interpolation, registers) {
-            // DINOv2 interpolates otherwise with registers.
+            // DINOv2 uses another interpolation with registers.
             (Interpolation::Offset, 1..) => Interpolation::Antialiased,
             (interpolation, _) => interpolation,
         },
@@ -152,9 +153,9 @@ pub(super) fn derived_vit(
     Ok(config)
 }
 
-/// Says that a tensor is not there without which nothing can be derived, and what may be it.
+/// An error for a missing tensor that the derivation needs, with the most similar name.
 fn lacking(shapes: &Shapes, name: &str) -> String {
-    // A name that is spelt as others are is no misspelling of this one.
+    // A name spelled like others is not a misspelling of this one.
     let near = nearest(name, shapes.keys()).filter(|near| strsim::levenshtein(near, name) <= 2);
     match near {
         Some(near) => format!("1 missing: {name} (near {near}), by which the network is known"),
@@ -162,16 +163,17 @@ fn lacking(shapes: &Shapes, name: &str) -> String {
     }
 }
 
-/// The name of a ViT in which `HEADS` stands for the number of heads.
+/// The name of a ViT with the placeholder `HEADS` for the number of heads.
 pub(crate) fn heads_unknown(width: usize, depth: usize, patch_px: usize) -> String {
     format!("vit-w{width}-d{depth}-hHEADS-p{patch_px}")
 }
 
-/// Heads are not seen in the tensors: those of the usual sizes, else 64 channels each (see [`heads_are_a_guess`]).
+/// Tensors do not show the heads: the usual sizes' numbers, else 64 channels per head (see
+/// [`heads_are_a_guess`]).
 fn heads(vit: &NamedVit, traits: &Traits) -> Result<usize, ArchitectureError> {
     match vit.width {
         384 if traits.small_has_12_heads => Ok(12),
-        // ViT-H: 80 channels each.
+        // ViT-H: 80 channels per head.
         1280 => Ok(16),
         width if width > 0 && width.is_multiple_of(64) => Ok(width / 64),
         width => Err(ArchitectureError {
@@ -181,7 +183,8 @@ fn heads(vit: &NamedVit, traits: &Traits) -> Result<usize, ArchitectureError> {
     }
 }
 
-/// Whether a ViT's width is of no usual size (Ti, S, B, L, H), so that its heads are a guess unless the caller names them.
+/// Whether a ViT's width differs from the usual sizes (Ti, S, B, L, H), so that its heads are a guess unless
+/// the caller names them.
 pub(crate) fn heads_are_a_guess(architecture: &BackboneConfig) -> bool {
     match architecture {
         BackboneConfig::Resnet(_) => false,
@@ -189,9 +192,10 @@ pub(crate) fn heads_are_a_guess(architecture: &BackboneConfig) -> bool {
     }
 }
 
-/// Side of the grid whose positions are kept, and whether there is one for the class token.
+/// Side of the grid with stored positions, and whether the class token has a position.
 ///
-/// With registers DINOv2 has one and timm has none; consecutive numbers above 1 are never both squares.
+/// With registers DINOv2 has one and timm has none; of two consecutive numbers above 1, at most one is a
+/// square.
 pub(crate) fn positions(shapes: &Shapes, registers: usize) -> Result<(usize, bool), String> {
     let count = match shapes.get("pos_embed").map(Vec::as_slice) {
         Some(&[1, count, _]) => count,

@@ -1,4 +1,4 @@
-//! Names and shapes that are, and are not, networks of ours.
+//! Names and shapes that form, or do not form, one of our networks.
 
 use super::shapes::derived_vit;
 use super::*;
@@ -97,7 +97,7 @@ fn heads_and_image_size_follow_the_usual_rules() {
             "{width}"
         );
     }
-    // DINOv2's grid of 37, with registers kept as it does and as timm does.
+    // DINOv2's grid of 37, with registers stored as in DINOv2 and as in timm.
     let dinov2 = vit(&vit_shapes(1024, 14, 1370, 0), "dinov2");
     assert_eq!(
         (dinov2.heads, dinov2.image_px, dinov2.interpolation),

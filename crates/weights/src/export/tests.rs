@@ -1,4 +1,4 @@
-//! Encoder files read back, their names and types, and what is refused.
+//! Encoder files read back, their names and types, and errors.
 
 use std::io::Cursor;
 
@@ -76,7 +76,7 @@ fn names_and_counts_are_torchvisions() {
         assert!(tensors.contains_key(&format!("{bn}.{name}")), "{name}");
     }
     assert!(tensors.contains_key("layer3.5.conv3.weight"));
-    // ResNet-50 has 53 convolutions and as many norms, of five tensors each; its classifier is left out.
+    // ResNet-50 has 53 convolutions and 53 norms of five tensors each; its classifier is excluded.
     assert_eq!(tensors.len(), 53 + 53 * 5);
     let count = &tensors["bn1.num_batches_tracked"];
     assert_eq!(

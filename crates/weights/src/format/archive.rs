@@ -1,7 +1,8 @@
-//! The table of contents of a zip archive whose members are stored as they are, which is all that PyTorch writes.
+//! The table of contents of a zip archive with uncompressed members, the only kind that PyTorch writes.
 //!
-//! A compressed member could claim any size and would need a codec. Reading one is an error here, so a member is a range of
-//! the file and nothing is ever unpacked. Format: PKWARE, *.ZIP File Format Specification* 6.3.10, §4.3 and §4.5.3 (zip64).
+//! A compressed member could claim any size and would need a codec. Reading one is an error here, so a member
+//! is a range of the file and nothing is ever decompressed. Format: PKWARE, *.ZIP File Format Specification*
+//! 6.3.10, §4.3 and §4.5.3 (zip64).
 
 use std::collections::HashMap;
 use std::io::{Read, Seek, SeekFrom};
@@ -19,13 +20,13 @@ const LOCATOR_64: u32 = 0x0706_4b50;
 const CENTRAL: u32 = 0x0201_4b50;
 const LOCAL: u32 = 0x0403_4b50;
 
-/// Of a member that is not stored as it is.
+/// Reason for a compressed member.
 const COMPRESSED: &str = "a member of its zip archive is compressed or encrypted, which PyTorch does not do";
 
-/// Where each member lies.
+/// The extent of each member.
 #[derive(Debug)]
 pub(super) struct Archive {
-    /// `None` for one that is not stored as it is.
+    /// `None` for a compressed member.
     members: HashMap<String, Option<Extent>>,
 }
 
@@ -56,7 +57,7 @@ impl Archive {
         self.members.keys().map(String::as_str)
     }
 
-    /// Where a member's bytes lie.
+    /// The extent of a member's bytes.
     pub(super) fn member(&self, name: &str) -> Result<Extent, CheckpointError> {
         match self.members.get(name) {
             Some(Some(extent)) => Ok(extent.clone()),
@@ -68,7 +69,7 @@ impl Archive {
         }
     }
 
-    /// Whether there is such a member, readable or not.
+    /// Whether such a member exists, readable or not.
     pub(super) fn has(&self, name: &str) -> bool {
         self.members.contains_key(name)
     }
@@ -78,7 +79,7 @@ impl Archive {
 fn table<R: Read + Seek>(source: &mut R, length: u64) -> Result<(u64, u64, u64), CheckpointError> {
     const END_BYTES: u64 = 22;
     const LONGEST_COMMENT: u64 = u16::MAX as u64;
-    // The end record is the last thing in the file but for a comment of its own.
+    // The end record is last in the file, followed only by its own comment.
     let tail_start = length.saturating_sub(END_BYTES + LONGEST_COMMENT);
     let tail = read(source, tail_start, length - tail_start)?;
     let ends = (0..tail.len().saturating_sub(END_BYTES as usize - 1)).rev();
@@ -137,7 +138,7 @@ fn table_64<R: Read + Seek>(source: &mut R, end_start: u64) -> Result<(u64, u64,
     Ok((start, bytes, count))
 }
 
-/// One member of the table: its name, and where its local header is (for now as `start`).
+/// One member of the table: its name, and the offset of its local header (for now as `start`).
 fn member(table: &mut Fields<'_>) -> Result<(String, Option<Extent>), CheckpointError> {
     if table.u32()? != CENTRAL {
         return Err(damaged("the table of its zip archive is broken"));
@@ -162,7 +163,7 @@ fn member(table: &mut Fields<'_>) -> Result<(String, Option<Extent>), Checkpoint
         let (kind, bytes) = (extra.u16()?, extra.u16()?);
         let mut field = Fields(extra.take(usize::from(bytes))?);
         if kind == 1 {
-            // The long form of those that do not fit, in this order.
+            // The long form of values that do not fit, in this order.
             for value in [&mut size, &mut packed, &mut start] {
                 if *value == u64::from(u32::MAX) {
                     *value = field.u64()?;
@@ -183,7 +184,7 @@ fn member(table: &mut Fields<'_>) -> Result<(String, Option<Extent>), Checkpoint
     Ok((name, Some(extent)))
 }
 
-/// The extent of the member's bytes, which lie behind its local header.
+/// The extent of the member's bytes, after its local header.
 fn located<R: Read + Seek>(source: &mut R, length: u64, header: Extent) -> Result<Extent, CheckpointError> {
     const LOCAL_BYTES: u64 = 30;
     let wrong = || damaged("a member of its zip archive lies outside the file");
@@ -208,7 +209,7 @@ fn located<R: Read + Seek>(source: &mut R, length: u64, header: Extent) -> Resul
     Ok(Extent { start, ..header })
 }
 
-/// `bytes` bytes from `start` on, which the caller knows to be in the file.
+/// `bytes` bytes from `start` on; the caller knows that the file has them.
 fn read<R: Read + Seek>(source: &mut R, start: u64, bytes: u64) -> Result<Vec<u8>, CheckpointError> {
     source.seek(SeekFrom::Start(start))?;
     let mut found = vec![];

@@ -1,4 +1,4 @@
-//! A file's table of contents: entries by name, and where each tensor's numbers lie.
+//! A file's table of contents: entries by name, and the offset of each tensor's values.
 
 use std::collections::BTreeMap;
 use std::io::{Read, Seek, SeekFrom};
@@ -12,11 +12,11 @@ use super::error::{CheckpointError, damaged, unreadable};
 /// A file's table of contents.
 #[derive(Clone, Debug)]
 pub struct Checkpoint {
-    /// What kind of file it is.
+    /// The kind of file.
     pub format: Format,
     /// Its entries by name.
     pub root: Entry,
-    /// Texts beside the tensors of a safetensors file.
+    /// Metadata texts of a safetensors file.
     pub metadata: BTreeMap<String, String>,
     /// The file's length.
     pub bytes: u64,
@@ -39,9 +39,9 @@ pub enum Format {
 pub enum Entry {
     /// A tensor.
     Tensor(TensorInfo),
-    /// A dictionary; a list's entries are called `0`, `1` and so on.
+    /// A dictionary; a list's entries are named `0`, `1` and so on.
     Dict(BTreeMap<String, Entry>),
-    /// Anything else, in words: a number, a text, an object that is ignored.
+    /// Any other entry, in words: a number, a text, an ignored object.
     Value(String),
 }
 
@@ -50,7 +50,7 @@ pub enum Entry {
 pub(crate) struct Extent {
     pub(crate) start: u64,
     pub(crate) bytes: u64,
-    /// CRC-32 of these bytes, where the file states it.
+    /// CRC-32 of these bytes, if the file states it.
     pub(crate) crc: Option<u32>,
 }
 
@@ -61,13 +61,13 @@ pub struct TensorInfo {
     pub dtype: Dtype,
     /// Its size in each dimension.
     pub shape: Vec<usize>,
-    /// Steps between elements; `None` if they lie in order.
+    /// Steps between elements; `None` if they are contiguous.
     pub(crate) strides: Option<Vec<u64>>,
     /// The first byte.
     pub(crate) start: u64,
     /// Bytes from the first element to the last.
     pub(crate) bytes: u64,
-    /// CRC-32 of these bytes, where the file says it.
+    /// CRC-32 of these bytes, if the file states it.
     pub(crate) crc: Option<u32>,
 }
 
@@ -114,18 +114,18 @@ impl Entry {
 }
 
 impl TensorInfo {
-    /// Number of elements; the largest number where that overflows.
+    /// Number of elements; the largest `u64` on overflow.
     pub fn elements(&self) -> u64 {
         self.shape
             .iter()
             .fold(1, |count: u64, &size| count.saturating_mul(size as u64))
     }
 
-    /// Reads the tensor in its own type from the file that it was found in.
+    /// Reads the tensor in its own type from its file.
     ///
     /// # Errors
-    /// A type that Burn has not; bytes that are missing or do not have their checksum; a view that repeats its numbers
-    /// into more than 64 MiB.
+    /// A type that Burn lacks; bytes that are missing or fail their checksum; a view that expands to more
+    /// than 64 MiB by repetition.
     pub fn read<R: Read + Seek>(&self, source: &mut R) -> Result<TensorData, CheckpointError> {
         const REPEATED: u64 = 64 << 20;
         let dtype = self
@@ -178,7 +178,7 @@ fn gathered(bytes: &[u8], elements: u64, shape: &[usize], strides: &[u64], size:
     let mut at = 0;
     for _ in 0..elements {
         gathered.extend_from_slice(&bytes[at * size..(at + 1) * size]);
-        // To the next element: the last dimension runs fastest.
+        // Advances to the next element; the last dimension varies fastest.
         for dimension in (0..shape.len()).rev() {
             let stride = strides[dimension] as usize;
             index[dimension] += 1;

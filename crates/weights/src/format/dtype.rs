@@ -1,4 +1,4 @@
-//! Types of tensors' elements, by the names that files give them.
+//! Types of tensor elements, by their names in files.
 
 use burn::tensor::{BoolStore, DType};
 
@@ -77,7 +77,7 @@ impl Dtype {
         self.row().2
     }
 
-    /// Whether weights can be made of it.
+    /// Whether it can hold weights.
     pub fn is_weight(self) -> bool {
         matches!(self, Self::F64 | Self::F32 | Self::F16 | Self::Bf16)
     }

@@ -1,4 +1,5 @@
-//! From what a pickle built to a tree of named entries, every tensor checked against the bytes that are there.
+//! Converts a pickle's values to a tree of named entries, and checks every tensor against the available
+//! bytes.
 
 use std::collections::BTreeMap;
 
@@ -9,16 +10,16 @@ use super::pickle::{Node, Pickle, Storage, Value, View};
 /// Deepest nesting of dictionaries and lists.
 const MAX_DEPTH: usize = 64;
 
-/// Most bytes of all dotted paths together: a key that is shared, and every level above it, is a part of many.
+/// Maximum total bytes of all dotted paths: a shared key, and every level above it, counts in many paths.
 const MAX_PATHS: usize = 64 << 20;
 
-/// Most items that are looked at, in lists and attributes that show nothing of them: these too may be shared.
+/// Maximum items visited in lists and attributes that are not shown: they too may be shared.
 const MAX_LOOKS: usize = 64 << 20;
 
-/// Longest list of plain values that is shown.
+/// Longest list of plain values to show.
 const SHOWN: usize = 8;
 
-/// The pickle's root as a tree; `locate` says where a storage lies.
+/// The pickle's root as a tree; `locate` returns the position of a storage.
 pub(super) fn tree(
     pickle: &Pickle,
     locate: impl Fn(&Storage) -> Result<Extent, CheckpointError>,
@@ -41,10 +42,10 @@ struct Walk<'a, L> {
     /// The nodes from the root to here.
     path: Vec<usize>,
     entries: usize,
-    /// Bytes of the dotted path to here, and of all so far.
+    /// Bytes of the dotted path to here, and of all paths so far.
     name: usize,
     names: usize,
-    /// Items looked at so far.
+    /// Items visited so far.
     looks: usize,
 }
 
@@ -94,7 +95,7 @@ impl<L: Fn(&Storage) -> Result<Extent, CheckpointError>> Walk<'_, L> {
                         Value::Text(key) => key.to_string(),
                         other => plain(other),
                     };
-                    // As in Python the last assignment to a key counts.
+                    // As in Python, the last assignment to a key wins.
                     let entry = self.child(&key, value)?;
                     entries.insert(key, entry);
                 }
@@ -123,7 +124,7 @@ impl<L: Fn(&Storage) -> Result<Extent, CheckpointError>> Walk<'_, L> {
         Ok(entry)
     }
 
-    /// What lies under a key of the entry that is walked.
+    /// The entry under a key of the current entry.
     fn child(&mut self, key: &str, value: &Value) -> Result<Entry, CheckpointError> {
         let outer = self.name;
         self.name += key.len() + 1;
@@ -142,7 +143,7 @@ impl<L: Fn(&Storage) -> Result<Extent, CheckpointError>> Walk<'_, L> {
         entry
     }
 
-    /// The parts of a pickled `torch.nn.Module` that its state dict is made of: parameters, buffers, modules.
+    /// The parts of a pickled `torch.nn.Module` that form its state dict: parameters, buffers, modules.
     fn module_tables(&self, state: Option<&Value>) -> Option<[Value; 3]> {
         let Some(Value::Node(state)) = state else {
             return None;
@@ -159,14 +160,14 @@ impl<L: Fn(&Storage) -> Result<Extent, CheckpointError>> Walk<'_, L> {
         Some([table("_parameters")?, table("_buffers")?, table("_modules")?])
     }
 
-    /// The entries that the module's `state_dict()` would have, but for buffers that it leaves out of it.
+    /// The entries of the module's `state_dict()`, plus its non-persistent buffers.
     fn module(&mut self, tables: &[Value]) -> Result<Entry, CheckpointError> {
         let mut all = BTreeMap::new();
         for table in tables {
             let Entry::Dict(entries) = self.entry(table)? else {
                 return Err(damaged("a pickled module holds no dictionary of its parameters"));
             };
-            // `None` stands for an absent bias.
+            // `None` means an absent bias.
             all.extend(
                 entries
                     .into_iter()
@@ -180,7 +181,7 @@ impl<L: Fn(&Storage) -> Result<Extent, CheckpointError>> Walk<'_, L> {
         let storage = (self.locate)(&view.storage)?;
         let size = view.dtype.bytes();
         let span = span(view).and_then(|elements| {
-            // Where it starts in the storage, of which it may see a part from `first` on.
+            // Its start in the storage; the view may begin at `first`.
             let start = view.storage.first.checked_mul(view.storage.dtype.bytes())?;
             let start = start.checked_add(view.offset.checked_mul(size)?)?;
             let bytes = elements.checked_mul(size)?;
@@ -197,7 +198,7 @@ impl<L: Fn(&Storage) -> Result<Extent, CheckpointError>> Walk<'_, L> {
             dtype: view.dtype,
             strides: (!is_contiguous(view)).then(|| {
                 let steps = view.shape.iter().zip(&view.strides);
-                // No step is taken where there is one element, and its stride may be any number.
+                // A dimension of one element takes no steps, so its stride may be any number.
                 steps
                     .map(|(&size, &stride)| if size == 1 { 0 } else { stride })
                     .collect()
@@ -211,7 +212,7 @@ impl<L: Fn(&Storage) -> Result<Extent, CheckpointError>> Walk<'_, L> {
     }
 }
 
-/// Elements from the first to the last that the view sees; `None` where that overflows.
+/// Elements from the first to the last that the view covers; `None` on overflow.
 fn span(view: &View) -> Option<u64> {
     if view.shape.contains(&0) {
         return Some(0);
@@ -226,7 +227,7 @@ fn span(view: &View) -> Option<u64> {
     last.checked_add(1)
 }
 
-/// Whether the elements lie in the file in the tensor's own order.
+/// Whether the elements are in the tensor's own order in the file.
 fn is_contiguous(view: &View) -> bool {
     let mut expected = 1u64;
     for (&size, &stride) in view.shape.iter().zip(&view.strides).rev() {
@@ -235,7 +236,7 @@ fn is_contiguous(view: &View) -> bool {
         }
         match expected.checked_mul(size as u64) {
             Some(next) => expected = next,
-            // Only a view that repeats elements can be so large.
+            // Only a view that repeats elements can be this large.
             None => return false,
         }
     }

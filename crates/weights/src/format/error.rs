@@ -1,11 +1,12 @@
-//! Why a file of weights cannot be read, and the limits of what is read.
+//! Errors of weight files, and limits on their size.
 
 use crate::hint::{Hint, SaveAs};
 
-/// Most entries of a file: objects that a pickle shares are counted each time that they are met.
+/// Maximum entries of a file: objects that a pickle shares are counted at each use.
 pub(crate) const MAX_ENTRIES: usize = 1 << 18;
 
-/// Longest name: an entry's dotted path, a class, in bytes. A pickle names a million times what it holds once.
+/// Longest name: an entry's dotted path, a class, in bytes. A pickle may use one stored text as a million
+/// names.
 pub(crate) const MAX_NAME: usize = 1024;
 
 /// Highest rank of a tensor, as in PyTorch.
@@ -14,38 +15,38 @@ pub(crate) const MAX_RANK: usize = 64;
 /// Why a file of weights cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub enum CheckpointError {
-    /// None of the known kinds.
+    /// An unknown kind of file.
     #[error("neither a PyTorch checkpoint (zip or legacy) nor a safetensors file{found}")]
     Unknown {
-        /// What its start shows it to be.
+        /// What its start looks like.
         found: &'static str,
-        /// The cure, where its start shows one.
+        /// The hint, if its start suggests one.
         hint: Option<Hint>,
     },
-    /// Bytes that contradict each other.
+    /// Inconsistent bytes.
     #[error("damaged, or made by hand: {0}")]
     Damaged(String),
-    /// A pickle that wants something called or imported.
+    /// A pickle that calls or imports a forbidden name.
     #[error("its pickle asks for {0}, which weights do not need: refused, and nothing of it was run")]
     Hostile(String),
-    /// Sound, but not read here.
+    /// A valid file that is not supported.
     #[error("this file cannot be read: {reason}")]
     Unsupported {
-        /// What is in it.
+        /// Its unsupported content.
         reason: String,
-        /// The cure, where there is one.
+        /// The hint, if there is one.
         hint: Option<Hint>,
     },
     /// More than a file of weights needs.
     #[error("beyond what a file of weights needs: {0}")]
     Limit(String),
-    /// The bytes cannot be had.
+    /// The bytes cannot be read.
     #[error("{0}")]
     Read(#[from] std::io::Error),
 }
 
 impl CheckpointError {
-    /// The cure, where it is known.
+    /// The hint, if known.
     pub fn hint(&self) -> Option<Hint> {
         match self {
             Self::Unknown { hint, .. } | Self::Unsupported { hint, .. } => hint.clone(),
@@ -59,7 +60,7 @@ pub(crate) fn damaged(what: impl Into<String>) -> CheckpointError {
     CheckpointError::Damaged(what.into())
 }
 
-/// A sound file that is read after Python saved it again.
+/// A valid file that becomes readable after Python saves it again.
 pub(crate) fn unsupported(reason: impl Into<String>, cure: SaveAs) -> CheckpointError {
     CheckpointError::Unsupported {
         reason: reason.into(),
@@ -67,7 +68,7 @@ pub(crate) fn unsupported(reason: impl Into<String>, cure: SaveAs) -> Checkpoint
     }
 }
 
-/// A sound file that no saving would help.
+/// A valid file that saving again would not help.
 pub(crate) fn unreadable(reason: impl Into<String>) -> CheckpointError {
     CheckpointError::Unsupported {
         reason: reason.into(),
@@ -83,7 +84,7 @@ pub(crate) fn many_entries() -> CheckpointError {
     CheckpointError::Limit(format!("it holds more than {MAX_ENTRIES} entries"))
 }
 
-/// The start of a text that a file may make as long as it likes.
+/// The start of a text, because a file may make it arbitrarily long.
 pub(crate) fn cut(text: &str) -> String {
     const SHOWN: usize = 200;
     match text.char_indices().nth(SHOWN) {

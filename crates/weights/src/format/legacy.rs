@@ -1,4 +1,4 @@
-//! PyTorch's older files: pickles end to end, then the storages.
+//! PyTorch's older files: consecutive pickles, then the storages.
 
 use std::collections::{BTreeMap, HashMap};
 use std::io::{BufReader, Read, Seek, SeekFrom};
@@ -13,14 +13,14 @@ use crate::hint::SaveAs;
 /// `1950a86a20f9469cfc6c`: the first pickle of a legacy file.
 const MAGIC: i128 = 0x1950_a86a_20f9_469c_fc6c;
 
-/// The same in pickle protocols 0 and 1, as a text.
+/// The same in pickle protocols 0 and 1, as text.
 pub(super) const MAGIC_TEXT: &[u8] = b"L119547037146038801333356L\n";
 
-/// The one version of the legacy format.
+/// The only version of the legacy format.
 const VERSION: i128 = 1001;
 
-/// Pickles end to end, as PyTorch wrote from 0.1.10 to 1.5: magic, version, machine, the object, the storages' keys; then
-/// each storage, its length first.
+/// Consecutive pickles, as PyTorch wrote from 0.1.10 to 1.5: magic, version, machine, the object, the
+/// storages' keys; then each storage, prefixed with its length.
 pub(super) fn open<R: Read + Seek>(source: &mut R, length: u64) -> Result<Checkpoint, CheckpointError> {
     let mut input = Input::new(BufReader::new(&mut *source), length);
     let not_torch = || {

@@ -1,4 +1,5 @@
-//! Pickles of PyTorch as plain data: [`machine`] builds what a pickle describes, [`torch`] says what its names mean.
+//! PyTorch's pickles as plain data: [`machine`] builds the described objects, [`torch`] defines the meaning
+//! of their names.
 
 mod machine;
 mod torch;
@@ -11,10 +12,10 @@ use std::io::BufRead;
 
 use super::error::CheckpointError;
 
-/// Builds what the next pickle of `input` describes.
+/// Builds the data that the next pickle of `input` describes.
 ///
 /// # Errors
-/// Damaged bytes, a name or a call that weights do not need, and more than the limits allow.
+/// Damaged bytes, a name or a call that weights do not need, and exceeded limits.
 pub(super) fn read<R: BufRead>(input: &mut Input<R>) -> Result<Pickle, CheckpointError> {
     machine::read(input, &torch::NAMES)
 }

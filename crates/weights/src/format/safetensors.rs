@@ -64,10 +64,10 @@ pub(super) fn open<R: Read + Seek>(
     })
 }
 
-/// Refuses a safetensors header that would take many times its length in memory: arrays longer than a tensor's sizes can
-/// be, and more keys than a quarter of a million tensors have.
+/// Gives an error for a safetensors header that would take many times its length in memory: arrays longer
+/// than any tensor shape, and more keys than a quarter of a million tensors have.
 fn check_header(json: &[u8]) -> Result<(), CheckpointError> {
-    /// A tensor's name, type, sizes and offsets; and one more for texts beside them.
+    /// A tensor's name, type, sizes and offsets; and one more for metadata texts.
     const KEYS: usize = 5 * MAX_ENTRIES;
     let (mut depth, mut items, mut keys, mut quoted) = (0usize, 0, 0, false);
     let mut bytes = json.iter();
@@ -99,8 +99,8 @@ fn check_header(json: &[u8]) -> Result<(), CheckpointError> {
     Ok(())
 }
 
-/// A safetensors file with metadata. The `safetensors` crate takes a `HashMap`, whose order, and so the file's hash,
-/// would differ from run to run.
+/// A safetensors file with metadata. The `safetensors` crate takes a `HashMap`, whose random order would
+/// change the file's hash from run to run.
 pub(crate) fn with_metadata(file: &[u8], metadata: &BTreeMap<&str, String>) -> Vec<u8> {
     let (length, rest) = file.split_first_chunk::<8>().expect("a header's length");
     let length = u64::from_le_bytes(*length) as usize;
@@ -111,7 +111,7 @@ pub(crate) fn with_metadata(file: &[u8], metadata: &BTreeMap<&str, String>) -> V
     merged.extend(metadata);
     merged.push(b',');
     merged.extend(&header.trim_ascii()[1..]);
-    // The format wants the data aligned to 8 bytes.
+    // The format requires data aligned to 8 bytes.
     merged.resize(merged.len().next_multiple_of(8), b' ');
 
     let mut bytes = Vec::with_capacity(8 + merged.len() + data.len());

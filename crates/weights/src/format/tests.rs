@@ -1,4 +1,4 @@
-//! Checkpoints made by hand, sound and hostile. Files of PyTorch itself are read in `import/tests.rs`.
+//! Handmade checkpoints, valid and hostile. `import/tests.rs` reads PyTorch's own files.
 
 mod limits;
 
@@ -91,7 +91,7 @@ mod make {
         file
     }
 
-    /// A zip archive of stored members; `change` may spoil a member's table entry (46 bytes and the name).
+    /// A zip archive of stored members; `change` may corrupt a member's table entry (46 bytes and the name).
     pub(super) fn zip(members: &[(&str, &[u8])], change: impl Fn(&str, &mut [u8])) -> Vec<u8> {
         let (mut file, mut table) = (vec![], vec![]);
         for (name, bytes) in members {
@@ -167,7 +167,7 @@ fn values(file: &[u8], tensor: &str) -> Vec<f32> {
 
 #[test]
 fn views_read_as_pytorch_shows_them() {
-    // Six numbers: as they are, transposed, a column, a scalar, one row repeated.
+    // Six values: unchanged, transposed, a column, a scalar, one row repeated.
     let s = || storage("FloatStorage", "0", 6);
     let body = dict(&[
         ("whole", tensor(s(), 0, &[2, 3], &[3, 1])),
@@ -199,7 +199,7 @@ fn what_lies_beside_weights_is_shown_or_passed_over() {
         ("best", b"G\x3f\xe8\x00\x00\x00\x00\x00\x00".to_vec()),
         ("scale", tuple(&[int(1), b"N".to_vec(), b"\x88".to_vec()])),
         ("args", call(name("argparse", "Namespace"), &[])),
-        // An object of a user's class, and its attributes.
+        // An object of a user's class, with attributes.
         (
             "config",
             [
@@ -240,7 +240,7 @@ fn a_pickle_that_wants_something_run_is_refused_by_name() {
     let evil = call(name("posix", "system"), &[text("touch /tmp/passer-was-here")]);
     for (body, what) in [
         (dict(&[("x", evil.clone())]), "`posix.system`"),
-        // Its result thrown away, nothing left to see.
+        // Its result is discarded, so no trace remains.
         ([evil, b"0}".to_vec()].concat(), "`posix.system`"),
         (name("builtins", "eval"), "`builtins.eval`"),
         (name("__builtin__", "exec"), "`__builtin__.exec`"),
@@ -260,7 +260,7 @@ fn a_pickle_that_wants_something_run_is_refused_by_name() {
             [text("posix"), text("system"), b"\x93".to_vec()].concat(),
             "`posix.system`",
         ),
-        // A call of what a call returned.
+        // A call of a call's result.
         (
             call(call(name("torch", "device"), &[]), &[]),
             "something that it does not name",
@@ -277,7 +277,7 @@ fn a_pickle_that_wants_something_run_is_refused_by_name() {
         }
     }
     assert!(!std::path::Path::new("/tmp/passer-was-here").exists());
-    // The extension registry and out-of-band buffers name things outside the file.
+    // The extension registry and out-of-band buffers refer to data outside the file.
     for code in [&b"\x82\x01"[..], b"\x97\x01"] {
         assert!(refused(&archive(code.to_vec(), b"")).contains("opcode"));
     }
@@ -357,7 +357,7 @@ fn sizes_that_lie_are_refused() {
 fn a_tensor_that_is_marked_as_negated_is_refused() {
     let marked = |flag: &str, value: &[u8]| {
         let plain = tensor(storage("FloatStorage", "0", 1), 0, &[1], &[1]);
-        // The last of its arguments, where there was none.
+        // Its last argument, where there was none.
         let call = plain.strip_suffix(b"tR").unwrap();
         archive(
             dict(&[("w", [call, &dict(&[(flag, value.to_vec())])[..], b"tR"].concat())]),
@@ -382,16 +382,16 @@ fn sparse_tensors_and_the_oldest_pickles_are_called_so() {
     let kind = name("torch._utils", "_rebuild_meta_tensor_no_storage");
     let error = refused(&archive(dict(&[("w", call(kind, &[int(0), tuple(&[])]))]), b""));
     assert!(error.contains("the `meta` device"), "{error}");
-    // What `pickle.dump` writes.
+    // Output of `pickle.dump`.
     let error = refused(b"\x80\x02}.");
     assert!(error.contains("numpy's arrays"), "{error}");
-    // Protocol 0 names a storage by a line.
+    // Protocol 0 writes a storage's name as a line.
     let error = refused(&archive(b"Pstorage\n".to_vec(), b""));
     assert!(
         error.contains("cannot be read: a pickle of protocol 0"),
         "{error}"
     );
-    // In a legacy file its magic number is a line as well; protocol 1 is read.
+    // In a legacy file the magic number is a line as well; protocol 1 is read.
     let body = dict(&[("w", tensor(storage("FloatStorage", "0", 2), 0, &[2], &[1]))]);
     let new = legacy(body, &[("0", 2, &bytes_of(&[0.5, -1.0]))]);
     let magic = pickle(int(0x1950_a86a_20f9_469c_fc6c));
@@ -403,7 +403,7 @@ fn sparse_tensors_and_the_oldest_pickles_are_called_so() {
 
 #[test]
 fn strides_of_single_elements_may_be_anything() {
-    // PyTorch sets none of its own there.
+    // PyTorch sets none there.
     let any = i128::from(u64::MAX);
     let body = dict(&[(
         "w",
@@ -415,7 +415,7 @@ fn strides_of_single_elements_may_be_anything() {
 
 #[test]
 fn python_2s_texts_may_be_bytes() {
-    // A number beside the weights, as `numpy.float64.__reduce__` wrote it then.
+    // A number next to the weights, in the old form of `numpy.float64.__reduce__`.
     let scalar = call(
         name("numpy.core.multiarray", "scalar"),
         &[b"N".to_vec(), b"U\x02\xff\xfe".to_vec()],
@@ -441,7 +441,8 @@ fn archives_that_pytorch_did_not_write_are_refused() {
             }
         }))
     };
-    // Method deflate; encrypted; a packed size of 4 bytes for 2 GiB; beyond the file; a start that is no member.
+    // Method deflate; encrypted; a packed size of 4 bytes for 2 GiB; beyond the file; a start without a
+    // member.
     assert!(spoilt(10, &[8, 0]).contains("compressed or encrypted"));
     assert!(spoilt(8, &[1, 0]).contains("compressed or encrypted"));
     assert!(spoilt(24, &[0, 0, 0, 0x80]).contains("compressed or encrypted"));
@@ -465,7 +466,7 @@ fn archives_that_pytorch_did_not_write_are_refused() {
         ))
         .contains("TorchScript")
     );
-    // PyTorch compresses a program's source; what nobody asks for may be packed as it likes.
+    // PyTorch compresses a program's source; members that are never read may be compressed.
     let packed = |members: &[(&str, &[u8])]| {
         zip(members, |name, entry| {
             if name != "a/data.pkl" {

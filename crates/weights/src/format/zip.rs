@@ -11,10 +11,11 @@ use super::pickle::{self, Input, Storage};
 use super::storages::{big_endian, storage_bytes};
 use crate::hint::SaveAs;
 
-/// Longest `byteorder` entry that is read.
+/// Longest `byteorder` entry to read.
 const SHORT_ENTRY: u64 = 64;
 
-/// A zip archive, as PyTorch has written since 1.6: the pickle in `NAME/data.pkl`, storages in `NAME/data/KEY`.
+/// A zip archive, as PyTorch has written since 1.6: the pickle in `NAME/data.pkl`, storages in
+/// `NAME/data/KEY`.
 pub(super) fn open<R: Read + Seek>(source: &mut R, length: u64) -> Result<Checkpoint, CheckpointError> {
     let archive = Archive::open(source, length)?;
     let folders = archive.names().filter_map(|name| name.strip_suffix("data.pkl"));

@@ -1,5 +1,5 @@
-//! Every row of the table of layouts, on files that PyTorch wrote (`scripts/parity/layouts.py`): each weight is the one
-//! that its name says.
+//! Every row of the table of layouts, on files that PyTorch wrote (`scripts/parity/layouts.py`): each weight
+//! must be the one that its name states.
 
 mod ambiguous_files;
 
@@ -95,7 +95,7 @@ fn formula(name: &str, shape: &[usize], part: Role) -> Vec<f32> {
 
 fn options(network: &str) -> ImportOptions {
     ImportOptions {
-        // Heads of so narrow a ViT cannot be seen.
+        // The heads of such a narrow ViT are unknown.
         backbone: network.starts_with("vit").then(|| network.to_owned()),
         ..ImportOptions::default()
     }
@@ -279,7 +279,7 @@ fn our_own_files_keep_what_they_say_in_either_naming() {
     info.mean = [0.5; 3];
     for naming in [Naming::Timm, Naming::Torchvision] {
         let bytes = encoder_to_safetensors_as(&backbone, &info, naming).unwrap();
-        // No name is needed: the file says its heads.
+        // No name is needed: the file states its heads.
         let (again, said) = read(&bytes, &ImportOptions::default()).unwrap();
         assert_eq!(said, info);
         assert_eq!(state_dict(&again), state_dict(&backbone));
@@ -311,7 +311,7 @@ fn our_own_files_keep_what_they_say_in_either_naming() {
     assert!(encoder_to_safetensors_as(&registers, &info, Naming::Timm).is_ok());
 }
 
-/// Every fixture cut and changed at random: whatever comes of it, it is no panic and no large allocation.
+/// Every fixture truncated and changed at random: the result is never a panic or a large allocation.
 #[test]
 fn damaged_files_are_errors_and_no_more() {
     let mut state = 0x9e37_79b9_7f4a_7c15u64;
@@ -330,7 +330,7 @@ fn damaged_files_are_errors_and_no_more() {
             if round % 3 == 0 {
                 bytes.truncate(random(bytes.len()));
             } else {
-                // Where it hurts: the pickles and tables at the ends.
+                // In the most sensitive bytes: the pickles and tables at the ends.
                 for _ in 0..1 + random(8) {
                     let reach = if random(2) == 0 {
                         bytes.len()

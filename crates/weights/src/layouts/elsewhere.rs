@@ -1,4 +1,4 @@
-//! Networks in places that no layout reads: where names are like those of a network, for hints and warnings.
+//! Networks at paths that no layout reads: found by similar names, for hints and warnings.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -13,7 +13,7 @@ use crate::patterns::{matches, renamed};
 /// Pairs of another library's name and ours.
 type Renames = &'static [(&'static str, &'static str)];
 
-/// Names of a block's weights, by which a network is known, as libraries have them.
+/// Names of a block's weights in several libraries; they identify a network.
 const BLOCKS: &[(&str, Renames)] = &[
     ("layer1.#.conv#.weight", &[]),
     ("blocks.#.attn.*", &[]),
@@ -21,13 +21,13 @@ const BLOCKS: &[(&str, Renames)] = &[
     ("4.#.conv#.weight", CHILDREN),
 ];
 
-/// Most tensors that are looked at, and most parts of a name: a file may hold as many as it likes.
+/// Maximum tensors to search, and maximum parts of a name: a file may hold any number.
 const MAX_TENSORS: usize = 20_000;
 const MAX_PARTS: usize = 12;
-/// Most networks that are named.
+/// Maximum networks to list.
 const SHOWN: usize = 4;
 
-/// The cure for a file whose layout is not known, or is ambiguous: the networks in it.
+/// The hint for a file with an unknown or ambiguous layout: its networks.
 pub(super) fn seen_networks(root: &Entry) -> Hint {
     let mut networks = search(root, &[]);
     if networks.is_empty() {
@@ -38,14 +38,14 @@ pub(super) fn seen_networks(root: &Entry) -> Hint {
     Hint::SaveAlone { networks, more }
 }
 
-/// Networks in other dictionaries than `read`, such as averaged weights beside those that a layout reads.
+/// Networks in dictionaries other than `read`, such as averaged weights next to those that a layout reads.
 pub(super) fn seen_outside(root: &Entry, read: &[&str]) -> Vec<SeenNetwork> {
     let mut networks = search(root, read);
     networks.truncate(SHOWN);
     networks
 }
 
-/// All places with the names of a network, but for the dictionaries in `without`.
+/// All paths with the names of a network, except the dictionaries in `without`.
 fn search(root: &Entry, without: &[&str]) -> Vec<SeenNetwork> {
     let mut search = Search {
         without,
@@ -61,7 +61,7 @@ struct Search<'a> {
     without: &'a [&'a str],
     /// Keys from the root to here.
     keys: Vec<String>,
-    /// Tensors that may still be looked at.
+    /// Number of tensors left to search.
     left: usize,
     networks: Vec<SeenNetwork>,
 }
@@ -112,7 +112,7 @@ impl Search<'_> {
     }
 }
 
-/// Which network the names after a prefix are like.
+/// The network that the names after a prefix resemble.
 fn looks(tensors: &[(&str, &TensorInfo)], prefix: &str, renames: Renames) -> Option<String> {
     let shapes = tensors.iter().filter_map(|(name, tensor)| {
         let name = name.strip_prefix(prefix)?;
@@ -124,7 +124,7 @@ fn looks(tensors: &[(&str, &TensorInfo)], prefix: &str, renames: Renames) -> Opt
     });
     let shapes = shapes.collect::<Shapes>();
     let family = Family::of(shapes.keys())?;
-    // Swin's blocks are called as a ViT's are.
+    // Swin's blocks have the same names as a ViT's.
     let first = match family {
         Family::ResNet => "conv1.weight",
         Family::Vit => "patch_embed.proj.weight",

@@ -1,4 +1,4 @@
-//! Which layout a file has, and its tensors by the network's names.
+//! Finds a file's layout, and its tensors by the network's names.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -13,12 +13,12 @@ use crate::hint::{Hint, SeenNetwork};
 use crate::patterns::{matches, matches_any};
 use crate::role::Role;
 
-/// A file whose layout is known.
+/// A file with a known layout.
 #[derive(Debug)]
 pub struct Recognized<'a> {
     /// Its row.
     pub layout: &'static Layout,
-    /// Which of two networks was taken.
+    /// The chosen one of two networks.
     pub role: Option<Role>,
     /// The kind of network.
     pub family: Family,
@@ -26,58 +26,58 @@ pub struct Recognized<'a> {
     pub parent: &'static str,
     /// Its tensors, and those that no row knows, by the network's names.
     pub tensors: BTreeMap<String, &'a TensorInfo>,
-    /// Names beside it that the row knows, as the file has them.
+    /// Further names that the row knows, as in the file.
     pub dropped: Vec<String>,
     /// Networks in dictionaries that the row does not read, such as averaged weights.
     pub other_networks: Vec<SeenNetwork>,
 }
 
-/// Why a file has no layout.
+/// Reason why a file has no layout.
 #[derive(Debug, thiserror::Error)]
 pub enum LayoutError {
-    /// None fits.
+    /// No layout matches.
     #[error("no known layout matches this file: it holds {content}")]
     None {
-        /// What is in it.
+        /// Its content.
         content: String,
-        /// How to get at a network in it.
+        /// How to extract a network from it.
         hint: Hint,
     },
-    /// It holds a network of another kind than the name given.
+    /// It holds another kind of network than the given name.
     #[error("this file holds {}, and the name given is that of {}", holds.with_article(), named.with_article())]
     Family {
-        /// What it holds.
+        /// The kind in the file.
         holds: Family,
-        /// What was named.
+        /// The kind of the given name.
         named: Family,
     },
-    /// More than one fits.
+    /// More than one layout matches.
     #[error("this file could be of {layouts}")]
     Several {
         /// Their names.
         layouts: String,
-        /// How to get at one network.
+        /// How to extract one network.
         hint: Hint,
     },
-    /// Two networks in places of one layout.
+    /// Two networks at different paths of one layout.
     #[error("this file ({layout}) holds a network in {places}, and they differ")]
     Places {
         /// The row.
         layout: &'static str,
-        /// Where they are.
+        /// Their paths.
         places: String,
     },
-    /// It lacks the network that was looked for.
+    /// It lacks the requested network.
     #[error("the {} is wanted, and this file ({layout}) {content}", role.name())]
     Role {
-        /// Which network was looked for.
+        /// The requested role.
         role: Role,
         /// The row.
         layout: &'static str,
-        /// What there is.
+        /// The available networks.
         content: String,
     },
-    /// Two of its tensors have one name here.
+    /// Two of its tensors have the same name here.
     #[error("two tensors of this file are {name} of the network ({layout})")]
     Twice {
         /// The network's name.
@@ -88,7 +88,7 @@ pub enum LayoutError {
 }
 
 impl LayoutError {
-    /// The cure, where it is known.
+    /// The hint, if known.
     pub fn hint(&self) -> Option<Hint> {
         match self {
             Self::None { hint, .. } | Self::Several { hint, .. } => Some(hint.clone()),
@@ -103,10 +103,10 @@ impl LayoutError {
     }
 }
 
-/// Names of the tensors under a path, shared by all locations that look there.
+/// Names of the tensors under a path, shared by all locations at that path.
 type Names<'a> = Rc<Vec<(String, &'a TensorInfo)>>;
 
-/// A location of a row in which a network of a file was found.
+/// A location of a row where a file has a network.
 struct Candidate<'a> {
     layout: &'static Layout,
     location: &'static Location,
@@ -117,7 +117,7 @@ struct Candidate<'a> {
 }
 
 impl<'a> Candidate<'a> {
-    /// The tensors there, by the network's names.
+    /// Its tensors, by the network's names.
     fn tensors(&self) -> BTreeMap<Cow<'_, str>, &'a TensorInfo> {
         let tensors = self
             .names
@@ -128,7 +128,7 @@ impl<'a> Candidate<'a> {
             .collect()
     }
 
-    /// Where it is, as in `state_dict.backbone.*`.
+    /// Its path, as in `state_dict.backbone.*`.
     fn place(&self) -> String {
         match self.parent {
             "" => format!("{}*", self.prefix),
@@ -140,7 +140,7 @@ impl<'a> Candidate<'a> {
 /// The layout of a file, and its tensors by the network's names.
 ///
 /// # Errors
-/// No row or several; a role that is not there.
+/// No row or several; a missing role.
 pub fn recognize(
     checkpoint: &Checkpoint,
     role: Option<Role>,
@@ -219,10 +219,11 @@ pub fn recognize(
     Ok(recognized)
 }
 
-/// The network of one layout that is to be read.
+/// The network of one layout to read.
 ///
-/// Without `role` it is the network that the method's paper evaluates, and no other in its place: a file in which that one does
-/// not fit must not pass for one that was made without it. Some rows are of one network as well, saved alone.
+/// Without `role` it is the network that the method's paper evaluates, with no substitute: a file in which
+/// that network does not match must not pass as a file without it. Some rows also cover a network saved
+/// alone.
 fn chosen<'a>(
     mut candidates: Vec<Candidate<'a>>,
     layout: &'static Layout,
@@ -261,7 +262,7 @@ fn chosen<'a>(
     Ok(chosen)
 }
 
-/// The error of a file without a network of this role.
+/// The error for a file without a network of this role.
 fn lacks(role: Role, layout: &Layout, candidates: &[Candidate<'_>]) -> LayoutError {
     let content = match candidates.iter().find_map(|candidate| candidate.location.role) {
         Some(only) => format!("holds the {} alone, or no {} that fits", only.name(), role.name()),
@@ -274,7 +275,7 @@ fn lacks(role: Role, layout: &Layout, candidates: &[Candidate<'_>]) -> LayoutErr
     }
 }
 
-/// Every way in which a file fits a row. `parents` keeps the names under each path.
+/// All matches of a file with a row. `parents` caches the names under each path.
 fn candidates<'a>(
     checkpoint: &'a Checkpoint,
     layout: &'static Layout,
@@ -311,11 +312,11 @@ fn candidates<'a>(
     all
 }
 
-/// Most wrappers that are removed from a network; real files have fewer.
+/// Maximum wrappers removed from a network; real files have fewer.
 const MAX_WRAPPERS: usize = 4;
 
-/// Names without what wrappers of a whole network put before each: `DistributedDataParallel`, `torch.compile`, and
-/// `AveragedModel`, whose count of models has no wrapper's name.
+/// Names without the prefixes that wrappers of a whole network add: `DistributedDataParallel`,
+/// `torch.compile`, and `AveragedModel`, whose counter has no prefix.
 fn unwrapped(mut names: Vec<(String, &TensorInfo)>) -> Vec<(String, &TensorInfo)> {
     const COUNT: &str = "n_averaged";
     let wraps = |wrapper: &str, from: usize| {
@@ -336,7 +337,7 @@ fn unwrapped(mut names: Vec<(String, &TensorInfo)>) -> Vec<(String, &TensorInfo)
     names
 }
 
-/// A file that is not recognized, in words: its keys and first tensors.
+/// An unrecognized file, in words: its keys and first tensors.
 fn summary(root: &Entry) -> String {
     const SHOWN: usize = 8;
     let list = |names: Vec<String>| {

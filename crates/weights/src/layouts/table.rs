@@ -1,4 +1,4 @@
-//! The table of layouts: one row each. What a row means: [`super`].
+//! The table of layouts: one row each. [`super`] defines the fields of a row.
 
 use backbones::vit::{Initialization, Interpolation, Position};
 
@@ -22,13 +22,14 @@ const DINO: Traits = Traits {
     ..IMAGENET
 };
 
-/// What DINOv2 has and DINO and iBOT have not. Their heads are no sign of them: many save a teacher without its head.
+/// Parts of DINOv2 that DINO and iBOT lack. Their heads are unreliable, because many teachers are saved
+/// without one.
 const NOT_DINO: &[&str] = &["dino_head.*", "backbone.mask_token", "backbone.register_tokens"];
 
-/// DINO's head, by its last layer: no other method's is called so.
+/// DINO's head, by its last layer: no other method uses this name.
 const DINO_HEAD: &str = "head.last_layer.*";
 
-/// Where weights of one network lie alone: at the root, or where training scripts put them.
+/// Paths of the weights of a single network: the root, or the keys that training scripts use.
 const ALONE: &[&str] = &[
     "",
     "state_dict",
@@ -38,13 +39,14 @@ const ALONE: &[&str] = &[
     "model/state_dict",
 ];
 
-/// The same but for `state_dict`, whose `backbone.*` is a Lightning module's.
+/// The same without `state_dict`, whose `backbone.*` belongs to a Lightning module.
 const PLAIN: &[&str] = &["", "model", "model_state_dict", "net", "model/state_dict"];
 
-/// What such a list is known by: its stem and its first block.
+/// Identifies such a list: its stem and its first block.
 const SEQUENTIAL: &[&str] = &["0.weight", "4.0.conv1.weight"];
 
-/// Heads, queues and the like that Lightning modules of lightly and solo-learn keep beside a backbone.
+/// Heads, queues and similar tensors that Lightning modules of lightly and solo-learn store next to a
+/// backbone.
 const LIGHTNING: &[&str] = &[
     "projector.*",
     "projection_head*",
@@ -68,7 +70,7 @@ const LIGHTNING: &[&str] = &[
     "decoder.*",
 ];
 
-/// Every known layout; a file fits one.
+/// Every known layout; a file matches one.
 pub const LAYOUTS: &[Layout] = &[
     // torchvision's and timm's ResNets, and bare backbones of every method: DINO, Barlow Twins, VICReg, our own.
     Layout {
@@ -81,7 +83,7 @@ pub const LAYOUTS: &[Layout] = &[
                 required: &["layer1.*"],
                 forbidden: &["prototypes*", "projection_head*", DINO_HEAD],
             },
-            // A Lightning module that calls its network so.
+            // A Lightning module that uses this name for its network.
             Location {
                 role: None,
                 parents: &["state_dict"],
@@ -209,7 +211,8 @@ pub const LAYOUTS: &[Layout] = &[
             ..IMAGENET
         },
     },
-    // SwAV and DeepCluster-v2: the official files are flat, those of runs nested. Their red's deviation is 0.228.
+    // SwAV and DeepCluster-v2: the official files are flat, those of runs nested. Their red channel's
+    // deviation is 0.228.
     Layout {
         name: "swav",
         locations: &[Location {
@@ -244,7 +247,7 @@ pub const LAYOUTS: &[Layout] = &[
                 required: &[],
                 forbidden: NOT_DINO,
             },
-            // One of the two alone, by its head: `torch.save(ckpt["teacher"])`.
+            // One of the two alone, identified by its head: `torch.save(ckpt["teacher"])`.
             Location {
                 role: None,
                 parents: PLAIN,
@@ -341,7 +344,7 @@ pub const LAYOUTS: &[Layout] = &[
         renames: &[],
         traits: IMAGENET,
     },
-    // VISSL: the trunk alone; heads and the method's state lie elsewhere in the file.
+    // VISSL: only the trunk; heads and the method's state are elsewhere in the file.
     Layout {
         name: "vissl",
         locations: &[Location {
@@ -355,7 +358,7 @@ pub const LAYOUTS: &[Layout] = &[
         renames: &[],
         traits: IMAGENET,
     },
-    // solo-learn's Lightning checkpoints, and other modules that call their network `backbone`.
+    // solo-learn's Lightning checkpoints, and other modules that name their network `backbone`.
     Layout {
         name: "solo_learn",
         locations: &[
@@ -364,10 +367,10 @@ pub const LAYOUTS: &[Layout] = &[
                 parents: &["state_dict"],
                 prefixes: &["backbone.", "encoder."],
                 required: &[],
-                // A DINOv2 is none of solo-learn's, and its positions are interpolated otherwise.
+                // A DINOv2 is not from solo-learn, and its positions need another interpolation.
                 forbidden: &["encoder.fc.*", "backbone.mask_token"],
             },
-            // The same saved alone: its stem may be solo-learn's, so it is no `backbone`.
+            // The same saved alone: its stem may be solo-learn's, so it is not a `backbone`.
             Location {
                 role: Some(Role::Student),
                 parents: &[""],
@@ -432,8 +435,8 @@ pub const LAYOUTS: &[Layout] = &[
         renames: CHILDREN,
         traits: IMAGENET,
     },
-    // Modules of training scripts that call their network `backbone`: lightly's loops in plain PyTorch, a teacher that
-    // was saved without its head.
+    // Modules of training scripts that name their network `backbone`: lightly's loops in plain PyTorch, and
+    // teachers saved without their head.
     Layout {
         name: "backbone",
         locations: &[
@@ -462,7 +465,7 @@ pub const LAYOUTS: &[Layout] = &[
         renames: &[],
         traits: IMAGENET,
     },
-    // `nn.Sequential(*list(resnet.children()))` alone, also as lightly's docs save it.
+    // `nn.Sequential(*list(resnet.children()))` alone, also in the form of lightly's docs.
     Layout {
         name: "sequential",
         locations: &[

@@ -1,6 +1,6 @@
 //! torchvision's other names: of a ViT's parameters, and of a ResNet's children in a list.
 
-/// torchvision's names of a ViT's parameters, and timm's.
+/// torchvision's names of a ViT's parameters, paired with timm's.
 pub(crate) const VIT: &[(&str, &str)] = &[
     ("class_token", "cls_token"),
     ("conv_proj.*", "patch_embed.proj.*"),
@@ -24,7 +24,7 @@ pub(crate) const VIT: &[(&str, &str)] = &[
     ("encoder.ln.*", "norm.*"),
 ];
 
-/// torchvision's children in `nn.Sequential(*list(resnet.children()))`: numbers for names.
+/// torchvision's children in `nn.Sequential(*list(resnet.children()))`: indices instead of names.
 pub(crate) const CHILDREN: &[(&str, &str)] = &[
     ("0.weight", "conv1.weight"),
     ("1.*", "bn1.*"),

@@ -1,4 +1,4 @@
-//! Features that are cut off, gone on with, damaged, or of something else.
+//! Features whose extraction is interrupted, resumed, damaged, or of other work.
 
 use super::*;
 use crate::encoder::{Encoder, Tap};
@@ -30,7 +30,7 @@ fn encoder() -> Encoder {
     Encoder::new("small", "hash", &backbone(0, &Device::flex()), NORMALIZE)
 }
 
-/// Extracts to `path`; also how many rows there were when it began.
+/// Extracts to `path`; also returns how many rows existed at the start.
 fn write(
     path: &Path,
     encoder: &Encoder,
@@ -92,7 +92,7 @@ fn a_file_holds_what_memory_would() {
     let [whole, half] = [&path, &half].map(|path| Features::load(path).unwrap());
     for (tap, matrix) in &whole.taps {
         let pairs = matrix.values.iter().zip(&half.taps[tap].values);
-        // Half of f16's step of the number.
+        // Half of f16's spacing at this value.
         assert!(
             pairs
                 .clone()
@@ -126,14 +126,14 @@ fn work_goes_on_where_it_was_cut_off() {
             Unfinished::Refuse,
         )
     };
-    // No broken record is allowed, then one: two stops, at the batches with records 20 and 33.
+    // No broken record allowed, then one: two stops, at the batches with records 20 and 33.
     let (error, first) = write(0.0);
     assert!(matches!(error.unwrap_err(), Error::Data(_)));
     assert_eq!(first, Some(8));
     let unfinished = folder.path().join("x.partial");
     let pooled = unfinished.join("pooled");
     assert_eq!(fs::metadata(&pooled).unwrap().len(), 16 * 32 * 4);
-    // What came after the last note is cut off.
+    // Bytes after the last saved state are truncated.
     let mut file = OpenOptions::new().append(true).open(&pooled).unwrap();
     file.write_all(b"half a row").unwrap();
     let (error, first) = write(0.02);
@@ -206,7 +206,7 @@ fn other_work_is_refused_or_discarded() {
         encoders.ends_with("unfinished features of another encoder, `small`"),
         "{encoders}"
     );
-    // Under another name it is the same encoder.
+    // Under another name it is still the same encoder.
     let renamed = Encoder::new("moved", "hash", &backbone(0, &Device::flex()), NORMALIZE);
     assert_eq!(
         write(&path, &renamed, &strict, FeatureType::F32, refuse).1,

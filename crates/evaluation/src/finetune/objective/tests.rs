@@ -1,4 +1,4 @@
-//! The objective by itself: what starts from the encoder, what the average does, and what a checkpoint has to hold.
+//! The objective alone: the start from the encoder, the average, and the content of a checkpoint.
 
 use super::*;
 use crate::finetune::{Average, Keep, Protocol};
@@ -7,7 +7,7 @@ use backbones::{Draws, Progress, parameters};
 use burn::tensor::Device;
 use training::ViewGroupTensor;
 
-/// Settings without anything that is optional.
+/// Settings without optional parts.
 pub(in crate::finetune) fn settings() -> Settings {
     Settings {
         protocol: Protocol::Finetune,
@@ -92,7 +92,7 @@ fn it_starts_from_the_encoders_weights_and_a_classifier_of_its_own() {
             .iter()
             .all(|parameter| parameter.trained != parameter.running_statistic)
     );
-    // The loss of a classifier near 0 is that of three classes alike.
+    // A classifier near 0 has the loss of three equally likely classes.
     let (loss, ()) = objective.loss(
         &student,
         &objective.init(&Init::new(0, &device)).1,
@@ -148,7 +148,8 @@ fn the_average_is_a_copy_first_and_then_follows_and_is_what_is_scored() {
     let (second, state) = objective.commit(second, state, vec![()], &context(1));
     assert!((average(&state) - (start + 0.5)).abs() < 1e-6);
     assert!((head(&Finetune::current(&second, &state)) - (start + 0.5)).abs() < 1e-6);
-    // The best epoch's network outranks both once it is kept, and the encoder file is its backbone.
+    // Once kept, the best epoch's network has priority over trained and averaged ones; the encoder file is
+    // its backbone.
     let best = state.best.as_ref().unwrap();
     assert_eq!(head(&Finetune::kept(&second, &state)), head(best));
     assert_eq!(

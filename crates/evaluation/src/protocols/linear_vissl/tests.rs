@@ -1,4 +1,4 @@
-//! VISSL's probe: stages and classifiers beside torchvision and PyTorch, and what it learns and refuses.
+//! VISSL's probe: stages and classifiers compared with torchvision and PyTorch, and its training and errors.
 
 use super::*;
 use crate::features::{Matrix, Records};
@@ -153,7 +153,7 @@ fn a_classifier_is_trained_as_by_pytorch() {
         eprintln!("linear_vissl beside PyTorch: {name} off by {error:.1e}");
         assert!(error < 1e-4, "{name} is off by {error:e}");
     }
-    // Rank 0: the class that PyTorch predicts is the one predicted here.
+    // Rank 0: the class that PyTorch predicts is predicted here too.
     let ranks = classifier.ranks(tensor(&rows), &FIXTURE.indices("head.predicted"));
     assert!(ranks.iter().all(|rank| *rank == 0));
 }
@@ -245,7 +245,7 @@ fn each_stage_has_a_classifier_of_its_own_on_images() {
         all,
         "the same for any number of workers"
     );
-    // Trained beside others or alone.
+    // Training alongside others or alone gives the same result.
     let one = LinearVissl {
         taps: vec![Place::Res5],
         ..config()

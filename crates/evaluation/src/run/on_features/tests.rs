@@ -1,4 +1,4 @@
-//! Features of other programs, and what cannot be asked of features.
+//! Features of other programs, and protocols that cannot run on features.
 
 use super::*;
 use crate::encoder::POOLED;
@@ -7,7 +7,7 @@ use safetensors::Dtype;
 use safetensors::tensor::TensorView;
 use std::collections::{BTreeMap, HashMap};
 
-/// Two classes that the sign of the first number tells apart.
+/// Two classes, separated by the sign of the first value.
 fn rows(records: usize, seed: usize) -> (Vec<f32>, Vec<i64>) {
     let classes: Vec<i64> = (0..records).map(|row| (row * 7 + seed) as i64 % 2).collect();
     let rows = classes
@@ -17,7 +17,7 @@ fn rows(records: usize, seed: usize) -> (Vec<f32>, Vec<i64>) {
     (rows.collect(), classes)
 }
 
-/// Features as this program would have made them.
+/// Features as this program would make them.
 fn features(records: usize, seed: usize) -> Features {
     let (values, classes) = rows(records, seed);
     Features {
@@ -113,7 +113,7 @@ fn files_of_other_programs_are_read() {
         error.contains("`labels` holds 255 in row 3 (record `3`), class 1"),
         "{error}"
     );
-    // A shape that claims anything and takes no byte.
+    // A shape with many elements on paper and no bytes.
     let empty = TensorView::new(Dtype::F32, vec![1 << 62, 0], &[]).unwrap();
     let file = safetensors::serialize([(POOLED, empty)], None::<HashMap<_, _>>).unwrap();
     std::fs::write(&path, &file).unwrap();

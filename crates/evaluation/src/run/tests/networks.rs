@@ -1,4 +1,4 @@
-//! What protocols ask of a network: a transformer's tokens, a ResNet's stages, images of one size.
+//! What protocols need from a network: a transformer's tokens, a ResNet's stages, images of one size.
 
 use super::*;
 use crate::protocols::ProtocolConfig;
@@ -59,7 +59,7 @@ fn the_grid_takes_a_transformers_tokens_and_its_pooled_output() {
             "pooled"
         ]
     );
-    // More blocks than there are.
+    // More blocks than the network has.
     let ProtocolConfig::LinearDinov2(settings) = &mut config.protocols[0] else {
         unreachable!()
     };
@@ -83,7 +83,7 @@ fn stages_are_asked_of_resnets_at_one_size() {
         assert_eq!(images, 0, "{error}");
         error
     };
-    // A stage of another size, where the pooled output is the same.
+    // A stage of another size, while the pooled output has the same.
     let mut config = config_of("linear-vissl");
     let size = |px| {
         vec![data::Transform::ResizeExact {
@@ -119,7 +119,7 @@ fn stages_are_asked_of_resnets_at_one_size() {
         settings.taps = vec![settings.headline_tap];
         assert!(refused(&fixture, &config).contains("`linear-dino` and `linear-dinov2`"));
     }
-    // Pixels give other numbers for other sizes, to any probe.
+    // For any probe, the width of pixels depends on the image size.
     let fixture = Fixture {
         encoder: Encoder::pixels(IMAGENET),
         device: fixture.device.clone(),

@@ -1,12 +1,12 @@
 //! A pickle machine that builds data and nothing else: it imports no module and calls no function.
 //!
-//! A pickle is a program for a stack machine. This one keeps what the program builds in a list of [`Node`]s that refer
-//! to each other by number, so that deep, shared or self-containing objects cost neither stack nor copies. Where Python
-//! would look a name up and call it, a table of [`Names`] says what a checkpoint of weights means by that name, and
-//! refuses every other.
+//! A pickle is a program for a stack machine. This machine stores the program's objects in a list of
+//! [`Node`]s that refer to each other by index, so that deep, shared or self-containing objects cost neither
+//! stack nor copies. Python would look up a name and call it; here a table of [`Names`] defines its meaning
+//! in a checkpoint of weights, and rejects all other names.
 //!
-//! Opcodes and their meaning: CPython's `Lib/pickletools.py`, protocols 1 to 5. Of protocol 0 all but its way to name
-//! storages, without which no checkpoint is.
+//! Opcodes and their meaning: CPython's `Lib/pickletools.py`, protocols 1 to 5. Protocol 0 is supported
+//! except for its storage names, which every checkpoint needs.
 
 use std::collections::HashMap;
 use std::io::{BufRead, Read};
@@ -15,17 +15,18 @@ use super::value::{Made, Names, Node, Persistent, Pickle, Value};
 use crate::format::error::{CheckpointError, MAX_NAME, damaged, long_name, unsupported};
 use crate::hint::SaveAs;
 
-/// Longest pickle that is read. That of a full checkpoint of a ViT-g is below 1 MB: tensors lie outside.
+/// Longest pickle to read. That of a full checkpoint of a ViT-g is below 1 MB, because tensors are stored
+/// outside.
 pub(crate) const MAX_BYTES: u64 = 64 << 20;
 
-/// Most steps of the machine. Each makes one value or copies one entry, so this bounds memory too. A tensor takes about
-/// 30 steps.
+/// Maximum steps of the machine. Each creates one value or copies one entry, so this bounds memory too. A
+/// tensor takes about 30 steps.
 const MAX_STEPS: usize = 1 << 21;
 
 /// Longest line of a text opcode.
 const MAX_LINE: u64 = 1 << 20;
 
-/// Where pickles are read from, in turn; it counts what is taken.
+/// The input of successive pickles; it counts the bytes read.
 pub(crate) struct Input<R> {
     reader: R,
     taken: u64,
@@ -33,7 +34,7 @@ pub(crate) struct Input<R> {
 }
 
 impl<R: BufRead> Input<R> {
-    /// At most `available` bytes are there.
+    /// The reader has at most `available` bytes.
     pub(crate) fn new(reader: R, available: u64) -> Self {
         let limit = available.min(MAX_BYTES);
         Self {
@@ -43,13 +44,13 @@ impl<R: BufRead> Input<R> {
         }
     }
 
-    /// Bytes taken so far.
+    /// Bytes read so far.
     pub(crate) fn taken(&self) -> u64 {
         self.taken
     }
 
     fn bytes(&mut self, count: u64) -> Result<Vec<u8>, CheckpointError> {
-        // The count comes from the file: nothing is allocated for bytes that are not there.
+        // The count comes from the file: nothing is allocated for missing bytes.
         if count > self.limit - self.taken {
             return Err(if self.limit == MAX_BYTES {
                 CheckpointError::Limit(format!("its pickle is longer than {} MiB", MAX_BYTES >> 20))
@@ -97,7 +98,7 @@ fn not_utf8() -> CheckpointError {
     damaged("a text of the pickle is not UTF-8")
 }
 
-/// Builds what the next pickle of `input` describes, its names as `names` says.
+/// Builds the data that the next pickle of `input` describes; `names` defines its names.
 pub(crate) fn read<R: BufRead>(input: &mut Input<R>, names: &Names) -> Result<Pickle, CheckpointError> {
     let mut machine = Machine {
         input,
@@ -133,7 +134,7 @@ impl<R: BufRead> Machine<'_, R> {
             let [code] = self.input.array()?;
             match code {
                 b'.' => return self.pop(),
-                // Protocol and frames say nothing about the values.
+                // Protocol and frames do not affect the values.
                 0x80 => {
                     let [protocol] = self.input.array()?;
                     if protocol > 5 {
@@ -147,7 +148,7 @@ impl<R: BufRead> Machine<'_, R> {
                 }
                 b'(' => self.marks.push(self.stack.len()),
                 b'0' => {
-                    // A mark above the last value is what is popped.
+                    // A mark above the last value is popped instead.
                     if self.marks.last() == Some(&self.stack.len()) {
                         self.marks.pop();
                     } else {
@@ -228,7 +229,7 @@ impl<R: BufRead> Machine<'_, R> {
                     let (arguments, function) = (self.pop()?, self.pop()?);
                     self.call(&function, &arguments)?;
                 }
-                // INST and OBJ call a class with arguments, as REDUCE does.
+                // INST and OBJ call a class with arguments, like REDUCE.
                 b'i' => {
                     let (module, name) = (self.input.line()?, self.input.line()?);
                     let arguments = self.pop_mark()?;
@@ -246,7 +247,7 @@ impl<R: BufRead> Machine<'_, R> {
                     let arguments = self.node(Node::List(arguments));
                     self.call(&function, &arguments)?;
                 }
-                // NEWOBJ and NEWOBJ_EX make an object of a class without running its constructor.
+                // NEWOBJ and NEWOBJ_EX create an object of a class without its constructor.
                 0x81 | 0x92 => {
                     for _ in 0x81..=code.min(0x82) {
                         self.pop()?;
@@ -348,7 +349,7 @@ impl<R: BufRead> Machine<'_, R> {
                 let bytes = self.input.bytes(length)?;
                 match String::from_utf8(bytes) {
                     Ok(text) => text,
-                    // Python 2's `str`, which holds a number's bytes as well.
+                    // Python 2's `str`, which may also hold a number's bytes.
                     Err(_) if matches!(code, b'T' | b'U') => {
                         let value = self.object("bytes");
                         self.stack.push(value);
@@ -369,7 +370,7 @@ impl<R: BufRead> Machine<'_, R> {
             _ => u64::from_le_bytes(self.input.array()?),
         };
         self.input.bytes(length)?;
-        // Nothing that is kept is made of bytes.
+        // Nothing that is kept consists of bytes.
         let value = self.object("bytes");
         self.stack.push(value);
         Ok(())
@@ -460,7 +461,7 @@ impl<R: BufRead> Machine<'_, R> {
     }
 
     fn push_name(&mut self, module: &str, name: &str) -> Result<(), CheckpointError> {
-        // Both may be texts that the pickle keeps once and names a million times.
+        // Both may be texts that the pickle stores once and uses a million times.
         if module.len() + name.len() >= MAX_NAME {
             return Err(long_name());
         }

@@ -1,7 +1,9 @@
-//! The meaning of the names in a checkpoint's pickle: PyTorch's tensors, plain containers, and objects that are ignored.
+//! The meaning of the names in a checkpoint's pickle: PyTorch's tensors, plain containers, and ignored
+//! objects.
 //!
-//! [`call`] knows every function that a checkpoint of weights calls and builds what it would return; any other call is
-//! refused by name. Instances of unknown classes (a user's config) are not calls: they become empty objects.
+//! [`call`] knows every function that a checkpoint of weights calls and builds its result; any other call is
+//! an error with the function's name. Instances of unknown classes (a user's config) are not calls: they
+//! become empty objects.
 
 use std::rc::Rc;
 
@@ -10,7 +12,7 @@ use crate::format::dtype::Dtype;
 use crate::format::error::{CheckpointError, MAX_RANK, cut, damaged, unreadable, unsupported};
 use crate::hint::SaveAs;
 
-/// The table that the machine is given.
+/// The machine's table of names.
 pub(super) const NAMES: Names = Names {
     is_forbidden,
     instance,
@@ -21,10 +23,10 @@ pub(super) const NAMES: Names = Names {
 /// Longest key of a storage: a number.
 const MAX_KEY: usize = 64;
 
-/// Most entries of the dictionary beside a tensor, where PyTorch has two (`neg`, `conj`).
+/// Maximum entries of the dictionary attached to a tensor; PyTorch has two (`neg`, `conj`).
 const MAX_FLAGS: usize = 64;
 
-/// Names of `builtins` that are types of data.
+/// Names of `builtins` that are data types.
 const BUILTIN_TYPES: [&str; 15] = [
     "bool",
     "bytearray",
@@ -43,7 +45,7 @@ const BUILTIN_TYPES: [&str; 15] = [
     "tuple",
 ];
 
-/// Modules that no checkpoint of weights even names.
+/// Modules that a checkpoint of weights never mentions.
 const FORBIDDEN: [&str; 22] = [
     "_operator",
     "_pickle",
@@ -104,7 +106,7 @@ const PASSED_OVER: [(&str, &str); 31] = [
     ("uuid", "UUID"),
 ];
 
-/// Whether the pickle may not even name it.
+/// Whether the name is forbidden in a pickle.
 fn is_forbidden(module: &str, name: &str) -> bool {
     let package = module.split('.').next().unwrap_or(module);
     match package {
@@ -118,7 +120,7 @@ fn is_forbidden(module: &str, name: &str) -> bool {
     }
 }
 
-/// An object of a class, made without arguments.
+/// An object of a class, created without arguments.
 fn instance(class: Rc<str>) -> Node {
     if is_dict(&class) {
         Node::Dict(vec![])
@@ -138,10 +140,10 @@ fn is_dict(class: &str) -> bool {
     )
 }
 
-/// What calling the function `name` gives.
+/// The result of a call of the function `name`.
 ///
 /// # Errors
-/// [`CheckpointError::Hostile`] for a function that is not on the list; damaged arguments.
+/// [`CheckpointError::Hostile`] for a function outside the list; damaged arguments.
 fn call(nodes: &[Node], name: &Rc<str>, arguments: &[Value]) -> Result<Made, CheckpointError> {
     let (module, function) = name.rsplit_once('.').unwrap_or(("", name));
     match (module, function) {
@@ -255,7 +257,7 @@ fn view(nodes: &[Node], function: &str, arguments: &[Value]) -> Result<View, Che
         ("_rebuild_tensor_v3", _) => return Err(wrong()),
         _ => storage.dtype,
     };
-    // PyTorch keeps the sign of `-x` and of a conjugate beside the numbers.
+    // PyTorch stores the sign of `-x` and of a conjugate outside the values.
     let flags = rest.get(if function == "_rebuild_tensor_v3" { 3 } else { 2 });
     if let Some(Value::Node(index)) = flags
         && let Node::Dict(flags) = &nodes[*index]
@@ -345,7 +347,7 @@ fn persistent(nodes: &[Node], id: &Value) -> Result<Persistent, CheckpointError>
                 },
                 _ => return Err(wrong()),
             };
-            // Its length first: a text of megabytes may be the key of a million storages.
+            // Check its length first: a text of megabytes may be the key of a million storages.
             if key.len() > MAX_KEY
                 || !key
                     .chars()

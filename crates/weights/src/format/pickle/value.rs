@@ -1,11 +1,11 @@
-//! What a pickle builds: values that refer to shared nodes by number, and the tensors among them.
+//! The output of a pickle: values that refer to shared nodes by index, and the tensors among them.
 
 use std::rc::Rc;
 
 use crate::format::dtype::Dtype;
 use crate::format::error::CheckpointError;
 
-/// A value on the machine's stack: small, or the number of a [`Node`].
+/// A value on the machine's stack: small, or the index of a [`Node`].
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Value {
     None,
@@ -13,7 +13,7 @@ pub(crate) enum Value {
     Int(i128),
     Float(f64),
     Text(Rc<str>),
-    /// `module.name`, as the pickle asks Python to import it.
+    /// `module.name`, which the pickle would make Python import.
     Name(Rc<str>),
     Node(usize),
 }
@@ -23,33 +23,33 @@ pub(crate) enum Value {
 pub(crate) enum Node {
     /// A list, tuple or set.
     List(Vec<Value>),
-    /// In the order of assignment; the last of equal keys counts.
+    /// In the order of assignment; the last of equal keys wins.
     Dict(Vec<(Value, Value)>),
     Storage(Storage),
     Tensor(Box<View>),
-    /// An object that is ignored: its class, and its attributes where the pickle gives them.
+    /// An ignored object: its class, and its attributes if the pickle gives them.
     Object {
         class: Rc<str>,
         state: Option<Value>,
     },
 }
 
-/// What a pickle builds.
+/// The output of a pickle.
 #[derive(Debug)]
 pub(crate) struct Pickle {
     pub(crate) nodes: Vec<Node>,
     pub(crate) root: Value,
 }
 
-/// A run of numbers in the file, shared by the tensors that view it.
+/// A run of values in the file, shared by the tensors that view it.
 #[derive(Clone, Debug)]
 pub(crate) struct Storage {
-    /// What the container knows it by.
+    /// Its name in the container.
     pub(crate) key: Rc<str>,
     pub(crate) dtype: Dtype,
-    /// Its length, of its own type.
+    /// Its length in elements of its type.
     pub(crate) elements: u64,
-    /// Where a view of a storage starts in it (early legacy files).
+    /// Start of a view in the storage (early legacy files).
     pub(crate) first: u64,
 }
 
@@ -63,29 +63,29 @@ pub(crate) struct View {
     pub(crate) strides: Vec<u64>,
 }
 
-/// What a call returns.
+/// The result of a call.
 pub(crate) enum Made {
     Node(Node),
     Value(Value),
 }
 
-/// What a persistent id stands for.
+/// The meaning of a persistent id.
 pub(crate) enum Persistent {
     Storage(Storage),
     Value(Value),
 }
 
-/// A function that a pickle calls, its name, and what it is called with; what it returns.
+/// Handles a function call of a pickle: the name and the arguments in, the result out.
 type Call = fn(&[Node], &Rc<str>, &[Value]) -> Result<Made, CheckpointError>;
 
-/// The meaning of the names in a pickle. The machine itself knows none.
+/// The meaning of the names in a pickle. The machine itself knows no names.
 pub(crate) struct Names {
-    /// Whether the pickle may not even name this: the module and the name.
+    /// Whether the module and name are forbidden in a pickle.
     pub(crate) is_forbidden: fn(&str, &str) -> bool,
-    /// An object of a class, made without arguments.
+    /// An object of a class, created without arguments.
     pub(crate) instance: fn(Rc<str>) -> Node,
-    /// What calling a function with these arguments returns.
+    /// The result of a function call with these arguments.
     pub(crate) call: Call,
-    /// What a persistent id stands for.
+    /// The meaning of a persistent id.
     pub(crate) persistent: fn(&[Node], &Value) -> Result<Persistent, CheckpointError>,
 }

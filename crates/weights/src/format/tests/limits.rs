@@ -1,4 +1,4 @@
-//! Pickles that would take more memory or time than they are long.
+//! Pickles that would take disproportionate memory or time for their length.
 
 use super::*;
 
@@ -22,13 +22,13 @@ fn a_view_that_repeats_its_numbers_is_not_blown_up() {
 #[test]
 fn pickles_that_grow_or_turn_in_circles_are_refused() {
     let refused = |body: Vec<u8>| refused(&archive(body, b""));
-    // A list that holds itself; a dictionary in itself by way of a tuple.
+    // A list that holds itself; a dictionary that holds itself via a tuple.
     assert!(refused(b"]q\x00h\x00a".to_vec()).contains("contains itself"));
     assert!(refused([b"}q\x00", &text("x")[..], b"h\x00\x85s"].concat()).contains("contains itself"));
     // Nested a hundred thousand times: neither reading nor dropping it may recurse.
     let deep = [vec![b'N'], vec![0x85; 100_000]].concat();
     assert!(refused(deep).contains("nests deeper"));
-    // Ten of ten of ten ...: each line doubles what it shows and costs a few bytes.
+    // Ten of ten of ten ...: each line multiplies the output and costs a few bytes.
     let mut laughs = b"}q\x00".to_vec();
     for level in 1..40u8 {
         let last = [b'h', level - 1];
@@ -36,7 +36,7 @@ fn pickles_that_grow_or_turn_in_circles_are_refused() {
         laughs.extend(twice);
     }
     assert!(refused(laughs).contains("more than 262144 entries"));
-    // Copies of a long dictionary by a few bytes each.
+    // Copies of a long dictionary for a few bytes each.
     let pairs = [
         b"(",
         &tuple(&[int(1), int(2)])[..],
@@ -49,7 +49,7 @@ fn pickles_that_grow_or_turn_in_circles_are_refused() {
     let copies = [pairs, copy.repeat(100), b"N".to_vec()].concat();
     assert!(refused(copies).contains("more than 2097152 steps"));
     assert!(refused(b"N".repeat(3 << 20)).contains("more than 2097152 steps"));
-    // Lengths beyond the file's end are found before anything is allocated.
+    // Lengths beyond the file's end are detected before any allocation.
     assert!(refused(b"X\xff\xff\xff\xff".to_vec()).contains("ends early"));
     assert!(refused([&[0x8d][..], &u64::MAX.to_le_bytes()].concat()).contains("ends early"));
     assert!(refused([&[0x8b][..], &u32::MAX.to_le_bytes()].concat()).contains("ends early"));
@@ -73,17 +73,17 @@ fn pickles_that_grow_or_turn_in_circles_are_refused() {
 
 #[test]
 fn what_is_kept_once_is_not_shown_a_million_times() {
-    // A text of a mebibyte under memo 0, off the stack.
+    // A text of 1 MiB under memo 0, off the stack.
     let long = [&text(&"x".repeat(1 << 20))[..], b"q\x000"].concat();
     let with = |body: &[u8]| archive([&long[..], body].concat(), b"");
-    // As values of a list that is walked for the dictionary in it: each is cut.
+    // As values of a list that is searched for dictionaries: each is truncated.
     let list = [&b"]("[..], &b"h\0".repeat(200_000), b"}e"].concat();
     let checkpoint = open(&with(&list)).unwrap();
     assert_eq!(
         checkpoint.root.at("7"),
         Some(&Entry::Value(format!("{}…", "x".repeat(200))))
     );
-    // As a key, a class, a class by a name of two, a storage's key.
+    // As a key, a class, a class by a two-part name, a storage's key.
     let storage = [
         b"(",
         &text("storage")[..],
@@ -112,7 +112,8 @@ fn what_is_kept_once_is_not_shown_a_million_times() {
 #[test]
 fn long_lists_that_are_shared_are_not_looked_through_a_million_times() {
     let refused = |body: &[&[u8]]| refused(&archive(body.concat(), b""));
-    // A list of plain values, and an object's attributes, met 200,000 times in a list beside a dictionary.
+    // A list of plain values, and an object's attributes, visited 200,000 times in a list next to a
+    // dictionary.
     let list = [b"](", &b"N".repeat(1000)[..], b"eq\x000"].concat();
     let object = [
         &name("mine", "C")[..],
@@ -124,7 +125,7 @@ fn long_lists_that_are_shared_are_not_looked_through_a_million_times() {
         let error = refused(&[&shared, b"](", &b"h\0".repeat(200_000), b"}e"]);
         assert!(error.contains("more than 67108864 items"), "{error}");
     }
-    // Arguments of a call: what is there beyond the second is nothing that a dictionary takes.
+    // Arguments of a call: a dictionary uses none beyond the second.
     let (long, call) = (b"N".repeat(1_000_000), b"h\x01h\0R0");
     let function = [&name("collections", "OrderedDict")[..], b"q\x010"].concat();
     let calls = [

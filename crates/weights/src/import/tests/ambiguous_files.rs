@@ -1,4 +1,4 @@
-//! Files that are not quite those of a layout, or lie about what they are: what is refused, and what is warned of.
+//! Files that almost match a layout, or lie about their content: errors and warnings.
 
 use super::*;
 use backbones::vit::Interpolation;
@@ -16,7 +16,7 @@ fn dict(entry: &mut Entry) -> &mut Entries {
     }
 }
 
-/// A fixture whose entries under `parent` are changed.
+/// A fixture with changed entries under `parent`.
 fn edited(file: &str, parent: &str, change: impl Fn(&mut Entries)) -> Checkpoint {
     let mut checkpoint = open(&fixture(file));
     let mut entry = &mut checkpoint.root;
@@ -27,7 +27,7 @@ fn edited(file: &str, parent: &str, change: impl Fn(&mut Entries)) -> Checkpoint
     checkpoint
 }
 
-/// A fixture's tensors under `parent`, each with `prefix` before its name, alone and under the path `place`.
+/// A fixture's tensors under `parent`, with `prefix` added to each name, alone and under the path `place`.
 fn moved(file: &str, parent: &str, place: &str, prefix: &str) -> Checkpoint {
     let mut checkpoint = open(&fixture(file));
     let mut entry = checkpoint.root.at(parent).unwrap().clone();
@@ -53,7 +53,7 @@ fn plan<'a>(checkpoint: &'a Checkpoint, options: &ImportOptions) -> Import<'a> {
     Import::plan(checkpoint, options, &Device::flex()).unwrap()
 }
 
-/// Why nothing would be made of a file; empty where its network fits.
+/// The error for a file; empty if its network fits.
 fn refusal(checkpoint: &Checkpoint, options: &ImportOptions) -> String {
     match Import::plan(checkpoint, options, &Device::flex()) {
         Ok(plan) => plan.mismatch.to_string(),
@@ -77,7 +77,7 @@ fn seen(networks: &[(&str, &str)]) -> Vec<SeenNetwork> {
 
 #[test]
 fn solo_learns_small_stem_is_refused_unless_it_is_named() {
-    // As a Lightning checkpoint would hold it.
+    // As in a Lightning checkpoint.
     let file = moved("small-stem.safetensors", "", "state_dict", "backbone.");
     let plain = ImportOptions::default();
     assert!(refusal(&file, &plain).contains("pads its 3×3 stem by 2"));
@@ -123,7 +123,7 @@ fn a_network_in_two_places_is_ambiguous_unless_both_are_the_same() {
         refusal(&differ, &plain),
         "this file (resnet) holds a network in `state_dict.*` and in `model.*`, and they differ"
     );
-    // One network beside the two of a run.
+    // One network next to the two of a run.
     let both = edited("dino-vit.pth", "", |entries| {
         let student = entries["student"].clone();
         entries.insert("model".to_owned(), student);
@@ -146,7 +146,7 @@ fn wrappers_are_taken_off_in_any_order() {
         assert_eq!(resnet(wrapper, false), "", "{wrapper}");
         assert_eq!(resnet(wrapper, true), "1 unexpected: n_averaged", "{wrapper}");
     }
-    // Nobody wraps more often than four times, and a name has room for 145.
+    // Real files have at most four wrappers, and a name has room for 145.
     assert_eq!(resnet(&"module.".repeat(4), false), "");
     for layers in [5, 140] {
         let error = resnet(&"module.".repeat(layers), false);
@@ -195,7 +195,7 @@ fn a_file_without_the_tensors_that_identify_it_is_refused_by_name() {
 #[test]
 fn sizes_that_no_file_could_hold_take_no_memory() {
     let plain = ImportOptions::default();
-    // A few bytes may be a tensor of any shape, by strides of 0.
+    // Strides of 0 let a few bytes claim any shape.
     let file = edited("torchvision-resnet.pth", "", |entries| {
         tensor(entries, "conv1.weight").shape = vec![1 << 33, 3, 7, 7];
     });
@@ -208,7 +208,7 @@ fn sizes_that_no_file_could_hold_take_no_memory() {
         tensor(entries, "patch_embed.proj.weight").shape[0] = 1 << 30;
     });
     assert!(refusal(&vit, &plain).contains("too many for this file"));
-    // Twelve tensors a block, and some blocks that are listed as missing.
+    // Twelve tensors per block, and some blocks that are listed as missing.
     let file = open(&fixture("timm-vit.safetensors"));
     for (name, error) in [
         (
@@ -223,7 +223,7 @@ fn sizes_that_no_file_could_hold_take_no_memory() {
         assert!(refused.contains(error), "{refused}");
     }
 
-    // Files that pass for ours.
+    // Files that pretend to be ours.
     let (backbone, info) = read(&fixture("small-stem.safetensors"), &plain).unwrap();
     let forged = |change: &dyn Fn(&mut EncoderInfo)| {
         let mut info = info.clone();
@@ -298,7 +298,7 @@ fn a_teacher_without_its_head_is_recognized() {
     };
     let same = |name: &str| name.to_owned();
     let bare = |name: &str| name.trim_start_matches("backbone.").to_owned();
-    // Blocks that are not in chunks.
+    // Blocks without chunks.
     let flat = |name: &str| name.replace("blocks.0.", "blocks.");
     let layout = |checkpoint: &Checkpoint, network: &str| {
         let plan = plan(checkpoint, &options(network));
@@ -315,7 +315,7 @@ fn a_teacher_without_its_head_is_recognized() {
         let found = layout(&headless("dinov2-teacher.pth", change), VIT);
         assert_eq!(found, ("dinov2", None));
     }
-    // A misspelt teacher is no reason to take the student.
+    // A misspelled teacher must not select the student.
     let misspelt = edited("dino-vit.pth", "teacher", |teacher| {
         let renamed = std::mem::take(teacher).into_iter();
         teacher.extend(renamed.map(|(name, entry)| (name.replace(".attn.", ".att."), entry)));
@@ -349,7 +349,7 @@ fn one_network_saved_alone_has_its_methods_traits() {
             "{file} in `{place}`"
         );
     }
-    // Without the head nothing says DINO.
+    // Without the head nothing identifies DINO.
     let mut headless = teacher("dino-vit.pth", "");
     dict(&mut headless.root).retain(|name, _| name.starts_with("backbone."));
     let generic = ("backbone", Some(Role::Student), Some(Interpolation::Antialiased));
@@ -375,7 +375,7 @@ fn a_pattern_without_use_is_an_error() {
         };
         read(&bytes, &options).map(|_| ())
     };
-    // A parameter that is there may be allowed to be missing; a head is dropped anyway.
+    // A present parameter may be allowed to be missing; a head is dropped anyway.
     for (missing, unexpected) in [("", ""), ("bn1.*", ""), ("", "fc.*"), ("*", "**")] {
         assert!(load(missing, unexpected).is_ok(), "{missing} {unexpected}");
     }
@@ -432,7 +432,7 @@ fn networks_in_a_file_of_no_known_layout_are_named() {
         let networks = seen(&[(path, looks)]);
         assert_eq!(hint(&file, &plain), Some(Hint::SaveAlone { networks, more: 0 }));
     }
-    // Of two networks none is taken.
+    // With two networks neither is taken.
     let mut two = moved(resnet, "", "a", "");
     let entries = dict(&mut two.root);
     let other = entries["a"].clone();
@@ -481,7 +481,7 @@ fn warnings_of_an_encoder_stay_with_it() {
         "1 tensor of the file is left out: bn1.offset",
     ];
     assert_eq!(info.notes(), notes);
-    // A converted file says so as well.
+    // A converted file states this as well.
     let bytes = encoder_to_safetensors_as(&backbone, &info, Naming::Timm).unwrap();
     assert_eq!(read(&bytes, &ImportOptions::default()).unwrap().1.notes(), notes);
 
@@ -496,7 +496,7 @@ fn warnings_of_an_encoder_stay_with_it() {
     assert_eq!(info.notes(), ["1 tensor holds NaN or infinity: bn1.bias"]);
 }
 
-/// A ViT 320 pixels wide may have 5 heads or 4, and its weights do not say.
+/// A ViT 320 pixels wide may have 5 heads or 4; its weights do not show the number.
 #[test]
 fn heads_of_an_unusual_width_are_a_guess_with_a_warning() {
     let (_, mut info) = read(&fixture("timm-vit.safetensors"), &options(VIT)).unwrap();
@@ -513,7 +513,7 @@ fn heads_of_an_unusual_width_are_a_guess_with_a_warning() {
     info.architecture = config(4);
     let backbone = info.architecture.init(&Init::new(0, &Device::flex()));
     let bytes = encoder_to_safetensors_as(&backbone, &info, Naming::Timm).unwrap();
-    // As another program would have written it.
+    // As if another program had written it.
     let mut checkpoint = open(&bytes);
     checkpoint.metadata.clear();
     let load = |backbone: Option<&str>| {
