@@ -66,10 +66,10 @@ fn configs_are_strict() {
     assert!(smoke("views.0.count=3").contains("exactly 2 views"));
     assert!(smoke("training.epochs=0").contains("`training.epochs` must be at least 1"));
     for (set, said) in [
-        ("backbone.resnet.width=100000", "`backbone.resnet.width` asks for"),
+        ("backbone.resnet.width=100000", "`backbone.resnet.width` needs"),
         (
             "objective.moco.queue_images=6400000000000",
-            "`objective.moco.queue_images` asks for",
+            "`objective.moco.queue_images` needs",
         ),
         (
             "data.workers=100000",
@@ -324,7 +324,7 @@ fn a_run_directory_belongs_to_one_run() {
     run(&[]).success();
     run(&[])
         .code(1)
-        .stderr(contains("already holds a run").and(contains("hint: go on with `--resume`")));
+        .stderr(contains("already holds a run").and(contains("hint: resume with `--resume`")));
     run(&["--resume", "--set", "backbone.resnet.width=8"])
         .code(1)
         .stderr(contains(
