@@ -133,7 +133,7 @@ pub(crate) fn of_training(error: &training::Error) -> Option<String> {
             "use `training.precision = \"bf16\"` where the device has it, or `\"f32\"`, and start again with another `--out`"
         }
         Hint::LessMemory => {
-            "if it ran out of memory: lower `data.batch_images`, or set `training.micro_batch_images` (the same step with less \
+            "lower `data.batch_images`, or set `training.micro_batch_images` (the same step with less \
              memory) or `training.precision = \"bf16\"`"
         }
         Hint::FreeSpace => {

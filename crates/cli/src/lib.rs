@@ -20,7 +20,10 @@ mod failure;
 mod features;
 mod hints;
 mod interrupt;
+#[cfg(feature = "tuned")]
+mod kernel_cache;
 mod machine;
+mod panics;
 mod pretrain;
 mod progress;
 mod provenance;
@@ -31,6 +34,7 @@ mod views;
 mod weights;
 
 use clap::{CommandFactory, Parser, Subcommand};
+use std::io::IsTerminal;
 use std::process::ExitCode;
 
 /// Learn visual representations from photographs without people and without labels: curate, pretrain, evaluate.
@@ -79,13 +83,15 @@ pub fn command() -> clap::Command {
 pub fn run() -> ExitCode {
     tracing_subscriber::fmt()
         .with_writer(progress::LogWriter::default)
+        .with_ansi(std::io::stderr().is_terminal())
         .with_env_filter(
             tracing_subscriber::EnvFilter::try_from_env("PASSER_LOG").unwrap_or_else(|_| "warn".into()),
         )
         .without_time()
         .with_target(false)
         .init();
-    let result = match Arguments::parse().verb {
+    let verb = Arguments::parse().verb;
+    let result = panics::as_errors(|| match verb {
         Verb::Quickstart(arguments) => quickstart::run(arguments),
         Verb::Curate(verb) => curate::run(verb),
         Verb::Pretrain(arguments) => pretrain::run(arguments),
@@ -96,7 +102,7 @@ pub fn run() -> ExitCode {
         Verb::Views(arguments) => views::run(arguments),
         Verb::Detect(verb) => detect::run(verb),
         Verb::Devices => devices::list(),
-    };
+    });
     match result {
         Ok(()) if output::lost() => {
             eprintln!("error: results could not be written to standard output");

@@ -147,10 +147,54 @@ impl Error {
             Self::RunDamaged { .. } => Some(Hint::RestoreFile),
             Self::NonFiniteLoss { .. } | Self::NonFiniteWeights { .. } => Some(Hint::CalmerTraining),
             Self::LossScale { .. } => Some(Hint::WiderPrecision),
-            Self::Device { .. } => Some(Hint::LessMemory),
+            Self::Device { reason, .. } if ran_out_of_memory(reason) => Some(Hint::LessMemory),
             Self::File(error) if error.is_disk_full() => Some(Hint::FreeSpace),
             Self::Checkpoint { reason, .. } if reason.starts_with("damaged") => Some(Hint::RemoveCheckpoint),
             _ => None,
         }
+    }
+}
+
+/// Whether a device's message says that its memory ran out, in the words of Burn's backends: they have no type for it that reaches
+/// the reader of a tensor.
+pub fn ran_out_of_memory(message: &str) -> bool {
+    let message = message.to_ascii_lowercase();
+    [
+        "out of device memory",
+        "out-of-memory",
+        "out of memory",
+        "out_of_memory",
+        "can't allocate buffer",
+    ]
+    .iter()
+    .any(|words| message.contains(words))
+}
+
+/// The lines of a device's message that say what happened: a backtrace and a kernel's source may follow them.
+pub(crate) fn without_backtrace(message: &str) -> String {
+    let lines = message.lines().map(str::trim).filter(|line| !line.is_empty());
+    let words = lines.take_while(|line| {
+        let numbered = line
+            .split_once(':')
+            .is_some_and(|(number, _)| number.parse::<usize>().is_ok());
+        !numbered && !line.eq_ignore_ascii_case("backtrace") && !line.starts_with("[Source]")
+    });
+    words.take(6).collect::<Vec<_>>().join("; ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_devices_message_is_cut_before_its_backtrace() {
+        let message =
+            "Read failed\nCaused by:\n  out of device memory allocating 64 bytes\n   0: first\n   1: second";
+        assert_eq!(
+            without_backtrace(message),
+            "Read failed; Caused by:; out of device memory allocating 64 bytes"
+        );
+        assert!(ran_out_of_memory(message));
+        assert!(!ran_out_of_memory("an illegal address"));
     }
 }

@@ -26,7 +26,7 @@ pub use checkpoint::{CheckpointDir, latest_checkpoint, list_checkpoints};
 pub use config::{Config, DataConfig, ObjectiveSection, TrainingConfig, dataset_views};
 pub use data::Dataset;
 pub use encoder::{LoadedEncoder, read_encoder, write_encoder};
-pub use error::Error;
+pub use error::{Error, ran_out_of_memory};
 pub use hint::Hint;
 pub use inspection::{Content, Dtypes, Inspection, Network, TensorLine, inspect_weights};
 pub use later_keys::fill_in_later_keys;

@@ -241,7 +241,7 @@ impl<O: Objective> Run<O> {
     /// Logs when the host finishes each phase of a step (`PASSER_LOG=training=trace`); a GPU finishes later.
     fn trace(&self, phase: &str) {
         let seconds = self.started.elapsed().as_secs_f64();
-        tracing::trace!(self.done, "{seconds:9.4} s {phase}");
+        tracing::trace!(step = self.done, "{seconds:9.4} s {phase}");
     }
 }
 
