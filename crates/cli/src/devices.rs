@@ -1,11 +1,11 @@
 //! `--device` and `passer devices`: the devices of this build and this machine.
 
 use crate::failure::Failure;
+use crate::first_kernel;
 use crate::machine::host_memory_mib;
 use backbones::layers::Conv2dConfig;
 use backbones::{Init, Precision};
 use burn::tensor::{Device, Tensor};
-use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 /// Every backend name that `--device` accepts, with the Cargo feature of the same name that compiles it in.
@@ -100,7 +100,8 @@ pub(crate) fn open(name: &str) -> anyhow::Result<Device> {
         return Err(
             Failure::new(format!("device `{name}`: this build has no `{backend}` backend"))
                 .hint(format!(
-                    "build with `cargo build --release --features {backend}`, or use `--device auto`"
+                    "build with `{}`, or use `--device auto`",
+                    build_command(backend)
                 ))
                 .into(),
         );
@@ -117,133 +118,24 @@ pub(crate) fn open(name: &str) -> anyhow::Result<Device> {
     ready(name, backend, index, devices)
 }
 
+/// The command that builds this program with a backend.
+fn build_command(backend: &str) -> String {
+    match backend {
+        // Without the script their build downloads LLVM.
+        "cuda" | "rocm" => format!("scripts/build-gpu.sh {backend}"),
+        _ => format!("cargo build --release --features {backend}"),
+    }
+}
+
 /// The device at `index`, ready for work: its kernels' folder is chosen, and one kernel has run on it.
 fn ready(name: &str, backend: &str, index: usize, mut devices: Vec<Device>) -> anyhow::Result<Device> {
     if backend != "flex" {
-        choose_kernels(backend, &devices);
-        run_one_kernel(&devices[index]).map_err(|reason| cannot_compute(name, &reason))?;
+        first_kernel::run(backend, &devices, &devices[index]).map_err(|reason| {
+            let (message, hint) = first_kernel::cure(&reason);
+            Failure::new(format!("device `{name}`: {message}")).hint(hint)
+        })?;
     }
     Ok(devices.swap_remove(index))
-}
-
-/// Switches to the kernels that these cards compiled and tuned before.
-#[cfg(feature = "tuned")]
-fn choose_kernels(backend: &str, devices: &[Device]) {
-    let cards: Vec<String> = devices
-        .iter()
-        .filter_map(|device| identity(device).map(|(name, _)| name))
-        .collect();
-    crate::kernel_cache::switch_to(backend, &cards);
-}
-
-#[cfg(not(feature = "tuned"))]
-fn choose_kernels(_: &str, _: &[Device]) {}
-
-/// Compiles and runs a small kernel and waits for it, so that a machine without the compiler of its GPU's kernels, or with a
-/// driver that refuses them, is reported here and by name. Returns the reason why it did not run.
-fn run_one_kernel(device: &Device) -> Result<(), String> {
-    // Burn panics, on threads of its own too, where it cannot load the vendor's libraries: their messages are the reason.
-    let panics = Arc::new(Mutex::new(String::new()));
-    let usual = std::panic::take_hook();
-    std::panic::set_hook(Box::new({
-        let panics = panics.clone();
-        move |panic| {
-            let message = panic.payload_as_str().unwrap_or("panic");
-            let mut panics = panics.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-            panics.push_str(message);
-            panics.push('\n');
-        }
-    }));
-    let ran = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-        let ones = Tensor::<1>::ones([32], device);
-        (ones * 2.0 + 1.0).try_into_data()
-    }));
-    std::panic::set_hook(usual);
-    let panics = panics.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-    match ran {
-        // A kernel that did not compile leaves its output as it was: reading that succeeds.
-        Ok(Ok(_)) if panics.is_empty() => Ok(()),
-        Ok(Ok(_)) | Err(_) => Err(panics.clone()),
-        Ok(Err(error)) => Err(format!("{panics}{error}")),
-    }
-}
-
-/// The error of a GPU that ran no kernel, with its cure where the reason is known.
-fn cannot_compute(name: &str, reason: &str) -> Failure {
-    let (message, hint) = cure(reason);
-    Failure::new(format!("device `{name}`: {message}")).hint(hint)
-}
-
-/// In words why a GPU ran no kernel, and the cure.
-fn cure(reason: &str) -> (String, &'static str) {
-    let has = |part: &str| reason.contains(part);
-    if has("\"nvrtc\"") {
-        return (
-            "NVRTC, which compiles its kernels, was not found".into(),
-            "install CUDA 12 or 13, or the Python package `nvidia-cuda-nvrtc`, and put the folder of `libnvrtc.so` on LD_LIBRARY_PATH \
-             (docs/devices.md)",
-        );
-    }
-    if has("CUDA installation not found") {
-        return (
-            "CUDA's headers, which its kernels include, were not found".into(),
-            "install CUDA 12 or 13, or the Python packages `nvidia-cuda-runtime`, `nvidia-cuda-crt` and `nvidia-cuda-cccl`, and set \
-             CUDA_PATH to the folder that has `include` (docs/devices.md)",
-        );
-    }
-    if has("cannot open source file") || has("could not open source file") {
-        return (
-            format!(
-                "a header that its kernels include was not found: {}",
-                brief(reason)
-            ),
-            "set CUDA_PATH to the folder of a whole CUDA 12 or 13, or complete the Python packages that it holds (docs/devices.md)",
-        );
-    }
-    if has("UNSUPPORTED_PTX_VERSION") || has("INVALID_PTX") || has("NO_BINARY_FOR_GPU") {
-        return (
-            format!("its driver refuses the compiled kernels: {}", brief(reason)),
-            "NVRTC is newer than the driver: update the driver, or put an NVRTC of the driver's CUDA version on LD_LIBRARY_PATH \
-             (`nvidia-smi` prints that version)",
-        );
-    }
-    if has("invalid value for --gpu-architecture") {
-        return (
-            "NVRTC is too old for this GPU".into(),
-            "put a newer NVRTC on LD_LIBRARY_PATH, up to the CUDA version that `nvidia-smi` prints",
-        );
-    }
-    if has("hiprtc") || has("amdhip64") {
-        return (
-            format!("a library of ROCm was not found: {}", brief(reason)),
-            "install ROCm 6 or 7 and put its `lib` folder on LD_LIBRARY_PATH (docs/devices.md)",
-        );
-    }
-    if has("built without LLVM") {
-        return (
-            "this program was built without a compiler of kernels".into(),
-            "build it with `scripts/build-gpu.sh`, or with the feature `cpp`",
-        );
-    }
-    (
-        format!("it ran no kernel: {}", brief(reason)),
-        "update the GPU's driver; docs/devices.md says what each backend needs",
-    )
-}
-
-/// The first lines of a reason: a compiler's log holds the whole source.
-fn brief(reason: &str) -> String {
-    let lines: Vec<&str> = reason
-        .lines()
-        .map(str::trim)
-        .filter(|line| !line.is_empty())
-        .take(3)
-        .collect();
-    let text = lines.join("; ");
-    match text.char_indices().nth(400) {
-        Some((end, _)) => format!("{}…", &text[..end]),
-        None => text,
-    }
 }
 
 /// Whether it is a GPU emulated in software, such as lavapipe: tens of times slower than `flex` on the same
@@ -267,7 +159,7 @@ fn unknown(name: &str) -> Failure {
     feature = "cuda",
     feature = "rocm"
 ))]
-fn identity(device: &Device) -> Option<(String, Option<String>)> {
+pub(crate) fn identity(device: &Device) -> Option<(String, Option<String>)> {
     let identity = device.identity()?;
     let address = identity.physical.and_then(|card| card.pci_address);
     Some((identity.name, address.map(|address| address.to_string())))
@@ -280,7 +172,7 @@ fn identity(device: &Device) -> Option<(String, Option<String>)> {
     feature = "cuda",
     feature = "rocm"
 )))]
-fn identity(_: &Device) -> Option<(String, Option<String>)> {
+pub(crate) fn identity(_: &Device) -> Option<(String, Option<String>)> {
     None
 }
 
@@ -339,23 +231,20 @@ pub(crate) fn list() -> anyhow::Result<()> {
     for (backend, compiled) in BACKENDS {
         let devices = found(backend);
         let shown = match (compiled, devices.is_empty()) {
-            (false, _) => format!("build with `--features {backend}`"),
+            (false, _) => format!("build with `{}`", build_command(backend)),
             (true, true) => "none found".to_string(),
             (true, false) => format!("{} found", devices.len()),
         };
         println!("{backend:<8} {:<14} {shown}", if compiled { "yes" } else { "no" });
-        if backend != "flex" && !devices.is_empty() {
-            choose_kernels(backend, &devices);
-        }
         for (index, device) in devices.iter().enumerate() {
-            println!("  {backend}:{index}  {}", describe(device));
             if backend != "flex"
-                && let Err(reason) = run_one_kernel(device)
+                && let Err(reason) = first_kernel::run(backend, &devices, device)
             {
-                let (message, hint) = cure(&reason);
-                println!("    {message}; {hint}");
+                let (message, hint) = first_kernel::cure(&reason);
+                println!("  {backend}:{index}  {message}; {hint}");
                 continue;
             }
+            println!("  {backend}:{index}  {}", describe(device));
             match memory_mib(device) {
                 Some(mib) => println!("    memory: {mib} MiB"),
                 None => println!("    memory: its driver does not tell"),

@@ -18,6 +18,7 @@ mod devices;
 mod evaluate;
 mod failure;
 mod features;
+mod first_kernel;
 mod hints;
 mod interrupt;
 #[cfg(feature = "tuned")]
@@ -79,13 +80,17 @@ pub fn command() -> clap::Command {
     Arguments::command()
 }
 
+/// What is logged without `PASSER_LOG`. Burn warns of each candidate of the tuner that fails; a result that failed is an error where
+/// it is read.
+const DEFAULT_LOG: &str = "warn,cubecl_common::device=error,cubecl_runtime=error,cubecl_server=error";
+
 /// Runs the program on the process's arguments.
 pub fn run() -> ExitCode {
     tracing_subscriber::fmt()
         .with_writer(progress::LogWriter::default)
         .with_ansi(std::io::stderr().is_terminal())
         .with_env_filter(
-            tracing_subscriber::EnvFilter::try_from_env("PASSER_LOG").unwrap_or_else(|_| "warn".into()),
+            tracing_subscriber::EnvFilter::try_from_env("PASSER_LOG").unwrap_or_else(|_| DEFAULT_LOG.into()),
         )
         .without_time()
         .with_target(false)
