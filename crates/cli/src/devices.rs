@@ -2,7 +2,7 @@
 
 use crate::failure::Failure;
 use crate::first_kernel;
-use crate::machine::host_memory_mib;
+use crate::machine::{host_memory_mib, identity};
 use backbones::layers::Conv2dConfig;
 use backbones::{Init, Precision};
 use burn::tensor::{Device, Tensor};
@@ -149,31 +149,6 @@ fn unknown(name: &str) -> Failure {
     Failure::new(format!(
         "device `{name}`: expected auto, flex, wgpu, vulkan, metal, cuda, cuda:N, rocm or rocm:N"
     ))
-}
-
-/// The hardware's name and, for a card on a bus, its PCI address, where the backend reports them.
-#[cfg(any(
-    feature = "wgpu",
-    feature = "vulkan",
-    feature = "metal",
-    feature = "cuda",
-    feature = "rocm"
-))]
-pub(crate) fn identity(device: &Device) -> Option<(String, Option<String>)> {
-    let identity = device.identity()?;
-    let address = identity.physical.and_then(|card| card.pci_address);
-    Some((identity.name, address.map(|address| address.to_string())))
-}
-
-#[cfg(not(any(
-    feature = "wgpu",
-    feature = "vulkan",
-    feature = "metal",
-    feature = "cuda",
-    feature = "rocm"
-)))]
-pub(crate) fn identity(_: &Device) -> Option<(String, Option<String>)> {
-    None
 }
 
 /// A device in words: the backend and, where the backend reports it, the hardware's name.

@@ -74,7 +74,7 @@ fn missing_header(cuda: &Path) -> Option<PathBuf> {
 fn choose_kernels(backend: &str, cards: &[Device]) {
     let models: Vec<String> = cards
         .iter()
-        .filter_map(|card| crate::devices::identity(card).map(|(name, _)| name))
+        .filter_map(|card| crate::machine::identity(card).map(|(name, _)| name))
         .collect();
     crate::kernel_cache::switch_to(backend, &models);
 }
