@@ -276,6 +276,50 @@ fn bad_data_is_named_and_counted() {
         .code(1)
         .stderr(contains("max_bad_fraction").and(contains("hint: `passer shards verify`")));
 
+    // A record that decodes and would become gigabytes, and one without pixels.
+    let odd = folder.path().join("odd");
+    std::fs::create_dir(&odd).unwrap();
+    for (at, photo) in crate::files(&photos.join("blue"), ".png").iter().enumerate() {
+        std::fs::copy(photo, odd.join(format!("p{at}.png"))).unwrap();
+    }
+    image::RgbImage::from_fn(1, 6000, |_, y| image::Rgb([(y % 251) as u8; 3]))
+        .save(odd.join("thin.png"))
+        .unwrap();
+    let mut gif = std::io::Cursor::new(vec![]);
+    image::RgbImage::new(8, 8)
+        .write_to(&mut gif, image::ImageFormat::Gif)
+        .unwrap();
+    let mut gif = gif.into_inner();
+    gif[6..10].fill(0);
+    std::fs::write(odd.join("zero.gif"), gif).unwrap();
+    let error = refused(1, &["shards", "verify", path(&odd)]);
+    assert!(
+        error.contains("1 broken image") && error.contains("0 x 0 px: an image must have at least one pixel"),
+        "{error}"
+    );
+    let encoder = crate::weights::fixture(folder.path(), "moco-v2-legacy.pth.tar");
+    passer()
+        .args([
+            "features",
+            "--device",
+            "flex",
+            "--encoder",
+            path(&encoder),
+            "--size-px",
+            "32",
+        ])
+        .args(["--data", path(&odd), "--max-bad-fraction", "0.2"])
+        .args(["--out", path(&folder.path().join("odd.safetensors"))])
+        .assert()
+        .success()
+        .stderr(contains("1 records could not be decoded").and(contains("zero")));
+    passer()
+        .args(["views", SMALL, "--data", path(&odd), "--records", "20"])
+        .args(["--out", path(&folder.path().join("odd.png"))])
+        .assert()
+        .success()
+        .stderr(contains("zero"));
+
     // A truncated shard.
     let shards = folder.path().join("shards");
     passer()

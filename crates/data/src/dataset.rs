@@ -135,6 +135,16 @@ impl Dataset {
         })
     }
 
+    /// A data set of a source of a test's own.
+    #[cfg(test)]
+    pub(crate) fn of_source(source: Box<dyn Source>) -> Dataset {
+        Self::of(Opened {
+            source,
+            class_names: Vec::new(),
+            hashed: Vec::new(),
+        })
+    }
+
     fn of(opened: Opened) -> Dataset {
         Dataset {
             source: Arc::from(opened.source),
@@ -214,6 +224,14 @@ impl Dataset {
     pub fn read_image(&self, position: usize, image: &mut Vec<u8>) -> Result<(), Error> {
         self.check(position)?;
         self.source.read_image(position, image)
+    }
+
+    /// Bytes of the encoded image of a record, 0 where they are not known before it is read.
+    pub(crate) fn image_bytes(&self, position: usize) -> u64 {
+        match position < self.len() {
+            true => self.source.image_bytes(position),
+            false => 0,
+        }
     }
 
     /// The provenance of a record: its `KEY.json`, or its row of `pass_metadata.csv`.

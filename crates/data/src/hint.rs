@@ -15,6 +15,8 @@ pub enum Hint {
     },
     /// List the broken records, or allow more of them.
     VerifyOrAllowMore,
+    /// Let a center crop follow the resize, or allow more broken records.
+    CropOrAllowMore,
     /// Smaller batches, or more records.
     SmallerBatch,
     /// Every file that a brace pattern names must exist.

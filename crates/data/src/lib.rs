@@ -12,6 +12,7 @@
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::print_stderr))]
 
+mod caught;
 pub mod contact_sheet;
 mod dataset;
 mod decode;
@@ -23,9 +24,11 @@ mod file_error;
 mod hex;
 mod hint;
 pub mod html;
+mod in_flight;
 mod licenses;
 mod loader;
 mod lock;
+mod numbers;
 mod order;
 mod randomness;
 mod record;
@@ -36,8 +39,9 @@ pub mod terminal;
 pub mod thumbnail;
 pub mod transforms;
 
+pub use caught::caught;
 pub use dataset::Dataset;
-pub use decode::{DecodeLimits, RgbImage, decode, decode_into, decoded_together, header_pixels};
+pub use decode::{DecodeLimits, RgbImage, decode, decode_and, decode_into, decoded_together, header_pixels};
 pub use encoder_header::{ENCODER_KEY, EncoderHeader};
 pub use error::{DecodeError, Error};
 pub use file_error::FileError;
@@ -46,6 +50,7 @@ pub use hint::Hint;
 pub use licenses::{Licenses, NOT_STATED};
 pub use loader::{BadRecord, BadRecords, Batch, Batches, Loader, LoaderConfig, Views};
 pub use lock::{FolderLock, LockError};
+pub use numbers::{mebibytes, significant};
 pub use order::Order;
 pub use record::{Label, Metadata, Record};
 pub use sha256::{Sha256Sum, sha256_of, sha256_of_file};

@@ -9,8 +9,9 @@ use serde::Serialize;
 
 use super::Progress;
 use crate::dataset::Dataset;
-use crate::decode::{DecodeLimits, decode};
+use crate::decode::{DecodeLimits, decode_and};
 use crate::error::Error;
+use crate::in_flight::FILES;
 use crate::record::Label;
 use crate::sources::index_file::{IndexStore, Origin};
 use crate::sources::table::Table;
@@ -214,6 +215,7 @@ pub fn verify(spec: &str, progress: Progress) -> Result<Verification, Error> {
         let broken: Vec<Option<SkippedMember>> = (0..table.len())
             .into_par_iter()
             .map(|row| {
+                let _held = FILES.reserve(u64::from(table.image_bytes[row]));
                 let mut image = vec![0; table.image_bytes[row] as usize];
                 files::read_at(&file, &mut image, table.image_offset(row))
                     .map_err(Error::io("read", path))?;
@@ -252,6 +254,7 @@ fn verify_folder(dataset: &Dataset, progress: Progress) -> Result<Verification, 
     let broken: Vec<Option<SkippedMember>> = (0..dataset.len())
         .into_par_iter()
         .map(|position| {
+            let _held = FILES.reserve(dataset.image_bytes(position));
             let mut image = Vec::new();
             dataset.read_image(position, &mut image)?;
             let broken = broken(&image, || dataset.key(position).unwrap_or_default());
@@ -267,7 +270,7 @@ fn verify_folder(dataset: &Dataset, progress: Progress) -> Result<Verification, 
 }
 
 fn broken(image: &[u8], key: impl FnOnce() -> String) -> Option<SkippedMember> {
-    let reason = decode(image, &DecodeLimits::DEFAULT).err()?;
+    let reason = decode_and(image, &DecodeLimits::DEFAULT, drop).err()?;
     Some(SkippedMember {
         name: key(),
         reason: reason.to_string(),

@@ -16,9 +16,10 @@ use webdataset::{Sample, TarWriter, Value};
 use super::Progress;
 use super::archive::{self, FolderArchive};
 use super::check::{SkippedMember, skipped_members};
+use crate::caught::caught;
 use crate::dataset::Dataset;
 use crate::durable;
-use crate::error::Error;
+use crate::error::{DecodeError, Error};
 use crate::randomness::{Purpose, generator, shuffle};
 use crate::record::{Label, Record};
 use crate::sources::description;
@@ -250,7 +251,15 @@ impl<'a> Writer<'a> {
                         .to_string(),
             });
         }
-        let sample = sample(record, extension)?;
+        let key = record.key.clone();
+        let sample = match caught(|| sample(record, extension)) {
+            Ok(sample) => sample?,
+            Err(message) => {
+                let reason = DecodeError::Panicked { message }.to_string();
+                self.skipped.push(SkippedMember { name: key, reason });
+                return Ok(());
+            }
+        };
         if self.in_current == self.options.records_per_shard {
             self.finish_shard()?;
         }

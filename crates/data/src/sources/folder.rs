@@ -94,6 +94,10 @@ impl Source for Folder {
         Ok(())
     }
 
+    fn image_bytes(&self, position: usize) -> u64 {
+        u64::from(self.table.image_bytes[position])
+    }
+
     fn metadata(&self, position: usize) -> Result<Metadata, Error> {
         match &self.pass {
             Some(pass) => pass.of_key(&self.key(position)),

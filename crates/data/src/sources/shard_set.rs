@@ -130,6 +130,11 @@ impl Source for ShardSet {
         shard.read(shard.table.image_offset(row), shard.table.image_bytes[row], image)
     }
 
+    fn image_bytes(&self, position: usize) -> u64 {
+        let (shard, row) = self.find(position);
+        u64::from(shard.table.image_bytes[row])
+    }
+
     /// The content of `KEY.json`, or of the row of PASS's table.
     fn metadata(&self, position: usize) -> Result<Metadata, Error> {
         let (shard, row) = self.find(position);

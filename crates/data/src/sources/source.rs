@@ -26,6 +26,11 @@ pub(crate) trait Source: Debug + Send + Sync {
     /// Reads the encoded image of a record into a reused buffer.
     fn read_image(&self, position: usize, image: &mut Vec<u8>) -> Result<(), Error>;
 
+    /// Bytes of the encoded image of a record, as far as the index knows them.
+    fn image_bytes(&self, _position: usize) -> u64 {
+        0
+    }
+
     /// The provenance of a record.
     fn metadata(&self, _position: usize) -> Result<Metadata, Error> {
         Ok(Metadata::default())
