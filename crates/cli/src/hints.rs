@@ -2,6 +2,7 @@
 
 mod curation;
 
+use crate::output::shell_word;
 use data::terminal::escape;
 use weights::SaveAs;
 
@@ -78,14 +79,21 @@ pub(crate) fn of_data(hint: &data::Hint) -> String {
         Hint::CopyArchive => "copy the archive again".into(),
         Hint::VerifyShard { path } => format!(
             "`passer shards verify {}` lists what can be read; copy the shard again",
-            path.display()
+            shell_word(&path.display().to_string())
         ),
         Hint::VerifyOrAllowMore => {
             "`passer shards verify` lists every broken record of a data set; to continue without them, raise \
              `max_bad_fraction` in the config, or `--max-bad-fraction` of `passer features`"
                 .into()
         }
-        Hint::SmallerBatch => "lower `data.batch_images` in the config, or give more records".into(),
+        Hint::CropOrAllowMore => {
+            "put a `center_crop` right behind the `resize`, so that only the part that it keeps is made; to continue without \
+             these records, raise `max_bad_fraction` in the config, or `--max-bad-fraction` of `passer features`"
+                .into()
+        }
+        Hint::SmallerBatch => {
+            "lower `batch_images` in the config (in `[data]`, or in the protocol that has its own), or give more records".into()
+        }
         Hint::CompletePattern => {
             "a brace pattern such as `train-{000000..000143}.tar` must name files that all exist".into()
         }
@@ -127,7 +135,8 @@ pub(crate) fn of_training(error: &training::Error) -> Option<String> {
         }
         Hint::RestoreFile => "put the file back, or use another `--out`",
         Hint::CalmerTraining => {
-            "lower `learning_rate_per_256`, or raise the objective's `temperature`, and start again with another `--out`"
+            "lower the optimizer's `learning_rate_per_256`, or raise the objective's temperature if it has one, and start again with \
+             another `--out`"
         }
         Hint::WiderPrecision => {
             "use `training.precision = \"bf16\"` where the device has it, or `\"f32\"`, and start again with another `--out`"
