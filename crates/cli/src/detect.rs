@@ -502,8 +502,8 @@ mod tests {
 
     impl Detector for Panicking {
         fn detect(&self, photos: &[Photo<'_>]) -> Result<Vec<Vec<Detection>>, detection::DetectionError> {
-            let bad = |photo: &&Photo<'_>| self.0.is_none_or(|width| photo.width == width);
-            assert!(photos.iter().find(bad).is_none(), "a defect");
+            let bad = |photo: &Photo<'_>| self.0.is_none_or(|width| photo.width == width);
+            assert!(!photos.iter().any(bad), "a defect");
             Ok(photos.iter().map(|_| Vec::new()).collect())
         }
     }
