@@ -621,7 +621,9 @@ fn every_command_in_a_message_is_understood_by_the_program() {
                 // A command may be named without the arguments that it requires.
                 call.push("…".to_owned());
                 count += 1;
-                if let Err(error) = parse(call) {
+                if let Err(error) = parse(call)
+                    && !is_shortened(&error)
+                {
                     let file = path.strip_prefix(root()).unwrap().display();
                     wrong.push(format!("{file}: `{command}`: {error}"));
                 }
@@ -634,6 +636,13 @@ fn every_command_in_a_message_is_understood_by_the_program() {
         "commands that the program refuses:\n{}",
         wrong.join("\n")
     );
+}
+
+/// Whether an error is only about what a shortened command leaves out: its verb, or an option's value.
+fn is_shortened(error: &str) -> bool {
+    !error.starts_with("error:")
+        || error.contains("requires a subcommand")
+        || error.contains("a value is required")
 }
 
 /// A command of a format string, with a word for each value.
