@@ -99,8 +99,31 @@ pub(crate) fn of_data(hint: &data::Hint) -> String {
         }
         Hint::GiveFolder => "give the folder that the picture lies in".into(),
         Hint::PackArchive => "make shards of it first with `passer shards pack`".into(),
-        Hint::UnpackOrPack => "unpack it with gunzip, or make shards of it with `passer shards pack`".into(),
-        Hint::Unpack => "unpack it with gunzip; the `.tar` can be opened as it is".into(),
+        Hint::UnpackOrPack { compression } => format!(
+            "unpack it with `{}`, or make shards of it with `passer shards pack`",
+            unpacks(*compression)
+        ),
+        Hint::Unpack { compression } => format!(
+            "unpack it with `{}`; the `.tar` can be opened as it is",
+            unpacks(*compression)
+        ),
+        Hint::UnpackShards => {
+            "unpack the shards (`gunzip`, `unzstd`, `bunzip2`, `unxz`), or pack each archive of photos with `passer shards pack`"
+                .into()
+        }
+        Hint::UnpackArchives => "unpack the archives, and give the folder of the photos".into(),
+        Hint::GiveFolderOfShards => "give the folder that the `.tar` shards lie in".into(),
+        Hint::UnpackInner => {
+            "unpack it, then each inner archive into a folder of its name, which becomes the class; or pack each inner archive \
+             with `passer shards pack`"
+                .into()
+        }
+        Hint::RenameTar => "rename it to end in `.tar`".into(),
+        Hint::NameImages => {
+            "name one image of each record by the key and an extension alone (`KEY.jpg`, `KEY.png`), with no further dot in it"
+                .into()
+        }
+        Hint::FetchFromGitLfs => "fetch the file itself with `git lfs pull`".into(),
         Hint::PackFolder => "pack the folder into shards with `passer shards pack`".into(),
         Hint::RestoreLink => "remove the link, or put back what it points to".into(),
         Hint::Rename => "rename it".into(),
@@ -112,6 +135,17 @@ pub(crate) fn of_data(hint: &data::Hint) -> String {
                 .into()
         }
         Hint::DownloadAgain => "download it again, or correct the data-set description".into(),
+    }
+}
+
+/// The program that unpacks a file.
+fn unpacks(compression: data::Compression) -> &'static str {
+    use data::Compression;
+    match compression {
+        Compression::Gzip => "gunzip",
+        Compression::Bzip2 => "bunzip2",
+        Compression::Zstd => "unzstd",
+        Compression::Xz => "unxz",
     }
 }
 

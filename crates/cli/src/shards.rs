@@ -6,12 +6,13 @@ use crate::progress::ProgressBar;
 use data::mebibytes;
 use data::shards::{Inspection, PackOptions, Verification};
 use data::terminal::escape;
+use data::{Listing, Reason};
 use std::path::PathBuf;
 use std::sync::Mutex;
 
 #[derive(clap::Subcommand)]
 pub(crate) enum Verb {
-    /// Pack an image folder, a `.tar.gz` of one, or other shards into new shards; image bytes stay untouched
+    /// Pack an image folder, a `.tar.gz`, `.tar.zst` or `.tar.bz2` of one, or other shards into new shards; image bytes stay untouched
     Pack(PackArguments),
     /// Rebuild the indexes of a data set
     Index(DataArgument),
@@ -23,7 +24,8 @@ pub(crate) enum Verb {
 
 #[derive(clap::Args)]
 pub(crate) struct PackArguments {
-    /// The records: an image folder (CLASS/name.jpg or flat), a .tar.gz of one (a .tar with `--subfolder`), shards, or a
+    /// The records: an image folder (CLASS/name.jpg or flat), a .tar.gz, .tar.zst or .tar.bz2 of one (a .tar with
+    /// `--subfolder`), shards, or a
     /// data-set description
     source: String,
     /// The output folder
@@ -108,6 +110,12 @@ fn pack(arguments: PackArguments) -> anyhow::Result<()> {
             escape(&report.class_names[report.class_names.len() - 1])
         );
     }
+    if let Some(wrapper) = report.listing.example(Reason::WrapperFolder) {
+        eprintln!(
+            "hint: `--subfolder {}` packs the folders in it as the classes",
+            escape(wrapper)
+        );
+    }
     eprintln!(
         "{} in {}, {}, fingerprint {}",
         counted(report.records, "record"),
@@ -171,7 +179,17 @@ fn show(inspection: &Inspection, json: bool) -> anyhow::Result<()> {
             inspection.shards.len() - 20
         );
     }
+    print_listing(&inspection.listing);
     Ok(())
+}
+
+/// What is no record, or is one by a guess.
+fn print_listing(listing: &Listing) {
+    let lines = listing.lines();
+    println!("not as records  {}", lines.len());
+    for line in lines {
+        println!("  {line}");
+    }
 }
 
 fn verify(argument: &DataArgument) -> anyhow::Result<()> {
@@ -202,6 +220,7 @@ fn verify(argument: &DataArgument) -> anyhow::Result<()> {
                 shard.readable_records
             );
         }
+        print_listing(&verification.listing);
     }
     if verification.is_sound() && verification.records == 0 {
         let message = format!("`{}` holds no record: there is nothing to verify", argument.data);

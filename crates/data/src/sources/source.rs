@@ -7,6 +7,7 @@ use super::fingerprint::HashedKeys;
 use super::license_column::LicenseColumn;
 use super::table::Table;
 use crate::error::Error;
+use crate::listing::Listing;
 use crate::record::{Label, Metadata};
 
 /// Records at positions 0 to `len() - 1`. Callers check positions.
@@ -70,4 +71,6 @@ pub(crate) struct Opened {
     pub(crate) class_names: Vec<String>,
     /// Keys and content hashes of all records, in parts.
     pub(crate) hashed: Vec<HashedKeys>,
+    /// What became no record, or became one by a guess.
+    pub(crate) listing: Listing,
 }
