@@ -161,6 +161,7 @@ impl Dataset {
             source,
             class_names: Vec::new(),
             hashed: Vec::new(),
+            listing: Listing::default(),
         })
     }
 

@@ -46,7 +46,7 @@ pub enum Reason {
     LeadsOut,
     /// Members of a key that has no image.
     NoImage,
-    /// Members of a key whose only images have another name than `KEY.jpg`, such as `KEY.input.jpg`.
+    /// Images of a key that has none called `KEY.jpg`, such as `KEY.input.jpg`.
     OtherName,
     /// A further image of a record that has one.
     FurtherImage,
@@ -94,7 +94,7 @@ impl Reason {
             Reason::TooLarge => "larger than 4 GiB",
             Reason::LeadsOut => "its path leads out of the archive",
             Reason::NoImage => "no image",
-            Reason::OtherName => "its image has another name than `KEY.jpg`",
+            Reason::OtherName => "not named like `KEY.jpg`",
             Reason::FurtherImage => "second image of its record",
             Reason::BehindTheEnd => "behind the end of the archive",
             Reason::Document => "a document",
@@ -154,8 +154,8 @@ impl Reason {
                 "the members of a record must be neighbors in the tar",
             ),
             Reason::OtherName => (
-                "keys were skipped whose images have another name than `KEY.jpg`, `KEY.png` and so on (a key ends at the first dot)",
-                "rename one image of each",
+                "images were skipped that are not named like `KEY.jpg`, where a key ends at the first dot",
+                "rename one of each record",
             ),
             Reason::FurtherImage => ("further images of records were not used", ""),
             Reason::BehindTheEnd => ("bytes behind the end of the archive were skipped", ""),
@@ -288,7 +288,7 @@ impl Listing {
 
     /// One line for each reason: `hidden files were skipped: 2 (such as `a/.x.jpg`)`. Names are escaped.
     pub fn lines(&self) -> Vec<String> {
-        self.reasons().map(|reason| self.line(reason, true)).collect()
+        self.reasons().map(|reason| self.line(reason)).collect()
     }
 
     /// The reasons, each once.
@@ -299,11 +299,11 @@ impl Listing {
             .map(|at| self.notes[at].reason)
     }
 
-    fn line(&self, reason: Reason, with_cure: bool) -> String {
+    fn line(&self, reason: Reason) -> String {
         let (event, cure) = reason.words();
-        let cure = match with_cure && !cure.is_empty() {
-            true => format!("; {cure}"),
-            false => String::new(),
+        let cure = match cure.is_empty() {
+            false => format!("; {cure}"),
+            true => String::new(),
         };
         format!("{event}: {}{cure}", self.counts(reason))
     }
@@ -332,7 +332,7 @@ impl Listing {
             .filter(|reason| !reason.is_guess())
             .map(|reason| match reason {
                 Reason::UnsupportedFormat | Reason::CompressedShard | Reason::Archive => self.counts(reason),
-                reason => self.line(reason, false),
+                reason => format!("{}, {}", self.counts(reason), reason.of_one()),
             })
             .collect();
         (!lines.is_empty()).then(|| lines.join("; "))
@@ -342,7 +342,7 @@ impl Listing {
     pub fn warn(&self, data: &str) {
         let reasons: Vec<Reason> = self.reasons().filter(|reason| !reason.is_quiet()).collect();
         for reason in reasons {
-            tracing::warn!("`{}`: {}", escape(data), self.line(reason, true));
+            tracing::warn!("`{}`: {}", escape(data), self.line(reason));
         }
     }
 }

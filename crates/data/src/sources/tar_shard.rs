@@ -400,12 +400,12 @@ impl Group {
             return Ok(());
         }
         let Some(image) = self.image.take() else {
-            match self.others.first() {
-                Some((name, kind)) => table.skip(name, Reason::OtherName, kind),
-                None => {
-                    let kind = names::kind_of_files(&self.first_member);
-                    table.skip(&self.first_member, Reason::NoImage, &kind);
-                }
+            for (name, kind) in &self.others {
+                table.skip(name, Reason::OtherName, kind);
+            }
+            if self.others.is_empty() {
+                let kind = names::kind_of_files(&self.first_member);
+                table.skip(&self.first_member, Reason::NoImage, &kind);
             }
             return Ok(());
         };

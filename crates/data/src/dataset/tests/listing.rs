@@ -310,6 +310,7 @@ fn members_that_are_no_record_are_counted_and_a_shard_without_any_says_what_it_h
         (Reason::HiddenFile, "", 1, ".d.jpg"),
         (Reason::NoImage, ".cls", 1, "b.cls"),
         (Reason::OtherName, ".input.jpg", 1, "g.input.jpg"),
+        (Reason::OtherName, ".output.jpg", 1, "g.output.jpg"),
         (Reason::ImageByContent, ".jfif", 1, "a.jfif"),
     ];
     assert_eq!(notes(data.listing()), expected);
