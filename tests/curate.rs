@@ -81,6 +81,12 @@ fn a_folder_becomes_a_release_and_a_photo_taken_down_stays_down() {
     picture(30, &photos.join("nobody.png"));
     std::fs::write(photos.join("text.jpg"), "no picture at all").unwrap();
     sidecar(&photos.join("text.jpg"), "Ann", "CC0-1.0");
+    // A photo in a format that is not read, and what a NAS and a Mac leave.
+    std::fs::write(photos.join("phone.heic"), b"\0\0\0\x18ftypheic\0\0\0\0").unwrap();
+    sidecar(&photos.join("phone.heic"), "Ann", "CC0-1.0");
+    std::fs::create_dir_all(photos.join("more/@eaDir/again.png")).unwrap();
+    picture(31, &photos.join("more/@eaDir/again.png/SYNOPHOTO_THUMB_M.jpg"));
+    std::fs::write(photos.join("._p0.png"), b"\0\x05\x16\x07\0\x02\0\0").unwrap();
 
     let out = home.path().join("out");
     let run = |more: &[&str]| {
@@ -98,10 +104,24 @@ fn a_folder_becomes_a_release_and_a_photo_taken_down_stays_down() {
         .assert()
         .failure()
         .stderr(predicates::str::contains("comes before it and is not done"));
-    run(&["--stage", "source"]).assert().success();
+    run(&["--stage", "source"])
+        .assert()
+        .success()
+        .stderr(predicates::str::contains("1 (such as `more/@eaDir`)"));
     run(&[]).assert().success();
     let found = status(&out);
     assert_eq!(stage(&found, "source")["kept"], 12);
+    assert_eq!(
+        reasons(stage(&found, "source")),
+        [("unsupported_format".to_string(), 1)]
+    );
+    assert_eq!(
+        found["listing"],
+        json!([
+            { "reason": "system_file", "count": 1, "example": "._p0.png" },
+            { "reason": "system_folder", "count": 1, "example": "more/@eaDir" },
+        ])
+    );
     assert_eq!(
         reasons(stage(&found, "licence")),
         [

@@ -592,6 +592,71 @@ fn commands_are_read_as_a_shell_and_a_reader_would() {
     );
 }
 
+/// Messages, hints and help name commands in backquotes; a user types them as they are.
+#[test]
+fn every_command_in_a_message_is_understood_by_the_program() {
+    let mut wrong = vec![];
+    let mut count = 0;
+    for path in files(&root().join("crates"), ".rs") {
+        let text = std::fs::read_to_string(&path).unwrap();
+        if path.ends_with("tests.rs") {
+            continue;
+        }
+        // Literals that go on in the next line, and what `format!` fills in.
+        let text = text.split("#[cfg(test)]\nmod tests {").next().unwrap_or_default();
+        let lines = text
+            .split("\\\n")
+            .map(str::trim_start)
+            .collect::<Vec<_>>()
+            .concat();
+        for (at, _) in lines.match_indices("`passer ") {
+            let Some(command) = lines[at + 1..].split('`').next() else {
+                continue;
+            };
+            let plain = filled_in(command);
+            if plain.contains('\n') || plain.contains('…') {
+                continue;
+            }
+            for mut call in calls(&plain) {
+                // A command may be named without the arguments that it requires.
+                call.push("…".to_owned());
+                count += 1;
+                if let Err(error) = parse(call)
+                    && !is_shortened(&error)
+                {
+                    let file = path.strip_prefix(root()).unwrap().display();
+                    wrong.push(format!("{file}: `{command}`: {error}"));
+                }
+            }
+        }
+    }
+    assert!(count > 40, "{count}");
+    assert!(
+        wrong.is_empty(),
+        "commands that the program refuses:\n{}",
+        wrong.join("\n")
+    );
+}
+
+/// Whether an error is only about what a shortened command leaves out: its verb, or an option's value.
+fn is_shortened(error: &str) -> bool {
+    !error.starts_with("error:")
+        || error.contains("requires a subcommand")
+        || error.contains("a value is required")
+}
+
+/// A command of a format string, with a word for each value.
+fn filled_in(command: &str) -> String {
+    let mut plain = String::new();
+    let mut rest = command;
+    while let Some((before, value)) = rest.split_once('{') {
+        plain.push_str(before);
+        plain.push_str("VALUE");
+        rest = value.split_once('}').map_or("", |(_, after)| after);
+    }
+    plain + rest
+}
+
 #[test]
 fn every_passer_line_is_understood_by_the_program() {
     let mut lines = vec![];

@@ -208,3 +208,91 @@ fn output_that_nobody_takes_is_told_and_no_panic() {
         .unwrap();
     assert_eq!(output.status.code(), Some(0));
 }
+
+/// Status and stderr of a short pretraining on 32 photos.
+fn short_run(config: &str, data: &Path, out: &Path, sets: &[&str]) -> (i32, String) {
+    let mut command = passer();
+    command.args([
+        "pretrain",
+        config,
+        "--device",
+        "flex",
+        "--data",
+        path(data),
+        "--out",
+        path(out),
+    ]);
+    let small = [
+        "data.batch_images=16",
+        "training.epochs=2",
+        "training.checkpoint_every_epochs=1",
+    ];
+    for set in small.iter().chain(sets) {
+        command.args(["--set", set]);
+    }
+    let output = command.output().unwrap();
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    (output.status.code().unwrap(), text)
+}
+
+#[test]
+fn settings_that_cannot_take_effect_are_refused_or_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let photos = photos(folder.path());
+    // Before the data are opened.
+    let absent = folder.path().join("absent");
+    let out = folder.path().join("run");
+    let dino = "configs/pretrain/dino-vit-cifar10.toml";
+    let warmup = "objective.dino.teacher_temperature_warmup={ start = 0.02, epochs = 30 }";
+    let (status, text) = short_run(dino, &absent, &out, &[warmup]);
+    assert_eq!(status, 1);
+    assert!(
+        text.contains(
+            "`objective.dino.teacher_temperature_warmup.epochs` must be at most the run's 2 epochs, got 30: the teacher's \
+             temperature would not arrive"
+        ),
+        "{text}"
+    );
+    let (status, text) = short_run(
+        dino,
+        &absent,
+        &out,
+        &["objective.dino.freeze_last_layer_epochs=2"],
+    );
+    assert_eq!(status, 1);
+    assert!(
+        text.contains(
+            "`objective.dino.freeze_last_layer_epochs` must be less than the run's 2 epochs, got 2: the head's last layer would \
+             never learn"
+        ),
+        "{text}"
+    );
+    // What depends on the data, and numbers that are small.
+    let moco = "configs/pretrain/quickstart.toml";
+    let small = [
+        "backbone.resnet.width=4",
+        "training.batch_norm_images=8",
+        "training.log_every_steps=1",
+        "optimizer.sgd.learning_rate_per_256=5e-4",
+        "objective.moco.momentum=0.5",
+    ];
+    let run = |queue: &str, name: &str| {
+        let sets: Vec<&str> = small.into_iter().chain([queue]).collect();
+        short_run(moco, &photos, &folder.path().join(name), &sets)
+    };
+    let (status, text) = run("objective.moco.queue_images=64", "large");
+    assert_eq!(status, 0, "{text}");
+    assert!(
+        text.contains(
+            "`objective.moco.queue_images` = 64 is more than the data set's 32 records less a batch of 16: "
+        ),
+        "{text}"
+    );
+    assert!(
+        text.contains("peak learning rate 3.125e-5") && text.contains(" lr 3.125e-5 "),
+        "{text}"
+    );
+    let (status, text) = run("objective.moco.queue_images=16", "fits");
+    assert_eq!(status, 0, "{text}");
+    assert!(!text.contains("WARN"), "{text}");
+}

@@ -211,7 +211,7 @@ fn a_batch_that_does_not_fit_is_named() {
 fn absent_devices_say_what_to_build() {
     let error = refused(1, &["pretrain", SMALL, "--smoke", "--device", "cuda"]);
     assert!(
-        error.contains("no `cuda` backend") && error.contains("--features cuda"),
+        error.contains("no `cuda` backend") && error.contains("scripts/build-gpu.sh cuda"),
         "{error}"
     );
     assert!(
@@ -275,6 +275,51 @@ fn bad_data_is_named_and_counted() {
     run("data.max_bad_fraction=0.01", &folder.path().join("strict"))
         .code(1)
         .stderr(contains("max_bad_fraction").and(contains("hint: `passer shards verify`")));
+
+    // A record that decodes and would become gigabytes, and one without pixels.
+    let odd = folder.path().join("odd");
+    std::fs::create_dir(&odd).unwrap();
+    for (at, photo) in crate::files(&photos.join("blue"), ".png").iter().enumerate() {
+        std::fs::copy(photo, odd.join(format!("p{at}.png"))).unwrap();
+    }
+    image::RgbImage::from_fn(1, 6000, |_, y| image::Rgb([(y % 251) as u8; 3]))
+        .save(odd.join("thin.png"))
+        .unwrap();
+    let mut gif = std::io::Cursor::new(vec![]);
+    image::RgbImage::new(8, 8)
+        .write_to(&mut gif, image::ImageFormat::Gif)
+        .unwrap();
+    let mut gif = gif.into_inner();
+    gif[6..10].fill(0);
+    std::fs::write(odd.join("zero.gif"), gif).unwrap();
+    passer()
+        .args(["shards", "verify", path(&odd)])
+        .assert()
+        .code(1)
+        .stdout(contains("zero: 0 x 0 px: an image must have at least one pixel"))
+        .stderr(contains("1 broken image, "));
+    let encoder = crate::weights::fixture(folder.path(), "moco-v2-legacy.pth.tar");
+    passer()
+        .args([
+            "features",
+            "--device",
+            "flex",
+            "--encoder",
+            path(&encoder),
+            "--size-px",
+            "32",
+        ])
+        .args(["--data", path(&odd), "--max-bad-fraction", "0.2"])
+        .args(["--out", path(&folder.path().join("odd.safetensors"))])
+        .assert()
+        .success()
+        .stderr(contains("1 records could not be decoded").and(contains("zero")));
+    passer()
+        .args(["views", SMALL, "--data", path(&odd), "--records", "20"])
+        .args(["--out", path(&folder.path().join("odd.png"))])
+        .assert()
+        .success()
+        .stderr(contains("zero"));
 
     // A truncated shard.
     let shards = folder.path().join("shards");

@@ -448,7 +448,18 @@ fn from_photos_to_a_score() {
         .assert()
         .success();
     let out = folder.path().join("run");
+    // Neither a forgotten shard nor a NAS's thumbnails pass in silence.
+    std::fs::write(shards.join("shard-000001.tar.gz"), b"\x1f\x8b\x08\0").unwrap();
+    let of_train = serde_json::json!([
+        { "reason": "compressed_shard", "kind": ".gz", "count": 1, "example": "shard-000001.tar.gz" }
+    ]);
     run(pretrain(&shards, &out, &[]));
+    let facts = std::fs::read_to_string(out.join("run.json")).unwrap();
+    let facts: serde_json::Value = serde_json::from_str(&facts).unwrap();
+    assert_eq!((&facts["records"], &facts["listing"]), (&32.into(), &of_train));
+    let others = other_photos(folder.path());
+    std::fs::create_dir_all(others.join("red/@eaDir")).unwrap();
+    std::fs::copy(others.join("red/16.png"), others.join("red/@eaDir/T.jpg")).unwrap();
     let scores = folder.path().join("scores");
     passer()
         .args([
@@ -463,7 +474,7 @@ fn from_photos_to_a_score() {
         .arg("--train")
         .arg(&shards)
         .arg("--test")
-        .arg(other_photos(folder.path()))
+        .arg(&others)
         .arg("--out")
         .arg(&scores)
         .args([
@@ -473,7 +484,9 @@ fn from_photos_to_a_score() {
             "protocols.0.knn-dino.headline_neighbors=5",
         ])
         .assert()
-        .success();
+        .success()
+        .stderr(contains("1 .gz (such as `shard-000001.tar.gz`)"))
+        .stderr(contains("1 (such as `red/@eaDir`)"));
     let text = std::fs::read_to_string(scores.join("result.json")).unwrap();
     let results: Vec<serde_json::Value> = serde_json::from_str(&text).unwrap();
     assert!(results.len() >= 3);
@@ -482,6 +495,8 @@ fn from_photos_to_a_score() {
             assert!(!result[key].is_null(), "{result} lacks `{key}`");
         }
         assert_eq!(result["test_records"], 32);
+        assert_eq!(result["train_listing"], of_train);
+        assert_eq!(result["test_listing"][0]["reason"], "system_folder");
         // Color separates the classes: chance is 0.5.
         assert!(result["value"].as_f64().unwrap() > 0.8, "{result}");
     }

@@ -331,6 +331,9 @@ fn print_funnel(funnel: &Funnel) {
             println!("{:<12} {:>12} {:>12}   {}", "", "", reason.photos, reason.reason);
         }
     }
+    for line in funnel.listing.lines() {
+        println!("{:<12} {line}", "not listed");
+    }
     if funnel.taken_down > 0 {
         println!("{:<12} {:>12} {:>12}", "taken down", "", funnel.taken_down);
     }

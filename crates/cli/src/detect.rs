@@ -8,7 +8,7 @@ use anyhow::Context;
 use burn::tensor::Device;
 use data::{Dataset, DecodeLimits, RgbImage};
 use detection::{
-    COCO_PERSON, Detection, Detector, Letterbox, PASS_FACE_SCORE, PASS_PERSON_SCORE, RetinaFace,
+    COCO_PERSON, Detection, Detector, Letterbox, PASS_FACE_SCORE, PASS_PERSON_SCORE, Photo, RetinaFace,
     RetinaFaceConfig, Scale, Tiled, TilesConfig, Yolox, YoloxConfig, resize, top_score,
 };
 use rayon::prelude::*;
@@ -276,11 +276,17 @@ fn write(detector: &dyn Detector, what: &str, score: f32, common: &CommonArgumen
             .collect::<Result<Vec<_>, _>>()?;
         let photos = decoded.iter().filter_map(|(_, image)| image.as_ref().ok());
         let photos = photos.map(photo).collect::<Vec<_>>();
-        let mut found = detector.detect(&photos)?.into_iter();
+        let mut found = detections(detector, &photos)?.into_iter();
         for (key, image) in &decoded {
-            let line = match image {
-                Ok(image) => {
-                    let detections = found.next().unwrap_or_default();
+            let detected = match image {
+                Ok(image) => found
+                    .next()
+                    .unwrap_or_else(|| Ok(Vec::new()))
+                    .map(|detections| (image, detections)),
+                Err(reason) => Err(reason.clone()),
+            };
+            let line = match detected {
+                Ok((image, detections)) => {
                     let top = top_score(&detections);
                     if top > score {
                         with += 1;
@@ -305,12 +311,12 @@ fn write(detector: &dyn Detector, what: &str, score: f32, common: &CommonArgumen
     progress.finish();
     let seconds = started.elapsed().as_secs_f64();
     eprintln!(
-        "{with} of {} photos show {what} with a score above {score}; {:.1} photos a second",
+        "{with} of {} photos show {what} with a score above {score}; {} photos a second",
         dataset.len(),
-        dataset.len() as f64 / seconds
+        data::significant(dataset.len() as f64 / seconds, 3)
     );
     if broken > 0 {
-        eprintln!("warning: {broken} photos could not be decoded; their lines say why");
+        eprintln!("warning: {broken} photos could not be looked at; their lines say why");
     }
     if let Some(path) = &common.sheet {
         match sheet.drawn() {
@@ -324,6 +330,35 @@ fn write(detector: &dyn Detector, what: &str, score: f32, common: &CommonArgumen
     }
     println!("{}", common.out.display());
     Ok(())
+}
+
+/// The detections in each photo. A photo on which the detector panics has the reason instead; a detector that
+/// panics on a plain picture too has failed, as with a lost device, and that is an error.
+fn detections(
+    detector: &dyn Detector,
+    photos: &[Photo<'_>],
+) -> anyhow::Result<Vec<Result<Vec<Detection>, String>>> {
+    if let Ok(found) = data::caught(|| detector.detect(photos)) {
+        return Ok(found?.into_iter().map(Ok).collect());
+    }
+    let plain = vec![128; 64 * 64 * 3];
+    let plain = Photo {
+        width: 64,
+        height: 64,
+        pixels: &plain,
+    };
+    let mut all = Vec::with_capacity(photos.len());
+    for photo in photos {
+        match data::caught(|| detector.detect(&[*photo])) {
+            Ok(found) => all.push(Ok(found?.pop().unwrap_or_default())),
+            Err(message) => {
+                data::caught(|| detector.detect(&[plain]))
+                    .map_err(|again| Failure::new(format!("the detector panicked: {again}")))??;
+                all.push(Err(data::DecodeError::Panicked { message }.to_string()));
+            }
+        }
+    }
+    Ok(all)
 }
 
 /// A photo's key and its pixels, or the reason why it has none.
@@ -460,6 +495,41 @@ mod tests {
         assert_eq!(rows[18..], [0; 6]);
         // Far outside, or not a number.
         rectangle(&mut image, [f32::NAN, 90.0, 91.0, f32::INFINITY], [1, 1, 1]);
+    }
+
+    /// Panics on photos of one size, or on all of them.
+    struct Panicking(Option<u32>);
+
+    impl Detector for Panicking {
+        fn detect(&self, photos: &[Photo<'_>]) -> Result<Vec<Vec<Detection>>, detection::DetectionError> {
+            let bad = |photo: &Photo<'_>| self.0.is_none_or(|width| photo.width == width);
+            assert!(!photos.iter().any(bad), "a defect");
+            Ok(photos.iter().map(|_| Vec::new()).collect())
+        }
+    }
+
+    #[test]
+    fn a_photo_that_makes_the_detector_panic_has_its_reason_and_a_lost_detector_is_an_error() {
+        let pixels = vec![0; 300];
+        let photos = [10, 5, 20].map(|width| Photo {
+            width,
+            height: 100 / width,
+            pixels: &pixels[..(width * (100 / width) * 3) as usize],
+        });
+        let all = detections(&Panicking(Some(7)), &photos).unwrap();
+        assert!(all.iter().all(|found| found.is_ok()));
+        let all = detections(&Panicking(Some(5)), &photos).unwrap();
+        let reasons: Vec<Option<&String>> = all.iter().map(|found| found.as_ref().err()).collect();
+        assert_eq!(
+            reasons,
+            [
+                None,
+                Some(&"the program panicked on it: a defect".to_string()),
+                None
+            ]
+        );
+        let error = detections(&Panicking(None), &photos).unwrap_err();
+        assert_eq!(error.to_string(), "the detector panicked: a defect");
     }
 
     #[test]

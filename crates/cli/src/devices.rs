@@ -231,7 +231,9 @@ pub(crate) fn list() -> anyhow::Result<()> {
                 let name = precision.name();
                 match rates(device, precision) {
                     Ok((product, convolution)) => println!(
-                        "    {name:<4}: {product:.0} GFLOP/s in a matrix product, {convolution:.0} GFLOP/s in a convolution"
+                        "    {name:<4}: {} GFLOP/s in a matrix product, {} GFLOP/s in a convolution",
+                        data::significant(product, 3),
+                        data::significant(convolution, 3)
                     ),
                     Err(reason) => println!("    {name:<4}: does not compute: {reason}"),
                 }

@@ -10,6 +10,7 @@ use crate::weights::WeightsArguments;
 use crate::{devices, provenance};
 use backbones::{BackboneConfig, Stem};
 use burn::tensor::Device;
+use data::significant;
 use data::terminal::escape;
 use evaluation::suite::{Cell, EncoderEntry, Suite, SuiteContext};
 use evaluation::{Encoder, Event, FeaturesJob, Job, Outcome, Plan, Provenance};
@@ -204,7 +205,7 @@ fn suite(arguments: &SuiteArguments) -> anyhow::Result<()> {
     let mut on_cell = |cell: &Cell, done: usize, total: usize| {
         stage.borrow_mut().finish();
         let score = match (cell.quoted(), &cell.missing) {
-            (Some(outcome), _) => format!("{:.4} ({})", outcome.value, outcome.metric),
+            (Some(outcome), _) => format!("{} ({})", significant(outcome.value, 4), outcome.metric),
             (None, reason) => format!("missing: {}", reason.as_deref().unwrap_or_default()),
         };
         eprintln!(
@@ -267,13 +268,13 @@ pub(crate) fn print_table(outcomes: &[Outcome]) {
     for (name, outcome) in names.iter().zip(outcomes) {
         let value = match outcome.is_share() {
             true => format!("{:.2} %", 100.0 * outcome.value),
-            false => format!("{:.3}", outcome.value),
+            false => significant(outcome.value, 4),
         };
         // Beside the value, in its unit: after the number of records it would read as that number's
         // uncertainty.
         let uncertainty = match outcome.uncertainty() {
             Some(uncertainty) if outcome.is_share() => format!("+- {:.2}", 100.0 * uncertainty),
-            Some(uncertainty) => format!("+- {uncertainty:.3}"),
+            Some(uncertainty) => format!("+- {}", significant(uncertainty, 2)),
             None => String::new(),
         };
         println!(

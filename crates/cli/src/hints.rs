@@ -2,6 +2,7 @@
 
 mod curation;
 
+use crate::output::shell_word;
 use data::terminal::escape;
 use weights::SaveAs;
 
@@ -78,21 +79,51 @@ pub(crate) fn of_data(hint: &data::Hint) -> String {
         Hint::CopyArchive => "copy the archive again".into(),
         Hint::VerifyShard { path } => format!(
             "`passer shards verify {}` lists what can be read; copy the shard again",
-            path.display()
+            shell_word(&path.display().to_string())
         ),
         Hint::VerifyOrAllowMore => {
             "`passer shards verify` lists every broken record of a data set; to continue without them, raise \
              `max_bad_fraction` in the config, or `--max-bad-fraction` of `passer features`"
                 .into()
         }
-        Hint::SmallerBatch => "lower `data.batch_images` in the config, or give more records".into(),
+        Hint::CropOrAllowMore => {
+            "put a `center_crop` right behind the `resize`, so that only the part that it keeps is made; to continue without \
+             these records, raise `max_bad_fraction` in the config, or `--max-bad-fraction` of `passer features`"
+                .into()
+        }
+        Hint::SmallerBatch => {
+            "lower `batch_images` in the config (in `[data]`, or in the protocol that has its own), or give more records".into()
+        }
         Hint::CompletePattern => {
             "a brace pattern such as `train-{000000..000143}.tar` must name files that all exist".into()
         }
         Hint::GiveFolder => "give the folder that the picture lies in".into(),
         Hint::PackArchive => "make shards of it first with `passer shards pack`".into(),
-        Hint::UnpackOrPack => "unpack it with gunzip, or make shards of it with `passer shards pack`".into(),
-        Hint::Unpack => "unpack it with gunzip; the `.tar` can be opened as it is".into(),
+        Hint::UnpackOrPack { compression } => format!(
+            "unpack it with `{}`, or make shards of it with `passer shards pack`",
+            unpacks(*compression)
+        ),
+        Hint::Unpack { compression } => format!(
+            "unpack it with `{}`; the `.tar` can be opened as it is",
+            unpacks(*compression)
+        ),
+        Hint::UnpackShards => {
+            "unpack the shards (`gunzip`, `unzstd`, `bunzip2`, `unxz`), or pack each archive of photos with `passer shards pack`"
+                .into()
+        }
+        Hint::UnpackArchives => "unpack the archives, and give the folder of the photos".into(),
+        Hint::GiveFolderOfShards => "give the folder that the `.tar` shards lie in".into(),
+        Hint::UnpackInner => {
+            "unpack it, then each inner archive into a folder of its name, which becomes the class; or pack each inner archive \
+             with `passer shards pack`"
+                .into()
+        }
+        Hint::RenameTar => "rename it to end in `.tar`".into(),
+        Hint::NameImages => {
+            "name one image of each record by the key and an extension alone (`KEY.jpg`, `KEY.png`), with no further dot in it"
+                .into()
+        }
+        Hint::FetchFromGitLfs => "fetch the file itself with `git lfs pull`".into(),
         Hint::PackFolder => "pack the folder into shards with `passer shards pack`".into(),
         Hint::RestoreLink => "remove the link, or put back what it points to".into(),
         Hint::Rename => "rename it".into(),
@@ -104,6 +135,17 @@ pub(crate) fn of_data(hint: &data::Hint) -> String {
                 .into()
         }
         Hint::DownloadAgain => "download it again, or correct the data-set description".into(),
+    }
+}
+
+/// The program that unpacks a file.
+fn unpacks(compression: data::Compression) -> &'static str {
+    use data::Compression;
+    match compression {
+        Compression::Gzip => "gunzip",
+        Compression::Bzip2 => "bunzip2",
+        Compression::Zstd => "unzstd",
+        Compression::Xz => "unxz",
     }
 }
 
@@ -127,7 +169,8 @@ pub(crate) fn of_training(error: &training::Error) -> Option<String> {
         }
         Hint::RestoreFile => "put the file back, or use another `--out`",
         Hint::CalmerTraining => {
-            "lower `learning_rate_per_256`, or raise the objective's `temperature`, and start again with another `--out`"
+            "lower the optimizer's `learning_rate_per_256`, or raise the objective's temperature if it has one, and start again with \
+             another `--out`"
         }
         Hint::WiderPrecision => {
             "use `training.precision = \"bf16\"` where the device has it, or `\"f32\"`, and start again with another `--out`"

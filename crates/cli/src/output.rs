@@ -35,6 +35,15 @@ pub(crate) fn counted(count: usize, what: &str) -> String {
     }
 }
 
+/// A word quoted so that a shell reads it back unchanged.
+pub(crate) fn shell_word(word: &str) -> String {
+    let plain = |c: char| c.is_alphanumeric() || "/._-+:=@,".contains(c);
+    if !word.is_empty() && word.chars().all(plain) {
+        return word.to_string();
+    }
+    format!("'{}'", word.replace('\'', "'\\''"))
+}
+
 /// Replaces the standard library's macro, which panics where it cannot write.
 macro_rules! print {
     ($($text:tt)*) => { $crate::output::result(format_args!($($text)*)) };

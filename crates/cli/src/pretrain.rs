@@ -2,10 +2,11 @@
 
 use crate::devices::DeviceArgument;
 use crate::failure::{Failure, Interrupted};
-use crate::output::counted;
+use crate::output::{counted, shell_word};
 use crate::progress::{ProgressBar, duration};
 use crate::{configs, interrupt, machine, provenance, smoke};
 use anyhow::Context;
+use data::significant;
 use objectives::ObjectiveConfig;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -47,6 +48,11 @@ pub(crate) fn run(arguments: Arguments) -> anyhow::Result<()> {
         .validate()
         // A config too large for this machine fails in the allocator, which names no key.
         .and_then(|()| objectives::parameter_budget::check(&config, Some(memory)))
+        // A smoke test shrinks what would be too long for its steps; a run that was begun continues.
+        .and_then(|()| match arguments.resume {
+            true => Ok(()),
+            false => config.validate_length(),
+        })
         .map_err(training::Error::Config)
         .with_context(|| format!("config `{}` is not valid", arguments.config.display()))?;
     let device = arguments.device.open()?;
@@ -122,8 +128,9 @@ pub(crate) fn pretrain(
                 String::new()
             };
             eprintln!(
-                "{}{from} ({per_epoch} an epoch), peak learning rate {peak_learning_rate:.4}, run directory `{}`",
+                "{}{from} ({per_epoch} an epoch), peak learning rate {}, run directory `{}`",
                 counted(steps, "step"),
+                significant(peak_learning_rate, 4),
                 out.display()
             );
             shown = Some(ProgressBar::new("step", step as u64, steps as u64));
@@ -136,11 +143,11 @@ pub(crate) fn pretrain(
         Event::Log(line) => {
             if let Some(progress) = &mut shown {
                 let note = format!(
-                    "epoch {} loss {:.4} lr {:.4} {:.0} images/s{}",
+                    "epoch {} loss {} lr {} {} images/s{}",
                     line.epoch + 1,
-                    line.loss,
-                    line.learning_rate,
-                    line.images_per_second,
+                    significant(line.loss.into(), 5),
+                    significant(line.learning_rate, 4),
+                    significant(line.images_per_second, 3),
                     skipped(line.skipped_steps.unwrap_or(0))
                 );
                 progress.note(line.step as u64, &note);
@@ -189,9 +196,10 @@ fn finish(
         counted(summary.steps, "step"),
         counted(config.data.batch_images, "image"),
         duration(summary.seconds),
-        summary
-            .last_loss
-            .map_or(String::new(), |loss| format!(", last loss {loss:.4}")),
+        summary.last_loss.map_or(String::new(), |loss| format!(
+            ", last loss {}",
+            significant(loss.into(), 5)
+        )),
         skipped(summary.skipped_steps),
     );
     println!("{}", out.join("encoder.safetensors").display());
@@ -218,15 +226,6 @@ fn evaluation_config(px: u32) -> String {
         ),
         _ => "configs/evaluate/knn.toml".into(),
     }
-}
-
-/// A word quoted so that a shell reads it back unchanged.
-fn shell_word(word: &str) -> String {
-    let plain = |c: char| c.is_alphanumeric() || "/._-+:=@,".contains(c);
-    if !word.is_empty() && word.chars().all(plain) {
-        return word.to_string();
-    }
-    format!("'{}'", word.replace('\'', "'\\''"))
 }
 
 /// Prints the records that were skipped.

@@ -5,6 +5,7 @@
 
 use crate::devices::DeviceArgument;
 use crate::failure::Interrupted;
+use crate::output::shell_word;
 use crate::progress::duration;
 use crate::{configs, devices, evaluate, pretrain};
 use anyhow::{Context, ensure};
@@ -263,6 +264,6 @@ fn next_commands(out: &Path) {
          \x20 passer pretrain configs/pretrain/moco-v2-resnet18-cifar10.toml --data shards --out runs/mine\n\
          \x20 passer evaluate run configs/evaluate/small-images.toml --encoder {} --train TRAIN --test TEST --out scores\n\n\
          `passer` is target/release/passer, or `cargo run --release --`.",
-        out.join("run").display()
+        shell_word(&out.join("run").display().to_string())
     );
 }

@@ -1,16 +1,18 @@
 //! `passer shards`: pack, index, inspect and verify shards.
 
 use crate::failure::Failure;
-use crate::output::counted;
+use crate::output::{counted, shell_word};
 use crate::progress::ProgressBar;
-use data::shards::{Inspection, PackOptions};
+use data::mebibytes;
+use data::shards::{Inspection, PackOptions, Verification};
 use data::terminal::escape;
+use data::{Listing, Reason};
 use std::path::PathBuf;
 use std::sync::Mutex;
 
 #[derive(clap::Subcommand)]
 pub(crate) enum Verb {
-    /// Pack an image folder, a `.tar.gz` of one, or other shards into new shards; image bytes stay untouched
+    /// Pack an image folder, a `.tar.gz`, `.tar.zst` or `.tar.bz2` of one, or other shards into new shards; image bytes stay untouched
     Pack(PackArguments),
     /// Rebuild the indexes of a data set
     Index(DataArgument),
@@ -22,7 +24,8 @@ pub(crate) enum Verb {
 
 #[derive(clap::Args)]
 pub(crate) struct PackArguments {
-    /// The records: an image folder (CLASS/name.jpg or flat), a .tar.gz of one (a .tar with `--subfolder`), shards, or a
+    /// The records: an image folder (CLASS/name.jpg or flat), a .tar.gz, .tar.zst or .tar.bz2 of one (a .tar with
+    /// `--subfolder`), shards, or a
     /// data-set description
     source: String,
     /// The output folder
@@ -107,6 +110,12 @@ fn pack(arguments: PackArguments) -> anyhow::Result<()> {
             escape(&report.class_names[report.class_names.len() - 1])
         );
     }
+    if let Some(wrapper) = report.listing.example(Reason::WrapperFolder) {
+        eprintln!(
+            "hint: `--subfolder {}` packs the folders in it as the classes",
+            escape(wrapper)
+        );
+    }
     eprintln!(
         "{} in {}, {}, fingerprint {}",
         counted(report.records, "record"),
@@ -127,12 +136,11 @@ fn show(inspection: &Inspection, json: bool) -> anyhow::Result<()> {
         println!("{}", serde_json::to_string_pretty(inspection)?);
         return Ok(());
     }
-    let mib = |bytes: u64| bytes as f64 / (1024.0 * 1024.0);
     println!("records      {}", inspection.records);
-    println!("images       {:.1} MiB", mib(inspection.image_bytes));
+    println!("images       {}", mebibytes(inspection.image_bytes));
     println!(
-        "index        {:.1} MiB in memory",
-        mib(inspection.index_bytes as u64)
+        "index        {} in memory",
+        mebibytes(inspection.index_bytes as u64)
     );
     println!("fingerprint  {}", inspection.fingerprint);
     println!("classes      {}", inspection.classes.len());
@@ -158,11 +166,11 @@ fn show(inspection: &Inspection, json: bool) -> anyhow::Result<()> {
             count => format!(", {count} members belong to no record"),
         };
         println!(
-            "  {}: {} ({} with metadata), {:.1} MiB{skipped}",
+            "  {}: {} ({} with metadata), {}{skipped}",
             shard.path.display(),
             counted(shard.records, "record"),
             shard.with_metadata,
-            mib(shard.image_bytes)
+            mebibytes(shard.image_bytes)
         );
     }
     if inspection.shards.len() > 20 {
@@ -171,7 +179,17 @@ fn show(inspection: &Inspection, json: bool) -> anyhow::Result<()> {
             inspection.shards.len() - 20
         );
     }
+    print_listing(&inspection.listing);
     Ok(())
+}
+
+/// What is no record, or is one by a guess.
+fn print_listing(listing: &Listing) {
+    let lines = listing.lines();
+    println!("not as records  {}", lines.len());
+    for line in lines {
+        println!("  {line}");
+    }
 }
 
 fn verify(argument: &DataArgument) -> anyhow::Result<()> {
@@ -202,6 +220,7 @@ fn verify(argument: &DataArgument) -> anyhow::Result<()> {
                 shard.readable_records
             );
         }
+        print_listing(&verification.listing);
     }
     if verification.is_sound() && verification.records == 0 {
         let message = format!("`{}` holds no record: there is nothing to verify", argument.data);
@@ -213,13 +232,65 @@ fn verify(argument: &DataArgument) -> anyhow::Result<()> {
         return Ok(());
     }
     Err(Failure::new(format!(
-        "`{}`: {} broken images, {} changed, {} repeated keys, {} damaged shards",
+        "`{}`: {}, {} changed, {}, {}",
         argument.data,
-        verification.broken.len(),
+        counted(verification.broken.len(), "broken image"),
         verification.changed.len(),
-        verification.repeated.len(),
-        verification.damaged.len()
+        counted(verification.repeated.len(), "repeated key"),
+        counted(verification.damaged.len(), "damaged shard")
     ))
-    .hint("training replaces broken images up to `data.max_bad_fraction`; copy damaged shards again, and run `passer shards index` after a change")
+    .hint(cures(&verification, &argument.data))
     .into())
+}
+
+/// The cures of the faults that were found, and of no other.
+fn cures(verification: &Verification, data: &str) -> String {
+    let mut cures = Vec::new();
+    if !verification.broken.is_empty() {
+        cures.push("training replaces broken images up to `data.max_bad_fraction`".to_owned());
+    }
+    if !verification.damaged.is_empty() {
+        cures.push("copy damaged shards again".to_owned());
+    }
+    if !verification.changed.is_empty() {
+        cures.push(format!(
+            "if the change was meant, run `passer shards index {}`",
+            shell_word(data)
+        ));
+    }
+    if !verification.repeated.is_empty() {
+        cures.push("rename all records but one of a repeated key".to_owned());
+    }
+    cures.join("; ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use data::shards::SkippedMember;
+
+    #[test]
+    fn a_cure_is_named_only_where_its_fault_was_found() {
+        let member = || SkippedMember {
+            name: "k".into(),
+            reason: "r".into(),
+        };
+        let broken = Verification {
+            broken: vec![member()],
+            ..Verification::default()
+        };
+        assert_eq!(
+            cures(&broken, "d"),
+            "training replaces broken images up to `data.max_bad_fraction`"
+        );
+        let others = Verification {
+            changed: vec![member()],
+            repeated: vec![member()],
+            ..Verification::default()
+        };
+        assert_eq!(
+            cures(&others, "my data"),
+            "if the change was meant, run `passer shards index 'my data'`; rename all records but one of a repeated key"
+        );
+    }
 }

@@ -226,7 +226,7 @@ impl Config {
         let place = match &self.source {
             _ if self.fetches() => Place::Fetched(folder.join("photos")),
             SourceConfig::Folder(source) => Place::Folder(source.folder.clone()),
-            SourceConfig::Dataset(source) => Place::Dataset(Box::new(data::Dataset::open(&source.data)?)),
+            SourceConfig::Dataset(source) => Place::Dataset(Box::new(data::Dataset::reopen(&source.data)?)),
             _ => Place::Nowhere,
         };
         Ok(Photos::new(place))

@@ -32,6 +32,7 @@ pub(crate) use answers::Answer;
 pub(crate) use contents::{Candidate, Fetched, ImageFacts, Pair};
 pub use decisions::Decision;
 pub(crate) use decisions::StageRow;
+pub(crate) use funnel::LISTING;
 pub use funnel::{Funnel, FunnelStage, ReasonCount, ReleaseLine};
 pub(crate) use hash::{Content, sha256};
 pub(crate) use releases::{FileFacts, any_version};

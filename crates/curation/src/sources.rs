@@ -10,6 +10,7 @@ mod yfcc;
 
 use std::path::PathBuf;
 
+use data::Listing;
 use serde::{Deserialize, Serialize};
 
 pub use dataset::DatasetConfig;
@@ -41,6 +42,17 @@ impl SourceConfig {
     /// Whether the source has the photo files and not only a list of them.
     pub(crate) fn has_files(&self) -> bool {
         matches!(self, SourceConfig::Folder(_) | SourceConfig::Dataset(_))
+    }
+
+    /// Where it is, for messages.
+    pub(crate) fn place(&self) -> String {
+        let file = match self {
+            SourceConfig::Yfcc100m(config) => config.files.first(),
+            SourceConfig::Csv(config) | SourceConfig::Parquet(config) => config.files.first(),
+            SourceConfig::Folder(config) => Some(&config.folder),
+            SourceConfig::Dataset(config) => return config.data.clone(),
+        };
+        file.map_or(String::new(), |file| file.display().to_string())
     }
 
     /// The paths in it.
@@ -94,6 +106,11 @@ pub(crate) trait Rows: Send {
 
     /// Where to continue after the last row.
     fn position(&self) -> Position;
+
+    /// What lies in the source and became no row, or became one by a guess, so far.
+    fn listing(&self) -> Listing {
+        Listing::default()
+    }
 }
 
 /// Opens a source at a position.

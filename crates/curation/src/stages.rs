@@ -12,5 +12,5 @@ mod near;
 pub(crate) mod review;
 mod stage;
 
-pub(crate) use files::{File, Files, decode_reason};
+pub(crate) use files::{File, Files, decode_reason, panicked};
 pub use stage::{Stage, Work};

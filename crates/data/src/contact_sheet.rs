@@ -5,9 +5,9 @@ use std::path::Path;
 use image::ExtendedColorType;
 
 use crate::dataset::Dataset;
-use crate::decode::{DecodeLimits, RgbImage, decode};
+use crate::decode::{DecodeLimits, RgbImage, decode_and};
 use crate::durable;
-use crate::error::Error;
+use crate::error::{DecodeError, Error};
 use crate::randomness::{Purpose, generator};
 use crate::transforms::geometry::{self, CropBox, Resampler};
 use crate::transforms::{Filter, ViewGroup, ViewMaker};
@@ -53,8 +53,22 @@ pub fn contact_sheet(
         .max()
         .unwrap_or(0)
         .max(32);
-    let width = sizes.iter().map(|(_, (width, _))| width + GAP_PX).sum::<u32>() + row_px + 2 * GAP_PX;
-    let height = records as u32 * (row_px + GAP_PX) + GAP_PX;
+    let row_width: u64 = sizes
+        .iter()
+        .map(|(_, (width, _))| u64::from(width + GAP_PX))
+        .sum();
+    let row_width = row_width + u64::from(row_px + 2 * GAP_PX);
+    let row_height = u64::from(row_px + GAP_PX);
+    let most = DecodeLimits::DEFAULT.pixels / row_width / row_height;
+    let (Ok(width), Ok(height)) = (
+        u32::try_from(row_width),
+        u32::try_from(records as u64 * row_height + u64::from(GAP_PX)),
+    ) else {
+        return Err(too_many_rows(most, records));
+    };
+    if records as u64 > most {
+        return Err(too_many_rows(most, records));
+    }
     let mut sheet = RgbImage {
         width,
         height,
@@ -66,36 +80,52 @@ pub fn contact_sheet(
     for row in 0..records {
         let position = first + row;
         dataset.read_image(position, &mut encoded)?;
-        let image = match decode(&encoded, &DecodeLimits::DEFAULT) {
-            Ok(image) => image,
+        let top = GAP_PX + row as u32 * (row_px + GAP_PX);
+        let drawn = decode_and(
+            &encoded,
+            &DecodeLimits::DEFAULT,
+            |image| -> Result<_, DecodeError> {
+                let mut row = vec![(fit(&image, row_px), GAP_PX)];
+                let mut left = row_px + 2 * GAP_PX;
+                for (view, (group, (width, height))) in sizes.iter().enumerate() {
+                    let (width, height) = (*width, *height);
+                    let mut planes = vec![0; width as usize * height as usize * 3];
+                    let mut source = generator(seed, Purpose::View, epoch, position as u64, view as u64);
+                    maker.make(&image, group, &mut source, &mut planes)?;
+                    let mut pixels = vec![0; planes.len()];
+                    geometry::from_planes(&planes, &mut pixels);
+                    let drawn = RgbImage {
+                        width,
+                        height,
+                        pixels,
+                    };
+                    row.push((drawn, left));
+                    left += width + GAP_PX;
+                }
+                Ok(row)
+            },
+        );
+        match drawn.flatten() {
+            Ok(row) => {
+                for (picture, left) in row {
+                    paste(&mut sheet, &picture, left, top);
+                }
+            }
             Err(reason) => {
                 tracing::warn!(key = %dataset.key(position)?, %reason, "broken record");
-                continue;
+                // After a panic, the memory may be in any state.
+                maker = ViewMaker::default();
             }
-        };
-        let top = GAP_PX + row as u32 * (row_px + GAP_PX);
-        paste(&mut sheet, &fit(&image, row_px), GAP_PX, top);
-        let mut left = row_px + 2 * GAP_PX;
-        for (view, (group, (width, height))) in sizes.iter().enumerate() {
-            let mut planes = vec![0; *width as usize * *height as usize * 3];
-            let mut source = generator(seed, Purpose::View, epoch, position as u64, view as u64);
-            maker.make(&image, group, &mut source, &mut planes);
-            let mut pixels = vec![0; planes.len()];
-            geometry::from_planes(&planes, &mut pixels);
-            paste(
-                &mut sheet,
-                &RgbImage {
-                    width: *width,
-                    height: *height,
-                    pixels,
-                },
-                left,
-                top,
-            );
-            left += width + GAP_PX;
         }
     }
     Ok(sheet)
+}
+
+fn too_many_rows(most: u64, records: usize) -> Error {
+    Error::Option {
+        option: "records",
+        reason: format!("must be at most {most} for a sheet of these views, got {records}"),
+    }
 }
 
 /// Writes a picture as PNG.
@@ -144,6 +174,7 @@ pub fn paste(sheet: &mut RgbImage, picture: &RgbImage, left: u32, top: u32) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::decode::decode;
     use crate::transforms::Transform;
 
     #[test]

@@ -1,6 +1,6 @@
 //! A data set opened for reading: where its records are, and reading any one of them by position.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
 use sha2::{Digest, Sha256};
@@ -9,14 +9,16 @@ use crate::error::Error;
 use crate::hex::hex;
 use crate::hint::Hint;
 use crate::licenses::Licenses;
+use crate::listing::Listing;
 use crate::record::{Label, Metadata, Record};
+use crate::sources::content::{self, Content, content_of};
 use crate::sources::description::{self, About, resolve, split_of};
 use crate::sources::files;
 use crate::sources::fingerprint::fingerprint;
 use crate::sources::folder::{self, Labels};
 use crate::sources::index_file::IndexStore;
 use crate::sources::memory::Memory;
-use crate::sources::part::Place;
+use crate::sources::part::{Place, Shards};
 use crate::sources::shard_set::{self, expand, shards_in, shards_of};
 use crate::sources::source::{Opened, Source};
 use crate::sources::subset::Subset;
@@ -31,6 +33,7 @@ pub struct Dataset {
     fingerprint: String,
     /// Counted at the first request.
     licenses: OnceLock<Licenses>,
+    listing: Listing,
 }
 
 impl Dataset {
@@ -41,9 +44,21 @@ impl Dataset {
     /// `#split` where it has splits). The first opening reads everything once, to hash it; later ones take
     /// less than a second for a million records.
     ///
+    /// What became no record, or became one by a guess, is counted ([`Dataset::listing`]) and warned of.
+    ///
     /// # Errors
     /// [`Error`] where the data are not found, empty, of another kind, or damaged.
     pub fn open(spec: &str) -> Result<Dataset, Error> {
+        let dataset = Self::reopen(spec)?;
+        dataset.listing.warn(spec);
+        Ok(dataset)
+    }
+
+    /// [`Dataset::open`] without its warnings, for data that were opened before.
+    ///
+    /// # Errors
+    /// As for [`Dataset::open`].
+    pub fn reopen(spec: &str) -> Result<Dataset, Error> {
         Self::open_with(spec, &IndexStore::from_environment())
     }
 
@@ -56,7 +71,7 @@ impl Dataset {
                 return Self::open_described(&described, None, store);
             }
             let shards = shards_in(path)?;
-            if shards.is_empty() {
+            if shards.paths.is_empty() {
                 return Ok(Self::of(folder::open(path, Labels::Detect, None, store)?));
             }
             return Ok(Self::of(shard_set::open(shards, Vec::new(), store)?));
@@ -97,17 +112,20 @@ impl Dataset {
             fingerprint: source.fingerprint(),
             source: Arc::new(source),
             licenses: OnceLock::new(),
+            listing: Listing::default(),
         }
     }
 
     /// A data set of records that are already in memory, such as images bundled with the program.
     pub fn from_records(records: Vec<Record>, class_names: Vec<String>) -> Dataset {
         let source = Memory { records };
+        let mut listing = Listing::default();
         Dataset {
-            fingerprint: fingerprint(&[source.hashed_keys()]),
+            fingerprint: fingerprint(&[source.hashed_keys()], &mut listing),
             source: Arc::new(source),
             class_names,
             licenses: OnceLock::new(),
+            listing,
         }
     }
 
@@ -132,16 +150,36 @@ impl Dataset {
                 positions,
             }),
             licenses: OnceLock::new(),
+            listing: whole.listing.clone(),
+        })
+    }
+
+    /// A data set of a source of a test's own.
+    #[cfg(test)]
+    pub(crate) fn of_source(source: Box<dyn Source>) -> Dataset {
+        Self::of(Opened {
+            source,
+            class_names: Vec::new(),
+            hashed: Vec::new(),
+            listing: Listing::default(),
         })
     }
 
     fn of(opened: Opened) -> Dataset {
+        let mut listing = opened.listing;
         Dataset {
             source: Arc::from(opened.source),
             class_names: opened.class_names,
-            fingerprint: fingerprint(&opened.hashed),
+            fingerprint: fingerprint(&opened.hashed, &mut listing),
             licenses: OnceLock::new(),
+            listing,
         }
+    }
+
+    /// What lies in the data and became no record, or became one by a guess; of the whole data set where this
+    /// is a part of one.
+    pub fn listing(&self) -> &Listing {
+        &self.listing
     }
 
     /// Number of records.
@@ -214,6 +252,14 @@ impl Dataset {
     pub fn read_image(&self, position: usize, image: &mut Vec<u8>) -> Result<(), Error> {
         self.check(position)?;
         self.source.read_image(position, image)
+    }
+
+    /// Bytes of the encoded image of a record, 0 where they are not known before it is read.
+    pub(crate) fn image_bytes(&self, position: usize) -> u64 {
+        match position < self.len() {
+            true => self.source.image_bytes(position),
+            false => 0,
+        }
     }
 
     /// The provenance of a record: its `KEY.json`, or its row of `pass_metadata.csv`.
@@ -304,8 +350,8 @@ impl Dataset {
         }
     }
 
-    /// The shards that a specification names; empty where it names a folder.
-    pub(crate) fn shard_paths(spec: &str) -> Result<Vec<PathBuf>, Error> {
+    /// The shards that a specification names; none where it names a folder.
+    pub(crate) fn shard_paths(spec: &str) -> Result<Shards, Error> {
         let (spec, split) = split_of(spec);
         let path = Path::new(spec);
         let described = if path.is_dir() {
@@ -317,7 +363,7 @@ impl Dataset {
             let part = description::read_part(&described, split)?;
             return match part.kind.shards {
                 Some(shards) => shards(&resolve(&described, &part.path)?),
-                None => Ok(Vec::new()),
+                None => Ok(Shards::default()),
             };
         }
         let is_tar = path
@@ -338,27 +384,32 @@ impl Dataset {
     }
 }
 
-/// A file that is neither a shard nor a description.
+/// A file that is neither a shard nor a description: its content says what it is.
 fn no_data_file(path: &Path) -> Error {
     let extension = path
         .extension()
         .unwrap_or_default()
         .to_string_lossy()
         .into_owned();
-    let hint = if files::is_image_extension(&extension) {
-        Some(Hint::GiveFolder)
-    } else if ["gz", "tgz"]
-        .iter()
-        .any(|packed| extension.eq_ignore_ascii_case(packed))
-    {
-        Some(Hint::PackArchive)
-    } else {
-        None
+    let content = content::start_of(path).map_or(Content::Other, |start| content_of(&start));
+    let (is, hint) = match content {
+        Content::Image | Content::UnreadPicture(_) => {
+            (Some("one picture is no data set"), Some(Hint::GiveFolder))
+        }
+        Content::Compressed(_) => (None, Some(Hint::PackArchive)),
+        Content::Tar => (Some("a tar that is not called so"), Some(Hint::RenameTar)),
+        Content::Archive(_) => (
+            Some("an archive of another kind than tar"),
+            Some(Hint::UnpackArchives),
+        ),
+        Content::GitLfsPointer => (content.words(), Some(Hint::FetchFromGitLfs)),
+        Content::WebPage | Content::Empty => (content.words(), Some(Hint::DownloadAgain)),
+        Content::AppleDouble | Content::Other => (None, None),
     };
-    let file = match files::is_image_extension(&extension) {
-        true => "one picture is no data set".to_string(),
-        _ if extension.is_empty() => "a file without an extension".to_string(),
-        _ => format!("a file ending in `.{extension}`"),
+    let file = match is {
+        Some(is) => is.to_string(),
+        None if extension.is_empty() => "a file without an extension".to_string(),
+        None => format!("a file ending in `.{extension}`"),
     };
     Error::Unreadable {
         spec: path.display().to_string(),

@@ -1,12 +1,12 @@
 //! Encoded image in, upright RGB pixels out: JPEG, PNG, WebP, BMP and GIF, recognized by content, never by
 //! name.
 //!
-//! The header is read first, and an image over the limits is rejected before its pixels are allocated. A
-//! decoder that would fill the missing end of a truncated file with gray is made to fail instead, so that a
-//! network does not train on half-gray pictures.
+//! The header is read first, and an image over the limits is rejected before its pixels are allocated. The
+//! pixels of all threads together are bounded: a large picture waits for its turn. A decoder that would fill
+//! the missing end of a truncated file with gray is made to fail instead, so that a network does not train on
+//! half-gray pictures.
 
 use std::io::Cursor;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use image::metadata::Orientation;
 use image::{DynamicImage, ImageDecoder, ImageFormat};
@@ -15,7 +15,9 @@ use zune_core::colorspace::ColorSpace;
 use zune_core::options::DecoderOptions;
 use zune_jpeg::JpegDecoder;
 
+use crate::caught::caught;
 use crate::error::DecodeError;
+use crate::in_flight::{Held, PICTURES};
 
 /// An upright picture in three 8-bit channels.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -45,7 +47,10 @@ impl DecodeLimits {
         pixels: 178_956_970,
     };
 
-    fn check(&self, width: u32, height: u32) -> Result<(), DecodeError> {
+    pub(crate) fn check(&self, width: u32, height: u32) -> Result<(), DecodeError> {
+        if width == 0 || height == 0 {
+            return Err(DecodeError::NoPixels { width, height });
+        }
         let limit = if width > self.side_px || height > self.side_px {
             format!("{} px a side", self.side_px)
         } else if u64::from(width) * u64::from(height) > self.pixels {
@@ -56,6 +61,53 @@ impl DecodeLimits {
         Err(DecodeError::TooLarge { width, height, limit })
     }
 }
+
+/// Most memory that a file's own extras (color profile, comments) may take when it is read, bytes: a profile
+/// of a few kilobytes can unpack to gigabytes.
+const EXTRAS_BYTES: u64 = 1 << 28;
+
+/// A JPEG has at least one bit for each block of 64 pixels, so a file with more pixels per byte than twice
+/// that has lost its end or was made to take memory.
+const MOST_JPEG_PIXELS_PER_BYTE: u64 = 2 * 8 * 64;
+
+/// A picture as its header announces it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Announced {
+    /// Width of the upright picture, px.
+    pub(crate) width: u32,
+    /// Height of the upright picture, px.
+    pub(crate) height: u32,
+    /// Memory for decoding it, bytes: its pixels, and the decoder's own buffers.
+    pub(crate) bytes: u64,
+}
+
+impl Announced {
+    /// A picture of `bytes_per_pixel` in its file's orientation, with a copy if it must be turned.
+    fn new(width: u32, height: u32, bytes_per_pixel: u64, orientation: Orientation) -> Announced {
+        let turned = orientation != Orientation::NoTransforms;
+        let bytes = bytes_per_pixel + if turned { RGB_BYTES } else { 0 };
+        let sideways = matches!(
+            orientation,
+            Orientation::Rotate90
+                | Orientation::Rotate270
+                | Orientation::Rotate90FlipH
+                | Orientation::Rotate270FlipH
+        );
+        let (upright_width, upright_height) = if sideways {
+            (height, width)
+        } else {
+            (width, height)
+        };
+        Announced {
+            width: upright_width,
+            height: upright_height,
+            bytes: u64::from(width) * u64::from(height) * bytes,
+        }
+    }
+}
+
+/// Bytes of a pixel.
+pub(crate) const RGB_BYTES: u64 = 3;
 
 impl Default for DecodeLimits {
     fn default() -> Self {
@@ -81,6 +133,41 @@ pub fn decode(encoded: &[u8], limits: &DecodeLimits) -> Result<RgbImage, DecodeE
 /// # Errors
 /// As [`decode`].
 pub fn decode_into(encoded: &[u8], limits: &DecodeLimits, image: &mut RgbImage) -> Result<(), DecodeError> {
+    decode_admitted(encoded, limits, image, |picture| {
+        Ok(PICTURES.reserve(picture.bytes))
+    })
+    .map(drop)
+}
+
+/// Decodes a picture and passes it to `work`; the memory of both counts in the bound over all threads.
+///
+/// `work` must not decode another picture, nor wait for other threads.
+///
+/// # Errors
+/// As [`decode`], and [`DecodeError::Panicked`] for a panic in `work`.
+pub fn decode_and<T>(
+    encoded: &[u8],
+    limits: &DecodeLimits,
+    work: impl FnOnce(RgbImage) -> T,
+) -> Result<T, DecodeError> {
+    let mut image = RgbImage::default();
+    let _held = decode_admitted(encoded, limits, &mut image, |picture| {
+        Ok(PICTURES.reserve(picture.bytes))
+    })?;
+    caught(|| work(image)).map_err(|message| DecodeError::Panicked { message })
+}
+
+/// [`decode_into`] that calls `admit` between the header and the pixels: it reserves their memory, or refuses
+/// the picture. The memory is returned as it was reserved.
+///
+/// # Errors
+/// As [`decode`], and those of `admit`.
+pub(crate) fn decode_admitted<'a>(
+    encoded: &[u8],
+    limits: &DecodeLimits,
+    image: &mut RgbImage,
+    admit: impl FnOnce(Announced) -> Result<Held<'a>, DecodeError>,
+) -> Result<Held<'a>, DecodeError> {
     if encoded.is_empty() {
         return Err(DecodeError::Empty);
     }
@@ -97,19 +184,33 @@ pub fn decode_into(encoded: &[u8], limits: &DecodeLimits, image: &mut RgbImage) 
             });
         }
     };
-    // The decoders are designed not to panic, but a run over millions of files from strangers must not end on
-    // the one file that makes a decoder panic.
-    let decoded = catch_unwind(AssertUnwindSafe(|| match format {
-        Some(ImageFormat::Jpeg) => decode_jpeg(encoded, limits, image),
-        Some(format) => decode_other(encoded, format, name, limits, image),
+    // The decoders are designed not to panic; `caught` is for the file that makes one panic all the same.
+    let decoded = caught(|| match format {
+        Some(ImageFormat::Jpeg) => decode_jpeg(encoded, limits, image, admit),
+        Some(format) => decode_other(encoded, format, name, limits, image, admit),
         None => unreachable!("formats without a name were refused above"),
-    }));
-    decoded.unwrap_or_else(|_| {
+    });
+    let held = decoded.unwrap_or_else(|message| {
         Err(DecodeError::Broken {
             format: name,
-            reason: "the decoder panicked".to_string(),
+            reason: format!("the decoder panicked: {message}"),
         })
-    })
+    })?;
+    // What a header announces and what a decoder gives are not always the same.
+    limits.check(image.width, image.height)?;
+    let bytes = u64::from(image.width) * u64::from(image.height) * RGB_BYTES;
+    if image.pixels.len() as u64 != bytes {
+        return Err(DecodeError::Broken {
+            format: name,
+            reason: format!(
+                "{} x {} px must have {bytes} bytes, got {}",
+                image.width,
+                image.height,
+                image.pixels.len()
+            ),
+        });
+    }
+    Ok(held)
 }
 
 /// Pixel count of an image from its header; 0 for an unreadable header, because such a file is not decoded
@@ -131,7 +232,12 @@ pub fn decoded_together(pixels: impl IntoIterator<Item = u64>, most_pixels: u64)
     fit.count().max(1)
 }
 
-fn decode_jpeg(encoded: &[u8], limits: &DecodeLimits, image: &mut RgbImage) -> Result<(), DecodeError> {
+fn decode_jpeg<'a>(
+    encoded: &[u8],
+    limits: &DecodeLimits,
+    image: &mut RgbImage,
+    admit: impl FnOnce(Announced) -> Result<Held<'a>, DecodeError>,
+) -> Result<Held<'a>, DecodeError> {
     let broken = |reason: &dyn std::fmt::Display| DecodeError::Broken {
         format: "JPEG",
         reason: reason.to_string(),
@@ -151,7 +257,25 @@ fn decode_jpeg(encoded: &[u8], limits: &DecodeLimits, image: &mut RgbImage) -> R
     let info = decoder.info().ok_or_else(|| broken(&"no frame header"))?;
     let (width, height) = (u32::from(info.width), u32::from(info.height));
     limits.check(width, height)?;
-    let orientation = decoder.exif().and_then(|exif| Orientation::from_exif_chunk(exif));
+    if u64::from(width) * u64::from(height) > MOST_JPEG_PIXELS_PER_BYTE * encoded.len() as u64 {
+        return Err(DecodeError::Truncated { format: "JPEG" });
+    }
+    let orientation = decoder
+        .exif()
+        .and_then(|exif| Orientation::from_exif_chunk(exif))
+        .unwrap_or(Orientation::NoTransforms);
+    // A progressive picture's coefficients, 16 bits each, are all kept until its last scan.
+    let coefficients = if info.sof.is_sequential_dct() {
+        0
+    } else {
+        2 * RGB_BYTES
+    };
+    let held = admit(Announced::new(
+        width,
+        height,
+        RGB_BYTES + coefficients,
+        orientation,
+    ))?;
     let bytes = decoder
         .output_buffer_size()
         .ok_or_else(|| broken(&"no frame header"))?;
@@ -160,10 +284,8 @@ fn decode_jpeg(encoded: &[u8], limits: &DecodeLimits, image: &mut RgbImage) -> R
         .decode_into(&mut image.pixels)
         .map_err(|error| broken(&error))?;
     (image.width, image.height) = (width, height);
-    if let Some(orientation) = orientation {
-        turn(image, orientation);
-    }
-    Ok(())
+    turn(image, orientation);
+    Ok(held)
 }
 
 /// Walks the segments of a JPEG to the end-of-image mark of its first picture.
@@ -197,13 +319,14 @@ fn jpeg_reaches_its_end(encoded: &[u8]) -> bool {
     }
 }
 
-fn decode_other(
+fn decode_other<'a>(
     encoded: &[u8],
     format: ImageFormat,
     name: &'static str,
     limits: &DecodeLimits,
     image: &mut RgbImage,
-) -> Result<(), DecodeError> {
+    admit: impl FnOnce(Announced) -> Result<Held<'a>, DecodeError>,
+) -> Result<Held<'a>, DecodeError> {
     let convert = |error: image::ImageError| match error {
         image::ImageError::IoError(io) if io.kind() == std::io::ErrorKind::UnexpectedEof => {
             DecodeError::Truncated { format: name }
@@ -213,19 +336,70 @@ fn decode_other(
             reason: error.to_string(),
         },
     };
+    let mut frame = 0;
+    if format == ImageFormat::Gif {
+        // The decoder unpacks the frame, whose size is its own, beside the screen.
+        let (width, height) = gif_frame(encoded).ok_or(DecodeError::Truncated { format: name })?;
+        limits.check(width, height)?;
+        frame = u64::from(width) * u64::from(height) * 4;
+    }
     let mut reader = image::ImageReader::with_format(Cursor::new(encoded), format);
-    // The decoders' own limits count differently per format; the header is checked here before any large
-    // allocation.
-    reader.no_limits();
+    // The decoders count differently per format; pixels are checked here, before any large allocation.
+    let mut extras = image::Limits::no_limits();
+    extras.max_alloc = Some(EXTRAS_BYTES.max(frame));
+    reader.limits(extras);
     let mut decoder = reader.into_decoder().map_err(convert)?;
     let (width, height) = decoder.dimensions();
     limits.check(width, height)?;
     let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
+    let color = decoder.color_type();
+    let converted = match color {
+        image::ColorType::Rgb8 => 0,
+        _ => RGB_BYTES,
+    };
+    let bytes_per_pixel = u64::from(color.bytes_per_pixel()) + converted;
+    let mut announced = Announced::new(width, height, bytes_per_pixel, orientation);
+    announced.bytes += frame;
+    let held = admit(announced)?;
     let picture = DynamicImage::from_decoder(decoder).map_err(convert)?.into_rgb8();
-    (image.width, image.height) = (width, height);
+    (image.width, image.height) = picture.dimensions();
     image.pixels = picture.into_raw();
     turn(image, orientation);
-    Ok(())
+    Ok(held)
+}
+
+/// Width and height of a GIF's first frame, px; `None` where the file ends before it.
+fn gif_frame(encoded: &[u8]) -> Option<(u32, u32)> {
+    let colors = |flags: u8| match flags & 0x80 {
+        0 => 0,
+        _ => 3 << ((flags & 7) + 1),
+    };
+    // Signature, then the screen: sides, flags, background, aspect; then the global colors.
+    let mut at = 13 + colors(*encoded.get(10)?);
+    loop {
+        match encoded.get(at)? {
+            // A frame: left, top, width, height.
+            0x2C => {
+                let side = |place: usize| {
+                    let bytes = encoded.get(at + place..at + place + 2)?;
+                    Some(u32::from(u16::from_le_bytes([bytes[0], bytes[1]])))
+                };
+                return Some((side(5)?, side(7)?));
+            }
+            // An extension: its label, then blocks with their lengths, the last of length 0.
+            0x21 => {
+                at += 2;
+                loop {
+                    let length = usize::from(*encoded.get(at)?);
+                    at += 1 + length;
+                    if length == 0 {
+                        break;
+                    }
+                }
+            }
+            _ => return None,
+        }
+    }
 }
 
 fn turn(image: &mut RgbImage, orientation: Orientation) {

@@ -99,9 +99,12 @@ pub enum Error {
     },
     /// More broken records than `max_bad_fraction` allows.
     #[error(
-        "{bad} of {records} records cannot be decoded, more than max_bad_fraction = {allowed} allows: {examples}"
+        "{bad} of {records} records cannot be {}, more than max_bad_fraction = {allowed} allows: {examples}",
+        if *decode == 0 { "decoded" } else { "decoded or resized" }
     )]
     TooManyBad {
+        /// Those of them that decode, and whose views cannot be made.
+        decode: usize,
         /// Distinct broken records found so far.
         bad: usize,
         /// Records of the data set.
@@ -129,6 +132,8 @@ impl Error {
             }
             Error::DamagedShard { path, .. } => Some(Hint::VerifyShard { path: path.clone() }),
             Error::Unreadable { hint, .. } => hint.clone(),
+            // `verify` makes no views, so it would list none of the records.
+            Error::TooManyBad { bad, decode, .. } if bad == decode => Some(Hint::CropOrAllowMore),
             Error::TooManyBad { .. } => Some(Hint::VerifyOrAllowMore),
             Error::BatchTooLarge { .. } => Some(Hint::SmallerBatch),
             Error::NotFound { spec } if spec.contains('{') => Some(Hint::CompletePattern),
@@ -168,6 +173,32 @@ pub enum DecodeError {
         height: u32,
         /// The exceeded limit, in words.
         limit: String,
+    },
+    /// A side of length 0, in the header or after decoding.
+    #[error("{width} x {height} px: an image must have at least one pixel")]
+    NoPixels {
+        /// Width, px.
+        width: u32,
+        /// Height, px.
+        height: u32,
+    },
+    /// A resize would make a picture of more pixels than the limit allows; nothing was allocated.
+    #[error("`{transform}` would make {width} x {height} px of it, over the limit of {limit} px")]
+    ResizedTooLarge {
+        /// The transform's name in a config.
+        transform: &'static str,
+        /// Width of its result, px.
+        width: u32,
+        /// Height of its result, px.
+        height: u32,
+        /// Most pixels of a result.
+        limit: u64,
+    },
+    /// The program panicked on the image: a defect of the program.
+    #[error("the program panicked on it: {message}")]
+    Panicked {
+        /// The panic's message.
+        message: String,
     },
     /// The image ends before its last pixel.
     #[error("the {format} data end too early")]

@@ -15,6 +15,8 @@ pub enum Hint {
     },
     /// List the broken records, or allow more of them.
     VerifyOrAllowMore,
+    /// Let a center crop follow the resize, or allow more broken records.
+    CropOrAllowMore,
     /// Smaller batches, or more records.
     SmallerBatch,
     /// Every file that a brace pattern names must exist.
@@ -24,9 +26,29 @@ pub enum Hint {
     /// Pack the archive into shards first.
     PackArchive,
     /// Unpack the compressed shard, or pack it into shards.
-    UnpackOrPack,
+    UnpackOrPack {
+        /// How it is compressed.
+        compression: Compression,
+    },
     /// Unpack the compressed shard; it can be opened then.
-    Unpack,
+    Unpack {
+        /// How it is compressed.
+        compression: Compression,
+    },
+    /// Unpack the compressed shards of the folder.
+    UnpackShards,
+    /// Unpack the archives of the folder.
+    UnpackArchives,
+    /// Give the folder within that has the shards.
+    GiveFolderOfShards,
+    /// Unpack the outer archive, and each inner one into a folder of its name.
+    UnpackInner,
+    /// Rename the tar to `NAME.tar`.
+    RenameTar,
+    /// Name one image of each record `KEY.jpg`.
+    NameImages,
+    /// Fetch the file itself with Git LFS.
+    FetchFromGitLfs,
     /// Pack the folder into shards.
     PackFolder,
     /// Remove the link, or restore its target.
@@ -39,4 +61,17 @@ pub enum Hint {
     NameClasses,
     /// Download the file again, or correct the description.
     DownloadAgain,
+}
+
+/// How a file is compressed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Compression {
+    /// gzip.
+    Gzip,
+    /// bzip2.
+    Bzip2,
+    /// Zstandard.
+    Zstd,
+    /// xz, which is not read here.
+    Xz,
 }

@@ -12,6 +12,7 @@
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::print_stderr))]
 
+mod caught;
 pub mod contact_sheet;
 mod dataset;
 mod decode;
@@ -23,9 +24,12 @@ mod file_error;
 mod hex;
 mod hint;
 pub mod html;
+mod in_flight;
 mod licenses;
+mod listing;
 mod loader;
 mod lock;
+mod numbers;
 mod order;
 mod randomness;
 mod record;
@@ -36,18 +40,22 @@ pub mod terminal;
 pub mod thumbnail;
 pub mod transforms;
 
+pub use caught::caught;
 pub use dataset::Dataset;
-pub use decode::{DecodeLimits, RgbImage, decode, decode_into, decoded_together, header_pixels};
+pub use decode::{DecodeLimits, RgbImage, decode, decode_and, decode_into, decoded_together, header_pixels};
 pub use encoder_header::{ENCODER_KEY, EncoderHeader};
 pub use error::{DecodeError, Error};
 pub use file_error::FileError;
 pub use hex::hex;
-pub use hint::Hint;
+pub use hint::{Compression, Hint};
 pub use licenses::{Licenses, NOT_STATED};
+pub use listing::{Listing, Note, Reason};
 pub use loader::{BadRecord, BadRecords, Batch, Batches, Loader, LoaderConfig, Views};
 pub use lock::{FolderLock, LockError};
+pub use numbers::{mebibytes, significant};
 pub use order::Order;
 pub use record::{Label, Metadata, Record};
 pub use sha256::{Sha256Sum, sha256_of, sha256_of_file};
 pub use sources::description::{About, Download};
+pub use sources::walk::{Found, Walk};
 pub use transforms::{ErasingFill, Filter, Transform, ViewGroup};

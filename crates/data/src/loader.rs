@@ -116,7 +116,7 @@ pub struct Views {
     pub width: usize,
 }
 
-/// A record that could not be decoded.
+/// A record that could not be decoded, or of which the views could not be made.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BadRecord {
     /// Its position in the data set.
@@ -125,6 +125,8 @@ pub struct BadRecord {
     pub key: String,
     /// The reason.
     pub reason: String,
+    /// Whether the picture itself decodes: then `shards verify` does not list it.
+    pub decodes: bool,
 }
 
 /// The broken records in the batches handed out so far.
@@ -306,11 +308,14 @@ impl Shared {
     }
 
     fn too_many_bad<'a>(&self, bad: usize, records: impl Iterator<Item = &'a BadRecord>) -> Error {
+        let records: Vec<&BadRecord> = records.collect();
         let named: Vec<String> = records
+            .iter()
             .take(3)
             .map(|record| format!("`{}` ({})", record.key, record.reason))
             .collect();
         Error::TooManyBad {
+            decode: records.iter().filter(|record| record.decodes).count(),
             bad,
             records: self.records as usize,
             allowed: self.config.max_bad_fraction,

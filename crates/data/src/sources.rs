@@ -2,6 +2,7 @@
 //! it, its entry of [`LAYOUTS`].
 
 pub(crate) mod coco;
+pub(crate) mod content;
 pub(crate) mod csv;
 pub(crate) mod description;
 pub(crate) mod files;
@@ -11,6 +12,7 @@ pub(crate) mod index_file;
 pub(crate) mod license_column;
 pub(crate) mod listed;
 pub(crate) mod memory;
+pub(crate) mod names;
 pub(crate) mod part;
 pub(crate) mod pass;
 pub(crate) mod pass_metadata;
@@ -22,6 +24,7 @@ pub(crate) mod synthetic;
 pub(crate) mod table;
 pub(crate) mod tar_shard;
 pub(crate) mod voc;
+pub(crate) mod walk;
 
 use part::Layout;
 

@@ -14,9 +14,12 @@ mod parity;
 mod parity_timm;
 mod pipeline;
 mod rand_augment;
+mod room;
 mod simd;
+mod window;
 
 pub(crate) use pipeline::ViewMaker;
+pub(crate) use room::room_bytes;
 
 use serde::{Deserialize, Serialize};
 

@@ -91,6 +91,11 @@ impl RetinaFaceConfig {
         {
             check_count("scale.sides.shorter_px", shorter_px as usize)?;
             check_count("scale.sides.longer_px", longer_px as usize)?;
+            if longer_px < shorter_px {
+                return Err(DetectionError::Config(format!(
+                    "`scale.sides.longer_px` must be at least `shorter_px` ({shorter_px}), which no photo would reach, got {longer_px}"
+                )));
+            }
         }
         Ok(())
     }

@@ -27,7 +27,7 @@ use backbones::BackboneConfig;
 use backbones::vit::Pooling;
 use data::{Transform, ViewGroup};
 use serde::{Deserialize, Serialize};
-use training::{DataConfig, ObjectiveSection, OptimizerConfig, ScheduleConfig, TrainingConfig};
+use training::{Count, DataConfig, ObjectiveSection, OptimizerConfig, ScheduleConfig, TrainingConfig};
 
 /// One fine-tuning: a pretraining config whose objective is [`Settings`] and whose backbone defaults to the
 /// encoder's.
@@ -232,6 +232,16 @@ impl ObjectiveSection for Settings {
             .objective
             .check(config.data.batch_images, config.training.micro_batch_images)
     }
+
+    fn counts(&self) -> Vec<Count> {
+        match &self.average {
+            // Under a warmup the first weights are forgotten at once.
+            Some(Average { decay, warmup: None }) => {
+                vec![Count::momentum("objective.average.decay", *decay, None)]
+            }
+            _ => vec![],
+        }
+    }
 }
 
 impl Config {
@@ -244,6 +254,12 @@ impl Config {
                 .objective
                 .check(self.data.batch_images, self.training.micro_batch_images),
         }
+    }
+
+    /// Gives an error that names the key if the run is too short for its value, as for a milestone that never
+    /// comes. For new runs only.
+    pub fn validate_length(&self) -> Result<(), String> {
+        training::check_epochs(&self.schedule.counts(), self.training.epochs)
     }
 
     /// The complete, validated training config with this network.
@@ -294,8 +310,8 @@ impl Config {
         }
     }
 
-    /// Turns the config into a short trial with `batch_images` images per step; only settings that depend on
-    /// the batch size change.
+    /// Turns the config into a short trial with `batch_images` images per step; only settings that count images,
+    /// steps or epochs change.
     pub fn for_smoke_test(&mut self, batch_images: usize) {
         self.data.batch_images = batch_images;
         self.training.epochs = 1;
@@ -308,6 +324,9 @@ impl Config {
             *images = images.map(|_| batch_images / 2);
         }
         self.schedule.for_smoke_test();
+        if let Some(average) = &mut self.objective.average {
+            average.decay = average.decay.min(0.5);
+        }
         if let Some(mixing) = &mut self.objective.mixing {
             mixing.images = mixing.images.map(|_| batch_images / 2);
         }

@@ -1,6 +1,7 @@
 //! Scores: one object each, with everything needed to understand and repeat it.
 
 use crate::error::{Error, io};
+use data::Listing;
 use serde::{Deserialize, Serialize};
 use std::path::Path;
 
@@ -93,6 +94,12 @@ pub struct Outcome {
     pub train_fingerprint: String,
     /// Fingerprint of the test set.
     pub test_fingerprint: String,
+    /// What lies in the training set and became no record, or became one by a guess, by reason.
+    #[serde(default, skip_serializing_if = "Listing::is_empty")]
+    pub train_listing: Listing,
+    /// The same for the test set.
+    #[serde(default, skip_serializing_if = "Listing::is_empty")]
+    pub test_listing: Listing,
     /// Every setting of the protocol, and values that it determined (the chosen C, the iterations run).
     pub settings: serde_json::Value,
     /// The transforms that resized test images for the encoder.
@@ -324,6 +331,8 @@ mod tests {
             test_bad_records: 1,
             train_fingerprint: "f".into(),
             test_fingerprint: "g".into(),
+            train_listing: Listing::default(),
+            test_listing: Listing::default(),
             settings: serde_json::json!({ "neighbors": 20 }),
             test_transforms: serde_json::json!([]),
             normalize: serde_json::json!({}),

@@ -98,6 +98,7 @@ impl<'a> Plan<'a> {
             test: test.clone(),
             encoder_step: encoder.step,
             provenance: job.provenance.clone(),
+            listings: [&job.train, &job.test].map(|records| records.listing().clone()),
         };
         Ok(Self {
             scores: ResultsFolder::open(job.out, &config.protocols, identity)?,

@@ -23,7 +23,7 @@ use backbones::{Backbone, BackboneConfig, Context, Init, ema, independent_copy};
 use burn::module::Module;
 use burn::tensor::Tensor;
 use serde::{Deserialize, Serialize};
-use training::{Batch, Loss, Objective, ViewCount};
+use training::{Batch, Count, Loss, Objective, ViewCount};
 
 /// `[objective.byol]`. The paper's values are those for 1,000 epochs of ImageNet with ResNet-50.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -78,6 +78,14 @@ impl MethodConfig for Config {
                 product(self.predictor_width, self.embedding_width),
             ),
         ]
+    }
+
+    fn counts(&self) -> Vec<Count> {
+        vec![teacher::count(self.momentum, self.momentum_end)]
+    }
+
+    fn for_smoke_test(&mut self, _: usize) {
+        teacher::for_smoke_test(&mut self.momentum, Some(&mut self.momentum_end));
     }
 }
 

@@ -35,7 +35,7 @@ use burn::module::{Module, Param};
 use burn::tensor::activation::softmax;
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use serde::{Deserialize, Serialize};
-use training::{Batch, Loss, Objective, ViewCount};
+use training::{Batch, Count, Loss, Objective, ViewCount};
 
 /// `[objective.dino]`. The paper's values are those for ImageNet with ViT-S/16.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -146,6 +146,32 @@ impl MethodConfig for Config {
         let keys = ["head.hidden_width", "head.bottleneck_width", "head.prototypes"];
         keys.into_iter().zip(self.head.numbers(features)).collect()
     }
+
+    fn counts(&self) -> Vec<Count> {
+        let mut counts = vec![
+            frozen_last_layer(self.freeze_last_layer_epochs),
+            teacher::count(self.momentum, self.momentum_end),
+        ];
+        if let Some(warmup) = &self.teacher_temperature_warmup {
+            counts.push(warmup.count("teacher_temperature_warmup", 0));
+        }
+        counts
+    }
+
+    fn for_smoke_test(&mut self, _: usize) {
+        self.freeze_last_layer_epochs = 0;
+        self.teacher_temperature_warmup = None;
+        teacher::for_smoke_test(&mut self.momentum, Some(&mut self.momentum_end));
+    }
+}
+
+/// The epochs of a frozen last layer as a key.
+pub(crate) fn frozen_last_layer(epochs: usize) -> Count {
+    Count::phase(
+        "freeze_last_layer_epochs",
+        epochs,
+        "the head's last layer would never learn",
+    )
 }
 
 impl Config {
@@ -182,6 +208,12 @@ impl HeadConfig {
 }
 
 impl TemperatureWarmup {
+    /// The key of its length, below `table`; it begins after `from` epochs.
+    pub(crate) fn count(&self, table: &str, from: usize) -> Count {
+        let otherwise = "the teacher's temperature would not arrive";
+        Count::course("epochs", self.epochs, from, otherwise).within(table)
+    }
+
     pub(crate) fn validate(&self) -> Result<(), Invalid> {
         checks::temperatures(&[("start", self.start)])?;
         if self.epochs < 2 {

@@ -19,8 +19,8 @@ mod tests;
 
 use crate::checks;
 use crate::dino::{
-    Centering, Head, HeadConfig, Network, TemperatureWarmup, check_koleo, koleo_of_views, temperature,
-    whole_batch,
+    Centering, Head, HeadConfig, Network, TemperatureWarmup, check_koleo, frozen_last_layer, koleo_of_views,
+    temperature, whole_batch,
 };
 use crate::head::{GLOBAL_VIEWS, cross_view_prediction, entropies, entropy, spread};
 use crate::method::{Invalid, MethodConfig, RunShape, needs_vit};
@@ -32,7 +32,7 @@ use burn::tensor::activation::log_softmax;
 use burn::tensor::{Bool, Device, Int, Tensor, TensorData};
 use rand::Rng;
 use serde::{Deserialize, Serialize};
-use training::{Batch, Loss, Objective, ViewCount};
+use training::{Batch, Count, Loss, Objective, ViewCount};
 
 /// `[objective.ibot]`. The paper's values are those for ImageNet with ViT-S/16 and multi-crop.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -168,6 +168,30 @@ impl MethodConfig for Config {
             parts.extend(keys.into_iter().zip(head.numbers(features)));
         }
         parts
+    }
+
+    fn counts(&self) -> Vec<Count> {
+        let from = self.mask.from_epoch;
+        let mut counts = vec![
+            frozen_last_layer(self.freeze_last_layer_epochs),
+            teacher::count(self.momentum, self.momentum_end),
+            Count::phase("mask.from_epoch", from, "no patch would ever be hidden"),
+        ];
+        if let Some(warmup) = &self.teacher_temperature_warmup {
+            counts.push(warmup.count("teacher_temperature_warmup", 0));
+        }
+        if let Some(warmup) = &self.patch_teacher_temperature_warmup {
+            counts.push(warmup.count("patch_teacher_temperature_warmup", from));
+        }
+        counts
+    }
+
+    fn for_smoke_test(&mut self, _: usize) {
+        self.freeze_last_layer_epochs = 0;
+        self.mask.from_epoch = 0;
+        self.teacher_temperature_warmup = None;
+        self.patch_teacher_temperature_warmup = None;
+        teacher::for_smoke_test(&mut self.momentum, Some(&mut self.momentum_end));
     }
 }
 

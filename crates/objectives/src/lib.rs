@@ -39,7 +39,7 @@ use backbones::BackboneConfig;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 use training::{
-    Config, Dataset, Error, Event, Objective, ObjectiveSection, RunOptions, Summary, dataset_views,
+    Config, Count, Dataset, Error, Event, Objective, ObjectiveSection, RunOptions, Summary, dataset_views,
 };
 
 /// Defines [`ObjectiveConfig`] from the list below: a variant for each method, and the matches that select a
@@ -73,8 +73,15 @@ macro_rules! methods {
                 parts.into_iter().map(|(key, numbers)| (format!("objective.{name}.{key}"), numbers)).collect()
             }
 
-            /// The config of a two-step trial with `batch_images` images; only settings that depend on the
-            /// batch size change.
+            /// The method's keys that count epochs, steps or images, with their full names.
+            fn method_counts(&self) -> Vec<Count> {
+                let counts = match self { $(Self::$variant(method) => method.counts(),)* };
+                let table = format!("objective.{}", self.name());
+                counts.into_iter().map(|count| count.within(&table)).collect()
+            }
+
+            /// The config of a two-step trial with `batch_images` images; only settings that count images,
+            /// steps or epochs change.
             pub fn for_smoke_test(&mut self, batch_images: usize) {
                 match self { $(Self::$variant(method) => method.for_smoke_test(batch_images),)* }
             }
@@ -117,6 +124,10 @@ impl ObjectiveSection for ObjectiveConfig {
             backbone: &config.backbone,
             views_px: &dataset_views(&config.views),
         })
+    }
+
+    fn counts(&self) -> Vec<Count> {
+        self.method_counts()
     }
 }
 

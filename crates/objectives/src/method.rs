@@ -4,7 +4,7 @@
 use backbones::{BackboneConfig, VitConfig};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use training::Objective;
+use training::{Count, Objective};
 
 /// A self-supervised method, as its table `[objective.NAME]`. One file implements it together with its
 /// [`Objective`], and `lib.rs` lists it; nothing else is needed.
@@ -26,7 +26,12 @@ pub trait MethodConfig: Clone + DeserializeOwned + Serialize {
     /// Approximate, with queues and without a teacher. Allocates no memory.
     fn parameter_budget(&self, features: f64) -> Vec<(&'static str, f64)>;
 
-    /// Adapts settings that depend on the batch size, for two steps of `batch_images` images. Most methods
+    /// The keys that count epochs, steps or images, as paths within the table.
+    fn counts(&self) -> Vec<Count> {
+        vec![]
+    }
+
+    /// Adapts settings that count images, steps or epochs, for two steps of `batch_images` images. Most methods
     /// change nothing.
     fn for_smoke_test(&mut self, _batch_images: usize) {}
 

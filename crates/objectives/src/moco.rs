@@ -21,13 +21,14 @@ use crate::checks;
 use crate::head::{l2_normalize, spread};
 use crate::method::{Invalid, MethodConfig, RunShape};
 use crate::parameter_budget::{mlp, product};
+use crate::teacher;
 use backbones::init::buffer;
 use backbones::layers::{Linear, relu};
 use backbones::{Backbone, BackboneConfig, Context, Init, Progress, ema, independent_copy};
 use burn::module::{Module, Param};
 use burn::tensor::{Int, Tensor, TensorData};
 use serde::{Deserialize, Serialize};
-use training::{Batch, Loss, Objective, ViewCount};
+use training::{Batch, Count, Loss, Objective, ViewCount};
 
 /// `[objective.moco]`. The papers' values are those for ImageNet with ResNet-50.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -84,8 +85,17 @@ impl MethodConfig for Config {
         ]
     }
 
+    fn counts(&self) -> Vec<Count> {
+        let otherwise = "once it is full, every image meets earlier keys of its own among its negatives";
+        vec![
+            Count::queue("queue_images", self.queue_images, otherwise),
+            teacher::count(self.momentum, None),
+        ]
+    }
+
     fn for_smoke_test(&mut self, batch_images: usize) {
-        self.queue_images = batch_images * 4;
+        self.queue_images = batch_images;
+        teacher::for_smoke_test(&mut self.momentum, None);
     }
 }
 

@@ -22,13 +22,14 @@ use crate::head::{l2_normalize, spread};
 use crate::method::{Invalid, MethodConfig, RunShape};
 use crate::moco::{info_nce, keys, new_queue, push};
 use crate::parameter_budget::{mlp, product};
+use crate::teacher;
 use backbones::init::trained;
 use backbones::layers::{Linear, relu};
 use backbones::{Backbone, BackboneConfig, Context, Init, ema, independent_copy};
 use burn::module::{Module, Param};
 use burn::tensor::{Int, Tensor};
 use serde::{Deserialize, Serialize};
-use training::{Batch, Loss, Objective, ViewCount};
+use training::{Batch, Count, Loss, Objective, ViewCount};
 
 /// `[objective.moco_cld]`. The reference's values are those for ImageNet with ResNet-50.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -117,8 +118,17 @@ impl MethodConfig for Config {
         ]
     }
 
+    fn counts(&self) -> Vec<Count> {
+        let otherwise = "once it is full, every image meets earlier keys of its own among its negatives";
+        vec![
+            Count::queue("queue_images", self.queue_images, otherwise),
+            teacher::count(self.momentum, None),
+        ]
+    }
+
     fn for_smoke_test(&mut self, batch_images: usize) {
-        self.queue_images = batch_images * 4;
+        self.queue_images = batch_images;
+        teacher::for_smoke_test(&mut self.momentum, None);
         self.cluster_images = self.cluster_images.map(|_| batch_images / 2);
     }
 }

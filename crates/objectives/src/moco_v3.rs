@@ -25,7 +25,7 @@ use backbones::{Backbone, BackboneConfig, Context, Init, Progress, ema, independ
 use burn::module::Module;
 use burn::tensor::Tensor;
 use serde::{Deserialize, Serialize};
-use training::{Batch, Loss, Objective, ViewCount};
+use training::{Batch, Count, Loss, Objective, ViewCount};
 
 /// `[objective.moco_v3]`. The paper's values are those for ImageNet.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -101,6 +101,14 @@ impl MethodConfig for Config {
                 product(self.embedding_width, self.hidden_width),
             ),
         ]
+    }
+
+    fn counts(&self) -> Vec<Count> {
+        vec![teacher::count(self.momentum, self.momentum_end)]
+    }
+
+    fn for_smoke_test(&mut self, _: usize) {
+        teacher::for_smoke_test(&mut self.momentum, Some(&mut self.momentum_end));
     }
 }
 

@@ -26,7 +26,7 @@ use backbones::{Backbone, BackboneConfig, Context, Init, Progress, Replicas, cha
 use burn::module::{Module, Param};
 use burn::tensor::Tensor;
 use serde::{Deserialize, Serialize};
-use training::{Batch, Loss, Objective, ViewCount};
+use training::{Batch, Count, Loss, Objective, ViewCount};
 
 /// `[objective.swav]`. The paper's values are those for ImageNet with ResNet-50.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -118,9 +118,28 @@ impl MethodConfig for Config {
         parts
     }
 
+    fn counts(&self) -> Vec<Count> {
+        let frozen = Count::phase(
+            "freeze_prototypes_epochs",
+            self.freeze_prototypes_epochs,
+            "the prototypes would never learn",
+        );
+        let mut counts = vec![frozen];
+        if let Some(queue) = &self.queue {
+            let never = "the queue would never be used";
+            counts.push(Count::phase("queue.from_epoch", queue.from_epoch, never));
+            let otherwise = "images are assigned together with earlier embeddings of their own";
+            let (images, from) = (queue.images, queue.from_epoch);
+            counts.push(Count::queue_when_full("queue.images", images, from, otherwise));
+        }
+        counts
+    }
+
     fn for_smoke_test(&mut self, batch_images: usize) {
+        self.freeze_prototypes_epochs = 0;
         if let Some(queue) = &mut self.queue {
-            queue.images = batch_images * 2;
+            queue.images = batch_images;
+            queue.from_epoch = 0;
         }
     }
 }

@@ -3,7 +3,7 @@
 use crate::checks;
 use crate::method::Invalid;
 use backbones::Progress;
-use training::cosine;
+use training::{Count, cosine};
 
 /// Gives an error if `momentum`, or `momentum_end` if present, is outside 0 to 1.
 pub(crate) fn check(start: f64, end: Option<f64>) -> Result<(), Invalid> {
@@ -13,4 +13,19 @@ pub(crate) fn check(start: f64, end: Option<f64>) -> Result<(), Invalid> {
 /// Teacher momentum in this step: from `start` to `end` by a cosine over all steps, or constant `start`.
 pub(crate) fn momentum(start: f64, end: Option<f64>, progress: &Progress) -> f64 {
     end.map_or(start, |end| cosine(start, end, progress.fraction()))
+}
+
+/// Momenta as low as a smoke test's two steps need them to be for the teacher to move.
+pub(crate) fn for_smoke_test(momentum: &mut f64, momentum_end: Option<&mut Option<f64>>) {
+    *momentum = momentum.min(SMOKE_MOMENTUM);
+    if let Some(Some(end)) = momentum_end {
+        *end = end.min(SMOKE_MOMENTUM);
+    }
+}
+
+const SMOKE_MOMENTUM: f64 = 0.5;
+
+/// The momentum as a key that counts steps.
+pub(crate) fn count(start: f64, end: Option<f64>) -> Count {
+    Count::momentum("momentum", start, end)
 }

@@ -3,6 +3,7 @@
 //! Generic over the objective's section, which `objectives` owns: this crate knows no method.
 
 use crate::batch::Normalize;
+use crate::counts::{Count, check_epochs};
 use crate::optimizer::{ClipConfig, OptimizerConfig};
 use crate::schedule::ScheduleConfig;
 use backbones::{BackboneConfig, Precision};
@@ -112,6 +113,11 @@ pub trait ObjectiveSection: Serialize + Sized {
     /// # Errors
     /// The key, its valid range and its value.
     fn validate(config: &Config<Self>) -> Result<(), String>;
+
+    /// The keys of the section that count epochs, steps or images, with their full names.
+    fn counts(&self) -> Vec<Count> {
+        vec![]
+    }
 }
 
 impl<O: ObjectiveSection> Config<O> {
@@ -123,6 +129,36 @@ impl<O: ObjectiveSection> Config<O> {
     pub fn validate(&self) -> Result<(), String> {
         self.validate_own()?;
         O::validate(self)
+    }
+
+    /// Gives an error if the run is too short for what one of its keys says, such as a warmup that never ends.
+    /// For new runs only: one that earlier versions began continues.
+    ///
+    /// # Errors
+    /// The key, its valid range, its value, and what would happen.
+    pub fn validate_length(&self) -> Result<(), String> {
+        check_epochs(&self.counts(), self.training.epochs)
+    }
+
+    /// Every key that counts epochs, steps or images. Keys that [`validate`](Self::validate) holds against
+    /// others, such as `data.batch_images`, are not among them.
+    pub(crate) fn counts(&self) -> Vec<Count> {
+        let training = &self.training;
+        let mut counts = vec![
+            Count::every_epochs(
+                "training.checkpoint_every_epochs",
+                training.checkpoint_every_epochs,
+                "the only checkpoint is that of the end, or of Ctrl-C",
+            ),
+            Count::every_steps(
+                "training.log_every_steps",
+                training.log_every_steps,
+                "the log has one line, at the end",
+            ),
+        ];
+        counts.extend(self.schedule.counts());
+        counts.extend(self.objective.counts());
+        counts
     }
 }
 

@@ -8,6 +8,8 @@
 mod batch;
 mod checkpoint;
 mod config;
+mod counts;
+mod course;
 mod encoder;
 mod error;
 mod hint;
@@ -24,6 +26,8 @@ pub use backbones::{Context, Draws, Init, Precision, Progress, Replicas};
 pub use batch::{Batch, Normalize, ViewGroupTensor};
 pub use checkpoint::{CheckpointDir, latest_checkpoint, list_checkpoints};
 pub use config::{Config, DataConfig, ObjectiveSection, TrainingConfig, dataset_views};
+pub use counts::{Count, RunLength, check_counts, check_epochs};
+pub use course::cosine;
 pub use data::Dataset;
 pub use encoder::{LoadedEncoder, read_encoder, write_encoder};
 pub use error::{Error, ran_out_of_memory};
@@ -36,4 +40,4 @@ pub use optimizer::{
 };
 pub use pretrain::{AtEpochEnd, EpochEnd, Event, Outcome, RunOptions, Summary, Trained, pretrain, train};
 pub use run_log::LogLine;
-pub use schedule::{ReachesPeak, ScheduleConfig, Warmup, cosine};
+pub use schedule::{ReachesPeak, ScheduleConfig, Warmup};

@@ -11,7 +11,8 @@ mod update;
 pub use clip::ClipConfig;
 pub use state::{Optimizer, ParameterRule, Rates};
 
-use crate::schedule::{ScheduleConfig, cosine};
+use crate::course::cosine;
+use crate::schedule::ScheduleConfig;
 use backbones::Progress;
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::optim::GradientsParams;

@@ -1,8 +1,9 @@
 //! The learning rate over a run.
 
+use crate::counts::Count;
+use crate::course::cosine;
 use backbones::Progress;
 use serde::{Deserialize, Serialize};
-use std::f64::consts::PI;
 
 /// The learning rate schedule, relative to the optimizer's peak. TOML: one table, e.g.
 /// `[schedule.cosine_per_epoch]`.
@@ -115,6 +116,22 @@ impl ScheduleConfig {
         }
     }
 
+    /// The keys that count epochs.
+    pub fn counts(&self) -> Vec<Count> {
+        let otherwise = "the learning rate would never fall";
+        match self {
+            Self::Steps {
+                milestones_epochs, ..
+            } => vec![Count::milestones(
+                "schedule.steps.milestones_epochs",
+                milestones_epochs,
+                otherwise,
+            )],
+            // A warmup's length is checked above.
+            Self::CosinePerEpoch { .. } | Self::CosinePerStep { .. } | Self::Constant {} => vec![],
+        }
+    }
+
     /// The learning rate at the step in `progress`.
     pub fn learning_rate(&self, peak: f64, progress: &Progress) -> f64 {
         match self {
@@ -154,10 +171,14 @@ impl ScheduleConfig {
         }
     }
 
-    /// Removes the warmup, which would not fit into a smoke test's one epoch.
+    /// Removes the warmup and the milestones, which would not fit into a smoke test's one epoch.
     pub fn for_smoke_test(&mut self) {
-        if let Self::CosinePerEpoch { warmup, .. } | Self::CosinePerStep { warmup, .. } = self {
-            *warmup = None;
+        match self {
+            Self::CosinePerEpoch { warmup, .. } | Self::CosinePerStep { warmup, .. } => *warmup = None,
+            Self::Steps {
+                milestones_epochs, ..
+            } => milestones_epochs.clear(),
+            Self::Constant {} => {}
         }
     }
 }
@@ -186,14 +207,10 @@ fn warmed_cosine(
     cosine(peak, end, (done - rising) as f64 / left as f64)
 }
 
-/// Half a cosine from `start` to `end`: `end + 0.5 (start - end) (1 + cos(pi done))` with `done` from 0 to 1.
-pub fn cosine(start: f64, end: f64, done: f64) -> f64 {
-    end + 0.5 * (start - end) * (1.0 + (PI * done).cos())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::f64::consts::PI;
 
     fn at(step: usize) -> Progress {
         Progress::at(step, 10, 2000)

@@ -11,7 +11,7 @@ use crate::weights::WeightsArguments;
 use crate::{configs, devices, interrupt, provenance};
 use anyhow::Context;
 use burn::tensor::Device;
-use data::Dataset;
+use data::{Dataset, significant};
 use evaluation::Provenance;
 use evaluation::finetune::{Config, FinetuneEvent, FinetuneResult, Job};
 use std::path::{Path, PathBuf};
@@ -66,6 +66,11 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let mut config: Config = read(&arguments.config, &arguments.sets, Kind::FineTuning)?;
     config
         .validate()
+        // A run that was begun continues.
+        .and_then(|()| match arguments.resume {
+            true => Ok(()),
+            false => config.validate_length(),
+        })
         .map_err(evaluation::Error::Config)
         .with_context(|| format!("config `{}` is not valid", arguments.config.display()))?;
     let device = arguments.device.open()?;
@@ -206,9 +211,10 @@ fn finetune(
             peak_learning_rate,
         }) => {
             eprintln!(
-                "{}: {} from step {step} ({steps_per_epoch} an epoch), peak learning rate {peak_learning_rate:.2e}, run directory `{}`",
+                "{}: {} from step {step} ({steps_per_epoch} an epoch), peak learning rate {}, run directory `{}`",
                 config.objective.protocol.name(),
                 counted(steps, "step"),
+                significant(peak_learning_rate, 4),
                 out.display()
             );
             shown = Some(ProgressBar::new("step", step as u64, steps as u64));
@@ -221,11 +227,11 @@ fn finetune(
         FinetuneEvent::Training(Event::Log(line)) => {
             if let Some(progress) = &mut shown {
                 let note = format!(
-                    "epoch {} loss {:.4} lr {:.2e} {:.0} images/s{}",
+                    "epoch {} loss {} lr {} {} images/s{}",
                     line.epoch + 1,
-                    line.loss,
-                    line.learning_rate,
-                    line.images_per_second,
+                    significant(line.loss.into(), 5),
+                    significant(line.learning_rate, 4),
+                    significant(line.images_per_second, 3),
                     skipped(line.skipped_steps.unwrap_or(0))
                 );
                 progress.note(line.step as u64, &note);

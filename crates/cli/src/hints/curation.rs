@@ -24,7 +24,8 @@ pub(crate) fn of_curation(hint: &Hint) -> String {
         Hint::DrawSample => "draw one with `passer curate audit DIR --draw N`".to_string(),
         Hint::ShowStatus => "`passer curate status DIR` shows which stage dropped them".to_string(),
         Hint::TakeDown { key } => {
-            format!("take it down under this key too: `passer curate takedown DIR --keys '{key}'`")
+            let key = crate::output::shell_word(key);
+            format!("take it down under this key too: `passer curate takedown DIR --keys {key}`")
         }
         Hint::NameEncoderFolders => {
             "nothing was taken down; pass folders of runs to `--encoders`".to_string()

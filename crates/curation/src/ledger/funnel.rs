@@ -1,6 +1,7 @@
 //! Counts over the ledger: the photos that each stage received, kept and dropped, with the reasons; takedowns
 //! and releases.
 
+use data::Listing;
 use serde::Serialize;
 
 use super::Ledger;
@@ -15,7 +16,12 @@ pub struct Funnel {
     pub taken_down: u64,
     /// The releases, oldest first.
     pub releases: Vec<ReleaseLine>,
+    /// What lies in the source and became no photo, or became one by a guess.
+    pub listing: Listing,
 }
+
+/// The fact of the ledger that holds the funnel's `listing`, as JSON.
+pub(crate) const LISTING: &str = "listing";
 
 /// One stage of the funnel.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -67,6 +73,9 @@ pub struct ReleaseLine {
 impl Ledger {
     /// The photos that each stage has received, kept and dropped so far.
     pub(crate) fn funnel(&self) -> Result<Funnel, Error> {
+        // Ledgers of version 0.2 have none.
+        let listing = self.fact(LISTING)?.unwrap_or_default();
+        let listing = serde_json::from_str(&listing).unwrap_or_default();
         self.sql(|db| {
         let mut stages: Vec<(i64, FunnelStage)> = db
             .prepare("SELECT id, name, done, seconds FROM stages ORDER BY id")?
@@ -122,6 +131,7 @@ impl Ledger {
             stages: stages.into_iter().map(|(_, stage)| stage).collect(),
             taken_down: taken_down as u64,
             releases,
+            listing,
         })
     })
     }

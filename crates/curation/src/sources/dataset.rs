@@ -1,6 +1,6 @@
 //! An existing data set: the PASS release with its `pass_metadata.csv`, shards, an image folder.
 
-use data::{Dataset, Label};
+use data::{Dataset, Label, Listing};
 use serde::{Deserialize, Serialize};
 
 use super::folder::{licensed, photo_of};
@@ -30,7 +30,7 @@ pub(crate) struct Records {
 impl Records {
     pub(crate) fn open(config: &DatasetConfig, from: Position) -> Result<Records, Error> {
         Ok(Records {
-            dataset: Dataset::open(&config.data)?,
+            dataset: Dataset::reopen(&config.data)?,
             license: config.license.clone(),
             position: from,
         })
@@ -75,5 +75,9 @@ impl Rows for Records {
 
     fn position(&self) -> Position {
         self.position.clone()
+    }
+
+    fn listing(&self) -> Listing {
+        self.dataset.listing().clone()
     }
 }

@@ -3,9 +3,8 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use data::Metadata;
+use data::{Listing, Metadata, Reason, Walk};
 use serde::{Deserialize, Serialize};
-use walkdir::WalkDir;
 
 use super::{Position, Rows};
 use crate::error::Error;
@@ -25,7 +24,6 @@ pub struct FolderConfig {
     pub license: Option<String>,
 }
 
-const EXTENSIONS: [&str; 6] = ["jpg", "jpeg", "png", "webp", "bmp", "gif"];
 /// Longest sidecar that is read, bytes.
 const LONGEST_SIDECAR: u64 = 1 << 20;
 
@@ -34,7 +32,7 @@ pub(crate) struct Folder {
     root: PathBuf,
     class_folders: bool,
     license: Option<String>,
-    walk: walkdir::IntoIter,
+    walk: Walk,
     position: Position,
 }
 
@@ -50,12 +48,27 @@ impl Folder {
             root: config.folder.clone(),
             class_folders: config.class_folders,
             license: config.license.clone(),
-            walk: WalkDir::new(&config.folder)
-                .follow_links(true)
-                .sort_by_file_name()
-                .into_iter(),
+            walk: Walk::new(&config.folder),
             position: from,
         })
+    }
+
+    /// The row of a picture in an unsupported format. Its key holds the extension: cameras write `a.jpg` beside
+    /// `a.cr2`.
+    fn unsupported(&self, name: &str) -> Row {
+        let (folder, file) = name
+            .rsplit_once('/')
+            .map_or((String::new(), name), |(folder, file)| {
+                (format!("{folder}/"), file)
+            });
+        Row {
+            photo: Photo {
+                id: self.position.rows,
+                key: format!("{folder}{}", file.replace('.', "_")),
+                ..Photo::default()
+            },
+            refused: Some("unsupported_format"),
+        }
     }
 
     fn row(&self, relative: &Path, name: &str) -> Row {
@@ -90,20 +103,8 @@ impl Folder {
 
 impl Rows for Folder {
     fn next(&mut self) -> Result<Option<Row>, Error> {
-        loop {
-            let Some(entry) = self.walk.next() else {
-                return Ok(None);
-            };
-            let entry = entry.map_err(|error| {
-                let path = error.path().unwrap_or(&self.root).to_path_buf();
-                Error::source(&path, error.to_string())
-            })?;
-            let path = entry.path();
-            let extension = path.extension().unwrap_or_default().to_ascii_lowercase();
-            if !entry.file_type().is_file() || !EXTENSIONS.iter().any(|known| extension == *known) {
-                continue;
-            }
-            let relative = path.strip_prefix(&self.root).unwrap_or(path);
+        while let Some(found) = self.walk.next_picture()? {
+            let relative = &found.relative;
             // Paths that are not Unicode cannot be keys; the row reports that, with the printable part of the
             // path.
             let name = relative.to_string_lossy().replace('\\', "/");
@@ -111,22 +112,45 @@ impl Rows for Folder {
                 .position
                 .path
                 .as_deref()
-                .is_some_and(|last| relative <= Path::new(last))
+                .is_some_and(|last| relative.as_path() <= Path::new(last))
             {
                 continue;
             }
             self.position.rows += 1;
-            let mut row = self.row(relative, &name);
+            let mut row = match found.unsupported {
+                // A photo, but none that can be decoded: dropped with its reason, not missed in silence.
+                Some(_) => self.unsupported(&name),
+                None => self.row(relative, &name),
+            };
             if relative.to_str().is_none() {
                 row.refused = Some("unsafe_key");
             }
             self.position.path = Some(name);
             return Ok(Some(row));
         }
+        if self.position.rows == 0 {
+            let lines = self.walk.listing().lines().join("; ");
+            let reason = match lines.is_empty() {
+                true => "no photo in it: nothing is there".to_string(),
+                false => format!("no photo in it ({lines})"),
+            };
+            return Err(Error::source(&self.root, reason));
+        }
+        Ok(None)
     }
 
     fn position(&self) -> Position {
         self.position.clone()
+    }
+
+    fn listing(&self) -> Listing {
+        // Photos in unsupported formats are rows, and JSON files are sidecars.
+        let counted = self.walk.listing().notes().iter();
+        counted
+            .filter(|note| note.reason != Reason::UnsupportedFormat)
+            .filter(|note| (note.reason, note.kind.as_str()) != (Reason::Document, ".json"))
+            .cloned()
+            .collect()
     }
 }
 

@@ -216,6 +216,99 @@ fn folders_are_read_with_their_sidecars_and_classes() {
     assert_eq!(reasons(&rows(&config(false)))[3], None);
 }
 
+#[test]
+fn what_a_folder_holds_beside_photos_is_a_row_with_a_reason_or_counted() {
+    let home = tempfile::tempdir().unwrap();
+    let root = home.path().join("photos");
+    let write = |name: &str, content: &[u8]| {
+        let path = root.join(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, content).unwrap();
+    };
+    // A camera writes both; the sidecar is of both.
+    write("IMG_1.JPG", b"x");
+    write("IMG_1.CR2", b"II*\0\x10\0\0\0CR");
+    write("IMG_1.json", b"{}");
+    write("b/IMG_2.heic", b"\0\0\0\x18ftypheic");
+    // A phone's JPEG that a chat has renamed, and one without an extension.
+    write("b/IMG_3.heic", b"\xff\xd8\xff\xe0");
+    write("b/IMG_4", b"\xff\xd8\xff\xe0");
+    write("b/IMG_3.MOV", b"\0\0\0\x14ftypqt  ");
+    write("b/scan.tif", b"MM\0*");
+    write("@eaDir/x.jpg", b"x");
+    write("b/Thumbs.db", b"x");
+    write("b/notes.txt", b"x");
+    let config = SourceConfig::Folder(FolderConfig {
+        folder: root.clone(),
+        class_folders: false,
+        license: None,
+    });
+    let found = rows(&config);
+    let listed: Vec<(&str, Option<&str>)> = found
+        .iter()
+        .map(|row| (row.photo.key.as_str(), row.refused))
+        .collect();
+    assert_eq!(
+        listed,
+        [
+            ("IMG_1_CR2", Some("unsupported_format")),
+            ("IMG_1", None),
+            ("b/IMG_2_heic", Some("unsupported_format")),
+            ("b/IMG_3", None),
+            ("b/IMG_4", None),
+            ("b/scan_tif", Some("unsupported_format")),
+        ]
+    );
+    let mut source = open(&config, Position::default()).unwrap();
+    while source.next().unwrap().is_some() {}
+    let listing = source.listing();
+    let counted: Vec<(data::Reason, &str, u64)> = listing
+        .notes()
+        .iter()
+        .map(|note| (note.reason, note.example.as_str(), note.count))
+        .collect();
+    assert_eq!(
+        counted,
+        [
+            (data::Reason::NotAnImage, "b/IMG_3.MOV", 1),
+            (data::Reason::SystemFile, "b/Thumbs.db", 1),
+            (data::Reason::SystemFolder, "@eaDir", 1),
+            (data::Reason::Document, "b/notes.txt", 1),
+            (data::Reason::ImageByContent, "b/IMG_3.heic", 1),
+            (data::Reason::ImageByContent, "b/IMG_4", 1),
+        ]
+    );
+    // Resumed behind the last row, the count is of the whole folder.
+    let last = all(&config, Position::default()).pop().unwrap().1;
+    let mut source = open(&config, last).unwrap();
+    assert!(source.next().unwrap().is_none());
+    assert_eq!(source.listing(), listing);
+}
+
+#[test]
+fn a_folder_without_a_photo_is_an_error_that_says_what_it_has() {
+    let home = tempfile::tempdir().unwrap();
+    let config = SourceConfig::Folder(FolderConfig {
+        folder: home.path().to_path_buf(),
+        class_folders: false,
+        license: None,
+    });
+    let error = || {
+        open(&config, Position::default())
+            .unwrap()
+            .next()
+            .unwrap_err()
+            .to_string()
+    };
+    assert!(
+        error().contains("no photo in it: nothing is there"),
+        "{}",
+        error()
+    );
+    fs::write(home.path().join("photos.zip"), b"PK\x03\x04").unwrap();
+    assert!(error().contains("1 .zip (such as `photos.zip`)"), "{}", error());
+}
+
 /// `PASSER_TEST_DATA/pass-mini`: the layout of the PASS release, with real rows.
 #[test]
 #[cfg_attr(

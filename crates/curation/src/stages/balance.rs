@@ -122,7 +122,17 @@ impl SampleConfig {
 impl Stage for SampleConfig {
     fn run(&mut self, work: &mut Work<'_>) -> Result<(), Error> {
         let mut smallest = Smallest::default();
-        work.for_each_input(|photo| smallest.see(draw(self.seed, "sample", &[&photo.key]), self.photos))?;
+        let mut inputs = 0;
+        work.for_each_input(|photo| {
+            inputs += 1;
+            smallest.see(draw(self.seed, "sample", &[&photo.key]), self.photos);
+        })?;
+        if inputs < self.photos {
+            tracing::warn!(
+                "`stages.sample.photos` = {} is more than the {inputs} photos that are left: all of them stay",
+                self.photos
+            );
+        }
         let threshold = smallest.threshold();
         work.judge_each(20_000, |photo| {
             let draw = draw(self.seed, "sample", &[&photo.key]);

@@ -12,7 +12,7 @@ use data::{DecodeLimits, RgbImage};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use super::{File as PhotoFile, Stage, Work, decode_reason};
+use super::{File as PhotoFile, Stage, Work, decode_reason, panicked};
 use crate::error::Error;
 use crate::hint::{Hint, Weights};
 use crate::ledger::{Decision, Ledger};
@@ -264,6 +264,9 @@ const BATCH: usize = 64;
 /// Pixels decoded at a time, three bytes each; one photo may have more.
 const PIXELS: u64 = 1 << 26;
 
+/// Side of the plain picture that shows whether a detector still works, px.
+const PLAIN_PX: u32 = 64;
+
 /// A stage with its detector.
 struct DetectorStage {
     detector: Box<dyn Detector>,
@@ -282,8 +285,10 @@ impl Stage for DetectorStage {
                 return Ok(());
             }
             let files = work.files(&batch)?;
-            let files: Vec<Result<PhotoFile, Decision>> =
-                batch.par_iter().map(|photo| files.read(photo)).collect();
+            let read = |photo: &Photo| {
+                data::caught(|| files.read(photo)).unwrap_or_else(|message| Err(panicked(photo.id, message)))
+            };
+            let files: Vec<Result<PhotoFile, Decision>> = batch.par_iter().map(read).collect();
             let mut decisions = Vec::with_capacity(batch.len());
             let mut at = 0;
             while at < batch.len() {
@@ -331,26 +336,65 @@ impl DetectorStage {
         if images.is_empty() {
             return Ok(());
         }
-        let scores = self
-            .detector
-            .top_scores(&images)
-            .map_err(|reason| failed(self.stage, reason))?;
-        if scores.len() != seen.len() {
-            let reason = format!(
-                "the detector gave {} scores for {} photos",
-                scores.len(),
-                seen.len()
-            );
-            return Err(failed(self.stage, reason));
-        }
+        let scores = match data::caught(|| self.scores(&images)) {
+            Ok(scores) => scores?.into_iter().map(Ok).collect(),
+            // One of them made the program panic: each alone, so that the others are decided on.
+            Err(_) => self.scores_one_by_one(&images)?,
+        };
         decisions.extend(seen.into_iter().zip(scores).map(|((id, content), score)| {
-            let decision = match score > self.score as f32 {
-                true => Decision::dropped(id, self.reason),
-                false => Decision::kept(id),
+            let decision = match score {
+                Ok(score) if score > self.score as f32 => {
+                    Decision::dropped(id, self.reason).score(f64::from(score))
+                }
+                Ok(score) => Decision::kept(id).score(f64::from(score)),
+                Err(message) => panicked(id, message),
             };
-            decision.score(f64::from(score)).of_file(content)
+            decision.of_file(content)
         }));
         Ok(())
+    }
+
+    /// The highest score in each photo.
+    fn scores(&self, images: &[RgbImage]) -> Result<Vec<f32>, Error> {
+        let scores = self
+            .detector
+            .top_scores(images)
+            .map_err(|reason| failed(self.stage, reason))?;
+        if scores.len() == images.len() {
+            return Ok(scores);
+        }
+        let reason = format!(
+            "the detector gave {} scores for {} photos",
+            scores.len(),
+            images.len()
+        );
+        Err(failed(self.stage, reason))
+    }
+
+    /// The same, or the message of a photo's panic. A detector that panics on a plain picture too has failed,
+    /// as with a lost device: that is no photo's fault, and an error.
+    fn scores_one_by_one(&self, images: &[RgbImage]) -> Result<Vec<Result<f32, String>>, Error> {
+        let mut scores = Vec::with_capacity(images.len());
+        for image in images {
+            match data::caught(|| self.scores(std::slice::from_ref(image))) {
+                Ok(score) => scores.push(Ok(score?.into_iter().next().unwrap_or_default())),
+                Err(message) => {
+                    let plain = RgbImage {
+                        width: PLAIN_PX,
+                        height: PLAIN_PX,
+                        pixels: vec![128; (PLAIN_PX * PLAIN_PX * 3) as usize],
+                    };
+                    match data::caught(|| self.scores(&[plain])) {
+                        Ok(plain) => plain.map(drop)?,
+                        Err(again) => {
+                            return Err(failed(self.stage, format!("the detector panicked: {again}")));
+                        }
+                    }
+                    scores.push(Err(message));
+                }
+            }
+        }
+        Ok(scores)
     }
 }
 

@@ -5,6 +5,7 @@
 //! because of one that was dropped itself, and chains of slightly different photos do not collapse into one.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 
 use serde::{Deserialize, Serialize};
 
@@ -82,6 +83,14 @@ impl Stage for DuplicatesConfig {
         for part in pairs.chunks(BATCH) {
             work.ledger.add_pairs(part)?;
         }
+        let mut keys: HashMap<i64, String> = HashMap::new();
+        for pair in copies.values() {
+            if let Entry::Vacant(free) = keys.entry(pair.other)
+                && let Some(photo) = work.ledger.photo(pair.other)?
+            {
+                free.insert(photo.key);
+            }
+        }
         work.judge_each(BATCH, |photo| match copies.get(&photo.id) {
             None => Decision::kept(photo.id),
             Some(pair) => {
@@ -89,9 +98,11 @@ impl Stage for DuplicatesConfig {
                     "exact" => "exact_duplicate",
                     _ => "near_duplicate",
                 };
-                Decision::dropped(photo.id, reason)
-                    .score(f64::from(pair.distance))
-                    .detail(format!("of photo {}", pair.other))
+                let dropped = Decision::dropped(photo.id, reason).score(f64::from(pair.distance));
+                match keys.get(&pair.other) {
+                    Some(key) => dropped.detail(format!("of photo `{key}`")),
+                    None => dropped.detail(format!("of photo number {}", pair.other)),
+                }
             }
         })
     }

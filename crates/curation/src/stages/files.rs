@@ -37,6 +37,13 @@ impl Files<'_> {
     }
 }
 
+/// The decision on a photo whose work panicked: a defect of the program, which must not end a run over millions
+/// of photos.
+pub(crate) fn panicked(photo: i64, message: String) -> Decision {
+    let error = data::DecodeError::Panicked { message };
+    Decision::dropped(photo, decode_reason(&error)).detail(error.to_string())
+}
+
 /// The ledger's reason code for a file that does not decode.
 pub(crate) fn decode_reason(error: &data::DecodeError) -> &'static str {
     match error {
@@ -44,6 +51,7 @@ pub(crate) fn decode_reason(error: &data::DecodeError) -> &'static str {
         data::DecodeError::Format { .. } => "not_an_image",
         data::DecodeError::TooLarge { .. } => "too_large",
         data::DecodeError::Truncated { .. } => "truncated",
+        data::DecodeError::Panicked { .. } => "panicked",
         _ => "broken_image",
     }
 }

@@ -7,7 +7,7 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use super::near::{HASH_BYTES, Hash};
-use super::{Files, Stage, Work, decode_reason};
+use super::{Files, Stage, Work, decode_reason, panicked};
 use crate::error::Error;
 use crate::ledger::{Decision, ImageFacts};
 use crate::photo::Photo;
@@ -88,23 +88,33 @@ impl IntegrityConfig {
             side_px: self.max_side_px,
             pixels: self.max_pixels,
         };
-        let image = match data::decode(file, &limits) {
-            Ok(image) => image,
-            Err(error) => {
-                return Decision::dropped(photo, decode_reason(&error)).detail(error.to_string());
+        let judged = data::decode_and(file, &limits, |image| {
+            facts.size_px = Some((image.width, image.height));
+            let short = image.width.min(image.height);
+            let levels = channel_span(&image.pixels);
+            if short < self.min_side_px {
+                let detail = format!(
+                    "{} x {} px: a side must be at least {} px",
+                    image.width, image.height, self.min_side_px
+                );
+                return Decision::dropped(photo, "too_small")
+                    .score(f64::from(short))
+                    .detail(detail);
             }
-        };
-        facts.size_px = Some((image.width, image.height));
-        let short = image.width.min(image.height);
-        let levels = channel_span(&image.pixels);
-        if short < self.min_side_px {
-            return Decision::dropped(photo, "too_small").score(f64::from(short));
-        }
-        if levels <= self.single_color_levels {
-            return Decision::dropped(photo, "single_colour").score(f64::from(levels));
-        }
-        facts.hash = perceptual_hash(hasher, image);
-        Decision::kept(photo)
+            if levels <= self.single_color_levels {
+                let detail = format!(
+                    "no color channel spans more than {levels} of 256 levels, and `single_colour_levels` is {}",
+                    self.single_color_levels
+                );
+                return Decision::dropped(photo, "single_colour")
+                    .score(f64::from(levels))
+                    .detail(detail);
+            }
+            facts.hash = perceptual_hash(hasher, image);
+            Decision::kept(photo)
+        });
+        judged
+            .unwrap_or_else(|error| Decision::dropped(photo, decode_reason(&error)).detail(error.to_string()))
     }
 }
 
@@ -119,7 +129,10 @@ impl Stage for IntegrityConfig {
             let files = work.files(&batch)?;
             let (decisions, images): (Vec<Decision>, Vec<Option<ImageFacts>>) = batch
                 .par_iter()
-                .map(|photo| self.look(photo, &files, &hasher))
+                .map(|photo| {
+                    data::caught(|| self.look(photo, &files, &hasher))
+                        .unwrap_or_else(|message| (panicked(photo.id, message), None))
+                })
                 .unzip();
             let images: Vec<ImageFacts> = images.into_iter().flatten().collect();
             work.decide_with(&decisions, |ledger| ledger.add_images(&images))?;

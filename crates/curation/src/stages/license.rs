@@ -1,7 +1,10 @@
 //! Licenses: exact matches against the config's list, and complete attribution.
 //!
-//! "Attribution License" is a substring of other names, so names and addresses are compared whole. Where a
-//! photo has both and they do not belong together, nothing shows which one is wrong, so the photo is dropped.
+//! "Attribution License" is a substring of other names, so names and addresses are compared whole. Creative
+//! Commons itself writes the address of one license in several ways, which count as one. Where a photo has
+//! both and they do not belong together, nothing shows which one is wrong, so the photo is dropped.
+
+use std::borrow::Cow;
 
 use data::terminal::one_line;
 use serde::{Deserialize, Serialize};
@@ -27,7 +30,8 @@ pub struct LicenseConfig {
 pub struct License {
     /// Its name, compared whole.
     pub name: String,
-    /// Addresses of its text, compared whole; `http:` and `https:` are different.
+    /// Addresses of its text, compared whole; `http:` and `https:` are different. Creative Commons' own
+    /// spellings of an address are one: see `canonical`.
     pub urls: Vec<String>,
 }
 
@@ -63,28 +67,55 @@ impl LicenseConfig {
 
     /// The entry of the list that matches a photo's license, or the reason why none does.
     pub(crate) fn entry(&self, photo: &Photo) -> Result<&License, &'static str> {
-        let by_name = |name: &str| self.accept.iter().find(|license| license.name == name);
-        let by_url = |url: &str| {
-            self.accept
-                .iter()
-                .find(|license| license.urls.iter().any(|known| known == url))
-        };
+        let by_name = |name: &str| self.by_name(name);
+        let by_url = |url: &str| self.by_url(url);
         match (photo.license.as_deref(), photo.license_url.as_deref()) {
             (None, None) => Err("no_licence"),
             (Some(name), None) => by_name(name).ok_or("licence_not_accepted"),
             (None, Some(url)) => by_url(url).ok_or("licence_not_accepted"),
             (Some(name), Some(url)) => match (by_name(name), by_url(url)) {
                 // The address must belong to the named entry; two entries may share an address.
-                (Some(entry), _) if entry.urls.iter().any(|known| known == url) => Ok(entry),
+                (Some(entry), _) if entry.has_url(url) => Ok(entry),
                 (None, None) => Err("licence_not_accepted"),
                 _ => Err("licence_disagrees"),
             },
         }
     }
 
+    fn by_name(&self, name: &str) -> Option<&License> {
+        self.accept.iter().find(|license| license.name == name)
+    }
+
+    fn by_url(&self, url: &str) -> Option<&License> {
+        self.accept.iter().find(|license| license.has_url(url))
+    }
+
+    /// What the list says of a name and an address that do not belong together.
+    fn disagreement(&self, name: &str, url: &str) -> String {
+        let (name, url) = (one_line(name), one_line(url));
+        match (self.by_name(&name), self.by_url(&url)) {
+            (Some(_), Some(other)) => {
+                format!("`{url}` is the address of `{}`, not of `{name}`", other.name)
+            }
+            (Some(_), None) => {
+                format!("`{url}` is not among the addresses of `{name}`, nor of another license of the list")
+            }
+            (None, Some(other)) => format!(
+                "`{url}` is the address of `{}`; `{name}` is not on the list",
+                other.name
+            ),
+            (None, None) => format!("neither `{name}` nor `{url}` is on the list"),
+        }
+    }
+
     fn judge(&self, photo: &Photo) -> Decision {
         if let Err(reason) = self.entry(photo) {
-            return Decision::dropped(photo.id, reason);
+            let dropped = Decision::dropped(photo.id, reason);
+            // The other reasons are clear from the photo's own fields, which the ledger has.
+            return match (reason, &photo.license, &photo.license_url) {
+                ("licence_disagrees", Some(name), Some(url)) => dropped.detail(self.disagreement(name, url)),
+                _ => dropped,
+            };
         }
         // A name of blanks and control characters prints as nothing.
         let known = |text: &Option<String>| text.as_ref().is_some_and(|text| !one_line(text).is_empty());
@@ -101,6 +132,40 @@ impl LicenseConfig {
         }
         Decision::kept(photo.id)
     }
+}
+
+impl License {
+    fn has_url(&self, url: &str) -> bool {
+        if self.urls.iter().any(|known| known == url) {
+            return true;
+        }
+        let url = canonical(url);
+        self.urls.iter().any(|known| canonical(known) == url)
+    }
+}
+
+/// One spelling of the address of a license of Creative Commons; any other address as it is.
+///
+/// `http` and `https`, `www.`, capitals, a last `/`, what is behind `?` and `#`, and the pages `deed`,
+/// `legalcode` and `rdf` with their languages make no difference. The license, its version and its
+/// jurisdiction do.
+fn canonical(url: &str) -> Cow<'_, str> {
+    let lower = url.to_ascii_lowercase();
+    let path = ["https://", "http://"]
+        .iter()
+        .find_map(|scheme| lower.strip_prefix(scheme))
+        .map(|rest| rest.strip_prefix("www.").unwrap_or(rest))
+        .and_then(|rest| rest.strip_prefix("creativecommons.org/"));
+    let Some(path) = path else {
+        return Cow::Borrowed(url);
+    };
+    let path = path.split(['?', '#']).next().unwrap_or_default();
+    let mut parts: Vec<&str> = path.split('/').filter(|part| !part.is_empty()).collect();
+    let is_page = |part: &str| ["deed", "legalcode", "rdf"].contains(&part.split('.').next().unwrap_or(part));
+    if parts.len() > 1 && parts.last().is_some_and(|part| is_page(part)) {
+        parts.pop();
+    }
+    Cow::Owned(format!("creativecommons.org/{}", parts.join("/")))
 }
 
 impl Stage for LicenseConfig {
@@ -157,6 +222,78 @@ mod tests {
             disagrees
         );
         assert_eq!(reason(None, None), Some("no_licence".to_string()));
+    }
+
+    #[test]
+    fn creative_commons_own_spellings_are_one_address_and_others_are_not() {
+        let license = |name: &str, url: &str| License {
+            name: name.into(),
+            urls: vec![url.into()],
+        };
+        let list = LicenseConfig {
+            accept: vec![
+                license("CC-BY-4.0", "https://creativecommons.org/licenses/by/4.0/"),
+                license("CC0", "http://creativecommons.org/publicdomain/zero/1.0/"),
+            ],
+            attribution: vec![],
+        };
+        let decided = |name: &str, url: &str| {
+            let photo = Photo {
+                license: Some(name.into()),
+                license_url: Some(url.into()),
+                ..Photo::default()
+            };
+            let decision = list.judge(&photo);
+            (
+                decision.reason.unwrap_or_default(),
+                decision.detail.unwrap_or_default(),
+            )
+        };
+        for same in [
+            "https://creativecommons.org/licenses/by/4.0/",
+            "http://creativecommons.org/licenses/by/4.0/",
+            "https://creativecommons.org/licenses/by/4.0",
+            "https://www.creativecommons.org/licenses/by/4.0/",
+            "https://creativecommons.org/licenses/by/4.0/deed.en",
+            "https://creativecommons.org/licenses/by/4.0/deed.pt_BR",
+            "https://creativecommons.org/licenses/by/4.0/legalcode",
+            "https://creativecommons.org/licenses/by/4.0/legalcode.de",
+            "https://creativecommons.org/licenses/BY/4.0/",
+            "https://creativecommons.org/licenses/by/4.0/?ref=chooser-v1",
+            "HTTPS://CreativeCommons.org/licenses/by/4.0/#terms",
+        ] {
+            assert_eq!(decided("CC-BY-4.0", same).0, "", "{same}");
+        }
+        assert_eq!(
+            decided("CC0", "https://creativecommons.org/publicdomain/zero/1.0/deed.fr").0,
+            ""
+        );
+        for other in [
+            "https://creativecommons.org/licenses/by/3.0/",
+            "https://creativecommons.org/licenses/by/4.0/us/",
+            "https://creativecommons.org/licenses/by-nc/4.0/",
+            "https://creativecommons.org.example.org/licenses/by/4.0/",
+            "ftp://creativecommons.org/licenses/by/4.0/",
+            "https://creativecommons.org/",
+            "https://example.org/licenses/by/4.0",
+        ] {
+            let (reason, detail) = decided("CC-BY-4.0", other);
+            assert_eq!(reason, "licence_disagrees", "{other}");
+            assert_eq!(
+                detail,
+                format!(
+                    "`{other}` is not among the addresses of `CC-BY-4.0`, nor of another license of the list"
+                )
+            );
+        }
+        assert_eq!(
+            decided("CC-BY-4.0", "https://creativecommons.org/publicdomain/zero/1.0/").1,
+            "`https://creativecommons.org/publicdomain/zero/1.0/` is the address of `CC0`, not of `CC-BY-4.0`"
+        );
+        assert_eq!(
+            decided("CC BY", "https://creativecommons.org/licenses/by/4.0/").1,
+            "`https://creativecommons.org/licenses/by/4.0/` is the address of `CC-BY-4.0`; `CC BY` is not on the list"
+        );
     }
 
     #[test]

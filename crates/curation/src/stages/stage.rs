@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use rayon::prelude::*;
 
-use super::files::Files;
+use super::files::{Files, panicked};
 use crate::error::Error;
 use crate::ledger::{Decision, Ledger, TAKEN_DOWN};
 use crate::photo::Photo;
@@ -134,7 +134,10 @@ impl<'a> Work<'a> {
             if photos.is_empty() {
                 return Ok(());
             }
-            let decisions: Vec<Decision> = photos.par_iter().with_min_len(256).map(&judge).collect();
+            let judge = |photo: &Photo| {
+                data::caught(|| judge(photo)).unwrap_or_else(|message| panicked(photo.id, message))
+            };
+            let decisions: Vec<Decision> = photos.par_iter().with_min_len(256).map(judge).collect();
             self.decide(&decisions)?;
         }
     }

@@ -93,8 +93,12 @@ impl Estimate {
     /// `2.00 % (0.24 to 7.04)`: the rate with its interval, whose ends are rounded outwards.
     pub fn rate_in_words(&self) -> String {
         let [low, rate, high] = [self.interval[0], self.rate, self.interval[1]].map(|share| 100.0 * share);
-        let (low, high) = ((low * 100.0).floor() / 100.0, (high * 100.0).ceil() / 100.0);
-        format!("{rate:.2} % ({low:.2} to {high:.2})")
+        // Two digits behind the point, and more where the whole interval is below a hundredth or so.
+        let decimals = (1.0 - high.log10().floor()).clamp(2.0, 12.0);
+        let places = 10f64.powf(decimals);
+        let (low, high) = ((low * places).floor() / places, (high * places).ceil() / places);
+        let decimals = decimals as usize;
+        format!("{rate:.decimals$} % ({low:.decimals$} to {high:.decimals$})")
     }
 
     /// `20 (2 to 71)`: the number among all survivors with its interval, whose ends are rounded outwards.

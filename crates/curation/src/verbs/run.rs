@@ -9,7 +9,7 @@ use crossbeam_channel::bounded;
 use crate::config::Config;
 use crate::error::Error;
 use crate::hint::Hint;
-use crate::ledger::{Ledger, SOURCE_ID};
+use crate::ledger::{LISTING, Ledger, SOURCE_ID};
 use crate::photo::Row;
 use crate::progress::Progress;
 use crate::sources::{self, Position};
@@ -317,8 +317,8 @@ fn list_source(config: &Config, ledger: &mut Ledger, options: &RunOptions<'_>) -
     };
     let mut rows = sources::open(&config.source, from)?;
     let (send, receive) = bounded::<Result<(Vec<Row>, Position), Error>>(8);
-    std::thread::scope(|scope| {
-        scope.spawn(move || {
+    let listing = std::thread::scope(|scope| {
+        let reader = scope.spawn(move || {
             loop {
                 let mut batch = Vec::with_capacity(ROWS_PER_TRANSACTION / 16);
                 let mut end = false;
@@ -328,13 +328,13 @@ fn list_source(config: &Config, ledger: &mut Ledger, options: &RunOptions<'_>) -
                         Ok(None) => end = true,
                         Err(error) => {
                             let _ = send.send(Err(error));
-                            return;
+                            return rows.listing();
                         }
                     }
                 }
                 // The receiver no longer exists when the run was interrupted.
                 if send.send(Ok((batch, rows.position()))).is_err() || end {
-                    return;
+                    return rows.listing();
                 }
             }
         });
@@ -366,7 +366,10 @@ fn list_source(config: &Config, ledger: &mut Ledger, options: &RunOptions<'_>) -
             })?;
             (options.progress)(SOURCE, listed.max(0) as u64, 0);
         }
-        Ok(())
+        Ok::<_, Error>(reader.join().unwrap_or_default())
     })?;
+    listing.warn(&config.source.place());
+    let text = serde_json::to_string(&listing).unwrap_or_default();
+    ledger.set_fact(LISTING, &text)?;
     ledger.drop_repeated_keys()
 }

@@ -1,6 +1,7 @@
 //! Opening data of every kind, the index, and data sets that are damaged as a whole.
 
 use std::fs::{self, File};
+use std::path::PathBuf;
 
 use proptest::prelude::*;
 use tempfile::TempDir;
@@ -14,6 +15,7 @@ use crate::sources::{files, tar_shard};
 
 mod layouts;
 mod licenses;
+mod listing;
 mod unclear;
 
 fn open(path: &Path) -> Result<Dataset, Error> {
@@ -114,11 +116,9 @@ fn folders_that_are_unclear_are_errors_with_a_cure() {
 
     let empty = tempfile::tempdir().unwrap();
     let error = open(empty.path()).unwrap_err().to_string();
-    assert!(
-        error.ends_with(
-            "no image in it; expected .jpg, .jpeg, .png, .webp, .bmp or .gif files, or .tar shards"
-        )
-    );
+    assert!(error.ends_with(
+        "no image in it: nothing is there; expected images, class folders of images, or .tar shards"
+    ));
     let error = open(&empty.path().join("none")).unwrap_err().to_string();
     assert!(
         error.contains("not found; expected a directory of shards"),

@@ -198,3 +198,113 @@ proptest! {
         }
     }
 }
+
+fn gif(screen: (u16, u16), frame: (u16, u16)) -> Vec<u8> {
+    let mut out = Vec::new();
+    let (width, height) = (frame.0.min(16), frame.1.min(16));
+    let pixels = vec![90u8; usize::from(width) * usize::from(height) * 3];
+    image::codecs::gif::GifEncoder::new(&mut out)
+        .encode(&pixels, width.into(), height.into(), ExtendedColorType::Rgb8)
+        .unwrap();
+    out[6..8].copy_from_slice(&screen.0.to_le_bytes());
+    out[8..10].copy_from_slice(&screen.1.to_le_bytes());
+    // The frame's own sides, five bytes after its mark.
+    let (found, at) = (
+        gif_frame(&out).unwrap(),
+        out.windows(9)
+            .position(|bytes| {
+                bytes[0] == 0x2C && bytes[5..7] == width.to_le_bytes() && bytes[7..9] == height.to_le_bytes()
+            })
+            .unwrap(),
+    );
+    assert_eq!(found, (width.into(), height.into()));
+    out[at + 5..at + 7].copy_from_slice(&frame.0.to_le_bytes());
+    out[at + 7..at + 9].copy_from_slice(&frame.1.to_le_bytes());
+    out
+}
+
+#[test]
+fn a_picture_without_pixels_is_an_error_and_so_is_a_frame_over_the_limits() {
+    let all = &DecodeLimits::DEFAULT;
+    assert_eq!(decode(&gif((16, 16), (16, 16)), all).unwrap().pixels.len(), 768);
+    for screen in [(0, 0), (0, 16), (16, 0)] {
+        let (width, height) = (screen.0.into(), screen.1.into());
+        assert_eq!(
+            decode(&gif(screen, (16, 16)), all).unwrap_err(),
+            DecodeError::NoPixels { width, height }
+        );
+    }
+    assert_eq!(
+        decode(&gif((16, 16), (0, 16)), all).unwrap_err(),
+        DecodeError::NoPixels { width: 0, height: 16 }
+    );
+    // The screen is small, and the frame in it is not.
+    assert!(matches!(
+        decode(&gif((16, 16), (60_000, 60_000)), all),
+        Err(DecodeError::TooLarge { width: 60_000, .. })
+    ));
+}
+
+#[test]
+fn a_color_profile_that_unpacks_to_gigabytes_is_refused() {
+    // Zeros compress a thousandfold: half a gigabyte of profile in half a megabyte.
+    let mut packed = flate2::write::ZlibEncoder::new(Vec::new(), flate2::Compression::fast());
+    let zeros = vec![0u8; 1 << 20];
+    for _ in 0..512 {
+        std::io::Write::write_all(&mut packed, &zeros).unwrap();
+    }
+    let mut chunk = b"iCCPx\0\0".to_vec();
+    chunk.extend(packed.finish().unwrap());
+    let mut checksum = flate2::Crc::new();
+    checksum.update(&chunk);
+    let plain = png(2, 1, ExtendedColorType::Rgb8, &[1, 2, 3, 4, 5, 6]);
+    let mut bomb = plain[..33].to_vec();
+    bomb.extend((chunk.len() as u32 - 4).to_be_bytes());
+    bomb.extend(chunk);
+    bomb.extend(checksum.sum().to_be_bytes());
+    bomb.extend(&plain[33..]);
+    // The profile is left out or the picture is; either way its gigabytes are not unpacked.
+    let before = std::time::Instant::now();
+    if let Ok(image) = decode(&bomb, &DecodeLimits::DEFAULT) {
+        assert_eq!(image.pixels, [1, 2, 3, 4, 5, 6]);
+    }
+    assert!(before.elapsed().as_secs() < 20);
+}
+
+#[test]
+fn a_panic_in_a_pictures_work_is_its_own_error() {
+    let picture = png(2, 1, ExtendedColorType::Rgb8, &[1, 2, 3, 4, 5, 6]);
+    let sum = decode_and(&picture, &DecodeLimits::DEFAULT, |image| {
+        image.pixels.iter().map(|value| u32::from(*value)).sum::<u32>()
+    });
+    assert_eq!(sum, Ok(21));
+    let error = decode_and(&picture, &DecodeLimits::DEFAULT, |image| image.pixels[6]).unwrap_err();
+    assert!(
+        error
+            .to_string()
+            .starts_with("the program panicked on it: index out of bounds"),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_jpeg_of_more_pixels_than_its_bytes_can_hold_is_refused_before_memory_is_taken() {
+    // One color, 2,000 x 1,500 px: the fewest bytes that an encoder needs.
+    let mut plain = Vec::new();
+    image::codecs::jpeg::JpegEncoder::new_with_quality(&mut plain, 1)
+        .encode(
+            &vec![128; 2_000 * 1_500 * 3],
+            2_000,
+            1_500,
+            ExtendedColorType::Rgb8,
+        )
+        .unwrap();
+    assert_eq!(decode(&plain, &DecodeLimits::DEFAULT).unwrap().width, 2_000);
+    let frame = plain.windows(2).position(|mark| mark == [0xFF, 0xC0]).unwrap();
+    plain[frame + 5..frame + 9].copy_from_slice(&[0xFF, 0x00, 0x0A, 0x00]);
+    let bomb = [&plain[..frame + 2_000], &[0xFF, 0xD9]].concat();
+    assert_eq!(
+        decode(&bomb, &DecodeLimits::DEFAULT),
+        Err(DecodeError::Truncated { format: "JPEG" })
+    );
+}

@@ -8,13 +8,18 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use rayon::prelude::*;
 
 use super::{BadRecord, Batch, Made, Shared, Views};
+use crate::caught::caught;
 use crate::dataset::Dataset;
-use crate::decode::{DecodeLimits, RgbImage, decode_into};
-use crate::error::Error;
+use crate::decode::{DecodeLimits, RgbImage, decode_admitted};
+use crate::error::{DecodeError, Error};
+use crate::in_flight::{FILES, PICTURES};
 use crate::order::Order;
 use crate::randomness::{Purpose, generator};
 use crate::record::Label;
-use crate::transforms::{ViewGroup, ViewMaker};
+use crate::transforms::{ViewGroup, ViewMaker, room_bytes};
+
+/// Memory that a thread keeps for its next picture, bytes: enough for a photo of 24 megapixels.
+const KEPT_BYTES: usize = 1 << 27;
 
 /// Makes whole batches, one at a time.
 #[derive(Debug)]
@@ -65,14 +70,14 @@ impl Assembler {
                 places[at % images].push(place);
             }
         }
-        let work = |(at, places): (usize, Vec<&mut [u8]>)| {
+        let work = |(at, mut places): (usize, Vec<&mut [u8]>)| {
             if self.stop.load(Ordering::Relaxed) {
                 return Ok(Outcome {
                     position: None,
                     bad: Vec::new(),
                 });
             }
-            SCRATCH.with_borrow_mut(|scratch| scratch.make(&shared, order, epoch, first + at, places))
+            SCRATCH.with_borrow_mut(|scratch| scratch.make(&shared, order, epoch, first + at, &mut places))
         };
         let outcomes: Vec<Result<Outcome, Error>> = match &self.pool {
             None => places.into_iter().enumerate().map(work).collect(),
@@ -182,27 +187,39 @@ impl Scratch {
         order: &[u32],
         epoch: u64,
         slot: usize,
-        places: Vec<&mut [u8]>,
+        places: &mut [&mut [u8]],
     ) -> Result<Outcome, Error> {
         let mut bad = Vec::new();
         for ahead in 0..order.len() {
             let position = order[(slot + ahead) % order.len()];
-            // A record that cannot be read from disk means a broken disk or a missing file, and ends the run.
-            shared.dataset.read_image(position as usize, &mut self.encoded)?;
-            match decode_into(&self.encoded, &DecodeLimits::DEFAULT, &mut self.image) {
-                Ok(()) => {
-                    self.draw(shared, epoch, position, places);
-                    return Ok(Outcome {
-                        position: Some(position),
-                        bad,
-                    });
+            let made = caught(|| self.make_from(shared, epoch, position, places));
+            let broken = match made {
+                Ok(Ok(())) => None,
+                // A record that cannot be read from disk means a broken disk or a missing file, and ends the
+                // run.
+                Ok(Err(Fault::Unreadable(error))) => return Err(error),
+                Ok(Err(Fault::Broken(reason))) => Some(reason),
+                Err(message) => {
+                    // Its memory may be in any state.
+                    *self = Scratch::default();
+                    Some(DecodeError::Panicked { message })
                 }
-                Err(reason) => bad.push(BadRecord {
-                    position: u64::from(position),
-                    key: shared.dataset.key(position as usize)?,
-                    reason: reason.to_string(),
-                }),
+            };
+            if self.kept_bytes() > KEPT_BYTES {
+                *self = Scratch::default();
             }
+            let Some(reason) = broken else {
+                return Ok(Outcome {
+                    position: Some(position),
+                    bad,
+                });
+            };
+            bad.push(BadRecord {
+                position: u64::from(position),
+                key: shared.dataset.key(position as usize)?,
+                decodes: matches!(reason, DecodeError::ResizedTooLarge { .. }),
+                reason: reason.to_string(),
+            });
             if shared.order == Order::Sequential || bad.len() > shared.allowed_bad() {
                 break;
             }
@@ -210,7 +227,38 @@ impl Scratch {
         Ok(Outcome { position: None, bad })
     }
 
-    fn draw(&mut self, shared: &Shared, epoch: u64, position: u32, places: Vec<&mut [u8]>) {
+    /// Fills the slots from this record. Its file and its pixels count in the bounds over all threads.
+    fn make_from(
+        &mut self,
+        shared: &Shared,
+        epoch: u64,
+        position: u32,
+        places: &mut [&mut [u8]],
+    ) -> Result<(), Fault> {
+        let _file = FILES.reserve(shared.dataset.image_bytes(position as usize));
+        shared
+            .dataset
+            .read_image(position as usize, &mut self.encoded)
+            .map_err(Fault::Unreadable)?;
+        let limits = DecodeLimits::DEFAULT;
+        let _picture = decode_admitted(&self.encoded, &limits, &mut self.image, |picture| {
+            let mut room = 0;
+            for group in &shared.views {
+                room = room_bytes(group, picture.width, picture.height)?.max(room);
+            }
+            Ok(PICTURES.reserve(picture.bytes + room))
+        })
+        .map_err(Fault::Broken)?;
+        self.draw(shared, epoch, position, places).map_err(Fault::Broken)
+    }
+
+    fn draw(
+        &mut self,
+        shared: &Shared,
+        epoch: u64,
+        position: u32,
+        places: &mut [&mut [u8]],
+    ) -> Result<(), DecodeError> {
         let groups = shared
             .views
             .iter()
@@ -223,7 +271,21 @@ impl Scratch {
                 u64::from(position),
                 view as u64,
             );
-            self.maker.make(&self.image, group, &mut source, place);
+            self.maker.make(&self.image, group, &mut source, place)?;
         }
+        Ok(())
     }
+
+    /// Bytes of memory that it keeps for the next image.
+    fn kept_bytes(&self) -> usize {
+        self.encoded.capacity() + self.image.pixels.capacity() + self.maker.kept_bytes()
+    }
+}
+
+/// Why a record gives no views.
+enum Fault {
+    /// Its file cannot be read.
+    Unreadable(Error),
+    /// The record is broken.
+    Broken(DecodeError),
 }

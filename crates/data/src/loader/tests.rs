@@ -391,3 +391,149 @@ fn settings_that_cannot_be_carried_out_are_named() {
         "`data.max_bad_fraction` must be in 0..1, got 1.5"
     );
 }
+
+/// A PNG of noise.
+fn png(width: u32, height: u32) -> Vec<u8> {
+    use crate::randomness::{Purpose, below, generator};
+    use image::ImageEncoder;
+    let mut draws = generator(1, Purpose::View, 0, 0, 0);
+    let pixels: Vec<u8> = (0..width * height * 3)
+        .map(|_| below(&mut draws, 256) as u8)
+        .collect();
+    let mut out = Vec::new();
+    image::codecs::png::PngEncoder::new(&mut out)
+        .write_image(&pixels, width, height, image::ExtendedColorType::Rgb8)
+        .unwrap();
+    out
+}
+
+/// Three pictures as any other, and `odd` among them.
+fn among_others(odd: Vec<u8>) -> Arc<Dataset> {
+    let images = [png(40, 30), odd, png(30, 40), png(33, 33)];
+    let record = |(at, image)| Record {
+        key: format!("r{at}"),
+        image,
+        label: None,
+        metadata: Metadata::default(),
+    };
+    let records = images.into_iter().enumerate().map(record);
+    Arc::new(Dataset::from_records(records.collect(), Vec::new()))
+}
+
+fn in_sequence(dataset: Arc<Dataset>, transforms: Vec<Transform>, workers: usize) -> Loader {
+    let views = vec![ViewGroup { count: 1, transforms }];
+    let settings = LoaderConfig {
+        max_bad_fraction: 0.5,
+        ..config(4, workers)
+    };
+    Loader::new(dataset, views, settings, Order::Sequential, SEED).unwrap()
+}
+
+#[test]
+fn a_thin_picture_gives_the_center_of_what_a_resize_makes_of_it() {
+    let resize = Transform::Resize {
+        shorter_px: 64,
+        filter: Filter::Bicubic,
+    };
+    let crop = Transform::CenterCrop { size_px: 56 };
+    let loader = in_sequence(among_others(png(1, 3_000)), vec![resize, crop], 2);
+    let batches = collect(&loader, 0, 1);
+    assert_eq!((loader.bad_records().count, batches[0].positions.len()), (0, 4));
+    // The same by hand: the middle rows of the column, enlarged 64 times, without the ends.
+    let column = crate::decode::decode(&png(1, 3_000), &crate::decode::DecodeLimits::DEFAULT).unwrap();
+    let middle = crate::RgbImage {
+        width: 1,
+        height: 100,
+        pixels: column.pixels[1_450 * 3..1_550 * 3].to_vec(),
+    };
+    let large = crate::transforms::geometry::resize(&middle, 64, 6_400, Filter::Bicubic);
+    let mut kept = crate::RgbImage::default();
+    crate::transforms::geometry::center_crop(&large, 56, 56, &mut kept);
+    let mut planes = vec![0; kept.pixels.len()];
+    crate::transforms::geometry::to_planes(&kept.pixels, &mut planes);
+    assert_eq!(batches[0].views[0].pixels[planes.len()..2 * planes.len()], planes);
+}
+
+#[test]
+fn a_picture_whose_resize_is_too_large_is_a_broken_record() {
+    let exact = |px| Transform::ResizeExact {
+        width_px: px,
+        height_px: px,
+        filter: Filter::Bilinear,
+    };
+    let resize = Transform::Resize {
+        shorter_px: 256,
+        filter: Filter::Bilinear,
+    };
+    for workers in [0, 2] {
+        let loader = in_sequence(
+            among_others(png(1, 6_000)),
+            vec![resize.clone(), exact(8)],
+            workers,
+        );
+        assert_eq!(collect(&loader, 0, 1)[0].positions, [0, 2, 3]);
+        let bad = loader.bad_records();
+        assert_eq!((bad.count, bad.first[0].key.as_str()), (1, "r1"));
+        assert_eq!(
+            bad.first[0].reason,
+            "`resize` would make 256 x 1536000 px of it, over the limit of 178956970 px"
+        );
+        assert!(bad.first[0].decodes);
+    }
+}
+
+/// A source with one record that makes the program panic.
+#[derive(Debug)]
+struct Panicking(Dataset);
+
+impl crate::sources::source::Source for Panicking {
+    fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    fn is_labeled(&self) -> bool {
+        false
+    }
+
+    fn key(&self, position: usize) -> String {
+        format!("k{position}")
+    }
+
+    fn label(&self, _: usize) -> Option<Label> {
+        None
+    }
+
+    fn read_image(&self, position: usize, image: &mut Vec<u8>) -> Result<(), Error> {
+        assert!(position != 2, "a defect of the program");
+        self.0.read_image(position, image)
+    }
+}
+
+#[test]
+fn a_panic_on_a_record_is_a_broken_record() {
+    for (order, workers, left) in [
+        (Order::Sequential, 0, vec![0, 1, 3]),
+        (Order::Sequential, 3, vec![0, 1, 3]),
+        (Order::Global, 0, vec![0, 1, 3]),
+        (Order::Global, 3, vec![0, 1, 3]),
+    ] {
+        let dataset = Dataset::of_source(Box::new(Panicking(Dataset::synthetic(4, 20, 16, 0, 1))));
+        let settings = LoaderConfig {
+            max_bad_fraction: 0.25,
+            ..config(4, workers)
+        };
+        let loader = Loader::new(Arc::new(dataset), views(), settings, order, SEED).unwrap();
+        // Twice, because a thread goes on after a panic.
+        let batches = collect(&loader, 0, 2);
+        let mut seen: Vec<u64> = batches.iter().flat_map(|batch| batch.positions.clone()).collect();
+        seen.sort_unstable();
+        seen.dedup();
+        assert_eq!(seen, left, "{order:?}, {workers} workers");
+        let bad = loader.bad_records();
+        assert_eq!((bad.count, bad.first[0].key.as_str()), (1, "k2"));
+        assert_eq!(
+            bad.first[0].reason,
+            "the program panicked on it: a defect of the program"
+        );
+    }
+}

@@ -9,10 +9,13 @@ use serde::Serialize;
 
 use super::Progress;
 use crate::dataset::Dataset;
-use crate::decode::{DecodeLimits, decode};
+use crate::decode::{DecodeLimits, decode_and};
 use crate::error::Error;
+use crate::in_flight::FILES;
+use crate::listing::{Listing, Reason};
 use crate::record::Label;
 use crate::sources::index_file::{IndexStore, Origin};
+use crate::sources::part::Shards;
 use crate::sources::table::Table;
 use crate::sources::{files, tar_shard};
 
@@ -31,6 +34,8 @@ pub struct Inspection {
     pub classes: Vec<ClassCount>,
     /// Shards in order; for an image folder, one entry for the folder.
     pub shards: Vec<ShardSummary>,
+    /// What lies in the data and became no record, or became one by a guess.
+    pub listing: Listing,
 }
 
 /// Records of one class.
@@ -94,6 +99,8 @@ pub struct Verification {
     pub repeated: Vec<SkippedMember>,
     /// Truncated or damaged shards.
     pub damaged: Vec<DamagedShard>,
+    /// What lies in the data and became no record, or became one by a guess.
+    pub listing: Listing,
 }
 
 impl Verification {
@@ -112,8 +119,8 @@ impl Verification {
 /// As for [`Dataset::open`].
 pub fn index(spec: &str) -> Result<Inspection, Error> {
     let store = IndexStore::from_environment();
-    let paths = Dataset::shard_paths(spec)?;
-    paths.par_iter().try_for_each(|path| {
+    let shards = Dataset::shard_paths(spec)?;
+    shards.paths.par_iter().try_for_each(|path| {
         let (origin, table) = tar_shard::scan(path)?;
         store.save(path, false, &origin, &table);
         Ok::<(), Error>(())
@@ -153,6 +160,7 @@ pub fn inspect(spec: &str) -> Result<Inspection, Error> {
         index_bytes: dataset.index_bytes(),
         classes: classes.collect(),
         shards,
+        listing: dataset.listing().clone(),
     })
 }
 
@@ -180,12 +188,15 @@ pub(super) fn skipped_members(table: &Table) -> Vec<SkippedMember> {
 /// # Errors
 /// [`Error`] where there are no data to check or they cannot be read at all.
 pub fn verify(spec: &str, progress: Progress) -> Result<Verification, Error> {
-    let paths = Dataset::shard_paths(spec)?;
+    let Shards { paths, listing } = Dataset::shard_paths(spec)?;
     if paths.is_empty() {
         return verify_folder(&Dataset::open(spec)?, progress);
     }
     let store = IndexStore::from_environment();
-    let mut outcome = Verification::default();
+    let mut outcome = Verification {
+        listing,
+        ..Verification::default()
+    };
     let mut keys: HashMap<String, usize> = HashMap::new();
     for (done, path) in paths.iter().enumerate() {
         let (table, origin) = tar_shard::scan_what_can_be(path);
@@ -214,6 +225,7 @@ pub fn verify(spec: &str, progress: Progress) -> Result<Verification, Error> {
         let broken: Vec<Option<SkippedMember>> = (0..table.len())
             .into_par_iter()
             .map(|row| {
+                let _held = FILES.reserve(u64::from(table.image_bytes[row]));
                 let mut image = vec![0; table.image_bytes[row] as usize];
                 files::read_at(&file, &mut image, table.image_offset(row))
                     .map_err(Error::io("read", path))?;
@@ -241,9 +253,27 @@ pub fn verify(spec: &str, progress: Progress) -> Result<Verification, Error> {
             }
         }
         outcome.skipped.extend(skipped_members(&table));
+        if let Some(listing) = &table.listing {
+            outcome.listing.merge(listing);
+        }
         outcome.records += table.len();
         progress(done + 1, paths.len());
     }
+    for repeated in &outcome.repeated {
+        outcome
+            .listing
+            .add(Reason::RepeatedKey, "", || repeated.name.clone());
+    }
+    let mut letters: HashMap<String, &String> = HashMap::new();
+    for key in keys.keys() {
+        if let Some(other) = letters.insert(key.to_lowercase(), key) {
+            let (one, two) = (key.min(other), key.max(other));
+            outcome
+                .listing
+                .add(Reason::KeysEqualButForCase, "", || format!("{one}, {two}"));
+        }
+    }
+    outcome.listing.warn(spec);
     Ok(outcome)
 }
 
@@ -252,6 +282,7 @@ fn verify_folder(dataset: &Dataset, progress: Progress) -> Result<Verification, 
     let broken: Vec<Option<SkippedMember>> = (0..dataset.len())
         .into_par_iter()
         .map(|position| {
+            let _held = FILES.reserve(dataset.image_bytes(position));
             let mut image = Vec::new();
             dataset.read_image(position, &mut image)?;
             let broken = broken(&image, || dataset.key(position).unwrap_or_default());
@@ -262,12 +293,32 @@ fn verify_folder(dataset: &Dataset, progress: Progress) -> Result<Verification, 
     Ok(Verification {
         records: dataset.len(),
         broken: broken.into_iter().flatten().collect(),
+        repeated: repeated_keys(dataset)?,
+        listing: dataset.listing().clone(),
         ..Verification::default()
     })
 }
 
+/// Keys that several files have, such as `a.jpg` and `a.png`.
+fn repeated_keys(dataset: &Dataset) -> Result<Vec<SkippedMember>, Error> {
+    if dataset.listing().count(Reason::RepeatedKey) == 0 {
+        return Ok(Vec::new());
+    }
+    let mut keys = (0..dataset.len())
+        .map(|position| dataset.key(position))
+        .collect::<Result<Vec<_>, _>>()?;
+    keys.sort_unstable();
+    let again = keys.windows(2).filter(|pair| pair[0] == pair[1]);
+    Ok(again
+        .map(|pair| SkippedMember {
+            name: pair[0].clone(),
+            reason: "two files have it".to_string(),
+        })
+        .collect())
+}
+
 fn broken(image: &[u8], key: impl FnOnce() -> String) -> Option<SkippedMember> {
-    let reason = decode(image, &DecodeLimits::DEFAULT).err()?;
+    let reason = decode_and(image, &DecodeLimits::DEFAULT, drop).err()?;
     Some(SkippedMember {
         name: key(),
         reason: reason.to_string(),

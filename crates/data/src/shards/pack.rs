@@ -16,11 +16,14 @@ use webdataset::{Sample, TarWriter, Value};
 use super::Progress;
 use super::archive::{self, FolderArchive};
 use super::check::{SkippedMember, skipped_members};
+use crate::caught::caught;
 use crate::dataset::Dataset;
 use crate::durable;
-use crate::error::Error;
+use crate::error::{DecodeError, Error};
+use crate::listing::{Listing, Reason};
 use crate::randomness::{Purpose, generator, shuffle};
 use crate::record::{Label, Record};
+use crate::sources::content::{Content, content_of};
 use crate::sources::description;
 use crate::sources::part::{Kind, Part};
 use crate::sources::shard_set::{SHARDS, shards_in};
@@ -52,14 +55,16 @@ pub struct PackReport {
     pub class_names: Vec<String>,
     /// Skipped members and files, with the reason.
     pub skipped: Vec<SkippedMember>,
+    /// What lies in the source and became no record, or became one by a guess.
+    pub listing: Listing,
     /// Whether the classes are probably splits (`train`, `test`), each of which should be packed separately.
     pub classes_look_like_splits: bool,
     /// Fingerprint of the shards as a data set.
     pub fingerprint: String,
 }
 
-/// Packs a data set (anything that [`Dataset::open`] accepts) or a `.tar.gz` of an image folder into shards
-/// in `out`.
+/// Packs a data set (anything that [`Dataset::open`] accepts) or a compressed tar of an image folder (gzip, bzip2
+/// or Zstandard) into shards in `out`.
 ///
 /// `out` is created if it does not exist, and must not hold shards yet. Class names are written to
 /// `out/dataset.toml`.
@@ -112,6 +117,7 @@ pub fn pack_dataset(
         writer.write(dataset.read(*position)?)?;
         progress(done + 1, positions.len());
     }
+    writer.listing.merge(dataset.listing());
     // Members outside records do not reach the new shards: report them.
     for (_, table) in dataset.shard_tables() {
         writer.skipped.extend(skipped_members(table));
@@ -142,25 +148,8 @@ fn pack_archive(
         Ok(())
     })?;
     writer.skipped.extend(archive.skipped());
+    writer.listing.merge(archive.listing());
     writer.finish(archive.class_names())
-}
-
-/// Whether all classes have the names of splits. Such folders are splits of a data set far more often than
-/// classes.
-fn look_like_splits(class_names: &[String], options: &PackOptions) -> bool {
-    const SPLITS: [&str; 9] = [
-        "train",
-        "training",
-        "test",
-        "testing",
-        "val",
-        "valid",
-        "validation",
-        "eval",
-        "dev",
-    ];
-    let is_split = |name: &String| SPLITS.iter().any(|split| name.eq_ignore_ascii_case(split));
-    options.subfolder.is_none() && class_names.len() > 1 && class_names.iter().all(is_split)
 }
 
 /// `limit` positions spread evenly over `records`, in order; all of them without a limit.
@@ -182,6 +171,7 @@ struct Writer<'a> {
     records: usize,
     keys: HashSet<String>,
     skipped: Vec<SkippedMember>,
+    listing: Listing,
 }
 
 impl<'a> Writer<'a> {
@@ -203,6 +193,7 @@ impl<'a> Writer<'a> {
         fs::create_dir_all(out).map_err(Error::io("make", out))?;
         let described = out.join(description::FILE_NAME);
         let old = shards_in(out)?
+            .paths
             .into_iter()
             .next()
             .or_else(|| described.is_file().then_some(described));
@@ -226,6 +217,7 @@ impl<'a> Writer<'a> {
             records: 0,
             keys: HashSet::new(),
             skipped: Vec::new(),
+            listing: Listing::default(),
         })
     }
 
@@ -236,6 +228,14 @@ impl<'a> Writer<'a> {
             } else {
                 "its content is not JPEG, PNG, WebP, BMP or GIF".to_string()
             };
+            let key = record.key.clone();
+            match content_of(&record.image) {
+                Content::UnreadPicture(format) => {
+                    let kind = format!(".{format}");
+                    self.listing.add(Reason::UnsupportedFormat, &kind, || key);
+                }
+                _ => self.listing.add(Reason::NotAnImage, "", || key),
+            }
             self.skipped.push(SkippedMember {
                 name: record.key,
                 reason,
@@ -250,7 +250,15 @@ impl<'a> Writer<'a> {
                         .to_string(),
             });
         }
-        let sample = sample(record, extension)?;
+        let key = record.key.clone();
+        let sample = match caught(|| sample(record, extension)) {
+            Ok(sample) => sample?,
+            Err(message) => {
+                let reason = DecodeError::Panicked { message }.to_string();
+                self.skipped.push(SkippedMember { name: key, reason });
+                return Ok(());
+            }
+        };
         if self.in_current == self.options.records_per_shard {
             self.finish_shard()?;
         }
@@ -297,12 +305,14 @@ impl<'a> Writer<'a> {
             durable::write(&described, text.as_bytes())?;
         }
         // Opening the shards builds their indexes, and is a first check.
-        let dataset = Dataset::open(&self.out.to_string_lossy())?;
+        let dataset = Dataset::reopen(&self.out.to_string_lossy())?;
         Ok(PackReport {
             shards: std::mem::take(&mut self.shards),
             records: self.records,
             class_names: class_names.to_vec(),
-            classes_look_like_splits: look_like_splits(class_names, self.options),
+            classes_look_like_splits: self.options.subfolder.is_none()
+                && self.listing.count(Reason::SplitsAsClasses) > 0,
+            listing: std::mem::take(&mut self.listing),
             skipped: std::mem::take(&mut self.skipped),
             fingerprint: dataset.fingerprint().to_string(),
         })

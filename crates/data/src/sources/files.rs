@@ -5,31 +5,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::UNIX_EPOCH;
 
+use super::names;
 use crate::error::Error;
-
-/// Extensions of images, lower case. The content decides the format when a file is decoded.
-const IMAGE_EXTENSIONS: [&str; 6] = ["jpg", "jpeg", "png", "webp", "bmp", "gif"];
-
-/// Whether an extension (without dot, any case) names an image.
-pub(crate) fn is_image_extension(extension: &str) -> bool {
-    IMAGE_EXTENSIONS
-        .iter()
-        .any(|known| extension.eq_ignore_ascii_case(known))
-}
-
-/// Extensions of unsupported picture formats, lower case. Skipping such files is worth a warning.
-const UNREAD_EXTENSIONS: [&str; 22] = [
-    "tif", "tiff", "heic", "heif", "avif", "jxl", "jp2", "j2k", "tga", "ppm", "pgm", "pnm", "exr", "hdr",
-    "psd", "dng", "cr2", "cr3", "nef", "arw", "orf", "rw2",
-];
-
-/// The extension (lower case) of a picture in an unsupported format.
-pub(crate) fn unread_picture(name: &str) -> Option<&'static str> {
-    let extension = &name[name.rfind('.')? + 1..];
-    UNREAD_EXTENSIONS
-        .into_iter()
-        .find(|known| extension.eq_ignore_ascii_case(known))
-}
 
 /// The reason why an expected path is missing, if it is a symbolic link.
 pub(crate) fn broken_link(path: &Path) -> Option<String> {
@@ -81,12 +58,14 @@ pub(crate) fn read_at(file: &File, mut buffer: &mut [u8], mut offset: u64) -> io
     Ok(())
 }
 
-/// Names in a folder, sorted by bytes, without hidden ones.
+/// Paths in a folder, sorted by bytes, without files and folders of other programs and hidden ones.
 pub(crate) fn list(folder: &Path) -> Result<Vec<PathBuf>, Error> {
     let mut paths = Vec::new();
     for entry in fs::read_dir(folder).map_err(Error::io("list", folder))? {
         let entry = entry.map_err(Error::io("list", folder))?;
-        if !entry.file_name().as_encoded_bytes().starts_with(b".") {
+        let name = entry.file_name();
+        let name = name.to_string_lossy();
+        if !name.starts_with('.') && names::skipped_folder(&name).is_none() {
             paths.push(entry.path());
         }
     }

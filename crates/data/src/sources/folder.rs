@@ -3,14 +3,13 @@
 //! Each opening walks the folder, because files are added and removed. The content hashes, which require
 //! reading every file, are kept in the index and reused for files whose length and time have not changed.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::fs::{self, File};
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
 use sha2::{Digest, Sha256};
-use walkdir::WalkDir;
 
 use super::files;
 use super::index_file::{IndexStore, Origin};
@@ -19,8 +18,10 @@ use super::part::Layout;
 use super::pass_metadata::PassMetadata;
 use super::source::{Opened, Source};
 use super::table::{Row, Table};
+use super::walk::Walk;
 use crate::error::Error;
 use crate::hint::Hint;
+use crate::listing::{Listing, Reason};
 use crate::record::{Label, Metadata};
 
 /// `kind = "folder"`: class folders.
@@ -94,6 +95,10 @@ impl Source for Folder {
         Ok(())
     }
 
+    fn image_bytes(&self, position: usize) -> u64 {
+        u64::from(self.table.image_bytes[position])
+    }
+
     fn metadata(&self, position: usize) -> Result<Metadata, Error> {
         match &self.pass {
             Some(pass) => pass.of_key(&self.key(position)),
@@ -130,7 +135,7 @@ pub(crate) fn open(
     classes: Option<&[String]>,
     store: &IndexStore,
 ) -> Result<Opened, Error> {
-    let mut listed = list_images(root)?;
+    let (mut listed, mut listing) = list_images(root)?;
     let labels = settle(root, labels, &listed)?;
     let class_names = match (labels, classes) {
         (Labels::Folders, None) => class_folders(root, &listed)?,
@@ -138,6 +143,10 @@ pub(crate) fn open(
     };
     if labels == Labels::Folders {
         label(root, &mut listed, &class_names)?;
+        if classes.is_none() {
+            let has_deeper = listed.iter().any(|row| row.folder.matches('/').count() > 1);
+            doubtful_classes(&class_names, has_deeper, &mut listing);
+        }
     }
     let mut table = with_hashes(root, listed, store, None)?;
     let hashed = vec![table.take_hashed_keys()];
@@ -151,46 +160,69 @@ pub(crate) fn open(
         source: Box::new(source),
         class_names,
         hashed,
+        listing,
     })
 }
 
-fn list_images(root: &Path) -> Result<Vec<Row>, Error> {
+/// Counts class names that are a guess: a folder around everything, splits, names that differ in case alone.
+///
+/// `has_deeper` says whether classes have folders with images in them.
+pub(crate) fn doubtful_classes(names: &[String], has_deeper: bool, listing: &mut Listing) {
+    const SPLITS: [&str; 9] = [
+        "train",
+        "training",
+        "test",
+        "testing",
+        "val",
+        "valid",
+        "validation",
+        "eval",
+        "dev",
+    ];
+    if let [only] = names {
+        let reason = match has_deeper {
+            true => Reason::WrapperFolder,
+            false => Reason::OnlyClass,
+        };
+        listing.add(reason, "", || only.clone());
+        return;
+    }
+    let is_split = |name: &String| SPLITS.iter().any(|split| name.eq_ignore_ascii_case(split));
+    if !names.is_empty() && names.iter().all(is_split) {
+        listing.add_many(Reason::SplitsAsClasses, "", names.len() as u64, || {
+            names[0].clone()
+        });
+    }
+    let mut by_letters: HashMap<String, &String> = HashMap::new();
+    for name in names {
+        if let Some(first) = by_letters.insert(name.trim().to_lowercase(), name) {
+            listing.add(Reason::ClassesEqualButForCase, "", || format!("{first}, {name}"));
+        }
+    }
+}
+
+/// The images below the root, and the count of everything else.
+fn list_images(root: &Path) -> Result<(Vec<Row>, Listing), Error> {
     let mut rows = Vec::new();
-    let mut unread: BTreeMap<&str, (usize, String)> = BTreeMap::new();
-    let walk = WalkDir::new(root)
-        .min_depth(1)
-        .follow_links(true)
-        .sort_by_file_name();
-    let visible = |entry: &walkdir::DirEntry| !entry.file_name().as_encoded_bytes().starts_with(b".");
-    for entry in walk.into_iter().filter_entry(visible) {
-        let entry = entry.map_err(|error| unlisted(root, error))?;
-        let below = entry.path().strip_prefix(root).unwrap_or(entry.path());
+    let mut walk = Walk::new(root);
+    let mut too_large = Listing::default();
+    while let Some(found) = walk.next_picture()? {
+        if found.unsupported.is_some() {
+            continue;
+        }
+        let below = &found.relative;
         // Keys are UTF-8, and a lossy conversion could name another file.
-        if below.to_str().is_none() {
+        let (Some(name), Some(text)) = (below.file_name().and_then(|name| name.to_str()), below.to_str())
+        else {
             return Err(Error::Unreadable {
                 spec: root.display().to_string(),
                 reason: format!("the name `{}` is not UTF-8", below.display()),
                 hint: Some(Hint::Rename),
             });
-        }
-        let name = entry.file_name().to_string_lossy();
-        let extension = name.rfind('.').map_or("", |dot| &name[dot + 1..]);
-        if !entry.file_type().is_dir()
-            && let Some(format) = files::unread_picture(&name)
-        {
-            let (count, first) = unread.entry(format).or_insert((0, String::new()));
-            if *count == 0 {
-                *first = below.display().to_string();
-            }
-            *count += 1;
-        }
-        if entry.file_type().is_dir() || !files::is_image_extension(extension) {
-            continue;
-        }
-        let metadata = entry.metadata().map_err(std::io::Error::from);
-        let metadata = metadata.map_err(Error::io("read", entry.path()))?;
+        };
+        let metadata = found.metadata()?;
         let Ok(image_bytes) = u32::try_from(metadata.len()) else {
-            tracing::warn!(file = %entry.path().display(), "skipped: larger than 4 GiB");
+            too_large.add(Reason::TooLarge, "", || text.to_string());
             continue;
         };
         // Keys use `/` on every system, so that a fingerprint does not depend on the system.
@@ -200,60 +232,58 @@ fn list_images(root: &Path) -> Result<Vec<Row>, Error> {
             .flat_map(|parent| parent.components())
             .map(|part| format!("{}/", part.as_os_str().to_string_lossy()))
             .collect();
-        let modified = Some(files::modified_ns(&metadata));
         rows.push(Row {
             folder,
-            name: name.into_owned(),
+            name: name.to_string(),
             image_bytes,
-            modified,
+            modified: Some(files::modified_ns(&metadata)),
             ..Row::default()
         });
     }
-    let unread = unread_formats(&unread);
+    let mut listing = walk.into_listing();
+    listing.merge(&too_large);
     if rows.is_empty() {
-        let but = unread.map_or(String::new(), |unread| format!(" (it has {unread})"));
-        return Err(Error::Empty {
-            path: root.to_path_buf(),
-            reason: format!(
-                "no image in it; expected .jpg, .jpeg, .png, .webp, .bmp or .gif files, or .tar shards{but}"
-            ),
-        });
+        return Err(no_image(root, &listing));
     }
-    if let Some(unread) = unread {
-        tracing::warn!(
-            "`{}`: pictures in unsupported formats were skipped: {unread}; convert them to JPEG or PNG",
-            root.display()
-        );
-    }
-    Ok(rows)
+    Ok((rows, listing))
 }
 
-/// `3 .heic (such as `a/b.heic`), 1 .tiff (such as …)`; `None` where there are none.
-fn unread_formats(skipped: &BTreeMap<&str, (usize, String)>) -> Option<String> {
-    let parts: Vec<String> = skipped
-        .iter()
-        .map(|(format, (count, first))| format!("{count} .{format} (such as `{first}`)"))
-        .collect();
-    (!parts.is_empty()).then(|| parts.join(", "))
-}
-
-/// The reason why a folder could not be walked to its end.
-fn unlisted(root: &Path, error: walkdir::Error) -> Error {
-    let path = error.path().unwrap_or(root).to_path_buf();
-    let link = match error.loop_ancestor() {
-        Some(ancestor) => Some(format!(
-            "a symbolic link back to `{}`, the folder that it lies in",
-            ancestor.display()
-        )),
-        None => files::broken_link(&path),
+/// The error of a folder in which nothing is an image.
+fn no_image(root: &Path, listing: &Listing) -> Error {
+    let reason = match listing.instead() {
+        None => "no image in it: nothing is there; expected images, class folders of images, or .tar shards"
+            .to_string(),
+        Some(instead) => format!(
+            "no image in it; expected .jpg, .jpeg, .png, .webp, .bmp or .gif files, or .tar shards (it has {instead})"
+        ),
     };
-    match link {
-        Some(link) => Error::Unreadable {
-            spec: root.display().to_string(),
-            reason: format!("`{}` is {link}", path.display()),
-            hint: Some(Hint::RestoreLink),
+    let is_packed =
+        |kind: &str| [".gz", ".tgz", ".bz2", ".tbz2", ".zst", ".tzst", ".xz", ".txz"].contains(&kind);
+    let archives = || {
+        listing
+            .notes()
+            .iter()
+            .filter(|note| note.reason == Reason::Archive)
+    };
+    let hint = if archives().any(|note| note.kind == ".tar") {
+        Some(Hint::GiveFolderOfShards)
+    } else if archives().any(|note| is_packed(&note.kind)) {
+        Some(Hint::UnpackShards)
+    } else if archives().next().is_some() {
+        Some(Hint::UnpackArchives)
+    } else {
+        None
+    };
+    match hint {
+        None => Error::Empty {
+            path: root.to_path_buf(),
+            reason,
         },
-        None => Error::io("list", &path)(error.into()),
+        hint => Error::Unreadable {
+            spec: root.display().to_string(),
+            reason,
+            hint,
+        },
     }
 }
 

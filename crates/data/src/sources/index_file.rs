@@ -15,6 +15,7 @@ use super::table::Table;
 use crate::durable;
 use crate::file_error::FileError;
 use crate::hex::hex;
+use crate::listing::Listing;
 
 const MAGIC: &[u8; 8] = b"PASSERIX";
 /// Raised whenever the layout or the meaning of a column changes.
@@ -171,7 +172,7 @@ fn serialize(origin: &Origin, table: &Table) -> Vec<u8> {
     out.extend_from_slice(&(table.modified.len() as u64 * 8).to_le_bytes());
     out.extend(table.modified.iter().flat_map(|value| value.to_le_bytes()));
     section(&mut out, table.hashes.as_flattened());
-    // Last, so that a reader of version 0.1 ignores it.
+    // Last, so that readers of versions 0.1 and 0.2 ignore what they do not know.
     if let Some(licenses) = &table.licenses {
         section(
             &mut out,
@@ -181,6 +182,12 @@ fn serialize(origin: &Origin, table: &Table) -> Vec<u8> {
         );
         out.extend_from_slice(&(licenses.records().len() as u64 * 2).to_le_bytes());
         out.extend(licenses.records().iter().flat_map(|number| number.to_le_bytes()));
+        if let Some(listing) = &table.listing {
+            section(
+                &mut out,
+                serde_json::to_string(listing).unwrap_or_default().as_bytes(),
+            );
+        }
     }
     let mut checksum = Crc::new();
     checksum.update(&out);
@@ -232,6 +239,7 @@ fn parse(content: &[u8]) -> Option<(Origin, Table)> {
             .collect(),
         hashes: reader.section()?.as_chunks().0.to_vec(),
         licenses: reader.licenses()?,
+        listing: reader.listing(),
     };
     is_consistent(&table).then_some((origin, table))
 }
@@ -304,6 +312,12 @@ impl<'a> Reader<'a> {
         LicenseColumn::from_parts(names, records).map(Some)
     }
 
+    /// `None` where an index of version 0.1 or 0.2 ends, or where a later version has reasons that are unknown
+    /// here.
+    fn listing(&mut self) -> Option<Listing> {
+        serde_json::from_slice(self.section()?).ok()
+    }
+
     fn column(&mut self) -> Option<Vec<u32>> {
         Some(
             self.section()?
@@ -319,6 +333,7 @@ impl<'a> Reader<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::listing::Reason;
     use crate::record::Label;
     use crate::sources::table::Row;
 
@@ -337,7 +352,7 @@ mod tests {
                 hash: [at as u8; 32],
             });
         }
-        table.skip("../x", "leaves the shard");
+        table.skip("../x", Reason::LeadsOut, "");
         (
             Origin {
                 bytes: 99,
@@ -355,8 +370,10 @@ mod tests {
     }
 
     #[test]
-    fn an_index_of_version_0_1_has_no_licenses() {
+    fn an_index_of_version_0_1_has_no_licenses_and_one_of_0_2_no_reasons() {
         let (origin, mut table) = example();
+        table.listing = None;
+        assert_eq!(parse(&serialize(&origin, &table)), Some((origin, table.clone())));
         table.licenses = None;
         assert_eq!(parse(&serialize(&origin, &table)), Some((origin, table)));
     }

@@ -11,6 +11,7 @@ use super::index_file::IndexStore;
 use super::source::Opened;
 use super::table::Row;
 use crate::error::Error;
+use crate::listing::Listing as LeftOut;
 use crate::record::Label;
 
 /// A picture, before it is known to exist.
@@ -105,5 +106,6 @@ pub(crate) fn open(
         source: Box::new(source),
         class_names: listing.classes,
         hashed,
+        listing: LeftOut::default(),
     })
 }

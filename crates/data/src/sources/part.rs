@@ -11,6 +11,7 @@ use super::LAYOUTS;
 use super::index_file::IndexStore;
 use super::source::Opened;
 use crate::error::Error;
+use crate::listing::Listing;
 
 /// A column of a table: by its name in the first row, or by its number without such a row.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -150,8 +151,25 @@ impl Part {
     }
 }
 
+/// Shards by name, before they are opened.
+#[derive(Debug, Default)]
+pub(crate) struct Shards {
+    pub(crate) paths: Vec<PathBuf>,
+    /// What else is in their folder.
+    pub(crate) listing: Listing,
+}
+
+impl From<Vec<PathBuf>> for Shards {
+    fn from(paths: Vec<PathBuf>) -> Shards {
+        Shards {
+            paths,
+            listing: Listing::default(),
+        }
+    }
+}
+
 /// Lists the shards at a path.
-type ShardsAt = fn(&Path) -> Result<Vec<PathBuf>, Error>;
+type ShardsAt = fn(&Path) -> Result<Shards, Error>;
 
 /// The layout of a part's records, and the function that opens them.
 pub(crate) struct Layout {

@@ -14,7 +14,7 @@ pub(crate) const PASS: Layout = Layout {
     shards: Some(shard_set::shards_of),
     open: |place, store| {
         let shards = shard_set::shards_of(&place.path)?;
-        if shards.is_empty() {
+        if shards.paths.is_empty() {
             return folder::open(&place.path, Labels::Absent, None, store);
         }
         shard_set::open(shards, place.part.classes.clone().unwrap_or_default(), store)

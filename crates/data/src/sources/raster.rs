@@ -16,6 +16,7 @@ use super::part::{Layout, Place};
 use super::source::{Opened, Source};
 use crate::error::Error;
 use crate::hint::Hint;
+use crate::listing::Listing;
 use crate::record::Label;
 
 /// `kind = "cifar10"`: CIFAR-10's binary files, `files` of the folder `path`.
@@ -71,6 +72,7 @@ fn opened(raster: Raster, names: Option<Vec<String>>, place: &Place<'_>) -> Resu
     Ok(Opened {
         class_names: place.part.classes.clone().or(names).unwrap_or_default(),
         hashed: vec![raster.hashed_keys()],
+        listing: Listing::default(),
         source: Box::new(raster),
     })
 }

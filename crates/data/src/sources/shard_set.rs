@@ -8,12 +8,14 @@ use rayon::prelude::*;
 
 use super::index_file::IndexStore;
 use super::license_column::LicenseColumn;
-use super::part::Layout;
+use super::part::{Layout, Shards};
 use super::pass_metadata::PassMetadata;
 use super::source::{Opened, Source};
 use super::table::Table;
-use super::{files, tar_shard};
+use super::{content, files, names, tar_shard};
 use crate::error::Error;
+use crate::hint::Hint;
+use crate::listing::{Listing, Reason};
 use crate::record::{Label, Metadata};
 
 /// Shards kept open at once; with more, each read reopens its shard, because systems limit open files.
@@ -28,10 +30,16 @@ pub(crate) const SHARDS: Layout = Layout {
     shards: Some(shards_of),
     open: |place, store| {
         let shards = shards_of(&place.path)?;
-        if shards.is_empty() {
-            return Err(Error::Empty {
-                path: place.path.clone(),
-                reason: "no shard in it; expected .tar files".to_string(),
+        if shards.paths.is_empty() {
+            let instead = shards.listing.instead();
+            let hint = (shards.listing.count(Reason::CompressedShard) > 0).then_some(Hint::UnpackShards);
+            return Err(Error::Unreadable {
+                spec: place.path.display().to_string(),
+                reason: match instead {
+                    Some(instead) => format!("no shard in it; expected .tar files (it has {instead})"),
+                    None => "no shard in it; expected .tar files".to_string(),
+                },
+                hint,
             });
         }
         open(shards, place.part.classes.clone().unwrap_or_default(), store)
@@ -58,10 +66,11 @@ struct Shard {
 
 /// Opens the shards, several at a time, and indexes those that are not indexed yet.
 pub(crate) fn open(
-    paths: Vec<PathBuf>,
+    shards: impl Into<Shards>,
     class_names: Vec<String>,
     store: &IndexStore,
 ) -> Result<Opened, Error> {
+    let Shards { paths, mut listing } = shards.into();
     let pass = paths[0].parent().and_then(PassMetadata::find);
     let keep_open = paths.len() <= MOST_OPEN_SHARDS;
     let tables: Vec<_> = paths
@@ -76,6 +85,7 @@ pub(crate) fn open(
     let mut hashed = Vec::with_capacity(paths.len());
     let mut first = 0;
     for (path, (table, of_shard)) in paths.into_iter().zip(tables) {
+        listing.merge(table.listing.as_ref().unwrap_or(&Listing::default()));
         let next = first + table.len();
         hashed.push(of_shard);
         shards.push(Shard {
@@ -88,10 +98,7 @@ pub(crate) fn open(
         first = next;
     }
     if first == 0 {
-        return Err(Error::Empty {
-            path: shards.swap_remove(0).path,
-            reason: "no record in it; expected members such as KEY.jpg or KEY.png".to_string(),
-        });
+        return Err(no_record(shards.swap_remove(0).path, &listing));
     }
     Ok(Opened {
         source: Box::new(ShardSet {
@@ -101,7 +108,32 @@ pub(crate) fn open(
         }),
         class_names,
         hashed,
+        listing,
     })
+}
+
+/// The error of shards without a single record: what they hold instead, and the cure.
+fn no_record(path: PathBuf, listing: &Listing) -> Error {
+    const EXPECTED: &str = "no record in it; expected members such as KEY.jpg or KEY.png";
+    let has = |reason| listing.count(reason) > 0;
+    let hint = if has(Reason::Archive) {
+        Some(Hint::UnpackInner)
+    } else if has(Reason::OtherName) {
+        Some(Hint::NameImages)
+    } else {
+        None
+    };
+    match (listing.instead(), hint) {
+        (Some(instead), hint) => Error::Unreadable {
+            spec: path.display().to_string(),
+            reason: format!("{EXPECTED} (it has {instead})"),
+            hint,
+        },
+        (None, _) => Error::Empty {
+            path,
+            reason: EXPECTED.to_string(),
+        },
+    }
 }
 
 impl Source for ShardSet {
@@ -128,6 +160,11 @@ impl Source for ShardSet {
     fn read_image(&self, position: usize, image: &mut Vec<u8>) -> Result<(), Error> {
         let (shard, row) = self.find(position);
         shard.read(shard.table.image_offset(row), shard.table.image_bytes[row], image)
+    }
+
+    fn image_bytes(&self, position: usize) -> u64 {
+        let (shard, row) = self.find(position);
+        u64::from(shard.table.image_bytes[row])
     }
 
     /// The content of `KEY.json`, or of the row of PASS's table.
@@ -213,6 +250,9 @@ impl ShardSet {
             && stored.len() == shard.table.len()
         {
             stored.licenses = Some(licenses.clone());
+            if stored.skipped_count == 0 {
+                stored.listing.get_or_insert_default();
+            }
             self.store.save(&shard.path, false, &origin, &stored);
         }
         Ok(licenses)
@@ -252,33 +292,99 @@ impl Shard {
 /// The table of one shard, from its index if that is valid, rebuilt otherwise.
 fn shard_table(path: &Path, store: &IndexStore) -> Result<Table, Error> {
     let now = tar_shard::origin(path)?;
-    if let Some((stored, table)) = store.load(path, false) {
-        if (stored.bytes, stored.modified) == (now.bytes, now.modified) {
+    if let Some((stored, mut table)) = store.load(path, false) {
+        let is_same = (stored.bytes, stored.modified) == (now.bytes, now.modified);
+        // An index of version 0.2 or earlier says how many members were skipped, and not why.
+        if is_same && (table.listing.is_some() || table.skipped_count == 0) {
+            table.listing.get_or_insert_default();
             return Ok(table);
         }
-        tracing::info!(shard = %path.display(), "changed since it was indexed; indexing it again");
+        match is_same {
+            true => {
+                tracing::info!(shard = %path.display(), "indexing it again, to count skipped members by reason")
+            }
+            false => {
+                tracing::info!(shard = %path.display(), "changed since it was indexed; indexing it again")
+            }
+        }
     }
     let (origin, table) = tar_shard::scan(path)?;
     store.save(path, false, &origin, &table);
     Ok(table)
 }
 
-/// `.tar` files in a folder, by name.
-pub(crate) fn shards_in(folder: &Path) -> Result<Vec<PathBuf>, Error> {
-    let mut paths = files::list(folder)?;
-    paths.retain(|path| {
-        path.extension()
-            .is_some_and(|extension| extension.eq_ignore_ascii_case("tar"))
-    });
-    Ok(paths)
+/// Extensions of compressed shards, lower case.
+const COMPRESSED: [&str; 8] = ["gz", "tgz", "bz2", "tbz2", "zst", "tzst", "xz", "txz"];
+
+/// `.tar` files in a folder, by name, and the count of what else is there. Without a shard there, nothing is
+/// counted: it is no folder of shards.
+pub(crate) fn shards_in(folder: &Path) -> Result<Shards, Error> {
+    let mut shards = Shards::default();
+    let mut others = Vec::new();
+    for entry in std::fs::read_dir(folder).map_err(Error::io("list", folder))? {
+        let entry = entry.map_err(Error::io("list", folder))?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let is_shard =
+            names::extension(&name).eq_ignore_ascii_case("tar") && names::skipped_file(&name).is_none();
+        match is_shard && !entry.path().is_dir() {
+            true => shards.paths.push(entry.path()),
+            false => others.push((name, entry)),
+        }
+    }
+    shards.paths.sort_unstable();
+    others.sort_unstable_by(|one, two| one.0.cmp(&two.0));
+    let is_compressed = |name: &str| {
+        let extension = names::extension(name).to_ascii_lowercase();
+        COMPRESSED.contains(&extension.as_str())
+    };
+    let has_compressed = others.iter().any(|(name, _)| is_compressed(name));
+    if shards.paths.is_empty() && !has_compressed {
+        return Ok(shards);
+    }
+    for (name, entry) in others {
+        let (reason, kind) = beside_shards(&name, &entry, is_compressed(&name))?;
+        if let Some(reason) = reason {
+            shards.listing.add(reason, &kind, || name.clone());
+        }
+    }
+    Ok(shards)
+}
+
+/// Why something beside shards is no record, and its kind; no reason for this program's own files.
+fn beside_shards(
+    name: &str,
+    entry: &std::fs::DirEntry,
+    is_compressed: bool,
+) -> Result<(Option<Reason>, String), Error> {
+    let path = entry.path();
+    if path.is_dir() {
+        return Ok(match names::skipped_folder(name) {
+            Some(reason) => (Some(reason), String::new()),
+            None => (Some(Reason::BesideShards), "folders".to_string()),
+        });
+    }
+    if is_compressed {
+        return Ok((Some(Reason::CompressedShard), names::kind_of_files(name)));
+    }
+    if !path.is_file() {
+        return Ok((Some(Reason::NotAFile), String::new()));
+    }
+    let kind = names::kind(name, || content::start_of(&path)).map_err(Error::io("read", &path))?;
+    Ok(match kind {
+        names::Kind::Image | names::Kind::ImageByContent(_) => {
+            (Some(Reason::BesideShards), names::kind_of_files(name))
+        }
+        names::Kind::LeftOut(reason, kind) => (Some(reason), kind),
+        names::Kind::Own => (None, String::new()),
+    })
 }
 
 /// The shards in a folder, the one shard, or the shards of a brace pattern.
-pub(crate) fn shards_of(path: &Path) -> Result<Vec<PathBuf>, Error> {
+pub(crate) fn shards_of(path: &Path) -> Result<Shards, Error> {
     match (path.is_dir(), path.is_file()) {
         (true, _) => shards_in(path),
-        (_, true) => Ok(vec![path.to_path_buf()]),
-        _ => expand(&path.to_string_lossy()),
+        (_, true) => Ok(vec![path.to_path_buf()].into()),
+        _ => Ok(expand(&path.to_string_lossy())?.into()),
     }
 }
 

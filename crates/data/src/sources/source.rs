@@ -7,6 +7,7 @@ use super::fingerprint::HashedKeys;
 use super::license_column::LicenseColumn;
 use super::table::Table;
 use crate::error::Error;
+use crate::listing::Listing;
 use crate::record::{Label, Metadata};
 
 /// Records at positions 0 to `len() - 1`. Callers check positions.
@@ -25,6 +26,11 @@ pub(crate) trait Source: Debug + Send + Sync {
 
     /// Reads the encoded image of a record into a reused buffer.
     fn read_image(&self, position: usize, image: &mut Vec<u8>) -> Result<(), Error>;
+
+    /// Bytes of the encoded image of a record, as far as the index knows them.
+    fn image_bytes(&self, _position: usize) -> u64 {
+        0
+    }
 
     /// The provenance of a record.
     fn metadata(&self, _position: usize) -> Result<Metadata, Error> {
@@ -65,4 +71,6 @@ pub(crate) struct Opened {
     pub(crate) class_names: Vec<String>,
     /// Keys and content hashes of all records, in parts.
     pub(crate) hashed: Vec<HashedKeys>,
+    /// What became no record, or became one by a guess.
+    pub(crate) listing: Listing,
 }

@@ -41,6 +41,10 @@ impl Source for Subset {
         self.whole.read_image(self.of_whole(position), image)
     }
 
+    fn image_bytes(&self, position: usize) -> u64 {
+        self.whole.image_bytes(self.of_whole(position))
+    }
+
     fn metadata(&self, position: usize) -> Result<Metadata, Error> {
         self.whole.metadata(self.of_whole(position))
     }

@@ -6,6 +6,7 @@
 
 use super::fingerprint::HashedKeys;
 use super::license_column::LicenseColumn;
+use crate::listing::{Listing, Reason};
 use crate::record::Label;
 
 /// Tar members start at multiples of this many bytes.
@@ -49,6 +50,8 @@ pub(crate) struct Table {
     pub(crate) skipped: Vec<(String, String)>,
     /// How many members were skipped in all.
     pub(crate) skipped_count: u64,
+    /// The same by reason, and guesses; `None` in an index of an earlier version.
+    pub(crate) listing: Option<Listing>,
 }
 
 /// A record before it is added to a [`Table`].
@@ -141,12 +144,24 @@ impl Table {
         }
     }
 
-    /// Records a member outside any record.
-    pub(crate) fn skip(&mut self, name: &str, reason: &str) {
+    /// Counts a member outside any record.
+    pub(crate) fn skip(&mut self, name: &str, reason: Reason, kind: &str) {
+        self.list_skipped(name, reason);
+        self.note(reason, kind, name);
+    }
+
+    /// Adds a member to the skipped ones, without counting its reason.
+    pub(crate) fn list_skipped(&mut self, name: &str, reason: Reason) {
         self.skipped_count += 1;
         if self.skipped.len() < SKIPPED_KEPT {
-            self.skipped.push((name.to_string(), reason.to_string()));
+            self.skipped.push((name.to_string(), reason.of_one().to_string()));
         }
+    }
+
+    /// Counts a member that becomes a record, or a part of one, by a guess.
+    pub(crate) fn note(&mut self, reason: Reason, kind: &str, name: &str) {
+        let listing = self.listing.get_or_insert_default();
+        listing.add(reason, kind, || name.to_string());
     }
 
     /// File name without its folder.

@@ -10,12 +10,14 @@ use std::path::Path;
 use sha2::{Digest, Sha256};
 use webdataset::core::utils::{base_plus_ext, is_shard_metadata};
 
-use super::files;
+use super::content::{self, Content, content_of};
 use super::index_file::Origin;
 use super::license_column::{LicenseColumn, license_of};
 use super::table::{BLOCK_BYTES, Row, Table};
+use super::{files, names};
 use crate::error::Error;
 use crate::hint::Hint;
+use crate::listing::{Listing, Reason};
 use crate::record::Label;
 
 /// Longest `KEY.cls` that is read, bytes; a class number has at most ten digits.
@@ -79,7 +81,11 @@ pub(crate) fn scan(path: &Path) -> Result<(Origin, Table), Error> {
 
 /// [`scan`] that also returns the records before an error.
 pub(crate) fn scan_what_can_be(path: &Path) -> (Table, Result<Origin, Error>) {
-    let mut table = Table::default();
+    let mut table = Table {
+        licenses: Some(LicenseColumn::default()),
+        listing: Some(Listing::default()),
+        ..Table::default()
+    };
     let origin = scan_into(path, &mut table);
     (table, origin)
 }
@@ -102,18 +108,27 @@ fn read_members(path: &Path, table: &mut Table, group: &mut Group) -> Result<Ori
         path: path.to_path_buf(),
         reason,
     };
-    if is_gzip(&file) {
-        return Err(Error::Unreadable {
-            spec: path.display().to_string(),
-            reason: "compressed; records of a compressed tar cannot be read in any order".to_string(),
-            hint: Some(Hint::UnpackOrPack),
-        });
+    let start = content::start(&file).map_err(Error::io("read", path))?;
+    if let Some(error) = no_tar(path, content_of(&start)) {
+        return Err(error);
     }
 
-    let mut archive = tar::Archive::new(BufReader::with_capacity(1 << 18, file));
+    let stream = File::open(path).map_err(Error::io("read", path))?;
+    let mut archive = tar::Archive::new(BufReader::with_capacity(1 << 18, stream));
+    // Archives one behind the other are one to `cat`, and to `tar --ignore-zeros`.
+    archive.set_ignore_zeros(true);
     let mut buffer = vec![0u8; 1 << 16];
     // End of the last member read, rounded up to a whole block.
     let mut end = 0u64;
+    let shown = || {
+        let name = path.file_name().unwrap_or_default();
+        name.to_string_lossy().into_owned()
+    };
+    // Whether the mark of the end of an archive is there.
+    let ends_at = |at: u64| {
+        let mut block = [1u8; BLOCK_BYTES as usize];
+        files::read_at(&file, &mut block, at).is_ok() && block.iter().all(|byte| *byte == 0)
+    };
     let cut = |end: u64, error: &dyn std::fmt::Display| {
         damaged(format!(
             "cut or damaged at byte {end} of {}: {}",
@@ -121,8 +136,22 @@ fn read_members(path: &Path, table: &mut Table, group: &mut Group) -> Result<Ori
             reason(error)
         ))
     };
+    let mut archives = 1;
     for entry in archive.entries().map_err(|error| cut(0, &error))? {
-        let mut entry = entry.map_err(|error| cut(end, &error))?;
+        let mut entry = match entry {
+            Ok(entry) => entry,
+            Err(_) if end > 0 && ends_at(end) => {
+                table.note(Reason::BehindTheEnd, "", &shown());
+                break;
+            }
+            Err(error) => return Err(cut(end, &error)),
+        };
+        if entry.raw_header_position() > end && ends_at(end) {
+            archives += 1;
+            // A record does not go on in the next archive.
+            group.finish(table).map_err(&damaged)?;
+            *group = Group::default();
+        }
         let (start, bytes) = (entry.raw_file_position(), entry.size());
         let name = String::from_utf8_lossy(&entry.path_bytes()).into_owned();
         end = start + bytes.div_ceil(BLOCK_BYTES) * BLOCK_BYTES;
@@ -134,64 +163,103 @@ fn read_members(path: &Path, table: &mut Table, group: &mut Group) -> Result<Ori
             )));
         }
         let kind = entry.header().entry_type();
-        if kind.is_dir() || kind.is_pax_global_extensions() || is_shard_metadata(&name) {
+        if kind.is_dir() || kind.is_pax_global_extensions() {
             continue;
         }
-        if !kind.is_file() && !kind.is_contiguous() {
-            table.skip(&name, "not a plain file");
+        if is_shard_metadata(&name) {
+            // WebDataset's own members; a folder of photos may have such a name too.
+            if names::is_image_extension(names::extension(&name)) {
+                table.skip(&name, Reason::SystemFolder, "");
+            }
             continue;
         }
-        if leaves_the_shard(&name) {
-            tracing::warn!(shard = %path.display(), member = %name, "skipped: its path leads out of the shard");
-            table.skip(&name, "its path leads out of the shard");
-            continue;
-        }
-        let Some((key, extension)) = base_plus_ext(&name) else {
-            table.skip(&name, "no extension");
-            continue;
+        let file_name = &name[name.rfind('/').map_or(0, |slash| slash + 1)..];
+        let skipped = match kind.is_file() || kind.is_contiguous() {
+            false => Some((Reason::NotAFile, String::new())),
+            true if leaves_the_shard(&name) => Some((Reason::LeadsOut, String::new())),
+            true => names::skipped_folder_in(&name)
+                .map(|(reason, _)| (reason, String::new()))
+                .or_else(|| names::skipped_file(file_name)),
         };
+        if let Some((reason, kind)) = skipped {
+            table.skip(&name, reason, &kind);
+            continue;
+        }
+        let (key, extension) = base_plus_ext(&name).unwrap_or((&name, ""));
+        let extension = extension.to_ascii_lowercase();
+        let (role, start_read) = match role_by_name(&extension) {
+            Some(role) => (role, Vec::new()),
+            None => {
+                let start_read = content::start(&mut entry).map_err(|error| cut(start, &error))?;
+                (role_by_content(&extension, file_name, &start_read), start_read)
+            }
+        };
+        if let Role::LeftOut(reason, kind) = role {
+            table.skip(&name, reason, &kind);
+            continue;
+        }
         if key != group.key {
             group.finish(table).map_err(&damaged)?;
             *group = Group {
                 key: key.to_string(),
+                first_member: name.clone(),
                 ..Group::default()
             };
         }
         let block =
             u32::try_from(start / BLOCK_BYTES).map_err(|_| damaged("larger than 2 TiB".to_string()))?;
-        let extension = extension.to_ascii_lowercase();
-        match extension.as_str() {
-            image if files::is_image_extension(image) => {
+        match role {
+            Role::Image { rank, by_content } => {
                 let Ok(length) = u32::try_from(bytes) else {
-                    table.skip(&name, "larger than 4 GiB");
+                    table.skip(&name, Reason::TooLarge, "");
                     continue;
                 };
-                if group.image.is_some() {
-                    table.skip(&name, "second image of its record");
+                if let Some(image) = group.image.as_ref().filter(|image| image.rank <= rank) {
+                    let pair = several(&image.name, &name);
+                    group.further(table, name, pair);
                     continue;
                 }
-                let hash = hash_member(&mut entry, bytes, &mut buffer).map_err(|error| cut(start, &error))?;
-                group.image = Some((block, length, hash));
+                let content = &mut start_read.as_slice().chain(&mut entry);
+                let hash = hash_member(content, bytes, &mut buffer).map_err(|error| cut(start, &error))?;
+                let image = Image {
+                    rank,
+                    name,
+                    by_content,
+                    block,
+                    length,
+                    hash,
+                };
+                let taken = image.name.clone();
+                if let Some(worse) = group.image.replace(image) {
+                    let pair = several(&taken, &worse.name);
+                    group.further(table, worse.name, pair);
+                }
             }
-            "cls" => match read_text(&mut entry, LONGEST_CLASS_FILE).and_then(|text| parse_class(&text)) {
-                Ok(class) => group.label = Some(Label::Class(class)),
-                Err(reason) => return Err(damaged(format!("member `{name}`: {reason}"))),
-            },
-            "classes.json" => {
+            Role::OtherImage => group.others.push((name, format!(".{extension}"))),
+            Role::Class => {
+                match read_text(&mut entry, LONGEST_CLASS_FILE).and_then(|text| parse_class(&text)) {
+                    Ok(class) => group.label = Some(Label::Class(class)),
+                    Err(reason) => return Err(damaged(format!("member `{name}`: {reason}"))),
+                }
+            }
+            Role::Classes => {
                 match read_text(&mut entry, LONGEST_CLASSES_FILE).and_then(|text| parse_classes(&text)) {
                     Ok(classes) => group.label = Some(Label::Classes(classes)),
                     Err(reason) => return Err(damaged(format!("member `{name}`: {reason}"))),
                 }
             }
-            "json" => {
+            Role::Metadata => {
                 group.json = u32::try_from(bytes).ok().map(|length| (block, length));
                 group.license = read_text(&mut entry, LONGEST_METADATA)
                     .ok()
                     .and_then(|text| license_in(text.as_bytes()));
             }
-            // Captions, masks, boxes: data of other programs.
-            _ => {}
+            // Captions, boxes: data of other programs, which belong to the record.
+            Role::Companion | Role::LeftOut(..) => {}
         }
+    }
+    if archives > 1 {
+        table.note(Reason::ConcatenatedArchives, "", &shown());
     }
     origin.ends_properly = origin.bytes >= end + BLOCK_BYTES;
     if origin.bytes == 0 {
@@ -200,37 +268,165 @@ fn read_members(path: &Path, table: &mut Table, group: &mut Group) -> Result<Ori
     Ok(origin)
 }
 
+/// The error of a file that is something else than a tar; `None` where its first bytes do not say so.
+fn no_tar(path: &Path, content: Content) -> Option<Error> {
+    let (reason, hint) = match content {
+        Content::Compressed(compression) => (
+            "compressed; records of a compressed tar cannot be read in any order".to_string(),
+            Some(Hint::UnpackOrPack { compression }),
+        ),
+        Content::GitLfsPointer => (content.words()?.to_string(), Some(Hint::FetchFromGitLfs)),
+        Content::WebPage => (
+            format!("{}, not a tar", content.words()?),
+            Some(Hint::DownloadAgain),
+        ),
+        Content::Image | Content::Archive(_) => (format!("{}, not a tar", content.words()?), None),
+        _ => return None,
+    };
+    Some(Error::Unreadable {
+        spec: path.display().to_string(),
+        reason,
+        hint,
+    })
+}
+
+/// What a member is to its record.
+enum Role {
+    /// The image; of several the one with the smallest rank is taken.
+    Image {
+        rank: u8,
+        /// The kind of files, where the name does not say that it is an image.
+        by_content: Option<String>,
+    },
+    /// An image under another name than `KEY.jpg`, such as `KEY.seg.png`.
+    OtherImage,
+    Class,
+    Classes,
+    Metadata,
+    /// Data of other programs.
+    Companion,
+    LeftOut(Reason, String),
+}
+
+/// The role of a member by what follows its key; `None` where its content decides.
+fn role_by_name(extension: &str) -> Option<Role> {
+    // Photos are mostly JPEG and WebP, masks and drawings mostly PNG.
+    let rank = match extension {
+        "jpg" | "jpeg" => 0,
+        "webp" => 1,
+        "png" => 2,
+        "bmp" => 3,
+        "gif" => 4,
+        "cls" => return Some(Role::Class),
+        "classes.json" => return Some(Role::Classes),
+        "json" => return Some(Role::Metadata),
+        _ if names::is_image_extension(names::extension(extension)) => return Some(Role::OtherImage),
+        _ => return None,
+    };
+    Some(Role::Image {
+        rank,
+        by_content: None,
+    })
+}
+
+fn role_by_content(extension: &str, file_name: &str, start: &[u8]) -> Role {
+    let kind = names::kind(file_name, || Ok(start.to_vec())).unwrap_or(names::Kind::Own);
+    match kind {
+        names::Kind::ImageByContent(kind) if !extension.contains('.') => Role::Image {
+            rank: 5,
+            by_content: Some(kind),
+        },
+        names::Kind::ImageByContent(_) => Role::OtherImage,
+        names::Kind::LeftOut(Reason::UnsupportedFormat, kind) => {
+            Role::LeftOut(Reason::UnsupportedFormat, kind)
+        }
+        // `KEY.depth.npy.gz` belongs to a record, `KEY.tar.gz` holds others.
+        names::Kind::LeftOut(Reason::Archive, kind)
+            if matches!(
+                extension.split('.').next(),
+                Some("tar" | "tgz" | "zip" | "7z" | "rar")
+            ) =>
+        {
+            Role::LeftOut(Reason::Archive, kind)
+        }
+        names::Kind::LeftOut(reason, kind) if extension.is_empty() => Role::LeftOut(reason, kind),
+        _ => Role::Companion,
+    }
+}
+
+/// `0.webp, not 0.png`.
+fn several(taken: &str, other: &str) -> String {
+    match taken == other {
+        true => taken.to_string(),
+        false => format!("{taken}, not {other}"),
+    }
+}
+
 /// The members of one record, collected while they are read.
 #[derive(Default)]
 struct Group {
     key: String,
-    image: Option<(u32, u32, [u8; 32])>,
+    first_member: String,
+    image: Option<Image>,
+    /// Images under other names, with what follows their key.
+    others: Vec<(String, String)>,
+    has_several: bool,
     json: Option<(u32, u32)>,
     label: Option<Label>,
     license: Option<String>,
 }
 
+/// The image of a record.
+struct Image {
+    rank: u8,
+    name: String,
+    by_content: Option<String>,
+    block: u32,
+    length: u32,
+    hash: [u8; 32],
+}
+
 impl Group {
+    /// Counts an image that is not taken; `pair` is the example of a record with several.
+    fn further(&mut self, table: &mut Table, name: String, pair: String) {
+        table.list_skipped(&name, Reason::FurtherImage);
+        if !std::mem::replace(&mut self.has_several, true) {
+            table.note(Reason::OneOfSeveralImages, "", &pair);
+        }
+    }
+
     fn finish(&mut self, table: &mut Table) -> Result<(), String> {
         if self.key.is_empty() {
             return Ok(());
         }
-        let Some((image_block, image_bytes, hash)) = self.image else {
-            table.skip(&self.key, "no image");
+        let Some(image) = self.image.take() else {
+            for (name, kind) in &self.others {
+                table.skip(name, Reason::OtherName, kind);
+            }
+            if self.others.is_empty() {
+                let kind = names::kind_of_files(&self.first_member);
+                table.skip(&self.first_member, Reason::NoImage, &kind);
+            }
             return Ok(());
         };
+        for (name, kind) in &self.others {
+            table.note(Reason::FurtherImage, kind, name);
+        }
+        if let Some(kind) = &image.by_content {
+            table.note(Reason::ImageByContent, kind, &image.name);
+        }
         let base = self.key.rfind('/').map_or(0, |slash| slash + 1);
         let name = self.key.split_off(base);
         let row = Row {
             folder: std::mem::take(&mut self.key),
             name,
-            image_block: Some(image_block),
-            image_bytes,
+            image_block: Some(image.block),
+            image_bytes: image.length,
             json: self.json,
             label: self.label.take(),
             license: self.license.take(),
             modified: None,
-            hash,
+            hash: image.hash,
         };
         if table.push(row) {
             Ok(())
@@ -253,11 +449,6 @@ pub(crate) fn reason(error: &dyn std::fmt::Display) -> String {
     } else {
         text
     }
-}
-
-fn is_gzip(file: &File) -> bool {
-    let mut start = [0u8; 2];
-    files::read_at(file, &mut start, 0).is_ok() && start == [0x1f, 0x8b]
 }
 
 /// SHA-256 of the rest of a member, which must have exactly `bytes`.

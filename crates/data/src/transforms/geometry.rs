@@ -10,6 +10,7 @@ use rand_chacha::ChaCha8Rng;
 
 use super::Filter;
 use super::simd::{Kernel, vectorized};
+use super::window::{Window, resize_window};
 use crate::decode::RgbImage;
 use crate::randomness::{below, uniform};
 
@@ -100,6 +101,15 @@ pub(crate) fn shorter_side_size(width: u32, height: u32, shorter: u32) -> (u32, 
     }
 }
 
+/// Most pixels of a resized picture that is made whole although a center crop follows: four million, so that
+/// photographs take the fast way, and only pictures of extreme proportions the other.
+pub(crate) const WHOLE_PIXELS: u64 = 1 << 22;
+
+/// Pixels of a picture.
+pub(crate) fn pixels(width: u32, height: u32) -> u64 {
+    u64::from(width) * u64::from(height)
+}
+
 /// A resized copy of an image.
 pub(crate) fn resize(image: &RgbImage, width: u32, height: u32, filter: Filter) -> RgbImage {
     let mut out = RgbImage::default();
@@ -146,6 +156,39 @@ impl Resampler {
             .expect("the buffer was made for these sides");
         self.pass(&rows, width, height, filter, &mut out.pixels);
         self.narrowed = narrowed;
+    }
+
+    /// torchvision's `Resize(shorter)` and then `CenterCrop(size)`, into `out`, without the pixels between that
+    /// the crop drops; `spare` is memory. The result is the same to the bit.
+    pub(crate) fn resize_and_center_crop(
+        &mut self,
+        image: &RgbImage,
+        (shorter, filter): (u32, Filter),
+        size: u32,
+        spare: &mut RgbImage,
+        out: &mut RgbImage,
+    ) {
+        let (width, height) = shorter_side_size(image.width, image.height, shorter);
+        if pixels(width, height) <= WHOLE_PIXELS {
+            // The fast way; its memory is small.
+            self.crop_and_resize(image, CropBox::whole(image), width, height, filter, spare);
+        } else {
+            let kept = |side: u32| {
+                let (start, _, length) = center(side, size);
+                start..start + length
+            };
+            let window = Window {
+                columns: kept(width),
+                rows: kept(height),
+            };
+            resize_window(image, (width, height), filter, &window, &mut self.narrowed, spare);
+        }
+        center_crop(spare, size, size, out);
+    }
+
+    /// Bytes of memory that this one keeps.
+    pub(crate) fn kept_bytes(&self) -> usize {
+        self.narrowed.capacity()
     }
 
     fn pass(

@@ -240,7 +240,9 @@ fn erasing_noise_has_the_images_statistics_and_stays_in_its_patch() {
     };
     let mut out = vec![0; 64 * 64 * 3];
     let mut source = generator(0, Purpose::View, 0, 0, 0);
-    super::ViewMaker::default().make(&image, &group, &mut source, &mut out);
+    super::ViewMaker::default()
+        .make(&image, &group, &mut source, &mut out)
+        .unwrap();
     for (plane, mean) in out.chunks(64 * 64).zip([0.5, 0.4, 0.6]) {
         let erased: Vec<f64> = plane
             .iter()

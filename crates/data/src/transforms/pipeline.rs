@@ -7,8 +7,10 @@
 use rand_chacha::ChaCha8Rng;
 
 use super::geometry::{self, CropBox, Resampler};
+use super::room::room_bytes;
 use super::{ErasingFill, Transform, ViewGroup, blur::Blur, color, rand_augment};
 use crate::decode::RgbImage;
+use crate::error::DecodeError;
 use crate::randomness::{gaussian, happens, shuffle, uniform};
 
 /// Draws views, with memory that is reused between views. One per thread.
@@ -18,6 +20,8 @@ pub(crate) struct ViewMaker {
     blur: Blur,
     current: RgbImage,
     next: RgbImage,
+    /// A resized picture before its center is cut out.
+    spare: RgbImage,
     planes: Vec<u8>,
     copy: Vec<u8>,
 }
@@ -26,13 +30,17 @@ impl ViewMaker {
     /// Draws one view of an image into `out`, planes `[3, height, width]` of the group's size.
     ///
     /// The group must have passed [`ViewGroup::validate`].
+    ///
+    /// # Errors
+    /// [`DecodeError::ResizedTooLarge`], before the memory is allocated.
     pub(crate) fn make(
         &mut self,
         image: &RgbImage,
         group: &ViewGroup,
         generator: &mut ChaCha8Rng,
         out: &mut [u8],
-    ) {
+    ) -> Result<(), DecodeError> {
+        room_bytes(group, image.width, image.height)?;
         let geometric = group
             .transforms
             .iter()
@@ -40,9 +48,19 @@ impl ViewMaker {
             .map_or(0, |last| last + 1);
         let (before, after) = group.transforms.split_at(geometric);
         let mut is_source = true;
-        for transform in before {
+        let mut steps = before.iter().peekable();
+        while let Some(transform) = steps.next() {
             let picture = if is_source { image } else { &self.current };
-            if is_geometric(transform) {
+            if let Transform::Resize { shorter_px, filter } = *transform
+                && let Some(Transform::CenterCrop { size_px }) = steps.peek()
+            {
+                let resize = (shorter_px, filter);
+                let (spare, out) = (&mut self.spare, &mut self.next);
+                self.resampler
+                    .resize_and_center_crop(picture, resize, *size_px, spare, out);
+                std::mem::swap(&mut self.current, &mut self.next);
+                steps.next();
+            } else if is_geometric(transform) {
                 reshape(transform, picture, &mut self.resampler, generator, &mut self.next);
                 std::mem::swap(&mut self.current, &mut self.next);
             } else {
@@ -72,6 +90,16 @@ impl ViewMaker {
         for transform in after {
             repaint(transform, out, width, &mut self.blur, &mut self.copy, generator);
         }
+        Ok(())
+    }
+
+    /// Bytes of memory that it keeps for the next view.
+    pub(crate) fn kept_bytes(&self) -> usize {
+        let pictures = [&self.current, &self.next, &self.spare].map(|picture| picture.pixels.capacity());
+        pictures.iter().sum::<usize>()
+            + self.planes.capacity()
+            + self.copy.capacity()
+            + self.resampler.kept_bytes()
     }
 }
 

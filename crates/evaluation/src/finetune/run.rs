@@ -272,6 +272,8 @@ impl<'a> Finetuning<'a> {
             test_bad_records: job.test.len() - scored.ranks.len(),
             train_fingerprint: self.train.fingerprint().to_string(),
             test_fingerprint: job.test.fingerprint().to_string(),
+            train_listing: self.train.listing().clone(),
+            test_listing: job.test.listing().clone(),
             settings: Value::Object(score.details),
             test_transforms: json!(config.objective.test_transforms),
             normalize: json!(config.data.normalize),

@@ -29,7 +29,7 @@ use data::{Dataset, Loader, LoaderConfig, Order, Transform};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use std::sync::Arc;
-use training::{OptimizerConfig, ScheduleConfig};
+use training::{OptimizerConfig, ScheduleConfig, check_epochs};
 
 /// A linear probe on images.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -110,7 +110,8 @@ impl Settings {
             .validate()
             .map_err(|reason| format!("`{protocol}.input`: {reason}"))?;
         self.optimizer.validate()?;
-        self.schedule.validate(self.epochs)
+        self.schedule.validate(self.epochs)?;
+        check_epochs(&self.schedule.counts(), self.epochs)
     }
 
     /// Trains a classifier for each seed on the training images, and scores it on the test features after the last epoch.

@@ -29,7 +29,7 @@ use burn::tensor::Device;
 use data::{Order, Transform};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
-use training::{OptimizerConfig, ScheduleConfig};
+use training::{OptimizerConfig, ScheduleConfig, check_epochs};
 
 const PROTOCOL: &str = "linear-vissl";
 
@@ -121,7 +121,8 @@ impl Protocol for LinearVissl {
         }
         check_images(PROTOCOL, self.order, &self.train_transforms)?;
         self.optimizer.validate()?;
-        self.schedule.validate(self.epochs)
+        self.schedule.validate(self.epochs)?;
+        check_epochs(&self.schedule.counts(), self.epochs)
     }
 
     fn needs(&self) -> Needs<'_> {

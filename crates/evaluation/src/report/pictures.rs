@@ -2,7 +2,7 @@
 
 use crate::features::Features;
 use data::thumbnail::{square_thumbnail, thumbnail, to_jpeg};
-use data::{Dataset, DecodeLimits, RgbImage, decode};
+use data::{Dataset, DecodeLimits, RgbImage, decode_and};
 use rayon::prelude::*;
 
 /// JPEG quality of all pictures.
@@ -24,16 +24,16 @@ pub(crate) fn positions(dataset: &Dataset, features: &Features) -> Vec<usize> {
     positions
 }
 
-/// A record's picture, if it is readable.
-pub(crate) fn picture(dataset: &Dataset, position: usize) -> Option<RgbImage> {
+/// What `work` makes of a record's picture, if it is readable.
+fn reduced<T>(dataset: &Dataset, position: usize, work: impl FnOnce(&RgbImage) -> T) -> Option<T> {
     let mut encoded = vec![];
     dataset.read_image(position, &mut encoded).ok()?;
-    decode(&encoded, &DecodeLimits::DEFAULT).ok()
+    decode_and(&encoded, &DecodeLimits::DEFAULT, |image| work(&image)).ok()
 }
 
 /// A reduced picture as JPEG; empty where it cannot be read.
 pub(crate) fn small_jpeg(dataset: &Dataset, position: usize, side_px: u32) -> Vec<u8> {
-    picture(dataset, position).map_or_else(Vec::new, |image| jpeg(&thumbnail(&image, side_px)))
+    reduced(dataset, position, |image| jpeg(&thumbnail(image, side_px))).unwrap_or_default()
 }
 
 /// A picture as JPEG.
@@ -46,7 +46,7 @@ pub(crate) fn jpeg(image: &RgbImage) -> Vec<u8> {
 pub(crate) fn sheet(dataset: &Dataset, positions: &[usize], columns: usize) -> Vec<u8> {
     let tiles: Vec<Option<RgbImage>> = positions
         .par_iter()
-        .map(|position| picture(dataset, *position).map(|image| square_thumbnail(&image, TILE_PX)))
+        .map(|position| reduced(dataset, *position, |image| square_thumbnail(image, TILE_PX)))
         .collect();
     let (width, height) = (
         columns as u32 * TILE_PX,
@@ -97,6 +97,7 @@ pub(crate) fn lit(image: &RgbImage, weights: &[f64], [rows, columns]: [usize; 2]
 #[cfg(test)]
 mod tests {
     use super::*;
+    use data::decode;
 
     #[test]
     fn rows_find_their_records_past_broken_ones() {

@@ -5,6 +5,7 @@ use crate::features::Origin;
 use crate::protocols::{ProtocolConfig, Scored};
 use crate::result::{Outcome, Provenance, Score, read_results, write_results};
 use crate::task::Splits;
+use data::Listing;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use std::path::{Path, PathBuf};
@@ -22,6 +23,8 @@ pub(crate) struct RunIdentity {
     /// Optimizer steps of the encoder's training, where known.
     pub(crate) encoder_step: Option<u64>,
     pub(crate) provenance: Provenance,
+    /// What became no record in the training set and in the test set.
+    pub(crate) listings: [Listing; 2],
 }
 
 /// The scores of one protocol, and the number of records behind them.
@@ -82,6 +85,8 @@ impl RunIdentity {
             test_bad_records: counted.test_bad_records,
             train_fingerprint: self.train.fingerprint.clone(),
             test_fingerprint: self.test.fingerprint.clone(),
+            train_listing: self.listings[0].clone(),
+            test_listing: self.listings[1].clone(),
             settings: settings(protocol, score.details),
             test_transforms: self.test.transforms.clone(),
             normalize: self.test.normalize.clone(),

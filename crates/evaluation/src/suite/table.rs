@@ -73,10 +73,13 @@ pub(super) fn markdown(cells: &[Cell]) -> String {
 }
 
 fn number(outcome: &Outcome) -> String {
-    let scale = if outcome.is_share() { 100.0 } else { 1.0 };
-    let mut text = format!("{:.2}", scale * outcome.value);
+    let number = |value: f64, digits: usize| match outcome.is_share() {
+        true => format!("{:.2}", 100.0 * value),
+        false => data::significant(value, digits),
+    };
+    let mut text = number(outcome.value, 4);
     if let Some(uncertainty) = outcome.uncertainty() {
-        text.push_str(&format!(" +- {:.2}", scale * uncertainty));
+        text.push_str(&format!(" +- {}", number(uncertainty, 2)));
     }
     if !outcome.headline {
         text.push_str(&format!(" ({})", outcome.metric));

@@ -4,6 +4,7 @@
 use super::RunOptions;
 use crate::batch::Batch;
 use crate::config::{Config, ObjectiveSection};
+use crate::counts::{RunLength, check_counts};
 use crate::error::Error;
 use crate::objective::Objective;
 use crate::optimizer::Rates;
@@ -60,6 +61,13 @@ impl<'a, O: Objective, C: ObjectiveSection> Plan<'a, O, C> {
         dataset.licenses()?;
         let steps_per_epoch = loader.batches_per_epoch();
         let batch_images = config.data.batch_images;
+        let length = RunLength {
+            epochs: config.training.epochs,
+            steps_per_epoch,
+            records: dataset.len(),
+            batch_images,
+        };
+        check_length(config, &length, options.resume)?;
         Ok(Self {
             objective,
             config,
@@ -72,6 +80,23 @@ impl<'a, O: Objective, C: ObjectiveSection> Plan<'a, O, C> {
             peak_learning_rate: config.optimizer.peak_learning_rate(batch_images),
         })
     }
+}
+
+/// Gives an error for a setting that cannot take effect in the run, and logs a warning for one that takes less
+/// effect than it says. A run that was begun with it continues, so then both are warnings.
+fn check_length<C: ObjectiveSection>(
+    config: &Config<C>,
+    length: &RunLength,
+    resume: bool,
+) -> Result<(), Error> {
+    for count in config.counts() {
+        match check_counts(&[count], length) {
+            Ok(warnings) => warnings.iter().for_each(|warning| tracing::warn!("{warning}")),
+            Err(reason) if resume => tracing::warn!("{reason}"),
+            Err(reason) => return Err(Error::Config(reason)),
+        }
+    }
+    Ok(())
 }
 
 impl<O: Objective, C> Plan<'_, O, C> {

@@ -250,6 +250,8 @@ fn write_facts<O: Objective, C>(plan: &Plan<'_, O, C>) -> Result<(), Error> {
     let mut facts = plan.options.provenance.clone();
     facts.insert("fingerprint".into(), plan.dataset.fingerprint().into());
     facts.insert("records".into(), plan.dataset.len().into());
+    // What became no record, or became one by a guess: the number of records alone does not tell.
+    facts.insert("listing".into(), serde_json::json!(plan.dataset.listing()));
     facts.insert("steps".into(), plan.steps.into());
     facts.insert("steps_per_epoch".into(), plan.steps_per_epoch.into());
     facts.insert("peak_learning_rate".into(), plan.peak_learning_rate.into());

@@ -296,3 +296,45 @@ fn a_file_that_changed_after_a_detector_saw_it_goes_no_further() {
     run(&config, &out, options).unwrap();
     assert_eq!(release().unwrap().records, 103);
 }
+
+/// Panics on the photo of this red, or on every photo.
+struct Panicking(Option<u8>);
+
+impl Detector for Panicking {
+    fn top_scores(&self, photos: &[RgbImage]) -> Result<Vec<f32>, String> {
+        let bad = |photo: &RgbImage| self.0.is_none_or(|red| photo.pixels[0] == red);
+        assert!(!photos.iter().any(bad), "a defect of the detector");
+        Ok(vec![0.0; photos.len()])
+    }
+}
+
+impl Detectors for Panicking {
+    fn faces(&self, _: &FacesConfig) -> Result<Box<dyn Detector>, String> {
+        Ok(Box::new(Panicking(self.0)))
+    }
+
+    fn persons(&self, _: &PersonsConfig) -> Result<Box<dyn Detector>, String> {
+        Ok(Box::new(Panicking(self.0)))
+    }
+}
+
+#[test]
+fn a_photo_that_makes_the_detector_panic_is_dropped_and_a_lost_detector_is_an_error() {
+    let (home, config) = home();
+    go(&config, home.path(), "one", &Panicking(Some(77))).unwrap();
+    let rows = log(home.path(), "one");
+    let dropped: Vec<_> = rows.iter().filter(|(_, kept, ..)| !kept).collect();
+    assert_eq!(dropped.len(), 2, "the photo, and the file that is no image");
+    assert_eq!(dropped[0], &("p077".into(), false, Some("panicked".into()), None));
+    let error = go(&config, home.path(), "all", &Panicking(None)).unwrap_err();
+    assert!(
+        error
+            .to_string()
+            .contains("the detector panicked: a defect of the detector"),
+        "{error}"
+    );
+    assert!(
+        log(home.path(), "all").iter().all(|(_, kept, ..)| !kept),
+        "no photo was decided on"
+    );
+}

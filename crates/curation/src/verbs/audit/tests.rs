@@ -80,4 +80,12 @@ fn estimates_are_told_alike_everywhere() {
     };
     assert_eq!(estimate.rate_in_words(), "2.00 % (0.24 to 7.04)");
     assert_eq!(estimate.photos_in_words(), "20 (2 to 71)");
+    // One of 50,000 is not none.
+    let rare = Estimate {
+        with_people: 1,
+        rate: 0.000_02,
+        interval: [0.000_000_506, 0.000_111_4],
+        ..estimate
+    };
+    assert_eq!(rare.rate_in_words(), "0.002 % (0.000 to 0.012)");
 }

@@ -45,9 +45,9 @@ pub(super) fn datasheet(release: &Release<'_>) -> String {
             (
                 "What do the instances represent, and how many are there?",
                 format!(
-                    "{} photographs, {:.1} MiB, by {} photographers; at most {} by one.",
+                    "{} photographs, {}, by {} photographers; at most {} by one.",
                     tally.records,
-                    tally.bytes as f64 / (1 << 20) as f64,
+                    data::mebibytes(tally.bytes),
                     tally.photographers.len(),
                     tally.photographers.values().max().copied().unwrap_or(0)
                 ),

@@ -71,7 +71,7 @@ impl Packing<'_> {
         if !labels.is_empty() {
             files::write(&folder.join("dataset.toml"), &description(&labels))?;
         }
-        let fingerprint = data::Dataset::open(&folder.to_string_lossy())?
+        let fingerprint = data::Dataset::reopen(&folder.to_string_lossy())?
             .fingerprint()
             .to_string();
         // Opening the data set makes indexes; they belong to a machine and not to a release.

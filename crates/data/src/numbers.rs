@@ -1,0 +1,63 @@
+//! Numbers in, their text out: with significant digits, so that a small number does not read as zero.
+
+/// A number rounded to so many significant digits, at least 1, without zeros at its end: `0.12`, `3.1e-5`,
+/// `1234567`. Digits before the point are never rounded away.
+pub fn significant(value: f64, digits: usize) -> String {
+    if value == 0.0 || !value.is_finite() {
+        return value.to_string();
+    }
+    let digits = digits.max(1);
+    let scientific = format!("{value:.*e}", digits - 1);
+    let Some((mantissa, exponent)) = scientific
+        .split_once('e')
+        .and_then(|(mantissa, exponent)| Some((mantissa, exponent.parse::<i32>().ok()?)))
+    else {
+        return scientific;
+    };
+    if !(-4..15).contains(&exponent) {
+        return format!("{}e{exponent}", without_zeros(mantissa));
+    }
+    let decimals = (digits as i32 - 1 - exponent).max(0) as usize;
+    without_zeros(&format!("{value:.decimals$}")).to_owned()
+}
+
+/// An amount of memory or of a file: `1.91 MiB`, `0.0371 MiB`.
+pub fn mebibytes(bytes: u64) -> String {
+    format!("{} MiB", significant(bytes as f64 / (1u64 << 20) as f64, 3))
+}
+
+fn without_zeros(number: &str) -> &str {
+    match number.contains('.') {
+        true => number.trim_end_matches('0').trim_end_matches('.'),
+        false => number,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn small_and_large_numbers_keep_their_digits() {
+        for (value, digits, text) in [
+            (3.125e-5, 2, "3.1e-5"),
+            (3.125e-5, 4, "3.125e-5"),
+            (0.000_123_456, 4, "0.0001235"),
+            (0.12, 4, "0.12"),
+            (2.302_585, 5, "2.3026"),
+            (0.999_96, 4, "1"),
+            (-0.000_021, 3, "-2.1e-5"),
+            (0.31, 3, "0.31"),
+            (1234.5, 3, "1234"),
+            (1_234_567.0, 3, "1234567"),
+            (1e20, 3, "1e20"),
+            (0.0, 4, "0"),
+            (f64::NAN, 4, "NaN"),
+        ] {
+            assert_eq!(significant(value, digits), text);
+        }
+        assert_eq!(mebibytes(2_000_000), "1.91 MiB");
+        assert_eq!(mebibytes(38_912), "0.0371 MiB");
+        assert_eq!(mebibytes(5 << 40), "5242880 MiB");
+    }
+}
