@@ -121,8 +121,33 @@ fn in_folder(folder: &Path) -> Result<PathBuf, Error> {
     file.ok_or_else(|| {
         let reason = "the folder holds no `encoder.safetensors` and no checkpoint, and no `model.safetensors` or \
                       `pytorch_model.bin` of other programs";
+        let reason = match others(folder).as_slice() {
+            [] => reason.to_owned(),
+            others => format!("{reason}; it holds {}", data::terminal::escape(&others.join(", "))),
+        };
         refused(folder, reason, None)
     })
+}
+
+/// What else in a folder may hold weights, the first few names: files, and folders such as `checkpoint-500`.
+fn others(folder: &Path) -> Vec<String> {
+    const SHOWN: usize = 4;
+    const KINDS: [&str; 6] = ["safetensors", "bin", "pth", "pt", "ckpt", "tar"];
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    let mut found = entries
+        .filter(|entry| {
+            let path = entry.path();
+            let kind = path
+                .extension()
+                .and_then(|kind| kind.to_str())
+                .unwrap_or_default();
+            KINDS.contains(&kind) || NAMES.iter().any(|name| path.join(name).is_file())
+        })
+        .map(|entry| format!("`{}`", entry.file_name().to_string_lossy()))
+        .collect::<Vec<_>>();
+    found.sort();
+    found.truncate(SHOWN);
+    found
 }
 
 /// The one snapshot in a folder of Hugging Face's cache (`models--facebook--dinov2-base`), or the one that its

@@ -255,7 +255,13 @@ fn chosen<'a>(
             .all(|candidate| candidate.location.role.is_none());
     let role = role.or(layout.locations[0].role).filter(|_| !alone);
     let chosen = match role {
-        None => candidates.swap_remove(0),
+        // Names at the root include those of its dictionaries, and so an optimizer's beside the network's.
+        None => {
+            let inside = candidates
+                .iter()
+                .position(|candidate| !candidate.parent.is_empty());
+            candidates.swap_remove(inside.unwrap_or(0))
+        }
         Some(role) => {
             let of_role = |candidate: &Candidate<'_>| candidate.location.role == Some(role);
             match candidates.iter().position(of_role) {

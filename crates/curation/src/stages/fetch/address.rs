@@ -372,7 +372,7 @@ pub(super) fn forbids_ai(headers: &HeaderMap, user_agent: &str) -> bool {
         let line = String::from_utf8_lossy(line.as_bytes()).to_ascii_lowercase();
         // `program: rule, rule`: the name holds to the end of the line.
         let mut mine = true;
-        line.split(',').any(|rule| {
+        line.split([',', ';']).any(|rule| {
             let rule = match rule.split_once(':') {
                 Some((name, _)) if VALUED.contains(&name.trim()) => return false,
                 Some((name, rule)) => {
@@ -509,6 +509,7 @@ mod tests {
             (&["noindex", "noai, noimageai"], true),
             (&["max-snippet: 5, noai"], true),
             (&["*: noai"], true),
+            (&["noindex; noai"], true),
             (&["passer-curate: noindex, noai"], true),
             (&["noindex, nofollow"], false),
             (&["otherbot: noai, noimageai"], false),

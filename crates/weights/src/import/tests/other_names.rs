@@ -120,6 +120,11 @@ fn transformers_networks_at_any_prefix_are_read_and_two_are_ambiguous() {
         let moved = moved(file, "", "state_dict", prefix);
         assert_eq!(refusal(&moved, &options(VIT)), "", "{prefix}");
     }
+    // Beside an optimizer's tensors, which the root's names include.
+    let mut lightning = moved(file, "", "state_dict", "encoder.");
+    let optimizer = moved("torchvision-resnet.pth", "", "state", "").root;
+    dict(&mut lightning.root).insert("optimizer_states".to_owned(), optimizer);
+    assert_eq!(refusal(&lightning, &options(VIT)), "");
     let mut two = moved(file, "", "", "student.");
     let teacher = dict(&mut moved(file, "", "", "teacher.").root).clone();
     dict(&mut two.root).extend(teacher);
