@@ -7,6 +7,8 @@ use predicates::str::contains;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
+mod library_folders;
+
 /// A file that PyTorch wrote, from the fixtures of the crate `weights`.
 pub(crate) fn fixture(folder: &Path, name: &str) -> PathBuf {
     let packed = root()
@@ -354,6 +356,7 @@ fn heads_that_a_library_would_not_guess_are_named() {
         drop_path: 0.0,
         pooling: backbones::vit::Pooling::ClassToken,
         initialization: backbones::vit::Initialization::TruncatedNormal,
+        norm_epsilon: None,
     });
     let device = burn::tensor::Device::flex();
     let backbone = network.init(&backbones::Init::new(0, &device));
@@ -373,7 +376,8 @@ fn heads_that_a_library_would_not_guess_are_named() {
     convert(&file, &folder.join("out.safetensors"), &[])
         .success()
         .stderr(contains(
-            "make it with `timm.create_model(\"vit_small_patch16_32\", num_heads=12, num_classes=0)`",
+            "make it with `timm.models.VisionTransformer(img_size=32, patch_size=16, embed_dim=384, depth=1, num_heads=12, \
+             num_classes=0)`",
         ));
 }
 

@@ -19,7 +19,7 @@ pub use block::Block;
 
 /// A vision transformer, as `[backbone.vit]` in a config file.
 ///
-/// The MLPs are four times as wide as a token; queries, keys and values have biases; norms have epsilon 1e-6.
+/// The MLPs are four times as wide as a token; queries, keys and values have biases.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct VitConfig {
@@ -52,6 +52,10 @@ pub struct VitConfig {
     pub pooling: Pooling,
     /// The distribution of the initial weights.
     pub initialization: Initialization,
+    /// Added to the variance in every norm; absent: 1e-6, as in the papers' code. Files of Transformers state
+    /// theirs, often 1e-12.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub norm_epsilon: Option<f64>,
 }
 
 /// Position embeddings.
@@ -122,7 +126,16 @@ impl VitConfig {
             drop_path: 0.0,
             pooling: Pooling::ClassToken,
             initialization: Initialization::TruncatedNormal,
+            norm_epsilon: None,
         }
+    }
+
+    /// Epsilon of norms where the config states none.
+    pub const USUAL_EPSILON: f64 = 1e-6;
+
+    /// Epsilon of norms.
+    pub fn epsilon(&self) -> f64 {
+        self.norm_epsilon.unwrap_or(Self::USUAL_EPSILON)
     }
 
     /// Checks that such a network exists; the message names the field.
@@ -158,6 +171,14 @@ impl VitConfig {
         if let Some(value) = self.layer_scale.filter(|value| !value.is_finite()) {
             return Err(format!(
                 "`backbone.vit.layer_scale` must be a finite number, got {value}"
+            ));
+        }
+        if let Some(value) = self
+            .norm_epsilon
+            .filter(|value| !(f64::MIN_POSITIVE..1.0).contains(value))
+        {
+            return Err(format!(
+                "`backbone.vit.norm_epsilon` must be above 0 and below 1, got {value}"
             ));
         }
         if !(0.0..1.0).contains(&self.drop_path) {
@@ -251,7 +272,7 @@ impl VitConfig {
             blocks: (0..self.depth)
                 .map(|number| Block::new(self, &init.at(&format!("blocks.{number}")), number))
                 .collect(),
-            norm: LayerNorm::new(&init.at("norm"), self.width),
+            norm: LayerNorm::new(&init.at("norm"), self.width).with_epsilon(self.epsilon()),
             grid,
             patch_px: self.patch_px,
             interpolation: self.interpolation,

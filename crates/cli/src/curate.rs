@@ -327,6 +327,9 @@ fn print_funnel(funnel: &Funnel) {
             duration(stage.seconds),
             if stage.done { "" } else { "  not done" }
         );
+        for remark in &stage.remarks {
+            println!("{:<12} {:>12} {:>12}   {}", "", remark.photos, "", remark.reason);
+        }
         for reason in &stage.reasons {
             println!("{:<12} {:>12} {:>12}   {}", "", "", reason.photos, reason.reason);
         }

@@ -38,7 +38,9 @@ pub(crate) fn of_weights(hint: &weights::Hint) -> String {
                 )
             }
         },
-        Hint::ListContents => "`passer weights inspect` lists it".into(),
+        Hint::ListContents => {
+            "`passer weights inspect FILE --tensors` lists its names; docs/weights.md has the layouts that are read".into()
+        }
         Hint::ListNames => {
             "`passer weights inspect FILE --tensors` lists the names; leave out `--allow-missing` or `--allow-unexpected` \
              where it allows nothing"
@@ -48,6 +50,8 @@ pub(crate) fn of_weights(hint: &weights::Hint) -> String {
         Hint::NameIfPaddedByOne(name) => {
             format!("if yours is padded by 1 (torchvision's, lightly's), pass `--backbone {name}`")
         }
+        Hint::NameIfPlain => "if it is the plain network, name it: `--backbone resnet50`, `--backbone vit_base_patch16`".into(),
+        Hint::GiveFolder => "give the folder, or its `.index.json`".into(),
         Hint::OmitName => "leave out `--backbone`".into(),
         Hint::ChooseOther(_) => "choose the other network with `--part`, or leave it out".into(),
         Hint::UseTimmNames => "write timm's names: `--to timm`".into(),

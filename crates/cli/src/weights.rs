@@ -3,7 +3,8 @@
 
 use crate::failure::{DoesNotLoad, Failure, make_folder_of};
 use crate::hints;
-use backbones::BackboneConfig;
+use backbones::vit::Pooling;
+use backbones::{BackboneConfig, Stem, VitConfig};
 use burn::tensor::Device;
 use data::terminal::escape;
 use std::collections::{BTreeMap, BTreeSet};
@@ -24,7 +25,7 @@ pub(crate) enum Verb {
 
 #[derive(clap::Args)]
 pub(crate) struct InspectArguments {
-    /// A .pth, .pt, .pth.tar or .safetensors, or a run directory
+    /// A .pth, .pt, .pth.tar or .safetensors, a run directory, or a folder of Transformers or timm
     file: PathBuf,
     #[command(flatten)]
     weights: WeightsArguments,
@@ -38,7 +39,7 @@ pub(crate) struct InspectArguments {
 
 #[derive(clap::Args)]
 pub(crate) struct ConvertArguments {
-    /// A .pth, .pt, .pth.tar or .safetensors, or a run directory
+    /// A .pth, .pt, .pth.tar or .safetensors, a run directory, or a folder of Transformers or timm
     input: PathBuf,
     /// The encoder file to write, which must not exist
     #[arg(value_name = "OUT.safetensors")]
@@ -318,39 +319,127 @@ fn full(error: training::Error) -> anyhow::Error {
     }
 }
 
-/// A warning where another library's network of the usual name has a different number of heads: it loads the
-/// weights with `strict=True` all the same, and its features are then wrong.
-fn other_heads(architecture: &BackboneConfig, library: Library) -> Option<String> {
-    let BackboneConfig::Vit(config) = architecture else {
-        return None;
-    };
-    let (size, heads) = match config.width {
-        192 => ("tiny", 3),
-        384 => ("small", 6),
-        768 => ("base", 12),
-        1024 => ("large", 16),
-        1280 => ("huge", 16),
-        _ => return None,
-    };
-    if config.heads == heads {
-        return None;
+/// How to make the library's network for a converted file, where the usual name makes another network or none;
+/// without the note a user finds out at `load_state_dict`, or not at all.
+fn making(architecture: &BackboneConfig, library: Library) -> Option<String> {
+    match architecture {
+        BackboneConfig::Resnet(config) => {
+            let mut differs = vec![];
+            if config.width != 64 {
+                differs.push(format!("its width is {}, and theirs is 64", config.width));
+            }
+            if config.stem == Stem::Small {
+                differs.push("its stem is 3×3, and theirs 7×7".to_owned());
+            }
+            (!differs.is_empty()).then(|| {
+                format!(
+                    "no constructor of torchvision or timm makes {}: {}; the file has their names, and only a class of your \
+                     own with these shapes loads it",
+                    config.name(),
+                    differs.join(", ")
+                )
+            })
+        }
+        BackboneConfig::Vit(config) => {
+            let usual = match config.width {
+                192 => Some(("tiny", 12, 3)),
+                384 => Some(("small", 12, 6)),
+                768 => Some(("base", 12, 12)),
+                1024 => Some(("large", 24, 16)),
+                1280 => Some(("huge", 32, 16)),
+                _ => None,
+            };
+            let called = |size| format!("vit_{size}_patch{}", config.patch_px);
+            let epsilon = config
+                .norm_epsilon
+                .filter(|value| *value != VitConfig::USUAL_EPSILON);
+            let why = match (usual, epsilon) {
+                (Some((size, _, heads)), _) if heads != config.heads => format!(
+                    "this network has {} heads, and {} has {heads}, into which the weights load as well and give wrong features",
+                    config.heads,
+                    called(size)
+                ),
+                (_, Some(epsilon)) => format!(
+                    "the norms of this network have epsilon {epsilon:e}, and the usual ones {:e}, into which the weights load \
+                     as well and give other features",
+                    VitConfig::USUAL_EPSILON
+                ),
+                (Some((size, depth, _)), None)
+                    if depth == config.depth
+                        && config.pooling == Pooling::ClassToken
+                        && has_name(size, config, library) =>
+                {
+                    return None;
+                }
+                _ => "no usual name makes this network".to_owned(),
+            };
+            Some(format!("{why}: make it with `{}`", call(config, library)))
+        }
     }
-    let usual = format!("vit_{size}_patch{}", config.patch_px);
-    let cure = match library {
-        Library::Timm => format!(
-            "timm.create_model(\"{usual}_{}\", num_heads={}, num_classes=0)",
-            config.image_px, config.heads
-        ),
+}
+
+/// Whether the library has a name for a ViT of this size, patch, image and parts (timm 1.0.31, torchvision 0.26).
+fn has_name(size: &str, config: &VitConfig, library: Library) -> bool {
+    let plain = config.layer_scale.is_none() && config.registers == 0;
+    let (patch, image) = (config.patch_px, config.image_px);
+    match library {
+        Library::Torchvision => {
+            plain && image == 224 && matches!((size, patch), ("base" | "large", 16 | 32) | ("huge", 14))
+        }
+        Library::Timm if plain => match (size, patch) {
+            ("tiny", 16) | ("small" | "base" | "large", 16 | 32) => [224, 384].contains(&image),
+            ("small" | "base", 8) | ("large" | "huge", 14) => image == 224,
+            _ => false,
+        },
+        // DINOv2's.
+        Library::Timm => {
+            config.layer_scale.is_some()
+                && [0, 4].contains(&config.registers)
+                && (patch, image) == (14, 518)
+                && matches!(size, "small" | "base" | "large")
+        }
+    }
+}
+
+/// The call that makes a ViT without its classifier in Python.
+fn call(config: &VitConfig, library: Library) -> String {
+    let mut more = String::new();
+    if let Some(epsilon) = config.norm_epsilon {
+        let _ = write!(
+            more,
+            ", norm_layer=functools.partial(torch.nn.LayerNorm, eps={epsilon:e})"
+        );
+    }
+    match library {
         Library::Torchvision => format!(
-            "torchvision.models.VisionTransformer(..., num_heads={})",
-            config.heads
+            "torchvision.models.VisionTransformer(image_size={}, patch_size={}, num_layers={}, num_heads={}, hidden_dim={}, \
+             mlp_dim={}{more})",
+            config.image_px,
+            config.patch_px,
+            config.depth,
+            config.heads,
+            config.width,
+            4 * config.width
         ),
-    };
-    Some(format!(
-        "this network has {} heads, and {usual} has {heads}, into which the weights load as well and give wrong features: \
-         make it with `{cure}`",
-        config.heads
-    ))
+        Library::Timm => {
+            if config.layer_scale.is_some() {
+                more += ", init_values=1.0";
+            }
+            if config.registers > 0 {
+                let _ = write!(more, ", reg_tokens={}, no_embed_class=True", config.registers);
+            }
+            more += match config.pooling {
+                Pooling::ClassToken => "",
+                Pooling::Mean => ", global_pool=\"avg\", fc_norm=False",
+                Pooling::MeanThenNorm => ", global_pool=\"avg\"",
+            };
+            format!(
+                "timm.models.VisionTransformer(img_size={}, patch_size={}, embed_dim={}, depth={}, num_heads={}, \
+                 num_classes=0{more})",
+                config.image_px, config.patch_px, config.width, config.depth, config.heads
+            )
+        }
+    }
 }
 
 fn convert(arguments: &ConvertArguments) -> anyhow::Result<()> {
@@ -379,7 +468,7 @@ fn convert(arguments: &ConvertArguments) -> anyhow::Result<()> {
     };
     make_folder_of(&arguments.out)?;
     training::write_encoder(&arguments.out, &loaded.backbone, &loaded.info, naming).map_err(full)?;
-    if let Some(note) = other_heads(&loaded.info.architecture, arguments.to) {
+    if let Some(note) = making(&loaded.info.architecture, arguments.to) {
         eprintln!("note: {note}");
     }
     eprintln!(
@@ -404,6 +493,75 @@ mod tests {
         assert!(error.contains("by 255"), "{error}");
         for wrong in ["0.5,0.5", "0.5,0.5,x", "nan,0,0"] {
             assert!(channels(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_network_without_a_usual_constructor_is_said_with_the_call_that_makes_it() {
+        let resnet = |width, stem| {
+            BackboneConfig::Resnet(backbones::ResNetConfig {
+                depth: 18,
+                width,
+                stem,
+                zero_init_residual: false,
+            })
+        };
+        let vit = |change: &dyn Fn(&mut VitConfig)| {
+            let mut config = VitConfig {
+                width: 384,
+                depth: 12,
+                heads: 6,
+                patch_px: 16,
+                image_px: 224,
+                ..VitConfig::tiny_for_tests()
+            };
+            change(&mut config);
+            BackboneConfig::Vit(config)
+        };
+        let timm = |network: &BackboneConfig| making(network, Library::Timm).unwrap_or_default();
+        assert_eq!(making(&resnet(64, Stem::Imagenet), Library::Torchvision), None);
+        assert_eq!(
+            timm(&resnet(8, Stem::Small)),
+            "no constructor of torchvision or timm makes resnet18-w8-small: its width is 8, and theirs is 64, its stem is 3×3, \
+             and theirs 7×7; the file has their names, and only a class of your own with these shapes loads it"
+        );
+        assert_eq!(timm(&vit(&|_| {})), "");
+        assert_eq!(
+            timm(&vit(
+                &|vit| (vit.patch_px, vit.image_px, vit.layer_scale) = (14, 518, Some(1.0))
+            )),
+            ""
+        );
+        // torchvision has no small one.
+        assert_eq!(
+            making(&vit(&|_| {}), Library::Torchvision).unwrap(),
+            "no usual name makes this network: make it with `torchvision.models.VisionTransformer(image_size=224, \
+             patch_size=16, num_layers=12, num_heads=6, hidden_dim=384, mlp_dim=1536)`"
+        );
+        for (change, why, arguments) in [
+            (
+                &(|vit: &mut VitConfig| vit.heads = 12) as &dyn Fn(&mut VitConfig),
+                "this network has 12 heads, and vit_small_patch16 has 6",
+                "num_heads=12, num_classes=0)",
+            ),
+            (
+                &|vit| vit.norm_epsilon = Some(1e-12),
+                "have epsilon 1e-12, and the usual ones 1e-6",
+                "norm_layer=functools.partial(torch.nn.LayerNorm, eps=1e-12))",
+            ),
+            (
+                &|vit| vit.pooling = Pooling::MeanThenNorm,
+                "no usual name makes this network",
+                "num_classes=0, global_pool=\"avg\")",
+            ),
+            (
+                &|vit| (vit.registers, vit.image_px) = (2, 32),
+                "no usual name",
+                "reg_tokens=2, no_embed_class=True)",
+            ),
+        ] {
+            let note = timm(&vit(change));
+            assert!(note.contains(why) && note.contains(arguments), "{note}");
         }
     }
 

@@ -33,7 +33,7 @@ pub use stages::detect::{
     Detector, Detectors, FaceScale, FacesConfig, NoDetectors, PersonsConfig, TilesConfig,
 };
 pub use stages::duplicates::{DuplicatesConfig, NearConfig};
-pub use stages::fetch::{AddressFrom, FetchConfig};
+pub use stages::fetch::{AddressFrom, FetchConfig, NoAi};
 pub use stages::integrity::IntegrityConfig;
 pub use stages::license::{AttributionField, License, LicenseConfig};
 pub use stages::review::{Category, Disagreement, ReviewConfig};

@@ -1,20 +1,21 @@
 //! Encoders on disk: those of runs, which PyTorch can read too, and those of other programs.
 
 use crate::batch::Normalize;
-use crate::checkpoint::latest_checkpoint;
 use crate::config::{Config, dataset_views};
 use crate::error::Error;
 use backbones::Backbone;
 use burn::tensor::Device;
-use data::{FileError, durable, hex};
+use data::{durable, hex};
 use sha2::{Digest, Sha256};
-use std::fs::File;
-use std::io::Seek;
 use std::path::{Path, PathBuf};
 use weights::{
-    Checkpoint, EncoderInfo, Import, ImportOptions, Naming, SeenNetwork, WeightsError,
-    encoder_to_safetensors, encoder_to_safetensors_as,
+    EncoderInfo, Import, ImportOptions, Naming, SeenNetwork, WeightsError, encoder_to_safetensors,
+    encoder_to_safetensors_as,
 };
+
+mod open;
+
+pub(crate) use open::{Opened, open_encoder};
 
 /// An encoder read from disk.
 #[derive(Debug)]
@@ -26,7 +27,7 @@ pub struct LoadedEncoder {
     /// Identifies it: SHA-256 (hexadecimal) of the file. A foreign file can give several encoders (the other
     /// network, other heads), so there the hash covers the file's SHA-256 and `info`.
     pub hash: String,
-    /// SHA-256 of the file, hexadecimal.
+    /// SHA-256 of the file, hexadecimal; of several files, the SHA-256 of theirs.
     pub file_hash: String,
     /// The file that was read.
     pub path: PathBuf,
@@ -83,24 +84,25 @@ pub fn write_encoder(
 }
 
 /// Reads the encoder of a run directory (its final one, else its newest checkpoint's), of a checkpoint, of an encoder
-/// file, or of a file of weights in any known layout (`docs/weights.md`).
+/// file, or of a file or folder of weights in any known layout (`docs/weights.md`).
 ///
 /// # Errors
 /// A path without an encoder, a damaged or hostile file, or tensors that do not exactly match their network.
 pub fn read_encoder(path: &Path, options: &ImportOptions, device: &Device) -> Result<LoadedEncoder, Error> {
-    let (path, mut file, file_hash) = open_encoder(path)?;
-    let read = |file: &mut File| {
-        let checkpoint = Checkpoint::open(file)?;
+    let mut opened = open_encoder(path)?;
+    let (path, file_hash) = (opened.path.clone(), opened.hash.clone());
+    let read = |opened: &mut Opened| {
+        let checkpoint = opened.checkpoint()?;
         let plan = Import::plan(&checkpoint, options, device)?;
         // Our own files describe themselves, and only these options could change the result.
         let plain = checkpoint.is_ours() && *options == ImportOptions::default();
         for other in &plan.recognized.other_networks {
             tracing::warn!("encoder `{}`: {}", path.display(), not_read(other));
         }
-        Ok((plan.load(file)?, checkpoint.is_ours(), plain))
+        Ok((plan.load(&mut opened.source)?, checkpoint.is_ours(), plain))
     };
     let ((backbone, mut info), ours, plain) =
-        read(&mut file).map_err(|error: WeightsError| refused(&path, &error))?;
+        read(&mut opened).map_err(|error: WeightsError| refused(&path, &error))?;
     for note in info.notes() {
         tracing::warn!("encoder `{}`: {note}", path.display());
     }
@@ -124,39 +126,6 @@ pub fn read_encoder(path: &Path, options: &ImportOptions, device: &Device) -> Re
         file_hash,
         path,
     })
-}
-
-/// The weight file behind a path, positioned at its start, and its SHA-256.
-pub(crate) fn open_encoder(path: &Path) -> Result<(PathBuf, File, String), Error> {
-    let file = if path.is_dir() {
-        let own = path.join("encoder.safetensors");
-        if own.is_file() {
-            own
-        } else if let Some(checkpoint) = latest_checkpoint(path)? {
-            checkpoint.path.join("encoder.safetensors")
-        } else {
-            return Err(Error::Encoder {
-                path: path.to_path_buf(),
-                reason: "the folder holds no `encoder.safetensors` and no checkpoint".into(),
-                hint: None,
-            });
-        }
-    } else {
-        path.to_path_buf()
-    };
-    let failed = || FileError::new("read", &file);
-    // A device or a pipe may be endless, and cannot seek back to a table of contents.
-    if !std::fs::metadata(&file).map_err(failed())?.is_file() {
-        return Err(Error::Encoder {
-            path: file,
-            reason: "neither a file nor a folder".into(),
-            hint: None,
-        });
-    }
-    let mut source = File::open(&file).map_err(failed())?;
-    let hash = data::sha256_of(&mut source).map_err(failed())?.hex();
-    source.rewind().map_err(failed())?;
-    Ok((file, source, hash))
 }
 
 /// The warning for an unread network in a file.

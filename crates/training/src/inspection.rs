@@ -9,14 +9,14 @@ use serde::Serialize;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use weights::format::{Entry, Format, TensorInfo};
-use weights::{Checkpoint, Hint, Import, ImportOptions, LayoutError, WeightsError};
+use weights::{Hint, Import, ImportOptions, LayoutError, WeightsError};
 
 /// The contents of a weights file.
 #[derive(Debug, Serialize)]
 pub struct Inspection {
     /// The file that was read.
     pub path: PathBuf,
-    /// Its SHA-256, hexadecimal.
+    /// Its SHA-256, hexadecimal; of several files, the SHA-256 of theirs.
     pub sha256: String,
     /// The kind of file.
     pub format: Format,
@@ -114,8 +114,9 @@ pub struct Network {
 /// # Errors
 /// A file that cannot be read, is damaged, or hostile.
 pub fn inspect_weights(path: &Path, options: &ImportOptions, device: &Device) -> Result<Inspection, Error> {
-    let (path, mut file, sha256) = open_encoder(path)?;
-    let checkpoint = Checkpoint::open(&mut file).map_err(|error| refused(&path, &error.into()))?;
+    let mut opened = open_encoder(path)?;
+    let (path, sha256) = (opened.path.clone(), opened.hash.clone());
+    let checkpoint = opened.checkpoint().map_err(|error| refused(&path, &error))?;
     let all = checkpoint.tensors();
     let mut dtypes = Dtypes::new();
     for (_, tensor) in &all {
@@ -131,7 +132,7 @@ pub fn inspect_weights(path: &Path, options: &ImportOptions, device: &Device) ->
             let others = others.collect::<Vec<_>>();
             notes = plan.info.notes();
             // Loads it as for use, because some warnings depend on the values.
-            let refusal = match plan.load(&mut file) {
+            let refusal = match plan.load(&mut opened.source) {
                 Ok((_, info)) => {
                     notes = info.notes();
                     None
@@ -181,7 +182,7 @@ fn network(plan: &Import<'_>) -> Network {
     let elements = recognized
         .tensors
         .iter()
-        .filter(|(name, tensor)| tensor.dtype.is_weight() && is_parameter(name))
+        .filter(|(name, tensor)| tensor.dtype().is_weight() && is_parameter(name))
         .map(|(_, tensor)| tensor);
     Network {
         layout: recognized.layout.name,

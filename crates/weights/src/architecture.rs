@@ -9,7 +9,7 @@ pub(crate) use name::{Named, named};
 pub(crate) use shapes::{Shapes, derived, heads_are_a_guess, heads_unknown, positions};
 
 use backbones::BackboneConfig;
-use backbones::vit::{Initialization, Interpolation, Position};
+use backbones::vit::{Initialization, Interpolation, Pooling, Position};
 
 use crate::hint::Hint;
 use crate::patterns::matches;
@@ -59,6 +59,12 @@ pub struct Traits {
     pub position: Position,
     /// Distribution of a ViT's initial weights.
     pub initialization: Initialization,
+    /// Which output of a ViT is the feature.
+    pub pooling: Pooling,
+    /// Epsilon of a ViT's norms where no description states it; `None`: the usual one.
+    pub norm_epsilon: Option<f64>,
+    /// Whether such files come with a description (`config.json`), whose lack leaves guesses.
+    pub described: bool,
 }
 
 /// Reason why a file gives no network.

@@ -42,11 +42,13 @@ pub(crate) mod warning {
     pub(crate) const NOT_FINITE: &str = "not_finite";
     /// The number of heads was guessed.
     pub(crate) const HEADS: &str = "heads";
+    /// What was assumed for lack of a `config.json`, in words.
+    pub(crate) const ASSUMED: &str = "assumed";
 }
 
 impl EncoderInfo {
     /// Warnings for the encoder's user, one per line: parameters with initial values, ignored tensors, NaN
-    /// and infinity, a guessed number of heads. Control characters in the file's names are escaped.
+    /// and infinity, a guessed number of heads, an assumed epsilon. Control characters in the file's names are escaped.
     pub fn notes(&self) -> Vec<String> {
         const SHOWN: usize = 6;
         let listed = |key: &str, one: &str, more: &str| {
@@ -81,8 +83,15 @@ impl EncoderInfo {
             )),
             _ => None,
         };
+        let assumed = self.extra.get(warning::ASSUMED).map(|assumed| {
+            format!(
+                "nothing beside the file states it, so the usual is assumed: {}",
+                data::terminal::escape(assumed)
+            )
+        });
         let notes = [
             heads,
+            assumed,
             listed(
                 warning::MISSING,
                 "1 parameter keeps its initial values",

@@ -18,6 +18,14 @@ pub enum WeightsError {
     /// The metadata cannot be parsed.
     #[error("the file's metadata is unreadable: {0}")]
     Metadata(serde_json::Error),
+    /// The `config.json` beside it cannot be used, or contradicts it.
+    #[error("{reason}")]
+    Description {
+        /// The fault.
+        reason: String,
+        /// The hint, if known.
+        hint: Option<Hint>,
+    },
     /// Its network is unknown, ambiguous or impossible.
     #[error(transparent)]
     Architecture(#[from] ArchitectureError),
@@ -42,6 +50,7 @@ impl WeightsError {
             Self::Checkpoint(error) => error.hint(),
             Self::Layout(error) => error.hint(),
             Self::Architecture(error) => error.hint.clone(),
+            Self::Description { hint, .. } => hint.clone(),
             Self::UselessMissing(_) | Self::UselessUnexpected(_) => Some(Hint::ListNames),
             Self::Torchvision(_) => Some(Hint::UseTimmNames),
             Self::Metadata(_) | Self::Mismatch(_) => None,

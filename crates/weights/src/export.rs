@@ -15,9 +15,8 @@ use safetensors::tensor::{Dtype, TensorView};
 use crate::encoder_info::EncoderInfo;
 use crate::error::WeightsError;
 use crate::format::with_metadata;
-use crate::layouts::TORCHVISION_VIT;
+use crate::layouts::{TORCHVISION_VIT, theirs};
 use crate::mismatch::BATCH_COUNT;
-use crate::patterns::renamed;
 
 /// The library whose names an encoder file uses. Those of ResNets are the same.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,16 +52,20 @@ pub fn encoder_to_safetensors_as(
                 return Err(WeightsError::Torchvision(what));
             }
         }
-        let theirs = |name: String| {
-            let theirs = TORCHVISION_VIT
-                .iter()
-                .find_map(|(theirs, ours)| renamed(ours, theirs, &name));
-            theirs.unwrap_or(name)
-        };
         tensors = tensors
             .into_iter()
-            .map(|(name, data)| (theirs(name), data))
+            .map(|(name, data)| (theirs(TORCHVISION_VIT, &name).concat(), data))
             .collect();
+    }
+    if let (Naming::Timm, BackboneConfig::Vit(config)) = (naming, &info.architecture)
+        && config.pooling == Pooling::MeanThenNorm
+    {
+        // timm has two norms, one of them an identity: under `norm` the weights would give other features.
+        for end in ["weight", "bias"] {
+            if let Some(data) = tensors.remove(&format!("norm.{end}")) {
+                tensors.insert(format!("fc_norm.{end}"), data);
+            }
+        }
     }
     Ok(file_of(tensors, info))
 }

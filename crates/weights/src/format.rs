@@ -16,6 +16,7 @@ mod error;
 mod legacy;
 mod pickle;
 mod safetensors;
+mod shards;
 mod storages;
 #[cfg(test)]
 mod tests;
@@ -25,6 +26,7 @@ pub(crate) use self::safetensors::with_metadata;
 pub use checkpoint::{Checkpoint, Entry, Format, TensorInfo};
 pub use dtype::Dtype;
 pub use error::CheckpointError;
+pub use shards::{ShardIndex, Shards};
 
 use std::io::{Read, Seek, SeekFrom};
 
@@ -64,7 +66,9 @@ impl Checkpoint {
 /// The error for a file without weights. Its start often shows a failed download.
 fn unknown(start: &[u8]) -> CheckpointError {
     let text = start.trim_ascii_start();
-    let (found, hint) = if start.is_empty() {
+    let (found, hint) = if text.starts_with(b"{") {
+        (": it is JSON", Some(Hint::GiveFolder))
+    } else if start.is_empty() {
         (": it is empty", None)
     } else if text.starts_with(b"<") {
         (": it is a web page or XML", Some(Hint::DownloadAgain))

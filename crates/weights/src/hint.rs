@@ -30,6 +30,10 @@ pub enum Hint {
     NameHeads(String),
     /// Name the network by this name if its 3×3 stem is padded by 1 pixel.
     NameIfPaddedByOne(String),
+    /// Name the network if it is the plain one that its shapes show.
+    NameIfPlain,
+    /// Give the folder or the index instead of one of its shards.
+    GiveFolder,
     /// Do not name the network.
     OmitName,
     /// Choose the other of a file's two networks; this one was requested.

@@ -10,16 +10,18 @@ mod tests;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Read, Seek};
 
+use backbones::vit::Pooling;
 use backbones::{Backbone, BackboneConfig, Init, Stem, replace_state};
 use burn::tensor::{Device, Shape, TensorData};
 use data::{ENCODER_KEY, Licenses};
 
-use crate::architecture::{self, ArchitectureError, Shapes};
+use crate::architecture::{self, ArchitectureError, Named, Shapes};
+use crate::description::Description;
 use crate::encoder_info::{EncoderInfo, warning};
 use crate::error::WeightsError;
-use crate::format::{Checkpoint, TensorInfo};
+use crate::format::Checkpoint;
 use crate::hint::Hint;
-use crate::layouts::{Recognized, recognize};
+use crate::layouts::{LayoutError, Recognized, Weight, recognize};
 use crate::mismatch::{Mismatch, is_batch_count, mismatch, shapes_of};
 use crate::patterns::{matches, matches_any};
 use crate::role::Role;
@@ -102,12 +104,21 @@ impl<'a> Import<'a> {
         let own = own.map_err(WeightsError::Metadata)?;
 
         let family = named.as_ref().map(architecture::Named::family);
-        let recognized = recognize(checkpoint, options.role, family)?;
+        let mut description = checkpoint.description.clone();
+        let recognized = match (recognize(checkpoint, options.role, family), &description) {
+            // The description often names what no row reads.
+            (Err(LayoutError::None { .. }), Some(described))
+                if described.differs(None, named.is_some()).is_some() =>
+            {
+                return Err(refused(described.differs(None, named.is_some())));
+            }
+            (recognized, _) => recognized?,
+        };
         let mut shapes = recognized
             .tensors
             .iter()
             .filter(|(name, _)| !is_batch_count(name))
-            .map(|(name, tensor)| (name.clone(), tensor.shape.clone()))
+            .map(|(name, tensor)| (name.clone(), tensor.shape()))
             .collect::<Shapes>();
         let traits = &recognized.layout.traits;
         let mut info = match own {
@@ -120,11 +131,27 @@ impl<'a> Import<'a> {
                 info
             }
             None => {
-                let architecture = architecture::derived(&shapes, recognized.family, named.as_ref(), traits)?;
-                let guessed = named.is_none() && architecture::heads_are_a_guess(&architecture);
-                let mut info = foreign_info(architecture, &recognized);
+                if let Some(described) = &mut description {
+                    check_description(described, &recognized, named.as_ref(), &shapes)?;
+                }
+                let described = description.as_ref();
+                let architecture =
+                    architecture::derived(&shapes, recognized.family, named.as_ref(), traits, described)?;
+                if let Some(contradiction) =
+                    described.and_then(|described| described.contradiction(&architecture))
+                {
+                    return Err(refused(Some(contradiction)));
+                }
+                let guessed = named.is_none()
+                    && described.is_none_or(|described| described.heads.is_none())
+                    && architecture::heads_are_a_guess(&architecture);
+                let mut info = foreign_info(architecture, &recognized, described);
                 if guessed {
                     info.extra.insert(warning::HEADS.to_owned(), "guessed".to_owned());
+                }
+                let assumed = assumptions(&info, &recognized, described, options);
+                if !assumed.is_empty() {
+                    info.extra.insert(warning::ASSUMED.to_owned(), assumed);
                 }
                 info
             }
@@ -168,10 +195,10 @@ impl<'a> Import<'a> {
         let unexpected = mismatch.unexpected.iter().map(|(name, _)| name);
         let aside = unexpected.chain(&left_out).collect::<BTreeSet<_>>();
         let others = recognized.tensors.iter().filter(|(name, tensor)| {
-            !tensor.dtype.is_weight() && !is_batch_count(name) && !aside.contains(name)
+            !tensor.dtype().is_weight() && !is_batch_count(name) && !aside.contains(name)
         });
         mismatch.types = others
-            .map(|(name, tensor)| (name.clone(), tensor.dtype.name().to_owned()))
+            .map(|(name, tensor)| (name.clone(), tensor.dtype().name().to_owned()))
             .collect();
         let left_out = left_out.into_iter().collect::<Vec<_>>();
         for (what, names) in [(warning::MISSING, &missing), (warning::LEFT_OUT, &left_out)] {
@@ -286,7 +313,11 @@ fn check_own(info: &EncoderInfo) -> Result<(), String> {
 }
 
 /// Known facts about a foreign file's training.
-fn foreign_info(architecture: BackboneConfig, recognized: &Recognized<'_>) -> EncoderInfo {
+fn foreign_info(
+    architecture: BackboneConfig,
+    recognized: &Recognized<'_>,
+    description: Option<&Description>,
+) -> EncoderInfo {
     let pixels = match &architecture {
         BackboneConfig::Resnet(config) if config.stem == Stem::Small => 32,
         BackboneConfig::Resnet(_) => 224,
@@ -297,17 +328,113 @@ fn foreign_info(architecture: BackboneConfig, recognized: &Recognized<'_>) -> En
     if let Some(role) = recognized.role {
         extra.insert("part".to_owned(), role.name().to_owned());
     }
+    if let Some(description) = description {
+        extra.insert("config_json".to_owned(), description.network());
+    }
     EncoderInfo {
         architecture,
         method: layout.name.to_owned(),
         fingerprint: String::new(),
         licenses: Licenses::default(),
         pixels,
-        mean: layout.traits.mean,
-        std: layout.traits.std,
+        mean: description
+            .and_then(|description| description.mean)
+            .unwrap_or(layout.traits.mean),
+        std: description
+            .and_then(|description| description.std)
+            .unwrap_or(layout.traits.std),
         steps: 0,
         extra,
     }
+}
+
+fn refused(reason: Option<String>) -> WeightsError {
+    WeightsError::Description {
+        reason: reason.unwrap_or_default(),
+        hint: None,
+    }
+}
+
+/// Gives an error for a description of another network, and adds what timm's name of the network implies.
+fn check_description(
+    described: &mut Description,
+    recognized: &Recognized<'_>,
+    named: Option<&Named>,
+    shapes: &Shapes,
+) -> Result<(), WeightsError> {
+    if let Some(reason) = described.differs(Some(recognized.layout.name), named.is_some()) {
+        return Err(refused(Some(reason)));
+    }
+    let contradicted = match (recognized.layout.name, described.pooling) {
+        ("vit", Some(Pooling::MeanThenNorm)) => Some("`norm`"),
+        ("vit_fc_norm", Some(Pooling::Mean)) => Some("`fc_norm`"),
+        _ => None,
+    };
+    if let Some(norm) = contradicted {
+        return Err(refused(Some(format!(
+            "`config.json` and the tensors disagree on the pooling: the last norm is named {norm}"
+        ))));
+    }
+    if let Some(architecture) = described.timm_architecture() {
+        let width = shapes.get("cls_token").and_then(|shape| shape.last().copied());
+        match architecture::named(architecture) {
+            Ok(Named::Vit(vit)) if described.heads.is_none() && Some(vit.width()) == width => {
+                described.heads = Some(vit.heads());
+            }
+            Ok(_) => {}
+            // Names and shapes of several of timm's networks are those of a plain ResNet or ViT.
+            Err(_) if named.is_some() => {}
+            Err(_) => {
+                return Err(WeightsError::Description {
+                    reason: format!(
+                        "`config.json` describes {}, which Passer does not know: it may differ from the network that its \
+                         names and shapes show",
+                        described.network()
+                    ),
+                    hint: Some(Hint::NameIfPlain),
+                });
+            }
+        }
+    }
+    if let (Some(Named::Vit(vit)), Some(heads)) = (named, described.heads)
+        && vit.heads() != heads
+    {
+        return Err(WeightsError::Description {
+            reason: format!(
+                "`config.json` says {heads} heads, and the name given has {}",
+                vit.heads()
+            ),
+            hint: Some(Hint::OmitName),
+        });
+    }
+    Ok(())
+}
+
+/// What had to be assumed about a file that comes with a description, where that is missing; empty if nothing.
+fn assumptions(
+    info: &EncoderInfo,
+    recognized: &Recognized<'_>,
+    description: Option<&Description>,
+    options: &ImportOptions,
+) -> String {
+    if !recognized.layout.traits.described {
+        return String::new();
+    }
+    let mut assumed = vec![];
+    if let BackboneConfig::Vit(config) = &info.architecture
+        && description.is_none_or(|description| description.norm_epsilon.is_none())
+    {
+        assumed.push(format!(
+            "norms with epsilon {:e} (`config.json` states it)",
+            config.epsilon()
+        ));
+    }
+    let given = options.mean.is_some() && options.std.is_some();
+    if !given && description.is_none_or(|description| description.mean.is_none() || description.std.is_none())
+    {
+        assumed.push("ImageNet's channel statistics (`preprocessor_config.json` states them)".to_owned());
+    }
+    assumed.join(", ")
 }
 
 /// Gives an error for input that is probably a mistake.
@@ -343,8 +470,8 @@ fn check_ambiguity(
 /// The number of batches behind a network's running statistics.
 fn batches<R: Read + Seek>(recognized: &Recognized<'_>, source: &mut R) -> Option<u64> {
     let (_, count) = recognized.tensors.iter().find(|(name, _)| is_batch_count(name))?;
-    let scalar = |tensor: &&TensorInfo| tensor.elements() == 1;
-    let count = Some(*count).filter(scalar)?.read(source).ok()?;
+    let scalar = |tensor: &&Weight<'_>| tensor.elements() == 1;
+    let count = Some(count).filter(scalar)?.read(source).ok()?;
     count
         .iter::<i64>()
         .next()

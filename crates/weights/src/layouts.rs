@@ -7,18 +7,24 @@
 
 mod elsewhere;
 mod find;
+mod rename;
 mod table;
 mod torchvision;
+mod transformers;
+mod weight;
+mod wrappers;
 
 pub use find::{LayoutError, Recognized, recognize};
+pub(crate) use rename::theirs;
 pub use table::LAYOUTS;
 pub(crate) use torchvision::VIT as TORCHVISION_VIT;
+pub use weight::Weight;
 
 use std::borrow::Cow;
 
 use crate::architecture::Traits;
-use crate::patterns::renamed;
 use crate::role::Role;
+use rename::{Renames, ours};
 
 /// A layout: one arrangement of weights in a file.
 #[derive(Debug)]
@@ -30,8 +36,8 @@ pub struct Layout {
     locations: &'static [Location],
     /// Known names that belong to no network: heads, queues, decoders.
     dropped: &'static [&'static str],
-    /// Names that differ here: the file's name, then ours.
-    renames: &'static [(&'static str, &'static str)],
+    /// Names that differ here.
+    renames: Renames,
     /// Properties that the tensors do not show.
     pub traits: Traits,
 }
@@ -43,7 +49,8 @@ struct Location {
     role: Option<Role>,
     /// Candidate paths of the dictionary with its tensors; a file has one of them.
     parents: &'static [&'static str],
-    /// Candidate prefixes of its names there; a file has one of them.
+    /// Candidate prefixes of its names there; a file has one of them. [`ANY`]: whatever precedes the first
+    /// required name.
     prefixes: &'static [&'static str],
     /// Names that must be present for this layout.
     required: &'static [&'static str],
@@ -51,13 +58,17 @@ struct Location {
     forbidden: &'static [&'static str],
 }
 
+/// The prefix of a row whose first required name begins with a star: the text that the star matches, which is
+/// empty or ends with a dot.
+const ANY: &str = "*";
+
 impl Layout {
-    fn renamed<'n>(&self, name: &'n str) -> Cow<'n, str> {
-        let new = self
-            .renames
-            .iter()
-            .find_map(|(theirs, ours)| renamed(theirs, ours, name));
-        new.map_or(Cow::Borrowed(name), Cow::Owned)
+    /// The network's name of a tensor, and which third of it the tensor is; `None` for the whole.
+    fn renamed<'n>(&self, name: &'n str) -> (Cow<'n, str>, Option<usize>) {
+        match ours(self.renames, name) {
+            Some((new, third)) => (Cow::Owned(new), third),
+            None => (Cow::Borrowed(name), None),
+        }
     }
 
     /// The roles of the networks that a file of this layout may hold.

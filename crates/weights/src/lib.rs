@@ -9,6 +9,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::print_stderr))]
 
 pub mod architecture;
+mod description;
 mod encoder_info;
 mod error;
 mod export;
@@ -17,13 +18,16 @@ mod hint;
 pub mod import;
 pub mod layouts;
 mod mismatch;
+#[cfg(test)]
+mod parity;
 mod patterns;
 mod role;
 
+pub use description::Description;
 pub use encoder_info::EncoderInfo;
 pub use error::WeightsError;
 pub use export::{Naming, encoder_to_safetensors, encoder_to_safetensors_as};
-pub use format::{Checkpoint, CheckpointError};
+pub use format::{Checkpoint, CheckpointError, ShardIndex, Shards};
 pub use hint::{Hint, SaveAs, SeenNetwork};
 pub use import::{Import, ImportOptions, read_encoder};
 pub use layouts::LayoutError;

@@ -27,6 +27,11 @@ pub(crate) fn renamed(from: &str, to: &str, name: &str) -> Option<String> {
     Some(made)
 }
 
+/// The text that the first wildcard of a pattern matches.
+pub(crate) fn star<'a>(pattern: &str, name: &'a str) -> Option<&'a str> {
+    captures(pattern, name)?.into_iter().next()
+}
+
 /// The parts of the name that a pattern's wildcards match, except `~`. A star matches as little as possible.
 ///
 /// Only the last star ever extends its match. Earlier stars need not: the text after each was found at the

@@ -28,6 +28,11 @@ impl LayerNorm {
         }
     }
 
+    /// The same with another epsilon.
+    pub fn with_epsilon(self, epsilon: f64) -> Self {
+        Self { epsilon, ..self }
+    }
+
     /// # Shapes
     /// - `x`: `[…, channels]`
     /// - output: as `x`

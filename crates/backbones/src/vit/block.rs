@@ -48,7 +48,7 @@ impl Block {
                 .map(|value| LayerScale::new(&init.at(name), width, value))
         };
         Self {
-            norm1: LayerNorm::new(&init.at("norm1"), width),
+            norm1: LayerNorm::new(&init.at("norm1"), width).with_epsilon(config.epsilon()),
             attn: Attention::new(
                 // Three layers in one: MoCo-v3 counts one layer's outputs.
                 linear("attn.qkv", width, 3 * width, 2 * width),
@@ -56,7 +56,7 @@ impl Block {
                 config.heads,
             ),
             ls1: scale("ls1"),
-            norm2: LayerNorm::new(&init.at("norm2"), width),
+            norm2: LayerNorm::new(&init.at("norm2"), width).with_epsilon(config.epsilon()),
             mlp: Mlp {
                 fc1: linear("mlp.fc1", width, hidden, width + hidden),
                 fc2: linear("mlp.fc2", hidden, width, width + hidden),

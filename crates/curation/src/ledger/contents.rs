@@ -17,6 +17,8 @@ pub(crate) struct Fetched {
     pub(crate) status: Option<u16>,
     pub(crate) attempts: u32,
     pub(crate) bytes: Option<u64>,
+    /// Whether the host forbids training on it. Not in the row: it is the decision's reason or remark.
+    pub(crate) noai: bool,
 }
 
 /// A row of `images`: the facts that `integrity` found about a file.

@@ -16,7 +16,7 @@ pub struct Decision {
     pub photo: i64,
     /// Whether it passes to the next stage.
     pub kept: bool,
-    /// Why it was dropped, in snake_case; `None` where it was kept.
+    /// Why it was dropped, in snake_case; of a photo that was kept, a remark that is counted, mostly `None`.
     pub reason: Option<String>,
     /// The number that the decision depends on, if there is one: a draw, a distance, a detector's score.
     pub score: Option<f64>,
@@ -45,6 +45,14 @@ impl Decision {
             kept: false,
             reason: Some(reason.to_string()),
             ..Decision::kept(photo)
+        }
+    }
+
+    /// Adds a remark on a photo that is kept: counted in the funnel, in snake_case.
+    pub fn remark(self, remark: &str) -> Decision {
+        Decision {
+            reason: Some(remark.to_string()),
+            ..self
         }
     }
 

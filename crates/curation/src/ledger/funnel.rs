@@ -36,16 +36,18 @@ pub struct FunnelStage {
     pub dropped: u64,
     /// The reasons, most frequent first.
     pub reasons: Vec<ReasonCount>,
+    /// Remarks on photos that were kept, most frequent first.
+    pub remarks: Vec<ReasonCount>,
     /// Seconds of work over all runs.
     pub seconds: f64,
 }
 
-/// How often a reason decided.
+/// How often a reason decided, or a remark was made.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct ReasonCount {
     /// The reason.
     pub reason: String,
-    /// Photos dropped for it.
+    /// Photos dropped for it, or kept with the remark.
     pub photos: u64,
 }
 
@@ -86,6 +88,7 @@ impl Ledger {
                     kept: 0,
                     dropped: 0,
                     reasons: Vec::new(),
+                    remarks: Vec::new(),
                     seconds: row.get(3)?,
                 };
                 Ok((row.get(0)?, stage))
@@ -100,15 +103,17 @@ impl Ledger {
             let mut rows = counts.query([*id])?;
             while let Some(row) = rows.next()? {
                 let (kept, reason, photos): (bool, Option<String>, i64) = (row.get(0)?, row.get(1)?, row.get(2)?);
-                if kept {
-                    stage.kept += photos as u64;
-                    continue;
-                }
-                stage.dropped += photos as u64;
-                stage.reasons.push(ReasonCount {
+                let count = ReasonCount {
                     reason: reason.unwrap_or_default(),
                     photos: photos as u64,
-                });
+                };
+                if kept {
+                    stage.kept += count.photos;
+                    stage.remarks.extend((!count.reason.is_empty()).then_some(count));
+                } else {
+                    stage.dropped += count.photos;
+                    stage.reasons.push(count);
+                }
             }
         }
         let taken_down: i64 = db.query_row("SELECT count(*) FROM takedowns", [], |row| row.get(0))?;

@@ -6,6 +6,7 @@
 //! and the run ends without a decision on them. Files are written under another name and renamed, so a file
 //! under its name is whole. A run that resumes uses it without another request.
 
+mod address;
 mod client;
 mod pace;
 #[cfg(test)]
@@ -58,6 +59,20 @@ pub struct FetchConfig {
     pub private_addresses: bool,
     /// The user agent of the requests; hosts want a name and a contact in it.
     pub user_agent: String,
+    /// What becomes of photos whose host forbids training on them (`X-Robots-Tag: noai` or `noimageai`, for all
+    /// or for this user agent). Absent: they are kept. Either way they are counted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub robots_noai: Option<NoAi>,
+}
+
+/// What becomes of photos on which training is forbidden.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum NoAi {
+    /// They are dropped as `noai`.
+    Drop,
+    /// They are kept, with the remark `noai`.
+    Keep,
 }
 
 /// The address of a photo's file.
@@ -157,9 +172,9 @@ impl Stage for FetchConfig {
                         let outcome = match (from.address(&photo), photos.path(&photo)) {
                             _ if stopped() => Outcome::Stopped,
                             (Some(address), Some(path)) => {
-                                client.fetch(&photo.key, &address, &path, &stopped)
+                                client.fetch(&photo.key, &address, photo.page_url.as_deref(), &path, &stopped)
                             }
-                            _ => Outcome::Gone(Fetched::default(), "no_address".to_string()),
+                            _ => Outcome::Gone(Fetched::default(), "no_address".to_string(), None),
                         };
                         if report.send((photo, outcome)).is_err() {
                             return;
@@ -279,14 +294,19 @@ impl Collector {
                 if fetched.attempts > 0 {
                     self.answered();
                 }
-                self.decisions.push((Decision::kept(photo.id), fetched));
+                let kept = Decision::kept(photo.id);
+                let kept = if fetched.noai { kept.remark("noai") } else { kept };
+                self.decisions.push((kept, fetched));
             }
-            Outcome::Gone(fetched, reason) => {
+            Outcome::Gone(fetched, reason, detail) => {
                 if fetched.status.is_some() {
                     self.answered();
                 }
-                self.decisions
-                    .push((Decision::dropped(photo.id, &reason), fetched));
+                let dropped = Decision {
+                    detail,
+                    ..Decision::dropped(photo.id, &reason)
+                };
+                self.decisions.push((dropped, fetched));
             }
             Outcome::TakenDown(fetched, content) => {
                 if fetched.attempts > 0 {

@@ -21,6 +21,16 @@ pub(crate) struct NamedVit {
     pub(super) registers: usize,
 }
 
+impl NamedVit {
+    pub(crate) fn width(&self) -> usize {
+        self.width
+    }
+
+    pub(crate) fn heads(&self) -> usize {
+        self.heads
+    }
+}
+
 impl Named {
     pub(crate) fn family(&self) -> Family {
         match self {

@@ -2,18 +2,20 @@
 
 use std::collections::BTreeMap;
 
-use backbones::vit::{Interpolation, Pooling};
+use backbones::vit::Interpolation;
 use backbones::{BackboneConfig, ResNetConfig, Stem, VitConfig};
 
 use super::name::NamedVit;
 use super::{ArchitectureError, Family, Named, Traits};
+use crate::description::Description;
 use crate::hint::Hint;
 use crate::patterns::nearest;
 
 /// Shapes by parameter name in the network.
 pub(crate) type Shapes = BTreeMap<String, Vec<usize>>;
 
-/// The network that tensors of these shapes form, or that `named` states.
+/// The network that tensors of these shapes form, or that `named` states. What shapes do not show comes from
+/// `description`, else from `traits`.
 ///
 /// # Errors
 /// Missing or impossible parts. The later comparison with the network checks that every tensor fits.
@@ -22,6 +24,7 @@ pub(crate) fn derived(
     family: Family,
     named: Option<&Named>,
     traits: &Traits,
+    description: Option<&Description>,
 ) -> Result<BackboneConfig, ArchitectureError> {
     match (family, named) {
         (_, Some(Named::ResNet(config))) => Ok(BackboneConfig::Resnet(config.clone())),
@@ -31,7 +34,7 @@ pub(crate) fn derived(
                 Named::Vit(vit) => Some(vit),
                 Named::ResNet(_) => None,
             });
-            derived_vit(shapes, named, traits).map(BackboneConfig::Vit)
+            derived_vit(shapes, named, traits, description).map(BackboneConfig::Vit)
         }
     }
 }
@@ -93,6 +96,7 @@ pub(super) fn derived_vit(
     shapes: &Shapes,
     named: Option<&NamedVit>,
     traits: &Traits,
+    description: Option<&Description>,
 ) -> Result<VitConfig, ArchitectureError> {
     let (width, patch_px) = match shapes.get("patch_embed.proj.weight").map(Vec::as_slice) {
         Some(&[width, 3, height, patch]) if height == patch && patch > 0 => (width, patch),
@@ -121,7 +125,10 @@ pub(super) fn derived_vit(
     let vit = match named {
         Some(named) => named.clone(),
         None => NamedVit {
-            heads: heads(&seen, traits)?,
+            heads: match description.and_then(|description| description.heads) {
+                Some(heads) => heads,
+                None => heads(&seen, traits)?,
+            },
             ..seen
         },
     };
@@ -146,8 +153,14 @@ pub(super) fn derived_vit(
         registers: vit.registers,
         layer_scale,
         drop_path: 0.0,
-        pooling: Pooling::ClassToken,
+        pooling: description
+            .and_then(|description| description.pooling)
+            .unwrap_or(traits.pooling),
         initialization: traits.initialization,
+        norm_epsilon: match description.and_then(|description| description.norm_epsilon) {
+            Some(epsilon) => (epsilon != VitConfig::USUAL_EPSILON).then_some(epsilon),
+            None => traits.norm_epsilon,
+        },
     };
     config.validate()?;
     Ok(config)

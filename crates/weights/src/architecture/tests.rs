@@ -44,7 +44,9 @@ fn every_name_reads_back() {
             Named::Vit(vit) => {
                 let places = 1 + 14 * 14;
                 let shapes = vit_shapes(vit.width, vit.patch_px, places, vit.registers);
-                derived_vit(&shapes, Some(&vit), traits("vit")).unwrap().name()
+                derived_vit(&shapes, Some(&vit), traits("vit"), None)
+                    .unwrap()
+                    .name()
             }
         };
         assert_eq!(made, name);
@@ -75,7 +77,7 @@ fn every_name_reads_back() {
 
 #[test]
 fn heads_and_image_size_follow_the_usual_rules() {
-    let vit = |shapes: &Shapes, layout| derived_vit(shapes, None, traits(layout)).unwrap();
+    let vit = |shapes: &Shapes, layout| derived_vit(shapes, None, traits(layout), None).unwrap();
     let small = vit(&vit_shapes(384, 16, 197, 0), "vit");
     assert_eq!((small.heads, small.image_px, small.depth), (6, 224, 12));
     assert_eq!(vit(&vit_shapes(384, 16, 197, 0), "moco_v3").heads, 12);
@@ -114,7 +116,7 @@ fn heads_and_image_size_follow_the_usual_rules() {
 
 #[test]
 fn networks_that_passer_does_not_have_are_refused() {
-    let refused = |shapes: &Shapes, family| derived(shapes, family, None, traits("vit")).unwrap_err();
+    let refused = |shapes: &Shapes, family| derived(shapes, family, None, traits("vit"), None).unwrap_err();
     let error = refused(&vit_shapes(96, 16, 197, 0), Family::Vit);
     let name = "vit-w96-d12-hHEADS-p16".to_owned();
     assert_eq!(error.hint, Some(Hint::NameHeads(name)));

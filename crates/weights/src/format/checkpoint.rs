@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use super::dtype::Dtype;
 use super::error::{CheckpointError, damaged, unreadable};
+use crate::description::Description;
 
 /// A file's table of contents.
 #[derive(Clone, Debug)]
@@ -20,6 +21,8 @@ pub struct Checkpoint {
     pub metadata: BTreeMap<String, String>,
     /// The file's length.
     pub bytes: u64,
+    /// The facts of the `config.json` that belongs to it, which the caller adds.
+    pub description: Option<Description>,
 }
 
 /// A kind of file.

@@ -115,5 +115,6 @@ pub(super) fn open<R: Read + Seek>(source: &mut R, length: u64) -> Result<Checkp
         root: entries::tree(&pickle, locate)?,
         metadata: BTreeMap::new(),
         bytes: length,
+        description: None,
     })
 }

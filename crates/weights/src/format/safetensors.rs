@@ -61,6 +61,7 @@ pub(super) fn open<R: Read + Seek>(
             .map(|(key, value)| (key.clone(), value.clone()))
             .collect(),
         bytes: length,
+        description: None,
     })
 }
 

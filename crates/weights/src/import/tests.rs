@@ -2,6 +2,7 @@
 //! must be the one that its name states.
 
 mod ambiguous_files;
+mod other_names;
 
 use std::collections::BTreeSet;
 use std::io::{Cursor, Read};
@@ -12,14 +13,14 @@ use burn::tensor::TensorData;
 use flate2::read::GzDecoder;
 
 use super::*;
-use crate::format::Entry;
+use crate::format::{Entry, TensorInfo};
 use crate::layouts::{LAYOUTS, LayoutError};
 use crate::{Naming, SeenNetwork, encoder_to_safetensors_as};
 
 const VIT: &str = "vit-w32-d2-h2-p4";
 
 /// Fixture, row, network by name, parts in the order of preference.
-const FILES: [(&str, &str, &str, &[Role]); 39] = {
+const FILES: [(&str, &str, &str, &[Role]); 46] = {
     const ONE: &[Role] = &[];
     const STUDENT: &[Role] = &[Role::Student, Role::Teacher];
     const TEACHER: &[Role] = &[Role::Teacher, Role::Student];
@@ -65,6 +66,28 @@ const FILES: [(&str, &str, &str, &[Role]); 39] = {
         ("lightning-model.ckpt", "resnet", RESNET, ONE),
         ("net.pth", "resnet", RESNET, ONE),
         ("model-state-dict.pth", "vit", VIT, ONE),
+        ("timm-vit-fc-norm.pth", "vit_fc_norm", VIT, ONE),
+        ("transformers-vit.safetensors", "transformers_vit", VIT, ONE),
+        ("transformers-vit-memory.pth", "transformers_vit", VIT, ONE),
+        (
+            "transformers-vit-mae.safetensors",
+            "transformers_vit_mae",
+            VIT,
+            ONE,
+        ),
+        ("transformers-dinov2.safetensors", "transformers_dinov2", VIT, ONE),
+        (
+            "transformers-dinov2-registers.safetensors",
+            "transformers_dinov2_with_registers",
+            REGISTERS,
+            ONE,
+        ),
+        (
+            "transformers-resnet.safetensors",
+            "transformers_resnet",
+            "resnet50-w2",
+            ONE,
+        ),
     ]
 };
 
@@ -108,7 +131,7 @@ fn read(bytes: &[u8], options: &ImportOptions) -> Result<(Backbone, EncoderInfo)
 fn assert_formula(file: &str, backbone: &Backbone, part: Role) {
     for (name, data) in state_dict(backbone) {
         let mut expected = formula(&name, &data.shape().to_vec(), part);
-        if file == "dinov2-registers.pth" && name == "cls_token" {
+        if file.contains("dinov2-registers") && name == "cls_token" {
             let position = formula("class position", &[32], part);
             expected
                 .iter_mut()

@@ -3,15 +3,14 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
+use super::rename::{Renames, ours};
 use super::table::IMAGENET;
 use super::torchvision::{CHILDREN, VIT};
+use super::transformers;
 use crate::architecture::{Family, Shapes, derived};
 use crate::format::{Entry, TensorInfo};
 use crate::hint::{Hint, SeenNetwork};
-use crate::patterns::{matches, renamed};
-
-/// Pairs of another library's name and ours.
-type Renames = &'static [(&'static str, &'static str)];
+use crate::patterns::matches;
 
 /// Names of a block's weights in several libraries; they identify a network.
 const BLOCKS: &[(&str, Renames)] = &[
@@ -19,6 +18,9 @@ const BLOCKS: &[(&str, Renames)] = &[
     ("blocks.#.attn.*", &[]),
     ("encoder.layers.encoder_layer_#.self_attention.*", VIT),
     ("4.#.conv#.weight", CHILDREN),
+    ("encoder.layer.#.layernorm_before.*", transformers::VIT),
+    ("encoder.layer.#.norm1.*", transformers::DINOV2),
+    ("encoder.stages.#.layers.#.layer.*", transformers::RESNET),
 ];
 
 /// Maximum tensors to search, and maximum parts of a name: a file may hold any number.
@@ -116,10 +118,7 @@ impl Search<'_> {
 fn looks(tensors: &[(&str, &TensorInfo)], prefix: &str, renames: Renames) -> Option<String> {
     let shapes = tensors.iter().filter_map(|(name, tensor)| {
         let name = name.strip_prefix(prefix)?;
-        let ours = renames
-            .iter()
-            .find_map(|(theirs, ours)| renamed(theirs, ours, name));
-        let name = ours.map_or(Cow::Borrowed(name), Cow::Owned);
+        let name = ours(renames, name).map_or(Cow::Borrowed(name), |(name, _)| Cow::Owned(name));
         Some((name.into_owned(), tensor.shape.clone()))
     });
     let shapes = shapes.collect::<Shapes>();
@@ -130,6 +129,6 @@ fn looks(tensors: &[(&str, &TensorInfo)], prefix: &str, renames: Renames) -> Opt
         Family::Vit => "patch_embed.proj.weight",
     };
     shapes.get(first)?;
-    let network = derived(&shapes, family, None, &IMAGENET);
+    let network = derived(&shapes, family, None, &IMAGENET, None);
     Some(network.map_or_else(|_| family.with_article().to_owned(), |network| network.name()))
 }

@@ -6,11 +6,13 @@ use std::rc::Rc;
 
 use super::elsewhere::{seen_networks, seen_outside};
 use super::table::LAYOUTS;
-use super::{Layout, Location};
+use super::weight::Weight;
+use super::wrappers::unwrapped;
+use super::{ANY, Layout, Location};
 use crate::architecture::Family;
 use crate::format::{Checkpoint, Entry, TensorInfo};
 use crate::hint::{Hint, SeenNetwork};
-use crate::patterns::{matches, matches_any};
+use crate::patterns::{matches, matches_any, star};
 use crate::role::Role;
 
 /// A file with a known layout.
@@ -25,7 +27,7 @@ pub struct Recognized<'a> {
     /// Path of the dictionary that holds it.
     pub parent: &'static str,
     /// Its tensors, and those that no row knows, by the network's names.
-    pub tensors: BTreeMap<String, &'a TensorInfo>,
+    pub tensors: BTreeMap<String, Weight<'a>>,
     /// Further names that the row knows, as in the file.
     pub dropped: Vec<String>,
     /// Networks in dictionaries that the row does not read, such as averaged weights.
@@ -111,18 +113,21 @@ struct Candidate<'a> {
     layout: &'static Layout,
     location: &'static Location,
     parent: &'static str,
-    prefix: &'static str,
+    prefix: String,
     family: Family,
     names: Names<'a>,
 }
 
+/// A name of the network, and which third of it a tensor is.
+type Part<'n> = (Cow<'n, str>, Option<usize>);
+
 impl<'a> Candidate<'a> {
     /// Its tensors, by the network's names.
-    fn tensors(&self) -> BTreeMap<Cow<'_, str>, &'a TensorInfo> {
+    fn tensors(&self) -> BTreeMap<Part<'_>, &'a TensorInfo> {
         let tensors = self
             .names
             .iter()
-            .filter_map(|(name, tensor)| Some((name.strip_prefix(self.prefix)?, *tensor)));
+            .filter_map(|(name, tensor)| Some((name.strip_prefix(self.prefix.as_str())?, *tensor)));
         tensors
             .map(|(name, tensor)| (self.layout.renamed(name), tensor))
             .collect()
@@ -191,32 +196,47 @@ pub fn recognize(
         .flat_map(|location| location.parents)
         .copied()
         .collect::<Vec<_>>();
-    let mut recognized = Recognized {
+    let mut dropped = vec![];
+    let mut tensors = BTreeMap::<(String, Option<usize>), (String, &TensorInfo)>::new();
+    for (name, tensor) in chosen.names.iter() {
+        let inside = name.strip_prefix(chosen.prefix.as_str());
+        let known = matches_any(layout.dropped, name)
+            || (inside.is_none() && other_prefixes.iter().any(|prefix| name.starts_with(**prefix)));
+        if known {
+            dropped.push(name.clone());
+            continue;
+        }
+        let (ours, third) = inside.map_or((Cow::from(name.as_str()), None), |name| layout.renamed(name));
+        let (key, theirs) = ((ours.into_owned(), third), inside.unwrap_or(name).to_owned());
+        let ours = key.0.clone();
+        if tensors.insert(key, (theirs, tensor)).is_some() {
+            return Err(twice(ours, layout));
+        }
+    }
+    // A third beside the whole is as wrong as two wholes.
+    let both = tensors
+        .keys()
+        .find(|(name, third)| third.is_some() && tensors.contains_key(&(name.clone(), None)));
+    if let Some((name, _)) = both {
+        return Err(twice(name.clone(), layout));
+    }
+    Ok(Recognized {
         layout,
         role: chosen.location.role,
         family: chosen.family,
         parent: chosen.parent,
-        tensors: BTreeMap::new(),
-        dropped: vec![],
+        tensors: Weight::joined(tensors),
+        dropped,
         other_networks: seen_outside(&checkpoint.root, &read),
-    };
-    for (name, tensor) in chosen.names.iter() {
-        let inside = name.strip_prefix(chosen.prefix);
-        let known = matches_any(layout.dropped, name)
-            || (inside.is_none() && other_prefixes.iter().any(|prefix| name.starts_with(**prefix)));
-        if known {
-            recognized.dropped.push(name.clone());
-            continue;
-        }
-        let name = inside.map_or_else(|| name.clone(), |name| layout.renamed(name).into_owned());
-        if recognized.tensors.insert(name.clone(), tensor).is_some() {
-            return Err(LayoutError::Twice {
-                name,
-                layout: layout.name,
-            });
-        }
+    })
+}
+
+/// The error for two tensors of one name.
+fn twice(name: String, layout: &Layout) -> LayoutError {
+    LayoutError::Twice {
+        name,
+        layout: layout.name,
     }
-    Ok(recognized)
 }
 
 /// The network of one layout to read.
@@ -235,7 +255,13 @@ fn chosen<'a>(
             .all(|candidate| candidate.location.role.is_none());
     let role = role.or(layout.locations[0].role).filter(|_| !alone);
     let chosen = match role {
-        None => candidates.swap_remove(0),
+        // Names at the root include those of its dictionaries, and so an optimizer's beside the network's.
+        None => {
+            let inside = candidates
+                .iter()
+                .position(|candidate| !candidate.parent.is_empty());
+            candidates.swap_remove(inside.unwrap_or(0))
+        }
         Some(role) => {
             let of_role = |candidate: &Candidate<'_>| candidate.location.role == Some(role);
             match candidates.iter().position(of_role) {
@@ -287,16 +313,16 @@ fn candidates<'a>(
             let Some(entry @ Entry::Dict(_)) = checkpoint.root.at(parent) else {
                 continue;
             };
-            let names = parents
-                .entry(parent)
-                .or_insert_with(|| Rc::new(unwrapped(entry.tensors())));
+            let names = parents.entry(parent).or_insert_with(|| Rc::new(unwrapped(entry)));
             let has = |pattern: &&str| names.iter().any(|(name, _)| matches(pattern, name));
             if !location.required.iter().all(has) || location.forbidden.iter().any(has) {
                 continue;
             }
-            for &prefix in location.prefixes {
-                let inside = names.iter().filter_map(|(name, _)| name.strip_prefix(prefix));
-                if let Some(family) = Family::of(inside.map(|name| layout.renamed(name))) {
+            for prefix in prefixes(location, &names) {
+                let inside = names
+                    .iter()
+                    .filter_map(|(name, _)| name.strip_prefix(prefix.as_str()));
+                if let Some(family) = Family::of(inside.map(|name| layout.renamed(name).0)) {
                     all.push(Candidate {
                         layout,
                         location,
@@ -312,29 +338,28 @@ fn candidates<'a>(
     all
 }
 
-/// Maximum wrappers removed from a network; real files have fewer.
-const MAX_WRAPPERS: usize = 4;
-
-/// Names without the prefixes that wrappers of a whole network add: `DistributedDataParallel`,
-/// `torch.compile`, and `AveragedModel`, whose counter has no prefix.
-fn unwrapped(mut names: Vec<(String, &TensorInfo)>) -> Vec<(String, &TensorInfo)> {
-    const COUNT: &str = "n_averaged";
-    let wraps = |wrapper: &str, from: usize| {
-        let mut others = names.iter().filter(|(name, _)| name != COUNT).peekable();
-        others.peek().is_some() && others.all(|(name, _)| name[from..].starts_with(wrapper))
-    };
-    let mut wrapped = 0;
-    for _ in 0..MAX_WRAPPERS {
-        let mut known = ["module.", "_orig_mod."].into_iter();
-        let Some(wrapper) = known.find(|wrapper| wraps(wrapper, wrapped)) else {
-            break;
-        };
-        wrapped += wrapper.len();
+/// The prefixes of a location to try on these names.
+fn prefixes(location: &Location, names: &[(String, &TensorInfo)]) -> Vec<String> {
+    /// Files hold two networks at most; any number of prefixes would take long.
+    const TRIED: usize = 8;
+    if location.prefixes != [ANY] {
+        return location
+            .prefixes
+            .iter()
+            .map(|&prefix| prefix.to_owned())
+            .collect();
     }
-    for (name, _) in names.iter_mut().filter(|(name, _)| name != COUNT) {
-        name.drain(..wrapped);
-    }
-    names
+    let found = names
+        .iter()
+        .filter_map(|(name, _)| star(location.required.first()?, name));
+    let mut found = found
+        .filter(|prefix| prefix.is_empty() || prefix.ends_with('.'))
+        .map(str::to_owned)
+        .collect::<Vec<_>>();
+    found.sort();
+    found.dedup();
+    found.truncate(TRIED);
+    found
 }
 
 /// An unrecognized file, in words: its keys and first tensors.

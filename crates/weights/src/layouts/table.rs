@@ -1,9 +1,10 @@
 //! The table of layouts: one row each. [`super`] defines the fields of a row.
 
-use backbones::vit::{Initialization, Interpolation, Position};
+use backbones::vit::{Initialization, Interpolation, Pooling, Position};
 
+use super::rename::whole;
 use super::torchvision::{CHILDREN, VIT};
-use super::{Layout, Location};
+use super::{ANY, Layout, Location, transformers};
 use crate::architecture::Traits;
 use crate::role::Role;
 
@@ -15,7 +16,39 @@ pub(super) const IMAGENET: Traits = Traits {
     interpolation: Interpolation::Antialiased,
     position: Position::Learned,
     initialization: Initialization::TruncatedNormal,
+    pooling: Pooling::ClassToken,
+    norm_epsilon: None,
+    described: false,
 };
+
+/// Transformers' ViTs: its default epsilon, and positions interpolated without antialiasing.
+const TRANSFORMERS: Traits = Traits {
+    interpolation: Interpolation::Bicubic,
+    norm_epsilon: Some(1e-12),
+    described: true,
+    ..IMAGENET
+};
+
+/// Transformers' DINOv2, whose default epsilon is the usual one.
+const TRANSFORMERS_DINOV2: Traits = Traits {
+    norm_epsilon: None,
+    ..TRANSFORMERS
+};
+
+/// Heads of Transformers' models with a task, and of modules that hold such a model.
+const TRANSFORMERS_HEADS: &[&str] = &[
+    "classifier.*",
+    "cls_classifier.*",
+    "*pooler.*",
+    "decoder.*",
+    "*embeddings.mask_token",
+    "head.*",
+    "fc.*",
+    "projector.*",
+    "projection_head*",
+    "predictor.*",
+    "prototypes.*",
+];
 
 const DINO: Traits = Traits {
     interpolation: Interpolation::Offset,
@@ -37,6 +70,8 @@ const ALONE: &[&str] = &[
     "model_state_dict",
     "net",
     "model/state_dict",
+    // DeepSpeed.
+    "module",
 ];
 
 /// The same without `state_dict`, whose `backbone.*` belongs to a Lightning module.
@@ -111,6 +146,7 @@ pub const LAYOUTS: &[Layout] = &[
                     "decoder_*",
                     "dist_token",
                     "blocks.#.#.*",
+                    "fc_norm.*",
                     DINO_HEAD,
                 ],
             },
@@ -125,12 +161,40 @@ pub const LAYOUTS: &[Layout] = &[
                     "*.decoder_*",
                     "*.dist_token",
                     "*.blocks.#.#.*",
+                    "*.fc_norm.*",
                 ],
             },
         ],
         dropped: &["head.*", "pre_logits.*", "model.head.*", "net.head.*"],
         renames: &[],
         traits: IMAGENET,
+    },
+    // The same with the norm behind the mean of the patches: timm's `global_pool="avg"`, and fine-tuned MAEs and
+    // BEiTs.
+    Layout {
+        name: "vit_fc_norm",
+        locations: &[
+            Location {
+                role: None,
+                parents: ALONE,
+                prefixes: &[""],
+                required: &["blocks.#.*", "fc_norm.*"],
+                forbidden: &["mask_token", "register_tokens", "decoder_*", "dist_token"],
+            },
+            Location {
+                role: None,
+                parents: &["state_dict"],
+                prefixes: &["model.", "net."],
+                required: &["*.blocks.#.*", "*.fc_norm.*"],
+                forbidden: &["*.mask_token", "*.register_tokens", "*.decoder_*", "*.dist_token"],
+            },
+        ],
+        dropped: &["head.*", "*.head.*"],
+        renames: &[whole("fc_norm.*", "norm.*")],
+        traits: Traits {
+            pooling: Pooling::MeanThenNorm,
+            ..IMAGENET
+        },
     },
     // torchvision's ViTs.
     Layout {
@@ -295,7 +359,10 @@ pub const LAYOUTS: &[Layout] = &[
             },
         ],
         dropped: &["mask_token", "backbone.mask_token", "dino_head.*", "ibot_head.*"],
-        renames: &[("register_tokens", "reg_token"), ("blocks.~.#.*", "blocks.#.*")],
+        renames: &[
+            whole("register_tokens", "reg_token"),
+            whole("blocks.~.#.*", "blocks.#.*"),
+        ],
         traits: DINO,
     },
     // MAE's pretraining checkpoints; its backbones alone are `vit`.
@@ -492,5 +559,98 @@ pub const LAYOUTS: &[Layout] = &[
         dropped: &["9.*"],
         renames: CHILDREN,
         traits: IMAGENET,
+    },
+    // Hugging Face Transformers: models alone, and with a task's head in front of their names.
+    Layout {
+        name: "transformers_vit",
+        locations: &[Location {
+            role: None,
+            parents: ALONE,
+            prefixes: &[ANY],
+            required: &[
+                "*embeddings.patch_embeddings.projection.weight",
+                "*.#.layernorm_before.*",
+            ],
+            forbidden: &["*decoder.decoder_*"],
+        }],
+        dropped: TRANSFORMERS_HEADS,
+        renames: transformers::VIT,
+        traits: TRANSFORMERS,
+    },
+    Layout {
+        name: "transformers_vit_mae",
+        locations: &[Location {
+            role: None,
+            parents: ALONE,
+            prefixes: &[ANY],
+            required: &[
+                "*embeddings.patch_embeddings.projection.weight",
+                "*.#.layernorm_before.*",
+                "*decoder.decoder_*",
+            ],
+            forbidden: &[],
+        }],
+        dropped: TRANSFORMERS_HEADS,
+        renames: transformers::VIT,
+        traits: Traits {
+            position: Position::SineCosine,
+            initialization: Initialization::Mae,
+            ..TRANSFORMERS
+        },
+    },
+    Layout {
+        name: "transformers_dinov2",
+        locations: &[Location {
+            role: None,
+            parents: ALONE,
+            prefixes: &[ANY],
+            required: &[
+                "*embeddings.patch_embeddings.projection.weight",
+                "*encoder.layer.#.norm1.*",
+            ],
+            forbidden: &["*embeddings.register_tokens"],
+        }],
+        dropped: TRANSFORMERS_HEADS,
+        renames: transformers::DINOV2,
+        traits: TRANSFORMERS_DINOV2,
+    },
+    Layout {
+        name: "transformers_dinov2_with_registers",
+        locations: &[Location {
+            role: None,
+            parents: ALONE,
+            prefixes: &[ANY],
+            required: &[
+                "*embeddings.patch_embeddings.projection.weight",
+                "*encoder.layer.#.norm1.*",
+                "*embeddings.register_tokens",
+            ],
+            forbidden: &[],
+        }],
+        dropped: TRANSFORMERS_HEADS,
+        renames: transformers::DINOV2,
+        traits: Traits {
+            interpolation: Interpolation::Antialiased,
+            ..TRANSFORMERS_DINOV2
+        },
+    },
+    Layout {
+        name: "transformers_resnet",
+        locations: &[Location {
+            role: None,
+            parents: ALONE,
+            prefixes: &[ANY],
+            required: &[
+                "*embedder.embedder.convolution.weight",
+                "*encoder.stages.#.layers.#.layer.*",
+            ],
+            forbidden: &[],
+        }],
+        dropped: TRANSFORMERS_HEADS,
+        renames: transformers::RESNET,
+        traits: Traits {
+            norm_epsilon: None,
+            ..TRANSFORMERS
+        },
     },
 ];

@@ -2,20 +2,20 @@
 
 use std::fs;
 use std::io::{Read, Write};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use data::durable::Writer;
 use sha2::{Digest, Sha256};
 use ureq::Agent;
-use ureq::ResponseExt;
 use ureq::http::{Response, Uri};
 use ureq::unversioned::resolver::{DefaultResolver, ResolvedSocketAddrs, Resolver};
 use ureq::unversioned::transport::{DefaultConnector, NextTimeout};
 
-use super::FetchConfig;
+use super::address::{self, Address};
 use super::pace::{Pace, sleep_until};
+use super::{FetchConfig, NoAi};
 use crate::draws::{draw, fraction};
 use crate::error::Error;
 use crate::ledger::{Content, Fetched, Gate, Refusal, sha256};
@@ -25,8 +25,8 @@ use crate::ledger::{Content, Fetched, Gate, Refusal, sha256};
 pub(super) enum Outcome {
     /// The file exists.
     Done(Fetched),
-    /// The photo does not exist, with the reason.
-    Gone(Fetched, String),
+    /// The photo does not exist, or may not be used: reason code, and details where they help.
+    Gone(Fetched, String, Option<String>),
     /// The file was taken down under another key, and has been deleted.
     TakenDown(Fetched, Content),
     /// The host could not be reached: reason code, and details.
@@ -41,7 +41,10 @@ pub(super) enum Outcome {
 enum Attempt {
     /// The whole body: its bytes, and their SHA-256.
     Done(u64, Content),
-    Gone(String),
+    Gone {
+        reason: String,
+        detail: Option<String>,
+    },
     TakenDown(Content),
     Again {
         reason: String,
@@ -50,6 +53,15 @@ enum Attempt {
     },
     Failed(Error),
     Stopped,
+}
+
+impl Attempt {
+    fn gone(reason: impl Into<String>) -> Attempt {
+        Attempt::Gone {
+            reason: reason.into(),
+            detail: None,
+        }
+    }
 }
 
 pub(super) struct Client {
@@ -114,18 +126,35 @@ fn is_public(address: IpAddr) -> bool {
                 || first == 0
                 || first >= 240)
         }
-        IpAddr::V6(v6) => match v6.to_ipv4_mapped() {
+        IpAddr::V6(v6) => match inner(v6) {
             Some(v4) => is_public(IpAddr::V4(v4)),
             None => {
                 let first = v6.segments()[0];
-                // Unique local fc00::/7, link-local fe80::/10.
+                // Unique local fc00::/7, link-local fe80::/10, and its predecessor fec0::/10.
                 !(v6.is_loopback()
                     || v6.is_unspecified()
                     || v6.is_multicast()
                     || first & 0xfe00 == 0xfc00
-                    || first & 0xffc0 == 0xfe80)
+                    || first & 0xffc0 == 0xfe80
+                    || first & 0xffc0 == 0xfec0)
             }
         },
+    }
+}
+
+/// The IPv4 address that an IPv6 address leads to: mapped, in its old form, through NAT64, or through 6to4.
+fn inner(v6: Ipv6Addr) -> Option<Ipv4Addr> {
+    let of = |high: u16, low: u16| {
+        let ([a, b], [c, d]) = (high.to_be_bytes(), low.to_be_bytes());
+        Ipv4Addr::new(a, b, c, d)
+    };
+    match v6.segments() {
+        [0, 0, 0, 0, 0, 0xffff, high, low]
+        | [0x64, 0xff9b, 0, 0, 0, 0, high, low]
+        | [0x2002, high, low, ..] => Some(of(high, low)),
+        // `::` and `::1` are not of the old form.
+        [0, 0, 0, 0, 0, 0, high, low] if high > 0 => Some(of(high, low)),
+        _ => None,
     }
 }
 
@@ -133,10 +162,8 @@ impl Client {
     pub(super) fn new(config: &FetchConfig, gate: Gate) -> Client {
         let settings = Agent::config_builder()
             .http_status_as_error(false)
-            .max_redirects(config.max_redirects)
-            .max_redirects_will_error(true)
-            .save_redirect_history(true)
-            .timeout_global(Some(Duration::from_secs_f64(config.timeout_s)))
+            // They are followed in `attempt`, because ureq does not read all addresses that browsers do.
+            .max_redirects(0)
             .max_idle_connections(config.concurrency)
             .max_idle_connections_per_host(config.concurrency)
             .user_agent(config.user_agent.as_str())
@@ -152,8 +179,15 @@ impl Client {
         }
     }
 
-    /// Downloads `address` to `path`, unless that file exists.
-    pub(super) fn fetch(&self, key: &str, address: &str, path: &Path, stopped: &dyn Fn() -> bool) -> Outcome {
+    /// Downloads `address` to `path`, unless that file exists. `page` is the photo's page, if known.
+    pub(super) fn fetch(
+        &self,
+        key: &str,
+        address: &str,
+        page: Option<&str>,
+        path: &Path,
+        stopped: &dyn Fn() -> bool,
+    ) -> Outcome {
         let mut fetched = Fetched {
             address: address.to_string(),
             ..Fetched::default()
@@ -162,23 +196,31 @@ impl Client {
             fetched.bytes = Some(facts.len());
             return self.known(fetched, path);
         }
-        let Some(host) = host_of(address) else {
-            return Outcome::Gone(fetched, "bad_address".to_string());
+        let mut addresses = match address::read(address, page) {
+            Ok(addresses) => addresses,
+            Err(reason) => return Outcome::Gone(fetched, "bad_address".to_string(), Some(reason)),
         };
         loop {
+            let host = addresses[0].host().to_string();
             if !self.pace.wait(&host, stopped) {
                 return Outcome::Stopped;
             }
             fetched.attempts += 1;
-            let (reason, detail, asked) = match self.attempt(address, path, &mut fetched, stopped) {
+            let (reason, detail, asked) = match self.attempt(&addresses[0], path, &mut fetched, stopped) {
                 Attempt::Done(bytes, _) => {
                     fetched.bytes = Some(bytes);
                     return Outcome::Done(fetched);
                 }
                 Attempt::TakenDown(content) => return Outcome::TakenDown(fetched, content),
-                Attempt::Gone(reason) => return Outcome::Gone(fetched, reason),
+                Attempt::Gone { reason, detail } => return Outcome::Gone(fetched, reason, detail),
                 Attempt::Failed(error) => return Outcome::Failed(error),
                 Attempt::Stopped => return Outcome::Stopped,
+                // An address without a scheme: no host responds to the first one.
+                Attempt::Again { .. } if addresses.len() > 1 && fetched.status.is_none() => {
+                    addresses.remove(0);
+                    fetched.attempts -= 1;
+                    continue;
+                }
                 Attempt::Again {
                     reason,
                     detail,
@@ -227,30 +269,76 @@ impl Client {
         self.gate.check(0, content) == Err(Refusal::TakenDown)
     }
 
+    /// One request with its redirects.
     fn attempt(
         &self,
-        address: &str,
+        address: &Address,
         path: &Path,
         fetched: &mut Fetched,
         stopped: &dyn Fn() -> bool,
     ) -> Attempt {
-        let mut response = match self.agent.get(address).call() {
-            Ok(response) => response,
-            Err(error) => return refused(&error),
+        let end = Instant::now() + Duration::from_secs_f64(self.config.timeout_s);
+        let mut at = address.clone();
+        let mut redirects = 0;
+        fetched.noai = false;
+        let mut response = loop {
+            if stopped() {
+                return Attempt::Stopped;
+            }
+            let text = at.to_string();
+            // One limit for all requests of an attempt; each resolves its host by `PublicOnly`.
+            let left = end
+                .saturating_duration_since(Instant::now())
+                .max(Duration::from_millis(1));
+            let request = self
+                .agent
+                .get(text.as_str())
+                .config()
+                .timeout_global(Some(left))
+                .build();
+            let response = match request.call() {
+                Ok(response) => response,
+                Err(error) => return refused(&error),
+            };
+            fetched.noai |= address::forbids_ai(response.headers(), &self.config.user_agent);
+            let location = match response.status().as_u16() {
+                301 | 302 | 303 | 307 | 308 if self.config.max_redirects > 0 => {
+                    response.headers().get("location").cloned()
+                }
+                _ => None,
+            };
+            let mut gone = self.config.gone_addresses.iter();
+            let is_gone = gone.any(|part| text.contains(part.as_str()));
+            let Some(location) = location.filter(|_| !is_gone) else {
+                fetched.status = Some(response.status().as_u16());
+                fetched.final_address = (text != fetched.address).then(|| text.clone());
+                if is_gone {
+                    return Attempt::gone("gone");
+                }
+                break response;
+            };
+            if redirects >= self.config.max_redirects {
+                fetched.status = Some(response.status().as_u16());
+                return Attempt::gone("too_many_redirects");
+            }
+            redirects += 1;
+            at = match at.redirected(location.as_bytes()) {
+                Ok(next) => next,
+                Err(detail) => {
+                    fetched.status = Some(response.status().as_u16());
+                    return Attempt::Gone {
+                        reason: "bad_address".to_string(),
+                        detail: Some(detail),
+                    };
+                }
+            };
+            drain(response);
         };
         let status = response.status().as_u16();
-        fetched.status = Some(status);
-        let last = response.get_uri().to_string();
-        fetched.final_address = (last != address).then(|| last.clone());
-        if self
-            .config
-            .gone_addresses
-            .iter()
-            .any(|part| last.contains(part.as_str()))
-        {
-            return Attempt::Gone("gone".to_string());
-        }
         match status {
+            200 if fetched.noai && self.config.robots_noai == Some(NoAi::Drop) => {
+                return Attempt::gone("noai");
+            }
             200 => {}
             408 | 425 | 429 | 500..=599 => {
                 return Attempt::Again {
@@ -259,14 +347,14 @@ impl Client {
                     pause: retry_after(&response),
                 };
             }
-            _ => return Attempt::Gone(format!("http_{status}")),
+            _ => return Attempt::gone(format!("http_{status}")),
         }
         if response
             .body()
             .content_length()
             .is_some_and(|length| length > self.config.max_bytes)
         {
-            return Attempt::Gone("too_many_bytes".to_string());
+            return Attempt::gone("too_many_bytes");
         }
         self.save(&mut response, path, stopped)
     }
@@ -322,13 +410,13 @@ impl Client {
             };
             bytes += more as u64;
             if bytes > self.config.max_bytes {
-                return Attempt::Gone("too_many_bytes".to_string());
+                return Attempt::gone("too_many_bytes");
             }
             if start.len() < 16 {
                 start.extend(&buffer[..more.min(16 - start.len())]);
                 // An error page in place of a photo is recognized by its first bytes.
                 if start.len() == 16 && !looks_like_an_image(&start) {
-                    return Attempt::Gone("not_an_image".to_string());
+                    return Attempt::gone("not_an_image");
                 }
             }
             hash.update(&buffer[..more]);
@@ -337,22 +425,16 @@ impl Client {
             }
         }
         if bytes < 16 {
-            return Attempt::Gone(if bytes == 0 { "empty_file" } else { "not_an_image" }.to_string());
+            return Attempt::gone(if bytes == 0 { "empty_file" } else { "not_an_image" });
         }
         Attempt::Done(bytes, hash.finalize().into())
     }
 }
 
-/// Host and port of a web address; `None` for anything else.
-fn host_of(address: &str) -> Option<String> {
-    let uri: Uri = address.parse().ok()?;
-    if !matches!(uri.scheme_str(), Some("http" | "https")) {
-        return None;
-    }
-    let authority = uri.authority()?;
-    // `user@host` is not the address of a photo, and would send a stranger's text as a password.
-    (!authority.as_str().contains('@') && !authority.host().is_empty())
-        .then(|| authority.as_str().to_ascii_lowercase())
+/// Reads the short body of a redirect, so that its connection can be used again.
+fn drain(response: Response<ureq::Body>) {
+    const SHORT: u64 = 16 << 10;
+    let _ = response.into_body().into_with_config().limit(SHORT).read_to_vec();
 }
 
 fn looks_like_an_image(start: &[u8]) -> bool {
@@ -369,10 +451,9 @@ fn retry_after(response: &Response<ureq::Body>) -> Option<Duration> {
 /// The outcome of a request without a response.
 fn refused(error: &ureq::Error) -> Attempt {
     let reason = match error {
-        ureq::Error::TooManyRedirects => return Attempt::Gone("too_many_redirects".to_string()),
-        ureq::Error::BadUri(_) | ureq::Error::Http(_) => return Attempt::Gone("bad_address".to_string()),
+        ureq::Error::BadUri(_) | ureq::Error::Http(_) => return Attempt::gone("bad_address"),
         ureq::Error::Other(inner) if inner.is::<PrivateAddress>() => {
-            return Attempt::Gone("private_address".to_string());
+            return Attempt::gone("private_address");
         }
         ureq::Error::Timeout(_) => "timeout",
         ureq::Error::HostNotFound => "no_such_host",
@@ -391,22 +472,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_the_open_web_is_asked() {
-        for address in [
-            "ftp://a/b",
-            "file:///etc/passwd",
-            "http://user:word@host/x",
-            "//host/x",
-            "x",
-            "http:///x",
-            "",
-        ] {
-            assert_eq!(host_of(address), None, "{address}");
-        }
-        assert_eq!(
-            host_of("http://Farm7.staticflickr.com/a.jpg").as_deref(),
-            Some("farm7.staticflickr.com")
-        );
+    fn only_public_addresses_are_asked() {
         for private in [
             "127.0.0.1",
             "10.1.2.3",
@@ -417,11 +483,21 @@ mod tests {
             "::1",
             "fd00::1",
             "fe80::1",
+            "fec0::1",
             "::ffff:127.0.0.1",
+            "::127.0.0.1",
+            "64:ff9b::10.0.0.1",
+            "2002:7f00:1::1",
         ] {
             assert!(!is_public(private.parse().unwrap()), "{private}");
         }
-        for public in ["8.8.8.8", "2600::1", "100.128.0.1"] {
+        for public in [
+            "8.8.8.8",
+            "2600::1",
+            "100.128.0.1",
+            "64:ff9b::8.8.8.8",
+            "2002:808:808::1",
+        ] {
             assert!(is_public(public.parse().unwrap()), "{public}");
         }
     }

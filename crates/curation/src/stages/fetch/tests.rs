@@ -114,6 +114,17 @@ fn serve(
                 false,
             ),
             "loop" => (answer("302 Found", &format!("Location: {path}\r\n"), b""), false),
+            // To the path behind the name: `/to-%2Fgood a.jpg` leads to `/good a.jpg`.
+            "to" => {
+                let target = path.trim_start_matches("/to-").as_bytes();
+                let target = percent_encoding::percent_decode(target).collect::<Vec<_>>();
+                let mut bytes = b"HTTP/1.1 302 Found\r\nContent-Length: 5\r\nLocation: ".to_vec();
+                bytes.extend(target);
+                bytes.extend(b"\r\n\r\nMoved");
+                (bytes, false)
+            }
+            "noai" => (answer("200 OK", "X-Robots-Tag: noindex, noai\r\n", &body), false),
+            "others" => (answer("200 OK", "X-Robots-Tag: otherbot: noai\r\n", &body), false),
             "gone" => (
                 answer("302 Found", "Location: /photo_unavailable.png\r\n", b""),
                 false,
@@ -183,6 +194,7 @@ pub(crate) fn fetch_config() -> FetchConfig {
         give_up_after: 50,
         private_addresses: true,
         user_agent: "passer-test (test@example.org)".into(),
+        robots_noai: Some(NoAi::Drop),
     }
 }
 
@@ -408,4 +420,131 @@ fn strangers_do_not_send_us_into_our_own_network() {
     assert_eq!(found["own"].as_deref(), Some("private_address"));
     assert_eq!(found["meta"].as_deref(), Some("private_address"));
     assert_eq!(server.asked("/good-1.jpg"), 0);
+}
+
+#[test]
+fn addresses_and_redirects_are_read_as_browsers_read_them() {
+    let server = Server::start();
+    let folder = tempfile::tempdir().unwrap();
+    let bare = server.address.trim_start_matches("http:").to_string();
+    let to = |target: &str| {
+        let target = percent_encoding::utf8_percent_encode(target, percent_encoding::NON_ALPHANUMERIC);
+        format!("{}/to-{target}", server.address)
+    };
+    let rows = [
+        ("space", format!("{}/good-a b.jpg", server.address)),
+        ("behind", format!(" {}/good-c.jpg  ", server.address)),
+        ("scheme", format!("{bare}/good-d.jpg")),
+        ("letters", format!("{}/good-ä.jpg#top", server.address)),
+        ("slashes", format!("{}\\good-e.jpg", server.address)),
+        ("to_space", to("/good-the photo.jpg")),
+        ("to_relative", to("good-f.jpg")),
+        ("to_scheme", to(&format!("{bare}/good-g.jpg"))),
+        ("to_latin", to("/good-\u{e4}.jpg").replace("%C3%A4", "%E4")),
+        ("to_ftp", to("ftp://a/b")),
+        ("to_user", to("http://user:word@127.0.0.1/x")),
+    ];
+    let rows: Vec<(String, String)> = rows.map(|(key, address)| (key.to_string(), address)).into();
+    let config = config(folder.path(), &rows, fetch_config());
+    let out = folder.path().join("out");
+    go(&config, &out, &AtomicBool::new(false)).unwrap();
+    let found = decisions(&out);
+    for (key, _) in &rows {
+        let reason = key.ends_with("ftp") || key.ends_with("user");
+        assert_eq!(found[key].as_deref(), reason.then_some("bad_address"), "{key}");
+    }
+    for path in [
+        "/good-a%20b.jpg",
+        "/good-c.jpg",
+        "/good-d.jpg",
+        "/good-%C3%A4.jpg",
+        "/good-e.jpg",
+        "/good-the%20photo.jpg",
+        "/good-f.jpg",
+        "/good-g.jpg",
+        "/good-%E4.jpg",
+    ] {
+        assert_eq!(server.asked(path), 1, "{path}");
+    }
+    let ledger = rusqlite::Connection::open(out.join("ledger.sqlite")).unwrap();
+    let text = |sql: &str| ledger.query_row(sql, [], |row| row.get::<_, String>(0)).unwrap();
+    // What was requested is recorded, and why an address was not.
+    let last =
+        text("SELECT final_url FROM fetches f JOIN photos p ON p.id = f.photo WHERE p.key = 'to_space'");
+    assert_eq!(last, format!("{}/good-the%20photo.jpg", server.address));
+    let detail = text("SELECT detail FROM decision_log WHERE key = 'to_ftp'");
+    assert_eq!(
+        detail,
+        "redirected to `ftp://a/b`: its scheme is `ftp`, not `http` or `https`"
+    );
+}
+
+#[test]
+fn a_redirect_into_our_own_network_is_refused_however_it_is_written() {
+    // The host of the redirect is this machine, so the resolver is tried alone: by the client, for each hop.
+    let server = Server::start();
+    let port = server.address.rsplit(':').next().unwrap().to_string();
+    let folder = tempfile::tempdir().unwrap();
+    let forms = [
+        "127.0.0.1",
+        "0x7f.1",
+        "2130706433",
+        "localhost",
+        "[::1]",
+        "[::ffff:7f00:1]",
+        "127.1",
+        "１２７.0.0.1",
+    ];
+    let rows: Vec<(String, String)> = forms
+        .iter()
+        .enumerate()
+        .map(|(at, host)| (format!("k{at}"), format!("http://{host}:{port}/good-{at}.jpg")))
+        .collect();
+    let fetch = FetchConfig {
+        private_addresses: false,
+        ..fetch_config()
+    };
+    let config = config(folder.path(), &rows, fetch);
+    let out = folder.path().join("out");
+    go(&config, &out, &AtomicBool::new(false)).unwrap();
+    let found = decisions(&out);
+    for (key, address) in &rows {
+        assert_eq!(found[key].as_deref(), Some("private_address"), "{address}");
+    }
+    assert!(server.asked.lock().unwrap().is_empty());
+}
+
+#[test]
+fn photos_whose_hosts_forbid_training_are_counted_and_dropped_where_the_config_says_so() {
+    let server = Server::start();
+    let rows: Vec<(String, String)> = ["noai", "others", "good"]
+        .iter()
+        .map(|name| ((*name).to_string(), format!("{}/{name}-1.jpg", server.address)))
+        .chain([(
+            "moved".to_string(),
+            format!("{}/to-%2Fnoai-2.jpg", server.address),
+        )])
+        .collect();
+    for (robots_noai, kept) in [(Some(NoAi::Drop), 2), (Some(NoAi::Keep), 4), (None, 4)] {
+        let folder = tempfile::tempdir().unwrap();
+        let fetch = FetchConfig {
+            robots_noai,
+            ..fetch_config()
+        };
+        let config = config(folder.path(), &rows, fetch);
+        let out = folder.path().join("out");
+        go(&config, &out, &AtomicBool::new(false)).unwrap();
+        let funnel = crate::verbs::status::status(&out).unwrap();
+        let stage = funnel.stages.iter().find(|stage| stage.name == "fetch").unwrap();
+        assert_eq!((stage.kept, stage.dropped), (kept, 4 - kept));
+        let counted = if kept == 4 { &stage.remarks } else { &stage.reasons };
+        let noai = crate::ReasonCount {
+            reason: "noai".to_string(),
+            photos: 2,
+        };
+        assert_eq!(counted, &[noai]);
+        // What is dropped is not on disk.
+        let path = crate::photos::fetched_path(&out.join("photos"), "noai");
+        assert_eq!(path.exists(), kept == 4);
+    }
 }

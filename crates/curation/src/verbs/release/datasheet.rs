@@ -194,6 +194,9 @@ fn funnel(release: &Release<'_>) -> String {
             .take(REASONS)
             .map(|reason| format!("{} {}", escaped(&reason.reason), reason.photos))
             .collect();
+        let remarks = stage.remarks.iter();
+        reasons
+            .extend(remarks.map(|remark| format!("kept with {} {}", escaped(&remark.reason), remark.photos)));
         let others = stage.reasons.get(REASONS..).unwrap_or_default();
         if !others.is_empty() {
             let photos: u64 = others.iter().map(|reason| reason.photos).sum();

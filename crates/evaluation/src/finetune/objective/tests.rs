@@ -174,6 +174,7 @@ fn a_norm_behind_the_mean_starts_anew() {
             drop_path: 0.0,
             pooling,
             initialization: backbones::vit::Initialization::Mae,
+            norm_epsilon: None,
         })
     };
     let before = vit(Pooling::ClassToken);
