@@ -193,6 +193,7 @@ mod tests {
             drop_path: 0.0,
             pooling: Pooling::ClassToken,
             initialization: Initialization::TruncatedNormal,
+            norm_epsilon: None,
         });
         for config in [
             resnet(18, 64),
