@@ -4,7 +4,7 @@
 //! Student and state are Burn's records (`.bpk`), the optimizer's state is a safetensors file by parameter
 //! path. `encoder.safetensors` next to them is for other programs.
 
-use crate::error::{Error, without_backtrace};
+use crate::error::{Error, device_reason};
 use crate::loss_scale::LossScale;
 use crate::optimizer::Optimizer;
 use crate::run_log::Window;
@@ -185,12 +185,12 @@ pub(crate) fn not_finite<S: Module, T: Module>(student: &S, state: &T) -> Result
     student.visit(&mut zeros);
     state.visit(&mut zeros);
     // One number is read from the device; the tensors are searched only if it is not finite.
-    let is_finite = |zero: Tensor<1>| {
-        let value = zero.into_data().try_to_vec::<f32>();
-        value.map_or_else(
-            |error| Err(without_backtrace(&error.to_string())),
-            |value| Ok(value[0].is_finite()),
-        )
+    let is_finite = |zero: Tensor<1>| -> Result<bool, String> {
+        let data = zero
+            .try_into_data()
+            .map_err(|error| device_reason(&error.to_string()))?;
+        let value = data.try_to_vec::<f32>().map_err(|error| error.to_string())?;
+        Ok(value[0].is_finite())
     };
     let sums = zeros.found.iter().map(|(_, zero)| zero.clone());
     if zeros.found.is_empty() || is_finite(Tensor::cat(sums.collect(), 0).sum())? {

@@ -170,16 +170,27 @@ pub fn ran_out_of_memory(message: &str) -> bool {
     .any(|words| message.contains(words))
 }
 
-/// The lines of a device's message that say what happened: a backtrace and a kernel's source may follow them.
-pub(crate) fn without_backtrace(message: &str) -> String {
+/// What a device's message says in one line: the root cause where its memory ran out, else its lines without those that only lead
+/// from one failure to the next, and without backtraces and kernels' sources.
+pub(crate) fn device_reason(message: &str) -> String {
     let lines = message.lines().map(str::trim).filter(|line| !line.is_empty());
-    let words = lines.take_while(|line| {
+    if let Some(line) = lines.clone().find(|line| ran_out_of_memory(line)) {
+        return line.into();
+    }
+    let leads = |line: &str| {
+        line == "Caused by:" || line == "Several failures at once" || line.starts_with("skipped `")
+    };
+    let ends = |line: &str| {
         let numbered = line
             .split_once(':')
             .is_some_and(|(number, _)| number.parse::<usize>().is_ok());
-        !numbered && !line.eq_ignore_ascii_case("backtrace") && !line.starts_with("[Source]")
-    });
-    words.take(6).collect::<Vec<_>>().join("; ")
+        numbered
+            || line.to_ascii_lowercase().starts_with("backtrace")
+            || line.starts_with("No backtrace")
+            || line.starts_with("[Source]")
+    };
+    let kept = lines.filter(|line| !leads(line)).take_while(|line| !ends(line));
+    kept.take(6).collect::<Vec<_>>().join("; ")
 }
 
 #[cfg(test)]
@@ -187,14 +198,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_devices_message_is_cut_before_its_backtrace() {
-        let message =
-            "Read failed\nCaused by:\n  out of device memory allocating 64 bytes\n   0: first\n   1: second";
-        assert_eq!(
-            without_backtrace(message),
-            "Read failed; Caused by:; out of device memory allocating 64 bytes"
-        );
-        assert!(ran_out_of_memory(message));
-        assert!(!ran_out_of_memory("an illegal address"));
+    fn a_devices_message_becomes_one_line() {
+        let memory = "An error happened during execution\nCaused by:\n  Several failures at once\nCaused by:\n  The bytes were never \
+                      written (failure #1)\n  skipped `ReduceKernel`: it needed memory\nCaused by:\n  out of device memory allocating 64 \
+                      bytes\nBacktrace:\nNo backtrace available";
+        assert_eq!(device_reason(memory), "out of device memory allocating 64 bytes");
+        assert!(ran_out_of_memory(memory));
+        let other = "An error happened\nCaused by:\n  an illegal address\n   0: first\n   1: second";
+        assert_eq!(device_reason(other), "An error happened; an illegal address");
+        assert!(!ran_out_of_memory(other));
     }
 }

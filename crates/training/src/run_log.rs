@@ -4,7 +4,7 @@
 //! are part of a checkpoint, so a resumed run writes the same lines as an uninterrupted one, except for clock
 //! fields.
 
-use crate::error::{Error, without_backtrace};
+use crate::error::{Error, device_reason};
 use crate::loss_scale::LossScale;
 use crate::objective::Loss;
 use burn::tensor::Tensor;
@@ -169,7 +169,7 @@ impl RunLog {
         let all = Tensor::cat(pending.iter().map(|(_, _, values)| values.clone()).collect(), 0);
         let all = all.try_into_data().map_err(|error| Drained::Device {
             steps: pending.len(),
-            reason: without_backtrace(&error.to_string()),
+            reason: device_reason(&error.to_string()),
         })?;
         let all: Vec<f32> = all.convert::<f32>().try_to_vec().unwrap_or_default();
         for ((step, learning_rate, _), values) in pending.into_iter().zip(all.chunks(width)) {
