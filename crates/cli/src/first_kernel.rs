@@ -76,11 +76,28 @@ fn choose_kernels(backend: &str, cards: &[Device]) {
         .iter()
         .filter_map(|card| crate::machine::identity(card).map(|(name, _)| name))
         .collect();
-    crate::kernel_cache::switch_to(backend, &models);
+    crate::kernel_cache::switch_to(&kernels_of(backend, &models));
 }
 
 #[cfg(not(feature = "tuned"))]
 fn choose_kernels(_: &str, _: &[Device]) {}
+
+/// The name of the file of these cards' kernels: the backend and the models, each once if all are alike. The tuner's keys name a
+/// card's place in the machine but not its model, so each model (or row of models, in a machine that has several) needs its own.
+#[cfg(any(feature = "tuned", test))]
+fn kernels_of(backend: &str, models: &[String]) -> String {
+    let mut models: Vec<&String> = models.iter().collect();
+    if models.windows(2).all(|pair| pair[0] == pair[1]) {
+        models.truncate(1);
+    }
+    let words: Vec<String> = std::iter::once(backend)
+        .chain(models.into_iter().map(String::as_str))
+        .flat_map(|name| name.split(|c: char| !c.is_ascii_alphanumeric()))
+        .filter(|word| !word.is_empty())
+        .map(str::to_ascii_lowercase)
+        .collect();
+    words.join("-")
+}
 
 /// In words why a GPU ran no kernel, and the cure.
 pub(crate) fn cure(reason: &str) -> (String, &'static str) {
@@ -196,6 +213,24 @@ mod tests {
                 "{reason}: {found}; {cure}"
             );
         }
+    }
+
+    #[test]
+    fn each_model_has_a_file_of_its_own() {
+        let models = |names: &[&str]| names.iter().map(|name| name.to_string()).collect::<Vec<_>>();
+        assert_eq!(kernels_of("cuda", &models(&["NVIDIA H200"])), "cuda-nvidia-h200");
+        assert_eq!(
+            kernels_of("cuda", &models(&["NVIDIA H200", "NVIDIA H200"])),
+            "cuda-nvidia-h200"
+        );
+        assert_eq!(
+            kernels_of(
+                "vulkan",
+                &models(&["AMD Radeon RX 7900 XTX (RADV NAVI31)", "llvmpipe"])
+            ),
+            "vulkan-amd-radeon-rx-7900-xtx-radv-navi31-llvmpipe"
+        );
+        assert_eq!(kernels_of("rocm", &[]), "rocm");
     }
 
     #[test]

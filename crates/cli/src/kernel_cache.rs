@@ -46,35 +46,18 @@ pub(crate) fn prepare() {
     });
 }
 
-/// Switches to the kernels of these cards, before the first kernel. The tuner's keys name a card's place in the machine but not
-/// its model, so each model (or row of models, in a machine that has several) has a file of its own.
-pub(crate) fn switch_to(backend: &str, cards: &[String]) {
+/// Switches to the kernels in the file of this name, before the first kernel.
+pub(crate) fn switch_to(name: &str) {
     let Some(Some(folder)) = FOLDER.get() else {
         return;
     };
-    let name = file_name(backend, cards);
     if !folder.join(format!("{name}.db")).exists() {
         eprintln!(
             "first run on this GPU: compiling and tuning its kernels takes minutes; they are kept in `{}`",
             folder.display()
         );
     }
-    environment::activate(&name);
-}
-
-/// The name of the file of these cards: the backend and the models, each once if all are alike.
-fn file_name(backend: &str, cards: &[String]) -> String {
-    let mut models: Vec<&String> = cards.iter().collect();
-    if models.windows(2).all(|pair| pair[0] == pair[1]) {
-        models.truncate(1);
-    }
-    let words: Vec<String> = std::iter::once(backend)
-        .chain(models.into_iter().map(String::as_str))
-        .flat_map(|name| name.split(|c: char| !c.is_ascii_alphanumeric()))
-        .filter(|word| !word.is_empty())
-        .map(str::to_ascii_lowercase)
-        .collect();
-    words.join("-")
+    environment::activate(name);
 }
 
 /// The folder, made and written to once.
@@ -97,27 +80,4 @@ fn probe(folder: &Path) -> std::io::Result<()> {
     let file = folder.join(format!("probe-{}", std::process::id()));
     std::fs::write(&file, b"passer")?;
     std::fs::remove_file(&file)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn each_model_has_a_file_of_its_own() {
-        let cards = |names: &[&str]| names.iter().map(|name| name.to_string()).collect::<Vec<_>>();
-        assert_eq!(file_name("cuda", &cards(&["NVIDIA H200"])), "cuda-nvidia-h200");
-        assert_eq!(
-            file_name("cuda", &cards(&["NVIDIA H200", "NVIDIA H200"])),
-            "cuda-nvidia-h200"
-        );
-        assert_eq!(
-            file_name(
-                "vulkan",
-                &cards(&["AMD Radeon RX 7900 XTX (RADV NAVI31)", "llvmpipe"])
-            ),
-            "vulkan-amd-radeon-rx-7900-xtx-radv-navi31-llvmpipe"
-        );
-        assert_eq!(file_name("rocm", &[]), "rocm");
-    }
 }
