@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 /// The variable that names another folder.
-pub(crate) const VARIABLE: &str = "PASSER_CACHE_DIR";
+const VARIABLE: &str = "PASSER_CACHE_DIR";
 
 /// The folder of this process; `None` if nothing can be written there.
 static FOLDER: OnceLock<Option<PathBuf>> = OnceLock::new();
