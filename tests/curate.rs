@@ -261,7 +261,13 @@ fn a_folder_becomes_a_release_and_a_photo_taken_down_stays_down() {
     sidecar(&photos.join("other.png"), "Ann", "CC-BY-4.0");
     run(&["--redo", "source"]).assert().success();
     let found = status(&out);
-    assert_eq!(reasons(stage(&found, "source")), [("taken_down".to_string(), 1)]);
+    assert_eq!(
+        reasons(stage(&found, "source")),
+        [
+            ("taken_down".to_string(), 1),
+            ("unsupported_format".to_string(), 1)
+        ]
+    );
     assert!(reasons(stage(&found, "integrity")).contains(&("taken_down".to_string(), 1)));
     passer()
         .args(["curate", "release"])

@@ -48,7 +48,7 @@ fn help_names_every_verb() {
         .arg("devices")
         .assert()
         .success()
-        .stdout(contains("flex").and(contains("--features rocm")));
+        .stdout(contains("flex").and(contains("scripts/build-gpu.sh rocm")));
 }
 
 #[test]

@@ -100,9 +100,9 @@ fn a_folder_of_transformers_is_read_whole_in_shards_and_in_the_cache() {
     };
     refused(
         &folder.join("model-00001-of-00002.safetensors"),
-        "it is one of several files with one network, which `model.safetensors.index.json` lists\nhint: give the folder",
+        "it is one of several files with one network, which `model.safetensors.index.json` lists\n\nhint: give the folder",
     );
-    refused(&folder.join("config.json"), "it is JSON\nhint: give the folder");
+    refused(&folder.join("config.json"), "it is JSON\n\nhint: give the folder");
 
     let cache = scratch.join("models--someone--vit");
     std::fs::create_dir_all(cache.join("snapshots")).unwrap();

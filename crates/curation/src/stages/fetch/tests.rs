@@ -472,7 +472,7 @@ fn addresses_and_redirects_are_read_as_browsers_read_them() {
     let last =
         text("SELECT final_url FROM fetches f JOIN photos p ON p.id = f.photo WHERE p.key = 'to_space'");
     assert_eq!(last, format!("{}/good-the%20photo.jpg", server.address));
-    let detail = text("SELECT detail FROM decision_log WHERE key = 'to_ftp'");
+    let detail = text("SELECT detail FROM decision_log WHERE key = 'to_ftp' AND reason = 'bad_address'");
     assert_eq!(
         detail,
         "redirected to `ftp://a/b`: its scheme is `ftp`, not `http` or `https`"
