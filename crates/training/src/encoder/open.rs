@@ -57,11 +57,11 @@ pub(crate) fn open_encoder(path: &Path) -> Result<Opened, Error> {
         .file_name()
         .and_then(|name| name.to_str())
         .unwrap_or_default();
-    if let Some(index) = index_of(name) {
-        if path.with_file_name(&index).is_file() {
-            let reason = format!("it is one of several files with one network, which `{index}` lists");
-            return Err(refused(&path, reason, Some(Hint::GiveFolder)));
-        }
+    if let Some(index) = index_of(name)
+        && path.with_file_name(&index).is_file()
+    {
+        let reason = format!("it is one of several files with one network, which `{index}` lists");
+        return Err(refused(&path, reason, Some(Hint::GiveFolder)));
     }
     let (index, files) = if name.ends_with(".index.json") {
         let text = text(&path, MAX_INDEX)?.unwrap_or_default();

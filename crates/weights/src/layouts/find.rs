@@ -318,7 +318,7 @@ fn candidates<'a>(
             if !location.required.iter().all(has) || location.forbidden.iter().any(has) {
                 continue;
             }
-            for prefix in prefixes(location, &names) {
+            for prefix in prefixes(location, names) {
                 let inside = names
                     .iter()
                     .filter_map(|(name, _)| name.strip_prefix(prefix.as_str()));
