@@ -129,9 +129,12 @@ mod tests {
             product(Output { values: &mut output, add }, left, right, 2.0, Threads::One);
             for r in 0..rows {
                 for c in 0..columns {
-                    let sum = (0..inner).map(|k| at(&left, r, k) * at(&right, k, c)).sum::<f64>();
-                    let expected = 2.0 * sum + if add { 0.5 } else { 0.0 };
-                    prop_assert!((f64::from(output[r * columns + c]) - expected).abs() < 1e-5);
+                    let terms = || (0..inner).map(|k| at(&left, r, k) * at(&right, k, c));
+                    let expected = 2.0 * terms().sum::<f64>() + if add { 0.5 } else { 0.0 };
+                    // Each of the additions rounds once (Higham 2002, section 3.1): half an epsilon of the sum of magnitudes.
+                    let magnitude = 2.0 * terms().map(f64::abs).sum::<f64>() + 0.5;
+                    let bound = (inner + 2) as f64 * f64::from(f32::EPSILON) / 2.0 * magnitude;
+                    prop_assert!((f64::from(output[r * columns + c]) - expected).abs() <= bound);
                 }
             }
         }
