@@ -225,10 +225,9 @@ mod tests {
         safetensors::serialize(views, None).unwrap()
     }
 
-    fn open(
-        index: &str,
-        files: &[Vec<u8>],
-    ) -> Result<(Checkpoint, Shards<Cursor<Vec<u8>>>), CheckpointError> {
+    type Opened = (Checkpoint, Shards<Cursor<Vec<u8>>>);
+
+    fn open(index: &str, files: &[Vec<u8>]) -> Result<Opened, CheckpointError> {
         let index = ShardIndex::parse(index)?;
         let mut shards = Shards::new(files.iter().cloned().map(Cursor::new).collect()).unwrap();
         Ok((index.open(&mut shards)?, shards))
