@@ -134,6 +134,16 @@ pub(crate) fn of_data(hint: &data::Hint) -> String {
         Hint::DescribeAsFlat => {
             "a data-set description with `kind = \"flat\"` takes all images without labels".into()
         }
+        Hint::StateLabels => {
+            "say in the data-set description what they are: `labels_are = \"names\"`, or `labels_are = \"numbers\"` where they \
+             count from 0"
+                .into()
+        }
+        Hint::NumberClasses => {
+            "a `.cls` member holds the number of a class, from 0; names belong into `classes = [..]` of a `dataset.toml` beside \
+             the shards, and `passer shards pack` writes both from class folders"
+                .into()
+        }
         Hint::NameClasses => {
             "remove the folder, or name the classes in order in a data-set description (`classes = [..]`)"
                 .into()

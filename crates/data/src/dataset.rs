@@ -1,5 +1,9 @@
 //! A data set opened for reading: where its records are, and reading any one of them by position.
 
+mod contents;
+
+pub use contents::{ContentSample, Contents, Sampled, Shared};
+
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
@@ -9,12 +13,13 @@ use crate::error::Error;
 use crate::hex::hex;
 use crate::hint::Hint;
 use crate::licenses::Licenses;
-use crate::listing::Listing;
+use crate::listing::{Listing, Reason};
+use crate::names;
 use crate::record::{Label, Metadata, Record};
 use crate::sources::content::{self, Content, content_of};
 use crate::sources::description::{self, About, resolve, split_of};
 use crate::sources::files;
-use crate::sources::fingerprint::fingerprint;
+use crate::sources::fingerprint::{HashedKeys, fingerprint};
 use crate::sources::folder::{self, Labels};
 use crate::sources::index_file::IndexStore;
 use crate::sources::memory::Memory;
@@ -31,6 +36,8 @@ pub struct Dataset {
     source: Arc<dyn Source>,
     class_names: Vec<String>,
     fingerprint: String,
+    /// Some of the images, taken when the data were indexed; empty for a part of a data set.
+    sample: ContentSample,
     /// Counted at the first request.
     licenses: OnceLock<Licenses>,
     listing: Listing,
@@ -51,6 +58,16 @@ impl Dataset {
     pub fn open(spec: &str) -> Result<Dataset, Error> {
         let dataset = Self::reopen(spec)?;
         dataset.listing.warn(spec);
+        // Those that differ in case alone are in the listing.
+        if dataset.listing.count(Reason::ClassesEqualButForCase) == 0
+            && let Some([one, other]) = names::twins(&dataset.class_names)
+        {
+            tracing::warn!(
+                "classes `{}` and `{}` are two classes whose names differ in case, spaces or signs alone",
+                one.escape_debug(),
+                other.escape_debug()
+            );
+        }
         Ok(dataset)
     }
 
@@ -110,6 +127,7 @@ impl Dataset {
         Dataset {
             class_names: (0..classes).map(|class| format!("class {class}")).collect(),
             fingerprint: source.fingerprint(),
+            sample: ContentSample::default(),
             source: Arc::new(source),
             licenses: OnceLock::new(),
             listing: Listing::default(),
@@ -119,9 +137,11 @@ impl Dataset {
     /// A data set of records that are already in memory, such as images bundled with the program.
     pub fn from_records(records: Vec<Record>, class_names: Vec<String>) -> Dataset {
         let source = Memory { records };
+        let hashed = [source.hashed_keys()];
         let mut listing = Listing::default();
         Dataset {
-            fingerprint: fingerprint(&[source.hashed_keys()], &mut listing),
+            fingerprint: fingerprint(&hashed, &mut listing),
+            sample: ContentSample::of(hashed.iter().flat_map(HashedKeys::prefixes)),
             source: Arc::new(source),
             class_names,
             licenses: OnceLock::new(),
@@ -145,6 +165,7 @@ impl Dataset {
         Ok(Dataset {
             class_names: whole.class_names.clone(),
             fingerprint: hex(&hasher.finalize()),
+            sample: ContentSample::default(),
             source: Arc::new(Subset {
                 whole: Arc::clone(&whole.source),
                 positions,
@@ -171,6 +192,7 @@ impl Dataset {
             source: Arc::from(opened.source),
             class_names: opened.class_names,
             fingerprint: fingerprint(&opened.hashed, &mut listing),
+            sample: ContentSample::of(opened.hashed.iter().flat_map(HashedKeys::prefixes)),
             licenses: OnceLock::new(),
             listing,
         }
@@ -282,6 +304,21 @@ impl Dataset {
         }
         let counted = self.source.licenses()?.counted(self.len());
         Ok(self.licenses.get_or_init(|| counted))
+    }
+
+    /// Hashes of all images, to compare with another data set's: from the stored indexes, in a time linear in
+    /// the records. Images whose index could not be stored are read once more.
+    ///
+    /// # Errors
+    /// [`Error`] where such an image cannot be read.
+    pub fn contents(&self) -> Result<Contents, Error> {
+        Ok(Contents(self.source.contents()?))
+    }
+
+    /// A sample of the images, for the header of an encoder that is trained on them. Empty for synthetic data and
+    /// parts of a data set.
+    pub fn sample(&self) -> &ContentSample {
+        &self.sample
     }
 
     /// Heap memory that the index of the records takes, bytes.

@@ -49,6 +49,16 @@ pub enum Error {
         /// Where and how it is damaged.
         reason: String,
     },
+    /// A label that cannot be read, in a shard that is whole.
+    #[error("shard `{path}`: {reason}")]
+    Label {
+        /// The shard.
+        path: PathBuf,
+        /// The member and its content.
+        reason: String,
+        /// The cure, where one is known.
+        hint: Option<Hint>,
+    },
     /// An invalid data-set description.
     #[error("data-set description `{path}`: {reason}")]
     Description {
@@ -131,7 +141,7 @@ impl Error {
                 Some(Hint::CopyArchive)
             }
             Error::DamagedShard { path, .. } => Some(Hint::VerifyShard { path: path.clone() }),
-            Error::Unreadable { hint, .. } => hint.clone(),
+            Error::Unreadable { hint, .. } | Error::Label { hint, .. } => hint.clone(),
             // `verify` makes no views, so it would list none of the records.
             Error::TooManyBad { bad, decode, .. } if bad == decode => Some(Hint::CropOrAllowMore),
             Error::TooManyBad { .. } => Some(Hint::VerifyOrAllowMore),

@@ -57,6 +57,10 @@ pub enum Hint {
     Rename,
     /// Describe the folder as one of images without labels.
     DescribeAsFlat,
+    /// Say in the description whether the table's labels are names or numbers.
+    StateLabels,
+    /// What a `.cls` member holds, and where the names of classes belong.
+    NumberClasses,
     /// Remove the folder, or name the classes in a description.
     NameClasses,
     /// Download the file again, or correct the description.

@@ -29,6 +29,7 @@ mod licenses;
 mod listing;
 mod loader;
 mod lock;
+pub mod names;
 mod numbers;
 mod order;
 mod randomness;
@@ -41,7 +42,7 @@ pub mod thumbnail;
 pub mod transforms;
 
 pub use caught::caught;
-pub use dataset::Dataset;
+pub use dataset::{ContentSample, Contents, Dataset, Sampled, Shared};
 pub use decode::{DecodeLimits, RgbImage, decode, decode_and, decode_into, decoded_together, header_pixels};
 pub use encoder_header::{ENCODER_KEY, EncoderHeader};
 pub use error::{DecodeError, Error};

@@ -13,6 +13,7 @@ use crate::sources::index_file::Origin;
 use crate::sources::table::Row;
 use crate::sources::{files, tar_shard};
 
+mod labels;
 mod layouts;
 mod licenses;
 mod listing;

@@ -109,9 +109,7 @@ impl FolderArchive {
             });
         }
         if loose.is_none() {
-            let mut classes: Vec<String> = names.iter().map(|name| class_of(name).to_string()).collect();
-            classes.sort_unstable();
-            classes.dedup();
+            let classes = crate::names::of_folders(path, names.iter().map(|name| class_of(name)))?;
             let has_deeper = names.iter().any(|name| name.matches('/').count() > 1);
             doubtful_classes(&classes, has_deeper, &mut listing);
             archive.class_names = classes;
@@ -183,9 +181,10 @@ impl FolderArchive {
                 .read_to_end(&mut image)
                 .map_err(|error| self.damaged(&error))?;
             let below = &self.names[at];
+            let class = crate::names::composed(class_of(below));
             let label = self
                 .class_names
-                .binary_search_by(|class| class.as_str().cmp(class_of(below)))
+                .binary_search_by(|known| known.as_str().cmp(class.as_ref()))
                 .ok();
             deliver(Record {
                 key: crate::sources::table::key_of_path(below),

@@ -216,7 +216,7 @@ pub fn verify(spec: &str, progress: Progress) -> Result<Verification, Error> {
                     outcome.changed.extend(differences(&indexed, &table));
                 }
             }
-            Err(Error::DamagedShard { reason, .. }) => {
+            Err(Error::DamagedShard { reason, .. } | Error::Label { reason, .. }) => {
                 outcome.damaged.push(DamagedShard { path: path.clone(), reason, readable_records: table.len() });
             }
             Err(error) => return Err(error),

@@ -1,7 +1,7 @@
 //! COCO's JSON of images, annotations and categories: a set of classes per picture, or one class
 //! (iNaturalist, Herbarium).
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fs::File;
 use std::io::BufReader;
 use std::path::Path;
@@ -11,6 +11,8 @@ use serde::Deserialize;
 use super::listed::{self, Listed, Listing, wrong};
 use super::part::Layout;
 use crate::error::Error;
+use crate::hint::Hint;
+use crate::names;
 use crate::record::Label;
 
 /// `kind = "coco"`: `path` is the folder of the images, `labels` the annotations.
@@ -69,7 +71,8 @@ impl Annotation {
     }
 }
 
-/// Reads the file. Classes are its categories in the order of their ids, or those of the description.
+/// Reads the file. Classes are its categories in the order of their ids, or those of the description, which
+/// names categories.
 fn read(path: &Path, one_class: bool, classes: Option<&[String]>) -> Result<Listing, Error> {
     let file = File::open(path).map_err(Error::io("read", path))?;
     let content: Content =
@@ -91,32 +94,46 @@ fn read(path: &Path, one_class: bool, classes: Option<&[String]>) -> Result<List
             ),
         ));
     }
-    let names: Vec<String> = match classes {
-        Some(classes) if classes.len() != categories.len() => {
-            return Err(wrong(
-                path,
-                format!(
-                    "has {} categories, and the data-set description names {} classes",
-                    categories.len(),
-                    classes.len()
-                ),
-            ));
+    for category in &mut categories {
+        category.name = names::composed(&category.name).into_owned();
+    }
+    // Among kingdoms iNaturalist uses a name twice; numbers then distinguish them.
+    let unique: BTreeSet<&String> = categories.iter().map(|category| &category.name).collect();
+    if unique.len() < categories.len() {
+        for category in &mut categories {
+            category.name = format!("{} {}", category.id, category.name);
         }
+    }
+    let names: Vec<String> = match classes {
         Some(classes) => classes.to_vec(),
         None => categories.iter().map(|category| category.name.clone()).collect(),
     };
-    // Among kingdoms iNaturalist uses a name twice; numbers then distinguish them.
-    let unique: BTreeSet<&String> = names.iter().collect();
-    let names = match unique.len() == names.len() {
-        true => names,
-        false => categories
-            .iter()
-            .zip(&names)
-            .map(|(category, name)| format!("{} {name}", category.id))
-            .collect(),
-    };
-    let numbers: HashMap<u64, u32> = categories.iter().map(|category| category.id).zip(0..).collect();
+    // By name: a description that lists the classes in another order, or a part of them, means what it says.
+    let by_name: HashMap<&str, u32> = names.iter().map(String::as_str).zip(0..).collect();
+    let numbers: HashMap<u64, Option<u32>> = categories
+        .iter()
+        .map(|category| (category.id, by_name.get(category.name.as_str()).copied()))
+        .collect();
     let places: HashMap<u64, usize> = content.images.iter().map(|image| image.id).zip(0..).collect();
+    if places.len() < content.images.len() {
+        let mut seen = HashSet::new();
+        let twice = content.images.iter().find(|image| !seen.insert(image.id));
+        let (id, name) = twice.map_or((0, ""), |image| (image.id, image.file_name.as_str()));
+        return Err(wrong(
+            path,
+            format!("lists image {id} twice, the second time as `{name}`"),
+        ));
+    }
+    if content.annotations.is_empty() && !content.images.is_empty() {
+        return Err(Error::Unreadable {
+            spec: path.display().to_string(),
+            reason: format!(
+                "lists {} images and not one annotation, so it is unclear whether they show nothing or their labels are not published",
+                content.images.len()
+            ),
+            hint: Some(Hint::DescribeAsFlat),
+        });
+    }
     let mut sets = vec![BTreeSet::new(); content.images.len()];
     for annotation in content
         .annotations
@@ -133,6 +150,17 @@ fn read(path: &Path, one_class: bool, classes: Option<&[String]>) -> Result<List
                     "an annotation is of image {} and category {}, of which it lists no such one",
                     annotation.image_id, annotation.category_id
                 ),
+            ));
+        };
+        let Some(number) = number else {
+            let category = categories
+                .iter()
+                .find(|category| category.id == annotation.category_id);
+            let name = category.map_or("", |category| category.name.as_str());
+            return Err(names::unknown_class(
+                path,
+                &format!("category `{name}` ({})", annotation.category_id),
+                &names,
             ));
         };
         sets[*place].insert(*number);

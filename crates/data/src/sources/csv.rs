@@ -1,14 +1,16 @@
 //! A table of paths and labels beside a folder of pictures.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::io::{self, BufReader};
 use std::path::Path;
 
 use super::listed::{self, Listed, Listing, wrong};
-use super::part::{Column, Layout, Part};
+use super::part::{Column, LabelsAre, Layout, Part};
 use crate::delimited::{Next, Rows};
 use crate::error::Error;
+use crate::hint::Hint;
+use crate::names;
 use crate::record::Label;
 
 /// `kind = "csv"`: `path` is the folder of the images, `labels` the table.
@@ -20,6 +22,7 @@ pub(crate) const CSV: Layout = Layout {
         "label_column",
         "separator",
         "label_separator",
+        "labels_are",
         "only",
     ],
     required: &["labels", "image_column"],
@@ -31,8 +34,7 @@ pub(crate) const CSV: Layout = Layout {
     },
 };
 
-/// A table of paths and labels. Labels are class names if the description lists classes, or if any label is
-/// not a number.
+/// A table of paths and labels.
 fn read(path: &Path, part: &Part) -> Result<Listing, Error> {
     let has_header = matches!(part.image_column, Some(Column::Name(_)));
     let separator = part
@@ -65,7 +67,7 @@ fn read(path: &Path, part: &Part) -> Result<Listing, Error> {
         .map(|(name, text)| Ok((place(&Column::Name(name.clone()))?, text)))
         .collect::<Result<_, Error>>()?;
 
-    let mut rows: Vec<(String, Vec<String>)> = vec![];
+    let mut rows: Vec<Pictured> = vec![];
     let mut width = has_header.then_some(header.len());
     while let Some(row) = next_row(&mut table, width).map_err(damaged)? {
         width = Some(row.len());
@@ -89,10 +91,10 @@ fn read(path: &Path, part: &Part) -> Result<Listing, Error> {
         }
         let classes = match (label, &part.label_separator) {
             (None, _) => vec![],
-            (Some(column), None) => vec![cell(column)?.to_string()],
+            (Some(column), None) => vec![names::composed(cell(column)?).into_owned()],
             (Some(column), Some(between)) => cell(column)?
                 .split(between.as_str())
-                .map(|class| class.trim().to_string())
+                .map(|class| names::composed(class.trim()).into_owned())
                 .filter(|class| !class.is_empty())
                 .collect(),
         };
@@ -117,7 +119,7 @@ fn read(path: &Path, part: &Part) -> Result<Listing, Error> {
             reason: format!("no row in it has {}", conditions.join(" and ")),
         });
     }
-    let (numbers, classes) = numbered(path, &rows, part.classes.as_deref())?;
+    let (numbers, classes) = numbered(path, &rows, part)?;
     let records = rows.into_iter().map(|(picture, classes)| {
         let mut classes: Vec<u32> = classes.iter().map(|class| numbers[class]).collect();
         classes.sort_unstable();
@@ -162,42 +164,147 @@ fn next_row(table: &mut Rows<BufReader<File>>, width: Option<usize>) -> io::Resu
     Ok(Some(cells.collect::<io::Result<_>>()?))
 }
 
-/// The number of each class that occurs, and the names in order; no names where the table has numbers and the
+/// The number of each class that occurs, and the names in order; no names where the labels are numbers and the
 /// description has no `classes`.
+///
+/// One rule reads all labels of a table. It follows from the description, or, where that leaves it open, from
+/// what all labels are; a label that breaks it is an error and never the sign of another rule.
 fn numbered(
     path: &Path,
-    rows: &[(String, Vec<String>)],
-    names: Option<&[String]>,
+    rows: &[Pictured],
+    part: &Part,
 ) -> Result<(HashMap<String, u32>, Vec<String>), Error> {
-    let occurring: HashSet<&String> = rows.iter().flat_map(|(_, classes)| classes).collect();
-    let number = |text: &str| text.parse::<u32>().ok().filter(|number| *number != u32::MAX);
-    let all_numbers = occurring.iter().all(|class| number(class).is_some());
-    let ordered: Vec<String> = match names {
-        Some(names) => names.to_vec(),
-        None if all_numbers => vec![],
-        None => {
-            let mut sorted: Vec<String> = occurring.iter().map(|class| (*class).clone()).collect();
-            sorted.sort_unstable();
-            sorted
+    // Each label with the first picture that has it, for messages.
+    let mut occurring: BTreeMap<&str, &str> = BTreeMap::new();
+    for (picture, classes) in rows {
+        for class in classes {
+            occurring.entry(class).or_insert(picture);
         }
-    };
-    let places: HashMap<&String, u32> = ordered.iter().zip(0..).collect();
-    let mut numbers = HashMap::new();
-    for class in occurring {
-        let is_in_range = |number: &u32| ordered.is_empty() || (*number as usize) < ordered.len();
-        let place = places.get(class).copied();
-        let place = place
-            .or_else(|| number(class).filter(is_in_range))
-            .ok_or_else(|| {
-                wrong(
+    }
+    let classes = part.classes.as_deref();
+    match (part.labels_are, classes) {
+        (Some(LabelsAre::Names), None) => Ok(by_new_names(&occurring)),
+        (None | Some(LabelsAre::Names), Some(classes)) => by_names(path, &occurring, classes),
+        (Some(LabelsAre::Numbers), _) => by_numbers(path, &occurring, classes.unwrap_or_default()),
+        (None, None) => {
+            let is_number = |class: &&str| number(class).is_some();
+            let a_number = occurring.iter().find(|(class, _)| is_number(class));
+            let a_name = occurring.iter().find(|(class, _)| !is_number(class));
+            match (a_number, a_name) {
+                (Some((number, at)), Some((name, place))) => Err(ambiguous(
                     path,
                     format!(
-                        "class `{class}` is none of the {} classes of the data-set description",
-                        ordered.len()
+                        "labels must be all numbers or all names, got `{number}` (`{at}`) and `{name}` (`{place}`)"
                     ),
+                )),
+                (_, None) => {
+                    one_text_per_number(path, &occurring)?;
+                    by_numbers(path, &occurring, &[])
+                }
+                (None, _) => Ok(by_new_names(&occurring)),
+            }
+        }
+    }
+}
+
+/// A picture with its labels, as in the table.
+type Pictured = (String, Vec<String>);
+
+/// The class number that a label writes, digits alone.
+fn number(text: &str) -> Option<u32> {
+    let is_plain = !text.is_empty() && text.bytes().all(|digit| digit.is_ascii_digit());
+    // In the index the largest number means "no label".
+    let number = is_plain.then(|| text.parse().ok()).flatten();
+    number.filter(|number| *number != u32::MAX)
+}
+
+/// An error whose cure is to say in the description what the labels are.
+fn ambiguous(path: &Path, reason: String) -> Error {
+    Error::Unreadable {
+        spec: path.display().to_string(),
+        reason,
+        hint: Some(Hint::StateLabels),
+    }
+}
+
+/// The names that occur, in byte order.
+fn by_new_names(occurring: &BTreeMap<&str, &str>) -> (HashMap<String, u32>, Vec<String>) {
+    let names: Vec<String> = occurring.keys().map(|class| (*class).to_string()).collect();
+    (names.iter().cloned().zip(0..).collect(), names)
+}
+
+fn by_names(
+    path: &Path,
+    occurring: &BTreeMap<&str, &str>,
+    classes: &[String],
+) -> Result<(HashMap<String, u32>, Vec<String>), Error> {
+    let places: HashMap<&str, u32> = classes.iter().map(String::as_str).zip(0..).collect();
+    let mut numbers = HashMap::new();
+    for (class, picture) in occurring {
+        let Some(place) = places.get(class) else {
+            let what = format!("class `{class}` (`{picture}`)");
+            // Read as a number it would be a class, and perhaps the wrong one.
+            let as_number = number(class).and_then(|number| classes.get(number as usize));
+            return Err(match as_number {
+                Some(other) => ambiguous(
+                    path,
+                    format!(
+                        "{what} is none of the {} classes of the data-set description: {}; as a number from 0 it would be `{other}`",
+                        classes.len(),
+                        names::listed(classes)
+                    ),
+                ),
+                None => names::unknown_class(path, &what, classes),
+            });
+        };
+        numbers.insert((*class).to_string(), *place);
+    }
+    Ok((numbers, classes.to_vec()))
+}
+
+/// `classes` may be empty: then every number is a class without a name.
+fn by_numbers(
+    path: &Path,
+    occurring: &BTreeMap<&str, &str>,
+    classes: &[String],
+) -> Result<(HashMap<String, u32>, Vec<String>), Error> {
+    let mut numbers = HashMap::new();
+    for (class, picture) in occurring {
+        let most = match classes.len() {
+            0 => u32::MAX as usize,
+            count => count,
+        };
+        let number = number(class)
+            .filter(|number| (*number as usize) < most)
+            .ok_or_else(|| {
+                let expected = match classes.len() {
+                    0 => "a number from 0".to_string(),
+                    count => format!(
+                        "a number from 0 to {}, one for each of the description's classes",
+                        count - 1
+                    ),
+                };
+                ambiguous(
+                    path,
+                    format!("label of `{picture}` must be {expected}, got `{class}`"),
                 )
             })?;
-        numbers.insert(class.clone(), place);
+        numbers.insert((*class).to_string(), number);
     }
-    Ok((numbers, ordered))
+    Ok((numbers, classes.to_vec()))
+}
+
+/// Gives an error for `1` beside `01`: one number, and two names.
+fn one_text_per_number(path: &Path, occurring: &BTreeMap<&str, &str>) -> Result<(), Error> {
+    let mut texts: HashMap<u32, &str> = HashMap::new();
+    for class in occurring.keys() {
+        let Some(number) = number(class) else { continue };
+        if let Some(other) = texts.insert(number, class) {
+            return Err(ambiguous(
+                path,
+                format!("labels `{other}` and `{class}` are one number, but two names"),
+            ));
+        }
+    }
+    Ok(())
 }

@@ -11,6 +11,7 @@ use serde::Deserialize;
 
 use super::part::Part;
 use crate::error::Error;
+use crate::names;
 use crate::transforms::{Transform, ViewGroup};
 
 /// Name of the description that `passer shards pack` writes beside its shards, and that opening a folder
@@ -144,7 +145,8 @@ fn read(path: &Path) -> Result<(Parts, About), Error> {
         .parse::<toml::Table>()
         .is_ok_and(|table| table.contains_key("splits"));
     if !is_long {
-        let part: Part = toml::from_str(&text).map_err(wrong)?;
+        let mut part: Part = toml::from_str(&text).map_err(wrong)?;
+        compose(&mut part.classes);
         part.check().map_err(error)?;
         check_names(part.classes.as_deref()).map_err(error)?;
         return Ok((Parts::One(Box::new(part)), About::default()));
@@ -153,16 +155,18 @@ fn read(path: &Path) -> Result<(Parts, About), Error> {
         name,
         home,
         license,
-        classes,
+        mut classes,
         metric,
         test_transforms,
         downloads,
         mut splits,
     } = toml::from_str(&text).map_err(wrong)?;
+    compose(&mut classes);
     check_names(classes.as_deref()).map_err(error)?;
     for (name, part) in &mut splits {
         part.check()
             .map_err(|reason| error(format!("split `{name}`: {reason}")))?;
+        compose(&mut part.classes);
         check_names(part.classes.as_deref()).map_err(|reason| error(format!("split `{name}`: {reason}")))?;
         if part.classes.is_none() {
             part.classes.clone_from(&classes);
@@ -198,6 +202,13 @@ fn read(path: &Path) -> Result<(Parts, About), Error> {
         splits: splits.keys().cloned().collect(),
     };
     Ok((Parts::Splits(splits), about))
+}
+
+/// Composes the names of classes, as those of the records are.
+fn compose(classes: &mut Option<Vec<String>>) {
+    for class in classes.iter_mut().flatten() {
+        *class = names::composed(class).into_owned();
+    }
 }
 
 fn check_names(classes: Option<&[String]>) -> Result<(), String> {

@@ -12,6 +12,11 @@ use sha2::{Digest, Sha256};
 use crate::hex::hex;
 use crate::listing::{Listing, Reason};
 
+/// The first half of a SHA-256, which is enough to recognize an image.
+pub(crate) fn content_of(hash: &[u8; 32]) -> u128 {
+    hash.first_chunk().map_or(0, |half| u128::from_be_bytes(*half))
+}
+
 /// Keys of some records with the SHA-256 of their images, sorted.
 #[derive(Debug, Default)]
 pub(crate) struct HashedKeys {
@@ -41,6 +46,12 @@ impl HashedKeys {
         order.sort_unstable_by(|a, b| hashed.pair(*a).cmp(&hashed.pair(*b)));
         hashed.order = order;
         hashed
+    }
+
+    /// The first 64 bits of each hash.
+    pub(crate) fn prefixes(&self) -> impl Iterator<Item = u64> {
+        let first = |hash: &[u8; 32]| hash.first_chunk().map_or(0, |bytes| u64::from_be_bytes(*bytes));
+        self.hashes.iter().map(first)
     }
 
     fn pair(&self, record: u32) -> (&str, &[u8; 32]) {

@@ -16,12 +16,13 @@ use super::index_file::{IndexStore, Origin};
 use super::license_column::LicenseColumn;
 use super::part::Layout;
 use super::pass_metadata::PassMetadata;
-use super::source::{Opened, Source};
+use super::source::{Opened, Source, contents_by_reading};
 use super::table::{Row, Table};
 use super::walk::Walk;
 use crate::error::Error;
 use crate::hint::Hint;
 use crate::listing::{Listing, Reason};
+use crate::names;
 use crate::record::{Label, Metadata};
 
 /// `kind = "folder"`: class folders.
@@ -65,6 +66,24 @@ pub(crate) struct Folder {
     /// any.
     pub(crate) undecided: HashMap<usize, Vec<u32>>,
     pub(crate) pass: Option<PassMetadata>,
+    /// Where the hashes are kept.
+    pub(crate) index: HashIndex,
+}
+
+/// The place of a folder's index.
+#[derive(Clone, Debug)]
+pub(crate) struct HashIndex {
+    pub(crate) store: IndexStore,
+    /// The root, or the file that lists the images.
+    pub(crate) source: PathBuf,
+}
+
+impl HashIndex {
+    /// The stored table, if there is one.
+    fn load(&self, root: &Path) -> Option<Table> {
+        let is_folder = self.source == root || self.source.is_dir();
+        self.store.load(&self.source, is_folder).map(|(_, table)| table)
+    }
 }
 
 impl Source for Folder {
@@ -121,6 +140,17 @@ impl Source for Folder {
         self.undecided.get(&position).map_or(&[], Vec::as_slice)
     }
 
+    fn contents(&self) -> Result<Vec<u128>, Error> {
+        match self
+            .index
+            .load(&self.root)
+            .and_then(|stored| self.table.contents_in(&stored))
+        {
+            Some(contents) => Ok(contents),
+            None => contents_by_reading(self),
+        }
+    }
+
     fn tables(&self) -> Vec<(&Path, &Table)> {
         vec![(&self.root, &self.table)]
     }
@@ -155,6 +185,10 @@ pub(crate) fn open(
         table,
         undecided: HashMap::new(),
         pass: PassMetadata::find(root).or_else(|| PassMetadata::find(root.parent()?)),
+        index: HashIndex {
+            store: store.clone(),
+            source: root.to_path_buf(),
+        },
     };
     Ok(Opened {
         source: Box::new(source),
@@ -319,14 +353,7 @@ fn class_of(folder: &str) -> &str {
 }
 
 fn class_folders(root: &Path, rows: &[Row]) -> Result<Vec<String>, Error> {
-    let mut names: Vec<String> = Vec::new();
-    for row in rows {
-        if names.last().is_none_or(|last| last != class_of(&row.folder)) {
-            names.push(class_of(&row.folder).to_string());
-        }
-    }
-    names.sort_unstable();
-    names.dedup();
+    let names = names::of_folders(root, rows.iter().map(|row| class_of(&row.folder)))?;
     // An empty class folder would shift the numbers of all later classes relative to another split of the
     // same data.
     for path in files::list(root)? {
@@ -335,7 +362,7 @@ fn class_folders(root: &Path, rows: &[Row]) -> Result<Vec<String>, Error> {
             .unwrap_or_default()
             .to_string_lossy()
             .into_owned();
-        if path.is_dir() && names.binary_search(&name).is_err() {
+        if path.is_dir() && names.binary_search(&names::composed(&name).into_owned()).is_err() {
             return Err(Error::Unreadable {
                 spec: root.display().to_string(),
                 reason: format!(
@@ -348,18 +375,13 @@ fn class_folders(root: &Path, rows: &[Row]) -> Result<Vec<String>, Error> {
     Ok(names)
 }
 
-fn label(root: &Path, rows: &mut [Row], names: &[String]) -> Result<(), Error> {
-    let numbers: HashMap<&str, u32> = names.iter().map(String::as_str).zip(0..).collect();
+fn label(root: &Path, rows: &mut [Row], classes: &[String]) -> Result<(), Error> {
+    let numbers: HashMap<&str, u32> = classes.iter().map(String::as_str).zip(0..).collect();
     for row in rows {
         let class = class_of(&row.folder);
-        let number = numbers.get(class).ok_or_else(|| Error::Unreadable {
-            spec: root.display().to_string(),
-            reason: format!(
-                "folder `{class}` is none of the {} classes of the data-set description",
-                names.len()
-            ),
-            hint: None,
-        })?;
+        let number = numbers
+            .get(names::composed(class).as_ref())
+            .ok_or_else(|| names::unknown_class(root, &format!("folder `{class}`"), classes))?;
         row.label = Some(Label::Class(*number));
     }
     Ok(())
@@ -382,12 +404,15 @@ pub(crate) fn with_hashes(
     for position in 0..old.len() {
         known.insert((old.folder(position), old.name(position)), position);
     }
+    // Several lists may share a file, such as the splits of a table: rows of the others stay in the index.
+    let mut of_others = vec![listed_by.is_some(); old.len()];
     let missing: Vec<usize> = (0..rows.len())
         .filter(|&at| {
             let row = &mut rows[at];
             let indexed = known
                 .get(&(row.folder.as_str(), row.name.as_str()))
                 .copied()
+                .inspect(|&position| of_others[position] = false)
                 .filter(|&position| {
                     old.image_bytes[position] == row.image_bytes
                         && old.modified.get(position).copied() == row.modified
@@ -409,10 +434,26 @@ pub(crate) fn with_hashes(
             Ok(Sha256::digest(content).into())
         })
         .collect::<Result<_, Error>>()?;
-    let is_changed = !missing.is_empty() || old.len() != rows.len();
+    let gone = listed_by.is_none() && old.len() != rows.len();
+    let is_changed = !missing.is_empty() || gone;
     for (at, hash) in missing.into_iter().zip(hashes) {
         rows[at].hash = hash;
     }
+    let others = (0..old.len()).filter(|&position| of_others[position]);
+    let others: Vec<Row> = others.map(|position| old.file(position)).collect();
+    if is_changed && !others.is_empty() {
+        let stored = table_of(root, rows.iter().cloned().chain(others))?;
+        store.save(source, is_folder, &Origin::default(), &stored);
+        return table_of(root, rows);
+    }
+    let table = table_of(root, rows)?;
+    if is_changed {
+        store.save(source, is_folder, &Origin::default(), &table);
+    }
+    Ok(table)
+}
+
+fn table_of(root: &Path, rows: impl IntoIterator<Item = Row>) -> Result<Table, Error> {
     let mut table = Table::default();
     for row in rows {
         if !table.push(row) {
@@ -422,9 +463,6 @@ pub(crate) fn with_hashes(
                 hint: Some(Hint::PackFolder),
             });
         }
-    }
-    if is_changed {
-        store.save(source, is_folder, &Origin::default(), &table);
     }
     Ok(table)
 }

@@ -6,12 +6,13 @@ use std::fs;
 use std::path::Path;
 
 use super::files;
-use super::folder::{self, Folder};
+use super::folder::{self, Folder, HashIndex};
 use super::index_file::IndexStore;
 use super::source::Opened;
 use super::table::Row;
 use crate::error::Error;
 use crate::listing::Listing as LeftOut;
+use crate::names;
 use crate::record::Label;
 
 /// A picture, before it is known to exist.
@@ -38,6 +39,18 @@ pub(crate) fn wrong(path: &Path, reason: impl Into<String>) -> Error {
         reason: reason.into(),
         hint: None,
     }
+}
+
+/// Whether a missing file is there under its name in another Unicode spelling, as where the table and the
+/// pictures come from two systems.
+fn is_spelled_otherwise(path: &Path) -> bool {
+    let Some(name) = path.file_name().and_then(|name| name.to_str()) else {
+        return false;
+    };
+    let beside = path.parent().and_then(|folder| fs::read_dir(folder).ok());
+    let is_same = |found: &str| names::composed(found) == names::composed(name);
+    let mut found = beside.into_iter().flatten().flatten();
+    found.any(|entry| entry.file_name().to_str().is_some_and(is_same))
 }
 
 /// Finds every picture on disk; `beside` is where the index of their hashes is stored.
@@ -70,10 +83,14 @@ pub(crate) fn open(
         }
         let path = root.join(&record.path);
         let metadata = fs::metadata(&path).map_err(|error| {
+            let reason = match is_spelled_otherwise(&path) {
+                true => "a file there has this name in another Unicode spelling".to_string(),
+                false => error.to_string(),
+            };
             wrong(
                 beside,
                 format!(
-                    "lists `{}`, which is not in `{}`: {error}",
+                    "lists `{}`, which is not in `{}`: {reason}",
                     record.path,
                     root.display()
                 ),
@@ -101,6 +118,10 @@ pub(crate) fn open(
         table,
         undecided,
         pass: None,
+        index: HashIndex {
+            store: store.clone(),
+            source: beside.to_path_buf(),
+        },
     };
     Ok(Opened {
         source: Box::new(source),

@@ -23,6 +23,16 @@ pub(crate) enum Column {
     Name(String),
 }
 
+/// What the labels of a table are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum LabelsAre {
+    /// Names of classes, even if they consist of digits.
+    Names,
+    /// Numbers of classes from 0: positions in `classes` where there are any.
+    Numbers,
+}
+
 /// Where the records of one split are.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -59,6 +69,10 @@ pub(crate) struct Part {
     /// one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) label_separator: Option<String>,
+    /// For `csv`: what the labels are; absent: names if there are `classes`, else numbers or names, whichever
+    /// all of them are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) labels_are: Option<LabelsAre>,
     /// For `csv`: keep the rows whose column of this name has this text, as where one table has all splits.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) only: Option<BTreeMap<String, String>>,
@@ -85,6 +99,7 @@ impl Part {
             label_column: None,
             separator: None,
             label_separator: None,
+            labels_are: None,
             only: None,
             one_class: false,
             classes: None,
@@ -103,6 +118,7 @@ impl Part {
             ("label_column", self.label_column.is_some()),
             ("separator", self.separator.is_some()),
             ("label_separator", self.label_separator.is_some()),
+            ("labels_are", self.labels_are.is_some()),
             ("only", self.only.is_some()),
             ("one_class", self.one_class),
         ];

@@ -27,7 +27,7 @@ pub(crate) const CIFAR10: Layout = Layout {
     in_folder: true,
     shards: None,
     open: |place, _| {
-        let names = cifar_names(&place.path, false);
+        let names = cifar_names(&place.path, "batches.meta.txt", 10)?;
         opened(cifar(&place.path, files(place), 1, 10)?, names, place)
     },
 };
@@ -40,7 +40,7 @@ pub(crate) const CIFAR100: Layout = Layout {
     in_folder: true,
     shards: None,
     open: |place, _| {
-        let names = cifar_names(&place.path, true);
+        let names = cifar_names(&place.path, "fine_label_names.txt", 100)?;
         opened(cifar(&place.path, files(place), 2, 100)?, names, place)
     },
 };
@@ -234,15 +234,21 @@ fn cifar(folder: &Path, files: &[String], label_bytes: usize, classes: u32) -> R
 }
 
 /// The class names that ship with CIFAR, if they are beside its files.
-fn cifar_names(folder: &Path, fine: bool) -> Option<Vec<String>> {
-    let name = if fine {
-        "fine_label_names.txt"
-    } else {
-        "batches.meta.txt"
+fn cifar_names(folder: &Path, name: &str, classes: usize) -> Result<Option<Vec<String>>, Error> {
+    let path = folder.join(name);
+    let text = match fs::read_to_string(&path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        text => text.map_err(Error::io("read", &path))?,
     };
-    let text = fs::read_to_string(folder.join(name)).ok()?;
     let names = text.lines().map(str::trim).filter(|name| !name.is_empty());
-    Some(names.map(str::to_string).collect())
+    let names: Vec<String> = names.map(str::to_string).collect();
+    match names.len() == classes {
+        true => Ok(Some(names)),
+        false => Err(wrong(
+            &path,
+            format!("must name {classes} classes, one a line, got {}", names.len()),
+        )),
+    }
 }
 
 /// IDX: images of 8 bits, and a label for each.

@@ -5,7 +5,9 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use rayon::prelude::*;
+use sha2::{Digest, Sha256};
 
+use super::fingerprint::content_of;
 use super::index_file::IndexStore;
 use super::license_column::LicenseColumn;
 use super::part::{Layout, Shards};
@@ -233,6 +235,15 @@ impl Source for ShardSet {
             .max()
     }
 
+    fn contents(&self) -> Result<Vec<u128>, Error> {
+        let of_shards: Vec<Vec<u128>> = self
+            .shards
+            .par_iter()
+            .map(|shard| shard.contents(&self.store))
+            .collect::<Result<_, Error>>()?;
+        Ok(of_shards.concat())
+    }
+
     fn tables(&self) -> Vec<(&Path, &Table)> {
         self.shards
             .iter()
@@ -265,6 +276,21 @@ impl ShardSet {
 }
 
 impl Shard {
+    /// The hashes in its index, or those of its images where the index could not be stored or is of another
+    /// state of the shard.
+    fn contents(&self, store: &IndexStore) -> Result<Vec<u128>, Error> {
+        let stored = store.load(&self.path, false);
+        if let Some((_, stored)) = stored.filter(|(_, stored)| stored.has_records_of(&self.table)) {
+            return Ok(stored.hashes.iter().map(content_of).collect());
+        }
+        let (mut image, table) = (Vec::new(), &self.table);
+        let hash = |row| {
+            self.read(table.image_offset(row), table.image_bytes[row], &mut image)?;
+            Ok(content_of(&Sha256::digest(&image).into()))
+        };
+        (0..table.len()).map(hash).collect()
+    }
+
     fn read(&self, offset: u64, bytes: u32, out: &mut Vec<u8>) -> Result<(), Error> {
         let opened;
         let file = match self.file.get() {

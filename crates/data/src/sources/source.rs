@@ -3,7 +3,10 @@
 use std::fmt::Debug;
 use std::path::Path;
 
-use super::fingerprint::HashedKeys;
+use rayon::prelude::*;
+use sha2::{Digest, Sha256};
+
+use super::fingerprint::{HashedKeys, content_of};
 use super::license_column::LicenseColumn;
 use super::table::Table;
 use crate::error::Error;
@@ -52,6 +55,11 @@ pub(crate) trait Source: Debug + Send + Sync {
         None
     }
 
+    /// The hash of each image as [`content_of`] shortens it, in order: from the stored index where there is one.
+    fn contents(&self) -> Result<Vec<u128>, Error> {
+        contents_by_reading(self)
+    }
+
     /// The shards or the folder that contain the records, with their indexes.
     fn tables(&self) -> Vec<(&Path, &Table)> {
         Vec::new()
@@ -61,6 +69,18 @@ pub(crate) trait Source: Debug + Send + Sync {
     fn index_bytes(&self) -> usize {
         self.tables().iter().map(|(_, table)| table.heap_bytes()).sum()
     }
+}
+
+/// The hashes of images that no index holds: those in memory, or of an index that could not be stored.
+pub(crate) fn contents_by_reading<S: Source + ?Sized>(source: &S) -> Result<Vec<u128>, Error> {
+    let hash = |image: &mut Vec<u8>, position| {
+        source.read_image(position, image)?;
+        Ok(content_of(&Sha256::digest(&image).into()))
+    };
+    (0..source.len())
+        .into_par_iter()
+        .map_init(Vec::new, hash)
+        .collect()
 }
 
 /// An opened source.

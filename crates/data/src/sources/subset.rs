@@ -53,6 +53,15 @@ impl Source for Subset {
         Ok(self.whole.licenses()?.picked(&self.positions))
     }
 
+    fn contents(&self) -> Result<Vec<u128>, Error> {
+        let whole = self.whole.contents()?;
+        Ok(self
+            .positions
+            .iter()
+            .map(|position| whole[*position as usize])
+            .collect())
+    }
+
     fn undecided(&self, position: usize) -> &[u32] {
         self.whole.undecided(self.of_whole(position))
     }

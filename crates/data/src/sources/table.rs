@@ -4,7 +4,9 @@
 //! names share one arena without their folders, offsets count tar blocks of 512 bytes, and unused columns are
 //! empty.
 
-use super::fingerprint::HashedKeys;
+use std::collections::HashMap;
+
+use super::fingerprint::{HashedKeys, content_of};
 use super::license_column::LicenseColumn;
 use crate::listing::{Listing, Reason};
 use crate::record::Label;
@@ -223,6 +225,44 @@ impl Table {
     pub(crate) fn largest_class(&self) -> Option<u32> {
         let classes = self.label_values.iter().copied();
         classes.filter(|class| *class != NO_LABEL).max()
+    }
+
+    /// Whether another table is of the same records: names, places and lengths.
+    pub(crate) fn has_records_of(&self, other: &Table) -> bool {
+        self.name_ends == other.name_ends
+            && self.names == other.names
+            && self.folders == other.folders
+            && self.image_blocks == other.image_blocks
+            && self.image_bytes == other.image_bytes
+    }
+
+    /// The shortened hashes of this table's files from a stored one, which may be of more files in another order;
+    /// `None` where it lacks one of them.
+    pub(crate) fn contents_in(&self, stored: &Table) -> Option<Vec<u128>> {
+        if stored.has_records_of(self) {
+            return Some(stored.hashes.iter().map(content_of).collect());
+        }
+        let positions = 0..stored.len();
+        let places: HashMap<(&str, &str, u32), usize> = positions
+            .map(|at| ((stored.folder(at), stored.name(at), stored.image_bytes[at]), at))
+            .collect();
+        let hash = |at: usize| {
+            let place = places.get(&(self.folder(at), self.name(at), self.image_bytes[at]))?;
+            Some(content_of(&stored.hashes[*place]))
+        };
+        (0..self.len()).map(hash).collect()
+    }
+
+    /// A file of a folder, as a row without label.
+    pub(crate) fn file(&self, position: usize) -> Row {
+        Row {
+            folder: self.folder(position).to_string(),
+            name: self.name(position).to_string(),
+            image_bytes: self.image_bytes[position],
+            modified: self.modified.get(position).copied(),
+            hash: self.hashes[position],
+            ..Row::default()
+        }
     }
 
     pub(crate) fn has_labels(&self) -> bool {

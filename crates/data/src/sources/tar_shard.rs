@@ -237,16 +237,13 @@ fn read_members(path: &Path, table: &mut Table, group: &mut Group) -> Result<Ori
             }
             Role::OtherImage => group.others.push((name, format!(".{extension}"))),
             Role::Class => {
-                match read_text(&mut entry, LONGEST_CLASS_FILE).and_then(|text| parse_class(&text)) {
-                    Ok(class) => group.label = Some(Label::Class(class)),
-                    Err(reason) => return Err(damaged(format!("member `{name}`: {reason}"))),
-                }
+                let class = read_text(&mut entry, LONGEST_CLASS_FILE).and_then(|text| parse_class(&text));
+                group.take_label(path, name, class.map(Label::Class))?;
             }
             Role::Classes => {
-                match read_text(&mut entry, LONGEST_CLASSES_FILE).and_then(|text| parse_classes(&text)) {
-                    Ok(classes) => group.label = Some(Label::Classes(classes)),
-                    Err(reason) => return Err(damaged(format!("member `{name}`: {reason}"))),
-                }
+                let classes =
+                    read_text(&mut entry, LONGEST_CLASSES_FILE).and_then(|text| parse_classes(&text));
+                group.take_label(path, name, classes.map(Label::Classes))?;
             }
             Role::Metadata => {
                 group.json = u32::try_from(bytes).ok().map(|length| (block, length));
@@ -373,6 +370,8 @@ struct Group {
     has_several: bool,
     json: Option<(u32, u32)>,
     label: Option<Label>,
+    /// The member that the label is from.
+    label_member: String,
     license: Option<String>,
 }
 
@@ -393,6 +392,27 @@ impl Group {
         if !std::mem::replace(&mut self.has_several, true) {
             table.note(Reason::OneOfSeveralImages, "", &pair);
         }
+    }
+
+    /// Takes the label in a member; a second one of the same record would leave open which is meant.
+    fn take_label(&mut self, path: &Path, member: String, label: Result<Label, String>) -> Result<(), Error> {
+        let wrong = |reason: String, hint| Error::Label {
+            path: path.to_path_buf(),
+            reason,
+            hint,
+        };
+        let label = label
+            .map_err(|reason| wrong(format!("member `{member}` {reason}"), Some(Hint::NumberClasses)))?;
+        if self.label.is_some() {
+            let (first, key) = (&self.label_member, &self.key);
+            return Err(wrong(
+                format!("record `{key}` has two labels, in `{first}` and in `{member}`"),
+                None,
+            ));
+        }
+        self.label = Some(label);
+        self.label_member = member;
+        Ok(())
     }
 
     fn finish(&mut self, table: &mut Table) -> Result<(), String> {
@@ -470,30 +490,37 @@ fn hash_member(entry: &mut impl Read, bytes: u64, buffer: &mut [u8]) -> Result<[
     }
 }
 
+/// The text of a member of at most this many bytes: a longer one that is cut may read as another label.
 fn read_text(entry: &mut impl Read, most: u64) -> Result<String, String> {
     let mut text = String::new();
-    entry
-        .take(most)
+    let read = entry
+        .take(most + 1)
         .read_to_string(&mut text)
-        .map_err(|error| error.to_string())?;
-    Ok(text)
+        .map_err(|error| format!("cannot be read: {error}"))?;
+    match read as u64 > most {
+        true => Err(format!("must have at most {most} bytes")),
+        false => Ok(text),
+    }
 }
 
 /// The content of `KEY.cls`: a class number, as Python's `webdataset` reads it.
 fn parse_class(text: &str) -> Result<u32, String> {
     let class: Option<u32> = text.trim().parse().ok();
     // In the index the largest number means "no label".
-    class
-        .filter(|class| *class != u32::MAX)
-        .ok_or_else(|| format!("must be a class number, got `{}`", text.trim()))
+    class.filter(|class| *class != u32::MAX).ok_or_else(|| {
+        format!(
+            "must hold the number of a class, got `{}`",
+            text.trim().escape_debug()
+        )
+    })
 }
 
 /// The content of `KEY.classes.json`: a list of class numbers.
 fn parse_classes(text: &str) -> Result<Vec<u32>, String> {
     let mut classes: Vec<u32> =
-        serde_json::from_str(text).map_err(|error| format!("must be a list of class numbers: {error}"))?;
+        serde_json::from_str(text).map_err(|error| format!("must hold a list of class numbers: {error}"))?;
     if classes.contains(&u32::MAX) {
-        return Err(format!("class {} is out of range", u32::MAX));
+        return Err(format!("names class {}, which is out of range", u32::MAX));
     }
     classes.sort_unstable();
     classes.dedup();

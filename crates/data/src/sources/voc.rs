@@ -6,14 +6,18 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
+use quick_xml::Reader;
+use quick_xml::escape::resolve_predefined_entity;
+use quick_xml::events::Event;
 use rayon::prelude::*;
 
 use super::files;
 use super::listed::{self, Listed, Listing, wrong};
 use super::part::Layout;
 use crate::error::Error;
+use crate::names;
 use crate::record::Label;
 
 /// `kind = "voc"`: `path` holds `JPEGImages`, `Annotations` and `ImageSets/Main`; `list` names one of its
@@ -49,7 +53,7 @@ fn read(
 ) -> Result<Listing, Error> {
     let names: Vec<String> = match list {
         Some(list) => {
-            let text = fs::read_to_string(list).map_err(Error::io("read", list))?;
+            let text = fs::read_to_string(list).map_err(|error| unread_list(list, error))?;
             // Lists of one class have a second column.
             text.lines()
                 .filter_map(|line| line.split_whitespace().next())
@@ -81,19 +85,16 @@ fn read(
         }
     };
     let numbers: HashMap<&String, u32> = classes.iter().zip(0..).collect();
+    let pictures = pictures_by_stem(images)?;
     let mut records = Vec::with_capacity(names.len());
     for (name, (file, objects)) in names.iter().zip(read) {
+        let annotation = || annotations.join(format!("{name}.xml"));
         let (mut present, mut undecided) = (vec![], vec![]);
         for (class, is_easy) in objects {
-            let number = numbers.get(&class).copied().ok_or_else(|| {
-                wrong(
-                    &annotations.join(format!("{name}.xml")),
-                    format!(
-                        "class `{class}` is none of the {} classes of the data-set description",
-                        classes.len()
-                    ),
-                )
-            })?;
+            let number = numbers
+                .get(&class)
+                .copied()
+                .ok_or_else(|| names::unknown_class(&annotation(), &format!("class `{class}`"), &classes))?;
             match is_easy {
                 true => present.push(number),
                 false => undecided.push(number),
@@ -101,14 +102,8 @@ fn read(
         }
         present.sort_unstable();
         undecided.sort_unstable();
-        // VOC names its pictures like their annotations; other programs write the name into the annotation.
-        let usual = format!("{name}.jpg");
-        let path = match file {
-            Some(file) if !images.join(&usual).is_file() => file,
-            _ => usual,
-        };
         records.push(Listed {
-            path,
+            path: picture(images, name, file, &pictures).map_err(|reason| wrong(&annotation(), reason))?,
             label: Some(Label::Classes(present)),
             undecided,
         });
@@ -116,50 +111,179 @@ fn read(
     Ok(Listing { records, classes })
 }
 
-/// Finds the few relevant elements at any depth. Parts of an object (VOC's heads and hands) have different
-/// names and are ignored.
-fn parse(text: &str) -> Result<Annotation, String> {
-    if !text.contains("<annotation") {
-        return Err("no `annotation` element".to_string());
+/// The error for a list that cannot be read; one that does not exist names those that do.
+fn unread_list(list: &Path, error: std::io::Error) -> Error {
+    let beside = list.parent().and_then(|folder| files::list(folder).ok());
+    let stem = |path: &PathBuf| Some(path.file_stem()?.to_string_lossy().into_owned());
+    let lists: Vec<String> = beside.iter().flatten().filter_map(stem).collect();
+    match error.kind() {
+        std::io::ErrorKind::NotFound if !lists.is_empty() => wrong(
+            list,
+            format!("no such list; there are: {}", names::listed(&lists)),
+        ),
+        _ => Error::io("read", list)(error),
     }
-    let mut objects = BTreeMap::new();
-    let mut rest = text;
-    while let Some((_, after)) = rest.split_once("<object>") {
-        let (object, behind) = after.split_once("</object>").ok_or("an `object` does not end")?;
-        rest = behind;
-        let mut without_parts = String::new();
-        let mut left = object;
-        while let Some((before, part)) = left.split_once("<part>") {
-            without_parts.push_str(before);
-            left = part.split_once("</part>").ok_or("a `part` does not end")?.1;
-        }
-        without_parts.push_str(left);
-        let name = element(&without_parts, "name").ok_or("an `object` has no `name`")?;
-        let is_easy = element(&without_parts, "difficult").is_none_or(|value| value != "1");
-        *objects.entry(name).or_insert(false) |= is_easy;
-    }
-    Ok((element(text, "filename"), objects))
 }
 
-/// The text of the first element of this name.
-fn element(text: &str, name: &str) -> Option<String> {
-    let (_, after) = text.split_once(&format!("<{name}>"))?;
-    let (value, _) = after.split_once(&format!("</{name}>"))?;
-    let plain = [
-        ("&lt;", "<"),
-        ("&gt;", ">"),
-        ("&quot;", "\""),
-        ("&apos;", "'"),
-        ("&amp;", "&"),
-    ];
-    Some(plain.iter().fold(value.trim().to_string(), |value, (entity, c)| {
-        value.replace(entity, c)
-    }))
+/// The pictures in a folder by their names without extension.
+fn pictures_by_stem(images: &Path) -> Result<HashMap<String, Vec<String>>, Error> {
+    let mut pictures: HashMap<String, Vec<String>> = HashMap::new();
+    for path in files::list(images)? {
+        let (Some(stem), Some(name)) = (path.file_stem(), path.file_name()) else {
+            continue;
+        };
+        let extension = path.extension().unwrap_or_default().to_string_lossy();
+        if super::names::is_image_extension(&extension) {
+            let name = name.to_string_lossy().into_owned();
+            let of_stem = pictures.entry(stem.to_string_lossy().into_owned());
+            of_stem.or_default().push(name);
+        }
+    }
+    Ok(pictures)
+}
+
+/// The picture of an annotation: VOC names it like the annotation, and other programs write its name into the
+/// annotation. Where both lead to a picture, they must lead to the same one, because a file that was renamed
+/// or copied would otherwise give its labels to another picture.
+fn picture(
+    images: &Path,
+    annotation: &str,
+    file: Option<String>,
+    pictures: &HashMap<String, Vec<String>>,
+) -> Result<String, String> {
+    let named_alike = pictures.get(annotation).map_or(&[][..], Vec::as_slice);
+    let written = file.filter(|file| !file.is_empty());
+    match (named_alike, written) {
+        (alike, Some(written)) if alike.contains(&written) => Ok(written),
+        (alike @ [first, ..], Some(written)) if images.join(&written).is_file() => Err(format!(
+            "its picture may be `{}`, which is named like it, or `{written}`, which its `filename` names",
+            alike.iter().find(|name| name.ends_with(".jpg")).unwrap_or(first)
+        )),
+        ([one], _) => Ok(one.clone()),
+        ([one, other, ..], _) => Err(format!(
+            "its picture may be `{one}` or `{other}`, both of which are named like it"
+        )),
+        ([], Some(written)) => Ok(written),
+        ([], None) => Ok(format!("{annotation}.jpg")),
+    }
+}
+
+/// Reads the objects of an `annotation`. Parts of an object (VOC's heads and hands) are ignored.
+fn parse(text: &str) -> Result<Annotation, String> {
+    let mut reader = Reader::from_str(text.strip_prefix('\u{feff}').unwrap_or(text));
+    let wrong = |error: &dyn std::fmt::Display| error.to_string();
+    // Names of the elements around the current place, and the text of the innermost one so far.
+    let (mut path, mut content) = (Vec::<String>::new(), String::new());
+    let (mut objects, mut file, mut object) = (BTreeMap::new(), None, Object::default());
+    let mut has_root = false;
+    loop {
+        let (opened, closes) = match reader.read_event().map_err(|error| wrong(&error))? {
+            Event::Start(start) => (Some(start), false),
+            Event::Empty(start) => (Some(start), true),
+            Event::End(_) => (None, true),
+            Event::Text(text) => {
+                content.push_str(&text);
+                continue;
+            }
+            Event::CData(text) => {
+                content.push_str(&text);
+                continue;
+            }
+            Event::GeneralRef(entity) => {
+                let letter = entity.resolve_char_ref().map_err(|error| wrong(&error))?;
+                match (letter, resolve_predefined_entity(&entity)) {
+                    (Some(letter), _) => content.push(letter),
+                    (None, Some(letters)) => content.push_str(letters),
+                    (None, None) => return Err(format!("unknown entity `&{};`", &*entity)),
+                }
+                continue;
+            }
+            Event::Eof => break,
+            Event::Comment(_) | Event::Decl(_) | Event::PI(_) | Event::DocType(_) => continue,
+        };
+        if let Some(start) = opened {
+            let name = start.local_name().as_ref().to_string();
+            if path.is_empty() && (has_root || name != "annotation") {
+                return Err(match has_root {
+                    true => format!("a second root element, `{name}`"),
+                    false => format!("its root element is `{name}`, not `annotation`"),
+                });
+            }
+            has_root = true;
+            if name == "object" && path != ["annotation"] {
+                return Err(format!(
+                    "an `object` lies in `{}`, not in `annotation`",
+                    path.last().map_or("", String::as_str)
+                ));
+            }
+            path.push(name);
+            content.clear();
+        }
+        if closes {
+            let text = names::composed(content.trim()).into_owned();
+            let names: Vec<&str> = path.iter().map(String::as_str).collect();
+            match names[..] {
+                ["annotation", "filename"] => set_once(&mut file, text, "annotation", "filename")?,
+                ["annotation", "object", "name"] => set_once(&mut object.name, text, "object", "name")?,
+                ["annotation", "object", "difficult"] => {
+                    set_once(&mut object.difficult, text, "object", "difficult")?;
+                }
+                ["annotation", "object"] => {
+                    let (class, is_easy) = std::mem::take(&mut object).class()?;
+                    *objects.entry(class).or_insert(false) |= is_easy;
+                }
+                _ => {}
+            }
+            path.pop();
+            content.clear();
+        }
+    }
+    match (path.last(), has_root) {
+        (Some(open), _) => Err(format!("the file ends inside `{open}`")),
+        (None, false) => Err("no `annotation` element".to_string()),
+        (None, true) => Ok((file, objects)),
+    }
+}
+
+/// The two elements of an object that count.
+#[derive(Default)]
+struct Object {
+    name: Option<String>,
+    difficult: Option<String>,
+}
+
+impl Object {
+    /// Its class, and whether it is easy.
+    fn class(self) -> Result<(String, bool), String> {
+        let name = self.name.filter(|name| !name.is_empty());
+        let name = name.ok_or("an `object` has no `name`")?;
+        match self.difficult.as_deref() {
+            None | Some("" | "0") => Ok((name, true)),
+            Some("1") => Ok((name, false)),
+            Some(other) => Err(format!(
+                "`difficult` of an object `{name}` must be 0 or 1, got `{other}`"
+            )),
+        }
+    }
+}
+
+/// Of two values neither is more right than the other.
+fn set_once(place: &mut Option<String>, value: String, parent: &str, name: &str) -> Result<(), String> {
+    match place.replace(value) {
+        None => Ok(()),
+        Some(before) => Err(format!(
+            "`{parent}` has two elements `{name}`, the first is `{before}`"
+        )),
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn read_objects(text: &str) -> Vec<(String, bool)> {
+        parse(text).unwrap().1.into_iter().collect()
+    }
 
     #[test]
     fn objects_are_read_without_their_parts() {
@@ -182,7 +306,96 @@ mod tests {
             .map(|(name, easy)| (name.as_str(), *easy))
             .collect();
         assert_eq!(objects, [("cat", true), ("dog", false), ("person", true)]);
-        assert!(parse("<html/>").is_err());
-        assert!(parse("<annotation><object><name>x</name>").is_err());
+    }
+
+    /// The same object, as other programs may write it.
+    #[test]
+    fn xml_is_read_in_all_its_forms() {
+        for (class, text) in [
+            ("cat", "<object id=\"1\" pose='a > b'><name>cat</name></object>"),
+            (
+                "cat",
+                "<!-- <object><name>ghost</name></object> --><object><name>cat</name></object>",
+            ),
+            ("cat", "<object><name><![CDATA[cat]]></name></object>"),
+            ("a<b", "<object><name><![CDATA[a<b]]></name></object>"),
+            ("caf\u{e9}", "<object><name>caf&#233;</name></object>"),
+            ("caf\u{e9}", "<object><name>caf&#xE9;</name></object>"),
+            ("caf\u{e9}", "<object><name>cafe\u{301}</name></object>"),
+            ("a & b", "<object><name>a &amp; b</name></object>"),
+            ("&lt;", "<object><name>&amp;lt;</name></object>"),
+            ("cat", "<object ><name >cat</name ></object >"),
+            ("cat", "<object>\n\t<name\n>\n\tcat\n</name>\n</object>"),
+            ("cat", "<object><name>c<!-- x -->at</name><difficult/></object>"),
+            ("cat", "<?tool <object>?><object><name>cat</name></object>"),
+        ] {
+            let whole = format!(
+                "\u{feff}<?xml version=\"1.0\"?>\n<annotation verified=\"yes\">{text}</annotation>\n"
+            );
+            assert_eq!(read_objects(&whole), [(class.to_string(), true)], "{text}");
+        }
+        assert_eq!(read_objects("<annotation/>"), []);
+    }
+
+    #[test]
+    fn what_is_no_annotation_is_refused_with_its_reason() {
+        for (text, reason) in [
+            ("", "no `annotation` element"),
+            ("<html/>", "its root element is `html`, not `annotation`"),
+            (
+                "<annotations><annotation/></annotations>",
+                "is `annotations`, not",
+            ),
+            (
+                "<annotation><object><name>x</name>",
+                "the file ends inside `object`",
+            ),
+            ("<annotation><object></annotation>", "object"),
+            ("<annotation/><annotation/>", "a second root element"),
+            ("<annotation><object/></annotation>", "an `object` has no `name`"),
+            (
+                "<annotation><object><name> </name></object></annotation>",
+                "an `object` has no `name`",
+            ),
+            (
+                "<annotation><object><name>a</name><name>b</name></object></annotation>",
+                "two elements `name`, the first is `a`",
+            ),
+            (
+                "<annotation><objects><object><name>a</name></object></objects></annotation>",
+                "an `object` lies in `objects`",
+            ),
+            (
+                "<annotation><object><name>a</name><difficult>2</difficult></object></annotation>",
+                "`difficult` of an object `a` must be 0 or 1, got `2`",
+            ),
+            (
+                "<annotation><object><name>&nbsp;</name></object></annotation>",
+                "unknown entity `&nbsp;`",
+            ),
+        ] {
+            let error = parse(text).unwrap_err();
+            assert!(error.contains(reason), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_picture_is_named_by_its_annotation_or_in_it_and_never_by_a_choice() {
+        let folder = tempfile::tempdir().unwrap();
+        for name in ["a.jpg", "b.PNG", "c.jpg", "c.png", "x.jpg"] {
+            fs::write(folder.path().join(name), "").unwrap();
+        }
+        let pictures = pictures_by_stem(folder.path()).unwrap();
+        let of = |annotation: &str, file: Option<&str>| {
+            picture(folder.path(), annotation, file.map(str::to_string), &pictures)
+        };
+        assert_eq!(of("a", None).unwrap(), "a.jpg");
+        assert_eq!(of("b", Some("b.jpg")).unwrap(), "b.PNG");
+        assert_eq!(of("c", Some("c.png")).unwrap(), "c.png");
+        assert_eq!(of("other", Some("x.jpg")).unwrap(), "x.jpg");
+        // Reported as missing when the pictures are looked up.
+        assert_eq!(of("other", None).unwrap(), "other.jpg");
+        assert!(of("a", Some("x.jpg")).unwrap_err().contains("may be `a.jpg`"));
+        assert!(of("c", None).unwrap_err().contains("may be `c.jpg` or `c.png`"));
     }
 }

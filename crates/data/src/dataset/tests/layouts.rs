@@ -281,8 +281,9 @@ fn tables_of_paths_and_labels_are_read_in_their_usual_forms() {
         [class(1), class(0), class(0)]
     );
     assert!(
-        refused(&folder, &format!("{named}\nclasses = ['oak']"))
-            .contains("class `elm` is none of the 1 classes")
+        refused(&folder, &format!("{named}\nclasses = ['oak']")).contains(
+            "class `elm` (`img/a.bmp`) is none of the 1 classes of the data-set description: `oak`"
+        )
     );
     assert!(
         refused(&folder, &named.replace("'species'", "'genus'"))
