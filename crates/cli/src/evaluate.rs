@@ -13,7 +13,7 @@ use burn::tensor::Device;
 use data::significant;
 use data::terminal::escape;
 use evaluation::suite::{Cell, EncoderEntry, Suite, SuiteContext};
-use evaluation::{Encoder, Event, FeaturesJob, Job, Outcome, Plan, Provenance};
+use evaluation::{Encoder, Event, FeaturesJob, Job, Outcome, Plan, PretrainedOn, Provenance};
 use std::cell::RefCell;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -302,7 +302,9 @@ pub(crate) fn open(path: &Path, options: &ImportOptions, device: &Device) -> any
         escape(&loaded.info.method)
     );
     let encoder = Encoder::new(name, loaded.hash.clone(), &loaded.backbone, loaded.normalize());
-    Ok(encoder.trained(trained_px(&loaded.info), loaded.info.steps))
+    Ok(encoder
+        .trained(trained_px(&loaded.info), loaded.info.steps)
+        .pretrained_on(PretrainedOn::of(&loaded)))
 }
 
 /// Side of the images that a network was pretrained on, px; 0 if unknown, as for other programs' ResNets.

@@ -17,6 +17,10 @@ pub struct Config {
     /// Channel statistics. Absent: those of the encoder's training.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub normalize: Option<Normalize>,
+    /// Largest share (0 to 1) of the test images that may lie in the training set too, compared by content. Absent:
+    /// any share with a warning, unless it is all of them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_shared_fraction: Option<f64>,
     /// How records become batches.
     pub data: LoaderConfig,
     /// The protocols, run in this order; each entry is one table, e.g. `[protocols.knn-dino]` after `[[protocols]]`.
@@ -57,6 +61,7 @@ impl Config {
     /// Gives an error that names the key if the config contradicts itself or cannot run on any data.
     pub fn validate(&self) -> Result<(), String> {
         self.data.validate()?;
+        check_shared("max_shared_fraction", self.max_shared_fraction)?;
         check_test_transforms("test_transforms", &self.test_transforms)?;
         if let Some(normalize) = &self.normalize {
             normalize.validate()?;
@@ -65,6 +70,14 @@ impl Config {
             return Err("`[[protocols]]` must name at least one protocol, got none".into());
         }
         self.protocols.iter().try_for_each(ProtocolConfig::validate)
+    }
+}
+
+/// Gives an error if the share under the key `name` is none.
+pub(crate) fn check_shared(name: &str, most: Option<f64>) -> Result<(), String> {
+    match most {
+        Some(most) if !(0.0..=1.0).contains(&most) => Err(format!("`{name}` must be in 0..1, got {most}")),
+        _ => Ok(()),
     }
 }
 
@@ -153,6 +166,10 @@ temperature = 0.1
         assert!(
             refused(", { center_crop = { size_px = 32 } }", "")
                 .contains("`test_transforms`: views come out in different sizes")
+        );
+        assert!(
+            refused("[data]", "max_shared_fraction = 1.5\n[data]")
+                .contains("`max_shared_fraction` must be in 0..1, got 1.5")
         );
         assert!(refused("headline_neighbors = 20", "headline_neighbors = 30").contains("got 30"));
         assert!(refused("batch_images = 64", "batch_images = 0").contains("data.batch_images"));

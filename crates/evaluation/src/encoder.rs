@@ -4,6 +4,7 @@ mod stage_pooling;
 mod taps;
 
 use crate::error::Error;
+use crate::overlap::PretrainedOn;
 use backbones::{Backbone, Context, state_dict};
 use burn::module::Module;
 use burn::tensor::Tensor;
@@ -33,6 +34,8 @@ pub struct Encoder {
     pub trained_px: Option<u32>,
     /// Optimizer steps of its training; absent where unknown.
     pub step: Option<u64>,
+    /// What its file says of the data that it was pretrained on.
+    pub pretrained_on: PretrainedOn,
     network: Network,
 }
 
@@ -58,6 +61,7 @@ impl Encoder {
             normalize,
             trained_px: None,
             step: None,
+            pretrained_on: PretrainedOn::default(),
             // On an autodiff device, forwards without a `backward` would pile up graph nodes.
             network: Network::Backbone(Box::new(backbone.valid())),
         }
@@ -72,6 +76,7 @@ impl Encoder {
             normalize,
             trained_px: None,
             step: None,
+            pretrained_on: PretrainedOn::default(),
             network: Network::Pixels,
         }
     }
@@ -81,6 +86,12 @@ impl Encoder {
     pub fn trained(mut self, px: usize, steps: u64) -> Self {
         self.trained_px = u32::try_from(px).ok().filter(|px| *px > 0);
         self.step = Some(steps).filter(|steps| *steps > 0);
+        self
+    }
+
+    /// The same encoder with what its file says of its pretraining data.
+    pub fn pretrained_on(mut self, data: PretrainedOn) -> Self {
+        self.pretrained_on = data;
         self
     }
 

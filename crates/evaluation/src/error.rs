@@ -56,6 +56,43 @@ pub enum Error {
         records: usize,
     },
 
+    /// More test images are copies of training images than the config allows.
+    #[error("{shared} of {records} test images lie in the training set too ({example}){limit}")]
+    SharedRecords {
+        /// Test records whose image is in the training set.
+        shared: usize,
+        /// Test records.
+        records: usize,
+        /// One of them, in words.
+        example: String,
+        /// The exceeded limit, in words; empty for a test set without any new image.
+        limit: String,
+    },
+
+    /// The encoder saw the test images in its pretraining, and the config limits shared images.
+    #[error("the encoder was pretrained on {of_images}, more than `max_shared_fraction` = {most} allows")]
+    PretrainedOnTest {
+        /// How many test images, in words.
+        of_images: String,
+        /// The limit of the config.
+        most: f64,
+    },
+
+    /// The classes of one set are known by name and those of the other by number.
+    #[error(
+        "the {named} set names its classes ({names}), and the {numbered} set only numbers them: {reading}"
+    )]
+    NamesBesideNumbers {
+        /// The set with names: "training" or "test".
+        named: &'static str,
+        /// The set with numbers.
+        numbered: &'static str,
+        /// The first names.
+        names: String,
+        /// The ways to read a number.
+        reading: String,
+    },
+
     /// The output belongs to another encoder or to other records.
     #[error("`{}` holds {what} of {stored}, and this is {now}", path.display())]
     Occupied {
@@ -191,12 +228,17 @@ pub enum Error {
 
     /// A test record of a class without training records can never be classified correctly, so the score
     /// would mislead.
-    #[error("test record `{key}` is of class {class}, which no training record has")]
+    #[error(
+        "test record `{key}` is of class {class}, which no training record has{}",
+        alike(near)
+    )]
     UnknownClass {
         /// The class's name, or its index if classes have no names.
         class: String,
         /// Key of the first such record.
         key: String,
+        /// A class of the training set whose name differs in spelling alone.
+        near: Option<String>,
     },
 
     /// A classifier needs at least two classes.
@@ -358,6 +400,12 @@ pub enum Error {
     },
 }
 
+/// The known class that an unknown one resembles, in words.
+fn alike(near: &Option<String>) -> String {
+    let words = |name: &String| format!("; the training set has `{name}`");
+    near.as_ref().map(words).unwrap_or_default()
+}
+
 /// What the user can do about an error; the program words the hint with its flags and commands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Hint {
@@ -418,6 +466,16 @@ impl Error {
                 "the encoder diverged in training or its file is damaged; evaluate an earlier checkpoint"
             }
             Self::LabelCount { .. } => "make features and labels from one data set, in one order",
+            Self::SharedRecords { .. } => {
+                "remove these records from one of the two sets; `max_shared_fraction` in the config (in `[objective]` of a fine-tuning) sets the share that is accepted"
+            }
+            Self::PretrainedOnTest { .. } => {
+                "evaluate on images that were held out of the pretraining, or raise `max_shared_fraction` in the config"
+            }
+            Self::NamesBesideNumbers { .. } => {
+                "give both sets names, in the order of their numbers: `classes = [..]` in a data-set description or in the `dataset.toml` beside shards (docs/formats.md)"
+            }
+            Self::UnknownClass { near: Some(_), .. } => "give the class one spelling in both sets",
             Self::UnknownClass { .. } => {
                 "both sets must share their classes; remove the record, or add its class to the training set"
             }

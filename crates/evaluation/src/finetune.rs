@@ -90,6 +90,10 @@ pub struct Settings {
     pub validation: Option<Validation>,
     /// Which epoch is scored on the test set.
     pub keep: Keep,
+    /// Largest share (0 to 1) of the test images that may lie among the training records too, compared by content.
+    /// Absent: any share with a warning, unless it is all of them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_shared_fraction: Option<f64>,
     /// Transforms of validation and test images; none is random.
     pub test_transforms: Vec<Transform>,
 }
@@ -222,6 +226,7 @@ impl Settings {
             }
             None => {}
         }
+        crate::config::check_shared("objective.max_shared_fraction", self.max_shared_fraction)?;
         crate::config::check_test_transforms("objective.test_transforms", &self.test_transforms)
     }
 }

@@ -25,6 +25,7 @@ mod encoder;
 mod error;
 mod features;
 pub mod finetune;
+mod overlap;
 mod progress;
 pub mod protocols;
 mod report;
@@ -44,6 +45,7 @@ pub use features::{
     Extraction, FeatureCache, FeatureType, Features, Labels, Matrix, Origin, Records, Scaling, UNDECIDED,
     Unfinished, Writing, Written,
 };
+pub use overlap::{Compared, Overlap, PretrainedOn, Pretraining, PretrainingSample};
 pub use progress::Event;
 pub use protocols::ProtocolConfig;
 pub use result::{Outcome, Provenance, Score, Spread, read_results, write_results};

@@ -1,6 +1,7 @@
 //! Scores: one object each, with everything needed to understand and repeat it.
 
 use crate::error::{Error, io};
+use crate::overlap::Overlap;
 use data::Listing;
 use serde::{Deserialize, Serialize};
 use std::path::Path;
@@ -100,6 +101,9 @@ pub struct Outcome {
     /// The same for the test set.
     #[serde(default, skip_serializing_if = "Listing::is_empty")]
     pub test_listing: Listing,
+    /// How far the test images are new; absent in results of earlier versions.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub overlap: Option<Overlap>,
     /// Every setting of the protocol, and values that it determined (the chosen C, the iterations run).
     pub settings: serde_json::Value,
     /// The transforms that resized test images for the encoder.
@@ -277,6 +281,7 @@ pub(crate) fn rank_of(class: u32, scores: &[f64]) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::overlap::{Compared, Pretraining};
 
     #[test]
     fn spread_is_the_sample_deviation() {
@@ -333,6 +338,13 @@ mod tests {
             test_fingerprint: "g".into(),
             train_listing: Listing::default(),
             test_listing: Listing::default(),
+            overlap: Some(Overlap {
+                compared: Compared::Images,
+                test_in_training: 3,
+                test_repeated: 0,
+                pretraining: Pretraining::OtherData,
+                pretraining_sample: None,
+            }),
             settings: serde_json::json!({ "neighbors": 20 }),
             test_transforms: serde_json::json!([]),
             normalize: serde_json::json!({}),

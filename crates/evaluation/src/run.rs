@@ -11,6 +11,7 @@ use crate::error::{Error, io};
 use crate::features::{
     Extraction, FeatureCache, FeatureType, Features, Origin, Records, Unfinished, Writing, origin,
 };
+use crate::overlap::Comparison;
 use crate::progress::Event;
 use crate::protocols::{Bench, Pipeline};
 use crate::report::{Content, report};
@@ -93,7 +94,17 @@ impl<'a> Plan<'a> {
             Ok(origin(&encoder, records, labels, &config.test_transforms))
         };
         let (train, test) = (origin(&job.train)?, origin(&job.test)?);
+        let overlap = Comparison {
+            train: &job.train,
+            test: &job.test,
+            train_fingerprint: job.train.fingerprint(),
+            pretrained_on: &encoder.pretrained_on,
+            most: config.max_shared_fraction,
+            learns: config.needs_train_labels(),
+        }
+        .check()?;
         let identity = RunIdentity {
+            overlap,
             train: train.clone(),
             test: test.clone(),
             encoder_step: encoder.step,

@@ -3,6 +3,7 @@
 //!
 //! Every check that protects a supervised protocol from a meaningless score is made here, once.
 
+mod numbering;
 mod one_vs_rest;
 
 use crate::error::Error;
@@ -12,6 +13,7 @@ use backbones::Draws;
 use std::borrow::Cow;
 use std::collections::{BTreeSet, HashMap};
 
+pub(crate) use numbering::{Numbering, unknown_class};
 pub(crate) use one_vs_rest::OneVsRest;
 
 /// The classes of a set, mostly the training set, in ascending order of their labels, and the map from a
@@ -79,35 +81,17 @@ impl Classes {
     /// Places of the test records, or the first one whose class the training set lacks.
     ///
     /// If both sets have class names, classes are matched by name: an image folder numbers only its own
-    /// classes, so a test folder without the class `ant` numbers `bee` 0 instead of 1.
+    /// classes, so a test folder without the class `ant` numbers `bee` 0 instead of 1. Names in one set alone
+    /// are an error.
     pub fn places_of_test(&self, train_names: &[String], test: &Features) -> Result<Vec<u32>, Error> {
         let labels = test.classes(TEST)?;
-        let renumbered: Option<Vec<i64>> =
-            (!train_names.is_empty() && !test.class_names.is_empty()).then(|| {
-                let by_name: HashMap<&str, i64> = train_names
-                    .iter()
-                    .enumerate()
-                    .map(|(label, name)| (name.as_str(), label as i64))
-                    .collect();
-                test.class_names
-                    .iter()
-                    .map(|name| by_name.get(name.as_str()).copied().unwrap_or(-1))
-                    .collect()
-            });
+        let numbering = Numbering::new(
+            (train_names, &mut self.labels.iter().copied()),
+            (&test.class_names, &mut labels.iter().copied()),
+        )?;
         let place = |(row, label): (usize, &i64)| {
-            let known = match &renumbered {
-                Some(numbers) => usize::try_from(*label)
-                    .ok()
-                    .and_then(|label| numbers.get(label))
-                    .copied(),
-                None => Some(*label),
-            };
-            known
-                .and_then(|label| self.place(label))
-                .ok_or_else(|| Error::UnknownClass {
-                    class: test.class_name(*label),
-                    key: test.keys[row].clone(),
-                })
+            let known = numbering.of_test(*label).and_then(|label| self.place(label));
+            known.ok_or_else(|| unknown_class(train_names, &test.class_names, *label, test.keys[row].clone()))
         };
         labels.iter().enumerate().map(place).collect()
     }

@@ -17,6 +17,10 @@ mod open;
 
 pub(crate) use open::{Opened, open_encoder};
 
+/// The key of [`EncoderInfo::extra`] with a sample of the images that an encoder was trained on
+/// ([`data::ContentSample`]).
+const SAMPLE_KEY: &str = "images";
+
 /// An encoder read from disk.
 #[derive(Debug)]
 pub struct LoadedEncoder {
@@ -34,6 +38,13 @@ pub struct LoadedEncoder {
 }
 
 impl LoadedEncoder {
+    /// A sample of the images that it was trained on; empty where the file has none.
+    pub fn sample(&self) -> data::ContentSample {
+        let text = self.info.extra.get(SAMPLE_KEY);
+        text.and_then(|text| data::ContentSample::from_text(text))
+            .unwrap_or_default()
+    }
+
     /// The channel statistics of its training.
     pub fn normalize(&self) -> Normalize {
         Normalize {
@@ -51,7 +62,10 @@ pub(crate) fn encoder_bytes<C>(
     method: &str,
     steps: usize,
 ) -> Result<Vec<u8>, Error> {
-    let extra = std::collections::BTreeMap::from([("seed".to_string(), config.seed.to_string())]);
+    let mut extra = std::collections::BTreeMap::from([("seed".to_string(), config.seed.to_string())]);
+    if !dataset.sample().is_empty() {
+        extra.insert(SAMPLE_KEY.to_string(), dataset.sample().to_text());
+    }
     let pixels = dataset_views(&config.views)
         .first()
         .map_or(0, |(width, _)| *width as usize);

@@ -152,11 +152,6 @@ impl Features {
             None => Err(Error::Unlabeled { set }),
         }
     }
-
-    /// The class as text for people.
-    pub(crate) fn class_name(&self, class: i64) -> String {
-        class_name(&self.class_names, class)
-    }
 }
 
 /// A class's name in quotes, or its number where it has none.

@@ -3,9 +3,10 @@
 use super::labels::{index_features, labels_hash};
 use super::matrix::Features;
 use crate::error::Error;
-use data::Dataset;
+use data::{ContentSample, Contents, Dataset, Sampled, Shared};
+use std::collections::{BTreeSet, HashMap};
 use std::ops::Deref;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 /// A data set whose index is read once, because listing the keys and labels of a million records takes longer
 /// than some protocols.
@@ -20,6 +21,12 @@ struct Index {
     with_labels: OnceLock<Features>,
     without_labels: OnceLock<Features>,
     labels_hash: OnceLock<String>,
+    contents: OnceLock<Contents>,
+    repeated: OnceLock<Shared>,
+    /// Images shared with other sets, by their fingerprints.
+    shared: Mutex<HashMap<String, Shared>>,
+    /// Warnings about these records that were given.
+    warnings: Mutex<BTreeSet<String>>,
 }
 
 impl Records {
@@ -30,6 +37,44 @@ impl Records {
             false => &self.index.without_labels,
         };
         once(known, || index_features(&self.dataset, with_labels))
+    }
+
+    /// Records whose images are in another set too.
+    pub(crate) fn shared_with(&self, other: &Records) -> Result<Shared, Error> {
+        let known = |shared: &Mutex<HashMap<String, Shared>>| {
+            let shared = shared.lock().unwrap_or_else(PoisonError::into_inner);
+            shared.get(other.fingerprint()).copied()
+        };
+        if let Some(known) = known(&self.index.shared) {
+            return Ok(known);
+        }
+        let made = self.contents()?.shared_with(other.contents()?);
+        let mut shared = self.index.shared.lock().unwrap_or_else(PoisonError::into_inner);
+        shared.insert(other.fingerprint().to_string(), made);
+        Ok(made)
+    }
+
+    /// Records whose images are in an earlier record too.
+    pub(crate) fn repeated(&self) -> Result<Shared, Error> {
+        once(&self.index.repeated, || Ok(self.contents()?.repeated())).copied()
+    }
+
+    /// Compares the images with a sample of others.
+    pub(crate) fn compare(&self, sample: &ContentSample) -> Result<Sampled, Error> {
+        Ok(sample.compare(self.contents()?))
+    }
+
+    fn contents(&self) -> Result<&Contents, Error> {
+        once(&self.index.contents, || Ok(self.dataset.contents()?))
+    }
+
+    /// Gives a warning about these records, unless it was given before, as in an earlier cell of a suite.
+    pub(crate) fn warn_once(&self, warning: String) {
+        let mut given = self.index.warnings.lock().unwrap_or_else(PoisonError::into_inner);
+        if !given.contains(&warning) {
+            tracing::warn!("{warning}");
+            given.insert(warning);
+        }
     }
 
     /// Hash of class names and labels.

@@ -4,6 +4,8 @@
 use super::objective::{Finetune, Network, State};
 use super::{Config, Keep, Protocol, Settings, subset};
 use crate::error::{Error, io};
+use crate::features::Records;
+use crate::overlap::{Comparison, Overlap, PretrainedOn};
 use crate::progress::Event;
 use crate::result::{Outcome, Provenance, Score, rank_of, scores_of, share_within, write_results};
 use crate::task::Classes;
@@ -120,8 +122,28 @@ struct Finetuning<'a> {
     validation: (Arc<Dataset>, Vec<u32>),
     /// The place of each test record's class.
     test_places: Vec<u32>,
+    /// How far the test images are new.
+    overlap: Overlap,
     /// How validation and test images reach the network.
     view: data::ViewGroup,
+}
+
+/// Compares the test images with those of the records whose labels are used.
+fn compare(job: &Job<'_>, settings: &Settings, used: &[u32]) -> Result<Overlap, Error> {
+    let train: Records = match used.len() == job.train.len() {
+        true => Arc::clone(&job.train).into(),
+        false => Dataset::part(&job.train, used.to_vec())?.into(),
+    };
+    let pretrained_on = job.encoder.map(PretrainedOn::of).unwrap_or_default();
+    Comparison {
+        train: &train,
+        test: &Arc::clone(&job.test).into(),
+        train_fingerprint: job.train.fingerprint(),
+        pretrained_on: &pretrained_on,
+        most: settings.max_shared_fraction,
+        learns: true,
+    }
+    .check()
 }
 
 impl<'a> Finetuning<'a> {
@@ -141,6 +163,7 @@ impl<'a> Finetuning<'a> {
         let (classes, places) = subset::train_places(&job.train)?;
         let test_places = subset::test_places(&classes, &job.train, &job.test)?;
         let (learned, held_out) = split(&config.objective, &job.train, &places)?;
+        let overlap = compare(job, &config.objective, &[&learned[..], &held_out].concat())?;
         let train = match learned.len() == job.train.len() {
             true => Arc::clone(&job.train),
             false => Arc::new(Dataset::part(&job.train, learned)?),
@@ -157,6 +180,7 @@ impl<'a> Finetuning<'a> {
             train,
             validation: (held_out, held_out_places),
             test_places,
+            overlap,
             view,
         })
     }
@@ -274,6 +298,7 @@ impl<'a> Finetuning<'a> {
             test_fingerprint: job.test.fingerprint().to_string(),
             train_listing: self.train.listing().clone(),
             test_listing: job.test.listing().clone(),
+            overlap: Some(self.overlap.clone()),
             settings: Value::Object(score.details),
             test_transforms: json!(config.objective.test_transforms),
             normalize: json!(config.data.normalize),

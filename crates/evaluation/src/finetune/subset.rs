@@ -4,11 +4,11 @@
 use crate::error::Error;
 use crate::features::class_labels;
 use crate::split::{TEST, TRAIN};
-use crate::task::Classes;
+use crate::task::{Classes, Numbering, unknown_class};
 use backbones::Draws;
 use data::Dataset;
 use serde::{Deserialize, Serialize};
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::path::PathBuf;
 
 /// The labeled part of the training set: `[objective.protocol.semi_supervised]`.
@@ -45,35 +45,25 @@ pub struct Validation {
 /// The place of every test record's class among those of the training set. If both sets have class names,
 /// classes are matched by name, because an image folder numbers only its own classes.
 pub(super) fn test_places(classes: &Classes, train: &Dataset, test: &Dataset) -> Result<Vec<u32>, Error> {
-    let named = !train.class_names().is_empty() && !test.class_names().is_empty();
-    let by_name: HashMap<&str, i64> = train
-        .class_names()
-        .iter()
-        .enumerate()
-        .map(|(label, name)| (name.as_str(), label as i64))
-        .collect();
-    let known = |label: i64| match named {
-        true => by_name
-            .get(test.class_names().get(label as usize)?.as_str())
-            .copied(),
-        false => Some(label),
-    };
-    let place = |(position, label): (usize, i64)| match known(label).and_then(|label| classes.place(label)) {
+    let labels = class_labels(test, TEST)?;
+    let mut of_training = (0..classes.count() as u32).map(|place| classes.label(place));
+    let numbering = Numbering::new(
+        (train.class_names(), &mut of_training),
+        (test.class_names(), &mut labels.iter().copied()),
+    )?;
+    let place = |(position, label): (usize, &i64)| match numbering
+        .of_test(*label)
+        .and_then(|label| classes.place(label))
+    {
         Some(place) => Ok(place),
-        None => Err(Error::UnknownClass {
-            class: test
-                .class_names()
-                .get(label as usize)
-                .cloned()
-                .unwrap_or_else(|| label.to_string()),
-            key: test.key(position)?,
-        }),
+        None => Err(unknown_class(
+            train.class_names(),
+            test.class_names(),
+            *label,
+            test.key(position)?,
+        )),
     };
-    class_labels(test, TEST)?
-        .into_iter()
-        .enumerate()
-        .map(place)
-        .collect()
+    labels.iter().enumerate().map(place).collect()
 }
 
 /// Positions by class, each class shuffled independently.

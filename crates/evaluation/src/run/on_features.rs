@@ -5,6 +5,7 @@ use super::results_folder::{Counted, ResultsFolder, RunIdentity};
 use crate::config::Config;
 use crate::error::{Error, io};
 use crate::features::{Features, Stored};
+use crate::overlap;
 use crate::progress::Event;
 use crate::protocols::{Bench, ProtocolConfig};
 use crate::result::{Outcome, Provenance};
@@ -101,7 +102,10 @@ pub fn run_on_features(
             records: test.records(),
         });
     }
+    let learns = config.needs_train_labels();
+    let overlap = overlap::of_features(train, test, config.max_shared_fraction, learns)?;
     let identity = RunIdentity {
+        overlap,
         train: train.origin.clone(),
         test: test.origin.clone(),
         encoder_step: None,

@@ -2,6 +2,7 @@
 
 use crate::error::Error;
 use crate::features::Origin;
+use crate::overlap::Overlap;
 use crate::protocols::{ProtocolConfig, Scored};
 use crate::result::{Outcome, Provenance, Score, read_results, write_results};
 use crate::task::Splits;
@@ -25,6 +26,8 @@ pub(crate) struct RunIdentity {
     pub(crate) provenance: Provenance,
     /// What became no record in the training set and in the test set.
     pub(crate) listings: [Listing; 2],
+    /// How far the test images are new.
+    pub(crate) overlap: Overlap,
 }
 
 /// The scores of one protocol, and the number of records behind them.
@@ -87,6 +90,7 @@ impl RunIdentity {
             test_fingerprint: self.test.fingerprint.clone(),
             train_listing: self.listings[0].clone(),
             test_listing: self.listings[1].clone(),
+            overlap: Some(self.overlap.clone()),
             settings: settings(protocol, score.details),
             test_transforms: self.test.transforms.clone(),
             normalize: self.test.normalize.clone(),
@@ -157,7 +161,12 @@ impl ResultsFolder {
             .iter()
             .map(|protocol| {
                 let asked = identity.asked(protocol);
-                let same: Vec<Outcome> = stored.extract_if(.., |outcome| outcome.asked == asked).collect();
+                let mut same: Vec<Outcome> =
+                    stored.extract_if(.., |outcome| outcome.asked == asked).collect();
+                // Those of an earlier version lack it.
+                for outcome in &mut same {
+                    outcome.overlap = Some(identity.overlap.clone());
+                }
                 (!same.is_empty()).then_some(same)
             })
             .collect();

@@ -4,7 +4,7 @@
 use crate::error::Error;
 use crate::features::{Features, Labels, Matrix, Scaling, UNDECIDED, class_name, scale};
 use crate::split::{TEST, TRAIN};
-use crate::task::{Classes, Task, both_rows};
+use crate::task::{Classes, Numbering, Task, both_rows, unknown_class};
 use std::borrow::Cow;
 use std::collections::HashMap;
 
@@ -68,17 +68,7 @@ impl<'a> OneVsRest<'a> {
         };
         let (train_rows, test_rows) = both_rows(train, test, tap)?;
         // Classes that some training record has.
-        let (train_width, train_hot) = train_sets;
-        let labels: Vec<i64> = (0..train_width)
-            .filter(|class| {
-                train_hot
-                    .iter()
-                    .skip(*class)
-                    .step_by(train_width)
-                    .any(|hot| *hot == 1)
-            })
-            .map(|class| class as i64)
-            .collect();
+        let labels: Vec<i64> = occurring(train_sets).collect();
         if labels.is_empty() {
             return Err(Error::TooFewClasses {
                 set: TRAIN,
@@ -88,24 +78,21 @@ impl<'a> OneVsRest<'a> {
         if !test_sets.1.contains(&1) {
             return Err(Error::Unlabeled { set: TEST });
         }
+        let numbering = Numbering::new(
+            (&train.class_names, &mut labels.iter().copied()),
+            (&test.class_names, &mut occurring(test_sets)),
+        )?;
         let place: HashMap<i64, usize> = labels
             .iter()
             .enumerate()
             .map(|(place, label)| (*label, place))
             .collect();
         Ok(Self {
-            train_members: members(train, train_sets, labels.len(), |class| {
+            train_members: members(train, &train.class_names, train_sets, labels.len(), |class| {
                 place.get(&(class as i64)).copied()
             })?,
-            test_members: members(test, test_sets, labels.len(), |class| {
-                // By name if both sets have names, as in `Classes::places_of_test`.
-                let label = match test.class_names.get(class) {
-                    Some(name) if !train.class_names.is_empty() => {
-                        train.class_names.iter().position(|other| other == name)? as i64
-                    }
-                    _ => class as i64,
-                };
-                place.get(&label).copied()
+            test_members: members(test, &train.class_names, test_sets, labels.len(), |class| {
+                place.get(&numbering.of_test(class as i64)?).copied()
             })?,
             train: Cow::Borrowed(train_rows),
             test: Cow::Borrowed(test_rows),
@@ -149,6 +136,18 @@ impl<'a> OneVsRest<'a> {
     }
 }
 
+/// The classes that some record has.
+fn occurring((width, multi_hot): (usize, &[u8])) -> impl Iterator<Item = i64> {
+    let has = move |class: &usize| {
+        multi_hot
+            .iter()
+            .skip(*class)
+            .step_by(width.max(1))
+            .any(|hot| *hot == 1)
+    };
+    (0..width).filter(has).map(|class| class as i64)
+}
+
 fn labels_of(classes: &Classes) -> Vec<i64> {
     (0..classes.count() as u32)
         .map(|place| classes.label(place))
@@ -177,6 +176,7 @@ fn sets<'a>(features: &'a Features, set: &'static str) -> Result<Option<(usize, 
 /// The sets of classes mapped to the training set's places.
 fn members(
     features: &Features,
+    train_names: &[String],
     (width, multi_hot): (usize, &[u8]),
     classes: usize,
     place: impl Fn(usize) -> Option<usize>,
@@ -190,10 +190,13 @@ fn members(
                 // No machine is trained for that class.
                 None if *hot == UNDECIDED => {}
                 None => {
-                    return Err(Error::UnknownClass {
-                        class: features.class_name(class as i64),
-                        key: features.keys[row].clone(),
-                    });
+                    let key = features.keys[row].clone();
+                    return Err(unknown_class(
+                        train_names,
+                        &features.class_names,
+                        class as i64,
+                        key,
+                    ));
                 }
             }
         }

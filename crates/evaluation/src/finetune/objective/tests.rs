@@ -21,6 +21,7 @@ pub(in crate::finetune) fn settings() -> Settings {
         average: None,
         validation: None,
         keep: Keep::Last,
+        max_shared_fraction: None,
         test_transforms: resize(8),
     }
 }
