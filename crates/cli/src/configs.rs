@@ -155,7 +155,8 @@ fn parse_completed<C: DeserializeOwned>(text: &str, sets: &[String], fill_in: Fi
     })
 }
 
-/// Applies one `key.path=value`. Numbers in the path index lists.
+/// Applies one `key.path=value`. In lists, a number is a place, and a name is the table of the one element that
+/// has it: `stages.faces.score`.
 fn set(table: &mut toml::Table, edit: &str) -> anyhow::Result<()> {
     let bad = |reason: &str| {
         Failure::new(format!("`--set {edit}`: {reason}"))
@@ -178,26 +179,46 @@ fn set(table: &mut toml::Table, edit: &str) -> anyhow::Result<()> {
         return Ok(());
     };
     let missing = |key: &str| bad(&format!("`{key}` is not in the config"));
+    let several = |key: &str, count: usize| {
+        bad(&format!(
+            "`{key}` is in the list {count} times; name one by its place, from 0"
+        ))
+    };
     let mut node = table.get_mut(*first).ok_or_else(|| missing(first))?;
     for key in rest {
         node = match node {
             toml::Value::Table(table) => table.get_mut(*key),
-            toml::Value::Array(list) => key.parse::<usize>().ok().and_then(|index| list.get_mut(index)),
+            toml::Value::Array(list) => match named(list, key) {
+                0 => key.parse::<usize>().ok().and_then(|index| list.get_mut(index)),
+                1 => list.iter_mut().find_map(|element| element.get_mut(*key)),
+                count => return Err(several(key, count).into()),
+            },
             _ => None,
         }
         .ok_or_else(|| missing(key))?;
     }
     match node {
+        toml::Value::Array(list) if named(list, last) > 1 => {
+            return Err(several(last, named(list, last)).into());
+        }
         toml::Value::Table(table) => {
             table.insert(last.to_string(), value);
         }
         toml::Value::Array(list) => {
-            let place = last.parse::<usize>().ok().and_then(|index| list.get_mut(index));
+            let place = match named(list, last) {
+                0 => last.parse::<usize>().ok().and_then(|index| list.get_mut(index)),
+                _ => list.iter_mut().find_map(|element| element.get_mut(last)),
+            };
             *place.ok_or_else(|| missing(last))? = value;
         }
         _ => return Err(missing(last).into()),
     }
     Ok(())
+}
+
+/// How many elements of a list are tables with this key.
+fn named(list: &[toml::Value], key: &str) -> usize {
+    list.iter().filter(|element| element.get(key).is_some()).count()
 }
 
 #[cfg(test)]
@@ -229,6 +250,24 @@ mod tests {
             (outer.seed, outer.inner.name.as_str(), outer.list[0].epochs),
             (7, "small", 9)
         );
+    }
+
+    #[test]
+    fn elements_of_a_list_are_reached_by_name() {
+        let text = "stages = [{ faces = { score = 1 } }, { crop = { px = 2 } }, { crop = { px = 3 } }]";
+        let read = |set: &str| parse::<toml::Table>(text, &[set.to_string()]);
+        let stages = |set: &str| read(set).unwrap()["stages"].to_string();
+        assert!(stages("stages.faces.score=9").contains("score = 9"));
+        assert!(stages("stages.faces={ a = 4 }").contains("faces = { a = 4 }"));
+        assert!(stages("stages.0.faces.score=8").contains("score = 8"));
+        assert!(stages("stages.2.crop.px=7").contains("px = 7"));
+        let error = |set: &str| read(set).unwrap_err().to_string();
+        assert_eq!(
+            error("stages.crop.px=7"),
+            "`--set stages.crop.px=7`: `crop` is in the list 2 times; name one by its place, from 0"
+        );
+        assert!(error("stages.crop={}").contains("2 times"));
+        assert!(error("stages.persons.score=1").contains("`persons` is not in the config"));
     }
 
     #[test]

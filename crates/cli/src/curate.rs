@@ -41,7 +41,7 @@ pub(crate) struct RunArguments {
     /// Remove the decisions of this stage and of the stages after it, and decide again
     #[arg(long, value_name = "NAME")]
     redo: Option<String>,
-    /// Change a key of the config, as in `--set stages.1.balance.seed=1`
+    /// Change a key of the config, as in `--set stages.faces.score=0.4`
     #[arg(long, value_name = "KEY=VALUE")]
     set: Vec<String>,
     #[command(flatten)]
