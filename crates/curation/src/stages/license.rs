@@ -1,10 +1,11 @@
 //! Licenses: exact matches against the config's list, and complete attribution.
 //!
-//! "Attribution License" is a substring of other names, so names and addresses are compared whole. Creative
-//! Commons itself writes the address of one license in several ways, which count as one. Where a photo has
-//! both and they do not belong together, nothing shows which one is wrong, so the photo is dropped.
+//! "Attribution License" is a substring of other names, so names and addresses are compared whole. People and
+//! Creative Commons itself write name and address of one license in several ways; those that denote the same
+//! license and version count as one ([`identity`]). Where a photo has both and they do not belong together,
+//! nothing shows which one is wrong, so the photo is dropped.
 
-use std::borrow::Cow;
+mod identity;
 
 use data::terminal::one_line;
 use serde::{Deserialize, Serialize};
@@ -24,14 +25,14 @@ pub struct LicenseConfig {
     pub attribution: Vec<AttributionField>,
 }
 
-/// One license, by the name and the addresses that sources write.
+/// One license, by the name and the addresses that sources write. Other spellings of a license of Creative
+/// Commons, with the same version, are accepted as the same.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct License {
     /// Its name, compared whole.
     pub name: String,
-    /// Addresses of its text, compared whole; `http:` and `https:` are different. Creative Commons' own
-    /// spellings of an address are one: see `canonical`.
+    /// Addresses of its text, compared whole; `http:` and `https:` are different, but for Creative Commons.
     pub urls: Vec<String>,
 }
 
@@ -83,7 +84,11 @@ impl LicenseConfig {
     }
 
     fn by_name(&self, name: &str) -> Option<&License> {
-        self.accept.iter().find(|license| license.name == name)
+        let exactly = self.accept.iter().find(|license| license.name == name);
+        exactly.or_else(|| {
+            let named = identity::of_name(name)?;
+            self.accept.iter().find(|license| license.is(&named))
+        })
     }
 
     fn by_url(&self, url: &str) -> Option<&License> {
@@ -136,36 +141,16 @@ impl LicenseConfig {
 
 impl License {
     fn has_url(&self, url: &str) -> bool {
-        if self.urls.iter().any(|known| known == url) {
-            return true;
-        }
-        let url = canonical(url);
-        self.urls.iter().any(|known| canonical(known) == url)
+        let is_it = || identity::of_address(url).is_some_and(|license| self.is(&license));
+        self.urls.iter().any(|known| known == url) || is_it()
     }
-}
 
-/// One spelling of the address of a license of Creative Commons; any other address as it is.
-///
-/// `http` and `https`, `www.`, capitals, a last `/`, what is behind `?` and `#`, and the pages `deed`,
-/// `legalcode` and `rdf` with their languages make no difference. The license, its version and its
-/// jurisdiction do.
-fn canonical(url: &str) -> Cow<'_, str> {
-    let lower = url.to_ascii_lowercase();
-    let path = ["https://", "http://"]
-        .iter()
-        .find_map(|scheme| lower.strip_prefix(scheme))
-        .map(|rest| rest.strip_prefix("www.").unwrap_or(rest))
-        .and_then(|rest| rest.strip_prefix("creativecommons.org/"));
-    let Some(path) = path else {
-        return Cow::Borrowed(url);
-    };
-    let path = path.split(['?', '#']).next().unwrap_or_default();
-    let mut parts: Vec<&str> = path.split('/').filter(|part| !part.is_empty()).collect();
-    let is_page = |part: &str| ["deed", "legalcode", "rdf"].contains(&part.split('.').next().unwrap_or(part));
-    if parts.len() > 1 && parts.last().is_some_and(|part| is_page(part)) {
-        parts.pop();
+    /// Whether its name or one of its addresses denotes a license of Creative Commons.
+    fn is(&self, license: &str) -> bool {
+        let mut addresses = self.urls.iter().filter_map(|url| identity::of_address(url));
+        identity::of_name(&self.name).is_some_and(|name| name == license)
+            || addresses.any(|address| address == license)
     }
-    Cow::Owned(format!("creativecommons.org/{}", parts.join("/")))
 }
 
 impl Stage for LicenseConfig {
@@ -289,6 +274,29 @@ mod tests {
         assert_eq!(
             decided("CC-BY-4.0", "https://creativecommons.org/publicdomain/zero/1.0/").1,
             "`https://creativecommons.org/publicdomain/zero/1.0/` is the address of `CC0`, not of `CC-BY-4.0`"
+        );
+        // Other spellings of the name denote the license too, alone or with its address.
+        for same in [
+            "CC BY 4.0",
+            "Creative Commons Attribution 4.0 International License",
+        ] {
+            assert_eq!(
+                decided(same, "http://creativecommons.org/licenses/by/4.0/deed.en").0,
+                ""
+            );
+            let photo = Photo {
+                license: Some(same.into()),
+                ..Photo::default()
+            };
+            assert!(list.judge(&photo).kept, "{same}");
+        }
+        assert_eq!(
+            decided("CC BY 3.0", "https://creativecommons.org/licenses/by/4.0/"),
+            (
+                "licence_disagrees".to_string(),
+                "`https://creativecommons.org/licenses/by/4.0/` is the address of `CC-BY-4.0`; `CC BY 3.0` is not on the list"
+                    .to_string()
+            )
         );
         assert_eq!(
             decided("CC BY", "https://creativecommons.org/licenses/by/4.0/").1,
