@@ -1,5 +1,6 @@
 //! `passer curate` from outside: filter, kill, resume, release, take down.
 
+mod metadata;
 mod takedown;
 
 use crate::{passer, root};

@@ -322,6 +322,17 @@ fn a_curation_continues_takes_down_and_releases() {
         // The audit's sample, without answers.
         let audit = old.json(&["curate", "audit", out, "--json"]);
         assert_eq!(audit["samples"][0]["photos"], 3, "{audit}");
+        // Keys that the version lacked, with the meaning that it had, change nothing that was decided; one with
+        // another meaning makes another release of the same photos.
+        let released = |metadata: &str| {
+            let set = format!("release.metadata={metadata}");
+            let later = ["--set", &set, "--set", "source.folder.embedded_credit=false"];
+            old.passer(&[&["curate", "run", config, "--out", out][..], &later].concat())
+                .success();
+            old.passer(&["curate", "release", out])
+        };
+        released("strip_private").failure();
+        released("keep").success();
     }
 }
 

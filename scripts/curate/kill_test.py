@@ -70,6 +70,7 @@ licence_url = "https://creativecommons.org/licenses/by/2.0/"
 records_per_shard = 200
 shard_prefix = "photos"
 coordinates = true
+metadata = "strip_private"
 """
 DETECTORS = """
 [[stages]]

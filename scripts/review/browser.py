@@ -49,6 +49,7 @@ licence_url = "l"
 records_per_shard = 100
 shard_prefix = "s"
 coordinates = false
+metadata = "strip_private"
 """
 KEYS = {"left": "\ue012", "up": "\ue013", "right": "\ue014", "down": "\ue015", "enter": "\ue007", "escape": "\ue00c", "tab": "\ue004"}
 

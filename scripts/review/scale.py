@@ -49,6 +49,7 @@ licence_url = "https://example.org/"
 records_per_shard = 10000
 shard_prefix = "photos"
 coordinates = false
+metadata = "strip_private"
 """
 PICTURES = 8
 

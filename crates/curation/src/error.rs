@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use crate::hint::Hint;
+use crate::settings::Change;
 
 /// An error of reading sources, running stages, keeping the ledger or making a release.
 #[derive(Debug, thiserror::Error)]
@@ -69,14 +70,25 @@ pub enum Error {
         release: PathBuf,
     },
     /// The settings of a stage differ from those that its decisions were made with.
-    #[error("the settings of stage `{stage}` changed since it decided: {was} is now {now}")]
+    #[error(
+        "the settings of stage `{stage}` changed since it decided: {}",
+        in_words(changes)
+    )]
     Changed {
         /// The stage.
         stage: String,
-        /// The settings in the ledger, JSON.
+        /// What changed.
+        changes: Vec<Change>,
+    },
+    /// Another stage is where the ledger has decisions of this one.
+    #[error("stage {place} was `{was}` when it decided, and is now `{stage}`")]
+    Moved {
+        /// The stage of the config.
+        stage: String,
+        /// Its number; 1 is the source.
+        place: i64,
+        /// The stage of the ledger.
         was: String,
-        /// The settings of the config, JSON.
-        now: String,
     },
     /// A stage that cannot run yet, or cannot run at all.
     #[error("stage `{stage}`: {reason}")]
@@ -129,11 +141,19 @@ pub enum Error {
     Interrupted,
 }
 
+/// The changes, separated by commas.
+fn in_words(changes: &[Change]) -> String {
+    let changes: Vec<String> = changes.iter().map(Change::to_string).collect();
+    changes.join(", ")
+}
+
 impl Error {
     /// The cure, where one is known.
     pub fn hint(&self) -> Option<Hint> {
         match self {
-            Error::Changed { stage, .. } => Some(Hint::Redo { stage: stage.clone() }),
+            Error::Changed { stage, .. } | Error::Moved { stage, .. } => {
+                Some(Hint::Redo { stage: stage.clone() })
+            }
             Error::NoCuration { .. } => Some(Hint::RunFirst),
             Error::InUse { .. } => Some(Hint::WaitOrEnd),
             Error::LostLedger { .. } => Some(Hint::RestoreLedger),

@@ -35,6 +35,11 @@ pub enum Hint {
         /// The key.
         key: String,
     },
+    /// Take down the photo with this key, or release files with all of their metadata.
+    KeepMetadata {
+        /// The key.
+        key: String,
+    },
     /// Nothing was taken down; name folders of runs.
     NameEncoderFolders,
     /// Nothing was taken down; keys are those of `pass_metadata.csv`.

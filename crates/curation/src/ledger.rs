@@ -35,7 +35,7 @@ pub(crate) use decisions::StageRow;
 pub(crate) use funnel::LISTING;
 pub use funnel::{Funnel, FunnelStage, ReasonCount, ReleaseLine};
 pub(crate) use hash::{Content, sha256};
-pub(crate) use releases::{FileFacts, any_version};
+pub(crate) use releases::{FileFacts, Packed, any_version};
 pub(crate) use takedowns::{Gate, Refusal, TAKEN_DOWN};
 
 /// Name of the database in the folder of a curation.
@@ -43,8 +43,8 @@ pub(crate) const FILE_NAME: &str = "ledger.sqlite";
 /// Number of the source, the first stage of every chain.
 pub(crate) const SOURCE_ID: i64 = 1;
 /// Version 2 has the tables of review and audit. Version 3 has the contents of photos, from any stage that
-/// read them.
-const SCHEMA_VERSION: i64 = 3;
+/// read them. Version 4 has the metadata within files, and the originals of released files without them.
+const SCHEMA_VERSION: i64 = 4;
 const SCHEMA: &str = include_str!("ledger/schema.sql");
 /// Ledgers before version 3 had only the hashes of `integrity`, and no hashes of released files.
 const UPGRADE: &str = "
@@ -149,7 +149,7 @@ impl Ledger {
             return Err(Error::LostLedger { path, release });
         }
         if version < SCHEMA_VERSION {
-            let upgrade = if version == 0 { "" } else { UPGRADE };
+            let upgrade = if (1..3).contains(&version) { UPGRADE } else { "" };
             let text = format!("{SCHEMA} {upgrade} PRAGMA user_version = {SCHEMA_VERSION};");
             self.transaction(|ledger| ledger.sql(|db| db.execute_batch(&text)))?;
         }

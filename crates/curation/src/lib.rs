@@ -10,23 +10,27 @@
 
 mod config;
 mod draws;
+mod embedded;
 mod error;
 mod hint;
 mod ledger;
 mod photo;
 mod photos;
 mod progress;
+mod settings;
 mod sources;
 mod stages;
 mod verbs;
 
 pub use config::{Config, ReleaseConfig, StageConfig};
+pub use embedded::FileMetadata;
 pub use error::Error;
 pub use hint::{Hint, Weights};
 pub use ledger::{Decision, Funnel, FunnelStage, Ledger, ReasonCount, ReleaseLine};
 pub use photo::Photo;
 pub use photos::Photos;
 pub use progress::Progress;
+pub use settings::Change;
 pub use sources::{Columns, DatasetConfig, FolderConfig, SourceConfig, TableConfig, YfccConfig};
 pub use stages::balance::{BalanceConfig, SampleConfig};
 pub use stages::detect::{

@@ -21,6 +21,7 @@ pub use yfcc::YfccConfig;
 use crate::error::Error;
 use crate::hint::Hint;
 use crate::photo::Row;
+use crate::settings::changes;
 
 /// A list of photos.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
@@ -127,7 +128,11 @@ pub(crate) fn open(config: &SourceConfig, from: Position) -> Result<Box<dyn Rows
 /// Whether a source in the ledger had these settings, regardless of the current state of its files.
 pub(crate) fn same_without_files(config: &SourceConfig, known: &str) -> bool {
     let known: serde_json::Value = serde_json::from_str(known).unwrap_or_default();
-    known.get("source") == Some(&serde_json::json!(config))
+    let known = known
+        .get("source")
+        .map(|source| serde_json::json!({ "source": source }));
+    let now = serde_json::json!({ "source": config });
+    known.is_some_and(|known| changes(&known.to_string(), &now).is_empty())
 }
 
 /// The values that identify a source: its settings and the lengths of its files.

@@ -54,6 +54,8 @@ pub enum Reason {
     BehindTheEnd,
     /// Texts, tables and other documents, which nobody takes for photos.
     Document,
+    /// A key of a sidecar that means nothing: `license` for `licence`.
+    UnknownKey,
     /// Guess: a file that is an image by its content and not by its name.
     ImageByContent,
     /// Guess: a record with several images, one of which was taken.
@@ -98,6 +100,7 @@ impl Reason {
             Reason::FurtherImage => "second image of its record",
             Reason::BehindTheEnd => "behind the end of the archive",
             Reason::Document => "a document",
+            Reason::UnknownKey => "an unknown key",
             _ => "a guess",
         }
     }
@@ -160,6 +163,10 @@ impl Reason {
             Reason::FurtherImage => ("further images of records were not used", ""),
             Reason::BehindTheEnd => ("bytes behind the end of the archive were skipped", ""),
             Reason::Document => ("documents and tables are no records", ""),
+            Reason::UnknownKey => (
+                "keys of sidecars that mean nothing were ignored",
+                "a license is `licence` and `licence_url`, its author `photographer`",
+            ),
             Reason::ImageByContent => ("files were taken as images by their content", ""),
             Reason::OneOfSeveralImages => (
                 "records have several images, of which JPEG was preferred, then WebP, then PNG",

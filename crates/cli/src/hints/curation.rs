@@ -27,6 +27,13 @@ pub(crate) fn of_curation(hint: &Hint) -> String {
             let key = crate::output::shell_word(key);
             format!("take it down under this key too: `passer curate takedown DIR --keys {key}`")
         }
+        Hint::KeepMetadata { key } => {
+            let key = crate::output::shell_word(key);
+            format!(
+                "leave it out with `passer curate takedown DIR --keys {key}`, or release all files as they are with \
+                 `release.metadata = \"keep\"`"
+            )
+        }
         Hint::NameEncoderFolders => {
             "nothing was taken down; pass folders of runs to `--encoders`".to_string()
         }
@@ -37,7 +44,7 @@ pub(crate) fn of_curation(hint: &Hint) -> String {
             Some(cause) => format!("{}; then give the same command again, which does the rest", of_curation(cause)),
             None => "put that right and give the same command again, which does the rest".to_string(),
         },
-        Hint::NothingNew => "a new version needs photos that are new or gone".to_string(),
+        Hint::NothingNew => "a new version needs photos that are new or gone, or another `release.metadata`".to_string(),
         Hint::WaitOrEnd => "wait for it, or end it; its work so far is kept".to_string(),
         Hint::RestoreLedger => {
             "takedowns are in the ledger and nowhere else: put it back from a backup, or start in another folder with `--out`"

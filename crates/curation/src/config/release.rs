@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::embedded::FileMetadata;
 use crate::error::Error;
 
 /// The description of a release. Its texts are printed unchanged.
@@ -28,11 +29,20 @@ pub struct ReleaseConfig {
     pub records_per_shard: usize,
     /// First part of the shards' names: `PREFIX-000000.tar`.
     pub shard_prefix: String,
-    /// Whether the places where photos were taken are published.
+    /// Whether the tables and JSON files give the places where photos were taken.
     pub coordinates: bool,
+    /// How much of the metadata within the files is published; absent, as in configs of version 0.2:
+    /// `strip_private`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub metadata: Option<FileMetadata>,
 }
 
 impl ReleaseConfig {
+    /// How much of the metadata within the files is published.
+    pub(crate) fn file_metadata(&self) -> FileMetadata {
+        self.metadata.unwrap_or(FileMetadata::StripPrivate)
+    }
+
     pub(crate) fn validate(&self) -> Result<(), Error> {
         if self.records_per_shard == 0 {
             return Err(Error::config(

@@ -7,6 +7,7 @@ use rusqlite::params;
 use super::Ledger;
 use super::hash::Content;
 use super::takedowns::IS_TAKEN_DOWN;
+use crate::embedded::Kinds;
 use crate::error::Error;
 
 /// A row of `fetches`: the outcome of a download.
@@ -29,6 +30,8 @@ pub(crate) struct ImageFacts {
     pub(crate) bytes: usize,
     pub(crate) size_px: Option<(u32, u32)>,
     pub(crate) hash: Option<[u8; 32]>,
+    /// The kinds of private metadata in it: rows of `embedded`.
+    pub(crate) embedded: Kinds,
 }
 
 /// The data that the search for duplicates keeps per photo: some 100 bytes.
@@ -83,7 +86,11 @@ impl Ledger {
     pub(crate) fn add_images(&self, images: &[ImageFacts]) -> Result<(), Error> {
         self.sql(|db| {
             let mut insert = db.prepare_cached("INSERT OR REPLACE INTO images VALUES (?, ?, ?, ?, ?, ?)")?;
+            let mut embedded = db.prepare_cached("INSERT OR IGNORE INTO embedded VALUES (?, ?)")?;
             for image in images {
+                for (kind, _) in image.embedded.names() {
+                    embedded.execute(params![image.photo, kind])?;
+                }
                 insert.execute(params![
                     image.photo,
                     image.sha256,
@@ -146,13 +153,14 @@ impl Ledger {
                 "SELECT DISTINCT c.sha256 FROM photos p CROSS JOIN contents c ON c.photo = p.id WHERE p.key = ?",
             )?,
             all(
-                "SELECT DISTINCT sha256 FROM release_photos WHERE key = ? AND sha256 IS NOT NULL ORDER BY version DESC",
+                "SELECT DISTINCT sha256 FROM (SELECT version, sha256 FROM release_photos WHERE key = ?1 AND sha256 IS NOT NULL \
+                 UNION ALL SELECT version, sha256 FROM release_originals WHERE key = ?1) ORDER BY version DESC",
             )?,
         ))
     }
 
-    /// Keys of the photos that have one of these contents now: as stages saw them or, where no stage did, as
-    /// the last release packed them.
+    /// Keys of the photos that have one of these contents now: as stages saw them, or as the last release packed
+    /// them, before or after private metadata were removed, unless stages have seen other bytes since.
     pub(crate) fn keys_of_contents(&self, contents: &HashSet<Content>) -> Result<BTreeSet<String>, Error> {
         let mut found = BTreeSet::new();
         self.sql(|db| {
@@ -168,13 +176,16 @@ impl Ledger {
                 }
             }
             let mut query = db.prepare(
-                "SELECT r.key, r.sha256 FROM release_photos r WHERE r.version = (SELECT max(version) FROM releases) \
-                 AND r.sha256 IS NOT NULL AND NOT EXISTS \
-                 (SELECT 1 FROM photos p CROSS JOIN contents c ON c.photo = p.id WHERE p.key = r.key)",
+                "SELECT r.key, r.sha256, coalesce(o.sha256, r.sha256) FROM release_photos r \
+                 LEFT JOIN release_originals o ON o.key = r.key AND o.version = r.version \
+                 WHERE r.version = (SELECT max(version) FROM releases) AND r.sha256 IS NOT NULL AND NOT EXISTS \
+                 (SELECT 1 FROM photos p CROSS JOIN contents c ON c.photo = p.id \
+                  WHERE p.key = r.key AND c.sha256 <> coalesce(o.sha256, r.sha256))",
             )?;
             let mut rows = query.query([])?;
             while let Some(row) = rows.next()? {
-                if contents.contains(&row.get::<_, Content>(1)?) {
+                let (released, original): (Content, Content) = (row.get(1)?, row.get(2)?);
+                if contents.contains(&released) || contents.contains(&original) {
                     found.insert(row.get(0)?);
                 }
             }

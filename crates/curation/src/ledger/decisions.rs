@@ -206,10 +206,10 @@ impl Ledger {
                 for name in &names {
                     match name.as_str() {
                         "source" => db.execute_batch(
-                            "DROP INDEX IF EXISTS photos_key; DELETE FROM photos; DELETE FROM images; DELETE FROM fetches;",
+                            "DROP INDEX IF EXISTS photos_key; DELETE FROM photos; DELETE FROM images; DELETE FROM embedded; DELETE FROM fetches;",
                         )?,
                         "fetch" => db.execute_batch("DELETE FROM fetches")?,
-                        "integrity" => db.execute_batch("DELETE FROM images")?,
+                        "integrity" => db.execute_batch("DELETE FROM images; DELETE FROM embedded;")?,
                         "duplicates" => db.execute_batch("DELETE FROM pairs")?,
                         _ => {}
                     }

@@ -36,7 +36,7 @@ pub struct FunnelStage {
     pub dropped: u64,
     /// The reasons, most frequent first.
     pub reasons: Vec<ReasonCount>,
-    /// Remarks on photos that were kept, most frequent first.
+    /// Remarks on photos that were kept, most frequent first; a photo may have several.
     pub remarks: Vec<ReasonCount>,
     /// Seconds of work over all runs.
     pub seconds: f64,
@@ -114,6 +114,24 @@ impl Ledger {
                     stage.dropped += count.photos;
                     stage.reasons.push(count);
                 }
+            }
+        }
+        // Ledgers of earlier versions lack the table.
+        if let Some((id, stage)) = stages.iter_mut().find(|(_, stage)| stage.name == "integrity")
+            && db.table_exists(None, "embedded")?
+        {
+            let mut query = db.prepare(
+                "SELECT e.kind, count(*) FROM embedded e CROSS JOIN decisions d ON d.stage = ? AND d.photo = e.photo AND d.kept = 1 \
+                 GROUP BY e.kind ORDER BY 2 DESC, 1",
+            )?;
+            let kinds = query.query_map([*id], |row| {
+                Ok(ReasonCount {
+                    reason: format!("embeds_{}", row.get::<_, String>(0)?),
+                    photos: row.get::<_, i64>(1)? as u64,
+                })
+            })?;
+            for kind in kinds {
+                stage.remarks.push(kind?);
             }
         }
         let taken_down: i64 = db.query_row("SELECT count(*) FROM takedowns", [], |row| row.get(0))?;

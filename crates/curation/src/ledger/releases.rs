@@ -8,6 +8,7 @@ use rusqlite::params;
 use super::Ledger;
 use super::funnel::ReleaseLine;
 use super::hash::Content;
+use crate::embedded::FileMetadata;
 use crate::error::Error;
 
 /// The facts that stages found about the file of a released photo.
@@ -18,6 +19,19 @@ pub(crate) struct FileFacts {
     pub(crate) width_px: Option<u32>,
     pub(crate) height_px: Option<u32>,
 }
+
+/// A photo as a release packed it.
+#[derive(Clone, Debug)]
+pub(crate) struct Packed {
+    pub(crate) key: String,
+    /// Of the released file.
+    pub(crate) sha256: Content,
+    /// Of the source's file, where that is another one.
+    pub(crate) original: Option<Content>,
+}
+
+/// The fact that names how much of the metadata within files the last release kept.
+const METADATA: &str = "released_metadata";
 
 /// The folder of any release in the folder of a curation.
 pub(crate) fn any_version(folder: &Path) -> Option<PathBuf> {
@@ -81,15 +95,26 @@ impl Ledger {
         })
     }
 
-    /// Records a release with its photos, by shard, and the content of each, and removes the fact that
-    /// announced it. In one transaction.
+    /// How much of the metadata within files the last release kept. Releases of earlier versions of this program
+    /// kept all.
+    pub(crate) fn released_metadata(&self) -> Result<FileMetadata, Error> {
+        let known = self.fact(METADATA)?;
+        let known = known.and_then(|known| serde_json::from_str(&known).ok());
+        Ok(known.unwrap_or(FileMetadata::Keep))
+    }
+
+    /// Records a release with its photos, by shard, the contents of each, and how much of the metadata within
+    /// files it kept; removes the fact that announced it. In one transaction.
     pub(crate) fn add_release(
         &mut self,
         line: &ReleaseLine,
-        shards: &[Vec<(String, Content)>],
+        shards: &[Vec<Packed>],
+        metadata: FileMetadata,
         being_made: &str,
     ) -> Result<(), Error> {
+        let metadata = serde_json::to_string(&metadata).unwrap_or_default();
         self.transaction(|ledger| {
+            ledger.set_fact(METADATA, &metadata)?;
             ledger.sql(|db| {
                 db.execute(
                     "INSERT INTO releases VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
@@ -108,9 +133,14 @@ impl Ledger {
                 let mut insert = db.prepare(
                     "INSERT INTO release_photos (version, shard, place, key, sha256) VALUES (?, ?, ?, ?, ?)",
                 )?;
+                let mut originals = db.prepare("INSERT INTO release_originals VALUES (?, ?, ?)")?;
                 for (shard, photos) in shards.iter().enumerate() {
-                    for (place, (key, content)) in photos.iter().enumerate() {
-                        insert.execute(params![line.version, shard as i64, place as i64, key, content])?;
+                    for (place, photo) in photos.iter().enumerate() {
+                        let (key, sha256) = (&photo.key, &photo.sha256);
+                        insert.execute(params![line.version, shard as i64, place as i64, key, sha256])?;
+                        if let Some(original) = &photo.original {
+                            originals.execute(params![key, line.version, original])?;
+                        }
                     }
                 }
                 Ok(())
@@ -133,8 +163,10 @@ impl Ledger {
                     seen.insert(version?);
                 }
             }
-            let mut by_content =
-                db.prepare("SELECT version, sha256 FROM release_photos WHERE sha256 IS NOT NULL")?;
+            let mut by_content = db.prepare(
+                "SELECT version, sha256 FROM release_photos WHERE sha256 IS NOT NULL \
+                 UNION ALL SELECT version, sha256 FROM release_originals",
+            )?;
             let mut rows = by_content.query([])?;
             while let Some(row) = rows.next()? {
                 if contents.contains(&row.get::<_, Content>(1)?) {

@@ -26,6 +26,7 @@ CREATE TABLE IF NOT EXISTS fetches (
 CREATE TABLE IF NOT EXISTS contents (photo INTEGER PRIMARY KEY, sha256 BLOB NOT NULL, stage INTEGER NOT NULL);
 CREATE TABLE IF NOT EXISTS images (
   photo INTEGER PRIMARY KEY, sha256 BLOB NOT NULL, bytes INTEGER NOT NULL, width_px INTEGER, height_px INTEGER, hash BLOB);
+CREATE TABLE IF NOT EXISTS embedded (photo INTEGER NOT NULL, kind TEXT NOT NULL, PRIMARY KEY (photo, kind)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS pairs (
   photo INTEGER NOT NULL, other INTEGER NOT NULL, kind TEXT NOT NULL, distance INTEGER NOT NULL,
   PRIMARY KEY (photo, other)) WITHOUT ROWID;
@@ -56,6 +57,8 @@ CREATE TABLE IF NOT EXISTS release_photos (
   version INTEGER NOT NULL, shard INTEGER NOT NULL, place INTEGER NOT NULL, key TEXT NOT NULL, sha256 BLOB,
   PRIMARY KEY (version, shard, place)) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS release_photos_key ON release_photos (key);
+CREATE TABLE IF NOT EXISTS release_originals (
+  key TEXT NOT NULL, version INTEGER NOT NULL, sha256 BLOB NOT NULL, PRIMARY KEY (key, version)) WITHOUT ROWID;
 
 CREATE VIEW IF NOT EXISTS decision_log AS
   SELECT s.name AS stage, p.id AS photo, p.key AS key, d.kept AS kept, r.name AS reason, d.score AS score, t.text AS detail

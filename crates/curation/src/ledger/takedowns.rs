@@ -52,13 +52,18 @@ pub(crate) struct Gate {
 impl Gate {
     /// Lets the file of a photo through, or returns the reason to stop it.
     pub(crate) fn check(&self, photo: i64, content: &Content) -> Result<(), Refusal> {
-        if self.taken_down.contains(content) {
+        if self.was_taken_down(content) {
             return Err(Refusal::TakenDown);
         }
         match self.seen.get(&photo) {
             Some(seen) if seen != content => Err(Refusal::Changed),
             _ => Ok(()),
         }
+    }
+
+    /// Whether these bytes were taken down, whatever photo they are of.
+    pub(crate) fn was_taken_down(&self, content: &Content) -> bool {
+        self.taken_down.contains(content)
     }
 
     /// Whether any stage saw the file of a photo.

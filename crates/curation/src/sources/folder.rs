@@ -7,6 +7,7 @@ use data::{Listing, Metadata, Reason, Walk};
 use serde::{Deserialize, Serialize};
 
 use super::{Position, Rows};
+use crate::embedded;
 use crate::error::Error;
 use crate::photo::{KeyRule, Photo, Row, degrees, refusal};
 
@@ -22,7 +23,17 @@ pub struct FolderConfig {
     /// absent: these photos have no license.
     #[serde(rename = "licence", default, skip_serializing_if = "Option::is_none")]
     pub license: Option<String>,
+    /// Name of the photographer of photos that name none themselves; absent: they have none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub photographer: Option<String>,
+    /// Whether photos whose sidecars name no photographer, or no license, get them from the file: its XMP, IPTC or
+    /// EXIF.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub embedded_credit: bool,
 }
+
+/// The keys of a sidecar beside those of [`Metadata`] that are read.
+const OTHER_KEYS: [&str; 4] = ["title", "photographer_id", "page_url", "image_url"];
 
 /// Longest sidecar that is read, bytes.
 const LONGEST_SIDECAR: u64 = 1 << 20;
@@ -32,8 +43,12 @@ pub(crate) struct Folder {
     root: PathBuf,
     class_folders: bool,
     license: Option<String>,
+    photographer: Option<String>,
+    embedded_credit: bool,
     walk: Walk,
     position: Position,
+    /// Keys of sidecars that mean nothing.
+    unknown_keys: Listing,
 }
 
 impl Folder {
@@ -48,8 +63,11 @@ impl Folder {
             root: config.folder.clone(),
             class_folders: config.class_folders,
             license: config.license.clone(),
+            photographer: config.photographer.clone(),
+            embedded_credit: config.embedded_credit,
             walk: Walk::new(&config.folder),
             position: from,
+            unknown_keys: Listing::default(),
         })
     }
 
@@ -71,7 +89,21 @@ impl Folder {
         }
     }
 
-    fn row(&self, relative: &Path, name: &str) -> Row {
+    /// The sidecar of a photo, whose unknown keys are counted.
+    fn sidecar(&mut self, relative: &Path) -> Result<Metadata, &'static str> {
+        let metadata = sidecar(&self.root.join(relative))?;
+        for key in metadata
+            .other
+            .keys()
+            .filter(|key| !OTHER_KEYS.contains(&key.as_str()))
+        {
+            let example = || relative.to_string_lossy().into_owned();
+            self.unknown_keys.add(Reason::UnknownKey, key, example);
+        }
+        Ok(metadata)
+    }
+
+    fn row(&mut self, relative: &Path, name: &str) -> Row {
         let id = self.position.rows;
         let key = key_of(name);
         let refused = |reason| Row {
@@ -82,7 +114,7 @@ impl Folder {
             },
             refused: Some(reason),
         };
-        let metadata = match sidecar(&self.root.join(relative)) {
+        let metadata = match self.sidecar(relative) {
             Ok(metadata) => metadata,
             Err(reason) => return refused(reason),
         };
@@ -92,7 +124,14 @@ impl Folder {
         if label == Some(None) {
             return refused("no_class_folder");
         }
-        let mut photo = licensed(photo_of(metadata), &self.license);
+        let mut photo = photo_of(metadata);
+        if self.embedded_credit {
+            photo = credited(photo, &self.root.join(relative));
+        }
+        let mut photo = licensed(photo, &self.license);
+        if photo.photographer.is_none() {
+            photo.photographer.clone_from(&self.photographer);
+        }
         (photo.id, photo.key) = (id, key.clone());
         photo.label = label.flatten();
         photo.locator = Some(name.to_string());
@@ -114,6 +153,10 @@ impl Rows for Folder {
                 .as_deref()
                 .is_some_and(|last| relative.as_path() <= Path::new(last))
             {
+                // A source that resumes counts what it counted before.
+                if found.unsupported.is_none() {
+                    let _ = self.sidecar(relative);
+                }
                 continue;
             }
             self.position.rows += 1;
@@ -145,13 +188,37 @@ impl Rows for Folder {
 
     fn listing(&self) -> Listing {
         // Photos in unsupported formats are rows, and JSON files are sidecars.
-        let counted = self.walk.listing().notes().iter();
+        let counted = self
+            .walk
+            .listing()
+            .notes()
+            .iter()
+            .chain(self.unknown_keys.notes());
         counted
             .filter(|note| note.reason != Reason::UnsupportedFormat)
             .filter(|note| (note.reason, note.kind.as_str()) != (Reason::Document, ".json"))
             .cloned()
             .collect()
     }
+}
+
+/// The photo with the credit that its file gives itself, where its sidecar gives none.
+fn credited(mut photo: Photo, file: &Path) -> Photo {
+    let has_license = photo.license.is_some() || photo.license_url.is_some();
+    if photo.photographer.is_some() && has_license {
+        return photo;
+    }
+    // A file that cannot be read is dropped by the first stage that needs it.
+    let credit = fs::read(file)
+        .map(|file| embedded::credit(&file))
+        .unwrap_or_default();
+    photo.photographer = photo.photographer.or(credit.creator);
+    if !has_license {
+        photo.license_url = credit.license_url;
+        // Beside an address, a notice such as `© Ann` is not the name of its license.
+        photo.license = credit.rights.filter(|_| photo.license_url.is_none());
+    }
+    photo
 }
 
 /// The photo under the license of the collection, where it states none itself.

@@ -194,6 +194,8 @@ fn folders_are_read_with_their_sidecars_and_classes() {
             folder: root.clone(),
             class_folders,
             license: None,
+            photographer: None,
+            embedded_credit: false,
         })
     };
     let labeled = rows(&config(true));
@@ -242,6 +244,8 @@ fn what_a_folder_holds_beside_photos_is_a_row_with_a_reason_or_counted() {
         folder: root.clone(),
         class_folders: false,
         license: None,
+        photographer: None,
+        embedded_credit: false,
     });
     let found = rows(&config);
     let listed: Vec<(&str, Option<&str>)> = found
@@ -292,6 +296,8 @@ fn a_folder_without_a_photo_is_an_error_that_says_what_it_has() {
         folder: home.path().to_path_buf(),
         class_folders: false,
         license: None,
+        photographer: None,
+        embedded_credit: false,
     });
     let error = || {
         open(&config, Position::default())

@@ -1,5 +1,5 @@
-//! Checks that photos decode, have a valid size and are not of a single color; hashes their content in the
-//! same pass.
+//! Checks that photos decode, have a valid size and are not of a single color; hashes their content and notes
+//! the private metadata within them in the same pass.
 
 use image::RgbImage as ImageBuffer;
 use image_hasher::{HashAlg, Hasher, HasherConfig};
@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::near::{HASH_BYTES, Hash};
 use super::{Files, Stage, Work, decode_reason, panicked};
+use crate::embedded::{self, Kinds};
 use crate::error::Error;
 use crate::ledger::{Decision, ImageFacts};
 use crate::photo::Photo;
@@ -75,6 +76,7 @@ impl IntegrityConfig {
             bytes: file.bytes.len(),
             size_px: None,
             hash: None,
+            embedded: Kinds::NONE,
         };
         let decision = self.judge(photo.id, &file.bytes, &mut facts, hasher);
         (decision.of_file(file.content), Some(facts))
@@ -113,8 +115,18 @@ impl IntegrityConfig {
             facts.hash = perceptual_hash(hasher, image);
             Decision::kept(photo)
         });
-        judged
-            .unwrap_or_else(|error| Decision::dropped(photo, decode_reason(&error)).detail(error.to_string()))
+        let decision = judged.unwrap_or_else(|error| {
+            Decision::dropped(photo, decode_reason(&error)).detail(error.to_string())
+        });
+        if !decision.kept {
+            return decision;
+        }
+        facts.embedded = embedded::scan(file).unwrap_or(Kinds::UNREADABLE);
+        let kinds: Vec<&str> = facts.embedded.names().map(|(kind, _)| kind).collect();
+        match kinds.is_empty() {
+            true => decision,
+            false => decision.detail(format!("embeds {}", kinds.join(", "))),
+        }
     }
 }
 

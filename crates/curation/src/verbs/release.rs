@@ -10,6 +10,7 @@ mod croissant;
 mod datasheet;
 mod documents;
 mod entry;
+mod file;
 mod files;
 mod markdown;
 mod metadata;
@@ -95,6 +96,12 @@ pub(crate) fn release_with(
     let place = folder.join("releases").join(format!("v{version}"));
     files::make_way(ledger, &place)?;
     let plan = Plan::new(ledger, &config, &photos, stop)?;
+    if config.release.metadata.is_none() {
+        tracing::warn!(
+            "`release.metadata` is not in the config, so it is \"strip_private\": places, owners, serial numbers, comments and \
+             thumbnails are removed from the files, pixels and credits stay; \"keep\" leaves the files as they are"
+        );
+    }
 
     let aside = data::durable::Folder::create(&place)?;
     let made = ledger.now()?;
@@ -142,7 +149,8 @@ pub(crate) fn release_with(
         &files::token(aside.path(), &format!("v{}", plan.version))?,
     )?;
     aside.finish()?;
-    ledger.add_release(&line, &shards, files::BEING_MADE)?;
+    let metadata = config.release.file_metadata();
+    ledger.add_release(&line, &shards, metadata, files::BEING_MADE)?;
     Ok(Released {
         version: plan.version,
         folder: place,

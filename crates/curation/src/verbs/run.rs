@@ -12,6 +12,7 @@ use crate::hint::Hint;
 use crate::ledger::{LISTING, Ledger, SOURCE_ID};
 use crate::photo::Row;
 use crate::progress::Progress;
+use crate::settings::changes;
 use crate::sources::{self, Position};
 use crate::stages::Work;
 use crate::stages::detect::{Detectors, weights_sha256};
@@ -70,13 +71,16 @@ pub fn run(config: &Config, folder: &Path, options: RunOptions<'_>) -> Result<()
         last: only.unwrap_or(config.stages.len()),
         forgotten: redo.map_or(i64::MAX, |redo| redo as i64 + SOURCE_ID),
     };
-    check_settings(&ledger, &plan)?;
+    let undecided = check_settings(&ledger, &plan)?;
     if let Some(only) = only {
         check_order(&ledger, &plan, only, options.redo)?;
     }
     if let Some(redo) = redo {
         check_means(&ledger, &plan, options.detectors)?;
         ledger.forget_from(redo as i64 + SOURCE_ID)?;
+    }
+    if let Some(stage) = undecided {
+        ledger.forget_from(stage)?;
     }
     let path = folder.join("config.toml");
     data::durable::write(&path, text.as_bytes())?;
@@ -127,7 +131,7 @@ fn same_without_weights(config: &Config, at: usize, known: &str) -> bool {
     {
         settings.remove("weights_sha256");
     }
-    stage.settings(None) == known
+    changes(&known.to_string(), &stage.settings(None)).is_empty()
 }
 
 /// The plan of a run.
@@ -197,13 +201,17 @@ fn check_means(ledger: &Ledger, plan: &Plan<'_>, detectors: &dyn Detectors) -> R
 
 /// Decisions made with other settings, or in another order, must not be mixed with new ones. Stages up to the
 /// last one of the plan will run, so their inputs are checked now instead of after days of fetching.
-fn check_settings(ledger: &Ledger, plan: &Plan<'_>) -> Result<(), Error> {
+///
+/// Returns the number of a stage that has begun with other settings and decided nothing, such as a source whose
+/// name was misspelled: it begins again.
+fn check_settings(ledger: &Ledger, plan: &Plan<'_>) -> Result<Option<i64>, Error> {
     let Plan {
         config,
         last,
         forgotten,
         ..
     } = *plan;
+    let mut undecided = None;
     for at in 0..=config.stages.len() {
         let name = match at {
             0 => SOURCE,
@@ -219,10 +227,10 @@ fn check_settings(ledger: &Ledger, plan: &Plan<'_>) -> Result<(), Error> {
                 }
             }
             (Some(other), _) if other != name => {
-                return Err(Error::Changed {
+                return Err(Error::Moved {
                     stage: name.to_string(),
-                    was: format!("`{other}` as stage {id}"),
-                    now: format!("`{name}`"),
+                    place: id,
+                    was: other,
                 });
             }
             (_, Some(row)) => {
@@ -240,13 +248,19 @@ fn check_settings(ledger: &Ledger, plan: &Plan<'_>) -> Result<(), Error> {
                     {
                         continue;
                     }
-                    now => now?.to_string(),
+                    now => now?,
                 };
-                if row.settings != now {
+                let changes = changes(&row.settings, &now);
+                if !changes.is_empty()
+                    && !row.done
+                    && row.position.is_none()
+                    && ledger.counts(row.id)? == (0, 0)
+                {
+                    undecided = undecided.or(Some(row.id));
+                } else if !changes.is_empty() {
                     return Err(Error::Changed {
                         stage: name.to_string(),
-                        was: row.settings,
-                        now,
+                        changes,
                     });
                 }
             }
@@ -256,7 +270,7 @@ fn check_settings(ledger: &Ledger, plan: &Plan<'_>) -> Result<(), Error> {
     // No count would include stages beyond the end of a shortened config.
     let beyond = ledger.stage_within(config.stages.len() as i64 + SOURCE_ID + 1..forgotten)?;
     match beyond {
-        None => Ok(()),
+        None => Ok(undecided),
         Some(stage) => Err(Error::Stage {
             stage,
             reason: "it has decided on photos, but the config no longer has it".to_string(),
@@ -301,9 +315,6 @@ fn run_stage(
 
 /// Reads the source into the ledger: one thread reads rows, this one writes them.
 fn list_source(config: &Config, ledger: &mut Ledger, options: &RunOptions<'_>) -> Result<(), Error> {
-    if ledger.stage(SOURCE)?.is_none() {
-        ledger.add_stage(SOURCE_ID, SOURCE, &settings(config, 0)?.to_string())?;
-    }
     let position = ledger.stage(SOURCE)?.and_then(|row| row.position);
     let from: Position = match position {
         None => Position::default(),
@@ -315,7 +326,11 @@ fn list_source(config: &Config, ledger: &mut Ledger, options: &RunOptions<'_>) -
             }),
         })?,
     };
+    // A source that cannot be opened leaves no settings in the ledger.
     let mut rows = sources::open(&config.source, from)?;
+    if ledger.stage(SOURCE)?.is_none() {
+        ledger.add_stage(SOURCE_ID, SOURCE, &settings(config, 0)?.to_string())?;
+    }
     let (send, receive) = bounded::<Result<(Vec<Row>, Position), Error>>(8);
     let listing = std::thread::scope(|scope| {
         let reader = scope.spawn(move || {

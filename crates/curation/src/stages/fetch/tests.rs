@@ -241,6 +241,7 @@ pub(crate) fn config(folder: &Path, rows: &[(String, String)], fetch: FetchConfi
             records_per_shard: 10,
             shard_prefix: "photos".into(),
             coordinates: false,
+            metadata: None,
         },
     }
 }

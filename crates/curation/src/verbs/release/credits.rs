@@ -8,6 +8,7 @@ use data::terminal::one_line;
 
 use super::entry::Entry;
 use crate::config::ReleaseConfig;
+use crate::embedded::FileMetadata;
 use crate::error::Error;
 
 pub(super) struct Credits {
@@ -24,8 +25,12 @@ impl Credits {
             file: BufWriter::new(file),
         };
         credits.line(&format!(
-            "{}, version {version}. Each photo belongs to its photographer and is used under the license named with it; none was changed.",
-            one_line(&config.name)
+            "{}, version {version}. Each photo belongs to its photographer and is used under the license named with it. {}",
+            one_line(&config.name),
+            match config.file_metadata() {
+                FileMetadata::Keep => "None was changed.",
+                _ => "No picture was changed; metadata within the files were removed (DATASHEET.md).",
+            }
         ))?;
         credits.line(&format!(
             "To have a photo taken down: {}\n",

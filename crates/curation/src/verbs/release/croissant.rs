@@ -112,7 +112,7 @@ pub(super) fn croissant(release: &Release<'_>, sums: &[Checksum]) -> String {
             "field": fields,
         }],
         "rai:dataCollection": super::datasheet::datasheet_line(release),
-        "rai:personalSensitiveInformation": format!("Names of photographers, for giving credit. {}", super::datasheet::people(release).replace("**", "").replace('`', "")),
+        "rai:personalSensitiveInformation": personal(release),
         "rai:dataReleaseMaintenancePlan": format!("Photos are taken down on request: {}. Each version is immutable; VERSION_HISTORY.md lists them.", config.contact),
     });
     if let (Some(citation), Some(object)) = (&config.citation, document.as_object_mut()) {
@@ -121,6 +121,14 @@ pub(super) fn croissant(release: &Release<'_>, sums: &[Checksum]) -> String {
     let mut text = serde_json::to_string_pretty(&document).unwrap_or_default();
     text.push('\n');
     text
+}
+
+/// Names, people, places and metadata within the files, as the data sheet describes them.
+fn personal(release: &Release<'_>) -> String {
+    let people = super::datasheet::people(release);
+    let metadata = super::datasheet::places_and_metadata(release);
+    let text = format!("Names of photographers, for giving credit. {people} {metadata}");
+    text.replace("**", "").replace('`', "")
 }
 
 /// Croissant's names must not contain blanks or other unusual characters.

@@ -7,6 +7,7 @@
 use super::Release;
 use super::markdown::escaped;
 use crate::config::StageConfig;
+use crate::embedded::{FileMetadata, Kinds};
 
 /// The most reasons that are named per stage, most frequent first.
 const REASONS: usize = 8;
@@ -73,10 +74,7 @@ pub(super) fn datasheet(release: &Release<'_>) -> String {
                 format!(
                     "{} Names of photographers are given because their licenses ask for it, and must not be used for anything else. {}",
                     people(release),
-                    match config.coordinates {
-                        true => format!("The places of {} photos are given.", tally.with_coordinates),
-                        false => "Places are not given.".to_string(),
-                    }
+                    places_and_metadata(release)
                 ),
             ),
         ],
@@ -100,7 +98,13 @@ pub(super) fn datasheet(release: &Release<'_>) -> String {
         &[
             (
                 "Was anything done to the data?",
-                "The files are those that the photographers published, byte for byte.".to_string(),
+                match tally.rewritten {
+                    0 => "No: the files are those of the source, byte for byte.".to_string(),
+                    rewritten => format!(
+                        "Pixels were not changed, and nothing was encoded again. Metadata within {rewritten} of {} files were removed as described above; the other files are those of the source, byte for byte. Hashes are those of the files in this release.",
+                        tally.records
+                    ),
+                },
             ),
             (
                 "Is the software available?",
@@ -185,6 +189,45 @@ pub(super) fn people(release: &Release<'_>) -> String {
     said.join(" ")
 }
 
+/// Which places are given, and which metadata within the files were removed or left, by kind.
+pub(super) fn places_and_metadata(release: &Release<'_>) -> String {
+    let tally = &release.tally;
+    let kinds: Vec<String> = tally
+        .embedded
+        .iter()
+        .map(|(kind, photos)| format!("{} in {photos}", Kinds::in_words(kind)))
+        .collect();
+    let places = match release.config.release.coordinates {
+        true => format!(
+            "The tables and JSON files give the places of {} photos.",
+            tally.with_coordinates
+        ),
+        false => "The tables and JSON files give no places.".to_string(),
+    };
+    let records = tally.records;
+    let within = match (release.config.release.file_metadata(), kinds.is_empty()) {
+        (FileMetadata::Keep, true) => {
+            "The files were searched for metadata of their own (EXIF, XMP, IPTC, comments): none but orientation, resolution, color and credit were found.".to_string()
+        }
+        (FileMetadata::Keep, false) => format!(
+            "**Metadata within the files (EXIF, XMP, IPTC, comments) were left in them**; of {records} photos: {}.",
+            kinds.join("; ")
+        ),
+        (level, none) => format!(
+            "Metadata within the files (EXIF, XMP, IPTC, comments, thumbnails) were removed, all but {}; {}.",
+            match level {
+                FileMetadata::StripAll => "orientation and color",
+                _ => "orientation, resolution, color and the photographer's credit",
+            },
+            match none {
+                true => format!("{records} photos held none"),
+                false => format!("of {records} photos: {}", kinds.join("; ")),
+            }
+        ),
+    };
+    format!("{places} {within}")
+}
+
 fn funnel(release: &Release<'_>) -> String {
     let mut text = "| stage | kept | dropped | reasons |\n|---|---|---|---|\n".to_string();
     for stage in &release.funnel.stages {
@@ -221,7 +264,7 @@ fn instance(release: &Release<'_>) -> String {
         ""
     };
     format!(
-        "The file as it was published; photographer, title, license, page, date{place} where they are known (`metadata.parquet`, and a JSON file beside each photo in the shards)."
+        "The picture; photographer, title, license, page, date{place} where they are known (`metadata.parquet`, and a JSON file beside each photo in the shards)."
     )
 }
 

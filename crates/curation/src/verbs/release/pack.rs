@@ -4,13 +4,14 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::entry::Entry;
+use super::file::ReleasedFile;
 use super::plan::Plan;
 use super::tally::Tally;
 use super::{credits, files, metadata};
 use crate::config::Config;
 use crate::error::Error;
 use crate::hint::Hint;
-use crate::ledger::{Content, Gate, Ledger, Refusal, sha256};
+use crate::ledger::{Content, Gate, Ledger, Packed, Refusal, sha256};
 use crate::photo::Photo;
 use crate::photos::Photos;
 use crate::progress::Progress;
@@ -27,8 +28,8 @@ pub(super) struct Packing<'a> {
 
 /// The result of packing.
 pub(super) struct Contents {
-    /// Keys with their contents, by shard.
-    pub(super) shards: Vec<Vec<(String, Content)>>,
+    /// The photos, by shard.
+    pub(super) shards: Vec<Vec<Packed>>,
     pub(super) tally: Tally,
     pub(super) fingerprint: String,
 }
@@ -53,13 +54,20 @@ impl Packing<'_> {
                     return Err(Error::Interrupted);
                 }
                 let image = self.photos.read(&entry.photo)?;
-                let content = sha256(&image);
-                check(entry, &content, &gate)?;
-                packed.push((entry.photo.key.clone(), content));
-                let record = record(entry, image, &content, &labels, release.coordinates);
-                tally.add(entry, record.image.len());
-                table.add(entry, &content, record.image.len())?;
+                check(entry, &sha256(&image), &gate)?;
+                let file = ReleasedFile::new(&entry.photo.key, image, release.file_metadata())?;
+                if file.original.is_some() && gate.was_taken_down(&file.sha256) {
+                    return Err(taken_down(&entry.photo.key));
+                }
+                tally.add(entry, &file);
+                table.add(entry, &file.sha256, file.bytes.len())?;
                 credits.add(entry)?;
+                packed.push(Packed {
+                    key: entry.photo.key.clone(),
+                    sha256: file.sha256,
+                    original: file.original,
+                });
+                let record = record(entry, file, &labels, release.coordinates);
                 (self.progress)("release", tally.records as u64, self.plan.records as u64);
                 Ok(record)
             });
@@ -102,32 +110,26 @@ impl Packing<'_> {
 /// A release holds only the bytes that stages checked: no stage has checked a file that changed since.
 fn check(entry: &Entry, content: &Content, gate: &Gate) -> Result<(), Error> {
     let key = &entry.photo.key;
-    let (reason, hint) = match gate.check(entry.photo.id, content) {
-        Ok(()) => return Ok(()),
-        Err(Refusal::Changed) => (
-            format!("the file of photo `{key}` changed since the stages looked at it"),
-            Hint::Redo {
+    match gate.check(entry.photo.id, content) {
+        Ok(()) => Ok(()),
+        Err(Refusal::Changed) => Err(Error::Release {
+            reason: format!("the file of photo `{key}` changed since the stages looked at it"),
+            hint: Some(Hint::Redo {
                 stage: entry.file.seen_by.clone().unwrap_or_else(|| "source".to_string()),
-            },
-        ),
-        Err(Refusal::TakenDown) => (
-            format!("the file of photo `{key}` is one that was taken down"),
-            Hint::TakeDown { key: key.clone() },
-        ),
-    };
-    Err(Error::Release {
-        reason,
-        hint: Some(hint),
-    })
+            }),
+        }),
+        Err(Refusal::TakenDown) => Err(taken_down(key)),
+    }
 }
 
-fn record(
-    entry: &Entry,
-    image: Vec<u8>,
-    content: &[u8],
-    labels: &[String],
-    coordinates: bool,
-) -> data::Record {
+fn taken_down(key: &str) -> Error {
+    Error::Release {
+        reason: format!("the file of photo `{key}` is one that was taken down"),
+        hint: Some(Hint::TakeDown { key: key.to_string() }),
+    }
+}
+
+fn record(entry: &Entry, file: ReleasedFile, labels: &[String], coordinates: bool) -> data::Record {
     let photo = &entry.photo;
     let mut other = serde_json::Map::new();
     for (name, value) in [
@@ -145,7 +147,7 @@ fn record(
         .and_then(|label| labels.binary_search(label).ok());
     data::Record {
         key: photo.key.clone(),
-        image,
+        image: file.bytes,
         label: class.map(|class| data::Label::Class(class as u32)),
         metadata: data::Metadata {
             photographer: photo.photographer.clone(),
@@ -155,7 +157,7 @@ fn record(
             date_taken: photo.date_taken.clone(),
             latitude: photo.latitude.filter(|_| coordinates),
             longitude: photo.longitude.filter(|_| coordinates),
-            content_hash: Some(data::hex(content)),
+            content_hash: Some(data::hex(&file.sha256)),
             other,
         },
     }

@@ -58,7 +58,12 @@ impl Plan {
             });
         }
         let (shards, added, removed) = arrange(&keys, &before, config.release.records_per_shard);
-        if last > 0 && added == 0 && removed.is_empty() {
+        // A setting that is written down counts as a change; one that an old config lacks does not.
+        let rewritten = match config.release.metadata {
+            Some(metadata) => metadata != ledger.released_metadata()?,
+            None => false,
+        };
+        if last > 0 && added == 0 && removed.is_empty() && !rewritten {
             return Err(Error::Release {
                 reason: format!("the photos are those of version {last}"),
                 hint: Some(Hint::NothingNew),

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use super::entry::Entry;
+use super::file::ReleasedFile;
 use crate::draws::draw;
 
 /// Counts over the photos of a release.
@@ -16,13 +17,21 @@ pub(super) struct Tally {
     pub(super) with_coordinates: usize,
     pub(super) years: BTreeMap<String, usize>,
     pub(super) short_sides_px: Vec<u32>,
+    /// Photos by the kind of metadata within their files that was removed or, where all stay, that they hold.
+    pub(super) embedded: BTreeMap<&'static str, usize>,
+    /// Photos whose released file is not the source's, byte for byte.
+    pub(super) rewritten: usize,
 }
 
 impl Tally {
-    pub(super) fn add(&mut self, entry: &Entry, bytes: usize) {
+    pub(super) fn add(&mut self, entry: &Entry, file: &ReleasedFile) {
         let photo = &entry.photo;
         self.records += 1;
-        self.bytes += bytes as u64;
+        self.bytes += file.bytes.len() as u64;
+        self.rewritten += usize::from(file.original.is_some());
+        for (kind, _) in file.embedded.names() {
+            *self.embedded.entry(kind).or_default() += 1;
+        }
         let license = (
             photo.license.clone().unwrap_or_default(),
             photo.license_url.clone().unwrap_or_default(),

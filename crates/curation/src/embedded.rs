@@ -1,0 +1,283 @@
+//! Metadata that are embedded in the files of photos: EXIF, XMP, IPTC, comments, thumbnails and data behind
+//! the picture. An encoded photo comes in; which private kinds it holds, and the photo without them, go out.
+//!
+//! Nothing is encoded again: pixels, orientation and color profile are the same bytes as before. Everything
+//! else must be on a list of what stays, so that a field that no list knows is removed. Metadata that cannot
+//! be read are removed whole. A second pass over the result finds nothing.
+//!
+//! The credit that a file gives itself can be read on the way.
+
+mod bmp;
+mod bytes;
+mod exif;
+mod gif;
+mod iptc;
+mod jpeg;
+mod png;
+#[cfg(test)]
+mod tests;
+mod webp;
+mod xmp;
+
+use std::borrow::Cow;
+
+use image::ImageFormat;
+use serde::{Deserialize, Serialize};
+
+/// How much of the embedded metadata a release keeps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FileMetadata {
+    /// All: the files stay as they are, byte for byte.
+    Keep,
+    /// Orientation, resolution, color and the photographer's credit.
+    StripPrivate,
+    /// Orientation and color.
+    StripAll,
+}
+
+/// Kinds of embedded data, as a set.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Kinds(u16);
+
+impl Kinds {
+    pub(crate) const NONE: Kinds = Kinds(0);
+    /// Where the photo was taken, or what place it shows.
+    pub(crate) const POSITION: Kinds = Kinds(1);
+    /// Name, address or computer of the camera's owner.
+    pub(crate) const OWNER: Kinds = Kinds(1 << 1);
+    /// Serial numbers of camera and lens, and identifiers of the picture.
+    pub(crate) const SERIAL: Kinds = Kinds(1 << 2);
+    /// Names of people that it shows, and where in it they are.
+    pub(crate) const PEOPLE: Kinds = Kinds(1 << 3);
+    /// Comments, descriptions, titles and keywords.
+    pub(crate) const COMMENT: Kinds = Kinds(1 << 4);
+    /// Thumbnails, and other pictures and videos within the file.
+    pub(crate) const THUMBNAIL: Kinds = Kinds(1 << 5);
+    /// The camera maker's own block, which may hold any of the others.
+    pub(crate) const MAKER_NOTE: Kinds = Kinds(1 << 6);
+    /// All else: camera, software, time, editing history, unknown blocks.
+    pub(crate) const OTHER: Kinds = Kinds(1 << 7);
+    /// Metadata that could not be read.
+    pub(crate) const UNREADABLE: Kinds = Kinds(1 << 8);
+
+    const ALL: [(Kinds, &str, &str); 9] = [
+        (Kinds::POSITION, "position", "a place"),
+        (Kinds::OWNER, "owner", "the camera's owner"),
+        (Kinds::SERIAL, "serial", "serial numbers or identifiers"),
+        (Kinds::PEOPLE, "people", "names of people shown"),
+        (Kinds::COMMENT, "comment", "comments, descriptions or keywords"),
+        (
+            Kinds::THUMBNAIL,
+            "thumbnail",
+            "thumbnails or other pictures within the file",
+        ),
+        (Kinds::MAKER_NOTE, "maker_note", "a block of the camera's maker"),
+        (
+            Kinds::OTHER,
+            "other",
+            "other fields, such as camera, software, time or editing history",
+        ),
+        (Kinds::UNREADABLE, "unreadable", "metadata that cannot be read"),
+    ];
+
+    /// The kinds in it by their names in the ledger, and in words.
+    pub(crate) fn names(self) -> impl Iterator<Item = (&'static str, &'static str)> {
+        let inside = move |(kind, name, words): (Kinds, _, _)| self.has(kind).then_some((name, words));
+        Kinds::ALL.into_iter().filter_map(inside)
+    }
+
+    /// A kind of the ledger in words.
+    pub(crate) fn in_words(name: &str) -> &str {
+        let known = Kinds::ALL.iter().find(|(_, known, _)| *known == name);
+        known.map_or(name, |(_, _, words)| words)
+    }
+
+    pub(crate) fn has(self, kind: Kinds) -> bool {
+        self.0 & kind.0 != 0
+    }
+
+    pub(crate) fn is_empty(self) -> bool {
+        self == Kinds::NONE
+    }
+
+    fn add(&mut self, kinds: Kinds) {
+        self.0 |= kinds.0;
+    }
+}
+
+/// A photo without a part of its embedded metadata.
+pub(crate) struct Stripped<'a> {
+    /// The file; borrowed if it is the same as before.
+    pub(crate) file: Cow<'a, [u8]>,
+    /// The kinds of data that were removed.
+    pub(crate) removed: Kinds,
+}
+
+/// A file whose parts cannot be told apart, so that nothing can be removed from it.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct Unreadable(String);
+
+/// The credit that a file gives itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Credit {
+    /// Who made the picture.
+    pub(crate) creator: Option<String>,
+    /// The address of its license.
+    pub(crate) license_url: Option<String>,
+    /// Its copyright notice or the name of its license, as people write them.
+    pub(crate) rights: Option<String>,
+}
+
+impl Credit {
+    /// Adds what is not known yet.
+    fn or(&mut self, other: Credit) {
+        self.creator = self.creator.take().or(other.creator);
+        self.license_url = self.license_url.take().or(other.license_url);
+        self.rights = self.rights.take().or(other.rights);
+    }
+}
+
+/// What is left of one block of metadata.
+#[derive(Default)]
+struct Part {
+    /// The block; `None` where nothing of it stays.
+    kept: Option<Vec<u8>>,
+    removed: Kinds,
+    credit: Credit,
+}
+
+impl Part {
+    /// A block of which nothing stays.
+    fn gone(removed: Kinds) -> Part {
+        Part {
+            removed,
+            ..Part::default()
+        }
+    }
+}
+
+/// What was found in the parts of a file. Credits of XMP come before those of IPTC, EXIF and texts.
+#[derive(Default)]
+struct Findings {
+    removed: Kinds,
+    xmp: Credit,
+    iptc: Credit,
+    other: Credit,
+}
+
+impl Findings {
+    fn add(&mut self, kinds: Kinds) {
+        self.removed.add(kinds);
+    }
+
+    /// Notes what a block held; returns what stays of it.
+    fn take(&mut self, part: Part) -> Option<Vec<u8>> {
+        self.add(part.removed);
+        self.other.or(part.credit);
+        part.kept
+    }
+
+    fn take_xmp(&mut self, mut part: Part) -> Option<Vec<u8>> {
+        self.xmp.or(std::mem::take(&mut part.credit));
+        self.take(part)
+    }
+
+    fn take_iptc(&mut self, mut part: Part) -> Option<Vec<u8>> {
+        self.iptc.or(std::mem::take(&mut part.credit));
+        self.take(part)
+    }
+
+    fn merge(&mut self, other: Findings) {
+        self.add(other.removed);
+        self.xmp.or(other.xmp);
+        self.iptc.or(other.iptc);
+        self.other.or(other.other);
+    }
+
+    fn credit(self) -> Credit {
+        let mut credit = self.xmp;
+        credit.or(self.iptc);
+        credit.or(self.other);
+        credit
+    }
+}
+
+/// The kinds of private data in a photo: those that [`strip`] removes with [`FileMetadata::StripPrivate`].
+///
+/// # Errors
+/// As [`strip`].
+pub(crate) fn scan(file: &[u8]) -> Result<Kinds, Unreadable> {
+    Ok(strip(file, FileMetadata::StripPrivate)?.removed)
+}
+
+/// A photo with the embedded metadata of `level` alone. Pixels, orientation and color profile do not change.
+///
+/// # Errors
+/// A format that is not JPEG, PNG, WebP, GIF or BMP, and a file that is broken before its pixels.
+pub(crate) fn strip(file: &[u8], level: FileMetadata) -> Result<Stripped<'_>, Unreadable> {
+    let unchanged = Stripped {
+        file: Cow::Borrowed(file),
+        removed: Kinds::NONE,
+    };
+    if level == FileMetadata::Keep {
+        return Ok(unchanged);
+    }
+    let (stripped, findings) = parts(file, level)?;
+    let mut removed = findings.removed;
+    if stripped == file {
+        return Ok(unchanged);
+    }
+    // Bytes went that belong to no block: gaps, padding.
+    if removed.is_empty() && stripped.len() < file.len() {
+        removed.add(Kinds::OTHER);
+    }
+    Ok(Stripped {
+        file: Cow::Owned(stripped),
+        removed,
+    })
+}
+
+/// The credit that a file gives itself, in XMP, IPTC, EXIF or texts; empty where there is none or it cannot be
+/// read.
+pub(crate) fn credit(file: &[u8]) -> Credit {
+    let found = parts(file, FileMetadata::StripPrivate);
+    found.map(|(_, findings)| findings.credit()).unwrap_or_default()
+}
+
+/// What stays of a file, and what was found in it.
+fn parts(file: &[u8], level: FileMetadata) -> Result<(Vec<u8>, Findings), Unreadable> {
+    let (name, stripped) = match image::guess_format(file) {
+        Ok(ImageFormat::Jpeg) => ("JPEG", jpeg::strip(file, level)),
+        Ok(ImageFormat::Png) => ("PNG", png::strip(file, level)),
+        Ok(ImageFormat::WebP) => ("WebP", webp::strip(file, level)),
+        Ok(ImageFormat::Gif) => ("GIF", gif::strip(file, level)),
+        Ok(ImageFormat::Bmp) => ("BMP", bmp::strip(file)),
+        _ => {
+            let reason = "no format whose metadata are known (JPEG, PNG, WebP, GIF, BMP)";
+            return Err(Unreadable(reason.to_string()));
+        }
+    };
+    stripped.ok_or_else(|| Unreadable(format!("the {name} file ends or breaks before its pixels")))
+}
+
+/// The text of bytes in UTF-8 or, where they are not, in Latin-1, up to the first zero; `None` if it is blank.
+fn text(bytes: &[u8]) -> Option<String> {
+    let bytes = bytes.split(|byte| *byte == 0).next()?;
+    let text = match std::str::from_utf8(bytes) {
+        Ok(text) => text.to_string(),
+        Err(_) => bytes.iter().map(|byte| char::from(*byte)).collect(),
+    };
+    Some(text.trim().to_string()).filter(|text| !text.is_empty())
+}
+
+/// What bytes behind the end of a picture are: a second picture, a video, or something else.
+fn trailer(bytes: &[u8]) -> Kinds {
+    let holds = |mark: &[u8]| bytes.windows(mark.len()).any(|window| window == mark);
+    match bytes {
+        _ if bytes.iter().all(|byte| *byte == 0) => Kinds::NONE,
+        _ if holds(b"\xFF\xD8\xFF") || holds(b"ftyp") || holds(b"\x89PNG") => Kinds::THUMBNAIL,
+        _ => Kinds::OTHER,
+    }
+}

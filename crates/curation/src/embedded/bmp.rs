@@ -1,0 +1,108 @@
+//! BMP: headers, colors, pixels. It has no place for metadata but gaps, the end of the file, and a color
+//! profile, which may be the path of a file on somebody's disk.
+
+use super::bytes::{le16, le32, slice};
+use super::{Findings, Kinds, trailer};
+
+/// `LINK`: the profile is the path of a file.
+const LINKED: u32 = 0x4C49_4E4B;
+/// `MBED`: the profile lies in the file.
+const EMBEDDED: u32 = 0x4D42_4544;
+/// `sRGB`.
+const SRGB: u32 = 0x7352_4742;
+
+/// The file without bytes that belong to nothing; `None` if it breaks before its pixels.
+pub(super) fn strip(file: &[u8]) -> Option<(Vec<u8>, Findings)> {
+    let mut removed = Findings::default();
+    let (pixels_at, head) = (le32(file, 10)? as usize, le32(file, 14)? as usize);
+    if ![12, 40, 52, 56, 64, 108, 124].contains(&head) {
+        return None;
+    }
+    let colors_end = head.checked_add(14)?.checked_add(colors(file, head)?)?;
+    if colors_end > pixels_at || pixels_at > file.len() {
+        // Decoders differ in how they read such a file.
+        return None;
+    }
+    let mut end = match pixels(file, head)? {
+        // Compressed, and the length is not given.
+        0 => file.len(),
+        length => pixels_at.checked_add(length)?.min(file.len()),
+    };
+    let mut out = file.get(..end)?.to_vec();
+    // Between colors and pixels.
+    let gap = out.get_mut(colors_end..pixels_at)?;
+    removed.add(trailer(gap));
+    gap.fill(0);
+    // The fifth version of the header has a profile, at an offset from the header's begin.
+    if head >= 124 {
+        let kind = le32(file, 14 + 56)?;
+        let (at, size) = (le32(file, 14 + 112)? as usize, le32(file, 14 + 116)? as usize);
+        let profile = at
+            .checked_add(14)
+            .filter(|at| *at >= end)
+            .and_then(|at| slice(file, at, size));
+        match (kind, profile) {
+            (EMBEDDED, Some(profile)) => {
+                let place = (out.len() - 14) as u32;
+                out.get_mut(14 + 112..14 + 116)?
+                    .copy_from_slice(&place.to_le_bytes());
+                out.extend(profile);
+                end = at + 14 + size;
+            }
+            (EMBEDDED | LINKED, _) => {
+                removed.add(Kinds::OTHER);
+                out.get_mut(14 + 56..14 + 60)?
+                    .copy_from_slice(&SRGB.to_le_bytes());
+                out.get_mut(14 + 112..14 + 120)?.fill(0);
+            }
+            _ => {}
+        }
+    }
+    removed.add(trailer(file.get(end..).unwrap_or_default()));
+    // Length of the file, and two reserved numbers.
+    let length = out.len() as u32;
+    out.get_mut(2..6)?.copy_from_slice(&length.to_le_bytes());
+    out.get_mut(6..10)?.fill(0);
+    Some((out, removed))
+}
+
+/// Bytes of masks and table of colors behind the header.
+fn colors(file: &[u8], head: usize) -> Option<usize> {
+    if head < 40 {
+        let bits = u32::from(le16(file, 24)?);
+        return Some(if bits <= 8 { 3usize << bits } else { 0 });
+    }
+    let (bits, compression, used) = (le16(file, 28)?, le32(file, 30)?, le32(file, 46)? as usize);
+    let masks: usize = match (head, compression) {
+        (40, 3) => 12,
+        (40, 6) => 16,
+        _ => 0,
+    };
+    let colors = match (bits, used) {
+        (1..=8, 0) => 1usize << bits,
+        (_, used) => used,
+    };
+    masks.checked_add(colors.checked_mul(4)?)
+}
+
+/// Bytes of the pixels.
+fn pixels(file: &[u8], head: usize) -> Option<usize> {
+    let (width, height, bits, compression) = match head {
+        0..40 => (
+            u32::from(le16(file, 18)?),
+            u32::from(le16(file, 20)?),
+            le16(file, 24)?,
+            0,
+        ),
+        _ => {
+            // A height below 0 says that the rows begin at the top.
+            let height = le32(file, 22)?.cast_signed().unsigned_abs();
+            (le32(file, 18)?, height, le16(file, 28)?, le32(file, 30)?)
+        }
+    };
+    if matches!(compression, 1 | 2 | 4 | 5) {
+        return Some(le32(file, 34)? as usize);
+    }
+    let row = (u64::from(width) * u64::from(bits)).div_ceil(32) * 4;
+    usize::try_from(row.checked_mul(u64::from(height))?).ok()
+}

@@ -1,0 +1,237 @@
+//! PNG: chunks. Texts with a credit stay; so do chunks of pixels, color and resolution.
+
+use std::io::Read;
+
+use flate2::Crc;
+use flate2::read::ZlibDecoder;
+
+use super::bytes::{be32, slice};
+use super::{Credit, FileMetadata, Findings, Kinds, Part, exif, iptc, trailer, xmp};
+
+/// Most bytes that a compressed text may unpack to.
+const LARGEST: u64 = 16 << 20;
+/// Longest credit that stays, bytes.
+const LONGEST: usize = 4096;
+
+const XMP: &str = "XML:com.adobe.xmp";
+/// ImageMagick's way to store blocks that PNG had no chunk for: hexadecimal in a text.
+const RAW_PROFILE: &str = "Raw profile type ";
+
+/// Chunks of pixels, color, transparency and the frames of an animation.
+const KEPT: [&[u8; 4]; 17] = [
+    b"IHDR", b"PLTE", b"IDAT", b"IEND", b"tRNS", b"bKGD", b"sBIT", b"gAMA", b"cHRM", b"sRGB", b"iCCP",
+    b"cICP", b"mDCV", b"cLLI", b"acTL", b"fcTL", b"fdAT",
+];
+
+/// The file without what `level` removes; `None` if it breaks before its first pixels.
+pub(super) fn strip(file: &[u8], level: FileMetadata) -> Option<(Vec<u8>, Findings)> {
+    let (mut out, mut removed) = (file.get(..8)?.to_vec(), Findings::default());
+    let (mut at, mut has_pixels) = (8, false);
+    // Packets of XMP and EXIF come once; only the first counts.
+    let (mut has_exif, mut has_xmp) = (false, false);
+    while at < file.len() {
+        let whole = be32(file, at).and_then(|length| {
+            let length = length as usize;
+            Some((
+                slice(file, at + 4, 4)?,
+                slice(file, at + 8, length)?,
+                be32(file, at + 8 + length)?,
+            ))
+        });
+        let Some((name, data, sum)) = whole else {
+            // The file ends within a chunk.
+            let is_pixels = slice(file, at + 4, 4).is_some_and(|name| name == b"IDAT");
+            if is_pixels {
+                out.extend(file.get(at..).unwrap_or_default());
+                has_pixels = true;
+            }
+            return has_pixels.then_some((out, removed));
+        };
+        let bytes = slice(file, at, data.len() + 12)?;
+        at += bytes.len();
+        has_pixels |= name == b"IDAT";
+        if KEPT.iter().any(|kept| kept.as_slice() == name)
+            || (name == b"pHYs" && level == FileMetadata::StripPrivate)
+        {
+            out.extend(bytes);
+            if name == b"IEND" {
+                break;
+            }
+            continue;
+        }
+        let part = match name {
+            _ if crc(name, data) != sum => Part::gone(Kinds::UNREADABLE),
+            b"eXIf" if !has_exif => {
+                has_exif = true;
+                exif::strip(data, level)
+            }
+            b"tEXt" | b"zTXt" | b"iTXt" => text(name, data, bytes.len(), level, &mut has_xmp),
+            _ => Part::gone(Kinds::OTHER),
+        };
+        let is_xmp = data.starts_with(XMP.as_bytes());
+        let kept = match is_xmp {
+            true => removed.take_xmp(part),
+            false => removed.take(part),
+        };
+        if let Some(data) = kept {
+            chunk(&mut out, name, &data);
+        }
+    }
+    removed.add(trailer(file.get(at..).unwrap_or_default()));
+    has_pixels.then_some((out, removed))
+}
+
+/// The data of a chunk of text without what `level` removes.
+fn text(name: &[u8], data: &[u8], size: usize, level: FileMetadata, has_xmp: &mut bool) -> Part {
+    let gone = Part::gone;
+    let Some(end) = data.iter().position(|byte| *byte == 0) else {
+        return gone(Kinds::UNREADABLE);
+    };
+    let (keyword, rest) = data.split_at(end);
+    let keyword = String::from_utf8_lossy(keyword);
+    if keyword == XMP && name == b"iTXt" {
+        let Some(packet) = unpacked(name, rest).filter(|_| !*has_xmp) else {
+            return gone(Kinds::UNREADABLE);
+        };
+        *has_xmp = true;
+        let part = xmp::strip(&[&packet], level);
+        // Not compressed, and without a language.
+        let head = [XMP.as_bytes(), &[0; 5]].concat();
+        return Part {
+            kept: part.kept.map(|packet| [head, packet].concat()),
+            removed: part.removed,
+            credit: part.credit,
+        };
+    }
+    if let Some(kind) = keyword.strip_prefix(RAW_PROFILE) {
+        let Some(part) = unpacked(name, rest).and_then(|text| raw_profile(kind, &text, level)) else {
+            return gone(Kinds::UNREADABLE);
+        };
+        let profile = part.kept.filter(|_| name != b"iTXt").map(|block| {
+            let text = in_hexadecimal(kind, &block);
+            let head = [keyword.as_bytes(), &[0]].concat();
+            match name {
+                b"zTXt" => [head, vec![0], packed(&text)].concat(),
+                _ => [head, text].concat(),
+            }
+        });
+        return Part {
+            kept: profile,
+            removed: part.removed,
+            credit: part.credit,
+        };
+    }
+    match &*keyword {
+        "Author" | "Copyright" if level == FileMetadata::StripPrivate => match unpacked(name, rest) {
+            // As it was, to the byte.
+            Some(text) if text.len() <= LONGEST && size <= 2 * LONGEST => Part {
+                kept: Some(data.to_vec()),
+                removed: Kinds::NONE,
+                credit: match &*keyword {
+                    "Author" => Credit {
+                        creator: super::text(&text),
+                        ..Credit::default()
+                    },
+                    _ => Credit {
+                        rights: super::text(&text),
+                        ..Credit::default()
+                    },
+                },
+            },
+            _ => gone(Kinds::UNREADABLE),
+        },
+        "Comment" | "Description" | "Title" | "Warning" => gone(Kinds::COMMENT),
+        "Thumb::Image" => gone(Kinds::THUMBNAIL),
+        _ => gone(Kinds::OTHER),
+    }
+}
+
+/// The text of a chunk, from the zero behind its keyword on.
+fn unpacked(name: &[u8], rest: &[u8]) -> Option<Vec<u8>> {
+    let inflated = |data: &[u8]| {
+        let mut text = Vec::new();
+        let read = ZlibDecoder::new(data).take(LARGEST).read_to_end(&mut text);
+        read.ok().map(|_| text)
+    };
+    match name {
+        b"tEXt" => rest.get(1..).map(<[u8]>::to_vec),
+        b"zTXt" => inflated(rest.get(2..)?),
+        _ => {
+            // Whether it is compressed and how, its language, and its keyword in that language.
+            let mut parts = rest.get(3..)?.splitn(3, |byte| *byte == 0);
+            let text = parts.nth(2)?;
+            match rest.get(1)? {
+                0 => Some(text.to_vec()),
+                _ => inflated(text),
+            }
+        }
+    }
+}
+
+fn packed(text: &[u8]) -> Vec<u8> {
+    let mut encoder = flate2::read::ZlibEncoder::new(text, flate2::Compression::default());
+    let mut out = Vec::new();
+    // Reading from memory does not fail.
+    let _ = encoder.read_to_end(&mut out);
+    out
+}
+
+/// A block in ImageMagick's text: a line break, its kind, its length, lines of hexadecimal digits.
+fn raw_profile(kind: &str, text: &[u8], level: FileMetadata) -> Option<Part> {
+    let mut lines = text.strip_prefix(b"\n")?.splitn(3, |byte| *byte == b'\n');
+    lines.next()?;
+    let length: usize = std::str::from_utf8(lines.next()?).ok()?.trim().parse().ok()?;
+    let digits: Vec<u32> = lines
+        .next()?
+        .iter()
+        .filter(|byte| !byte.is_ascii_whitespace())
+        .map(|byte| char::from(*byte).to_digit(16))
+        .collect::<Option<_>>()?;
+    let block: Vec<u8> = digits
+        .chunks_exact(2)
+        .map(|pair| ((pair[0] << 4) | pair[1]) as u8)
+        .collect();
+    if block.len() != length {
+        return None;
+    }
+    let prefixed = |prefix: &[u8], part: Part| Part {
+        kept: part.kept.map(|kept| [prefix, &kept].concat()),
+        removed: part.removed,
+        credit: part.credit,
+    };
+    Some(match kind {
+        "exif" | "APP1" if block.starts_with(b"Exif\0\0") => {
+            prefixed(b"Exif\0\0", exif::strip(block.get(6..)?, level))
+        }
+        "exif" => exif::strip(&block, level),
+        "iptc" if block.starts_with(b"8BIM") => iptc::strip_resources(&block, level),
+        "iptc" => iptc::strip(&block, level),
+        "8bim" => iptc::strip_resources(&block, level),
+        "xmp" | "APP1" => {
+            let packet = block
+                .strip_prefix(b"http://ns.adobe.com/xap/1.0/\0")
+                .unwrap_or(&block);
+            xmp::strip(&[packet], level)
+        }
+        _ => Part::gone(Kinds::OTHER),
+    })
+}
+
+fn in_hexadecimal(kind: &str, block: &[u8]) -> Vec<u8> {
+    let lines: Vec<String> = block.chunks(36).map(data::hex).collect();
+    format!("\n{kind}\n{:8}\n{}\n", block.len(), lines.join("\n")).into_bytes()
+}
+
+fn crc(name: &[u8], data: &[u8]) -> u32 {
+    let mut crc = Crc::new();
+    crc.update(name);
+    crc.update(data);
+    crc.sum()
+}
+
+fn chunk(out: &mut Vec<u8>, name: &[u8], data: &[u8]) {
+    out.extend((data.len() as u32).to_be_bytes());
+    out.extend(name);
+    out.extend(data);
+    out.extend(crc(name, data).to_be_bytes());
+}

@@ -1,0 +1,365 @@
+//! Photos with metadata of every kind, written by `scripts/curate/embedded_metadata.py`, and broken ones: private
+//! texts in them hold the word SECRET, credits the word CREDIT.
+
+use proptest::prelude::*;
+
+use super::*;
+
+const JPEG: &[u8] = include_bytes!("../../fixtures/embedded/baseline.jpg");
+const PNG: &[u8] = include_bytes!("../../fixtures/embedded/chunks.png");
+const WEBP: &[u8] = include_bytes!("../../fixtures/embedded/lossy.webp");
+const GIF: &[u8] = include_bytes!("../../fixtures/embedded/animation.gif");
+const BMP: &[u8] = include_bytes!("../../fixtures/embedded/gap.bmp");
+const ALL: [(&str, &[u8]); 5] = [
+    ("JPEG", JPEG),
+    ("PNG", PNG),
+    ("WebP", WEBP),
+    ("GIF", GIF),
+    ("BMP", BMP),
+];
+
+const PRIVATE: FileMetadata = FileMetadata::StripPrivate;
+
+fn pixels(file: &[u8]) -> Result<data::RgbImage, String> {
+    data::decode(file, &data::DecodeLimits::DEFAULT).map_err(|error| error.to_string())
+}
+
+/// Whether a text is in the file, in one byte or two per letter.
+fn holds(file: &[u8], text: &str) -> bool {
+    let one = text.as_bytes();
+    let two: Vec<u8> = one.iter().flat_map(|letter| [*letter, 0]).collect();
+    [one, &two]
+        .iter()
+        .any(|text| file.windows(text.len()).any(|window| window == *text))
+}
+
+fn names(kinds: Kinds) -> Vec<&'static str> {
+    kinds.names().map(|(name, _)| name).collect()
+}
+
+#[test]
+fn private_metadata_go_and_pixels_orientation_color_and_credit_stay() {
+    for (format, file) in ALL {
+        let stripped = strip(file, PRIVATE).unwrap().file;
+        assert!(!holds(&stripped, "SECRET"), "{format}");
+        assert_eq!(pixels(&stripped).unwrap(), pixels(file).unwrap(), "{format}");
+        if format != "BMP" {
+            for credit in [
+                "CREDIT Ann &amp; Bob",
+                "CREDIT © &lt;Ann&gt;",
+                "CREDIT line",
+                "CREDIT terms",
+            ] {
+                assert!(holds(&stripped, credit), "{format}: {credit}");
+            }
+        }
+        if ["JPEG", "PNG", "WebP"].contains(&format) {
+            for credit in [
+                "CREDIT Artist\0",
+                "CREDIT Copyright\0",
+                "CREDIT Photographer\0",
+                "CREDIT Author",
+            ] {
+                assert!(holds(&stripped, credit), "{format}: {credit}");
+            }
+            // The picture lies on its side, and is 32 px wide when it is upright.
+            assert_eq!(pixels(&stripped).unwrap().width, 32, "{format}");
+        }
+        assert!(scan(&stripped).unwrap().is_empty(), "{format}");
+        assert!(
+            matches!(strip(&stripped, PRIVATE).unwrap().file, Cow::Borrowed(_)),
+            "{format}"
+        );
+    }
+    let stripped = strip(JPEG, PRIVATE).unwrap().file;
+    for credit in [
+        "CREDIT by-line",
+        "CREDIT credit",
+        "CREDIT source",
+        "CREDIT copyright",
+        "org/CREDIT",
+        "Adobe\0\x64",
+    ] {
+        assert!(holds(&stripped, credit), "{credit}");
+    }
+}
+
+#[test]
+fn without_credit_only_orientation_and_color_stay() {
+    for (format, file) in ALL {
+        let stripped = strip(file, FileMetadata::StripAll).unwrap().file;
+        assert!(
+            !holds(&stripped, "SECRET") && !holds(&stripped, "CREDIT"),
+            "{format}"
+        );
+        assert_eq!(pixels(&stripped).unwrap(), pixels(file).unwrap(), "{format}");
+        if ["JPEG", "PNG", "WebP"].contains(&format) {
+            let profile: &[u8] = if format == "PNG" { b"iCCP" } else { b"acsp" };
+            assert!(stripped.windows(4).any(|window| window == profile), "{format}");
+        }
+        assert!(scan(&stripped).unwrap().is_empty(), "{format}");
+        let again = strip(&stripped, FileMetadata::StripAll).unwrap();
+        assert!(matches!(again.file, Cow::Borrowed(_)), "{format}");
+    }
+}
+
+#[test]
+fn a_file_that_is_kept_is_the_same_and_a_scan_names_the_kinds_in_it() {
+    for (_, file) in ALL {
+        assert!(matches!(strip(file, FileMetadata::Keep).unwrap().file, Cow::Borrowed(kept) if kept == file));
+    }
+    let all = [
+        "position",
+        "owner",
+        "serial",
+        "people",
+        "comment",
+        "thumbnail",
+        "maker_note",
+        "other",
+    ];
+    assert_eq!(names(scan(JPEG).unwrap()), all);
+    assert_eq!(names(scan(PNG).unwrap()), all);
+    assert_eq!(names(scan(WEBP).unwrap()), all);
+    let of_xmp = [
+        "position",
+        "owner",
+        "serial",
+        "people",
+        "comment",
+        "thumbnail",
+        "other",
+    ];
+    assert_eq!(names(scan(GIF).unwrap()), of_xmp);
+    assert_eq!(names(scan(BMP).unwrap()), ["other"]);
+}
+
+/// A TIFF file of one directory, big-endian: tag, type, count, value of four bytes.
+fn tiff(entries: &[(u16, u16, u32, [u8; 4])], more: &[u8]) -> Vec<u8> {
+    let mut out = b"MM\0*\0\0\0\x08".to_vec();
+    out.extend((entries.len() as u16).to_be_bytes());
+    for (tag, kind, count, value) in entries {
+        out.extend(tag.to_be_bytes());
+        out.extend(kind.to_be_bytes());
+        out.extend(count.to_be_bytes());
+        out.extend(value);
+    }
+    out.extend([0; 4]);
+    out.extend(more);
+    out
+}
+
+#[test]
+fn broken_exif_goes_whole_and_its_orientation_stays() {
+    let turned = (0x0112, 3, 1, [0, 6, 0, 0]);
+    // A directory that is cut off behind the orientation.
+    let mut cut = tiff(&[turned, (0x013B, 2, 9, [0; 4])], &[]);
+    cut.truncate(8 + 2 + 12 + 5);
+    let part = exif::strip(&cut, PRIVATE);
+    assert_eq!(part.kept, Some(tiff(&[turned], &[])));
+    assert_eq!(names(part.removed), ["unreadable"]);
+    // A value outside of the file, one of four gigabytes, and a directory that holds itself.
+    for broken in [
+        (0x013B, 2, 100, [0, 0, 0xFF, 0]),
+        (0x013B, 2, u32::MAX, [0, 0, 0, 8]),
+        (0x8298, 5, u32::MAX, [0, 0, 0, 8]),
+    ] {
+        let part = exif::strip(&tiff(&[turned, broken], &[]), PRIVATE);
+        assert_eq!(part.kept, Some(tiff(&[turned], &[])));
+        assert_eq!(names(part.removed), ["unreadable"]);
+    }
+    let itself = tiff(&[turned, (0x8769, 4, 1, [0, 0, 0, 8])], &[]);
+    assert_eq!(exif::strip(&itself, PRIVATE).kept, Some(tiff(&[turned], &[])));
+    assert_eq!(exif::strip(b"no TIFF", PRIVATE).kept, None);
+    // A tag that stays stays only as what it is: an orientation of a million values is none.
+    let large = tiff(&[(0x0112, 7, 16, [0, 0, 0, 26])], b"SECRET orientation");
+    assert_eq!(exif::strip(&large, PRIVATE).kept, None);
+}
+
+#[test]
+fn positions_are_counted_only_where_there_are_some() {
+    let gps = |more: &[u8]| tiff(&[(0x8825, 4, 1, [0, 0, 0, 26])], more);
+    let version = [&[0, 1], &[0, 0, 0, 1, 0, 0, 0, 4, 2, 3, 0, 0][..], &[0; 4]].concat();
+    assert_eq!(names(exif::strip(&gps(&version), PRIVATE).removed), ["other"]);
+    let north = [&[0, 1], &[0, 1, 0, 2, 0, 0, 0, 2, b'N', 0, 0, 0][..], &[0; 4]].concat();
+    assert_eq!(names(exif::strip(&gps(&north), PRIVATE).removed), ["position"]);
+    // A comment of blanks says nothing.
+    let blank = tiff(&[(0x010E, 2, 4, *b"   \0")], &[]);
+    assert_eq!(names(exif::strip(&blank, PRIVATE).removed), ["other"]);
+    let comment = tiff(&[(0x010E, 2, 4, *b"Ann\0")], &[]);
+    assert_eq!(names(exif::strip(&comment, PRIVATE).removed), ["comment"]);
+}
+
+#[test]
+fn xmp_that_is_no_xml_goes_whole() {
+    let packet = |inside: &str| {
+        format!(
+            "<x:xmpmeta xmlns:x='adobe:ns:meta/'><rdf:RDF xmlns:rdf='http://www.w3.org/1999/02/22-rdf-syntax-ns#'>\
+             <rdf:Description rdf:about='' xmlns:dc='http://purl.org/dc/elements/1.1/'>{inside}</rdf:Description></rdf:RDF></x:xmpmeta>"
+        )
+    };
+    let strip = |text: &str| xmp::strip(&[text.as_bytes()], PRIVATE);
+    let kept = strip(&packet("<dc:rights>a &lt; b &#x263A; &amp;</dc:rights>"));
+    let text = String::from_utf8(kept.kept.unwrap()).unwrap();
+    assert!(
+        text.contains("<dc:rights>a &lt; b \u{263A} &amp;</dc:rights>"),
+        "{text}"
+    );
+    assert!(kept.removed.is_empty());
+    for broken in [
+        packet("<dc:rights>a</dc:right>"),
+        packet("<dc:rights>&unknown;</dc:rights>"),
+        format!(
+            "<!DOCTYPE x [<!ENTITY a 'aaaa'>]>{}",
+            packet("<dc:rights>a</dc:rights>")
+        ),
+        packet("<dc:rights>a</dc:rights>").replace("</x:xmpmeta>", ""),
+        "<".repeat(10_000),
+    ] {
+        let part = strip(&broken);
+        assert_eq!(
+            (part.kept, names(part.removed)),
+            (None, vec!["unreadable"]),
+            "{broken:.200}"
+        );
+    }
+    assert_eq!(xmp::strip(&[b"\xff\xfe<\0"], PRIVATE).kept, None);
+    // What is within a property that stays does not stay with it.
+    let nested = strip(&packet(
+        "<dc:creator>Ann<dc:x xmlns:exif='http://ns.adobe.com/exif/1.0/' exif:GPSLatitude='51,0N'>SECRET</dc:x></dc:creator>",
+    ));
+    assert_eq!(names(nested.removed), ["position", "other"]);
+    let text = String::from_utf8(nested.kept.unwrap()).unwrap();
+    assert!(
+        text.contains("<dc:creator>Ann</dc:creator>") && !text.contains("SECRET"),
+        "{text}"
+    );
+    // Very deep, and a very long value.
+    let deep = format!("{}{}", "<dc:x>".repeat(20_000), "</dc:x>".repeat(20_000));
+    assert_eq!(names(strip(&packet(&deep)).removed), ["other"]);
+    let long = format!("<dc:rights>{}</dc:rights>", "a".repeat(9000));
+    assert_eq!(
+        (strip(&packet(&long)).kept, names(strip(&packet(&long)).removed)),
+        (None, vec!["other"])
+    );
+}
+
+#[test]
+fn the_credit_of_a_file_is_read() {
+    let expected = Credit {
+        creator: Some("CREDIT Ann & Bob".into()),
+        license_url: Some("https://creativecommons.org/licenses/by/4.0/?CREDIT".into()),
+        rights: Some("CREDIT © <Ann>".into()),
+    };
+    for (format, file) in ALL {
+        let nothing = Credit::default();
+        let expected = if format == "BMP" { &nothing } else { &expected };
+        assert_eq!(credit(file), *expected, "{format}");
+    }
+    // IPTC comes before EXIF, and each alone is enough.
+    let exif = tiff(&[(0x013B, 2, 4, *b"Bob\0"), (0x8298, 2, 3, *b"(c)\0")], &[]);
+    let read = exif::strip(&exif, PRIVATE).credit;
+    assert_eq!(
+        (read.creator.as_deref(), read.rights.as_deref()),
+        (Some("Bob"), Some("(c)"))
+    );
+    let iptc = iptc::strip(b"\x1c\x02\x50\0\x03Ann\x1c\x02\x74\0\x04\xa9Ann", PRIVATE).credit;
+    assert_eq!(
+        (iptc.creator.as_deref(), iptc.rights.as_deref()),
+        (Some("Ann"), Some("\u{a9}Ann"))
+    );
+    let segment = |mark: u8, data: &[u8]| {
+        let length = (data.len() as u16 + 2).to_be_bytes();
+        [&[0xFF, mark], &length[..], data].concat()
+    };
+    let records = b"\x1c\x02\x50\0\x03Ann";
+    let block = [b"8BIM\x04\x04\0\0\0\0\0\x08", &records[..]].concat();
+    let plain = strip(JPEG, FileMetadata::StripAll).unwrap().file;
+    // Behind the EXIF that holds the orientation, because the last one counts.
+    let at = plain.windows(2).position(|mark| mark == [0xFF, 0xDB]).unwrap();
+    let both = [
+        &plain[..at],
+        &segment(0xE1, &[b"Exif\0\0", &exif[..]].concat()),
+        &segment(0xED, &[b"Photoshop 3.0\0", &block[..]].concat()),
+        &plain[at..],
+    ]
+    .concat();
+    let read = credit(&both);
+    assert_eq!(
+        (read.creator.as_deref(), read.rights.as_deref()),
+        (Some("Ann"), Some("(c)"))
+    );
+    assert_eq!(credit(b"text"), Credit::default());
+}
+
+#[test]
+fn formats_without_known_metadata_are_refused() {
+    for file in [
+        &b"\0\0\0\x18ftypheic\0\0\0\0"[..],
+        b"II*\0\x08\0\0\0",
+        b"",
+        b"text",
+    ] {
+        let error = strip(file, PRIVATE).err().unwrap();
+        assert!(error.to_string().contains("JPEG, PNG, WebP, GIF, BMP"), "{error}");
+    }
+    for (format, file) in ALL {
+        let error = strip(&file[..20], PRIVATE).err();
+        assert!(error.is_some(), "{format}");
+    }
+}
+
+/// What holds for any file, however broken.
+fn check(file: &[u8]) {
+    for level in [PRIVATE, FileMetadata::StripAll] {
+        let Ok(stripped) = strip(file, level) else {
+            continue;
+        };
+        // Text in the pixels' own data stays.
+        let before = pixels(file);
+        if before.is_ok() {
+            assert_eq!(pixels(&stripped.file), before);
+        }
+        let again = strip(&stripped.file, level).unwrap();
+        assert_eq!(names(again.removed), Vec::<&str>::new());
+        assert!(*again.file == *stripped.file);
+        assert!(scan(&stripped.file).unwrap().is_empty());
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn truncated_files_are_stripped_or_refused(which in 0..ALL.len(), length in any::<prop::sample::Index>()) {
+        let (_, file) = ALL[which];
+        check(&file[..length.index(file.len())]);
+    }
+
+    #[test]
+    fn changed_files_are_stripped_or_refused(
+        which in 0..ALL.len(),
+        changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..8),
+    ) {
+        let mut file = ALL[which].1.to_vec();
+        for (place, value) in changes {
+            let place = place.index(file.len());
+            file[place] = value;
+        }
+        check(&file);
+    }
+
+    #[test]
+    fn files_with_missing_and_doubled_parts_are_stripped_or_refused(
+        which in 0..ALL.len(),
+        from in any::<prop::sample::Index>(),
+        to in any::<prop::sample::Index>(),
+        doubled in any::<bool>(),
+    ) {
+        let file = ALL[which].1;
+        let (from, to) = (from.index(file.len()), to.index(file.len()));
+        let (from, to) = (from.min(to), from.max(to));
+        let middle: &[u8] = if doubled { &file[from..to] } else { &[] };
+        check(&[&file[..if doubled { to } else { from }], middle, &file[to..]].concat());
+    }
+}
