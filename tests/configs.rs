@@ -207,7 +207,18 @@ fn every_curation_config_is_read() {
         parsed
             .validate()
             .unwrap_or_else(|error| panic!("{}: {error}", config.display()));
+        let metadata = parsed.release.metadata;
+        assert!(metadata.is_some(), "{}: no `metadata`", config.display());
     }
+}
+
+#[test]
+fn the_example_of_a_sidecar_has_known_keys_and_an_accepted_license() {
+    let text = std::fs::read_to_string(root().join("configs/curate/own-photos.sidecar.json")).unwrap();
+    let metadata: data::Metadata = serde_json::from_str(&text).unwrap();
+    let other: Vec<&String> = metadata.other.keys().collect();
+    assert_eq!(other, ["page_url", "title"]);
+    assert_eq!(metadata.license.as_deref(), Some("CC BY 4.0"));
 }
 
 #[test]
