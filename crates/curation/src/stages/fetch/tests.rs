@@ -402,6 +402,18 @@ fn a_network_that_is_down_drops_nobody() {
     assert!(decisions(&out).is_empty());
 }
 
+/// The decisions of a curation of these addresses that may not fetch from private ones.
+fn decisions_outside(folder: &Path, rows: &[(String, String)]) -> HashMap<String, Option<String>> {
+    let fetch = FetchConfig {
+        private_addresses: false,
+        ..fetch_config()
+    };
+    let config = config(folder, rows, fetch);
+    let out = folder.join("out");
+    go(&config, &out, &AtomicBool::new(false)).unwrap();
+    decisions(&out)
+}
+
 #[test]
 fn strangers_do_not_send_us_into_our_own_network() {
     let server = Server::start();
@@ -410,14 +422,7 @@ fn strangers_do_not_send_us_into_our_own_network() {
         ("own".to_string(), format!("{}/good-1.jpg", server.address)),
         ("meta".to_string(), "http://169.254.169.254/latest".to_string()),
     ];
-    let fetch = FetchConfig {
-        private_addresses: false,
-        ..fetch_config()
-    };
-    let config = config(folder.path(), &rows, fetch);
-    let out = folder.path().join("out");
-    go(&config, &out, &AtomicBool::new(false)).unwrap();
-    let found = decisions(&out);
+    let found = decisions_outside(folder.path(), &rows);
     assert_eq!(found["own"].as_deref(), Some("private_address"));
     assert_eq!(found["meta"].as_deref(), Some("private_address"));
     assert_eq!(server.asked("/good-1.jpg"), 0);
@@ -501,14 +506,7 @@ fn a_redirect_into_our_own_network_is_refused_however_it_is_written() {
         .enumerate()
         .map(|(at, host)| (format!("k{at}"), format!("http://{host}:{port}/good-{at}.jpg")))
         .collect();
-    let fetch = FetchConfig {
-        private_addresses: false,
-        ..fetch_config()
-    };
-    let config = config(folder.path(), &rows, fetch);
-    let out = folder.path().join("out");
-    go(&config, &out, &AtomicBool::new(false)).unwrap();
-    let found = decisions(&out);
+    let found = decisions_outside(folder.path(), &rows);
     for (key, address) in &rows {
         assert_eq!(found[key].as_deref(), Some("private_address"), "{address}");
     }
