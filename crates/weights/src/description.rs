@@ -136,6 +136,19 @@ impl Description {
         }
     }
 
+    fn take_heads(&mut self, config: &Map<String, Value>, key: &str) -> Result<(), String> {
+        let heads = count(config, key)?.map(usize::try_from).transpose();
+        self.heads = heads.map_err(|error| error.to_string())?;
+        Ok(())
+    }
+
+    fn take_sizes(&mut self, config: &Map<String, Value>, keys: [(&str, Size); 4]) -> Result<(), String> {
+        for (key, size) in keys {
+            self.sizes.extend(count(config, key)?.map(|said| (size, said)));
+        }
+        Ok(())
+    }
+
     /// What the description calls the network: ``a `vit` of Transformers``.
     pub fn network(&self) -> String {
         match &self.kind {
@@ -260,6 +273,7 @@ fn transformers(config: &Map<String, Value>, model: String) -> Result<Descriptio
         ("downsample_in_bottleneck", Value::Bool(false)),
         ("downsample_in_first_stage", Value::Bool(false)),
         ("use_swiglu_ffn", Value::Bool(false)),
+        ("qkv_bias", Value::Bool(true)),
         ("num_channels", Value::from(3)),
     ];
     let other = usual
@@ -273,10 +287,7 @@ fn transformers(config: &Map<String, Value>, model: String) -> Result<Descriptio
     if resnet {
         return Ok(description);
     }
-    description.heads = match count(config, "num_attention_heads")? {
-        Some(heads) => Some(usize::try_from(heads).map_err(|error| error.to_string())?),
-        None => None,
-    };
+    description.take_heads(config, "num_attention_heads")?;
     description.norm_epsilon = match config.get("layer_norm_eps") {
         None | Some(Value::Null) => None,
         Some(value) => match value.as_f64() {
@@ -288,16 +299,15 @@ fn transformers(config: &Map<String, Value>, model: String) -> Result<Descriptio
             }
         },
     };
-    for (key, size) in [
-        ("hidden_size", Size::Width),
-        ("num_hidden_layers", Size::Depth),
-        ("patch_size", Size::Patch),
-        ("num_register_tokens", Size::Registers),
-    ] {
-        description
-            .sizes
-            .extend(count(config, key)?.map(|said| (size, said)));
-    }
+    description.take_sizes(
+        config,
+        [
+            ("hidden_size", Size::Width),
+            ("num_hidden_layers", Size::Depth),
+            ("patch_size", Size::Patch),
+            ("num_register_tokens", Size::Registers),
+        ],
+    )?;
     Ok(description)
 }
 
@@ -306,26 +316,23 @@ fn timm(config: &Map<String, Value>, architecture: String) -> Result<Description
     let inside = |key: &str| config.get(key).and_then(Value::as_object).unwrap_or(&none);
     let arguments = inside("model_args");
     let mut description = Description::of(Kind::Timm(architecture.clone()));
-    let unknown = arguments
-        .iter()
-        .find(|(key, value)| !TIMM_ARGUMENTS.contains(&key.as_str()) && !value.is_null());
+    let is_usual = |key: &str, value: &Value| {
+        TIMM_ARGUMENTS.contains(&key) || value.is_null() || (key == "qkv_bias" && *value == Value::Bool(true))
+    };
+    let unknown = arguments.iter().find(|(key, value)| !is_usual(key, value));
     description.unsupported = unknown.map(|(key, value)| {
         format!("`model_args` of `config.json` has `{key}` ({value}), whose network Passer does not have")
     });
-    description.heads = match count(arguments, "num_heads")? {
-        Some(heads) => Some(usize::try_from(heads).map_err(|error| error.to_string())?),
-        None => None,
-    };
-    for (key, size) in [
-        ("embed_dim", Size::Width),
-        ("depth", Size::Depth),
-        ("patch_size", Size::Patch),
-        ("reg_tokens", Size::Registers),
-    ] {
-        description
-            .sizes
-            .extend(count(arguments, key)?.map(|said| (size, said)));
-    }
+    description.take_heads(arguments, "num_heads")?;
+    description.take_sizes(
+        arguments,
+        [
+            ("embed_dim", Size::Width),
+            ("depth", Size::Depth),
+            ("patch_size", Size::Patch),
+            ("reg_tokens", Size::Registers),
+        ],
+    )?;
     let is_resnet = architecture.contains("resnet");
     let pool = arguments.get("global_pool").or_else(|| config.get("global_pool"));
     match pool.and_then(Value::as_str) {
@@ -412,6 +419,16 @@ mod tests {
                 "`use_swiglu_ffn`",
             ),
             (
+                r#"{"model_type": "dinov2", "qkv_bias": false}"#,
+                "transformers_dinov2",
+                "`qkv_bias` of `config.json` must be true, got false: Passer has no such network",
+            ),
+            (
+                r#"{"architecture": "vit_base_patch16_224", "model_args": {"qkv_bias": false}}"#,
+                "vit",
+                "`qkv_bias` (false)",
+            ),
+            (
                 r#"{"model_type": "vit"}"#,
                 "resnet",
                 "they are those of the layout resnet",
@@ -434,6 +451,13 @@ mod tests {
         ] {
             let found = differs(config, layout);
             assert!(found.contains(expected), "{config}: {found}");
+        }
+        for config in [
+            r#"{"model_type": "vit", "qkv_bias": true}"#,
+            r#"{"architecture": "vit_base_patch16_224", "model_args": {"qkv_bias": true}}"#,
+        ] {
+            let layout = ["transformers_vit", "vit"][usize::from(config.contains("arch"))];
+            assert_eq!(differs(config, layout), "");
         }
         // A user who names the network knows it.
         let gelu = r#"{"model_type": "vit", "hidden_act": "quick_gelu"}"#;
