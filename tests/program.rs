@@ -77,11 +77,11 @@ fn configs_are_strict() {
         ),
         (
             "training.precision=16",
-            "`training.precision` is none of the names `f32`, `bf16`, `f16`",
+            "`training.precision` must be one of the names `f32`, `bf16`, `f16`",
         ),
         (
             "training.precision=fp16",
-            "`training.precision` is none of the names `f32`, `bf16`, `f16`",
+            "`training.precision` must be one of the names `f32`, `bf16`, `f16`",
         ),
     ] {
         let error = smoke(set);

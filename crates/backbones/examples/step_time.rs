@@ -7,7 +7,7 @@
 
 use std::time::Instant;
 
-use backbones::{BackboneConfig, Context, Draws, Init, Progress, independent_copy};
+use backbones::{BackboneConfig, Context, Draws, Init, RunPosition, independent_copy};
 use burn::tensor::{Device, Distribution, Tensor};
 
 fn main() {
@@ -22,7 +22,7 @@ fn main() {
     let backbone = config.init(&Init::new(0, &plain.clone().autodiff()));
     let teacher = independent_copy(&backbone);
     let x = Tensor::<4>::random([images, 3, side, side], Distribution::Normal(0.0, 1.0), &plain);
-    let progress = Progress::at(0, 1, 1);
+    let progress = RunPosition::at(0, 1, 1);
     let mut training = Context::training(progress, Draws::new(0, 0));
     training.batch_norm_images = arguments.get(3).map(|n| n.parse().unwrap());
 

@@ -2,13 +2,12 @@
 //! batch, and the training flag. Every `forward` takes it, so that batch statistics, masks and drop path have
 //! one source, and no layer needs a clock, a device generator or a hidden flag.
 
-use burn::tensor::Tensor;
-
 use crate::draws::Draws;
+use crate::replicas::Replicas;
 
 /// The position of a step in its run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Progress {
+pub struct RunPosition {
     /// Optimizer steps done before this one.
     pub step: usize,
     /// Optimizer steps in one pass over the data; at least 1.
@@ -17,7 +16,7 @@ pub struct Progress {
     pub steps: usize,
 }
 
-impl Progress {
+impl RunPosition {
     /// Step `step` of `steps`, with `steps_per_epoch` steps per pass over the data.
     pub fn at(step: usize, steps_per_epoch: usize, steps: usize) -> Self {
         Self {
@@ -46,46 +45,11 @@ impl Progress {
     }
 }
 
-/// The only path to other devices. Every reduction over the whole batch (a mean, negatives, queue rows,
-/// Sinkhorn's sums, a center) uses it. Today there is one replica and each method is the identity.
-#[derive(Clone, Debug, Default)]
-pub struct Replicas {
-    // Private, so that other replicas can be added without a change for callers.
-    _private: (),
-}
-
-impl Replicas {
-    /// One device, which holds the whole batch.
-    pub fn single() -> Self {
-        Self::default()
-    }
-
-    /// The number of devices that share the batch.
-    pub fn count(&self) -> usize {
-        1
-    }
-
-    /// The mean of every replica's `tensor`, on each of them.
-    pub fn mean<const D: usize>(&self, tensor: Tensor<D>) -> Tensor<D> {
-        tensor
-    }
-
-    /// The sum of every replica's `tensor`, on each of them.
-    pub fn sum<const D: usize>(&self, tensor: Tensor<D>) -> Tensor<D> {
-        tensor
-    }
-
-    /// Every replica's rows, one after the other: `[rows, …]` to `[count · rows, …]`.
-    pub fn gather<const D: usize>(&self, tensor: Tensor<D>) -> Tensor<D> {
-        tensor
-    }
-}
-
 /// The context of a forward pass besides its input.
 #[derive(Clone, Debug)]
 pub struct Context {
     /// The position of this step in the run.
-    pub progress: Progress,
+    pub progress: RunPosition,
     /// Random draws of this step.
     pub draws: Draws,
     /// The devices that share the batch.
@@ -98,14 +62,16 @@ pub struct Context {
     /// Images that share batch statistics in training; `None` is the whole batch. Batch normalization asserts that it
     /// divides the batch. See [`BatchNorm`](crate::layers::BatchNorm).
     pub batch_norm_images: Option<usize>,
-    /// This micro-batch's index, and the number of micro-batches per step. Running statistics are updated
-    /// once per step, so each micro-batch adds its share.
+    /// Replicas whose images share batch statistics in training, in runs of this length; 1: each its own.
+    pub batch_norm_replicas: usize,
+    /// This micro-batch's index, and the number of micro-batches per step, on this replica. Running statistics are
+    /// updated once per step, so each micro-batch adds its share. See [`place`](Self::place) for draws.
     pub micro_batch: (usize, usize),
 }
 
 impl Context {
     /// A step of training on one device, with statistics over the whole batch.
-    pub fn training(progress: Progress, draws: Draws) -> Self {
+    pub fn training(progress: RunPosition, draws: Draws) -> Self {
         Self {
             progress,
             draws,
@@ -113,16 +79,58 @@ impl Context {
             training: true,
             drop_path: true,
             batch_norm_images: None,
+            batch_norm_replicas: 1,
             micro_batch: (0, 1),
         }
     }
 
-    /// The context of the `index`-th of a step's `count` micro-batches, with its own draws.
-    pub fn micro_batch(&self, index: usize, count: usize) -> Self {
+    /// The context of a step that `replicas` share, each with `images` photographs; before
+    /// [`micro_batch`](Self::micro_batch).
+    ///
+    /// `batch_norm_images` counts the whole batch until now: more of them than a replica has are those of several.
+    ///
+    /// # Panics
+    /// If `batch_norm_images` and `images` do not divide each other, either way.
+    pub fn shared_by(&self, replicas: Replicas, images: usize) -> Self {
+        let (batch_norm_images, batch_norm_replicas) = match self.batch_norm_images {
+            None => (None, replicas.count()),
+            Some(group) if group <= images => (Some(group), 1),
+            Some(group) => (Some(images), group / images),
+        };
+        let statistics = self.batch_norm_images.unwrap_or(images);
+        assert!(
+            images > 0 && (statistics.is_multiple_of(images) || images.is_multiple_of(statistics)),
+            "batch_norm_images = {statistics} does not fit to the {images} images of a replica"
+        );
         Self {
-            micro_batch: (index, count),
-            ..self.part(index as u64)
+            replicas,
+            batch_norm_images,
+            batch_norm_replicas,
+            ..self.clone()
         }
+    }
+
+    /// The context of the `index`-th of the `count` micro-batches of this replica's step, with its own draws.
+    ///
+    /// A replica is a micro-batch to all that is drawn: two replicas draw as two micro-batches of one.
+    pub fn micro_batch(&self, index: usize, count: usize) -> Self {
+        let own = Self {
+            micro_batch: (index, count),
+            ..self.clone()
+        };
+        own.part(own.place() as u64)
+    }
+
+    /// The index of this micro-batch among those of all replicas: draws for an image go by its place in the step,
+    /// `place · images + image`, and are then the same however the batch is divided.
+    pub fn place(&self) -> usize {
+        let (index, count) = self.micro_batch;
+        self.replicas.rank() * count + index
+    }
+
+    /// Draws that are the same on every replica, for what they do together: those of the micro-batch's own index.
+    pub fn common_draws(&self) -> Draws {
+        self.draws.whole_step().part(self.micro_batch.0 as u64)
     }
 
     /// The context of a teacher: its forward pass drops no path, and otherwise behaves as in training. Its
@@ -155,7 +163,7 @@ impl Context {
 
     /// A frozen network: running statistics are used and unchanged, and nothing is random.
     pub fn evaluation() -> Self {
-        let progress = Progress::at(0, 1, 0);
+        let progress = RunPosition::at(0, 1, 0);
         Self {
             training: false,
             drop_path: false,
@@ -170,7 +178,7 @@ mod tests {
 
     #[test]
     fn progress_counts_completed_epochs() {
-        let at = |step| Progress::at(step, 10, 25);
+        let at = |step| RunPosition::at(step, 10, 25);
         assert_eq!((at(0).epoch(), at(9).epoch(), at(10).epoch()), (0, 0, 1));
         assert_eq!(at(0).epochs(), 3);
         assert_eq!((at(0).fraction(), at(25).fraction()), (0.0, 1.0));
@@ -178,7 +186,7 @@ mod tests {
 
     #[test]
     fn a_teacher_trains_without_drop_path() {
-        let progress = Progress::at(0, 1, 1);
+        let progress = RunPosition::at(0, 1, 1);
         let student = Context::training(progress, Draws::new(0, 0)).part(1);
         let teacher = student.teacher();
         assert!(student.drop_path && student.training);

@@ -4,6 +4,8 @@
 //! This file alone defines the meaning of a seed. The algorithms from random bits to numbers and orders are
 //! implemented here, because a library's may change between versions and change every run's draws.
 
+use std::collections::HashSet;
+
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
@@ -68,7 +70,7 @@ impl Draws {
             let size = last as u32 + 1;
             if left == 0 {
                 let (product, sizes) = largest_product(size);
-                chunk = below_32(&mut rng, product);
+                chunk = below_32(&mut rng, product as usize) as u32;
                 left = sizes;
             }
             left -= 1;
@@ -90,15 +92,20 @@ fn largest_product(first: u32) -> (u32, u32) {
 
 /// Uniform on `0..end`: Canon's method with one further draw when the first is undecided, which leaves a bias
 /// of at most 2⁻³².
-fn below_32(rng: &mut impl Rng, end: u32) -> u32 {
+///
+/// # Panics
+/// If `end` exceeds u32.
+pub fn below_32(rng: &mut impl Rng, end: usize) -> usize {
+    assert!(u32::try_from(end).is_ok(), "{end} exceeds 32 bits");
+    let end = end as u32;
     let mut product = || u64::from(rng.next_u32()) * u64::from(end);
     let first = product();
     let (high, low) = ((first >> 32) as u32, first as u32);
     if low <= end.wrapping_neg() {
-        return high;
+        return high as usize;
     }
     let next = (product() >> 32) as u32;
-    high + u32::from(low.checked_add(next).is_none())
+    (high + u32::from(low.checked_add(next).is_none())) as usize
 }
 
 /// Uniform on `[0, 1)`: 53 bits, the fraction of an f64.
@@ -120,6 +127,63 @@ pub fn choose<T>(rng: &mut impl Rng, items: &mut [T], count: usize) {
     for place in 0..count {
         items.swap(place, place + below(rng, items.len() - place));
     }
+}
+
+/// `amount` distinct numbers of `0..length` in random order: Floyd's algorithm for few, the first steps of a shuffle
+/// for many, and redrawing of repeats for few of a large range. The limits between them are part of a seed's meaning.
+///
+/// # Panics
+/// If `amount` exceeds `length`, or `length` exceeds u32.
+pub fn sample(rng: &mut impl Rng, length: usize, amount: usize) -> Vec<usize> {
+    assert!(amount <= length, "cannot choose {amount} of {length}");
+    let count = amount as f32;
+    let shuffles = |least: usize, bound: [f32; 2]| {
+        amount >= least && (length as f32) < bound[usize::from(length >= 500_000)]
+    };
+    let few = amount < 163;
+    let shuffled = match few {
+        true => shuffles(
+            12,
+            [
+                (10.0 + 1.6 * count) * count,
+                (70.0 / 9.0 + 8.0 / 45.0 * count) * count,
+            ],
+        ),
+        false => shuffles(163, [270.0 * count, 330.0 / 9.0 * count]),
+    };
+    if shuffled {
+        let mut items: Vec<usize> = (0..length).collect();
+        for place in 0..amount {
+            items.swap(place, place + below_32(rng, length - place));
+        }
+        items.truncate(amount);
+        return items;
+    }
+    let mut chosen: Vec<usize> = Vec::with_capacity(amount);
+    if few {
+        for last in length - amount..length {
+            let drawn = below_32(rng, last + 1);
+            // A repeat stands for `last`, at the place of the first.
+            if let Some(place) = chosen.iter().position(|item| *item == drawn) {
+                chosen[place] = last;
+            }
+            chosen.push(drawn);
+        }
+        return chosen;
+    }
+    assert!(u32::try_from(length).is_ok(), "{length} exceeds 32 bits");
+    let end = length as u32;
+    let mut known = HashSet::with_capacity(amount);
+    while chosen.len() < amount {
+        let product = u64::from(rng.next_u32()) * u64::from(end);
+        // Without bias: the lowest 2³² mod `end` products are drawn again.
+        let unbiased = product as u32 >= end.wrapping_neg() % end;
+        let drawn = (product >> 32) as usize;
+        if unbiased && known.insert(drawn) {
+            chosen.push(drawn);
+        }
+    }
+    chosen
 }
 
 /// ChaCha with 8 rounds, keyed by four words. The key alone selects the stream, so equal keys give equal
@@ -201,6 +265,35 @@ mod tests {
         assert_eq!(shuffled(12, 0), [0, 9, 8, 10, 6, 3, 5, 7, 2, 1, 4, 11]);
         let last_of = |count| shuffled(count, 3).into_iter().next_back().unwrap();
         assert_eq!([1000, 100_000].map(last_of), [643, 77_237]);
+    }
+
+    /// A seed must mean the same sample in every later version: few, many, and few of a large range.
+    #[test]
+    fn samples_are_pinned() {
+        let of = |length, amount| sample(&mut Draws::new(7, 3).rng("sample", 0), length, amount);
+        assert_eq!(of(100, 5), [25, 75, 84, 0, 48]);
+        let last = |length, amount| of(length, amount).into_iter().next_back().unwrap();
+        assert_eq!([last(1000, 400), last(10_000_000, 200)], [186, 7_652_767]);
+        assert!(of(0, 0).is_empty());
+    }
+
+    /// Earlier versions sampled by `rand` 0.10. If a later `rand` differs, remove this test and keep the code.
+    #[test]
+    fn samples_are_those_of_rand_0_10() {
+        let amounts = [0, 1, 2, 11, 12, 13, 40, 162, 163, 164, 1000];
+        let lengths = [
+            1, 2, 12, 100, 250, 900, 5000, 46_000, 499_999, 500_000, 600_000, 3_000_000,
+        ];
+        for (length, amount) in lengths
+            .into_iter()
+            .flat_map(|length| amounts.map(|amount| (length, amount)))
+        {
+            if amount <= length {
+                let rng = || Draws::new(1, length as u64).rng("sample", amount as u64);
+                let theirs = rand::seq::index::sample(&mut rng(), length, amount).into_vec();
+                assert_eq!(sample(&mut rng(), length, amount), theirs, "{amount} of {length}");
+            }
+        }
     }
 
     /// Runs of earlier versions were shuffled by `rand` 0.10. If a later `rand` differs, remove this test and

@@ -16,17 +16,19 @@ pub mod parameters;
 #[cfg(test)]
 mod parity;
 pub mod precision;
+pub mod replicas;
 pub mod resnet;
 pub mod state;
 pub mod teacher;
 pub mod vit;
 
-pub use context::{Context, Progress, Replicas};
+pub use context::{Context, RunPosition};
 pub use draws::Draws;
 pub use init::Init;
 pub use parameters::{Parameter, change_value, parameters};
 pub use precision::Precision;
-pub use resnet::{ResNet, ResNetConfig, Stage, Stem};
+pub use replicas::Replicas;
+pub use resnet::{ResNet, ResNetConfig, ResNetStage, Stem};
 pub use state::{replace_state, state_dict};
 pub use teacher::{ema, ema_with_statistics, independent_copy};
 pub use vit::{Vit, VitConfig};
@@ -81,19 +83,21 @@ impl BackboneConfig {
         }
     }
 
-    /// The approximate parameter count, and the config key with the largest effect on it. Allocates no
-    /// memory.
-    pub fn numbers(&self) -> (&'static str, f64) {
-        let key = match self {
+    /// The approximate parameter count, within 10%. Allocates no memory.
+    pub fn parameter_count(&self) -> f64 {
+        match self {
+            Self::Resnet(config) => config.parameter_count(),
+            Self::Vit(config) => config.parameter_count(),
+        }
+    }
+
+    /// The config key with the largest effect on [`Self::parameter_count`].
+    pub fn size_key(&self) -> &'static str {
+        match self {
             Self::Resnet(_) => "backbone.resnet.width",
             Self::Vit(config) if config.depth > config.width => "backbone.vit.depth",
             Self::Vit(_) => "backbone.vit.width",
-        };
-        let numbers = match self {
-            Self::Resnet(config) => config.parameter_count(),
-            Self::Vit(config) => config.parameter_count(),
-        };
-        (key, numbers)
+        }
     }
 
     /// The usual name, for logs and tables: `resnet18` or `vit_small_patch16`, and `resnet18-w16-small` or
@@ -207,7 +211,7 @@ mod tests {
                 .iter()
                 .map(|parameter| parameter.shape.iter().product::<usize>())
                 .sum::<usize>() as f64;
-            let ratio = config.numbers().1 / exact;
+            let ratio = config.parameter_count() / exact;
             assert!((0.9..1.1).contains(&ratio), "{}: {ratio}", config.name());
         }
     }

@@ -9,7 +9,7 @@ use burn::module::Param;
 use burn::tensor::{DType, Device, Tensor, TensorData};
 use safetensors::{Dtype, SafeTensors};
 
-use crate::context::{Context, Progress};
+use crate::context::{Context, RunPosition};
 use crate::draws::Draws;
 use crate::init::Init;
 use crate::layers::{BatchNorm, RunningStatistic};
@@ -59,7 +59,7 @@ fn resnet(depth: u32, width: usize, stem: Stem, device: &Device) -> Backbone {
 }
 
 fn training() -> Context {
-    let progress = Progress::at(0, 1, 1);
+    let progress = RunPosition::at(0, 1, 1);
     Context::training(progress, Draws::new(0, 0))
 }
 

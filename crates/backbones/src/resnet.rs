@@ -45,7 +45,7 @@ pub enum Stem {
 /// several stages are reported.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Stage {
+pub enum ResNetStage {
     /// The first convolution, normalized and rectified, before the stem's pooling.
     Conv1,
     /// `layer1` in torchvision.
@@ -58,7 +58,7 @@ pub enum Stage {
     Res5,
 }
 
-impl Stage {
+impl ResNetStage {
     /// All of them, from the image to the output.
     pub const ALL: [Self; 5] = [Self::Conv1, Self::Res2, Self::Res3, Self::Res4, Self::Res5];
 
@@ -205,18 +205,18 @@ impl ResNet {
         &self,
         images: Tensor<4>,
         context: &Context,
-        mut see: impl FnMut(Stage, &Tensor<4>),
+        mut see: impl FnMut(ResNetStage, &Tensor<4>),
     ) -> Tensor<2> {
         let mut x = self.bn1.forward_relu(self.conv1.forward(images), context);
-        see(Stage::Conv1, &x);
+        see(ResNetStage::Conv1, &x);
         if self.pool {
             x = max_pool(x);
         }
         for (stage, blocks) in [
-            (Stage::Res2, &self.layer1),
-            (Stage::Res3, &self.layer2),
-            (Stage::Res4, &self.layer3),
-            (Stage::Res5, &self.layer4),
+            (ResNetStage::Res2, &self.layer1),
+            (ResNetStage::Res3, &self.layer2),
+            (ResNetStage::Res4, &self.layer3),
+            (ResNetStage::Res5, &self.layer4),
         ] {
             x = blocks.iter().fold(x, |x, block| block.forward(x, context));
             see(stage, &x);
@@ -225,7 +225,7 @@ impl ResNet {
     }
 
     /// Channels, height and width of each stage's output for images of this size.
-    pub fn stage_shapes(&self, height: usize, width: usize) -> [(Stage, [usize; 3]); 5] {
+    pub fn stage_shapes(&self, height: usize, width: usize) -> [(ResNetStage, [usize; 3]); 5] {
         let [stem, ..] = self.conv1.weight.dims();
         let last = self.features;
         // All strides are 2, with a border that rounds up.
@@ -235,11 +235,11 @@ impl ResNet {
         };
         let halved = if self.pool { 1 } else { 0 };
         [
-            (Stage::Conv1, map(stem, halved)),
-            (Stage::Res2, map(last / 8, 2 * halved)),
-            (Stage::Res3, map(last / 4, 2 * halved + 1)),
-            (Stage::Res4, map(last / 2, 2 * halved + 2)),
-            (Stage::Res5, map(last, 2 * halved + 3)),
+            (ResNetStage::Conv1, map(stem, halved)),
+            (ResNetStage::Res2, map(last / 8, 2 * halved)),
+            (ResNetStage::Res3, map(last / 4, 2 * halved + 1)),
+            (ResNetStage::Res4, map(last / 2, 2 * halved + 2)),
+            (ResNetStage::Res5, map(last, 2 * halved + 3)),
         ]
     }
 
@@ -373,7 +373,7 @@ mod tests {
             assert_eq!(seen, network.stage_shapes(height, width));
             assert_eq!(
                 seen.iter().map(|(stage, _)| *stage).collect::<Vec<_>>(),
-                Stage::ALL
+                ResNetStage::ALL
             );
             let plain = network.forward(images, &Context::evaluation());
             features.into_data().assert_eq(&plain.into_data(), true);

@@ -163,7 +163,7 @@ impl ModuleMapper for Average {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::context::{Context, Progress};
+    use crate::context::{Context, RunPosition};
     use crate::draws::Draws;
     use crate::init::Init;
     use crate::layers::{BatchNorm, Linear};
@@ -191,7 +191,7 @@ mod tests {
     }
 
     fn training() -> Context {
-        let progress = Progress::at(0, 1, 1);
+        let progress = RunPosition::at(0, 1, 1);
         Context::training(progress, Draws::new(0, 0))
     }
 

@@ -132,7 +132,7 @@ fn parse_completed<C: DeserializeOwned>(text: &str, sets: &[String], fill_in: Fi
         if message.trim_end().ends_with("in `training.precision`") {
             // serde's message for a number in place of a name mentions tables.
             return Failure::new(format!(
-                "`--set {}`: `training.precision` is none of the names `f32`, `bf16`, `f16`",
+                "`--set {}`: `training.precision` must be one of the names `f32`, `bf16`, `f16`",
                 sets.join("`, `--set ")
             ))
             .hint("as in `--set training.precision=bf16`; left out, it is f32")
@@ -332,7 +332,7 @@ mod tests {
         for set in ["training.precision=16", "training.precision=fp16"] {
             let message = parse::<Config>(text, &[set.into()]).unwrap_err().to_string();
             assert!(
-                message.contains("none of the names `f32`, `bf16`, `f16`"),
+                message.contains("one of the names `f32`, `bf16`, `f16`"),
                 "{message}"
             );
         }

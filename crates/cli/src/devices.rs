@@ -3,6 +3,7 @@
 use crate::failure::Failure;
 use crate::first_kernel;
 use crate::machine::{host_memory_mib, identity};
+use crate::ranks::Ranks;
 use backbones::layers::Conv2dConfig;
 use backbones::{Init, Precision};
 use burn::tensor::{Device, Tensor};
@@ -29,7 +30,18 @@ pub(crate) struct DeviceArgument {
 impl DeviceArgument {
     /// The device, without autodiff.
     pub(crate) fn open(&self) -> anyhow::Result<Device> {
-        open(&self.device)
+        open(&self.device, 0)
+    }
+
+    /// The same for a rank: of several devices, that of its number among the ranks of its machine.
+    pub(crate) fn open_on(&self, ranks: &Ranks) -> anyhow::Result<Device> {
+        let device = open(&self.device, ranks.local().0)?;
+        let address = identity(&device).map(|(name, address)| address.unwrap_or(name));
+        if address.is_none() {
+            ranks.divide_cores();
+        }
+        ranks.check_devices(address.filter(|_| !is_software(&device)))?;
+        Ok(device)
     }
 }
 
@@ -67,14 +79,19 @@ fn found(backend: &str) -> Vec<Device> {
 }
 
 /// Opens the device of this name, and runs one kernel on it if it is a GPU.
-pub(crate) fn open(name: &str) -> anyhow::Result<Device> {
+///
+/// Without a number it is the device number `local`, counted around.
+pub(crate) fn open(name: &str, local: usize) -> anyhow::Result<Device> {
     if name == "auto" {
         let first = BACKENDS
             .iter()
             .filter(|(_, compiled)| *compiled)
             .find_map(|(backend, _)| {
                 let devices = found(backend);
-                let index = devices.iter().position(|device| !is_software(device))?;
+                let usable: Vec<usize> = (0..devices.len())
+                    .filter(|index| !is_software(&devices[*index]))
+                    .collect();
+                let index = *usable.get(local % usable.len().max(1))?;
                 Some((*backend, index, devices))
             });
         let Some((backend, index, devices)) = first else {
@@ -89,9 +106,9 @@ pub(crate) fn open(name: &str) -> anyhow::Result<Device> {
     let (backend, index) = match name.split_once(':') {
         Some((backend, index)) => {
             let index: usize = index.parse().map_err(|_| unknown(name))?;
-            (backend, index)
+            (backend, Some(index))
         }
-        None => (name, 0),
+        None => (name, None),
     };
     let Some((_, compiled)) = BACKENDS.iter().find(|(known, _)| *known == backend) else {
         return Err(unknown(name).into());
@@ -108,6 +125,7 @@ pub(crate) fn open(name: &str) -> anyhow::Result<Device> {
     }
     let devices = found(backend);
     let count = devices.len();
+    let index = index.unwrap_or(local % count.max(1));
     if index >= count {
         return Err(Failure::new(format!(
             "device `{name}`: expected more than {index} {backend} devices on this machine, found {count}"
@@ -242,6 +260,10 @@ pub(crate) fn list() -> anyhow::Result<()> {
     }
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     println!("cpu threads: {threads} (RAYON_NUM_THREADS bounds those of flex)");
+    match mpi::library() {
+        Some(name) => println!("several devices: {name} (docs/distributed.md)"),
+        None => println!("several devices: build with `cargo build --release --features mpi`"),
+    }
     Ok(())
 }
 

@@ -6,6 +6,7 @@ use data::terminal::escape_lines;
 use std::fmt;
 use std::path::Path;
 use std::process::ExitCode;
+use std::sync::OnceLock;
 
 /// An error of the program itself, with its cure.
 #[derive(Debug)]
@@ -59,6 +60,19 @@ impl fmt::Display for Interrupted {
 
 impl std::error::Error for Interrupted {}
 
+/// This process's name in messages, where a launcher started several.
+static NAME: OnceLock<String> = OnceLock::new();
+
+/// Names this process in the messages to come: `rank 1 on HOST`.
+pub(crate) fn name_process(name: String) {
+    let _ = NAME.set(name);
+}
+
+/// `rank 1 on HOST: `, before an error's line; empty in one process.
+fn prefix() -> String {
+    NAME.get().map_or(String::new(), |name| format!("{name}: "))
+}
+
 /// Prints an error with its causes and its hint, once.
 pub(crate) fn report(error: &anyhow::Error) -> ExitCode {
     if error.is::<Interrupted>() {
@@ -68,7 +82,11 @@ pub(crate) fn report(error: &anyhow::Error) -> ExitCode {
     if error.is::<DoesNotLoad>() {
         return ExitCode::FAILURE;
     }
-    eprintln!("error: {}", escape_lines(error.to_string().trim_end()));
+    eprintln!(
+        "{}error: {}",
+        prefix(),
+        escape_lines(error.to_string().trim_end())
+    );
     // A transparent error repeats its source's message: print each message once.
     let mut last = error.to_string();
     for cause in error.chain().skip(1) {

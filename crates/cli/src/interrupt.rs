@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 /// A flag that turns true at the first Ctrl-C, at SIGTERM, which job schedulers send some time before they
-/// kill, or at SIGHUP, when a terminal closes.
+/// kill, at SIGUSR1, or at SIGHUP, when a terminal closes.
 pub(crate) fn flag() -> anyhow::Result<Arc<AtomicBool>> {
     flag_saying("ending after this step with a checkpoint; press again to end at once")
 }
@@ -27,10 +27,11 @@ fn ask(flag: &AtomicBool, status: i32, message: &str) {
     eprintln!("\n{message}");
 }
 
-/// SIGTERM and SIGHUP. With `ctrlc`'s feature for both, a closed terminal would end a run under `nohup`.
+/// SIGTERM, SIGUSR1 and SIGHUP. With `ctrlc`'s feature for both, a closed terminal would end a run under `nohup`.
 #[cfg(unix)]
 fn terminated(flag: Arc<AtomicBool>, message: &'static str) -> anyhow::Result<()> {
-    let mut wanted = vec![signal_hook::consts::SIGTERM];
+    // SIGUSR1: what Slurm sends with `--signal`, and the only signal that Open MPI's mpirun passes on without killing.
+    let mut wanted = vec![signal_hook::consts::SIGTERM, signal_hook::consts::SIGUSR1];
     if !ignores_hangup() {
         wanted.push(signal_hook::consts::SIGHUP);
     }

@@ -29,6 +29,7 @@ mod pretrain;
 mod progress;
 mod provenance;
 mod quickstart;
+mod ranks;
 mod shards;
 mod smoke;
 mod views;
@@ -96,17 +97,22 @@ pub fn run() -> ExitCode {
         .with_target(false)
         .init();
     let verb = Arguments::parse().verb;
-    let result = panics::as_errors(|| match verb {
-        Verb::Quickstart(arguments) => quickstart::run(arguments),
-        Verb::Curate(verb) => curate::run(verb),
-        Verb::Pretrain(arguments) => pretrain::run(arguments),
-        Verb::Evaluate(verb) => evaluate::run(verb),
-        Verb::Features(arguments) => features::run(arguments),
-        Verb::Shards(verb) => shards::run(verb),
-        Verb::Weights(verb) => weights::run(verb),
-        Verb::Views(arguments) => views::run(arguments),
-        Verb::Detect(verb) => detect::run(verb),
-        Verb::Devices => devices::list(),
+    let result = panics::as_errors(|| {
+        if let Some(verb) = verb.of_one_process() {
+            ranks::refuse(verb)?;
+        }
+        match verb {
+            Verb::Quickstart(arguments) => quickstart::run(arguments),
+            Verb::Curate(verb) => curate::run(verb),
+            Verb::Pretrain(arguments) => pretrain::run(arguments),
+            Verb::Evaluate(verb) => evaluate::run(verb),
+            Verb::Features(arguments) => features::run(arguments),
+            Verb::Shards(verb) => shards::run(verb),
+            Verb::Weights(verb) => weights::run(verb),
+            Verb::Views(arguments) => views::run(arguments),
+            Verb::Detect(verb) => detect::run(verb),
+            Verb::Devices => devices::list(),
+        }
     });
     match result {
         Ok(()) if output::lost() => {
@@ -114,6 +120,30 @@ pub fn run() -> ExitCode {
             ExitCode::FAILURE
         }
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => failure::report(&error),
+        Err(error) => {
+            let status = failure::report(&error);
+            if !error.is::<failure::Interrupted>() {
+                // The others may wait for this rank in the middle of a step.
+                ranks::abort(1);
+            }
+            status
+        }
+    }
+}
+
+impl Verb {
+    /// The verb's name, if it cannot share its work with other processes.
+    fn of_one_process(&self) -> Option<&'static str> {
+        match self {
+            Self::Pretrain(_) | Self::Devices => None,
+            Self::Quickstart(_) => Some("quickstart"),
+            Self::Curate(_) => Some("curate"),
+            Self::Evaluate(_) => Some("evaluate"),
+            Self::Features(_) => Some("features"),
+            Self::Shards(_) => Some("shards"),
+            Self::Weights(_) => Some("weights"),
+            Self::Views(_) => Some("views"),
+            Self::Detect(_) => Some("detect"),
+        }
     }
 }

@@ -32,6 +32,7 @@ fn proc_mib(file: &str, field: &str) -> Option<u64> {
     let kib: u64 = line.split_whitespace().nth(1)?.parse().ok()?;
     Some(kib / 1024)
 }
+
 /// The hardware's name and, for a card on a bus, its PCI address, where the backend reports them.
 #[cfg(any(
     feature = "wgpu",

@@ -7,7 +7,7 @@ use crate::failure::Failure;
 use std::panic::{AssertUnwindSafe, PanicHookInfo, catch_unwind, set_hook, take_hook};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::ThreadId;
-use training::ran_out_of_memory;
+use training::{device_reason, ran_out_of_memory};
 
 /// Runs the program's work. A panic on this thread is returned as an error instead of ending the process.
 pub(crate) fn as_errors(work: impl FnOnce() -> anyhow::Result<()>) -> anyhow::Result<()> {
@@ -58,8 +58,11 @@ fn on_panic(
 /// The error of a panic's message.
 fn error_of(message: &str) -> Failure {
     if ran_out_of_memory(message) {
-        return Failure::new(format!("the device ran out of memory: {}", first_line(message)))
-            .hint(LESS_MEMORY);
+        return Failure::new(format!(
+            "the device ran out of memory: {}",
+            device_reason(message)
+        ))
+        .hint(LESS_MEMORY);
     }
     Failure::new(format!("internal error: {message}"))
         .hint("this is a bug in Passer, or a device that failed: please report it with the command and this message")
@@ -69,13 +72,6 @@ fn error_of(message: &str) -> Failure {
 const LESS_MEMORY: &str = "pretraining and fine-tuning: lower `data.batch_images`, or set `training.micro_batch_images` (the same step \
                            with less memory) or `training.precision = \"bf16\"`; features: lower `--batch-images`; end other programs \
                            that use the device";
-
-/// The line of a message that says what happened: backtraces follow it.
-fn first_line(message: &str) -> &str {
-    let mut lines = message.lines().map(str::trim).filter(|line| !line.is_empty());
-    let first = lines.clone().next().unwrap_or_default();
-    lines.find(|line| ran_out_of_memory(line)).unwrap_or(first)
-}
 
 #[cfg(test)]
 mod tests {

@@ -4,6 +4,7 @@ use crate::devices::DeviceArgument;
 use crate::failure::{Failure, Interrupted};
 use crate::output::{counted, shell_word};
 use crate::progress::{ProgressBar, duration};
+use crate::ranks::Ranks;
 use crate::{configs, interrupt, machine, provenance, smoke};
 use anyhow::Context;
 use data::significant;
@@ -36,6 +37,12 @@ pub(crate) struct Arguments {
 }
 
 pub(crate) fn run(arguments: Arguments) -> anyhow::Result<()> {
+    let ranks = Ranks::join()?;
+    let result = on_ranks(arguments, &ranks);
+    ranks.leave(result)
+}
+
+fn on_ranks(arguments: Arguments, ranks: &Ranks) -> anyhow::Result<()> {
     let read = match arguments.resume {
         true => configs::read_resumed,
         false => configs::read,
@@ -55,12 +62,15 @@ pub(crate) fn run(arguments: Arguments) -> anyhow::Result<()> {
         })
         .map_err(training::Error::Config)
         .with_context(|| format!("config `{}` is not valid", arguments.config.display()))?;
-    let device = arguments.device.open()?;
+    let device = arguments.device.open_on(ranks)?;
     if arguments.smoke {
         let dataset = smoke::shrink(&mut config);
         let scratch = smoke::Scratch::new();
         let out = arguments.out.as_deref().unwrap_or(scratch.path());
-        let summary = pretrain(&config, dataset, out, false, device)?;
+        let summary = pretrain(&config, dataset, out, false, device, ranks)?;
+        if !ranks.is_first() {
+            return Ok(());
+        }
         if summary.skipped_steps >= summary.step && summary.step > 0 {
             // No step was trained, so nothing was tested.
             let message = format!(
@@ -85,8 +95,12 @@ pub(crate) fn run(arguments: Arguments) -> anyhow::Result<()> {
         return Err(Failure::new("`--data` and `--out` are needed").into());
     };
     let dataset = Arc::new(data::Dataset::open(data)?);
-    let summary = pretrain(&config, dataset, out, arguments.resume, device.clone())?;
-    finish(&summary, &config, out, &device)
+    let summary = pretrain(&config, dataset, out, arguments.resume, device.clone(), ranks)?;
+    match (ranks.is_first(), summary.outcome) {
+        (true, _) => finish(&summary, &config, out, &device),
+        (false, Outcome::Interrupted) => Err(Interrupted.into()),
+        (false, Outcome::Finished) => Ok(()),
+    }
 }
 
 /// Runs a config and shows its progress.
@@ -96,17 +110,30 @@ pub(crate) fn pretrain(
     out: &Path,
     resume: bool,
     device: burn::tensor::Device,
+    ranks: &Ranks,
 ) -> anyhow::Result<Summary> {
-    eprintln!(
-        "pretraining {} with {} on {}, {}",
-        config.backbone.name(),
-        config.objective.name(),
-        counted(dataset.len(), "record"),
-        crate::devices::describe(&device)
-    );
+    let (replicas, shows) = (ranks.replicas(), ranks.is_first());
+    if shows {
+        let of_each = match replicas.count() {
+            1 => String::new(),
+            count => format!(
+                ", on {count} ranks with {} of the {} images of a batch each",
+                config.data.batch_images / count,
+                config.data.batch_images
+            ),
+        };
+        eprintln!(
+            "pretraining {} with {} on {}, {}{of_each}",
+            config.backbone.name(),
+            config.objective.name(),
+            counted(dataset.len(), "record"),
+            crate::devices::describe(&device)
+        );
+    }
     let options = RunOptions {
         out: out.to_path_buf(),
         resume,
+        replicas,
         stop: interrupt::flag()?,
         method: config.objective.name().into(),
         provenance: provenance::facts(&device),
@@ -114,7 +141,7 @@ pub(crate) fn pretrain(
     };
     let mut shown: Option<ProgressBar> = None;
     let mut steps_per_epoch = 1;
-    let summary = objectives::pretrain(config, dataset, &options, &mut |event| match event {
+    let mut show = |event: Event<'_>| match event {
         Event::Start {
             step,
             steps,
@@ -154,6 +181,11 @@ pub(crate) fn pretrain(
             }
         }
         Event::Checkpoint(checkpoint) => tracing::info!("checkpoint `{}`", checkpoint.path.display()),
+    };
+    let summary = objectives::pretrain(config, dataset, &options, &mut |event| {
+        if shows {
+            show(event);
+        }
     });
     if let Some(progress) = shown {
         progress.finish();

@@ -7,6 +7,7 @@ use crate::devices::DeviceArgument;
 use crate::failure::Interrupted;
 use crate::output::shell_word;
 use crate::progress::duration;
+use crate::ranks::Ranks;
 use crate::{configs, devices, evaluate, pretrain};
 use anyhow::{Context, ensure};
 use backbones::Init;
@@ -76,7 +77,14 @@ pub(crate) fn run(arguments: Arguments) -> anyhow::Result<()> {
     let run = out.join("run");
     // A finished run has nothing left to do and returns at once.
     let begun = run.exists();
-    let summary = pretrain::pretrain(&config, Arc::clone(&train), &run, begun, device.clone())?;
+    let summary = pretrain::pretrain(
+        &config,
+        Arc::clone(&train),
+        &run,
+        begun,
+        device.clone(),
+        &Ranks::single(),
+    )?;
     if summary.outcome == training::Outcome::Interrupted {
         eprintln!(
             "interrupted at step {} of {}; repeat the command to continue",

@@ -67,7 +67,7 @@ pub(crate) fn run(verb: Verb) -> anyhow::Result<()> {
 }
 
 /// Calls `work` with a progress bar.
-fn shown<R>(unit: &str, work: impl FnOnce(data::shards::Progress<'_>) -> R) -> R {
+fn shown<R>(unit: &str, work: impl FnOnce(data::shards::OnProgress<'_>) -> R) -> R {
     let bar: Mutex<Option<ProgressBar>> = Mutex::new(None);
     let result = work(&|done, total| {
         if let Ok(mut bar) = bar.lock() {

@@ -169,17 +169,6 @@ impl Error {
         }
     }
 
-    /// The message with its causes, in one line.
-    pub(crate) fn with_causes(&self) -> String {
-        let mut text = self.to_string();
-        let mut source = std::error::Error::source(self);
-        while let Some(cause) = source {
-            text.push_str(&format!(": {cause}"));
-            source = cause.source();
-        }
-        text
-    }
-
     /// Whether the user interrupted the work.
     pub fn interrupted(&self) -> bool {
         match self {

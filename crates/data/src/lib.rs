@@ -13,6 +13,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::print_stderr))]
 
 mod caught;
+mod causes;
 pub mod contact_sheet;
 mod dataset;
 mod decode;
@@ -42,6 +43,7 @@ pub mod thumbnail;
 pub mod transforms;
 
 pub use caught::caught;
+pub use causes::with_causes;
 pub use dataset::{ContentSample, Contents, Dataset, Sampled, Shared};
 pub use decode::{DecodeLimits, RgbImage, decode, decode_and, decode_into, decoded_together, header_pixels};
 pub use encoder_header::{ENCODER_KEY, EncoderHeader};

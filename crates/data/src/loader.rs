@@ -117,7 +117,7 @@ pub struct Views {
 }
 
 /// A record that could not be decoded, or of which the views could not be made.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BadRecord {
     /// Its position in the data set.
     pub position: u64,
@@ -152,6 +152,8 @@ struct Shared {
     order: Order,
     seed: u64,
     records: u32,
+    /// The part of each batch that this loader makes, and the number of parts.
+    part: (usize, usize),
     bad: Mutex<BTreeMap<u64, BadRecord>>,
     /// Broken records found before this loader started.
     bad_before: AtomicUsize,
@@ -205,8 +207,39 @@ impl Loader {
             order,
             seed,
             records,
+            part: (0, 1),
             bad: Mutex::default(),
             bad_before: AtomicUsize::new(0),
+        };
+        Ok(Loader {
+            shared: Arc::new(shared),
+        })
+    }
+
+    /// A loader of the `index`-th of `count` equal, contiguous parts of each batch, for one of the devices that share
+    /// it. All parts together are the batches of one loader: the same records, views and replacements.
+    ///
+    /// # Errors
+    /// [`Error::Option`] if the parts do not divide a batch, or the order keeps a partial last batch.
+    pub fn part(self, index: usize, count: usize) -> Result<Loader, Error> {
+        if count == 1 {
+            return Ok(self);
+        }
+        let shared = &*self.shared;
+        let images = shared.config.batch_images;
+        if count == 0 || index >= count || !images.is_multiple_of(count) || !shared.order.drops_last() {
+            return Err(Error::Option {
+                option: "batch_images",
+                reason: format!("must be divisible by the {count} devices that share a batch, got {images}"),
+            });
+        }
+        let shared = Shared {
+            dataset: Arc::clone(&shared.dataset),
+            views: shared.views.clone(),
+            part: (index, count),
+            bad: Mutex::default(),
+            bad_before: AtomicUsize::new(0),
+            ..*shared
         };
         Ok(Loader {
             shared: Arc::new(shared),
@@ -231,6 +264,20 @@ impl Loader {
     /// left before the limit. [`Loader::bad_records`] does not include them.
     pub fn count_bad_records_before(&self, count: usize) {
         self.shared.bad_before.store(count, Ordering::Relaxed);
+    }
+
+    /// All broken records in the batches handed out so far.
+    pub fn all_bad_records(&self) -> Vec<BadRecord> {
+        let bad = self.shared.bad.lock().unwrap_or_else(PoisonError::into_inner);
+        bad.values().cloned().collect()
+    }
+
+    /// Enters broken records that loaders of other parts found.
+    ///
+    /// # Errors
+    /// [`Error::TooManyBad`] if there are now more than the config allows.
+    pub fn add_bad_records(&self, records: Vec<BadRecord>) -> Result<(), Error> {
+        self.shared.enter_bad(records)
     }
 
     /// The broken records in the batches handed out so far, over all iterators of this loader and its clones.

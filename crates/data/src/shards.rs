@@ -10,4 +10,4 @@ pub use check::{
 pub use pack::{PackOptions, PackReport, pack, pack_dataset, write_shard};
 
 /// Called during long work with the count done and the total.
-pub type Progress<'a> = &'a (dyn Fn(usize, usize) + Sync);
+pub type OnProgress<'a> = &'a (dyn Fn(usize, usize) + Sync);

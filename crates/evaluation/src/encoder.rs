@@ -330,7 +330,7 @@ pub fn weights_hash(backbone: &Backbone) -> String {
 pub(crate) mod tests {
     use super::*;
     use crate::testing::{NORMALIZE, backbone};
-    use backbones::{BackboneConfig, Init, Stage};
+    use backbones::{BackboneConfig, Init, ResNetStage};
     use burn::tensor::Device;
 
     #[test]
@@ -380,7 +380,7 @@ pub(crate) mod tests {
                 backbone(0, &device),
                 [Tap::Pooled; 1]
                     .into_iter()
-                    .chain(Stage::ALL.map(Tap::Stage))
+                    .chain(ResNetStage::ALL.map(Tap::Stage))
                     .collect::<Vec<_>>(),
             ),
             (vit("class_token").init(&Init::new(1, &device)), tokens.to_vec()),
@@ -417,7 +417,7 @@ pub(crate) mod tests {
             .unwrap_err();
         assert!(error.to_string().contains("has no tokens"), "{error}");
         let error = Encoder::pixels(NORMALIZE)
-            .taps(images(), &[Tap::Stage(Stage::Res4)])
+            .taps(images(), &[Tap::Stage(ResNetStage::Res4)])
             .unwrap_err();
         assert!(error.to_string().contains("has no stage `res4`"), "{error}");
         let error = resnet.tap_shape(Tap::PatchMean, [8, 8]).unwrap_err();
@@ -435,7 +435,7 @@ pub(crate) mod tests {
         assert!(resnet.check_resnet("linear-vissl").is_ok());
         let pixels = Encoder::pixels(NORMALIZE);
         assert_eq!(
-            refused(&pixels, Tap::Stage(Stage::Res4)),
+            refused(&pixels, Tap::Stage(ResNetStage::Res4)),
             "evaluation config: x: `raw pixels` is no ResNet and has no stage `res4`; use `pooled`"
         );
         assert!(

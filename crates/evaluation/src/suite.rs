@@ -18,7 +18,7 @@ use crate::protocols::ProtocolConfig;
 use crate::result::{Outcome, Provenance};
 use crate::run::{Job, Plan};
 use burn::tensor::Device;
-use data::{Dataset, FolderLock};
+use data::{Dataset, FolderLock, with_causes};
 use std::collections::BTreeSet;
 use std::error::Error as StdError;
 use std::path::{Path, PathBuf};
@@ -376,20 +376,6 @@ impl PairReport {
         let html = Plan::new(&config, &job)?.report_of(data_set, outcomes, progress)?;
         Ok(data::durable::write(path, html.as_bytes())?)
     }
-}
-
-/// A message with its causes, each once.
-fn with_causes(error: &dyn StdError) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let message = error.to_string();
-        if !text.contains(&message) {
-            text = format!("{text}: {message}");
-        }
-        cause = error.source();
-    }
-    text
 }
 
 #[cfg(test)]

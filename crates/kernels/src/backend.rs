@@ -1,6 +1,7 @@
 //! The operations as extensions of Burn's backends: their computation on `flex`, and their differentiation by
 //! autodiff.
 
+pub(crate) mod collective;
 pub(crate) mod residual;
 pub(crate) mod transformer;
 

@@ -13,8 +13,10 @@
 mod attention;
 mod backend;
 mod batch_norm;
+pub mod collective;
 mod composed;
 mod convolution;
+mod engine;
 mod exponential;
 mod gelu;
 mod layer_norm;

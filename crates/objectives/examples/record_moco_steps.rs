@@ -9,7 +9,7 @@
 // An example may print, and stops at the first error.
 #![allow(clippy::print_stdout, clippy::unwrap_used)]
 
-use backbones::{Context, Draws, Init, Progress, state_dict};
+use backbones::{Context, Draws, Init, RunPosition, state_dict};
 use burn::tensor::{Device, TensorData};
 use objectives::MethodConfig;
 use objectives::ObjectiveConfig;
@@ -85,7 +85,7 @@ fn main() {
             format!("views.{step}"),
             (Dtype::U8, vec![2 * batch, 3, height, width], views),
         );
-        let progress = Progress::at(step, steps_per_epoch, all);
+        let progress = RunPosition::at(step, steps_per_epoch, all);
         let context = Context::training(progress, Draws::new(config.seed, step as u64));
         let order = if moco.shuffle {
             shuffle(batch, &context).0

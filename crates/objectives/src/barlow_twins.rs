@@ -178,9 +178,9 @@ fn standardized(rows: Tensor<2>, replicas: &Replicas) -> Tensor<2> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
-    use crate::conformance::{self, Case};
+    use crate::conformance::{self, Case, OneDevice, Suite};
     use crate::formula::{Fixture, follow};
     use crate::grid;
 
@@ -197,6 +197,10 @@ mod tests {
 
     #[test]
     fn passes_the_conformance_suite() {
+        conforms(&OneDevice);
+    }
+
+    pub(crate) fn conforms(suite: &impl Suite) {
         for projector_layers in [2, 3] {
             let config = Config {
                 projector_layers,
@@ -204,7 +208,7 @@ mod tests {
             };
             let objective = config.clone().objective(conformance::resnet());
             assert!(objective.whole_batch().unwrap().contains("whole batch"));
-            conformance::check(&Case {
+            suite.check(&Case {
                 config,
                 views: vec![(2, 16)],
                 teacher: None,

@@ -189,12 +189,12 @@ pub fn regression(predictions: Tensor<2>, targets: Tensor<2>) -> Tensor<1> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
-    use crate::conformance::{self, Case};
+    use crate::conformance::{self, Case, OneDevice, Suite};
     use crate::formula::{Fixture, follow};
     use crate::grid;
-    use backbones::{Draws, Progress};
+    use backbones::{Draws, RunPosition};
     use burn::tensor::Device;
 
     fn objective(config: Config) -> Byol {
@@ -214,8 +214,12 @@ mod tests {
 
     #[test]
     fn passes_the_conformance_suite() {
+        conforms(&OneDevice);
+    }
+
+    pub(crate) fn conforms(suite: &impl Suite) {
         for momentum_end in [None, Some(1.0)] {
-            conformance::check(&Case {
+            suite.check(&Case {
                 config: Config {
                     momentum_end,
                     ..config()
@@ -261,7 +265,7 @@ mod tests {
             let (student, mut state) = init(1);
             state.teacher = independent_copy(&init(2).0.encoder);
             let expected = momentum * weight(&state.teacher) + (1.0 - momentum) * weight(&student.encoder);
-            let progress = Progress::at(step, 5, 10);
+            let progress = RunPosition::at(step, 5, 10);
             let context = Context::training(progress, Draws::new(0, step as u64));
             let (_, state) = objective.commit(student, state, vec![()], &context);
             assert!((weight(&state.teacher) - expected).abs() < 1e-7, "step {step}");

@@ -1,9 +1,11 @@
 //! A test suite for every objective: the loop's assumptions, checked on a tiny network.
 
+mod ranks;
+
 use crate::method::{MethodConfig, RunShape};
 use backbones::vit::Interpolation;
 use backbones::{BackboneConfig, ResNetConfig, Stem, VitConfig};
-use backbones::{Context, Draws, Init, Parameter, Precision, Progress, change_value, parameters};
+use backbones::{Context, Draws, Init, Parameter, Precision, RunPosition, change_value, parameters};
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
 use burn::optim::GradientsParams;
 use burn::store::ModuleRecord;
@@ -92,7 +94,7 @@ impl<O> Trial<'_, O> {
     }
 
     fn context(&self, step: usize) -> Context {
-        let progress = Progress::at(step, 4, 12);
+        let progress = RunPosition::at(step, 4, 12);
         Context {
             batch_norm_images: Some(IMAGES / 2),
             ..Context::training(progress, Draws::new(11, step as u64))
@@ -119,23 +121,44 @@ pub(crate) fn vit() -> VitConfig {
     }
 }
 
-/// Runs the suite on each kind of network that the method's config accepts.
-pub(crate) fn check<C: MethodConfig>(case: &Case<C>) {
-    let networks = [resnet(), BackboneConfig::Vit(vit())];
-    let accepted: Vec<&BackboneConfig> = networks.iter().filter(|network| case.accepts(network)).collect();
-    assert!(!accepted.is_empty(), "{} goes with no network", C::NAME);
-    accepted.iter().for_each(|network| check_in_f32(case, network));
-    // On one of them. An untrained vision transformer gives nearly equal features for all images. A loss that
-    // compares images magnifies each image's rounding error. Rounded weights, the measure of this check,
-    // change all images alike.
-    sixteen_bits_stay_close_to_f32(&case.on(accepted[0]));
+/// Checks of a method's cases.
+pub(crate) trait Suite {
+    /// On each kind of network that the method's config accepts.
+    fn check<C: MethodConfig>(&self, case: &Case<C>) {
+        let networks = accepted(case);
+        networks.iter().for_each(|network| self.check_on(case, network));
+    }
+
+    /// On this network.
+    fn check_on<C: MethodConfig>(&self, case: &Case<C>, backbone: &BackboneConfig);
 }
 
-/// Runs the whole suite on this network.
-pub(crate) fn check_on<C: MethodConfig>(case: &Case<C>, backbone: &BackboneConfig) {
-    assert!(case.accepts(backbone), "{} refuses {}", C::NAME, backbone.name());
-    check_in_f32(case, backbone);
-    sixteen_bits_stay_close_to_f32(&case.on(backbone));
+/// The networks that the method's config accepts, at least one.
+fn accepted<C: MethodConfig>(case: &Case<C>) -> Vec<BackboneConfig> {
+    let mut networks = vec![resnet(), BackboneConfig::Vit(vit())];
+    networks.retain(|network| case.accepts(network));
+    assert!(!networks.is_empty(), "{} goes with no network", C::NAME);
+    networks
+}
+
+/// The suite of a method on one device.
+pub(crate) struct OneDevice;
+
+impl Suite for OneDevice {
+    fn check<C: MethodConfig>(&self, case: &Case<C>) {
+        let networks = accepted(case);
+        networks.iter().for_each(|network| check_in_f32(case, network));
+        // On one of them. An untrained vision transformer gives nearly equal features for all images. A loss that
+        // compares images magnifies each image's rounding error. Rounded weights, the measure of this check,
+        // change all images alike.
+        sixteen_bits_stay_close_to_f32(&case.on(&networks[0]));
+    }
+
+    fn check_on<C: MethodConfig>(&self, case: &Case<C>, backbone: &BackboneConfig) {
+        assert!(case.accepts(backbone), "{} refuses {}", C::NAME, backbone.name());
+        check_in_f32(case, backbone);
+        sixteen_bits_stay_close_to_f32(&case.on(backbone));
+    }
 }
 
 fn check_in_f32<C: MethodConfig>(case: &Case<C>, backbone: &BackboneConfig) {

@@ -19,7 +19,7 @@
 //! Sinkhorn–Knopp instead of the center, and KoLeo, which spreads the features of a batch.
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use crate::checks;
 use crate::head::{GLOBAL_VIEWS, cross_view_prediction, entropy, features_of_views, l2_normalize, spread};
@@ -29,7 +29,7 @@ use crate::swav::sinkhorn;
 use crate::teacher;
 use backbones::init::{buffer, trained};
 use backbones::layers::{BatchNorm, Linear, gelu};
-use backbones::{Backbone, BackboneConfig, Context, Init, Precision, Progress, Replicas};
+use backbones::{Backbone, BackboneConfig, Context, Init, Precision, Replicas, RunPosition};
 use backbones::{change_value, ema, independent_copy};
 use burn::module::{Module, Param};
 use burn::tensor::activation::softmax;
@@ -175,7 +175,7 @@ pub(crate) fn frozen_last_layer(epochs: usize) -> Count {
 }
 
 impl Config {
-    fn temperature(&self, progress: &Progress) -> f64 {
+    fn temperature(&self, progress: &RunPosition) -> f64 {
         let warmup = self.teacher_temperature_warmup.as_ref();
         temperature(self.teacher_temperature, warmup, progress.epoch())
     }
@@ -278,7 +278,8 @@ impl Centering {
             }
             Self::Sinkhorn { iterations } => {
                 // Cosines are at most 1, as the function requires; trained lengths can exceed that.
-                let largest = replicas.gather(logits.clone().max_dim(1)).max_dim(0);
+                // One value a replica: iBOT's hidden patches are not equally many on each.
+                let largest = replicas.gather(logits.clone().max_dim(1).max_dim(0)).max_dim(0);
                 sinkhorn(logits - largest + 1.0, temperature, *iterations, replicas)
             }
         }
@@ -489,7 +490,7 @@ impl Objective for Dino {
         let features = features_of_views(&student.backbone, &batch.views, context);
         let koleo = config.koleo_weight.map(|weight| {
             let global = features.clone().narrow(0, 0, GLOBAL_VIEWS * batch.images);
-            (weight, koleo_of_views(&global))
+            (weight, koleo_of_views(&global, &context.replicas))
         });
         // The head processes all views at once, so its batch statistics cover all of them, as in the paper's
         // code.
@@ -542,7 +543,7 @@ impl Objective for Dino {
         (student, state)
     }
 
-    fn frozen(&self, progress: &Progress) -> Vec<&'static str> {
+    fn frozen(&self, progress: &RunPosition) -> Vec<&'static str> {
         if progress.epoch() < self.config.freeze_last_layer_epochs {
             vec!["head.last_layer"]
         } else {
@@ -571,9 +572,9 @@ pub(crate) fn whole_batch(centering: &Centering, koleo_weight: Option<f64>) -> O
 }
 
 /// [`koleo`] of each global view, summed as in DINOv2: `[2 * images, features]` to `[1]`.
-pub(crate) fn koleo_of_views(features: &Tensor<2>) -> Tensor<1> {
+pub(crate) fn koleo_of_views(features: &Tensor<2>, replicas: &Replicas) -> Tensor<1> {
     let images = features.dims()[0] / GLOBAL_VIEWS;
-    let of_view = |view: usize| koleo(features.clone().narrow(0, view * images, images));
+    let of_view = |view: usize| koleo(replicas.gather(features.clone().narrow(0, view * images, images)));
     (1..GLOBAL_VIEWS)
         .map(of_view)
         .fold(of_view(0), |sum, next| sum + next)
@@ -584,7 +585,7 @@ pub(crate) fn koleo_of_views(features: &Tensor<2>) -> Tensor<1> {
 /// [2019](https://arxiv.org/abs/1806.03198), eq. 2, with DINOv2's small constants (1e-8 in the distance and
 /// in the logarithm).
 ///
-/// Neighbors come from the images of this device, as in DINOv2.
+/// Neighbors come from the whole batch, on any number of devices. DINOv2 takes those of one device.
 ///
 /// # Shapes
 /// - features: `[images, width]`, of one view, at least 2 images

@@ -3,7 +3,7 @@
 //!
 //! The formulas are in `scripts/parity/formula.py`; its `record` writes the fixtures.
 
-use backbones::{BackboneConfig, Context, Draws, Init, Progress, parameters};
+use backbones::{BackboneConfig, Context, Draws, Init, RunPosition, parameters};
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
 use burn::optim::GradientsParams;
 use burn::tensor::{Device, Tensor, TensorData};
@@ -232,7 +232,7 @@ pub(crate) fn follow_from<O: Objective>(
     let tolerance = (3.0 * fixture.0["torch_float32_error"].as_f64().unwrap()).max(1e-4);
     let range = fixture.0["settings"]["loss_range"].as_f64().unwrap_or(0.0);
     for step in 0..steps {
-        let progress = Progress::at(step, steps_per_epoch, steps);
+        let progress = RunPosition::at(step, steps_per_epoch, steps);
         let context = Context {
             batch_norm_images: fixture.setting("batch_norm_images"),
             ..Context::training(progress, Draws::new(7, step as u64))

@@ -15,7 +15,7 @@
 //! 2023](https://arxiv.org/abs/2304.07193)).
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use crate::checks;
 use crate::dino::{
@@ -26,7 +26,7 @@ use crate::head::{GLOBAL_VIEWS, cross_view_prediction, entropies, entropy, sprea
 use crate::method::{Invalid, MethodConfig, RunShape, needs_vit};
 use crate::teacher;
 use backbones::init::trained;
-use backbones::{Backbone, BackboneConfig, Context, Init, Progress, draws, ema, independent_copy};
+use backbones::{Backbone, BackboneConfig, Context, Init, RunPosition, draws, ema, independent_copy};
 use burn::module::{Module, Param};
 use burn::tensor::activation::log_softmax;
 use burn::tensor::{Bool, Device, Int, Tensor, TensorData};
@@ -196,12 +196,12 @@ impl MethodConfig for Config {
 }
 
 impl Config {
-    fn temperature(&self, progress: &Progress) -> f64 {
+    fn temperature(&self, progress: &RunPosition) -> f64 {
         let warmup = self.teacher_temperature_warmup.as_ref();
         temperature(self.teacher_temperature, warmup, progress.epoch())
     }
 
-    fn patch_temperature(&self, progress: &Progress) -> f64 {
+    fn patch_temperature(&self, progress: &RunPosition) -> f64 {
         let warmup = self.patch_teacher_temperature_warmup.as_ref();
         let epoch = progress.epoch().saturating_sub(self.mask.from_epoch);
         temperature(self.patch_teacher_temperature, warmup, epoch)
@@ -312,7 +312,7 @@ impl Mask {
                 return vec![false; grid[0] * grid[1]];
             }
             let (view, image) = (number / images, number % images);
-            let index = (context.micro_batch.0 * images + image) * GLOBAL_VIEWS + view;
+            let index = (context.place() * images + image) * GLOBAL_VIEWS + view;
             let mut rng = context.draws.whole_step().rng("ibot.mask", index as u64);
             config.draw(grid, &mut rng)
         };
@@ -548,7 +548,7 @@ impl Objective for Ibot {
             ),
         ];
         if let Some(weight) = config.koleo_weight {
-            let koleo = koleo_of_views(&seen.class);
+            let koleo = koleo_of_views(&seen.class, &context.replicas);
             signals.push(("koleo", koleo.clone().detach()));
             total = total + koleo * weight;
         }
@@ -575,7 +575,7 @@ impl Objective for Ibot {
         (student, state)
     }
 
-    fn frozen(&self, progress: &Progress) -> Vec<&'static str> {
+    fn frozen(&self, progress: &RunPosition) -> Vec<&'static str> {
         if progress.epoch() < self.config.freeze_last_layer_epochs {
             vec!["encoder.head.last_layer", "patch_head.last_layer"]
         } else {

@@ -98,6 +98,12 @@ macro_rules! methods {
                 match self { $(Self::$variant(method) => method.check(run),)* }
             }
         }
+
+        /// Runs a conformance suite on every method.
+        #[cfg(test)]
+        fn every_method_conforms(suite: &impl conformance::Suite) {
+            $($module::tests::conforms(suite);)*
+        }
     };
 }
 

@@ -272,7 +272,7 @@ impl Mask {
     fn draw(images: usize, patches: usize, kept: usize, context: &Context, device: &Device) -> Self {
         let (mut keep, mut hidden) = (vec![], vec![]);
         for image in 0..images {
-            let order = order(context.micro_batch.0 * images + image, patches, kept, context);
+            let order = order(context.place() * images + image, patches, kept, context);
             keep.extend_from_slice(&order[..kept]);
             hidden.extend_from_slice(&order[kept..]);
         }
@@ -342,12 +342,12 @@ pub fn reconstruction(made: Tensor<3>, pixels: Tensor<3>, normalize: bool) -> Te
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
-    use crate::conformance::{self, Case};
+    use crate::conformance::{self, Case, OneDevice, Suite};
     use crate::formula::{Fixture, follow, relative, u};
     use backbones::vit::Position;
-    use backbones::{Draws, Progress, ResNetConfig, Stem};
+    use backbones::{Draws, ResNetConfig, RunPosition, Stem};
 
     fn config() -> Config {
         Config {
@@ -368,12 +368,16 @@ mod tests {
     }
 
     fn context(step: usize) -> Context {
-        let progress = Progress::at(step, 20, 20);
+        let progress = RunPosition::at(step, 20, 20);
         Context::training(progress, Draws::new(7, step as u64))
     }
 
     #[test]
     fn passes_the_conformance_suite() {
+        conforms(&OneDevice);
+    }
+
+    pub(crate) fn conforms(suite: &impl Suite) {
         let registers = VitConfig {
             registers: 2,
             position: Position::Learned,
@@ -390,7 +394,7 @@ mod tests {
                 teacher: None,
                 independent_images: true,
             };
-            conformance::check_on(&case, &BackboneConfig::Vit(vit));
+            suite.check_on(&case, &BackboneConfig::Vit(vit));
         }
     }
 

@@ -24,9 +24,9 @@ use crate::parameter_budget::{mlp, product};
 use crate::teacher;
 use backbones::init::buffer;
 use backbones::layers::{Linear, relu};
-use backbones::{Backbone, BackboneConfig, Context, Init, Progress, ema, independent_copy};
+use backbones::{Backbone, BackboneConfig, Context, Init, RunPosition, ema, independent_copy};
 use burn::module::{Module, Param};
-use burn::tensor::{Int, Tensor, TensorData};
+use burn::tensor::Tensor;
 use serde::{Deserialize, Serialize};
 use training::{Batch, Count, Loss, Objective, ViewCount};
 
@@ -223,8 +223,8 @@ pub(crate) fn new_queue(init: &Init, queue_images: usize, width: usize) -> Param
     buffer(l2_normalize(queue).without_autodiff())
 }
 
-/// The keys of a view, without gradients: shuffles the images, runs `forward`, and restores the order of the
-/// keys.
+/// The keys of a view, without gradients: shuffles the images of all replicas, runs `forward`, and restores the
+/// order of the keys.
 pub(crate) fn keys(
     view: Tensor<4>,
     shuffled: bool,
@@ -234,18 +234,19 @@ pub(crate) fn keys(
     if !shuffled {
         return forward(view).detach();
     }
-    let images = view.dims()[0];
-    let device = view.device();
-    let (order, back) = shuffle(images, context);
-    let index = |order: Vec<i32>| Tensor::<1, Int>::from_data(TensorData::new(order, [images]), &device);
-    forward(view.select(0, index(order)))
-        .select(0, index(back))
-        .detach()
+    let replicas = &context.replicas;
+    let (order, back) = shuffle(view.dims()[0] * replicas.count(), context);
+    let keys = forward(replicas.permute(view, &order));
+    replicas.permute(keys, &back)
 }
 
 /// The queue with a step's keys in place of the oldest. Rows are overwritten in turn, so the step determines
 /// their position.
-pub(crate) fn push(queue: Param<Tensor<2>>, keys: Vec<Tensor<2>>, progress: &Progress) -> Param<Tensor<2>> {
+pub(crate) fn push(
+    queue: Param<Tensor<2>>,
+    keys: Vec<Tensor<2>>,
+    progress: &RunPosition,
+) -> Param<Tensor<2>> {
     let images: usize = keys.iter().map(|keys| keys.dims()[0]).sum();
     let mut row = progress.step * images % queue.dims()[0];
     let mut queue = queue;
@@ -260,7 +261,7 @@ pub(crate) fn push(queue: Param<Tensor<2>>, keys: Vec<Tensor<2>>, progress: &Pro
 /// The permutation of this step's keys and its inverse.
 pub fn shuffle(images: usize, context: &Context) -> (Vec<i32>, Vec<i32>) {
     let mut order: Vec<i32> = (0..images as i32).collect();
-    context.draws.shuffle("moco.shuffle", 0, &mut order);
+    context.common_draws().shuffle("moco.shuffle", 0, &mut order);
     let mut back = vec![0; images];
     for (place, image) in order.iter().enumerate() {
         back[*image as usize] = place as i32;
@@ -293,12 +294,12 @@ pub fn info_nce(queries: Tensor<2>, keys: Tensor<2>, queue: Tensor<2>, temperatu
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
-    use crate::conformance::{self, Case};
+    use crate::conformance::{self, Case, OneDevice, Suite};
     use crate::formula::{relative, u, views};
     use backbones::Draws;
-    use burn::tensor::Device;
+    use burn::tensor::{Device, TensorData};
     use training::Rates;
 
     fn config() -> Config {
@@ -318,8 +319,12 @@ mod tests {
 
     #[test]
     fn passes_the_conformance_suite() {
+        conforms(&OneDevice);
+    }
+
+    pub(crate) fn conforms(suite: &impl Suite) {
         for (head, shuffle) in [(Head::Mlp, true), (Head::Linear, false)] {
-            conformance::check(&Case {
+            suite.check(&Case {
                 config: Config {
                     head,
                     shuffle,
@@ -427,7 +432,7 @@ mod tests {
         };
         let mut optimizer = config.init();
         for step in 0..20 {
-            let progress = Progress::at(step, 20, 20);
+            let progress = RunPosition::at(step, 20, 20);
             let context = Context {
                 batch_norm_images: Some(8),
                 ..Context::training(progress, Draws::new(7, step as u64))
@@ -504,7 +509,7 @@ mod tests {
     #[test]
     fn shuffle_is_undone_and_differs_from_step_to_step() {
         let context = |step| {
-            let progress = Progress::at(step, 10, 20);
+            let progress = RunPosition::at(step, 10, 20);
             Context::training(progress, Draws::new(3, step as u64))
         };
         let (order, back) = shuffle(64, &context(0));
@@ -528,7 +533,7 @@ mod tests {
         );
         for step in 0..5 {
             let keys = Tensor::<2>::full([8, 8], step as f64, &Device::flex());
-            let progress = Progress::at(step, 10, 20);
+            let progress = RunPosition::at(step, 10, 20);
             let context = Context::training(progress, Draws::new(0, step as u64));
             // Two micro-batches of four, as with gradient accumulation.
             let pending = keys.chunk(2, 0);

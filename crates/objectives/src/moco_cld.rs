@@ -243,10 +243,17 @@ impl Objective for MocoCld {
             |queries: Tensor<2>| info_nce(queries, keys.clone(), state.queue.val(), config.temperature);
         let instances = (contrast(first.clone()) + contrast(second)) / 2.0;
 
-        let together = config.cluster_images.unwrap_or(batch.images);
+        let all = batch.images * context.replicas.count();
+        let together = config.cluster_images.unwrap_or(all);
         let parts = |x: Tensor<2>| {
-            let width = x.dims()[1];
-            x.reshape([batch.images / together, together, width])
+            // Clusters of images of one replica need no others.
+            let x = if batch.images.is_multiple_of(together) {
+                x
+            } else {
+                context.replicas.gather(x)
+            };
+            let [images, width] = x.dims();
+            x.reshape([images / together, together, width])
         };
         let groups = cross_level(
             parts(first_group),
@@ -353,9 +360,9 @@ pub fn cross_level(
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
-    use crate::conformance::{self, Case};
+    use crate::conformance::{self, Case, OneDevice, Suite};
     use crate::formula::{Fixture, follow, relative, u};
     use backbones::init::buffer;
 
@@ -383,6 +390,10 @@ mod tests {
 
     #[test]
     fn passes_the_conformance_suite() {
+        conforms(&OneDevice);
+    }
+
+    pub(crate) fn conforms(suite: &impl Suite) {
         // Fewer clusters than images, and more.
         for (head, clusters, cluster_images) in [(Head::NormMlp, 3, Some(4)), (Head::Mlp, 12, None)] {
             let config = Config {
@@ -391,7 +402,7 @@ mod tests {
                 cluster_images,
                 ..config()
             };
-            conformance::check(&Case {
+            suite.check(&Case {
                 config,
                 views: vec![(3, 16)],
                 teacher: Some(("teacher", "encoder", 0.9)),

@@ -21,7 +21,7 @@ use crate::head::{Encoder, Mlp, MlpShape, OutputNorm, l2_normalize, spread};
 use crate::method::{Invalid, MethodConfig, RunShape};
 use crate::parameter_budget::{mlp, product};
 use crate::teacher;
-use backbones::{Backbone, BackboneConfig, Context, Init, Progress, ema, independent_copy};
+use backbones::{Backbone, BackboneConfig, Context, Init, RunPosition, ema, independent_copy};
 use burn::module::Module;
 use burn::tensor::Tensor;
 use serde::{Deserialize, Serialize};
@@ -119,8 +119,8 @@ impl Config {
     /// The paper's teacher is updated before each of its forward passes, with that step's momentum; the
     /// update before the first pass mixes equal weights. So no step is missing here, and the last update,
     /// after which no pass follows, has momentum `momentum_end`.
-    fn next_momentum(&self, progress: &Progress) -> f64 {
-        let next = Progress {
+    fn next_momentum(&self, progress: &RunPosition) -> f64 {
+        let next = RunPosition {
             step: progress.step + 1,
             ..*progress
         };
@@ -220,7 +220,7 @@ impl Objective for MocoV3 {
         (student, state)
     }
 
-    fn frozen(&self, _: &Progress) -> Vec<&'static str> {
+    fn frozen(&self, _: &RunPosition) -> Vec<&'static str> {
         if self.config.freeze_patch_embedding {
             vec![PATCH_EMBEDDING]
         } else {
@@ -259,9 +259,9 @@ pub fn contrast(queries: Tensor<2>, keys: Tensor<2>, all: Tensor<2>, temperature
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
-    use crate::conformance::{self, Case};
+    use crate::conformance::{self, Case, OneDevice, Suite};
     use crate::formula::{Fixture, follow, relative, u};
     use backbones::vit::{Initialization, Interpolation, Position};
     use backbones::{VitConfig, parameters};
@@ -302,14 +302,18 @@ mod tests {
 
     #[test]
     fn passes_the_conformance_suite() {
+        conforms(&OneDevice);
+    }
+
+    pub(crate) fn conforms(suite: &impl Suite) {
         let case = |config| Case {
             config,
             views: vec![(2, 16)],
             teacher: Some(("teacher", "encoder", 0.9)),
             independent_images: false,
         };
-        conformance::check(&case(config()));
-        conformance::check_on(&case(of_vits()), &vit());
+        suite.check(&case(config()));
+        suite.check_on(&case(of_vits()), &vit());
     }
 
     #[test]
@@ -384,14 +388,14 @@ mod tests {
             .filter_map(|parameter| Some(parameter.path.strip_prefix(&below)?.to_string()))
             .collect();
         assert_eq!(paths, ["proj.weight", "proj.bias"]);
-        let progress = Progress::at(0, 1, 1);
+        let progress = RunPosition::at(0, 1, 1);
         assert_eq!(objective.frozen(&progress), [PATCH_EMBEDDING]);
         assert!(config().objective(vit()).frozen(&progress).is_empty());
     }
 
     #[test]
     fn the_teacher_moves_with_the_next_steps_momentum() {
-        let at = |step| Progress::at(step, 2, 4);
+        let at = |step| RunPosition::at(step, 2, 4);
         let moving = Config {
             momentum: 0.99,
             momentum_end: Some(1.0),

@@ -28,12 +28,12 @@ pub(crate) fn product(a: usize, b: usize) -> f64 {
 /// Gradients, the optimizer's state, a teacher and activations need additional memory.
 pub fn parts_bytes(config: &Config<ObjectiveConfig>) -> Vec<(String, f64)> {
     let features = config.backbone.features() as f64;
-    let (key, numbers) = config.backbone.numbers();
-    let mut parts = vec![(key.to_owned(), numbers)];
+    let backbone = &config.backbone;
+    let mut parts = vec![(backbone.size_key().to_owned(), backbone.parameter_count())];
     parts.extend(config.objective.parameter_budget(features));
     parts
         .into_iter()
-        .map(|(key, numbers)| (key, numbers * F32_BYTES))
+        .map(|(key, count)| (key, count * F32_BYTES))
         .collect()
 }
 

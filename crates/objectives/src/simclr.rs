@@ -189,9 +189,9 @@ pub fn nt_xent(first: Tensor<2>, second: Tensor<2>, temperature: f64) -> Tensor<
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
-    use crate::conformance::{self, Case};
+    use crate::conformance::{self, Case, OneDevice, Suite};
     use crate::formula::{Fixture, follow};
     use crate::grid;
 
@@ -209,6 +209,10 @@ mod tests {
 
     #[test]
     fn passes_the_conformance_suite() {
+        conforms(&OneDevice);
+    }
+
+    pub(crate) fn conforms(suite: &impl Suite) {
         for (projector_layers, projector_norm) in [
             (2, ProjectorNorm::None),
             (2, ProjectorNorm::Hidden),
@@ -221,7 +225,7 @@ mod tests {
             };
             let objective = config.clone().objective(conformance::resnet());
             assert!(objective.whole_batch().unwrap().contains("negatives"));
-            conformance::check(&Case {
+            suite.check(&Case {
                 config,
                 views: vec![(2, 16)],
                 teacher: None,
@@ -232,7 +236,7 @@ mod tests {
 
     #[test]
     fn views_of_two_sizes_are_embedded_in_order() {
-        conformance::check(&Case {
+        OneDevice.check(&Case {
             config: config(),
             views: vec![(1, 16), (1, 24)],
             teacher: None,

@@ -190,9 +190,9 @@ pub fn negative_cosine(predictions: Tensor<2>, targets: Tensor<2>) -> Tensor<1> 
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
-    use crate::conformance::{self, Case};
+    use crate::conformance::{self, Case, OneDevice, Suite};
     use crate::formula::{Fixture, follow};
     use crate::grid;
     use backbones::parameters;
@@ -215,8 +215,12 @@ mod tests {
 
     #[test]
     fn passes_the_conformance_suite() {
+        conforms(&OneDevice);
+    }
+
+    pub(crate) fn conforms(suite: &impl Suite) {
         for projector_layers in [2, 3] {
-            conformance::check(&Case {
+            suite.check(&Case {
                 config: Config {
                     projector_layers,
                     ..config()

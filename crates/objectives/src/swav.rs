@@ -22,7 +22,7 @@ use crate::method::{Invalid, MethodConfig, RunShape};
 use crate::parameter_budget::{mlp, product};
 use backbones::init::buffer;
 use backbones::layers::Linear;
-use backbones::{Backbone, BackboneConfig, Context, Init, Progress, Replicas, change_value};
+use backbones::{Backbone, BackboneConfig, Context, Init, Replicas, RunPosition, change_value};
 use burn::module::{Module, Param};
 use burn::tensor::Tensor;
 use serde::{Deserialize, Serialize};
@@ -186,15 +186,16 @@ pub struct Swav {
 }
 
 impl Swav {
-    /// Number of embeddings pushed before this step; `None` before the queue's first epoch.
-    fn pushed(&self, progress: &Progress, images: usize) -> Option<usize> {
+    /// Number of embeddings pushed before this step, `images` in each over all replicas; `None` before the queue's
+    /// first epoch.
+    fn pushed(&self, progress: &RunPosition, images: usize) -> Option<usize> {
         let queue = self.config.queue.as_ref()?;
         let first = queue.from_epoch * progress.steps_per_epoch;
         progress.step.checked_sub(first).map(|steps| steps * images)
     }
 
     /// The queue, if it is already full.
-    fn full_queue(&self, state: &State, progress: &Progress, images: usize) -> Option<Tensor<3>> {
+    fn full_queue(&self, state: &State, progress: &RunPosition, images: usize) -> Option<Tensor<3>> {
         let (queue, kept) = (state.queue.as_ref()?, self.config.queue.as_ref()?);
         (self.pushed(progress, images)? >= kept.images).then(|| queue.val())
     }
@@ -213,7 +214,11 @@ impl Swav {
         context: &Context,
     ) -> Tensor<2> {
         let config = &self.config;
-        let queue = self.full_queue(state, &context.progress, images);
+        let replicas = &context.replicas;
+        // Each replica enters its share of the queue, so that the sums over replicas count each row once.
+        let queue = self
+            .full_queue(state, &context.progress, images * replicas.count())
+            .map(|queue| replicas.share(queue, 1));
         // With `detach` alone, a parameter would still require its gradient.
         let prototypes = student.prototypes.weight.val().without_autodiff();
         let of_view = |view: usize| {
@@ -226,12 +231,7 @@ impl Swav {
                 }
                 None => of_batch,
             };
-            let plan = sinkhorn(
-                all,
-                config.sinkhorn_epsilon,
-                config.sinkhorn_iterations,
-                &context.replicas,
-            );
+            let plan = sinkhorn(all, config.sinkhorn_epsilon, config.sinkhorn_iterations, replicas);
             plan.narrow(0, 0, images)
         };
         Tensor::cat((0..GLOBAL_VIEWS).map(of_view).collect(), 0)
@@ -241,7 +241,7 @@ impl Swav {
 impl Objective for Swav {
     type Student = Student;
     type State = State;
-    /// Embeddings of the global views, `[2, images, embedding_width]`.
+    /// Embeddings of the global views of all replicas, `[2, images, embedding_width]`.
     type Pending = Tensor<3>;
 
     fn views(&self) -> ViewCount {
@@ -294,7 +294,11 @@ impl Objective for Swav {
             ("assignment_entropy", entropy(assignments)),
         ];
         let width = self.config.embedding_width;
-        let pending = global.detach().reshape([GLOBAL_VIEWS, images, width]);
+        let of_images = global
+            .detach()
+            .reshape([GLOBAL_VIEWS, images, width])
+            .swap_dims(0, 1);
+        let pending = context.replicas.gather(of_images).swap_dims(0, 1);
         (Loss { total, signals }, pending)
     }
 
@@ -322,7 +326,7 @@ impl Objective for Swav {
         (student, state)
     }
 
-    fn frozen(&self, progress: &Progress) -> Vec<&'static str> {
+    fn frozen(&self, progress: &RunPosition) -> Vec<&'static str> {
         if progress.epoch() < self.config.freeze_prototypes_epochs {
             vec!["prototypes"]
         } else {
@@ -366,9 +370,9 @@ pub fn sinkhorn(logits: Tensor<2>, epsilon: f64, iterations: usize, replicas: &R
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
-    use crate::conformance::{self, Case};
+    use crate::conformance::{self, Case, OneDevice, Suite};
     use crate::formula::{self, Fixture, u};
     use backbones::Draws;
     use burn::tensor::{Device, TensorData};
@@ -391,8 +395,12 @@ mod tests {
 
     #[test]
     fn passes_the_conformance_suite() {
+        conforms(&OneDevice);
+    }
+
+    pub(crate) fn conforms(suite: &impl Suite) {
         for (queue, views) in [(config().queue, vec![(2, 16), (3, 8)]), (None, vec![(2, 16)])] {
-            conformance::check(&Case {
+            suite.check(&Case {
                 config: Config { queue, ..config() },
                 views,
                 teacher: None,
@@ -473,7 +481,7 @@ mod tests {
         let (student, state) = objective.init(&Init::new(0, &Device::flex().autodiff()));
         let logits = Tensor::<2>::zeros([16, 12], &Device::flex());
         for (step, full) in [(1, false), (2, true)] {
-            let progress = Progress::at(step, 4, 4);
+            let progress = RunPosition::at(step, 4, 4);
             let context = Context::training(progress, Draws::new(0, step as u64));
             assert_eq!(objective.full_queue(&state, &progress, 8).is_some(), full);
             let assignments = objective.assignments(&student, &state, logits.clone(), 8, &context);
@@ -491,7 +499,7 @@ mod tests {
         let objective = Config { queue, ..config() }.objective(backbone);
         let (_, state) = objective.init(&Init::new(0, &Device::flex().autodiff()));
         let used = |step| {
-            let progress = Progress::at(step, 3, 9);
+            let progress = RunPosition::at(step, 3, 9);
             objective.full_queue(&state, &progress, 8).is_some()
         };
         // Filled by steps 3 and 4.

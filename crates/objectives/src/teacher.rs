@@ -2,7 +2,7 @@
 
 use crate::checks;
 use crate::method::Invalid;
-use backbones::Progress;
+use backbones::RunPosition;
 use training::{Count, cosine};
 
 /// Gives an error if `momentum`, or `momentum_end` if present, is outside 0 to 1.
@@ -11,7 +11,7 @@ pub(crate) fn check(start: f64, end: Option<f64>) -> Result<(), Invalid> {
 }
 
 /// Teacher momentum in this step: from `start` to `end` by a cosine over all steps, or constant `start`.
-pub(crate) fn momentum(start: f64, end: Option<f64>, progress: &Progress) -> f64 {
+pub(crate) fn momentum(start: f64, end: Option<f64>, progress: &RunPosition) -> f64 {
     end.map_or(start, |end| cosine(start, end, progress.fraction()))
 }
 

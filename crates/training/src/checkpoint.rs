@@ -21,6 +21,7 @@ const STUDENT: &str = "student.bpk";
 const STATE: &str = "state.bpk";
 const OPTIMIZER: &str = "optimizer.safetensors";
 const POSITION: &str = "position.json";
+const ENCODER: &str = "encoder.safetensors";
 
 /// A finished checkpoint's folder.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -94,7 +95,19 @@ pub(crate) fn save<S: Module, T: Module>(
 ) -> Result<CheckpointDir, Error> {
     let path = run.join("checkpoints").join(format!("step-{:08}", position.step));
     let folder = durable::Folder::create(&path)?;
-    write_parts(folder.path(), student, state, optimizer, encoder, position)?;
+    let mut position = position.clone();
+    position
+        .checksums
+        .insert(ENCODER.into(), crc32fast::hash(encoder));
+    write_file(&folder.path().join(ENCODER), encoder)?;
+    each_file(
+        folder.path(),
+        student,
+        state,
+        optimizer,
+        &position,
+        |name, bytes| write_file(&folder.path().join(name), bytes),
+    )?;
     // The same step again (a second Ctrl-C after a resume): the new checkpoint has the same content.
     folder.replace()?;
     let all = list_checkpoints(run)?;
@@ -107,18 +120,22 @@ pub(crate) fn save<S: Module, T: Module>(
     })
 }
 
-fn write_parts<S: Module, T: Module>(
+/// Hands each file of a checkpoint to `sink`, one at a time so that only one is in memory; `position.json` is the last.
+///
+/// # Errors
+/// A module that Burn cannot write, and those of `sink`; `folder` is for messages.
+fn each_file<S: Module, T: Module>(
     folder: &Path,
     student: &S,
     state: &T,
     optimizer: &Optimizer,
-    encoder: &[u8],
     position: &Position,
+    mut sink: impl FnMut(&str, &[u8]) -> Result<(), Error>,
 ) -> Result<(), Error> {
     let mut position = position.clone();
     let mut write = |name: &str, bytes: &[u8]| {
         position.checksums.insert(name.into(), crc32fast::hash(bytes));
-        write_file(&folder.join(name), bytes)
+        sink(name, bytes)
     };
     let refused = |name: &str, reason: String| Error::Checkpoint {
         path: folder.join(name),
@@ -136,12 +153,140 @@ fn write_parts<S: Module, T: Module>(
         .to_bytes()
         .map_err(|reason| refused(OPTIMIZER, reason))?;
     write(OPTIMIZER, &of_optimizer)?;
-    write("encoder.safetensors", encoder)?;
-    let path = folder.join(POSITION);
     let text = serde_json::to_vec(&position)
         .map_err(std::io::Error::from)
-        .map_err(FileError::new("write", &path))?;
-    write_file(&path, &text)
+        .map_err(FileError::new("write", &folder.join(POSITION)))?;
+    sink(POSITION, &text)
+}
+
+/// A checkpoint's files by name, in memory.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Files(BTreeMap<String, Vec<u8>>);
+
+impl Files {
+    /// Student, state and optimizer after `position.step` steps.
+    ///
+    /// # Errors
+    /// A module that Burn cannot write.
+    pub(crate) fn of<S: Module, T: Module>(
+        student: &S,
+        state: &T,
+        optimizer: &Optimizer,
+        position: &Position,
+    ) -> Result<Self, Error> {
+        let mut files = BTreeMap::new();
+        let folder = Path::new("of rank 0");
+        each_file(folder, student, state, optimizer, position, |name, bytes| {
+            files.insert(name.to_owned(), bytes.to_vec());
+            Ok(())
+        })?;
+        Ok(Self(files))
+    }
+
+    /// Those of a checkpoint on disk.
+    ///
+    /// # Errors
+    /// A file that is missing, or cannot be read.
+    pub(crate) fn read(checkpoint: &CheckpointDir) -> Result<Self, Error> {
+        let read = |name: &str| {
+            let path = checkpoint.path.join(name);
+            match fs::read(&path) {
+                Ok(bytes) => Ok((name.to_owned(), bytes)),
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => Err(Error::Checkpoint {
+                    path,
+                    reason: "damaged: the file is missing".into(),
+                }),
+                Err(error) => Err(FileError::new("read", &path)(error).into()),
+            }
+        };
+        [POSITION, STUDENT, STATE, OPTIMIZER]
+            .into_iter()
+            .map(read)
+            .collect::<Result<_, _>>()
+            .map(Self)
+    }
+
+    /// One text of bytes for another rank: names and lengths in one line of JSON, then the files.
+    pub(crate) fn to_bytes(&self) -> Vec<u8> {
+        let lengths: BTreeMap<&str, usize> = self
+            .0
+            .iter()
+            .map(|(name, bytes)| (name.as_str(), bytes.len()))
+            .collect();
+        let mut all = serde_json::to_vec(&lengths).unwrap_or_default();
+        all.push(b'\n');
+        self.0.values().for_each(|bytes| all.extend_from_slice(bytes));
+        all
+    }
+
+    /// # Errors
+    /// Bytes that [`to_bytes`](Self::to_bytes) did not write.
+    pub(crate) fn from_bytes(bytes: &[u8]) -> Result<Self, Error> {
+        let refused = || Error::Checkpoint {
+            path: PathBuf::from("of rank 0"),
+            reason: "damaged on its way to this rank".into(),
+        };
+        let end = bytes.iter().position(|byte| *byte == b'\n').ok_or_else(refused)?;
+        let (line, mut rest) = (&bytes[..end], &bytes[end + 1..]);
+        let lengths: BTreeMap<String, usize> = serde_json::from_slice(line).map_err(|_| refused())?;
+        let mut files = BTreeMap::new();
+        for (name, length) in lengths {
+            let (own, others) = rest.split_at_checked(length).ok_or_else(refused)?;
+            files.insert(name, own.to_vec());
+            rest = others;
+        }
+        Ok(Self(files))
+    }
+
+    /// The modules with the checkpoint's values; `folder` is for messages. Modules must be freshly initialized: pending
+    /// batch statistics of others would overwrite the loaded ones.
+    ///
+    /// # Errors
+    /// Damaged files, and files of other networks.
+    pub(crate) fn load<S: Module, T: Module>(
+        &self,
+        folder: &Path,
+        student: S,
+        state: T,
+        mut optimizer: Optimizer,
+    ) -> Result<Loaded<S, T>, Error> {
+        let refused = |name: &str, reason: String| Error::Checkpoint {
+            path: folder.join(name),
+            reason,
+        };
+        let bytes = |name: &str| {
+            let bytes = self.0.get(name).cloned();
+            bytes.ok_or_else(|| refused(name, "damaged: the file is missing".into()))
+        };
+        let position: Position = serde_json::from_slice(&bytes(POSITION)?)
+            .map_err(|error| refused(POSITION, format!("damaged: {error}")))?;
+        let whole = |name: &str| {
+            let bytes = bytes(name)?;
+            // Checkpoints of earlier versions have no checksums.
+            match position.checksums.get(name) {
+                Some(checksum) if *checksum != crc32fast::hash(&bytes) => Err(refused(
+                    name,
+                    "damaged: its bytes are not those that were written".into(),
+                )),
+                _ => Ok(bytes),
+            }
+        };
+        let student = ModuleRecord::from_bytes(Bytes::from_bytes_vec(whole(STUDENT)?))
+            .and_then(|record| student.try_load_record(record))
+            .map_err(|error| refused(STUDENT, record_reason(&error, "networks")))?;
+        let state = ModuleRecord::from_bytes(Bytes::from_bytes_vec(whole(STATE)?))
+            .and_then(|record| state.try_load_record(record))
+            .map_err(|error| refused(STATE, record_reason(&error, "objective")))?;
+        optimizer
+            .load_bytes(&whole(OPTIMIZER)?, &student)
+            .map_err(|reason| refused(OPTIMIZER, reason))?;
+        Ok(Loaded {
+            student,
+            state,
+            optimizer,
+            position,
+        })
+    }
 }
 
 /// Writes a file of an unfinished checkpoint, which is synced as a whole.
@@ -234,67 +379,27 @@ pub(crate) struct Loaded<S, T> {
     pub(crate) position: Position,
 }
 
-/// Loads a checkpoint into freshly initialized modules. Modules that have already run are unsuitable: their
-/// pending batch statistics would overwrite the loaded ones.
+/// Loads a checkpoint into freshly initialized modules: see [`Files::load`].
+///
+/// # Errors
+/// Those of [`Files::load`], files that cannot be read, and a step that is not the folder's.
 pub(crate) fn load<S: Module, T: Module>(
     checkpoint: &CheckpointDir,
     student: S,
     state: T,
-    mut optimizer: Optimizer,
+    optimizer: Optimizer,
 ) -> Result<Loaded<S, T>, Error> {
-    let refused = |path: PathBuf, reason: String| Error::Checkpoint { path, reason };
-    let read = |name: &str| {
-        let path = checkpoint.path.join(name);
-        match fs::read(&path) {
-            Ok(bytes) => Ok((path, bytes)),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                Err(refused(path, "damaged: the file is missing".into()))
-            }
-            Err(error) => Err(FileError::new("read", &path)(error).into()),
-        }
-    };
-    let (path, bytes) = read(POSITION)?;
-    let position: Position =
-        serde_json::from_slice(&bytes).map_err(|error| refused(path.clone(), format!("damaged: {error}")))?;
-    if position.step != checkpoint.step {
-        return Err(refused(
-            path,
-            format!(
+    let loaded = Files::read(checkpoint)?.load(&checkpoint.path, student, state, optimizer)?;
+    if loaded.position.step != checkpoint.step {
+        return Err(Error::Checkpoint {
+            path: checkpoint.path.join(POSITION),
+            reason: format!(
                 "says step {}, the folder's name says {}",
-                position.step, checkpoint.step
+                loaded.position.step, checkpoint.step
             ),
-        ));
+        });
     }
-    let read_whole = |name: &str| {
-        let (path, bytes) = read(name)?;
-        // Checkpoints of earlier versions have no checksums.
-        match position.checksums.get(name) {
-            Some(checksum) if *checksum != crc32fast::hash(&bytes) => Err(refused(
-                path,
-                "damaged: its bytes are not those that were written".into(),
-            )),
-            _ => Ok((path, bytes)),
-        }
-    };
-
-    let (path, bytes) = read_whole(STUDENT)?;
-    let student = ModuleRecord::from_bytes(Bytes::from_bytes_vec(bytes))
-        .and_then(|record| student.try_load_record(record))
-        .map_err(|error| refused(path, record_reason(&error, "networks")))?;
-    let (path, bytes) = read_whole(STATE)?;
-    let state = ModuleRecord::from_bytes(Bytes::from_bytes_vec(bytes))
-        .and_then(|record| state.try_load_record(record))
-        .map_err(|error| refused(path, record_reason(&error, "objective")))?;
-    let (path, bytes) = read_whole(OPTIMIZER)?;
-    optimizer
-        .load_bytes(&bytes, &student)
-        .map_err(|reason| refused(path, reason))?;
-    Ok(Loaded {
-        student,
-        state,
-        optimizer,
-        position,
-    })
+    Ok(loaded)
 }
 
 #[cfg(test)]

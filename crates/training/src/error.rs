@@ -123,6 +123,19 @@ pub enum Error {
         checkpoint: String,
     },
 
+    /// A rank that trains something else.
+    #[error("rank {rank} has another {what} than rank 0: expected {expected}, got {got}")]
+    RanksDiffer {
+        /// "config", "program" or "data set".
+        what: String,
+        /// The rank that differs.
+        rank: usize,
+        /// Rank 0's.
+        expected: String,
+        /// That rank's.
+        got: String,
+    },
+
     /// The device failed.
     #[error("the device failed in one of the {steps} steps before step {step}: {reason}")]
     Device {
@@ -172,7 +185,7 @@ pub fn ran_out_of_memory(message: &str) -> bool {
 
 /// What a device's message says in one line: the root cause where its memory ran out, else its lines without those that only lead
 /// from one failure to the next, and without backtraces and kernels' sources.
-pub(crate) fn device_reason(message: &str) -> String {
+pub fn device_reason(message: &str) -> String {
     let lines = message.lines().map(str::trim).filter(|line| !line.is_empty());
     if let Some(line) = lines.clone().find(|line| ran_out_of_memory(line)) {
         return line.into();

@@ -22,7 +22,7 @@ mod pretrain;
 mod run_log;
 mod schedule;
 
-pub use backbones::{Context, Draws, Init, Precision, Progress, Replicas};
+pub use backbones::{Context, Draws, Init, Precision, Replicas, RunPosition};
 pub use batch::{Batch, Normalize, ViewGroupTensor};
 pub use checkpoint::{CheckpointDir, latest_checkpoint, list_checkpoints};
 pub use config::{Config, DataConfig, ObjectiveSection, TrainingConfig, dataset_views};
@@ -30,7 +30,7 @@ pub use counts::{Count, RunLength, check_counts, check_epochs};
 pub use course::cosine;
 pub use data::Dataset;
 pub use encoder::{LoadedEncoder, read_encoder, write_encoder};
-pub use error::{Error, ran_out_of_memory};
+pub use error::{Error, device_reason, ran_out_of_memory};
 pub use hint::Hint;
 pub use inspection::{Content, Dtypes, Inspection, Network, TensorLine, inspect_weights};
 pub use later_keys::fill_in_later_keys;

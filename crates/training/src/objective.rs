@@ -6,7 +6,7 @@
 
 use crate::batch::Batch;
 use crate::optimizer::ParameterRule;
-use backbones::{Backbone, Context, Init, Progress};
+use backbones::{Backbone, Context, Init, RunPosition};
 use burn::module::Module;
 use burn::tensor::Tensor;
 
@@ -133,7 +133,7 @@ pub trait Objective {
 
     /// Paths (prefixes, as in `head.last`) of student parameters whose gradients are dropped at this point of
     /// the run.
-    fn frozen(&self, _: &Progress) -> Vec<&'static str> {
+    fn frozen(&self, _: &RunPosition) -> Vec<&'static str> {
         vec![]
     }
 

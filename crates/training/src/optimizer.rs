@@ -13,7 +13,7 @@ pub use state::{Optimizer, ParameterRule, Rates};
 
 use crate::course::cosine;
 use crate::schedule::ScheduleConfig;
-use backbones::Progress;
+use backbones::RunPosition;
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::optim::GradientsParams;
 use burn::tensor::Tensor;
@@ -226,7 +226,7 @@ impl OptimizerConfig {
         &self,
         peak: f64,
         schedule: &ScheduleConfig,
-        progress: &Progress,
+        progress: &RunPosition,
         rules: Vec<ParameterRule>,
     ) -> Rates {
         let (start, end) = self.weight_decay_course();

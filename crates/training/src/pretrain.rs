@@ -1,20 +1,22 @@
 //! The pretraining loop: one function that reads top to bottom; its phases are in the files next to it.
 
 mod plan;
+mod ranks;
 mod run_directory;
 mod step;
 
-use crate::checkpoint::{self, CheckpointDir};
+use crate::checkpoint::CheckpointDir;
 use crate::config::{Config, ObjectiveSection};
 use crate::error::Error;
 use crate::objective::Objective;
 use crate::run_log::LogLine;
+use backbones::Replicas;
 use burn::tensor::Device;
 use plan::Plan;
 use run_directory::RunDirectory;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 use step::Run;
 
@@ -26,7 +28,10 @@ pub struct RunOptions {
     pub resume: bool,
     /// The device, without autodiff.
     pub device: Device,
-    /// When it turns true, the loop ends after the current step with a checkpoint.
+    /// The devices that share the run, one process each; [`Replicas::single`] for one. All processes call the loop with
+    /// the same config and data; that of rank 0 alone reads and writes the run directory.
+    pub replicas: Replicas,
+    /// When it turns true, the loop ends after the current step with a checkpoint; on all ranks if it turns true on one.
     pub stop: Arc<AtomicBool>,
     /// The objective's name in the config, for the encoder file.
     pub method: String,
@@ -153,7 +158,11 @@ pub fn train<O: Objective, C: ObjectiveSection, E: From<Error>>(
     let plan = Plan::new(objective, config, dataset, options)?;
 
     // The run directory: a new one, or the one that this config started.
-    let directory = RunDirectory::open(config, plan.dataset.fingerprint(), options)?;
+    let directory = if plan.writes() {
+        RunDirectory::open(config, plan.dataset.fingerprint(), options)?
+    } else {
+        RunDirectory::of_rank_0(&options.out)
+    };
 
     // Networks, optimizer and log at step 0, or at the checkpoint's step.
     let mut run = Run::start(&plan, &directory)?;
@@ -175,10 +184,10 @@ pub fn train<O: Objective, C: ObjectiveSection, E: From<Error>>(
         observe(Event::Step { step: run.done });
 
         // Scalars are read from the device only when a line or a checkpoint is due.
-        let interrupted = options.stop.load(Ordering::Relaxed);
+        let interrupted = run.interrupted;
         let due = plan.due(run.done, interrupted);
         if due.line || due.checkpoint {
-            run.read_scalars(&directory)?;
+            run.read_scalars(&plan, &directory)?;
         }
         if due.epoch_end {
             run.state = at_epoch_end(EpochEnd {
@@ -194,8 +203,11 @@ pub fn train<O: Objective, C: ObjectiveSection, E: From<Error>>(
             observe(Event::Log(&line));
         }
         if due.checkpoint {
-            let saved = run.save(&plan, &directory)?;
-            observe(Event::Checkpoint(&saved));
+            let saved;
+            (run, saved) = run.save(&plan, &directory)?;
+            if let Some(saved) = &saved {
+                observe(Event::Checkpoint(saved));
+            }
         }
         if interrupted && run.done < plan.steps {
             outcome = Outcome::Interrupted;
@@ -205,14 +217,13 @@ pub fn train<O: Objective, C: ObjectiveSection, E: From<Error>>(
     drop(batches);
 
     // The encoder, next to the checkpoints.
-    if outcome == Outcome::Finished {
+    if outcome == Outcome::Finished && plan.writes() {
         run.write_encoder(&plan)?;
     }
-    let saved = checkpoint::latest_checkpoint(&options.out)?;
     Ok(Trained {
         summary: Summary {
             outcome,
-            step: saved.map_or(start, |checkpoint| checkpoint.step),
+            step: run.saved.unwrap_or(start),
             steps: plan.steps,
             last_loss: run.last_loss,
             bad_records: plan.loader.bad_records(),

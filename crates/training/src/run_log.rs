@@ -7,6 +7,7 @@
 use crate::error::{Error, device_reason};
 use crate::loss_scale::LossScale;
 use crate::objective::Loss;
+use backbones::Replicas;
 use burn::tensor::Tensor;
 use data::FileError;
 use serde::{Deserialize, Serialize};
@@ -74,8 +75,8 @@ pub(crate) enum Drained {
 
 /// Writes `metrics.jsonl`.
 pub(crate) struct RunLog {
-    path: PathBuf,
-    file: File,
+    /// The file; `None` on ranks that do not write.
+    file: Option<(PathBuf, File)>,
     /// Steps still on the device: step, learning rate, loss and signals in one `[1 + signals]` tensor.
     pending: Vec<(usize, f64, Tensor<1>)>,
     pub(crate) window: Window,
@@ -86,13 +87,27 @@ pub(crate) struct RunLog {
 }
 
 impl RunLog {
-    /// Opens the log of a run at `step`, removing all later lines and a half-written one.
+    /// Opens the log of a run at `step`, removing all later lines and a half-written one; without `run`, a log that only
+    /// keeps the window.
     pub(crate) fn open(
-        run: &Path,
+        run: Option<&PathBuf>,
         step: usize,
         window: Window,
         last_finite: Option<f32>,
     ) -> Result<Self, Error> {
+        let file = run.map(|run| Self::open_file(run, step)).transpose()?;
+        Ok(Self {
+            file,
+            pending: vec![],
+            window,
+            last_finite,
+            window_started: Instant::now(),
+            images: 0,
+            waited: 0.0,
+        })
+    }
+
+    fn open_file(run: &Path, step: usize) -> Result<(PathBuf, File), Error> {
         let path = run.join("metrics.jsonl");
         let mut file = OpenOptions::new()
             .read(true)
@@ -121,16 +136,7 @@ impl RunLog {
         }
         file.set_len(keep).map_err(FileError::new("write", &path))?;
         std::io::Seek::seek(&mut file, std::io::SeekFrom::End(0)).map_err(FileError::new("open", &path))?;
-        Ok(Self {
-            path,
-            file,
-            pending: vec![],
-            window,
-            last_finite,
-            window_started: Instant::now(),
-            images: 0,
-            waited: 0.0,
-        })
+        Ok((path, file))
     }
 
     /// Takes a step's loss without reading it.
@@ -156,11 +162,11 @@ impl RunLog {
         self.waited += waited_seconds;
     }
 
-    /// Reads pending values from the device into the window, in one transfer.
+    /// Reads pending values from the device into the window, in one transfer, as means over replicas.
     ///
     /// # Errors
     /// The first step whose loss is not finite, or a device that failed since the last call.
-    pub(crate) fn drain(&mut self) -> Result<(), Drained> {
+    pub(crate) fn drain(&mut self, replicas: &Replicas) -> Result<(), Drained> {
         if self.pending.is_empty() {
             return Ok(());
         }
@@ -171,7 +177,11 @@ impl RunLog {
             steps: pending.len(),
             reason: device_reason(&error.to_string()),
         })?;
-        let all: Vec<f32> = all.convert::<f32>().try_to_vec().unwrap_or_default();
+        let mut all: Vec<f32> = all.convert::<f32>().try_to_vec().unwrap_or_default();
+        if let Some(engine) = replicas.engine() {
+            engine.sum(&mut all);
+            all.iter_mut().for_each(|value| *value /= engine.size() as f32);
+        }
         for ((step, learning_rate, _), values) in pending.into_iter().zip(all.chunks(width)) {
             let bits = values.iter().map(|value| value.to_bits()).collect();
             let values = StepValues {
@@ -226,21 +236,21 @@ impl RunLog {
         self.window_started = Instant::now();
         self.images = 0;
         self.waited = 0.0;
-        let mut text =
-            serde_json::to_vec(&line).map_err(|error| FileError::new("write", &self.path)(error.into()))?;
-        text.push(b'\n');
-        self.file
-            .write_all(&text)
-            .map_err(FileError::new("write", &self.path))?;
+        if let Some((path, file)) = &mut self.file {
+            let text = serde_json::to_vec(&line);
+            let mut text = text.map_err(|error| FileError::new("write", path)(error.into()))?;
+            text.push(b'\n');
+            file.write_all(&text).map_err(FileError::new("write", path))?;
+        }
         Ok(Some(line))
     }
 
     /// Syncs the lines to disk: a checkpoint must not depend on lines that a power cut can remove.
     pub(crate) fn sync(&self) -> Result<(), Error> {
-        Ok(self
-            .file
-            .sync_all()
-            .map_err(FileError::new("write", &self.path))?)
+        match &self.file {
+            Some((path, file)) => Ok(file.sync_all().map_err(FileError::new("write", path))?),
+            None => Ok(()),
+        }
     }
 }
 
@@ -261,11 +271,11 @@ mod tests {
     #[test]
     fn lines_are_window_means_and_are_cut_back_on_resume() {
         let run = tempfile::tempdir().unwrap();
-        let mut log = RunLog::open(run.path(), 0, Window::default(), None).unwrap();
+        let mut log = RunLog::open(Some(&run.path().to_owned()), 0, Window::default(), None).unwrap();
         for step in 0..6 {
             log.push(step, 0.1, loss(step as f32), 8, 0.0);
             if step % 2 == 1 {
-                log.drain().unwrap();
+                log.drain(&Replicas::single()).unwrap();
                 log.write(0, None).unwrap();
             }
         }
@@ -287,23 +297,23 @@ mod tests {
         let mut text = std::fs::read(&path).unwrap();
         text.extend_from_slice(br#"{"step": 8, "ep"#);
         std::fs::write(&path, &text).unwrap();
-        drop(RunLog::open(run.path(), 4, Window::default(), None).unwrap());
+        drop(RunLog::open(Some(&run.path().to_owned()), 4, Window::default(), None).unwrap());
         assert_eq!(lines(&path).len(), 2);
         // A whole last line without its newline is cut too: it would run into the next one.
         let text = std::fs::read(&path).unwrap();
         std::fs::write(&path, &text[..text.len() - 1]).unwrap();
-        drop(RunLog::open(run.path(), 4, Window::default(), None).unwrap());
+        drop(RunLog::open(Some(&run.path().to_owned()), 4, Window::default(), None).unwrap());
         assert_eq!(lines(&path).len(), 1);
     }
 
     #[test]
     fn a_loss_that_is_no_number_is_found_with_its_step() {
         let run = tempfile::tempdir().unwrap();
-        let mut log = RunLog::open(run.path(), 0, Window::default(), None).unwrap();
+        let mut log = RunLog::open(Some(&run.path().to_owned()), 0, Window::default(), None).unwrap();
         for (step, value) in [1.5, 2.5, f32::NAN, 1.0].into_iter().enumerate() {
             log.push(step, 0.1, loss(value), 8, 0.0);
         }
-        let Drained::NotFinite(bad) = log.drain().unwrap_err() else {
+        let Drained::NotFinite(bad) = log.drain(&Replicas::single()).unwrap_err() else {
             panic!("the device is well");
         };
         assert_eq!((bad.step, log.last_finite), (2, Some(2.5)));

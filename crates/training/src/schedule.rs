@@ -2,7 +2,7 @@
 
 use crate::counts::Count;
 use crate::course::cosine;
-use backbones::Progress;
+use backbones::RunPosition;
 use serde::{Deserialize, Serialize};
 
 /// The learning rate schedule, relative to the optimizer's peak. TOML: one table, e.g.
@@ -133,7 +133,7 @@ impl ScheduleConfig {
     }
 
     /// The learning rate at the step in `progress`.
-    pub fn learning_rate(&self, peak: f64, progress: &Progress) -> f64 {
+    pub fn learning_rate(&self, peak: f64, progress: &RunPosition) -> f64 {
         match self {
             Self::CosinePerEpoch {
                 warmup,
@@ -212,8 +212,8 @@ mod tests {
     use super::*;
     use std::f64::consts::PI;
 
-    fn at(step: usize) -> Progress {
-        Progress::at(step, 10, 2000)
+    fn at(step: usize) -> RunPosition {
+        RunPosition::at(step, 10, 2000)
     }
 
     #[test]

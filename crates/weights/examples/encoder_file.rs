@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use backbones::{BackboneConfig, Context, Draws, Init, Progress};
+use backbones::{BackboneConfig, Context, Draws, Init, RunPosition};
 use burn::tensor::{Device, Distribution, Tensor};
 use safetensors::tensor::{Dtype, TensorView};
 use weights::{EncoderInfo, encoder_to_safetensors};
@@ -21,11 +21,7 @@ fn main() {
     let images = Tensor::<4>::random([4, 3, 112, 224], Distribution::Normal(0.0, 1.0), &device);
     // A few training passes, so that running statistics leave their initial values.
     for step in 0..3 {
-        let progress = Progress {
-            step,
-            steps_per_epoch: 1,
-            steps: 3,
-        };
+        let progress = RunPosition::at(step, 1, 3);
         backbone.forward(
             images.clone(),
             &Context::training(progress, Draws::new(0, step as u64)),

@@ -103,10 +103,10 @@ pub(crate) fn check_size(architecture: &BackboneConfig, tensors: usize, bytes: u
         }
         _ => {}
     }
-    let parameters = architecture.numbers().1;
+    let parameters = architecture.parameter_count();
     // A number takes at least two bytes; tensors that share their bytes may halve that.
     if parameters > bytes as f64 + ANYWAY {
-        return refused(format!("about {:.0} million numbers", parameters / 1e6));
+        return refused(format!("about {:.0} million parameters", parameters / 1e6));
     }
     Ok(())
 }

@@ -2,7 +2,7 @@
 
 use burn::module::{Module, Param};
 use burn::tensor::{DType, Tensor};
-use kernels::Epilogue;
+use kernels::{Epilogue, Normalized};
 
 use crate::context::Context;
 use crate::init::{Init, trained};
@@ -108,12 +108,17 @@ impl BatchNorm {
         );
         let count = group * shape[2..].iter().product::<usize>();
         assert!(
-            count > 1,
+            count * context.batch_norm_replicas > 1,
             "batch normalization in training needs more than one value a channel"
         );
 
         let (weight, bias) = self.affine(shape[1], &x);
-        let batch = kernels::batch_norm(x, weight, bias, images / group, self.epsilon, then);
+        let replicas = context.batch_norm_replicas;
+        let batch = match replicas {
+            1 => kernels::batch_norm(x, weight, bias, images / group, self.epsilon, then),
+            _ => self.synchronized(x, [weight, bias], group, context, then),
+        };
+        let count = count * replicas;
         let unbiased = batch.variance * (count as f64 / (count as f64 - 1.0));
         // The first micro-batch of a step decays the old value; each adds its share of the new one.
         let (index, micro_batches) = context.micro_batch;
@@ -125,6 +130,41 @@ impl BatchNorm {
         move_to(&self.running_mean, batch.mean);
         move_to(&self.running_var, unbiased);
         batch.output
+    }
+
+    /// Normalizes with statistics over groups of `group` images of each of several replicas: two exchanges forward,
+    /// two backward.
+    fn synchronized<const D: usize>(
+        &self,
+        x: Tensor<D>,
+        [weight, bias]: [Tensor<1>; 2],
+        group: usize,
+        context: &Context,
+        then: Epilogue<D>,
+    ) -> Normalized<D> {
+        let shape = x.dims();
+        let (groups, channels) = (shape[0] / group, shape[1]);
+        let pixels = shape[2..].iter().product::<usize>();
+        let mean_of = |x: Tensor<4>| {
+            let own = x.mean_dim(1).mean_dim(3);
+            context.replicas.mean_of_run(own, context.batch_norm_replicas)
+        };
+        let x = x.reshape([groups, group, channels, pixels]);
+        let mean = mean_of(x.clone());
+        let centered = x - mean.clone();
+        let variance = mean_of(centered.clone().powi_scalar(2));
+        let scale = weight.reshape([1, 1, channels, 1]) / (variance.clone() + self.epsilon).sqrt();
+        let output = (centered * scale + bias.reshape([1, 1, channels, 1])).reshape(shape);
+        let of_channels = |statistic: Tensor<4>| statistic.without_autodiff().mean_dim(0).reshape([channels]);
+        Normalized {
+            output: match then {
+                Epilogue::Nothing => output,
+                Epilogue::Relu => relu(output),
+                Epilogue::AddRelu(shortcut) => relu(output + shortcut),
+            },
+            mean: of_channels(mean),
+            variance: of_channels(variance),
+        }
     }
 
     /// Scale and shift, with defaults if the layer has none.

@@ -66,12 +66,12 @@ fn scales(rate: f64, block: usize, count: usize, context: &Context) -> Vec<f32> 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::context::Progress;
+    use crate::context::RunPosition;
     use crate::draws::Draws;
     use burn::tensor::Device;
 
     fn context(step: u64) -> Context {
-        let progress = Progress::at(step as usize, 10, 10);
+        let progress = RunPosition::at(step as usize, 10, 10);
         Context::training(progress, Draws::new(5, step))
     }
 

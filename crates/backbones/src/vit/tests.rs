@@ -1,7 +1,7 @@
 //! Required behavior without a reference network: draws, buffers, names and errors.
 
 use super::*;
-use crate::context::Progress;
+use crate::context::RunPosition;
 use crate::draws::Draws;
 use crate::{Backbone, BackboneConfig, independent_copy, parameters, replace_state, state_dict};
 use burn::tensor::Device;
@@ -16,7 +16,7 @@ fn config() -> VitConfig {
 }
 
 fn context(step: u64) -> Context {
-    let progress = Progress::at(step as usize, 10, 10);
+    let progress = RunPosition::at(step as usize, 10, 10);
     Context::training(progress, Draws::new(3, step))
 }
 

@@ -191,6 +191,7 @@ fn finetune(
         options: RunOptions {
             out: out.to_path_buf(),
             resume,
+            replicas: backbones::Replicas::single(),
             stop: interrupt::flag()?,
             method: config.objective.protocol.name(),
             provenance: facts,

@@ -25,7 +25,7 @@ impl Files<'_> {
         let bytes = self
             .photos
             .read(photo)
-            .map_err(|error| Decision::dropped(photo.id, "unreadable").detail(error.with_causes()))?;
+            .map_err(|error| Decision::dropped(photo.id, "unreadable").detail(data::with_causes(&error)))?;
         let content = sha256(&bytes);
         match self.gate.check(photo.id, &content) {
             Ok(()) => Ok(File { bytes, content }),

@@ -206,7 +206,7 @@ fn read(
 ) -> Result<Result<Vec<(Content, u64)>, String>, Error> {
     let photos = match photos {
         Ok(photos) => photos,
-        Err(error) => return Ok(Err(error.with_causes())),
+        Err(error) => return Ok(Err(data::with_causes(&error))),
     };
     let mut reason = "it is no longer listed".to_string();
     let mut found = Vec::new();
@@ -216,7 +216,7 @@ fn read(
         };
         match photos.read(&photo) {
             Ok(file) => found.push((sha256(&file), file.len() as u64)),
-            Err(error) => reason = error.with_causes(),
+            Err(error) => reason = data::with_causes(&error),
         }
     }
     Ok(if found.is_empty() { Err(reason) } else { Ok(found) })

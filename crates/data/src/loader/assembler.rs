@@ -58,8 +58,10 @@ impl Assembler {
             self.epoch = Some((epoch, order));
         }
         let order = self.epoch.as_ref().map_or(&[][..], |(_, order)| order);
-        let first = (step % per_epoch) * shared.config.batch_images;
-        let images = shared.config.batch_images.min(order.len() - first);
+        let (index, count) = shared.part;
+        let images = shared.config.batch_images / count;
+        let first = (step % per_epoch) * shared.config.batch_images + index * images;
+        let images = images.min(order.len() - first);
 
         let mut views = empty_views(&shared.views, images);
         // Every worker writes into the batch directly: each image gets the slots of all its views.

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use rayon::prelude::*;
 use serde::Serialize;
 
-use super::Progress;
+use super::OnProgress;
 use crate::dataset::Dataset;
 use crate::decode::{DecodeLimits, decode_and};
 use crate::error::Error;
@@ -187,7 +187,7 @@ pub(super) fn skipped_members(table: &Table) -> Vec<SkippedMember> {
 ///
 /// # Errors
 /// [`Error`] where there are no data to check or they cannot be read at all.
-pub fn verify(spec: &str, progress: Progress) -> Result<Verification, Error> {
+pub fn verify(spec: &str, progress: OnProgress) -> Result<Verification, Error> {
     let Shards { paths, listing } = Dataset::shard_paths(spec)?;
     if paths.is_empty() {
         return verify_folder(&Dataset::open(spec)?, progress);
@@ -277,7 +277,7 @@ pub fn verify(spec: &str, progress: Progress) -> Result<Verification, Error> {
     Ok(outcome)
 }
 
-fn verify_folder(dataset: &Dataset, progress: Progress) -> Result<Verification, Error> {
+fn verify_folder(dataset: &Dataset, progress: OnProgress) -> Result<Verification, Error> {
     let done = AtomicUsize::new(0);
     let broken: Vec<Option<SkippedMember>> = (0..dataset.len())
         .into_par_iter()

@@ -13,7 +13,7 @@ use serde::Serialize;
 use webdataset::shard::Compression;
 use webdataset::{Sample, TarWriter, Value};
 
-use super::Progress;
+use super::OnProgress;
 use super::archive::{self, FolderArchive};
 use super::check::{SkippedMember, skipped_members};
 use crate::caught::caught;
@@ -76,7 +76,7 @@ pub fn pack(
     source: &str,
     out: &Path,
     options: &PackOptions,
-    progress: Progress,
+    progress: OnProgress,
 ) -> Result<PackReport, Error> {
     if options.limit == Some(0) {
         let reason = "must be at least 1, got 0".to_string();
@@ -106,7 +106,7 @@ pub fn pack_dataset(
     dataset: &Dataset,
     out: &Path,
     options: &PackOptions,
-    progress: Progress,
+    progress: OnProgress,
 ) -> Result<PackReport, Error> {
     let mut positions = spread(dataset.len(), options.limit);
     if let Some(seed) = options.shuffle_seed {
@@ -129,7 +129,7 @@ fn pack_archive(
     archive: &FolderArchive,
     out: &Path,
     options: &PackOptions,
-    progress: Progress,
+    progress: OnProgress,
 ) -> Result<PackReport, Error> {
     if options.shuffle_seed.is_some() {
         return Err(Error::Option {

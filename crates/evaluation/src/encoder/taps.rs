@@ -1,6 +1,6 @@
 //! Taps: places in a network where features are taken, and the inputs that linear probes build from them.
 
-use backbones::Stage;
+use backbones::ResNetStage;
 use serde::{Deserialize, Serialize};
 
 /// The tap that every backbone has: its output after global average pooling.
@@ -13,7 +13,7 @@ pub enum Tap {
     Pooled,
     /// The output of a ResNet's stage, averaged over so few positions that it has about 9,000 values:
     /// `conv1`, `res2` …
-    Stage(Stage),
+    Stage(ResNetStage),
     /// The normalized class token of a transformer's block, counted from the last block, which is 1:
     /// `class_token_1`.
     ClassToken(usize),
@@ -41,7 +41,7 @@ impl Tap {
     pub(crate) fn named(name: &str) -> Option<Self> {
         match name.strip_prefix("class_token_") {
             Some(block) => Some(Self::ClassToken(block.parse().ok().filter(|block| *block > 0)?)),
-            None => Stage::ALL
+            None => ResNetStage::ALL
                 .map(Self::Stage)
                 .into_iter()
                 .chain([Self::Pooled, Self::PatchMean])
@@ -59,11 +59,11 @@ impl Tap {
         let blocks = name
             .strip_prefix("tokens_")
             .and_then(|count| count.parse::<usize>().ok());
-        let stage = Stage::ALL.into_iter().find(|stage| stage.name() == name);
+        let stage = ResNetStage::ALL.into_iter().find(|stage| stage.name() == name);
         match (name, blocks) {
             // VISSL's name for the pooled output.
             (POOLED | "res5avg", _) => Ok(vec![Self::Pooled]),
-            ("stages", _) => Ok(Stage::ALL.map(Self::Stage).to_vec()),
+            ("stages", _) => Ok(ResNetStage::ALL.map(Self::Stage).to_vec()),
             _ if stage.is_some() => Ok(stage.map(Self::Stage).into_iter().collect()),
             (_, Some(blocks)) if blocks > 0 => Ok((1..=blocks)
                 .map(Self::ClassToken)
@@ -86,7 +86,7 @@ pub enum Input {
     /// The network's output after pooling.
     Pooled,
     /// A stage of a ResNet, averaged to about 9,000 values.
-    Stage(Stage),
+    Stage(ResNetStage),
     /// Class tokens of the last blocks concatenated, the last block's at the end, optionally followed by the
     /// mean of the last block's patches. DINO: four blocks without the mean for small transformers, one block
     /// with the mean for base ones.
@@ -154,7 +154,7 @@ mod tests {
                 "x = ['pooled', { stage = 'res4' }, { tokens = { blocks = 2, patch_mean = true } }]"
             )
             .unwrap()["x"],
-            [Input::Pooled, Input::Stage(Stage::Res4), four]
+            [Input::Pooled, Input::Stage(ResNetStage::Res4), four]
         );
     }
 
@@ -164,11 +164,11 @@ mod tests {
             Tap::group("tokens_1").unwrap(),
             [Tap::ClassToken(1), Tap::PatchMean]
         );
-        assert_eq!(Tap::group("res4").unwrap(), [Tap::Stage(Stage::Res4)]);
+        assert_eq!(Tap::group("res4").unwrap(), [Tap::Stage(ResNetStage::Res4)]);
         assert_eq!(Tap::group("stages").unwrap().len(), 5);
         for tap in [
             Tap::Pooled,
-            Tap::Stage(Stage::Conv1),
+            Tap::Stage(ResNetStage::Conv1),
             Tap::ClassToken(3),
             Tap::PatchMean,
         ] {

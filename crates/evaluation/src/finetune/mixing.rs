@@ -3,9 +3,10 @@
 //! Zhang, Cisse, Dauphin, Lopez-Paz, *mixup*, 2018; Yun et al., *CutMix*, 2019; timm's `Mixup` in its mode
 //! `batch`: one draw per group; image `i` of `n` is mixed with image `n - 1 - i`, counted within the group.
 
+use backbones::draws::{below_32, uniform};
 use burn::tensor::activation::log_softmax;
 use burn::tensor::{Device, Tensor, TensorData};
-use rand::{Rng, RngExt};
+use rand::Rng;
 use rand_distr::{Beta, Distribution};
 use serde::{Deserialize, Serialize};
 
@@ -68,11 +69,11 @@ impl Config {
 
     /// The mix of one group of images of this size; `None` leaves the group unchanged.
     pub(super) fn draw(&self, [height, width]: [usize; 2], rng: &mut impl Rng) -> Option<Mix> {
-        if rng.random::<f64>() >= self.probability {
+        if uniform(rng) >= self.probability {
             return None;
         }
         let cut = match (self.mixup_alpha > 0.0, self.cutmix_alpha > 0.0) {
-            (true, true) => rng.random::<f64>() < self.switch_probability,
+            (true, true) => uniform(rng) < self.switch_probability,
             (mixup, _) => !mixup,
         };
         let alpha = if cut { self.cutmix_alpha } else { self.mixup_alpha };
@@ -80,7 +81,7 @@ impl Config {
         if !cut {
             return Some(Mix { lambda, cut: None });
         }
-        let middle = [rng.random_range(0..height), rng.random_range(0..width)];
+        let middle = [below_32(rng, height), below_32(rng, width)];
         let patch = Cut::around(lambda, [height, width], middle);
         Some(Mix {
             lambda: patch.share_left([height, width]),

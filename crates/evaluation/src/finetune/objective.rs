@@ -164,7 +164,7 @@ impl Objective for Finetune {
             None => (images, mixing::targets(&places, classes, smoothing, None)),
             Some(config) => {
                 let together = config.images.unwrap_or(count);
-                let before = context.micro_batch.0 * (count / together);
+                let before = context.place() * (count / together);
                 let (mut mixed, mut targets) = (vec![], vec![]);
                 for (group, places) in places.chunks(together).enumerate() {
                     let part = images.clone().narrow(0, group * together, places.len());
@@ -191,7 +191,7 @@ impl Objective for Finetune {
             .float();
         let accuracy = hits.mean_dim(0).reshape([1]);
         let loss = soft_target_cross_entropy(logits, targets);
-        let signals = vec![("accuracy", context.replicas.mean(accuracy))];
+        let signals = vec![("accuracy", accuracy)];
         (Loss { total: loss, signals }, ())
     }
 

@@ -8,8 +8,8 @@ use super::objective::tests::{objective, settings};
 use super::objective::{Finetune, Network};
 use super::{Average, AverageWarmup, Mixing, Settings};
 use backbones::{
-    BackboneConfig, Context, Draws, Init, Progress, ema_with_statistics, independent_copy, layers::BatchNorm,
-    parameters,
+    BackboneConfig, Context, Draws, Init, RunPosition, ema_with_statistics, independent_copy,
+    layers::BatchNorm, parameters,
 };
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param, ParamId};
 use burn::optim::GradientsParams;
@@ -461,11 +461,7 @@ fn twenty_steps_have_pytorchs_losses_also_in_micro_batches() {
     };
     let tolerance = (3.0 * fixture["torch_float32_error"].as_f64().unwrap()).max(1e-4);
     for (step, expected) in list(&fixture["losses"]).into_iter().enumerate() {
-        let progress = Progress {
-            step,
-            steps_per_epoch: 10,
-            steps: 20,
-        };
+        let progress = RunPosition::at(step, 10, 20);
         let context = Context::training(progress, draws(step));
         let whole = batch(step, images, 16, classes);
         if step == 0 {

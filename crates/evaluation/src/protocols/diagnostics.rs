@@ -14,9 +14,9 @@ use crate::solvers::{products, symmetric_eigenvalues};
 use crate::split::Split;
 use crate::task::{Splits, check_rows};
 use backbones::Draws;
+use backbones::draws::sample;
 use ndarray::linalg::general_mat_mul;
 use ndarray::{Array2, ArrayView2, Axis, Slice};
-use rand::seq::index::sample;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -93,7 +93,7 @@ fn diagnostics(
     let drawn;
     let rows = if all.rows > config.records {
         let mut rng = Draws::new(config.seed, 0).rng("diagnostics.records", 0);
-        let mut chosen = sample(&mut rng, all.rows, config.records).into_vec();
+        let mut chosen = sample(&mut rng, all.rows, config.records);
         chosen.sort_unstable();
         drawn = all.select(&chosen);
         &drawn

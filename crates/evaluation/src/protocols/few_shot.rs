@@ -13,8 +13,8 @@ use crate::result::{Score, rank_of};
 use crate::split::Split;
 use crate::task::{Splits, Task};
 use backbones::Draws;
+use backbones::draws::sample;
 use ndarray::{Array1, Array2, ArrayView2, Axis};
-use rand::seq::index::sample;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -207,7 +207,7 @@ impl Records {
                     queries.extend(rows.into_iter().map(|place| test[place]));
                 }
                 Split::Test => {
-                    let rows = sample(&mut rng, test.len(), config.shots + config.queries).into_vec();
+                    let rows = sample(&mut rng, test.len(), config.shots + config.queries);
                     let (first, rest) = rows.split_at(config.shots);
                     support.extend(first.iter().map(|place| test[*place]));
                     queries.extend(rest.iter().map(|place| test[*place]));

@@ -10,7 +10,7 @@ use crate::progress::Event;
 use crate::result::{Score, seeds_scores};
 use crate::solvers::{Classifier, Head};
 use crate::task::Task;
-use backbones::{Draws, Progress};
+use backbones::{Draws, RunPosition};
 use burn::tensor::{Device, Tensor, TensorData};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -104,11 +104,7 @@ pub(crate) fn head(config: &LinearCached, task: &Task<'_>, seed: u64, device: &D
         config.optimizer.peak_learning_rate(config.batch_records),
         &config.optimizer,
         &config.schedule,
-        Progress {
-            step: 0,
-            steps_per_epoch,
-            steps: steps_per_epoch * config.epochs,
-        },
+        RunPosition::at(0, steps_per_epoch, steps_per_epoch * config.epochs),
     )
 }
 

@@ -23,7 +23,7 @@ use crate::result::seeds_scores;
 use crate::solvers::{Classifier, Head};
 use crate::split::{TEST, TRAIN};
 use crate::task::{Classes, check_rows};
-use backbones::Progress;
+use backbones::RunPosition;
 use burn::tensor::Tensor;
 use data::{Dataset, Loader, LoaderConfig, Order, Transform};
 use serde::{Deserialize, Serialize};
@@ -153,11 +153,7 @@ impl Settings {
                 self.optimizer.peak_learning_rate(self.batch_images),
                 &self.optimizer,
                 &self.schedule,
-                Progress {
-                    step: 0,
-                    steps_per_epoch,
-                    steps,
-                },
+                RunPosition::at(0, steps_per_epoch, steps),
             );
             for (step, batch) in loader.batches(0, steps).enumerate() {
                 let batch = batch?;

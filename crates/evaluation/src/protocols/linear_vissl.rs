@@ -24,7 +24,7 @@ use crate::result::{Score, seeds_scores};
 use crate::solvers::{Classifier, Head};
 use crate::split::{TEST, TRAIN};
 use crate::task::{Classes, check_rows};
-use backbones::{Progress, Stage};
+use backbones::{ResNetStage, RunPosition};
 use burn::tensor::Device;
 use data::{Order, Transform};
 use serde::{Deserialize, Serialize};
@@ -81,11 +81,11 @@ pub enum Place {
 impl Place {
     fn tap(self) -> Tap {
         match self {
-            Self::Conv1 => Tap::Stage(Stage::Conv1),
-            Self::Res2 => Tap::Stage(Stage::Res2),
-            Self::Res3 => Tap::Stage(Stage::Res3),
-            Self::Res4 => Tap::Stage(Stage::Res4),
-            Self::Res5 => Tap::Stage(Stage::Res5),
+            Self::Conv1 => Tap::Stage(ResNetStage::Conv1),
+            Self::Res2 => Tap::Stage(ResNetStage::Res2),
+            Self::Res3 => Tap::Stage(ResNetStage::Res3),
+            Self::Res4 => Tap::Stage(ResNetStage::Res4),
+            Self::Res5 => Tap::Stage(ResNetStage::Res5),
             Self::Res5avg => Tap::Pooled,
         }
     }
@@ -155,7 +155,7 @@ impl LinearVissl {
         shapes: &[[usize; 2]],
         classes: usize,
         seed: u64,
-        progress: Progress,
+        progress: RunPosition,
         device: &Device,
     ) -> Vec<Head> {
         let head = |shape: &[usize; 2]| {
@@ -218,11 +218,7 @@ fn linear_vissl(config: &LinearVissl, bench: &mut Bench<'_>) -> Result<Scored, E
         )?;
         let steps_per_epoch = loader.batches_per_epoch();
         let steps = steps_per_epoch * config.epochs;
-        let start = Progress {
-            step: 0,
-            steps_per_epoch,
-            steps,
-        };
+        let start = RunPosition::at(0, steps_per_epoch, steps);
         let mut heads = config.heads(&shapes, classes.count(), seed, start, device);
         for (step, batch) in loader.batches(0, steps).enumerate() {
             let batch = batch?;

@@ -17,7 +17,7 @@ use crate::solvers::{
 use crate::split::TRAIN;
 use crate::task::{OneVsRest, Splits};
 use backbones::Draws;
-use rand::seq::index::sample;
+use backbones::draws::sample;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 

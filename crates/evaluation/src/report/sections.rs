@@ -12,10 +12,10 @@ use crate::result::Outcome;
 use crate::solvers::{Neighbor, Voting};
 use crate::split::TEST;
 use backbones::Draws;
+use backbones::draws::sample;
 use data::html::data_uri;
 use data::{Dataset, LoaderConfig, RgbImage};
 use maud::{Markup, PreEscaped, html};
-use rand::seq::index::sample;
 use rayon::prelude::*;
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -275,7 +275,7 @@ fn some(rows: usize, count: usize, purpose: &'static str) -> Vec<usize> {
         return (0..rows).collect();
     }
     let mut rng = Draws::new(SEED, 0).rng(purpose, 0);
-    let mut chosen = sample(&mut rng, rows, count).into_vec();
+    let mut chosen = sample(&mut rng, rows, count);
     chosen.sort_unstable();
     chosen
 }

@@ -5,7 +5,7 @@ use crate::error::Error;
 use crate::features::Matrix;
 use crate::result::rank_of;
 use backbones::layers::{BatchNorm, Linear};
-use backbones::{Context, Draws, Init, Progress};
+use backbones::{Context, Draws, Init, RunPosition};
 use burn::module::Module;
 use burn::optim::GradientsParams;
 use burn::tensor::activation::log_softmax;
@@ -87,7 +87,7 @@ pub(crate) struct Head {
     config: OptimizerConfig,
     peak_learning_rate: f64,
     schedule: ScheduleConfig,
-    progress: Progress,
+    progress: RunPosition,
     /// The loss stays on the device: reading it back every step would make a GPU wait.
     loss: Option<Tensor<1>>,
 }
@@ -99,7 +99,7 @@ impl Head {
         peak_learning_rate: f64,
         optimizer: &OptimizerConfig,
         schedule: &ScheduleConfig,
-        progress: Progress,
+        progress: RunPosition,
     ) -> Self {
         Self {
             classifier,
@@ -133,7 +133,7 @@ impl Head {
         self.loss = Some(loss.without_autodiff());
     }
 
-    fn rates(&self, progress: &Progress) -> Rates {
+    fn rates(&self, progress: &RunPosition) -> Rates {
         // VISSL's `regularize_bn: False`; the linear layer's bias decays.
         let rules = vec![ParameterRule {
             decays: false,
@@ -151,7 +151,7 @@ impl Head {
         if loss.is_finite() {
             return Ok(loss);
         }
-        let last_step = Progress {
+        let last_step = RunPosition {
             step: self.progress.step.saturating_sub(1),
             ..self.progress
         };

@@ -9,9 +9,9 @@
 
 use crate::features::{Matrix, column_means};
 use backbones::Draws;
+use backbones::draws::uniform;
 use ndarray::linalg::general_mat_mul;
 use ndarray::{ArrayView2, ArrayViewMut2};
-use rand::RngExt;
 use rayon::prelude::*;
 
 /// Rows multiplied at a time, scikit-learn's chunk: their products with the centers stay in the cache.
@@ -220,7 +220,7 @@ fn plus_plus(rows: &Matrix, clusters: usize, draws: &Draws) -> Matrix {
         .map(|row| squared_norm(rows.row(row)))
         .collect();
 
-    let first = (rng.random::<f64>() * rows.rows as f64) as usize;
+    let first = (uniform(&mut rng) * rows.rows as f64) as usize;
     let mut chosen = vec![first.min(rows.rows - 1)];
     let mut nearest = vec![f64::INFINITY; rows.rows];
     nearest = closer(rows, &norms, &nearest, &chosen).swap_remove(0).0;
@@ -235,7 +235,7 @@ fn plus_plus(rows: &Matrix, clusters: usize, draws: &Draws) -> Matrix {
         let potential = ends[rows.rows - 1];
         let candidates: Vec<usize> = (0..trials)
             .map(|_| {
-                let drawn = rng.random::<f64>() * potential;
+                let drawn = uniform(&mut rng) * potential;
                 ends.partition_point(|end| *end < drawn).min(rows.rows - 1)
             })
             .collect();

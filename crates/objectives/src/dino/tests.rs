@@ -1,7 +1,7 @@
 //! DINO compared with PyTorch and lightly, and with hand-computed values.
 
 use super::*;
-use crate::conformance::{self, Case};
+use crate::conformance::{self, Case, OneDevice, Suite};
 use crate::formula::{Fixture, check_loss, follow, u};
 use backbones::{Draws, parameters};
 use serde_json::Value;
@@ -49,16 +49,20 @@ fn vit() -> BackboneConfig {
 
 #[test]
 fn passes_the_conformance_suite() {
+    conforms(&OneDevice);
+}
+
+pub(crate) fn conforms(suite: &impl Suite) {
     let case = |config, views, independent_images| Case {
         config,
         views,
         teacher: Some(("teacher.", "", 0.9)),
         independent_images,
     };
-    conformance::check(&case(config(), vec![(2, 16), (3, 8)], true));
+    suite.check(&case(config(), vec![(2, 16), (3, 8)], true));
     let of_vits = case(of_vits(), vec![(2, 16), (2, 12), (1, 8)], false);
-    conformance::check_on(&of_vits, &conformance::resnet());
-    conformance::check_on(&of_vits, &vit());
+    suite.check_on(&of_vits, &conformance::resnet());
+    suite.check_on(&of_vits, &vit());
 }
 
 #[test]
@@ -215,8 +219,8 @@ fn the_teachers_temperature_rises_epoch_by_epoch_and_stays() {
     assert_eq!(temperature(0.04, None, 0), 0.04);
 }
 
-fn at(step: usize) -> Progress {
-    Progress::at(step, 5, 10)
+fn at(step: usize) -> RunPosition {
+    RunPosition::at(step, 5, 10)
 }
 
 #[test]

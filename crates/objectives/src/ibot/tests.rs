@@ -1,7 +1,7 @@
 //! iBOT compared with PyTorch and lightly, and with hand-computed values.
 
 use super::*;
-use crate::conformance::{self, Case};
+use crate::conformance::{self, Case, OneDevice, Suite};
 use crate::formula::{Fixture, check_loss, follow, u};
 use backbones::{Draws, Replicas, ResNetConfig, Stem, VitConfig};
 use serde_json::Value;
@@ -69,12 +69,16 @@ fn backbone(drop_path: f64) -> BackboneConfig {
 }
 
 fn context(step: usize) -> Context {
-    let progress = Progress::at(step, 5, 20);
+    let progress = RunPosition::at(step, 5, 20);
     Context::training(progress, Draws::new(7, step as u64))
 }
 
 #[test]
 fn passes_the_conformance_suite() {
+    conforms(&OneDevice);
+}
+
+pub(crate) fn conforms(suite: &impl Suite) {
     for (config, views, independent_images) in [
         (config(), vec![(2, 16), (2, 8)], true),
         (separate(), vec![(2, 16), (1, 12), (1, 8)], false),
@@ -86,7 +90,7 @@ fn passes_the_conformance_suite() {
             &[("teacher.", "encoder.")]
         };
         for (teacher, counterpart) in heads {
-            conformance::check(&Case {
+            suite.check(&Case {
                 config: config.clone(),
                 views: views.clone(),
                 teacher: Some((teacher, counterpart, 0.9)),

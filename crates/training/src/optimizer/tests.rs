@@ -34,7 +34,7 @@ fn sgd_follows_pytorch_by_hand() {
     };
     let mut optimizer = config.init();
     let mut module = two();
-    let progress = Progress::at(0, 1, 2);
+    let progress = RunPosition::at(0, 1, 2);
     let rates = config.rates(
         config.peak_learning_rate(256),
         &ScheduleConfig::Constant {},
@@ -173,7 +173,7 @@ fn twenty_steps_are_pytorchs() {
                     Tensor::<2>::from_data(TensorData::new(values(3, 4), [2, 2]), &plain),
                 );
             }
-            let progress = Progress::at(step, 4, 20);
+            let progress = RunPosition::at(step, 4, 20);
             let rates = config.rates(config.peak_learning_rate(512), &schedule, &progress, vec![]);
             let expected = case["learning_rates"][step].as_f64().unwrap();
             assert!(

@@ -8,7 +8,7 @@ use crate::counts::{RunLength, check_counts};
 use crate::error::Error;
 use crate::objective::Objective;
 use crate::optimizer::Rates;
-use backbones::{Context, Draws, Init, Progress};
+use backbones::{Context, Draws, Init, RunPosition};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -22,6 +22,8 @@ pub(super) struct Plan<'a, O, C> {
     pub(super) steps_per_epoch: usize,
     /// Total steps of the run.
     pub(super) steps: usize,
+    /// Photographs per step on this device.
+    pub(super) images: usize,
     /// Photographs per forward and backward pass.
     pub(super) micro_batch_images: usize,
     /// Scaled by the batch size.
@@ -50,17 +52,20 @@ impl<'a, O: Objective, C: ObjectiveSection> Plan<'a, O, C> {
         objective.views().check(&config.views).map_err(Error::Config)?;
         let precision = config.training.precision;
         precision.check(&options.device).map_err(Error::Config)?;
+        let (rank, ranks) = (options.replicas.rank(), options.replicas.count());
+        let batch_images = config.data.batch_images;
+        let images = rank_images(config, ranks).map_err(Error::Config)?;
         let loader = data::Loader::new(
             Arc::clone(&dataset),
             config.views.clone(),
             config.data.loader(),
             config.data.order,
             config.seed,
-        )?;
+        )?
+        .part(rank, ranks)?;
         // For the encoder file: an error now is better than at the first checkpoint. The count is cached.
         dataset.licenses()?;
         let steps_per_epoch = loader.batches_per_epoch();
-        let batch_images = config.data.batch_images;
         let length = RunLength {
             epochs: config.training.epochs,
             steps_per_epoch,
@@ -68,6 +73,12 @@ impl<'a, O: Objective, C: ObjectiveSection> Plan<'a, O, C> {
             batch_images,
         };
         check_length(config, &length, options.resume)?;
+        let micro_batch_images = config.training.micro_batch_images.unwrap_or(images).min(images);
+        if !images.is_multiple_of(micro_batch_images) {
+            return Err(Error::Config(format!(
+                "`training.micro_batch_images` must divide the {images} images of a device, got {micro_batch_images}"
+            )));
+        }
         Ok(Self {
             objective,
             config,
@@ -76,9 +87,30 @@ impl<'a, O: Objective, C: ObjectiveSection> Plan<'a, O, C> {
             loader,
             steps_per_epoch,
             steps: steps_per_epoch * config.training.epochs,
-            micro_batch_images: config.training.micro_batch_images.unwrap_or(batch_images),
+            images,
+            micro_batch_images,
             peak_learning_rate: config.optimizer.peak_learning_rate(batch_images),
         })
+    }
+}
+
+/// The photographs of each of `ranks` devices per step.
+///
+/// # Errors
+/// A batch that cannot be divided among them, alone or with its groups of batch statistics.
+fn rank_images<C>(config: &Config<C>, ranks: usize) -> Result<usize, String> {
+    let batch_images = config.data.batch_images;
+    if !batch_images.is_multiple_of(ranks) {
+        return Err(format!(
+            "`data.batch_images` must be divisible by the {ranks} ranks, got {batch_images}"
+        ));
+    }
+    let images = batch_images / ranks;
+    match config.training.batch_norm_images {
+        Some(group) if !images.is_multiple_of(group) && !group.is_multiple_of(images) => Err(format!(
+            "`training.batch_norm_images` must divide the {images} images of each of the {ranks} ranks, or be a multiple of them, got {group}"
+        )),
+        _ => Ok(images),
     }
 }
 
@@ -109,20 +141,26 @@ impl<O: Objective, C> Plan<'_, O, C> {
         Init::new(self.config.seed, &device).with_precision(self.config.training.precision)
     }
 
-    pub(super) fn progress(&self, step: usize) -> Progress {
-        Progress::at(step, self.steps_per_epoch, self.steps)
+    pub(super) fn progress(&self, step: usize) -> RunPosition {
+        RunPosition::at(step, self.steps_per_epoch, self.steps)
     }
 
-    pub(super) fn context(&self, progress: Progress) -> Context {
+    pub(super) fn context(&self, progress: RunPosition) -> Context {
         let draws = Draws::new(self.config.seed, progress.step as u64);
-        Context {
+        let context = Context {
             batch_norm_images: self.config.training.batch_norm_images,
             ..Context::training(progress, draws)
-        }
+        };
+        context.shared_by(self.options.replicas.clone(), self.images)
+    }
+
+    /// Whether this process owns the run directory: that of rank 0.
+    pub(super) fn writes(&self) -> bool {
+        self.options.replicas.rank() == 0
     }
 
     /// Learning rate, weight decay and parameter rules of a step, all computed here.
-    pub(super) fn rates(&self, progress: &Progress) -> Rates {
+    pub(super) fn rates(&self, progress: &RunPosition) -> Rates {
         self.config.optimizer.rates(
             self.peak_learning_rate,
             &self.config.schedule,

@@ -18,7 +18,8 @@ pub(crate) struct RunDirectory {
     out: PathBuf,
     /// The checkpoint to resume from.
     pub(crate) resumed: Option<CheckpointDir>,
-    _lock: FolderLock,
+    /// `None` on ranks that do not write.
+    _lock: Option<FolderLock>,
 }
 
 impl RunDirectory {
@@ -42,8 +43,17 @@ impl RunDirectory {
         Ok(Self {
             resumed: resumed_from(config, fingerprint, options)?,
             out,
-            _lock: lock,
+            _lock: Some(lock),
         })
+    }
+
+    /// The same on another rank, which neither locks nor writes: rank 0 sends it what it resumes from.
+    pub(crate) fn of_rank_0(out: &Path) -> Self {
+        Self {
+            out: out.to_owned(),
+            resumed: None,
+            _lock: None,
+        }
     }
 
     /// The remaining checkpoint, for a message about a failed step.

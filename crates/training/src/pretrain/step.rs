@@ -1,9 +1,10 @@
 //! A run between its steps: networks, optimizer and log; one step, and the files written after it.
 
 use super::plan::Plan;
+use super::ranks;
 use super::run_directory::RunDirectory;
 use crate::batch::Batch;
-use crate::checkpoint::{self, CheckpointDir, Position};
+use crate::checkpoint::{self, CheckpointDir, Files, Position};
 use crate::encoder::encoder_bytes;
 use crate::error::Error;
 use crate::loss_scale::LossScale;
@@ -13,6 +14,12 @@ use crate::run_log::{Drained, LogLine, RunLog, Window};
 use backbones::{Precision, parameters};
 use burn::optim::{GradientsAccumulator, GradientsParams};
 use data::durable;
+use kernels::collective::Engine;
+use serde::Serialize;
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 /// Everything that a step changes.
@@ -29,6 +36,10 @@ pub(super) struct Run<O: Objective> {
     learning_rate: f64,
     /// Mean loss of the newest line of the log.
     pub(super) last_loss: Option<f32>,
+    /// Whether the user interrupted the run, on any rank, before the end of the newest step.
+    pub(super) interrupted: bool,
+    /// The step of the newest checkpoint that this process knows.
+    pub(super) saved: Option<usize>,
     started: Instant,
 }
 
@@ -38,9 +49,12 @@ impl<O: Objective> Run<O> {
     /// # Errors
     /// Micro-batches that would change the step, a checkpoint that does not match the networks, and files
     /// that cannot be read or written.
-    pub(super) fn start<C>(plan: &Plan<'_, O, C>, directory: &RunDirectory) -> Result<Self, Error> {
+    pub(super) fn start<C: Serialize>(
+        plan: &Plan<'_, O, C>,
+        directory: &RunDirectory,
+    ) -> Result<Self, Error> {
         let (mut student, mut state) = plan.objective.init(&plan.init());
-        if plan.micro_batch_images < plan.config.data.batch_images {
+        if plan.micro_batch_images < plan.images {
             check_micro_batches(plan.objective, &student, plan.config.training.batch_norm_images)?;
         }
         let mut optimizer = plan.config.optimizer.init();
@@ -51,12 +65,28 @@ impl<O: Objective> Run<O> {
             loss_scale: (plan.config.training.precision == Precision::F16).then(LossScale::new),
             checksums: Default::default(),
         };
+        let mut saved = None;
         if let Some(checkpoint) = &directory.resumed {
             let loaded = checkpoint::load(checkpoint, student, state, optimizer)?;
             (student, state, optimizer, position) =
                 (loaded.student, loaded.state, loaded.optimizer, loaded.position);
-        } else {
+            saved = Some(position.step);
+        } else if plan.writes() {
             write_facts(plan)?;
+        }
+        if let Some(engine) = plan.options.replicas.engine() {
+            ranks::check_agreement(engine, &plan.identity()?)?;
+            // Rank 0's run, resumed or not: the others need no access to its directory.
+            let files = match engine.rank() {
+                0 => Some(Files::of(&student, &state, &optimizer, &position)?),
+                _ => None,
+            };
+            let files = ranks::broadcast_files(engine, files)?;
+            if let (Some(files), false) = (files, plan.writes()) {
+                let loaded = files.load(Path::new("of rank 0"), student, state, optimizer)?;
+                (student, state, optimizer, position) =
+                    (loaded.student, loaded.state, loaded.optimizer, loaded.position);
+            }
         }
         Ok(Self {
             student,
@@ -64,7 +94,7 @@ impl<O: Objective> Run<O> {
             optimizer,
             loss_scale: position.loss_scale,
             log: RunLog::open(
-                &plan.options.out,
+                plan.writes().then_some(&plan.options.out),
                 position.step,
                 position.window,
                 position.last_finite,
@@ -72,6 +102,8 @@ impl<O: Objective> Run<O> {
             done: position.step,
             learning_rate: 0.0,
             last_loss: None,
+            interrupted: false,
+            saved,
             started: Instant::now(),
         })
     }
@@ -88,7 +120,10 @@ impl<O: Objective> Run<O> {
         let step = self.done;
         let progress = plan.progress(step);
         let (context, rates) = (plan.context(progress), plan.rates(&progress));
-        let (images, objective) = (batch.images, plan.objective);
+        let objective = plan.objective;
+        // Ranks are micro-batches: each scales its losses, and gradients are summed.
+        let ranks = plan.options.replicas.count();
+        let images = batch.images * ranks;
         self.trace("batch uploaded");
 
         let micro_batches = batch.parts(plan.micro_batch_images);
@@ -98,7 +133,7 @@ impl<O: Objective> Run<O> {
         for (index, micro_batch) in micro_batches.into_iter().enumerate() {
             let context = context.micro_batch(index, count);
             let (loss, of_micro_batch) = objective.loss(&self.student, &self.state, &micro_batch, &context);
-            let factor = self.loss_scale.as_ref().map_or(1.0, LossScale::value) / count as f64;
+            let factor = self.loss_scale.as_ref().map_or(1.0, LossScale::value) / (count * ranks) as f64;
             let scaled = if factor == 1.0 {
                 loss.total.clone()
             } else {
@@ -110,6 +145,12 @@ impl<O: Objective> Run<O> {
             pending.push(of_micro_batch);
         }
         let mut gradients = accumulator.grads();
+        self.interrupted = plan.options.stop.load(Ordering::Relaxed);
+        if let Some(engine) = plan.options.replicas.engine() {
+            (gradients, self.interrupted) =
+                ranks::sum_gradients(engine, gradients, &self.student, self.interrupted);
+            self.trace("gradients summed over ranks");
+        }
         drop_gradients(&mut gradients, &self.student, &objective.frozen(&progress));
         self.trace("forward and backward enqueued");
 
@@ -138,12 +179,19 @@ impl<O: Objective> Run<O> {
         Ok(self)
     }
 
-    /// Reads the losses since the last call from the device.
+    /// Reads the losses since the last call from the device, as means over ranks.
     ///
     /// # Errors
     /// A loss that is not finite, and a device that failed.
-    pub(super) fn read_scalars(&mut self, directory: &RunDirectory) -> Result<(), Error> {
-        let drained = self.log.drain();
+    pub(super) fn read_scalars<C>(
+        &mut self,
+        plan: &Plan<'_, O, C>,
+        directory: &RunDirectory,
+    ) -> Result<(), Error> {
+        if plan.options.replicas.count() > 1 {
+            ranks::share_bad_records(&plan.options.replicas, &plan.loader)?;
+        }
+        let drained = self.log.drain(&plan.options.replicas);
         drained.map_err(|failure| match failure {
             Drained::NotFinite(bad) => Error::NonFiniteLoss {
                 loss: bad.loss(),
@@ -179,11 +227,20 @@ impl<O: Objective> Run<O> {
     ///
     /// # Errors
     /// Weights that are not finite, a device that failed, and files that cannot be written.
-    pub(super) fn save<C>(
-        &self,
+    pub(super) fn save<C: Serialize>(
+        mut self,
         plan: &Plan<'_, O, C>,
         directory: &RunDirectory,
-    ) -> Result<CheckpointDir, Error> {
+    ) -> Result<(Self, Option<CheckpointDir>), Error> {
+        if let Some(engine) = plan.options.replicas.engine() {
+            self.student = ranks::average_statistics(engine, self.student);
+            self.state = ranks::average_statistics(engine, self.state);
+            self = self.with_rank_0s_weights(plan, engine)?;
+        }
+        self.saved = Some(self.done);
+        if !plan.writes() {
+            return Ok((self, None));
+        }
         self.log.sync()?;
         let not_finite =
             checkpoint::not_finite(&self.student, &self.state).map_err(|reason| Error::Device {
@@ -199,22 +256,63 @@ impl<O: Objective> Run<O> {
                 checkpoint: directory.checkpoint_left(),
             });
         }
-        let position = Position {
-            step: self.done,
-            window: self.log.window.clone(),
-            last_finite: self.log.last_finite,
-            loss_scale: self.loss_scale.clone(),
-            checksums: Default::default(),
-        };
-        checkpoint::save(
+        let saved = checkpoint::save(
             &plan.options.out,
             &self.student,
             &self.state,
             &self.optimizer,
             &self.encoder(plan)?,
-            &position,
+            &self.position(),
             plan.config.training.keep_checkpoints,
-        )
+        )?;
+        Ok((self, Some(saved)))
+    }
+
+    fn position(&self) -> Position {
+        Position {
+            step: self.done,
+            window: self.log.window.clone(),
+            last_finite: self.log.last_finite,
+            loss_scale: self.loss_scale.clone(),
+            checksums: Default::default(),
+        }
+    }
+
+    /// Compares the weights of all ranks, and replaces them by rank 0's where they differ: a GPU's own choice of kernels
+    /// can round differently on each.
+    fn with_rank_0s_weights<C: Serialize>(
+        mut self,
+        plan: &Plan<'_, O, C>,
+        engine: &Arc<dyn Engine>,
+    ) -> Result<Self, Error> {
+        if ranks::weights_agree(engine, &self.student, &self.state) {
+            return Ok(self);
+        }
+        tracing::warn!(
+            step = self.done,
+            "the ranks' weights differ by rounding: all take rank 0's"
+        );
+        let files = match engine.rank() {
+            0 => Some(Files::of(
+                &self.student,
+                &self.state,
+                &self.optimizer,
+                &self.position(),
+            )?),
+            _ => None,
+        };
+        let files = ranks::broadcast_files(engine, files)?;
+        if let (Some(files), false) = (files, plan.writes()) {
+            let (student, state) = plan.objective.init(&plan.init());
+            let loaded = files.load(
+                Path::new("of rank 0"),
+                student,
+                state,
+                plan.config.optimizer.init(),
+            )?;
+            (self.student, self.state, self.optimizer) = (loaded.student, loaded.state, loaded.optimizer);
+        }
+        Ok(self)
     }
 
     /// Writes `encoder.safetensors` of the finished run.
@@ -242,6 +340,23 @@ impl<O: Objective> Run<O> {
     fn trace(&self, phase: &str) {
         let seconds = self.started.elapsed().as_secs_f64();
         tracing::trace!(step = self.done, "{seconds:9.4} s {phase}");
+    }
+}
+
+impl<O: Objective, C: Serialize> Plan<'_, O, C> {
+    /// What all ranks must have in common.
+    fn identity(&self) -> Result<BTreeMap<&'static str, String>, Error> {
+        let config = toml::to_string(self.config)
+            .map_err(|error| Error::Config(format!("cannot be written as TOML: {error}")))?;
+        let facts = &self.options.provenance;
+        let program = ["version", "commit"].map(|key| facts.get(key).map(|value| value.to_string()));
+        let program = program.into_iter().flatten().collect::<Vec<_>>().join(" ");
+        let data = format!("fingerprint {}", self.dataset.fingerprint());
+        Ok(BTreeMap::from([
+            ("config", config),
+            ("data set", data),
+            ("program", program),
+        ]))
     }
 }
 

@@ -4,12 +4,12 @@ use super::*;
 use crate::encoder::{Encoder, Tap};
 use crate::features::{Extraction, Writing, Written};
 use crate::testing::{DATA, NORMALIZE, backbone, resize};
-use backbones::Stage;
+use backbones::ResNetStage;
 use burn::tensor::Device;
 use data::{Dataset, Label, LoaderConfig, Metadata, Record};
 use std::sync::Arc;
 
-const TAPS: [Tap; 2] = [Tap::Pooled, Tap::Stage(Stage::Res4)];
+const TAPS: [Tap; 2] = [Tap::Pooled, Tap::Stage(ResNetStage::Res4)];
 
 /// Fifty records, of which three are broken: two in the middle, one at the end of a batch.
 fn records() -> Arc<Dataset> {

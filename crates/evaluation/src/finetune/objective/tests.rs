@@ -3,7 +3,7 @@
 use super::*;
 use crate::finetune::{Average, Keep, Protocol};
 use crate::testing::{backbone, resize};
-use backbones::{Draws, Progress, parameters};
+use backbones::{Draws, RunPosition, parameters};
 use burn::tensor::Device;
 use training::ViewGroupTensor;
 
@@ -61,11 +61,7 @@ fn batch() -> Batch {
 }
 
 fn context(step: usize) -> Context {
-    let progress = Progress {
-        step,
-        steps_per_epoch: 4,
-        steps: 8,
-    };
+    let progress = RunPosition::at(step, 4, 8);
     Context::training(progress, Draws::new(0, step as u64))
 }
 

@@ -57,7 +57,7 @@ fn stages_are_torchvisions_pooled_by_pytorch() {
         let images = Tensor::<4>::from_data(TensorData::new(values, [2, 3, height, width]), &Device::flex());
         // Out of order, as a config may name them.
         let mut taps = vec![Tap::Pooled];
-        taps.extend(Stage::ALL.map(Tap::Stage).into_iter().rev());
+        taps.extend(ResNetStage::ALL.map(Tap::Stage).into_iter().rev());
         let mut worst = 0.0f64;
         for (tap, features) in taps.iter().zip(encoder.taps(images, &taps).unwrap()) {
             let [rows, count] = features.dims();
@@ -104,11 +104,7 @@ fn a_classifier_is_trained_as_by_pytorch() {
         epochs: 6,
         ..config()
     };
-    let progress = Progress {
-        step: 0,
-        steps_per_epoch: 5,
-        steps: 30,
-    };
+    let progress = RunPosition::at(0, 5, 30);
     let mut head = config.heads(&[[3, 4]], 5, 0, progress, &device).remove(0);
     let start = |name: &str| {
         values(name)

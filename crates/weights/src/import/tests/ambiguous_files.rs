@@ -215,7 +215,7 @@ fn sizes_that_no_file_could_hold_take_no_memory() {
         ),
         ("vit-w32-d67-h2-p4", "has 67 blocks, too many"),
         ("vit-w32-d66-h2-p4", "768 missing: blocks.10."),
-        ("vit-w65536-d2-h2-p4", "million numbers, too many"),
+        ("vit-w65536-d2-h2-p4", "million parameters, too many"),
     ] {
         let refused = refusal(&file, &options(name));
         assert!(refused.contains(error), "{refused}");
@@ -239,7 +239,7 @@ fn sizes_that_no_file_could_hold_take_no_memory() {
     };
     for width in [4000, 1 << 40] {
         let error = forged(&|info| info.architecture = resnet(width));
-        assert!(error.contains("million numbers, too many"), "{error}");
+        assert!(error.contains("million parameters, too many"), "{error}");
     }
     let error = forged(&|info| info.architecture = resnet(0));
     assert!(

@@ -1,0 +1,313 @@
+//! What the ranks of a run do together besides the method: gradients summed, running statistics averaged, weights
+//! compared, and what must be the same on all of them.
+
+use crate::checkpoint::Files;
+use crate::error::Error;
+use backbones::{Replicas, change_value, parameters};
+use burn::module::{Module, ModuleMapper, ModuleVisitor, Param, ParamId};
+use burn::optim::GradientsParams;
+use burn::tensor::{Device, Tensor, TensorData};
+use kernels::collective::Engine;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, mpsc};
+
+/// Values that cross in one exchange: 25 MB, as in PyTorch's buckets.
+const BUCKET_VALUES: usize = 25 << 18;
+
+/// Sums the gradients of all ranks, and tells whether any rank wants to stop: its flag rides along, so that all stop
+/// after the same step.
+///
+/// Buckets are read from the device, exchanged, and written back at the same time, each one step behind the other.
+pub(super) fn sum_gradients<M: Module>(
+    engine: &Arc<dyn Engine>,
+    mut gradients: GradientsParams,
+    student: &M,
+    stop: bool,
+) -> (GradientsParams, bool) {
+    let mut taken = Take {
+        gradients: &mut gradients,
+        slots: vec![],
+    };
+    student.visit(&mut taken);
+    let slots = taken.slots;
+    // A parameter may have a gradient on some ranks only: the others add zeros.
+    let present = slots.iter().map(|slot| f32::from(u8::from(slot.present)));
+    let mut flags: Vec<f32> = std::iter::once(f32::from(u8::from(stop)))
+        .chain(present)
+        .collect();
+    engine.sum(&mut flags);
+    let mut buckets: Vec<Vec<Slot>> = vec![];
+    let mut room = 0;
+    for (slot, present) in slots.into_iter().zip(&flags[1..]) {
+        if *present == 0.0 {
+            continue;
+        }
+        if room < slot.values() {
+            buckets.push(vec![]);
+            room = BUCKET_VALUES;
+        }
+        room = room.saturating_sub(slot.values());
+        if let Some(bucket) = buckets.last_mut() {
+            bucket.push(slot);
+        }
+    }
+    let mut summed = HashMap::new();
+    std::thread::scope(|scope| {
+        let (to_exchange, read) = mpsc::channel::<Vec<f32>>();
+        let (done, exchanged) = mpsc::channel::<Vec<f32>>();
+        let exchange = scope.spawn(move || {
+            for mut values in read {
+                engine.sum(&mut values);
+                if done.send(values).is_err() {
+                    break;
+                }
+            }
+        });
+        let mut waiting = buckets.iter();
+        let mut write_one = || {
+            if let (Some(bucket), Ok(values)) = (waiting.next(), exchanged.recv()) {
+                write(bucket, values, &mut summed);
+            }
+        };
+        for (index, bucket) in buckets.iter().enumerate() {
+            let flat = bucket.iter().map(|slot| slot.flat.clone()).collect();
+            let values = Tensor::cat(flat, 0).into_data().iter().collect();
+            // It fails only with the exchange, whose panic is passed on below.
+            let _ = to_exchange.send(values);
+            if index > 0 {
+                write_one();
+            }
+        }
+        drop(to_exchange);
+        if !buckets.is_empty() {
+            write_one();
+        }
+        if let Err(panic) = exchange.join() {
+            std::panic::resume_unwind(panic);
+        }
+    });
+    let mut put = Put {
+        gradients: &mut gradients,
+        summed,
+    };
+    student.visit(&mut put);
+    (gradients, flags[0] > 0.0)
+}
+
+/// A trained parameter's gradient on this rank.
+struct Slot {
+    id: ParamId,
+    /// The gradient, or zeros.
+    flat: Tensor<1>,
+    present: bool,
+}
+
+impl Slot {
+    fn values(&self) -> usize {
+        self.flat.dims()[0]
+    }
+}
+
+fn write(bucket: &[Slot], values: Vec<f32>, summed: &mut HashMap<ParamId, Tensor<1>>) {
+    let Some(device) = bucket.first().map(|slot| slot.flat.device()) else {
+        return;
+    };
+    let count = values.len();
+    let all = Tensor::<1>::from_data(TensorData::new(values, [count]), &device);
+    let mut start = 0;
+    for slot in bucket {
+        summed.insert(slot.id, all.clone().narrow(0, start, slot.values()));
+        start += slot.values();
+    }
+}
+
+struct Take<'a> {
+    gradients: &'a mut GradientsParams,
+    slots: Vec<Slot>,
+}
+
+impl ModuleVisitor for Take<'_> {
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        if !param.is_require_grad() {
+            return;
+        }
+        let gradient = self.gradients.remove::<D>(param.id);
+        let present = gradient.is_some();
+        let gradient = gradient.unwrap_or_else(|| param.val().without_autodiff().zeros_like());
+        let values: usize = gradient.dims().iter().product();
+        self.slots.push(Slot {
+            id: param.id,
+            flat: gradient.reshape([values]),
+            present,
+        });
+    }
+}
+
+struct Put<'a> {
+    gradients: &'a mut GradientsParams,
+    summed: HashMap<ParamId, Tensor<1>>,
+}
+
+impl ModuleVisitor for Put<'_> {
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        if let Some(flat) = self.summed.remove(&param.id) {
+            self.gradients
+                .register(param.id, flat.reshape(param.val().dims()));
+        }
+    }
+}
+
+/// Enters the broken records of every rank on each of them, so that their number and limit are those of the run.
+///
+/// # Errors
+/// More than the config allows, over all ranks.
+pub(super) fn share_bad_records(replicas: &Replicas, loader: &data::Loader) -> Result<(), Error> {
+    let Some(engine) = replicas.engine() else {
+        return Ok(());
+    };
+    let own = serde_json::to_vec(&loader.all_bad_records()).unwrap_or_default();
+    for (rank, other) in engine.gather_bytes(&own).into_iter().enumerate() {
+        if rank != engine.rank() {
+            loader.add_bad_records(serde_json::from_slice(&other).unwrap_or_default())?;
+        }
+    }
+    Ok(())
+}
+
+/// The module with the mean of every rank's running statistics. Training never reads them, and a mean of moving averages
+/// is the moving average of means: once before each checkpoint is enough.
+pub(super) fn average_statistics<M: Module>(engine: &Arc<dyn Engine>, module: M) -> M {
+    let ids: Vec<ParamId> = parameters(&module)
+        .into_iter()
+        .filter(|parameter| parameter.running_statistic)
+        .map(|parameter| parameter.id)
+        .collect();
+    if ids.is_empty() {
+        return module;
+    }
+    let mut collect = Statistics {
+        ids: &ids,
+        values: vec![],
+    };
+    module.visit(&mut collect);
+    let mut values = collect.values;
+    engine.sum(&mut values);
+    let ranks = engine.size() as f32;
+    values.iter_mut().for_each(|value| *value /= ranks);
+    module.map(&mut Replace {
+        ids: &ids,
+        values: &values,
+    })
+}
+
+struct Statistics<'a> {
+    ids: &'a [ParamId],
+    values: Vec<f32>,
+}
+
+impl ModuleVisitor for Statistics<'_> {
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        if self.ids.contains(&param.id) {
+            self.values.extend(param.val().into_data().iter::<f32>());
+        }
+    }
+}
+
+struct Replace<'a> {
+    ids: &'a [ParamId],
+    /// What is left of the averages, in visiting order.
+    values: &'a [f32],
+}
+
+impl ModuleMapper for Replace<'_> {
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        if !self.ids.contains(&param.id) {
+            return param;
+        }
+        let (shape, device): ([usize; D], Device) =
+            (param.val().dims(), param.val().without_autodiff().device());
+        let (own, rest) = self.values.split_at(shape.iter().product());
+        self.values = rest;
+        let value = Tensor::from_data(TensorData::new(own.to_vec(), shape), &device);
+        change_value(param, |_| value)
+    }
+}
+
+/// Whether all ranks have rank 0's weights and state, to the bit.
+pub(super) fn weights_agree<S: Module, T: Module>(engine: &Arc<dyn Engine>, student: &S, state: &T) -> bool {
+    let mut hashes = Hashes(vec![]);
+    student.visit(&mut hashes);
+    state.visit(&mut hashes);
+    let all = engine.gather_bytes(&hashes.0);
+    all.iter().all(|other| *other == all[0])
+}
+
+/// The CRC-32 of each parameter.
+struct Hashes(Vec<u8>);
+
+impl ModuleVisitor for Hashes {
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        let values: Vec<u8> = param
+            .val()
+            .into_data()
+            .iter::<f32>()
+            .flat_map(f32::to_le_bytes)
+            .collect();
+        self.0.extend(crc32fast::hash(&values).to_le_bytes());
+    }
+}
+
+/// Rank 0's checkpoint on every rank, `None` where it has none.
+pub(super) fn broadcast_files(
+    engine: &Arc<dyn Engine>,
+    files: Option<Files>,
+) -> Result<Option<Files>, Error> {
+    let own = files.map(|files| files.to_bytes()).unwrap_or_default();
+    let bytes = engine.broadcast(own);
+    if bytes.is_empty() {
+        return Ok(None);
+    }
+    Files::from_bytes(&bytes).map(Some)
+}
+
+/// Gives an error if a rank has another config, program or data set than rank 0: they would train different things into
+/// one set of weights, or wait for each other.
+pub(super) fn check_agreement(
+    engine: &Arc<dyn Engine>,
+    own: &BTreeMap<&'static str, String>,
+) -> Result<(), Error> {
+    let text = serde_json::to_vec(own).unwrap_or_default();
+    let all = engine.gather_bytes(&text);
+    for (rank, other) in all.iter().enumerate() {
+        if *other == all[0] {
+            continue;
+        }
+        let of = |bytes: &[u8]| serde_json::from_slice::<BTreeMap<String, String>>(bytes).unwrap_or_default();
+        let (first, other) = (of(&all[0]), of(other));
+        for (what, expected) in first {
+            let got = other.get(&what).cloned().unwrap_or_default();
+            if got != expected {
+                let (expected, got) = first_difference(&expected, &got);
+                return Err(Error::RanksDiffer {
+                    what,
+                    rank,
+                    expected,
+                    got,
+                });
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The first line that differs.
+fn first_difference(expected: &str, got: &str) -> (String, String) {
+    let mut lines = got.lines();
+    for line in expected.lines() {
+        let other = lines.next().unwrap_or("nothing");
+        if line != other {
+            return (line.to_owned(), other.to_owned());
+        }
+    }
+    ("nothing".into(), lines.next().unwrap_or("nothing").to_owned())
+}
