@@ -18,11 +18,14 @@ pub(super) fn strip(file: &[u8]) -> Option<(Vec<u8>, Findings)> {
     if ![12, 40, 52, 56, 64, 108, 124].contains(&head) {
         return None;
     }
-    let colors_end = head.checked_add(14)?.checked_add(colors(file, head)?)?;
-    if colors_end > pixels_at || pixels_at > file.len() {
-        // Decoders differ in how they read such a file.
+    if pixels_at > file.len() {
         return None;
     }
+    // The pixels may begin among the colors.
+    let colors_end = head
+        .checked_add(14)?
+        .saturating_add(colors(file, head)?)
+        .min(pixels_at);
     let mut end = match pixels(file, head)? {
         // Compressed, and the length is not given.
         0 => file.len(),
@@ -78,11 +81,13 @@ fn colors(file: &[u8], head: usize) -> Option<usize> {
         (40, 6) => 16,
         _ => 0,
     };
+    // Pictures of more bits need no table; one that they have is a hint for old screens.
     let colors = match (bits, used) {
         (1..=8, 0) => 1usize << bits,
-        (_, used) => used,
+        (1..=8, used) => used.min(1 << bits),
+        _ => 0,
     };
-    masks.checked_add(colors.checked_mul(4)?)
+    Some(colors * 4 + masks)
 }
 
 /// Bytes of the pixels.

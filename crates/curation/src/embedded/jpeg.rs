@@ -188,6 +188,8 @@ fn pieces(file: &[u8]) -> Option<(Vec<Piece<'_>>, usize, Kinds)> {
                 pieces.push(Piece::Same(&[0xFF, 0xD9]));
                 return in_scan.then_some((pieces, behind, gaps));
             }
+            // Before the scans, some decoders skip a segment there and some read on within it.
+            0x01 | 0xD0..=0xD8 if !in_scan => return None,
             // Marks without a length.
             0x01 | 0xD0..=0xD8 => {
                 pieces.push(Piece::Same(slice(file, data_end, behind - data_end)?));

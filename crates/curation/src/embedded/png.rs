@@ -29,6 +29,8 @@ pub(super) fn strip(file: &[u8], level: FileMetadata) -> Option<(Vec<u8>, Findin
     let (mut at, mut has_pixels) = (8, false);
     // Packets of XMP and EXIF come once; only the first counts.
     let (mut has_exif, mut has_xmp) = (false, false);
+    // Whether a chunk behind the pixels went and none is left: decoders know by the next one that pixels are whole.
+    let mut is_open = false;
     while at < file.len() {
         let whole = be32(file, at).and_then(|length| {
             let length = length as usize;
@@ -43,9 +45,12 @@ pub(super) fn strip(file: &[u8], level: FileMetadata) -> Option<(Vec<u8>, Findin
             let is_pixels = slice(file, at + 4, 4).is_some_and(|name| name == b"IDAT");
             if is_pixels {
                 out.extend(file.get(at..).unwrap_or_default());
-                has_pixels = true;
+                return Some((out, removed));
             }
-            return has_pixels.then_some((out, removed));
+            removed.add(Kinds::OTHER);
+            is_open |= has_pixels;
+            at = file.len();
+            break;
         };
         let bytes = slice(file, at, data.len() + 12)?;
         at += bytes.len();
@@ -54,6 +59,7 @@ pub(super) fn strip(file: &[u8], level: FileMetadata) -> Option<(Vec<u8>, Findin
             || (name == b"pHYs" && level == FileMetadata::StripPrivate)
         {
             out.extend(bytes);
+            is_open = false;
             if name == b"IEND" {
                 break;
             }
@@ -73,9 +79,14 @@ pub(super) fn strip(file: &[u8], level: FileMetadata) -> Option<(Vec<u8>, Findin
             true => removed.take_xmp(part),
             false => removed.take(part),
         };
+        is_open |= has_pixels;
         if let Some(data) = kept {
             chunk(&mut out, name, &data);
+            is_open = false;
         }
+    }
+    if is_open {
+        chunk(&mut out, b"IEND", &[]);
     }
     removed.add(trailer(file.get(at..).unwrap_or_default()));
     has_pixels.then_some((out, removed))

@@ -309,6 +309,37 @@ fn formats_without_known_metadata_are_refused() {
     }
 }
 
+#[test]
+fn a_bmp_that_announces_colors_it_does_not_need_hides_nothing_among_them() {
+    for colors in [1u32, 3_000, u32::MAX] {
+        let mut file = BMP.to_vec();
+        file[46..50].copy_from_slice(&colors.to_le_bytes());
+        let stripped = strip(&file, PRIVATE).unwrap().file;
+        assert!(!holds(&stripped, "SECRET"), "{colors}");
+        assert_eq!(pixels(&stripped).unwrap(), pixels(BMP).unwrap());
+    }
+}
+
+#[test]
+fn a_png_that_ends_within_the_chunk_behind_its_pixels_is_still_read() {
+    let late = PNG.windows(8).position(|window| window == b"tEXtLate").unwrap();
+    for length in [late + 4, late + 10] {
+        let file = &PNG[..length];
+        let stripped = strip(file, PRIVATE).unwrap().file;
+        assert_eq!(pixels(&stripped).unwrap(), pixels(file).unwrap());
+        assert!(!holds(&stripped, "SECRET") && scan(&stripped).unwrap().is_empty());
+    }
+}
+
+#[test]
+fn a_jpeg_that_decoders_read_differently_is_refused() {
+    // EXIF, with a picture in it, behind a mark that has no length.
+    let mut file = JPEG.to_vec();
+    let exif = file.windows(2).position(|mark| mark == [0xFF, 0xE1]).unwrap();
+    file[exif + 1] = 0xD0;
+    assert!(strip(&file, PRIVATE).is_err());
+}
+
 /// What holds for any file, however broken.
 fn check(file: &[u8]) {
     for level in [PRIVATE, FileMetadata::StripAll] {
