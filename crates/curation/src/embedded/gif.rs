@@ -18,6 +18,8 @@ pub(super) fn strip(file: &[u8], level: FileMetadata) -> Option<(Vec<u8>, Findin
     let mut at = 13 + colors(*file.get(10)?);
     let mut out = file.get(..at)?.to_vec();
     let (mut has_frame, mut has_xmp) = (false, false);
+    // Where the last frame ends in `out`: decoders know by the next block that it is whole.
+    let (mut frame_end, mut at_frame_end) = (0, 0);
     // How the next frame is shown.
     let mut control: &[u8] = &[];
     while let Some(mark) = file.get(at) {
@@ -34,7 +36,9 @@ pub(super) fn strip(file: &[u8], level: FileMetadata) -> Option<(Vec<u8>, Findin
                 out.extend(std::mem::take(&mut control));
                 out.extend(file.get(at..end)?);
                 has_frame = true;
+                frame_end = out.len();
                 at = end;
+                at_frame_end = end;
             }
             0x21 => {
                 let label = *file.get(at + 1)?;
@@ -57,9 +61,14 @@ pub(super) fn strip(file: &[u8], level: FileMetadata) -> Option<(Vec<u8>, Findin
             0 => at += 1,
             _ => {
                 removed.add(Kinds::UNREADABLE);
+                at = file.len();
                 break;
             }
         }
+    }
+    // What was behind the last frame went.
+    if has_frame && out.len() == frame_end && at_frame_end != at {
+        out.push(0x3B);
     }
     has_frame.then_some((out, removed))
 }
