@@ -85,6 +85,9 @@ pub(crate) fn of_data(hint: &data::Hint) -> String {
             "`passer shards verify {}` lists what can be read; copy the shard again",
             shell_word(&path.display().to_string())
         ),
+        Hint::SmallerShards => {
+            "write its records to several smaller shards, as `passer shards pack --records-per-shard` does".into()
+        }
         Hint::VerifyOrAllowMore => {
             "`passer shards verify` lists every broken record of a data set; to continue without them, raise \
              `max_bad_fraction` in the config, or `--max-bad-fraction` of `passer features`"

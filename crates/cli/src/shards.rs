@@ -1,6 +1,7 @@
 //! `passer shards`: pack, index, inspect and verify shards.
 
 use crate::failure::Failure;
+use crate::hints;
 use crate::output::{counted, shell_word};
 use crate::progress::ProgressBar;
 use data::mebibytes;
@@ -231,16 +232,18 @@ fn verify(argument: &DataArgument) -> anyhow::Result<()> {
     if verification.is_sound() {
         return Ok(());
     }
-    Err(Failure::new(format!(
+    let failure = Failure::new(format!(
         "`{}`: {}, {} changed, {}, {}",
         argument.data,
         counted(verification.broken.len(), "broken image"),
         verification.changed.len(),
         counted(verification.repeated.len(), "repeated key"),
         counted(verification.damaged.len(), "damaged shard")
-    ))
-    .hint(cures(&verification, &argument.data))
-    .into())
+    ));
+    Err(match cures(&verification, &argument.data) {
+        cures if cures.is_empty() => failure.into(),
+        cures => failure.hint(cures).into(),
+    })
 }
 
 /// The cures of the faults that were found, and of no other.
@@ -249,8 +252,18 @@ fn cures(verification: &Verification, data: &str) -> String {
     if !verification.broken.is_empty() {
         cures.push("training replaces broken images up to `data.max_bad_fraction`".to_owned());
     }
-    if !verification.damaged.is_empty() {
-        cures.push("copy damaged shards again".to_owned());
+    for hint in verification
+        .damaged
+        .iter()
+        .filter_map(|shard| shard.hint.as_ref())
+    {
+        let cure = match hint {
+            data::Hint::CopyArchive => "copy damaged shards again".to_owned(),
+            hint => hints::of_data(hint),
+        };
+        if !cures.contains(&cure) {
+            cures.push(cure);
+        }
     }
     if !verification.changed.is_empty() {
         cures.push(format!(
@@ -267,7 +280,7 @@ fn cures(verification: &Verification, data: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use data::shards::SkippedMember;
+    use data::shards::{DamagedShard, SkippedMember};
 
     #[test]
     fn a_cure_is_named_only_where_its_fault_was_found() {
@@ -291,6 +304,25 @@ mod tests {
         assert_eq!(
             cures(&others, "my data"),
             "if the change was meant, run `passer shards index 'my data'`; rename all records but one of a repeated key"
+        );
+        let shard = |hint| DamagedShard {
+            path: "s.tar".into(),
+            reason: "r".into(),
+            readable_records: 0,
+            hint,
+        };
+        let damaged = |hints: Vec<Option<data::Hint>>| Verification {
+            damaged: hints.into_iter().map(shard).collect(),
+            ..Verification::default()
+        };
+        let cut = || Some(data::Hint::CopyArchive);
+        assert_eq!(
+            cures(&damaged(vec![cut(), None, cut()]), "d"),
+            "copy damaged shards again"
+        );
+        assert_eq!(
+            cures(&damaged(vec![Some(data::Hint::FetchFromGitLfs)]), "d"),
+            "fetch the file itself with `git lfs pull`"
         );
     }
 }

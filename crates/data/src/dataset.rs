@@ -9,6 +9,7 @@ use std::sync::{Arc, OnceLock};
 
 use sha2::{Digest, Sha256};
 
+use crate::content::{self, Content, content_of};
 use crate::error::Error;
 use crate::hex::hex;
 use crate::hint::Hint;
@@ -16,7 +17,6 @@ use crate::licenses::Licenses;
 use crate::listing::{Listing, Reason};
 use crate::names;
 use crate::record::{Label, Metadata, Record};
-use crate::sources::content::{self, Content, content_of};
 use crate::sources::description::{self, About, resolve, split_of};
 use crate::sources::files;
 use crate::sources::fingerprint::{HashedKeys, fingerprint};
@@ -82,11 +82,10 @@ impl Dataset {
     pub(crate) fn open_with(spec: &str, store: &IndexStore) -> Result<Dataset, Error> {
         let (spec, split) = split_of(spec);
         let path = Path::new(spec);
+        if let Some(described) = description::at(path) {
+            return Self::open_described(&described, split, store);
+        }
         if path.is_dir() {
-            let described = path.join(description::FILE_NAME);
-            if described.is_file() {
-                return Self::open_described(&described, None, store);
-            }
             let shards = shards_in(path)?;
             if shards.paths.is_empty() {
                 return Ok(Self::of(folder::open(path, Labels::Detect, None, store)?));
@@ -95,9 +94,6 @@ impl Dataset {
         }
         if path.is_file() {
             let extension = path.extension().unwrap_or_default().to_ascii_lowercase();
-            if extension == "toml" {
-                return Self::open_described(path, split, store);
-            }
             if extension == "tar" {
                 return Ok(Self::of(shard_set::open(
                     vec![path.to_path_buf()],
@@ -360,10 +356,9 @@ impl Dataset {
     /// # Errors
     /// [`Error`] where the description is invalid.
     pub fn about(spec: &str) -> Result<About, Error> {
-        let (path, _) = split_of(spec);
-        match path.ends_with(".toml") && Path::new(path).is_file() {
-            true => description::read_about(Path::new(path)),
-            false => Ok(About::default()),
+        match description::at(Path::new(split_of(spec).0)) {
+            Some(described) => description::read_about(&described),
+            None => Ok(About::default()),
         }
     }
 
@@ -391,12 +386,7 @@ impl Dataset {
     pub(crate) fn shard_paths(spec: &str) -> Result<Shards, Error> {
         let (spec, split) = split_of(spec);
         let path = Path::new(spec);
-        let described = if path.is_dir() {
-            path.join(description::FILE_NAME)
-        } else {
-            path.to_path_buf()
-        };
-        if described.extension().is_some_and(|extension| extension == "toml") && described.is_file() {
+        if let Some(described) = description::at(path) {
             let part = description::read_part(&described, split)?;
             return match part.kind.shards {
                 Some(shards) => shards(&resolve(&described, &part.path)?),

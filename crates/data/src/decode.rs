@@ -16,6 +16,7 @@ use zune_core::options::DecoderOptions;
 use zune_jpeg::JpegDecoder;
 
 use crate::caught::caught;
+use crate::content::{Content, START_BYTES, content_of};
 use crate::error::DecodeError;
 use crate::in_flight::{Held, PICTURES};
 
@@ -168,9 +169,6 @@ pub(crate) fn decode_admitted<'a>(
     image: &mut RgbImage,
     admit: impl FnOnce(Announced) -> Result<Held<'a>, DecodeError>,
 ) -> Result<Held<'a>, DecodeError> {
-    if encoded.is_empty() {
-        return Err(DecodeError::Empty);
-    }
     let format = image::guess_format(encoded).ok();
     let name = match format {
         Some(ImageFormat::Jpeg) => "JPEG",
@@ -178,11 +176,7 @@ pub(crate) fn decode_admitted<'a>(
         Some(ImageFormat::WebP) => "WebP",
         Some(ImageFormat::Bmp) => "BMP",
         Some(ImageFormat::Gif) => "GIF",
-        _ => {
-            return Err(DecodeError::Format {
-                found: describe(encoded),
-            });
-        }
+        _ => return Err(no_image(encoded)),
     };
     // The decoders are designed not to panic; `caught` is for the file that makes one panic all the same.
     let decoded = caught(|| match format {
@@ -242,8 +236,15 @@ fn decode_jpeg<'a>(
         format: "JPEG",
         reason: reason.to_string(),
     };
-    if !jpeg_reaches_its_end(encoded) {
+    if !jpeg_marks(encoded).any(|mark| mark == JPEG_END) {
         return Err(DecodeError::Truncated { format: "JPEG" });
+    }
+    // The decoder's message for such a file is about something else.
+    let mut header = jpeg_marks(encoded).take_while(|mark| *mark != JPEG_SCAN);
+    if header.any(|mark| JPEG_CODINGS_NOT_READ.contains(&mark)) {
+        return Err(broken(
+            &"arithmetic coding, lossless coding and hierarchies are not read; save it as a usual JPEG",
+        ));
     }
     // Strict, because otherwise the decoder fills unreadable parts with gray. The limits on the sides are
     // checked below.
@@ -288,35 +289,46 @@ fn decode_jpeg<'a>(
     Ok(held)
 }
 
-/// Walks the segments of a JPEG to the end-of-image mark of its first picture.
+/// The end-of-image mark of a JPEG.
+const JPEG_END: u8 = 0xD9;
+
+/// The mark of the first coded data, behind all headers of a picture of one frame.
+const JPEG_SCAN: u8 = 0xDA;
+
+/// Frame headers of lossless, hierarchical and arithmetic coding.
+const JPEG_CODINGS_NOT_READ: [u8; 10] = [0xC3, 0xC5, 0xC6, 0xC7, 0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF];
+
+/// The marks of a JPEG's segments, up to the end-of-image mark of its first picture or to the end of the file.
 ///
-/// The decoder notices missing data only where a row of blocks begins; the mark covers the last row as well.
-/// Searching for the mark from the end of the file would find the one of an embedded thumbnail or of a second
+/// The decoder notices missing data only where a row of blocks begins; the last mark covers the last row as
+/// well. Searching for it from the end of the file would find the one of an embedded thumbnail or of a second
 /// picture.
-fn jpeg_reaches_its_end(encoded: &[u8]) -> bool {
+fn jpeg_marks(encoded: &[u8]) -> impl Iterator<Item = u8> {
     let mut at = 2;
-    loop {
-        // Data between segments, entropy-coded data included, run to the next 0xFF.
-        let Some(offset) = encoded
-            .get(at..)
-            .and_then(|rest| rest.iter().position(|byte| *byte == 0xFF))
-        else {
-            return false;
-        };
-        at += offset + 1;
-        match encoded.get(at) {
-            None => return false,
-            Some(0xD9) => return true,
-            // A byte 0xFF within the data, a restart mark, or the start-of-image mark: nothing to skip.
-            Some(0x00 | 0x01 | 0xD0..=0xD8) => at += 1,
-            // Fill byte: the mark follows it.
-            Some(0xFF) => {}
-            Some(_) => match encoded.get(at + 1..at + 3) {
-                Some(length) => at += 1 + usize::from(u16::from_be_bytes([length[0], length[1]])),
-                None => return false,
-            },
+    let mut is_over = false;
+    std::iter::from_fn(move || {
+        while !is_over {
+            // Data between segments, entropy-coded data included, run to the next 0xFF.
+            let offset = encoded.get(at..)?.iter().position(|byte| *byte == 0xFF)?;
+            at += offset + 1;
+            match *encoded.get(at)? {
+                // A byte 0xFF within the data, a restart mark, or the start-of-image mark: nothing to skip.
+                0x00 | 0x01 | 0xD0..=0xD8 => at += 1,
+                // Fill byte: the mark follows it.
+                0xFF => {}
+                JPEG_END => {
+                    is_over = true;
+                    return Some(JPEG_END);
+                }
+                mark => {
+                    let length = encoded.get(at + 1..at + 3)?;
+                    at += 1 + usize::from(u16::from_be_bytes([length[0], length[1]]));
+                    return Some(mark);
+                }
+            }
         }
-    }
+        None
+    })
 }
 
 fn decode_other<'a>(
@@ -415,9 +427,33 @@ fn turn(image: &mut RgbImage, orientation: Orientation) {
     }
 }
 
+/// The error of bytes that are no image in a supported format.
+pub(crate) fn no_image(encoded: &[u8]) -> DecodeError {
+    match encoded.is_empty() {
+        true => DecodeError::Empty,
+        false => DecodeError::Format {
+            found: describe(encoded),
+        },
+    }
+}
+
 /// A description of bytes that are not an image, for the message.
 fn describe(encoded: &[u8]) -> String {
-    let start = &encoded[..encoded.len().min(16)];
+    let start = &encoded[..encoded.len().min(START_BYTES)];
+    match content_of(start) {
+        Content::UnreadPicture(format) => {
+            return format!(
+                "a picture in the format {}; convert it to JPEG or PNG",
+                format.to_uppercase()
+            );
+        }
+        content => {
+            if let Some(words) = content.words() {
+                return words.to_string();
+            }
+        }
+    }
+    let start = &start[..start.len().min(16)];
     if start
         .iter()
         .all(|byte| byte.is_ascii_graphic() || byte.is_ascii_whitespace())

@@ -13,6 +13,8 @@ pub enum Hint {
         /// The shard.
         path: PathBuf,
     },
+    /// Pack the records into several smaller shards.
+    SmallerShards,
     /// List the broken records, or allow more of them.
     VerifyOrAllowMore,
     /// Let a center crop follow the resize, or allow more broken records.

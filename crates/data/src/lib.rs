@@ -15,6 +15,7 @@
 mod caught;
 mod causes;
 pub mod contact_sheet;
+mod content;
 mod dataset;
 mod decode;
 pub mod delimited;

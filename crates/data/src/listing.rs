@@ -52,6 +52,10 @@ pub enum Reason {
     FurtherImage,
     /// Bytes behind the end of an archive.
     BehindTheEnd,
+    /// Pictures in the folder of a label file that does not name them.
+    NotListed,
+    /// Sidecars of a curation without a photo of their name.
+    SidecarAlone,
     /// Texts, tables and other documents, which nobody takes for photos.
     Document,
     /// A key of a sidecar that means nothing: `license` for `licence`.
@@ -99,6 +103,8 @@ impl Reason {
             Reason::OtherName => "not named like `KEY.jpg`",
             Reason::FurtherImage => "second image of its record",
             Reason::BehindTheEnd => "behind the end of the archive",
+            Reason::NotListed => "not named by the labels",
+            Reason::SidecarAlone => "a sidecar without its photo",
             Reason::Document => "a document",
             Reason::UnknownKey => "an unknown key",
             _ => "a guess",
@@ -162,6 +168,14 @@ impl Reason {
             ),
             Reason::FurtherImage => ("further images of records were not used", ""),
             Reason::BehindTheEnd => ("bytes behind the end of the archive were skipped", ""),
+            Reason::NotListed => (
+                "pictures that the labels do not name were skipped",
+                "add them to the labels if they belong to the data",
+            ),
+            Reason::SidecarAlone => (
+                "sidecars without a photo of their name were skipped",
+                "`name.json` or `name.jpg.json` is read beside `name.jpg`",
+            ),
             Reason::Document => ("documents and tables are no records", ""),
             Reason::UnknownKey => (
                 "keys of sidecars that mean nothing were ignored",

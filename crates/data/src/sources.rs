@@ -2,7 +2,6 @@
 //! it, its entry of [`LAYOUTS`].
 
 pub(crate) mod coco;
-pub(crate) mod content;
 pub(crate) mod csv;
 pub(crate) mod description;
 pub(crate) mod files;

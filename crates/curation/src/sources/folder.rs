@@ -65,7 +65,7 @@ impl Folder {
             license: config.license.clone(),
             photographer: config.photographer.clone(),
             embedded_credit: config.embedded_credit,
-            walk: Walk::new(&config.folder),
+            walk: Walk::with_sidecars(&config.folder),
             position: from,
             unknown_keys: Listing::default(),
         })
@@ -187,7 +187,7 @@ impl Rows for Folder {
     }
 
     fn listing(&self) -> Listing {
-        // Photos in unsupported formats are rows, and JSON files are sidecars.
+        // Photos in unsupported formats are rows.
         let counted = self
             .walk
             .listing()
@@ -196,7 +196,6 @@ impl Rows for Folder {
             .chain(self.unknown_keys.notes());
         counted
             .filter(|note| note.reason != Reason::UnsupportedFormat)
-            .filter(|note| (note.reason, note.kind.as_str()) != (Reason::Document, ".json"))
             .cloned()
             .collect()
     }

@@ -240,6 +240,11 @@ fn what_a_folder_holds_beside_photos_is_a_row_with_a_reason_or_counted() {
     write("@eaDir/x.jpg", b"x");
     write("b/Thumbs.db", b"x");
     write("b/notes.txt", b"x");
+    // Sidecars: of a renamed photo, of a photo that is gone, one that is not read for its capitals.
+    write("b/IMG_3.heic.json", b"{}");
+    write("b/IMG_5.jpg.json", b"{}");
+    write("b/notes.json", b"{}");
+    write("b/IMG_4.JSON", b"{}");
     let config = SourceConfig::Folder(FolderConfig {
         folder: root.clone(),
         class_folders: false,
@@ -277,6 +282,7 @@ fn what_a_folder_holds_beside_photos_is_a_row_with_a_reason_or_counted() {
             (data::Reason::NotAnImage, "b/IMG_3.MOV", 1),
             (data::Reason::SystemFile, "b/Thumbs.db", 1),
             (data::Reason::SystemFolder, "@eaDir", 1),
+            (data::Reason::SidecarAlone, "b/IMG_4.JSON", 3),
             (data::Reason::Document, "b/notes.txt", 1),
             (data::Reason::ImageByContent, "b/IMG_3.heic", 1),
             (data::Reason::ImageByContent, "b/IMG_4", 1),

@@ -71,12 +71,11 @@ const SAMPLED: usize = 2048;
 /// How many records were compared with a sample, and how many of them are in it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Sampled {
-    /// Records whose images would be in the sample if they were in its data set.
+    /// Records whose images would be in the sample if they were in its data set: all of them where the sample
+    /// has all images of its data set.
     pub compared: usize,
     /// Records whose images are in it.
     pub shared: usize,
-    /// Whether the sample has all images, so that nothing is estimated.
-    pub is_whole: bool,
 }
 
 impl ContentSample {
@@ -107,6 +106,11 @@ impl ContentSample {
             hashes: smallest.into_iter().collect(),
             is_whole,
         }
+    }
+
+    /// How many images it has.
+    pub fn len(&self) -> usize {
+        self.hashes.len()
     }
 
     /// Whether nothing is known, as of files of earlier versions.
@@ -147,10 +151,7 @@ impl ContentSample {
             (false, None) => return Sampled::default(),
         };
         let hashes = contents.0.iter().map(|hash| (hash >> 64) as u64);
-        let mut sampled = Sampled {
-            is_whole: self.is_whole,
-            ..Sampled::default()
-        };
+        let mut sampled = Sampled::default();
         for hash in hashes.filter(|hash| *hash <= limit) {
             sampled.compared += 1;
             sampled.shared += usize::from(self.hashes.binary_search(&hash).is_ok());
@@ -200,13 +201,9 @@ mod tests {
         );
         // 45 and 60 are past the sample of three; 25 would be in it.
         let test = Contents([20, 25, 45, 60, 10, 20].map(|hash: u128| hash << 64).to_vec());
-        let sampled = |compared, shared, is_whole| Sampled {
-            compared,
-            shared,
-            is_whole,
-        };
-        assert_eq!(part.compare(&test), sampled(4, 3, false));
-        assert_eq!(whole.compare(&test), sampled(6, 3, true));
+        let sampled = |compared, shared| Sampled { compared, shared };
+        assert_eq!(part.compare(&test), sampled(4, 3));
+        assert_eq!(whole.compare(&test), sampled(6, 3));
         for sample in [whole, part] {
             assert_eq!(ContentSample::from_text(&sample.to_text()), Some(sample));
         }

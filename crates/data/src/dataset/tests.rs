@@ -374,6 +374,50 @@ fn a_cut_shard_is_an_error_that_names_it_and_the_cure() {
     );
 }
 
+/// A cure is named only where its cause was seen: a shard that is whole on disk need not be copied again.
+#[test]
+fn a_shard_that_changes_while_it_is_open_or_whose_disk_fails_is_not_called_damaged() {
+    let folder = tempfile::tempdir().unwrap();
+    let shard = folder.path().join("s.tar");
+    tar_with(&shard, &[("a.bmp", &picture(1)), ("b.bmp", &picture(2))]);
+    let data = open(&shard).unwrap();
+    let whole = fs::read(&shard).unwrap();
+    fs::write(&shard, &whole[..700]).unwrap();
+    let error = data.read(1).unwrap_err();
+    assert!(
+        error
+            .to_string()
+            .contains("it became shorter after it was opened"),
+        "{error}"
+    );
+    assert_eq!(error.hint(), None);
+
+    use crate::sources::tar_shard::unread;
+    use std::io::ErrorKind;
+    let of = |kind: ErrorKind| unread(&shard, kind.into(), |reason| format!("cut: {reason}"));
+    assert!(
+        matches!(of(ErrorKind::UnexpectedEof), Error::DamagedShard { reason, .. } if reason.starts_with("cut"))
+    );
+    for kind in [ErrorKind::TimedOut, ErrorKind::PermissionDenied] {
+        let error = of(kind);
+        assert!(matches!(error, Error::Io(_)), "{error}");
+    }
+}
+
+#[test]
+fn verify_lists_a_web_page_among_shards_and_goes_on() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("a.tar"), "<!DOCTYPE html><html>").unwrap();
+    tar_with(&folder.path().join("b.tar"), &[("a.bmp", &picture(1))]);
+    let report = verify(folder.path().to_str().unwrap(), &|_, _| {}).unwrap();
+    assert_eq!((report.records, report.damaged.len()), (1, 1));
+    assert_eq!(report.damaged[0].reason, "a web page, not a tar");
+    assert_eq!(report.damaged[0].hint, Some(crate::Hint::DownloadAgain));
+    // By itself its error has the cure.
+    let error = verify(folder.path().join("a.tar").to_str().unwrap(), &|_, _| {}).unwrap_err();
+    assert_eq!(error.hint(), Some(crate::Hint::DownloadAgain));
+}
+
 #[test]
 fn a_file_that_is_no_tar_is_said_to_be_none_without_quoting_it() {
     let folder = tempfile::tempdir().unwrap();

@@ -154,7 +154,20 @@ fn what_is_no_image_is_named() {
     assert_eq!(message(b""), "the file is empty");
     assert_eq!(
         message(b"<html>not found</html>"),
-        "not an image: expected JPEG, PNG, WebP, BMP or GIF, found text starting with `<html>not found<`"
+        "not an image: expected JPEG, PNG, WebP, BMP or GIF, found a web page"
+    );
+    assert_eq!(
+        message(b"not found"),
+        "not an image: expected JPEG, PNG, WebP, BMP or GIF, found text starting with `not found`"
+    );
+    // Phones and chats rename such files.
+    assert_eq!(
+        message(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic"),
+        "not an image: expected JPEG, PNG, WebP, BMP or GIF, found a picture in the format HEIC; convert it to JPEG or PNG"
+    );
+    assert_eq!(
+        message(b"version https://git-lfs.github.com/spec/v1\noid sha256:"),
+        "not an image: expected JPEG, PNG, WebP, BMP or GIF, found Git LFS's pointer to the file, not the file itself"
     );
     assert_eq!(
         message(&[0, 1, 2, 255]),
@@ -307,4 +320,23 @@ fn a_jpeg_of_more_pixels_than_its_bytes_can_hold_is_refused_before_memory_is_tak
         decode(&bomb, &DecodeLimits::DEFAULT),
         Err(DecodeError::Truncated { format: "JPEG" })
     );
+}
+
+#[test]
+fn a_coding_of_jpeg_that_is_not_read_is_named() {
+    let mut file = Vec::new();
+    image::codecs::jpeg::JpegEncoder::new(&mut file)
+        .encode(&[128; 8 * 8 * 3], 8, 8, ExtendedColorType::Rgb8)
+        .unwrap();
+    let frame = file.windows(2).position(|mark| mark == [0xFF, 0xC0]).unwrap();
+    for mark in [0xC3, 0xC9, 0xCA] {
+        file[frame + 1] = mark;
+        let error = decode(&file, &DecodeLimits::DEFAULT).unwrap_err().to_string();
+        assert_eq!(
+            error,
+            "broken JPEG: arithmetic coding, lossless coding and hierarchies are not read; save it as a usual JPEG"
+        );
+    }
+    file[frame + 1] = 0xC1;
+    assert_eq!(decode(&file, &DecodeLimits::DEFAULT).unwrap().width, 8);
 }

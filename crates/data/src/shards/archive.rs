@@ -11,11 +11,11 @@ use bzip2::read::MultiBzDecoder;
 use flate2::read::MultiGzDecoder;
 
 use super::check::SkippedMember;
+use crate::content::{self, Content, compression_of, content_of};
 use crate::error::Error;
 use crate::hint::{Compression, Hint};
 use crate::listing::{Listing, Reason};
 use crate::record::{Label, Metadata, Record};
-use crate::sources::content::{self, Content, compression_of, content_of};
 use crate::sources::folder::doubtful_classes;
 use crate::sources::{names, tar_shard};
 
@@ -61,7 +61,7 @@ impl FolderArchive {
         let archives = archive.for_each_member(|place, member, content| {
             members
                 .add(place, member, content)
-                .map_err(|error| archive.damaged(&error))
+                .map_err(|error| archive.unread(error))
         })?;
         let Members {
             names,
@@ -179,7 +179,7 @@ impl FolderArchive {
             let mut image = Vec::new();
             content
                 .read_to_end(&mut image)
-                .map_err(|error| self.damaged(&error))?;
+                .map_err(|error| self.unread(error))?;
             let below = &self.names[at];
             let class = crate::names::composed(class_of(below));
             let label = self
@@ -210,15 +210,15 @@ impl FolderArchive {
             Some(Compression::Bzip2) => Box::new(MultiBzDecoder::new(file)),
             Some(Compression::Zstd) => {
                 let decoder = zstd::stream::read::Decoder::with_buffer(file);
-                Box::new(decoder.map_err(|error| self.damaged(&error))?)
+                Box::new(decoder.map_err(|error| self.unread(error))?)
             }
             Some(Compression::Xz) | None => Box::new(file),
         };
         let mut archive = tar::Archive::new(stream);
         archive.set_ignore_zeros(true);
         let (mut archives, mut end) = (1, 0);
-        for (place, entry) in (0..).zip(archive.entries().map_err(|error| self.damaged(&error))?) {
-            let mut entry = entry.map_err(|error| self.damaged(&error))?;
+        for (place, entry) in (0..).zip(archive.entries().map_err(|error| self.unread(error))?) {
+            let mut entry = entry.map_err(|error| self.unread(error))?;
             let gap = entry.raw_header_position().saturating_sub(end);
             let name = String::from_utf8_lossy(&entry.path_bytes()).into_owned();
             let kind = entry.header().entry_type();
@@ -239,11 +239,8 @@ impl FolderArchive {
         Ok(archives)
     }
 
-    fn damaged(&self, error: &dyn std::fmt::Display) -> Error {
-        Error::DamagedShard {
-            path: self.path.clone(),
-            reason: format!("cut or damaged: {}", tar_shard::reason(error)),
-        }
+    fn unread(&self, error: std::io::Error) -> Error {
+        tar_shard::unread(&self.path, error, |reason| format!("cut or damaged: {reason}"))
     }
 }
 

@@ -11,6 +11,7 @@ use super::OnProgress;
 use crate::dataset::Dataset;
 use crate::decode::{DecodeLimits, decode_and};
 use crate::error::Error;
+use crate::hint::Hint;
 use crate::in_flight::FILES;
 use crate::listing::{Listing, Reason};
 use crate::record::Label;
@@ -82,6 +83,9 @@ pub struct DamagedShard {
     pub reason: String,
     /// Whole records before the damage.
     pub readable_records: usize,
+    /// The cure, where one is known.
+    #[serde(skip)]
+    pub hint: Option<Hint>,
 }
 
 /// The outcome of [`verify`].
@@ -200,25 +204,32 @@ pub fn verify(spec: &str, progress: OnProgress) -> Result<Verification, Error> {
     let mut keys: HashMap<String, usize> = HashMap::new();
     for (done, path) in paths.iter().enumerate() {
         let (table, origin) = tar_shard::scan_what_can_be(path);
-        match origin {
-            Ok(origin) if !origin.ends_properly => outcome.damaged.push(DamagedShard {
+        let mut damaged = |reason: String, hint: Option<Hint>| {
+            outcome.damaged.push(DamagedShard {
                 path: path.clone(),
-                reason: "no end-of-archive mark: cut between two members, or written by a program that leaves it out"
-                    .to_string(),
+                reason,
                 readable_records: table.len(),
-            }),
+                hint,
+            });
+        };
+        match origin {
+            Ok(origin) if !origin.ends_properly => damaged(
+                "no end-of-archive mark: cut between two members, or written by a program that leaves it out"
+                    .to_string(),
+                Some(Hint::CopyArchive),
+            ),
             Ok(origin) => {
                 let stored = store.load(path, false);
-                let is_same = |stored: &Origin| {
-                    (stored.bytes, stored.modified) == (origin.bytes, origin.modified)
-                };
+                let is_same =
+                    |stored: &Origin| (stored.bytes, stored.modified) == (origin.bytes, origin.modified);
                 if let Some((_, indexed)) = stored.filter(|(stored, _)| is_same(stored)) {
                     outcome.changed.extend(differences(&indexed, &table));
                 }
             }
-            Err(Error::DamagedShard { reason, .. } | Error::Label { reason, .. }) => {
-                outcome.damaged.push(DamagedShard { path: path.clone(), reason, readable_records: table.len() });
-            }
+            Err(Error::DamagedShard { reason, .. }) => damaged(reason, Some(Hint::CopyArchive)),
+            Err(Error::Label { reason, hint, .. }) => damaged(reason, hint),
+            // Such as a web page among shards.
+            Err(Error::Unreadable { reason, hint, .. }) if paths.len() > 1 => damaged(reason, hint),
             Err(error) => return Err(error),
         }
         let file = std::fs::File::open(path).map_err(Error::io("read", path))?;

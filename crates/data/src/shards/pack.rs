@@ -17,13 +17,14 @@ use super::OnProgress;
 use super::archive::{self, FolderArchive};
 use super::check::{SkippedMember, skipped_members};
 use crate::caught::caught;
+use crate::content::{Content, content_of};
 use crate::dataset::Dataset;
+use crate::decode::no_image;
 use crate::durable;
 use crate::error::{DecodeError, Error};
 use crate::listing::{Listing, Reason};
 use crate::randomness::{Purpose, generator, shuffle};
 use crate::record::{Label, Record};
-use crate::sources::content::{Content, content_of};
 use crate::sources::description;
 use crate::sources::part::{Kind, Part};
 use crate::sources::shard_set::{SHARDS, shards_in};
@@ -223,11 +224,7 @@ impl<'a> Writer<'a> {
 
     fn write(&mut self, record: Record) -> Result<(), Error> {
         let Some(extension) = extension(&record.image) else {
-            let reason = if record.image.is_empty() {
-                "the file is empty".to_string()
-            } else {
-                "its content is not JPEG, PNG, WebP, BMP or GIF".to_string()
-            };
+            let reason = no_image(&record.image).to_string();
             let key = record.key.clone();
             match content_of(&record.image) {
                 Content::UnreadPicture(format) => {
@@ -336,7 +333,7 @@ pub fn write_shard<E: From<Error>>(
         let record = record?;
         let extension = extension(&record.image).ok_or_else(|| Error::Record {
             key: record.key.clone(),
-            reason: "its content is not JPEG, PNG, WebP, BMP or GIF".to_string(),
+            reason: no_image(&record.image).to_string(),
         })?;
         shard.write(&sample(record, extension)?)?;
         count += 1;

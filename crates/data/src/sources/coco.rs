@@ -188,5 +188,6 @@ fn read(path: &Path, one_class: bool, classes: Option<&[String]>) -> Result<List
     Ok(Listing {
         records: records.collect::<Result<_, _>>()?,
         classes: names,
+        others: HashSet::new(),
     })
 }

@@ -1,6 +1,6 @@
 //! A table of paths and labels beside a folder of pictures.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs::File;
 use std::io::{self, BufReader};
 use std::path::Path;
@@ -68,6 +68,7 @@ fn read(path: &Path, part: &Part) -> Result<Listing, Error> {
         .collect::<Result<_, Error>>()?;
 
     let mut rows: Vec<Pictured> = vec![];
+    let mut others = HashSet::new();
     let mut width = has_header.then_some(header.len());
     while let Some(row) = next_row(&mut table, width).map_err(damaged)? {
         width = Some(row.len());
@@ -83,6 +84,7 @@ fn read(path: &Path, part: &Part) -> Result<Listing, Error> {
             .collect::<Result<Vec<_>, Error>>()?
             .contains(&false)
         {
+            others.insert(path_of(cell(image)?));
             continue;
         }
         let picture = cell(image)?;
@@ -101,11 +103,7 @@ fn read(path: &Path, part: &Part) -> Result<Listing, Error> {
         if label.is_some() && part.label_separator.is_none() && classes[0].is_empty() {
             return Err(wrong(path, format!("line {line} (`{picture}`) has no label")));
         }
-        // Tables may be written on any system, and keys always use `/`.
-        rows.push((
-            picture.replace('\\', "/").trim_start_matches("./").to_string(),
-            classes,
-        ));
+        rows.push((path_of(picture), classes));
     }
     if rows.is_empty()
         && let Some(only) = &part.only
@@ -137,7 +135,13 @@ fn read(path: &Path, part: &Part) -> Result<Listing, Error> {
     Ok(Listing {
         records: records.collect(),
         classes,
+        others,
     })
+}
+
+/// The path of a picture. Tables may be written on any system, and keys always use `/`.
+fn path_of(cell: &str) -> String {
+    cell.replace('\\', "/").trim_start_matches("./").to_string()
 }
 
 /// The trimmed cells of the next row, `width` of them where that is given; `None` at the end.
@@ -187,6 +191,12 @@ fn numbered(
         (None | Some(LabelsAre::Names), Some(classes)) => by_names(path, &occurring, classes),
         (Some(LabelsAre::Numbers), _) => by_numbers(path, &occurring, classes.unwrap_or_default()),
         (None, None) => {
+            if let Some((class, picture)) = occurring.iter().find(|(class, _)| is_unclear(class)) {
+                return Err(ambiguous(
+                    path,
+                    format!("labels must be whole numbers from 0 or names, got `{class}` (`{picture}`)"),
+                ));
+            }
             let is_number = |class: &&str| number(class).is_some();
             let a_number = occurring.iter().find(|(class, _)| is_number(class));
             let a_name = occurring.iter().find(|(class, _)| !is_number(class));
@@ -216,6 +226,12 @@ fn number(text: &str) -> Option<u32> {
     // In the index the largest number means "no label".
     let number = is_plain.then(|| text.parse().ok()).flatten();
     number.filter(|number| *number != u32::MAX)
+}
+
+/// Whether a label is a number, but none that counts classes: tables of other programs write `1.0` and `-1`.
+fn is_unclear(text: &str) -> bool {
+    let is_plain = text.bytes().all(|digit| digit.is_ascii_digit());
+    !is_plain && text.contains(|letter: char| letter.is_ascii_digit()) && text.parse::<f64>().is_ok()
 }
 
 /// An error whose cure is to say in the description what the labels are.

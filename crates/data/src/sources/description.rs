@@ -77,10 +77,26 @@ struct Long {
 /// Headline metrics.
 const METRICS: [&str; 3] = ["top1", "mean_class", "map"];
 
-/// The path and the split of `data.toml#train`; no split where there is none.
+/// The description that a path names, or that lies in the folder that it names.
+pub(crate) fn at(path: &Path) -> Option<PathBuf> {
+    let is_named = path
+        .extension()
+        .is_some_and(|extension| extension.eq_ignore_ascii_case("toml"));
+    let described = match path.is_dir() {
+        true => path.join(FILE_NAME),
+        false if is_named => path.to_path_buf(),
+        false => return None,
+    };
+    described.is_file().then_some(described)
+}
+
+/// The path and the split of `data.toml#train`, or of a folder with a description in it; no split where there is
+/// none.
 pub(crate) fn split_of(spec: &str) -> (&str, Option<&str>) {
     match spec.rsplit_once('#') {
-        Some((path, split)) if path.ends_with(".toml") => (path, Some(split)),
+        Some((path, split)) if path.ends_with(".toml") || at(Path::new(path)).is_some() => {
+            (path, Some(split))
+        }
         _ => (spec, None),
     }
 }

@@ -17,7 +17,8 @@ use crate::file_error::FileError;
 use crate::hex::hex;
 use crate::listing::Listing;
 
-const MAGIC: &[u8; 8] = b"PASSERIX";
+/// The first bytes of every index.
+pub(crate) const MAGIC: &[u8; 8] = b"PASSERIX";
 /// Raised whenever the layout or the meaning of a column changes.
 const VERSION: u32 = 1;
 

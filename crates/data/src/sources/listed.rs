@@ -1,17 +1,21 @@
 //! Pictures in a folder with labels in a separate file. Pascal VOC, COCO's JSON and tables each make a
 //! [`Listing`]; the rest, from hashing to keys, is shared.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::path::Path;
+
+use walkdir::WalkDir;
 
 use super::files;
 use super::folder::{self, Folder, HashIndex};
 use super::index_file::IndexStore;
+use super::names::{self as names_of_files, Kind};
 use super::source::Opened;
 use super::table::Row;
+use crate::content;
 use crate::error::Error;
-use crate::listing::Listing as LeftOut;
+use crate::listing::{Listing as LeftOut, Reason};
 use crate::names;
 use crate::record::Label;
 
@@ -30,6 +34,9 @@ pub(crate) struct Listed {
 pub(crate) struct Listing {
     pub(crate) records: Vec<Listed>,
     pub(crate) classes: Vec<String>,
+    /// Paths of pictures that the labels name too, and that are no record of this part, such as those of other
+    /// splits.
+    pub(crate) others: HashSet<String>,
 }
 
 /// The readers' error for an invalid file.
@@ -53,6 +60,35 @@ fn is_spelled_otherwise(path: &Path) -> bool {
     found.any(|entry| entry.file_name().to_str().is_some_and(is_same))
 }
 
+/// The pictures in the folder that the labels do not name, of whatever format. Other files are nobody's records.
+fn not_listed(root: &Path, is_named: impl Fn(&str) -> bool) -> LeftOut {
+    let mut left_out = LeftOut::default();
+    let is_searched = |entry: &walkdir::DirEntry| {
+        let name = entry.file_name().to_string_lossy();
+        !entry.file_type().is_dir() || names_of_files::skipped_folder(&name).is_none()
+    };
+    let walk = WalkDir::new(root)
+        .min_depth(1)
+        .follow_links(true)
+        .sort_by_file_name();
+    // No record needs these files, so those that cannot be read give no error.
+    for entry in walk.into_iter().filter_entry(is_searched).flatten() {
+        let below = entry.path().strip_prefix(root).unwrap_or(entry.path());
+        let below = below.to_string_lossy().replace('\\', "/");
+        if !entry.file_type().is_file() || is_named(&below) {
+            continue;
+        }
+        let name = entry.file_name().to_string_lossy();
+        let kind = match names_of_files::kind(&name, || content::start_of(entry.path())) {
+            Ok(Kind::Image) => names_of_files::kind_of_files(&name),
+            Ok(Kind::ImageByContent(kind) | Kind::LeftOut(Reason::UnsupportedFormat, kind)) => kind,
+            _ => continue,
+        };
+        left_out.add(Reason::NotListed, &kind, || below);
+    }
+    left_out
+}
+
 /// Finds every picture on disk; `beside` is where the index of their hashes is stored.
 pub(crate) fn open(
     root: &Path,
@@ -72,6 +108,10 @@ pub(crate) fn open(
     if let Some(pair) = records.windows(2).find(|pair| pair[0].path == pair[1].path) {
         return Err(wrong(beside, format!("`{}` is listed twice", pair[0].path)));
     }
+    let left_out = not_listed(root, |path| {
+        let at = records.binary_search_by(|record| record.path.as_str().cmp(path));
+        at.is_ok() || listing.others.contains(path)
+    });
     let mut undecided = HashMap::new();
     let mut rows = Vec::with_capacity(records.len());
     for (position, record) in records.into_iter().enumerate() {
@@ -127,6 +167,6 @@ pub(crate) fn open(
         source: Box::new(source),
         class_names: listing.classes,
         hashed,
-        listing: LeftOut::default(),
+        listing: left_out,
     })
 }

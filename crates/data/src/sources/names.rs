@@ -3,7 +3,8 @@
 
 use std::io;
 
-use super::content::{Content, content_of};
+use super::index_file;
+use crate::content::{Content, content_of};
 use crate::listing::Reason;
 
 /// Extensions of images, lower case, that other programs too take for images. The content decides the format
@@ -204,6 +205,13 @@ pub(crate) fn skipped_file(name: &str) -> Option<(Reason, String)> {
     None
 }
 
+/// Whether a file of this name is a photo, or may be one by its content.
+pub(crate) fn may_be_photo(name: &str) -> bool {
+    skipped_file(name).is_none()
+        && !is_one_of(&DOCUMENTS, extension(name))
+        && !is_one_of(&ARCHIVES, extension(name))
+}
+
 /// What a file is; `start` reads its first bytes, and is called only where the name does not decide.
 ///
 /// # Errors
@@ -226,7 +234,12 @@ pub(crate) fn kind(name: &str, start: impl FnOnce() -> io::Result<Vec<u8>>) -> i
     if is_one_of(&ARCHIVES, extension) {
         return Ok(Kind::LeftOut(Reason::Archive, kind_of_files(name)));
     }
-    Ok(by_content(name, content_of(&start()?)))
+    let start = start()?;
+    // The index of a table lies beside it, in a folder of images perhaps.
+    match start.starts_with(index_file::MAGIC) {
+        true => Ok(Kind::Own),
+        false => Ok(by_content(name, content_of(&start))),
+    }
 }
 
 /// What a file is whose name does not decide.
@@ -305,6 +318,11 @@ mod tests {
         ] {
             assert_eq!(of(name, jpeg), Kind::ImageByContent(files.into()), "{name}");
         }
+        assert_eq!(of("t.csv.idx", b"PASSERIX\x01\0\0\0"), Kind::Own);
+        assert_eq!(
+            of("u.idx", b"idx"),
+            Kind::LeftOut(Reason::NotAnImage, ".idx".into())
+        );
         let heic = b"\0\0\0\x18ftypheic";
         assert_eq!(
             of("IMG_2", heic),

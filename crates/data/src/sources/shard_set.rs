@@ -1,6 +1,7 @@
 //! Several tar shards as one sequence of records: which shard a position is in, and reading at its offset.
 
 use std::fs::File;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
@@ -14,7 +15,8 @@ use super::part::{Layout, Shards};
 use super::pass_metadata::PassMetadata;
 use super::source::{Opened, Source};
 use super::table::Table;
-use super::{content, files, names, tar_shard};
+use super::{files, names, tar_shard};
+use crate::content;
 use crate::error::Error;
 use crate::hint::Hint;
 use crate::listing::{Listing, Reason};
@@ -308,9 +310,17 @@ impl Shard {
         };
         // Old contents are overwritten anyway; only a growing buffer is filled with zeros.
         out.resize(bytes as usize, 0);
-        files::read_at(file, out, offset).map_err(|error| Error::DamagedShard {
-            path: self.path.clone(),
-            reason: format!("cannot read {bytes} bytes at {offset}: {error}"),
+        files::read_at(file, out, offset).map_err(|error| match error.kind() {
+            // It had the length of its index when it was opened.
+            ErrorKind::UnexpectedEof => Error::Unreadable {
+                spec: self.path.display().to_string(),
+                reason: format!(
+                    "ends before byte {}: it became shorter after it was opened",
+                    offset + u64::from(bytes)
+                ),
+                hint: None,
+            },
+            _ => Error::io("read", &self.path)(error),
         })
     }
 }

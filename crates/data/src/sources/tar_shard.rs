@@ -10,11 +10,11 @@ use std::path::Path;
 use sha2::{Digest, Sha256};
 use webdataset::core::utils::{base_plus_ext, is_shard_metadata};
 
-use super::content::{self, Content, content_of};
 use super::index_file::Origin;
 use super::license_column::{LicenseColumn, license_of};
 use super::table::{BLOCK_BYTES, Row, Table};
 use super::{files, names};
+use crate::content::{self, Content, content_of};
 use crate::error::Error;
 use crate::hint::Hint;
 use crate::listing::{Listing, Reason};
@@ -94,11 +94,33 @@ fn scan_into(path: &Path, table: &mut Table) -> Result<Origin, Error> {
     let mut group = Group::default();
     let origin = read_members(path, table, &mut group);
     // No later member closes the last record; before an error, that record may still be whole.
-    group.finish(table).map_err(|reason| Error::DamagedShard {
-        path: path.to_path_buf(),
-        reason,
-    })?;
+    group.finish(table).map_err(|reason| too_large(path, reason))?;
     origin
+}
+
+/// The error of a shard that is whole and larger than an index can be.
+fn too_large(path: &Path, reason: &str) -> Error {
+    Error::Unreadable {
+        spec: path.display().to_string(),
+        reason: reason.to_string(),
+        hint: Some(Hint::SmallerShards),
+    }
+}
+
+/// The error of a tar that cannot be read on: of the disk or the network, or of what the file holds, which
+/// `damaged` words.
+pub(crate) fn unread(path: &Path, error: std::io::Error, damaged: impl FnOnce(String) -> String) -> Error {
+    use std::io::ErrorKind;
+    match error.kind() {
+        // Those of the `tar` crate, of decompression, and of our own checks.
+        ErrorKind::Other | ErrorKind::UnexpectedEof | ErrorKind::InvalidData | ErrorKind::InvalidInput => {
+            Error::DamagedShard {
+                path: path.to_path_buf(),
+                reason: damaged(reason(&error)),
+            }
+        }
+        _ => Error::io("read", path)(error),
+    }
 }
 
 fn read_members(path: &Path, table: &mut Table, group: &mut Group) -> Result<Origin, Error> {
@@ -129,27 +151,26 @@ fn read_members(path: &Path, table: &mut Table, group: &mut Group) -> Result<Ori
         let mut block = [1u8; BLOCK_BYTES as usize];
         files::read_at(&file, &mut block, at).is_ok() && block.iter().all(|byte| *byte == 0)
     };
-    let cut = |end: u64, error: &dyn std::fmt::Display| {
-        damaged(format!(
-            "cut or damaged at byte {end} of {}: {}",
-            origin.bytes,
-            reason(error)
-        ))
+    let length = origin.bytes;
+    let cut = |end: u64, error: std::io::Error| {
+        unread(path, error, |reason| {
+            format!("cut or damaged at byte {end} of {length}: {reason}")
+        })
     };
     let mut archives = 1;
-    for entry in archive.entries().map_err(|error| cut(0, &error))? {
+    for entry in archive.entries().map_err(|error| cut(0, error))? {
         let mut entry = match entry {
             Ok(entry) => entry,
             Err(_) if end > 0 && ends_at(end) => {
                 table.note(Reason::BehindTheEnd, "", &shown());
                 break;
             }
-            Err(error) => return Err(cut(end, &error)),
+            Err(error) => return Err(cut(end, error)),
         };
         if entry.raw_header_position() > end && ends_at(end) {
             archives += 1;
             // A record does not go on in the next archive.
-            group.finish(table).map_err(&damaged)?;
+            group.finish(table).map_err(|reason| too_large(path, reason))?;
             *group = Group::default();
         }
         let (start, bytes) = (entry.raw_file_position(), entry.size());
@@ -190,7 +211,7 @@ fn read_members(path: &Path, table: &mut Table, group: &mut Group) -> Result<Ori
         let (role, start_read) = match role_by_name(&extension) {
             Some(role) => (role, Vec::new()),
             None => {
-                let start_read = content::start(&mut entry).map_err(|error| cut(start, &error))?;
+                let start_read = content::start(&mut entry).map_err(|error| cut(start, error))?;
                 (role_by_content(&extension, file_name, &start_read), start_read)
             }
         };
@@ -199,15 +220,14 @@ fn read_members(path: &Path, table: &mut Table, group: &mut Group) -> Result<Ori
             continue;
         }
         if key != group.key {
-            group.finish(table).map_err(&damaged)?;
+            group.finish(table).map_err(|reason| too_large(path, reason))?;
             *group = Group {
                 key: key.to_string(),
                 first_member: name.clone(),
                 ..Group::default()
             };
         }
-        let block =
-            u32::try_from(start / BLOCK_BYTES).map_err(|_| damaged("larger than 2 TiB".to_string()))?;
+        let block = u32::try_from(start / BLOCK_BYTES).map_err(|_| too_large(path, "larger than 2 TiB"))?;
         match role {
             Role::Image { rank, by_content } => {
                 let Ok(length) = u32::try_from(bytes) else {
@@ -220,7 +240,7 @@ fn read_members(path: &Path, table: &mut Table, group: &mut Group) -> Result<Ori
                     continue;
                 }
                 let content = &mut start_read.as_slice().chain(&mut entry);
-                let hash = hash_member(content, bytes, &mut buffer).map_err(|error| cut(start, &error))?;
+                let hash = hash_member(content, bytes, &mut buffer).map_err(|error| cut(start, error))?;
                 let image = Image {
                     rank,
                     name,
@@ -415,7 +435,7 @@ impl Group {
         Ok(())
     }
 
-    fn finish(&mut self, table: &mut Table) -> Result<(), String> {
+    fn finish(&mut self, table: &mut Table) -> Result<(), &'static str> {
         if self.key.is_empty() {
             return Ok(());
         }
@@ -451,7 +471,7 @@ impl Group {
         if table.push(row) {
             Ok(())
         } else {
-            Err("more than 4 GiB of names".to_string())
+            Err("more than 4 GiB of names")
         }
     }
 }
@@ -462,7 +482,7 @@ pub(crate) fn leaves_the_shard(name: &str) -> bool {
 }
 
 /// The `tar` crate's error. Where a header is missing, it quotes the bytes there, which may be anything.
-pub(crate) fn reason(error: &dyn std::fmt::Display) -> String {
+fn reason(error: &std::io::Error) -> String {
     let text = error.to_string();
     if text.contains("numeric field") || text.contains("checksum mismatch") {
         "no tar header there".to_string()
@@ -472,11 +492,11 @@ pub(crate) fn reason(error: &dyn std::fmt::Display) -> String {
 }
 
 /// SHA-256 of the rest of a member, which must have exactly `bytes`.
-fn hash_member(entry: &mut impl Read, bytes: u64, buffer: &mut [u8]) -> Result<[u8; 32], String> {
+fn hash_member(entry: &mut impl Read, bytes: u64, buffer: &mut [u8]) -> std::io::Result<[u8; 32]> {
     let mut hasher = Sha256::new();
     let mut seen = 0u64;
     loop {
-        let read = entry.read(buffer).map_err(|error| error.to_string())?;
+        let read = entry.read(buffer)?;
         if read == 0 {
             break;
         }
@@ -486,7 +506,8 @@ fn hash_member(entry: &mut impl Read, bytes: u64, buffer: &mut [u8]) -> Result<[
     if seen == bytes {
         Ok(hasher.finalize().into())
     } else {
-        Err(format!("must have {bytes} bytes, got {seen}"))
+        let reason = format!("must have {bytes} bytes, got {seen}");
+        Err(std::io::Error::new(std::io::ErrorKind::UnexpectedEof, reason))
     }
 }
 

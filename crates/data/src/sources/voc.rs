@@ -4,7 +4,7 @@
 //! neither an example nor a counterexample, as in VOC's own lists of a class (0 there) and in VISSL's labels
 //! (-1).
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -60,14 +60,7 @@ fn read(
                 .map(str::to_string)
                 .collect()
         }
-        None => files::list(annotations)?
-            .iter()
-            .filter(|path| {
-                path.extension()
-                    .is_some_and(|extension| extension.eq_ignore_ascii_case("xml"))
-            })
-            .filter_map(|path| Some(path.file_stem()?.to_string_lossy().into_owned()))
-            .collect(),
+        None => annotated(annotations)?,
     };
     let read: Vec<Annotation> = names
         .par_iter()
@@ -86,6 +79,16 @@ fn read(
     };
     let numbers: HashMap<&String, u32> = classes.iter().zip(0..).collect();
     let pictures = pictures_by_stem(images)?;
+    let others = match list {
+        Some(_) => {
+            let known: HashSet<&String> = names.iter().collect();
+            let annotated = annotated(annotations)?;
+            let of_others = annotated.iter().filter(|name| !known.contains(name));
+            let of_others = of_others.filter_map(|name| pictures.get(name));
+            of_others.flatten().cloned().collect()
+        }
+        None => HashSet::new(),
+    };
     let mut records = Vec::with_capacity(names.len());
     for (name, (file, objects)) in names.iter().zip(read) {
         let annotation = || annotations.join(format!("{name}.xml"));
@@ -108,7 +111,22 @@ fn read(
             undecided,
         });
     }
-    Ok(Listing { records, classes })
+    Ok(Listing {
+        records,
+        classes,
+        others,
+    })
+}
+
+/// The names of the annotations in a folder, without `.xml`.
+fn annotated(annotations: &Path) -> Result<Vec<String>, Error> {
+    let is_xml = |path: &&PathBuf| {
+        path.extension()
+            .is_some_and(|extension| extension.eq_ignore_ascii_case("xml"))
+    };
+    let stem = |path: &PathBuf| Some(path.file_stem()?.to_string_lossy().into_owned());
+    let paths = files::list(annotations)?;
+    Ok(paths.iter().filter(is_xml).filter_map(stem).collect())
 }
 
 /// The error for a list that cannot be read; one that does not exist names those that do.
@@ -198,8 +216,19 @@ fn parse(text: &str) -> Result<Annotation, String> {
                 }
                 continue;
             }
+            Event::Decl(declaration) => {
+                if let Some(encoding) = declaration.encoding() {
+                    let encoding = encoding.map_err(|error| wrong(&error))?;
+                    if !is_read_as_utf8(&encoding, text) {
+                        return Err(format!(
+                            "it must be in UTF-8, and says that it is in `{encoding}`"
+                        ));
+                    }
+                }
+                continue;
+            }
             Event::Eof => break,
-            Event::Comment(_) | Event::Decl(_) | Event::PI(_) | Event::DocType(_) => continue,
+            Event::Comment(_) | Event::PI(_) | Event::DocType(_) => continue,
         };
         if let Some(start) = opened {
             let name = start.local_name().as_ref().to_string();
@@ -243,6 +272,14 @@ fn parse(text: &str) -> Result<Annotation, String> {
         (None, false) => Err("no `annotation` element".to_string()),
         (None, true) => Ok((file, objects)),
     }
+}
+
+/// Whether a text of this encoding has the same letters in UTF-8: ASCII is the same in the western encodings.
+fn is_read_as_utf8(encoding: &str, text: &str) -> bool {
+    let encoding = encoding.to_ascii_lowercase();
+    let western = ["iso-8859-", "windows-125", "latin"];
+    ["utf-8", "utf8", "us-ascii", "ascii"].contains(&encoding.as_str())
+        || (text.is_ascii() && western.iter().any(|known| encoding.starts_with(known)))
 }
 
 /// The two elements of an object that count.
@@ -376,6 +413,33 @@ mod tests {
         ] {
             let error = parse(text).unwrap_err();
             assert!(error.contains(reason), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn letters_of_another_encoding_are_not_taken_for_utf_8() {
+        let of = |encoding: &str, name: &str| {
+            let object = format!("<annotation><object><name>{name}</name></object></annotation>");
+            parse(&format!("<?xml version='1.0' encoding='{encoding}'?>{object}"))
+        };
+        for (encoding, name) in [
+            ("UTF-8", "caf\u{e9}"),
+            ("ISO-8859-1", "cat"),
+            ("windows-1252", "cat"),
+        ] {
+            assert!(of(encoding, name).unwrap().1.contains_key(name), "{encoding}");
+        }
+        // Escapes of ISO-2022-JP are ASCII.
+        for (encoding, name) in [
+            ("Shift_JIS", "cat"),
+            ("ISO-2022-JP", "cat"),
+            ("ISO-8859-1", "caf\u{e9}"),
+        ] {
+            let error = of(encoding, name).unwrap_err();
+            assert_eq!(
+                error,
+                format!("it must be in UTF-8, and says that it is in `{encoding}`")
+            );
         }
     }
 

@@ -1,11 +1,14 @@
 //! A folder of pictures, walked in order of names: the pictures in it, and the count of everything else.
 
+use std::collections::HashSet;
+use std::ffi::OsString;
 use std::fs::Metadata;
 use std::path::{Component, Path, PathBuf};
 
 use walkdir::WalkDir;
 
-use super::{content, files, names};
+use super::{files, names};
+use crate::content;
 use crate::error::Error;
 use crate::hint::Hint;
 use crate::listing::{Listing, Reason};
@@ -17,6 +20,8 @@ use crate::listing::{Listing, Reason};
 #[derive(Debug)]
 pub struct Walk {
     root: PathBuf,
+    /// For a walk beside sidecars: a folder and the names that sidecars in it may have.
+    sidecars: Option<(PathBuf, HashSet<OsString>)>,
     absolute_root: PathBuf,
     /// The root without links, once a link needs it.
     real_root: Option<PathBuf>,
@@ -47,6 +52,7 @@ impl Walk {
     pub fn new(root: &Path) -> Walk {
         Walk {
             root: root.to_path_buf(),
+            sidecars: None,
             // Without a part such as `./`, which the targets of links would not have.
             absolute_root: std::path::absolute(root)
                 .unwrap_or_default()
@@ -59,6 +65,15 @@ impl Walk {
                 .sort_by_file_name()
                 .into_iter(),
             listing: Listing::default(),
+        }
+    }
+
+    /// Begins at the root of photos with sidecars (`a.json` or `a.jpg.json` beside `a.jpg`): a JSON file is
+    /// counted only if it is alone.
+    pub fn with_sidecars(root: &Path) -> Walk {
+        Walk {
+            sidecars: Some((PathBuf::new(), HashSet::new())),
+            ..Walk::new(root)
         }
     }
 
@@ -108,6 +123,14 @@ impl Walk {
                     self.listing.add(Reason::UnsupportedFormat, &kind, shown);
                     Some(kind)
                 }
+                names::Kind::LeftOut(Reason::Document, kind)
+                    if kind == ".json" && self.sidecars.is_some() =>
+                {
+                    if !self.has_photo(entry.path()) {
+                        self.listing.add(Reason::SidecarAlone, "", shown);
+                    }
+                    continue;
+                }
                 names::Kind::LeftOut(reason, kind) => {
                     self.listing.add(reason, &kind, shown);
                     continue;
@@ -135,6 +158,22 @@ impl Walk {
         self.listing
     }
 
+    /// Whether a photo lies beside its sidecar. The last folder that was asked for is remembered.
+    fn has_photo(&mut self, sidecar: &Path) -> bool {
+        let (Some(folder), Some(name)) = (sidecar.parent(), sidecar.file_stem()) else {
+            return false;
+        };
+        // `a.JSON` is another file, which nobody reads.
+        if sidecar.extension().is_none_or(|extension| extension != "json") {
+            return false;
+        }
+        let known = self.sidecars.get_or_insert_default();
+        if known.0 != folder {
+            *known = (folder.to_path_buf(), names_of_sidecars(folder));
+        }
+        known.1.contains(name)
+    }
+
     /// Counts an unreadable entry whose name says that it is no picture; gives an error for others.
     fn skip_broken(&mut self, error: walkdir::Error) -> Result<(), Error> {
         let name = error
@@ -157,6 +196,19 @@ impl Walk {
             None => Err(unlisted(&self.root, error)),
         }
     }
+}
+
+/// The names, without `.json`, of the sidecars of all files in a folder that may be photos.
+fn names_of_sidecars(folder: &Path) -> HashSet<OsString> {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    let photos = entries.map(|entry| entry.file_name());
+    photos
+        .filter(|name| names::may_be_photo(&name.to_string_lossy()))
+        .flat_map(|name| {
+            let stem = Path::new(&name).file_stem().map(OsString::from);
+            std::iter::once(name).chain(stem)
+        })
+        .collect()
 }
 
 fn real(path: &Path) -> Option<PathBuf> {

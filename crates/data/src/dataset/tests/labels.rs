@@ -104,6 +104,17 @@ fn numbers_and_names_in_one_table_are_an_error_that_shows_both() {
         let folder = labeled(&["0", "1", odd]);
         assert!(refused(&folder, TABLE).to_string().contains(odd), "{odd}");
     }
+    // pandas writes whole numbers like this once one is missing: as names, `10.0` would come before `2.0`.
+    let error = refused(&labeled(&["2.0", "10.0", "nan"]), TABLE);
+    assert!(
+        error
+            .to_string()
+            .ends_with("labels must be whole numbers from 0 or names, got `10.0` (`1.bmp`)"),
+        "{error}"
+    );
+    assert_eq!(error.hint(), Some(crate::Hint::StateLabels));
+    let versions = labeled(&["2.0", "10.0", "3d"]);
+    assert_eq!(labels(&versions, &named), [class(1), class(0), class(2)]);
     // One number, two names.
     let text = refused(&labeled(&["01", "2", "1"]), TABLE).to_string();
     assert!(
@@ -284,6 +295,22 @@ fn lists_and_splits_that_are_not_there_name_those_that_are() {
 }
 
 #[test]
+fn a_split_of_a_folder_with_a_description_is_that_of_the_description() {
+    let folder = labeled(&["a", "b"]);
+    let long = "name = 'x'\nmetric = 'mean_class'\n[splits.train]\nkind = 'flat'\npath = '.'\n";
+    fs::write(folder.path().join("dataset.toml"), long).unwrap();
+    let of = |split: &str| format!("{}{split}", folder.path().display());
+    assert_eq!(Dataset::open(&of("#train")).unwrap().len(), 2);
+    assert_eq!(
+        Dataset::about(&of("#train")).unwrap().metric.as_deref(),
+        Some("mean_class")
+    );
+    let error = Dataset::open(&of("#test")).unwrap_err().to_string();
+    assert!(error.ends_with("has no split `test`, it has: train"), "{error}");
+    assert!(verify(&of("#train"), &|_, _| {}).unwrap().is_sound());
+}
+
+#[test]
 fn cifars_names_must_be_as_many_as_its_classes() {
     let folder = tempfile::tempdir().unwrap();
     fs::write(folder.path().join("a.bin"), vec![0; 3073]).unwrap();
@@ -320,7 +347,7 @@ fn contents_are_those_of_the_images_and_nothing_is_read_again() {
 
     // The sample of a small set is all of it, and the same in both.
     let sampled = packed.sample().compare(&contents);
-    assert_eq!((sampled.compared, sampled.shared, sampled.is_whole), (5, 5, true));
+    assert_eq!((sampled.compared, sampled.shared), (5, 5));
     assert_eq!(open(folder.path()).unwrap().sample(), packed.sample());
 
     // Without the photos: the index is enough. Without the index: the photos are.

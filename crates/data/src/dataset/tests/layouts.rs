@@ -210,6 +210,14 @@ fn voc_gives_sets_of_classes_and_leaves_difficult_ones_open() {
     let text = "kind = 'voc'\npath = '.'\nlist = 'test'\nclasses = ['cat', 'dog', 'person']";
     let data = open(&describe(&folder, text)).unwrap();
     assert_eq!((data.len(), data.key(0).unwrap()), (2, "000001".into()));
+    // The third picture is annotated, so it belongs to another list.
+    assert!(data.listing().is_empty());
+    pictures(&folder.path().join("JPEGImages"), &["000004.jpg"]);
+    let data = open(&describe(&folder, text)).unwrap();
+    assert_eq!(
+        data.listing().example(crate::Reason::NotListed),
+        Some("000004.jpg")
+    );
     assert_eq!(data.label(0).unwrap(), Some(Label::Classes(vec![1])));
     assert_eq!(data.undecided(0), [0]);
     assert_eq!(data.label(1).unwrap(), Some(Label::Classes(vec![])));

@@ -405,6 +405,65 @@ fn a_shard_that_is_something_else_is_named_for_what_it_is() {
 }
 
 #[test]
+fn pictures_that_a_table_does_not_name_are_counted() {
+    let folder = tempfile::tempdir().unwrap();
+    let root = folder.path();
+    for name in [
+        "img/a/0.bmp",
+        "img/a/1.bmp",
+        "img/a/2.bmp",
+        "img/b/3.BMP",
+        "img/b/listed.dat",
+        "img/b/more.dat",
+        "img/@eaDir/4.bmp",
+    ] {
+        write(root, name, &picture(1));
+    }
+    write(root, "img/b/x.heic", HEIC);
+    write(root, "img/b/other.txt", &picture(2));
+    write(root, "img/notes.txt", b"x");
+    let table =
+        "path,label,split\na/0.bmp,x,train\n.\\a\\1.bmp,y,test\nb/listed.dat,x,train\nb/other.txt,y,train\n";
+    write(root, "t.csv", table.as_bytes());
+    let description = "kind = 'csv'\npath = 'img'\nlabels = 't.csv'\nimage_column = 'path'\nlabel_column = 'label'\nonly = { split = 'train' }\n";
+    write(root, "d.toml", description.as_bytes());
+    let data = open(&root.join("d.toml")).unwrap();
+    assert_eq!(data.len(), 3);
+    // `1.bmp` is in the other split; what the table lists is no guess, whatever its name.
+    assert_eq!(
+        notes(data.listing()),
+        [
+            (Reason::NotListed, ".bmp", 2, "a/2.bmp"),
+            (Reason::NotListed, ".dat", 1, "b/more.dat"),
+            (Reason::NotListed, ".heic", 1, "b/x.heic"),
+        ]
+    );
+    assert_eq!(
+        data.listing().lines()[0],
+        "pictures that the labels do not name were skipped: 2 .bmp (such as `a/2.bmp`), 1 .dat (such as `b/more.dat`), \
+         1 .heic (such as `b/x.heic`); \
+         add them to the labels if they belong to the data"
+    );
+}
+
+#[cfg(unix)]
+#[test]
+fn what_a_table_does_not_need_may_be_broken() {
+    let folder = tempfile::tempdir().unwrap();
+    write(folder.path(), "0.bmp", &picture(1));
+    std::os::unix::fs::symlink("nowhere.bmp", folder.path().join("gone.bmp")).unwrap();
+    std::os::unix::fs::symlink(".", folder.path().join("round")).unwrap();
+    write(folder.path(), "t.csv", b"0.bmp,1\n");
+    let description = "kind = 'csv'\npath = '.'\nlabels = 't.csv'\nimage_column = 0\nlabel_column = 1\n";
+    write(folder.path(), "d.toml", description.as_bytes());
+    // The second time, the table's own index lies beside it.
+    for _ in 0..2 {
+        let data = open(&folder.path().join("d.toml")).unwrap();
+        assert!(data.listing().is_empty());
+    }
+}
+
+#[test]
 fn classes_by_a_guess_are_told() {
     let folder = tempfile::tempdir().unwrap();
     let guessed = |names: &[&str]| {
