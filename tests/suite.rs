@@ -47,9 +47,10 @@ fn prepare(folder: &Path) -> PathBuf {
         let pixels = (0..3072).map(move |place| (place * (at + 2) % 251) as u8 / (1 + label));
         std::iter::once(label).chain(pixels)
     };
-    let cifar: Vec<u8> = (0..24).flat_map(|at| record((at % 2) as u8, at)).collect();
-    std::fs::write(folder.join("train.bin"), &cifar).unwrap();
-    std::fs::write(folder.join("test.bin"), &cifar[..12 * 3073]).unwrap();
+    let cifar: Vec<u8> = (0..36).flat_map(|at| record((at % 2) as u8, at)).collect();
+    let (train, test) = cifar.split_at(24 * 3073);
+    std::fs::write(folder.join("train.bin"), train).unwrap();
+    std::fs::write(folder.join("test.bin"), test).unwrap();
     std::fs::write(
         folder.join("cifar.toml"),
         "name = 'C'\nmetric = 'mean_class'\n[splits.train]\nkind = 'cifar10'\npath = '.'\nfiles = ['train.bin']\n\

@@ -220,7 +220,15 @@ fn show(inspection: &Inspection, tensors: bool) -> Result<String, std::fmt::Erro
             )?;
             writeln!(out, "images    mean {:?}, std {:?}", network.mean, network.std)?;
             if !network.fingerprint.is_empty() {
-                writeln!(out, "data      fingerprint {}", escape(&network.fingerprint))?;
+                let hashes = match network.sampled_images {
+                    0 => String::new(),
+                    count => format!(", hashes of {count} of its images"),
+                };
+                writeln!(
+                    out,
+                    "data      fingerprint {}{hashes}",
+                    escape(&network.fingerprint)
+                )?;
             }
             if !network.licenses.is_empty() {
                 writeln!(out, "licenses  {}", escape(&network.licenses.to_string()))?;

@@ -4,14 +4,13 @@ mod stage_pooling;
 mod taps;
 
 use crate::error::Error;
-use crate::overlap::PretrainedOn;
 use backbones::{Backbone, Context, state_dict};
 use burn::module::Module;
 use burn::tensor::Tensor;
-use data::{Transform, ViewGroup};
+use data::{ContentSample, Transform, ViewGroup};
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
-use training::Normalize;
+use training::{LoadedEncoder, Normalize};
 
 pub use taps::{Input, POOLED, Tap};
 
@@ -37,6 +36,25 @@ pub struct Encoder {
     /// What its file says of the data that it was pretrained on.
     pub pretrained_on: PretrainedOn,
     network: Network,
+}
+
+/// What an encoder's file says of its pretraining data.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PretrainedOn {
+    /// Fingerprint of all of them; empty where unknown.
+    pub fingerprint: String,
+    /// A sample of their images; empty where unknown.
+    pub sample: ContentSample,
+}
+
+impl PretrainedOn {
+    /// From an encoder read from disk.
+    pub fn of(encoder: &LoadedEncoder) -> Self {
+        Self {
+            fingerprint: encoder.info.fingerprint.clone(),
+            sample: encoder.sample(),
+        }
+    }
 }
 
 #[derive(Clone, Debug)]

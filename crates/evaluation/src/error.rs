@@ -70,10 +70,10 @@ pub enum Error {
     },
 
     /// The encoder saw the test images in its pretraining, and the config limits shared images.
-    #[error("the encoder was pretrained on {of_images}, more than `max_shared_fraction` = {most} allows")]
+    #[error("{seen}, more than `max_shared_fraction` = {most} allows")]
     PretrainedOnTest {
-        /// How many test images, in words.
-        of_images: String,
+        /// On how many test images it was pretrained, in words.
+        seen: String,
         /// The limit of the config.
         most: f64,
     },

@@ -39,13 +39,13 @@ mod task;
 mod testing;
 
 pub use config::Config;
-pub use encoder::{Encoder, Input, POOLED, Tap, weights_hash};
+pub use encoder::{Encoder, Input, POOLED, PretrainedOn, Tap, weights_hash};
 pub use error::{Error, Hint};
 pub use features::{
     Extraction, FeatureCache, FeatureType, Features, Labels, Matrix, Origin, Records, Scaling, UNDECIDED,
     Unfinished, Writing, Written,
 };
-pub use overlap::{Compared, Overlap, PretrainedOn, Pretraining, PretrainingSample};
+pub use overlap::{Compared, Overlap, Pretraining, PretrainingSample};
 pub use progress::Event;
 pub use protocols::ProtocolConfig;
 pub use result::{Outcome, Provenance, Score, Spread, read_results, write_results};

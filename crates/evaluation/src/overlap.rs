@@ -4,19 +4,21 @@
 //! A copy of a training image under another name is recognized, since the hashes of all images are in the
 //! indexes. A picture that was scaled or compressed again has other bytes and is not.
 
+use crate::encoder::PretrainedOn;
 use crate::error::Error;
 use crate::features::{Features, Matrix, Records};
+use data::Shared;
 use data::terminal::escape;
-use data::{ContentSample, Sampled, Shared};
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
-use training::LoadedEncoder;
 
 /// How far a test set is new to what is evaluated, as `result.json` holds it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Overlap {
     /// What was compared.
     pub compared: Compared,
+    /// Test records that were compared.
+    pub test_records: usize,
     /// Test records that lie in the training set too.
     pub test_in_training: usize,
     /// Test records that repeat an earlier test record.
@@ -29,6 +31,47 @@ pub struct Overlap {
     pub pretraining_sample: Option<PretrainingSample>,
 }
 
+impl Overlap {
+    /// What the test data say about the scores, a sentence each; empty where all test images are new.
+    pub(crate) fn of_data(&self) -> Vec<String> {
+        let (shared, repeated, records) = (self.test_in_training, self.test_repeated, self.test_records);
+        let sentences = match self.compared {
+            Compared::Images => [
+                (
+                    shared,
+                    format!("{shared} of {records} test images lie in the training set too"),
+                ),
+                (
+                    repeated,
+                    format!("{repeated} of {records} test images repeat another one of the test set"),
+                ),
+            ],
+            Compared::Features => [
+                (
+                    shared,
+                    format!("{shared} of {records} test rows are equal to training rows to the bit"),
+                ),
+                (
+                    repeated,
+                    format!("{repeated} of {records} test rows are equal to other test rows to the bit"),
+                ),
+            ],
+        };
+        let told = sentences.into_iter().filter(|(count, _)| *count > 0);
+        told.map(|(_, sentence)| sentence).collect()
+    }
+
+    /// What the encoder's pretraining says about the scores; `None` where no test image is known to be in it.
+    pub(crate) fn of_encoder(&self) -> Option<String> {
+        let of_images = match (self.pretraining, self.pretraining_sample) {
+            (Pretraining::TestSet, _) => "the images of this test set".to_string(),
+            (_, Some(sample)) if sample.test_in_pretraining > 0 => sample.in_words(self.test_records),
+            _ => return None,
+        };
+        Some(format!("the encoder was pretrained on {of_images}"))
+    }
+}
+
 /// Test images compared with the sample of pretraining images in an encoder file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PretrainingSample {
@@ -38,21 +81,27 @@ pub struct PretrainingSample {
     pub test_in_pretraining: usize,
 }
 
-/// What an encoder's file says of its pretraining data.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct PretrainedOn {
-    /// Fingerprint of all of them; empty where unknown.
-    pub fingerprint: String,
-    /// A sample of their images; empty where unknown.
-    pub sample: ContentSample,
-}
+impl PretrainingSample {
+    /// The share of a test set of `records` that was in the pretraining: of a sample of too few images only as
+    /// much as is sure.
+    fn share(self, records: usize) -> f64 {
+        const ENOUGH: usize = 30;
+        let of = match self.test_compared >= ENOUGH {
+            true => self.test_compared,
+            false => records,
+        };
+        self.test_in_pretraining as f64 / of.max(1) as f64
+    }
 
-impl PretrainedOn {
-    /// From an encoder read from disk.
-    pub fn of(encoder: &LoadedEncoder) -> Self {
-        Self {
-            fingerprint: encoder.info.fingerprint.clone(),
-            sample: encoder.sample(),
+    fn in_words(self, records: usize) -> String {
+        let (seen, compared) = (self.test_in_pretraining, self.test_compared);
+        match compared == records {
+            true => format!("{seen} of the {compared} test images"),
+            false => {
+                format!(
+                    "{seen} of the {compared} test images that its sample of the pretraining data can show"
+                )
+            }
         }
     }
 }
@@ -153,59 +202,33 @@ impl Comparison<'_> {
         }
         let known = self.pretrained_on;
         let pretraining = Pretraining::of(&known.fingerprint, self.train_fingerprint, test.fingerprint());
-        let sampled = match pretraining {
+        let sample = match pretraining {
             Pretraining::OtherData if !known.sample.is_empty() => Some(test.compare(&known.sample)?),
             _ => None,
         };
-        let (share, of_images) = match (pretraining, sampled) {
-            (Pretraining::TestSet, _) => (1.0, "the images of this test set".to_string()),
-            (_, Some(sampled)) => (share_of(sampled, test.len()), in_words(sampled)),
-            _ => (0.0, String::new()),
-        };
-        if share > 0.0 {
-            if let Some(most) = self.most
-                && share > most
-            {
-                return Err(Error::PretrainedOnTest { of_images, most });
-            }
-            test.warn_once(format!(
-                "the encoder was pretrained on {of_images}: its scores are higher than on new images"
-            ));
-        }
-        Ok(Overlap {
+        let overlap = Overlap {
             compared: Compared::Images,
+            test_records: test.len(),
             test_in_training: shared.records,
             test_repeated: repeated.records,
             pretraining,
-            pretraining_sample: sampled.map(|sampled| PretrainingSample {
+            pretraining_sample: sample.map(|sampled| PretrainingSample {
                 test_compared: sampled.compared,
                 test_in_pretraining: sampled.shared,
             }),
-        })
-    }
-}
-
-/// The share of a test set that was in the pretraining: of a sample of too few images only as much as is sure.
-fn share_of(sampled: Sampled, records: usize) -> f64 {
-    const ENOUGH: usize = 30;
-    let of = match sampled.compared >= ENOUGH {
-        true => sampled.compared,
-        false => records,
-    };
-    sampled.shared as f64 / of.max(1) as f64
-}
-
-fn in_words(sampled: Sampled) -> String {
-    let Sampled {
-        compared,
-        shared,
-        is_whole,
-    } = sampled;
-    match is_whole {
-        true => format!("{shared} of the {compared} test images"),
-        false => {
-            format!("{shared} of the {compared} test images that its sample of the pretraining data can show")
+        };
+        if let Some(seen) = overlap.of_encoder() {
+            let share = overlap
+                .pretraining_sample
+                .map_or(1.0, |sample| sample.share(test.len()));
+            if let Some(most) = self.most
+                && share > most
+            {
+                return Err(Error::PretrainedOnTest { seen, most });
+            }
+            test.warn_once(format!("{seen}: its scores are higher than on new images"));
         }
+        Ok(overlap)
     }
 }
 
@@ -297,6 +320,7 @@ pub(crate) fn of_features(
     }
     Ok(Overlap {
         compared: Compared::Features,
+        test_records: test.records(),
         test_in_training: shared.records,
         test_repeated: repeated,
         pretraining: Pretraining::NotStated,
@@ -333,7 +357,7 @@ fn equal_rows(train: &Matrix, test: &Matrix) -> (Shared, usize) {
 mod tests {
     use super::*;
     use crate::testing::features;
-    use data::{Dataset, Record};
+    use data::{ContentSample, Dataset, Record};
 
     /// Records with these images, named by their places.
     fn records(prefix: &str, images: &[u8]) -> Records {
@@ -452,15 +476,59 @@ mod tests {
 
     #[test]
     fn a_small_sample_gives_a_share_that_is_sure() {
-        let sampled = |compared, shared| Sampled {
-            compared,
-            shared,
-            is_whole: false,
+        let sample = |test_compared, test_in_pretraining| PretrainingSample {
+            test_compared,
+            test_in_pretraining,
         };
         // One image of three says that at least one of 1,000 was seen; forty tell the share.
-        assert_eq!(share_of(sampled(3, 1), 1000), 0.001);
-        assert_eq!(share_of(sampled(40, 10), 1000), 0.25);
-        assert!(in_words(sampled(40, 10)).contains("10 of the 40 test images that its sample"));
+        assert_eq!(sample(3, 1).share(1000), 0.001);
+        assert_eq!(sample(40, 10).share(1000), 0.25);
+    }
+
+    #[test]
+    fn readers_of_a_report_are_told_what_is_not_new() {
+        let new = Overlap {
+            compared: Compared::Images,
+            test_records: 50,
+            test_in_training: 0,
+            test_repeated: 0,
+            pretraining: Pretraining::OtherData,
+            pretraining_sample: None,
+        };
+        assert_eq!((new.of_data(), new.of_encoder()), (vec![], None));
+        let sampled = |test_compared, test_in_pretraining| Overlap {
+            pretraining_sample: Some(PretrainingSample {
+                test_compared,
+                test_in_pretraining,
+            }),
+            ..new.clone()
+        };
+        assert_eq!(sampled(50, 0).of_encoder(), None);
+        assert_eq!(
+            sampled(50, 7).of_encoder().unwrap(),
+            "the encoder was pretrained on 7 of the 50 test images"
+        );
+        assert_eq!(
+            sampled(40, 7).of_encoder().unwrap(),
+            "the encoder was pretrained on 7 of the 40 test images that its sample of the pretraining data can show"
+        );
+        let all = Overlap {
+            test_in_training: 9,
+            test_repeated: 2,
+            pretraining: Pretraining::TestSet,
+            ..new
+        };
+        assert_eq!(
+            all.of_data(),
+            [
+                "9 of 50 test images lie in the training set too",
+                "2 of 50 test images repeat another one of the test set",
+            ]
+        );
+        assert_eq!(
+            all.of_encoder().unwrap(),
+            "the encoder was pretrained on the images of this test set"
+        );
     }
 
     #[test]

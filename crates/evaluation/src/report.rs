@@ -107,7 +107,15 @@ fn lead(content: &Content<'_>) -> Markup {
             }
             ". " (content.test.records()) " test records; test labels chose no setting."
         }
+        @for remark in remarks(content.outcomes) { p class="wrong" { (remark) "." } }
     }
+}
+
+/// What is not new in the test images. It is the same in all outcomes of an evaluation.
+fn remarks(outcomes: &[Outcome]) -> Vec<String> {
+    let overlap = outcomes.iter().find_map(|outcome| outcome.overlap.as_ref());
+    let remarks = overlap.map(|overlap| overlap.of_data().into_iter().chain(overlap.of_encoder()));
+    remarks.into_iter().flatten().collect()
 }
 
 #[cfg(test)]

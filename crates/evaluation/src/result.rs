@@ -340,6 +340,7 @@ mod tests {
             test_listing: Listing::default(),
             overlap: Some(Overlap {
                 compared: Compared::Images,
+                test_records: 20,
                 test_in_training: 3,
                 test_repeated: 0,
                 pretraining: Pretraining::OtherData,

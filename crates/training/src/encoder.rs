@@ -40,9 +40,7 @@ pub struct LoadedEncoder {
 impl LoadedEncoder {
     /// A sample of the images that it was trained on; empty where the file has none.
     pub fn sample(&self) -> data::ContentSample {
-        let text = self.info.extra.get(SAMPLE_KEY);
-        text.and_then(|text| data::ContentSample::from_text(text))
-            .unwrap_or_default()
+        sample_of(&self.info)
     }
 
     /// The channel statistics of its training.
@@ -52,6 +50,13 @@ impl LoadedEncoder {
             std: self.info.std,
         }
     }
+}
+
+/// The sample of images in an encoder's description.
+pub(crate) fn sample_of(info: &EncoderInfo) -> data::ContentSample {
+    let text = info.extra.get(SAMPLE_KEY);
+    text.and_then(|text| data::ContentSample::from_text(text))
+        .unwrap_or_default()
 }
 
 /// The bytes of an encoder file for a network of this run.

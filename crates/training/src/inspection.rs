@@ -1,6 +1,6 @@
 //! Contents of a weights file, and the network that would be loaded from it: `passer weights inspect`.
 
-use crate::encoder::{not_read, open_encoder, refused};
+use crate::encoder::{not_read, open_encoder, refused, sample_of};
 use crate::error::Error;
 use backbones::BackboneConfig;
 use burn::tensor::Device;
@@ -90,6 +90,8 @@ pub struct Network {
     pub method: String,
     /// Fingerprint of its training data; empty if the file does not state it.
     pub fingerprint: String,
+    /// Images of that data whose hashes the file holds.
+    pub sampled_images: usize,
     /// Licenses of that data with the number of images each; empty if the file does not state them.
     #[serde(rename = "licences")]
     pub licenses: Licenses,
@@ -198,6 +200,7 @@ fn network(plan: &Import<'_>) -> Network {
         architecture: plan.info.architecture.clone(),
         method: plan.info.method.clone(),
         fingerprint: plan.info.fingerprint.clone(),
+        sampled_images: sample_of(&plan.info).len(),
         licenses: plan.info.licenses.clone(),
         features: plan.info.architecture.features(),
         parameters: elements

@@ -206,6 +206,7 @@ fn about(dataset: &Dataset, positions: &[usize], origin: Origin) -> Result<Featu
         class_names: dataset.class_names().to_vec(),
         keys: keys.collect::<Result<_, _>>()?,
         bad_records: dataset.len() - positions.len(),
+        listing: dataset.listing().clone(),
         origin,
     })
 }

@@ -8,7 +8,7 @@
 //! | `key_offsets` | i64 `[records + 1]` | key `i` is `keys[key_offsets[i]..key_offsets[i + 1]]` |
 //!
 //! The metadata has one entry, `passer_features`: a JSON object with the version of this layout, the origin,
-//! the class names and the number of skipped records. It is a single entry because the format keeps entries
+//! the class names, the number of skipped records and what became no record. It is a single entry because the format keeps entries
 //! in no order, and two runs should write the same bytes.
 //!
 //! Rows are read and written in pieces: safetensors' own functions need a whole file, or a whole tensor, in
@@ -17,7 +17,7 @@
 use super::matrix::{Features, Labels, Matrix, Origin, UNDECIDED};
 use crate::error::Error;
 use data::durable::Writer;
-use data::{FileError, sha256_of};
+use data::{FileError, Listing, sha256_of};
 use half::f16;
 use half::slice::HalfFloatSliceExt;
 use safetensors::Dtype;
@@ -45,6 +45,9 @@ struct Header {
     origin: Origin,
     class_names: Vec<String>,
     bad_records: usize,
+    /// Absent in files of earlier versions.
+    #[serde(default, skip_serializing_if = "Listing::is_empty")]
+    listing: Listing,
 }
 
 /// One tensor to write.
@@ -136,6 +139,7 @@ impl Features {
             origin: self.origin.clone(),
             class_names: self.class_names.clone(),
             bad_records: self.bad_records,
+            listing: self.listing.clone(),
         };
         let header = serde_json::to_string(&header).map_err(|error| reject(error.to_string()))?;
         write(path, parts, header)
@@ -186,6 +190,7 @@ impl Stored {
                 origin: Origin::default(),
                 class_names: vec![],
                 bad_records: 0,
+                listing: Listing::default(),
             }),
         })?;
         if stored.header.origin == Origin::default() {
@@ -344,6 +349,7 @@ impl Stored {
             class_names: self.header.class_names,
             keys,
             bad_records: self.header.bad_records,
+            listing: self.header.listing,
             origin: self.header.origin,
         })
     }
@@ -505,6 +511,7 @@ fn write(path: &Path, mut parts: Vec<TensorPart<'_>>, header: String) -> Result<
 mod tests {
     use super::*;
     use crate::encoder::POOLED;
+    use data::{Note, Reason};
     use safetensors::SafeTensors;
     use safetensors::tensor::TensorView;
     use std::fs;
@@ -522,6 +529,14 @@ mod tests {
             class_names: vec!["cat".into(), "Hündin".into()],
             keys: vec!["a".into(), String::new(), "ordner/ü".into()],
             bad_records: 2,
+            listing: [Note {
+                reason: Reason::HiddenFile,
+                kind: String::new(),
+                count: 3,
+                example: "a/.b.jpg".into(),
+            }]
+            .into_iter()
+            .collect(),
             origin: Origin {
                 encoder: "abc".into(),
                 encoder_name: "resnet18".into(),

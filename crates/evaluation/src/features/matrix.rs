@@ -3,6 +3,7 @@
 //! The type separates encoders from the protocols on stored features. `file.rs` writes and reads it; `extract.rs` fills it.
 
 use crate::error::Error;
+use data::Listing;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -120,6 +121,8 @@ pub struct Features {
     pub keys: Vec<String>,
     /// Records that could not be read and have no row.
     pub bad_records: usize,
+    /// What became no record of the data set, or became one by a guess.
+    pub listing: Listing,
     /// Where all this came from.
     pub origin: Origin,
 }

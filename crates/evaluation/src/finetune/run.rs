@@ -3,9 +3,10 @@
 
 use super::objective::{Finetune, Network, State};
 use super::{Config, Keep, Protocol, Settings, subset};
+use crate::encoder::PretrainedOn;
 use crate::error::{Error, io};
 use crate::features::Records;
-use crate::overlap::{Comparison, Overlap, PretrainedOn};
+use crate::overlap::{Comparison, Overlap};
 use crate::progress::Event;
 use crate::result::{Outcome, Provenance, Score, rank_of, scores_of, share_within, write_results};
 use crate::task::Classes;

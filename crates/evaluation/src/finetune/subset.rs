@@ -253,7 +253,7 @@ mod tests {
         assert_eq!(test_places(&classes, &train, &test).unwrap(), [1, 2]);
         let test = dataset(&["d", "e"], &[0, 1], &["bee", "dog"]);
         let error = test_places(&classes, &train, &test).unwrap_err().to_string();
-        assert!(error.contains("`e` is of class dog"), "{error}");
+        assert!(error.contains("`e` is of class `dog`"), "{error}");
         let plain = dataset(&["a", "b"], &[5, 9], &[]);
         let (classes, _) = train_places(&plain).unwrap();
         let test = dataset(&["d"], &[9], &[]);

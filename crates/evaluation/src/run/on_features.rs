@@ -110,8 +110,7 @@ pub fn run_on_features(
         test: test.origin.clone(),
         encoder_step: None,
         provenance: job.provenance.clone(),
-        // Features files do not say what their data sets left out.
-        listings: Default::default(),
+        listings: [train, test].map(|features| features.listing.clone()),
     };
     std::fs::create_dir_all(job.out).map_err(io("make", job.out))?;
     let mut scores = ResultsFolder::open(job.out, &config.protocols, identity)?;

@@ -163,8 +163,9 @@ impl ResultsFolder {
                 let asked = identity.asked(protocol);
                 let mut same: Vec<Outcome> =
                     stored.extract_if(.., |outcome| outcome.asked == asked).collect();
-                // Those of an earlier version lack it.
+                // What they do not depend on is that of now.
                 for outcome in &mut same {
+                    [outcome.train_listing, outcome.test_listing] = identity.listings.clone();
                     outcome.overlap = Some(identity.overlap.clone());
                 }
                 (!same.is_empty()).then_some(same)

@@ -315,6 +315,11 @@ fn every_protocol_answers_and_stored_features_are_used_again() {
         .map(|outcome| outcome.encoder_step.take())
         .collect();
     assert_eq!(steps, vec![None; same.len()]);
+    // Features files hold no hashes of images.
+    for overlap in same.iter_mut().filter_map(|outcome| outcome.overlap.as_mut()) {
+        assert_eq!(overlap.compared, crate::Compared::Images);
+        overlap.compared = crate::Compared::Features;
+    }
     assert_eq!(alone.outcomes, same);
     assert!(same.len() > 10 && alone.kept.is_empty());
     let again = run_on_features(&alone_config, &features_job, &mut |_| {}).unwrap();
@@ -624,6 +629,7 @@ fn copies_of_training_images_are_in_every_result_and_refused_above_the_share() {
     let mut config: Config = toml::from_str(&knn.join("[[protocols]]")).unwrap();
     let expected = crate::Overlap {
         compared: crate::Compared::Images,
+        test_records: 6,
         test_in_training: 4,
         test_repeated: 0,
         pretraining: crate::Pretraining::NotStated,

@@ -2,6 +2,7 @@
 
 use crate::result::Outcome;
 use serde::Serialize;
+use std::collections::HashSet;
 
 /// One cell of the table.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -18,6 +19,28 @@ pub struct Cell {
     pub outcomes: Vec<Outcome>,
     /// Reason why the scores are missing.
     pub missing: Option<String>,
+}
+
+/// What is not new in the test images of the data sets, a line each: first what holds for all encoders.
+pub(super) fn remarks(cells: &[Cell]) -> Vec<String> {
+    let (mut of_data, mut of_encoders) = (vec![], vec![]);
+    for cell in cells {
+        let overlaps = cell
+            .outcomes
+            .iter()
+            .filter_map(|outcome| outcome.overlap.as_ref());
+        for overlap in overlaps {
+            let lines = overlap.of_data().into_iter();
+            of_data.extend(lines.map(|line| format!("Not new on {}: {line}", cell.data_set)));
+            let line = overlap.of_encoder();
+            let place = format!("{} on {}", cell.encoder, cell.data_set);
+            of_encoders.extend(line.map(|line| format!("Not new to {place}: {line}")));
+        }
+    }
+    let mut seen = HashSet::new();
+    of_data.extend(of_encoders);
+    of_data.retain(|line| seen.insert(line.clone()));
+    of_data
 }
 
 impl Cell {

@@ -1,7 +1,7 @@
 //! A suite's table as a page: data sets one below the other, encoders as rows, protocols as columns, and
 //! reasons for missing scores.
 
-use super::cell::Cell;
+use super::cell::{Cell, remarks};
 use crate::report::{Page, column, table, value};
 use maud::{Markup, html};
 
@@ -68,6 +68,7 @@ pub(super) fn suite_page(cells: &[Cell], link: &dyn Fn(&Cell) -> Option<String>)
             "± is the standard deviation over seeds, or half of a 95 % interval. A metric in brackets is the headline metric of the \
              data set, and not of the protocol. An encoder's name is a link to its pictures."
         }
+        @for remark in remarks(cells) { p class="wrong" { (remark) "." } }
     };
     page.section("scores", "Scores", scores);
     if !reasons.is_empty() {

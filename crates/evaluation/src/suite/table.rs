@@ -1,6 +1,6 @@
 //! A suite's table: Markdown for people, CSV for programs.
 
-use super::cell::Cell;
+use super::cell::{Cell, remarks};
 use crate::result::Outcome;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -65,6 +65,9 @@ pub(super) fn markdown(cells: &[Cell]) -> String {
         "\nShares in per cent; +- is the standard deviation over seeds, or half of a 95 % interval. A metric in brackets is not the \
          protocol's usual one, but what the data set is quoted by.\n",
     );
+    for remark in remarks(cells) {
+        let _ = writeln!(text, "\n{}", plain(&remark));
+    }
     for (place, reason) in reasons.iter().enumerate() {
         // Writing to a `String` cannot fail.
         let _ = writeln!(text, "\n[{}] missing: {}", place + 1, plain(reason));

@@ -37,6 +37,17 @@ classifier = "nearest_centroid"
 seed = 0
 "#;
 
+fn pack_into(set: &Dataset, folder: &Path) {
+    let options = data::shards::PackOptions {
+        records_per_shard: 100,
+        prefix: "x".into(),
+        subfolder: None,
+        limit: None,
+        shuffle_seed: None,
+    };
+    data::shards::pack_dataset(set, folder, &options, &|_, _| {}).unwrap();
+}
+
 fn folder() -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     for (name, records, classes) in [
@@ -45,16 +56,9 @@ fn folder() -> tempfile::TempDir {
         ("b-train", 3, 2),
         ("b-test", 20, 2),
     ] {
-        let options = data::shards::PackOptions {
-            records_per_shard: 100,
-            prefix: "x".into(),
-            subfolder: None,
-            limit: None,
-            shuffle_seed: None,
-        };
         let seed = u64::from(name.ends_with("test"));
         let set = Dataset::synthetic(records, 10, 10, classes, seed);
-        data::shards::pack_dataset(&set, &folder.path().join(name), &options, &|_, _| {}).unwrap();
+        pack_into(&set, &folder.path().join(name));
     }
     std::fs::write(
         folder.path().join("a.toml"),
@@ -104,7 +108,10 @@ fn run_in(folder: &Path, suite: &Suite) -> (SuiteTables, Vec<String>) {
             reports: true,
             on_cell: &mut |_, done, total| {
                 known += 1;
-                assert_eq!((done, total), (known, 27));
+                assert_eq!(
+                    (done, total),
+                    (known, suite.encoders.len() * suite.data_sets.len() * 3)
+                );
             },
             progress: &mut |event| stages.borrow_mut().push(event.stage.to_string()),
         },
@@ -205,6 +212,46 @@ fn what_can_be_asked_is_in_the_table_and_the_rest_is_missing_with_its_reason() {
     let (again, stages) = run_in(folder.path(), &suite);
     assert!(stages.is_empty(), "{stages:?}");
     assert_eq!((&again.markdown, table::csv(&again.cells)), (table, sheet));
+}
+
+#[test]
+fn test_images_that_are_not_new_are_named_below_the_table_and_in_the_reports() {
+    let folder = folder();
+    let (train, new) = (
+        Dataset::synthetic(40, 10, 10, 2, 0),
+        Dataset::synthetic(20, 10, 10, 2, 1),
+    );
+    let record = |at: usize| data::Record {
+        key: format!("copy-{at}"),
+        ..if at < 4 { &train } else { &new }.read(at).unwrap()
+    };
+    let names = train.class_names().to_vec();
+    let test = Dataset::from_records((0..20).map(record).collect(), names);
+    pack_into(&test, &folder.path().join("d-test"));
+    let suite: Suite = toml::from_str(
+        "encoders = [{ name = 'net', path = 'net' }]
+data_sets = [{ name = 'A', train = 'a.toml#train', test = 'a.toml#test' }, { name = 'D', train = 'a-train', test = 'd-test' }]
+evaluations = [{ config = 'protocols.toml', transforms = 'config' }]",
+    )
+    .unwrap();
+    let (tables, _) = run_in(folder.path(), &suite);
+    let remarks: Vec<&str> = (tables.markdown.lines())
+        .filter(|line| line.starts_with("Not new"))
+        .collect();
+    assert_eq!(
+        remarks,
+        ["Not new on D: 4 of 20 test images lie in the training set too"]
+    );
+    let page = std::fs::read_to_string(folder.path().join("out/report.html")).unwrap();
+    let line = "<p class=\"wrong\">Not new on D: 4 of 20 test images lie in the training set too.</p>";
+    assert_eq!(page.matches(line).count(), 1);
+    let report = |data_set: &str| {
+        let path = report_path(&folder.path().join("out"), "net", data_set);
+        std::fs::read_to_string(path).unwrap()
+    };
+    let line = "<p class=\"wrong\">4 of 20 test images lie in the training set too.</p>";
+    assert_eq!(report("D").matches(line).count(), 1);
+    assert!(!report("A").contains("<p class=\"wrong\">"));
 }
 
 #[test]

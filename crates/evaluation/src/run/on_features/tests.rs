@@ -57,6 +57,27 @@ fn ask(config: &Config, train: &Features, test: &Features) -> Result<FeaturesSco
 }
 
 #[test]
+fn what_became_no_record_is_in_the_results() {
+    let note = |reason, count| data::Note {
+        reason,
+        kind: String::new(),
+        count,
+        example: "x".into(),
+    };
+    let listed = |seed, note| Features {
+        listing: [note].into_iter().collect(),
+        ..features(20, seed)
+    };
+    let train = listed(1, note(data::Reason::HiddenFile, 3));
+    let test = listed(2, note(data::Reason::Archive, 1));
+    let scores = ask(&config(KNN), &train, &test).unwrap();
+    let outcome = &scores.outcomes[0];
+    assert_eq!(outcome.train_listing, train.listing);
+    assert_eq!(outcome.test_listing.count(data::Reason::Archive), 1);
+    assert_eq!(outcome.test_listing.notes().len(), 1);
+}
+
+#[test]
 fn files_of_other_programs_are_read() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("x.safetensors");
