@@ -108,7 +108,7 @@ def make(options):
 
 class Client:
     def __init__(self, address):
-        self.address, self.times = address, {}
+        self.address, self.times, self.number = address, {}, 0
 
     def call(self, path, body=None, name=None):
         started = time.perf_counter()
@@ -119,7 +119,16 @@ class Client:
         content = answer.read()
         self.times.setdefault(name or path, []).append(1e3 * (time.perf_counter() - started))
         assert answer.status == 200, (path, answer.status, content[:200])
-        return content if path.startswith("/thumb") else json.loads(content)
+        return answer.headers["X-Photo-Sha256"] if path.startswith("/thumb") else json.loads(content)
+
+    def change(self, path, who, name, answers=()):
+        self.number += 1
+        return self.call(path, {"annotator": who, "page": "scale", "number": self.number, "answers": list(answers)}, name)
+
+    def answers(self, who, photos, categories):
+        """Looks at each photo, and answers."""
+        look = lambda photo: self.call(f"/thumb/{photo}?annotator={who}", name="a thumbnail")
+        return [{"photo": photo, "categories": categories, "shown": look(photo)} for photo in photos]
 
 
 def cpu_seconds(process):
@@ -156,16 +165,14 @@ def main():
             photos = client.call("/api/next", {"annotator": who, "count": 24}, "next page, first" if round < 3 else "next page")["photos"]
             assert len(photos) == 24
             ids = [photo["photo"] for photo in photos]
-            client.call(f"/thumb/{ids[0]}", name="a thumbnail")
-            client.call("/api/answers", {"annotator": who, "answers": [{"photo": ids[0], "categories": ["person"]}]}, "one answer")
-            rest = [{"photo": photo, "categories": []} for photo in ids[1:]]
-            client.call("/api/answers", {"annotator": who, "answers": rest}, "23 answers at once")
+            client.change("/api/answers", who, "one answer", client.answers(who, ids[:1], ["person"]))
+            client.change("/api/answers", who, "23 answers at once", client.answers(who, ids[1:], []))
             client.call("/api/state", name="state, first" if round == 0 else "state")
             if round % 10 == 9:
-                client.call("/api/undo", {"annotator": who}, "undo")
+                client.change("/api/undo", who, "undo")
                 photos = client.call("/api/next", {"annotator": who, "count": 24}, "next page after undo")["photos"]
                 assert {photo["photo"] for photo in photos} >= set(ids[1:])
-                client.call("/api/answers", {"annotator": who, "answers": rest}, "23 answers at once")
+                client.change("/api/answers", who, "23 answers at once", client.answers(who, ids[1:], []))
         state = client.call("/api/state")
         print({key: state[key] for key in ("photos", "done", "labels_open", "wait_for_second")}, state["pairs"], state["annotators"])
         for name, times in client.times.items():
