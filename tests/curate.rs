@@ -1,5 +1,6 @@
 //! `passer curate` from outside: filter, kill, resume, release, take down.
 
+mod look;
 mod metadata;
 mod takedown;
 

@@ -269,20 +269,45 @@ fn review_and_audit_from_the_command_line() {
         command.args(["curate", "run"]).arg(&path).arg("--out").arg(&out);
         command
     };
+    // A planned stop is no error, and not done either.
     run()
         .assert()
-        .failure()
+        .code(3)
+        .stdout(predicates::str::contains("0 of 3 photos are labeled"))
         .stderr(
-            predicates::str::contains("3 of 3 photos are not labeled").and(predicates::str::contains(
-                "hint: label them on the page of `passer curate review DIR`",
-            )),
+            predicates::str::contains("waiting for people: 0 of 3 photos are labeled")
+                .and(predicates::str::contains("next: `passer curate review "))
+                .and(predicates::str::contains("error").not()),
         );
+    passer()
+        .args(["curate", "status"])
+        .arg(&out)
+        .assert()
+        .success()
+        .stdout(predicates::str::contains("0 of 3 photos are labeled"));
+    // The scores can be seen before the review; a sample is drawn from what it leaves.
     passer()
         .args(["curate", "audit"])
         .arg(&out)
         .assert()
+        .success()
+        .stdout(predicates::str::contains(
+            "before      stage `review`, which is not done",
+        ));
+    passer()
+        .args(["curate", "audit", "--draw", "2"])
+        .arg(&out)
+        .assert()
         .failure()
-        .stderr(predicates::str::contains("the last stage, `review`, is not done"));
+        .stderr(predicates::str::contains("`review` is not done"));
+    passer()
+        .args(["curate", "review", "--discard", "Ann"])
+        .arg(&out)
+        .assert()
+        .failure()
+        .stderr(predicates::str::contains(
+            "there is no annotator `Ann`: nobody has labeled yet",
+        ));
 
     let (mut child, link) = review(&out, "127.0.0.1:0");
     assert!(

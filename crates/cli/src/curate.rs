@@ -1,10 +1,11 @@
 //! `passer curate`: from raw photos to a release, stage by stage, and takedowns.
 
+mod look;
 mod review;
 
 use crate::detectors::OnDevice;
 use crate::devices::DeviceArgument;
-use crate::failure::{Failure, Interrupted};
+use crate::failure::{Failure, Interrupted, WaitsForPeople};
 use crate::progress::{ProgressBar, duration};
 use curation::{Config, Funnel, RunOptions, Takedown, TakedownReport};
 use std::path::PathBuf;
@@ -24,6 +25,10 @@ pub(crate) enum Verb {
     Review(review::ReviewArguments),
     /// Show the photos that detectors were least sure about; estimate how many people are left
     Audit(review::AuditArguments),
+    /// Show the photos that a stage dropped or kept: a sheet with scores, boxes, and duplicates side by side
+    Sheet(look::SheetArguments),
+    /// Show every decision on one photo, with its detail
+    Why(look::WhyArguments),
     /// Remove photos for good, release a version without them, list the releases and encoders that contain them
     Takedown(TakedownArguments),
 }
@@ -52,6 +57,9 @@ pub(crate) struct RunArguments {
 pub(crate) struct StatusArguments {
     /// The folder of the curation
     dir: PathBuf,
+    /// Also list all licenses of the source, as they are written there, with counts
+    #[arg(long)]
+    licences: bool,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -99,6 +107,8 @@ pub(crate) fn run(verb: Verb) -> anyhow::Result<()> {
         Verb::Release(arguments) => release(&arguments),
         Verb::Review(arguments) => review::review(&arguments),
         Verb::Audit(arguments) => review::audit(&arguments),
+        Verb::Sheet(arguments) => look::sheet(&arguments),
+        Verb::Why(arguments) => look::why(&arguments),
         Verb::Takedown(arguments) => takedown(arguments),
     }
 }
@@ -122,7 +132,11 @@ fn stages(arguments: &RunArguments) -> anyhow::Result<()> {
             eprintln!("interrupted; the same command continues");
             return Err(error);
         }
-        Err(error) => return Err(error),
+        Err(error) => match error.downcast::<curation::Error>() {
+            Ok(curation::Error::Waits(labeling)) => return waits(&labeling, arguments),
+            Ok(error) => return Err(error.into()),
+            Err(error) => return Err(error),
+        },
     }
     if let Some(memory) = crate::machine::peak_memory_mib() {
         eprintln!("peak memory {memory} MiB");
@@ -131,12 +145,42 @@ fn stages(arguments: &RunArguments) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// The run stops as planned: people label now.
+fn waits(labeling: &curation::Labeling, arguments: &RunArguments) -> anyhow::Result<()> {
+    print_funnel(&curation::status(&arguments.out)?);
+    let dir = crate::output::shell_word(&arguments.out.display().to_string());
+    eprintln!("waiting for people: {labeling}");
+    // Whether anything but second labels is missing.
+    if labeling.labels_open > labeling.wait_for_second {
+        eprintln!(
+            "next: `passer curate review {dir}`, a web page where people label them; then this command again"
+        );
+    } else {
+        eprintln!(
+            "{}",
+            review::second_person(labeling.wait_for_second, &arguments.out)
+        );
+    }
+    Err(WaitsForPeople.into())
+}
+
 fn status(arguments: &StatusArguments) -> anyhow::Result<()> {
     let funnel = curation::status(&arguments.dir)?;
+    let licenses = match arguments.licences {
+        true => Some(curation::licenses(&arguments.dir)?),
+        false => None,
+    };
     if arguments.json {
-        println!("{}", serde_json::to_string_pretty(&funnel)?);
-    } else {
-        print_funnel(&funnel);
+        let mut found = serde_json::to_value(&funnel)?;
+        if let Some(licenses) = &licenses {
+            found["licences"] = serde_json::to_value(licenses)?;
+        }
+        println!("{}", serde_json::to_string_pretty(&found)?);
+        return Ok(());
+    }
+    print_funnel(&funnel);
+    if let Some(licenses) = &licenses {
+        look::print_licenses(licenses);
     }
     Ok(())
 }
@@ -199,6 +243,9 @@ fn print_takedown(report: &TakedownReport, arguments: &TakedownArguments) {
     }
     for path in &report.deleted {
         println!("deleted          {}", path.display());
+    }
+    for path in &report.sheets {
+        println!("cut out of       {}", path.display());
     }
     for (version, fingerprint) in &report.seen_in {
         println!("seen in          version {version}, fingerprint {fingerprint}");
@@ -265,12 +312,28 @@ fn print_near_duplicates(report: &TakedownReport, arguments: &TakedownArguments)
             .collect();
         let keys: Vec<&str> = keys.into_iter().collect();
         eprintln!(
-            "photos that only look like one that was taken down are not taken down; to do so: \
-             `passer curate takedown {} --keys '{}'`",
-            arguments.dir.display(),
-            keys.join(",")
+            "photos that only look like one that was taken down are not taken down; to do so: `{}`",
+            takedown_command(&arguments.dir, &keys)
         );
     }
+}
+
+/// The command that takes photos down, ready to paste.
+fn takedown_command(dir: &std::path::Path, keys: &[&str]) -> String {
+    use crate::output::shell_word;
+    let dir = shell_word(&dir.display().to_string());
+    // `--keys` separates keys at commas and removes spaces around them.
+    if keys.iter().all(|key| !key.contains(',') && key.trim() == *key) {
+        return format!(
+            "passer curate takedown {dir} --keys {}",
+            shell_word(&keys.join(","))
+        );
+    }
+    let words: Vec<String> = keys.iter().map(|key| shell_word(key)).collect();
+    format!(
+        "printf '%s\\n' {} | passer curate takedown {dir} --keys-file /dev/stdin",
+        words.join(" ")
+    )
 }
 
 /// Calls `work` with a flag for Ctrl-C and a display of its progress.
@@ -327,6 +390,9 @@ fn print_funnel(funnel: &Funnel) {
             duration(stage.seconds),
             if stage.done { "" } else { "  not done" }
         );
+        if let Some(labeling) = funnel.review.as_ref().filter(|_| stage.name == "review") {
+            println!("{:<12} {labeling}", "");
+        }
         for remark in &stage.remarks {
             println!("{:<12} {:>12} {:>12}   {}", "", remark.photos, "", remark.reason);
         }

@@ -415,14 +415,18 @@ impl Sheet {
         };
         for detection in detections.iter().filter(|detection| detection.score > score) {
             let bounds = detection.bounds.scaled(fit.ratio, fit.ratio);
-            rectangle(
+            data::contact_sheet::rectangle(
                 &mut cell,
                 [bounds.left, bounds.top, bounds.right, bounds.bottom],
                 [255, 40, 40],
             );
             for [x, y] in &detection.landmarks {
                 let (x, y) = (x * fit.ratio, y * fit.ratio);
-                rectangle(&mut cell, [x - 1.0, y - 1.0, x + 1.0, y + 1.0], [60, 255, 60]);
+                data::contact_sheet::rectangle(
+                    &mut cell,
+                    [x - 1.0, y - 1.0, x + 1.0, y + 1.0],
+                    [60, 255, 60],
+                );
             }
         }
         self.cells.push((top, cell));
@@ -459,43 +463,10 @@ impl Sheet {
     }
 }
 
-/// The edges of a rectangle, clipped to the image.
-fn rectangle(image: &mut RgbImage, [left, top, right, bottom]: [f32; 4], color: [u8; 3]) {
-    let inside = |place: f32, side: u32| place.round().clamp(0.0, side.saturating_sub(1) as f32) as usize;
-    let (left, right) = (inside(left, image.width), inside(right, image.width));
-    let (top, bottom) = (inside(top, image.height), inside(bottom, image.height));
-    let wide = image.width as usize;
-    let across = (left..=right).flat_map(|x| [(x, top), (x, bottom)]);
-    let down = (top..=bottom).flat_map(|y| [(left, y), (right, y)]);
-    for (x, y) in across.chain(down) {
-        if let Some(pixel) = image.pixels.get_mut((y * wide + x) * 3..(y * wide + x) * 3 + 3) {
-            pixel.copy_from_slice(&color);
-        }
-    }
-}
-
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn rectangles_are_drawn_as_far_as_they_lie_inside() {
-        let mut image = RgbImage {
-            width: 6,
-            height: 4,
-            pixels: vec![0; 72],
-        };
-        rectangle(&mut image, [1.0, -5.0, 4.0, 2.0], [9, 9, 9]);
-        let drawn = image.pixels.chunks(3).map(|pixel| u8::from(pixel[0] == 9));
-        let rows = drawn.collect::<Vec<_>>();
-        assert_eq!(rows[..6], [0, 1, 1, 1, 1, 0]);
-        assert_eq!(rows[6..12], [0, 1, 0, 0, 1, 0]);
-        assert_eq!(rows[12..18], [0, 1, 1, 1, 1, 0]);
-        assert_eq!(rows[18..], [0; 6]);
-        // Far outside, or not a number.
-        rectangle(&mut image, [f32::NAN, 90.0, 91.0, f32::INFINITY], [1, 1, 1]);
-    }
 
     /// Panics on photos of one size, or on all of them.
     struct Panicking(Option<u32>);

@@ -3,10 +3,11 @@
 use crate::devices::DeviceArgument;
 use crate::failure::in_one_line;
 use burn::tensor::Device;
-use curation::{FaceScale, FacesConfig, PersonsConfig};
+use curation::{DetectedBox, FaceScale, FacesConfig, PersonsConfig};
 use data::RgbImage;
 use detection::{
-    Detector, Photo, RetinaFace, RetinaFaceConfig, Scale, Tiled, TilesConfig, Yolox, YoloxConfig, top_score,
+    Detection, Detector, Photo, RetinaFace, RetinaFaceConfig, Scale, Tiled, TilesConfig, Yolox, YoloxConfig,
+    top_score,
 };
 use std::fs::File;
 use std::io::BufReader;
@@ -86,6 +87,24 @@ impl<D: Detector> curation::Detector for Scores<D> {
         let borrowed: Vec<Photo<'_>> = photos.iter().map(photo).collect();
         let found = self.0.detect(&borrowed).map_err(|error| error.to_string())?;
         Ok(found.iter().map(|detections| top_score(detections)).collect())
+    }
+
+    fn boxes(&self, photos: &[RgbImage]) -> Result<Vec<Vec<DetectedBox>>, String> {
+        let borrowed: Vec<Photo<'_>> = photos.iter().map(photo).collect();
+        let found = self.0.detect(&borrowed).map_err(|error| error.to_string())?;
+        let boxes = |detections: &Vec<Detection>| {
+            let boxes = detections.iter().map(|detection| DetectedBox {
+                edges_px: [
+                    detection.bounds.left,
+                    detection.bounds.top,
+                    detection.bounds.right,
+                    detection.bounds.bottom,
+                ],
+                score: detection.score,
+            });
+            boxes.collect()
+        };
+        Ok(found.iter().map(boxes).collect())
     }
 }
 

@@ -73,11 +73,29 @@ fn prefix() -> String {
     NAME.get().map_or(String::new(), |name| format!("{name}: "))
 }
 
+/// A curation stopped as planned, until people have labeled photos; the message has been printed.
+#[derive(Debug)]
+pub(crate) struct WaitsForPeople;
+
+impl fmt::Display for WaitsForPeople {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("waiting for people's labels")
+    }
+}
+
+impl std::error::Error for WaitsForPeople {}
+
+/// The exit status of a command that waits for people: no failure, and not done either.
+const WAITS: u8 = 3;
+
 /// Prints an error with its causes and its hint, once.
 pub(crate) fn report(error: &anyhow::Error) -> ExitCode {
     if error.is::<Interrupted>() {
         // The status that a shell reports for a program that SIGINT ended.
         return ExitCode::from(130);
+    }
+    if error.is::<WaitsForPeople>() {
+        return ExitCode::from(WAITS);
     }
     if error.is::<DoesNotLoad>() {
         return ExitCode::FAILURE;

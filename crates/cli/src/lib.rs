@@ -1,6 +1,7 @@
 //! The program `passer`: arguments and config files in, one library call out.
 //!
-//! Results go to stdout, everything else to stderr. Exit status: 0 done, 1 failed, 2 usage.
+//! Results go to stdout, everything else to stderr. Exit status: 0 done, 1 failed, 2 usage, 3 waits for people's labels (`curate run`),
+//! 130 interrupted.
 //! A library only so that tests can reach the parser of the arguments; `main.rs` is the program.
 
 // Only this crate prints: see ARCHITECTURE.md, invariant 5.

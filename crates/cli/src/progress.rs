@@ -15,6 +15,7 @@ fn bars() -> &'static MultiProgress {
 pub(crate) struct ProgressBar {
     bar: Option<indicatif::ProgressBar>,
     what: String,
+    /// 0 where it is unknown, as while a list is read.
     total: u64,
     started: Instant,
     first: u64,
@@ -22,16 +23,20 @@ pub(crate) struct ProgressBar {
 }
 
 impl ProgressBar {
-    /// Work of `total` units, of which `done` are already done.
+    /// Work of `total` units, of which `done` are already done; a total of 0 is unknown.
     pub(crate) fn new(what: &str, done: u64, total: u64) -> Self {
         let bar = std::io::stderr().is_terminal().then(|| {
-            let style = ProgressStyle::with_template("{prefix} {bar:30} {pos}/{len} {msg} {eta} left")
-                .unwrap_or_else(|_| ProgressStyle::default_bar());
-            let bar = bars().add(
-                indicatif::ProgressBar::new(total)
-                    .with_style(style)
-                    .with_prefix(what.to_string()),
-            );
+            let template = match total {
+                0 => "{prefix} {spinner} {pos} {msg}",
+                _ => "{prefix} {bar:30} {pos}/{len} {msg} {eta} left",
+            };
+            let style =
+                ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
+            let bar = match total {
+                0 => indicatif::ProgressBar::no_length(),
+                _ => indicatif::ProgressBar::new(total),
+            };
+            let bar = bars().add(bar.with_style(style).with_prefix(what.to_string()));
             bar.set_position(done);
             bar.reset_eta();
             bar.enable_steady_tick(Duration::from_millis(500));
@@ -71,14 +76,14 @@ impl ProgressBar {
         self.shown = Instant::now();
         let since = done.saturating_sub(self.first);
         let left = match since {
-            0 => String::new(),
+            0 => None,
             since => {
                 let seconds = self.started.elapsed().as_secs_f64() / since as f64
                     * (self.total.saturating_sub(done)) as f64;
-                format!(", {} left", duration(seconds))
+                Some(seconds)
             }
         };
-        eprintln!("{} {done}/{}{left} {note}", self.what, self.total);
+        eprintln!("{} {} {note}", self.what, amount(done, self.total, left));
     }
 
     /// Removes the bar.
@@ -86,6 +91,15 @@ impl ProgressBar {
         if let Some(bar) = self.bar {
             bar.finish_and_clear();
         }
+    }
+}
+
+/// `40/100, 3 s left`; only the count where the total is unknown.
+fn amount(done: u64, total: u64, seconds_left: Option<f64>) -> String {
+    match (total, seconds_left) {
+        (0, _) => done.to_string(),
+        (_, None) => format!("{done}/{total}"),
+        (_, Some(seconds)) => format!("{done}/{total}, {} left", duration(seconds)),
     }
 }
 
@@ -121,5 +135,12 @@ mod tests {
         assert_eq!(super::duration(9.4), "9 s");
         assert_eq!(super::duration(75.0), "1 min 15 s");
         assert_eq!(super::duration(3720.0), "1 h 02 min");
+    }
+
+    #[test]
+    fn an_unknown_total_is_not_told() {
+        assert_eq!(super::amount(339, 0, Some(0.0)), "339");
+        assert_eq!(super::amount(40, 100, None), "40/100");
+        assert_eq!(super::amount(40, 100, Some(3.2)), "40/100, 3 s left");
     }
 }

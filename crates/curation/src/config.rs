@@ -22,6 +22,14 @@ use crate::stages::integrity::IntegrityConfig;
 use crate::stages::license::LicenseConfig;
 use crate::stages::review::ReviewConfig;
 
+/// A stage that is done.
+pub(crate) struct Done<'a> {
+    pub(crate) row: StageRow,
+    pub(crate) name: &'a str,
+    /// The stage after it, if that is not done.
+    pub(crate) next: Option<&'a str>,
+}
+
 /// One curation, whole.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
@@ -212,6 +220,29 @@ impl Config {
     /// The last stage in the ledger, if it is done.
     pub(crate) fn last_stage_done(&self, ledger: &Ledger) -> Result<Option<StageRow>, Error> {
         Ok(ledger.stage(self.last_stage())?.filter(|row| row.done))
+    }
+
+    /// The last stage that is done, with its name, and the name of the next one, which is not.
+    pub(crate) fn last_done_stage(&self, ledger: &Ledger) -> Result<Option<Done<'_>>, Error> {
+        let mut found = None;
+        for stage in &self.stages {
+            match ledger.stage(stage.name())?.filter(|row| row.done) {
+                Some(row) => {
+                    found = Some(Done {
+                        row,
+                        name: stage.name(),
+                        next: None,
+                    });
+                }
+                None => {
+                    return Ok(found.map(|done| Done {
+                        next: Some(stage.name()),
+                        ..done
+                    }));
+                }
+            }
+        }
+        Ok(found)
     }
 
     /// Whether photos are downloaded.

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use crate::hint::Hint;
+use crate::labeling::Labeling;
 use crate::settings::Change;
 
 /// An error of reading sources, running stages, keeping the ledger or making a release.
@@ -136,6 +137,9 @@ pub enum Error {
         #[source]
         source: Box<Error>,
     },
+    /// The stage `review` waits for people's labels: a planned stop and no failure.
+    #[error("stage `review` waits: {0}")]
+    Waits(Labeling),
     /// The user interrupted the work; every decision so far is in the ledger.
     #[error("interrupted")]
     Interrupted,
@@ -156,6 +160,7 @@ impl Error {
             }
             Error::NoCuration { .. } => Some(Hint::RunFirst),
             Error::InUse { .. } => Some(Hint::WaitOrEnd),
+            Error::Waits(_) => Some(Hint::LabelPhotos),
             Error::LostLedger { .. } => Some(Hint::RestoreLedger),
             Error::List { hint, .. } | Error::Takedown { hint, .. } => Some(hint.clone()),
             Error::Stage { hint, .. } | Error::Release { hint, .. } => hint.clone(),

@@ -26,6 +26,8 @@ pub enum Hint {
     AddReview,
     /// Label the photos on the review page, then run again.
     LabelPhotos,
+    /// No answers were discarded; names are those of the review page.
+    NothingDiscarded,
     /// Draw a sample first.
     DrawSample,
     /// Look at the photos that each stage dropped.
@@ -44,6 +46,10 @@ pub enum Hint {
     NameEncoderFolders,
     /// Nothing was taken down; keys are those of `pass_metadata.csv`.
     NameListedKeys,
+    /// Keys are those of the ledger's table `photos`.
+    KeysAreInTheLedger,
+    /// Stages that have decided are those of the status.
+    NameDecidedStage,
     /// The takedown is recorded: fix the cause if that is possible, then repeat the command.
     RepeatTakedown(Option<Box<Hint>>),
     /// A new version needs added or removed photos.

@@ -9,6 +9,7 @@
 mod answers;
 mod contents;
 mod decisions;
+mod explain;
 mod funnel;
 mod hash;
 mod photos;
@@ -28,10 +29,12 @@ use rusqlite::{Connection, OptionalExtension};
 
 use crate::error::Error;
 
-pub(crate) use answers::Answer;
+pub(crate) use answers::{Answer, SamplePhoto};
 pub(crate) use contents::{Candidate, Fetched, ImageFacts, Pair};
 pub use decisions::Decision;
 pub(crate) use decisions::StageRow;
+pub(crate) use explain::Decided;
+pub use explain::{DuplicateOf, GivenAnswer, LicenseCount, TakenDown, Verdict};
 pub(crate) use funnel::LISTING;
 pub use funnel::{Funnel, FunnelStage, ReasonCount, ReleaseLine};
 pub(crate) use hash::{Content, sha256};

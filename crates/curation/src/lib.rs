@@ -13,6 +13,7 @@ mod draws;
 mod embedded;
 mod error;
 mod hint;
+mod labeling;
 mod ledger;
 mod photo;
 mod photos;
@@ -26,7 +27,11 @@ pub use config::{Config, ReleaseConfig, StageConfig};
 pub use embedded::FileMetadata;
 pub use error::Error;
 pub use hint::{Hint, Weights};
-pub use ledger::{Decision, Funnel, FunnelStage, Ledger, ReasonCount, ReleaseLine};
+pub use labeling::Labeling;
+pub use ledger::{
+    Decision, DuplicateOf, Funnel, FunnelStage, GivenAnswer, Ledger, LicenseCount, ReasonCount, ReleaseLine,
+    TakenDown, Verdict,
+};
 pub use photo::Photo;
 pub use photos::Photos;
 pub use progress::Progress;
@@ -34,7 +39,7 @@ pub use settings::Change;
 pub use sources::{Columns, DatasetConfig, FolderConfig, SourceConfig, TableConfig, YfccConfig};
 pub use stages::balance::{BalanceConfig, SampleConfig};
 pub use stages::detect::{
-    Detector, Detectors, FaceScale, FacesConfig, NoDetectors, PersonsConfig, TilesConfig,
+    DetectedBox, Detector, Detectors, FaceScale, FacesConfig, NoDetectors, PersonsConfig, TilesConfig,
 };
 pub use stages::duplicates::{DuplicatesConfig, NearConfig};
 pub use stages::fetch::{AddressFrom, FetchConfig, NoAi};
@@ -42,9 +47,13 @@ pub use stages::integrity::IntegrityConfig;
 pub use stages::license::{AttributionField, License, LicenseConfig};
 pub use stages::review::{Category, Disagreement, ReviewConfig};
 pub use stages::{Stage, Work};
-pub use verbs::audit::{Audit, AuditOptions, Estimate, OTHER_PHOTOS, Sample, audit, clopper_pearson};
+pub use verbs::audit::{
+    Audit, AuditOptions, Estimate, FoundPhoto, OTHER_PHOTOS, Sample, audit, clopper_pearson,
+};
 pub use verbs::release::{Released, release};
-pub use verbs::review::{ReviewOptions, Reviewed, cohens_kappa, serve};
+pub use verbs::review::{Discarded, ReviewOptions, Reviewed, cohens_kappa, discard_answers, serve};
 pub use verbs::run::{RunOptions, run};
-pub use verbs::status::status;
+pub use verbs::stage_sheet::{SheetMade, SheetOptions, stage_sheet};
+pub use verbs::status::{licenses, status};
 pub use verbs::takedown::{NearDuplicate, Takedown, TakedownReport, takedown};
+pub use verbs::why::{Why, WhyRow, why};

@@ -2,8 +2,10 @@
 
 use super::shown;
 use crate::failure::Failure;
+use crate::output::{counted, shell_word};
 use anyhow::Context;
-use curation::{AuditOptions, ReviewOptions};
+use curation::{AuditOptions, ReviewOptions, Reviewed, Sample};
+use data::terminal::one_line;
 use std::io::Write;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -21,6 +23,9 @@ pub(crate) struct ReviewArguments {
     /// Label this sample of `passer curate audit` instead of the photos of the stage `review`
     #[arg(long, value_name = "N")]
     sample: Option<i64>,
+    /// Serve nothing: discard all answers of this annotator; the ledger keeps them as `discarded`
+    #[arg(long, value_name = "NAME")]
+    discard: Option<String>,
 }
 
 #[derive(clap::Args)]
@@ -46,6 +51,9 @@ pub(crate) struct AuditArguments {
 
 /// `passer curate review`
 pub(super) fn review(arguments: &ReviewArguments) -> anyhow::Result<()> {
+    if let Some(name) = &arguments.discard {
+        return discard(arguments, name);
+    }
     let token = match arguments.listen.ip().is_loopback() {
         true => None,
         false => Some(token(&arguments.dir)?),
@@ -79,10 +87,86 @@ pub(super) fn review(arguments: &ReviewArguments) -> anyhow::Result<()> {
         },
     };
     let reviewed = curation::serve(&arguments.dir, options)?;
-    eprintln!(
-        "{} of {} photos have their labels",
-        reviewed.done, reviewed.photos
+    print_reviewed(&reviewed, arguments);
+    Ok(())
+}
+
+/// What has labels, what is missing, and the next command.
+fn print_reviewed(reviewed: &Reviewed, arguments: &ReviewArguments) {
+    let Reviewed {
+        photos,
+        done,
+        wait_for_second,
+        not_shown,
+    } = reviewed;
+    eprintln!("{done} of {photos} photos have their labels");
+    for (key, reason) in not_shown.iter().take(NAMED) {
+        eprintln!("not shown: `{}`: {}", one_line(key), one_line(reason));
+    }
+    if not_shown.len() > NAMED {
+        eprintln!("not shown: {} more", not_shown.len() - NAMED);
+    }
+    if !not_shown.is_empty() {
+        eprintln!(
+            "photos that cannot be shown got no answer; bring their files back, or the stage drops them once all others \
+             have their labels"
+        );
+    }
+    let dir = shell_word(&arguments.dir.display().to_string());
+    let missing = photos - done;
+    if missing > not_shown.len() as u64 {
+        match (arguments.sample, *wait_for_second) {
+            (None, 1..) => eprintln!("{}", second_person(*wait_for_second, &arguments.dir)),
+            _ => eprintln!("the same command shows the others"),
+        }
+        return;
+    }
+    match arguments.sample {
+        None => eprintln!("next: `{}`", run_again(&arguments.dir)),
+        Some(_) => eprintln!("next: `passer curate audit {dir}`"),
+    }
+}
+
+/// Photos that are named, at most.
+const NAMED: usize = 20;
+
+/// The command that continues a curation with its own config.
+fn run_again(dir: &Path) -> String {
+    let word = |path: &Path| shell_word(&path.display().to_string());
+    format!(
+        "passer curate run {} --out {}",
+        word(&dir.join("config.toml")),
+        word(dir)
+    )
+}
+
+/// Who is missing where photos wait for a second label, and what one person alone can do.
+pub(super) fn second_person(photos: u64, dir: &Path) -> String {
+    format!(
+        "{} a second person, as `labelled_twice` says: somebody else labels under another name (`passer curate review {}`); \
+         if nobody else does, `{} --set stages.review.labelled_twice=0.0`",
+        match photos {
+            1 => "1 photo waits for".to_string(),
+            photos => format!("{photos} photos wait for"),
+        },
+        shell_word(&dir.display().to_string()),
+        run_again(dir)
+    )
+}
+
+/// `--discard`
+fn discard(arguments: &ReviewArguments, name: &str) -> anyhow::Result<()> {
+    let discarded = curation::discard_answers(&arguments.dir, arguments.sample, name)?;
+    println!(
+        "{} of `{}` discarded: the ledger keeps them as `discarded`, and they no longer count",
+        counted(discarded.answers as usize, "answer"),
+        one_line(name)
     );
+    if discarded.decided {
+        eprintln!(
+            "the stage `review` has decided with them: `passer curate run CONFIG --out DIR --redo review` decides without them"
+        );
+    }
     Ok(())
 }
 
@@ -133,26 +217,59 @@ pub(super) fn audit(arguments: &AuditArguments) -> anyhow::Result<()> {
         "photos      {} after stage `{}`, {} with a detector's score",
         found.photos, found.stage, found.with_score
     );
+    if let Some(next) = &found.before {
+        println!("before      stage `{next}`, which is not done: these are not the photos of a release yet");
+    }
     for sample in &found.samples {
-        let head = format!(
-            "sample {:<4} {} of {} photos labeled, seed {}",
-            sample.id, sample.labeled, sample.photos, sample.seed
-        );
-        match &sample.estimate {
-            Some(estimate) => println!(
-                "{head}: {} show people, {}, of all photos {} (95 %, Clopper and Pearson)",
-                estimate.with_people,
-                estimate.rate_in_words(),
-                estimate.photos_in_words()
-            ),
-            None if !sample.current => println!("{head}: {}", curation::OTHER_PHOTOS),
-            None => println!(
-                "{head}: `passer curate review {} --sample {}`",
-                arguments.dir.display(),
-                sample.id
-            ),
-        }
+        print_sample(sample, &arguments.dir);
     }
     println!("{}", found.sheet.display());
     Ok(())
+}
+
+/// A sample: its estimate, what it found, and the line that takes that down.
+fn print_sample(sample: &Sample, dir: &Path) {
+    let head = format!(
+        "sample {:<4} {} of {} photos labeled, seed {}",
+        sample.id, sample.labeled, sample.photos, sample.seed
+    );
+    let since = match sample.taken_down_since {
+        None | Some(0) => String::new(),
+        Some(photos) => format!(", before {} taken down since", counted(photos as usize, "photo")),
+    };
+    match &sample.estimate {
+        Some(estimate) => println!(
+            "{head}: {} show people, {}, of all photos {} (95 %, Clopper and Pearson){since}",
+            estimate.with_people,
+            estimate.rate_in_words(),
+            estimate.photos_in_words()
+        ),
+        None if sample.taken_down_since.is_none() => println!("{head}: {}", curation::OTHER_PHOTOS),
+        None if sample.taken_down_since > Some(0) => {
+            println!("{head}: photos of it were taken down before it was labeled whole; draw another one");
+        }
+        None => println!(
+            "{head}: `passer curate review {} --sample {}`",
+            shell_word(&dir.display().to_string()),
+            sample.id
+        ),
+    }
+    for photo in &sample.found {
+        println!(
+            "found       {}: {}{}",
+            one_line(&photo.key),
+            photo.categories.join(", ").replace('_', " "),
+            if photo.taken_down { ", taken down" } else { "" }
+        );
+    }
+    let keys: Vec<&str> = sample
+        .found
+        .iter()
+        .filter(|photo| !photo.taken_down)
+        .map(|photo| photo.key.as_str())
+        .collect();
+    if !keys.is_empty() {
+        println!("to take down what was found:");
+        println!("{}", super::takedown_command(dir, &keys));
+    }
 }

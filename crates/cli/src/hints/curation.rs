@@ -21,6 +21,9 @@ pub(crate) fn of_curation(hint: &Hint) -> String {
         Hint::LabelPhotos => {
             "label them on the page of `passer curate review DIR`, then run this command again".to_string()
         }
+        Hint::NothingDiscarded => {
+            "no answer was discarded; the page lists the names, and so does the table `annotators` of the ledger".to_string()
+        }
         Hint::DrawSample => "draw one with `passer curate audit DIR --draw N`".to_string(),
         Hint::ShowStatus => "`passer curate status DIR` shows which stage dropped them".to_string(),
         Hint::TakeDown { key } => {
@@ -40,6 +43,10 @@ pub(crate) fn of_curation(hint: &Hint) -> String {
         Hint::NameListedKeys => {
             "nothing was taken down; keys are those of `pass_metadata.csv`, column `hash`".to_string()
         }
+        Hint::KeysAreInTheLedger => {
+            "keys are those of the sheets, of `pass_metadata.csv` (column `hash`), and of the ledger's table `photos`".to_string()
+        }
+        Hint::NameDecidedStage => "`passer curate status DIR` lists the stages that have decided".to_string(),
         Hint::RepeatTakedown(cause) => match cause {
             Some(cause) => format!("{}; then give the same command again, which does the rest", of_curation(cause)),
             None => "put that right and give the same command again, which does the rest".to_string(),

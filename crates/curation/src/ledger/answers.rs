@@ -1,5 +1,5 @@
-//! Annotators, their answers, and the samples of audits. No answer is deleted: it is replaced or undone by
-//! its state.
+//! Annotators, their answers, and the samples of audits. No answer is deleted: it is replaced, undone or
+//! discarded by its state.
 
 use rusqlite::{OptionalExtension, params};
 
@@ -14,8 +14,8 @@ pub(crate) struct Answer {
     pub(crate) key: String,
     /// Names of categories, joined by commas.
     pub(crate) categories: String,
-    /// SHA-256 of the bytes that the page showed, if it showed any.
-    pub(crate) shown: Option<Content>,
+    /// SHA-256 of the file that was shown.
+    pub(crate) shown: Content,
 }
 
 /// A row of `samples`: a random sample of an audit.
@@ -23,7 +23,16 @@ pub(crate) struct SampleRow {
     pub(crate) id: i64,
     pub(crate) seed: u64,
     pub(crate) photos: u64,
+    /// How many photos it was drawn from.
+    pub(crate) population: u64,
     pub(crate) population_sha256: Vec<u8>,
+}
+
+/// A photo of a sample.
+pub(crate) struct SamplePhoto {
+    pub(crate) photo: i64,
+    pub(crate) key: String,
+    pub(crate) taken_down: bool,
 }
 
 impl Ledger {
@@ -72,9 +81,7 @@ impl Ledger {
     ) -> Result<u64, Error> {
         self.transaction(|ledger| {
             for answer in answers {
-                if let Some(shown) = &answer.shown {
-                    ledger.note_content(stage, answer.photo, shown)?;
-                }
+                ledger.note_content(stage, answer.photo, &answer.shown)?;
             }
             ledger.sql(|db| {
                 let batch: i64 = db.query_row(
@@ -98,7 +105,7 @@ impl Ledger {
                     }
                     db.prepare_cached(
                         "INSERT INTO answers (sample, key, annotator, categories, batch, answered, sha256, replaces) VALUES \
-                         (?, ?, ?, ?, ?, strftime('%Y-%m-%dT%H:%M:%fZ', 'now'), (SELECT sha256 FROM contents WHERE photo = ?), ?)",
+                         (?, ?, ?, ?, ?, strftime('%Y-%m-%dT%H:%M:%fZ', 'now'), ?, ?)",
                     )?
                     .execute(params![
                         sample,
@@ -106,7 +113,7 @@ impl Ledger {
                         annotator,
                         answer.categories,
                         batch,
-                        answer.photo,
+                        answer.shown,
                         old
                     ])?;
                 }
@@ -149,6 +156,26 @@ impl Ledger {
         })
     }
 
+    /// Discards all valid answers of an annotator in a sample: they stay as rows, and no longer count. Returns
+    /// the keys of their photos.
+    pub(crate) fn discard_answers(&mut self, sample: i64, annotator: i64) -> Result<Vec<String>, Error> {
+        self.transaction(|ledger| {
+            ledger.sql(|db| {
+                let keys = db
+                    .prepare(
+                        "SELECT key FROM answers WHERE sample = ? AND annotator = ? AND state = 'current' ORDER BY id",
+                    )?
+                    .query_map([sample, annotator], |row| row.get(0))?
+                    .collect::<Result<_, _>>()?;
+                db.execute(
+                    "UPDATE answers SET state = 'discarded' WHERE sample = ? AND annotator = ? AND state = 'current'",
+                    [sample, annotator],
+                )?;
+                Ok(keys)
+            })
+        })
+    }
+
     /// Calls `take` with photo, annotator and categories of each valid answer, oldest first. Answers to
     /// another content than the photo's current one do not count.
     pub(crate) fn for_each_answer(
@@ -168,17 +195,6 @@ impl Ledger {
                 take(row.get(0)?, row.get(1)?, row.get_ref(2)?.as_str().unwrap_or("?"));
             }
             Ok(())
-        })
-    }
-
-    /// The number of valid answers in a sample, and of the people who gave them.
-    pub(crate) fn count_answers(&self, sample: i64) -> Result<(u64, u64), Error> {
-        self.sql(|db| {
-            db.query_row(
-                "SELECT count(*), count(DISTINCT annotator) FROM answers WHERE sample = ? AND state = 'current'",
-                [sample],
-                |row| Ok((row.get::<_, i64>(0)? as u64, row.get::<_, i64>(1)? as u64)),
-            )
         })
     }
 
@@ -211,13 +227,14 @@ impl Ledger {
     /// All samples, oldest first.
     pub(crate) fn samples(&self) -> Result<Vec<SampleRow>, Error> {
         self.sql(|db| {
-            db.prepare("SELECT id, seed, photos, population_sha256 FROM samples ORDER BY id")?
+            db.prepare("SELECT id, seed, photos, population, population_sha256 FROM samples ORDER BY id")?
                 .query_map([], |row| {
                     Ok(SampleRow {
                         id: row.get(0)?,
                         seed: row.get::<_, i64>(1)? as u64,
                         photos: row.get::<_, i64>(2)? as u64,
-                        population_sha256: row.get(3)?,
+                        population: row.get::<_, i64>(3)? as u64,
+                        population_sha256: row.get(4)?,
                     })
                 })?
                 .collect()
@@ -250,15 +267,21 @@ impl Ledger {
         })
     }
 
-    /// The photos of a sample that were not taken down, in the order of their draws.
-    pub(crate) fn photos_of_sample(&self, sample: i64) -> Result<Vec<i64>, Error> {
+    /// The photos of a sample, in the order of their draws.
+    pub(crate) fn photos_of_sample(&self, sample: i64) -> Result<Vec<SamplePhoto>, Error> {
         let query = format!(
-            "SELECT min(p.id) FROM sample_photos s CROSS JOIN photos p ON p.key = s.key LEFT JOIN contents c ON c.photo = p.id \
-             WHERE s.sample = ? AND NOT {IS_TAKEN_DOWN} GROUP BY s.place ORDER BY s.place"
+            "SELECT min(p.id), p.key, max({IS_TAKEN_DOWN}) FROM sample_photos s CROSS JOIN photos p ON p.key = s.key \
+             LEFT JOIN contents c ON c.photo = p.id WHERE s.sample = ? GROUP BY s.place ORDER BY s.place"
         );
         self.sql(|db| {
             db.prepare(&query)?
-                .query_map([sample], |row| row.get(0))?
+                .query_map([sample], |row| {
+                    Ok(SamplePhoto {
+                        photo: row.get(0)?,
+                        key: row.get(1)?,
+                        taken_down: row.get(2)?,
+                    })
+                })?
                 .collect()
         })
     }

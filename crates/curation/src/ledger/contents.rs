@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeSet, HashSet};
 
-use rusqlite::params;
+use rusqlite::{OptionalExtension, params};
 
 use super::Ledger;
 use super::hash::Content;
@@ -80,6 +80,17 @@ impl Ledger {
                 .execute(params![photo, content, stage])
         })?;
         Ok(())
+    }
+
+    /// The content of a photo's file with the name of the stage that read it first, if one did.
+    pub(crate) fn content_of(&self, photo: i64) -> Result<Option<(Content, Option<String>)>, Error> {
+        self.sql(|db| {
+            db.prepare_cached(
+                "SELECT c.sha256, s.name FROM contents c LEFT JOIN stages s ON s.id = c.stage WHERE c.photo = ?",
+            )?
+            .query_row([photo], |row| Ok((row.get(0)?, row.get(1)?)))
+            .optional()
+        })
     }
 
     /// Records the facts that `integrity` found. Call it within a transaction.

@@ -155,6 +155,17 @@ impl Ledger {
         Ok(())
     }
 
+    /// Changes the settings of a stage that has decided on nothing.
+    pub(crate) fn set_settings(&self, id: i64, settings: &str) -> Result<(), Error> {
+        self.sql(|db| {
+            db.execute(
+                "UPDATE stages SET settings = ? WHERE id = ?",
+                params![settings, id],
+            )
+        })?;
+        Ok(())
+    }
+
     /// Records where a stage resumes.
     pub(crate) fn set_position(&self, stage: i64, position: &str) -> Result<(), Error> {
         self.sql(|db| {
@@ -306,6 +317,18 @@ impl Ledger {
                 take(row.get(0)?, row.get_ref(1)?.as_str()?);
             }
             Ok(())
+        })
+    }
+
+    /// Keys of the photos that `stage` kept and that were taken down by their keys, each with when that was.
+    pub(crate) fn kept_and_taken_down(&self, stage: i64) -> Result<Vec<(String, String)>, Error> {
+        self.sql(|db| {
+            db.prepare(
+                "SELECT p.key, t.asked FROM takedowns t CROSS JOIN photos p ON p.key = t.key \
+                 CROSS JOIN decisions d ON d.stage = ? AND d.photo = p.id WHERE d.kept = 1",
+            )?
+            .query_map([stage], |row| Ok((row.get(0)?, row.get(1)?)))?
+            .collect()
         })
     }
 

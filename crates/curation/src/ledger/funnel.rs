@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use super::Ledger;
 use crate::error::Error;
+use crate::labeling::Labeling;
 
 /// A curation at a glance.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -18,6 +19,8 @@ pub struct Funnel {
     pub releases: Vec<ReleaseLine>,
     /// What lies in the source and became no photo, or became one by a guess.
     pub listing: Listing,
+    /// The labels of a stage `review` that has not decided; `None` where no review waits.
+    pub review: Option<Labeling>,
 }
 
 /// The fact of the ledger that holds the funnel's `listing`, as JSON.
@@ -155,6 +158,7 @@ impl Ledger {
             taken_down: taken_down as u64,
             releases,
             listing,
+            review: None,
         })
     })
     }

@@ -95,6 +95,23 @@ pub trait Detector: Send + Sync {
     /// # Errors
     /// The reason why the detector cannot run on the photos.
     fn top_scores(&self, photos: &[RgbImage]) -> Result<Vec<f32>, String>;
+
+    /// The detections in each photo, for a person to look at; none where a detector does not tell them.
+    ///
+    /// # Errors
+    /// As [`Detector::top_scores`].
+    fn boxes(&self, photos: &[RgbImage]) -> Result<Vec<Vec<DetectedBox>>, String> {
+        Ok(vec![Vec::new(); photos.len()])
+    }
+}
+
+/// A detection in a photo.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct DetectedBox {
+    /// Left, top, right, bottom, px of the photo.
+    pub edges_px: [f32; 4],
+    /// Its score, from 0 to 1.
+    pub score: f32,
 }
 
 /// The source of detectors. A stage loads its detector when it begins and drops it when it ends.

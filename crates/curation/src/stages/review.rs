@@ -1,19 +1,21 @@
-//! The stage that applies people's labels: it decides once every photo has as many labels as the config
-//! requires.
+//! The stage that applies people's labels: it decides once every photo that can be shown has as many labels as
+//! the config requires.
 //!
 //! Answers are rows of the ledger that no stage removes. They carry the photo's key and the content that was
 //! shown. People give them on the page of `verbs/review.rs`. Labels of an audit's random sample use the same
 //! page and tables, under the sample's number.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
+use data::DecodeLimits;
 use serde::{Deserialize, Serialize};
 
-use super::{Stage, Work};
+use super::{Files, Stage, Work, decode_reason};
 use crate::draws::{draw, fraction};
 use crate::error::Error;
-use crate::hint::Hint;
+use crate::labeling::Labeling;
 use crate::ledger::{Decision, Ledger};
+use crate::photo::Photo;
 
 /// The sample number of labels for the stage `review`; samples of an audit have their own numbers, from 1.
 pub(crate) const REVIEW: i64 = 0;
@@ -196,26 +198,20 @@ const BATCH: usize = 5_000;
 impl Stage for ReviewConfig {
     fn run(&mut self, work: &mut Work<'_>) -> Result<(), Error> {
         let answers = answers_of(work.ledger, REVIEW)?;
-        let (mut all, mut open) = (0u64, 0u64);
         let given = |photo: i64| answers.get(&photo).map_or(&[][..], Vec::as_slice);
-        work.for_each_input(|photo| {
-            all += 1;
-            open += u64::from(given(photo.id).len() < usize::from(self.wanted(&photo.key)));
-        })?;
+        let is_open = |photo: &Photo| given(photo.id).len() < usize::from(self.wanted(&photo.key));
         // All or nothing: an answer may be undone until the last one is given.
-        if open > 0 {
-            return Err(Error::Stage {
-                stage: "review".to_string(),
-                reason: format!("{open} of {all} photos are not labeled as often as the config asks"),
-                hint: Some(Hint::LabelPhotos),
-            });
+        let labeling = labeling(work.ledger, work.previous, self)?;
+        if labeling.labeled < labeling.photos {
+            wait_while_one_can_be_shown(work, &labeling, &is_open)?;
         }
         loop {
             let photos = work.next(BATCH)?;
             if photos.is_empty() {
                 return Ok(());
             }
-            let decisions: Vec<Decision> = photos
+            let (open, labeled): (Vec<Photo>, Vec<Photo>) = photos.into_iter().partition(&is_open);
+            let mut decisions: Vec<Decision> = labeled
                 .iter()
                 .map(|photo| {
                     let categories: Vec<Categories> = given(photo.id)
@@ -225,9 +221,93 @@ impl Stage for ReviewConfig {
                     self.judge(photo.id, &categories)
                 })
                 .collect();
+            let files = work.files(&open)?;
+            for photo in &open {
+                match not_shown(&files, photo) {
+                    Some(decision) => decisions.push(decision),
+                    // It came back in this very moment.
+                    None => return Err(Error::Waits(labeling)),
+                }
+            }
             work.decide(&decisions)?;
         }
     }
+}
+
+/// The decision on a photo that nobody can be shown: its file cannot be read or decoded, or its bytes are not
+/// those that an earlier stage read. The page follows the same rule.
+fn not_shown(files: &Files<'_>, photo: &Photo) -> Option<Decision> {
+    let file = match files.read(photo) {
+        Ok(file) => file,
+        Err(decision) => return Some(decision),
+    };
+    let error = data::decode_and(&file.bytes, &DecodeLimits::DEFAULT, |_| ()).err()?;
+    let decision = Decision::dropped(photo.id, decode_reason(&error)).detail(error.to_string());
+    Some(decision.of_file(file.content))
+}
+
+/// Photos whose files are looked at together.
+const SHOWN: usize = 64;
+
+/// Returns if no photo that lacks labels can be shown.
+///
+/// # Errors
+/// [`Error::Waits`] if one can; also where no photo has labels and none can be shown, as with a disk that is
+/// not there.
+fn wait_while_one_can_be_shown(
+    work: &mut Work<'_>,
+    labeling: &Labeling,
+    is_open: impl Fn(&Photo) -> bool,
+) -> Result<(), Error> {
+    work.photos.check()?;
+    let mut example = None;
+    let mut cursor = 0;
+    loop {
+        work.check_stop()?;
+        let mut open = work.ledger.survivors(work.previous, cursor, SHOWN)?;
+        let Some(last) = open.last() else {
+            break;
+        };
+        cursor = last.id;
+        open.retain(&is_open);
+        let files = work.files(&open)?;
+        for photo in &open {
+            match not_shown(&files, photo) {
+                None => return Err(Error::Waits(labeling.clone())),
+                Some(decision) => example = example.or(Some((photo.key.clone(), decision))),
+            }
+        }
+    }
+    match example {
+        Some((key, decision)) if labeling.annotators == 0 => Err(Error::Stage {
+            stage: "review".to_string(),
+            reason: format!(
+                "none of the {} photos can be shown, e.g. `{key}`: {}",
+                labeling.photos,
+                decision.detail.or(decision.reason).unwrap_or_default()
+            ),
+            hint: None,
+        }),
+        _ => Ok(()),
+    }
+}
+
+/// How far people have labeled the photos that stage number `previous` kept.
+pub(crate) fn labeling(ledger: &Ledger, previous: i64, config: &ReviewConfig) -> Result<Labeling, Error> {
+    let answers = answers_of(ledger, REVIEW)?;
+    let mut labeling = Labeling::default();
+    let mut people = BTreeSet::new();
+    ledger.for_each_survivor(previous, |photo, key| {
+        let given = answers.get(&photo).map_or(&[][..], Vec::as_slice);
+        let wanted = usize::from(config.wanted(key));
+        people.extend(given.iter().map(|(annotator, _)| *annotator));
+        labeling.photos += 1;
+        labeling.labeled += u64::from(given.len() >= wanted);
+        labeling.labels_open += wanted.saturating_sub(given.len()) as u64;
+        labeling.wait_for_second += u64::from(wanted == 2 && given.len() == 1);
+    })?;
+    labeling.annotators = people.len() as u64;
+    Ok(labeling)
 }
 
 /// The valid answers of a sample, by photo: each annotator with the categories.

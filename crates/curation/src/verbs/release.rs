@@ -24,11 +24,11 @@ use std::sync::atomic::AtomicBool;
 
 use serde::Serialize;
 
+use super::looked::Looked;
 use crate::config::Config;
 use crate::error::Error;
 use crate::ledger::{Funnel, Ledger, ReleaseLine};
 use crate::progress::Progress;
-use crate::stages::review::REVIEW;
 
 use pack::{Contents, Packing};
 use plan::Plan;
@@ -62,8 +62,8 @@ struct Release<'a> {
     funnel: Funnel,
     /// SHA-256 of the weights of each detector, by its stage.
     weights: BTreeMap<String, String>,
-    /// The number of people's answers, and of the people.
-    answers: (u64, u64),
+    /// What people looked at.
+    looked: Looked,
     tally: Tally,
 }
 
@@ -138,7 +138,7 @@ pub(crate) fn release_with(
         removed: &plan.removed,
         funnel,
         weights: weights(ledger, &config)?,
-        answers: ledger.count_answers(REVIEW)?,
+        looked: Looked::read(ledger, &config, plan.stage)?,
         tally,
     };
     documents::write(aside.path(), &facts)?;

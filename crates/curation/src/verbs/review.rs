@@ -2,6 +2,7 @@
 //! sample.
 
 mod agreement;
+mod discard;
 mod guard;
 mod http;
 mod items;
@@ -13,5 +14,6 @@ mod server;
 pub(crate) mod tests;
 
 pub use agreement::cohens_kappa;
-pub(crate) use items::sample_items;
-pub use server::{ReviewOptions, Reviewed, serve};
+pub use discard::{Discarded, discard_answers};
+pub use requests::Reviewed;
+pub use server::{ReviewOptions, serve};

@@ -9,7 +9,7 @@ use crossbeam_channel::bounded;
 use crate::config::Config;
 use crate::error::Error;
 use crate::hint::Hint;
-use crate::ledger::{LISTING, Ledger, SOURCE_ID};
+use crate::ledger::{LISTING, Ledger, SOURCE_ID, StageRow};
 use crate::photo::Row;
 use crate::progress::Progress;
 use crate::settings::changes;
@@ -233,6 +233,11 @@ fn check_settings(ledger: &Ledger, plan: &Plan<'_>) -> Result<Option<i64>, Error
                     was: other,
                 });
             }
+            (_, Some(row)) if at > 0 && decided_nothing(&row, ledger.counts(row.id)?) => {
+                if at <= last {
+                    settings(config, at)?;
+                }
+            }
             (_, Some(row)) => {
                 let now = match settings(config, at) {
                     // A list that was read whole may be deleted; its settings must stay the same.
@@ -279,6 +284,11 @@ fn check_settings(ledger: &Ledger, plan: &Plan<'_>) -> Result<Option<i64>, Error
     }
 }
 
+/// Whether a stage has begun and decided on nothing, as `review` while it waits: its settings may change.
+fn decided_nothing(row: &StageRow, (kept, dropped): (u64, u64)) -> bool {
+    !row.done && kept + dropped == 0
+}
+
 fn run_stage(
     config: &Config,
     folder: &Path,
@@ -289,11 +299,15 @@ fn run_stage(
     let stage_config = &config.stages[at - 1];
     let (name, id) = (stage_config.name(), at as i64 + SOURCE_ID);
     let mut stage = stage_config.build(options.detectors)?;
-    if ledger.stage(name)?.is_none() {
-        ledger.add_stage(id, name, &settings(config, at)?.to_string())?;
-    }
     let (total, _) = ledger.counts(id - 1)?;
     let (kept, dropped) = ledger.counts(id)?;
+    match ledger.stage(name)? {
+        None => ledger.add_stage(id, name, &settings(config, at)?.to_string())?,
+        Some(row) if decided_nothing(&row, (kept, dropped)) => {
+            ledger.set_settings(id, &settings(config, at)?.to_string())?;
+        }
+        Some(_) => {}
+    }
     let photos = config.photos(folder)?;
     if stage_config.looks_at_photos() {
         photos.check()?;

@@ -17,6 +17,7 @@ use serde::Serialize;
 use walkdir::WalkDir;
 
 use super::release::{Released, done_stage, release_with};
+use super::sheets;
 use super::unseen::Unseen;
 use crate::config::Config;
 use crate::error::Error;
@@ -61,6 +62,8 @@ pub struct TakedownReport {
     pub encoders: Vec<(PathBuf, String)>,
     /// Downloads that were deleted.
     pub deleted: Vec<PathBuf>,
+    /// Contact sheets that showed one of the photos, which was cut out.
+    pub sheets: Vec<PathBuf>,
     /// The next version, if the last one held one of the photos.
     pub release: Option<Released>,
     /// Whether the last version held no other photos, so that there is no next one.
@@ -264,6 +267,7 @@ fn follow_through(
             report.deleted.extend(photos.remove(&photo)?);
         }
     }
+    report.sheets = sheets::cut_out(ledger, place.folder, &keys)?;
     report.near_duplicates = near_duplicates(ledger, place.config, &keys)?;
     report.seen_in = ledger.releases_with(&keys, &bytes.all)?;
     let fingerprints: HashSet<&str> = report

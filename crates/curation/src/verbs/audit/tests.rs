@@ -2,6 +2,8 @@
 
 use super::*;
 use crate::verbs::review::tests::{curation, go, join, next, say, served};
+use crate::{Error, Takedown};
+use serde_json::json;
 
 fn options(stop: &AtomicBool, draw: Option<(usize, u64)>) -> AuditOptions<'_> {
     AuditOptions {
@@ -50,23 +52,74 @@ fn a_sample_is_drawn_labeled_and_tells_how_many_people_are_left() {
     assert_eq!((estimate.with_people, estimate.rate), (1, 1.0 / 6.0));
     assert_eq!(estimate.interval, clopper_pearson(1, 6, 0.95));
     assert_eq!(found.samples[1].estimate, None);
+    let body = &seen[0]["key"];
+    assert_eq!(found.samples[0].found.len(), 1);
+    assert_eq!(
+        (
+            &json!(found.samples[0].found[0].key),
+            &found.samples[0].found[0].categories[..]
+        ),
+        (body, &["body_part".to_string()][..])
+    );
     let page = std::fs::read_to_string(&found.sheet).unwrap();
     assert!(page.contains("16.67 % (0.42 to 64.13)"), "{page}");
-    assert_eq!(page.matches("data:image/jpeg;base64,").count(), 4);
+    // Four by score, and the one that the sample found.
+    assert_eq!(page.matches("data:image/jpeg;base64,").count(), 5);
     assert!(
         page.contains("&lt;b&gt;Ann&lt;/b&gt;") && !page.contains("<b>Ann") && !page.contains("<img src=x")
     );
     assert!(!page.contains("http:") && !page.contains("https:") && !page.contains("<script"));
 
+    // Once it is taken down, the estimate is that of the photos before, and no sheet shows it any more.
+    let key = body.as_str().unwrap();
+    let other = home.path().join("elsewhere.html");
+    let sheet = AuditOptions {
+        sheet: Some(&other),
+        sheet_photos: 10,
+        ..options(&stop, None)
+    };
+    super::audit(&out, sheet).unwrap();
+    let taken = Takedown {
+        keys: &[key.to_string()],
+        reason: "",
+        encoders: &[],
+        stop: &stop,
+        progress: &|_, _, _| {},
+    };
+    let report = crate::takedown(&out, taken).unwrap();
+    assert_eq!(report.sheets.len(), 2);
+    for path in &report.sheets {
+        let page = std::fs::read_to_string(path).unwrap();
+        assert!(!page.contains(&format!("<code>{key}</code>")), "{page}");
+        assert!(page.contains("taken down later and cut out"));
+    }
+    let found = audit(None);
+    let sample = &found.samples[0];
+    assert_eq!((sample.current, sample.taken_down_since), (false, Some(1)));
+    assert!(sample.found[0].taken_down);
+    let estimate = sample.estimate.clone().unwrap();
+    assert_eq!(
+        (estimate.with_people, estimate.expected_photos[1]),
+        (1, 10.0 / 6.0)
+    );
+    let released = crate::release(&out, "", &stop, &|_, _, _| {}).unwrap();
+    let sheet = std::fs::read_to_string(released.folder.join("DATASHEET.md")).unwrap();
+    assert!(
+        sheet.contains("Before 1 photo was taken down, a random sample of 6 of the 10 photos was labeled by people: 1 of them shows"),
+        "{sheet}"
+    );
+    assert!(sheet.contains("16.67 % (0.42 to 64.13)"), "{sheet}");
+
     // After photos are removed, the sample describes a different set and gives no estimate.
-    std::fs::remove_file(home.path().join("photos/p3.png")).unwrap();
+    let gone = if key == "p3" { "p4" } else { "p3" };
+    std::fs::remove_file(home.path().join(format!("photos/{gone}.png"))).unwrap();
     go(&config, &out, Some("source")).unwrap();
     let later = audit(None);
     assert!(!later.samples[0].current && later.samples[0].estimate.is_none());
     let error = super::audit(&out, options(&stop, Some((10, 1)))).unwrap_err();
     assert_eq!(
         error.to_string(),
-        "stage `audit`: a sample must be 1 to 9 photos, got 10"
+        "stage `audit`: a sample must be 1 to 8 photos, got 10"
     );
 }
 
@@ -88,4 +141,21 @@ fn estimates_are_told_alike_everywhere() {
         ..estimate
     };
     assert_eq!(rare.rate_in_words(), "0.002 % (0.000 to 0.012)");
+}
+
+#[test]
+fn before_the_review_the_scores_can_be_seen_and_no_sample_is_drawn() {
+    let (home, config) = curation(0.0);
+    let out = home.path().join("out");
+    assert!(matches!(go(&config, &out, None), Err(Error::Waits(_))));
+    let stop = AtomicBool::new(false);
+    let found = audit(&out, options(&stop, None)).unwrap();
+    assert_eq!(
+        (found.stage.as_str(), found.before.as_deref()),
+        ("licence", Some("review"))
+    );
+    assert_eq!(found.photos, 10);
+    assert!(found.sheet.is_file());
+    let error = audit(&out, options(&stop, Some((3, 1)))).unwrap_err();
+    assert!(error.to_string().contains("and `review` is not done"), "{error}");
 }

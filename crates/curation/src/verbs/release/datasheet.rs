@@ -162,19 +162,18 @@ pub(super) fn people(release: &Release<'_>) -> String {
                 dropped("persons"),
                 config.score
             )),
-            StageConfig::Review(config) => said.push(format!(
-                "{} people looked at every photo that was left ({} answers; {} % of the photos were drawn to be labeled twice): {} photos with {} were dropped.",
-                release.answers.1,
-                release.answers.0,
-                100.0 * config.labeled_twice,
-                dropped("review"),
-                config.drop.iter().map(|category| category.name()).collect::<Vec<_>>().join(", ").replace('_', " ")
-            )),
+            StageConfig::Review(config) => {
+                let stage = release.funnel.stages.iter().find(|stage| stage.name == "review");
+                said.push(release.looked.review_in_words(config, stage));
+            }
             _ => {}
         }
     }
     if said.is_empty() {
-        return "**Photos were not checked for people.**".to_string();
+        return format!(
+            "**Photos were not checked for people.** {}",
+            release.looked.estimate_in_words()
+        );
     }
     for (stage, what) in [("faces", "Faces"), ("persons", "Persons")] {
         if !has(release, stage) {
@@ -183,9 +182,14 @@ pub(super) fn people(release: &Release<'_>) -> String {
     }
     said.push(match has(release, "review") {
         true => "Detectors and people miss some, so some will be left.".to_string(),
+        false if release.looked.has_estimate() => {
+            "**People looked at a sample of the photos alone.** Detectors miss people, so some will be left."
+                .to_string()
+        }
         false => "**Nobody looked at the photos themselves.** Detectors miss people, so some will be left."
             .to_string(),
     });
+    said.push(release.looked.estimate_in_words().to_string());
     said.join(" ")
 }
 

@@ -66,6 +66,11 @@ impl Response {
     pub(super) fn json(value: &serde_json::Value) -> Response {
         Response::new(200, "application/json", value.to_string())
     }
+
+    /// A value for the page, with the status of an error.
+    pub(super) fn refused_json(status: u16, value: &serde_json::Value) -> Response {
+        Response::new(status, "application/json", value.to_string())
+    }
 }
 
 /// Reads a request; an error response if it is invalid, `None` if the other side closed the connection.
@@ -162,11 +167,14 @@ pub(super) fn write(stream: &mut TcpStream, response: &Response) {
         403 => "Forbidden",
         404 => "Not Found",
         405 => "Method Not Allowed",
+        409 => "Conflict",
+        410 => "Gone",
+        422 => "Unprocessable Content",
         _ => "Error",
     };
     let mut head = format!(
         "HTTP/1.1 {} {words}\r\nContent-Type: {}\r\nContent-Length: {}\r\nConnection: close\r\nCache-Control: no-store\r\n\
-         Content-Security-Policy: default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; \
+         Content-Security-Policy: default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; connect-src 'self'; \
          base-uri 'none'; form-action 'none'; frame-ancestors 'none'\r\n\
          X-Content-Type-Options: nosniff\r\nReferrer-Policy: no-referrer\r\nCross-Origin-Resource-Policy: same-origin\r\n\
          Cross-Origin-Opener-Policy: same-origin\r\nX-Frame-Options: DENY\r\n",

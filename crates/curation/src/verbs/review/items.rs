@@ -4,7 +4,7 @@ use crate::config::{Config, StageConfig};
 use crate::draws::draw;
 use crate::error::Error;
 use crate::hint::Hint;
-use crate::ledger::Ledger;
+use crate::ledger::{Ledger, SamplePhoto};
 use crate::stages::detect::for_each_score;
 use crate::stages::review::{Categories, Category, REVIEW, ReviewConfig, answers_of};
 
@@ -104,7 +104,7 @@ fn items(ledger: &Ledger, previous: i64, review: &ReviewConfig) -> Result<Vec<It
 }
 
 /// The photos of a sample that were not taken down, in the order of their draws.
-pub(crate) fn sample_items(ledger: &Ledger, sample: i64) -> Result<Vec<Item>, Error> {
+fn sample_items(ledger: &Ledger, sample: i64) -> Result<Vec<Item>, Error> {
     if !ledger.samples()?.iter().any(|known| known.id == sample) {
         return Err(Error::Stage {
             stage: "audit".to_string(),
@@ -115,7 +115,8 @@ pub(crate) fn sample_items(ledger: &Ledger, sample: i64) -> Result<Vec<Item>, Er
     let mut given = answers_of(ledger, sample)?;
     let photos = ledger.photos_of_sample(sample)?.into_iter();
     Ok(photos
-        .map(|photo| Item {
+        .filter(|photo| !photo.taken_down)
+        .map(|SamplePhoto { photo, .. }| Item {
             photo,
             // Detector scores must not influence the people who label a sample.
             score: None,

@@ -55,6 +55,8 @@ pub(super) struct Queue {
     leases: HashMap<usize, Vec<(i64, Instant)>>,
     /// Photos that were in the queue and must not be shown.
     withdrawn: HashSet<i64>,
+    /// Places of photos that need labels and cannot be shown, each with the reason.
+    aside: BTreeMap<usize, String>,
 }
 
 /// Counts over the queue.
@@ -87,6 +89,7 @@ impl Queue {
             reopened: BTreeSet::new(),
             leases: HashMap::new(),
             withdrawn: HashSet::new(),
+            aside: BTreeMap::new(),
         };
         for at in 0..queue.items.len() {
             queue.count(at, true);
@@ -111,14 +114,15 @@ impl Queue {
             !leases.is_empty()
         });
         let (items, leases, reopened) = (&self.items, &self.leases, &self.reopened);
+        let aside = &self.aside;
         let free = |at: usize| {
             let held = leases.get(&at).map_or(0, Vec::len);
-            items[at].open() > held && !items[at].said(annotator)
+            items[at].open() > held && !items[at].said(annotator) && !aside.contains_key(&at)
         };
         let from = self.from.entry(annotator).or_default();
         while items
             .get(*from)
-            .is_some_and(|item| item.open() == 0 || item.said(annotator))
+            .is_some_and(|item| item.open() == 0 || item.said(annotator) || aside.contains_key(from))
         {
             *from += 1;
         }
@@ -143,7 +147,43 @@ impl Queue {
         self.items[at].wanted = 0;
         self.reopened.remove(&at);
         self.leases.remove(&at);
+        self.aside.remove(&at);
         self.withdrawn.insert(photo);
+    }
+
+    /// Sets a photo aside that cannot be shown: nobody receives it until it is shown again.
+    pub(super) fn set_aside(&mut self, photo: i64, reason: String) {
+        if let Some(at) = self.place(photo).filter(|at| self.items[*at].open() > 0) {
+            self.reopened.remove(&at);
+            self.leases.remove(&at);
+            self.aside.insert(at, reason);
+        }
+    }
+
+    /// Puts a photo back that was set aside: it can be shown.
+    pub(super) fn put_back(&mut self, photo: i64) {
+        if let Some(at) = self.place(photo)
+            && self.aside.remove(&at).is_some()
+        {
+            self.reopened.insert(at);
+        }
+    }
+
+    /// Puts all photos back that were set aside, so that they are tried again.
+    pub(super) fn put_all_back(&mut self) {
+        self.reopened.extend(std::mem::take(&mut self.aside).into_keys());
+    }
+
+    /// The labels that are missing of photos that were set aside.
+    pub(super) fn labels_aside(&self) -> usize {
+        self.aside.keys().map(|at| self.items[*at].open()).sum()
+    }
+
+    /// The photos that were set aside, each with the reason.
+    pub(super) fn aside(&self) -> impl ExactSizeIterator<Item = (i64, &str)> {
+        self.aside
+            .iter()
+            .map(|(at, reason)| (self.items[*at].photo, reason.as_str()))
     }
 
     pub(super) fn was_withdrawn(&self, photo: i64) -> bool {
@@ -166,7 +206,9 @@ impl Queue {
         match (said, self.items[at].open()) {
             (_, 0) => {
                 self.reopened.remove(&at);
+                self.aside.remove(&at);
             }
+            (None, _) if self.aside.contains_key(&at) => {}
             (None, _) => {
                 self.reopened.insert(at);
             }
@@ -266,6 +308,34 @@ mod tests {
         // After an undo it is open again.
         queue.note(1, 7, None);
         assert_eq!(queue.next(7, 9, now), [1]);
+    }
+
+    #[test]
+    fn photos_that_cannot_be_shown_hold_nobody_up() {
+        let mut queue = queue(&[1, 1, 2, 1]);
+        let now = Instant::now();
+        assert_eq!(queue.next(7, 2, now), [1, 2]);
+        queue.set_aside(1, "missing".to_string());
+        queue.set_aside(3, "changed".to_string());
+        queue.note(2, 7, Some(Categories::default()));
+        // They stay open, and nobody receives them.
+        assert_eq!(queue.next(7, 9, now), [4]);
+        assert_eq!(queue.counts().labels_open, 4);
+        assert_eq!(
+            queue.aside().collect::<Vec<_>>(),
+            [(1, "missing"), (3, "changed")]
+        );
+        queue.note(4, 7, Some(Categories::default()));
+        queue.note(4, 7, None);
+        assert_eq!(queue.next(7, 9, now), [4]);
+        queue.put_back(3);
+        assert_eq!(queue.next(7, 9, now), [3, 4]);
+        queue.put_all_back();
+        assert_eq!(queue.next(7, 9, now), [1, 3, 4]);
+        assert_eq!(queue.aside().len(), 0);
+        // A photo with all its labels needs none, shown or not.
+        queue.set_aside(2, "missing".to_string());
+        assert_eq!(queue.aside().len(), 0);
     }
 
     /// The counts, computed from every photo.

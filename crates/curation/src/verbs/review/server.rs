@@ -10,7 +10,7 @@ use std::time::Duration;
 use super::guard::{Guard, Pass};
 use super::http::{self, Request, Response};
 use super::items::{failed, of_sample, of_stage};
-use super::requests::Review;
+use super::requests::{Review, Reviewed};
 use crate::config::Config;
 use crate::error::Error;
 use crate::ledger::Ledger;
@@ -20,6 +20,10 @@ const PAGE: &str = include_str!("page.html");
 const SCRIPT: &str = include_str!("page.js");
 const STYLE: &str = include_str!("page.css");
 
+/// Longer side of the pictures of the grid, px.
+const THUMBNAIL_PX: u32 = 480;
+/// Longer side of the grid's larger pictures, px.
+const MEDIUM_PX: u32 = 1024;
 /// Connections handled at a time; a browser opens six.
 const MOST_CONNECTIONS: usize = 64;
 
@@ -38,15 +42,6 @@ pub struct ReviewOptions<'a> {
     pub stop: &'a AtomicBool,
     /// Called with the address once it listens.
     pub ready: &'a dyn Fn(SocketAddr),
-}
-
-/// The state of the work when the server ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Reviewed {
-    /// Photos in the queue.
-    pub photos: u64,
-    /// Photos with all labels that they need.
-    pub done: u64,
 }
 
 struct Server {
@@ -91,6 +86,11 @@ pub fn serve(folder: &Path, options: ReviewOptions<'_>) -> Result<Reviewed, Erro
             config.release.name,
             options.sample.unwrap_or(REVIEW),
             job,
+            // Paths of this machine are for the people who use it.
+            match options.listen.ip().is_loopback() {
+                true => folder.display().to_string(),
+                false => "DIR".to_string(),
+            },
         )?,
     };
     (options.ready)(address);
@@ -112,11 +112,7 @@ pub fn serve(folder: &Path, options: ReviewOptions<'_>) -> Result<Reviewed, Erro
             }
         }
     });
-    let counts = server.review.counts();
-    Ok(Reviewed {
-        photos: counts.photos,
-        done: counts.done,
-    })
+    server.review.reviewed()
 }
 
 impl Server {
@@ -153,12 +149,12 @@ impl Server {
             ("POST", "/api/next") => self.review.next(request),
             ("POST", "/api/answers") => self.review.take(request),
             ("POST", "/api/undo") => self.review.undo(request),
-            ("GET", path) => match path
-                .strip_prefix("/photo/")
-                .or_else(|| path.strip_prefix("/thumb/"))
-            {
-                Some(number) => self.review.photo(number, path.starts_with("/thumb/")),
-                None => Ok(Response::refused(404, "there is no such page")),
+            ("POST", "/api/discard") => self.review.discard(request),
+            ("GET", path) => match path.strip_prefix('/').and_then(|path| path.split_once('/')) {
+                Some(("photo", number)) => self.review.photo(number, &request.query, None),
+                Some(("medium", number)) => self.review.photo(number, &request.query, Some(MEDIUM_PX)),
+                Some(("thumb", number)) => self.review.photo(number, &request.query, Some(THUMBNAIL_PX)),
+                _ => Ok(Response::refused(404, "there is no such page")),
             },
             _ => Ok(Response::refused(405, "there is nothing to do so")),
         };

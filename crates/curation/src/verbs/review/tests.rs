@@ -1,10 +1,14 @@
 //! The server from outside, and the stage after it: labels, undo, errors, and the state after a restart.
 
 use super::*;
+
+/// Answers that nobody gave: refused.
+mod silence;
+
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc;
 
 use serde_json::{Value, json};
@@ -140,8 +144,30 @@ pub(crate) fn next(address: SocketAddr, annotator: i64) -> Vec<Value> {
     page["photos"].as_array().unwrap().clone()
 }
 
+/// Fetches the picture of a photo for an annotator: status, and the SHA-256 of its file where it is sent.
+fn show(address: SocketAddr, annotator: i64, photo: i64) -> (u16, String) {
+    let (status, _, head) = get(address, &format!("/thumb/{photo}?annotator={annotator}"));
+    let line = head
+        .lines()
+        .find_map(|line| line.strip_prefix("X-Photo-Sha256: "));
+    (status, line.unwrap_or_default().to_string())
+}
+
+/// A change with a number of its own.
+fn change(annotator: i64, answers: &[(i64, &[&str], &str)]) -> Value {
+    static NUMBER: AtomicU64 = AtomicU64::new(1);
+    let answers: Vec<Value> = answers
+        .iter()
+        .map(|(photo, categories, shown)| json!({ "photo": photo, "categories": categories, "shown": shown }))
+        .collect();
+    let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+    json!({ "annotator": annotator, "page": "test", "number": number, "answers": answers })
+}
+
+/// Looks at a photo and answers.
 pub(crate) fn say(address: SocketAddr, annotator: i64, photo: i64, categories: &[&str]) -> u16 {
-    let answer = json!({ "annotator": annotator, "answers": [{ "photo": photo, "categories": categories }] });
+    let (_, shown) = show(address, annotator, photo);
+    let answer = change(annotator, &[(photo, categories, &shown)]);
     post(address, "/api/answers", &answer).0
 }
 
@@ -154,11 +180,12 @@ fn people_label_a_kill_loses_nothing_and_the_stage_takes_their_word() {
     let (home, config) = curation(1.0);
     let out = home.path().join("out");
     let error = go(&config, &out, None).unwrap_err();
-    assert!(
-        error.to_string().contains("10 of 10 photos are not labeled"),
-        "{error}"
+    assert_eq!(
+        error.to_string(),
+        "stage `review` waits: 0 of 10 photos are labeled"
     );
     assert_eq!(error.hint(), Some(Hint::LabelPhotos));
+    assert_eq!(crate::status(&out).unwrap().review.unwrap().labels_open, 20);
 
     let (_, first) = served(&out, None, |address| {
         let ann = join(address, " Ann <b>\n");
@@ -180,7 +207,7 @@ fn people_label_a_kill_loses_nothing_and_the_stage_takes_their_word() {
             .unwrap();
         assert_eq!(count, 10);
         // The last answer was a mistake, and so was the one before.
-        let undo = |annotator: i64| post(address, "/api/undo", &json!({ "annotator": annotator })).1;
+        let undo = |annotator: i64| post(address, "/api/undo", &change(annotator, &[])).1;
         assert_eq!(undo(ann)["photos"][0]["photo"], photos[9]["photo"]);
         assert_eq!(undo(ann)["photos"][0]["photo"], photos[8]["photo"]);
         // Undoing an answer restores the one that it replaced.
@@ -191,7 +218,12 @@ fn people_label_a_kill_loses_nothing_and_the_stage_takes_their_word() {
         assert_eq!(state(address)["labels_open"], 12);
         assert_eq!(undo(999)["photos"], json!([]));
     });
-    assert_eq!((first.photos, first.done), (10, 0));
+    assert_eq!((first.photos, first.done, first.wait_for_second), (10, 0, 8));
+    let error = go(&config, &out, None).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "stage `review` waits: 0 of 10 photos are labeled, 8 wait for a second person"
+    );
 
     // Another process, another day: no photo is shown twice.
     served(&out, None, |address| {
@@ -265,7 +297,9 @@ fn people_label_a_kill_loses_nothing_and_the_stage_takes_their_word() {
     let released = crate::release(&out, "", &AtomicBool::new(false), &|_, _, _| {}).unwrap();
     let sheet = std::fs::read_to_string(released.folder.join("DATASHEET.md")).unwrap();
     assert!(
-        sheet.contains("2 people looked at every photo that was left (20 answers;"),
+        sheet.contains(
+            "People looked at the 10 photos that were left: 10 by two (2 people in all, 20 answers; 100 % of"
+        ),
         "{sheet}"
     );
     go(&config, &out, Some("review")).unwrap();
@@ -286,25 +320,31 @@ fn requests_that_nobody_should_send_are_refused() {
         assert!(head.contains("Content-Security-Policy: default-src 'none'; script-src 'self'"));
         let page = String::from_utf8(page).unwrap();
         assert!(!page.contains("http"), "the page loads nothing from elsewhere");
+        join(address, "Ann");
         for path in [
             "/../../etc/passwd",
-            "/photo/../../etc/passwd",
-            "/photo/..%2f..%2fetc%2fpasswd",
-            "/thumb/%2e%2e/secret",
-            "/photo/p1.png",
-            "/photo/11",
-            "/photo/-1",
-            "/photo/",
+            "/photo/../../etc/passwd?annotator=1",
+            "/photo/..%2f..%2fetc%2fpasswd?annotator=1",
+            "/thumb/%2e%2e/secret?annotator=1",
+            "/photo/p1.png?annotator=1",
+            "/photo/11?annotator=1",
+            "/photo/-1?annotator=1",
+            "/photo/?annotator=1",
             "//etc/passwd",
             "/ledger.sqlite",
         ] {
             assert_eq!(get(address, path).0, 404, "{path}");
         }
-        let (status, jpeg, head) = get(address, "/thumb/1");
+        let ann = join(address, "Ann");
+        let (status, jpeg, head) = get(address, &format!("/thumb/1?annotator={ann}"));
         assert!(
             status == 200 && head.contains("Content-Type: image/jpeg") && jpeg.starts_with(&[0xff, 0xd8])
         );
-        assert!(get(address, "/photo/1").2.contains("Content-Type: image/png"));
+        let (_, png, head) = get(address, &format!("/photo/1?annotator={ann}"));
+        assert!(head.contains("Content-Type: image/png") && png.starts_with(b"\x89PNG"));
+        for path in ["/thumb/1", "/photo/1?annotator=77", "/medium/1?annotator=x"] {
+            assert_eq!(get(address, path).0, 400, "{path}");
+        }
         let raw = |request: String| send(address, request.as_bytes()).0;
         let other = "Origin: http://evil.example\r\n";
         for (line, expected) in [
@@ -359,10 +399,12 @@ fn requests_that_nobody_should_send_are_refused() {
         ] {
             assert_eq!(raw(line.clone()), expected, "{}", &line[..line.len().min(200)]);
         }
-        let ann = join(address, "Ann");
         assert_eq!(say(address, ann, 1, &["nothing_known"]), 400);
         assert_eq!(say(address, ann, 99, &[]), 400);
         assert_eq!(say(address, 77, 1, &[]), 400);
+        let mut unnamed = change(ann, &[]);
+        unnamed["page"] = json!("");
+        assert_eq!(post(address, "/api/undo", &unnamed).0, 400);
         assert_eq!(
             post(address, "/api/join", &json!({ "name": " \u{202e}\n " })).0,
             400
@@ -437,8 +479,8 @@ fn an_answer_to_another_content_does_not_count() {
         .save(home.path().join("photos/p3.png"))
         .unwrap();
     let error = go(&config, &out, Some("source")).unwrap_err();
-    assert!(
-        error.to_string().contains("1 of 10 photos are not labeled"),
-        "{error}"
+    assert_eq!(
+        error.to_string(),
+        "stage `review` waits: 9 of 10 photos are labeled"
     );
 }

@@ -222,7 +222,7 @@ fn the_page_shows_no_photo_that_was_taken_down() {
         let photos = next(address, ann);
         let shown = photos
             .iter()
-            .filter(|photo| get(address, &format!("/thumb/{}", photo["photo"])).0 == 200);
+            .filter(|photo| get(address, &format!("/thumb/{}?annotator={ann}", photo["photo"])).0 == 200);
         assert_eq!((photos.len(), shown.count()), (10, 9));
         for photo in &photos {
             say(address, ann, photo["photo"].as_i64().unwrap(), &[]);
@@ -254,7 +254,7 @@ fn the_page_shows_no_photo_that_was_taken_down() {
 
 fn run_until_review(config: &Config, out: &Path) {
     let error = go(config, out, &GO).unwrap_err();
-    assert!(error.to_string().contains("are not labeled"), "{error}");
+    assert!(error.to_string().contains("are labeled"), "{error}");
 }
 
 #[test]
@@ -266,7 +266,7 @@ fn an_answer_is_bound_to_what_was_shown() {
         let ann = join(address, "Ann");
         for photo in next(address, ann) {
             let number = photo["photo"].as_i64().unwrap();
-            assert_eq!(get(address, &format!("/thumb/{number}")).0, 200);
+            assert_eq!(get(address, &format!("/thumb/{number}?annotator={ann}")).0, 200);
             say(address, ann, number, &[]);
         }
     });
