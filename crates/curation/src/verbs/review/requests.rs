@@ -210,7 +210,7 @@ impl Review {
             Ok(file) => file,
             Err(error) => {
                 // Paths of this machine are for its own terminal.
-                tracing::warn!("photo `{}`: {}", photo.key, error.with_causes());
+                tracing::warn!("photo `{}`: {}", photo.key, data::with_causes(&error));
                 let reason = match &error {
                     Error::Io { source, .. } => format!("its file cannot be read: {source}"),
                     _ => "its file cannot be read".to_string(),
