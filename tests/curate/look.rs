@@ -62,8 +62,7 @@ fn dropped_photos_are_shown_and_one_photo_is_explained() {
         "{page}"
     );
     let kept = home.path().join("kept.html");
-    sheet("duplicates", &["--photos", "2", "--out"])
-        .arg(&kept)
+    sheet("duplicates", &["--photos", "2", "--out", kept.to_str().unwrap()])
         .assert()
         .success()
         .stderr(predicates::str::contains(

@@ -221,7 +221,7 @@ fn near_duplicates_are_told_and_not_dropped() {
         .arg(home.out())
         .assert()
         .success();
-    told.stderr(predicates::str::contains("--keys 'near'`"))
+    told.stderr(predicates::str::contains("--keys near`"))
         .stdout(predicates::str::contains("looks like it    near (p0, "));
     let report = home.report("near");
     assert_eq!(report["near_duplicates"], json!([]));

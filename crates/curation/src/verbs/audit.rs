@@ -77,10 +77,8 @@ pub fn audit(folder: &Path, options: AuditOptions<'_>) -> Result<Audit, Error> {
         return Err(failed("no stage is done yet".to_string(), Some(Hint::RunAgain)));
     };
     if let (Some(next), Some(_)) = (stage.next, options.draw) {
-        let reason = format!(
-            "a sample is drawn from the photos that the last stage kept, and `{next}` is not done; without `--draw` the audit \
-             shows the photos with the highest scores"
-        );
+        let reason =
+            format!("a sample is drawn from the photos that the last stage kept, and `{next}` is not done");
         return Err(failed(reason, Some(Hint::RunAgain)));
     }
     let mut survivors: Vec<(String, i64)> = Vec::new();

@@ -98,10 +98,8 @@ fn a_sample_is_drawn_labeled_and_tells_how_many_people_are_left() {
     assert_eq!((sample.current, sample.taken_down_since), (false, Some(1)));
     assert!(sample.found[0].taken_down);
     let estimate = sample.estimate.clone().unwrap();
-    assert_eq!(
-        (estimate.with_people, estimate.expected_photos[1]),
-        (1, 10.0 / 6.0)
-    );
+    assert_eq!(estimate.with_people, 1);
+    assert!((estimate.expected_photos[1] - 10.0 / 6.0).abs() < 1e-12);
     let released = crate::release(&out, "", &stop, &|_, _, _| {}).unwrap();
     let sheet = std::fs::read_to_string(released.folder.join("DATASHEET.md")).unwrap();
     assert!(
