@@ -30,4 +30,9 @@ step "runs on ranks"
 # One at a time: ranks share the machine's cores, and the tests look for their processes.
 cargo test --release --locked --workspace "${features[@]}" --test ranks -- --test-threads=1
 
+step "lints"
+# These tests are no part of `--all-targets`: the manifest leaves them out of `cargo test`.
+lint_features=(--features "mpi,${PASSER_LINT_FEATURES:-${PASSER_FEATURES:-}}")
+DOCS_RS=1 cargo clippy --release --locked --workspace --test=ranks "${lint_features[@]}" -- -D warnings
+
 step "done"

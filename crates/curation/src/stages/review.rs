@@ -203,7 +203,7 @@ impl Stage for ReviewConfig {
         // All or nothing: an answer may be undone until the last one is given.
         let labeling = labeling(work.ledger, work.previous, self)?;
         if labeling.labeled < labeling.photos {
-            wait_while_one_can_be_shown(work, &labeling, &is_open)?;
+            wait_while_one_can_be_shown(work, &labeling, is_open)?;
         }
         loop {
             let photos = work.next(BATCH)?;
