@@ -24,6 +24,8 @@ mod people;
 mod program;
 /// Pretrain, kill, resume, evaluate, from outside.
 mod runs;
+/// Features in slices.
+mod slices;
 /// Many protocols over many encoders and data sets.
 mod suite;
 /// Weights of other programs.

@@ -49,10 +49,10 @@ pub(crate) struct SuiteArguments {
 pub(crate) struct FeaturesArguments {
     /// The protocols, a TOML file as in configs/evaluate/; its `test_transforms`, `normalize` and `data` are not used
     config: PathBuf,
-    /// Features of labeled records to learn from
+    /// Features of labeled records to learn from: a file, or a folder of slices
     #[arg(long, value_name = "FILE.safetensors")]
     train: PathBuf,
-    /// Features of labeled records to be scored on
+    /// Features of labeled records to be scored on: a file, or a folder of slices
     #[arg(long, value_name = "FILE.safetensors")]
     test: PathBuf,
     /// Folder for `result.json`

@@ -4,6 +4,7 @@ use crate::configs::{self, Kind};
 use crate::devices::DeviceArgument;
 use crate::evaluate::{self, StageBar};
 use crate::failure::{Failure, make_folder_of};
+use crate::slice::SliceArgument;
 use crate::weights::WeightsArguments;
 use data::{Filter, LoaderConfig, Transform, ViewGroup};
 use evaluation::{Encoder, Event, Extraction, FeatureType, Features, Tap, Unfinished, Writing};
@@ -18,9 +19,13 @@ pub(crate) struct Arguments {
     /// The records
     #[arg(long, value_name = "DATA")]
     data: String,
-    /// The features file to write
+    /// The features file to write; with `--slice` the folder of slices
     #[arg(long, value_name = "FILE.safetensors")]
     out: PathBuf,
+    /// Extract the I-th of N equal slices of the records (from 1) into a file in the folder `--out`, which is then read as one
+    /// features file. `auto`: the task of a Slurm array; `auto/N`: that, or the pod of Kubernetes' indexed job
+    #[arg(long, value_name = "I/N")]
+    slice: Option<SliceArgument>,
     /// Side of the encoder's input images, px; default: that of its pretraining. Up to 64 px the whole picture is resized to it;
     /// above, the shorter side is resized to 8/7 of it (256 for 224) and the center is cropped
     #[arg(long, value_name = "PX")]
@@ -81,6 +86,15 @@ fn check_free(out: &Path, encoder: &Encoder, dataset: &data::Dataset) -> anyhow:
     }
     let occupied =
         |message: String| Failure::new(message).hint("pass another `--out`, or remove what lies there");
+    if out.is_dir() {
+        let message = format!(
+            "`{}` is a folder, and the features of all records are a file",
+            out.display()
+        );
+        return Err(Failure::new(message)
+            .hint("pass a file as `--out`, or `--slice I/N` to write slices into the folder")
+            .into());
+    }
     let Ok(stored) = Features::read_origin(out) else {
         return Err(occupied(format!("`{}` exists and is no features file", out.display())).into());
     };
@@ -105,12 +119,24 @@ pub(crate) fn run(arguments: Arguments) -> anyhow::Result<()> {
     let mut taps = groups.collect::<Result<Vec<_>, _>>()?.concat();
     taps.sort_unstable();
     taps.dedup();
+    let slice = arguments.slice.map(SliceArgument::slice).transpose()?;
     // Before the work, which may take hours.
     make_folder_of(&arguments.out)?;
+    if slice.is_some() && arguments.out.is_file() {
+        let message = format!(
+            "`{}` is a file, and slices are written into a folder",
+            arguments.out.display()
+        );
+        return Err(Failure::new(message)
+            .hint("pass another `--out`, or remove what lies there")
+            .into());
+    }
     let device = arguments.device.open()?;
     let mut encoder = evaluate::open(&arguments.encoder, &arguments.weights.options()?, &device)?;
     let dataset = Arc::new(data::Dataset::open(&arguments.data)?);
-    check_free(&arguments.out, &encoder, &dataset)?;
+    if slice.is_none() {
+        check_free(&arguments.out, &encoder, &dataset)?;
+    }
     let transforms = match &arguments.transforms_of {
         None => transforms(arguments.size_px.or(encoder.trained_px).unwrap_or(224)),
         Some(path) => {
@@ -154,9 +180,27 @@ pub(crate) fn run(arguments: Arguments) -> anyhow::Result<()> {
         data: &config,
         device: &device,
     };
-    let written = extraction.write(&arguments.out, writing, &mut show);
+    let written = match slice {
+        None => extraction.write(&arguments.out, writing, &mut show),
+        Some(slice) => extraction.write_slice(&arguments.out, slice, writing, &mut show),
+    };
     stage.finish();
     let written = written?;
+    let out = match slice {
+        None => arguments.out,
+        Some(slice) => {
+            let there = if written.was_there {
+                " is there already"
+            } else {
+                ""
+            };
+            eprintln!(
+                "{slice}{there}; `{}` is read as one features file once all are there",
+                arguments.out.display()
+            );
+            arguments.out.join(slice.file_name())
+        }
+    };
     for (tap, width) in &written.widths {
         eprintln!("{tap}: {} records of width {width}{size}", written.records);
     }
@@ -166,6 +210,6 @@ pub(crate) fn run(arguments: Arguments) -> anyhow::Result<()> {
             written.bad_records
         );
     }
-    println!("{}", arguments.out.display());
+    println!("{}", out.display());
     Ok(())
 }

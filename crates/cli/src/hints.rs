@@ -4,6 +4,7 @@ mod curation;
 
 use crate::output::shell_word;
 use data::terminal::escape;
+use std::path::Path;
 use weights::SaveAs;
 
 pub(crate) use curation::of_curation;
@@ -246,8 +247,55 @@ pub(crate) fn of_evaluation(error: &evaluation::Error) -> Option<String> {
         Hint::MakeFeatures => {
             "`passer features` makes such files; docs/protocols.md lists what a file of another program must hold"
         }
+        Hint::FewerSlices => "lower N in `--slice I/N`, or `--batch-images`",
+        Hint::GiveFolder(folder) => {
+            return Some(format!("give the folder of all slices, {}", in_shell(&folder)));
+        }
+        Hint::MakeSlices(folder) => {
+            let command = features_command(&folder, "I/N");
+            return Some(format!("`{command}` makes slices"));
+        }
+        Hint::MakeSlice {
+            folder,
+            number,
+            count,
+            remove,
+        } => {
+            let command = features_command(&folder, &format!("{number}/{count}"));
+            return Some(match remove {
+                None => format!("make it with the other slices' arguments: `{command}`"),
+                Some(file) => format!(
+                    "remove {} and make the slice with the other slices' arguments: `{command}`",
+                    in_shell(&file)
+                ),
+            });
+        }
+        Hint::OtherFolder(file) => {
+            return Some(format!(
+                "pass the arguments of that slice, or another `--out`, or remove {}",
+                in_shell(&file)
+            ));
+        }
+        Hint::RemoveFromFolder(file) => {
+            return Some(format!(
+                "the folder may hold each slice once and nothing else: move {} elsewhere",
+                in_shell(&file)
+            ));
+        }
     };
     Some(hint.into())
+}
+
+/// The command that makes a slice, whose other arguments only the user knows.
+fn features_command(folder: &Path, slice: &str) -> String {
+    format!(
+        "passer features --encoder ENCODER --data DATA --out {} --slice {slice}",
+        in_shell(folder)
+    )
+}
+
+fn in_shell(path: &Path) -> String {
+    shell_word(&path.display().to_string())
 }
 
 #[cfg(test)]

@@ -32,6 +32,7 @@ mod provenance;
 mod quickstart;
 mod ranks;
 mod shards;
+mod slice;
 mod smoke;
 mod views;
 mod weights;

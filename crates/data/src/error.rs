@@ -117,7 +117,7 @@ pub enum Error {
         decode: usize,
         /// Distinct broken records found so far.
         bad: usize,
-        /// Records of the data set.
+        /// Records of the data set, or of the slice of it.
         records: usize,
         /// The limit from the config.
         allowed: f64,

@@ -12,6 +12,7 @@ mod assembler;
 mod tests;
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -157,6 +158,8 @@ struct Shared {
     bad: Mutex<BTreeMap<u64, BadRecord>>,
     /// Broken records found before this loader started.
     bad_before: AtomicUsize,
+    /// The number of records that `max_bad_fraction` is of.
+    bounded_records: u32,
 }
 
 impl Loader {
@@ -210,10 +213,31 @@ impl Loader {
             part: (0, 1),
             bad: Mutex::default(),
             bad_before: AtomicUsize::new(0),
+            bounded_records: records,
         };
         Ok(Loader {
             shared: Arc::new(shared),
         })
+    }
+
+    /// The same loader, which gives an error when more than `max_bad_fraction` of the records in these batches of an epoch are
+    /// broken: for a pass over them alone.
+    pub fn bounded_by(self, batches: Range<usize>) -> Loader {
+        let shared = &*self.shared;
+        let start = |batch: usize| batch.saturating_mul(shared.config.batch_images);
+        let records = shared.records as usize;
+        let bounded = (start(batches.end).min(records)).saturating_sub(start(batches.start));
+        Loader {
+            shared: Arc::new(Shared {
+                dataset: Arc::clone(&shared.dataset),
+                views: shared.views.clone(),
+                bad: Mutex::default(),
+                bad_before: AtomicUsize::new(0),
+                // At most all records, whose number has 32 bits.
+                bounded_records: bounded as u32,
+                ..*shared
+            }),
+        }
     }
 
     /// A loader of the `index`-th of `count` equal, contiguous parts of each batch, for one of the devices that share
@@ -329,7 +353,7 @@ impl Shared {
 
     /// The most broken records allowed.
     fn allowed_bad(&self) -> usize {
-        (self.config.max_bad_fraction * f64::from(self.records)).floor() as usize
+        (self.config.max_bad_fraction * f64::from(self.bounded_records)).floor() as usize
     }
 
     /// Adds broken records; an error if there are now too many.
@@ -364,7 +388,7 @@ impl Shared {
         Error::TooManyBad {
             decode: records.iter().filter(|record| record.decodes).count(),
             bad,
-            records: self.records as usize,
+            records: self.bounded_records as usize,
             allowed: self.config.max_bad_fraction,
             examples: named.join(", "),
         }

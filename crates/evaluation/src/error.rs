@@ -31,6 +31,39 @@ pub enum Error {
         reason: String,
     },
 
+    /// The file holds one of several slices, not all records.
+    #[error("`{}` holds slice {number} of {count} alone", path.display())]
+    OneSlice {
+        /// The file.
+        path: PathBuf,
+        /// The slice, from 1.
+        number: usize,
+        /// The number of slices.
+        count: usize,
+    },
+
+    /// The slices in a folder are not one features file.
+    #[error("folder `{}`: {fault}", folder.display())]
+    Slices {
+        /// The folder.
+        folder: PathBuf,
+        /// The fault.
+        fault: SliceFault,
+    },
+
+    /// There are more slices than batches.
+    #[error("{records} records make {batches} batches of {batch_images} images, too few for {count} slices")]
+    TooManySlices {
+        /// Records of the data set.
+        records: usize,
+        /// Batches of the data set.
+        batches: usize,
+        /// Images in a batch.
+        batch_images: usize,
+        /// The number of slices.
+        count: usize,
+    },
+
     /// An error of a protocol, prefixed with the protocol's name.
     #[error("{protocol}: {source}")]
     Protocol {
@@ -400,6 +433,74 @@ pub enum Error {
     },
 }
 
+/// Why the slices in a folder are not one features file. Slices are counted from 1.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SliceFault {
+    /// No file in it holds features.
+    #[error("it holds no slices of features")]
+    None,
+
+    /// A file holds all records.
+    #[error("`{file}` in it is no slice")]
+    Whole {
+        /// The file's name.
+        file: String,
+    },
+
+    /// Slices are missing.
+    #[error("{}", missing(numbers, *more, *count))]
+    Missing {
+        /// The first of them.
+        numbers: Vec<usize>,
+        /// How many more.
+        more: usize,
+        /// The number of slices.
+        count: usize,
+    },
+
+    /// A slice is there twice.
+    #[error("slice {number} of {count} is there twice, as `{}` and `{}`", files[0], files[1])]
+    Doubled {
+        /// The slice.
+        number: usize,
+        /// The number of slices.
+        count: usize,
+        /// Names of the two files.
+        files: [String; 2],
+    },
+
+    /// A slice is of other work.
+    #[error(
+        "slice {number} of {count} (`{file}`) is of {difference}{}",
+        than.map_or(String::new(), |than| format!(", unlike slice {than}"))
+    )]
+    Differs {
+        /// The slice.
+        number: usize,
+        /// The number of slices.
+        count: usize,
+        /// Its file's name.
+        file: String,
+        /// The slice that it was compared with; `None` for the work of this call.
+        than: Option<usize>,
+        /// How it differs.
+        difference: String,
+    },
+}
+
+/// `slice 3 of 4 is missing`, `slices 3, 7 and 12 more of 64 are missing`.
+fn missing(numbers: &[usize], more: usize, count: usize) -> String {
+    let names: Vec<String> = numbers.iter().map(usize::to_string).collect();
+    match (names.as_slice(), more) {
+        ([one], 0) => format!("slice {one} of {count} is missing"),
+        (names, 0) => format!("slices {} of {count} are missing", names.join(", ")),
+        (names, more) => format!(
+            "slices {} and {more} more of {count} are missing",
+            names.join(", ")
+        ),
+    }
+}
+
 /// The known class that an unknown one resembles, in words.
 fn alike(near: &Option<String>) -> String {
     let words = |name: &String| format!("; the training set has `{name}`");
@@ -407,7 +508,7 @@ fn alike(near: &Option<String>) -> String {
 }
 
 /// What the user can do about an error; the program words the hint with its flags and commands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Hint {
     /// Text that names records and config keys, but no flag or command.
     Text(&'static str),
@@ -431,6 +532,27 @@ pub enum Hint {
     ExtractTap,
     /// How to make features files, and what features files of other programs must hold.
     MakeFeatures,
+    /// Give the folder of all slices.
+    GiveFolder(PathBuf),
+    /// Fewer slices, or smaller batches.
+    FewerSlices,
+    /// Extract slices into the folder.
+    MakeSlices(PathBuf),
+    /// Extract this slice into the folder, after removing the file if there is one.
+    MakeSlice {
+        /// The folder.
+        folder: PathBuf,
+        /// The slice, from 1.
+        number: usize,
+        /// The number of slices.
+        count: usize,
+        /// The file in its place.
+        remove: Option<PathBuf>,
+    },
+    /// Name another folder, or remove this slice, which is of other work.
+    OtherFolder(PathBuf),
+    /// Move the file out of the folder of slices.
+    RemoveFromFolder(PathBuf),
 }
 
 impl Error {
@@ -448,6 +570,11 @@ impl Error {
             Self::Occupied { .. } => Hint::OtherOutput,
             Self::NoTap { .. } => Hint::ExtractTap,
             Self::FeaturesFile { .. } => Hint::MakeFeatures,
+            Self::OneSlice { path, .. } => {
+                Hint::GiveFolder(path.parent().unwrap_or(Path::new("")).to_path_buf())
+            }
+            Self::TooManySlices { .. } => Hint::FewerSlices,
+            Self::Slices { folder, fault } => fault.hint(folder),
             _ => Hint::Text(self.cure()?),
         })
     }
@@ -500,6 +627,32 @@ impl Error {
             Self::EncoderChanged { .. } => "this is a fault of the program; please report it",
             _ => return None,
         })
+    }
+}
+
+impl SliceFault {
+    /// What the user can do about the fault.
+    fn hint(&self, folder: &Path) -> Hint {
+        match self {
+            Self::None => Hint::MakeSlices(folder.to_path_buf()),
+            Self::Whole { file } => Hint::RemoveFromFolder(folder.join(file)),
+            Self::Doubled { files, .. } => Hint::RemoveFromFolder(folder.join(&files[0])),
+            Self::Missing { numbers, count, .. } => Hint::MakeSlice {
+                folder: folder.to_path_buf(),
+                number: numbers.first().copied().unwrap_or(1),
+                count: *count,
+                remove: None,
+            },
+            Self::Differs { file, than: None, .. } => Hint::OtherFolder(folder.join(file)),
+            Self::Differs {
+                number, count, file, ..
+            } => Hint::MakeSlice {
+                folder: folder.to_path_buf(),
+                number: *number,
+                count: *count,
+                remove: Some(folder.join(file)),
+            },
+        }
     }
 }
 

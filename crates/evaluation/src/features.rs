@@ -9,16 +9,21 @@ mod matrix;
 mod records;
 mod resumable;
 mod scaling;
+mod slice;
+mod stored;
+mod work;
 
 pub use cache::FeatureCache;
 pub use extract::{Extraction, Writing, Written};
 pub use matrix::{Features, Labels, Matrix, Origin, UNDECIDED};
 pub use records::Records;
-pub use resumable::{FeatureType, Unfinished};
+pub use resumable::Unfinished;
 pub use scaling::Scaling;
+pub use slice::Slice;
+pub use work::FeatureType;
 
 pub(crate) use extract::{in_order, origin, view_group};
-pub(crate) use file::Stored;
 pub(crate) use labels::class_labels;
 pub(crate) use matrix::class_name;
 pub(crate) use scaling::{column_means, normalize_rows, scale, subtract};
+pub(crate) use stored::Stored;

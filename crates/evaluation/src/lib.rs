@@ -40,10 +40,10 @@ mod testing;
 
 pub use config::Config;
 pub use encoder::{Encoder, Input, POOLED, PretrainedOn, Tap, weights_hash};
-pub use error::{Error, Hint};
+pub use error::{Error, Hint, SliceFault};
 pub use features::{
-    Extraction, FeatureCache, FeatureType, Features, Labels, Matrix, Origin, Records, Scaling, UNDECIDED,
-    Unfinished, Writing, Written,
+    Extraction, FeatureCache, FeatureType, Features, Labels, Matrix, Origin, Records, Scaling, Slice,
+    UNDECIDED, Unfinished, Writing, Written,
 };
 pub use overlap::{Compared, Overlap, Pretraining, PretrainingSample};
 pub use progress::Event;

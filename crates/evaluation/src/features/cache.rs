@@ -1,8 +1,8 @@
 //! Features that several evaluations of the same encoder and records share: computed once, and kept in memory
 //! in between.
 
-use super::file::Stored;
 use super::matrix::{Features, Origin};
+use super::stored::Stored;
 use crate::encoder::Tap;
 use crate::error::{Error, io};
 use std::path::{Path, PathBuf};
@@ -82,6 +82,19 @@ impl FeatureCache {
             // it.
             let others = there.iter().filter_map(|name| Tap::named(name));
             all.extend(others.filter(|tap| !taps.contains(tap)));
+        }
+        if path.is_dir() {
+            // A user's slices, which nothing may replace.
+            return Err(Error::Occupied {
+                path,
+                what: "slices",
+                stored: "other features".into(),
+                now: format!(
+                    "an evaluation of `{}` with {}",
+                    wanted.encoder_name,
+                    names.join(", ")
+                ),
+            });
         }
         std::fs::create_dir_all(&self.folder).map_err(io("make", &self.folder))?;
         make(&all, &path)?;

@@ -2,14 +2,18 @@
 
 use super::labels::{labels, labels_hash};
 use super::matrix::{Features, Matrix, Origin};
-use super::resumable::{FeatureType, ResumableFeatures, Unfinished, Work};
+use super::resumable::{ResumableFeatures, Unfinished};
+use super::slice::Slice;
+use super::stored;
+use super::work::{FeatureType, Work};
 use crate::encoder::{Encoder, Tap};
-use crate::error::Error;
+use crate::error::{Error, io};
 use crate::progress::Event;
 use burn::tensor::Device;
 use data::{Dataset, Loader, LoaderConfig, Order, Transform, ViewGroup};
 use serde_json::json;
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -39,6 +43,8 @@ pub struct Written {
     pub widths: Vec<(String, usize)>,
     /// Records that could not be read and have no row.
     pub bad_records: usize,
+    /// Whether an earlier call had written them: a slice that is there is not made again.
+    pub was_there: bool,
 }
 
 /// How features are written to disk.
@@ -68,7 +74,7 @@ impl Extraction<'_> {
         let mut values: Vec<Vec<f32>> = vec![vec![]; self.taps.len()];
         let mut widths = vec![0; self.taps.len()];
         let mut positions: Vec<usize> = Vec::with_capacity(total);
-        for rows in self.batches_of_rows(&loader, 0) {
+        for rows in self.batches_of_rows(&loader, 0..loader.batches_per_epoch()) {
             let (at, rows) = rows?;
             positions.extend(at);
             for ((rows, values), width) in rows.into_iter().zip(&mut values).zip(&mut widths) {
@@ -85,7 +91,7 @@ impl Extraction<'_> {
             taps: taps
                 .map(|((tap, width), values)| (tap.name(), Matrix::new(positions.len(), width, values)))
                 .collect(),
-            ..about(self.dataset, &positions, self.origin()?)?
+            ..about(self.dataset, &positions, total - positions.len(), self.origin()?)?
         })
     }
 
@@ -103,23 +109,77 @@ impl Extraction<'_> {
         progress: &mut dyn FnMut(Event<'_>),
     ) -> Result<Written, Error> {
         let loader = self.checked()?;
-        let total = self.dataset.len();
-        let origin = self.origin()?;
-        let work = Work {
-            origin: origin.clone(),
+        let work = self.work(writing, None)?;
+        self.write_work(path, work, &loader, writing, progress)
+    }
+
+    /// Writes one slice of the features to its file in `folder`, which is created if missing, as [`write`](Self::write) does. All
+    /// slices together have the bits of the file that `write` makes. A slice that is there is left as it is.
+    ///
+    /// `max_bad_fraction` holds for the slice's own records.
+    ///
+    /// # Errors
+    /// As `write`; [`Error::TooManySlices`], and [`Error::Slices`] if the folder holds slices of other work.
+    pub fn write_slice(
+        &self,
+        folder: &Path,
+        slice: Slice,
+        writing: Writing,
+        progress: &mut dyn FnMut(Event<'_>),
+    ) -> Result<Written, Error> {
+        let loader = self.checked()?;
+        let work = self.work(writing, Some(slice))?;
+        let batches = loader.batches_per_epoch();
+        if slice.count() > batches {
+            return Err(Error::TooManySlices {
+                records: work.records,
+                batches,
+                batch_images: work.batch_images,
+                count: slice.count(),
+            });
+        }
+        let path = folder.join(slice.file_name());
+        if let Some(there) = stored::slice_there(folder, slice, &work)? {
+            return Ok(Written {
+                records: there.records,
+                widths: there.widths,
+                bad_records: there.bad_records,
+                was_there: true,
+            });
+        }
+        std::fs::create_dir_all(folder).map_err(io("make", folder))?;
+        let loader = loader.bounded_by(work.batches());
+        self.write_work(&path, work, &loader, writing, progress)
+    }
+
+    fn work(&self, writing: Writing, slice: Option<Slice>) -> Result<Work, Error> {
+        Ok(Work {
+            origin: self.origin()?,
             taps: self.taps.iter().map(Tap::name).collect(),
             feature_type: writing.feature_type,
             batch_images: self.data.batch_images,
-            records: total,
-        };
+            records: self.dataset.len(),
+            slice,
+        })
+    }
+
+    fn write_work(
+        &self,
+        path: &Path,
+        work: Work,
+        loader: &Loader,
+        writing: Writing,
+        progress: &mut dyn FnMut(Event<'_>),
+    ) -> Result<Written, Error> {
+        let (batches, origin) = (work.batches(), work.origin.clone());
+        let total = work.records_of(batches.clone());
         let mut partial = ResumableFeatures::open(path, work, writing.unfinished)?;
         if partial.rows() > 0 {
             tracing::info!(path = %path.display(), rows = partial.rows(), "going on with unfinished features");
             progress(event(partial.rows(), total));
         }
         loader.count_bad_records_before(partial.bad_records());
-        let first = partial.batches();
-        for rows in self.batches_of_rows(&loader, first) {
+        for rows in self.batches_of_rows(loader, partial.next_batch()..batches.end) {
             let pushed = rows.and_then(|(positions, rows)| {
                 partial.push(&positions, &rows, writing.set, |position| {
                     Ok(self.dataset.key(position)?)
@@ -143,11 +203,14 @@ impl Extraction<'_> {
             partial.discard();
             return Err(Error::Empty { set: writing.set });
         }
-        let features = about(self.dataset, &partial.positions()?, origin)?;
+        let positions = partial.positions()?;
+        let bad_records = total - positions.len();
+        let features = about(self.dataset, &positions, bad_records, origin)?;
         Ok(Written {
             records: features.records(),
-            bad_records: features.bad_records,
+            bad_records,
             widths: partial.finish(&features)?,
+            was_there: false,
         })
     }
 
@@ -163,28 +226,30 @@ impl Extraction<'_> {
         Ok(origin(self.encoder, self.dataset, labels, self.transforms))
     }
 
-    /// Batches from the batch `first` on; batches without a readable record are skipped.
-    fn batches_of_rows(&self, loader: &Loader, first: usize) -> impl Iterator<Item = Result<Rows, Error>> {
-        loader
-            .batches(first, loader.batches_per_epoch())
-            .map(move |batch| {
-                let batch = batch?;
-                let mut rows = vec![];
-                // Evaluation has one view group of one view.
-                for views in batch.views {
-                    let images = self.encoder.normalize.tensor(views, self.device);
-                    let features = self.encoder.taps(images, self.taps)?;
-                    rows.extend(features.into_iter().map(|features| {
-                        let width = features.dims()[1];
-                        (
-                            width,
-                            features.into_data().try_into_vec().expect("backbones return f32"),
-                        )
-                    }));
-                }
-                let positions = batch.positions.iter().map(|position| *position as usize);
-                Ok((positions.collect(), rows))
-            })
+    /// These batches; batches without a readable record are skipped.
+    fn batches_of_rows(
+        &self,
+        loader: &Loader,
+        batches: Range<usize>,
+    ) -> impl Iterator<Item = Result<Rows, Error>> {
+        loader.batches(batches.start, batches.end).map(move |batch| {
+            let batch = batch?;
+            let mut rows = vec![];
+            // Evaluation has one view group of one view.
+            for views in batch.views {
+                let images = self.encoder.normalize.tensor(views, self.device);
+                let features = self.encoder.taps(images, self.taps)?;
+                rows.extend(features.into_iter().map(|features| {
+                    let width = features.dims()[1];
+                    (
+                        width,
+                        features.into_data().try_into_vec().expect("backbones return f32"),
+                    )
+                }));
+            }
+            let positions = batch.positions.iter().map(|position| *position as usize);
+            Ok((positions.collect(), rows))
+        })
     }
 }
 
@@ -198,14 +263,19 @@ fn event(done: usize, total: usize) -> Event<'static> {
 }
 
 /// All fields of the features except the rows.
-fn about(dataset: &Dataset, positions: &[usize], origin: Origin) -> Result<Features, Error> {
+fn about(
+    dataset: &Dataset,
+    positions: &[usize],
+    bad_records: usize,
+    origin: Origin,
+) -> Result<Features, Error> {
     let keys = positions.iter().map(|position| dataset.key(*position));
     Ok(Features {
         taps: BTreeMap::new(),
         labels: labels(dataset, positions)?,
         class_names: dataset.class_names().to_vec(),
         keys: keys.collect::<Result<_, _>>()?,
-        bad_records: dataset.len() - positions.len(),
+        bad_records,
         listing: dataset.listing().clone(),
         origin,
     })

@@ -8,13 +8,15 @@
 //! | `key_offsets` | i64 `[records + 1]` | key `i` is `keys[key_offsets[i]..key_offsets[i + 1]]` |
 //!
 //! The metadata has one entry, `passer_features`: a JSON object with the version of this layout, the origin,
-//! the class names, the number of skipped records and what became no record. It is a single entry because the format keeps entries
-//! in no order, and two runs should write the same bytes.
+//! the class names, the number of skipped records, what became no record and, in a slice, which one it is. It is a single entry
+//! because the format keeps entries in no order, and two runs should write the same bytes.
 //!
 //! Rows are read and written in pieces: safetensors' own functions need a whole file, or a whole tensor, in
-//! memory.
+//! memory. This file knows one file; `stored.rs` reads whole features, which may be many slices.
 
-use super::matrix::{Features, Labels, Matrix, Origin, UNDECIDED};
+use super::matrix::{Features, Labels, Origin};
+use super::slice::Slice;
+use super::work::Work;
 use crate::error::Error;
 use data::durable::Writer;
 use data::{FileError, Listing, sha256_of};
@@ -23,31 +25,65 @@ use half::slice::HalfFloatSliceExt;
 use safetensors::Dtype;
 use safetensors::tensor::{Metadata, TensorInfo};
 use serde::{Deserialize, Serialize};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 const METADATA_KEY: &str = "passer_features";
 const VERSION: u32 = 1;
-const LABELS: &str = "labels";
-const KEYS: &str = "keys";
+pub(super) const LABELS: &str = "labels";
+pub(super) const KEYS: &str = "keys";
 const KEY_OFFSETS: &str = "key_offsets";
 /// The longest table of contents that the format allows, bytes.
 const LARGEST_TABLE: u64 = 100_000_000;
 /// Values converted at a time.
 const PIECE: usize = 1 << 16;
 
-#[derive(Serialize, Deserialize)]
+/// What the metadata say.
+#[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Header {
+pub(super) struct Header {
     version: u32,
-    origin: Origin,
-    class_names: Vec<String>,
-    bad_records: usize,
+    pub(super) origin: Origin,
+    pub(super) class_names: Vec<String>,
+    pub(super) bad_records: usize,
     /// Absent in files of earlier versions.
     #[serde(default, skip_serializing_if = "Listing::is_empty")]
-    listing: Listing,
+    pub(super) listing: Listing,
+    /// Absent where the file holds all records.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) slice: Option<Cut>,
+}
+
+/// The place of a slice in its data set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Cut {
+    pub(super) number: usize,
+    pub(super) count: usize,
+    /// Slices end on batch boundaries.
+    pub(super) batch_images: usize,
+    /// Records of the whole data set.
+    pub(super) records: usize,
+}
+
+impl Cut {
+    /// The place of this work's slice.
+    pub(super) fn of(work: &Work) -> Option<Self> {
+        work.slice.map(|slice| Self {
+            number: slice.number(),
+            count: slice.count(),
+            batch_images: work.batch_images,
+            records: work.records,
+        })
+    }
+
+    /// The slice; `None` if the numbers are impossible.
+    pub(super) fn slice(&self) -> Option<Slice> {
+        let slice = Slice::new(self.number, self.count).ok()?;
+        (self.batch_images > 0 && self.count <= self.records.div_ceil(self.batch_images)).then_some(slice)
+    }
 }
 
 /// One tensor to write.
@@ -76,11 +112,16 @@ impl Features {
             shape: vec![matrix.rows, matrix.width],
             bytes: Bytes::Memory(bytemuck::cast_slice(&matrix.values)),
         });
-        self.save_with(path, rows.collect())
+        self.save_with(path, rows.collect(), None)
     }
 
-    /// The same with rows from another source.
-    pub(crate) fn save_with(&self, path: &Path, rows: Vec<TensorPart<'_>>) -> Result<(), Error> {
+    /// The same with rows from another source, and for a slice.
+    pub(crate) fn save_with(
+        &self,
+        path: &Path,
+        rows: Vec<TensorPart<'_>>,
+        slice: Option<Cut>,
+    ) -> Result<(), Error> {
         let reject = |reason: String| Error::FeaturesFile {
             path: path.to_path_buf(),
             reason,
@@ -100,8 +141,9 @@ impl Features {
 
         let labels = match &self.labels {
             Some(Labels::Classes(classes)) => classes.len(),
-            Some(Labels::Sets { classes, multi_hot }) => multi_hot.len() / (*classes).max(1),
-            None => records,
+            // Sets that are all empty have no column to count.
+            Some(Labels::Sets { classes: 0, .. }) | None => records,
+            Some(Labels::Sets { classes, multi_hot }) => multi_hot.len() / classes,
         };
         if labels != records {
             return Err(reject(format!("{labels} labels, but there are {records} keys")));
@@ -140,50 +182,34 @@ impl Features {
             class_names: self.class_names.clone(),
             bad_records: self.bad_records,
             listing: self.listing.clone(),
+            slice,
         };
         let header = serde_json::to_string(&header).map_err(|error| reject(error.to_string()))?;
         write(path, parts, header)
     }
-
-    /// Reads a features file whole.
-    ///
-    /// # Errors
-    /// [`Error::FeaturesFile`] if it is not a complete features file.
-    pub fn load(path: &Path) -> Result<Self, Error> {
-        let file = Stored::open(path)?;
-        let taps = file.taps();
-        file.read(&taps)
-    }
-
-    /// The origin of the features in a file, without reading them.
-    ///
-    /// # Errors
-    /// As [`Features::load`].
-    pub fn read_origin(path: &Path) -> Result<Origin, Error> {
-        Ok(Stored::open(path)?.header.origin)
-    }
 }
 
-/// A features file whose table of contents has been read.
-pub(crate) struct Stored {
-    path: PathBuf,
-    file: File,
+/// A features file whose table of contents has been read. The file itself is opened for each reading, because a folder may
+/// hold more slices than a process may have open files.
+#[derive(Debug)]
+pub(super) struct Contents {
+    pub(super) path: PathBuf,
     table: Metadata,
     /// Offset of the first tensor, bytes.
     start: u64,
-    header: Header,
+    pub(super) header: Header,
 }
 
-impl Stored {
+impl Contents {
     /// Reads the table of contents and compares it with the file's length.
-    pub(crate) fn open(path: &Path) -> Result<Self, Error> {
+    pub(super) fn open(path: &Path) -> Result<Self, Error> {
         Self::read_table(path, parse_header)
     }
 
     /// Opens a file that another program may have written. If it lacks this program's metadata, its encoder
-    /// has no name, the SHA-256 of the file identifies its records, and records without keys are numbered.
-    pub(crate) fn of_anyone(path: &Path) -> Result<Self, Error> {
-        let mut stored = Self::read_table(path, |header| match header {
+    /// has no name, and the SHA-256 of the file identifies its records.
+    pub(super) fn of_anyone(path: &Path) -> Result<Self, Error> {
+        let mut contents = Self::read_table(path, |header| match header {
             Some(_) => parse_header(header),
             None => Ok(Header {
                 version: VERSION,
@@ -191,20 +217,21 @@ impl Stored {
                 class_names: vec![],
                 bad_records: 0,
                 listing: Listing::default(),
+                slice: None,
             }),
         })?;
-        if stored.header.origin == Origin::default() {
-            stored.header.origin = Origin {
+        if contents.header.origin == Origin::default() {
+            contents.header.origin = Origin {
                 encoder_name: "an encoder without a name".into(),
-                fingerprint: stored.sha256()?,
+                fingerprint: contents.sha256()?,
                 ..Origin::default()
             };
         }
-        Ok(stored)
+        Ok(contents)
     }
 
-    fn sha256(&mut self) -> Result<String, Error> {
-        let sum = self.file.rewind().and_then(|()| sha256_of(&mut self.file));
+    fn sha256(&self) -> Result<String, Error> {
+        let sum = File::open(&self.path).and_then(|mut file| sha256_of(&mut file));
         Ok(sum.map_err(FileError::new("read", &self.path))?.hex())
     }
 
@@ -212,12 +239,6 @@ impl Stored {
         path: &Path,
         header: impl FnOnce(Option<&str>) -> Result<Header, String>,
     ) -> Result<Self, Error> {
-        if path.is_dir() {
-            return Err(Error::FeaturesFile {
-                path: path.to_path_buf(),
-                reason: "it is a folder".into(),
-            });
-        }
         let mut file = File::open(path).map_err(FileError::new("read", path))?;
         let length = file.metadata().map_err(FileError::new("read", path))?.len();
         let reject = |reason: String| Error::FeaturesFile {
@@ -251,107 +272,28 @@ impl Stored {
                 table.data_len()
             )));
         }
+        if header.slice.is_some_and(|cut| cut.slice().is_none()) {
+            return Err(reject(format!("`{METADATA_KEY}`: there is no such slice")));
+        }
         Ok(Self {
             path: path.to_path_buf(),
-            file,
             table,
             start,
             header,
         })
     }
 
-    /// The origin of its features.
-    pub(crate) fn origin(&self) -> &Origin {
-        &self.header.origin
+    /// The slice that it holds, if it is one.
+    pub(super) fn slice(&self) -> Option<Slice> {
+        self.header.slice?.slice()
     }
 
     /// Names of the taps in it.
-    pub(crate) fn taps(&self) -> Vec<String> {
+    pub(super) fn taps(&self) -> Vec<String> {
         let names = self.table.offset_keys().into_iter();
         names
             .filter(|name| ![LABELS, KEYS, KEY_OFFSETS].contains(&name.as_str()))
             .collect()
-    }
-
-    /// Reads the given taps and everything about the records.
-    pub(crate) fn read(mut self, taps: &[String]) -> Result<Features, Error> {
-        let path = self.path.clone();
-        let reject = |reason: String| Error::FeaturesFile {
-            path: path.clone(),
-            reason,
-        };
-        // Check the claimed sizes before allocating memory for them.
-        for name in taps {
-            match self.info(name)? {
-                (Dtype::F32 | Dtype::F16, shape) if shape.len() == 2 && shape[1] > 0 => {}
-                (dtype, shape) => {
-                    return Err(reject(format!(
-                        "tap `{name}` is {dtype:?} {shape:?}, expected F32 or F16 [records, width]"
-                    )));
-                }
-            }
-        }
-        let keys = match self.is_foreign() && self.table.info(KEYS).is_none() {
-            true => {
-                let rows = taps.first().map(|tap| self.info(tap)).transpose()?;
-                let rows = rows.and_then(|(_, shape)| shape.first().copied()).unwrap_or(0);
-                (0..rows).map(|row| row.to_string()).collect()
-            }
-            false => {
-                let offsets = match self.info(KEY_OFFSETS)? {
-                    (Dtype::I64, _) => self.numbers::<i64>(KEY_OFFSETS)?,
-                    (dtype, _) => return Err(reject(format!("`{KEY_OFFSETS}` is {dtype:?}, expected I64"))),
-                };
-                match self.info(KEYS)? {
-                    (Dtype::U8, _) => read_keys(&self.numbers::<u8>(KEYS)?, &offsets).map_err(reject)?,
-                    (dtype, _) => return Err(reject(format!("`{KEYS}` is {dtype:?}, expected U8"))),
-                }
-            }
-        };
-        let records = keys.len();
-
-        let labels = match self.table.info(LABELS).is_some() {
-            false => None,
-            true => match self.info(LABELS)? {
-                (Dtype::I64, shape) if shape == [records] => Some(Labels::Classes(self.numbers(LABELS)?)),
-                (Dtype::U8, shape) if shape.len() == 2 && shape[0] == records => Some(Labels::Sets {
-                    classes: shape[1],
-                    multi_hot: self.numbers(LABELS)?,
-                }),
-                (dtype, shape) => {
-                    return Err(reject(format!(
-                        "`{LABELS}` is {dtype:?} {shape:?}, expected I64 [{records}] or U8 [{records}, classes]"
-                    )));
-                }
-            },
-        };
-        if let Some(reason) = labels.as_ref().and_then(|labels| wrong_label(labels, &keys)) {
-            return Err(reject(reason));
-        }
-        let mut matrices = BTreeMap::new();
-        for name in taps {
-            let (dtype, shape) = self.info(name)?;
-            let values = match (dtype, shape.as_slice()) {
-                (Dtype::F32, [rows, _]) if *rows == records => self.numbers(name)?,
-                (Dtype::F16, [rows, width]) if *rows == records => self.halves(name, rows * width)?,
-                _ => {
-                    return Err(reject(format!(
-                        "tap `{name}` has {} rows, but there are {records} keys",
-                        shape[0]
-                    )));
-                }
-            };
-            matrices.insert(name.clone(), Matrix::new(records, shape[1], values));
-        }
-        Ok(Features {
-            taps: matrices,
-            labels,
-            class_names: self.header.class_names,
-            keys,
-            bad_records: self.header.bad_records,
-            listing: self.header.listing,
-            origin: self.header.origin,
-        })
     }
 
     /// Whether another program wrote it.
@@ -359,68 +301,94 @@ impl Stored {
         self.header.origin.encoder.is_empty()
     }
 
-    fn info(&self, name: &str) -> Result<(Dtype, Vec<usize>), Error> {
+    /// Whether it has a tensor of this name.
+    pub(super) fn has(&self, name: &str) -> bool {
+        self.table.info(name).is_some()
+    }
+
+    /// Type and shape of a tensor.
+    pub(super) fn info(&self, name: &str) -> Result<(Dtype, Vec<usize>), Error> {
         let info = self.table.info(name);
         info.map(|info| (info.dtype, info.shape.clone()))
-            .ok_or_else(|| Error::FeaturesFile {
-                path: self.path.clone(),
-                reason: format!("tensor `{name}` is missing"),
-            })
+            .ok_or_else(|| self.reject(format!("tensor `{name}` is missing")))
     }
 
-    /// Seeks to the first byte of a tensor and returns its number of bytes.
-    fn seek(&mut self, name: &str) -> Result<usize, Error> {
-        let (first, end) = self.table.info(name).map_or((0, 0), |info| info.data_offsets);
-        self.file
-            .seek(SeekFrom::Start(self.start + first as u64))
-            .map_err(FileError::new("read", &self.path))?;
-        Ok(end - first)
-    }
-
-    fn numbers<T: bytemuck::Pod>(&mut self, name: &str) -> Result<Vec<T>, Error> {
-        let bytes = self.seek(name)?;
-        let mut numbers = vec![T::zeroed(); bytes / size_of::<T>()];
-        self.file
-            .read_exact(bytemuck::cast_slice_mut(&mut numbers))
-            .map_err(FileError::new("read", &self.path))?;
-        Ok(numbers)
-    }
-
-    fn halves(&mut self, name: &str, count: usize) -> Result<Vec<f32>, Error> {
-        self.seek(name)?;
-        let mut numbers = vec![0.0; count];
-        let mut halves = [f16::ZERO; PIECE];
-        for piece in numbers.chunks_mut(PIECE) {
-            let halves = &mut halves[..piece.len()];
-            self.file
-                .read_exact(bytemuck::cast_slice_mut(halves.reinterpret_cast_mut()))
-                .map_err(FileError::new("read", &self.path))?;
-            halves.convert_to_f32_slice(piece);
+    /// The error that the file is no complete features file.
+    pub(super) fn reject(&self, reason: String) -> Error {
+        Error::FeaturesFile {
+            path: self.path.clone(),
+            reason,
         }
+    }
+
+    /// The number of records by their keys, without reading them.
+    pub(super) fn rows_of_keys(&self) -> Result<usize, Error> {
+        let (_, shape) = self.info(KEY_OFFSETS)?;
+        Ok(shape.first().map_or(0, |offsets| offsets.saturating_sub(1)))
+    }
+
+    /// The records' keys. Those of another program may be missing; they are then numbered like the rows of `taps`.
+    pub(super) fn keys(&self, taps: &[String]) -> Result<Vec<String>, Error> {
+        if self.is_foreign() && !self.has(KEYS) {
+            let rows = taps.first().map(|tap| self.info(tap)).transpose()?;
+            let rows = rows.and_then(|(_, shape)| shape.first().copied()).unwrap_or(0);
+            return Ok((0..rows).map(|row| row.to_string()).collect());
+        }
+        let offsets = match self.info(KEY_OFFSETS)? {
+            (Dtype::I64, _) => self.numbers::<i64>(KEY_OFFSETS)?,
+            (dtype, _) => {
+                return Err(self.reject(format!("`{KEY_OFFSETS}` is {dtype:?}, expected I64")));
+            }
+        };
+        match self.info(KEYS)? {
+            (Dtype::U8, _) => {
+                read_keys(&self.numbers::<u8>(KEYS)?, &offsets).map_err(|reason| self.reject(reason))
+            }
+            (dtype, _) => Err(self.reject(format!("`{KEYS}` is {dtype:?}, expected U8"))),
+        }
+    }
+
+    /// All numbers of a tensor of this type.
+    pub(super) fn numbers<T: bytemuck::Pod>(&self, name: &str) -> Result<Vec<T>, Error> {
+        let (mut file, bytes) = self.at(name)?;
+        let mut numbers = vec![T::zeroed(); bytes / size_of::<T>()];
+        file.read_exact(bytemuck::cast_slice_mut(&mut numbers))
+            .map_err(FileError::new("read", &self.path))?;
         Ok(numbers)
+    }
+
+    /// The rows of a tap, f32 or f16, into memory of their number.
+    pub(super) fn rows(&self, tap: &str, into: &mut [f32]) -> Result<(), Error> {
+        let (dtype, _) = self.info(tap)?;
+        let (mut file, _) = self.at(tap)?;
+        let read = match dtype {
+            Dtype::F16 => read_halves(&mut file, into),
+            _ => file.read_exact(bytemuck::cast_slice_mut(into)),
+        };
+        Ok(read.map_err(FileError::new("read", &self.path))?)
+    }
+
+    /// The file at the first byte of a tensor, and the tensor's number of bytes.
+    fn at(&self, name: &str) -> Result<(File, usize), Error> {
+        let (first, end) = self.table.info(name).map_or((0, 0), |info| info.data_offsets);
+        let open = || -> io::Result<File> {
+            let mut file = File::open(&self.path)?;
+            file.seek(SeekFrom::Start(self.start + first as u64))?;
+            Ok(file)
+        };
+        let file = open().map_err(FileError::new("read", &self.path))?;
+        Ok((file, end - first))
     }
 }
 
-/// The fault in labels that another program wrote.
-fn wrong_label(labels: &Labels, keys: &[String]) -> Option<String> {
-    match labels {
-        Labels::Classes(classes) => {
-            let row = classes.iter().position(|class| *class < 0)?;
-            Some(format!(
-                "`{LABELS}` holds {} in row {row} (record `{}`): classes are numbers from 0; leave records without one out",
-                classes[row], keys[row]
-            ))
-        }
-        Labels::Sets { classes, multi_hot } => {
-            let place = multi_hot.iter().position(|hot| *hot > UNDECIDED)?;
-            let (row, class) = (place / classes, place % classes);
-            Some(format!(
-                "`{LABELS}` holds {} in row {row} (record `{}`), class {class}: expected 0 (not of the class), 1 (of it) or 2 \
-                 (undecided)",
-                multi_hot[place], keys[row]
-            ))
-        }
+fn read_halves(file: &mut File, into: &mut [f32]) -> io::Result<()> {
+    let mut halves = [f16::ZERO; PIECE];
+    for piece in into.chunks_mut(PIECE) {
+        let halves = &mut halves[..piece.len()];
+        file.read_exact(bytemuck::cast_slice_mut(halves.reinterpret_cast_mut()))?;
+        halves.convert_to_f32_slice(piece);
     }
+    Ok(())
 }
 
 fn parse_header(header: Option<&str>) -> Result<Header, String> {
@@ -508,15 +476,17 @@ fn write(path: &Path, mut parts: Vec<TensorPart<'_>>, header: String) -> Result<
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::encoder::POOLED;
+    use crate::features::Matrix;
     use data::{Note, Reason};
     use safetensors::SafeTensors;
-    use safetensors::tensor::TensorView;
+    use std::collections::BTreeMap;
     use std::fs;
 
-    fn example(labels: Option<Labels>) -> Features {
+    /// Three records with two taps.
+    pub(in crate::features) fn example(labels: Option<Labels>) -> Features {
         Features {
             taps: BTreeMap::from([
                 (
@@ -549,30 +519,6 @@ mod tests {
     }
 
     #[test]
-    fn what_is_saved_is_read_back_exactly() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("features.safetensors");
-        for labels in [
-            None,
-            Some(Labels::Classes(vec![1, 0, 1])),
-            Some(Labels::Sets {
-                classes: 2,
-                multi_hot: vec![0, 1, 1, 1, 0, 0],
-            }),
-        ] {
-            let features = example(labels);
-            features.save(&path).unwrap();
-            assert_eq!(Features::load(&path).unwrap(), features);
-            assert_eq!(Features::read_origin(&path).unwrap(), features.origin);
-        }
-        assert_eq!(
-            fs::read_dir(folder.path()).unwrap().count(),
-            1,
-            "the temporary file is gone"
-        );
-    }
-
-    #[test]
     fn a_file_has_the_bytes_that_safetensors_writes() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("features.safetensors");
@@ -584,62 +530,6 @@ mod tests {
             safetensors::serialize(theirs.tensors(), table.metadata().clone()).unwrap(),
             ours
         );
-    }
-
-    #[test]
-    fn half_as_wide_numbers_are_read_as_well_and_taps_one_by_one() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("features.safetensors");
-        let features = example(None);
-        // More than one piece.
-        let rows: Vec<f16> = (0..3 * PIECE).map(|i| f16::from_f32(i as f32 * 0.25)).collect();
-        let part = |name, rows| TensorPart {
-            name,
-            dtype: Dtype::F16,
-            shape: vec![3, PIECE],
-            bytes: Bytes::Memory(rows),
-        };
-        let bytes = bytemuck::cast_slice(rows.reinterpret_cast());
-        features
-            .save_with(&path, vec![part("a", bytes), part("b", bytes)])
-            .unwrap();
-        let stored = Stored::open(&path).unwrap();
-        assert_eq!(
-            (stored.taps(), stored.origin()),
-            (vec!["a".into(), "b".into()], &features.origin)
-        );
-        let read = stored.read(&["b".to_string()]).unwrap();
-        assert_eq!(read.taps.len(), 1);
-        assert!(
-            read.taps["b"]
-                .values
-                .iter()
-                .zip(&rows)
-                .all(|(read, row)| *read == row.to_f32())
-        );
-        assert_eq!(read.keys, features.keys);
-    }
-
-    #[test]
-    fn damaged_and_foreign_files_are_refused() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("features.safetensors");
-        let load = || Features::load(&path).unwrap_err().to_string();
-        assert!(load().starts_with("cannot read"), "a missing file names itself");
-
-        example(Some(Labels::Classes(vec![1, 0, 1]))).save(&path).unwrap();
-        let whole = fs::read(&path).unwrap();
-        for length in [0, 7, whole.len() / 2, whole.len() - 1] {
-            fs::write(&path, &whole[..length]).unwrap();
-            assert!(load().starts_with("features file"), "cut at {length}");
-            assert!(
-                length > 8 || Features::read_origin(&path).is_err(),
-                "cut at {length}"
-            );
-        }
-        let foreign = safetensors::serialize(Vec::<(String, TensorView<'_>)>::new(), None).unwrap();
-        fs::write(&path, foreign).unwrap();
-        assert!(load().contains("no `passer_features`"));
     }
 
     #[test]

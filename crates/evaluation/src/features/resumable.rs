@@ -12,13 +12,13 @@
 //! A resume truncates those files to that length. Batches are always cut at the same records, so the features
 //! equal those of an uninterrupted run to the bit.
 
-use super::file::{Bytes, TensorPart};
-use super::matrix::{Features, Origin};
+use super::file::{Bytes, Cut, TensorPart};
+use super::matrix::Features;
+use super::work::{FeatureType, Work};
 use crate::error::{Error, io};
 use data::{FolderLock, durable};
 use half::f16;
 use half::slice::HalfFloatSliceExt;
-use safetensors::Dtype;
 use serde::{Deserialize, Serialize};
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom, Write};
@@ -34,76 +34,6 @@ const STATE_OF_0_1: &str = ".state.json.partial";
 /// A kill costs at least this much work; more where syncing would take over a twentieth of the time.
 const KEEP_EVERY: Duration = Duration::from_secs(1);
 
-/// The number format of a features file.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum FeatureType {
-    /// 32 bit: the encoder's features, unchanged.
-    F32,
-    /// 16 bit: half the size, 11 significant bits, at most 65,504.
-    F16,
-}
-
-impl FeatureType {
-    fn dtype(self) -> Dtype {
-        match self {
-            Self::F32 => Dtype::F32,
-            Self::F16 => Dtype::F16,
-        }
-    }
-
-    fn bytes(self) -> usize {
-        self.dtype().bitsize() / 8
-    }
-}
-
-/// Everything that decides the rows and their order; unfinished features of other work are never resumed.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct Work {
-    pub(crate) origin: Origin,
-    pub(crate) taps: Vec<String>,
-    pub(crate) feature_type: FeatureType,
-    /// Batch boundaries affect the last bits of a row.
-    pub(crate) batch_images: usize,
-    pub(crate) records: usize,
-}
-
-impl Work {
-    /// The difference from `stored`, for people; `None` for the same work.
-    fn difference(&self, stored: &Self) -> Option<String> {
-        let origin = &stored.origin;
-        // The name is for people: a moved run is the same encoder.
-        let mut wanted = self.origin.clone();
-        wanted.encoder_name.clone_from(&origin.encoder_name);
-        if origin.is(&wanted) && stored.without_origin() == self.without_origin() {
-            return None;
-        }
-        Some(if origin.encoder != self.origin.encoder {
-            format!("another encoder, `{}`", origin.encoder_name)
-        } else if origin.fingerprint != self.origin.fingerprint {
-            "other records".into()
-        } else if origin.labels != self.origin.labels {
-            "the same records with other labels".into()
-        } else if stored.taps != self.taps {
-            format!("other taps: {}", stored.taps.join(", "))
-        } else if stored.feature_type != self.feature_type {
-            "another number type".into()
-        } else if stored.batch_images != self.batch_images {
-            format!("batches of {} images", stored.batch_images)
-        } else {
-            "other transforms or another normalization".into()
-        })
-    }
-
-    fn without_origin(&self) -> Self {
-        Self {
-            origin: Origin::default(),
-            ..self.clone()
-        }
-    }
-}
-
 /// What is safely on disk.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -113,7 +43,7 @@ struct State {
     /// Width of each tap.
     widths: Vec<usize>,
     rows: usize,
-    /// Finished batches, including their broken records.
+    /// The batch after the finished ones, which include their broken records.
     batches: usize,
 }
 
@@ -154,7 +84,7 @@ impl ResumableFeatures {
             version: VERSION,
             widths: vec![],
             rows: 0,
-            batches: 0,
+            batches: work.batches().start,
             work,
         };
         match stored(&folder) {
@@ -202,8 +132,8 @@ impl ResumableFeatures {
         })
     }
 
-    /// Number of finished batches.
-    pub(crate) fn batches(&self) -> usize {
+    /// The batch to go on with.
+    pub(crate) fn next_batch(&self) -> usize {
         self.state.batches
     }
 
@@ -214,7 +144,8 @@ impl ResumableFeatures {
 
     /// Records without a row in the finished batches.
     pub(crate) fn bad_records(&self) -> usize {
-        (self.state.batches * self.state.work.batch_images).min(self.state.work.records) - self.state.rows
+        let work = &self.state.work;
+        work.records_of(work.batches().start..self.state.batches) - self.state.rows
     }
 
     /// Adds the rows of the next batch that has any: for each tap its width and one row per position.
@@ -313,7 +244,7 @@ impl ResumableFeatures {
                 shape: vec![self.state.rows, *width],
                 bytes: Bytes::File(file),
             });
-        features.save_with(&self.path, rows.collect())?;
+        features.save_with(&self.path, rows.collect(), Cut::of(&self.state.work))?;
         let widths = taps.cloned().zip(self.state.widths.iter().copied()).collect();
         self.discard();
         Ok(widths)
@@ -363,8 +294,8 @@ fn stored(folder: &Path) -> Result<Option<State>, String> {
     let sound = state.version == VERSION
         && state.widths.len() == work.taps.len()
         && work.batch_images > 0
-        && state.rows <= work.records
-        && state.rows <= state.batches.saturating_mul(work.batch_images);
+        && (work.batches().start..=work.batches().end).contains(&state.batches)
+        && state.rows <= work.records_of(work.batches().start..state.batches);
     if !sound {
         return Err(format!("`{STATE}` is damaged"));
     }

@@ -15,13 +15,13 @@ use burn::tensor::Device;
 use std::collections::BTreeSet;
 use std::path::Path;
 
-/// Reads the taps that the protocols of a config need from a features file: this program's, or any
+/// Reads the taps that the protocols of a config need from a features file: this program's, a folder of its slices, or any
 /// safetensors file with taps as f32 or f16 `[records, width]` and optionally `labels`, `keys` and
 /// `key_offsets`.
 ///
 /// # Errors
-/// [`Error::FeaturesFile`] if it is not a complete features file, [`Error::NoTap`] if it lacks a tap; `split`
-/// is the role of the file.
+/// [`Error::FeaturesFile`] if it is not a complete features file, [`Error::Slices`] and [`Error::OneSlice`] if slices are
+/// not one, [`Error::NoTap`] if it lacks a tap; `split` is the role of the file.
 pub fn read_features(path: &Path, config: &Config, split: Split) -> Result<Features, Error> {
     let stored = Stored::of_anyone(path)?;
     let found = stored.taps();

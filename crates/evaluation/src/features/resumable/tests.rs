@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::encoder::{Encoder, Tap};
-use crate::features::{Extraction, Writing, Written};
+use crate::features::{Extraction, FeatureType, Origin, Writing, Written};
 use crate::testing::{DATA, NORMALIZE, backbone, resize};
 use backbones::ResNetStage;
 use burn::tensor::Device;
@@ -227,6 +227,7 @@ fn two_processes_do_not_meet() {
         feature_type: FeatureType::F32,
         batch_images: 8,
         records: 50,
+        slice: None,
     };
     let first = ResumableFeatures::open(&path, work.clone(), Unfinished::Discard).unwrap();
     let second = ResumableFeatures::open(&path, work, Unfinished::Discard);
@@ -245,6 +246,7 @@ fn numbers_that_cannot_be_kept_name_their_record() {
             feature_type,
             batch_images: 8,
             records: 50,
+            slice: None,
         };
         let mut partial = ResumableFeatures::open(&path, work, Unfinished::Discard).unwrap();
         let rows = [(2, vec![0.0, 1.0, 2.0, value])];

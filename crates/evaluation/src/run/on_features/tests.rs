@@ -147,10 +147,12 @@ fn files_of_other_programs_are_read() {
         .unwrap_err()
         .to_string();
     assert!(error.contains("it was cut off"), "{error}");
-    let error = read_features(folder.path(), &config(KNN), Split::Train)
+    let empty = folder.path().join("empty");
+    std::fs::create_dir(&empty).unwrap();
+    let error = read_features(&empty, &config(KNN), Split::Train)
         .unwrap_err()
         .to_string();
-    assert!(error.contains("it is a folder"), "{error}");
+    assert!(error.contains("it holds no slices of features"), "{error}");
     let flat = TensorView::new(Dtype::F32, vec![40], bytemuck::cast_slice(&values)).unwrap();
     let file = safetensors::serialize([(POOLED, flat)], None::<HashMap<_, _>>).unwrap();
     std::fs::write(&path, file).unwrap();
