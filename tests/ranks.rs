@@ -432,3 +432,102 @@ fn launches_that_would_train_alone_are_refused() {
     let error = refusal(command);
     assert!(error.contains("`shards` works in one process"), "{error}");
 }
+
+/// `passer pretrain --devices`, in the environment of [`mpirun`].
+fn on_devices(devices: &str, data: &Path, out: &Path, more: &[&str]) -> Command {
+    let one = pretrain(&MOCO, 1, data, out, more);
+    let mut command = Command::new(one.get_program());
+    for argument in one.get_args() {
+        match argument.to_str() {
+            Some("--device") => command.arg("--devices"),
+            Some("flex") => command.arg(devices),
+            _ => command.arg(argument),
+        };
+    }
+    command
+        .envs(
+            mpirun()
+                .get_envs()
+                .filter_map(|(name, value)| Some((name, value?))),
+        )
+        .current_dir(root())
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    command
+}
+
+#[test]
+fn devices_start_their_own_ranks() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = photos(folder.path());
+    let (launched, own) = (folder.path().join("launched"), folder.path().join("own"));
+    finished(pretrain(&MOCO, 2, &data, &launched, &[]));
+    let output = on_devices("flex,flex", &data, &own, &[]).output().unwrap();
+    assert!(output.status.success(), "{}", text(&output));
+    assert_eq!(metrics(&own), metrics(&launched));
+    assert!(tensors(&own) == tensors(&launched));
+    let printed = format!("{}\n", own.join("encoder.safetensors").display());
+    assert_eq!(String::from_utf8_lossy(&output.stdout), printed, "rank 0's alone");
+
+    // The printed line is one that a user can copy.
+    let shown = text(&output);
+    let line = shown
+        .lines()
+        .find_map(|line| line.strip_prefix("running: "))
+        .unwrap();
+    assert!(
+        line.contains(" -n 2 ") && line.contains(" --device flex "),
+        "{line}"
+    );
+    let copied = folder.path().join("copied");
+    let line = line.replace(own.to_str().unwrap(), copied.to_str().unwrap());
+    let mut copy = Command::new("sh");
+    copy.args(["-c", &line])
+        .envs(
+            mpirun()
+                .get_envs()
+                .filter_map(|(name, value)| Some((name, value?))),
+        )
+        .current_dir(root());
+    finished(copy);
+    assert!(tensors(&copied) == tensors(&launched));
+}
+
+#[test]
+fn signals_and_the_exit_status_pass_through_devices() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = photos(folder.path());
+    for name in ["-TERM", "-INT", "-USR1"] {
+        let out = folder.path().join(name);
+        let mut child = on_devices("flex,flex", &data, &out, &["--set", "training.epochs=5000"])
+            .spawn()
+            .unwrap();
+        until_checkpoint(&out, &mut child);
+        let started = Instant::now();
+        signal(name, child.id());
+        let output = child.wait_with_output().unwrap();
+        assert!(started.elapsed() < Duration::from_secs(10), "{name}");
+        assert_eq!(output.status.code(), Some(130), "{name}: {}", text(&output));
+        let step = training::latest_checkpoint(&out).unwrap().unwrap().step;
+        let stopped = format!("interrupted at step {step}");
+        assert!(text(&output).contains(&stopped), "{name}: {}", text(&output));
+        assert!(processes(out.to_str().unwrap()).is_empty());
+    }
+    let out = folder.path().join("run");
+    let output = on_devices("flex,flex,flex", &data, &out, &[]).output().unwrap();
+    assert_eq!(output.status.code(), Some(1), "{}", text(&output));
+    assert!(text(&output).contains("must be divisible by the 3 ranks, got 16"));
+
+    let mut without = on_devices("flex,flex", &data, &out, &[]);
+    without.env("PATH", folder.path());
+    let error = refusal(without);
+    assert!(
+        error.contains("`--devices` runs `mpiexec`") && error.contains("hint: "),
+        "{error}"
+    );
+    let mut inside = on_devices("flex,flex", &data, &out, &[]);
+    inside.env("PMI_SIZE", "2");
+    let error = refusal(inside);
+    assert!(error.contains("a launcher started 2 (PMI_SIZE)"), "{error}");
+}

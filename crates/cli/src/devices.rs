@@ -20,7 +20,7 @@ const BACKENDS: [(&str, bool); 6] = [
 ];
 
 /// The `--device` flag, shared by the verbs that compute.
-#[derive(clap::Args)]
+#[derive(Clone, clap::Args)]
 pub(crate) struct DeviceArgument {
     /// auto, flex (CPU), wgpu, vulkan, metal, cuda, cuda:N, rocm or rocm:N; auto takes the first compiled-in GPU (not one in software), else the CPU
     #[arg(long, value_name = "DEVICE", default_value = "auto")]
@@ -28,6 +28,13 @@ pub(crate) struct DeviceArgument {
 }
 
 impl DeviceArgument {
+    /// The flag with this value.
+    pub(crate) fn named(device: &str) -> Self {
+        Self {
+            device: device.to_owned(),
+        }
+    }
+
     /// The device, without autodiff.
     pub(crate) fn open(&self) -> anyhow::Result<Device> {
         open(&self.device, 0)
@@ -103,26 +110,7 @@ pub(crate) fn open(name: &str, local: usize) -> anyhow::Result<Device> {
         };
         return ready(&format!("{backend}:{index}"), backend, index, devices);
     }
-    let (backend, index) = match name.split_once(':') {
-        Some((backend, index)) => {
-            let index: usize = index.parse().map_err(|_| unknown(name))?;
-            (backend, Some(index))
-        }
-        None => (name, None),
-    };
-    let Some((_, compiled)) = BACKENDS.iter().find(|(known, _)| *known == backend) else {
-        return Err(unknown(name).into());
-    };
-    if !compiled {
-        return Err(
-            Failure::new(format!("device `{name}`: this build has no `{backend}` backend"))
-                .hint(format!(
-                    "build with `{}`, or use `--device auto`",
-                    build_command(backend)
-                ))
-                .into(),
-        );
-    }
+    let (backend, index) = parse(name)?;
     let devices = found(backend);
     let count = devices.len();
     let index = index.unwrap_or(local % count.max(1));
@@ -134,6 +122,29 @@ pub(crate) fn open(name: &str, local: usize) -> anyhow::Result<Device> {
         .into());
     }
     ready(name, backend, index, devices)
+}
+
+/// Backend and number of a device's name other than `auto`, if this build has the backend.
+pub(crate) fn parse(name: &str) -> Result<(&str, Option<usize>), Failure> {
+    let (backend, index) = match name.split_once(':') {
+        Some((backend, index)) => {
+            let index: usize = index.parse().map_err(|_| unknown(name))?;
+            (backend, Some(index))
+        }
+        None => (name, None),
+    };
+    let Some((_, compiled)) = BACKENDS.iter().find(|(known, _)| *known == backend) else {
+        return Err(unknown(name));
+    };
+    match compiled {
+        true => Ok((backend, index)),
+        false => Err(
+            Failure::new(format!("device `{name}`: this build has no `{backend}` backend")).hint(format!(
+                "build with `{}`, or use `--device auto`",
+                build_command(backend)
+            )),
+        ),
+    }
 }
 
 /// The command that builds this program with a backend.

@@ -60,6 +60,18 @@ impl fmt::Display for Interrupted {
 
 impl std::error::Error for Interrupted {}
 
+/// Processes that this one started ended with this exit status; they have printed the reason.
+#[derive(Debug)]
+pub(crate) struct Ended(pub(crate) u8);
+
+impl fmt::Display for Ended {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "ended with status {}", self.0)
+    }
+}
+
+impl std::error::Error for Ended {}
+
 /// This process's name in messages, where a launcher started several.
 static NAME: OnceLock<String> = OnceLock::new();
 
@@ -99,6 +111,9 @@ pub(crate) fn report(error: &anyhow::Error) -> ExitCode {
     }
     if error.is::<DoesNotLoad>() {
         return ExitCode::FAILURE;
+    }
+    if let Some(Ended(status)) = error.downcast_ref() {
+        return ExitCode::from(*status);
     }
     eprintln!(
         "{}error: {}",

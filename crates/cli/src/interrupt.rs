@@ -30,14 +30,24 @@ fn ask(flag: &AtomicBool, status: i32, message: &str) {
 /// SIGTERM, SIGUSR1 and SIGHUP. With `ctrlc`'s feature for both, a closed terminal would end a run under `nohup`.
 #[cfg(unix)]
 fn terminated(flag: Arc<AtomicBool>, message: &'static str) -> anyhow::Result<()> {
-    // SIGUSR1: what Slurm sends with `--signal`, and the only signal that Open MPI's mpirun passes on without killing.
-    let mut wanted = vec![signal_hook::consts::SIGTERM, signal_hook::consts::SIGUSR1];
-    if !ignores_hangup() {
-        wanted.push(signal_hook::consts::SIGHUP);
-    }
+    let wanted = signals()
+        .into_iter()
+        .filter(|signal| *signal != signal_hook::consts::SIGINT);
     let mut signals = signal_hook::iterator::Signals::new(wanted)?;
     std::thread::spawn(move || signals.forever().for_each(|_| ask(&flag, 143, message)));
     Ok(())
+}
+
+/// The signals that ask a run to end: Ctrl-C, SIGTERM, SIGUSR1, and SIGHUP unless `nohup` has it ignored.
+#[cfg(unix)]
+pub(crate) fn signals() -> Vec<i32> {
+    use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
+    // SIGUSR1: what Slurm sends with `--signal`, and the only signal that Open MPI's mpirun passes on without killing.
+    let mut signals = vec![SIGINT, SIGTERM, SIGUSR1];
+    if !ignores_hangup() {
+        signals.push(SIGHUP);
+    }
+    signals
 }
 
 /// Whether the program was started with SIGHUP ignored, as `nohup` does; true where the system does not

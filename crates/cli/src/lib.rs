@@ -24,6 +24,7 @@ mod hints;
 mod interrupt;
 #[cfg(feature = "tuned")]
 mod kernel_cache;
+mod launch;
 mod machine;
 mod panics;
 mod pretrain;

@@ -1,7 +1,7 @@
 //! `passer pretrain`: a config and data in, a run directory out.
 
-use crate::devices::DeviceArgument;
 use crate::failure::{Failure, Interrupted};
+use crate::launch::DevicesArguments;
 use crate::output::{counted, shell_word};
 use crate::progress::{ProgressBar, duration};
 use crate::ranks::Ranks;
@@ -24,7 +24,7 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "RUN", required_unless_present = "smoke")]
     out: Option<PathBuf>,
     #[command(flatten)]
-    device: DeviceArgument,
+    devices: DevicesArguments,
     /// Resume from the newest checkpoint in --out
     #[arg(long)]
     resume: bool,
@@ -37,6 +37,9 @@ pub(crate) struct Arguments {
 }
 
 pub(crate) fn run(arguments: Arguments) -> anyhow::Result<()> {
+    if let Some(ended) = arguments.devices.launched() {
+        return ended;
+    }
     let ranks = Ranks::join()?;
     let result = on_ranks(arguments, &ranks);
     ranks.leave(result)
@@ -62,7 +65,7 @@ fn on_ranks(arguments: Arguments, ranks: &Ranks) -> anyhow::Result<()> {
         })
         .map_err(training::Error::Config)
         .with_context(|| format!("config `{}` is not valid", arguments.config.display()))?;
-    let device = arguments.device.open_on(ranks)?;
+    let device = arguments.devices.one().open_on(ranks)?;
     if arguments.smoke {
         let dataset = smoke::shrink(&mut config);
         let scratch = smoke::Scratch::new();

@@ -147,6 +147,7 @@ impl<O: Objective> Run<O> {
         let mut gradients = accumulator.grads();
         self.interrupted = plan.options.stop.load(Ordering::Relaxed);
         if let Some(engine) = plan.options.replicas.engine() {
+            self.trace("this rank's gradients enqueued");
             (gradients, self.interrupted) =
                 ranks::sum_gradients(engine, gradients, &self.student, self.interrupted);
             self.trace("gradients summed over ranks");
