@@ -97,6 +97,35 @@ fn every_evaluation_config_is_read() {
     }
 }
 
+/// The recipes of papers name the ranks that they were designed for, which must divide the batch and suit its statistics.
+#[test]
+fn recipes_name_their_ranks() {
+    let recipes = files(&root().join("configs/pretrain"), ".toml");
+    let of_papers = recipes.iter().filter(|config| {
+        let name = config.file_name().unwrap().to_string_lossy();
+        name.contains("imagenet") || name.contains("pass")
+    });
+    let mut count = 0;
+    for config in of_papers {
+        let text = std::fs::read_to_string(config).unwrap();
+        let line = text.lines().find_map(|line| line.strip_prefix("# Ranks:  "));
+        let line = line.unwrap_or_else(|| panic!("{}: no `# Ranks:`", config.display()));
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let [ranks, "of", images, "images,", ..] = words.as_slice() else {
+            panic!("{}: {line}", config.display());
+        };
+        let (ranks, images): (usize, usize) = (ranks.parse().unwrap(), images.parse().unwrap());
+        let parsed: training::Config<objectives::ObjectiveConfig> = toml::from_str(&text).unwrap();
+        assert_eq!(ranks * images, parsed.data.batch_images, "{}", config.display());
+        if let Some(group) = parsed.training.batch_norm_images {
+            let fits = images.is_multiple_of(group) || group.is_multiple_of(images);
+            assert!(fits, "{}: statistics over {group} images", config.display());
+        }
+        count += 1;
+    }
+    assert_eq!(count, 25);
+}
+
 /// Names identify configs of `passer evaluate finetune`.
 fn fine_tunes(config: &Path) -> bool {
     let name = config.file_name().unwrap().to_string_lossy();
