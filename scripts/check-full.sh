@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# What is too slow for CI, by hand, before a release: the quick start's accuracy, a long curation killed at many moments, the
-# pages in a browser, the allocator under Miri. About 30 minutes on two cores after a build.
+# What is too slow for CI, by hand, before a release: the quick start's accuracy, a long curation killed at many moments, ranks
+# killed at many moments, the pages in a browser, the allocator under Miri. About 30 minutes on two cores after a build.
 #
 # PASSER_TEST_DATA: the folder of real inputs, whose weights the curation's detectors then use.
 # A check whose needs are missing is named at the end, and the script then ends with status 3.
@@ -39,6 +39,14 @@ else
   missing+=("detectors in the killed curation: PASSER_TEST_DATA")
 fi
 python3 scripts/curate/kill_test.py --passer "$passer" --rows 200000 --sample 500 --out "$out/kills" "${detectors[@]}"
+
+step "20 kills of random ranks at random moments"
+if command -v mpirun >/dev/null; then
+  OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 \
+    cargo test --release --locked --workspace --features mpi --test ranks -- --ignored --nocapture
+else
+  missing+=("kills of ranks: an MPI with its headers, such as Debian's libopenmpi-dev and openmpi-bin")
+fi
 
 step "pages in a browser"
 if command -v chromium >/dev/null && command -v chromedriver >/dev/null && python3 -c 'import sklearn' 2>/dev/null && [ -n "${PASSER_TEST_DATA:-}" ]; then

@@ -90,6 +90,14 @@ impl Replicas {
         }
     }
 
+    /// Every replica's bytes, of any length each, in the order of replicas.
+    pub fn gather_bytes(&self, own: Vec<u8>) -> Vec<Vec<u8>> {
+        match &self.engine {
+            Some(engine) => engine.gather_bytes(&own),
+            None => vec![own],
+        }
+    }
+
     /// This replica's part of rows that all replicas hold, so that each row is on one: the parts differ by one row
     /// where the replicas do not divide them.
     pub fn share<const D: usize>(&self, tensor: Tensor<D>, dimension: usize) -> Tensor<D> {

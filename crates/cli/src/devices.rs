@@ -40,16 +40,21 @@ impl DeviceArgument {
         open(&self.device, 0)
     }
 
-    /// The same for a rank: of several devices, that of its number among the ranks of its machine.
+    /// The same for a rank: of several devices, that of its number among the ranks of its machine. Whether another rank
+    /// holds it is checked once all have opened theirs.
     pub(crate) fn open_on(&self, ranks: &Ranks) -> anyhow::Result<Device> {
         let device = open(&self.device, ranks.local().0)?;
-        let address = identity(&device).map(|(name, address)| address.unwrap_or(name));
-        if address.is_none() {
+        if identity(&device).is_none() {
             ranks.divide_cores();
         }
-        ranks.check_devices(address.filter(|_| !is_software(&device)))?;
         Ok(device)
     }
+}
+
+/// The address of a GPU, which one process alone should hold; `None` for the CPU and for a GPU in software.
+pub(crate) fn address(device: &Device) -> Option<String> {
+    let address = identity(device).map(|(name, address)| address.unwrap_or(name));
+    address.filter(|_| !is_software(device))
 }
 
 /// Devices of one backend on this machine; empty where it is not compiled in or finds none.

@@ -99,6 +99,18 @@ pub(crate) struct Arguments {
     weights: WeightsArguments,
 }
 
+impl Verb {
+    /// The verb's name, if it cannot share its work with other processes.
+    pub(crate) fn of_one_process(&self) -> Option<&'static str> {
+        match self {
+            Self::Finetune(_) => None,
+            Self::Run(_) => Some("evaluate run"),
+            Self::Features(_) => Some("evaluate features"),
+            Self::Suite(_) => Some("evaluate suite"),
+        }
+    }
+}
+
 pub(crate) fn run(verb: Verb) -> anyhow::Result<()> {
     let arguments = match verb {
         Verb::Run(arguments) => arguments,

@@ -7,6 +7,7 @@ use std::fmt;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::OnceLock;
+use std::time::Duration;
 
 /// An error of the program itself, with its cure.
 #[derive(Debug)]
@@ -115,6 +116,9 @@ pub(crate) fn report(error: &anyhow::Error) -> ExitCode {
     if let Some(Ended(status)) = error.downcast_ref() {
         return ExitCode::from(*status);
     }
+    if is_of_another_rank(error) {
+        let_another_rank_report();
+    }
     eprintln!(
         "{}error: {}",
         prefix(),
@@ -133,6 +137,20 @@ pub(crate) fn report(error: &anyhow::Error) -> ExitCode {
         eprintln!("\nhint: {hint}");
     }
     ExitCode::FAILURE
+}
+
+/// Waits while another rank reports why all end, which says more. As its launcher or MPI then ends all of them, what comes
+/// after this wait is seen only if something went wrong there.
+pub(crate) fn let_another_rank_report() {
+    std::thread::sleep(Duration::from_secs(5));
+}
+
+/// Whether another rank reports why this one ends.
+fn is_of_another_rank(error: &anyhow::Error) -> bool {
+    use evaluation::Error::Training;
+    use training::Error::OtherRank;
+    matches!(error.downcast_ref(), Some(OtherRank { .. }))
+        || matches!(error.downcast_ref(), Some(Training(OtherRank { .. })))
 }
 
 /// The cure of one error of a chain.

@@ -354,6 +354,7 @@ mod tests {
             launcher: Some(Launch {
                 variable: "PMI_SIZE",
                 size: 4,
+                rank: None,
             }),
             ..found()
         };

@@ -99,7 +99,17 @@ pub fn run() -> ExitCode {
         .without_time()
         .with_target(false)
         .init();
-    let verb = Arguments::parse().verb;
+    let verb = match Arguments::try_parse() {
+        Ok(arguments) => arguments.verb,
+        // Help is no failure, but written once too.
+        Err(usage) if usage.exit_code() == 0 && !ranks::launched_first() => return ExitCode::SUCCESS,
+        Err(usage) => {
+            if !ranks::launched_first() {
+                failure::let_another_rank_report();
+            }
+            usage.exit()
+        }
+    };
     let result = panics::as_errors(|| {
         if let Some(verb) = verb.of_one_process() {
             ranks::refuse(verb)?;
@@ -127,7 +137,7 @@ pub fn run() -> ExitCode {
             let status = failure::report(&error);
             if !error.is::<failure::Interrupted>() {
                 // The others may wait for this rank in the middle of a step.
-                ranks::abort(1);
+                ranks::abort();
             }
             status
         }
@@ -141,7 +151,7 @@ impl Verb {
             Self::Pretrain(_) | Self::Devices => None,
             Self::Quickstart(_) => Some("quickstart"),
             Self::Curate(_) => Some("curate"),
-            Self::Evaluate(_) => Some("evaluate"),
+            Self::Evaluate(verb) => verb.of_one_process(),
             Self::Features(_) => Some("features"),
             Self::Shards(_) => Some("shards"),
             Self::Weights(_) => Some("weights"),

@@ -4,8 +4,8 @@ use crate::failure::{Failure, Interrupted};
 use crate::launch::DevicesArguments;
 use crate::output::{counted, shell_word};
 use crate::progress::{ProgressBar, duration};
-use crate::ranks::Ranks;
-use crate::{configs, interrupt, machine, provenance, smoke};
+use crate::ranks::{RankArguments, Ranks};
+use crate::{configs, devices, interrupt, machine, provenance, smoke};
 use anyhow::Context;
 use data::significant;
 use objectives::ObjectiveConfig;
@@ -25,6 +25,8 @@ pub(crate) struct Arguments {
     out: Option<PathBuf>,
     #[command(flatten)]
     devices: DevicesArguments,
+    #[command(flatten)]
+    ranks: RankArguments,
     /// Resume from the newest checkpoint in --out
     #[arg(long)]
     resume: bool,
@@ -40,17 +42,25 @@ pub(crate) fn run(arguments: Arguments) -> anyhow::Result<()> {
     if let Some(ended) = arguments.devices.launched() {
         return ended;
     }
-    let ranks = Ranks::join()?;
+    let ranks = Ranks::join(&arguments.ranks)?;
     let result = on_ranks(arguments, &ranks);
     ranks.leave(result)
 }
 
-fn on_ranks(arguments: Arguments, ranks: &Ranks) -> anyhow::Result<()> {
+/// What every rank reads and opens for itself.
+struct Inputs {
+    config: Config<ObjectiveConfig>,
+    device: burn::tensor::Device,
+    /// `None` in a smoke test.
+    dataset: Option<Arc<data::Dataset>>,
+}
+
+fn inputs(arguments: &Arguments, ranks: &Ranks) -> anyhow::Result<Inputs> {
     let read = match arguments.resume {
         true => configs::read_resumed,
         false => configs::read,
     };
-    let mut config: Config<ObjectiveConfig> =
+    let config: Config<ObjectiveConfig> =
         read(&arguments.config, &arguments.sets, configs::Kind::Pretraining)?;
     // Before the data are opened, which can take minutes, and before a smoke test shrinks the config.
     let memory = machine::host_memory_mib().map_or(u64::MAX, |mib| mib << 20);
@@ -66,6 +76,22 @@ fn on_ranks(arguments: Arguments, ranks: &Ranks) -> anyhow::Result<()> {
         .map_err(training::Error::Config)
         .with_context(|| format!("config `{}` is not valid", arguments.config.display()))?;
     let device = arguments.devices.one().open_on(ranks)?;
+    let data = arguments.data.as_ref().filter(|_| !arguments.smoke);
+    let dataset = data.map(|data| data::Dataset::open(data)).transpose()?;
+    Ok(Inputs {
+        config,
+        device,
+        dataset: dataset.map(Arc::new),
+    })
+}
+
+fn on_ranks(arguments: Arguments, ranks: &Ranks) -> anyhow::Result<()> {
+    let Inputs {
+        mut config,
+        device,
+        dataset,
+    } = ranks.agree(inputs(&arguments, ranks))?;
+    ranks.check_devices(devices::address(&device))?;
     if arguments.smoke {
         let dataset = smoke::shrink(&mut config);
         let scratch = smoke::Scratch::new();
@@ -94,10 +120,9 @@ fn on_ranks(arguments: Arguments, ranks: &Ranks) -> anyhow::Result<()> {
         return Ok(());
     }
     // clap requires both unless --smoke.
-    let (Some(data), Some(out)) = (&arguments.data, &arguments.out) else {
+    let (Some(dataset), Some(out)) = (dataset, &arguments.out) else {
         return Err(Failure::new("`--data` and `--out` are needed").into());
     };
-    let dataset = Arc::new(data::Dataset::open(data)?);
     let summary = pretrain(&config, dataset, out, arguments.resume, device.clone(), ranks)?;
     match (ranks.is_first(), summary.outcome) {
         (true, _) => finish(&summary, &config, out, &device),
@@ -117,20 +142,13 @@ pub(crate) fn pretrain(
 ) -> anyhow::Result<Summary> {
     let (replicas, shows) = (ranks.replicas(), ranks.is_first());
     if shows {
-        let of_each = match replicas.count() {
-            1 => String::new(),
-            count => format!(
-                ", on {count} ranks with {} of the {} images of a batch each",
-                config.data.batch_images / count,
-                config.data.batch_images
-            ),
-        };
         eprintln!(
-            "pretraining {} with {} on {}, {}{of_each}",
+            "pretraining {} with {} on {}, {}{}",
             config.backbone.name(),
             config.objective.name(),
             counted(dataset.len(), "record"),
-            crate::devices::describe(&device)
+            devices::describe(&device),
+            ranks.of_each(config.data.batch_images)
         );
     }
     let options = RunOptions {

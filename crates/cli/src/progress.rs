@@ -3,6 +3,7 @@
 use indicatif::{MultiProgress, ProgressDrawTarget, ProgressStyle};
 use std::io::{IsTerminal, Write};
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 /// All bars, so that log lines and other output can be written above them.
@@ -113,12 +114,22 @@ pub(crate) fn duration(seconds: f64) -> String {
     }
 }
 
+static MUTED: AtomicBool = AtomicBool::new(false);
+
+/// Drops all log lines to come, of a process whose log another one writes.
+pub(crate) fn mute_log() {
+    MUTED.store(true, Ordering::Relaxed);
+}
+
 /// The output of log lines: stderr, above the bars.
 #[derive(Default)]
 pub(crate) struct LogWriter;
 
 impl Write for LogWriter {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        if MUTED.load(Ordering::Relaxed) {
+            return Ok(bytes.len());
+        }
         bars().suspend(|| std::io::stderr().write_all(bytes))?;
         Ok(bytes.len())
     }

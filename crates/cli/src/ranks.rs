@@ -1,10 +1,27 @@
 //! The ranks of a run: joining those that a launcher started, and ending together.
 
 use crate::failure::{Failure, Interrupted, name_process};
+use crate::output::shell_word;
+use crate::progress;
 use backbones::Replicas;
 use kernels::collective::Engine;
 use mpi::{Launch, World};
 use std::sync::Arc;
+use std::time::Duration;
+
+/// The flags of verbs that run on several ranks.
+#[derive(clap::Args)]
+pub(crate) struct RankArguments {
+    /// Under mpirun or srun: name the ranks that others have waited for this many seconds, and again at growing gaps; 0: never
+    #[arg(long, value_name = "SECONDS", default_value_t = 60)]
+    late_after_s: u64,
+}
+
+impl RankArguments {
+    fn patience(&self) -> Option<Duration> {
+        (self.late_after_s > 0).then(|| Duration::from_secs(self.late_after_s))
+    }
+}
 
 /// This process among the devices that share a run.
 pub(crate) struct Ranks {
@@ -21,11 +38,11 @@ impl Ranks {
     ///
     /// # Errors
     /// A launcher that started several processes which cannot find each other: each would train alone.
-    pub(crate) fn join() -> anyhow::Result<Self> {
+    pub(crate) fn join(arguments: &RankArguments) -> anyhow::Result<Self> {
         let Some(launch) = Launch::of_environment() else {
             return Ok(Self::single());
         };
-        let world = World::join().map_err(|error| cannot_join(&launch, &error))?;
+        let world = World::join(arguments.patience()).map_err(|error| cannot_join(&launch, &error))?;
         let (rank, size) = (world.engine().rank(), world.engine().size());
         if size != launch.size && launch.is_torchrun() {
             return Err(cannot_join(&launch, &mpi::Error::NotBuilt).into());
@@ -45,6 +62,10 @@ impl Ranks {
         name_process(format!("rank {rank} on {}", world.host()));
         let ranks = Self { world: Some(world) };
         ranks.warn_of_binding();
+        // One log, not one of each rank.
+        if rank > 0 && std::env::var_os("PASSER_LOG").is_none() {
+            progress::mute_log();
+        }
         Ok(ranks)
     }
 
@@ -66,6 +87,17 @@ impl Ranks {
         self.engine().is_none_or(|engine| engine.rank() == 0)
     }
 
+    /// `, on 4 ranks with 64 of the 256 images of a batch each`; empty for one process.
+    pub(crate) fn of_each(&self, batch_images: usize) -> String {
+        match self.replicas().count() {
+            1 => String::new(),
+            count => format!(
+                ", on {count} ranks with {} of the {batch_images} images of a batch each",
+                batch_images / count
+            ),
+        }
+    }
+
     /// This process among those of its machine, and their number.
     pub(crate) fn local(&self) -> (usize, usize) {
         self.world.as_ref().map_or((0, 1), World::local)
@@ -84,6 +116,12 @@ impl Ranks {
         }
     }
 
+    /// The outcome of work that each rank did alone, before the first step: all go on, or all end, and an error that is the
+    /// same on several ranks is printed once.
+    pub(crate) fn agree<T>(&self, result: anyhow::Result<T>) -> anyhow::Result<T> {
+        training::agree(&self.replicas(), result)
+    }
+
     /// Gives an error if two ranks of a machine hold one GPU. `address` is this rank's, `None` for the CPU.
     pub(crate) fn check_devices(&self, address: Option<String>) -> anyhow::Result<()> {
         let Some(world) = &self.world else {
@@ -93,7 +131,7 @@ impl Ranks {
         let all = world.engine().gather_bytes(own.as_bytes());
         let rank = world.engine().rank();
         let twin = (0..all.len()).find(|other| *other != rank && !own.is_empty() && all[*other] == all[rank]);
-        match twin {
+        let checked = match twin {
             Some(other) => Err(Failure::new(format!(
                 "ranks {} and {} hold one device, {own}",
                 rank.min(other),
@@ -102,7 +140,8 @@ impl Ranks {
             .hint("start as many ranks on a machine as it has devices, and let `--device cuda` choose: rank n takes the n-th")
             .into()),
             None => Ok(()),
-        }
+        };
+        self.agree(checked)
     }
 
     /// Ends MPI in good order after work that succeeded, or that was interrupted on all ranks alike. After any other error
@@ -156,20 +195,37 @@ fn cannot_join(launch: &Launch, error: &mpi::Error) -> Failure {
     }
 }
 
+/// Whether this process is the first one of those that a launcher started, or the only one.
+pub(crate) fn launched_first() -> bool {
+    let rank = Launch::of_environment().and_then(|launch| launch.rank);
+    rank.is_none_or(|rank| rank == 0)
+}
+
 /// Gives an error if a launcher started several processes of a verb that works in one.
 pub(crate) fn refuse(verb: &str) -> anyhow::Result<()> {
     match Launch::of_environment() {
         None => Ok(()),
-        Some(launch) => Err(Failure::new(format!(
-            "`{verb}` works in one process, and a launcher started {} ({})",
-            launch.size, launch.variable
-        ))
-        .hint("type the command without the launcher")
-        .into()),
+        // All processes come here alike.
+        Some(_) if !launched_first() => Err(training::Error::OtherRank { rank: 0 }.into()),
+        Some(launch) => {
+            let arguments: Vec<String> = std::env::args()
+                .skip(1)
+                .map(|argument| shell_word(&argument))
+                .collect();
+            Err(Failure::new(format!(
+                "`{verb}` works in one process, and a launcher started {} ({})",
+                launch.size, launch.variable
+            ))
+            .hint(format!(
+                "type it without the launcher: passer {}",
+                arguments.join(" ")
+            ))
+            .into())
+        }
     }
 }
 
-/// Ends all ranks with this status, if this process is one of several.
-pub(crate) fn abort(status: u8) {
-    mpi::abort(i32::from(status));
+/// Ends all ranks, if this process is one of several.
+pub(crate) fn abort() {
+    mpi::abort();
 }

@@ -11,7 +11,7 @@ mod assembler;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -290,10 +290,13 @@ impl Loader {
         self.shared.bad_before.store(count, Ordering::Relaxed);
     }
 
-    /// All broken records in the batches handed out so far.
-    pub fn all_bad_records(&self) -> Vec<BadRecord> {
+    /// The broken records in the batches handed out so far that are not at these positions.
+    pub fn bad_records_besides(&self, known: &BTreeSet<u64>) -> Vec<BadRecord> {
         let bad = self.shared.bad.lock().unwrap_or_else(PoisonError::into_inner);
-        bad.values().cloned().collect()
+        bad.values()
+            .filter(|record| !known.contains(&record.position))
+            .cloned()
+            .collect()
     }
 
     /// Enters broken records that loaders of other parts found.

@@ -25,20 +25,6 @@ pub fn gather<const D: usize>(tensor: Tensor<D>, engine: &Arc<dyn Engine>) -> Te
     collect(tensor, Kind::Gather, engine)
 }
 
-/// This rank's rows of the sum of every rank's tensor, differentiable: `[ranks · rows, …]` to `[rows, …]`.
-///
-/// # Panics
-/// If the ranks do not divide the rows.
-pub fn scatter_sum<const D: usize>(tensor: Tensor<D>, engine: &Arc<dyn Engine>) -> Tensor<D> {
-    let rows = tensor.dims()[0];
-    assert!(
-        rows.is_multiple_of(engine.size()),
-        "{rows} rows cannot be divided among {} ranks",
-        engine.size()
-    );
-    collect(tensor, Kind::ScatterSum, engine)
-}
-
 fn collect<const D: usize>(tensor: Tensor<D>, kind: Kind, engine: &Arc<dyn Engine>) -> Tensor<D> {
     if engine.size() == 1 {
         return tensor;

@@ -69,6 +69,9 @@ pub trait Engine: Debug + Send + Sync {
     fn barrier(&self) {
         self.gather_bytes(&[]);
     }
+
+    /// The optimizer step that the calls to come belong to, counted from 0, for messages about a rank that is late.
+    fn at_step(&self, _step: usize) {}
 }
 
 /// A collective on a tensor, or its transpose.

@@ -4,6 +4,7 @@ use crate::Error;
 use kernels::collective::Engine;
 use std::convert::Infallible;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// This process as one of MPI's ranks; none exists in a build without the feature `mpi`.
 pub struct World {
@@ -13,7 +14,7 @@ pub struct World {
 impl World {
     /// # Errors
     /// Always: [`Error::NotBuilt`].
-    pub fn join() -> Result<Self, Error> {
+    pub fn join(_patience: Option<Duration>) -> Result<Self, Error> {
         Err(Error::NotBuilt)
     }
 
@@ -38,8 +39,8 @@ impl World {
     }
 }
 
-/// Ends all ranks with this exit status; returns if this process joined none.
-pub fn abort(_status: i32) {}
+/// Ends all ranks with exit status 1; returns if this process joined none.
+pub fn abort() {}
 
 /// Name and version of the MPI library.
 pub fn library() -> Option<String> {

@@ -10,16 +10,18 @@ pub struct Launch {
     pub variable: &'static str,
     /// The number of processes, above 1.
     pub size: usize,
+    /// This process among them, from 0, if the launcher says so.
+    pub rank: Option<usize>,
 }
 
-/// Sizes of worlds by launcher: Open MPI's mpirun, MPICH's and Intel's mpiexec and `srun --mpi=pmi2`, MVAPICH, a step
-/// of Slurm, torchrun. `SLURM_NTASKS` is also set for a batch script itself.
-const SIZES: [&str; 5] = [
-    "OMPI_COMM_WORLD_SIZE",
-    "PMI_SIZE",
-    "MV2_COMM_WORLD_SIZE",
-    "SLURM_STEP_NUM_TASKS",
-    "WORLD_SIZE",
+/// Sizes of worlds and ranks by launcher: Open MPI's mpirun, MPICH's and Intel's mpiexec and `srun --mpi=pmi2`, MVAPICH, a
+/// step of Slurm, torchrun. `SLURM_NTASKS` is also set for a batch script itself.
+const VARIABLES: [(&str, &str); 5] = [
+    ("OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK"),
+    ("PMI_SIZE", "PMI_RANK"),
+    ("MV2_COMM_WORLD_SIZE", "MV2_COMM_WORLD_RANK"),
+    ("SLURM_STEP_NUM_TASKS", "SLURM_PROCID"),
+    ("WORLD_SIZE", "RANK"),
 ];
 
 impl Launch {
@@ -29,9 +31,14 @@ impl Launch {
     }
 
     fn of(variable: impl Fn(&str) -> Option<String>) -> Option<Self> {
-        SIZES.into_iter().find_map(|name| {
-            let size: usize = variable(name)?.trim().parse().ok()?;
-            (size > 1).then_some(Self { variable: name, size })
+        let number = |name: &str| -> Option<usize> { variable(name)?.trim().parse().ok() };
+        VARIABLES.into_iter().find_map(|(name, rank)| {
+            let size = number(name)?;
+            (size > 1).then(|| Self {
+                variable: name,
+                size,
+                rank: number(rank),
+            })
         })
     }
 
@@ -54,9 +61,16 @@ mod tests {
                     .map(|(_, value)| value.to_string())
             })
         };
-        let open_mpi = of(&[("OMPI_COMM_WORLD_SIZE", "4"), ("WORLD_SIZE", "8")]).unwrap();
-        assert_eq!((open_mpi.size, open_mpi.is_torchrun()), (4, false));
-        assert!(of(&[("WORLD_SIZE", "2")]).unwrap().is_torchrun());
+        let open_mpi = of(&[
+            ("OMPI_COMM_WORLD_SIZE", "4"),
+            ("OMPI_COMM_WORLD_RANK", "3"),
+            ("WORLD_SIZE", "8"),
+        ]);
+        let open_mpi = open_mpi.unwrap();
+        assert_eq!((open_mpi.size, open_mpi.rank), (4, Some(3)));
+        assert!(!open_mpi.is_torchrun());
+        let torchrun = of(&[("WORLD_SIZE", "2")]).unwrap();
+        assert!(torchrun.is_torchrun() && torchrun.rank.is_none());
         // One process needs no other, and a batch script of Slurm is none of its tasks.
         assert_eq!(of(&[("OMPI_COMM_WORLD_SIZE", "1"), ("PMI_SIZE", "x")]), None);
         assert_eq!(of(&[("SLURM_NTASKS", "8")]), None);

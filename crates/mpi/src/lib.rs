@@ -6,6 +6,8 @@
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 mod launch;
+#[cfg(any(feature = "mpi", test))]
+mod watch;
 #[cfg(feature = "mpi")]
 mod world;
 #[cfg(not(feature = "mpi"))]

@@ -1,11 +1,13 @@
 //! The world of MPI: joining it, its collectives, and leaving it.
 
 use crate::Error;
+use crate::watch::{self, Progress, Watch};
 use ferrompi::{Communicator, Mpi, ThreadLevel};
 use kernels::collective::Engine;
 use std::fmt::{Debug, Display};
 use std::mem::ManuallyDrop;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Duration;
 
 fn of_mpi(error: ferrompi::Error) -> Error {
     Error::Mpi(error.to_string())
@@ -26,9 +28,12 @@ pub struct World {
 impl World {
     /// Joins the other ranks, once per process.
     ///
+    /// With `patience`, which is that of rank 0, rank 0 warns of ranks that others have waited for that long in a
+    /// collective, and again after twice the time, and so on.
+    ///
     /// # Errors
     /// No MPI library that works, or one without threads.
-    pub fn join() -> Result<Self, Error> {
+    pub fn join(patience: Option<Duration>) -> Result<Self, Error> {
         let mpi = ManuallyDrop::new(Mpi::init_thread(ThreadLevel::Serialized).map_err(of_mpi)?);
         if !matches!(
             mpi.thread_level(),
@@ -44,7 +49,11 @@ impl World {
             local: (node.rank() as usize, node.size() as usize),
             host: world.processor_name().map_err(of_mpi)?,
             calls: Mutex::new(()),
+            progress: Arc::new(Progress::new()),
         });
+        if engine.size > 1 {
+            engine.watch(patience);
+        }
         // Freeing it would be one more call that all ranks must make.
         std::mem::forget(node);
         Ok(Self { mpi, engine })
@@ -72,10 +81,10 @@ impl World {
     }
 }
 
-/// Ends all ranks with this exit status, or returns if this process joined none.
-pub fn abort(status: i32) {
+/// Ends all ranks with exit status 1, or returns if this process joined none.
+pub fn abort() {
     if let Some(world) = WORLD.get() {
-        world.abort(status);
+        world.abort(1);
     }
 }
 
@@ -95,6 +104,7 @@ struct Ranks {
     host: String,
     /// One call at a time, as the thread level `Serialized` wants it.
     calls: Mutex<()>,
+    progress: Arc<Progress>,
 }
 
 impl Debug for Ranks {
@@ -106,12 +116,41 @@ impl Debug for Ranks {
 impl Ranks {
     /// # Panics
     /// If the call failed: the ranks are then no longer at the same step.
-    fn call<T, E: Display>(&self, name: &str, call: impl FnOnce(&Communicator) -> Result<T, E>) -> T {
+    fn call<T, E: Display>(&self, name: &'static str, call: impl FnOnce(&Communicator) -> Result<T, E>) -> T {
         let _one = self.calls.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(world) = WORLD.get() else {
             unreachable!("an engine is made after its world")
         };
-        call(world).unwrap_or_else(|error| panic!("{self:?}: {name} between ranks failed: {error}"))
+        self.progress.begin(name);
+        let result = call(world);
+        self.progress.end();
+        result.unwrap_or_else(|error| panic!("{self:?}: {name} between ranks failed: {error}"))
+    }
+
+    /// Lets rank 0 watch all ranks. Where it cannot, late ranks are not named, and all else is the same.
+    fn watch(&self, patience: Option<Duration>) {
+        let hosts = self.gather_bytes(self.host.as_bytes());
+        let hosts: Vec<String> = hosts
+            .iter()
+            .map(|host| String::from_utf8_lossy(host).into_owned())
+            .collect();
+        let one_machine = self.local.1 == self.size;
+        let mut opened = None;
+        if let (0, Some(patience)) = (self.rank, patience) {
+            match Watch::open(patience, one_machine) {
+                Ok(watch) => opened = Some(watch),
+                Err(error) => tracing::warn!("ranks that are late will not be named: {error}"),
+            }
+        }
+        let invitation = opened.as_ref().map(|watch| watch.invitation.clone());
+        let invitation = self.broadcast(invitation.unwrap_or_default().into_bytes());
+        if let Some(watch) = opened {
+            watch.start(&self.progress, hosts);
+        } else if self.rank > 0 {
+            let host = if one_machine { "127.0.0.1" } else { &hosts[0] };
+            let invitation = String::from_utf8_lossy(&invitation);
+            watch::report(&self.progress, self.rank, host, &invitation);
+        }
     }
 }
 
@@ -189,5 +228,9 @@ impl Engine for Ranks {
 
     fn barrier(&self) {
         self.call("barrier", Communicator::barrier);
+    }
+
+    fn at_step(&self, step: usize) {
+        self.progress.at_step(step);
     }
 }

@@ -164,22 +164,23 @@ fn each_file<S: Module, T: Module>(
 pub(crate) struct Files(BTreeMap<String, Vec<u8>>);
 
 impl Files {
-    /// Student, state and optimizer after `position.step` steps.
+    /// The files of these modules.
     ///
     /// # Errors
     /// A module that Burn cannot write.
-    pub(crate) fn of<S: Module, T: Module>(
-        student: &S,
-        state: &T,
-        optimizer: &Optimizer,
-        position: &Position,
-    ) -> Result<Self, Error> {
+    pub(crate) fn of<S: Module, T: Module>(modules: &Loaded<S, T>) -> Result<Self, Error> {
         let mut files = BTreeMap::new();
-        let folder = Path::new("of rank 0");
-        each_file(folder, student, state, optimizer, position, |name, bytes| {
-            files.insert(name.to_owned(), bytes.to_vec());
-            Ok(())
-        })?;
+        each_file(
+            Path::new("of rank 0"),
+            &modules.student,
+            &modules.state,
+            &modules.optimizer,
+            &modules.position,
+            |name, bytes| {
+                files.insert(name.to_owned(), bytes.to_vec());
+                Ok(())
+            },
+        )?;
         Ok(Self(files))
     }
 
@@ -371,7 +372,7 @@ impl ModuleVisitor for Zeros {
     }
 }
 
-/// The result of [`load`].
+/// Networks and optimizer, and where their run is.
 pub(crate) struct Loaded<S, T> {
     pub(crate) student: S,
     pub(crate) state: T,

@@ -163,6 +163,13 @@ impl<O: ObjectiveSection> Config<O> {
 }
 
 impl<O> Config<O> {
+    /// Photographs that go through the networks together on each of `ranks` devices: a micro-batch, or a device's part of
+    /// the batch.
+    pub fn pass_images(&self, ranks: usize) -> usize {
+        let images = (self.data.batch_images / ranks.max(1)).max(1);
+        self.training.micro_batch_images.unwrap_or(images).min(images)
+    }
+
     /// Validates the keys of this crate.
     fn validate_own(&self) -> Result<(), String> {
         let positive = |name: &str, value: usize| {

@@ -136,6 +136,13 @@ pub enum Error {
         got: String,
     },
 
+    /// Another rank failed, and reports why: this one only ends.
+    #[error("rank {rank} failed; its message says why")]
+    OtherRank {
+        /// The rank that reports the error.
+        rank: usize,
+    },
+
     /// The device failed.
     #[error("the device failed in one of the {steps} steps before step {step}: {reason}")]
     Device {

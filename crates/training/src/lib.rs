@@ -38,6 +38,9 @@ pub use objective::{Loss, Objective, ViewCount};
 pub use optimizer::{
     Adaptation, ClipConfig, Optimizer, OptimizerConfig, ParameterRule, Rates, drop_gradients,
 };
-pub use pretrain::{AtEpochEnd, EpochEnd, Event, Outcome, RunOptions, Summary, Trained, pretrain, train};
+pub use pretrain::{
+    AtEpochEnd, EpochEnd, Event, Outcome, RunOptions, Summary, Trained, agree, check_agreement, pretrain,
+    train,
+};
 pub use run_log::LogLine;
 pub use schedule::{ReachesPeak, ScheduleConfig, Warmup};

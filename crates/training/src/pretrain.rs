@@ -13,6 +13,7 @@ use crate::run_log::LogLine;
 use backbones::Replicas;
 use burn::tensor::Device;
 use plan::Plan;
+pub use ranks::{agree, check_agreement};
 use run_directory::RunDirectory;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -137,7 +138,8 @@ pub fn pretrain<O: Objective, C: ObjectiveSection>(
 
 /// Trains `objective` according to `config` on `dataset`, in the run directory `options.out`. Calls
 /// `at_epoch_end` after each epoch's last step: the callback may read the networks, and may change the state
-/// to remember something.
+/// to remember something. On several ranks it is called on each of them, with the same networks, and must return the same
+/// state.
 ///
 /// A checkpoint holds everything that a run needs to resume, and every draw is a function of the seed and the
 /// step. So on `flex` a resumed run equals an uninterrupted one to the bit.
@@ -145,7 +147,8 @@ pub fn pretrain<O: Objective, C: ObjectiveSection>(
 /// # Errors
 /// A config that contradicts itself or the data, a run directory that holds another run, more than
 /// `max_bad_fraction` of undecodable records, a loss that is not finite, and files that cannot be written.
-/// Earlier checkpoints stay unchanged.
+/// Earlier checkpoints stay unchanged. On several ranks, one of those with an error reports it, and the others may have
+/// [`Error::OtherRank`].
 pub fn train<O: Objective, C: ObjectiveSection, E: From<Error>>(
     objective: &O,
     config: &Config<C>,
@@ -155,7 +158,7 @@ pub fn train<O: Objective, C: ObjectiveSection, E: From<Error>>(
     at_epoch_end: &mut AtEpochEnd<'_, O, E>,
 ) -> Result<Trained<O>, E> {
     // Before anything is written: reject invalid inputs, and count the steps.
-    let plan = Plan::new(objective, config, dataset, options)?;
+    let plan = agree(&options.replicas, Plan::new(objective, config, dataset, options))?;
 
     // The run directory: a new one, or the one that this config started.
     let directory = if plan.writes() {
@@ -188,6 +191,9 @@ pub fn train<O: Objective, C: ObjectiveSection, E: From<Error>>(
         let due = plan.due(run.done, interrupted);
         if due.line || due.checkpoint {
             run.read_scalars(&plan, &directory)?;
+        }
+        if due.epoch_end || due.checkpoint {
+            run = run.agreed(&plan)?;
         }
         if due.epoch_end {
             run.state = at_epoch_end(EpochEnd {

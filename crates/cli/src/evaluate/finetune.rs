@@ -2,11 +2,12 @@
 
 use super::{StageBar, print_table};
 use crate::configs::Kind;
-use crate::devices::DeviceArgument;
 use crate::failure::{Failure, Interrupted};
+use crate::launch::DevicesArguments;
 use crate::output::counted;
 use crate::pretrain::skipped;
 use crate::progress::{ProgressBar, duration};
+use crate::ranks::{RankArguments, Ranks};
 use crate::weights::WeightsArguments;
 use crate::{configs, devices, interrupt, provenance};
 use anyhow::Context;
@@ -16,7 +17,7 @@ use evaluation::Provenance;
 use evaluation::finetune::{Config, FinetuneEvent, FinetuneResult, Job};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use training::{Event, LoadedEncoder, RunOptions};
+use training::{Event, LoadedEncoder, Outcome, RunOptions};
 
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
@@ -38,7 +39,9 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "RUN", required_unless_present = "smoke")]
     out: Option<PathBuf>,
     #[command(flatten)]
-    device: DeviceArgument,
+    devices: DevicesArguments,
+    #[command(flatten)]
+    ranks: RankArguments,
     /// Resume from the newest checkpoint in --out
     #[arg(long)]
     resume: bool,
@@ -59,11 +62,29 @@ pub(crate) struct Arguments {
 const SMOKE_IMAGES: usize = 4;
 
 pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
+    if let Some(ended) = arguments.devices.launched() {
+        return ended;
+    }
+    let ranks = Ranks::join(&arguments.ranks)?;
+    let result = on_ranks(arguments, &ranks);
+    ranks.leave(result)
+}
+
+/// What every rank reads and opens for itself.
+struct Inputs {
+    config: Config,
+    device: Device,
+    encoder: Option<LoadedEncoder>,
+    /// Training and test records; `None` in a smoke test.
+    datasets: Option<[Dataset; 2]>,
+}
+
+fn inputs(arguments: &Arguments, ranks: &Ranks) -> anyhow::Result<Inputs> {
     let read = match arguments.resume {
         true => configs::read_resumed,
         false => configs::read,
     };
-    let mut config: Config = read(&arguments.config, &arguments.sets, Kind::FineTuning)?;
+    let config: Config = read(&arguments.config, &arguments.sets, Kind::FineTuning)?;
     config
         .validate()
         // A run that was begun continues.
@@ -73,7 +94,7 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
         })
         .map_err(evaluation::Error::Config)
         .with_context(|| format!("config `{}` is not valid", arguments.config.display()))?;
-    let device = arguments.device.open()?;
+    let device = arguments.devices.one().open_on(ranks)?;
     let encoder = match &arguments.encoder {
         Some(path) => Some(training::read_encoder(
             path,
@@ -82,22 +103,41 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
         )?),
         None => None,
     };
+    let datasets = match (&arguments.train, &arguments.test) {
+        (Some(train), Some(test)) if !arguments.smoke => Some([Dataset::open(train)?, Dataset::open(test)?]),
+        _ => None,
+    };
+    Ok(Inputs {
+        config,
+        device,
+        encoder,
+        datasets,
+    })
+}
+
+fn on_ranks(arguments: &Arguments, ranks: &Ranks) -> anyhow::Result<()> {
+    let Inputs {
+        mut config,
+        device,
+        encoder,
+        datasets,
+    } = ranks.agree(inputs(arguments, ranks))?;
+    let encoder = encoder.as_ref();
+    ranks.check_devices(devices::address(&device))?;
     if arguments.smoke {
-        return smoke(&mut config, encoder.as_ref(), arguments.out.clone(), &device);
+        return smoke(&mut config, encoder, arguments.out.clone(), &device, ranks);
     }
     // clap requires all three unless --smoke.
-    let (Some(train), Some(test), Some(out)) = (&arguments.train, &arguments.test, &arguments.out) else {
+    let (Some(datasets), Some(out)) = (datasets, &arguments.out) else {
         return Err(Failure::new("`--train`, `--test` and `--out` are needed").into());
     };
-    let (train, test) = (Dataset::open(train)?, Dataset::open(test)?);
-    let result = finetune(
-        &config,
-        encoder.as_ref(),
-        [train, test],
-        out,
-        arguments.resume,
-        &device,
-    )?;
+    let result = finetune(&config, encoder, datasets, out, arguments.resume, &device, ranks)?;
+    if !ranks.is_first() {
+        return match result.summary.outcome {
+            Outcome::Interrupted => Err(Interrupted.into()),
+            Outcome::Finished => Ok(()),
+        };
+    }
     crate::pretrain::report_bad_records(&result.summary.bad_records);
     let summary = result.summary;
     let Some(outcomes) = result.outcomes else {
@@ -128,6 +168,7 @@ fn smoke(
     encoder: Option<&LoadedEncoder>,
     out: Option<PathBuf>,
     device: &Device,
+    ranks: &Ranks,
 ) -> anyhow::Result<()> {
     if encoder.is_none() && config.backbone.is_none() {
         return Err(Failure::new(
@@ -158,8 +199,12 @@ fn smoke(
         at,
         false,
         device,
+        ranks,
     )?
     .summary;
+    if !ranks.is_first() {
+        return Ok(());
+    }
     println!(
         "smoke test passed: {} of {} in {}{}",
         counted(summary.steps, "step"),
@@ -178,6 +223,7 @@ fn finetune(
     out: &Path,
     resume: bool,
     device: &Device,
+    ranks: &Ranks,
 ) -> anyhow::Result<FinetuneResult> {
     let mut facts = provenance::facts(device);
     if let Some(encoder) = encoder {
@@ -191,7 +237,7 @@ fn finetune(
         options: RunOptions {
             out: out.to_path_buf(),
             resume,
-            replicas: backbones::Replicas::single(),
+            replicas: ranks.replicas(),
             stop: interrupt::flag()?,
             method: config.objective.protocol.name(),
             provenance: facts,
@@ -204,7 +250,7 @@ fn finetune(
     };
     let mut shown: Option<ProgressBar> = None;
     let mut stage = StageBar::default();
-    let result = evaluation::finetune::run(config, &job, &mut |event| match event {
+    let mut show = |event: FinetuneEvent<'_>| match event {
         FinetuneEvent::Training(Event::Start {
             step,
             steps,
@@ -212,9 +258,10 @@ fn finetune(
             peak_learning_rate,
         }) => {
             eprintln!(
-                "{}: {} from step {step} ({steps_per_epoch} an epoch), peak learning rate {}, run directory `{}`",
+                "{}: {} from step {step} ({steps_per_epoch} an epoch){}, peak learning rate {}, run directory `{}`",
                 config.objective.protocol.name(),
                 counted(steps, "step"),
+                ranks.of_each(config.data.batch_images),
                 significant(peak_learning_rate, 4),
                 out.display()
             );
@@ -252,6 +299,11 @@ fn finetune(
                 progress.finish();
             }
             stage.show(event);
+        }
+    };
+    let result = evaluation::finetune::run(config, &job, &mut |event| {
+        if ranks.is_first() {
+            show(event);
         }
     });
     if let Some(progress) = shown {

@@ -23,7 +23,7 @@ pub struct Config {
     /// Probability of CutMix if both are on. timm: 0.5.
     pub switch_probability: f64,
     /// Images that share one draw and are mixed among each other: the reference's batch on one GPU. Must
-    /// divide the batch and the micro-batch; absent: the whole batch.
+    /// divide the batch and the micro-batch, and divide a rank's images or be a multiple of them; absent: the whole batch.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub images: Option<usize>,
 }
@@ -65,6 +65,16 @@ impl Config {
             }
         }
         Ok(())
+    }
+
+    /// Gives an error for groups that do not fit to the `images` that each of several ranks sends through the network.
+    pub(super) fn check_ranks(&self, images: usize) -> Result<(), String> {
+        match self.images {
+            Some(group) if !images.is_multiple_of(group) && !group.is_multiple_of(images) => Err(format!(
+                "`objective.mixing.images` must divide the {images} images of a rank, or be a multiple of them, got {group}"
+            )),
+            _ => Ok(()),
+        }
     }
 
     /// The mix of one group of images of this size; `None` leaves the group unchanged.
@@ -138,12 +148,11 @@ pub(super) struct Mix {
 }
 
 impl Mix {
-    /// Image `i` of `n` mixed with image `n - 1 - i`.
+    /// Each image mixed with the other one of its place: image `n - 1 - i` of its group.
     ///
     /// # Shapes
-    /// - `images` and output: `[images, 3, height, width]`
-    pub(super) fn images(&self, images: Tensor<4>) -> Tensor<4> {
-        let others = images.clone().flip([0]);
+    /// - `images`, `others` and output: `[images, 3, height, width]`
+    pub(super) fn images(&self, images: Tensor<4>, others: Tensor<4>) -> Tensor<4> {
         let Some(cut) = self.cut else {
             return images * self.lambda + others * (1.0 - self.lambda);
         };
@@ -157,13 +166,20 @@ impl Mix {
 }
 
 /// Targets of a group, `[images, classes]` flattened: `1 - smoothing + smoothing / classes` for the class and
-/// `smoothing / classes` for the others, mixed like the images.
-pub(super) fn targets(of: &[u32], classes: usize, smoothing: f64, mix: Option<&Mix>) -> Vec<f32> {
+/// `smoothing / classes` for the others, mixed like the images. `of` holds the class of each image, `others` that of the one
+/// that it is mixed with.
+pub(super) fn targets(
+    of: &[u32],
+    others: &[u32],
+    classes: usize,
+    smoothing: f64,
+    mix: Option<&Mix>,
+) -> Vec<f32> {
     let off = smoothing / classes as f64;
     let on = 1.0 - smoothing + off;
     let lambda = mix.map_or(1.0, |mix| mix.lambda);
     let mut targets = Vec::with_capacity(of.len() * classes);
-    for (own, other) in of.iter().zip(of.iter().rev()) {
+    for (own, other) in of.iter().zip(others) {
         let value = |class: u32, of: u32| if class == of { on } else { off };
         targets.extend(
             (0..classes as u32)
@@ -209,7 +225,7 @@ mod tests {
     fn images_and_targets_are_mixed_with_the_mirrored_place() {
         let images = Tensor::<1>::from_floats([0.0, 1.0, 2.0, 3.0], &Device::flex()).reshape([2, 1, 1, 2]);
         let values = |mix: Mix| {
-            mix.images(images.clone())
+            mix.images(images.clone(), images.clone().flip([0]))
                 .into_data()
                 .try_to_vec::<f32>()
                 .unwrap()
@@ -232,13 +248,13 @@ mod tests {
         assert_eq!(values(cutmix), [0.0, 3.0, 2.0, 1.0]);
         assert_eq!(cutmix.lambda, 0.5);
         // Smoothing 0.3 over 3 classes: 0.8 and 0.1; classes 2 and 0 weigh three quarters and one quarter.
-        let soft = targets(&[2, 0], 3, 0.3, Some(&mixup));
+        let soft = targets(&[2, 0], &[0, 2], 3, 0.3, Some(&mixup));
         let expected = [0.275, 0.1, 0.625, 0.625, 0.1, 0.275];
         assert!(
             soft.iter().zip(expected).all(|(a, b)| (a - b).abs() < 1e-6),
             "{soft:?}"
         );
-        assert_eq!(targets(&[1], 2, 0.0, None), [0.0, 1.0]);
+        assert_eq!(targets(&[1], &[1], 2, 0.0, None), [0.0, 1.0]);
     }
 
     #[test]
@@ -286,5 +302,13 @@ mod tests {
         };
         assert!(refused(groups.clone()).contains("divide the 4 images"));
         assert_eq!(groups.validate(8, None), Ok(()));
+        assert_eq!(groups.check_ranks(4), Ok(()));
+        assert_eq!(groups.check_ranks(16), Ok(()));
+        assert!(
+            groups
+                .check_ranks(12)
+                .unwrap_err()
+                .contains("the 12 images of a rank")
+        );
     }
 }

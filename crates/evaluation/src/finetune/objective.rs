@@ -1,14 +1,15 @@
 //! The fine-tuned network as an [`Objective`] of the `training` crate's loop: a backbone and a linear
 //! classifier, with cross-entropy on the labels of the batch.
 
-use super::mixing::{self, soft_target_cross_entropy};
+use super::mixing::{self, Mix, soft_target_cross_entropy};
 use super::{Average, HeadInit, Settings};
 use crate::error::Error;
 use crate::task::Classes;
 use backbones::layers::Linear;
 use backbones::vit::Pooling;
 use backbones::{
-    Backbone, BackboneConfig, Context, Init, ema_with_statistics, independent_copy, replace_state, state_dict,
+    Backbone, BackboneConfig, Context, Init, Replicas, ema_with_statistics, independent_copy, replace_state,
+    state_dict,
 };
 use burn::module::Module;
 use burn::tensor::{Tensor, TensorData};
@@ -118,6 +119,62 @@ impl Finetune {
     }
 }
 
+impl Finetune {
+    /// A micro-batch's images and targets, mixed by groups. A group of more images than a replica has spans several.
+    fn mixed(
+        &self,
+        config: &mixing::Config,
+        images: Tensor<4>,
+        places: &[u32],
+        context: &Context,
+    ) -> (Tensor<4>, Vec<f32>) {
+        let (classes, smoothing) = (self.classes.count(), self.settings.label_smoothing);
+        let replicas = &context.replicas;
+        let [count, _, height, width] = images.dims();
+        let together = config.images.unwrap_or(count * replicas.count());
+        let before = context.place() * count;
+        let draw = |row: usize| {
+            // The group's index in the step, so that replicas and micro-batches draw the same as the whole batch.
+            let group = ((before + row) / together) as u64;
+            let mut rng = context.draws.whole_step().rng("finetune.mixing", group);
+            config.draw([height, width], &mut rng)
+        };
+        let mix_images = |mix: Option<Mix>, images: Tensor<4>, others: Tensor<4>| match mix {
+            Some(mix) => mix.images(images, others),
+            None => images,
+        };
+        if together > count {
+            let mirrored = |row: usize| row / together * together + together - 1 - row % together;
+            let order: Vec<i32> = (0..count * replicas.count())
+                .map(|row| mirrored(row) as i32)
+                .collect();
+            let all = of_all_replicas(replicas, places);
+            let others: Vec<u32> = (before..before + count).map(|row| all[mirrored(row)]).collect();
+            let mix = draw(0);
+            let targets = mixing::targets(places, &others, classes, smoothing, mix.as_ref());
+            let others = replicas.permute(images.clone(), &order);
+            return (mix_images(mix, images, others), targets);
+        }
+        let (mut mixed, mut targets) = (vec![], vec![]);
+        for (group, places) in places.chunks(together).enumerate() {
+            let part = images.clone().narrow(0, group * together, places.len());
+            let others: Vec<u32> = places.iter().rev().copied().collect();
+            let mix = draw(group * together);
+            targets.extend(mixing::targets(places, &others, classes, smoothing, mix.as_ref()));
+            mixed.push(mix_images(mix, part.clone(), part.flip([0])));
+        }
+        (Tensor::cat(mixed, 0), targets)
+    }
+}
+
+/// The classes of all replicas' images, in the order of replicas.
+fn of_all_replicas(replicas: &Replicas, places: &[u32]) -> Vec<u32> {
+    let own = places.iter().flat_map(|place| place.to_le_bytes()).collect();
+    let all = replicas.gather_bytes(own).concat();
+    let (places, _) = all.as_chunks();
+    places.iter().map(|place| u32::from_le_bytes(*place)).collect()
+}
+
 /// Whether the norm after the pooling differs from the encoder's training: BEiT and MAE initialize it to 1
 /// and 0.
 fn starts_its_norm_anew(before: &BackboneConfig, now: &BackboneConfig) -> bool {
@@ -159,27 +216,12 @@ impl Objective for Finetune {
         let images = batch.view(0);
         let places = self.places(batch);
         let (classes, smoothing) = (self.classes.count(), self.settings.label_smoothing);
-        let [count, _, height, width] = images.dims();
         let (images, targets) = match &self.settings.mixing {
-            None => (images, mixing::targets(&places, classes, smoothing, None)),
-            Some(config) => {
-                let together = config.images.unwrap_or(count);
-                let before = context.place() * (count / together);
-                let (mut mixed, mut targets) = (vec![], vec![]);
-                for (group, places) in places.chunks(together).enumerate() {
-                    let part = images.clone().narrow(0, group * together, places.len());
-                    // The group's index in the step, so that micro-batches draw the same as the whole batch.
-                    let number = (before + group) as u64;
-                    let mut rng = context.draws.whole_step().rng("finetune.mixing", number);
-                    let mix = config.draw([height, width], &mut rng);
-                    targets.extend(mixing::targets(places, classes, smoothing, mix.as_ref()));
-                    mixed.push(match &mix {
-                        Some(mix) => mix.images(part),
-                        None => part,
-                    });
-                }
-                (Tensor::cat(mixed, 0), targets)
-            }
+            None => (
+                images,
+                mixing::targets(&places, &places, classes, smoothing, None),
+            ),
+            Some(config) => self.mixed(config, images, &places, context),
         };
         let targets = mixing::target_tensor(targets, classes, &images.device());
         let logits = student.forward(images, context);

@@ -88,7 +88,9 @@ fn targets_loss_and_gradient_are_timms() {
             lambda: case["lambda"].as_f64().unwrap(),
             cut: None,
         };
-        let targets = targets(&labels, classes, case["smoothing"].as_f64().unwrap(), Some(&mix));
+        let others: Vec<u32> = labels.iter().rev().copied().collect();
+        let smoothing = case["smoothing"].as_f64().unwrap();
+        let targets = targets(&labels, &others, classes, smoothing, Some(&mix));
         let shown: Vec<f64> = targets.iter().map(|value| f64::from(*value)).collect();
         let error = relative(&sample(&shown, 24), &list(&case["targets"]));
         assert!(error < 1e-6, "{case}: targets {error:e} off");

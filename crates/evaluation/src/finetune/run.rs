@@ -13,11 +13,12 @@ use crate::task::Classes;
 use backbones::{BackboneConfig, Context};
 use burn::module::Module;
 use burn::tensor::Tensor;
-use data::{Dataset, Loader, Order};
+use data::{Dataset, Loader, LoaderConfig, Order};
 use safetensors::tensor::{Dtype, TensorView};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use training::{EpochEnd, LoadedEncoder, Normalize, RunOptions, Summary, Trained};
@@ -68,7 +69,7 @@ pub struct ValidationLine {
 pub struct FinetuneResult {
     /// Of the training loop.
     pub summary: Summary,
-    /// The scores of `result.json`; `None` if the run was interrupted.
+    /// The scores of `result.json`; `None` if the run was interrupted, and on ranks besides rank 0.
     pub outcomes: Option<Vec<Outcome>>,
 }
 
@@ -82,6 +83,9 @@ type Observer<'a> = RefCell<&'a mut dyn FnMut(FinetuneEvent<'_>)>;
 /// The run directory holds the files of a pretraining run, `validation.jsonl` if records are held out, and
 /// `result.json` with `classifier.safetensors`. Resuming a finished run scores it again.
 ///
+/// On several ranks, each scores a part of the held-out and test records, and rank 0 alone reads and writes the run
+/// directory. All ranks call it alike, with the same data.
+///
 /// # Errors
 /// Everything in [`Error`]; errors in config, encoder and indices are found before the first step.
 pub fn run(
@@ -89,7 +93,10 @@ pub fn run(
     job: &Job<'_>,
     observe: &mut dyn FnMut(FinetuneEvent<'_>),
 ) -> Result<FinetuneResult, Error> {
-    let finetuning = Finetuning::prepare(config, job)?;
+    let replicas = &job.options.replicas;
+    let finetuning = training::agree(replicas, Finetuning::prepare(config, job))?;
+    let test_set = format!("fingerprint {}", job.test.fingerprint());
+    training::check_agreement(replicas, &BTreeMap::from([("test set", test_set)]))?;
     let observe = RefCell::new(observe);
     let Trained {
         summary,
@@ -104,11 +111,11 @@ pub fn run(
     }
     let network = Finetune::kept(&student, &state);
     let scored = finetuning.score_test_set(&network, &observe)?;
-    let outcomes = finetuning.write_results(&network, scored, &summary)?;
-    Ok(FinetuneResult {
-        summary,
-        outcomes: Some(outcomes),
-    })
+    let outcomes = match finetuning.overlap() {
+        Some(overlap) => Some(finetuning.write_results(&network, scored, overlap, &summary)?),
+        None => None,
+    };
+    Ok(FinetuneResult { summary, outcomes })
 }
 
 /// A fine-tuning whose config, encoder and labels have been checked.
@@ -123,8 +130,8 @@ struct Finetuning<'a> {
     validation: (Arc<Dataset>, Vec<u32>),
     /// The place of each test record's class.
     test_places: Vec<u32>,
-    /// How far the test images are new.
-    overlap: Overlap,
+    /// How far the test images are new; on rank 0, which writes the results.
+    overlap: Option<Overlap>,
     /// How validation and test images reach the network.
     view: data::ViewGroup,
 }
@@ -156,6 +163,15 @@ impl<'a> Finetuning<'a> {
             .map_err(Error::Config)?;
         check_normalize(&config.data.normalize, job.encoder);
         config.objective.encoder = job.encoder.map(|encoder| encoder.hash.clone());
+        let (ranks, is_first) = (job.options.replicas.count(), job.options.replicas.rank() == 0);
+        // Ranks that do not divide the batch are an error of the loop.
+        if let Some(mixing) = &config.objective.mixing
+            && config.data.batch_images.is_multiple_of(ranks)
+        {
+            mixing
+                .check_ranks(config.pass_images(ranks))
+                .map_err(Error::Config)?;
+        }
         if job.train.fingerprint() == job.test.fingerprint() {
             return Err(Error::SameRecords {
                 records: job.test.len(),
@@ -164,7 +180,9 @@ impl<'a> Finetuning<'a> {
         let (classes, places) = subset::train_places(&job.train)?;
         let test_places = subset::test_places(&classes, &job.train, &job.test)?;
         let (learned, held_out) = split(&config.objective, &job.train, &places)?;
-        let overlap = compare(job, &config.objective, &[&learned[..], &held_out].concat())?;
+        let used = [&learned[..], &held_out].concat();
+        let overlap = is_first.then(|| compare(job, &config.objective, &used));
+        let overlap = overlap.transpose()?;
         let train = match learned.len() == job.train.len() {
             true => Arc::clone(&job.train),
             false => Arc::new(Dataset::part(&job.train, learned)?),
@@ -221,23 +239,34 @@ impl<'a> Finetuning<'a> {
         }
         let network = Finetune::current(student, &state);
         let scored = self.score(&network, held_out, places, &mut |_| {})?;
-        // A run that was killed after its newest checkpoint computes its later lines again.
-        let mut lines = read_lines(&self.lines_path(), step)?;
-        let line = ValidationLine {
-            epoch: epochs,
-            step,
-            top1: share_within(&scored.ranks, 1),
-            loss: scored.loss,
-            records: scored.ranks.len(),
-            weights: self.weights().into(),
-        };
-        if self.config.objective.keeps_best() && lines.iter().all(|before| before.top1 < line.top1) {
+        let mut is_best = false;
+        let replicas = &self.job.options.replicas;
+        if replicas.rank() == 0 {
+            // A run that was killed after its newest checkpoint computes its later lines again.
+            let mut lines = read_lines(&self.lines_path(), step)?;
+            let line = ValidationLine {
+                epoch: epochs,
+                step,
+                top1: share_within(&scored.ranks, 1),
+                loss: scored.loss,
+                records: scored.ranks.len(),
+                weights: self.weights().into(),
+            };
+            is_best = lines.iter().all(|before| before.top1 < line.top1);
+            (observe.borrow_mut())(FinetuneEvent::Validated(&line));
+            lines.push(line);
+            write_lines(&self.lines_path(), &lines)?;
+        }
+        // The other ranks have no earlier lines to compare with.
+        let of_rank_0 = replicas.gather_bytes(vec![u8::from(is_best)]).swap_remove(0);
+        if self.config.objective.keeps_best() && of_rank_0 == [1] {
             state.best = Some(backbones::independent_copy(&network));
         }
-        (observe.borrow_mut())(FinetuneEvent::Validated(&line));
-        lines.push(line);
-        write_lines(&self.lines_path(), &lines)?;
         Ok(state)
+    }
+
+    fn overlap(&self) -> Option<&Overlap> {
+        self.overlap.as_ref()
     }
 
     fn score_test_set(&self, network: &Network, observe: &Observer<'_>) -> Result<Scored, Error> {
@@ -251,6 +280,7 @@ impl<'a> Finetuning<'a> {
         &self,
         network: &Network,
         scored: Scored,
+        overlap: &Overlap,
         summary: &Summary,
     ) -> Result<Vec<Outcome>, Error> {
         let out = &self.job.options.out;
@@ -260,7 +290,7 @@ impl<'a> Finetuning<'a> {
             &self.config.backbone,
         )?;
         let lines = read_lines(&self.lines_path(), usize::MAX)?;
-        let outcomes = self.outcomes(&scored, &lines, summary.bad_records.count)?;
+        let outcomes = self.outcomes(&scored, &lines, overlap, summary.bad_records.count)?;
         write_results(&out.join("result.json"), &outcomes)?;
         Ok(outcomes)
     }
@@ -269,6 +299,7 @@ impl<'a> Finetuning<'a> {
         &self,
         scored: &Scored,
         lines: &[ValidationLine],
+        overlap: &Overlap,
         train_bad_records: usize,
     ) -> Result<Vec<Outcome>, Error> {
         let (job, config) = (self.job, &self.config);
@@ -299,7 +330,7 @@ impl<'a> Finetuning<'a> {
             test_fingerprint: job.test.fingerprint().to_string(),
             train_listing: self.train.listing().clone(),
             test_listing: job.test.listing().clone(),
-            overlap: Some(self.overlap.clone()),
+            overlap: Some(overlap.clone()),
             settings: Value::Object(score.details),
             test_transforms: json!(config.objective.test_transforms),
             normalize: json!(config.data.normalize),
@@ -324,7 +355,9 @@ impl<'a> Finetuning<'a> {
         }
     }
 
-    /// `places` holds the class of every record of the data set.
+    /// Scores all records, each rank a part of them: whole passes through the network, of as many images as in training, so
+    /// that ranks compute what as many micro-batches on one device do, to the bit. `places` holds the class of every record
+    /// of the data set.
     fn score(
         &self,
         network: &Network,
@@ -334,19 +367,20 @@ impl<'a> Finetuning<'a> {
     ) -> Result<Scored, Error> {
         // Without autodiff, so that a forward records no graph.
         let network = network.valid();
-        let loader = Loader::new(
-            Arc::clone(dataset),
-            vec![self.view.clone()],
-            self.config.data.loader(),
-            Order::Sequential,
-            0,
-        )?;
-        let mut scored = Scored {
-            ranks: vec![],
-            places: vec![],
-            loss: 0.0,
+        let replicas = &self.job.options.replicas;
+        let (rank, ranks) = (replicas.rank(), replicas.count());
+        let loader = LoaderConfig {
+            batch_images: self.config.pass_images(ranks),
+            ..self.config.data.loader()
         };
-        for batch in loader.batches(0, loader.batches_per_epoch()) {
+        let images = loader.batch_images;
+        let view = vec![self.view.clone()];
+        let loader = Loader::new(Arc::clone(dataset), view, loader, Order::Sequential, 0)?;
+        let passes = loader.batches_per_epoch();
+        let (start, end) = (passes * rank / ranks, passes * (rank + 1) / ranks);
+        let total = (end * images).min(dataset.len()) - start * images;
+        let mut scores: Vec<RecordScore> = vec![];
+        for batch in loader.batches(start, end) {
             let batch = batch?;
             for views in batch.views {
                 let images = self.config.data.normalize.tensor(views, &self.job.options.device);
@@ -354,23 +388,47 @@ impl<'a> Finetuning<'a> {
                 let logits: Vec<f64> = logits.into_data().iter::<f64>().collect();
                 for (logits, position) in logits.chunks_exact(self.classes.count()).zip(&batch.positions) {
                     let place = places[*position as usize];
-                    scored.ranks.push(rank_of(place, logits));
-                    scored.places.push(place);
-                    scored.loss += cross_entropy(logits, place);
+                    scores.push(RecordScore {
+                        rank: rank_of(place, logits),
+                        place,
+                        loss: cross_entropy(logits, place),
+                    });
                 }
             }
             progress(Event {
                 stage: "test set",
-                done: scored.ranks.len(),
-                total: dataset.len(),
+                done: scores.len(),
+                total,
                 unit: "images",
             });
         }
-        if scored.ranks.is_empty() {
-            return Err(Error::Empty { set: "scored" });
+        self.merged(scores, &loader)
+    }
+
+    /// The scores of all ranks' records, in the order of records; broken records count against the limit over all ranks.
+    fn merged(&self, own: Vec<RecordScore>, loader: &Loader) -> Result<Scored, Error> {
+        let replicas = &self.job.options.replicas;
+        let bad = serde_json::to_vec(&loader.bad_records_besides(&BTreeSet::new())).unwrap_or_default();
+        let bad = replicas.gather_bytes(bad);
+        let bad = bad.iter().flat_map(|of_rank| {
+            let of_rank: Vec<data::BadRecord> = serde_json::from_slice(of_rank).unwrap_or_default();
+            of_rank
+        });
+        training::agree(
+            replicas,
+            loader.add_bad_records(bad.collect()).map_err(Error::from),
+        )?;
+        let bytes = own.iter().flat_map(RecordScore::to_bytes).collect();
+        let bytes = replicas.gather_bytes(bytes).concat();
+        let all: Vec<RecordScore> = bytes.as_chunks().0.iter().map(RecordScore::from_bytes).collect();
+        if all.is_empty() {
+            return training::agree(replicas, Err(Error::Empty { set: "scored" }));
         }
-        scored.loss /= scored.ranks.len() as f64;
-        Ok(scored)
+        Ok(Scored {
+            ranks: all.iter().map(|score| score.rank).collect(),
+            places: all.iter().map(|score| score.place).collect(),
+            loss: all.iter().map(|score| score.loss).sum::<f64>() / all.len() as f64,
+        })
     }
 }
 
@@ -479,6 +537,32 @@ fn details(
         details.insert("validation_top1".into(), json!(line.top1));
     }
     Ok(details)
+}
+
+/// The prediction for one image.
+struct RecordScore {
+    /// The true class's rank in the prediction (0 = first).
+    rank: u32,
+    place: u32,
+    /// Cross-entropy with the label.
+    loss: f64,
+}
+
+impl RecordScore {
+    fn to_bytes(&self) -> [u8; 16] {
+        let bits =
+            (u128::from(self.rank) << 96) | (u128::from(self.place) << 64) | u128::from(self.loss.to_bits());
+        bits.to_le_bytes()
+    }
+
+    fn from_bytes(bytes: &[u8; 16]) -> Self {
+        let bits = u128::from_le_bytes(*bytes);
+        Self {
+            rank: (bits >> 96) as u32,
+            place: (bits >> 64) as u32,
+            loss: f64::from_bits(bits as u64),
+        }
+    }
 }
 
 /// Predictions of a network on labeled images.

@@ -95,7 +95,7 @@ fn gradients_are_those_of_the_sum_of_losses() {
         (
             gradient(&|x| sum(x, &engine), 2, 1),
             gradient(&|x| gather(x, &engine), 2, 1),
-            gradient(&|x| scatter_sum(x, &engine), 2 * size, size),
+            gradient(&|x| collect(x, Kind::ScatterSum, &engine), 2 * size, size),
         )
     });
     let all = |at: usize| (0..size).map(|rank| weight(rank, at)).sum::<f32>();

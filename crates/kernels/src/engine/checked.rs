@@ -87,4 +87,8 @@ impl Engine for Checked {
         self.check("barrier", 0);
         self.inner.barrier();
     }
+
+    fn at_step(&self, step: usize) {
+        self.inner.at_step(step);
+    }
 }

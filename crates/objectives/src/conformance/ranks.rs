@@ -36,7 +36,7 @@ struct Step {
 #[test]
 fn every_method_makes_the_same_step_on_ranks() {
     if mpi::Launch::of_environment().is_some() {
-        let world = mpi::World::join().unwrap();
+        let world = mpi::World::join(None).unwrap();
         every_method_conforms(&OnRank(world.engine()));
         world.leave();
         return;

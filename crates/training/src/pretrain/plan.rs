@@ -73,7 +73,7 @@ impl<'a, O: Objective, C: ObjectiveSection> Plan<'a, O, C> {
             batch_images,
         };
         check_length(config, &length, options.resume)?;
-        let micro_batch_images = config.training.micro_batch_images.unwrap_or(images).min(images);
+        let micro_batch_images = config.pass_images(ranks);
         if !images.is_multiple_of(micro_batch_images) {
             return Err(Error::Config(format!(
                 "`training.micro_batch_images` must divide the {images} images of a device, got {micro_batch_images}"

@@ -1,14 +1,17 @@
 //! What the ranks of a run do together besides the method: gradients summed, running statistics averaged, weights
 //! compared, and what must be the same on all of them.
 
-use crate::checkpoint::Files;
+use crate::checkpoint::{Files, Loaded};
 use crate::error::Error;
+use crate::optimizer::Optimizer;
 use backbones::{Replicas, change_value, parameters};
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param, ParamId};
 use burn::optim::GradientsParams;
 use burn::tensor::{Device, Tensor, TensorData};
 use kernels::collective::Engine;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::fmt::Display;
+use std::path::Path;
 use std::sync::{Arc, mpsc};
 
 /// Values that cross in one exchange: 25 MB, as in PyTorch's buckets.
@@ -157,21 +160,58 @@ impl ModuleVisitor for Put<'_> {
     }
 }
 
-/// Enters the broken records of every rank on each of them, so that their number and limit are those of the run.
+/// The outcome of work that each rank did alone, once all have done it: an error of any rank is an error of all. Of ranks
+/// with the same error the first one keeps it, to report it; the others have [`Error::OtherRank`], as have the ranks
+/// without an error.
+///
+/// # Errors
+/// That of any rank.
+pub fn agree<T, E: Display + From<Error>>(replicas: &Replicas, result: Result<T, E>) -> Result<T, E> {
+    let Some(engine) = replicas.engine() else {
+        return result;
+    };
+    // With its causes.
+    let own = result
+        .as_ref()
+        .err()
+        .map_or(String::new(), |error| format!("error: {error:#}"));
+    let all = engine.gather_bytes(own.as_bytes());
+    let reports = |error: &Vec<u8>| !error.is_empty() && (own.is_empty() || *error == own.as_bytes());
+    match all.iter().position(reports) {
+        Some(rank) if rank != engine.rank() => Err(Error::OtherRank { rank }.into()),
+        _ => result,
+    }
+}
+
+/// An error that all ranks find alike, because they compute it from the same values: rank 0 alone reports it.
+pub(super) fn alike<T>(replicas: &Replicas, result: Result<T, Error>) -> Result<T, Error> {
+    match (result, replicas.rank()) {
+        (Err(_), 1..) => Err(Error::OtherRank { rank: 0 }),
+        (result, _) => result,
+    }
+}
+
+/// Enters the broken records that each rank found since the last call on all of them, so that their number and limit are
+/// those of the run. `known` holds the positions of those that all ranks have.
 ///
 /// # Errors
 /// More than the config allows, over all ranks.
-pub(super) fn share_bad_records(replicas: &Replicas, loader: &data::Loader) -> Result<(), Error> {
+pub(super) fn share_bad_records(
+    replicas: &Replicas,
+    loader: &data::Loader,
+    known: &mut BTreeSet<u64>,
+) -> Result<(), Error> {
     let Some(engine) = replicas.engine() else {
         return Ok(());
     };
-    let own = serde_json::to_vec(&loader.all_bad_records()).unwrap_or_default();
-    for (rank, other) in engine.gather_bytes(&own).into_iter().enumerate() {
-        if rank != engine.rank() {
-            loader.add_bad_records(serde_json::from_slice(&other).unwrap_or_default())?;
-        }
+    let new = serde_json::to_vec(&loader.bad_records_besides(known)).unwrap_or_default();
+    let mut of_all = vec![];
+    for of_rank in engine.gather_bytes(&new) {
+        let of_rank: Vec<data::BadRecord> = serde_json::from_slice(&of_rank).unwrap_or_default();
+        of_all.extend(of_rank);
     }
-    Ok(())
+    known.extend(of_all.iter().map(|record| record.position));
+    alike(replicas, loader.add_bad_records(of_all).map_err(Error::from))
 }
 
 /// The module with the mean of every rank's running statistics. Training never reads them, and a mean of moving averages
@@ -233,11 +273,11 @@ impl ModuleMapper for Replace<'_> {
     }
 }
 
-/// Whether all ranks have rank 0's weights and state, to the bit.
-pub(super) fn weights_agree<S: Module, T: Module>(engine: &Arc<dyn Engine>, student: &S, state: &T) -> bool {
-    let mut hashes = Hashes(vec![]);
-    student.visit(&mut hashes);
-    state.visit(&mut hashes);
+/// Whether all ranks are at rank 0's step with its weights and state, to the bit.
+pub(super) fn modules_agree<S: Module, T: Module>(engine: &Arc<dyn Engine>, modules: &Loaded<S, T>) -> bool {
+    let mut hashes = Hashes(modules.position.step.to_le_bytes().to_vec());
+    modules.student.visit(&mut hashes);
+    modules.state.visit(&mut hashes);
     let all = engine.gather_bytes(&hashes.0);
     all.iter().all(|other| *other == all[0])
 }
@@ -257,25 +297,38 @@ impl ModuleVisitor for Hashes {
     }
 }
 
-/// Rank 0's checkpoint on every rank, `None` where it has none.
-pub(super) fn broadcast_files(
+/// Rank 0's modules on every rank, which all send or receive. `fresh` are those of this rank before their first step:
+/// pending batch statistics of others would overwrite the loaded ones.
+///
+/// # Errors
+/// A module that Burn cannot write or read.
+pub(super) fn receive<S: Module, T: Module>(
     engine: &Arc<dyn Engine>,
-    files: Option<Files>,
-) -> Result<Option<Files>, Error> {
-    let own = files.map(|files| files.to_bytes()).unwrap_or_default();
-    let bytes = engine.broadcast(own);
-    if bytes.is_empty() {
-        return Ok(None);
+    modules: Loaded<S, T>,
+    fresh: impl FnOnce() -> (S, T, Optimizer),
+) -> Result<Loaded<S, T>, Error> {
+    if engine.rank() == 0 {
+        engine.broadcast(Files::of(&modules)?.to_bytes());
+        return Ok(modules);
     }
-    Files::from_bytes(&bytes).map(Some)
+    let files = Files::from_bytes(&engine.broadcast(vec![]))?;
+    let (student, state, optimizer) = fresh();
+    files.load(Path::new("of rank 0"), student, state, optimizer)
 }
 
 /// Gives an error if a rank has another config, program or data set than rank 0: they would train different things into
-/// one set of weights, or wait for each other.
-pub(super) fn check_agreement(
-    engine: &Arc<dyn Engine>,
-    own: &BTreeMap<&'static str, String>,
-) -> Result<(), Error> {
+/// one set of weights, or wait for each other. The keys of `own` name the things.
+///
+/// # Errors
+/// The first difference, on rank 0; [`Error::OtherRank`] elsewhere.
+pub fn check_agreement(replicas: &Replicas, own: &BTreeMap<&'static str, String>) -> Result<(), Error> {
+    match replicas.engine() {
+        Some(engine) => alike(replicas, difference(engine, own)),
+        None => Ok(()),
+    }
+}
+
+fn difference(engine: &Arc<dyn Engine>, own: &BTreeMap<&'static str, String>) -> Result<(), Error> {
     let text = serde_json::to_vec(own).unwrap_or_default();
     let all = engine.gather_bytes(&text);
     for (rank, other) in all.iter().enumerate() {

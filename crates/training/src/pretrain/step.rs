@@ -4,7 +4,7 @@ use super::plan::Plan;
 use super::ranks;
 use super::run_directory::RunDirectory;
 use crate::batch::Batch;
-use crate::checkpoint::{self, CheckpointDir, Files, Position};
+use crate::checkpoint::{self, CheckpointDir, Loaded, Position};
 use crate::encoder::encoder_bytes;
 use crate::error::Error;
 use crate::loss_scale::LossScale;
@@ -16,8 +16,7 @@ use burn::optim::{GradientsAccumulator, GradientsParams};
 use data::durable;
 use kernels::collective::Engine;
 use serde::Serialize;
-use std::collections::BTreeMap;
-use std::path::Path;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
@@ -40,6 +39,8 @@ pub(super) struct Run<O: Objective> {
     pub(super) interrupted: bool,
     /// The step of the newest checkpoint that this process knows.
     pub(super) saved: Option<usize>,
+    /// Positions of the broken records that all ranks know.
+    known_bad: BTreeSet<u64>,
     started: Instant,
 }
 
@@ -53,41 +54,43 @@ impl<O: Objective> Run<O> {
         plan: &Plan<'_, O, C>,
         directory: &RunDirectory,
     ) -> Result<Self, Error> {
-        let (mut student, mut state) = plan.objective.init(&plan.init());
+        let replicas = &plan.options.replicas;
+        let (student, state, optimizer) = plan.fresh();
         if plan.micro_batch_images < plan.images {
-            check_micro_batches(plan.objective, &student, plan.config.training.batch_norm_images)?;
+            let batch_norm_images = plan.config.training.batch_norm_images;
+            let checked = check_micro_batches(plan.objective, &student, batch_norm_images);
+            ranks::agree(replicas, checked)?;
         }
-        let mut optimizer = plan.config.optimizer.init();
-        let mut position = Position {
-            step: 0,
-            window: Window::default(),
-            last_finite: None,
-            loss_scale: (plan.config.training.precision == Precision::F16).then(LossScale::new),
-            checksums: Default::default(),
+        let mut modules = Loaded {
+            student,
+            state,
+            optimizer,
+            position: Position {
+                step: 0,
+                window: Window::default(),
+                last_finite: None,
+                loss_scale: (plan.config.training.precision == Precision::F16).then(LossScale::new),
+                checksums: Default::default(),
+            },
         };
         let mut saved = None;
         if let Some(checkpoint) = &directory.resumed {
-            let loaded = checkpoint::load(checkpoint, student, state, optimizer)?;
-            (student, state, optimizer, position) =
-                (loaded.student, loaded.state, loaded.optimizer, loaded.position);
-            saved = Some(position.step);
+            modules = checkpoint::load(checkpoint, modules.student, modules.state, modules.optimizer)?;
+            saved = Some(modules.position.step);
         } else if plan.writes() {
             write_facts(plan)?;
         }
-        if let Some(engine) = plan.options.replicas.engine() {
-            ranks::check_agreement(engine, &plan.identity()?)?;
-            // Rank 0's run, resumed or not: the others need no access to its directory.
-            let files = match engine.rank() {
-                0 => Some(Files::of(&student, &state, &optimizer, &position)?),
-                _ => None,
-            };
-            let files = ranks::broadcast_files(engine, files)?;
-            if let (Some(files), false) = (files, plan.writes()) {
-                let loaded = files.load(Path::new("of rank 0"), student, state, optimizer)?;
-                (student, state, optimizer, position) =
-                    (loaded.student, loaded.state, loaded.optimizer, loaded.position);
-            }
+        if let Some(engine) = replicas.engine() {
+            ranks::check_agreement(replicas, &plan.identity()?)?;
+            // What rank 0 resumed: the others need no access to its directory.
+            (modules, _) = plan.rank_0s(engine, modules)?;
         }
+        let Loaded {
+            student,
+            state,
+            optimizer,
+            position,
+        } = modules;
         Ok(Self {
             student,
             state,
@@ -104,6 +107,7 @@ impl<O: Objective> Run<O> {
             last_loss: None,
             interrupted: false,
             saved,
+            known_bad: BTreeSet::new(),
             started: Instant::now(),
         })
     }
@@ -118,6 +122,9 @@ impl<O: Objective> Run<O> {
         waited_seconds: f64,
     ) -> Result<Self, Error> {
         let step = self.done;
+        if let Some(engine) = plan.options.replicas.engine() {
+            engine.at_step(step);
+        }
         let progress = plan.progress(step);
         let (context, rates) = (plan.context(progress), plan.rates(&progress));
         let objective = plan.objective;
@@ -168,11 +175,12 @@ impl<O: Objective> Run<O> {
             self.log
                 .push(step, rates.learning_rate, loss, images, waited_seconds);
         } else if let Some(scale) = self.loss_scale.as_ref().filter(|scale| scale.is_exhausted()) {
-            return Err(Error::LossScale {
+            let error = Error::LossScale {
                 step: step + 1,
                 skipped: scale.skipped,
                 checkpoint: directory.checkpoint_left(),
-            });
+            };
+            return ranks::alike(&plan.options.replicas, Err(error));
         }
         self.learning_rate = rates.learning_rate;
         self.trace("optimizer and commit enqueued");
@@ -189,27 +197,32 @@ impl<O: Objective> Run<O> {
         plan: &Plan<'_, O, C>,
         directory: &RunDirectory,
     ) -> Result<(), Error> {
-        if plan.options.replicas.count() > 1 {
-            ranks::share_bad_records(&plan.options.replicas, &plan.loader)?;
+        let replicas = &plan.options.replicas;
+        ranks::share_bad_records(replicas, &plan.loader, &mut self.known_bad)?;
+        match self.log.drain(replicas) {
+            Ok(()) => {}
+            Err(Drained::NotFinite(bad)) => {
+                let error = Error::NonFiniteLoss {
+                    loss: bad.loss(),
+                    step: bad.step + 1,
+                    learning_rate: bad.learning_rate,
+                    last_finite: self
+                        .log
+                        .last_finite
+                        .map_or("none".into(), |loss| loss.to_string()),
+                    checkpoint: directory.checkpoint_left(),
+                };
+                // A mean over ranks.
+                return ranks::alike(replicas, Err(error));
+            }
+            Err(Drained::Device { steps, reason }) => {
+                return Err(Error::Device {
+                    step: self.done,
+                    steps,
+                    reason,
+                });
+            }
         }
-        let drained = self.log.drain(&plan.options.replicas);
-        drained.map_err(|failure| match failure {
-            Drained::NotFinite(bad) => Error::NonFiniteLoss {
-                loss: bad.loss(),
-                step: bad.step + 1,
-                learning_rate: bad.learning_rate,
-                last_finite: self
-                    .log
-                    .last_finite
-                    .map_or("none".into(), |loss| loss.to_string()),
-                checkpoint: directory.checkpoint_left(),
-            },
-            Drained::Device { steps, reason } => Error::Device {
-                step: self.done,
-                steps,
-                reason,
-            },
-        })?;
         self.trace("scalars read: the device has caught up");
         Ok(())
     }
@@ -224,7 +237,8 @@ impl<O: Objective> Run<O> {
         Ok(line)
     }
 
-    /// Writes a checkpoint and removes surplus ones.
+    /// Writes a checkpoint, on several ranks of the networks that they have [agreed](Self::agreed) on, and removes surplus
+    /// ones.
     ///
     /// # Errors
     /// Weights that are not finite, a device that failed, and files that cannot be written.
@@ -233,11 +247,6 @@ impl<O: Objective> Run<O> {
         plan: &Plan<'_, O, C>,
         directory: &RunDirectory,
     ) -> Result<(Self, Option<CheckpointDir>), Error> {
-        if let Some(engine) = plan.options.replicas.engine() {
-            self.student = ranks::average_statistics(engine, self.student);
-            self.state = ranks::average_statistics(engine, self.state);
-            self = self.with_rank_0s_weights(plan, engine)?;
-        }
         self.saved = Some(self.done);
         if !plan.writes() {
             return Ok((self, None));
@@ -279,40 +288,27 @@ impl<O: Objective> Run<O> {
         }
     }
 
-    /// Compares the weights of all ranks, and replaces them by rank 0's where they differ: a GPU's own choice of kernels
-    /// can round differently on each.
-    fn with_rank_0s_weights<C: Serialize>(
-        mut self,
-        plan: &Plan<'_, O, C>,
-        engine: &Arc<dyn Engine>,
-    ) -> Result<Self, Error> {
-        if ranks::weights_agree(engine, &self.student, &self.state) {
+    /// On several ranks: the mean of their running statistics, and rank 0's weights where others differ, since a GPU's own
+    /// choice of kernels can round differently on each. Before anyone reads the networks.
+    pub(super) fn agreed<C>(mut self, plan: &Plan<'_, O, C>) -> Result<Self, Error> {
+        let Some(engine) = plan.options.replicas.engine() else {
             return Ok(self);
-        }
-        tracing::warn!(
-            step = self.done,
-            "the ranks' weights differ by rounding: all take rank 0's"
-        );
-        let files = match engine.rank() {
-            0 => Some(Files::of(
-                &self.student,
-                &self.state,
-                &self.optimizer,
-                &self.position(),
-            )?),
-            _ => None,
         };
-        let files = ranks::broadcast_files(engine, files)?;
-        if let (Some(files), false) = (files, plan.writes()) {
-            let (student, state) = plan.objective.init(&plan.init());
-            let loaded = files.load(
-                Path::new("of rank 0"),
-                student,
-                state,
-                plan.config.optimizer.init(),
-            )?;
-            (self.student, self.state, self.optimizer) = (loaded.student, loaded.state, loaded.optimizer);
+        let position = self.position();
+        let modules = Loaded {
+            student: ranks::average_statistics(engine, self.student),
+            state: ranks::average_statistics(engine, self.state),
+            optimizer: self.optimizer,
+            position,
+        };
+        let (modules, sent) = plan.rank_0s(engine, modules)?;
+        if sent {
+            tracing::warn!(
+                step = self.done,
+                "the ranks' weights differ by rounding: all take rank 0's"
+            );
         }
+        (self.student, self.state, self.optimizer) = (modules.student, modules.state, modules.optimizer);
         Ok(self)
     }
 
@@ -341,6 +337,28 @@ impl<O: Objective> Run<O> {
     fn trace(&self, phase: &str) {
         let seconds = self.started.elapsed().as_secs_f64();
         tracing::trace!(step = self.done, "{seconds:9.4} s {phase}");
+    }
+}
+
+impl<O: Objective, C> Plan<'_, O, C> {
+    /// Networks and optimizer before the first step.
+    fn fresh(&self) -> (O::Student, O::State, Optimizer) {
+        let (student, state) = self.objective.init(&self.init());
+        (student, state, self.config.optimizer.init())
+    }
+
+    /// Rank 0's modules on every rank, and whether they had to be sent: `init` gives the same everywhere, and steps keep it
+    /// the same.
+    fn rank_0s(
+        &self,
+        engine: &Arc<dyn Engine>,
+        modules: Loaded<O::Student, O::State>,
+    ) -> Result<(Loaded<O::Student, O::State>, bool), Error> {
+        if ranks::modules_agree(engine, &modules) {
+            return Ok((modules, false));
+        }
+        let modules = ranks::receive(engine, modules, || self.fresh())?;
+        Ok((modules, true))
     }
 }
 
