@@ -30,7 +30,4 @@ for targets in --all-targets --test=devices; do
   cargo clippy --release --locked --workspace "$targets" --features "$types" -- -D warnings
 done
 
-step "lints without ONNX"
-cargo clippy --release --locked --workspace --lib --bins --no-default-features --features "flex,$types" -- -D warnings
-
 step "done"

@@ -58,7 +58,7 @@ fn by_class(data: &Path, folder: &Path) {
 
 #[test]
 #[cfg_attr(
-    any(not(feature = "real-inputs"), not(feature = "onnx")),
+    not(feature = "real-inputs"),
     ignore = "reads real inputs: CONTRIBUTING.md says which"
 )]
 fn stages_decide_as_passer_detect_does_and_a_labelled_folder_becomes_one_without_people() {

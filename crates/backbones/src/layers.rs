@@ -44,6 +44,18 @@ pub fn leaky_relu<const D: usize>(x: Tensor<D>, slope: f64) -> Tensor<D> {
     burn::tensor::activation::leaky_relu(x, slope)
 }
 
+/// `1 / (1 + e⁻ˣ)`.
+pub fn sigmoid<const D: usize>(x: Tensor<D>) -> Tensor<D> {
+    burn::tensor::activation::sigmoid(x)
+}
+
+/// `x · sigmoid(x)`, also called swish.
+///
+/// Elfwing, Uchibe, Doya, *Sigmoid-weighted linear units*, 2018, eq. 7.
+pub fn silu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
+    in_f32(x, kernels::silu)
+}
+
 /// Each pixel repeated to fill `[height, width]`: output pixel `i` copies pixel `⌊i · size / size'⌋`, as in
 /// PyTorch's `interpolate(mode="nearest")`.
 pub fn upsample_nearest(x: Tensor<4>, size: [usize; 2]) -> Tensor<4> {
@@ -65,6 +77,20 @@ pub fn max_pool(x: Tensor<4>) -> Tensor<4> {
         kernel_size: [3, 3],
         stride: [2, 2],
         padding: [(1, 1), (1, 1)],
+        dilation: [1, 1],
+        ceil_mode: false,
+    };
+    burn::tensor::module::max_pool2d(x, options)
+}
+
+/// The largest value of each window of an odd number of pixels at stride 1, the image's border left out: the
+/// size stays.
+pub fn max_pool_same(x: Tensor<4>, kernel: usize) -> Tensor<4> {
+    let border = (kernel / 2, kernel / 2);
+    let options = MaxPoolOptions {
+        kernel_size: [kernel; 2],
+        stride: [1, 1],
+        padding: [border; 2],
         dilation: [1, 1],
         ceil_mode: false,
     };

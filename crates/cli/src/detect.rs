@@ -22,7 +22,7 @@ use std::time::Instant;
 pub(crate) enum Verb {
     /// Find faces with RetinaFace, as PASS did; thresholds default to its own (docs/detection.md)
     Faces(FacesArguments),
-    /// Find persons with a YOLOX network in an ONNX file
+    /// Find persons with a network of the YOLOX family
     Persons(PersonsArguments),
 }
 
@@ -54,8 +54,8 @@ pub(crate) struct FacesArguments {
 
 #[derive(clap::Args)]
 pub(crate) struct PersonsArguments {
-    /// A network of the YOLOX family, exported to ONNX with a fixed size; it runs on the CPU
-    #[arg(long, value_name = "FILE.onnx")]
+    /// YOLOX's weights: an ONNX export of a fixed size, or a `.pth`
+    #[arg(long, value_name = "FILE")]
     weights: PathBuf,
     #[command(flatten)]
     common: CommonArguments,
@@ -68,6 +68,11 @@ pub(crate) struct PersonsArguments {
     /// The class to report, by the network's numbers; COCO's persons are 0
     #[arg(long, value_name = "N", default_value_t = COCO_PERSON)]
     class: usize,
+    /// Photos that go through the network together, on a GPU
+    #[arg(long, value_name = "N", default_value_t = 8)]
+    batch_images: usize,
+    #[command(flatten)]
+    device: DeviceArgument,
 }
 
 #[derive(clap::Args)]
@@ -144,13 +149,16 @@ fn persons(arguments: PersonsArguments) -> anyhow::Result<()> {
         arguments.common.candidate_score,
         arguments.nms_iou,
     )?;
+    let device = arguments.device.open()?;
     let config = YoloxConfig {
         classes: vec![arguments.class],
         candidate_score: arguments.common.candidate_score,
         nms_iou: arguments.nms_iou,
+        batch_images: arguments.batch_images,
+        side_by_side: device == Device::flex(),
     };
     let mut file = open(&arguments.weights)?;
-    let detector = Yolox::read(&mut file, config)
+    let detector = Yolox::read(&mut file, config, &device)
         .with_context(|| format!("cannot read the detector from `{}`", arguments.weights.display()))?;
     look(
         detector,

@@ -22,7 +22,7 @@ impl curation::Detectors for OnDevice<'_> {
     }
 
     fn persons(&self, config: &PersonsConfig) -> Result<Box<dyn curation::Detector>, String> {
-        persons(config).map_err(|error| in_one_line(&error))
+        persons(config, self.0).map_err(|error| in_one_line(&error))
     }
 }
 
@@ -48,13 +48,16 @@ fn faces(config: &FacesConfig, device: &DeviceArgument) -> anyhow::Result<Box<dy
     boxed(detector, config.tiles, config.nms_iou)
 }
 
-fn persons(config: &PersonsConfig) -> anyhow::Result<Box<dyn curation::Detector>> {
+fn persons(config: &PersonsConfig, device: &DeviceArgument) -> anyhow::Result<Box<dyn curation::Detector>> {
+    let device = device.open()?;
     let settings = YoloxConfig {
         classes: vec![config.class],
         candidate_score: config.candidate_score as f32,
         nms_iou: config.nms_iou as f32,
+        batch_images: config.batch_images,
+        side_by_side: device == Device::flex(),
     };
-    let detector = Yolox::read(&mut open(&config.weights)?, settings)?;
+    let detector = Yolox::read(&mut open(&config.weights)?, settings, &device)?;
     boxed(detector, config.tiles, config.nms_iou)
 }
 

@@ -213,7 +213,10 @@ pub(crate) fn of_detection(error: &detection::DetectionError) -> Option<String> 
     Some(match error.hint()? {
         Hint::Weights(hint) => of_weights(&hint),
         Hint::ExportFixedSize => "export the model with a fixed size and a batch of one".into(),
-        Hint::BuildWithOnnx => "build with `--features onnx`".into(),
+        Hint::BuildWithOnnx => {
+            "export YOLOX without `--decode_in_inference`; for another network, build with `--features onnx`"
+                .into()
+        }
         Hint::ExportWithoutDecoding => "export YOLOX without `--decode_in_inference`".into(),
     })
 }

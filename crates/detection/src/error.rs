@@ -29,6 +29,14 @@ pub enum DetectionError {
         /// The differences.
         difference: Box<Mismatch>,
     },
+    /// Layers that the weights make do not fit together.
+    #[error("the weights are not those of {network}: {reason}")]
+    Layers {
+        /// The network.
+        network: &'static str,
+        /// The fault.
+        reason: String,
+    },
     /// A config key has an invalid value.
     #[error("{0}")]
     Config(String),
@@ -54,9 +62,13 @@ pub enum DetectionError {
         /// The hint, if known.
         hint: Option<Hint>,
     },
-    /// The crate was built without its feature `onnx`.
-    #[error("this build reads no ONNX files")]
-    NoOnnx,
+    /// An ONNX file of operations that no YOLOX has; the crate was built without its feature `onnx`, which runs
+    /// them.
+    #[error("the ONNX file is not one of YOLOX: {reason}")]
+    ForeignOnnx {
+        /// The first such operation.
+        reason: String,
+    },
 }
 
 impl DetectionError {
@@ -65,8 +77,8 @@ impl DetectionError {
         match self {
             Self::Checkpoint(error) => error.hint().map(Hint::Weights),
             Self::Onnx { hint, .. } => hint.clone(),
-            Self::NoOnnx => Some(Hint::BuildWithOnnx),
-            Self::Mismatch { .. } | Self::Config(_) | Self::Photo { .. } => None,
+            Self::ForeignOnnx { .. } => Some(Hint::BuildWithOnnx),
+            Self::Mismatch { .. } | Self::Layers { .. } | Self::Config(_) | Self::Photo { .. } => None,
         }
     }
 }

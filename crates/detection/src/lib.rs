@@ -2,8 +2,8 @@
 //!
 //! Every detector is a [`Detector`], the only interface that its users (the curation's stages,
 //! `passer detect`) need, so a stronger one can replace it. [`RetinaFace`], the face detector with which PASS
-//! was made, runs on any device of Burn's. [`Yolox`] runs any detector of the YOLOX family in an ONNX file,
-//! on the CPU. [`Tiled`] also runs another detector on tiles of large photos.
+//! was made, and [`Yolox`], the YOLOX family from its ONNX or `.pth` files, run on any device of Burn's. With the
+//! feature `onnx`, other networks with YOLOX's output run from ONNX files on the CPU. [`Tiled`] also runs another detector on tiles of large photos.
 //!
 //! This crate opens no file: weights come from the caller's reader, photos as pixels.
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::print_stderr))]
@@ -13,12 +13,10 @@ mod detector;
 mod error;
 #[cfg(feature = "onnx")]
 mod onnx;
-#[cfg(not(feature = "onnx"))]
-#[path = "no_onnx.rs"]
-mod onnx;
 mod priors;
 mod resize;
 mod retinaface;
+mod tensors;
 mod tiles;
 mod yolox;
 

@@ -15,15 +15,13 @@ pub(crate) struct Network(Arc<TypedRunnableModel>);
 
 impl Network {
     /// Reads an ONNX file.
+    ///
+    /// # Errors
+    /// [`DetectionError::Onnx`] for what `tract` cannot read or run.
     pub(crate) fn read<R: Read>(source: &mut R) -> Result<Self, DetectionError> {
         let model = tract_onnx::onnx().model_for_read(source).map_err(onnx)?;
         let model = model.into_optimized().map_err(onnx)?;
         Ok(Self(model.into_runnable().map_err(onnx)?))
-    }
-
-    /// The number of inputs.
-    pub(crate) fn inputs(&self) -> usize {
-        self.0.model().inputs.len()
     }
 
     /// Shape of the first input, if the file fixes it.

@@ -130,16 +130,28 @@ fn faces_are_those_of_pytorch() {
 
 #[test]
 #[cfg_attr(
-    any(not(feature = "real-inputs"), not(feature = "onnx")),
+    not(feature = "real-inputs"),
     ignore = "reads real inputs: CONTRIBUTING.md says which"
 )]
 fn persons_are_those_of_onnxruntime() {
     let folder = test_data();
     let weights = std::fs::read(folder.join("models/yolox_nano.onnx")).unwrap();
-    let detector = Yolox::read(&mut weights.as_slice(), YoloxConfig::persons()).unwrap();
+    let read = |config| Yolox::read(&mut Cursor::new(&weights), config, &Device::flex());
+    let detector = read(YoloxConfig::persons()).unwrap();
     compare(
         "YOLOX",
         &detector,
+        &folder,
+        include_str!("../fixtures/persons.json"),
+    );
+    let together = YoloxConfig {
+        side_by_side: false,
+        batch_images: 4,
+        ..YoloxConfig::persons()
+    };
+    compare(
+        "YOLOX, four photos a pass",
+        &read(together).unwrap(),
         &folder,
         include_str!("../fixtures/persons.json"),
     );
@@ -147,11 +159,44 @@ fn persons_are_those_of_onnxruntime() {
         classes: vec![0, 80],
         ..YoloxConfig::persons()
     };
-    let error = Yolox::read(&mut weights.as_slice(), beyond).unwrap_err();
+    let error = read(beyond).unwrap_err();
     assert_eq!(
         error.to_string(),
         "`classes` must be below 80, the network's number of classes, got 80"
     );
+}
+
+/// The weights of one tensor, by the script's formula; `gain` scales those of more than one dimension.
+pub(crate) fn formula(name: &str, shape: &[usize], gain: f64) -> Vec<f32> {
+    let terms = name.bytes().enumerate();
+    let number = terms
+        .map(|(at, byte)| (at + 1) * usize::from(byte))
+        .sum::<usize>()
+        % 997;
+    let wave = |index: usize| 43758.5453 * (12.9898 * index as f64 + 78.233 * number as f64).sin();
+    let u = (0..shape.iter().product::<usize>()).map(|i| (2.0 * (wave(i) - wave(i).floor()) - 1.0) as f32);
+    let fan_in = shape[1..].iter().product::<usize>() as f64;
+    let of = |u: f32| match shape.len() {
+        1 if name.ends_with("running_var") => 1.0 + 0.5 * u,
+        1 if name.ends_with("weight") => 1.0 + 0.1 * u,
+        1 => 0.1 * u,
+        _ => ((6.0 / fan_in).sqrt() * gain) as f32 * u,
+    };
+    u.map(of).collect()
+}
+
+/// A safetensors file of tensors: name, shape, values.
+pub(crate) fn file_of<'a>(tensors: impl Iterator<Item = (String, &'a Vec<usize>, Vec<f32>)>) -> Vec<u8> {
+    let tensors = tensors.map(|(name, shape, values)| {
+        let bytes = values.iter().flat_map(|value| value.to_le_bytes());
+        (name, shape.clone(), bytes.collect::<Vec<_>>())
+    });
+    let tensors = tensors.collect::<Vec<_>>();
+    let views = tensors.iter().map(|(name, shape, bytes)| {
+        let view = safetensors::tensor::TensorView::new(safetensors::Dtype::F32, shape.clone(), bytes);
+        (name, view.unwrap())
+    });
+    safetensors::serialize(views, None).unwrap()
 }
 
 /// A picture and weights by formula, so that the network is compared on every machine.
@@ -168,43 +213,16 @@ impl Formula {
         serde_json::from_str(include_str!("../fixtures/retinaface_formula.json")).unwrap()
     }
 
-    /// The weights of one tensor, by the script's formula.
-    fn values(name: &str, shape: &[usize]) -> Vec<f32> {
-        let terms = name.bytes().enumerate();
-        let number = terms
-            .map(|(at, byte)| (at + 1) * usize::from(byte))
-            .sum::<usize>()
-            % 997;
-        let wave = |index: usize| 43758.5453 * (12.9898 * index as f64 + 78.233 * number as f64).sin();
-        let u =
-            (0..shape.iter().product::<usize>()).map(|i| (2.0 * (wave(i) - wave(i).floor()) - 1.0) as f32);
-        let fan_in = shape[1..].iter().product::<usize>() as f64;
-        let gain = if name.contains("Head") { 0.01 } else { 1.0 };
-        let of = |u: f32| match shape.len() {
-            1 if name.ends_with("running_var") => 1.0 + 0.5 * u,
-            1 if name.ends_with("weight") => 1.0 + 0.1 * u,
-            1 => 0.1 * u,
-            _ => ((6.0 / fan_in).sqrt() * gain) as f32 * u,
-        };
-        u.map(of).collect()
-    }
-
     /// A safetensors file of them with names changed by `rename` (`None`: omitted).
     pub(crate) fn file(&self, rename: impl Fn(&str) -> Option<String>) -> Vec<u8> {
-        let tensors = self.shapes.iter().filter_map(|(name, shape)| {
-            let bytes = Self::values(name, shape);
-            let bytes = bytes
-                .iter()
-                .flat_map(|value| value.to_le_bytes())
-                .collect::<Vec<_>>();
-            Some((rename(name)?, (shape.clone(), bytes)))
-        });
-        let tensors = tensors.collect::<Vec<_>>();
-        let views = tensors.iter().map(|(name, (shape, bytes))| {
-            let view = safetensors::tensor::TensorView::new(safetensors::Dtype::F32, shape.clone(), bytes);
-            (name, view.unwrap())
-        });
-        safetensors::serialize(views, None).unwrap()
+        let values = |name: &str, shape: &[usize]| {
+            formula(name, shape, if name.contains("Head") { 0.01 } else { 1.0 })
+        };
+        let made = self
+            .shapes
+            .iter()
+            .filter_map(|(name, shape)| Some((rename(name)?, shape, values(name, shape))));
+        file_of(made)
     }
 
     /// The picture of 50 x 37 px, in red, green and blue.

@@ -1,21 +1,33 @@
-//! Any detector of the YOLOX family in an ONNX file, on the CPU.
+//! Detectors of the YOLOX family, from the project's ONNX exports or its `.pth` files, on any device.
 //!
-//! Ge, Liu, Wang, Li, Sun, *YOLOX: Exceeding YOLO series in 2021*, 2021. The file comes from the project's
-//! export: one input `[1, 3, height, width]`, blue, green, red from 0 to 255; one output
-//! `[1, places, 5 + classes]`: for each position center and size relative to its cell, the objectness and the
-//! class probabilities, the last two from 0 to 1.
+//! Ge, Liu, Wang, Li, Sun, *YOLOX: Exceeding YOLO series in 2021*, 2021. Input `[1, 3, height, width]`: blue,
+//! green, red from 0 to 255. Output `[1, places, 5 + classes]`: for each position center and size relative to its
+//! cell, the objectness and the class probabilities, the last two from 0 to 1.
+//!
+//! With the feature `onnx`, any other network of this input and output runs from its ONNX file, on the CPU.
 
-use std::io::Read;
+mod from_checkpoint;
+mod from_onnx;
+mod graph;
+#[cfg(test)]
+#[path = "yolox/tests.rs"]
+mod networks;
 
+use std::io::{Read, Seek};
+
+use burn::tensor::{Device, Tensor, TensorData};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
+use weights::format::OnnxGraph;
+use weights::{Checkpoint, CheckpointError};
 
 use crate::boxes::{BoundingBox, Edges};
 use crate::detector::{Detection, Detector, Photo};
-use crate::error::{DetectionError, Hint, check_share};
-use crate::onnx::Network;
+use crate::error::{DetectionError, Hint, check_count, check_share};
 use crate::resize::{Letterbox, resize};
 use crate::tiles::suppressed;
+use from_onnx::Fault;
+use graph::Graph;
 
 /// COCO's class of persons, the first.
 pub const COCO_PERSON: usize = 0;
@@ -37,15 +49,21 @@ pub struct YoloxConfig {
     pub candidate_score: f32,
     /// NMS IoU threshold within a class; YOLOX's demonstration: 0.45.
     pub nms_iou: f32,
+    /// Maximum photos per forward pass. A photo's scores do not depend on its neighbors. Changes no result.
+    pub batch_images: usize,
+    /// Whether photos run in parallel, one per core and pass: for CPUs only. Changes no result.
+    pub side_by_side: bool,
 }
 
 impl YoloxConfig {
-    /// Persons, for a network trained on COCO.
+    /// Persons, for a network trained on COCO, on a CPU.
     pub fn persons() -> Self {
         Self {
             classes: vec![COCO_PERSON],
             candidate_score: 0.02,
             nms_iou: 0.45,
+            batch_images: 8,
+            side_by_side: true,
         }
     }
 
@@ -56,6 +74,7 @@ impl YoloxConfig {
     pub fn validate(&self) -> Result<(), DetectionError> {
         check_share("candidate_score", self.candidate_score)?;
         check_share("nms_iou", self.nms_iou)?;
+        check_count("batch_images", self.batch_images)?;
         if self.classes.is_empty() {
             return Err(DetectionError::Config(
                 "`classes` must name at least one class, got none; COCO's persons are [0]".to_owned(),
@@ -63,6 +82,16 @@ impl YoloxConfig {
         }
         Ok(())
     }
+}
+
+/// What computes the output.
+#[derive(Debug)]
+enum Network {
+    /// YOLOX itself, on a device.
+    Yolox(Graph, Device),
+    /// Another network, on the CPU, one photo a pass.
+    #[cfg(feature = "onnx")]
+    Foreign(crate::onnx::Network),
 }
 
 /// The detector. It has no landmarks.
@@ -78,16 +107,28 @@ pub struct Yolox {
 }
 
 impl Yolox {
-    /// Reads an ONNX file.
+    /// Reads a file onto a device without autodiff: an ONNX file, whose input has a fixed size, or the `.pth`
+    /// (safetensors too) of YOLOX-nano, tiny, s, m, l or x, or of another depth, width and number of classes.
+    /// The `.pth` takes images of 416 px if its stem is narrower than that of YOLOX-s, otherwise of 640 px.
     ///
     /// # Errors
-    /// [`DetectionError::Onnx`] for another kind of file or network, [`DetectionError::NoOnnx`] if this build
-    /// has no ONNX support, [`DetectionError::Config`] if the network lacks a class.
-    pub fn read<R: Read>(source: &mut R, config: YoloxConfig) -> Result<Self, DetectionError> {
+    /// [`DetectionError::Onnx`] for another kind of file or network, [`DetectionError::ForeignOnnx`] for an ONNX
+    /// file of other operations if this build cannot run them, [`DetectionError::Mismatch`] for a `.pth` of
+    /// another network, [`DetectionError::Config`] if the network lacks a class.
+    pub fn read<R: Read + Seek>(
+        source: &mut R,
+        config: YoloxConfig,
+        device: &Device,
+    ) -> Result<Self, DetectionError> {
         config.validate()?;
-        let network = Network::read(source)?;
-        let (width, height) = input_of(&network)?;
-        let numbers = output_of(&network, width, height)?;
+        let (network, [height, width], output) = match is_onnx(source)? {
+            true => of_onnx(source, device)?,
+            false => {
+                let checkpoint = Checkpoint::open(source)?;
+                of_graph(from_checkpoint::graph(&checkpoint, source, device)?, device)
+            }
+        };
+        let numbers = numbers(width, height, &output)?;
         if let Some(class) = config.classes.iter().find(|class| **class + 5 >= numbers) {
             return Err(DetectionError::Config(format!(
                 "`classes` must be below {}, the network's number of classes, got {class}",
@@ -103,12 +144,40 @@ impl Yolox {
         })
     }
 
-    fn detect_one(&self, photo: &Photo<'_>) -> Result<Vec<Detection>, DetectionError> {
+    /// The detections of photos in one pass.
+    fn detect_batch(&self, photos: &[Photo<'_>]) -> Result<Vec<Vec<Detection>>, DetectionError> {
+        let area = self.width * self.height;
+        let mut planes = vec![GRAY; photos.len() * 3 * area];
+        let fits = photos.iter().zip(planes.chunks_exact_mut(3 * area));
+        let ratios = fits
+            .map(|(photo, planes)| self.fit(photo, planes))
+            .collect::<Vec<_>>();
+        let shape = [photos.len(), 3, self.height, self.width];
+        let output = match &self.network {
+            Network::Yolox(graph, device) => {
+                let images = Tensor::from_data(TensorData::new(planes, shape), device);
+                graph
+                    .forward(images)
+                    .into_data()
+                    .iter::<f32>()
+                    .collect::<Vec<_>>()
+            }
+            #[cfg(feature = "onnx")]
+            Network::Foreign(network) => network.run(shape, &planes)?,
+        };
+        let of_photo = output.chunks_exact(output.len() / photos.len());
+        let decoded = of_photo
+            .zip(ratios)
+            .map(|(output, ratio)| self.decode(output, ratio));
+        Ok(decoded.collect())
+    }
+
+    /// Writes a photo into three planes as the network sees it; returns the ratio of its size there to its own.
+    fn fit(&self, photo: &Photo<'_>, planes: &mut [f32]) -> f32 {
         let fit = Letterbox::new(photo.width, photo.height, self.width as u32, self.height as u32);
         let pixels = resize(photo, fit.width, fit.height);
-        let (wide, area) = (fit.width as usize, self.width * self.height);
-        let mut planes = vec![GRAY; 3 * area];
-        for (plane, channel) in planes.chunks_exact_mut(area).zip([2, 1, 0]) {
+        let wide = fit.width as usize;
+        for (plane, channel) in planes.chunks_exact_mut(self.width * self.height).zip([2, 1, 0]) {
             for (to, from) in plane
                 .chunks_exact_mut(self.width)
                 .zip(pixels.chunks_exact(wide * 3))
@@ -118,8 +187,7 @@ impl Yolox {
                 }
             }
         }
-        let output = self.network.run([1, 3, self.height, self.width], &planes)?;
-        Ok(self.decode(&output, fit.ratio))
+        fit.ratio
     }
 
     /// The detections in the output, `[places, numbers]`.
@@ -149,7 +217,20 @@ impl Detector for Yolox {
         for (position, photo) in photos.iter().enumerate() {
             photo.check(position)?;
         }
-        photos.par_iter().map(|photo| self.detect_one(photo)).collect()
+        let side_by_side = match &self.network {
+            Network::Yolox(..) => self.config.side_by_side,
+            #[cfg(feature = "onnx")]
+            Network::Foreign(_) => true,
+        };
+        let most = if side_by_side { 1 } else { self.config.batch_images };
+        let batches = if side_by_side {
+            let batches = photos.par_chunks(most).map(|batch| self.detect_batch(batch));
+            batches.collect::<Result<Vec<_>, _>>()?
+        } else {
+            let batches = photos.chunks(most).map(|batch| self.detect_batch(batch));
+            batches.collect::<Result<Vec<_>, _>>()?
+        };
+        Ok(batches.into_iter().flatten().collect())
     }
 }
 
@@ -171,36 +252,97 @@ fn decode((column, row, stride): (usize, usize, usize), [x, y, width, height]: [
     )
 }
 
-/// Width and height of a network's input.
-fn input_of(network: &Network) -> Result<(usize, usize), DetectionError> {
-    let shape = network.input_shape()?;
-    match shape.as_deref() {
-        Some(&[1, 3, height, width]) if network.inputs() == 1 && (height % 32, width % 32) == (0, 0) => {
-            Ok((width, height))
+/// A network, height and width of its input, and the shape of its output.
+type Loaded = (Network, [usize; 2], Vec<usize>);
+
+/// Whether a file is none of PyTorch's nor safetensors, which start with a signature or a length. (ONNX has no
+/// signature: its first byte is the tag of the version's field.)
+fn is_onnx<R: Read + Seek>(source: &mut R) -> Result<bool, DetectionError> {
+    let mut start = Vec::new();
+    source
+        .by_ref()
+        .take(9)
+        .read_to_end(&mut start)
+        .map_err(CheckpointError::from)?;
+    source.rewind().map_err(CheckpointError::from)?;
+    let safetensors = start.get(8) == Some(&b'{');
+    Ok(!(start.starts_with(b"PK\x03\x04") || start.starts_with(&[0x80]) || safetensors))
+}
+
+fn of_graph(graph: Graph, device: &Device) -> Loaded {
+    let [places, numbers] = graph.outputs;
+    let input = graph.input;
+    (
+        Network::Yolox(graph, device.clone()),
+        input,
+        vec![1, places, numbers],
+    )
+}
+
+fn of_onnx<R: Read + Seek>(source: &mut R, device: &Device) -> Result<Loaded, DetectionError> {
+    let file = match OnnxGraph::read(source) {
+        Ok(file) => file,
+        Err(error) => {
+            source.rewind().map_err(CheckpointError::from)?;
+            // A web page or a pointer to a file, which this names.
+            return Err(match Checkpoint::open(source) {
+                Err(unknown @ CheckpointError::Unknown { hint: Some(_), .. }) => unknown.into(),
+                _ => onnx(error.to_string(), None),
+            });
         }
-        _ => Err(DetectionError::Onnx {
-            reason: format!(
-                "its input must be one [1, 3, height, width] of multiples of 32, got {} of shape {shape:?}",
-                network.inputs()
-            ),
-            hint: Some(Hint::ExportFixedSize),
-        }),
+    };
+    match from_onnx::graph(&file, device) {
+        Ok(graph) => Ok(of_graph(graph, device)),
+        Err(Fault::Input(reason)) => Err(onnx(reason, Some(Hint::ExportFixedSize))),
+        Err(Fault::Operation(reason)) => foreign(source, reason),
     }
 }
 
+/// Another network, whose input must be one image of a fixed size.
+#[cfg(feature = "onnx")]
+fn foreign<R: Read + Seek>(source: &mut R, _: String) -> Result<Loaded, DetectionError> {
+    source.rewind().map_err(CheckpointError::from)?;
+    let network = crate::onnx::Network::read(source)?;
+    let shape = network.input_shape()?;
+    let Some(&[1, 3, height, width]) = shape.as_deref() else {
+        return Err(onnx(
+            format!("its input must be one [1, 3, height, width] of a fixed size, got {shape:?}"),
+            Some(Hint::ExportFixedSize),
+        ));
+    };
+    let input = [height, width];
+    let output = network.output_shape()?.unwrap_or_default();
+    Ok((Network::Foreign(network), input, output))
+}
+
+/// The feature `onnx` runs other networks.
+#[cfg(not(feature = "onnx"))]
+fn foreign<R>(_: &mut R, reason: String) -> Result<Loaded, DetectionError> {
+    Err(DetectionError::ForeignOnnx { reason })
+}
+
 /// The number of values that a network gives for each position.
-fn output_of(network: &Network, width: usize, height: usize) -> Result<usize, DetectionError> {
-    let shape = network.output_shape()?;
-    let places = cells(width, height).count();
-    match shape.as_deref() {
-        Some(&[1, found, numbers]) if found == places && numbers > 5 => Ok(numbers),
-        _ => Err(DetectionError::Onnx {
-            reason: format!(
-                "its output must be [1, {places}, 5 + classes] for images of {width} x {height} px, got {shape:?}"
-            ),
-            hint: Some(Hint::ExportWithoutDecoding),
-        }),
+fn numbers(width: usize, height: usize, output: &[usize]) -> Result<usize, DetectionError> {
+    if (height % 32, width % 32) != (0, 0) {
+        return Err(onnx(
+            format!("height and width of its input must be multiples of 32, got {height} and {width}"),
+            Some(Hint::ExportFixedSize),
+        ));
     }
+    let places = cells(width, height).count();
+    match output {
+        &[1, found, numbers] if found == places && numbers > 5 => Ok(numbers),
+        _ => Err(onnx(
+            format!(
+                "its output must be [1, {places}, 5 + classes] for images of {width} x {height} px, got {output:?}"
+            ),
+            Some(Hint::ExportWithoutDecoding),
+        )),
+    }
+}
+
+fn onnx(reason: String, hint: Option<Hint>) -> DetectionError {
+    DetectionError::Onnx { reason, hint }
 }
 
 #[cfg(test)]
@@ -226,12 +368,20 @@ mod tests {
 
     #[test]
     fn bad_files_and_numbers_are_named() {
-        let error = Yolox::read(&mut &b"not an onnx file"[..], YoloxConfig::persons()).unwrap_err();
-        let message = match cfg!(feature = "onnx") {
-            true => "the ONNX file cannot be used: ",
-            false => "this build reads no ONNX files",
+        let read = |bytes: &[u8]| {
+            let mut source = std::io::Cursor::new(bytes.to_vec());
+            Yolox::read(&mut source, YoloxConfig::persons(), &Device::flex()).unwrap_err()
         };
-        assert!(error.to_string().starts_with(message), "{error}");
+        let error = read(b"not an onnx file");
+        assert!(
+            error
+                .to_string()
+                .starts_with("the ONNX file cannot be used: damaged"),
+            "{error}"
+        );
+        let page = read(b"<!DOCTYPE html><title>Not found</title>");
+        assert!(page.to_string().ends_with(": it is a web page or XML"), "{page}");
+        assert_eq!(page.hint(), Some(Hint::Weights(weights::Hint::DownloadAgain)));
         let none = YoloxConfig {
             classes: vec![],
             ..YoloxConfig::persons()

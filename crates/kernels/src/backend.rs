@@ -17,7 +17,8 @@ use burn::tensor::TensorData;
 
 use crate::batch_norm::{self, Extent};
 use crate::convolution::{self, Geometry};
-use crate::{Adamw, Sgd, gelu, softmax, update};
+use crate::pointwise::{self, Pointwise};
+use crate::{Adamw, Sgd, softmax, update};
 
 /// Parameters of a normalization.
 #[derive(Clone, Copy, Debug)]
@@ -79,11 +80,15 @@ pub(crate) trait KernelBackend: Backend {
         settings: Normalization,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>);
 
-    /// The exact GELU, for any shape.
-    fn gelu_forward(x: FloatTensor<Self>) -> FloatTensor<Self>;
+    /// A function of each number, for any shape.
+    fn pointwise(x: FloatTensor<Self>, function: Pointwise) -> FloatTensor<Self>;
 
-    /// The gradient of the GELU's input.
-    fn gelu_gradient(x: FloatTensor<Self>, gradient: FloatTensor<Self>) -> FloatTensor<Self>;
+    /// The gradient of that function's input.
+    fn pointwise_gradient(
+        x: FloatTensor<Self>,
+        gradient: FloatTensor<Self>,
+        function: Pointwise,
+    ) -> FloatTensor<Self>;
 
     /// Softmax over the last dimension.
     fn softmax_forward(x: FloatTensor<Self>) -> FloatTensor<Self>;
@@ -231,21 +236,24 @@ impl KernelBackend for Flex {
         (gradient, tensor(of_weight, channels), tensor(of_bias, channels))
     }
 
-    fn gelu_forward(x: FlexTensor) -> FlexTensor {
+    fn pointwise(x: FlexTensor, function: Pointwise) -> FlexTensor {
         let mut x = owned(x);
         match x.try_storage_mut() {
             Some(values) => {
-                gelu::forward_in_place(values);
+                pointwise::forward_in_place(function, values);
                 x
             }
-            None => FlexTensor::from_data(TensorData::new(gelu::forward(x.storage()), x.shape())),
+            None => {
+                let output = pointwise::forward(function, x.storage());
+                FlexTensor::from_data(TensorData::new(output, x.shape()))
+            }
         }
     }
 
-    fn gelu_gradient(x: FlexTensor, gradient: FlexTensor) -> FlexTensor {
+    fn pointwise_gradient(x: FlexTensor, gradient: FlexTensor, function: Pointwise) -> FlexTensor {
         let x = x.to_contiguous();
         let mut gradient = owned(gradient);
-        gelu::backward(x.storage(), gradient.storage_mut());
+        pointwise::backward(function, x.storage(), gradient.storage_mut());
         gradient
     }
 
@@ -365,10 +373,11 @@ impl<B: KernelBackend> Backward<B, 3> for Normalized {
     }
 }
 
+/// The backward pass of a function of each number.
 #[derive(Debug)]
-struct Gelu;
+struct PointwiseOperation(Pointwise);
 
-impl<B: KernelBackend> Backward<B, 1> for Gelu {
+impl<B: KernelBackend> Backward<B, 1> for PointwiseOperation {
     type State = NodeId;
 
     fn backward(self, ops: Ops<Self::State, 1>, gradients: &mut Gradients, checkpointer: &mut Checkpointer) {
@@ -376,7 +385,7 @@ impl<B: KernelBackend> Backward<B, 1> for Gelu {
         let gradient = gradients.consume::<B>(&ops.node);
         let x: FloatTensor<B> = checkpointer.retrieve_node_output(ops.state);
         if let Some(node) = node {
-            gradients.register::<B>(node.id, B::gelu_gradient(x, gradient));
+            gradients.register::<B>(node.id, B::pointwise_gradient(x, gradient, self.0));
         }
     }
 }
@@ -484,17 +493,18 @@ impl<B: KernelBackend, C: CheckpointStrategy> KernelBackend for Autodiff<B, C> {
         unreachable!("{FIRST_ORDER}")
     }
 
-    fn gelu_forward(x: FloatTensor<Self>) -> FloatTensor<Self> {
-        match Gelu.prepare::<C>([x.node()]).compute_bound().stateful() {
+    fn pointwise(x: FloatTensor<Self>, function: Pointwise) -> FloatTensor<Self> {
+        let operation = PointwiseOperation(function);
+        match operation.prepare::<C>([x.node()]).compute_bound().stateful() {
             OpsKind::Tracked(mut prepared) => {
                 let state = prepared.checkpoint(&x);
-                prepared.finish(state, B::gelu_forward(x.into_primitive()))
+                prepared.finish(state, B::pointwise(x.into_primitive(), function))
             }
-            OpsKind::UnTracked(prepared) => prepared.finish(B::gelu_forward(x.into_primitive())),
+            OpsKind::UnTracked(prepared) => prepared.finish(B::pointwise(x.into_primitive(), function)),
         }
     }
 
-    fn gelu_gradient(_: FloatTensor<Self>, _: FloatTensor<Self>) -> FloatTensor<Self> {
+    fn pointwise_gradient(_: FloatTensor<Self>, _: FloatTensor<Self>, _: Pointwise) -> FloatTensor<Self> {
         unreachable!("{FIRST_ORDER}")
     }
 

@@ -18,11 +18,11 @@ mod composed;
 mod convolution;
 mod engine;
 mod exponential;
-mod gelu;
 mod layer_norm;
 mod linear;
 mod matrix;
 mod padded;
+mod pointwise;
 mod product;
 mod residual;
 mod simd;
@@ -38,6 +38,7 @@ use burn::tensor::{DType, Device, FloatDType, Tensor, activation::relu};
 use backend::residual::ResidualBackend;
 use backend::transformer::TransformerBackend;
 use backend::{KernelBackend, Normalization, Window};
+use pointwise::Pointwise;
 
 /// Whether this crate has kernels for the tensor's device and type.
 fn native<const D: usize>(tensor: &Tensor<D>) -> bool {
@@ -180,10 +181,25 @@ pub fn attention(qkv: &Tensor<3>, heads: usize) -> Option<Tensor<3>> {
 /// There this function is composed, so that the gradient is that of `erf`.
 pub fn gelu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
     if native(&x) {
-        return Tensor::from_dispatch(<Dispatch as KernelBackend>::gelu_forward(x.into_dispatch()));
+        return pointwise(x, Pointwise::Gelu);
     }
     let twice_cdf = (x.clone() * std::f64::consts::FRAC_1_SQRT_2).erf() + 1.0;
     x * 0.5 * twice_cdf
+}
+
+/// `x · sigmoid(x)`, differentiable in `x`.
+pub fn silu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
+    if native(&x) {
+        return pointwise(x, Pointwise::Silu);
+    }
+    burn::tensor::activation::silu(x)
+}
+
+fn pointwise<const D: usize>(x: Tensor<D>, function: Pointwise) -> Tensor<D> {
+    Tensor::from_dispatch(<Dispatch as KernelBackend>::pointwise(
+        x.into_dispatch(),
+        function,
+    ))
 }
 
 /// `exp(x) / Σ exp(x)` over the last dimension, differentiable in `x`.
@@ -475,27 +491,32 @@ mod tests {
         assert!(!teacher.is_tracked());
     }
 
-    /// The native GELU, forward and backward, compared with the composition, which f64 uses.
+    /// Native functions, forward and backward, compared with the composition, which f64 uses.
     #[test]
-    fn gelu_is_exact_forward_and_backward() {
-        let device = Device::flex().autodiff();
-        let x = (tensor([40, 50], 1.0, &device) * 6.0).require_grad_leaf();
-        let wide = x.clone().cast(DType::F64).require_grad_leaf();
-        // A transposed view, which needs reordering.
-        let (ours, composed) = (gelu(x.clone().transpose()), gelu(wide.clone().transpose()));
-        let kept = x.clone().inner().into_data();
-        assert!(error(composed.clone().cast(DType::F32), ours.clone()) < 2e-7);
-        let factor = tensor([50, 40], 2.0, &device);
-        let wide_factor = factor.clone().cast(DType::F64);
-        let gradient = x.grad(&(ours * factor).sum().backward()).unwrap();
-        let wide = wide.grad(&(composed * wide_factor).sum().backward()).unwrap();
-        assert!(error(wide.cast(DType::F32).autodiff(), gradient.autodiff()) < 2e-7);
-        // The input was not overwritten.
-        x.inner().into_data().assert_eq(&kept, true);
-        let plain = tensor([7], 3.0, &Device::flex());
-        let kept = plain.clone();
-        let once = gelu(plain);
-        assert!(error(gelu(kept).autodiff(), once.autodiff()) < 1e-7);
+    fn functions_of_each_number_are_exact_forward_and_backward() {
+        for function in [gelu::<2>, silu::<2>] {
+            let device = Device::flex().autodiff();
+            let x = (tensor([40, 50], 1.0, &device) * 6.0).require_grad_leaf();
+            let wide = x.clone().cast(DType::F64).require_grad_leaf();
+            // A transposed view, which needs reordering.
+            let (ours, composed) = (
+                function(x.clone().transpose()),
+                function(wide.clone().transpose()),
+            );
+            let kept = x.clone().inner().into_data();
+            assert!(error(composed.clone().cast(DType::F32), ours.clone()) < 2e-7);
+            let factor = tensor([50, 40], 2.0, &device);
+            let wide_factor = factor.clone().cast(DType::F64);
+            let gradient = x.grad(&(ours * factor).sum().backward()).unwrap();
+            let wide = wide.grad(&(composed * wide_factor).sum().backward()).unwrap();
+            assert!(error(wide.cast(DType::F32).autodiff(), gradient.autodiff()) < 2e-7);
+            // The input was not overwritten.
+            x.inner().into_data().assert_eq(&kept, true);
+            let plain = tensor([1, 7], 3.0, &Device::flex());
+            let kept = plain.clone();
+            let once = function(plain);
+            assert!(error(function(kept).autodiff(), once.autodiff()) < 1e-7);
+        }
     }
 
     #[test]

@@ -2,7 +2,8 @@
 //!
 //! [`Checkpoint::open`] reads a file's table of contents: names, types, shapes, and the offset of each
 //! tensor. [`TensorInfo::read`] then reads one tensor, so a file of several networks needs memory for only
-//! one. All formats store a tensor's values contiguously at some offset of the file, so nothing else is read.
+//! one. These formats store a tensor's values contiguously at some offset of the file, so nothing else is
+//! read. [`OnnxGraph::read`] reads the operations and constants of an ONNX file.
 //! The bytes come from the caller's `Read + Seek`: this crate opens no file.
 //!
 //! A `.pth` holds a pickle, which Python would execute. This crate executes none of it; see
@@ -14,6 +15,7 @@ mod dtype;
 mod entries;
 mod error;
 mod legacy;
+mod onnx;
 mod pickle;
 mod safetensors;
 mod shards;
@@ -26,6 +28,7 @@ pub(crate) use self::safetensors::with_metadata;
 pub use checkpoint::{Checkpoint, Entry, Format, TensorInfo};
 pub use dtype::Dtype;
 pub use error::CheckpointError;
+pub use onnx::{OnnxAttribute, OnnxGraph, OnnxInput, OnnxNode, OnnxTensor, OnnxValues};
 pub use shards::{ShardIndex, Shards};
 
 use std::io::{Read, Seek, SeekFrom};

@@ -61,7 +61,7 @@ pub enum FaceScale {
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct PersonsConfig {
-    /// The ONNX file. The ledger keeps its content hash and not its path.
+    /// YOLOX's ONNX or `.pth` file. The ledger keeps its content hash and not its path.
     pub weights: PathBuf,
     /// The class to detect, by the network's numbering; COCO's persons are 0.
     pub class: usize,
@@ -72,6 +72,9 @@ pub struct PersonsConfig {
     /// NMS IoU threshold: of boxes that overlap more, the top-scoring one is kept. YOLOX's demonstration:
     /// 0.45.
     pub nms_iou: f64,
+    /// Photos in a forward pass, on a GPU. Does not change results; 8 where a config does not say.
+    #[serde(default = "eight")]
+    pub batch_images: usize,
     /// Tiles of large photos, seen in addition to the whole; absent: no tiles.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tiles: Option<TilesConfig>,
@@ -143,6 +146,21 @@ impl Detectors for NoDetectors {
     }
 }
 
+/// `batch_images` of a config that does not say.
+fn eight() -> usize {
+    8
+}
+
+fn check_batch(stage: &str, batch_images: usize) -> Result<(), Error> {
+    if batch_images > 0 {
+        return Ok(());
+    }
+    Err(Error::config(
+        &format!("stages.{stage}.batch_images"),
+        "must be at least 1, got 0",
+    ))
+}
+
 impl FacesConfig {
     pub(crate) fn validate(&self) -> Result<(), Error> {
         check(
@@ -150,12 +168,7 @@ impl FacesConfig {
             [self.score, self.candidate_score, self.nms_iou],
             self.tiles,
         )?;
-        if self.batch_images == 0 {
-            return Err(Error::config(
-                "stages.faces.batch_images",
-                "must be at least 1, got 0",
-            ));
-        }
+        check_batch("faces", self.batch_images)?;
         match self.scale {
             FaceScale::Sides {
                 shorter_px,
@@ -186,7 +199,8 @@ impl PersonsConfig {
             "persons",
             [self.score, self.candidate_score, self.nms_iou],
             self.tiles,
-        )
+        )?;
+        check_batch("persons", self.batch_images)
     }
 
     pub(crate) fn stage(&self, detectors: &dyn Detectors) -> Result<Box<dyn Stage>, Error> {

@@ -1,17 +1,14 @@
 //! The network: MobileNet, feature pyramid, context modules, heads. Every batch norm is folded into its
 //! convolution at load time, because nothing here is trained.
 
-use std::collections::BTreeMap;
 use std::io::{Read, Seek};
 
-use backbones::Init;
-use backbones::init::trained;
-use backbones::layers::{Conv2d, Conv2dConfig, DepthwiseConv2d, leaky_relu, relu, upsample_nearest};
-use burn::tensor::{Device, Tensor, TensorData};
-use weights::format::{Entry, TensorInfo};
-use weights::{Checkpoint, Mismatch};
+use backbones::layers::{Conv2d, DepthwiseConv2d, leaky_relu, relu, upsample_nearest};
+use burn::tensor::{Device, Tensor};
+use weights::Checkpoint;
 
 use crate::error::DetectionError;
+use crate::tensors::{Folded, Tensors, convolution, narrow};
 
 /// Priors at each position of a feature map.
 pub(super) const PRIORS_A_PLACE: usize = 2;
@@ -109,38 +106,14 @@ impl Network {
         source: &mut R,
         device: &Device,
     ) -> Result<Self, DetectionError> {
-        let root = match checkpoint.root.at("state_dict") {
-            Some(entry @ Entry::Dict(_)) => entry,
-            _ => &checkpoint.root,
-        };
-        let mut tensors = Tensors {
-            init: Init::empty(device),
-            left: BTreeMap::new(),
-            mismatch: Mismatch::default(),
-            source,
-        };
-        for (name, tensor) in root.tensors() {
-            let name = name.strip_prefix("module.").unwrap_or(&name);
-            if !name.ends_with(".num_batches_tracked") {
-                tensors.left.insert(name.to_owned(), tensor);
-            }
-        }
-        let network = Self::build(&mut tensors)?;
-        let Tensors {
-            left, mut mismatch, ..
-        } = tensors;
-        mismatch.unexpected = left.into_keys().map(|name| (name, None)).collect();
-        if mismatch.is_empty() {
-            return Ok(network);
-        }
-        Err(DetectionError::Mismatch {
-            network: "RetinaFace with MobileNet x0.25",
-            difference: Box::new(mismatch),
-        })
+        let mut tensors = Tensors::new(checkpoint, &["state_dict"], EPSILON, source, device);
+        let network = Self::build(&mut tensors, device)?;
+        tensors.finish("RetinaFace with MobileNet x0.25")?;
+        Ok(network)
     }
 
-    fn build<R: Read + Seek>(tensors: &mut Tensors<'_, R>) -> Result<Self, DetectionError> {
-        let stem = tensors.unit("body.stage1.0", (3, 8), 3, 2, true)?;
+    fn build<R: Read + Seek>(tensors: &mut Tensors<'_, R>, device: &Device) -> Result<Self, DetectionError> {
+        let stem = unit(tensors, "body.stage1.0", (3, 8), 3, 2)?;
         let mut channels = 8;
         let mut stages = Vec::new();
         for (stage, blocks) in STAGES.iter().enumerate() {
@@ -149,7 +122,7 @@ impl Network {
                 // The stem is the first entry of the first stage.
                 let index = if stage == 0 { index + 1 } else { index };
                 let name = format!("body.stage{}.{index}", stage + 1);
-                built.push(tensors.block(&name, channels, *outputs, *stride)?);
+                built.push(block(tensors, &name, channels, *outputs, *stride)?);
                 channels = *outputs;
             }
             stages.push(built);
@@ -161,13 +134,26 @@ impl Network {
         for (map, blocks) in STAGES.iter().enumerate() {
             let inputs = blocks.last().map_or(0, |(outputs, _)| *outputs);
             let number = map + 1;
-            lateral.push(tensors.unit(&format!("fpn.output{number}"), (inputs, PYRAMID), 1, 1, true)?);
+            lateral.push(unit(
+                tensors,
+                &format!("fpn.output{number}"),
+                (inputs, PYRAMID),
+                1,
+                1,
+            )?);
             if number < STAGES.len() {
-                merge.push(tensors.unit(&format!("fpn.merge{number}"), (PYRAMID, PYRAMID), 3, 1, true)?);
+                merge.push(unit(
+                    tensors,
+                    &format!("fpn.merge{number}"),
+                    (PYRAMID, PYRAMID),
+                    3,
+                    1,
+                )?);
             }
             let (half, quarter) = (PYRAMID / 2, PYRAMID / 4);
             let mut part = |name: &str, inputs, outputs, leaky| {
-                tensors.unit(&format!("ssh{number}.{name}"), (inputs, outputs), 3, 1, leaky)
+                let unit = unit(tensors, &format!("ssh{number}.{name}"), (inputs, outputs), 3, 1)?;
+                Ok::<_, DetectionError>(Unit { leaky, ..unit })
             };
             context.push(ContextModule {
                 window_3: part("conv3X3", PYRAMID, half, false)?,
@@ -176,7 +162,7 @@ impl Network {
                 second: part("conv7X7_2", quarter, quarter, true)?,
                 window_7: part("conv7x7_3", quarter, quarter, false)?,
             });
-            heads.push(tensors.heads(map)?);
+            heads.push(self::heads(tensors, map, device)?);
         }
         Ok(Self {
             stem,
@@ -214,134 +200,61 @@ impl Network {
     }
 }
 
-/// The tensors of a file that no layer has taken yet.
-struct Tensors<'a, R> {
-    init: Init,
-    left: BTreeMap<String, &'a TensorInfo>,
-    mismatch: Mismatch,
-    source: &'a mut R,
+/// `name.0`, a convolution, and `name.1`, its norm.
+fn unit<R: Read + Seek>(
+    tensors: &mut Tensors<'_, R>,
+    name: &str,
+    (inputs, outputs): (usize, usize),
+    kernel: usize,
+    stride: usize,
+) -> Result<Unit, DetectionError> {
+    Ok(Unit {
+        conv: tensors.convolution(&pair(name, 0), [outputs, inputs, kernel, kernel], stride)?,
+        leaky: true,
+    })
 }
 
-impl<R: Read + Seek> Tensors<'_, R> {
-    /// A tensor's values; zeros, and an entry in the mismatch, if it does not fit.
-    fn take(&mut self, name: String, shape: &[usize]) -> Result<Vec<f64>, DetectionError> {
-        let zeros = vec![0.0; shape.iter().product()];
-        let Some(tensor) = self.left.remove(&name) else {
-            self.mismatch.missing.push(name);
-            return Ok(zeros);
-        };
-        if tensor.shape != shape {
-            let shapes = (name, shape.to_vec(), tensor.shape.clone());
-            self.mismatch.shapes.push(shapes);
-            return Ok(zeros);
-        }
-        if !tensor.dtype.is_weight() {
-            let found = (name, tensor.dtype.name().to_owned());
-            self.mismatch.types.push(found);
-            return Ok(zeros);
-        }
-        Ok(tensor.read(self.source)?.iter::<f64>().collect())
-    }
+/// `name.0` and `name.1`, depthwise; `name.3` and `name.4`, pointwise.
+fn block<R: Read + Seek>(
+    tensors: &mut Tensors<'_, R>,
+    name: &str,
+    inputs: usize,
+    outputs: usize,
+    stride: usize,
+) -> Result<Block, DetectionError> {
+    Ok(Block {
+        depthwise: tensors.depthwise(&pair(name, 0), inputs, 3, stride)?,
+        pointwise: Unit {
+            conv: tensors.convolution(&pair(name, 3), [outputs, inputs, 1, 1], 1)?,
+            leaky: true,
+        },
+    })
+}
 
-    /// A convolution's weight, as `[outputs][…]`, and its bias, with the following norm folded in: the norm's
-    /// scale over its deviation multiplies the weight.
-    fn folded(
-        &mut self,
-        conv: String,
-        norm: String,
-        shape: [usize; 4],
-    ) -> Result<(Vec<f64>, Vec<f64>), DetectionError> {
-        let outputs = [shape[0]];
-        let mut weight = self.take(format!("{conv}.weight"), &shape)?;
-        let scale = self.take(format!("{norm}.weight"), &outputs)?;
-        let mut bias = self.take(format!("{norm}.bias"), &outputs)?;
-        let mean = self.take(format!("{norm}.running_mean"), &outputs)?;
-        let variance = self.take(format!("{norm}.running_var"), &outputs)?;
-        let taps = shape[1..].iter().product::<usize>();
-        for (output, weights) in weight.chunks_exact_mut(taps).enumerate() {
-            let factor = scale[output] / (variance[output] + EPSILON).sqrt();
-            bias[output] -= mean[output] * factor;
-            weights.iter_mut().for_each(|weight| *weight *= factor);
-        }
-        Ok((weight, bias))
+/// A convolution at an index of a module, and its norm at the next.
+fn pair(name: &str, index: usize) -> Folded {
+    Folded {
+        conv: format!("{name}.{index}"),
+        norm: Some(format!("{name}.{}", index + 1)),
     }
+}
 
-    /// `name.0`, a convolution, and `name.1`, its norm.
-    fn unit(
-        &mut self,
-        name: &str,
-        (inputs, outputs): (usize, usize),
-        kernel: usize,
-        stride: usize,
-        leaky: bool,
-    ) -> Result<Unit, DetectionError> {
-        self.conv(name, (0, 1), (inputs, outputs), (kernel, stride), leaky)
+/// The three heads of a map combined.
+fn heads<R: Read + Seek>(
+    tensors: &mut Tensors<'_, R>,
+    map: usize,
+    device: &Device,
+) -> Result<Unit, DetectionError> {
+    let (mut weight, mut bias) = (Vec::new(), Vec::new());
+    for (head, numbers) in [("ClassHead", 2), ("BboxHead", 4), ("LandmarkHead", 10)] {
+        let outputs = PRIORS_A_PLACE * numbers;
+        let name = format!("{head}.{map}.conv1x1");
+        weight.extend(tensors.take(format!("{name}.weight"), &[outputs, PYRAMID, 1, 1])?);
+        bias.extend(tensors.take(format!("{name}.bias"), &[outputs])?);
     }
-
-    fn conv(
-        &mut self,
-        name: &str,
-        (conv, norm): (usize, usize),
-        (inputs, outputs): (usize, usize),
-        (kernel, stride): (usize, usize),
-        leaky: bool,
-    ) -> Result<Unit, DetectionError> {
-        let shape = [outputs, inputs, kernel, kernel];
-        let (weight, bias) = self.folded(format!("{name}.{conv}"), format!("{name}.{norm}"), shape)?;
-        Ok(Unit {
-            conv: self.layer(shape, stride, weight, bias),
-            leaky,
-        })
-    }
-
-    fn layer(&self, shape: [usize; 4], stride: usize, weight: Vec<f64>, bias: Vec<f64>) -> Conv2d {
-        let [outputs, inputs, kernel, _] = shape;
-        let config = Conv2dConfig {
-            bias: true,
-            ..Conv2dConfig::same(inputs, outputs, kernel, stride)
-        };
-        let mut layer = config.init(&self.init);
-        layer.weight = trained(self.tensor(weight, shape));
-        layer.bias = Some(trained(self.tensor(bias, [outputs])));
-        layer
-    }
-
-    fn tensor<const D: usize>(&self, values: Vec<f64>, shape: [usize; D]) -> Tensor<D> {
-        let values = values.into_iter().map(|value| value as f32).collect::<Vec<_>>();
-        Tensor::from_data(TensorData::new(values, shape), self.init.device())
-    }
-
-    /// `name.0` and `name.1`, depthwise; `name.3` and `name.4`, pointwise.
-    fn block(
-        &mut self,
-        name: &str,
-        inputs: usize,
-        outputs: usize,
-        stride: usize,
-    ) -> Result<Block, DetectionError> {
-        let shape = [inputs, 1, 3, 3];
-        let (weight, bias) = self.folded(format!("{name}.0"), format!("{name}.1"), shape)?;
-        let mut depthwise = DepthwiseConv2d::same(&self.init, inputs, 3, stride, true);
-        depthwise.weight = trained(self.tensor(weight, shape));
-        depthwise.bias = Some(trained(self.tensor(bias, [inputs])));
-        Ok(Block {
-            depthwise,
-            pointwise: self.conv(name, (3, 4), (inputs, outputs), (1, 1), true)?,
-        })
-    }
-
-    /// The three heads of a map combined.
-    fn heads(&mut self, map: usize) -> Result<Unit, DetectionError> {
-        let (mut weight, mut bias) = (Vec::new(), Vec::new());
-        for (head, numbers) in [("ClassHead", 2), ("BboxHead", 4), ("LandmarkHead", 10)] {
-            let outputs = PRIORS_A_PLACE * numbers;
-            let name = format!("{head}.{map}.conv1x1");
-            weight.extend(self.take(format!("{name}.weight"), &[outputs, PYRAMID, 1, 1])?);
-            bias.extend(self.take(format!("{name}.bias"), &[outputs])?);
-        }
-        Ok(Unit {
-            conv: self.layer([OUTPUTS, PYRAMID, 1, 1], 1, weight, bias),
-            leaky: false,
-        })
-    }
+    let shape = [OUTPUTS, PYRAMID, 1, 1];
+    Ok(Unit {
+        conv: convolution(shape, 1, narrow(weight), narrow(bias), device),
+        leaky: false,
+    })
 }
