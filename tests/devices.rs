@@ -1,4 +1,4 @@
-//! A GPU compared with the CPU: every method and network, checkpoints that change device, and a CPU run that
+//! A GPU compared with the CPU: every method and network, detectors, checkpoints that change device, and a CPU run that
 //! leaves the GPU unused.
 //!
 //! Run by `scripts/check-devices.sh`, on Debian's lavapipe, a software Vulkan device.
@@ -12,6 +12,9 @@ use backbones::{
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::optim::GradientsParams;
 use burn::tensor::{Device, DeviceKind, Tensor, TensorData};
+use detection::BoundingBox;
+use detection::parts::ImageDraws;
+use detection::rcnn::{Neck, RcnnConfig, Target, TrueMask, Version};
 use objectives::{METHODS, ObjectiveConfig, Visitor};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
@@ -350,6 +353,75 @@ fn every_network_has_the_cpus_features_and_gradients() {
             let name = config.name();
             eprintln!("{name}, {px} px: {part} {error:.1e} off (bound {bound:.1e})");
             assert!(error <= bound, "{name}: {part} {error:e} off");
+        }
+    }
+}
+
+/// RoIAlign is loops on the CPU and matrix products elsewhere. All proposals are kept and sampled, so that no decision
+/// hangs on a rounded score.
+#[test]
+fn detectors_have_the_cpus_losses_and_gradients() {
+    let backbone = ResNetConfig {
+        depth: 18,
+        width: 4,
+        stem: Stem::Imagenet,
+        zero_init_residual: false,
+    };
+    for mut config in [
+        RcnnConfig::torchvision(Version::V1, backbone.clone(), 2, true),
+        RcnnConfig::detectron2(backbone.clone(), 2, true),
+        RcnnConfig::moco_c4(backbone, 2, true),
+    ] {
+        config.frozen_stages = 0;
+        if let Neck::Pyramid(pyramid) = &mut config.neck {
+            pyramid.channels = 8;
+        }
+        config.boxes.width = 16;
+        let masks = config.masks.as_mut().unwrap();
+        masks.channels.truncate(2);
+        masks.channels.fill(8);
+        masks.width = 8;
+        config.proposals.nms_iou = 1.0;
+        config.proposals.sampler.per_image = 5000;
+        config.boxes.sampler.per_image = 5000;
+        config.boxes.sampler.positive_fraction = 1.0;
+        let sizes = [[48, 64], [40, 64]];
+        let target = |left: f32, class| Target {
+            boxes: vec![BoundingBox::from_edges([left, 4.0, left + 24.0, 36.0])],
+            classes: vec![class],
+            masks: vec![TrueMask {
+                size: [48, 64],
+                pixels: (0..48 * 64).map(|at| u8::from(at % 64 > 16)).collect(),
+            }],
+        };
+        let of = |device: Device| {
+            let network = config.init(&Init::new(1, &device.clone().autodiff()));
+            let images = pictures([2, 3, 48, 64], NO_NOISE, &device);
+            let context = Context::training(RunPosition::at(0, 1, 1), Draws::new(1, 0));
+            let targets = [target(3.0, 0), target(30.0, 1)];
+            let draws = ImageDraws::new(&context, 2);
+            let losses = network.losses(images, &sizes, &targets, &draws, &context);
+            let values = losses
+                .named()
+                .into_iter()
+                .flat_map(|(_, loss)| numbers(loss))
+                .collect::<Vec<_>>();
+            let grads = GradientsParams::from_grads(losses.total().backward(), &network);
+            let mut visitor = Gradients {
+                grads: &grads,
+                found: vec![],
+            };
+            network.visit(&mut visitor);
+            [values, visitor.found]
+        };
+        let (gpu, cpu) = (of(gpu()), of(Device::flex()));
+        for (index, part) in ["losses", "gradients"].iter().enumerate() {
+            let error = relative(&gpu[index], &cpu[index]);
+            eprintln!(
+                "Mask R-CNN, {:?}, aligned {}: {part} {error:.1e}",
+                config.neck, config.pooling.aligned
+            );
+            assert!(error < BOUND, "{part}: {error:e}");
         }
     }
 }

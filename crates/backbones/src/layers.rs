@@ -18,17 +18,20 @@ mod layer_scale;
 mod linear;
 mod patch_embedding;
 mod running_statistic;
+mod transposed_convolution;
 
 pub use attention::Attention;
 pub use batch_norm::BatchNorm;
 pub use convolution::{Conv2d, Conv2dConfig};
 pub use depthwise::DepthwiseConv2d;
 pub use drop_path::DropPath;
+pub use kernels::{Roi, RoiAlign, roi_align_plane};
 pub use layer_norm::LayerNorm;
 pub use layer_scale::LayerScale;
 pub use linear::Linear;
 pub use patch_embedding::{PatchEmbedding, Projection};
 pub use running_statistic::{RunningStatistic, is_running_statistic};
+pub use transposed_convolution::TransposedConv2d;
 
 use crate::precision::{in_f32, raise};
 use burn::tensor::Tensor;
@@ -95,6 +98,27 @@ pub fn max_pool_same(x: Tensor<4>, kernel: usize) -> Tensor<4> {
         ceil_mode: false,
     };
     burn::tensor::module::max_pool2d(x, options)
+}
+
+/// Every second row and column, from the first: `[n, c, h, w]` to `[n, c, ⌈h/2⌉, ⌈w/2⌉]`, a pyramid's level `pool`.
+pub fn every_second(x: Tensor<4>) -> Tensor<4> {
+    let options = MaxPoolOptions {
+        kernel_size: [1, 1],
+        stride: [2, 2],
+        padding: [(0, 0), (0, 0)],
+        dilation: [1, 1],
+        ceil_mode: false,
+    };
+    burn::tensor::module::max_pool2d(x, options)
+}
+
+/// RoIAlign ([`kernels::roi_align`]) of at least one region; the output is always f32.
+///
+/// # Shapes
+/// - `x`: `[images, channels, height, width]`
+/// - output: `[regions, channels, output, output]`
+pub fn roi_align(x: Tensor<4>, rois: &[Roi], settings: &RoiAlign) -> Tensor<4> {
+    kernels::roi_align(raise(x), rois, settings)
 }
 
 /// The mean of each square window of `kernel` pixels at `stride`; the output is always f32. `padding` zeros

@@ -78,7 +78,7 @@ impl Precision {
 }
 
 /// Casts to f32.
-pub(crate) fn raise<const D: usize>(x: Tensor<D>) -> Tensor<D> {
+pub fn raise<const D: usize>(x: Tensor<D>) -> Tensor<D> {
     cast(x, FloatDType::F32)
 }
 

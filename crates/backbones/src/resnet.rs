@@ -186,6 +186,31 @@ pub struct ResNet {
 }
 
 impl ResNet {
+    /// The network with another value under the root of its norms: torchvision's detectors of the first versions have 0.
+    pub fn with_norm_epsilon(mut self, epsilon: f64) -> Self {
+        self.bn1.epsilon = epsilon;
+        let stages = [
+            &mut self.layer1,
+            &mut self.layer2,
+            &mut self.layer3,
+            &mut self.layer4,
+        ];
+        for block in stages.into_iter().flatten() {
+            let projection = block.downsample.as_mut().map(|(_, norm)| norm);
+            let norms = [
+                Some(&mut block.bn1),
+                Some(&mut block.bn2),
+                block.bn3.as_mut(),
+                projection,
+            ];
+            norms
+                .into_iter()
+                .flatten()
+                .for_each(|norm| norm.epsilon = epsilon);
+        }
+        self
+    }
+
     /// Pooled features of normalized images.
     ///
     /// # Shapes
@@ -205,23 +230,46 @@ impl ResNet {
         &self,
         images: Tensor<4>,
         context: &Context,
-        mut see: impl FnMut(ResNetStage, &Tensor<4>),
+        see: impl FnMut(ResNetStage, &Tensor<4>),
     ) -> Tensor<2> {
+        global_average_pool(self.forward_until(ResNetStage::Res5, images, context, see))
+    }
+
+    /// The output of the stage `last`; `see` as in [`forward_seeing`](Self::forward_seeing).
+    pub fn forward_until(
+        &self,
+        last: ResNetStage,
+        images: Tensor<4>,
+        context: &Context,
+        mut see: impl FnMut(ResNetStage, &Tensor<4>),
+    ) -> Tensor<4> {
         let mut x = self.bn1.forward_relu(self.conv1.forward(images), context);
         see(ResNetStage::Conv1, &x);
-        if self.pool {
-            x = max_pool(x);
-        }
-        for (stage, blocks) in [
-            (ResNetStage::Res2, &self.layer1),
-            (ResNetStage::Res3, &self.layer2),
-            (ResNetStage::Res4, &self.layer3),
-            (ResNetStage::Res5, &self.layer4),
-        ] {
-            x = blocks.iter().fold(x, |x, block| block.forward(x, context));
+        for stage in ResNetStage::ALL
+            .into_iter()
+            .skip(1)
+            .filter(|stage| *stage <= last)
+        {
+            if self.pool && stage == ResNetStage::Res2 {
+                x = max_pool(x);
+            }
+            x = self.forward_stage(stage, x, context);
             see(stage, &x);
         }
-        global_average_pool(x)
+        x
+    }
+
+    /// One stage after the stem: `[images, channels, height, width]` of the stage before to its own output. The stage
+    /// `Conv1` returns its input.
+    pub fn forward_stage(&self, stage: ResNetStage, x: Tensor<4>, context: &Context) -> Tensor<4> {
+        let blocks: &[Block] = match stage {
+            ResNetStage::Conv1 => &[],
+            ResNetStage::Res2 => &self.layer1,
+            ResNetStage::Res3 => &self.layer2,
+            ResNetStage::Res4 => &self.layer3,
+            ResNetStage::Res5 => &self.layer4,
+        };
+        blocks.iter().fold(x, |x, block| block.forward(x, context))
     }
 
     /// Channels, height and width of each stage's output for images of this size.

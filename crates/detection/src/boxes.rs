@@ -25,6 +25,42 @@ impl BoundingBox {
         }
     }
 
+    /// From left, top, right and bottom.
+    pub fn from_edges([left, top, right, bottom]: [f32; 4]) -> Self {
+        Self {
+            left,
+            top,
+            right,
+            bottom,
+        }
+    }
+
+    /// Left, top, right and bottom.
+    pub fn edges(&self) -> [f32; 4] {
+        [self.left, self.top, self.right, self.bottom]
+    }
+
+    /// Right less left edge, px.
+    pub fn width(&self) -> f32 {
+        self.right - self.left
+    }
+
+    /// Lower less upper edge, px.
+    pub fn height(&self) -> f32 {
+        self.bottom - self.top
+    }
+
+    /// Edges beyond an image of this height and width moved to its border.
+    pub fn clipped(self, [height, width]: [usize; 2]) -> Self {
+        let (height, width) = (height as f32, width as f32);
+        Self {
+            left: self.left.clamp(0.0, width),
+            top: self.top.clamp(0.0, height),
+            right: self.right.clamp(0.0, width),
+            bottom: self.bottom.clamp(0.0, height),
+        }
+    }
+
     /// Horizontal values times `x`, vertical ones times `y`.
     pub fn scaled(self, x: f32, y: f32) -> Self {
         Self {

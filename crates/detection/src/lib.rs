@@ -5,6 +5,9 @@
 //! was made, and [`Yolox`], the YOLOX family from its ONNX or `.pth` files, run on any device of Burn's. With the
 //! feature `onnx`, other networks with YOLOX's output run from ONNX files on the CPU. [`Tiled`] also runs another detector on tiles of large photos.
 //!
+//! [`rcnn`] holds Faster and Mask R-CNN, networks that can be trained; [`parts`] holds the steps of theirs that run on
+//! the host: anchors, box coding, matching, sampling, pooling by level. Both do no I/O and draw nothing by themselves.
+//!
 //! This crate opens no file: weights come from the caller's reader, photos as pixels.
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::print_stderr))]
 
@@ -13,7 +16,9 @@ mod detector;
 mod error;
 #[cfg(feature = "onnx")]
 mod onnx;
+pub mod parts;
 mod priors;
+pub mod rcnn;
 mod resize;
 mod retinaface;
 mod tensors;

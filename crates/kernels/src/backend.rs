@@ -3,6 +3,7 @@
 
 pub(crate) mod collective;
 pub(crate) mod residual;
+pub(crate) mod roi_align;
 pub(crate) mod transformer;
 
 use burn::backend::autodiff::NodeId;

@@ -1,7 +1,7 @@
 //! Operations that Burn 0.22 lacks, or implements slowly or inexactly, on a backend.
 //!
 //! On `flex`, Burn's CPU backend, in f32: convolution, linear layers, batch and layer normalization, attention, GELU,
-//! softmax, and the steps of optimizers and moving averages. On every other device and type they are Burn's own
+//! softmax, RoIAlign, and the steps of optimizers and moving averages. On every other device and type they are Burn's own
 //! operations. The tensor's device and type decide at run time.
 //!
 //! Burn composes a convolution's gradients from convolutions of other shapes, and batch normalization from a
@@ -25,6 +25,7 @@ mod padded;
 mod pointwise;
 mod product;
 mod residual;
+mod roi_align;
 mod simd;
 mod softmax;
 mod uninitialized;
@@ -36,6 +37,7 @@ use burn::tensor::ops::ConvOptions;
 use burn::tensor::{DType, Device, FloatDType, Tensor, activation::relu};
 
 use backend::residual::ResidualBackend;
+use backend::roi_align::RegionBackend;
 use backend::transformer::TransformerBackend;
 use backend::{KernelBackend, Normalization, Window};
 use pointwise::Pointwise;
@@ -336,6 +338,66 @@ pub fn batch_norm<const D: usize>(
         mean: mean_over_groups(batch.mean),
         variance: mean_over_groups(batch.variance),
     }
+}
+
+/// A region of interest: a box in one image of a batch.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Roi {
+    /// Index of the image in the batch.
+    pub image: usize,
+    /// Left, top, right and bottom, in pixels of the image.
+    pub edges: [f32; 4],
+}
+
+/// Settings of [`roi_align`].
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct RoiAlign {
+    /// Positions of the map per pixel of the image.
+    pub scale: f64,
+    /// Height and width of a region's output.
+    pub output: usize,
+    /// Samples in each direction of an output bin; 0: as many as the bin has positions, rounded up.
+    pub sampling_ratio: usize,
+    /// Whether position 0 of the map is its first pixel's center (`aligned=True`) instead of the center of a pixel half
+    /// a position further, and regions may be thinner than a position.
+    pub aligned: bool,
+}
+
+/// RoIAlign: the averages of bilinear samples in each bin of each region, differentiable in `x`; torchvision's
+/// `roi_align`. A sample outside the map by more than one position is 0.
+///
+/// # Shapes
+/// - `x`: `[images, channels, height, width]`
+/// - output: `[regions, channels, output, output]`
+///
+/// # Panics
+/// If there is no region, or one of an image that the batch lacks.
+pub fn roi_align(x: Tensor<4>, rois: &[Roi], settings: &RoiAlign) -> Tensor<4> {
+    let shape = x.dims();
+    assert!(
+        !rois.is_empty() && rois.iter().all(|roi| roi.image < shape[0]) && !shape.contains(&0),
+        "{} regions cannot be pooled from a map of {shape:?}",
+        rois.len()
+    );
+    let plan = roi_align::Plan::new(shape, rois, settings);
+    if native(&x) {
+        return Tensor::from_dispatch(<Dispatch as RegionBackend>::pool_regions(x.into_dispatch(), plan));
+    }
+    plan.composed(x)
+}
+
+/// [`roi_align`] of one plane of bytes on the host, `[height, width]`: the target that a mask gives a region,
+/// `[output · output]`.
+///
+/// # Panics
+/// If the plane has another number of bytes, or none.
+pub fn roi_align_plane(plane: &[u8], size: [usize; 2], edges: [f32; 4], settings: &RoiAlign) -> Vec<f32> {
+    assert!(
+        plane.len() == size[0] * size[1] && !plane.is_empty(),
+        "{} bytes are no plane of {size:?}",
+        plane.len()
+    );
+    roi_align::plane(plane, size, edges, settings)
 }
 
 /// Settings of a step of `torch.optim.SGD` without dampening.

@@ -33,8 +33,8 @@ pub struct BatchNorm {
     pub running_var: RunningStatistic,
     /// Weight of the newest batch in the running statistics.
     momentum: f64,
-    /// Added to the variance under the root.
-    epsilon: f64,
+    /// Added to the variance under the root; 1e-5 where nothing sets another.
+    pub epsilon: f64,
 }
 
 impl BatchNorm {

@@ -38,9 +38,29 @@ impl Conv2dConfig {
 
     /// The layer with Kaiming-normal weights (fan-out, for ReLU), as in torchvision's ResNets.
     pub fn init(&self, init: &Init) -> Conv2d {
-        let shape = [self.outputs, self.inputs, self.kernel, self.kernel];
+        self.with_weight(init, init.at("weight").kaiming_normal_fan_out(self.shape()))
+    }
+
+    /// The layer with normal weights of standard deviation `std`.
+    pub fn init_normal(&self, init: &Init, std: f64) -> Conv2d {
+        self.with_weight(init, init.at("weight").normal(self.shape(), std))
+    }
+
+    /// The layer with weights uniform on ±√(3 / fan-in): `kaiming_uniform_(a=1)`, a feature pyramid's.
+    pub fn init_uniform(&self, init: &Init) -> Conv2d {
+        let fan_in = self.inputs * self.kernel * self.kernel;
+        let bound = (3.0 / fan_in as f64).sqrt();
+        self.with_weight(init, init.at("weight").uniform(self.shape(), bound))
+    }
+
+    /// `[outputs, inputs, kernel, kernel]`.
+    fn shape(&self) -> [usize; 4] {
+        [self.outputs, self.inputs, self.kernel, self.kernel]
+    }
+
+    fn with_weight(&self, init: &Init, weight: Tensor<4>) -> Conv2d {
         Conv2d {
-            weight: trained(init.at("weight").kaiming_normal_fan_out(shape)),
+            weight: trained(weight),
             bias: self.bias.then(|| trained(init.at("bias").zeros([self.outputs]))),
             stride: self.stride,
             padding: self.padding,
@@ -71,8 +91,19 @@ impl Conv2d {
         let (x, weight) = (self.precision.lower(x), self.precision.lower(self.weight.val()));
         let x = kernels::conv2d(x, weight, self.stride, self.padding);
         match &self.bias {
-            Some(bias) => x + self.precision.lower(bias.val()).reshape([1, -1, 1, 1]),
+            Some(bias) => add_bias(x, self.precision.lower(bias.val())),
             None => x,
         }
     }
+}
+
+/// `x + bias` for each channel.
+///
+/// In three dimensions: with Burn 0.22.1 on wgpu the sum over a gradient in the layout that a convolution leaves is wrong
+/// from about 100,000 values a channel on, and `reshape` gives it another layout.
+pub(super) fn add_bias(x: Tensor<4>, bias: Tensor<1>) -> Tensor<4> {
+    let [images, channels, height, width] = x.dims();
+    let x: Tensor<3> = x.reshape([images, channels, height * width]);
+    let bias = bias.reshape([1, channels, 1]);
+    (x + bias).reshape([images, channels, height, width])
 }
