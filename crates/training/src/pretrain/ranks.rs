@@ -364,3 +364,38 @@ fn first_difference(expected: &str, got: &str) -> (String, String) {
     }
     ("nothing".into(), lines.next().unwrap_or("nothing").to_owned())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use kernels::collective::threads;
+
+    #[test]
+    fn an_error_of_one_rank_is_an_error_of_all_and_reported_once() {
+        let of_ranks = |errors: [Option<&str>; 4]| {
+            std::thread::scope(|scope| {
+                let started: Vec<_> = threads(4)
+                    .into_iter()
+                    .zip(errors)
+                    .map(|(engine, error)| {
+                        scope.spawn(move || {
+                            let result = error.map_or(Ok(()), |error| Err(Error::Config(error.into())));
+                            match agree(&Replicas::of(engine), result) {
+                                Ok(()) => "done".to_string(),
+                                Err(Error::OtherRank { rank }) => format!("as rank {rank}"),
+                                Err(error) => error.to_string(),
+                            }
+                        })
+                    })
+                    .collect();
+                let texts = started.into_iter().map(|thread| thread.join().unwrap());
+                texts.collect::<Vec<_>>()
+            })
+        };
+        assert_eq!(of_ranks([None; 4]), ["done"; 4]);
+        assert_eq!(
+            of_ranks([None, Some("a"), Some("b"), Some("a")]),
+            ["as rank 1", "config: a", "config: b", "as rank 1"]
+        );
+    }
+}
