@@ -99,6 +99,11 @@ pub(crate) fn of_data(hint: &data::Hint) -> String {
              these records, raise `max_bad_fraction` in the config, or `--max-bad-fraction` of `passer features`"
                 .into()
         }
+        Hint::SizesOfBoxes => {
+            "check that the boxes were drawn on these files: pictures may have been resized or turned since; to continue \
+             without these records, raise `max_bad_fraction` in the config"
+                .into()
+        }
         Hint::SmallerBatch => {
             "lower `batch_images` in the config (in `[data]`, or in the protocol that has its own), or give more records".into()
         }

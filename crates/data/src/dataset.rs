@@ -1,6 +1,7 @@
 //! A data set opened for reading: where its records are, and reading any one of them by position.
 
 mod contents;
+mod objects;
 
 pub use contents::{ContentSample, Contents, Sampled, Shared};
 
@@ -23,6 +24,7 @@ use crate::sources::fingerprint::{HashedKeys, fingerprint};
 use crate::sources::folder::{self, Labels};
 use crate::sources::index_file::IndexStore;
 use crate::sources::memory::Memory;
+use crate::sources::objects::ObjectTable;
 use crate::sources::part::{Place, Shards};
 use crate::sources::shard_set::{self, expand, shards_in, shards_of};
 use crate::sources::source::{Opened, Source};
@@ -41,6 +43,8 @@ pub struct Dataset {
     /// Counted at the first request.
     licenses: OnceLock<Licenses>,
     listing: Listing,
+    /// Boxes and masks, where the data set was opened with them.
+    objects: Option<ObjectTable>,
 }
 
 impl Dataset {
@@ -57,10 +61,16 @@ impl Dataset {
     /// [`Error`] where the data are not found, empty, of another kind, or damaged.
     pub fn open(spec: &str) -> Result<Dataset, Error> {
         let dataset = Self::reopen(spec)?;
-        dataset.listing.warn(spec);
+        dataset.warn(spec);
+        Ok(dataset)
+    }
+
+    /// Warns of what became no record, or became one by a guess, and of names that are easily confused.
+    fn warn(&self, spec: &str) {
+        self.listing.warn(spec);
         // Those that differ in case alone are in the listing.
-        if dataset.listing.count(Reason::ClassesEqualButForCase) == 0
-            && let Some([one, other]) = names::twins(&dataset.class_names)
+        if self.listing.count(Reason::ClassesEqualButForCase) == 0
+            && let Some([one, other]) = names::twins(&self.class_names)
         {
             tracing::warn!(
                 "classes `{}` and `{}` are two classes whose names differ in case, spaces or signs alone",
@@ -68,7 +78,6 @@ impl Dataset {
                 other.escape_debug()
             );
         }
-        Ok(dataset)
     }
 
     /// [`Dataset::open`] without its warnings, for data that were opened before.
@@ -80,10 +89,16 @@ impl Dataset {
     }
 
     pub(crate) fn open_with(spec: &str, store: &IndexStore) -> Result<Dataset, Error> {
+        Self::open_reading(spec, store, false)
+    }
+
+    /// Opens a data set, with its boxes and masks where they are asked for and its layout has them in files of
+    /// their own.
+    fn open_reading(spec: &str, store: &IndexStore, with_objects: bool) -> Result<Dataset, Error> {
         let (spec, split) = split_of(spec);
         let path = Path::new(spec);
         if let Some(described) = description::at(path) {
-            return Self::open_described(&described, split, store);
+            return Self::open_described(&described, split, store, with_objects);
         }
         if path.is_dir() {
             let shards = shards_in(path)?;
@@ -127,6 +142,7 @@ impl Dataset {
             source: Arc::new(source),
             licenses: OnceLock::new(),
             listing: Listing::default(),
+            objects: None,
         }
     }
 
@@ -142,6 +158,7 @@ impl Dataset {
             class_names,
             licenses: OnceLock::new(),
             listing,
+            objects: None,
         }
     }
 
@@ -162,12 +179,13 @@ impl Dataset {
             class_names: whole.class_names.clone(),
             fingerprint: hex(&hasher.finalize()),
             sample: ContentSample::default(),
+            licenses: OnceLock::new(),
+            listing: whole.listing.clone(),
+            objects: whole.objects.as_ref().map(|objects| objects.picked(&positions)),
             source: Arc::new(Subset {
                 whole: Arc::clone(&whole.source),
                 positions,
             }),
-            licenses: OnceLock::new(),
-            listing: whole.listing.clone(),
         })
     }
 
@@ -179,6 +197,7 @@ impl Dataset {
             class_names: Vec::new(),
             hashed: Vec::new(),
             listing: Listing::default(),
+            objects: None,
         })
     }
 
@@ -191,6 +210,7 @@ impl Dataset {
             sample: ContentSample::of(opened.hashed.iter().flat_map(HashedKeys::prefixes)),
             licenses: OnceLock::new(),
             listing,
+            objects: opened.objects,
         }
     }
 
@@ -331,13 +351,19 @@ impl Dataset {
         }
     }
 
-    fn open_described(path: &Path, split: Option<&str>, store: &IndexStore) -> Result<Dataset, Error> {
+    fn open_described(
+        path: &Path,
+        split: Option<&str>,
+        store: &IndexStore,
+        with_objects: bool,
+    ) -> Result<Dataset, Error> {
         let part = description::read_part(path, split)?;
         let labels = part.labels.as_ref().map(|labels| resolve(path, labels));
         let place = Place {
             path: resolve(path, &part.path)?,
             labels: labels.transpose()?.unwrap_or_default(),
             part: &part,
+            with_objects,
         };
         if part.kind.in_folder && !place.path.is_dir() {
             return Err(Error::Description {

@@ -6,7 +6,9 @@
 //! the missing end of a truncated file with gray is made to fail instead, so that a network does not train on
 //! half-gray pictures.
 
-use std::io::Cursor;
+use std::fs::File;
+use std::io::{Cursor, Read};
+use std::path::Path;
 
 use image::metadata::Orientation;
 use image::{DynamicImage, ImageDecoder, ImageFormat};
@@ -215,6 +217,63 @@ pub fn header_pixels(encoded: &[u8]) -> u64 {
     size.map_or(0, |(width, height)| u64::from(width) * u64::from(height))
 }
 
+/// Bytes of a file in which the header of nearly every picture ends.
+const HEADER_BYTES: u64 = 1 << 16;
+
+/// Width and height of a file's picture after it is turned upright, px, from its header; `None` where it has none
+/// that can be read.
+pub(crate) fn upright_size(path: &Path) -> Option<(u32, u32)> {
+    let mut file = File::open(path).ok()?;
+    let mut start = Vec::new();
+    file.by_ref().take(HEADER_BYTES).read_to_end(&mut start).ok()?;
+    upright_size_of(&start).or_else(|| {
+        file.read_to_end(&mut start).ok()?;
+        upright_size_of(&start)
+    })
+}
+
+/// [`upright_size`] of bytes that contain the header.
+pub(crate) fn upright_size_of(encoded: &[u8]) -> Option<(u32, u32)> {
+    let (width, height, orientation) = match image::guess_format(encoded).ok()? {
+        ImageFormat::Jpeg => {
+            let mut decoder = JpegDecoder::new_with_options(ZCursor::new(encoded), jpeg_options());
+            decoder.decode_headers().ok()?;
+            let info = decoder.info()?;
+            (
+                u32::from(info.width),
+                u32::from(info.height),
+                jpeg_orientation(&decoder),
+            )
+        }
+        format => {
+            let reader = image::ImageReader::with_format(Cursor::new(encoded), format);
+            let mut decoder = reader.into_decoder().ok()?;
+            let (width, height) = decoder.dimensions();
+            (width, height, decoder.orientation().ok()?)
+        }
+    };
+    let announced = Announced::new(width, height, RGB_BYTES, orientation);
+    Some((announced.width, announced.height))
+}
+
+/// Strict, because otherwise the decoder fills unreadable parts with gray. Limits on the sides are checked by the
+/// caller.
+fn jpeg_options() -> DecoderOptions {
+    DecoderOptions::default()
+        .set_strict_mode(true)
+        .set_max_width(usize::MAX)
+        .set_max_height(usize::MAX)
+        .jpeg_set_out_colorspace(ColorSpace::RGB)
+}
+
+/// How a JPEG must be turned, once its headers are read.
+fn jpeg_orientation(decoder: &JpegDecoder<ZCursor<&[u8]>>) -> Orientation {
+    decoder
+        .exif()
+        .and_then(|exif| Orientation::from_exif_chunk(exif))
+        .unwrap_or(Orientation::NoTransforms)
+}
+
 /// How many of the first images, given their pixel counts, may be decoded together: as many as fit into
 /// `most_pixels`, and at least one.
 pub fn decoded_together(pixels: impl IntoIterator<Item = u64>, most_pixels: u64) -> usize {
@@ -246,14 +305,7 @@ fn decode_jpeg<'a>(
             &"arithmetic coding, lossless coding and hierarchies are not read; save it as a usual JPEG",
         ));
     }
-    // Strict, because otherwise the decoder fills unreadable parts with gray. The limits on the sides are
-    // checked below.
-    let options = DecoderOptions::default()
-        .set_strict_mode(true)
-        .set_max_width(usize::MAX)
-        .set_max_height(usize::MAX)
-        .jpeg_set_out_colorspace(ColorSpace::RGB);
-    let mut decoder = JpegDecoder::new_with_options(ZCursor::new(encoded), options);
+    let mut decoder = JpegDecoder::new_with_options(ZCursor::new(encoded), jpeg_options());
     decoder.decode_headers().map_err(|error| broken(&error))?;
     let info = decoder.info().ok_or_else(|| broken(&"no frame header"))?;
     let (width, height) = (u32::from(info.width), u32::from(info.height));
@@ -261,10 +313,7 @@ fn decode_jpeg<'a>(
     if u64::from(width) * u64::from(height) > MOST_JPEG_PIXELS_PER_BYTE * encoded.len() as u64 {
         return Err(DecodeError::Truncated { format: "JPEG" });
     }
-    let orientation = decoder
-        .exif()
-        .and_then(|exif| Orientation::from_exif_chunk(exif))
-        .unwrap_or(Orientation::NoTransforms);
+    let orientation = jpeg_orientation(&decoder);
     // A progressive picture's coefficients, 16 bits each, are all kept until its last scan.
     let coefficients = if info.sof.is_sequential_dct() {
         0

@@ -109,12 +109,19 @@ pub enum Error {
     },
     /// More broken records than `max_bad_fraction` allows.
     #[error(
-        "{bad} of {records} records cannot be {}, more than max_bad_fraction = {allowed} allows: {examples}",
-        if *decode == 0 { "decoded" } else { "decoded or resized" }
+        "{bad} of {records} records {}, more than max_bad_fraction = {allowed} allows: {examples}",
+        match (*decode, *other_size) {
+            (0, _) => "cannot be decoded",
+            (_, 0) => "cannot be decoded or resized",
+            (decode, other) if decode == *bad && other == *bad => "are of another size than their boxes",
+            _ => "cannot be decoded or resized, or are of another size than their boxes",
+        }
     )]
     TooManyBad {
         /// Those of them that decode, and whose views cannot be made.
         decode: usize,
+        /// Those of them whose boxes are of a picture of another size.
+        other_size: usize,
         /// Distinct broken records found so far.
         bad: usize,
         /// Records of the data set, or of the slice of it.
@@ -142,6 +149,7 @@ impl Error {
             }
             Error::DamagedShard { path, .. } => Some(Hint::VerifyShard { path: path.clone() }),
             Error::Unreadable { hint, .. } | Error::Label { hint, .. } => hint.clone(),
+            Error::TooManyBad { other_size, .. } if *other_size > 0 => Some(Hint::SizesOfBoxes),
             // `verify` makes no views, so it would list none of the records.
             Error::TooManyBad { bad, decode, .. } if bad == decode => Some(Hint::CropOrAllowMore),
             Error::TooManyBad { .. } => Some(Hint::VerifyOrAllowMore),
@@ -203,6 +211,18 @@ pub enum DecodeError {
         height: u32,
         /// Most pixels of a result.
         limit: u64,
+    },
+    /// The picture's boxes are of a picture of another size, so they may be of another picture.
+    #[error("{width} x {height} px, but its boxes are of a picture of {stated_width} x {stated_height} px")]
+    OtherSize {
+        /// Width of the upright picture, px.
+        width: u32,
+        /// Height of the upright picture, px.
+        height: u32,
+        /// Width that its annotation states, px.
+        stated_width: u32,
+        /// Height that its annotation states, px.
+        stated_height: u32,
     },
     /// The program panicked on the image: a defect of the program.
     #[error("the program panicked on it: {message}")]

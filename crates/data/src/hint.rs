@@ -19,6 +19,8 @@ pub enum Hint {
     VerifyOrAllowMore,
     /// Let a center crop follow the resize, or allow more broken records.
     CropOrAllowMore,
+    /// Check that the boxes belong to these pictures, or allow more of such records.
+    SizesOfBoxes,
     /// Smaller batches, or more records.
     SmallerBatch,
     /// Every file that a brace pattern names must exist.

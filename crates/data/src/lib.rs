@@ -39,6 +39,7 @@ mod record;
 mod sha256;
 pub mod shards;
 mod sources;
+pub mod targets;
 pub mod terminal;
 pub mod thumbnail;
 pub mod transforms;
@@ -54,7 +55,9 @@ pub use hex::hex;
 pub use hint::{Compression, Hint};
 pub use licenses::{Licenses, NOT_STATED};
 pub use listing::{Listing, Note, Reason};
-pub use loader::{BadRecord, BadRecords, Batch, Batches, Loader, LoaderConfig, Views};
+pub use loader::{
+    BadRecord, BadRecords, Batch, Batches, Loader, LoaderConfig, ObjectViews, ViewTargets, Views,
+};
 pub use lock::{FolderLock, LockError};
 pub use numbers::{mebibytes, significant};
 pub use order::Order;
@@ -62,4 +65,4 @@ pub use record::{Label, Metadata, Record};
 pub use sha256::{Sha256Sum, sha256_of, sha256_of_file};
 pub use sources::description::{About, Download};
 pub use sources::walk::{Found, Walk};
-pub use transforms::{ErasingFill, Filter, Transform, ViewGroup};
+pub use transforms::{CropBox, ErasingFill, Filter, Transform, ViewGroup};

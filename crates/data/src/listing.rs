@@ -60,6 +60,27 @@ pub enum Reason {
     Document,
     /// A key of a sidecar that means nothing: `license` for `licence`.
     UnknownKey,
+    /// A file of boxes without a picture of its name.
+    BoxesAlone,
+    /// An object without a box.
+    ObjectWithoutBox,
+    /// A box with a number that is infinite or none.
+    BoxNotFinite,
+    /// A box whose right edge is not right of its left one, or whose lower edge is not below its upper one.
+    BoxWithoutSize,
+    /// A box of which no part is in the picture.
+    BoxOutside,
+    /// A polygon of fewer than three corners, of an odd count of numbers, or of numbers of no picture. An object
+    /// of which no other polygon is left is skipped too.
+    BadPolygon,
+    /// A mask as run lengths of another size than its picture.
+    MaskOfOtherSize,
+    /// Run lengths that are no mask.
+    BadMask,
+    /// A picture without an object, in training.
+    NoObject,
+    /// A picture whose objects are all crowds, in training.
+    OnlyCrowds,
     /// Guess: a file that is an image by its content and not by its name.
     ImageByContent,
     /// Guess: a record with several images, one of which was taken.
@@ -80,6 +101,10 @@ pub enum Reason {
     SplitsAsClasses,
     /// Guess: class names that differ in upper and lower case, or in blanks around them, alone.
     ClassesEqualButForCase,
+    /// Guess: a box that reaches out of the picture, of which the part within was taken.
+    BoxClipped,
+    /// Guess: a picture without a file or list of boxes, taken as one that shows no object.
+    NoBoxes,
 }
 
 impl Reason {
@@ -107,6 +132,16 @@ impl Reason {
             Reason::SidecarAlone => "a sidecar without its photo",
             Reason::Document => "a document",
             Reason::UnknownKey => "an unknown key",
+            Reason::BoxesAlone => "boxes without their picture",
+            Reason::ObjectWithoutBox => "an object without a box",
+            Reason::BoxNotFinite => "a box that is not finite",
+            Reason::BoxWithoutSize => "a box without size",
+            Reason::BoxOutside => "a box outside of its picture",
+            Reason::BadPolygon => "no polygon",
+            Reason::MaskOfOtherSize => "a mask of another size than its picture",
+            Reason::BadMask => "no mask",
+            Reason::NoObject => "a picture without an object",
+            Reason::OnlyCrowds => "a picture of crowds alone",
             _ => "a guess",
         }
     }
@@ -181,6 +216,31 @@ impl Reason {
                 "keys of sidecars that mean nothing were ignored",
                 "a license is `licence` and `licence_url`, its author `photographer`",
             ),
+            Reason::BoxesAlone => (
+                "files of boxes without a picture of their name were skipped",
+                "`labels/name.txt` is read beside `images/name.jpg`",
+            ),
+            Reason::ObjectWithoutBox => ("objects without a box were skipped", ""),
+            Reason::BoxNotFinite => ("objects whose box is not finite were skipped", ""),
+            Reason::BoxWithoutSize => (
+                "objects whose box has no width or no height were skipped",
+                "check the order of its numbers",
+            ),
+            Reason::BoxOutside => (
+                "objects whose box is outside of the picture were skipped",
+                "check whether the boxes belong to pictures of this size",
+            ),
+            Reason::BadPolygon => (
+                "polygons of fewer than 3 corners, of an odd count of numbers, or with numbers of no picture were skipped, and objects without another one",
+                "",
+            ),
+            Reason::MaskOfOtherSize => (
+                "objects whose mask has another size than the picture were skipped",
+                "",
+            ),
+            Reason::BadMask => ("objects whose run lengths are no mask were skipped", ""),
+            Reason::NoObject => ("pictures without an object are not trained on", ""),
+            Reason::OnlyCrowds => ("pictures whose objects are all crowds are not trained on", ""),
             Reason::ImageByContent => ("files were taken as images by their content", ""),
             Reason::OneOfSeveralImages => (
                 "records have several images, of which JPEG was preferred, then WebP, then PNG",
@@ -217,6 +277,11 @@ impl Reason {
             Reason::ClassesEqualButForCase => (
                 "class names differ in upper and lower case or in blanks alone",
                 "",
+            ),
+            Reason::BoxClipped => ("boxes that reach out of the picture were cut at its edges", ""),
+            Reason::NoBoxes => (
+                "pictures without boxes were taken to show no object",
+                "check the names of their files",
             ),
         }
     }

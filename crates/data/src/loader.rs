@@ -9,6 +9,9 @@
 
 mod assembler;
 #[cfg(test)]
+mod object_tests;
+mod object_views;
+#[cfg(test)]
 mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -21,6 +24,7 @@ use crossbeam_channel::{Receiver, bounded};
 use serde::{Deserialize, Serialize};
 
 use self::assembler::Assembler;
+pub use self::object_views::{ObjectViews, ViewTargets};
 use crate::dataset::Dataset;
 use crate::error::Error;
 use crate::order::Order;
@@ -97,6 +101,9 @@ pub struct Batch {
     pub labels: Option<Vec<Label>>,
     /// Position in the data set of each image, after broken records were replaced.
     pub positions: Vec<u64>,
+    /// Objects and true size of each image, for batches of [`Loader::of_objects`]: `views` has an entry per
+    /// micro-batch then, each of its own size.
+    pub targets: Option<Vec<ViewTargets>>,
 }
 
 /// The views of one size: `[count * images, channels, height, width]`, all images of the first view, then all
@@ -128,6 +135,9 @@ pub struct BadRecord {
     pub reason: String,
     /// Whether the picture itself decodes: then `shards verify` does not list it.
     pub decodes: bool,
+    /// Whether its boxes are of a picture of another size.
+    #[serde(default)]
+    pub other_size: bool,
 }
 
 /// The broken records in the batches handed out so far.
@@ -148,7 +158,7 @@ pub struct Loader {
 #[derive(Debug)]
 struct Shared {
     dataset: Arc<Dataset>,
-    views: Vec<ViewGroup>,
+    recipe: Recipe,
     config: LoaderConfig,
     order: Order,
     seed: u64,
@@ -160,6 +170,15 @@ struct Shared {
     bad_before: AtomicUsize,
     /// The number of records that `max_bad_fraction` is of.
     bounded_records: u32,
+}
+
+/// What is made of the pictures.
+#[derive(Clone, Debug)]
+enum Recipe {
+    /// Views of fixed sizes.
+    Groups(Vec<ViewGroup>),
+    /// One view of each picture's own size with its objects, padded by micro-batches of so many images.
+    Objects(ObjectViews, usize),
 }
 
 impl Loader {
@@ -178,13 +197,68 @@ impl Loader {
         for (group, view) in views.iter().enumerate() {
             view.validate().map_err(|reason| Error::Views { group, reason })?;
         }
-        let option = |option, reason: String| Error::Option { option, reason };
         if views.is_empty() {
-            return Err(option(
-                "views",
-                "must be at least one view group, got none".to_string(),
-            ));
+            return Err(Error::Option {
+                option: "views",
+                reason: "must be at least one view group, got none".to_string(),
+            });
         }
+        Self::of_recipe(dataset, Recipe::Groups(views), config, order, seed)
+    }
+
+    /// A loader of pictures with their objects: one view of each, resized to a drawn size, perhaps mirrored, and
+    /// padded to the largest sides of its micro-batch of `micro_batch_images`.
+    ///
+    /// Size and flip are functions of (seed, epoch, position), and the padding one of the micro-batch alone, so N
+    /// parts of a batch have the views of N micro-batches. Where the data set was opened without objects, pictures
+    /// have none.
+    ///
+    /// # Errors
+    /// As for [`Loader::new`]; and [`Error::Option`] if micro-batches do not divide a batch, or an evaluation's
+    /// order would be changed by `by_aspect`.
+    pub fn of_objects(
+        dataset: Arc<Dataset>,
+        views: ObjectViews,
+        micro_batch_images: usize,
+        config: LoaderConfig,
+        order: Order,
+        seed: u64,
+    ) -> Result<Loader, Error> {
+        views
+            .validate()
+            .map_err(|reason| Error::Views { group: 0, reason })?;
+        if micro_batch_images == 0 || !config.batch_images.is_multiple_of(micro_batch_images) {
+            return Err(Error::Option {
+                option: "micro_batch_images",
+                reason: format!(
+                    "must divide `batch_images` = {}, got {micro_batch_images}",
+                    config.batch_images
+                ),
+            });
+        }
+        if views.by_aspect && order == Order::Sequential {
+            return Err(Error::Option {
+                option: "by_aspect",
+                reason: "must be false in the order `sequential`, got true".to_string(),
+            });
+        }
+        Self::of_recipe(
+            dataset,
+            Recipe::Objects(views, micro_batch_images),
+            config,
+            order,
+            seed,
+        )
+    }
+
+    fn of_recipe(
+        dataset: Arc<Dataset>,
+        recipe: Recipe,
+        config: LoaderConfig,
+        order: Order,
+        seed: u64,
+    ) -> Result<Loader, Error> {
+        let option = |option, reason: String| Error::Option { option, reason };
         let Ok(records) = u32::try_from(dataset.len()) else {
             let reason = format!("must be at most {} records, got {}", u32::MAX, dataset.len());
             return Err(option("data", reason));
@@ -205,7 +279,7 @@ impl Loader {
         }
         let shared = Shared {
             dataset,
-            views,
+            recipe,
             config,
             order,
             seed,
@@ -230,7 +304,7 @@ impl Loader {
         Loader {
             shared: Arc::new(Shared {
                 dataset: Arc::clone(&shared.dataset),
-                views: shared.views.clone(),
+                recipe: shared.recipe.clone(),
                 bad: Mutex::default(),
                 bad_before: AtomicUsize::new(0),
                 // At most all records, whose number has 32 bits.
@@ -257,9 +331,20 @@ impl Loader {
                 reason: format!("must be divisible by the {count} devices that share a batch, got {images}"),
             });
         }
+        if let Recipe::Objects(_, micro_batch) = shared.recipe
+            && !(images / count).is_multiple_of(micro_batch)
+        {
+            return Err(Error::Option {
+                option: "micro_batch_images",
+                reason: format!(
+                    "must divide the {} images of each of {count} devices, got {micro_batch}",
+                    images / count
+                ),
+            });
+        }
         let shared = Shared {
             dataset: Arc::clone(&shared.dataset),
-            views: shared.views.clone(),
+            recipe: shared.recipe.clone(),
             part: (index, count),
             bad: Mutex::default(),
             bad_before: AtomicUsize::new(0),
@@ -390,6 +475,7 @@ impl Shared {
             .collect();
         Error::TooManyBad {
             decode: records.iter().filter(|record| record.decodes).count(),
+            other_size: records.iter().filter(|record| record.other_size).count(),
             bad,
             records: self.bounded_records as usize,
             allowed: self.config.max_bad_fraction,

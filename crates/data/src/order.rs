@@ -64,6 +64,22 @@ impl Order {
     }
 }
 
+/// The positions rearranged so that each run of `images` is of one group, wide or not, as long as the group has
+/// enough; the first of a group come first. What is left of both is at the end.
+pub(crate) fn by_group(positions: &[u32], images: usize, is_wide: impl Fn(u32) -> bool) -> Vec<u32> {
+    let mut grouped = Vec::with_capacity(positions.len());
+    let mut waiting = [Vec::new(), Vec::new()];
+    for position in positions {
+        let group = &mut waiting[usize::from(is_wide(*position))];
+        group.push(*position);
+        if group.len() == images {
+            grouped.append(group);
+        }
+    }
+    grouped.extend(waiting.into_iter().flatten());
+    grouped
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -78,6 +94,20 @@ mod tests {
                 prop_assert_eq!(positions, (0..records).collect::<Vec<u32>>());
             }
         }
+    }
+
+    #[test]
+    fn groups_fill_runs_in_the_order_of_their_positions() {
+        let is_wide = |position: u32| position >= 10;
+        let grouped = by_group(&[1, 11, 12, 2, 13, 3, 4, 14, 15, 16], 2, is_wide);
+        assert_eq!(grouped, [11, 12, 1, 2, 3, 4, 13, 14, 15, 16]);
+        let odd = by_group(&[1, 11, 2, 12, 3, 13, 14], 2, is_wide);
+        assert_eq!(odd, [1, 2, 11, 12, 13, 14, 3]);
+        assert_eq!(
+            by_group(&[1, 11, 2, 12], 3, is_wide),
+            [1, 2, 11, 12],
+            "what is left"
+        );
     }
 
     #[test]

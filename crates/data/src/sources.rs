@@ -12,6 +12,7 @@ pub(crate) mod license_column;
 pub(crate) mod listed;
 pub(crate) mod memory;
 pub(crate) mod names;
+pub(crate) mod objects;
 pub(crate) mod part;
 pub(crate) mod pass;
 pub(crate) mod pass_metadata;
@@ -24,6 +25,7 @@ pub(crate) mod table;
 pub(crate) mod tar_shard;
 pub(crate) mod voc;
 pub(crate) mod walk;
+pub(crate) mod yolo;
 
 use part::Layout;
 
@@ -39,4 +41,5 @@ pub(crate) const LAYOUTS: &[&Layout] = &[
     &voc::VOC,
     &coco::COCO,
     &csv::CSV,
+    &yolo::YOLO,
 ];

@@ -5,6 +5,7 @@
 //! file holds the config.
 
 mod affine;
+pub(crate) mod bilinear;
 mod blur;
 mod color;
 pub(crate) mod geometry;
@@ -18,6 +19,7 @@ mod room;
 mod simd;
 mod window;
 
+pub use geometry::CropBox;
 pub(crate) use pipeline::ViewMaker;
 pub(crate) use room::room_bytes;
 

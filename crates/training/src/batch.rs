@@ -204,6 +204,7 @@ mod tests {
             views: vec![views(2, 2, 2, 0), views(3, 2, 1, 7)],
             labels: None,
             positions: vec![0, 1],
+            targets: None,
         };
         let batch = Batch::upload(loaded, &unit(), &Device::flex());
         let shapes: Vec<_> = batch
@@ -222,6 +223,7 @@ mod tests {
             views: vec![views(2, 4, 1, 0), views(1, 4, 2, 50)],
             labels: None,
             positions: vec![0, 1, 2, 3],
+            targets: None,
         };
         let whole = Batch::upload(loaded, &unit(), &Device::flex());
         let parts = whole.clone().parts(2);

@@ -17,6 +17,7 @@ mod labels;
 mod layouts;
 mod licenses;
 mod listing;
+mod objects;
 mod unclear;
 
 fn open(path: &Path) -> Result<Dataset, Error> {

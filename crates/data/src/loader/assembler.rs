@@ -7,15 +7,18 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use rayon::prelude::*;
 
-use super::{BadRecord, Batch, Made, Shared, Views};
+use super::object_views::{ObjectView, ObjectViews, padded};
+use super::{BadRecord, Batch, Made, Recipe, Shared, Views};
 use crate::caught::caught;
 use crate::dataset::Dataset;
 use crate::decode::{DecodeLimits, RgbImage, decode_admitted};
 use crate::error::{DecodeError, Error};
 use crate::in_flight::{FILES, PICTURES};
-use crate::order::Order;
+use crate::order::{Order, by_group};
 use crate::randomness::{Purpose, generator};
 use crate::record::Label;
+use crate::targets::ImageTargets;
+use crate::transforms::geometry::Resampler;
 use crate::transforms::{ViewGroup, ViewMaker, room_bytes};
 
 /// Memory that a thread keeps for its next picture, bytes: enough for a photo of 24 megapixels.
@@ -33,10 +36,27 @@ pub(super) struct Assembler {
 }
 
 /// The outcome of one image of a batch.
+#[derive(Default)]
 struct Outcome {
     /// The record that was used in the end; `None` if there was none.
     position: Option<u32>,
+    /// Its view, where the batch has no places for views of one size.
+    view: Option<ObjectView>,
     bad: Vec<BadRecord>,
+}
+
+/// The record positions of an epoch, in order of visits.
+fn epoch_order(shared: &Shared, epoch: u64) -> Vec<u32> {
+    let order = shared.order.epoch(shared.records, shared.seed, epoch);
+    match &shared.recipe {
+        Recipe::Objects(views, micro_batch) if views.by_aspect => {
+            by_group(&order, *micro_batch, |position| {
+                let size = shared.dataset.stated_size(position as usize);
+                size.is_some_and(|(width, height)| width > height)
+            })
+        }
+        _ => order,
+    }
 }
 
 impl Assembler {
@@ -54,8 +74,7 @@ impl Assembler {
         let per_epoch = shared.batches_per_epoch();
         let epoch = (step / per_epoch) as u64;
         if self.epoch.as_ref().is_none_or(|(current, _)| *current != epoch) {
-            let order = shared.order.epoch(shared.records, shared.seed, epoch);
-            self.epoch = Some((epoch, order));
+            self.epoch = Some((epoch, epoch_order(&shared, epoch)));
         }
         let order = self.epoch.as_ref().map_or(&[][..], |(_, order)| order);
         let (index, count) = shared.part;
@@ -63,7 +82,11 @@ impl Assembler {
         let first = (step % per_epoch) * shared.config.batch_images + index * images;
         let images = images.min(order.len() - first);
 
-        let mut views = empty_views(&shared.views, images);
+        let mut views = match &shared.recipe {
+            Recipe::Groups(groups) => empty_views(groups, images),
+            // Their sizes depend on the pictures.
+            Recipe::Objects(..) => Vec::new(),
+        };
         // Every worker writes into the batch directly: each image gets the slots of all its views.
         let mut places: Vec<Vec<&mut [u8]>> = (0..images).map(|_| Vec::new()).collect();
         for group in &mut views {
@@ -74,10 +97,7 @@ impl Assembler {
         }
         let work = |(at, mut places): (usize, Vec<&mut [u8]>)| {
             if self.stop.load(Ordering::Relaxed) {
-                return Ok(Outcome {
-                    position: None,
-                    bad: Vec::new(),
-                });
+                return Ok(Outcome::default());
             }
             SCRATCH.with_borrow_mut(|scratch| scratch.make(&shared, order, epoch, first + at, &mut places))
         };
@@ -93,11 +113,13 @@ impl Assembler {
             }),
         };
         let mut taken = Vec::with_capacity(images);
+        let mut object_views = Vec::new();
         let mut bad = Vec::new();
         for outcome in outcomes {
             match outcome {
                 Ok(outcome) => {
                     taken.push(outcome.position);
+                    object_views.push(outcome.view);
                     bad.extend(outcome.bad);
                 }
                 Err(error) => return (bad, Err(error)),
@@ -109,8 +131,38 @@ impl Assembler {
             let error = shared.too_many_bad(bad.len().min(order.len()), bad.iter());
             return (bad, Err(error));
         }
-        (bad, finish(&shared.dataset, views, &taken))
+        let batch = finish(&shared.dataset, views, &taken).map(|batch| match &shared.recipe {
+            Recipe::Groups(_) => batch,
+            Recipe::Objects(views, micro_batch) => {
+                with_object_views(batch, object_views, *micro_batch, views)
+            }
+        });
+        (bad, batch)
     }
+}
+
+/// The batch with these views, padded by micro-batches. Those that lack an image have one less.
+fn with_object_views(
+    mut batch: Batch,
+    made: Vec<Option<ObjectView>>,
+    micro_batch: usize,
+    recipe: &ObjectViews,
+) -> Batch {
+    let mut targets = Vec::with_capacity(made.len());
+    let mut made = made.into_iter();
+    loop {
+        let views: Vec<Option<ObjectView>> = made.by_ref().take(micro_batch).collect();
+        if views.is_empty() {
+            break;
+        }
+        let views: Vec<ObjectView> = views.into_iter().flatten().collect();
+        if !views.is_empty() {
+            batch.views.push(padded(&views, recipe.multiple_px));
+        }
+        targets.extend(views.into_iter().map(|view| view.targets));
+    }
+    batch.targets = Some(targets);
+    batch
 }
 
 /// The batch's memory. Consecutive groups of one size are contiguous, so that no caller has to join them.
@@ -166,6 +218,7 @@ fn finish(dataset: &Dataset, mut views: Vec<Views>, taken: &[Option<u32>]) -> Re
         views,
         labels,
         positions,
+        targets: None,
     })
 }
 
@@ -179,6 +232,7 @@ struct Scratch {
     encoded: Vec<u8>,
     image: RgbImage,
     maker: ViewMaker,
+    resampler: Resampler,
 }
 
 impl Scratch {
@@ -195,8 +249,12 @@ impl Scratch {
         for ahead in 0..order.len() {
             let position = order[(slot + ahead) % order.len()];
             let made = caught(|| self.make_from(shared, epoch, position, places));
+            let mut view = None;
             let broken = match made {
-                Ok(Ok(())) => None,
+                Ok(Ok(made)) => {
+                    view = made;
+                    None
+                }
                 // A record that cannot be read from disk means a broken disk or a missing file, and ends the
                 // run.
                 Ok(Err(Fault::Unreadable(error))) => return Err(error),
@@ -213,66 +271,108 @@ impl Scratch {
             let Some(reason) = broken else {
                 return Ok(Outcome {
                     position: Some(position),
+                    view,
                     bad,
                 });
             };
             bad.push(BadRecord {
                 position: u64::from(position),
                 key: shared.dataset.key(position as usize)?,
-                decodes: matches!(reason, DecodeError::ResizedTooLarge { .. }),
+                decodes: matches!(
+                    reason,
+                    DecodeError::ResizedTooLarge { .. } | DecodeError::OtherSize { .. }
+                ),
+                other_size: matches!(reason, DecodeError::OtherSize { .. }),
                 reason: reason.to_string(),
             });
             if shared.order == Order::Sequential || bad.len() > shared.allowed_bad() {
                 break;
             }
         }
-        Ok(Outcome { position: None, bad })
+        Ok(Outcome {
+            bad,
+            ..Outcome::default()
+        })
     }
 
-    /// Fills the slots from this record. Its file and its pixels count in the bounds over all threads.
+    /// Fills the slots from this record, or returns its view. Its file and its pixels count in the bounds over all
+    /// threads.
     fn make_from(
         &mut self,
         shared: &Shared,
         epoch: u64,
         position: u32,
         places: &mut [&mut [u8]],
-    ) -> Result<(), Fault> {
-        let _file = FILES.reserve(shared.dataset.image_bytes(position as usize));
+    ) -> Result<Option<ObjectView>, Fault> {
+        let record = position as usize;
+        let _file = FILES.reserve(shared.dataset.image_bytes(record));
         shared
             .dataset
-            .read_image(position as usize, &mut self.encoded)
+            .read_image(record, &mut self.encoded)
             .map_err(Fault::Unreadable)?;
         let limits = DecodeLimits::DEFAULT;
         let _picture = decode_admitted(&self.encoded, &limits, &mut self.image, |picture| {
-            let mut room = 0;
-            for group in &shared.views {
-                room = room_bytes(group, picture.width, picture.height)?.max(room);
-            }
+            let room = match &shared.recipe {
+                Recipe::Groups(groups) => {
+                    let mut room = 0;
+                    for group in groups {
+                        room = room_bytes(group, picture.width, picture.height)?.max(room);
+                    }
+                    room
+                }
+                Recipe::Objects(views, _) => views.room_bytes(picture.width, picture.height)?,
+            };
             Ok(PICTURES.reserve(picture.bytes + room))
         })
         .map_err(Fault::Broken)?;
-        self.draw(shared, epoch, position, places).map_err(Fault::Broken)
+        match &shared.recipe {
+            Recipe::Groups(groups) => {
+                let key = (shared.seed, epoch, u64::from(position));
+                self.draw(groups, key, places).map_err(Fault::Broken)?;
+                Ok(None)
+            }
+            Recipe::Objects(views, _) => {
+                let targets = self.targets(&shared.dataset, record)?;
+                let key = (shared.seed, epoch, u64::from(position));
+                let view = ObjectView::draw(&self.image, targets, views, key, &mut self.resampler);
+                Ok(Some(view))
+            }
+        }
+    }
+
+    /// The objects of the record whose picture was decoded.
+    fn targets(&self, dataset: &Dataset, record: usize) -> Result<ImageTargets, Fault> {
+        let (width, height) = (self.image.width, self.image.height);
+        let Some(targets) = dataset.targets(record).map_err(Fault::Unreadable)? else {
+            return Ok(ImageTargets {
+                image_id: record as u64,
+                width,
+                height,
+                objects: Vec::new(),
+            });
+        };
+        if (targets.width, targets.height) != (width, height) {
+            return Err(Fault::Broken(DecodeError::OtherSize {
+                width,
+                height,
+                stated_width: targets.width,
+                stated_height: targets.height,
+            }));
+        }
+        Ok(targets)
     }
 
     fn draw(
         &mut self,
-        shared: &Shared,
-        epoch: u64,
-        position: u32,
+        groups: &[ViewGroup],
+        (seed, epoch, position): (u64, u64, u64),
         places: &mut [&mut [u8]],
     ) -> Result<(), DecodeError> {
-        let groups = shared
-            .views
+        let groups = groups
             .iter()
             .flat_map(|group| std::iter::repeat_n(group, group.count));
         for ((view, group), place) in groups.enumerate().zip(places) {
-            let mut source = generator(
-                shared.seed,
-                Purpose::View,
-                epoch,
-                u64::from(position),
-                view as u64,
-            );
+            let mut source = generator(seed, Purpose::View, epoch, position, view as u64);
             self.maker.make(&self.image, group, &mut source, place)?;
         }
         Ok(())
@@ -280,7 +380,10 @@ impl Scratch {
 
     /// Bytes of memory that it keeps for the next image.
     fn kept_bytes(&self) -> usize {
-        self.encoded.capacity() + self.image.pixels.capacity() + self.maker.kept_bytes()
+        self.encoded.capacity()
+            + self.image.pixels.capacity()
+            + self.maker.kept_bytes()
+            + self.resampler.kept_bytes()
     }
 }
 

@@ -93,8 +93,8 @@ pub fn pack(
     }
     let folder = options.subfolder.as_ref().map(|subfolder| path.join(subfolder));
     let dataset = match &folder {
-        Some(folder) => Dataset::open(&folder.to_string_lossy())?,
-        None => Dataset::open(source)?,
+        Some(folder) => Dataset::open_with_any_objects(&folder.to_string_lossy())?,
+        None => Dataset::open_with_any_objects(source)?,
     };
     pack_dataset(&dataset, out, options, progress)
 }
@@ -115,7 +115,7 @@ pub fn pack_dataset(
     }
     let mut writer = Writer::create(out, options)?;
     for (done, position) in positions.iter().enumerate() {
-        writer.write(dataset.read(*position)?)?;
+        writer.write(dataset.read_with_objects(*position)?)?;
         progress(done + 1, positions.len());
     }
     writer.listing.merge(dataset.listing());

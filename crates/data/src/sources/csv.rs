@@ -136,6 +136,7 @@ fn read(path: &Path, part: &Part) -> Result<Listing, Error> {
         records: records.collect(),
         classes,
         others,
+        objects: None,
     })
 }
 

@@ -195,6 +195,7 @@ pub(crate) fn open(
         class_names,
         hashed,
         listing,
+        objects: None,
     })
 }
 

@@ -11,6 +11,7 @@ use super::files;
 use super::folder::{self, Folder, HashIndex};
 use super::index_file::IndexStore;
 use super::names::{self as names_of_files, Kind};
+use super::objects::Annotations;
 use super::source::Opened;
 use super::table::Row;
 use crate::content;
@@ -37,6 +38,8 @@ pub(crate) struct Listing {
     /// Paths of pictures that the labels name too, and that are no record of this part, such as those of other
     /// splits.
     pub(crate) others: HashSet<String>,
+    /// Boxes and masks of the records, whose places among its pictures are those of `records`.
+    pub(crate) objects: Option<Annotations>,
 }
 
 /// The readers' error for an invalid file.
@@ -96,7 +99,7 @@ pub(crate) fn open(
     beside: &Path,
     store: &IndexStore,
 ) -> Result<Opened, Error> {
-    let mut records = listing.records;
+    let mut records: Vec<(usize, Listed)> = listing.records.into_iter().enumerate().collect();
     if records.is_empty() {
         return Err(Error::Empty {
             path: beside.to_path_buf(),
@@ -104,11 +107,12 @@ pub(crate) fn open(
         });
     }
     // One order, independent of the file's; and keeping folders together saves memory.
-    records.sort_by(|one, two| one.path.cmp(&two.path));
+    records.sort_by(|(_, one), (_, two)| one.path.cmp(&two.path));
+    let (places, records): (Vec<usize>, Vec<Listed>) = records.into_iter().unzip();
     if let Some(pair) = records.windows(2).find(|pair| pair[0].path == pair[1].path) {
         return Err(wrong(beside, format!("`{}` is listed twice", pair[0].path)));
     }
-    let left_out = not_listed(root, |path| {
+    let mut left_out = not_listed(root, |path| {
         let at = records.binary_search_by(|record| record.path.as_str().cmp(path));
         at.is_ok() || listing.others.contains(path)
     });
@@ -153,6 +157,9 @@ pub(crate) fn open(
     }
     let mut table = folder::with_hashes(root, rows, store, Some(beside))?;
     let hashed = vec![table.take_hashed_keys()];
+    let objects = listing
+        .objects
+        .map(|objects| objects.into_table(root, &places, &table, &mut left_out));
     let source = Folder {
         root: root.to_path_buf(),
         table,
@@ -168,5 +175,6 @@ pub(crate) fn open(
         class_names: listing.classes,
         hashed,
         listing: left_out,
+        objects,
     })
 }

@@ -44,16 +44,16 @@ pub(crate) struct Part {
     /// Binary files in `path`, for `cifar10` and `cifar100`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) files: Option<Vec<String>>,
-    /// The file of labels, for `idx`, `coco` and `csv`; relative like `path`.
+    /// The file of labels, for `idx`, `coco` and `csv`, or of the classes' names, for `yolo`; relative like `path`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) labels: Option<String>,
     /// For `voc`: the name of a list of `ImageSets/Main`; absent: every annotation.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) list: Option<String>,
-    /// For `voc`: the folder of the images; absent: `JPEGImages`.
+    /// For `voc` and `yolo`: the folder of the images; absent: `JPEGImages` or `images`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) images: Option<String>,
-    /// For `voc`: the folder of the annotations; absent: `Annotations`.
+    /// For `voc` and `yolo`: the folder of the annotations; absent: `Annotations`, or `labels` for `images`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) annotations: Option<String>,
     /// For `csv`: the column of the paths.
@@ -209,6 +209,8 @@ pub(crate) struct Place<'a> {
     pub(crate) path: PathBuf,
     /// `labels`; empty where the part has none.
     pub(crate) labels: PathBuf,
+    /// Whether boxes and masks are read too, where the layout has them.
+    pub(crate) with_objects: bool,
 }
 
 /// A `kind` of a description: one of [`LAYOUTS`].

@@ -74,6 +74,7 @@ fn opened(raster: Raster, names: Option<Vec<String>>, place: &Place<'_>) -> Resu
         hashed: vec![raster.hashed_keys()],
         listing: Listing::default(),
         source: Box::new(raster),
+        objects: None,
     })
 }
 

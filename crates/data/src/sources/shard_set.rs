@@ -113,6 +113,7 @@ pub(crate) fn open(
         class_names,
         hashed,
         listing,
+        objects: None,
     })
 }
 

@@ -8,6 +8,7 @@ use sha2::{Digest, Sha256};
 
 use super::fingerprint::{HashedKeys, content_of};
 use super::license_column::LicenseColumn;
+use super::objects::ObjectTable;
 use super::table::Table;
 use crate::error::Error;
 use crate::listing::Listing;
@@ -93,4 +94,6 @@ pub(crate) struct Opened {
     pub(crate) hashed: Vec<HashedKeys>,
     /// What became no record, or became one by a guess.
     pub(crate) listing: Listing,
+    /// Boxes and masks, where the reader has read any.
+    pub(crate) objects: Option<ObjectTable>,
 }

@@ -1,4 +1,7 @@
-//! Pascal VOC: a set of classes per picture, from the XML of its objects.
+//! Pascal VOC: a set of classes per picture, from the XML of its objects, and their boxes where they are asked for.
+//!
+//! Boxes are counted in pixels from 1, the last one included, so the edges of a box are `xmin - 1`, `ymin - 1`,
+//! `xmax` and `ymax`.
 //!
 //! A class counts if at least one object of it is not `difficult`. If all of its objects are, the picture is
 //! neither an example nor a counterexample, as in VOC's own lists of a class (0 there) and in VISSL's labels
@@ -15,6 +18,7 @@ use rayon::prelude::*;
 
 use super::files;
 use super::listed::{self, Listed, Listing, wrong};
+use super::objects::{self, Annotations};
 use super::part::Layout;
 use crate::error::Error;
 use crate::names;
@@ -36,13 +40,73 @@ pub(crate) const VOC: Layout = Layout {
             .list
             .as_ref()
             .map(|list| root.join(format!("ImageSets/Main/{list}.txt")));
-        let listing = read(&images, &annotations, list.as_deref(), part.classes.as_deref())?;
+        let listing = read(
+            &images,
+            &annotations,
+            list.as_deref(),
+            part.classes.as_deref(),
+            place.with_objects,
+        )?;
         listed::open(&images, listing, &list.unwrap_or(annotations), store)
     },
 };
 
-/// An annotation: the picture's file name, if given, and for each class whether some object of it is easy.
-type Annotation = (Option<String>, BTreeMap<String, bool>);
+/// An annotation.
+#[derive(Debug, Default)]
+struct Annotation {
+    /// The picture's file name, if given.
+    file: Option<String>,
+    /// For each class, whether some object of it is easy.
+    classes: BTreeMap<String, bool>,
+    /// The picture's width and height, as they are written.
+    size: [Option<String>; 2],
+    /// The objects in order.
+    objects: Vec<VocObject>,
+}
+
+/// An object of an annotation.
+#[derive(Debug)]
+struct VocObject {
+    class: String,
+    is_easy: bool,
+    /// `xmin`, `ymin`, `xmax` and `ymax`, as they are written.
+    edges: [Option<String>; 4],
+}
+
+/// Names of the elements of a `bndbox`, in the order of [`VocObject::edges`].
+const EDGES: [&str; 4] = ["xmin", "ymin", "xmax", "ymax"];
+
+impl Annotation {
+    /// Width and height, px; `None` where they are not stated, or are 0, as some programs write.
+    fn size(&self) -> Option<(u32, u32)> {
+        let side = |written: &Option<String>| written.as_ref()?.parse().ok().filter(|side| *side > 0);
+        Some((side(&self.size[0])?, side(&self.size[1])?))
+    }
+}
+
+impl VocObject {
+    /// Left, top, right and bottom edge, px; `None` without a box.
+    fn edges(&self) -> Result<Option<[f64; 4]>, String> {
+        let mut edges = [0.0; 4];
+        if self.edges.iter().all(Option::is_none) {
+            return Ok(None);
+        }
+        for ((edge, written), name) in edges.iter_mut().zip(&self.edges).zip(EDGES) {
+            let written = written
+                .as_deref()
+                .ok_or_else(|| format!("the box of an object `{}` has no `{name}`", self.class))?;
+            *edge = written.parse().map_err(|_| {
+                format!(
+                    "`{name}` of an object `{}` must be a number, got `{written}`",
+                    self.class
+                )
+            })?;
+        }
+        edges[0] -= 1.0;
+        edges[1] -= 1.0;
+        Ok(Some(edges))
+    }
+}
 
 /// Reads the annotations of a list, or all.
 fn read(
@@ -50,6 +114,7 @@ fn read(
     annotations: &Path,
     list: Option<&Path>,
     classes: Option<&[String]>,
+    with_objects: bool,
 ) -> Result<Listing, Error> {
     let names: Vec<String> = match list {
         Some(list) => {
@@ -73,7 +138,7 @@ fn read(
     let classes: Vec<String> = match classes {
         Some(classes) => classes.to_vec(),
         None => {
-            let names: BTreeSet<&String> = read.iter().flat_map(|(_, objects)| objects.keys()).collect();
+            let names: BTreeSet<&String> = read.iter().flat_map(|read| read.classes.keys()).collect();
             names.into_iter().cloned().collect()
         }
     };
@@ -90,10 +155,28 @@ fn read(
         None => HashSet::new(),
     };
     let mut records = Vec::with_capacity(names.len());
-    for (name, (file, objects)) in names.iter().zip(read) {
+    let mut objects = with_objects.then(Annotations::default);
+    for (name, read) in names.iter().zip(read) {
         let annotation = || annotations.join(format!("{name}.xml"));
+        if let Some(objects) = &mut objects {
+            let picture = objects.pictures.len() as u64;
+            objects.pictures.push(objects::Picture {
+                id: None,
+                size: read.size(),
+            });
+            for object in &read.objects {
+                objects.push(objects::Annotation {
+                    picture,
+                    // Classes without a number give an error below.
+                    class: numbers.get(&object.class).map_or(0, |number| u64::from(*number)),
+                    edges: object.edges().map_err(|reason| wrong(&annotation(), reason))?,
+                    is_difficult: !object.is_easy,
+                    ..objects::Annotation::default()
+                });
+            }
+        }
         let (mut present, mut undecided) = (vec![], vec![]);
-        for (class, is_easy) in objects {
+        for (class, is_easy) in read.classes {
             let number = numbers
                 .get(&class)
                 .copied()
@@ -106,15 +189,23 @@ fn read(
         present.sort_unstable();
         undecided.sort_unstable();
         records.push(Listed {
-            path: picture(images, name, file, &pictures).map_err(|reason| wrong(&annotation(), reason))?,
+            path: picture(images, name, read.file, &pictures)
+                .map_err(|reason| wrong(&annotation(), reason))?,
             label: Some(Label::Classes(present)),
             undecided,
         });
+    }
+    if objects.as_ref().is_some_and(Annotations::look_relative) {
+        return Err(wrong(
+            annotations,
+            "every `bndbox` lies within 0 to 1, so they are probably shares of the picture's sides; they must be in pixels",
+        ));
     }
     Ok(Listing {
         records,
         classes,
         others,
+        objects,
     })
 }
 
@@ -192,7 +283,7 @@ fn parse(text: &str) -> Result<Annotation, String> {
     let wrong = |error: &dyn std::fmt::Display| error.to_string();
     // Names of the elements around the current place, and the text of the innermost one so far.
     let (mut path, mut content) = (Vec::<String>::new(), String::new());
-    let (mut objects, mut file, mut object) = (BTreeMap::new(), None, Object::default());
+    let (mut annotation, mut object) = (Annotation::default(), Object::default());
     let mut has_root = false;
     loop {
         let (opened, closes) = match reader.read_event().map_err(|error| wrong(&error))? {
@@ -252,14 +343,33 @@ fn parse(text: &str) -> Result<Annotation, String> {
             let text = names::composed(content.trim()).into_owned();
             let names: Vec<&str> = path.iter().map(String::as_str).collect();
             match names[..] {
-                ["annotation", "filename"] => set_once(&mut file, text, "annotation", "filename")?,
+                ["annotation", "filename"] => {
+                    set_once(&mut annotation.file, text, "annotation", "filename")?;
+                }
+                ["annotation", "size", "width"] => {
+                    set_once(&mut annotation.size[0], text, "size", "width")?;
+                }
+                ["annotation", "size", "height"] => {
+                    set_once(&mut annotation.size[1], text, "size", "height")?;
+                }
+                ["annotation", "object", "bndbox", edge] => {
+                    if let Some(at) = EDGES.iter().position(|name| *name == edge) {
+                        set_once(&mut object.edges[at], text, "bndbox", edge)?;
+                    }
+                }
                 ["annotation", "object", "name"] => set_once(&mut object.name, text, "object", "name")?,
                 ["annotation", "object", "difficult"] => {
                     set_once(&mut object.difficult, text, "object", "difficult")?;
                 }
                 ["annotation", "object"] => {
+                    let edges = std::mem::take(&mut object.edges);
                     let (class, is_easy) = std::mem::take(&mut object).class()?;
-                    *objects.entry(class).or_insert(false) |= is_easy;
+                    *annotation.classes.entry(class.clone()).or_insert(false) |= is_easy;
+                    annotation.objects.push(VocObject {
+                        class,
+                        is_easy,
+                        edges,
+                    });
                 }
                 _ => {}
             }
@@ -270,7 +380,7 @@ fn parse(text: &str) -> Result<Annotation, String> {
     match (path.last(), has_root) {
         (Some(open), _) => Err(format!("the file ends inside `{open}`")),
         (None, false) => Err("no `annotation` element".to_string()),
-        (None, true) => Ok((file, objects)),
+        (None, true) => Ok(annotation),
     }
 }
 
@@ -282,11 +392,12 @@ fn is_read_as_utf8(encoding: &str, text: &str) -> bool {
         || (text.is_ascii() && western.iter().any(|known| encoding.starts_with(known)))
 }
 
-/// The two elements of an object that count.
+/// The elements of an object that count.
 #[derive(Default)]
 struct Object {
     name: Option<String>,
     difficult: Option<String>,
+    edges: [Option<String>; 4],
 }
 
 impl Object {
@@ -319,7 +430,7 @@ mod tests {
     use super::*;
 
     fn read_objects(text: &str) -> Vec<(String, bool)> {
-        parse(text).unwrap().1.into_iter().collect()
+        parse(text).unwrap().classes.into_iter().collect()
     }
 
     #[test]
@@ -336,13 +447,41 @@ mod tests {
             object("person", "0"),
             "<object>\n<part><name>hand</name></part>\n<name> cat </name></object>"
         );
-        let (file, objects) = parse(&text).unwrap();
-        assert_eq!(file.as_deref(), Some("a&b.jpg"));
-        let objects: Vec<_> = objects
+        let read = parse(&text).unwrap();
+        assert_eq!(read.file.as_deref(), Some("a&b.jpg"));
+        let objects: Vec<_> = read
+            .classes
             .iter()
             .map(|(name, easy)| (name.as_str(), *easy))
             .collect();
         assert_eq!(objects, [("cat", true), ("dog", false), ("person", true)]);
+    }
+
+    #[test]
+    fn boxes_count_pixels_from_one_and_include_the_last() {
+        let text = "<annotation><size><width>10</width><height> 8 </height></size><object><name>cat</name>\
+                    <bndbox><ymin>2</ymin><xmin>1</xmin><xmax>10</xmax><ymax>2.5</ymax></bndbox>\
+                    <part><name>head</name><bndbox><xmin>3</xmin></bndbox></part></object>\
+                    <object><name>dog</name></object></annotation>";
+        let read = parse(text).unwrap();
+        assert_eq!(read.size(), Some((10, 8)));
+        assert_eq!(read.objects[0].edges(), Ok(Some([0.0, 1.0, 10.0, 2.5])));
+        assert_eq!(read.objects[1].edges(), Ok(None));
+        let of = |edges: &str| {
+            let object = format!("<object><name>cat</name><bndbox>{edges}</bndbox></object>");
+            parse(&format!("<annotation>{object}</annotation>"))
+                .unwrap()
+                .objects[0]
+                .edges()
+        };
+        assert_eq!(
+            of("<xmin>1</xmin>").unwrap_err(),
+            "the box of an object `cat` has no `ymin`"
+        );
+        assert_eq!(
+            of("<xmin>x</xmin>").unwrap_err(),
+            "`xmin` of an object `cat` must be a number, got `x`"
+        );
     }
 
     /// The same object, as other programs may write it.
@@ -427,7 +566,10 @@ mod tests {
             ("ISO-8859-1", "cat"),
             ("windows-1252", "cat"),
         ] {
-            assert!(of(encoding, name).unwrap().1.contains_key(name), "{encoding}");
+            assert!(
+                of(encoding, name).unwrap().classes.contains_key(name),
+                "{encoding}"
+            );
         }
         // Escapes of ISO-2022-JP are ASCII.
         for (encoding, name) in [

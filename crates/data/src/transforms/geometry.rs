@@ -16,15 +16,15 @@ use crate::randomness::{below, uniform};
 
 /// A rectangle of an image, px from its upper left corner.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct CropBox {
+pub struct CropBox {
     /// Columns left of it.
-    pub(crate) left: u32,
+    pub left: u32,
     /// Rows above it.
-    pub(crate) top: u32,
+    pub top: u32,
     /// Its width.
-    pub(crate) width: u32,
+    pub width: u32,
     /// Its height.
-    pub(crate) height: u32,
+    pub height: u32,
 }
 
 impl CropBox {

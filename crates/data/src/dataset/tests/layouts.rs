@@ -67,7 +67,7 @@ fn splits_are_named_behind_a_hash() {
             "kind = 'csv'",
             "split `none`: `csv` needs `labels`",
         ),
-        ("kind = 'flat'", "kind = 'flta'", "`csv`, got `flta`"),
+        ("kind = 'flat'", "kind = 'flta'", "`csv`, `yolo`, got `flta`"),
         (
             "path = 'pictures'\n[splits.none]",
             "path = '${NO_SUCH_VARIABLE_HERE}/x'\n[splits.none]",
@@ -367,4 +367,25 @@ fn real_voc_annotations_are_read() {
         (200, ["raccoon".to_string()].as_slice())
     );
     assert!((0..200).all(|at| data.label(at).unwrap() == Some(Label::Classes(vec![0]))));
+
+    // The same with boxes: what every file states of its picture is so, and each box is a raccoon within it.
+    let described = folder.path().join("data.toml");
+    let data = Dataset::open_with_objects(described.to_str().unwrap()).unwrap();
+    let mut image = Vec::new();
+    let mut objects = 0;
+    for position in 0..200 {
+        let targets = data.targets(position).unwrap().unwrap();
+        data.read_image(position, &mut image).unwrap();
+        let picture = crate::decode(&image, &crate::DecodeLimits::DEFAULT).unwrap();
+        assert_eq!((targets.width, targets.height), (picture.width, picture.height));
+        objects += targets.objects.len();
+        for object in &targets.objects {
+            let [left, top, right, bottom] = object.bounding_box.edges();
+            assert!(0.0 <= left && left < right && right <= picture.width as f32);
+            assert!(0.0 <= top && top < bottom && bottom <= picture.height as f32);
+            assert_eq!((object.class, object.is_crowd), (0, false));
+        }
+    }
+    assert_eq!(objects, 217);
+    eprintln!("{:?}", data.listing().lines());
 }
