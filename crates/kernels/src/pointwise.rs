@@ -230,12 +230,12 @@ mod tests {
     #[test]
     fn tasks_and_single_numbers_agree() {
         let x = (0..TASK + 37).map(|i| (i as f32).sin() * 4.0).collect::<Vec<_>>();
-        let output = forward(&x);
+        let output = forward(Pointwise::Gelu, &x);
         let mut in_place = x.clone();
-        forward_in_place(&mut in_place);
+        forward_in_place(Pointwise::Gelu, &mut in_place);
         assert_eq!(output, in_place);
         let mut gradient = vec![2.0; x.len()];
-        backward(&x, &mut gradient);
+        backward(Pointwise::Gelu, &x, &mut gradient);
         for (index, x) in x.iter().enumerate().step_by(101) {
             let (cumulative, density) = normal(*x);
             assert!((output[index] - x * cumulative).abs() < 1e-6);

@@ -417,9 +417,8 @@ mod tests {
             ("0 0.5 0.5 0.1 0.1 0.9", "got 5 numbers after the class"),
             ("0 0.5 0.5 0.1 x", "must have numbers, got `x`"),
         ] {
-            assert_eq!(
+            assert!(
                 parse(text, &names).is_err_and(|error| error.contains(reason)),
-                true,
                 "{text}"
             );
         }

@@ -194,7 +194,7 @@ pub(super) fn detections(
     let mut found: Vec<Vec<Vec<Scored>>> = sizes.iter().map(|_| vec![vec![]; config.classes]).collect();
     for (region, (image, bounds)) in regions.iter().enumerate() {
         let row = place[region];
-        for class in 0..config.classes {
+        for (class, found) in found[*image].iter_mut().enumerate() {
             let slot = config.class_slots.slot(class);
             let score = scores[row * classes + slot];
             if score.is_nan() || score <= boxes.score_above {
@@ -205,7 +205,7 @@ pub(super) fn detections(
             let deltas = [0, 1, 2, 3].map(|i| deltas[at + i]);
             let bounds = boxes.coder.decode(bounds, deltas).clipped(sizes[*image]);
             if boxes.smallest_side_px == 0.0 || large_enough(&bounds, boxes.smallest_side_px) {
-                found[*image][class].push(Scored { bounds, class, score });
+                found.push(Scored { bounds, class, score });
             }
         }
     }

@@ -246,12 +246,11 @@ mod tests {
     /// The names of torchvision's released files of the first versions.
     fn old(name: &str) -> String {
         let name = name.replace("rpn.head.conv.0.0.", "rpn.head.conv.");
-        let name = (0..4).fold(name, |name, i| {
+        (0..4).fold(name, |name, i| {
             let name = name.replace(&format!("_blocks.{i}.0."), &format!("_blocks.{i}."));
             let new = format!("mask_head.{i}.0.");
             name.replace(&new, &format!("mask_head.mask_fcn{}.", i + 1))
-        });
-        name
+        })
     }
 
     #[test]

@@ -340,6 +340,9 @@ impl<O: Objective> Run<O> {
     }
 }
 
+/// What an objective's checkpoint holds.
+type Modules<O> = Loaded<<O as Objective>::Student, <O as Objective>::State>;
+
 impl<O: Objective, C> Plan<'_, O, C> {
     /// Networks and optimizer before the first step.
     fn fresh(&self) -> (O::Student, O::State, Optimizer) {
@@ -349,11 +352,7 @@ impl<O: Objective, C> Plan<'_, O, C> {
 
     /// Rank 0's modules on every rank, and whether they had to be sent: `init` gives the same everywhere, and steps keep it
     /// the same.
-    fn rank_0s(
-        &self,
-        engine: &Arc<dyn Engine>,
-        modules: Loaded<O::Student, O::State>,
-    ) -> Result<(Loaded<O::Student, O::State>, bool), Error> {
+    fn rank_0s(&self, engine: &Arc<dyn Engine>, modules: Modules<O>) -> Result<(Modules<O>, bool), Error> {
         if ranks::modules_agree(engine, &modules) {
             return Ok((modules, false));
         }

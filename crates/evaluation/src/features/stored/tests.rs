@@ -323,7 +323,9 @@ fn missing_and_doubled_slices_are_named() {
 
 #[test]
 fn slices_of_other_work_are_named() {
-    let changes: Vec<(&str, Box<dyn Fn(&mut Call)>)> = vec![
+    /// A change of a slice's call.
+    type Change = Box<dyn Fn(&mut Call)>;
+    let changes: Vec<(&str, Change)> = vec![
         (
             "another encoder, `other`",
             Box::new(|call| {
