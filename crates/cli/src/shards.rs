@@ -19,7 +19,7 @@ pub(crate) enum Verb {
     Index(DataArgument),
     /// Count records, classes and bytes of a data set
     Inspect(DataArgument),
-    /// Read and decode every record; list the broken ones
+    /// Read and decode every record, compare it with its hash, and all files with SHA256SUMS; list what is wrong
     Verify(DataArgument),
 }
 
@@ -204,6 +204,8 @@ fn verify(argument: &DataArgument) -> anyhow::Result<()> {
         for (kind, members) in [
             ("broken", &verification.broken),
             ("changed", &verification.changed),
+            ("altered", &verification.altered),
+            ("files", &verification.files),
             ("repeated", &verification.repeated),
             ("no record", &verification.skipped),
         ] {
@@ -233,10 +235,12 @@ fn verify(argument: &DataArgument) -> anyhow::Result<()> {
         return Ok(());
     }
     let failure = Failure::new(format!(
-        "`{}`: {}, {} changed, {}, {}",
+        "`{}`: {}, {} changed, {}, {}, {}, {}",
         argument.data,
         counted(verification.broken.len(), "broken image"),
         verification.changed.len(),
+        counted(verification.altered.len(), "altered image"),
+        counted(verification.files.len(), "wrong file"),
         counted(verification.repeated.len(), "repeated key"),
         counted(verification.damaged.len(), "damaged shard")
     ));
@@ -270,6 +274,9 @@ fn cures(verification: &Verification, data: &str) -> String {
             "if the change was meant, run `passer shards index {}`",
             shell_word(data)
         ));
+    }
+    if !verification.altered.is_empty() || !verification.files.is_empty() {
+        cures.push("copy the altered files again from where they were made".to_owned());
     }
     if !verification.repeated.is_empty() {
         cures.push("rename all records but one of a repeated key".to_owned());
@@ -305,6 +312,21 @@ mod tests {
             cures(&others, "my data"),
             "if the change was meant, run `passer shards index 'my data'`; rename all records but one of a repeated key"
         );
+        for altered in [
+            Verification {
+                altered: vec![member()],
+                ..Verification::default()
+            },
+            Verification {
+                files: vec![member()],
+                ..Verification::default()
+            },
+        ] {
+            assert_eq!(
+                cures(&altered, "d"),
+                "copy the altered files again from where they were made"
+            );
+        }
         let shard = |hint| DamagedShard {
             path: "s.tar".into(),
             reason: "r".into(),

@@ -2,6 +2,7 @@
 
 mod archive;
 mod check;
+mod checksums;
 mod pack;
 
 pub use check::{

@@ -8,7 +8,7 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::hex::hex;
-use crate::shards::{PackOptions, pack, pack_dataset, verify};
+use crate::shards::{PackOptions, SkippedMember, pack, pack_dataset, verify};
 use crate::sources::index_file::Origin;
 use crate::sources::table::Row;
 use crate::sources::{files, tar_shard};
@@ -444,6 +444,55 @@ fn verify_names_broken_images() {
     let broken: Vec<&str> = report.broken.iter().map(|member| member.name.as_str()).collect();
     assert_eq!((report.records, broken), (3, vec!["b", "c"]));
     assert!(report.broken[0].reason.starts_with("not an image"));
+}
+
+/// One flipped bit leaves a picture that decodes; the hash in its metadata shows it.
+#[test]
+fn verify_names_images_that_are_not_those_of_their_hashes_and_files_that_are_not_those_of_the_sums() {
+    let folder = tempfile::tempdir().unwrap();
+    let shard = folder.path().join("s.tar");
+    let (whole, mut flipped) = (picture(1), picture(2));
+    let json = |image: &[u8]| {
+        let hash = hex(&<sha2::Sha256 as sha2::Digest>::digest(image));
+        format!(r#"{{"content_hash":"{hash}"}}"#).into_bytes()
+    };
+    let jsons = [json(&whole), json(&flipped)];
+    *flipped.last_mut().unwrap() ^= 1;
+    let members: [(&str, &[u8]); 5] = [
+        ("a.bmp", &whole),
+        ("a.json", &jsons[0]),
+        ("b.bmp", &flipped),
+        ("b.json", &jsons[1]),
+        ("c.bmp", &flipped),
+    ];
+    tar_with(&shard, &members);
+    let spec = folder.path().to_str().unwrap();
+    let report = verify(spec, &|_, _| {}).unwrap();
+    let names = |members: &[SkippedMember]| {
+        members
+            .iter()
+            .map(|member| member.name.clone())
+            .collect::<Vec<_>>()
+    };
+    assert_eq!((report.broken.len(), report.changed.len()), (0, 0));
+    assert_eq!(names(&report.altered), ["b"]);
+    assert!(!report.is_sound());
+
+    tar_with(&shard, &members[..2]);
+    let sums = |credits: &str| {
+        let of = |name: &str| crate::sha256_of_file(&folder.path().join(name)).unwrap().hex();
+        fs::write(folder.path().join("CREDITS.txt"), "by Ann").unwrap();
+        let text = format!("{}  s.tar\n{}  CREDITS.txt\n", of("s.tar"), of("CREDITS.txt"));
+        fs::write(folder.path().join("SHA256SUMS"), text).unwrap();
+        fs::write(folder.path().join("CREDITS.txt"), credits).unwrap();
+        verify(spec, &|_, _| {}).unwrap()
+    };
+    let report = sums("by Ann");
+    assert!(report.is_sound());
+    assert_eq!(report.listing.count(crate::Reason::NotAnImage), 0);
+    let report = sums("by Bob");
+    assert_eq!(names(&report.files), ["CREDITS.txt"]);
+    assert!(!report.is_sound());
 }
 
 #[test]

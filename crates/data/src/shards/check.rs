@@ -1,20 +1,22 @@
 //! Inspecting shards: rebuild their indexes, summarize them, and check every image.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use rayon::prelude::*;
 use serde::Serialize;
+use sha2::{Digest, Sha256};
 
-use super::OnProgress;
+use super::{OnProgress, checksums};
 use crate::dataset::Dataset;
 use crate::decode::{DecodeLimits, decode_and};
 use crate::error::Error;
+use crate::hex::hex;
 use crate::hint::Hint;
 use crate::in_flight::FILES;
 use crate::listing::{Listing, Reason};
-use crate::record::Label;
+use crate::record::{Label, Metadata};
 use crate::sources::index_file::{IndexStore, Origin};
 use crate::sources::part::Shards;
 use crate::sources::table::Table;
@@ -97,6 +99,10 @@ pub struct Verification {
     pub broken: Vec<SkippedMember>,
     /// Keys of images whose content differs from the index, although size and time of the shard match.
     pub changed: Vec<SkippedMember>,
+    /// Keys of images whose bytes are not those of the `content_hash` in their metadata.
+    pub altered: Vec<SkippedMember>,
+    /// Files that are missing, altered or not listed, where the folder has a `SHA256SUMS`.
+    pub files: Vec<SkippedMember>,
     /// Members that belong to no record.
     pub skipped: Vec<SkippedMember>,
     /// Keys that an earlier record already has, with its place.
@@ -112,6 +118,8 @@ impl Verification {
     pub fn is_sound(&self) -> bool {
         self.broken.is_empty()
             && self.changed.is_empty()
+            && self.altered.is_empty()
+            && self.files.is_empty()
             && self.repeated.is_empty()
             && self.damaged.is_empty()
     }
@@ -186,21 +194,32 @@ pub(super) fn skipped_members(table: &Table) -> Vec<SkippedMember> {
     table.skipped.iter().map(member).collect()
 }
 
-/// Reads everything, decodes every image, and compares it with the index. It reports damage instead of
-/// returning an error.
+/// Reads everything, decodes every image, and compares it with the index and with the `content_hash` of its
+/// metadata, and all files with the folder's `SHA256SUMS`. It reports damage instead of returning an error.
 ///
 /// # Errors
 /// [`Error`] where there are no data to check or they cannot be read at all.
 pub fn verify(spec: &str, progress: OnProgress) -> Result<Verification, Error> {
     let Shards { paths, listing } = Dataset::shard_paths(spec)?;
     if paths.is_empty() {
-        return verify_folder(&Dataset::open(spec)?, progress);
+        let mut outcome = verify_folder(&Dataset::open(spec)?, progress)?;
+        outcome.files = wrong_files(&[Path::new(spec)])?;
+        return Ok(outcome);
     }
     let store = IndexStore::from_environment();
     let mut outcome = Verification {
         listing,
         ..Verification::default()
     };
+    let folders: BTreeSet<&Path> = paths.iter().filter_map(|path| path.parent()).collect();
+    outcome.files = wrong_files(&folders.into_iter().collect::<Vec<_>>())?;
+    // One shard alone: the others may be elsewhere.
+    if let [only] = paths.as_slice()
+        && only.as_path() == Path::new(spec)
+    {
+        let name = only.file_name().unwrap_or_default().to_string_lossy();
+        outcome.files.retain(|file| file.name == name);
+    }
     let mut keys: HashMap<String, usize> = HashMap::new();
     for (done, path) in paths.iter().enumerate() {
         let (table, origin) = tar_shard::scan_what_can_be(path);
@@ -233,17 +252,24 @@ pub fn verify(spec: &str, progress: OnProgress) -> Result<Verification, Error> {
             Err(error) => return Err(error),
         }
         let file = std::fs::File::open(path).map_err(Error::io("read", path))?;
-        let broken: Vec<Option<SkippedMember>> = (0..table.len())
+        let wrong: Vec<Wrong> = (0..table.len())
             .into_par_iter()
             .map(|row| {
                 let _held = FILES.reserve(u64::from(table.image_bytes[row]));
                 let mut image = vec![0; table.image_bytes[row] as usize];
                 files::read_at(&file, &mut image, table.image_offset(row))
                     .map_err(Error::io("read", path))?;
-                Ok(broken(&image, || table.key(row)))
+                let mut json = Vec::new();
+                if let Some((offset, bytes)) = table.json(row) {
+                    json.resize(bytes as usize, 0);
+                    files::read_at(&file, &mut json, offset).map_err(Error::io("read", path))?;
+                }
+                // Metadata that cannot be read are the business of those who use them.
+                let metadata = serde_json::from_slice(&json).unwrap_or_default();
+                Ok(wrong(&image, &metadata, || table.key(row)))
             })
             .collect::<Result<_, Error>>()?;
-        outcome.broken.extend(broken.into_iter().flatten());
+        outcome.add(wrong);
         for row in 0..table.len() {
             let key = table.key(row);
             match keys.get(&key) {
@@ -290,24 +316,61 @@ pub fn verify(spec: &str, progress: OnProgress) -> Result<Verification, Error> {
 
 fn verify_folder(dataset: &Dataset, progress: OnProgress) -> Result<Verification, Error> {
     let done = AtomicUsize::new(0);
-    let broken: Vec<Option<SkippedMember>> = (0..dataset.len())
+    let wrong: Vec<Wrong> = (0..dataset.len())
         .into_par_iter()
         .map(|position| {
             let _held = FILES.reserve(dataset.image_bytes(position));
             let mut image = Vec::new();
             dataset.read_image(position, &mut image)?;
-            let broken = broken(&image, || dataset.key(position).unwrap_or_default());
+            let metadata = dataset.metadata(position).unwrap_or_default();
+            let wrong = wrong(&image, &metadata, || dataset.key(position).unwrap_or_default());
             progress(done.fetch_add(1, Ordering::Relaxed) + 1, dataset.len());
-            Ok(broken)
+            Ok(wrong)
         })
         .collect::<Result<_, Error>>()?;
-    Ok(Verification {
+    let mut outcome = Verification {
         records: dataset.len(),
-        broken: broken.into_iter().flatten().collect(),
         repeated: repeated_keys(dataset)?,
         listing: dataset.listing().clone(),
         ..Verification::default()
-    })
+    };
+    outcome.add(wrong);
+    Ok(outcome)
+}
+
+/// What is wrong with one record.
+struct Wrong {
+    broken: Option<SkippedMember>,
+    altered: Option<SkippedMember>,
+}
+
+impl Verification {
+    fn add(&mut self, wrong: Vec<Wrong>) {
+        for Wrong { broken, altered } in wrong {
+            self.broken.extend(broken);
+            self.altered.extend(altered);
+        }
+    }
+}
+
+/// The files of folders that are not as their `SHA256SUMS` says.
+fn wrong_files(folders: &[&Path]) -> Result<Vec<SkippedMember>, Error> {
+    let mut found = Vec::new();
+    for folder in folders {
+        // A brace pattern in the working folder has an empty parent.
+        let folder = if folder.as_os_str().is_empty() {
+            Path::new(".")
+        } else {
+            *folder
+        };
+        let faults = checksums::faults(folder)?;
+        found.extend(
+            faults
+                .into_iter()
+                .map(|(name, reason)| SkippedMember { name, reason }),
+        );
+    }
+    Ok(found)
 }
 
 /// Keys that several files have, such as `a.jpg` and `a.png`.
@@ -328,12 +391,21 @@ fn repeated_keys(dataset: &Dataset) -> Result<Vec<SkippedMember>, Error> {
         .collect())
 }
 
-fn broken(image: &[u8], key: impl FnOnce() -> String) -> Option<SkippedMember> {
-    let reason = decode_and(image, &DecodeLimits::DEFAULT, drop).err()?;
-    Some(SkippedMember {
-        name: key(),
-        reason: reason.to_string(),
-    })
+/// Whether an image decodes, and has the bytes of the `content_hash` in its metadata.
+fn wrong(image: &[u8], metadata: &Metadata, key: impl Fn() -> String) -> Wrong {
+    let broken = decode_and(image, &DecodeLimits::DEFAULT, drop).err();
+    let noted = metadata.content_hash.as_deref().map(str::to_ascii_lowercase);
+    let altered = noted.is_some_and(|noted| hex(&Sha256::digest(image)) != noted);
+    Wrong {
+        broken: broken.map(|reason| SkippedMember {
+            name: key(),
+            reason: reason.to_string(),
+        }),
+        altered: altered.then(|| SkippedMember {
+            name: key(),
+            reason: "its bytes are not those of the `content_hash` in its metadata".to_string(),
+        }),
+    }
 }
 
 fn differences(indexed: &Table, scanned: &Table) -> Vec<SkippedMember> {

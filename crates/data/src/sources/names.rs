@@ -18,8 +18,19 @@ const DOCUMENTS: [&str; 20] = [
 ];
 
 /// Documents without an extension, as programs and publishers name them.
-const DOCUMENT_NAMES: [&str; 7] = [
-    "README", "LICENSE", "LICENCE", "COPYING", "NOTICE", "AUTHORS", "CITATION",
+const DOCUMENT_NAMES: [&str; 11] = [
+    "README",
+    "LICENSE",
+    "LICENCE",
+    "COPYING",
+    "NOTICE",
+    "AUTHORS",
+    "CITATION",
+    // Checksums, as `sha256sum --check` and its like read them.
+    "MD5SUMS",
+    "SHA1SUMS",
+    "SHA256SUMS",
+    "SHA512SUMS",
 ];
 
 /// Extensions of archives that are read nowhere among images.
@@ -212,6 +223,11 @@ pub(crate) fn may_be_photo(name: &str) -> bool {
         && !is_one_of(&ARCHIVES, extension(name))
 }
 
+/// Whether a file of this name is an index or another file that this program keeps beside the data.
+pub(crate) fn is_of_this_program(name: &str) -> bool {
+    OWN_FILES.contains(&name) || name.ends_with(".tar.idx")
+}
+
 /// What a file is; `start` reads its first bytes, and is called only where the name does not decide.
 ///
 /// # Errors
@@ -222,7 +238,7 @@ pub(crate) fn kind(name: &str, start: impl FnOnce() -> io::Result<Vec<u8>>) -> i
     if !name.starts_with('.') && is_image_extension(extension) {
         return Ok(Kind::Image);
     }
-    if OWN_FILES.contains(&name) || name.ends_with(".tar.idx") {
+    if is_of_this_program(name) {
         return Ok(Kind::Own);
     }
     if let Some((reason, kind)) = skipped_file(name) {
@@ -296,6 +312,7 @@ mod tests {
             ("a.jpg.part", Reason::UnfinishedFile),
             ("a.jpg~", Reason::UnfinishedFile),
             ("README.md", Reason::Document),
+            ("SHA256SUMS", Reason::Document),
             ("b.tar.zst", Reason::Archive),
         ] {
             assert!(
