@@ -80,7 +80,8 @@ def main():
             elif v > 1 - 2e-6:
                 title, reason = "t" * (1 << 20), "field_too_long"
             if reason is None and why is None and name != BY[0]:
-                why = "licence_not_accepted"
+                # The last one's address, of CC BY 2.0, is accepted, and its name is not.
+                why = "licence_disagrees" if name == OTHERS[-1][0] else "licence_not_accepted"
             shown = b"\xff\xfe" if nickname is None else nickname.encode()
             fields = [
                 str(row), str(6_000_000_000 + row), key, f"{who}@N00", None, "2011-09-10 21:13:32.0", "1316432672", "Nokia+N950",
