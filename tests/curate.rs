@@ -30,6 +30,17 @@ fn sidecar(path: &Path, who: &str, licence: &str) {
     std::fs::write(path.with_extension("json"), text.to_string()).unwrap();
 }
 
+/// What a publisher writes in place of the texts of a shipped config.
+const FACTS: [(&str, &str); 3] = [
+    ("publisher", "Ann Example"),
+    ("contact", "ann@example.org"),
+    ("url", "https://example.org/photos"),
+];
+
+fn fill_in(release: &mut toml::Table) {
+    release.extend(FACTS.map(|(key, text)| (key.to_string(), text.into())));
+}
+
 fn status(dir: &Path) -> Value {
     let output = passer()
         .args(["curate", "status", "--json"])
@@ -99,6 +110,9 @@ fn a_folder_becomes_a_release_and_a_photo_taken_down_stays_down() {
         command
             .arg("--set")
             .arg(format!("source.folder.folder={}", photos.display()));
+        for (key, text) in FACTS {
+            command.arg("--set").arg(format!("release.{key}={text}"));
+        }
         command.args(["--set", "release.records_per_shard=3"]).args(more);
         command
     };

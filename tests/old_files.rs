@@ -326,11 +326,20 @@ fn a_curation_continues_takes_down_and_releases() {
         // another meaning makes another release of the same photos.
         let released = |metadata: &str| {
             let set = format!("release.metadata={metadata}");
-            let later = ["--set", &set, "--set", "source.folder.embedded_credit=false"];
+            let later = [
+                "--set",
+                &set,
+                "--set",
+                "source.folder.embedded_credit=false",
+                // The config has the text that was shipped.
+                "--set",
+                "release.url=https://example.org/photos",
+            ];
             old.passer(&[&["curate", "run", config, "--out", out][..], &later].concat())
                 .success();
             old.passer(&["curate", "release", out])
         };
+        released("strip_private").success();
         released("strip_private").failure();
         released("keep").success();
     }

@@ -90,6 +90,13 @@ fn stages_decide_as_passer_detect_does_and_a_labelled_folder_becomes_one_without
         ] {
             command.arg("--set").arg(format!("{key}={}", path.display()));
         }
+        for fact in [
+            "publisher=Ann Example",
+            "contact=ann@example.org",
+            "url=https://example.org/photos",
+        ] {
+            command.arg("--set").arg(format!("release.{fact}"));
+        }
         command.stdout(Stdio::null()).stderr(Stdio::null());
         command
     };

@@ -64,9 +64,10 @@ def main():
 
     source = f"source.folder.folder={photos}"
     detectors = [f"stages.3.faces.weights={options.faces.resolve()}", f"stages.4.persons.weights={options.persons.resolve()}"]
+    facts = ["release.publisher=open_photos.py", "release.contact=nobody@example.org", "release.url=https://example.org/open-photos"]
     expected = {"folder": wallpapers | {"camera"}, "open-photos": wallpapers}
     for name, edits in (("folder", [source]), ("open-photos", [source, *detectors])):
-        edits = [word for edit in edits for word in ("--set", edit)]
+        edits = [word for edit in [*edits, *facts] for word in ("--set", edit)]
         call(passer, "curate", "run", CONFIGS / f"curate/{name}.toml", "--out", out / name, *edits)
         call(passer, "curate", "release", out / name)
         must(f"{name} keeps", keys_of(out / name / "releases/v1"), expected[name])

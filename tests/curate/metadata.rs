@@ -54,6 +54,7 @@ impl Home {
         }
         let release = config["release"].as_table_mut().unwrap();
         release.remove("metadata");
+        super::fill_in(release);
         if let Some(metadata) = metadata {
             release.insert("metadata".into(), metadata.into());
         }

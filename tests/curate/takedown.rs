@@ -31,6 +31,7 @@ impl Home {
         let mut config: toml::Table = text.parse().unwrap();
         config["stages"].as_array_mut().unwrap().truncate(stages);
         config["source"]["folder"]["folder"] = self.photos().display().to_string().into();
+        super::fill_in(config["release"].as_table_mut().unwrap());
         std::fs::write(self.folder.path().join("config.toml"), config.to_string()).unwrap();
     }
 

@@ -78,7 +78,7 @@ pub(crate) struct ReleaseArguments {
 pub(crate) struct TakedownArguments {
     /// The folder of the curation
     dir: PathBuf,
-    /// Keys of the photos, separated by commas (column `hash` of pass_metadata.csv)
+    /// Keys of the photos, separated by commas (column `hash` of pass_metadata.csv); the name of a photo's file does too
     #[arg(
         long,
         value_name = "KEYS",
@@ -126,6 +126,16 @@ fn stages(arguments: &RunArguments) -> anyhow::Result<()> {
         };
         curation::run(&config, &arguments.out, options)
     });
+    let is_planned_end = match &result {
+        Ok(()) => true,
+        Err(error) => matches!(
+            error.downcast_ref::<curation::Error>(),
+            Some(curation::Error::Waits(_))
+        ),
+    };
+    if is_planned_end {
+        warn_of_unlisted(arguments);
+    }
     match result {
         Ok(()) => {}
         Err(error) if error.is::<Interrupted>() => {
@@ -143,6 +153,33 @@ fn stages(arguments: &RunArguments) -> anyhow::Result<()> {
     }
     print_funnel(&curation::status(&arguments.out)?);
     Ok(())
+}
+
+/// Photos that came into the folder later are in no stage: says how many, and what to type.
+fn warn_of_unlisted(arguments: &RunArguments) {
+    use crate::output::shell_word;
+    // The run itself has ended well; a folder that is gone by now matters to the next one.
+    let Ok(Some(unlisted)) = curation::unlisted(&arguments.out) else {
+        return;
+    };
+    let mut command = format!(
+        "passer curate run {}",
+        shell_word(&arguments.config.display().to_string())
+    );
+    for set in &arguments.set {
+        command.push_str(&format!(" --set {}", shell_word(set)));
+    }
+    let out = shell_word(&arguments.out.display().to_string());
+    let example = match unlisted.example.as_str() {
+        "" => String::new(),
+        example => format!(" (such as `{}`)", data::terminal::escape(example)),
+    };
+    eprintln!(
+        "warning: {} came into the source after it was listed{example} and {} in no stage; to list the source again: \
+         `{command} --redo source --out {out}`",
+        crate::output::counted(unlisted.photos as usize, "photo"),
+        if unlisted.photos == 1 { "is" } else { "are" },
+    );
 }
 
 /// The run stops as planned: people label now.
@@ -189,8 +226,12 @@ fn release(arguments: &ReleaseArguments) -> anyhow::Result<()> {
     let released =
         shown(|stop, progress| curation::release(&arguments.dir, &arguments.note, stop, progress))?;
     eprintln!(
-        "version {}: {} photos ({} added, {} removed), fingerprint {}",
-        released.version, released.records, released.added, released.removed, released.fingerprint
+        "version {}: {} ({} added, {} removed), fingerprint {}",
+        released.version,
+        crate::output::counted(released.records, "photo"),
+        released.added,
+        released.removed,
+        released.fingerprint
     );
     println!("{}", released.folder.display());
     Ok(())
@@ -269,9 +310,9 @@ fn print_takedown(report: &TakedownReport, arguments: &TakedownArguments) {
     }
     if let Some(released) = &report.release {
         println!(
-            "next version     {} with {} photos, {}",
+            "next version     {} with {}, {}",
             released.version,
-            released.records,
+            crate::output::counted(released.records, "photo"),
             released.folder.display()
         );
     }
@@ -408,8 +449,13 @@ fn print_funnel(funnel: &Funnel) {
     }
     for release in &funnel.releases {
         println!(
-            "release {:<4} {:>12} photos, {} added, {} removed, fingerprint {}",
-            release.version, release.records, release.added, release.removed, release.fingerprint
+            "release {:<4} {:>12} {}, {} added, {} removed, fingerprint {}",
+            release.version,
+            release.records,
+            if release.records == 1 { "photo" } else { "photos" },
+            release.added,
+            release.removed,
+            release.fingerprint
         );
     }
 }

@@ -209,7 +209,18 @@ impl Config {
         }
         self.stages.iter().try_for_each(StageConfig::validate)?;
         self.source.validate()?;
+        if let (Some((key, name)), Some(licenses)) = (self.source.default_license(), self.licenses()) {
+            licenses.check_default(key, name)?;
+        }
         self.release.validate()
+    }
+
+    /// The accepted licenses.
+    pub(crate) fn licenses(&self) -> Option<&LicenseConfig> {
+        self.stages.iter().find_map(|stage| match stage {
+            StageConfig::License(config) => Some(config),
+            _ => None,
+        })
     }
 
     /// The last stage: the photos that it keeps are released.

@@ -52,8 +52,13 @@ pub enum Hint {
     NameDecidedStage,
     /// The takedown is recorded: fix the cause if that is possible, then repeat the command.
     RepeatTakedown(Option<Box<Hint>>),
-    /// A new version needs added or removed photos.
+    /// A new version needs added or removed photos, or other facts.
     NothingNew,
+    /// Write these texts into the config, or set them, and run again.
+    FillIn {
+        /// The keys, as `release.publisher`.
+        keys: Vec<&'static str>,
+    },
     /// Another process is using the folder: wait until it ends, or end it.
     WaitOrEnd,
     /// Restore the ledger from a backup, or start in another folder.

@@ -54,6 +54,6 @@ pub use verbs::release::{Released, release};
 pub use verbs::review::{Discarded, ReviewOptions, Reviewed, cohens_kappa, discard_answers, serve};
 pub use verbs::run::{RunOptions, run};
 pub use verbs::stage_sheet::{SheetMade, SheetOptions, stage_sheet};
-pub use verbs::status::{licenses, status};
+pub use verbs::status::{Unlisted, licenses, status, unlisted};
 pub use verbs::takedown::{NearDuplicate, Takedown, TakedownReport, takedown};
 pub use verbs::why::{Why, WhyRow, why};

@@ -1,6 +1,7 @@
 //! Lists of photos, read row by row in flat memory, from any row on.
 
 mod compressed;
+mod credit;
 mod dataset;
 mod folder;
 mod table;
@@ -43,6 +44,15 @@ impl SourceConfig {
     /// Whether the source has the photo files and not only a list of them.
     pub(crate) fn has_files(&self) -> bool {
         matches!(self, SourceConfig::Folder(_) | SourceConfig::Dataset(_))
+    }
+
+    /// Key and name of the license of photos that state none.
+    pub(crate) fn default_license(&self) -> Option<(&'static str, &str)> {
+        match self {
+            SourceConfig::Folder(config) => Some(("source.folder.licence", config.license.as_deref()?)),
+            SourceConfig::Dataset(config) => Some(("source.dataset.licence", config.license.as_deref()?)),
+            _ => None,
+        }
     }
 
     /// Where it is, for messages.
@@ -123,6 +133,24 @@ pub(crate) fn open(config: &SourceConfig, from: Position) -> Result<Box<dyn Rows
         SourceConfig::Folder(config) => Box::new(folder::Folder::open(config, from)?),
         SourceConfig::Dataset(config) => Box::new(dataset::Records::open(config, from)?),
     })
+}
+
+/// Photos that a folder or data set holds now and that were not listed: how many, and one of them where it has a
+/// name. Of a data set only the number of records is compared.
+pub(crate) fn unlisted(
+    config: &SourceConfig,
+    rows: i64,
+    listed: impl FnMut(&str) -> Result<bool, Error>,
+) -> Result<(u64, String), Error> {
+    match config {
+        SourceConfig::Folder(config) => folder::unlisted(&config.folder, listed),
+        SourceConfig::Dataset(config) => {
+            let records = data::Dataset::reopen(&config.data)?.len() as u64;
+            Ok((records.saturating_sub(rows.max(0) as u64), String::new()))
+        }
+        // A list that changed is an error of the run.
+        SourceConfig::Yfcc100m(_) | SourceConfig::Csv(_) | SourceConfig::Parquet(_) => Ok((0, String::new())),
+    }
 }
 
 /// Whether a source in the ledger had these settings, regardless of the current state of its files.

@@ -81,6 +81,10 @@ pub enum Reason {
     NoObject,
     /// A picture whose objects are all crowds, in training.
     OnlyCrowds,
+    /// A name that cameras and programs write as the photographer: `Picasa`.
+    NoPhotographersName,
+    /// Photos by another photographer than the one of a config, whose license is not for them.
+    OfAnotherPhotographer,
     /// Guess: a file that is an image by its content and not by its name.
     ImageByContent,
     /// Guess: a record with several images, one of which was taken.
@@ -142,6 +146,8 @@ impl Reason {
             Reason::BadMask => "no mask",
             Reason::NoObject => "a picture without an object",
             Reason::OnlyCrowds => "a picture of crowds alone",
+            Reason::NoPhotographersName => "not a photographer's name",
+            Reason::OfAnotherPhotographer => "of another photographer",
             _ => "a guess",
         }
     }
@@ -241,6 +247,14 @@ impl Reason {
             Reason::BadMask => ("objects whose run lengths are no mask were skipped", ""),
             Reason::NoObject => ("pictures without an object are not trained on", ""),
             Reason::OnlyCrowds => ("pictures whose objects are all crowds are not trained on", ""),
+            Reason::NoPhotographersName => (
+                "names that programs and cameras write were not taken for photographers",
+                "",
+            ),
+            Reason::OfAnotherPhotographer => (
+                "photos name another photographer and no license, so the config's `licence` is not for them",
+                "write their license into their sidecars if you know it",
+            ),
             Reason::ImageByContent => ("files were taken as images by their content", ""),
             Reason::OneOfSeveralImages => (
                 "records have several images, of which JPEG was preferred, then WebP, then PNG",

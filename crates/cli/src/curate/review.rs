@@ -15,7 +15,7 @@ pub(crate) struct ReviewArguments {
     /// The folder of the curation
     dir: PathBuf,
     /// Where to listen; an address that other machines can reach needs a token, which is printed with the link
-    #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:7878")]
+    #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:7878", value_parser = listening)]
     listen: SocketAddr,
     /// A further host name under which browsers may reach the server
     #[arg(long, value_name = "NAME")]
@@ -26,6 +26,17 @@ pub(crate) struct ReviewArguments {
     /// Serve nothing: discard all answers of this annotator; the ledger keeps them as `discarded`
     #[arg(long, value_name = "NAME")]
     discard: Option<String>,
+}
+
+/// An address with its port; a port alone, or one of `localhost`, is on loopback.
+fn listening(text: &str) -> Result<SocketAddr, String> {
+    let port = text.strip_prefix("localhost:").unwrap_or(text);
+    match port.parse::<u16>() {
+        Ok(port) => Ok(SocketAddr::from(([127, 0, 0, 1], port))),
+        Err(_) => text
+            .parse()
+            .map_err(|_| "must be ADDRESS:PORT such as `127.0.0.1:7878`, or a port".to_string()),
+    }
 }
 
 #[derive(clap::Args)]
@@ -271,5 +282,24 @@ fn print_sample(sample: &Sample, dir: &Path) {
     if !keys.is_empty() {
         println!("to take down what was found:");
         println!("{}", super::takedown_command(dir, &keys));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    #[test]
+    fn a_port_alone_is_on_loopback() {
+        let loopback = Ok(SocketAddr::from(([127, 0, 0, 1], 7999)));
+        for text in ["7999", "localhost:7999", "127.0.0.1:7999"] {
+            assert_eq!(listening(text), loopback, "{text}");
+        }
+        assert_eq!(listening("[::1]:80"), Ok("[::1]:80".parse().unwrap()));
+        for text in ["", "localhost", "70000", "example.org:80"] {
+            assert!(listening(text).is_err(), "{text}");
+        }
     }
 }

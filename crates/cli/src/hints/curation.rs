@@ -41,7 +41,9 @@ pub(crate) fn of_curation(hint: &Hint) -> String {
             "nothing was taken down; pass folders of runs to `--encoders`".to_string()
         }
         Hint::NameListedKeys => {
-            "nothing was taken down; keys are those of `pass_metadata.csv`, column `hash`".to_string()
+            "nothing was taken down; keys are those of `pass_metadata.csv`, column `hash`; the name of a file does where one photo \
+             alone has it and its key"
+                .to_string()
         }
         Hint::KeysAreInTheLedger => {
             "keys are those of the sheets, of `pass_metadata.csv` (column `hash`), and of the ledger's table `photos`".to_string()
@@ -51,7 +53,19 @@ pub(crate) fn of_curation(hint: &Hint) -> String {
             Some(cause) => format!("{}; then give the same command again, which does the rest", of_curation(cause)),
             None => "put that right and give the same command again, which does the rest".to_string(),
         },
-        Hint::NothingNew => "a new version needs photos that are new or gone, or another `release.metadata`".to_string(),
+        Hint::NothingNew => {
+            "a new version needs photos that are new or gone, another `[release]` in the config of `passer curate run`, or that the \
+             folder of the last version is gone"
+                .to_string()
+        }
+        Hint::FillIn { keys } => {
+            let sets: Vec<String> = keys.iter().map(|key| format!("--set \"{key}=TEXT\"")).collect();
+            format!(
+                "write them into the config, or add {} to the `passer curate run CONFIG --out DIR` that you typed, and run it again: \
+                 no photo is decided anew",
+                sets.join(" ")
+            )
+        }
         Hint::WaitOrEnd => "wait for it, or end it; its work so far is kept".to_string(),
         Hint::RestoreLedger => {
             "takedowns are in the ledger and nowhere else: put it back from a backup, or start in another folder with `--out`"

@@ -43,6 +43,38 @@ impl ReleaseConfig {
         self.metadata.unwrap_or(FileMetadata::StripPrivate)
     }
 
+    /// The facts that the documents of a release print, which may change while its photos do not.
+    pub(crate) fn facts(&self) -> serde_json::Value {
+        let mut facts = serde_json::to_value(self).unwrap_or_default();
+        if let Some(facts) = facts.as_object_mut() {
+            // How photos are packed; while photos only go, shards stay as they are.
+            facts.remove("records_per_shard");
+            // The ledger knows separately what the last release did with files.
+            facts.remove("metadata");
+        }
+        facts
+    }
+
+    /// Keys whose texts are still those of a shipped config, `(who publishes it)` or `https://example.org/`.
+    pub(crate) fn placeholders(&self) -> Vec<&'static str> {
+        let is_open = |text: &str| {
+            let text = text.trim();
+            let address = text.trim_start_matches("https://").trim_start_matches("http://");
+            (text.starts_with('(') && text.ends_with(')')) || address.trim_end_matches('/') == "example.org"
+        };
+        let texts = [
+            ("release.name", self.name.as_str()),
+            ("release.description", &self.description),
+            ("release.publisher", &self.publisher),
+            ("release.contact", &self.contact),
+            ("release.url", &self.url),
+            ("release.licence_url", &self.license_url),
+            ("release.citation", self.citation.as_deref().unwrap_or_default()),
+        ];
+        let open = texts.into_iter().filter(|(_, text)| is_open(text));
+        open.map(|(key, _)| key).collect()
+    }
+
     pub(crate) fn validate(&self) -> Result<(), Error> {
         if self.records_per_shard == 0 {
             return Err(Error::config(
@@ -76,5 +108,41 @@ impl ReleaseConfig {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn texts_of_shipped_configs_are_placeholders_and_others_are_not() {
+        let mut release = ReleaseConfig {
+            name: "my-photos".into(),
+            description: "Photographs (mine).".into(),
+            publisher: "(who publishes it)".into(),
+            contact: " (an address) ".into(),
+            url: "https://example.org/".into(),
+            license_url: "https://creativecommons.org/licenses/by/4.0/".into(),
+            citation: None,
+            records_per_shard: 1,
+            shard_prefix: "p".into(),
+            coordinates: false,
+            metadata: None,
+        };
+        assert_eq!(
+            release.placeholders(),
+            ["release.publisher", "release.contact", "release.url"]
+        );
+        release.publisher = "Ann (Example)".into();
+        release.contact = "ann@example.org".into();
+        release.url = "https://example.org/photos".into();
+        assert!(release.placeholders().is_empty());
+        // Packing is no fact about the data.
+        let facts = release.facts();
+        release.records_per_shard = 7;
+        assert_eq!(release.facts(), facts);
+        release.publisher = "Bob".into();
+        assert_ne!(release.facts(), facts);
     }
 }

@@ -27,6 +27,25 @@ impl Ledger {
                 .collect()
         })
     }
+
+    /// The key of the photo whose file has this name, or this path in its source, and how many files share that
+    /// key; `None` where no file or several have the name.
+    pub(crate) fn key_of_file(&self, name: &str) -> Result<Option<(String, usize)>, Error> {
+        let files: Vec<String> = self.sql(|db| {
+            db.prepare(
+                "SELECT key FROM photos WHERE locator = ?1 OR substr(locator, -length(?1) - 1) = '/' || ?1 LIMIT 2",
+            )?
+            .query_map([name], |row| row.get(0))?
+            .collect()
+        })?;
+        match <[String; 1]>::try_from(files) {
+            Ok([key]) => {
+                let sharing = self.ids_of_key(&key)?.len();
+                Ok(Some((key, sharing)))
+            }
+            Err(_) => Ok(None),
+        }
+    }
 }
 
 /// Reads [`PHOTO_COLUMNS`].

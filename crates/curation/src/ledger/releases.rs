@@ -32,6 +32,8 @@ pub(crate) struct Packed {
 
 /// The fact that names how much of the metadata within files the last release kept.
 const METADATA: &str = "released_metadata";
+/// The fact that holds what the last release says of itself, as JSON.
+const FACTS: &str = "released_facts";
 
 /// The folder of any release in the folder of a curation.
 pub(crate) fn any_version(folder: &Path) -> Option<PathBuf> {
@@ -103,18 +105,24 @@ impl Ledger {
         Ok(known.unwrap_or(FileMetadata::Keep))
     }
 
-    /// Records a release with its photos, by shard, the contents of each, and how much of the metadata within
-    /// files it kept; removes the fact that announced it. In one transaction.
+    /// What the last release says of itself, as JSON; `None` where an earlier version of this program made it.
+    pub(crate) fn released_facts(&self) -> Result<Option<String>, Error> {
+        self.fact(FACTS)
+    }
+
+    /// Records a release with its photos, by shard, the contents of each, how much of the metadata within
+    /// files it kept, and what it says of itself; removes the fact that announced it. In one transaction.
     pub(crate) fn add_release(
         &mut self,
         line: &ReleaseLine,
         shards: &[Vec<Packed>],
-        metadata: FileMetadata,
+        (metadata, facts): (FileMetadata, &str),
         being_made: &str,
     ) -> Result<(), Error> {
         let metadata = serde_json::to_string(&metadata).unwrap_or_default();
         self.transaction(|ledger| {
             ledger.set_fact(METADATA, &metadata)?;
+            ledger.set_fact(FACTS, facts)?;
             ledger.sql(|db| {
                 db.execute(
                     "INSERT INTO releases VALUES (?, ?, ?, ?, ?, ?, ?, ?)",

@@ -161,25 +161,42 @@ impl Ledger {
         for part in repeated.chunks(10_000) {
             self.transaction(|ledger| {
                 for (key, disagrees) in part {
-                    let rows: Vec<i64> = ledger.sql(|db| {
+                    let rows: Vec<(i64, Option<String>)> = ledger.sql(|db| {
                         db.prepare_cached(
-                            "SELECT p.id FROM photos p CROSS JOIN decisions d ON d.stage = ? AND d.photo = p.id AND d.kept = 1 \
+                            "SELECT p.id, p.locator FROM photos p CROSS JOIN decisions d ON d.stage = ? AND d.photo = p.id AND d.kept = 1 \
                              WHERE p.key = ? ORDER BY p.id",
                         )?
-                        .query_map((SOURCE_ID, key), |row| row.get(0))?
+                        .query_map((SOURCE_ID, key), |row| Ok((row.get(0)?, row.get(1)?)))?
                         .collect()
                     })?;
                     let (reason, first) = match disagrees {
                         true => ("rows_disagree", 0),
                         false => ("repeated_row", 1),
                     };
-                    let dropped: Vec<Decision> =
-                        rows.iter().skip(first).map(|photo| Decision::dropped(*photo, reason)).collect();
+                    let dropped: Vec<Decision> = rows
+                        .iter()
+                        .enumerate()
+                        .skip(first)
+                        .map(|(at, (photo, _))| Decision::dropped(*photo, reason).detail(same_key(&rows, at)))
+                        .collect();
                     ledger.add_decisions(SOURCE_ID, &dropped)?;
                 }
                 Ok(())
             })?;
         }
         Ok(())
+    }
+}
+
+/// Which other row of the source has the key of row `at`.
+fn same_key(rows: &[(i64, Option<String>)], at: usize) -> String {
+    let other = rows.iter().enumerate().find(|(place, _)| *place != at);
+    match other.map(|(_, row)| row) {
+        // A file of a folder; in data sets a locator is a position.
+        Some((_, Some(locator))) if locator.parse::<u64>().is_err() => {
+            format!("`{}` has the same key", data::terminal::escape(locator))
+        }
+        Some((id, _)) => format!("row {id} has the same key"),
+        None => String::new(),
     }
 }

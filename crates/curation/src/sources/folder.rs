@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use data::{Listing, Metadata, Reason, Walk};
 use serde::{Deserialize, Serialize};
 
+use super::credit::{Configured, add_credit_of_file, without_no_name};
 use super::{Position, Rows};
 use crate::embedded;
 use crate::error::Error;
@@ -19,8 +20,8 @@ pub struct FolderConfig {
     pub folder: PathBuf,
     /// Whether the first folder below it is the photo's class, as in `imagenet/train/n01440764/x.JPEG`.
     pub class_folders: bool,
-    /// Name of the license of photos that state none themselves, such as the terms of the whole collection;
-    /// absent: these photos have no license.
+    /// Name of the license of photos that state none themselves and name no other photographer than
+    /// `photographer`; absent: these photos have no license.
     #[serde(rename = "licence", default, skip_serializing_if = "Option::is_none")]
     pub license: Option<String>,
     /// Name of the photographer of photos that name none themselves; absent: they have none.
@@ -42,13 +43,13 @@ const LONGEST_SIDECAR: u64 = 1 << 20;
 pub(crate) struct Folder {
     root: PathBuf,
     class_folders: bool,
-    license: Option<String>,
-    photographer: Option<String>,
+    /// The credit of the config.
+    configured: Configured,
     embedded_credit: bool,
     walk: Walk,
     position: Position,
-    /// Keys of sidecars that mean nothing.
-    unknown_keys: Listing,
+    /// Keys of sidecars that mean nothing, names that are no photographer's, photos of others.
+    credits: Listing,
 }
 
 impl Folder {
@@ -62,12 +63,14 @@ impl Folder {
         Ok(Folder {
             root: config.folder.clone(),
             class_folders: config.class_folders,
-            license: config.license.clone(),
-            photographer: config.photographer.clone(),
+            configured: Configured {
+                photographer: config.photographer.clone(),
+                license: config.license.clone(),
+            },
             embedded_credit: config.embedded_credit,
             walk: Walk::with_sidecars(&config.folder),
             position: from,
-            unknown_keys: Listing::default(),
+            credits: Listing::default(),
         })
     }
 
@@ -98,9 +101,30 @@ impl Folder {
             .filter(|key| !OTHER_KEYS.contains(&key.as_str()))
         {
             let example = || relative.to_string_lossy().into_owned();
-            self.unknown_keys.add(Reason::UnknownKey, key, example);
+            self.credits.add(Reason::UnknownKey, key, example);
         }
         Ok(metadata)
+    }
+
+    /// Adds the credit that the file gives itself and that of the config, as far as each speaks of this photo.
+    fn credited(&mut self, photo: &mut Photo, relative: &Path) {
+        let example = || relative.to_string_lossy().into_owned();
+        let lacks_license = photo.license.is_none() && photo.license_url.is_none();
+        let mut no_names: Vec<String> = without_no_name(&mut photo.photographer).into_iter().collect();
+        let file = match self.embedded_credit && (photo.photographer.is_none() || lacks_license) {
+            // A file that cannot be read is dropped by the first stage that needs it.
+            true => fs::read(self.root.join(relative))
+                .map(|file| embedded::credit(&file))
+                .unwrap_or_default(),
+            false => embedded::Credit::default(),
+        };
+        let notice = add_credit_of_file(photo, file, &mut no_names);
+        if !self.configured.add_to(photo, notice.as_deref()) {
+            self.credits.add(Reason::OfAnotherPhotographer, "", example);
+        }
+        for name in no_names {
+            self.credits.add(Reason::NoPhotographersName, &name, example);
+        }
     }
 
     fn row(&mut self, relative: &Path, name: &str) -> Row {
@@ -125,13 +149,7 @@ impl Folder {
             return refused("no_class_folder");
         }
         let mut photo = photo_of(metadata);
-        if self.embedded_credit {
-            photo = credited(photo, &self.root.join(relative));
-        }
-        let mut photo = licensed(photo, &self.license);
-        if photo.photographer.is_none() {
-            photo.photographer.clone_from(&self.photographer);
-        }
+        self.credited(&mut photo, relative);
         (photo.id, photo.key) = (id, key.clone());
         photo.label = label.flatten();
         photo.locator = Some(name.to_string());
@@ -155,7 +173,7 @@ impl Rows for Folder {
             {
                 // A source that resumes counts what it counted before.
                 if found.unsupported.is_none() {
-                    let _ = self.sidecar(relative);
+                    let _ = self.row(relative, &name);
                 }
                 continue;
             }
@@ -188,36 +206,12 @@ impl Rows for Folder {
 
     fn listing(&self) -> Listing {
         // Photos in unsupported formats are rows.
-        let counted = self
-            .walk
-            .listing()
-            .notes()
-            .iter()
-            .chain(self.unknown_keys.notes());
+        let counted = self.walk.listing().notes().iter().chain(self.credits.notes());
         counted
             .filter(|note| note.reason != Reason::UnsupportedFormat)
             .cloned()
             .collect()
     }
-}
-
-/// The photo with the credit that its file gives itself, where its sidecar gives none.
-fn credited(mut photo: Photo, file: &Path) -> Photo {
-    let has_license = photo.license.is_some() || photo.license_url.is_some();
-    if photo.photographer.is_some() && has_license {
-        return photo;
-    }
-    // A file that cannot be read is dropped by the first stage that needs it.
-    let credit = fs::read(file)
-        .map(|file| embedded::credit(&file))
-        .unwrap_or_default();
-    photo.photographer = photo.photographer.or(credit.creator);
-    if !has_license {
-        photo.license_url = credit.license_url;
-        // Beside an address, a notice such as `© Ann` is not the name of its license.
-        photo.license = credit.rights.filter(|_| photo.license_url.is_none());
-    }
-    photo
 }
 
 /// The photo under the license of the collection, where it states none itself.
@@ -226,6 +220,26 @@ pub(super) fn licensed(mut photo: Photo, license: &Option<String>) -> Photo {
         photo.license.clone_from(license);
     }
     photo
+}
+
+/// The photos in the folder whose keys are not `listed`: how many, and the first one. Takes a walk through the
+/// folder; no photo is opened whose name says that it is one.
+pub(super) fn unlisted(
+    folder: &Path,
+    mut listed: impl FnMut(&str) -> Result<bool, Error>,
+) -> Result<(u64, String), Error> {
+    let mut walk = Walk::with_sidecars(folder);
+    let (mut count, mut first) = (0, String::new());
+    while let Some(found) = walk.next_picture()? {
+        let name = found.relative.to_string_lossy().replace('\\', "/");
+        if found.unsupported.is_none() && !listed(&key_of(&name))? {
+            count += 1;
+            if first.is_empty() {
+                first = name;
+            }
+        }
+    }
+    Ok((count, first))
 }
 
 /// The path without its extension. Other dots of the file name become `_`, because a shard's key ends at the

@@ -66,6 +66,28 @@ impl LicenseConfig {
         Ok(())
     }
 
+    /// Checks the license that a source gives to photos without one: a misspelled one would drop them all.
+    ///
+    /// # Errors
+    /// A name that is not on the list, with the names that are.
+    pub(crate) fn check_default(&self, key: &str, name: &str) -> Result<(), Error> {
+        if self.by_name(name).is_some() {
+            return Ok(());
+        }
+        let known: Vec<String> = self
+            .accept
+            .iter()
+            .map(|license| format!("`{}`", license.name))
+            .collect();
+        let reason = format!(
+            "must be one of the licenses in `stages.licence.accept`, which has {}, got `{}`; write one of them, or add this one \
+             there as `[[stages.licence.accept]]`",
+            known.join(", "),
+            one_line(name)
+        );
+        Err(Error::config(key, reason))
+    }
+
     /// The entry of the list that matches a photo's license, or the reason why none does.
     pub(crate) fn entry(&self, photo: &Photo) -> Result<&License, &'static str> {
         let by_name = |name: &str| self.by_name(name);
@@ -119,6 +141,13 @@ impl LicenseConfig {
             // The other reasons are clear from the photo's own fields, which the ledger has.
             return match (reason, &photo.license, &photo.license_url) {
                 ("licence_disagrees", Some(name), Some(url)) => dropped.detail(self.disagreement(name, url)),
+                ("no_licence", ..) => match &photo.photographer {
+                    Some(name) => dropped.detail(format!(
+                        "its photographer is `{}`, and no license is stated for it",
+                        one_line(name)
+                    )),
+                    None => dropped,
+                },
                 _ => dropped,
             };
         }
@@ -302,6 +331,36 @@ mod tests {
             decided("CC BY", "https://creativecommons.org/licenses/by/4.0/").1,
             "`https://creativecommons.org/licenses/by/4.0/` is the address of `CC-BY-4.0`; `CC BY` is not on the list"
         );
+    }
+
+    #[test]
+    fn a_default_license_must_be_on_the_list() {
+        let list = config();
+        assert!(list.check_default("source.folder.licence", "CC0").is_ok());
+        assert_eq!(
+            list.check_default("source.folder.licence", "CCBY")
+                .unwrap_err()
+                .to_string(),
+            "`source.folder.licence` must be one of the licenses in `stages.licence.accept`, which has `Attribution License`, \
+             `CC0`, got `CCBY`; write one of them, or add this one there as `[[stages.licence.accept]]`"
+        );
+        assert!(list.check_default("source.dataset.licence", "").is_err());
+    }
+
+    #[test]
+    fn a_photo_without_a_license_names_its_photographer() {
+        let mut photo = Photo {
+            photographer: Some("Christoph\nB".into()),
+            ..Photo::default()
+        };
+        let decision = config().judge(&photo);
+        assert_eq!(decision.reason.as_deref(), Some("no_licence"));
+        assert_eq!(
+            decision.detail.as_deref(),
+            Some("its photographer is `Christoph B`, and no license is stated for it")
+        );
+        photo.photographer = None;
+        assert_eq!(config().judge(&photo).detail, None);
     }
 
     #[test]

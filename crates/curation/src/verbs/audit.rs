@@ -127,7 +127,7 @@ pub fn audit(folder: &Path, options: AuditOptions<'_>) -> Result<Audit, Error> {
         name: &config.release.name,
     };
     sheet::write(&sources, &found, &chosen, options)?;
-    sheets::note(&ledger, &found.sheet)?;
+    sheets::note(&ledger, folder, &found.sheet)?;
     Ok(found)
 }
 

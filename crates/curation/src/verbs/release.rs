@@ -17,6 +17,8 @@ mod metadata;
 mod pack;
 mod plan;
 mod tally;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -27,6 +29,7 @@ use serde::Serialize;
 use super::looked::Looked;
 use crate::config::Config;
 use crate::error::Error;
+use crate::hint::Hint;
 use crate::ledger::{Funnel, Ledger, ReleaseLine};
 use crate::progress::Progress;
 
@@ -67,10 +70,11 @@ struct Release<'a> {
     tally: Tally,
 }
 
-/// Makes the next version of the curation in `folder`. `note` is the line of the version history.
+/// Makes the next version of the curation in `folder`. `note` is the line of the version history;
+/// if it is empty, the line says what changed beside the photos.
 ///
 /// # Errors
-/// Stages that are not done, nothing to release or nothing new, and files that cannot be read or written. An
+/// Stages that are not done, texts of a shipped config in `[release]`, nothing to release or nothing new, and files that cannot be read or written. An
 /// unfinished release leaves nothing behind.
 pub fn release(
     folder: &Path,
@@ -78,7 +82,21 @@ pub fn release(
     stop: &AtomicBool,
     progress: Progress<'_>,
 ) -> Result<Released, Error> {
-    release_with(&mut Ledger::open_existing(folder)?, folder, note, stop, progress)
+    let mut ledger = Ledger::open_existing(folder)?;
+    let config = Config::of(&ledger, folder)?;
+    done_stage(&ledger, &config)?;
+    let open = config.release.placeholders();
+    if !open.is_empty() {
+        let keys: Vec<String> = open.iter().map(|key| format!("`{key}`")).collect();
+        return Err(Error::Release {
+            reason: format!(
+                "{} would be published with the text of a shipped config",
+                keys.join(", ")
+            ),
+            hint: Some(Hint::FillIn { keys: open }),
+        });
+    }
+    release_with(&mut ledger, folder, note, stop, progress)
 }
 
 /// [`release`] of an open ledger: plans the version, packs it in a temporary folder, writes its documents,
@@ -95,7 +113,7 @@ pub(crate) fn release_with(
     let version = ledger.last_version()? + 1;
     let place = folder.join("releases").join(format!("v{version}"));
     files::make_way(ledger, &place)?;
-    let plan = Plan::new(ledger, &config, &photos, stop)?;
+    let plan = Plan::new(ledger, &config, folder, &photos, stop)?;
     if config.release.metadata.is_none() {
         tracing::warn!(
             "`release.metadata` is not in the config, so it is \"strip_private\": places, owners, serial numbers, comments and \
@@ -126,7 +144,10 @@ pub(crate) fn release_with(
         records: plan.records as u64,
         added: plan.added as u64,
         removed: plan.removed.len() as u64,
-        note: note.to_string(),
+        note: match note {
+            "" => plan.note.clone(),
+            note => note.to_string(),
+        },
     };
     let mut funnel = ledger.funnel()?;
     funnel.releases.push(line.clone());
@@ -149,8 +170,9 @@ pub(crate) fn release_with(
         &files::token(aside.path(), &format!("v{}", plan.version))?,
     )?;
     aside.finish()?;
-    let metadata = config.release.file_metadata();
-    ledger.add_release(&line, &shards, metadata, files::BEING_MADE)?;
+    let facts = config.release.facts().to_string();
+    let kept = (config.release.file_metadata(), facts.as_str());
+    ledger.add_release(&line, &shards, kept, files::BEING_MADE)?;
     Ok(Released {
         version: plan.version,
         folder: place,

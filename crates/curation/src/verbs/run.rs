@@ -9,7 +9,7 @@ use crossbeam_channel::bounded;
 use crate::config::Config;
 use crate::error::Error;
 use crate::hint::Hint;
-use crate::ledger::{LISTING, Ledger, SOURCE_ID, StageRow};
+use crate::ledger::{Funnel, LISTING, Ledger, SOURCE_ID, StageRow};
 use crate::photo::Row;
 use crate::progress::Progress;
 use crate::settings::changes;
@@ -82,6 +82,7 @@ pub fn run(config: &Config, folder: &Path, options: RunOptions<'_>) -> Result<()
     if let Some(stage) = undecided {
         ledger.forget_from(stage)?;
     }
+    say_of_release(&ledger, &config, folder);
     let path = folder.join("config.toml");
     data::durable::write(&path, text.as_bytes())?;
     ledger.set_fact("config", &text)?;
@@ -104,8 +105,39 @@ pub fn run(config: &Config, folder: &Path, options: RunOptions<'_>) -> Result<()
         result?;
         let (kept, dropped) = ledger.finish_stage(stage)?;
         tracing::info!("{name}: {kept} kept, {dropped} dropped");
+        if kept == 0 && dropped > 0 {
+            let reasons = reasons(&ledger.funnel()?, name);
+            tracing::warn!("stage `{name}` dropped every photo that it received: {reasons}");
+        }
     }
     Ok(())
+}
+
+/// Warns of every text of `[release]` that differs from the last run's: another config may lack what was set.
+fn say_of_release(ledger: &Ledger, config: &Config, folder: &Path) {
+    let Ok(before) = Config::of(ledger, folder) else {
+        return;
+    };
+    let value = |config: &Config| serde_json::to_value(&config.release).unwrap_or_default();
+    let changes = changes(&value(&before).to_string(), &value(config));
+    if !changes.is_empty() {
+        let changes: Vec<String> = changes.iter().map(|change| format!("release.{change}")).collect();
+        tracing::warn!(
+            "the next release differs from the config of the last run: {}",
+            changes.join(", ")
+        );
+    }
+}
+
+/// Why a stage dropped photos: `no_licence 250, no_photographer 1`.
+fn reasons(funnel: &Funnel, stage: &str) -> String {
+    let stage = funnel.stages.iter().find(|known| known.name == stage);
+    let reasons = stage.map(|stage| stage.reasons.as_slice()).unwrap_or_default();
+    let counts: Vec<String> = reasons
+        .iter()
+        .map(|count| format!("{} {}", count.reason, count.photos))
+        .collect();
+    counts.join(", ")
 }
 
 /// The settings of each stage, as the ledger keeps them.

@@ -12,7 +12,7 @@ use data::terminal::one_line;
 use maud::{DOCTYPE, Markup, PreEscaped, Render, html};
 
 use crate::error::Error;
-use crate::ledger::Ledger;
+use crate::ledger::{FILE_NAME, Ledger};
 use crate::photo::Photo;
 
 /// Longer side of a picture, px.
@@ -29,12 +29,18 @@ const POLICY: &str = "default-src 'none'; img-src data:; style-src 'unsafe-inlin
 
 /// The name of an audit's sheet in the folder of the curation.
 pub(crate) const AUDIT: &str = "audit.html";
-/// The fact of the ledger that lists the sheets: absolute paths, JSON.
+/// The fact of the ledger that lists the sheets, JSON: relative paths within the folder of the curation, absolute
+/// ones elsewhere. Versions before 0.3 wrote absolute ones alone.
 const FACT: &str = "sheets";
 
-/// Records a sheet that was made.
-pub(crate) fn note(ledger: &Ledger, sheet: &Path) -> Result<(), Error> {
-    let path = std::path::absolute(sheet).map_err(Error::io("find", sheet))?;
+/// Records a sheet that was made of the curation in `folder`.
+pub(crate) fn note(ledger: &Ledger, folder: &Path, sheet: &Path) -> Result<(), Error> {
+    let real = |path: &Path| std::fs::canonicalize(path).map_err(Error::io("find", path));
+    // A copy of the curation has its own copy of a sheet within.
+    let path = match real(sheet)?.strip_prefix(real(folder)?) {
+        Ok(within) => within.to_path_buf(),
+        Err(_) => std::path::absolute(sheet).map_err(Error::io("find", sheet))?,
+    };
     let mut known = known(ledger)?;
     if known.insert(path) {
         ledger.set_fact(FACT, &serde_json::to_string(&known).unwrap_or_default())?;
@@ -56,12 +62,13 @@ pub(crate) fn cut_out(
     folder: &Path,
     keys: &BTreeSet<String>,
 ) -> Result<Vec<PathBuf>, Error> {
-    let mut sheets = known(ledger)?;
+    let absolute = |path: &Path| std::path::absolute(path).map_err(Error::io("find", path));
+    let home = absolute(folder)?;
+    let mut sheets: BTreeSet<PathBuf> = known(ledger)?.into_iter().map(|path| home.join(path)).collect();
     // Of versions that did not record it.
-    let audit = folder.join(AUDIT);
-    sheets.insert(std::path::absolute(&audit).map_err(Error::io("find", &audit))?);
+    sheets.insert(home.join(AUDIT));
     let mut cut = Vec::new();
-    for path in sheets {
+    for path in sheets.into_iter().filter(|path| !is_of_another(path, &home)) {
         let page = match std::fs::read_to_string(&path) {
             Ok(page) => page,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
@@ -73,6 +80,15 @@ pub(crate) fn cut_out(
         }
     }
     Ok(cut)
+}
+
+/// Whether a sheet lies in the folder of another curation: that of which this one is a copy.
+fn is_of_another(sheet: &Path, home: &Path) -> bool {
+    let holds_ledger = |folder: &&Path| folder.join(FILE_NAME).is_file();
+    sheet
+        .parent()
+        .and_then(|folder| folder.ancestors().find(holds_ledger))
+        .is_some_and(|folder| folder != home)
 }
 
 /// A page without the items of these keys; `None` if it has none of them.
@@ -158,6 +174,50 @@ pub(crate) fn figure(photo: &Photo, said: &str, jpeg: Option<Vec<u8>>) -> Markup
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A copied curation has copied sheets: a takedown in one leaves the other's alone.
+    #[test]
+    fn sheets_within_a_curation_are_its_own_wherever_it_is() {
+        let home = tempfile::tempdir().unwrap();
+        let (mine, copy) = (home.path().join("mine"), home.path().join("copy"));
+        let item = "<ol><li><code>a</code></li></ol>";
+        let outside = home.path().join("outside.html");
+        std::fs::create_dir(&mine).unwrap();
+        let ledger = Ledger::open(&mine).unwrap();
+        for sheet in [&mine.join(AUDIT), &mine.join("faces.html"), &outside] {
+            std::fs::write(sheet, item).unwrap();
+            note(&ledger, &mine, sheet).unwrap();
+        }
+        let noted = known(&ledger).unwrap();
+        assert_eq!(
+            noted.into_iter().collect::<Vec<_>>(),
+            [outside.clone(), PathBuf::from(AUDIT), PathBuf::from("faces.html")]
+        );
+        drop(ledger);
+        std::fs::create_dir(&copy).unwrap();
+        for name in [FILE_NAME, AUDIT, "faces.html"] {
+            std::fs::copy(mine.join(name), copy.join(name)).unwrap();
+        }
+        let keys: BTreeSet<String> = ["a".to_string()].into();
+        let cut = |names: &[PathBuf]| {
+            let ledger = Ledger::open(&copy).unwrap();
+            ledger
+                .set_fact(FACT, &serde_json::to_string(names).unwrap())
+                .unwrap();
+            cut_out(&ledger, &copy, &keys).unwrap()
+        };
+        let in_copy = [copy.join(AUDIT), copy.join("faces.html"), outside.clone()];
+        assert_eq!(
+            cut(&[AUDIT.into(), "faces.html".into(), outside.clone()]),
+            in_copy
+        );
+        // A ledger of before names the original's.
+        std::fs::write(&in_copy[0], item).unwrap();
+        assert_eq!(cut(&[mine.join(AUDIT), mine.join("faces.html")]), in_copy[..1]);
+        for name in [AUDIT, "faces.html"] {
+            assert_eq!(std::fs::read_to_string(mine.join(name)).unwrap(), item);
+        }
+    }
 
     #[test]
     fn a_photo_is_cut_out_with_its_picture_and_nothing_else() {

@@ -107,7 +107,7 @@ pub fn stage_sheet(folder: &Path, options: SheetOptions<'_>) -> Result<SheetMade
     let title = format!("{}: {verb} by {}", one_line(&config.release.name), options.stage);
     let PreEscaped(page) = document(&title, &page(&made, options, &PreEscaped(figures)));
     data::durable::write(&made.sheet, page.as_bytes())?;
-    sheets::note(&ledger, &made.sheet)?;
+    sheets::note(&ledger, folder, &made.sheet)?;
     Ok(made)
 }
 

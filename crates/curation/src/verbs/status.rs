@@ -6,6 +6,7 @@ use crate::config::{Config, StageConfig};
 use crate::error::Error;
 use crate::labeling::Labeling;
 use crate::ledger::{Funnel, Ledger, LicenseCount};
+use crate::sources;
 use crate::stages::review::labeling;
 
 /// Reads the funnel of the curation in `folder`, also during a run.
@@ -26,6 +27,32 @@ pub fn status(folder: &Path) -> Result<Funnel, Error> {
 /// No curation there, or a ledger that cannot be read.
 pub fn licenses(folder: &Path) -> Result<Vec<LicenseCount>, Error> {
     Ledger::open_read_only(folder)?.licenses_seen()
+}
+
+/// Photos that came into the source after it was listed, and are in no stage.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unlisted {
+    /// How many.
+    pub photos: u64,
+    /// The path of one of them; empty where it has none.
+    pub example: String,
+}
+
+/// Looks for photos that were added to the folder or data set of the curation in `folder` since it was listed;
+/// `None` where there are none, or the source is not done.
+///
+/// # Errors
+/// No curation there, a ledger that cannot be read, a source that is gone.
+pub fn unlisted(folder: &Path) -> Result<Option<Unlisted>, Error> {
+    let ledger = Ledger::open_read_only(folder)?;
+    let config = Config::of(&ledger, folder)?;
+    let Some(row) = ledger.stage("source")?.filter(|row| row.done) else {
+        return Ok(None);
+    };
+    let (kept, dropped) = ledger.counts(row.id)?;
+    let rows = i64::try_from(kept + dropped).unwrap_or(i64::MAX);
+    let (photos, example) = sources::unlisted(&config.source, rows, |key| ledger.was_listed(key))?;
+    Ok((photos > 0).then_some(Unlisted { photos, example }))
 }
 
 /// How far people have labeled, while the stage `review` waits for them.

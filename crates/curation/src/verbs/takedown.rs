@@ -30,7 +30,7 @@ use crate::progress::Progress;
 /// A request to take photos down.
 #[derive(Clone, Copy)]
 pub struct Takedown<'a> {
-    /// Keys of the photos.
+    /// Keys of the photos, or names of their files where only one photo has that name and its key.
     pub keys: &'a [String],
     /// The reason, for the ledger; not published.
     pub reason: &'a str,
@@ -96,7 +96,7 @@ pub fn takedown(folder: &Path, asked: Takedown<'_>) -> Result<TakedownReport, Er
             path: folder.to_path_buf(),
         });
     }
-    let wanted: BTreeSet<String> = asked.keys.iter().cloned().collect();
+    let mut wanted: BTreeSet<String> = asked.keys.iter().cloned().collect();
     if wanted.is_empty() || wanted.contains("") {
         return Err(nothing_done("no keys are given, or an empty one".to_string()));
     }
@@ -113,6 +113,16 @@ pub fn takedown(folder: &Path, asked: Takedown<'_>) -> Result<TakedownReport, Er
     let mut ledger = Ledger::open(folder)?;
     let mut report = TakedownReport::default();
     let mut unknown = Vec::new();
+    for name in wanted.clone() {
+        // The name of one photo's file, where no other file has its key.
+        if !ledger.was_listed(&name)?
+            && !ledger.is_taken_down(&name)?
+            && let Some((key, 1)) = ledger.key_of_file(&name)?
+        {
+            wanted.remove(&name);
+            wanted.insert(key);
+        }
+    }
     for key in &wanted {
         match (ledger.is_taken_down(key)?, ledger.was_listed(key)?) {
             (true, _) => report.already.push(key.clone()),

@@ -52,7 +52,8 @@ pub struct WhyRow {
 /// Keys that are suggested for an unknown one, at most.
 const SUGGESTED: usize = 5;
 
-/// Reads what the ledger in `folder` knows of a key; also during a run.
+/// Reads what the ledger in `folder` knows of a key; also during a run. The name of a photo's file is taken for its
+/// key, where one file alone has that name.
 ///
 /// # Errors
 /// No curation there, a key that was never listed, or a ledger that cannot be read.
@@ -62,6 +63,11 @@ pub fn why(folder: &Path, key: &str) -> Result<Why, Error> {
     let photos = Config::of(&ledger, folder)
         .and_then(|config| config.photos(folder))
         .ok();
+    let by_file = match ledger.was_listed(key)? {
+        true => None,
+        false => ledger.key_of_file(key)?,
+    };
+    let key = by_file.as_ref().map_or(key, |(key, _)| key.as_str());
     let mut why = Why {
         rows: Vec::new(),
         answers: ledger.answers_to(key)?,

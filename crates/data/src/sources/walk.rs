@@ -174,7 +174,8 @@ impl Walk {
         known.1.contains(name)
     }
 
-    /// Counts an unreadable entry whose name says that it is no picture; gives an error for others.
+    /// Counts an unreadable entry whose name says that it is no picture, and beside sidecars a link that leads
+    /// nowhere; gives an error for others.
     fn skip_broken(&mut self, error: walkdir::Error) -> Result<(), Error> {
         let name = error
             .path()
@@ -186,7 +187,9 @@ impl Walk {
                 .map(|(reason, _)| reason)
                 .or(names::skipped_folder(&name))
         });
-        match reason {
+        // Among photos with sidecars one lost link does not hide all others.
+        let is_dangling = is_link && error.loop_ancestor().is_none() && self.sidecars.is_some();
+        match reason.or(is_dangling.then_some(Reason::NotAFile)) {
             Some(reason) => {
                 let path = error.path().unwrap_or(&self.root);
                 let relative = path.strip_prefix(&self.root).unwrap_or(path);

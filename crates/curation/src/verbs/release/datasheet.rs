@@ -4,10 +4,14 @@
 //! Where the ledger has no data, the sheet refers the question to the publisher; an invented text would be
 //! worse.
 
+use std::collections::BTreeMap;
+
 use super::Release;
 use super::markdown::escaped;
 use crate::config::StageConfig;
 use crate::embedded::{FileMetadata, Kinds};
+use crate::photo::Photo;
+use crate::stages::license::LicenseConfig;
 
 /// The most reasons that are named per stage, most frequent first.
 const REASONS: usize = 8;
@@ -330,10 +334,36 @@ fn source(release: &Release<'_>) -> String {
 
 fn licenses(release: &Release<'_>) -> String {
     let mut text = "| license | address | photos |\n|---|---|---|\n".to_string();
-    for ((name, url), count) in &release.tally.licenses {
-        text.push_str(&format!("| {} | {} | {count} |\n", escaped(name), escaped(url)));
+    for ((name, url), count) in by_license(&release.tally.licenses, release.config.licenses()) {
+        text.push_str(&format!("| {} | {} | {count} |\n", escaped(&name), escaped(&url)));
     }
     text
+}
+
+/// Photos by the license of the config's list, so that spellings of one license count together; by name and address
+/// as they are where the list has none.
+fn by_license(
+    spellings: &BTreeMap<(String, String), usize>,
+    list: Option<&LicenseConfig>,
+) -> BTreeMap<(String, String), usize> {
+    let mut licenses = BTreeMap::new();
+    for ((name, url), count) in spellings {
+        let filled = |text: &str| Some(text.to_string()).filter(|text| !text.is_empty());
+        let photo = Photo {
+            license: filled(name),
+            license_url: filled(url),
+            ..Photo::default()
+        };
+        let license = match list.and_then(|list| list.entry(&photo).ok()) {
+            Some(entry) => (
+                entry.name.clone(),
+                entry.urls.first().cloned().unwrap_or_default(),
+            ),
+            None => (name.clone(), url.clone()),
+        };
+        *licenses.entry(license).or_default() += count;
+    }
+    licenses
 }
 
 /// How the photos were chosen, in one line.
@@ -345,4 +375,33 @@ pub(super) fn datasheet_line(release: &Release<'_>) -> String {
         .map(|stage| format!("{}: {} kept, {} dropped", stage.name, stage.kept, stage.dropped))
         .collect();
     format!("{} Stages: {}.", source(release), stages.join("; "))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    #[test]
+    fn spellings_of_one_license_are_one_row() {
+        let list: LicenseConfig = toml::from_str(
+            "attribution = []\n[[accept]]\nname = \"CC-BY-4.0\"\nurls = [\"https://creativecommons.org/licenses/by/4.0/\"]\n",
+        )
+        .unwrap();
+        let of = |name: &str, url: &str, count: usize| ((name.to_string(), url.to_string()), count);
+        let address = "https://creativecommons.org/licenses/by/4.0/";
+        let spellings = [
+            of("CC-BY-4.0", "", 1),
+            of("CC BY 4.0", address, 2),
+            of("", "http://creativecommons.org/licenses/by/4.0", 3),
+            of("CC0", "", 4),
+        ];
+        let spellings = BTreeMap::from(spellings);
+        assert_eq!(
+            by_license(&spellings, Some(&list)),
+            BTreeMap::from([of("CC-BY-4.0", address, 6), of("CC0", "", 4)])
+        );
+        assert_eq!(by_license(&spellings, None), spellings);
+    }
 }

@@ -46,10 +46,11 @@ fn history(release: &Release<'_>) -> String {
     );
     for line in release.funnel.releases.iter().rev() {
         text.push_str(&format!(
-            "\n## Version {} ({})\n\n{} photos: {} came, {} went. {}\n\nFingerprint `{}`.\n",
+            "\n## Version {} ({})\n\n{} {}: {} came, {} went. {}\n\nFingerprint `{}`.\n",
             line.version,
             line.made.get(..10).unwrap_or(&line.made),
             line.records,
+            if line.records == 1 { "photo" } else { "photos" },
             line.added,
             line.removed,
             escaped(&line.note),

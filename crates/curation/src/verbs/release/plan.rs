@@ -1,6 +1,7 @@
 //! Which photos a release holds, in which shards, and the changes from the previous version.
 
 use std::collections::HashSet;
+use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
 use crate::config::Config;
@@ -9,6 +10,7 @@ use crate::error::Error;
 use crate::hint::Hint;
 use crate::ledger::Ledger;
 use crate::photos::Photos;
+use crate::settings::changes;
 use crate::verbs::unseen::Unseen;
 
 /// The planned content of a release.
@@ -25,6 +27,8 @@ pub(super) struct Plan {
     pub(super) added: usize,
     /// Keys of the previous version that this one does not have.
     pub(super) removed: Vec<String>,
+    /// What changed beside the photos, as a line of the version history; empty if nothing did.
+    pub(super) note: String,
 }
 
 impl Plan {
@@ -35,6 +39,7 @@ impl Plan {
     pub(super) fn new(
         ledger: &Ledger,
         config: &Config,
+        folder: &Path,
         photos: &Photos,
         stop: &AtomicBool,
     ) -> Result<Plan, Error> {
@@ -63,7 +68,8 @@ impl Plan {
             Some(metadata) => metadata != ledger.released_metadata()?,
             None => false,
         };
-        if last > 0 && added == 0 && removed.is_empty() && !rewritten {
+        let note = beside_the_photos(ledger, config, folder, last)?;
+        if last > 0 && added == 0 && removed.is_empty() && !rewritten && note.is_empty() {
             return Err(Error::Release {
                 reason: format!("the photos are those of version {last}"),
                 hint: Some(Hint::NothingNew),
@@ -76,8 +82,32 @@ impl Plan {
             records: keys.len(),
             added,
             removed,
+            note,
         })
     }
+}
+
+/// What changed since version `last` beside its photos: facts of the config, or that its folder is gone.
+fn beside_the_photos(ledger: &Ledger, config: &Config, folder: &Path, last: u32) -> Result<String, Error> {
+    if last == 0 {
+        return Ok(String::new());
+    }
+    // Releases of earlier versions of this program did not record their facts.
+    let changes = match ledger.released_facts()? {
+        Some(known) => changes(&known, &config.release.facts()),
+        None => Vec::new(),
+    };
+    let mut lines = Vec::new();
+    if !changes.is_empty() {
+        let keys: Vec<String> = changes.iter().map(|change| change.key.clone()).collect();
+        lines.push(format!("Facts corrected: {}.", keys.join(", ")));
+    }
+    if !folder.join("releases").join(format!("v{last}")).is_dir() {
+        lines.push(format!(
+            "Made again, because the folder of version {last} was gone."
+        ));
+    }
+    Ok(lines.join(" "))
 }
 
 /// Number of the last stage, which must be done.

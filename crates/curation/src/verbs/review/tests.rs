@@ -30,7 +30,7 @@ pub(crate) fn curation(labeled_twice: f64) -> (tempfile::TempDir, Config) {
     }
     std::fs::write(home.path().join("secret"), "secret").unwrap();
     let config = format!(
-        "[source.folder]\nfolder = \"{}\"\nclass_folders = false\nlicence = \"mine\"\n\
+        "[source.folder]\nfolder = \"{}\"\nclass_folders = false\nlicence = \"mine\"\nphotographer = \"<b>Ann</b>\"\n\
          [[stages]]\n[stages.licence]\nattribution = []\naccept = [{{ name = \"mine\", urls = [] }}]\n\
          [[stages]]\n[stages.review]\ndrop = [\"person\", \"body_part\", \"nsfw\"]\nlabelled_twice = {labeled_twice:?}\ndisagreement = \"drop\"\nseed = 0\n\
          [release]\nname = \"n\"\ndescription = \"d\"\npublisher = \"p\"\ncontact = \"c\"\nurl = \"u\"\nlicence_url = \"l\"\n\
