@@ -16,6 +16,8 @@ mod download;
 mod finetune;
 /// Typical mistakes of new users.
 mod mistakes;
+/// Detectors of objects, and their files.
+mod objects;
 /// Files of earlier versions: opened, and continued.
 mod old_files;
 /// The curation stages that detect people.

@@ -167,7 +167,7 @@ fn stages_decide_as_passer_detect_does_and_a_labelled_folder_becomes_one_without
     let sheet = std::fs::read_to_string(release.join("DATASHEET.md")).unwrap();
     for part in [
         "Faces were looked for with RetinaFace (weights SHA-256 `2979b33f",
-        "Persons were looked for with a YOLOX network (weights SHA-256 `695e750a",
+        "Persons were looked for with YOLOX (416 x 416 px, 80 classes) (weights SHA-256 `695e750a",
         "Nobody looked at the photos themselves",
     ] {
         assert!(sheet.contains(part), "{sheet}");

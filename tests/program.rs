@@ -33,6 +33,7 @@ fn help_names_every_verb() {
         vec!["views"],
         vec!["detect", "faces"],
         vec!["detect", "persons"],
+        vec!["detect", "objects"],
         vec!["weights", "inspect"],
         vec!["weights", "convert"],
         vec!["quickstart"],
@@ -469,7 +470,8 @@ fn detectors_say_what_is_wrong_with_their_weights() {
     );
     let error = detect("persons", &other);
     assert!(
-        error.contains("the weights are not those of YOLOX: ") && error.contains(" missing: backbone."),
+        error.contains("the weights must be YOLOX's, or those of torchvision's")
+            && error.contains("got no tensor"),
         "{error}"
     );
     assert!(!out.exists());

@@ -21,7 +21,7 @@ import torch
 from torch import nn
 from torchvision import ops
 from torchvision.models import resnet
-from torchvision.models.detection import _utils, anchor_utils, faster_rcnn, image_list, mask_rcnn, roi_heads, rpn
+from torchvision.models.detection import _utils, anchor_utils, faster_rcnn, image_list, mask_rcnn, roi_heads, rpn, transform
 from torchvision.models.detection.backbone_utils import BackboneWithFPN
 from torchvision.ops import poolers
 
@@ -430,12 +430,40 @@ def search(version):
         return print(f"v{version}: {seed}", GAPS)
 
 
+def inputs():
+    """torchvision's transform of photos by formula, one by one."""
+    cases = []
+    for height, width, short, long in [(480, 640, 800, 1333), (375, 500, 320, 500), (64, 200, 160, 333), (90, 61, 61, 400), (3, 40, 8, 64)]:
+        values = np.floor(128 + 127 * u("photo", [height * width * 3]))
+        photo = torch.from_numpy(values / 255.0).reshape(height, width, 3).permute(2, 0, 1)
+        prepare = transform.GeneralizedRCNNTransform(short, long, [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]).eval()
+        images, _ = prepare([photo])
+        planes = images.tensors[0]
+        flat = planes.reshape(-1)
+        cases.append(
+            {
+                "from": [height, width],
+                "short": short,
+                "long": long,
+                "to": list(images.image_sizes[0]),
+                "padded": list(planes.shape[1:]),
+                "sums": planes.sum((1, 2)).tolist(),
+                "values": flat[[i * len(flat) // 40 for i in range(40)]].tolist(),
+            }
+        )
+        print("input", cases[-1]["from"], cases[-1]["to"], cases[-1]["padded"])
+    (FIXTURES / "rcnn_input.json").write_text(json.dumps(cases))
+
+
 if __name__ == "__main__":
     torch.set_num_threads(1)
     spread()
     if sys.argv[1:] == ["search"]:
         for version in (1, 2, "c4"):
             search(version)
+        sys.exit()
+    inputs()
+    if sys.argv[1:] == ["inputs"]:
         sys.exit()
     parts()
     for version in (1, 2, "c4"):

@@ -1,13 +1,15 @@
-//! Connects the detectors of the crate `detection` to the stages of a curation, which know only an interface.
+//! Reads the detectors of the crate `detection`, and connects them to the stages of a curation, which know only an
+//! interface.
 
 use crate::devices::DeviceArgument;
 use crate::failure::in_one_line;
+use anyhow::Context;
 use burn::tensor::Device;
 use curation::{DetectedBox, FaceScale, FacesConfig, PersonsConfig};
 use data::RgbImage;
 use detection::{
-    Detection, Detector, Photo, RetinaFace, RetinaFaceConfig, Scale, Tiled, TilesConfig, Yolox, YoloxConfig,
-    top_score,
+    Detection, DetectionError, Detector, Objects, ObjectsConfig, Photo, RetinaFace, RetinaFaceConfig, Scale,
+    Tiled, TilesConfig, top_score,
 };
 use std::fs::File;
 use std::io::BufReader;
@@ -45,47 +47,69 @@ fn faces(config: &FacesConfig, device: &DeviceArgument) -> anyhow::Result<Box<dy
         side_by_side: device == Device::flex(),
     };
     let detector = RetinaFace::read(&mut open(&config.weights)?, settings, &device)?;
-    boxed(detector, config.tiles, config.nms_iou)
+    let detector = tiled(detector, tiles(config.tiles, config.nms_iou))?;
+    Ok(Box::new(Scores(detector, "RetinaFace".to_owned())))
 }
 
 fn persons(config: &PersonsConfig, device: &DeviceArgument) -> anyhow::Result<Box<dyn curation::Detector>> {
     let device = device.open()?;
-    let settings = YoloxConfig {
-        classes: vec![config.class],
+    let settings = ObjectsConfig {
+        classes: Some(vec![config.class]),
         candidate_score: config.candidate_score as f32,
-        nms_iou: config.nms_iou as f32,
+        nms_iou: Some(config.nms_iou as f32),
         batch_images: config.batch_images,
-        side_by_side: device == Device::flex(),
+        on_cpu: device == Device::flex(),
+        sides_px: config
+            .sides
+            .map(|sides| [sides.shorter_px, sides.longer_px].map(|side| side as usize)),
+        masks: false,
+        norm_epsilon: None,
     };
-    let detector = Yolox::read(&mut open(&config.weights)?, settings, &device)?;
-    boxed(detector, config.tiles, config.nms_iou)
+    let detector = read_objects(&config.weights, &settings, &device)?;
+    let network = detector.describe();
+    let detector = tiled(detector, tiles(config.tiles, config.nms_iou))?;
+    Ok(Box::new(Scores(detector, network)))
 }
 
-fn open(path: &Path) -> anyhow::Result<BufReader<File>> {
-    Ok(BufReader::new(File::open(path)?))
+/// A file of weights.
+pub(crate) fn open(path: &Path) -> anyhow::Result<BufReader<File>> {
+    let file = File::open(path).with_context(|| format!("cannot read the weights `{}`", path.display()))?;
+    Ok(BufReader::new(file))
 }
 
-/// With tiles, if the config requests them.
-fn boxed(
-    detector: impl Detector + 'static,
-    tiles: Option<curation::TilesConfig>,
-    nms_iou: f64,
-) -> anyhow::Result<Box<dyn curation::Detector>> {
-    let Some(tiles) = tiles else {
-        return Ok(Box::new(Scores(detector)));
-    };
-    let config = TilesConfig {
+/// The detector of objects in a file.
+pub(crate) fn read_objects(path: &Path, config: &ObjectsConfig, device: &Device) -> anyhow::Result<Objects> {
+    Objects::read(&mut open(path)?, config, device)
+        .with_context(|| format!("cannot read the detector from `{}`", path.display()))
+}
+
+fn tiles(tiles: Option<curation::TilesConfig>, nms_iou: f64) -> Option<TilesConfig> {
+    tiles.map(|tiles| TilesConfig {
         tile_px: tiles.tile_px,
         overlap_px: tiles.overlap_px,
         nms_iou: nms_iou as f32,
-    };
-    Ok(Box::new(Scores(Tiled::new(detector, config)?)))
+    })
 }
 
-/// A detector behind the interface of a curation.
-struct Scores<D>(D);
+/// The detector, with tiles if there are any.
+pub(crate) fn tiled(
+    detector: impl Detector + 'static,
+    tiles: Option<TilesConfig>,
+) -> Result<Box<dyn Detector>, DetectionError> {
+    Ok(match tiles {
+        Some(tiles) => Box::new(Tiled::new(detector, tiles)?),
+        None => Box::new(detector),
+    })
+}
 
-impl<D: Detector> curation::Detector for Scores<D> {
+/// A detector behind the interface of a curation, and what it is in words.
+struct Scores(Box<dyn Detector>, String);
+
+impl curation::Detector for Scores {
+    fn network(&self) -> String {
+        self.1.clone()
+    }
+
     fn top_scores(&self, photos: &[RgbImage]) -> Result<Vec<f32>, String> {
         let borrowed: Vec<Photo<'_>> = photos.iter().map(photo).collect();
         let found = self.0.detect(&borrowed).map_err(|error| error.to_string())?;

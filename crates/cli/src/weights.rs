@@ -1,25 +1,27 @@
 //! `passer weights`: list files of weights and convert them to other libraries' layouts. Also the arguments
 //! that every verb with an encoder has, for facts that the file does not show.
 
+use crate::detectors::open;
 use crate::failure::{DoesNotLoad, Failure, make_folder_of};
 use crate::hints;
 use backbones::vit::Pooling;
 use backbones::{BackboneConfig, Stem, VitConfig};
 use burn::tensor::Device;
 use data::terminal::escape;
+use detection::rcnn::{RcnnFile, to_safetensors};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::io::Write as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use training::Inspection;
 use weights::format::Format;
-use weights::{ImportOptions, Naming, Role};
+use weights::{Checkpoint, ImportOptions, Naming, Role};
 
 #[derive(clap::Subcommand)]
 pub(crate) enum Verb {
     /// List what a file of weights holds and what would be loaded from it; nothing in it is executed
     Inspect(InspectArguments),
-    /// Write an encoder file that torchvision or timm loads with `strict=True`
+    /// Write an encoder, or a Faster or Mask R-CNN, as a file that torchvision or timm loads with `strict=True`
     Convert(ConvertArguments),
 }
 
@@ -140,6 +142,11 @@ pub(crate) fn run(verb: Verb) -> anyhow::Result<()> {
 fn inspect(arguments: &InspectArguments) -> anyhow::Result<()> {
     let options = arguments.weights.options()?;
     let mut inspection = training::inspect_weights(&arguments.file, &options, &Device::flex())?;
+    // A detector is no encoder.
+    let detector = match inspection.network {
+        None => detector_in(&inspection.path)?,
+        Some(_) => None,
+    };
     if arguments.json {
         if !arguments.tensors {
             inspection.all.clear();
@@ -147,14 +154,27 @@ fn inspect(arguments: &InspectArguments) -> anyhow::Result<()> {
         let listed = Listed {
             inspection: &inspection,
             hint: inspection.hint.as_ref().map(hints::of_weights),
+            detector: detector.as_ref().map(|file| file.config.describe()),
         };
         print(&(serde_json::to_string_pretty(&listed)? + "\n"))?;
     } else {
-        print(&show(&inspection, arguments.tensors)?)?;
+        print(&show(&inspection, detector.as_ref(), arguments.tensors)?)?;
     }
-    match inspection.refusal {
-        None => Ok(()),
-        Some(_) => Err(DoesNotLoad.into()),
+    match (inspection.refusal, detector) {
+        (None, _) | (_, Some(_)) => Ok(()),
+        (Some(_), None) => Err(DoesNotLoad.into()),
+    }
+}
+
+/// The Faster or Mask R-CNN in a file, if it holds one.
+fn detector_in(path: &Path) -> anyhow::Result<Option<RcnnFile>> {
+    if !path.is_file() {
+        return Ok(None);
+    }
+    // What is wrong with another file, the reader of encoders says.
+    match Checkpoint::open(&mut open(path)?) {
+        Ok(checkpoint) if RcnnFile::is_in(&checkpoint) => Ok(Some(RcnnFile::of(&checkpoint)?)),
+        _ => Ok(None),
     }
 }
 
@@ -164,10 +184,17 @@ struct Listed<'a> {
     #[serde(flatten)]
     inspection: &'a Inspection,
     hint: Option<String>,
+    /// What a file of a detector holds, in words.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    detector: Option<String>,
 }
 
 /// An inspection in words.
-fn show(inspection: &Inspection, tensors: bool) -> Result<String, std::fmt::Error> {
+fn show(
+    inspection: &Inspection,
+    detector: Option<&RcnnFile>,
+    tensors: bool,
+) -> Result<String, std::fmt::Error> {
     const SHOWN: usize = 12;
     let mut text = String::new();
     let out = &mut text;
@@ -200,9 +227,26 @@ fn show(inspection: &Inspection, tensors: bool) -> Result<String, std::fmt::Erro
             inspection.contents.len() - SHOWN
         )?;
     }
-    match &inspection.network {
-        None => writeln!(out, "network   none")?,
-        Some(network) => {
+    match (&inspection.network, detector) {
+        (None, Some(file)) => {
+            let config = &file.config;
+            writeln!(out, "detector  {}", config.describe())?;
+            writeln!(
+                out,
+                "images    shorter side {} px, longer side at most {} px; mean {:?}, std {:?} of 0 to 255",
+                config.input.short_side_px, config.input.long_side_px, config.input.mean, config.input.std
+            )?;
+            writeln!(
+                out,
+                "norms     epsilon {:e} in the backbone",
+                config.backbone_norm_epsilon
+            )?;
+            if !file.names.is_empty() {
+                writeln!(out, "classes   {}", escape(&file.names.join(", ")))?;
+            }
+        }
+        (None, None) => writeln!(out, "network   none")?,
+        (Some(network), _) => {
             let part = match (network.part, network.parts.len()) {
                 (Some(part), 2..) => format!(", the {part} (--part {})", network.parts.join("|")),
                 (Some(part), _) => format!(", the {part}"),
@@ -247,6 +291,10 @@ fn show(inspection: &Inspection, tensors: bool) -> Result<String, std::fmt::Erro
     }
     match &inspection.refusal {
         None => writeln!(out, "loads     yes")?,
+        Some(_) if detector.is_some() => writeln!(
+            out,
+            "loads     as a detector (`passer detect objects --weights`), not as an encoder"
+        )?,
         Some(refusal) => {
             writeln!(out, "loads     no: {}", escape(refusal))?;
             if let Some(hint) = &inspection.hint {
@@ -469,6 +517,9 @@ fn convert(arguments: &ConvertArguments) -> anyhow::Result<()> {
             .hint("give another name, or remove what lies there")
             .into());
     }
+    if let Some(file) = detector_in(&arguments.input)? {
+        return convert_detector(arguments, &file);
+    }
     let loaded = training::read_encoder(&arguments.input, &arguments.weights.options()?, &Device::flex())?;
     let naming = match arguments.to {
         Library::Torchvision => Naming::Torchvision,
@@ -485,6 +536,24 @@ fn convert(arguments: &ConvertArguments) -> anyhow::Result<()> {
         escape(&loaded.info.method),
         loaded.file_hash
     );
+    println!("{}", arguments.out.display());
+    Ok(())
+}
+
+/// Writes a detector's file with torchvision's names of today.
+fn convert_detector(arguments: &ConvertArguments, file: &RcnnFile) -> anyhow::Result<()> {
+    if matches!(arguments.to, Library::Timm) {
+        return Err(Failure::new("timm has no Faster or Mask R-CNN")
+            .hint("write torchvision's names: `--to torchvision`")
+            .into());
+    }
+    let mut source = open(&arguments.input)?;
+    let checkpoint = Checkpoint::open(&mut source)?;
+    let network = file.network(&checkpoint, &mut source, &Device::flex())?;
+    let bytes = to_safetensors(&network, &file.names);
+    make_folder_of(&arguments.out)?;
+    data::durable::write(&arguments.out, &bytes).map_err(|error| full(error.into()))?;
+    eprintln!("{}", file.config.describe());
     println!("{}", arguments.out.display());
     Ok(())
 }

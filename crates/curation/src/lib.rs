@@ -39,7 +39,8 @@ pub use settings::Change;
 pub use sources::{Columns, DatasetConfig, FolderConfig, SourceConfig, TableConfig, YfccConfig};
 pub use stages::balance::{BalanceConfig, SampleConfig};
 pub use stages::detect::{
-    DetectedBox, Detector, Detectors, FaceScale, FacesConfig, NoDetectors, PersonsConfig, TilesConfig,
+    DetectedBox, Detector, Detectors, FaceScale, FacesConfig, NoDetectors, PersonsConfig, SidesConfig,
+    TilesConfig,
 };
 pub use stages::duplicates::{DuplicatesConfig, NearConfig};
 pub use stages::fetch::{AddressFrom, FetchConfig, NoAi};

@@ -1,89 +1,9 @@
 //! Boxes: overlap (IoU) and non-maximum suppression (NMS).
 
-/// A rectangle with sides along the axes, in pixels from the photo's upper left corner.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct BoundingBox {
-    /// Left edge.
-    pub left: f32,
-    /// Upper edge.
-    pub top: f32,
-    /// Right edge.
-    pub right: f32,
-    /// Lower edge.
-    pub bottom: f32,
-}
+use data::targets::BoundingBox;
 
-impl BoundingBox {
-    /// From center, width and height.
-    pub fn centered([x, y]: [f32; 2], [width, height]: [f32; 2]) -> Self {
-        let (left, top) = (x - width / 2.0, y - height / 2.0);
-        Self {
-            left,
-            top,
-            right: left + width,
-            bottom: top + height,
-        }
-    }
-
-    /// From left, top, right and bottom.
-    pub fn from_edges([left, top, right, bottom]: [f32; 4]) -> Self {
-        Self {
-            left,
-            top,
-            right,
-            bottom,
-        }
-    }
-
-    /// Left, top, right and bottom.
-    pub fn edges(&self) -> [f32; 4] {
-        [self.left, self.top, self.right, self.bottom]
-    }
-
-    /// Right less left edge, px.
-    pub fn width(&self) -> f32 {
-        self.right - self.left
-    }
-
-    /// Lower less upper edge, px.
-    pub fn height(&self) -> f32 {
-        self.bottom - self.top
-    }
-
-    /// Edges beyond an image of this height and width moved to its border.
-    pub fn clipped(self, [height, width]: [usize; 2]) -> Self {
-        let (height, width) = (height as f32, width as f32);
-        Self {
-            left: self.left.clamp(0.0, width),
-            top: self.top.clamp(0.0, height),
-            right: self.right.clamp(0.0, width),
-            bottom: self.bottom.clamp(0.0, height),
-        }
-    }
-
-    /// Horizontal values times `x`, vertical ones times `y`.
-    pub fn scaled(self, x: f32, y: f32) -> Self {
-        Self {
-            left: self.left * x,
-            top: self.top * y,
-            right: self.right * x,
-            bottom: self.bottom * y,
-        }
-    }
-
-    /// Moved right and down.
-    pub fn moved(self, x: f32, y: f32) -> Self {
-        Self {
-            left: self.left + x,
-            top: self.top + y,
-            right: self.right + x,
-            bottom: self.bottom + y,
-        }
-    }
-
-    fn area(&self, edges: Edges) -> f32 {
-        edges.length(self.left, self.right) * edges.length(self.top, self.bottom)
-    }
+fn area(of: &BoundingBox, edges: Edges) -> f32 {
+    edges.length(of.left, of.right) * edges.length(of.top, of.bottom)
 }
 
 /// The length between two edges.
@@ -111,7 +31,7 @@ pub fn iou(a: &BoundingBox, b: &BoundingBox, edges: Edges) -> f32 {
     let width = edges.length(a.left.max(b.left), a.right.min(b.right));
     let height = edges.length(a.top.max(b.top), a.bottom.min(b.bottom));
     let shared = width * height;
-    let covered = a.area(edges) + b.area(edges) - shared;
+    let covered = area(a, edges) + area(b, edges) - shared;
     if covered > 0.0 { shared / covered } else { 0.0 }
 }
 

@@ -1,7 +1,9 @@
 //! The trait of detectors: photos in, detections out.
 
-use crate::boxes::BoundingBox;
+use data::targets::{BoundingBox, Rle};
+
 use crate::error::DetectionError;
+use crate::parts::{Paste, pasted_rle};
 
 /// A picture of three 8-bit channels, borrowed.
 #[derive(Clone, Copy, Debug)]
@@ -45,6 +47,35 @@ pub struct Detection {
     /// Its landmarks, in pixels `[x, y]`. For a face: the eyes, the tip of the nose and the corners of the
     /// mouth, each pair from the photo's left. Empty if the detector gives none.
     pub landmarks: Vec<[f32; 2]>,
+    /// Its mask, if the detector gives one.
+    pub mask: Option<InstanceMask>,
+}
+
+/// A mask as a network gives it: small, within the box of its detection.
+#[derive(Clone, Debug, PartialEq)]
+pub struct InstanceMask {
+    /// Probabilities, `[side · side]`, rows from the top.
+    pub probabilities: Vec<f32>,
+    /// Height and width.
+    pub side: usize,
+    /// How it is enlarged to its box.
+    pub paste: Paste,
+}
+
+impl Detection {
+    /// The pixels of the photo that belong to the object with a probability above 0.5, if there is a mask. The photo
+    /// may be a resized one, with `bounds` scaled to it.
+    pub fn segmentation(&self, bounds: &BoundingBox, width: u32, height: u32) -> Option<Rle> {
+        let mask = self.mask.as_ref()?;
+        let size = [height as usize, width as usize];
+        Some(pasted_rle(
+            &mask.probabilities,
+            mask.side,
+            bounds,
+            size,
+            mask.paste,
+        ))
+    }
 }
 
 /// Detects objects in photos.

@@ -37,6 +37,14 @@ pub enum DetectionError {
         /// The fault.
         reason: String,
     },
+    /// A file of weights of no network that is known.
+    #[error(
+        "the weights must be YOLOX's, or those of torchvision's Faster or Mask R-CNN on a ResNet with a pyramid, {found}"
+    )]
+    Unknown {
+        /// What the file holds.
+        found: String,
+    },
     /// A config key has an invalid value.
     #[error("{0}")]
     Config(String),
@@ -78,7 +86,11 @@ impl DetectionError {
             Self::Checkpoint(error) => error.hint().map(Hint::Weights),
             Self::Onnx { hint, .. } => hint.clone(),
             Self::ForeignOnnx { .. } => Some(Hint::BuildWithOnnx),
-            Self::Mismatch { .. } | Self::Layers { .. } | Self::Config(_) | Self::Photo { .. } => None,
+            Self::Mismatch { .. }
+            | Self::Layers { .. }
+            | Self::Unknown { .. }
+            | Self::Config(_)
+            | Self::Photo { .. } => None,
         }
     }
 }

@@ -5,7 +5,9 @@
 //! was made, and [`Yolox`], the YOLOX family from its ONNX or `.pth` files, run on any device of Burn's. With the
 //! feature `onnx`, other networks with YOLOX's output run from ONNX files on the CPU. [`Tiled`] also runs another detector on tiles of large photos.
 //!
-//! [`rcnn`] holds Faster and Mask R-CNN, networks that can be trained; [`parts`] holds the steps of theirs that run on
+//! [`Objects`] reads a file of either YOLOX or Faster or Mask R-CNN.
+//!
+//! [`rcnn`] holds Faster and Mask R-CNN, networks that can be trained, as a detector and as files; [`parts`] holds the steps of theirs that run on
 //! the host: anchors, box coding, matching, sampling, pooling by level. Both do no I/O and draw nothing by themselves.
 //!
 //! This crate opens no file: weights come from the caller's reader, photos as pixels.
@@ -14,6 +16,7 @@
 mod boxes;
 mod detector;
 mod error;
+mod objects;
 #[cfg(feature = "onnx")]
 mod onnx;
 pub mod parts;
@@ -28,9 +31,11 @@ mod yolox;
 #[cfg(test)]
 mod parity;
 
-pub use boxes::{BoundingBox, Edges, iou, nms};
-pub use detector::{Detection, Detector, Photo, top_score};
+pub use boxes::{Edges, iou, nms};
+pub use data::targets::BoundingBox;
+pub use detector::{Detection, Detector, InstanceMask, Photo, top_score};
 pub use error::{DetectionError, Hint};
+pub use objects::{Objects, ObjectsConfig};
 pub use priors::{PriorBox, decode_box, decode_landmarks, prior_boxes};
 pub use resize::{Letterbox, resize};
 pub use retinaface::{RetinaFace, RetinaFaceConfig, Scale};

@@ -156,7 +156,7 @@ fn persons_are_those_of_onnxruntime() {
         include_str!("../fixtures/persons.json"),
     );
     let beyond = YoloxConfig {
-        classes: vec![0, 80],
+        classes: Some(vec![0, 80]),
         ..YoloxConfig::persons()
     };
     let error = read(beyond).unwrap_err();

@@ -11,7 +11,7 @@ mod sampler;
 pub use anchors::{AnchorConfig, AnchorOrder, AnchorStrides};
 pub use coder::BoxCoder;
 pub use matcher::{Match, MatcherConfig};
-pub use paste::{Paste, paste};
+pub use paste::{Paste, paste, pasted_rle};
 pub use pooling::{Pooled, PoolingConfig, Pyramid};
 pub use sampler::{Choose, ImageDraws, SamplerConfig, Samples};
 

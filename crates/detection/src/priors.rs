@@ -3,7 +3,7 @@
 //! Liu et al., *SSD: Single shot multibox detector*, 2016, §2.2, as used by RetinaFace: square priors of two
 //! sizes at each position of three feature maps. All values are shares of the image's width and height.
 
-use crate::boxes::BoundingBox;
+use data::targets::BoundingBox;
 
 /// The position and size to which the network's output is relative.
 #[derive(Clone, Copy, Debug, PartialEq)]

@@ -12,6 +12,9 @@
 mod block;
 mod box_head;
 mod config;
+mod detector;
+mod file;
+mod input;
 mod losses;
 mod mask_head;
 mod network;
@@ -22,8 +25,10 @@ mod state;
 pub use box_head::{BoxHead, BoxPredictor};
 pub use config::{
     BoxHeadConfig, C4Config, ClassSlots, ImageInput, MaskHeadConfig, MaskTarget, Neck, Norm, ProposalConfig,
-    PyramidConfig, RcnnConfig, SideRule, Version, WeightRule,
+    PyramidConfig, RcnnConfig, Version, WeightRule,
 };
+pub use detector::RcnnDetector;
+pub use file::{RcnnFile, to_safetensors};
 pub use mask_head::{MaskPredictor, TrueMask};
 pub use network::{Instance, Rcnn, RcnnLosses, RoiHeads, Target};
 pub use proposals::{ProposalHead, ProposalNetwork};

@@ -202,6 +202,7 @@ impl RetinaFace {
                 landmarks: decode_landmarks(prior, &points, VARIANCES[0])
                     .map(|[across, down]| [across * x, down * y])
                     .collect(),
+                mask: None,
             });
         }
         suppressed(found, self.config.nms_iou, Edges::Inclusive)

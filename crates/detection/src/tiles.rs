@@ -142,7 +142,7 @@ pub(crate) fn suppressed(mut found: Vec<Detection>, threshold: f32, edges: Edges
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::boxes::BoundingBox;
+    use data::targets::BoundingBox;
 
     /// Detects each white pixel, and records the photos that it receives.
     #[derive(Debug)]
@@ -162,6 +162,7 @@ mod tests {
                         class: 0,
                         score: 0.9,
                         landmarks: vec![at],
+                        mask: None,
                     }
                 };
                 white.map(place).collect()

@@ -16,12 +16,13 @@ mod networks;
 use std::io::{Read, Seek};
 
 use burn::tensor::{Device, Tensor, TensorData};
+use data::targets::BoundingBox;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use weights::format::OnnxGraph;
 use weights::{Checkpoint, CheckpointError};
 
-use crate::boxes::{BoundingBox, Edges};
+use crate::boxes::Edges;
 use crate::detector::{Detection, Detector, Photo};
 use crate::error::{DetectionError, Hint, check_count, check_share};
 use crate::resize::{Letterbox, resize};
@@ -42,8 +43,9 @@ const GRAY: f32 = 114.0;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct YoloxConfig {
-    /// The classes to report, in the network's numbering; `[0]` is COCO's persons.
-    pub classes: Vec<usize>,
+    /// The classes to report, in the network's numbering; `[0]` is COCO's persons. `None`: all, and of each position
+    /// the most probable one alone, as YOLOX's demonstration.
+    pub classes: Option<Vec<usize>>,
     /// Detections with a higher score are reported. (PASS dropped photos with a person above
     /// [`PASS_PERSON_SCORE`](crate::PASS_PERSON_SCORE), with another detector.)
     pub candidate_score: f32,
@@ -59,7 +61,7 @@ impl YoloxConfig {
     /// Persons, for a network trained on COCO, on a CPU.
     pub fn persons() -> Self {
         Self {
-            classes: vec![COCO_PERSON],
+            classes: Some(vec![COCO_PERSON]),
             candidate_score: 0.02,
             nms_iou: 0.45,
             batch_images: 8,
@@ -75,7 +77,7 @@ impl YoloxConfig {
         check_share("candidate_score", self.candidate_score)?;
         check_share("nms_iou", self.nms_iou)?;
         check_count("batch_images", self.batch_images)?;
-        if self.classes.is_empty() {
+        if self.classes.as_ref().is_some_and(Vec::is_empty) {
             return Err(DetectionError::Config(
                 "`classes` must name at least one class, got none; COCO's persons are [0]".to_owned(),
             ));
@@ -129,7 +131,8 @@ impl Yolox {
             }
         };
         let numbers = numbers(width, height, &output)?;
-        if let Some(class) = config.classes.iter().find(|class| **class + 5 >= numbers) {
+        let classes = config.classes.iter().flatten();
+        if let Some(class) = classes.copied().find(|class| *class >= numbers - 5) {
             return Err(DetectionError::Config(format!(
                 "`classes` must be below {}, the network's number of classes, got {class}",
                 numbers - 5
@@ -142,6 +145,21 @@ impl Yolox {
             height,
             numbers,
         })
+    }
+
+    /// Its settings.
+    pub fn config(&self) -> &YoloxConfig {
+        &self.config
+    }
+
+    /// Classes of the network.
+    pub fn classes(&self) -> usize {
+        self.numbers - 5
+    }
+
+    /// Width and height of its input, px.
+    pub fn input(&self) -> [usize; 2] {
+        [self.width, self.height]
     }
 
     /// The detections of photos in one pass.
@@ -194,7 +212,12 @@ impl Yolox {
     fn decode(&self, output: &[f32], ratio: f32) -> Vec<Detection> {
         let mut found = Vec::new();
         for (cell, numbers) in cells(self.width, self.height).zip(output.chunks_exact(self.numbers)) {
-            for class in &self.config.classes {
+            let best = match &self.config.classes {
+                Some(_) => None,
+                None => numbers[5..].iter().enumerate().max_by(|a, b| a.1.total_cmp(b.1)),
+            };
+            let chosen = self.config.classes.iter().flatten().copied();
+            for class in chosen.chain(best.map(|(class, _)| class)) {
                 let score = numbers[4] * numbers[5 + class];
                 if score.is_nan() || score <= self.config.candidate_score {
                     continue;
@@ -202,9 +225,10 @@ impl Yolox {
                 found.push(Detection {
                     bounds: decode(cell, [numbers[0], numbers[1], numbers[2], numbers[3]])
                         .scaled(1.0 / ratio, 1.0 / ratio),
-                    class: *class,
+                    class,
                     score,
                     landmarks: Vec::new(),
+                    mask: None,
                 });
             }
         }
@@ -257,7 +281,7 @@ type Loaded = (Network, [usize; 2], Vec<usize>);
 
 /// Whether a file is none of PyTorch's nor safetensors, which start with a signature or a length. (ONNX has no
 /// signature: its first byte is the tag of the version's field.)
-fn is_onnx<R: Read + Seek>(source: &mut R) -> Result<bool, DetectionError> {
+pub(crate) fn is_onnx<R: Read + Seek>(source: &mut R) -> Result<bool, DetectionError> {
     let mut start = Vec::new();
     source
         .by_ref()
@@ -383,7 +407,7 @@ mod tests {
         assert!(page.to_string().ends_with(": it is a web page or XML"), "{page}");
         assert_eq!(page.hint(), Some(Hint::Weights(weights::Hint::DownloadAgain)));
         let none = YoloxConfig {
-            classes: vec![],
+            classes: Some(vec![]),
             ..YoloxConfig::persons()
         };
         assert_eq!(

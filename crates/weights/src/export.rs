@@ -71,11 +71,29 @@ pub fn encoder_to_safetensors_as(
 }
 
 fn file_of(tensors: BTreeMap<String, TensorData>, info: &EncoderInfo) -> Vec<u8> {
-    let steps = i64::try_from(info.steps).unwrap_or(i64::MAX).to_le_bytes();
+    let steps = i64::try_from(info.steps).unwrap_or(i64::MAX);
+    let info = serde_json::to_string(info).expect("strings and finite numbers have a JSON form");
+    to_safetensors(tensors, |_| Some(steps), (ENCODER_KEY, info))
+}
+
+/// The bytes of a safetensors file that PyTorch's networks load.
+///
+/// - `tensors`: f32, by their names
+/// - `batches`: PyTorch's count of batches of the norm whose names begin so, such as `layer1.0.bn1.`, if it has one
+/// - `about`: a key and a text of the file's metadata
+pub fn to_safetensors(
+    tensors: BTreeMap<String, TensorData>,
+    batches: impl Fn(&str) -> Option<i64>,
+    (key, text): (&str, String),
+) -> Vec<u8> {
     let counts = tensors.keys().filter_map(|name| {
         let norm = name.strip_suffix("running_mean")?;
-        let view = TensorView::new(Dtype::I64, vec![], &steps);
-        Some((format!("{norm}{BATCH_COUNT}"), view.expect("8 bytes are an i64")))
+        Some((format!("{norm}{BATCH_COUNT}"), batches(norm)?.to_le_bytes()))
+    });
+    let counts = counts.collect::<Vec<_>>();
+    let counts = counts.iter().map(|(name, bytes)| {
+        let view = TensorView::new(Dtype::I64, vec![], bytes);
+        (name.clone(), view.expect("8 bytes are an i64"))
     });
     let weights = tensors.iter().map(|(name, data)| {
         let view = TensorView::new(Dtype::F32, data.shape().to_vec(), data.as_bytes());
@@ -85,9 +103,8 @@ fn file_of(tensors: BTreeMap<String, TensorData>, info: &EncoderInfo) -> Vec<u8>
         safetensors::serialize(weights.chain(counts), None).expect("names are unique and views are sound");
     // At most two copies of a large network in memory.
     drop(tensors);
-    let info = serde_json::to_string(info).expect("strings and finite numbers have a JSON form");
     // Other libraries look for "format" before they treat the tensors as PyTorch's.
-    let metadata = BTreeMap::from([("format", "pt".to_owned()), (ENCODER_KEY, info)]);
+    let metadata = BTreeMap::from([("format", "pt".to_owned()), (key, text)]);
     with_metadata(&plain, &metadata)
 }
 

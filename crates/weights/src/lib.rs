@@ -26,7 +26,7 @@ mod role;
 pub use description::Description;
 pub use encoder_info::EncoderInfo;
 pub use error::WeightsError;
-pub use export::{Naming, encoder_to_safetensors, encoder_to_safetensors_as};
+pub use export::{Naming, encoder_to_safetensors, encoder_to_safetensors_as, to_safetensors};
 pub use format::{Checkpoint, CheckpointError, ShardIndex, Shards};
 pub use hint::{Hint, SaveAs, SeenNetwork};
 pub use import::{Import, ImportOptions, read_encoder};

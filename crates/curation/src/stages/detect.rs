@@ -56,12 +56,13 @@ pub enum FaceScale {
     },
 }
 
-/// Photos with a person are dropped: a network of the YOLOX family. (PASS's own network, a Cascade R-CNN, is
-/// not implemented here.)
+/// Photos with a person are dropped: a network of the YOLOX family, or torchvision's Faster or Mask R-CNN, whichever the
+/// file holds. (PASS's own network, a Cascade R-CNN, is not implemented here.)
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct PersonsConfig {
-    /// YOLOX's ONNX or `.pth` file. The ledger keeps its content hash and not its path.
+    /// YOLOX's ONNX or `.pth` file, or a `.pth` or safetensors of Faster or Mask R-CNN. The ledger keeps its content
+    /// hash and not its path.
     pub weights: PathBuf,
     /// The class to detect, by the network's numbering; COCO's persons are 0.
     pub class: usize,
@@ -75,9 +76,23 @@ pub struct PersonsConfig {
     /// Photos in a forward pass, on a GPU. Does not change results; 8 where a config does not say.
     #[serde(default = "eight")]
     pub batch_images: usize,
+    /// The size to which Faster and Mask R-CNN resize photos; absent: the network's own, 800 and 1333 px. Not for
+    /// YOLOX, whose images have a fixed size.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sides: Option<SidesConfig>,
     /// Tiles of large photos, seen in addition to the whole; absent: no tiles.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tiles: Option<TilesConfig>,
+}
+
+/// The size to which photos are resized.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct SidesConfig {
+    /// Length of the shorter side, px, unless the longer one would exceed `longer_px`.
+    pub shorter_px: u32,
+    /// Greatest length of the longer side, px.
+    pub longer_px: u32,
 }
 
 /// How large photos are cut into tiles.
@@ -92,6 +107,9 @@ pub struct TilesConfig {
 
 /// A loaded detector.
 pub trait Detector: Send + Sync {
+    /// What it is, in words, for the data sheet: ``Mask R-CNN (`maskrcnn_resnet50_fpn_v2`, 90 classes)``.
+    fn network(&self) -> String;
+
     /// The highest score of a detection in each photo, 0 where there is none. A photo's score does not depend
     /// on the other photos.
     ///
@@ -200,7 +218,19 @@ impl PersonsConfig {
             [self.score, self.candidate_score, self.nms_iou],
             self.tiles,
         )?;
-        check_batch("persons", self.batch_images)
+        check_batch("persons", self.batch_images)?;
+        match self.sides {
+            Some(SidesConfig {
+                shorter_px,
+                longer_px,
+            }) if shorter_px == 0 || longer_px < shorter_px => {
+                let reason = format!(
+                    "must be sides of at least 1 px, `longer_px` at least `shorter_px`, got {shorter_px} and {longer_px}"
+                );
+                Err(Error::config("stages.persons.sides", reason))
+            }
+            _ => Ok(()),
+        }
     }
 
     pub(crate) fn stage(&self, detectors: &dyn Detectors) -> Result<Box<dyn Stage>, Error> {
@@ -263,6 +293,11 @@ pub(crate) fn weights_sha256(stage: &str, path: &Path) -> Result<String, Error> 
     Ok(sum.hex())
 }
 
+/// The name of the ledger's fact that says which network a stage ran.
+pub(crate) fn network_fact(stage: &str) -> String {
+    format!("network of {stage}")
+}
+
 /// Calls `take` with every score that a detector's stage gave to a photo that stage number `last` kept.
 pub(crate) fn for_each_score(
     ledger: &Ledger,
@@ -310,6 +345,8 @@ struct DetectorStage {
 
 impl Stage for DetectorStage {
     fn run(&mut self, work: &mut Work<'_>) -> Result<(), Error> {
+        let network = self.detector.network();
+        work.ledger.set_fact(&network_fact(self.stage), &network)?;
         loop {
             let batch = work.next(BATCH)?;
             if batch.is_empty() {

@@ -32,6 +32,7 @@ use crate::error::Error;
 use crate::hint::Hint;
 use crate::ledger::{Funnel, Ledger, ReleaseLine};
 use crate::progress::Progress;
+use crate::stages::detect::network_fact;
 
 use pack::{Contents, Packing};
 use plan::Plan;
@@ -63,8 +64,8 @@ struct Release<'a> {
     fingerprint: String,
     removed: &'a [String],
     funnel: Funnel,
-    /// SHA-256 of the weights of each detector, by its stage.
-    weights: BTreeMap<String, String>,
+    /// Each detector's network in words and the SHA-256 of its weights, by its stage.
+    weights: BTreeMap<String, (Option<String>, String)>,
     /// What people looked at.
     looked: Looked,
     tally: Tally,
@@ -184,7 +185,7 @@ pub(crate) fn release_with(
 }
 
 /// The weights of the detectors, as the ledger keeps them with their decisions.
-fn weights(ledger: &Ledger, config: &Config) -> Result<BTreeMap<String, String>, Error> {
+fn weights(ledger: &Ledger, config: &Config) -> Result<BTreeMap<String, (Option<String>, String)>, Error> {
     let mut found = BTreeMap::new();
     for stage in config.stages.iter().filter(|stage| stage.weights().is_some()) {
         let settings = ledger
@@ -193,7 +194,8 @@ fn weights(ledger: &Ledger, config: &Config) -> Result<BTreeMap<String, String>,
             .unwrap_or_default();
         let settings: serde_json::Value = serde_json::from_str(&settings).unwrap_or_default();
         if let Some(sha256) = settings[stage.name()]["weights_sha256"].as_str() {
-            found.insert(stage.name().to_string(), sha256.to_string());
+            let network = ledger.fact(&network_fact(stage.name()))?;
+            found.insert(stage.name().to_string(), (network, sha256.to_string()));
         }
     }
     Ok(found)

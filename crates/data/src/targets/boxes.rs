@@ -28,6 +28,16 @@ impl BoundingBox {
         }
     }
 
+    /// From left edge, upper edge, right edge, lower edge.
+    pub fn from_edges([left, top, right, bottom]: [f32; 4]) -> Self {
+        Self {
+            left,
+            top,
+            right,
+            bottom,
+        }
+    }
+
     /// From left edge, upper edge, width and height, as COCO's `bbox`. The sums are made in f64.
     pub fn from_corner_and_sides([left, top, width, height]: [f64; 4]) -> Self {
         Self {

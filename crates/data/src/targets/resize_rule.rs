@@ -5,6 +5,8 @@ use serde::{Deserialize, Serialize};
 use super::boxes::BoundingBox;
 use super::rle::Rle;
 use super::segmentation::Segmentation;
+use crate::decode::RgbImage;
+use crate::transforms::{Filter, bilinear, geometry};
 
 /// Whose rule a resize to a shorter side follows, where no side may get longer than a limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -46,6 +48,26 @@ impl ResizeRule {
                 }
                 let side = |side: f64| (side + 0.5).floor().max(1.0) as u32;
                 (side(sides.0), side(sides.1))
+            }
+        }
+    }
+
+    /// The pixels of a picture resized to the sides `to`, row by row: red, green, blue from 0 to 255, which detectron2
+    /// rounds and torchvision does not. `pixels` is `[height, width, 3]` of a picture of the sides `from`, and all
+    /// sides are at least 1.
+    pub fn each_pixel(self, pixels: &[u8], from: (u32, u32), to: (u32, u32), mut put: impl FnMut([f32; 3])) {
+        match self {
+            ResizeRule::Torchvision => bilinear::each_pixel(pixels, from, to, put),
+            ResizeRule::Detectron2 => {
+                let image = RgbImage {
+                    width: from.0,
+                    height: from.1,
+                    pixels: pixels.to_vec(),
+                };
+                let resized = geometry::resize(&image, to.0, to.1, Filter::Bilinear);
+                for pixel in resized.pixels.as_chunks::<3>().0 {
+                    put(pixel.map(f32::from));
+                }
             }
         }
     }

@@ -27,28 +27,34 @@ fn between(from: u32, to: u32) -> Vec<Between> {
 
 /// Resizes to `width` x `height` px, both at least 1, into `out`. Values are made in f32 and rounded once.
 pub(crate) fn resize(image: &RgbImage, (width, height): (u32, u32), out: &mut RgbImage) {
-    let line = image.width as usize * 3;
-    let across = between(image.width, width);
     (out.width, out.height) = (width, height);
     out.pixels.clear();
     out.pixels.reserve(width as usize * height as usize * 3);
+    let from = (image.width, image.height);
+    // `as` clips to 0 and 255.
+    let put = |pixel: [f32; 3]| out.pixels.extend(pixel.map(|value| (value + 0.5) as u8));
+    each_pixel(&image.pixels, from, (width, height), put);
+}
+
+/// The pixels of the picture resized to `to`, row by row, in f32 from 0 to 255 and not rounded. All sides must be at
+/// least 1.
+pub(crate) fn each_pixel(pixels: &[u8], from: (u32, u32), to: (u32, u32), mut put: impl FnMut([f32; 3])) {
+    let line = from.0 as usize * 3;
+    let across = between(from.0, to.0);
     // The picture's row at the height of the result's row.
     let mut row = vec![0.0f32; line];
-    for down in between(image.height, height) {
-        let above = &image.pixels[down.first * line..][..line];
-        let below = &image.pixels[down.second * line..][..line];
+    for down in between(from.1, to.1) {
+        let above = &pixels[down.first * line..][..line];
+        let below = &pixels[down.second * line..][..line];
         for ((value, above), below) in row.iter_mut().zip(above).zip(below) {
             let above = f32::from(*above);
             *value = above + (f32::from(*below) - above) * down.share;
         }
-        let pixels = row.as_chunks::<3>().0;
+        let row = row.as_chunks::<3>().0;
         for place in &across {
-            let (left, right) = (&pixels[place.first], &pixels[place.second]);
-            out.pixels.extend([0, 1, 2].map(|channel: usize| {
-                let value = left[channel] + (right[channel] - left[channel]) * place.share;
-                // `as` clips to 0 and 255.
-                (value + 0.5) as u8
-            }));
+            let (left, right) = (&row[place.first], &row[place.second]);
+            put([0, 1, 2]
+                .map(|channel: usize| left[channel] + (right[channel] - left[channel]) * place.share));
         }
     }
 }

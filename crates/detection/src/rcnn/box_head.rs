@@ -203,7 +203,9 @@ pub(super) fn detections(
             let of_boxes = if boxes.class_agnostic { 0 } else { slot };
             let at = row * width + 4 * of_boxes;
             let deltas = [0, 1, 2, 3].map(|i| deltas[at + i]);
-            let bounds = boxes.coder.decode(bounds, deltas).clipped(sizes[*image]);
+            let bounds = boxes.coder.decode(bounds, deltas);
+            let [height, width] = sizes[*image].map(|side| side as f32);
+            let bounds = bounds.clipped(width, height);
             if boxes.smallest_side_px == 0.0 || large_enough(&bounds, boxes.smallest_side_px) {
                 found.push(Scored { bounds, class, score });
             }

@@ -1,6 +1,7 @@
 //! The numbers of a detector, and their two complete profiles.
 
 use backbones::{ResNetConfig, Stem};
+use data::targets::ResizeRule;
 use serde::{Deserialize, Serialize};
 
 use crate::parts::{
@@ -67,41 +68,10 @@ pub struct ImageInput {
     pub short_side_px: usize,
     /// Most of the longer side after resizing, px.
     pub long_side_px: usize,
-    /// How sides become whole numbers.
-    pub sides: SideRule,
+    /// How sides become whole numbers and pixels are interpolated.
+    pub resize: ResizeRule,
     /// Sides of a batch are padded to a multiple of this, px.
     pub multiple_of_px: usize,
-}
-
-/// How a resized side becomes a whole number.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum SideRule {
-    /// The scale in f32, the side cut: torchvision's, by which 480 × 640 becomes 799 × 1066.
-    Cut,
-    /// The side rounded: detectron2's, 800 × 1067.
-    Rounded,
-}
-
-impl ImageInput {
-    /// Height and width of an image of this size after resizing to `short_side_px` and `long_side_px`.
-    pub fn resized(&self, [height, width]: [usize; 2]) -> [usize; 2] {
-        let (short, long) = (height.min(width), height.max(width));
-        match self.sides {
-            SideRule::Cut => {
-                let scale =
-                    (self.short_side_px as f32 / short as f32).min(self.long_side_px as f32 / long as f32);
-                [height, width].map(|side| (side as f64 * f64::from(scale)) as usize)
-            }
-            SideRule::Rounded => {
-                let mut scale = self.short_side_px as f64 / short as f64;
-                if scale * long as f64 > self.long_side_px as f64 {
-                    scale = self.long_side_px as f64 / long as f64;
-                }
-                [height, width].map(|side| (side as f64 * scale + 0.5) as usize)
-            }
-        }
-    }
 }
 
 /// What lies between the backbone and the heads.
@@ -313,7 +283,7 @@ impl RcnnConfig {
                 bgr: false,
                 short_side_px: 800,
                 long_side_px: 1333,
-                sides: SideRule::Cut,
+                resize: ResizeRule::Torchvision,
                 multiple_of_px: 32,
             },
             neck: Neck::Pyramid(PyramidConfig {
@@ -394,7 +364,7 @@ impl RcnnConfig {
             input: ImageInput {
                 std: [1.0; 3],
                 bgr: true,
-                sides: SideRule::Rounded,
+                resize: ResizeRule::Detectron2,
                 ..torchvision.input
             },
             anchors: anchors(false, AnchorOrder::SizeOuter, AnchorStrides::Nominal),
@@ -438,7 +408,7 @@ impl RcnnConfig {
             frozen_stages: 0,
             backbone_norm: Norm::Synchronized,
             input: ImageInput {
-                sides: SideRule::Rounded,
+                resize: ResizeRule::Detectron2,
                 ..torchvision.input
             },
             neck: Neck::C4(C4Config { norm: true }),
@@ -643,16 +613,6 @@ mod tests {
             wrong.validate(),
             Err("`boxes.nms_iou` must be from 0 to 1, got NaN".to_owned())
         );
-    }
-
-    #[test]
-    fn sides_are_cut_or_rounded() {
-        let torchvision = RcnnConfig::torchvision(Version::V1, resnet50(), 90, false).input;
-        assert_eq!(torchvision.resized([480, 640]), [799, 1066]);
-        assert_eq!(torchvision.resized([375, 500]), [800, 1066]);
-        assert_eq!(torchvision.resized([640, 360]), [1333, 749]);
-        let detectron2 = RcnnConfig::detectron2(resnet50(), 80, false).input;
-        assert_eq!(detectron2.resized([480, 640]), [800, 1067]);
     }
 
     #[test]

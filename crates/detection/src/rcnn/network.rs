@@ -231,6 +231,14 @@ struct Region {
 }
 
 impl Rcnn {
+    /// The network without its mask head: Faster R-CNN.
+    pub fn without_masks(mut self) -> Self {
+        self.config.masks = None;
+        self.roi_heads.mask_head = vec![];
+        self.roi_heads.mask_predictor = None;
+        self
+    }
+
     /// The numbers of this detector.
     pub fn config(&self) -> &RcnnConfig {
         &self.config

@@ -114,6 +114,7 @@ pub(super) fn select(
             &logits[image * count..][..count],
             &deltas[image * count * 4..][..count * 4],
         );
+        let [height, width] = size.map(|side| side as f32);
         let mut starts = vec![0];
         starts.extend(anchors.iter().scan(0, |end, level| {
             *end += level.len();
@@ -124,7 +125,10 @@ pub(super) fn select(
             let boxes = top(logits, before).into_iter().filter_map(|index| {
                 let at = 4 * (start + index);
                 let deltas = [0, 1, 2, 3].map(|i| deltas[at + i]);
-                let decoded = config.coder.decode(&anchors[index], deltas).clipped(*size);
+                let decoded = config
+                    .coder
+                    .decode(&anchors[index], deltas)
+                    .clipped(width, height);
                 large_enough(&decoded, config.smallest_side_px).then_some((decoded, logits[index]))
             });
             let (boxes, scores): (Vec<_>, Vec<_>) = boxes.unzip();

@@ -6,7 +6,7 @@ use std::io::{Read, Seek};
 use backbones::change_value;
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
 use burn::tensor::{Tensor, TensorData};
-use weights::format::Entry;
+use weights::format::{Entry, TensorInfo};
 use weights::{Checkpoint, Mismatch};
 
 use super::config::RcnnConfig;
@@ -141,6 +141,39 @@ pub fn replace_state(network: Rcnn, tensors: BTreeMap<String, TensorData>) -> Rc
     network.map(replace)
 }
 
+/// The tensors of a detector's file, by today's names.
+pub(super) struct FileTensors<'a> {
+    /// Weights and running statistics.
+    pub(super) tensors: BTreeMap<String, &'a TensorInfo>,
+    /// Whether the backbone's norms count batches, which frozen ones do not.
+    pub(super) backbone_counts: bool,
+}
+
+/// The tensors below `model` or `state_dict`, or else of the root; without `DistributedDataParallel`'s prefix and counts
+/// of batches.
+pub(super) fn tensors_of(checkpoint: &Checkpoint) -> FileTensors<'_> {
+    let wrapped = ["model", "state_dict", "model_state_dict"]
+        .into_iter()
+        .filter_map(|key| checkpoint.root.at(key));
+    let root = wrapped
+        .into_iter()
+        .find(|entry| matches!(entry, Entry::Dict(_)))
+        .unwrap_or(&checkpoint.root);
+    let (mut tensors, mut backbone_counts) = (BTreeMap::new(), false);
+    for (name, tensor) in root.tensors() {
+        let name = name.strip_prefix("module.").unwrap_or(&name);
+        if name.ends_with(".num_batches_tracked") {
+            backbone_counts |= name.starts_with("backbone.body.");
+        } else {
+            tensors.insert(renamed(name), tensor);
+        }
+    }
+    FileTensors {
+        tensors,
+        backbone_counts,
+    }
+}
+
 /// The network with the weights of a file of torchvision's detectors, in the names of any of its versions.
 ///
 /// # Errors
@@ -151,21 +184,9 @@ pub fn read<R: Read + Seek>(
     source: &mut R,
     class_layers: ClassLayers,
 ) -> Result<Rcnn, DetectionError> {
-    let wrapped = ["model", "state_dict"]
-        .into_iter()
-        .filter_map(|key| checkpoint.root.at(key));
-    let root = wrapped
-        .into_iter()
-        .find(|entry| matches!(entry, Entry::Dict(_)))
-        .unwrap_or(&checkpoint.root);
     let skipped = |name: &str| class_layers == ClassLayers::Keep && is_of_classes(name);
-    let tensors = root
-        .tensors()
-        .into_iter()
-        .map(|(name, tensor)| (renamed(&name), tensor));
-    let mut left: BTreeMap<_, _> = tensors
-        .filter(|(name, _)| !name.ends_with(".num_batches_tracked") && !skipped(name))
-        .collect();
+    let mut left = tensors_of(checkpoint).tensors;
+    left.retain(|name, _| !skipped(name));
     let mut mismatch = Mismatch::default();
     let mut values = BTreeMap::new();
     for (name, data) in state_dict(&network)

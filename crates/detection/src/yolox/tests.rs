@@ -111,7 +111,7 @@ fn another_checkpoint_is_an_error_that_lists_the_difference() {
         "{other}"
     );
     let classes = YoloxConfig {
-        classes: vec![3],
+        classes: Some(vec![3]),
         ..YoloxConfig::persons()
     };
     let whole = network.file(|name| Some(name.to_owned()));

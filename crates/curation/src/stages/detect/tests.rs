@@ -16,6 +16,10 @@ struct Red {
 struct Shared(std::sync::Arc<Red>);
 
 impl Detector for Shared {
+    fn network(&self) -> String {
+        "the red of a pixel".to_string()
+    }
+
     fn top_scores(&self, photos: &[RgbImage]) -> Result<Vec<f32>, String> {
         if self.0.calls.fetch_add(1, Ordering::Relaxed) >= self.0.fails_at {
             return Err("the device is lost".to_string());
@@ -301,6 +305,10 @@ fn a_file_that_changed_after_a_detector_saw_it_goes_no_further() {
 struct Panicking(Option<u8>);
 
 impl Detector for Panicking {
+    fn network(&self) -> String {
+        "a defect".to_string()
+    }
+
     fn top_scores(&self, photos: &[RgbImage]) -> Result<Vec<f32>, String> {
         let bad = |photo: &RgbImage| self.0.is_none_or(|red| photo.pixels[0] == red);
         assert!(!photos.iter().any(bad), "a defect of the detector");

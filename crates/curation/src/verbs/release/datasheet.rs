@@ -150,10 +150,10 @@ pub(super) fn people(release: &Release<'_>) -> String {
         stage.map_or(0, |stage| stage.dropped)
     };
     for stage in &release.config.stages {
-        let weights = release
-            .weights
-            .get(stage.name())
-            .map_or("unknown", String::as_str);
+        let (network, weights) = match release.weights.get(stage.name()) {
+            Some((network, weights)) => (network.as_deref(), weights.as_str()),
+            None => (None, "unknown"),
+        };
         match stage {
             StageConfig::Faces(config) => said.push(format!(
                 "Faces were looked for with RetinaFace (weights SHA-256 `{weights}`): {} photos with a face that scored more than {}, or that could not be read, were dropped.",
@@ -161,7 +161,9 @@ pub(super) fn people(release: &Release<'_>) -> String {
                 config.score
             )),
             StageConfig::Persons(config) => said.push(format!(
-                "Persons were looked for with a YOLOX network (weights SHA-256 `{weights}`, class {}): {} photos with one that scored more than {}, or that could not be read, were dropped.",
+                "Persons were looked for with {} (weights SHA-256 `{weights}`, class {}): {} photos with one that scored more than {}, or that could not be read, were dropped.",
+                // Ledgers of version 0.2 and before do not name it, and knew no other.
+                network.unwrap_or("a YOLOX network"),
                 config.class,
                 dropped("persons"),
                 config.score

@@ -1,0 +1,421 @@
+//! Which detector a file holds, from the names and shapes of its tensors; and a detector as a file.
+
+use std::collections::BTreeMap;
+use std::io::{Read, Seek};
+
+use backbones::{BackboneConfig, Init, ResNetConfig, Stem};
+use burn::tensor::Device;
+use serde::{Deserialize, Serialize};
+use weights::Checkpoint;
+
+use super::config::{ClassSlots, MaskHeadConfig, Neck, Norm, PyramidConfig, RcnnConfig, Version};
+use super::network::Rcnn;
+use super::state::{ClassLayers, read, state_dict, tensors_of};
+use crate::error::DetectionError;
+
+/// The key of a safetensors file's metadata under which a detector describes itself.
+const ABOUT: &str = "passer_detector";
+
+/// A detector in a file.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RcnnFile {
+    /// Every number of it.
+    pub config: RcnnConfig,
+    /// The names of its classes; empty where the file does not state them.
+    pub names: Vec<String>,
+}
+
+impl RcnnFile {
+    /// The detector that a file holds. One of this program's files states it in full. In other programs' files it is
+    /// torchvision's with the widths, depths and classes of its tensors; its sizes of images and anchors, which
+    /// tensors do not show, are torchvision's defaults.
+    ///
+    /// In a file of the first version whose backbone has frozen norms these have the epsilon 0, as torchvision's COCO
+    /// weights need it; networks that began from ImageNet's weights have 1e-5.
+    ///
+    /// # Errors
+    /// [`DetectionError::Layers`] for tensors of another network.
+    pub fn of(checkpoint: &Checkpoint) -> Result<Self, DetectionError> {
+        let file = tensors_of(checkpoint);
+        let shapes = file.tensors.iter();
+        let shapes = shapes.map(|(name, tensor)| (name.clone(), tensor.shape.clone()));
+        let seen = RcnnConfig::of_shapes(&shapes.collect(), file.backbone_counts)?;
+        let Some(about) = checkpoint.metadata.get(ABOUT) else {
+            return Ok(Self {
+                config: seen,
+                names: vec![],
+            });
+        };
+        let stated: Self =
+            serde_json::from_str(about).map_err(|error| fault(format!("its `{ABOUT}`: {error}")))?;
+        stated.config.validate().map_err(fault)?;
+        // Sizes are bounded by the tensors in the file before a network is made.
+        if stated.config.clone().with_shapes_of(&seen) != stated.config {
+            return Err(fault(format!("its tensors are not those of its `{ABOUT}`")));
+        }
+        if !stated.names.is_empty() && stated.names.len() != stated.config.classes {
+            let (names, classes) = (stated.names.len(), stated.config.classes);
+            return Err(fault(format!("it has {names} names of {classes} classes")));
+        }
+        Ok(stated)
+    }
+
+    /// Whether a file holds a Faster or Mask R-CNN, by its names.
+    pub fn is_in(checkpoint: &Checkpoint) -> bool {
+        let names = tensors_of(checkpoint).tensors;
+        names
+            .keys()
+            .any(|name| name.starts_with("roi_heads.box_predictor."))
+    }
+
+    /// The network with the file's weights, on `device`.
+    ///
+    /// # Errors
+    /// As [`read`].
+    pub fn network<R: Read + Seek>(
+        &self,
+        checkpoint: &Checkpoint,
+        source: &mut R,
+        device: &Device,
+    ) -> Result<Rcnn, DetectionError> {
+        let network = self.config.init(&Init::empty(device));
+        read(network, checkpoint, source, ClassLayers::Read)
+    }
+}
+
+/// The bytes of a safetensors file with torchvision's names of today, which its model of this network loads with
+/// `strict=True`, and from which [`RcnnFile::of`] reads every number again. `names`: of the classes, or none.
+pub fn to_safetensors(network: &Rcnn, names: &[String]) -> Vec<u8> {
+    let file = RcnnFile {
+        config: network.config().clone(),
+        names: names.to_vec(),
+    };
+    // Strings and finite numbers have a JSON form.
+    let about = serde_json::to_string(&file).unwrap_or_default();
+    let frozen = file.config.backbone_norm == Norm::Frozen;
+    // Frozen norms count nothing.
+    let batches = |norm: &str| (!(frozen && norm.starts_with("backbone.body."))).then_some(0);
+    weights::to_safetensors(state_dict(network), batches, (ABOUT, about))
+}
+
+fn fault(reason: String) -> DetectionError {
+    DetectionError::Layers {
+        network: "Faster or Mask R-CNN",
+        reason,
+    }
+}
+
+/// The shapes of a file's tensors by name.
+struct Shapes<'a>(&'a BTreeMap<String, Vec<usize>>);
+
+impl Shapes<'_> {
+    fn has(&self, name: &str) -> bool {
+        self.0.contains_key(name)
+    }
+
+    /// A size of a tensor that must have `D` of them.
+    fn size<const D: usize>(&self, name: &str) -> Result<[usize; D], DetectionError> {
+        let shape = self.0.get(name).ok_or_else(|| {
+            fault(format!(
+                "`{name}` is missing; the backbone must be a ResNet of 18, 34, 50 or 101 layers, and the heads \
+                 torchvision's"
+            ))
+        })?;
+        let wrong = |_| fault(format!("`{name}` must have {D} dimensions, got {}", shape.len()));
+        <[usize; D]>::try_from(shape.as_slice()).map_err(wrong)
+    }
+
+    /// How many tensors of numbered names there are, from 0 without gaps.
+    fn count(&self, name: impl Fn(usize) -> String) -> usize {
+        (0..self.0.len())
+            .take_while(|index| self.has(&name(*index)))
+            .count()
+    }
+
+    fn backbone(&self) -> Result<ResNetConfig, DetectionError> {
+        let [width, _, kernel, _] = self.size("backbone.body.conv1.weight")?;
+        let bottleneck = self.has("backbone.body.layer1.0.conv3.weight");
+        let blocks = self.count(|index| format!("backbone.body.layer3.{index}.conv1.weight"));
+        let depth = match (bottleneck, blocks) {
+            (false, 2) => 18,
+            (false, 6) => 34,
+            (true, 6) => 50,
+            (true, 23) => 101,
+            _ => {
+                return Err(fault(format!(
+                    "its backbone must be a ResNet of 18, 34, 50 or 101 layers, got {blocks} blocks in `layer3`"
+                )));
+            }
+        };
+        let last = "backbone.body.layer4.0.conv2.weight";
+        let shape = self.size::<4>(last)?;
+        if shape != [8 * width, 8 * width, 3, 3] {
+            return Err(fault(format!(
+                "`{last}` must be {:?} behind a stem of {width} channels, got {shape:?}",
+                [8 * width, 8 * width, 3, 3]
+            )));
+        }
+        Ok(ResNetConfig {
+            depth,
+            width,
+            stem: if kernel == 3 { Stem::Small } else { Stem::Imagenet },
+            zero_init_residual: false,
+        })
+    }
+}
+
+impl RcnnConfig {
+    /// The detector of tensors of these shapes, by today's names. `backbone_counts`: whether its backbone's norms have
+    /// counts of batches, which frozen ones lack.
+    fn of_shapes(
+        shapes: &BTreeMap<String, Vec<usize>>,
+        backbone_counts: bool,
+    ) -> Result<Self, DetectionError> {
+        if shapes.keys().any(|name| name.starts_with("roi_heads.keypoint")) {
+            return Err(fault(
+                "it is a Keypoint R-CNN, which is not implemented".to_owned(),
+            ));
+        }
+        let shapes = Shapes(shapes);
+        let backbone = shapes.backbone()?;
+        let [outputs, _] = shapes.size("roi_heads.box_predictor.cls_score.weight")?;
+        let [deltas, _] = shapes.size("roi_heads.box_predictor.bbox_pred.weight")?;
+        let classes = match outputs {
+            0 | 1 => return Err(fault(format!("it scores {outputs} classes, background included"))),
+            _ => outputs - 1,
+        };
+        let has_masks = shapes.has("roi_heads.mask_predictor.conv5_mask.weight");
+        let convolutions = shapes.count(|index| format!("rpn.head.conv.{index}.0.weight"));
+        let version = match convolutions {
+            1 => Version::V1,
+            _ => Version::V2,
+        };
+        let on_pyramid = shapes.0.keys().any(|name| name.starts_with("backbone.fpn."));
+        let mut config = match on_pyramid {
+            true => Self::torchvision(version, backbone, classes, has_masks),
+            false => Self::moco_c4(backbone, classes, has_masks),
+        };
+        config.proposals.convolutions = convolutions;
+        config.boxes.class_agnostic = deltas == 4;
+        if deltas == 4 * classes {
+            config.class_slots = ClassSlots::BackgroundLast;
+        }
+        match &mut config.neck {
+            Neck::Pyramid(pyramid) => {
+                let [channels, inputs, height, width] =
+                    shapes.size("backbone.fpn.layer_blocks.0.0.weight")?;
+                if [inputs, height, width] != [channels, 3, 3] {
+                    return Err(fault("its pyramid is not torchvision's".to_owned()));
+                }
+                *pyramid = PyramidConfig {
+                    channels,
+                    norm: shapes.has("backbone.fpn.inner_blocks.0.1.weight"),
+                };
+                let of_head = |index: usize| format!("roi_heads.box_head.{index}.0.weight");
+                config.boxes.convolutions = shapes.count(of_head);
+                let linear = match config.boxes.convolutions {
+                    0 => "roi_heads.box_head.fc6.weight".to_owned(),
+                    count => format!("roi_heads.box_head.{}.weight", count + 1),
+                };
+                let [width, inputs] = shapes.size(&linear)?;
+                config.boxes.width = width;
+                config.boxes.pooled = (inputs / channels.max(1)).isqrt();
+            }
+            Neck::C4(c4) => c4.norm = shapes.has("roi_heads.box_head.norm.weight"),
+        }
+        if let Some(masks) = &mut config.masks {
+            let [_, width, _, _] = shapes.size("roi_heads.mask_predictor.conv5_mask.weight")?;
+            let of_head = |index: usize| format!("roi_heads.mask_head.{index}.0.weight");
+            let channels = (0..shapes.count(of_head)).map(|index| shapes.size::<4>(&of_head(index)));
+            *masks = MaskHeadConfig {
+                channels: channels
+                    .map(|shape| shape.map(|[channels, ..]| channels))
+                    .collect::<Result<_, _>>()?,
+                width,
+                norm: shapes.has("roi_heads.mask_head.0.1.weight"),
+                ..masks.clone()
+            };
+        }
+        config.backbone_norm = match backbone_counts {
+            true => Norm::Trained,
+            false => Norm::Frozen,
+        };
+        if on_pyramid && version == Version::V1 && !backbone_counts {
+            config.backbone_norm_epsilon = 0.0;
+        }
+        config.validate().map_err(fault)?;
+        Ok(config)
+    }
+
+    /// These numbers with all that the shapes of tensors determine from `seen`.
+    fn with_shapes_of(mut self, seen: &Self) -> Self {
+        self.classes = seen.classes;
+        self.backbone = ResNetConfig {
+            zero_init_residual: self.backbone.zero_init_residual,
+            ..seen.backbone.clone()
+        };
+        self.neck = seen.neck;
+        self.proposals.convolutions = seen.proposals.convolutions;
+        self.boxes.class_agnostic = seen.boxes.class_agnostic;
+        self.boxes.convolutions = seen.boxes.convolutions;
+        if matches!(seen.neck, Neck::Pyramid(_)) {
+            (self.boxes.width, self.boxes.pooled) = (seen.boxes.width, seen.boxes.pooled);
+        }
+        self.masks = match (self.masks, &seen.masks) {
+            (Some(stated), Some(seen)) => Some(MaskHeadConfig {
+                channels: seen.channels.clone(),
+                width: seen.width,
+                norm: seen.norm,
+                ..stated
+            }),
+            (_, seen) => seen.clone(),
+        };
+        self
+    }
+
+    /// What it is, by the name that torchvision's networks of its kind have:
+    /// ``Mask R-CNN (`maskrcnn_resnet50_fpn_v2`, 90 classes)``.
+    pub fn describe(&self) -> String {
+        let (kind, short) = match self.masks {
+            Some(_) => ("Mask R-CNN", "maskrcnn"),
+            None => ("Faster R-CNN", "fasterrcnn"),
+        };
+        let neck = match self.neck {
+            Neck::Pyramid(_) if self.proposals.convolutions > 1 => "fpn_v2",
+            Neck::Pyramid(_) => "fpn",
+            Neck::C4(_) => "c4",
+        };
+        let backbone = BackboneConfig::Resnet(self.backbone.clone()).name();
+        let classes = match self.classes {
+            1 => "1 class".to_owned(),
+            classes => format!("{classes} classes"),
+        };
+        format!("{kind} (`{short}_{backbone}_{neck}`, {classes})")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Cursor;
+
+    fn config(depth: u32, version: Version, masks: bool) -> RcnnConfig {
+        let backbone = ResNetConfig {
+            depth,
+            width: 4,
+            stem: Stem::Imagenet,
+            zero_init_residual: false,
+        };
+        let mut config = RcnnConfig::torchvision(version, backbone, 5, masks);
+        config.boxes.width = 8;
+        config
+    }
+
+    fn opened(bytes: &[u8]) -> (Cursor<Vec<u8>>, Checkpoint) {
+        let mut source = Cursor::new(bytes.to_vec());
+        let checkpoint = Checkpoint::open(&mut source).unwrap();
+        (source, checkpoint)
+    }
+
+    #[test]
+    fn a_written_detector_is_read_again_with_every_number() {
+        let device = Device::flex();
+        let mut odd = RcnnConfig::detectron2(config(18, Version::V1, true).backbone, 5, true);
+        odd.boxes.width = 8;
+        odd.input.short_side_px = 320;
+        let mut c4 = RcnnConfig::moco_c4(config(18, Version::V1, false).backbone, 5, true);
+        c4.boxes.nms_iou = 0.4;
+        for config in [odd, c4, config(50, Version::V2, false)] {
+            let network = config.init(&Init::new(3, &device));
+            let names: Vec<String> = (0..5).map(|class| format!("class {class}")).collect();
+            let (mut source, checkpoint) = opened(&to_safetensors(&network, &names));
+            let file = RcnnFile::of(&checkpoint).unwrap();
+            assert_eq!((&file.config, &file.names), (&config, &names));
+            let again = file.network(&checkpoint, &mut source, &device).unwrap();
+            assert_eq!(state_dict(&again), state_dict(&network));
+        }
+    }
+
+    #[test]
+    fn torchvisions_networks_are_known_by_their_tensors() {
+        let device = Device::flex();
+        for depth in [18, 34, 50, 101] {
+            for (version, masks) in [(Version::V1, false), (Version::V1, true), (Version::V2, true)] {
+                let mut expected = config(depth, version, masks);
+                expected.backbone_norm = Norm::Frozen;
+                if version == Version::V1 {
+                    expected.backbone_norm_epsilon = 0.0;
+                }
+                let network = expected.init(&Init::empty(&device));
+                let state = state_dict(&network).into_iter();
+                let shapes = state.map(|(name, data)| (name, data.shape().to_vec())).collect();
+                assert_eq!(RcnnConfig::of_shapes(&shapes, false).unwrap(), expected);
+                let trained = RcnnConfig::of_shapes(&shapes, true).unwrap();
+                assert_eq!(
+                    (trained.backbone_norm, trained.backbone_norm_epsilon),
+                    (Norm::Trained, 1e-5)
+                );
+            }
+        }
+        let name = config(50, Version::V2, true).describe();
+        assert_eq!(name, "Mask R-CNN (`maskrcnn_resnet50-w4_fpn_v2`, 5 classes)");
+    }
+
+    #[test]
+    fn other_networks_are_named() {
+        let network = config(18, Version::V1, true).init(&Init::empty(&Device::flex()));
+        let state = state_dict(&network).into_iter();
+        let shapes: BTreeMap<String, Vec<usize>> =
+            state.map(|(name, data)| (name, data.shape().to_vec())).collect();
+        let error = |change: &dyn Fn(&mut BTreeMap<String, Vec<usize>>)| {
+            let mut shapes = shapes.clone();
+            change(&mut shapes);
+            RcnnConfig::of_shapes(&shapes, true).unwrap_err().to_string()
+        };
+        let missing = error(&|shapes| {
+            shapes.remove("backbone.body.conv1.weight");
+        });
+        assert!(
+            missing.starts_with(
+                "the weights are not those of Faster or Mask R-CNN: `backbone.body.conv1.weight` is missing"
+            ),
+            "{missing}"
+        );
+        let wide = error(&|shapes| {
+            shapes.insert("backbone.body.conv1.weight".to_owned(), vec![1 << 40, 3, 7, 7]);
+        });
+        assert!(
+            wide.contains("`backbone.body.layer4.0.conv2.weight` must be"),
+            "{wide}"
+        );
+        let keypoints = error(&|shapes| {
+            shapes.insert("roi_heads.keypoint_head.0.weight".to_owned(), vec![1]);
+        });
+        assert!(keypoints.ends_with("it is a Keypoint R-CNN, which is not implemented"));
+    }
+
+    #[test]
+    fn a_file_that_states_other_sizes_than_its_tensors_is_refused() {
+        let config = config(18, Version::V1, false);
+        let network = config.init(&Init::empty(&Device::flex()));
+        let (_, mut checkpoint) = opened(&to_safetensors(&network, &[]));
+        let mut refused = |change: &dyn Fn(&mut RcnnFile)| {
+            let mut file = RcnnFile {
+                config: config.clone(),
+                names: vec![],
+            };
+            change(&mut file);
+            let about = serde_json::to_string(&file).unwrap();
+            checkpoint.metadata.insert(ABOUT.to_owned(), about);
+            RcnnFile::of(&checkpoint).unwrap_err().to_string()
+        };
+        let error = refused(&|file| file.config.boxes.width = 1 << 40);
+        assert!(
+            error.ends_with("its tensors are not those of its `passer_detector`"),
+            "{error}"
+        );
+        let error = refused(&|file| file.names = vec!["one".to_owned()]);
+        assert!(error.ends_with("it has 1 names of 5 classes"), "{error}");
+    }
+}
