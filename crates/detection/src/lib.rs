@@ -10,12 +10,17 @@
 //! [`rcnn`] holds Faster and Mask R-CNN, networks that can be trained, as a detector and as files; [`parts`] holds the steps of theirs that run on
 //! the host: anchors, box coding, matching, sampling, pooling by level. Both do no I/O and draw nothing by themselves.
 //!
+//! [`metrics`] compares results with true objects, and [`drawing`] draws boxes, masks and labels on a picture. Both
+//! work on plain memory, without tensors.
+//!
 //! This crate opens no file: weights come from the caller's reader, photos as pixels.
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::print_stderr))]
 
 mod boxes;
 mod detector;
+pub mod drawing;
 mod error;
+pub mod metrics;
 mod objects;
 #[cfg(feature = "onnx")]
 mod onnx;

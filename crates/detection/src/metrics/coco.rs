@@ -1,0 +1,197 @@
+//! COCO's twelve numbers, and those of each class.
+
+use rayon::prelude::*;
+use serde::Serialize;
+
+use data::targets::ImageTargets;
+
+use super::curve::{RECALL_POINTS, Step, THRESHOLDS, curve, mean};
+use super::error::MetricsError;
+use super::matching::{AREAS, ClassMatches, MOST, Matches};
+use super::results::{ImageResults, Kind};
+
+/// COCO's twelve numbers, each 0 to 1; `None` where there is no object of that size (-1 in COCO's own output).
+///
+/// AP is the mean of precision over 101 points of recall, over classes with objects, and over overlaps (IoU) of
+/// 0.50 to 0.95 in steps of 0.05. AR is the mean of recall over the same classes and overlaps.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct CocoScores {
+    /// Average precision over all overlaps.
+    pub ap: Option<f64>,
+    /// At an overlap of 0.50.
+    pub ap50: Option<f64>,
+    /// At an overlap of 0.75.
+    pub ap75: Option<f64>,
+    /// AP of objects with at most 32² px².
+    pub ap_small: Option<f64>,
+    /// AP of objects with 32² to 96² px².
+    pub ap_medium: Option<f64>,
+    /// AP of objects with at least 96² px².
+    pub ap_large: Option<f64>,
+    /// Average recall with the most confident result per image and class.
+    pub ar1: Option<f64>,
+    /// With the ten most confident ones.
+    pub ar10: Option<f64>,
+    /// With the hundred most confident ones.
+    pub ar100: Option<f64>,
+    /// AR of objects with at most 32² px², with a hundred results.
+    pub ar_small: Option<f64>,
+    /// AR of objects with 32² to 96² px².
+    pub ar_medium: Option<f64>,
+    /// AR of objects with at least 96² px².
+    pub ar_large: Option<f64>,
+    /// One per class.
+    pub classes: Vec<ClassScores>,
+}
+
+/// The numbers of one class, as in [`CocoScores`].
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct ClassScores {
+    /// Average precision over all overlaps.
+    pub ap: Option<f64>,
+    /// At an overlap of 0.50.
+    pub ap50: Option<f64>,
+    /// At an overlap of 0.75.
+    pub ap75: Option<f64>,
+    /// AP of objects with at most 32² px².
+    pub ap_small: Option<f64>,
+    /// AP of objects with 32² to 96² px².
+    pub ap_medium: Option<f64>,
+    /// AP of objects with at least 96² px².
+    pub ap_large: Option<f64>,
+    /// Average recall with a hundred results per image.
+    pub ar100: Option<f64>,
+    /// Precision at an overlap of 0.50, at recalls of 0, 0.01, …, 1; empty for a class without objects.
+    pub precision: Vec<f64>,
+    /// Objects to be found; crowds are none.
+    pub truths: usize,
+    /// Results given, those beyond the hundredth of an image included.
+    pub detections: usize,
+}
+
+/// COCO's numbers for boxes or masks, with the digits of pycocotools.
+///
+/// `truth` and `results` are in px of the original pictures; pictures of the truth without results count as such
+/// in which nothing was found. `Object::area` decides an object's size; `Object::is_difficult` changes nothing.
+///
+/// # Errors
+/// Those of [`Matches::new`].
+pub fn coco(
+    truth: &[ImageTargets],
+    results: &[ImageResults],
+    classes: usize,
+    kind: Kind,
+) -> Result<CocoScores, MetricsError> {
+    Ok(Matches::new(truth, results, classes, kind)?.scores())
+}
+
+impl Matches {
+    /// COCO's numbers.
+    pub fn scores(&self) -> CocoScores {
+        let numbers: Vec<Numbers> = self.classes.par_iter().map(Numbers::of).collect();
+        let mean_of = |number: &dyn Fn(&Numbers) -> Option<f64>| mean(numbers.iter().filter_map(number));
+        let ap = |area: usize| mean_of(&|class| class.ap(area));
+        let ar = |area: usize, most: usize| mean_of(&|class| class.recall[area][most]);
+        CocoScores {
+            ap: ap(0),
+            ap50: mean_of(&|class| class.precision_at(AT_50)),
+            ap75: mean_of(&|class| class.precision_at(AT_75)),
+            ap_small: ap(1),
+            ap_medium: ap(2),
+            ap_large: ap(3),
+            ar1: ar(0, 0),
+            ar10: ar(0, 1),
+            ar100: ar(0, 2),
+            ar_small: ar(1, 2),
+            ar_medium: ar(2, 2),
+            ar_large: ar(3, 2),
+            classes: numbers.iter().zip(&self.classes).map(of_class).collect(),
+        }
+    }
+}
+
+/// Places in [`THRESHOLDS`].
+const AT_50: usize = 0;
+const AT_75: usize = 5;
+
+/// Results per image and class that the recalls are of.
+const COUNTS: [usize; 3] = [1, 10, MOST];
+
+/// What one class adds to COCO's numbers.
+struct Numbers {
+    /// Mean precision per range of areas and threshold.
+    precision: [Option<[f64; THRESHOLDS.len()]>; AREAS.len()],
+    /// Mean recall per range of areas, and count of results.
+    recall: [[Option<f64>; COUNTS.len()]; AREAS.len()],
+    /// The curve at an overlap of 0.50, over all areas.
+    curve: Option<[f64; RECALL_POINTS]>,
+}
+
+impl Numbers {
+    fn of(class: &ClassMatches) -> Numbers {
+        let mut numbers = Numbers {
+            precision: [None; AREAS.len()],
+            recall: [[None; COUNTS.len()]; AREAS.len()],
+            curve: None,
+        };
+        for area in 0..AREAS.len() {
+            let truths = class.count(area);
+            if truths == 0 {
+                continue;
+            }
+            let curves: [[f64; RECALL_POINTS]; THRESHOLDS.len()] =
+                std::array::from_fn(|threshold| curve(class.steps(area, threshold), truths));
+            numbers.precision[area] =
+                Some(curves.map(|curve| curve.iter().sum::<f64>() / RECALL_POINTS as f64));
+            numbers.recall[area] =
+                COUNTS.map(|most| mean((0..THRESHOLDS.len()).map(|at| class.recall(area, at, most, truths))));
+            if area == 0 {
+                numbers.curve = Some(curves[AT_50]);
+            }
+        }
+        numbers
+    }
+
+    fn ap(&self, area: usize) -> Option<f64> {
+        self.precision[area].and_then(mean)
+    }
+
+    fn precision_at(&self, threshold: usize) -> Option<f64> {
+        self.precision[0].map(|precision| precision[threshold])
+    }
+}
+
+impl ClassMatches {
+    /// The results that are not ignored.
+    pub(super) fn steps(&self, area: usize, threshold: usize) -> impl Iterator<Item = Step> {
+        let found = self.found.iter();
+        let counted = found.filter(move |found| !found.is_ignored(area, threshold));
+        counted.map(move |found| Step {
+            times: 1,
+            is_hit: found.is_hit(area, threshold),
+        })
+    }
+
+    fn recall(&self, area: usize, threshold: usize, most: usize, truths: u64) -> f64 {
+        let found = self.found.iter();
+        let hits = found
+            .filter(|found| (found.rank as usize) < most && found.is_hit(area, threshold))
+            .count();
+        hits as f64 / truths as f64
+    }
+}
+
+fn of_class((numbers, class): (&Numbers, &ClassMatches)) -> ClassScores {
+    ClassScores {
+        ap: numbers.ap(0),
+        ap50: numbers.precision_at(AT_50),
+        ap75: numbers.precision_at(AT_75),
+        ap_small: numbers.ap(1),
+        ap_medium: numbers.ap(2),
+        ap_large: numbers.ap(3),
+        ar100: numbers.recall[0][2],
+        precision: numbers.curve.map_or_else(Vec::new, |curve| curve.to_vec()),
+        truths: class.count(0) as usize,
+        detections: class.given,
+    }
+}
