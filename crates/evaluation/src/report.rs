@@ -23,7 +23,7 @@ use maud::{Markup, html};
 use sections::{attention, classes, confusion, map, mistakes, neighbors, origin, results};
 use std::sync::Arc;
 
-pub(crate) use page::{Page, column, table};
+pub(crate) use page::{Page, color, column, shortened, table};
 pub(crate) use sections::value;
 
 /// Seed of the draws that choose the records to show.
