@@ -35,6 +35,7 @@ mod ranks;
 mod shards;
 mod slice;
 mod smoke;
+mod training_progress;
 mod views;
 mod weights;
 

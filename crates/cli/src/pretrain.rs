@@ -3,15 +3,16 @@
 use crate::failure::{Failure, Interrupted};
 use crate::launch::DevicesArguments;
 use crate::output::{counted, shell_word};
-use crate::progress::{ProgressBar, duration};
+use crate::progress::duration;
 use crate::ranks::{RankArguments, Ranks};
+use crate::training_progress::{TrainingProgress, skipped};
 use crate::{configs, devices, interrupt, machine, provenance, smoke};
 use anyhow::Context;
 use data::significant;
 use objectives::ObjectiveConfig;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use training::{Config, Event, Outcome, RunOptions, Summary};
+use training::{Config, Outcome, RunOptions, Summary};
 
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
@@ -160,67 +161,14 @@ pub(crate) fn pretrain(
         provenance: provenance::facts(&device),
         device,
     };
-    let mut shown: Option<ProgressBar> = None;
-    let mut steps_per_epoch = 1;
-    let mut show = |event: Event<'_>| match event {
-        Event::Start {
-            step,
-            steps,
-            steps_per_epoch: per_epoch,
-            peak_learning_rate,
-        } => {
-            steps_per_epoch = per_epoch;
-            let from = if step > 0 {
-                format!(" from step {step}")
-            } else {
-                String::new()
-            };
-            eprintln!(
-                "{}{from} ({per_epoch} an epoch), peak learning rate {}, run directory `{}`",
-                counted(steps, "step"),
-                significant(peak_learning_rate, 4),
-                out.display()
-            );
-            shown = Some(ProgressBar::new("step", step as u64, steps as u64));
-        }
-        Event::Step { step } => {
-            if let Some(progress) = &mut shown {
-                progress.at(step as u64);
-            }
-        }
-        Event::Log(line) => {
-            if let Some(progress) = &mut shown {
-                let note = format!(
-                    "epoch {} loss {} lr {} {} images/s{}",
-                    line.epoch + 1,
-                    significant(line.loss.into(), 5),
-                    significant(line.learning_rate, 4),
-                    significant(line.images_per_second, 3),
-                    skipped(line.skipped_steps.unwrap_or(0))
-                );
-                progress.note(line.step as u64, &note);
-            }
-        }
-        Event::Checkpoint(checkpoint) => tracing::info!("checkpoint `{}`", checkpoint.path.display()),
-    };
+    let mut shown = TrainingProgress::new(out);
     let summary = objectives::pretrain(config, dataset, &options, &mut |event| {
         if shows {
-            show(event);
+            shown.show(&event);
         }
     });
-    if let Some(progress) = shown {
-        progress.finish();
-    }
+    shown.finish();
     Ok(summary?)
-}
-
-/// The steps that f16's loss scale skipped since the run's start, for a progress line; empty if there are
-/// none.
-pub(crate) fn skipped(steps: usize) -> String {
-    match steps {
-        0 => String::new(),
-        steps => format!(", {} skipped (loss scale)", counted(steps, "step")),
-    }
 }
 
 /// Prints how a run ended and the next command.

@@ -244,7 +244,7 @@ fn print_table(
         "\n{} with {}, {} epochs, seed {}: accuracy on {test_records} held-out images\n",
         config.backbone.name(),
         config.objective.name(),
-        config.training.epochs,
+        config.training.epochs.unwrap_or_default(),
         config.seed
     );
     let Some((_, first)) = rows.first() else { return };

@@ -38,18 +38,11 @@ impl Drop for Scratch {
 /// Returns the synthetic data.
 pub(crate) fn shrink(config: &mut Config<ObjectiveConfig>) -> Arc<data::Dataset> {
     config.data.batch_images = IMAGES;
-    config.training.epochs = match config.training.precision {
+    let epochs = match config.training.precision {
         backbones::Precision::F16 => F16_EPOCHS,
         _ => 1,
     };
-    config.training.checkpoint_every_epochs = 1;
-    config.training.log_every_steps = 1;
-    if config.training.batch_norm_images.is_some() {
-        config.training.batch_norm_images = Some(IMAGES / 2);
-    }
-    if config.training.micro_batch_images.is_some() {
-        config.training.micro_batch_images = Some(IMAGES / 2);
-    }
+    config.training.for_smoke_test(epochs, IMAGES);
     config.schedule.for_smoke_test();
     config.objective.for_smoke_test(IMAGES);
     let (width, height) = training::dataset_views(&config.views)

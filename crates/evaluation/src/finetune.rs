@@ -8,10 +8,13 @@
 //! micro-batches are those of pretraining. [`Keep::BestOnValidation`] chooses the epoch on records held out
 //! of the training set. The test set is read once, after the last step.
 //!
+//! [`detection`] fine-tunes detectors in the same loop.
+//!
 //! - `finetune`: all training labels. BEiT (Bao et al. 2022), MAE (He et al. 2022): layer-wise rates, mixup, CutMix,
 //!   RandAugment. DeiT, MoCo-v3: the same without layer-wise rates.
 //! - `semi-supervised-1`, `semi-supervised-10`: 1 or 10 percent of the labels (SimCLR 2020, SwAV 2020).
 
+pub mod detection;
 mod mixing;
 mod objective;
 #[cfg(test)]
@@ -264,7 +267,10 @@ impl Config {
     /// Gives an error that names the key if the run is too short for its value, as for a milestone that never
     /// comes. For new runs only.
     pub fn validate_length(&self) -> Result<(), String> {
-        training::check_epochs(&self.schedule.counts(), self.training.epochs)
+        let epochs = self.training.epochs;
+        epochs.map_or(Ok(()), |epochs| {
+            training::check_epochs(&self.schedule.counts(), epochs)
+        })
     }
 
     /// The complete, validated training config with this network.
@@ -319,15 +325,7 @@ impl Config {
     /// steps or epochs change.
     pub fn for_smoke_test(&mut self, batch_images: usize) {
         self.data.batch_images = batch_images;
-        self.training.epochs = 1;
-        self.training.checkpoint_every_epochs = 1;
-        self.training.log_every_steps = 1;
-        for images in [
-            &mut self.training.batch_norm_images,
-            &mut self.training.micro_batch_images,
-        ] {
-            *images = images.map(|_| batch_images / 2);
-        }
+        self.training.for_smoke_test(1, batch_images);
         self.schedule.for_smoke_test();
         if let Some(average) = &mut self.objective.average {
             average.decay = average.decay.min(0.5);

@@ -71,7 +71,7 @@ fn main() {
     float("queue".into(), state.queue.val().into_data());
 
     let steps_per_epoch = loader.batches_per_epoch();
-    let all = steps_per_epoch * config.training.epochs;
+    let all = config.training.total_steps(steps_per_epoch);
     let mut rates = vec![];
     for (step, loaded) in loader.batches(0, steps).enumerate() {
         let mut views = vec![];

@@ -171,8 +171,8 @@ impl Objective for Byol {
         (student, state)
     }
 
-    fn encoder<'a>(&self, student: &'a Student, _: &'a State) -> &'a Backbone {
-        &student.encoder.backbone
+    fn encoder(&self, student: &Student, _: &State) -> Backbone {
+        student.encoder.backbone.clone()
     }
 }
 

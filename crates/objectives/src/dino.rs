@@ -555,8 +555,8 @@ impl Objective for Dino {
         whole_batch(&self.config.centering, self.config.koleo_weight)
     }
 
-    fn encoder<'a>(&self, _: &'a Network, state: &'a State) -> &'a Backbone {
-        &state.teacher.backbone
+    fn encoder(&self, _: &Network, state: &State) -> Backbone {
+        state.teacher.backbone.clone()
     }
 }
 

@@ -587,8 +587,8 @@ impl Objective for Ibot {
         whole_batch(&self.config.centering, self.config.koleo_weight)
     }
 
-    fn encoder<'a>(&self, _: &'a Student, state: &'a State) -> &'a Backbone {
-        &state.teacher.backbone
+    fn encoder(&self, _: &Student, state: &State) -> Backbone {
+        state.teacher.backbone.clone()
     }
 }
 

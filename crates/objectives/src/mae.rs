@@ -255,8 +255,8 @@ impl Objective for Mae {
         (student, state)
     }
 
-    fn encoder<'a>(&self, student: &'a Student, _: &'a State) -> &'a Backbone {
-        &student.backbone
+    fn encoder(&self, student: &Student, _: &State) -> Backbone {
+        student.backbone.clone()
     }
 }
 

@@ -212,8 +212,8 @@ impl Objective for Moco {
         (student, state)
     }
 
-    fn encoder<'a>(&self, student: &'a Student, _: &'a State) -> &'a Backbone {
-        &student.encoder.backbone
+    fn encoder(&self, student: &Student, _: &State) -> Backbone {
+        student.encoder.backbone.clone()
     }
 }
 

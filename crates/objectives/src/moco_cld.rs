@@ -291,8 +291,8 @@ impl Objective for MocoCld {
         Some("moco_cld clusters the images of a batch")
     }
 
-    fn encoder<'a>(&self, student: &'a Student, _: &'a State) -> &'a Backbone {
-        &student.encoder.backbone
+    fn encoder(&self, student: &Student, _: &State) -> Backbone {
+        student.encoder.backbone.clone()
     }
 }
 

@@ -232,8 +232,8 @@ impl Objective for MocoV3 {
         Some("moco_v3's negatives are all other images of the batch")
     }
 
-    fn encoder<'a>(&self, student: &'a Student, _: &'a State) -> &'a Backbone {
-        &student.encoder.backbone
+    fn encoder(&self, student: &Student, _: &State) -> Backbone {
+        student.encoder.backbone.clone()
     }
 }
 

@@ -173,8 +173,8 @@ impl Objective for Simsiam {
         }]
     }
 
-    fn encoder<'a>(&self, student: &'a Student, _: &'a State) -> &'a Backbone {
-        &student.encoder.backbone
+    fn encoder(&self, student: &Student, _: &State) -> Backbone {
+        student.encoder.backbone.clone()
     }
 }
 

@@ -338,8 +338,8 @@ impl Objective for Swav {
         Some("SwAV assigns all images of the batch to prototypes together")
     }
 
-    fn encoder<'a>(&self, student: &'a Student, _: &'a State) -> &'a Backbone {
-        &student.backbone
+    fn encoder(&self, student: &Student, _: &State) -> Backbone {
+        student.backbone.clone()
     }
 }
 

@@ -161,8 +161,8 @@ impl Objective for Vicreg {
         Some("VICReg's variances and covariances are over the whole batch, so parts of it have another loss")
     }
 
-    fn encoder<'a>(&self, student: &'a Student, _: &'a State) -> &'a Backbone {
-        &student.encoder.backbone
+    fn encoder(&self, student: &Student, _: &State) -> Backbone {
+        student.encoder.backbone.clone()
     }
 }
 

@@ -31,6 +31,23 @@ impl Normalize {
     /// # Shapes
     /// - output: `[count * images, channels, height, width]`, view-major
     pub fn tensor(&self, views: data::Views, device: &Device) -> Tensor<4> {
+        self.within(views, None, device)
+    }
+
+    /// The same for pictures of which each fills only the upper left of its view: the rest is 0 after the
+    /// normalization, as torchvision and detectron2 pad.
+    ///
+    /// - `sizes`: height and width of each picture, px
+    ///
+    /// # Panics
+    /// If there is not one size for each image.
+    pub fn padded_tensor(&self, views: data::Views, sizes: &[[usize; 2]], device: &Device) -> Tensor<4> {
+        assert_eq!(views.count * views.images, sizes.len(), "one size for each image");
+        self.within(views, Some(sizes), device)
+    }
+
+    fn within(&self, views: data::Views, sizes: Option<&[[usize; 2]]>, device: &Device) -> Tensor<4> {
+        let [height, width] = [views.height, views.width];
         let shape = [
             views.count * views.images,
             views.channels,
@@ -51,7 +68,21 @@ impl Normalize {
             .map(|(mean, std)| mean / std)
             .collect();
         let channel = |values: &[f32]| Tensor::<1>::from_floats(values, device).reshape([1, 3, 1, 1]);
-        pixels * channel(&scale) - channel(&shift)
+        let Some(sizes) = sizes else {
+            return pixels * channel(&scale) - channel(&shift);
+        };
+        // Padding is black, and stays 0 where nothing is subtracted.
+        let inside = |axis: usize, length: usize| {
+            let marks = sizes
+                .iter()
+                .flat_map(|size| (0..length).map(|place| f32::from(u8::from(place < size[axis]))));
+            let marks: Vec<f32> = marks.collect();
+            let mut shape = [sizes.len(), 1, 1, 1];
+            shape[2 + axis] = length;
+            Tensor::<1>::from_floats(marks.as_slice(), device).reshape(shape)
+        };
+        let shift = channel(&shift) * inside(0, height) * inside(1, width);
+        pixels * channel(&scale) - shift
     }
 }
 
@@ -98,24 +129,44 @@ pub struct Batch {
     pub images: usize,
     /// Labels, present if every image has one; only supervised objectives read them.
     pub labels: Option<Vec<data::Label>>,
+    /// Objects and true size of each image, for objectives that take them ([`ViewCount::Objects`](crate::ViewCount)).
+    /// Each entry of `views` is a micro-batch then, padded for itself.
+    pub targets: Option<Vec<data::ViewTargets>>,
 }
 
 impl Batch {
     /// Uploads a loaded batch.
     pub fn upload(batch: data::Batch, normalize: &Normalize, device: &Device) -> Self {
-        let (images, labels) = (batch.positions.len(), batch.labels);
-        let views = batch
-            .views
-            .into_iter()
-            .map(|group| ViewGroupTensor {
-                count: group.count,
-                images: normalize.tensor(group, device),
-            })
-            .collect();
-        Self {
+        let data::Batch {
             views,
-            images,
             labels,
+            positions,
+            targets,
+        } = batch;
+        let sizes: Option<Vec<[usize; 2]>> = targets.as_ref().map(|targets| {
+            let size = |view: &data::ViewTargets| [view.targets.height, view.targets.width];
+            targets
+                .iter()
+                .map(|view| size(view).map(|side| side as usize))
+                .collect()
+        });
+        let mut first = 0;
+        let upload = |group: data::Views| {
+            let (count, images) = (group.count, group.images);
+            let images = match &sizes {
+                None => normalize.tensor(group, device),
+                Some(sizes) => {
+                    first += images;
+                    normalize.padded_tensor(group, &sizes[first - images..first], device)
+                }
+            };
+            ViewGroupTensor { count, images }
+        };
+        Self {
+            views: views.into_iter().map(upload).collect(),
+            images: positions.len(),
+            labels,
+            targets,
         }
     }
 
@@ -132,8 +183,20 @@ impl Batch {
         if images == self.images {
             return vec![self];
         }
+        if let Some(targets) = self.targets {
+            let each = self.views.into_iter().zip(targets.chunks(images));
+            return each
+                .map(|(group, targets)| Self {
+                    images,
+                    labels: None,
+                    views: vec![group],
+                    targets: Some(targets.to_vec()),
+                })
+                .collect();
+        }
         let part = |index: usize| Self {
             images,
+            targets: None,
             labels: self
                 .labels
                 .as_ref()

@@ -17,7 +17,8 @@ pub struct Config<O> {
     pub seed: u64,
     /// How records become batches.
     pub data: DataConfig,
-    /// View groups, in the order in which the objective reads them; the first holds the global views.
+    /// View groups, in the order in which the objective reads them; the first holds the global views. Empty for
+    /// objectives that make views of pictures with objects.
     pub views: Vec<data::ViewGroup>,
     /// The network under study.
     pub backbone: BackboneConfig,
@@ -75,8 +76,12 @@ impl DataConfig {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TrainingConfig {
-    /// Passes over the data.
-    pub epochs: usize,
+    /// Passes over the data. Either this or `steps`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub epochs: Option<usize>,
+    /// Optimizer steps of the run, for recipes that count iterations; the last pass over the data may be cut short.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub steps: Option<usize>,
     /// Images that share batch statistics (MoCo's 32 per GPU). Must divide `batch_images`; absent: the whole
     /// batch.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -97,12 +102,41 @@ pub struct TrainingConfig {
     /// kernels are stored. Absent: false.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub recompute_activations: bool,
-    /// Epochs between checkpoints; the end of the run writes one too.
-    pub checkpoint_every_epochs: usize,
+    /// Epochs between checkpoints; the end of the run writes one too. Either this or `checkpoint_every_steps`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub checkpoint_every_epochs: Option<usize>,
+    /// Steps between checkpoints.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub checkpoint_every_steps: Option<usize>,
     /// Checkpoints kept; older ones are removed. At least 1.
     pub keep_checkpoints: usize,
     /// Steps between lines of `metrics.jsonl`.
     pub log_every_steps: usize,
+}
+
+impl TrainingConfig {
+    /// Optimizer steps of the run, with so many of them in a pass over the data.
+    pub fn total_steps(&self, steps_per_epoch: usize) -> usize {
+        let of_epochs = self.epochs.unwrap_or(0).saturating_mul(steps_per_epoch);
+        self.steps.unwrap_or(of_epochs)
+    }
+
+    /// Turns the length into this many epochs, each with a checkpoint and every step a line of the log: for a trial.
+    pub fn for_smoke_test(&mut self, epochs: usize, batch_images: usize) {
+        (self.epochs, self.steps) = (Some(epochs), None);
+        (self.checkpoint_every_epochs, self.checkpoint_every_steps) = (Some(1), None);
+        self.log_every_steps = 1;
+        for images in [&mut self.batch_norm_images, &mut self.micro_batch_images] {
+            *images = images.map(|_| batch_images / 2);
+        }
+    }
+
+    /// Steps between checkpoints.
+    pub(crate) fn checkpoint_steps(&self, steps_per_epoch: usize) -> usize {
+        let of_epochs = self.checkpoint_every_epochs.unwrap_or(1);
+        self.checkpoint_every_steps
+            .unwrap_or(of_epochs.saturating_mul(steps_per_epoch))
+    }
 }
 
 /// The config section that an objective's crate defines.
@@ -118,6 +152,17 @@ pub trait ObjectiveSection: Serialize + Sized {
     fn counts(&self) -> Vec<Count> {
         vec![]
     }
+
+    /// How pictures with their objects become views, for objectives that take them in place of `[[views]]`.
+    fn object_views(&self) -> Option<data::ObjectViews> {
+        None
+    }
+
+    /// Steps between calls of the callback of [`train`](crate::train()), which is also called after the last step;
+    /// `None`: it is called at the end of each epoch.
+    fn evaluate_every_steps(&self) -> Option<usize> {
+        None
+    }
 }
 
 impl<O: ObjectiveSection> Config<O> {
@@ -127,7 +172,7 @@ impl<O: ObjectiveSection> Config<O> {
     /// # Errors
     /// The key, its valid range and its value.
     pub fn validate(&self) -> Result<(), String> {
-        self.validate_own()?;
+        self.validate_own(self.objective.object_views())?;
         O::validate(self)
     }
 
@@ -137,25 +182,30 @@ impl<O: ObjectiveSection> Config<O> {
     /// # Errors
     /// The key, its valid range, its value, and what would happen.
     pub fn validate_length(&self) -> Result<(), String> {
-        check_epochs(&self.counts(), self.training.epochs)
+        match self.training.epochs {
+            Some(epochs) => check_epochs(&self.counts(), epochs),
+            // Known only with the data: how many epochs these steps are.
+            None => Ok(()),
+        }
     }
 
     /// Every key that counts epochs, steps or images. Keys that [`validate`](Self::validate) holds against
     /// others, such as `data.batch_images`, are not among them.
     pub(crate) fn counts(&self) -> Vec<Count> {
         let training = &self.training;
-        let mut counts = vec![
-            Count::every_epochs(
-                "training.checkpoint_every_epochs",
-                training.checkpoint_every_epochs,
-                "the only checkpoint is that of the end, or of Ctrl-C",
-            ),
-            Count::every_steps(
-                "training.log_every_steps",
-                training.log_every_steps,
-                "the log has one line, at the end",
-            ),
-        ];
+        let only_one = "the only checkpoint is that of the end, or of Ctrl-C";
+        let of_epochs = training
+            .checkpoint_every_epochs
+            .map(|epochs| Count::every_epochs("training.checkpoint_every_epochs", epochs, only_one));
+        let of_steps = training
+            .checkpoint_every_steps
+            .map(|steps| Count::every_steps("training.checkpoint_every_steps", steps, only_one));
+        let mut counts: Vec<Count> = of_epochs.into_iter().chain(of_steps).collect();
+        counts.push(Count::every_steps(
+            "training.log_every_steps",
+            training.log_every_steps,
+            "the log has one line, at the end",
+        ));
         counts.extend(self.schedule.counts());
         counts.extend(self.objective.counts());
         counts
@@ -171,7 +221,7 @@ impl<O> Config<O> {
     }
 
     /// Validates the keys of this crate.
-    fn validate_own(&self) -> Result<(), String> {
+    fn validate_own(&self, object_views: Option<data::ObjectViews>) -> Result<(), String> {
         let positive = |name: &str, value: usize| {
             if value == 0 {
                 Err(format!("`{name}` must be at least 1, got 0"))
@@ -180,10 +230,28 @@ impl<O> Config<O> {
             }
         };
         self.data.validate()?;
-        positive("training.epochs", self.training.epochs)?;
-        positive(
-            "training.checkpoint_every_epochs",
-            self.training.checkpoint_every_epochs,
+        let training = &self.training;
+        let exactly_one = |what: &str, epochs: (&str, Option<usize>), steps: (&str, Option<usize>)| match (
+            epochs.1, steps.1,
+        ) {
+            (Some(value), None) => positive(&format!("training.{}", epochs.0), value),
+            (None, Some(value)) => positive(&format!("training.{}", steps.0), value),
+            (given, _) => Err(format!(
+                "`training.{}` or `training.{}` must give {what}, got {}",
+                epochs.0,
+                steps.0,
+                if given.is_some() { "both" } else { "neither" }
+            )),
+        };
+        exactly_one(
+            "the length of the run",
+            ("epochs", training.epochs),
+            ("steps", training.steps),
+        )?;
+        exactly_one(
+            "the interval of checkpoints",
+            ("checkpoint_every_epochs", training.checkpoint_every_epochs),
+            ("checkpoint_every_steps", training.checkpoint_every_steps),
         )?;
         positive("training.keep_checkpoints", self.training.keep_checkpoints)?;
         positive("training.log_every_steps", self.training.log_every_steps)?;
@@ -214,8 +282,13 @@ impl<O> Config<O> {
         if let Some(clip) = &self.training.clip_gradients {
             clip.validate()?;
         }
-        if self.views.is_empty() {
-            return Err("`[[views]]` must describe at least one view group, got none".into());
+        match object_views {
+            // The objective's section checks them: it knows their keys.
+            Some(_) => {}
+            None if self.views.is_empty() => {
+                return Err("`[[views]]` must describe at least one view group, got none".into());
+            }
+            None => {}
         }
         for (index, group) in self.views.iter().enumerate() {
             group

@@ -24,6 +24,8 @@ enum Needs {
     Epochs { value: usize, from: usize, less: usize },
     /// One of these epochs is in the run; a later one is in vain.
     OneOfEpochs(Vec<usize>),
+    /// One of these steps is in the run; a later one is in vain.
+    OneOfSteps(Vec<usize>),
     /// An interval of at most the run's epochs.
     EveryEpochs(usize),
     /// An interval of at most the run's steps.
@@ -43,8 +45,10 @@ enum Needs {
 /// The run's length and the data's size.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RunLength {
-    /// Passes over the data.
+    /// Passes over the data, a last one that is cut short included.
     pub epochs: usize,
+    /// Optimizer steps.
+    pub steps: usize,
     /// Optimizer steps per pass.
     pub steps_per_epoch: usize,
     /// Records of the data set.
@@ -75,6 +79,11 @@ impl Count {
     /// Epochs at which something happens, of which the run must reach one.
     pub fn milestones(key: &str, epochs: &[usize], otherwise: &'static str) -> Self {
         Self::of(key, otherwise, Needs::OneOfEpochs(epochs.to_vec()))
+    }
+
+    /// Steps at which something happens, of which the run must reach one.
+    pub fn milestones_steps(key: &str, steps: &[usize], otherwise: &'static str) -> Self {
+        Self::of(key, otherwise, Needs::OneOfSteps(steps.to_vec()))
     }
 
     /// Epochs between two events.
@@ -165,22 +174,18 @@ impl Count {
     fn check(&self, run: &RunLength) -> Result<Vec<String>, String> {
         self.check_epochs(run.epochs)?;
         let Self { key, otherwise, .. } = self;
-        let steps = run.epochs * run.steps_per_epoch;
+        let steps = run.steps;
         let mut warnings = Vec::new();
         match &self.needs {
             Needs::Epochs { .. } => {}
-            Needs::OneOfEpochs(milestones) => {
-                let vain: Vec<usize> = milestones
-                    .iter()
-                    .copied()
-                    .filter(|at| *at >= run.epochs)
-                    .collect();
-                if !vain.is_empty() {
-                    warnings.push(format!(
-                        "`{key}`: {vain:?} are not below the run's {} epochs and have no effect",
-                        run.epochs
+            Needs::OneOfEpochs(milestones) => warnings.extend(in_vain(key, milestones, run.epochs, "epochs")),
+            Needs::OneOfSteps(milestones) => {
+                if milestones.iter().min().is_some_and(|first| *first >= steps) {
+                    return Err(format!(
+                        "`{key}` must have one below the run's {steps} steps, got {milestones:?}: {otherwise}"
                     ));
                 }
+                warnings.extend(in_vain(key, milestones, steps, "steps"));
             }
             Needs::EveryEpochs(every) if *every > run.epochs => {
                 warnings.push(format!(
@@ -235,6 +240,13 @@ impl Count {
     }
 }
 
+/// The warning for milestones that the run does not reach.
+fn in_vain(key: &str, milestones: &[usize], length: usize, unit: &str) -> Option<String> {
+    let vain: Vec<usize> = milestones.iter().copied().filter(|at| *at >= length).collect();
+    let warning = format!("`{key}`: {vain:?} are not below the run's {length} {unit} and have no effect");
+    (!vain.is_empty()).then_some(warning)
+}
+
 /// Share of its first value in an average, above which a run is too short for the average's momentum.
 const MOST_INITIAL: f64 = 0.5;
 
@@ -282,6 +294,7 @@ mod tests {
     fn run(epochs: usize) -> RunLength {
         RunLength {
             epochs,
+            steps: 10 * epochs,
             steps_per_epoch: 10,
             records: 100,
             batch_images: 10,

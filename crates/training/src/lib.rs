@@ -39,8 +39,8 @@ pub use optimizer::{
     Adaptation, ClipConfig, Optimizer, OptimizerConfig, ParameterRule, Rates, drop_gradients,
 };
 pub use pretrain::{
-    AtEpochEnd, EpochEnd, Event, Outcome, RunOptions, Summary, Trained, agree, check_agreement, pretrain,
-    train,
+    AtEvaluation, EvaluationDue, Event, Outcome, RunOptions, Summary, Trained, agree, check_agreement,
+    pretrain, train,
 };
 pub use run_log::LogLine;
-pub use schedule::{ReachesPeak, ScheduleConfig, Warmup};
+pub use schedule::{FactorWarmup, ReachesPeak, ScheduleConfig, Warmup};

@@ -6,7 +6,7 @@
 
 use crate::batch::Batch;
 use crate::optimizer::ParameterRule;
-use backbones::{Backbone, Context, Init, RunPosition};
+use backbones::{Backbone, Context, Init, RunPosition, parameters};
 use burn::module::Module;
 use burn::tensor::Tensor;
 
@@ -22,6 +22,9 @@ pub enum ViewCount {
         /// Minimum number of local views.
         least_local: usize,
     },
+    /// One view of each picture, of its own size and with its objects; the objective's section gives the recipe
+    /// ([`ObjectiveSection::object_views`](crate::ObjectiveSection::object_views)), and there are no groups.
+    Objects,
 }
 
 impl ViewCount {
@@ -50,7 +53,10 @@ impl ViewCount {
                 }
                 Ok(())
             }
-            Self::Exactly(_) => Ok(()),
+            Self::Objects if total > 0 => Err(format!(
+                "the objective makes its own views of pictures with objects, but `[[views]]` gives {total}"
+            )),
+            Self::Exactly(_) | Self::Objects => Ok(()),
         }
     }
 }
@@ -149,8 +155,16 @@ pub trait Objective {
         None
     }
 
-    /// The network that the method's paper evaluates.
-    fn encoder<'a>(&self, student: &'a Self::Student, state: &'a Self::State) -> &'a Backbone;
+    /// Whether the networks take statistics over the images of a batch, as batch normalization does in training.
+    /// Micro-batches then need `training.batch_norm_images`.
+    fn takes_batch_statistics(&self, student: &Self::Student) -> bool {
+        parameters(student)
+            .iter()
+            .any(|parameter| parameter.running_statistic)
+    }
+
+    /// The network that the method's paper evaluates. Its tensors are shared with the student or the state.
+    fn encoder(&self, student: &Self::Student, state: &Self::State) -> Backbone;
 }
 
 #[cfg(test)]

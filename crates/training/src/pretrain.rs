@@ -93,9 +93,10 @@ pub struct Summary {
     pub seconds: f64,
 }
 
-/// A finished epoch, before its checkpoint is written.
-pub struct EpochEnd<'a, O: Objective> {
-    /// Epochs done.
+/// The networks when an evaluation is due: at the end of an epoch, or after so many steps. Before a checkpoint is
+/// written.
+pub struct EvaluationDue<'a, O: Objective> {
+    /// Whole epochs done.
     pub epochs: usize,
     /// Optimizer steps done.
     pub step: usize,
@@ -105,8 +106,8 @@ pub struct EpochEnd<'a, O: Objective> {
     pub state: O::State,
 }
 
-/// The callback at the end of an epoch; the state that it returns replaces the old one.
-pub type AtEpochEnd<'a, O, E> = dyn FnMut(EpochEnd<'_, O>) -> Result<<O as Objective>::State, E> + 'a;
+/// The callback when an evaluation is due; the state that it returns replaces the old one.
+pub type AtEvaluation<'a, O, E> = dyn FnMut(EvaluationDue<'_, O>) -> Result<<O as Objective>::State, E> + 'a;
 
 /// A run that ended in this process.
 pub struct Trained<O: Objective> {
@@ -118,7 +119,7 @@ pub struct Trained<O: Objective> {
     pub state: O::State,
 }
 
-/// [`train`] without a callback at the end of an epoch.
+/// [`train`] without a callback.
 ///
 /// # Errors
 /// Those of [`train`].
@@ -137,7 +138,8 @@ pub fn pretrain<O: Objective, C: ObjectiveSection>(
 }
 
 /// Trains `objective` according to `config` on `dataset`, in the run directory `options.out`. Calls
-/// `at_epoch_end` after each epoch's last step: the callback may read the networks, and may change the state
+/// `at_evaluation` after each epoch's last step, or as often as
+/// [`evaluate_every_steps`](ObjectiveSection::evaluate_every_steps) says: the callback may read the networks, and may change the state
 /// to remember something. On several ranks it is called on each of them, with the same networks, and must return the same
 /// state.
 ///
@@ -155,7 +157,7 @@ pub fn train<O: Objective, C: ObjectiveSection, E: From<Error>>(
     dataset: Arc<data::Dataset>,
     options: &RunOptions,
     observe: &mut dyn FnMut(Event<'_>),
-    at_epoch_end: &mut AtEpochEnd<'_, O, E>,
+    at_evaluation: &mut AtEvaluation<'_, O, E>,
 ) -> Result<Trained<O>, E> {
     // Before anything is written: reject invalid inputs, and count the steps.
     let plan = agree(&options.replicas, Plan::new(objective, config, dataset, options))?;
@@ -192,11 +194,11 @@ pub fn train<O: Objective, C: ObjectiveSection, E: From<Error>>(
         if due.line || due.checkpoint {
             run.read_scalars(&plan, &directory)?;
         }
-        if due.epoch_end || due.checkpoint {
+        if due.evaluation || due.checkpoint {
             run = run.agreed(&plan)?;
         }
-        if due.epoch_end {
-            run.state = at_epoch_end(EpochEnd {
+        if due.evaluation {
+            run.state = at_evaluation(EvaluationDue {
                 epochs: run.done / plan.steps_per_epoch,
                 step: run.done,
                 student: &run.student,

@@ -36,8 +36,30 @@ pub enum ScheduleConfig {
         /// Multiplier at each milestone, above 0 and at most 1.
         factor: f64,
     },
+    /// Multiplied by `factor` at each milestone, counted in steps, and linearly more in a warmup: the schedule of
+    /// detectron2 and of torchvision's detection references.
+    Milestones {
+        /// Steps after which the factor applies again, in ascending order. COCO's 1x schedule: 60,000 and 80,000 of
+        /// 90,000.
+        milestones_steps: Vec<usize>,
+        /// Multiplier at each milestone, above 0 and at most 1. 0.1 in both references.
+        factor: f64,
+        /// A warmup of the factor; absent: none.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        warmup: Option<FactorWarmup>,
+    },
     /// The peak rate throughout.
     Constant {},
+}
+
+/// A warmup in which the learning rate is multiplied by `start_factor + (1 - start_factor) · step / steps`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FactorWarmup {
+    /// Length in steps, at least 1. Both references: 1,000.
+    pub steps: usize,
+    /// The factor of the first step, 0 to 1. Both references: 0.001.
+    pub start_factor: f64,
 }
 
 /// A linear warmup of the learning rate, step by step (or epoch by epoch under `cosine_per_epoch`).
@@ -63,8 +85,15 @@ pub enum ReachesPeak {
 }
 
 impl ScheduleConfig {
-    /// Gives an error for milestones that do not ascend, rates below 0, and a warmup as long as the run.
-    pub fn validate(&self, epochs: usize) -> Result<(), String> {
+    /// Gives an error for milestones that do not ascend, rates below 0, and a warmup as long as the run, whose epochs
+    /// are known only with the data if it counts steps.
+    pub fn validate(&self, epochs: Option<usize>) -> Result<(), String> {
+        let factor_is_valid = |key: &str, factor: f64| match factor > 0.0 && factor <= 1.0 {
+            true => Ok(()),
+            false => Err(format!(
+                "`schedule.{key}.factor` must be above 0 and at most 1, got {factor}"
+            )),
+        };
         match self {
             Self::Constant {} => Ok(()),
             Self::CosinePerEpoch {
@@ -83,6 +112,7 @@ impl ScheduleConfig {
                     ));
                 }
                 let Some(warmup) = warmup else { return Ok(()) };
+                let epochs = epochs.unwrap_or(usize::MAX);
                 if warmup.epochs == 0 || warmup.epochs >= epochs {
                     return Err(format!(
                         "`schedule.*.warmup.epochs` must be at least 1 and less than the run's {epochs} epochs, got {}",
@@ -106,9 +136,27 @@ impl ScheduleConfig {
                         "`schedule.steps.milestones_epochs` must rise, got {milestones_epochs:?}"
                     ));
                 }
-                if !(*factor > 0.0 && *factor <= 1.0) {
+                factor_is_valid("steps", *factor)
+            }
+            Self::Milestones {
+                milestones_steps,
+                factor,
+                warmup,
+            } => {
+                if !milestones_steps.is_sorted_by(|a, b| a < b) {
                     return Err(format!(
-                        "`schedule.steps.factor` must be above 0 and at most 1, got {factor}"
+                        "`schedule.milestones.milestones_steps` must rise, got {milestones_steps:?}"
+                    ));
+                }
+                factor_is_valid("milestones", *factor)?;
+                let Some(warmup) = warmup else { return Ok(()) };
+                if warmup.steps == 0 {
+                    return Err("`schedule.milestones.warmup.steps` must be at least 1, got 0".into());
+                }
+                if !(0.0..=1.0).contains(&warmup.start_factor) {
+                    return Err(format!(
+                        "`schedule.milestones.warmup.start_factor` must be from 0 to 1, got {}",
+                        warmup.start_factor
                     ));
                 }
                 Ok(())
@@ -116,7 +164,7 @@ impl ScheduleConfig {
         }
     }
 
-    /// The keys that count epochs.
+    /// The keys that count epochs or steps.
     pub fn counts(&self) -> Vec<Count> {
         let otherwise = "the learning rate would never fall";
         match self {
@@ -127,6 +175,25 @@ impl ScheduleConfig {
                 milestones_epochs,
                 otherwise,
             )],
+            Self::Milestones {
+                milestones_steps,
+                warmup,
+                ..
+            } => {
+                let milestones = Count::milestones_steps(
+                    "schedule.milestones.milestones_steps",
+                    milestones_steps,
+                    otherwise,
+                );
+                let warmup = warmup.as_ref().map(|warmup| {
+                    Count::every_steps(
+                        "schedule.milestones.warmup.steps",
+                        warmup.steps,
+                        "the learning rate never reaches its peak",
+                    )
+                });
+                std::iter::once(milestones).chain(warmup).collect()
+            }
             // A warmup's length is checked above.
             Self::CosinePerEpoch { .. } | Self::CosinePerStep { .. } | Self::Constant {} => vec![],
         }
@@ -167,6 +234,20 @@ impl ScheduleConfig {
                     .count();
                 peak * factor.powi(passed as i32)
             }
+            Self::Milestones {
+                milestones_steps,
+                factor,
+                warmup,
+            } => {
+                let step = progress.step;
+                let passed = milestones_steps.iter().filter(|at| step >= **at).count();
+                let risen = warmup.as_ref().filter(|warmup| step < warmup.steps);
+                let rising = risen.map_or(1.0, |warmup| {
+                    let start = warmup.start_factor;
+                    start + (1.0 - start) * step as f64 / warmup.steps as f64
+                });
+                peak * factor.powi(passed as i32) * rising
+            }
             Self::Constant {} => peak,
         }
     }
@@ -178,6 +259,14 @@ impl ScheduleConfig {
             Self::Steps {
                 milestones_epochs, ..
             } => milestones_epochs.clear(),
+            Self::Milestones {
+                milestones_steps,
+                warmup,
+                ..
+            } => {
+                milestones_steps.clear();
+                *warmup = None;
+            }
             Self::Constant {} => {}
         }
     }
@@ -245,9 +334,34 @@ mod tests {
                 milestones_epochs: vec![5, 5],
                 factor: 0.1
             }
-            .validate(10)
+            .validate(Some(10))
             .is_err()
         );
+    }
+
+    #[test]
+    fn milestones_count_steps_and_rise_from_a_factor() {
+        let schedule = ScheduleConfig::Milestones {
+            milestones_steps: vec![60, 80],
+            factor: 0.1,
+            warmup: Some(FactorWarmup {
+                steps: 20,
+                start_factor: 0.001,
+            }),
+        };
+        // torch.optim.lr_scheduler.LinearLR(start_factor=0.001, total_iters=20) times MultiStepLR.
+        for (step, expected) in [
+            (0, 0.02 * 0.001),
+            (10, 0.02 * 0.5005),
+            (20, 0.02),
+            (59, 0.02),
+            (60, 0.002),
+            (80, 0.0002),
+        ] {
+            let rate = schedule.learning_rate(0.02, &at(step));
+            assert!((rate - expected).abs() < 1e-15, "{step}: {rate}");
+        }
+        assert_eq!(schedule.validate(None), Ok(()));
     }
 
     fn warmed(reaches_peak: ReachesPeak) -> ScheduleConfig {
@@ -275,8 +389,8 @@ mod tests {
         }
         assert_eq!(dino.learning_rate(1.25, &at(99)), 1.25);
         assert!((moco.learning_rate(1.25, &at(99)) - (0.25 + 0.99)).abs() < 1e-12);
-        let error = dino.validate(10).unwrap_err();
+        let error = dino.validate(Some(10)).unwrap_err();
         assert!(error.contains("less than the run's 10 epochs"), "{error}");
-        assert_eq!(dino.validate(11), Ok(()));
+        assert_eq!(dino.validate(Some(11)), Ok(()));
     }
 }

@@ -269,9 +269,9 @@ impl Objective for Finetune {
         )
     }
 
-    fn encoder<'a>(&self, student: &'a Network, state: &'a State) -> &'a Backbone {
+    fn encoder(&self, student: &Network, state: &State) -> Backbone {
         let of_state = state.best.as_ref().or(state.average.as_ref());
-        &of_state.unwrap_or(student).backbone
+        of_state.unwrap_or(student).backbone.clone()
     }
 }
 

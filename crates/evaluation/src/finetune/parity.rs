@@ -376,6 +376,7 @@ fn batch(step: usize, images: usize, px: usize, classes: usize) -> Batch {
             count: 1,
         }],
         images,
+        targets: None,
         labels: Some((0..images).map(label).collect()),
     }
 }

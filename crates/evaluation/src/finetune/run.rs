@@ -21,7 +21,7 @@ use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use training::{EpochEnd, LoadedEncoder, Normalize, RunOptions, Summary, Trained};
+use training::{EvaluationDue, LoadedEncoder, Normalize, RunOptions, Summary, Trained};
 
 /// Inputs and run directory of a fine-tuning.
 pub struct Job<'a> {
@@ -226,8 +226,8 @@ impl<'a> Finetuning<'a> {
 
     /// Scores an epoch on the held-out records, adds a line to the curve, and keeps the network if it is the
     /// best so far.
-    fn validate(&self, end: EpochEnd<'_, Finetune>, observe: &Observer<'_>) -> Result<State, Error> {
-        let EpochEnd {
+    fn validate(&self, end: EvaluationDue<'_, Finetune>, observe: &Observer<'_>) -> Result<State, Error> {
+        let EvaluationDue {
             epochs,
             step,
             student,
@@ -531,7 +531,7 @@ fn details(
     details.insert("epoch_chosen_on".into(), json!(chosen_on));
     details.insert(
         "epoch".into(),
-        json!(line.map_or(config.training.epochs, |line| line.epoch)),
+        json!(line.map_or(config.training.epochs, |line| Some(line.epoch))),
     );
     if let Some(line) = line {
         details.insert("validation_top1".into(), json!(line.top1));

@@ -47,7 +47,7 @@ impl Protocol for LinearCached {
             ));
         }
         self.optimizer.validate()?;
-        self.schedule.validate(self.epochs)
+        self.schedule.validate(Some(self.epochs))
     }
 
     fn needs(&self) -> Needs<'_> {

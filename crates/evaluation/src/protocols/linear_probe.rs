@@ -110,7 +110,7 @@ impl Settings {
             .validate()
             .map_err(|reason| format!("`{protocol}.input`: {reason}"))?;
         self.optimizer.validate()?;
-        self.schedule.validate(self.epochs)?;
+        self.schedule.validate(Some(self.epochs))?;
         check_epochs(&self.schedule.counts(), self.epochs)
     }
 

@@ -121,7 +121,7 @@ impl Protocol for LinearVissl {
         }
         check_images(PROTOCOL, self.order, &self.train_transforms)?;
         self.optimizer.validate()?;
-        self.schedule.validate(self.epochs)?;
+        self.schedule.validate(Some(self.epochs))?;
         check_epochs(&self.schedule.counts(), self.epochs)
     }
 

@@ -9,6 +9,7 @@ use burn::module::{Module, ModuleMapper, Param, ParamId};
 use burn::optim::GradientsParams;
 use burn::tensor::{Device, Tensor, TensorData};
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 /// The values that change over a run: [`OptimizerConfig::rates`] computes them for a step.
@@ -37,10 +38,10 @@ impl Rates {
 }
 
 /// An exception for some parameters of an objective.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct ParameterRule {
     /// Path of the parameters in the student, or a prefix of it, as in `head`.
-    pub path: &'static str,
+    pub path: Cow<'static, str>,
     /// Ratio of their learning rate to the others'.
     pub learning_rate_factor: f64,
     /// Whether their learning rate follows the schedule; otherwise it stays at the peak.
@@ -51,9 +52,9 @@ pub struct ParameterRule {
 
 impl ParameterRule {
     /// A rule without effect, as a base: `ParameterRule { decays: false, ..ParameterRule::of("norm") }`.
-    pub fn of(path: &'static str) -> Self {
+    pub fn of(path: impl Into<Cow<'static, str>>) -> Self {
         Self {
-            path,
+            path: path.into(),
             learning_rate_factor: 1.0,
             follows_schedule: true,
             decays: true,
@@ -122,7 +123,7 @@ impl Optimizer {
     /// The settings for one parameter.
     fn hyperparameters(&self, rates: &Rates, parameter: &Parameter, blocks: &Blocks) -> Hyperparameters {
         let rules = || {
-            let holds = |rule: &&ParameterRule| is_below(&parameter.path, &[rule.path]);
+            let holds = |rule: &&ParameterRule| is_below(&parameter.path, &[rule.path.as_ref()]);
             rates.rules.iter().filter(holds)
         };
         let mut learning_rate = match rules().all(|rule| rule.follows_schedule) {

@@ -22,6 +22,8 @@ pub(super) struct Plan<'a, O, C> {
     pub(super) steps_per_epoch: usize,
     /// Total steps of the run.
     pub(super) steps: usize,
+    /// Steps between evaluations; `None`: at the end of each epoch.
+    evaluate_every_steps: Option<usize>,
     /// Photographs per step on this device.
     pub(super) images: usize,
     /// Photographs per forward and backward pass.
@@ -32,8 +34,8 @@ pub(super) struct Plan<'a, O, C> {
 
 /// Work due after a step.
 pub(super) struct Due {
-    /// An epoch has ended.
-    pub(super) epoch_end: bool,
+    /// The callback.
+    pub(super) evaluation: bool,
     /// A line of `metrics.jsonl`.
     pub(super) line: bool,
     pub(super) checkpoint: bool,
@@ -55,30 +57,37 @@ impl<'a, O: Objective, C: ObjectiveSection> Plan<'a, O, C> {
         let (rank, ranks) = (options.replicas.rank(), options.replicas.count());
         let batch_images = config.data.batch_images;
         let images = rank_images(config, ranks).map_err(Error::Config)?;
-        let loader = data::Loader::new(
-            Arc::clone(&dataset),
-            config.views.clone(),
-            config.data.loader(),
-            config.data.order,
-            config.seed,
-        )?
-        .part(rank, ranks)?;
-        // For the encoder file: an error now is better than at the first checkpoint. The count is cached.
-        dataset.licenses()?;
-        let steps_per_epoch = loader.batches_per_epoch();
-        let length = RunLength {
-            epochs: config.training.epochs,
-            steps_per_epoch,
-            records: dataset.len(),
-            batch_images,
-        };
-        check_length(config, &length, options.resume)?;
         let micro_batch_images = config.pass_images(ranks);
         if !images.is_multiple_of(micro_batch_images) {
             return Err(Error::Config(format!(
                 "`training.micro_batch_images` must divide the {images} images of a device, got {micro_batch_images}"
             )));
         }
+        let records = Arc::clone(&dataset);
+        let (of_loader, order, seed) = (config.data.loader(), config.data.order, config.seed);
+        let loader = match config.objective.object_views() {
+            Some(views) => {
+                data::Loader::of_objects(records, views, micro_batch_images, of_loader, order, seed)?
+            }
+            None => data::Loader::new(records, config.views.clone(), of_loader, order, seed)?,
+        };
+        let loader = loader.part(rank, ranks)?;
+        // For the encoder file: an error now is better than at the first checkpoint. The count is cached.
+        dataset.licenses()?;
+        let steps_per_epoch = loader.batches_per_epoch();
+        let steps = config.training.total_steps(steps_per_epoch);
+        let length = RunLength {
+            epochs: steps.div_ceil(steps_per_epoch),
+            steps,
+            steps_per_epoch,
+            records: dataset.len(),
+            batch_images,
+        };
+        config
+            .schedule
+            .validate(Some(length.epochs))
+            .map_err(Error::Config)?;
+        check_length(config, &length, options.resume)?;
         Ok(Self {
             objective,
             config,
@@ -86,7 +95,8 @@ impl<'a, O: Objective, C: ObjectiveSection> Plan<'a, O, C> {
             dataset,
             loader,
             steps_per_epoch,
-            steps: steps_per_epoch * config.training.epochs,
+            steps,
+            evaluate_every_steps: config.objective.evaluate_every_steps(),
             images,
             micro_batch_images,
             peak_learning_rate: config.optimizer.peak_learning_rate(batch_images),
@@ -186,14 +196,15 @@ impl<O: Objective, C> Plan<'_, O, C> {
     /// The work due after `done` steps.
     pub(super) fn due(&self, done: usize, interrupted: bool) -> Due {
         let training = &self.config.training;
-        let (epochs, last) = (done / self.steps_per_epoch, done == self.steps);
-        let epoch_end = done.is_multiple_of(self.steps_per_epoch);
+        let last = done == self.steps;
+        let every = training.checkpoint_steps(self.steps_per_epoch);
         Due {
-            epoch_end,
+            evaluation: match self.evaluate_every_steps {
+                Some(steps) => last || done.is_multiple_of(steps),
+                None => done.is_multiple_of(self.steps_per_epoch),
+            },
             line: last || done.is_multiple_of(training.log_every_steps),
-            checkpoint: last
-                || interrupted
-                || (epoch_end && epochs.is_multiple_of(training.checkpoint_every_epochs)),
+            checkpoint: last || interrupted || done.is_multiple_of(every),
         }
     }
 }

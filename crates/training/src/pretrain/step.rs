@@ -11,7 +11,7 @@ use crate::loss_scale::LossScale;
 use crate::objective::{Loss, Objective};
 use crate::optimizer::{Optimizer, drop_gradients};
 use crate::run_log::{Drained, LogLine, RunLog, Window};
-use backbones::{Precision, parameters};
+use backbones::Precision;
 use burn::optim::{GradientsAccumulator, GradientsParams};
 use data::durable;
 use kernels::collective::Engine;
@@ -320,7 +320,7 @@ impl<O: Objective> Run<O> {
 
     fn encoder<C>(&self, plan: &Plan<'_, O, C>) -> Result<Vec<u8>, Error> {
         encoder_bytes(
-            plan.objective.encoder(&self.student, &self.state),
+            &plan.objective.encoder(&self.student, &self.state),
             &plan.dataset,
             plan.config,
             &plan.options.method,
@@ -405,10 +405,7 @@ fn check_micro_batches<O: Objective>(
     if let Some(reason) = objective.whole_batch() {
         return refused(reason);
     }
-    let has_statistics = parameters(student)
-        .iter()
-        .any(|parameter| parameter.running_statistic);
-    if has_statistics && batch_norm_images.is_none() {
+    if objective.takes_batch_statistics(student) && batch_norm_images.is_none() {
         return refused(
             "the networks take batch statistics over the whole batch; say with `training.batch_norm_images` how many images share them",
         );

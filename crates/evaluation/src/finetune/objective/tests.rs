@@ -56,6 +56,7 @@ fn batch() -> Batch {
             count: 1,
         }],
         images: 4,
+        targets: None,
         labels: Some([0, 1, 2, 0].map(Label::Class).to_vec()),
     }
 }
@@ -150,7 +151,7 @@ fn the_average_is_a_copy_first_and_then_follows_and_is_what_is_scored() {
     let best = state.best.as_ref().unwrap();
     assert_eq!(head(&Finetune::kept(&second, &state)), head(best));
     assert_eq!(
-        state_dict(objective.encoder(&second, &state)),
+        state_dict(&objective.encoder(&second, &state)),
         state_dict(&best.backbone)
     );
 }
