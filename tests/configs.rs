@@ -85,7 +85,7 @@ fn every_evaluation_config_is_read() {
     let configs = files(&root().join("configs/evaluate"), ".toml");
     assert!(configs.len() >= 4);
     for config in configs {
-        if fine_tunes(&config) {
+        if fine_tunes(&config) || detects(&config) {
             continue;
         }
         let text = std::fs::read_to_string(&config).unwrap();
@@ -130,6 +130,41 @@ fn recipes_name_their_ranks() {
 fn fine_tunes(config: &Path) -> bool {
     let name = config.file_name().unwrap().to_string_lossy();
     name.starts_with("finetune-") || name.starts_with("semi-supervised-")
+}
+
+/// Names identify configs of detectors.
+fn detects(config: &Path) -> bool {
+    config
+        .file_name()
+        .unwrap()
+        .to_string_lossy()
+        .starts_with("detection-")
+}
+
+#[test]
+fn every_detection_config_runs_a_few_steps_from_scratch() {
+    let configs = files(&root().join("configs/evaluate"), ".toml");
+    let configs: Vec<_> = configs.iter().filter(|config| detects(config)).collect();
+    assert_eq!(configs.len(), 6);
+    side_by_side(&configs, |config| {
+        let whole: evaluation::finetune::detection::Config = with_header(config).try_into().unwrap();
+        assert_eq!(whole.validate(), Ok(()), "{}", config.display());
+        assert_eq!(whole.validate_length(), Ok(()), "{}", config.display());
+        passer()
+            .args([
+                "evaluate",
+                "finetune",
+                "--smoke",
+                "--from-scratch",
+                "--device",
+                "flex",
+            ])
+            .args(["--set", "detection.network.backbone.width=8"])
+            .arg(config)
+            .assert()
+            .success()
+            .stdout(predicates::str::starts_with("smoke test passed: "));
+    });
 }
 
 #[test]

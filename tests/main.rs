@@ -8,6 +8,8 @@ mod architecture;
 mod configs;
 /// Curation from outside: filter, kill, resume, release, take down.
 mod curate;
+/// Fine-tuning of detectors: kill and resume, starts, errors.
+mod detectors;
 /// The content of the pages: links, paths, TOML, commands.
 mod docs;
 /// The script that fetches PASS.

@@ -5,6 +5,8 @@
 
 #![allow(clippy::unwrap_used)]
 
+#[path = "ranks/detection.rs"]
+mod detection;
 #[path = "ranks/failures.rs"]
 mod failures;
 #[path = "ranks/finetuning.rs"]

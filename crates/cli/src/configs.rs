@@ -57,6 +57,7 @@ fn read_completed<C: DeserializeOwned>(
 pub(crate) enum Kind {
     Pretraining,
     FineTuning,
+    Detection,
     Evaluation,
     Suite,
     DataSet,
@@ -69,7 +70,9 @@ impl Kind {
         let table: toml::Table = text.parse().ok()?;
         let has = |key: &str| table.contains_key(key);
         let of_objective = |key: &str| table.get("objective").is_some_and(|own| own.get(key).is_some());
-        if of_objective("test_transforms") {
+        if has("detection") {
+            Some(Self::Detection)
+        } else if of_objective("test_transforms") {
             Some(Self::FineTuning)
         } else if has("objective") || has("backbone") || has("views") {
             Some(Self::Pretraining)
@@ -90,6 +93,7 @@ impl Kind {
         match self {
             Self::Pretraining => "a pretraining config",
             Self::FineTuning => "a fine-tuning config",
+            Self::Detection => "a detection config",
             Self::Evaluation => "an evaluation config",
             Self::Suite => "an evaluation suite",
             Self::DataSet => "a data-set description",
@@ -105,12 +109,21 @@ impl Kind {
             Self::FineTuning => {
                 "`passer evaluate finetune` takes such files, as configs/evaluate/finetune-*.toml"
             }
+            Self::Detection => {
+                "`passer evaluate finetune` takes such files, as configs/evaluate/detection-*.toml"
+            }
             Self::Evaluation => "`passer evaluate run` takes such files, as in configs/evaluate/",
             Self::Suite => "`passer evaluate suite` takes such files, as in configs/suites/",
             Self::Curation => "`passer curate` takes such files, as in configs/curate/",
             Self::DataSet => "such files are values of `--data`, `--train` and `--test`",
         }
     }
+}
+
+/// Whether a file is a detection config; an unreadable file is none, and reading it gives the error.
+pub(crate) fn is_detection(path: &Path) -> bool {
+    let text = std::fs::read_to_string(path).unwrap_or_default();
+    Kind::of(&text) == Some(Kind::Detection)
 }
 
 /// [`read`] for a text in memory.

@@ -33,7 +33,7 @@ pub use mask_head::{MaskPredictor, TrueMask};
 pub use network::{Instance, Rcnn, RcnnLosses, RoiHeads, Target};
 pub use proposals::{ProposalHead, ProposalNetwork};
 pub use pyramid::{BodyAndPyramid, FeaturePyramid};
-pub use state::{ClassLayers, read, replace_state, state_dict, torchvision_name};
+pub use state::{ClassLayers, is_of_classes, read, replace_state, state_dict, torchvision_name};
 
 #[cfg(test)]
 mod parity;

@@ -73,6 +73,19 @@ pub enum Error {
         source: Box<Error>,
     },
 
+    /// A file does not hold the config's detector.
+    #[error("detector `{}`: {reason}", path.display())]
+    DetectorFile {
+        /// The file.
+        path: PathBuf,
+        /// The fault.
+        reason: String,
+    },
+
+    /// Results of a detector cannot be compared with the truth.
+    #[error("the detections cannot be scored: {0}")]
+    Metrics(#[from] detection::metrics::MetricsError),
+
     /// The file is not a `result.json`.
     #[error("`{}` is not a list of results: {reason}", path.display())]
     ResultFile {

@@ -24,6 +24,7 @@ use sections::{attention, classes, confusion, map, mistakes, neighbors, origin, 
 use std::sync::Arc;
 
 pub(crate) use page::{Page, color, column, shortened, table};
+pub(crate) use pictures::jpeg;
 pub(crate) use sections::value;
 
 /// Seed of the draws that choose the records to show.

@@ -102,19 +102,47 @@ pub(crate) fn clouds(rows: usize, shift: usize) -> Features {
     features(2, values, (0..rows).map(label).collect())
 }
 
-/// Plain pictures, reddish or bluish by class, as uncompressed BMP.
+/// A picture as an uncompressed BMP: red, green and blue, row by row from the top. Its width is a multiple of 4.
+pub(crate) fn bitmap(width: u32, height: u32, pixels: &[u8]) -> Vec<u8> {
+    let mut file = b"BM".to_vec();
+    let length = pixels.len() as u32;
+    let header: [u32; 13] = [
+        54 + length,
+        0,
+        54,
+        40,
+        width,
+        height,
+        1 | 24 << 16,
+        0,
+        length,
+        0,
+        0,
+        0,
+        0,
+    ];
+    header.iter().for_each(|word| file.extend(word.to_le_bytes()));
+    for row in pixels.chunks_exact(3 * width as usize).rev() {
+        row.chunks_exact(3)
+            .for_each(|pixel| file.extend(pixel.iter().rev()));
+    }
+    file
+}
+
+/// Plain pictures, reddish or bluish by class.
 pub(crate) fn tinted(records: usize, shift: u8) -> Arc<Dataset> {
-    let bitmap = |class: usize, shade: u8| {
-        let mut file = b"BM".to_vec();
-        let header: [u32; 13] = [54 + 192, 0, 54, 40, 8, 8, 1 | 24 << 16, 0, 192, 0, 0, 0, 0];
-        header.iter().for_each(|word| file.extend(word.to_le_bytes()));
+    let picture = |class: usize, shade: u8| {
         let (red, blue) = if class == 0 { (200, 60) } else { (60, 200) };
-        (0..64u8).for_each(|pixel| file.extend([blue + pixel % 8, shade, red + pixel / 8]));
-        file
+        let pixel = |pixel: u8| [red + pixel / 8, shade, blue + pixel % 8];
+        // Rows from the bottom up.
+        let rows = (0..8)
+            .rev()
+            .flat_map(|row| (8 * row..8 * row + 8).flat_map(pixel));
+        bitmap(8, 8, &rows.collect::<Vec<u8>>())
     };
     let record = |index: usize| Record {
         key: format!("tinted-{index}"),
-        image: bitmap(index % 2, (index * 37 % 200) as u8 + shift),
+        image: picture(index % 2, (index * 37 % 200) as u8 + shift),
         label: Some(Label::Class((index % 2) as u32)),
         metadata: Metadata::default(),
     };

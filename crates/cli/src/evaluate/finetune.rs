@@ -1,35 +1,40 @@
 //! `passer evaluate finetune`: an encoder and labels in, a run directory with `result.json` out.
 
+mod detection;
+
 use super::{StageBar, print_table};
 use crate::configs::Kind;
 use crate::failure::{Failure, Interrupted};
 use crate::launch::DevicesArguments;
 use crate::output::counted;
-use crate::pretrain::skipped;
-use crate::progress::{ProgressBar, duration};
+use crate::progress::duration;
 use crate::ranks::{RankArguments, Ranks};
+use crate::training_progress::{TrainingProgress, skipped};
 use crate::weights::WeightsArguments;
 use crate::{configs, devices, interrupt, provenance};
 use anyhow::Context;
 use burn::tensor::Device;
-use data::{Dataset, significant};
+use data::Dataset;
 use evaluation::Provenance;
 use evaluation::finetune::{Config, FinetuneEvent, FinetuneResult, Job};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use training::{Event, LoadedEncoder, Outcome, RunOptions};
+use training::{LoadedEncoder, Outcome, RunOptions, Summary};
 
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
-    /// The fine-tuning, a TOML file as configs/evaluate/finetune-*.toml and semi-supervised-*.toml
+    /// The fine-tuning, a TOML file as configs/evaluate/finetune-*.toml, semi-supervised-*.toml and detection-*.toml
     config: PathBuf,
     /// The encoder to start from: a run directory, a checkpoint, an encoder file, or weights of another program (docs/weights.md)
-    #[arg(long, value_name = "ENCODER", required_unless_present_any = ["from_scratch", "smoke"])]
+    #[arg(long, value_name = "ENCODER", required_unless_present_any = ["from_scratch", "detector", "smoke"])]
     encoder: Option<PathBuf>,
-    /// Start from initial weights of the config's `[backbone]`, to compare with
-    #[arg(long, conflicts_with = "encoder")]
+    /// A whole detector to start from, for configs with `[detection]`: torchvision's file or a run's `detector.safetensors`, also of other classes
+    #[arg(long, value_name = "FILE", conflicts_with = "encoder")]
+    detector: Option<PathBuf>,
+    /// Start from initial weights of the config's network, to compare with
+    #[arg(long, conflicts_with_all = ["encoder", "detector"])]
     from_scratch: bool,
-    /// Labeled records to learn from; validation records are held out of them
+    /// Labeled records to learn from, with boxes for detection; validation records are held out of them
     #[arg(long, value_name = "DATA", required_unless_present = "smoke")]
     train: Option<String>,
     /// Labeled records to be scored on, once, at the end
@@ -65,8 +70,18 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     if let Some(ended) = arguments.devices.launched() {
         return ended;
     }
+    let of_detector = configs::is_detection(&arguments.config);
+    if !of_detector && arguments.detector.is_some() {
+        return Err(Failure::new(
+            "`--detector` is for configs with `[detection]`; use `--encoder` for the others",
+        )
+        .into());
+    }
     let ranks = Ranks::join(&arguments.ranks)?;
-    let result = on_ranks(arguments, &ranks);
+    let result = match of_detector {
+        true => detection::on_ranks(arguments, &ranks),
+        false => on_ranks(arguments, &ranks),
+    };
     ranks.leave(result)
 }
 
@@ -138,9 +153,26 @@ fn on_ranks(arguments: &Arguments, ranks: &Ranks) -> anyhow::Result<()> {
             Outcome::Finished => Ok(()),
         };
     }
-    crate::pretrain::report_bad_records(&result.summary.bad_records);
-    let summary = result.summary;
-    let Some(outcomes) = result.outcomes else {
+    let summary = &result.summary;
+    end(
+        arguments,
+        summary,
+        result.outcomes.as_deref(),
+        config.data.batch_images,
+        out,
+    )
+}
+
+/// Says how a run ended, and prints its results.
+fn end(
+    arguments: &Arguments,
+    summary: &Summary,
+    outcomes: Option<&[evaluation::Outcome]>,
+    batch_images: usize,
+    out: &Path,
+) -> anyhow::Result<()> {
+    crate::pretrain::report_bad_records(&summary.bad_records);
+    let Some(outcomes) = outcomes else {
         eprintln!(
             "interrupted at step {} of {}; resume with the same command and `--resume`",
             summary.step, summary.steps
@@ -150,17 +182,28 @@ fn on_ranks(arguments: &Arguments, ranks: &Ranks) -> anyhow::Result<()> {
     eprintln!(
         "finished {} of {} in {}{}",
         counted(summary.steps, "step"),
-        counted(config.data.batch_images, "image"),
+        counted(batch_images, "image"),
         duration(summary.seconds),
         skipped(summary.skipped_steps)
     );
     if arguments.json {
-        println!("{}", serde_json::to_string_pretty(&outcomes)?);
+        println!("{}", serde_json::to_string_pretty(outcomes)?);
     } else {
-        print_table(&outcomes);
+        print_table(outcomes);
     }
     eprintln!("{}", out.join("result.json").display());
     Ok(())
+}
+
+/// Says that a smoke test passed.
+fn passed(summary: &Summary, batch_images: usize) {
+    println!(
+        "smoke test passed: {} of {} in {}{}",
+        counted(summary.steps, "step"),
+        counted(batch_images, "synthetic image"),
+        duration(summary.seconds),
+        skipped(summary.skipped_steps)
+    );
 }
 
 fn smoke(
@@ -205,13 +248,7 @@ fn smoke(
     if !ranks.is_first() {
         return Ok(());
     }
-    println!(
-        "smoke test passed: {} of {} in {}{}",
-        counted(summary.steps, "step"),
-        counted(config.data.batch_images, "synthetic image"),
-        duration(summary.seconds),
-        skipped(summary.skipped_steps)
-    );
+    passed(&summary, config.data.batch_images);
     Ok(())
 }
 
@@ -248,56 +285,23 @@ fn finetune(
             device: devices::describe(device),
         },
     };
-    let mut shown: Option<ProgressBar> = None;
+    if ranks.is_first() {
+        eprintln!(
+            "{}{}",
+            config.objective.protocol.name(),
+            ranks.of_each(config.data.batch_images)
+        );
+    }
+    let mut shown = TrainingProgress::new(out);
     let mut stage = StageBar::default();
     let mut show = |event: FinetuneEvent<'_>| match event {
-        FinetuneEvent::Training(Event::Start {
-            step,
-            steps,
-            steps_per_epoch,
-            peak_learning_rate,
-        }) => {
-            eprintln!(
-                "{}: {} from step {step} ({steps_per_epoch} an epoch){}, peak learning rate {}, run directory `{}`",
-                config.objective.protocol.name(),
-                counted(steps, "step"),
-                ranks.of_each(config.data.batch_images),
-                significant(peak_learning_rate, 4),
-                out.display()
-            );
-            shown = Some(ProgressBar::new("step", step as u64, steps as u64));
-        }
-        FinetuneEvent::Training(Event::Step { step }) => {
-            if let Some(progress) = &mut shown {
-                progress.at(step as u64);
-            }
-        }
-        FinetuneEvent::Training(Event::Log(line)) => {
-            if let Some(progress) = &mut shown {
-                let note = format!(
-                    "epoch {} loss {} lr {} {} images/s{}",
-                    line.epoch + 1,
-                    significant(line.loss.into(), 5),
-                    significant(line.learning_rate, 4),
-                    significant(line.images_per_second, 3),
-                    skipped(line.skipped_steps.unwrap_or(0))
-                );
-                progress.note(line.step as u64, &note);
-            }
-        }
-        FinetuneEvent::Training(Event::Checkpoint(checkpoint)) => {
-            tracing::info!("checkpoint `{}`", checkpoint.path.display());
-        }
+        FinetuneEvent::Training(event) => shown.show(&event),
         FinetuneEvent::Validated(line) => {
-            if let Some(progress) = &mut shown {
-                let note = format!("epoch {} validation top1 {:.2} %", line.epoch, 100.0 * line.top1);
-                progress.note(line.step as u64, &note);
-            }
+            let note = format!("epoch {} validation top1 {:.2} %", line.epoch, 100.0 * line.top1);
+            shown.note(line.step, &note);
         }
         FinetuneEvent::Testing(event) => {
-            if let Some(progress) = shown.take() {
-                progress.finish();
-            }
+            shown.finish();
             stage.show(event);
         }
     };
@@ -306,9 +310,7 @@ fn finetune(
             show(event);
         }
     });
-    if let Some(progress) = shown {
-        progress.finish();
-    }
+    shown.finish();
     stage.finish();
     Ok(result?)
 }

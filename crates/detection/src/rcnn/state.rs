@@ -59,8 +59,8 @@ fn renamed(name: &str) -> String {
     }
 }
 
-/// Whether the size of a layer is the number of classes.
-fn is_of_classes(name: &str) -> bool {
+/// Whether the size of the layer with this name is the number of classes.
+pub fn is_of_classes(name: &str) -> bool {
     let layers = [
         "box_predictor.cls_score.",
         "box_predictor.bbox_pred.",

@@ -1,0 +1,176 @@
+//! The files of a finished run: `result.json`, `detector.safetensors`, and what was found as COCO's results files.
+
+use super::Settings;
+use super::score::{BoxScores, EvaluationSet, Found, Scores};
+use crate::error::Error;
+use crate::result::Score;
+use data::durable;
+use detection::metrics::{CocoScores, Interval, Intervals, Kind, results_json};
+use detection::rcnn::{Rcnn, to_safetensors};
+use serde_json::{Map, Value, json};
+use std::path::Path;
+
+/// The detector with torchvision's names, which [`super::LoadedDetector`] and `passer detect objects` read.
+pub(super) const DETECTOR: &str = "detector.safetensors";
+
+/// Writes [`DETECTOR`] and the results files, of boxes and of masks.
+pub(super) fn write_files(
+    out: &Path,
+    network: &Rcnn,
+    names: &[String],
+    found: &Found,
+    set: &EvaluationSet,
+) -> Result<(), Error> {
+    durable::write(&out.join(DETECTOR), &to_safetensors(network, names))?;
+    let mut kinds = vec![("detections-boxes.json", Kind::Boxes)];
+    if network.config().masks.is_some() {
+        kinds.push(("detections-masks.json", Kind::Masks));
+    }
+    let category_id = |class: u32| set.category_ids[class as usize];
+    for (name, kind) in kinds {
+        let text = results_json(&found.results, kind, category_id, names)?;
+        durable::write(&out.join(name), text.as_bytes())?;
+    }
+    Ok(())
+}
+
+/// The numbers of `result.json`; those without an object of their size are left out. `details` belong to each.
+pub(super) fn scores(scores: &Scores, names: &[String], details: &Map<String, Value>) -> Vec<Score> {
+    let (of_boxes, of_masks) = match &scores.intervals {
+        Some((boxes, masks)) => (Some(boxes), masks.as_ref()),
+        None => (None, None),
+    };
+    let mut all = vec![];
+    let mut push = |metric: &'static str, value: Option<f64>, interval: Option<Interval>, classes: Value| {
+        let Some(value) = value else { return };
+        let mut details = details.clone();
+        if let Some(interval) = interval {
+            details.insert("interval_95".into(), json!([interval.low, interval.high]));
+            details.insert(
+                "confidence_95".into(),
+                json!((interval.high - interval.low) / 2.0),
+            );
+        }
+        if !classes.is_null() {
+            details.insert("classes".into(), classes);
+        }
+        all.push(Score {
+            metric,
+            value,
+            headline: metric == "box_ap",
+            spread: None,
+            details,
+        });
+    };
+    let by_class = |values: Vec<(Option<f64>, usize, usize)>| -> Value {
+        let each = values.iter().enumerate().map(|(class, (ap, truths, detections))| {
+            json!({ "name": names.get(class), "ap": ap, "objects": truths, "detections": detections })
+        });
+        each.collect()
+    };
+    match &scores.boxes {
+        BoxScores::Voc(voc) => {
+            let classes = voc.classes.iter();
+            let classes = by_class(
+                classes
+                    .map(|class| (class.ap, class.truths, class.detections))
+                    .collect(),
+            );
+            push("box_ap", voc.ap, None, classes);
+            push("box_ap50", voc.ap50, None, Value::Null);
+            push("box_ap75", voc.ap75, None, Value::Null);
+        }
+        BoxScores::Coco(coco) => push_coco(coco, &BOXES, of_boxes, &by_class, &mut push),
+    }
+    if let Some(masks) = &scores.masks {
+        push_coco(masks, &MASKS, of_masks, &by_class, &mut push);
+    }
+    all
+}
+
+/// The names of COCO's twelve numbers, in its order.
+const BOXES: [&str; 12] = [
+    "box_ap",
+    "box_ap50",
+    "box_ap75",
+    "box_ap_small",
+    "box_ap_medium",
+    "box_ap_large",
+    "box_ar1",
+    "box_ar10",
+    "box_ar100",
+    "box_ar_small",
+    "box_ar_medium",
+    "box_ar_large",
+];
+
+const MASKS: [&str; 12] = [
+    "mask_ap",
+    "mask_ap50",
+    "mask_ap75",
+    "mask_ap_small",
+    "mask_ap_medium",
+    "mask_ap_large",
+    "mask_ar1",
+    "mask_ar10",
+    "mask_ar100",
+    "mask_ar_small",
+    "mask_ar_medium",
+    "mask_ar_large",
+];
+
+fn push_coco(
+    scores: &CocoScores,
+    names: &[&'static str; 12],
+    intervals: Option<&Intervals>,
+    by_class: &dyn Fn(Vec<(Option<f64>, usize, usize)>) -> Value,
+    push: &mut dyn FnMut(&'static str, Option<f64>, Option<Interval>, Value),
+) {
+    let classes = scores.classes.iter();
+    let classes = by_class(
+        classes
+            .map(|class| (class.ap, class.truths, class.detections))
+            .collect(),
+    );
+    let values = [
+        scores.ap,
+        scores.ap50,
+        scores.ap75,
+        scores.ap_small,
+        scores.ap_medium,
+        scores.ap_large,
+        scores.ar1,
+        scores.ar10,
+        scores.ar100,
+        scores.ar_small,
+        scores.ar_medium,
+        scores.ar_large,
+    ];
+    for (index, (name, value)) in names.iter().zip(values).enumerate() {
+        let interval = match index {
+            0 => intervals.and_then(|intervals| intervals.ap),
+            1 => intervals.and_then(|intervals| intervals.ap50),
+            _ => None,
+        };
+        let classes = if index == 0 { classes.clone() } else { Value::Null };
+        push(name, value, interval, classes);
+    }
+}
+
+/// Every setting of the run and its derived values, for `result.json`.
+pub(super) fn details(config: &training::Config<Settings>) -> Map<String, Value> {
+    let mut details = match json!(config.objective) {
+        Value::Object(details) => details,
+        _ => Map::new(),
+    };
+    for (key, value) in [
+        ("seed", json!(config.seed)),
+        ("batch_images", json!(config.data.batch_images)),
+        ("optimizer", json!(config.optimizer)),
+        ("schedule", json!(config.schedule)),
+        ("training", json!(config.training)),
+    ] {
+        details.insert(key.into(), value);
+    }
+    details
+}
