@@ -90,6 +90,7 @@ impl<O> Trial<'_, O> {
             views: self.views.iter().enumerate().map(group).collect(),
             images: IMAGES,
             labels: None,
+            targets: None,
         }
     }
 

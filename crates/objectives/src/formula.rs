@@ -139,6 +139,7 @@ pub(crate) fn views(step: usize, groups: &[(usize, usize)], images: usize) -> Ba
         views: made,
         images,
         labels: None,
+        targets: None,
     }
 }
 

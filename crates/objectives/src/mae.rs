@@ -507,6 +507,7 @@ pub(crate) mod tests {
             views: vec![training::ViewGroupTensor { images, count: 1 }],
             images: 2,
             labels: None,
+            targets: None,
         };
         let (loss, ()) = objective.loss(&student, &state, &batch, &context(0));
         assert!(loss.total.into_scalar::<f32>().is_finite());

@@ -366,9 +366,9 @@ mod tests {
     fn other_networks_are_named() {
         let network = config(18, Version::V1, true).init(&Init::empty(&Device::flex()));
         let state = state_dict(&network).into_iter();
-        let shapes: BTreeMap<String, Vec<usize>> =
-            state.map(|(name, data)| (name, data.shape().to_vec())).collect();
-        let error = |change: &dyn Fn(&mut BTreeMap<String, Vec<usize>>)| {
+        type Named = BTreeMap<String, Vec<usize>>;
+        let shapes: Named = state.map(|(name, data)| (name, data.shape().to_vec())).collect();
+        let error = |change: &dyn Fn(&mut Named)| {
             let mut shapes = shapes.clone();
             change(&mut shapes);
             RcnnConfig::of_shapes(&shapes, true).unwrap_err().to_string()

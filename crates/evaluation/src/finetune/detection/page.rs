@@ -62,7 +62,7 @@ pub(super) fn page(
             @if let Some(outcome) = headline {
                 (outcome.protocol) " " (outcome.metric) " " strong { (crate::report::value(outcome)) } ". "
             }
-            (settings.network.describe()) ". " (found.results.len()) " test pictures."
+            (settings.network.describe().replace('`', "")) ". " (found.results.len()) " test pictures."
         }
         @if headline.is_some_and(|outcome| outcome.protocol != "detection-coco") {
             p { "The tables and curves below are COCO's numbers of the same results." }

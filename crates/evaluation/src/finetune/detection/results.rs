@@ -62,30 +62,29 @@ pub(super) fn scores(scores: &Scores, names: &[String], details: &Map<String, Va
             details,
         });
     };
-    let by_class = |values: Vec<(Option<f64>, usize, usize)>| -> Value {
-        let each = values.iter().enumerate().map(|(class, (ap, truths, detections))| {
-            json!({ "name": names.get(class), "ap": ap, "objects": truths, "detections": detections })
-        });
-        each.collect()
-    };
     match &scores.boxes {
         BoxScores::Voc(voc) => {
-            let classes = voc.classes.iter();
-            let classes = by_class(
-                classes
-                    .map(|class| (class.ap, class.truths, class.detections))
-                    .collect(),
-            );
+            let each = voc
+                .classes
+                .iter()
+                .map(|class| (class.ap, class.truths, class.detections));
+            let classes = by_class(each, names);
             push("box_ap", voc.ap, None, classes);
             push("box_ap50", voc.ap50, None, Value::Null);
             push("box_ap75", voc.ap75, None, Value::Null);
         }
-        BoxScores::Coco(coco) => push_coco(coco, &BOXES, of_boxes, &by_class, &mut push),
+        BoxScores::Coco(coco) => push_coco(coco, &BOXES, of_boxes, names, &mut push),
     }
     if let Some(masks) = &scores.masks {
-        push_coco(masks, &MASKS, of_masks, &by_class, &mut push);
+        push_coco(masks, &MASKS, of_masks, names, &mut push);
     }
     all
+}
+
+/// AP, objects and results of each class, for `result.json`.
+fn by_class(each: impl Iterator<Item = (Option<f64>, usize, usize)>, names: &[String]) -> Value {
+    let line = |(class, (ap, truths, detections))| json!({ "name": names.get::<usize>(class), "ap": ap, "objects": truths, "detections": detections });
+    each.enumerate().map(line).collect()
 }
 
 /// The names of COCO's twelve numbers, in its order.
@@ -121,17 +120,16 @@ const MASKS: [&str; 12] = [
 
 fn push_coco(
     scores: &CocoScores,
-    names: &[&'static str; 12],
+    metrics: &[&'static str; 12],
     intervals: Option<&Intervals>,
-    by_class: &dyn Fn(Vec<(Option<f64>, usize, usize)>) -> Value,
+    names: &[String],
     push: &mut dyn FnMut(&'static str, Option<f64>, Option<Interval>, Value),
 ) {
-    let classes = scores.classes.iter();
-    let classes = by_class(
-        classes
-            .map(|class| (class.ap, class.truths, class.detections))
-            .collect(),
-    );
+    let each = scores
+        .classes
+        .iter()
+        .map(|class| (class.ap, class.truths, class.detections));
+    let classes = by_class(each, names);
     let values = [
         scores.ap,
         scores.ap50,
@@ -146,7 +144,7 @@ fn push_coco(
         scores.ar_medium,
         scores.ar_large,
     ];
-    for (index, (name, value)) in names.iter().zip(values).enumerate() {
+    for (index, (name, value)) in metrics.iter().zip(values).enumerate() {
         let interval = match index {
             0 => intervals.and_then(|intervals| intervals.ap),
             1 => intervals.and_then(|intervals| intervals.ap50),

@@ -71,11 +71,40 @@ pub(super) struct Pass<'a> {
     pub(super) replicas: &'a Replicas,
 }
 
-/// What is found in a picture, as bytes between ranks: floats as bits.
+/// What is found in a picture, as bytes between ranks.
 #[derive(Serialize, Deserialize)]
 struct Sent {
     position: u64,
-    found: Vec<(u32, u32, [u32; 4], Option<(u32, u32, String)>)>,
+    found: Vec<SentObject>,
+}
+
+/// A found object; floats as bits, so that no digit is lost.
+#[derive(Serialize, Deserialize)]
+struct SentObject {
+    class: u32,
+    score: u32,
+    edges: [u32; 4],
+    mask: Option<SentMask>,
+}
+
+/// A mask as compressed run lengths.
+#[derive(Serialize, Deserialize)]
+struct SentMask {
+    width: u32,
+    height: u32,
+    counts: String,
+}
+
+impl SentObject {
+    fn into_scored(self) -> Scored {
+        let mask = self.mask;
+        Scored {
+            class: self.class,
+            score: f32::from_bits(self.score),
+            edges: self.edges.map(f32::from_bits),
+            mask: mask.and_then(|mask| Rle::from_compressed(mask.width, mask.height, &mask.counts).ok()),
+        }
+    }
 }
 
 impl Pass<'_> {
@@ -128,11 +157,7 @@ impl Pass<'_> {
     }
 
     /// A detection in pixels of the original picture, as it is sent; `None` where nothing is left of it.
-    fn in_original(
-        &self,
-        one: &Instance,
-        view: &ViewTargets,
-    ) -> Option<(u32, u32, [u32; 4], Option<(u32, u32, String)>)> {
+    fn in_original(&self, one: &Instance, view: &ViewTargets) -> Option<SentObject> {
         let (width, height) = (view.original_width, view.original_height);
         let across = width as f32 / view.targets.width as f32;
         let down = height as f32 / view.targets.height as f32;
@@ -153,14 +178,18 @@ impl Pass<'_> {
             let bounds = BoundingBox::from_edges(edges);
             let size = [height as usize, width as usize];
             let pasted = pasted_rle(mask, network.mask_side(), &bounds, size, masks.paste);
-            (pasted.width(), pasted.height(), pasted.to_compressed())
+            SentMask {
+                width,
+                height,
+                counts: pasted.to_compressed(),
+            }
         });
-        Some((
-            one.class as u32,
-            one.score.to_bits(),
-            edges.map(f32::to_bits),
+        Some(SentObject {
+            class: one.class as u32,
+            score: one.score.to_bits(),
+            edges: edges.map(f32::to_bits),
             mask,
-        ))
+        })
     }
 
     /// The results of all ranks, in the order of records; broken records count against the limit over all ranks.
@@ -183,16 +212,9 @@ impl Pass<'_> {
         let (mut results, mut truth, mut positions) = (vec![], vec![], vec![]);
         for sent in all {
             let objects = &set.truth[sent.position as usize];
-            let found = sent.found.into_iter().map(|(class, score, edges, mask)| Scored {
-                class,
-                score: f32::from_bits(score),
-                edges: edges.map(f32::from_bits),
-                mask: mask
-                    .and_then(|(width, height, counts)| Rle::from_compressed(width, height, &counts).ok()),
-            });
             results.push(ImageResults {
                 image_id: objects.image_id,
-                found: found.collect(),
+                found: sent.found.into_iter().map(SentObject::into_scored).collect(),
             });
             truth.push(objects.clone());
             positions.push(sent.position);

@@ -167,11 +167,11 @@ fn ran(config: &Config, out: &Path, resume: bool, stop_at: Option<usize>) -> Ran
     };
     let mut lines = vec![];
     let result = run(config, &job, &mut |event| match event {
-        DetectionEvent::Training(training::Event::Step { step }) => {
-            // The step after this one ends the run.
-            if stop_at.is_some_and(|at| step + 1 >= at) {
-                stop.store(true, Ordering::Relaxed);
-            }
+        // The step after this one ends the run.
+        DetectionEvent::Training(training::Event::Step { step })
+            if stop_at.is_some_and(|at| step + 1 >= at) =>
+        {
+            stop.store(true, Ordering::Relaxed);
         }
         DetectionEvent::Evaluated(line) => lines.push(line.clone()),
         _ => {}
