@@ -232,3 +232,75 @@ fn files_and_names_that_do_not_fit_are_errors() {
         "{error}"
     );
 }
+
+#[test]
+fn a_curation_drops_what_detect_persons_finds_and_its_data_sheet_names_the_network() {
+    let home = tempfile::tempdir().unwrap();
+    let (photos, weights) = (photos(home.path()), home.path().join("net.safetensors"));
+    std::fs::remove_file(photos.join("c.png")).unwrap();
+    std::fs::write(&weights, to_safetensors(&network(4), &[])).unwrap();
+    let sides = [
+        "--shorter-px",
+        "48",
+        "--longer-px",
+        "80",
+        "--candidate-score",
+        "0",
+    ];
+    let lines = found("persons", &weights, &photos, &sides);
+    let top = |line: &Value| line["detections"][0]["score"].as_f64().unwrap();
+    // Between the two photos.
+    let score = (top(&lines[0]) + top(&lines[1])) / 2.0;
+
+    let text = std::fs::read_to_string(crate::root().join("configs/curate/people.toml")).unwrap();
+    let (before, rest) = text.split_once("[[stages]]\n[stages.faces]").unwrap();
+    let (_, persons) = rest.split_once("[[stages]]\n[stages.persons]").unwrap();
+    let config = home.path().join("config.toml");
+    let sides = "sides = { shorter_px = 48, longer_px = 80 }";
+    std::fs::write(
+        &config,
+        format!("{before}[[stages]]\n[stages.persons]\n{sides}{persons}"),
+    )
+    .unwrap();
+    let out = home.path().join("out");
+    let mut command = passer();
+    command
+        .args(["curate", "run"])
+        .arg(&config)
+        .args(["--device", "flex", "--out"])
+        .arg(&out);
+    for set in [
+        format!("source.folder.folder={}", photos.display()),
+        "source.folder.class_folders=false".to_owned(),
+        format!("stages.persons.weights={}", weights.display()),
+        format!("stages.persons.score={score}"),
+        "stages.persons.candidate_score=0.0".to_owned(),
+        "stages.persons.nms_iou=0.5".to_owned(),
+        "release.publisher=Ann Example".to_owned(),
+        "release.contact=ann@example.org".to_owned(),
+        "release.url=https://photos.invalid/".to_owned(),
+        "release.licence_url=https://photos.invalid/terms".to_owned(),
+    ] {
+        command.arg("--set").arg(set);
+    }
+    command.assert().success();
+    let ledger = rusqlite::Connection::open(out.join("ledger.sqlite")).unwrap();
+    let mut statement = ledger
+        .prepare("SELECT kept, score FROM decision_log WHERE stage = 'persons' ORDER BY key")
+        .unwrap();
+    let rows = statement.query_map([], |row| Ok((row.get::<_, bool>(0)?, row.get::<_, f64>(1)?)));
+    let decided: Vec<(bool, f64)> = rows.unwrap().map(Result::unwrap).collect();
+    assert_eq!(decided.len(), 2);
+    for ((kept, decided), line) in decided.iter().zip(&lines) {
+        assert!((decided - top(line)).abs() < 1e-6, "{decided}");
+        assert_eq!(*kept, top(line) <= score);
+    }
+    passer().args(["curate", "release"]).arg(&out).assert().success();
+    let sheet = std::fs::read_to_string(out.join("releases/v1/DATASHEET.md")).unwrap();
+    assert!(
+        sheet.contains(
+            "Persons were looked for with Mask R-CNN (`maskrcnn_resnet18-w8_fpn`, 4 classes) (weights SHA-256"
+        ),
+        "{sheet}"
+    );
+}

@@ -1,7 +1,7 @@
 """torchvision's Faster and Mask R-CNN, whole, through `passer detect objects` and `passer weights convert`.
 
     python scripts/parity/detect_objects.py check PASSER PHOTOS.tar FOLDER   # four networks, ten photos
-    python scripts/parity/detect_objects.py speed PASSER PHOTOS.tar FOLDER [--threads 1] [--photos 10]
+    python scripts/parity/detect_objects.py speed PASSER PHOTOS.tar FOLDER [--count 10]
 
 Needs torch, torchvision, safetensors, pillow. The networks have random weights from a seed. Their norms get the statistics
 of the photos, and their last layers are scaled until logits and deltas spread; so no weights have to be downloaded. The
@@ -10,12 +10,15 @@ first versions are saved as torchvision's released files are: frozen norms with 
 `check`: boxes within 0.1 px, scores within 1e-3, masks as pixels, in the order of scores; a converted file loads with
 `strict=True`. Every detection of torchvision (in float64) is looked for among ours. One whose partner is missing counts,
 and is listed with torchvision's own float32 beside it, because float32 may decide a suppression or rank otherwise.
-Both sides read the same PNG files. `speed`: seconds a photo of both, shorter side 320 px, at most 400 px.
+Both sides read the same PNG files. `speed`: processor seconds a photo on one thread, in turn (also set RAYON_NUM_THREADS=1),
+which other work on the machine disturbs less than wall-clock time.
 """
 
 import argparse
 import io
 import json
+import os
+import resource
 import subprocess
 import sys
 import tarfile
@@ -112,6 +115,20 @@ def save(model, kind, path):
     torch.save(state, path)
 
 
+def kept(kind, images, path):
+    """The network in the file of an earlier call, or a new one, which is saved there."""
+    if not path.exists():
+        model = network(kind, images)
+        save(model, kind, path)
+        return model
+    model = getattr(models, kind)(weights=None, weights_backbone=None, num_classes=91)
+    model.transform.min_size, model.transform.max_size = (SHORTER,), LONGER
+    if not kind.endswith("_v2"):
+        frozen(model.backbone.body)
+    model.load_state_dict(torch.load(path, weights_only=True))
+    return model.eval()
+
+
 def passer(program, *arguments):
     done = subprocess.run([program, *map(str, arguments)], capture_output=True, text=True)
     if done.returncode:
@@ -169,18 +186,18 @@ def check(arguments):
     images = photos(arguments.photos, folder / "photos", 10)
     failed = False
     for kind in arguments.networks or NETWORKS:
-        model = network(kind, [tensor(image) for image in images.values()])
         path = folder / f"{kind}.pth"
-        save(model, kind, path)
+        model = kept(kind, [tensor(image) for image in images.values()], path)
         lines = folder / f"{kind}.jsonl"
         passer(arguments.passer, "detect", "objects", "--device", "flex", "--weights", path, "--data", folder / "photos",
                "--out", lines, "--candidate-score", 0.05, "--shorter-px", SHORTER, "--longer-px", LONGER, "--sheet", folder / f"{kind}.png")
         ours = {line["key"]: line["detections"] for line in map(json.loads, lines.read_text().splitlines())}
         narrow = {key: found_by_torchvision(model, image, torch.float32) for key, image in images.items()}
-        model.double()
+        if not arguments.float32:
+            model.double()
         count, box, score, mask, lost, lost_by_float32, extra = 0, 0.0, 0.0, 0.0, 0, 0, 0
         for key, image in images.items():
-            theirs = found_by_torchvision(model, image, torch.float64)
+            theirs = narrow[key] if arguments.float32 else found_by_torchvision(model, image, torch.float64)
             pairs = partners(ours[key], theirs)
             lost_by_float32 += partners(narrow[key], theirs).count(None)
             extra += len(ours[key]) - sum(pair is not None for pair in pairs)
@@ -200,6 +217,7 @@ def check(arguments):
               f"partner {lost} of torchvision's and {extra} of ours; torchvision's own float32 lacks {lost_by_float32}")
         failed |= box > 0.1 or score > 1e-3 or lost > max(2, 2 * lost_by_float32) or mask > 0.02
         model.float()
+        print(f"{kind}: the reference is torchvision in {'float32' if arguments.float32 else 'float64'}")
         out = folder / f"{kind}.safetensors"
         out.unlink(missing_ok=True)
         passer(arguments.passer, "weights", "convert", path, out, "--to", "torchvision")
@@ -217,26 +235,37 @@ def check(arguments):
 
 
 def speed(arguments):
-    torch.set_num_threads(arguments.threads)
+    torch.set_num_threads(1)
     folder = Path(arguments.folder)
     images = photos(arguments.photos, folder / "speed", arguments.count)
+    key, image = next(iter(images.items()))
+    (folder / "one").mkdir(exist_ok=True)
+    Image.fromarray(image).save(folder / "one" / f"{key}.png")
+    tensors = [tensor(image) for image in images.values()]
+
+    def ours(data, path):
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        passer(arguments.passer, "detect", "objects", "--device", "flex", "--weights", path, "--data", data, "--out",
+               folder / "speed.jsonl", "--candidate-score", 0.05, "--shorter-px", SHORTER, "--longer-px", LONGER)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
     for kind in arguments.networks or ["maskrcnn_resnet50_fpn"]:
-        model = network(kind, [tensor(image) for image in images.values()])
         path = folder / f"{kind}.pth"
-        save(model, kind, path)
-        tensors = [tensor(image) for image in images.values()]
-        for layout in (torch.contiguous_format, torch.channels_last):
-            model.to(memory_format=layout)
-            with torch.inference_mode():
-                model([tensors[0]])
-                started = time.perf_counter()
-                for image in tensors:
-                    model([image])
-                seconds = (time.perf_counter() - started) / len(tensors)
-            print(f"{kind}: torchvision {layout}, {arguments.threads} threads: {seconds:.2f} s a photo")
-        said = passer(arguments.passer, "detect", "objects", "--device", "flex", "--weights", path, "--data", folder / "speed",
-                      "--out", folder / "speed.jsonl", "--candidate-score", 0.05, "--shorter-px", SHORTER, "--longer-px", LONGER)
-        print(f"{kind}: Passer: {said.strip().splitlines()[-1]}")
+        model = kept(kind, tensors, path)
+        for _ in range(2):
+            said = []
+            for layout in (torch.contiguous_format, torch.channels_last):
+                model.to(memory_format=layout)
+                with torch.inference_mode():
+                    model(tensors[:1])
+                    started = time.process_time()
+                    for one in tensors:
+                        model([one])
+                    said.append(f"torchvision, {layout}: {(time.process_time() - started) / len(tensors):.2f} s")
+            # Without the start of the program, which reads the weights.
+            seconds = (ours(folder / "speed", path) - ours(folder / "one", path)) / (len(tensors) - 1)
+            print(f"{kind}, processor seconds a photo: {'; '.join(said)}; Passer: {seconds:.2f} s; load {os.getloadavg()[0]:.1f}")
 
 
 if __name__ == "__main__":
@@ -246,7 +275,7 @@ if __name__ == "__main__":
     parser.add_argument("photos")
     parser.add_argument("folder")
     parser.add_argument("--networks", nargs="*")
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--float32", action="store_true", help="compare with torchvision's float32 alone, which is faster")
     parser.add_argument("--count", type=int, default=10)
     arguments = parser.parse_args()
     {"check": check, "speed": speed}[arguments.what](arguments)

@@ -293,7 +293,7 @@ fn show(
         None => writeln!(out, "loads     yes")?,
         Some(_) if detector.is_some() => writeln!(
             out,
-            "loads     as a detector (`passer detect objects --weights`), not as an encoder"
+            "loads     as a detector (`passer detect objects --weights FILE`), not as an encoder"
         )?,
         Some(refusal) => {
             writeln!(out, "loads     no: {}", escape(refusal))?;

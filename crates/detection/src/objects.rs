@@ -54,8 +54,8 @@ impl ObjectsConfig {
 pub enum Objects {
     /// Of the YOLOX family.
     Yolox(Box<Yolox>),
-    /// Faster or Mask R-CNN, and the names of its classes if the file states them.
-    Rcnn(Box<RcnnDetector>, Vec<String>),
+    /// Faster or Mask R-CNN, and the file that it is from.
+    Rcnn(Box<RcnnDetector>, Box<RcnnFile>),
 }
 
 /// Of what other kind a file's names are, with one that shows it.
@@ -66,20 +66,23 @@ fn other_kind<'a>(names: impl Iterator<Item = &'a str> + Clone) -> String {
             "torchvision's RetinaNet, FCOS or SSD",
         ),
         ("proposal_generator.", "a detector of detectron2"),
-        ("ClassHead.", "RetinaFace, which `detect faces` reads"),
+        ("ClassHead.", "RetinaFace, a detector of faces"),
         ("class_embed.", "a DETR"),
         ("fc.weight", "a classifier"),
         ("classifier.", "a classifier"),
         ("head.weight", "a classifier"),
     ];
-    let count = names.clone().count();
+    let count = match names.clone().count() {
+        1 => "1 tensor".to_owned(),
+        count => format!("{count} tensors"),
+    };
     let known = KINDS.iter().find_map(|(part, kind)| {
         let name = names.clone().find(|name| name.contains(part))?;
         Some(format!("`{name}` is of {kind}"))
     });
     match (known, names.clone().next()) {
-        (Some(known), _) => format!("got {count} tensors, of which {known}"),
-        (None, Some(first)) => format!("got {count} tensors, as `{first}`"),
+        (Some(known), _) => format!("got {count}, of which {known}"),
+        (None, Some(first)) => format!("got {count}, as `{first}`"),
         (None, None) => "got no tensor".to_owned(),
     }
 }
@@ -138,10 +141,10 @@ impl Objects {
     /// The name of each class: those that the file states, or COCO's for networks of as many classes. A place without a
     /// name is one of COCO's gaps. `None`: unknown.
     pub fn names(&self) -> Option<Vec<Option<String>>> {
-        if let Self::Rcnn(_, names) = self
-            && !names.is_empty()
+        if let Self::Rcnn(_, file) = self
+            && !file.names.is_empty()
         {
-            return Some(names.iter().cloned().map(Some).collect());
+            return Some(file.names.iter().cloned().map(Some).collect());
         }
         coco_names(self.classes())
     }
@@ -153,7 +156,8 @@ impl Objects {
                 let [width, height] = yolox.input();
                 format!("YOLOX ({width} x {height} px, {} classes)", yolox.classes())
             }
-            Self::Rcnn(rcnn, _) => rcnn.config().describe(),
+            // The file's, also where its masks are not made.
+            Self::Rcnn(_, file) => file.config.describe(),
         }
     }
 }
@@ -226,7 +230,7 @@ fn rcnn<R: Read + Seek>(
     };
     let batch_images = if config.on_cpu { 1 } else { config.batch_images };
     let detector = RcnnDetector::new(network, config.classes.clone(), batch_images, device)?;
-    Ok(Objects::Rcnn(Box::new(detector), file.names))
+    Ok(Objects::Rcnn(Box::new(detector), Box::new(file)))
 }
 
 /// COCO's ids 1 to 90 in order, without a name where COCO has none: torchvision's numbers of classes less 1.
