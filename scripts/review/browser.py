@@ -8,7 +8,6 @@ WebDriver by itself. Ends with status 1 at the first thing that is not as it sho
 
 import argparse
 import http.server
-import json
 import pathlib
 import shutil
 import signal
@@ -19,7 +18,7 @@ import time
 import urllib.error
 import urllib.request
 
-from driver import Browser, Server, answers, check, chromedriver, curation
+from driver import Browser, Client, Server, answers, check, chromedriver, curation
 
 
 def other_origin(browser, address):
@@ -152,11 +151,11 @@ def main():
                     browser.loaded()
                     browser.press_and_wait("n")
                     browser.saved()
-            if not json.load(urllib.request.urlopen(address + "api/state"))["labels_open"]:
+            if not Client(address).call("/api/state")["labels_open"]:
                 break
             for browser in (one, two):
                 browser.press_and_wait("enter")
-        state = json.load(urllib.request.urlopen(address + "api/state"))
+        state = Client(address).call("/api/state")
         said = answers(out)
         check(state["labels_open"] == 0 and state["done"] == 30, "every photo has its labels")
         check(len(said) >= 40, f"{len(said)} answers by keyboard")

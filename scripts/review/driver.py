@@ -4,6 +4,7 @@ Needs Debian's `chromium` and `chromium-driver`. Standard library only.
 """
 
 import base64
+import http.client
 import json
 import pathlib
 import random
@@ -198,6 +199,33 @@ class Slow:
                 pass
 
 
+class Client:
+    """The page's requests, without the page. Notes how long each takes, in ms, by name."""
+
+    def __init__(self, address):
+        self.address, self.times, self.number = address.removeprefix("http://").rstrip("/"), {}, 0
+
+    def call(self, path, body=None, name=None):
+        started = time.perf_counter()
+        connection = http.client.HTTPConnection(self.address)
+        headers = {"Origin": f"http://{self.address}", "Content-Type": "application/json"}
+        connection.request("GET" if body is None else "POST", path, None if body is None else json.dumps(body), headers)
+        answer = connection.getresponse()
+        content = answer.read()
+        self.times.setdefault(name or path, []).append(1e3 * (time.perf_counter() - started))
+        assert answer.status == 200, (path, answer.status, content[:200])
+        return answer.headers["X-Photo-Sha256"] if path.startswith("/thumb") else json.loads(content)
+
+    def change(self, path, who, name, answers=()):
+        self.number += 1
+        return self.call(path, {"annotator": who, "page": "script", "number": self.number, "answers": list(answers)}, name)
+
+    def answers(self, who, photos, categories):
+        """Looks at each photo, and answers."""
+        look = lambda photo: self.call(f"/thumb/{photo}?annotator={who}", name="a thumbnail")
+        return [{"photo": photo, "categories": categories, "shown": look(photo)} for photo in photos]
+
+
 def answers(folder, state="current"):
     ledger = sqlite3.connect(f"file:{folder}/ledger.sqlite?mode=ro", uri=True)
     return ledger.execute("SELECT n.name, a.key, a.categories FROM answers a JOIN annotators n ON n.id = a.annotator "
@@ -210,7 +238,7 @@ def curation(passer, source, home, count, labelled_twice, config=CONFIG):
     photos.mkdir(parents=True)
     for path in sorted(path for path in pathlib.Path(source).iterdir() if path.suffix.lower() in (".jpg", ".jpeg", ".png"))[:count]:
         shutil.copy(path, photos / path.name)
-        about = {"title": "<img src=x onerror=document.title='hacked'>", "photographer": "<b>Ann & Bob</b>"}
+        about = {"title": "<img src=x onerror=document.title='hacked'>", "photographer": "<b>Ann & Bob</b>", "licence": "mine"}
         (photos / path.name).with_suffix(".json").write_text(json.dumps(about))
     (home / "config.toml").write_text(config.format(photos=photos, twice=labelled_twice))
     done = subprocess.run([passer, "curate", "run", home / "config.toml", "--out", out], capture_output=True, text=True)

@@ -9,48 +9,17 @@ Standard library only.
 """
 
 import argparse
-import http.client
-import json
 import os
 import pathlib
 import random
 import sqlite3
 import statistics
 import struct
-import subprocess
 import time
 import zlib
 
-CONFIG = """
-[source.folder]
-folder = "{folder}"
-class_folders = false
-licence = "mine"
+from driver import Client, Server, curation
 
-[[stages]]
-[stages.licence]
-attribution = []
-accept = [{{ name = "mine", urls = [] }}]
-
-[[stages]]
-[stages.review]
-drop = ["person", "body_part"]
-labelled_twice = 0.05
-disagreement = "drop"
-seed = 0
-
-[release]
-name = "large"
-description = "Made-up rows."
-publisher = "nobody"
-contact = "nobody"
-url = "https://example.org/"
-licence_url = "https://example.org/"
-records_per_shard = 10000
-shard_prefix = "photos"
-coordinates = false
-metadata = "strip_private"
-"""
 PICTURES = 8
 
 
@@ -62,16 +31,12 @@ def write_png(path, number):
     path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b""))
 
 
-def make(options):
-    out = options.out.resolve()
-    folder = out / "photos"
-    folder.mkdir(parents=True)
+def make(options, out):
+    pictures = options.out.resolve() / "pictures"
+    pictures.mkdir(parents=True)
     for number in range(PICTURES):
-        write_png(folder / f"p{number}.png", number + 1)
-    config = out / "large.toml"
-    config.write_text(CONFIG.format(folder=folder))
-    # As far as the review, which says that labels are missing.
-    subprocess.run([options.passer, "curate", "run", config, "--out", out], capture_output=True)
+        write_png(pictures / f"p{number}.png", number + 1)
+    curation(options.passer, pictures, options.out.resolve(), PICTURES, 0.05)
     draw = random.Random(0).random
     db = sqlite3.connect(out / "ledger.sqlite")
     db.execute("PRAGMA synchronous = OFF")
@@ -106,31 +71,6 @@ def make(options):
     db.close()
 
 
-class Client:
-    def __init__(self, address):
-        self.address, self.times, self.number = address, {}, 0
-
-    def call(self, path, body=None, name=None):
-        started = time.perf_counter()
-        connection = http.client.HTTPConnection(self.address)
-        headers = {"Origin": f"http://{self.address}", "Content-Type": "application/json"}
-        connection.request("GET" if body is None else "POST", path, None if body is None else json.dumps(body), headers)
-        answer = connection.getresponse()
-        content = answer.read()
-        self.times.setdefault(name or path, []).append(1e3 * (time.perf_counter() - started))
-        assert answer.status == 200, (path, answer.status, content[:200])
-        return answer.headers["X-Photo-Sha256"] if path.startswith("/thumb") else json.loads(content)
-
-    def change(self, path, who, name, answers=()):
-        self.number += 1
-        return self.call(path, {"annotator": who, "page": "scale", "number": self.number, "answers": list(answers)}, name)
-
-    def answers(self, who, photos, categories):
-        """Looks at each photo, and answers."""
-        look = lambda photo: self.call(f"/thumb/{photo}?annotator={who}", name="a thumbnail")
-        return [{"photo": photo, "categories": categories, "shown": look(photo)} for photo in photos]
-
-
 def cpu_seconds(process):
     fields = pathlib.Path(f"/proc/{process.pid}/stat").read_text().rsplit(")", 1)[1].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
@@ -149,16 +89,14 @@ def main():
     arguments.add_argument("--rounds", type=int, default=100)
     arguments.add_argument("--out", type=pathlib.Path, required=True)
     options = arguments.parse_args()
-    if not (options.out / "ledger.sqlite").exists():
-        make(options)
+    out = options.out.resolve() / "out"
+    if not (out / "ledger.sqlite").exists():
+        make(options, out)
     started = time.perf_counter()
-    server = subprocess.Popen(
-        [options.passer, "curate", "review", options.out, "--listen", "127.0.0.1:0"], stdout=subprocess.PIPE, text=True
-    )
+    server = Server(options.passer, out, 0)
     try:
-        address = server.stdout.readline().strip().removeprefix("http://").rstrip("/")
-        print(f"listens after {time.perf_counter() - started:.1f} s, {cpu_seconds(server):.1f} s of CPU time; {peak_mib(server)} MiB", flush=True)
-        client = Client(address)
+        client = Client(server.start())
+        print(f"listens after {time.perf_counter() - started:.1f} s, {cpu_seconds(server.process):.1f} s of CPU time; {peak_mib(server.process)} MiB", flush=True)
         people = [client.call("/api/join", {"name": name})["id"] for name in ("Ann", "Bob", "Eve")]
         for round in range(options.rounds):
             who = people[round % len(people)]
@@ -177,10 +115,10 @@ def main():
         print({key: state[key] for key in ("photos", "done", "labels_open", "wait_for_second")}, state["pairs"], state["annotators"])
         for name, times in client.times.items():
             print(f"{name:22} {len(times):4} times, ms: median {statistics.median(times):8.2f}, longest {max(times):8.2f}")
-        print(f"{cpu_seconds(server):.1f} s of CPU time in all; {peak_mib(server)} MiB")
+        print(f"{cpu_seconds(server.process):.1f} s of CPU time in all; {peak_mib(server.process)} MiB")
     finally:
-        server.terminate()
-        server.wait()
+        server.process.terminate()
+        server.process.wait()
 
 
 if __name__ == "__main__":
