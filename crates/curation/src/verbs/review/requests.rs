@@ -253,7 +253,16 @@ impl Review {
         if name.is_empty() || name.chars().count() > LONGEST_NAME {
             return Ok(Response::refused(400, "a name has 1 to 60 characters"));
         }
-        let id = self.lock().ledger.annotator(&name)?;
+        let mut inside = self.lock();
+        // One person is not two because of a capital or a letter that nobody sees.
+        let known = inside.ledger.annotators()?;
+        let known = known
+            .into_iter()
+            .find(|(_, known)| *known == name || folded(known) == folded(&name));
+        let (id, name) = match known {
+            Some(known) => known,
+            None => (inside.ledger.annotator(&name)?, name),
+        };
         Ok(Response::json(&json!({ "id": id, "name": name })))
     }
 
@@ -284,19 +293,16 @@ impl Review {
     /// Stores answers: all of them, or none and the photos for which they are refused. A photo that was never
     /// sent to this annotator, or with other bytes than the answer names, is refused.
     pub(super) fn take(&self, request: &Request) -> Result<Response, Error> {
-        let asked = match change(request) {
-            Ok(asked) => asked,
-            Err(refusal) => return Ok(refusal),
-        };
+        self.change(request, |inside, asked| self.take_answers(inside, asked))
+    }
+
+    fn take_answers(&self, inside: &mut Inside, asked: &Change) -> Result<Result<Value, Response>, Error> {
+        let refused_as = |reason| Ok(Err(Response::refused(400, reason)));
         if asked.answers.is_empty() || asked.answers.len() > MOST_OF_A_PAGE {
-            return Ok(Response::refused(400, "a request must hold 1 to 200 answers"));
-        }
-        let mut inside = self.lock();
-        if let Some(before) = inside.repeated(&asked) {
-            return Ok(before);
+            return refused_as("a request must hold 1 to 200 answers");
         }
         if !inside.ledger.has_annotator(asked.annotator)? {
-            return Ok(Response::refused(400, "no such annotator"));
+            return refused_as("no such annotator");
         }
         let (mut rows, mut said) = (Vec::new(), Vec::new());
         let (mut refused, mut withdrawn, mut saved) = (Vec::new(), Vec::new(), 0);
@@ -311,7 +317,7 @@ impl Review {
                 None => None,
             };
             let Some(photo) = known else {
-                return Ok(Response::refused(400, "no such photo"));
+                return refused_as("no such photo");
             };
             let served = inside.served.get(&asked.annotator);
             let Some(shown) = served.and_then(|served| served.get(&photo.id).copied()) else {
@@ -343,7 +349,7 @@ impl Review {
             said.push(categories);
         }
         if !refused.is_empty() {
-            return Ok(Response::refused_json(409, &json!({ "refused": refused })));
+            return Ok(Err(Response::refused_json(409, &json!({ "refused": refused }))));
         }
         if !rows.is_empty() {
             // First the disk, then the page.
@@ -359,35 +365,49 @@ impl Review {
             inside.shown.remove(&row.photo);
             inside.queue.note(row.photo, asked.annotator, Some(categories));
         }
-        Ok(inside.done(asked, json!({ "saved": saved, "withdrawn": withdrawn })))
+        Ok(Ok(json!({ "saved": saved, "withdrawn": withdrawn })))
     }
 
     pub(super) fn undo(&self, request: &Request) -> Result<Response, Error> {
-        let asked = match change(request) {
-            Ok(asked) => asked,
-            Err(refusal) => return Ok(refusal),
-        };
-        let mut inside = self.lock();
-        if let Some(before) = inside.repeated(&asked) {
-            return Ok(before);
-        }
-        let undone = inside.ledger.undo_answers(self.sample, asked.annotator)?;
-        let gone = undone.iter().filter(|(_, before)| before.is_none()).count() as u64;
-        inside.paces.took_back(asked.annotator, undone.len() as u64, gone);
-        let mut photos = Vec::new();
-        for (key, before) in undone {
-            let Some(photo) = inside.in_queue(&key)? else {
-                continue;
-            };
-            let before = before.as_deref().map(Categories::read);
-            inside.queue.note(photo, asked.annotator, before);
-            photos.push(inside.described(photo, asked.annotator)?);
-        }
-        Ok(inside.done(asked, json!({ "photos": photos })))
+        self.change(request, |inside, asked| {
+            let undone = inside.ledger.undo_answers(self.sample, asked.annotator)?;
+            let gone = undone.iter().filter(|(_, before)| before.is_none()).count() as u64;
+            inside.paces.took_back(asked.annotator, undone.len() as u64, gone);
+            let mut photos = Vec::new();
+            for (key, before) in undone {
+                let Some(photo) = inside.in_queue(&key)? else {
+                    continue;
+                };
+                let before = before.as_deref().map(Categories::read);
+                inside.queue.note(photo, asked.annotator, before);
+                photos.push(inside.described(photo, asked.annotator)?);
+            }
+            Ok(Ok(json!({ "photos": photos })))
+        })
     }
 
     /// Discards all answers of an annotator. The ledger keeps them as `discarded`.
     pub(super) fn discard(&self, request: &Request) -> Result<Response, Error> {
+        self.change(request, |inside, asked| {
+            let keys = inside.ledger.discard_answers(self.sample, asked.annotator)?;
+            let count = keys.len() as u64;
+            inside.paces.took_back(asked.annotator, count, count);
+            for key in keys {
+                if let Some(photo) = inside.in_queue(&key)? {
+                    inside.queue.note(photo, asked.annotator, None);
+                }
+            }
+            Ok(Ok(json!({ "discarded": count })))
+        })
+    }
+
+    /// Makes a change once: reads the request, and does `work` unless that was done already. `work` returns what the
+    /// page receives, or the response that refuses the change.
+    fn change(
+        &self,
+        request: &Request,
+        work: impl FnOnce(&mut Inside, &Change) -> Result<Result<Value, Response>, Error>,
+    ) -> Result<Response, Error> {
         let asked = match change(request) {
             Ok(asked) => asked,
             Err(refusal) => return Ok(refusal),
@@ -396,15 +416,10 @@ impl Review {
         if let Some(before) = inside.repeated(&asked) {
             return Ok(before);
         }
-        let keys = inside.ledger.discard_answers(self.sample, asked.annotator)?;
-        let count = keys.len() as u64;
-        inside.paces.took_back(asked.annotator, count, count);
-        for key in keys {
-            if let Some(photo) = inside.in_queue(&key)? {
-                inside.queue.note(photo, asked.annotator, None);
-            }
-        }
-        Ok(inside.done(asked, json!({ "discarded": count })))
+        Ok(match work(&mut inside, &asked)? {
+            Ok(response) => inside.done(asked, response),
+            Err(refusal) => refusal,
+        })
     }
 
     pub(super) fn state(&self) -> Result<Response, Error> {
@@ -472,6 +487,18 @@ impl Review {
 
 /// The reason of a photo that was taken down.
 const TAKEN_DOWN: &str = "this photo was taken down and needs no answer";
+
+/// A name without capitals, blanks and letters that are not shown.
+fn folded(name: &str) -> String {
+    let is_shown = |letter: &char| {
+        !letter.is_whitespace()
+            && !matches!(letter, '\u{ad}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2060}'..='\u{206f}' | '\u{fe00}'..='\u{fe0f}' | '\u{feff}')
+    };
+    name.chars()
+        .filter(is_shown)
+        .flat_map(char::to_lowercase)
+        .collect()
+}
 
 /// Reads the body of a change.
 fn change(request: &Request) -> Result<Change, Response> {

@@ -228,6 +228,8 @@ fn people_label_a_kill_loses_nothing_and_the_stage_takes_their_word() {
     // Another process, another day: no photo is shown twice.
     served(&out, None, |address| {
         let ann = join(address, "Ann <b>");
+        // One person is not two.
+        assert_eq!(join(address, "ANN\u{200b} <b>"), ann);
         let bob = join(address, "Bob");
         assert_ne!(ann, bob);
         for photo in next(address, ann) {
