@@ -1,8 +1,8 @@
 //! Metadata that are embedded in the files of photos: EXIF, XMP, IPTC, comments, thumbnails and data behind
 //! the picture. An encoded photo comes in; which private kinds it holds, and the photo without them, go out.
 //!
-//! Nothing is encoded again: pixels, orientation and color profile are the same bytes as before. Everything
-//! else must be on a list of what stays, so that a field that no list knows is removed. Metadata that cannot
+//! Nothing is encoded again: pixels, orientation and color profile are the same bytes as before. (A PNG with rows behind
+//! its last one is packed again, without loss.) Everything else must be on a list of what stays, so that a field that no list knows is removed. Metadata that cannot
 //! be read are removed whole. A second pass over the result finds nothing.
 //!
 //! The credit that a file gives itself can be read on the way.
@@ -11,6 +11,7 @@ mod bmp;
 mod bytes;
 mod exif;
 mod gif;
+mod idat;
 mod iptc;
 mod jpeg;
 mod png;
@@ -119,23 +120,37 @@ pub(crate) struct Stripped<'a> {
 #[error("{0}")]
 pub(crate) struct Unreadable(String);
 
-/// The credit that a file gives itself.
+/// The credit that a file gives itself, as it is written there. What of it denotes a license is for the caller to
+/// judge.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Credit {
-    /// Who made the picture.
+    /// Who made the picture: `dc:creator`, the by-line, Artist.
     pub(crate) creator: Option<String>,
-    /// The address of its license.
-    pub(crate) license_url: Option<String>,
-    /// Its copyright notice or the name of its license, as people write them.
-    pub(crate) rights: Option<String>,
+    /// `cc:license`, which is a license by its definition: mostly its address.
+    pub(crate) license: Option<String>,
+    /// Address of a statement of ownership and rights: `xmpRights:WebStatement`.
+    pub(crate) statement: Option<String>,
+    /// Terms of use: `xmpRights:UsageTerms`.
+    pub(crate) terms: Option<String>,
+    /// The copyright notice (`dc:rights`, IPTC's, EXIF's), where people write licenses too.
+    pub(crate) notice: Option<String>,
+    /// Who owns the rights: `xmpRights:Owner`.
+    pub(crate) owner: Option<String>,
 }
 
 impl Credit {
     /// Adds what is not known yet.
     fn or(&mut self, other: Credit) {
-        self.creator = self.creator.take().or(other.creator);
-        self.license_url = self.license_url.take().or(other.license_url);
-        self.rights = self.rights.take().or(other.rights);
+        for (known, other) in [
+            (&mut self.creator, other.creator),
+            (&mut self.license, other.license),
+            (&mut self.statement, other.statement),
+            (&mut self.terms, other.terms),
+            (&mut self.notice, other.notice),
+            (&mut self.owner, other.owner),
+        ] {
+            *known = known.take().or(other);
+        }
     }
 }
 

@@ -51,6 +51,8 @@ pub(crate) struct Row {
     pub(crate) photo: Photo,
     /// The reason, if the row cannot be used.
     pub(crate) refused: Option<&'static str>,
+    /// Of a row that can be used: more about its credit for a person to read.
+    pub(crate) note: Option<String>,
 }
 
 /// Longest field that is kept, bytes. Anything longer is not a name, title or address.
@@ -65,6 +67,31 @@ pub(crate) enum KeyRule {
     Name,
     /// Such names joined by `/`, with any other character that a user's own file may have.
     Path,
+}
+
+/// Whether an address leads into a file system, to a place or to a machine of its writer's own, or holds a user's
+/// name: `file:///home/ann/a.jpg`, `C:\a.jpg`, `geo:51.5,0`, `https://ann:secret@host/a.jpg`. Such a one is
+/// not published.
+pub(crate) fn is_private_address(url: &str) -> bool {
+    let url = url.trim();
+    let scheme = url.split_once(':').map(|(scheme, _)| scheme.to_ascii_lowercase());
+    let scheme = scheme.filter(|scheme| {
+        scheme.starts_with(|letter: char| letter.is_ascii_alphabetic())
+            && scheme
+                .chars()
+                .all(|letter| letter.is_ascii_alphanumeric() || "+-.".contains(letter))
+    });
+    let rest = match scheme.as_deref() {
+        Some(scheme @ ("http" | "https")) => url.get(scheme.len() + 1..).unwrap_or_default(),
+        Some(_) => return true,
+        None => url,
+    };
+    let is_path = rest.starts_with(['.', '~', '\\']) || rest.starts_with('/') && !rest.starts_with("//");
+    let authority = rest
+        .trim_start_matches(['/', '\\'])
+        .split(['/', '\\', '?', '#'])
+        .next();
+    is_path || authority.is_some_and(|authority| authority.contains('@'))
 }
 
 /// Checks a photo that a source has read, and returns the first rule that it breaks.
@@ -210,6 +237,38 @@ mod tests {
         );
         photo.title = Some("t".repeat(5000));
         assert_eq!(refusal(&photo, KeyRule::Name), Some("field_too_long"));
+    }
+
+    #[test]
+    fn addresses_of_files_places_and_users_are_private() {
+        for url in [
+            "file:///home/ann/a.jpg",
+            "FILE:a.jpg",
+            "C:\\photos\\a.jpg",
+            "\\\\server\\share\\a.jpg",
+            "/home/ann/a.jpg",
+            "~/a.jpg",
+            "../a.jpg",
+            "geo:51.5,-0.1",
+            "mailto:ann@host.example",
+            "localhost:8080/a.jpg",
+            "https://ann:secret@host.example/a.jpg",
+            "https:\\\\ann@host.example",
+            "//ann@host.example/a.jpg",
+            "http:/a.jpg",
+        ] {
+            assert!(is_private_address(url), "{url}");
+        }
+        for url in [
+            "http://www.flickr.com/photos/15087210@N00/6162540254/",
+            "HTTPS://host.example/a:b?c=d@e",
+            "//host.example/a.jpg",
+            "www.host.example/a.jpg",
+            "http://page",
+            "",
+        ] {
+            assert!(!is_private_address(url), "{url}");
+        }
     }
 
     #[test]

@@ -23,6 +23,7 @@ use crate::error::Error;
 use crate::hint::Hint;
 use crate::photo::Row;
 use crate::settings::changes;
+use crate::stages::license::LicenseConfig;
 
 /// A list of photos.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
@@ -124,13 +125,17 @@ pub(crate) trait Rows: Send {
     }
 }
 
-/// Opens a source at a position.
-pub(crate) fn open(config: &SourceConfig, from: Position) -> Result<Box<dyn Rows>, Error> {
+/// Opens a source at a position. `licenses`: the accepted ones, by which a source tells a license from other texts.
+pub(crate) fn open(
+    config: &SourceConfig,
+    licenses: Option<&LicenseConfig>,
+    from: Position,
+) -> Result<Box<dyn Rows>, Error> {
     Ok(match config {
         SourceConfig::Yfcc100m(config) => Box::new(yfcc::Yfcc::open(config, from)?),
         SourceConfig::Csv(config) => Box::new(table::Csv::open(config, from)?),
         SourceConfig::Parquet(config) => Box::new(table::Parquet::open(config, from)?),
-        SourceConfig::Folder(config) => Box::new(folder::Folder::open(config, from)?),
+        SourceConfig::Folder(config) => Box::new(folder::Folder::open(config, licenses, from)?),
         SourceConfig::Dataset(config) => Box::new(dataset::Records::open(config, from)?),
     })
 }

@@ -85,6 +85,9 @@ pub enum Reason {
     NoPhotographersName,
     /// Photos by another photographer than the one of a config, whose license is not for them.
     OfAnotherPhotographer,
+    /// Photos whose files claim rights for others than the photographer of a config, or state terms, so that the
+    /// config's license is not for them.
+    RightsOfOthers,
     /// Guess: a file that is an image by its content and not by its name.
     ImageByContent,
     /// Guess: a record with several images, one of which was taken.
@@ -148,6 +151,7 @@ impl Reason {
             Reason::OnlyCrowds => "a picture of crowds alone",
             Reason::NoPhotographersName => "not a photographer's name",
             Reason::OfAnotherPhotographer => "of another photographer",
+            Reason::RightsOfOthers => "with a copyright notice that is no license",
             _ => "a guess",
         }
     }
@@ -253,6 +257,10 @@ impl Reason {
             ),
             Reason::OfAnotherPhotographer => (
                 "photos name another photographer and no license, so the config's `licence` is not for them",
+                "write their license into their sidecars if you know it",
+            ),
+            Reason::RightsOfOthers => (
+                "photos have a copyright notice or terms of use that are no license and say more than the config's `photographer`, so the config's `licence` is not for them",
                 "write their license into their sidecars if you know it",
             ),
             Reason::ImageByContent => ("files were taken as images by their content", ""),

@@ -2,7 +2,7 @@
 
 use image::metadata::Orientation;
 
-use super::bytes::{be16, be32, is_blank, le16, le32, slice};
+use super::bytes::{be16, be32, is_blank, le16, le32, shown, slice};
 use super::{Credit, FileMetadata, Kinds, Part, xmp};
 
 /// Longest value that stays, bytes: a credit in the languages of the world.
@@ -13,6 +13,8 @@ const EXIF: u16 = 0x8769;
 const GPS: u16 = 0x8825;
 const INTEROPERABILITY: u16 = 0xA005;
 const EXIF_VERSION: u16 = 0x9000;
+const COPYRIGHT: u16 = 0x8298;
+const XP_AUTHOR: u16 = 0x9C9D;
 
 // Types of values.
 const BYTE: u16 = 1;
@@ -67,8 +69,8 @@ const KEPT: &[Rule] = &[
     rule(Directory::Main, 0x0214, &[RATIONAL], 6, true),
     // Credit: Artist, Copyright, Windows' author.
     rule(Directory::Main, 0x013B, &[ASCII, UTF8], LONGEST, false),
-    rule(Directory::Main, 0x8298, &[ASCII, UTF8], LONGEST, false),
-    rule(Directory::Main, 0x9C9D, &[BYTE], LONGEST, false),
+    rule(Directory::Main, COPYRIGHT, &[ASCII, UTF8], LONGEST, false),
+    rule(Directory::Main, XP_AUTHOR, &[BYTE], LONGEST, false),
     // The version of EXIF, color space, gamma; Photographer of EXIF 3.
     rule(Directory::Exif, EXIF_VERSION, &[UNDEFINED], 4, true),
     rule(Directory::Exif, 0xA001, &[SHORT], 1, true),
@@ -87,6 +89,25 @@ struct Entry<'a> {
     count: u32,
     /// As it lies in the file: the bytes of `count` values of the type `kind`.
     value: &'a [u8],
+}
+
+impl<'a> Entry<'a> {
+    /// The entry without what is behind the end of its text, such as the rest of a longer one that was there before.
+    fn shown(self) -> Entry<'a> {
+        let (width, texts) = match (self.tag, self.kind) {
+            (XP_AUTHOR, _) => (2, 1),
+            // The photographer's, then the editor's.
+            (COPYRIGHT, ASCII | UTF8) => (1, 2),
+            (_, ASCII | UTF8) => (1, 1),
+            _ => return self,
+        };
+        let value = &self.value[..shown(self.value, width, texts)];
+        Entry {
+            count: value.len() as u32,
+            value,
+            ..self
+        }
+    }
 }
 
 /// The tags of a directory; one whose value cannot be read is `None`.
@@ -236,8 +257,8 @@ fn credit_of(kept: &Kept<'_>) -> Credit {
     };
     Credit {
         creator: of(&kept.main, 0x013B).or_else(|| of(&kept.exif, 0xA437)),
-        license_url: None,
-        rights: of(&kept.main, 0x8298),
+        notice: of(&kept.main, COPYRIGHT),
+        ..Credit::default()
     }
 }
 
@@ -330,7 +351,13 @@ fn take<'a>(
         });
         let place = kept.of(directory);
         match stays && place.iter().all(|known| known.tag != tag) {
-            true => place.push(entry),
+            true => {
+                let entry_shown = entry.shown();
+                if entry_shown.value.len() < entry.value.len() {
+                    removed.add(Kinds::OTHER);
+                }
+                place.push(entry_shown);
+            }
             false => removed.add(kind_of(directory, &entry)),
         }
     }

@@ -1,16 +1,18 @@
 //! IPTC's records (IIM) and the resources of Photoshop around them: a fresh block is written with the fields
 //! of a list and their values, byte for byte.
 
-use super::bytes::{be16, be32, slice};
+use super::bytes::{be16, be32, shown, slice};
 use super::{FileMetadata, Kinds, Part, exif, xmp};
+use crate::photo::is_private_address;
 
 /// Longest value that stays, bytes.
 const LONGEST: usize = 4096;
 
 /// The resource that holds IPTC's records.
 const RECORDS: u16 = 0x0404;
-/// The resources of a copyright: its flag, its address.
-const COPYRIGHT: [u16; 2] = [0x040A, 0x040B];
+/// The resources of a copyright: its flag, one byte, and its address.
+const COPYRIGHT_FLAG: u16 = 0x040A;
+const COPYRIGHT_URL: u16 = 0x040B;
 
 /// The resources of Photoshop without what `level` removes.
 pub(super) fn strip_resources(block: &[u8], level: FileMetadata) -> Part {
@@ -35,7 +37,10 @@ pub(super) fn strip_resources(block: &[u8], level: FileMetadata) -> Part {
                     write_resource(&mut kept, id, &records);
                 }
             }
-            _ if COPYRIGHT.contains(&id) && level == FileMetadata::StripPrivate && data.len() <= LONGEST => {
+            COPYRIGHT_FLAG if level == FileMetadata::StripPrivate && data.len() == 1 => {
+                write_resource(&mut kept, id, data);
+            }
+            COPYRIGHT_URL if level == FileMetadata::StripPrivate && is_public_address(data) => {
                 write_resource(&mut kept, id, data);
             }
             0x0409 | 0x040C => part.removed.add(Kinds::THUMBNAIL),
@@ -50,6 +55,12 @@ pub(super) fn strip_resources(block: &[u8], level: FileMetadata) -> Part {
     }
     part.kept = Some(kept).filter(|kept| !kept.is_empty());
     part
+}
+
+/// Whether bytes are a public address and nothing else.
+fn is_public_address(data: &[u8]) -> bool {
+    let text = std::str::from_utf8(data).unwrap_or_default();
+    !text.is_empty() && data.len() <= LONGEST && !text.contains('\0') && !is_private_address(text)
 }
 
 /// Number and data of the resource at a place, and where the next one begins.
@@ -101,10 +112,20 @@ pub(super) fn strip(records: &[u8], level: FileMetadata) -> Part {
                 has_credit |= is_credit;
                 match field {
                     80 => part.credit.creator = part.credit.creator.take().or_else(|| super::text(value)),
-                    116 => part.credit.rights = part.credit.rights.take().or_else(|| super::text(value)),
+                    116 => part.credit.notice = part.credit.notice.take().or_else(|| super::text(value)),
                     _ => {}
                 }
-                kept.extend(slice(records, at - 5 - value.len(), 5 + value.len()).unwrap_or_default());
+                let value_shown = if is_credit {
+                    &value[..shown(value, 1, 1)]
+                } else {
+                    value
+                };
+                if value_shown.len() < value.len() {
+                    part.removed.add(Kinds::OTHER);
+                }
+                kept.extend([0x1C, record, field]);
+                kept.extend((value_shown.len() as u16).to_be_bytes());
+                kept.extend(value_shown);
             }
             _ => part.removed.add(kind_of(record, field)),
         }

@@ -6,6 +6,7 @@ use flate2::Crc;
 use flate2::read::ZlibDecoder;
 
 use super::bytes::{be32, slice};
+use super::idat::{self, Rows};
 use super::{Credit, FileMetadata, Findings, Kinds, Part, exif, iptc, trailer, xmp};
 
 /// Most bytes that a compressed text may unpack to.
@@ -31,6 +32,9 @@ pub(super) fn strip(file: &[u8], level: FileMetadata) -> Option<(Vec<u8>, Findin
     let (mut has_exif, mut has_xmp) = (false, false);
     // Whether a chunk behind the pixels went and none is left: decoders know by the next one that pixels are whole.
     let mut is_open = false;
+    // The data of the picture's first run of chunks, and where these lie in `out`.
+    let (mut rows, mut rows_at, mut header): (Vec<&[u8]>, std::ops::Range<usize>, &[u8]) =
+        (Vec::new(), 0..0, &[]);
     while at < file.len() {
         let whole = be32(file, at).and_then(|length| {
             let length = length as usize;
@@ -55,6 +59,17 @@ pub(super) fn strip(file: &[u8], level: FileMetadata) -> Option<(Vec<u8>, Findin
         let bytes = slice(file, at, data.len() + 12)?;
         at += bytes.len();
         has_pixels |= name == b"IDAT";
+        match name {
+            b"IHDR" if header.is_empty() => header = data,
+            b"IDAT" if rows.is_empty() || rows_at.end == out.len() => {
+                if rows.is_empty() {
+                    rows_at.start = out.len();
+                }
+                rows.push(data);
+                rows_at.end = out.len() + bytes.len();
+            }
+            _ => {}
+        }
         if KEPT.iter().any(|kept| kept.as_slice() == name)
             || (name == b"pHYs" && level == FileMetadata::StripPrivate)
         {
@@ -89,6 +104,17 @@ pub(super) fn strip(file: &[u8], level: FileMetadata) -> Option<(Vec<u8>, Findin
         chunk(&mut out, b"IEND", &[]);
     }
     removed.add(trailer(file.get(at..).unwrap_or_default()));
+    let alone = match idat::rows(header, &rows) {
+        Rows::Alone => None,
+        Rows::Followed(length) => Some(rows.concat().into_iter().take(length).collect()),
+        Rows::Longer(rows) => Some(rows),
+    };
+    if let Some(alone) = alone {
+        removed.add(Kinds::THUMBNAIL);
+        let mut chunks = Vec::new();
+        chunk(&mut chunks, b"IDAT", &alone);
+        out.splice(rows_at, chunks);
+    }
     has_pixels.then_some((out, removed))
 }
 
@@ -144,7 +170,7 @@ fn text(name: &[u8], data: &[u8], size: usize, level: FileMetadata, has_xmp: &mu
                         ..Credit::default()
                     },
                     _ => Credit {
-                        rights: super::text(&text),
+                        notice: super::text(&text),
                         ..Credit::default()
                     },
                 },

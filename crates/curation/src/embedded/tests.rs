@@ -248,8 +248,10 @@ fn xmp_that_is_no_xml_goes_whole() {
 fn the_credit_of_a_file_is_read() {
     let expected = Credit {
         creator: Some("CREDIT Ann & Bob".into()),
-        license_url: Some("https://creativecommons.org/licenses/by/4.0/?CREDIT".into()),
-        rights: Some("CREDIT © <Ann>".into()),
+        license: Some("https://creativecommons.org/licenses/by/4.0/?CREDIT".into()),
+        terms: Some("CREDIT terms".into()),
+        notice: Some("CREDIT © <Ann>".into()),
+        ..Credit::default()
     };
     for (format, file) in ALL {
         let nothing = Credit::default();
@@ -260,12 +262,12 @@ fn the_credit_of_a_file_is_read() {
     let exif = tiff(&[(0x013B, 2, 4, *b"Bob\0"), (0x8298, 2, 3, *b"(c)\0")], &[]);
     let read = exif::strip(&exif, PRIVATE).credit;
     assert_eq!(
-        (read.creator.as_deref(), read.rights.as_deref()),
+        (read.creator.as_deref(), read.notice.as_deref()),
         (Some("Bob"), Some("(c)"))
     );
     let iptc = iptc::strip(b"\x1c\x02\x50\0\x03Ann\x1c\x02\x74\0\x04\xa9Ann", PRIVATE).credit;
     assert_eq!(
-        (iptc.creator.as_deref(), iptc.rights.as_deref()),
+        (iptc.creator.as_deref(), iptc.notice.as_deref()),
         (Some("Ann"), Some("\u{a9}Ann"))
     );
     let segment = |mark: u8, data: &[u8]| {
@@ -286,10 +288,182 @@ fn the_credit_of_a_file_is_read() {
     .concat();
     let read = credit(&both);
     assert_eq!(
-        (read.creator.as_deref(), read.rights.as_deref()),
+        (read.creator.as_deref(), read.notice.as_deref()),
         (Some("Ann"), Some("(c)"))
     );
     assert_eq!(credit(b"text"), Credit::default());
+    // What XMP says of rights, field by field.
+    let packet = "<x:xmpmeta xmlns:x='adobe:ns:meta/'><rdf:RDF xmlns:rdf='http://www.w3.org/1999/02/22-rdf-syntax-ns#'>\
+        <rdf:Description rdf:about='' xmlns:xmpRights='http://ns.adobe.com/xap/1.0/rights/' xmpRights:Marked='True' \
+        xmpRights:WebStatement='https://host.example/rights'><xmpRights:Owner><rdf:Bag><rdf:li>Ann</rdf:li><rdf:li>Bob</rdf:li></rdf:Bag>\
+        </xmpRights:Owner><xmpRights:UsageTerms><rdf:Alt><rdf:li xml:lang='x-default'>All rights reserved</rdf:li></rdf:Alt></xmpRights:UsageTerms>\
+        </rdf:Description></rdf:RDF></x:xmpmeta>";
+    let expected = Credit {
+        statement: Some("https://host.example/rights".into()),
+        terms: Some("All rights reserved".into()),
+        owner: Some("Ann, Bob".into()),
+        ..Credit::default()
+    };
+    assert_eq!(xmp::strip(&[packet.as_bytes()], PRIVATE).credit, expected);
+}
+
+#[test]
+fn what_lies_behind_the_end_of_a_credit_goes() {
+    let entry = |tag: u16, kind: u16, value: &[u8]| {
+        let at = [0, 0, 0, 26];
+        let file = tiff(&[(tag, kind, value.len() as u32, at)], value);
+        exif::strip(&file, PRIVATE)
+    };
+    let artist = entry(0x013B, 2, b"CREDIT Ann\0SECRET former owner\0");
+    assert!(holds(artist.kept.as_ref().unwrap(), "CREDIT Ann\0"));
+    assert!(!holds(artist.kept.as_ref().unwrap(), "SECRET"));
+    assert_eq!(names(artist.removed), ["other"]);
+    // A copyright has two parts, the photographer's and the editor's.
+    let copyright = entry(0x8298, 2, b"CREDIT Ann\0CREDIT Bob\0SECRET\0");
+    let kept = copyright.kept.unwrap();
+    assert!(holds(&kept, "CREDIT Ann\0CREDIT Bob\0") && !holds(&kept, "SECRET"));
+    let author: Vec<u8> = "CREDIT\0SECRET\0"
+        .encode_utf16()
+        .flat_map(u16::to_le_bytes)
+        .collect();
+    let author = entry(0x9C9D, 1, &author).kept.unwrap();
+    assert!(holds(&author, "CREDIT") && !holds(&author, "SECRET"));
+    // Padding is nothing to remove.
+    let padded = entry(0x013B, 2, b"CREDIT Ann\0\0\0  \0");
+    assert_eq!(
+        (names(padded.removed), padded.kept.unwrap().len()),
+        (vec![], 26 + 16)
+    );
+
+    let record = |field: u8, value: &[u8]| {
+        let length = (value.len() as u16).to_be_bytes();
+        [&[0x1C, 2, field], &length[..], value].concat()
+    };
+    let iptc = iptc::strip(&record(80, b"CREDIT Ann\0SECRET"), PRIVATE);
+    assert_eq!(iptc.kept.unwrap(), record(80, b"CREDIT Ann\0"));
+    assert_eq!(names(iptc.removed), ["other"]);
+    let resource = |id: u8, data: &[u8]| {
+        let length = (data.len() as u32).to_be_bytes();
+        [
+            b"8BIM\x04",
+            &[id, 0, 0][..],
+            &length,
+            data,
+            &[0][..data.len() % 2],
+        ]
+        .concat()
+    };
+    for (id, data) in [
+        (0x0A, &b"SECRET"[..]),
+        (0x0B, b"geo:51.5,0"),
+        (0x0B, b"https://host.example/\0SECRET"),
+    ] {
+        assert_eq!(iptc::strip_resources(&resource(id, data), PRIVATE).kept, None);
+    }
+    for (id, data) in [(0x0A, &[1][..]), (0x0B, b"https://host.example/")] {
+        let kept = iptc::strip_resources(&resource(id, data), PRIVATE).kept;
+        assert_eq!(kept, Some(resource(id, data)));
+    }
+}
+
+#[test]
+fn private_addresses_and_languages_of_ones_own_go_from_xmp() {
+    let packet = |inside: &str| {
+        format!(
+            "<x:xmpmeta xmlns:x='adobe:ns:meta/'><rdf:RDF xmlns:rdf='http://www.w3.org/1999/02/22-rdf-syntax-ns#'>\
+             <rdf:Description rdf:about='' xmlns:cc='http://creativecommons.org/ns#' xmlns:dc='http://purl.org/dc/elements/1.1/'>\
+             {inside}</rdf:Description></rdf:RDF></x:xmpmeta>"
+        )
+    };
+    for address in [
+        "geo:51.5,-0.1",
+        "file:///home/ann",
+        "https://ann:secret@host.example/",
+    ] {
+        let inside = format!("<cc:attributionURL rdf:resource='{address}'/>");
+        let part = xmp::strip(&[packet(&inside).as_bytes()], PRIVATE);
+        assert_eq!(
+            (part.kept, names(part.removed)),
+            (None, vec!["other"]),
+            "{address}"
+        );
+    }
+    let inside = "<cc:attributionURL rdf:resource='https://host.example/ann'/>\
+                  <dc:rights><rdf:Alt><rdf:li xml:lang='de-AT'>CREDIT</rdf:li><rdf:li xml:lang='x-SECRET'>CREDIT too</rdf:li></rdf:Alt></dc:rights>";
+    let part = xmp::strip(&[packet(inside).as_bytes()], PRIVATE);
+    let kept = String::from_utf8(part.kept.unwrap()).unwrap();
+    assert!(
+        kept.contains("https://host.example/ann")
+            && kept.contains("xml:lang=\"de-AT\"")
+            && kept.contains("CREDIT too")
+    );
+    assert!(!kept.contains("SECRET"), "{kept}");
+}
+
+/// A PNG of 5 x 3 px in these modes, whose compressed rows are followed by `rows` more bytes and whose stream by
+/// `behind`.
+fn png_of(color: u8, interlaced: u8, bytes_of_rows: usize, rows: &[u8], behind: &[&[u8]]) -> Vec<u8> {
+    let chunk = |name: &[u8; 4], data: &[u8]| {
+        let mut sum = flate2::Crc::new();
+        sum.update(name);
+        sum.update(data);
+        [
+            &(data.len() as u32).to_be_bytes()[..],
+            name,
+            data,
+            &sum.sum().to_be_bytes(),
+        ]
+        .concat()
+    };
+    let header = [0, 0, 0, 5, 0, 0, 0, 3, 8, color, 0, 0, interlaced];
+    // Each of these values is a filter too.
+    let pixels: Vec<u8> = (0..bytes_of_rows).map(|at| at as u8 % 5).collect();
+    let mut stream = Vec::new();
+    let all = [&pixels[..], rows].concat();
+    std::io::Read::read_to_end(
+        &mut flate2::read::ZlibEncoder::new(&all[..], flate2::Compression::fast()),
+        &mut stream,
+    )
+    .unwrap();
+    let (first, second) = stream.split_at(stream.len() / 2);
+    let last = [second, behind.first().copied().unwrap_or_default()].concat();
+    let more: Vec<u8> = behind
+        .iter()
+        .skip(1)
+        .flat_map(|data| chunk(b"IDAT", data))
+        .collect();
+    [
+        b"\x89PNG\r\n\x1a\n",
+        &chunk(b"IHDR", &header)[..],
+        &chunk(b"IDAT", first),
+        &chunk(b"IDAT", &last),
+        &more,
+        &chunk(b"IEND", b""),
+    ]
+    .concat()
+}
+
+#[test]
+fn what_lies_behind_the_last_row_of_a_png_goes() {
+    // Rows of 5 px in gray; in color with alpha; in gray, in the seven passes of Adam7.
+    for (color, interlaced, bytes) in [(0, 0, 3 * 6), (6, 0, 3 * 21), (0, 1, 2 + 2 + 2 + 4 + 2 * 3 + 6)] {
+        let plain = png_of(color, interlaced, bytes, b"", &[]);
+        let kept = strip(&plain, PRIVATE).unwrap();
+        assert!(matches!(kept.file, Cow::Borrowed(_)), "{color} {interlaced}");
+        for hidden in [
+            png_of(color, interlaced, bytes, b"", &[b"SECRET"]),
+            png_of(color, interlaced, bytes, b"", &[b"", b"SECRET"]),
+            png_of(color, interlaced, bytes, b"\0SECRET rows", &[]),
+            png_of(color, interlaced, bytes, &[7; 100_000], &[]),
+        ] {
+            let stripped = strip(&hidden, PRIVATE).unwrap();
+            assert_eq!(names(stripped.removed), ["thumbnail"]);
+            assert!(!holds(&stripped.file, "SECRET"));
+            assert!(stripped.file.len() < plain.len() + 40, "{}", stripped.file.len());
+            assert_eq!(pixels(&stripped.file).unwrap(), pixels(&plain).unwrap());
+            assert!(scan(&stripped.file).unwrap().is_empty());
+        }
+    }
 }
 
 #[test]

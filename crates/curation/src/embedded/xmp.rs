@@ -9,6 +9,7 @@ use quick_xml::name::ResolveResult;
 use quick_xml::reader::NsReader;
 
 use super::{Credit, FileMetadata, Kinds, Part};
+use crate::photo::is_private_address;
 
 /// Longest text that stays, bytes.
 const LONGEST: usize = 8192;
@@ -26,6 +27,8 @@ struct Rule {
     prefix: &'static str,
     namespace: &'static str,
     credit: &'static [&'static str],
+    /// Those of them that are addresses, of which private ones go: `geo:` is a place.
+    addresses: &'static [&'static str],
     /// Those that stay if only orientation and color do.
     needed: &'static [&'static str],
 }
@@ -35,12 +38,14 @@ const KEPT: [Rule; 6] = [
         prefix: "dc",
         namespace: "http://purl.org/dc/elements/1.1/",
         credit: &["creator", "rights"],
+        addresses: &[],
         needed: &[],
     },
     Rule {
         prefix: "xmpRights",
         namespace: "http://ns.adobe.com/xap/1.0/rights/",
         credit: &["Certificate", "Marked", "Owner", "UsageTerms", "WebStatement"],
+        addresses: &["Certificate", "WebStatement"],
         needed: &[],
     },
     Rule {
@@ -53,24 +58,28 @@ const KEPT: [Rule; 6] = [
             "morePermissions",
             "useGuidelines",
         ],
+        addresses: &["attributionURL", "morePermissions", "useGuidelines"],
         needed: &[],
     },
     Rule {
         prefix: "photoshop",
         namespace: "http://ns.adobe.com/photoshop/1.0/",
         credit: &["Credit", "Source"],
+        addresses: &[],
         needed: &[],
     },
     Rule {
         prefix: "tiff",
         namespace: "http://ns.adobe.com/tiff/1.0/",
         credit: &["Artist", "Copyright"],
+        addresses: &[],
         needed: &["Orientation"],
     },
     Rule {
         prefix: "exif",
         namespace: "http://ns.adobe.com/exif/1.0/",
         credit: &[],
+        addresses: &[],
         needed: &["ColorSpace"],
     },
 ];
@@ -155,8 +164,11 @@ fn credit_of(properties: &[Property]) -> Credit {
         creator: texts("dc", "creator")
             .or_else(|| texts("tiff", "Artist"))
             .or_else(|| texts("cc", "attributionName")),
-        license_url: texts("cc", "license").or_else(|| texts("xmpRights", "WebStatement")),
-        rights: texts("dc", "rights").or_else(|| texts("tiff", "Copyright")),
+        license: texts("cc", "license"),
+        statement: texts("xmpRights", "WebStatement"),
+        terms: texts("xmpRights", "UsageTerms"),
+        notice: texts("dc", "rights").or_else(|| texts("tiff", "Copyright")),
+        owner: texts("xmpRights", "Owner"),
     }
 }
 
@@ -319,11 +331,13 @@ impl Reading {
             Node::List | Node::Gone => None,
         };
         match (text, namespace, name) {
-            (Some(text), XML, "lang") if value.len() <= 35 => text.language = Some(value),
+            (Some(text), XML, "lang") if is_language(&value) => text.language = Some(value),
             (Some(text), RDF, "resource") => {
                 text.text = value;
                 text.is_address = true;
             }
+            // A language of somebody's own could be any word.
+            (Some(_), XML, "lang") => self.removed.add(Kinds::OTHER),
             _ => self.removed.add(kind_of(namespace, name)),
         }
     }
@@ -373,11 +387,13 @@ impl Reading {
             return;
         }
         let same = |known: &Property| (known.rule, &known.name) == (property.rule, &property.name);
+        let is_address = KEPT[property.rule].addresses.contains(&property.name.as_str());
         let is_writable = |text: &Text| {
             let letters = [Some(&text.text), text.language.as_ref()];
             let mut letters = letters.into_iter().flatten().flat_map(|text| text.chars());
             text.text.len() <= LONGEST
                 && letters.all(|letter| !letter.is_control() || "\t\n\r".contains(letter))
+                && !(is_address && is_private_address(&text.text))
         };
         match self.properties.iter().find(|known| same(known)) {
             Some(known) if *known == property => {}
@@ -395,6 +411,14 @@ impl Reading {
             rule.namespace == namespace && (credit || rule.needed.contains(&name))
         })
     }
+}
+
+/// Whether a text is the code of a language, such as `de` or `zh-Hant-TW`, without parts of somebody's own
+/// (`x-…`).
+fn is_language(code: &str) -> bool {
+    let is_part =
+        |part: &str| (2..=8).contains(&part.len()) && part.bytes().all(|byte| byte.is_ascii_alphanumeric());
+    code == "x-default" || code.len() <= 35 && code.split('-').all(is_part)
 }
 
 fn text_of(namespace: &ResolveResult<'_>) -> String {

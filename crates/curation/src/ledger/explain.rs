@@ -1,5 +1,7 @@
 //! What the ledger knows of one photo, and what a stage decided on many, for a person to read.
 
+use std::collections::HashMap;
+
 use rusqlite::params;
 use serde::Serialize;
 
@@ -136,6 +138,17 @@ impl Ledger {
                         distance: row.get(3)?,
                     };
                     Ok((row.get(0)?, duplicate))
+                })?
+                .collect()
+        })
+    }
+
+    /// What the source noted on photos that it kept, from number `first` to `last`.
+    pub(crate) fn notes_of_source(&self, first: i64, last: i64) -> Result<HashMap<i64, String>, Error> {
+        self.sql(|db| {
+            db.prepare_cached("SELECT photo, text FROM details WHERE stage = ? AND photo BETWEEN ? AND ?")?
+                .query_map([super::SOURCE_ID, first, last], |row| {
+                    Ok((row.get(0)?, row.get(1)?))
                 })?
                 .collect()
         })

@@ -90,7 +90,7 @@ impl Ledger {
     /// keys that were taken down. Call it within a transaction.
     pub(crate) fn add_rows(&mut self, rows: &[Row]) -> Result<(), Error> {
         let mut decisions = Vec::with_capacity(rows.len());
-        for Row { photo, refused } in rows {
+        for Row { photo, refused, note } in rows {
             let refused = match refused {
                 None if self.is_taken_down(&photo.key)? => Some(TAKEN_DOWN),
                 refused => *refused,
@@ -125,7 +125,10 @@ impl Ledger {
                     ])
             })?;
             decisions.push(match refused {
-                None => Decision::kept(photo.id),
+                None => Decision {
+                    detail: note.clone(),
+                    ..Decision::kept(photo.id)
+                },
                 Some(reason) => Decision::dropped(photo.id, reason),
             });
         }

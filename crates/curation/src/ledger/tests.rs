@@ -11,6 +11,7 @@ fn photo(id: i64, key: &str) -> Row {
             ..Photo::default()
         },
         refused: None,
+        note: None,
     }
 }
 

@@ -4,10 +4,12 @@
 //! Photographer and license belong together: a license that a file or a config states is that of the photographer
 //! whom it names, and says nothing of a photo by somebody else.
 
+use data::Reason;
 use data::terminal::one_line;
 
 use crate::embedded;
 use crate::photo::Photo;
+use crate::stages::license::{self, Denoted, LicenseConfig};
 
 /// Names that cameras and programs write where no photographer was entered, in lowercase.
 const NO_NAMES: &[&str] = &[
@@ -78,30 +80,128 @@ fn is_same(one: &str, other: &str) -> bool {
     one.trim().to_lowercase() == other.trim().to_lowercase()
 }
 
+/// What a file says of its rights that is no license.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Claim {
+    field: Field,
+    text: String,
+}
+
+/// Where a claim stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Field {
+    Notice,
+    Terms,
+    Statement,
+    Owner,
+}
+
+/// Longest claim in a note, characters.
+const LONGEST_IN_NOTE: usize = 200;
+/// What a notice says beside a name: `© 2024 Ann`, `Photo by Ann`.
+const WORDS_OF_NOTICES: [&str; 9] = [
+    "c",
+    "copyright",
+    "by",
+    "photo",
+    "photograph",
+    "photographer",
+    "photography",
+    "image",
+    "picture",
+];
+
+impl Claim {
+    /// For a person to read.
+    pub(super) fn in_words(&self) -> String {
+        let text: String = one_line(&self.text).chars().take(LONGEST_IN_NOTE).collect();
+        match self.field {
+            Field::Notice => format!("`{text}` is the file's copyright notice, not a license"),
+            Field::Terms => format!("`{text}` are the file's terms of use, not the name of a license"),
+            Field::Statement => {
+                format!("`{text}` is where the file's rights are stated, not the address of a license")
+            }
+            Field::Owner => format!("`{text}` is the file's owner"),
+        }
+    }
+
+    /// Whether it says nothing but that the picture is this person's: no other name, no terms.
+    fn is_only_of(&self, person: Option<&str>) -> bool {
+        let text = self.text.to_lowercase();
+        let text = match person.map(|name| name.trim().to_lowercase()) {
+            Some(name) if !name.is_empty() => text.replace(&name, " "),
+            _ => text,
+        };
+        let is_year = |word: &str| word.len() == 4 && word.bytes().all(|byte| byte.is_ascii_digit());
+        text.split(|letter: char| !letter.is_alphanumeric())
+            .filter(|word| !word.is_empty())
+            .all(|word| is_year(word) || WORDS_OF_NOTICES.contains(&word))
+    }
+}
+
 /// Adds the credit that the file of a photo gives itself to that of its sidecar. Names in it that are no
-/// photographer's are added to `no_names`. Returns its copyright notice, where that is
-/// not taken for the license.
+/// photographer's are added to `no_names`. Returns its texts about rights that are no license.
+///
+/// `cc:license` is a license, whichever it is. Terms of use, a statement's address and a copyright notice are one
+/// only if they denote one of the `licenses` or of Creative Commons, and nothing else.
 pub(super) fn add_credit_of_file(
     photo: &mut Photo,
     mut file: embedded::Credit,
+    licenses: &LicenseConfig,
     no_names: &mut Vec<String>,
-) -> Option<String> {
-    no_names.extend(without_no_name(&mut file.creator));
-    no_names.extend(without_no_name(&mut file.rights));
+) -> Vec<Claim> {
+    for name in [&mut file.creator, &mut file.notice, &mut file.owner] {
+        no_names.extend(without_no_name(name));
+    }
+    let (mut names, mut addresses, mut claims) = (Vec::<String>::new(), Vec::new(), Vec::new());
+    if let Some(text) = file.license {
+        match is_address(&text) {
+            true => addresses.push(text),
+            false => names.push(text),
+        }
+    }
+    for (field, text) in [
+        (Field::Statement, file.statement),
+        (Field::Terms, file.terms),
+        (Field::Notice, file.notice),
+        (Field::Owner, file.owner),
+    ] {
+        let Some(text) = text else { continue };
+        match licenses.denoted(&text).filter(|_| field != Field::Owner) {
+            Some(Denoted::Address) => addresses.push(text),
+            Some(Denoted::Name) => names.push(text),
+            None => claims.push(Claim { field, text }),
+        }
+    }
     let of_another = match (&photo.photographer, &file.creator) {
         (Some(known), Some(creator)) => !is_same(known, creator),
         _ => false,
     };
     if photo.license.is_none() && photo.license_url.is_none() && !of_another {
-        photo.license_url = file.license_url;
-        // Beside an address, a notice such as `© Ann` is not the name of its license.
-        photo.license = file.rights.clone().filter(|_| photo.license_url.is_none());
+        let mut addresses = addresses.into_iter();
+        photo.license_url = addresses.next();
+        // A file that states several has none of them: the list knows no such name.
+        let is_first = |other: &String| {
+            photo
+                .license_url
+                .as_ref()
+                .is_some_and(|first| license::is_same(first, other))
+        };
+        names.extend(addresses.filter(|address| !is_first(address)));
+        names.dedup_by(|one, other| license::is_same(one, other));
+        photo.license = Some(names.join(" / ")).filter(|name| !name.is_empty());
     }
     if photo.photographer.is_none() {
         photo.photographer = file.creator;
     }
-    file.rights
-        .filter(|rights| photo.license.as_ref() != Some(rights))
+    claims
+}
+
+fn is_address(text: &str) -> bool {
+    let lower = text.trim().to_ascii_lowercase();
+    ["http://", "https://"]
+        .iter()
+        .any(|scheme| lower.starts_with(scheme))
 }
 
 /// `photographer` and `licence` of the config.
@@ -111,27 +211,38 @@ pub(super) struct Configured {
 }
 
 impl Configured {
-    /// Adds both to a photo that names no other photographer. Returns false where the photo has no license and the
-    /// one of the config is not for it.
-    pub(super) fn add_to(&self, photo: &mut Photo, notice: Option<&str>) -> bool {
+    /// Adds both to a photo that names no other photographer, and whose file claims nothing for anybody else.
+    ///
+    /// # Errors
+    /// Why the photo, which has no license, does not get the one of the config.
+    pub(super) fn add_to(&self, photo: &mut Photo, claims: &[Claim]) -> Result<(), Reason> {
         let own = self.photographer.as_deref();
         let named = photo.photographer.as_deref().or(photo.photographer_id.as_deref());
         let is_of_another = named.is_some_and(|named| !own.is_some_and(|own| is_same(own, named)));
         let lacks_license = photo.license.is_none() && photo.license_url.is_none();
         if is_of_another {
-            return !(lacks_license && self.license.is_some());
+            return match lacks_license && self.license.is_some() {
+                true => Err(Reason::OfAnotherPhotographer),
+                false => Ok(()),
+            };
         }
-        if lacks_license {
+        let is_claimed = !claims.iter().all(|claim| claim.is_only_of(own));
+        if lacks_license && self.license.is_some() {
+            // Photographer and license of the config are one credit: both, or neither.
+            if is_claimed {
+                return Err(Reason::RightsOfOthers);
+            }
             photo.license.clone_from(&self.license);
         }
         // A notice that names somebody else names the photographer.
-        let names_own = |notice: &str| own.is_some_and(|own| has_name(notice, own));
-        if photo.photographer.is_none()
-            && !notice.is_some_and(|notice| is_claim(notice) && !names_own(notice))
-        {
+        let names_another = |claim: &Claim| {
+            let names_own = own.is_some_and(|own| has_name(&claim.text, own));
+            (claim.field == Field::Owner || is_claim(&claim.text)) && !names_own && !claim.is_only_of(own)
+        };
+        if photo.photographer.is_none() && !claims.iter().any(names_another) {
             photo.photographer.clone_from(&self.photographer);
         }
-        true
+        Ok(())
     }
 }
 
@@ -163,18 +274,18 @@ mod tests {
         };
         let file = embedded::Credit {
             creator: text(file.0),
-            license_url: text(file.1),
-            rights: None,
+            license: text(file.1),
+            ..embedded::Credit::default()
         };
         let mut no_names: Vec<String> = without_no_name(&mut photo.photographer).into_iter().collect();
-        add_credit_of_file(&mut photo, file, &mut no_names);
+        let claims = add_credit_of_file(&mut photo, file, &LicenseConfig::default(), &mut no_names);
         let configured = Configured {
             photographer: text(config.0),
             license: text(config.1),
         };
-        let speaks = configured.add_to(&mut photo, None);
+        let refused = configured.add_to(&mut photo, &claims).is_err();
         let license = photo.license.or(photo.license_url).unwrap_or_default();
-        (photo.photographer.unwrap_or_default(), license, !speaks)
+        (photo.photographer.unwrap_or_default(), license, refused)
     }
 
     #[test]
@@ -239,7 +350,10 @@ mod tests {
             photographer: text("Ann"),
             license: text("CC0"),
         };
-        assert!(!configured.add_to(&mut photo, None));
+        assert_eq!(
+            configured.add_to(&mut photo, &[]),
+            Err(Reason::OfAnotherPhotographer)
+        );
         assert_eq!((photo.photographer, photo.license), (None, None));
     }
 
@@ -274,16 +388,16 @@ mod tests {
         let photographer = |notice: &str| {
             let mut photo = Photo::default();
             let file = embedded::Credit {
-                creator: None,
-                license_url: text("http://by"),
-                rights: text(notice),
+                license: text("http://by"),
+                notice: text(notice),
+                ..embedded::Credit::default()
             };
-            let notice = add_credit_of_file(&mut photo, file, &mut Vec::new());
+            let claims = add_credit_of_file(&mut photo, file, &LicenseConfig::default(), &mut Vec::new());
             let configured = Configured {
                 photographer: text("Ann Example"),
                 license: text("CC0"),
             };
-            assert!(configured.add_to(&mut photo, notice.as_deref()));
+            assert_eq!(configured.add_to(&mut photo, &claims), Ok(()));
             assert_eq!(
                 (photo.license, photo.license_url.as_deref()),
                 (None, Some("http://by"))
@@ -298,6 +412,161 @@ mod tests {
         assert_eq!(
             photographer("This work is under CC BY 4.0").as_deref(),
             Some("Ann Example")
+        );
+        assert_eq!(photographer("Copyright 2024").as_deref(), Some("Ann Example"));
+    }
+
+    /// Name and address of the license, and the claims, of a photo whose file has this credit; with the list
+    /// `CC-BY-4.0`, `public domain`, `https://ann.example/terms`.
+    fn read(file: embedded::Credit) -> (String, String, Vec<String>) {
+        let licenses: LicenseConfig = toml::from_str(
+            "attribution = []\n[[accept]]\nname = \"CC-BY-4.0\"\nurls = [\"https://creativecommons.org/licenses/by/4.0/\"]\n\
+             [[accept]]\nname = \"public domain\"\nurls = [\"https://ann.example/terms\"]\n",
+        )
+        .unwrap();
+        let mut photo = Photo::default();
+        let claims = add_credit_of_file(&mut photo, file, &licenses, &mut Vec::new());
+        (
+            photo.license.unwrap_or_default(),
+            photo.license_url.unwrap_or_default(),
+            claims.iter().map(|claim| claim.text.clone()).collect(),
+        )
+    }
+
+    #[test]
+    fn a_text_of_a_file_is_a_license_only_if_it_denotes_one_and_nothing_else() {
+        let by = "https://creativecommons.org/licenses/by/4.0/deed.de";
+        let is = |name: &str, address: &str, claims: &[&str]| {
+            let claims = claims.iter().map(|claim| claim.to_string()).collect();
+            (name.to_string(), address.to_string(), claims)
+        };
+        let notice = |words: &str| embedded::Credit {
+            notice: text(words),
+            ..embedded::Credit::default()
+        };
+        let terms = |words: &str| embedded::Credit {
+            terms: text(words),
+            ..embedded::Credit::default()
+        };
+        let statement = |words: &str| embedded::Credit {
+            statement: text(words),
+            ..embedded::Credit::default()
+        };
+        for words in [
+            "© Jane Doe",
+            "Copyright 2024 Canon",
+            "Jane Doe",
+            "All rights reserved",
+            "© Ann, CC BY 4.0",
+            "CC BY-NC",
+            "Free for editorial use",
+            "https://jane.example/rights",
+        ] {
+            assert_eq!(read(notice(words)), is("", "", &[words]));
+            assert_eq!(read(terms(words)), is("", "", &[words]));
+            assert_eq!(read(statement(words)), is("", "", &[words]));
+        }
+        for words in [
+            "CC BY 4.0",
+            "public domain",
+            "Attribution-NonCommercial 2.0 Generic",
+        ] {
+            assert_eq!(read(notice(words)), is(words, "", &[]));
+            assert_eq!(read(terms(words)), is(words, "", &[]));
+        }
+        for address in [by, "https://ann.example/terms"] {
+            assert_eq!(read(notice(address)), is("", address, &[]));
+            assert_eq!(read(statement(address)), is("", address, &[]));
+        }
+        // `cc:license` is a license, whichever it is.
+        let cc = |words: &str| embedded::Credit {
+            license: text(words),
+            ..embedded::Credit::default()
+        };
+        assert_eq!(
+            read(cc("https://jane.example/mine")),
+            is("", "https://jane.example/mine", &[])
+        );
+        assert_eq!(read(cc("CC BY 4.0")), is("CC BY 4.0", "", &[]));
+        // An owner is a person, even one called like a license.
+        let owner = embedded::Credit {
+            owner: text("CC BY 4.0"),
+            ..embedded::Credit::default()
+        };
+        assert_eq!(read(owner), is("", "", &["CC BY 4.0"]));
+        // One license in several fields, beside the notice of its owner.
+        let several = |license: &str, statement: &str, terms: &str, notice: &str| embedded::Credit {
+            license: text(license),
+            statement: text(statement),
+            terms: text(terms),
+            notice: text(notice),
+            ..embedded::Credit::default()
+        };
+        assert_eq!(
+            read(several(
+                by,
+                "http://creativecommons.org/licenses/by/4.0/",
+                "CC BY 4.0",
+                "© Ann"
+            )),
+            is("CC BY 4.0", by, &["© Ann"])
+        );
+        // Several licenses: the list has no such name.
+        let by_sa = "https://creativecommons.org/licenses/by-sa/4.0/";
+        assert_eq!(read(several(by, by_sa, "", "")), is(by_sa, by, &[]));
+        assert_eq!(
+            read(several("", "", "CC BY 4.0", "CC BY-NC 4.0")),
+            is("CC BY 4.0 / CC BY-NC 4.0", "", &[])
+        );
+    }
+
+    #[test]
+    fn the_configs_license_is_not_for_a_file_that_claims_rights_for_others_or_states_terms() {
+        let licensed = |field: Field, words: &str| {
+            let mut photo = Photo::default();
+            let configured = Configured {
+                photographer: text("Ann Example"),
+                license: text("CC0"),
+            };
+            let claim = Claim {
+                field,
+                text: words.to_string(),
+            };
+            let added = configured.add_to(&mut photo, &[claim]);
+            assert_eq!(photo.license.is_some(), added.is_ok());
+            assert_eq!(photo.photographer.is_some(), added.is_ok());
+            added
+        };
+        for words in [
+            "© 2024 Ann Example",
+            "Copyright (c) 2019-2024 by ANN EXAMPLE.",
+            "Photo: Ann Example",
+            "Ann Example Photography",
+            "Copyright 2024",
+            "©",
+        ] {
+            assert_eq!(licensed(Field::Notice, words), Ok(()), "{words}");
+        }
+        for words in [
+            "© Jane Doe",
+            "Copyright 2024 Canon",
+            "© Ann Example. All rights reserved",
+            "© Ann Example / Jane Doe",
+            "© Ann Exampleson",
+            "CC BY-NC",
+            "Jane Doe",
+        ] {
+            assert_eq!(
+                licensed(Field::Notice, words),
+                Err(Reason::RightsOfOthers),
+                "{words}"
+            );
+        }
+        assert_eq!(licensed(Field::Owner, "Ann Example"), Ok(()));
+        assert_eq!(licensed(Field::Owner, "Jane Doe"), Err(Reason::RightsOfOthers));
+        assert_eq!(
+            licensed(Field::Statement, "https://ann.example/rights"),
+            Err(Reason::RightsOfOthers)
         );
     }
 }

@@ -70,7 +70,11 @@ impl Rows for Records {
             true => Some("broken_sidecar"),
             false => refusal(&photo, KeyRule::Path),
         };
-        Ok(Some(Row { photo, refused }))
+        Ok(Some(Row {
+            photo,
+            refused,
+            note: None,
+        }))
     }
 
     fn position(&self) -> Position {

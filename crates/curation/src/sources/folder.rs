@@ -6,11 +6,12 @@ use std::path::{Path, PathBuf};
 use data::{Listing, Metadata, Reason, Walk};
 use serde::{Deserialize, Serialize};
 
-use super::credit::{Configured, add_credit_of_file, without_no_name};
+use super::credit::{Claim, Configured, add_credit_of_file, without_no_name};
 use super::{Position, Rows};
 use crate::embedded;
 use crate::error::Error;
 use crate::photo::{KeyRule, Photo, Row, degrees, refusal};
+use crate::stages::license::LicenseConfig;
 
 /// A folder of photos.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
@@ -46,6 +47,8 @@ pub(crate) struct Folder {
     /// The credit of the config.
     configured: Configured,
     embedded_credit: bool,
+    /// By which a license is told from other texts in a file.
+    licenses: LicenseConfig,
     walk: Walk,
     position: Position,
     /// Keys of sidecars that mean nothing, names that are no photographer's, photos of others.
@@ -53,7 +56,11 @@ pub(crate) struct Folder {
 }
 
 impl Folder {
-    pub(crate) fn open(config: &FolderConfig, from: Position) -> Result<Folder, Error> {
+    pub(crate) fn open(
+        config: &FolderConfig,
+        licenses: Option<&LicenseConfig>,
+        from: Position,
+    ) -> Result<Folder, Error> {
         if !config.folder.is_dir() {
             return Err(Error::source(
                 &config.folder,
@@ -68,6 +75,7 @@ impl Folder {
                 license: config.license.clone(),
             },
             embedded_credit: config.embedded_credit,
+            licenses: licenses.cloned().unwrap_or_default(),
             walk: Walk::with_sidecars(&config.folder),
             position: from,
             credits: Listing::default(),
@@ -89,6 +97,7 @@ impl Folder {
                 ..Photo::default()
             },
             refused: Some("unsupported_format"),
+            note: None,
         }
     }
 
@@ -107,7 +116,8 @@ impl Folder {
     }
 
     /// Adds the credit that the file gives itself and that of the config, as far as each speaks of this photo.
-    fn credited(&mut self, photo: &mut Photo, relative: &Path) {
+    /// Returns what the file says of its rights, if that leaves the photo without a license.
+    fn credited(&mut self, photo: &mut Photo, relative: &Path) -> Option<String> {
         let example = || relative.to_string_lossy().into_owned();
         let lacks_license = photo.license.is_none() && photo.license_url.is_none();
         let mut no_names: Vec<String> = without_no_name(&mut photo.photographer).into_iter().collect();
@@ -118,13 +128,16 @@ impl Folder {
                 .unwrap_or_default(),
             false => embedded::Credit::default(),
         };
-        let notice = add_credit_of_file(photo, file, &mut no_names);
-        if !self.configured.add_to(photo, notice.as_deref()) {
-            self.credits.add(Reason::OfAnotherPhotographer, "", example);
+        let claims = add_credit_of_file(photo, file, &self.licenses, &mut no_names);
+        if let Err(reason) = self.configured.add_to(photo, &claims) {
+            self.credits.add(reason, "", example);
         }
         for name in no_names {
             self.credits.add(Reason::NoPhotographersName, &name, example);
         }
+        let has_none = photo.license.is_none() && photo.license_url.is_none();
+        let note = claims.iter().map(Claim::in_words).collect::<Vec<_>>().join("; ");
+        Some(note).filter(|note| has_none && !note.is_empty())
     }
 
     fn row(&mut self, relative: &Path, name: &str) -> Row {
@@ -137,6 +150,7 @@ impl Folder {
                 ..Photo::default()
             },
             refused: Some(reason),
+            note: None,
         };
         let metadata = match self.sidecar(relative) {
             Ok(metadata) => metadata,
@@ -149,12 +163,16 @@ impl Folder {
             return refused("no_class_folder");
         }
         let mut photo = photo_of(metadata);
-        self.credited(&mut photo, relative);
+        let note = self.credited(&mut photo, relative);
         (photo.id, photo.key) = (id, key.clone());
         photo.label = label.flatten();
         photo.locator = Some(name.to_string());
         let refused = refusal(&photo, KeyRule::Path);
-        Row { photo, refused }
+        Row {
+            note: note.filter(|_| refused.is_none()),
+            photo,
+            refused,
+        }
     }
 }
 

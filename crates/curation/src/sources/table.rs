@@ -168,7 +168,11 @@ impl Mapping {
             locator: None,
         };
         let refused = refusal(&photo, KeyRule::Name);
-        Row { photo, refused }
+        Row {
+            photo,
+            refused,
+            note: None,
+        }
     }
 }
 
@@ -257,6 +261,7 @@ fn refused(id: i64, reason: &'static str) -> Row {
     Row {
         photo,
         refused: Some(reason),
+        note: None,
     }
 }
 

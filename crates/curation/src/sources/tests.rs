@@ -12,7 +12,7 @@ use super::*;
 use crate::photo::Photo;
 
 fn all(config: &SourceConfig, from: Position) -> Vec<(Row, Position)> {
-    let mut rows = open(config, from).unwrap();
+    let mut rows = open(config, None, from).unwrap();
     let mut found = Vec::new();
     while let Some(row) = rows.next().unwrap() {
         found.push((row, rows.position()));
@@ -106,7 +106,7 @@ fn a_column_that_is_not_there_is_named() {
     let home = tempfile::tempdir().unwrap();
     let path = home.path().join("a.csv");
     fs::write(&path, "hash,who\n1,2\n").unwrap();
-    let Err(error) = open(&SourceConfig::Csv(table(vec![path])), Position::default()) else {
+    let Err(error) = open(&SourceConfig::Csv(table(vec![path])), None, Position::default()) else {
         panic!("read without its columns");
     };
     assert!(
@@ -268,7 +268,7 @@ fn what_a_folder_holds_beside_photos_is_a_row_with_a_reason_or_counted() {
             ("b/scan_tif", Some("unsupported_format")),
         ]
     );
-    let mut source = open(&config, Position::default()).unwrap();
+    let mut source = open(&config, None, Position::default()).unwrap();
     while source.next().unwrap().is_some() {}
     let listing = source.listing();
     let counted: Vec<(data::Reason, &str, u64)> = listing
@@ -290,7 +290,7 @@ fn what_a_folder_holds_beside_photos_is_a_row_with_a_reason_or_counted() {
     );
     // Resumed behind the last row, the count is of the whole folder.
     let last = all(&config, Position::default()).pop().unwrap().1;
-    let mut source = open(&config, last).unwrap();
+    let mut source = open(&config, None, last).unwrap();
     assert!(source.next().unwrap().is_none());
     assert_eq!(source.listing(), listing);
 }
@@ -306,7 +306,7 @@ fn a_folder_without_a_photo_is_an_error_that_says_what_it_has() {
         embedded_credit: false,
     });
     let error = || {
-        open(&config, Position::default())
+        open(&config, None, Position::default())
             .unwrap()
             .next()
             .unwrap_err()

@@ -104,6 +104,7 @@ fn refused(reason: &'static str) -> Row {
     Row {
         photo: Photo::default(),
         refused: Some(reason),
+        note: None,
     }
 }
 
@@ -147,7 +148,11 @@ fn read_row(line: &[u8]) -> Row {
         b"1" => Some("video"),
         _ => Some("malformed_row"),
     };
-    Row { photo, refused }
+    Row {
+        photo,
+        refused,
+        note: None,
+    }
 }
 
 #[cfg(test)]

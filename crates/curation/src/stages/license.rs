@@ -12,11 +12,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::Error;
 use crate::ledger::Decision;
-use crate::photo::Photo;
+use crate::photo::{Photo, is_private_address};
 use crate::stages::{Stage, Work};
 
 /// The licenses that photos may have, and the fields that a credit needs.
-#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct LicenseConfig {
     /// The licenses accepted; PASS: Flickr's `Attribution License` (CC BY 2.0) alone.
@@ -34,6 +34,19 @@ pub struct License {
     pub name: String,
     /// Addresses of its text, compared whole; `http:` and `https:` are different, but for Creative Commons.
     pub urls: Vec<String>,
+}
+
+/// How a text denotes a license.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Denoted {
+    Name,
+    Address,
+}
+
+/// Whether two names, or two addresses, are one license's.
+pub(crate) fn is_same(one: &str, other: &str) -> bool {
+    let of = |text: &str| identity::of_address(text).or_else(|| identity::of_name(text));
+    one == other || of(one).is_some_and(|one| of(other) == Some(one))
 }
 
 /// A part of a credit line.
@@ -117,6 +130,19 @@ impl LicenseConfig {
         self.accept.iter().find(|license| license.has_url(url))
     }
 
+    /// Whether a text that a file carries is a license, and nothing else: a name or an address of the list, or one
+    /// that denotes a license of Creative Commons. `© Ann` is none, nor is `© Ann, CC BY 4.0`.
+    pub(crate) fn denoted(&self, text: &str) -> Option<Denoted> {
+        let text = text.trim();
+        if self.by_url(text).is_some() || identity::of_address(text).is_some() {
+            Some(Denoted::Address)
+        } else if self.by_name(text).is_some() || identity::of_name(text).is_some() {
+            Some(Denoted::Name)
+        } else {
+            None
+        }
+    }
+
     /// What the list says of a name and an address that do not belong together.
     fn disagreement(&self, name: &str, url: &str) -> String {
         let (name, url) = (one_line(name), one_line(url));
@@ -135,19 +161,27 @@ impl LicenseConfig {
         }
     }
 
-    fn judge(&self, photo: &Photo) -> Decision {
+    /// Decides on a photo. `note`: what the source says of its credit.
+    fn judge(&self, photo: &Photo, note: Option<&str>) -> Decision {
         if let Err(reason) = self.entry(photo) {
             let dropped = Decision::dropped(photo.id, reason);
             // The other reasons are clear from the photo's own fields, which the ledger has.
             return match (reason, &photo.license, &photo.license_url) {
                 ("licence_disagrees", Some(name), Some(url)) => dropped.detail(self.disagreement(name, url)),
-                ("no_licence", ..) => match &photo.photographer {
-                    Some(name) => dropped.detail(format!(
-                        "its photographer is `{}`, and no license is stated for it",
-                        one_line(name)
-                    )),
-                    None => dropped,
-                },
+                ("no_licence", ..) => {
+                    let photographer = photo.photographer.as_ref().map(|name| {
+                        format!(
+                            "its photographer is `{}`, and no license is stated for it",
+                            one_line(name)
+                        )
+                    });
+                    let parts: Vec<String> =
+                        photographer.into_iter().chain(note.map(str::to_string)).collect();
+                    match parts.is_empty() {
+                        true => dropped,
+                        false => dropped.detail(parts.join("; ")),
+                    }
+                }
                 _ => dropped,
             };
         }
@@ -157,7 +191,11 @@ impl LicenseConfig {
             let (present, reason) = match field {
                 AttributionField::Photographer => (known(&photo.photographer), "no_photographer"),
                 AttributionField::Title => (known(&photo.title), "no_title"),
-                AttributionField::PageUrl => (known(&photo.page_url), "no_page_url"),
+                // A page that is not published credits nobody.
+                AttributionField::PageUrl => (
+                    known(&photo.page_url) && !photo.page_url.as_deref().is_some_and(is_private_address),
+                    "no_page_url",
+                ),
                 AttributionField::LicenseUrl => (known(&photo.license_url), "no_licence_url"),
             };
             if !present {
@@ -184,7 +222,7 @@ impl License {
 
 impl Stage for LicenseConfig {
     fn run(&mut self, work: &mut Work<'_>) -> Result<(), Error> {
-        work.judge_each(20_000, |photo| self.judge(photo))
+        work.judge_each_with_notes(20_000, |photo, note| self.judge(photo, note))
     }
 }
 
@@ -214,7 +252,7 @@ mod tests {
             page_url: Some("http://page".into()),
             ..Photo::default()
         };
-        config().judge(&photo).reason
+        config().judge(&photo, None).reason
     }
 
     #[test]
@@ -257,7 +295,7 @@ mod tests {
                 license_url: Some(url.into()),
                 ..Photo::default()
             };
-            let decision = list.judge(&photo);
+            let decision = list.judge(&photo, None);
             (
                 decision.reason.unwrap_or_default(),
                 decision.detail.unwrap_or_default(),
@@ -317,7 +355,7 @@ mod tests {
                 license: Some(same.into()),
                 ..Photo::default()
             };
-            assert!(list.judge(&photo).kept, "{same}");
+            assert!(list.judge(&photo, None).kept, "{same}");
         }
         assert_eq!(
             decided("CC BY 3.0", "https://creativecommons.org/licenses/by/4.0/"),
@@ -353,14 +391,16 @@ mod tests {
             photographer: Some("Christoph\nB".into()),
             ..Photo::default()
         };
-        let decision = config().judge(&photo);
+        let decision = config().judge(&photo, None);
         assert_eq!(decision.reason.as_deref(), Some("no_licence"));
         assert_eq!(
             decision.detail.as_deref(),
             Some("its photographer is `Christoph B`, and no license is stated for it")
         );
         photo.photographer = None;
-        assert_eq!(config().judge(&photo).detail, None);
+        assert_eq!(config().judge(&photo, None).detail, None);
+        let note = "`© Jane` is the file's copyright notice, not a license";
+        assert_eq!(config().judge(&photo, Some(note)).detail.as_deref(), Some(note));
     }
 
     #[test]
@@ -370,8 +410,19 @@ mod tests {
             photographer: Some(" \t".into()),
             ..Photo::default()
         };
-        assert_eq!(config().judge(&photo).reason.as_deref(), Some("no_photographer"));
+        assert_eq!(
+            config().judge(&photo, None).reason.as_deref(),
+            Some("no_photographer")
+        );
         photo.photographer = Some("Ann".into());
-        assert_eq!(config().judge(&photo).reason.as_deref(), Some("no_page_url"));
+        assert_eq!(
+            config().judge(&photo, None).reason.as_deref(),
+            Some("no_page_url")
+        );
+        photo.page_url = Some("file:///home/ann/page.html".into());
+        assert_eq!(
+            config().judge(&photo, None).reason.as_deref(),
+            Some("no_page_url")
+        );
     }
 }

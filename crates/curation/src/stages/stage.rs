@@ -129,13 +129,24 @@ impl<'a> Work<'a> {
         batch: usize,
         judge: impl Fn(&Photo) -> Decision + Sync,
     ) -> Result<(), Error> {
+        self.judge_each_with_notes(batch, |photo, _| judge(photo))
+    }
+
+    /// [`Work::judge_each`] by a function that also gets the source's note on the photo.
+    pub(crate) fn judge_each_with_notes(
+        &mut self,
+        batch: usize,
+        judge: impl Fn(&Photo, Option<&str>) -> Decision + Sync,
+    ) -> Result<(), Error> {
         loop {
             let photos = self.next(batch)?;
-            if photos.is_empty() {
+            let (Some(first), Some(last)) = (photos.first(), photos.last()) else {
                 return Ok(());
-            }
+            };
+            let notes = self.ledger.notes_of_source(first.id, last.id)?;
             let judge = |photo: &Photo| {
-                data::caught(|| judge(photo)).unwrap_or_else(|message| panicked(photo.id, message))
+                let note = notes.get(&photo.id).map(String::as_str);
+                data::caught(|| judge(photo, note)).unwrap_or_else(|message| panicked(photo.id, message))
             };
             let decisions: Vec<Decision> = photos.par_iter().with_min_len(256).map(judge).collect();
             self.decide(&decisions)?;

@@ -219,7 +219,7 @@ fn check_means(ledger: &Ledger, plan: &Plan<'_>, detectors: &dyn Detectors) -> R
             continue;
         }
         if at == 0 {
-            sources::open(&plan.config.source, Position::default())?;
+            sources::open(&plan.config.source, plan.config.licenses(), Position::default())?;
             continue;
         }
         let stage = &plan.config.stages[at - 1];
@@ -373,7 +373,7 @@ fn list_source(config: &Config, ledger: &mut Ledger, options: &RunOptions<'_>) -
         })?,
     };
     // A source that cannot be opened leaves no settings in the ledger.
-    let mut rows = sources::open(&config.source, from)?;
+    let mut rows = sources::open(&config.source, config.licenses(), from)?;
     if ledger.stage(SOURCE)?.is_none() {
         ledger.add_stage(SOURCE_ID, SOURCE, &settings(config, 0)?.to_string())?;
     }
