@@ -51,6 +51,8 @@ impl Home {
         config["source"]["folder"]["folder"] = self.photos().display().to_string().into();
         if let Some(integrity) = config["stages"].as_array_mut().unwrap().get_mut(1) {
             integrity["integrity"]["min_side_px"] = 8.into();
+            integrity["integrity"]["animated"] = "keep".into();
+            integrity["integrity"]["transparent"] = "keep".into();
         }
         let release = config["release"].as_table_mut().unwrap();
         release.remove("metadata");
@@ -149,6 +151,7 @@ fn a_release_holds_nothing_private_and_its_documents_say_what_went() {
         })
         .collect();
     let expected = [
+        ("animated", 1),
         ("embeds_other", 5),
         ("embeds_comment", 4),
         ("embeds_owner", 4),
@@ -192,7 +195,8 @@ fn a_release_holds_nothing_private_and_its_documents_say_what_went() {
         "were removed, all but orientation, resolution, color and the photographer's credit; of 6 photos: ",
         "a place in 4; ",
         "thumbnails or other pictures within the file in 4",
-        "Metadata within 5 of 6 files were removed as described above; the other files are those of the source, byte for byte.",
+        "Metadata within 5 of 6 files were written anew without what is named above; the other files are those of the source, byte for byte.",
+        "1 of 6 files are animations, of which the stages looked at the first frame alone.",
     ] {
         assert!(sheet.contains(said), "{said}\n{sheet}");
     }

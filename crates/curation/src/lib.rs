@@ -44,7 +44,7 @@ pub use stages::detect::{
 };
 pub use stages::duplicates::{DuplicatesConfig, NearConfig};
 pub use stages::fetch::{AddressFrom, FetchConfig, NoAi};
-pub use stages::integrity::IntegrityConfig;
+pub use stages::integrity::{IntegrityConfig, Unseen};
 pub use stages::license::{AttributionField, License, LicenseConfig};
 pub use stages::review::{Category, Disagreement, ReviewConfig};
 pub use stages::{Stage, Work};

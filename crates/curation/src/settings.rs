@@ -14,10 +14,20 @@ struct LaterKey {
 }
 
 /// Every key that was added to stages and sources, oldest first. A new key gets a line here.
-const LATER_KEYS: &[LaterKey] = &[LaterKey {
-    path: &["fetch", "robots_noai"],
-    before: "\"keep\"",
-}];
+const LATER_KEYS: &[LaterKey] = &[
+    LaterKey {
+        path: &["fetch", "robots_noai"],
+        before: "\"keep\"",
+    },
+    LaterKey {
+        path: &["integrity", "animated"],
+        before: "\"keep\"",
+    },
+    LaterKey {
+        path: &["integrity", "transparent"],
+        before: "\"keep\"",
+    },
+];
 
 /// A value that changed: its path, and what it was and is, as JSON; without a path where all changed.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -6,6 +6,8 @@
 //! the missing end of a truncated file with gray is made to fail instead, so that a network does not train on
 //! half-gray pictures.
 
+mod unseen;
+
 use std::fs::File;
 use std::io::{Cursor, Read};
 use std::path::Path;
@@ -21,6 +23,8 @@ use crate::caught::caught;
 use crate::content::{Content, START_BYTES, content_of};
 use crate::error::DecodeError;
 use crate::in_flight::{Held, PICTURES};
+
+pub use unseen::{frames, is_transparent};
 
 /// An upright picture in three 8-bit channels.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -377,7 +377,7 @@ pub fn remove_leftovers(folder: &Path) -> Result<(), FileError> {
 ///
 /// # Errors
 /// [`FileError`] names the folder.
-pub fn sync_folder(path: &Path) -> Result<(), FileError> {
+fn sync_folder(path: &Path) -> Result<(), FileError> {
     // Windows cannot open folders; there the rename alone must suffice.
     if cfg!(windows) {
         return Ok(());

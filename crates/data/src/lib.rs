@@ -47,7 +47,10 @@ pub mod transforms;
 pub use caught::caught;
 pub use causes::with_causes;
 pub use dataset::{ContentSample, Contents, Dataset, Sampled, Shared};
-pub use decode::{DecodeLimits, RgbImage, decode, decode_and, decode_into, decoded_together, header_pixels};
+pub use decode::{
+    DecodeLimits, RgbImage, decode, decode_and, decode_into, decoded_together, frames, header_pixels,
+    is_transparent,
+};
 pub use encoder_header::{ENCODER_KEY, EncoderHeader};
 pub use error::{DecodeError, Error};
 pub use file_error::FileError;

@@ -61,6 +61,18 @@ impl Ledger {
         })
     }
 
+    /// Answers to the review and to samples that were discarded.
+    pub(crate) fn discarded_answers(&self) -> Result<u64, Error> {
+        self.sql(|db| {
+            db.query_row(
+                "SELECT count(*) FROM answers WHERE state = 'discarded'",
+                [],
+                |row| row.get::<_, i64>(0),
+            )
+        })
+        .map(|count| count as u64)
+    }
+
     /// Whether an annotator has that number.
     pub(crate) fn has_annotator(&self, id: i64) -> Result<bool, Error> {
         self.sql(|db| {

@@ -18,6 +18,8 @@ pub(crate) struct FileFacts {
     pub(crate) seen_by: Option<String>,
     pub(crate) width_px: Option<u32>,
     pub(crate) height_px: Option<u32>,
+    /// The remark of the stage `integrity`.
+    pub(crate) remark: Option<String>,
 }
 
 /// A photo as a release packed it.
@@ -84,7 +86,8 @@ impl Ledger {
     pub(crate) fn file_facts(&self, photo: i64) -> Result<FileFacts, Error> {
         self.sql(|db| {
             db.prepare_cached(
-                "SELECT s.name, i.width_px, i.height_px FROM (SELECT ? AS photo) a LEFT JOIN contents c ON c.photo = a.photo \
+                "SELECT s.name, i.width_px, i.height_px, (SELECT r.name FROM stages t JOIN decisions d ON d.stage = t.id AND d.photo = a.photo \
+                 JOIN reasons r ON r.id = d.reason WHERE t.name = 'integrity') FROM (SELECT ? AS photo) a LEFT JOIN contents c ON c.photo = a.photo \
                  LEFT JOIN stages s ON s.id = c.stage LEFT JOIN images i ON i.photo = a.photo",
             )?
             .query_row([photo], |row| {
@@ -92,6 +95,7 @@ impl Ledger {
                     seen_by: row.get(0)?,
                     width_px: row.get(1)?,
                     height_px: row.get(2)?,
+                    remark: row.get(3)?,
                 })
             })
         })

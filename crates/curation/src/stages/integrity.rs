@@ -29,7 +29,30 @@ pub struct IntegrityConfig {
     pub single_color_levels: u8,
     /// Hex SHA-256 of placeholder files for missing photos, such as a host's "no longer available" picture.
     pub placeholders: Vec<String>,
+    /// What becomes of animations, of which every stage looks at the first frame alone. Absent: they are kept.
+    /// Either way they are counted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub animated: Option<Unseen>,
+    /// What becomes of pictures with transparent pixels, which stages look at as if these were opaque, so that a shape
+    /// in the transparency alone goes unseen. Absent: they are kept. Either way they are counted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub transparent: Option<Unseen>,
 }
+
+/// What becomes of pictures with a part that no stage looks at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Unseen {
+    /// They are dropped.
+    Drop,
+    /// They are kept, with a remark.
+    Keep,
+}
+
+/// Reason, or remark on a kept photo: an animation.
+pub(crate) const ANIMATED: &str = "animated";
+/// Reason, or remark on a kept photo: transparent pixels.
+pub(crate) const TRANSPARENT: &str = "transparent";
 
 /// Photos decoded between two transactions.
 const BATCH: usize = 256;
@@ -115,17 +138,53 @@ impl IntegrityConfig {
             facts.hash = perceptual_hash(hasher, image);
             Decision::kept(photo)
         });
-        let decision = judged.unwrap_or_else(|error| {
+        let broken = |error: data::DecodeError| {
             Decision::dropped(photo, decode_reason(&error)).detail(error.to_string())
-        });
+        };
+        let decision = judged.unwrap_or_else(broken);
         if !decision.kept {
             return decision;
         }
+        let frames = data::frames(file);
+        let is_transparent = match data::is_transparent(file, &limits) {
+            Ok(is_transparent) => is_transparent,
+            Err(error) => return broken(error),
+        };
+        let unseen = [
+            (
+                ANIMATED,
+                self.animated,
+                (frames > 1).then(|| format!("{frames} frames, of which stages look at the first")),
+            ),
+            (
+                TRANSPARENT,
+                self.transparent,
+                is_transparent.then(|| {
+                    "pixels are transparent, and stages look at them as if they were not".to_string()
+                }),
+            ),
+        ];
+        let (mut remark, mut details) = (None, Vec::new());
+        for (name, setting, detail) in unseen {
+            let Some(detail) = detail else { continue };
+            if setting == Some(Unseen::Drop) {
+                return Decision::dropped(photo, name).detail(detail);
+            }
+            remark = remark.or(Some(name));
+            details.push(detail);
+        }
         facts.embedded = embedded::scan(file).unwrap_or(Kinds::UNREADABLE);
         let kinds: Vec<&str> = facts.embedded.names().map(|(kind, _)| kind).collect();
-        match kinds.is_empty() {
+        if !kinds.is_empty() {
+            details.push(format!("embeds {}", kinds.join(", ")));
+        }
+        let decision = match remark {
+            Some(remark) => decision.remark(remark),
+            None => decision,
+        };
+        match details.is_empty() {
             true => decision,
-            false => decision.detail(format!("embeds {}", kinds.join(", "))),
+            false => decision.detail(details.join("; ")),
         }
     }
 }
@@ -190,6 +249,83 @@ fn perceptual_hash(hasher: &Hasher, image: data::RgbImage) -> Option<Hash> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn config(animated: Option<Unseen>, transparent: Option<Unseen>) -> IntegrityConfig {
+        IntegrityConfig {
+            min_side_px: 1,
+            max_side_px: 100,
+            max_pixels: 10_000,
+            single_color_levels: 0,
+            placeholders: Vec::new(),
+            animated,
+            transparent,
+        }
+    }
+
+    fn judged(config: &IntegrityConfig, file: &[u8]) -> (bool, String, String) {
+        let mut facts = ImageFacts {
+            photo: 1,
+            sha256: [0; 32],
+            bytes: file.len(),
+            size_px: None,
+            hash: None,
+            embedded: Kinds::NONE,
+        };
+        let decision = config.judge(1, file, &mut facts, &hasher());
+        (
+            decision.kept,
+            decision.reason.unwrap_or_default(),
+            decision.detail.unwrap_or_default(),
+        )
+    }
+
+    fn picture(seed: u8, alpha: u8) -> image::RgbaImage {
+        image::RgbaImage::from_fn(24, 16, |x, y| {
+            image::Rgba([x as u8 * 9, y as u8 * 13, seed, alpha])
+        })
+    }
+
+    #[test]
+    fn animations_are_dropped_or_counted() {
+        let gif = |count: u8| {
+            let mut file = Vec::new();
+            let mut encoder = image::codecs::gif::GifEncoder::new(&mut file);
+            let frames = (0..count).map(|seed| image::Frame::new(picture(seed, 255)));
+            encoder.encode_frames(frames).unwrap();
+            drop(encoder);
+            file
+        };
+        let seen = "3 frames, of which stages look at the first";
+        for keep in [None, Some(Unseen::Keep)] {
+            let (kept, remark, detail) = judged(&config(keep, None), &gif(3));
+            assert_eq!((kept, remark.as_str(), detail.as_str()), (true, ANIMATED, seen));
+        }
+        let drop = config(Some(Unseen::Drop), Some(Unseen::Drop));
+        let (kept, reason, detail) = judged(&drop, &gif(3));
+        assert_eq!((kept, reason.as_str(), detail.as_str()), (false, ANIMATED, seen));
+        assert_eq!(judged(&drop, &gif(1)), (true, String::new(), String::new()));
+    }
+
+    #[test]
+    fn pictures_with_transparency_are_dropped_or_counted() {
+        let png = |alpha: u8| {
+            let mut file = std::io::Cursor::new(Vec::new());
+            picture(1, alpha)
+                .write_to(&mut file, image::ImageFormat::Png)
+                .unwrap();
+            file.into_inner()
+        };
+        let drop = config(Some(Unseen::Drop), Some(Unseen::Drop));
+        let (kept, reason, _) = judged(&drop, &png(200));
+        assert_eq!((kept, reason.as_str()), (false, TRANSPARENT));
+        assert!(judged(&drop, &png(255)).0);
+        let (kept, remark, detail) = judged(&config(None, None), &png(200));
+        assert_eq!((kept, remark.as_str()), (true, TRANSPARENT));
+        assert_eq!(
+            detail,
+            "pixels are transparent, and stages look at them as if they were not"
+        );
+    }
 
     #[test]
     fn spans_are_of_the_widest_channel() {

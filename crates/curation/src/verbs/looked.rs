@@ -18,6 +18,8 @@ pub(crate) struct Looked {
     answers: u64,
     /// People who gave them.
     people: usize,
+    /// Answers that were discarded.
+    discarded: u64,
     /// The estimate of how many photos still show people.
     estimate: Option<String>,
 }
@@ -44,6 +46,7 @@ impl Looked {
             })?;
             looked.people = people.len();
         }
+        looked.discarded = ledger.discarded_answers()?;
         let mut keys = Vec::new();
         ledger.for_each_survivor(last, |_, key| keys.push(key.to_string()))?;
         keys.sort_unstable();
@@ -98,6 +101,15 @@ impl Looked {
         )
     }
 
+    /// What people said and does not count.
+    pub(crate) fn discarded_in_words(&self) -> Option<String> {
+        match self.discarded {
+            0 => None,
+            1 => Some("1 answer of theirs was discarded.".to_string()),
+            count => Some(format!("{count} answers of theirs were discarded.")),
+        }
+    }
+
     /// Whether people labeled a random sample.
     pub(crate) fn has_estimate(&self) -> bool {
         self.estimate.is_some()
@@ -128,6 +140,7 @@ mod tests {
             photos: [(1, 118), (2, 7)].into(),
             answers: 132,
             people: 2,
+            discarded: 0,
             estimate: None,
         };
         let count = |reason: &str, photos| ReasonCount {

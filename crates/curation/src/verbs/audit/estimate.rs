@@ -214,6 +214,28 @@ pub(crate) fn estimate_in_words(samples: &[Sample]) -> Option<String> {
         Some(1) => "Before 1 photo was taken down, a".to_string(),
         Some(photos) => format!("Before {photos} photos were taken down, a"),
     };
+    let others: Vec<_> = samples
+        .iter()
+        .filter(|other| other.id != sample.id)
+        .filter_map(|other| {
+            other
+                .estimate
+                .as_ref()
+                .map(|estimate| (other.photos, estimate.with_people))
+        })
+        .collect();
+    let others = match others.is_empty() {
+        true => String::new(),
+        false => format!(
+            " It is the largest sample, or the last of these; {} were labeled too, and {} of their {} photos show people.",
+            match others.len() {
+                1 => "1 other".to_string(),
+                count => format!("{count} others"),
+            },
+            others.iter().map(|(_, with_people)| with_people).sum::<u64>(),
+            others.iter().map(|(photos, _)| photos).sum::<u64>(),
+        ),
+    };
     let with_people = match estimate.with_people {
         1 => "1 of them shows a person or a part of a body".to_string(),
         photos => format!("{photos} of them show a person or a part of a body"),
@@ -226,7 +248,7 @@ pub(crate) fn estimate_in_words(samples: &[Sample]) -> Option<String> {
     };
     Some(format!(
         "{before} random sample of {} of the {} photos was labeled by people: {with_people}, a share of {}, or {} of all photos \
-         (95 % interval of Clopper and Pearson).{gone}",
+         (95 % interval of Clopper and Pearson).{gone}{others}",
         sample.photos,
         sample.population,
         estimate.rate_in_words(),

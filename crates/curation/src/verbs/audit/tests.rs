@@ -157,3 +157,35 @@ fn before_the_review_the_scores_can_be_seen_and_no_sample_is_drawn() {
     let error = audit(&out, options(&stop, Some((3, 1)))).unwrap_err();
     assert!(error.to_string().contains("and `review` is not done"), "{error}");
 }
+
+#[test]
+fn a_sample_that_found_nobody_does_not_hide_one_that_found_people() {
+    let sample = |id: i64, photos: u64, with_people: u64| Sample {
+        id,
+        seed: id as u64,
+        photos,
+        population: 100,
+        labeled: photos,
+        current: true,
+        taken_down_since: Some(0),
+        found: Vec::new(),
+        estimate: Some(Estimate {
+            with_people,
+            rate: with_people as f64 / photos as f64,
+            interval: [0.0, 0.5],
+            expected_photos: [0.0, 1.0, 50.0],
+        }),
+    };
+    let words = |samples: &[Sample]| super::estimate::estimate_in_words(samples).unwrap();
+    assert!(!words(&[sample(1, 10, 2)]).contains("other"));
+    // Drawn again and again until nobody is found.
+    let again = words(&[sample(1, 10, 2), sample(2, 10, 1), sample(3, 10, 0)]);
+    assert!(
+        again.starts_with("A random sample of 10 of the 100 photos was labeled by people: 0 of them show"),
+        "{again}"
+    );
+    assert!(
+        again.ends_with("2 others were labeled too, and 3 of their 20 photos show people."),
+        "{again}"
+    );
+}

@@ -44,11 +44,7 @@ impl Credits {
     }
 
     pub(super) fn finish(mut self) -> Result<(), Error> {
-        let path = self.path.clone();
-        self.file
-            .flush()
-            .and_then(|()| self.file.get_ref().sync_all())
-            .map_err(Error::io("write", &path))
+        self.file.flush().map_err(Error::io("write", &self.path))
     }
 
     fn line(&mut self, text: &str) -> Result<(), Error> {
@@ -87,8 +83,8 @@ mod tests {
 
     #[test]
     fn strangers_text_stays_in_its_line() {
-        let entry = Entry {
-            photo: Photo {
+        let entry = Entry::new(
+            Photo {
                 key: "ab".into(),
                 photographer: Some("A\nFAKE: all rights".into()),
                 title: Some("Sea\t\u{202e}evil".into()),
@@ -97,9 +93,9 @@ mod tests {
                 license_url: Some("http://by/2.0/".into()),
                 ..Photo::default()
             },
-            shard: 0,
-            file: FileFacts::default(),
-        };
+            0,
+            FileFacts::default(),
+        );
         assert_eq!(
             credit(&entry),
             "ab: \"Sea evil\" by A FAKE: all rights (http://page/1), Attribution License (http://by/2.0/)"

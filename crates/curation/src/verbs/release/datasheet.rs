@@ -8,9 +8,12 @@ use std::collections::BTreeMap;
 
 use super::Release;
 use super::markdown::escaped;
+use super::tally::Tally;
 use crate::config::StageConfig;
 use crate::embedded::{FileMetadata, Kinds};
 use crate::photo::Photo;
+use crate::sources::SourceConfig;
+use crate::stages::detect::{FaceScale, FacesConfig, PersonsConfig};
 use crate::stages::license::LicenseConfig;
 
 /// The most reasons that are named per stage, most frequent first.
@@ -65,18 +68,11 @@ pub(super) fn datasheet(release: &Release<'_>) -> String {
             ("Is there a label?", labels(release)),
             ("When were the photos taken?", years(release)),
             ("How large are they?", sizes(release)),
-            (
-                "Are there errors, noise or redundancies?",
-                match has(release, "duplicates") {
-                    true => "Equal files were removed, and nearly equal ones as far as the config says."
-                        .to_string(),
-                    false => "Duplicates were not looked for.".to_string(),
-                },
-            ),
+            ("Are there errors, noise or redundancies?", redundancies(release)),
             (
                 "Does it relate to people, or contain data that might be private or offensive?",
                 format!(
-                    "{} Names of photographers are given because their licenses ask for it, and must not be used for anything else. {}",
+                    "{} Names of photographers are given as credit, and must not be used for anything else. {}",
                     people(release),
                     places_and_metadata(release)
                 ),
@@ -91,7 +87,8 @@ pub(super) fn datasheet(release: &Release<'_>) -> String {
             (
                 "Were the photographers asked?",
                 format!(
-                    "They published the photos under the licenses below, which allow this use.\n\n{}",
+                    "Not by this program. {}\n\n{}",
+                    whose_licenses(release),
                     licenses(release)
                 ),
             ),
@@ -105,7 +102,7 @@ pub(super) fn datasheet(release: &Release<'_>) -> String {
                 match tally.rewritten {
                     0 => "No: the files are those of the source, byte for byte.".to_string(),
                     rewritten => format!(
-                        "Pixels were not changed, and nothing was encoded again. Metadata within {rewritten} of {} files were removed as described above; the other files are those of the source, byte for byte. Hashes are those of the files in this release.",
+                        "Pixels were not changed. Metadata within {rewritten} of {} files were written anew without what is named above; the other files are those of the source, byte for byte. Hashes are those of the files in this release.",
                         tally.records
                     ),
                 },
@@ -155,19 +152,12 @@ pub(super) fn people(release: &Release<'_>) -> String {
             None => (None, "unknown"),
         };
         match stage {
-            StageConfig::Faces(config) => said.push(format!(
-                "Faces were looked for with RetinaFace (weights SHA-256 `{weights}`): {} photos with a face that scored more than {}, or that could not be read, were dropped.",
-                dropped("faces"),
-                config.score
-            )),
-            StageConfig::Persons(config) => said.push(format!(
-                "Persons were looked for with {} (weights SHA-256 `{weights}`, class {}): {} photos with one that scored more than {}, or that could not be read, were dropped.",
+            StageConfig::Faces(config) => said.push(faces_in_words(config, weights, dropped("faces"))),
+            StageConfig::Persons(config) => {
                 // Ledgers of version 0.2 and before do not name it, and knew no other.
-                network.unwrap_or("a YOLOX network"),
-                config.class,
-                dropped("persons"),
-                config.score
-            )),
+                let network = network.unwrap_or("a YOLOX network");
+                said.push(persons_in_words(config, network, weights, dropped("persons")));
+            }
             StageConfig::Review(config) => {
                 let stage = release.funnel.stages.iter().find(|stage| stage.name == "review");
                 said.push(release.looked.review_in_words(config, stage));
@@ -176,16 +166,20 @@ pub(super) fn people(release: &Release<'_>) -> String {
         }
     }
     if said.is_empty() {
-        return format!(
-            "**Photos were not checked for people.** {}",
-            release.looked.estimate_in_words()
-        );
+        said.push("**Photos were not checked for people.**".to_string());
+        said.extend(unseen_in_words(&release.tally));
+        said.push(release.looked.estimate_in_words().to_string());
+        return said.join(" ");
     }
-    for (stage, what) in [("faces", "Faces"), ("persons", "Persons")] {
-        if !has(release, stage) {
-            said.push(format!("{what} were not looked for by a detector."));
-        }
+    if !has(release, "faces") {
+        said.push("Faces were not looked for by a detector.".to_string());
     }
+    let detects_persons =
+        |stage: &StageConfig| matches!(stage, StageConfig::Persons(config) if config.class == COCO_PERSON);
+    if !release.config.stages.iter().any(detects_persons) {
+        said.push("Persons were not looked for by a detector.".to_string());
+    }
+    said.extend(unseen_in_words(&release.tally));
     said.push(match has(release, "review") {
         true => "Detectors and people miss some, so some will be left.".to_string(),
         false if release.looked.has_estimate() => {
@@ -196,7 +190,64 @@ pub(super) fn people(release: &Release<'_>) -> String {
             .to_string(),
     });
     said.push(release.looked.estimate_in_words().to_string());
+    said.extend(release.looked.discarded_in_words());
     said.join(" ")
+}
+
+/// COCO's number of the class of persons.
+const COCO_PERSON: usize = 0;
+
+fn faces_in_words(config: &FacesConfig, weights: &str, dropped: u64) -> String {
+    let size = match config.scale {
+        FaceScale::Original => "at the photos' own size".to_string(),
+        FaceScale::Sides {
+            shorter_px,
+            longer_px,
+        } => format!("at a shorter side of {shorter_px} px and a longer one of at most {longer_px} px"),
+    };
+    format!(
+        "Faces were looked for with RetinaFace (weights SHA-256 `{weights}`) {size}: {dropped} photos with a face that scored more than {}, or that could not be read, were dropped.",
+        threshold(config.score)
+    )
+}
+
+fn persons_in_words(config: &PersonsConfig, network: &str, weights: &str, dropped: u64) -> String {
+    let what = match config.class {
+        COCO_PERSON => "Persons were looked for".to_string(),
+        class => format!("Objects of class {class} (0 is a person in COCO's list) were looked for"),
+    };
+    format!(
+        "{what} with {network} (weights SHA-256 `{weights}`, class {}): {dropped} photos with one that scored more than {}, or that could not be read, were dropped.",
+        config.class,
+        threshold(config.score)
+    )
+}
+
+/// A threshold of scores. None is above 1.
+fn threshold(score: f64) -> String {
+    match score < 1.0 {
+        true => score.to_string(),
+        false => format!("{score}, **which no detection can**"),
+    }
+}
+
+/// The parts of files that no stage looked at.
+fn unseen_in_words(tally: &Tally) -> Option<String> {
+    let records = tally.records;
+    let animated = (tally.animated > 0).then(|| {
+        format!(
+            "**{} of {records} files are animations, of which the stages looked at the first frame alone.**",
+            tally.animated
+        )
+    });
+    let transparent = (tally.transparent > 0).then(|| {
+        format!(
+            "**{} of {records} files have transparent pixels, at which the stages looked as if they were opaque.**",
+            tally.transparent
+        )
+    });
+    let said: Vec<String> = animated.into_iter().chain(transparent).collect();
+    Some(said.join(" ")).filter(|said| !said.is_empty())
 }
 
 /// Which places are given, and which metadata within the files were removed or left, by kind.
@@ -273,9 +324,19 @@ fn instance(release: &Release<'_>) -> String {
     } else {
         ""
     };
-    format!(
+    let mut text = format!(
         "The picture; photographer, title, license, page, date{place} where they are known (`metadata.parquet`, and a JSON file beside each photo in the shards)."
-    )
+    );
+    if matches!(release.config.source, SourceConfig::Folder(_)) {
+        text.push_str(" The key of a photo is its path in the publisher's folder, without the ending.");
+    }
+    let withheld = release.tally.private_addresses;
+    if withheld > 0 {
+        text.push_str(&format!(
+            " Addresses of {withheld} photos were left out, because they lead to no public page or hold a user's name."
+        ));
+    }
+    text
 }
 
 fn labels(release: &Release<'_>) -> String {
@@ -321,7 +382,6 @@ fn sizes(release: &Release<'_>) -> String {
 }
 
 fn source(release: &Release<'_>) -> String {
-    use crate::sources::SourceConfig;
     let what = match &release.config.source {
         SourceConfig::Yfcc100m(_) => "From the metadata of YFCC100M (Thomee et al., 2016)",
         SourceConfig::Csv(_) | SourceConfig::Parquet(_) => "From a table of photos",
@@ -338,6 +398,32 @@ fn licenses(release: &Release<'_>) -> String {
     let mut text = "| license | address | photos |\n|---|---|---|\n".to_string();
     for ((name, url), count) in by_license(&release.tally.licenses, release.config.licenses()) {
         text.push_str(&format!("| {} | {} | {count} |\n", escaped(&name), escaped(&url)));
+    }
+    text
+}
+
+/// Who says that the photos have their licenses.
+fn whose_licenses(release: &Release<'_>) -> String {
+    match release.config.source.default_license() {
+        Some((_, name)) => format!(
+            "The photos have the licenses below: as the source states them or, where it states none, `{}`, as the publisher of this data set states it.",
+            escaped(name)
+        ),
+        None => "The photos have the licenses below, as the source states them.".to_string(),
+    }
+}
+
+fn redundancies(release: &Release<'_>) -> String {
+    let mut text = match has(release, "duplicates") {
+        true => "Equal files of the source were removed, and nearly equal ones as far as the config says."
+            .to_string(),
+        false => "Duplicates were not looked for.".to_string(),
+    };
+    let repeated = release.tally.repeated;
+    if repeated > 0 {
+        text.push_str(&format!(
+            " {repeated} files of this release equal another one of it, to the byte."
+        ));
     }
     text
 }
@@ -384,6 +470,28 @@ mod tests {
     #![allow(clippy::unwrap_used)]
 
     use super::*;
+
+    #[test]
+    fn a_detector_of_other_things_and_a_threshold_that_nothing_reaches_are_no_search_for_people() {
+        let persons = |class: usize, score: f64| PersonsConfig {
+            weights: "w".into(),
+            class,
+            score,
+            candidate_score: 0.02,
+            nms_iou: 0.45,
+            batch_images: 8,
+            sides: None,
+            tiles: None,
+        };
+        assert_eq!(
+            persons_in_words(&persons(0, 0.5), "a YOLOX network", "ab", 3),
+            "Persons were looked for with a YOLOX network (weights SHA-256 `ab`, class 0): 3 photos with one that scored more than 0.5, or that could not be read, were dropped."
+        );
+        assert_eq!(
+            persons_in_words(&persons(17, 1.0), "a YOLOX network", "ab", 0),
+            "Objects of class 17 (0 is a person in COCO's list) were looked for with a YOLOX network (weights SHA-256 `ab`, class 17): 0 photos with one that scored more than 1, **which no detection can**, or that could not be read, were dropped."
+        );
+    }
 
     #[test]
     fn spellings_of_one_license_are_one_row() {

@@ -15,6 +15,8 @@ pub(super) struct ReleasedFile {
     pub(super) original: Option<Content>,
     /// The kinds of metadata that were removed or, where all stay, that it holds.
     pub(super) embedded: Kinds,
+    /// The pictures in it: 1, or the frames of an animation.
+    pub(super) frames: usize,
 }
 
 impl ReleasedFile {
@@ -24,12 +26,14 @@ impl ReleasedFile {
     /// A file whose metadata cannot be told from its pixels.
     pub(super) fn new(key: &str, source: Vec<u8>, metadata: FileMetadata) -> Result<ReleasedFile, Error> {
         let content = sha256(&source);
+        let frames = data::frames(&source);
         if metadata == FileMetadata::Keep {
             return Ok(ReleasedFile {
                 embedded: embedded::scan(&source).unwrap_or(Kinds::UNREADABLE),
                 bytes: source,
                 sha256: content,
                 original: None,
+                frames,
             });
         }
         let refused = |reason: String| Error::Release {
@@ -48,6 +52,7 @@ impl ReleasedFile {
                 sha256: content,
                 original: None,
                 embedded,
+                frames,
             });
         };
         // The rewriter is the only thing between a place and its publication, so its work is checked.
@@ -61,6 +66,7 @@ impl ReleasedFile {
             bytes,
             original: Some(content),
             embedded,
+            frames,
         })
     }
 }

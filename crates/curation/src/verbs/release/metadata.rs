@@ -129,14 +129,7 @@ impl Tables {
     pub(super) fn finish(mut self) -> Result<(), Error> {
         self.write_group()?;
         self.parquet.finish().map_err(failed(&self.parquet_path))?;
-        self.parquet
-            .inner()
-            .sync_all()
-            .map_err(Error::io("write", &self.parquet_path))?;
-        self.csv
-            .flush()
-            .and_then(|()| self.csv.get_ref().sync_all())
-            .map_err(Error::io("write", &self.csv_path))
+        self.csv.flush().map_err(Error::io("write", &self.csv_path))
     }
 
     fn write_group(&mut self) -> Result<(), Error> {
@@ -224,8 +217,8 @@ mod tests {
 
     #[test]
     fn rows_are_those_of_pass() {
-        let entry = Entry {
-            photo: Photo {
+        let entry = Entry::new(
+            Photo {
                 id: 1284082,
                 key: "75f7305b1fd94044e14bdcdde469dbb2".into(),
                 photographer: Some("PaperBird Photography<3".into()),
@@ -233,9 +226,9 @@ mod tests {
                 license: Some("Attribution License".into()),
                 ..Photo::default()
             },
-            shard: 0,
-            file: crate::ledger::FileFacts::default(),
-        };
+            0,
+            crate::ledger::FileFacts::default(),
+        );
         assert_eq!(
             pass_row(&entry, Some(53.535233), Some(-113.565075)),
             "1284082,PaperBird+Photography%3C3,2007-05-06 06:11:48.0,Attribution License,75f7305b1fd94044e14bdcdde469dbb2,53.535233,-113.565075"

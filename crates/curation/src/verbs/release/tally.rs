@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use super::entry::Entry;
 use super::file::ReleasedFile;
 use crate::draws::draw;
+use crate::stages::integrity::TRANSPARENT;
 
 /// Counts over the photos of a release.
 #[derive(Default)]
@@ -21,6 +22,14 @@ pub(super) struct Tally {
     pub(super) embedded: BTreeMap<&'static str, usize>,
     /// Photos whose released file is not the source's, byte for byte.
     pub(super) rewritten: usize,
+    /// Photos of which an address is not published, because it is private.
+    pub(super) private_addresses: usize,
+    /// Photos whose released file equals that of another one.
+    pub(super) repeated: usize,
+    /// Animations, of which stages looked at the first frame alone.
+    pub(super) animated: usize,
+    /// Pictures in which `integrity` found transparent pixels, at which stages looked as if they were opaque.
+    pub(super) transparent: usize,
 }
 
 impl Tally {
@@ -29,6 +38,9 @@ impl Tally {
         self.records += 1;
         self.bytes += file.bytes.len() as u64;
         self.rewritten += usize::from(file.original.is_some());
+        self.private_addresses += usize::from(entry.has_private_address);
+        self.animated += usize::from(file.frames > 1);
+        self.transparent += usize::from(entry.file.remark.as_deref() == Some(TRANSPARENT));
         for (kind, _) in file.embedded.names() {
             *self.embedded.entry(kind).or_default() += 1;
         }

@@ -250,3 +250,180 @@ fn photos_of_others_are_not_published_under_the_license_of_the_config() {
     );
     assert_eq!(released.records, 2);
 }
+
+fn with_integrity(config: &Config, keys: &str) -> Config {
+    let mut config = config.clone();
+    config.source = match config.source {
+        crate::SourceConfig::Folder(source) => crate::SourceConfig::Folder(crate::FolderConfig {
+            embedded_credit: true,
+            ..source
+        }),
+        source => source,
+    };
+    config.stages.push(
+        toml::from_str(&format!(
+            "[integrity]\nmin_side_px = 1\nmax_side_px = 100\nmax_pixels = 10000\nsingle_colour_levels = 0\nplaceholders = []\n{keys}"
+        ))
+        .unwrap(),
+    );
+    config
+}
+
+/// A GIF of two frames.
+fn animation(path: &Path) {
+    let frame = |seed: u8| {
+        let pixel = move |x: u32, y: u32| image::Rgba([x as u8 * 8, y as u8 * 8, seed, 255]);
+        image::Frame::new(image::RgbaImage::from_fn(16, 16, pixel))
+    };
+    let file = std::fs::File::create(path).unwrap();
+    let mut encoder = image::codecs::gif::GifEncoder::new(file);
+    encoder.encode_frames([frame(1), frame(90)]).unwrap();
+}
+
+#[test]
+fn frames_that_no_stage_looked_at_are_dropped_or_stand_in_the_data_sheet() {
+    let home = Home::new();
+    animation(&home.photos().join("moving.gif"));
+    let config = home.config("CC0", "Ann", "u");
+    // As a config of an earlier version.
+    home.try_run(&with_integrity(&config, ""), None).unwrap();
+    let funnel = status(&home.out()).unwrap();
+    let integrity = funnel.stages.last().unwrap();
+    assert_eq!(
+        (integrity.kept, integrity.remarks[0].reason.as_str()),
+        (4, "animated")
+    );
+    let sheet = |folder: &Path| std::fs::read_to_string(folder.join("DATASHEET.md")).unwrap();
+    let released = home.release().unwrap();
+    let said = "1 of 4 files are animations, of which the stages looked at the first frame alone.";
+    // No stage looked for people here, which is what the sheet says first.
+    assert!(sheet(&released.folder).contains(said));
+
+    // The same behavior, named; then the other one.
+    home.try_run(&with_integrity(&config, "animated = \"keep\"\n"), None)
+        .unwrap();
+    let drop = with_integrity(&config, "animated = \"drop\"\ntransparent = \"drop\"\n");
+    let error = home.try_run(&drop, None).unwrap_err().to_string();
+    assert!(
+        error.contains("integrity.animated \"keep\" → \"drop\""),
+        "{error}"
+    );
+    home.try_run(&drop, Some("integrity")).unwrap();
+    let why = why(&home.out(), "moving").unwrap();
+    assert_eq!(why.rows[0].decisions[2].reason.as_deref(), Some("animated"));
+    let released = home.release().unwrap();
+    assert_eq!(released.records, 3);
+    assert!(!sheet(&released.folder).contains("animations"));
+}
+
+/// A JPEG whose EXIF has nothing but this copyright.
+fn with_copyright(path: &Path, text: &str) {
+    let mut file = Vec::new();
+    image::RgbImage::from_fn(8, 8, |x, y| image::Rgb([x as u8 * 9, y as u8 * 9, 200]))
+        .write_to(&mut std::io::Cursor::new(&mut file), image::ImageFormat::Jpeg)
+        .unwrap();
+    let mut exif = b"Exif\0\0II*\0\x08\0\0\0\x01\0\x98\x82\x02\0".to_vec();
+    exif.extend((text.len() as u32 + 1).to_le_bytes());
+    exif.extend(26u32.to_le_bytes());
+    exif.extend([0; 4]);
+    exif.extend(text.as_bytes());
+    exif.push(0);
+    let segment = [&[0xFF, 0xE1][..], &(exif.len() as u16 + 2).to_be_bytes(), &exif].concat();
+    std::fs::write(path, [&file[..2], &segment, &file[2..]].concat()).unwrap();
+}
+
+#[test]
+fn a_copyright_notice_is_no_license_and_its_photo_has_none() {
+    let home = Home::new();
+    for (name, text) in [
+        ("jane.jpg", "© Jane Doe"),
+        ("canon.jpg", "Copyright 2024 Canon"),
+        ("own.jpg", "© 2024 Ann"),
+        ("zero.jpg", "CC0 1.0 Universal"),
+    ] {
+        with_copyright(&home.photos().join(name), text);
+    }
+    home.try_run(&with_integrity(&home.config("CC0", "Ann", "u"), ""), None)
+        .unwrap();
+    let decided = |key: &str| {
+        let row = why(&home.out(), key).unwrap().rows.remove(0);
+        let decision = row.decisions[1].clone();
+        (
+            row.license.unwrap_or_default(),
+            decision.reason.unwrap_or_default(),
+            decision.detail.unwrap_or_default(),
+        )
+    };
+    let none = |words: &str| (String::new(), "no_licence".to_string(), words.to_string());
+    assert_eq!(
+        decided("jane"),
+        none("`© Jane Doe` is the file's copyright notice, not a license")
+    );
+    assert_eq!(
+        decided("canon"),
+        none("`Copyright 2024 Canon` is the file's copyright notice, not a license")
+    );
+    let kept = |license: &str| (license.to_string(), String::new(), String::new());
+    assert_eq!(decided("own"), kept("CC0"));
+    assert_eq!(decided("zero"), kept("CC0 1.0 Universal"));
+    let funnel = status(&home.out()).unwrap();
+    assert_eq!(funnel.listing.count(data::Reason::RightsOfOthers), 2);
+    let seen = crate::licenses(&home.out()).unwrap();
+    let names: Vec<&str> = seen.iter().map(|license| license.name.as_str()).collect();
+    assert_eq!(names, ["CC0", "", "CC0 1.0 Universal"]);
+}
+
+#[test]
+fn private_addresses_are_not_published() {
+    let home = Home::new();
+    let text = serde_json::json!({
+        "photographer": "Ann", "licence": "CC0", "page_url": "file:///home/SECRET/a.html",
+        "image_url": "https://ann:SECRET@host.example/a.jpg",
+    });
+    std::fs::write(home.photos().join("p0.json"), text.to_string()).unwrap();
+    let text = serde_json::json!({
+        "photographer": "Ann", "licence": "CC0", "page_url": "https://host.example/PUBLIC",
+    });
+    std::fs::write(home.photos().join("p1.json"), text.to_string()).unwrap();
+    home.run("Ann", "u", None);
+    let released = home.release().unwrap();
+    let (mut secret, mut public) = (0, 0);
+    for entry in std::fs::read_dir(&released.folder).unwrap() {
+        let file = std::fs::read(entry.unwrap().path()).unwrap();
+        let holds = |text: &[u8]| file.windows(text.len()).any(|window| window == text);
+        secret += usize::from(holds(b"SECRET"));
+        public += usize::from(holds(b"PUBLIC"));
+    }
+    assert_eq!(secret, 0);
+    assert!(public >= 2);
+    let sheet = std::fs::read_to_string(released.folder.join("DATASHEET.md")).unwrap();
+    assert!(sheet.contains("Addresses of 1 photos were left out"), "{sheet}");
+    assert!(
+        sheet.contains("where it states none, `CC0`, as the publisher of this data set states it."),
+        "{sheet}"
+    );
+    assert!(
+        sheet.contains("The key of a photo is its path in the publisher's folder"),
+        "{sheet}"
+    );
+}
+
+#[test]
+fn files_that_differed_in_their_metadata_alone_are_counted_as_equal() {
+    let home = Home::new();
+    let path = home.photos().join("a.jpg");
+    with_copyright(&path, "CC0");
+    let file = std::fs::read(&path).unwrap();
+    let comment = [&file[..2], b"\xFF\xFE\x00\x06home", &file[2..]].concat();
+    std::fs::write(home.photos().join("b.jpg"), comment).unwrap();
+    let mut config = with_integrity(&home.config("CC0", "Ann", "u"), "");
+    config.stages.push(toml::from_str("[duplicates]").unwrap());
+    home.try_run(&config, None).unwrap();
+    let released = home.release().unwrap();
+    assert_eq!(released.records, 5);
+    let sheet = std::fs::read_to_string(released.folder.join("DATASHEET.md")).unwrap();
+    assert!(
+        sheet.contains("1 files of this release equal another one of it, to the byte."),
+        "{sheet}"
+    );
+}
