@@ -14,6 +14,7 @@
 //!   RandAugment. DeiT, MoCo-v3: the same without layer-wise rates.
 //! - `semi-supervised-1`, `semi-supervised-10`: 1 or 10 percent of the labels (SimCLR 2020, SwAV 2020).
 
+mod curve;
 pub mod detection;
 mod mixing;
 mod objective;

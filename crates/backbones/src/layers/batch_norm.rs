@@ -38,6 +38,9 @@ pub struct BatchNorm {
 }
 
 impl BatchNorm {
+    /// Weight of the newest batch in the running statistics: PyTorch's.
+    pub const MOMENTUM: f64 = 0.1;
+
     /// Scale 1, shift 0; momentum 0.1 and epsilon 1e-5, PyTorch's.
     pub fn new(init: &Init, channels: usize) -> Self {
         Self {
@@ -54,7 +57,7 @@ impl BatchNorm {
             bias: None,
             running_mean: RunningStatistic::new(init.at("running_mean").zeros([channels]).without_autodiff()),
             running_var: RunningStatistic::new(init.at("running_var").ones([channels]).without_autodiff()),
-            momentum: 0.1,
+            momentum: Self::MOMENTUM,
             epsilon: 1e-5,
         }
     }

@@ -8,7 +8,7 @@
 //! ranks are those of pretraining. Lengths, milestones and intervals are counted in steps, as the references do. The
 //! scores are COCO's average precision, or Pascal VOC's.
 
-mod curve;
+mod line;
 mod objective;
 mod page;
 mod precise;
@@ -20,7 +20,7 @@ mod start;
 #[cfg(test)]
 mod tests;
 
-pub use curve::EvaluationLine;
+pub use line::EvaluationLine;
 pub use run::{DetectionEvent, DetectionResult, Job, run};
 pub use start::{LoadedDetector, Start};
 

@@ -1,6 +1,7 @@
 //! A fine-tuning from config to `result.json`: splits, the training loop, the validation curve, one pass over
 //! the test set.
 
+use super::curve::{Curve, CurveLine};
 use super::objective::{Finetune, Network, State};
 use super::{Config, Keep, Protocol, Settings, subset};
 use crate::encoder::PretrainedOn;
@@ -63,6 +64,12 @@ pub struct ValidationLine {
     pub records: usize,
     /// `"average"` or `"trained"`: which weights were scored.
     pub weights: String,
+}
+
+impl CurveLine for ValidationLine {
+    fn step(&self) -> usize {
+        self.step
+    }
 }
 
 /// How a fine-tuning ended.
@@ -243,7 +250,8 @@ impl<'a> Finetuning<'a> {
         let replicas = &self.job.options.replicas;
         if replicas.rank() == 0 {
             // A run that was killed after its newest checkpoint computes its later lines again.
-            let mut lines = read_lines(&self.lines_path(), step)?;
+            let path = self.lines_path();
+            let mut curve = Curve::<ValidationLine>::read(&path, step)?;
             let line = ValidationLine {
                 epoch: epochs,
                 step,
@@ -252,10 +260,9 @@ impl<'a> Finetuning<'a> {
                 records: scored.ranks.len(),
                 weights: self.weights().into(),
             };
-            is_best = lines.iter().all(|before| before.top1 < line.top1);
+            is_best = curve.lines.iter().all(|before| before.top1 < line.top1);
             (observe.borrow_mut())(FinetuneEvent::Validated(&line));
-            lines.push(line);
-            write_lines(&self.lines_path(), &lines)?;
+            curve.push(line, &path)?;
         }
         // The other ranks have no earlier lines to compare with.
         let of_rank_0 = replicas.gather_bytes(vec![u8::from(is_best)]).swap_remove(0);
@@ -289,8 +296,8 @@ impl<'a> Finetuning<'a> {
             network,
             &self.config.backbone,
         )?;
-        let lines = read_lines(&self.lines_path(), usize::MAX)?;
-        let outcomes = self.outcomes(&scored, &lines, overlap, summary.bad_records.count)?;
+        let curve = Curve::<ValidationLine>::read(&self.lines_path(), usize::MAX)?;
+        let outcomes = self.outcomes(&scored, &curve.lines, overlap, summary.bad_records.count)?;
         write_results(&out.join("result.json"), &outcomes)?;
         Ok(outcomes)
     }
@@ -604,27 +611,4 @@ fn write_classifier(path: &Path, network: &Network, backbone: &BackboneConfig) -
         .map_err(|error| failed(error.to_string()))?;
     let bytes = safetensors::serialize(views, None).map_err(|error| failed(error.to_string()))?;
     Ok(data::durable::write(path, &bytes)?)
-}
-
-/// Lines of epochs that ended before `step`; empty without a file.
-fn read_lines(path: &Path, step: usize) -> Result<Vec<ValidationLine>, Error> {
-    let text = match std::fs::read_to_string(path) {
-        Ok(text) => text,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(vec![]),
-        Err(error) => return Err(io("read", path)(error)),
-    };
-    let parse = |line: &str| serde_json::from_str(line).map_err(|error| io("read", path)(error.into()));
-    let lines: Vec<ValidationLine> = text.lines().map(parse).collect::<Result<_, _>>()?;
-    Ok(lines.into_iter().filter(|line| line.step < step).collect())
-}
-
-/// Writes all lines atomically.
-fn write_lines(path: &Path, lines: &[ValidationLine]) -> Result<(), Error> {
-    let mut text = String::new();
-    for line in lines {
-        let line = serde_json::to_string(line).map_err(|error| io("write", path)(error.into()))?;
-        text += &line;
-        text.push('\n');
-    }
-    Ok(data::durable::write(path, text.as_bytes())?)
 }

@@ -5,6 +5,7 @@
 use super::Settings;
 use super::objective::{in_its_order, sizes, target};
 use crate::error::Error;
+use backbones::layers::BatchNorm;
 use backbones::{Context, Draws, RunPosition, independent_copy};
 use burn::tensor::{Device, TensorData};
 use data::Loader;
@@ -12,9 +13,6 @@ use detection::parts::ImageDraws;
 use detection::rcnn::{Norm, Rcnn, Target, replace_state, state_dict};
 use std::collections::BTreeMap;
 use training::Normalize;
-
-/// Weight of a batch in running statistics.
-const MOMENTUM: f32 = 0.1;
 
 /// A copy of the network, which is on a device without autodiff, with the mean of the statistics of the loader's first
 /// `batches` batches. Frozen norms keep theirs.
@@ -38,7 +36,7 @@ pub(super) fn with_precise_statistics(
         };
         all.map(|(name, data)| (name, times(data))).collect()
     };
-    // From zero, the parts that micro-batches of one step add are MOMENTUM times their mean.
+    // From zero, the parts that micro-batches of one step add are the momentum times their mean.
     let copy = replace_state(copy.clone(), scaled(&copy, 0.0));
     let normalize: Normalize = settings.normalize();
     for (index, batch) in loader.batches(0, batches).enumerate() {
@@ -52,5 +50,8 @@ pub(super) fn with_precise_statistics(
         let draws = ImageDraws::new(&context, batch.images);
         copy.losses(images, &sizes(views), &targets, &draws, &context);
     }
-    Ok(replace_state(copy.clone(), scaled(&copy, 1.0 / MOMENTUM)))
+    Ok(replace_state(
+        copy.clone(),
+        scaled(&copy, 1.0 / BatchNorm::MOMENTUM as f32),
+    ))
 }

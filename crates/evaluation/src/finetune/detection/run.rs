@@ -1,7 +1,7 @@
 //! A detector's fine-tuning from config to `result.json`: checks, the training loop with its evaluations, and one pass
 //! over the test set.
 
-use super::curve::{EvaluationLine, read_lines};
+use super::line::EvaluationLine;
 use super::objective::{Detect, State};
 use super::page::page;
 use super::precise::with_precise_statistics;
@@ -9,7 +9,8 @@ use super::results::{details, scores, write_files};
 use super::score::{EvaluationSet, Found, Pass, Scores};
 use super::{Config, Settings, Start};
 use crate::encoder::PretrainedOn;
-use crate::error::{Error, io};
+use crate::error::Error;
+use crate::finetune::curve::Curve;
 use crate::overlap::{Comparison, Overlap};
 use crate::progress::Event;
 use crate::result::{Outcome, Provenance, Score, write_results};
@@ -209,12 +210,13 @@ impl<'a> Tuning<'a> {
             let line = line(&found, settings, (step, epochs), on)?;
             (observe.borrow_mut())(DetectionEvent::Evaluated(&line));
             // A run that was killed after its newest checkpoint computes its later lines again.
-            let mut lines = read_lines(&self.lines_path(), step)?;
-            is_best = lines
+            let path = self.lines_path();
+            let mut curve = Curve::<EvaluationLine>::read(&path, step)?;
+            is_best = curve
+                .lines
                 .iter()
                 .all(|before| before.box_ap.unwrap_or(-1.0) < line.box_ap.unwrap_or(0.0));
-            lines.push(line);
-            self.write_lines(&lines)?;
+            curve.push(line, &path)?;
         }
         // The other ranks have no earlier lines to compare with.
         let of_rank_0 = replicas.gather_bytes(vec![u8::from(is_best)]).swap_remove(0);
@@ -248,7 +250,7 @@ impl<'a> Tuning<'a> {
         let out = &self.job.options.out;
         let names = self.job.train.class_names();
         write_files(out, &network, names, &found, &self.test)?;
-        let outcomes = self.outcomes(&found, &scored, overlap, summary.bad_records.count)?;
+        let outcomes = self.outcomes(&found, &scored, overlap, summary)?;
         write_results(&out.join("result.json"), &outcomes)?;
         let report = page(settings, names, &self.test, &found, &scored, &outcomes)?;
         data::durable::write(&out.join("report.html"), report.as_bytes())?;
@@ -260,19 +262,23 @@ impl<'a> Tuning<'a> {
         found: &Found,
         scored: &Scores,
         overlap: &Overlap,
-        train_bad_records: usize,
+        summary: &Summary,
     ) -> Result<Vec<Outcome>, Error> {
+        let train_bad_records = summary.bad_records.count;
         let (job, config) = (self.job, &self.config);
         let settings = &config.objective;
         let mut details = details(config);
-        let lines = read_lines(&self.lines_path(), usize::MAX)?;
-        let best = lines.iter().reduce(|best, line| match line.box_ap > best.box_ap {
-            true => line,
-            false => best,
-        });
+        let curve = Curve::<EvaluationLine>::read(&self.lines_path(), usize::MAX)?;
+        let best = curve
+            .lines
+            .iter()
+            .reduce(|best, line| match line.box_ap > best.box_ap {
+                true => line,
+                false => best,
+            });
         let (step, chosen_on) = match best.filter(|_| settings.keeps_best()) {
             Some(line) => (line.step, "records held out of the training set"),
-            None => (summary_steps(config, &self.train), "nothing: the last step"),
+            None => (summary.steps, "nothing: the last step"),
         };
         details.insert("step".into(), json!(step));
         details.insert("step_chosen_on".into(), json!(chosen_on));
@@ -313,18 +319,6 @@ impl<'a> Tuning<'a> {
     fn lines_path(&self) -> PathBuf {
         self.job.options.out.join(VALIDATION)
     }
-
-    /// Writes all lines atomically.
-    fn write_lines(&self, lines: &[EvaluationLine]) -> Result<(), Error> {
-        let path = self.lines_path();
-        let mut text = String::new();
-        for line in lines {
-            let line = serde_json::to_string(line).map_err(|error| io("write", &path)(error.into()))?;
-            text += &line;
-            text.push('\n');
-        }
-        Ok(data::durable::write(&path, text.as_bytes())?)
-    }
 }
 
 fn line(
@@ -345,11 +339,6 @@ fn line(
         mask_ap: scored.masks.and_then(|masks| masks.ap),
         records: found.results.len(),
     })
-}
-
-fn summary_steps(config: &training::Config<Settings>, train: &Dataset) -> usize {
-    let steps_per_epoch = train.len() / config.data.batch_images;
-    config.training.total_steps(steps_per_epoch)
 }
 
 /// The records to learn from, and those held out.
