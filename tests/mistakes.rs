@@ -50,7 +50,16 @@ fn a_config_of_another_kind_is_told() {
     );
     let error = refused(&["pretrain", PRETRAIN, "--smoke", "--set", "optimizer=adamw"]);
     assert!(
-        error.contains("`--set optimizer=adamw`: a name alone is not enough in `optimizer`"),
+        error.contains(
+            "`--set optimizer=adamw`: `optimizer` must be a table: the name `adamw` alone is not enough"
+        ) && error.contains("--set 'optimizer={ adamw = { learning_rate_per_256 = …"),
+        "{error}"
+    );
+    let error = refused(&["pretrain", PRETRAIN, "--smoke", "--set", "schedule.epochs=4"]);
+    assert!(
+        error.contains("`--set schedule.epochs=4`: `schedule` must have exactly one of `cosine_per_epoch`")
+            && error.contains("got `cosine_per_epoch` and `epochs`")
+            && error.contains("--set training.epochs=4"),
         "{error}"
     );
     arguments = vec!["views", PRETRAIN, "--data", "x", "--out", "v.jpg"];
@@ -295,4 +304,122 @@ fn settings_that_cannot_take_effect_are_refused_or_told() {
     let (status, text) = run("objective.moco.queue_images=16", "fits");
     assert_eq!(status, 0, "{text}");
     assert!(!text.contains("WARN"), "{text}");
+}
+
+/// A safetensors file of one number under each name.
+fn numbers(path: &Path, names: &[&str]) {
+    let entries: Vec<String> = names
+        .iter()
+        .enumerate()
+        .map(|(at, name)| {
+            let (start, end) = (4 * at, 4 * at + 4);
+            format!(r#""{name}":{{"dtype":"F32","shape":[1],"data_offsets":[{start},{end}]}}"#)
+        })
+        .collect();
+    let header = format!("{{{}}}", entries.join(","));
+    let length = (header.len() as u64).to_le_bytes();
+    let bytes = [&length[..], header.as_bytes(), &vec![0; 4 * names.len()]].concat();
+    std::fs::write(path, bytes).unwrap();
+}
+
+#[test]
+fn a_file_of_another_purpose_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str| folder.path().join(name);
+    let inspect = |path: &Path| {
+        let output = passer().args(["weights", "inspect"]).arg(path).assert().code(1);
+        let output = output.get_output();
+        String::from_utf8_lossy(&[&output.stdout[..], &output.stderr].concat()).into_owned()
+    };
+    let faces = file("faces.safetensors");
+    numbers(
+        &faces,
+        &["body.stage1.0.0.weight", "LandmarkHead.0.conv1x1.weight"],
+    );
+    let text = inspect(&faces);
+    assert!(
+        text.contains("RetinaFace, which detects faces: `passer detect faces --weights FILE`"),
+        "{text}"
+    );
+    let persons = file("persons.safetensors");
+    numbers(&persons, &["model.head.cls_preds.0.weight"]);
+    assert!(inspect(&persons).contains("YOLOX, which detects persons"));
+    let onnx = file("any.onnx");
+    std::fs::write(&onnx, b"\x08\x07\x12\x07pytorch").unwrap();
+    let text = inspect(&onnx);
+    assert!(
+        text.contains("it is an ONNX file") && text.contains("`passer detect persons --weights FILE`"),
+        "{text}"
+    );
+    // Features are wanted, and weights are given: of this program, or any.
+    let names: Vec<String> = (0..120).map(|at| format!("block.{at:03}.weight")).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    let weights = file("weights.safetensors");
+    numbers(&weights, &names);
+    let features = |path_of: &Path| {
+        let out = file("scores");
+        let place = path(path_of);
+        let arguments = [
+            "--train",
+            place,
+            "--test",
+            place,
+            "--out",
+            path(&out),
+            "--device",
+            "flex",
+        ];
+        refused(&[&["evaluate", "features", EVALUATE][..], &arguments].concat())
+    };
+    let error = features(&weights);
+    assert!(
+        error.contains("`block.009.weight` and 110 more\n") && !error.contains("block.010"),
+        "{error}"
+    );
+    let encoder = fixture(folder.path(), "moco-v2-legacy.pth.tar");
+    let own = file("own.safetensors");
+    passer()
+        .args(["weights", "convert", path(&encoder), path(&own), "--to", "timm"])
+        .assert()
+        .success();
+    let error = features(&own);
+    assert!(
+        error.contains("it is an encoder") && error.contains("hint: `passer features` makes such files"),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_batch_larger_than_the_data_is_an_error_with_the_command_that_works() {
+    let folder = tempfile::tempdir().unwrap();
+    let photos = photos(folder.path());
+    let out = folder.path().join("run");
+    let mut arguments = vec!["pretrain", "configs/pretrain/quickstart.toml", "--device", "flex"];
+    arguments.extend(["--data", path(&photos), "--out", path(&out)]);
+    for set in [
+        "training.batch_norm_images=64",
+        "training.epochs=1",
+        "training.checkpoint_every_epochs=1",
+    ] {
+        arguments.extend(["--set", set]);
+    }
+    let error = refused(&arguments);
+    assert!(
+        error.contains("`data.batch_images` must be at most the data set's 32 records, got 64"),
+        "{error}"
+    );
+    let (_, command) = error.split_once("take batches of 32: `passer ").unwrap();
+    let (command, _) = command.split_once('`').unwrap();
+    assert!(
+        command.ends_with("--set data.batch_images=32 --set training.batch_norm_images=32"),
+        "{command}"
+    );
+    // As typed in a shell.
+    let program = format!("{} {command}", path(Path::new(env!("CARGO_BIN_EXE_passer"))));
+    let status = std::process::Command::new("sh")
+        .args(["-c", &program])
+        .current_dir(crate::root())
+        .status()
+        .unwrap();
+    assert!(status.success(), "{command}");
 }

@@ -214,7 +214,7 @@ fn a_suite_says_what_is_wrong_with_it() {
     refused(
         "transforms = 'config'",
         "transforms = 'mine'",
-        "unknown variant `mine`",
+        "`evaluations.transforms` must be one of",
     );
     passer()
         .args(["evaluate", "suite", "configs/evaluate/knn.toml", "--out", "x"])

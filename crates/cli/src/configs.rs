@@ -1,14 +1,21 @@
 //! Config files: one flat TOML, edited by `--set`, read strictly.
 
 use crate::failure::Failure;
+use crate::hints;
 use anyhow::Context;
+use data::settings::{self, Edit};
 use serde::de::DeserializeOwned;
 use std::path::Path;
 
 /// Reads a config. `sets` are `key.path=value` edits, applied to the table before it is parsed as `C`, so
-/// that they are checked like the file itself.
-pub(crate) fn read<C: DeserializeOwned>(path: &Path, sets: &[String], kind: Kind) -> anyhow::Result<C> {
-    read_completed(path, sets, kind, nothing_to_fill_in)
+/// that they are checked like the file itself. `check` refuses values, with the key first.
+pub(crate) fn read<C: DeserializeOwned>(
+    path: &Path,
+    sets: &[String],
+    kind: Kind,
+    check: impl FnOnce(&C) -> Result<(), String>,
+) -> anyhow::Result<C> {
+    read_completed(path, sets, kind, |_| (), check)
 }
 
 /// [`read`] for resuming a run: a config from an earlier version gets the keys that were added since.
@@ -16,26 +23,24 @@ pub(crate) fn read_resumed<C: DeserializeOwned>(
     path: &Path,
     sets: &[String],
     kind: Kind,
+    check: impl FnOnce(&C) -> Result<(), String>,
 ) -> anyhow::Result<C> {
-    read_completed(path, sets, kind, training::fill_in_later_keys)
-}
-
-/// Fills in keys that a config lacks; returns whether it added any.
-type FillIn = fn(&mut toml::Table) -> bool;
-
-fn nothing_to_fill_in(_: &mut toml::Table) -> bool {
-    false
+    let fill_in = |table: &mut toml::Table| {
+        training::fill_in_later_keys(table);
+    };
+    read_completed(path, sets, kind, fill_in, check)
 }
 
 fn read_completed<C: DeserializeOwned>(
     path: &Path,
     sets: &[String],
     kind: Kind,
-    fill_in: FillIn,
+    fill_in: impl FnOnce(&mut toml::Table),
+    check: impl FnOnce(&C) -> Result<(), String>,
 ) -> anyhow::Result<C> {
     let text = std::fs::read_to_string(path)
         .with_context(|| format!("config `{}` cannot be read", path.display()))?;
-    let parsed = parse_completed(&text, sets, fill_in);
+    let parsed = parse_completed(&text, sets, fill_in, check);
     if parsed.is_err()
         && let Some(found) = Kind::of(&text)
         && found != kind
@@ -127,112 +132,52 @@ pub(crate) fn is_detection(path: &Path) -> bool {
 }
 
 /// [`read`] for a text in memory.
-pub(crate) fn parse<C: DeserializeOwned>(text: &str, sets: &[String]) -> anyhow::Result<C> {
-    parse_completed(text, sets, nothing_to_fill_in)
+pub(crate) fn parse<C: DeserializeOwned>(
+    text: &str,
+    sets: &[String],
+    check: impl FnOnce(&C) -> Result<(), String>,
+) -> anyhow::Result<C> {
+    parse_completed(text, sets, |_| (), check)
 }
 
-fn parse_completed<C: DeserializeOwned>(text: &str, sets: &[String], fill_in: FillIn) -> anyhow::Result<C> {
-    let mut table: toml::Table = text.parse()?;
-    if !fill_in(&mut table) && sets.is_empty() {
-        // Straight from the text: errors then name line and column.
-        return Ok(toml::from_str(text)?);
-    }
-    for edit in sets {
-        set(&mut table, edit)?;
-    }
-    C::deserialize(table).map_err(|error| {
-        let message = error.to_string();
-        if message.trim_end().ends_with("in `training.precision`") {
-            // serde's message for a number in place of a name mentions tables.
-            return Failure::new(format!(
-                "`--set {}`: `training.precision` must be one of the names `f32`, `bf16`, `f16`",
-                sets.join("`, `--set ")
-            ))
-            .hint("as in `--set training.precision=bf16`; left out, it is f32")
-            .into();
+fn parse_completed<C: DeserializeOwned>(
+    text: &str,
+    sets: &[String],
+    fill_in: impl FnOnce(&mut toml::Table),
+    check: impl FnOnce(&C) -> Result<(), String>,
+) -> anyhow::Result<C> {
+    let edits = sets
+        .iter()
+        .map(|set| edit(set))
+        .collect::<anyhow::Result<Vec<Edit>>>()?;
+    settings::read(text, &edits, fill_in, check).map_err(|fault| {
+        let failure = Failure::new(hints::message_of_settings(&fault));
+        match hints::of_settings(&fault) {
+            Some(hint) => failure.hint(hint).into(),
+            None => failure.into(),
         }
-        if message.contains("unit variant, expected") {
-            // serde's message for a bare word in place of a table of settings.
-            let place = message.lines().last().unwrap_or_default();
-            return Failure::new(format!(
-                "`--set {}`: a name alone is not enough {place}: it has settings of its own",
-                sets.join("`, `--set ")
-            ))
-            .hint(
-                "write it as a table, as in `--set 'schedule={ constant = {} }'`, or change one of its keys, as in \
-                 `--set optimizer.sgd.momentum=0.8`; docs and configs/ show the keys",
-            )
-            .into();
-        }
-        anyhow::Error::from(error)
     })
 }
 
-/// Applies one `key.path=value`. In lists, a number is a place, and a name is the table of the one element that
-/// has it: `stages.faces.score`.
-fn set(table: &mut toml::Table, edit: &str) -> anyhow::Result<()> {
+/// One `key.path=value`.
+fn edit(set: &str) -> anyhow::Result<Edit> {
     let bad = |reason: &str| {
-        Failure::new(format!("`--set {edit}`: {reason}"))
+        Failure::new(format!("`--set {set}`: {reason}"))
             .hint("write `--set key.path=value`, as in `--set training.epochs=1`")
     };
-    let (path, value) = edit.split_once('=').ok_or_else(|| bad("there is no `=`"))?;
-    // A value that is not TOML is a string: `--set backbone.resnet.stem=small` needs no quotes.
-    let value = format!("value = {value}")
-        .parse::<toml::Table>()
-        .ok()
-        .and_then(|mut table| table.remove("value"))
-        .unwrap_or_else(|| toml::Value::String(value.to_string()));
-    let mut keys: Vec<&str> = path.trim().split('.').collect();
-    let last = keys
-        .pop()
-        .filter(|key| !key.is_empty())
-        .ok_or_else(|| bad("the key is empty"))?;
-    let Some((first, rest)) = keys.split_first() else {
-        table.insert(last.to_string(), value);
-        return Ok(());
-    };
-    let missing = |key: &str| bad(&format!("`{key}` is not in the config"));
-    let several = |key: &str, count: usize| {
-        bad(&format!(
-            "`{key}` is in the list {count} times; name one by its place, from 0"
-        ))
-    };
-    let mut node = table.get_mut(*first).ok_or_else(|| missing(first))?;
-    for key in rest {
-        node = match node {
-            toml::Value::Table(table) => table.get_mut(*key),
-            toml::Value::Array(list) => match named(list, key) {
-                0 => key.parse::<usize>().ok().and_then(|index| list.get_mut(index)),
-                1 => list.iter_mut().find_map(|element| element.get_mut(*key)),
-                count => return Err(several(key, count).into()),
-            },
-            _ => None,
-        }
-        .ok_or_else(|| missing(key))?;
+    let (path, value) = set.split_once('=').ok_or_else(|| bad("there is no `=`"))?;
+    match path.trim() {
+        "" => Err(bad("the key is empty").into()),
+        path => Ok(Edit {
+            path: path.to_string(),
+            text: value.trim().to_string(),
+        }),
     }
-    match node {
-        toml::Value::Array(list) if named(list, last) > 1 => {
-            return Err(several(last, named(list, last)).into());
-        }
-        toml::Value::Table(table) => {
-            table.insert(last.to_string(), value);
-        }
-        toml::Value::Array(list) => {
-            let place = match named(list, last) {
-                0 => last.parse::<usize>().ok().and_then(|index| list.get_mut(index)),
-                _ => list.iter_mut().find_map(|element| element.get_mut(last)),
-            };
-            *place.ok_or_else(|| missing(last))? = value;
-        }
-        _ => return Err(missing(last).into()),
-    }
-    Ok(())
 }
 
-/// How many elements of a list are tables with this key.
-fn named(list: &[toml::Value], key: &str) -> usize {
-    list.iter().filter(|element| element.get(key).is_some()).count()
-}
+/// Every shipped config with single mutations.
+#[cfg(test)]
+mod mutations;
 
 #[cfg(test)]
 mod tests {
@@ -253,6 +198,11 @@ mod tests {
         inner: Inner,
         list: Vec<Inner>,
     }
+    /// Without a check.
+    fn parse<C: DeserializeOwned>(text: &str, sets: &[String]) -> anyhow::Result<C> {
+        super::parse(text, sets, |_| Ok(()))
+    }
+
     const TEXT: &str = "seed = 1\ninner = { epochs = 2, name = 'a' }\nlist = [{ epochs = 3, name = 'b' }]";
 
     #[test]
@@ -277,80 +227,67 @@ mod tests {
         let error = |set: &str| read(set).unwrap_err().to_string();
         assert_eq!(
             error("stages.crop.px=7"),
-            "`--set stages.crop.px=7`: `crop` is in the list 2 times; name one by its place, from 0"
+            "`--set stages.crop.px=7`: `crop` is in the list `stages` 2 times; name one by its position, from 0"
         );
         assert!(error("stages.crop={}").contains("2 times"));
-        assert!(error("stages.persons.score=1").contains("`persons` is not in the config"));
+        assert_eq!(
+            error("stages.persons.score=1"),
+            "`--set stages.persons.score=1`: the list `stages` has no element `persons`; it has `faces`, `crop`, `crop`"
+        );
     }
 
     #[test]
     fn what_an_earlier_version_lacked_is_filled_in_before_edits() {
         let old = TEXT.replace(", name = 'a'", "");
         assert!(parse::<Outer>(&old, &[]).is_err());
-        let fill_in: FillIn = |table| {
+        let fill_in = |table: &mut toml::Table| {
             let inner = table["inner"].as_table_mut().unwrap();
-            inner.insert("name".into(), "as before".into()).is_none()
+            inner.insert("name".into(), "as before".into());
         };
-        let outer: Outer = parse_completed(&old, &[], fill_in).unwrap();
+        let outer: Outer = parse_completed(&old, &[], fill_in, |_| Ok(())).unwrap();
         assert_eq!(outer.inner.name, "as before");
-        let outer: Outer = parse_completed(&old, &["inner.name=new".into()], fill_in).unwrap();
+        let outer: Outer = parse_completed(&old, &["inner.name=new".into()], fill_in, |_| Ok(())).unwrap();
         assert_eq!(outer.inner.name, "new");
     }
 
     #[test]
     fn edits_are_as_strict_as_the_file() {
         let error = |set: &str| format!("{:#}", parse::<Outer>(TEXT, &[set.to_string()]).unwrap_err());
-        assert!(error("inner.epoch=3").contains("unknown field `epoch`"));
-        assert!(error("inne.epochs=3").contains("`inne` is not in the config"));
-        assert!(error("list.4.epochs=3").contains("`4` is not in the config"));
+        assert!(error("inner.epoch=3").contains("there is no key `inner.epoch`"));
+        assert!(error("inne.epochs=3").contains("there is no key `inne`"));
+        assert!(error("list.4.epochs=3").contains("the list `list` has no element `4`"));
         assert!(error("seed").contains("no `=`"));
-        assert!(error("seed=many").contains("invalid type"));
+        assert!(error("seed=many").contains("`seed` must be a whole number, got \"many\""));
     }
 
     #[test]
-    fn a_bare_word_for_a_table_is_explained() {
-        #[derive(Debug, Deserialize)]
-        #[serde(rename_all = "snake_case")]
-        enum Schedule {
-            Steps { factor: f64 },
-        }
-        #[derive(Debug, Deserialize)]
-        struct Config {
-            schedule: Schedule,
-        }
-        let text = "schedule = { steps = { factor = 0.1 } }";
-        let error = parse::<Config>(text, &["schedule=steps".into()]).unwrap_err();
-        let message = error.to_string();
-        assert!(
-            message.contains("`--set schedule=steps`: a name alone is not enough in `schedule`"),
-            "{message}"
+    fn what_a_check_refuses_has_its_line_or_its_edit() {
+        let text = TEXT.replace("list = [", "list = [\n");
+        let error = |set: &[&str], reason: &str| {
+            let sets: Vec<String> = set.iter().map(ToString::to_string).collect();
+            let error = super::parse::<Outer>(&text, &sets, |_| Err(reason.into())).unwrap_err();
+            error.to_string()
+        };
+        assert_eq!(
+            error(&[], "`inner.epochs` must be at least 3, got 2"),
+            "line 2: `inner.epochs` must be at least 3, got 2"
         );
-        let Schedule::Steps { factor } = parse::<Config>(text, &["schedule.steps.factor=0.5".into()])
-            .unwrap()
-            .schedule;
-        assert_eq!(factor, 0.5);
-    }
-
-    #[test]
-    fn a_number_for_a_precision_is_refused_with_the_names() {
-        #[derive(Debug, Deserialize)]
-        struct Training {
-            precision: backbones::Precision,
-        }
-        #[derive(Debug, Deserialize)]
-        struct Config {
-            training: Training,
-        }
-        let text = "[training]\nprecision = 'f32'";
-        for set in ["training.precision=16", "training.precision=fp16"] {
-            let message = parse::<Config>(text, &[set.into()]).unwrap_err().to_string();
-            assert!(
-                message.contains("one of the names `f32`, `bf16`, `f16`"),
-                "{message}"
-            );
-        }
-        let config = parse::<Config>(text, &["training.precision=bf16".into()]).unwrap();
-        assert_eq!(config.training.precision, backbones::Precision::Bf16);
+        assert_eq!(
+            error(&["inner.epochs=1"], "`inner.epochs` must be at least 3, got 1"),
+            "`--set inner.epochs=1`: `inner.epochs` must be at least 3, got 1"
+        );
+        assert_eq!(
+            error(&["seed=2"], "`list.0.name` is odd"),
+            "line 4: `list.name` is odd"
+        );
+        // The end of a path, where no other has it; a key that is not there yet.
+        assert_eq!(error(&[], "`list.name` is odd"), "line 4: `list.name` is odd");
+        assert_eq!(
+            error(&[], "`inner.size` is missing"),
+            "line 2: `inner.size` is missing"
+        );
+        assert_eq!(error(&[], "`epochs` is odd"), "`epochs` is odd");
+        assert_eq!(error(&[], "nothing is named"), "nothing is named");
     }
 
     #[test]

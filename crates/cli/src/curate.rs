@@ -114,8 +114,9 @@ pub(crate) fn run(verb: Verb) -> anyhow::Result<()> {
 }
 
 fn stages(arguments: &RunArguments) -> anyhow::Result<()> {
-    let config: Config =
-        crate::configs::read(&arguments.config, &arguments.set, crate::configs::Kind::Curation)?;
+    let check = |config: &Config| config.validate().map_err(|error| error.to_string());
+    let (path, sets) = (&arguments.config, &arguments.set);
+    let config = crate::configs::read(path, sets, crate::configs::Kind::Curation, check)?;
     let result = shown(|stop, progress| {
         let options = RunOptions {
             only: arguments.stage.as_deref(),
@@ -274,12 +275,12 @@ fn takedown(mut arguments: TakedownArguments) -> anyhow::Result<()> {
 fn print_takedown(report: &TakedownReport, arguments: &TakedownArguments) {
     println!("taken down       {}", report.taken_down.len());
     if !report.already.is_empty() {
-        println!("were down before {}", report.already.join(", "));
+        println!("were down before {}", data::names::listed(&report.already));
     }
     if !report.same_content.is_empty() {
         println!(
             "the same bytes   {}, taken down too",
-            report.same_content.join(", ")
+            data::names::listed(&report.same_content)
         );
     }
     for path in &report.deleted {

@@ -118,7 +118,7 @@ pub(crate) fn run(verb: Verb) -> anyhow::Result<()> {
         Verb::Finetune(arguments) => return finetune::run(&arguments),
         Verb::Suite(arguments) => return suite(&arguments),
     };
-    let config: evaluation::Config = configs::read(&arguments.config, &arguments.sets, Kind::Evaluation)?;
+    let config = read_config(&arguments.config, &arguments.sets)?;
     let device = arguments.device.open()?;
     let encoder = open(&arguments.encoder, &arguments.weights.options()?, &device)?;
     let train = Arc::new(data::Dataset::open(&arguments.train)?);
@@ -142,11 +142,15 @@ fn print_outcomes(outcomes: &[Outcome], json: bool, out: &Path) -> anyhow::Resul
     Ok(())
 }
 
+/// Reads the config of an evaluation.
+pub(crate) fn read_config(path: &Path, sets: &[String]) -> anyhow::Result<evaluation::Config> {
+    configs::read(path, sets, Kind::Evaluation, evaluation::Config::validate)
+}
+
 /// Runs protocols on features files.
 fn features(arguments: &FeaturesArguments) -> anyhow::Result<()> {
-    let config: evaluation::Config = configs::read(&arguments.config, &arguments.sets, Kind::Evaluation)?;
+    let config = read_config(&arguments.config, &arguments.sets)?;
     let device = arguments.device.open()?;
-    config.validate().map_err(Failure::new)?;
     let train = evaluation::read_features(&arguments.train, &config, evaluation::Split::Train)?;
     let test = evaluation::read_features(&arguments.test, &config, evaluation::Split::Test)?;
     let job = FeaturesJob {
@@ -200,7 +204,7 @@ fn data_name(spec: &str) -> String {
 
 /// Runs a suite and writes its table.
 fn suite(arguments: &SuiteArguments) -> anyhow::Result<()> {
-    let content: Suite = configs::read(&arguments.file, &[], Kind::Suite)?;
+    let content: Suite = configs::read(&arguments.file, &[], Kind::Suite, Suite::validate)?;
     let device = arguments.device.open()?;
     let open_entry = |entry: &EncoderEntry, path: &Path| {
         let options = ImportOptions {
@@ -225,10 +229,8 @@ fn suite(arguments: &SuiteArguments) -> anyhow::Result<()> {
             cell.encoder, cell.data_set, cell.column
         );
     };
-    let read = |path: &Path| {
-        configs::read::<evaluation::Config>(path, &[], Kind::Evaluation)
-            .map_err(|error| evaluation::Error::Config(format!("{error:#}")))
-    };
+    let read =
+        |path: &Path| read_config(path, &[]).map_err(|error| evaluation::Error::Config(format!("{error:#}")));
     let tables = evaluation::suite::run(
         &content,
         &mut SuiteContext {

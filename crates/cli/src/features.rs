@@ -1,6 +1,5 @@
 //! `passer features`: an encoder's features of a data set, extracted once; resumable.
 
-use crate::configs::{self, Kind};
 use crate::devices::DeviceArgument;
 use crate::evaluate::{self, StageBar};
 use crate::failure::{Failure, make_folder_of};
@@ -140,8 +139,7 @@ pub(crate) fn run(arguments: Arguments) -> anyhow::Result<()> {
     let transforms = match &arguments.transforms_of {
         None => transforms(arguments.size_px.or(encoder.trained_px).unwrap_or(224)),
         Some(path) => {
-            let config: evaluation::Config = configs::read(path, &[], Kind::Evaluation)?;
-            config.validate().map_err(Failure::new)?;
+            let config = evaluate::read_config(path, &[])?;
             encoder.normalize = config.normalize.unwrap_or(encoder.normalize);
             config.test_transforms
         }

@@ -1,6 +1,7 @@
 //! The wording of the libraries' hints, with this program's flags and commands.
 
 mod curation;
+mod settings;
 
 use crate::output::shell_word;
 use data::terminal::escape;
@@ -8,10 +9,11 @@ use std::path::Path;
 use weights::SaveAs;
 
 pub(crate) use curation::of_curation;
+pub(crate) use settings::{message as message_of_settings, of_settings};
 
 /// The cure of a file of weights.
 pub(crate) fn of_weights(hint: &weights::Hint) -> String {
-    use weights::Hint;
+    use weights::{Detector, Hint};
     match hint {
         Hint::DownloadAgain => "a failed download leaves such a file: fetch it again".into(),
         Hint::FetchFromGitLfs => "fetch the file itself with `git lfs pull`".into(),
@@ -56,6 +58,21 @@ pub(crate) fn of_weights(hint: &weights::Hint) -> String {
         Hint::OmitName => "leave out `--backbone`".into(),
         Hint::ChooseOther(_) => "choose the other network with `--part`, or leave it out".into(),
         Hint::UseTimmNames => "write timm's names: `--to timm`".into(),
+        Hint::UseToDetect(detector) => match detector {
+            Detector::RetinaFace => {
+                "it holds RetinaFace, which detects faces: `passer detect faces --weights FILE` reads it, and the stage `faces` of \
+                 a curation"
+            }
+            Detector::Yolox => {
+                "it holds YOLOX, which detects persons: `passer detect persons --weights FILE` reads it, and the stage `persons` of \
+                 a curation"
+            }
+            Detector::Onnx => {
+                "a detector in an ONNX file is read by `passer detect persons --weights FILE`, and by the stage `persons` of a \
+                 curation; an encoder must be saved as its `state_dict()`"
+            }
+        }
+        .into(),
     }
 }
 
@@ -81,6 +98,7 @@ fn saved(form: SaveAs) -> &'static str {
 pub(crate) fn of_data(hint: &data::Hint) -> String {
     use data::Hint;
     match hint {
+        Hint::Settings(fault) => of_settings(fault).unwrap_or_default(),
         Hint::CopyArchive => "copy the archive again".into(),
         Hint::VerifyShard { path } => format!(
             "`passer shards verify {}` lists what can be read; copy the shard again",
@@ -104,9 +122,10 @@ pub(crate) fn of_data(hint: &data::Hint) -> String {
              without these records, raise `max_bad_fraction` in the config"
                 .into()
         }
-        Hint::SmallerBatch => {
-            "lower `batch_images` in the config (in `[data]`, or in the protocol that has its own), or give more records".into()
-        }
+        Hint::SmallerBatch { records } => format!(
+            "give more records, or lower `batch_images` in the config: `--set data.batch_images={records}`, or \
+             `--set protocols.NAME.batch_images={records}` for a protocol that has its own"
+        ),
         Hint::CompletePattern => {
             "a brace pattern such as `train-{000000..000143}.tar` must name files that all exist".into()
         }

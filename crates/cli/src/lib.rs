@@ -11,6 +11,7 @@
 #[macro_use]
 mod output;
 
+mod batch;
 mod configs;
 mod curate;
 mod detect;

@@ -6,8 +6,7 @@ use crate::output::{counted, shell_word};
 use crate::progress::duration;
 use crate::ranks::{RankArguments, Ranks};
 use crate::training_progress::{TrainingProgress, skipped};
-use crate::{configs, devices, interrupt, machine, provenance, smoke};
-use anyhow::Context;
+use crate::{batch, configs, devices, interrupt, machine, provenance, smoke};
 use data::significant;
 use objectives::ObjectiveConfig;
 use std::path::{Path, PathBuf};
@@ -57,25 +56,23 @@ struct Inputs {
 }
 
 fn inputs(arguments: &Arguments, ranks: &Ranks) -> anyhow::Result<Inputs> {
-    let read = match arguments.resume {
-        true => configs::read_resumed,
-        false => configs::read,
-    };
-    let config: Config<ObjectiveConfig> =
-        read(&arguments.config, &arguments.sets, configs::Kind::Pretraining)?;
     // Before the data are opened, which can take minutes, and before a smoke test shrinks the config.
     let memory = machine::host_memory_mib().map_or(u64::MAX, |mib| mib << 20);
-    config
-        .validate()
+    let check = |config: &Config<ObjectiveConfig>| {
+        config.validate()?;
         // A config too large for this machine fails in the allocator, which names no key.
-        .and_then(|()| objectives::parameter_budget::check(&config, Some(memory)))
+        objectives::parameter_budget::check(config, Some(memory))?;
         // A smoke test shrinks what would be too long for its steps; a run that was begun continues.
-        .and_then(|()| match arguments.resume {
+        match arguments.resume {
             true => Ok(()),
             false => config.validate_length(),
-        })
-        .map_err(training::Error::Config)
-        .with_context(|| format!("config `{}` is not valid", arguments.config.display()))?;
+        }
+    };
+    let (path, sets, kind) = (&arguments.config, &arguments.sets, configs::Kind::Pretraining);
+    let config = match arguments.resume {
+        true => configs::read_resumed(path, sets, kind, check)?,
+        false => configs::read(path, sets, kind, check)?,
+    };
     let device = arguments.devices.one().open_on(ranks)?;
     let data = arguments.data.as_ref().filter(|_| !arguments.smoke);
     let dataset = data.map(|data| data::Dataset::open(data)).transpose()?;
@@ -168,7 +165,12 @@ pub(crate) fn pretrain(
         }
     });
     shown.finish();
-    Ok(summary?)
+    let training = &config.training;
+    let divisors = [
+        ("training.batch_norm_images", training.batch_norm_images),
+        ("training.micro_batch_images", training.micro_batch_images),
+    ];
+    summary.map_err(|error| batch::explained(error.into(), &divisors))
 }
 
 /// Prints how a run ended and the next command.

@@ -65,9 +65,9 @@ pub(crate) fn run(arguments: Arguments) -> anyhow::Result<()> {
     let device = arguments.device.open()?;
     let mut sets = arguments.sets.clone();
     sets.push(format!("seed={}", arguments.seed));
-    let config: training::Config<ObjectiveConfig> =
-        configs::parse(PRETRAIN, &sets).context("config `configs/pretrain/quickstart.toml` is not valid")?;
-    let protocols: evaluation::Config = configs::parse(EVALUATE, &[])?;
+    let config = configs::parse(PRETRAIN, &sets, training::Config::<ObjectiveConfig>::validate)
+        .context("config `configs/pretrain/quickstart.toml` is not valid")?;
+    let protocols = configs::parse(EVALUATE, &[], evaluation::Config::validate)?;
 
     let train_folder = unpack(out, "train", TRAIN_IMAGES, TRAIN_LABELS)?;
     let test_folder = unpack(out, "test", TEST_IMAGES, TEST_LABELS)?;

@@ -2,7 +2,6 @@
 
 use crate::configs;
 use crate::failure::{Failure, make_folder_of};
-use anyhow::Context;
 use objectives::ObjectiveConfig;
 use std::path::PathBuf;
 
@@ -46,12 +45,13 @@ pub(crate) fn run(arguments: Arguments) -> anyhow::Result<()> {
         ))
         .into());
     }
-    let config: training::Config<ObjectiveConfig> =
-        configs::read(&arguments.config, &arguments.sets, configs::Kind::Pretraining)?;
-    config
-        .validate()
-        .map_err(training::Error::Config)
-        .with_context(|| format!("config `{}` is not valid", arguments.config.display()))?;
+    let check = training::Config::<ObjectiveConfig>::validate;
+    let config = configs::read(
+        &arguments.config,
+        &arguments.sets,
+        configs::Kind::Pretraining,
+        check,
+    )?;
     let dataset = data::Dataset::open(&arguments.data)?;
     let sheet = data::contact_sheet::contact_sheet(
         &dataset,

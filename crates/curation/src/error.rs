@@ -48,6 +48,9 @@ pub enum Error {
         /// The cure.
         hint: Hint,
     },
+    /// Several files of a config that cannot be opened, each with its own error.
+    #[error("{} files of the config cannot be opened:{}", .0.len(), in_lines(.0))]
+    Unread(Vec<Error>),
     /// An error of SQLite.
     #[error("ledger `{path}`: {reason}")]
     Ledger {
@@ -145,6 +148,14 @@ pub enum Error {
     Interrupted,
 }
 
+/// Errors with their causes, a line each.
+fn in_lines(errors: &[Error]) -> String {
+    let lines = errors
+        .iter()
+        .map(|error| format!("\n  {}", data::with_causes(error)));
+    lines.collect()
+}
+
 /// The changes, separated by commas.
 fn in_words(changes: &[Change]) -> String {
     let changes: Vec<String> = changes.iter().map(Change::to_string).collect();
@@ -166,6 +177,10 @@ impl Error {
             Error::Stage { hint, .. } | Error::Release { hint, .. } => hint.clone(),
             Error::Data(error) => error.hint().map(Hint::Data),
             Error::Recorded { source, .. } => Some(Hint::RepeatTakedown(source.hint().map(Box::new))),
+            Error::Unread(errors) => {
+                let hints: Vec<Hint> = errors.iter().filter_map(Error::hint).collect();
+                (!hints.is_empty()).then_some(Hint::Several(hints))
+            }
             Error::Io { .. }
             | Error::Config { .. }
             | Error::Source { .. }

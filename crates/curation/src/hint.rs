@@ -76,6 +76,8 @@ pub enum Hint {
     CheckNetwork,
     /// Download the weights of a detector, and name the file.
     GetWeights(Weights),
+    /// One for each of several errors.
+    Several(Vec<Hint>),
     /// The cure of an error of the data.
     Data(data::Hint),
 }

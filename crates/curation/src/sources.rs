@@ -9,7 +9,7 @@ mod table;
 mod tests;
 mod yfcc;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use data::Listing;
 use serde::{Deserialize, Serialize};
@@ -170,32 +170,51 @@ pub(crate) fn same_without_files(config: &SourceConfig, known: &str) -> bool {
 
 /// The values that identify a source: its settings and the lengths of its files.
 pub(crate) fn identity(config: &SourceConfig) -> Result<serde_json::Value, Error> {
-    let (files, hint) = match config {
-        SourceConfig::Yfcc100m(config) => (config.files.as_slice(), Hint::RequestYfcc),
-        SourceConfig::Csv(config) => (
-            config.files.as_slice(),
-            Hint::NameList {
-                key: "source.csv.files",
-            },
-        ),
-        SourceConfig::Parquet(config) => (
-            config.files.as_slice(),
-            Hint::NameList {
-                key: "source.parquet.files",
-            },
-        ),
-        SourceConfig::Folder(_) | SourceConfig::Dataset(_) => {
-            return Ok(serde_json::json!({ "source": config, "file_bytes": [] }));
-        }
-    };
     let mut bytes = Vec::new();
-    for file in files {
-        let length = std::fs::metadata(file).map_err(|source| Error::List {
-            path: file.clone(),
-            source,
-            hint: hint.clone(),
-        })?;
-        bytes.push(length.len());
+    for file in files(config) {
+        let metadata = std::fs::metadata(file);
+        bytes.push(
+            metadata
+                .map_err(|source| unread_list(config, file, source))?
+                .len(),
+        );
     }
     Ok(serde_json::json!({ "source": config, "file_bytes": bytes }))
+}
+
+/// The files of a list of photos.
+fn files(config: &SourceConfig) -> &[PathBuf] {
+    match config {
+        SourceConfig::Yfcc100m(config) => &config.files,
+        SourceConfig::Csv(config) | SourceConfig::Parquet(config) => &config.files,
+        SourceConfig::Folder(_) | SourceConfig::Dataset(_) => &[],
+    }
+}
+
+/// An error for each file or folder of the source that is not there. Data sets are opened by their own crate.
+pub(crate) fn unread(config: &SourceConfig) -> Vec<Error> {
+    let lists = files(config).iter().filter_map(|file| {
+        let source = std::fs::metadata(file).err()?;
+        Some(unread_list(config, file, source))
+    });
+    let mut unread: Vec<Error> = lists.collect();
+    if let SourceConfig::Folder(folder) = config {
+        unread.extend(folder::Folder::check(folder).err());
+    }
+    unread
+}
+
+fn unread_list(config: &SourceConfig, file: &Path, source: std::io::Error) -> Error {
+    let key = match config {
+        SourceConfig::Parquet(_) => "source.parquet.files",
+        _ => "source.csv.files",
+    };
+    Error::List {
+        path: file.to_path_buf(),
+        source,
+        hint: match config {
+            SourceConfig::Yfcc100m(_) => Hint::RequestYfcc,
+            _ => Hint::NameList { key },
+        },
+    }
 }

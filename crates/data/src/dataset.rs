@@ -1,9 +1,6 @@
 //! A data set opened for reading: where its records are, and reading any one of them by position.
 
-mod contents;
 mod objects;
-
-pub use contents::{ContentSample, Contents, Sampled, Shared};
 
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
@@ -11,6 +8,7 @@ use std::sync::{Arc, OnceLock};
 use sha2::{Digest, Sha256};
 
 use crate::content::{self, Content, content_of};
+use crate::contents::{ContentSample, Contents};
 use crate::error::Error;
 use crate::hex::hex;
 use crate::hint::Hint;
@@ -20,7 +18,7 @@ use crate::names;
 use crate::record::{Label, Metadata, Record};
 use crate::sources::description::{self, About, resolve, split_of};
 use crate::sources::files;
-use crate::sources::fingerprint::{HashedKeys, fingerprint};
+use crate::sources::fingerprint::Identity;
 use crate::sources::folder::{self, Labels};
 use crate::sources::index_file::IndexStore;
 use crate::sources::memory::Memory;
@@ -149,17 +147,15 @@ impl Dataset {
     /// A data set of records that are already in memory, such as images bundled with the program.
     pub fn from_records(records: Vec<Record>, class_names: Vec<String>) -> Dataset {
         let source = Memory { records };
-        let hashed = [source.hashed_keys()];
         let mut listing = Listing::default();
-        Dataset {
-            fingerprint: fingerprint(&hashed, &mut listing),
-            sample: ContentSample::of(hashed.iter().flat_map(HashedKeys::prefixes)),
-            source: Arc::new(source),
+        let identity = Identity::of(&[source.hashed_keys()], &mut listing);
+        Self::of(Opened {
+            source: Box::new(source),
             class_names,
-            licenses: OnceLock::new(),
+            identity,
             listing,
             objects: None,
-        }
+        })
     }
 
     /// The records of `whole` at these positions, in this order: a split, or a subset. Nothing is copied. Its
@@ -195,21 +191,20 @@ impl Dataset {
         Self::of(Opened {
             source,
             class_names: Vec::new(),
-            hashed: Vec::new(),
+            identity: Identity::default(),
             listing: Listing::default(),
             objects: None,
         })
     }
 
     fn of(opened: Opened) -> Dataset {
-        let mut listing = opened.listing;
         Dataset {
             source: Arc::from(opened.source),
             class_names: opened.class_names,
-            fingerprint: fingerprint(&opened.hashed, &mut listing),
-            sample: ContentSample::of(opened.hashed.iter().flat_map(HashedKeys::prefixes)),
+            fingerprint: opened.identity.fingerprint,
+            sample: opened.identity.sample,
             licenses: OnceLock::new(),
-            listing,
+            listing: opened.listing,
             objects: opened.objects,
         }
     }
@@ -366,10 +361,8 @@ impl Dataset {
             with_objects,
         };
         if part.kind.in_folder && !place.path.is_dir() {
-            return Err(Error::Description {
-                path: path.to_path_buf(),
-                reason: format!("path `{}` is not a folder", place.path.display()),
-            });
+            let reason = format!("path `{}` is not a folder", place.path.display());
+            return Err(Error::description(path, reason));
         }
         let dataset = Self::of((part.kind.open)(&place, store)?);
         dataset.check_classes(path)?;
@@ -400,10 +393,10 @@ impl Dataset {
     fn check_classes(&self, description: &Path) -> Result<(), Error> {
         let names = self.class_names.len();
         match self.source.largest_class() {
-            Some(class) if names > 0 && class as usize >= names => Err(Error::Description {
-                path: description.to_path_buf(),
-                reason: format!("names {names} classes, but a record is of class {class}"),
-            }),
+            Some(class) if names > 0 && class as usize >= names => {
+                let reason = format!("names {names} classes, but a record is of class {class}");
+                Err(Error::description(description, reason))
+            }
             _ => Ok(()),
         }
     }

@@ -66,6 +66,8 @@ pub enum Error {
         path: PathBuf,
         /// The fault.
         reason: String,
+        /// The cure, where one is known.
+        hint: Option<Hint>,
     },
     /// One record cannot be read back; the image in it may still be broken in other ways.
     #[error("record `{key}`: {reason}")]
@@ -148,14 +150,25 @@ impl Error {
                 Some(Hint::CopyArchive)
             }
             Error::DamagedShard { path, .. } => Some(Hint::VerifyShard { path: path.clone() }),
-            Error::Unreadable { hint, .. } | Error::Label { hint, .. } => hint.clone(),
+            Error::Unreadable { hint, .. } | Error::Label { hint, .. } | Error::Description { hint, .. } => {
+                hint.clone()
+            }
             Error::TooManyBad { other_size, .. } if *other_size > 0 => Some(Hint::SizesOfBoxes),
             // `verify` makes no views, so it would list none of the records.
             Error::TooManyBad { bad, decode, .. } if bad == decode => Some(Hint::CropOrAllowMore),
             Error::TooManyBad { .. } => Some(Hint::VerifyOrAllowMore),
-            Error::BatchTooLarge { .. } => Some(Hint::SmallerBatch),
+            Error::BatchTooLarge { records, .. } => Some(Hint::SmallerBatch { records: *records }),
             Error::NotFound { spec } if spec.contains('{') => Some(Hint::CompletePattern),
             _ => None,
+        }
+    }
+
+    /// An [`Error::Description`] without a cure.
+    pub(crate) fn description(path: &Path, reason: impl Into<String>) -> Error {
+        Error::Description {
+            path: path.to_path_buf(),
+            reason: reason.into(),
+            hint: None,
         }
     }
 

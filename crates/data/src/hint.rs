@@ -3,6 +3,8 @@
 
 use std::path::PathBuf;
 
+use crate::settings::Fault;
+
 /// The cure of an [`Error`](crate::Error).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Hint {
@@ -22,7 +24,10 @@ pub enum Hint {
     /// Check that the boxes belong to these pictures, or allow more of such records.
     SizesOfBoxes,
     /// Smaller batches, or more records.
-    SmallerBatch,
+    SmallerBatch {
+        /// Records of the data set.
+        records: u32,
+    },
     /// Every file that a brace pattern names must exist.
     CompletePattern,
     /// Give the folder that contains the picture.
@@ -69,6 +74,8 @@ pub enum Hint {
     NameClasses,
     /// Download the file again, or correct the description.
     DownloadAgain,
+    /// The cure of a fault in a data-set description.
+    Settings(Box<Fault>),
 }
 
 /// How a file is compressed.

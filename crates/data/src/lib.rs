@@ -6,7 +6,8 @@
 //! batches.
 //!
 //! It also holds the common code for files: [`durable`] writing, [`FolderLock`], hashes of files,
-//! [`delimited`] tables, and names that are safe to print ([`terminal`]).
+//! [`delimited`] tables, TOML [`settings`] whose faults name key, line and cure, and names that are safe to print
+//! ([`terminal`]).
 //!
 //! Formats on disk are described in `docs/formats.md`.
 
@@ -16,6 +17,7 @@ mod caught;
 mod causes;
 pub mod contact_sheet;
 mod content;
+mod contents;
 mod dataset;
 mod decode;
 pub mod delimited;
@@ -36,6 +38,7 @@ mod numbers;
 mod order;
 mod randomness;
 mod record;
+pub mod settings;
 mod sha256;
 pub mod shards;
 mod sources;
@@ -46,7 +49,8 @@ pub mod transforms;
 
 pub use caught::caught;
 pub use causes::with_causes;
-pub use dataset::{ContentSample, Contents, Dataset, Sampled, Shared};
+pub use contents::{ContentSample, Contents, Sampled, Shared};
+pub use dataset::Dataset;
 pub use decode::{
     DecodeLimits, RgbImage, decode, decode_and, decode_into, decoded_together, frames, header_pixels,
     is_transparent,

@@ -14,7 +14,7 @@ use crate::error::Error;
 use crate::hint::Hint;
 
 /// Longest list of classes in a message.
-const LISTED: usize = 5;
+const LISTED: usize = 10;
 
 /// The composed form (NFC) of a name.
 pub fn composed(name: &str) -> Cow<'_, str> {
@@ -56,7 +56,7 @@ fn folded(name: &str) -> String {
 }
 
 /// The first names of a list, for a message: `` `ant`, `bee` and 3 more ``.
-pub fn listed(names: &[String]) -> String {
+pub fn listed<N: std::fmt::Display>(names: &[N]) -> String {
     let first: Vec<String> = names
         .iter()
         .take(LISTED)

@@ -8,6 +8,7 @@ pub(crate) mod files;
 pub(crate) mod fingerprint;
 pub(crate) mod folder;
 pub(crate) mod index_file;
+mod key;
 pub(crate) mod license_column;
 pub(crate) mod listed;
 pub(crate) mod memory;

@@ -178,27 +178,31 @@ pub enum ErasingFill {
 const MAX_VIEW_PX: u32 = 16_384;
 
 impl ViewGroup {
-    /// Checks every number, and that all views of the group have one size.
+    /// Gives an error for a group that makes no views, or views of several sizes.
     ///
     /// # Errors
-    /// A sentence that names the transform and the field: `must be …, got …`.
+    /// The key within the group, its valid range and its value.
     pub fn validate(&self) -> Result<(), String> {
-        if self.count == 0 {
-            return Err("count must be at least 1, got 0".to_string());
-        }
-        if self.count > usize::from(u8::MAX) {
-            return Err(format!("count must be at most 255, got {}", self.count));
+        self.validate_at("count", "transforms")
+    }
+
+    /// [`ViewGroup::validate`] with the full names of the two keys.
+    ///
+    /// # Errors
+    /// The full key, its valid range and its value.
+    pub fn validate_at(&self, count: &str, transforms: &str) -> Result<(), String> {
+        if !(1..=usize::from(u8::MAX)).contains(&self.count) {
+            return Err(format!("`{count}` must be in 1..{}, got {}", u8::MAX, self.count));
         }
         for (position, transform) in self.transforms.iter().enumerate() {
-            transform
-                .validate()
-                .map_err(|reason| format!("transforms[{position}]: {}: {reason}", transform.name()))?;
+            let at = |(key, reason)| format!("`{transforms}.{position}.{}.{key}` {reason}", transform.name());
+            transform.validate().map_err(at)?;
         }
         if self.output_px().is_none() {
-            return Err(
-                "views come out in different sizes; end with one of random_resized_crop, resize_exact or center_crop"
-                    .to_string(),
-            );
+            return Err(format!(
+                "`{transforms}` must give one size for every image: end with `random_resized_crop`, `resize_exact` or \
+                 `center_crop`"
+            ));
         }
         Ok(())
     }
@@ -244,7 +248,8 @@ impl Transform {
         }
     }
 
-    fn validate(&self) -> Result<(), String> {
+    /// What is wrong with which key.
+    fn validate(&self) -> Result<(), Wrong> {
         match self {
             Transform::RandomResizedCrop {
                 size_px,
@@ -255,7 +260,7 @@ impl Transform {
                 side("size_px", *size_px)?;
                 range("scale", *scale, 0.0, 1.0)?;
                 if scale[1] == 0.0 {
-                    return Err("scale must reach above 0, got [0, 0]".to_string());
+                    return Err(("scale", "must reach above 0, got [0, 0]".to_string()));
                 }
                 range("ratio", *ratio, 1e-3, 1e3)
             }
@@ -325,43 +330,44 @@ impl Transform {
     }
 }
 
-fn probability(value: f64) -> Result<(), String> {
+/// A key, and what is wrong with it.
+type Wrong = (&'static str, String);
+
+fn probability(value: f64) -> Result<(), Wrong> {
     within("probability", value, 0.0, 1.0)
 }
 
-fn count(field: &str, value: usize) -> Result<(), String> {
+fn count(field: &'static str, value: usize) -> Result<(), Wrong> {
     if (1..=100).contains(&value) {
         Ok(())
     } else {
-        Err(format!("{field} must be in 1..100, got {value}"))
+        Err((field, format!("must be in 1..100, got {value}")))
     }
 }
 
-fn within(field: &str, value: f64, low: f64, high: f64) -> Result<(), String> {
+fn within(field: &'static str, value: f64, low: f64, high: f64) -> Result<(), Wrong> {
     if (low..=high).contains(&value) {
         Ok(())
     } else {
-        Err(format!("{field} must be in {low}..{high}, got {value}"))
+        Err((field, format!("must be in {low}..{high}, got {value}")))
     }
 }
 
-fn range(field: &str, value: [f64; 2], low: f64, high: f64) -> Result<(), String> {
+fn range(field: &'static str, value: [f64; 2], low: f64, high: f64) -> Result<(), Wrong> {
     within(field, value[0], low, high)?;
     within(field, value[1], low, high)?;
     if value[0] > value[1] {
-        return Err(format!(
-            "{field} must be [smallest, largest], got [{}, {}]",
-            value[0], value[1]
-        ));
+        let reason = format!("must be [smallest, largest], got [{}, {}]", value[0], value[1]);
+        return Err((field, reason));
     }
     Ok(())
 }
 
-fn side(field: &str, value: u32) -> Result<(), String> {
+fn side(field: &'static str, value: u32) -> Result<(), Wrong> {
     if (1..=MAX_VIEW_PX).contains(&value) {
         Ok(())
     } else {
-        Err(format!("{field} must be in 1..{MAX_VIEW_PX}, got {value}"))
+        Err((field, format!("must be in 1..{MAX_VIEW_PX}, got {value}")))
     }
 }
 
@@ -402,25 +408,25 @@ mod tests {
         let cases = [
             (
                 "{ center_crop = { size_px = 0 } }",
-                "size_px must be in 1..16384, got 0",
+                "size_px` must be in 1..16384, got 0",
             ),
             (
                 "{ horizontal_flip = { probability = 1.5 } }",
-                "probability must be in 0..1, got 1.5",
+                "probability` must be in 0..1, got 1.5",
             ),
             (
                 "{ random_resized_crop = { size_px = 8, scale = [0.9, 0.2], ratio = [1, 1], filter = \"bicubic\" } }",
-                "scale must be [smallest, largest]",
+                "scale` must be [smallest, largest]",
             ),
             (
                 "{ color_jitter = { probability = 1, brightness = 0, contrast = 0, saturation = 0, hue = 0.6 } }",
-                "hue must be in 0..0.5, got 0.6",
+                "hue` must be in 0..0.5, got 0.6",
             ),
             (
                 "{ resize = { shorter_px = 256, filter = \"bilinear\" } }",
-                "different sizes",
+                "`transforms` must give one size",
             ),
-            ("", "different sizes"),
+            ("", "`transforms` must give one size"),
         ];
         for (text, expected) in cases {
             let found = group(text).unwrap().validate().unwrap_err();

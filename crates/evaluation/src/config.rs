@@ -98,7 +98,7 @@ pub(crate) fn check_test_transforms(name: &str, transforms: &[Transform]) -> Res
         count: 1,
         transforms: transforms.to_vec(),
     };
-    group.validate().map_err(|reason| format!("`{name}`: {reason}"))
+    group.validate_at("count", name)
 }
 
 #[cfg(test)]
@@ -165,7 +165,7 @@ temperature = 0.1
         );
         assert!(
             refused(", { center_crop = { size_px = 32 } }", "")
-                .contains("`test_transforms`: views come out in different sizes")
+                .contains("`test_transforms` must give one size for every image")
         );
         assert!(
             refused("[data]", "max_shared_fraction = 1.5\n[data]")

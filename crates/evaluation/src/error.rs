@@ -222,7 +222,10 @@ pub enum Error {
     },
 
     /// The features were stored under other tap names.
-    #[error("the {set} features have no tap `{tap}`, they have: {}", found.join(", "))]
+    #[error(
+        "the {set} features have no tap `{tap}`, they have: {}",
+        data::names::listed(found)
+    )]
     NoTap {
         /// "training" or "test".
         set: &'static str,

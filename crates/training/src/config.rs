@@ -286,26 +286,22 @@ impl<O> Config<O> {
             // The objective's section checks them: it knows their keys.
             Some(_) => {}
             None if self.views.is_empty() => {
-                return Err("`[[views]]` must describe at least one view group, got none".into());
+                return Err("`views` must describe at least one view group, got none".into());
             }
             None => {}
         }
         for (index, group) in self.views.iter().enumerate() {
-            group
-                .validate()
-                .map_err(|reason| format!("`[[views]]` group {}: {reason}", index + 1))?;
-            if group.output_px().is_none() {
-                return Err(format!(
-                    "`[[views]]` group {}: its transforms must end at one size for every image (add `random_resized_crop`, `center_crop` or `resize_exact`)",
-                    index + 1
-                ));
-            }
+            let (count, transforms) = (
+                format!("views.{index}.count"),
+                format!("views.{index}.transforms"),
+            );
+            group.validate_at(&count, &transforms)?;
         }
         self.backbone.validate()?;
         for (index, (width, height)) in dataset_views(&self.views).into_iter().enumerate() {
             self.backbone
                 .check_input(height as usize, width as usize)
-                .map_err(|reason| format!("`[[views]]` group {}: {reason}", index + 1))?;
+                .map_err(|reason| format!("`views.{index}.transforms`: {reason}"))?;
         }
         self.optimizer.validate()?;
         self.schedule.validate(self.training.epochs)

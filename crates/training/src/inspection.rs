@@ -148,7 +148,7 @@ pub fn inspect_weights(path: &Path, options: &ImportOptions, device: &Device) ->
     };
     let hint = refusal.as_ref().and_then(WeightsError::hint);
     let refusal = refusal.map(|error| match error {
-        // Its content is listed anyway.
+        // Its content is listed anyway, and the hint says which detector it is.
         WeightsError::Layout(LayoutError::None { .. }) => {
             "no known layout matches (docs/weights.md has them)".to_owned()
         }

@@ -33,7 +33,7 @@ impl ViewCount {
         let total: usize = groups.iter().map(|group| group.count).sum();
         match *self {
             Self::Exactly(count) if total != count => Err(format!(
-                "the objective needs exactly {count} views of each image, but `[[views]]` gives {total}"
+                "`views` must give exactly {count} views of each image for this objective, got {total}"
             )),
             Self::GlobalAndLocal { global, least_local } => {
                 // The objective sees groups of one size as one group: see `Batch`.
@@ -42,19 +42,19 @@ impl ViewCount {
                 let first: usize = groups.iter().take_while(same).map(|group| group.count).sum();
                 if first != global || total - first < least_local {
                     return Err(format!(
-                        "the objective needs {global} global views (those of the first `[[views]]` group's size) and at least {least_local} of other sizes, got {first} and {}",
+                        "`views` must give {global} global views for this objective (of the size of the first group) and at least {least_local} of other sizes, got {first} and {}",
                         total - first
                     ));
                 }
                 if groups.iter().skip_while(same).any(|group| same(&group)) {
                     return Err(
-                        "`[[views]]` groups of the global size must stand together at the front".to_string(),
+                        "`views` must have its groups of the global size together at the front".to_string(),
                     );
                 }
                 Ok(())
             }
             Self::Objects if total > 0 => Err(format!(
-                "the objective makes its own views of pictures with objects, but `[[views]]` gives {total}"
+                "the objective makes its own views of pictures with objects, but `views` gives {total}"
             )),
             Self::Exactly(_) | Self::Objects => Ok(()),
         }

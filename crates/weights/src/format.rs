@@ -33,7 +33,7 @@ pub use shards::{ShardIndex, Shards};
 
 use std::io::{Read, Seek, SeekFrom};
 
-use crate::hint::{Hint, SaveAs};
+use crate::hint::{Detector, Hint, SaveAs};
 
 impl Checkpoint {
     /// Reads a file's table of contents.
@@ -79,8 +79,18 @@ fn unknown(start: &[u8]) -> CheckpointError {
         (": it is Git LFS's pointer to one", Some(Hint::FetchFromGitLfs))
     } else if start.starts_with(&[0x1f, 0x8b]) {
         (": it is compressed", Some(Hint::Unpack))
+    } else if is_onnx(start) {
+        (": it is an ONNX file", Some(Hint::UseToDetect(Detector::Onnx)))
     } else {
         ("", None)
     };
     CheckpointError::Unknown { found, hint }
+}
+
+/// Whether a file begins as an ONNX model does: field 1, a small version number, and then the text of another field of
+/// the model (producer, domain, documentation) or its graph.
+fn is_onnx(start: &[u8]) -> bool {
+    const VERSION: u8 = 0x08;
+    const TEXTS_AND_GRAPH: [u8; 6] = [0x12, 0x1a, 0x22, 0x32, 0x3a, 0x42];
+    matches!(start, [VERSION, 1..=31, next, ..] if TEXTS_AND_GRAPH.contains(next))
 }

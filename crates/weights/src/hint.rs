@@ -40,6 +40,19 @@ pub enum Hint {
     ChooseOther(Role),
     /// Write the file with timm's names.
     UseTimmNames,
+    /// The file holds a detector, which other commands read.
+    UseToDetect(Detector),
+}
+
+/// The kind of a detector in a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Detector {
+    /// RetinaFace, by its names.
+    RetinaFace,
+    /// YOLOX, by its names.
+    Yolox,
+    /// A network as an ONNX file, the form in which detectors are exported.
+    Onnx,
 }
 
 /// The form in which to save a file again.

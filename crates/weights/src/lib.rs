@@ -28,7 +28,7 @@ pub use encoder_info::EncoderInfo;
 pub use error::WeightsError;
 pub use export::{Naming, encoder_to_safetensors, encoder_to_safetensors_as, to_safetensors};
 pub use format::{Checkpoint, CheckpointError, ShardIndex, Shards};
-pub use hint::{Hint, SaveAs, SeenNetwork};
+pub use hint::{Detector, Hint, SaveAs, SeenNetwork};
 pub use import::{Import, ImportOptions, read_encoder};
 pub use layouts::LayoutError;
 pub use mismatch::{Mismatch, load_state_dict};

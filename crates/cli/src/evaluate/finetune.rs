@@ -11,8 +11,7 @@ use crate::progress::duration;
 use crate::ranks::{RankArguments, Ranks};
 use crate::training_progress::{TrainingProgress, skipped};
 use crate::weights::WeightsArguments;
-use crate::{configs, devices, interrupt, provenance};
-use anyhow::Context;
+use crate::{batch, configs, devices, interrupt, provenance};
 use burn::tensor::Device;
 use data::Dataset;
 use evaluation::Provenance;
@@ -95,20 +94,19 @@ struct Inputs {
 }
 
 fn inputs(arguments: &Arguments, ranks: &Ranks) -> anyhow::Result<Inputs> {
-    let read = match arguments.resume {
-        true => configs::read_resumed,
-        false => configs::read,
-    };
-    let config: Config = read(&arguments.config, &arguments.sets, Kind::FineTuning)?;
-    config
-        .validate()
+    let check = |config: &Config| {
+        config.validate()?;
         // A run that was begun continues.
-        .and_then(|()| match arguments.resume {
+        match arguments.resume {
             true => Ok(()),
             false => config.validate_length(),
-        })
-        .map_err(evaluation::Error::Config)
-        .with_context(|| format!("config `{}` is not valid", arguments.config.display()))?;
+        }
+    };
+    let (path, sets, kind) = (&arguments.config, &arguments.sets, Kind::FineTuning);
+    let config = match arguments.resume {
+        true => configs::read_resumed(path, sets, kind, check)?,
+        false => configs::read(path, sets, kind, check)?,
+    };
     let device = arguments.devices.one().open_on(ranks)?;
     let encoder = match &arguments.encoder {
         Some(path) => Some(training::read_encoder(
@@ -312,5 +310,14 @@ fn finetune(
     });
     shown.finish();
     stage.finish();
-    Ok(result?)
+    let (training, mixing) = (&config.training, &config.objective.mixing);
+    let divisors = [
+        ("training.batch_norm_images", training.batch_norm_images),
+        ("training.micro_batch_images", training.micro_batch_images),
+        (
+            "objective.mixing.images",
+            mixing.as_ref().and_then(|mixing| mixing.images),
+        ),
+    ];
+    result.map_err(|error| batch::explained(error, &divisors))
 }

@@ -83,6 +83,10 @@ pub(crate) fn of_curation(hint: &Hint) -> String {
             "check the network, and lower the request rate if the host objects; no photo was dropped, and the same command continues"
                 .to_string()
         }
+        Hint::Several(hints) => {
+            let hints: Vec<String> = hints.iter().map(of_curation).collect();
+            hints.join("\n      ")
+        }
         Hint::GetWeights(Weights::RetinaFace) => {
             "`mobilenet0.25_Final.pth` (1.8 MB, MIT) is among the weights of github.com/biubug6/Pytorch_Retinaface, and in PASS's \
              repository, github.com/yukimasano/PASS, below PASSify/face/weights; name the file as `weights`"

@@ -56,17 +56,23 @@ pub(crate) struct Folder {
 }
 
 impl Folder {
+    /// Gives an error if there is no folder.
+    pub(crate) fn check(config: &FolderConfig) -> Result<(), Error> {
+        match config.folder.is_dir() {
+            true => Ok(()),
+            false => Err(Error::source(
+                &config.folder,
+                "must be a folder of photos, got none",
+            )),
+        }
+    }
+
     pub(crate) fn open(
         config: &FolderConfig,
         licenses: Option<&LicenseConfig>,
         from: Position,
     ) -> Result<Folder, Error> {
-        if !config.folder.is_dir() {
-            return Err(Error::source(
-                &config.folder,
-                "must be a folder of photos, got none",
-            ));
-        }
+        Self::check(config)?;
         Ok(Folder {
             root: config.folder.clone(),
             class_folders: config.class_folders,

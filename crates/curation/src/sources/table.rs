@@ -101,7 +101,10 @@ impl Mapping {
         let names = &config.columns;
         let place = |name: &str| -> Result<(usize, bool), Error> {
             let at = header.iter().position(|column| column == name).ok_or_else(|| {
-                let reason = format!("there is no column `{name}`; found {}", header.join(", "));
+                let reason = format!(
+                    "there is no column `{name}`; found {}",
+                    data::names::listed(header)
+                );
                 Error::source(path, reason)
             })?;
             Ok((at, config.url_encoded.iter().any(|encoded| encoded == name)))

@@ -278,19 +278,26 @@ fn failed(stage: &str, reason: String) -> Error {
 
 /// SHA-256 of a file of weights, in hex.
 pub(crate) fn weights_sha256(stage: &str, path: &Path) -> Result<String, Error> {
-    let sum = data::sha256_of_file(path).map_err(|error| Error::Stage {
+    let sum = data::sha256_of_file(path).map_err(|error| unread_weights(stage, path, &error.source))?;
+    Ok(sum.hex())
+}
+
+/// Gives an error if a file of weights cannot be opened.
+pub(crate) fn check_weights(stage: &str, path: &Path) -> Result<(), Error> {
+    std::fs::File::open(path)
+        .map(|_| ())
+        .map_err(|source| unread_weights(stage, path, &source))
+}
+
+fn unread_weights(stage: &str, path: &Path, source: &std::io::Error) -> Error {
+    Error::Stage {
         stage: stage.to_string(),
-        reason: format!(
-            "the weights `{}` cannot be read: {}",
-            path.display(),
-            error.source
-        ),
+        reason: format!("the weights `{}` cannot be read: {source}", path.display()),
         hint: Some(Hint::GetWeights(match stage {
             "faces" => Weights::RetinaFace,
             _ => Weights::Yolox,
         })),
-    })?;
-    Ok(sum.hex())
+    }
 }
 
 /// The name of the ledger's fact that says which network a stage ran.

@@ -87,15 +87,11 @@ impl LicenseConfig {
         if self.by_name(name).is_some() {
             return Ok(());
         }
-        let known: Vec<String> = self
-            .accept
-            .iter()
-            .map(|license| format!("`{}`", license.name))
-            .collect();
+        let known: Vec<&str> = self.accept.iter().map(|license| license.name.as_str()).collect();
         let reason = format!(
             "must be one of the licenses in `stages.licence.accept`, which has {}, got `{}`; write one of them, or add this one \
              there as `[[stages.licence.accept]]`",
-            known.join(", "),
+            data::names::listed(&known),
             one_line(name)
         );
         Err(Error::config(key, reason))

@@ -15,7 +15,7 @@ use crate::progress::Progress;
 use crate::settings::changes;
 use crate::sources::{self, Position};
 use crate::stages::Work;
-use crate::stages::detect::{Detectors, weights_sha256};
+use crate::stages::detect::{Detectors, check_weights, weights_sha256};
 
 /// The name of the source in the ledger, as stage number 1.
 pub(crate) const SOURCE: &str = "source";
@@ -71,6 +71,7 @@ pub fn run(config: &Config, folder: &Path, options: RunOptions<'_>) -> Result<()
         last: only.unwrap_or(config.stages.len()),
         forgotten: redo.map_or(i64::MAX, |redo| redo as i64 + SOURCE_ID),
     };
+    check_files(&ledger, &plan)?;
     let undecided = check_settings(&ledger, &plan)?;
     if let Some(only) = only {
         check_order(&ledger, &plan, only, options.redo)?;
@@ -229,6 +230,33 @@ fn check_means(ledger: &Ledger, plan: &Plan<'_>, detectors: &dyn Detectors) -> R
         stage.build(detectors)?;
     }
     Ok(())
+}
+
+/// Whether the files that the stages to come name can be opened: all that cannot are reported at once.
+fn check_files(ledger: &Ledger, plan: &Plan<'_>) -> Result<(), Error> {
+    let mut unread = Vec::new();
+    for at in 0..=plan.last {
+        // Decisions outlive the files that they were made with.
+        if plan.stays_done(ledger, at)? {
+            continue;
+        }
+        match at {
+            0 => unread.extend(sources::unread(&plan.config.source)),
+            _ => {
+                let stage = &plan.config.stages[at - 1];
+                let weights = stage.weights();
+                unread.extend(weights.and_then(|path| check_weights(stage.name(), path).err()));
+            }
+        }
+    }
+    match (unread.pop(), unread.is_empty()) {
+        (None, _) => Ok(()),
+        (Some(error), true) => Err(error),
+        (Some(error), false) => {
+            unread.push(error);
+            Err(Error::Unread(unread))
+        }
+    }
 }
 
 /// Decisions made with other settings, or in another order, must not be mixed with new ones. Stages up to the

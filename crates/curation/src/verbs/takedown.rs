@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
 use data::EncoderHeader;
+use data::names::listed;
 use serde::Serialize;
 use walkdir::WalkDir;
 
@@ -133,7 +134,7 @@ pub fn takedown(folder: &Path, asked: Takedown<'_>) -> Result<TakedownReport, Er
     if !unknown.is_empty() {
         return Err(nothing_done(format!(
             "no photo was ever listed under {}",
-            unknown.join(", ")
+            listed(&unknown)
         )));
     }
     let config = Config::of(&ledger, folder)?;
@@ -164,13 +165,10 @@ fn nothing_done(reason: String) -> Error {
 
 /// `photo `a` is`, `photos `a`, `b` and 3 more are`.
 fn in_words(keys: &BTreeSet<String>) -> String {
-    let named: Vec<String> = keys.iter().take(5).map(|key| format!("`{key}`")).collect();
+    let keys: Vec<&String> = keys.iter().collect();
     match keys.len() {
-        1 => format!("photo {} is", named[0]),
-        count if count > named.len() => {
-            format!("photos {} and {} more are", named.join(", "), count - named.len())
-        }
-        _ => format!("photos {} are", named.join(", ")),
+        1 => format!("photo {} is", listed(&keys)),
+        _ => format!("photos {} are", listed(&keys)),
     }
 }
 

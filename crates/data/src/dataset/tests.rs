@@ -147,10 +147,13 @@ fn descriptions_name_kind_path_and_classes() {
         error("kind = \"folder\"\npath = \".\"\nclasses = [\"bird\"]")
             .contains("folder `ant` is none of the 1 classes")
     );
-    assert!(error("kind = \"folder\"\npath = \".\"\nclases = []").contains("unknown field `clases`"));
+    assert!(
+        error("kind = \"folder\"\npath = \".\"\nclases = []").contains("line 3: there is no key `clases`")
+    );
     assert!(error("kind = \"folder\"\npath = \"no\"").contains("is not a folder"));
     assert!(
-        error("kind = \"folder\"\npath = \".\"\nclasses = [\"a\", \"a\"]").contains("`a` is named twice")
+        error("kind = \"folder\"\npath = \".\"\nclasses = [\"a\", \"a\"]")
+            .contains("line 3: `classes` must name each class once, got `a` twice")
     );
 }
 

@@ -373,7 +373,10 @@ fn settings_that_cannot_be_carried_out_are_named() {
         count: 1,
         transforms: Vec::new(),
     }];
-    assert!(error(config(2, 0), empty).starts_with("view group 0: views come out in different sizes"));
+    assert!(
+        error(config(2, 0), empty)
+            .starts_with("view group 0: `transforms` must give one size for every image")
+    );
     assert_eq!(
         refused(config(2, 0), views(), Order::Blocks(0)),
         "`order` must have blocks of at least 1 record, got 0"

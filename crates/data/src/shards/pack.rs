@@ -295,10 +295,8 @@ impl<'a> Writer<'a> {
                 classes: Some(class_names.to_vec()),
                 ..Part::new(Kind(&SHARDS), ".")
             };
-            let text = toml::to_string(&content).map_err(|error| Error::Description {
-                path: described.clone(),
-                reason: error.to_string(),
-            })?;
+            let text = toml::to_string(&content)
+                .map_err(|error| Error::description(&described, error.to_string()))?;
             durable::write(&described, text.as_bytes())?;
         }
         // Opening the shards builds their indexes, and is a first check.

@@ -56,7 +56,7 @@ fn read(path: &Path, part: &Part) -> Result<Listing, Error> {
         Column::Name(name) => header.iter().position(|title| title == name).ok_or_else(|| {
             wrong(
                 path,
-                format!("has no column `{name}`, it has: {}", header.join(", ")),
+                format!("has no column `{name}`, it has: {}", names::listed(&header)),
             )
         }),
     };

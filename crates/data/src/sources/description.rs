@@ -9,9 +9,11 @@ use std::path::{Component, Path, PathBuf};
 
 use serde::Deserialize;
 
-use super::part::Part;
+use super::part::{self, Part};
 use crate::error::Error;
+use crate::hint::Hint;
 use crate::names;
+use crate::settings::{self, Fault};
 use crate::transforms::{Transform, ViewGroup};
 
 /// Name of the description that `passer shards pack` writes beside its shards, and that opening a folder
@@ -74,6 +76,33 @@ struct Long {
     splits: BTreeMap<String, Part>,
 }
 
+impl Long {
+    fn check(&self) -> Result<(), String> {
+        part::check_classes(self.classes.as_deref()).map_err(|reason| format!("`classes` {reason}"))?;
+        for (name, part) in &self.splits {
+            part.check()
+                .map_err(|(key, reason)| format!("`splits.{name}.{key}` {reason}"))?;
+        }
+        if self.splits.is_empty() {
+            return Err("`splits` must have at least one split, got none".to_string());
+        }
+        if let Some(metric) = &self.metric
+            && !METRICS.contains(&metric.as_str())
+        {
+            let metrics = METRICS.map(|metric| format!("`{metric}`")).join(", ");
+            return Err(format!("`metric` must be one of {metrics}, got \"{metric}\""));
+        }
+        if let Some(transforms) = &self.test_transforms {
+            let group = ViewGroup {
+                count: 1,
+                transforms: transforms.clone(),
+            };
+            group.validate_at("count", "test_transforms")?;
+        }
+        Ok(())
+    }
+}
+
 /// Headline metrics.
 const METRICS: [&str; 3] = ["top1", "mean_class", "map"];
 
@@ -103,10 +132,7 @@ pub(crate) fn split_of(spec: &str) -> (&str, Option<&str>) {
 
 /// Reads the part of a description that a split names; without a split, the whole short form.
 pub(crate) fn read_part(path: &Path, split: Option<&str>) -> Result<Part, Error> {
-    let error = |reason: String| Error::Description {
-        path: path.to_path_buf(),
-        reason,
-    };
+    let error = |reason: String| Error::description(path, reason);
     let (part, _) = read(path)?;
     let part = match (part, split) {
         (Parts::One(part), None) => *part,
@@ -119,18 +145,18 @@ pub(crate) fn read_part(path: &Path, split: Option<&str>) -> Result<Part, Error>
                 let names: Vec<&str> = splits.keys().map(String::as_str).collect();
                 return Err(error(format!(
                     "has no split `{split}`, it has: {}",
-                    names.join(", ")
+                    names::listed(&names)
                 )));
             }
         },
         (Parts::Splits(splits), None) => {
             let names: Vec<String> = splits
                 .keys()
-                .map(|name| format!("`{}#{name}`", path.display()))
+                .map(|name| format!("{}#{name}", path.display()))
                 .collect();
             return Err(error(format!(
                 "has several splits; name one: {}",
-                names.join(", ")
+                names::listed(&names)
             )));
         }
     };
@@ -152,19 +178,15 @@ enum Parts {
 
 fn read(path: &Path) -> Result<(Parts, About), Error> {
     let text = std::fs::read_to_string(path).map_err(Error::io("read", path))?;
-    let error = |reason: String| Error::Description {
+    let wrong = |fault: Fault| Error::Description {
         path: path.to_path_buf(),
-        reason,
+        reason: fault.to_string(),
+        hint: fault.cure().is_some().then_some(Hint::Settings(Box::new(fault))),
     };
-    let wrong = |failure: toml::de::Error| error(failure.to_string().trim_end().to_string());
-    let is_long = text
-        .parse::<toml::Table>()
-        .is_ok_and(|table| table.contains_key("splits"));
-    if !is_long {
-        let mut part: Part = toml::from_str(&text).map_err(wrong)?;
+    if !is_long(&text) {
+        let check = |part: &Part| part.check().map_err(|(key, reason)| format!("`{key}` {reason}"));
+        let mut part = settings::read(&text, &[], |_| (), check).map_err(wrong)?;
         compose(&mut part.classes);
-        part.check().map_err(error)?;
-        check_names(part.classes.as_deref()).map_err(error)?;
         return Ok((Parts::One(Box::new(part)), About::default()));
     }
     let Long {
@@ -176,37 +198,13 @@ fn read(path: &Path) -> Result<(Parts, About), Error> {
         test_transforms,
         downloads,
         mut splits,
-    } = toml::from_str(&text).map_err(wrong)?;
+    } = settings::read(&text, &[], |_| (), Long::check).map_err(wrong)?;
     compose(&mut classes);
-    check_names(classes.as_deref()).map_err(error)?;
-    for (name, part) in &mut splits {
-        part.check()
-            .map_err(|reason| error(format!("split `{name}`: {reason}")))?;
+    for part in splits.values_mut() {
         compose(&mut part.classes);
-        check_names(part.classes.as_deref()).map_err(|reason| error(format!("split `{name}`: {reason}")))?;
         if part.classes.is_none() {
             part.classes.clone_from(&classes);
         }
-    }
-    if splits.is_empty() {
-        return Err(error("`splits` is empty".to_string()));
-    }
-    if let Some(metric) = &metric
-        && !METRICS.contains(&metric.as_str())
-    {
-        return Err(error(format!(
-            "`metric` must be one of {}, got `{metric}`",
-            METRICS.join(", ")
-        )));
-    }
-    if let Some(transforms) = &test_transforms {
-        let group = ViewGroup {
-            count: 1,
-            transforms: transforms.clone(),
-        };
-        group
-            .validate()
-            .map_err(|reason| error(format!("`test_transforms`: {reason}")))?;
     }
     let about = About {
         name: Some(name),
@@ -220,19 +218,17 @@ fn read(path: &Path) -> Result<(Parts, About), Error> {
     Ok((Parts::Splits(splits), about))
 }
 
+/// Whether a text is of the long form, as far as its keys say so.
+fn is_long(text: &str) -> bool {
+    text.parse::<toml::Table>().is_ok_and(|table| {
+        table.contains_key("splits") || table.contains_key("name") && !table.contains_key("kind")
+    })
+}
+
 /// Composes the names of classes, as those of the records are.
 fn compose(classes: &mut Option<Vec<String>>) {
     for class in classes.iter_mut().flatten() {
         *class = names::composed(class).into_owned();
-    }
-}
-
-fn check_names(classes: Option<&[String]>) -> Result<(), String> {
-    let mut sorted: Vec<&String> = classes.unwrap_or_default().iter().collect();
-    sorted.sort_unstable();
-    match sorted.windows(2).find(|pair| pair[0] == pair[1]) {
-        Some(twice) => Err(format!("class `{}` is named twice", twice[0])),
-        None => Ok(()),
     }
 }
 
@@ -247,9 +243,11 @@ pub(crate) fn resolve(description: &Path, path: &str) -> Result<PathBuf, Error> 
             break;
         };
         let value = std::env::var(name).ok().filter(|value| !value.is_empty());
-        let value = value.ok_or_else(|| Error::Description {
-            path: description.to_path_buf(),
-            reason: format!("`{path}` needs the environment variable `{name}`, which is not set; set it to the folder of your data sets"),
+        let value = value.ok_or_else(|| {
+            let reason = format!(
+                "`{path}` needs the environment variable `{name}`, which is not set; set it to the folder of your data sets"
+            );
+            Error::description(description, reason)
         })?;
         full.push_str(before);
         full.push_str(&value);

@@ -12,6 +12,7 @@ use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 
 use super::files;
+use super::fingerprint::Identity;
 use super::index_file::{IndexStore, Origin};
 use super::license_column::LicenseColumn;
 use super::part::Layout;
@@ -179,7 +180,7 @@ pub(crate) fn open(
         }
     }
     let mut table = with_hashes(root, listed, store, None)?;
-    let hashed = vec![table.take_hashed_keys()];
+    let identity = Identity::of_folder(&mut table, &mut listing);
     let source = Folder {
         root: root.to_path_buf(),
         table,
@@ -193,7 +194,7 @@ pub(crate) fn open(
     Ok(Opened {
         source: Box::new(source),
         class_names,
-        hashed,
+        identity,
         listing,
         objects: None,
     })

@@ -8,6 +8,7 @@ use std::path::Path;
 use walkdir::WalkDir;
 
 use super::files;
+use super::fingerprint::Identity;
 use super::folder::{self, Folder, HashIndex};
 use super::index_file::IndexStore;
 use super::names::{self as names_of_files, Kind};
@@ -156,7 +157,7 @@ pub(crate) fn open(
         });
     }
     let mut table = folder::with_hashes(root, rows, store, Some(beside))?;
-    let hashed = vec![table.take_hashed_keys()];
+    let identity = Identity::of_folder(&mut table, &mut left_out);
     let objects = listing
         .objects
         .map(|objects| objects.into_table(root, &places, &table, &mut left_out));
@@ -173,7 +174,7 @@ pub(crate) fn open(
     Ok(Opened {
         source: Box::new(source),
         class_names: listing.classes,
-        hashed,
+        identity,
         listing: left_out,
         objects,
     })

@@ -16,7 +16,7 @@ pub(crate) struct Memory {
 
 impl Memory {
     /// Keys with the hashes of their images.
-    pub(crate) fn hashed_keys(&self) -> HashedKeys {
+    pub(crate) fn hashed_keys(&self) -> HashedKeys<'_> {
         let hashes: Vec<[u8; 32]> = self
             .records
             .par_iter()

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
 
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -12,10 +13,14 @@ use super::index_file::IndexStore;
 use super::source::Opened;
 use crate::error::Error;
 use crate::listing::Listing;
+use crate::names;
 
 /// A column of a table: by its name in the first row, or by its number without such a row.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(untagged)]
+#[serde(
+    untagged,
+    expecting = "must be a column's name in quotes, or its number from 0"
+)]
 pub(crate) enum Column {
     /// From 0; the table has no header.
     Number(usize),
@@ -126,8 +131,9 @@ impl Part {
         given.map(|(key, _)| key).collect()
     }
 
-    /// Gives an error for keys that this kind does not read, and for missing ones that it needs.
-    pub(crate) fn check(&self) -> Result<(), String> {
+    /// Gives an error for keys that this kind does not read, and for missing ones that it needs: the key, and what
+    /// is wrong with it.
+    pub(crate) fn check(&self) -> Result<(), (&'static str, String)> {
         let given = self.given_keys();
         if let Some(key) = given.iter().find(|key| !self.kind.keys.contains(key)) {
             let kinds: Vec<String> = LAYOUTS
@@ -135,18 +141,17 @@ impl Part {
                 .filter(|layout| layout.keys.contains(key))
                 .map(|layout| format!("`{}`", layout.name))
                 .collect();
-            let name = self.kind.name;
-            return Err(format!("`{key}` is for {}, not for `{name}`", kinds.join(", ")));
+            let reason = format!("is for {}, not for `{}`", kinds.join(", "), self.kind.name);
+            return Err((key, reason));
         }
         if let Some(key) = self.kind.required.iter().find(|key| !given.contains(key)) {
-            return Err(format!("`{}` needs `{key}`", self.kind.name));
+            return Err((key, format!("is missing: `{}` needs it", self.kind.name)));
         }
-        if self
-            .separator
-            .as_ref()
-            .is_some_and(|separator| separator.len() != 1)
-        {
-            return Err("`separator` must be one ASCII character".to_string());
+        if let Some(separator) = self.separator.as_ref().filter(|separator| separator.len() != 1) {
+            return Err((
+                "separator",
+                format!("must be one ASCII character, got {separator:?}"),
+            ));
         }
         let columns = [&self.image_column, &self.label_column];
         let by_name = columns
@@ -158,12 +163,24 @@ impl Part {
             .filter(|column| matches!(column, Some(Column::Number(_))))
             .count();
         if by_number > 0 && (by_name > 0 || self.only.is_some()) {
-            return Err(
-                "columns must all be given by name (the table has a header) or all by number (it has none)"
+            return Err((
+                "image_column",
+                "and the other columns must all be given by name (the table has a header) or all by number (it has none)"
                     .to_string(),
-            );
+            ));
         }
-        Ok(())
+        check_classes(self.classes.as_deref()).map_err(|reason| ("classes", reason))
+    }
+}
+
+/// Gives an error if a name occurs twice, also in another Unicode form.
+pub(crate) fn check_classes(classes: Option<&[String]>) -> Result<(), String> {
+    let classes = classes.unwrap_or_default().iter();
+    let mut sorted: Vec<_> = classes.map(|class| names::composed(class)).collect();
+    sorted.sort_unstable();
+    match sorted.windows(2).find(|pair| pair[0] == pair[1]) {
+        Some(twice) => Err(format!("must name each class once, got `{}` twice", twice[0])),
+        None => Ok(()),
     }
 }
 
@@ -245,19 +262,12 @@ impl Serialize for Kind {
 
 impl<'de> Deserialize<'de> for Kind {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Kind, D::Error> {
+        static NAMES: LazyLock<Vec<&'static str>> =
+            LazyLock::new(|| LAYOUTS.iter().map(|layout| layout.name).collect());
         let name = String::deserialize(deserializer)?;
-        match LAYOUTS.iter().find(|layout| layout.name == name) {
-            Some(layout) => Ok(Kind(layout)),
-            None => {
-                let names: Vec<String> = LAYOUTS
-                    .iter()
-                    .map(|layout| format!("`{}`", layout.name))
-                    .collect();
-                Err(D::Error::custom(format!(
-                    "`kind` must be one of {}, got `{name}`",
-                    names.join(", ")
-                )))
-            }
-        }
+        let layout = LAYOUTS.iter().find(|layout| layout.name == name);
+        layout
+            .map(|layout| Kind(layout))
+            .ok_or_else(|| D::Error::unknown_variant(&name, &NAMES))
     }
 }

@@ -11,7 +11,7 @@ use flate2::read::GzDecoder;
 use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 
-use super::fingerprint::HashedKeys;
+use super::fingerprint::{HashedKeys, Identity};
 use super::part::{Layout, Place};
 use super::source::{Opened, Source};
 use crate::error::Error;
@@ -69,10 +69,11 @@ fn opened(raster: Raster, names: Option<Vec<String>>, place: &Place<'_>) -> Resu
             reason: "no record in it".to_string(),
         });
     }
+    let mut listing = Listing::default();
     Ok(Opened {
         class_names: place.part.classes.clone().or(names).unwrap_or_default(),
-        hashed: vec![raster.hashed_keys()],
-        listing: Listing::default(),
+        identity: Identity::of(&[raster.hashed_keys()], &mut listing),
+        listing,
         source: Box::new(raster),
         objects: None,
     })
@@ -124,7 +125,7 @@ impl Source for Raster {
 
 impl Raster {
     /// Keys with the hashes of their images.
-    fn hashed_keys(&self) -> HashedKeys {
+    fn hashed_keys(&self) -> HashedKeys<'_> {
         let hashes: Vec<[u8; 32]> = (0..self.len())
             .into_par_iter()
             .map(|position| {

@@ -8,7 +8,7 @@ use std::sync::OnceLock;
 use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 
-use super::fingerprint::content_of;
+use super::fingerprint::{self, HashedKeys, Identity, Keys};
 use super::index_file::IndexStore;
 use super::license_column::LicenseColumn;
 use super::part::{Layout, Shards};
@@ -17,6 +17,7 @@ use super::source::{Opened, Source};
 use super::table::Table;
 use super::{files, names, tar_shard};
 use crate::content;
+use crate::contents::content_of;
 use crate::error::Error;
 use crate::hint::Hint;
 use crate::listing::{Listing, Reason};
@@ -24,6 +25,9 @@ use crate::record::{Label, Metadata};
 
 /// Shards kept open at once; with more, each read reopens its shard, because systems limit open files.
 const MOST_OPEN_SHARDS: usize = 256;
+
+/// Shards per thread whose indexes are read before their hashes are put behind the others', so that few are held twice.
+const TOGETHER: usize = 16;
 
 /// `kind = "shards"`: a folder of WebDataset shards, one `.tar`, or a brace pattern.
 pub(crate) const SHARDS: Layout = Layout {
@@ -77,33 +81,51 @@ pub(crate) fn open(
     let Shards { paths, mut listing } = shards.into();
     let pass = paths[0].parent().and_then(PassMetadata::find);
     let keep_open = paths.len() <= MOST_OPEN_SHARDS;
-    let tables: Vec<_> = paths
-        .par_iter()
-        .map(|path| {
-            let mut table = shard_table(path, store)?;
-            let hashed = table.take_hashed_keys();
-            Ok((table, hashed))
-        })
-        .collect::<Result<_, Error>>()?;
-    let mut shards = Vec::with_capacity(paths.len());
-    let mut hashed = Vec::with_capacity(paths.len());
+    let count = paths.len();
+    let together = rayon::current_num_threads() * TOGETHER;
+    let mut shards: Vec<Shard> = Vec::with_capacity(count);
+    let (mut hashes, mut order) = (Vec::new(), Vec::new());
     let mut first = 0;
-    for (path, (table, of_shard)) in paths.into_iter().zip(tables) {
-        listing.merge(table.listing.as_ref().unwrap_or(&Listing::default()));
-        let next = first + table.len();
-        hashed.push(of_shard);
-        shards.push(Shard {
-            path,
-            table,
-            first,
-            keep_open,
-            file: OnceLock::new(),
-        });
-        first = next;
+    for paths in paths.chunks(together) {
+        let tables: Vec<(Table, Vec<u32>)> = paths
+            .par_iter()
+            .map(|path| {
+                let table = shard_table(path, store)?;
+                let order = fingerprint::order(&Keys::of_shard(&table), &table.hashes);
+                Ok((table, order))
+            })
+            .collect::<Result<_, Error>>()?;
+        for (path, (mut table, order_in_shard)) in paths.iter().zip(tables) {
+            listing.merge(table.listing.as_ref().unwrap_or(&Listing::default()));
+            hashes.append(&mut table.take_hashes());
+            order.extend(order_in_shard);
+            let next = first + table.len();
+            shards.push(Shard {
+                path: path.clone(),
+                table,
+                first,
+                keep_open,
+                file: OnceLock::new(),
+            });
+            first = next;
+        }
+        // Most shards are of one size: without copies of what came before.
+        let missing = first / shards.len() * (count - shards.len());
+        hashes.reserve(missing);
+        order.reserve(missing);
     }
     if first == 0 {
         return Err(no_record(shards.swap_remove(0).path, &listing));
     }
+    let parts: Vec<HashedKeys<'_>> = shards
+        .iter()
+        .map(|shard| {
+            let rows = shard.first..shard.first + shard.table.len();
+            HashedKeys::of_shard(&shard.table, &hashes[rows.clone()], &order[rows])
+        })
+        .collect();
+    let identity = Identity::of(&parts, &mut listing);
+    drop(parts);
     Ok(Opened {
         source: Box::new(ShardSet {
             shards,
@@ -111,7 +133,7 @@ pub(crate) fn open(
             store: store.clone(),
         }),
         class_names,
-        hashed,
+        identity,
         listing,
         objects: None,
     })

@@ -6,10 +6,11 @@ use std::path::Path;
 use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 
-use super::fingerprint::{HashedKeys, content_of};
+use super::fingerprint::Identity;
 use super::license_column::LicenseColumn;
 use super::objects::ObjectTable;
 use super::table::Table;
+use crate::contents::content_of;
 use crate::error::Error;
 use crate::listing::Listing;
 use crate::record::{Label, Metadata};
@@ -90,8 +91,8 @@ pub(crate) struct Opened {
     pub(crate) source: Box<dyn Source>,
     /// Names of the classes in the order of their numbers; empty where they are unknown.
     pub(crate) class_names: Vec<String>,
-    /// Keys and content hashes of all records, in parts.
-    pub(crate) hashed: Vec<HashedKeys>,
+    /// Of all records.
+    pub(crate) identity: Identity,
     /// What became no record, or became one by a guess.
     pub(crate) listing: Listing,
     /// Boxes and masks, where the reader has read any.

@@ -6,8 +6,9 @@
 
 use std::collections::HashMap;
 
-use super::fingerprint::{HashedKeys, content_of};
+use super::key::Key;
 use super::license_column::LicenseColumn;
+use crate::contents::content_of;
 use crate::listing::{Listing, Reason};
 use crate::record::Label;
 
@@ -189,6 +190,14 @@ impl Table {
         key_of(self.folder(position), self.name(position))
     }
 
+    /// The key of a record of a shard, whose names end before their first dot.
+    pub(crate) fn shard_key(&self, position: usize) -> Key<'_> {
+        Key {
+            folder: self.folder(position),
+            name: self.name(position),
+        }
+    }
+
     /// Start of the image in its shard, bytes.
     pub(crate) fn image_offset(&self, position: usize) -> u64 {
         u64::from(self.image_blocks[position]) * BLOCK_BYTES
@@ -269,16 +278,11 @@ impl Table {
         !self.label_values.is_empty() || !self.label_ends.is_empty()
     }
 
-    /// Keys with their hashes. The hashes leave the table, and its memory is reduced to a minimum.
-    pub(crate) fn take_hashed_keys(&mut self) -> HashedKeys {
+    /// The hashes, which leave the table; its memory is reduced to a minimum.
+    pub(crate) fn take_hashes(&mut self) -> Vec<[u8; 32]> {
         let hashes = std::mem::take(&mut self.hashes);
-        let pairs = hashes
-            .into_iter()
-            .enumerate()
-            .map(|(row, hash)| (self.key(row), hash));
-        let hashed = HashedKeys::sorted(pairs);
         self.compact();
-        hashed
+        hashes
     }
 
     /// Frees the columns that only opening needs, and the unused capacity of the others.

@@ -263,7 +263,11 @@ impl Contents {
             ));
         }
         let table: Metadata = serde_json::from_slice(&table).map_err(|error| reject(error.to_string()))?;
-        let metadata = table.metadata().as_ref().and_then(|all| all.get(METADATA_KEY));
+        let metadata = table.metadata().as_ref();
+        if metadata.is_some_and(|all| all.contains_key(data::ENCODER_KEY)) {
+            return Err(reject("it is an encoder".into()));
+        }
+        let metadata = metadata.and_then(|all| all.get(METADATA_KEY));
         let header = header(metadata.map(String::as_str)).map_err(reject)?;
         let start = 8 + table_bytes;
         if start.checked_add(table.data_len() as u64) != Some(length) {

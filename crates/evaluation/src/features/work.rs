@@ -63,7 +63,7 @@ impl Work {
         } else if origin.labels != self.origin.labels {
             "the same records with other labels".into()
         } else if stored.taps != self.taps {
-            format!("other taps: {}", stored.taps.join(", "))
+            format!("other taps: {}", data::names::listed(&stored.taps))
         } else if stored.feature_type != self.feature_type {
             "another number type".into()
         } else if stored.batch_images != self.batch_images {

@@ -200,9 +200,7 @@ pub(crate) fn check_images(protocol: &str, order: Order, transforms: &[Transform
             "`{protocol}.order` must shuffle: `\"global\"` or `{{ blocks = N }}`"
         ));
     }
-    view_group(transforms)
-        .validate()
-        .map_err(|reason| format!("`{protocol}.train_transforms`: {reason}"))
+    view_group(transforms).validate_at("count", &format!("{protocol}.train_transforms"))
 }
 
 /// Augmented images in batches.

@@ -64,8 +64,7 @@ impl Protocol for ViewDiagnostics {
             }
         }
         self.view_group()
-            .validate()
-            .map_err(|reason| format!("`{PROTOCOL}.transforms`: {reason}"))
+            .validate_at("count", &format!("{PROTOCOL}.transforms"))
     }
 
     fn needs(&self) -> Needs<'_> {

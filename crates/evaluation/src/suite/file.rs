@@ -79,29 +79,32 @@ impl Suite {
         if self.evaluations.is_empty() {
             return Err("`evaluations` must hold at least one entry, got none".into());
         }
-        for entry in &self.encoders {
+        for (index, entry) in self.encoders.iter().enumerate() {
             if entry.path.is_some() == entry.pixels.is_some() {
                 return Err(format!(
-                    "encoder `{}` must have either `path` or `pixels`",
+                    "`encoders.{index}` (`{}`) must have either `path` or `pixels`",
                     entry.name
                 ));
             }
-            if !matches!(entry.part.as_deref(), None | Some("student" | "teacher")) {
+            if let Some(part) = entry
+                .part
+                .as_deref()
+                .filter(|part| !matches!(*part, "student" | "teacher"))
+            {
                 return Err(format!(
-                    "encoder `{}`: `part` must be student or teacher",
-                    entry.name
+                    "`encoders.{index}.part` must be one of `student`, `teacher`, got {part:?}"
                 ));
             }
         }
-        for name in self
-            .evaluations
-            .iter()
-            .filter_map(|entry| entry.data_sets.as_ref())
-            .flatten()
-        {
+        let named = self.evaluations.iter().enumerate();
+        let named =
+            named.flat_map(|(at, entry)| entry.data_sets.iter().flatten().map(move |name| (at, name)));
+        for (at, name) in named {
             if !self.data_sets.iter().any(|data_set| data_set.name == *name) {
+                let known: Vec<&String> = self.data_sets.iter().map(|data_set| &data_set.name).collect();
                 return Err(format!(
-                    "`evaluations` names the data set `{name}`, which is not in `data_sets`"
+                    "`evaluations.{at}.data_sets` must be names of `data_sets` ({}), got `{name}`",
+                    data::names::listed(&known)
                 ));
             }
         }

@@ -268,9 +268,10 @@ fn suites_that_contradict_themselves_are_refused() {
             "transforms = 'config'",
             "transforms = 'config', data_sets = ['D']"
         )
-        .contains("data set `D`")
+        .contains("`evaluations.0.data_sets` must be names of `data_sets`")
     );
     assert!(
-        refused("path = 'net'", "path = 'net', part = 'both'").contains("`part` must be student or teacher")
+        refused("path = 'net'", "path = 'net', part = 'both'")
+            .contains(".part` must be one of `student`, `teacher`, got \"both\"")
     );
 }

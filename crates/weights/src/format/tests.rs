@@ -517,6 +517,11 @@ fn other_files_are_named() {
         ),
         (b"\x1f\x8b\x08\0", "compressed", Some(Hint::Unpack)),
         (b"\x89PNG\r\n\x1a\n", "neither a PyTorch checkpoint", None),
+        (
+            b"\x08\x07\x12\x07pytorch\x1a\x041.10",
+            "an ONNX file",
+            Some(Hint::UseToDetect(Detector::Onnx)),
+        ),
     ] {
         let error = open(start).unwrap_err();
         assert!(error.to_string().contains(found), "{error}");

@@ -9,7 +9,7 @@ use super::torchvision::{CHILDREN, VIT};
 use super::transformers;
 use crate::architecture::{Family, Shapes, derived};
 use crate::format::{Entry, TensorInfo};
-use crate::hint::{Hint, SeenNetwork};
+use crate::hint::{Detector, Hint, SeenNetwork};
 use crate::patterns::matches;
 
 /// Names of a block's weights in several libraries; they identify a network.
@@ -31,6 +31,9 @@ const SHOWN: usize = 4;
 
 /// The hint for a file with an unknown or ambiguous layout: its networks.
 pub(super) fn seen_networks(root: &Entry) -> Hint {
+    if let Some(detector) = detector(root) {
+        return Hint::UseToDetect(detector);
+    }
     let mut networks = search(root, &[]);
     if networks.is_empty() {
         return Hint::ListContents;
@@ -38,6 +41,24 @@ pub(super) fn seen_networks(root: &Entry) -> Hint {
     let more = networks.len().saturating_sub(SHOWN);
     networks.truncate(SHOWN);
     Hint::SaveAlone { networks, more }
+}
+
+/// The detector whose heads are among the names.
+fn detector(root: &Entry) -> Option<Detector> {
+    const HEADS: [(&str, Detector); 2] = [
+        ("LandmarkHead.0.conv1x1.weight", Detector::RetinaFace),
+        ("head.cls_preds.0.weight", Detector::Yolox),
+    ];
+    let tensors = root.tensors();
+    let has = |head: &str| {
+        let mut names = tensors.iter().map(|(name, _)| name);
+        names.any(|name| {
+            name.strip_suffix(head)
+                .is_some_and(|before| before.is_empty() || before.ends_with('.'))
+        })
+    };
+    let found = HEADS.iter().find(|(head, _)| has(head));
+    found.map(|(_, detector)| *detector)
 }
 
 /// Networks in dictionaries other than `read`, such as averaged weights next to those that a layout reads.

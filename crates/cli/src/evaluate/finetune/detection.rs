@@ -6,9 +6,8 @@ use crate::configs::Kind;
 use crate::failure::{Failure, Interrupted};
 use crate::ranks::Ranks;
 use crate::training_progress::TrainingProgress;
-use crate::{configs, devices, interrupt, provenance};
+use crate::{batch, configs, devices, interrupt, provenance};
 use ::detection::rcnn::ClassLayers;
-use anyhow::Context;
 use burn::tensor::Device;
 use data::{Dataset, Metadata, Record};
 use evaluation::Provenance;
@@ -30,20 +29,19 @@ struct Inputs {
 }
 
 fn inputs(arguments: &Arguments, ranks: &Ranks) -> anyhow::Result<Inputs> {
-    let read = match arguments.resume {
-        true => configs::read_resumed,
-        false => configs::read,
-    };
-    let config: Config = read(&arguments.config, &arguments.sets, Kind::Detection)?;
-    config
-        .validate()
+    let check = |config: &Config| {
+        config.validate()?;
         // A run that was begun continues.
-        .and_then(|()| match arguments.resume {
+        match arguments.resume {
             true => Ok(()),
             false => config.validate_length(),
-        })
-        .map_err(evaluation::Error::Config)
-        .with_context(|| format!("config `{}` is not valid", arguments.config.display()))?;
+        }
+    };
+    let (path, sets, kind) = (&arguments.config, &arguments.sets, Kind::Detection);
+    let config = match arguments.resume {
+        true => configs::read_resumed(path, sets, kind, check)?,
+        false => configs::read(path, sets, kind, check)?,
+    };
     let device = arguments.devices.one().open_on(ranks)?;
     let encoder = match &arguments.encoder {
         Some(path) => Some(training::read_encoder(
@@ -231,5 +229,10 @@ fn finetune(
     });
     shown.finish();
     stage.finish();
-    Ok(result?)
+    let training = &config.training;
+    let divisors = [
+        ("training.batch_norm_images", training.batch_norm_images),
+        ("training.micro_batch_images", training.micro_batch_images),
+    ];
+    result.map_err(|error| batch::explained(error, &divisors))
 }

@@ -147,6 +147,32 @@ fn weights_are_asked_for_before_anything_is_done() {
     assert_eq!(error.hint(), Some(Hint::GetWeights(Weights::Yolox)));
     let funnel = crate::status(&home.path().join("out")).unwrap();
     assert!(funnel.stages.is_empty());
+    // All that is missing is reported at once, in the order of the stages.
+    if let crate::SourceConfig::Folder(source) = &mut config.source {
+        source.folder = home.path().join("no photos");
+    }
+    let faces = "faces = { weights = 'no.pth', scale = 'original', score = 0.5, candidate_score = 0.1, nms_iou = 0.4, batch_images = 1 }";
+    config.stages.insert(1, toml::from_str(faces).unwrap());
+    let error = go(&config, home.path(), "out", &NoDetectors).unwrap_err();
+    let text = error.to_string();
+    let lines: Vec<&str> = text.lines().collect();
+    assert_eq!(lines.len(), 4, "{text}");
+    assert_eq!(lines[0], "3 files of the config cannot be opened:");
+    assert!(
+        lines[1].ends_with("no photos`: must be a folder of photos, got none"),
+        "{text}"
+    );
+    assert!(
+        lines[2].starts_with("  stage `faces`: ") && lines[3].starts_with("  stage `persons`: "),
+        "{text}"
+    );
+    assert_eq!(
+        error.hint(),
+        Some(Hint::Several(vec![
+            Hint::GetWeights(Weights::RetinaFace),
+            Hint::GetWeights(Weights::Yolox)
+        ]))
+    );
 }
 
 #[test]

@@ -2,6 +2,8 @@
 
 use std::path::Path;
 
+use data::names::listed;
+
 use super::items::failed;
 use crate::error::Error;
 use crate::hint::Hint;
@@ -30,7 +32,7 @@ pub fn discard_answers(folder: &Path, sample: Option<i64>, name: &str) -> Result
         return Err(failed(
             match names[..] {
                 [] => format!("there is no annotator `{name}`: nobody has labeled yet"),
-                _ => format!("there is no annotator `{name}`; known are {}", names.join(", ")),
+                _ => format!("there is no annotator `{name}`; known are {}", listed(&names)),
             },
             Some(Hint::NothingDiscarded),
         ));

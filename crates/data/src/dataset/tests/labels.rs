@@ -138,7 +138,11 @@ fn names_are_one_class_in_every_unicode_form() {
         assert_eq!(labels(&folder, &text), [class(0), class(0), class(1)]);
     }
     let text = format!("{TABLE}classes = ['{composed}', 'pain', '{decomposed}']\n");
-    assert!(refused(&folder, &text).to_string().contains("is named twice"));
+    assert!(
+        refused(&folder, &text)
+            .to_string()
+            .contains("must name each class once")
+    );
 
     // A folder from a Mac has the classes of one from Linux, in their order and with their names.
     let names = |classes: [&str; 2]| {
@@ -306,7 +310,7 @@ fn a_split_of_a_folder_with_a_description_is_that_of_the_description() {
         Some("mean_class")
     );
     let error = Dataset::open(&of("#test")).unwrap_err().to_string();
-    assert!(error.ends_with("has no split `test`, it has: train"), "{error}");
+    assert!(error.ends_with("has no split `test`, it has: `train`"), "{error}");
     assert!(verify(&of("#train"), &|_, _| {}).unwrap().is_sound());
 }
 

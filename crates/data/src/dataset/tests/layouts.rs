@@ -1,6 +1,8 @@
 //! Data-set descriptions, and every layout that they can name.
 
 use super::*;
+use crate::hint::Hint;
+use crate::settings::Cure;
 
 fn describe(folder: &TempDir, text: &str) -> PathBuf {
     let path = folder.path().join("data.toml");
@@ -47,27 +49,31 @@ fn splits_are_named_behind_a_hash() {
     );
     let error = Dataset::open(&spec("trian")).unwrap_err().to_string();
     assert!(
-        error.ends_with("has no split `trian`, it has: all, none"),
+        error.ends_with("has no split `trian`, it has: `all`, `none`"),
         "{error}"
     );
     for (from, to, part) in [
         (
             "'mean_class'",
             "'f1'",
-            "`metric` must be one of top1, mean_class, map, got `f1`",
+            "line 2: `metric` must be one of `top1`, `mean_class`, `map`, got \"f1\"",
         ),
-        ("['bird', 'ant']", "['ant', 'ant']", "class `ant` is named twice"),
+        (
+            "['bird', 'ant']",
+            "['ant', 'ant']",
+            "`classes` must name each class once, got `ant` twice",
+        ),
         (
             "kind = 'flat'",
             "kind = 'flat'\nlist = 'x'",
-            "split `none`: `list` is for `voc`, not for `flat`",
+            "`splits.none.list` is for `voc`, not for `flat`",
         ),
         (
             "kind = 'flat'",
             "kind = 'csv'",
-            "split `none`: `csv` needs `labels`",
+            "`splits.none.labels` is missing: `csv` needs it",
         ),
-        ("kind = 'flat'", "kind = 'flta'", "`csv`, `yolo`, got `flta`"),
+        ("kind = 'flat'", "kind = 'flta'", "`csv`, `yolo`, got \"flta\""),
         (
             "path = 'pictures'\n[splits.none]",
             "path = '${NO_SUCH_VARIABLE_HERE}/x'\n[splits.none]",
@@ -78,6 +84,20 @@ fn splits_are_named_behind_a_hash() {
         let error = Dataset::open(&spec("all")).unwrap_err().to_string();
         assert!(error.contains(part), "{error}");
     }
+    // Cures are values.
+    fs::write(&path, text.replace("kind = 'flat'", "kind = 'flta'")).unwrap();
+    let hint = Dataset::open(&spec("all")).unwrap_err().hint();
+    let Some(Hint::Settings(fault)) = hint else {
+        panic!("{hint:?}")
+    };
+    let (path_of_key, name) = ("splits.none.kind".to_string(), "flat".to_string());
+    assert_eq!(
+        fault.cure(),
+        Some(&Cure::Value {
+            path: path_of_key,
+            name
+        })
+    );
     assert!(refused(&folder, "kind = 'flat'\npath = 'absent'").contains("absent` is not a folder"));
     let one = describe(&folder, "kind = 'flat'\npath = 'pictures'");
     let error = Dataset::open(&format!("{}#x", one.display()))
@@ -295,7 +315,7 @@ fn tables_of_paths_and_labels_are_read_in_their_usual_forms() {
     );
     assert!(
         refused(&folder, &named.replace("'species'", "'genus'"))
-            .contains("has no column `genus`, it has: file, species, split")
+            .contains("has no column `genus`, it has: `file`, `species`, `split`")
     );
     let error = refused(&folder, &format!("{named}\nonly = {{ split = 'val' }}"));
     assert!(error.ends_with("no row in it has split = val"), "{error}");

@@ -236,7 +236,7 @@ fn the_answers_of_one_annotator_can_be_discarded_and_stay_in_the_ledger() {
     let error = discard_answers(&out, None, "Eve").unwrap_err();
     assert_eq!(
         error.to_string(),
-        "stage `review`: there is no annotator `Eve`; known are Ann, Bob"
+        "stage `review`: there is no annotator `Eve`; known are `Ann`, `Bob`"
     );
     let discarded = discard_answers(&out, None, "Bob").unwrap();
     assert_eq!((discarded.answers, discarded.decided), (1, false));

@@ -5,10 +5,15 @@
 use std::collections::{BTreeSet, HashMap};
 use std::fmt::Write;
 
+/// The first half of a SHA-256, which is enough to recognize an image.
+pub(crate) fn content_of(hash: &[u8; 32]) -> u128 {
+    hash.first_chunk().map_or(0, |half| u128::from_be_bytes(*half))
+}
+
 /// The first half of the SHA-256 of each image, in the order of the records. Two images that differ agree in
 /// it with a probability of 2⁻¹²⁸.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Contents(pub(super) Vec<u128>);
+pub struct Contents(pub(crate) Vec<u128>);
 
 /// Records of one data set whose images are in another one too.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -80,7 +85,7 @@ pub struct Sampled {
 
 impl ContentSample {
     /// The sample of a data set's images, by the first 64 bits of their hashes.
-    pub(super) fn of(hashes: impl Iterator<Item = u64>) -> Self {
+    pub(crate) fn of(hashes: impl Iterator<Item = u64>) -> Self {
         Self::of_at_most(SAMPLED, hashes)
     }
 
