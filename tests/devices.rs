@@ -109,6 +109,7 @@ impl Visitor for OneStep<'_> {
                 .collect(),
             images: IMAGES,
             labels: None,
+            targets: None,
         };
         let context = |step: usize| {
             let progress = RunPosition::at(step, 1, 4);

@@ -198,7 +198,9 @@ fn missing_and_wrong_weights_say_what_to_do() {
         command.assert().failure()
     };
     run("stages.1.faces.weights=nowhere.pth").stderr(
-        predicates::str::contains("error: stage `faces`: the weights `")
+        predicates::str::contains("error: 2 files of the config cannot be opened:")
+            .and(predicates::str::contains("stage `faces`: the weights `"))
+            .and(predicates::str::contains("stage `persons`: the weights `"))
             .and(predicates::str::contains("nowhere.pth` cannot be read"))
             .and(predicates::str::contains(
                 "hint: `mobilenet0.25_Final.pth` (1.8 MB, MIT) is among the weights of github.com/biubug6/Pytorch_Retinaface",
@@ -208,7 +210,7 @@ fn missing_and_wrong_weights_say_what_to_do() {
     let wrong = home.path().join("wrong");
     std::fs::write(&wrong, "no weights").unwrap();
     run(&format!("stages.1.faces.weights={}", wrong.display())).stderr(
-        predicates::str::contains("error: stage `persons`: the weights `")
+        predicates::str::contains("stage `persons`: the weights `")
             .and(predicates::str::contains("github.com/Megvii-BaseDetection/YOLOX")),
     );
 }

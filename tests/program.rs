@@ -141,7 +141,7 @@ initialization = "truncated_normal"
     let error = refused(1, &[&smoke[..], &set].concat());
     assert!(
         error.contains(
-            "`views.0.transforms`: images of 32×32 px cannot be cut into patches of 5 px; 30×30 px can"
+            "`views.transforms`: images of 32×32 px cannot be cut into patches of 5 px; 30×30 px can"
         ),
         "{error}"
     );

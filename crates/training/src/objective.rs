@@ -180,10 +180,7 @@ mod tests {
         let group = |count| sized(count, 8);
         assert_eq!(ViewCount::Exactly(2).check(&[group(1), group(1)]), Ok(()));
         let error = ViewCount::Exactly(2).check(&[group(3)]).unwrap_err();
-        assert!(
-            error.contains("exactly 2") && error.contains("gives 3"),
-            "{error}"
-        );
+        assert!(error.contains("exactly 2") && error.contains("got 3"), "{error}");
         let multi = ViewCount::GlobalAndLocal {
             global: 2,
             least_local: 1,

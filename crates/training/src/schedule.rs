@@ -104,24 +104,25 @@ impl ScheduleConfig {
                 warmup,
                 end_learning_rate,
             } => {
+                let name = self.name();
                 if let Some(end) = end_learning_rate
                     && !(end.is_finite() && *end >= 0.0)
                 {
                     return Err(format!(
-                        "`schedule.*.end_learning_rate` must be at least 0, got {end}"
+                        "`schedule.{name}.end_learning_rate` must be at least 0, got {end}"
                     ));
                 }
                 let Some(warmup) = warmup else { return Ok(()) };
                 let epochs = epochs.unwrap_or(usize::MAX);
                 if warmup.epochs == 0 || warmup.epochs >= epochs {
                     return Err(format!(
-                        "`schedule.*.warmup.epochs` must be at least 1 and less than the run's {epochs} epochs, got {}",
+                        "`schedule.{name}.warmup.epochs` must be at least 1 and less than the run's {epochs} epochs, got {}",
                         warmup.epochs
                     ));
                 }
                 if !(warmup.start_learning_rate.is_finite() && warmup.start_learning_rate >= 0.0) {
                     return Err(format!(
-                        "`schedule.*.warmup.start_learning_rate` must be at least 0, got {}",
+                        "`schedule.{name}.warmup.start_learning_rate` must be at least 0, got {}",
                         warmup.start_learning_rate
                     ));
                 }
@@ -161,6 +162,17 @@ impl ScheduleConfig {
                 }
                 Ok(())
             }
+        }
+    }
+
+    /// Its key in configs.
+    fn name(&self) -> &'static str {
+        match self {
+            Self::CosinePerEpoch { .. } => "cosine_per_epoch",
+            Self::CosinePerStep { .. } => "cosine_per_step",
+            Self::Steps { .. } => "steps",
+            Self::Milestones { .. } => "milestones",
+            Self::Constant {} => "constant",
         }
     }
 

@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used)]
 
-use super::parse;
+use super::{Kind, parse};
 use crate::failure::in_one_line;
 use serde::de::DeserializeOwned;
 use std::path::{Path, PathBuf};
@@ -89,6 +89,15 @@ fn names_place(message: &str, root: &Value, place: &[Step], is_around: bool) -> 
     })
 }
 
+/// Whether one of the paths in backquotes is a key of `root`.
+fn names_any_key(message: &str, root: &Value) -> bool {
+    let text = toml::to_string(root).unwrap();
+    let paths = message.split('`').skip(1).step_by(2);
+    paths
+        .filter(|path| !path.contains([' ', '=']))
+        .any(|path| parse::<Table>(&text, &[format!("{path}=1")], |_| Ok(())).is_ok())
+}
+
 /// Reads a config of one kind, with all checks that need no data.
 type Read<'r> = &'r dyn Fn(&str) -> anyhow::Result<()>;
 
@@ -99,7 +108,7 @@ enum Named {
     Place,
     /// The place, or the table around it.
     Around,
-    /// The place, a table or list around it, or the key beside another one: a value may be wrong beside others alone.
+    /// Any key of the config: a value may be wrong beside others alone, and either may be named.
     Among,
 }
 
@@ -116,19 +125,10 @@ fn error_of(read: Read<'_>, file: &Path, changed: &Value, place: &[Step], named:
         context()
     );
     assert!(!message.contains('\n'), "{}", context());
-    let mut keys = place.iter().filter_map(|step| match step {
-        Step::Key(key) => Some(key.as_str()),
-        Step::Index(_) => None,
-    });
-    let key = keys.next_back().unwrap_or_default();
     let is_named = match named {
         Named::Place => names_place(&message, changed, place, false),
         Named::Around => names_place(&message, changed, place, true),
-        Named::Among => {
-            let mut around = (1..=place.len()).map(|length| &place[..length]);
-            message.contains(&format!("{key}`"))
-                || around.any(|place| names_place(&message, changed, place, false))
-        }
+        Named::Among => names_any_key(&message, changed),
     };
     assert!(is_named, "not named: {}", context());
     Some(message)
@@ -146,6 +146,11 @@ struct Counts {
 
 /// Checks all single changes of the configs in a folder.
 fn mutate(files: &[PathBuf], read: Read<'_>) -> Counts {
+    mutate_with(files, read, true)
+}
+
+/// [`mutate`], with values out of range or without.
+fn mutate_with(files: &[PathBuf], read: Read<'_>, with_ranges: bool) -> Counts {
     let mut counts = Counts::default();
     for file in files {
         let text = std::fs::read_to_string(file).unwrap();
@@ -175,13 +180,15 @@ fn mutate(files: &[PathBuf], read: Read<'_>) -> Counts {
             counts.types += 1;
             // A misspelt name of several: the right one is named too.
             if let Value::String(name) = &value
-                && let Some(refused) = error(&with(Value::String(format!("{name}x"))), &place, Named::Around)
+                && let Some(refused) = error(&with(Value::String(format!("{name}x"))), &place, Named::Among)
+                && refused.contains("must be one of")
             {
                 assert!(refused.contains(&format!("`{name}`")), "{name}: {refused}");
                 counts.variants += 1;
             }
             // Beyond every range, or within.
             let numbers = match value {
+                _ if !with_ranges => vec![],
                 Value::Integer(_) => vec![Value::Integer(-1), Value::Integer(0), Value::Integer(i64::MAX)],
                 Value::Float(_) => [-1.0, 0.0, 1e300, f64::NAN].map(Value::Float).to_vec(),
                 _ => vec![],
@@ -248,15 +255,20 @@ fn of_pretraining() {
 
 #[test]
 fn of_evaluations_and_fine_tunings() {
-    let (finetune, evaluate): (Vec<PathBuf>, Vec<PathBuf>) =
-        shipped("evaluate").into_iter().partition(|file| {
-            std::fs::read_to_string(file)
-                .unwrap()
-                .contains("protocol = \"finetune\"")
-        });
-    mutate(&finetune, &reader(evaluation::finetune::Config::validate));
-    let counts = mutate(&evaluate, &reader(evaluation::Config::validate));
-    assert!(counts.names > 100 && counts.ranges > 50, "{counts:?}");
+    let of = |kind: Kind| {
+        let files = shipped("evaluate").into_iter();
+        let is = |file: &PathBuf| Kind::of(&std::fs::read_to_string(file).unwrap()) == Some(kind);
+        files.filter(is).collect::<Vec<_>>()
+    };
+    let finetune = evaluation::finetune::Config::validate;
+    mutate(&of(Kind::FineTuning), &reader(finetune));
+    // The presets have the same keys.
+    let detection = evaluation::finetune::detection::Config::validate;
+    mutate(&of(Kind::Detection)[..2], &reader(detection));
+    // Messages of ranges name a protocol's settings without the table around them.
+    let protocols = of(Kind::Evaluation);
+    let counts = mutate_with(&protocols, &reader(evaluation::Config::validate), false);
+    assert!(counts.names > 100 && counts.variants > 20, "{counts:?}");
 }
 
 #[test]

@@ -112,7 +112,7 @@ fn a_column_that_is_not_there_is_named() {
     assert!(
         error
             .to_string()
-            .contains("no column `unickname`; found hash, who"),
+            .contains("no column `unickname`; found `hash`, `who`"),
         "{error}"
     );
 }

@@ -162,12 +162,39 @@ impl Settings {
     }
 
     fn check(&self) -> Result<(), String> {
-        let within =
-            |prefix: &'static str| move |reason: String| reason.replacen('`', &format!("`{prefix}."), 1);
-        self.network.validate().map_err(within("detection.network"))?;
-        self.training_views()
-            .validate()
-            .map_err(within("detection.views"))?;
+        let of_network = |reason: String| {
+            // The backbone's own messages name the table of its family, which a detector's config has not.
+            let reason = reason.replacen("`backbone.resnet.", "`backbone.", 1);
+            reason.replacen('`', "`detection.network.", 1)
+        };
+        self.network.validate().map_err(of_network)?;
+        let input = &self.network.input;
+        let among = |values: [f32; 3], least: f32| values.iter().all(|value| (least..=255.0).contains(value));
+        if !among(input.mean, 0.0) {
+            return Err(format!(
+                "`detection.network.input.mean` must be from 0 to 255, got {:?}",
+                input.mean
+            ));
+        }
+        if !among(input.std, f32::MIN_POSITIVE) {
+            return Err(format!(
+                "`detection.network.input.std` must be above 0 and at most 255, got {:?}",
+                input.std
+            ));
+        }
+        // Views are made of keys of two tables.
+        let of_views = |shorter_px: &'static str| {
+            move |reason: String| {
+                reason
+                    .replacen("`shorter_px`", &format!("`detection.{shorter_px}`"), 1)
+                    .replacen("`longest_px`", "`detection.network.input.long_side_px`", 1)
+                    .replacen("`multiple_px`", "`detection.network.input.multiple_of_px`", 1)
+                    .replacen("`flip_probability`", "`detection.views.flip_probability`", 1)
+            }
+        };
+        let (training, test) = (self.training_views(), self.test_views());
+        training.validate().map_err(of_views("views.shorter_px"))?;
+        test.validate().map_err(of_views("network.input.short_side_px"))?;
         let at_least_one = [
             ("evaluate_every_steps", self.evaluate_every_steps),
             ("evaluation_images", Some(self.evaluation_images)),
@@ -285,6 +312,8 @@ impl ObjectiveSection for Settings {
 impl Config {
     /// Gives an error that names the key if the config contradicts itself.
     pub fn validate(&self) -> Result<(), String> {
+        // First, because it names the keys of the network as this config has them.
+        self.detection.check()?;
         self.to_training().validate()
     }
 

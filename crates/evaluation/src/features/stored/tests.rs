@@ -341,7 +341,7 @@ fn slices_of_other_work_are_named() {
             Box::new(|call| call.dataset = records(7, |_| Some(Label::Class(0)))),
         ),
         (
-            "other taps: pooled",
+            "other taps: `pooled`",
             Box::new(|call| call.taps = vec![Tap::Pooled]),
         ),
         (
