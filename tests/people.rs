@@ -94,6 +94,7 @@ fn stages_decide_as_passer_detect_does_and_a_labelled_folder_becomes_one_without
             "publisher=Ann Example",
             "contact=ann@example.org",
             "url=https://example.org/photos",
+            "licence_url=https://example.org/terms",
         ] {
             command.arg("--set").arg(format!("release.{fact}"));
         }

@@ -55,12 +55,16 @@ impl ReleaseConfig {
         facts
     }
 
-    /// Keys whose texts are still those of a shipped config, `(who publishes it)` or `https://example.org/`.
+    /// Keys whose texts are still those of a shipped config, `(who publishes it)`. Shipped configs of version 0.2 have
+    /// `https://example.org/` beside such texts.
     pub(crate) fn placeholders(&self) -> Vec<&'static str> {
-        let is_open = |text: &str| {
-            let text = text.trim();
-            let address = text.trim_start_matches("https://").trim_start_matches("http://");
-            (text.starts_with('(') && text.ends_with(')')) || address.trim_end_matches('/') == "example.org"
+        let is_open = |text: &str| text.trim().starts_with('(') && text.trim().ends_with(')');
+        let is_of_0_2 = |text: &str| {
+            let address = text
+                .trim()
+                .trim_start_matches("https://")
+                .trim_start_matches("http://");
+            address.trim_end_matches('/') == "example.org"
         };
         let texts = [
             ("release.name", self.name.as_str()),
@@ -71,7 +75,10 @@ impl ReleaseConfig {
             ("release.licence_url", &self.license_url),
             ("release.citation", self.citation.as_deref().unwrap_or_default()),
         ];
-        let open = texts.into_iter().filter(|(_, text)| is_open(text));
+        let is_unfilled = texts.iter().any(|(_, text)| is_open(text));
+        let open = texts
+            .into_iter()
+            .filter(|(_, text)| is_open(text) || is_unfilled && is_of_0_2(text));
         open.map(|(key, _)| key).collect()
     }
 
@@ -136,6 +143,10 @@ mod tests {
         );
         release.publisher = "Ann (Example)".into();
         release.contact = "ann@example.org".into();
+        // Every other text was written by the user.
+        assert!(release.placeholders().is_empty());
+        release.url = " (where it will be found) ".into();
+        assert_eq!(release.placeholders(), ["release.url"]);
         release.url = "https://example.org/photos".into();
         assert!(release.placeholders().is_empty());
         // Packing is no fact about the data.
