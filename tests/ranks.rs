@@ -351,7 +351,8 @@ fn a_stop_reaches_all_ranks_at_one_step() {
             .unwrap();
         until_checkpoint(&out, &mut child);
         match to_launcher {
-            true => signal("-USR1", child.id()),
+            // `timeout` signals the launcher and then its group: one request to stop.
+            true => (0..2).for_each(|_| signal("-USR1", child.id())),
             false => signal("-TERM", processes(out.to_str().unwrap())[1]),
         }
         let started = Instant::now();
@@ -452,6 +453,13 @@ fn launches_that_would_train_alone_are_refused() {
     command.args(["shards", "inspect"]).arg(&data).current_dir(root());
     let error = refusal(command);
     assert!(error.contains("`shards` works in one process"), "{error}");
+    // Two ways to start the same ranks.
+    let mut command = launched(2);
+    let own = on_devices("flex,flex", &data, &out, &[]);
+    command.args(own.get_args()).current_dir(root());
+    let error = refusal(command);
+    let once = "`--devices` starts the processes itself, and a launcher started 2";
+    assert_eq!(error.matches(once).count(), 1, "{error}");
 }
 
 /// `passer pretrain --devices`, in the environment of [`mpirun`].
@@ -526,6 +534,8 @@ fn signals_and_the_exit_status_pass_through_devices() {
             .unwrap();
         until_checkpoint(&out, &mut child);
         let started = Instant::now();
+        // `timeout` signals the process and then its group.
+        signal(name, child.id());
         signal(name, child.id());
         let output = child.wait_with_output().unwrap();
         assert!(started.elapsed() < Duration::from_secs(10), "{name}");

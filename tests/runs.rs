@@ -357,11 +357,14 @@ fn ends_with_a_checkpoint(signal: &str) {
         assert!(Instant::now() < deadline, "no checkpoint within a minute");
         std::thread::sleep(Duration::from_millis(20));
     }
-    let status = Command::new("kill")
-        .args([signal, &child.id().to_string()])
-        .status()
-        .unwrap();
-    assert!(status.success());
+    // Twice: `timeout` signals the process and then its group.
+    for _ in 0..2 {
+        let status = Command::new("kill")
+            .args([signal, &child.id().to_string()])
+            .status()
+            .unwrap();
+        assert!(status.success());
+    }
     let output = child.wait_with_output().unwrap();
     assert_eq!(output.status.code(), Some(130));
     let text = String::from_utf8_lossy(&output.stderr);

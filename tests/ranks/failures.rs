@@ -210,13 +210,13 @@ fn a_late_rank_is_named() {
     std::fs::copy(root().join("configs/pretrain").join(MOCO.config), &pipe).unwrap();
 
     until_checkpoint(&out, &mut child);
+    // Reports come every 100 ms, and the first steps take less: rank 1 may have told of none of them yet.
     let second = process_of(1, out.to_str().unwrap());
     signal("-STOP", second);
     let line = until_line(&mut child, &["ranks have waited for ", "silent for "]);
     signal("-CONT", second);
     assert!(
-        line.contains("1 of 2 ranks have waited for ")
-            && line.contains(&format!(" for rank 1 on {host}, at step ")),
+        line.contains("1 of 2 ranks have waited for ") && line.contains(&format!(" for rank 1 on {host}, ")),
         "{line}"
     );
     signal("-USR1", child.id());

@@ -1,7 +1,39 @@
-//! Ctrl-C: the first one ends the run after a checkpoint, the second one at once.
+//! Ctrl-C and a scheduler's signals: the first one ends the run after a checkpoint, a second one at once.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+/// Signals that come within this time of the first one ask for the same thing: `timeout` sends each signal to the process
+/// and to its group, a scheduler to a job and to its steps, and mpirun passes both on.
+const ONE_REQUEST: Duration = Duration::from_secs(1);
+
+/// Tells a second request to end from an echo of the first.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Requests(Arc<Mutex<Option<Instant>>>);
+
+/// What a signal asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Request {
+    First,
+    Echo,
+    Second,
+}
+
+impl Requests {
+    /// What a signal that arrives now asks for.
+    pub(crate) fn next(&self, now: Instant) -> Request {
+        let mut first = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match *first {
+            None => {
+                *first = Some(now);
+                Request::First
+            }
+            Some(first) if now.duration_since(first) < ONE_REQUEST => Request::Echo,
+            Some(_) => Request::Second,
+        }
+    }
+}
 
 /// A flag that turns true at the first Ctrl-C, at SIGTERM, which job schedulers send some time before they
 /// kill, at SIGUSR1, or at SIGHUP, when a terminal closes.
@@ -12,29 +44,38 @@ pub(crate) fn flag() -> anyhow::Result<Arc<AtomicBool>> {
 /// [`flag`] for other work, with the message of the first Ctrl-C.
 pub(crate) fn flag_saying(message: &'static str) -> anyhow::Result<Arc<AtomicBool>> {
     let flag = Arc::new(AtomicBool::new(false));
-    let seen = Arc::clone(&flag);
-    ctrlc::set_handler(move || ask(&seen, 130, message))?;
+    let requests = Requests::default();
+    let (seen, asked) = (Arc::clone(&flag), requests.clone());
+    ctrlc::set_handler(move || ask(&seen, &asked, 130, message))?;
     #[cfg(unix)]
-    terminated(Arc::clone(&flag), message)?;
+    terminated(Arc::clone(&flag), requests, message)?;
     Ok(flag)
 }
 
-/// The first time raises the flag, the second time ends the process with this status.
-fn ask(flag: &AtomicBool, status: i32, message: &str) {
-    if flag.swap(true, Ordering::Relaxed) {
-        std::process::exit(status);
+/// The first request raises the flag, the second ends the process with this status.
+fn ask(flag: &AtomicBool, requests: &Requests, status: i32, message: &str) {
+    match requests.next(Instant::now()) {
+        Request::First => {
+            flag.store(true, Ordering::Relaxed);
+            eprintln!("\n{message}");
+        }
+        Request::Echo => {}
+        Request::Second => std::process::exit(status),
     }
-    eprintln!("\n{message}");
 }
 
 /// SIGTERM, SIGUSR1 and SIGHUP. With `ctrlc`'s feature for both, a closed terminal would end a run under `nohup`.
 #[cfg(unix)]
-fn terminated(flag: Arc<AtomicBool>, message: &'static str) -> anyhow::Result<()> {
+fn terminated(flag: Arc<AtomicBool>, requests: Requests, message: &'static str) -> anyhow::Result<()> {
     let wanted = signals()
         .into_iter()
         .filter(|signal| *signal != signal_hook::consts::SIGINT);
     let mut signals = signal_hook::iterator::Signals::new(wanted)?;
-    std::thread::spawn(move || signals.forever().for_each(|_| ask(&flag, 143, message)));
+    std::thread::spawn(move || {
+        for _ in signals.forever() {
+            ask(&flag, &requests, 143, message);
+        }
+    });
     Ok(())
 }
 
@@ -58,4 +99,28 @@ fn ignores_hangup() -> bool {
     let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
     let ignored = ignored.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
     ignored.is_none_or(|mask| mask & 1 == 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A run under `timeout` got its signal twice, and ended at once without a checkpoint.
+    #[test]
+    fn an_echo_of_a_signal_is_no_second_request() {
+        let requests = Requests::default();
+        let start = Instant::now();
+        let at = |ms| requests.next(start + Duration::from_millis(ms));
+        assert_eq!(
+            [0, 0, 3, 999, 1000, 1001].map(at),
+            [
+                Request::First,
+                Request::Echo,
+                Request::Echo,
+                Request::Echo,
+                Request::Second,
+                Request::Second
+            ]
+        );
+    }
 }

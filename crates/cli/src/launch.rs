@@ -3,6 +3,7 @@
 use crate::devices::{self, DeviceArgument};
 use crate::failure::{Ended, Failure, Interrupted};
 use crate::output::shell_word;
+use crate::ranks;
 use mpi::Launch;
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
@@ -42,7 +43,7 @@ impl DevicesArguments {
         (self.devices.len() > 1).then(|| {
             let here = std::env::current_exe()?;
             let arguments: Vec<OsString> = std::env::args_os().skip(1).collect();
-            let line = line(&self.devices, &here, &arguments, &Found::here())?;
+            let line = line(&self.devices, &here, &arguments, &Found::here()).map_err(ranks::said_once)?;
             let words: Vec<String> = line
                 .iter()
                 .map(|word| shell_word(&word.to_string_lossy()))
@@ -225,12 +226,13 @@ fn status_of(status: ExitStatus) -> u8 {
 /// Ctrl-C and a scheduler's signals, passed on as what the ranks stop at with a checkpoint.
 #[cfg(unix)]
 mod forwarding {
-    use crate::interrupt;
+    use crate::interrupt::{self, Request, Requests};
     use nix::sys::signal::{Signal, kill};
     use nix::unistd::Pid;
     use signal_hook::iterator::Signals;
     use std::os::unix::process::CommandExt;
     use std::process::{Child, Command};
+    use std::time::Instant;
 
     pub(super) struct Forwarding(Signals);
 
@@ -243,16 +245,20 @@ mod forwarding {
     }
 
     impl Forwarding {
-        /// Sends the launcher SIGUSR1 at the first signal, which stops all ranks with a checkpoint, and SIGTERM at further ones,
+        /// Sends the launcher SIGUSR1 at the first request, which stops all ranks with a checkpoint, and SIGTERM at a second one,
         /// which ends them at once.
         pub(super) fn to(mut self, child: &Child) {
             let launcher = Pid::from_raw(i32::try_from(child.id()).unwrap_or(i32::MAX));
             std::thread::spawn(move || {
-                let mut signal = Signal::SIGUSR1;
+                let requests = Requests::default();
                 for _ in self.0.forever() {
+                    let signal = match requests.next(Instant::now()) {
+                        Request::First => Signal::SIGUSR1,
+                        Request::Echo => continue,
+                        Request::Second => Signal::SIGTERM,
+                    };
                     // It may have ended meanwhile.
                     let _ = kill(launcher, signal);
-                    signal = Signal::SIGTERM;
                 }
             });
         }

@@ -201,28 +201,31 @@ pub(crate) fn launched_first() -> bool {
     rank.is_none_or(|rank| rank == 0)
 }
 
+/// An error that all processes of a launcher meet alike: the first one reports it.
+pub(crate) fn said_once(failure: Failure) -> anyhow::Error {
+    match launched_first() {
+        true => failure.into(),
+        false => training::Error::OtherRank { rank: 0 }.into(),
+    }
+}
+
 /// Gives an error if a launcher started several processes of a verb that works in one.
 pub(crate) fn refuse(verb: &str) -> anyhow::Result<()> {
-    match Launch::of_environment() {
-        None => Ok(()),
-        // All processes come here alike.
-        Some(_) if !launched_first() => Err(training::Error::OtherRank { rank: 0 }.into()),
-        Some(launch) => {
-            let arguments: Vec<String> = std::env::args()
-                .skip(1)
-                .map(|argument| shell_word(&argument))
-                .collect();
-            Err(Failure::new(format!(
-                "`{verb}` works in one process, and a launcher started {} ({})",
-                launch.size, launch.variable
-            ))
-            .hint(format!(
-                "type it without the launcher: passer {}",
-                arguments.join(" ")
-            ))
-            .into())
-        }
-    }
+    let Some(launch) = Launch::of_environment() else {
+        return Ok(());
+    };
+    let arguments: Vec<String> = std::env::args()
+        .skip(1)
+        .map(|argument| shell_word(&argument))
+        .collect();
+    let failure = Failure::new(format!(
+        "`{verb}` works in one process, and a launcher started {} ({})",
+        launch.size, launch.variable
+    ));
+    Err(said_once(failure.hint(format!(
+        "type it without the launcher: passer {}",
+        arguments.join(" ")
+    ))))
 }
 
 /// Ends all ranks, if this process is one of several.
