@@ -30,6 +30,8 @@ mod program;
 mod runs;
 /// Features in slices.
 mod slices;
+/// Pretraining that starts from an encoder.
+mod start;
 /// Many protocols over many encoders and data sets.
 mod suite;
 /// Weights of other programs.

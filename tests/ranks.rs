@@ -340,6 +340,27 @@ fn a_killed_rank_ends_all_and_the_run_resumes_on_any_number() {
     assert!(tensors(&out) == tensors(&whole));
 }
 
+/// Rank 0 reads the encoder, and all ranks train from it.
+#[test]
+fn ranks_start_from_an_encoder_as_one_device() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = photos(folder.path());
+    let first = folder.path().join("first");
+    finished(pretrain(&MOCO, 1, &data, &first, &[]));
+    let start = ["--start", first.to_str().unwrap(), "--set", "seed=3"];
+    let started = |ranks| {
+        let out = folder.path().join(format!("started-{ranks}"));
+        finished(pretrain(&MOCO, ranks, &data, &out, &start));
+        losses(&out)
+    };
+    let (one, two) = (started(1), started(2));
+    let error = relative(&two, &one);
+    assert!(error <= 1e-5, "2 ranks are {error:e} off");
+    let drawn = folder.path().join("drawn");
+    finished(pretrain(&MOCO, 2, &data, &drawn, &["--set", "seed=3"]));
+    assert!(relative(&losses(&drawn), &two) > 1e-3);
+}
+
 #[test]
 fn a_stop_reaches_all_ranks_at_one_step() {
     let folder = tempfile::tempdir().unwrap();

@@ -1,6 +1,9 @@
 //! Initial weights: drawn on the host from the seed and the parameter's dotted path. They are therefore
 //! independent of the device, of the order of construction, and of changes in other parameters.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
 use burn::module::{Param, ParamId};
 use burn::tensor::{Device, Shape, Tensor, TensorData};
 use rand_chacha::ChaCha8Rng;
@@ -17,6 +20,8 @@ pub struct Init {
     /// `None`: zeros instead of draws, for weights that are replaced immediately.
     seed: Option<u64>,
     precision: Precision,
+    /// The state of every network under study built here, in place of draws.
+    start: Option<Arc<BTreeMap<String, TensorData>>>,
 }
 
 impl Init {
@@ -29,7 +34,23 @@ impl Init {
             path: String::new(),
             seed: Some(seed),
             precision: Precision::F32,
+            start: None,
         }
+    }
+
+    /// The same source, with these tensors for every network that [`BackboneConfig::init`](crate::BackboneConfig::init)
+    /// builds: a run that starts from an encoder. Names are those of [`state_dict`](crate::state_dict); names and shapes must
+    /// be the network's, as [`fit_state`](crate::fit_state) makes them.
+    pub fn starting_from(self, tensors: BTreeMap<String, TensorData>) -> Self {
+        Self {
+            start: Some(Arc::new(tensors)),
+            ..self
+        }
+    }
+
+    /// The state of a network under study, if it is not drawn.
+    pub(crate) fn start(&self) -> Option<&BTreeMap<String, TensorData>> {
+        self.start.as_deref()
     }
 
     /// The same source for networks whose layers compute in `precision` (their weights stay f32).

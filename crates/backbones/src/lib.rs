@@ -10,6 +10,7 @@
 
 pub mod context;
 pub mod draws;
+pub mod fit;
 pub mod init;
 pub mod layers;
 pub mod parameters;
@@ -24,6 +25,7 @@ pub mod vit;
 
 pub use context::{Context, RunPosition};
 pub use draws::Draws;
+pub use fit::fit_state;
 pub use init::Init;
 pub use parameters::{Parameter, change_value, parameters};
 pub use precision::Precision;
@@ -67,11 +69,16 @@ impl BackboneConfig {
         }
     }
 
-    /// The network with its reference's initial weights.
+    /// The network with its reference's initial weights, or with those that `init`
+    /// [starts from](Init::starting_from).
     pub fn init(&self, init: &Init) -> Backbone {
-        match self {
+        let network = match self {
             Self::Resnet(config) => Backbone::ResNet(config.init(init)),
             Self::Vit(config) => Backbone::Vit(config.init(init)),
+        };
+        match init.start() {
+            Some(tensors) => replace_state(network, tensors.clone()),
+            None => network,
         }
     }
 

@@ -4,7 +4,7 @@
 //! transformers* (DeiT), 2021, table 1; registers of Darcet et al., *Vision transformers need registers*, 2024.
 
 mod block;
-mod positions;
+pub(crate) mod positions;
 #[cfg(test)]
 mod tests;
 

@@ -11,7 +11,7 @@ use data::significant;
 use objectives::ObjectiveConfig;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use training::{Config, Outcome, RunOptions, Summary};
+use training::{Config, Outcome, RunOptions, StartConfig, Summary};
 
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
@@ -27,6 +27,10 @@ pub(crate) struct Arguments {
     devices: DevicesArguments,
     #[command(flatten)]
     ranks: RankArguments,
+    /// Start from this encoder in place of initial weights: a run directory, an encoder file, or weights of another
+    /// program (`[start]` in the config has more settings)
+    #[arg(long, value_name = "ENCODER")]
+    start: Option<PathBuf>,
     /// Resume from the newest checkpoint in --out
     #[arg(long)]
     resume: bool,
@@ -69,10 +73,16 @@ fn inputs(arguments: &Arguments, ranks: &Ranks) -> anyhow::Result<Inputs> {
         }
     };
     let (path, sets, kind) = (&arguments.config, &arguments.sets, configs::Kind::Pretraining);
-    let config = match arguments.resume {
+    let mut config = match arguments.resume {
         true => configs::read_resumed(path, sets, kind, check)?,
         false => configs::read(path, sets, kind, check)?,
     };
+    if let Some(encoder) = &arguments.start {
+        match &mut config.start {
+            Some(start) => start.encoder.clone_from(encoder),
+            None => config.start = Some(StartConfig::from_encoder(encoder)),
+        }
+    }
     let device = arguments.devices.one().open_on(ranks)?;
     let data = arguments.data.as_ref().filter(|_| !arguments.smoke);
     let dataset = data.map(|data| data::Dataset::open(data)).transpose()?;

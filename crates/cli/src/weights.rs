@@ -263,6 +263,9 @@ fn show(
                 network.name, at, network.parameters, network.features
             )?;
             writeln!(out, "images    mean {:?}, std {:?}", network.mean, network.std)?;
+            if let Some(origin) = &network.origin {
+                writeln!(out, "started   from {}", escape(&origin.describe()))?;
+            }
             if !network.fingerprint.is_empty() {
                 let hashes = match network.sampled_images {
                     0 => String::new(),

@@ -296,6 +296,7 @@ impl Config {
             BackboneConfig::Resnet(_) => {}
         }
         let config = training::Config {
+            start: None,
             seed: self.seed,
             data: self.data.clone(),
             views: self.views.clone(),

@@ -4,7 +4,7 @@ mod ranks;
 
 use crate::method::{MethodConfig, RunShape};
 use backbones::vit::Interpolation;
-use backbones::{BackboneConfig, ResNetConfig, Stem, VitConfig};
+use backbones::{BackboneConfig, ResNetConfig, Stem, VitConfig, state_dict};
 use backbones::{Context, Draws, Init, Parameter, Precision, RunPosition, change_value, parameters};
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
 use burn::optim::GradientsParams;
@@ -165,6 +165,7 @@ impl Suite for OneDevice {
 fn check_in_f32<C: MethodConfig>(case: &Case<C>, backbone: &BackboneConfig) {
     let trial = case.on(backbone);
     gradients_reach_the_student_and_never_the_state(&trial);
+    a_start_sets_the_backbone_and_nothing_else(&trial, backbone);
     commit_moves_the_teacher_by_its_momentum(&trial);
     a_saved_run_goes_on_as_if_never_stopped(&trial);
     // Paths are dropped by an image's position in the batch, so a micro-batch drops others.
@@ -295,6 +296,32 @@ fn gradients_reach_the_student_and_never_the_state<O: Objective>(trial: &Trial<'
         ids(parameters(&student)).is_disjoint(&ids(parameters(&state))),
         "student and state share parameter ids"
     );
+}
+
+/// A run that starts from an encoder: the network under study, the student's and the teacher's, is that encoder. The loop freezes
+/// what is named `backbone`, so that must be this network's path in every method.
+fn a_start_sets_the_backbone_and_nothing_else<O: Objective>(trial: &Trial<'_, O>, backbone: &BackboneConfig) {
+    let source = state_dict(&backbone.init(&Init::new(99, &Device::flex())));
+    let start = Init::new(1, &Device::flex().autodiff()).starting_from(source.clone());
+    let (student, state) = trial.objective.init(&start);
+    assert_eq!(state_dict(&trial.objective.encoder(&student, &state)), source);
+    let (drawn, drawn_state) = init(trial, 1);
+    let tensors: Vec<Vec<f32>> = source.values().map(|tensor| tensor.iter().collect()).collect();
+    let check = |started: BTreeMap<String, Vec<f32>>, drawn: BTreeMap<String, Vec<f32>>| {
+        let mut of_backbone = 0;
+        for (path, value) in started {
+            if path.split('.').any(|part| part == "backbone") {
+                assert!(tensors.contains(&value), "{path} is not the encoder's");
+                of_backbone += 1;
+            } else {
+                assert_eq!(value, drawn[&path], "{path} is not drawn as without a start");
+            }
+        }
+        of_backbone
+    };
+    assert_eq!(check(values(&student), values(&drawn)), tensors.len());
+    let of_state = check(values(&state), values(&drawn_state));
+    assert!([0, tensors.len()].contains(&of_state), "{of_state}");
 }
 
 fn commit_moves_the_teacher_by_its_momentum<O: Objective>(trial: &Trial<'_, O>) {

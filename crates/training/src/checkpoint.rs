@@ -239,6 +239,52 @@ impl Files {
         Ok(Self(files))
     }
 
+    fn bytes(&self, folder: &Path, name: &str) -> Result<Vec<u8>, Error> {
+        let bytes = self.0.get(name).cloned();
+        bytes.ok_or_else(|| refused(folder, name, "damaged: the file is missing".into()))
+    }
+
+    fn position(&self, folder: &Path) -> Result<Position, Error> {
+        serde_json::from_slice(&self.bytes(folder, POSITION)?)
+            .map_err(|error| refused(folder, POSITION, format!("damaged: {error}")))
+    }
+
+    /// The bytes of a file, if they are those that were written.
+    fn whole(&self, folder: &Path, position: &Position, name: &str) -> Result<Vec<u8>, Error> {
+        let bytes = self.bytes(folder, name)?;
+        // Checkpoints of earlier versions have no checksums.
+        match position.checksums.get(name) {
+            Some(checksum) if *checksum != crc32fast::hash(&bytes) => Err(refused(
+                folder,
+                name,
+                "damaged: its bytes are not those that were written".into(),
+            )),
+            _ => Ok(bytes),
+        }
+    }
+
+    /// A module with those tensors of one file that it has too; the paths of its other ones go to `kept`.
+    fn part<M: Module>(
+        &self,
+        folder: &Path,
+        position: &Position,
+        name: &str,
+        module: M,
+        kept: &mut Vec<String>,
+    ) -> Result<M, Error> {
+        let before = backbones::parameters(&module);
+        let record = ModuleRecord::from_bytes(Bytes::from_bytes_vec(self.whole(folder, position, name)?))
+            .map_err(|error| refused(folder, name, record_reason(&error, "networks")))?;
+        let module = module.load_record(record.allow_partial(true).allow_unused(true).validate(false));
+        // A tensor that was found brings its id.
+        for (before, after) in before.iter().zip(backbones::parameters(&module)) {
+            if before.id == after.id {
+                kept.push(after.path);
+            }
+        }
+        Ok(module)
+    }
+
     /// The modules with the checkpoint's values; `folder` is for messages. Modules must be freshly initialized: pending
     /// batch statistics of others would overwrite the loaded ones.
     ///
@@ -251,27 +297,9 @@ impl Files {
         state: T,
         mut optimizer: Optimizer,
     ) -> Result<Loaded<S, T>, Error> {
-        let refused = |name: &str, reason: String| Error::Checkpoint {
-            path: folder.join(name),
-            reason,
-        };
-        let bytes = |name: &str| {
-            let bytes = self.0.get(name).cloned();
-            bytes.ok_or_else(|| refused(name, "damaged: the file is missing".into()))
-        };
-        let position: Position = serde_json::from_slice(&bytes(POSITION)?)
-            .map_err(|error| refused(POSITION, format!("damaged: {error}")))?;
-        let whole = |name: &str| {
-            let bytes = bytes(name)?;
-            // Checkpoints of earlier versions have no checksums.
-            match position.checksums.get(name) {
-                Some(checksum) if *checksum != crc32fast::hash(&bytes) => Err(refused(
-                    name,
-                    "damaged: its bytes are not those that were written".into(),
-                )),
-                _ => Ok(bytes),
-            }
-        };
+        let refused = |name: &str, reason| refused(folder, name, reason);
+        let position = self.position(folder)?;
+        let whole = |name: &str| self.whole(folder, &position, name);
         let student = ModuleRecord::from_bytes(Bytes::from_bytes_vec(whole(STUDENT)?))
             .and_then(|record| student.try_load_record(record))
             .map_err(|error| refused(STUDENT, record_reason(&error, "networks")))?;
@@ -290,9 +318,34 @@ impl Files {
     }
 }
 
+/// Whichever tensors of a checkpoint the modules have, by path and shape, and the paths of those that keep their values.
+/// Not the optimizer's: it starts anew.
+///
+/// # Errors
+/// Files that are missing or damaged.
+pub(crate) fn take_over<S: Module, T: Module>(
+    checkpoint: &CheckpointDir,
+    student: S,
+    state: T,
+) -> Result<(S, T, Vec<String>), Error> {
+    let files = Files::read(checkpoint)?;
+    let position = files.position(&checkpoint.path)?;
+    let mut kept = vec![];
+    let student = files.part(&checkpoint.path, &position, STUDENT, student, &mut kept)?;
+    let state = files.part(&checkpoint.path, &position, STATE, state, &mut kept)?;
+    Ok((student, state, kept))
+}
+
 /// Writes a file of an unfinished checkpoint, which is synced as a whole.
 fn write_file(path: &Path, bytes: &[u8]) -> Result<(), Error> {
     Ok(fs::write(path, bytes).map_err(FileError::new("write", path))?)
+}
+
+fn refused(folder: &Path, name: &str, reason: String) -> Error {
+    Error::Checkpoint {
+        path: folder.join(name),
+        reason,
+    }
 }
 
 /// Reason of a record error, in one line: Burn's own text lists every tensor of a network.

@@ -8,6 +8,8 @@ use crate::optimizer::{ClipConfig, OptimizerConfig};
 use crate::schedule::ScheduleConfig;
 use backbones::{BackboneConfig, Precision};
 use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
+use weights::{Role, SawPeople};
 
 /// One experiment.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -22,6 +24,9 @@ pub struct Config<O> {
     pub views: Vec<data::ViewGroup>,
     /// The network under study.
     pub backbone: BackboneConfig,
+    /// An encoder that pretraining starts from; absent: initial weights. `passer pretrain --start` names one too.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub start: Option<StartConfig>,
     /// The self-supervised method.
     pub objective: O,
     /// The optimizer.
@@ -69,6 +74,48 @@ impl DataConfig {
         let order = self.order.validate();
         order.map_err(|reason| format!("`data.order` {reason}"))?;
         self.normalize.validate()
+    }
+}
+
+/// `[start]`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StartConfig {
+    /// A run directory, an encoder file, or weights of another program in any known layout (`docs/weights.md`).
+    pub encoder: PathBuf,
+    /// The network, where the file does not show it: `vit_small_patch16`. Absent: derived from the file.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub backbone: Option<String>,
+    /// `"student"` or `"teacher"`, of a file with both. Absent: the network that the method's paper evaluates.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub part: Option<Role>,
+    /// Whether heads, teacher, queue and center also start from `encoder`, which must be a run of the same method. What has
+    /// another shape there is drawn. Absent: false.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub all_parts: bool,
+    /// Epochs in which the backbone's weights do not change, so that the new heads fit it first. Absent: 0.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub freeze_backbone_epochs: usize,
+    /// Whether the encoder saw people: `"yes"`, `"no"` or `"unknown"`. Absent: what its file says, otherwise unknown.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub saw_people: Option<SawPeople>,
+}
+
+fn is_zero(number: &usize) -> bool {
+    *number == 0
+}
+
+impl StartConfig {
+    /// Starts from this encoder, without further settings.
+    pub fn from_encoder(encoder: impl Into<PathBuf>) -> Self {
+        Self {
+            encoder: encoder.into(),
+            backbone: None,
+            part: None,
+            all_parts: false,
+            freeze_backbone_epochs: 0,
+            saw_people: None,
+        }
     }
 }
 
@@ -206,6 +253,17 @@ impl<O: ObjectiveSection> Config<O> {
             training.log_every_steps,
             "the log has one line, at the end",
         ));
+        if let Some(start) = self
+            .start
+            .as_ref()
+            .filter(|start| start.freeze_backbone_epochs > 0)
+        {
+            counts.push(Count::phase(
+                "start.freeze_backbone_epochs",
+                start.freeze_backbone_epochs,
+                "the backbone never learns",
+            ));
+        }
         counts.extend(self.schedule.counts());
         counts.extend(self.objective.counts());
         counts
@@ -230,6 +288,16 @@ impl<O> Config<O> {
             }
         };
         self.data.validate()?;
+        if let Some(start) = self
+            .start
+            .as_ref()
+            .filter(|start| start.encoder.as_os_str().is_empty())
+        {
+            return Err(format!(
+                "`start.encoder` must name an encoder, got `{}`",
+                start.encoder.display()
+            ));
+        }
         let training = &self.training;
         let exactly_one = |what: &str, epochs: (&str, Option<usize>), steps: (&str, Option<usize>)| match (
             epochs.1, steps.1,

@@ -9,7 +9,7 @@ use data::{durable, hex};
 use sha2::{Digest, Sha256};
 use std::path::{Path, PathBuf};
 use weights::{
-    EncoderInfo, Import, ImportOptions, Naming, SeenNetwork, WeightsError, encoder_to_safetensors,
+    EncoderInfo, Import, ImportOptions, Naming, Origin, SeenNetwork, WeightsError, encoder_to_safetensors,
     encoder_to_safetensors_as,
 };
 
@@ -66,6 +66,7 @@ pub(crate) fn encoder_bytes<C>(
     config: &Config<C>,
     method: &str,
     steps: usize,
+    origin: Option<&Origin>,
 ) -> Result<Vec<u8>, Error> {
     let mut extra = std::collections::BTreeMap::from([("seed".to_string(), config.seed.to_string())]);
     if !dataset.sample().is_empty() {
@@ -74,7 +75,7 @@ pub(crate) fn encoder_bytes<C>(
     let pixels = dataset_views(&config.views)
         .first()
         .map_or(0, |(width, _)| *width as usize);
-    let info = EncoderInfo {
+    let mut info = EncoderInfo {
         architecture: config.backbone.clone(),
         method: method.to_string(),
         fingerprint: dataset.fingerprint().to_string(),
@@ -85,6 +86,9 @@ pub(crate) fn encoder_bytes<C>(
         steps: steps as u64,
         extra,
     };
+    if let Some(origin) = origin {
+        info.set_origin(origin);
+    }
     Ok(encoder_to_safetensors(backbone, &info))
 }
 

@@ -9,7 +9,7 @@ use serde::Serialize;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use weights::format::{Entry, Format, TensorInfo};
-use weights::{Hint, Import, ImportOptions, LayoutError, WeightsError};
+use weights::{Hint, Import, ImportOptions, LayoutError, Origin, WeightsError};
 
 /// The contents of a weights file.
 #[derive(Debug, Serialize)]
@@ -95,6 +95,8 @@ pub struct Network {
     /// Licenses of that data with the number of images each; empty if the file does not state them.
     #[serde(rename = "licences")]
     pub licenses: Licenses,
+    /// What its training started from; `None` for initial weights.
+    pub origin: Option<Origin>,
     /// Width of its output.
     pub features: usize,
     /// Trainable parameters, as PyTorch counts them: without running statistics.
@@ -202,6 +204,7 @@ fn network(plan: &Import<'_>) -> Network {
         fingerprint: plan.info.fingerprint.clone(),
         sampled_images: sample_of(&plan.info).len(),
         licenses: plan.info.licenses.clone(),
+        origin: plan.info.origin(),
         features: plan.info.architecture.features(),
         parameters: elements
             .map(|tensor| tensor.elements())

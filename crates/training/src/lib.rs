@@ -21,11 +21,12 @@ mod optimizer;
 mod pretrain;
 mod run_log;
 mod schedule;
+mod start;
 
 pub use backbones::{Context, Draws, Init, Precision, Replicas, RunPosition};
 pub use batch::{Batch, Normalize, ViewGroupTensor};
 pub use checkpoint::{CheckpointDir, latest_checkpoint, list_checkpoints};
-pub use config::{Config, DataConfig, ObjectiveSection, TrainingConfig, dataset_views};
+pub use config::{Config, DataConfig, ObjectiveSection, StartConfig, TrainingConfig, dataset_views};
 pub use counts::{Count, RunLength, check_counts, check_epochs};
 pub use course::cosine;
 pub use data::Dataset;
@@ -44,3 +45,4 @@ pub use pretrain::{
 };
 pub use run_log::LogLine;
 pub use schedule::{FactorWarmup, ReachesPeak, ScheduleConfig, Warmup};
+pub use weights::{Origin, SawPeople};

@@ -246,6 +246,17 @@ impl OptimizerConfig {
 
 /// Removes the gradients of parameters whose dotted path is in `paths` or below one of them.
 pub fn drop_gradients<M: Module>(grads: &mut GradientsParams, module: &M, paths: &[&str]) {
+    if !paths.is_empty() {
+        drop_gradients_of(grads, module, |path| is_below(path, paths));
+    }
+}
+
+/// Removes the gradients of parameters whose dotted path is `dropped`.
+pub(crate) fn drop_gradients_of<M: Module>(
+    grads: &mut GradientsParams,
+    module: &M,
+    dropped: impl Fn(&str) -> bool,
+) {
     struct Dropper<'a> {
         grads: &'a mut GradientsParams,
         ids: Vec<burn::module::ParamId>,
@@ -257,12 +268,9 @@ pub fn drop_gradients<M: Module>(grads: &mut GradientsParams, module: &M, paths:
             }
         }
     }
-    if paths.is_empty() {
-        return;
-    }
     let ids = backbones::parameters(module)
         .into_iter()
-        .filter(|parameter| is_below(&parameter.path, paths))
+        .filter(|parameter| dropped(&parameter.path))
         .map(|parameter| parameter.id)
         .collect();
     module.visit(&mut Dropper { grads, ids });

@@ -162,6 +162,9 @@ pub fn train<O: Objective, C: ObjectiveSection, E: From<Error>>(
     // Before anything is written: reject invalid inputs, and count the steps.
     let plan = agree(&options.replicas, Plan::new(objective, config, dataset, options))?;
 
+    // The encoder to start from, if the config names one.
+    let started = agree(&options.replicas, plan.started())?;
+
     // The run directory: a new one, or the one that this config started.
     let directory = if plan.writes() {
         RunDirectory::open(config, plan.dataset.fingerprint(), options)?
@@ -170,7 +173,7 @@ pub fn train<O: Objective, C: ObjectiveSection, E: From<Error>>(
     };
 
     // Networks, optimizer and log at step 0, or at the checkpoint's step.
-    let mut run = Run::start(&plan, &directory)?;
+    let mut run = Run::start(&plan, &directory, started)?;
     let start = run.done;
     let started = Instant::now();
     observe(Event::Start {

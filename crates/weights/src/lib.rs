@@ -18,6 +18,7 @@ mod hint;
 pub mod import;
 pub mod layouts;
 mod mismatch;
+mod origin;
 #[cfg(test)]
 mod parity;
 mod patterns;
@@ -32,4 +33,5 @@ pub use hint::{Detector, Hint, SaveAs, SeenNetwork};
 pub use import::{Import, ImportOptions, read_encoder};
 pub use layouts::LayoutError;
 pub use mismatch::{Mismatch, load_state_dict};
+pub use origin::{Origin, SawPeople};
 pub use role::Role;

@@ -51,15 +51,51 @@ pub(super) fn interpolate(
         .reshape([1, rows * columns, width])
 }
 
+/// The same on the host, for weights that are stored anew: `[from·from, width]` to `[to·to, width]`, row by row.
+pub(crate) fn interpolated(
+    positions: &[f32],
+    width: usize,
+    [from, to]: [usize; 2],
+    how: Interpolation,
+) -> Vec<f32> {
+    let weights = weights(from, to, how);
+    // One side: `count` blocks of `from` rows of `length` values.
+    let along = |values: &[f64], count: usize, length: usize| {
+        let mut sums = vec![0.0; count * to * length];
+        for block in 0..count {
+            for (place, row) in weights.chunks_exact(from).enumerate() {
+                let start = (block * to + place) * length;
+                let sum = &mut sums[start..start + length];
+                for (index, weight) in row.iter().enumerate() {
+                    let start = (block * from + index) * length;
+                    let values = &values[start..start + length];
+                    sum.iter_mut()
+                        .zip(values)
+                        .for_each(|(sum, value)| *sum += weight * value);
+                }
+            }
+        }
+        sums
+    };
+    let values: Vec<f64> = positions.iter().map(|value| f64::from(*value)).collect();
+    let over_rows = along(&values, 1, from * width);
+    let all = along(&over_rows, to, width);
+    all.into_iter().map(|value| value as f32).collect()
+}
+
 fn matrix(from: usize, to: usize, how: Interpolation, device: &Device) -> Tensor<2> {
-    let weights = match how {
+    let weights = weights(from, to, how).into_iter().map(|w| w as f32);
+    Tensor::from_data(TensorData::new(weights.collect::<Vec<_>>(), [to, from]), device)
+}
+
+/// The share of each old position in each new one along one side, `[to, from]`.
+fn weights(from: usize, to: usize, how: Interpolation) -> Vec<f64> {
+    match how {
         Interpolation::Antialiased => antialiased(from, to),
         Interpolation::Offset => offset(from, to),
         Interpolation::Bicubic => bicubic(from, to),
         Interpolation::AlignedCorners => aligned_corners(from, to),
-    };
-    let weights = weights.into_iter().map(|w| w as f32).collect::<Vec<_>>();
-    Tensor::from_data(TensorData::new(weights, [to, from]), device)
+    }
 }
 
 /// Keys' cubic convolution kernel (1981, eq. 4), its support ±2.

@@ -325,6 +325,7 @@ impl Config {
     /// The complete config of the training loop.
     fn to_training(&self) -> training::Config<Settings> {
         training::Config {
+            start: None,
             seed: self.seed,
             data: DataConfig {
                 batch_images: self.data.batch_images,

@@ -8,6 +8,7 @@ use crate::counts::{RunLength, check_counts};
 use crate::error::Error;
 use crate::objective::Objective;
 use crate::optimizer::Rates;
+use crate::start::Started;
 use backbones::{Context, Draws, Init, RunPosition};
 use std::sync::Arc;
 use std::time::Instant;
@@ -142,13 +143,17 @@ fn check_length<C: ObjectiveSection>(
 }
 
 impl<O: Objective, C> Plan<'_, O, C> {
-    /// The source of initial weights, on an autodiff device.
-    pub(super) fn init(&self) -> Init {
+    /// The source of initial weights, on an autodiff device; with those of an encoder that was read to start from.
+    pub(super) fn init(&self, started: Option<&Started>) -> Init {
         let mut device = self.options.device.clone().autodiff();
         if self.config.training.recompute_activations {
             device = device.gradient_checkpointing();
         }
-        Init::new(self.config.seed, &device).with_precision(self.config.training.precision)
+        let init = Init::new(self.config.seed, &device).with_precision(self.config.training.precision);
+        match started {
+            Some(started) => init.starting_from(started.tensors.clone()),
+            None => init,
+        }
     }
 
     pub(super) fn progress(&self, step: usize) -> RunPosition {

@@ -9,9 +9,10 @@ use crate::encoder::encoder_bytes;
 use crate::error::Error;
 use crate::loss_scale::LossScale;
 use crate::objective::{Loss, Objective};
-use crate::optimizer::{Optimizer, drop_gradients};
+use crate::optimizer::{Optimizer, drop_gradients, drop_gradients_of};
 use crate::run_log::{Drained, LogLine, RunLog, Window};
-use backbones::Precision;
+use crate::start::{Started, origin_of_run};
+use backbones::{Precision, RunPosition};
 use burn::optim::{GradientsAccumulator, GradientsParams};
 use data::durable;
 use kernels::collective::Engine;
@@ -20,6 +21,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
+use weights::Origin;
 
 /// Everything that a step changes.
 pub(super) struct Run<O: Objective> {
@@ -39,6 +41,8 @@ pub(super) struct Run<O: Objective> {
     pub(super) interrupted: bool,
     /// The step of the newest checkpoint that this process knows.
     pub(super) saved: Option<usize>,
+    /// The encoder that the run started from; known to rank 0.
+    origin: Option<Origin>,
     /// Positions of the broken records that all ranks know.
     known_bad: BTreeSet<u64>,
     started: Instant,
@@ -53,9 +57,14 @@ impl<O: Objective> Run<O> {
     pub(super) fn start<C: Serialize>(
         plan: &Plan<'_, O, C>,
         directory: &RunDirectory,
+        started: Option<Started>,
     ) -> Result<Self, Error> {
         let replicas = &plan.options.replicas;
-        let (student, state, optimizer) = plan.fresh();
+        let origin = match &directory.resumed {
+            Some(_) => origin_of_run(&plan.options.out)?,
+            None => started.as_ref().map(|started| started.origin.clone()),
+        };
+        let (student, state, optimizer) = plan.fresh(started.as_ref());
         if plan.micro_batch_images < plan.images {
             let batch_norm_images = plan.config.training.batch_norm_images;
             let checked = check_micro_batches(plan.objective, &student, batch_norm_images);
@@ -78,7 +87,18 @@ impl<O: Objective> Run<O> {
             modules = checkpoint::load(checkpoint, modules.student, modules.state, modules.optimizer)?;
             saved = Some(modules.position.step);
         } else if plan.writes() {
-            write_facts(plan)?;
+            let mut drawn = vec![];
+            if let Some(checkpoint) = started.as_ref().and_then(|started| started.checkpoint.as_ref()) {
+                (modules.student, modules.state, drawn) =
+                    checkpoint::take_over(checkpoint, modules.student, modules.state)?;
+            }
+            write_facts(plan, started.map(|started| started.facts(&drawn)))?;
+            if !drawn.is_empty() {
+                let drawn = drawn.join(", ");
+                tracing::warn!(
+                    "drawn, because the run that this one starts from has no such parameters: {drawn}"
+                );
+            }
         }
         if let Some(engine) = replicas.engine() {
             ranks::check_agreement(replicas, &plan.identity()?)?;
@@ -107,6 +127,7 @@ impl<O: Objective> Run<O> {
             last_loss: None,
             interrupted: false,
             saved,
+            origin,
             known_bad: BTreeSet::new(),
             started: Instant::now(),
         })
@@ -160,6 +181,9 @@ impl<O: Objective> Run<O> {
             self.trace("gradients summed over ranks");
         }
         drop_gradients(&mut gradients, &self.student, &objective.frozen(&progress));
+        if plan.freezes_backbone(&progress) {
+            drop_gradients_of(&mut gradients, &self.student, is_of_backbone);
+        }
         self.trace("forward and backward enqueued");
 
         let finite = match &mut self.loss_scale {
@@ -325,6 +349,7 @@ impl<O: Objective> Run<O> {
             plan.config,
             &plan.options.method,
             self.done,
+            self.origin.as_ref(),
         )
     }
 
@@ -344,9 +369,35 @@ impl<O: Objective> Run<O> {
 type Modules<O> = Loaded<<O as Objective>::Student, <O as Objective>::State>;
 
 impl<O: Objective, C> Plan<'_, O, C> {
-    /// Networks and optimizer before the first step.
-    fn fresh(&self) -> (O::Student, O::State, Optimizer) {
-        let (student, state) = self.objective.init(&self.init());
+    /// The encoder that the config starts from, read; `None` for initial weights, for a run that resumes, and on ranks other
+    /// than 0, which take the networks of rank 0.
+    ///
+    /// # Errors
+    /// Those of [`Started::read`].
+    pub(super) fn started(&self) -> Result<Option<Started>, Error> {
+        let options = &self.options;
+        let Some(start) = self.config.start.as_ref().filter(|_| self.writes()) else {
+            return Ok(None);
+        };
+        if options.resume && checkpoint::latest_checkpoint(&options.out)?.is_some() {
+            return Ok(None);
+        }
+        Started::read(start, &self.config.backbone, &options.method, &options.device).map(Some)
+    }
+
+    /// Whether the backbone's weights rest in this step, while new heads fit it.
+    fn freezes_backbone(&self, progress: &RunPosition) -> bool {
+        let epochs = self
+            .config
+            .start
+            .as_ref()
+            .map(|start| start.freeze_backbone_epochs);
+        epochs.is_some_and(|epochs| progress.epoch() < epochs)
+    }
+
+    /// Networks and optimizer before the first step; with the weights of an encoder that was read to start from.
+    fn fresh(&self, started: Option<&Started>) -> (O::Student, O::State, Optimizer) {
+        let (student, state) = self.objective.init(&self.init(started));
         (student, state, self.config.optimizer.init())
     }
 
@@ -356,7 +407,7 @@ impl<O: Objective, C> Plan<'_, O, C> {
         if ranks::modules_agree(engine, &modules) {
             return Ok((modules, false));
         }
-        let modules = ranks::receive(engine, modules, || self.fresh())?;
+        let modules = ranks::receive(engine, modules, || self.fresh(None))?;
         Ok((modules, true))
     }
 }
@@ -379,8 +430,14 @@ impl<O: Objective, C: Serialize> Plan<'_, O, C> {
 }
 
 /// `run.json`: facts about the run from the program, the data and the plan.
-fn write_facts<O: Objective, C>(plan: &Plan<'_, O, C>) -> Result<(), Error> {
+fn write_facts<O: Objective, C>(
+    plan: &Plan<'_, O, C>,
+    start: Option<serde_json::Value>,
+) -> Result<(), Error> {
     let mut facts = plan.options.provenance.clone();
+    if let Some(start) = start {
+        facts.insert("start".into(), start);
+    }
     facts.insert("fingerprint".into(), plan.dataset.fingerprint().into());
     facts.insert("records".into(), plan.dataset.len().into());
     // What became no record, or became one by a guess: the number of records alone does not tell.
@@ -389,6 +446,11 @@ fn write_facts<O: Objective, C>(plan: &Plan<'_, O, C>) -> Result<(), Error> {
     facts.insert("steps_per_epoch".into(), plan.steps_per_epoch.into());
     facts.insert("peak_learning_rate".into(), plan.peak_learning_rate.into());
     Ok(durable::write_json(&plan.options.out.join("run.json"), &facts)?)
+}
+
+/// Whether a parameter of a student belongs to the network under study, which every method names so.
+fn is_of_backbone(path: &str) -> bool {
+    path.split('.').any(|part| part == "backbone")
 }
 
 /// Gives an error for micro-batches that would not give the whole batch's step.

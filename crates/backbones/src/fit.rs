@@ -1,0 +1,225 @@
+//! The state of one network for another one that computes the same from it: where a run starts from an encoder.
+
+use std::collections::BTreeMap;
+use std::fmt::Debug;
+
+use burn::tensor::TensorData;
+
+use crate::vit::{Pooling, Position, positions};
+use crate::{BackboneConfig, ResNetConfig, VitConfig};
+
+/// The state of a network `from` (by the names of [`state_dict`](crate::state_dict)) for a network `to`. Position embeddings are
+/// interpolated to another image size, as `to` says.
+///
+/// These settings may differ, because the weights have the same meaning with others: a ViT's `image_px`, `drop_path`, the value of
+/// `layer_scale`, class token or mean, `interpolation`, positions that were fixed and are trained now; initial distributions.
+///
+/// # Errors
+/// Every key of `to` with another value than the weights were trained with, and that value.
+pub fn fit_state(
+    from: &BackboneConfig,
+    to: &BackboneConfig,
+    tensors: BTreeMap<String, TensorData>,
+) -> Result<BTreeMap<String, TensorData>, String> {
+    let differences = match (from, to) {
+        (BackboneConfig::Resnet(from), BackboneConfig::Resnet(to)) => resnet_differences(from, to),
+        (BackboneConfig::Vit(from), BackboneConfig::Vit(to)) => vit_differences(from, to),
+        _ => vec![format!(
+            "`backbone` must be a {}, as in the encoder, got a {}",
+            kind(from),
+            kind(to)
+        )],
+    };
+    if !differences.is_empty() {
+        return Err(differences.join("; "));
+    }
+    Ok(match (from, to) {
+        (BackboneConfig::Vit(from), BackboneConfig::Vit(to)) if from.image_px != to.image_px => {
+            with_positions(from, to, tensors)
+        }
+        _ => tensors,
+    })
+}
+
+fn kind(config: &BackboneConfig) -> &'static str {
+    match config {
+        BackboneConfig::Resnet(_) => "`resnet`",
+        BackboneConfig::Vit(_) => "`vit`",
+    }
+}
+
+/// `` `backbone.vit.heads` must be 6, as in the encoder, got 3 ``, if they differ.
+fn difference<T: PartialEq + Debug>(key: &str, from: T, to: T) -> Option<String> {
+    let shown = |value: &T| format!("{value:?}").to_lowercase();
+    (from != to).then(|| {
+        format!(
+            "`backbone.{key}` must be {}, as in the encoder, got {}",
+            shown(&from),
+            shown(&to)
+        )
+    })
+}
+
+fn resnet_differences(from: &ResNetConfig, to: &ResNetConfig) -> Vec<String> {
+    let differences = [
+        difference("resnet.depth", from.depth, to.depth),
+        difference("resnet.width", from.width, to.width),
+        difference("resnet.stem", from.stem, to.stem),
+    ];
+    differences.into_iter().flatten().collect()
+}
+
+fn vit_differences(from: &VitConfig, to: &VitConfig) -> Vec<String> {
+    let of = |config: &VitConfig| {
+        let scaled = match config.layer_scale {
+            Some(_) => "a number",
+            None => "absent",
+        };
+        (scaled, config.pooling == Pooling::MeanThenNorm)
+    };
+    let ((from_scale, from_norm), (to_scale, to_norm)) = (of(from), of(to));
+    let mut differences = vec![
+        difference("vit.width", from.width, to.width),
+        difference("vit.depth", from.depth, to.depth),
+        difference("vit.heads", from.heads, to.heads),
+        difference("vit.patch_px", from.patch_px, to.patch_px),
+        difference("vit.registers", from.registers, to.registers),
+        difference("vit.norm_epsilon", from.epsilon(), to.epsilon()),
+    ];
+    if from_scale != to_scale {
+        differences.push(Some(format!(
+            "`backbone.vit.layer_scale` must be {from_scale}, as in the encoder, got {to_scale}"
+        )));
+    }
+    if from_norm != to_norm {
+        // The norm behind the mean was trained for means alone.
+        differences.push(Some(format!(
+            "`backbone.vit.pooling` must {}be \"mean_then_norm\", as in the encoder",
+            if from_norm { "" } else { "not " }
+        )));
+    }
+    if (from.position, to.position) == (Position::Learned, Position::SineCosine) {
+        differences.push(Some(
+            "`backbone.vit.position` must be \"learned\", as in the encoder, got \"sine_cosine\"".into(),
+        ));
+    }
+    differences.into_iter().flatten().collect()
+}
+
+/// The same tensors with the positions of another image size.
+fn with_positions(
+    from: &VitConfig,
+    to: &VitConfig,
+    mut tensors: BTreeMap<String, TensorData>,
+) -> BTreeMap<String, TensorData> {
+    let sides = [from.image_px / from.patch_px, to.image_px / to.patch_px];
+    // Fixed ones are computed by the new network.
+    if let Some(stored) = tensors.remove("pos_embed")
+        && to.position == Position::Learned
+    {
+        let values: Vec<f32> = stored.iter::<f32>().collect();
+        let (class, patches) = values.split_at(values.len() - sides[0] * sides[0] * to.width);
+        let mut fitted = class.to_vec();
+        fitted.extend(positions::interpolated(
+            patches,
+            to.width,
+            sides,
+            to.interpolation,
+        ));
+        let places = fitted.len() / to.width;
+        tensors.insert("pos_embed".into(), TensorData::new(fitted, [1, places, to.width]));
+    }
+    tensors
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Context, Init, Stem, replace_state, state_dict};
+    use burn::tensor::{Device, Tensor};
+
+    fn vit(change: impl FnOnce(&mut VitConfig)) -> BackboneConfig {
+        let mut config = VitConfig::tiny_for_tests();
+        change(&mut config);
+        BackboneConfig::Vit(config)
+    }
+
+    /// Features at the new size, with interpolated weights and with interpolation at run time, are the same.
+    #[test]
+    fn positions_of_another_image_size_give_the_features_of_interpolation_at_run_time() {
+        for registers in [0, 4] {
+            let small = vit(|config| config.registers = registers);
+            let large = vit(|config| (config.registers, config.image_px) = (registers, 24));
+            let device = Device::flex();
+            let source = small.init(&Init::new(3, &device));
+            let state = fit_state(&small, &large, state_dict(&source)).unwrap();
+            let started = large.init(&Init::new(9, &device).starting_from(state.clone()));
+            assert_eq!(state_dict(&started), state);
+            let values = (0..2 * 3 * 24 * 24).map(|index| (index as f32 * 0.37).sin());
+            let data = TensorData::new(values.collect::<Vec<_>>(), [2, 3, 24, 24]);
+            let images = Tensor::<4>::from_data(data, &device);
+            let features = |network: &crate::Backbone| {
+                network
+                    .forward(images.clone(), &Context::evaluation())
+                    .into_data()
+            };
+            features(&started)
+                .assert_approx_eq::<f32>(&features(&source), burn::tensor::Tolerance::absolute(1e-6));
+        }
+    }
+
+    #[test]
+    fn an_equal_network_takes_the_state_as_it_is() {
+        let config = BackboneConfig::Resnet(ResNetConfig {
+            depth: 18,
+            width: 4,
+            stem: Stem::Small,
+            zero_init_residual: false,
+        });
+        let state = state_dict(&config.init(&Init::new(3, &Device::flex())));
+        let other = BackboneConfig::Resnet(ResNetConfig {
+            depth: 18,
+            width: 4,
+            stem: Stem::Small,
+            zero_init_residual: true,
+        });
+        let fitted = fit_state(&config, &other, state.clone()).unwrap();
+        assert_eq!(fitted, state);
+        let network = replace_state(other.init(&Init::new(1, &Device::flex())), fitted);
+        assert_eq!(state_dict(&network), state);
+    }
+
+    #[test]
+    fn every_setting_that_the_weights_depend_on_is_named() {
+        let refused =
+            |from: &BackboneConfig, to: &BackboneConfig| fit_state(from, to, BTreeMap::new()).unwrap_err();
+        let plain = vit(|_| ());
+        let other = vit(|config| (config.heads, config.patch_px) = (4, 8));
+        assert_eq!(
+            refused(&plain, &other),
+            "`backbone.vit.heads` must be 2, as in the encoder, got 4; `backbone.vit.patch_px` must be 4, as in the encoder, got 8"
+        );
+        let scaled = vit(|config| config.layer_scale = Some(1e-5));
+        assert_eq!(
+            refused(&plain, &scaled),
+            "`backbone.vit.layer_scale` must be absent, as in the encoder, got a number"
+        );
+        let fixed = vit(|config| config.position = Position::SineCosine);
+        assert!(refused(&plain, &fixed).contains("must be \"learned\""));
+        assert!(fit_state(&fixed, &plain, BTreeMap::new()).is_ok());
+        let norm = vit(|config| config.pooling = Pooling::MeanThenNorm);
+        assert!(refused(&plain, &norm).contains("must not be \"mean_then_norm\""));
+        let mean = vit(|config| config.pooling = Pooling::Mean);
+        assert!(fit_state(&plain, &mean, BTreeMap::new()).is_ok());
+        let resnet = BackboneConfig::Resnet(ResNetConfig {
+            depth: 18,
+            width: 4,
+            stem: Stem::Small,
+            zero_init_residual: false,
+        });
+        assert_eq!(
+            refused(&resnet, &plain),
+            "`backbone` must be a `resnet`, as in the encoder, got a `vit`"
+        );
+    }
+}
