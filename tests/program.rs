@@ -483,3 +483,51 @@ fn detectors_say_what_is_wrong_with_their_weights() {
     let usage = refused(2, &["detect", "persons", "--overlap-px", "9"]);
     assert!(usage.contains("--tile-px"), "{usage}");
 }
+
+#[test]
+fn the_program_carries_its_configs() {
+    let output = |arguments: &[&str]| {
+        let output = crate::passer().args(arguments).output().unwrap();
+        assert!(output.status.success(), "{arguments:?}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let listed: serde_json::Value = serde_json::from_str(&output(&["config", "list", "--json"])).unwrap();
+    let listed = listed.as_array().unwrap();
+    let mut paths = vec![];
+    for config in listed {
+        let path = config["path"].as_str().unwrap();
+        let text = std::fs::read_to_string(crate::root().join(path)).unwrap();
+        assert_eq!(output(&["config", "show", path]), text);
+        assert!(!config["description"].as_str().unwrap().is_empty(), "{path}");
+        assert!(config["kind"].is_string(), "{path}");
+        paths.push(crate::root().join(path));
+    }
+    assert_eq!(paths, crate::files(&crate::root().join("configs"), ".toml"));
+    let some = output(&["config", "list", "MAE", "cifar10"]);
+    assert_eq!(some.lines().next(), Some("configs/pretrain/mae-vit-cifar10.toml"));
+    let error = refused(1, &["config", "show", "mae-vit-cifar"]);
+    assert!(
+        error.contains("the nearest is configs/pretrain/mae-vit-cifar10.toml"),
+        "{error}"
+    );
+}
+
+#[test]
+fn what_machines_read() {
+    let output = crate::passer().args(["devices", "--json"]).output().unwrap();
+    let devices: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let backends = devices["backends"].as_array().unwrap();
+    let flex = backends.iter().find(|backend| backend["name"] == "flex").unwrap();
+    assert_eq!(flex["compiled"], true);
+    let rates = &flex["devices"][0]["rates"][0];
+    assert_eq!(rates["precision"], "f32");
+    assert!(rates["matrix_product_gflop_per_s"].as_f64().unwrap() > 0.0);
+    for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
+        let output = crate::passer().args(["completions", shell]).output().unwrap();
+        let script = String::from_utf8(output.stdout).unwrap();
+        assert!(
+            script.contains("passer") && script.contains("finetune"),
+            "{shell}"
+        );
+    }
+}

@@ -5,6 +5,7 @@ use crate::hints;
 use anyhow::Context;
 use data::settings::{self, Edit};
 use serde::de::DeserializeOwned;
+use std::borrow::Cow;
 use std::path::Path;
 
 /// Reads a config. `sets` are `key.path=value` edits, applied to the table before it is parsed as `C`, so
@@ -38,8 +39,12 @@ fn read_completed<C: DeserializeOwned>(
     fill_in: impl FnOnce(&mut toml::Table),
     check: impl FnOnce(&C) -> Result<(), String>,
 ) -> anyhow::Result<C> {
-    let text = std::fs::read_to_string(path)
-        .with_context(|| format!("config `{}` cannot be read", path.display()))?;
+    let text = shipped::text(path).map_err(|error| unreadable(path, &error))?;
+    if let (Cow::Borrowed(_), Some((name, _))) = (&text, shipped::named(path))
+        && crate::ranks::launched_first()
+    {
+        eprintln!("config: configs/{name}, as this program carries it");
+    }
     let parsed = parse_completed(&text, sets, fill_in, check);
     if parsed.is_err()
         && let Some(found) = Kind::of(&text)
@@ -57,6 +62,21 @@ fn read_completed<C: DeserializeOwned>(
     parsed.with_context(|| format!("config `{}` is not valid", path.display()))
 }
 
+/// The error of a config that cannot be read, with the shipped one that its name is nearest to.
+fn unreadable(path: &Path, error: &std::io::Error) -> anyhow::Error {
+    let failure = Failure::new(format!("config `{}` cannot be read: {error}", path.display()));
+    if error.kind() != std::io::ErrorKind::NotFound {
+        return failure.into();
+    }
+    match shipped::nearest(path) {
+        Some(name) => failure.hint(format!(
+            "a shipped one is configs/{name}; `passer config list` has all"
+        )),
+        None => failure.hint("`passer config list` has the shipped ones"),
+    }
+    .into()
+}
+
 /// The purpose of a TOML file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
@@ -71,7 +91,7 @@ pub(crate) enum Kind {
 
 impl Kind {
     /// The apparent kind of a text, by keys that no other kind has.
-    fn of(text: &str) -> Option<Self> {
+    pub(crate) fn of(text: &str) -> Option<Self> {
         let table: toml::Table = text.parse().ok()?;
         let has = |key: &str| table.contains_key(key);
         let of_objective = |key: &str| table.get("objective").is_some_and(|own| own.get(key).is_some());
@@ -94,7 +114,7 @@ impl Kind {
         }
     }
 
-    fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Pretraining => "a pretraining config",
             Self::FineTuning => "a fine-tuning config",
@@ -127,7 +147,7 @@ impl Kind {
 
 /// Whether a file is a detection config; an unreadable file is none, and reading it gives the error.
 pub(crate) fn is_detection(path: &Path) -> bool {
-    let text = std::fs::read_to_string(path).unwrap_or_default();
+    let text = shipped::text(path).unwrap_or_default();
     Kind::of(&text) == Some(Kind::Detection)
 }
 
@@ -174,6 +194,8 @@ fn edit(set: &str) -> anyhow::Result<Edit> {
         }),
     }
 }
+
+pub(crate) mod shipped;
 
 /// Every shipped config with single mutations.
 #[cfg(test)]

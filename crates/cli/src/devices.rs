@@ -234,49 +234,164 @@ fn of_nvidia_smi(lines: &str, address: &str) -> Option<u64> {
     })
 }
 
-/// `passer devices`
-pub(crate) fn list() -> anyhow::Result<()> {
-    println!("{:<8} {:<14} devices", "backend", "in this build");
-    for (backend, compiled) in BACKENDS {
-        let devices = found(backend);
-        let shown = match (compiled, devices.is_empty()) {
-            (false, _) => format!("build with `{}`", build_command(backend)),
-            (true, true) => "none found".to_string(),
-            (true, false) => format!("{} found", devices.len()),
+/// Arguments of `passer devices`.
+#[derive(clap::Args)]
+pub(crate) struct ListArguments {
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Everything that `passer devices` tells.
+#[derive(serde::Serialize)]
+struct Listing {
+    backends: Vec<Backend>,
+    cpu_threads: usize,
+    /// The MPI library; `None` in builds without.
+    mpi: Option<String>,
+}
+
+#[derive(serde::Serialize)]
+struct Backend {
+    name: &'static str,
+    compiled: bool,
+    /// The command that builds this program with it, where it is not compiled in.
+    build: Option<String>,
+    devices: Vec<Listed>,
+}
+
+#[derive(serde::Serialize)]
+struct Listed {
+    /// As in `--device`.
+    device: String,
+    description: String,
+    memory_mib: Option<u64>,
+    /// Reason why it cannot be used, and the cure.
+    unusable: Option<String>,
+    rates: Vec<Rates>,
+}
+
+/// Speed in one precision.
+#[derive(serde::Serialize)]
+struct Rates {
+    precision: &'static str,
+    matrix_product_gflop_per_s: Option<f64>,
+    convolution_gflop_per_s: Option<f64>,
+    /// Reason why it does not compute.
+    error: Option<String>,
+}
+
+impl Listed {
+    fn of(backend: &str, devices: &[Device], index: usize) -> Self {
+        let device = &devices[index];
+        let mut listed = Self {
+            device: format!("{backend}:{index}"),
+            description: describe(device),
+            memory_mib: None,
+            unusable: None,
+            rates: vec![],
         };
-        println!("{backend:<8} {:<14} {shown}", if compiled { "yes" } else { "no" });
-        for (index, device) in devices.iter().enumerate() {
-            if backend != "flex"
-                && let Err(reason) = first_kernel::run(backend, &devices, device)
-            {
-                let (message, hint) = first_kernel::cure(&reason);
-                println!("  {backend}:{index}  {message}; {hint}");
+        if backend != "flex"
+            && let Err(reason) = first_kernel::run(backend, devices, device)
+        {
+            let (message, hint) = first_kernel::cure(&reason);
+            listed.unusable = Some(format!("{message}; {hint}"));
+            return listed;
+        }
+        listed.memory_mib = memory_mib(device);
+        for precision in [Precision::F32, Precision::Bf16, Precision::F16] {
+            if precision.check(device).is_err() {
                 continue;
             }
-            println!("  {backend}:{index}  {}", describe(device));
-            match memory_mib(device) {
-                Some(mib) => println!("    memory: {mib} MiB"),
-                None => println!("    memory: its driver does not tell"),
-            }
-            for precision in [Precision::F32, Precision::Bf16, Precision::F16] {
-                if precision.check(device).is_err() {
-                    continue;
-                }
-                let name = precision.name();
-                match rates(device, precision) {
-                    Ok((product, convolution)) => println!(
-                        "    {name:<4}: {} GFLOP/s in a matrix product, {} GFLOP/s in a convolution",
-                        data::significant(product, 3),
-                        data::significant(convolution, 3)
-                    ),
-                    Err(reason) => println!("    {name:<4}: does not compute: {reason}"),
-                }
+            let measured = rates(device, precision);
+            let (product, convolution) = match &measured {
+                Ok((product, convolution)) => (Some(*product), Some(*convolution)),
+                Err(_) => (None, None),
+            };
+            listed.rates.push(Rates {
+                precision: precision.name(),
+                matrix_product_gflop_per_s: product,
+                convolution_gflop_per_s: convolution,
+                error: measured.err(),
+            });
+        }
+        listed
+    }
+
+    fn print(&self) {
+        if let Some(reason) = &self.unusable {
+            println!("  {}  {reason}", self.device);
+            return;
+        }
+        println!("  {}  {}", self.device, self.description);
+        match self.memory_mib {
+            Some(mib) => println!("    memory: {mib} MiB"),
+            None => println!("    memory: its driver does not tell"),
+        }
+        for rates in &self.rates {
+            let name = rates.precision;
+            match (rates.matrix_product_gflop_per_s, rates.convolution_gflop_per_s) {
+                (Some(product), Some(convolution)) => println!(
+                    "    {name:<4}: {} GFLOP/s in a matrix product, {} GFLOP/s in a convolution",
+                    data::significant(product, 3),
+                    data::significant(convolution, 3)
+                ),
+                _ => println!(
+                    "    {name:<4}: does not compute: {}",
+                    rates.error.as_deref().unwrap_or_default()
+                ),
             }
         }
     }
-    let threads = std::thread::available_parallelism().map_or(1, usize::from);
-    println!("cpu threads: {threads} (RAYON_NUM_THREADS bounds those of flex)");
-    match mpi::library() {
+}
+
+/// Lists backends and devices, each as soon as it is measured.
+pub(crate) fn list(arguments: &ListArguments) -> anyhow::Result<()> {
+    let shows = !arguments.json;
+    if shows {
+        println!("{:<8} {:<14} devices", "backend", "in this build");
+    }
+    let mut backends = vec![];
+    for (name, compiled) in BACKENDS {
+        let found = found(name);
+        let build = (!compiled).then(|| build_command(name));
+        if shows {
+            let shown = match (&build, found.len()) {
+                (Some(build), _) => format!("build with `{build}`"),
+                (None, 0) => "none found".to_string(),
+                (None, count) => format!("{count} found"),
+            };
+            println!("{name:<8} {:<14} {shown}", if compiled { "yes" } else { "no" });
+        }
+        let mut devices = vec![];
+        for index in 0..found.len() {
+            let listed = Listed::of(name, &found, index);
+            if shows {
+                listed.print();
+            }
+            devices.push(listed);
+        }
+        backends.push(Backend {
+            name,
+            compiled,
+            build,
+            devices,
+        });
+    }
+    let listing = Listing {
+        backends,
+        cpu_threads: std::thread::available_parallelism().map_or(1, usize::from),
+        mpi: mpi::library(),
+    };
+    if arguments.json {
+        println!("{}", serde_json::to_string_pretty(&listing)?);
+        return Ok(());
+    }
+    println!(
+        "cpu threads: {} (RAYON_NUM_THREADS bounds those of flex)",
+        listing.cpu_threads
+    );
+    match &listing.mpi {
         Some(name) => println!("several devices: {name} (docs/distributed.md)"),
         None => println!("several devices: build with `cargo build --release --features mpi`"),
     }

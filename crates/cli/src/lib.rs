@@ -12,6 +12,7 @@
 mod output;
 
 mod batch;
+mod config;
 mod configs;
 mod curate;
 mod detect;
@@ -77,8 +78,16 @@ enum Verb {
     /// Find faces or persons in photos: boxes and scores as JSON lines, and a sheet to look at
     #[command(subcommand)]
     Detect(detect::Verb),
+    /// List and print the configs that the program carries
+    #[command(subcommand)]
+    Config(config::Verb),
     /// List the devices that this build and this machine have
-    Devices,
+    Devices(devices::ListArguments),
+    /// Print the completions of a shell, as in `passer completions bash > ~/.local/share/bash-completion/completions/passer`
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
 }
 
 /// The parser of the program's arguments.
@@ -126,7 +135,14 @@ pub fn run() -> ExitCode {
             Verb::Weights(verb) => weights::run(verb),
             Verb::Views(arguments) => views::run(arguments),
             Verb::Detect(verb) => detect::run(verb),
-            Verb::Devices => devices::list(),
+            Verb::Config(verb) => config::run(verb),
+            Verb::Devices(arguments) => devices::list(&arguments),
+            Verb::Completions { shell } => {
+                let mut script = vec![];
+                clap_complete::generate(shell, &mut command(), "passer", &mut script);
+                print!("{}", String::from_utf8_lossy(&script));
+                Ok(())
+            }
         }
     });
     match result {
@@ -150,7 +166,9 @@ impl Verb {
     /// The verb's name, if it cannot share its work with other processes.
     fn of_one_process(&self) -> Option<&'static str> {
         match self {
-            Self::Pretrain(_) | Self::Devices => None,
+            Self::Pretrain(_) | Self::Devices(_) => None,
+            Self::Config(_) => Some("config"),
+            Self::Completions { .. } => Some("completions"),
             Self::Quickstart(_) => Some("quickstart"),
             Self::Curate(_) => Some("curate"),
             Self::Evaluate(verb) => verb.of_one_process(),
