@@ -76,7 +76,9 @@ fn dropped_photos_are_shown_and_one_photo_is_explained() {
     sheet("faces", &["--dropped"])
         .assert()
         .failure()
-        .stderr(predicates::str::contains("`faces` has not decided on any photo"));
+        .stderr(predicates::str::contains(
+            "this curation has no stage `faces`; it has `licence`",
+        ));
 
     let why = |key: &str| {
         let mut command = passer();

@@ -94,10 +94,11 @@ impl Kind {
     pub(crate) fn of(text: &str) -> Option<Self> {
         let table: toml::Table = text.parse().ok()?;
         let has = |key: &str| table.contains_key(key);
-        let of_objective = |key: &str| table.get("objective").is_some_and(|own| own.get(key).is_some());
+        let objective = table.get("objective");
+        let of_objective = |key: &&str| objective.is_some_and(|objective| objective.get(key).is_some());
         if has("detection") {
             Some(Self::Detection)
-        } else if of_objective("test_transforms") {
+        } else if OF_FINE_TUNING.iter().any(of_objective) {
             Some(Self::FineTuning)
         } else if has("objective") || has("backbone") || has("views") {
             Some(Self::Pretraining)
@@ -144,6 +145,17 @@ impl Kind {
         }
     }
 }
+
+/// Keys of a fine-tuning config's objective, none of which a pretraining objective has, and the name that its table has
+/// if it is written as one of those.
+const OF_FINE_TUNING: [&str; 6] = [
+    "test_transforms",
+    "protocol",
+    "label_smoothing",
+    "validation",
+    "keep",
+    "finetune",
+];
 
 /// Whether a file is a detection config; an unreadable file is none, and reading it gives the error.
 pub(crate) fn is_detection(path: &Path) -> bool {
@@ -315,6 +327,14 @@ mod tests {
     #[test]
     fn kinds_are_told_apart() {
         assert_eq!(Kind::of("[objective.moco]"), Some(Kind::Pretraining));
+        assert_eq!(Kind::of("[objective]\nname = 'mae'"), Some(Kind::Pretraining));
+        for objective in [
+            "[objective.finetune]",
+            "[objective]\nprotocol = 'finetune'",
+            "[objective]\nkeep = 'last'",
+        ] {
+            assert_eq!(Kind::of(objective), Some(Kind::FineTuning), "{objective}");
+        }
         assert_eq!(Kind::of("[[protocols]]"), Some(Kind::Evaluation));
         assert_eq!(Kind::of("kind = 'flat'"), Some(Kind::DataSet));
         assert_eq!(Kind::of("[[encoders]]\n[[protocols]]"), Some(Kind::Suite));

@@ -2,6 +2,8 @@
 //! its releases.
 
 mod release;
+#[cfg(test)]
+mod tests;
 
 use std::path::{Path, PathBuf};
 

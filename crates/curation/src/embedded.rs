@@ -14,6 +14,7 @@ mod gif;
 mod idat;
 mod iptc;
 mod jpeg;
+mod lzw;
 mod png;
 #[cfg(test)]
 mod tests;

@@ -212,6 +212,32 @@ impl Error {
         }
     }
 
+    /// Gives an error for a text of the config that says nothing. `what`: what it must be.
+    pub(crate) fn unless_filled(key: &str, what: &str, text: &str) -> Result<(), Error> {
+        match text.trim().is_empty() {
+            true => Err(Error::config(key, format!("must be {what}, got none"))),
+            false => Ok(()),
+        }
+    }
+
+    /// Gives an error for a list of the config that has a name twice.
+    pub(crate) fn unless_once(key: &str, names: &[&str]) -> Result<(), Error> {
+        let mut rest = names.iter().enumerate();
+        match rest.find(|(at, name)| names.iter().take(*at).any(|before| before == *name)) {
+            Some((_, name)) => Err(Error::config(
+                key,
+                format!("must have each once, got `{name}` twice"),
+            )),
+            None => Ok(()),
+        }
+    }
+
+    /// [`Error::unless_filled`] for a key that may be left out.
+    pub(crate) fn unless_filled_or_absent(key: &str, what: &str, text: Option<&str>) -> Result<(), Error> {
+        let what = format!("{what}, or be left out");
+        text.map_or(Ok(()), |text| Error::unless_filled(key, &what, text))
+    }
+
     /// An [`Error::Source`].
     pub(crate) fn source(path: &Path, reason: impl Into<String>) -> Error {
         Error::Source {

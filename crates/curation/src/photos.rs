@@ -63,7 +63,7 @@ impl Photos {
                 let path = self
                     .path(photo)
                     .ok_or_else(|| missing("has no place in the folder"))?;
-                std::fs::read(&path).map_err(Error::io("read", &path))
+                read(&path).map_err(Error::io("read", &path))
             }
         }
     }
@@ -114,6 +114,19 @@ impl Photos {
     }
 }
 
+/// Largest file that is read, bytes: more than the largest picture that is decoded has without compression.
+const LARGEST: u64 = 3 << 29;
+
+/// The bytes of a file that may be a picture.
+fn read(path: &Path) -> std::io::Result<Vec<u8>> {
+    let bytes = std::fs::metadata(path)?.len();
+    if bytes > LARGEST {
+        let reason = format!("the file must be of at most {LARGEST} bytes, got {bytes}");
+        return Err(std::io::Error::new(std::io::ErrorKind::FileTooLarge, reason));
+    }
+    std::fs::read(path)
+}
+
 /// The place of a download. It is named by a hash of the key, which spreads millions of files evenly over
 /// 65,536 folders, and separates keys that differ only in case on file systems that ignore case.
 pub(crate) fn fetched_path(folder: &Path, key: &str) -> PathBuf {
@@ -129,4 +142,24 @@ fn unfinished(path: &Path) -> [PathBuf; 2] {
         path.with_file_name(format!("{}{name}", data::durable::PARTIAL)),
         path.with_extension("part"),
     ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_larger_than_any_picture_is_not_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("disk.jpg");
+        std::fs::File::create(&path).unwrap().set_len(1 << 40).unwrap();
+        let error = read(&path).unwrap_err();
+        assert_eq!(error.kind(), std::io::ErrorKind::FileTooLarge);
+        assert_eq!(
+            error.to_string(),
+            "the file must be of at most 1610612736 bytes, got 1099511627776"
+        );
+        std::fs::write(&path, b"small").unwrap();
+        assert_eq!(read(&path).unwrap(), b"small");
+    }
 }

@@ -78,21 +78,38 @@ impl SourceConfig {
     }
 
     pub(crate) fn validate(&self) -> Result<(), Error> {
-        let files = match self {
-            SourceConfig::Yfcc100m(config) => &config.files,
-            SourceConfig::Csv(config) | SourceConfig::Parquet(config) => {
-                config.validate()?;
-                &config.files
+        let (source, files) = match self {
+            SourceConfig::Yfcc100m(config) => ("source.yfcc100m", &config.files),
+            SourceConfig::Csv(config) => {
+                config.validate("source.csv")?;
+                ("source.csv", &config.files)
             }
-            SourceConfig::Folder(_) | SourceConfig::Dataset(_) => return Ok(()),
+            SourceConfig::Parquet(config) => {
+                config.validate("source.parquet")?;
+                ("source.parquet", &config.files)
+            }
+            SourceConfig::Folder(config) => {
+                let folder = config.folder.to_string_lossy();
+                Error::unless_filled("source.folder.folder", "a folder of photos", &folder)?;
+                let name = config.photographer.as_deref();
+                return Error::unless_filled_or_absent("source.folder.photographer", "a name", name);
+            }
+            SourceConfig::Dataset(config) => {
+                return Error::unless_filled("source.dataset.data", "a data set", &config.data);
+            }
         };
-        match files.is_empty() {
-            true => Err(Error::config(
-                "source.files",
-                "must be at least one file, got none",
-            )),
-            false => Ok(()),
+        let key = format!("{source}.files");
+        if files.is_empty() {
+            return Err(Error::config(&key, "must be at least one file, got none"));
         }
+        for (at, file) in files.iter().enumerate() {
+            Error::unless_filled(&key, "names of files", &file.to_string_lossy())?;
+            if files.iter().take(at).any(|before| before == file) {
+                let reason = format!("must name each file once, got `{}` twice", file.display());
+                return Err(Error::config(&key, reason));
+            }
+        }
+        Ok(())
     }
 }
 

@@ -110,6 +110,20 @@ pub enum Cure {
         /// Its path.
         path: String,
     },
+    /// The keys of a table belong into the table around it.
+    Flat {
+        /// The path of the table around it.
+        table: String,
+        /// The path of the table that there is none.
+        inner: String,
+    },
+    /// The table lacks a key whose value this key has.
+    Instead {
+        /// The path of the key that the table lacks.
+        path: String,
+        /// The key that has its value.
+        key: String,
+    },
     /// The key belongs to other tables.
     Elsewhere {
         /// Its paths there, three at most.
@@ -120,6 +134,15 @@ pub enum Cure {
         /// The table's path.
         table: String,
         /// Its first key.
+        key: String,
+    },
+    /// A key of a table names a choice that must be the table's own name.
+    Named {
+        /// The line that the table begins with: `[objective]`, or `[[stages]]` of a list.
+        header: String,
+        /// The path of the choice's table: `objective.moco`.
+        table: String,
+        /// The key that names the choice.
         key: String,
     },
     /// A value must be replaced as a whole.
@@ -347,3 +370,6 @@ fn sentence(parent: &str, full: &str, problem: &Problem) -> String {
         },
     }
 }
+
+#[cfg(test)]
+mod tests;

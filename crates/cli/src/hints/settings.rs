@@ -20,6 +20,15 @@ pub(crate) fn of_settings(fault: &Fault) -> Option<String> {
                 paths => format!("did you mean {}?", or(paths)),
             },
         },
+        Cure::Flat { table, inner } => format!("write the line `[{table}]` in place of `[{inner}]`"),
+        Cure::Instead { path, key } => match path.rsplit('.').next() {
+            Some(name) => format!("`{path}` is missing: write `{name}` in place of `{key}`"),
+            None => format!("`{path}` is missing"),
+        },
+        Cure::Named { header, table, key } => match header.starts_with("[[") {
+            true => format!("write the line `[{table}]` below `{header}`, and leave out `{key}`"),
+            false => format!("write the line `[{table}]` in place of `{header}`, and leave out `{key}`"),
+        },
         Cure::Header { table, key } => format!("write the line `[{table}]` above `{key}`"),
         Cure::Replace { path, content } => {
             let open = match content.contains('…') {

@@ -102,25 +102,54 @@ impl ReleaseConfig {
             );
             return Err(Error::config("release.shard_prefix", reason));
         }
-        for (key, text) in [
-            ("name", &self.name),
-            ("publisher", &self.publisher),
-            ("contact", &self.contact),
+        for (key, what, text) in [
+            ("release.name", "a text", &self.name),
+            ("release.description", "a text", &self.description),
+            ("release.publisher", "a text", &self.publisher),
+            ("release.contact", "a text", &self.contact),
+            ("release.url", "the address of its web page", &self.url),
+            (
+                "release.licence_url",
+                "the address of a license",
+                &self.license_url,
+            ),
         ] {
-            if text.trim().is_empty() {
-                return Err(Error::config(
-                    &format!("release.{key}"),
-                    "must be a text, got none",
-                ));
-            }
+            Error::unless_filled(key, what, text)?;
         }
-        Ok(())
+        Error::unless_filled_or_absent("release.citation", "a text", self.citation.as_deref())
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_text_that_says_nothing_is_refused() {
+        let with = |key: &str, text: &str| {
+            let mut release = serde_json::json!({
+                "name": "n", "description": "d", "publisher": "p", "contact": "c", "url": "u", "licence_url": "l",
+                "records_per_shard": 1, "shard_prefix": "s", "coordinates": false,
+            });
+            release[key] = text.into();
+            let release: ReleaseConfig = serde_json::from_value(release).unwrap();
+            release.validate().map_err(|error| error.to_string())
+        };
+        assert_eq!(with("url", "https://example.org/"), Ok(()));
+        for (key, what) in [
+            ("name", "must be a text, got none"),
+            ("description", "must be a text, got none"),
+            ("publisher", "must be a text, got none"),
+            ("contact", "must be a text, got none"),
+            ("url", "must be the address of its web page, got none"),
+            ("licence_url", "must be the address of a license, got none"),
+            ("citation", "must be a text, or be left out, got none"),
+        ] {
+            let message = format!("`release.{key}` {what}");
+            assert_eq!(with(key, ""), Err(message.clone()));
+            assert_eq!(with(key, " \n"), Err(message));
+        }
+    }
 
     #[test]
     fn texts_of_shipped_configs_are_placeholders_and_others_are_not() {

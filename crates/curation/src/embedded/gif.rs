@@ -1,7 +1,7 @@
 //! GIF: frames and extensions. The number of repetitions and the color profile stay.
 
 use super::bytes::slice;
-use super::{FileMetadata, Findings, Kinds, trailer, xmp};
+use super::{FileMetadata, Findings, Kinds, lzw, trailer, xmp};
 
 /// The application extension of XMP. Its packet lies there as it is, not in blocks; the bytes behind it lead a
 /// reader of blocks to the end.
@@ -34,7 +34,19 @@ pub(super) fn strip(file: &[u8], level: FileMetadata) -> Option<(Vec<u8>, Findin
                 // The size of the codes is one byte before the blocks.
                 let end = blocks_end(file, at + head + 1);
                 out.extend(std::mem::take(&mut control));
-                out.extend(file.get(at..end)?);
+                let frame = file.get(at..end)?;
+                match lzw::used_blocks(frame, head) {
+                    Some(used) => {
+                        removed.add(Kinds::THUMBNAIL);
+                        out.extend(frame.get(..head + 1)?);
+                        used.chunks(255).for_each(|block| {
+                            out.push(block.len() as u8);
+                            out.extend(block);
+                        });
+                        out.push(0);
+                    }
+                    None => out.extend(frame),
+                }
                 has_frame = true;
                 frame_end = out.len();
                 at = end;

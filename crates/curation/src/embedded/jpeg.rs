@@ -13,8 +13,10 @@ const ICC: &[u8] = b"ICC_PROFILE\0";
 
 /// A piece of a file.
 enum Piece<'a> {
-    /// Bytes that stay as they are: tables, frame and scan headers, entropy-coded data.
+    /// Bytes that stay as they are: entropy-coded data.
     Same(&'a [u8]),
+    /// A table, or the header of a frame or scan, without marker and length.
+    Table(u8, &'a [u8]),
     /// A segment of `APPn` or a comment, without marker and length.
     Segment(u8, &'a [u8]),
 }
@@ -39,6 +41,10 @@ pub(super) fn strip(file: &[u8], level: FileMetadata) -> Option<(Vec<u8>, Findin
         let (mark, data) = match piece {
             Piece::Same(bytes) => {
                 out.extend(*bytes);
+                continue;
+            }
+            Piece::Table(mark, data) => {
+                segment(&mut out, *mark, &[data]);
                 continue;
             }
             Piece::Segment(mark, data) => (*mark, *data),
@@ -151,12 +157,12 @@ impl Blocks {
 fn segment_of<'a>(piece: &Piece<'a>) -> Option<(u8, &'a [u8])> {
     match piece {
         Piece::Segment(mark, data) => Some((*mark, data)),
-        Piece::Same(_) => None,
+        Piece::Same(_) | Piece::Table(..) => None,
     }
 }
 
 fn is_scan(piece: &Piece<'_>) -> bool {
-    matches!(piece, Piece::Same([0xFF, 0xDA, ..]))
+    matches!(piece, Piece::Table(0xDA, _))
 }
 
 /// The pieces behind the start-of-image mark, where the image ends, and whether bytes lie between its segments.
@@ -190,8 +196,10 @@ fn pieces(file: &[u8]) -> Option<(Vec<Piece<'_>>, usize, Kinds)> {
             }
             // Before the scans, some decoders skip a segment there and some read on within it.
             0x01 | 0xD0..=0xD8 if !in_scan => return None,
+            // A second picture within an unfinished one.
+            0xD8 => return None,
             // Marks without a length.
-            0x01 | 0xD0..=0xD8 => {
+            0x01 | 0xD0..=0xD7 => {
                 pieces.push(Piece::Same(slice(file, data_end, behind - data_end)?));
                 at = behind;
             }
@@ -208,15 +216,50 @@ fn pieces(file: &[u8]) -> Option<(Vec<Piece<'_>>, usize, Kinds)> {
                 match mark {
                     0xE0..=0xEF | 0xFE => pieces.push(Piece::Segment(mark, data)),
                     // Tables, frames, scans, restart intervals, line counts.
-                    0xC0..=0xCF | 0xDA..=0xDF => {
-                        pieces.push(Piece::Same(slice(file, mark_at - 1, at + 1 - mark_at)?));
+                    0xC0..=0xC7 | 0xC9..=0xCF | 0xDA..=0xDD => {
+                        let used = data.get(..used(mark, data)).unwrap_or(data);
+                        if used.len() < data.len() {
+                            gaps.add(Kinds::OTHER);
+                        }
+                        pieces.push(Piece::Table(mark, used));
                         in_scan |= mark == 0xDA;
                     }
+                    // Reserved, and two of hierarchical files, which no decoder reads.
                     _ => gaps.add(Kinds::OTHER),
                 }
             }
         }
     }
+}
+
+/// Bytes of a table or header that mean something; those of a broken one, all.
+fn used(mark: u8, data: &[u8]) -> usize {
+    let byte = |at: usize| data.get(at).copied().map(usize::from);
+    // Several tables in one segment, of so many bytes each.
+    let tables = |bytes_at: &dyn Fn(usize) -> Option<usize>| {
+        let mut at = 0;
+        while let Some(end) = bytes_at(at)
+            .map(|bytes| at + bytes)
+            .filter(|end| *end <= data.len())
+        {
+            at = end;
+        }
+        Some(at).filter(|at| *at > 0)
+    };
+    let used = match mark {
+        // Quantization: 64 numbers of one byte or two.
+        0xDB => tables(&|at| Some(1 + 64 * (1 + usize::from(byte(at)? >> 4 > 0)))),
+        // Huffman codes: how many of each length, and their symbols.
+        0xC4 => tables(&|at| {
+            let counts = data.get(at + 1..at + 17)?;
+            Some(17 + counts.iter().copied().map(usize::from).sum::<usize>())
+        }),
+        0xCC => None,
+        0xDA => byte(0).map(|components| 1 + 2 * components + 3),
+        0xDC | 0xDD => Some(2),
+        _ => byte(5).map(|components| 6 + 3 * components),
+    };
+    used.map_or(data.len(), |used| used.min(data.len()))
 }
 
 /// Where the data from `at` on end, and the place of the mark's second byte; fill bytes lie between the two.

@@ -24,12 +24,30 @@ const KEPT: [&[u8; 4]; 17] = [
     b"cICP", b"mDCV", b"cLLI", b"acTL", b"fcTL", b"fdAT",
 ];
 
-/// The file without what `level` removes; `None` if it breaks before its first pixels.
+/// Most bytes of a chunk that comes once and of which a decoder can do without.
+fn longest(name: &[u8]) -> Option<usize> {
+    Some(match name {
+        b"sRGB" => 1,
+        b"gAMA" | b"sBIT" | b"cICP" => 4,
+        b"bKGD" => 6,
+        b"cLLI" => 8,
+        b"pHYs" => 9,
+        b"mDCV" => 24,
+        b"cHRM" => 32,
+        b"iCCP" => usize::MAX,
+        _ => return None,
+    })
+}
+
+/// The file without what `level` removes; `None` if it breaks before its first pixels, or has some at two places.
 pub(super) fn strip(file: &[u8], level: FileMetadata) -> Option<(Vec<u8>, Findings)> {
     let (mut out, mut removed) = (file.get(..8)?.to_vec(), Findings::default());
     let (mut at, mut has_pixels) = (8, false);
     // Packets of XMP and EXIF come once; only the first counts.
     let (mut has_exif, mut has_xmp) = (false, false);
+    // Frames are shown only where a chunk before the pixels announces them.
+    let (mut announced, mut frames) = (0, 0);
+    let mut seen: Vec<&[u8]> = Vec::new();
     // Whether a chunk behind the pixels went and none is left: decoders know by the next one that pixels are whole.
     let mut is_open = false;
     // The data of the picture's first run of chunks, and where these lie in `out`.
@@ -68,16 +86,39 @@ pub(super) fn strip(file: &[u8], level: FileMetadata) -> Option<(Vec<u8>, Findin
                 rows.push(data);
                 rows_at.end = out.len() + bytes.len();
             }
+            // Pixels behind another chunk: some decoders read on there, and some do not.
+            b"IDAT" => return None,
+            b"acTL" if !has_pixels && announced == 0 => announced = be32(data, 0).unwrap_or(0),
+            b"fcTL" => frames += 1,
             _ => {}
+        }
+        let is_hidden = match name {
+            b"acTL" => announced == 0 || seen.contains(&name),
+            b"fcTL" | b"fdAT" => announced == 0 || frames > announced,
+            _ => longest(name).is_some_and(|longest| data.len() > longest || seen.contains(&name)),
+        };
+        seen.push(name);
+        if is_hidden {
+            removed.add(match name {
+                b"fdAT" => Kinds::THUMBNAIL,
+                _ => Kinds::OTHER,
+            });
+            is_open |= has_pixels;
+            continue;
+        }
+        if name == b"IEND" {
+            if !data.is_empty() {
+                removed.add(Kinds::OTHER);
+            }
+            chunk(&mut out, name, &[]);
+            is_open = false;
+            break;
         }
         if KEPT.iter().any(|kept| kept.as_slice() == name)
             || (name == b"pHYs" && level == FileMetadata::StripPrivate)
         {
             out.extend(bytes);
             is_open = false;
-            if name == b"IEND" {
-                break;
-            }
             continue;
         }
         let part = match name {

@@ -1,6 +1,8 @@
 //! Photos with metadata of every kind, written by `scripts/curate/embedded_metadata.py`, and broken ones: private
 //! texts in them hold the word SECRET, credits the word CREDIT.
 
+mod behind;
+
 use proptest::prelude::*;
 
 use super::*;

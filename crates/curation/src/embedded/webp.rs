@@ -5,6 +5,7 @@ use super::{FileMetadata, Findings, Kinds, exif, trailer, xmp};
 
 const EXIF_FLAG: u8 = 0x08;
 const XMP_FLAG: u8 = 0x04;
+const ANIMATION_FLAG: u8 = 0x02;
 /// Some programs write the head of JPEG's segment before EXIF.
 const EXIF: &[u8] = b"Exif\0\0";
 /// Bytes of a frame before its chunks.
@@ -17,26 +18,34 @@ pub(super) fn strip(file: &[u8], level: FileMetadata) -> Option<(Vec<u8>, Findin
     let mut removed = Findings::default();
     removed.add(trailer(file.get(end..).unwrap_or_default()));
     let mut out = file.get(..12)?.to_vec();
-    let (mut header, mut flags, mut has_pixels) = (None, 0, false);
+    let (mut header, mut flags, mut is_animated, mut has_pixels) = (None, 0, false, false);
     let (mut has_exif, mut has_xmp) = (false, false);
+    // Decoders take the first chunk of a name.
+    let mut seen: Vec<[u8; 4]> = Vec::new();
     let mut at = 0;
     while let Some((name, data)) = chunk(inside, at) {
-        at += 8 + data.len() + data.len() % 2;
+        let is_first = !seen.contains(name);
+        seen.push(*name);
         match name {
-            b"VP8X" if header.is_none() => {
+            b"VP8X" if at == 0 => {
                 header = Some(out.len() + 8);
+                is_animated = data.first().is_some_and(|flags| flags & ANIMATION_FLAG != 0);
                 // What is behind the fields of the header means nothing.
                 write(&mut out, name, data.get(..10).unwrap_or(data));
             }
-            b"VP8 " | b"VP8L" => {
+            b"VP8 " | b"VP8L" if !has_pixels && !is_animated => {
                 has_pixels = true;
                 write(&mut out, name, data);
             }
-            b"ALPH" | b"ANIM" | b"ICCP" => write(&mut out, name, data),
-            b"ANMF" => {
+            b"ALPH" | b"ICCP" if header.is_some() && is_first => write(&mut out, name, data),
+            // Color of the background and number of repetitions.
+            b"ANIM" if is_animated && is_first => write(&mut out, name, data.get(..6).unwrap_or(data)),
+            b"ANMF" if is_animated => {
                 has_pixels = true;
                 write(&mut out, name, &frame(data, &mut removed));
             }
+            // Pictures that no decoder shows.
+            b"VP8 " | b"VP8L" | b"ALPH" | b"ANMF" => removed.add(Kinds::THUMBNAIL),
             // Without an extended header, decoders do not look for metadata.
             b"EXIF" if header.is_some() && !has_exif => {
                 has_exif = true;
@@ -68,11 +77,16 @@ pub(super) fn strip(file: &[u8], level: FileMetadata) -> Option<(Vec<u8>, Findin
             }
             _ => removed.add(Kinds::OTHER),
         }
+        at += 8 + data.len() + data.len() % 2;
     }
     // A last chunk that the file ends in.
     if let Some(rest) = inside.get(at..).filter(|rest| rest.len() >= 8) {
         match rest.get(..4)? {
-            b"VP8 " | b"VP8L" | b"ALPH" | b"ANMF" => {
+            b"VP8 " | b"VP8L" if !has_pixels && !is_animated => {
+                has_pixels = true;
+                out.extend(rest);
+            }
+            b"ANMF" if is_animated => {
                 has_pixels = true;
                 out.extend(rest);
             }
@@ -91,11 +105,19 @@ pub(super) fn strip(file: &[u8], level: FileMetadata) -> Option<(Vec<u8>, Findin
 fn frame(data: &[u8], removed: &mut Findings) -> Vec<u8> {
     let mut out = data.get(..FRAME_HEAD).unwrap_or(data).to_vec();
     let inside = data.get(FRAME_HEAD..).unwrap_or_default();
-    let mut at = 0;
+    let (mut at, mut has_alpha, mut has_pixels) = (0, false, false);
     while let Some((name, data)) = chunk(inside, at) {
         at += 8 + data.len() + data.len() % 2;
         match name {
-            b"VP8 " | b"VP8L" | b"ALPH" => write(&mut out, name, data),
+            b"ALPH" if !has_alpha && !has_pixels => {
+                has_alpha = true;
+                write(&mut out, name, data);
+            }
+            b"VP8 " | b"VP8L" if !has_pixels => {
+                has_pixels = true;
+                write(&mut out, name, data);
+            }
+            b"VP8 " | b"VP8L" | b"ALPH" => removed.add(Kinds::THUMBNAIL),
             _ => removed.add(Kinds::OTHER),
         }
     }

@@ -58,13 +58,13 @@ pub(crate) struct Folder {
 impl Folder {
     /// Gives an error if there is no folder.
     pub(crate) fn check(config: &FolderConfig) -> Result<(), Error> {
-        match config.folder.is_dir() {
-            true => Ok(()),
-            false => Err(Error::source(
-                &config.folder,
-                "must be a folder of photos, got none",
-            )),
-        }
+        let found = match (config.folder.is_dir(), config.folder.exists()) {
+            (true, _) => return Ok(()),
+            (false, true) => "a file",
+            (false, false) => "none",
+        };
+        let reason = format!("must be a folder of photos, got {found}");
+        Err(Error::source(&config.folder, reason))
     }
 
     pub(crate) fn open(

@@ -71,17 +71,17 @@ pub struct Columns {
 }
 
 impl TableConfig {
-    pub(crate) fn validate(&self) -> Result<(), Error> {
-        if self.columns.key.is_empty() {
-            return Err(Error::config(
-                "source.columns.key",
-                "must be the name of a column, got none",
-            ));
+    /// `source`: the path of its table in the config.
+    pub(crate) fn validate(&self, source: &str) -> Result<(), Error> {
+        let columns = serde_json::to_value(&self.columns).unwrap_or_default();
+        for (key, column) in columns.as_object().into_iter().flatten() {
+            let column = column.as_str().unwrap_or_default();
+            Error::unless_filled(&format!("{source}.columns.{key}"), "the name of a column", column)?;
         }
         match self.delimiter {
             Some(delimiter) if !delimiter.is_ascii() => {
                 let reason = format!("must be one ASCII character, got `{delimiter}`");
-                Err(Error::config("source.delimiter", reason))
+                Err(Error::config(&format!("{source}.delimiter"), reason))
             }
             _ => Ok(()),
         }

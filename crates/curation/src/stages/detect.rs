@@ -187,6 +187,7 @@ impl FacesConfig {
             self.tiles,
         )?;
         check_batch("faces", self.batch_images)?;
+        check_path("faces", &self.weights)?;
         match self.scale {
             FaceScale::Sides {
                 shorter_px,
@@ -219,6 +220,7 @@ impl PersonsConfig {
             self.tiles,
         )?;
         check_batch("persons", self.batch_images)?;
+        check_path("persons", &self.weights)?;
         match self.sides {
             Some(SidesConfig {
                 shorter_px,
@@ -280,6 +282,11 @@ fn failed(stage: &str, reason: String) -> Error {
 pub(crate) fn weights_sha256(stage: &str, path: &Path) -> Result<String, Error> {
     let sum = data::sha256_of_file(path).map_err(|error| unread_weights(stage, path, &error.source))?;
     Ok(sum.hex())
+}
+
+fn check_path(stage: &str, weights: &Path) -> Result<(), Error> {
+    let key = format!("stages.{stage}.weights");
+    Error::unless_filled(&key, "a file of weights", &weights.to_string_lossy())
 }
 
 /// Gives an error if a file of weights cannot be opened.

@@ -145,7 +145,19 @@ impl FetchConfig {
                 ));
             }
         }
-        if self.user_agent.is_empty() || !self.user_agent.bytes().all(|byte| (32..127).contains(&byte)) {
+        if self.pause_s > self.max_pause_s {
+            let reason = format!(
+                "must be at most `max_pause_s` = {}, got {}",
+                self.max_pause_s, self.pause_s
+            );
+            return Err(Error::config(&key("pause_s"), reason));
+        }
+        if self.gone_addresses.iter().any(|part| part.trim().is_empty()) {
+            let reason = "must be parts of addresses, got an empty one, which is in every address";
+            return Err(Error::config(&key("gone_addresses"), reason));
+        }
+        if self.user_agent.trim().is_empty() || !self.user_agent.bytes().all(|byte| (32..127).contains(&byte))
+        {
             let reason = "must be printable ASCII and name a contact: hosts refuse programs that do not say who runs them";
             return Err(Error::config(&key("user_agent"), reason));
         }

@@ -1,5 +1,6 @@
 //! Files of photos as stages receive them: read, hashed and let through by the ledger's gate.
 
+use crate::error::Error;
 use crate::ledger::{Content, Decision, Gate, Refusal, TAKEN_DOWN, sha256};
 use crate::photo::Photo;
 use crate::photos::Photos;
@@ -22,10 +23,14 @@ impl Files<'_> {
     /// The file of a photo, or a decision where no stage can use it: it cannot be read, its bytes were taken
     /// down under any key, or they differ from those that an earlier stage saw.
     pub(crate) fn read(&self, photo: &Photo) -> Result<File, Decision> {
-        let bytes = self
-            .photos
-            .read(photo)
-            .map_err(|error| Decision::dropped(photo.id, "unreadable").detail(data::with_causes(&error)))?;
+        let bytes = self.photos.read(photo).map_err(|error| {
+            let is_too_large = |source: &std::io::Error| source.kind() == std::io::ErrorKind::FileTooLarge;
+            let reason = match &error {
+                Error::Io { source, .. } if is_too_large(source) => "too_large",
+                _ => "unreadable",
+            };
+            Decision::dropped(photo.id, reason).detail(data::with_causes(&error))
+        })?;
         let content = sha256(&bytes);
         match self.gate.check(photo.id, &content) {
             Ok(()) => Ok(File { bytes, content }),

@@ -66,6 +66,14 @@ impl IntegrityConfig {
             );
             return Err(Error::config("stages.integrity.min_side_px", reason));
         }
+        let least = u64::from(self.min_side_px).pow(2);
+        if self.max_pixels > 0 && self.max_pixels < least {
+            let reason = format!(
+                "must be at least {least}, the square of `min_side_px`, got {}: every photo would be too small or too large",
+                self.max_pixels
+            );
+            return Err(Error::config("stages.integrity.max_pixels", reason));
+        }
         if self.max_pixels == 0 || self.max_side_px == 0 {
             let name = if self.max_pixels == 0 {
                 "max_pixels"

@@ -72,9 +72,32 @@ impl LicenseConfig {
                 "must be at least one license, got none",
             ));
         }
-        if let Some(license) = self.accept.iter().find(|license| license.name.is_empty()) {
-            let reason = format!("must be the name of a license, got none for {:?}", license.urls);
-            return Err(Error::config("stages.licence.accept.name", reason));
+        let fields = serde_json::to_value(&self.attribution).unwrap_or_default();
+        let fields = fields.as_array().into_iter().flatten();
+        let fields: Vec<&str> = fields.filter_map(|field| field.as_str()).collect();
+        Error::unless_once("stages.licence.attribution", &fields)?;
+        let is_blank = |text: &str| text.trim().is_empty();
+        for (at, license) in self.accept.iter().enumerate() {
+            let key = |name: &str| format!("stages.licence.accept.{at}.{name}");
+            if is_blank(&license.name) {
+                let reason = format!("must be the name of a license, got none for {:?}", license.urls);
+                return Err(Error::config(&key("name"), reason));
+            }
+            if license.urls.iter().any(|url| is_blank(url)) {
+                let reason = format!(
+                    "must be addresses of the license `{}`, got an empty one",
+                    license.name
+                );
+                return Err(Error::config(&key("urls"), reason));
+            }
+            let is_twice = |other: &License| other.name == license.name;
+            if self.accept.iter().take(at).any(is_twice) {
+                let reason = format!(
+                    "must be another name than those before it, got `{}` twice: write its addresses in one entry",
+                    license.name
+                );
+                return Err(Error::config(&key("name"), reason));
+            }
         }
         Ok(())
     }

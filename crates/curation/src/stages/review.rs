@@ -149,6 +149,8 @@ impl ReviewConfig {
                 "must be at least one category, got none",
             ));
         }
+        let names: Vec<&str> = self.drop.iter().map(|category| category.name()).collect();
+        Error::unless_once("stages.review.drop", &names)?;
         if !(0.0..=1.0).contains(&self.labeled_twice) {
             let reason = format!("must be 0 to 1, got {}", self.labeled_twice);
             return Err(Error::config("stages.review.labelled_twice", reason));

@@ -64,7 +64,15 @@ pub fn stage_sheet(folder: &Path, options: SheetOptions<'_>) -> Result<SheetMade
     let ledger = Ledger::open_existing(folder)?;
     let config = Config::of(&ledger, folder)?;
     let Some(row) = ledger.stage(options.stage)? else {
-        let reason = format!("`{}` has not decided on any photo", options.stage);
+        let names: Vec<&str> = config.stages.iter().map(StageConfig::name).collect();
+        let reason = match names.contains(&options.stage) {
+            true => format!("`{}` has not decided on any photo", options.stage),
+            false => format!(
+                "this curation has no stage `{}`; it has {}",
+                options.stage,
+                data::names::listed(&names)
+            ),
+        };
         return Err(failed(reason, Hint::NameDecidedStage));
     };
     let (decided, all) = ledger.decided(row.id, !options.dropped, options.photos)?;

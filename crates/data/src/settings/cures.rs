@@ -8,6 +8,9 @@ use super::{Cure, Edit, Fault};
 use serde::de::DeserializeOwned;
 use toml::{Table, Value};
 
+/// Keys by which other programs name a choice.
+const NAMING: [&str; 5] = ["name", "type", "kind", "method", "_target_"];
+
 /// A place with a problem.
 pub(super) struct Faulty<'t> {
     /// The tree before all edits.
@@ -28,8 +31,10 @@ impl Faulty<'_> {
         match problem {
             Problem::Unknown { key, known } => edit
                 .and_then(|edit| dotted(self.before, edit))
+                .or_else(|| self.flat(key, known))
                 .or_else(|| self.similar(key, known))
                 .or_else(|| self.header::<C>(known))
+                .or_else(|| self.instead::<C>(key, known))
                 .or_else(|| self.elsewhere::<C>(key))
                 .or_else(|| self.misspelt_elsewhere::<C>(key)),
             Problem::Missing { key } => {
@@ -160,6 +165,91 @@ impl Faulty<'_> {
             })
     }
 
+    /// The table itself, if an unknown table in it has keys of its own.
+    fn flat(&self, key: &str, known: &[&str]) -> Option<Cure> {
+        let inner = with(self.parent, key);
+        let keys = get(self.root, &inner)?.as_table()?;
+        let belong = keys.len() > 1 && keys.keys().all(|key| known.contains(&key.as_str()));
+        let is_flat = belong && !self.is_edited && !self.parent.is_empty();
+        is_flat.then(|| Cure::Flat {
+            table: self.path(self.parent),
+            inner: self.path(&inner),
+        })
+    }
+
+    /// The key that the table lacks, if the value of this one fits it and no other table lacks this one.
+    fn instead<C: DeserializeOwned>(&self, key: &str, known: &[&str]) -> Option<Cure> {
+        let table = get(self.root, self.parent)?.as_table()?;
+        let value = table.get(key)?;
+        let has = |(key, _): &(&String, &Value)| known.contains(&key.as_str());
+        let entries = table.iter().filter(has);
+        let mut changed: Table = entries.map(|(key, value)| (key.clone(), value.clone())).collect();
+        let unread = |table: &Table| {
+            let mut other = self.root.clone();
+            place::replace(&mut other, self.parent, Value::Table(table.clone()));
+            reader::read::<C>(&other).err()
+        };
+        let before = unread(&changed)?;
+        let Problem::Missing { key: lacking } = before.problem else {
+            return None;
+        };
+        if before.place? != self.parent {
+            return None;
+        }
+        changed.insert(lacking.clone(), value.clone());
+        let place = with(self.parent, &lacking);
+        let fits = match unread(&changed) {
+            None => true,
+            // It belongs there.
+            Some(after) if matches!(&after.problem, Problem::Missing { key: other } if other == key) => false,
+            Some(after) => !after.place.unwrap_or_default().starts_with(&place),
+        };
+        fits.then(|| Cure::Instead {
+            path: self.path(&place),
+            key: key.to_string(),
+        })
+    }
+
+    /// The choice that a key such as `name` names.
+    fn named<C: DeserializeOwned>(&self, names: Names) -> Option<Cure> {
+        let table = get(self.root, self.parent)?.as_table()?;
+        let mut keys = NAMING.iter().filter(|key| !names.contains(key));
+        let (key, value) = keys.find_map(|key| Some((*key, table.get(*key)?.as_str()?)))?;
+        let name = meant_by(value, names)?;
+        let path = self.path(self.parent);
+        if table.contains_key(name) {
+            let key = self.path(&with(self.parent, key));
+            return Some(Cure::Omit { key });
+        }
+        if self.is_edited {
+            return Some(Cure::Replace {
+                path,
+                content: example::<C>(self.root, self.parent, name),
+            });
+        }
+        let (header, table_of_name) = match self.parent.split_last()? {
+            (Step::Index(_), list) => {
+                let list = self.path(list);
+                (format!("[[{list}]]"), format!("{list}.{name}"))
+            }
+            (Step::Key(_), _) => (format!("[{path}]"), format!("{path}.{name}")),
+        };
+        if self.text.lines().any(|line| line.trim().starts_with(&header)) {
+            return Some(Cure::Named {
+                header,
+                table: table_of_name,
+                key: key.to_string(),
+            });
+        }
+        let mut settings = table.clone();
+        settings.remove(key);
+        let content = format!("{{ {name} = {} }}", inline(&Value::Table(settings)));
+        Some(match self.parent.last()? {
+            Step::Key(_) => Cure::Replace { path, content },
+            Step::Index(_) => Cure::Line { line: content },
+        })
+    }
+
     /// Other tables that have the key; those first in which it is given.
     fn elsewhere<C: DeserializeOwned>(&self, key: &str) -> Option<Cure> {
         const MOST: usize = 3;
@@ -209,6 +299,9 @@ impl Faulty<'_> {
             .filter(|key| !names.contains(&key.as_str()))
             .cloned()
             .collect();
+        if let Some(named) = self.named::<C>(names) {
+            return Some(named);
+        }
         let may_choose = self.is_edited || matches!(self.parent.last(), Some(Step::Key(_)));
         let choose = may_choose.then(|| Cure::Choose { path: path.clone() });
         let Some(first) = strange.first() else {
@@ -487,9 +580,26 @@ fn misspelt<'n>(name: &str, known: &[&'n str]) -> Option<&'n str> {
     let furthest = if name.len() < LONG { 1 } else { 2 };
     let plain = |name: &str| name.to_lowercase().replace('-', "_");
     let distance = |known: &str| strsim::damerau_levenshtein(&plain(name), &plain(known));
-    let close = known.iter().copied().map(|known| (distance(known), known));
+    // `moco_v2` is another thing than `moco_v3`, not a misspelling of it.
+    let digits = |name: &str| {
+        let mut digits: Vec<char> = name.chars().filter(char::is_ascii_digit).collect();
+        digits.sort_unstable();
+        digits
+    };
+    let same = known
+        .iter()
+        .copied()
+        .filter(|known| digits(known) == digits(name));
+    let close = same.map(|known| (distance(known), known));
     let (distance, known) = close.min_by_key(|(distance, _)| *distance)?;
     (distance <= furthest).then_some(known)
+}
+
+/// The choice that another program's name means: `SGD`, `resnet18`, `RandomResizedCrop`.
+fn meant_by<'n>(name: &str, choices: &[&'n str]) -> Option<&'n str> {
+    let plain = name.to_lowercase().replace('-', "_");
+    let begins = |choice: &&str| plain.starts_with(*choice);
+    nearest(name, choices).or_else(|| only(choices.iter().copied().filter(begins)))
 }
 
 /// The name that was probably meant: one nearly of this spelling, or the only one that shares a whole word or its start.
@@ -506,6 +616,9 @@ fn nearest<'n>(name: &str, known: &[&'n str]) -> Option<&'n str> {
         long.strip_prefix(short)
             .is_some_and(|rest| rest.is_empty() || rest.starts_with('_'))
     };
+    if let Some(known) = only(known.iter().copied().filter(|known| begins(&name, known))) {
+        return Some(known);
+    }
     let words = |text: &str| -> Vec<String> { text.split(['_', '-']).map(String::from).collect() };
     let shares = |known: &&str| {
         let of_known = words(known);

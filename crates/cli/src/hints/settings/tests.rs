@@ -216,6 +216,47 @@ fn faults_of_edits() {
 }
 
 #[test]
+fn tables_as_other_programs_write_them() {
+    let one_of_networks = "must have exactly one of `resnet`, `vit`, got";
+    let one_of_stages = "must have exactly one of `faces`, `persons`, `crop`, got";
+    for (from, to, expected) in [
+        (
+            "[network.resnet]\n",
+            "[network]\nname = \"resnet18\"\n",
+            format!(
+                "  line 9: `network` {one_of_networks} `layers`, `name` and `stem`\n  \
+                 hint: write the line `[network.resnet]` in place of `[network]`, and leave out `name`\n"
+            ),
+        ),
+        (
+            "faces = { score = 0.5 }",
+            "type = \"faces\"\nscore = 0.5",
+            format!(
+                "  line 16: `stages.0` {one_of_stages} `score` and `type`\n  \
+                 hint: write the line `[stages.faces]` below `[[stages]]`, and leave out `type`\n"
+            ),
+        ),
+        (
+            "[network.resnet]\nlayers",
+            "[network.resnet]\ndepth",
+            "  line 10: there is no key `network.resnet.depth`: `network.resnet` has no `depth`; keys are `layers`, `stem`\n  \
+             hint: `network.resnet.layers` is missing: write `layers` in place of `depth`\n"
+                .to_string(),
+        ),
+        (
+            "[training]\n",
+            "[training.run]\nmicro_batch_images = 8\n",
+            "  line 24: there is no key `training.run`: `training` has no `run`; keys are `epochs`, `micro_batch_images`\n  \
+             hint: write the line `[training]` in place of `[training.run]`\n"
+                .to_string(),
+        ),
+    ] {
+        assert!(TEXT.contains(from), "{from}");
+        assert_eq!(refused(&TEXT.replace(from, to), &[]), expected);
+    }
+}
+
+#[test]
 fn faults_of_files() {
     let mut all = String::new();
     for (from, to) in [

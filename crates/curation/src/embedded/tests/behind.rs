@@ -1,0 +1,247 @@
+//! Data behind the last pixel and beside the picture, as phones, editors and archivers leave them: they go, and the
+//! rest of the file is the same to the byte.
+
+use image::AnimationDecoder;
+
+use super::*;
+
+/// What is found behind the ends of pictures: its name, its kind, its bytes.
+fn appended() -> [(&'static str, &'static str, Vec<u8>); 5] {
+    let video = b"\0\0\0\x18ftypmp42\0\0\0\0mp42isom\0\0\0\x0emdatSECRET".to_vec();
+    let samsung = b"\0\0\x01\x0a\x0e\0\0\0Image_UTC_DataSECRETSEFHk\0\0\0\x01\0\0\0SEFT".to_vec();
+    [
+        ("a Motion Photo's video", "thumbnail", video),
+        ("the second picture of an MPF file", "thumbnail", JPEG.to_vec()),
+        (
+            "an archive",
+            "other",
+            b"PK\x03\x04\x14\0SECRETPK\x05\x06\0\0\0\0".to_vec(),
+        ),
+        ("a phone's trailer", "other", samsung),
+        ("a text", "other", b"SECRET".to_vec()),
+    ]
+}
+
+fn clean(file: &[u8]) -> Vec<u8> {
+    strip(file, PRIVATE).unwrap().file.into_owned()
+}
+
+/// Checks that a file with hidden data becomes `clean` again.
+#[track_caller]
+fn goes(name: &str, kinds: &[&str], hidden: &[u8], clean: &[u8]) {
+    let stripped = strip(hidden, PRIVATE).unwrap();
+    assert!(*stripped.file == *clean, "{name}");
+    assert_eq!(names(stripped.removed), kinds, "{name}");
+}
+
+#[test]
+fn what_lies_behind_the_end_of_a_file_goes() {
+    for (format, file) in ALL {
+        let clean = clean(file);
+        for (name, kind, bytes) in appended() {
+            let hidden = [&clean[..], &bytes].concat();
+            goes(&format!("{name} in {format}"), &[kind], &hidden, &clean);
+            assert_eq!(pixels(&clean).unwrap(), pixels(&hidden).unwrap());
+        }
+        // Padding is no data of anybody.
+        let padded = [&clean[..], &[0; 64]].concat();
+        assert!(*strip(&padded, PRIVATE).unwrap().file == *clean, "{format}");
+    }
+}
+
+fn segment(mark: u8, data: &[u8]) -> Vec<u8> {
+    let length = (data.len() as u16 + 2).to_be_bytes();
+    [&[0xFF, mark], &length[..], data].concat()
+}
+
+#[test]
+fn segments_of_applications_go_from_a_jpeg_before_and_behind_its_scans() {
+    let clean = clean(JPEG);
+    let end = clean.len() - 2;
+    for (name, mark, data) in [
+        ("MPF", 0xE2, &b"MPF\0II*\0\x08\0\0\0SECRET"[..]),
+        ("FlashPix", 0xE2, b"FPXR\0\0SECRET"),
+        ("an unknown APP2", 0xE2, b"SECRET"),
+        ("a depth map", 0xE8, b"SECRET"),
+        ("JUMBF with C2PA", 0xEB, b"JP\0\x01\0\0\0\x01\0\0\0\x14jumbSECRET"),
+        ("Ducky", 0xEC, b"Ducky\0SECRET"),
+        ("no Photoshop", 0xED, b"SECRET"),
+        ("APP15", 0xEF, b"SECRET"),
+        ("a reserved segment", 0xC8, b"SECRET"),
+        ("an extension", 0xF7, b"SECRET"),
+    ] {
+        let segment = segment(mark, data);
+        for at in [2, end] {
+            let hidden = [&clean[..at], &segment, &clean[at..]].concat();
+            goes(&format!("{name} at {at}"), &["other"], &hidden, &clean);
+        }
+    }
+    let comment = [&clean[..end], &segment(0xFE, b"SECRET"), &clean[end..]].concat();
+    goes("a comment behind the scan", &["comment"], &comment, &clean);
+    // Photoshop's thumbnail in a second segment; the credit in the first one stays.
+    let thumbnail = segment(0xED, b"Photoshop 3.0\x008BIM\x04\x0c\0\0\0\0\0\x06SECRET");
+    let hidden = [&clean[..end], &thumbnail, &clean[end..]].concat();
+    goes("Photoshop's thumbnail", &["thumbnail"], &hidden, &clean);
+}
+
+#[test]
+fn what_lies_behind_a_table_or_header_of_a_jpeg_goes() {
+    let clean = clean(JPEG);
+    for mark in [0xDB, 0xC0, 0xC4, 0xDA] {
+        let at = clean.windows(2).position(|bytes| bytes == [0xFF, mark]).unwrap();
+        let length = usize::from(u16::from_be_bytes([clean[at + 2], clean[at + 3]]));
+        let data = [&clean[at + 4..at + 2 + length], b"SECRET"].concat();
+        let hidden = [&clean[..at], &segment(mark, &data), &clean[at + 2 + length..]].concat();
+        goes(&format!("{mark:#x}"), &["other"], &hidden, &clean);
+    }
+    let restart = [&clean[..2], &segment(0xDD, b"\0\0"), &clean[2..]].concat();
+    let hidden = [&clean[..2], &segment(0xDD, b"\0\0SECRET"), &clean[2..]].concat();
+    goes("restart interval", &["other"], &hidden, &restart);
+}
+
+#[test]
+fn a_second_picture_within_an_unfinished_jpeg_is_refused() {
+    let clean = clean(JPEG);
+    let unfinished = &clean[..clean.len() - 2];
+    assert!(strip(&[unfinished, JPEG].concat(), PRIVATE).is_err());
+    assert!(strip(unfinished, PRIVATE).is_ok());
+}
+
+fn png_chunk(name: &[u8; 4], data: &[u8]) -> Vec<u8> {
+    let mut sum = flate2::Crc::new();
+    sum.update(name);
+    sum.update(data);
+    let length = (data.len() as u32).to_be_bytes();
+    [&length[..], name, data, &sum.sum().to_be_bytes()].concat()
+}
+
+#[test]
+fn pixels_and_texts_that_no_decoder_of_png_shows_go() {
+    let plain = png_of(0, 0, 18, b"", &[]);
+    // Behind the header, and before the end.
+    let (begin, end) = (8 + 25, plain.len() - 12);
+    let with = |at: usize, chunk: &[u8]| [&plain[..at], chunk, &plain[at..]].concat();
+    let frame = png_chunk(b"fdAT", b"\0\0\0\x01SECRET");
+    goes("no animation", &["thumbnail"], &with(end, &frame), &plain);
+    let late = [png_chunk(b"acTL", b"\0\0\0\x02\0\0\0\0"), frame.clone()].concat();
+    goes(
+        "announced too late",
+        &["thumbnail", "other"],
+        &with(end, &late),
+        &plain,
+    );
+    goes(
+        "too long",
+        &["other"],
+        &with(begin, &png_chunk(b"gAMA", b"SECRET")),
+        &plain,
+    );
+    let gamma = png_chunk(b"gAMA", b"\0\0\xb1\x8f");
+    let twice = with(begin, &[&gamma[..], &png_chunk(b"gAMA", b"SECR")].concat());
+    goes("twice", &["other"], &twice, &with(begin, &gamma));
+    let ended = [&plain[..end], &png_chunk(b"IEND", b"SECRET")].concat();
+    goes("in the end", &["other"], &ended, &plain);
+    // One frame is announced.
+    let control = png_chunk(b"fcTL", &[0; 26]);
+    let announced = with(
+        begin,
+        &[&png_chunk(b"acTL", b"\0\0\0\x01\0\0\0\0")[..], &control].concat(),
+    );
+    let end = announced.len() - 12;
+    let second = [&announced[..end], &control, &frame, &announced[end..]].concat();
+    goes("a frame too many", &["thumbnail", "other"], &second, &announced);
+    let apart = [png_chunk(b"sRGB", b"\0"), png_chunk(b"IDAT", b"SECRET")].concat();
+    assert!(strip(&with(plain.len() - 12, &apart), PRIVATE).is_err());
+}
+
+fn webp_with(clean: &[u8], name: &[u8; 4], data: &[u8]) -> Vec<u8> {
+    let length = (data.len() as u32).to_le_bytes();
+    let padding = &[0][..data.len() % 2];
+    let mut file = [clean, name, &length, data, padding].concat();
+    let length = (file.len() - 8) as u32;
+    file[4..8].copy_from_slice(&length.to_le_bytes());
+    file
+}
+
+#[test]
+fn chunks_and_pictures_that_no_decoder_of_webp_shows_go() {
+    let clean = clean(WEBP);
+    let at = clean.windows(4).position(|name| name == b"VP8 ").unwrap();
+    let length = u32::from_le_bytes(clean[at + 4..at + 8].try_into().unwrap()) as usize;
+    let picture = clean[at + 8..at + 8 + length].to_vec();
+    let frame = [&[0; 16][..], b"VP8 ", &(length as u32).to_le_bytes(), &picture].concat();
+    for (name, kind, data) in [
+        (b"VP8 ", "thumbnail", &picture[..]),
+        (b"VP8L", "thumbnail", b"SECRET"),
+        (b"ANMF", "thumbnail", &frame),
+        (b"ANIM", "other", b"SECRET"),
+        (b"ICCP", "other", b"SECRET"),
+        (b"SECR", "other", b"SECRET!"),
+    ] {
+        let hidden = webp_with(&clean, name, data);
+        goes(&String::from_utf8_lossy(name), &[kind], &hidden, &clean);
+        // A picture of two kinds is none.
+        if name != b"VP8L" {
+            assert_eq!(pixels(&hidden).unwrap(), pixels(&clean).unwrap());
+        }
+    }
+}
+
+/// A GIF of 2 x 2 px; `more` follows its compressed pixels in their block, `blocks` are blocks behind it.
+fn gif_with(more: &[u8], blocks: &[u8]) -> Vec<u8> {
+    // Clear, four colors, end: four codes of 3 bits, then two of 4 bits, the lowest bits first.
+    let codes = 4u32 | (1 << 6) | (2 << 9) | (3 << 12) | (5 << 16);
+    let stream = [&codes.to_le_bytes()[..3], more].concat();
+    [
+        b"GIF89a\x02\0\x02\0\x81\0\0",
+        &b"\0\0\0\x40\0\0\0\x80\0\xff\xff\xff"[..],
+        b"\x2c\0\0\0\0\x02\0\x02\0\0\x02",
+        &[stream.len() as u8],
+        &stream,
+        blocks,
+        b"\0\x3b",
+    ]
+    .concat()
+}
+
+#[test]
+fn what_lies_behind_the_last_pixel_of_a_gif_goes() {
+    let plain = gif_with(b"", b"");
+    assert!(matches!(strip(&plain, PRIVATE).unwrap().file, Cow::Borrowed(_)));
+    let picture = pixels(&plain).unwrap();
+    assert_eq!((picture.width, picture.height), (2, 2));
+    for hidden in [
+        gif_with(b"SECRET", b""),
+        gif_with(b"", b"\x06SECRET"),
+        gif_with(b"SECRET", &[&[200u8][..], &[b'S'; 200]].concat()),
+    ] {
+        goes("behind the end code", &["thumbnail"], &hidden, &plain);
+        assert_eq!(pixels(&hidden).unwrap(), picture);
+    }
+}
+
+#[test]
+fn extensions_between_the_frames_of_a_gif_go_and_its_frames_stay() {
+    let frames = |file: &[u8]| {
+        let decoder = image::codecs::gif::GifDecoder::new(std::io::Cursor::new(file.to_vec())).unwrap();
+        let frames = decoder.into_frames().collect_frames().unwrap();
+        let seen = frames
+            .into_iter()
+            .map(|frame| (frame.delay().numer_denom_ms(), frame.into_buffer()));
+        seen.collect::<Vec<_>>()
+    };
+    let clean = clean(GIF);
+    assert!(frames(GIF).len() > 1 && frames(&clean) == frames(GIF));
+    let is_control = |bytes: &[u8]| bytes == [0x21, 0xF9, 0x04];
+    let second = clean.windows(3).rposition(is_control).unwrap();
+    for (kind, extension) in [
+        ("comment", &b"\x21\xfe\x06SECRET\0"[..]),
+        ("other", b"\x21\xff\x0bSECRETS1.00\x06SECRET\0"),
+        ("other", b"\x21\x99\x06SECRET\0"),
+    ] {
+        for at in [second, clean.len() - 1] {
+            let hidden = [&clean[..at], extension, &clean[at..]].concat();
+            goes(&format!("{kind} at {at}"), &[kind], &hidden, &clean);
+        }
+    }
+}
