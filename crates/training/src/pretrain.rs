@@ -13,7 +13,7 @@ use crate::run_log::LogLine;
 use backbones::Replicas;
 use burn::tensor::Device;
 use plan::Plan;
-pub use ranks::{agree, check_agreement};
+pub use ranks::{agree, check_agreement, share_bad_records};
 use run_directory::RunDirectory;
 use std::path::PathBuf;
 use std::sync::Arc;

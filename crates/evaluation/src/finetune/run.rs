@@ -415,16 +415,7 @@ impl<'a> Finetuning<'a> {
     /// The scores of all ranks' records, in the order of records; broken records count against the limit over all ranks.
     fn merged(&self, own: Vec<RecordScore>, loader: &Loader) -> Result<Scored, Error> {
         let replicas = &self.job.options.replicas;
-        let bad = serde_json::to_vec(&loader.bad_records_besides(&BTreeSet::new())).unwrap_or_default();
-        let bad = replicas.gather_bytes(bad);
-        let bad = bad.iter().flat_map(|of_rank| {
-            let of_rank: Vec<data::BadRecord> = serde_json::from_slice(of_rank).unwrap_or_default();
-            of_rank
-        });
-        training::agree(
-            replicas,
-            loader.add_bad_records(bad.collect()).map_err(Error::from),
-        )?;
+        training::share_bad_records(replicas, loader, &mut BTreeSet::new())?;
         let bytes = own.iter().flat_map(RecordScore::to_bytes).collect();
         let bytes = replicas.gather_bytes(bytes).concat();
         let all: Vec<RecordScore> = bytes.as_chunks().0.iter().map(RecordScore::from_bytes).collect();

@@ -192,11 +192,12 @@ pub(super) fn alike<T>(replicas: &Replicas, result: Result<T, Error>) -> Result<
 }
 
 /// Enters the broken records that each rank found since the last call on all of them, so that their number and limit are
-/// those of the run. `known` holds the positions of those that all ranks have.
+/// those of all ranks together. `known` holds the positions of those that all ranks have; it is empty before the first
+/// call with a loader.
 ///
 /// # Errors
-/// More than the config allows, over all ranks.
-pub(super) fn share_bad_records(
+/// More than the loader's config allows, over all ranks; rank 0 reports it, the others have [`Error::OtherRank`].
+pub fn share_bad_records(
     replicas: &Replicas,
     loader: &data::Loader,
     known: &mut BTreeSet<u64>,

@@ -7,7 +7,7 @@ use crate::progress::Event;
 use backbones::Replicas;
 use burn::tensor::Device;
 use data::targets::{ImageTargets, Rle};
-use data::{BadRecord, Dataset, Loader, LoaderConfig, Order, ViewTargets};
+use data::{Dataset, Loader, LoaderConfig, Order, ViewTargets};
 use detection::BoundingBox;
 use detection::metrics::{
     CocoScores, ImageResults, Intervals, Kind, Matches, Scored, VocScores, VocYear, coco, voc,
@@ -194,14 +194,7 @@ impl Pass<'_> {
 
     /// The results of all ranks, in the order of records; broken records count against the limit over all ranks.
     fn merged(&self, own: Vec<Sent>, set: &EvaluationSet, loader: &Loader) -> Result<Found, Error> {
-        let bad = serde_json::to_vec(&loader.bad_records_besides(&BTreeSet::new())).unwrap_or_default();
-        let bad = self.replicas.gather_bytes(bad);
-        let bad = bad.iter().flat_map(|of_rank| {
-            let of_rank: Vec<BadRecord> = serde_json::from_slice(of_rank).unwrap_or_default();
-            of_rank
-        });
-        let entered = loader.add_bad_records(bad.collect()).map_err(Error::from);
-        training::agree(self.replicas, entered)?;
+        training::share_bad_records(self.replicas, loader, &mut BTreeSet::new())?;
         let bytes = self
             .replicas
             .gather_bytes(serde_json::to_vec(&own).unwrap_or_default());
