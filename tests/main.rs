@@ -30,6 +30,8 @@ mod program;
 mod runs;
 /// Features in slices.
 mod slices;
+/// A detector and pictures for tests of fine-tuning.
+mod small_detector;
 /// Many protocols over many encoders and data sets.
 mod suite;
 /// Weights of other programs.
