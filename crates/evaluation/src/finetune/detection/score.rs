@@ -57,7 +57,7 @@ impl BoxScores {
     /// AP over IoU 0.5 to 0.95, at 0.5, and at 0.75.
     pub(super) fn main(&self) -> [Option<f64>; 3] {
         match self {
-            Self::Coco(scores) => [scores.ap, scores.ap50, scores.ap75],
+            Self::Coco(scores) => [scores.mean.ap, scores.mean.ap50, scores.mean.ap75],
             Self::Voc(scores) => [scores.ap, scores.ap50, scores.ap75],
         }
     }
