@@ -100,6 +100,8 @@ pub struct EvaluationDue<'a, O: Objective> {
     pub epochs: usize,
     /// Optimizer steps done.
     pub step: usize,
+    /// Optimizer steps of the whole run.
+    pub steps: usize,
     /// The module that the optimizer updates.
     pub student: &'a O::Student,
     /// The rest of the objective; the caller returns the state that replaces it.
@@ -201,6 +203,7 @@ pub fn train<O: Objective, C: ObjectiveSection, E: From<Error>>(
             run.state = at_evaluation(EvaluationDue {
                 epochs: run.done / plan.steps_per_epoch,
                 step: run.done,
+                steps: plan.steps,
                 student: &run.student,
                 state: run.state,
             })?;
