@@ -1,6 +1,7 @@
 //! Fine-tuning of detectors from outside: the run directory, kills without effect on it, other classes, bad input.
 
 use crate::runs::{kill_at_random, lines, metrics, run, tensors};
+use crate::small_detector::{NARROW, squares};
 use crate::{passer, root};
 use predicates::prelude::PredicateBooleanExt;
 use predicates::str::contains;
@@ -9,63 +10,13 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
-/// The small config, narrower and shorter: 12 steps of 4 pictures.
-const SHRUNK: [&str; 14] = [
-    "detection.network.backbone.width=8",
-    "detection.network.neck.pyramid.channels=16",
-    "detection.network.boxes.width=32",
-    "detection.network.boxes.score_above=0.01",
-    "detection.network.input.short_side_px=64",
-    "detection.network.input.long_side_px=96",
-    "detection.network.proposals.after_nms_training=60",
-    "detection.network.boxes.sampler.per_image=32",
-    "detection.views.shorter_px=[48, 64]",
+/// Shorter: 12 steps.
+const SHORT: [&str; 4] = [
     "detection.evaluate_every_steps=4",
-    "detection.bootstrap.resamples=100",
     "schedule.milestones.milestones_steps=[8]",
     "training.steps=12",
     "training.checkpoint_every_steps=4",
 ];
-
-/// Pictures with a bright square each as a VOC data set, and its description.
-fn squares(folder: &Path, name: &str, count: u32, classes: &[&str]) -> PathBuf {
-    let home = folder.join(name);
-    for part in ["JPEGImages", "Annotations", "ImageSets/Main"] {
-        std::fs::create_dir_all(home.join(part)).unwrap();
-    }
-    let mut list = String::new();
-    for picture in 0..count {
-        let (width, height) = if picture % 3 == 0 { (60, 80) } else { (80, 60) };
-        let shift = name.len() as u32;
-        let (left, top) = (5 + (7 * picture + shift) % 18, 4 + (5 * picture + shift) % 16);
-        let inside = |x: u32, y: u32| (left..left + 30).contains(&x) && (top..top + 30).contains(&y);
-        let key = format!("{name}{picture:02}");
-        let image = image::RgbImage::from_fn(width, height, |x, y| match inside(x, y) {
-            true => image::Rgb([230, 200, 40]),
-            false => image::Rgb([(x * 2) as u8, 60, (y * 3) as u8]),
-        });
-        image.save(home.join(format!("JPEGImages/{key}.jpg"))).unwrap();
-        let class = classes[picture as usize % classes.len()];
-        let (right, bottom) = (left + 30, top + 30);
-        let xml = format!(
-            "<annotation><size><width>{width}</width><height>{height}</height><depth>3</depth></size>\
-             <object><name>{class}</name><difficult>0</difficult><bndbox><xmin>{}</xmin><ymin>{}</ymin>\
-             <xmax>{right}</xmax><ymax>{bottom}</ymax></bndbox></object></annotation>",
-            left + 1,
-            top + 1,
-        );
-        std::fs::write(home.join(format!("Annotations/{key}.xml")), xml).unwrap();
-        list += &format!("{key}\n");
-    }
-    std::fs::write(home.join("ImageSets/Main/all.txt"), list).unwrap();
-    let description = folder.join(format!("{name}.toml"));
-    let text = format!(
-        "kind = \"voc\"\npath = {:?}\nlist = \"all\"\nclasses = {classes:?}\n",
-        home.display().to_string()
-    );
-    std::fs::write(&description, text).unwrap();
-    description
-}
 
 fn finetune([train, test]: [&Path; 2], out: &Path, more: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_passer"));
@@ -78,7 +29,7 @@ fn finetune([train, test]: [&Path; 2], out: &Path, more: &[&str]) -> Command {
     for (name, path) in [("--train", train), ("--test", test), ("--out", out)] {
         command.arg(name).arg(path);
     }
-    for set in SHRUNK {
+    for set in NARROW.iter().chain(&SHORT) {
         command.args(["--set", set]);
     }
     if !more.contains(&"--encoder") && !more.contains(&"--detector") {
@@ -147,8 +98,6 @@ fn kills_change_neither_a_detector_nor_its_curve_nor_its_score() {
             "--device",
             "flex",
             "--score",
-            "0.01",
-            "--candidate-score",
             "0.01",
             "--weights",
         ])

@@ -32,6 +32,8 @@ mod runs;
 mod slices;
 /// Pretraining that starts from an encoder.
 mod start;
+/// A detector and pictures for tests of fine-tuning.
+mod small_detector;
 /// Many protocols over many encoders and data sets.
 mod suite;
 /// Weights of other programs.

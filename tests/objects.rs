@@ -63,7 +63,7 @@ fn objects_have_names_boxes_and_masks_as_the_library_finds_them() {
     let (photos, weights) = (photos(home.path()), home.path().join("net.safetensors"));
     std::fs::write(&weights, to_safetensors(&network(90), &[])).unwrap();
     let sheet = home.path().join("sheet.png");
-    let all = ["--candidate-score", "0", "--score", "0"];
+    let all = ["--score", "0"];
     let lines = found(
         "objects",
         &weights,

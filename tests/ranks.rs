@@ -11,9 +11,11 @@ mod detection;
 mod failures;
 #[path = "ranks/finetuning.rs"]
 mod finetuning;
+mod small_detector;
 
 use burn::store::{BurnpackStore, ModuleStore};
 use std::collections::BTreeMap;
+use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -89,10 +91,7 @@ const DINO: Recipe = Recipe {
 
 /// `passer pretrain` on `ranks` ranks; without a launcher for 1.
 fn pretrain(recipe: &Recipe, ranks: usize, data: &Path, out: &Path, more: &[&str]) -> Command {
-    let mut command = match ranks {
-        1 => Command::new(env!("CARGO_BIN_EXE_passer")),
-        _ => launched(ranks),
-    };
+    let mut command = passer(ranks);
     command
         .arg("pretrain")
         .arg(Path::new("configs/pretrain").join(recipe.config))
@@ -110,30 +109,47 @@ fn pretrain(recipe: &Recipe, ranks: usize, data: &Path, out: &Path, more: &[&str
     for set in common.iter().chain(recipe.sets) {
         command.args(["--set", set]);
     }
-    command
-        .args(more)
-        .current_dir(root())
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped());
+    command.args(more);
     command
 }
 
-/// `mpirun -n N passer`.
-fn launched(ranks: usize) -> Command {
+/// The program on `ranks` ranks; without a launcher for 1.
+fn passer(ranks: usize) -> Command {
+    if ranks == 1 {
+        return in_root(env!("CARGO_BIN_EXE_passer"));
+    }
     let mut command = mpirun();
     command.args(["-n", &ranks.to_string(), env!("CARGO_BIN_EXE_passer")]);
     command
 }
 
 fn mpirun() -> Command {
-    let mut command = Command::new("mpirun");
+    let mut command = in_root("mpirun");
     // A container's user is root, and ranks may be more than cores.
     command
         .args(["--oversubscribe", "--bind-to", "none"])
         .env("OMPI_ALLOW_RUN_AS_ROOT", "1")
         .env("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1")
         .env("RAYON_NUM_THREADS", "1");
+    command
+}
+
+/// The environment of [`mpirun`].
+fn variables() -> Vec<(OsString, OsString)> {
+    let command = mpirun();
+    let set = command.get_envs();
+    set.filter_map(|(name, value)| Some((name.to_owned(), value?.to_owned())))
+        .collect()
+}
+
+/// A program in the repository's root, whose output is read.
+fn in_root(program: impl AsRef<OsStr>) -> Command {
+    let mut command = Command::new(program);
+    command
+        .current_dir(root())
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
     command
 }
 
@@ -417,7 +433,6 @@ fn ranks_that_differ_are_refused() {
                 .arg(own.get_program())
                 .args(own.get_args());
         }
-        command.current_dir(root());
         command
     };
     let error = refusal(pair((&data, "seed=1"), (&data, "seed=2")));
@@ -461,8 +476,8 @@ fn launches_that_would_train_alone_are_refused() {
     let once = "`data.batch_images` must be divisible by the 3 ranks, got 16";
     assert_eq!(error.matches(once).count(), 1, "{error}");
     // What no rank can read is said once.
-    let mut command = launched(2);
-    command.args(["pretrain", "--unknown"]).current_dir(root());
+    let mut command = passer(2);
+    command.args(["pretrain", "--unknown"]);
     let error = refusal(command);
     assert_eq!(
         error.matches("unexpected argument '--unknown'").count(),
@@ -470,8 +485,8 @@ fn launches_that_would_train_alone_are_refused() {
         "{error}"
     );
     // A verb of one process.
-    let mut command = launched(2);
-    command.args(["shards", "inspect"]).arg(&data).current_dir(root());
+    let mut command = passer(2);
+    command.args(["shards", "inspect"]).arg(&data);
     let error = refusal(command);
     assert!(error.contains("`shards` works in one process"), "{error}");
     // Two ways to start the same ranks.
@@ -486,7 +501,7 @@ fn launches_that_would_train_alone_are_refused() {
 /// `passer pretrain --devices`, in the environment of [`mpirun`].
 fn on_devices(devices: &str, data: &Path, out: &Path, more: &[&str]) -> Command {
     let one = pretrain(&MOCO, 1, data, out, more);
-    let mut command = Command::new(one.get_program());
+    let mut command = in_root(one.get_program());
     for argument in one.get_args() {
         match argument.to_str() {
             Some("--device") => command.arg("--devices"),
@@ -494,16 +509,7 @@ fn on_devices(devices: &str, data: &Path, out: &Path, more: &[&str]) -> Command 
             _ => command.arg(argument),
         };
     }
-    command
-        .envs(
-            mpirun()
-                .get_envs()
-                .filter_map(|(name, value)| Some((name, value?))),
-        )
-        .current_dir(root())
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped());
+    command.envs(variables());
     command
 }
 
@@ -532,14 +538,8 @@ fn devices_start_their_own_ranks() {
     );
     let copied = folder.path().join("copied");
     let line = line.replace(own.to_str().unwrap(), copied.to_str().unwrap());
-    let mut copy = Command::new("sh");
-    copy.args(["-c", &line])
-        .envs(
-            mpirun()
-                .get_envs()
-                .filter_map(|(name, value)| Some((name, value?))),
-        )
-        .current_dir(root());
+    let mut copy = in_root("sh");
+    copy.args(["-c", &line]).envs(variables());
     finished(copy);
     assert!(tensors(&copied) == tensors(&launched));
 }

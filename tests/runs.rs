@@ -376,35 +376,31 @@ fn ends_with_a_checkpoint(signal: &str) {
     assert!(text.contains(&format!("interrupted at step {step}")), "{text}");
 }
 
+/// `passer features` at two taps, a photo a batch, so slow that it can be killed.
+pub(crate) fn slow_features(encoder: &Path, photos: &Path, out: &Path, more: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_passer"));
+    command
+        .current_dir(root())
+        .args(["features", "--device", "flex", "--size-px", "2560"])
+        .args(["--batch-images", "1", "--workers", "0"])
+        .args(["--taps", "pooled,res4", "--encoder"])
+        .arg(encoder)
+        .arg("--data")
+        .arg(photos)
+        .arg("--out")
+        .arg(out)
+        .args(more)
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped());
+    command
+}
+
 #[test]
 fn features_go_on_after_kills_to_the_same_bytes() {
     let folder = tempfile::tempdir().unwrap();
     let photos = photos(folder.path());
     let encoder = crate::weights::fixture(folder.path(), "moco-v2-legacy.pth.tar");
-    let features = |out: &Path| {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_passer"));
-        command
-            .current_dir(root())
-            .args([
-                "features",
-                "--device",
-                "flex",
-                "--size-px",
-                "2560",
-                "--batch-images",
-                "1",
-            ])
-            .args(["--taps", "pooled,res4", "--dtype", "f16", "--workers", "0"])
-            .arg("--encoder")
-            .arg(&encoder)
-            .arg("--data")
-            .arg(&photos)
-            .arg("--out")
-            .arg(out)
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped());
-        command
-    };
+    let features = |out: &Path| slow_features(&encoder, &photos, out, &["--dtype", "f16"]);
     let [whole, killed] = ["whole", "killed"].map(|name| folder.path().join(name));
     run(features(&whole));
     let state = folder.path().join("killed.partial/state.json");

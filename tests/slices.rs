@@ -1,35 +1,15 @@
 //! Features in slices, from outside: killed and repeated, read as one, and what is no whole.
 
-use crate::runs::{photos, run};
-use crate::{files, passer, root};
+use crate::runs::{photos, run, slow_features};
+use crate::{files, passer};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-/// `passer features` of 32 photos, a photo a batch, so slow that it can be killed.
+/// `passer features` of 32 photos.
 fn features(folder: &Path, out: &Path, more: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_passer"));
-    command
-        .current_dir(root())
-        .args([
-            "features",
-            "--device",
-            "flex",
-            "--size-px",
-            "2560",
-            "--batch-images",
-            "1",
-        ])
-        .args(["--taps", "pooled,res4", "--workers", "0", "--encoder"])
-        .arg(folder.join("moco-v2-legacy.pth.tar"))
-        .arg("--data")
-        .arg(folder.join("photos"))
-        .arg("--out")
-        .arg(out)
-        .args(more)
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped());
-    command
+    let encoder = folder.join("moco-v2-legacy.pth.tar");
+    slow_features(&encoder, &folder.join("photos"), out, more)
 }
 
 fn slice(folder: &Path, number: usize) -> PathBuf {

@@ -25,11 +25,6 @@ fn with_a_shell(
         command.arg(own.get_program()).args(own.get_args());
     }
     command
-        .current_dir(root())
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped());
-    command
 }
 
 fn host() -> String {
@@ -194,11 +189,6 @@ fn a_late_rank_is_named() {
             .arg(own.get_program())
             .args(own.get_args());
     }
-    command
-        .current_dir(root())
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped());
     let mut child = command.spawn().unwrap();
     let host = host();
     let line = until_line(&mut child, &["ranks have waited for "]);

@@ -39,10 +39,7 @@ const VIT: [&str; 2] = [
 
 /// `passer evaluate finetune` for 9 steps of 16 images; the epoch that is best on the held-out records is scored.
 fn finetune(sets: &[&str], ranks: usize, folder: &Path, out: &Path, more: &[&str]) -> Command {
-    let mut command = match ranks {
-        1 => Command::new(env!("CARGO_BIN_EXE_passer")),
-        _ => launched(ranks),
-    };
+    let mut command = passer(ranks);
     command
         .args([
             "evaluate",
@@ -73,12 +70,7 @@ fn finetune(sets: &[&str], ranks: usize, folder: &Path, out: &Path, more: &[&str
     for set in common.iter().chain(sets) {
         command.args(["--set", set]);
     }
-    command
-        .args(more)
-        .current_dir(root())
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped());
+    command.args(more);
     command
 }
 
@@ -278,7 +270,7 @@ fn a_fine_tuning_that_cannot_run_says_so_once() {
     );
 
     // Frozen evaluation has its own command.
-    let mut command = launched(2);
+    let mut command = passer(2);
     command
         .args([
             "evaluate",
@@ -287,8 +279,7 @@ fn a_fine_tuning_that_cannot_run_says_so_once() {
             "--encoder",
             "an encoder",
         ])
-        .args(["--train", "a", "--test", "b", "--out", "c"])
-        .current_dir(root());
+        .args(["--train", "a", "--test", "b", "--out", "c"]);
     let error = refusal(command);
     assert_eq!(
         error.matches("`evaluate run` works in one process").count(),

@@ -22,6 +22,9 @@ pub mod resnet;
 pub mod state;
 pub mod teacher;
 pub mod vit;
+#[cfg(test)]
+#[path = "../../../scripts/parity/wave.rs"]
+mod wave;
 
 pub use context::{Context, RunPosition};
 pub use draws::Draws;
@@ -54,7 +57,7 @@ impl BackboneConfig {
     /// other methods panic on invalid configs.
     pub fn validate(&self) -> Result<(), String> {
         match self {
-            Self::Resnet(config) => config.validate(),
+            Self::Resnet(config) => config.validate("backbone.resnet"),
             Self::Vit(config) => config.validate(),
         }
     }

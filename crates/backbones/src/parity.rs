@@ -1,6 +1,8 @@
 //! Parity with torchvision and PyTorch in float64, from fixtures that `scripts/parity/resnet.py` made. Weights and
 //! images come from the same formula on both sides.
 
+#[path = "../../../scripts/parity/gradients.rs"]
+mod gradients;
 mod vit;
 
 use std::collections::BTreeMap;
@@ -13,15 +15,8 @@ use crate::context::{Context, RunPosition};
 use crate::draws::Draws;
 use crate::init::Init;
 use crate::layers::{BatchNorm, RunningStatistic};
+use crate::wave::wave;
 use crate::{Backbone, BackboneConfig, ResNetConfig, Stem, replace_state, state_dict};
-
-/// The script's `formula`: uniform-looking numbers in [-1, 1).
-fn formula(tensor: usize, count: usize) -> Vec<f64> {
-    let wave = |index: usize| (12.9898 * index as f64 + 78.233 * tensor as f64).sin() * 43758.5453;
-    (0..count)
-        .map(|index| 2.0 * (wave(index) - wave(index).floor()) - 1.0)
-        .collect()
-}
 
 fn tensor<const D: usize>(values: Vec<f64>, shape: [usize; D], device: &Device) -> Tensor<D> {
     let values = values.into_iter().map(|v| v as f32).collect::<Vec<_>>();
@@ -33,7 +28,7 @@ fn filled(backbone: Backbone) -> Backbone {
     let mut state = state_dict(&backbone);
     for (number, (name, data)) in state.iter_mut().enumerate() {
         let shape = data.shape().to_vec();
-        let mut values = formula(number, data.num_elements());
+        let mut values = wave(number, data.num_elements());
         if shape.len() > 1 {
             let scale = (6.0 / shape[1..].iter().product::<usize>() as f64).sqrt();
             values.iter_mut().for_each(|v| *v *= scale);
@@ -131,7 +126,7 @@ fn check(name: &str, fixture: &[u8], side: usize, make: impl Fn(&Device) -> Back
     let backbone = make(&device);
     let images = || {
         tensor(
-            formula(1000, 4 * 3 * side * side),
+            wave(1000, 4 * 3 * side * side),
             [4, 3, side, side],
             &Device::flex(),
         )
@@ -146,7 +141,7 @@ fn check(name: &str, fixture: &[u8], side: usize, make: impl Fn(&Device) -> Back
 
     let features = backbone.forward(images(), &training());
     let shape = features.dims();
-    let loss = (features.clone() * tensor(formula(2000, shape[0] * shape[1]), shape, &device)).sum();
+    let loss = (features.clone() * tensor(wave(2000, shape[0] * shape[1]), shape, &device)).sum();
     let error = fixture.error("training", &values(features.inner()));
     eprintln!("{name}: training {error:.1e}");
     assert!(error <= BOUND, "training: {error:e}");
@@ -191,36 +186,10 @@ impl MaxBy for (f64, String) {
 
 /// Gradients by torchvision's names, in their order.
 fn gradients_of(backbone: &Backbone, gradients: &burn::tensor::Gradients) -> BTreeMap<String, Vec<f64>> {
-    use burn::module::{Module, ModuleVisitor};
-    struct Collect<'a> {
-        path: Vec<String>,
-        gradients: &'a burn::tensor::Gradients,
-        found: BTreeMap<String, Vec<f64>>,
-    }
-    impl ModuleVisitor for Collect<'_> {
-        fn enter_module(&mut self, name: &str, _: &str) {
-            self.path.push(name.to_owned());
-        }
-        fn exit_module(&mut self, _: &str, _: &str) {
-            self.path.pop();
-        }
-        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-            // The running statistics have no gradient.
-            if let Some(gradient) = param.val().grad(self.gradients) {
-                self.found.insert(self.path.join("."), values(gradient));
-            }
-        }
-    }
-    let mut collect = Collect {
-        path: Vec::new(),
-        gradients,
-        found: BTreeMap::new(),
-    };
     match backbone {
-        Backbone::ResNet(network) => network.visit(&mut collect),
-        Backbone::Vit(network) => network.visit(&mut collect),
+        Backbone::ResNet(network) => gradients::gradients_of(network, gradients),
+        Backbone::Vit(network) => gradients::gradients_of(network, gradients),
     }
-    collect.found
 }
 
 #[test]
@@ -252,7 +221,7 @@ fn groups_normalise_as_layers_of_their_own() {
     let fixture = Fixture::read(include_bytes!("../fixtures/batch_norm_groups.safetensors"));
     let device = Device::flex().autodiff();
     let spread = |number, scale: f64, offset: f64| {
-        formula(number, 6)
+        wave(number, 6)
             .into_iter()
             .map(|v| offset + scale * v)
             .collect::<Vec<_>>()
@@ -260,7 +229,7 @@ fn groups_normalise_as_layers_of_their_own() {
     let mut norm = BatchNorm::new(&Init::new(0, &device), 6);
     norm.weight = Some(Param::from_tensor(tensor(spread(2, 0.5, 1.0), [6], &device)));
     norm.bias = Some(Param::from_tensor(tensor(spread(3, 0.2, 0.0), [6], &device)));
-    let x = formula(1, 8 * 6 * 5 * 3)
+    let x = wave(1, 8 * 6 * 5 * 3)
         .into_iter()
         .map(|v| 2.0 * v + 0.5)
         .collect();
@@ -271,7 +240,7 @@ fn groups_normalise_as_layers_of_their_own() {
     };
 
     let output = norm.forward(x.clone(), &context);
-    let loss = (output.clone() * tensor(formula(4, 8 * 6 * 5 * 3), [8, 6, 5, 3], &device)).sum();
+    let loss = (output.clone() * tensor(wave(4, 8 * 6 * 5 * 3), [8, 6, 5, 3], &device)).sum();
     let gradients = loss.backward();
     let ours = [
         ("output", values(output.inner())),

@@ -76,15 +76,17 @@ impl ResNetStage {
 
 impl ResNetConfig {
     /// Checks that such a network exists; the message names the field.
-    pub fn validate(&self) -> Result<(), String> {
+    pub fn validate(&self, table: &str) -> Result<(), String> {
         if self.stages().is_none() {
             return Err(format!(
-                "`backbone.resnet.depth` must be 18, 34, 50 or 101, got {}",
+                "`{table}.depth` must be 18, 34, 50 or 101, got {}",
                 self.depth
             ));
         }
         if self.width == 0 {
-            return Err("`backbone.resnet.width` must be at least 1 (the paper has 64), got 0".to_owned());
+            return Err(format!(
+                "`{table}.width` must be at least 1 (the paper has 64), got 0"
+            ));
         }
         Ok(())
     }

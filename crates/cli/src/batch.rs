@@ -2,14 +2,25 @@
 
 use crate::failure::Failure;
 use crate::output::shell_word;
+use training::TrainingConfig;
 
 /// Keys of a config that count images of a batch and must divide it, with their values.
 pub(crate) type Divisors<'c> = [(&'c str, Option<usize>)];
 
-/// The error of a training run. Where its batch is larger than the data, all keys that have to change are named.
-pub(crate) fn explained(error: evaluation::Error, divisors: &Divisors<'_>) -> anyhow::Error {
+/// The error of a training run. Where its batch is larger than the data, all keys that have to change are named: those of
+/// `training`, and `more`.
+pub(crate) fn explained(
+    error: evaluation::Error,
+    training: &TrainingConfig,
+    more: &Divisors<'_>,
+) -> anyhow::Error {
     use data::Error::BatchTooLarge;
     use evaluation::Error::{Data, Training};
+    let mut divisors = vec![
+        ("training.batch_norm_images", training.batch_norm_images),
+        ("training.micro_batch_images", training.micro_batch_images),
+    ];
+    divisors.extend_from_slice(more);
     match &error {
         Data(BatchTooLarge {
             batch_images,
@@ -19,7 +30,12 @@ pub(crate) fn explained(error: evaluation::Error, divisors: &Divisors<'_>) -> an
             batch_images,
             records,
         })) => Failure::new(format!("`data.{}`", error.to_string().trim_start_matches('`')))
-            .hint(cure(*batch_images, *records as usize, divisors, std::env::args()))
+            .hint(cure(
+                *batch_images,
+                *records as usize,
+                &divisors,
+                std::env::args(),
+            ))
             .into(),
         _ => match error {
             Training(error) => error.into(),

@@ -19,13 +19,20 @@ pub(crate) fn read<C: DeserializeOwned>(
     read_completed(path, sets, kind, |_| (), check)
 }
 
-/// [`read`] for resuming a run: a config from an earlier version gets the keys that were added since.
-pub(crate) fn read_resumed<C: DeserializeOwned>(
+/// [`read`] for a run. One that resumes may have a config from an earlier version, which gets the keys that were added
+/// since, and may be of any length; `check_length` refuses new ones alone.
+pub(crate) fn read_for_run<C: DeserializeOwned>(
     path: &Path,
     sets: &[String],
     kind: Kind,
+    resume: bool,
     check: impl FnOnce(&C) -> Result<(), String>,
+    check_length: impl FnOnce(&C) -> Result<(), String>,
 ) -> anyhow::Result<C> {
+    if !resume {
+        let both = |config: &C| check(config).and_then(|()| check_length(config));
+        return read(path, sets, kind, both);
+    }
     let fill_in = |table: &mut toml::Table| {
         training::fill_in_later_keys(table);
     };

@@ -109,9 +109,9 @@ struct CommonArguments {
     /// Photos on the sheet, at most
     #[arg(long, value_name = "N", default_value_t = 60, requires = "sheet")]
     sheet_photos: usize,
-    /// Detections must score more than this to be written
-    #[arg(long, value_name = "SCORE", default_value_t = 0.02)]
-    candidate_score: f32,
+    /// Detections must score more than this to be written; left out: 0.02, or --score where that is lower
+    #[arg(long, value_name = "SCORE")]
+    candidate_score: Option<f32>,
     /// Look at photos with a longer side than this in tiles of this side too
     #[arg(long, value_name = "PX")]
     tile_px: Option<u32>,
@@ -135,10 +135,10 @@ pub(crate) fn run(verb: Verb) -> anyhow::Result<()> {
 
 fn faces(arguments: FacesArguments) -> anyhow::Result<()> {
     let common = &arguments.common;
-    check(arguments.score, common.candidate_score, arguments.nms_iou)?;
+    let candidate_score = checked(arguments.score, common.candidate_score, arguments.nms_iou)?;
     let device = common.device.open()?;
     let config = RetinaFaceConfig {
-        candidate_score: common.candidate_score,
+        candidate_score,
         nms_iou: arguments.nms_iou,
         scale: match arguments.shorter_px {
             Some(shorter_px) => Scale::Sides {
@@ -208,11 +208,12 @@ fn names_of(path: &Path, classes: usize) -> anyhow::Result<Vec<Option<String>>> 
 
 impl NetworkArguments {
     fn read(&self, common: &CommonArguments, score: f32, class: Option<usize>) -> anyhow::Result<Objects> {
-        check(score, common.candidate_score, self.nms_iou.unwrap_or_default())?;
+        let nms_iou = self.nms_iou.unwrap_or_default();
+        let candidate_score = checked(score, common.candidate_score, nms_iou)?;
         let device = common.device.open()?;
         let config = ObjectsConfig {
             classes: class.map(|class| vec![class]),
-            candidate_score: common.candidate_score,
+            candidate_score,
             nms_iou: self.nms_iou,
             batch_images: common.batch_images,
             on_cpu: device == Device::flex(),
@@ -224,8 +225,12 @@ impl NetworkArguments {
     }
 }
 
-/// The same checks as for a curation's config: a threshold below the candidate score would have no effect.
-fn check(score: f32, candidate: f32, iou: f32) -> anyhow::Result<()> {
+/// Detections of at most this score are not written, unless `--candidate-score` says otherwise.
+const CANDIDATE_SCORE: f32 = 0.02;
+
+/// The candidate score, after the same checks as for a curation's config: a threshold below it would have no effect.
+fn checked(score: f32, candidate: Option<f32>, iou: f32) -> anyhow::Result<f32> {
+    let candidate = candidate.unwrap_or(CANDIDATE_SCORE.min(score));
     for (name, value) in [("score", score), ("candidate-score", candidate), ("nms-iou", iou)] {
         if !(0.0..=1.0).contains(&value) {
             return Err(Failure::new(format!("`--{name}` must be from 0 to 1, got {value}")).into());
@@ -237,7 +242,7 @@ fn check(score: f32, candidate: f32, iou: f32) -> anyhow::Result<()> {
             .hint("raise `--score` or lower `--candidate-score`: detections below it are not reported")
             .into());
     }
-    Ok(())
+    Ok(candidate)
 }
 
 /// Runs the detector, with tiles if the arguments request them.
@@ -264,4 +269,21 @@ fn look(
         sheet: common.sheet.as_deref().map(|path| (path, common.sheet_photos)),
         names: names.as_deref(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn a_low_score_lowers_the_score_of_candidates() {
+        assert_eq!(checked(0.5, None, 0.4).unwrap(), 0.02);
+        assert_eq!(checked(0.01, None, 0.4).unwrap(), 0.01);
+        assert_eq!(checked(0.01, Some(0.005), 0.4).unwrap(), 0.005);
+        assert!(checked(0.01, Some(0.02), 0.4).is_err());
+        // The wrong one of both is named.
+        let error = checked(-0.5, None, 0.4).unwrap_err().to_string();
+        assert_eq!(error, "`--score` must be from 0 to 1, got -0.5");
+    }
 }

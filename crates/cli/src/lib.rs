@@ -38,6 +38,7 @@ mod shards;
 mod slice;
 mod smoke;
 mod training_progress;
+mod training_run;
 mod views;
 mod weights;
 

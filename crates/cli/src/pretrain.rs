@@ -1,17 +1,18 @@
 //! `passer pretrain`: a config and data in, a run directory out.
 
-use crate::failure::{Failure, Interrupted};
+use crate::failure::Failure;
 use crate::launch::DevicesArguments;
 use crate::output::{counted, shell_word};
 use crate::progress::duration;
 use crate::ranks::{RankArguments, Ranks};
 use crate::training_progress::{TrainingProgress, skipped};
-use crate::{batch, configs, devices, interrupt, machine, provenance, smoke};
+use crate::{batch, configs, devices, machine, smoke, training_run};
 use data::significant;
 use objectives::ObjectiveConfig;
+use serde_json::Map;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use training::{Config, Outcome, RunOptions, StartConfig, Summary};
+use training::{Config, StartConfig, Summary};
 
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
@@ -43,12 +44,9 @@ pub(crate) struct Arguments {
 }
 
 pub(crate) fn run(arguments: Arguments) -> anyhow::Result<()> {
-    if let Some(ended) = arguments.devices.launched() {
-        return ended;
-    }
-    let ranks = Ranks::join(&arguments.ranks)?;
-    let result = on_ranks(arguments, &ranks);
-    ranks.leave(result)
+    training_run::on_devices(&arguments.devices, &arguments.ranks, |ranks| {
+        on_ranks(&arguments, ranks)
+    })
 }
 
 /// What every rank reads and opens for itself.
@@ -65,18 +63,17 @@ fn inputs(arguments: &Arguments, ranks: &Ranks) -> anyhow::Result<Inputs> {
     let check = |config: &Config<ObjectiveConfig>| {
         config.validate()?;
         // A config too large for this machine fails in the allocator, which names no key.
-        objectives::parameter_budget::check(config, Some(memory))?;
-        // A smoke test shrinks what would be too long for its steps; a run that was begun continues.
-        match arguments.resume {
-            true => Ok(()),
-            false => config.validate_length(),
-        }
+        objectives::parameter_budget::check(config, Some(memory))
     };
-    let (path, sets, kind) = (&arguments.config, &arguments.sets, configs::Kind::Pretraining);
-    let mut config = match arguments.resume {
-        true => configs::read_resumed(path, sets, kind, check)?,
-        false => configs::read(path, sets, kind, check)?,
-    };
+    let mut config: Config<ObjectiveConfig> = configs::read_for_run(
+        &arguments.config,
+        &arguments.sets,
+        configs::Kind::Pretraining,
+        arguments.resume,
+        check,
+        // A smoke test shrinks what would be too long for its steps.
+        Config::validate_length,
+    )?;
     if let Some(encoder) = &arguments.start {
         match &mut config.start {
             Some(start) => start.encoder.clone_from(encoder),
@@ -93,18 +90,18 @@ fn inputs(arguments: &Arguments, ranks: &Ranks) -> anyhow::Result<Inputs> {
     })
 }
 
-fn on_ranks(arguments: Arguments, ranks: &Ranks) -> anyhow::Result<()> {
+fn on_ranks(arguments: &Arguments, ranks: &Ranks) -> anyhow::Result<()> {
     let Inputs {
         mut config,
         device,
         dataset,
-    } = ranks.agree(inputs(&arguments, ranks))?;
+    } = ranks.agree(inputs(arguments, ranks))?;
     ranks.check_devices(devices::address(&device))?;
     if arguments.smoke {
         let dataset = smoke::shrink(&mut config);
         let scratch = smoke::Scratch::new();
         let out = arguments.out.as_deref().unwrap_or(scratch.path());
-        let summary = pretrain(&config, dataset, out, false, device, ranks)?;
+        let summary = pretrain(&config, dataset, out, false, &device, ranks)?;
         if !ranks.is_first() {
             return Ok(());
         }
@@ -118,25 +115,18 @@ fn on_ranks(arguments: Arguments, ranks: &Ranks) -> anyhow::Result<()> {
                 .hint("use `training.precision = \"bf16\"` where the device has it, or `\"f32\"`")
                 .into());
         }
-        println!(
-            "smoke test passed: {} of {} in {}{}",
-            counted(summary.steps, "step"),
-            counted(config.data.batch_images, "synthetic image"),
-            duration(summary.seconds),
-            skipped(summary.skipped_steps)
-        );
+        training_run::smoke_passed(&summary, config.data.batch_images);
         return Ok(());
     }
     // clap requires both unless --smoke.
     let (Some(dataset), Some(out)) = (dataset, &arguments.out) else {
         return Err(Failure::new("`--data` and `--out` are needed").into());
     };
-    let summary = pretrain(&config, dataset, out, arguments.resume, device.clone(), ranks)?;
-    match (ranks.is_first(), summary.outcome) {
-        (true, _) => finish(&summary, &config, out, &device),
-        (false, Outcome::Interrupted) => Err(Interrupted.into()),
-        (false, Outcome::Finished) => Ok(()),
-    }
+    let summary = pretrain(&config, dataset, out, arguments.resume, &device, ranks)?;
+    training_run::end(ranks, &summary, || {
+        report(&summary, &config, out, &device);
+        Ok(())
+    })
 }
 
 /// Runs a config and shows its progress.
@@ -145,29 +135,22 @@ pub(crate) fn pretrain(
     dataset: Arc<data::Dataset>,
     out: &Path,
     resume: bool,
-    device: burn::tensor::Device,
+    device: &burn::tensor::Device,
     ranks: &Ranks,
 ) -> anyhow::Result<Summary> {
-    let (replicas, shows) = (ranks.replicas(), ranks.is_first());
+    let shows = ranks.is_first();
     if shows {
         eprintln!(
             "pretraining {} with {} on {}, {}{}",
             config.backbone.name(),
             config.objective.name(),
             counted(dataset.len(), "record"),
-            devices::describe(&device),
+            devices::describe(device),
             ranks.of_each(config.data.batch_images)
         );
     }
-    let options = RunOptions {
-        out: out.to_path_buf(),
-        resume,
-        replicas,
-        stop: interrupt::flag()?,
-        method: config.objective.name().into(),
-        provenance: provenance::facts(&device),
-        device,
-    };
+    let method = config.objective.name();
+    let options = training_run::options((out, resume), method, Map::new(), device, ranks)?;
     let mut shown = TrainingProgress::new(out);
     let summary = objectives::pretrain(config, dataset, &options, &mut |event| {
         if shows {
@@ -175,29 +158,11 @@ pub(crate) fn pretrain(
         }
     });
     shown.finish();
-    let training = &config.training;
-    let divisors = [
-        ("training.batch_norm_images", training.batch_norm_images),
-        ("training.micro_batch_images", training.micro_batch_images),
-    ];
-    summary.map_err(|error| batch::explained(error.into(), &divisors))
+    summary.map_err(|error| batch::explained(error.into(), &config.training, &[]))
 }
 
-/// Prints how a run ended and the next command.
-fn finish(
-    summary: &Summary,
-    config: &Config<ObjectiveConfig>,
-    out: &Path,
-    device: &burn::tensor::Device,
-) -> anyhow::Result<()> {
-    report_bad_records(&summary.bad_records);
-    if summary.outcome == Outcome::Interrupted {
-        eprintln!(
-            "interrupted at step {} of {}; repeat the command with `--resume` to continue",
-            summary.step, summary.steps
-        );
-        return Err(Interrupted.into());
-    }
+/// Prints how a finished run was and the next command.
+fn report(summary: &Summary, config: &Config<ObjectiveConfig>, out: &Path, device: &burn::tensor::Device) {
     let mut memory =
         machine::peak_memory_mib().map_or(String::new(), |mib| format!(", peak memory {mib} MiB"));
     // A GPU's allocator keeps its memory, so the amount it holds now is the peak.
@@ -226,7 +191,6 @@ fn finish(
         shell_word(&out.display().to_string()),
         shell_word(&out.join("evaluation").display().to_string())
     );
-    Ok(())
 }
 
 /// The evaluation config for an encoder whose largest views were `px` wide, with the keys to set in it: an
@@ -238,19 +202,6 @@ fn evaluation_config(px: u32) -> String {
             "configs/evaluate/small-images.toml --set test_transforms.0.resize_exact.width_px={px} --set test_transforms.0.resize_exact.height_px={px}"
         ),
         _ => "configs/evaluate/knn.toml".into(),
-    }
-}
-
-/// Prints the records that were skipped.
-pub(crate) fn report_bad_records(bad: &data::BadRecords) {
-    if bad.count > 0 {
-        eprintln!(
-            "warning: {} records could not be decoded and were replaced by the next good one:",
-            bad.count
-        );
-        for record in &bad.first {
-            eprintln!("  {}: {}", record.key, record.reason);
-        }
     }
 }
 

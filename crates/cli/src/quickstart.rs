@@ -82,7 +82,7 @@ pub(crate) fn run(arguments: Arguments) -> anyhow::Result<()> {
         Arc::clone(&train),
         &run,
         begun,
-        device.clone(),
+        &device,
         &Ranks::single(),
     )?;
     if summary.outcome == training::Outcome::Interrupted {

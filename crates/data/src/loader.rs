@@ -225,7 +225,7 @@ impl Loader {
         seed: u64,
     ) -> Result<Loader, Error> {
         views
-            .validate()
+            .validate(str::to_owned)
             .map_err(|reason| Error::Views { group: 0, reason })?;
         if micro_batch_images == 0 || !config.batch_images.is_multiple_of(micro_batch_images) {
             return Err(Error::Option {

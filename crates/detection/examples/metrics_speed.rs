@@ -89,7 +89,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         "matched in {matched:?}, scored in {:?} altogether",
         begun.elapsed()
     );
-    println!("{:?} {:?} {:?}", scores.ap, scores.ap50, scores.ap75);
+    let mean = scores.mean;
+    println!("{:?} {:?} {:?}", mean.ap, mean.ap50, mean.ap75);
     let begun = Instant::now();
     let intervals = matches.bootstrap(resamples, 0);
     println!("{resamples} resamples in {:?}: {intervals:?}", begun.elapsed());

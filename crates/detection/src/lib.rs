@@ -35,6 +35,9 @@ mod yolox;
 
 #[cfg(test)]
 mod parity;
+#[cfg(test)]
+#[path = "../../../scripts/parity/wave.rs"]
+mod wave;
 
 pub use boxes::{Edges, iou, nms};
 pub use data::targets::BoundingBox;

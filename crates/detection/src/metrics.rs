@@ -19,7 +19,7 @@ mod results;
 mod voc;
 
 pub use bootstrap::{Interval, Intervals, bootstrap};
-pub use coco::{ClassScores, CocoScores, coco};
+pub use coco::{ClassScores, CocoNumbers, CocoScores, coco};
 pub use curve::{RECALL_POINTS, THRESHOLDS};
 pub use error::MetricsError;
 pub use json::results_json;

@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use burn::tensor::Device;
 use serde::Deserialize;
 
+use crate::wave::{number, wave};
 use crate::{Detection, Detector, Photo, RetinaFace, RetinaFaceConfig, Yolox, YoloxConfig};
 
 /// The results in a script's fixture.
@@ -168,13 +169,8 @@ fn persons_are_those_of_onnxruntime() {
 
 /// The weights of one tensor, by the script's formula; `gain` scales those of more than one dimension.
 pub(crate) fn formula(name: &str, shape: &[usize], gain: f64) -> Vec<f32> {
-    let terms = name.bytes().enumerate();
-    let number = terms
-        .map(|(at, byte)| (at + 1) * usize::from(byte))
-        .sum::<usize>()
-        % 997;
-    let wave = |index: usize| 43758.5453 * (12.9898 * index as f64 + 78.233 * number as f64).sin();
-    let u = (0..shape.iter().product::<usize>()).map(|i| (2.0 * (wave(i) - wave(i).floor()) - 1.0) as f32);
+    let u = wave(number(name), shape.iter().product());
+    let u = u.into_iter().map(|value| value as f32);
     let fan_in = shape[1..].iter().product::<usize>() as f64;
     let of = |u: f32| match shape.len() {
         1 if name.ends_with("running_var") => 1.0 + 0.5 * u,

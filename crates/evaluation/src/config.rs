@@ -64,12 +64,13 @@ impl Config {
         check_shared("max_shared_fraction", self.max_shared_fraction)?;
         check_test_transforms("test_transforms", &self.test_transforms)?;
         if let Some(normalize) = &self.normalize {
-            normalize.validate()?;
+            normalize.validate("normalize")?;
         }
         if self.protocols.is_empty() {
             return Err("`[[protocols]]` must name at least one protocol, got none".into());
         }
-        self.protocols.iter().try_for_each(ProtocolConfig::validate)
+        let mut protocols = self.protocols.iter().enumerate();
+        protocols.try_for_each(|(place, protocol)| protocol.validate(place))
     }
 }
 

@@ -14,6 +14,7 @@
 //!   RandAugment. DeiT, MoCo-v3: the same without layer-wise rates.
 //! - `semi-supervised-1`, `semi-supervised-10`: 1 or 10 percent of the labels (SimCLR 2020, SwAV 2020).
 
+mod classification;
 mod curve;
 pub mod detection;
 mod mixing;
@@ -21,10 +22,13 @@ mod objective;
 #[cfg(test)]
 mod parity;
 mod run;
+mod start;
 mod subset;
 
+pub use classification::{ValidationLine, run};
 pub use mixing::Config as Mixing;
-pub use run::{FinetuneEvent, FinetuneResult, Job, ValidationLine, run};
+pub use run::{FinetuneEvent, FinetuneResult, Job};
+pub use start::{LoadedDetector, Start};
 pub use subset::{Choice, SemiSupervised, Validation};
 
 use backbones::BackboneConfig;

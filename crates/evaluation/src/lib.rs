@@ -37,6 +37,9 @@ pub mod suite;
 mod task;
 #[cfg(test)]
 mod testing;
+#[cfg(test)]
+#[path = "../../../scripts/parity/wave.rs"]
+mod wave;
 
 pub use config::Config;
 pub use encoder::{Encoder, Input, POOLED, PretrainedOn, Tap, weights_hash};

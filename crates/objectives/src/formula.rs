@@ -3,6 +3,7 @@
 //!
 //! The formulas are in `scripts/parity/formula.py`; its `record` writes the fixtures.
 
+use crate::wave::{number, wave};
 use backbones::{BackboneConfig, Context, Draws, Init, RunPosition, parameters};
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
 use burn::optim::GradientsParams;
@@ -41,19 +42,9 @@ pub(crate) fn plain(path: &str) -> String {
     parts.join(".")
 }
 
-pub(crate) fn number(path: &str) -> usize {
-    let terms = path.bytes().enumerate();
-    terms
-        .map(|(position, byte)| (position + 1) * usize::from(byte))
-        .sum::<usize>()
-        % 997
-}
-
 pub(crate) fn u(tensor: usize, count: usize) -> Vec<f32> {
-    let wave = |index: usize| 43758.5453 * (12.9898 * index as f64 + 78.233 * tensor as f64).sin();
-    (0..count)
-        .map(|index| (2.0 * (wave(index) - wave(index).floor()) - 1.0) as f32)
-        .collect()
+    let values = wave(tensor, count).into_iter();
+    values.map(|value| value as f32).collect()
 }
 
 /// The module with every trained parameter by formula.

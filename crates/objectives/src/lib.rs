@@ -32,6 +32,9 @@ mod conformance;
 mod formula;
 #[cfg(test)]
 mod grid;
+#[cfg(test)]
+#[path = "../../../scripts/parity/wave.rs"]
+mod wave;
 
 pub use method::{Invalid, MethodConfig, RunShape};
 

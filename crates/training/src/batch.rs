@@ -14,12 +14,13 @@ pub struct Normalize {
 }
 
 impl Normalize {
-    /// Gives an error for statistics that would divide by zero or are outside 0..1.
-    pub fn validate(&self) -> Result<(), String> {
+    /// Gives an error for statistics that would divide by zero or are outside 0..1; it names `table`, the config's key of
+    /// these.
+    pub fn validate(&self, table: &str) -> Result<(), String> {
         let unit = |value: &f32| (0.0..=1.0).contains(value);
         if !self.mean.iter().all(unit) || !self.std.iter().all(|value| *value > 0.0 && unit(value)) {
             return Err(format!(
-                "`normalize` must have means in 0..1 and standard deviations above 0, got mean {:?} and std {:?}",
+                "`{table}` must have means in 0..1 and standard deviations above 0, got mean {:?} and std {:?}",
                 self.mean, self.std
             ));
         }

@@ -73,7 +73,7 @@ impl DataConfig {
         self.loader().validate()?;
         let order = self.order.validate();
         order.map_err(|reason| format!("`data.order` {reason}"))?;
-        self.normalize.validate()
+        self.normalize.validate("data.normalize")
     }
 }
 
@@ -371,8 +371,8 @@ impl<O> Config<O> {
                 .check_input(height as usize, width as usize)
                 .map_err(|reason| format!("`views.{index}.transforms`: {reason}"))?;
         }
-        self.optimizer.validate()?;
-        self.schedule.validate(self.training.epochs)
+        self.optimizer.validate("optimizer")?;
+        self.schedule.validate("schedule", self.training.epochs)
     }
 }
 

@@ -41,7 +41,7 @@ pub use optimizer::{
 };
 pub use pretrain::{
     AtEvaluation, EvaluationDue, Event, Outcome, RunOptions, Summary, Trained, agree, check_agreement,
-    pretrain, train,
+    pretrain, share_bad_records, train,
 };
 pub use run_log::LogLine;
 pub use schedule::{FactorWarmup, ReachesPeak, ScheduleConfig, Warmup};

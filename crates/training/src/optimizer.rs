@@ -99,14 +99,14 @@ pub enum Adaptation {
 
 impl OptimizerConfig {
     /// Gives an error for values that training cannot use.
-    pub fn validate(&self) -> Result<(), String> {
+    pub fn validate(&self, table: &str) -> Result<(), String> {
         let name = self.name();
         let above_zero = |key: &str, value: f64| {
             if value.is_finite() && value > 0.0 {
                 return Ok(());
             }
             Err(format!(
-                "`optimizer.{name}.{key}` must be finite and above 0, got {value}"
+                "`{table}.{name}.{key}` must be finite and above 0, got {value}"
             ))
         };
         let fraction = |key: &str, value: f64| {
@@ -114,16 +114,14 @@ impl OptimizerConfig {
                 return Ok(());
             }
             Err(format!(
-                "`optimizer.{name}.{key}` must be at least 0 and below 1, got {value}"
+                "`{table}.{name}.{key}` must be at least 0 and below 1, got {value}"
             ))
         };
         let not_negative = |key: &str, value: f64| {
             if value.is_finite() && value >= 0.0 {
                 return Ok(());
             }
-            Err(format!(
-                "`optimizer.{name}.{key}` must be at least 0, got {value}"
-            ))
+            Err(format!("`{table}.{name}.{key}` must be at least 0, got {value}"))
         };
         above_zero("learning_rate_per_256", self.learning_rate_per_256())?;
         not_negative("weight_decay", self.weight_decay_course().0)?;
@@ -136,7 +134,7 @@ impl OptimizerConfig {
             } => {
                 fraction("momentum", *momentum)?;
                 if *nesterov && *momentum == 0.0 {
-                    return Err("`optimizer.sgd.nesterov` needs a `momentum` above 0".into());
+                    return Err(format!("`{table}.sgd.nesterov` needs a `momentum` above 0"));
                 }
             }
             Self::Adamw {
@@ -152,7 +150,7 @@ impl OptimizerConfig {
                     && !(*decay > 0.0 && *decay <= 1.0)
                 {
                     return Err(format!(
-                        "`optimizer.adamw.layer_decay` must be above 0 and at most 1, got {decay}"
+                        "`{table}.adamw.layer_decay` must be above 0 and at most 1, got {decay}"
                     ));
                 }
             }

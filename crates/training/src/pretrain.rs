@@ -13,7 +13,7 @@ use crate::run_log::LogLine;
 use backbones::Replicas;
 use burn::tensor::Device;
 use plan::Plan;
-pub use ranks::{agree, check_agreement};
+pub use ranks::{agree, check_agreement, share_bad_records};
 use run_directory::RunDirectory;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -100,6 +100,8 @@ pub struct EvaluationDue<'a, O: Objective> {
     pub epochs: usize,
     /// Optimizer steps done.
     pub step: usize,
+    /// Optimizer steps of the whole run.
+    pub steps: usize,
     /// The module that the optimizer updates.
     pub student: &'a O::Student,
     /// The rest of the objective; the caller returns the state that replaces it.
@@ -204,6 +206,7 @@ pub fn train<O: Objective, C: ObjectiveSection, E: From<Error>>(
             run.state = at_evaluation(EvaluationDue {
                 epochs: run.done / plan.steps_per_epoch,
                 step: run.done,
+                steps: plan.steps,
                 student: &run.student,
                 state: run.state,
             })?;

@@ -87,11 +87,11 @@ pub enum ReachesPeak {
 impl ScheduleConfig {
     /// Gives an error for milestones that do not ascend, rates below 0, and a warmup as long as the run, whose epochs
     /// are known only with the data if it counts steps.
-    pub fn validate(&self, epochs: Option<usize>) -> Result<(), String> {
+    pub fn validate(&self, table: &str, epochs: Option<usize>) -> Result<(), String> {
         let factor_is_valid = |key: &str, factor: f64| match factor > 0.0 && factor <= 1.0 {
             true => Ok(()),
             false => Err(format!(
-                "`schedule.{key}.factor` must be above 0 and at most 1, got {factor}"
+                "`{table}.{key}.factor` must be above 0 and at most 1, got {factor}"
             )),
         };
         match self {
@@ -109,20 +109,20 @@ impl ScheduleConfig {
                     && !(end.is_finite() && *end >= 0.0)
                 {
                     return Err(format!(
-                        "`schedule.{name}.end_learning_rate` must be at least 0, got {end}"
+                        "`{table}.{name}.end_learning_rate` must be at least 0, got {end}"
                     ));
                 }
                 let Some(warmup) = warmup else { return Ok(()) };
                 let epochs = epochs.unwrap_or(usize::MAX);
                 if warmup.epochs == 0 || warmup.epochs >= epochs {
                     return Err(format!(
-                        "`schedule.{name}.warmup.epochs` must be at least 1 and less than the run's {epochs} epochs, got {}",
+                        "`{table}.{name}.warmup.epochs` must be at least 1 and less than the run's {epochs} epochs, got {}",
                         warmup.epochs
                     ));
                 }
                 if !(warmup.start_learning_rate.is_finite() && warmup.start_learning_rate >= 0.0) {
                     return Err(format!(
-                        "`schedule.{name}.warmup.start_learning_rate` must be at least 0, got {}",
+                        "`{table}.{name}.warmup.start_learning_rate` must be at least 0, got {}",
                         warmup.start_learning_rate
                     ));
                 }
@@ -134,7 +134,7 @@ impl ScheduleConfig {
             } => {
                 if !milestones_epochs.is_sorted_by(|a, b| a < b) {
                     return Err(format!(
-                        "`schedule.steps.milestones_epochs` must rise, got {milestones_epochs:?}"
+                        "`{table}.steps.milestones_epochs` must rise, got {milestones_epochs:?}"
                     ));
                 }
                 factor_is_valid("steps", *factor)
@@ -146,17 +146,19 @@ impl ScheduleConfig {
             } => {
                 if !milestones_steps.is_sorted_by(|a, b| a < b) {
                     return Err(format!(
-                        "`schedule.milestones.milestones_steps` must rise, got {milestones_steps:?}"
+                        "`{table}.milestones.milestones_steps` must rise, got {milestones_steps:?}"
                     ));
                 }
                 factor_is_valid("milestones", *factor)?;
                 let Some(warmup) = warmup else { return Ok(()) };
                 if warmup.steps == 0 {
-                    return Err("`schedule.milestones.warmup.steps` must be at least 1, got 0".into());
+                    return Err(format!(
+                        "`{table}.milestones.warmup.steps` must be at least 1, got 0"
+                    ));
                 }
                 if !(0.0..=1.0).contains(&warmup.start_factor) {
                     return Err(format!(
-                        "`schedule.milestones.warmup.start_factor` must be from 0 to 1, got {}",
+                        "`{table}.milestones.warmup.start_factor` must be from 0 to 1, got {}",
                         warmup.start_factor
                     ));
                 }
@@ -346,7 +348,7 @@ mod tests {
                 milestones_epochs: vec![5, 5],
                 factor: 0.1
             }
-            .validate(Some(10))
+            .validate("schedule", Some(10))
             .is_err()
         );
     }
@@ -373,7 +375,7 @@ mod tests {
             let rate = schedule.learning_rate(0.02, &at(step));
             assert!((rate - expected).abs() < 1e-15, "{step}: {rate}");
         }
-        assert_eq!(schedule.validate(None), Ok(()));
+        assert_eq!(schedule.validate("schedule", None), Ok(()));
     }
 
     fn warmed(reaches_peak: ReachesPeak) -> ScheduleConfig {
@@ -401,8 +403,8 @@ mod tests {
         }
         assert_eq!(dino.learning_rate(1.25, &at(99)), 1.25);
         assert!((moco.learning_rate(1.25, &at(99)) - (0.25 + 0.99)).abs() < 1e-12);
-        let error = dino.validate(Some(10)).unwrap_err();
+        let error = dino.validate("schedule", Some(10)).unwrap_err();
         assert!(error.contains("less than the run's 10 epochs"), "{error}");
-        assert_eq!(dino.validate(Some(11)), Ok(()));
+        assert_eq!(dino.validate("schedule", Some(11)), Ok(()));
     }
 }

@@ -16,7 +16,7 @@ fn filled_vit(backbone: Backbone) -> Backbone {
     let mut state = state_dict(&backbone);
     for (number, (name, data)) in state.iter_mut().enumerate() {
         let shape = data.shape().to_vec();
-        let mut values = formula(number, data.num_elements());
+        let mut values = wave(number, data.num_elements());
         let (scale, offset) = if ["cls_token", "pos_embed", "reg_token"].contains(&name.as_str()) {
             (0.5, 0.0)
         } else if shape.len() > 1 {
@@ -35,7 +35,7 @@ fn filled_vit(backbone: Backbone) -> Backbone {
 
 fn images(height: usize, width: usize) -> Tensor<4> {
     tensor(
-        formula(1000, 2 * 3 * height * width),
+        wave(1000, 2 * 3 * height * width),
         [2, 3, height, width],
         &Device::flex(),
     )
@@ -45,7 +45,7 @@ fn images(height: usize, width: usize) -> Tensor<4> {
 fn loss<const D: usize>(number: usize, output: &Tensor<D>) -> Tensor<1> {
     let shape = output.dims();
     let factor = tensor(
-        formula(2000 + number, shape.iter().product()),
+        wave(2000 + number, shape.iter().product()),
         shape,
         &output.device(),
     );
@@ -208,9 +208,9 @@ fn masked_patches_are_replaced_before_positions_are_added() {
     for (name, backbone) in plain_and_with_registers() {
         let key = format!("masked.{name}");
         let device = Device::flex().autodiff();
-        let token = formula(3001, 48).into_iter().map(|v| 0.5 * v).collect();
+        let token = wave(3001, 48).into_iter().map(|v| 0.5 * v).collect();
         let token = tensor(token, [48], &device).require_grad();
-        let mask = formula(3000, 32).into_iter().map(|v| v > 0.2).collect::<Vec<_>>();
+        let mask = wave(3000, 32).into_iter().map(|v| v > 0.2).collect::<Vec<_>>();
         let mask = Tensor::<2, Bool>::from_data(TensorData::new(mask, [2, 16]), &Device::flex());
         let tokens = backbone.as_vit().unwrap().tokens(
             images(64, 64),

@@ -146,11 +146,6 @@ struct Counts {
 
 /// Checks all single changes of the configs in a folder.
 fn mutate(files: &[PathBuf], read: Read<'_>) -> Counts {
-    mutate_with(files, read, true)
-}
-
-/// [`mutate`], with values out of range or without.
-fn mutate_with(files: &[PathBuf], read: Read<'_>, with_ranges: bool) -> Counts {
     let mut counts = Counts::default();
     for file in files {
         let text = std::fs::read_to_string(file).unwrap();
@@ -188,7 +183,6 @@ fn mutate_with(files: &[PathBuf], read: Read<'_>, with_ranges: bool) -> Counts {
             }
             // Beyond every range, or within.
             let numbers = match value {
-                _ if !with_ranges => vec![],
                 Value::Integer(_) => vec![Value::Integer(-1), Value::Integer(0), Value::Integer(i64::MAX)],
                 Value::Float(_) => [-1.0, 0.0, 1e300, f64::NAN].map(Value::Float).to_vec(),
                 _ => vec![],
@@ -265,10 +259,10 @@ fn of_evaluations_and_fine_tunings() {
     // The presets have the same keys.
     let detection = evaluation::finetune::detection::Config::validate;
     mutate(&of(Kind::Detection)[..2], &reader(detection));
-    // Messages of ranges name a protocol's settings without the table around them.
     let protocols = of(Kind::Evaluation);
-    let counts = mutate_with(&protocols, &reader(evaluation::Config::validate), false);
+    let counts = mutate(&protocols, &reader(evaluation::Config::validate));
     assert!(counts.names > 100 && counts.variants > 20, "{counts:?}");
+    assert!(counts.ranges > 100, "{counts:?}");
 }
 
 #[test]

@@ -1,24 +1,27 @@
-//! `passer evaluate finetune`: an encoder and labels in, a run directory with `result.json` out.
+//! `passer evaluate finetune`: an encoder or a detector, and labels or boxes in; a run directory with `result.json` out.
 
+mod classification;
 mod detection;
 
-use super::{StageBar, print_table};
-use crate::configs::Kind;
-use crate::failure::{Failure, Interrupted};
+use super::StageBar;
+use crate::configs::{self, Kind};
+use crate::failure::Failure;
 use crate::launch::DevicesArguments;
 use crate::output::counted;
 use crate::progress::duration;
 use crate::ranks::{RankArguments, Ranks};
 use crate::training_progress::{TrainingProgress, skipped};
 use crate::weights::WeightsArguments;
-use crate::{batch, configs, devices, interrupt, provenance};
+use crate::{batch, devices, training_run};
+use ::detection::rcnn::ClassLayers;
 use burn::tensor::Device;
 use data::Dataset;
-use evaluation::Provenance;
-use evaluation::finetune::{Config, FinetuneEvent, FinetuneResult, Job};
+use evaluation::finetune::{FinetuneEvent, FinetuneResult, Job, LoadedDetector, Start};
+use serde::de::DeserializeOwned;
+use serde_json::Map;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use training::{LoadedEncoder, Outcome, RunOptions, Summary};
+use training::{LoadedEncoder, Summary, TrainingConfig};
 
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
@@ -66,117 +69,144 @@ pub(crate) struct Arguments {
 const SMOKE_IMAGES: usize = 4;
 
 pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
-    if let Some(ended) = arguments.devices.launched() {
-        return ended;
-    }
     let of_detector = configs::is_detection(&arguments.config);
-    if !of_detector && arguments.detector.is_some() {
-        return Err(Failure::new(
-            "`--detector` is for configs with `[detection]`; use `--encoder` for the others",
-        )
-        .into());
-    }
-    let ranks = Ranks::join(&arguments.ranks)?;
-    let result = match of_detector {
-        true => detection::on_ranks(arguments, &ranks),
-        false => on_ranks(arguments, &ranks),
-    };
-    ranks.leave(result)
+    training_run::on_devices(&arguments.devices, &arguments.ranks, |ranks| match of_detector {
+        true => on_ranks::<evaluation::finetune::detection::Config>(arguments, ranks),
+        false => on_ranks::<evaluation::finetune::Config>(arguments, ranks),
+    })
+}
+
+/// What differs between the configs of fine-tunings.
+trait Config: DeserializeOwned {
+    const KIND: Kind;
+    /// A line of `validation.jsonl`.
+    type Line;
+
+    fn validate(&self) -> Result<(), String>;
+    fn validate_length(&self) -> Result<(), String>;
+    fn training(&self) -> &TrainingConfig;
+    fn batch_images(&self) -> usize;
+    /// Other keys that must divide the batch.
+    fn divisors(&self) -> Vec<(&'static str, Option<usize>)>;
+    /// The protocol's name in results.
+    fn protocol(&self) -> String;
+    /// What a run is, for people.
+    fn describe(&self) -> String;
+
+    fn open(data: &str) -> Result<Dataset, data::Error>;
+    /// The whole detector to start from.
+    fn read_detector(&self, path: &Path) -> anyhow::Result<LoadedDetector>;
+
+    /// Turns the config into a short trial, and returns its training and test records.
+    fn for_smoke_test(&mut self, start: Start<'_>) -> anyhow::Result<[Dataset; 2]>;
+
+    fn run(
+        &self,
+        job: &Job<'_>,
+        observe: &mut dyn FnMut(FinetuneEvent<'_, Self::Line>),
+    ) -> Result<FinetuneResult, evaluation::Error>;
+    /// The step of an evaluation during training, and what it found.
+    fn note(line: &Self::Line) -> (usize, String);
 }
 
 /// What every rank reads and opens for itself.
-struct Inputs {
-    config: Config,
+struct Inputs<C> {
+    config: C,
     device: Device,
     encoder: Option<LoadedEncoder>,
+    detector: Option<LoadedDetector>,
     /// Training and test records; `None` in a smoke test.
     datasets: Option<[Dataset; 2]>,
 }
 
-fn inputs(arguments: &Arguments, ranks: &Ranks) -> anyhow::Result<Inputs> {
-    let check = |config: &Config| {
-        config.validate()?;
-        // A run that was begun continues.
-        match arguments.resume {
-            true => Ok(()),
-            false => config.validate_length(),
-        }
-    };
-    let (path, sets, kind) = (&arguments.config, &arguments.sets, Kind::FineTuning);
-    let config = match arguments.resume {
-        true => configs::read_resumed(path, sets, kind, check)?,
-        false => configs::read(path, sets, kind, check)?,
-    };
-    let device = arguments.devices.one().open_on(ranks)?;
-    let encoder = match &arguments.encoder {
-        Some(path) => Some(training::read_encoder(
-            path,
-            &arguments.weights.options()?,
-            &device,
-        )?),
-        None => None,
-    };
-    let datasets = match (&arguments.train, &arguments.test) {
-        (Some(train), Some(test)) if !arguments.smoke => Some([Dataset::open(train)?, Dataset::open(test)?]),
-        _ => None,
-    };
-    Ok(Inputs {
-        config,
-        device,
-        encoder,
-        datasets,
-    })
+impl<C: Config> Inputs<C> {
+    fn read(arguments: &Arguments, ranks: &Ranks) -> anyhow::Result<Self> {
+        let config: C = configs::read_for_run(
+            &arguments.config,
+            &arguments.sets,
+            C::KIND,
+            arguments.resume,
+            C::validate,
+            C::validate_length,
+        )?;
+        let device = arguments.devices.one().open_on(ranks)?;
+        let encoder = match &arguments.encoder {
+            Some(path) => Some(training::read_encoder(
+                path,
+                &arguments.weights.options()?,
+                &device,
+            )?),
+            None => None,
+        };
+        let detector = arguments.detector.as_ref();
+        let detector = detector.map(|path| config.read_detector(path)).transpose()?;
+        let datasets = match (&arguments.train, &arguments.test) {
+            (Some(train), Some(test)) if !arguments.smoke => Some([C::open(train)?, C::open(test)?]),
+            _ => None,
+        };
+        Ok(Self {
+            config,
+            device,
+            encoder,
+            detector,
+            datasets,
+        })
+    }
 }
 
-fn on_ranks(arguments: &Arguments, ranks: &Ranks) -> anyhow::Result<()> {
+fn on_ranks<C: Config>(arguments: &Arguments, ranks: &Ranks) -> anyhow::Result<()> {
     let Inputs {
         mut config,
         device,
         encoder,
+        detector,
         datasets,
-    } = ranks.agree(inputs(arguments, ranks))?;
-    let encoder = encoder.as_ref();
+    } = ranks.agree(Inputs::<C>::read(arguments, ranks))?;
     ranks.check_devices(devices::address(&device))?;
+    let start = match (&encoder, &detector) {
+        (Some(encoder), _) => Start::Encoder(encoder),
+        (None, Some(detector)) => Start::Detector(detector),
+        (None, None) => Start::Scratch,
+    };
+    if ranks.is_first()
+        && let Some(detector) = &detector
+        && detector.class_layers == ClassLayers::Keep
+    {
+        eprintln!(
+            "`{}` has another number of classes than `detection.network.classes` = {}: the layers of classes start anew",
+            detector.path.display(),
+            detector.classes
+        );
+    }
     if arguments.smoke {
-        return smoke(&mut config, encoder, arguments.out.clone(), &device, ranks);
+        let datasets = config.for_smoke_test(start)?;
+        let scratch = crate::smoke::Scratch::new();
+        let out = arguments.out.as_deref().unwrap_or(scratch.path());
+        let summary = finetune(&config, start, datasets, (out, false), &device, ranks)?.summary;
+        if ranks.is_first() {
+            training_run::smoke_passed(&summary, config.batch_images());
+        }
+        return Ok(());
     }
     // clap requires all three unless --smoke.
     let (Some(datasets), Some(out)) = (datasets, &arguments.out) else {
         return Err(Failure::new("`--train`, `--test` and `--out` are needed").into());
     };
-    let result = finetune(&config, encoder, datasets, out, arguments.resume, &device, ranks)?;
-    if !ranks.is_first() {
-        return match result.summary.outcome {
-            Outcome::Interrupted => Err(Interrupted.into()),
-            Outcome::Finished => Ok(()),
-        };
-    }
-    let summary = &result.summary;
-    end(
-        arguments,
-        summary,
-        result.outcomes.as_deref(),
-        config.data.batch_images,
-        out,
-    )
+    let result = finetune(&config, start, datasets, (out, arguments.resume), &device, ranks)?;
+    let (summary, outcomes) = (&result.summary, result.outcomes.unwrap_or_default());
+    training_run::end(ranks, summary, || {
+        report(summary, &outcomes, config.batch_images(), arguments.json, out)
+    })
 }
 
-/// Says how a run ended, and prints its results.
-fn end(
-    arguments: &Arguments,
+/// Says how a finished run was, and prints its results.
+fn report(
     summary: &Summary,
-    outcomes: Option<&[evaluation::Outcome]>,
+    outcomes: &[evaluation::Outcome],
     batch_images: usize,
+    json: bool,
     out: &Path,
 ) -> anyhow::Result<()> {
-    crate::pretrain::report_bad_records(&summary.bad_records);
-    let Some(outcomes) = outcomes else {
-        eprintln!(
-            "interrupted at step {} of {}; resume with the same command and `--resume`",
-            summary.step, summary.steps
-        );
-        return Err(Interrupted.into());
-    };
     eprintln!(
         "finished {} of {} in {}{}",
         counted(summary.steps, "step"),
@@ -184,140 +214,57 @@ fn end(
         duration(summary.seconds),
         skipped(summary.skipped_steps)
     );
-    if arguments.json {
-        println!("{}", serde_json::to_string_pretty(outcomes)?);
-    } else {
-        print_table(outcomes);
-    }
-    eprintln!("{}", out.join("result.json").display());
-    Ok(())
-}
-
-/// Says that a smoke test passed.
-fn passed(summary: &Summary, batch_images: usize) {
-    println!(
-        "smoke test passed: {} of {} in {}{}",
-        counted(summary.steps, "step"),
-        counted(batch_images, "synthetic image"),
-        duration(summary.seconds),
-        skipped(summary.skipped_steps)
-    );
-}
-
-fn smoke(
-    config: &mut Config,
-    encoder: Option<&LoadedEncoder>,
-    out: Option<PathBuf>,
-    device: &Device,
-    ranks: &Ranks,
-) -> anyhow::Result<()> {
-    if encoder.is_none() && config.backbone.is_none() {
-        return Err(Failure::new(
-            "the config has no `[backbone]`, so a smoke test needs `--encoder` to know the network",
-        )
-        .into());
-    }
-    config.for_smoke_test(SMOKE_IMAGES);
-    let synthetic = |seed| {
-        let (width, height) = training::dataset_views(&config.views)
-            .first()
-            .copied()
-            .unwrap_or((32, 32));
-        Dataset::synthetic(
-            3 * SMOKE_IMAGES,
-            width.max(32) * 5 / 4,
-            height.max(32) * 5 / 4,
-            2,
-            seed,
-        )
-    };
-    let scratch = crate::smoke::Scratch::new();
-    let at = out.as_deref().unwrap_or(scratch.path());
-    let summary = finetune(
-        config,
-        encoder,
-        [synthetic(config.seed), synthetic(config.seed + 1)],
-        at,
-        false,
-        device,
-        ranks,
-    )?
-    .summary;
-    if !ranks.is_first() {
-        return Ok(());
-    }
-    passed(&summary, config.data.batch_images);
-    Ok(())
+    super::print_outcomes(outcomes, json, out)
 }
 
 /// Runs a config with a progress display.
-fn finetune(
-    config: &Config,
-    encoder: Option<&LoadedEncoder>,
+fn finetune<C: Config>(
+    config: &C,
+    start: Start<'_>,
     [train, test]: [Dataset; 2],
-    out: &Path,
-    resume: bool,
+    (out, resume): (&Path, bool),
     device: &Device,
     ranks: &Ranks,
 ) -> anyhow::Result<FinetuneResult> {
-    let mut facts = provenance::facts(device);
-    if let Some(encoder) = encoder {
-        facts.insert("encoder".into(), encoder.hash.clone().into());
-        facts.insert("encoder_path".into(), encoder.path.display().to_string().into());
+    let mut facts = Map::new();
+    let file = match start {
+        Start::Encoder(encoder) => Some(("encoder", &encoder.hash, &encoder.path)),
+        Start::Detector(detector) => Some(("detector", &detector.file_hash, &detector.path)),
+        Start::Scratch => None,
+    };
+    if let Some((kind, hash, path)) = file {
+        facts.insert(kind.into(), hash.clone().into());
+        facts.insert(format!("{kind}_path"), path.display().to_string().into());
     }
     let job = Job {
-        encoder,
+        start,
         train: Arc::new(train),
         test: Arc::new(test),
-        options: RunOptions {
-            out: out.to_path_buf(),
-            resume,
-            replicas: ranks.replicas(),
-            stop: interrupt::flag()?,
-            method: config.objective.protocol.name(),
-            provenance: facts,
-            device: device.clone(),
-        },
-        provenance: Provenance {
-            commit: provenance::COMMIT.into(),
-            device: devices::describe(device),
-        },
+        options: training_run::options((out, resume), &config.protocol(), facts, device, ranks)?,
+        provenance: super::provenance(device),
     };
     if ranks.is_first() {
-        eprintln!(
-            "{}{}",
-            config.objective.protocol.name(),
-            ranks.of_each(config.data.batch_images)
-        );
+        eprintln!("{}{}", config.describe(), ranks.of_each(config.batch_images()));
     }
     let mut shown = TrainingProgress::new(out);
     let mut stage = StageBar::default();
-    let mut show = |event: FinetuneEvent<'_>| match event {
+    let mut show = |event: FinetuneEvent<'_, C::Line>| match event {
         FinetuneEvent::Training(event) => shown.show(&event),
-        FinetuneEvent::Validated(line) => {
-            let note = format!("epoch {} validation top1 {:.2} %", line.epoch, 100.0 * line.top1);
-            shown.note(line.step, &note);
+        FinetuneEvent::Evaluated(line) => {
+            let (step, note) = C::note(line);
+            shown.note(step, &note);
         }
         FinetuneEvent::Testing(event) => {
             shown.finish();
             stage.show(event);
         }
     };
-    let result = evaluation::finetune::run(config, &job, &mut |event| {
+    let result = config.run(&job, &mut |event| {
         if ranks.is_first() {
             show(event);
         }
     });
     shown.finish();
     stage.finish();
-    let (training, mixing) = (&config.training, &config.objective.mixing);
-    let divisors = [
-        ("training.batch_norm_images", training.batch_norm_images),
-        ("training.micro_batch_images", training.micro_batch_images),
-        (
-            "objective.mixing.images",
-            mixing.as_ref().and_then(|mixing| mixing.images),
-        ),
-    ];
-    result.map_err(|error| batch::explained(error, &divisors))
+    result.map_err(|error| batch::explained(error, config.training(), &config.divisors()))
 }

@@ -37,25 +37,32 @@ pub struct ObjectViews {
 }
 
 impl ObjectViews {
-    /// Checks every number.
+    /// Checks every number. `key`: the config's key of a field.
     ///
     /// # Errors
-    /// A sentence that names the key: `` `longest_px` must be …, got … ``.
-    pub fn validate(&self) -> Result<(), String> {
+    /// A sentence that names the key: `` `detection.views.flip_probability` must be …, got … ``.
+    pub fn validate(&self, key: impl Fn(&'static str) -> String) -> Result<(), String> {
         if self.shorter_px.is_empty() {
-            return Err("`shorter_px` must list at least one length, got none".to_string());
+            return Err(format!(
+                "`{}` must list at least one length, got none",
+                key("shorter_px")
+            ));
         }
         let lengths = self.shorter_px.iter().map(|length| ("shorter_px", *length));
-        for (key, length) in
+        for (field, length) in
             lengths.chain([("longest_px", self.longest_px), ("multiple_px", self.multiple_px)])
         {
             if !(1..=LONGEST_PX).contains(&length) {
-                return Err(format!("`{key}` must be in 1..{LONGEST_PX}, got {length}"));
+                return Err(format!(
+                    "`{}` must be in 1..{LONGEST_PX}, got {length}",
+                    key(field)
+                ));
             }
         }
         if !(0.0..=1.0).contains(&self.flip_probability) {
             return Err(format!(
-                "`flip_probability` must be in 0..1, got {}",
+                "`{}` must be in 0..1, got {}",
+                key("flip_probability"),
                 self.flip_probability
             ));
         }

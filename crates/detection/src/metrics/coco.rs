@@ -12,10 +12,10 @@ use super::results::{ImageResults, Kind};
 
 /// COCO's twelve numbers, each 0 to 1; `None` where there is no object of that size (-1 in COCO's own output).
 ///
-/// AP is the mean of precision over 101 points of recall, over classes with objects, and over overlaps (IoU) of
-/// 0.50 to 0.95 in steps of 0.05. AR is the mean of recall over the same classes and overlaps.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct CocoScores {
+/// AP is the mean of precision over 101 points of recall and over overlaps (IoU) of 0.50 to 0.95 in steps of 0.05. AR is
+/// the mean of recall over the same overlaps.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+pub struct CocoNumbers {
     /// Average precision over all overlaps.
     pub ap: Option<f64>,
     /// At an overlap of 0.50.
@@ -40,27 +40,42 @@ pub struct CocoScores {
     pub ar_medium: Option<f64>,
     /// AR of objects with at least 96² px².
     pub ar_large: Option<f64>,
+}
+
+impl CocoNumbers {
+    /// In COCO's order, which is that of the fields.
+    pub fn all(&self) -> [Option<f64>; 12] {
+        [
+            self.ap,
+            self.ap50,
+            self.ap75,
+            self.ap_small,
+            self.ap_medium,
+            self.ap_large,
+            self.ar1,
+            self.ar10,
+            self.ar100,
+            self.ar_small,
+            self.ar_medium,
+            self.ar_large,
+        ]
+    }
+}
+
+/// COCO's numbers of a set.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct CocoScores {
+    /// Means over the classes with objects.
+    pub mean: CocoNumbers,
     /// One per class.
     pub classes: Vec<ClassScores>,
 }
 
-/// The numbers of one class, as in [`CocoScores`].
+/// What was found of one class.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct ClassScores {
-    /// Average precision over all overlaps.
-    pub ap: Option<f64>,
-    /// At an overlap of 0.50.
-    pub ap50: Option<f64>,
-    /// At an overlap of 0.75.
-    pub ap75: Option<f64>,
-    /// AP of objects with at most 32² px².
-    pub ap_small: Option<f64>,
-    /// AP of objects with 32² to 96² px².
-    pub ap_medium: Option<f64>,
-    /// AP of objects with at least 96² px².
-    pub ap_large: Option<f64>,
-    /// Average recall with a hundred results per image.
-    pub ar100: Option<f64>,
+    /// Its numbers.
+    pub numbers: CocoNumbers,
     /// Precision at an overlap of 0.50, at recalls of 0, 0.01, …, 1; empty for a class without objects.
     pub precision: Vec<f64>,
     /// Objects to be found; crowds are none.
@@ -88,25 +103,37 @@ pub fn coco(
 impl Matches {
     /// COCO's numbers.
     pub fn scores(&self) -> CocoScores {
-        let numbers: Vec<Numbers> = self.classes.par_iter().map(Numbers::of).collect();
-        let mean_of = |number: &dyn Fn(&Numbers) -> Option<f64>| mean(numbers.iter().filter_map(number));
-        let ap = |area: usize| mean_of(&|class| class.ap(area));
-        let ar = |area: usize, most: usize| mean_of(&|class| class.recall[area][most]);
+        let measured: Vec<Measured> = self.classes.par_iter().map(Measured::of).collect();
+        let class = |(measured, class): (&Measured, &ClassMatches)| ClassScores {
+            numbers: numbers(&|number| number(measured)),
+            precision: measured.curve.map_or_else(Vec::new, |curve| curve.to_vec()),
+            truths: class.count(0) as usize,
+            detections: class.given,
+        };
         CocoScores {
-            ap: ap(0),
-            ap50: mean_of(&|class| class.precision_at(AT_50)),
-            ap75: mean_of(&|class| class.precision_at(AT_75)),
-            ap_small: ap(1),
-            ap_medium: ap(2),
-            ap_large: ap(3),
-            ar1: ar(0, 0),
-            ar10: ar(0, 1),
-            ar100: ar(0, 2),
-            ar_small: ar(1, 2),
-            ar_medium: ar(2, 2),
-            ar_large: ar(3, 2),
-            classes: numbers.iter().zip(&self.classes).map(of_class).collect(),
+            mean: numbers(&|number| mean(measured.iter().filter_map(number))),
+            classes: measured.iter().zip(&self.classes).map(class).collect(),
         }
+    }
+}
+
+/// The twelve numbers; `over` takes one of a class, and gives it or its mean over classes.
+fn numbers(over: &dyn Fn(&dyn Fn(&Measured) -> Option<f64>) -> Option<f64>) -> CocoNumbers {
+    let ap = |area: usize| over(&|class| class.ap(area));
+    let ar = |area: usize, most: usize| over(&|class| class.recall[area][most]);
+    CocoNumbers {
+        ap: ap(0),
+        ap50: over(&|class| class.precision_at(AT_50)),
+        ap75: over(&|class| class.precision_at(AT_75)),
+        ap_small: ap(1),
+        ap_medium: ap(2),
+        ap_large: ap(3),
+        ar1: ar(0, 0),
+        ar10: ar(0, 1),
+        ar100: ar(0, 2),
+        ar_small: ar(1, 2),
+        ar_medium: ar(2, 2),
+        ar_large: ar(3, 2),
     }
 }
 
@@ -117,8 +144,8 @@ const AT_75: usize = 5;
 /// Results per image and class that the recalls are of.
 const COUNTS: [usize; 3] = [1, 10, MOST];
 
-/// What one class adds to COCO's numbers.
-struct Numbers {
+/// What COCO's numbers of one class are made of.
+struct Measured {
     /// Mean precision per range of areas and threshold.
     precision: [Option<[f64; THRESHOLDS.len()]>; AREAS.len()],
     /// Mean recall per range of areas, and count of results.
@@ -127,9 +154,9 @@ struct Numbers {
     curve: Option<[f64; RECALL_POINTS]>,
 }
 
-impl Numbers {
-    fn of(class: &ClassMatches) -> Numbers {
-        let mut numbers = Numbers {
+impl Measured {
+    fn of(class: &ClassMatches) -> Measured {
+        let mut numbers = Measured {
             precision: [None; AREAS.len()],
             recall: [[None; COUNTS.len()]; AREAS.len()],
             curve: None,
@@ -178,20 +205,5 @@ impl ClassMatches {
             .filter(|found| (found.rank as usize) < most && found.is_hit(area, threshold))
             .count();
         hits as f64 / truths as f64
-    }
-}
-
-fn of_class((numbers, class): (&Numbers, &ClassMatches)) -> ClassScores {
-    ClassScores {
-        ap: numbers.ap(0),
-        ap50: numbers.precision_at(AT_50),
-        ap75: numbers.precision_at(AT_75),
-        ap_small: numbers.ap(1),
-        ap_medium: numbers.ap(2),
-        ap_large: numbers.ap(3),
-        ar100: numbers.recall[0][2],
-        precision: numbers.curve.map_or_else(Vec::new, |curve| curve.to_vec()),
-        truths: class.count(0) as usize,
-        detections: class.given,
     }
 }

@@ -6,7 +6,7 @@ use serde::Deserialize;
 use data::targets::{BoundingBox, ImageTargets, Object, Polygon, Rle, Segmentation};
 
 use super::{
-    ClassScores, CocoScores, ImageResults, Kind, Matches, Scored, VocScores, VocYear, bootstrap, coco,
+    CocoNumbers, CocoScores, ImageResults, Kind, Matches, Scored, VocScores, VocYear, bootstrap, coco,
     results_json, voc,
 };
 
@@ -18,8 +18,8 @@ struct Case {
     images: Vec<(u64, u32, u32)>,
     truth: Vec<TruthLine>,
     results: Vec<ResultLine>,
-    boxes: CocoNumbers,
-    masks: Option<CocoNumbers>,
+    boxes: ExpectedCoco,
+    masks: Option<ExpectedCoco>,
     /// 2007 as it is and rounded, then 2012.
     voc: [VocNumbers; 4],
 }
@@ -40,7 +40,7 @@ enum MaskOf {
 struct ResultLine(u64, u32, f32, f32, f32, f32, f32, Option<String>);
 
 #[derive(Deserialize)]
-struct CocoNumbers {
+struct ExpectedCoco {
     stats: [Option<f64>; 12],
     classes: Vec<ClassNumbers>,
 }
@@ -133,42 +133,23 @@ fn near(got: Option<f64>, expected: Option<f64>, name: &str) {
     assert!(is_near, "{name}: {got:?}, expected {expected:?}");
 }
 
-fn stats(scores: &CocoScores) -> [Option<f64>; 12] {
-    [
-        scores.ap,
-        scores.ap50,
-        scores.ap75,
-        scores.ap_small,
-        scores.ap_medium,
-        scores.ap_large,
-        scores.ar1,
-        scores.ar10,
-        scores.ar100,
-        scores.ar_small,
-        scores.ar_medium,
-        scores.ar_large,
-    ]
+/// All AP, and AR with a hundred results.
+fn of_class(class: &CocoNumbers) -> [Option<f64>; 7] {
+    let all = class.all();
+    std::array::from_fn(|at| if at < 6 { all[at] } else { all[8] })
 }
 
-fn of_class(class: &ClassScores) -> [Option<f64>; 7] {
-    [
-        class.ap,
-        class.ap50,
-        class.ap75,
-        class.ap_small,
-        class.ap_medium,
-        class.ap_large,
-        class.ar100,
-    ]
-}
-
-fn compare(scores: &CocoScores, expected: &CocoNumbers, name: &str) {
-    for (at, (got, expected)) in stats(scores).into_iter().zip(expected.stats).enumerate() {
+fn compare(scores: &CocoScores, expected: &ExpectedCoco, name: &str) {
+    for (at, (got, expected)) in scores.mean.all().into_iter().zip(expected.stats).enumerate() {
         near(got, expected, &format!("{name}, number {at}"));
     }
     assert_eq!(scores.classes.len(), expected.classes.len());
     for (class, (got, expected)) in scores.classes.iter().zip(&expected.classes).enumerate() {
-        for (at, (got, expected)) in of_class(got).into_iter().zip(expected.numbers).enumerate() {
+        for (at, (got, expected)) in of_class(&got.numbers)
+            .into_iter()
+            .zip(expected.numbers)
+            .enumerate()
+        {
             near(got, expected, &format!("{name}, class {class}, number {at}"));
         }
         assert_eq!(got.precision.len(), expected.curve.len(), "{name}, class {class}");
@@ -280,17 +261,17 @@ fn cases_by_hand() {
     };
     // A false alarm before the one object: precision 1/2 at every recall.
     let (scores, voc07, voc12) = both(image(&[A]), &found(vec![scored(0.9, B), scored(0.8, A)]));
-    near(scores.ap, Some(0.5), "AP");
-    near(scores.ar1, Some(0.0), "AR1");
-    near(scores.ar10, Some(1.0), "AR10");
+    near(scores.mean.ap, Some(0.5), "AP");
+    near(scores.mean.ar1, Some(0.0), "AR1");
+    near(scores.mean.ar10, Some(1.0), "AR10");
     near(voc07, Some(0.5), "VOC07");
     near(voc12, Some(0.5), "VOC12");
     // One of two objects: precision 1 at 0 to 0.50, 51 points of 101; 6 of 11.
     let (scores, voc07, voc12) = both(image(&[A, B]), &found(vec![scored(0.9, A)]));
-    near(scores.ap, Some(51.0 / 101.0), "AP");
-    near(scores.ap_small, Some(51.0 / 101.0), "AP of small objects");
+    near(scores.mean.ap, Some(51.0 / 101.0), "AP");
+    near(scores.mean.ap_small, Some(51.0 / 101.0), "AP of small objects");
     assert_eq!(
-        (scores.ap_medium, scores.ap_large, scores.ar_large),
+        (scores.mean.ap_medium, scores.mean.ap_large, scores.mean.ar_large),
         (None, None, None)
     );
     near(voc07, Some(6.0 / 11.0), "VOC07");
@@ -298,11 +279,11 @@ fn cases_by_hand() {
     // Nothing found, and nothing to find.
     let (scores, voc07, _) = both(image(&[A]), &[]);
     assert_eq!(
-        (scores.ap, scores.ar100, voc07),
+        (scores.mean.ap, scores.mean.ar100, voc07),
         (Some(0.0), Some(0.0), Some(0.0))
     );
     let (scores, voc07, _) = both(image(&[]), &found(vec![scored(0.9, A)]));
-    assert_eq!((scores.ap, scores.ar100, voc07), (None, None, None));
+    assert_eq!((scores.mean.ap, scores.mean.ar100, voc07), (None, None, None));
     assert_eq!((scores.classes[0].truths, scores.classes[0].detections), (0, 1));
 }
 
@@ -312,8 +293,8 @@ fn an_overlap_of_a_threshold_is_enough_for_coco_and_not_for_voc() {
     let half = [0.0, 0.0, 10.0, 5.0];
     let (truth, results) = ([image(&[A])], found(vec![scored(0.9, half)]));
     let scores = coco(&truth, &results, 1, Kind::Boxes).unwrap();
-    near(scores.ap50, Some(1.0), "AP50");
-    near(scores.ap, Some(0.1), "AP");
+    near(scores.mean.ap50, Some(1.0), "AP50");
+    near(scores.mean.ap, Some(0.1), "AP");
     let scores = voc(&truth, &results, 1, VocYear::Voc2012, false).unwrap();
     near(scores.ap50, Some(0.0), "VOC12");
 }
@@ -326,10 +307,10 @@ fn of_objects_overlapped_alike_the_later_one_is_taken() {
     let between = [0.0, 0.0, 20.0, 10.0];
     let results = found(vec![scored(0.9, between), scored(0.8, later)]);
     let scores = coco(&truth, &results, 1, Kind::Boxes).unwrap();
-    near(scores.ap50, Some(51.0 / 101.0), "AP50");
+    near(scores.mean.ap50, Some(51.0 / 101.0), "AP50");
     let results = found(vec![scored(0.9, between), scored(0.8, earlier)]);
     let scores = coco(&truth, &results, 1, Kind::Boxes).unwrap();
-    near(scores.ap50, Some(1.0), "AP50");
+    near(scores.mean.ap50, Some(1.0), "AP50");
 }
 
 #[test]
@@ -344,7 +325,7 @@ fn a_crowd_takes_any_number_of_results_and_no_object_is_left_for_it() {
         scored(0.95, B),
     ]);
     let scores = coco(&[truth], &results, 1, Kind::Boxes).unwrap();
-    near(scores.ap50, Some(1.0), "AP50");
+    near(scores.mean.ap50, Some(1.0), "AP50");
     assert_eq!((scores.classes[0].truths, scores.classes[0].detections), (1, 4));
 }
 
@@ -363,7 +344,7 @@ fn of_ignored_objects_the_best_one_is_taken() {
     let scores = coco(&[truth], &results, 1, Kind::Boxes).unwrap();
     // One false alarm before the hit at seven overlaps, two at three.
     near(
-        scores.ap_small,
+        scores.mean.ap_small,
         Some((7.0 / 2.0 + 3.0 / 3.0) / 10.0),
         "AP of small objects",
     );
@@ -375,10 +356,10 @@ fn areas_are_closed_at_both_ends() {
     let square = [0.0, 0.0, 32.0, 32.0];
     let results = found(vec![scored(0.9, [40.0, 40.0, 73.0, 73.0]), scored(0.8, square)]);
     let scores = coco(&[image(&[square])], &results, 1, Kind::Boxes).unwrap();
-    near(scores.ap, Some(0.5), "AP");
-    near(scores.ap_small, Some(1.0), "AP of small objects");
-    near(scores.ap_medium, Some(0.5), "AP of medium objects");
-    assert_eq!(scores.ap_large, None);
+    near(scores.mean.ap, Some(0.5), "AP");
+    near(scores.mean.ap_small, Some(1.0), "AP of small objects");
+    near(scores.mean.ap_medium, Some(0.5), "AP of medium objects");
+    assert_eq!(scores.mean.ap_large, None);
 }
 
 #[test]
@@ -386,10 +367,10 @@ fn a_hundred_results_of_an_image_count() {
     let mut results: Vec<Scored> = (0..100).map(|_| scored(0.9, B)).collect();
     results.push(scored(0.8, A));
     let scores = coco(&[image(&[A])], &found(results.clone()), 1, Kind::Boxes).unwrap();
-    near(scores.ap, Some(0.0), "AP");
+    near(scores.mean.ap, Some(0.0), "AP");
     assert_eq!(scores.classes[0].detections, 101);
     let scores = coco(&[image(&[A])], &found(results.split_off(1)), 1, Kind::Boxes).unwrap();
-    near(scores.ap, Some(0.01), "AP");
+    near(scores.mean.ap, Some(0.01), "AP");
 }
 
 #[test]
@@ -441,8 +422,8 @@ fn a_resample_is_the_evaluation_of_its_images() {
         }
         let expected = coco(&drawn, &found, classes, Kind::Boxes).unwrap();
         let [ap, ap50] = matches.resampled(&times).unwrap();
-        near(Some(ap), expected.ap, "AP");
-        near(Some(ap50), expected.ap50, "AP50");
+        near(Some(ap), expected.mean.ap, "AP");
+        near(Some(ap50), expected.mean.ap50, "AP50");
     }
 }
 
@@ -454,7 +435,7 @@ fn intervals_hold_the_score_and_repeat() {
     assert_eq!(intervals, of(1));
     assert_ne!(intervals, of(2));
     let scores = coco(&truth, &results, classes, Kind::Boxes).unwrap();
-    for (interval, score) in [(intervals.ap, scores.ap), (intervals.ap50, scores.ap50)] {
+    for (interval, score) in [(intervals.ap, scores.mean.ap), (intervals.ap50, scores.mean.ap50)] {
         let (interval, score) = (interval.unwrap(), score.unwrap());
         assert!(
             interval.low < score && score < interval.high,

@@ -43,16 +43,18 @@ pub enum AnchorStrides {
 }
 
 impl AnchorConfig {
-    /// Checks the values; the message names the key.
-    pub fn validate(&self) -> Result<(), String> {
+    /// Checks the values; the message names the key, in the config's `table`.
+    pub fn validate(&self, table: &str) -> Result<(), String> {
         let positive =
             |values: &[f32]| !values.is_empty() && values.iter().all(|v| v.is_finite() && *v > 0.0);
         let sizes = self.sizes_px.iter().all(|sizes| positive(sizes));
         if self.sizes_px.is_empty() || !sizes {
-            return Err("`anchors.sizes_px` must be lists of positive numbers, one a level".to_owned());
+            return Err(format!(
+                "`{table}.sizes_px` must be lists of positive numbers, one a level"
+            ));
         }
         if !positive(&self.ratios) {
-            return Err("`anchors.ratios` must be positive numbers".to_owned());
+            return Err(format!("`{table}.ratios` must be positive numbers"));
         }
         let count = |level: &Vec<f32>| level.len() * self.ratios.len();
         if self
@@ -60,7 +62,9 @@ impl AnchorConfig {
             .iter()
             .any(|level| count(level) != self.per_position())
         {
-            return Err("`anchors.sizes_px` must have the same number of sizes at each level".to_owned());
+            return Err(format!(
+                "`{table}.sizes_px` must have the same number of sizes at each level"
+            ));
         }
         Ok(())
     }
@@ -210,7 +214,7 @@ mod tests {
     #[test]
     fn invalid_values_are_named() {
         let valid = config(true, AnchorOrder::RatioOuter);
-        assert_eq!(valid.validate(), Ok(()));
+        assert_eq!(valid.validate("anchors"), Ok(()));
         for (sizes, ratios) in [
             (vec![], vec![1.0]),
             (vec![vec![]], vec![1.0]),
@@ -221,12 +225,12 @@ mod tests {
                 ratios,
                 ..valid.clone()
             };
-            assert!(config.validate().is_err());
+            assert!(config.validate("anchors").is_err());
         }
         let uneven = AnchorConfig {
             sizes_px: vec![vec![1.0], vec![1.0, 2.0]],
             ..valid
         };
-        assert!(uneven.validate().unwrap_err().contains("same number"));
+        assert!(uneven.validate("anchors").unwrap_err().contains("same number"));
     }
 }

@@ -7,6 +7,7 @@ use serde::Deserialize;
 use super::{
     AnchorConfig, AnchorOrder, AnchorStrides, BoxCoder, Match, MatcherConfig, Paste, PoolingConfig, paste,
 };
+use crate::wave::{number, wave};
 use crate::{BoundingBox, Edges, nms};
 
 #[derive(Deserialize)]
@@ -56,15 +57,7 @@ fn fixture() -> Fixture {
 
 /// The script's `u`: uniform-looking numbers in [-1, 1) of a name.
 pub(crate) fn u(path: &str, count: usize) -> Vec<f64> {
-    let terms = path.bytes().enumerate();
-    let number = terms
-        .map(|(place, byte)| (place + 1) * usize::from(byte))
-        .sum::<usize>()
-        % 997;
-    let wave = |index: usize| 43758.5453 * (12.9898 * index as f64 + 78.233 * number as f64).sin();
-    (0..count)
-        .map(|index| 2.0 * (wave(index) - wave(index).floor()) - 1.0)
-        .collect()
+    wave(number(path), count)
 }
 
 fn rounded(values: Vec<f64>) -> Vec<f32> {

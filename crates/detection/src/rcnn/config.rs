@@ -480,10 +480,10 @@ impl RcnnConfig {
         }
     }
 
-    /// Checks that such a detector exists; the message names the key.
-    pub fn validate(&self) -> Result<(), String> {
-        self.backbone.validate()?;
-        self.anchors.validate()?;
+    /// Checks that such a detector exists; the message names the key, in the config's `table`.
+    pub fn validate(&self, table: &str) -> Result<(), String> {
+        self.backbone.validate(&format!("{table}.backbone"))?;
+        self.anchors.validate(&format!("{table}.anchors"))?;
         let counts = [
             ("classes", self.classes),
             ("neck.pyramid.channels", self.map_channels()),
@@ -504,34 +504,35 @@ impl RcnnConfig {
         ];
         for (key, count) in counts {
             if count == 0 {
-                return Err(format!("`{key}` must be at least 1, got 0"));
+                return Err(format!("`{table}.{key}` must be at least 1, got 0"));
             }
         }
         if let Some(masks) = &self.masks
             && (masks.pooled == 0 || masks.width == 0 || masks.channels.contains(&0))
         {
-            return Err(
-                "`masks.pooled`, `masks.width` and each of `masks.channels` must be at least 1".to_owned(),
-            );
+            return Err(format!(
+                "`{table}.masks` must have a `pooled`, a `width` and `channels` of at least 1 each, got {}, {} and {:?}",
+                masks.pooled, masks.width, masks.channels
+            ));
         }
         let of_masks = self
             .masks
             .as_ref()
             .is_some_and(|masks| !masks.channels.is_empty());
         if matches!(self.neck, Neck::C4(_)) && (of_masks || self.boxes.convolutions > 0) {
-            return Err(
-                "`boxes.convolutions` must be 0 and `masks.channels` empty with `neck.c4`, whose head is the backbone's".to_owned(),
-            );
+            return Err(format!(
+                "`{table}.boxes.convolutions` must be 0 and `{table}.masks.channels` empty with `{table}.neck.c4`, whose head is the backbone's"
+            ));
         }
         if self.frozen_stages > 5 {
             return Err(format!(
-                "`frozen_stages` must be from 0 to 5, got {}",
+                "`{table}.frozen_stages` must be from 0 to 5, got {}",
                 self.frozen_stages
             ));
         }
         if self.anchors.sizes_px.len() != self.levels() {
             return Err(format!(
-                "`anchors.sizes_px` must have {} lists, one a level, got {}",
+                "`{table}.anchors.sizes_px` must have {} lists, one a level, got {}",
                 self.levels(),
                 self.anchors.sizes_px.len()
             ));
@@ -551,7 +552,7 @@ impl RcnnConfig {
         ];
         for (key, share) in shares {
             if !(0.0..=1.0).contains(&share) {
-                return Err(format!("`{key}` must be from 0 to 1, got {share}"));
+                return Err(format!("`{table}.{key}` must be from 0 to 1, got {share}"));
             }
         }
         Ok(())
@@ -580,7 +581,7 @@ mod tests {
             RcnnConfig::moco_c4(resnet50(), 20, false),
             RcnnConfig::moco_c4(resnet50(), 80, true),
         ] {
-            assert_eq!(config.validate(), Ok(()));
+            assert_eq!(config.validate("network"), Ok(()));
             let text = serde_json::to_string(&config).unwrap();
             assert_eq!(serde_json::from_str::<RcnnConfig>(&text).unwrap(), config);
         }
@@ -594,8 +595,8 @@ mod tests {
             ..config.clone()
         };
         assert_eq!(
-            wrong.validate(),
-            Err("`classes` must be at least 1, got 0".to_owned())
+            wrong.validate("network"),
+            Err("`network.classes` must be at least 1, got 0".to_owned())
         );
         let wrong = RcnnConfig {
             frozen_stages: 6,
@@ -603,15 +604,15 @@ mod tests {
         };
         assert!(
             wrong
-                .validate()
+                .validate("network")
                 .unwrap_err()
-                .starts_with("`frozen_stages` must be")
+                .starts_with("`network.frozen_stages` must be")
         );
         let mut wrong = config;
         wrong.boxes.nms_iou = f32::NAN;
         assert_eq!(
-            wrong.validate(),
-            Err("`boxes.nms_iou` must be from 0 to 1, got NaN".to_owned())
+            wrong.validate("network"),
+            Err("`network.boxes.nms_iou` must be from 0 to 1, got NaN".to_owned())
         );
     }
 

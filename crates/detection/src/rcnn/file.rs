@@ -49,7 +49,7 @@ impl RcnnFile {
         };
         let stated: Self =
             serde_json::from_str(about).map_err(|error| fault(format!("its `{ABOUT}`: {error}")))?;
-        stated.config.validate().map_err(fault)?;
+        stated.config.validate("config").map_err(fault)?;
         // Sizes are bounded by the tensors in the file before a network is made.
         if stated.config.clone().with_shapes_of(&seen) != stated.config {
             return Err(fault(format!("its tensors are not those of its `{ABOUT}`")));
@@ -244,7 +244,7 @@ impl RcnnConfig {
         if on_pyramid && version == Version::V1 && !backbone_counts {
             config.backbone_norm_epsilon = 0.0;
         }
-        config.validate().map_err(fault)?;
+        config.validate("config").map_err(fault)?;
         Ok(config)
     }
 

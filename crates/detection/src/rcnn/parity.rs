@@ -1,14 +1,19 @@
 //! Whole detectors compared with torchvision in float64: the results of `scripts/parity/rcnn.py`. Weights and images come
 //! from the same formula on both sides.
 
+#[path = "../../../../scripts/parity/gradients.rs"]
+mod gradients;
+
 use std::collections::BTreeMap;
 
 use backbones::{Context, Draws, Init, ResNetConfig, RunPosition, Stem};
-use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
+use burn::module::{Module, ModuleMapper, Param};
 use burn::tensor::{Device, Gradients, Tensor, TensorData};
 use serde::Deserialize;
 
-use super::{Neck, Norm, PyramidConfig, Rcnn, RcnnConfig, Target, TrueMask, Version, torchvision_name};
+use super::{
+    Neck, Norm, PyramidConfig, Rcnn, RcnnConfig, Target, TrueMask, Version, state_dict, torchvision_name,
+};
 use crate::BoundingBox;
 use crate::parts::parity::u;
 use crate::parts::{AnchorConfig, Choose};
@@ -148,43 +153,12 @@ impl ModuleMapper for Fill {
     }
 }
 
-/// Values by torchvision's names: gradients, or the parameters themselves.
-struct Collect<'a> {
-    path: Vec<String>,
-    config: &'a RcnnConfig,
-    gradients: Option<&'a Gradients>,
-    found: BTreeMap<String, Vec<f64>>,
-}
-
-impl ModuleVisitor for Collect<'_> {
-    fn enter_module(&mut self, name: &str, _: &str) {
-        self.path.push(name.to_owned());
-    }
-    fn exit_module(&mut self, _: &str, _: &str) {
-        self.path.pop();
-    }
-    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-        let values = match self.gradients {
-            Some(gradients) => param.val().grad(gradients),
-            None => Some(param.val()),
-        };
-        if let Some(values) = values {
-            let name = torchvision_name(&self.path.join("."), self.config);
-            self.found
-                .insert(name, values.into_data().iter::<f64>().collect());
-        }
-    }
-}
-
-fn collect(network: &Rcnn, gradients: Option<&Gradients>) -> BTreeMap<String, Vec<f64>> {
-    let mut collect = Collect {
-        path: vec![],
-        config: network.config(),
-        gradients,
-        found: BTreeMap::new(),
-    };
-    network.visit(&mut collect);
-    collect.found
+/// Gradients by torchvision's names.
+fn gradients_of(network: &Rcnn, gradients: &Gradients) -> BTreeMap<String, Vec<f64>> {
+    let found = gradients::gradients_of(network, gradients).into_iter();
+    found
+        .map(|(path, values)| (torchvision_name(&path, network.config()), values))
+        .collect()
 }
 
 fn network(config: &RcnnConfig, device: &Device) -> Rcnn {
@@ -281,7 +255,7 @@ fn error(ours: &[f64], reference: &[f64]) -> f64 {
 fn check(name: &str, fixture: &str, config: &RcnnConfig, seed: usize) {
     const BOUND: f64 = 1e-4;
     let fixture: Fixture = serde_json::from_str(fixture).unwrap();
-    assert_eq!(config.validate(), Ok(()));
+    assert_eq!(config.validate("network"), Ok(()));
     let targets = targets();
     for target in &targets {
         assert_eq!(target.check(config), Ok(()));
@@ -345,7 +319,7 @@ fn check(name: &str, fixture: &str, config: &RcnnConfig, seed: usize) {
     }
     eprintln!("{name}: losses at worst {worst:.1e}");
     let gradients = losses.total().backward();
-    let gradients = collect(&trained, Some(&gradients));
+    let gradients = gradients_of(&trained, &gradients);
     let (ours, reference) = (gradients.keys(), fixture.gradients.keys());
     assert_eq!(ours.collect::<Vec<_>>(), reference.collect::<Vec<_>>());
     let mut worst = (0.0, "");
@@ -366,9 +340,10 @@ fn check(name: &str, fixture: &str, config: &RcnnConfig, seed: usize) {
         worst.0,
         worst.1
     );
-    let state = collect(&trained, None);
+    let state = state_dict(&trained);
     for (path, reference) in &fixture.statistics {
-        let error = error(&stored(&state[path]), reference);
+        let ours: Vec<f64> = state[path].iter::<f64>().collect();
+        let error = error(&stored(&ours), reference);
         assert!(error < BOUND, "{name}: {path}: {error:e}");
     }
     assert_eq!(fixture.training_proposals, [80, 80]);
@@ -452,7 +427,7 @@ fn images_without_objects_have_finite_losses_and_gradients() {
             (0.0, 0.0, 0.0)
         );
         assert!(values["loss_objectness"] > 0.0 && values["loss_classifier"] > 0.0);
-        let gradients = collect(&network, Some(&losses.total().backward()));
+        let gradients = gradients_of(&network, &losses.total().backward());
         assert!(gradients.values().flatten().all(|value| value.is_finite()));
     }
 }
@@ -466,7 +441,7 @@ fn what_the_profiles_freeze_has_no_gradient() {
     let losses_of = |config: &RcnnConfig| {
         let network = config.init(&Init::new(0, &device));
         let losses = network.losses(images(0, &device), &SIZES, &targets(), &Even, &training());
-        collect(&network, Some(&losses.total().backward()))
+        gradients_of(&network, &losses.total().backward())
     };
     let gradients = losses_of(&detectron2);
     let has = |path: &str| gradients.contains_key(path);

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::io::{Read, Seek};
 
-use backbones::change_value;
+use backbones::{change_value, parameters};
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
 use burn::tensor::{Tensor, TensorData};
 use weights::format::{Entry, TensorInfo};
@@ -20,6 +20,24 @@ pub enum ClassLayers {
     Read,
     /// They stay as they are, because the file's classes are others.
     Keep,
+}
+
+impl ClassLayers {
+    /// What becomes of them where a file's tensors go into a network: they are read if they have the same names and shapes
+    /// in both.
+    pub fn of(network: &Rcnn, checkpoint: &Checkpoint) -> Self {
+        let own = parameters(network).into_iter().map(|parameter| {
+            let name = torchvision_name(&parameter.path, network.config());
+            (name, parameter.shape)
+        });
+        let own: BTreeMap<String, Vec<usize>> = own.filter(|(name, _)| is_of_classes(name)).collect();
+        let file = tensors_of(checkpoint).tensors.into_iter();
+        let file = file.filter(|(name, _)| is_of_classes(name));
+        match own == file.map(|(name, tensor)| (name, tensor.shape.clone())).collect() {
+            true => Self::Read,
+            false => Self::Keep,
+        }
+    }
 }
 
 /// The name in torchvision's files of the parameter at a path of [`Rcnn`]'s module tree.
@@ -312,6 +330,9 @@ mod tests {
         let device = Device::flex();
         let saved = config(5, Version::V1).init(&Init::new(1, &device));
         let fresh = config(2, Version::V1).init(&Init::new(2, &device));
+        let checkpoint = Checkpoint::open(&mut file(&saved, str::to_owned)).unwrap();
+        assert_eq!(ClassLayers::of(&fresh, &checkpoint), ClassLayers::Keep);
+        assert_eq!(ClassLayers::of(&saved, &checkpoint), ClassLayers::Read);
         let error = read_into(fresh.clone(), file(&saved, str::to_owned), ClassLayers::Read).unwrap_err();
         assert!(error.to_string().contains("cls_score"), "{error}");
         let loaded = read_into(fresh.clone(), file(&saved, str::to_owned), ClassLayers::Keep).unwrap();

@@ -126,9 +126,9 @@ impl Input {
     }
 
     /// Gives an error for invalid inputs.
-    pub(crate) fn validate(&self) -> Result<(), String> {
+    pub(crate) fn validate(&self, key: &str) -> Result<(), String> {
         match self {
-            Self::Tokens { blocks: 0, .. } => Err("`tokens.blocks` must be at least 1, got 0".into()),
+            Self::Tokens { blocks: 0, .. } => Err(format!("`{key}.tokens.blocks` must be at least 1, got 0")),
             _ => Ok(()),
         }
     }

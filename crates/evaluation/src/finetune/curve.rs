@@ -9,6 +9,9 @@ use std::path::Path;
 pub(super) trait CurveLine: Serialize + DeserializeOwned {
     /// Optimizer steps done before the evaluation.
     fn step(&self) -> usize;
+
+    /// What is compared to choose the best network; `None` is below all numbers.
+    fn score(&self) -> Option<f64>;
 }
 
 /// The lines of a file, as text too: numbers that are read and written again can change their last digit.
@@ -37,6 +40,18 @@ impl<L: CurveLine> Curve<L> {
             }
         }
         Ok(kept)
+    }
+
+    /// The line of the highest score, of equal ones the first.
+    pub(super) fn best(&self) -> Option<&L> {
+        let better = |best, line| {
+            if L::score(line) > L::score(best) {
+                line
+            } else {
+                best
+            }
+        };
+        self.lines.iter().reduce(better)
     }
 
     /// Adds a line and writes all of them atomically.

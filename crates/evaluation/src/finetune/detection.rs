@@ -21,13 +21,12 @@ mod start;
 mod tests;
 
 pub use line::EvaluationLine;
-pub use run::{DetectionEvent, DetectionResult, Job, run};
-pub use start::{LoadedDetector, Start};
+pub use run::run;
 
 use super::Keep;
 use backbones::BackboneConfig;
 use data::{ObjectViews, Order};
-use detection::rcnn::{Norm, RcnnConfig};
+use detection::rcnn::RcnnConfig;
 use serde::{Deserialize, Serialize};
 use training::{
     Count, DataConfig, Normalize, ObjectiveSection, OptimizerConfig, ScheduleConfig, TrainingConfig,
@@ -162,12 +161,7 @@ impl Settings {
     }
 
     fn check(&self) -> Result<(), String> {
-        let of_network = |reason: String| {
-            // The backbone's own messages name the table of its family, which a detector's config has not.
-            let reason = reason.replacen("`backbone.resnet.", "`backbone.", 1);
-            reason.replacen('`', "`detection.network.", 1)
-        };
-        self.network.validate().map_err(of_network)?;
+        self.network.validate("detection.network")?;
         let input = &self.network.input;
         let among = |values: [f32; 3], least: f32| values.iter().all(|value| (least..=255.0).contains(value));
         if !among(input.mean, 0.0) {
@@ -183,18 +177,19 @@ impl Settings {
             ));
         }
         // Views are made of keys of two tables.
-        let of_views = |shorter_px: &'static str| {
-            move |reason: String| {
-                reason
-                    .replacen("`shorter_px`", &format!("`detection.{shorter_px}`"), 1)
-                    .replacen("`longest_px`", "`detection.network.input.long_side_px`", 1)
-                    .replacen("`multiple_px`", "`detection.network.input.multiple_of_px`", 1)
-                    .replacen("`flip_probability`", "`detection.views.flip_probability`", 1)
+        let key = |shorter_px: &'static str| {
+            move |field: &'static str| {
+                let key = match field {
+                    "shorter_px" => shorter_px,
+                    "longest_px" => "network.input.long_side_px",
+                    "multiple_px" => "network.input.multiple_of_px",
+                    _ => "views.flip_probability",
+                };
+                format!("detection.{key}")
             }
         };
-        let (training, test) = (self.training_views(), self.test_views());
-        training.validate().map_err(of_views("views.shorter_px"))?;
-        test.validate().map_err(of_views("network.input.short_side_px"))?;
+        self.training_views().validate(key("views.shorter_px"))?;
+        self.test_views().validate(key("network.input.short_side_px"))?;
         let at_least_one = [
             ("evaluate_every_steps", self.evaluate_every_steps),
             ("evaluation_images", Some(self.evaluation_images)),
@@ -365,21 +360,5 @@ impl Config {
         ] {
             *count = SMOKE_REGIONS.min(*count);
         }
-    }
-}
-
-/// Why a network cannot start from initial weights: what never learns must have learned before.
-fn check_scratch(network: &RcnnConfig) -> Result<(), String> {
-    let needs = |key: &str, got: &str, instead: &str| {
-        Err(format!(
-            "`detection.network.{key}` must be {instead} to start from initial weights, got {got}: what is frozen never learns"
-        ))
-    };
-    if network.backbone_norm == Norm::Frozen {
-        return needs("backbone_norm", "\"frozen\"", "\"trained\" or \"synchronized\"");
-    }
-    match network.frozen_stages {
-        0 => Ok(()),
-        stages => needs("frozen_stages", &stages.to_string(), "0"),
     }
 }

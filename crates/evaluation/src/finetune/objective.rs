@@ -98,14 +98,6 @@ impl Finetune {
         state.average.clone().unwrap_or_else(|| student.valid())
     }
 
-    /// The final network: the best epoch's if it is kept, else the last one.
-    pub(super) fn kept(student: &Network, state: &State) -> Network {
-        match &state.best {
-            Some(best) => best.clone(),
-            None => Self::current(student, state),
-        }
-    }
-
     fn places(&self, batch: &Batch) -> Vec<u32> {
         let place = |label: &Label| match label {
             Label::Class(class) => self.classes.place(i64::from(*class)),

@@ -7,6 +7,7 @@ use super::mixing::{Cut, Mix, soft_target_cross_entropy, target_tensor, targets}
 use super::objective::tests::{objective, settings};
 use super::objective::{Finetune, Network};
 use super::{Average, AverageWarmup, Mixing, Settings};
+use crate::wave::{number, wave};
 use backbones::{
     BackboneConfig, Context, Draws, Init, RunPosition, ema_with_statistics, independent_copy,
     layers::BatchNorm, parameters,
@@ -40,19 +41,9 @@ fn plain(path: &str) -> String {
     parts.join(".")
 }
 
-fn number(path: &str) -> usize {
-    let terms = path.bytes().enumerate();
-    terms
-        .map(|(position, byte)| (position + 1) * usize::from(byte))
-        .sum::<usize>()
-        % 997
-}
-
 fn u(tensor: usize, count: usize) -> Vec<f32> {
-    let wave = |index: usize| 43758.5453 * (12.9898 * index as f64 + 78.233 * tensor as f64).sin();
-    (0..count)
-        .map(|index| (2.0 * (wave(index) - wave(index).floor()) - 1.0) as f32)
-        .collect()
+    let values = wave(tensor, count).into_iter();
+    values.map(|value| value as f32).collect()
 }
 
 fn relative(ours: &[f64], reference: &[f64]) -> f64 {

@@ -51,19 +51,19 @@ pub enum Clusters {
 impl Protocol for Clustering {
     const NAME: &'static str = PROTOCOL;
 
-    fn validate(&self) -> Result<(), String> {
+    fn validate(&self, table: &str) -> Result<(), String> {
         if self.restarts == 0 || self.max_iterations == 0 || self.seeds.is_empty() {
             return Err(format!(
-                "`{PROTOCOL}` needs at least 1 of `restarts`, `max_iterations` and `seeds`, got {}, {} and {:?}",
+                "`{table}` needs at least 1 of `restarts`, `max_iterations` and `seeds`, got {}, {} and {:?}",
                 self.restarts, self.max_iterations, self.seeds
             ));
         }
         if self.clusters == Clusters::Count(0) {
-            return Err(format!("`{PROTOCOL}.clusters.count` must be at least 1, got 0"));
+            return Err(format!("`{table}.clusters.count` must be at least 1, got 0"));
         }
         if !(self.tolerance.is_finite() && self.tolerance >= 0.0) {
             return Err(format!(
-                "`{PROTOCOL}.tolerance` must be 0 or above, got {}",
+                "`{table}.tolerance` must be 0 or above, got {}",
                 self.tolerance
             ));
         }
@@ -314,8 +314,8 @@ mod tests {
     #[test]
     fn bad_settings_are_named() {
         let good = config(Split::Test, Clusters::Classes);
-        assert!(good.validate().is_ok());
-        let refused = |config: Clustering| config.validate().unwrap_err();
+        assert!(good.validate("protocols.0.x").is_ok());
+        let refused = |config: Clustering| config.validate("protocols.0.x").unwrap_err();
         assert!(
             refused(Clustering {
                 restarts: 0,

@@ -48,16 +48,16 @@ pub struct Diagnostics {
 impl Protocol for Diagnostics {
     const NAME: &'static str = PROTOCOL;
 
-    fn validate(&self) -> Result<(), String> {
+    fn validate(&self, table: &str) -> Result<(), String> {
         if self.records < 2 {
             return Err(format!(
-                "`{PROTOCOL}.records` must be at least 2, got {}",
+                "`{table}.records` must be at least 2, got {}",
                 self.records
             ));
         }
         if !(self.uniformity_t.is_finite() && self.uniformity_t > 0.0) {
             return Err(format!(
-                "`{PROTOCOL}.uniformity_t` must be finite and above 0, got {}",
+                "`{table}.uniformity_t` must be finite and above 0, got {}",
                 self.uniformity_t
             ));
         }
@@ -391,7 +391,7 @@ mod tests {
                 records: 1,
                 ..config()
             }
-            .validate()
+            .validate("protocols.0.x")
             .unwrap_err()
             .contains("records")
         );
@@ -400,7 +400,7 @@ mod tests {
                 uniformity_t: 0.0,
                 ..config()
             }
-            .validate()
+            .validate("protocols.0.x")
             .unwrap_err()
             .contains("uniformity_t")
         );

@@ -70,19 +70,19 @@ pub struct Ridge {
 impl Protocol for FewShot {
     const NAME: &'static str = PROTOCOL;
 
-    fn validate(&self) -> Result<(), String> {
+    fn validate(&self, table: &str) -> Result<(), String> {
         if self.ways < 2 {
-            return Err(format!("`{PROTOCOL}.ways` must be at least 2, got {}", self.ways));
+            return Err(format!("`{table}.ways` must be at least 2, got {}", self.ways));
         }
         if self.shots == 0 || self.queries == 0 || self.episodes < 2 {
             return Err(format!(
-                "`{PROTOCOL}` needs at least 1 of `shots` and `queries` and 2 of `episodes`, got {}, {} and {}",
+                "`{table}` needs at least 1 of `shots` and `queries` and 2 of `episodes`, got {}, {} and {}",
                 self.shots, self.queries, self.episodes
             ));
         }
         match self.classifier {
             Classifier::Ridge(Ridge { penalty }) if !(penalty.is_finite() && penalty > 0.0) => Err(format!(
-                "`{PROTOCOL}.classifier.ridge.penalty` must be finite and above 0, got {penalty}"
+                "`{table}.classifier.ridge.penalty` must be finite and above 0, got {penalty}"
             )),
             _ => Ok(()),
         }
@@ -471,8 +471,8 @@ mod tests {
     #[test]
     fn bad_settings_are_named() {
         let good = config(Split::Train, RIDGE);
-        assert!(good.validate().is_ok());
-        let refused = |config: FewShot| config.validate().unwrap_err();
+        assert!(good.validate("protocols.0.x").is_ok());
+        let refused = |config: FewShot| config.validate("protocols.0.x").unwrap_err();
         assert!(
             refused(FewShot {
                 ways: 1,

@@ -42,14 +42,14 @@ pub struct KnnVissl {
 impl Protocol for KnnDino {
     const NAME: &'static str = "knn-dino";
 
-    fn validate(&self) -> Result<(), String> {
+    fn validate(&self, table: &str) -> Result<(), String> {
         if !self.neighbors.contains(&self.headline_neighbors) {
             return Err(format!(
-                "`knn-dino.headline_neighbors` must be one of `neighbors` {:?}, got {}",
+                "`{table}.headline_neighbors` must be one of `neighbors` {:?}, got {}",
                 self.neighbors, self.headline_neighbors
             ));
         }
-        validate(Self::NAME, &self.neighbors, self.temperature)
+        validate(table, &self.neighbors, self.temperature)
     }
 
     fn needs(&self) -> Needs<'_> {
@@ -83,8 +83,8 @@ impl Protocol for KnnDino {
 impl Protocol for KnnVissl {
     const NAME: &'static str = "knn-vissl";
 
-    fn validate(&self) -> Result<(), String> {
-        validate(Self::NAME, &[self.neighbors], self.temperature)
+    fn validate(&self, table: &str) -> Result<(), String> {
+        validate(table, &[self.neighbors], self.temperature)
     }
 
     fn needs(&self) -> Needs<'_> {
@@ -115,15 +115,15 @@ impl Protocol for KnnVissl {
     }
 }
 
-fn validate(protocol: &str, neighbors: &[usize], temperature: f64) -> Result<(), String> {
+fn validate(table: &str, neighbors: &[usize], temperature: f64) -> Result<(), String> {
     if neighbors.contains(&0) {
         return Err(format!(
-            "`{protocol}.neighbors` must be at least 1, got {neighbors:?}"
+            "`{table}.neighbors` must be at least 1, got {neighbors:?}"
         ));
     }
     if !(temperature.is_finite() && temperature > 0.0) {
         return Err(format!(
-            "`{protocol}.temperature` must be finite and above 0, got {temperature}"
+            "`{table}.temperature` must be finite and above 0, got {temperature}"
         ));
     }
     Ok(())
@@ -307,14 +307,24 @@ mod tests {
 
     #[test]
     fn bad_settings_are_named() {
-        assert!(dino(&[0], 0.1).validate().unwrap_err().contains("at least 1"));
-        assert!(dino(&[1], 0.0).validate().unwrap_err().contains("temperature"));
+        assert!(
+            dino(&[0], 0.1)
+                .validate("protocols.0.x")
+                .unwrap_err()
+                .contains("at least 1")
+        );
+        assert!(
+            dino(&[1], 0.0)
+                .validate("protocols.0.x")
+                .unwrap_err()
+                .contains("temperature")
+        );
         assert!(
             KnnDino {
                 headline_neighbors: 20,
                 ..dino(&[10], 0.1)
             }
-            .validate()
+            .validate("protocols.0.x")
             .unwrap_err()
             .contains("[10], got 20")
         );

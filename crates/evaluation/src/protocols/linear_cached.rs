@@ -3,6 +3,7 @@
 //! It sees each image in one view only, so it overfits sooner and its scores differ from MoCo's. Hence its
 //! own name.
 
+use super::linear_probe::check_schedule;
 use super::protocol::{Bench, LabelsRead, Needs, Protocol, Scored};
 use crate::error::Error;
 use crate::features::{Matrix, Scaling};
@@ -39,15 +40,15 @@ pub struct LinearCached {
 impl Protocol for LinearCached {
     const NAME: &'static str = PROTOCOL;
 
-    fn validate(&self) -> Result<(), String> {
+    fn validate(&self, table: &str) -> Result<(), String> {
         if self.batch_records == 0 || self.epochs == 0 || self.seeds.is_empty() {
             return Err(format!(
-                "`{PROTOCOL}` needs at least 1 of `batch_records`, `epochs` and `seeds`, got {}, {} and {:?}",
+                "`{table}` needs at least 1 of `batch_records`, `epochs` and `seeds`, got {}, {} and {:?}",
                 self.batch_records, self.epochs, self.seeds
             ));
         }
-        self.optimizer.validate()?;
-        self.schedule.validate(Some(self.epochs))
+        self.optimizer.validate(&format!("{table}.optimizer"))?;
+        check_schedule(table, &self.schedule, self.epochs)
     }
 
     fn needs(&self) -> Needs<'_> {
@@ -272,10 +273,10 @@ mod tests {
                 seeds: vec![],
                 ..config()
             }
-            .validate()
+            .validate("protocols.0.x")
             .unwrap_err()
             .contains("`seeds`")
         );
-        assert!(config().validate().is_ok());
+        assert!(config().validate("protocols.0.x").is_ok());
     }
 }

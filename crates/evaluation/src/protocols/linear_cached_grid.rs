@@ -50,11 +50,11 @@ pub struct Choice {
 }
 
 impl Choice {
-    pub(crate) fn validate(&self, protocol: &str) -> Result<(), String> {
+    pub(crate) fn validate(&self, table: &str) -> Result<(), String> {
         match self.validation_fraction > 0.0 && self.validation_fraction < 1.0 {
             true => Ok(()),
             false => Err(format!(
-                "`{protocol}.choice.validation_fraction` must be above 0 and below 1, got {}",
+                "`{table}.choice.validation_fraction` must be above 0 and below 1, got {}",
                 self.validation_fraction
             )),
         }
@@ -79,52 +79,40 @@ impl Choice {
 }
 
 /// Gives an error for a grid that cannot be trained on any data.
-pub(crate) fn check_grid(
-    protocol: &str,
-    inputs: &[Input],
-    rates: &[f64],
-    momentum: f64,
-) -> Result<(), String> {
+pub(crate) fn check_grid(table: &str, inputs: &[Input], rates: &[f64], momentum: f64) -> Result<(), String> {
     if inputs.is_empty() || rates.is_empty() {
         return Err(format!(
-            "`{protocol}` needs at least 1 of `inputs` and `learning_rates_per_256`, got {} and {}",
+            "`{table}` needs at least 1 of `inputs` and `learning_rates_per_256`, got {} and {}",
             inputs.len(),
             rates.len()
         ));
     }
     if let Some(rate) = rates.iter().find(|rate| !(rate.is_finite() && **rate > 0.0)) {
         return Err(format!(
-            "`{protocol}.learning_rates_per_256` must be finite and above 0, got {rate}"
+            "`{table}.learning_rates_per_256` must be finite and above 0, got {rate}"
         ));
     }
     if !(0.0..1.0).contains(&momentum) {
         return Err(format!(
-            "`{protocol}.momentum` must be at least 0 and below 1, got {momentum}"
+            "`{table}.momentum` must be at least 0 and below 1, got {momentum}"
         ));
     }
-    inputs
-        .iter()
-        .try_for_each(Input::validate)
-        .map_err(|reason| format!("`{protocol}.inputs`: {reason}"))
+    let mut inputs = inputs.iter().enumerate();
+    inputs.try_for_each(|(place, input)| input.validate(&format!("{table}.inputs.{place}")))
 }
 
 impl Protocol for LinearCachedGrid {
     const NAME: &'static str = PROTOCOL;
 
-    fn validate(&self) -> Result<(), String> {
+    fn validate(&self, table: &str) -> Result<(), String> {
         if self.batch_records == 0 || self.steps == 0 {
             return Err(format!(
-                "`{PROTOCOL}` needs at least 1 of `batch_records` and `steps`, got {} and {}",
+                "`{table}` needs at least 1 of `batch_records` and `steps`, got {} and {}",
                 self.batch_records, self.steps
             ));
         }
-        self.choice.validate(PROTOCOL)?;
-        check_grid(
-            PROTOCOL,
-            &self.inputs,
-            &self.learning_rates_per_256,
-            self.momentum,
-        )
+        self.choice.validate(table)?;
+        check_grid(table, &self.inputs, &self.learning_rates_per_256, self.momentum)
     }
 
     fn needs(&self) -> Needs<'_> {
@@ -340,14 +328,14 @@ mod tests {
         let refused = |change: fn(&mut LinearCachedGrid)| {
             let mut config = config();
             change(&mut config);
-            config.validate().unwrap_err()
+            config.validate("protocols.0.x").unwrap_err()
         };
         assert!(refused(|config| config.steps = 0).contains("`steps`"));
         assert!(refused(|config| config.inputs.clear()).contains("`inputs`"));
         assert!(refused(|config| config.momentum = 1.0).contains("momentum"));
         assert!(refused(|config| config.learning_rates_per_256 = vec![0.0]).contains("above 0"));
         assert!(refused(|config| config.choice.validation_fraction = 1.0).contains("validation_fraction"));
-        assert!(config().validate().is_ok());
+        assert!(config().validate("protocols.0.x").is_ok());
         let (train, test) = (set(40, 0), features(1, vec![0.0], vec![0]));
         let splits = Splits {
             train: &train,

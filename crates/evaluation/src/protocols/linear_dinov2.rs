@@ -52,21 +52,16 @@ pub struct LinearDinov2 {
 impl Protocol for LinearDinov2 {
     const NAME: &'static str = PROTOCOL;
 
-    fn validate(&self) -> Result<(), String> {
+    fn validate(&self, table: &str) -> Result<(), String> {
         if self.batch_images == 0 || self.steps == 0 {
             return Err(format!(
-                "`{PROTOCOL}` needs at least 1 of `batch_images` and `steps`, got {} and {}",
+                "`{table}` needs at least 1 of `batch_images` and `steps`, got {} and {}",
                 self.batch_images, self.steps
             ));
         }
-        check_images(PROTOCOL, self.order, &self.train_transforms)?;
-        self.choice.validate(PROTOCOL)?;
-        check_grid(
-            PROTOCOL,
-            &self.inputs,
-            &self.learning_rates_per_256,
-            self.momentum,
-        )
+        check_images(table, self.order, &self.train_transforms)?;
+        self.choice.validate(table)?;
+        check_grid(table, &self.inputs, &self.learning_rates_per_256, self.momentum)
     }
 
     fn needs(&self) -> Needs<'_> {

@@ -40,8 +40,8 @@ pub struct LinearMoco {
 impl Protocol for LinearMoco {
     const NAME: &'static str = PROTOCOL;
 
-    fn validate(&self) -> Result<(), String> {
-        self.probe().validate(PROTOCOL)
+    fn validate(&self, table: &str) -> Result<(), String> {
+        self.probe().validate(table)
     }
 
     fn needs(&self) -> Needs<'_> {
@@ -175,7 +175,7 @@ pub(crate) mod tests {
 
     #[test]
     fn bad_settings_are_named() {
-        let refused = |config: LinearMoco| config.validate().unwrap_err();
+        let refused = |config: LinearMoco| config.validate("protocols.0.x").unwrap_err();
         assert!(
             refused(LinearMoco {
                 order: Order::Sequential,
@@ -197,6 +197,6 @@ pub(crate) mod tests {
             })
             .contains("train_transforms")
         );
-        assert!(config().validate().is_ok());
+        assert!(config().validate("protocols.0.x").is_ok());
     }
 }

@@ -15,7 +15,7 @@
 //! incomplete batch.
 
 use super::protocol::{Bench, Needs, Pipeline, Protocol, Scored};
-use crate::encoder::{Encoder, Input};
+use crate::encoder::{Encoder, Input, Tap};
 use crate::error::Error;
 use crate::features::{Matrix, class_labels, view_group};
 use crate::progress::Event;
@@ -29,7 +29,7 @@ use data::{Dataset, Loader, LoaderConfig, Order, Transform};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use std::sync::Arc;
-use training::{OptimizerConfig, ScheduleConfig, check_epochs};
+use training::{Count, OptimizerConfig, ScheduleConfig, check_epochs};
 
 /// A linear probe on images.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -75,8 +75,8 @@ macro_rules! named {
         impl Protocol for $probe {
             const NAME: &'static str = $name;
 
-            fn validate(&self) -> Result<(), String> {
-                self.0.validate($name)
+            fn validate(&self, table: &str) -> Result<(), String> {
+                self.0.validate(table)
             }
 
             fn needs(&self) -> Needs<'_> {
@@ -97,21 +97,18 @@ named!(
 );
 
 impl Settings {
-    /// Gives an error for settings that cannot run on any data.
-    pub fn validate(&self, protocol: &str) -> Result<(), String> {
+    /// Gives an error for settings that cannot run on any data; it names the key, in the config's `table`.
+    pub fn validate(&self, table: &str) -> Result<(), String> {
         if self.batch_images == 0 || self.epochs == 0 || self.seeds.is_empty() {
             return Err(format!(
-                "`{protocol}` needs at least 1 of `batch_images`, `epochs` and `seeds`, got {}, {} and {:?}",
+                "`{table}` needs at least 1 of `batch_images`, `epochs` and `seeds`, got {}, {} and {:?}",
                 self.batch_images, self.epochs, self.seeds
             ));
         }
-        check_images(protocol, self.order, &self.train_transforms)?;
-        self.input
-            .validate()
-            .map_err(|reason| format!("`{protocol}.input`: {reason}"))?;
-        self.optimizer.validate()?;
-        self.schedule.validate(Some(self.epochs))?;
-        check_epochs(&self.schedule.counts(), self.epochs)
+        check_images(table, self.order, &self.train_transforms)?;
+        self.input.validate(&format!("{table}.input"))?;
+        self.optimizer.validate(&format!("{table}.optimizer"))?;
+        check_schedule(table, &self.schedule, self.epochs)
     }
 
     /// Trains a classifier for each seed on the training images, and scores it on the test features after the last epoch.
@@ -122,9 +119,7 @@ impl Settings {
     /// Missing labels, test classes that the training set lacks, a NaN or infinite loss, unreadable data; and
     /// [`Error::EncoderChanged`], the counterpart of MoCo's `sanity_check`.
     pub(super) fn train(&self, protocol: &'static str, bench: &mut Bench<'_>) -> Result<Scored, Error> {
-        let Pipeline {
-            encoder, train, data, ..
-        } = bench.pipeline(protocol)?;
+        let train = bench.pipeline(protocol)?.train;
         let (test, device) = (bench.splits.test, bench.device);
         let labels = class_labels(train, TRAIN)?;
         let classes = Classes::of(&labels, TRAIN)?;
@@ -134,73 +129,152 @@ impl Settings {
         let test_rows = side_by_side(&parts.collect::<Result<Vec<_>, _>>()?);
         let train_classes: Vec<u32> = labels.iter().filter_map(|label| classes.place(*label)).collect();
 
-        let weights_before = encoder.weights_hash();
-        let total = self.epochs * self.seeds.len();
-        let (mut ranks, mut losses, mut bad_records) = (vec![], vec![], 0);
-        for (run, &seed) in self.seeds.iter().enumerate() {
-            let loader = loader(
-                train,
-                &self.train_transforms,
-                self.batch_images,
-                seed,
-                self.order,
-                data,
-            )?;
-            let steps_per_epoch = loader.batches_per_epoch();
-            let steps = steps_per_epoch * self.epochs;
-            let mut head = Head::new(
-                Classifier::plain([test_rows.width, classes.count()], seed, device),
-                self.optimizer.peak_learning_rate(self.batch_images),
-                &self.optimizer,
-                &self.schedule,
-                RunPosition::at(0, steps_per_epoch, steps),
-            );
-            for (step, batch) in loader.batches(0, steps).enumerate() {
-                let batch = batch?;
-                let batch_classes: Vec<u32> = batch
-                    .positions
-                    .iter()
-                    .map(|position| train_classes[*position as usize])
-                    .collect();
-                for views in batch.views {
-                    let features = encoder.taps(encoder.normalize.tensor(views, device), &taps)?;
-                    head.step(Tensor::cat(features, 1), &batch_classes);
-                }
-                if (step + 1) % steps_per_epoch == 0 {
-                    let loss = head.last_loss(protocol)?;
-                    let done = run * self.epochs + (step + 1) / steps_per_epoch;
-                    tracing::info!(seed, epoch = done - run * self.epochs, loss, protocol);
-                    (bench.progress)(Event {
-                        stage: protocol,
-                        done,
-                        total,
-                        unit: "epochs",
-                    });
-                }
-            }
-            losses.push(head.last_loss(protocol)?);
-            ranks.push(head.ranks(&test_rows, &test_classes, device));
-            bad_records = bad_records.max(loader.bad_records().count);
-        }
-        unchanged(encoder, weights_before)?;
+        let probes = Probes {
+            protocol,
+            taps: &taps,
+            train_classes: &train_classes,
+            transforms: &self.train_transforms,
+            batch_images: self.batch_images,
+            order: self.order,
+            epochs: self.epochs,
+            seeds: &self.seeds,
+        };
+        let trained = probes.train(
+            bench,
+            |seed, progress| {
+                let classifier = Classifier::plain([test_rows.width, classes.count()], seed, device);
+                let peak = self.optimizer.peak_learning_rate(self.batch_images);
+                vec![Head::new(
+                    classifier,
+                    peak,
+                    &self.optimizer,
+                    &self.schedule,
+                    progress,
+                )]
+            },
+            |features| vec![Tensor::cat(features, 1)],
+            |heads| heads[0].ranks(&test_rows, &test_classes, device),
+        )?;
+        let losses = trained.losses.concat();
         let details = serde_json::Map::from_iter([("last_batch_losses".to_string(), json!(losses))]);
-        let scores = seeds_scores(&self.seeds, &ranks, &test_classes, classes.count(), &details);
+        let scores = seeds_scores(
+            &self.seeds,
+            &trained.of_seeds,
+            &test_classes,
+            classes.count(),
+            &details,
+        );
         Ok(Scored {
             scores,
             classes: classes.count(),
-            train_bad_records: Some(bad_records),
+            train_bad_records: Some(trained.bad_records),
         })
     }
 }
 
+/// Classifiers that learn from freshly augmented images of a frozen encoder, for each seed anew.
+pub(crate) struct Probes<'a> {
+    pub(crate) protocol: &'static str,
+    pub(crate) taps: &'a [Tap],
+    /// The class of each training record.
+    pub(crate) train_classes: &'a [u32],
+    pub(crate) transforms: &'a [Transform],
+    pub(crate) batch_images: usize,
+    pub(crate) order: Order,
+    pub(crate) epochs: usize,
+    pub(crate) seeds: &'a [u64],
+}
+
+/// Classifiers after their last epoch.
+pub(crate) struct Probed<T> {
+    /// What was asked of the heads of each seed.
+    pub(crate) of_seeds: Vec<T>,
+    /// The loss in the last batch, of each head of each seed.
+    pub(crate) losses: Vec<Vec<f64>>,
+    /// Training records that could not be read.
+    pub(crate) bad_records: usize,
+}
+
+impl Probes<'_> {
+    /// Trains the heads that `start` gives for each seed, on what `inputs` makes for each of them from the features of all
+    /// taps, and asks `end` of them.
+    ///
+    /// # Errors
+    /// A NaN or infinite loss, unreadable data, and an encoder that was changed.
+    pub(crate) fn train<T>(
+        &self,
+        bench: &mut Bench<'_>,
+        start: impl Fn(u64, RunPosition) -> Vec<Head>,
+        inputs: impl Fn(Vec<Tensor<2>>) -> Vec<Tensor<2>>,
+        end: impl Fn(&[Head]) -> T,
+    ) -> Result<Probed<T>, Error> {
+        let (protocol, device) = (self.protocol, bench.device);
+        let Pipeline {
+            encoder, train, data, ..
+        } = bench.pipeline(protocol)?;
+        let last_losses = |heads: &[Head]| -> Result<Vec<f64>, Error> {
+            heads.iter().map(|head| head.last_loss(protocol)).collect()
+        };
+        let before = encoder.weights_hash();
+        let mut trained = Probed {
+            of_seeds: vec![],
+            losses: vec![],
+            bad_records: 0,
+        };
+        for (run, &seed) in self.seeds.iter().enumerate() {
+            let loader = loader(train, self.transforms, self.batch_images, seed, self.order, data)?;
+            let steps_per_epoch = loader.batches_per_epoch();
+            let steps = steps_per_epoch * self.epochs;
+            let mut heads = start(seed, RunPosition::at(0, steps_per_epoch, steps));
+            for (step, batch) in loader.batches(0, steps).enumerate() {
+                let batch = batch?;
+                let positions = batch.positions.iter();
+                let truth: Vec<u32> = positions
+                    .map(|position| self.train_classes[*position as usize])
+                    .collect();
+                for views in batch.views {
+                    let features = encoder.taps(encoder.normalize.tensor(views, device), self.taps)?;
+                    for (head, features) in heads.iter_mut().zip(inputs(features)) {
+                        head.step(features, &truth);
+                    }
+                }
+                if (step + 1) % steps_per_epoch == 0 {
+                    let losses = last_losses(&heads)?;
+                    let epoch = (step + 1) / steps_per_epoch;
+                    tracing::info!(seed, epoch, ?losses, protocol);
+                    (bench.progress)(Event {
+                        stage: protocol,
+                        done: run * self.epochs + epoch,
+                        total: self.epochs * self.seeds.len(),
+                        unit: "epochs",
+                    });
+                }
+            }
+            trained.losses.push(last_losses(&heads)?);
+            trained.of_seeds.push(end(&heads));
+            trained.bad_records = trained.bad_records.max(loader.bad_records().count);
+        }
+        unchanged(encoder, before)?;
+        Ok(trained)
+    }
+}
+
+/// Gives an error for a schedule that a run of this many epochs cannot have, or whose milestones it never reaches.
+pub(crate) fn check_schedule(table: &str, schedule: &ScheduleConfig, epochs: usize) -> Result<(), String> {
+    schedule.validate(&format!("{table}.schedule"), Some(epochs))?;
+    let counts = schedule.counts().into_iter();
+    let counts: Vec<Count> = counts.map(|count| count.within(table)).collect();
+    check_epochs(&counts, epochs)
+}
+
 /// Gives an error for an order that does not shuffle, and for transforms that give no batch.
-pub(crate) fn check_images(protocol: &str, order: Order, transforms: &[Transform]) -> Result<(), String> {
+pub(crate) fn check_images(table: &str, order: Order, transforms: &[Transform]) -> Result<(), String> {
     if order == Order::Sequential {
         return Err(format!(
-            "`{protocol}.order` must shuffle: `\"global\"` or `{{ blocks = N }}`"
+            "`{table}.order` must shuffle: `\"global\"` or `{{ blocks = N }}`"
         ));
     }
-    view_group(transforms).validate_at("count", &format!("{protocol}.train_transforms"))
+    view_group(transforms).validate_at("count", &format!("{table}.train_transforms"))
 }
 
 /// Augmented images in batches.

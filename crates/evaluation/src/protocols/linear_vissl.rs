@@ -14,7 +14,7 @@
 //! stage, which chooses it by the test set. An epoch's last, incomplete batch is dropped; VISSL's loader
 //! keeps it.
 
-use super::linear_probe::{check_images, loader, unchanged};
+use super::linear_probe::{Probed, Probes, check_images, check_schedule};
 use super::protocol::{Bench, Needs, Pipeline, Protocol, Scored};
 use crate::encoder::{Encoder, POOLED, Tap};
 use crate::error::Error;
@@ -29,7 +29,7 @@ use burn::tensor::Device;
 use data::{Order, Transform};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
-use training::{OptimizerConfig, ScheduleConfig, check_epochs};
+use training::{OptimizerConfig, ScheduleConfig};
 
 const PROTOCOL: &str = "linear-vissl";
 
@@ -101,28 +101,27 @@ impl Place {
 impl Protocol for LinearVissl {
     const NAME: &'static str = PROTOCOL;
 
-    fn validate(&self) -> Result<(), String> {
+    fn validate(&self, table: &str) -> Result<(), String> {
         // A single image has no batch statistics where a map has one position.
         if self.batch_images < 2 || self.epochs == 0 || self.seeds.is_empty() {
             return Err(format!(
-                "`{PROTOCOL}` needs at least 2 `batch_images` and 1 of `epochs` and `seeds`, got {}, {} and {:?}",
+                "`{table}` needs at least 2 `batch_images` and 1 of `epochs` and `seeds`, got {}, {} and {:?}",
                 self.batch_images, self.epochs, self.seeds
             ));
         }
         if !self.taps.contains(&self.headline_tap) {
             return Err(format!(
-                "`{PROTOCOL}.headline_tap` must be one of `taps`, got `{}`",
+                "`{table}.headline_tap` must be one of `taps`, got `{}`",
                 self.headline_tap.name()
             ));
         }
         let twice = |(at, tap): (usize, &Place)| self.taps[..at].contains(tap).then(|| tap.name());
         if let Some(name) = self.taps.iter().enumerate().find_map(twice) {
-            return Err(format!("`{PROTOCOL}.taps` names `{name}` twice"));
+            return Err(format!("`{table}.taps` names `{name}` twice"));
         }
-        check_images(PROTOCOL, self.order, &self.train_transforms)?;
-        self.optimizer.validate()?;
-        self.schedule.validate(Some(self.epochs))?;
-        check_epochs(&self.schedule.counts(), self.epochs)
+        check_images(table, self.order, &self.train_transforms)?;
+        self.optimizer.validate(&format!("{table}.optimizer"))?;
+        check_schedule(table, &self.schedule, self.epochs)
     }
 
     fn needs(&self) -> Needs<'_> {
@@ -204,52 +203,26 @@ fn linear_vissl(config: &LinearVissl, bench: &mut Bench<'_>) -> Result<Scored, E
     let shapes = taps.iter().map(|tap| encoder.tap_shape(*tap, size));
     let shapes = shapes.collect::<Result<Vec<_>, _>>()?;
 
-    let before = encoder.weights_hash();
-    let total = config.epochs * config.seeds.len();
-    let (mut trained, mut losses, mut bad_records) = (vec![], vec![], 0);
-    for (run, &seed) in config.seeds.iter().enumerate() {
-        let loader = loader(
-            train,
-            &config.train_transforms,
-            config.batch_images,
-            seed,
-            config.order,
-            data,
-        )?;
-        let steps_per_epoch = loader.batches_per_epoch();
-        let steps = steps_per_epoch * config.epochs;
-        let start = RunPosition::at(0, steps_per_epoch, steps);
-        let mut heads = config.heads(&shapes, classes.count(), seed, start, device);
-        for (step, batch) in loader.batches(0, steps).enumerate() {
-            let batch = batch?;
-            let truth: Vec<u32> = batch
-                .positions
-                .iter()
-                .map(|position| train_classes[*position as usize])
-                .collect();
-            for views in batch.views {
-                let features = encoder.taps(encoder.normalize.tensor(views, device), &taps)?;
-                for (head, features) in heads.iter_mut().zip(features) {
-                    head.step(features, &truth);
-                }
-            }
-            if (step + 1) % steps_per_epoch == 0 {
-                let losses = last_losses(&heads)?;
-                let epoch = (step + 1) / steps_per_epoch;
-                tracing::info!(seed, epoch, ?losses, protocol = PROTOCOL);
-                (bench.progress)(Event {
-                    stage: PROTOCOL,
-                    done: run * config.epochs + epoch,
-                    total,
-                    unit: "epochs",
-                });
-            }
-        }
-        losses.push(last_losses(&heads)?);
-        trained.push(heads.iter().map(Head::trained).collect::<Vec<_>>());
-        bad_records = bad_records.max(loader.bad_records().count);
-    }
-    unchanged(encoder, before)?;
+    let probes = Probes {
+        protocol: PROTOCOL,
+        taps: &taps,
+        train_classes: &train_classes,
+        transforms: &config.train_transforms,
+        batch_images: config.batch_images,
+        order: config.order,
+        epochs: config.epochs,
+        seeds: &config.seeds,
+    };
+    let Probed {
+        of_seeds: trained,
+        losses,
+        bad_records,
+    } = probes.train(
+        bench,
+        |seed, start| config.heads(&shapes, classes.count(), seed, start, device),
+        |features| features,
+        |heads| heads.iter().map(Head::trained).collect::<Vec<_>>(),
+    )?;
 
     // [tap][seed][record]
     let mut ranks = vec![vec![Vec::with_capacity(test.len()); trained.len()]; taps.len()];
@@ -297,10 +270,6 @@ fn linear_vissl(config: &LinearVissl, bench: &mut Bench<'_>) -> Result<Scored, E
         classes: classes.count(),
         train_bad_records: Some(bad_records),
     })
-}
-
-fn last_losses(heads: &[Head]) -> Result<Vec<f64>, Error> {
-    heads.iter().map(|head| head.last_loss(PROTOCOL)).collect()
 }
 
 #[cfg(test)]

@@ -21,9 +21,11 @@ macro_rules! protocols {
                 match self { $(Self::$protocol(_) => <$protocol as Protocol>::NAME,)* }
             }
 
-            /// Gives an error that names the key if the settings cannot run on any data.
-            pub fn validate(&self) -> Result<(), String> {
-                match self { $(Self::$protocol(protocol) => protocol.validate(),)* }
+            /// Gives an error that names the key if the settings cannot run on any data. `place`: of the protocol
+            /// among the config's.
+            pub fn validate(&self, place: usize) -> Result<(), String> {
+                let table = format!("protocols.{place}.{}", self.name());
+                match self { $(Self::$protocol(protocol) => protocol.validate(&table),)* }
             }
 
             /// What it reads from the encoder and the records.

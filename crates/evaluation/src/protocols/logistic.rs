@@ -58,14 +58,14 @@ pub struct Sweep {
 impl Protocol for LogisticRegression {
     const NAME: &'static str = PROTOCOL;
 
-    fn validate(&self) -> Result<(), String> {
+    fn validate(&self, table: &str) -> Result<(), String> {
         let positive = |value: &f64| value.is_finite() && *value > 0.0;
         let strengths = match &self.strength {
             Strength::Fixed(c) => std::slice::from_ref(c),
             Strength::Sweep(sweep) => {
                 if !(sweep.validation_fraction > 0.0 && sweep.validation_fraction < 1.0) {
                     return Err(format!(
-                        "`logistic_regression.strength.sweep.validation_fraction` must be above 0 and below 1, got {}",
+                        "`{table}.strength.sweep.validation_fraction` must be above 0 and below 1, got {}",
                         sweep.validation_fraction
                     ));
                 }
@@ -74,12 +74,12 @@ impl Protocol for LogisticRegression {
         };
         if strengths.is_empty() || !strengths.iter().all(positive) {
             return Err(format!(
-                "`logistic_regression.strength` must hold values of C above 0, got {strengths:?}"
+                "`{table}.strength` must hold values of C above 0, got {strengths:?}"
             ));
         }
         if !positive(&self.tolerance) || self.max_iterations == 0 {
             return Err(format!(
-                "`logistic-regression` needs a `tolerance` above 0 and at least 1 of `max_iterations`, got {} and {}",
+                "`{table}` needs a `tolerance` above 0 and at least 1 of `max_iterations`, got {} and {}",
                 self.tolerance, self.max_iterations
             ));
         }
@@ -357,7 +357,7 @@ pub(crate) mod tests {
     fn bad_settings_are_named() {
         assert!(
             config(Strength::Fixed(0.0))
-                .validate()
+                .validate("protocols.0.x")
                 .unwrap_err()
                 .contains("C above 0, got [0.0]")
         );
@@ -368,7 +368,7 @@ pub(crate) mod tests {
         };
         assert!(
             config(Strength::Sweep(sweep.clone()))
-                .validate()
+                .validate("protocols.0.x")
                 .unwrap_err()
                 .contains("got []")
         );
@@ -379,7 +379,7 @@ pub(crate) mod tests {
         };
         assert!(
             config(Strength::Sweep(sweep))
-                .validate()
+                .validate("protocols.0.x")
                 .unwrap_err()
                 .contains("validation_fraction")
         );
@@ -388,7 +388,7 @@ pub(crate) mod tests {
                 max_iterations: 0,
                 ..config(Strength::Fixed(1.0))
             }
-            .validate()
+            .validate("protocols.0.x")
             .is_err()
         );
     }

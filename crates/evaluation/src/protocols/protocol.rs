@@ -17,8 +17,9 @@ pub(crate) trait Protocol {
     /// Its name in configs and results.
     const NAME: &'static str;
 
-    /// Gives an error that names the key if the settings cannot run on any data.
-    fn validate(&self) -> Result<(), String>;
+    /// Gives an error that names the key if the settings cannot run on any data. `table` is the settings' place in the
+    /// config: `protocols.0.knn-dino`.
+    fn validate(&self, table: &str) -> Result<(), String>;
 
     /// What it reads from the encoder and the records.
     fn needs(&self) -> Needs<'_>;

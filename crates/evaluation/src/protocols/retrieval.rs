@@ -36,10 +36,10 @@ pub struct Retrieval {
 impl Protocol for Retrieval {
     const NAME: &'static str = PROTOCOL;
 
-    fn validate(&self) -> Result<(), String> {
+    fn validate(&self, table: &str) -> Result<(), String> {
         match self.recall_at.contains(&0) {
             true => Err(format!(
-                "`{PROTOCOL}.recall_at` must be at least 1, got {:?}",
+                "`{table}.recall_at` must be at least 1, got {:?}",
                 self.recall_at
             )),
             false => Ok(()),
@@ -326,7 +326,7 @@ mod tests {
                 recall_at: vec![0],
                 ..config
             }
-            .validate()
+            .validate("protocols.0.x")
             .unwrap_err()
             .contains("recall_at")
         );

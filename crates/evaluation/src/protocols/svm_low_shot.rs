@@ -59,18 +59,18 @@ pub enum Cost {
 impl Protocol for SvmLowShot {
     const NAME: &'static str = PROTOCOL;
 
-    fn validate(&self) -> Result<(), String> {
+    fn validate(&self, table: &str) -> Result<(), String> {
         if self.positives.contains(&0) || !self.positives.contains(&self.headline_positives) {
             return Err(format!(
-                "`{PROTOCOL}.positives` must be at least 1 and contain `headline_positives` {}, got {:?}",
+                "`{table}.positives` must be at least 1 and contain `headline_positives` {}, got {:?}",
                 self.headline_positives, self.positives
             ));
         }
         if self.seeds.is_empty() {
-            return Err(format!("`{PROTOCOL}.seeds` must hold at least 1 seed, got none"));
+            return Err(format!("`{table}.seeds` must hold at least 1 seed, got none"));
         }
         validate_machines(
-            PROTOCOL,
+            table,
             self.costs(),
             self.positive_weight,
             self.tolerance,
@@ -437,8 +437,8 @@ mod tests {
 
     #[test]
     fn bad_settings_are_named() {
-        assert!(config().validate().is_ok());
-        let refused = |config: SvmLowShot| config.validate().unwrap_err();
+        assert!(config().validate("protocols.0.x").is_ok());
+        let refused = |config: SvmLowShot| config.validate("protocols.0.x").unwrap_err();
         let headline = SvmLowShot {
             headline_positives: 2,
             ..config()

@@ -40,15 +40,12 @@ pub struct SvmVoc07 {
 impl Protocol for SvmVoc07 {
     const NAME: &'static str = PROTOCOL;
 
-    fn validate(&self) -> Result<(), String> {
+    fn validate(&self, table: &str) -> Result<(), String> {
         if self.folds < 2 {
-            return Err(format!(
-                "`{PROTOCOL}.folds` must be at least 2, got {}",
-                self.folds
-            ));
+            return Err(format!("`{table}.folds` must be at least 2, got {}", self.folds));
         }
         validate_machines(
-            PROTOCOL,
+            table,
             &self.costs,
             self.positive_weight,
             self.tolerance,
@@ -73,7 +70,7 @@ impl Protocol for SvmVoc07 {
 
 /// Checks of settings that both SVM protocols share.
 pub(crate) fn validate_machines(
-    protocol: &str,
+    table: &str,
     costs: &[f64],
     positive_weight: f64,
     tolerance: f64,
@@ -81,13 +78,11 @@ pub(crate) fn validate_machines(
 ) -> Result<(), String> {
     let positive = |value: &f64| value.is_finite() && *value > 0.0;
     if costs.is_empty() || !costs.iter().all(positive) {
-        return Err(format!(
-            "`{protocol}.costs` must hold values above 0, got {costs:?}"
-        ));
+        return Err(format!("`{table}.costs` must hold values above 0, got {costs:?}"));
     }
     if !positive(&positive_weight) || !positive(&tolerance) || max_iterations == 0 {
         return Err(format!(
-            "`{protocol}` needs `positive_weight` and `tolerance` above 0 and at least 1 of `max_iterations`, got \
+            "`{table}` needs `positive_weight` and `tolerance` above 0 and at least 1 of `max_iterations`, got \
              {positive_weight}, {tolerance} and {max_iterations}"
         ));
     }
@@ -400,8 +395,8 @@ mod tests {
 
     #[test]
     fn bad_settings_are_named() {
-        assert!(config().validate().is_ok());
-        let refused = |config: SvmVoc07| config.validate().unwrap_err();
+        assert!(config().validate("protocols.0.x").is_ok());
+        let refused = |config: SvmVoc07| config.validate("protocols.0.x").unwrap_err();
         assert!(refused(SvmVoc07 { folds: 1, ..config() }).contains("folds"));
         assert!(
             refused(SvmVoc07 {

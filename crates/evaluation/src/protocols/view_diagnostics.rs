@@ -49,22 +49,22 @@ pub struct ViewDiagnostics {
 impl Protocol for ViewDiagnostics {
     const NAME: &'static str = PROTOCOL;
 
-    fn validate(&self) -> Result<(), String> {
+    fn validate(&self, table: &str) -> Result<(), String> {
         if self.images < 2 || self.views < 2 {
             return Err(format!(
-                "`{PROTOCOL}` needs at least 2 `images` and 2 `views`, got {} and {}",
+                "`{table}` needs at least 2 `images` and 2 `views`, got {} and {}",
                 self.images, self.views
             ));
         }
         for (name, value) in [("delta", self.delta), ("alpha", self.alpha)] {
             if !(value.is_finite() && value > 0.0) {
                 return Err(format!(
-                    "`{PROTOCOL}.{name}` must be finite and above 0, got {value}"
+                    "`{table}.{name}` must be finite and above 0, got {value}"
                 ));
             }
         }
         self.view_group()
-            .validate_at("count", &format!("{PROTOCOL}.transforms"))
+            .validate_at("count", &format!("{table}.transforms"))
     }
 
     fn needs(&self) -> Needs<'_> {
@@ -369,10 +369,10 @@ mod tests {
         let refused = |change: fn(&mut ViewDiagnostics)| {
             let mut config = config();
             change(&mut config);
-            config.validate().unwrap_err()
+            config.validate("protocols.0.x").unwrap_err()
         };
         assert!(refused(|config| config.views = 1).contains("`views`"));
         assert!(refused(|config| config.delta = 0.0).contains("delta"));
-        assert!(config().validate().is_ok());
+        assert!(config().validate("protocols.0.x").is_ok());
     }
 }

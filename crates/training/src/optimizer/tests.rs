@@ -138,7 +138,7 @@ fn twenty_steps_are_pytorchs() {
     assert!(cases.len() >= 10);
     for case in cases {
         let config: OptimizerConfig = serde_json::from_value(case["config"].clone()).unwrap();
-        config.validate().unwrap();
+        config.validate("optimizer").unwrap();
         let schedule: ScheduleConfig = serde_json::from_value(case["schedule"].clone()).unwrap();
         let clip: Option<ClipConfig> = serde_json::from_value(case["clip"].clone()).unwrap();
         let device = Device::flex().autodiff();
@@ -302,9 +302,14 @@ fn bad_numbers_are_named() {
     };
     assert!(
         sgd(0.0, 0.9)
-            .validate()
+            .validate("optimizer")
             .unwrap_err()
             .contains("learning_rate_per_256")
     );
-    assert!(sgd(0.1, 1.0).validate().unwrap_err().contains("momentum"));
+    assert!(
+        sgd(0.1, 1.0)
+            .validate("optimizer")
+            .unwrap_err()
+            .contains("momentum")
+    );
 }

@@ -86,7 +86,7 @@ impl<'a, O: Objective, C: ObjectiveSection> Plan<'a, O, C> {
         };
         config
             .schedule
-            .validate(Some(length.epochs))
+            .validate("schedule", Some(length.epochs))
             .map_err(Error::Config)?;
         check_length(config, &length, options.resume)?;
         Ok(Self {

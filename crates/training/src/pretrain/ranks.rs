@@ -192,11 +192,12 @@ pub(super) fn alike<T>(replicas: &Replicas, result: Result<T, Error>) -> Result<
 }
 
 /// Enters the broken records that each rank found since the last call on all of them, so that their number and limit are
-/// those of the run. `known` holds the positions of those that all ranks have.
+/// those of all ranks together. `known` holds the positions of those that all ranks have; it is empty before the first
+/// call with a loader.
 ///
 /// # Errors
-/// More than the config allows, over all ranks.
-pub(super) fn share_bad_records(
+/// More than the loader's config allows, over all ranks; rank 0 reports it, the others have [`Error::OtherRank`].
+pub fn share_bad_records(
     replicas: &Replicas,
     loader: &data::Loader,
     known: &mut BTreeSet<u64>,
@@ -287,13 +288,8 @@ struct Hashes(Vec<u8>);
 
 impl ModuleVisitor for Hashes {
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-        let values: Vec<u8> = param
-            .val()
-            .into_data()
-            .iter::<f32>()
-            .flat_map(f32::to_le_bytes)
-            .collect();
-        self.0.extend(crc32fast::hash(&values).to_le_bytes());
+        let values = param.val().into_data().convert::<f32>();
+        self.0.extend(crc32fast::hash(values.as_bytes()).to_le_bytes());
     }
 }
 
@@ -369,6 +365,52 @@ fn first_difference(expected: &str, got: &str) -> (String, String) {
 mod tests {
     use super::*;
     use kernels::collective::threads;
+
+    /// Each rank reads half of the records, of which one is broken.
+    #[test]
+    fn broken_records_of_all_ranks_are_counted_on_each() {
+        let bad_of = |max_bad_fraction: f64| {
+            let mut records: Vec<data::Record> = (0..8)
+                .map(|index| data::Dataset::synthetic(8, 8, 8, 2, 0).read(index).unwrap())
+                .collect();
+            for broken in [1, 6] {
+                records[broken].image.truncate(20);
+            }
+            let dataset = Arc::new(data::Dataset::from_records(records, vec![]));
+            let view = data::ViewGroup {
+                count: 1,
+                transforms: vec![data::Transform::CenterCrop { size_px: 8 }],
+            };
+            let config = data::LoaderConfig {
+                batch_images: 4,
+                workers: 0,
+                max_bad_fraction,
+            };
+            let of_rank = |rank: usize, engine| {
+                let (order, view) = (data::Order::Sequential, vec![view.clone()]);
+                let loader = data::Loader::new(Arc::clone(&dataset), view, config, order, 0).unwrap();
+                assert_eq!(loader.batches(rank, rank + 1).filter(Result::is_ok).count(), 1);
+                let mut known = BTreeSet::new();
+                let shared = share_bad_records(&Replicas::of(engine), &loader, &mut known);
+                let count = loader.bad_records().count;
+                (count, shared.map_err(|error| error.to_string()))
+            };
+            std::thread::scope(|scope| {
+                let engines = threads(2).into_iter().enumerate();
+                let started: Vec<_> = engines
+                    .map(|(rank, engine)| scope.spawn(move || of_rank(rank, engine)))
+                    .collect();
+                let ended = started.into_iter().map(|thread| thread.join().unwrap());
+                ended.collect::<Vec<_>>()
+            })
+        };
+        assert_eq!(bad_of(0.25), [(2, Ok(())), (2, Ok(()))]);
+        // One is allowed, and no rank met two.
+        let ended = bad_of(0.125);
+        let first = ended[0].1.as_ref().unwrap_err();
+        assert!(first.starts_with("2 of 8 records"), "{first}");
+        assert_eq!(ended[1].1, Err(Error::OtherRank { rank: 0 }.to_string()));
+    }
 
     #[test]
     fn an_error_of_one_rank_is_an_error_of_all_and_reported_once() {

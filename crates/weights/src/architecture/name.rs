@@ -60,7 +60,7 @@ pub(crate) fn named(name: &str) -> Result<Named, String> {
         .or_else(|| vit(usual).map(Named::Vit));
     let found = found.ok_or_else(unknown)?;
     let checked = match &found {
-        Named::ResNet(config) => config.validate(),
+        Named::ResNet(config) => config.validate("backbone.resnet"),
         Named::Vit(vit) if vit.heads == 0 || vit.patch_px == 0 || !vit.width.is_multiple_of(vit.heads) => {
             Err(unknown())
         }

@@ -29,4 +29,8 @@ impl CurveLine for EvaluationLine {
     fn step(&self) -> usize {
         self.step
     }
+
+    fn score(&self) -> Option<f64> {
+        self.box_ap
+    }
 }

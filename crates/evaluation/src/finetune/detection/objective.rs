@@ -8,7 +8,7 @@ use data::ViewTargets;
 use data::targets::Segmentation;
 use detection::BoundingBox;
 use detection::parts::ImageDraws;
-use detection::rcnn::{Neck, Norm, Rcnn, RcnnConfig, Target, TrueMask, replace_state};
+use detection::rcnn::{Neck, Norm, Rcnn, RcnnConfig, RcnnLosses, Target, TrueMask, replace_state};
 use std::collections::BTreeMap;
 use training::{Batch, Loss, Objective, ParameterRule, ViewCount};
 
@@ -44,14 +44,6 @@ impl Detect {
                 .collect(),
         }
     }
-
-    /// The final detector: the best one if it is kept, else the last one.
-    pub(super) fn kept(student: &Rcnn, state: &State) -> Rcnn {
-        match &state.best {
-            Some(best) => best.clone(),
-            None => student.valid(),
-        }
-    }
 }
 
 /// Height and width of each picture of a batch without its padding, px.
@@ -69,7 +61,7 @@ pub(super) fn in_its_order(images: Tensor<4>, network: &RcnnConfig) -> Tensor<4>
 }
 
 /// What is true of a picture, for the losses: crowds are left out.
-pub(super) fn target(view: &ViewTargets, with_masks: bool) -> Target {
+fn target(view: &ViewTargets, with_masks: bool) -> Target {
     let (width, height) = (view.targets.width, view.targets.height);
     let mut target = Target::default();
     for object in view
@@ -102,6 +94,16 @@ pub(super) fn target(view: &ViewTargets, with_masks: bool) -> Target {
     target
 }
 
+/// The losses of a micro-batch.
+pub(super) fn losses_of(network: &Rcnn, batch: &Batch, context: &Context) -> RcnnLosses {
+    let views = batch.targets.as_deref().unwrap_or_default();
+    let with_masks = network.config().masks.is_some();
+    let targets: Vec<Target> = views.iter().map(|view| target(view, with_masks)).collect();
+    let images = in_its_order(batch.view(0), network.config());
+    let draws = ImageDraws::new(context, batch.images);
+    network.losses(images, &sizes(views), &targets, &draws, context)
+}
+
 impl Objective for Detect {
     type Student = Rcnn;
     type State = State;
@@ -119,12 +121,7 @@ impl Objective for Detect {
     }
 
     fn loss(&self, student: &Rcnn, _: &State, batch: &Batch, context: &Context) -> (Loss, ()) {
-        let views = batch.targets.as_deref().unwrap_or_default();
-        let with_masks = self.settings.network.masks.is_some();
-        let targets: Vec<Target> = views.iter().map(|view| target(view, with_masks)).collect();
-        let images = in_its_order(batch.view(0), &self.settings.network);
-        let draws = ImageDraws::new(context, batch.images);
-        let losses = student.losses(images, &sizes(views), &targets, &draws, context);
+        let losses = losses_of(student, batch, context);
         let named = losses.named().into_iter();
         let signals = named
             .map(|(name, loss)| (name, loss.without_autodiff()))

@@ -2,7 +2,7 @@
 
 use super::Settings;
 use super::report::{Evaluated, Shown, report};
-use super::score::{EvaluationSet, Found, Scores};
+use super::score::{BoxScores, EvaluationSet, Found, Scores};
 use crate::error::Error;
 use crate::report::jpeg;
 use crate::result::Outcome;
@@ -13,6 +13,7 @@ use detection::drawing::{Mark, draw};
 use detection::metrics::{Kind, Scored, coco};
 use maud::html;
 use rayon::prelude::*;
+use std::borrow::Cow;
 
 /// Pictures in the report.
 const PICTURES: usize = 16;
@@ -42,7 +43,10 @@ pub(super) fn page(
 ) -> Result<String, Error> {
     let classes = settings.network.classes;
     // Curves are COCO's whatever the metric is.
-    let boxes = coco(&found.truth, &found.results, classes, Kind::Boxes)?;
+    let boxes = match &scores.boxes {
+        BoxScores::Coco(boxes) => Cow::Borrowed(boxes),
+        BoxScores::Voc(_) => Cow::Owned(coco(&found.truth, &found.results, classes, Kind::Boxes)?),
+    };
     let (of_boxes, of_masks) = scores.intervals.unzip();
     let mut evaluated = vec![Evaluated {
         kind: Kind::Boxes,

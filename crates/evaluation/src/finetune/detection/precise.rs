@@ -3,14 +3,13 @@
 //! Wu and Johnson, *Rethinking "Batch" in BatchNorm*, 2021, section 3.
 
 use super::Settings;
-use super::objective::{in_its_order, sizes, target};
+use super::objective::losses_of;
 use crate::error::Error;
 use backbones::layers::BatchNorm;
 use backbones::{Context, Draws, RunPosition, independent_copy};
 use burn::tensor::{Device, TensorData};
 use data::Loader;
-use detection::parts::ImageDraws;
-use detection::rcnn::{Norm, Rcnn, Target, replace_state, state_dict};
+use detection::rcnn::{Norm, Rcnn, replace_state, state_dict};
 use std::collections::BTreeMap;
 use training::Normalize;
 
@@ -43,12 +42,7 @@ pub(super) fn with_precise_statistics(
         let batch = training::Batch::upload(batch?, &normalize, device);
         let progress = RunPosition::at(0, 1, 1);
         let context = Context::training(progress, Draws::new(seed, 0)).micro_batch(index, batches);
-        let views = batch.targets.as_deref().unwrap_or_default();
-        let with_masks = settings.network.masks.is_some();
-        let targets: Vec<Target> = views.iter().map(|view| target(view, with_masks)).collect();
-        let images = in_its_order(batch.view(0), &settings.network);
-        let draws = ImageDraws::new(&context, batch.images);
-        copy.losses(images, &sizes(views), &targets, &draws, &context);
+        losses_of(&copy, &batch, &context);
     }
     Ok(replace_state(
         copy.clone(),

@@ -85,16 +85,13 @@ fn numbers(evaluated: &[Evaluated<'_>]) -> Markup {
     };
     let rows = html! {
         @for one in evaluated {
-            @let scores = one.scores;
+            @let all = one.scores.mean.all();
             @let interval = |of: fn(&Intervals) -> Option<Interval>| one.intervals.as_ref().and_then(of);
             tr {
                 th scope="row" { (one.noun()) }
-                td { (percent_with(scores.ap, interval(|intervals| intervals.ap))) }
-                td { (percent_with(scores.ap50, interval(|intervals| intervals.ap50))) }
-                @for share in [
-                    scores.ap75, scores.ap_small, scores.ap_medium, scores.ap_large, scores.ar1, scores.ar10,
-                    scores.ar100, scores.ar_small, scores.ar_medium, scores.ar_large,
-                ] { td { (percent(share)) } }
+                td { (percent_with(all[0], interval(|intervals| intervals.ap))) }
+                td { (percent_with(all[1], interval(|intervals| intervals.ap50))) }
+                @for share in &all[2..] { td { (percent(*share)) } }
             }
         }
     };
@@ -121,7 +118,7 @@ fn ranked(scores: &CocoScores) -> Vec<(usize, &ClassScores)> {
     let mut ranked: Vec<_> = classes
         .filter(|(_, class)| class.truths > 0 || class.detections > 0)
         .collect();
-    let ap = |class: &ClassScores| class.ap.unwrap_or(-1.0);
+    let ap = |class: &ClassScores| class.numbers.ap.unwrap_or(-1.0);
     ranked.sort_by(|(_, one), (_, two)| ap(two).total_cmp(&ap(one)));
     ranked
 }
@@ -144,9 +141,8 @@ fn classes(evaluated: &Evaluated<'_>, names: &[String]) -> Markup {
                 th scope="row" { (name_of(names, *number)) }
                 td { (class.truths) }
                 td { (class.detections) }
-                @for share in [
-                    class.ap, class.ap50, class.ap75, class.ap_small, class.ap_medium, class.ap_large, class.ar100,
-                ] { td { (percent(share)) } }
+                @for share in &class.numbers.all()[..6] { td { (percent(*share)) } }
+                td { (percent(class.numbers.ar100)) }
             }
         }
     };
@@ -230,11 +226,11 @@ fn curves(evaluated: &Evaluated<'_>, names: &[String]) -> Markup {
                 text transform=(format!("translate(12 {}) rotate(-90)", ABOVE + SIDE / 2.0)) text-anchor="middle" style="fill:var(--text)" { "precision" }
                 @for (number, class) in &drawn {
                     polyline points=(points(&class.precision)) fill="none" stroke=(color(*number)) stroke-width="1.5" {
-                        title { (name_of(names, *number)) ", AP50 " (percent(class.ap50)) }
+                        title { (name_of(names, *number)) ", AP50 " (percent(class.numbers.ap50)) }
                     }
                 }
                 polyline points=(points(&mean)) fill="none" stroke-width="3" style="stroke:var(--text)" {
-                    title { "mean of " (count) " classes, AP50 " (percent(scores.ap50)) }
+                    title { "mean of " (count) " classes, AP50 " (percent(scores.mean.ap50)) }
                 }
             }
             figcaption {
@@ -244,7 +240,7 @@ fn curves(evaluated: &Evaluated<'_>, names: &[String]) -> Markup {
         }
         ul class="legend" {
             @for (number, class) in &drawn {
-                li { span style=(format!("background:{}", color(*number))) {} (name_of(names, *number)) " " (percent(class.ap50)) }
+                li { span style=(format!("background:{}", color(*number))) {} (name_of(names, *number)) " " (percent(class.numbers.ap50)) }
             }
         }
     }
@@ -274,17 +270,33 @@ fn beside(pictures: &[Shown]) -> Markup {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use detection::metrics::CocoNumbers;
+
+    /// `share` as every number but those of small objects, of which there are none.
+    fn numbers(share: Option<f64>) -> CocoNumbers {
+        CocoNumbers {
+            ap: share,
+            ap50: share,
+            ap75: share,
+            ap_small: None,
+            ap_medium: share,
+            ap_large: share,
+            ar1: share,
+            ar10: share,
+            ar100: share,
+            ar_small: None,
+            ar_medium: share,
+            ar_large: share,
+        }
+    }
 
     fn class(precision: f64, truths: usize) -> ClassScores {
         let ap = (truths > 0).then_some(precision / 2.0);
         ClassScores {
-            ap,
-            ap50: (truths > 0).then_some(precision),
-            ap75: ap,
-            ap_small: None,
-            ap_medium: ap,
-            ap_large: ap,
-            ar100: ap,
+            numbers: CocoNumbers {
+                ap50: (truths > 0).then_some(precision),
+                ..numbers(ap)
+            },
             precision: match truths {
                 0 => vec![],
                 _ => vec![precision; RECALL_POINTS],
@@ -297,18 +309,7 @@ mod tests {
     fn scores(classes: Vec<ClassScores>) -> CocoScores {
         let ap = classes.iter().any(|class| class.truths > 0).then_some(0.123);
         CocoScores {
-            ap,
-            ap50: ap,
-            ap75: ap,
-            ap_small: None,
-            ap_medium: ap,
-            ap_large: ap,
-            ar1: ap,
-            ar10: ap,
-            ar100: ap,
-            ar_small: None,
-            ar_medium: ap,
-            ar_large: ap,
+            mean: numbers(ap),
             classes,
         }
     }

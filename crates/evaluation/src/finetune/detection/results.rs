@@ -6,11 +6,11 @@ use crate::error::Error;
 use crate::result::Score;
 use data::durable;
 use detection::metrics::{CocoScores, Interval, Intervals, Kind, results_json};
-use detection::rcnn::{Rcnn, to_safetensors};
+use detection::rcnn::{Rcnn, RcnnConfig, to_safetensors};
 use serde_json::{Map, Value, json};
 use std::path::Path;
 
-/// The detector with torchvision's names, which [`super::LoadedDetector`] and `passer detect objects` read.
+/// The detector with torchvision's names, which [`LoadedDetector`](crate::finetune::LoadedDetector) and `passer detect objects` read.
 pub(super) const DETECTOR: &str = "detector.safetensors";
 
 /// Writes [`DETECTOR`] and the results files, of boxes and of masks.
@@ -34,8 +34,14 @@ pub(super) fn write_files(
     Ok(())
 }
 
-/// The numbers of `result.json`; those without an object of their size are left out. `details` belong to each.
-pub(super) fn scores(scores: &Scores, names: &[String], details: &Map<String, Value>) -> Vec<Score> {
+/// The numbers of `result.json`; those without an object of their size are left out. `details` belong to each, and the
+/// settings of `network` to the first one.
+pub(super) fn scores(
+    scores: &Scores,
+    names: &[String],
+    details: &Map<String, Value>,
+    network: &RcnnConfig,
+) -> Vec<Score> {
     let (of_boxes, of_masks) = match &scores.intervals {
         Some((boxes, masks)) => (Some(boxes), masks.as_ref()),
         None => (None, None),
@@ -44,6 +50,9 @@ pub(super) fn scores(scores: &Scores, names: &[String], details: &Map<String, Va
     let mut push = |metric: &'static str, value: Option<f64>, interval: Option<Interval>, classes: Value| {
         let Some(value) = value else { return };
         let mut details = details.clone();
+        if all.is_empty() {
+            details.insert("network".into(), json!(network));
+        }
         if let Some(interval) = interval {
             details.insert("interval_95".into(), json!([interval.low, interval.high]));
             details.insert(
@@ -128,23 +137,9 @@ fn push_coco(
     let each = scores
         .classes
         .iter()
-        .map(|class| (class.ap, class.truths, class.detections));
+        .map(|class| (class.numbers.ap, class.truths, class.detections));
     let classes = by_class(each, names);
-    let values = [
-        scores.ap,
-        scores.ap50,
-        scores.ap75,
-        scores.ap_small,
-        scores.ap_medium,
-        scores.ap_large,
-        scores.ar1,
-        scores.ar10,
-        scores.ar100,
-        scores.ar_small,
-        scores.ar_medium,
-        scores.ar_large,
-    ];
-    for (index, (name, value)) in metrics.iter().zip(values).enumerate() {
+    for (index, (name, value)) in metrics.iter().zip(scores.mean.all()).enumerate() {
         let interval = match index {
             0 => intervals.and_then(|intervals| intervals.ap),
             1 => intervals.and_then(|intervals| intervals.ap50),
@@ -155,12 +150,13 @@ fn push_coco(
     }
 }
 
-/// Every setting of the run and its derived values, for `result.json`.
+/// Every setting of the run but the network's, for `result.json`.
 pub(super) fn details(config: &training::Config<Settings>) -> Map<String, Value> {
     let mut details = match json!(config.objective) {
         Value::Object(details) => details,
         _ => Map::new(),
     };
+    details.remove("network");
     for (key, value) in [
         ("seed", json!(config.seed)),
         ("batch_images", json!(config.data.batch_images)),

@@ -1,71 +1,29 @@
-//! A detector's fine-tuning from config to `result.json`: checks, the training loop with its evaluations, and one pass
-//! over the test set.
+//! Fine-tuning a detector: its records and their objects, how it is scored, and its files.
 
 use super::line::EvaluationLine;
 use super::objective::{Detect, State};
 use super::page::page;
 use super::precise::with_precise_statistics;
 use super::results::{details, scores, write_files};
-use super::score::{EvaluationSet, Found, Pass, Scores};
-use super::{Config, Settings, Start};
-use crate::encoder::PretrainedOn;
+use super::score::{EvaluationSet, Found, Pass};
+use super::{Config, Settings, start};
 use crate::error::Error;
 use crate::finetune::curve::Curve;
-use crate::overlap::{Comparison, Overlap};
+use crate::finetune::run::{Common, EvaluatedOn, Evaluation, FinetuneEvent, FinetuneResult, Job, Task, tune};
+use crate::overlap::Overlap;
 use crate::progress::Event;
-use crate::result::{Outcome, Provenance, Score, write_results};
+use crate::result::Outcome;
 use crate::task::{Numbering, unknown_class};
+use backbones::Draws;
 use backbones::draws::choose;
-use backbones::{Draws, independent_copy};
 use burn::module::Module;
-use data::targets::ImageTargets;
+use data::targets::{ImageTargets, Object};
 use data::{Dataset, Loader};
 use detection::rcnn::Rcnn;
 use rayon::prelude::*;
-use serde_json::{Value, json};
-use std::cell::RefCell;
-use std::collections::BTreeMap;
-use std::path::PathBuf;
+use serde_json::json;
 use std::sync::Arc;
-use training::{EvaluationDue, RunOptions, Summary, Trained};
-
-/// Inputs and run directory of a detector's fine-tuning.
-pub struct Job<'a> {
-    /// What the detector starts from.
-    pub start: Start<'a>,
-    /// Records with objects ([`Dataset::open_with_objects`]) to learn from; held-out records are a part of them.
-    pub train: Arc<Dataset>,
-    /// Records with objects to score on.
-    pub test: Arc<Dataset>,
-    /// Run directory, device, resume, stop flag.
-    pub options: RunOptions,
-    /// Facts that only the program knows about itself.
-    pub provenance: Provenance,
-}
-
-/// A step of a detector's fine-tuning, for the caller to show.
-#[derive(Debug)]
-pub enum DetectionEvent<'a> {
-    /// In the training loop.
-    Training(training::Event<'a>),
-    /// An evaluation during training.
-    Evaluated(&'a EvaluationLine),
-    /// Pictures are being scored.
-    Scoring(Event<'a>),
-}
-
-/// How a detector's fine-tuning ended.
-pub struct DetectionResult {
-    /// Of the training loop.
-    pub summary: Summary,
-    /// The scores of `result.json`; `None` if the run was interrupted, and on ranks besides rank 0.
-    pub outcomes: Option<Vec<Outcome>>,
-}
-
-const VALIDATION: &str = "validation.jsonl";
-
-/// The receiver of events.
-type Observer<'a> = RefCell<&'a mut dyn FnMut(DetectionEvent<'_>)>;
+use training::Summary;
 
 /// Fine-tunes a detector according to the config and scores the test set.
 ///
@@ -81,26 +39,9 @@ type Observer<'a> = RefCell<&'a mut dyn FnMut(DetectionEvent<'_>)>;
 pub fn run(
     config: &Config,
     job: &Job<'_>,
-    observe: &mut dyn FnMut(DetectionEvent<'_>),
-) -> Result<DetectionResult, Error> {
-    let replicas = &job.options.replicas;
-    let tuning = training::agree(replicas, Tuning::prepare(config, job))?;
-    let test_set = format!("fingerprint {}", job.test.fingerprint());
-    training::check_agreement(replicas, &BTreeMap::from([("test set", test_set)]))?;
-    let observe = RefCell::new(observe);
-    let Trained {
-        summary,
-        student,
-        state,
-    } = tuning.train(&observe)?;
-    if summary.outcome == training::Outcome::Interrupted {
-        return Ok(DetectionResult {
-            summary,
-            outcomes: None,
-        });
-    }
-    let outcomes = tuning.test(&student, &state, &summary, &observe)?;
-    Ok(DetectionResult { summary, outcomes })
+    observe: &mut dyn FnMut(FinetuneEvent<'_, EvaluationLine>),
+) -> Result<FinetuneResult, Error> {
+    tune(Tuning::prepare(config, job), job, observe)
 }
 
 /// A fine-tuning whose config, weights and data have been checked.
@@ -122,54 +63,59 @@ impl<'a> Tuning<'a> {
         config.validate().map_err(Error::Config)?;
         let settings = &mut config.objective;
         settings.start = job.start.hash();
-        let weights = job.start.weights(&settings.network)?;
+        let weights = start::weights(&job.start, &settings.network)?;
         let objective = Detect::new(settings, weights);
-        if job.train.fingerprint() == job.test.fingerprint() {
-            return Err(Error::SameRecords {
-                records: job.test.len(),
-            });
-        }
+        job.check_records()?;
         let (learned, held_out) = split(settings, &job.train)?;
         let train = Arc::new(Dataset::with_objects_to_train_on(&learned)?);
         check_training_objects(settings, &train)?;
         let validation = held_out.map(|records| evaluation_set(settings, &job.train, records));
         let test = evaluation_set(settings, &job.train, Arc::clone(&job.test))?;
-        let is_first = job.options.replicas.rank() == 0;
-        let overlap = is_first.then(|| compare(job, settings));
+        let overlap = job.overlap(&Arc::clone(&job.train).into(), settings.max_shared_fraction)?;
         Ok(Self {
             job,
             objective,
             train,
             validation: validation.transpose()?,
             test,
-            overlap: overlap.transpose()?,
+            overlap,
             config,
         })
     }
+}
 
-    fn train(&self, observe: &Observer<'_>) -> Result<Trained<Detect>, Error> {
-        training::train(
-            &self.objective,
-            &self.config,
-            Arc::clone(&self.train),
-            &self.job.options,
-            &mut |event| (observe.borrow_mut())(DetectionEvent::Training(event)),
-            &mut |due| self.evaluate(due, observe),
-        )
+impl Task for Tuning<'_> {
+    type Objective = Detect;
+    type Settings = Settings;
+    type Network = Rcnn;
+    type Set = EvaluationSet;
+    type Found = Found;
+    type Line = EvaluationLine;
+
+    fn training(&self) -> (&Detect, &training::Config<Settings>, &Arc<Dataset>) {
+        (&self.objective, &self.config, &self.train)
     }
 
-    fn pass(&self) -> Pass<'_> {
-        Pass {
-            settings: &self.config.objective,
-            loader: self.config.data.loader(),
-            device: &self.job.options.device,
-            replicas: &self.job.options.replicas,
+    fn evaluated_on(&self) -> EvaluatedOn<'_, EvaluationSet> {
+        match (&self.validation, self.config.objective.evaluate_every_steps) {
+            (Some(set), _) => EvaluatedOn::HeldOut(set),
+            (None, Some(_)) => EvaluatedOn::Test,
+            // The test set is scored after the last step anyway.
+            (None, None) => EvaluatedOn::Nothing,
         }
     }
 
-    /// The detector to score: without autodiff, and with precise statistics if the config wants them.
-    fn to_score(&self, network: &Rcnn) -> Result<Rcnn, Error> {
-        let network = network.valid();
+    fn test_set(&self) -> &EvaluationSet {
+        &self.test
+    }
+
+    fn best(state: &mut State) -> &mut Option<Rcnn> {
+        &mut state.best
+    }
+
+    /// Without autodiff, and with precise statistics if the config wants them.
+    fn to_score(&self, student: &Rcnn, _: &State) -> Result<Rcnn, Error> {
+        let network = student.valid();
         let settings = &self.config.objective;
         let Some(batches) = settings.precise_statistics_batches else {
             return Ok(network);
@@ -186,159 +132,72 @@ impl<'a> Tuning<'a> {
         with_precise_statistics(&network, settings, &loader, batches, (seed, device))
     }
 
-    /// Scores the detector on the held-out records, or on the test set if there are none, adds a line to the curve, and
-    /// keeps the detector if it is the best so far on held-out ones.
-    fn evaluate(&self, due: EvaluationDue<'_, Detect>, observe: &Observer<'_>) -> Result<State, Error> {
-        let EvaluationDue {
-            epochs,
-            step,
-            student,
-            mut state,
-        } = due;
-        let settings = &self.config.objective;
-        let (set, on) = match &self.validation {
-            Some(set) => (set, "validation"),
-            // The test set is scored after the last step anyway.
-            None if settings.evaluate_every_steps.is_none() => return Ok(state),
-            None => (&self.test, "test"),
+    fn score(
+        &self,
+        network: &Rcnn,
+        set: &EvaluationSet,
+        progress: &mut dyn FnMut(Event<'_>),
+    ) -> Result<Found, Error> {
+        let pass = Pass {
+            settings: &self.config.objective,
+            loader: self.config.data.loader(),
+            device: &self.job.options.device,
+            replicas: &self.job.options.replicas,
         };
-        let network = self.to_score(student)?;
-        let found = self.pass().find(&network, set, &mut |_| {})?;
-        let replicas = &self.job.options.replicas;
-        let mut is_best = false;
-        if replicas.rank() == 0 {
-            let line = line(&found, settings, (step, epochs), on)?;
-            (observe.borrow_mut())(DetectionEvent::Evaluated(&line));
-            // A run that was killed after its newest checkpoint computes its later lines again.
-            let path = self.lines_path();
-            let mut curve = Curve::<EvaluationLine>::read(&path, step)?;
-            is_best = curve
-                .lines
-                .iter()
-                .all(|before| before.box_ap.unwrap_or(-1.0) < line.box_ap.unwrap_or(0.0));
-            curve.push(line, &path)?;
-        }
-        // The other ranks have no earlier lines to compare with.
-        let of_rank_0 = replicas.gather_bytes(vec![u8::from(is_best)]).swap_remove(0);
-        if settings.keeps_best() && of_rank_0 == [1] {
-            state.best = Some(independent_copy(&network));
-        }
-        Ok(state)
+        pass.find(network, set, progress)
     }
 
-    /// The scores of the kept detector on the test set, written to the run directory by rank 0.
-    fn test(
-        &self,
-        student: &Rcnn,
-        state: &State,
-        summary: &Summary,
-        observe: &Observer<'_>,
-    ) -> Result<Option<Vec<Outcome>>, Error> {
-        let network = match &state.best {
-            // It has its precise statistics already.
-            Some(_) => Detect::kept(student, state),
-            None => self.to_score(student)?,
-        };
-        let found = self.pass().find(&network, &self.test, &mut |event| {
-            (observe.borrow_mut())(DetectionEvent::Scoring(event));
-        })?;
-        let Some(overlap) = &self.overlap else {
-            return Ok(None);
-        };
-        let settings = &self.config.objective;
-        let scored = found.scores(settings, true)?;
-        let out = &self.job.options.out;
-        let names = self.job.train.class_names();
-        write_files(out, &network, names, &found, &self.test)?;
-        let outcomes = self.outcomes(&found, &scored, overlap, summary)?;
-        write_results(&out.join("result.json"), &outcomes)?;
-        let report = page(settings, names, &self.test, &found, &scored, &outcomes)?;
-        data::durable::write(&out.join("report.html"), report.as_bytes())?;
-        Ok(Some(outcomes))
+    fn line(&self, found: &Found, at: Evaluation) -> Result<EvaluationLine, Error> {
+        let scored = found.scores(&self.config.objective, false)?;
+        let [box_ap, box_ap50, box_ap75] = scored.boxes.main();
+        Ok(EvaluationLine {
+            step: at.step,
+            epoch: at.epoch,
+            on: at.on.into(),
+            box_ap,
+            box_ap50,
+            box_ap75,
+            mask_ap: scored.masks.and_then(|masks| masks.mean.ap),
+            records: found.results.len(),
+        })
     }
 
-    fn outcomes(
+    /// Writes the detector, what it found, and the report.
+    fn finish(
         &self,
+        network: &Rcnn,
         found: &Found,
-        scored: &Scores,
-        overlap: &Overlap,
+        curve: &Curve<EvaluationLine>,
         summary: &Summary,
     ) -> Result<Vec<Outcome>, Error> {
-        let train_bad_records = summary.bad_records.count;
-        let (job, config) = (self.job, &self.config);
-        let settings = &config.objective;
-        let mut details = details(config);
-        let curve = Curve::<EvaluationLine>::read(&self.lines_path(), usize::MAX)?;
-        let best = curve
-            .lines
-            .iter()
-            .reduce(|best, line| match line.box_ap > best.box_ap {
-                true => line,
-                false => best,
-            });
-        let (step, chosen_on) = match best.filter(|_| settings.keeps_best()) {
+        let (job, settings) = (self.job, &self.config.objective);
+        let names = job.train.class_names();
+        write_files(&job.options.out, network, names, found, &self.test)?;
+        let mut details = details(&self.config);
+        let best = curve.best().filter(|_| settings.keeps_best());
+        let (step, chosen_on) = match best {
             Some(line) => (line.step, "records held out of the training set"),
             None => (summary.steps, "nothing: the last step"),
         };
         details.insert("step".into(), json!(step));
         details.insert("step_chosen_on".into(), json!(chosen_on));
-        let encoder = job.start.encoder();
-        let outcome = |score: Score| Outcome {
+        let common = Common {
             protocol: settings.protocol().into(),
-            metric: score.metric.to_string(),
-            value: score.value,
-            headline: score.headline,
-            spread: None,
-            encoder: job.start.hash().unwrap_or_else(|| "none".into()),
-            encoder_name: job.start.name(&settings.network),
-            encoder_step: encoder
-                .map(|encoder| encoder.info.steps)
-                .filter(|steps| *steps > 0),
+            name: job.start.name(&self.config.backbone),
             classes: settings.network.classes,
-            train_records: self.train.len() - train_bad_records,
+            train: &self.train,
+            train_bad_records: summary.bad_records.count,
             test_records: found.results.len(),
-            train_bad_records,
-            test_bad_records: job.test.len() - found.results.len(),
-            train_fingerprint: self.train.fingerprint().to_string(),
-            test_fingerprint: job.test.fingerprint().to_string(),
-            train_listing: self.train.listing().clone(),
-            test_listing: job.test.listing().clone(),
-            overlap: Some(overlap.clone()),
-            settings: Value::Object(score.details),
+            overlap: self.overlap.clone(),
             test_transforms: json!(settings.test_views()),
-            normalize: json!(config.data.normalize),
-            commit: job.provenance.commit.clone(),
-            device: job.provenance.device.clone(),
-            // A run resumes from its checkpoint, not from its result.
-            asked: String::new(),
+            normalize: &self.config.data.normalize,
         };
-        let all = scores(scored, job.train.class_names(), &details);
-        Ok(all.into_iter().map(outcome).collect())
+        let scored = found.scores(settings, true)?;
+        let outcomes = job.outcomes(&common, scores(&scored, names, &details, &settings.network));
+        let report = page(settings, names, &self.test, found, &scored, &outcomes)?;
+        data::durable::write(&job.options.out.join("report.html"), report.as_bytes())?;
+        Ok(outcomes)
     }
-
-    fn lines_path(&self) -> PathBuf {
-        self.job.options.out.join(VALIDATION)
-    }
-}
-
-fn line(
-    found: &Found,
-    settings: &Settings,
-    (step, epoch): (usize, usize),
-    on: &str,
-) -> Result<EvaluationLine, Error> {
-    let scored = found.scores(settings, false)?;
-    let [box_ap, box_ap50, box_ap75] = scored.boxes.main();
-    Ok(EvaluationLine {
-        step,
-        epoch,
-        on: on.into(),
-        box_ap,
-        box_ap50,
-        box_ap75,
-        mask_ap: scored.masks.and_then(|masks| masks.ap),
-        records: found.results.len(),
-    })
 }
 
 /// The records to learn from, and those held out.
@@ -364,19 +223,26 @@ fn split(settings: &Settings, train: &Arc<Dataset>) -> Result<(Arc<Dataset>, Opt
     Ok((part(learned)?, Some(part(positions)?)))
 }
 
-/// The objects of all records, in their order.
-fn all_targets(dataset: &Dataset) -> Result<Vec<ImageTargets>, Error> {
-    let of = |position: usize| -> Result<ImageTargets, Error> {
-        dataset.targets(position)?.ok_or_else(|| no_objects(dataset))
-    };
-    (0..dataset.len()).into_par_iter().map(of).collect()
+/// The objects of a record.
+fn targets_of(dataset: &Dataset, position: usize) -> Result<ImageTargets, Error> {
+    dataset.targets(position)?.ok_or_else(|| {
+        Error::Config(format!(
+            "a data set of {} records was opened without its objects",
+            dataset.len()
+        ))
+    })
 }
 
-fn no_objects(dataset: &Dataset) -> Error {
-    Error::Config(format!(
-        "a data set of {} records was opened without its objects",
-        dataset.len()
-    ))
+/// Gives an error if a network with masks is to learn or be scored on an object without one.
+fn check_mask(settings: &Settings, object: &Object, dataset: &Dataset, position: usize) -> Result<(), Error> {
+    match settings.network.masks.is_some() && object.segmentation.is_none() {
+        true => Err(Error::Config(format!(
+            "`detection.network.masks` needs a mask for each object, and object {} of `{}` has none; leave the table out to train boxes alone",
+            object.id,
+            dataset.key(position)?
+        ))),
+        false => Ok(()),
+    }
 }
 
 /// Gives an error for classes that the network lacks and masks that the data lack.
@@ -390,7 +256,7 @@ fn check_training_objects(settings: &Settings, train: &Dataset) -> Result<(), Er
         )));
     }
     let check = |position: usize| -> Result<(), Error> {
-        let targets = train.targets(position)?.ok_or_else(|| no_objects(train))?;
+        let targets = targets_of(train, position)?;
         for object in targets.objects.iter().filter(|object| object.is_trained_on()) {
             if object.class as usize >= network.classes {
                 return Err(Error::Config(format!(
@@ -400,13 +266,7 @@ fn check_training_objects(settings: &Settings, train: &Dataset) -> Result<(), Er
                     network.classes
                 )));
             }
-            if network.masks.is_some() && object.segmentation.is_none() {
-                return Err(Error::Config(format!(
-                    "`detection.network.masks` needs a mask for each object, and object {} of `{}` has none; leave the table out to train boxes alone",
-                    object.id,
-                    train.key(position)?
-                )));
-            }
+            check_mask(settings, object, train, position)?;
         }
         Ok(())
     };
@@ -419,7 +279,9 @@ fn evaluation_set(
     train: &Dataset,
     dataset: Arc<Dataset>,
 ) -> Result<EvaluationSet, Error> {
-    let mut truth = all_targets(&dataset)?;
+    let truth = (0..dataset.len()).into_par_iter();
+    let truth = truth.map(|position| targets_of(&dataset, position));
+    let mut truth = truth.collect::<Result<Vec<_>, _>>()?;
     let mut of_training = 0..settings.network.classes as i64;
     let mut labels = truth
         .iter()
@@ -448,13 +310,7 @@ fn evaluation_set(
                 return Err(unknown_class(names.0, names.1, i64::from(object.class), key));
             };
             object.class = class as u32;
-            if settings.network.masks.is_some() && object.segmentation.is_none() {
-                return Err(Error::Config(format!(
-                    "`detection.network.masks` needs a mask for each object, and object {} of `{}` has none",
-                    object.id,
-                    dataset.key(position)?
-                )));
-            }
+            check_mask(settings, object, &dataset, position)?;
         }
     }
     Ok(EvaluationSet {
@@ -462,18 +318,4 @@ fn evaluation_set(
         truth,
         category_ids,
     })
-}
-
-/// Compares the test images with the training images.
-fn compare(job: &Job<'_>, settings: &Settings) -> Result<Overlap, Error> {
-    let pretrained_on = job.start.encoder().map(PretrainedOn::of).unwrap_or_default();
-    Comparison {
-        train: &Arc::clone(&job.train).into(),
-        test: &Arc::clone(&job.test).into(),
-        train_fingerprint: job.train.fingerprint(),
-        pretrained_on: &pretrained_on,
-        most: settings.max_shared_fraction,
-        learns: true,
-    }
-    .check()
 }

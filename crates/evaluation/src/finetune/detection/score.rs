@@ -7,7 +7,7 @@ use crate::progress::Event;
 use backbones::Replicas;
 use burn::tensor::Device;
 use data::targets::{ImageTargets, Rle};
-use data::{BadRecord, Dataset, Loader, LoaderConfig, Order, ViewTargets};
+use data::{Dataset, Loader, LoaderConfig, Order, ViewTargets};
 use detection::BoundingBox;
 use detection::metrics::{
     CocoScores, ImageResults, Intervals, Kind, Matches, Scored, VocScores, VocYear, coco, voc,
@@ -57,7 +57,7 @@ impl BoxScores {
     /// AP over IoU 0.5 to 0.95, at 0.5, and at 0.75.
     pub(super) fn main(&self) -> [Option<f64>; 3] {
         match self {
-            Self::Coco(scores) => [scores.ap, scores.ap50, scores.ap75],
+            Self::Coco(scores) => [scores.mean.ap, scores.mean.ap50, scores.mean.ap75],
             Self::Voc(scores) => [scores.ap, scores.ap50, scores.ap75],
         }
     }
@@ -194,14 +194,7 @@ impl Pass<'_> {
 
     /// The results of all ranks, in the order of records; broken records count against the limit over all ranks.
     fn merged(&self, own: Vec<Sent>, set: &EvaluationSet, loader: &Loader) -> Result<Found, Error> {
-        let bad = serde_json::to_vec(&loader.bad_records_besides(&BTreeSet::new())).unwrap_or_default();
-        let bad = self.replicas.gather_bytes(bad);
-        let bad = bad.iter().flat_map(|of_rank| {
-            let of_rank: Vec<BadRecord> = serde_json::from_slice(of_rank).unwrap_or_default();
-            of_rank
-        });
-        let entered = loader.add_bad_records(bad.collect()).map_err(Error::from);
-        training::agree(self.replicas, entered)?;
+        training::share_bad_records(self.replicas, loader, &mut BTreeSet::new())?;
         let bytes = self
             .replicas
             .gather_bytes(serde_json::to_vec(&own).unwrap_or_default());

@@ -1,123 +1,28 @@
-//! What a detector starts from: nothing, an encoder's backbone, or a whole detector with perhaps other classes.
+//! The weights that a detector starts with, by torchvision's names.
 
-use super::check_scratch;
-use crate::error::{Error, io};
-use backbones::{BackboneConfig, Init, state_dict};
-use burn::tensor::{Device, TensorData};
-use data::sha256_of_file;
-use detection::rcnn::{self, ClassLayers, RcnnConfig};
+use crate::error::Error;
+use crate::finetune::Start;
+use backbones::{BackboneConfig, state_dict};
+use burn::tensor::TensorData;
+use detection::rcnn::{Norm, RcnnConfig};
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::BufReader;
-use std::path::{Path, PathBuf};
 use training::LoadedEncoder;
-use weights::Checkpoint;
 
-/// What a run starts from.
-#[derive(Clone, Copy, Debug)]
-pub enum Start<'a> {
-    /// Initial weights of everything.
-    Scratch,
-    /// The backbone of an encoder; all other layers have initial weights.
-    Encoder(&'a LoadedEncoder),
-    /// All layers of a detector.
-    Detector(&'a LoadedDetector),
-}
-
-/// A detector's weights from a file, checked against a network.
-#[derive(Clone, Debug)]
-pub struct LoadedDetector {
-    /// The file.
-    pub path: PathBuf,
-    /// SHA-256 of the file, hexadecimal.
-    pub file_hash: String,
-    /// Whether its layers of classes were taken: not where its number of classes is another.
-    pub class_layers: ClassLayers,
-    weights: BTreeMap<String, TensorData>,
-}
-
-impl LoadedDetector {
-    /// Reads a detector file: torchvision's, or the `detector.safetensors` of a run. If its number of classes is another,
-    /// the layers of classes keep their initial weights.
-    ///
-    /// # Errors
-    /// A file that cannot be read, and all differences between its tensors and the network's.
-    pub fn read(path: &Path, network: &RcnnConfig) -> Result<Self, Error> {
-        let refused = |error: &dyn std::error::Error| Error::DetectorFile {
-            path: path.to_path_buf(),
-            // Names come from the file, and a terminal obeys control characters.
-            reason: data::terminal::escape(&data::with_causes(error)),
-        };
-        let mut file = BufReader::new(File::open(path).map_err(io("read", path))?);
-        let checkpoint = Checkpoint::open(&mut file).map_err(|error| refused(&error))?;
-        let mut loaded = |class_layers| {
-            let empty = network.init(&Init::empty(&Device::default()));
-            let read = rcnn::read(empty, &checkpoint, &mut file, class_layers);
-            read.map(|network| rcnn::state_dict(&network))
-        };
-        let (mut weights, class_layers) = match loaded(ClassLayers::Read) {
-            Ok(weights) => (weights, ClassLayers::Read),
-            Err(_) => (
-                loaded(ClassLayers::Keep).map_err(|error| refused(&error))?,
-                ClassLayers::Keep,
-            ),
-        };
-        if class_layers == ClassLayers::Keep {
-            weights.retain(|name, _| !rcnn::is_of_classes(name));
+/// The weights of what a run starts from; layers without one have initial weights.
+///
+/// # Errors
+/// An encoder of another network, and frozen layers without weights.
+pub(super) fn weights(
+    start: &Start<'_>,
+    network: &RcnnConfig,
+) -> Result<BTreeMap<String, TensorData>, Error> {
+    match start {
+        Start::Scratch => {
+            check_scratch(network).map_err(Error::Config)?;
+            Ok(BTreeMap::new())
         }
-        Ok(Self {
-            path: path.to_path_buf(),
-            file_hash: sha256_of_file(path)?.hex(),
-            class_layers,
-            weights,
-        })
-    }
-}
-
-impl Start<'_> {
-    /// The weights by torchvision's names.
-    ///
-    /// # Errors
-    /// An encoder of another network, and frozen layers without weights.
-    pub(super) fn weights(&self, network: &RcnnConfig) -> Result<BTreeMap<String, TensorData>, Error> {
-        match self {
-            Self::Scratch => {
-                check_scratch(network).map_err(Error::Config)?;
-                Ok(BTreeMap::new())
-            }
-            Self::Encoder(encoder) => of_encoder(encoder, network),
-            Self::Detector(detector) => Ok(detector.weights.clone()),
-        }
-    }
-
-    /// The hash for the run's config.
-    pub(super) fn hash(&self) -> Option<String> {
-        match self {
-            Self::Scratch => None,
-            Self::Encoder(encoder) => Some(encoder.hash.clone()),
-            Self::Detector(detector) => Some(detector.file_hash.clone()),
-        }
-    }
-
-    /// The encoder, if there is one.
-    pub(super) fn encoder(&self) -> Option<&LoadedEncoder> {
-        match self {
-            Self::Encoder(encoder) => Some(encoder),
-            Self::Scratch | Self::Detector(_) => None,
-        }
-    }
-
-    /// A name for results.
-    pub(super) fn name(&self, network: &RcnnConfig) -> String {
-        let backbone = BackboneConfig::Resnet(network.backbone.clone());
-        match self {
-            Self::Scratch => format!("{} from scratch", backbone.name()),
-            Self::Encoder(encoder) => format!("{} {}", backbone.name(), encoder.info.method),
-            Self::Detector(detector) => {
-                let file = detector.path.file_name().unwrap_or_default();
-                format!("{} from {}", backbone.name(), file.to_string_lossy())
-            }
-        }
+        Start::Encoder(encoder) => of_encoder(encoder, network),
+        Start::Detector(detector) => Ok(detector.weights.clone()),
     }
 }
 
@@ -152,4 +57,20 @@ fn of_encoder(encoder: &LoadedEncoder, network: &RcnnConfig) -> Result<BTreeMap<
     Ok(named
         .map(|(name, values)| (format!("backbone.body.{name}"), values))
         .collect())
+}
+
+/// Why a network cannot start from initial weights: what never learns must have learned before.
+pub(super) fn check_scratch(network: &RcnnConfig) -> Result<(), String> {
+    let needs = |key: &str, got: &str, instead: &str| {
+        Err(format!(
+            "`detection.network.{key}` must be {instead} to start from initial weights, got {got}: what is frozen never learns"
+        ))
+    };
+    if network.backbone_norm == Norm::Frozen {
+        return needs("backbone_norm", "\"frozen\"", "\"trained\" or \"synchronized\"");
+    }
+    match network.frozen_stages {
+        0 => Ok(()),
+        stages => needs("frozen_stages", &stages.to_string(), "0"),
+    }
 }

@@ -1,6 +1,8 @@
 //! A small detector on drawn pictures: training, evaluation, resume, micro-batches; configs that contradict themselves.
 
 use super::*;
+use crate::finetune::{FinetuneEvent, FinetuneResult, Job, Start};
+use crate::wave::{number, wave};
 use backbones::{Replicas, ResNetConfig, Stem};
 use burn::tensor::Device;
 use data::{Dataset, Metadata, Record};
@@ -143,8 +145,10 @@ fn drawn(count: usize, seed: usize) -> Arc<Dataset> {
 }
 
 struct Ran {
-    result: DetectionResult,
+    result: FinetuneResult,
     lines: Vec<EvaluationLine>,
+    /// Whether the test set was scored after training.
+    tested: bool,
 }
 
 /// Runs it in `out`, and stops after `stop_at` steps.
@@ -165,20 +169,22 @@ fn ran(config: &Config, out: &Path, resume: bool, stop_at: Option<usize>) -> Ran
         },
         provenance: Default::default(),
     };
-    let mut lines = vec![];
+    let (mut lines, mut tested) = (vec![], false);
     let result = run(config, &job, &mut |event| match event {
         // The step after this one ends the run.
-        DetectionEvent::Training(training::Event::Step { step })
+        FinetuneEvent::Training(training::Event::Step { step })
             if stop_at.is_some_and(|at| step + 1 >= at) =>
         {
             stop.store(true, Ordering::Relaxed);
         }
-        DetectionEvent::Evaluated(line) => lines.push(line.clone()),
-        _ => {}
+        FinetuneEvent::Evaluated(line) => lines.push(line.clone()),
+        FinetuneEvent::Testing(_) => tested = true,
+        FinetuneEvent::Training(_) => {}
     });
     Ran {
         result: result.unwrap(),
         lines,
+        tested,
     }
 }
 
@@ -220,6 +226,12 @@ fn a_run_that_was_stopped_resumes_to_the_bit() {
     ] {
         assert!(bytes(&whole.join(file)) == bytes(&parts.join(file)), "{file}");
     }
+    // The evaluation after the last step is the result's; a finished run that resumes scores the test set again, alike.
+    assert!(!ran_whole.tested);
+    let results = ["result.json", "detector.safetensors", "detections-masks.json"];
+    let before = results.map(|file| bytes(&whole.join(file)));
+    assert!(ran(&config, &whole, true, None).tested);
+    assert!(before == results.map(|file| bytes(&whole.join(file))));
     let losses = |run: &Path| {
         let text = std::fs::read_to_string(run.join("metrics.jsonl")).unwrap();
         let of_line = |line: &str| {
@@ -276,6 +288,10 @@ fn a_detector_learns_and_starts_another_one() {
         .unwrap();
     assert!(ap50.value > 0.5, "{outcomes:?}");
     assert!(headline.settings["interval_95"].is_array());
+    let network = |outcome: &crate::Outcome| outcome.settings.get("network").cloned();
+    assert_eq!(network(headline), Some(json!(config.detection.network)));
+    assert_eq!(outcomes.iter().filter_map(network).count(), 1);
+    assert!(first.tested);
     assert_eq!(
         headline.settings["step_chosen_on"],
         "records held out of the training set"
@@ -339,11 +355,19 @@ fn contradictions_are_named() {
 #[test]
 fn frozen_layers_need_weights() {
     let mut network = small_network(false);
-    assert_eq!(check_scratch(&network), Ok(()));
+    assert_eq!(start::check_scratch(&network), Ok(()));
     network.frozen_stages = 2;
-    assert!(check_scratch(&network).unwrap_err().contains("frozen_stages"));
+    assert!(
+        start::check_scratch(&network)
+            .unwrap_err()
+            .contains("frozen_stages")
+    );
     network.backbone_norm = Norm::Frozen;
-    assert!(check_scratch(&network).unwrap_err().contains("backbone_norm"));
+    assert!(
+        start::check_scratch(&network)
+            .unwrap_err()
+            .contains("backbone_norm")
+    );
 }
 
 /// The presets are the profiles: no number of theirs was typed twice.
@@ -429,24 +453,15 @@ struct Trained {
 }
 
 /// The script's `u`.
-fn u(path: &str, count: usize) -> impl Iterator<Item = f64> {
-    let bytes = path.bytes().enumerate();
-    let number = bytes
-        .map(|(place, byte)| (place + 1) * usize::from(byte))
-        .sum::<usize>()
-        % 997;
-    (0..count).map(move |index| {
-        let wave = 43_758.545_3 * (12.989_8 * index as f64 + 78.233 * number as f64).sin();
-        2.0 * (wave - wave.floor()) - 1.0
-    })
+fn u(path: &str, count: usize) -> Vec<f64> {
+    wave(number(path), count)
 }
 
 /// The script's `value`.
 fn value(name: &str, shape: &[usize]) -> Vec<f32> {
     let of = |factor: f64, offset: f64| {
-        u(name, shape.iter().product())
-            .map(|value| (offset + factor * value) as f32)
-            .collect()
+        let values = u(name, shape.iter().product()).into_iter();
+        values.map(|value| (offset + factor * value) as f32).collect()
     };
     if shape.len() > 1 {
         let gains = [
@@ -479,7 +494,7 @@ fn formula_batch(step: usize) -> training::Batch {
     let mut pixels = vec![0.0f32; 2 * 3 * PADDED * PADDED];
     let mut targets = vec![];
     for (index, (height, width)) in [(64, 96), (96, 64)].into_iter().enumerate() {
-        let values: Vec<f64> = u(&format!("image.{step}.{index}"), 3 * height * width).collect();
+        let values = u(&format!("image.{step}.{index}"), 3 * height * width);
         for (row, values) in values.chunks_exact(width).enumerate() {
             let at = ((index * 3 + row / height) * PADDED + row % height) * PADDED;
             for (pixel, value) in pixels[at..].iter_mut().zip(values) {

@@ -3,6 +3,7 @@
 use super::*;
 use crate::features::{Matrix, Records};
 use crate::testing::{DATA, Fixture, NORMALIZE, backbone, bench_on, extract, relative_error, resize, tinted};
+use crate::wave::wave;
 use backbones::init::trained;
 use backbones::layers::Linear;
 use backbones::{BackboneConfig, Init, ResNetConfig, Stem, replace_state, state_dict};
@@ -11,14 +12,6 @@ use data::{Filter, LoaderConfig};
 
 /// `scripts/parity/vissl_probe.py` made it (PyTorch and torchvision).
 const FIXTURE: Fixture = Fixture(include_bytes!("../../../fixtures/vissl_probe.safetensors"));
-
-/// The script's `formula`: uniform-looking numbers in [-1, 1).
-fn formula(tensor: usize, count: usize) -> Vec<f64> {
-    let wave = |index: usize| (12.9898 * index as f64 + 78.233 * tensor as f64).sin() * 43758.5453;
-    (0..count)
-        .map(|index| 2.0 * (wave(index) - wave(index).floor()) - 1.0)
-        .collect()
-}
 
 /// A network with the weights of the script's `fill`.
 fn network(depth: u32, width: usize, stem: Stem) -> Encoder {
@@ -38,7 +31,7 @@ fn network(depth: u32, width: usize, stem: Stem) -> Encoder {
             1 => (0.2, 0.0),
             _ => ((6.0 / shape[1..].iter().product::<usize>() as f64).sqrt(), 0.0),
         };
-        let values = formula(number, data.num_elements()).into_iter();
+        let values = wave(number, data.num_elements()).into_iter();
         let values: Vec<f32> = values.map(|value| (value * scale + shift) as f32).collect();
         *data = TensorData::new(values, shape);
     }
@@ -52,7 +45,7 @@ fn stages_are_torchvisions_pooled_by_pytorch() {
         ("resnet18", network(18, 64, Stem::Imagenet), [96, 64]),
         ("resnet18_w16_small", network(18, 16, Stem::Small), [32, 32]),
     ] {
-        let values = formula(1000, 2 * 3 * height * width).into_iter();
+        let values = wave(1000, 2 * 3 * height * width).into_iter();
         let values: Vec<f32> = values.map(|value| value as f32).collect();
         let images = Tensor::<4>::from_data(TensorData::new(values, [2, 3, height, width]), &Device::flex());
         // Out of order, as a config may name them.
@@ -251,13 +244,14 @@ fn each_stage_has_a_classifier_of_its_own_on_images() {
 
 #[test]
 fn bad_settings_are_named() {
-    let refused = |config: LinearVissl| config.validate().unwrap_err();
+    let refused = |config: LinearVissl| config.validate("protocols.0.x").unwrap_err();
     let of = |taps: &[Place]| LinearVissl {
         taps: taps.to_vec(),
         ..config()
     };
     assert!(
-        refused(of(&[Place::Res4])).contains("`linear-vissl.headline_tap` must be one of `taps`, got `res5`")
+        refused(of(&[Place::Res4]))
+            .contains("`protocols.0.x.headline_tap` must be one of `taps`, got `res5`")
     );
     assert!(refused(of(&[])).contains("headline_tap"));
     assert!(refused(of(&[Place::Res5, Place::Res5])).contains("names `res5` twice"));
@@ -271,5 +265,5 @@ fn bad_settings_are_named() {
         ..config()
     };
     assert!(refused(sequential).contains("must shuffle"));
-    assert!(config().validate().is_ok());
+    assert!(config().validate("protocols.0.x").is_ok());
 }

@@ -1,0 +1,96 @@
+//! What verbs that train have in common: devices and ranks, how a run executes, and how it ends.
+
+use crate::failure::Interrupted;
+use crate::launch::DevicesArguments;
+use crate::output::counted;
+use crate::progress::duration;
+use crate::ranks::{RankArguments, Ranks};
+use crate::training_progress::skipped;
+use crate::{interrupt, provenance};
+use burn::tensor::Device;
+use serde_json::{Map, Value};
+use std::path::Path;
+use training::{Outcome, RunOptions, Summary};
+
+/// Does the work of a verb: in this process, as one of the ranks that a launcher started, or in this program again on each
+/// of several devices.
+pub(crate) fn on_devices(
+    devices: &DevicesArguments,
+    ranks: &RankArguments,
+    work: impl FnOnce(&Ranks) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
+    if let Some(ended) = devices.launched() {
+        return ended;
+    }
+    let ranks = Ranks::join(ranks)?;
+    let result = work(&ranks);
+    ranks.leave(result)
+}
+
+/// How a run of a method executes; `facts` go to `run.json` beside those about the program.
+pub(crate) fn options(
+    (out, resume): (&Path, bool),
+    method: &str,
+    facts: Map<String, Value>,
+    device: &Device,
+    ranks: &Ranks,
+) -> anyhow::Result<RunOptions> {
+    let mut provenance = provenance::facts(device);
+    provenance.extend(facts);
+    Ok(RunOptions {
+        out: out.to_path_buf(),
+        resume,
+        replicas: ranks.replicas(),
+        stop: interrupt::flag()?,
+        method: method.into(),
+        provenance,
+        device: device.clone(),
+    })
+}
+
+/// Says how a run ended; rank 0 reports one that finished.
+pub(crate) fn end(
+    ranks: &Ranks,
+    summary: &Summary,
+    report: impl FnOnce() -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
+    if ranks.is_first() {
+        report_bad_records(&summary.bad_records);
+    }
+    match (summary.outcome, ranks.is_first()) {
+        (Outcome::Interrupted, true) => {
+            eprintln!(
+                "interrupted at step {} of {}; repeat the command with `--resume` to continue",
+                summary.step, summary.steps
+            );
+            Err(Interrupted.into())
+        }
+        (Outcome::Interrupted, false) => Err(Interrupted.into()),
+        (Outcome::Finished, true) => report(),
+        (Outcome::Finished, false) => Ok(()),
+    }
+}
+
+/// Prints the records that were skipped.
+fn report_bad_records(bad: &data::BadRecords) {
+    if bad.count > 0 {
+        eprintln!(
+            "warning: {} records could not be decoded and were replaced by the next good one:",
+            bad.count
+        );
+        for record in &bad.first {
+            eprintln!("  {}: {}", record.key, record.reason);
+        }
+    }
+}
+
+/// Says that a smoke test passed.
+pub(crate) fn smoke_passed(summary: &Summary, batch_images: usize) {
+    println!(
+        "smoke test passed: {} of {} in {}{}",
+        counted(summary.steps, "step"),
+        counted(batch_images, "synthetic image"),
+        duration(summary.seconds),
+        skipped(summary.skipped_steps)
+    );
+}
