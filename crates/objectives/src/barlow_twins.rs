@@ -13,7 +13,7 @@
 
 use crate::checks;
 use crate::head::{Encoder, MlpShape, OutputNorm, halves, l2_normalize, spread};
-use crate::method::{Invalid, MethodConfig, RunShape};
+use crate::method::{Invalid, MethodConfig, Paper, RunShape};
 use crate::parameter_budget::{mlp, product};
 use backbones::{Backbone, BackboneConfig, Context, Init, Replicas};
 use burn::module::Module;
@@ -40,6 +40,12 @@ pub struct Config {
 
 impl MethodConfig for Config {
     const NAME: &'static str = "barlow_twins";
+    const PAPERS: &'static [Paper] = &[Paper {
+        authors: "Zbontar, Jing, Misra, LeCun, Deny",
+        title: "Barlow Twins: Self-Supervised Learning via Redundancy Reduction",
+        year: 2021,
+        arxiv: "2103.03230",
+    }];
 
     type Objective = BarlowTwins;
 

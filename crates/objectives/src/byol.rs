@@ -16,7 +16,7 @@
 
 use crate::checks;
 use crate::head::{Encoder, Mlp, MlpShape, OutputNorm, halves, l2_normalize, spread};
-use crate::method::{Invalid, MethodConfig, RunShape};
+use crate::method::{Invalid, MethodConfig, Paper, RunShape};
 use crate::parameter_budget::{mlp, product};
 use crate::teacher;
 use backbones::{Backbone, BackboneConfig, Context, Init, ema, independent_copy};
@@ -44,6 +44,12 @@ pub struct Config {
 
 impl MethodConfig for Config {
     const NAME: &'static str = "byol";
+    const PAPERS: &'static [Paper] = &[Paper {
+        authors: "Grill et al.",
+        title: "Bootstrap Your Own Latent: A New Approach to Self-Supervised Learning",
+        year: 2020,
+        arxiv: "2006.07733",
+    }];
 
     type Objective = Byol;
 

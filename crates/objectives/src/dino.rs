@@ -23,7 +23,7 @@ pub(crate) mod tests;
 
 use crate::checks;
 use crate::head::{GLOBAL_VIEWS, cross_view_prediction, entropy, features_of_views, l2_normalize, spread};
-use crate::method::{Invalid, MethodConfig, RunShape};
+use crate::method::{Invalid, MethodConfig, Paper, RunShape};
 use crate::parameter_budget::{mlp, product};
 use crate::swav::sinkhorn;
 use crate::teacher;
@@ -112,6 +112,12 @@ pub struct HeadConfig {
 
 impl MethodConfig for Config {
     const NAME: &'static str = "dino";
+    const PAPERS: &'static [Paper] = &[Paper {
+        authors: "Caron, Touvron, Misra, Jégou, Mairal, Bojanowski, Joulin",
+        title: "Emerging Properties in Self-Supervised Vision Transformers",
+        year: 2021,
+        arxiv: "2104.14294",
+    }];
 
     type Objective = Dino;
 

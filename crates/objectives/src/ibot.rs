@@ -23,7 +23,7 @@ use crate::dino::{
     temperature, whole_batch,
 };
 use crate::head::{GLOBAL_VIEWS, cross_view_prediction, entropies, entropy, spread};
-use crate::method::{Invalid, MethodConfig, RunShape, needs_vit};
+use crate::method::{Invalid, MethodConfig, Paper, RunShape, needs_vit};
 use crate::teacher;
 use backbones::init::trained;
 use backbones::{Backbone, BackboneConfig, Context, Init, RunPosition, draws, ema, independent_copy};
@@ -103,6 +103,12 @@ pub enum MaskShape {
 
 impl MethodConfig for Config {
     const NAME: &'static str = "ibot";
+    const PAPERS: &'static [Paper] = &[Paper {
+        authors: "Zhou, Wei, Wang, Shen, Xie, Yuille, Kong",
+        title: "iBOT: Image BERT Pre-Training with Online Tokenizer",
+        year: 2021,
+        arxiv: "2111.07832",
+    }];
 
     type Objective = Ibot;
 

@@ -36,7 +36,7 @@ mod grid;
 #[path = "../../../scripts/parity/wave.rs"]
 mod wave;
 
-pub use method::{Invalid, MethodConfig, RunShape};
+pub use method::{Invalid, MethodConfig, Paper, RunShape};
 
 use backbones::BackboneConfig;
 use serde::{Deserialize, Serialize};
@@ -61,6 +61,14 @@ macro_rules! methods {
 
         /// The name of every method.
         pub const METHODS: &[&str] = &[$($module::Config::NAME),*];
+
+        /// What to cite for a method; nothing for a name that is none.
+        pub fn papers(method: &str) -> &'static [Paper] {
+            match method {
+                $($module::Config::NAME => $module::Config::PAPERS,)*
+                _ => &[],
+            }
+        }
 
         impl ObjectiveConfig {
             /// The method's name, as in the config.
@@ -186,6 +194,14 @@ impl Visitor for Run<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_method_has_its_own_paper() {
+        let first = METHODS.iter().map(|method| papers(method)[0].arxiv);
+        let first: std::collections::BTreeSet<&str> = first.collect();
+        assert_eq!(first.len(), METHODS.len());
+        assert!(papers("resnet").is_empty());
+    }
 
     /// A method's own name is the name of its table.
     #[test]

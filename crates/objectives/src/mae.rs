@@ -14,7 +14,7 @@
 //! dropped after training.
 
 use crate::checks;
-use crate::method::{Invalid, MethodConfig, RunShape, needs_vit};
+use crate::method::{Invalid, MethodConfig, Paper, RunShape, needs_vit};
 use backbones::init::trained;
 use backbones::layers::{LayerNorm, Linear};
 use backbones::vit::{Block, Initialization, sine_cosine};
@@ -43,6 +43,12 @@ pub struct Config {
 
 impl MethodConfig for Config {
     const NAME: &'static str = "mae";
+    const PAPERS: &'static [Paper] = &[Paper {
+        authors: "He, Chen, Xie, Li, Dollár, Girshick",
+        title: "Masked Autoencoders Are Scalable Vision Learners",
+        year: 2021,
+        arxiv: "2111.06377",
+    }];
 
     type Objective = Mae;
 

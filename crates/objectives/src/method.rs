@@ -13,6 +13,9 @@ pub trait MethodConfig: Clone + DeserializeOwned + Serialize {
     /// [`ObjectiveConfig`](crate::ObjectiveConfig) in snake case.
     const NAME: &'static str;
 
+    /// What to cite for the method.
+    const PAPERS: &'static [Paper];
+
     /// The objective that trains with this config.
     type Objective: Objective;
 
@@ -42,6 +45,19 @@ pub trait MethodConfig: Clone + DeserializeOwned + Serialize {
     fn check(&self, run: &RunShape<'_>) -> Result<(), String> {
         self.validate(run).map_err(|invalid| invalid.message(Self::NAME))
     }
+}
+
+/// A paper to cite.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Paper {
+    /// Last names.
+    pub authors: &'static str,
+    /// Its title.
+    pub title: &'static str,
+    /// When it first appeared.
+    pub year: u32,
+    /// Its number on arXiv.
+    pub arxiv: &'static str,
 }
 
 /// The parts of a run's config that a method must fit.

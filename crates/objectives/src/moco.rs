@@ -19,7 +19,7 @@
 
 use crate::checks;
 use crate::head::{l2_normalize, spread};
-use crate::method::{Invalid, MethodConfig, RunShape};
+use crate::method::{Invalid, MethodConfig, Paper, RunShape};
 use crate::parameter_budget::{mlp, product};
 use crate::teacher;
 use backbones::init::buffer;
@@ -61,6 +61,20 @@ pub enum Head {
 
 impl MethodConfig for Config {
     const NAME: &'static str = "moco";
+    const PAPERS: &'static [Paper] = &[
+        Paper {
+            authors: "He, Fan, Wu, Xie, Girshick",
+            title: "Momentum Contrast for Unsupervised Visual Representation Learning",
+            year: 2019,
+            arxiv: "1911.05722",
+        },
+        Paper {
+            authors: "Chen, Fan, Girshick, He",
+            title: "Improved Baselines with Momentum Contrastive Learning",
+            year: 2020,
+            arxiv: "2003.04297",
+        },
+    ];
 
     type Objective = Moco;
 

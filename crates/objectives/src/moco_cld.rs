@@ -19,7 +19,7 @@
 
 use crate::checks;
 use crate::head::{l2_normalize, spread};
-use crate::method::{Invalid, MethodConfig, RunShape};
+use crate::method::{Invalid, MethodConfig, Paper, RunShape};
 use crate::moco::{info_nce, keys, new_queue, push};
 use crate::parameter_budget::{mlp, product};
 use crate::teacher;
@@ -75,6 +75,20 @@ pub enum Head {
 
 impl MethodConfig for Config {
     const NAME: &'static str = "moco_cld";
+    const PAPERS: &'static [Paper] = &[
+        Paper {
+            authors: "Wang, Liu, Yu",
+            title: "Unsupervised Feature Learning by Cross-Level Instance-Group Discrimination",
+            year: 2021,
+            arxiv: "2008.03813",
+        },
+        Paper {
+            authors: "Chen, Fan, Girshick, He",
+            title: "Improved Baselines with Momentum Contrastive Learning",
+            year: 2020,
+            arxiv: "2003.04297",
+        },
+    ];
 
     type Objective = MocoCld;
 

@@ -18,7 +18,7 @@
 
 use crate::checks;
 use crate::head::{Encoder, Mlp, MlpShape, OutputNorm, l2_normalize, spread};
-use crate::method::{Invalid, MethodConfig, RunShape};
+use crate::method::{Invalid, MethodConfig, Paper, RunShape};
 use crate::parameter_budget::{mlp, product};
 use crate::teacher;
 use backbones::{Backbone, BackboneConfig, Context, Init, RunPosition, ema, independent_copy};
@@ -55,6 +55,12 @@ pub struct Config {
 
 impl MethodConfig for Config {
     const NAME: &'static str = "moco_v3";
+    const PAPERS: &'static [Paper] = &[Paper {
+        authors: "Chen, Xie, He",
+        title: "An Empirical Study of Training Self-Supervised Vision Transformers",
+        year: 2021,
+        arxiv: "2104.02057",
+    }];
 
     type Objective = MocoV3;
 

@@ -14,7 +14,7 @@
 
 use crate::checks;
 use crate::head::{Encoder, MlpShape, OutputNorm, halves, l2_normalize, spread};
-use crate::method::{Invalid, MethodConfig, RunShape};
+use crate::method::{Invalid, MethodConfig, Paper, RunShape};
 use crate::parameter_budget::{mlp, product};
 use backbones::{Backbone, BackboneConfig, Context, Init};
 use burn::module::Module;
@@ -53,6 +53,12 @@ pub enum ProjectorNorm {
 
 impl MethodConfig for Config {
     const NAME: &'static str = "simclr";
+    const PAPERS: &'static [Paper] = &[Paper {
+        authors: "Chen, Kornblith, Norouzi, Hinton",
+        title: "A Simple Framework for Contrastive Learning of Visual Representations",
+        year: 2020,
+        arxiv: "2002.05709",
+    }];
 
     type Objective = Simclr;
 

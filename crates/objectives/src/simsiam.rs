@@ -13,7 +13,7 @@
 
 use crate::checks;
 use crate::head::{Encoder, Mlp, MlpShape, OutputNorm, halves, l2_normalize, spread};
-use crate::method::{Invalid, MethodConfig, RunShape};
+use crate::method::{Invalid, MethodConfig, Paper, RunShape};
 use crate::parameter_budget::{mlp, product};
 use backbones::{Backbone, BackboneConfig, Context, Init};
 use burn::module::Module;
@@ -41,6 +41,12 @@ pub struct Config {
 
 impl MethodConfig for Config {
     const NAME: &'static str = "simsiam";
+    const PAPERS: &'static [Paper] = &[Paper {
+        authors: "Chen, He",
+        title: "Exploring Simple Siamese Representation Learning",
+        year: 2021,
+        arxiv: "2011.10566",
+    }];
 
     type Objective = Simsiam;
 

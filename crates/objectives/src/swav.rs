@@ -18,7 +18,7 @@ use crate::head::{
     GLOBAL_VIEWS, Mlp, MlpShape, OutputNorm, cross_view_prediction, entropy, features_of_views, l2_normalize,
     spread,
 };
-use crate::method::{Invalid, MethodConfig, RunShape};
+use crate::method::{Invalid, MethodConfig, Paper, RunShape};
 use crate::parameter_budget::{mlp, product};
 use backbones::init::buffer;
 use backbones::layers::Linear;
@@ -65,6 +65,12 @@ pub struct Queue {
 
 impl MethodConfig for Config {
     const NAME: &'static str = "swav";
+    const PAPERS: &'static [Paper] = &[Paper {
+        authors: "Caron, Misra, Mairal, Goyal, Bojanowski, Joulin",
+        title: "Unsupervised Learning of Visual Features by Contrasting Cluster Assignments",
+        year: 2020,
+        arxiv: "2006.09882",
+    }];
 
     type Objective = Swav;
 

@@ -14,7 +14,7 @@
 
 use crate::checks;
 use crate::head::{Encoder, MlpShape, OutputNorm, halves, l2_normalize, spread};
-use crate::method::{Invalid, MethodConfig, RunShape};
+use crate::method::{Invalid, MethodConfig, Paper, RunShape};
 use crate::parameter_budget::{mlp, product};
 use backbones::{Backbone, BackboneConfig, Context, Init, Replicas};
 use burn::module::Module;
@@ -48,6 +48,12 @@ pub struct Config {
 
 impl MethodConfig for Config {
     const NAME: &'static str = "vicreg";
+    const PAPERS: &'static [Paper] = &[Paper {
+        authors: "Bardes, Ponce, LeCun",
+        title: "VICReg: Variance-Invariance-Covariance Regularization for Self-Supervised Learning",
+        year: 2022,
+        arxiv: "2105.04906",
+    }];
 
     type Objective = Vicreg;
 

@@ -15,6 +15,7 @@ mod error;
 mod hint;
 mod inspection;
 mod later_keys;
+mod log_line;
 mod loss_scale;
 mod objective;
 mod optimizer;
@@ -22,6 +23,7 @@ mod pretrain;
 mod run_log;
 mod schedule;
 mod start;
+mod tensorboard;
 
 pub use backbones::{Context, Draws, Init, Precision, Replicas, RunPosition};
 pub use batch::{Batch, Normalize, ViewGroupTensor};
@@ -35,6 +37,7 @@ pub use error::{Error, device_reason, ran_out_of_memory};
 pub use hint::Hint;
 pub use inspection::{Content, Dtypes, Inspection, Network, TensorLine, inspect_weights};
 pub use later_keys::fill_in_later_keys;
+pub use log_line::{LogLine, Metrics, read_metrics};
 pub use objective::{Loss, Objective, ViewCount};
 pub use optimizer::{
     Adaptation, ClipConfig, Optimizer, OptimizerConfig, ParameterRule, Rates, drop_gradients,
@@ -43,6 +46,5 @@ pub use pretrain::{
     AtEvaluation, EvaluationDue, Event, Outcome, RunOptions, Summary, Trained, agree, check_agreement,
     pretrain, share_bad_records, train,
 };
-pub use run_log::LogLine;
 pub use schedule::{FactorWarmup, ReachesPeak, ScheduleConfig, Warmup};
 pub use weights::{Origin, SawPeople};

@@ -1,46 +1,23 @@
-//! `metrics.jsonl`: one line per logging window, truncated to the checkpoint when a run is resumed.
+//! `metrics.jsonl`: one line per logging window, truncated to the checkpoint when a run is resumed. TensorBoard's event file
+//! is made of its lines.
 //!
 //! Scalars stay on the device until a line is due and are then read in one transfer. Values of an open window
 //! are part of a checkpoint, so a resumed run writes the same lines as an uninterrupted one, except for clock
 //! fields.
 
 use crate::error::{Error, device_reason};
+use crate::log_line::{LogLine, METRICS, whole_lines};
 use crate::loss_scale::LossScale;
 use crate::objective::Loss;
+use crate::tensorboard::{EventFile, unix_seconds};
 use backbones::Replicas;
 use burn::tensor::Tensor;
 use data::FileError;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
-use std::io::{BufRead, BufReader, Write};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
-
-/// One line of `metrics.jsonl`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct LogLine {
-    /// Optimizer steps done when the line was written.
-    pub step: usize,
-    /// The epoch of the window's last step, from 0.
-    pub epoch: usize,
-    /// Mean loss of the window's steps.
-    pub loss: f32,
-    /// Learning rate of the window's last step.
-    pub learning_rate: f64,
-    /// Means of the objective's signals over the window.
-    pub signals: BTreeMap<String, f32>,
-    /// In f16: the loss scale after the window's last step.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub loss_scale: Option<f64>,
-    /// In f16: steps skipped because a gradient overflowed, since the run's start.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub skipped_steps: Option<usize>,
-    /// Clock field: images (not views) per second over the window, in this process.
-    pub images_per_second: f64,
-    /// Clock field: the share of the window's time spent waiting for the loader, 0..1.
-    pub data_wait: f64,
-}
 
 /// Loss and signals of one step, on the host.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -77,6 +54,8 @@ pub(crate) enum Drained {
 pub(crate) struct RunLog {
     /// The file; `None` on ranks that do not write.
     file: Option<(PathBuf, File)>,
+    /// TensorBoard's; `None` if it cannot be written, too.
+    events: Option<EventFile>,
     /// Steps still on the device: step, learning rate, loss and signals in one `[1 + signals]` tensor.
     pending: Vec<(usize, f64, Tensor<1>)>,
     pub(crate) window: Window,
@@ -95,9 +74,15 @@ impl RunLog {
         window: Window,
         last_finite: Option<f32>,
     ) -> Result<Self, Error> {
-        let file = run.map(|run| Self::open_file(run, step)).transpose()?;
+        let (mut file, mut events) = (None, None);
+        if let Some(run) = run {
+            let (path, opened, lines) = Self::open_file(run, step)?;
+            file = Some((path, opened));
+            events = keep_events(EventFile::derive(run, &lines));
+        }
         Ok(Self {
             file,
+            events,
             pending: vec![],
             window,
             last_finite,
@@ -107,8 +92,9 @@ impl RunLog {
         })
     }
 
-    fn open_file(run: &Path, step: usize) -> Result<(PathBuf, File), Error> {
-        let path = run.join("metrics.jsonl");
+    /// The file cut to the whole lines of at most `step`, and these lines.
+    fn open_file(run: &Path, step: usize) -> Result<(PathBuf, File, Vec<LogLine>), Error> {
+        let path = run.join(METRICS);
         let mut file = OpenOptions::new()
             .read(true)
             .write(true)
@@ -116,27 +102,10 @@ impl RunLog {
             .truncate(false)
             .open(&path)
             .map_err(FileError::new("open", &path))?;
-        let mut keep = 0u64;
-        for line in BufReader::new(&file).split(b'\n') {
-            let line = line.map_err(FileError::new("read", &path))?;
-            match serde_json::from_slice::<LogLine>(&line) {
-                Ok(parsed) if parsed.step <= step => keep += line.len() as u64 + 1,
-                _ => break,
-            }
-        }
-        // A kill can cut the last line before its newline: then `keep` counts one byte too many, and the line
-        // is removed.
-        let length = file.metadata().map_err(FileError::new("read", &path))?.len();
-        if keep > length {
-            let text = std::fs::read(&path).map_err(FileError::new("read", &path))?;
-            keep = text
-                .iter()
-                .rposition(|byte| *byte == b'\n')
-                .map_or(0, |end| end as u64 + 1);
-        }
-        file.set_len(keep).map_err(FileError::new("write", &path))?;
+        let (lines, bytes) = whole_lines(&file, &path, step)?;
+        file.set_len(bytes).map_err(FileError::new("write", &path))?;
         std::io::Seek::seek(&mut file, std::io::SeekFrom::End(0)).map_err(FileError::new("open", &path))?;
-        Ok((path, file))
+        Ok((path, file, lines))
     }
 
     /// Takes a step's loss without reading it.
@@ -232,6 +201,7 @@ impl RunLog {
             skipped_steps: loss_scale.map(|scale| scale.skipped),
             images_per_second: self.images as f64 / seconds,
             data_wait: (self.waited / seconds).min(1.0),
+            unix_seconds: Some(unix_seconds()),
         };
         self.window_started = Instant::now();
         self.images = 0;
@@ -241,6 +211,10 @@ impl RunLog {
             let mut text = text.map_err(|error| FileError::new("write", path)(error.into()))?;
             text.push(b'\n');
             file.write_all(&text).map_err(FileError::new("write", path))?;
+        }
+        if let Some(mut events) = self.events.take() {
+            let pushed = events.push(&line);
+            self.events = keep_events(pushed.map(|()| events));
         }
         Ok(Some(line))
     }
@@ -252,6 +226,17 @@ impl RunLog {
             None => Ok(()),
         }
     }
+}
+
+/// The event file, unless it failed: a run does not end because of a file that can be made anew.
+fn keep_events(events: Result<EventFile, FileError>) -> Option<EventFile> {
+    events
+        .inspect_err(|error| {
+            tracing::warn!(
+                "no more of TensorBoard's event file: {error}; a resumed run makes it anew from `{METRICS}`"
+            );
+        })
+        .ok()
 }
 
 #[cfg(test)]

@@ -7,11 +7,13 @@ use crate::batch::Batch;
 use crate::checkpoint::{self, CheckpointDir, Loaded, Position};
 use crate::encoder::encoder_bytes;
 use crate::error::Error;
+use crate::log_line::LogLine;
 use crate::loss_scale::LossScale;
 use crate::objective::{Loss, Objective};
 use crate::optimizer::{Optimizer, drop_gradients, drop_gradients_of};
-use crate::run_log::{Drained, LogLine, RunLog, Window};
+use crate::run_log::{Drained, RunLog, Window};
 use crate::start::{Started, origin_of_run};
+use crate::tensorboard::VIEWS;
 use backbones::{Precision, RunPosition};
 use burn::optim::{GradientsAccumulator, GradientsParams};
 use data::durable;
@@ -99,6 +101,9 @@ impl<O: Objective> Run<O> {
                     "drawn, because the run that this one starts from has no such parameters: {drawn}"
                 );
             }
+        }
+        if plan.writes() {
+            write_views(plan);
         }
         if let Some(engine) = replicas.engine() {
             ranks::check_agreement(replicas, &plan.identity()?)?;
@@ -452,6 +457,32 @@ fn write_facts<O: Objective, C>(
 fn is_of_backbone(path: &str) -> bool {
     path.split('.').any(|part| part == "backbone")
 }
+
+/// `views.jpg`: the views of the run's first records, made in an earlier run's directory too. They are for people, so a
+/// failure ends nothing.
+fn write_views<O: Objective, C>(plan: &Plan<'_, O, C>) {
+    let (config, path) = (plan.config, plan.options.out.join(VIEWS));
+    if config.views.is_empty() || path.exists() {
+        return;
+    }
+    let sheet = data::contact_sheet::first_views(
+        &plan.dataset,
+        &config.views,
+        config.data.order,
+        config.seed,
+        VIEWS_PIXELS,
+    );
+    let written = sheet.map_err(|error| error.to_string()).and_then(|sheet| {
+        let jpeg = data::thumbnail::to_jpeg(&sheet, 88);
+        durable::write(&path, &jpeg).map_err(|error| error.to_string())
+    });
+    if let Err(reason) = written {
+        tracing::warn!("no picture of the views (`{VIEWS}`): {reason}");
+    }
+}
+
+/// Most pixels of `views.jpg`: about 150 kB of photographs.
+const VIEWS_PIXELS: u64 = 1_000_000;
 
 /// Gives an error for micro-batches that would not give the whole batch's step.
 fn check_micro_batches<O: Objective>(
