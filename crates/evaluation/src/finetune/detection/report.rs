@@ -273,7 +273,7 @@ mod tests {
     use detection::metrics::CocoNumbers;
 
     /// `share` as every number but those of small objects, of which there are none.
-    fn numbers(share: Option<f64>) -> CocoNumbers {
+    fn alike(share: Option<f64>) -> CocoNumbers {
         CocoNumbers {
             ap: share,
             ap50: share,
@@ -295,7 +295,7 @@ mod tests {
         ClassScores {
             numbers: CocoNumbers {
                 ap50: (truths > 0).then_some(precision),
-                ..numbers(ap)
+                ..alike(ap)
             },
             precision: match truths {
                 0 => vec![],
@@ -309,7 +309,7 @@ mod tests {
     fn scores(classes: Vec<ClassScores>) -> CocoScores {
         let ap = classes.iter().any(|class| class.truths > 0).then_some(0.123);
         CocoScores {
-            mean: numbers(ap),
+            mean: alike(ap),
             classes,
         }
     }

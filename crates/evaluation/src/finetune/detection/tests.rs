@@ -6,7 +6,7 @@ use crate::wave::{number, wave};
 use backbones::{Replicas, ResNetConfig, Stem};
 use burn::tensor::Device;
 use data::{Dataset, Metadata, Record};
-use detection::rcnn::{C4Config, Neck, PyramidConfig, Version};
+use detection::rcnn::{C4Config, Neck, Norm, PyramidConfig, Version};
 use serde_json::json;
 use std::path::Path;
 use std::sync::Arc;
