@@ -52,12 +52,20 @@ step "pages in a browser"
 if command -v chromium >/dev/null && command -v chromedriver >/dev/null && python3 -c 'import sklearn' 2>/dev/null && [ -n "${PASSER_TEST_DATA:-}" ]; then
   "$passer" evaluate run configs/evaluate/quickstart.toml --encoder "$out/quickstart/run" --out "$out/scores" \
     --train "$out/quickstart/data/train" --test "$out/quickstart/data/test"
-  python3 scripts/report/browser.py "$out/scores/report.html" --out "$out/shots"
+  "$passer" report "$out/quickstart/run" --out "$out/run.html"
+  python3 scripts/report/browser.py "$out/scores/report.html" "$out/run.html" --out "$out/shots"
   mkdir "$out/photos"
   tar -xf "$PASSER_TEST_DATA/photos-250.tar" -C "$out/photos"
   python3 scripts/review/browser.py --photos "$out/photos" --passer "$passer" --shots "$out/shots"
 else
   missing+=("pages in a browser: chromium, chromium-driver, scikit-learn, PASSER_TEST_DATA")
+fi
+
+step "a run killed five times, read by TensorBoard"
+if python3 -c 'import tensorboard' 2>/dev/null; then
+  python3 scripts/parity/tensorboard_events.py --passer "$passer"
+else
+  missing+=("TensorBoard's reader: pip install tensorboard")
 fi
 
 step "the allocator under Miri"

@@ -2,6 +2,7 @@
 
 use crate::{passer, root};
 use burn::store::{BurnpackStore, ModuleStore};
+use predicates::prelude::PredicateBooleanExt;
 use predicates::str::contains;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -93,7 +94,7 @@ pub(crate) fn lines(path: &Path) -> Vec<serde_json::Value> {
 pub(crate) fn metrics(run: &Path) -> Vec<serde_json::Value> {
     let mut lines = lines(&run.join("metrics.jsonl"));
     for line in &mut lines {
-        for clock in ["images_per_second", "data_wait"] {
+        for clock in ["images_per_second", "data_wait", "unix_seconds"] {
             line.as_object_mut().unwrap().remove(clock).unwrap();
         }
     }
@@ -176,6 +177,7 @@ fn twenty_kills_change_nothing() {
     });
     run(pretrain(&photos, &killed, &["--resume"]));
     assert_eq!(metrics(&whole), metrics(&killed));
+    assert_eq!(event_records(&whole), event_records(&killed));
     assert_eq!(moco_tensors(&whole), moco_tensors(&killed));
     let encoder = |run: &Path| std::fs::read(run.join("encoder.safetensors")).unwrap();
     assert_eq!(encoder(&whole), encoder(&killed));
@@ -184,6 +186,67 @@ fn twenty_kills_change_nothing() {
         2,
         "the last two checkpoints are kept"
     );
+}
+
+/// Records of the only TensorBoard event file of a run: each is a length, a checksum, a message and a checksum.
+fn event_records(run: &Path) -> usize {
+    let names = std::fs::read_dir(run).unwrap().map(|entry| entry.unwrap().path());
+    let mut files = names.filter(|path| path.to_string_lossy().contains("/events.out.tfevents."));
+    let (file, other) = (files.next().unwrap(), files.next());
+    assert_eq!(other, None, "one file, however often the run was killed");
+    let bytes = std::fs::read(file).unwrap();
+    let (mut at, mut records) = (0, 0);
+    while at < bytes.len() {
+        let length = u64::from_le_bytes(bytes[at..at + 8].try_into().unwrap());
+        (at, records) = (at + 16 + length as usize, records + 1);
+    }
+    assert_eq!(at, bytes.len());
+    records
+}
+
+#[test]
+fn runs_are_shown_side_by_side() {
+    let folder = tempfile::tempdir().unwrap();
+    let photos = photos(folder.path());
+    let (one, other) = (folder.path().join("seed-0"), folder.path().join("seed-1"));
+    run(pretrain(&photos, &one, &[]));
+    run(pretrain(&photos, &other, &["--set", "seed=1"]));
+    let report = |more: &[&std::ffi::OsStr]| passer().arg("report").arg(&one).args(more).assert().success();
+    // A page of one run lies in its directory.
+    report(&[]);
+    let page = std::fs::read_to_string(one.join("run.html")).unwrap();
+    assert!(page.contains("<h1>seed-0</h1>") && page.contains("data:image/jpeg;base64,"));
+    assert!(page.contains("Momentum Contrast for Unsupervised Visual Representation Learning"));
+
+    let out = folder.path().join("pages/both.html");
+    let shown = report(&[
+        other.as_os_str(),
+        "--json".as_ref(),
+        "--out".as_ref(),
+        out.as_os_str(),
+    ]);
+    let page = std::fs::read_to_string(&out).unwrap();
+    assert!(page.contains("seed-0") && page.contains("seed-1") && !page.contains("<script"));
+    let facts: serde_json::Value = serde_json::from_slice(&shown.get_output().stdout).unwrap();
+    let of_one = &facts["runs"][0];
+    let last = lines(&one.join("metrics.jsonl")).pop().unwrap();
+    assert_eq!(of_one["last"]["train/loss"], last["loss"]);
+    assert_eq!((&of_one["step"], &of_one["finished"]), (&12.into(), &true.into()));
+    assert_eq!(of_one["licences"], "not stated: 32");
+    assert_eq!(
+        facts["groups_over_seeds"][0]["seeds"],
+        serde_json::json!(["0", "1"])
+    );
+    assert_eq!(facts["differences"].as_array().unwrap().len(), 1);
+
+    // Two records open the file, one has texts and views, and each line of the log has one.
+    assert_eq!(event_records(&one), 3 + lines(&one.join("metrics.jsonl")).len());
+    passer()
+        .arg("report")
+        .arg(&photos)
+        .assert()
+        .failure()
+        .stderr(contains("is not a run directory").and(contains("hint: give the folder that")));
 }
 
 /// A temperature that makes gradients hundreds of times larger causes an overflow.

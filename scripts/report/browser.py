@@ -1,4 +1,4 @@
-"""Opens HTML reports of `passer evaluate` in headless Chromium, narrow (390 px) and wide (1280 px), light and dark; writes screenshots
+"""Opens HTML reports of `passer evaluate` and `passer report` in headless Chromium, narrow (390 px) and wide (1280 and 1440 px), light and dark; writes screenshots
 and asserts what a person would look for: nothing is cut off or loaded from elsewhere, every picture is there and has its text, tables
 have captions and headed columns, text can be told from its background.
 
@@ -140,7 +140,7 @@ def main():
         if size > 5_000_000:
             print(f"{report}: {size} bytes, and 5 MB is the most")
             right = False
-        for width in [390, 1280]:
+        for width in [390, 1280, 1440]:
             for dark in [False, True]:
                 right &= look(report.resolve(), width, dark, arguments.out.resolve(), arguments.expect)
     sys.exit(0 if right else 1)

@@ -33,6 +33,7 @@ mod progress;
 mod provenance;
 mod quickstart;
 mod ranks;
+mod report;
 mod shards;
 mod slice;
 mod smoke;
@@ -74,6 +75,8 @@ enum Verb {
     Weights(weights::Verb),
     /// Show what the network sees: a PNG sheet of originals and their views
     Views(views::Arguments),
+    /// Show training runs, alone or side by side: curves, configs and data on one HTML page
+    Report(report::Arguments),
     /// Find faces or persons in photos: boxes and scores as JSON lines, and a sheet to look at
     #[command(subcommand)]
     Detect(detect::Verb),
@@ -125,6 +128,7 @@ pub fn run() -> ExitCode {
             Verb::Shards(verb) => shards::run(verb),
             Verb::Weights(verb) => weights::run(verb),
             Verb::Views(arguments) => views::run(arguments),
+            Verb::Report(arguments) => report::run(arguments),
             Verb::Detect(verb) => detect::run(verb),
             Verb::Devices => devices::list(),
         }
@@ -158,6 +162,7 @@ impl Verb {
             Self::Shards(_) => Some("shards"),
             Self::Weights(_) => Some("weights"),
             Self::Views(_) => Some("views"),
+            Self::Report(_) => Some("report"),
             Self::Detect(_) => Some("detect"),
         }
     }

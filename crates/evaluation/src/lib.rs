@@ -13,6 +13,7 @@
 //! run/        one evaluation: config, checks, `result.json`
 //! report/     one evaluation as an HTML page
 //! suite/      many evaluations and their table
+//! runs/       training runs side by side as an HTML page
 //! finetune/   the one kind of protocol in which the encoder learns
 //! ```
 //!
@@ -31,6 +32,7 @@ pub mod protocols;
 mod report;
 mod result;
 mod run;
+pub mod runs;
 pub mod solvers;
 mod split;
 pub mod suite;

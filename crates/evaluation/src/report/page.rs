@@ -13,6 +13,8 @@ pub(crate) fn shortened(text: &str, most: usize) -> String {
 /// A page under construction.
 pub(crate) struct Page {
     title: String,
+    /// Style sheet behind that of all pages.
+    style: &'static str,
     lead: Markup,
     sections: Vec<(&'static str, &'static str, Markup)>,
 }
@@ -22,9 +24,16 @@ impl Page {
     pub(crate) fn new(title: &str, lead: Markup) -> Self {
         Self {
             title: title.into(),
+            style: "",
             lead,
             sections: vec![],
         }
+    }
+
+    /// The page with more rules for its own elements.
+    pub(crate) fn with_style(mut self, style: &'static str) -> Self {
+        self.style = style;
+        self
     }
 
     /// A section with its heading, unless it is empty.
@@ -46,7 +55,7 @@ impl Page {
                     meta http-equiv="Content-Security-Policy" content=(policy);
                     meta name="color-scheme" content="light dark";
                     title { (self.title) }
-                    style { (PreEscaped(STYLE)) }
+                    style { (PreEscaped(STYLE)) (PreEscaped(self.style)) }
                 }
                 body {
                     header { h1 { (self.title) } (self.lead) }

@@ -1,0 +1,335 @@
+//! A run directory in, its facts out: config, log, data, scores. Whatever may be absent is, without an error.
+
+use crate::result::{Outcome, read_results};
+use backbones::BackboneConfig;
+use data::{EncoderHeader, FileError, Licenses, Listing};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use training::LogLine;
+
+/// Why a folder could not be read as a run.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    /// No run was started in the folder.
+    #[error("`{}` is not a run directory: it holds no `{missing}`", path.display())]
+    NotARun {
+        /// The folder.
+        path: PathBuf,
+        /// The missing file.
+        missing: &'static str,
+    },
+    /// A file could not be read.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// A file of the run has other content.
+    #[error("cannot read `{}`: {reason}", path.display())]
+    Content {
+        /// The file.
+        path: PathBuf,
+        /// The fault.
+        reason: String,
+    },
+}
+
+/// Steps, and the numbers of an evaluation after each.
+type Evaluations = Vec<(usize, BTreeMap<String, f64>)>;
+
+/// A training run, from its directory.
+#[derive(Clone, Debug)]
+pub struct TrainingRun {
+    /// The directory.
+    pub path: PathBuf,
+    /// The shortest end of its path that no other run has.
+    pub name: String,
+    pub(super) config_text: String,
+    config_table: toml::Table,
+    /// Every key of the config and its value as TOML.
+    pub(super) config: BTreeMap<String, String>,
+    /// `run.json`.
+    pub(super) facts: serde_json::Map<String, serde_json::Value>,
+    pub(super) lines: Vec<LogLine>,
+    /// Bytes of the log behind the last line that can be read.
+    pub(super) unread_bytes: u64,
+    /// Numbers of `validation.jsonl`: the step, and the rest by name.
+    pub(super) validation: Evaluations,
+    pub(super) licenses: Licenses,
+    pub(super) listing: Listing,
+    /// `views.jpg`.
+    pub(super) views: Option<Vec<u8>>,
+    results: Vec<(&'static str, Vec<Outcome>)>,
+    /// Whether the encoder of the last step is written.
+    pub(super) finished: bool,
+    /// The step of the newest checkpoint.
+    pub(super) checkpoint: Option<usize>,
+}
+
+impl TrainingRun {
+    pub(super) fn read(path: &Path) -> Result<Self, ReadError> {
+        let missing = |missing| ReadError::NotARun {
+            path: path.to_owned(),
+            missing,
+        };
+        let config_path = path.join("config.toml");
+        let config_text = read_if_present(&config_path)?.ok_or_else(|| missing("config.toml"))?;
+        let config_text = String::from_utf8_lossy(&config_text).into_owned();
+        let config_table: toml::Table =
+            config_text
+                .parse()
+                .map_err(|error: toml::de::Error| ReadError::Content {
+                    path: config_path,
+                    reason: error.message().to_owned(),
+                })?;
+        // A curation has a config too.
+        if !path.join("metrics.jsonl").exists() && !path.join("run.json").exists() {
+            return Err(missing("metrics.jsonl"));
+        }
+        let mut config = BTreeMap::new();
+        flatten("", &toml::Value::Table(config_table.clone()), &mut config);
+        let facts_path = path.join("run.json");
+        let facts = match read_if_present(&facts_path)? {
+            Some(text) => serde_json::from_slice(&text).map_err(|error| ReadError::Content {
+                path: facts_path,
+                reason: error.to_string(),
+            })?,
+            None => serde_json::Map::new(),
+        };
+        let log = training::read_metrics(path)?;
+        let checkpoint = training::latest_checkpoint(path).ok().flatten();
+        let encoder = path.join("encoder.safetensors");
+        let finished = encoder.exists();
+        let in_checkpoint = || Some(checkpoint.as_ref()?.path.join("encoder.safetensors"));
+        let header = match finished {
+            true => Some(encoder),
+            false => in_checkpoint(),
+        };
+        let header = header.and_then(|path| EncoderHeader::read(&path).ok().flatten());
+        let listing = facts.get("listing").cloned();
+        let mut results = vec![];
+        for name in ["result.json", "evaluation/result.json"] {
+            let path = path.join(name);
+            if path.exists() {
+                let read = read_results(&path).map_err(|error| ReadError::Content {
+                    path,
+                    reason: error.to_string(),
+                })?;
+                results.push((name, read));
+            }
+        }
+        Ok(Self {
+            name: path.display().to_string(),
+            path: path.to_owned(),
+            config_text,
+            config_table,
+            config,
+            lines: log.lines,
+            unread_bytes: log.unread_bytes,
+            validation: validation(&path.join("validation.jsonl"))?,
+            licenses: header.unwrap_or_default().licenses,
+            listing: listing
+                .and_then(|listing| serde_json::from_value(listing).ok())
+                .unwrap_or_default(),
+            facts,
+            views: read_if_present(&path.join("views.jpg"))?,
+            results,
+            finished,
+            checkpoint: checkpoint.map(|checkpoint| checkpoint.step),
+        })
+    }
+
+    /// The method's name in the config, or `fine-tuning`.
+    pub fn method(&self) -> &str {
+        let objective = self.config_table.get("objective").and_then(toml::Value::as_table);
+        let mut names = objective.into_iter().flatten();
+        match (names.next(), names.next()) {
+            (Some((name, toml::Value::Table(_))), None) => name,
+            _ => "fine-tuning",
+        }
+    }
+
+    /// The network's usual name.
+    pub fn network(&self) -> String {
+        let backbone = self.config_table.get("backbone").cloned();
+        let read = backbone.and_then(|table| table.try_into::<BackboneConfig>().ok());
+        read.map_or_else(|| "another network".to_owned(), |backbone| backbone.name())
+    }
+
+    /// A text of `run.json`.
+    pub(super) fn fact(&self, key: &str) -> Option<&str> {
+        self.facts.get(key)?.as_str()
+    }
+
+    fn count(&self, key: &str) -> Option<f64> {
+        self.facts.get(key)?.as_f64().filter(|count| *count > 0.0)
+    }
+
+    pub(super) fn seed(&self) -> Option<&str> {
+        self.config.get("seed").map(String::as_str)
+    }
+
+    /// Steps of the newest line or checkpoint.
+    pub(super) fn step(&self) -> usize {
+        let of_log = self.lines.last().map_or(0, |line| line.step);
+        of_log.max(self.checkpoint.unwrap_or(0))
+    }
+
+    /// Steps of the whole run, where known.
+    pub(super) fn steps(&self) -> Option<usize> {
+        self.count("steps").map(|steps| steps as usize)
+    }
+
+    /// Epochs done, where the steps of an epoch are known.
+    pub(super) fn epochs(&self) -> Option<f64> {
+        Some(self.step() as f64 / self.count("steps_per_epoch")?)
+    }
+
+    /// Steps, epochs and hours of each line.
+    ///
+    /// Hours are those of training: a window's images over its rate, so that pauses between processes do not count.
+    pub(super) fn places(&self) -> Vec<[f64; 3]> {
+        let per_epoch = self.count("steps_per_epoch").unwrap_or(f64::NAN);
+        let images = self.config.get("data.batch_images");
+        let images: f64 = images.and_then(|images| images.parse().ok()).unwrap_or(f64::NAN);
+        let (mut step, mut skipped, mut hours) = (0, 0, 0.0);
+        let place = |line: &LogLine| {
+            // The rate counts no images of steps that f16 skipped.
+            let now_skipped = line.skipped_steps.unwrap_or(0);
+            let steps = line
+                .step
+                .saturating_sub(step)
+                .saturating_sub(now_skipped.saturating_sub(skipped));
+            hours += steps as f64 * images / line.images_per_second / 3600.0;
+            (step, skipped) = (line.step, now_skipped);
+            [step as f64, step as f64 / per_epoch, hours]
+        };
+        self.lines.iter().map(place).collect()
+    }
+
+    /// Hours in training until the newest line.
+    pub(super) fn hours(&self) -> Option<f64> {
+        self.places()
+            .last()
+            .map(|[_, _, hours]| *hours)
+            .filter(|hours| hours.is_finite())
+    }
+
+    /// Images per second over all lines.
+    pub(super) fn rate(&self) -> Option<f64> {
+        let images: f64 = self.config.get("data.batch_images")?.parse().ok()?;
+        let seconds = self.hours()? * 3600.0;
+        let steps = self
+            .lines
+            .last()?
+            .step
+            .saturating_sub(self.lines.last()?.skipped_steps.unwrap_or(0));
+        (seconds > 0.0).then(|| steps as f64 * images / seconds)
+    }
+
+    /// The mean of the lines' shares of time that were spent waiting for data.
+    pub(super) fn data_wait(&self) -> Option<f64> {
+        let sum: f64 = self.lines.iter().map(|line| line.data_wait).sum();
+        (!self.lines.is_empty()).then(|| sum / self.lines.len() as f64)
+    }
+
+    /// The step and loss of the line with the lowest loss.
+    pub(super) fn lowest_loss(&self) -> Option<(usize, f32)> {
+        let lines = self.lines.iter().filter(|line| line.loss.is_finite());
+        let lowest = lines.min_by(|a, b| a.loss.total_cmp(&b.loss));
+        lowest.map(|line| (line.step, line.loss))
+    }
+
+    /// The numbers of the newest line, and of the newest evaluation during training.
+    pub(super) fn last(&self) -> BTreeMap<String, f64> {
+        let mut last: BTreeMap<String, f64> =
+            self.lines.last().into_iter().flat_map(LogLine::scalars).collect();
+        if let Some((_, numbers)) = self.validation.last() {
+            last.extend(numbers.clone());
+        }
+        last
+    }
+
+    /// Scores of the run and of an evaluation within it, each with the file that holds it.
+    pub(super) fn scores(&self) -> impl Iterator<Item = (&'static str, &Outcome)> {
+        let results = self.results.iter();
+        results.flat_map(|(name, outcomes)| outcomes.iter().map(move |outcome| (*name, outcome)))
+    }
+}
+
+/// Names the runs by the shortest ends of their paths that tell them apart.
+pub(super) fn name(runs: &mut [TrainingRun]) {
+    let whole: Vec<Vec<String>> = runs
+        .iter()
+        .map(|run| {
+            let path = run.path.canonicalize().unwrap_or_else(|_| run.path.clone());
+            let parts = path.components();
+            parts
+                .map(|part| part.as_os_str().to_string_lossy().into_owned())
+                .collect()
+        })
+        .collect();
+    let ending = |parts: &[String], length: usize| parts[parts.len().saturating_sub(length)..].join("/");
+    let longest = whole.iter().map(Vec::len).max().unwrap_or(1);
+    for (place, run) in runs.iter_mut().enumerate() {
+        let own = &whole[place];
+        let is_alone = |length: &usize| {
+            let name = ending(own, *length);
+            whole
+                .iter()
+                .enumerate()
+                .all(|(other, parts)| other == place || ending(parts, *length) != name)
+        };
+        // The same directory twice has one name.
+        let length = (1..=longest).find(is_alone).unwrap_or(1);
+        run.name = ending(own, length);
+    }
+}
+
+fn read_if_present(path: &Path) -> Result<Option<Vec<u8>>, FileError> {
+    match std::fs::read(path) {
+        Ok(bytes) => Ok(Some(bytes)),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(FileError::new("read", path)(error)),
+    }
+}
+
+/// Every number of each line of a `validation.jsonl` but step, epoch and records, as `validation/NAME`; the last line may be
+/// half written.
+fn validation(path: &Path) -> Result<Evaluations, FileError> {
+    let text = read_if_present(path)?.unwrap_or_default();
+    let lines = text
+        .split(|byte| *byte == b'\n')
+        .map_while(|line| serde_json::from_slice(line).ok());
+    let numbers = |line: serde_json::Map<String, serde_json::Value>| {
+        let step = line.get("step")?.as_u64()?;
+        let counts = ["step", "epoch", "records", "images"];
+        let others = line
+            .into_iter()
+            .filter(|(name, _)| !counts.contains(&name.as_str()));
+        let numbers =
+            others.filter_map(|(name, value)| Some((format!("validation/{name}"), value.as_f64()?)));
+        Some((step as usize, numbers.collect()))
+    };
+    Ok(lines.filter_map(numbers).collect())
+}
+
+/// The keys of a config with dots between their parts, and their values as TOML.
+fn flatten(key: &str, value: &toml::Value, found: &mut BTreeMap<String, String>) {
+    let within = |part: &str| match key {
+        "" => part.to_owned(),
+        key => format!("{key}.{part}"),
+    };
+    match value {
+        toml::Value::Table(table) if !table.is_empty() => {
+            for (part, value) in table {
+                flatten(&within(part), value, found);
+            }
+        }
+        toml::Value::Array(values) if values.iter().any(toml::Value::is_table) => {
+            for (place, value) in values.iter().enumerate() {
+                flatten(&within(&place.to_string()), value, found);
+            }
+        }
+        value => {
+            found.insert(key.to_owned(), value.to_string());
+        }
+    }
+}
