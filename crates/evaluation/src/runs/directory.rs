@@ -31,6 +31,9 @@ pub enum ReadError {
     },
 }
 
+/// Steps, and the numbers of an evaluation after each.
+type Evaluations = Vec<(usize, BTreeMap<String, f64>)>;
+
 /// A training run, from its directory.
 #[derive(Clone, Debug)]
 pub struct TrainingRun {
@@ -48,7 +51,7 @@ pub struct TrainingRun {
     /// Bytes of the log behind the last line that can be read.
     pub(super) unread_bytes: u64,
     /// Numbers of `validation.jsonl`: the step, and the rest by name.
-    pub(super) validation: Vec<(usize, BTreeMap<String, f64>)>,
+    pub(super) validation: Evaluations,
     pub(super) licenses: Licenses,
     pub(super) listing: Listing,
     /// `views.jpg`.
@@ -290,7 +293,7 @@ fn read_if_present(path: &Path) -> Result<Option<Vec<u8>>, FileError> {
 
 /// Every number of each line of a `validation.jsonl` but step, epoch and records, as `validation/NAME`; the last line may be
 /// half written.
-fn validation(path: &Path) -> Result<Vec<(usize, BTreeMap<String, f64>)>, FileError> {
+fn validation(path: &Path) -> Result<Evaluations, FileError> {
     let text = read_if_present(path)?.unwrap_or_default();
     let lines = text
         .split(|byte| *byte == b'\n')

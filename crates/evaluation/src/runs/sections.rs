@@ -356,8 +356,13 @@ fn facts(run: &TrainingRun) -> Vec<(&'static str, String)> {
     ] {
         facts.extend(text(key).map(|value| (name, value)));
     }
+    let start = run
+        .facts
+        .get("start")
+        .and_then(|start| start.get("path")?.as_str());
+    facts.extend(start.map(|path| ("started from", path.to_owned())));
     let times = || run.lines.iter().filter_map(|line| line.unix_seconds);
-    if let (Some(first), Some(last)) = (times().next(), times().last()) {
+    if let (Some(first), Some(last)) = (times().next(), times().next_back()) {
         facts.push(("first line", utc(first)));
         facts.push(("newest line", utc(last)));
     }

@@ -48,7 +48,7 @@ fn cite(run: &TrainingRun) -> Vec<Citation> {
 fn facts_of_a_run_are_read_from_its_directory() {
     let folder = tempfile::tempdir().unwrap();
     let path = write_run(folder.path(), "one", 3, 0.5, 2, 9.0);
-    let runs = read(&[path.clone()]).unwrap();
+    let runs = read(std::slice::from_ref(&path)).unwrap();
     let run = &runs[0];
     assert_eq!(
         (run.name.as_str(), run.method(), run.network()),
