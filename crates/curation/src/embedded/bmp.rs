@@ -18,7 +18,8 @@ pub(super) fn strip(file: &[u8]) -> Option<(Vec<u8>, Findings)> {
     if ![12, 40, 52, 56, 64, 108, 124].contains(&head) {
         return None;
     }
-    if pixels_at > file.len() {
+    // Decoders do not agree on pixels within the headers.
+    if pixels_at > file.len() || pixels_at < head + 14 {
         return None;
     }
     // The pixels may begin among the colors.

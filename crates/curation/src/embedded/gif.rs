@@ -93,7 +93,11 @@ fn application(
     has_xmp: &mut bool,
     removed: &mut Findings,
 ) {
-    let name = slice(block, 3, 11).unwrap_or_default();
+    // With a block of another length, its name is none that decoders know.
+    let name = match block.get(2) {
+        Some(11) => slice(block, 3, 11).unwrap_or_default(),
+        _ => &[],
+    };
     let data = block.get(14..).unwrap_or_default();
     match name {
         _ if LOOPS.contains(&name) => match data {

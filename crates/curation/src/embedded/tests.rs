@@ -497,6 +497,13 @@ fn a_bmp_that_announces_colors_it_does_not_need_hides_nothing_among_them() {
 }
 
 #[test]
+fn a_bmp_whose_pixels_begin_within_its_header_is_refused() {
+    let mut file = BMP.to_vec();
+    file[10..14].fill(0);
+    assert!(strip(&file, PRIVATE).is_err());
+}
+
+#[test]
 fn a_png_that_ends_within_the_chunk_behind_its_pixels_is_still_read() {
     let late = PNG.windows(8).position(|window| window == b"tEXtLate").unwrap();
     for length in [late + 4, late + 10] {

@@ -232,6 +232,16 @@ fn extensions_between_the_frames_of_a_gif_go_and_its_frames_stay() {
     };
     let clean = clean(GIF);
     assert!(frames(GIF).len() > 1 && frames(&clean) == frames(GIF));
+    // A known name in a block of another length is an unknown extension.
+    let long = [
+        b"\x21\xff\x13NETSCAPE2.0SECRET!!\x03\x01\x02\0\0".as_slice(),
+        b"\x21\xff\x13ICCRGBG1012SECRET!!\x03\x01\x02\0\0",
+    ];
+    for extension in long {
+        let end = clean.len() - 1;
+        let hidden = [&clean[..end], extension, &clean[end..]].concat();
+        goes("a known name", &["other"], &hidden, &clean);
+    }
     let is_control = |bytes: &[u8]| bytes == [0x21, 0xF9, 0x04];
     let second = clean.windows(3).rposition(is_control).unwrap();
     for (kind, extension) in [
