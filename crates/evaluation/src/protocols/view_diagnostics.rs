@@ -64,7 +64,7 @@ impl Protocol for ViewDiagnostics {
             }
         }
         self.view_group()
-            .validate_at("count", &format!("{table}.transforms"))
+            .validate_at(&format!("{table}.views"), &format!("{table}.transforms"))
     }
 
     fn needs(&self) -> Needs<'_> {
