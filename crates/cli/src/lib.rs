@@ -33,6 +33,7 @@ mod progress;
 mod provenance;
 mod quickstart;
 mod ranks;
+mod scores;
 mod shards;
 mod slice;
 mod smoke;
@@ -64,12 +65,12 @@ enum Verb {
     /// Measure an encoder: frozen, with the protocols of a config file, or fine-tuned
     #[command(subcommand)]
     Evaluate(evaluate::Verb),
-    /// Extract an encoder's features of a data set, once, into a safetensors file
+    /// Extract an encoder's features of a data set, once, into a file
     Features(features::Arguments),
     /// Pack, index, inspect and verify shards
     #[command(subcommand)]
     Shards(shards::Verb),
-    /// Look into files of weights, and bring them into torchvision's or timm's layout
+    /// Look into files of weights, and bring them to torchvision, timm, Transformers and ONNX
     #[command(subcommand)]
     Weights(weights::Verb),
     /// Show what the network sees: a PNG sheet of originals and their views

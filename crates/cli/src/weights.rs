@@ -1,5 +1,7 @@
-//! `passer weights`: list files of weights and convert them to other libraries' layouts. Also the arguments
+//! `passer weights`: list files of weights, convert and export them for other libraries. Also the arguments
 //! that every verb with an encoder has, for facts that the file does not show.
+
+mod export;
 
 use crate::detectors::open;
 use crate::failure::{DoesNotLoad, Failure, make_folder_of};
@@ -23,6 +25,8 @@ pub(crate) enum Verb {
     Inspect(InspectArguments),
     /// Write an encoder, or a Faster or Mask R-CNN, as a file that torchvision or timm loads with `strict=True`
     Convert(ConvertArguments),
+    /// Write an encoder as a folder that timm, Transformers or an ONNX runtime opens, with a model card
+    Export(Box<export::Arguments>),
 }
 
 #[derive(clap::Args)]
@@ -136,6 +140,7 @@ pub(crate) fn run(verb: Verb) -> anyhow::Result<()> {
     match verb {
         Verb::Inspect(arguments) => inspect(&arguments),
         Verb::Convert(arguments) => convert(&arguments),
+        Verb::Export(arguments) => export::run(&arguments),
     }
 }
 
