@@ -1,6 +1,6 @@
 """Checks that timm, Transformers and onnxruntime open what `passer weights export` writes, with the same features.
 
-    python scripts/parity/exports.py PASSER [FOLDER]       # PASSER: the program; FOLDER: for files, default a temporary one
+    python scripts/parity/exports.py PASSER [NAME …]       # PASSER: the program; NAME: only networks whose names hold one
 
 Needs torch, torchvision, timm, transformers, safetensors, onnx, onnxruntime, pillow. For each network (random weights, none
 as initialized) it saves a file as torchvision, timm or Transformers does, lets PASSER export it to each target, opens the
@@ -8,7 +8,7 @@ folder with the target's own library, and compares features with the original ne
 each ONNX file, which runs on one and on three images, with normalization outside and inside. A target that must refuse a
 network must refuse it. The bound is 1e-5 (f16: 2e-2), relative L2 error over all images.
 
-It writes `crates/weights/fixtures/exports.json` from the small networks of `hugging_face.py`: the SHA-256 of each ONNX file
+Without a NAME it also writes `crates/weights/fixtures/exports.json` from the small networks of `hugging_face.py`: the SHA-256 of each ONNX file
 that passed here and onnxruntime's outputs, so that tests without Python know both.
 """
 
@@ -91,14 +91,23 @@ def networks() -> dict:
         "ViT-S/14, layer scale": (create("vit_small_patch14_dinov2", img_size=224), 224, [], []),
         "ViT-S/14, layer scale, 4 registers": (create("vit_small_patch14_reg4_dinov2", img_size=224), 224, [], []),
         "ViT-Ti/8, 2 registers": (vit(**tiny, reg_tokens=2, no_embed_class=True), 64, [], []),
+        "ViT-Ti/8, mean": (vit(**tiny, global_pool="avg", fc_norm=False), 64, [], []),
         "ViT-Ti/8, mean then norm": (vit(**tiny, global_pool="avg"), 64, [], ["transformers"]),
         "ViT-Ti/16, epsilon 1e-12": (transformers.ViTModel(epsilon, add_pooling_layer=False), 224, [], ["timm"]),
     }
 
 
-def features_of(network: torch.nn.Module, images: torch.Tensor) -> torch.Tensor:
-    """The pooled features, of a network of any library."""
+def has_mean(network: torch.nn.Module) -> bool:
+    """Whether it is a ViT of timm's whose feature is the mean of its normalized patches, which its names do not show."""
+    return isinstance(network, timm.models.VisionTransformer) and network.global_pool == "avg" and isinstance(
+        network.fc_norm, torch.nn.Identity)
+
+
+def features_of(network: torch.nn.Module, images: torch.Tensor, mean: bool = False) -> torch.Tensor:
+    """The pooled features, of a network of any library; `mean`: those that a model card of Transformers tells to take."""
     with torch.no_grad():
+        if mean and isinstance(network, transformers.PreTrainedModel):
+            return network(images).last_hidden_state[:, 1:].mean(1)
         if isinstance(network, transformers.ResNetModel):
             return network(images).pooler_output.flatten(1)
         if isinstance(network, transformers.PreTrainedModel):
@@ -164,6 +173,11 @@ def check(passer: str, name: str, case, folder: pathlib.Path) -> dict:
         network.save_pretrained(source)
     else:
         source.mkdir()
+        if has_mean(network):
+            config = {"architecture": "vit_tiny_patch16_224", "num_classes": 0, "global_pool": "avg",
+                      "model_args": {"fc_norm": False, "patch_size": 8, "img_size": side},
+                      "pretrained_cfg": {"mean": MEAN, "std": STD}}
+            (source / "config.json").write_text(json.dumps(config))
         source = source / "model.safetensors"
         save_file({key: value.contiguous() for key, value in network.state_dict().items()}, source, {"format": "pt"})
     raw = torch.rand(3, 3, side, side)
@@ -182,9 +196,10 @@ def check(passer: str, name: str, case, folder: pathlib.Path) -> dict:
             row[target] = None
             continue
         theirs = opened(target, out)
-        row[target] = error(features_of(theirs, images), reference)
+        mean_of = has_mean(network)
+        row[target] = error(features_of(theirs, images, mean_of), reference)
         # The same weights to the bit.
-        double = error(features_of(theirs.double(), images.double()), reference)
+        double = error(features_of(theirs.double(), images.double(), mean_of), reference)
         if double > 1e-6:
             sys.exit(f"{name}, {target}: {double:.1e} in float64")
         if target == "timm":
@@ -263,17 +278,20 @@ def fixture(passer: str, folder: pathlib.Path) -> None:
     (FIXTURES / "exports.json").write_text(json.dumps(written) + "\n")
 
 
-def main(passer: str, folder: str | None) -> None:
+def main(passer: str, *wanted: str) -> None:
     torch.manual_seed(0)
     transformers.utils.logging.disable_progress_bar()
     with tempfile.TemporaryDirectory() as scratch:
-        scratch = pathlib.Path(folder or scratch)
-        fixture(passer, scratch)
-        check_images(passer, scratch)
+        scratch = pathlib.Path(scratch)
+        if not wanted:
+            fixture(passer, scratch)
+            check_images(passer, scratch)
         columns = ["own f32", "timm", "AutoModel of timm", "transformers", "onnx", "onnx, normalizes", "onnx, f16"]
         print("| network | " + " | ".join(columns) + " |")
         print("|---" * (len(columns) + 1) + "|")
         for number, (name, case) in enumerate(networks().items()):
+            if wanted and not any(part in name for part in wanted):
+                continue
             own = scratch / str(number)
             own.mkdir()
             row = check(passer, name, case, own)
@@ -282,4 +300,4 @@ def main(passer: str, folder: str | None) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2] if len(sys.argv) > 2 else None)
+    main(*sys.argv[1:])

@@ -61,6 +61,18 @@ fn a_folder_for_transformers_gives_the_same_features() {
             "{name}"
         );
     }
+    // Each command names the other for the other's targets.
+    let out = scratch.join("other");
+    export(&scratch.join("vit"), &out, &["--to", "torchvision"])
+        .code(1)
+        .stderr(contains(
+            "hint: write a file with its names: `passer weights convert IN",
+        ));
+    passer()
+        .args(["weights", "convert", "in.pth", "out.safetensors", "--to", "onnx"])
+        .assert()
+        .code(1)
+        .stderr(contains("`passer weights export IN --to onnx --out DIR`"));
     // What timm's file cannot say is refused, and nothing is left behind.
     let out = scratch.join("none");
     export(&scratch.join("vit"), &out, &["--to", "timm"])
@@ -198,7 +210,9 @@ fn an_onnx_file_and_its_card() {
         &["--to", "onnx", "--results", other.to_str().unwrap()],
     )
     .code(1)
-    .stderr(contains("has scores of someone else's, not of this file"));
+    .stderr(contains(
+        "other` has no score of this file, and 1 score of other encoders",
+    ));
 }
 
 #[test]

@@ -151,12 +151,12 @@ impl Card {
         let info = &folder.info;
         let images = Preparation::of(info);
         writeln!(out, "## Network and images\n\n| | |\n|---|---|")?;
-        writeln!(
-            out,
-            "| network | {}; here: {} |",
-            info.architecture.name(),
-            folder.network
-        )?;
+        let name = info.architecture.name();
+        if name == folder.network {
+            writeln!(out, "| network | {name} |")?;
+        } else {
+            writeln!(out, "| network | {name}; here: {} |", folder.network)?;
+        }
         writeln!(out, "| features | {} |", info.architecture.features())?;
         writeln!(
             out,

@@ -54,6 +54,9 @@ enum Library {
     Timm,
     Transformers,
     Onnx,
+    /// Mistaken for one: it opens no folder.
+    #[value(hide = true)]
+    Torchvision,
 }
 
 #[derive(Clone, Copy, clap::ValueEnum)]
@@ -151,6 +154,11 @@ fn target(arguments: &Arguments) -> anyhow::Result<Target> {
         }
     }
     Ok(match arguments.to {
+        Library::Torchvision => {
+            return Err(Failure::new("torchvision opens no folder")
+                .hint("write a file with its names: `passer weights convert IN OUT.safetensors --to torchvision`")
+                .into());
+        }
         Library::Timm => Target::Timm,
         Library::Transformers => Target::Transformers,
         Library::Onnx => Target::Onnx(OnnxOptions {
@@ -206,52 +214,28 @@ fn add_run(card: &mut Card, run: &Path) -> anyhow::Result<()> {
 
 /// The scores of this encoder: those found in its run directory, and those given.
 fn scores(arguments: &Arguments, hash: &str) -> anyhow::Result<Vec<CardScore>> {
-    let mut files = vec![];
+    let mut scores = vec![];
+    let mut others = 0;
     if arguments.input.is_dir() {
-        find_results(&arguments.input, DEPTH, &mut files)?;
+        add_scores(&arguments.input, hash, &mut scores, &mut others)?;
     }
-    let found = files.len();
     for path in &arguments.results {
-        let before = files.len();
-        if path.is_dir() {
-            find_results(path, DEPTH, &mut files)?;
-        } else {
-            files.push(path.clone());
-        }
-        if files.len() == before {
+        let before = others;
+        let Some(found) = add_scores(path, hash, &mut scores, &mut others)? else {
             let message = format!("`{}` has no `result.json`", path.display());
             return Err(Failure::new(message)
                 .hint("give the folder that `passer evaluate` wrote")
                 .into());
-        }
-    }
-    let mut scores = vec![];
-    let mut others = 0;
-    for (number, file) in files.iter().enumerate() {
-        let outcomes = read_results(file)?;
-        let own = outcomes
-            .iter()
-            .filter(|outcome| outcome.encoder == hash)
-            .collect::<Vec<_>>();
-        if own.is_empty() && number >= found {
-            let name = outcomes
-                .first()
-                .map_or("no encoder", |outcome| &outcome.encoder_name);
+        };
+        if found == 0 {
             let message = format!(
-                "`{}` has scores of {}, not of this file",
-                file.display(),
-                escape(name)
+                "`{}` has no score of this file, and {} of other encoders",
+                path.display(),
+                crate::output::counted(others - before, "score")
             );
             return Err(Failure::new(message)
-                .hint("give results whose `encoder` is this file's hash")
+                .hint("`encoder` in `result.json` is the SHA-256 of the encoder's file that was evaluated")
                 .into());
-        }
-        others += outcomes.len() - own.len();
-        for score in own.into_iter().map(score) {
-            // One file may be given twice.
-            if !scores.contains(&score) {
-                scores.push(score);
-            }
         }
     }
     if others > 0 {
@@ -262,6 +246,37 @@ fn scores(arguments: &Arguments, hash: &str) -> anyhow::Result<Vec<CardScore>> {
         );
     }
     Ok(scores)
+}
+
+/// Adds this encoder's scores in a file, or in a folder and below; returns how many it has, `None` without any file.
+fn add_scores(
+    path: &Path,
+    hash: &str,
+    scores: &mut Vec<CardScore>,
+    others: &mut usize,
+) -> anyhow::Result<Option<usize>> {
+    let mut files = vec![];
+    if path.is_dir() {
+        find_results(path, DEPTH, &mut files)?;
+    } else {
+        files.push(path.to_path_buf());
+    }
+    let mut found = (!files.is_empty()).then_some(0);
+    for file in &files {
+        for outcome in read_results(file)? {
+            if outcome.encoder != hash {
+                *others += 1;
+                continue;
+            }
+            found = found.map(|count| count + 1);
+            let score = score(&outcome);
+            // One file may be given twice.
+            if !scores.contains(&score) {
+                scores.push(score);
+            }
+        }
+    }
+    Ok(found)
 }
 
 fn score(outcome: &Outcome) -> CardScore {
@@ -295,4 +310,14 @@ fn find_results(folder: &Path, depth: usize, found: &mut Vec<PathBuf>) -> anyhow
 
 fn read(path: &Path) -> anyhow::Result<Vec<u8>> {
     Ok(std::fs::read(path).map_err(data::FileError::new("read", path))?)
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn a_card_cites_the_paper_of_every_method() {
+        for method in objectives::METHODS {
+            assert!(!weights::card::paper_of_method(method).is_empty(), "{method}");
+        }
+    }
 }
