@@ -7,6 +7,7 @@ use predicates::str::contains;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
+mod exports;
 mod library_folders;
 
 /// A file that PyTorch wrote, from the fixtures of the crate `weights`.

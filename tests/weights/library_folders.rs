@@ -7,7 +7,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 /// A folder as Transformers or timm saves it, from the fixtures of `scripts/parity/hugging_face.py`.
-fn library_folder(folder: &Path, name: &str) -> PathBuf {
+pub(super) fn library_folder(folder: &Path, name: &str) -> PathBuf {
     let fixtures = root().join("crates/weights/fixtures/features");
     let about = std::fs::read_to_string(fixtures.join(format!("{name}.json"))).unwrap();
     let about: serde_json::Value = serde_json::from_str(&about).unwrap();

@@ -6,6 +6,7 @@ use crate::configs::{self, Kind};
 use crate::devices::DeviceArgument;
 use crate::failure::Failure;
 use crate::progress::ProgressBar;
+use crate::scores::words;
 use crate::weights::WeightsArguments;
 use crate::{devices, provenance};
 use backbones::{BackboneConfig, Stem};
@@ -267,30 +268,18 @@ fn suite(arguments: &SuiteArguments) -> anyhow::Result<()> {
 
 /// One row per score.
 pub(crate) fn print_table(outcomes: &[Outcome]) {
-    let names: Vec<String> = outcomes
+    let rows: Vec<[String; 3]> = outcomes.iter().map(words).collect();
+    let width = rows
         .iter()
-        .map(|outcome| match outcome.variant() {
-            Some(variant) => format!("{} ({variant})", outcome.protocol),
-            None => outcome.protocol.clone(),
-        })
-        .collect();
-    let width = names.iter().map(String::len).max().unwrap_or(0).max(26);
+        .map(|[name, ..]| name.len())
+        .max()
+        .unwrap_or(0)
+        .max(26);
     println!(
         "{:<width$} {:<13} {:>9} {:<8}  test records",
         "protocol", "metric", "value", ""
     );
-    for (name, outcome) in names.iter().zip(outcomes) {
-        let value = match outcome.is_share() {
-            true => format!("{:.2} %", 100.0 * outcome.value),
-            false => significant(outcome.value, 4),
-        };
-        // Beside the value, in its unit: after the number of records it would read as that number's
-        // uncertainty.
-        let uncertainty = match outcome.uncertainty() {
-            Some(uncertainty) if outcome.is_share() => format!("+- {:.2}", 100.0 * uncertainty),
-            Some(uncertainty) => format!("+- {}", significant(uncertainty, 2)),
-            None => String::new(),
-        };
+    for ([name, value, uncertainty], outcome) in rows.iter().zip(outcomes) {
         println!(
             "{name:<width$} {:<13} {value:>9} {uncertainty:<8}  {}",
             outcome.metric, outcome.test_records

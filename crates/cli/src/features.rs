@@ -18,9 +18,13 @@ pub(crate) struct Arguments {
     /// The records
     #[arg(long, value_name = "DATA")]
     data: String,
-    /// The features file to write; with `--slice` the folder of slices
+    /// The features file to write; with `--slice` the folder of slices, with `--format npy` the folder of arrays
     #[arg(long, value_name = "FILE.safetensors")]
     out: PathBuf,
+    /// What is written: one safetensors file; NumPy's arrays in a folder (one per tap, `labels.npy`, `keys.txt`); or one Parquet
+    /// table with a row per record
+    #[arg(long, value_name = "FORMAT", value_enum, default_value_t = Format::Safetensors)]
+    format: Format,
     /// Extract the I-th of N equal slices of the records (from 1) into a file in the folder `--out`, which is then read as one
     /// features file. `auto`: the task of a Slurm array; `auto/N`: that, or the pod of Kubernetes' indexed job
     #[arg(long, value_name = "I/N")]
@@ -55,6 +59,13 @@ pub(crate) struct Arguments {
     weights: WeightsArguments,
 }
 
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum Format {
+    Safetensors,
+    Npy,
+    Parquet,
+}
+
 #[derive(Clone, Copy, Debug, clap::ValueEnum)]
 enum Dtype {
     F32,
@@ -63,19 +74,67 @@ enum Dtype {
 
 /// The transforms to a square of this side.
 fn transforms(size_px: u32) -> Vec<Transform> {
-    if size_px <= 64 {
-        // Small pictures have no margin to crop.
-        return vec![Transform::ResizeExact {
+    match weights::Preparation::to(size_px as usize).shorter_px {
+        None => vec![Transform::ResizeExact {
             width_px: size_px,
             height_px: size_px,
             filter: Filter::Bilinear,
-        }];
+        }],
+        Some(shorter) => {
+            let resize = Transform::Resize {
+                shorter_px: shorter as u32,
+                filter: Filter::Bilinear,
+            };
+            vec![resize, Transform::CenterCrop { size_px }]
+        }
     }
-    let resize = Transform::Resize {
-        shorter_px: (size_px * 8).div_ceil(7),
-        filter: Filter::Bilinear,
-    };
-    vec![resize, Transform::CenterCrop { size_px }]
+}
+
+/// The features file that is written first: for other formats one beside the output, which is removed when it has been
+/// rewritten. A run that was interrupted resumes from it.
+fn working_file(arguments: &Arguments) -> anyhow::Result<PathBuf> {
+    if arguments.format == Format::Safetensors {
+        return Ok(arguments.out.clone());
+    }
+    if arguments.slice.is_some() {
+        return Err(Failure::new("slices are safetensors files")
+            .hint("leave out `--format`; a folder of slices is read as one features file")
+            .into());
+    }
+    if arguments.out.exists() {
+        return Err(Failure::new(format!("`{}` exists", arguments.out.display()))
+            .hint("pass another `--out`, or remove what lies there")
+            .into());
+    }
+    if arguments
+        .out
+        .extension()
+        .is_some_and(|kind| kind == "safetensors")
+    {
+        let message = format!("`{}` is not to be a safetensors file", arguments.out.display());
+        let example = match arguments.format {
+            Format::Parquet => "features.parquet",
+            _ => "features",
+        };
+        return Err(Failure::new(message)
+            .hint(format!(
+                "call it by its format, as in `--out {example}`, or leave out `--format`"
+            ))
+            .into());
+    }
+    let mut name = arguments.out.as_os_str().to_owned();
+    name.push(".unfinished.safetensors");
+    Ok(name.into())
+}
+
+/// Writes the finished features in the requested format.
+fn rewrite(arguments: &Arguments, working: &Path) -> anyhow::Result<()> {
+    match arguments.format {
+        Format::Safetensors => return Ok(()),
+        Format::Npy => evaluation::write_npy(working, &arguments.out)?,
+        Format::Parquet => evaluation::write_parquet(working, &arguments.out)?,
+    }
+    Ok(std::fs::remove_file(working).map_err(data::FileError::new("remove", working))?)
 }
 
 /// Gives an error if the output file exists and does not hold these features.
@@ -119,6 +178,7 @@ pub(crate) fn run(arguments: Arguments) -> anyhow::Result<()> {
     taps.sort_unstable();
     taps.dedup();
     let slice = arguments.slice.map(SliceArgument::slice).transpose()?;
+    let working = working_file(&arguments)?;
     // Before the work, which may take hours.
     make_folder_of(&arguments.out)?;
     if slice.is_some() && arguments.out.is_file() {
@@ -134,7 +194,7 @@ pub(crate) fn run(arguments: Arguments) -> anyhow::Result<()> {
     let mut encoder = evaluate::open(&arguments.encoder, &arguments.weights.options()?, &device)?;
     let dataset = Arc::new(data::Dataset::open(&arguments.data)?);
     if slice.is_none() {
-        check_free(&arguments.out, &encoder, &dataset)?;
+        check_free(&working, &encoder, &dataset)?;
     }
     let transforms = match &arguments.transforms_of {
         None => transforms(arguments.size_px.or(encoder.trained_px).unwrap_or(224)),
@@ -179,11 +239,12 @@ pub(crate) fn run(arguments: Arguments) -> anyhow::Result<()> {
         device: &device,
     };
     let written = match slice {
-        None => extraction.write(&arguments.out, writing, &mut show),
+        None => extraction.write(&working, writing, &mut show),
         Some(slice) => extraction.write_slice(&arguments.out, slice, writing, &mut show),
     };
     stage.finish();
     let written = written?;
+    rewrite(&arguments, &working)?;
     let out = match slice {
         None => arguments.out,
         Some(slice) => {

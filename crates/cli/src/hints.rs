@@ -58,6 +58,10 @@ pub(crate) fn of_weights(hint: &weights::Hint) -> String {
         Hint::OmitName => "leave out `--backbone`".into(),
         Hint::ChooseOther(_) => "choose the other network with `--part`, or leave it out".into(),
         Hint::UseTimmNames => "write timm's names: `--to timm`".into(),
+        Hint::ExportOnnx => "ONNX has every network: `--to onnx`".into(),
+        Hint::ExportTransformers => "Transformers has this network: `--to transformers`".into(),
+        Hint::ExportTimm => "timm has this network: `--to timm`".into(),
+        Hint::ExportHalves => "16-bit floats halve the file: `--dtype f16`".into(),
         Hint::UseToDetect(detector) => match detector {
             Detector::RetinaFace => {
                 "it holds RetinaFace, which detects faces: `passer detect faces --weights FILE` reads it, and the stage `faces` of \

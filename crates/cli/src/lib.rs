@@ -35,6 +35,7 @@ mod provenance;
 mod quickstart;
 mod ranks;
 mod report;
+mod scores;
 mod shards;
 mod slice;
 mod smoke;
@@ -67,12 +68,12 @@ enum Verb {
     /// Measure an encoder: frozen, with the protocols of a config file, or fine-tuned
     #[command(subcommand)]
     Evaluate(evaluate::Verb),
-    /// Extract an encoder's features of a data set, once, into a safetensors file
+    /// Extract an encoder's features of a data set, once, into a file
     Features(features::Arguments),
     /// Pack, index, inspect and verify shards
     #[command(subcommand)]
     Shards(shards::Verb),
-    /// Look into files of weights, and bring them into torchvision's or timm's layout
+    /// Look into files of weights, and bring them to torchvision, timm, Transformers and ONNX
     #[command(subcommand)]
     Weights(weights::Verb),
     /// Show what the network sees: a PNG sheet of originals and their views

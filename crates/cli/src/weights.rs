@@ -1,5 +1,7 @@
-//! `passer weights`: list files of weights and convert them to other libraries' layouts. Also the arguments
+//! `passer weights`: list files of weights, convert and export them for other libraries. Also the arguments
 //! that every verb with an encoder has, for facts that the file does not show.
+
+mod export;
 
 use crate::detectors::open;
 use crate::failure::{DoesNotLoad, Failure, make_folder_of};
@@ -23,6 +25,8 @@ pub(crate) enum Verb {
     Inspect(InspectArguments),
     /// Write an encoder, or a Faster or Mask R-CNN, as a file that torchvision or timm loads with `strict=True`
     Convert(ConvertArguments),
+    /// Write an encoder as a folder that timm, Transformers or an ONNX runtime opens, with a model card
+    Export(Box<export::Arguments>),
 }
 
 #[derive(clap::Args)]
@@ -46,14 +50,43 @@ pub(crate) struct ConvertArguments {
     /// The encoder file to write, which must not exist
     #[arg(value_name = "OUT.safetensors")]
     out: PathBuf,
-    /// Whose names the file gets; those of ResNets are the same
+    /// Whose names the file gets; those of ResNets are the same. Folders for timm and Transformers, and ONNX files, are written
+    /// by `passer weights export`
     #[arg(long, value_name = "LIBRARY")]
-    to: Library,
+    to: ConvertTo,
     #[command(flatten)]
     weights: WeightsArguments,
 }
 
+/// Targets of a conversion, and those that are mistaken for one.
 #[derive(Clone, Copy, clap::ValueEnum)]
+enum ConvertTo {
+    Torchvision,
+    Timm,
+    #[value(hide = true)]
+    Transformers,
+    #[value(hide = true)]
+    Onnx,
+}
+
+impl ConvertTo {
+    fn library(self) -> Result<Library, Failure> {
+        let name = match self {
+            Self::Torchvision => return Ok(Library::Torchvision),
+            Self::Timm => return Ok(Library::Timm),
+            Self::Transformers => "transformers",
+            Self::Onnx => "onnx",
+        };
+        Err(Failure::new(format!(
+            "`--to` of `passer weights convert` must be torchvision or timm, got {name}"
+        ))
+        .hint(format!(
+            "write a folder: `passer weights export IN --to {name} --out DIR`"
+        )))
+    }
+}
+
+#[derive(Clone, Copy)]
 enum Library {
     Torchvision,
     Timm,
@@ -136,6 +169,7 @@ pub(crate) fn run(verb: Verb) -> anyhow::Result<()> {
     match verb {
         Verb::Inspect(arguments) => inspect(&arguments),
         Verb::Convert(arguments) => convert(&arguments),
+        Verb::Export(arguments) => export::run(&arguments),
     }
 }
 
@@ -502,6 +536,7 @@ fn call(config: &VitConfig, library: Library) -> String {
 }
 
 fn convert(arguments: &ConvertArguments) -> anyhow::Result<()> {
+    let library = arguments.to.library()?;
     if arguments.out.extension().is_none_or(|kind| kind != "safetensors") {
         let message = format!(
             "the name of `{}` must end in `.safetensors`",
@@ -521,16 +556,16 @@ fn convert(arguments: &ConvertArguments) -> anyhow::Result<()> {
             .into());
     }
     if let Some(file) = detector_in(&arguments.input)? {
-        return convert_detector(arguments, &file);
+        return convert_detector(arguments, library, &file);
     }
     let loaded = training::read_encoder(&arguments.input, &arguments.weights.options()?, &Device::flex())?;
-    let naming = match arguments.to {
+    let naming = match library {
         Library::Torchvision => Naming::Torchvision,
         Library::Timm => Naming::Timm,
     };
     make_folder_of(&arguments.out)?;
     training::write_encoder(&arguments.out, &loaded.backbone, &loaded.info, naming).map_err(full)?;
-    if let Some(note) = making(&loaded.info.architecture, arguments.to) {
+    if let Some(note) = making(&loaded.info.architecture, library) {
         eprintln!("note: {note}");
     }
     eprintln!(
@@ -544,8 +579,8 @@ fn convert(arguments: &ConvertArguments) -> anyhow::Result<()> {
 }
 
 /// Writes a detector's file with torchvision's names of today.
-fn convert_detector(arguments: &ConvertArguments, file: &RcnnFile) -> anyhow::Result<()> {
-    if matches!(arguments.to, Library::Timm) {
+fn convert_detector(arguments: &ConvertArguments, library: Library, file: &RcnnFile) -> anyhow::Result<()> {
+    if matches!(library, Library::Timm) {
         return Err(Failure::new("timm has no Faster or Mask R-CNN")
             .hint("write torchvision's names: `--to torchvision`")
             .into());

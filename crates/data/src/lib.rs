@@ -33,6 +33,7 @@ mod licenses;
 mod listing;
 mod loader;
 mod lock;
+pub mod markdown;
 pub mod names;
 mod numbers;
 mod order;

@@ -41,6 +41,14 @@ pub enum WeightsError {
     /// torchvision's network lacks a counterpart of a part.
     #[error("torchvision's ViT has no {0}")]
     Torchvision(&'static str),
+    /// Another library or format has no such network.
+    #[error("{reason}")]
+    Export {
+        /// The part without a counterpart.
+        reason: String,
+        /// The hint, if known.
+        hint: Option<Hint>,
+    },
 }
 
 impl WeightsError {
@@ -50,7 +58,7 @@ impl WeightsError {
             Self::Checkpoint(error) => error.hint(),
             Self::Layout(error) => error.hint(),
             Self::Architecture(error) => error.hint.clone(),
-            Self::Description { hint, .. } => hint.clone(),
+            Self::Description { hint, .. } | Self::Export { hint, .. } => hint.clone(),
             Self::UselessMissing(_) | Self::UselessUnexpected(_) => Some(Hint::ListNames),
             Self::Torchvision(_) => Some(Hint::UseTimmNames),
             Self::Metadata(_) | Self::Mismatch(_) => None,

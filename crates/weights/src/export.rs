@@ -70,7 +70,8 @@ pub fn encoder_to_safetensors_as(
     Ok(file_of(tensors, info))
 }
 
-fn file_of(tensors: BTreeMap<String, TensorData>, info: &EncoderInfo) -> Vec<u8> {
+/// The bytes of an encoder file with these tensors.
+pub(crate) fn file_of(tensors: BTreeMap<String, TensorData>, info: &EncoderInfo) -> Vec<u8> {
     let steps = i64::try_from(info.steps).unwrap_or(i64::MAX);
     let info = serde_json::to_string(info).expect("strings and finite numbers have a JSON form");
     to_safetensors(tensors, |_| Some(steps), (ENCODER_KEY, info))

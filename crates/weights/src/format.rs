@@ -28,6 +28,7 @@ pub(crate) use self::safetensors::with_metadata;
 pub use checkpoint::{Checkpoint, Entry, Format, TensorInfo};
 pub use dtype::Dtype;
 pub use error::CheckpointError;
+pub(crate) use onnx::messages;
 pub use onnx::{OnnxAttribute, OnnxGraph, OnnxInput, OnnxNode, OnnxTensor, OnnxValues};
 pub use shards::{ShardIndex, Shards};
 

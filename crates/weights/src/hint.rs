@@ -40,6 +40,14 @@ pub enum Hint {
     ChooseOther(Role),
     /// Write the file with timm's names.
     UseTimmNames,
+    /// Export to ONNX, which has every network.
+    ExportOnnx,
+    /// Export to Transformers, which has this network.
+    ExportTransformers,
+    /// Export to timm, which has this network.
+    ExportTimm,
+    /// Export in f16, whose file is half as large.
+    ExportHalves,
     /// The file holds a detector, which other commands read.
     UseToDetect(Detector),
 }

@@ -18,6 +18,9 @@ pub use find::{LayoutError, Recognized, recognize};
 pub(crate) use rename::theirs;
 pub use table::LAYOUTS;
 pub(crate) use torchvision::VIT as TORCHVISION_VIT;
+pub(crate) use transformers::{
+    DINOV2 as TRANSFORMERS_DINOV2, RESNET as TRANSFORMERS_RESNET, VIT as TRANSFORMERS_VIT,
+};
 pub use weight::Weight;
 
 use std::borrow::Cow;

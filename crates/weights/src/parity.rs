@@ -12,7 +12,11 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use crate::format::Entry;
-use crate::{Checkpoint, Description, EncoderInfo, Hint, Import, ImportOptions, WeightsError};
+use crate::onnx::tests::interpreter::{self, Value as Output};
+use crate::{
+    Checkpoint, Description, EncoderInfo, Hint, Import, ImportOptions, ONNX_EMBEDDING, OnnxOptions, Target,
+    WeightsError, export_folder,
+};
 
 /// ‖ours − theirs‖ / ‖theirs‖ against their float64; their own float32 is at 2e-7.
 const BOUND: f64 = 1e-5;
@@ -200,4 +204,52 @@ fn a_description_that_the_tensors_or_the_user_contradict_is_an_error() {
         unknown.contains("timm's `vit_relpos_small_patch16_224`, which Passer does not know"),
         "{unknown}"
     );
+}
+
+/// What `scripts/parity/exports.py` saw of an ONNX file.
+#[derive(Deserialize)]
+struct Exported {
+    /// The images' side.
+    side: String,
+    /// Of the file that `onnx.checker` accepted.
+    sha256: String,
+    /// onnxruntime's output.
+    embedding: Vec<Vec<f64>>,
+}
+
+/// The files are to the byte those that `onnx.checker` accepted and onnxruntime ran, and onnxruntime's numbers are those of
+/// the operators' definitions.
+#[test]
+fn onnx_files_are_those_that_onnxruntime_ran() {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/exports.json");
+    let exported: BTreeMap<String, Exported> = serde_json::from_slice(&std::fs::read(file).unwrap()).unwrap();
+    assert_eq!(exported.len(), 6);
+    for (name, expected) in &exported {
+        let fixture = fixture(name);
+        let options = ImportOptions::default();
+        let (backbone, info) = load(
+            name,
+            Some(&fixture.config),
+            fixture.preprocessor.as_ref(),
+            &options,
+        )
+        .unwrap();
+        let size = expected.side.parse().unwrap();
+        let target = Target::Onnx(OnnxOptions::default());
+        let folder = export_folder(&backbone, &info, target, Some(size)).unwrap();
+        let model = &folder.files["model.onnx"];
+        let sha256 = data::sha256_of(&mut model.as_slice()).unwrap().hex();
+        assert_eq!(
+            sha256, expected.sha256,
+            "{name}: the file changed; run scripts/parity/exports.py again"
+        );
+        let images = images(&expected.side).into_data();
+        let images = Output::new(images.shape().to_vec(), images.iter::<f64>().collect());
+        let ours = &interpreter::run(model, images)[ONNX_EMBEDDING];
+        let theirs = expected.embedding.concat();
+        assert_eq!(ours.values.len(), theirs.len());
+        let norm = |of: &dyn Fn(usize) -> f64| (0..theirs.len()).map(|at| of(at).powi(2)).sum::<f64>().sqrt();
+        let off = norm(&|at| ours.values[at] - theirs[at]) / norm(&|at| theirs[at]);
+        assert!(off < BOUND, "{name}: {off:e}");
+    }
 }

@@ -12,7 +12,6 @@ mod documents;
 mod entry;
 mod file;
 mod files;
-mod markdown;
 mod metadata;
 mod pack;
 mod plan;

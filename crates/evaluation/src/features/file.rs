@@ -30,7 +30,7 @@ use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
-const METADATA_KEY: &str = "passer_features";
+pub(super) const METADATA_KEY: &str = "passer_features";
 const VERSION: u32 = 1;
 pub(super) const LABELS: &str = "labels";
 pub(super) const KEYS: &str = "keys";
@@ -363,8 +363,17 @@ impl Contents {
 
     /// The rows of a tap, f32 or f16, into memory of their number.
     pub(super) fn rows(&self, tap: &str, into: &mut [f32]) -> Result<(), Error> {
-        let (dtype, _) = self.info(tap)?;
+        self.rows_from(tap, 0, into)
+    }
+
+    /// The rows of a tap from the row `first` on, into memory of their number.
+    pub(super) fn rows_from(&self, tap: &str, first: usize, into: &mut [f32]) -> Result<(), Error> {
+        let (dtype, shape) = self.info(tap)?;
         let (mut file, _) = self.at(tap)?;
+        let bytes = if dtype == Dtype::F16 { 2 } else { 4 };
+        let before = first * shape.get(1).copied().unwrap_or(0) * bytes;
+        file.seek(SeekFrom::Current(before as i64))
+            .map_err(FileError::new("read", &self.path))?;
         let read = match dtype {
             Dtype::F16 => read_halves(&mut file, into),
             _ => file.read_exact(bytemuck::cast_slice_mut(into)),
@@ -373,7 +382,7 @@ impl Contents {
     }
 
     /// The file at the first byte of a tensor, and the tensor's number of bytes.
-    fn at(&self, name: &str) -> Result<(File, usize), Error> {
+    pub(super) fn at(&self, name: &str) -> Result<(File, usize), Error> {
         let (first, end) = self.table.info(name).map_or((0, 0), |info| info.data_offsets);
         let open = || -> io::Result<File> {
             let mut file = File::open(&self.path)?;

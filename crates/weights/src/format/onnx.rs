@@ -1,7 +1,8 @@
 //! ONNX files: a network's operations and its constants, as plain values.
 //!
-//! The messages are the fields of [onnx.proto](https://github.com/onnx/onnx/blob/main/onnx/onnx.proto) that a
-//! network of one graph needs; `prost` skips the others. What an operation computes is its reader's matter.
+//! What an operation computes is its reader's matter.
+
+pub(crate) mod messages;
 
 use std::collections::{BTreeMap, HashMap};
 use std::io::Read;
@@ -9,6 +10,10 @@ use std::io::Read;
 use prost::Message;
 
 use super::error::{CheckpointError, cut, damaged, unreadable};
+use messages::tensor_type::{FLOAT, INT64};
+use messages::{
+    AttributeProto, DimensionProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, attribute_type,
+};
 
 /// Largest file: protobuf's own limit of a message, 2 GiB.
 const MAX_BYTES: u64 = 2 << 30;
@@ -187,20 +192,11 @@ impl OnnxGraph {
     }
 }
 
-/// ONNX's numbers of attributes' types.
-mod attribute_type {
-    pub(super) const FLOAT: i32 = 1;
-    pub(super) const INT: i32 = 2;
-    pub(super) const STRING: i32 = 3;
-    pub(super) const FLOATS: i32 = 6;
-    pub(super) const INTS: i32 = 7;
-}
-
 impl From<AttributeProto> for OnnxAttribute {
     fn from(attribute: AttributeProto) -> Self {
         match attribute.r#type {
-            attribute_type::FLOAT => Self::Float(attribute.f),
-            attribute_type::INT => Self::Int(attribute.i),
+            attribute_type::FLOAT => Self::Float(attribute.f.unwrap_or_default()),
+            attribute_type::INT => Self::Int(attribute.i.unwrap_or_default()),
             attribute_type::STRING => Self::Text(String::from_utf8_lossy(&attribute.s).into_owned()),
             attribute_type::FLOATS => Self::Floats(attribute.floats),
             attribute_type::INTS => Self::Ints(attribute.ints),
@@ -222,10 +218,6 @@ impl From<ValueInfoProto> for OnnxInput {
         }
     }
 }
-
-/// ONNX's numbers of tensors' types.
-const FLOAT: i32 = 1;
-const INT64: i32 = 7;
 
 /// ONNX's number for values in another file.
 const EXTERNAL: i32 = 1;
@@ -282,112 +274,9 @@ fn of_bytes<T, const N: usize>(bytes: &[u8], listed: Vec<T>, read: impl Fn([u8; 
     whole.iter().map(|bytes| read(*bytes)).collect()
 }
 
-#[derive(Clone, PartialEq, Message)]
-struct ModelProto {
-    #[prost(message, optional, tag = "7")]
-    graph: Option<GraphProto>,
-}
-
-#[derive(Clone, PartialEq, Message)]
-struct GraphProto {
-    #[prost(message, repeated, tag = "1")]
-    node: Vec<NodeProto>,
-    #[prost(message, repeated, tag = "5")]
-    initializer: Vec<TensorProto>,
-    #[prost(message, repeated, tag = "11")]
-    input: Vec<ValueInfoProto>,
-    #[prost(message, repeated, tag = "12")]
-    output: Vec<ValueInfoProto>,
-}
-
-#[derive(Clone, PartialEq, Message)]
-struct NodeProto {
-    #[prost(string, repeated, tag = "1")]
-    input: Vec<String>,
-    #[prost(string, repeated, tag = "2")]
-    output: Vec<String>,
-    #[prost(string, tag = "3")]
-    name: String,
-    #[prost(string, tag = "4")]
-    op_type: String,
-    #[prost(message, repeated, tag = "5")]
-    attribute: Vec<AttributeProto>,
-    #[prost(string, tag = "7")]
-    domain: String,
-}
-
-#[derive(Clone, PartialEq, Message)]
-struct AttributeProto {
-    #[prost(string, tag = "1")]
-    name: String,
-    #[prost(float, tag = "2")]
-    f: f32,
-    #[prost(int64, tag = "3")]
-    i: i64,
-    #[prost(bytes = "vec", tag = "4")]
-    s: Vec<u8>,
-    #[prost(message, optional, tag = "5")]
-    t: Option<TensorProto>,
-    #[prost(float, repeated, tag = "7")]
-    floats: Vec<f32>,
-    #[prost(int64, repeated, tag = "8")]
-    ints: Vec<i64>,
-    #[prost(int32, tag = "20")]
-    r#type: i32,
-}
-
-#[derive(Clone, PartialEq, Message)]
-struct TensorProto {
-    #[prost(int64, repeated, tag = "1")]
-    dims: Vec<i64>,
-    #[prost(int32, tag = "2")]
-    data_type: i32,
-    #[prost(float, repeated, tag = "4")]
-    float_data: Vec<f32>,
-    #[prost(int64, repeated, tag = "7")]
-    int64_data: Vec<i64>,
-    #[prost(string, tag = "8")]
-    name: String,
-    #[prost(bytes = "vec", tag = "9")]
-    raw_data: Vec<u8>,
-    #[prost(int32, tag = "14")]
-    data_location: i32,
-}
-
-#[derive(Clone, PartialEq, Message)]
-struct ValueInfoProto {
-    #[prost(string, tag = "1")]
-    name: String,
-    #[prost(message, optional, tag = "2")]
-    r#type: Option<TypeProto>,
-}
-
-#[derive(Clone, PartialEq, Message)]
-struct TypeProto {
-    #[prost(message, optional, tag = "1")]
-    tensor_type: Option<TensorTypeProto>,
-}
-
-#[derive(Clone, PartialEq, Message)]
-struct TensorTypeProto {
-    #[prost(message, optional, tag = "2")]
-    shape: Option<TensorShapeProto>,
-}
-
-#[derive(Clone, PartialEq, Message)]
-struct TensorShapeProto {
-    #[prost(message, repeated, tag = "1")]
-    dim: Vec<DimensionProto>,
-}
-
-#[derive(Clone, PartialEq, Message)]
-struct DimensionProto {
-    #[prost(int64, tag = "1")]
-    value: i64,
-}
-
 #[cfg(test)]
 mod tests {
+    use super::messages::{GraphProto, TensorShapeProto, TensorTypeProto, TypeProto};
     use super::*;
 
     fn model() -> ModelProto {
@@ -396,7 +285,10 @@ mod tests {
             dims,
             ..Default::default()
         };
-        let dimension = |value| DimensionProto { value };
+        let dimension = |value| DimensionProto {
+            value,
+            ..Default::default()
+        };
         let input = |name: &str, shape: Vec<i64>| ValueInfoProto {
             name: name.to_owned(),
             r#type: Some(TypeProto {
@@ -404,6 +296,7 @@ mod tests {
                     shape: Some(TensorShapeProto {
                         dim: shape.into_iter().map(dimension).collect(),
                     }),
+                    ..Default::default()
                 }),
             }),
         };
@@ -439,7 +332,7 @@ mod tests {
                         AttributeProto {
                             name: "group".to_owned(),
                             r#type: attribute_type::INT,
-                            i: 3,
+                            i: Some(3),
                             ..Default::default()
                         },
                     ],
@@ -460,8 +353,12 @@ mod tests {
                 input("weight", vec![2, 1, 1, 1]),
             ],
             output: vec![input("y", vec![])],
+            ..Default::default()
         };
-        ModelProto { graph: Some(graph) }
+        ModelProto {
+            graph: Some(graph),
+            ..Default::default()
+        }
     }
 
     #[test]

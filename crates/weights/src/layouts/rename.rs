@@ -5,7 +5,7 @@ use crate::patterns::renamed;
 
 /// One pair of names. In a list the first pair that matches counts, so a second spelling of the same tensor is
 /// read and never written.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Rename {
     theirs: &'static str,
     ours: &'static str,

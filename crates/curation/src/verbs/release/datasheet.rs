@@ -4,10 +4,10 @@
 //! Where the ledger has no data, the sheet refers the question to the publisher; an invented text would be
 //! worse.
 
+use data::markdown::escaped;
 use std::collections::BTreeMap;
 
 use super::Release;
-use super::markdown::escaped;
 use super::tally::Tally;
 use crate::config::StageConfig;
 use crate::embedded::{FileMetadata, Kinds};

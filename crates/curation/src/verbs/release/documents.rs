@@ -1,11 +1,11 @@
 //! The documents of a release, and the checksums over all of its files.
 
+use data::markdown::escaped;
 use std::path::Path;
 
 use data::terminal::one_line;
 
 use super::files::{CHECKSUMS, Checksum};
-use super::markdown::escaped;
 use super::{Release, croissant, datasheet, files};
 use crate::error::Error;
 

@@ -1,9 +1,9 @@
 //! Strangers' text in Markdown.
 
-use data::terminal::one_line;
+use crate::terminal::one_line;
 
 /// Text escaped for Markdown: on one line, without markup and HTML.
-pub(super) fn escaped(text: &str) -> String {
+pub fn escaped(text: &str) -> String {
     let mut safe = String::new();
     for character in one_line(text).chars() {
         match character {
