@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The GPU path without a GPU: methods, networks and checkpoints on `wgpu` beside `flex`, on Debian's lavapipe (Vulkan in
+# The GPU path without a GPU: kernels, methods, networks and checkpoints on `wgpu` beside `flex`, on Debian's lavapipe (Vulkan in
 # software), and the types of the backends that only build elsewhere. About 25 minutes cold on two cores; 4 after
 # scripts/check.sh with the same PASSER_FEATURES and PASSER_LINT_FEATURES, as in `.ci/run`.
 set -euo pipefail
@@ -20,14 +20,15 @@ if ! compgen -G "/usr/share/vulkan/icd.d/*.json" >/dev/null && ! compgen -G "/et
   exit 1
 fi
 # One at a time: a software device has no memory or cores to share.
-cargo test --release --locked --workspace "${features[@]}" --test devices -- --nocapture --test-threads=1
+cargo test --release --locked --workspace "${features[@]}" --test gpu --test devices -- --nocapture --test-threads=1
 
 step "lints, and types of cuda, rocm and vulkan"
 # Their builds download LLVM; DOCS_RS leaves that out, and then they can be checked but not linked.
 export DOCS_RS=1
 # The tests of devices are no part of `--all-targets`: the manifest leaves them out of `cargo test`.
-for targets in --all-targets --test=devices; do
-  cargo clippy --release --locked --workspace "$targets" --features "$types" -- -D warnings
+for targets in --all-targets "--test=gpu --test=devices"; do
+  # shellcheck disable=SC2086 # one or two arguments
+  cargo clippy --release --locked --workspace $targets --features "$types" -- -D warnings
 done
 
 step "done"

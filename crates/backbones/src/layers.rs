@@ -25,7 +25,7 @@ pub use batch_norm::BatchNorm;
 pub use convolution::{Conv2d, Conv2dConfig};
 pub use depthwise::DepthwiseConv2d;
 pub use drop_path::DropPath;
-pub use kernels::{Roi, RoiAlign, roi_align_plane};
+pub use kernels::{Roi, RoiAlign, cross_entropies, log_sum_exp, roi_align_plane};
 pub use layer_norm::LayerNorm;
 pub use layer_scale::LayerScale;
 pub use linear::Linear;
@@ -70,7 +70,7 @@ pub fn upsample_nearest(x: Tensor<4>, size: [usize; 2]) -> Tensor<4> {
 ///
 /// Hendrycks, Gimpel, *Gaussian error linear units*, 2016.
 pub fn gelu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
-    in_f32(x, kernels::gelu)
+    kernels::gelu(x)
 }
 
 /// The largest value of each window of 3×3 at stride 2 with a border of 1: `[n, c, h, w]` to

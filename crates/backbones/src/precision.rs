@@ -88,7 +88,8 @@ pub(crate) fn in_f32<const D: usize>(x: Tensor<D>, of: impl FnOnce(Tensor<D>) ->
     cast(of(raise(x)), dtype)
 }
 
-fn cast<const D: usize>(x: Tensor<D>, dtype: FloatDType) -> Tensor<D> {
+/// Casts to this type.
+pub(crate) fn cast<const D: usize>(x: Tensor<D>, dtype: FloatDType) -> Tensor<D> {
     // A cast to the same type is not free on every backend: with autodiff it adds a node.
     if x.dtype() == DType::from(dtype) {
         return x;

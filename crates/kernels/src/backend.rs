@@ -2,6 +2,8 @@
 //! autodiff.
 
 pub(crate) mod collective;
+#[cfg(feature = "cube")]
+pub(crate) mod gpu;
 pub(crate) mod residual;
 pub(crate) mod roi_align;
 pub(crate) mod transformer;

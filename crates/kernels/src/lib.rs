@@ -1,8 +1,9 @@
 //! Operations that Burn 0.22 lacks, or implements slowly or inexactly, on a backend.
 //!
 //! On `flex`, Burn's CPU backend, in f32: convolution, linear layers, batch and layer normalization, attention, GELU,
-//! softmax, RoIAlign, and the steps of optimizers and moving averages. On every other device and type they are Burn's own
-//! operations. The tensor's device and type decide at run time.
+//! softmax, RoIAlign, and the steps of optimizers and moving averages. On GPUs (feature `cube`), in f32 and 16 bits: batch
+//! normalization in training, layer normalization, GELU, softmax and cross-entropy. On every other device and type they
+//! are Burn's own operations. The tensor's device and type decide at run time.
 //!
 //! Burn composes a convolution's gradients from convolutions of other shapes, and batch normalization from a
 //! dozen passes over memory. With these kernels a step of the quick start's narrow ResNet-18 takes 2.6 times
@@ -17,7 +18,10 @@ pub mod collective;
 mod composed;
 mod convolution;
 mod engine;
+mod entropy;
 mod exponential;
+#[cfg(feature = "cube")]
+mod gpu;
 mod layer_norm;
 mod linear;
 mod matrix;
@@ -36,6 +40,10 @@ use burn::tensor::module::batch_norm_train;
 use burn::tensor::ops::ConvOptions;
 use burn::tensor::{DType, Device, FloatDType, Tensor, activation::relu};
 
+pub use entropy::{cross_entropies, log_sum_exp};
+
+#[cfg(feature = "cube")]
+use backend::gpu::rows::RowBackend;
 use backend::residual::ResidualBackend;
 use backend::roi_align::RegionBackend;
 use backend::transformer::TransformerBackend;
@@ -47,10 +55,24 @@ fn native<const D: usize>(tensor: &Tensor<D>) -> bool {
     tensor.dtype() == DType::F32 && tensor.device() == Device::flex()
 }
 
-/// The 16-bit type of a tensor on `flex`, whose own 16-bit products are up to ten times slower than f32's.
+/// The type of a tensor of 16 bits.
+fn half<const D: usize>(tensor: &Tensor<D>) -> Option<FloatDType> {
+    matches!(tensor.dtype(), DType::F16 | DType::BF16).then(|| tensor.dtype().into())
+}
+
+/// The same of a tensor on `flex`, whose own 16-bit products are up to ten times slower than f32's.
 fn half_on_the_cpu<const D: usize>(tensor: &Tensor<D>) -> Option<FloatDType> {
-    let half = matches!(tensor.dtype(), DType::F16 | DType::BF16) && tensor.device() == Device::flex();
-    half.then(|| tensor.dtype().into())
+    half(tensor).filter(|_| tensor.device() == Device::flex())
+}
+
+/// Whether the tensor's device runs this crate's kernels for GPUs, in the tensor's type.
+#[cfg(feature = "cube")]
+fn on_gpu<const D: usize>(tensor: &Tensor<D>) -> bool {
+    matches!(tensor.dtype(), DType::F32 | DType::F16 | DType::BF16)
+        && match tensor.device().without_autodiff().as_dispatch() {
+            burn::backend::DispatchDevice::Cube(device) => gpu::fits(device),
+            _ => false,
+        }
 }
 
 /// Convolution with a square kernel, equal strides and equal borders of zeros, differentiable in `x` and `weight`.
@@ -133,11 +155,13 @@ pub fn linear<const D: usize>(x: Tensor<D>, weight: Tensor<2>, bias: Option<Tens
     }
 }
 
-/// The last dimension with mean 0 and (biased) variance 1, scaled and shifted; differentiable in all three tensors.
+/// The last dimension with mean 0 and (biased) variance 1, scaled and shifted; differentiable in all three tensors; f32
+/// inside.
 ///
 /// # Shapes
-/// - `x`: `[…, channels]`
-/// - `weight`, `bias`: `[channels]`
+/// - `x`: `[…, channels]`, in f32 or 16 bits
+/// - `weight`, `bias`: `[channels]`, in f32
+/// - output: of `x`'s shape and type
 pub fn layer_norm<const D: usize>(
     x: Tensor<D>,
     weight: Tensor<1>,
@@ -145,6 +169,17 @@ pub fn layer_norm<const D: usize>(
     epsilon: f64,
 ) -> Tensor<D> {
     let shape = x.dims();
+    #[cfg(feature = "cube")]
+    if on_gpu(&x) && gpu::layer_norm::fits(shape[..D - 1].iter().product(), shape[D - 1]) {
+        let rows: Tensor<2> = x.reshape([shape[..D - 1].iter().product(), shape[D - 1]]);
+        let (weight, bias) = (weight.into_dispatch(), bias.into_dispatch());
+        let (output, _) =
+            <Dispatch as RowBackend>::normalize_rows(rows.into_dispatch(), weight, bias, epsilon);
+        return Tensor::<2>::from_dispatch(output).reshape(shape);
+    }
+    if let Some(half) = half(&x) {
+        return layer_norm(x.cast(FloatDType::F32), weight, bias, epsilon).cast(half);
+    }
     if !native(&x) || shape.contains(&0) {
         return burn::tensor::module::layer_norm(x, weight, Some(bias), epsilon);
     }
@@ -177,13 +212,20 @@ pub fn attention(qkv: &Tensor<3>, heads: usize) -> Option<Tensor<3>> {
     Some(Tensor::from_dispatch(output))
 }
 
-/// The exact GELU, `x · (1 + erf(x / √2)) / 2`, differentiable in `x`.
+/// The exact GELU, `x · (1 + erf(x / √2)) / 2`, differentiable in `x`; f32 inside, of `x`'s type.
 ///
 /// Burn's own GELU uses the gradient of a tanh approximation on every device but `flex`, wrong by up to 9e-4.
-/// There this function is composed, so that the gradient is that of `erf`.
+/// Where this crate has no kernel, it is composed, so that the gradient is that of `erf`.
 pub fn gelu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
     if native(&x) {
         return pointwise(x, Pointwise::Gelu);
+    }
+    #[cfg(feature = "cube")]
+    if on_gpu(&x) && gpu::rows::fits(&x.dims()) {
+        return Tensor::from_dispatch(<Dispatch as RowBackend>::gelu_of_each(x.into_dispatch()));
+    }
+    if let Some(half) = half(&x) {
+        return gelu(x.cast(FloatDType::F32)).cast(half);
     }
     let twice_cdf = (x.clone() * std::f64::consts::FRAC_1_SQRT_2).erf() + 1.0;
     x * 0.5 * twice_cdf
@@ -204,17 +246,24 @@ fn pointwise<const D: usize>(x: Tensor<D>, function: Pointwise) -> Tensor<D> {
     ))
 }
 
-/// `exp(x) / Σ exp(x)` over the last dimension, differentiable in `x`.
+/// `exp(x) / Σ exp(x)` over the last dimension, differentiable in `x`; f32 inside, of `x`'s type.
 pub fn softmax<const D: usize>(x: Tensor<D>) -> Tensor<D> {
     if native(&x) && x.dims()[D - 1] > 0 {
         return Tensor::from_dispatch(<Dispatch as KernelBackend>::softmax_forward(x.into_dispatch()));
+    }
+    #[cfg(feature = "cube")]
+    if on_gpu(&x) && gpu::rows::fits(&x.dims()) {
+        return Tensor::from_dispatch(<Dispatch as RowBackend>::softmax_of_rows(x.into_dispatch()));
+    }
+    if let Some(half) = half(&x) {
+        return softmax(x.cast(FloatDType::F32)).cast(half);
     }
     burn::tensor::activation::softmax(x, D - 1)
 }
 
 /// The result of [`batch_norm`].
 pub struct Normalized<const D: usize> {
-    /// The normalized input, in its shape.
+    /// The normalized input, in its shape and type.
     pub output: Tensor<D>,
     /// Mean of the groups' means, `[channels]`, outside autodiff.
     pub mean: Tensor<1>,
@@ -235,11 +284,11 @@ pub enum Epilogue<const D: usize> {
 }
 
 /// Batch normalization with the statistics of each of `groups` equal runs of images, and the epilogue;
-/// differentiable in `x`, `weight`, `bias` and a shortcut, including through the statistics.
+/// differentiable in `x`, `weight`, `bias` and a shortcut, including through the statistics; f32 inside.
 ///
 /// # Shapes
-/// - `x`: `[images, channels, …]`
-/// - `weight`, `bias`: `[channels]`
+/// - `x`: `[images, channels, …]`, in f32 or 16 bits; a shortcut has its type
+/// - `weight`, `bias`: `[channels]`, in f32
 ///
 /// # Panics
 /// If `groups` does not divide the images.
@@ -269,6 +318,30 @@ pub fn batch_norm<const D: usize>(
             "a shortcut of {:?} cannot be added to {shape:?}",
             shortcut.dims()
         );
+    }
+
+    #[cfg(feature = "cube")]
+    if on_gpu(&x) && gpu::batch_norm::fits(&shape, groups) {
+        return normalized_on_gpu(x, weight, bias, groups, epsilon, then);
+    }
+    if let Some(half) = half(&x) {
+        let (x, inner) = (
+            x.cast(FloatDType::F32),
+            match &then {
+                Epilogue::Relu => Epilogue::Relu,
+                _ => Epilogue::Nothing,
+            },
+        );
+        let normalized = batch_norm(x, weight, bias, groups, epsilon, inner);
+        let output = normalized.output.cast(half);
+        return Normalized {
+            output: match then {
+                // In 16 bits: f32 would need a copy of the shortcut at twice its size.
+                Epilogue::AddRelu(shortcut) => relu(output + shortcut),
+                _ => output,
+            },
+            ..normalized
+        };
     }
 
     // Vectors gain nothing on single pixels: Burn's own is faster for heads.
@@ -337,6 +410,51 @@ pub fn batch_norm<const D: usize>(
         },
         mean: mean_over_groups(batch.mean),
         variance: mean_over_groups(batch.variance),
+    }
+}
+
+/// [`batch_norm`] on a GPU: two launches, and two backward.
+#[cfg(feature = "cube")]
+fn normalized_on_gpu<const D: usize>(
+    x: Tensor<D>,
+    weight: Tensor<1>,
+    bias: Tensor<1>,
+    groups: usize,
+    epsilon: f64,
+    then: Epilogue<D>,
+) -> Normalized<D> {
+    use backend::gpu::NormBackend;
+
+    let shape = x.dims();
+    // Images keep their order in memory, which another shape would lose.
+    let images = |tensor: Tensor<D>| {
+        let pixels = shape[2..].iter().product();
+        match shape[..] {
+            [_, _, _, _] => tensor.into_dispatch(),
+            _ => tensor.reshape([shape[0], shape[1], pixels, 1]).into_dispatch(),
+        }
+    };
+    let settings = Normalization {
+        groups,
+        epsilon,
+        relu: !matches!(then, Epilogue::Nothing),
+    };
+    let (x, weight, bias) = (images(x), weight.into_dispatch(), bias.into_dispatch());
+    let (output, _, mean, variance) = match then {
+        Epilogue::AddRelu(shortcut) => {
+            <Dispatch as NormBackend>::normalize_images_add(x, weight, bias, images(shortcut), settings)
+        }
+        _ => <Dispatch as NormBackend>::normalize_images(x, weight, bias, settings),
+    };
+    let constant = |tensor| Tensor::<1>::from_dispatch(tensor).without_autodiff();
+    Normalized {
+        output: if D == 4 {
+            Tensor::from_dispatch(output)
+        } else {
+            Tensor::<4>::from_dispatch(output).reshape(shape)
+        },
+        mean: constant(mean),
+        variance: constant(variance),
     }
 }
 

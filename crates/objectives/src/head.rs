@@ -1,7 +1,7 @@
 //! Heads and losses that several methods share: multi-layer perceptrons, L2-normalized embeddings, and predictions between
 //! views.
 
-use backbones::layers::{BatchNorm, Linear, relu};
+use backbones::layers::{BatchNorm, Linear, cross_entropies, log_sum_exp, relu};
 use backbones::{Backbone, BackboneConfig, Context, Init};
 use burn::module::Module;
 use burn::tensor::Tensor;
@@ -202,13 +202,32 @@ pub fn cross_view_prediction(
     );
     let [rows, prototypes] = logits.dims();
     let images = rows / views;
+    let scale = 1.0 / ((views - 1) * GLOBAL_VIEWS) as f64;
+    // A view's targets are the sum of the others': those of the global views, then one sum for all local views.
+    let of_view = |view: usize| targets.clone().narrow(0, view * images, images);
+    let of_others = || {
+        let global = [of_view(1), of_view(0)].into_iter();
+        let local = (views > GLOBAL_VIEWS).then(|| of_view(0) + of_view(1));
+        Tensor::cat(global.chain(local).collect(), 0)
+    };
+    if let Some(each) = cross_entropies(&logits, of_others, images, temperature) {
+        return each.sum() * (scale / images as f64);
+    }
     let log_p = log_softmax(logits / temperature, 1).reshape([views, images, prototypes]);
     let q = targets.reshape([GLOBAL_VIEWS, images, prototypes]);
     // Σ_{s ≠ t} log p_s = Σ_s log p_s − log p_t: no loop over pairs.
     let others = log_p.clone().sum_dim(0) - log_p.narrow(0, 0, GLOBAL_VIEWS);
     let each = (q * others).sum_dim(2); // [2, images, 1]
-    let scale = -1.0 / ((views - 1) * GLOBAL_VIEWS) as f64;
-    each.sum_dim(0).mean_dim(1).reshape([1]) * scale
+    each.sum_dim(0).mean_dim(1).reshape([1]) * -scale
+}
+
+/// `log Σ exp(logits)` of each row: `[rows, classes]` to `[rows, 1]`.
+pub(crate) fn log_sums(logits: Tensor<2>) -> Tensor<2> {
+    log_sum_exp(&logits).unwrap_or_else(|| {
+        // The largest logit is subtracted before exp; it cancels, so it needs no gradient.
+        let largest = logits.clone().detach().max_dim(1);
+        (logits - largest.clone()).exp().sum_dim(1).log() + largest
+    })
 }
 
 /// The entropy of each row of probabilities, averaged over the rows: `[1]`, detached. For the log.

@@ -604,5 +604,7 @@ impl Objective for Ibot {
 /// - logits, targets: `[rows, prototypes]`, the student's and the teacher's; rows of the targets sum to 1
 /// - output: `[rows, 1]`
 pub fn cross_entropies(logits: Tensor<2>, targets: Tensor<2>, temperature: f64) -> Tensor<2> {
-    (log_softmax(logits / temperature, 1) * targets).sum_dim(1).neg()
+    let rows = targets.dims()[0];
+    backbones::layers::cross_entropies(&logits, || targets.clone(), rows, temperature)
+        .unwrap_or_else(|| (log_softmax(logits / temperature, 1) * targets).sum_dim(1).neg())
 }

@@ -23,7 +23,7 @@ use crate::method::{Invalid, MethodConfig, Paper, RunShape};
 use crate::parameter_budget::{mlp, product};
 use crate::teacher;
 use backbones::init::buffer;
-use backbones::layers::{Linear, relu};
+use backbones::layers::{Linear, log_sum_exp, relu};
 use backbones::{Backbone, BackboneConfig, Context, Init, RunPosition, ema, independent_copy};
 use burn::module::{Module, Param};
 use burn::tensor::Tensor;
@@ -296,12 +296,17 @@ pub fn info_nce(queries: Tensor<2>, keys: Tensor<2>, queue: Tensor<2>, temperatu
     let positive = (queries.clone() * keys).sum_dim(1); // [images, 1]
     let negative = queries.matmul(queue.transpose()); // [images, queue_images]
     // The largest logit is subtracted before exp; it cancels, so it needs no gradient.
-    let largest = negative
-        .clone()
-        .detach()
-        .max_dim(1)
-        .max_pair(positive.clone().detach());
-    let others = (negative - largest.clone()).exp().sum_dim(1);
+    let above = |others: Tensor<2>| others.detach().max_pair(positive.clone().detach());
+    let (largest, others) = match log_sum_exp(&negative) {
+        Some(log_sum) => {
+            let largest = above(log_sum.clone());
+            (largest.clone(), (log_sum - largest).exp())
+        }
+        None => {
+            let largest = above(negative.clone().detach().max_dim(1));
+            (largest.clone(), (negative - largest).exp().sum_dim(1))
+        }
+    };
     let own = (positive.clone() - largest.clone()).exp();
     let log_sum = (others + own).log() + largest;
     (log_sum - positive).mean_dim(0).reshape([1])

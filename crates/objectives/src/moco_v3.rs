@@ -17,7 +17,7 @@
 //! the gradients of its first layer spike, so that layer keeps its initial weights.
 
 use crate::checks;
-use crate::head::{Encoder, Mlp, MlpShape, OutputNorm, l2_normalize, spread};
+use crate::head::{Encoder, Mlp, MlpShape, OutputNorm, l2_normalize, log_sums, spread};
 use crate::method::{Invalid, MethodConfig, Paper, RunShape};
 use crate::parameter_budget::{mlp, product};
 use crate::teacher;
@@ -258,9 +258,7 @@ pub fn contrast(queries: Tensor<2>, keys: Tensor<2>, all: Tensor<2>, temperature
     let queries = queries / temperature;
     let positive = (queries.clone() * keys).sum_dim(1); // [images, 1]
     let logits = queries.matmul(all.transpose()); // [images, all_images]
-    // The largest logit is subtracted before exp; it cancels, so it needs no gradient.
-    let largest = logits.clone().detach().max_dim(1);
-    let log_sum = (logits - largest.clone()).exp().sum_dim(1).log() + largest;
+    let log_sum = log_sums(logits);
     (log_sum - positive).mean_dim(0).reshape([1]) * (2.0 * temperature)
 }
 

@@ -13,7 +13,7 @@
 //! `batch_norm_images` in `[training]` to the batch's number of photographs.
 
 use crate::checks;
-use crate::head::{Encoder, MlpShape, OutputNorm, halves, l2_normalize, spread};
+use crate::head::{Encoder, MlpShape, OutputNorm, halves, l2_normalize, log_sums, spread};
 use crate::method::{Invalid, MethodConfig, Paper, RunShape};
 use crate::parameter_budget::{mlp, product};
 use backbones::{Backbone, BackboneConfig, Context, Init};
@@ -188,9 +188,7 @@ pub fn nt_xent(first: Tensor<2>, second: Tensor<2>, temperature: f64) -> Tensor<
     let logits = (views.clone() / temperature)
         .matmul(views.transpose())
         .mask_fill(itself, -1e9);
-    // The largest logit is subtracted before exp; it cancels, so it needs no gradient.
-    let largest = logits.clone().detach().max_dim(1);
-    let log_sum = (logits - largest.clone()).exp().sum_dim(1).log() + largest; // [2 images, 1]
+    let log_sum = log_sums(logits); // [2 images, 1]
     (log_sum.mean_dim(0) - positive.mean_dim(0)).reshape([1])
 }
 

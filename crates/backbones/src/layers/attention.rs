@@ -4,7 +4,7 @@ use burn::module::Module;
 use burn::tensor::Tensor;
 
 use crate::layers::Linear;
-use crate::precision::{in_f32, raise};
+use crate::precision::raise;
 
 /// Multi-head self-attention: `softmax(q·kᵀ / √(width / heads)) · v`, heads side by side, then a linear map.
 ///
@@ -54,7 +54,7 @@ impl Attention {
         // Scaling the queries is cheaper than scaling the scores, which are more.
         let queries = part(0) * (channels as f64).powf(-0.5);
         let scores = kernels::matmul(queries, part(1).swap_dims(2, 3));
-        (in_f32(scores, kernels::softmax), part(2))
+        (kernels::softmax(scores), part(2))
     }
 }
 

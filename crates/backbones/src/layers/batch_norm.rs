@@ -1,13 +1,13 @@
 //! Batch normalization with PyTorch's statistics, over the whole batch or over groups of images.
 
 use burn::module::{Module, Param};
-use burn::tensor::{DType, Tensor};
+use burn::tensor::Tensor;
 use kernels::{Epilogue, Normalized};
 
 use crate::context::Context;
 use crate::init::{Init, trained};
 use crate::layers::{RunningStatistic, relu};
-use crate::precision::in_f32;
+use crate::precision::{cast, in_f32, raise};
 
 /// Normalizes each channel to mean 0 and variance 1, then scales and shifts it.
 ///
@@ -70,12 +70,12 @@ impl BatchNorm {
     /// In training, if the context's `batch_norm_images` does not divide the images, or if a group has a
     /// single value in a channel.
     pub fn forward<const D: usize>(&self, x: Tensor<D>, context: &Context) -> Tensor<D> {
-        in_f32(x, |x| self.normalize(x, context, Epilogue::Nothing))
+        self.normalize(x, context, Epilogue::Nothing)
     }
 
     /// [`forward`](Self::forward), then ReLU, in one pass over memory.
     pub fn forward_relu<const D: usize>(&self, x: Tensor<D>, context: &Context) -> Tensor<D> {
-        in_f32(x, |x| self.normalize(x, context, Epilogue::Relu))
+        self.normalize(x, context, Epilogue::Relu)
     }
 
     /// [`forward`](Self::forward), then adds `shortcut`, then ReLU: the end of a residual block, in one pass
@@ -86,21 +86,12 @@ impl BatchNorm {
         shortcut: Tensor<D>,
         context: &Context,
     ) -> Tensor<D> {
-        if x.dtype() != DType::F32 {
-            // The sum has 16 bits like the tensors: f32 would need copies of both at twice the size.
-            return relu(self.forward(x, context) + shortcut);
-        }
         self.normalize(x, context, Epilogue::AddRelu(shortcut))
     }
 
     fn normalize<const D: usize>(&self, x: Tensor<D>, context: &Context, then: Epilogue<D>) -> Tensor<D> {
         if !context.training {
-            let output = self.normalize_with_running_statistics(x);
-            return match then {
-                Epilogue::Nothing => output,
-                Epilogue::Relu => relu(output),
-                Epilogue::AddRelu(shortcut) => relu(output + shortcut),
-            };
+            return ended(in_f32(x, |x| self.normalize_with_running_statistics(x)), then);
         }
         let shape = x.dims();
         let images = shape[0];
@@ -152,7 +143,8 @@ impl BatchNorm {
             let own = x.mean_dim(1).mean_dim(3);
             context.replicas.mean_of_run(own, context.batch_norm_replicas)
         };
-        let x = x.reshape([groups, group, channels, pixels]);
+        let dtype = x.dtype().into();
+        let x = raise(x).reshape([groups, group, channels, pixels]);
         let mean = mean_of(x.clone());
         let centered = x - mean.clone();
         let variance = mean_of(centered.clone().powi_scalar(2));
@@ -160,11 +152,7 @@ impl BatchNorm {
         let output = (centered * scale + bias.reshape([1, 1, channels, 1])).reshape(shape);
         let of_channels = |statistic: Tensor<4>| statistic.without_autodiff().mean_dim(0).reshape([channels]);
         Normalized {
-            output: match then {
-                Epilogue::Nothing => output,
-                Epilogue::Relu => relu(output),
-                Epilogue::AddRelu(shortcut) => relu(output + shortcut),
-            },
+            output: ended(cast(output, dtype), then),
             mean: of_channels(mean),
             variance: of_channels(variance),
         }
@@ -187,5 +175,15 @@ impl BatchNorm {
         let mut shape = [1; D];
         shape[1] = x.dims()[1];
         x * scale.reshape(shape) + shift.reshape(shape)
+    }
+}
+
+/// What follows a normalization that is composed of Burn's operations. In 16 bits the sum with a shortcut has 16 bits
+/// too: f32 would need copies of both at twice the size.
+fn ended<const D: usize>(output: Tensor<D>, then: Epilogue<D>) -> Tensor<D> {
+    match then {
+        Epilogue::Nothing => output,
+        Epilogue::Relu => relu(output),
+        Epilogue::AddRelu(shortcut) => relu(output + shortcut),
     }
 }

@@ -10,7 +10,7 @@ use burn::tensor::{TensorData, read_sync};
 
 use crate::engine::Call;
 
-#[backend_extension(Flex, Cube: cfg(feature = "gpu"), Autodiff)]
+#[backend_extension(Flex, Cube: cfg(feature = "cube"), Autodiff)]
 pub(crate) trait CollectiveBackend: Backend {
     /// # Panics
     /// If the device failed.
@@ -28,7 +28,7 @@ pub(crate) trait CollectiveBackend: Backend {
 
 impl CollectiveBackend for Flex {}
 
-#[cfg(feature = "gpu")]
+#[cfg(feature = "cube")]
 impl CollectiveBackend for burn::backend::Cube {}
 
 /// The backward pass: the transpose.
