@@ -13,6 +13,7 @@ use data::markdown::escaped;
 
 use crate::folder::{ExportFolder, Target};
 use crate::onnx::Normalization;
+use crate::origin::SawPeople;
 use crate::preparation::Preparation;
 
 pub use papers::{Paper, paper_of_method};
@@ -226,6 +227,15 @@ impl Card {
         match info.fingerprint.as_str() {
             "" => writeln!(out, "The data that this network learned from are not stated.")?,
             fingerprint => writeln!(out, "Fingerprint of the data: {}.", escaped(fingerprint))?,
+        }
+        if let Some(origin) = info.origin() {
+            writeln!(out, "Training started from {}.", escaped(&origin.describe()))?;
+            let saw = match origin.saw_people {
+                SawPeople::Yes => "It saw people, so this network did",
+                SawPeople::No => "It saw no people, as its user stated",
+                SawPeople::Unknown => "Whether it saw people is not known",
+            };
+            writeln!(out, "{saw}; its data and licenses count for this network too.")?;
         }
         if info.extra.get("images").is_some_and(|text| !text.is_empty()) {
             writeln!(

@@ -182,11 +182,25 @@ fn refused(input: &Path, error: &WeightsError) -> anyhow::Error {
     }
 }
 
+/// The recipe with the name of the encoder that it started from in place of its path: a card is published.
+fn without_folders(recipe: &str) -> String {
+    let Ok(mut table) = recipe.parse::<toml::Table>() else {
+        return recipe.to_owned();
+    };
+    let Some(encoder) = table.get_mut("start").and_then(|start| start.get_mut("encoder")) else {
+        return recipe.to_owned();
+    };
+    let name = encoder.as_str().map(Path::new).and_then(Path::file_name);
+    let name = name.map_or(String::new(), |name| name.to_string_lossy().into_owned());
+    *encoder = toml::Value::String(name);
+    toml::to_string(&table).unwrap_or_default()
+}
+
 /// The recipe of a run directory, and facts about the run.
 fn add_run(card: &mut Card, run: &Path) -> anyhow::Result<()> {
     let config = run.join("config.toml");
     if config.is_file() {
-        card.recipe = Some(String::from_utf8_lossy(&read(&config)?).into_owned());
+        card.recipe = Some(without_folders(&String::from_utf8_lossy(&read(&config)?)));
     }
     let facts = run.join("run.json");
     if facts.is_file() {
@@ -314,6 +328,14 @@ fn read(path: &Path) -> anyhow::Result<Vec<u8>> {
 
 #[cfg(test)]
 mod tests {
+    #[test]
+    fn a_recipe_names_no_folder() {
+        let recipe = "seed = 0\n\n[start]\nencoder = \"/home/me/weights/a.pth\"\n";
+        let named = "seed = 0\n\n[start]\nencoder = \"a.pth\"\n";
+        assert_eq!(super::without_folders(recipe), named);
+        assert_eq!(super::without_folders("seed = 0\n# as written"), "seed = 0\n# as written");
+    }
+
     #[test]
     fn a_card_cites_the_paper_of_every_method() {
         for method in objectives::METHODS {

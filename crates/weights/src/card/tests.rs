@@ -77,3 +77,22 @@ fn a_card_names_what_is_missing() {
         "{text}"
     );
 }
+
+#[test]
+fn a_card_says_what_training_started_from() {
+    let mut folder = folder(vit(|_| ()), Target::Timm);
+    folder.info.set_origin(&crate::Origin {
+        file: "dinov2.safetensors".into(),
+        sha256: "0123456789abcdef".into(),
+        method: "dinov2".into(),
+        fingerprint: String::new(),
+        licenses: data::Licenses::default(),
+        saw_people: SawPeople::Yes,
+        origin: None,
+    });
+    let text = Card::default().markdown(&folder, Target::Timm);
+    assert!(
+        text.contains("Training started from dinov2.safetensors (dinov2, SHA-256 0123456789ab, saw people: yes).\nIt saw people, so this network did;"),
+        "{text}"
+    );
+}
