@@ -15,7 +15,6 @@ use serde::{Deserialize, Serialize};
 use crate::context::Context;
 use crate::init::{Init, buffer, trained};
 use crate::layers::{LayerNorm, PatchEmbedding};
-use crate::parameters::change_value;
 pub use block::Block;
 
 /// A vision transformer, as `[backbone.vit]` in a config file.
@@ -461,26 +460,6 @@ impl Vit {
             unreachable!("a config without blocks is refused")
         };
         last.attention_map(before.iter().fold(x, |x, block| block.forward(x, context)))
-    }
-
-    /// The same network with its position embeddings stored for square images of another side, interpolated as
-    /// [`forward`](Self::forward) does: features of such images stay the same.
-    ///
-    /// # Panics
-    /// If [`VitConfig::check_input`] rejects the side.
-    pub fn with_image_px(mut self, image_px: usize) -> Self {
-        if let Err(reason) = self.check_input(image_px, image_px) {
-            panic!("{reason}");
-        }
-        let grid = image_px / self.patch_px;
-        if grid != self.grid {
-            let (class, patches) = self.positions([grid; 2]);
-            let parts = class.into_iter().chain([patches]).collect();
-            let all = Tensor::cat(parts, 1).without_autodiff();
-            self.pos_embed = change_value(self.pos_embed, |_| all);
-            self.grid = grid;
-        }
-        self
     }
 
     /// Checks that images of this height and width, in pixels, fit: [`VitConfig::check_input`].

@@ -197,6 +197,9 @@ impl Card {
             writeln!(out, "| method | {} |", escaped(&info.method))?;
             writeln!(out, "| optimizer steps | {} |", info.steps)?;
         }
+        if let Some(origin) = info.origin() {
+            writeln!(out, "| started from | {} |", escaped(&origin.describe()))?;
+        }
         for (what, value) in &self.run {
             writeln!(out, "| {} | {} |", escaped(what), escaped(value))?;
         }

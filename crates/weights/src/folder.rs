@@ -14,7 +14,8 @@ mod transformers;
 
 use std::collections::BTreeMap;
 
-use backbones::{Backbone, BackboneConfig};
+use backbones::{Backbone, BackboneConfig, Init, fit_state, replace_state, state_dict};
+use burn::module::Module;
 use serde_json::{Value, json};
 
 use crate::encoder_info::EncoderInfo;
@@ -97,10 +98,17 @@ fn at_size(
         config
             .check_input(size, size)
             .map_err(|reason| refused(reason, None))?;
-        if let Backbone::Vit(network) = backbone {
-            backbone = Backbone::Vit(network.with_image_px(size));
-        }
+        let stored = config.image_px;
         config.image_px = size;
+        if stored != size {
+            let mut from = config.clone();
+            from.image_px = stored;
+            let to = info.architecture.clone();
+            let state = fit_state(&BackboneConfig::Vit(from), &to, state_dict(&backbone))
+                .map_err(|reason| refused(reason, None))?;
+            let device = backbone.devices().into_iter().next().unwrap_or_default();
+            backbone = replace_state(to.init(&Init::empty(&device)), state);
+        }
     }
     if size == 0 {
         return Err(refused("images must be at least 1 px wide, got 0 px", None));

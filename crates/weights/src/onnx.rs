@@ -159,7 +159,7 @@ fn about(info: &EncoderInfo, options: OnnxOptions) -> BTreeMap<&'static str, Str
         Normalization::Inside => ("inside", "RGB, values from 0 to 1"),
     };
     let images = crate::preparation::Preparation::of(info);
-    BTreeMap::from([
+    let mut about = BTreeMap::from([
         ("architecture", json(serde_json::to_string(&info.architecture))),
         ("fingerprint", info.fingerprint.clone()),
         ("image_px", images.size_px.to_string()),
@@ -170,7 +170,12 @@ fn about(info: &EncoderInfo, options: OnnxOptions) -> BTreeMap<&'static str, Str
         ("method", info.method.clone()),
         ("normalization", normalization.to_owned()),
         ("std", json(serde_json::to_string(&info.std))),
-    ])
+    ]);
+    // What it started from, whose licenses and people it inherits.
+    if let Some(origin) = info.origin() {
+        about.insert("origin", json(serde_json::to_string(&origin)));
+    }
+    about
 }
 
 /// Before memory is taken for the graph.

@@ -7,6 +7,7 @@ use backbones::Stem;
 use super::*;
 use crate::folder::export_folder;
 use crate::onnx::tests::{info, network, resnet, vit};
+use crate::origin::{Origin, SawPeople};
 
 fn folder(architecture: BackboneConfig, target: Target) -> ExportFolder {
     export_folder(&network(&architecture), &info(architecture, 16), target, None).unwrap()
@@ -14,7 +15,16 @@ fn folder(architecture: BackboneConfig, target: Target) -> ExportFolder {
 
 #[test]
 fn a_card_says_what_is_known() {
-    let folder = folder(vit(|config| config.registers = 1), Target::Transformers);
+    let mut folder = folder(vit(|config| config.registers = 1), Target::Transformers);
+    folder.info.set_origin(&Origin {
+        file: "imagenet.pth".to_owned(),
+        sha256: "0123456789abcdef".to_owned(),
+        method: "moco".to_owned(),
+        fingerprint: String::new(),
+        licenses: Default::default(),
+        saw_people: SawPeople::Yes,
+        origin: None,
+    });
     let card = Card {
         encoder_sha256: "ab12".to_owned(),
         license: Some("cc-by-4.0".to_owned()),
@@ -43,6 +53,7 @@ fn a_card_says_what_is_known() {
     for expected in [
         "| CC BY 4.0 | 3 |\n| CC0 | 1 |",
         "| optimizer steps | 7 |",
+        "| started from | imagenet.pth (moco, SHA-256 0123456789ab, saw people: yes) |",
         "Data: my \\*photos\\*.",
         "```toml\nseed = 0\n```",
         "| knn-dino (k 20) | top1 | 77.60 % | +- 0.41 | 6000 | 2000 | bdec |",
