@@ -30,10 +30,10 @@ mod program;
 mod runs;
 /// Features in slices.
 mod slices;
-/// Pretraining that starts from an encoder.
-mod start;
 /// A detector and pictures for tests of fine-tuning.
 mod small_detector;
+/// Pretraining that starts from an encoder.
+mod start;
 /// Many protocols over many encoders and data sets.
 mod suite;
 /// Weights of other programs.

@@ -232,13 +232,15 @@ impl Card {
             fingerprint => writeln!(out, "Fingerprint of the data: {}.", escaped(fingerprint))?,
         }
         if let Some(origin) = info.origin() {
-            writeln!(out, "Training started from {}.", escaped(&origin.describe()))?;
             let saw = match origin.saw_people {
-                SawPeople::Yes => "It saw people, so this network did",
-                SawPeople::No => "It saw no people, as its user stated",
-                SawPeople::Unknown => "Whether it saw people is not known",
+                SawPeople::Yes => "saw people, so this network did",
+                SawPeople::No => "saw no people, as was stated",
+                SawPeople::Unknown => "may have seen people: nobody has said",
             };
-            writeln!(out, "{saw}; its data and licenses count for this network too.")?;
+            writeln!(
+                out,
+                "The encoder that training started from {saw}. Its data and licenses count for this network too."
+            )?;
         }
         if info.extra.get("images").is_some_and(|text| !text.is_empty()) {
             writeln!(

@@ -333,7 +333,10 @@ mod tests {
         let recipe = "seed = 0\n\n[start]\nencoder = \"/home/me/weights/a.pth\"\n";
         let named = "seed = 0\n\n[start]\nencoder = \"a.pth\"\n";
         assert_eq!(super::without_folders(recipe), named);
-        assert_eq!(super::without_folders("seed = 0\n# as written"), "seed = 0\n# as written");
+        assert_eq!(
+            super::without_folders("seed = 0\n# as written"),
+            "seed = 0\n# as written"
+        );
     }
 
     #[test]
