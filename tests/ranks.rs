@@ -490,9 +490,9 @@ fn launches_that_would_train_alone_are_refused() {
     let error = refusal(command);
     assert!(error.contains("`shards` works in one process"), "{error}");
     // Two ways to start the same ranks.
-    let mut command = launched(2);
+    let mut command = passer(2);
     let own = on_devices("flex,flex", &data, &out, &[]);
-    command.args(own.get_args()).current_dir(root());
+    command.args(own.get_args());
     let error = refusal(command);
     let once = "`--devices` starts the processes itself, and a launcher started 2";
     assert_eq!(error.matches(once).count(), 1, "{error}");

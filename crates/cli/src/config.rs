@@ -9,7 +9,7 @@ use std::path::Path;
 pub(crate) enum Verb {
     /// List the shipped configs, with what each is for
     List(ListArguments),
-    /// Print a shipped config, to start one's own from: `passer config show mae-vit-cifar10 > mine.toml`
+    /// Print a shipped config, to start one's own from
     Show(ShowArguments),
 }
 

@@ -88,7 +88,7 @@ enum Verb {
     Config(config::Verb),
     /// List the devices that this build and this machine have
     Devices(devices::ListArguments),
-    /// Print the completions of a shell, as in `passer completions bash > ~/.local/share/bash-completion/completions/passer`
+    /// Print a shell's completions of this program
     Completions {
         /// The shell
         shell: clap_complete::Shell,
