@@ -117,8 +117,11 @@ impl Matches {
     }
 }
 
+/// One of the numbers of a class.
+type NumberOf<'a> = dyn Fn(&Measured) -> Option<f64> + 'a;
+
 /// The twelve numbers; `over` takes one of a class, and gives it or its mean over classes.
-fn numbers(over: &dyn Fn(&dyn Fn(&Measured) -> Option<f64>) -> Option<f64>) -> CocoNumbers {
+fn numbers(over: &dyn Fn(&NumberOf<'_>) -> Option<f64>) -> CocoNumbers {
     let ap = |area: usize| over(&|class| class.ap(area));
     let ar = |area: usize, most: usize| over(&|class| class.recall[area][most]);
     CocoNumbers {
