@@ -5,6 +5,7 @@ use std::io;
 
 use super::index_file;
 use crate::content::{Content, content_of};
+use crate::durable;
 use crate::listing::Reason;
 
 /// Extensions of images, lower case, that other programs too take for images. The content decides the format
@@ -223,9 +224,13 @@ pub(crate) fn may_be_photo(name: &str) -> bool {
         && !is_one_of(&ARCHIVES, extension(name))
 }
 
-/// Whether a file of this name is an index or another file that this program keeps beside the data.
+/// Whether a file of this name is an index or another file that this program keeps beside the data, or half an index that a
+/// killed process left behind.
 pub(crate) fn is_of_this_program(name: &str) -> bool {
-    OWN_FILES.contains(&name) || name.ends_with(".tar.idx")
+    let half_written = name.strip_prefix(durable::PARTIAL);
+    OWN_FILES.contains(&name)
+        || name.ends_with(".tar.idx")
+        || half_written.is_some_and(|name| name.contains(".passer.idx") || name.contains(".tar.idx"))
 }
 
 /// What a file is; `start` reads its first bytes, and is called only where the name does not decide.
@@ -303,7 +308,17 @@ mod tests {
     #[test]
     fn names_that_decide_open_no_file() {
         assert_eq!(by_name("a.JPEG"), Kind::Image);
-        assert_eq!(by_name(".passer.idx"), Kind::Own);
+        for own in [
+            ".passer.idx",
+            ".partial-.passer.idx",
+            ".partial-.passer.idx-12-0",
+            ".partial-a.tar.idx",
+        ] {
+            assert_eq!(by_name(own), Kind::Own, "{own}");
+        }
+        // Half a shard, by a `pack` that was killed, is none of these.
+        let half = Kind::LeftOut(Reason::HiddenFile, String::new());
+        assert_eq!(by_name(".partial-a.tar"), half);
         for (name, reason) in [
             ("._a.jpg", Reason::SystemFile),
             (".DS_Store", Reason::SystemFile),
