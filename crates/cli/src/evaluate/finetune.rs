@@ -95,7 +95,7 @@ trait Config: DeserializeOwned {
 
     fn open(data: &str) -> Result<Dataset, data::Error>;
     /// The whole detector to start from.
-    fn read_detector(&self, path: &Path) -> anyhow::Result<LoadedDetector>;
+    fn read_detector(&self, path: &Path, device: &Device) -> anyhow::Result<LoadedDetector>;
 
     /// Turns the config into a short trial, and returns its training and test records.
     fn for_smoke_test(&mut self, start: Start<'_>) -> anyhow::Result<[Dataset; 2]>;
@@ -139,7 +139,9 @@ impl<C: Config> Inputs<C> {
             None => None,
         };
         let detector = arguments.detector.as_ref();
-        let detector = detector.map(|path| config.read_detector(path)).transpose()?;
+        let detector = detector
+            .map(|path| config.read_detector(path, &device))
+            .transpose()?;
         let datasets = match (&arguments.train, &arguments.test) {
             (Some(train), Some(test)) if !arguments.smoke => Some([C::open(train)?, C::open(test)?]),
             _ => None,

@@ -40,11 +40,11 @@ pub struct LoadedDetector {
 
 impl LoadedDetector {
     /// Reads a detector file: torchvision's, or the `detector.safetensors` of a run. If its number of classes is another,
-    /// the layers of classes keep their initial weights.
+    /// the layers of classes keep their initial weights. `device` holds the network while it is compared.
     ///
     /// # Errors
     /// A file that cannot be read, and all differences between its tensors and the network's.
-    pub fn read(path: &Path, network: &RcnnConfig) -> Result<Self, Error> {
+    pub fn read(path: &Path, network: &RcnnConfig, device: &Device) -> Result<Self, Error> {
         let refused = |error: &dyn std::error::Error| Error::DetectorFile {
             path: path.to_path_buf(),
             // Names come from the file, and a terminal obeys control characters.
@@ -52,7 +52,7 @@ impl LoadedDetector {
         };
         let mut file = BufReader::new(File::open(path).map_err(io("read", path))?);
         let checkpoint = Checkpoint::open(&mut file).map_err(|error| refused(&error))?;
-        let empty = network.init(&Init::empty(&Device::default()));
+        let empty = network.init(&Init::empty(device));
         let class_layers = ClassLayers::of(&empty, &checkpoint);
         let read = rcnn::read(empty, &checkpoint, &mut file, class_layers);
         let mut weights = rcnn::state_dict(&read.map_err(|error| refused(&error))?);

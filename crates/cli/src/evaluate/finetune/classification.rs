@@ -3,6 +3,7 @@
 use super::{Config, SMOKE_IMAGES};
 use crate::configs::Kind;
 use crate::failure::Failure;
+use burn::tensor::Device;
 use data::Dataset;
 use evaluation::finetune::{self, FinetuneEvent, FinetuneResult, Job, LoadedDetector, Start, ValidationLine};
 use std::path::Path;
@@ -45,7 +46,7 @@ impl Config for finetune::Config {
         Dataset::open(data)
     }
 
-    fn read_detector(&self, _: &Path) -> anyhow::Result<LoadedDetector> {
+    fn read_detector(&self, _: &Path, _: &Device) -> anyhow::Result<LoadedDetector> {
         Err(
             Failure::new("`--detector` is for configs with `[detection]`; use `--encoder` for the others")
                 .into(),

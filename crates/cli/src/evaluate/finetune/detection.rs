@@ -2,6 +2,7 @@
 
 use super::{Config, SMOKE_IMAGES};
 use crate::configs::Kind;
+use burn::tensor::Device;
 use data::{Dataset, Metadata, Record};
 use evaluation::finetune::detection::{self, EvaluationLine};
 use evaluation::finetune::{FinetuneEvent, FinetuneResult, Job, LoadedDetector, Start};
@@ -44,8 +45,8 @@ impl Config for detection::Config {
         Dataset::open_with_objects(data)
     }
 
-    fn read_detector(&self, path: &Path) -> anyhow::Result<LoadedDetector> {
-        Ok(LoadedDetector::read(path, &self.detection.network)?)
+    fn read_detector(&self, path: &Path, device: &Device) -> anyhow::Result<LoadedDetector> {
+        Ok(LoadedDetector::read(path, &self.detection.network, device)?)
     }
 
     fn for_smoke_test(&mut self, _: Start<'_>) -> anyhow::Result<[Dataset; 2]> {

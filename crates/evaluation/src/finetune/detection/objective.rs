@@ -3,7 +3,7 @@
 use super::Settings;
 use backbones::{Backbone, Context, Init, independent_copy, parameters};
 use burn::module::Module;
-use burn::tensor::{Tensor, TensorData};
+use burn::tensor::{Device, Tensor, TensorData};
 use data::ViewTargets;
 use data::targets::Segmentation;
 use detection::BoundingBox;
@@ -30,9 +30,9 @@ pub(super) struct Detect {
 }
 
 impl Detect {
-    /// An objective that starts from these weights.
-    pub(super) fn new(settings: &Settings, weights: BTreeMap<String, TensorData>) -> Self {
-        let network = settings.network.init(&Init::empty(&Default::default()));
+    /// An objective that starts from these weights. `device` holds the network while its norms are listed.
+    pub(super) fn new(settings: &Settings, weights: BTreeMap<String, TensorData>, device: &Device) -> Self {
+        let network = settings.network.init(&Init::empty(device));
         let norm = |path: &str| path.strip_suffix(".running_mean").map(str::to_owned);
         let listed = parameters(&network);
         Self {

@@ -64,7 +64,7 @@ impl<'a> Tuning<'a> {
         let settings = &mut config.objective;
         settings.start = job.start.hash();
         let weights = start::weights(&job.start, &settings.network)?;
-        let objective = Detect::new(settings, weights);
+        let objective = Detect::new(settings, weights, &job.options.device);
         job.check_records()?;
         let (learned, held_out) = split(settings, &job.train)?;
         let train = Arc::new(Dataset::with_objects_to_train_on(&learned)?);

@@ -580,7 +580,7 @@ fn training_is_torchvisions_step_by_step() {
             let values = value(&name, &shape);
             (name, burn::tensor::TensorData::new(values, shape))
         });
-    let objective = objective::Detect::new(&settings, weights.collect());
+    let objective = objective::Detect::new(&settings, weights.collect(), &device);
     let (mut student, mut state) = objective.init(&backbones::Init::new(0, &device.clone().autodiff()));
     let optimizer = OptimizerConfig::Sgd {
         learning_rate_per_256: 0.003 * 128.0,
