@@ -125,8 +125,8 @@ def main():
         config = text.tensor_proto.string_val[0].decode()
         assert config == "".join(f"    {line}\n" for line in (run / "config.toml").read_text().splitlines())
         [picture] = reader.Images("views")
-        assert picture.encoded_image_string == (run / "views.jpg").read_bytes()
-        assert (picture.width, picture.height) == Image.open(run / "views.jpg").size
+        assert picture.encoded_image_string == (run / ".views.jpg").read_bytes()
+        assert (picture.width, picture.height) == Image.open(run / ".views.jpg").size
         print(f"TensorBoard's reader: {len(found)} scalars of {len({step for _, step in found})} lines, each equal and once; tags "
               f"{', '.join(sorted(reader.Tags()['scalars']))}")
         for _ in range(60):

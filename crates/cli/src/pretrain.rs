@@ -75,10 +75,7 @@ fn inputs(arguments: &Arguments, ranks: &Ranks) -> anyhow::Result<Inputs> {
         Config::validate_length,
     )?;
     if let Some(encoder) = &arguments.start {
-        match &mut config.start {
-            Some(start) => start.encoder.clone_from(encoder),
-            None => config.start = Some(StartConfig::from_encoder(encoder)),
-        }
+        start_from(&mut config.start, encoder, &arguments.sets);
     }
     let device = arguments.devices.one().open_on(ranks)?;
     let data = arguments.data.as_ref().filter(|_| !arguments.smoke);
@@ -88,6 +85,31 @@ fn inputs(arguments: &Arguments, ranks: &Ranks) -> anyhow::Result<Inputs> {
         device,
         dataset: dataset.map(Arc::new),
     })
+}
+
+/// Starts from this encoder. What the config says of another one does not hold of it, unless `--set` says it.
+fn start_from(start: &mut Option<StartConfig>, encoder: &Path, sets: &[String]) {
+    let Some(start) = start else {
+        *start = Some(StartConfig::from_encoder(encoder));
+        return;
+    };
+    if start.encoder == encoder {
+        return;
+    }
+    start.encoder = encoder.to_path_buf();
+    let is_set = |key: &str| {
+        sets.iter()
+            .any(|set| set.trim_start().starts_with(&format!("start.{key}")))
+    };
+    if !is_set("saw_people") {
+        start.saw_people = None;
+    }
+    if !is_set("part") {
+        start.part = None;
+    }
+    if !is_set("backbone") {
+        start.backbone = None;
+    }
 }
 
 fn on_ranks(arguments: &Arguments, ranks: &Ranks) -> anyhow::Result<()> {
@@ -208,6 +230,30 @@ fn evaluation_config(px: u32) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_said_of_one_encoder_does_not_hold_of_another() {
+        let stated = StartConfig {
+            saw_people: Some(training::SawPeople::No),
+            freeze_backbone_epochs: 2,
+            ..StartConfig::from_encoder("a.pth")
+        };
+        let started = |encoder: &str, sets: &[&str]| {
+            let mut start = Some(stated.clone());
+            let sets: Vec<String> = sets.iter().map(|set| set.to_string()).collect();
+            start_from(&mut start, Path::new(encoder), &sets);
+            start.unwrap()
+        };
+        assert_eq!(started("a.pth", &[]), stated);
+        let other = StartConfig {
+            encoder: "b.pth".into(),
+            saw_people: None,
+            ..stated.clone()
+        };
+        assert_eq!(started("b.pth", &[]), other);
+        let set = started("b.pth", &["start.saw_people=no"]);
+        assert_eq!(set.saw_people, Some(training::SawPeople::No));
+    }
 
     #[test]
     fn the_command_that_comes_next_can_be_pasted() {

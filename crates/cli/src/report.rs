@@ -35,6 +35,13 @@ pub(crate) fn run(arguments: Arguments) -> anyhow::Result<()> {
         (None, false, [one]) => one.join("run.html"),
         (None, false, _) => "runs.html".into(),
     };
+    if !out.extension().is_some_and(|ending| ending == "html") {
+        return Err(
+            Failure::new(format!("`--out {}` must end in `.html`", out.display()))
+                .hint("the page is written there, whatever the file holds")
+                .into(),
+        );
+    }
     make_folder_of(&out)?;
     data::durable::write(&out, runs::page(&read, &cite).as_bytes())?;
     match arguments.json {

@@ -45,6 +45,9 @@ pub(crate) fn shrink(config: &mut Config<ObjectiveConfig>) -> Arc<data::Dataset>
     config.training.for_smoke_test(epochs, IMAGES);
     config.schedule.for_smoke_test();
     config.objective.for_smoke_test(IMAGES);
+    if let Some(start) = &mut config.start {
+        start.freeze_backbone_epochs = 0;
+    }
     let (width, height) = training::dataset_views(&config.views)
         .first()
         .copied()

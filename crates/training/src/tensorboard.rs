@@ -20,8 +20,9 @@ const BEGINNING: &str = "events.out.tfevents.";
 /// The end of the names of Passer's event files: others' are never removed.
 const ENDING: &str = ".passer";
 
-/// The views of the first records, as a run directory keeps them.
-pub(crate) const VIEWS: &str = "views.jpg";
+/// The views of the first records, as a run directory keeps them. Hidden: a run directory may lie within its images, and is then no
+/// part of them.
+pub(crate) const VIEWS: &str = ".views.jpg";
 
 /// Seconds since 1970-01-01 UTC, to the millisecond; 0 before that.
 pub(crate) fn unix_seconds() -> f64 {

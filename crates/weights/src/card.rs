@@ -134,14 +134,15 @@ impl Card {
             BackboneConfig::Resnet(_) => "resnet",
             BackboneConfig::Vit(_) => "vision-transformer",
         };
-        let mut tags = vec![
-            "image-feature-extraction",
-            "self-supervised-learning",
-            "passer",
-            family,
-            library,
-        ];
-        tags.push(&info.method);
+        let mut tags = vec!["image-feature-extraction"];
+        // Nothing says how another program's network was trained.
+        if !info.extra.contains_key("layout") {
+            tags.push("self-supervised-learning");
+        }
+        tags.extend(["passer", family, library]);
+        if !tags.contains(&info.method.as_str()) {
+            tags.push(&info.method);
+        }
         for tag in tags {
             writeln!(out, "- {}", quoted(tag))?;
         }

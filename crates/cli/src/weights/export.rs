@@ -21,9 +21,9 @@ pub(crate) struct Arguments {
     /// The folder to write, which must not exist
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
-    /// Side of the images, px; default: that of its training. Position embeddings are interpolated to it
-    #[arg(long, value_name = "PX")]
-    size_px: Option<usize>,
+    /// Side of the images, px, up to 16,384; default: that of its training. Position embeddings are interpolated to it
+    #[arg(long, value_name = "PX", value_parser = clap::value_parser!(u32).range(1..=16_384))]
+    size_px: Option<u32>,
     /// ONNX: who normalizes the images. `outside`: the caller; `inside`: the graph, which takes values from 0 to 1 [default:
     /// outside]
     #[arg(long, value_name = "WHERE")]
@@ -92,8 +92,13 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     }
     let options = arguments.weights.options()?;
     let loaded = training::read_encoder(&arguments.input, &options, &burn::tensor::Device::flex())?;
-    let folder = export_folder(&loaded.backbone, &loaded.info, target, arguments.size_px)
-        .map_err(|error| refused(&arguments.input, &error))?;
+    let folder = export_folder(
+        &loaded.backbone,
+        &loaded.info,
+        target,
+        arguments.size_px.map(|px| px as usize),
+    )
+    .map_err(|error| refused(&arguments.input, &error))?;
 
     let mut card = Card {
         encoder_sha256: loaded.file_hash.clone(),

@@ -127,7 +127,7 @@ const HIDDEN_SYSTEM_FOLDERS: [&str; 16] = [
 ];
 
 /// Files that this program writes into data sets or reads beside their records.
-const OWN_FILES: [&str; 3] = ["dataset.toml", "pass_metadata.csv", ".passer.idx"];
+const OWN_FILES: [&str; 4] = ["dataset.toml", "pass_metadata.csv", ".passer.idx", ".views.jpg"];
 
 /// What a file is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -310,6 +310,7 @@ mod tests {
         assert_eq!(by_name("a.JPEG"), Kind::Image);
         for own in [
             ".passer.idx",
+            ".views.jpg",
             ".partial-.passer.idx",
             ".partial-.passer.idx-12-0",
             ".partial-a.tar.idx",

@@ -54,7 +54,7 @@ pub struct TrainingRun {
     pub(super) validation: Evaluations,
     pub(super) licenses: Licenses,
     pub(super) listing: Listing,
-    /// `views.jpg`.
+    /// `.views.jpg`.
     pub(super) views: Option<Vec<u8>>,
     results: Vec<(&'static str, Vec<Outcome>)>,
     /// Whether the encoder of the last step is written.
@@ -129,7 +129,7 @@ impl TrainingRun {
                 .and_then(|listing| serde_json::from_value(listing).ok())
                 .unwrap_or_default(),
             facts,
-            views: read_if_present(&path.join("views.jpg"))?,
+            views: read_if_present(&path.join(".views.jpg"))?,
             results,
             finished,
             checkpoint: checkpoint.map(|checkpoint| checkpoint.step),

@@ -147,7 +147,7 @@ fn the_page_shows_everything_and_loads_nothing() {
         height: 8,
         pixels: vec![100; 192],
     };
-    std::fs::write(paths[0].join("views.jpg"), to_jpeg(&picture, 90)).unwrap();
+    std::fs::write(paths[0].join(".views.jpg"), to_jpeg(&picture, 90)).unwrap();
     let html = page(&read(&paths).unwrap(), &cite);
     for text in [
         "<h1>3 training runs</h1>",

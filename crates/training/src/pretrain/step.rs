@@ -93,12 +93,14 @@ impl<O: Objective> Run<O> {
             if let Some(checkpoint) = started.as_ref().and_then(|started| started.checkpoint.as_ref()) {
                 (modules.student, modules.state, drawn) =
                     checkpoint::take_over(checkpoint, modules.student, modules.state)?;
+                // These are the encoder's, fitted to another image size.
+                drawn.retain(|path| !is_of_backbone(path));
             }
             write_facts(plan, started.map(|started| started.facts(&drawn)))?;
             if !drawn.is_empty() {
                 let drawn = drawn.join(", ");
                 tracing::warn!(
-                    "drawn, because the run that this one starts from has no such parameters: {drawn}"
+                    "drawn, because the run that this one starts from has no parameters of these names and shapes: {drawn}"
                 );
             }
         }
@@ -458,7 +460,7 @@ fn is_of_backbone(path: &str) -> bool {
     path.split('.').any(|part| part == "backbone")
 }
 
-/// `views.jpg`: the views of the run's first records, made in an earlier run's directory too. They are for people, so a
+/// `.views.jpg`: the views of the run's first records, made in an earlier run's directory too. They are for people, so a
 /// failure ends nothing.
 fn write_views<O: Objective, C>(plan: &Plan<'_, O, C>) {
     let (config, path) = (plan.config, plan.options.out.join(VIEWS));
@@ -481,7 +483,7 @@ fn write_views<O: Objective, C>(plan: &Plan<'_, O, C>) {
     }
 }
 
-/// Most pixels of `views.jpg`: about 150 kB of photographs.
+/// Most pixels of `.views.jpg`: about 150 kB of photographs.
 const VIEWS_PIXELS: u64 = 1_000_000;
 
 /// Gives an error for micro-batches that would not give the whole batch's step.
