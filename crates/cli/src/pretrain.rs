@@ -242,17 +242,20 @@ mod tests {
             let mut start = Some(stated.clone());
             let sets: Vec<String> = sets.iter().map(|set| set.to_string()).collect();
             start_from(&mut start, Path::new(encoder), &sets);
-            start.unwrap()
+            start
         };
-        assert_eq!(started("a.pth", &[]), stated);
+        assert_eq!(started("a.pth", &[]), Some(stated.clone()));
         let other = StartConfig {
             encoder: "b.pth".into(),
             saw_people: None,
             ..stated.clone()
         };
-        assert_eq!(started("b.pth", &[]), other);
-        let set = started("b.pth", &["start.saw_people=no"]);
-        assert_eq!(set.saw_people, Some(training::SawPeople::No));
+        assert_eq!(started("b.pth", &[]), Some(other.clone()));
+        let set = StartConfig {
+            saw_people: Some(training::SawPeople::No),
+            ..other
+        };
+        assert_eq!(started("b.pth", &["start.saw_people=no"]), Some(set));
     }
 
     #[test]

@@ -35,7 +35,7 @@ pub(crate) fn run(arguments: Arguments) -> anyhow::Result<()> {
         (None, false, [one]) => one.join("run.html"),
         (None, false, _) => "runs.html".into(),
     };
-    if !out.extension().is_some_and(|ending| ending == "html") {
+    if out.extension().is_none_or(|ending| ending != "html") {
         return Err(
             Failure::new(format!("`--out {}` must end in `.html`", out.display()))
                 .hint("the page is written there, whatever the file holds")
