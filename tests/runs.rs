@@ -439,11 +439,13 @@ fn ends_with_a_checkpoint(signal: &str) {
     assert!(text.contains(&format!("interrupted at step {step}")), "{text}");
 }
 
-/// `passer features` at two taps, a photo a batch, so slow that it can be killed.
+/// `passer features` at two taps, a photo a batch, so slow that it can be killed after its first batch, which is on disk
+/// at once, and before its last on any machine.
 pub(crate) fn slow_features(encoder: &Path, photos: &Path, out: &Path, more: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_passer"));
     command
         .current_dir(root())
+        .env("RAYON_NUM_THREADS", "1")
         .args(["features", "--device", "flex", "--size-px", "2560"])
         .args(["--batch-images", "1", "--workers", "0"])
         .args(["--taps", "pooled,res4", "--encoder"])

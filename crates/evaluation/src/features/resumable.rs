@@ -31,7 +31,8 @@ const STATE: &str = "state.json";
 const LOCK: &str = ".lock";
 /// What version 0.1 left of [`STATE`] when it was killed while it wrote it.
 const STATE_OF_0_1: &str = ".state.json.partial";
-/// A kill costs at least this much work; more where syncing would take over a twentieth of the time.
+/// Rows are kept after the first batch and then this often; less often where syncing would take over a twentieth of the
+/// time.
 const KEEP_EVERY: Duration = Duration::from_secs(1);
 
 /// What is safely on disk.
@@ -64,7 +65,8 @@ pub(crate) struct ResumableFeatures {
     state: State,
     taps: Vec<File>,
     positions: File,
-    kept: Instant,
+    /// When the rows were last kept. `None` until then: the first batch is kept at once.
+    kept: Option<Instant>,
     keep_every: Duration,
     _lock: FolderLock,
 }
@@ -125,7 +127,7 @@ impl ResumableFeatures {
             state,
             taps,
             positions,
-            kept: Instant::now(),
+            kept: None,
             keep_every: KEEP_EVERY,
             folder,
             _lock: lock,
@@ -200,10 +202,10 @@ impl ResumableFeatures {
         if let Some(last) = positions.last() {
             self.state.batches = last / self.state.work.batch_images + 1;
         }
-        if self.kept.elapsed() >= self.keep_every {
+        if self.kept.is_none_or(|kept| kept.elapsed() >= self.keep_every) {
             let begun = Instant::now();
             self.keep()?;
-            self.kept = Instant::now();
+            self.kept = Some(Instant::now());
             self.keep_every = KEEP_EVERY.max(begun.elapsed() * 20);
         }
         Ok(())
