@@ -13,6 +13,7 @@ pub mod draws;
 pub mod fit;
 pub mod init;
 pub mod layers;
+pub mod papers;
 pub mod parameters;
 #[cfg(test)]
 mod parity;
@@ -30,6 +31,7 @@ pub use context::{Context, RunPosition};
 pub use draws::Draws;
 pub use fit::fit_state;
 pub use init::Init;
+pub use papers::Paper;
 pub use parameters::{Parameter, change_value, parameters};
 pub use precision::Precision;
 pub use replicas::Replicas;

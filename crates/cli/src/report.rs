@@ -1,6 +1,7 @@
 //! `passer report`: run directories in, one HTML page (or JSON) out.
 
 use crate::failure::{Failure, make_folder_of};
+use backbones::papers::{self, Paper};
 use evaluation::runs::{self, Citation, ReadError, TrainingRun};
 use std::path::PathBuf;
 
@@ -52,35 +53,25 @@ pub(crate) fn run(arguments: Arguments) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// The system that this program implements.
+const PASS: Paper = Paper {
+    authors: "Asano, Rupprecht, Zisserman, Vedaldi",
+    title: "PASS: An ImageNet replacement for self-supervised pretraining without humans",
+    year: 2021,
+    arxiv: "2109.13228",
+};
+
 /// The method's papers, the network's, and that of the system that this program implements.
 fn cite(run: &TrainingRun) -> Vec<Citation> {
-    let work = |authors: &str, title: &str, year: u32, arxiv: &str| Citation {
-        text: format!("{authors}, {title}, {year}"),
-        url: format!("https://arxiv.org/abs/{arxiv}"),
+    let network = match run.network().starts_with("vit") {
+        true => papers::VIT,
+        false => papers::RESNET,
     };
-    let of_method = objectives::papers(run.method()).iter();
-    let mut works: Vec<Citation> = of_method
-        .map(|paper| work(paper.authors, paper.title, paper.year, paper.arxiv))
-        .collect();
-    works.push(match run.network().starts_with("vit") {
-        true => work(
-            "Dosovitskiy et al.",
-            "An Image is Worth 16x16 Words: Transformers for Image Recognition at Scale",
-            2020,
-            "2010.11929",
-        ),
-        false => work(
-            "He, Zhang, Ren, Sun",
-            "Deep Residual Learning for Image Recognition",
-            2015,
-            "1512.03385",
-        ),
-    });
-    works.push(work(
-        "Asano, Rupprecht, Zisserman, Vedaldi",
-        "PASS: An ImageNet replacement for self-supervised pretraining without humans",
-        2021,
-        "2109.13228",
-    ));
+    let works = objectives::papers(run.method()).iter().chain([&network, &PASS]);
     works
+        .map(|paper| Citation {
+            text: paper.to_string(),
+            url: paper.url(),
+        })
+        .collect()
 }

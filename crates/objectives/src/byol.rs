@@ -16,10 +16,10 @@
 
 use crate::checks;
 use crate::head::{Encoder, Mlp, MlpShape, OutputNorm, halves, l2_normalize, spread};
-use crate::method::{Invalid, MethodConfig, Paper, RunShape};
+use crate::method::{Invalid, MethodConfig, RunShape};
 use crate::parameter_budget::{mlp, product};
 use crate::teacher;
-use backbones::{Backbone, BackboneConfig, Context, Init, ema, independent_copy};
+use backbones::{Backbone, BackboneConfig, Context, Init, Paper, ema, independent_copy};
 use burn::module::Module;
 use burn::tensor::Tensor;
 use serde::{Deserialize, Serialize};

@@ -23,13 +23,13 @@ pub(crate) mod tests;
 
 use crate::checks;
 use crate::head::{GLOBAL_VIEWS, cross_view_prediction, entropy, features_of_views, l2_normalize, spread};
-use crate::method::{Invalid, MethodConfig, Paper, RunShape};
+use crate::method::{Invalid, MethodConfig, RunShape};
 use crate::parameter_budget::{mlp, product};
 use crate::swav::sinkhorn;
 use crate::teacher;
 use backbones::init::{buffer, trained};
 use backbones::layers::{BatchNorm, Linear, gelu};
-use backbones::{Backbone, BackboneConfig, Context, Init, Precision, Replicas, RunPosition};
+use backbones::{Backbone, BackboneConfig, Context, Init, Paper, Precision, Replicas, RunPosition};
 use backbones::{change_value, ema, independent_copy};
 use burn::module::{Module, Param};
 use burn::tensor::activation::softmax;

@@ -23,10 +23,10 @@ use crate::dino::{
     temperature, whole_batch,
 };
 use crate::head::{GLOBAL_VIEWS, cross_view_prediction, entropies, entropy, spread};
-use crate::method::{Invalid, MethodConfig, Paper, RunShape, needs_vit};
+use crate::method::{Invalid, MethodConfig, RunShape, needs_vit};
 use crate::teacher;
 use backbones::init::trained;
-use backbones::{Backbone, BackboneConfig, Context, Init, RunPosition, draws, ema, independent_copy};
+use backbones::{Backbone, BackboneConfig, Context, Init, Paper, RunPosition, draws, ema, independent_copy};
 use burn::module::{Module, Param};
 use burn::tensor::activation::log_softmax;
 use burn::tensor::{Bool, Device, Int, Tensor, TensorData};

@@ -36,9 +36,9 @@ mod grid;
 #[path = "../../../scripts/parity/wave.rs"]
 mod wave;
 
-pub use method::{Invalid, MethodConfig, Paper, RunShape};
+pub use method::{Invalid, MethodConfig, RunShape};
 
-use backbones::BackboneConfig;
+use backbones::{BackboneConfig, Paper};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 use training::{

@@ -14,11 +14,11 @@
 //! dropped after training.
 
 use crate::checks;
-use crate::method::{Invalid, MethodConfig, Paper, RunShape, needs_vit};
+use crate::method::{Invalid, MethodConfig, RunShape, needs_vit};
 use backbones::init::trained;
 use backbones::layers::{LayerNorm, Linear};
 use backbones::vit::{Block, Initialization, sine_cosine};
-use backbones::{Backbone, BackboneConfig, Context, Init, VitConfig, draws};
+use backbones::{Backbone, BackboneConfig, Context, Init, Paper, VitConfig, draws};
 use burn::module::{Module, Param};
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use serde::{Deserialize, Serialize};

@@ -1,7 +1,7 @@
 //! The interface of a method's file besides its objective: the name of its table, the validation of its
 //! values, its parameter counts, and the changes for a smoke test.
 
-use backbones::{BackboneConfig, VitConfig};
+use backbones::{BackboneConfig, Paper, VitConfig};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use training::{Count, Objective};
@@ -45,19 +45,6 @@ pub trait MethodConfig: Clone + DeserializeOwned + Serialize {
     fn check(&self, run: &RunShape<'_>) -> Result<(), String> {
         self.validate(run).map_err(|invalid| invalid.message(Self::NAME))
     }
-}
-
-/// A paper to cite.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Paper {
-    /// Last names.
-    pub authors: &'static str,
-    /// Its title.
-    pub title: &'static str,
-    /// When it first appeared.
-    pub year: u32,
-    /// Its number on arXiv.
-    pub arxiv: &'static str,
 }
 
 /// The parts of a run's config that a method must fit.

@@ -19,12 +19,12 @@
 
 use crate::checks;
 use crate::head::{l2_normalize, spread};
-use crate::method::{Invalid, MethodConfig, Paper, RunShape};
+use crate::method::{Invalid, MethodConfig, RunShape};
 use crate::parameter_budget::{mlp, product};
 use crate::teacher;
 use backbones::init::buffer;
 use backbones::layers::{Linear, log_sum_exp, relu};
-use backbones::{Backbone, BackboneConfig, Context, Init, RunPosition, ema, independent_copy};
+use backbones::{Backbone, BackboneConfig, Context, Init, Paper, RunPosition, ema, independent_copy};
 use burn::module::{Module, Param};
 use burn::tensor::Tensor;
 use serde::{Deserialize, Serialize};

@@ -19,13 +19,13 @@
 
 use crate::checks;
 use crate::head::{l2_normalize, spread};
-use crate::method::{Invalid, MethodConfig, Paper, RunShape};
+use crate::method::{Invalid, MethodConfig, RunShape};
 use crate::moco::{info_nce, keys, new_queue, push};
 use crate::parameter_budget::{mlp, product};
 use crate::teacher;
 use backbones::init::trained;
 use backbones::layers::{Linear, relu};
-use backbones::{Backbone, BackboneConfig, Context, Init, ema, independent_copy};
+use backbones::{Backbone, BackboneConfig, Context, Init, Paper, ema, independent_copy};
 use burn::module::{Module, Param};
 use burn::tensor::{Int, Tensor};
 use serde::{Deserialize, Serialize};

@@ -18,10 +18,10 @@
 
 use crate::checks;
 use crate::head::{Encoder, Mlp, MlpShape, OutputNorm, l2_normalize, log_sums, spread};
-use crate::method::{Invalid, MethodConfig, Paper, RunShape};
+use crate::method::{Invalid, MethodConfig, RunShape};
 use crate::parameter_budget::{mlp, product};
 use crate::teacher;
-use backbones::{Backbone, BackboneConfig, Context, Init, RunPosition, ema, independent_copy};
+use backbones::{Backbone, BackboneConfig, Context, Init, Paper, RunPosition, ema, independent_copy};
 use burn::module::Module;
 use burn::tensor::Tensor;
 use serde::{Deserialize, Serialize};

@@ -14,9 +14,9 @@
 
 use crate::checks;
 use crate::head::{Encoder, MlpShape, OutputNorm, halves, l2_normalize, log_sums, spread};
-use crate::method::{Invalid, MethodConfig, Paper, RunShape};
+use crate::method::{Invalid, MethodConfig, RunShape};
 use crate::parameter_budget::{mlp, product};
-use backbones::{Backbone, BackboneConfig, Context, Init};
+use backbones::{Backbone, BackboneConfig, Context, Init, Paper};
 use burn::module::Module;
 use burn::tensor::{Bool, Tensor};
 use serde::{Deserialize, Serialize};

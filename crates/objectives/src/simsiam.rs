@@ -13,9 +13,9 @@
 
 use crate::checks;
 use crate::head::{Encoder, Mlp, MlpShape, OutputNorm, halves, l2_normalize, spread};
-use crate::method::{Invalid, MethodConfig, Paper, RunShape};
+use crate::method::{Invalid, MethodConfig, RunShape};
 use crate::parameter_budget::{mlp, product};
-use backbones::{Backbone, BackboneConfig, Context, Init};
+use backbones::{Backbone, BackboneConfig, Context, Init, Paper};
 use burn::module::Module;
 use burn::tensor::Tensor;
 use serde::{Deserialize, Serialize};

@@ -18,11 +18,11 @@ use crate::head::{
     GLOBAL_VIEWS, Mlp, MlpShape, OutputNorm, cross_view_prediction, entropy, features_of_views, l2_normalize,
     spread,
 };
-use crate::method::{Invalid, MethodConfig, Paper, RunShape};
+use crate::method::{Invalid, MethodConfig, RunShape};
 use crate::parameter_budget::{mlp, product};
 use backbones::init::buffer;
 use backbones::layers::Linear;
-use backbones::{Backbone, BackboneConfig, Context, Init, Replicas, RunPosition, change_value};
+use backbones::{Backbone, BackboneConfig, Context, Init, Paper, Replicas, RunPosition, change_value};
 use burn::module::{Module, Param};
 use burn::tensor::Tensor;
 use serde::{Deserialize, Serialize};

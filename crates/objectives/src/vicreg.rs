@@ -14,9 +14,9 @@
 
 use crate::checks;
 use crate::head::{Encoder, MlpShape, OutputNorm, halves, l2_normalize, spread};
-use crate::method::{Invalid, MethodConfig, Paper, RunShape};
+use crate::method::{Invalid, MethodConfig, RunShape};
 use crate::parameter_budget::{mlp, product};
-use backbones::{Backbone, BackboneConfig, Context, Init, Replicas};
+use backbones::{Backbone, BackboneConfig, Context, Init, Paper, Replicas};
 use burn::module::Module;
 use burn::tensor::activation::relu;
 use burn::tensor::{Bool, Tensor};

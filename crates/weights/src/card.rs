@@ -8,7 +8,7 @@ mod usage;
 
 use std::fmt::Write as _;
 
-use backbones::BackboneConfig;
+use backbones::{BackboneConfig, Paper};
 use data::markdown::escaped;
 
 use crate::folder::{ExportFolder, Target};
@@ -16,7 +16,7 @@ use crate::onnx::Normalization;
 use crate::origin::SawPeople;
 use crate::preparation::Preparation;
 
-pub use papers::{Paper, paper_of_method};
+pub use papers::method_of;
 
 /// What the caller knows of an encoder beyond its file.
 #[derive(Clone, Debug, Default)]
@@ -33,6 +33,8 @@ pub struct Card {
     pub run: Vec<(String, String)>,
     /// Its scores.
     pub scores: Vec<CardScore>,
+    /// What to cite for the encoder's [method](method_of), if Passer trains it.
+    pub method_papers: Vec<Paper>,
     /// A file in the folder that credits each image of the data.
     pub credits_file: Option<String>,
 }
@@ -85,12 +87,10 @@ impl Card {
         self.write_data(out, folder)?;
         self.write_scores(out)?;
         writeln!(out, "## What to cite\n")?;
-        for paper in papers::to_cite(info) {
-            writeln!(
-                out,
-                "- {}, [arXiv:{}](https://arxiv.org/abs/{})",
-                paper.title, paper.arxiv, paper.arxiv
-            )?;
+        let foreign = papers::of_foreign_method(method_of(&info.method));
+        let of_method = self.method_papers.iter().chain(foreign);
+        for paper in of_method.chain(info.architecture.papers()) {
+            writeln!(out, "- {paper}, [arXiv:{}]({})", paper.arxiv, paper.url())?;
         }
         writeln!(
             out,

@@ -25,6 +25,12 @@ fn a_card_says_what_is_known() {
         saw_people: SawPeople::Yes,
         origin: None,
     });
+    let dino = Paper {
+        authors: "Caron et al.",
+        title: "Emerging Properties in Self-Supervised Vision Transformers",
+        year: 2021,
+        arxiv: "2104.14294",
+    };
     let card = Card {
         encoder_sha256: "ab12".to_owned(),
         license: Some("cc-by-4.0".to_owned()),
@@ -40,6 +46,7 @@ fn a_card_says_what_is_known() {
             test_records: 2000,
             test_fingerprint: "bdec".to_owned(),
         }],
+        method_papers: vec![dino],
         credits_file: Some("CREDITS.txt".to_owned()),
     };
     let text = card.markdown(&folder, Target::Transformers);
@@ -58,7 +65,8 @@ fn a_card_says_what_is_known() {
         "Data: my \\*photos\\*.",
         "```toml\nseed = 0\n```",
         "| knn-dino (k 20) | top1 | 77.60 % | +- 0.41 | 6000 | 2000 | bdec |",
-        "arXiv:2104.14294",
+        "- Caron et al., Emerging Properties in Self-Supervised Vision Transformers, 2021, \
+         [arXiv:2104.14294](https://arxiv.org/abs/2104.14294)",
         "arXiv:2309.16588",
         "[CREDITS.txt](CREDITS.txt)",
         "features = output.last_hidden_state[:, 0]",
