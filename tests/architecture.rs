@@ -166,6 +166,28 @@ fn networks_and_objectives_do_no_io_and_read_no_clock() {
     }
 }
 
+/// SECURITY.md says what they are for.
+#[test]
+fn only_named_modules_open_connections() {
+    let may = [
+        "curation::stages::fetch",
+        "curation::verbs::review",
+        "cli::curate::review",
+        "mpi::watch",
+    ];
+    let mut found = BTreeSet::<&str>::new();
+    for name in manifests().keys() {
+        for (module, tokens) in code(name) {
+            if names_path(&tokens, "std::net") {
+                let named = may.iter().find(|may| module.starts_with(**may));
+                assert!(named.is_some(), "{module} uses `std::net`");
+                found.extend(named);
+            }
+        }
+    }
+    assert_eq!(found.len(), may.len(), "{found:?}");
+}
+
 #[test]
 fn training_and_evaluation_name_no_method() {
     let methods: BTreeSet<String> = code("objectives")

@@ -36,6 +36,8 @@ mod small_detector;
 mod start;
 /// Many protocols over many encoders and data sets.
 mod suite;
+/// Licenses and sources of dependencies, and what opens connections.
+mod supply_chain;
 /// Weights of other programs.
 mod weights;
 
