@@ -4,6 +4,7 @@
 //! memory below 4 KiB; as many units a cube as the device has, at most 256. Sums are f32 for 16-bit tensors too.
 
 pub(crate) mod batch_norm;
+pub(crate) mod images;
 pub(crate) mod layer_norm;
 pub(crate) mod pointwise;
 pub(crate) mod rows;

@@ -321,7 +321,7 @@ pub fn batch_norm<const D: usize>(
     }
 
     #[cfg(feature = "cube")]
-    if on_gpu(&x) && gpu::batch_norm::fits(&shape, groups) {
+    if on_gpu(&x) && gpu::images::fits(&shape, groups) {
         return normalized_on_gpu(x, weight, bias, groups, epsilon, then);
     }
     if let Some(half) = half(&x) {

@@ -5,142 +5,17 @@
 //! group's pixels. The first launch leaves each part's sums in memory; every cube of the second adds up those of its own
 //! channels before it goes through its part.
 
-use burn::backend::TensorMetadata;
-use burn::tensor::{DType, Shape};
+use burn::tensor::DType;
 use burn_cubecl::cubecl::{self, ir::ElemType, prelude::*};
 use burn_cubecl::kernel::into_contiguous;
 use burn_cubecl::tensor::CubeTensor;
 
-use super::CUBES;
+use super::images::{Extent, Grid, place, place_of_part, share, size_of_part};
 use super::sums::sum;
-use super::tensors::{Order, element, empty, units};
+use super::tensors::{Order, element, empty};
 
 /// Pixels whose moments are taken around the first of them, before they join those of the others.
 const RUN: usize = 16;
-
-/// Cubes that fill a large GPU several times over.
-const ENOUGH_CUBES: usize = 2048;
-
-/// The division of the images among cubes and units.
-#[derive(Clone, Copy)]
-struct Grid {
-    order: Order,
-    groups: usize,
-    channels: usize,
-    /// Pixels of an image.
-    pixels: usize,
-    /// Pixels of a group.
-    count: usize,
-    /// Channels of a cube.
-    lanes: usize,
-    units: usize,
-    parts: usize,
-    /// Pixels of a part; the last may have fewer.
-    part: usize,
-}
-
-impl Grid {
-    /// `x` must have been arranged.
-    fn new(x: &CubeTensor, order: Order, groups: usize) -> Self {
-        let [images, channels, height, width] = x.shape().dims();
-        let pixels = height * width;
-        let count = images / groups * pixels;
-        let units = units(x);
-        let lanes = match order {
-            Order::ChannelsFirst => 1,
-            // 128 bytes side by side.
-            Order::ChannelsLast => (128 / x.dtype.size())
-                .min(channels.next_power_of_two())
-                .min(units),
-        };
-        // Every cube of a second launch reads all parts' sums: with their square below a sixteenth of the pixels, that
-        // stays below an eighth of what it reads anyway.
-        let most = ((count / 16) as f64).sqrt() as usize;
-        let wanted = ENOUGH_CUBES.div_ceil(channels.div_ceil(lanes) * groups);
-        let part = count.div_ceil(wanted.min(most).clamp(1, CUBES));
-        Self {
-            order,
-            groups,
-            channels,
-            pixels,
-            count,
-            lanes,
-            units,
-            parts: count.div_ceil(part),
-            part,
-        }
-    }
-
-    fn cubes(&self) -> CubeCount {
-        let channels = self.channels.div_ceil(self.lanes);
-        CubeCount::Static(channels as u32, self.groups as u32, self.parts as u32)
-    }
-
-    fn units(&self) -> CubeDim {
-        CubeDim::new_1d(self.units as u32)
-    }
-
-    fn extent(&self) -> ExtentLaunch {
-        ExtentLaunch::new(
-            self.groups,
-            self.channels,
-            self.pixels,
-            self.count,
-            self.part,
-            self.parts,
-        )
-    }
-
-    fn shape(&self) -> Shape {
-        Shape::new([2, self.parts, self.groups * self.channels])
-    }
-
-    fn last(&self) -> bool {
-        self.order == Order::ChannelsLast
-    }
-}
-
-/// Whether a grid of these numbers can be launched: indices have 32 bits.
-pub(crate) fn fits(shape: &[usize], groups: usize) -> bool {
-    let values = shape.iter().product::<usize>();
-    values > 0 && values < 1 << 31 && shape[1] <= CUBES && groups <= CUBES
-}
-
-/// [`Grid`] in a kernel.
-#[derive(CubeType, CubeLaunch, Clone, Copy)]
-struct Extent {
-    groups: usize,
-    channels: usize,
-    pixels: usize,
-    count: usize,
-    part: usize,
-    parts: usize,
-}
-
-/// Place of a channel's pixel, counted within its group, in memory.
-#[cube]
-fn place(pixel: usize, group: usize, channel: usize, extent: &Extent, #[comptime] last: bool) -> usize {
-    if comptime![last] {
-        (group * extent.count + pixel) * extent.channels + channel
-    } else {
-        let image = pixel / extent.pixels;
-        let first = (group * extent.count + image * extent.pixels) * extent.channels;
-        first + channel * extent.pixels + pixel % extent.pixels
-    }
-}
-
-/// Place of a part's sum in the sums of all parts.
-#[cube]
-fn place_of_part(part: usize, group: usize, channel: usize, extent: &Extent) -> usize {
-    (part * extent.groups + group) * extent.channels + channel
-}
-
-/// Pixels of a part.
-#[cube]
-fn size_of_part(part: usize, extent: &Extent) -> f32 {
-    let begin = part * extent.part;
-    f32::cast_from((min(begin + extent.part, extent.count) - begin) as u32)
-}
 
 /// Means of the parts, and summed squares around them.
 #[cube(launch)]
@@ -154,33 +29,26 @@ fn moments<F: Float>(
     #[define(F)] _dtype: ElemType,
 ) {
     let mut shared = Shared::<[f32]>::new_slice(units);
-    let unit = UNIT_POS as usize;
-    let channel = CUBE_POS_X as usize * lanes + unit % lanes;
-    let group = CUBE_POS_Y as usize;
-    let part = CUBE_POS_Z as usize;
-    let step = units / lanes;
-    let own = channel < extent.channels;
-    let begin = part * extent.part;
-    let end = select(own, min(begin + extent.part, extent.count), begin);
+    let own = share(&extent, units, lanes);
 
     // Moments of short runs around a value of their own, then their union (Chan, Golub, LeVeque, 1983): no difference
     // of large sums.
     let mut count = f32::new(0.0);
     let mut mean = f32::new(0.0);
     let mut squares = f32::new(0.0);
-    let mut pixel = begin + unit / lanes;
-    while pixel < end {
-        let around = f32::cast_from(x[place(pixel, group, channel, &extent, last)]);
-        let until = min(pixel + RUN * step, end);
+    let mut pixel = own.begin;
+    while pixel < own.end {
+        let around = f32::cast_from(x[place(pixel, own.group, own.channel, &extent, last)]);
+        let until = min(pixel + RUN * own.step, own.end);
         let mut n = f32::new(0.0);
         let mut first = f32::new(0.0);
         let mut second = f32::new(0.0);
         while pixel < until {
-            let d = f32::cast_from(x[place(pixel, group, channel, &extent, last)]) - around;
+            let d = f32::cast_from(x[place(pixel, own.group, own.channel, &extent, last)]) - around;
             n += 1.0;
             first += d;
             second += d * d;
-            pixel += step;
+            pixel += own.step;
         }
         let of_run = first / n;
         let d = around + of_run - mean;
@@ -190,12 +58,12 @@ fn moments<F: Float>(
         count = both;
     }
 
-    let size = size_of_part(part, &extent);
+    let size = size_of_part(own.part, &extent);
     let of_part = sum(count * mean, &mut shared, lanes) / size;
     let d = mean - of_part;
     let squares = sum(squares + count * d * d, &mut shared, lanes);
-    if own && unit < lanes {
-        let at = place_of_part(part, group, channel, &extent);
+    if own.writes {
+        let at = place_of_part(own.part, own.group, own.channel, &extent);
         parts[at] = of_part;
         parts[extent.parts * extent.groups * extent.channels + at] = squares;
     }
@@ -258,22 +126,16 @@ fn normalize<F: Float, W: Float>(
     #[define(F, W)] _dtypes: [ElemType; 2],
 ) {
     let mut shared = Shared::<[f32]>::new_slice(units);
-    let unit = UNIT_POS as usize;
-    let channel = CUBE_POS_X as usize * lanes + unit % lanes;
-    let group = CUBE_POS_Y as usize;
-    let part = CUBE_POS_Z as usize;
-    let step = units / lanes;
-    let own = channel < extent.channels;
-    let (mean, variance) = moments_of_group(parts, group, channel, &extent, &mut shared, units, lanes);
+    let own = share(&extent, units, lanes);
+    let (mean, variance) =
+        moments_of_group(parts, own.group, own.channel, &extent, &mut shared, units, lanes);
 
-    if own {
-        let scale = f32::cast_from(weight[channel]) / (variance + epsilon).sqrt();
-        let shift = f32::cast_from(bias[channel]);
-        let begin = part * extent.part;
-        let end = min(begin + extent.part, extent.count);
-        let mut pixel = begin + unit / lanes;
-        while pixel < end {
-            let at = place(pixel, group, channel, &extent, last);
+    if own.exists {
+        let scale = f32::cast_from(weight[own.channel]) / (variance + epsilon).sqrt();
+        let shift = f32::cast_from(bias[own.channel]);
+        let mut pixel = own.begin;
+        while pixel < own.end {
+            let at = place(pixel, own.group, own.channel, &extent, last);
             let mut value = (f32::cast_from(x[at]) - mean) * scale + shift;
             #[comptime]
             if let ComptimeOption::Some(shortcut) = &shortcut {
@@ -284,28 +146,28 @@ fn normalize<F: Float, W: Float>(
                 value = select(value < 0.0, 0.0f32, value);
             }
             y[at] = F::cast_from(value);
-            pixel += step;
+            pixel += own.step;
         }
-        if part == 0 && unit < lanes {
-            let at = group * extent.channels + channel;
+        if own.part == 0 && own.writes {
+            let at = own.group * extent.channels + own.channel;
             statistics[at] = mean;
             statistics[extent.groups * extent.channels + at] = variance;
         }
     }
 
-    if part == 0 && group == 0 {
+    if own.part == 0 && own.group == 0 {
         let mut mean_of_means = f32::new(0.0);
         let mut mean_of_variances = f32::new(0.0);
         for other in 0..extent.groups {
             let (mean, variance) =
-                moments_of_group(parts, other, channel, &extent, &mut shared, units, lanes);
+                moments_of_group(parts, other, own.channel, &extent, &mut shared, units, lanes);
             mean_of_means += mean;
             mean_of_variances += variance;
         }
-        if own && unit < lanes {
+        if own.writes {
             let inverse = 1.0f32 / f32::cast_from(extent.groups as u32);
-            mean_of_batch[channel] = mean_of_means * inverse;
-            variance_of_batch[channel] = mean_of_variances * inverse;
+            mean_of_batch[own.channel] = mean_of_means * inverse;
+            variance_of_batch[own.channel] = mean_of_variances * inverse;
         }
     }
 }
@@ -332,26 +194,19 @@ fn gradient_sums<F: Float, W: Float>(
 ) {
     let mut shared = Shared::<[f32]>::new_slice(units);
     let mut of_shortcut = of_shortcut;
-    let unit = UNIT_POS as usize;
-    let channel = CUBE_POS_X as usize * lanes + unit % lanes;
-    let group = CUBE_POS_Y as usize;
-    let part = CUBE_POS_Z as usize;
-    let step = units / lanes;
-    let own = channel < extent.channels;
+    let own = share(&extent, units, lanes);
 
     let mut total = f32::new(0.0);
     let mut product = f32::new(0.0);
-    if own {
-        let at = group * extent.channels + channel;
+    if own.exists {
+        let at = own.group * extent.channels + own.channel;
         let mean = statistics[at];
         let inverse = 1.0f32 / (statistics[extent.groups * extent.channels + at] + epsilon).sqrt();
-        let scale = f32::cast_from(weight[channel]) * inverse;
-        let shift = f32::cast_from(bias[channel]);
-        let begin = part * extent.part;
-        let end = min(begin + extent.part, extent.count);
-        let mut pixel = begin + unit / lanes;
-        while pixel < end {
-            let at = place(pixel, group, channel, &extent, last);
+        let scale = f32::cast_from(weight[own.channel]) * inverse;
+        let shift = f32::cast_from(bias[own.channel]);
+        let mut pixel = own.begin;
+        while pixel < own.end {
+            let at = place(pixel, own.group, own.channel, &extent, last);
             let centered = f32::cast_from(x[at]) - mean;
             let mut g = f32::cast_from(gradient[at]);
             #[comptime]
@@ -367,14 +222,14 @@ fn gradient_sums<F: Float, W: Float>(
             }
             total += g;
             product += g * centered;
-            pixel += step;
+            pixel += own.step;
         }
         product *= inverse;
     }
     let total = sum(total, &mut shared, lanes);
     let product = sum(product, &mut shared, lanes);
-    if own && unit < lanes {
-        let at = place_of_part(part, group, channel, &extent);
+    if own.writes {
+        let at = place_of_part(own.part, own.group, own.channel, &extent);
         parts[at] = total;
         parts[extent.parts * extent.groups * extent.channels + at] = product;
     }
@@ -429,50 +284,43 @@ fn gradients<F: Float, W: Float>(
     #[define(F, W)] _dtypes: [ElemType; 2],
 ) {
     let mut shared = Shared::<[f32]>::new_slice(units);
-    let unit = UNIT_POS as usize;
-    let channel = CUBE_POS_X as usize * lanes + unit % lanes;
-    let group = CUBE_POS_Y as usize;
-    let part = CUBE_POS_Z as usize;
-    let step = units / lanes;
-    let own = channel < extent.channels;
-    let (total, product) = sums_of_group(parts, group, channel, &extent, &mut shared, units, lanes);
+    let own = share(&extent, units, lanes);
+    let (total, product) = sums_of_group(parts, own.group, own.channel, &extent, &mut shared, units, lanes);
 
-    if own {
-        let at = group * extent.channels + channel;
+    if own.exists {
+        let at = own.group * extent.channels + own.channel;
         let mean = statistics[at];
         let inverse = 1.0f32 / (statistics[extent.groups * extent.channels + at] + epsilon).sqrt();
-        let scale = f32::cast_from(weight[channel]) * inverse;
-        let shift = f32::cast_from(bias[channel]);
+        let scale = f32::cast_from(weight[own.channel]) * inverse;
+        let shift = f32::cast_from(bias[own.channel]);
         let share = 1.0f32 / f32::cast_from(extent.count as u32);
         let constant = total * share;
         let slope = product * share * inverse;
-        let begin = part * extent.part;
-        let end = min(begin + extent.part, extent.count);
-        let mut pixel = begin + unit / lanes;
-        while pixel < end {
-            let at = place(pixel, group, channel, &extent, last);
+        let mut pixel = own.begin;
+        while pixel < own.end {
+            let at = place(pixel, own.group, own.channel, &extent, last);
             let centered = f32::cast_from(x[at]) - mean;
             let mut g = f32::cast_from(gradient[at]);
             if comptime![relu] {
                 g = select(centered * scale + shift > 0.0, g, 0.0f32);
             }
             of_x[at] = F::cast_from((g - constant - centered * slope) * scale);
-            pixel += step;
+            pixel += own.step;
         }
     }
 
-    if part == 0 && group == 0 {
+    if own.part == 0 && own.group == 0 {
         let mut total = f32::new(0.0);
         let mut product = f32::new(0.0);
         for other in 0..extent.groups {
             let (more, more_products) =
-                sums_of_group(parts, other, channel, &extent, &mut shared, units, lanes);
+                sums_of_group(parts, other, own.channel, &extent, &mut shared, units, lanes);
             total += more;
             product += more_products;
         }
-        if own && unit < lanes {
-            of_weight[channel] = W::cast_from(product);
-            of_bias[channel] = W::cast_from(total);
+        if own.writes {
+            of_weight[own.channel] = W::cast_from(product);
+            of_bias[own.channel] = W::cast_from(total);
         }
     }
 }
