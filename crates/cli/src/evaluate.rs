@@ -14,7 +14,7 @@ use burn::tensor::Device;
 use data::significant;
 use data::terminal::escape;
 use evaluation::suite::{Cell, EncoderEntry, Suite, SuiteContext};
-use evaluation::{Encoder, Event, FeaturesJob, Job, Outcome, Plan, PretrainedOn, Provenance};
+use evaluation::{Encoder, Event, FeatureCache, FeaturesJob, Job, Outcome, Plan, PretrainedOn, Provenance};
 use std::cell::RefCell;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -126,7 +126,18 @@ pub(crate) fn run(verb: Verb) -> anyhow::Result<()> {
     let test = Arc::new(data::Dataset::open(&arguments.test)?);
     let data_name = (!arguments.no_report).then(|| data_name(&arguments.test));
     let out = &arguments.out;
-    let outcomes = evaluate(&config, &encoder, train, test, out, &device, data_name.as_deref())?;
+    let outcomes = evaluate(
+        &config,
+        &encoder,
+        train,
+        test,
+        Writing {
+            out,
+            shared_features: None,
+            report: data_name.as_deref(),
+        },
+        &device,
+    )?;
     print_outcomes(&outcomes, arguments.json, out)?;
     if !arguments.no_report {
         eprintln!("{}", arguments.out.join(REPORT).display());
@@ -191,7 +202,7 @@ fn note_kept(kept: &[&str], out: &Path) {
 /// The scores, in the output folder of an evaluation.
 const RESULTS: &str = "result.json";
 /// The file with pictures, in the output folder of an evaluation.
-const REPORT: &str = "report.html";
+pub(crate) const REPORT: &str = "report.html";
 
 /// The name of the records: from their description, or the last part of their path.
 fn data_name(spec: &str) -> String {
@@ -318,22 +329,36 @@ fn trained_px(info: &EncoderInfo) -> usize {
     }
 }
 
+/// Where an evaluation writes.
+pub(crate) struct Writing<'a> {
+    /// Folder of the scores.
+    pub(crate) out: &'a Path,
+    /// As [`Job::shared_features`].
+    pub(crate) shared_features: Option<Arc<FeatureCache>>,
+    /// The data set's name in the report; `None`: no report.
+    pub(crate) report: Option<&'a str>,
+}
+
 /// Runs a config's protocols with a progress display, and writes a report if it has the name of the records.
 pub(crate) fn evaluate(
     config: &evaluation::Config,
     encoder: &Encoder,
     train: Arc<data::Dataset>,
     test: Arc<data::Dataset>,
-    out: &Path,
+    writing: Writing<'_>,
     device: &Device,
-    report: Option<&str>,
 ) -> anyhow::Result<Vec<Outcome>> {
+    let Writing {
+        out,
+        shared_features,
+        report,
+    } = writing;
     let job = Job {
         encoder,
         train: train.into(),
         test: test.into(),
         out,
-        shared_features: None,
+        shared_features,
         device,
         provenance: provenance(device),
     };

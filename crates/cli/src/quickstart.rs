@@ -13,7 +13,7 @@ use anyhow::{Context, ensure};
 use backbones::Init;
 use burn::tensor::Device;
 use data::{Dataset, Label, Metadata, Record};
-use evaluation::{Encoder, Outcome, weights_hash};
+use evaluation::{Encoder, FeatureCache, Outcome, weights_hash};
 use flate2::read::GzDecoder;
 use objectives::ObjectiveConfig;
 use std::collections::BTreeMap;
@@ -29,6 +29,9 @@ const TEST_IMAGES: &[u8] = include_bytes!("../quickstart/t10k-images-idx3-ubyte.
 const TEST_LABELS: &[u8] = include_bytes!("../quickstart/t10k-labels-idx1-ubyte.gz");
 const PRETRAIN: &str = include_str!("../../../configs/pretrain/quickstart.toml");
 const EVALUATE: &str = include_str!("../../../configs/evaluate/quickstart.toml");
+
+/// Test images are also scored after they moved by up to this many pixels, as things in photographs lie anywhere.
+const MOVED_PX: u32 = 5;
 
 /// Fashion-MNIST's classes in the order of its labels.
 const CLASSES: [&str; 10] = [
@@ -69,10 +72,17 @@ pub(crate) fn run(arguments: Arguments) -> anyhow::Result<()> {
         .context("config `configs/pretrain/quickstart.toml` is not valid")?;
     let protocols = configs::parse(EVALUATE, &[], evaluation::Config::validate)?;
 
-    let train_folder = unpack(out, "train", TRAIN_IMAGES, TRAIN_LABELS)?;
-    let test_folder = unpack(out, "test", TEST_IMAGES, TEST_LABELS)?;
-    let train = Arc::new(Dataset::open(&train_folder.to_string_lossy())?);
-    let test = Arc::new(Dataset::open(&test_folder.to_string_lossy())?);
+    let open = |folder: PathBuf| Dataset::open(&folder.to_string_lossy()).map(Arc::new);
+    let train = open(unpack(out, "train", "train", TRAIN_IMAGES, TRAIN_LABELS, 0)?)?;
+    let test = open(unpack(out, "test", "test", TEST_IMAGES, TEST_LABELS, 0)?)?;
+    let moved = open(unpack(
+        out,
+        "test-moved",
+        "test",
+        TEST_IMAGES,
+        TEST_LABELS,
+        MOVED_PX,
+    )?)?;
 
     let run = out.join("run");
     // A finished run has nothing left to do and returns at once.
@@ -96,34 +106,43 @@ pub(crate) fn run(arguments: Arguments) -> anyhow::Result<()> {
     let pretrained = evaluate::open(&run, &ImportOptions::default(), &device)?;
     let untrained = untrained(&config, out, &device)?;
     let pixels = Encoder::pixels(config.data.normalize);
+    let scores = out.join("evaluation");
+    let cache = Arc::new(FeatureCache::new(scores.join("features")));
     let mut rows = vec![];
     for (name, folder, encoder) in [
         ("pretrained", "pretrained", &pretrained),
         ("untrained", "untrained", &untrained),
         ("raw pixels", "pixels", &pixels),
     ] {
-        let scores = out.join("evaluation").join(folder);
-        let outcomes = evaluate::evaluate(
-            &protocols,
-            encoder,
-            Arc::clone(&train),
-            Arc::clone(&test),
-            &scores,
-            &device,
-            None,
-        )?;
-        rows.push((name, outcomes));
+        let evaluate = |test: &Arc<Dataset>, folder: &str, report: Option<&str>| {
+            let writing = evaluate::Writing {
+                out: &scores.join(folder),
+                shared_features: Some(Arc::clone(&cache)),
+                report,
+            };
+            let (train, test) = (Arc::clone(&train), Arc::clone(test));
+            evaluate::evaluate(&protocols, encoder, train, test, writing, &device)
+        };
+        let report = (name == "pretrained").then_some("Fashion-MNIST, 2,000 test images");
+        let as_they_are = evaluate(&test, folder, report)?;
+        rows.push((
+            name,
+            as_they_are,
+            evaluate(&moved, &format!("{folder}-moved"), None)?,
+        ));
     }
-    data::durable::write_json(
-        &out.join("result.json"),
-        &rows.iter().flat_map(|(_, outcomes)| outcomes).collect::<Vec<_>>(),
-    )?;
+    let outcomes = rows
+        .iter()
+        .flat_map(|(_, still, moved)| still.iter().chain(moved));
+    data::durable::write_json(&out.join("result.json"), &outcomes.collect::<Vec<_>>())?;
     print_table(&config, &rows, test.len());
     eprintln!(
-        "\n{} on {}. Everything lies in `{}`; the recipe is configs/pretrain/quickstart.toml.",
+        "\n{} on {}. Everything lies in `{}`; the recipe is configs/pretrain/quickstart.toml.\n\
+         A map of the features, nearest neighbors and mistakes: {}",
         duration(started.elapsed().as_secs_f64()),
         devices::describe(&device),
-        out.display()
+        out.display(),
+        scores.join("pretrained").join(evaluate::REPORT).display()
     );
     next_commands(out);
     Ok(())
@@ -159,9 +178,16 @@ fn untrained(
     ))
 }
 
-/// Writes a bundled split as shards of PNGs, unless an earlier quick start did.
-fn unpack(out: &Path, split: &str, images: &[u8], labels: &[u8]) -> anyhow::Result<PathBuf> {
-    let folder = out.join("data").join(split);
+/// Writes a bundled split as shards of PNGs, unless an earlier quick start did; with each image moved by up to `moved_px`.
+fn unpack(
+    out: &Path,
+    folder: &str,
+    split: &str,
+    images: &[u8],
+    labels: &[u8],
+    moved_px: u32,
+) -> anyhow::Result<PathBuf> {
+    let folder = out.join("data").join(folder);
     let done = folder.join("dataset.toml");
     if done.is_file() {
         return Ok(folder);
@@ -171,7 +197,7 @@ fn unpack(out: &Path, split: &str, images: &[u8], labels: &[u8]) -> anyhow::Resu
         std::fs::remove_dir_all(&folder)
             .with_context(|| format!("`{}` cannot be made anew", folder.display()))?;
     }
-    let records = records(split, images, labels)?;
+    let records = records(split, images, labels, moved_px)?;
     let dataset = Dataset::from_records(records, CLASSES.map(String::from).to_vec());
     let options = data::shards::PackOptions {
         records_per_shard: 10_000,
@@ -185,7 +211,7 @@ fn unpack(out: &Path, split: &str, images: &[u8], labels: &[u8]) -> anyhow::Resu
 }
 
 /// The bundled images as records: gzipped IDX in, PNGs with labels out.
-fn records(split: &str, images: &[u8], labels: &[u8]) -> anyhow::Result<Vec<Record>> {
+fn records(split: &str, images: &[u8], labels: &[u8], moved_px: u32) -> anyhow::Result<Vec<Record>> {
     let plain = |gzip: &[u8]| -> anyhow::Result<Vec<u8>> {
         let mut plain = vec![];
         GzDecoder::new(gzip)
@@ -204,16 +230,18 @@ fn records(split: &str, images: &[u8], labels: &[u8]) -> anyhow::Result<Vec<Reco
     let pictures = images[16..].chunks_exact((height * width) as usize);
     let mut records = vec![];
     for (index, (pixels, label)) in pictures.zip(&labels[8..]).enumerate() {
+        let key = format!("{split}-{index:05}");
+        let pixels = moved(pixels, width, offset(&key, moved_px)?);
         let mut png = vec![];
         image::ImageEncoder::write_image(
             image::codecs::png::PngEncoder::new(&mut png),
-            pixels,
+            &pixels,
             width,
             height,
             image::ExtendedColorType::L8,
         )?;
         records.push(Record {
-            key: format!("{split}-{index:05}"),
+            key,
             image: png,
             label: Some(Label::Class(u32::from(*label))),
             metadata: Metadata {
@@ -227,10 +255,32 @@ fn records(split: &str, images: &[u8], labels: &[u8]) -> anyhow::Result<Vec<Reco
     Ok(records)
 }
 
-/// One row per encoder, one column per protocol, on stdout.
+/// How far an image moves, right and down, px: each from `-most` to `most`, by the hash of its key.
+fn offset(key: &str, most: u32) -> std::io::Result<(i32, i32)> {
+    let hash = data::sha256_of(key.as_bytes())?.digest;
+    let drawn = |at: usize| {
+        let word = u32::from_be_bytes([hash[at], hash[at + 1], hash[at + 2], hash[at + 3]]);
+        (word % (2 * most + 1)) as i32 - most as i32
+    };
+    Ok((drawn(0), drawn(4)))
+}
+
+/// An image moved right and down; black comes in, and what leaves is lost.
+fn moved(pixels: &[u8], width: u32, (right, down): (i32, i32)) -> Vec<u8> {
+    let (width, height) = (width as i32, pixels.len() as i32 / width as i32);
+    let place = |x: i32, y: i32| {
+        let (x, y) = (x - right, y - down);
+        ((0..width).contains(&x) && (0..height).contains(&y)).then(|| (y * width + x) as usize)
+    };
+    let rows = (0..height).flat_map(|y| (0..width).map(move |x| (x, y)));
+    rows.map(|(x, y)| place(x, y).map_or(0, |place| pixels[place]))
+        .collect()
+}
+
+/// One row per encoder; for each protocol the test images as they are, and moved; on stdout.
 fn print_table(
     config: &training::Config<ObjectiveConfig>,
-    rows: &[(&str, Vec<Outcome>)],
+    rows: &[(&str, Vec<Outcome>, Vec<Outcome>)],
     test_records: usize,
 ) {
     let headline = |outcomes: &[Outcome]| -> Vec<(String, f64)> {
@@ -241,22 +291,24 @@ fn print_table(
             .collect()
     };
     println!(
-        "\n{} with {}, {} epochs, seed {}: accuracy on {test_records} held-out images\n",
+        "\n{} with {}, {} epochs, seed {}: accuracy on {test_records} held-out images, as they are and moved by up to \
+         {MOVED_PX} pixels\n",
         config.backbone.name(),
         config.objective.name(),
         config.training.epochs.unwrap_or_default(),
         config.seed
     );
-    let Some((_, first)) = rows.first() else { return };
+    let Some((_, first, _)) = rows.first() else { return };
     print!("{:<14}", "features");
     for (protocol, _) in headline(first) {
-        print!("{protocol:>16}");
+        print!("{protocol:>16}{:>11}", "moved");
     }
     println!();
-    for (name, outcomes) in rows {
+    let percent = |value: f64| format!("{:.2} %", 100.0 * value);
+    for (name, still, moved) in rows {
         print!("{name:<14}");
-        for (_, value) in headline(outcomes) {
-            print!("{:>16}", format!("{:.2} %", 100.0 * value));
+        for ((_, value), (_, moved)) in headline(still).into_iter().zip(headline(moved)) {
+            print!("{:>16}{:>11}", percent(value), percent(moved));
         }
         println!();
     }
@@ -274,4 +326,30 @@ fn next_commands(out: &Path) {
          `passer` is target/release/passer, or `cargo run --release --`.",
         shell_word(&out.join("run").display().to_string())
     );
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn images_move_by_up_to_the_most_and_lose_what_leaves() {
+        let image = [1, 2, 3, 4, 5, 6];
+        assert_eq!(moved(&image, 3, (0, 0)), image);
+        assert_eq!(moved(&image, 3, (1, 0)), [0, 1, 2, 0, 4, 5]);
+        assert_eq!(moved(&image, 3, (-1, 1)), [0, 0, 0, 2, 3, 0]);
+        assert_eq!(moved(&image, 3, (3, 0)), [0; 6]);
+
+        let mut times = [[0; 11]; 2];
+        for index in 0..2000 {
+            let (right, down) = offset(&format!("test-{index:05}"), 5).unwrap();
+            times[0][(right + 5) as usize] += 1;
+            times[1][(down + 5) as usize] += 1;
+        }
+        // 182 each if they were equally frequent; five standard deviations.
+        let frequent = |times: &[i32; 11]| times.iter().all(|times| (117..=247).contains(times));
+        assert!(times.iter().all(frequent), "{times:?}");
+        assert_eq!(offset("any", 0).unwrap(), (0, 0));
+    }
 }
