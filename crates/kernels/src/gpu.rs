@@ -10,6 +10,7 @@ pub(crate) mod pointwise;
 pub(crate) mod rows;
 mod sums;
 mod tensors;
+pub(crate) mod updates;
 
 use burn_cubecl::CubeDevice;
 

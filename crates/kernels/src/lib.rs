@@ -2,7 +2,8 @@
 //!
 //! On `flex`, Burn's CPU backend, in f32: convolution, linear layers, batch and layer normalization, attention, GELU,
 //! softmax, RoIAlign, and the steps of optimizers and moving averages. On GPUs (feature `cube`), in f32 and 16 bits: batch
-//! normalization in training, layer normalization, GELU, softmax and cross-entropy. On every other device and type they
+//! normalization in training, layer normalization, GELU, softmax and cross-entropy; in f32 the steps of optimizers and moving
+//! averages. On every other device and type they
 //! are Burn's own operations. The tensor's device and type decide at run time.
 //!
 //! Burn composes a convolution's gradients from convolutions of other shapes, and batch normalization from a
@@ -44,6 +45,8 @@ pub use entropy::{cross_entropies, log_sum_exp};
 
 #[cfg(feature = "cube")]
 use backend::gpu::rows::RowBackend;
+#[cfg(feature = "cube")]
+use backend::gpu::updates::UpdateBackend;
 use backend::residual::ResidualBackend;
 use backend::roi_align::RegionBackend;
 use backend::transformer::TransformerBackend;
@@ -518,6 +521,15 @@ pub fn roi_align_plane(plane: &[u8], size: [usize; 2], edges: [f32; 4], settings
     roi_align::plane(plane, size, edges, settings)
 }
 
+/// Whether the steps of optimizers have a kernel for these tensors: f32 on a GPU, as many numbers as its indices count.
+#[cfg(feature = "cube")]
+fn updated_on_gpu<const D: usize>(tensors: &[&Tensor<D>]) -> bool {
+    tensors.iter().all(|tensor| {
+        let fits = gpu::rows::fits(&tensor.dims()) && tensor.dtype() == DType::F32;
+        fits && !tensor.device().is_autodiff() && on_gpu(tensor)
+    })
+}
+
 /// Settings of a step of `torch.optim.SGD` without dampening.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Sgd {
@@ -544,6 +556,19 @@ pub fn sgd<const D: usize>(
             let (weight, gradient) = (weight.into_dispatch(), gradient.into_dispatch());
             let (weight, velocity) =
                 <Dispatch as KernelBackend>::sgd_step(weight, gradient, velocity.into_dispatch(), *settings);
+            (
+                Tensor::from_dispatch(weight),
+                Some(Tensor::from_dispatch(velocity)),
+            )
+        }
+        #[cfg(feature = "cube")]
+        Some(velocity) if settings.momentum > 0.0 && updated_on_gpu(&[&weight, &gradient, &velocity]) => {
+            let (weight, velocity) = <Dispatch as UpdateBackend>::sgd_of_each(
+                weight.into_dispatch(),
+                gradient.into_dispatch(),
+                velocity.into_dispatch(),
+                *settings,
+            );
             (
                 Tensor::from_dispatch(weight),
                 Some(Tensor::from_dispatch(velocity)),
@@ -607,6 +632,18 @@ pub fn adamw<const D: usize>(
             let averages = [Tensor::from_dispatch(mean), Tensor::from_dispatch(square)];
             (Tensor::from_dispatch(weight), averages)
         }
+        #[cfg(feature = "cube")]
+        Some([mean, square]) if updated_on_gpu(&[&weight, &gradient, &mean, &square]) => {
+            let (weight, mean, square) = <Dispatch as UpdateBackend>::adamw_of_each(
+                weight.into_dispatch(),
+                gradient.into_dispatch(),
+                mean.into_dispatch(),
+                square.into_dispatch(),
+                *settings,
+            );
+            let averages = [Tensor::from_dispatch(mean), Tensor::from_dispatch(square)];
+            (Tensor::from_dispatch(weight), averages)
+        }
         averages => composed::adamw(weight, gradient, averages, settings),
     }
 }
@@ -616,6 +653,13 @@ pub fn moving_average<const D: usize>(average: Tensor<D>, value: Tensor<D>, mome
     if native(&average) {
         let (average, value) = (average.into_dispatch(), value.into_dispatch());
         return Tensor::from_dispatch(<Dispatch as KernelBackend>::averaged(average, value, momentum));
+    }
+    #[cfg(feature = "cube")]
+    if updated_on_gpu(&[&average, &value]) {
+        let (average, value) = (average.into_dispatch(), value.into_dispatch());
+        return Tensor::from_dispatch(<Dispatch as UpdateBackend>::average_of_each(
+            average, value, momentum,
+        ));
     }
     composed::moving_average(average, value, momentum)
 }

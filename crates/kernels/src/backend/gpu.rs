@@ -1,6 +1,7 @@
 //! Batch normalization on GPUs as an extension of Burn's backends.
 
 pub(crate) mod rows;
+pub(crate) mod updates;
 
 use burn::backend::autodiff::NodeId;
 use burn::backend::autodiff::checkpoint::base::Checkpointer;

@@ -6,6 +6,7 @@
 
 mod normalization;
 mod rows;
+mod updates;
 
 use burn::tensor::{Device, DeviceKind, FloatDType, Tensor, TensorData};
 
