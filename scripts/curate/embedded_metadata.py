@@ -3,6 +3,7 @@
 
     python3 embedded_metadata.py write FOLDER           # photos of 48 x 32 px with sidecars
     python3 embedded_metadata.py check FOLDER RELEASE   # nothing private, credits there, pixels equal
+    python3 embedded_metadata.py small FOLDER           # JPEGs of 1 to 3 KB in every coding, for tests that damage them
 
 All private texts hold the word SECRET, all credits the word CREDIT, so that a search of the bytes finds what any reader missed.
 The files in crates/curation/fixtures/embedded are its output. Needs Pillow and numpy.
@@ -195,6 +196,42 @@ def jpeg(**options):
     return plain[:20] + added + plain[20:] + end
 
 
+def small():
+    """JPEGs of few bytes: each coding that decoders read in a way of its own, with a little of each kind of metadata."""
+
+    def segment(mark, data):
+        return bytes([0xFF, mark]) + struct.pack(">H", len(data) + 2) + data
+
+    tiff = Tiff(True)
+    main = {0x010E: ascii_("SECRET"), 0x0112: short(6), 0x013B: ascii_("CREDIT"), 0x8825: {1: ascii_("N"), 2: rational(51, 30, 12)}}
+    thumbnail = encoded(picture(9, (8, 8)).convert("L"), "JPEG", optimize=True, comment=b"SECRET thumbnail")
+    tiff.directory(main, {0x0103: short(6), "thumbnail": thumbnail})
+    packet = b"""<x:xmpmeta xmlns:x="adobe:ns:meta/"><r:RDF xmlns:r="http://www.w3.org/1999/02/22-rdf-syntax-ns#"><r:Description r:about=""
+ xmlns:dc="http://purl.org/dc/elements/1.1/" dc:title="SECRET" dc:rights="CREDIT"/></r:RDF></x:xmpmeta>"""
+    added = segment(0xE1, b"Exif\0\0" + bytes(tiff.out)) + segment(0xE1, b"http://ns.adobe.com/xap/1.0/\0" + packet)
+    added += segment(0xE2, b"ICC_PROFILE\0\1\1" + bytes(16) + b"mntrRGB XYZ ") + segment(0xFE, b"SECRET comment")
+    image = picture(1, (40, 24))
+    inks = image.convert("CMYK")
+    kinds = {
+        "gray.jpg": (image.convert("L"), {}),
+        "plain.jpg": (image, {"subsampling": "4:4:4", "optimize": True}),
+        "halved.jpg": (image, {"subsampling": "4:2:0"}),
+        "sideways.jpg": (image, {"subsampling": "4:2:2", "optimize": True}),
+        "restarts.jpg": (image, {"subsampling": "4:2:0", "restart_marker_blocks": 1}),
+        "progressive.jpg": (image, {"progressive": True, "subsampling": "4:2:0"}),
+        "progressive_restarts.jpg": (image, {"progressive": True, "restart_marker_blocks": 2}),
+        "progressive_gray.jpg": (image.convert("L"), {"progressive": True}),
+        "inks.jpg": (inks, {"optimize": True}),
+        "progressive_inks.jpg": (inks, {"progressive": True}),
+    }
+    made = {}
+    for name, (picture_, options) in kinds.items():
+        plain = encoded(picture_, "JPEG", quality=60, **options)
+        at = 20 if plain[2:4] == b"\xff\xe0" else 2
+        made[name] = plain[:at] + added + plain[at:-2] + segment(0xFE, b"SECRET behind a scan") + plain[-2:]
+    return made
+
+
 def png():
     plain = encoded(picture(2), "PNG", icc_profile=PROFILE, dpi=(72, 72))
 
@@ -331,6 +368,10 @@ if __name__ == "__main__":
     match sys.argv[1:]:
         case ["write", folder]:
             write(Path(folder))
+        case ["small", folder]:
+            Path(folder).mkdir(parents=True, exist_ok=True)
+            for name, content in small().items():
+                (Path(folder) / name).write_bytes(content)
         case ["check", folder, release]:
             sys.exit(check(Path(folder), Path(release)))
         case _:

@@ -443,7 +443,7 @@ fn print_funnel(funnel: &Funnel) {
         }
     }
     for line in funnel.listing.lines() {
-        println!("{:<12} {line}", "not listed");
+        println!("{:<12} {line}", "listing");
     }
     if funnel.taken_down > 0 {
         println!("{:<12} {:>12} {:>12}", "taken down", "", funnel.taken_down);

@@ -181,6 +181,8 @@ struct Findings {
     xmp: Credit,
     iptc: Credit,
     other: Credit,
+    /// Whether a block lay among or behind the pixels' data, where a decoder may take notice of it.
+    among_pixels: bool,
 }
 
 impl Findings {
@@ -231,7 +233,8 @@ pub(crate) fn scan(file: &[u8]) -> Result<Kinds, Unreadable> {
 /// A photo with the embedded metadata of `level` alone. Pixels, orientation and color profile do not change.
 ///
 /// # Errors
-/// A format that is not JPEG, PNG, WebP, GIF or BMP, and a file that is broken before its pixels.
+/// A format that is not JPEG, PNG, WebP, GIF or BMP, a file that is broken before its pixels, and one whose pixels
+/// would change.
 pub(crate) fn strip(file: &[u8], level: FileMetadata) -> Result<Stripped<'_>, Unreadable> {
     let unchanged = Stripped {
         file: Cow::Borrowed(file),
@@ -244,6 +247,12 @@ pub(crate) fn strip(file: &[u8], level: FileMetadata) -> Result<Stripped<'_>, Un
     let mut removed = findings.removed;
     if stripped == file {
         return Ok(unchanged);
+    }
+    // Pixels whose data end early go on with whatever comes next.
+    if findings.among_pixels && has_other_pixels(file, &stripped) {
+        let reason =
+            "its pixels' data end before the picture does, and what decoders show there would change";
+        return Err(Unreadable(reason.to_string()));
     }
     // Bytes went that belong to no block: gaps, padding.
     if removed.is_empty() && stripped.len() < file.len() {
@@ -276,6 +285,15 @@ fn parts(file: &[u8], level: FileMetadata) -> Result<(Vec<u8>, Findings), Unread
         }
     };
     stripped.ok_or_else(|| Unreadable(format!("the {name} file ends or breaks before its pixels")))
+}
+
+/// Whether a picture that decodes has other pixels in another file.
+fn has_other_pixels(before: &[u8], after: &[u8]) -> bool {
+    let limits = data::DecodeLimits::DEFAULT;
+    data::decode(before, &limits).is_ok_and(|before| {
+        let after = data::decode(after, &limits);
+        after.map_or(true, |after| after != before)
+    })
 }
 
 /// The text of bytes in UTF-8 or, where they are not, in Latin-1, up to the first zero; `None` if it is blank.

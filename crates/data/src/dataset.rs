@@ -93,6 +93,15 @@ impl Dataset {
     /// Opens a data set, with its boxes and masks where they are asked for and its layout has them in files of
     /// their own.
     fn open_reading(spec: &str, store: &IndexStore, with_objects: bool) -> Result<Dataset, Error> {
+        if let Some((scheme, _)) = spec.split_once("://") {
+            return Err(Error::Unreadable {
+                spec: spec.to_string(),
+                reason: format!(
+                    "an address (`{scheme}:`), and only files on this machine are read; download them first"
+                ),
+                hint: None,
+            });
+        }
         let (spec, split) = split_of(spec);
         let path = Path::new(spec);
         if let Some(described) = description::at(path) {

@@ -334,12 +334,35 @@ fn decode_jpeg<'a>(
         .output_buffer_size()
         .ok_or_else(|| broken(&"no frame header"))?;
     image.pixels.resize(bytes, 0);
+    // Where the data end early, the decoder may leave the last rows as they are: those of an earlier picture.
+    let last_row = bytes.saturating_sub(width as usize * RGB_BYTES as usize);
+    write_mark(image.pixels.get_mut(last_row..).unwrap_or_default());
     decoder
         .decode_into(&mut image.pixels)
         .map_err(|error| broken(&error))?;
+    // One row of blocks is always written.
+    if height > JPEG_BLOCK_PX && is_mark(image.pixels.get(last_row..).unwrap_or_default()) {
+        return Err(DecodeError::Truncated { format: "JPEG" });
+    }
     (image.width, image.height) = (width, height);
     turn(image, orientation);
     Ok(held)
+}
+
+/// Height of a block of a JPEG, px.
+const JPEG_BLOCK_PX: u32 = 8;
+
+/// Colors that no photo has side by side.
+fn mark() -> impl Iterator<Item = u8> {
+    (1u32..).map(|place| (place.wrapping_mul(0x9E37_79B9) >> 24) as u8)
+}
+
+fn write_mark(row: &mut [u8]) {
+    row.iter_mut().zip(mark()).for_each(|(byte, mark)| *byte = mark);
+}
+
+fn is_mark(row: &[u8]) -> bool {
+    row.iter().copied().zip(mark()).all(|(byte, mark)| byte == mark)
 }
 
 /// The end-of-image mark of a JPEG.
@@ -490,8 +513,8 @@ pub(crate) fn no_image(encoded: &[u8]) -> DecodeError {
     }
 }
 
-/// A description of bytes that are not an image, for the message.
-fn describe(encoded: &[u8]) -> String {
+/// A description of bytes that are not an image, for messages: by what they begin with.
+pub fn describe(encoded: &[u8]) -> String {
     let start = &encoded[..encoded.len().min(START_BYTES)];
     match content_of(start) {
         Content::UnreadPicture(format) => {

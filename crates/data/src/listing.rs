@@ -92,6 +92,8 @@ pub enum Reason {
     ImageByContent,
     /// Guess: a record with several images, one of which was taken.
     OneOfSeveralImages,
+    /// Guess: images called like another one with an ending of masks or small copies, taken as photos.
+    Companion,
     /// Guess: records that share a key.
     RepeatedKey,
     /// Guess: keys that differ in upper and lower case alone.
@@ -106,6 +108,10 @@ pub enum Reason {
     WrapperFolder,
     /// Guess: folders with the names of splits, taken as classes.
     SplitsAsClasses,
+    /// Guess: folders with the names of parts of a data set, such as `images` and `masks`, taken as classes.
+    PartsAsClasses,
+    /// Guess: class names that are others joined by a sign, such as `cat|dog`.
+    JoinedClasses,
     /// Guess: class names that differ in upper and lower case, or in blanks around them, alone.
     ClassesEqualButForCase,
     /// Guess: a box that reaches out of the picture, of which the part within was taken.
@@ -268,6 +274,10 @@ impl Reason {
                 "records have several images, of which JPEG was preferred, then WebP, then PNG",
                 "remove the other ones if it is the wrong one",
             ),
+            Reason::Companion => (
+                "images that are called like another one with `_mask`, `_thumb` or the like are records too",
+                "move them out of the folder if they are no photos",
+            ),
             Reason::RepeatedKey => (
                 "keys occur more than once, and each time is a record",
                 "remove what is there twice, or rename it",
@@ -295,6 +305,14 @@ impl Reason {
             Reason::SplitsAsClasses => (
                 "folders with the names of splits were taken as classes",
                 "give one of them by itself",
+            ),
+            Reason::PartsAsClasses => (
+                "folders with the names of parts of a data set were taken as classes",
+                "give the folder of the photos by itself",
+            ),
+            Reason::JoinedClasses => (
+                "classes have names that are other classes' names, joined",
+                "if a picture may have several classes, say `label_separator` in the data-set description",
             ),
             Reason::ClassesEqualButForCase => (
                 "class names differ in upper and lower case or in blanks alone",

@@ -24,6 +24,14 @@ pub fn composed(name: &str) -> Cow<'_, str> {
     }
 }
 
+/// A text with every sign in its plain form (NFKC): `①` is `1`, `ﬁ` is `fi`, `Ａ` is `A`.
+pub fn compatible(text: &str) -> Cow<'_, str> {
+    match text.is_ascii() {
+        true => Cow::Borrowed(text),
+        false => ComposingNormalizerBorrowed::new_nfkc().normalize(text),
+    }
+}
+
 /// Whether two names differ in case, spaces, punctuation or leading zeros alone, so that one is probably a
 /// misspelling of the other.
 pub fn differ_in_spelling(one: &str, other: &str) -> bool {

@@ -26,6 +26,8 @@ pub(super) fn strip(file: &[u8], level: FileMetadata) -> Option<(Vec<u8>, Findin
     let mut removed = Findings::default();
     let (pieces, end, gaps) = pieces(file)?;
     removed.add(gaps);
+    let mut behind_scan = pieces.iter().skip_while(|piece| !is_scan(piece));
+    removed.among_pixels = behind_scan.any(|piece| segment_of(piece).is_some());
     removed.add(trailer(file.get(end..).unwrap_or_default()));
 
     let blocks = Blocks::of(&pieces, level);

@@ -2,6 +2,7 @@
 //! texts in them hold the word SECRET, credits the word CREDIT.
 
 mod behind;
+mod damage;
 
 use proptest::prelude::*;
 

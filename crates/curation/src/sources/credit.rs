@@ -63,6 +63,43 @@ const NO_NAMES: &[&str] = &[
     "your name",
 ];
 
+/// Those of them that are nobody's, not a company's or an unknown person's either: cameras write `© Owner` too.
+const NOBODY: &[&str] = &[
+    "admin",
+    "administrator",
+    "artist",
+    "author",
+    "camera",
+    "default",
+    "n/a",
+    "no name",
+    "none",
+    "null",
+    "owner",
+    "photographer",
+    "undefined",
+    "user",
+    "username",
+    "windows user",
+    "your name",
+];
+
+/// Whether a copyright notice names nobody: `© 2024 Owner`.
+fn is_notice_of_nobody(notice: &str) -> bool {
+    let plain = notice.to_lowercase().replace("(c)", " ").replace('©', " ");
+    let is_name = |word: &&str| {
+        let is_year = word.len() == 4 && word.bytes().all(|byte| byte.is_ascii_digit());
+        !is_year && !["copyright", "by"].contains(word)
+    };
+    let letters = |word: &str| {
+        word.trim_matches(|c: char| "<>()[]\"'?-.,:_".contains(c))
+            .to_string()
+    };
+    let words: Vec<String> = plain.split_whitespace().map(letters).collect();
+    let words: Vec<&str> = words.iter().map(String::as_str).filter(is_name).collect();
+    NOBODY.contains(&words.join(" ").trim())
+}
+
 /// Takes away a name that is no photographer's, such as `Picasa`; returns it.
 pub(super) fn without_no_name(name: &mut Option<String>) -> Option<String> {
     let taken = name.take_if(|name| is_no_name(name))?;
@@ -152,6 +189,9 @@ pub(super) fn add_credit_of_file(
 ) -> Vec<Claim> {
     for name in [&mut file.creator, &mut file.notice, &mut file.owner] {
         no_names.extend(without_no_name(name));
+    }
+    if let Some(notice) = file.notice.take_if(|notice| is_notice_of_nobody(notice)) {
+        no_names.push(one_line(&notice));
     }
     let (mut names, mut addresses, mut claims) = (Vec::<String>::new(), Vec::new(), Vec::new());
     if let Some(text) = file.license {
@@ -518,6 +558,39 @@ mod tests {
             read(several("", "", "CC BY 4.0", "CC BY-NC 4.0")),
             is("CC BY 4.0 / CC BY-NC 4.0", "", &[])
         );
+    }
+
+    #[test]
+    fn a_cameras_notice_of_nobody_is_no_claim_and_is_counted() {
+        let licenses: LicenseConfig = toml::from_str("attribution = []\naccept = []\n").unwrap();
+        let claims = |words: &str| {
+            let file = embedded::Credit {
+                notice: text(words),
+                ..embedded::Credit::default()
+            };
+            let mut no_names = Vec::new();
+            let claims = add_credit_of_file(&mut Photo::default(), file, &licenses, &mut no_names);
+            (claims.len(), no_names)
+        };
+        for words in [
+            "© Owner",
+            "Copyright (C) 2019 by <Your Name>",
+            "(c) User, 2024",
+            "©2024 owner.",
+            "Copyright Artist",
+        ] {
+            assert_eq!(claims(words), (0, vec![words.to_string()]), "{words}");
+        }
+        // A company, a person, somebody unknown.
+        for words in [
+            "© 2024 Canon",
+            "© Owner Jones",
+            "© unknown photographer",
+            "© 2024",
+            "© Artist & Co.",
+        ] {
+            assert_eq!(claims(words), (1, vec![]), "{words}");
+        }
     }
 
     #[test]

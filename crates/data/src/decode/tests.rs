@@ -346,6 +346,32 @@ fn a_jpeg_of_more_pixels_than_its_bytes_can_hold_is_refused_before_memory_is_tak
 }
 
 #[test]
+fn rows_that_a_jpegs_data_do_not_reach_are_never_those_of_an_earlier_picture() {
+    let pixels: Vec<u8> = (0..16 * 16 * 3).map(|at| (at * 37 % 256) as u8).collect();
+    let mut file = Vec::new();
+    image::codecs::jpeg::JpegEncoder::new(&mut file)
+        .encode(&pixels, 16, 16, ExtendedColorType::Rgb8)
+        .unwrap();
+    // A comment behind the pixels' data ends them for the decoder.
+    let end = file.len() - 2;
+    drop(file.splice(end..end, *b"\xFF\xFE\x00\x06note"));
+    let mut reused = RgbImage {
+        pixels: vec![7; 16 * 64 * 3],
+        ..RgbImage::default()
+    };
+    decode_into(&file, &DecodeLimits::DEFAULT, &mut reused).unwrap();
+    assert_eq!(reused, decode(&file, &DecodeLimits::DEFAULT).unwrap());
+    // 64 rows where data of 16 follow.
+    let frame = file.windows(2).position(|mark| mark == [0xFF, 0xC0]).unwrap();
+    file[frame + 5..frame + 7].copy_from_slice(&[0, 64]);
+    reused.pixels = vec![7; 16 * 64 * 3];
+    assert_eq!(
+        decode_into(&file, &DecodeLimits::DEFAULT, &mut reused),
+        Err(DecodeError::Truncated { format: "JPEG" })
+    );
+}
+
+#[test]
 fn a_coding_of_jpeg_that_is_not_read_is_named() {
     let mut file = Vec::new();
     image::codecs::jpeg::JpegEncoder::new(&mut file)

@@ -53,12 +53,28 @@ fn read(path: &Path, part: &Part) -> Result<Listing, Error> {
     };
     let place = |column: &Column| match column {
         Column::Number(number) => Ok(*number),
-        Column::Name(name) => header.iter().position(|title| title == name).ok_or_else(|| {
-            wrong(
-                path,
-                format!("has no column `{name}`, it has: {}", names::listed(&header)),
-            )
-        }),
+        Column::Name(name) => {
+            let mut places = (0..header.len()).filter(|column| header[*column] == *name);
+            let first = places.next().ok_or_else(|| {
+                wrong(
+                    path,
+                    format!(
+                        "has no column `{name}`, it has: {}{}",
+                        names::listed(&header),
+                        other_separator(&header, name)
+                    ),
+                )
+            })?;
+            match places.next() {
+                None => Ok(first),
+                Some(second) => Err(wrong(
+                    path,
+                    format!(
+                        "has columns {first} and {second}, counted from 0, called `{name}`; rename one of them"
+                    ),
+                )),
+            }
+        }
     };
     let image = place(part.image_column.as_ref().unwrap_or(&Column::Number(0)))?;
     let label = part.label_column.as_ref().map(place).transpose()?;
@@ -140,6 +156,20 @@ fn read(path: &Path, part: &Part) -> Result<Listing, Error> {
     })
 }
 
+/// Words for a header that was read as one column, because another sign separates its columns.
+fn other_separator(header: &[String], name: &str) -> String {
+    let [only] = header else { return String::new() };
+    let sign = [',', ';', '\t', '|', ' ']
+        .into_iter()
+        .find(|sign| only.split(*sign).any(|title| title.trim() == name));
+    sign.map_or(String::new(), |sign| {
+        format!(
+            "; its columns may be separated by `separator = \"{}\"`",
+            sign.escape_debug()
+        )
+    })
+}
+
 /// The path of a picture. Tables may be written on any system, and keys always use `/`.
 fn path_of(cell: &str) -> String {
     cell.replace('\\', "/").trim_start_matches("./").to_string()
@@ -199,6 +229,18 @@ fn numbered(
                 ));
             }
             let is_number = |class: &&str| number(class).is_some();
+            let is_too_large =
+                |class: &&str| !is_number(class) && class.bytes().all(|digit| digit.is_ascii_digit());
+            if occurring
+                .keys()
+                .all(|class| is_number(class) || is_too_large(class))
+                && let Some((class, picture)) = occurring.iter().find(|(class, _)| is_too_large(class))
+            {
+                let most = u32::MAX - 1;
+                let reason =
+                    format!("a number of a class must be at most {most}, got `{class}` (`{picture}`)");
+                return Err(ambiguous(path, reason));
+            }
             let a_number = occurring.iter().find(|(class, _)| is_number(class));
             let a_name = occurring.iter().find(|(class, _)| !is_number(class));
             match (a_number, a_name) {

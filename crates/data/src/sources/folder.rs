@@ -3,7 +3,7 @@
 //! Each opening walks the folder, because files are added and removed. The content hashes, which require
 //! reading every file, are kept in the index and reused for files whose length and time have not changed.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs::{self, File};
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -179,6 +179,7 @@ pub(crate) fn open(
             doubtful_classes(&class_names, has_deeper, &mut listing);
         }
     }
+    companions(&listed, &mut listing);
     let mut table = with_hashes(root, listed, store, None)?;
     let identity = Identity::of_folder(&mut table, &mut listing);
     let source = Folder {
@@ -204,7 +205,7 @@ pub(crate) fn open(
 ///
 /// `has_deeper` says whether classes have folders with images in them.
 pub(crate) fn doubtful_classes(names: &[String], has_deeper: bool, listing: &mut Listing) {
-    const SPLITS: [&str; 9] = [
+    const SPLITS: [&str; 12] = [
         "train",
         "training",
         "test",
@@ -214,6 +215,26 @@ pub(crate) fn doubtful_classes(names: &[String], has_deeper: bool, listing: &mut
         "validation",
         "eval",
         "dev",
+        "unlabeled",
+        "unlabelled",
+        "trainval",
+    ];
+    /// What lies beside photos, and the photos.
+    const PARTS: [&str; 14] = [
+        "images",
+        "imgs",
+        "photos",
+        "jpegimages",
+        "masks",
+        "labels",
+        "annotations",
+        "segmentation",
+        "segmentations",
+        "segmentationclass",
+        "segmentationobject",
+        "depth",
+        "thumbnails",
+        "thumbs",
     ];
     if let [only] = names {
         let reason = match has_deeper {
@@ -223,9 +244,18 @@ pub(crate) fn doubtful_classes(names: &[String], has_deeper: bool, listing: &mut
         listing.add(reason, "", || only.clone());
         return;
     }
-    let is_split = |name: &String| SPLITS.iter().any(|split| name.eq_ignore_ascii_case(split));
-    if !names.is_empty() && names.iter().all(is_split) {
+    let has_word = |name: &String, words: &[&str]| {
+        let mut parts = name.split(|letter: char| !letter.is_alphabetic() && letter != ' ');
+        parts.any(|part| words.iter().any(|word| part.eq_ignore_ascii_case(word)))
+    };
+    let all = |is_it: &dyn Fn(&String) -> bool| !names.is_empty() && names.iter().all(is_it);
+    // `train2017` and `test_images` too.
+    if all(&|name| has_word(name, &SPLITS)) {
         listing.add_many(Reason::SplitsAsClasses, "", names.len() as u64, || {
+            names[0].clone()
+        });
+    } else if all(&|name| PARTS.iter().any(|part| name.eq_ignore_ascii_case(part))) {
+        listing.add_many(Reason::PartsAsClasses, "", names.len() as u64, || {
             names[0].clone()
         });
     }
@@ -233,6 +263,43 @@ pub(crate) fn doubtful_classes(names: &[String], has_deeper: bool, listing: &mut
     for name in names {
         if let Some(first) = by_letters.insert(name.trim().to_lowercase(), name) {
             listing.add(Reason::ClassesEqualButForCase, "", || format!("{first}, {name}"));
+        }
+    }
+}
+
+/// Counts images called like another one of their folder with an ending of masks or small copies: `a_mask.png` beside
+/// `a.jpg`.
+fn companions(rows: &[Row], listing: &mut Listing) {
+    const ENDINGS: [&str; 10] = [
+        "mask",
+        "masks",
+        "seg",
+        "segmentation",
+        "label",
+        "gt",
+        "depth",
+        "thumb",
+        "thumbnail",
+        "preview",
+    ];
+    let stem = |row: &Row| row.name.rfind('.').map_or(row.name.len(), |dot| dot);
+    let others = |row: &Row| -> Option<String> {
+        let name = row.name.get(..stem(row))?;
+        let (first, ending) = name.rsplit_once(['_', '-', '.', ' '])?;
+        let is_ending = ENDINGS.iter().any(|known| ending.eq_ignore_ascii_case(known));
+        (is_ending && !first.is_empty()).then(|| first.to_string())
+    };
+    let candidates: Vec<(&Row, String)> = rows.iter().filter_map(|row| Some((row, others(row)?))).collect();
+    if candidates.is_empty() {
+        return;
+    }
+    let names: HashSet<(&str, &str)> = rows
+        .iter()
+        .filter_map(|row| Some((row.folder.as_str(), row.name.get(..stem(row))?)))
+        .collect();
+    for (row, first) in candidates {
+        if names.contains(&(row.folder.as_str(), first.as_str())) {
+            listing.add(Reason::Companion, "", || format!("{}{}", row.folder, row.name));
         }
     }
 }

@@ -52,16 +52,27 @@ pub(crate) fn wrong(path: &Path, reason: impl Into<String>) -> Error {
     }
 }
 
-/// Whether a missing file is there under its name in another Unicode spelling, as where the table and the
-/// pictures come from two systems.
-fn is_spelled_otherwise(path: &Path) -> bool {
-    let Some(name) = path.file_name().and_then(|name| name.to_str()) else {
-        return false;
+/// Words for the file that a name probably means: one of another spelling or case, or with an ending.
+fn found_instead(path: &Path) -> Option<String> {
+    let name = path.file_name()?.to_str()?;
+    let files = fs::read_dir(path.parent()?).ok()?.flatten();
+    let mut files: Vec<String> = files
+        .filter_map(|file| file.file_name().into_string().ok())
+        .collect();
+    files.sort_unstable();
+    if files
+        .iter()
+        .any(|file| names::composed(file) == names::composed(name))
+    {
+        return Some("a file there has this name in another Unicode spelling".to_string());
+    }
+    let is_close = |file: &&String| {
+        let (file, name) = (file.to_lowercase(), name.to_lowercase());
+        let ending = file.strip_prefix(&name).and_then(|rest| rest.strip_prefix('.'));
+        file == name || ending.is_some_and(names_of_files::is_image_extension)
     };
-    let beside = path.parent().and_then(|folder| fs::read_dir(folder).ok());
-    let is_same = |found: &str| names::composed(found) == names::composed(name);
-    let mut found = beside.into_iter().flatten().flatten();
-    found.any(|entry| entry.file_name().to_str().is_some_and(is_same))
+    let file = files.iter().find(is_close)?;
+    Some(format!("a file there is called `{file}`"))
 }
 
 /// The pictures in the folder that the labels do not name, of whatever format. Other files are nobody's records.
@@ -93,6 +104,19 @@ fn not_listed(root: &Path, is_named: impl Fn(&str) -> bool) -> LeftOut {
     left_out
 }
 
+/// Counts classes that are others joined by a sign, as tables write sets of classes: `cat|dog` beside `cat`, `dog`.
+fn joined_classes(classes: &[String], left_out: &mut LeftOut) {
+    let known: HashSet<&str> = classes.iter().map(String::as_str).collect();
+    for class in classes {
+        let is_joined = ['|', ';', ',']
+            .into_iter()
+            .any(|sign| class.contains(sign) && class.split(sign).all(|part| known.contains(part.trim())));
+        if is_joined {
+            left_out.add(Reason::JoinedClasses, "", || class.clone());
+        }
+    }
+}
+
 /// Finds every picture on disk; `beside` is where the index of their hashes is stored.
 pub(crate) fn open(
     root: &Path,
@@ -117,6 +141,12 @@ pub(crate) fn open(
         let at = records.binary_search_by(|record| record.path.as_str().cmp(path));
         at.is_ok() || listing.others.contains(path)
     });
+    if records
+        .iter()
+        .any(|record| matches!(record.label, Some(Label::Class(_))))
+    {
+        joined_classes(&listing.classes, &mut left_out);
+    }
     let mut undecided = HashMap::new();
     let mut rows = Vec::with_capacity(records.len());
     for (position, record) in records.into_iter().enumerate() {
@@ -128,10 +158,7 @@ pub(crate) fn open(
         }
         let path = root.join(&record.path);
         let metadata = fs::metadata(&path).map_err(|error| {
-            let reason = match is_spelled_otherwise(&path) {
-                true => "a file there has this name in another Unicode spelling".to_string(),
-                false => error.to_string(),
-            };
+            let reason = found_instead(&path).unwrap_or_else(|| error.to_string());
             wrong(
                 beside,
                 format!(

@@ -88,6 +88,16 @@ const SYSTEM_FOLDERS: [&str; 22] = [
     "picasaoriginals",
 ];
 
+/// Endings of folders that photo programs keep as one file: originals beside smaller copies of them, previews.
+const PACKAGES: [&str; 6] = [
+    ".photoslibrary",
+    ".photolibrary",
+    ".migratedphotolibrary",
+    ".aplibrary",
+    ".lrdata",
+    ".cocatalog",
+];
+
 /// Files of systems and other programs, lower case.
 const SYSTEM_FILES: [&str; 14] = [
     "thumbs.db",
@@ -174,6 +184,7 @@ pub(crate) fn skipped_folder(name: &str) -> Option<Reason> {
         || lower.starts_with(".trash-")
         // What old programs make of a tar's extended headers.
         || lower.starts_with("paxheader")
+        || PACKAGES.iter().any(|ending| lower.ends_with(ending))
     {
         return Some(Reason::SystemFolder);
     }
@@ -381,5 +392,15 @@ mod tests {
         assert_eq!(skipped_folder_in(".b/x.jpg"), Some((Reason::HiddenFolder, ".b")));
         assert_eq!(skipped_folder(".Trash-1000"), Some(Reason::SystemFolder));
         assert_eq!(skipped_folder("n01440764"), None);
+        // Each photo lies in it two times or more, in several sizes.
+        for package in [
+            "Photos Library.photoslibrary",
+            "2019.lrdata",
+            "Old.APLIBRARY",
+            "Session.cocatalog",
+        ] {
+            assert_eq!(skipped_folder(package), Some(Reason::SystemFolder), "{package}");
+        }
+        assert_eq!(skipped_folder("photoslibrary"), None);
     }
 }

@@ -175,7 +175,17 @@ impl Part {
 
 /// Gives an error if a name occurs twice, also in another Unicode form.
 pub(crate) fn check_classes(classes: Option<&[String]>) -> Result<(), String> {
+    if classes.is_some_and(<[String]>::is_empty) {
+        return Err(
+            "must name at least one class, got none; leave the key out where they are not known".to_string(),
+        );
+    }
     let classes = classes.unwrap_or_default().iter();
+    if let Some(place) = classes.clone().position(|class| class.trim().is_empty()) {
+        return Err(format!(
+            "must have a name for each class, got a blank one at {place}, counted from 0"
+        ));
+    }
     let mut sorted: Vec<_> = classes.map(|class| names::composed(class)).collect();
     sorted.sort_unstable();
     match sorted.windows(2).find(|pair| pair[0] == pair[1]) {

@@ -206,6 +206,11 @@ fn cifar(folder: &Path, files: &[String], label_bytes: usize, classes: u32) -> R
         let path = folder.join(file);
         let content = read(&path)?;
         let bytes = label_bytes + PIXELS;
+        // What `pickle` begins with, in its versions from 2 on.
+        if content.starts_with(&[0x80]) && content.len() % bytes != 0 {
+            let reason = "a pickle of CIFAR's version for Python; take the binary version of the data set";
+            return Err(wrong(&path, reason.to_string()));
+        }
         if content.is_empty() || content.len() % bytes != 0 {
             return Err(wrong(
                 &path,
@@ -302,8 +307,13 @@ fn idx_array(path: &Path) -> Result<(Vec<usize>, Vec<u8>), Error> {
     let [0, 0, kind, rank] = next(4)?[..] else {
         return Err(damaged("it does not begin with two zeros"));
     };
-    if kind != 8 || !(1..=3).contains(&rank) {
+    if kind != 8 {
         return Err(damaged("its magic number is of another type"));
+    }
+    if !(1..=3).contains(&rank) {
+        return Err(damaged(&format!(
+            "it must have 1 dimension (labels) or 3 (gray pictures), got {rank}"
+        )));
     }
     let header = next(4 * usize::from(rank))?;
     if header.len() < 4 * usize::from(rank) {

@@ -526,7 +526,9 @@ fn read_text(entry: &mut impl Read, most: u64) -> Result<String, String> {
 
 /// The content of `KEY.cls`: a class number, as Python's `webdataset` reads it.
 fn parse_class(text: &str) -> Result<u32, String> {
-    let class: Option<u32> = text.trim().parse().ok();
+    // `+3` would be a number too.
+    let is_plain = text.trim().bytes().all(|digit| digit.is_ascii_digit());
+    let class: Option<u32> = text.trim().parse().ok().filter(|_| is_plain);
     // In the index the largest number means "no label".
     class.filter(|class| *class != u32::MAX).ok_or_else(|| {
         format!(

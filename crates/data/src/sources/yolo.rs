@@ -12,7 +12,7 @@ use walkdir::WalkDir;
 
 use super::listed::{self, Listed, Listing, wrong};
 use super::objects::{self, Annotations, Mask};
-use super::part::{Layout, Place};
+use super::part::{Layout, Place, check_classes};
 use crate::decode::upright_size;
 use crate::error::Error;
 use crate::listing::{Listing as LeftOut, Reason};
@@ -98,8 +98,16 @@ fn class_names(place: &Place<'_>, texts: &Path) -> Result<(Vec<String>, Option<P
     if names.is_empty() {
         return Err(wrong(&file, "lists no name of a class"));
     }
-    let names = names.iter().map(|name| names::composed(name).into_owned());
-    Ok((names.collect(), Some(file)))
+    if let Some(count) = count_in_yaml(&text).filter(|count| is_yaml && *count != names.len()) {
+        let reason = format!("`nc` must be the number of `names`, {}, got {count}", names.len());
+        return Err(wrong(&file, reason));
+    }
+    let names: Vec<String> = names
+        .iter()
+        .map(|name| names::composed(name).into_owned())
+        .collect();
+    check_classes(Some(&names)).map_err(|reason| wrong(&file, format!("`names` {reason}")))?;
+    Ok((names, Some(file)))
 }
 
 /// The list under the key `names`: in brackets, in braces by number, or a line for each.
@@ -152,6 +160,12 @@ fn names_in_yaml(text: &str) -> Result<Vec<String>, String> {
         }
     }
     Ok(names)
+}
+
+/// The number of classes that the key `nc` states, if it is there and a number.
+fn count_in_yaml(text: &str) -> Option<usize> {
+    let mut lines = text.lines().map(without_comment);
+    lines.find_map(|line| line.strip_prefix("nc:")?.trim().parse().ok())
 }
 
 /// The line without what follows a `#`.

@@ -2,8 +2,8 @@
 //! beyond ASCII, backslashes, `//host/…`, and redirects to any of these.
 //!
 //! What follows is the standard's parser for the schemes `http` and `https` alone. International names are
-//! mapped to lowercase and encoded (Punycode), without the rest of the standard's mapping; a name that would need
-//! more than that is refused.
+//! brought to lowercase and one form (NFKC) and encoded (Punycode); one with signs that the standard's mapping
+//! would leave out is refused.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
@@ -232,18 +232,11 @@ fn host_of(text: &str) -> Result<String, String> {
     let Ok(decoded) = percent_decode_str(text).decode_utf8() else {
         return wrong("is not UTF-8");
     };
-    let mapped = decoded
-        .chars()
-        .map(|c| match c {
-            '\u{3002}' | '\u{ff61}' => '.',
-            // Full-width forms.
-            '\u{ff01}'..='\u{ff5e}' => char::from_u32(c as u32 - 0xfee0).unwrap_or(c),
-            c => c,
-        })
-        .collect::<String>()
-        .to_lowercase();
-    // Letters that are written in two parts, and signs without width, need the whole mapping.
-    let needs_more = |c: char| matches!(c, '\u{80}'..='\u{a0}' | '\u{ad}' | '\u{300}'..='\u{36f}' | '\u{200b}'..='\u{200f}' | '\u{fb00}'..='\u{ffff}');
+    // Letter by letter: a Σ at the end of a word is no other letter in a name.
+    let lower = |text: &str| text.chars().flat_map(char::to_lowercase).collect::<String>();
+    let mapped = data::names::compatible(&lower(&data::names::compatible(&decoded))).replace('\u{3002}', ".");
+    // Signs without width, of which the mapping leaves out some and keeps others.
+    let needs_more = |c: char| matches!(c, '\u{80}'..='\u{9f}' | '\u{ad}' | '\u{34f}' | '\u{180b}'..='\u{180f}' | '\u{200b}'..='\u{200f}' | '\u{2060}'..='\u{206f}' | '\u{fe00}'..='\u{fe0f}' | '\u{feff}' | '\u{fffc}'..='\u{ffff}');
     if mapped.contains(needs_more) {
         return wrong("has signs that international names do not have; write it as `xn--`");
     }
@@ -375,6 +368,8 @@ pub(super) fn forbids_ai(headers: &HeaderMap, user_agent: &str) -> bool {
         line.split([',', ';']).any(|rule| {
             let rule = match rule.split_once(':') {
                 Some((name, _)) if VALUED.contains(&name.trim()) => return false,
+                // The rest of a date: `unavailable_after: Fri, 25 Jun 2027 15:00:00 GMT`.
+                Some((name, _)) if name.trim().contains(' ') => return false,
                 Some((name, rule)) => {
                     mine = matches!(name.trim(), "*") || name.trim() == me.to_ascii_lowercase();
                     rule
@@ -426,6 +421,21 @@ mod tests {
             ("http://0x7f.1/a.jpg", "http://127.0.0.1/a.jpg"),
             ("http://2130706433/a.jpg", "http://127.0.0.1/a.jpg"),
             ("http://１２７.0.0.1/a.jpg", "http://127.0.0.1/a.jpg"),
+            // Signs that are others in one form, and letters in two parts.
+            ("http://①.example/a.jpg", "http://1.example/a.jpg"),
+            ("http://ﬁsh™.example/a.jpg", "http://fishtm.example/a.jpg"),
+            (
+                "http://bu\u{308}cher.example/a.jpg",
+                "http://xn--bcher-kva.example/a.jpg",
+            ),
+            ("http://a。example/a.jpg", "http://a.example/a.jpg"),
+            // A Greek name in capitals, and ß, which is a letter of its own.
+            ("http://ΟΔΟΣ.example/a.jpg", "http://xn--pxavbq.example/a.jpg"),
+            ("http://STRASSE.example/a.jpg", "http://strasse.example/a.jpg"),
+            (
+                "http://Straße.example/a.jpg",
+                "http://xn--strae-oqa.example/a.jpg",
+            ),
         ] {
             assert_eq!(one(text), expected, "{text}");
         }
@@ -445,7 +455,9 @@ mod tests {
             ("http://h:8o/a.jpg", "its port is not a number"),
             ("http://1.2.3.4.5/a.jpg", "is not an address"),
             ("http://[::g]/a.jpg", "is not an address"),
-            ("http://bu\u{308}cher.example/a.jpg", "write it as `xn--`"),
+            ("http://bü\u{200b}cher.example/a.jpg", "write it as `xn--`"),
+            // A sign that is two and a slash in one form would lead to another host.
+            ("http://host℀.example/a.jpg", "has signs that hosts do not have"),
             ("//user@host/a.jpg", "it holds a user's name"),
         ] {
             let error = read(text, None).unwrap_err();
@@ -515,6 +527,12 @@ mod tests {
             (&["otherbot: noai, noimageai"], false),
             (&["otherbot: noindex", "noai"], true),
             (&["unavailable_after: 25 Jun 2027 15:00:00 GMT"], false),
+            (&["unavailable_after: Fri, 25 Jun 2027 15:00:00 GMT, noai"], true),
+            (&["unavailable_after: 25 Jun 2027 15:00:00 GMT, noimageai"], true),
+            (
+                &["otherbot: unavailable_after: Fri, 25 Jun 2027 15:00:00 GMT, noai"],
+                false,
+            ),
             (&["noairplanes"], false),
             (&[], false),
         ] {

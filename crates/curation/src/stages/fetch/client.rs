@@ -416,7 +416,10 @@ impl Client {
                 start.extend(&buffer[..more.min(16 - start.len())]);
                 // An error page in place of a photo is recognized by its first bytes.
                 if start.len() == 16 && !looks_like_an_image(&start) {
-                    return Attempt::gone("not_an_image");
+                    return Attempt::Gone {
+                        reason: "not_an_image".to_string(),
+                        detail: Some(format!("the host sends {}", data::describe(&start))),
+                    };
                 }
             }
             hash.update(&buffer[..more]);

@@ -194,6 +194,86 @@ fn a_listed_file_of_another_spelling_is_told_from_a_missing_one() {
 }
 
 #[test]
+fn a_listed_file_of_another_case_or_without_its_ending_is_named() {
+    let folder = labeled(&["a", "b"]);
+    for written in ["0.BMP", "0"] {
+        fs::write(
+            folder.path().join("t.csv"),
+            format!("path,label\n{written},a\n1.bmp,b\n"),
+        )
+        .unwrap();
+        let text = refused(&folder, TABLE).to_string();
+        assert!(
+            text.contains(&format!("lists `{written}`")) && text.ends_with("a file there is called `0.bmp`"),
+            "{text}"
+        );
+    }
+}
+
+#[test]
+fn a_table_that_can_be_read_in_two_ways_is_refused() {
+    let folder = labeled(&["a", "b"]);
+    let with = |table: &str| {
+        fs::write(folder.path().join("t.csv"), table).unwrap();
+        refused(&folder, TABLE).to_string()
+    };
+    let text = with("path,label,label\n0.bmp,a,x\n1.bmp,b,y\n");
+    assert!(
+        text.ends_with("has columns 1 and 2, counted from 0, called `label`; rename one of them"),
+        "{text}"
+    );
+    let text = with("path;label\n0.bmp;a\n1.bmp;b\n");
+    assert!(
+        text.ends_with(
+            "has no column `path`, it has: `path;label`; its columns may be separated by `separator = \";\"`"
+        ),
+        "{text}"
+    );
+    // Digits, and no number of a class.
+    for large in ["4294967295", "99999999999"] {
+        let text = with(&format!("path,label\n0.bmp,0\n1.bmp,{large}\n"));
+        assert!(
+            text.ends_with(&format!(
+                "a number of a class must be at most 4294967294, got `{large}` (`1.bmp`)"
+            )),
+            "{text}"
+        );
+    }
+}
+
+#[test]
+fn a_class_without_a_name_is_refused() {
+    let folder = labeled(&["a", "b"]);
+    for (classes, reason) in [
+        (
+            "",
+            "must name at least one class, got none; leave the key out where they are not known",
+        ),
+        (
+            "'a', ' ', 'b'",
+            "must have a name for each class, got a blank one at 1, counted from 0",
+        ),
+    ] {
+        let text = refused(&folder, &format!("{TABLE}classes = [{classes}]\n")).to_string();
+        assert!(text.ends_with(reason), "{text}");
+    }
+}
+
+#[test]
+fn names_that_join_others_are_told_where_a_picture_has_one_class() {
+    let joined = |rows: &[&str], more: &str| {
+        let folder = labeled(rows);
+        let data = open(&describe(&folder, &format!("{TABLE}{more}"))).unwrap();
+        data.listing().count(Reason::JoinedClasses)
+    };
+    assert_eq!(joined(&["cat", "dog", "cat|dog", "dog|cat"], ""), 2);
+    assert_eq!(joined(&["cat", "dog", "cat; dog"], ""), 1);
+    assert_eq!(joined(&["cat", "dog", "cat|dog"], "label_separator = '|'\n"), 0);
+    // A name of its own.
+    assert_eq!(joined(&["cat", "salt|pepper"], ""), 0);
+}
+
+#[test]
 fn a_label_in_a_shard_is_a_number_and_there_is_one() {
     let folder = tempfile::tempdir().unwrap();
     let shard = folder.path().join("a.tar");
@@ -208,6 +288,7 @@ fn a_label_in_a_shard_is_a_number_and_there_is_one() {
         (b"3.0", "got `3.0`"),
         (b"", "got ``"),
         (b"1 2", "got `1 2`"),
+        (b"+3", "got `+3`"),
     ] {
         let error = message(&[("x.bmp", &image), ("x.cls", content)]);
         let text = error.to_string();

@@ -137,6 +137,17 @@ fn cifars_binary_files_become_pictures() {
     content[0] = 11;
     fs::write(folder.path().join("train.bin"), &content[..3073]).unwrap();
     assert!(refused(&folder, text).contains("record 0 must be of a class in 0..9, got 11"));
+    // The version for Python, in its place.
+    fs::write(
+        folder.path().join("train.bin"),
+        b"\x80\x02}q\x01(U\x0bbatch_label",
+    )
+    .unwrap();
+    let error = refused(&folder, text);
+    assert!(
+        error.ends_with("take the binary version of the data set"),
+        "{error}"
+    );
 }
 
 #[test]
@@ -186,6 +197,13 @@ fn idx_is_read_gzipped_or_not() {
         let error = open(&file(values)).unwrap_err().to_string();
         assert!(error.contains("[2, 2, 3]") && error.contains(follow), "{error}");
     }
+    // Pictures in color are no type of their own, but have a dimension more.
+    fs::write(folder.path().join("four"), [0, 0, 8, 4, 0, 0, 0, 1]).unwrap();
+    let error = refused(&folder, "kind = 'idx'\npath = 'four'");
+    assert!(
+        error.ends_with("it must have 1 dimension (labels) or 3 (gray pictures), got 4"),
+        "{error}"
+    );
     fs::write(folder.path().join("two.gz"), [0x1f, 0x8b, 1]).unwrap();
     let error = refused(&folder, "kind = 'idx'\npath = 'two'");
     assert!(error.contains("damaged gzip"), "{error}");

@@ -490,7 +490,57 @@ fn classes_by_a_guess_are_told() {
             (Reason::ClassesEqualButForCase, 1, "Cat, cat".into()),
         ]
     );
+    for splits in [
+        ["train2017", "val2017"],
+        ["test_images", "train_images"],
+        ["train", "unlabeled"],
+    ] {
+        assert_eq!(guessed(&splits), [(Reason::SplitsAsClasses, 2, splits[0].into())]);
+    }
+    for parts in [["images", "masks"], ["Annotations", "JPEGImages"]] {
+        assert_eq!(guessed(&parts), [(Reason::PartsAsClasses, 2, parts[0].into())]);
+    }
+    // Classes of things that have these words in their names.
+    assert_eq!(guessed(&["bullet train", "test tube"]), []);
+    assert_eq!(guessed(&["images", "paintings"]), []);
     assert_eq!(guessed(&["a", "b"]), []);
+}
+
+#[test]
+fn masks_and_small_copies_beside_their_photos_are_told() {
+    let folder = tempfile::tempdir().unwrap();
+    for name in [
+        "a/x.bmp",
+        "a/x_mask.png",
+        "a/x_thumb.bmp",
+        "b/y (1).bmp",
+        "b/y (1)_MASK.png",
+        "b/mask.bmp",
+        "b/z_seg.bmp",
+    ] {
+        write(folder.path(), name, &picture(1));
+    }
+    let data = open(folder.path()).unwrap();
+    // `z_seg` has no photo that it would be of.
+    let companions: Vec<(u64, &str)> = notes(data.listing())
+        .into_iter()
+        .filter(|(reason, ..)| *reason == Reason::Companion)
+        .map(|(_, _, count, example)| (count, example))
+        .collect();
+    assert_eq!(companions, [(3, "a/x_mask.png")]);
+    assert_eq!(data.len(), 7);
+}
+
+#[test]
+fn an_address_is_no_file_of_this_machine() {
+    for spec in [
+        "s3://bucket/train-{000..010}.tar",
+        "https://host.example/a.tar",
+        "hdfs://x/y",
+    ] {
+        let error = crate::Dataset::open(spec).unwrap_err().to_string();
+        assert!(error.contains("only files on this machine are read"), "{error}");
+    }
 }
 
 #[cfg(unix)]

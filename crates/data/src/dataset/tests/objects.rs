@@ -424,6 +424,20 @@ fn bad_files_of_yolo_are_errors_that_name_the_file_and_the_line() {
         assert!(error.contains(part), "{error}");
     }
     let folder = yolo("");
+    for (names, part) in [
+        (
+            "nc: 3\nnames: [cat, dog]\n",
+            "data.yaml`: `nc` must be the number of `names`, 2, got 3",
+        ),
+        (
+            "names: [cat, dog, cat]\n",
+            "data.yaml`: `names` must name each class once, got `cat` twice",
+        ),
+    ] {
+        write(folder.path(), "data.yaml", names);
+        let error = refused(&folder);
+        assert!(error.contains(part), "{error}");
+    }
     fs::remove_file(folder.path().join("data.yaml")).unwrap();
     assert!(refused(&folder).contains("no names of classes: expected `data.yaml` or `classes.txt`"));
     write(folder.path(), "classes.txt", "cat\ndog\n");
