@@ -1,13 +1,14 @@
 # Passer for CPUs: the program on a small Debian, as a user without rights.
 #
-# NOT RUN: no container could be built where this was written. The build command is CI's, the binary's libraries were read from it.
+# NOT RUN: no container could be built where this was written. `cargo build` was run outside one, and the program needs glibc alone.
 #
 #   docker build -f docker/cpu.Dockerfile -t passer .
 #   docker run --rm -v "$PWD:/work" --user "$(id -u):$(id -g)" passer quickstart
 #
 # FEATURES adds Cargo features: --build-arg FEATURES=onnx
 
-FROM rust:1.95.0-slim-bookworm AS build
+# With git, which tells the program the commit that it writes into results.
+FROM rust:1.95.0-bookworm AS build
 WORKDIR /src
 COPY . .
 ARG FEATURES=""

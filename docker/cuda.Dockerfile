@@ -8,7 +8,8 @@
 #
 # The host needs NVIDIA's driver for CUDA 13 and its container toolkit. The volume /kernels keeps compiled kernels.
 
-FROM rust:1.95.0-slim-bookworm AS build
+# With git, which tells the program the commit that it writes into results.
+FROM rust:1.95.0-bookworm AS build
 WORKDIR /src
 COPY . .
 ENV RUSTUP_TOOLCHAIN=1.95.0

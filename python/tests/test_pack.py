@@ -6,6 +6,7 @@ import hashlib
 import importlib.util
 import io
 import os
+import re
 import sys
 import zipfile
 from pathlib import Path
@@ -76,3 +77,9 @@ def test_what_is_no_program_of_this_version_is_refused(pack, tmp_path):
     with pytest.raises(pack.Refused, match="`--label` must be"):
         pack.pack(passer_vision.find_program(), tmp_path, platform="any", label="CUDA 13")
     assert sorted(file.name for file in tmp_path.iterdir()) == ["other"]
+
+
+def test_the_citation_has_the_workspaces_version(pack):
+    cargo, citation = ((pack.ROOT / name).read_text("utf-8") for name in ("Cargo.toml", "CITATION.cff"))
+    [version] = re.findall(r'(?m)^version = "([\d.]+)"$', cargo)
+    assert re.findall(r"(?m)^version: (.+)$", citation) == [version]
