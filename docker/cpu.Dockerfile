@@ -1,6 +1,6 @@
 # Passer for CPUs: the program on a small Debian, as a user without rights.
 #
-# NOT RUN: no container could be built where this was written. `cargo build` was run outside one, and the program needs glibc alone.
+# NOT RUN: no container could be built where this was written. `cargo build` was run outside one, and the program needs glibc and libgcc alone.
 #
 #   docker build -f docker/cpu.Dockerfile -t passer .
 #   docker run --rm -v "$PWD:/work" --user "$(id -u):$(id -g)" passer quickstart
