@@ -31,7 +31,7 @@ fn pages() -> Vec<Page> {
             paths.push(path);
         }
     }
-    for folder in ["docs", "scripts", "tests", "configs", "crates"] {
+    for folder in ["docs", "scripts", "tests", "configs", "crates", "python"] {
         paths.extend(files(&root().join(folder), ".md"));
     }
     paths.sort();
@@ -206,9 +206,11 @@ fn every_path_in_backquotes_is_there() {
         }
         for (number, line) in page.parts().1 {
             for span in without_code(line).1 {
-                let ours = ["crates/", "configs/", "docs/", "scripts/", "tests/", ".ci/"]
-                    .iter()
-                    .any(|folder| span.starts_with(folder));
+                let ours = [
+                    "crates/", "configs/", "docs/", "scripts/", "tests/", "python/", ".ci/",
+                ]
+                .iter()
+                .any(|folder| span.starts_with(folder));
                 // Patterns, placeholders and commands are not single paths.
                 let plain = !span.contains([' ', '*', '…', '<', '$'])
                     && !span
