@@ -254,6 +254,7 @@ fn of_evaluations_and_fine_tunings() {
         let is = |file: &PathBuf| Kind::of(&std::fs::read_to_string(file).unwrap()) == Some(kind);
         files.filter(is).collect::<Vec<_>>()
     };
+    use evaluation::finetune::Recipe;
     let finetune = evaluation::finetune::Config::validate;
     mutate(&of(Kind::FineTuning), &reader(finetune));
     // The presets have the same keys.
