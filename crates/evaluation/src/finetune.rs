@@ -205,8 +205,10 @@ impl Settings {
         }
         fraction("drop_path", self.drop_path, false)?;
         fraction("label_smoothing", self.label_smoothing, false)?;
-        if let HeadInit::Normal(std) | HeadInit::TruncatedNormal(std) = self.head {
-            above_zero("head.*", std)?;
+        match self.head {
+            HeadInit::Uniform => {}
+            HeadInit::Normal(std) => above_zero("head.normal", std)?,
+            HeadInit::TruncatedNormal(std) => above_zero("head.truncated_normal", std)?,
         }
         if let Some(factor) = self.head_learning_rate_factor {
             above_zero("head_learning_rate_factor", factor)?;

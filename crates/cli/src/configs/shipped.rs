@@ -64,8 +64,8 @@ pub(crate) fn stem(name: &str) -> &str {
     file.strip_suffix(".toml").unwrap_or(file)
 }
 
-/// The shipped configs whose names are nearest to that of `path`: of this name, or with it in theirs, or spelled most like it. Those
-/// of the expected kinds, if there are any.
+/// The shipped configs whose names are nearest to that of `path`: those of this name, or those with it in theirs, or the one that is
+/// spelled most like it. Those of the expected kinds, if there are any.
 fn nearest(path: &Path, kinds: &[Kind]) -> Vec<&'static str> {
     let Some(wanted) = path.file_stem().and_then(|name| name.to_str()) else {
         return vec![];
@@ -81,15 +81,20 @@ fn nearest(path: &Path, kinds: &[Kind]) -> Vec<&'static str> {
     };
     let distance = |name: &str| strsim::levenshtein(stem(name), wanted);
     let is_near = |(name, _): &Shipped| 3 * distance(name) <= wanted.len();
-    let steps: [&dyn Fn(&Shipped) -> bool; 3] = [&|(name, _)| stem(name) == wanted, &holds, &is_near];
-    let found = steps
-        .iter()
-        .map(|is_found| preferred(all().filter(is_found).collect()))
-        .find(|found| !found.is_empty())
-        .unwrap_or_default();
-    let mut names: Vec<&str> = found.into_iter().map(|(name, _)| name).collect();
-    names.sort_by_key(|name| distance(name));
-    names
+    let found_by = |is_found: &dyn Fn(&Shipped) -> bool| {
+        let mut found = preferred(all().filter(is_found).collect());
+        found.sort_by_key(|(name, _)| distance(name));
+        found
+    };
+    let mut found = found_by(&|(name, _)| stem(name) == wanted);
+    if found.is_empty() {
+        found = found_by(&holds);
+    }
+    if found.is_empty() {
+        found = found_by(&is_near);
+        found.truncate(1);
+    }
+    found.into_iter().map(|(name, _)| name).collect()
 }
 
 /// What to write in place of a name that no shipped config has, or several have.
