@@ -206,15 +206,7 @@ mod tests {
             (line.step, line.signals) = (step, BTreeMap::new());
             serde_json::to_string(&line).unwrap() + "\n"
         };
-        let log = [
-            &text(1),
-            "{\"step\":2,\"ep\n",
-            &text(3),
-            &text(4),
-            "\0\0\n",
-            &text(6),
-        ]
-        .concat();
+        let log = text(1) + "{\"step\":2,\"ep\n" + &text(3) + &text(4) + "\0\0\n" + &text(6);
         std::fs::write(&path, &log).unwrap();
         let read = read_metrics(run.path()).unwrap();
         let steps = |log: &Metrics| log.lines.iter().map(|line| line.step).collect::<Vec<_>>();
