@@ -1,6 +1,7 @@
 //! Every config in the repository is read strictly and runs.
 
 use crate::{files, passer, root, side_by_side};
+use evaluation::finetune::Recipe;
 use predicates::prelude::PredicateBooleanExt;
 use std::path::Path;
 

@@ -507,7 +507,36 @@ fn the_program_carries_its_configs() {
     assert_eq!(some.lines().next(), Some("configs/pretrain/mae-vit-cifar10.toml"));
     let error = refused(1, &["config", "show", "mae-vit-cifar"]);
     assert!(
-        error.contains("the nearest is configs/pretrain/mae-vit-cifar10.toml"),
+        error.contains("a shipped one is configs/pretrain/mae-vit-cifar10.toml"),
+        "{error}"
+    );
+    let error = refused(1, &["config", "list", "no-such-word", "--json"]);
+    assert!(
+        error.contains("no shipped config holds `no-such-word`"),
+        "{error}"
+    );
+    // One name in two folders: each verb takes its own.
+    let error = refused(1, &["config", "show", "quickstart"]);
+    assert!(
+        error.contains("2 shipped configs have the name `quickstart`"),
+        "{error}"
+    );
+    assert!(
+        error.contains("configs/evaluate/quickstart.toml, configs/pretrain/quickstart.toml"),
+        "{error}"
+    );
+    let smoke = crate::passer()
+        .args(["pretrain", "quickstart", "--smoke", "--device", "flex"])
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&smoke.stderr).into_owned();
+    assert!(
+        smoke.status.success() && said.contains("config: configs/pretrain/quickstart.toml"),
+        "{said}"
+    );
+    let error = refused(1, &["pretrain", "mae", "--smoke"]);
+    assert!(
+        error.contains("hint: shipped ones are configs/pretrain/mae-"),
         "{error}"
     );
 }
@@ -530,4 +559,114 @@ fn what_machines_read() {
             "{shell}"
         );
     }
+    // What bash offers for `passer pretrain mae`.
+    let words = "eval \"$($0 completions bash)\"; COMP_WORDS=(passer pretrain mae); COMP_CWORD=2; \
+                 _passer passer mae pretrain; printf '%s\\n' \"${COMPREPLY[@]}\"";
+    let output = std::process::Command::new("bash")
+        .args(["-c", words, env!("CARGO_BIN_EXE_passer")])
+        .output()
+        .unwrap();
+    let offered = String::from_utf8(output.stdout).unwrap();
+    assert!(
+        offered.lines().any(|name| name == "mae-vit-cifar10")
+            && offered.lines().all(|name| name.starts_with("mae")),
+        "{offered}"
+    );
+    // Threads are those that computations use.
+    let output = crate::passer()
+        .args(["devices", "--json"])
+        .env("RAYON_NUM_THREADS", "3")
+        .output()
+        .unwrap();
+    let devices: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(devices["cpu_threads"], 3);
+}
+
+#[test]
+fn errors_of_lengths_and_sizes_name_the_cure() {
+    let mae = |set: &str| {
+        refused(
+            1,
+            &[
+                "pretrain",
+                "mae-vit-cifar10",
+                "--data",
+                ".",
+                "--out",
+                "no",
+                "--set",
+                set,
+            ],
+        )
+    };
+    let error = mae("training.epochs=1");
+    assert!(
+        error.contains(
+            "`schedule.cosine_per_step.warmup` needs a run of at least 2 epochs, and this one has 1"
+        ),
+        "{error}"
+    );
+    assert!(
+        error.contains("hint: train for at least ") && error.contains("`--set training.epochs="),
+        "{error}"
+    );
+    let error = mae("backbone.vit.image_px=400000");
+    assert!(error.contains("`backbone.vit.image_px` needs "), "{error}");
+}
+
+#[cfg(unix)]
+#[test]
+fn a_key_with_a_line_break_is_refused_before_the_work() {
+    let folder = tempfile::tempdir().unwrap();
+    let photos = photos(folder.path());
+    let picture = std::fs::read_dir(&photos)
+        .unwrap()
+        .next()
+        .unwrap()
+        .unwrap()
+        .path();
+    let picture = match picture.is_dir() {
+        true => std::fs::read_dir(&picture)
+            .unwrap()
+            .next()
+            .unwrap()
+            .unwrap()
+            .path(),
+        false => picture,
+    };
+    std::fs::copy(&picture, picture.with_file_name("a\nb.png")).unwrap();
+    let run = folder.path().join("run");
+    let trained = crate::passer()
+        .args([
+            "pretrain",
+            "quickstart",
+            "--smoke",
+            "--device",
+            "flex",
+            "--out",
+            path(&run),
+        ])
+        .output()
+        .unwrap();
+    assert!(trained.status.success());
+    let out = folder.path().join("features");
+    let arguments = [
+        "features",
+        "--format",
+        "npy",
+        "--device",
+        "flex",
+        "--encoder",
+        path(&run),
+    ];
+    let error = refused(
+        1,
+        &[&arguments[..], &["--data", path(&photos), "--out", path(&out)]].concat(),
+    );
+    assert!(
+        error.contains("has a line break, which `keys.txt` cannot hold"),
+        "{error}"
+    );
+    assert!(error.contains("hint: leave out `--format npy`"), "{error}");
+    assert!(!folder.path().join("features.unfinished.safetensors").exists());
 }

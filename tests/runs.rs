@@ -249,6 +249,71 @@ fn runs_are_shown_side_by_side() {
         .stderr(contains("is not a run directory").and(contains("hint: give the folder that")));
 }
 
+#[test]
+fn a_damaged_line_of_the_log_takes_no_others_along() {
+    let folder = tempfile::tempdir().unwrap();
+    let photos = photos(folder.path());
+    let out = folder.path().join("run");
+    run(pretrain(&photos, &out, &["--set", "training.log_every_steps=1"]));
+    // Killed after step 10 of 12; the second line is damaged.
+    let checkpoints = training::list_checkpoints(&out).unwrap();
+    std::fs::remove_dir_all(&checkpoints.last().unwrap().path).unwrap();
+    std::fs::remove_file(out.join("encoder.safetensors")).unwrap();
+    let log = out.join("metrics.jsonl");
+    let text = std::fs::read_to_string(&log).unwrap();
+    let damaged = text.replacen("{\"step\":2,", "{\"st", 1);
+    std::fs::write(&log, &damaged).unwrap();
+    let again = pretrain(
+        &photos,
+        &out,
+        &["--set", "training.log_every_steps=1", "--resume"],
+    )
+    .output()
+    .unwrap();
+    let said = String::from_utf8_lossy(&again.stderr).into_owned();
+    assert!(again.status.success(), "{said}");
+    assert!(
+        said.contains("1 line of metrics.jsonl cannot be read (line 2); the others are kept"),
+        "{said}"
+    );
+    let text = std::fs::read_to_string(&log).unwrap();
+    let kept: Vec<&str> = damaged.lines().take(10).collect();
+    let now: Vec<&str> = text.lines().collect();
+    assert_eq!((now.len(), &now[..10]), (12, &kept[..]));
+    let shown = passer().arg("report").arg(&out).arg("--json").assert().success();
+    let facts: serde_json::Value = serde_json::from_slice(&shown.get_output().stdout).unwrap();
+    assert_eq!(facts["runs"][0]["step"], 12);
+    assert_eq!(
+        facts["runs"][0]["remarks"][0],
+        "1 line of metrics.jsonl cannot be read (line 2)"
+    );
+    // One damaged run hides no other.
+    let other = folder.path().join("other");
+    std::fs::create_dir(&other).unwrap();
+    std::fs::write(other.join("config.toml"), "seed = = 1").unwrap();
+    std::fs::write(other.join("metrics.jsonl"), "").unwrap();
+    let shown = passer()
+        .arg("report")
+        .args([&out, &other])
+        .arg("--json")
+        .assert()
+        .success();
+    let facts: serde_json::Value = serde_json::from_slice(&shown.get_output().stdout).unwrap();
+    assert_eq!(
+        (
+            facts["runs"].as_array().unwrap().len(),
+            &facts["damaged"][0]["name"]
+        ),
+        (1, &"other".into())
+    );
+    let warned = String::from_utf8_lossy(&shown.get_output().stderr).into_owned();
+    assert!(
+        warned.contains("is left out: its config.toml cannot be read"),
+        "{warned}"
+    );
+    passer().arg("report").args([&other, &photos]).assert().code(1);
+}
+
 /// A temperature that makes gradients hundreds of times larger causes an overflow.
 #[test]
 fn f16_leaves_overflowing_steps_out_counts_them_and_resumes_with_its_scale() {

@@ -327,3 +327,85 @@ fn an_encoder_that_does_not_fit_is_refused_with_the_keys() {
     let again = [&SMALL_VIT[..], &start].concat();
     run(pretrain(MAE, &data, &at("fifth"), &again));
 }
+
+#[test]
+fn flags_alone_start_a_run_and_an_unfinished_source_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = photos(folder.path());
+    let at = |name: &str| folder.path().join(name);
+    run(pretrain(MAE, &data, &at("first"), &SMALL_VIT));
+    // As if it were interrupted after its first epoch of 2 steps.
+    let checkpoints = training::list_checkpoints(&at("first")).unwrap();
+    std::fs::remove_dir_all(&checkpoints[1].path).unwrap();
+    std::fs::remove_file(at("first/encoder.safetensors")).unwrap();
+    let hash = sha256(&checkpoints[0].path.join("encoder.safetensors"));
+    for (out, source) in [("second", at("first")), ("third", at("first/checkpoints"))] {
+        let source = source.display().to_string();
+        let keys = [
+            "--set",
+            "start.saw_people=yes",
+            "--set",
+            "start.freeze_backbone_epochs=1",
+        ];
+        let more = [&SMALL_VIT[..], &["--start", &source], &keys].concat();
+        let output = pretrain(MAE, &data, &at(out), &more).output().unwrap();
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success(), "{text}");
+        assert!(
+            text.contains("the run is not finished: this is its checkpoint of step 2 of 4"),
+            "{text}"
+        );
+        let origin = &json(&at(out).join("run.json"))["start"]["origin"];
+        assert_eq!(
+            (&origin["sha256"], &origin["saw_people"]),
+            (&hash.clone().into(), &"yes".into())
+        );
+        let config: toml::Table = std::fs::read_to_string(at(out).join("config.toml"))
+            .unwrap()
+            .parse()
+            .unwrap();
+        assert_eq!(config["start"]["freeze_backbone_epochs"].as_integer(), Some(1));
+    }
+    let mut export = crate::passer();
+    export.args(["weights", "export", "--to", "onnx", "--out"]);
+    let output = export.arg(at("exported")).arg(at("first")).output().unwrap();
+    assert!(output.status.success());
+    let card = std::fs::read_to_string(at("exported/README.md")).unwrap();
+    assert!(
+        card.contains("| state | the run is not finished: this is its checkpoint of step 2 of 4 |"),
+        "{card}"
+    );
+    // The hint names keys of the config.
+    let other = folder.path().join("other.safetensors");
+    std::fs::write(&other, b"\x02\0\0\0\0\0\0\0{}").unwrap();
+    let other = other.display().to_string();
+    let error = refusal(pretrain(
+        MAE,
+        &data,
+        &at("fourth"),
+        &[&SMALL_VIT[..], &["--start", &other]].concat(),
+    ));
+    assert!(
+        error.contains("error: `start.encoder`: encoder `") && !error.contains("--backbone"),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_mistyped_run_to_resume_is_told_and_starts() {
+    let folder = tempfile::tempdir().unwrap();
+    let photos = photos(folder.path());
+    let more = &SMALL_VIT[..];
+    run(pretrain(MAE, &photos, &folder.path().join("mine"), more));
+    let more = [more, &["--resume"]].concat();
+    let output = pretrain(MAE, &photos, &folder.path().join("mien"), &more)
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "{said}");
+    assert!(said.contains("there is no run to resume in `"), "{said}");
+    assert!(
+        said.contains("a new one starts there at step 0; runs with checkpoints beside it: `mine`"),
+        "{said}"
+    );
+}

@@ -51,13 +51,12 @@ fn kind(config: &BackboneConfig) -> &'static str {
 /// `` `backbone.vit.heads` must be 6, as in the encoder, got 3 ``, if they differ.
 fn difference<T: PartialEq + Debug>(key: &str, from: T, to: T) -> Option<String> {
     let shown = |value: &T| format!("{value:?}").to_lowercase();
-    (from != to).then(|| {
-        format!(
-            "`backbone.{key}` must be {}, as in the encoder, got {}",
-            shown(&from),
-            shown(&to)
-        )
-    })
+    worded(key, &shown(&from), &shown(&to))
+}
+
+/// [`difference`] of values in words.
+fn worded(key: &str, from: &str, to: &str) -> Option<String> {
+    (from != to).then(|| format!("`backbone.{key}` must be {from}, as in the encoder, got {to}"))
 }
 
 fn resnet_differences(from: &ResNetConfig, to: &ResNetConfig) -> Vec<String> {
@@ -70,39 +69,28 @@ fn resnet_differences(from: &ResNetConfig, to: &ResNetConfig) -> Vec<String> {
 }
 
 fn vit_differences(from: &VitConfig, to: &VitConfig) -> Vec<String> {
-    let of = |config: &VitConfig| {
-        let scaled = match config.layer_scale {
-            Some(_) => "a number",
-            None => "absent",
-        };
-        (scaled, config.pooling == Pooling::MeanThenNorm)
+    let scale = |config: &VitConfig| config.layer_scale.map_or("absent", |_| "a number");
+    // The norm behind the mean was trained for means alone; of the others, either reads the other's tokens.
+    let pooling = |config: &VitConfig| match config.pooling {
+        Pooling::MeanThenNorm => "\"mean_then_norm\"",
+        Pooling::ClassToken | Pooling::Mean => "\"class_token\" or \"mean\"",
     };
-    let ((from_scale, from_norm), (to_scale, to_norm)) = (of(from), of(to));
-    let mut differences = vec![
+    // Fixed positions are a start for learned ones.
+    let position = |config: &VitConfig| match (config.position, from.position) {
+        (Position::SineCosine, Position::Learned) => "\"sine_cosine\"",
+        _ => "\"learned\"",
+    };
+    let differences = [
         difference("vit.width", from.width, to.width),
         difference("vit.depth", from.depth, to.depth),
         difference("vit.heads", from.heads, to.heads),
         difference("vit.patch_px", from.patch_px, to.patch_px),
         difference("vit.registers", from.registers, to.registers),
         difference("vit.norm_epsilon", from.epsilon(), to.epsilon()),
+        worded("vit.layer_scale", scale(from), scale(to)),
+        worded("vit.pooling", pooling(from), pooling(to)),
+        worded("vit.position", position(from), position(to)),
     ];
-    if from_scale != to_scale {
-        differences.push(Some(format!(
-            "`backbone.vit.layer_scale` must be {from_scale}, as in the encoder, got {to_scale}"
-        )));
-    }
-    if from_norm != to_norm {
-        // The norm behind the mean was trained for means alone.
-        differences.push(Some(format!(
-            "`backbone.vit.pooling` must {}be \"mean_then_norm\", as in the encoder",
-            if from_norm { "" } else { "not " }
-        )));
-    }
-    if (from.position, to.position) == (Position::Learned, Position::SineCosine) {
-        differences.push(Some(
-            "`backbone.vit.position` must be \"learned\", as in the encoder, got \"sine_cosine\"".into(),
-        ));
-    }
     differences.into_iter().flatten().collect()
 }
 
@@ -205,10 +193,20 @@ mod tests {
             "`backbone.vit.layer_scale` must be absent, as in the encoder, got a number"
         );
         let fixed = vit(|config| config.position = Position::SineCosine);
-        assert!(refused(&plain, &fixed).contains("must be \"learned\""));
+        assert_eq!(
+            refused(&plain, &fixed),
+            "`backbone.vit.position` must be \"learned\", as in the encoder, got \"sine_cosine\""
+        );
         assert!(fit_state(&fixed, &plain, BTreeMap::new()).is_ok());
         let norm = vit(|config| config.pooling = Pooling::MeanThenNorm);
-        assert!(refused(&plain, &norm).contains("must not be \"mean_then_norm\""));
+        assert_eq!(
+            refused(&plain, &norm),
+            "`backbone.vit.pooling` must be \"class_token\" or \"mean\", as in the encoder, got \"mean_then_norm\""
+        );
+        assert_eq!(
+            refused(&norm, &plain),
+            "`backbone.vit.pooling` must be \"mean_then_norm\", as in the encoder, got \"class_token\" or \"mean\""
+        );
         let mean = vit(|config| config.pooling = Pooling::Mean);
         assert!(fit_state(&plain, &mean, BTreeMap::new()).is_ok());
         let resnet = BackboneConfig::Resnet(ResNetConfig {

@@ -41,9 +41,9 @@ impl Init {
     /// The same source, with these tensors for every network that [`BackboneConfig::init`](crate::BackboneConfig::init)
     /// builds: a run that starts from an encoder. Names are those of [`state_dict`](crate::state_dict); names and shapes must
     /// be the network's, as [`fit_state`](crate::fit_state) makes them.
-    pub fn starting_from(self, tensors: BTreeMap<String, TensorData>) -> Self {
+    pub fn starting_from(self, tensors: impl Into<Arc<BTreeMap<String, TensorData>>>) -> Self {
         Self {
-            start: Some(Arc::new(tensors)),
+            start: Some(tensors.into()),
             ..self
         }
     }

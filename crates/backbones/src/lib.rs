@@ -82,7 +82,7 @@ impl BackboneConfig {
             Self::Vit(config) => Backbone::Vit(config.init(init)),
         };
         match init.start() {
-            Some(tensors) => replace_state(network, tensors.clone()),
+            Some(tensors) => state::replace(network, |name| tensors.get(name).cloned()),
             None => network,
         }
     }
@@ -107,8 +107,7 @@ impl BackboneConfig {
     pub fn size_key(&self) -> &'static str {
         match self {
             Self::Resnet(_) => "backbone.resnet.width",
-            Self::Vit(config) if config.depth > config.width => "backbone.vit.depth",
-            Self::Vit(_) => "backbone.vit.width",
+            Self::Vit(config) => config.size_key(),
         }
     }
 

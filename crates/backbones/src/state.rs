@@ -24,10 +24,15 @@ pub fn state_dict(backbone: &Backbone) -> BTreeMap<String, TensorData> {
 /// The backbone with the tensors in `tensors` replaced, by the names of [`state_dict`]; other float types
 /// become f32. Gradients and device are unchanged. Names and shapes are not checked: callers with tensors
 /// from a file must check them first.
-pub fn replace_state(backbone: Backbone, tensors: BTreeMap<String, TensorData>) -> Backbone {
+pub fn replace_state(backbone: Backbone, mut tensors: BTreeMap<String, TensorData>) -> Backbone {
+    replace(backbone, |name| tensors.remove(name))
+}
+
+/// [`replace_state`] by the tensors that `tensor_of` has.
+pub(crate) fn replace(backbone: Backbone, tensor_of: impl FnMut(&str) -> Option<TensorData>) -> Backbone {
     let mut replace = Replace {
         path: Path::default(),
-        tensors,
+        tensor_of,
     };
     match backbone {
         Backbone::ResNet(network) => Backbone::ResNet(network.map(&mut replace)),
@@ -56,12 +61,12 @@ impl ModuleVisitor for Collect {
     }
 }
 
-struct Replace {
+struct Replace<F> {
     path: Path,
-    tensors: BTreeMap<String, TensorData>,
+    tensor_of: F,
 }
 
-impl ModuleMapper for Replace {
+impl<F: FnMut(&str) -> Option<TensorData>> ModuleMapper for Replace<F> {
     fn enter_module(&mut self, name: &str, _container: &str) {
         self.path.enter(name);
     }
@@ -71,7 +76,7 @@ impl ModuleMapper for Replace {
     }
 
     fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
-        let Some(data) = self.tensors.remove(&self.path.dotted()) else {
+        let Some(data) = (self.tensor_of)(&self.path.dotted()) else {
             return param;
         };
         let (id, old, mapper) = param.consume();

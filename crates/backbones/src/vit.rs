@@ -207,6 +207,26 @@ impl VitConfig {
         12.0 * self.depth as f64 * width.powi(2) + (positions + 3.0 * patch.powi(2)) * width
     }
 
+    /// The key with the largest effect on [`Self::parameter_count`]: what makes most of the count, positions or blocks.
+    pub fn size_key(&self) -> &'static str {
+        let without = |image_px, registers| Self {
+            image_px,
+            registers,
+            ..self.clone()
+        };
+        let all = self.parameter_count();
+        let is_most = |others: f64| 2.0 * others < all;
+        if is_most(without(0, self.registers).parameter_count()) {
+            "backbone.vit.image_px"
+        } else if is_most(without(self.image_px, 0).parameter_count()) {
+            "backbone.vit.registers"
+        } else if self.depth > self.width {
+            "backbone.vit.depth"
+        } else {
+            "backbone.vit.width"
+        }
+    }
+
     /// timm's name without the image size, `vit_small_patch16` or `vit_small_patch14_reg4`; `vit-w64-d6-h4-p4` for other
     /// widths, depths and heads.
     pub fn name(&self) -> String {

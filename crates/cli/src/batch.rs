@@ -8,11 +8,12 @@ use training::TrainingConfig;
 pub(crate) type Divisors<'c> = [(&'c str, Option<usize>)];
 
 /// The error of a training run. Where its batch is larger than the data, all keys that have to change are named: those of
-/// `training`, and `more`.
+/// `training`, and `more`; of a run that resumes, none may change.
 pub(crate) fn explained(
     error: evaluation::Error,
     training: &TrainingConfig,
     more: &Divisors<'_>,
+    resumes: bool,
 ) -> anyhow::Error {
     use data::Error::BatchTooLarge;
     use evaluation::Error::{Data, Training};
@@ -29,13 +30,18 @@ pub(crate) fn explained(
         | Training(training::Error::Data(BatchTooLarge {
             batch_images,
             records,
-        })) => Failure::new(format!("`data.{}`", error.to_string().trim_start_matches('`')))
-            .hint(cure(
-                *batch_images,
-                *records as usize,
-                &divisors,
-                std::env::args(),
-            ))
+        })) => Failure::new(format!("`data.{}", error.to_string().trim_start_matches('`')))
+            .hint(match resumes {
+                true => format!(
+                    "give at least {batch_images} records, those that the run was started with, or start a new run with another `--out`"
+                ),
+                false => cure(
+                    *batch_images,
+                    *records as usize,
+                    &divisors,
+                    std::env::args(),
+                ),
+            })
             .into(),
         _ => match error {
             Training(error) => error.into(),
@@ -73,6 +79,33 @@ fn cure(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_run_that_resumes_keeps_its_batch() {
+        let config = include_str!("../../../configs/pretrain/quickstart.toml");
+        let config: training::Config<objectives::ObjectiveConfig> = toml::from_str(config).unwrap();
+        let error = || {
+            evaluation::Error::Data(data::Error::BatchTooLarge {
+                batch_images: 16,
+                records: 9,
+            })
+        };
+        let report = |resumes| {
+            let error = explained(error(), &config.training, &[], resumes);
+            (error.to_string(), crate::failure::in_one_line(&error))
+        };
+        let (message, whole) = report(true);
+        assert!(
+            message.starts_with("`data.batch_images` ") && message.ends_with("got 16"),
+            "{message}"
+        );
+        assert!(
+            whole.contains("another `--out`") && !whole.contains("--set"),
+            "{whole}"
+        );
+        let (_, whole) = report(false);
+        assert!(whole.contains("--set data.batch_images=8"), "{whole}");
+    }
 
     #[test]
     fn every_key_that_must_change_is_in_the_command() {

@@ -1,7 +1,7 @@
 //! `passer config`: the configs that the program carries, listed and printed.
 
 use crate::configs::Kind;
-use crate::configs::shipped::{SHIPPED, named, nearest};
+use crate::configs::shipped::{self, SHIPPED, named};
 use crate::failure::Failure;
 use std::path::Path;
 
@@ -35,10 +35,22 @@ pub(crate) fn run(verb: Verb) -> anyhow::Result<()> {
     }
 }
 
-/// What a config says of itself in its first line.
-fn description(text: &str) -> &str {
-    let first = text.lines().next().unwrap_or_default();
-    first.strip_prefix('#').unwrap_or_default().trim()
+/// What a config says of itself in its first line, to the end of the sentence.
+fn description(text: &str) -> String {
+    let lines = text.lines().map_while(|line| line.strip_prefix('#'));
+    let lines: Vec<&str> = lines.map(str::trim).take_while(|line| !line.is_empty()).collect();
+    let mut whole = lines.join(" ");
+    let first = lines.first().map_or(0, |line| line.len());
+    let ends = |at: &usize| {
+        let behind = whole[at + 1..].trim_start().chars().next();
+        let is_apart = whole[at + 1..].starts_with(' ') || behind.is_none();
+        is_apart && behind.is_none_or(|letter| !letter.is_lowercase())
+    };
+    let mut stops = whole.match_indices('.').map(|(at, _)| at);
+    if let Some(end) = stops.find(|at| at + 1 >= first && ends(at)) {
+        whole.truncate(end + 1);
+    }
+    whole
 }
 
 fn list(arguments: &ListArguments) -> anyhow::Result<()> {
@@ -51,6 +63,14 @@ fn list(arguments: &ListArguments) -> anyhow::Result<()> {
                 .all(|word| shown.contains(&word.to_lowercase()))
     };
     let found: Vec<_> = SHIPPED.iter().filter(wanted).collect();
+    if found.is_empty() {
+        return Err(Failure::new(format!(
+            "no shipped config holds `{}`",
+            arguments.words.join("` and `")
+        ))
+        .hint("`passer config list` lists all")
+        .into());
+    }
     if arguments.json {
         let of = |(name, text): &&(&str, &str)| {
             serde_json::json!({
@@ -63,14 +83,6 @@ fn list(arguments: &ListArguments) -> anyhow::Result<()> {
         println!("{}", serde_json::to_string_pretty(&all)?);
         return Ok(());
     }
-    if found.is_empty() {
-        return Err(Failure::new(format!(
-            "no shipped config holds `{}`",
-            arguments.words.join("` and `")
-        ))
-        .hint("`passer config list` lists all")
-        .into());
-    }
     for (name, text) in found {
         println!("configs/{name}\n    {}", description(text));
     }
@@ -78,16 +90,51 @@ fn list(arguments: &ListArguments) -> anyhow::Result<()> {
 }
 
 fn show(name: &str) -> anyhow::Result<()> {
-    let Some((_, text)) = named(Path::new(name)) else {
-        let failure = Failure::new(format!(
-            "there is no shipped config `{name}`, or several have this name"
-        ));
-        let hint = match nearest(Path::new(name)) {
-            Some(near) => format!("the nearest is configs/{near}; `passer config list` lists all"),
-            None => "`passer config list` lists all".into(),
+    let path = Path::new(name);
+    let Some((_, text)) = named(path, &[]) else {
+        let twice = SHIPPED
+            .iter()
+            .filter(|(known, _)| shipped::stem(known) == name)
+            .count();
+        let message = match twice {
+            0 => format!("there is no shipped config `{name}`"),
+            count => format!("{count} shipped configs have the name `{name}`"),
         };
-        return Err(failure.hint(hint).into());
+        return Err(Failure::new(message).hint(shipped::hint(path, &[])).into());
     };
     print!("{text}");
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn a_description_ends_with_its_sentence() {
+        for (text, expected) in [
+            ("# One line.\nseed = 0", "One line."),
+            (
+                "# Two sentences. In one line.\n# More.",
+                "Two sentences. In one line.",
+            ),
+            (
+                "# Photos of docs/a.md, which\n# goes on, e.g. here. Another.\n",
+                "Photos of docs/a.md, which goes on, e.g. here.",
+            ),
+            ("# No end\n#\n# Another paragraph.", "No end"),
+            ("# No end\nseed = 0 # a.", "No end"),
+            ("seed = 0", ""),
+        ] {
+            assert_eq!(description(text), expected);
+        }
+        for (name, text) in SHIPPED.iter().filter(|(name, _)| name.ends_with(".toml")) {
+            let description = description(text);
+            assert!(
+                description.ends_with('.') || description.ends_with(':'),
+                "{name}: {description}"
+            );
+        }
+    }
 }

@@ -5,7 +5,7 @@ use crate::hints;
 use anyhow::Context;
 use data::settings::{self, Edit};
 use serde::de::DeserializeOwned;
-use std::borrow::Cow;
+use std::cell::Cell;
 use std::path::Path;
 
 /// Reads a config. `sets` are `key.path=value` edits, applied to the table before it is parsed as `C`, so
@@ -16,43 +16,99 @@ pub(crate) fn read<C: DeserializeOwned>(
     kind: Kind,
     check: impl FnOnce(&C) -> Result<(), String>,
 ) -> anyhow::Result<C> {
-    read_completed(path, sets, kind, |_| (), check)
+    read_completed(path, sets, kind, |_| (), check, || None)
 }
 
-/// [`read`] for a run. One that resumes may have a config from an earlier version, which gets the keys that were added
-/// since, and may be of any length; `check_length` refuses new ones alone.
+/// What a run's config must pass. The functions take the config.
+pub(crate) struct Checks<V, L, E> {
+    /// Refuses values, with the key first.
+    pub(crate) values: V,
+    /// Refuses keys for which the run is too short.
+    pub(crate) length: L,
+    /// The run's epochs, if it counts in them, and those that its keys need at least.
+    pub(crate) epochs: E,
+}
+
+/// [`read`] for a run, which starts from the encoder `start` if one is named: the edits come after it. One that resumes may have a
+/// config from an earlier version, which gets the keys that were added since, and may be of any length.
 pub(crate) fn read_for_run<C: DeserializeOwned>(
     path: &Path,
     sets: &[String],
     kind: Kind,
     resume: bool,
-    check: impl FnOnce(&C) -> Result<(), String>,
-    check_length: impl FnOnce(&C) -> Result<(), String>,
+    start: Option<&Path>,
+    checks: Checks<
+        impl Fn(&C) -> Result<(), String>,
+        impl Fn(&C) -> Result<(), String>,
+        impl Fn(&C) -> (Option<usize>, usize),
+    >,
 ) -> anyhow::Result<C> {
-    if !resume {
-        let both = |config: &C| check(config).and_then(|()| check_length(config));
-        return read(path, sets, kind, both);
-    }
-    let fill_in = |table: &mut toml::Table| {
-        training::fill_in_later_keys(table);
+    let not_utf8 = || Failure::new("`--start` must be a path in UTF-8, because the run's config names it");
+    let start = start
+        .map(|encoder| encoder.to_str().ok_or_else(not_utf8))
+        .transpose()?;
+    let complete = |table: &mut toml::Table| {
+        if resume {
+            training::fill_in_later_keys(table);
+        }
+        if let Some(encoder) = start {
+            start_from(table, encoder);
+        }
     };
-    read_completed(path, sets, kind, fill_in, check)
+    let needed_epochs = Cell::new(None);
+    let check = |config: &C| {
+        let values = (checks.values)(config);
+        let checked = values.and_then(|()| match resume {
+            true => Ok(()),
+            false => (checks.length)(config),
+        });
+        checked.inspect_err(|reason| {
+            let (epochs, needed) = (checks.epochs)(config);
+            let is_short = epochs.is_some_and(|epochs| epochs < needed);
+            // Another key may be wrong too.
+            needed_epochs.set((is_short && reason.contains(" epochs")).then_some(needed));
+        })
+    };
+    let cure = || {
+        let needed = needed_epochs.get()?;
+        Some(format!(
+            "train for at least {needed} epochs (`--set training.epochs={needed}`), or lower the key"
+        ))
+    };
+    read_completed(path, sets, kind, complete, check, cure)
+}
+
+/// Starts from this encoder. What the config says of another one does not hold of it.
+fn start_from(table: &mut toml::Table, encoder: &str) {
+    let start = table
+        .entry("start")
+        .or_insert_with(|| toml::Value::Table(toml::Table::new()));
+    // Another kind of value gives an error where it is read.
+    if let Some(start) = start.as_table_mut()
+        && start.get("encoder").and_then(toml::Value::as_str) != Some(encoder)
+    {
+        start.insert("encoder".into(), encoder.into());
+        for of_the_other in ["saw_people", "part", "backbone"] {
+            start.remove(of_the_other);
+        }
+    }
 }
 
 fn read_completed<C: DeserializeOwned>(
     path: &Path,
     sets: &[String],
     kind: Kind,
-    fill_in: impl FnOnce(&mut toml::Table),
+    complete: impl FnOnce(&mut toml::Table),
     check: impl FnOnce(&C) -> Result<(), String>,
+    cure: impl FnOnce() -> Option<String>,
 ) -> anyhow::Result<C> {
-    let text = shipped::text(path).map_err(|error| unreadable(path, &error))?;
-    if let (Cow::Borrowed(_), Some((name, _))) = (&text, shipped::named(path))
+    let (text, name) = shipped::text(path, &[kind]).map_err(|error| unreadable(path, kind, &error))?;
+    if let Some(name) = name
         && crate::ranks::launched_first()
     {
         eprintln!("config: configs/{name}, as this program carries it");
     }
-    let parsed = parse_completed(&text, sets, fill_in, check);
+    let parsed = parse_completed(&text, sets, complete, check, cure);
     if parsed.is_err()
         && let Some(found) = Kind::of(&text)
         && found != kind
@@ -69,19 +125,13 @@ fn read_completed<C: DeserializeOwned>(
     parsed.with_context(|| format!("config `{}` is not valid", path.display()))
 }
 
-/// The error of a config that cannot be read, with the shipped one that its name is nearest to.
-fn unreadable(path: &Path, error: &std::io::Error) -> anyhow::Error {
+/// The error of a config that cannot be read, with the shipped ones that its name is nearest to.
+fn unreadable(path: &Path, kind: Kind, error: &std::io::Error) -> anyhow::Error {
     let failure = Failure::new(format!("config `{}` cannot be read: {error}", path.display()));
-    if error.kind() != std::io::ErrorKind::NotFound {
-        return failure.into();
+    match error.kind() {
+        std::io::ErrorKind::NotFound => failure.hint(shipped::hint(path, &[kind])).into(),
+        _ => failure.into(),
     }
-    match shipped::nearest(path) {
-        Some(name) => failure.hint(format!(
-            "a shipped one is configs/{name}; `passer config list` has all"
-        )),
-        None => failure.hint("`passer config list` has the shipped ones"),
-    }
-    .into()
 }
 
 /// The purpose of a TOML file.
@@ -166,8 +216,8 @@ const OF_FINE_TUNING: [&str; 6] = [
 
 /// Whether a file is a detection config; an unreadable file is none, and reading it gives the error.
 pub(crate) fn is_detection(path: &Path) -> bool {
-    let text = shipped::text(path).unwrap_or_default();
-    Kind::of(&text) == Some(Kind::Detection)
+    let text = shipped::text(path, &[Kind::FineTuning, Kind::Detection]);
+    text.is_ok_and(|(text, _)| Kind::of(&text) == Some(Kind::Detection))
 }
 
 /// [`read`] for a text in memory.
@@ -176,22 +226,23 @@ pub(crate) fn parse<C: DeserializeOwned>(
     sets: &[String],
     check: impl FnOnce(&C) -> Result<(), String>,
 ) -> anyhow::Result<C> {
-    parse_completed(text, sets, |_| (), check)
+    parse_completed(text, sets, |_| (), check, || None)
 }
 
 fn parse_completed<C: DeserializeOwned>(
     text: &str,
     sets: &[String],
-    fill_in: impl FnOnce(&mut toml::Table),
+    complete: impl FnOnce(&mut toml::Table),
     check: impl FnOnce(&C) -> Result<(), String>,
+    cure: impl FnOnce() -> Option<String>,
 ) -> anyhow::Result<C> {
     let edits = sets
         .iter()
         .map(|set| edit(set))
         .collect::<anyhow::Result<Vec<Edit>>>()?;
-    settings::read(text, &edits, fill_in, check).map_err(|fault| {
+    settings::read(text, &edits, complete, check).map_err(|fault| {
         let failure = Failure::new(hints::message_of_settings(&fault));
-        match hints::of_settings(&fault) {
+        match hints::of_settings(&fault).or_else(cure) {
             Some(hint) => failure.hint(hint).into(),
             None => failure.into(),
         }
@@ -285,10 +336,48 @@ mod tests {
             let inner = table["inner"].as_table_mut().unwrap();
             inner.insert("name".into(), "as before".into());
         };
-        let outer: Outer = parse_completed(&old, &[], fill_in, |_| Ok(())).unwrap();
+        let outer: Outer = parse_completed(&old, &[], fill_in, |_| Ok(()), || None).unwrap();
         assert_eq!(outer.inner.name, "as before");
-        let outer: Outer = parse_completed(&old, &["inner.name=new".into()], fill_in, |_| Ok(())).unwrap();
+        let sets = ["inner.name=new".into()];
+        let outer: Outer = parse_completed(&old, &sets, fill_in, |_| Ok(()), || None).unwrap();
         assert_eq!(outer.inner.name, "new");
+    }
+
+    #[test]
+    fn what_is_said_of_one_encoder_does_not_hold_of_another() {
+        let text = "seed = 1\n[start]\nencoder = 'a.pth'\nsaw_people = 'no'\nfreeze_backbone_epochs = 2\n";
+        let started = |text: &str, encoder: &str, sets: &[&str]| {
+            let sets: Vec<String> = sets.iter().map(ToString::to_string).collect();
+            let start = |table: &mut toml::Table| start_from(table, encoder);
+            let table: toml::Table = parse_completed(text, &sets, start, |_| Ok(()), || None).unwrap();
+            table["start"]
+                .clone()
+                .try_into::<training::StartConfig>()
+                .unwrap()
+        };
+        let stated = training::StartConfig {
+            saw_people: Some(training::SawPeople::No),
+            freeze_backbone_epochs: 2,
+            ..training::StartConfig::from_encoder("a.pth")
+        };
+        assert_eq!(started(text, "a.pth", &[]), stated);
+        let other = training::StartConfig {
+            encoder: "b.pth".into(),
+            saw_people: None,
+            ..stated.clone()
+        };
+        assert_eq!(started(text, "b.pth", &[]), other);
+        let set = training::StartConfig {
+            saw_people: Some(training::SawPeople::No),
+            ..other
+        };
+        assert_eq!(started(text, "b.pth", &["start.saw_people=no"]), set);
+        // A config without the table.
+        let new = training::StartConfig {
+            backbone: Some("resnet50".into()),
+            ..training::StartConfig::from_encoder("b.pth")
+        };
+        assert_eq!(started("seed = 1", "b.pth", &["start.backbone=resnet50"]), new);
     }
 
     #[test]

@@ -234,6 +234,9 @@ fn of_nvidia_smi(lines: &str, address: &str) -> Option<u64> {
     })
 }
 
+/// The variable with the number of threads on the CPU.
+const THREADS: &str = "RAYON_NUM_THREADS";
+
 /// Arguments of `passer devices`.
 #[derive(clap::Args)]
 pub(crate) struct ListArguments {
@@ -380,17 +383,18 @@ pub(crate) fn list(arguments: &ListArguments) -> anyhow::Result<()> {
     }
     let listing = Listing {
         backends,
-        cpu_threads: std::thread::available_parallelism().map_or(1, usize::from),
+        cpu_threads: rayon::current_num_threads(),
         mpi: mpi::library(),
     };
     if arguments.json {
         println!("{}", serde_json::to_string_pretty(&listing)?);
         return Ok(());
     }
-    println!(
-        "cpu threads: {} (RAYON_NUM_THREADS bounds those of flex)",
-        listing.cpu_threads
-    );
+    let bound = match std::env::var_os(THREADS) {
+        Some(_) => format!("{THREADS}, which is set, bounds them"),
+        None => format!("{THREADS} bounds them"),
+    };
+    println!("cpu threads: {} ({bound})", listing.cpu_threads);
     match &listing.mpi {
         Some(name) => println!("several devices: {name} (docs/distributed.md)"),
         None => println!("several devices: build with `cargo build --release --features mpi`"),

@@ -196,6 +196,9 @@ pub(crate) fn run(arguments: Arguments) -> anyhow::Result<()> {
     if slice.is_none() {
         check_free(&working, &encoder, &dataset)?;
     }
+    if arguments.format == Format::Npy {
+        evaluation::check_keys_for_npy(&dataset)?;
+    }
     let transforms = match &arguments.transforms_of {
         None => transforms(arguments.size_px.or(encoder.trained_px).unwrap_or(224)),
         Some(path) => {

@@ -11,8 +11,30 @@ use weights::SaveAs;
 pub(crate) use curation::of_curation;
 pub(crate) use settings::{message as message_of_settings, of_settings};
 
+/// How a user names the network of a file of weights.
+#[derive(Clone, Copy)]
+enum Names {
+    /// With flags of a verb.
+    Flags,
+    /// With keys of `[start]`.
+    Start,
+}
+
+impl Names {
+    fn backbone(self, name: &str) -> String {
+        match self {
+            Self::Flags => format!("`--backbone {name}`"),
+            Self::Start => format!("`--set start.backbone={name}`"),
+        }
+    }
+}
+
 /// The cure of a file of weights.
 pub(crate) fn of_weights(hint: &weights::Hint) -> String {
+    of_weights_named(hint, Names::Flags)
+}
+
+fn of_weights_named(hint: &weights::Hint, names: Names) -> String {
     use weights::{Detector, Hint};
     match hint {
         Hint::DownloadAgain => "a failed download leaves such a file: fetch it again".into(),
@@ -49,14 +71,25 @@ pub(crate) fn of_weights(hint: &weights::Hint) -> String {
              where it allows nothing"
                 .into()
         }
-        Hint::NameHeads(name) => format!("name the network with its heads: `--backbone {name}`"),
-        Hint::NameIfPaddedByOne(name) => {
-            format!("if yours is padded by 1 (torchvision's, lightly's), pass `--backbone {name}`")
-        }
-        Hint::NameIfPlain => "if it is the plain network, name it: `--backbone resnet50`, `--backbone vit_base_patch16`".into(),
+        Hint::NameHeads(name) => format!("name the network with its heads: {}", names.backbone(name)),
+        Hint::NameIfPaddedByOne(name) => format!(
+            "if yours is padded by 1 (torchvision's, lightly's), pass {}",
+            names.backbone(name)
+        ),
+        Hint::NameIfPlain => format!(
+            "if it is the plain network, name it: {}, {}",
+            names.backbone("resnet50"),
+            names.backbone("vit_base_patch16")
+        ),
         Hint::GiveFolder => "give the folder, or its `.index.json`".into(),
-        Hint::OmitName => "leave out `--backbone`".into(),
-        Hint::ChooseOther(_) => "choose the other network with `--part`, or leave it out".into(),
+        Hint::OmitName => match names {
+            Names::Flags => "leave out `--backbone`".into(),
+            Names::Start => "leave out `backbone` in `[start]`".into(),
+        },
+        Hint::ChooseOther(_) => match names {
+            Names::Flags => "choose the other network with `--part`, or leave it out".into(),
+            Names::Start => "choose the other network with `--set start.part=…`, or leave out the key".into(),
+        },
         Hint::UseTimmNames => "write timm's names: `--to timm`".into(),
         Hint::ExportOnnx => "ONNX has every network: `--to onnx`".into(),
         Hint::ExportTransformers => "Transformers has this network: `--to transformers`".into(),
@@ -203,6 +236,7 @@ pub(crate) fn of_training(error: &training::Error) -> Option<String> {
     }
     let hint = match error.hint()? {
         Hint::Weights(hint) => return Some(of_weights(&hint)),
+        Hint::WeightsOfStart(hint) => return Some(of_weights_named(&hint, Names::Start)),
         Hint::ResumeOrOtherFolder => "resume with `--resume`, or give another `--out`",
         Hint::WaitOrOtherFolder => {
             "wait for it or end it, then resume with `--resume`; or give another `--out`"
@@ -272,6 +306,9 @@ pub(crate) fn of_evaluation(error: &evaluation::Error) -> Option<String> {
         }
         Hint::SameTransforms => "extract both with one size, one `--mean` and one `--std`",
         Hint::WriteF32 => "pass `--dtype f32`",
+        Hint::OtherFormat => {
+            "leave out `--format npy`, or pass `--format parquet`, whose keys may hold anything; or rename the record"
+        }
         Hint::ExtractTap => {
             "extract it (`passer features --taps pooled,tokens_4`, or `stages`), or take it out of the config's `inputs`"
         }
@@ -361,6 +398,23 @@ mod tests {
         };
         let words = "leave out `--backbone`";
         assert_eq!(of_training(&encoder()).unwrap(), words);
+        // Of the encoder that `[start]` names, there are keys in place of flags.
+        let of_start = |hint: weights::Hint| {
+            let encoder = training::Error::Encoder {
+                path: "x".into(),
+                reason: "r".into(),
+                hint: Some(hint),
+            };
+            of_training(&training::Error::Start(Box::new(encoder))).unwrap()
+        };
+        assert_eq!(
+            of_start(weights::Hint::OmitName),
+            "leave out `backbone` in `[start]`"
+        );
+        assert_eq!(
+            of_start(weights::Hint::NameHeads("vit_small_patch16".into())),
+            "name the network with its heads: `--set start.backbone=vit_small_patch16`"
+        );
         let wrapped = evaluation::Error::Training(encoder());
         assert_eq!(of_evaluation(&wrapped).unwrap(), words);
         let full_disk = std::io::Error::from(std::io::ErrorKind::StorageFull);

@@ -12,6 +12,7 @@
 mod output;
 
 mod batch;
+mod completions;
 mod config;
 mod configs;
 mod curate;
@@ -144,9 +145,7 @@ pub fn run() -> ExitCode {
             Verb::Config(verb) => config::run(verb),
             Verb::Devices(arguments) => devices::list(&arguments),
             Verb::Completions { shell } => {
-                let mut script = vec![];
-                clap_complete::generate(shell, &mut command(), "passer", &mut script);
-                print!("{}", String::from_utf8_lossy(&script));
+                print!("{}", completions::script(shell, command()));
                 Ok(())
             }
         }

@@ -12,7 +12,7 @@ use objectives::ObjectiveConfig;
 use serde_json::Map;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use training::{Config, StartConfig, Summary};
+use training::{Config, Summary};
 
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
@@ -65,18 +65,19 @@ fn inputs(arguments: &Arguments, ranks: &Ranks) -> anyhow::Result<Inputs> {
         // A config too large for this machine fails in the allocator, which names no key.
         objectives::parameter_budget::check(config, Some(memory))
     };
-    let mut config: Config<ObjectiveConfig> = configs::read_for_run(
+    let config = configs::read_for_run(
         &arguments.config,
         &arguments.sets,
         configs::Kind::Pretraining,
         arguments.resume,
-        check,
-        // A smoke test shrinks what would be too long for its steps.
-        Config::validate_length,
+        arguments.start.as_deref(),
+        configs::Checks {
+            values: check,
+            // A smoke test shrinks what would be too long for its steps.
+            length: Config::validate_length,
+            epochs: |config: &Config<ObjectiveConfig>| (config.training.epochs, config.epochs_needed()),
+        },
     )?;
-    if let Some(encoder) = &arguments.start {
-        start_from(&mut config.start, encoder, &arguments.sets);
-    }
     let device = arguments.devices.one().open_on(ranks)?;
     let data = arguments.data.as_ref().filter(|_| !arguments.smoke);
     let dataset = data.map(|data| data::Dataset::open(data)).transpose()?;
@@ -85,31 +86,6 @@ fn inputs(arguments: &Arguments, ranks: &Ranks) -> anyhow::Result<Inputs> {
         device,
         dataset: dataset.map(Arc::new),
     })
-}
-
-/// Starts from this encoder. What the config says of another one does not hold of it, unless `--set` says it.
-fn start_from(start: &mut Option<StartConfig>, encoder: &Path, sets: &[String]) {
-    let Some(start) = start else {
-        *start = Some(StartConfig::from_encoder(encoder));
-        return;
-    };
-    if start.encoder == encoder {
-        return;
-    }
-    start.encoder = encoder.to_path_buf();
-    let is_set = |key: &str| {
-        sets.iter()
-            .any(|set| set.trim_start().starts_with(&format!("start.{key}")))
-    };
-    if !is_set("saw_people") {
-        start.saw_people = None;
-    }
-    if !is_set("part") {
-        start.part = None;
-    }
-    if !is_set("backbone") {
-        start.backbone = None;
-    }
 }
 
 fn on_ranks(arguments: &Arguments, ranks: &Ranks) -> anyhow::Result<()> {
@@ -180,7 +156,9 @@ pub(crate) fn pretrain(
         }
     });
     shown.finish();
-    summary.map_err(|error| batch::explained(error.into(), &config.training, &[]))
+    // Scripts pass `--resume` to new runs too.
+    let resumes = resume && out.join("config.toml").exists();
+    summary.map_err(|error| batch::explained(error.into(), &config.training, &[], resumes))
 }
 
 /// Prints how a finished run was and the next command.
@@ -230,33 +208,6 @@ fn evaluation_config(px: u32) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn what_is_said_of_one_encoder_does_not_hold_of_another() {
-        let stated = StartConfig {
-            saw_people: Some(training::SawPeople::No),
-            freeze_backbone_epochs: 2,
-            ..StartConfig::from_encoder("a.pth")
-        };
-        let started = |encoder: &str, sets: &[&str]| {
-            let mut start = Some(stated.clone());
-            let sets: Vec<String> = sets.iter().map(|set| set.to_string()).collect();
-            start_from(&mut start, Path::new(encoder), &sets);
-            start
-        };
-        assert_eq!(started("a.pth", &[]), Some(stated.clone()));
-        let other = StartConfig {
-            encoder: "b.pth".into(),
-            saw_people: None,
-            ..stated.clone()
-        };
-        assert_eq!(started("b.pth", &[]), Some(other.clone()));
-        let set = StartConfig {
-            saw_people: Some(training::SawPeople::No),
-            ..other
-        };
-        assert_eq!(started("b.pth", &["start.saw_people=no"]), Some(set));
-    }
 
     #[test]
     fn the_command_that_comes_next_can_be_pasted() {

@@ -7,7 +7,8 @@ use std::path::PathBuf;
 
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
-    /// Run directories of `passer pretrain` or `passer evaluate finetune`, finished or not
+    /// Run directories of `passer pretrain` or `passer evaluate finetune`, finished or not. Those that cannot be read are listed on
+    /// the page; only if all of them are, the command fails
     #[arg(required = true, value_name = "RUN")]
     runs: Vec<PathBuf>,
     /// The page to write; without it `run.html` in the run directory, or `runs.html` here for several runs
@@ -27,6 +28,13 @@ pub(crate) fn run(arguments: Arguments) -> anyhow::Result<()> {
             _ => error.into(),
         }
     })?;
+    for run in &read.damaged {
+        eprintln!(
+            "warning: `{}` is left out: {}",
+            run.path.display(),
+            data::terminal::escape(&run.reason)
+        );
+    }
     if arguments.json {
         println!("{}", serde_json::to_string_pretty(&runs::summary(&read, &cite))?);
     }

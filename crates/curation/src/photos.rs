@@ -136,12 +136,9 @@ pub(crate) fn fetched_path(folder: &Path, key: &str) -> PathBuf {
 
 /// The partial downloads that a killed process may have left, under the names of this version and of earlier
 /// ones.
-fn unfinished(path: &Path) -> [PathBuf; 2] {
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    [
-        path.with_file_name(format!("{}{name}", data::durable::PARTIAL)),
-        path.with_extension("part"),
-    ]
+fn unfinished(path: &Path) -> impl Iterator<Item = PathBuf> {
+    let of_this_version = data::durable::leftover_of(path).ok();
+    of_this_version.into_iter().chain([path.with_extension("part")])
 }
 
 #[cfg(test)]

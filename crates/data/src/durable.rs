@@ -21,6 +21,8 @@ pub const PARTIAL: &str = ".partial-";
 /// Suffix of the name, behind [`PARTIAL`], of a folder whose place another one is taking. [`remove_folder`] uses another
 /// suffix, because what it removes may be half gone.
 const REPLACED: &str = "-replaced";
+/// The suffix of a folder that is being removed.
+const REMOVED: &str = "-old";
 
 /// Bytes that a [`Writer`] collects before it writes them.
 const BUFFER_BYTES: usize = 1 << 18;
@@ -231,6 +233,34 @@ fn aside(path: &Path, suffix: &str) -> io::Result<PathBuf> {
     Ok(path.with_file_name(hidden))
 }
 
+/// The name that a leftover would have got: `a.idx` of `.partial-a.idx`, of `.partial-a.idx-12-0` by one of several writers, and
+/// of a folder on its way in or out. `None` for other names. Of a name of more than 200 bytes a leftover has only a hash.
+pub fn final_name(leftover: &str) -> Option<&str> {
+    let name = leftover.strip_prefix(PARTIAL)?;
+    if let Some(name) = [REPLACED, REMOVED]
+        .iter()
+        .find_map(|suffix| name.strip_suffix(suffix))
+    {
+        return Some(name);
+    }
+    // Process and number of a writer that found the usual name in use.
+    let without_number = |name: &str| {
+        let (rest, number) = name.rsplit_once('-')?;
+        let is_number = !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit());
+        is_number.then_some(rest.len())
+    };
+    let process = without_number(name).and_then(|end| without_number(&name[..end]));
+    Some(process.map_or(name, |end| &name[..end]))
+}
+
+/// The leftover that a crash while `path` was written leaves in its usual place.
+///
+/// # Errors
+/// A path that names no file.
+pub fn leftover_of(path: &Path) -> io::Result<PathBuf> {
+    aside(path, "")
+}
+
 /// A folder being made. [`Folder::finish`] gives it its name, with everything in it; dropped before, it
 /// leaves nothing. For folders whose parent one process writes to (see [`FolderLock`](crate::FolderLock)).
 #[derive(Debug)]
@@ -334,7 +364,7 @@ impl Drop for Folder {
 /// [`FileError`] names `path`.
 pub fn remove_folder(path: &Path) -> Result<(), FileError> {
     let removed = || {
-        let old = aside(path, "-old")?;
+        let old = aside(path, REMOVED)?;
         remove_any(&old)?;
         fs::rename(path, &old)?;
         fs::remove_dir_all(&old)
@@ -360,9 +390,8 @@ pub fn remove_leftovers(folder: &Path) -> Result<(), FileError> {
             continue;
         }
         let path = entry.path();
-        let replaced = name
-            .to_str()
-            .and_then(|name| name.strip_prefix(PARTIAL)?.strip_suffix(REPLACED));
+        let replaced = name.to_str().filter(|name| name.ends_with(REPLACED));
+        let replaced = replaced.and_then(final_name);
         match replaced.map(|name| folder.join(name)) {
             Some(lost) if lost.symlink_metadata().is_err() => {
                 fs::rename(&path, &lost).map_err(FileError::new("restore", &lost))?;

@@ -31,6 +31,10 @@ pub enum Error {
         reason: String,
     },
 
+    /// A key with a line break, which a file with a key per line cannot hold.
+    #[error("the key {0:?} has a line break, which `keys.txt` cannot hold")]
+    LineBreak(String),
+
     /// The file holds one of several slices, not all records.
     #[error("`{}` holds slice {number} of {count} alone", path.display())]
     OneSlice {
@@ -544,6 +548,8 @@ pub enum Hint {
     SameTransforms,
     /// Write 32 bit features.
     WriteF32,
+    /// Write another format, whose keys may hold anything, or rename the record.
+    OtherFormat,
     /// Extract the tap, or remove it from the config.
     ExtractTap,
     /// How to make features files, and what features files of other programs must hold.
@@ -583,6 +589,7 @@ impl Error {
             Self::NeedsImages { .. } => Hint::UseEncoder,
             Self::TransformsMismatch => Hint::SameTransforms,
             Self::AboveF16 { .. } => Hint::WriteF32,
+            Self::LineBreak(_) => Hint::OtherFormat,
             Self::Occupied { .. } => Hint::OtherOutput,
             Self::NoTap { .. } => Hint::ExtractTap,
             Self::FeaturesFile { .. } => Hint::MakeFeatures,

@@ -17,7 +17,7 @@ mod work;
 pub use cache::FeatureCache;
 pub use extract::{Extraction, Writing, Written};
 pub use matrix::{Features, Labels, Matrix, Origin, UNDECIDED};
-pub use others::{write_npy, write_parquet};
+pub use others::{check_keys_for_npy, write_npy, write_parquet};
 pub use records::Records;
 pub use resumable::Unfinished;
 pub use scaling::Scaling;

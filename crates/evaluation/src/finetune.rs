@@ -27,7 +27,7 @@ mod subset;
 
 pub use classification::{ValidationLine, run};
 pub use mixing::Config as Mixing;
-pub use run::{FinetuneEvent, FinetuneResult, Job};
+pub use run::{FinetuneEvent, FinetuneResult, Job, Recipe};
 pub use start::{LoadedDetector, Start};
 pub use subset::{Choice, SemiSupervised, Validation};
 
@@ -205,8 +205,10 @@ impl Settings {
         }
         fraction("drop_path", self.drop_path, false)?;
         fraction("label_smoothing", self.label_smoothing, false)?;
-        if let HeadInit::Normal(std) | HeadInit::TruncatedNormal(std) = self.head {
-            above_zero("head.*", std)?;
+        match self.head {
+            HeadInit::Uniform => {}
+            HeadInit::Normal(std) => above_zero("head.normal", std)?,
+            HeadInit::TruncatedNormal(std) => above_zero("head.truncated_normal", std)?,
         }
         if let Some(factor) = self.head_learning_rate_factor {
             above_zero("head_learning_rate_factor", factor)?;
@@ -258,26 +260,6 @@ impl ObjectiveSection for Settings {
 }
 
 impl Config {
-    /// Gives an error that names the key if the config contradicts itself or cannot run with any encoder and
-    /// data.
-    pub fn validate(&self) -> Result<(), String> {
-        match &self.backbone {
-            Some(backbone) => self.with_backbone(backbone).map(|_| ()),
-            None => self
-                .objective
-                .check(self.data.batch_images, self.training.micro_batch_images),
-        }
-    }
-
-    /// Gives an error that names the key if the run is too short for its value, as for a milestone that never
-    /// comes. For new runs only.
-    pub fn validate_length(&self) -> Result<(), String> {
-        let epochs = self.training.epochs;
-        epochs.map_or(Ok(()), |epochs| {
-            training::check_epochs(&self.schedule.counts(), epochs)
-        })
-    }
-
     /// The complete, validated training config with this network.
     fn with_backbone(&self, backbone: &BackboneConfig) -> Result<training::Config<Settings>, String> {
         let mut backbone = backbone.clone();
@@ -326,10 +308,49 @@ impl Config {
             transforms: self.objective.test_transforms.clone(),
         }
     }
+}
 
-    /// Turns the config into a short trial with `batch_images` images per step; only settings that count images,
-    /// steps or epochs change.
-    pub fn for_smoke_test(&mut self, batch_images: usize) {
+impl Recipe for Config {
+    type Line = ValidationLine;
+
+    fn validate(&self) -> Result<(), String> {
+        match &self.backbone {
+            Some(backbone) => self.with_backbone(backbone).map(|_| ()),
+            None => self
+                .objective
+                .check(self.data.batch_images, self.training.micro_batch_images),
+        }
+    }
+
+    fn validate_length(&self) -> Result<(), String> {
+        let epochs = self.training.epochs;
+        epochs.map_or(Ok(()), |epochs| {
+            training::check_epochs(&self.schedule.counts(), epochs)
+        })
+    }
+
+    fn epochs_needed(&self) -> usize {
+        self.schedule.epochs_needed()
+    }
+
+    fn training(&self) -> &TrainingConfig {
+        &self.training
+    }
+
+    fn batch_images(&self) -> usize {
+        self.data.batch_images
+    }
+
+    fn divisors(&self) -> Vec<(&'static str, Option<usize>)> {
+        let mixing = self.objective.mixing.as_ref();
+        vec![("objective.mixing.images", mixing.and_then(|mixing| mixing.images))]
+    }
+
+    fn protocol(&self) -> String {
+        self.objective.protocol.name()
+    }
+
+    fn for_smoke_test(&mut self, batch_images: usize) {
         self.data.batch_images = batch_images;
         self.training.for_smoke_test(1, batch_images);
         self.schedule.for_smoke_test();
@@ -344,5 +365,13 @@ impl Config {
             part.percent = 100.0;
             part.choice = Choice::Seed(self.seed);
         }
+    }
+
+    fn run(
+        &self,
+        job: &Job<'_>,
+        observe: &mut dyn FnMut(FinetuneEvent<'_, ValidationLine>),
+    ) -> Result<FinetuneResult, crate::error::Error> {
+        run(self, job, observe)
     }
 }

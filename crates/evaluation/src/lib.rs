@@ -48,7 +48,7 @@ pub use encoder::{Encoder, Input, POOLED, PretrainedOn, Tap, weights_hash};
 pub use error::{Error, Hint, SliceFault};
 pub use features::{
     Extraction, FeatureCache, FeatureType, Features, Labels, Matrix, Origin, Records, Scaling, Slice,
-    UNDECIDED, Unfinished, Writing, Written, write_npy, write_parquet,
+    UNDECIDED, Unfinished, Writing, Written, check_keys_for_npy, write_npy, write_parquet,
 };
 pub use overlap::{Compared, Overlap, Pretraining, PretrainingSample};
 pub use progress::Event;

@@ -6,6 +6,8 @@
 mod chart;
 mod compare;
 mod directory;
+mod faults;
+mod paths;
 mod remarks;
 mod sections;
 mod series;
@@ -17,7 +19,7 @@ use maud::{Markup, html};
 use serde_json::{Value, json};
 use std::path::PathBuf;
 
-pub use directory::{ReadError, TrainingRun};
+pub use directory::{DamagedRun, ReadError, TrainingRun};
 
 /// A work that a run's results rest on.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,29 +30,54 @@ pub struct Citation {
     pub url: String,
 }
 
-/// Reads run directories and gives each a name that tells it from the others.
-///
-/// # Errors
-/// A folder that is not a run directory, and files that cannot be read.
-pub fn read(paths: &[PathBuf]) -> Result<Vec<TrainingRun>, ReadError> {
-    let mut runs = paths
-        .iter()
-        .map(|path| TrainingRun::read(path))
-        .collect::<Result<Vec<_>, _>>()?;
-    directory::name(&mut runs);
-    Ok(runs)
+/// Folders that were read as runs.
+#[derive(Clone, Debug)]
+pub struct Runs {
+    /// The runs, at least one, in the order in which they were named.
+    pub runs: Vec<TrainingRun>,
+    /// The folders that could not be read.
+    pub damaged: Vec<DamagedRun>,
 }
 
-/// The page of some runs, at least one. `cite` lists what to cite for a run.
-pub fn page(runs: &[TrainingRun], cite: &dyn Fn(&TrainingRun) -> Vec<Citation>) -> String {
+/// Reads run directories and gives each a name that tells it from the others. A folder that cannot be read is listed as damaged.
+///
+/// # Errors
+/// The first folder's, if none can be read.
+pub fn read(paths: &[PathBuf]) -> Result<Runs, ReadError> {
+    let (mut runs, mut damaged, mut first_error) = (vec![], vec![], None);
+    for (path, name) in paths.iter().zip(directory::names(paths)) {
+        match TrainingRun::read(path) {
+            Ok(mut run) => {
+                run.name = name;
+                runs.push(run);
+            }
+            Err(error) => {
+                damaged.push(DamagedRun {
+                    path: path.clone(),
+                    name,
+                    reason: error.reason(),
+                });
+                first_error = first_error.or(Some(error));
+            }
+        }
+    }
+    match first_error {
+        Some(error) if runs.is_empty() => Err(error),
+        _ => Ok(Runs { runs, damaged }),
+    }
+}
+
+/// The page of some runs. `cite` lists what to cite for a run. It is for others' eyes: of paths on this machine it has only
+/// names.
+pub fn page(Runs { runs, damaged }: &Runs, cite: &dyn Fn(&TrainingRun) -> Vec<Citation>) -> String {
     let curves = curves_of(runs);
-    let title = match runs {
+    let title = match runs.as_slice() {
         [one] => one.name.clone(),
         runs => format!("{} training runs", runs.len()),
     };
     let mut page = Page::new(&title, lead(runs, curves.len())).with_style(STYLE);
     page.section("runs", "Overview", sections::overview(runs, &curves));
-    page.section("remarks", "Worth knowing", sections::remarks(runs));
+    page.section("remarks", "Worth knowing", sections::remarks(runs, damaged));
     page.section("curves", "Curves", chart::charts(&curves));
     page.section("numbers", "Last numbers", sections::last_numbers(&curves));
     page.section("scores", "Scores", sections::scores(runs));
@@ -62,8 +89,8 @@ pub fn page(runs: &[TrainingRun], cite: &dyn Fn(&TrainingRun) -> Vec<Citation>) 
     page.html()
 }
 
-/// The same facts for machines; the lines themselves are in each run's `metrics.jsonl`.
-pub fn summary(runs: &[TrainingRun], cite: &dyn Fn(&TrainingRun) -> Vec<Citation>) -> Value {
+/// The same facts for machines, with paths as they are; the lines themselves are in each run's `metrics.jsonl`.
+pub fn summary(Runs { runs, damaged }: &Runs, cite: &dyn Fn(&TrainingRun) -> Vec<Citation>) -> Value {
     let of_run = |run: &TrainingRun| {
         let cited = cite(run);
         json!({
@@ -94,6 +121,11 @@ pub fn summary(runs: &[TrainingRun], cite: &dyn Fn(&TrainingRun) -> Vec<Citation
     let curves = curves_of(runs);
     json!({
         "runs": runs.iter().map(of_run).collect::<Vec<_>>(),
+        "damaged": damaged.iter().map(|run| json!({
+            "name": run.name,
+            "path": run.path,
+            "reason": run.reason,
+        })).collect::<Vec<_>>(),
         "groups_over_seeds": curves.iter().filter(|curve| curve.runs.len() > 1).map(|curve| json!({
             "runs": curve.runs.iter().map(|run| &run.name).collect::<Vec<_>>(),
             "seeds": curve.runs.iter().map(|run| run.seed()).collect::<Vec<_>>(),

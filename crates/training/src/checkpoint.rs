@@ -17,6 +17,8 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+/// The folder of a run's checkpoints.
+const FOLDER: &str = "checkpoints";
 const STUDENT: &str = "student.bpk";
 const STATE: &str = "state.bpk";
 const OPTIMIZER: &str = "optimizer.safetensors";
@@ -53,29 +55,50 @@ pub(crate) struct Position {
 
 /// Finished checkpoints of a run, oldest first.
 pub fn list_checkpoints(run: &Path) -> Result<Vec<CheckpointDir>, Error> {
-    let folder = run.join("checkpoints");
-    let entries = match fs::read_dir(&folder) {
+    list_in(&run.join(FOLDER))
+}
+
+/// Those in the folder `checkpoints` itself.
+fn list_in(folder: &Path) -> Result<Vec<CheckpointDir>, Error> {
+    let entries = match fs::read_dir(folder) {
         Ok(entries) => entries,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(vec![]),
-        Err(error) => return Err(FileError::new("list", &folder)(error).into()),
+        Err(error) => return Err(FileError::new("list", folder)(error).into()),
     };
     let mut found = vec![];
     for entry in entries {
-        let entry = entry.map_err(FileError::new("list", &folder))?;
-        let name = entry.file_name();
-        let step = name
-            .to_str()
-            .and_then(|name| name.strip_prefix("step-"))
-            .and_then(|step| step.parse().ok());
-        if let Some(step) = step {
-            found.push(CheckpointDir {
-                step,
-                path: entry.path(),
-            });
+        let path = entry.map_err(FileError::new("list", folder))?.path();
+        if let Some(step) = step_of(&path) {
+            found.push(CheckpointDir { step, path });
         }
     }
     found.sort_by_key(|checkpoint| checkpoint.step);
     Ok(found)
+}
+
+/// The step in the name of a checkpoint's folder.
+fn step_of(path: &Path) -> Option<usize> {
+    path.file_name()?.to_str()?.strip_prefix("step-")?.parse().ok()
+}
+
+/// The checkpoint that a path names: its own folder, or the newest one of a run directory or of a folder `checkpoints`.
+pub(crate) fn at(path: &Path) -> Result<Option<CheckpointDir>, Error> {
+    if path.join(POSITION).is_file() {
+        return Ok(Some(CheckpointDir {
+            step: step_of(path).unwrap_or(0),
+            path: path.to_owned(),
+        }));
+    }
+    if !path.is_dir() {
+        return Ok(None);
+    }
+    if let Some(newest) = latest_checkpoint(path)? {
+        return Ok(Some(newest));
+    }
+    // Other programs have folders of such names too.
+    let mut own = list_in(path)?;
+    own.retain(|checkpoint| checkpoint.path.join(POSITION).is_file());
+    Ok(own.pop())
 }
 
 /// The newest finished checkpoint of a run.
@@ -93,7 +116,7 @@ pub(crate) fn save<S: Module, T: Module>(
     position: &Position,
     keep: usize,
 ) -> Result<CheckpointDir, Error> {
-    let path = run.join("checkpoints").join(format!("step-{:08}", position.step));
+    let path = run.join(FOLDER).join(format!("step-{:08}", position.step));
     let folder = durable::Folder::create(&path)?;
     let mut position = position.clone();
     position
@@ -184,11 +207,11 @@ impl Files {
         Ok(Self(files))
     }
 
-    /// Those of a checkpoint on disk.
+    /// Those with these names of a checkpoint on disk, and its position.
     ///
     /// # Errors
     /// A file that is missing, or cannot be read.
-    pub(crate) fn read(checkpoint: &CheckpointDir) -> Result<Self, Error> {
+    pub(crate) fn read(checkpoint: &CheckpointDir, names: &[&str]) -> Result<Self, Error> {
         let read = |name: &str| {
             let path = checkpoint.path.join(name);
             match fs::read(&path) {
@@ -200,11 +223,8 @@ impl Files {
                 Err(error) => Err(FileError::new("read", &path)(error).into()),
             }
         };
-        [POSITION, STUDENT, STATE, OPTIMIZER]
-            .into_iter()
-            .map(read)
-            .collect::<Result<_, _>>()
-            .map(Self)
+        let names = [POSITION].into_iter().chain(names.iter().copied());
+        names.map(read).collect::<Result<_, _>>().map(Self)
     }
 
     /// One text of bytes for another rank: names and lengths in one line of JSON, then the files.
@@ -328,7 +348,7 @@ pub(crate) fn take_over<S: Module, T: Module>(
     student: S,
     state: T,
 ) -> Result<(S, T, Vec<String>), Error> {
-    let files = Files::read(checkpoint)?;
+    let files = Files::read(checkpoint, &[STUDENT, STATE])?;
     let position = files.position(&checkpoint.path)?;
     let mut kept = vec![];
     let student = files.part(&checkpoint.path, &position, STUDENT, student, &mut kept)?;
@@ -443,7 +463,8 @@ pub(crate) fn load<S: Module, T: Module>(
     state: T,
     optimizer: Optimizer,
 ) -> Result<Loaded<S, T>, Error> {
-    let loaded = Files::read(checkpoint)?.load(&checkpoint.path, student, state, optimizer)?;
+    let files = Files::read(checkpoint, &[STUDENT, STATE, OPTIMIZER])?;
+    let loaded = files.load(&checkpoint.path, student, state, optimizer)?;
     if loaded.position.step != checkpoint.step {
         return Err(Error::Checkpoint {
             path: checkpoint.path.join(POSITION),
@@ -459,6 +480,33 @@ pub(crate) fn load<S: Module, T: Module>(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_checkpoint_is_found_by_its_folder_its_run_and_the_folder_of_all() {
+        let run = tempfile::tempdir().unwrap();
+        let all = run.path().join(FOLDER);
+        for step in [4, 12] {
+            let folder = all.join(format!("step-{step:08}"));
+            fs::create_dir_all(&folder).unwrap();
+            fs::write(folder.join(POSITION), "{}").unwrap();
+        }
+        let found = |path: &Path| at(path).unwrap().map(|checkpoint| checkpoint.step);
+        assert_eq!(found(run.path()), Some(12));
+        assert_eq!(found(&all), Some(12));
+        assert_eq!(found(&all.join("step-00000004")), Some(4));
+        assert_eq!(found(&all.join("step-00000099")), None);
+        // Another program's folder of such a name.
+        let other = tempfile::tempdir().unwrap();
+        fs::create_dir(other.path().join("step-7")).unwrap();
+        assert_eq!(found(other.path()), None);
+        assert_eq!(
+            Files::read(&latest_checkpoint(run.path()).unwrap().unwrap(), &[])
+                .unwrap()
+                .0
+                .len(),
+            1
+        );
+    }
 
     #[test]
     fn refusals_name_a_few_tensors_and_count_the_rest() {

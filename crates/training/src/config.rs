@@ -236,6 +236,12 @@ impl<O: ObjectiveSection> Config<O> {
         }
     }
 
+    /// Epochs that the run needs at least for each of its keys to take effect, whatever the data.
+    pub fn epochs_needed(&self) -> usize {
+        let of_counts = self.counts().iter().map(Count::epochs_needed).max();
+        of_counts.unwrap_or(0).max(self.schedule.epochs_needed())
+    }
+
     /// Every key that counts epochs, steps or images. Keys that [`validate`](Self::validate) holds against
     /// others, such as `data.batch_images`, are not among them.
     pub(crate) fn counts(&self) -> Vec<Count> {

@@ -143,6 +143,15 @@ impl Count {
         }
     }
 
+    /// Epochs that a run needs at least for the key to be what it says, whatever the data.
+    pub fn epochs_needed(&self) -> usize {
+        match &self.needs {
+            Needs::Epochs { value, from, less } => value + from + less,
+            Needs::OneOfEpochs(milestones) => milestones.iter().min().map_or(0, |first| first + 1),
+            _ => 0,
+        }
+    }
+
     /// Gives an error if a run of this many epochs cannot be what the key says, whatever the data.
     fn check_epochs(&self, epochs: usize) -> Result<(), String> {
         let Self { key, otherwise, .. } = self;
@@ -318,6 +327,7 @@ mod tests {
             "`table.frozen` must be less than the run's 5 epochs, got 5: it never learns"
         );
         assert!(warned(phase(), 6).is_empty());
+        assert_eq!(phase().epochs_needed(), 6);
         let course = || Count::course("warm", 5, 0, "it never arrives");
         assert_eq!(
             refused(course(), 4),
@@ -330,6 +340,7 @@ mod tests {
             "`table.warm` must be at most 4, what the run's 7 epochs leave after 3, got 5: it never arrives"
         );
         assert!(warned(later(), 8).is_empty());
+        assert_eq!((course().epochs_needed(), later().epochs_needed()), (5, 8));
         // The epochs alone are enough for these errors, before the data are opened.
         assert!(check_epochs(&[phase()], 5).is_err() && check_epochs(&[phase()], 6).is_ok());
     }
@@ -343,6 +354,7 @@ mod tests {
             ["`table.at`: [8, 12] are not below the run's 8 epochs and have no effect"]
         );
         assert!(warned(milestones(), 13).is_empty());
+        assert_eq!(milestones().epochs_needed(), 7);
         assert!(warned(Count::milestones("at", &[], ""), 1).is_empty());
     }
 

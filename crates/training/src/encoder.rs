@@ -15,6 +15,7 @@ use weights::{
 
 mod open;
 
+pub use open::UnfinishedRun;
 pub(crate) use open::{Opened, open_encoder};
 
 /// The key of [`EncoderInfo::extra`] with a sample of the images that an encoder was trained on
@@ -35,6 +36,8 @@ pub struct LoadedEncoder {
     pub file_hash: String,
     /// The file that was read.
     pub path: PathBuf,
+    /// If it is of a run that is not finished: how far that is.
+    pub unfinished: Option<UnfinishedRun>,
 }
 
 impl LoadedEncoder {
@@ -148,6 +151,7 @@ pub fn read_encoder(path: &Path, options: &ImportOptions, device: &Device) -> Re
         hash,
         file_hash,
         path,
+        unfinished: opened.unfinished,
     })
 }
 

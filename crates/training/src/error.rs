@@ -69,6 +69,10 @@ pub enum Error {
         hint: Option<weights::Hint>,
     },
 
+    /// The encoder that `[start]` names cannot be used.
+    #[error("`start.encoder`: {0}")]
+    Start(Box<Error>),
+
     /// The loss became NaN or infinite.
     #[error(
         "loss is {loss} in step {step} (learning rate {learning_rate:.3e}, last finite loss {last_finite}); {checkpoint}"
@@ -160,6 +164,10 @@ impl Error {
     pub fn hint(&self) -> Option<Hint> {
         match self {
             Self::Encoder { hint, .. } => hint.clone().map(Hint::Weights),
+            Self::Start(error) => match error.hint() {
+                Some(Hint::Weights(hint)) => Some(Hint::WeightsOfStart(hint)),
+                hint => hint,
+            },
             Self::RunExists { .. } => Some(Hint::ResumeOrOtherFolder),
             Self::RunInUse { .. } => Some(Hint::WaitOrOtherFolder),
             Self::ResumeMismatch { what, .. } if what == "data set" => Some(Hint::RunsData),

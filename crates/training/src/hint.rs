@@ -6,6 +6,8 @@
 pub enum Hint {
     /// A hint for a file of weights.
     Weights(weights::Hint),
+    /// A hint for the file of weights that `[start]` names, whose keys stand for the options of other readers.
+    WeightsOfStart(weights::Hint),
     /// Resume the run, or write to another folder.
     ResumeOrOtherFolder,
     /// Wait for the other process or end it, then resume; or write to another folder.

@@ -20,6 +20,7 @@ mod loss_scale;
 mod objective;
 mod optimizer;
 mod pretrain;
+mod run_facts;
 mod run_log;
 mod schedule;
 mod start;
@@ -32,7 +33,7 @@ pub use config::{Config, DataConfig, ObjectiveSection, StartConfig, TrainingConf
 pub use counts::{Count, RunLength, check_counts, check_epochs};
 pub use course::cosine;
 pub use data::Dataset;
-pub use encoder::{LoadedEncoder, read_encoder, write_encoder};
+pub use encoder::{LoadedEncoder, UnfinishedRun, read_encoder, write_encoder};
 pub use error::{Error, device_reason, ran_out_of_memory};
 pub use hint::Hint;
 pub use inspection::{Content, Dtypes, Inspection, Network, TensorLine, inspect_weights};

@@ -89,50 +89,62 @@ fn signals<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BTreeMap<String
 /// What a log holds.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Metrics {
-    /// Its lines, in order.
+    /// Its lines that can be read, in order.
     pub lines: Vec<LogLine>,
-    /// Bytes behind them: a line that is being written, or was when the run was killed.
+    /// The numbers, from 1, of the lines that cannot: something else was written there, or the disk damaged them.
+    pub damaged: Vec<usize>,
+    /// Bytes behind the last line break: a line that is being written, or was when the run was killed.
     pub unread_bytes: u64,
 }
 
-/// The lines of a run's `metrics.jsonl`, up to the first that is not whole: a run may be writing it. Without the file there
-/// are none.
+impl Metrics {
+    /// `1 line of metrics.jsonl cannot be read (line 3)`; `None` if every line can.
+    pub fn damage(&self) -> Option<String> {
+        let first = self.damaged.first()?;
+        Some(match self.damaged.len() {
+            1 => format!("1 line of {METRICS} cannot be read (line {first})"),
+            count => format!("{count} lines of {METRICS} cannot be read (the first is line {first})"),
+        })
+    }
+}
+
+/// The lines of a run's `metrics.jsonl`; those that cannot be read are counted, and the others are kept. A run may be writing
+/// the last one. Without the file there are none.
 ///
 /// # Errors
 /// A file that cannot be read.
 pub fn read_metrics(run: &Path) -> Result<Metrics, FileError> {
     let path = run.join(METRICS);
-    let file = match File::open(&path) {
-        Ok(file) => file,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Metrics::default()),
-        Err(error) => return Err(FileError::new("read", &path)(error)),
-    };
-    let length = file.metadata().map_err(FileError::new("read", &path))?.len();
-    let (lines, bytes) = whole_lines(&file, &path, usize::MAX)?;
-    Ok(Metrics {
-        lines,
-        unread_bytes: length.saturating_sub(bytes),
-    })
+    match File::open(&path) {
+        Ok(file) => Ok(lines_until(&file, &path, usize::MAX)?.0),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Metrics::default()),
+        Err(error) => Err(FileError::new("read", &path)(error)),
+    }
 }
 
-/// The first lines of an open log that are whole and of at most this step, and the bytes that they take.
-pub(crate) fn whole_lines(file: &File, path: &Path, step: usize) -> Result<(Vec<LogLine>, u64), FileError> {
+/// The lines of an open log before the first of a later step, and the bytes from its start to the end of the last of them.
+pub(crate) fn lines_until(file: &File, path: &Path, step: usize) -> Result<(Metrics, u64), FileError> {
     let mut reader = BufReader::new(file);
-    let (mut lines, mut bytes, mut text) = (vec![], 0, vec![]);
-    loop {
+    let (mut log, mut kept, mut read, mut text) = (Metrics::default(), 0, 0, vec![]);
+    for number in 1.. {
         text.clear();
-        let read = reader.read_until(b'\n', &mut text);
-        read.map_err(FileError::new("read", path))?;
+        let result = reader.read_until(b'\n', &mut text);
+        read += result.map_err(FileError::new("read", path))? as u64;
         // Without its newline, the next line would run into it.
-        let whole = text.strip_suffix(b"\n").unwrap_or_default();
+        let Some(whole) = text.strip_suffix(b"\n") else {
+            log.unread_bytes = text.len() as u64;
+            break;
+        };
         match serde_json::from_slice::<LogLine>(whole) {
-            Ok(line) if line.step <= step => {
-                bytes += text.len() as u64;
-                lines.push(line);
+            Ok(line) if line.step > step => break,
+            Ok(line) => {
+                kept = read;
+                log.lines.push(line);
             }
-            _ => return Ok((lines, bytes)),
+            Err(_) => log.damaged.push(number),
         }
     }
+    Ok((log, kept))
 }
 
 #[cfg(test)]
@@ -182,6 +194,33 @@ mod tests {
         let read = read_metrics(run.path()).unwrap();
         assert_eq!(read.lines, [line.clone(), line]);
         assert_eq!(read.unread_bytes, text.len() as u64);
+        assert_eq!((read.damaged.len(), read.damage()), (0, None));
+    }
+
+    #[test]
+    fn a_damaged_line_hides_none_of_the_others() {
+        let run = tempfile::tempdir().unwrap();
+        let path = run.path().join(METRICS);
+        let text = |step: usize| {
+            let mut line = line();
+            (line.step, line.signals) = (step, BTreeMap::new());
+            serde_json::to_string(&line).unwrap() + "\n"
+        };
+        let log = text(1) + "{\"step\":2,\"ep\n" + &text(3) + &text(4) + "\0\0\n" + &text(6);
+        std::fs::write(&path, &log).unwrap();
+        let read = read_metrics(run.path()).unwrap();
+        let steps = |log: &Metrics| log.lines.iter().map(|line| line.step).collect::<Vec<_>>();
+        assert_eq!((steps(&read), read.unread_bytes), (vec![1, 3, 4, 6], 0));
+        assert_eq!(read.damaged, [2, 5]);
+        assert_eq!(
+            read.damage().unwrap(),
+            "2 lines of metrics.jsonl cannot be read (the first is line 2)"
+        );
+        // Up to a step: to the end of its line.
+        let file = File::open(&path).unwrap();
+        let (until, bytes) = lines_until(&file, &path, 3).unwrap();
+        assert_eq!((steps(&until), until.damaged), (vec![1, 3], vec![2]));
+        assert_eq!(bytes as usize, log.find(&text(4)).unwrap());
     }
 
     #[test]

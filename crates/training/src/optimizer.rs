@@ -143,8 +143,8 @@ impl OptimizerConfig {
                 layer_decay,
                 ..
             } => {
-                fraction("betas[0]", betas[0])?;
-                fraction("betas[1]", betas[1])?;
+                fraction("betas.0", betas[0])?;
+                fraction("betas.1", betas[1])?;
                 above_zero("epsilon", *epsilon)?;
                 if let Some(decay) = layer_decay
                     && !(*decay > 0.0 && *decay <= 1.0)

@@ -6,7 +6,7 @@
 //! fields.
 
 use crate::error::{Error, device_reason};
-use crate::log_line::{LogLine, METRICS, whole_lines};
+use crate::log_line::{LogLine, METRICS, lines_until};
 use crate::loss_scale::LossScale;
 use crate::objective::Loss;
 use crate::tensorboard::{EventFile, unix_seconds};
@@ -67,7 +67,7 @@ pub(crate) struct RunLog {
 
 impl RunLog {
     /// Opens the log of a run at `step`, removing all later lines and a half-written one; without `run`, a log that only
-    /// keeps the window.
+    /// keeps the window. Lines that cannot be read stay where they are, with a warning, and so do those behind them.
     pub(crate) fn open(
         run: Option<&PathBuf>,
         step: usize,
@@ -92,7 +92,7 @@ impl RunLog {
         })
     }
 
-    /// The file cut to the whole lines of at most `step`, and these lines.
+    /// The file cut to the lines of at most `step`, and these lines.
     fn open_file(run: &Path, step: usize) -> Result<(PathBuf, File, Vec<LogLine>), Error> {
         let path = run.join(METRICS);
         let mut file = OpenOptions::new()
@@ -102,10 +102,13 @@ impl RunLog {
             .truncate(false)
             .open(&path)
             .map_err(FileError::new("open", &path))?;
-        let (lines, bytes) = whole_lines(&file, &path, step)?;
+        let (log, bytes) = lines_until(&file, &path, step)?;
+        if let Some(damage) = log.damage() {
+            tracing::warn!("`{}`: {damage}; the others are kept", run.display());
+        }
         file.set_len(bytes).map_err(FileError::new("write", &path))?;
         std::io::Seek::seek(&mut file, std::io::SeekFrom::End(0)).map_err(FileError::new("open", &path))?;
-        Ok((path, file, lines))
+        Ok((path, file, log.lines))
     }
 
     /// Takes a step's loss without reading it.
@@ -284,6 +287,13 @@ mod tests {
         std::fs::write(&path, &text).unwrap();
         drop(RunLog::open(Some(&run.path().to_owned()), 4, Window::default(), None).unwrap());
         assert_eq!(lines(&path).len(), 2);
+        // A line that cannot be read takes none behind it along.
+        let text = std::fs::read_to_string(&path).unwrap();
+        let damaged = text.replacen("{\"step\":2,", "{\"st", 1);
+        std::fs::write(&path, format!("{damaged}{{\"step\": 8, \"ep")).unwrap();
+        drop(RunLog::open(Some(&run.path().to_owned()), 4, Window::default(), None).unwrap());
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), damaged);
+        std::fs::write(&path, text).unwrap();
         // A whole last line without its newline is cut too: it would run into the next one.
         let text = std::fs::read(&path).unwrap();
         std::fs::write(&path, &text[..text.len() - 1]).unwrap();

@@ -114,6 +114,11 @@ impl ScheduleConfig {
                 }
                 let Some(warmup) = warmup else { return Ok(()) };
                 let epochs = epochs.unwrap_or(usize::MAX);
+                if epochs < 2 {
+                    return Err(format!(
+                        "`{table}.{name}.warmup` needs a run of at least 2 epochs, and this one has {epochs}"
+                    ));
+                }
                 if warmup.epochs == 0 || warmup.epochs >= epochs {
                     return Err(format!(
                         "`{table}.{name}.warmup.epochs` must be at least 1 and less than the run's {epochs} epochs, got {}",
@@ -263,6 +268,20 @@ impl ScheduleConfig {
                 peak * factor.powi(passed as i32) * rising
             }
             Self::Constant {} => peak,
+        }
+    }
+
+    /// Epochs that a run needs at least for the warmup to end and a milestone to come.
+    pub fn epochs_needed(&self) -> usize {
+        let of_milestones = self.counts().iter().map(Count::epochs_needed).max().unwrap_or(0);
+        match self {
+            Self::CosinePerEpoch { warmup, .. } | Self::CosinePerStep { warmup, .. } => {
+                let of_warmup = warmup
+                    .as_ref()
+                    .map_or(0, |warmup| warmup.epochs.saturating_add(1));
+                of_milestones.max(of_warmup)
+            }
+            Self::Steps { .. } | Self::Milestones { .. } | Self::Constant {} => of_milestones,
         }
     }
 

@@ -3,22 +3,21 @@
 //! The network under study takes the encoder's weights, and so does the teacher, which starts as its copy. Heads, queue and
 //! center are drawn as ever, or, with `all_parts`, taken from the checkpoint of a run of the same method.
 
-use crate::checkpoint::{CheckpointDir, latest_checkpoint};
+use crate::checkpoint::{self, CheckpointDir};
 use crate::config::StartConfig;
 use crate::encoder::read_encoder;
 use crate::error::Error;
 use backbones::{BackboneConfig, fit_state, state_dict};
 use burn::tensor::{Device, TensorData};
-use data::FileError;
 use std::collections::BTreeMap;
-use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use weights::{ImportOptions, Origin, SawPeople};
 
 /// An encoder that was read to start from.
 pub(crate) struct Started {
     /// The state of the network under study.
-    pub(crate) tensors: BTreeMap<String, TensorData>,
+    pub(crate) tensors: Arc<BTreeMap<String, TensorData>>,
     /// What is noted of it.
     pub(crate) origin: Origin,
     /// The file that was read.
@@ -47,7 +46,8 @@ impl Started {
         method: &str,
         device: &Device,
     ) -> Result<Self, Error> {
-        let encoder = read_encoder(&start.encoder, &import_options(start), device)?;
+        let encoder = read_encoder(&start.encoder, &import_options(start), device)
+            .map_err(|error| Error::Start(Box::new(error)))?;
         let refused = |reason: String| {
             Error::Config(format!(
                 "`start.encoder` (`{}`): {reason}",
@@ -69,7 +69,7 @@ impl Started {
                     encoder.info.method
                 )));
             }
-            Some(checkpoint_of(&start.encoder)?.ok_or_else(|| {
+            Some(checkpoint::at(&start.encoder)?.ok_or_else(|| {
                 refused(
                     "`start.all_parts` needs a run directory with a checkpoint, or a checkpoint's folder; a file holds the \
                      encoder alone"
@@ -93,7 +93,7 @@ impl Started {
             ));
         }
         Ok(Self {
-            tensors,
+            tensors: Arc::new(tensors),
             origin: Origin {
                 file: file_name(&encoder.path),
                 sha256: encoder.file_hash,
@@ -121,37 +121,4 @@ impl Started {
 fn file_name(path: &Path) -> String {
     path.file_name()
         .map_or(String::new(), |name| name.to_string_lossy().into_owned())
-}
-
-/// The checkpoint in a run directory, or in its own folder.
-fn checkpoint_of(path: &Path) -> Result<Option<CheckpointDir>, Error> {
-    if path.join("position.json").is_file() {
-        let step = file_name(path)
-            .strip_prefix("step-")
-            .and_then(|step| step.parse().ok());
-        return Ok(Some(CheckpointDir {
-            step: step.unwrap_or(0),
-            path: path.to_owned(),
-        }));
-    }
-    match path.is_dir() {
-        true => latest_checkpoint(path),
-        false => Ok(None),
-    }
-}
-
-/// What the run in this directory started from, as its `run.json` says; `None` for initial weights.
-pub(crate) fn origin_of_run(out: &Path) -> Result<Option<Origin>, Error> {
-    let path = out.join("run.json");
-    let text = match fs::read(&path) {
-        Ok(text) => text,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(FileError::new("read", &path)(error).into()),
-    };
-    let unreadable = |error| FileError::new("read", &path)(std::io::Error::from(error));
-    let facts: serde_json::Value = serde_json::from_slice(&text).map_err(unreadable)?;
-    match facts.get("start").and_then(|start| start.get("origin")) {
-        Some(origin) => Ok(Some(serde_json::from_value(origin.clone()).map_err(unreadable)?)),
-        None => Ok(None),
-    }
 }

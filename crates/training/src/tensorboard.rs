@@ -20,10 +20,6 @@ const BEGINNING: &str = "events.out.tfevents.";
 /// The end of the names of Passer's event files: others' are never removed.
 const ENDING: &str = ".passer";
 
-/// The views of the first records, as a run directory keeps them. Hidden: a run directory may lie within its images, and is then no
-/// part of them.
-pub(crate) const VIEWS: &str = ".views.jpg";
-
 /// Seconds since 1970-01-01 UTC, to the millisecond; 0 before that.
 pub(crate) fn unix_seconds() -> f64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH);
@@ -123,7 +119,7 @@ fn about(run: &Path) -> Vec<Value> {
     let text = |(tag, name): (&str, &str)| Some(text(tag, &fs::read_to_string(run.join(name)).ok()?));
     let texts = [("run/config", "config.toml"), ("run/facts", "run.json")];
     let mut values: Vec<Value> = texts.into_iter().filter_map(text).collect();
-    let views = fs::read(run.join(VIEWS)).ok();
+    let views = fs::read(run.join(data::VIEWS_FILE)).ok();
     values.extend(views.and_then(|jpeg| {
         let picture = data::decode(&jpeg, &data::DecodeLimits::DEFAULT).ok()?;
         Some(Value {

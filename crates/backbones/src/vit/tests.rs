@@ -299,3 +299,17 @@ fn gradients_reach_every_parameter_of_a_student_alone() {
     let gradients = burn::optim::GradientsParams::from_grads(squares.backward(), &backbone);
     assert_eq!(gradients.len(), parameters(&backbone).len());
 }
+
+#[test]
+fn the_key_that_makes_a_network_large_is_the_one_to_lower() {
+    let of = |change: &dyn Fn(&mut VitConfig)| {
+        let mut config = VitConfig::tiny_for_tests();
+        change(&mut config);
+        config.size_key()
+    };
+    assert_eq!(of(&|_| ()), "backbone.vit.width");
+    assert_eq!(of(&|config| config.image_px = 400_000), "backbone.vit.image_px");
+    assert_eq!(of(&|config| config.registers = 1 << 40), "backbone.vit.registers");
+    assert_eq!(of(&|config| config.depth = 1 << 30), "backbone.vit.depth");
+    assert_eq!(of(&|config| config.width = 1 << 30), "backbone.vit.width");
+}

@@ -89,13 +89,40 @@ fn names_place(message: &str, root: &Value, place: &[Step], is_around: bool) -> 
     })
 }
 
-/// Whether one of the paths in backquotes is a key of `root`.
-fn names_any_key(message: &str, root: &Value) -> bool {
+/// Whether a value is named that is wrong beside others alone: the place, a table around it, or another key of the config in a
+/// sentence that has the place's own key or its value. Of memory, which is a product of keys of one table, any of these.
+fn names_among(message: &str, root: &Value, place: &[Step]) -> bool {
+    let mut around = (1..=place.len()).rev().map(|length| &place[..length]);
+    if around.any(|place| names_place(message, root, place, false)) {
+        return true;
+    }
     let text = toml::to_string(root).unwrap();
     let paths = message.split('`').skip(1).step_by(2);
-    paths
+    let keys: Vec<&str> = paths
         .filter(|path| !path.contains([' ', '=']))
-        .any(|path| parse::<Table>(&text, &[format!("{path}=1")], |_| Ok(())).is_ok())
+        .filter(|path| parse::<Table>(&text, &[format!("{path}=1")], |_| Ok(())).is_ok())
+        .collect();
+    let table: Vec<&str> = place.split_last().map_or(vec![], |(_, table)| {
+        let keys = table.iter().filter_map(|step| match step {
+            Step::Key(key) => Some(key.as_str()),
+            Step::Index(_) => None,
+        });
+        keys.collect()
+    });
+    let is_beside = |key: &&str| {
+        key.rsplit_once('.')
+            .is_some_and(|(around, _)| around == table.join("."))
+    };
+    if message.contains(" GiB ") && keys.iter().any(is_beside) {
+        return true;
+    }
+    let key = place.iter().rev().find_map(|step| match step {
+        Step::Key(key) => Some(key.clone()),
+        Step::Index(_) => None,
+    });
+    let value = get_mut(&mut root.clone(), place).map(|value| value.to_string());
+    let mut words = message.split(|c: char| !c.is_alphanumeric() && !"_-.".contains(c));
+    !keys.is_empty() && words.any(|word| Some(word) == key.as_deref() || Some(word) == value.as_deref())
 }
 
 /// Reads a config of one kind, with all checks that need no data.
@@ -108,7 +135,8 @@ enum Named {
     Place,
     /// The place, or the table around it.
     Around,
-    /// Any key of the config: a value may be wrong beside others alone, and either may be named.
+    /// The place, a table around it, or another key that the place's key or value is held against: a value may be wrong beside
+    /// others alone.
     Among,
 }
 
@@ -128,7 +156,7 @@ fn error_of(read: Read<'_>, file: &Path, changed: &Value, place: &[Step], named:
     let is_named = match named {
         Named::Place => names_place(&message, changed, place, false),
         Named::Around => names_place(&message, changed, place, true),
-        Named::Among => names_any_key(&message, changed),
+        Named::Among => names_among(&message, changed, place),
     };
     assert!(is_named, "not named: {}", context());
     Some(message)
@@ -254,6 +282,7 @@ fn of_evaluations_and_fine_tunings() {
         let is = |file: &PathBuf| Kind::of(&std::fs::read_to_string(file).unwrap()) == Some(kind);
         files.filter(is).collect::<Vec<_>>()
     };
+    use evaluation::finetune::Recipe;
     let finetune = evaluation::finetune::Config::validate;
     mutate(&of(Kind::FineTuning), &reader(finetune));
     // The presets have the same keys.

@@ -4,7 +4,7 @@ mod classification;
 mod detection;
 
 use super::StageBar;
-use crate::configs::{self, Kind};
+use crate::configs::{self, Checks, Kind};
 use crate::failure::Failure;
 use crate::launch::DevicesArguments;
 use crate::output::counted;
@@ -16,12 +16,12 @@ use crate::{batch, devices, training_run};
 use ::detection::rcnn::ClassLayers;
 use burn::tensor::Device;
 use data::Dataset;
-use evaluation::finetune::{FinetuneEvent, FinetuneResult, Job, LoadedDetector, Start};
+use evaluation::finetune::{FinetuneEvent, FinetuneResult, Job, LoadedDetector, Recipe, Start};
 use serde::de::DeserializeOwned;
 use serde_json::Map;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use training::{LoadedEncoder, Summary, TrainingConfig};
+use training::{LoadedEncoder, Summary};
 
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
@@ -77,19 +77,9 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
 }
 
 /// What differs between the configs of fine-tunings.
-trait Config: DeserializeOwned {
+trait Config: Recipe + DeserializeOwned {
     const KIND: Kind;
-    /// A line of `validation.jsonl`.
-    type Line;
 
-    fn validate(&self) -> Result<(), String>;
-    fn validate_length(&self) -> Result<(), String>;
-    fn training(&self) -> &TrainingConfig;
-    fn batch_images(&self) -> usize;
-    /// Other keys that must divide the batch.
-    fn divisors(&self) -> Vec<(&'static str, Option<usize>)>;
-    /// The protocol's name in results.
-    fn protocol(&self) -> String;
     /// What a run is, for people.
     fn describe(&self) -> String;
 
@@ -98,13 +88,8 @@ trait Config: DeserializeOwned {
     fn read_detector(&self, path: &Path, device: &Device) -> anyhow::Result<LoadedDetector>;
 
     /// Turns the config into a short trial, and returns its training and test records.
-    fn for_smoke_test(&mut self, start: Start<'_>) -> anyhow::Result<[Dataset; 2]>;
+    fn synthetic(&mut self, start: Start<'_>) -> anyhow::Result<[Dataset; 2]>;
 
-    fn run(
-        &self,
-        job: &Job<'_>,
-        observe: &mut dyn FnMut(FinetuneEvent<'_, Self::Line>),
-    ) -> Result<FinetuneResult, evaluation::Error>;
     /// The step of an evaluation during training, and what it found.
     fn note(line: &Self::Line) -> (usize, String);
 }
@@ -126,8 +111,12 @@ impl<C: Config> Inputs<C> {
             &arguments.sets,
             C::KIND,
             arguments.resume,
-            C::validate,
-            C::validate_length,
+            None,
+            Checks {
+                values: C::validate,
+                length: C::validate_length,
+                epochs: |config: &C| (config.training().epochs, config.epochs_needed()),
+            },
         )?;
         let device = arguments.devices.one().open_on(ranks)?;
         let encoder = match &arguments.encoder {
@@ -181,7 +170,7 @@ fn on_ranks<C: Config>(arguments: &Arguments, ranks: &Ranks) -> anyhow::Result<(
         );
     }
     if arguments.smoke {
-        let datasets = config.for_smoke_test(start)?;
+        let datasets = config.synthetic(start)?;
         let scratch = crate::smoke::Scratch::new();
         let out = arguments.out.as_deref().unwrap_or(scratch.path());
         let summary = finetune(&config, start, datasets, (out, false), &device, ranks)?.summary;
@@ -268,5 +257,6 @@ fn finetune<C: Config>(
     });
     shown.finish();
     stage.finish();
-    result.map_err(|error| batch::explained(error, config.training(), &config.divisors()))
+    let resumes = resume && out.join("config.toml").exists();
+    result.map_err(|error| batch::explained(error, config.training(), &config.divisors(), resumes))
 }

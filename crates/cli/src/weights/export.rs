@@ -108,6 +108,9 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
         credits_file: arguments.credits.as_ref().map(|_| CREDITS.to_owned()),
         ..Card::default()
     };
+    if let Some(unfinished) = loaded.unfinished {
+        card.run.push(("state".to_owned(), unfinished.to_string()));
+    }
     if arguments.input.is_dir() {
         add_run(&mut card, &arguments.input)?;
     }

@@ -216,3 +216,28 @@ fn a_crash_between_the_two_renames_of_a_replacement_loses_no_folder() {
     assert_eq!(names(home.path()), ["step-2", "step-3"]);
     assert_eq!(names(&home.path().join("step-2")), ["old"]);
 }
+
+#[test]
+fn a_leftover_says_which_name_it_would_have_got() {
+    for (leftover, name) in [
+        (".partial-.passer.idx", Some(".passer.idx")),
+        (".partial-a.tar.idx-4711-0", Some("a.tar.idx")),
+        (".partial-step-00000012", Some("step-00000012")),
+        (".partial-step-00000012-replaced", Some("step-00000012")),
+        (".partial-step-00000012-old", Some("step-00000012")),
+        (".partial-a-b.jpg", Some("a-b.jpg")),
+        ("a.tar.idx", None),
+        (".a.partial-b", None),
+    ] {
+        assert_eq!(final_name(leftover), name, "{leftover}");
+    }
+    // What is written has such names.
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a-1.idx");
+    let (first, second) = (Writer::create(&path).unwrap(), Writer::create(&path).unwrap());
+    for writer in [&first, &second] {
+        let name = writer.aside.file_name().unwrap().to_str().unwrap();
+        assert_eq!(final_name(name), Some("a-1.idx"), "{name}");
+    }
+    assert_eq!(leftover_of(&path).unwrap(), first.aside);
+}

@@ -136,8 +136,12 @@ const HIDDEN_SYSTEM_FOLDERS: [&str; 16] = [
     ".picasaoriginals",
 ];
 
+/// The picture of a run's first views, in its directory. Hidden: a run directory may lie within its images, and is then no part of
+/// them.
+pub const VIEWS_FILE: &str = ".views.jpg";
+
 /// Files that this program writes into data sets or reads beside their records.
-const OWN_FILES: [&str; 4] = ["dataset.toml", "pass_metadata.csv", ".passer.idx", ".views.jpg"];
+const OWN_FILES: [&str; 4] = ["dataset.toml", "pass_metadata.csv", ".passer.idx", VIEWS_FILE];
 
 /// What a file is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -235,13 +239,11 @@ pub(crate) fn may_be_photo(name: &str) -> bool {
         && !is_one_of(&ARCHIVES, extension(name))
 }
 
-/// Whether a file of this name is an index or another file that this program keeps beside the data, or half an index that a
-/// killed process left behind.
+/// Whether a file of this name is an index or another file that this program keeps beside the data, or half of one that a killed
+/// process left behind.
 pub(crate) fn is_of_this_program(name: &str) -> bool {
-    let half_written = name.strip_prefix(durable::PARTIAL);
-    OWN_FILES.contains(&name)
-        || name.ends_with(".tar.idx")
-        || half_written.is_some_and(|name| name.contains(".passer.idx") || name.contains(".tar.idx"))
+    let name = durable::final_name(name).unwrap_or(name);
+    OWN_FILES.contains(&name) || name.ends_with(".tar.idx")
 }
 
 /// What a file is; `start` reads its first bytes, and is called only where the name does not decide.
@@ -325,6 +327,7 @@ mod tests {
             ".partial-.passer.idx",
             ".partial-.passer.idx-12-0",
             ".partial-a.tar.idx",
+            ".partial-.views.jpg",
         ] {
             assert_eq!(by_name(own), Kind::Own, "{own}");
         }

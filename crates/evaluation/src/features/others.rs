@@ -30,13 +30,30 @@ use std::sync::Arc;
 /// Numbers of all taps in a row group, which are in memory together.
 const NUMBERS_PER_GROUP: usize = 1 << 24;
 
+/// Gives an error if [`write_npy`] could not hold a record's key: before its features are extracted.
+///
+/// # Errors
+/// [`Error::LineBreak`].
+pub fn check_keys_for_npy(dataset: &data::Dataset) -> Result<(), Error> {
+    (0..dataset.len()).try_for_each(|position| check_key(dataset.key(position)?))
+}
+
+fn check_key(key: String) -> Result<(), Error> {
+    match key.contains(['\n', '\r']) {
+        true => Err(Error::LineBreak(key)),
+        false => Ok(()),
+    }
+}
+
 /// Writes the features file `from` as a folder of NumPy's arrays, aside and renamed.
 ///
 /// # Errors
-/// [`Error::FeaturesFile`] if `from` is none, or a key has a line break; read and write errors; a folder that exists.
+/// [`Error::FeaturesFile`] if `from` is none; [`Error::LineBreak`]; read and write errors; a folder that exists.
 pub fn write_npy(from: &Path, folder: &Path) -> Result<(), Error> {
     let contents = Contents::open(from)?;
     let taps = contents.taps();
+    let keys = contents.keys(&taps)?;
+    keys.iter().cloned().try_for_each(check_key)?;
     let made = Folder::create(folder)?;
     for tensor in taps
         .iter()
@@ -60,12 +77,6 @@ pub fn write_npy(from: &Path, folder: &Path) -> Result<(), Error> {
             file.flush()
         };
         write().map_err(io("write", &path))?;
-    }
-    let keys = contents.keys(&taps)?;
-    if let Some(key) = keys.iter().find(|key| key.contains(['\n', '\r'])) {
-        return Err(contents.reject(format!(
-            "the key {key:?} has a line break, which `keys.txt` cannot hold"
-        )));
     }
     let keys = keys.iter().fold(String::new(), |mut text, key| {
         let _ = writeln!(text, "{key}");
@@ -290,6 +301,19 @@ mod tests {
             "{error}"
         );
         assert!(!scratch.path().join("out").exists());
+        assert_eq!(error.hint(), Some(crate::Hint::OtherFormat));
+        // Of a data set, before anything is extracted.
+        let record = |key: &str| data::Record {
+            key: key.into(),
+            ..data::Dataset::synthetic(1, 8, 8, 1, 0).read(0).unwrap()
+        };
+        let dataset = |keys: &[&str]| {
+            let records = keys.iter().map(|key| record(key)).collect();
+            data::Dataset::from_records(records, vec![])
+        };
+        assert!(check_keys_for_npy(&dataset(&["a", "é/b"])).is_ok());
+        let error = check_keys_for_npy(&dataset(&["a", "c\rd"])).unwrap_err();
+        assert!(matches!(error, Error::LineBreak(key) if key == "c\rd"));
     }
 
     #[test]

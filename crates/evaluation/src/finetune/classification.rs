@@ -2,7 +2,7 @@
 
 use super::curve::{Curve, CurveLine};
 use super::objective::{Finetune, Network, State};
-use super::run::{Common, EvaluatedOn, Evaluation, FinetuneEvent, FinetuneResult, Job, Task, tune};
+use super::run::{Common, EvaluatedOn, Evaluation, FinetuneEvent, FinetuneResult, Job, Recipe, Task, tune};
 use super::start::Start;
 use super::{Config, Keep, Protocol, Settings, subset};
 use crate::error::{Error, io};

@@ -33,8 +33,12 @@ impl<L: CurveLine> Curve<L> {
             text: String::new(),
             lines: vec![],
         };
-        for text in text.lines() {
-            let line: L = serde_json::from_str(text).map_err(|error| io("read", path)(error.into()))?;
+        for (place, text) in text.lines().enumerate() {
+            // Without it, the best evaluation may be another one.
+            let line: L = serde_json::from_str(text).map_err(|error| {
+                let reason = format!("line {} is no evaluation: {error}", place + 1);
+                io("read", path)(std::io::Error::other(reason))
+            })?;
             if line.step() < step {
                 kept.add(text, line);
             }

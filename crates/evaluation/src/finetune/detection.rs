@@ -23,7 +23,7 @@ mod tests;
 pub use line::EvaluationLine;
 pub use run::run;
 
-use super::Keep;
+use super::{FinetuneEvent, FinetuneResult, Job, Keep, Recipe};
 use backbones::BackboneConfig;
 use data::{ObjectViews, Order};
 use detection::rcnn::RcnnConfig;
@@ -305,18 +305,6 @@ impl ObjectiveSection for Settings {
 }
 
 impl Config {
-    /// Gives an error that names the key if the config contradicts itself.
-    pub fn validate(&self) -> Result<(), String> {
-        // First, because it names the keys of the network as this config has them.
-        self.detection.check()?;
-        self.to_training().validate()
-    }
-
-    /// Gives an error that names the key if the run is too short for its value. For new runs only.
-    pub fn validate_length(&self) -> Result<(), String> {
-        self.to_training().validate_length()
-    }
-
     /// The complete config of the training loop.
     fn to_training(&self) -> training::Config<Settings> {
         training::Config {
@@ -337,10 +325,42 @@ impl Config {
             training: self.training.clone(),
         }
     }
+}
 
-    /// Turns the config into a short trial with `batch_images` small images per step and few regions of each; layers and
-    /// losses stay.
-    pub fn for_smoke_test(&mut self, batch_images: usize) {
+impl Recipe for Config {
+    type Line = EvaluationLine;
+
+    fn validate(&self) -> Result<(), String> {
+        // First, because it names the keys of the network as this config has them.
+        self.detection.check()?;
+        self.to_training().validate()
+    }
+
+    fn validate_length(&self) -> Result<(), String> {
+        self.to_training().validate_length()
+    }
+
+    fn epochs_needed(&self) -> usize {
+        self.to_training().epochs_needed()
+    }
+
+    fn training(&self) -> &TrainingConfig {
+        &self.training
+    }
+
+    fn batch_images(&self) -> usize {
+        self.data.batch_images
+    }
+
+    fn divisors(&self) -> Vec<(&'static str, Option<usize>)> {
+        vec![]
+    }
+
+    fn protocol(&self) -> String {
+        self.detection.protocol().into()
+    }
+
+    fn for_smoke_test(&mut self, batch_images: usize) {
         self.data.batch_images = batch_images;
         self.training.for_smoke_test(1, batch_images);
         self.schedule.for_smoke_test();
@@ -360,5 +380,13 @@ impl Config {
         ] {
             *count = SMOKE_REGIONS.min(*count);
         }
+    }
+
+    fn run(
+        &self,
+        job: &Job<'_>,
+        observe: &mut dyn FnMut(FinetuneEvent<'_, EvaluationLine>),
+    ) -> Result<FinetuneResult, crate::error::Error> {
+        run(self, job, observe)
     }
 }

@@ -16,7 +16,9 @@ use serde_json::Value;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use training::{EvaluationDue, Normalize, Objective, ObjectiveSection, RunOptions, Summary, Trained};
+use training::{
+    EvaluationDue, Normalize, Objective, ObjectiveSection, RunOptions, Summary, Trained, TrainingConfig,
+};
 
 /// Inputs and run directory of a fine-tuning.
 pub struct Job<'a> {
@@ -50,6 +52,54 @@ pub struct FinetuneResult {
     pub summary: Summary,
     /// The scores of `result.json`; `None` if the run was interrupted, and on ranks besides rank 0.
     pub outcomes: Option<Vec<Outcome>>,
+}
+
+/// What the configs of fine-tunings have in common.
+pub trait Recipe {
+    /// A line of `validation.jsonl`.
+    type Line;
+
+    /// Gives an error that names the key if the config contradicts itself or cannot run with any start and data.
+    ///
+    /// # Errors
+    /// The key, its valid range and its value.
+    fn validate(&self) -> Result<(), String>;
+
+    /// Gives an error that names the key if the run is too short for its value, as for a milestone that never comes. For new
+    /// runs only.
+    ///
+    /// # Errors
+    /// The key, its valid range and its value.
+    fn validate_length(&self) -> Result<(), String>;
+
+    /// Epochs that the run needs at least for each of its keys to take effect.
+    fn epochs_needed(&self) -> usize;
+
+    /// Length, batch statistics, checkpoints and log.
+    fn training(&self) -> &TrainingConfig;
+
+    /// Images of an optimizer step.
+    fn batch_images(&self) -> usize;
+
+    /// Keys besides those of `training` that count images and must divide the batch, with their values.
+    fn divisors(&self) -> Vec<(&'static str, Option<usize>)>;
+
+    /// The protocol's name in results.
+    fn protocol(&self) -> String;
+
+    /// Turns the config into a short trial with `batch_images` images per step; only settings that count images, regions, steps or
+    /// epochs, and sizes of images, change.
+    fn for_smoke_test(&mut self, batch_images: usize);
+
+    /// Trains and scores, as the module's `run` does.
+    ///
+    /// # Errors
+    /// Those of that function.
+    fn run(
+        &self,
+        job: &Job<'_>,
+        observe: &mut dyn FnMut(FinetuneEvent<'_, Self::Line>),
+    ) -> Result<FinetuneResult, Error>;
 }
 
 const VALIDATION: &str = "validation.jsonl";

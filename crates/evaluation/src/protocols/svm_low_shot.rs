@@ -71,7 +71,10 @@ impl Protocol for SvmLowShot {
         }
         validate_machines(
             table,
-            self.costs(),
+            match &self.cost {
+                Cost::Fixed(cost) => ("cost.fixed", std::slice::from_ref(cost)),
+                Cost::HeldOut(costs) => ("cost.held_out", costs.as_slice()),
+            },
             self.positive_weight,
             self.tolerance,
             self.max_iterations,

@@ -46,7 +46,7 @@ impl Protocol for SvmVoc07 {
         }
         validate_machines(
             table,
-            &self.costs,
+            ("costs", self.costs.as_slice()),
             self.positive_weight,
             self.tolerance,
             self.max_iterations,
@@ -71,14 +71,14 @@ impl Protocol for SvmVoc07 {
 /// Checks of settings that both SVM protocols share.
 pub(crate) fn validate_machines(
     table: &str,
-    costs: &[f64],
+    (key, costs): (&str, &[f64]),
     positive_weight: f64,
     tolerance: f64,
     max_iterations: usize,
 ) -> Result<(), String> {
     let positive = |value: &f64| value.is_finite() && *value > 0.0;
     if costs.is_empty() || !costs.iter().all(positive) {
-        return Err(format!("`{table}.costs` must hold values above 0, got {costs:?}"));
+        return Err(format!("`{table}.{key}` must hold values above 0, got {costs:?}"));
     }
     if !positive(&positive_weight) || !positive(&tolerance) || max_iterations == 0 {
         return Err(format!(

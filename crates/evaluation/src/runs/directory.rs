@@ -1,8 +1,11 @@
-//! A run directory in, its facts out: config, log, data, scores. Whatever may be absent is, without an error.
+//! A run directory in, its facts out: config, log, data, scores. Files that are missing or damaged are listed with the others' facts;
+//! only the config is needed.
 
-use crate::result::{Outcome, read_results};
+use super::faults::{ENCODER, Evaluations, FACTS, Faults, LOG, Results, read_if_present, without_folder};
+use super::paths;
+use crate::result::Outcome;
 use backbones::BackboneConfig;
-use data::{EncoderHeader, FileError, Licenses, Listing};
+use data::{FileError, Licenses, Listing, VIEWS_FILE};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use training::LogLine;
@@ -21,9 +24,9 @@ pub enum ReadError {
     /// A file could not be read.
     #[error(transparent)]
     File(#[from] FileError),
-    /// A file of the run has other content.
+    /// The run's config is no TOML.
     #[error("cannot read `{}`: {reason}", path.display())]
-    Content {
+    Config {
         /// The file.
         path: PathBuf,
         /// The fault.
@@ -31,8 +34,27 @@ pub enum ReadError {
     },
 }
 
-/// Steps, and the numbers of an evaluation after each.
-type Evaluations = Vec<(usize, BTreeMap<String, f64>)>;
+impl ReadError {
+    /// The reason without the folder, which only this machine has.
+    pub(super) fn reason(&self) -> String {
+        match self {
+            Self::NotARun { missing, .. } => format!("it is not a run directory: it holds no {missing}"),
+            Self::File(error) => without_folder(error),
+            Self::Config { reason, .. } => format!("its config.toml cannot be read: {reason}"),
+        }
+    }
+}
+
+/// A folder among several that could not be read as a run.
+#[derive(Clone, Debug)]
+pub struct DamagedRun {
+    /// The folder.
+    pub path: PathBuf,
+    /// The shortest end of its path that no other run has.
+    pub name: String,
+    /// The reason, without the folder.
+    pub reason: String,
+}
 
 /// A training run, from its directory.
 #[derive(Clone, Debug)]
@@ -41,22 +63,26 @@ pub struct TrainingRun {
     pub path: PathBuf,
     /// The shortest end of its path that no other run has.
     pub name: String,
-    pub(super) config_text: String,
+    /// The folder that it lies in.
+    folder: PathBuf,
+    config_text: String,
     config_table: toml::Table,
     /// Every key of the config and its value as TOML.
     pub(super) config: BTreeMap<String, String>,
     /// `run.json`.
     pub(super) facts: serde_json::Map<String, serde_json::Value>,
     pub(super) lines: Vec<LogLine>,
-    /// Bytes of the log behind the last line that can be read.
+    /// Bytes of the log behind its last line break.
     pub(super) unread_bytes: u64,
+    /// What is missing or damaged, in words.
+    pub(super) faults: Vec<String>,
     /// Numbers of `validation.jsonl`: the step, and the rest by name.
     pub(super) validation: Evaluations,
     pub(super) licenses: Licenses,
     pub(super) listing: Listing,
     /// `.views.jpg`.
     pub(super) views: Option<Vec<u8>>,
-    results: Vec<(&'static str, Vec<Outcome>)>,
+    results: Results,
     /// Whether the encoder of the last step is written.
     pub(super) finished: bool,
     /// The step of the newest checkpoint.
@@ -75,64 +101,50 @@ impl TrainingRun {
         let config_table: toml::Table =
             config_text
                 .parse()
-                .map_err(|error: toml::de::Error| ReadError::Content {
+                .map_err(|error: toml::de::Error| ReadError::Config {
                     path: config_path,
                     reason: error.message().to_owned(),
                 })?;
         // A curation has a config too.
-        if !path.join("metrics.jsonl").exists() && !path.join("run.json").exists() {
-            return Err(missing("metrics.jsonl"));
+        if !path.join(LOG).exists() && !path.join(FACTS).exists() {
+            return Err(missing(LOG));
         }
         let mut config = BTreeMap::new();
         flatten("", &toml::Value::Table(config_table.clone()), &mut config);
-        let facts_path = path.join("run.json");
-        let facts = match read_if_present(&facts_path)? {
-            Some(text) => serde_json::from_slice(&text).map_err(|error| ReadError::Content {
-                path: facts_path,
-                reason: error.to_string(),
-            })?,
-            None => serde_json::Map::new(),
-        };
-        let log = training::read_metrics(path)?;
-        let checkpoint = training::latest_checkpoint(path).ok().flatten();
-        let encoder = path.join("encoder.safetensors");
-        let finished = encoder.exists();
-        let in_checkpoint = || Some(checkpoint.as_ref()?.path.join("encoder.safetensors"));
-        let header = match finished {
-            true => Some(encoder),
-            false => in_checkpoint(),
-        };
-        let header = header.and_then(|path| EncoderHeader::read(&path).ok().flatten());
-        let listing = facts.get("listing").cloned();
-        let mut results = vec![];
-        for name in ["result.json", "evaluation/result.json"] {
-            let path = path.join(name);
-            if path.exists() {
-                let read = read_results(&path).map_err(|error| ReadError::Content {
-                    path,
-                    reason: error.to_string(),
-                })?;
-                results.push((name, read));
-            }
+        let mut faults = Faults::default();
+        let facts = faults.facts(path);
+        if !path.join(LOG).exists() {
+            faults.add(format!("there is no {LOG}: the curves are lost"));
         }
+        let log = faults.of_file(training::read_metrics(path));
+        faults.0.extend(log.damage());
+        let checkpoint = training::latest_checkpoint(path).ok().flatten();
+        let finished = path.join(ENCODER).exists();
+        let header = faults.header(path, checkpoint.as_ref());
+        let listing = facts.get("listing").cloned();
+        let results = faults.results(path);
+        let validation = faults.validation(path);
+        let views = read_if_present(&path.join(VIEWS_FILE));
         Ok(Self {
             name: path.display().to_string(),
             path: path.to_owned(),
+            folder: paths::folder_of(path),
             config_text,
             config_table,
             config,
             lines: log.lines,
             unread_bytes: log.unread_bytes,
-            validation: validation(&path.join("validation.jsonl"))?,
-            licenses: header.unwrap_or_default().licenses,
+            validation,
+            licenses: header.licenses,
             listing: listing
                 .and_then(|listing| serde_json::from_value(listing).ok())
                 .unwrap_or_default(),
             facts,
-            views: read_if_present(&path.join(".views.jpg"))?,
+            views: faults.of_file(views),
             results,
             finished,
             checkpoint: checkpoint.map(|checkpoint| checkpoint.step),
+            faults: faults.0,
         })
     }
 
@@ -151,6 +163,18 @@ impl TrainingRun {
         let backbone = self.config_table.get("backbone").cloned();
         let read = backbone.and_then(|table| table.try_into::<BackboneConfig>().ok());
         read.map_or_else(|| "another network".to_owned(), |backbone| backbone.name())
+    }
+
+    /// A word of the command or a value of the config as a page for others shows it.
+    pub(super) fn shown(&self, word: &str) -> String {
+        paths::shown(word, &self.folder)
+    }
+
+    /// `config.toml` as a page for others shows it.
+    pub(super) fn shown_config(&self) -> String {
+        let mut texts = vec![];
+        collect_texts(&self.config_table, &mut texts);
+        paths::all_shown(&self.config_text, texts.into_iter(), &self.folder)
     }
 
     /// A text of `run.json`.
@@ -254,22 +278,19 @@ impl TrainingRun {
     }
 }
 
-/// Names the runs by the shortest ends of their paths that tell them apart.
-pub(super) fn name(runs: &mut [TrainingRun]) {
-    let whole: Vec<Vec<String>> = runs
-        .iter()
-        .map(|run| {
-            let path = run.path.canonicalize().unwrap_or_else(|_| run.path.clone());
-            let parts = path.components();
-            parts
-                .map(|part| part.as_os_str().to_string_lossy().into_owned())
-                .collect()
-        })
-        .collect();
+/// Names of folders: the shortest ends of their paths that tell them apart.
+pub(super) fn names(paths: &[PathBuf]) -> Vec<String> {
+    let parts = |path: &PathBuf| -> Vec<String> {
+        let path = path.canonicalize().unwrap_or_else(|_| path.clone());
+        let parts = path.components();
+        parts
+            .map(|part| part.as_os_str().to_string_lossy().into_owned())
+            .collect()
+    };
+    let whole: Vec<Vec<String>> = paths.iter().map(parts).collect();
     let ending = |parts: &[String], length: usize| parts[parts.len().saturating_sub(length)..].join("/");
     let longest = whole.iter().map(Vec::len).max().unwrap_or(1);
-    for (place, run) in runs.iter_mut().enumerate() {
-        let own = &whole[place];
+    let name = |(place, own): (usize, &Vec<String>)| {
         let is_alone = |length: &usize| {
             let name = ending(own, *length);
             whole
@@ -278,37 +299,20 @@ pub(super) fn name(runs: &mut [TrainingRun]) {
                 .all(|(other, parts)| other == place || ending(parts, *length) != name)
         };
         // The same directory twice has one name.
-        let length = (1..=longest).find(is_alone).unwrap_or(1);
-        run.name = ending(own, length);
-    }
-}
-
-fn read_if_present(path: &Path) -> Result<Option<Vec<u8>>, FileError> {
-    match std::fs::read(path) {
-        Ok(bytes) => Ok(Some(bytes)),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(FileError::new("read", path)(error)),
-    }
-}
-
-/// Every number of each line of a `validation.jsonl` but step, epoch and records, as `validation/NAME`; the last line may be
-/// half written.
-fn validation(path: &Path) -> Result<Evaluations, FileError> {
-    let text = read_if_present(path)?.unwrap_or_default();
-    let lines = text
-        .split(|byte| *byte == b'\n')
-        .map_while(|line| serde_json::from_slice(line).ok());
-    let numbers = |line: serde_json::Map<String, serde_json::Value>| {
-        let step = line.get("step")?.as_u64()?;
-        let counts = ["step", "epoch", "records", "images"];
-        let others = line
-            .into_iter()
-            .filter(|(name, _)| !counts.contains(&name.as_str()));
-        let numbers =
-            others.filter_map(|(name, value)| Some((format!("validation/{name}"), value.as_f64()?)));
-        Some((step as usize, numbers.collect()))
+        ending(own, (1..=longest).find(is_alone).unwrap_or(1))
     };
-    Ok(lines.filter_map(numbers).collect())
+    whole.iter().enumerate().map(name).collect()
+}
+
+/// Every text in a table.
+fn collect_texts<'t>(table: &'t toml::Table, found: &mut Vec<&'t str>) {
+    for value in table.values() {
+        match value {
+            toml::Value::String(text) => found.push(text),
+            toml::Value::Table(table) => collect_texts(table, found),
+            _ => {}
+        }
+    }
 }
 
 /// The keys of a config with dots between their parts, and their values as TOML.

@@ -9,9 +9,12 @@ use std::collections::BTreeSet;
 /// The share of time without data above which the loader holds the run up.
 const SLOW_LOADER: f64 = 0.2;
 
+/// What `run.json` says of a commit that the build did not know.
+pub(super) const UNKNOWN: &str = "unknown";
+
 /// Remarks on one run.
 pub(super) fn of_run(run: &TrainingRun) -> Vec<String> {
-    let mut remarks = vec![];
+    let mut remarks = run.faults.clone();
     if !run.finished {
         let of = run
             .steps()
@@ -78,21 +81,28 @@ pub(super) fn of_run(run: &TrainingRun) -> Vec<String> {
     remarks
 }
 
-/// Remarks on runs side by side.
+/// Remarks on runs side by side. What is not known of a run is no difference.
 pub(super) fn of_all(runs: &[TrainingRun]) -> Vec<String> {
-    let distinct =
-        |of: &dyn Fn(&TrainingRun) -> String| runs.iter().map(of).collect::<BTreeSet<_>>().len() > 1;
+    let distinct = |of: &dyn Fn(&TrainingRun) -> Option<String>| {
+        runs.iter().filter_map(of).collect::<BTreeSet<_>>().len() > 1
+    };
+    let of_fact = |key: &'static str| {
+        move |run: &TrainingRun| {
+            let known = run.fact(key).filter(|value| !["", UNKNOWN].contains(value));
+            known.map(str::to_owned)
+        }
+    };
     let mut remarks = vec![];
-    if distinct(&|run| run.method().to_owned()) {
+    if distinct(&|run| Some(run.method().to_owned())) {
         remarks.push("the runs have different methods: their losses measure different things".to_owned());
     }
-    if distinct(&|run| run.fact("fingerprint").unwrap_or_default().to_owned()) {
+    if distinct(&of_fact("fingerprint")) {
         remarks.push("the runs were trained on different data (their fingerprints differ)".to_owned());
     }
-    if distinct(&|run| run.fact("commit").unwrap_or_default().to_owned()) {
+    if distinct(&of_fact("commit")) {
         remarks.push("the runs were made by different commits of the program".to_owned());
     }
-    if distinct(&|run| run.fact("device").unwrap_or_default().to_owned()) {
+    if distinct(&of_fact("device")) {
         remarks.push("the runs ran on different devices: hours and rates cannot be compared".to_owned());
     }
     remarks

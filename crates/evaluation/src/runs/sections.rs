@@ -1,7 +1,7 @@
 //! The sections of the page of runs, besides the curves.
 
 use super::compare::{Curve, differences};
-use super::directory::TrainingRun;
+use super::directory::{DamagedRun, TrainingRun};
 use super::words::{duration, grouped, label, percent, rank, sentence, utc};
 use super::{Citation, remarks};
 use crate::report::{color, column, shortened, table};
@@ -9,6 +9,7 @@ use data::html::data_uri;
 use data::significant;
 use maud::{Markup, html};
 use std::collections::BTreeSet;
+use std::path::Path;
 
 /// Licenses that are listed by themselves.
 const LICENSES: usize = 12;
@@ -108,7 +109,7 @@ fn tiles(run: &TrainingRun) -> Markup {
 }
 
 /// What a reader of the numbers should know.
-pub(super) fn remarks(runs: &[TrainingRun]) -> Markup {
+pub(super) fn remarks(runs: &[TrainingRun], damaged: &[DamagedRun]) -> Markup {
     let of_all = remarks::of_all(runs);
     // A remark on several runs stands once.
     let mut each: Vec<(String, Vec<&str>)> = vec![];
@@ -120,11 +121,14 @@ pub(super) fn remarks(runs: &[TrainingRun]) -> Markup {
             }
         }
     }
-    if of_all.is_empty() && each.is_empty() {
+    if damaged.is_empty() && of_all.is_empty() && each.is_empty() {
         return html! {};
     }
     html! {
         ul class="remarks" {
+            @for run in damaged {
+                li { strong { (run.name) } " is not on this page: " (run.reason) "." }
+            }
             @for remark in &of_all { li { (sentence(remark)) } }
             @for (remark, names) in &each {
                 li { @if runs.len() > 1 { strong { (names.join(", ")) } ": " (remark) "." } @else { (sentence(remark)) } }
@@ -210,7 +214,9 @@ pub(super) fn configs(runs: &[TrainingRun]) -> Markup {
         @for (key, values) in &differences {
             tr {
                 th scope="row" { code { (key) } }
-                @for value in values { td class="text" { @match value { Some(value) => code { (shortened(value, 80)) }, None => "–" } } }
+                @for (run, value) in runs.iter().zip(values) {
+                    td class="text" { @match value { Some(value) => code { (shortened(&run.shown(value), 80)) }, None => "–" } }
+                }
             }
         }
     };
@@ -225,7 +231,7 @@ pub(super) fn configs(runs: &[TrainingRun]) -> Markup {
         @for run in runs {
             details {
                 summary { "config.toml" @if runs.len() > 1 { " of " (run.name) } }
-                pre class="config" { (run.config_text) }
+                pre class="config" { (run.shown_config()) }
             }
         }
     }
@@ -268,7 +274,7 @@ pub(super) fn data_cards(runs: &[TrainingRun]) -> Markup {
                 dl {
                     dt { "images" } dd { (run.facts.get("records").and_then(serde_json::Value::as_f64).map_or("not stated".into(), grouped)) }
                     dt { "fingerprint" } dd { code { (print.unwrap_or("not stated")) } }
-                    @if let Some(command) = data_argument(run) { dt { "as given" } dd { code { (command) } } }
+                    @if let Some(command) = data_argument(run) { dt { "as given" } dd { code { (run.shown(command)) } } }
                     dt { "licenses" }
                     dd {
                         @if run.licenses.is_empty() { "not known: no encoder file states them" }
@@ -308,17 +314,47 @@ fn data_argument(run: &TrainingRun) -> Option<&str> {
 /// Program, device and times: those of all runs, and those that differ.
 pub(super) fn environment(runs: &[TrainingRun]) -> Markup {
     let each: Vec<Vec<(&str, String)>> = runs.iter().map(facts).collect();
-    let of = |facts: &[(&str, String)], name: &str| {
+    let known = |facts: &[(&str, String)], name: &str| {
         let found = facts.iter().find(|(known, _)| *known == name);
-        found.map_or_else(|| "–".to_owned(), |(_, value)| value.clone())
+        found.map(|(_, value)| value.clone())
     };
+    let of = |facts: &[(&str, String)], name: &str| known(facts, name).unwrap_or_else(|| "–".to_owned());
     let mut names: Vec<&str> = vec![];
     for (name, _) in each.iter().flatten() {
         if !names.contains(name) {
             names.push(name);
         }
     }
-    let is_common = |name: &&str| each.iter().all(|facts| of(facts, name) == of(&each[0], name));
+    // A run that names no start has none.
+    let of_run = |run: &TrainingRun, facts: &[(&str, String)], name: &str| {
+        let none = (name == STARTED && !run.facts.is_empty()).then(|| "–".to_owned());
+        known(facts, name).or(none)
+    };
+    // What is not known of a run is no difference; the runs that it is known of are named.
+    let values = |name: &str| -> Vec<(&TrainingRun, String)> {
+        let each = runs.iter().zip(&each);
+        each.filter_map(|(run, facts)| Some((run, of_run(run, facts, name)?)))
+            .filter(|(_, value)| *value != remarks::UNKNOWN)
+            .collect()
+    };
+    let is_common = |name: &&str| {
+        let values = values(name);
+        values.iter().all(|(_, value)| *value == values[0].1)
+    };
+    let common_value = |name: &str| {
+        let values = values(name);
+        let Some((_, value)) = values.first() else {
+            return remarks::UNKNOWN.to_owned();
+        };
+        let names = values
+            .iter()
+            .map(|(run, _)| run.name.as_str())
+            .collect::<Vec<_>>();
+        match names.len() == runs.len() {
+            true => value.clone(),
+            false => format!("{value} ({}; not known of the others)", names.join(", ")),
+        }
+    };
     let (common, differing): (Vec<&str>, Vec<&str>) = names.into_iter().partition(is_common);
     let head = html! { (column("", true)) @for run in runs { (column(&shortened(&run.name, 40), true)) } };
     let rows = html! {
@@ -334,11 +370,14 @@ pub(super) fn environment(runs: &[TrainingRun]) -> Markup {
     };
     html! {
         @if !common.is_empty() {
-            div class="card" { dl { @for name in &common { dt { (name) } dd { (of(&each[0], name)) } } } }
+            div class="card" { dl { @for name in &common { dt { (name) } dd { (common_value(name)) } } } }
         }
         @if !differing.is_empty() { (table("", "What differs between the runs", &head, &rows)) }
     }
 }
+
+/// The fact with the encoder that a run started from.
+const STARTED: &str = "started from";
 
 fn facts(run: &TrainingRun) -> Vec<(&'static str, String)> {
     let mut facts = vec![];
@@ -360,7 +399,7 @@ fn facts(run: &TrainingRun) -> Vec<(&'static str, String)> {
         .facts
         .get("start")
         .and_then(|start| start.get("path")?.as_str());
-    facts.extend(start.map(|path| ("started from", path.to_owned())));
+    facts.extend(start.map(|path| (STARTED, run.shown(path))));
     let times = || run.lines.iter().filter_map(|line| line.unix_seconds);
     if let (Some(first), Some(last)) = (times().next(), times().next_back()) {
         facts.push(("first line", utc(first)));
@@ -371,11 +410,17 @@ fn facts(run: &TrainingRun) -> Vec<(&'static str, String)> {
         .into_iter()
         .flatten()
         .filter_map(serde_json::Value::as_str);
-    let command = words.collect::<Vec<_>>().join(" ");
+    let word = |(place, word): (usize, &str)| match place {
+        // The program, wherever it lies.
+        0 => Path::new(word)
+            .file_name()
+            .map_or_else(|| word.into(), |name| name.to_string_lossy().into()),
+        _ => run.shown(word),
+    };
+    let command = words.enumerate().map(word).collect::<Vec<_>>().join(" ");
     if !command.is_empty() {
         facts.push(("command", command));
     }
-    facts.push(("directory", run.path.display().to_string()));
     facts
 }
 

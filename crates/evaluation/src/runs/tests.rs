@@ -48,8 +48,8 @@ fn cite(run: &TrainingRun) -> Vec<Citation> {
 fn facts_of_a_run_are_read_from_its_directory() {
     let folder = tempfile::tempdir().unwrap();
     let path = write_run(folder.path(), "one", 3, 0.5, 2, 9.0);
-    let runs = read(std::slice::from_ref(&path)).unwrap();
-    let run = &runs[0];
+    let read_runs = read(std::slice::from_ref(&path)).unwrap();
+    let run = &read_runs.runs[0];
     assert_eq!(
         (run.name.as_str(), run.method(), run.network()),
         ("one", "shuffle", "resnet18-small".into())
@@ -61,7 +61,7 @@ fn facts_of_a_run_are_read_from_its_directory() {
         (run.data_wait(), run.lowest_loss()),
         (Some(0.25), Some((20, 7.0)))
     );
-    let summary = summary(&runs, &cite);
+    let summary = summary(&read_runs, &cite);
     let of_run = &summary["runs"][0];
     assert_eq!(of_run["last"]["train/loss"], 7.0);
     assert_eq!(of_run["cite"][0]["text"], "The paper of <shuffle>");
@@ -80,7 +80,7 @@ fn facts_of_a_run_are_read_from_its_directory() {
     let log = path.join("metrics.jsonl");
     let text = std::fs::read_to_string(&log).unwrap() + r#"{"step":"#;
     std::fs::write(&log, text).unwrap();
-    let runs = read(&[path]).unwrap();
+    let runs = read(&[path]).unwrap().runs;
     assert_eq!(runs[0].step(), 20);
     assert!(remarks::of_run(&runs[0])[1].starts_with("the last 8 bytes of metrics.jsonl"));
 }
@@ -107,7 +107,7 @@ fn runs_that_differ_in_the_seed_alone_are_one_curve() {
         write_run(folder.path(), "a/slow-seed-1", 1, 0.1, 3, 11.0),
         write_run(folder.path(), "b/slow-seed-0", 0, 0.1, 3, 9.5),
     ];
-    let runs = read(&paths).unwrap();
+    let runs = read(&paths).unwrap().runs;
     let names: Vec<&str> = runs.iter().map(|run| run.name.as_str()).collect();
     assert_eq!(
         names,
@@ -147,7 +147,7 @@ fn the_page_shows_everything_and_loads_nothing() {
         height: 8,
         pixels: vec![100; 192],
     };
-    std::fs::write(paths[0].join(".views.jpg"), to_jpeg(&picture, 90)).unwrap();
+    std::fs::write(paths[0].join(data::VIEWS_FILE), to_jpeg(&picture, 90)).unwrap();
     let html = page(&read(&paths).unwrap(), &cite);
     for text in [
         "<h1>3 training runs</h1>",
@@ -192,4 +192,167 @@ fn a_hundred_thousand_lines_make_a_page_under_5_mb() {
     eprintln!("{} bytes in {:.1} s", html.len(), started.elapsed().as_secs_f64());
     assert!(html.len() < 5_000_000, "{} bytes", html.len());
     assert!(html.contains("to 50)"), "the peak is lost");
+}
+
+/// The remarks on one run.
+fn remarks_on(path: &Path) -> Vec<String> {
+    remarks::of_run(&read(&[path.to_owned()]).unwrap().runs[0])
+}
+
+#[test]
+fn a_damaged_line_is_counted_and_the_lines_behind_it_are_shown() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = write_run(folder.path(), "one", 3, 0.5, 5, 9.0);
+    let log = path.join("metrics.jsonl");
+    let text = std::fs::read_to_string(&log).unwrap();
+    std::fs::write(&log, text.replacen(r#"{"step":20,"#, r#"{"st"#, 1)).unwrap();
+    let line = r#"{"step":10,"epoch":0,"top1":0.5}"#;
+    std::fs::write(
+        path.join("validation.jsonl"),
+        format!("{line}\n{{\"st\n{}\n{{\"step", line.replace("10", "50")),
+    )
+    .unwrap();
+    let runs = read(std::slice::from_ref(&path)).unwrap().runs;
+    assert_eq!((runs[0].step(), runs[0].lines.len()), (50, 4));
+    let steps: Vec<usize> = runs[0].validation.iter().map(|(step, _)| *step).collect();
+    assert_eq!(steps, [10, 50]);
+    assert_eq!(
+        remarks_on(&path)[..2],
+        [
+            "1 line of metrics.jsonl cannot be read (line 2)",
+            "1 of the 3 lines of validation.jsonl cannot be read"
+        ]
+    );
+}
+
+#[test]
+fn files_that_are_missing_or_damaged_are_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let first = |name: &str, damage: &dyn Fn(&Path)| {
+        let path = write_run(folder.path(), name, 3, 0.5, 3, 9.0);
+        damage(&path);
+        remarks_on(&path).swap_remove(0)
+    };
+    let not_known = "device, command, data and length of the run are not known";
+    let remove = |name: &'static str| move |run: &Path| std::fs::remove_file(run.join(name)).unwrap();
+    let write = |name: &'static str, text: &'static str| {
+        move |run: &Path| {
+            let path = run.join(name);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, text).unwrap();
+        }
+    };
+    assert_eq!(
+        first("a", &remove("metrics.jsonl")),
+        "there is no metrics.jsonl: the curves are lost"
+    );
+    assert_eq!(
+        first("b", &remove("run.json")),
+        format!("there is no run.json: {not_known}")
+    );
+    let facts = first("c", &write("run.json", "{"));
+    assert!(
+        facts.starts_with("run.json is damaged (") && facts.ends_with(not_known),
+        "{facts}"
+    );
+    let encoder = first("d", &write("encoder.safetensors", "half a file"));
+    assert!(
+        encoder.starts_with("encoder.safetensors cannot be read: "),
+        "{encoder}"
+    );
+    let step = "checkpoints/step-00000020/encoder.safetensors";
+    let encoder = first("e", &write(step, "half a file"));
+    assert!(
+        encoder.starts_with("encoder.safetensors of the checkpoint of step 20 cannot be read: "),
+        "{encoder}"
+    );
+    assert_eq!(
+        first("f", &write("result.json", "{")),
+        "result.json cannot be read, and its scores are not shown"
+    );
+}
+
+#[test]
+fn a_damaged_run_is_listed_and_the_others_are_shown() {
+    let folder = tempfile::tempdir().unwrap();
+    let paths: Vec<PathBuf> = ["one", "two", "three", "four"]
+        .map(|name| write_run(folder.path(), name, 3, 0.5, 3, 9.0))
+        .to_vec();
+    std::fs::write(paths[1].join("config.toml"), "seed = = 1").unwrap();
+    std::fs::remove_file(paths[3].join("config.toml")).unwrap();
+    let read_runs = read(&paths).unwrap();
+    let names: Vec<&str> = read_runs.runs.iter().map(|run| run.name.as_str()).collect();
+    assert_eq!(names, ["one", "three"]);
+    let summary = summary(&read_runs, &cite);
+    let damaged = summary["damaged"].as_array().unwrap();
+    assert_eq!((damaged.len(), &damaged[1]["name"]), (2, &json!("four")));
+    assert_eq!(
+        damaged[1]["reason"],
+        "it is not a run directory: it holds no config.toml"
+    );
+    let html = page(&read_runs, &cite);
+    assert!(html.contains("<strong>two</strong> is not on this page: its config.toml cannot be read:"));
+    // None is left to show.
+    let error = read(&paths[1..2]).unwrap_err().to_string();
+    assert!(
+        error.starts_with("cannot read `") && error.contains("config.toml"),
+        "{error}"
+    );
+}
+
+#[test]
+fn what_is_not_known_of_a_run_is_no_difference() {
+    let folder = tempfile::tempdir().unwrap();
+    let paths = ["one", "two", "three"].map(|name| write_run(folder.path(), name, 3, 0.5, 3, 9.0));
+    let facts = |run: &Path, commit: &str| {
+        let text = format!(r#"{{"commit":{commit:?},"fingerprint":"{FINGERPRINT}"}}"#);
+        std::fs::write(run.join("run.json"), text).unwrap();
+    };
+    facts(&paths[1], "unknown");
+    std::fs::remove_file(paths[2].join("run.json")).unwrap();
+    let known = read(&paths).unwrap();
+    assert!(
+        remarks::of_all(&known.runs).is_empty(),
+        "{:?}",
+        remarks::of_all(&known.runs)
+    );
+    let html = page(&known, &cite);
+    assert!(html.contains("<dt>commit</dt><dd>abc (one; not known of the others)</dd>"));
+    facts(&paths[1], "def");
+    let known = read(&paths).unwrap();
+    assert_eq!(
+        remarks::of_all(&known.runs),
+        ["the runs were made by different commits of the program"]
+    );
+}
+
+#[test]
+fn a_page_for_others_names_no_folder_of_this_machine() {
+    let folder = tempfile::tempdir().unwrap();
+    let root = folder.path().canonicalize().unwrap().join("ann");
+    let path = write_run(&root, "runs/mine", 3, 0.5, 3, 9.0);
+    let encoder = root.join("runs/first/encoder.safetensors");
+    let config = std::fs::read_to_string(path.join("config.toml")).unwrap();
+    std::fs::write(
+        path.join("config.toml"),
+        format!("{config}[start]\nencoder = {encoder:?}\n"),
+    )
+    .unwrap();
+    let facts = json!({
+        "fingerprint": FINGERPRINT,
+        "command": [root.join("passer"), "pretrain", "--data", root.join("photos"), "--out", path],
+        "start": {"path": encoder},
+    });
+    std::fs::write(path.join("run.json"), facts.to_string()).unwrap();
+    let other = write_run(&root, "runs/other", 4, 0.5, 3, 9.0);
+    let html = page(&read(&[path, other]).unwrap(), &cite);
+    assert!(!html.contains("/ann"), "a folder is on the page");
+    for text in [
+        "passer pretrain --data …/photos --out ../mine",
+        "encoder = &quot;../first/encoder.safetensors&quot;",
+        // The other run started from initial weights, which is a difference.
+        r#"started from</th><td class="text long">../first/encoder.safetensors</td><td class="text">–</td>"#,
+    ] {
+        assert!(html.contains(text), "`{text}` is not on the page");
+    }
 }

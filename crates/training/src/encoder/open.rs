@@ -1,8 +1,9 @@
 //! The files of weights behind a path: a file, a run directory, a folder of Hugging Face Transformers or timm, or
 //! an index of several files; with the `config.json` that belongs to them.
 
-use crate::checkpoint::latest_checkpoint;
+use crate::checkpoint;
 use crate::error::Error;
+use crate::run_facts::RunFacts;
 use data::{FileError, hex};
 use sha2::{Digest, Sha256};
 use std::fs::File;
@@ -18,8 +19,30 @@ pub(crate) struct Opened {
     pub(crate) source: Shards<File>,
     /// SHA-256 of the file, hexadecimal; of several, the SHA-256 of theirs, one per line.
     pub(crate) hash: String,
+    /// If it is of a run that is not finished: how far that is.
+    pub(crate) unfinished: Option<UnfinishedRun>,
     index: Option<ShardIndex>,
     description: Option<Description>,
+}
+
+/// How far a run is that is not finished: its newest checkpoint stands for its encoder.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct UnfinishedRun {
+    /// Steps of the checkpoint.
+    pub step: usize,
+    /// Steps of the whole run, where known.
+    pub steps: Option<u64>,
+}
+
+impl std::fmt::Display for UnfinishedRun {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(
+            f,
+            "the run is not finished: this is its checkpoint of step {}",
+            self.step
+        )?;
+        self.steps.map_or(Ok(()), |steps| write!(f, " of {steps}"))
+    }
 }
 
 impl Opened {
@@ -42,17 +65,22 @@ const NAMES: [&str; 4] = [
     "pytorch_model.bin.index.json",
 ];
 
+/// The encoder's name in a run directory and in a checkpoint.
+const ENCODER: &str = "encoder.safetensors";
+
 /// Largest `config.json` and largest index; real ones have kilobytes and megabytes.
 const MAX_CONFIG: u64 = 4 << 20;
 const MAX_INDEX: u64 = 64 << 20;
 
-/// Opens the weights behind a path.
+/// Opens the weights behind a path. A run that is not finished is noted.
 pub(crate) fn open_encoder(path: &Path) -> Result<Opened, Error> {
-    let path = if path.is_dir() {
-        in_folder(path)?
-    } else {
-        path.to_path_buf()
+    let (path, unfinished) = match path.is_dir() {
+        true => in_folder(path)?,
+        false => (path.to_path_buf(), None),
     };
+    if let Some(unfinished) = unfinished {
+        tracing::warn!("encoder `{}`: {unfinished}", path.display());
+    }
     let name = path
         .file_name()
         .and_then(|name| name.to_str())
@@ -99,26 +127,37 @@ pub(crate) fn open_encoder(path: &Path) -> Result<Opened, Error> {
         source: Shards::new(sources).map_err(FileError::new("read", &path))?,
         path,
         hash,
+        unfinished,
         index,
         description,
     })
 }
 
 /// The weights in a folder.
-fn in_folder(folder: &Path) -> Result<PathBuf, Error> {
-    let own = folder.join("encoder.safetensors");
+fn in_folder(folder: &Path) -> Result<(PathBuf, Option<UnfinishedRun>), Error> {
+    let own = folder.join(ENCODER);
     if own.is_file() {
-        return Ok(own);
+        return Ok((own, None));
     }
-    if let Some(checkpoint) = latest_checkpoint(folder)? {
-        return Ok(checkpoint.path.join("encoder.safetensors"));
+    if let Some(newest) = checkpoint::at(folder)? {
+        // `RUN/checkpoints/step-NNNNNNNN`.
+        let run = newest
+            .path
+            .ancestors()
+            .nth(2)
+            .filter(|run| !run.join(ENCODER).exists());
+        let unfinished = run.map(|run| UnfinishedRun {
+            step: newest.step,
+            steps: RunFacts::read(run).ok().flatten().and_then(|facts| facts.steps()),
+        });
+        return Ok((newest.path.join(ENCODER), unfinished));
     }
     let named = |folder: &Path| {
         let mut files = NAMES.iter().map(|name| folder.join(name));
         files.find(|file| file.is_file())
     };
     let file = named(folder).or_else(|| named(&snapshot(folder)?));
-    file.ok_or_else(|| {
+    file.map(|file| (file, None)).ok_or_else(|| {
         let reason = "the folder holds no `encoder.safetensors` and no checkpoint, and no `model.safetensors` or \
                       `pytorch_model.bin` of other programs";
         let reason = match others(folder).as_slice() {

@@ -151,7 +151,7 @@ impl<O: Objective, C> Plan<'_, O, C> {
         }
         let init = Init::new(self.config.seed, &device).with_precision(self.config.training.precision);
         match started {
-            Some(started) => init.starting_from(started.tensors.clone()),
+            Some(started) => init.starting_from(Arc::clone(&started.tensors)),
             None => init,
         }
     }

@@ -5,6 +5,7 @@ use crate::checkpoint::{self, CheckpointDir};
 use crate::config::Config;
 use crate::error::Error;
 use crate::later_keys;
+use crate::run_facts::{RUN_FACTS, RunFacts};
 use data::{FileError, FolderLock, LockError, durable};
 use serde::Serialize;
 use std::fs;
@@ -82,7 +83,7 @@ fn resumed_from<C: Serialize>(
     let newest = checkpoint::latest_checkpoint(out)?;
     if newest.is_some() {
         // These files identify the checkpoints; without them, checkpoints would match any run.
-        for missing in ["config.toml", "run.json"] {
+        for missing in ["config.toml", RUN_FACTS] {
             if !out.join(missing).exists() {
                 return Err(Error::RunDamaged {
                     path: out.clone(),
@@ -93,7 +94,11 @@ fn resumed_from<C: Serialize>(
     }
     if !config_path.exists() {
         if options.resume {
-            tracing::warn!("nothing to resume in `{}`: starting at step 0", out.display());
+            tracing::warn!(
+                "there is no run to resume in `{}`: a new one starts there at step 0{}",
+                out.display(),
+                runs_beside(out)
+            );
         }
         let text = toml::to_string(&now).map_err(cannot_be_written)?;
         durable::write(&config_path, text.as_bytes())?;
@@ -119,7 +124,8 @@ fn resumed_from<C: Serialize>(
     if let Some((key, expected, got)) = later_keys::difference(before, now) {
         return Err(mismatch(key, expected, got));
     }
-    if let Some(known) = run_fingerprint(out)?
+    let facts = RunFacts::read(out)?;
+    if let Some(known) = facts.as_ref().and_then(RunFacts::fingerprint)
         && known != fingerprint
     {
         let expected = format!("fingerprint {known}");
@@ -131,23 +137,59 @@ fn resumed_from<C: Serialize>(
     Ok(newest)
 }
 
-/// The data set's fingerprint in `run.json`, if the file exists.
-fn run_fingerprint(out: &Path) -> Result<Option<String>, Error> {
-    let path = out.join("run.json");
-    if !path.exists() {
-        return Ok(None);
+/// `; runs with checkpoints beside it: …`, three at most: the name may be mistyped. Empty if there are none.
+fn runs_beside(out: &Path) -> String {
+    const SHOWN: usize = 3;
+    let folder = match out.parent() {
+        Some(folder) if folder.as_os_str().is_empty() => Path::new("."),
+        Some(folder) => folder,
+        None => return String::new(),
+    };
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    let is_run = |path: &PathBuf| {
+        path.file_name() != out.file_name()
+            && path.join(RUN_FACTS).is_file()
+            && checkpoint::latest_checkpoint(path).is_ok_and(|newest| newest.is_some())
+    };
+    let mut names: Vec<String> = entries
+        .map(|entry| entry.path())
+        .filter(is_run)
+        .filter_map(|path| Some(format!("`{}`", path.file_name()?.to_string_lossy())))
+        .collect();
+    names.sort();
+    let more = match names.len().saturating_sub(SHOWN) {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    names.truncate(SHOWN);
+    match names.is_empty() {
+        true => String::new(),
+        false => format!("; runs with checkpoints beside it: {}{more}", names.join(", ")),
     }
-    let text = fs::read(&path).map_err(FileError::new("read", &path))?;
-    let facts: serde_json::Value = serde_json::from_slice(&text)
-        .map_err(std::io::Error::from)
-        .map_err(FileError::new("read", &path))?;
-    let fingerprint = facts.get("fingerprint").and_then(|value| value.as_str());
-    Ok(fingerprint.map(String::from))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_mistyped_name_is_told_which_runs_lie_beside_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let out = folder.path().join("mien");
+        fs::create_dir(&out).unwrap();
+        assert_eq!(runs_beside(&out), "");
+        for name in ["mine", "b", "c", "d"] {
+            let run = folder.path().join(name);
+            fs::create_dir_all(run.join("checkpoints/step-00000004")).unwrap();
+            fs::write(run.join(RUN_FACTS), "{}").unwrap();
+        }
+        // Without a checkpoint there is nothing to resume.
+        fs::create_dir(folder.path().join("photos")).unwrap();
+        assert_eq!(
+            runs_beside(&out),
+            "; runs with checkpoints beside it: `b`, `c`, `d` and 1 more"
+        );
+    }
 
     #[test]
     fn a_run_directory_takes_one_process_at_a_time() {

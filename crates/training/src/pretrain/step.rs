@@ -11,12 +11,12 @@ use crate::log_line::LogLine;
 use crate::loss_scale::LossScale;
 use crate::objective::{Loss, Objective};
 use crate::optimizer::{Optimizer, drop_gradients, drop_gradients_of};
+use crate::run_facts::{RUN_FACTS, RunFacts};
 use crate::run_log::{Drained, RunLog, Window};
-use crate::start::{Started, origin_of_run};
-use crate::tensorboard::VIEWS;
+use crate::start::Started;
 use backbones::{Precision, RunPosition};
 use burn::optim::{GradientsAccumulator, GradientsParams};
-use data::durable;
+use data::{VIEWS_FILE, durable};
 use kernels::collective::Engine;
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
@@ -63,7 +63,10 @@ impl<O: Objective> Run<O> {
     ) -> Result<Self, Error> {
         let replicas = &plan.options.replicas;
         let origin = match &directory.resumed {
-            Some(_) => origin_of_run(&plan.options.out)?,
+            Some(_) => match RunFacts::read(&plan.options.out)? {
+                Some(facts) => facts.origin()?,
+                None => None,
+            },
             None => started.as_ref().map(|started| started.origin.clone()),
         };
         let (student, state, optimizer) = plan.fresh(started.as_ref());
@@ -452,7 +455,7 @@ fn write_facts<O: Objective, C>(
     facts.insert("steps".into(), plan.steps.into());
     facts.insert("steps_per_epoch".into(), plan.steps_per_epoch.into());
     facts.insert("peak_learning_rate".into(), plan.peak_learning_rate.into());
-    Ok(durable::write_json(&plan.options.out.join("run.json"), &facts)?)
+    Ok(durable::write_json(&plan.options.out.join(RUN_FACTS), &facts)?)
 }
 
 /// Whether a parameter of a student belongs to the network under study, which every method names so.
@@ -463,7 +466,7 @@ fn is_of_backbone(path: &str) -> bool {
 /// `.views.jpg`: the views of the run's first records, made in an earlier run's directory too. They are for people, so a
 /// failure ends nothing.
 fn write_views<O: Objective, C>(plan: &Plan<'_, O, C>) {
-    let (config, path) = (plan.config, plan.options.out.join(VIEWS));
+    let (config, path) = (plan.config, plan.options.out.join(VIEWS_FILE));
     if config.views.is_empty() || path.exists() {
         return;
     }
@@ -479,7 +482,7 @@ fn write_views<O: Objective, C>(plan: &Plan<'_, O, C>) {
         durable::write(&path, &jpeg).map_err(|error| error.to_string())
     });
     if let Err(reason) = written {
-        tracing::warn!("no picture of the views (`{VIEWS}`): {reason}");
+        tracing::warn!("no picture of the views (`{VIEWS_FILE}`): {reason}");
     }
 }
 

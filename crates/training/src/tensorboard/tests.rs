@@ -212,7 +212,7 @@ fn the_config_and_the_views_are_in_the_file() {
         pixels: vec![90; 72],
     };
     let jpeg = data::thumbnail::to_jpeg(&picture, 90);
-    fs::write(run.path().join(VIEWS), &jpeg).unwrap();
+    fs::write(run.path().join(data::VIEWS_FILE), &jpeg).unwrap();
     drop(EventFile::derive(run.path(), &[]).unwrap());
     let records = records(&fs::read(&event_files(run.path())[0]).unwrap());
     let summary = fields(fields(&records[2])[&5][0].bytes());

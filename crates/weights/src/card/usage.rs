@@ -69,9 +69,10 @@ fn onnx(folder: &ExportFolder, is_inside: bool) -> String {
     let resized = match images.shorter_px {
         None => format!("photo = photo.resize(({side}, {side}), Image.Resampling.BILINEAR)\n"),
         Some(shorter) => format!(
-            "ratio = {shorter} / min(photo.size)
-photo = photo.resize([round(side * ratio) for side in photo.size], Image.Resampling.BILINEAR)
-left, top = [(side - {side}) // 2 for side in photo.size]
+            // torchvision's rounding: down in the resize, halves to the even number in the crop.
+            "short = min(photo.size)
+photo = photo.resize([{shorter} * side // short for side in photo.size], Image.Resampling.BILINEAR)
+left, top = [round((side - {side}) / 2) for side in photo.size]
 photo = photo.crop((left, top, left + {side}, top + {side}))
 "
         ),

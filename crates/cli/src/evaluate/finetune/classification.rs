@@ -5,38 +5,11 @@ use crate::configs::Kind;
 use crate::failure::Failure;
 use burn::tensor::Device;
 use data::Dataset;
-use evaluation::finetune::{self, FinetuneEvent, FinetuneResult, Job, LoadedDetector, Start, ValidationLine};
+use evaluation::finetune::{self, LoadedDetector, Recipe, Start, ValidationLine};
 use std::path::Path;
-use training::TrainingConfig;
 
 impl Config for finetune::Config {
     const KIND: Kind = Kind::FineTuning;
-    type Line = ValidationLine;
-
-    fn validate(&self) -> Result<(), String> {
-        self.validate()
-    }
-
-    fn validate_length(&self) -> Result<(), String> {
-        self.validate_length()
-    }
-
-    fn training(&self) -> &TrainingConfig {
-        &self.training
-    }
-
-    fn batch_images(&self) -> usize {
-        self.data.batch_images
-    }
-
-    fn divisors(&self) -> Vec<(&'static str, Option<usize>)> {
-        let mixing = self.objective.mixing.as_ref();
-        vec![("objective.mixing.images", mixing.and_then(|mixing| mixing.images))]
-    }
-
-    fn protocol(&self) -> String {
-        self.objective.protocol.name()
-    }
 
     fn describe(&self) -> String {
         self.protocol()
@@ -53,7 +26,7 @@ impl Config for finetune::Config {
         )
     }
 
-    fn for_smoke_test(&mut self, start: Start<'_>) -> anyhow::Result<[Dataset; 2]> {
+    fn synthetic(&mut self, start: Start<'_>) -> anyhow::Result<[Dataset; 2]> {
         if matches!(start, Start::Scratch) && self.backbone.is_none() {
             return Err(Failure::new(
                 "the config has no `[backbone]`, so a smoke test needs `--encoder` to know the network",
@@ -68,14 +41,6 @@ impl Config for finetune::Config {
         let (width, height) = (width.max(32) * 5 / 4, height.max(32) * 5 / 4);
         let records = |seed| Dataset::synthetic(3 * SMOKE_IMAGES, width, height, 2, seed);
         Ok([records(self.seed), records(self.seed + 1)])
-    }
-
-    fn run(
-        &self,
-        job: &Job<'_>,
-        observe: &mut dyn FnMut(FinetuneEvent<'_, ValidationLine>),
-    ) -> Result<FinetuneResult, evaluation::Error> {
-        finetune::run(self, job, observe)
     }
 
     fn note(line: &ValidationLine) -> (usize, String) {

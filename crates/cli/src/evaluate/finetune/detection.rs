@@ -5,37 +5,11 @@ use crate::configs::Kind;
 use burn::tensor::Device;
 use data::{Dataset, Metadata, Record};
 use evaluation::finetune::detection::{self, EvaluationLine};
-use evaluation::finetune::{FinetuneEvent, FinetuneResult, Job, LoadedDetector, Start};
+use evaluation::finetune::{LoadedDetector, Recipe, Start};
 use std::path::Path;
-use training::TrainingConfig;
 
 impl Config for detection::Config {
     const KIND: Kind = Kind::Detection;
-    type Line = EvaluationLine;
-
-    fn validate(&self) -> Result<(), String> {
-        self.validate()
-    }
-
-    fn validate_length(&self) -> Result<(), String> {
-        self.validate_length()
-    }
-
-    fn training(&self) -> &TrainingConfig {
-        &self.training
-    }
-
-    fn batch_images(&self) -> usize {
-        self.data.batch_images
-    }
-
-    fn divisors(&self) -> Vec<(&'static str, Option<usize>)> {
-        vec![]
-    }
-
-    fn protocol(&self) -> String {
-        self.detection.protocol().into()
-    }
 
     fn describe(&self) -> String {
         format!("{}: {}", self.protocol(), self.detection.network.describe())
@@ -49,17 +23,9 @@ impl Config for detection::Config {
         Ok(LoadedDetector::read(path, &self.detection.network, device)?)
     }
 
-    fn for_smoke_test(&mut self, _: Start<'_>) -> anyhow::Result<[Dataset; 2]> {
+    fn synthetic(&mut self, _: Start<'_>) -> anyhow::Result<[Dataset; 2]> {
         self.for_smoke_test(SMOKE_IMAGES);
-        Ok([synthetic(self, self.seed)?, synthetic(self, self.seed + 1)?])
-    }
-
-    fn run(
-        &self,
-        job: &Job<'_>,
-        observe: &mut dyn FnMut(FinetuneEvent<'_, EvaluationLine>),
-    ) -> Result<FinetuneResult, evaluation::Error> {
-        detection::run(self, job, observe)
+        Ok([pictures(self, self.seed)?, pictures(self, self.seed + 1)?])
     }
 
     fn note(line: &EvaluationLine) -> (usize, String) {
@@ -79,7 +45,7 @@ impl Config for detection::Config {
 }
 
 /// Synthetic pictures with an object each: the left upper quarter.
-fn synthetic(config: &detection::Config, seed: u64) -> anyhow::Result<Dataset> {
+fn pictures(config: &detection::Config, seed: u64) -> anyhow::Result<Dataset> {
     const PX: u32 = 160;
     let pictures = Dataset::synthetic(3 * SMOKE_IMAGES, PX, PX, 2, seed);
     let record = |position: usize| -> anyhow::Result<Record> {
