@@ -26,14 +26,9 @@ pub(super) fn is_finite(of: &BoundingBox) -> bool {
 impl Grid {
     /// An empty grid for these boxes.
     pub(super) fn over(boxes: &[BoundingBox]) -> Self {
-        let (mut low, mut high) = ([f32::INFINITY; 2], [f32::NEG_INFINITY; 2]);
-        for of in boxes.iter().filter(|of| is_finite(of)) {
-            let center = Self::center(of);
-            for axis in 0..2 {
-                low[axis] = low[axis].min(center[axis]);
-                high[axis] = high[axis].max(center[axis]);
-            }
-        }
+        let centers = || boxes.iter().filter(|of| is_finite(of)).map(Self::center);
+        let low = centers().fold([f32::INFINITY; 2], |[x, y], [a, b]| [x.min(a), y.min(b)]);
+        let high = centers().fold([f32::NEG_INFINITY; 2], |[x, y], [a, b]| [x.max(a), y.max(b)]);
         let cell = [0, 1].map(|axis| ((high[axis] - low[axis]) / CELLS as f32).max(2.0));
         Self {
             corner: low,

@@ -111,7 +111,7 @@ impl RcnnConfig {
                      got {low} and {high}"
                 ));
             }
-            if stage.coder.weights.iter().any(|weight| !(*weight > 0.0)) {
+            if !stage.coder.weights.iter().all(|weight| *weight > 0.0) {
                 return Err(format!(
                     "`{table}.cascade[{index}].coder.weights` must be above 0, got {:?}",
                     stage.coder.weights
