@@ -146,11 +146,21 @@ fn detects(config: &Path) -> bool {
 fn every_detection_config_runs_a_few_steps_from_scratch() {
     let configs = files(&root().join("configs/evaluate"), ".toml");
     let configs: Vec<_> = configs.iter().filter(|config| detects(config)).collect();
-    assert_eq!(configs.len(), 6);
+    assert_eq!(configs.len(), 8);
     side_by_side(&configs, |config| {
         let whole: evaluation::finetune::detection::Config = with_header(config).try_into().unwrap();
         assert_eq!(whole.validate(), Ok(()), "{}", config.display());
         assert_eq!(whole.validate_length(), Ok(()), "{}", config.display());
+        // What a preset freezes has learned in the file that it starts from.
+        let thawed: &[&str] = match whole.detection.network.frozen_stages {
+            0 => &[],
+            _ => &[
+                "--set",
+                "detection.network.frozen_stages=0",
+                "--set",
+                "detection.network.backbone_norm=trained",
+            ],
+        };
         passer()
             .args([
                 "evaluate",
@@ -161,6 +171,7 @@ fn every_detection_config_runs_a_few_steps_from_scratch() {
                 "flex",
             ])
             .args(["--set", "detection.network.backbone.width=8"])
+            .args(thawed)
             .arg(config)
             .assert()
             .success()
@@ -284,6 +295,21 @@ fn the_example_of_a_sidecar_has_known_keys_and_an_accepted_license() {
     let other: Vec<&String> = metadata.other.keys().collect();
     assert_eq!(other, ["page_url", "title"]);
     assert_eq!(metadata.license.as_deref(), Some("CC BY 4.0"));
+}
+
+#[test]
+fn pass_with_its_own_person_detector_is_pass_with_another_one() {
+    let read = |name: &str| -> curation::Config {
+        let path = root().join("configs/curate").join(name);
+        toml::from_str(&std::fs::read_to_string(path).unwrap()).unwrap()
+    };
+    let (plain, own) = (read("pass.toml"), read("pass-cascade.toml"));
+    assert_eq!(plain.source, own.source);
+    assert_eq!(plain.stages.len(), own.stages.len());
+    for (plain, own) in plain.stages.iter().zip(&own.stages) {
+        assert_eq!(plain.name(), own.name());
+        assert_eq!(plain == own, plain.name() != "persons");
+    }
 }
 
 #[test]

@@ -294,6 +294,7 @@ fn every_network_has_the_cpus_features_and_gradients() {
             width: 8,
             stem,
             zero_init_residual: false,
+            stride_in_1x1: false,
         })
     };
     let networks = [
@@ -367,6 +368,7 @@ fn detectors_have_the_cpus_losses_and_gradients() {
         width: 4,
         stem: Stem::Imagenet,
         zero_init_residual: false,
+        stride_in_1x1: false,
     };
     for mut config in [
         RcnnConfig::torchvision(Version::V1, backbone.clone(), 2, true),

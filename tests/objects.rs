@@ -16,6 +16,7 @@ fn network(classes: usize) -> Rcnn {
         width: 8,
         stem: Stem::Imagenet,
         zero_init_residual: false,
+        stride_in_1x1: false,
     };
     let mut config = RcnnConfig::torchvision(Version::V1, backbone, classes, true);
     config.boxes.width = 16;
@@ -175,7 +176,7 @@ fn a_detectors_file_is_inspected_and_converted() {
         .args([&weights, &home.path().join("timm.safetensors")])
         .assert()
         .failure()
-        .stderr(contains("timm has no Faster or Mask R-CNN").and(contains("`--to torchvision`")));
+        .stderr(contains("timm has no Faster, Mask or Cascade R-CNN").and(contains("`--to torchvision`")));
 }
 
 #[test]
@@ -222,8 +223,9 @@ fn files_and_names_that_do_not_fit_are_errors() {
     std::fs::write(&classifier, safetensors::serialize(tensors, None).unwrap()).unwrap();
     let error = refused(&classifier, &[]);
     assert!(
-        error.contains("must be YOLOX's, or those of torchvision's Faster or Mask R-CNN")
-            && error.contains("got 2 tensors, of which `fc.weight` is of a classifier"),
+        error.contains(
+            "must be YOLOX's, or those of torchvision's or detectron2's Faster, Mask or Cascade R-CNN"
+        ) && error.contains("got 2 tensors, of which `fc.weight` is of a classifier"),
         "{error}"
     );
     let error = refused(&weights, &["--shorter-px", "500", "--longer-px", "400"]);
@@ -303,4 +305,45 @@ fn a_curation_drops_what_detect_persons_finds_and_its_data_sheet_names_the_netwo
         ),
         "{sheet}"
     );
+}
+
+#[test]
+fn a_pickle_of_detectron2_is_inspected_converted_and_finds_persons() {
+    let home = tempfile::tempdir().unwrap();
+    let photos = photos(home.path());
+    let weights = Path::new(env!("CARGO_MANIFEST_DIR")).join("../detection/fixtures/detectron2_cascade.pkl");
+    passer()
+        .args(["weights", "inspect"])
+        .arg(&weights)
+        .assert()
+        .success()
+        .stdout(
+            contains("format    a pickle of numpy's arrays")
+                .and(contains(
+                    "detector  Cascade Mask R-CNN (`cascade_maskrcnn_resnet50-w1-caffe_fpn`, 3 classes)\n",
+                ))
+                .and(contains("channels in the order blue, green, red"))
+                .and(contains("strides   in the first 1×1 convolutions"))
+                .and(contains("its `pixel_mean` and `pixel_std` say"))
+                .and(contains("loads     as a detector")),
+        );
+    let out = home.path().join("out.safetensors");
+    let convert = |to: &str| {
+        let mut command = passer();
+        command.args(["weights", "convert", "--to", to]);
+        command.args([&weights, &out]).assert()
+    };
+    convert("torchvision").failure().code(1).stderr(
+        contains("torchvision has no such detector: it has one stage of box heads, and this network several")
+            .and(contains("`--to passer`")),
+    );
+    assert!(!out.exists());
+    convert("passer").success();
+    // The same network, and the same persons, from both.
+    let more = ["--score", "0", "--shorter-px", "64", "--longer-px", "96"];
+    let from_pickle = found("persons", &weights, &photos, &more);
+    let from_own = found("persons", &out, &photos, &more);
+    assert_eq!(from_pickle, from_own);
+    let persons = from_pickle[0]["detections"].as_array().unwrap();
+    assert!(!persons.is_empty() && persons.iter().all(|one| one["class"] == 0));
 }

@@ -188,7 +188,7 @@ def filled(model, last_norm):
     return model
 
 
-def inputs(version, dtype):
+def image_inputs(version, dtype):
     high, wide = (max(size[axis] for size in SIZES) for axis in (0, 1))
     images = torch.zeros(len(SIZES), 3, high, wide, dtype=torch.float64)
     for index, (height, width) in enumerate(SIZES):
@@ -212,7 +212,7 @@ def inputs(version, dtype):
 
 def train(version, dtype):
     model = (c4() if version == "c4" else network(version)).to(dtype).train()
-    images, targets = inputs(version, dtype)
+    images, targets = image_inputs(version, dtype)
     maps = model.backbone(images.tensors)
     maps = maps if isinstance(maps, dict) else {"0": maps}
     proposals, losses = model.rpn(images, maps, targets)
@@ -229,7 +229,7 @@ def train(version, dtype):
 @torch.no_grad()
 def evaluate(version, dtype):
     model = (c4() if version == "c4" else network(version)).to(dtype).eval()
-    images, _ = inputs(version, dtype)
+    images, _ = image_inputs(version, dtype)
     maps = model.backbone(images.tensors)
     maps = maps if isinstance(maps, dict) else {"0": maps}
     proposals, _ = model.rpn(images, maps)

@@ -58,6 +58,18 @@ class NarrowResNet(resnet.ResNet):
         return super()._make_layer(block, planes * self.base // 64, blocks, stride, dilate)
 
 
+class NarrowImagenet(NarrowResNet):
+    """The same with the stem for large images; in a bottleneck the stride is in the first convolution, as in the paper."""
+
+    def __init__(self, block, layers, width):
+        super().__init__(block, layers, width)
+        self.conv1 = nn.Conv2d(3, width, 7, stride=2, padding=3, bias=False)
+        self.maxpool = nn.MaxPool2d(3, 2, 1)
+        for part in self.modules():
+            if isinstance(part, resnet.Bottleneck):
+                part.conv1.stride, part.conv2.stride = part.conv2.stride, part.conv1.stride
+
+
 def samples(tensor: torch.Tensor) -> np.ndarray:
     """`SAMPLES` elements, evenly spread."""
     flat = tensor.detach().double().flatten()
@@ -144,4 +156,6 @@ if __name__ == "__main__":
     network("resnet50", resnet.resnet50, large)
     narrow = lambda: NarrowResNet(resnet.BasicBlock, [2, 2, 2, 2], width=16)
     network("resnet18_w16_small", narrow, small, gradients=True)
+    caffe = lambda: NarrowImagenet(resnet.Bottleneck, [3, 4, 6, 3], width=8)
+    network("resnet50_w8_caffe", caffe, large, gradients=True)
     batch_norm_groups()

@@ -64,6 +64,7 @@ fn resnet_differences(from: &ResNetConfig, to: &ResNetConfig) -> Vec<String> {
         difference("resnet.depth", from.depth, to.depth),
         difference("resnet.width", from.width, to.width),
         difference("resnet.stem", from.stem, to.stem),
+        difference("resnet.stride_in_1x1", from.stride_in_1x1, to.stride_in_1x1),
     ];
     differences.into_iter().flatten().collect()
 }
@@ -163,6 +164,7 @@ mod tests {
             width: 4,
             stem: Stem::Small,
             zero_init_residual: false,
+            stride_in_1x1: false,
         });
         let state = state_dict(&config.init(&Init::new(3, &Device::flex())));
         let other = BackboneConfig::Resnet(ResNetConfig {
@@ -170,6 +172,7 @@ mod tests {
             width: 4,
             stem: Stem::Small,
             zero_init_residual: true,
+            stride_in_1x1: false,
         });
         let fitted = fit_state(&config, &other, state.clone()).unwrap();
         assert_eq!(fitted, state);
@@ -214,6 +217,7 @@ mod tests {
             width: 4,
             stem: Stem::Small,
             zero_init_residual: false,
+            stride_in_1x1: false,
         });
         assert_eq!(
             refused(&resnet, &plain),

@@ -193,6 +193,7 @@ mod tests {
                 width,
                 stem: Stem::Imagenet,
                 zero_init_residual: false,
+                stride_in_1x1: false,
             })
         };
         let vit = BackboneConfig::Vit(VitConfig {

@@ -49,6 +49,7 @@ fn resnet(depth: u32, width: usize, stem: Stem, device: &Device) -> Backbone {
         width,
         stem,
         zero_init_residual: false,
+        stride_in_1x1: false,
     });
     filled(config.init(&Init::empty(device)))
 }
@@ -205,6 +206,22 @@ fn resnet50_is_torchvisions() {
     let fixture = include_bytes!("../fixtures/resnet50.safetensors");
     check("resnet50", fixture, 64, |device| {
         resnet(50, 64, Stem::Imagenet, device)
+    });
+}
+
+/// torchvision's bottlenecks with the stride moved to the first convolution.
+#[test]
+fn resnet50_with_strides_in_1x1_is_torchvisions_rebuilt() {
+    let fixture = include_bytes!("../fixtures/resnet50_w8_caffe.safetensors");
+    check("resnet50-w8-caffe", fixture, 64, |device| {
+        let config = BackboneConfig::Resnet(ResNetConfig {
+            depth: 50,
+            width: 8,
+            stem: Stem::Imagenet,
+            zero_init_residual: false,
+            stride_in_1x1: true,
+        });
+        filled(config.init(&Init::empty(device)))
     });
 }
 

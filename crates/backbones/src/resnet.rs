@@ -1,7 +1,7 @@
 //! Residual networks with 18, 34, 50 or 101 layers, with torchvision's parameter names.
 //!
 //! He, Zhang, Ren, Sun, *Deep residual learning for image recognition*, 2016, table 1. As in torchvision (its
-//! "ResNet v1.5"), a bottleneck strides in its 3×3 convolution; the paper strides in the first 1×1.
+//! "ResNet v1.5"), a bottleneck strides in its 3×3 convolution; the paper strides in the first 1×1, as a key has it.
 
 use burn::module::Module;
 use burn::tensor::Tensor;
@@ -29,6 +29,10 @@ pub struct ResNetConfig {
     /// 5.1). Absent: false.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub zero_init_residual: bool,
+    /// A bottleneck strides in its first 1×1 convolution, as in the paper and in networks from Caffe (MSRA's, and so most of
+    /// detectron2's), in place of its 3×3 one. No tensor's shape shows it. Absent: false.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub stride_in_1x1: bool,
 }
 
 /// The layers before the first stage.
@@ -88,6 +92,12 @@ impl ResNetConfig {
                 "`{table}.width` must be at least 1 (the paper has 64), got 0"
             ));
         }
+        if self.stride_in_1x1 && self.depth < 50 {
+            return Err(format!(
+                "`{table}.stride_in_1x1` must be false for depth {}, whose blocks have no 1×1 convolution, got true",
+                self.depth
+            ));
+        }
         Ok(())
     }
 
@@ -99,6 +109,14 @@ impl ResNetConfig {
             50 => Some(([3, 4, 6, 3], 4)),
             101 => Some(([3, 4, 23, 3], 4)),
             _ => None,
+        }
+    }
+
+    /// Strides of a block's first two convolutions; the third's is 1.
+    pub fn strides(&self, of_block: usize) -> [usize; 2] {
+        match self.stages() {
+            Some((_, expansion)) if expansion > 1 && !self.stride_in_1x1 => [1, of_block],
+            _ => [of_block, 1],
         }
     }
 
@@ -122,7 +140,7 @@ impl ResNetConfig {
         of_width_64 * (self.width as f64 / 64.0).powi(2)
     }
 
-    /// `resnet18`, or `resnet18-w16-small` if width or stem differ from torchvision's.
+    /// `resnet18`, or `resnet18-w16-small`, `resnet50-caffe` if width, stem or strides differ from torchvision's.
     pub fn name(&self) -> String {
         let mut name = format!("resnet{}", self.depth);
         if self.width != 64 {
@@ -130,6 +148,9 @@ impl ResNetConfig {
         }
         if self.stem == Stem::Small {
             name += "-small";
+        }
+        if self.stride_in_1x1 {
+            name += "-caffe";
         }
         name
     }
@@ -152,7 +173,7 @@ impl ResNetConfig {
                 .map(|block| {
                     let stride = if block == 0 { stride } else { 1 };
                     let at = init.at(&block.to_string());
-                    let mut made = Block::new(&at, inputs, width, expansion, stride);
+                    let mut made = Block::new(&at, [inputs, width, expansion], self.strides(stride));
                     if self.zero_init_residual {
                         made = made.passing_through();
                     }
@@ -313,28 +334,19 @@ struct Block {
 }
 
 impl Block {
-    fn new(init: &Init, inputs: usize, width: usize, expansion: usize, stride: usize) -> Self {
+    fn new(init: &Init, [inputs, width, expansion]: [usize; 3], strides: [usize; 2]) -> Self {
         let conv = |name: &str, inputs, outputs, kernel, stride| {
             Conv2dConfig::same(inputs, outputs, kernel, stride).init(&init.at(name))
         };
         let norm = |name: &str, channels| BatchNorm::new(&init.at(name), channels);
         let outputs = width * expansion;
         let bottleneck = expansion > 1;
-        let (conv1, conv2) = if bottleneck {
-            (
-                conv("conv1", inputs, width, 1, 1),
-                conv("conv2", width, width, 3, stride),
-            )
-        } else {
-            (
-                conv("conv1", inputs, width, 3, stride),
-                conv("conv2", width, width, 3, 1),
-            )
-        };
+        let [first, second] = strides;
+        let stride = first * second;
         Self {
-            conv1,
+            conv1: conv("conv1", inputs, width, if bottleneck { 1 } else { 3 }, first),
             bn1: norm("bn1", width),
-            conv2,
+            conv2: conv("conv2", width, width, 3, second),
             bn2: norm("bn2", width),
             conv3: bottleneck.then(|| conv("conv3", width, outputs, 1, 1)),
             bn3: bottleneck.then(|| norm("bn3", outputs)),
@@ -385,6 +397,7 @@ mod tests {
             width: 128,
             stem: Stem::Imagenet,
             zero_init_residual: false,
+            stride_in_1x1: false,
         };
         assert_eq!(
             (config.features(), config.name().as_str()),
@@ -412,6 +425,7 @@ mod tests {
                 width: 4,
                 stem,
                 zero_init_residual: false,
+                stride_in_1x1: false,
             };
             let network = config.init(&Init::new(0, &device));
             let images = Tensor::<4>::ones([2, 3, height, width], &device);
@@ -431,6 +445,34 @@ mod tests {
     }
 
     #[test]
+    fn strides_of_bottlenecks_are_in_their_first_convolution_where_the_config_says_so() {
+        let config = ResNetConfig {
+            depth: 50,
+            width: 4,
+            stem: Stem::Small,
+            zero_init_residual: false,
+            stride_in_1x1: true,
+        };
+        assert_eq!(config.name(), "resnet50-w4-small-caffe");
+        assert_eq!((config.strides(2), config.strides(1)), ([2, 1], [1, 1]));
+        let plain = ResNetConfig {
+            stride_in_1x1: false,
+            ..config.clone()
+        };
+        assert_eq!(plain.strides(2), [1, 2]);
+        let basic = ResNetConfig { depth: 18, ..plain };
+        assert_eq!(basic.strides(2), [2, 1]);
+        let wrong = ResNetConfig { depth: 18, ..config };
+        assert_eq!(
+            wrong.validate("backbone.resnet"),
+            Err(
+                "`backbone.resnet.stride_in_1x1` must be false for depth 18, whose blocks have no 1×1 convolution, got true"
+                    .to_owned()
+            )
+        );
+    }
+
+    #[test]
     fn blocks_pass_their_input_on_where_the_config_says_so() {
         let device = burn::tensor::Device::flex();
         for depth in [18, 50] {
@@ -439,6 +481,7 @@ mod tests {
                 width: 4,
                 stem: Stem::Small,
                 zero_init_residual: true,
+                stride_in_1x1: false,
             };
             let network = config.init(&Init::new(0, &device));
             let block = &network.layer1[1];

@@ -109,6 +109,7 @@ mod tests {
             width: 4,
             stem: Stem::Small,
             zero_init_residual: false,
+            stride_in_1x1: false,
         });
         config.init(&Init::new(seed, device))
     }

@@ -32,6 +32,7 @@ fn main() {
         width: 64,
         stem: Stem::Imagenet,
         zero_init_residual: false,
+        stride_in_1x1: false,
     };
     let mut config = RcnnConfig::torchvision(Version::V1, backbone, 90, with_masks);
     config.frozen_stages = 2;

@@ -20,7 +20,7 @@ use std::path::{Path, PathBuf};
 pub(crate) enum Verb {
     /// Find faces with RetinaFace, as PASS did; thresholds default to its own (docs/detection.md)
     Faces(FacesArguments),
-    /// Find persons with YOLOX, or with torchvision's Faster or Mask R-CNN
+    /// Find persons with YOLOX, or with torchvision's or detectron2's Faster, Mask or Cascade R-CNN
     Persons(PersonsArguments),
     /// Find objects of all classes, and their masks, with the same networks
     Objects(ObjectsArguments),
@@ -78,7 +78,8 @@ pub(crate) struct ObjectsArguments {
 /// A network of objects.
 #[derive(clap::Args)]
 struct NetworkArguments {
-    /// YOLOX's ONNX export or `.pth`, or a Faster or Mask R-CNN of torchvision or Passer as `.pth` or safetensors
+    /// YOLOX's ONNX export or `.pth`, or a Faster, Mask or Cascade R-CNN of torchvision, detectron2 or Passer as `.pth`, `.pkl` or
+    /// safetensors
     #[arg(long, value_name = "FILE")]
     weights: PathBuf,
     /// NMS IoU threshold within a class; left out: the network's own, 0.45 (YOLOX) or 0.5 (R-CNN)

@@ -1,29 +1,31 @@
 //! `passer weights`: list files of weights, convert and export them for other libraries. Also the arguments
 //! that every verb with an encoder has, for facts that the file does not show.
 
+mod detector;
 mod export;
 
-use crate::detectors::open;
 use crate::failure::{DoesNotLoad, Failure, make_folder_of};
 use crate::hints;
 use backbones::vit::Pooling;
 use backbones::{BackboneConfig, Stem, VitConfig};
 use burn::tensor::Device;
 use data::terminal::escape;
-use detection::rcnn::{RcnnFile, to_safetensors};
+use detection::rcnn::RcnnFile;
+use detector::{convert_detector, detector_in};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::io::Write as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use training::Inspection;
 use weights::format::Format;
-use weights::{Checkpoint, ImportOptions, Naming, Role};
+use weights::{ImportOptions, Naming, Role};
 
 #[derive(clap::Subcommand)]
 pub(crate) enum Verb {
     /// List what a file of weights holds and what would be loaded from it; nothing in it is executed
     Inspect(InspectArguments),
-    /// Write an encoder, or a Faster or Mask R-CNN, as a file that torchvision or timm loads with `strict=True`
+    /// Write an encoder, or a Faster, Mask or Cascade R-CNN, as a file that torchvision or timm loads with `strict=True`, or
+    /// that Passer alone reads
     Convert(ConvertArguments),
     /// Write an encoder as a folder that timm, Transformers or an ONNX runtime opens, with a model card
     Export(Box<export::Arguments>),
@@ -31,7 +33,7 @@ pub(crate) enum Verb {
 
 #[derive(clap::Args)]
 pub(crate) struct InspectArguments {
-    /// A .pth, .pt, .pth.tar or .safetensors, a run directory, or a folder of Transformers or timm
+    /// A .pth, .pt, .pth.tar, .pkl or .safetensors, a run directory, or a folder of Transformers or timm
     file: PathBuf,
     #[command(flatten)]
     weights: WeightsArguments,
@@ -45,12 +47,12 @@ pub(crate) struct InspectArguments {
 
 #[derive(clap::Args)]
 pub(crate) struct ConvertArguments {
-    /// A .pth, .pt, .pth.tar or .safetensors, a run directory, or a folder of Transformers or timm
+    /// A .pth, .pt, .pth.tar, .pkl or .safetensors, a run directory, or a folder of Transformers or timm
     input: PathBuf,
     /// The encoder file to write, which must not exist
     #[arg(value_name = "OUT.safetensors")]
     out: PathBuf,
-    /// Whose names the file gets; those of ResNets are the same. Folders for timm and Transformers, and ONNX files, are written
+    /// Whose names the file gets; those of ResNets are the same. `passer` is for networks that no library has. Folders for timm and Transformers, and ONNX files, are written
     /// by `passer weights export`
     #[arg(long, value_name = "LIBRARY")]
     to: ConvertTo,
@@ -63,6 +65,7 @@ pub(crate) struct ConvertArguments {
 enum ConvertTo {
     Torchvision,
     Timm,
+    Passer,
     #[value(hide = true)]
     Transformers,
     #[value(hide = true)]
@@ -70,15 +73,17 @@ enum ConvertTo {
 }
 
 impl ConvertTo {
-    fn library(self) -> Result<Library, Failure> {
+    /// The other library whose names the file gets; none: Passer's own.
+    fn library(self) -> Result<Option<Library>, Failure> {
         let name = match self {
-            Self::Torchvision => return Ok(Library::Torchvision),
-            Self::Timm => return Ok(Library::Timm),
+            Self::Torchvision => return Ok(Some(Library::Torchvision)),
+            Self::Timm => return Ok(Some(Library::Timm)),
+            Self::Passer => return Ok(None),
             Self::Transformers => "transformers",
             Self::Onnx => "onnx",
         };
         Err(Failure::new(format!(
-            "`--to` of `passer weights convert` must be torchvision or timm, got {name}"
+            "`--to` of `passer weights convert` must be torchvision, timm or passer, got {name}"
         ))
         .hint(format!(
             "write a folder: `passer weights export IN --to {name} --out DIR`"
@@ -200,18 +205,6 @@ fn inspect(arguments: &InspectArguments) -> anyhow::Result<()> {
     }
 }
 
-/// The Faster or Mask R-CNN in a file, if it holds one.
-fn detector_in(path: &Path) -> anyhow::Result<Option<RcnnFile>> {
-    if !path.is_file() {
-        return Ok(None);
-    }
-    // What is wrong with another file, the reader of encoders says.
-    match Checkpoint::open(&mut open(path)?) {
-        Ok(checkpoint) if RcnnFile::is_in(&checkpoint) => Ok(Some(RcnnFile::of(&checkpoint)?)),
-        _ => Ok(None),
-    }
-}
-
 /// An inspection as JSON.
 #[derive(serde::Serialize)]
 struct Listed<'a> {
@@ -238,6 +231,7 @@ fn show(
         Format::Zip => "PyTorch, zip",
         Format::Legacy => "PyTorch, legacy",
         Format::Safetensors => "safetensors",
+        Format::Numpy => "a pickle of numpy's arrays",
     };
     writeln!(out, "format    {format}")?;
     let counts = inspection
@@ -262,23 +256,7 @@ fn show(
         )?;
     }
     match (&inspection.network, detector) {
-        (None, Some(file)) => {
-            let config = &file.config;
-            writeln!(out, "detector  {}", config.describe())?;
-            writeln!(
-                out,
-                "images    shorter side {} px, longer side at most {} px; mean {:?}, std {:?} of 0 to 255",
-                config.input.short_side_px, config.input.long_side_px, config.input.mean, config.input.std
-            )?;
-            writeln!(
-                out,
-                "norms     epsilon {:e} in the backbone",
-                config.backbone_norm_epsilon
-            )?;
-            if !file.names.is_empty() {
-                writeln!(out, "classes   {}", escape(&file.names.join(", ")))?;
-            }
-        }
+        (None, Some(file)) => detector::show(out, file)?,
         (None, None) => writeln!(out, "network   none")?,
         (Some(network), _) => {
             let part = match (network.part, network.parts.len()) {
@@ -560,12 +538,13 @@ fn convert(arguments: &ConvertArguments) -> anyhow::Result<()> {
     }
     let loaded = training::read_encoder(&arguments.input, &arguments.weights.options()?, &Device::flex())?;
     let naming = match library {
-        Library::Torchvision => Naming::Torchvision,
-        Library::Timm => Naming::Timm,
+        Some(Library::Torchvision) => Naming::Torchvision,
+        Some(Library::Timm) => Naming::Timm,
+        None => Naming::Passer,
     };
     make_folder_of(&arguments.out)?;
     training::write_encoder(&arguments.out, &loaded.backbone, &loaded.info, naming).map_err(full)?;
-    if let Some(note) = making(&loaded.info.architecture, library) {
+    if let Some(note) = library.and_then(|library| making(&loaded.info.architecture, library)) {
         eprintln!("note: {note}");
     }
     eprintln!(
@@ -574,24 +553,6 @@ fn convert(arguments: &ConvertArguments) -> anyhow::Result<()> {
         escape(&loaded.info.method),
         loaded.file_hash
     );
-    println!("{}", arguments.out.display());
-    Ok(())
-}
-
-/// Writes a detector's file with torchvision's names of today.
-fn convert_detector(arguments: &ConvertArguments, library: Library, file: &RcnnFile) -> anyhow::Result<()> {
-    if matches!(library, Library::Timm) {
-        return Err(Failure::new("timm has no Faster or Mask R-CNN")
-            .hint("write torchvision's names: `--to torchvision`")
-            .into());
-    }
-    let mut source = open(&arguments.input)?;
-    let checkpoint = Checkpoint::open(&mut source)?;
-    let network = file.network(&checkpoint, &mut source, &Device::flex())?;
-    let bytes = to_safetensors(&network, &file.names);
-    make_folder_of(&arguments.out)?;
-    data::durable::write(&arguments.out, &bytes).map_err(|error| full(error.into()))?;
-    eprintln!("{}", file.config.describe());
     println!("{}", arguments.out.display());
     Ok(())
 }
@@ -619,6 +580,7 @@ mod tests {
                 width,
                 stem,
                 zero_init_residual: false,
+                stride_in_1x1: false,
             })
         };
         let vit = |change: &dyn Fn(&mut VitConfig)| {

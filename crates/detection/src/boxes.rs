@@ -1,6 +1,12 @@
 //! Boxes: overlap (IoU) and non-maximum suppression (NMS).
 
+mod grid;
+
 use data::targets::BoundingBox;
+use grid::{Grid, is_finite};
+
+/// Fewer boxes are compared with each other as they are.
+const FEW: usize = 256;
 
 fn area(of: &BoundingBox, edges: Edges) -> f32 {
     edges.length(of.left, of.right) * edges.length(of.top, of.bottom)
@@ -46,9 +52,18 @@ pub fn nms(boxes: &[BoundingBox], scores: &[f32], threshold: f32, edges: Edges) 
     };
     order.sort_by(|a, b| rank(b).total_cmp(&rank(a)));
     let mut kept: Vec<usize> = Vec::new();
+    // Changes which boxes are compared, and no result.
+    let mut grid = (order.len() >= FEW && threshold >= 0.5).then(|| Grid::over(boxes));
     for candidate in order {
         let overlaps = |other: &usize| iou(&boxes[*other], &boxes[candidate], edges) > threshold;
-        if !kept.iter().any(overlaps) {
+        let is_suppressed = match &grid {
+            Some(grid) if is_finite(&boxes[candidate]) => grid.rivals(&boxes[candidate]).any(overlaps),
+            _ => kept.iter().any(overlaps),
+        };
+        if !is_suppressed {
+            if let Some(grid) = &mut grid {
+                grid.keep(candidate, &boxes[candidate]);
+            }
             kept.push(candidate);
         }
     }
@@ -132,6 +147,51 @@ mod tests {
                 .wrapping_add(1_442_695_040_888_963_407);
             (state >> 40) as f32 / (1u64 << 24) as f32
         }
+    }
+
+    #[test]
+    fn many_boxes_give_what_each_compared_with_all_gives() {
+        let mut next = numbers();
+        let mut suppressed = 0;
+        for round in 0..200 {
+            let count = FEW + (round * 7) % 300;
+            let spread = [20.0, 100.0, 800.0, 3.0][round % 4];
+            let size = [30.0, 200.0, 5.0, 2.0][round / 4 % 4];
+            let threshold = [0.5, 0.7, 0.9, 0.6][round % 4];
+            let edges = [Edges::Continuous, Edges::Inclusive][round % 2];
+            let (mut boxes, mut scores) = (vec![], vec![]);
+            for index in 0..count {
+                let (x, y) = (spread * next() - 10.0, spread * next());
+                let of = |value: f32| if round % 3 == 0 { value.round() } else { value };
+                let mut made = rectangle(
+                    of(x),
+                    of(y),
+                    of(x + size * (0.2 + next())),
+                    of(y + size * (0.2 + next())),
+                );
+                match index {
+                    // Edges that are no numbers, endless, the wrong way round.
+                    _ if round % 5 == 0 && index % 97 == 0 => made.left = f32::NAN,
+                    _ if round % 7 == 0 && index % 101 == 0 => made.right = f32::INFINITY,
+                    _ if round % 9 == 0 && index % 50 == 0 => made.right = made.left - 3.0,
+                    _ => {}
+                }
+                boxes.push(made);
+                scores.push(if index % 13 == 0 { 0.5 } else { next() });
+            }
+            let mut order: Vec<usize> = (0..count).collect();
+            order.sort_by(|a, b| scores[*b].total_cmp(&scores[*a]));
+            let mut expected: Vec<usize> = vec![];
+            for candidate in order {
+                let overlap = |other: &usize| iou(&boxes[*other], &boxes[candidate], edges);
+                if !expected.iter().any(|other| overlap(other) > threshold) {
+                    expected.push(candidate);
+                }
+            }
+            suppressed += count - expected.len();
+            assert_eq!(nms(&boxes, &scores, threshold, edges), expected, "round {round}");
+        }
+        assert!(suppressed > 10_000, "{suppressed}");
     }
 
     #[test]

@@ -39,7 +39,7 @@ pub enum DetectionError {
     },
     /// A file of weights of no network that is known.
     #[error(
-        "the weights must be YOLOX's, or those of torchvision's Faster or Mask R-CNN on a ResNet with a pyramid, {found}"
+        "the weights must be YOLOX's, or those of torchvision's or detectron2's Faster, Mask or Cascade R-CNN on a ResNet, {found}"
     )]
     Unknown {
         /// What the file holds.

@@ -5,9 +5,9 @@
 //! was made, and [`Yolox`], the YOLOX family from its ONNX or `.pth` files, run on any device of Burn's. With the
 //! feature `onnx`, other networks with YOLOX's output run from ONNX files on the CPU. [`Tiled`] also runs another detector on tiles of large photos.
 //!
-//! [`Objects`] reads a file of either YOLOX or Faster or Mask R-CNN.
+//! [`Objects`] reads a file of YOLOX, or of Faster, Mask or Cascade R-CNN.
 //!
-//! [`rcnn`] holds Faster and Mask R-CNN, networks that can be trained, as a detector and as files; [`parts`] holds the steps of theirs that run on
+//! [`rcnn`] holds Faster, Mask and Cascade R-CNN, networks that can be trained, as a detector and as files; [`parts`] holds the steps of theirs that run on
 //! the host: anchors, box coding, matching, sampling, pooling by level. Both do no I/O and draw nothing by themselves.
 //!
 //! [`metrics`] compares results with true objects, and [`drawing`] draws boxes, masks and labels on a picture. Both

@@ -54,18 +54,23 @@ impl ObjectsConfig {
 pub enum Objects {
     /// Of the YOLOX family.
     Yolox(Box<Yolox>),
-    /// Faster or Mask R-CNN, and the file that it is from.
+    /// Faster, Mask or Cascade R-CNN, and the file that it is from.
     Rcnn(Box<RcnnDetector>, Box<RcnnFile>),
 }
 
 /// Of what other kind a file's names are, with one that shows it.
 fn other_kind<'a>(names: impl Iterator<Item = &'a str> + Clone) -> String {
-    const KINDS: [(&str, &str); 7] = [
+    const KINDS: [(&str, &str); 9] = [
         (
             "head.classification_head.",
             "torchvision's RetinaNet, FCOS or SSD",
         ),
         ("proposal_generator.", "a detector of detectron2"),
+        ("head.cls_subnet.", "detectron2's RetinaNet"),
+        (
+            "_branch2a_w",
+            "Caffe2's Detectron, an older form, which detectron2 can save again",
+        ),
         ("ClassHead.", "RetinaFace, a detector of faces"),
         ("class_embed.", "a DETR"),
         ("fc.weight", "a classifier"),
@@ -89,7 +94,7 @@ fn other_kind<'a>(names: impl Iterator<Item = &'a str> + Clone) -> String {
 
 impl Objects {
     /// Reads a detector onto a device without autodiff: an ONNX file or a checkpoint of YOLOX ([`Yolox::read`]), or a
-    /// checkpoint of torchvision's Faster or Mask R-CNN or of this program's ([`RcnnFile::of`]).
+    /// checkpoint of Faster, Mask or Cascade R-CNN, torchvision's, detectron2's or this program's ([`RcnnFile::of`]).
     ///
     /// # Errors
     /// [`DetectionError::Unknown`] for a checkpoint of another kind, [`DetectionError::Config`] for settings that the
@@ -201,7 +206,7 @@ fn rcnn<R: Read + Seek>(
     config: &ObjectsConfig,
     device: &Device,
 ) -> Result<Objects, DetectionError> {
-    let mut file = RcnnFile::of(checkpoint)?;
+    let mut file = RcnnFile::of(checkpoint, source)?;
     let numbers = &mut file.config;
     numbers.boxes.score_above = config.candidate_score;
     if let Some(nms_iou) = config.nms_iou {

@@ -27,6 +27,7 @@ pub(crate) fn backbone(seed: u64, device: &Device) -> Backbone {
         width: 4,
         stem: Stem::Small,
         zero_init_residual: false,
+        stride_in_1x1: false,
     })
     .init(&Init::new(seed, device))
 }

@@ -110,6 +110,7 @@ pub(crate) fn resnet() -> BackboneConfig {
         width: 4,
         stem: Stem::Small,
         zero_init_residual: false,
+        stride_in_1x1: false,
     })
 }
 

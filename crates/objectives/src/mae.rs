@@ -538,6 +538,7 @@ pub(crate) mod tests {
             width: 64,
             stem: Stem::Small,
             zero_init_residual: false,
+            stride_in_1x1: false,
         });
         let error = conformance::checked(&config(), &resnet, 8).unwrap_err();
         assert!(

@@ -16,6 +16,8 @@ pub struct Description {
     pub norm_epsilon: Option<f64>,
     /// Which output of a ViT is the feature.
     pub pooling: Option<Pooling>,
+    /// Whether a ResNet's bottlenecks stride in the first 1×1 convolution.
+    pub stride_in_1x1: bool,
     /// Channel means of training, from 0 to 1.
     pub mean: Option<[f32; 3]>,
     /// Channel deviations of training.
@@ -129,6 +131,7 @@ impl Description {
             heads: None,
             norm_epsilon: None,
             pooling: None,
+            stride_in_1x1: false,
             mean: None,
             std: None,
             sizes: vec![],
@@ -270,7 +273,6 @@ fn transformers(config: &Map<String, Value>, model: String) -> Result<Descriptio
     // What no name and no shape shows, and what each must be.
     let usual = [
         ("hidden_act", Value::from(activation)),
-        ("downsample_in_bottleneck", Value::Bool(false)),
         ("downsample_in_first_stage", Value::Bool(false)),
         ("use_swiglu_ffn", Value::Bool(false)),
         ("qkv_bias", Value::Bool(true)),
@@ -285,6 +287,15 @@ fn transformers(config: &Map<String, Value>, model: String) -> Result<Descriptio
         ));
     }
     if resnet {
+        description.stride_in_1x1 = match config.get("downsample_in_bottleneck") {
+            None | Some(Value::Null) => false,
+            Some(Value::Bool(value)) => *value,
+            Some(value) => {
+                return Err(format!(
+                    "`downsample_in_bottleneck` of `config.json` must be true or false, got {value}"
+                ));
+            }
+        };
         return Ok(description);
     }
     description.take_heads(config, "num_attention_heads")?;
@@ -409,9 +420,9 @@ mod tests {
                 "`hidden_act`",
             ),
             (
-                r#"{"model_type": "resnet", "downsample_in_bottleneck": true}"#,
+                r#"{"model_type": "resnet", "downsample_in_first_stage": true}"#,
                 "transformers_resnet",
-                "`downsample_in_bottleneck` of `config.json` must be false, got true",
+                "`downsample_in_first_stage` of `config.json` must be false, got true",
             ),
             (
                 r#"{"model_type": "dinov2", "use_swiglu_ffn": true}"#,

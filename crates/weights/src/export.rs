@@ -15,17 +15,24 @@ use safetensors::tensor::{Dtype, TensorView};
 use crate::encoder_info::EncoderInfo;
 use crate::error::WeightsError;
 use crate::format::with_metadata;
+use crate::hint::Hint;
 use crate::layouts::{TORCHVISION_VIT, theirs};
 use crate::mismatch::BATCH_COUNT;
 
 /// The library whose names an encoder file uses. Those of ResNets are the same.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Naming {
-    /// timm's names, which are also this crate's.
+    /// This crate's, for every network.
+    Passer,
+    /// timm's names, which are nearly this crate's.
     Timm,
     /// torchvision's.
     Torchvision,
 }
+
+/// Why neither library gets a network with the key `stride_in_1x1`.
+pub(crate) const STRIDES: &str = "bottlenecks of torchvision and timm stride in their 3×3 convolution, and this network's in the \
+     first 1×1 one: theirs would load the weights and give wrong features";
 
 /// The bytes of an encoder file. The same backbone and info give the same bytes.
 pub fn encoder_to_safetensors(backbone: &Backbone, info: &EncoderInfo) -> Vec<u8> {
@@ -35,12 +42,19 @@ pub fn encoder_to_safetensors(backbone: &Backbone, info: &EncoderInfo) -> Vec<u8
 /// The bytes of an encoder file with another library's names, which this crate reads too.
 ///
 /// # Errors
-/// A ViT with a part that torchvision's lacks.
+/// A ViT with a part that torchvision's lacks, and a ResNet with strides in its 1×1 convolutions.
 pub fn encoder_to_safetensors_as(
     backbone: &Backbone,
     info: &EncoderInfo,
     naming: Naming,
 ) -> Result<Vec<u8>, WeightsError> {
+    let has_strides = matches!(&info.architecture, BackboneConfig::Resnet(config) if config.stride_in_1x1);
+    if has_strides && naming != Naming::Passer {
+        return Err(WeightsError::Export {
+            reason: STRIDES.to_owned(),
+            hint: Some(Hint::ExportTransformers),
+        });
+    }
     let mut tensors = state_dict(backbone);
     if let (Naming::Torchvision, BackboneConfig::Vit(config)) = (naming, &info.architecture) {
         for (present, what) in [

@@ -1,4 +1,5 @@
-//! Files of weights that other programs wrote: `.pth`, `.pt` and `.pth.tar` (zip or legacy) and safetensors.
+//! Files of weights that other programs wrote: `.pth`, `.pt` and `.pth.tar` (zip or legacy), `.pkl` of numpy's arrays, and
+//! safetensors.
 //!
 //! [`Checkpoint::open`] reads a file's table of contents: names, types, shapes, and the offset of each
 //! tensor. [`TensorInfo::read`] then reads one tensor, so a file of several networks needs memory for only
@@ -6,7 +7,7 @@
 //! read. [`OnnxGraph::read`] reads the operations and constants of an ONNX file.
 //! The bytes come from the caller's `Read + Seek`: this crate opens no file.
 //!
-//! A `.pth` holds a pickle, which Python would execute. This crate executes none of it; see
+//! A `.pth` or `.pkl` holds a pickle, which Python would execute. This crate executes none of it; see
 //! `format/pickle/machine.rs`.
 
 mod archive;
@@ -15,6 +16,7 @@ mod dtype;
 mod entries;
 mod error;
 mod legacy;
+mod numpy;
 mod onnx;
 mod pickle;
 mod safetensors;

@@ -95,7 +95,8 @@ pub(crate) fn of_curation(hint: &Hint) -> String {
         Hint::GetWeights(Weights::Yolox) => {
             "YOLOX's ONNX files (`yolox_nano.onnx` to `yolox_x.onnx`, Apache-2.0) are among the releases of \
              github.com/Megvii-BaseDetection/YOLOX; the larger, the fewer people it misses. torchvision's Faster and Mask R-CNN \
-             (BSD-3) miss fewer: `torchvision.models.detection` downloads them. Name the file as `weights`"
+             (BSD-3) miss fewer: `torchvision.models.detection` downloads them. PASS's own is `model_final_480dd8.pkl` of \
+             detectron2's model zoo (CC BY-SA 3.0). Name the file as `weights`"
                 .to_string()
         }
         Hint::Data(hint) => crate::hints::of_data(hint),

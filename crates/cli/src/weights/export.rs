@@ -1,6 +1,7 @@
 //! `passer weights export`: an encoder as a folder that timm, Transformers or an ONNX runtime opens, with a model card.
 
-use super::{WeightsArguments, detector_in, full};
+use super::detector::detector_in;
+use super::{WeightsArguments, full};
 use crate::failure::Failure;
 use crate::hints;
 use crate::scores::words;

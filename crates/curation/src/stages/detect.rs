@@ -56,12 +56,12 @@ pub enum FaceScale {
     },
 }
 
-/// Photos with a person are dropped: a network of the YOLOX family, or torchvision's Faster or Mask R-CNN, whichever the
-/// file holds. (PASS's own network, a Cascade R-CNN, is not implemented here.)
+/// Photos with a person are dropped: a network of the YOLOX family, or torchvision's or detectron2's Faster, Mask or Cascade R-CNN, whichever the
+/// file holds. PASS's own network was detectron2's Cascade Mask R-CNN, whose `.pkl` can be given.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct PersonsConfig {
-    /// YOLOX's ONNX or `.pth` file, or a `.pth` or safetensors of Faster or Mask R-CNN. The ledger keeps its content
+    /// YOLOX's ONNX or `.pth` file, or a `.pth`, `.pkl` or safetensors of an R-CNN. The ledger keeps its content
     /// hash and not its path.
     pub weights: PathBuf,
     /// The class to detect, by the network's numbering; COCO's persons are 0.
@@ -76,7 +76,7 @@ pub struct PersonsConfig {
     /// Photos in a forward pass, on a GPU. Does not change results; 8 where a config does not say.
     #[serde(default = "eight")]
     pub batch_images: usize,
-    /// The size to which Faster and Mask R-CNN resize photos; absent: the network's own, 800 and 1333 px. Not for
+    /// The size to which R-CNNs resize photos; absent: the network's own, 800 and 1333 px. Not for
     /// YOLOX, whose images have a fixed size.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sides: Option<SidesConfig>,

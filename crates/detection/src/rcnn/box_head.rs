@@ -11,6 +11,7 @@ use super::block::{Block, block, forward_relu};
 use super::config::{Neck, RcnnConfig, WeightRule};
 use super::losses::{cross_entropy, download, smooth_l1, upload};
 use super::proposals::large_enough;
+use crate::parts::BoxCoder;
 use crate::{BoundingBox, Edges, nms};
 
 /// Two linear layers, or convolutions and one, or a norm behind the backbone's last stage.
@@ -32,12 +33,30 @@ pub struct BoxPredictor {
     pub bbox_pred: Linear,
 }
 
-/// Outputs for regions.
+/// The layers of a stage behind the first one.
+#[derive(Module, Debug)]
+pub struct StageHeads {
+    /// Layers of its box head.
+    pub box_head: BoxHead,
+    /// Its outputs.
+    pub box_predictor: BoxPredictor,
+}
+
+/// Outputs for regions, on the device.
 pub(super) struct Outputs {
     /// `[regions, classes + 1]`.
     logits: Tensor<2>,
     /// `[regions, 4 · channels]`.
     deltas: Tensor<2>,
+}
+
+/// Outputs for regions, on the host and in the regions' order.
+pub(super) struct Predictions {
+    /// Probabilities, `[regions, classes + 1]`.
+    scores: Vec<f32>,
+    /// `[regions, 4 · channels]`.
+    deltas: Vec<f32>,
+    regions: usize,
 }
 
 /// The target of a region in training.
@@ -55,6 +74,15 @@ pub(super) struct Scored {
     pub(super) bounds: BoundingBox,
     pub(super) class: usize,
     pub(super) score: f32,
+}
+
+impl StageHeads {
+    pub(super) fn new(config: &RcnnConfig, init: &Init) -> Self {
+        Self {
+            box_head: BoxHead::new(config, &init.at("box_head")),
+            box_predictor: BoxPredictor::new(config, &init.at("box_predictor")),
+        }
+    }
 }
 
 impl BoxHead {
@@ -171,29 +199,81 @@ pub(super) fn losses(outputs: Outputs, targets: &[RegionTarget], config: &RcnnCo
     [classes, boxes / rows as f64]
 }
 
+impl Outputs {
+    /// The deltas of all regions by their own order, if there is one box for all classes. `order`: the region of each row.
+    pub(super) fn agnostic_deltas(&self, order: &[usize]) -> Vec<[f32; 4]> {
+        let values = download(self.deltas.clone());
+        let mut deltas = vec![[0.0; 4]; order.len()];
+        for (region, row) in order.iter().zip(values.chunks_exact(4)) {
+            deltas[*region].copy_from_slice(row);
+        }
+        deltas
+    }
+
+    /// The outputs on the host. `order`: the region of each row.
+    pub(super) fn on_host(self, order: &[usize]) -> Predictions {
+        let by_region = |values: Vec<f32>, width: usize| {
+            let mut sorted = vec![0.0; values.len()];
+            for (region, row) in order.iter().zip(values.chunks_exact(width)) {
+                sorted[region * width..][..width].copy_from_slice(row);
+            }
+            sorted
+        };
+        let [regions, classes] = self.logits.dims();
+        let width = self.deltas.dims()[1];
+        Predictions {
+            scores: by_region(download(softmax(self.logits, 1)), classes),
+            deltas: by_region(download(self.deltas), width),
+            regions,
+        }
+    }
+}
+
+impl Predictions {
+    /// A region's deltas, if there is one box for all classes.
+    pub(super) fn agnostic_deltas(&self, region: usize) -> [f32; 4] {
+        [0, 1, 2, 3].map(|i| self.deltas[4 * region + i])
+    }
+
+    /// The last stage's boxes with the mean of all stages' probabilities. Empty without a stage.
+    pub(super) fn averaged(stages: Vec<Self>) -> Option<Self> {
+        let count = stages.len() as f32;
+        let mut stages = stages.into_iter();
+        let mut sum = stages.next()?;
+        for stage in stages {
+            for (sum, score) in sum.scores.iter_mut().zip(&stage.scores) {
+                *sum += score;
+            }
+            sum.deltas = stage.deltas;
+        }
+        if count > 1.0 {
+            sum.scores.iter_mut().for_each(|score| *score /= count);
+        }
+        Some(sum)
+    }
+}
+
 /// The detections of each image, the most confident first.
 ///
-/// - `order`: the region of each row of the outputs
-/// - `regions`: image and box of each region, image by image
+/// - `regions`: image and box of each region, image by image: those from which the deltas start
 /// - `sizes`: height and width of each image without its padding, px
+/// - `coder`: of the deltas
 pub(super) fn detections(
-    outputs: Outputs,
-    order: &[usize],
+    predictions: &Predictions,
     regions: &[(usize, BoundingBox)],
     sizes: &[[usize; 2]],
+    coder: &BoxCoder,
     config: &RcnnConfig,
 ) -> Vec<Vec<Scored>> {
     let boxes = &config.boxes;
-    let [rows, classes] = outputs.logits.dims();
-    let width = outputs.deltas.dims()[1];
-    let (scores, deltas) = (download(softmax(outputs.logits, 1)), download(outputs.deltas));
-    let mut place = vec![0; rows];
-    for (row, region) in order.iter().enumerate() {
-        place[*region] = row;
-    }
+    let Predictions {
+        scores,
+        deltas,
+        regions: rows,
+    } = predictions;
+    let (classes, width) = (scores.len() / rows.max(&1), deltas.len() / rows.max(&1));
     let mut found: Vec<Vec<Vec<Scored>>> = sizes.iter().map(|_| vec![vec![]; config.classes]).collect();
-    for (region, (image, bounds)) in regions.iter().enumerate() {
-        let row = place[region];
+    for (row, (image, bounds)) in regions.iter().enumerate() {
         for (class, found) in found[*image].iter_mut().enumerate() {
             let slot = config.class_slots.slot(class);
             let score = scores[row * classes + slot];
@@ -203,7 +283,7 @@ pub(super) fn detections(
             let of_boxes = if boxes.class_agnostic { 0 } else { slot };
             let at = row * width + 4 * of_boxes;
             let deltas = [0, 1, 2, 3].map(|i| deltas[at + i]);
-            let bounds = boxes.coder.decode(bounds, deltas);
+            let bounds = coder.decode(bounds, deltas);
             let [height, width] = sizes[*image].map(|side| side as f32);
             let bounds = bounds.clipped(width, height);
             if boxes.smallest_side_px == 0.0 || large_enough(&bounds, boxes.smallest_side_px) {

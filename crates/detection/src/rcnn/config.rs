@@ -1,4 +1,6 @@
-//! The numbers of a detector, and their two complete profiles.
+//! The numbers of a detector, and their complete profiles.
+
+mod check;
 
 use backbones::{ResNetConfig, Stem};
 use data::targets::ResizeRule;
@@ -37,6 +39,10 @@ pub struct RcnnConfig {
     pub class_slots: ClassSlots,
     /// The box head.
     pub boxes: BoxHeadConfig,
+    /// The stages behind the box head, in order (Cascade R-CNN; Cai and Vasconcelos, 2018): each has layers of its own like
+    /// the box head's, and starts from the boxes of the stage before. Absent: none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub cascade: Vec<CascadeStage>,
     /// The mask head; absent: Faster R-CNN.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub masks: Option<MaskHeadConfig>,
@@ -212,6 +218,19 @@ pub struct BoxHeadConfig {
     pub smallest_side_px: f32,
 }
 
+/// A stage of a cascade behind the first one.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CascadeStage {
+    /// Box deltas: weights of `[20, 20, 10, 10]`, then `[30, 30, 15, 15]`.
+    pub coder: BoxCoder,
+    /// Which boxes of the stage before stand for objects: IoU from 0.6, then 0.7.
+    pub matcher: MatcherConfig,
+}
+
+/// Most stages behind the first one: each has losses of its own names.
+pub(super) const MOST_LATER_STAGES: usize = 4;
+
 /// The target of a mask head.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -345,6 +364,7 @@ impl RcnnConfig {
                 per_image: 100,
                 smallest_side_px: 1e-2,
             },
+            cascade: vec![],
             masks: masks.then(|| MaskHeadConfig {
                 pooled: 14,
                 channels: vec![256; 4],
@@ -397,6 +417,46 @@ impl RcnnConfig {
             }),
             ..torchvision
         }
+    }
+
+    /// detectron2's Cascade (Mask) R-CNN R50-FPN, on any ResNet: Cai and Vasconcelos, *Cascade R-CNN*, 2018, with one box
+    /// for all classes. IoU thresholds 0.5, 0.6, 0.7; each stage's boxes are learned in finer steps than the one's before.
+    pub fn cascade(backbone: ResNetConfig, classes: usize, masks: bool) -> Self {
+        let detectron2 = Self::detectron2(backbone, classes, masks);
+        let first = &detectron2.boxes;
+        let stage = |number: usize, iou: f32| CascadeStage {
+            coder: BoxCoder {
+                weights: first.coder.weights.map(|weight| weight * number as f32),
+            },
+            matcher: MatcherConfig {
+                background_below: iou,
+                foreground_from: iou,
+                ..first.matcher
+            },
+        };
+        Self {
+            cascade: vec![stage(2, 0.6), stage(3, 0.7)],
+            proposals: ProposalConfig {
+                after_nms_training: 2000,
+                ..detectron2.proposals
+            },
+            boxes: BoxHeadConfig {
+                class_agnostic: true,
+                ..detectron2.boxes
+            },
+            ..detectron2
+        }
+    }
+
+    /// Coder and matcher of each stage of box heads, the first one's first.
+    pub(super) fn box_stages(&self) -> Vec<CascadeStage> {
+        let first = CascadeStage {
+            coder: self.boxes.coder,
+            matcher: self.boxes.matcher,
+        };
+        std::iter::once(first)
+            .chain(self.cascade.iter().copied())
+            .collect()
     }
 
     /// The detectors with which MoCo and, as far as is known, PASS are compared: detectron2's C4 with a norm behind the
@@ -479,84 +539,6 @@ impl RcnnConfig {
             Neck::C4(_) => 2 * pooled.div_ceil(2),
         }
     }
-
-    /// Checks that such a detector exists; the message names the key, in the config's `table`.
-    pub fn validate(&self, table: &str) -> Result<(), String> {
-        self.backbone.validate(&format!("{table}.backbone"))?;
-        self.anchors.validate(&format!("{table}.anchors"))?;
-        let counts = [
-            ("classes", self.classes),
-            ("neck.pyramid.channels", self.map_channels()),
-            ("proposals.sampler.per_image", self.proposals.sampler.per_image),
-            (
-                "proposals.before_nms_training",
-                self.proposals.before_nms_training,
-            ),
-            ("proposals.before_nms", self.proposals.before_nms),
-            ("proposals.after_nms_training", self.proposals.after_nms_training),
-            ("proposals.after_nms", self.proposals.after_nms),
-            ("boxes.pooled", self.boxes.pooled),
-            ("boxes.width", self.boxes.width),
-            ("boxes.sampler.per_image", self.boxes.sampler.per_image),
-            ("boxes.per_image", self.boxes.per_image),
-            ("input.short_side_px", self.input.short_side_px),
-            ("input.multiple_of_px", self.input.multiple_of_px),
-        ];
-        for (key, count) in counts {
-            if count == 0 {
-                return Err(format!("`{table}.{key}` must be at least 1, got 0"));
-            }
-        }
-        if let Some(masks) = &self.masks
-            && (masks.pooled == 0 || masks.width == 0 || masks.channels.contains(&0))
-        {
-            return Err(format!(
-                "`{table}.masks` must have a `pooled`, a `width` and `channels` of at least 1 each, got {}, {} and {:?}",
-                masks.pooled, masks.width, masks.channels
-            ));
-        }
-        let of_masks = self
-            .masks
-            .as_ref()
-            .is_some_and(|masks| !masks.channels.is_empty());
-        if matches!(self.neck, Neck::C4(_)) && (of_masks || self.boxes.convolutions > 0) {
-            return Err(format!(
-                "`{table}.boxes.convolutions` must be 0 and `{table}.masks.channels` empty with `{table}.neck.c4`, whose head is the backbone's"
-            ));
-        }
-        if self.frozen_stages > 5 {
-            return Err(format!(
-                "`{table}.frozen_stages` must be from 0 to 5, got {}",
-                self.frozen_stages
-            ));
-        }
-        if self.anchors.sizes_px.len() != self.levels() {
-            return Err(format!(
-                "`{table}.anchors.sizes_px` must have {} lists, one a level, got {}",
-                self.levels(),
-                self.anchors.sizes_px.len()
-            ));
-        }
-        let shares = [
-            ("proposals.nms_iou", self.proposals.nms_iou),
-            (
-                "proposals.sampler.positive_fraction",
-                self.proposals.sampler.positive_fraction,
-            ),
-            ("boxes.nms_iou", self.boxes.nms_iou),
-            (
-                "boxes.sampler.positive_fraction",
-                self.boxes.sampler.positive_fraction,
-            ),
-            ("boxes.score_above", self.boxes.score_above),
-        ];
-        for (key, share) in shares {
-            if !(0.0..=1.0).contains(&share) {
-                return Err(format!("`{table}.{key}` must be from 0 to 1, got {share}"));
-            }
-        }
-        Ok(())
-    }
 }
 
 #[cfg(test)]
@@ -569,6 +551,7 @@ mod tests {
             width: 64,
             stem: Stem::Imagenet,
             zero_init_residual: false,
+            stride_in_1x1: false,
         }
     }
 
@@ -580,40 +563,12 @@ mod tests {
             RcnnConfig::detectron2(resnet50(), 80, true),
             RcnnConfig::moco_c4(resnet50(), 20, false),
             RcnnConfig::moco_c4(resnet50(), 80, true),
+            RcnnConfig::cascade(resnet50(), 80, true),
         ] {
             assert_eq!(config.validate("network"), Ok(()));
             let text = serde_json::to_string(&config).unwrap();
             assert_eq!(serde_json::from_str::<RcnnConfig>(&text).unwrap(), config);
         }
-    }
-
-    #[test]
-    fn invalid_keys_are_named() {
-        let config = RcnnConfig::torchvision(Version::V1, resnet50(), 90, true);
-        let wrong = RcnnConfig {
-            classes: 0,
-            ..config.clone()
-        };
-        assert_eq!(
-            wrong.validate("network"),
-            Err("`network.classes` must be at least 1, got 0".to_owned())
-        );
-        let wrong = RcnnConfig {
-            frozen_stages: 6,
-            ..config.clone()
-        };
-        assert!(
-            wrong
-                .validate("network")
-                .unwrap_err()
-                .starts_with("`network.frozen_stages` must be")
-        );
-        let mut wrong = config;
-        wrong.boxes.nms_iou = f32::NAN;
-        assert_eq!(
-            wrong.validate("network"),
-            Err("`network.boxes.nms_iou` must be from 0 to 1, got NaN".to_owned())
-        );
     }
 
     #[test]

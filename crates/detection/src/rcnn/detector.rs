@@ -10,7 +10,7 @@ use super::network::{Instance, Rcnn};
 use crate::detector::{Detection, Detector, InstanceMask, Photo};
 use crate::error::{DetectionError, check_count};
 
-/// Faster or Mask R-CNN as a [`Detector`]. Classes count from 0 without the background.
+/// Faster, Mask or Cascade R-CNN as a [`Detector`]. Classes count from 0 without the background.
 #[derive(Debug)]
 pub struct RcnnDetector {
     network: Rcnn,
@@ -146,6 +146,7 @@ mod tests {
             width: 8,
             stem: Stem::Imagenet,
             zero_init_residual: false,
+            stride_in_1x1: false,
         };
         let mut config = RcnnConfig::torchvision(Version::V1, backbone, 4, true);
         config.boxes.width = 16;

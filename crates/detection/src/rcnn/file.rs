@@ -16,6 +16,9 @@ use crate::error::DetectionError;
 /// The key of a safetensors file's metadata under which a detector describes itself.
 const ABOUT: &str = "passer_detector";
 
+/// Stages behind the first one in detectron2's Cascade R-CNNs.
+const KNOWN_LATER_STAGES: usize = 2;
+
 /// A detector in a file.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -24,6 +27,25 @@ pub struct RcnnFile {
     pub config: RcnnConfig,
     /// The names of its classes; empty where the file does not state them.
     pub names: Vec<String>,
+    /// Where the file is from.
+    #[serde(skip)]
+    pub origin: FileOrigin,
+}
+
+/// The program whose conventions a detector's file has.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum FileOrigin {
+    /// This one, which states every number.
+    #[default]
+    Passer,
+    /// torchvision: images and strides are its defaults.
+    Torchvision,
+    /// detectron2.
+    Detectron2 {
+        /// Whether the file states the statistics of its pixels, by which also the order of channels and the strides
+        /// are known. Else they are assumed: blue, green, red, a deviation of 1, strides in the first 1×1 convolutions.
+        states_images: bool,
+    },
 }
 
 impl RcnnFile {
@@ -31,20 +53,39 @@ impl RcnnFile {
     /// torchvision's with the widths, depths and classes of its tensors; its sizes of images and anchors, which
     /// tensors do not show, are torchvision's defaults.
     ///
-    /// In a file of the first version whose backbone has frozen norms these have the epsilon 0, as torchvision's COCO
+    /// A file with detectron2's names, a `.pkl` or `.pth`, has detectron2's numbers: those of its model zoo's Faster, Mask and
+    /// Cascade R-CNNs on a pyramid, and on the third stage. Its statistics of pixels say the order of channels and the
+    /// strides.
+    ///
+    /// In a file of torchvision's first version whose backbone has frozen norms these have the epsilon 0, as torchvision's COCO
     /// weights need it; networks that began from ImageNet's weights have 1e-5.
     ///
     /// # Errors
     /// [`DetectionError::Layers`] for tensors of another network.
-    pub fn of(checkpoint: &Checkpoint) -> Result<Self, DetectionError> {
+    pub fn of<R: Read + Seek>(checkpoint: &Checkpoint, source: &mut R) -> Result<Self, DetectionError> {
         let file = tensors_of(checkpoint);
         let shapes = file.tensors.iter();
         let shapes = shapes.map(|(name, tensor)| (name.clone(), tensor.shape.clone()));
-        let seen = RcnnConfig::of_shapes(&shapes.collect(), file.backbone_counts)?;
+        let is_detectron2 = file.detectron2.is_some();
+        let mut seen = RcnnConfig::of_shapes(&shapes.collect(), file.backbone_counts, is_detectron2)?;
         let Some(about) = checkpoint.metadata.get(ABOUT) else {
+            if !seen.cascade.is_empty() && seen.cascade.len() != KNOWN_LATER_STAGES {
+                return Err(fault(format!(
+                    "it has {} stages of box heads, and only the numbers of detectron2's {} are known",
+                    1 + seen.cascade.len(),
+                    1 + KNOWN_LATER_STAGES
+                )));
+            }
+            let origin = match &file.detectron2 {
+                Some(extras) => FileOrigin::Detectron2 {
+                    states_images: extras.apply(&mut seen, source)?,
+                },
+                None => FileOrigin::Torchvision,
+            };
             return Ok(Self {
                 config: seen,
                 names: vec![],
+                origin,
             });
         };
         let stated: Self =
@@ -61,7 +102,38 @@ impl RcnnFile {
         Ok(stated)
     }
 
-    /// Whether a file holds a Faster or Mask R-CNN, by its names.
+    /// Which keys of a network must have other values to start from this file's weights: those that change what they mean.
+    /// torchvision's files state none of them.
+    ///
+    /// # Errors
+    /// The first such key, below `table`, with both values.
+    pub fn check_start(&self, network: &RcnnConfig, table: &str) -> Result<(), String> {
+        if self.origin == FileOrigin::Torchvision {
+            return Ok(());
+        }
+        let of = |config: &RcnnConfig| {
+            [
+                ("class_slots", json(&config.class_slots)),
+                ("backbone.stride_in_1x1", json(&config.backbone.stride_in_1x1)),
+                ("input.bgr", json(&config.input.bgr)),
+                ("input.mean", json(&config.input.mean)),
+                ("input.std", json(&config.input.std)),
+                ("anchors.order", json(&config.anchors.order)),
+            ]
+        };
+        let differs = of(&self.config).into_iter().zip(of(network));
+        match differs
+            .into_iter()
+            .find(|((_, theirs), (_, ours))| theirs != ours)
+        {
+            Some(((key, theirs), (_, ours))) => Err(format!(
+                "`{table}.{key}` must be {theirs}, as in the detector that the run starts from, got {ours}"
+            )),
+            None => Ok(()),
+        }
+    }
+
+    /// Whether a file holds a Faster, Cascade or Mask R-CNN, by its names.
     pub fn is_in(checkpoint: &Checkpoint) -> bool {
         let names = tensors_of(checkpoint).tensors;
         names
@@ -90,6 +162,7 @@ pub fn to_safetensors(network: &Rcnn, names: &[String]) -> Vec<u8> {
     let file = RcnnFile {
         config: network.config().clone(),
         names: names.to_vec(),
+        origin: FileOrigin::Passer,
     };
     // Strings and finite numbers have a JSON form.
     let about = serde_json::to_string(&file).unwrap_or_default();
@@ -99,9 +172,14 @@ pub fn to_safetensors(network: &Rcnn, names: &[String]) -> Vec<u8> {
     weights::to_safetensors(state_dict(network), batches, (ABOUT, about))
 }
 
+/// A value as configs have it.
+fn json(value: &impl Serialize) -> String {
+    serde_json::to_string(value).unwrap_or_default()
+}
+
 fn fault(reason: String) -> DetectionError {
     DetectionError::Layers {
-        network: "Faster or Mask R-CNN",
+        network: "Faster, Mask or Cascade R-CNN",
         reason,
     }
 }
@@ -161,16 +239,18 @@ impl Shapes<'_> {
             width,
             stem: if kernel == 3 { Stem::Small } else { Stem::Imagenet },
             zero_init_residual: false,
+            stride_in_1x1: false,
         })
     }
 }
 
 impl RcnnConfig {
     /// The detector of tensors of these shapes, by today's names. `backbone_counts`: whether its backbone's norms have
-    /// counts of batches, which frozen ones lack.
+    /// counts of batches, which frozen ones lack. `is_detectron2`: whether the file has its names, and so its numbers.
     fn of_shapes(
         shapes: &BTreeMap<String, Vec<usize>>,
         backbone_counts: bool,
+        is_detectron2: bool,
     ) -> Result<Self, DetectionError> {
         if shapes.keys().any(|name| name.starts_with("roi_heads.keypoint")) {
             return Err(fault(
@@ -192,10 +272,18 @@ impl RcnnConfig {
             _ => Version::V2,
         };
         let on_pyramid = shapes.0.keys().any(|name| name.starts_with("backbone.fpn."));
-        let mut config = match on_pyramid {
-            true => Self::torchvision(version, backbone, classes, has_masks),
-            false => Self::moco_c4(backbone, classes, has_masks),
+        let later = |index: usize| format!("roi_heads.cascade.{index}.box_predictor.cls_score.weight");
+        let later = shapes.count(later);
+        let mut config = match (on_pyramid, is_detectron2) {
+            (true, _) if later > 0 => Self::cascade(backbone, classes, has_masks),
+            (true, false) => Self::torchvision(version, backbone, classes, has_masks),
+            (true, true) => Self::detectron2(backbone, classes, has_masks),
+            (false, _) => Self::moco_c4(backbone, classes, has_masks),
         };
+        if let Some(last) = config.cascade.last().copied() {
+            // Others than three stages are those of a file that states their numbers.
+            config.cascade.resize(later, last);
+        }
         config.proposals.convolutions = convolutions;
         config.boxes.class_agnostic = deltas == 4;
         if deltas == 4 * classes {
@@ -241,7 +329,7 @@ impl RcnnConfig {
             true => Norm::Trained,
             false => Norm::Frozen,
         };
-        if on_pyramid && version == Version::V1 && !backbone_counts {
+        if on_pyramid && version == Version::V1 && !backbone_counts && !is_detectron2 && later == 0 {
             config.backbone_norm_epsilon = 0.0;
         }
         config.validate("config").map_err(fault)?;
@@ -253,11 +341,15 @@ impl RcnnConfig {
         self.classes = seen.classes;
         self.backbone = ResNetConfig {
             zero_init_residual: self.backbone.zero_init_residual,
+            stride_in_1x1: self.backbone.stride_in_1x1,
             ..seen.backbone.clone()
         };
         self.neck = seen.neck;
         self.proposals.convolutions = seen.proposals.convolutions;
         self.boxes.class_agnostic = seen.boxes.class_agnostic;
+        if self.cascade.len() != seen.cascade.len() {
+            self.cascade = seen.cascade.clone();
+        }
         self.boxes.convolutions = seen.boxes.convolutions;
         if matches!(seen.neck, Neck::Pyramid(_)) {
             (self.boxes.width, self.boxes.pooled) = (seen.boxes.width, seen.boxes.pooled);
@@ -274,12 +366,45 @@ impl RcnnConfig {
         self
     }
 
+    /// Why torchvision has no such network, though a model of its may have the same tensors; `None` if it has.
+    pub fn not_of_torchvision(&self) -> Option<&'static str> {
+        let reasons = [
+            (
+                !self.cascade.is_empty(),
+                "it has one stage of box heads, and this network several",
+            ),
+            (
+                matches!(self.neck, Neck::C4(_)),
+                "its detectors have a pyramid, and this network none",
+            ),
+            (
+                self.class_slots == ClassSlots::BackgroundLast,
+                "its first channel is the background, and this network's last one",
+            ),
+            (
+                self.boxes.class_agnostic,
+                "it has a box for each class, and this network one for all",
+            ),
+            (
+                self.backbone.stride_in_1x1,
+                "its bottlenecks stride in the 3×3 convolution, and this network's in the first 1×1 one",
+            ),
+            (
+                self.input.bgr,
+                "its images are red, green, blue, and this network's blue, green, red",
+            ),
+        ];
+        reasons.into_iter().find_map(|(is, reason)| is.then_some(reason))
+    }
+
     /// What it is, by the name that torchvision's networks of its kind have:
     /// ``Mask R-CNN (`maskrcnn_resnet50_fpn_v2`, 90 classes)``.
     pub fn describe(&self) -> String {
-        let (kind, short) = match self.masks {
-            Some(_) => ("Mask R-CNN", "maskrcnn"),
-            None => ("Faster R-CNN", "fasterrcnn"),
+        let (kind, short) = match (self.cascade.is_empty(), &self.masks) {
+            (true, Some(_)) => ("Mask R-CNN", "maskrcnn"),
+            (true, None) => ("Faster R-CNN", "fasterrcnn"),
+            (false, Some(_)) => ("Cascade Mask R-CNN", "cascade_maskrcnn"),
+            (false, None) => ("Cascade R-CNN", "cascade_rcnn"),
         };
         let neck = match self.neck {
             Neck::Pyramid(_) if self.proposals.convolutions > 1 => "fpn_v2",
@@ -306,6 +431,7 @@ mod tests {
             width: 4,
             stem: Stem::Imagenet,
             zero_init_residual: false,
+            stride_in_1x1: false,
         };
         let mut config = RcnnConfig::torchvision(version, backbone, 5, masks);
         config.boxes.width = 8;
@@ -326,11 +452,19 @@ mod tests {
         odd.input.short_side_px = 320;
         let mut c4 = RcnnConfig::moco_c4(config(18, Version::V1, false).backbone, 5, true);
         c4.boxes.nms_iou = 0.4;
-        for config in [odd, c4, config(50, Version::V2, false)] {
+        let backbone = ResNetConfig {
+            stride_in_1x1: true,
+            ..config(50, Version::V1, false).backbone
+        };
+        let mut cascade = RcnnConfig::cascade(backbone, 5, true);
+        cascade.boxes.width = 8;
+        let mut longer = cascade.clone();
+        longer.cascade.push(longer.cascade[0]);
+        for config in [odd, c4, config(50, Version::V2, false), cascade, longer] {
             let network = config.init(&Init::new(3, &device));
             let names: Vec<String> = (0..5).map(|class| format!("class {class}")).collect();
             let (mut source, checkpoint) = opened(&to_safetensors(&network, &names));
-            let file = RcnnFile::of(&checkpoint).unwrap();
+            let file = RcnnFile::of(&checkpoint, &mut source).unwrap();
             assert_eq!((&file.config, &file.names), (&config, &names));
             let again = file.network(&checkpoint, &mut source, &device).unwrap();
             assert_eq!(state_dict(&again), state_dict(&network));
@@ -350,8 +484,8 @@ mod tests {
                 let network = expected.init(&Init::empty(&device));
                 let state = state_dict(&network).into_iter();
                 let shapes = state.map(|(name, data)| (name, data.shape().to_vec())).collect();
-                assert_eq!(RcnnConfig::of_shapes(&shapes, false).unwrap(), expected);
-                let trained = RcnnConfig::of_shapes(&shapes, true).unwrap();
+                assert_eq!(RcnnConfig::of_shapes(&shapes, false, false).unwrap(), expected);
+                let trained = RcnnConfig::of_shapes(&shapes, true, false).unwrap();
                 assert_eq!(
                     (trained.backbone_norm, trained.backbone_norm_epsilon),
                     (Norm::Trained, 1e-5)
@@ -371,14 +505,16 @@ mod tests {
         let error = |change: &dyn Fn(&mut Named)| {
             let mut shapes = shapes.clone();
             change(&mut shapes);
-            RcnnConfig::of_shapes(&shapes, true).unwrap_err().to_string()
+            RcnnConfig::of_shapes(&shapes, true, false)
+                .unwrap_err()
+                .to_string()
         };
         let missing = error(&|shapes| {
             shapes.remove("backbone.body.conv1.weight");
         });
         assert!(
             missing.starts_with(
-                "the weights are not those of Faster or Mask R-CNN: `backbone.body.conv1.weight` is missing"
+                "the weights are not those of Faster, Mask or Cascade R-CNN: `backbone.body.conv1.weight` is missing"
             ),
             "{missing}"
         );
@@ -399,16 +535,17 @@ mod tests {
     fn a_file_that_states_other_sizes_than_its_tensors_is_refused() {
         let config = config(18, Version::V1, false);
         let network = config.init(&Init::empty(&Device::flex()));
-        let (_, mut checkpoint) = opened(&to_safetensors(&network, &[]));
+        let (mut source, mut checkpoint) = opened(&to_safetensors(&network, &[]));
         let mut refused = |change: &dyn Fn(&mut RcnnFile)| {
             let mut file = RcnnFile {
                 config: config.clone(),
                 names: vec![],
+                origin: FileOrigin::Passer,
             };
             change(&mut file);
             let about = serde_json::to_string(&file).unwrap();
             checkpoint.metadata.insert(ABOUT.to_owned(), about);
-            RcnnFile::of(&checkpoint).unwrap_err().to_string()
+            RcnnFile::of(&checkpoint, &mut source).unwrap_err().to_string()
         };
         let error = refused(&|file| file.config.boxes.width = 1 << 40);
         assert!(

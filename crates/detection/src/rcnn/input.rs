@@ -70,6 +70,7 @@ mod tests {
             width: 64,
             stem: Stem::Imagenet,
             zero_init_residual: false,
+            stride_in_1x1: false,
         };
         ImageInput {
             short_side_px: short,

@@ -6,15 +6,15 @@ use burn::module::{Module, ModuleMapper, Param};
 use burn::tensor::Tensor;
 
 use super::block::Block;
-use super::box_head::{self, BoxHead, BoxPredictor, RegionTarget};
-use super::config::{Neck, Norm, RcnnConfig};
+use super::box_head::{self, BoxHead, BoxPredictor, Predictions, RegionTarget, StageHeads};
+use super::config::{CascadeStage, MOST_LATER_STAGES, Neck, Norm, RcnnConfig};
 use super::mask_head::{self, MaskPredictor, TrueMask};
 use super::proposals::{self, ProposalNetwork};
 use super::pyramid::{BodyAndPyramid, of_norm};
 use crate::BoundingBox;
-use crate::parts::{Choose, Match, Pyramid};
+use crate::parts::{BoxCoder, Choose, Match, Pyramid};
 
-/// Faster R-CNN, and Mask R-CNN with a mask head.
+/// Faster R-CNN, Mask R-CNN with a mask head, Cascade R-CNN with further stages.
 #[derive(Module, Debug)]
 pub struct Rcnn {
     /// The network below, and the pyramid.
@@ -34,6 +34,8 @@ pub struct RoiHeads {
     pub box_head: BoxHead,
     /// Its outputs.
     pub box_predictor: BoxPredictor,
+    /// The stages behind them.
+    pub cascade: Vec<StageHeads>,
     mask_head: Vec<Block>,
     /// Outputs of the mask head.
     pub mask_predictor: Option<MaskPredictor>,
@@ -61,6 +63,8 @@ pub struct RcnnLosses {
     pub classes: Tensor<1>,
     /// Deltas of regions.
     pub boxes: Tensor<1>,
+    /// Classes and deltas of the stages behind the first one.
+    pub cascade: Vec<[Tensor<1>; 2]>,
     /// Masks, if the network has a mask head.
     pub masks: Option<Tensor<1>>,
 }
@@ -120,18 +124,24 @@ impl Target {
     }
 }
 
+/// Names of the losses of classes and deltas of each stage behind the first one.
+const LATER_LOSSES: [[&str; 2]; MOST_LATER_STAGES] = [
+    ["loss_classifier_stage2", "loss_box_reg_stage2"],
+    ["loss_classifier_stage3", "loss_box_reg_stage3"],
+    ["loss_classifier_stage4", "loss_box_reg_stage4"],
+    ["loss_classifier_stage5", "loss_box_reg_stage5"],
+];
+
 impl RcnnLosses {
     /// Their sum.
     pub fn total(&self) -> Tensor<1> {
         let sum =
             self.objectness.clone() + self.proposal_boxes.clone() + self.classes.clone() + self.boxes.clone();
-        match &self.masks {
-            Some(masks) => sum + masks.clone(),
-            None => sum,
-        }
+        let later = self.cascade.iter().flatten().chain(&self.masks);
+        later.fold(sum, |sum, loss| sum + loss.clone())
     }
 
-    /// The losses by torchvision's names.
+    /// The losses by torchvision's names; those of later stages have its number behind them, from 2.
     pub fn named(&self) -> Vec<(&'static str, Tensor<1>)> {
         let mut named = vec![
             ("loss_objectness", self.objectness.clone()),
@@ -139,6 +149,9 @@ impl RcnnLosses {
             ("loss_classifier", self.classes.clone()),
             ("loss_box_reg", self.boxes.clone()),
         ];
+        for ([of_classes, of_boxes], [classes, boxes]) in LATER_LOSSES.iter().zip(&self.cascade) {
+            named.extend([(*of_classes, classes.clone()), (*of_boxes, boxes.clone())]);
+        }
         named.extend(self.masks.clone().map(|masks| ("loss_mask", masks)));
         named
     }
@@ -158,6 +171,9 @@ impl RcnnConfig {
             roi_heads: RoiHeads {
                 box_head: BoxHead::new(self, &of_heads.at("box_head")),
                 box_predictor: BoxPredictor::new(self, &of_heads.at("box_predictor")),
+                cascade: (0..self.cascade.len())
+                    .map(|stage| StageHeads::new(self, &of_heads.at("cascade").at(&stage.to_string())))
+                    .collect(),
                 mask_head: masks.map_or(vec![], |masks| {
                     mask_head::convolutions(masks, self.map_channels(), &of_heads.at("mask_head"))
                 }),
@@ -297,21 +313,44 @@ impl Rcnn {
             strides: &strides[..config.pooled_levels()],
         };
         let mut kept = None;
-        let [classes, boxes] = match regions.is_empty() {
-            true => [zero(), zero()],
-            false => {
-                let rois: Vec<Roi> = regions.iter().map(|region| region.roi).collect();
-                let pooled = config.pooling.pool(&pyramid, &rois, config.boxes.pooled);
-                let of_region = pooled
-                    .order
-                    .iter()
-                    .map(|index| self.target(&regions[*index], targets));
-                let wanted: Vec<RegionTarget> = of_region.collect();
-                let (outputs, features) = self.boxes(pooled.features, &heads);
-                kept = features.map(|features| (features, pooled.order));
-                box_head::losses(outputs, &wanted, config)
+        let (stages, mut of_stages, mut moved) = (config.box_stages(), vec![], None);
+        for (number, stage) in stages.iter().enumerate() {
+            let current: &[Region] = moved.as_deref().unwrap_or(&regions);
+            if current.is_empty() {
+                of_stages.push([zero(), zero()]);
+                continue;
             }
-        };
+            let rois: Vec<Roi> = current.iter().map(|region| region.roi).collect();
+            let mut pooled = config.pooling.pool(&pyramid, &rois, config.boxes.pooled);
+            if stages.len() > 1 {
+                // Together the stages move the features as one head does.
+                pooled.features = with_gradient_times(pooled.features, 1.0 / stages.len() as f64);
+            }
+            let of_region = pooled
+                .order
+                .iter()
+                .map(|index| self.target(&current[*index], targets, &stage.coder));
+            let wanted: Vec<RegionTarget> = of_region.collect();
+            let (outputs, features) = self.boxes(number, pooled.features, &heads);
+            let next = stages.get(number + 1).map(|next| {
+                let deltas = outputs.agnostic_deltas(&pooled.order);
+                let boxes = current.iter().zip(deltas).map(|(region, deltas)| {
+                    let image = region.roi.image;
+                    (
+                        image,
+                        moved_box(&stage.coder, &region.bounds, deltas, sizes[image]),
+                    )
+                });
+                matched_anew(boxes.collect(), targets, next)
+            });
+            if number == 0 {
+                kept = features.map(|features| (features, pooled.order));
+            }
+            of_stages.push(box_head::losses(outputs, &wanted, config));
+            moved = next;
+        }
+        let mut of_stages = of_stages.into_iter();
+        let [classes, boxes] = of_stages.next().unwrap_or_else(|| [zero(), zero()]);
         let masks = config.masks.as_ref().zip(self.roi_heads.mask_predictor.as_ref());
         let masks = masks.map(|(masks, predictor)| {
             let positive: Vec<(&Region, usize)> = regions
@@ -360,6 +399,7 @@ impl Rcnn {
             proposal_boxes,
             classes,
             boxes,
+            cascade: of_stages.collect(),
             masks,
         }
     }
@@ -388,19 +428,14 @@ impl Rcnn {
         images.flat_map(of_image).collect()
     }
 
-    fn target(&self, region: &Region, targets: &[Target]) -> RegionTarget {
+    fn target(&self, region: &Region, targets: &[Target], coder: &BoxCoder) -> RegionTarget {
         let slots = self.config.class_slots;
         match region.truth {
             Some(truth) => {
                 let target = &targets[region.roi.image];
                 RegionTarget {
                     slot: slots.slot(target.classes[truth]),
-                    deltas: Some(
-                        self.config
-                            .boxes
-                            .coder
-                            .encode(&region.bounds, &target.boxes[truth]),
-                    ),
+                    deltas: Some(coder.encode(&region.bounds, &target.boxes[truth])),
                 }
             }
             None => RegionTarget {
@@ -410,19 +445,28 @@ impl Rcnn {
         }
     }
 
-    /// The box head's outputs for pooled regions; and their features behind the backbone's last stage, if that is the
-    /// head.
-    fn boxes(&self, regions: Tensor<4>, context: &Context) -> (box_head::Outputs, Option<Tensor<4>>) {
+    /// The outputs of a stage's box head, the first one's number being 0, for pooled regions; and their features behind
+    /// the backbone's last stage, if that is the head.
+    fn boxes(
+        &self,
+        stage: usize,
+        regions: Tensor<4>,
+        context: &Context,
+    ) -> (box_head::Outputs, Option<Tensor<4>>) {
         let heads = &self.roi_heads;
-        match self.config.neck {
-            Neck::Pyramid(_) => {
-                let features = heads.box_head.forward(regions, context);
-                (heads.box_predictor.forward(features), None)
+        let (head, predictor) = match stage.checked_sub(1) {
+            None => (&heads.box_head, &heads.box_predictor),
+            Some(later) => {
+                let stage = &heads.cascade[later];
+                (&stage.box_head, &stage.box_predictor)
             }
+        };
+        match self.config.neck {
+            Neck::Pyramid(_) => (predictor.forward(head.forward(regions, context)), None),
             Neck::C4(_) => {
                 let features = self.last_stage(regions, context);
                 let mean = box_head::mean(features.clone());
-                (heads.box_predictor.forward(mean), Some(features))
+                (predictor.forward(mean), Some(features))
             }
         }
     }
@@ -472,15 +516,34 @@ impl Rcnn {
             strides: &strides[..config.pooled_levels()],
         };
         let context = Context::evaluation();
-        let regions = numbered(proposed);
+        let mut regions = numbered(proposed);
         if regions.is_empty() {
             return vec![vec![]; sizes.len()];
         }
-        let pooled = config
-            .pooling
-            .pool(&pyramid, &rois(&regions), config.boxes.pooled);
-        let (outputs, _) = self.boxes(pooled.features, &context);
-        let found = box_head::detections(outputs, &pooled.order, &regions, sizes, config);
+        let (stages, mut of_stages) = (config.box_stages(), vec![]);
+        for (number, stage) in stages.iter().enumerate() {
+            let pooled = config
+                .pooling
+                .pool(&pyramid, &rois(&regions), config.boxes.pooled);
+            let (outputs, _) = self.boxes(number, pooled.features, &context);
+            let predictions = outputs.on_host(&pooled.order);
+            if number + 1 < stages.len() {
+                for (region, (image, bounds)) in regions.iter_mut().enumerate() {
+                    let deltas = predictions.agnostic_deltas(region);
+                    let moved = moved_box(&stage.coder, bounds, deltas, sizes[*image]);
+                    // Also boxes that became empty: the scores of all stages are of the same regions.
+                    if moved.edges().iter().all(|edge| edge.is_finite()) {
+                        *bounds = moved;
+                    }
+                }
+            }
+            of_stages.push(predictions);
+        }
+        let last = stages.last().map_or(config.boxes.coder, |stage| stage.coder);
+        let found = match Predictions::averaged(of_stages) {
+            Some(mean) => box_head::detections(&mean, &regions, sizes, &last, config),
+            None => vec![vec![]; sizes.len()],
+        };
 
         let bounds = |found: &Vec<box_head::Scored>| found.iter().map(|one| one.bounds).collect::<Vec<_>>();
         let regions = numbered(found.iter().map(bounds).collect());
@@ -528,6 +591,50 @@ fn of_heads(context: &Context) -> Context {
         batch_norm_replicas: 1,
         ..context.clone()
     }
+}
+
+/// The same values, whose gradient is multiplied by `factor`.
+fn with_gradient_times(x: Tensor<4>, factor: f64) -> Tensor<4> {
+    let scaled = x.clone() * factor;
+    // The difference is exactly 0.
+    x.detach() + (scaled.clone() - scaled.detach())
+}
+
+/// A stage's box, within the image of `size`, height and width.
+fn moved_box(coder: &BoxCoder, from: &BoundingBox, deltas: [f32; 4], size: [usize; 2]) -> BoundingBox {
+    let [height, width] = size.map(|side| side as f32);
+    coder.decode(from, deltas).clipped(width, height)
+}
+
+/// The regions of the next stage: all boxes of the stage before that are not empty, by image, with new matches. Nothing is
+/// sampled again.
+fn matched_anew(boxes: Vec<(usize, BoundingBox)>, targets: &[Target], stage: &CascadeStage) -> Vec<Region> {
+    let mut of_images: Vec<Vec<BoundingBox>> = targets.iter().map(|_| vec![]).collect();
+    for (image, bounds) in boxes {
+        if proposals::large_enough(&bounds, 0.0) {
+            of_images[image].push(bounds);
+        }
+    }
+    let regions = of_images.into_iter().zip(targets).enumerate();
+    let regions = regions.flat_map(|(image, (boxes, target))| {
+        let matches = stage.matcher.match_boxes(&target.boxes, &boxes);
+        boxes
+            .into_iter()
+            .zip(matches)
+            .filter_map(move |(bounds, matched)| {
+                let truth = match matched {
+                    Match::Truth(truth) => Some(truth),
+                    Match::Background => None,
+                    Match::Ignored => return None,
+                };
+                let roi = Roi {
+                    image,
+                    edges: bounds.edges(),
+                };
+                Some(Region { roi, bounds, truth })
+            })
+    });
+    regions.collect()
 }
 
 fn numbered(boxes: Vec<Vec<BoundingBox>>) -> Vec<(usize, BoundingBox)> {

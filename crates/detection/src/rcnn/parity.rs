@@ -1,5 +1,5 @@
-//! Whole detectors compared with torchvision in float64: the results of `scripts/parity/rcnn.py`. Weights and images come
-//! from the same formula on both sides.
+//! Whole detectors compared with torchvision in float64: the results of `scripts/parity/rcnn.py`, and a cascade with an
+//! implementation of our own, `scripts/parity/cascade.py`. Weights and images come from the same formula on both sides.
 
 #[path = "../../../../scripts/parity/gradients.rs"]
 mod gradients;
@@ -43,6 +43,7 @@ fn config(version: Version) -> RcnnConfig {
         width: if first { 8 } else { 16 },
         stem: Stem::Imagenet,
         zero_init_residual: false,
+        stride_in_1x1: false,
     };
     let mut config = RcnnConfig::torchvision(version, backbone, 3, true);
     narrow(&mut config);
@@ -94,8 +95,26 @@ fn c4() -> RcnnConfig {
     config
 }
 
+/// The cascade of `scripts/parity/cascade.py`.
+fn cascade() -> RcnnConfig {
+    let backbone = ResNetConfig {
+        stride_in_1x1: true,
+        ..config(Version::V1).backbone
+    };
+    let mut cascade = RcnnConfig::cascade(backbone, 3, true);
+    narrow(&mut cascade);
+    let numbers = config(Version::V1);
+    cascade.proposals.sampler = numbers.proposals.sampler;
+    cascade.boxes.sampler = numbers.boxes.sampler;
+    cascade.proposals.before_nms_training = numbers.proposals.before_nms_training;
+    cascade.proposals.after_nms_training = numbers.proposals.after_nms_training;
+    cascade.proposals.before_nms = numbers.proposals.before_nms;
+    cascade.proposals.after_nms = numbers.proposals.after_nms;
+    cascade
+}
+
 /// The script's `value`.
-fn value(path: &str, shape: &[usize], last_norm: &str) -> Vec<f32> {
+pub(super) fn value(path: &str, shape: &[usize], last_norm: &str) -> Vec<f32> {
     let made = u(path, shape.iter().product());
     let of = |factor: f64, offset: f64| made.iter().map(|v| (offset + factor * v) as f32).collect();
     if shape.len() > 1 {
@@ -374,6 +393,38 @@ fn mask_rcnn_on_the_third_stage_is_torchvisions_parts() {
     check("C4", include_str!("../../fixtures/rcnn_c4.json"), &c4(), 9);
 }
 
+#[test]
+fn cascade_mask_rcnn_is_an_independent_implementations() {
+    check(
+        "cascade",
+        include_str!("../../fixtures/rcnn_cascade.json"),
+        &cascade(),
+        0,
+    );
+}
+
+#[test]
+fn a_cascade_has_the_parameters_of_its_layers() {
+    let resnet50 = ResNetConfig {
+        depth: 50,
+        width: 64,
+        stem: Stem::Imagenet,
+        zero_init_residual: false,
+        stride_in_1x1: true,
+    };
+    let count = |config: RcnnConfig| {
+        let network = config.init(&Init::empty(&Device::flex()));
+        let parameters = backbones::parameters(&network).into_iter();
+        let sizes = parameters.map(|parameter| parameter.shape.iter().product::<usize>());
+        sizes.sum::<usize>()
+    };
+    let cascade = count(RcnnConfig::cascade(resnet50.clone(), 80, true));
+    let mut agnostic = RcnnConfig::detectron2(resnet50, 80, true);
+    agnostic.boxes.class_agnostic = true;
+    let stage = (256 * 49 + 1) * 1024 + (1024 + 1) * 1024 + (1024 + 1) * (81 + 4);
+    assert_eq!(cascade - count(agnostic), 2 * stage);
+}
+
 /// torchvision's own counts of its models for 91 channels.
 #[test]
 fn whole_models_have_torchvisions_parameters() {
@@ -382,6 +433,7 @@ fn whole_models_have_torchvisions_parameters() {
         width: 64,
         stem: Stem::Imagenet,
         zero_init_residual: false,
+        stride_in_1x1: false,
     };
     for (version, masks, expected) in [
         (Version::V1, false, 41_755_286),
@@ -409,7 +461,7 @@ fn whole_models_have_torchvisions_parameters() {
 #[test]
 fn images_without_objects_have_finite_losses_and_gradients() {
     let device = Device::flex().autodiff();
-    for config in [config(Version::V1), config(Version::V2), c4()] {
+    for config in [config(Version::V1), config(Version::V2), c4(), cascade()] {
         let network = network(&config, &device);
         let empty = vec![Target::default(); 2];
         let losses = network.losses(images(0, &device), &SIZES, &empty, &Even, &training());

@@ -1,4 +1,4 @@
-//! A detector's weights by torchvision's names: out of a network, and into one from a file.
+//! A detector's weights by torchvision's names: out of a network, and into one from a file, which may have detectron2's.
 
 use std::collections::BTreeMap;
 use std::io::{Read, Seek};
@@ -10,6 +10,7 @@ use weights::format::{Entry, TensorInfo};
 use weights::{Checkpoint, Mismatch};
 
 use super::config::RcnnConfig;
+use super::detectron2::{self, Extras};
 use super::network::Rcnn;
 use crate::error::DetectionError;
 
@@ -30,9 +31,10 @@ impl ClassLayers {
             let name = torchvision_name(&parameter.path, network.config());
             (name, parameter.shape)
         });
-        let own: BTreeMap<String, Vec<usize>> = own.filter(|(name, _)| is_of_classes(name)).collect();
+        let config = network.config();
+        let own: BTreeMap<String, Vec<usize>> = own.filter(|(name, _)| is_of_classes(name, config)).collect();
         let file = tensors_of(checkpoint).tensors.into_iter();
-        let file = file.filter(|(name, _)| is_of_classes(name));
+        let file = file.filter(|(name, _)| is_of_classes(name, config));
         match own == file.map(|(name, tensor)| (name, tensor.shape.clone())).collect() {
             true => Self::Read,
             false => Self::Keep,
@@ -78,14 +80,20 @@ fn renamed(name: &str) -> String {
 }
 
 /// Whether the size of the layer with this name is the number of classes.
-pub fn is_of_classes(name: &str) -> bool {
+pub fn is_of_classes(name: &str, config: &RcnnConfig) -> bool {
     let layers = [
-        "box_predictor.cls_score.",
-        "box_predictor.bbox_pred.",
-        "mask_predictor.mask_fcn_logits.",
+        ("box_predictor.cls_score.", true),
+        ("box_predictor.bbox_pred.", !config.boxes.class_agnostic),
+        ("mask_predictor.mask_fcn_logits.", true),
     ];
-    let rest = name.strip_prefix("roi_heads.");
-    rest.is_some_and(|rest| layers.iter().any(|layer| rest.starts_with(layer)))
+    let Some(rest) = name.strip_prefix("roi_heads.") else {
+        return false;
+    };
+    let stage = rest
+        .strip_prefix("cascade.")
+        .and_then(|rest| rest.split_once('.'));
+    let layer = stage.map_or(rest, |(_, layer)| layer);
+    layers.iter().any(|(start, is)| *is && layer.starts_with(start))
 }
 
 /// Every weight and running statistic by its name in torchvision's files, on the host.
@@ -165,6 +173,8 @@ pub(super) struct FileTensors<'a> {
     pub(super) tensors: BTreeMap<String, &'a TensorInfo>,
     /// Whether the backbone's norms count batches, which frozen ones do not.
     pub(super) backbone_counts: bool,
+    /// What a file with detectron2's names holds besides; `None`: the names are torchvision's.
+    pub(super) detectron2: Option<Extras<'a>>,
 }
 
 /// The tensors below `model` or `state_dict`, or else of the root; without `DistributedDataParallel`'s prefix and counts
@@ -177,22 +187,39 @@ pub(super) fn tensors_of(checkpoint: &Checkpoint) -> FileTensors<'_> {
         .into_iter()
         .find(|entry| matches!(entry, Entry::Dict(_)))
         .unwrap_or(&checkpoint.root);
+    let all = root.tensors();
+    let names = || {
+        all.iter()
+            .map(|(name, _)| name.strip_prefix("module.").unwrap_or(name))
+    };
+    let mut detectron2 = detectron2::are_its(names()).then(Extras::default);
+    let convolutions = detectron2::head_convolutions(names());
     let (mut tensors, mut backbone_counts) = (BTreeMap::new(), false);
-    for (name, tensor) in root.tensors() {
-        let name = name.strip_prefix("module.").unwrap_or(&name);
+    for (name, (_, tensor)) in names().zip(&all) {
+        let name = match &mut detectron2 {
+            Some(extras) => {
+                if extras.take(name, tensor) {
+                    continue;
+                }
+                detectron2::renamed(name, convolutions)
+            }
+            None => renamed(name),
+        };
         if name.ends_with(".num_batches_tracked") {
             backbone_counts |= name.starts_with("backbone.body.");
         } else {
-            tensors.insert(renamed(name), tensor);
+            tensors.insert(name, *tensor);
         }
     }
     FileTensors {
         tensors,
         backbone_counts,
+        detectron2,
     }
 }
 
-/// The network with the weights of a file of torchvision's detectors, in the names of any of its versions.
+/// The network with the weights of a file of torchvision's detectors, in the names of any of its versions, or of
+/// detectron2's.
 ///
 /// # Errors
 /// All differences between the file's names and shapes and the network's, and a file that cannot be read.
@@ -202,7 +229,8 @@ pub fn read<R: Read + Seek>(
     source: &mut R,
     class_layers: ClassLayers,
 ) -> Result<Rcnn, DetectionError> {
-    let skipped = |name: &str| class_layers == ClassLayers::Keep && is_of_classes(name);
+    let config = network.config().clone();
+    let skipped = |name: &str| class_layers == ClassLayers::Keep && is_of_classes(name, &config);
     let mut left = tensors_of(checkpoint).tensors;
     left.retain(|name, _| !skipped(name));
     let mut mismatch = Mismatch::default();
@@ -229,10 +257,11 @@ pub fn read<R: Read + Seek>(
         return Ok(replace_state(network, values));
     }
     Err(DetectionError::Mismatch {
-        network: if network.config().masks.is_some() {
-            "this Mask R-CNN"
-        } else {
-            "this Faster R-CNN"
+        network: match (config.cascade.is_empty(), config.masks.is_some()) {
+            (true, true) => "this Mask R-CNN",
+            (true, false) => "this Faster R-CNN",
+            (false, true) => "this Cascade Mask R-CNN",
+            (false, false) => "this Cascade R-CNN",
         },
         difference: Box::new(mismatch),
     })
@@ -252,6 +281,7 @@ mod tests {
             width: 4,
             stem: Stem::Imagenet,
             zero_init_residual: false,
+            stride_in_1x1: false,
         };
         let mut config = RcnnConfig::torchvision(version, backbone, classes, true);
         config.boxes.width = 8;

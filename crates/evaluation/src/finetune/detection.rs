@@ -1,4 +1,4 @@
-//! Fine-tuning for detection and instance segmentation: Faster and Mask R-CNN from an encoder, or from a whole detector.
+//! Fine-tuning for detection and instance segmentation: Faster, Mask and Cascade R-CNN from an encoder, or from a whole detector.
 //!
 //! ```text
 //! pictures, boxes, masks ── resize, flip ── Rcnn ── five losses, their sum is minimized

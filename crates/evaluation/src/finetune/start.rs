@@ -4,7 +4,7 @@ use crate::error::{Error, io};
 use backbones::{BackboneConfig, Init};
 use burn::tensor::{Device, TensorData};
 use data::sha256_of_file;
-use detection::rcnn::{self, ClassLayers, RcnnConfig};
+use detection::rcnn::{self, ClassLayers, RcnnConfig, RcnnFile};
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::BufReader;
@@ -52,12 +52,17 @@ impl LoadedDetector {
         };
         let mut file = BufReader::new(File::open(path).map_err(io("read", path))?);
         let checkpoint = Checkpoint::open(&mut file).map_err(|error| refused(&error))?;
+        if RcnnFile::is_in(&checkpoint) {
+            let file = RcnnFile::of(&checkpoint, &mut file).map_err(|error| refused(&error))?;
+            file.check_start(network, "detection.network")
+                .map_err(Error::Config)?;
+        }
         let empty = network.init(&Init::empty(device));
         let class_layers = ClassLayers::of(&empty, &checkpoint);
         let read = rcnn::read(empty, &checkpoint, &mut file, class_layers);
         let mut weights = rcnn::state_dict(&read.map_err(|error| refused(&error))?);
         if class_layers == ClassLayers::Keep {
-            weights.retain(|name, _| !rcnn::is_of_classes(name));
+            weights.retain(|name, _| !rcnn::is_of_classes(name, network));
         }
         Ok(Self {
             path: path.to_path_buf(),

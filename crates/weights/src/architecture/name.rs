@@ -50,8 +50,8 @@ impl Named {
 pub(crate) fn named(name: &str) -> Result<Named, String> {
     let unknown = || {
         format!(
-            "no such network as `{name}`; known are resnet18, resnet34, resnet50, resnet101 (with -wWIDTH and \
-             -small), vit_tiny|small|base|large|huge_patchPX (with _regN), and vit-wWIDTH-dDEPTH-hHEADS-pPATCH"
+            "no such network as `{name}`; known are resnet18, resnet34, resnet50, resnet101 (with -wWIDTH, \
+             -small and, with bottlenecks that stride in the first 1x1 convolution, -caffe), vit_tiny|small|base|large|huge_patchPX (with _regN), and vit-wWIDTH-dDEPTH-hHEADS-pPATCH"
         )
     };
     let usual = name.split('.').next().unwrap_or(name);
@@ -76,11 +76,13 @@ fn resnet(name: &str) -> Option<ResNetConfig> {
         width: 64,
         stem: Stem::Imagenet,
         zero_init_residual: false,
+        stride_in_1x1: false,
     };
     for part in parts {
         match part.strip_prefix('w') {
             Some(width) => config.width = width.parse().ok()?,
             None if part == "small" => config.stem = Stem::Small,
+            None if part == "caffe" => config.stride_in_1x1 = true,
             None => return None,
         }
     }

@@ -28,7 +28,7 @@ pub(crate) fn derived(
 ) -> Result<BackboneConfig, ArchitectureError> {
     match (family, named) {
         (_, Some(Named::ResNet(config))) => Ok(BackboneConfig::Resnet(config.clone())),
-        (Family::ResNet, _) => Ok(BackboneConfig::Resnet(derived_resnet(shapes)?)),
+        (Family::ResNet, _) => Ok(BackboneConfig::Resnet(derived_resnet(shapes, description)?)),
         (Family::Vit, named) => {
             let named = named.and_then(|named| match named {
                 Named::Vit(vit) => Some(vit),
@@ -39,7 +39,7 @@ pub(crate) fn derived(
     }
 }
 
-fn derived_resnet(shapes: &Shapes) -> Result<ResNetConfig, String> {
+fn derived_resnet(shapes: &Shapes, description: Option<&Description>) -> Result<ResNetConfig, String> {
     let stem = shapes.get("conv1.weight").map(Vec::as_slice);
     let (width, kernel) = match stem {
         Some(&[width, 3, kernel, other]) if kernel == other => (width, kernel),
@@ -78,6 +78,7 @@ fn derived_resnet(shapes: &Shapes) -> Result<ResNetConfig, String> {
         width,
         stem,
         zero_init_residual: false,
+        stride_in_1x1: bottleneck && description.is_some_and(|description| description.stride_in_1x1),
     })
 }
 

@@ -24,6 +24,7 @@ fn info(depth: u32) -> EncoderInfo {
             width: 4,
             stem: Stem::Small,
             zero_init_residual: false,
+            stride_in_1x1: false,
         }),
         method: "moco_v2".to_owned(),
         fingerprint: "00ff".to_owned(),

@@ -7,8 +7,9 @@ use backbones::{Context, Stem, state_dict};
 use burn::tensor::{Device, Tensor, TensorData};
 
 use super::*;
+use crate::export::STRIDES;
 use crate::hint::Hint;
-use crate::onnx::tests::{info, network, networks, resnet, vit};
+use crate::onnx::tests::{info, network, networks, resnet, vit, with_strides_in_1x1};
 use crate::{Checkpoint, Description, Import, ImportOptions};
 
 const FEATURES_BOUND: f64 = 1e-6;
@@ -83,7 +84,7 @@ fn what_is_written_is_read_back() {
         }
     }
     // timm has the ViTs with the usual epsilon, Transformers all but the last norm behind the mean and the 3×3 stem.
-    assert_eq!(written, 6 + 8);
+    assert_eq!(written, 6 + 9);
 }
 
 #[test]
@@ -110,6 +111,10 @@ fn a_network_without_a_counterpart_is_refused_with_the_reason_and_the_way() {
             "the first convolution of timm's ResNets has 64 channels, and this network's has 4".to_owned(),
             Some(Hint::ExportTransformers)
         )
+    );
+    assert_eq!(
+        refused(with_strides_in_1x1(), Target::Timm),
+        (STRIDES.to_owned(), Some(Hint::ExportTransformers))
     );
     let epsilon = |pooling| vit(move |config| (config.norm_epsilon, config.pooling) = (Some(1e-12), pooling));
     assert_eq!(

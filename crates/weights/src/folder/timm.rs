@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::{ExportFolder, refused, text};
 use crate::encoder_info::EncoderInfo;
 use crate::error::WeightsError;
-use crate::export::{Naming, encoder_to_safetensors_as};
+use crate::export::{Naming, STRIDES, encoder_to_safetensors_as};
 use crate::hint::Hint;
 use crate::preparation::Preparation;
 
@@ -21,6 +21,9 @@ pub(super) fn folder(backbone: &Backbone, info: EncoderInfo) -> Result<ExportFol
                     "timm has no ResNet with a 3×3 stem without pooling, as this network has",
                     Some(Hint::ExportOnnx),
                 ));
+            }
+            if config.stride_in_1x1 {
+                return Err(refused(STRIDES, Some(Hint::ExportTransformers)));
             }
             if config.width != 64 {
                 let reason = format!(

@@ -165,7 +165,7 @@ fn resnet(config: &ResNetConfig) -> Value {
         "layer_type": layer,
         "hidden_act": "relu",
         "downsample_in_first_stage": false,
-        "downsample_in_bottleneck": false,
+        "downsample_in_bottleneck": config.stride_in_1x1,
         "dtype": "float32",
     })
 }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io::{Read, Seek, SeekFrom};
+use std::sync::Arc;
 
 use burn::tensor::{Shape, TensorData};
 use serde::Serialize;
@@ -35,6 +36,8 @@ pub enum Format {
     Legacy,
     /// Safetensors.
     Safetensors,
+    /// One pickle of numpy's arrays, as detectron2's `.pkl`.
+    Numpy,
 }
 
 /// One entry of a checkpoint.
@@ -72,6 +75,8 @@ pub struct TensorInfo {
     pub(crate) bytes: u64,
     /// CRC-32 of these bytes, if the file states it.
     pub(crate) crc: Option<u32>,
+    /// These bytes themselves, where the file holds them in another form; `start` means nothing then.
+    pub(crate) inline: Option<Arc<[u8]>>,
 }
 
 impl Checkpoint {
@@ -142,9 +147,14 @@ impl TensorInfo {
                 self.shape, self.bytes
             )));
         }
-        source.seek(SeekFrom::Start(self.start))?;
         let mut bytes = vec![];
-        source.take(self.bytes).read_to_end(&mut bytes)?;
+        match &self.inline {
+            Some(inline) => bytes.extend_from_slice(inline),
+            None => {
+                source.seek(SeekFrom::Start(self.start))?;
+                source.take(self.bytes).read_to_end(&mut bytes)?;
+            }
+        }
         if bytes.len() as u64 != self.bytes {
             return Err(damaged(format!(
                 "the file ends in a tensor of shape {:?}",

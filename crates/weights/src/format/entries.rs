@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use super::checkpoint::{Entry, Extent, TensorInfo};
 use super::error::{CheckpointError, MAX_ENTRIES, MAX_NAME, cut, damaged, long_name, many_entries};
+use super::numpy;
 use super::pickle::{Node, Pickle, Storage, Value, View};
 
 /// Deepest nesting of dictionaries and lists.
@@ -16,6 +17,9 @@ const MAX_PATHS: usize = 64 << 20;
 /// Maximum items visited in lists and attributes that are not shown: they too may be shared.
 const MAX_LOOKS: usize = 64 << 20;
 
+/// Most bytes of arrays that are no range of the file: one such array may be an entry many times.
+const MAX_INLINE: usize = 64 << 20;
+
 /// Longest list of plain values to show.
 const SHOWN: usize = 8;
 
@@ -24,9 +28,26 @@ pub(super) fn tree(
     pickle: &Pickle,
     locate: impl Fn(&Storage) -> Result<Extent, CheckpointError>,
 ) -> Result<Entry, CheckpointError> {
+    walked(pickle, false, locate)
+}
+
+/// The same of a file that is one pickle, whose arrays lie in it.
+pub(super) fn tree_of_arrays(pickle: &Pickle) -> Result<Entry, CheckpointError> {
+    walked(pickle, true, |storage| {
+        Err(damaged(format!("the file holds no storage {}", storage.key)))
+    })
+}
+
+fn walked(
+    pickle: &Pickle,
+    with_arrays: bool,
+    locate: impl Fn(&Storage) -> Result<Extent, CheckpointError>,
+) -> Result<Entry, CheckpointError> {
     let mut walk = Walk {
         nodes: &pickle.nodes,
         locate,
+        with_arrays,
+        inline: 0,
         path: vec![],
         entries: 0,
         name: 0,
@@ -39,6 +60,10 @@ pub(super) fn tree(
 struct Walk<'a, L> {
     nodes: &'a [Node],
     locate: L,
+    /// Whether the pickle is the file, so that its arrays can be found in it.
+    with_arrays: bool,
+    /// Bytes of arrays that were copied so far.
+    inline: usize,
     /// The nodes from the root to here.
     path: Vec<usize>,
     entries: usize,
@@ -87,6 +112,22 @@ impl<L: Fn(&Storage) -> Result<Extent, CheckpointError>> Walk<'_, L> {
         let entry = match &nodes[*index] {
             Node::Tensor(view) => Entry::Tensor(self.tensor(view)?),
             Node::Storage(_) => Entry::Value("a storage".to_owned()),
+            Node::Bytes(_) => Entry::Value("an object of bytes, passed over".to_owned()),
+            Node::ArrayType { .. } => Entry::Value("an object of numpy.dtype, passed over".to_owned()),
+            Node::Array(array) if self.with_arrays => match numpy::tensor(nodes, array)? {
+                Some(tensor) => {
+                    self.inline += tensor.inline.as_ref().map_or(0, |bytes| bytes.len());
+                    if self.inline > MAX_INLINE {
+                        return Err(CheckpointError::Limit(format!(
+                            "its arrays hold more than {} MiB of text",
+                            MAX_INLINE >> 20
+                        )));
+                    }
+                    Entry::Tensor(tensor)
+                }
+                None => Entry::Value("an array of no numbers, passed over".to_owned()),
+            },
+            Node::Array(_) => Entry::Value("an array of numpy's, passed over".to_owned()),
             Node::Dict(pairs) => {
                 let mut entries = BTreeMap::new();
                 for (key, value) in pairs {
@@ -195,6 +236,7 @@ impl<L: Fn(&Storage) -> Result<Extent, CheckpointError>> Walk<'_, L> {
             ))
         })?;
         Ok(TensorInfo {
+            inline: None,
             dtype: view.dtype,
             strides: (!is_contiguous(view)).then(|| {
                 let steps = view.shape.iter().zip(&view.strides);

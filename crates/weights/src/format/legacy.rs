@@ -1,4 +1,4 @@
-//! PyTorch's older files: consecutive pickles, then the storages.
+//! PyTorch's older files: consecutive pickles, then the storages; and a lone pickle of numpy's arrays.
 
 use std::collections::{BTreeMap, HashMap};
 use std::io::{BufReader, Read, Seek, SeekFrom};
@@ -6,7 +6,7 @@ use std::io::{BufReader, Read, Seek, SeekFrom};
 use super::checkpoint::{Checkpoint, Extent, Format};
 use super::entries;
 use super::error::{CheckpointError, cut, damaged, unreadable, unsupported};
-use super::pickle::{self, Input, Node, Storage, Value};
+use super::pickle::{self, Input, Node, Pickle, Storage, Value};
 use super::storages::{big_endian, storage_bytes};
 use crate::hint::SaveAs;
 
@@ -19,20 +19,40 @@ pub(super) const MAGIC_TEXT: &[u8] = b"L119547037146038801333356L\n";
 /// The only version of the legacy format.
 const VERSION: i128 = 1001;
 
+/// A file of one pickle, a dictionary with arrays of numpy's somewhere in it, as detectron2's `.pkl`. `taken`: its bytes.
+fn of_arrays(pickle: &Pickle, taken: u64, length: u64) -> Result<Option<Checkpoint>, CheckpointError> {
+    let is_dict = matches!(pickle.root, Value::Node(root) if matches!(pickle.nodes[root], Node::Dict(_)));
+    if !is_dict || !pickle.nodes.iter().any(|node| matches!(node, Node::Array(_))) {
+        return Ok(None);
+    }
+    if taken != length {
+        return Err(damaged(format!("{} bytes follow its pickle", length - taken)));
+    }
+    Ok(Some(Checkpoint {
+        format: Format::Numpy,
+        root: entries::tree_of_arrays(pickle)?,
+        metadata: BTreeMap::new(),
+        bytes: length,
+        description: None,
+    }))
+}
+
 /// Consecutive pickles, as PyTorch wrote from 0.1.10 to 1.5: magic, version, machine, the object, the
 /// storages' keys; then each storage, prefixed with its length.
 pub(super) fn open<R: Read + Seek>(source: &mut R, length: u64) -> Result<Checkpoint, CheckpointError> {
     let mut input = Input::new(BufReader::new(&mut *source), length);
     let not_torch = || {
         unsupported(
-            "a pickle that PyTorch did not write (it lacks PyTorch's mark), such as one of numpy's arrays",
+            "a pickle that PyTorch did not write (it lacks PyTorch's mark) and that holds no dictionary of numpy's arrays",
             SaveAs::Tensors,
         )
     };
-    match pickle::read(&mut input).map(|pickle| pickle.root) {
-        Ok(Value::Int(MAGIC)) => {}
-        Ok(_) => return Err(not_torch()),
-        Err(error) => return Err(error),
+    let first = pickle::read(&mut input)?;
+    if first.root != Value::Int(MAGIC) {
+        return match of_arrays(&first, input.taken(), length)? {
+            Some(checkpoint) => Ok(checkpoint),
+            None => Err(not_torch()),
+        };
     }
     if pickle::read(&mut input)?.root != Value::Int(VERSION) {
         return Err(unreadable("a legacy checkpoint of an unknown version"));

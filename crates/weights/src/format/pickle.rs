@@ -1,4 +1,4 @@
-//! PyTorch's pickles as plain data: [`machine`] builds the described objects, [`torch`] defines the meaning
+//! PyTorch's and numpy's pickles as plain data: [`machine`] builds the described objects, [`torch`] defines the meaning
 //! of their names.
 
 mod machine;
@@ -6,7 +6,7 @@ mod torch;
 mod value;
 
 pub(super) use machine::{Input, MAX_BYTES};
-pub(super) use value::{Node, Pickle, Storage, Value, View};
+pub(super) use value::{Array, Bytes, Node, Pickle, Storage, Value, View};
 
 use std::io::BufRead;
 

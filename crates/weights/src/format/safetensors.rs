@@ -42,6 +42,7 @@ pub(super) fn open<R: Read + Seek>(
     let tensor = |(name, info): (String, &safetensors::tensor::TensorInfo)| {
         let (start, end) = info.data_offsets;
         let tensor = TensorInfo {
+            inline: None,
             dtype: Dtype::of_safetensors(info.dtype),
             shape: info.shape.clone(),
             strides: None,

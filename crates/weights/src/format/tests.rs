@@ -1,5 +1,6 @@
 //! Handmade checkpoints, valid and hostile. `import/tests.rs` reads PyTorch's own files.
 
+mod arrays;
 mod limits;
 
 use std::io::Cursor;

@@ -84,6 +84,7 @@ mod tests {
                 width: 2,
                 stem: Stem::Imagenet,
                 zero_init_residual: false,
+                stride_in_1x1: false,
             })
         };
         for (row, network, thirds) in [

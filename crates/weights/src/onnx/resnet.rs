@@ -29,7 +29,7 @@ pub(super) fn write(graph: &mut Graph, config: &ResNetConfig, network: &Tensors,
             (0..).map_while(|number| Some(format!("layer{stage}.{number}")).filter(|at| has(network, at)));
         for (number, at) in blocks.enumerate() {
             let stride = if stage > 1 && number == 0 { 2 } else { 1 };
-            x = block(graph, network, &x, &at, stride);
+            x = block(graph, network, &x, &at, config.strides(stride));
         }
     }
     let pooled = graph.node("GlobalAveragePool", "pool", &[&x], vec![]);
@@ -41,14 +41,12 @@ fn has(network: &Tensors, block: &str) -> bool {
     network.has(&format!("{block}.conv1.weight"))
 }
 
-/// A block: two 3×3 convolutions, or 1×1, 3×3 and 1×1, where the 3×3 one has the stride.
-fn block(graph: &mut Graph, network: &Tensors, x: &str, at: &str, stride: i64) -> String {
+/// A block: two 3×3 convolutions, or 1×1, 3×3 and 1×1; the strides of the first two.
+fn block(graph: &mut Graph, network: &Tensors, x: &str, at: &str, strides: [usize; 2]) -> String {
     let is_bottleneck = network.has(&format!("{at}.conv3.weight"));
-    let strides: &[i64] = if is_bottleneck {
-        &[1, stride, 1]
-    } else {
-        &[stride, 1]
-    };
+    let [first, second] = strides.map(|stride| stride as i64);
+    let stride = first * second;
+    let strides = &[first, second, 1][..if is_bottleneck { 3 } else { 2 }];
     let shortcut = if network.has(&format!("{at}.downsample.0.weight")) {
         let names = (format!("{at}.downsample.0"), format!("{at}.downsample.1"));
         convolution(graph, network, x, (&names.0, &names.1), stride)

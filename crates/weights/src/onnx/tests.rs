@@ -50,6 +50,18 @@ pub(crate) fn resnet(depth: u32, stem: Stem) -> BackboneConfig {
         width: 4,
         stem,
         zero_init_residual: false,
+        stride_in_1x1: false,
+    })
+}
+
+/// A network with bottlenecks as Caffe has them.
+pub(crate) fn with_strides_in_1x1() -> BackboneConfig {
+    BackboneConfig::Resnet(ResNetConfig {
+        depth: 50,
+        width: 4,
+        stem: Stem::Imagenet,
+        zero_init_residual: false,
+        stride_in_1x1: true,
     })
 }
 
@@ -65,6 +77,7 @@ pub(crate) fn networks() -> Vec<BackboneConfig> {
         resnet(18, Stem::Imagenet),
         resnet(34, Stem::Small),
         resnet(50, Stem::Imagenet),
+        with_strides_in_1x1(),
         vit(|_| {}),
         vit(|config| config.norm_epsilon = Some(1e-2)),
         vit(|config| config.pooling = Pooling::Mean),

@@ -2,7 +2,7 @@
 
 use crate::error::Error;
 use crate::finetune::Start;
-use backbones::{BackboneConfig, state_dict};
+use backbones::{BackboneConfig, ResNetConfig, state_dict};
 use burn::tensor::TensorData;
 use detection::rcnn::{Norm, RcnnConfig};
 use std::collections::BTreeMap;
@@ -36,21 +36,20 @@ fn of_encoder(encoder: &LoadedEncoder, network: &RcnnConfig) -> Result<BTreeMap<
         )));
     };
     // How residual branches start says nothing of a trained network.
-    let same = (own.depth, own.width, own.stem)
-        == (
-            network.backbone.depth,
-            network.backbone.width,
-            network.backbone.stem,
-        );
+    let wanted = &network.backbone;
+    let of = |config: &ResNetConfig| (config.depth, config.width, config.stem, config.stride_in_1x1);
+    let same = of(own) == of(wanted);
     if !same {
         return Err(Error::Config(format!(
-            "`detection.network.backbone` is depth {}, width {}, stem {:?}, and the encoder has {}, {}, {:?}",
-            network.backbone.depth,
-            network.backbone.width,
-            network.backbone.stem,
+            "`detection.network.backbone` is depth {}, width {}, stem {:?}, stride_in_1x1 {}, and the encoder has {}, {}, {:?}, {}",
+            wanted.depth,
+            wanted.width,
+            wanted.stem,
+            wanted.stride_in_1x1,
             own.depth,
             own.width,
-            own.stem
+            own.stem,
+            own.stride_in_1x1
         )));
     }
     let named = state_dict(&encoder.backbone).into_iter();

@@ -19,6 +19,7 @@ fn small_network(masks: bool) -> RcnnConfig {
         width: 8,
         stem: Stem::Imagenet,
         zero_init_residual: false,
+        stride_in_1x1: false,
     };
     let mut network = RcnnConfig::torchvision(Version::V1, backbone, 2, masks);
     network.frozen_stages = 0;
@@ -353,6 +354,50 @@ fn contradictions_are_named() {
 }
 
 #[test]
+fn a_cascade_learns_with_losses_of_each_stage_and_starts_one_of_other_classes() {
+    let home = tempfile::tempdir().unwrap();
+    let mut config = small_config(false);
+    let stages = RcnnConfig::cascade(config.detection.network.backbone.clone(), 2, false);
+    config.detection.network.cascade = stages.cascade;
+    config.detection.network.boxes.class_agnostic = true;
+    config.detection.evaluate_every_steps = None;
+    config.training.steps = Some(2);
+    config.schedule = ScheduleConfig::Milestones {
+        milestones_steps: vec![1],
+        factor: 0.1,
+        warmup: None,
+    };
+    assert_eq!(config.validate(), Ok(()));
+    let out = home.path().join("cascade");
+    ran(&config, &out, false, None);
+    let lines = std::fs::read_to_string(out.join("metrics.jsonl")).unwrap();
+    for name in [
+        "loss_classifier",
+        "loss_box_reg",
+        "loss_classifier_stage2",
+        "loss_box_reg_stage2",
+        "loss_classifier_stage3",
+        "loss_box_reg_stage3",
+    ] {
+        assert!(lines.contains(&format!("\"{name}\":")), "{name}: {lines}");
+    }
+    // One box for all classes: its layers are read, those of the scores are not.
+    let mut other = config.detection.network.clone();
+    other.classes = 5;
+    let file = out.join("detector.safetensors");
+    let loaded = crate::finetune::LoadedDetector::read(&file, &other, &Device::flex()).unwrap();
+    let has = |name: &str| loaded.weights.contains_key(name);
+    assert!(has("roi_heads.cascade.1.box_predictor.bbox_pred.weight"));
+    assert!(!has("roi_heads.cascade.1.box_predictor.cls_score.weight"));
+    other.input.bgr = true;
+    let error = crate::finetune::LoadedDetector::read(&file, &other, &Device::flex());
+    assert_eq!(
+        error.unwrap_err().to_string(),
+        "evaluation config: `detection.network.input.bgr` must be false, as in the detector that the run starts from, got true"
+    );
+}
+
+#[test]
 fn frozen_layers_need_weights() {
     let mut network = small_network(false);
     assert_eq!(start::check_scratch(&network), Ok(()));
@@ -378,6 +423,7 @@ fn presets_are_the_references_profiles() {
         width: 64,
         stem: Stem::Imagenet,
         zero_init_residual: false,
+        stride_in_1x1: false,
     };
     let fpn = || {
         let c4 = RcnnConfig::moco_c4(resnet50(), 80, true);
@@ -426,6 +472,31 @@ fn presets_are_the_references_profiles() {
             fpn(),
             180_000,
             [120_000, 160_000],
+        ),
+        (
+            "detection-coco-cascade-fpn-resnet50-1x.toml",
+            RcnnConfig {
+                frozen_stages: 0,
+                backbone_norm: Norm::Synchronized,
+                input: fpn().input,
+                neck: fpn().neck,
+                ..RcnnConfig::cascade(resnet50(), 80, true)
+            },
+            90_000,
+            [60_000, 80_000],
+        ),
+        (
+            "detection-coco-cascade-msra-resnet50-3x.toml",
+            RcnnConfig::cascade(
+                ResNetConfig {
+                    stride_in_1x1: true,
+                    ..resnet50()
+                },
+                80,
+                true,
+            ),
+            270_000,
+            [210_000, 250_000],
         ),
     ] {
         let path = Path::new(env!("CARGO_MANIFEST_DIR"))

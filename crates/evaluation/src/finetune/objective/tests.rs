@@ -43,6 +43,7 @@ fn small() -> BackboneConfig {
         width: 4,
         stem: backbones::Stem::Small,
         zero_init_residual: false,
+        stride_in_1x1: false,
     })
 }
 
@@ -105,6 +106,7 @@ fn it_starts_from_the_encoders_weights_and_a_classifier_of_its_own() {
         width: 8,
         stem: backbones::Stem::Small,
         zero_init_residual: false,
+        stride_in_1x1: false,
     });
     let error = Finetune::new(&settings(), &wider, Some((&encoder, &encoder_config)), classes).unwrap_err();
     assert!(error.to_string().contains("does not fit `[backbone]`"), "{error}");

@@ -21,6 +21,7 @@ fn network(depth: u32, width: usize, stem: Stem) -> Encoder {
         width,
         stem,
         zero_init_residual: false,
+        stride_in_1x1: false,
     });
     let made = config.init(&Init::empty(&device));
     let mut state = state_dict(&made);

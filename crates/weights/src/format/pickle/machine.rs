@@ -11,7 +11,7 @@
 use std::collections::HashMap;
 use std::io::{BufRead, Read};
 
-use super::value::{Made, Names, Node, Persistent, Pickle, Value};
+use super::value::{Array, Bytes, Made, Names, Node, Persistent, Pickle, Value};
 use crate::format::error::{CheckpointError, MAX_NAME, damaged, long_name, unsupported};
 use crate::hint::SaveAs;
 
@@ -26,11 +26,17 @@ const MAX_STEPS: usize = 1 << 21;
 /// Longest line of a text opcode.
 const MAX_LINE: u64 = 1 << 20;
 
+/// Longest text of Python 2 that is kept; a longer one is the bytes of an array.
+const MAX_SHORT_TEXT: u64 = MAX_NAME as u64;
+
 /// The input of successive pickles; it counts the bytes read.
 pub(crate) struct Input<R> {
     reader: R,
     taken: u64,
+    /// Of these, bytes that were skipped: those of arrays.
+    skipped: u64,
     limit: u64,
+    available: u64,
 }
 
 impl<R: BufRead> Input<R> {
@@ -40,7 +46,9 @@ impl<R: BufRead> Input<R> {
         Self {
             reader,
             taken: 0,
+            skipped: 0,
             limit,
+            available,
         }
     }
 
@@ -49,9 +57,30 @@ impl<R: BufRead> Input<R> {
         self.taken
     }
 
+    /// Bytes that may still be read and kept.
+    fn left(&self) -> u64 {
+        let kept = self.taken - self.skipped;
+        (self.limit.saturating_sub(kept)).min(self.available.saturating_sub(self.taken))
+    }
+
+    /// Passes over bytes, and returns where they begin.
+    fn skip(&mut self, count: u64) -> Result<u64, CheckpointError> {
+        let start = self.taken;
+        if count > self.available.saturating_sub(self.taken) {
+            return Err(damaged("the pickle ends early"));
+        }
+        let passed = std::io::copy(&mut self.reader.by_ref().take(count), &mut std::io::sink())?;
+        self.taken += passed;
+        self.skipped += passed;
+        if passed < count {
+            return Err(damaged("the pickle ends early"));
+        }
+        Ok(start)
+    }
+
     fn bytes(&mut self, count: u64) -> Result<Vec<u8>, CheckpointError> {
         // The count comes from the file: nothing is allocated for missing bytes.
-        if count > self.limit - self.taken {
+        if count > self.left() {
             return Err(if self.limit == MAX_BYTES {
                 CheckpointError::Limit(format!("its pickle is longer than {} MiB", MAX_BYTES >> 20))
             } else {
@@ -68,7 +97,7 @@ impl<R: BufRead> Input<R> {
     }
 
     fn array<const N: usize>(&mut self) -> Result<[u8; N], CheckpointError> {
-        if N as u64 > self.limit - self.taken {
+        if N as u64 > self.left() {
             return Err(damaged("the pickle ends early"));
         }
         let mut bytes = [0; N];
@@ -83,7 +112,7 @@ impl<R: BufRead> Input<R> {
     }
 
     fn line(&mut self) -> Result<String, CheckpointError> {
-        let most = MAX_LINE.min(self.limit - self.taken);
+        let most = MAX_LINE.min(self.left());
         let mut line = vec![];
         self.reader.by_ref().take(most).read_until(b'\n', &mut line)?;
         self.taken += line.len() as u64;
@@ -346,13 +375,17 @@ impl<R: BufRead> Machine<'_, R> {
                     0x8d => u64::from_le_bytes(self.input.array()?),
                     _ => u64::from(u32::from_le_bytes(self.input.array()?)),
                 };
+                let of_python_2 = matches!(code, b'T' | b'U');
+                if of_python_2 && length > MAX_SHORT_TEXT {
+                    return self.skip_bytes(length);
+                }
+                let start = self.input.taken();
                 let bytes = self.input.bytes(length)?;
                 match String::from_utf8(bytes) {
                     Ok(text) => text,
                     // Python 2's `str`, which may also hold a number's bytes.
-                    Err(_) if matches!(code, b'T' | b'U') => {
-                        let value = self.object("bytes");
-                        self.stack.push(value);
+                    Err(_) if of_python_2 => {
+                        self.push_node(Node::Bytes(Bytes::At { start, length }));
                         return Ok(());
                     }
                     Err(_) => return Err(not_utf8()),
@@ -369,10 +402,13 @@ impl<R: BufRead> Machine<'_, R> {
             b'B' => u64::from(u32::from_le_bytes(self.input.array()?)),
             _ => u64::from_le_bytes(self.input.array()?),
         };
-        self.input.bytes(length)?;
-        // Nothing that is kept consists of bytes.
-        let value = self.object("bytes");
-        self.stack.push(value);
+        self.skip_bytes(length)
+    }
+
+    /// Bytes stay in the file; an array reads them there.
+    fn skip_bytes(&mut self, length: u64) -> Result<(), CheckpointError> {
+        let start = self.input.skip(length)?;
+        self.push_node(Node::Bytes(Bytes::At { start, length }));
         Ok(())
     }
 
@@ -412,6 +448,7 @@ impl<R: BufRead> Machine<'_, R> {
                 match &node {
                     Node::Dict(entries) => self.step(entries.len())?,
                     Node::Tensor(view) => self.step(view.shape.len())?,
+                    Node::Bytes(Bytes::Copy(copy)) => self.step(copy.len())?,
                     _ => {}
                 }
                 self.push_node(node);
@@ -426,8 +463,10 @@ impl<R: BufRead> Machine<'_, R> {
             return Err(CheckpointError::Hostile(format!("a change of `{name}` itself")));
         }
         // Attributes of a dictionary or tensor (`_metadata` of a state dict) are not weights.
-        if let Node::Object { state, .. } = self.target()? {
-            *state = Some(attributes);
+        match self.target()? {
+            Node::Object { state, .. } | Node::ArrayType { state, .. } => *state = Some(attributes),
+            Node::Array(array) => *array = Array::State(attributes),
+            _ => {}
         }
         Ok(())
     }

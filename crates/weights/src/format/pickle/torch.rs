@@ -1,4 +1,4 @@
-//! The meaning of the names in a checkpoint's pickle: PyTorch's tensors, plain containers, and ignored
+//! The meaning of the names in a checkpoint's pickle: PyTorch's tensors, numpy's arrays, plain containers, and ignored
 //! objects.
 //!
 //! [`call`] knows every function that a checkpoint of weights calls and builds its result; any other call is
@@ -7,7 +7,7 @@
 
 use std::rc::Rc;
 
-use super::value::{Made, Names, Node, Persistent, Storage, Value, View};
+use super::value::{Array, Bytes, Made, Names, Node, Persistent, Storage, Value, View};
 use crate::format::dtype::Dtype;
 use crate::format::error::{CheckpointError, MAX_RANK, cut, damaged, unreadable, unsupported};
 use crate::hint::SaveAs;
@@ -25,6 +25,9 @@ const MAX_KEY: usize = 64;
 
 /// Maximum entries of the dictionary attached to a tensor; PyTorch has two (`neg`, `conj`).
 const MAX_FLAGS: usize = 64;
+
+/// Most bytes stored as text that are decoded.
+const MAX_TEXT_BYTES: usize = 1 << 16;
 
 /// Names of `builtins` that are data types.
 const BUILTIN_TYPES: [&str; 15] = [
@@ -188,6 +191,41 @@ fn call(nodes: &[Node], name: &Rc<str>, arguments: &[Value]) -> Result<Made, Che
                 }
             }
             _ => Err(damaged("a tensor of the pickle cannot be read")),
+        },
+        // Python 3's bytes in protocol 2: one character for each.
+        ("_codecs", "encode") => Ok(Made::Node(match arguments {
+            [Value::Text(text), Value::Text(encoding)]
+                if matches!(&**encoding, "latin1" | "latin-1") && text.len() <= MAX_TEXT_BYTES =>
+            {
+                let bytes = text.chars().map(|c| u8::try_from(u32::from(c)));
+                let bytes = bytes.collect::<Result<Vec<u8>, _>>();
+                let bytes = bytes.map_err(|_| damaged("a text of the pickle is not Latin-1"))?;
+                Node::Bytes(Bytes::Copy(bytes.into()))
+            }
+            _ => Node::Object {
+                class: name.clone(),
+                state: None,
+            },
+        })),
+        ("numpy.core.multiarray" | "numpy._core.multiarray", "_reconstruct") if matches!(arguments, [Value::Name(class), ..] if &**class == "numpy.ndarray") => {
+            Ok(Made::Node(Node::Array(Array::Empty)))
+        }
+        ("numpy.core.numeric" | "numpy._core.numeric", "_frombuffer") => match arguments {
+            [data, dtype, shape, order, ..] => {
+                let parts = [shape, dtype, order, data].map(Value::clone);
+                Ok(Made::Node(Node::Array(Array::Buffer(Box::new(parts)))))
+            }
+            _ => Err(damaged("an array of the pickle cannot be read")),
+        },
+        ("numpy", "dtype") => match arguments {
+            [Value::Text(type_name), ..] => Ok(Made::Node(Node::ArrayType {
+                name: type_name.clone(),
+                state: None,
+            })),
+            _ => Ok(Made::Node(Node::Object {
+                class: name.clone(),
+                state: None,
+            })),
         },
         _ if PASSED_OVER.iter().any(|(known, start)| {
             let module = if module == "__builtin__" {

@@ -1,6 +1,7 @@
 //! The output of a pickle: values that refer to shared nodes by index, and the tensors among them.
 
 use std::rc::Rc;
+use std::sync::Arc;
 
 use crate::format::dtype::Dtype;
 use crate::format::error::CheckpointError;
@@ -27,11 +28,38 @@ pub(crate) enum Node {
     Dict(Vec<(Value, Value)>),
     Storage(Storage),
     Tensor(Box<View>),
+    Bytes(Bytes),
+    Array(Array),
+    /// The type of an array's numbers: numpy's short name, and its state if the pickle gives one.
+    ArrayType {
+        name: Rc<str>,
+        state: Option<Value>,
+    },
     /// An ignored object: its class, and its attributes if the pickle gives them.
     Object {
         class: Rc<str>,
         state: Option<Value>,
     },
+}
+
+/// Bytes of a pickle.
+#[derive(Clone, Debug)]
+pub(crate) enum Bytes {
+    /// Where they lie, from the pickle's first byte.
+    At { start: u64, length: u64 },
+    /// A few that the pickle holds in another form.
+    Copy(Arc<[u8]>),
+}
+
+/// An array of numpy's.
+#[derive(Debug)]
+pub(crate) enum Array {
+    /// Before its state.
+    Empty,
+    /// Its state as a tuple.
+    State(Value),
+    /// Shape, type, order, bytes.
+    Buffer(Box<[Value; 4]>),
 }
 
 /// The output of a pickle.

@@ -235,6 +235,7 @@ fn sizes_that_no_file_could_hold_take_no_memory() {
             width,
             stem: Stem::Small,
             zero_init_residual: false,
+            stride_in_1x1: false,
         })
     };
     for width in [4000, 1 << 40] {
