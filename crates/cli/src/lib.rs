@@ -9,6 +9,7 @@
 
 // First, because its macros replace the standard library's in all later modules.
 #[macro_use]
+mod on_event;
 mod output;
 
 mod batch;

@@ -21,6 +21,8 @@ const STUDENT: &str = "student.bpk";
 const STATE: &str = "state.bpk";
 const OPTIMIZER: &str = "optimizer.safetensors";
 const POSITION: &str = "position.json";
+/// Embeddings and assignments of the newest steps, for the log. Absent without any, and in checkpoints of version 0.2 and earlier.
+const WATCHED: &str = "watched.safetensors";
 const ENCODER: &str = "encoder.safetensors";
 
 /// A finished checkpoint's folder.
@@ -49,6 +51,9 @@ pub(crate) struct Position {
     /// numbers.
     #[serde(default)]
     pub(crate) checksums: BTreeMap<String, u32>,
+    /// The content of `watched.safetensors`.
+    #[serde(skip)]
+    pub(crate) watched: Option<Vec<u8>>,
 }
 
 /// Finished checkpoints of a run, oldest first.
@@ -153,6 +158,10 @@ fn each_file<S: Module, T: Module>(
         .to_bytes()
         .map_err(|reason| refused(OPTIMIZER, reason))?;
     write(OPTIMIZER, &of_optimizer)?;
+    let watched = position.watched.clone();
+    if let Some(watched) = &watched {
+        write(WATCHED, watched)?;
+    }
     let text = serde_json::to_vec(&position)
         .map_err(std::io::Error::from)
         .map_err(FileError::new("write", &folder.join(POSITION)))?;
@@ -200,8 +209,10 @@ impl Files {
                 Err(error) => Err(FileError::new("read", &path)(error).into()),
             }
         };
+        let watched = checkpoint.path.join(WATCHED).exists().then_some(WATCHED);
         [POSITION, STUDENT, STATE, OPTIMIZER]
             .into_iter()
+            .chain(watched)
             .map(read)
             .collect::<Result<_, _>>()
             .map(Self)
@@ -298,7 +309,10 @@ impl Files {
         mut optimizer: Optimizer,
     ) -> Result<Loaded<S, T>, Error> {
         let refused = |name: &str, reason| refused(folder, name, reason);
-        let position = self.position(folder)?;
+        let mut position = self.position(folder)?;
+        if position.checksums.contains_key(WATCHED) {
+            position.watched = Some(self.whole(folder, &position, WATCHED)?);
+        }
         let whole = |name: &str| self.whole(folder, &position, name);
         let student = ModuleRecord::from_bytes(Bytes::from_bytes_vec(whole(STUDENT)?))
             .and_then(|record| student.try_load_record(record))

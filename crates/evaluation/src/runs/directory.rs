@@ -5,7 +5,7 @@ use backbones::BackboneConfig;
 use data::{EncoderHeader, FileError, Licenses, Listing};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use training::LogLine;
+use training::{Alarm, LogLine};
 
 /// Why a folder could not be read as a run.
 #[derive(Debug, thiserror::Error)]
@@ -48,6 +48,8 @@ pub struct TrainingRun {
     /// `run.json`.
     pub(super) facts: serde_json::Map<String, serde_json::Value>,
     pub(super) lines: Vec<LogLine>,
+    /// `alarms.jsonl`.
+    pub(super) alarms: Vec<Alarm>,
     /// Bytes of the log behind the last line that can be read.
     pub(super) unread_bytes: u64,
     /// Numbers of `validation.jsonl`: the step, and the rest by name.
@@ -122,6 +124,7 @@ impl TrainingRun {
             config_table,
             config,
             lines: log.lines,
+            alarms: training::read_alarms(path)?,
             unread_bytes: log.unread_bytes,
             validation: validation(&path.join("validation.jsonl"))?,
             licenses: header.unwrap_or_default().licenses,
