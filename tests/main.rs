@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, clippy::print_stderr)]
 
+/// Alarms of a run that collapses.
+mod alarms;
 /// Edges between crates, file headers, restrictions on code.
 mod architecture;
 /// Every file under `configs/` is parsed and runs two steps.

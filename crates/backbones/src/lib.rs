@@ -37,7 +37,7 @@ pub use precision::Precision;
 pub use replicas::Replicas;
 pub use resnet::{ResNet, ResNetConfig, ResNetStage, Stem};
 pub use state::{replace_state, state_dict};
-pub use teacher::{ema, ema_with_statistics, independent_copy};
+pub use teacher::{ema, ema_with_statistics, independent_copy, relative_distance};
 pub use vit::{Vit, VitConfig};
 
 use burn::module::Module;

@@ -123,6 +123,60 @@ impl ModuleVisitor for Weights {
     }
 }
 
+/// How far the teacher's weights are from the student's: `‖s − t‖ / ‖s‖` over all weights together, `[1]`, outside autodiff. 0 if
+/// they are equal.
+///
+/// # Panics
+/// If the two modules differ in structure.
+pub fn relative_distance<M: Module>(student: &M, teacher: &M) -> Tensor<1> {
+    let rows = |module: &M| {
+        let mut rows = Rows::default();
+        module.visit(&mut rows);
+        rows.found
+    };
+    let square = |x: Tensor<2>| x.powi_scalar(2).sum_dim(1).sum_dim(0).reshape([1]);
+    let (student, teacher) = (rows(student), rows(teacher));
+    assert_eq!(
+        student.len(),
+        teacher.len(),
+        "student and teacher differ in structure"
+    );
+    let apart = student.iter().zip(teacher);
+    let apart = apart
+        .map(|(student, teacher)| square(student.clone() - teacher))
+        .collect();
+    let whole = student.into_iter().map(square).collect();
+    let sum = |squares: Vec<Tensor<1>>| Tensor::cat(squares, 0).sum_dim(0);
+    (sum(apart) / sum(whole).clamp_min(f32::MIN_POSITIVE)).sqrt()
+}
+
+/// A module's weights as matrices, in visiting order.
+#[derive(Default)]
+struct Rows {
+    path: Path,
+    found: Vec<Tensor<2>>,
+}
+
+impl ModuleVisitor for Rows {
+    fn enter_module(&mut self, name: &str, _container: &str) {
+        self.path.enter(name);
+    }
+
+    fn exit_module(&mut self, _name: &str, _container: &str) {
+        self.path.exit();
+    }
+
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        if !is_running_statistic(&self.path.dotted()) {
+            let value = param.val().without_autodiff();
+            let shape = value.dims();
+            let first = if D > 1 { shape[0] } else { 1 };
+            self.found
+                .push(value.reshape([first, shape.iter().product::<usize>() / first.max(1)]));
+        }
+    }
+}
+
 struct Average {
     path: Path,
     student: VecDeque<(String, Box<dyn Any>)>,
@@ -163,6 +217,31 @@ impl ModuleMapper for Average {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_distance_is_relative_to_the_students_length() {
+        let device = Device::flex().autodiff();
+        let student = Net::new(1, &device);
+        let equal = independent_copy(&student);
+        let distance = |teacher: &Net| relative_distance(&student, teacher).into_scalar::<f32>();
+        assert_eq!(distance(&equal), 0.0);
+        // Half way to zero; running statistics do not count.
+        let zero = independent_copy(&Net {
+            linear: student.linear.clone(),
+            norm: student.norm.clone(),
+        })
+        .map(&mut Zero);
+        let half = ema(zero, &student, 0.5);
+        assert!((distance(&half) - 0.5).abs() < 1e-6, "{}", distance(&half));
+    }
+
+    struct Zero;
+
+    impl ModuleMapper for Zero {
+        fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+            change_value(param, |value| value * 0.0)
+        }
+    }
     use crate::context::{Context, RunPosition};
     use crate::draws::Draws;
     use crate::init::Init;

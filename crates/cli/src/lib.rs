@@ -29,6 +29,7 @@ mod interrupt;
 mod kernel_cache;
 mod launch;
 mod machine;
+mod on_event;
 mod panics;
 mod pretrain;
 mod progress;

@@ -2,6 +2,7 @@
 
 use crate::failure::Failure;
 use crate::launch::DevicesArguments;
+use crate::on_event::{EventArguments, EventCommand};
 use crate::output::{counted, shell_word};
 use crate::progress::duration;
 use crate::ranks::{RankArguments, Ranks};
@@ -41,6 +42,8 @@ pub(crate) struct Arguments {
     /// Change a key of the config, as in `--set training.epochs=1`; may be repeated
     #[arg(long = "set", value_name = "KEY=VALUE")]
     sets: Vec<String>,
+    #[command(flatten)]
+    events: EventArguments,
 }
 
 pub(crate) fn run(arguments: Arguments) -> anyhow::Result<()> {
@@ -99,7 +102,8 @@ fn on_ranks(arguments: &Arguments, ranks: &Ranks) -> anyhow::Result<()> {
         let dataset = smoke::shrink(&mut config);
         let scratch = smoke::Scratch::new();
         let out = arguments.out.as_deref().unwrap_or(scratch.path());
-        let summary = pretrain(&config, dataset, out, false, &device, ranks)?;
+        let events = EventCommand::none();
+        let summary = pretrain(&config, dataset, (out, false), events, &device, ranks)?;
         if !ranks.is_first() {
             return Ok(());
         }
@@ -120,19 +124,23 @@ fn on_ranks(arguments: &Arguments, ranks: &Ranks) -> anyhow::Result<()> {
     let (Some(dataset), Some(out)) = (dataset, &arguments.out) else {
         return Err(Failure::new("`--data` and `--out` are needed").into());
     };
-    let summary = pretrain(&config, dataset, out, arguments.resume, &device, ranks)?;
+    let events = match ranks.is_first() {
+        true => arguments.events.of_run(out),
+        false => EventCommand::none(),
+    };
+    let summary = pretrain(&config, dataset, (out, arguments.resume), events, &device, ranks)?;
     training_run::end(ranks, &summary, || {
         report(&summary, &config, out, &device);
         Ok(())
     })
 }
 
-/// Runs a config and shows its progress.
+/// Runs a config, shows its progress, and runs the command of `--on-event`.
 pub(crate) fn pretrain(
     config: &Config<ObjectiveConfig>,
     dataset: Arc<data::Dataset>,
-    out: &Path,
-    resume: bool,
+    (out, resume): (&Path, bool),
+    events: EventCommand,
     device: &burn::tensor::Device,
     ranks: &Ranks,
 ) -> anyhow::Result<Summary> {
@@ -149,13 +157,13 @@ pub(crate) fn pretrain(
     }
     let method = config.objective.name();
     let options = training_run::options((out, resume), method, Map::new(), device, ranks)?;
-    let mut shown = TrainingProgress::new(out);
+    let mut shown = TrainingProgress::new(out, events);
     let summary = objectives::pretrain(config, dataset, &options, &mut |event| {
         if shows {
             shown.show(&event);
         }
     });
-    shown.finish();
+    shown.end(summary.as_ref());
     // Scripts pass `--resume` to new runs too.
     let resumes = resume && out.join("config.toml").exists();
     summary.map_err(|error| batch::explained(error.into(), &config.training, &[], resumes))

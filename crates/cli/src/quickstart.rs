@@ -5,6 +5,7 @@
 
 use crate::devices::DeviceArgument;
 use crate::failure::Interrupted;
+use crate::on_event::EventCommand;
 use crate::output::shell_word;
 use crate::progress::duration;
 use crate::ranks::Ranks;
@@ -90,8 +91,8 @@ pub(crate) fn run(arguments: Arguments) -> anyhow::Result<()> {
     let summary = pretrain::pretrain(
         &config,
         Arc::clone(&train),
-        &run,
-        begun,
+        (&run, begun),
+        EventCommand::none(),
         &device,
         &Ranks::single(),
     )?;

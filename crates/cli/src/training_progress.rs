@@ -1,25 +1,32 @@
 //! The events of a training loop in, a bar and lines on stderr out.
 
+use crate::on_event::EventCommand;
 use crate::output::counted;
 use crate::progress::ProgressBar;
 use data::significant;
 use std::path::Path;
-use training::Event;
+use training::{Alarm, Event, Summary};
 
 /// The display of one run.
 pub(crate) struct TrainingProgress<'a> {
     out: &'a Path,
     bar: Option<ProgressBar>,
+    command: EventCommand,
 }
 
 impl<'a> TrainingProgress<'a> {
-    /// The display of a run in this directory.
-    pub(crate) fn new(out: &'a Path) -> Self {
-        Self { out, bar: None }
+    /// The display of a run in this directory, and the command that is run at its events.
+    pub(crate) fn new(out: &'a Path, command: EventCommand) -> Self {
+        Self {
+            out,
+            bar: None,
+            command,
+        }
     }
 
     /// Shows an event.
     pub(crate) fn show(&mut self, event: &Event<'_>) {
+        self.command.pass(event);
         match event {
             Event::Start {
                 step,
@@ -55,6 +62,7 @@ impl<'a> TrainingProgress<'a> {
                     skipped(line.skipped_steps.unwrap_or(0))
                 ),
             ),
+            Event::Alarm(alarm) => tracing::warn!("{}", in_words(alarm)),
             Event::Checkpoint(checkpoint) => tracing::info!("checkpoint `{}`", checkpoint.path.display()),
         }
     }
@@ -72,6 +80,35 @@ impl<'a> TrainingProgress<'a> {
             bar.finish();
         }
     }
+
+    /// Ends the display of a run that ended so.
+    pub(crate) fn end<E: std::fmt::Display>(mut self, result: Result<&Summary, &E>) {
+        self.finish();
+        self.command.end(result);
+    }
+}
+
+/// An alarm for people: what it is, what shows it, and what to do, each on a line.
+pub(crate) fn in_words(alarm: &Alarm) -> String {
+    let beyond = if alarm.value < alarm.limit {
+        "below"
+    } else {
+        "above"
+    };
+    let mut text = format!(
+        "alarm `{}` at step {}: {}\n  {} is {}, {beyond} {} since step {}",
+        alarm.alarm.name(),
+        alarm.step,
+        alarm.meaning,
+        alarm.signal,
+        significant(alarm.value, 3),
+        significant(alarm.limit, 3),
+        alarm.since_step
+    );
+    for remedy in &alarm.remedies {
+        text += &format!("\n  try: `{}`: {} ({})", remedy.key, remedy.advice, remedy.source);
+    }
+    text
 }
 
 /// The steps that f16's loss scale skipped since the run's start, for a progress line; empty if there are

@@ -1,6 +1,6 @@
 //! What verbs that train have in common: devices and ranks, how a run executes, and how it ends.
 
-use crate::failure::Interrupted;
+use crate::failure::{Failure, Interrupted};
 use crate::launch::DevicesArguments;
 use crate::output::counted;
 use crate::progress::duration;
@@ -59,6 +59,18 @@ pub(crate) fn end(
     }
     match (summary.outcome, ranks.is_first()) {
         (Outcome::Interrupted, true) => {
+            if let Some(alarm) = &summary.alarm {
+                let message = format!(
+                    "the alarm `{}` ended the run at step {} of {}: {}",
+                    alarm.alarm.name(),
+                    summary.step,
+                    summary.steps,
+                    alarm.meaning
+                );
+                return Err(Failure::new(message)
+                    .hint("start again with the advice above, or repeat the command with `--resume` to continue all the same")
+                    .into());
+            }
             eprintln!(
                 "interrupted at step {} of {}; repeat the command with `--resume` to continue",
                 summary.step, summary.steps

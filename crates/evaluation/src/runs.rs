@@ -3,6 +3,7 @@
 //! The page loads nothing, has no script and opens from disk. Runs whose configs differ in the seed alone are one curve, their
 //! mean, with a band from the lowest to the highest. It reads a run that is still going on, and runs of earlier versions.
 
+mod alarms;
 mod chart;
 mod compare;
 mod directory;
@@ -77,6 +78,7 @@ pub fn page(Runs { runs, damaged }: &Runs, cite: &dyn Fn(&TrainingRun) -> Vec<Ci
     };
     let mut page = Page::new(&title, lead(runs, curves.len())).with_style(STYLE);
     page.section("runs", "Overview", sections::overview(runs, &curves));
+    page.section("alarms", "Alarms", alarms::section(runs));
     page.section("remarks", "Worth knowing", sections::remarks(runs, damaged));
     page.section("curves", "Curves", chart::charts(&curves));
     page.section("numbers", "Last numbers", sections::last_numbers(&curves));
@@ -114,6 +116,7 @@ pub fn summary(Runs { runs, damaged }: &Runs, cite: &dyn Fn(&TrainingRun) -> Vec
             "records": run.facts.get("records"),
             "licences": run.licenses,
             "facts": run.facts,
+            "alarms": run.alarms,
             "remarks": remarks::of_run(run),
             "cite": cited.iter().map(|work| json!({"text": work.text, "url": work.url})).collect::<Vec<_>>(),
         })

@@ -4,7 +4,6 @@
 mod agreement;
 mod average_precision;
 mod dot;
-mod eigenvalues;
 mod head;
 mod head_grid;
 mod kmeans;
@@ -19,7 +18,6 @@ pub use neighbors::{Neighbor, nearest};
 
 pub(crate) use agreement::{Agreement, agreement};
 pub(crate) use average_precision::{average_precision, interpolated_average_precision};
-pub(crate) use eigenvalues::symmetric_eigenvalues;
 pub(crate) use head::{Classifier, Head};
 pub(crate) use head_grid::{HeadGrid, upload};
 pub(crate) use kmeans::{Search, assign, kmeans};
@@ -27,3 +25,9 @@ pub(crate) use lbfgs::{Minimum, minimize};
 pub(crate) use neighbors::{Voting, rank_among_votes, winner};
 pub(crate) use products::products;
 pub(crate) use svm::{Machine, Problem, Stop, decisions, fit};
+
+/// All eigenvalues of a symmetric matrix, the largest first.
+pub(crate) fn symmetric_eigenvalues(matrix: ndarray::Array2<f64>) -> Vec<f64> {
+    let size = matrix.nrows();
+    training::symmetric_eigenvalues(matrix.into_raw_vec_and_offset().0, size)
+}

@@ -13,13 +13,13 @@
 
 use crate::checks;
 use crate::head::{Encoder, MlpShape, OutputNorm, halves, l2_normalize, spread};
-use crate::method::{Invalid, MethodConfig, RunShape};
+use crate::method::{Invalid, MethodConfig, RunShape, advice};
 use crate::parameter_budget::{mlp, product};
 use backbones::{Backbone, BackboneConfig, Context, Init, Paper, Replicas};
 use burn::module::Module;
 use burn::tensor::{Bool, Tensor};
 use serde::{Deserialize, Serialize};
-use training::{Batch, Loss, Objective, ViewCount};
+use training::{Batch, Cause, Loss, Objective, Remedy, ViewCount};
 
 /// Added to the variance of a component, as batch normalization does in the authors' code.
 const EPSILON: f64 = 1e-5;
@@ -134,6 +134,7 @@ impl Objective for BarlowTwins {
         let embeddings = student.encoder.forward(batch, &context.per_view(batch.images));
         let spread = spread(&l2_normalize(embeddings.clone().detach()));
         let (first, second) = halves(embeddings);
+        let watched = first.clone();
         let (invariance, redundancy) = terms(first, second, &context.replicas);
         let signals = vec![
             ("embedding_std", spread),
@@ -141,7 +142,7 @@ impl Objective for BarlowTwins {
             ("redundancy", redundancy.clone().detach()),
         ];
         let total = invariance + redundancy * self.config.redundancy_weight;
-        (Loss { total, signals }, ())
+        (Loss::new(total, signals).with_embeddings(&watched), ())
     }
 
     fn commit(&self, student: Student, state: State, _: Vec<()>, _: &Context) -> (Student, State) {
@@ -150,6 +151,18 @@ impl Objective for BarlowTwins {
 
     fn whole_batch(&self) -> Option<&'static str> {
         Some("Barlow Twins' correlations are over the whole batch, so parts of it have another loss")
+    }
+
+    fn remedies(&self, cause: Cause) -> Vec<Remedy> {
+        let advice = |key, text, source| advice(Config::NAME, key, text, source);
+        match cause {
+            Cause::Collapse | Cause::LowRank => vec![advice(
+                "redundancy_weight",
+                "raise it (0.005)",
+                "Zbontar et al. 2021, arXiv:2103.03230",
+            )],
+            _ => vec![],
+        }
     }
 
     fn encoder(&self, student: &Student, _: &State) -> Backbone {

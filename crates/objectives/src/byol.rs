@@ -16,14 +16,14 @@
 
 use crate::checks;
 use crate::head::{Encoder, Mlp, MlpShape, OutputNorm, halves, l2_normalize, spread};
-use crate::method::{Invalid, MethodConfig, RunShape};
+use crate::method::{Invalid, MethodConfig, RunShape, advice};
 use crate::parameter_budget::{mlp, product};
 use crate::teacher;
-use backbones::{Backbone, BackboneConfig, Context, Init, Paper, ema, independent_copy};
+use backbones::{Backbone, BackboneConfig, Context, Init, Paper, RunPosition, ema, independent_copy};
 use burn::module::Module;
 use burn::tensor::Tensor;
 use serde::{Deserialize, Serialize};
-use training::{Batch, Count, Loss, Objective, ViewCount};
+use training::{Batch, Cause, Count, Loss, Objective, Remedy, ViewCount};
 
 /// `[objective.byol]`. The paper's values are those for 1,000 epochs of ImageNet with ResNet-50.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -159,6 +159,7 @@ impl Objective for Byol {
         let context = &context.per_view(batch.images);
         let projections = student.encoder.forward(batch, context);
         let spread = spread(&l2_normalize(projections.clone().detach()));
+        let watched = halves(projections.clone()).0;
         let predictions = student.predictor.forward(projections, context);
         let targets = state.teacher.forward(batch, &context.teacher()).detach();
         let (first, second) = halves(targets);
@@ -167,7 +168,7 @@ impl Objective for Byol {
         let loss = regression(predictions, other_views) * 2.0;
         let similarity = 1.0 - loss.clone().detach() / 4.0;
         let signals = vec![("embedding_std", spread), ("positive_similarity", similarity)];
-        (Loss { total: loss, signals }, ())
+        (Loss::new(loss, signals).with_embeddings(&watched), ())
     }
 
     fn commit(&self, student: Student, mut state: State, _: Vec<()>, context: &Context) -> (Student, State) {
@@ -175,6 +176,34 @@ impl Objective for Byol {
         let momentum = teacher::momentum(config.momentum, config.momentum_end, &context.progress);
         state.teacher = ema(state.teacher, &student.encoder, momentum);
         (student, state)
+    }
+
+    fn in_force(&self, position: &RunPosition, _: usize) -> Vec<(&'static str, f64)> {
+        let momentum = teacher::momentum(self.config.momentum, self.config.momentum_end, position);
+        vec![("teacher_momentum", momentum)]
+    }
+
+    fn measured(&self, student: &Student, state: &State) -> Vec<(&'static str, Tensor<1>)> {
+        teacher::measured(&student.encoder, &state.teacher)
+    }
+
+    fn remedies(&self, cause: Cause) -> Vec<Remedy> {
+        let advice = |key, text, source| advice(Config::NAME, key, text, source);
+        match cause {
+            Cause::Collapse | Cause::LowRank => vec![
+                advice(
+                    "momentum",
+                    "raise it: 0.99 to 0.999",
+                    "Grill et al. 2020, arXiv:2006.07733, table 5",
+                ),
+                advice(
+                    "predictor_width",
+                    "widen it: the predictor keeps the targets apart",
+                    "Grill et al. 2020, arXiv:2006.07733, table 5",
+                ),
+            ],
+            _ => vec![],
+        }
     }
 
     fn encoder(&self, student: &Student, _: &State) -> Backbone {
@@ -200,7 +229,7 @@ pub(crate) mod tests {
     use crate::conformance::{self, Case, OneDevice, Suite};
     use crate::formula::{Fixture, follow};
     use crate::grid;
-    use backbones::{Draws, RunPosition};
+    use backbones::Draws;
     use burn::tensor::Device;
 
     fn objective(config: Config) -> Byol {

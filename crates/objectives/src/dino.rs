@@ -23,7 +23,7 @@ pub(crate) mod tests;
 
 use crate::checks;
 use crate::head::{GLOBAL_VIEWS, cross_view_prediction, entropy, features_of_views, l2_normalize, spread};
-use crate::method::{Invalid, MethodConfig, RunShape};
+use crate::method::{Invalid, MethodConfig, RunShape, advice};
 use crate::parameter_budget::{mlp, product};
 use crate::swav::sinkhorn;
 use crate::teacher;
@@ -35,7 +35,7 @@ use burn::module::{Module, Param};
 use burn::tensor::activation::softmax;
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use serde::{Deserialize, Serialize};
-use training::{Batch, Count, Loss, Objective, ViewCount};
+use training::{Batch, Cause, Count, Loss, Objective, Remedy, ViewCount};
 
 /// `[objective.dino]`. The paper's values are those for ImageNet with ViT-S/16.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -519,20 +519,23 @@ impl Objective for Dino {
                 .targets(of_teacher, state.centre.as_ref(), temperature, &context.replicas);
 
         let mut total = cross_view_prediction(logits, targets.clone(), views, config.student_temperature);
-        let entropy = entropy(targets);
+        let entropy = entropy(targets.clone());
         let mut signals = vec![
             ("kl", total.clone().detach() - entropy.clone()),
             ("teacher_entropy", entropy),
             (
                 "embedding_std",
-                spread(&embeddings.narrow(0, 0, GLOBAL_VIEWS * batch.images)),
+                spread(&embeddings.clone().narrow(0, 0, GLOBAL_VIEWS * batch.images)),
             ),
         ];
         if let Some((weight, koleo)) = koleo {
             signals.push(("koleo", koleo.clone().detach()));
             total = total + koleo * weight;
         }
-        (Loss { total, signals }, pending)
+        let loss = Loss::new(total, signals)
+            .with_embeddings(&embeddings.narrow(0, 0, batch.images))
+            .with_assignments(&targets);
+        (loss, pending)
     }
 
     fn commit(
@@ -559,6 +562,54 @@ impl Objective for Dino {
 
     fn whole_batch(&self) -> Option<&'static str> {
         whole_batch(&self.config.centering, self.config.koleo_weight)
+    }
+
+    fn chance_loss(&self, _: usize) -> Option<f64> {
+        let prototypes = self.config.head.prototypes;
+        (prototypes > 1).then(|| (prototypes as f64).ln())
+    }
+
+    fn in_force(&self, position: &RunPosition, _: usize) -> Vec<(&'static str, f64)> {
+        let config = &self.config;
+        vec![
+            (
+                "teacher_momentum",
+                teacher::momentum(config.momentum, config.momentum_end, position),
+            ),
+            ("teacher_temperature", config.temperature(position)),
+        ]
+    }
+
+    fn prototypes(&self) -> Option<usize> {
+        Some(self.config.head.prototypes)
+    }
+
+    fn measured(&self, student: &Network, state: &State) -> Vec<(&'static str, Tensor<1>)> {
+        teacher::measured(student, &state.teacher)
+    }
+
+    fn remedies(&self, cause: Cause) -> Vec<Remedy> {
+        let advice = |key, text, source| advice(Config::NAME, key, text, source);
+        match cause {
+            Cause::DeadPrototypes | Cause::Collapse | Cause::LowRank => vec![
+                advice(
+                    "centering",
+                    "center the teacher: `{ mean = { momentum = 0.9 } }`, or `{ sinkhorn = { iterations = 3 } }`",
+                    "Caron et al. 2021, arXiv:2104.14294, section 5.3",
+                ),
+                advice(
+                    "freeze_last_layer_epochs",
+                    "freeze the last layer for one epoch or longer",
+                    "Caron et al. 2021, arXiv:2104.14294, section 5.3",
+                ),
+            ],
+            Cause::ChanceLoss => vec![advice(
+                "teacher_temperature",
+                "lower it to 0.04: a teacher without sharpening predicts all prototypes alike",
+                "Caron et al. 2021, arXiv:2104.14294, section 5.3; facebookresearch/dino#43",
+            )],
+            _ => vec![],
+        }
     }
 
     fn encoder(&self, _: &Network, state: &State) -> Backbone {

@@ -23,7 +23,7 @@ use crate::dino::{
     temperature, whole_batch,
 };
 use crate::head::{GLOBAL_VIEWS, cross_view_prediction, entropies, entropy, spread};
-use crate::method::{Invalid, MethodConfig, RunShape, needs_vit};
+use crate::method::{Invalid, MethodConfig, RunShape, advice, needs_vit};
 use crate::teacher;
 use backbones::init::trained;
 use backbones::{Backbone, BackboneConfig, Context, Init, Paper, RunPosition, draws, ema, independent_copy};
@@ -32,7 +32,7 @@ use burn::tensor::activation::log_softmax;
 use burn::tensor::{Bool, Device, Int, Tensor, TensorData};
 use rand::Rng;
 use serde::{Deserialize, Serialize};
-use training::{Batch, Count, Loss, Objective, ViewCount};
+use training::{Batch, Cause, Count, Loss, Objective, Remedy, ViewCount};
 
 /// `[objective.ibot]`. The paper's values are those for ImageNet with ViT-S/16 and multi-crop.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -538,7 +538,7 @@ impl Objective for Ibot {
         let mut total = class_loss.clone() + patch_loss.clone() * config.patch_weight;
 
         let (class_loss, patch_loss) = (class_loss.detach(), patch_loss.detach());
-        let class_entropy = entropy(targets.class);
+        let class_entropy = entropy(targets.class.clone());
         let mut signals = vec![
             ("kl", class_loss - class_entropy.clone()),
             ("teacher_entropy", class_entropy),
@@ -550,7 +550,7 @@ impl Objective for Ibot {
             ("hidden_patches", mask.share),
             (
                 "embedding_std",
-                spread(&embeddings.narrow(0, 0, GLOBAL_VIEWS * batch.images)),
+                spread(&embeddings.clone().narrow(0, 0, GLOBAL_VIEWS * batch.images)),
             ),
         ];
         if let Some(weight) = config.koleo_weight {
@@ -558,7 +558,10 @@ impl Objective for Ibot {
             signals.push(("koleo", koleo.clone().detach()));
             total = total + koleo * weight;
         }
-        (Loss { total, signals }, targets.means)
+        let loss = Loss::new(total, signals)
+            .with_embeddings(&embeddings.narrow(0, 0, batch.images))
+            .with_assignments(&targets.class);
+        (loss, targets.means)
     }
 
     fn commit(
@@ -591,6 +594,59 @@ impl Objective for Ibot {
 
     fn whole_batch(&self) -> Option<&'static str> {
         whole_batch(&self.config.centering, self.config.koleo_weight)
+    }
+
+    fn chance_loss(&self, _: usize) -> Option<f64> {
+        let config = &self.config;
+        let patch_head = config.patch_head.as_ref().unwrap_or(&config.head);
+        let [class, patch] = [&config.head, patch_head].map(|head| (head.prototypes as f64).ln());
+        // Of the views, as many as `probability` hide patches.
+        let chance = class + config.patch_weight * config.mask.probability * patch;
+        (config.mask.from_epoch == 0 && chance > 0.0).then_some(chance)
+    }
+
+    fn in_force(&self, position: &RunPosition, _: usize) -> Vec<(&'static str, f64)> {
+        let config = &self.config;
+        vec![
+            (
+                "teacher_momentum",
+                teacher::momentum(config.momentum, config.momentum_end, position),
+            ),
+            ("teacher_temperature", config.temperature(position)),
+            ("patch_teacher_temperature", config.patch_temperature(position)),
+        ]
+    }
+
+    fn prototypes(&self) -> Option<usize> {
+        Some(self.config.head.prototypes)
+    }
+
+    fn measured(&self, student: &Student, state: &State) -> Vec<(&'static str, Tensor<1>)> {
+        teacher::measured(&student.encoder, &state.teacher)
+    }
+
+    fn remedies(&self, cause: Cause) -> Vec<Remedy> {
+        let advice = |key, text, source| advice(Config::NAME, key, text, source);
+        match cause {
+            Cause::DeadPrototypes | Cause::Collapse | Cause::LowRank => vec![
+                advice(
+                    "centering",
+                    "center the teacher: `{ mean = { momentum = 0.9 } }`, or `{ sinkhorn = { iterations = 3 } }`",
+                    "Caron et al. 2021, arXiv:2104.14294, section 5.3",
+                ),
+                advice(
+                    "freeze_last_layer_epochs",
+                    "freeze the last layer for one epoch or longer",
+                    "Caron et al. 2021, arXiv:2104.14294, section 5.3",
+                ),
+            ],
+            Cause::ChanceLoss => vec![advice(
+                "teacher_temperature",
+                "lower it to 0.04: a teacher without sharpening predicts all prototypes alike",
+                "Caron et al. 2021, arXiv:2104.14294, section 5.3; facebookresearch/dino#43",
+            )],
+            _ => vec![],
+        }
     }
 
     fn encoder(&self, _: &Student, state: &State) -> Backbone {

@@ -27,6 +27,8 @@ pub mod parameter_budget;
 mod teacher;
 
 #[cfg(test)]
+mod collapse;
+#[cfg(test)]
 mod conformance;
 #[cfg(test)]
 mod formula;

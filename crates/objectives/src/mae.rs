@@ -14,7 +14,8 @@
 //! dropped after training.
 
 use crate::checks;
-use crate::method::{Invalid, MethodConfig, RunShape, needs_vit};
+use crate::head::{l2_normalize, spread};
+use crate::method::{Invalid, MethodConfig, RunShape, advice, needs_vit};
 use backbones::init::trained;
 use backbones::layers::{LayerNorm, Linear};
 use backbones::vit::{Block, Initialization, sine_cosine};
@@ -22,7 +23,7 @@ use backbones::{Backbone, BackboneConfig, Context, Init, Paper, VitConfig, draws
 use burn::module::{Module, Param};
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use serde::{Deserialize, Serialize};
-use training::{Batch, Loss, Objective, ViewCount};
+use training::{Batch, Cause, Loss, Objective, Remedy, ViewCount};
 
 /// `[objective.mae]`. The paper's values are those for ImageNet.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -249,16 +250,43 @@ impl Objective for Mae {
 
         let pixels = pixels(images.clone(), patch, &mask.hidden);
         let tokens = encoder.encode_visible(images, mask.keep.clone(), context);
+        let embeddings = tokens.clone().detach().mean_dim(1);
+        let width = embeddings.dims()[2];
+        let embeddings = embeddings.reshape([count, width]);
         let made = student.decoder.forward(tokens, &mask, grid, context);
-        let loss = Loss {
-            total: reconstruction(made, pixels, self.config.normalize_pixels),
-            signals: vec![],
-        };
-        (loss, ())
+        let total = reconstruction(made, pixels, self.config.normalize_pixels);
+        let signals = vec![("embedding_std", spread(&l2_normalize(embeddings.clone())))];
+        (Loss::new(total, signals).with_embeddings(&embeddings), ())
     }
 
     fn commit(&self, student: Student, state: State, _: Vec<()>, _: &Context) -> (Student, State) {
         (student, state)
+    }
+
+    /// The error of the mean of each patch: the targets' variance, of `n − 1` degrees of freedom, is 1.
+    fn chance_loss(&self, _: usize) -> Option<f64> {
+        let BackboneConfig::Vit(vit) = &self.backbone else {
+            return None;
+        };
+        let pixels = (3 * vit.patch_px * vit.patch_px) as f64;
+        self.config.normalize_pixels.then(|| (pixels - 1.0) / pixels)
+    }
+
+    fn remedies(&self, cause: Cause) -> Vec<Remedy> {
+        let advice = |key, text, source| advice(Config::NAME, key, text, source);
+        match cause {
+            Cause::ChanceLoss => vec![advice(
+                "mask_ratio",
+                "lower it (0.75)",
+                "He et al. 2022, arXiv:2111.06377, figure 5",
+            )],
+            Cause::Collapse | Cause::LowRank => vec![advice(
+                "normalize_pixels",
+                "set it to true",
+                "He et al. 2022, arXiv:2111.06377, table 1",
+            )],
+            _ => vec![],
+        }
     }
 
     fn encoder(&self, student: &Student, _: &State) -> Backbone {

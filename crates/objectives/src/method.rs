@@ -4,7 +4,7 @@
 use backbones::{BackboneConfig, Paper, VitConfig};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use training::{Count, Objective};
+use training::{Count, Objective, Remedy};
 
 /// A self-supervised method, as its table `[objective.NAME]`. One file implements it together with its
 /// [`Objective`], and `lib.rs` lists it; nothing else is needed.
@@ -99,6 +99,19 @@ impl Invalid {
             Self::Run(message) => message.clone(),
         }
     }
+}
+
+/// Advice on a key: of the table `[objective.NAME]`, or with a full name that begins with another section's.
+pub(crate) fn advice(method: &str, key: &str, advice: &str, source: &str) -> Remedy {
+    let elsewhere = ["training.", "optimizer.", "schedule."]
+        .iter()
+        .any(|section| key.starts_with(section));
+    let key = if elsewhere {
+        key.to_owned()
+    } else {
+        format!("objective.{method}.{key}")
+    };
+    Remedy::new(key, advice, source)
 }
 
 /// The run's vision transformer; other networks give an error, with `why` as the reason that `method` needs

@@ -19,7 +19,7 @@
 
 use crate::checks;
 use crate::head::{l2_normalize, spread};
-use crate::method::{Invalid, MethodConfig, RunShape};
+use crate::method::{Invalid, MethodConfig, RunShape, advice};
 use crate::parameter_budget::{mlp, product};
 use crate::teacher;
 use backbones::init::buffer;
@@ -28,7 +28,7 @@ use backbones::{Backbone, BackboneConfig, Context, Init, Paper, RunPosition, ema
 use burn::module::{Module, Param};
 use burn::tensor::Tensor;
 use serde::{Deserialize, Serialize};
-use training::{Batch, Count, Loss, Objective, ViewCount};
+use training::{Batch, Cause, Count, Loss, Objective, Remedy, ViewCount};
 
 /// `[objective.moco]`. The papers' values are those for ImageNet with ResNet-50.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -203,12 +203,13 @@ impl Objective for Moco {
             self.config.temperature,
         );
         let spread = spread(&queries);
-        let similarity = (queries.detach() * keys.clone())
+        let similarity = (queries.clone().detach() * keys.clone())
             .sum_dim(1)
             .mean_dim(0)
             .reshape([1]);
         let signals = vec![("embedding_std", spread), ("positive_similarity", similarity)];
-        (Loss { total: loss, signals }, context.replicas.gather(keys))
+        let loss = Loss::new(loss, signals).with_embeddings(&queries);
+        (loss, context.replicas.gather(keys))
     }
 
     // Differs from the papers' listing, which updates the teacher before each key is computed: here it is
@@ -224,6 +225,39 @@ impl Objective for Moco {
         state.teacher = ema(state.teacher, &student.encoder, self.config.momentum);
         state.queue = push(state.queue, pending, &context.progress);
         (student, state)
+    }
+
+    fn chance_loss(&self, _: usize) -> Option<f64> {
+        // The key and the queue, all equally similar.
+        Some(((self.config.queue_images + 1) as f64).ln())
+    }
+
+    fn in_force(&self, position: &RunPosition, batch_images: usize) -> Vec<(&'static str, f64)> {
+        vec![
+            ("teacher_momentum", self.config.momentum),
+            teacher::queue_age(self.config.queue_images, batch_images, position.step + 1),
+        ]
+    }
+
+    fn measured(&self, student: &Student, state: &State) -> Vec<(&'static str, Tensor<1>)> {
+        teacher::measured(&student.encoder, &state.teacher)
+    }
+
+    fn remedies(&self, cause: Cause) -> Vec<Remedy> {
+        let advice = |key, text, source| advice(Config::NAME, key, text, source);
+        match cause {
+            Cause::ChanceLoss => vec![advice(
+                "momentum",
+                "raise it, to 0.99 or more: with 0 the loss does not converge",
+                "He et al. 2020, arXiv:1911.05722, section 4.1",
+            )],
+            Cause::Collapse | Cause::LowRank => vec![advice(
+                "training.batch_norm_images",
+                "set it to a part of the batch (32), with `shuffle = true`",
+                "He et al. 2020, arXiv:1911.05722, section 3.3",
+            )],
+            _ => vec![],
+        }
     }
 
     fn encoder(&self, student: &Student, _: &State) -> Backbone {

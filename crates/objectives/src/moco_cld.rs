@@ -19,17 +19,17 @@
 
 use crate::checks;
 use crate::head::{l2_normalize, spread};
-use crate::method::{Invalid, MethodConfig, RunShape};
+use crate::method::{Invalid, MethodConfig, RunShape, advice};
 use crate::moco::{info_nce, keys, new_queue, push};
 use crate::parameter_budget::{mlp, product};
 use crate::teacher;
 use backbones::init::trained;
 use backbones::layers::{Linear, relu};
-use backbones::{Backbone, BackboneConfig, Context, Init, Paper, ema, independent_copy};
+use backbones::{Backbone, BackboneConfig, Context, Init, Paper, RunPosition, ema, independent_copy};
 use burn::module::{Module, Param};
 use burn::tensor::{Int, Tensor};
 use serde::{Deserialize, Serialize};
-use training::{Batch, Count, Loss, Objective, ViewCount};
+use training::{Batch, Cause, Count, Loss, Objective, Remedy, ViewCount};
 
 /// `[objective.moco_cld]`. The reference's values are those for ImageNet with ResNet-50.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -286,7 +286,8 @@ impl Objective for MocoCld {
             ("positive_similarity", similarity),
         ];
         let total = instances + groups * config.cluster_weight;
-        (Loss { total, signals }, context.replicas.gather(keys))
+        let loss = Loss::new(total, signals).with_embeddings(&first);
+        (loss, context.replicas.gather(keys))
     }
 
     fn commit(
@@ -303,6 +304,44 @@ impl Objective for MocoCld {
 
     fn whole_batch(&self) -> Option<&'static str> {
         Some("moco_cld clusters the images of a batch")
+    }
+
+    fn chance_loss(&self, batch_images: usize) -> Option<f64> {
+        let config = &self.config;
+        let together = config.cluster_images.unwrap_or(batch_images);
+        let groups = config.clusters.min(together) as f64;
+        Some(((config.queue_images + 1) as f64).ln() + config.cluster_weight * groups.ln())
+    }
+
+    fn in_force(&self, position: &RunPosition, batch_images: usize) -> Vec<(&'static str, f64)> {
+        vec![
+            ("teacher_momentum", self.config.momentum),
+            teacher::queue_age(self.config.queue_images, batch_images, position.step + 1),
+        ]
+    }
+
+    fn measured(&self, student: &Student, state: &State) -> Vec<(&'static str, Tensor<1>)> {
+        teacher::measured(&student.encoder, &state.teacher)
+    }
+
+    fn remedies(&self, cause: Cause) -> Vec<Remedy> {
+        let advice = |key, text, source| advice(Config::NAME, key, text, source);
+        match cause {
+            Cause::ChanceLoss => vec![advice(
+                "momentum",
+                "raise it, to 0.99 or more",
+                "He et al. 2020, arXiv:1911.05722, section 4.1",
+            )],
+            Cause::Collapse | Cause::LowRank => vec![
+                advice(
+                    "training.batch_norm_images",
+                    "set it to a part of the batch (32), with `shuffle = true`",
+                    "He et al. 2020, arXiv:1911.05722, section 3.3",
+                ),
+                advice("cluster_weight", "lower it", "Wang et al. 2021, arXiv:2008.03813"),
+            ],
+            _ => vec![],
+        }
     }
 
     fn encoder(&self, student: &Student, _: &State) -> Backbone {

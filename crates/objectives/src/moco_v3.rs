@@ -18,14 +18,14 @@
 
 use crate::checks;
 use crate::head::{Encoder, Mlp, MlpShape, OutputNorm, l2_normalize, log_sums, spread};
-use crate::method::{Invalid, MethodConfig, RunShape};
+use crate::method::{Invalid, MethodConfig, RunShape, advice};
 use crate::parameter_budget::{mlp, product};
 use crate::teacher;
 use backbones::{Backbone, BackboneConfig, Context, Init, Paper, RunPosition, ema, independent_copy};
 use burn::module::Module;
 use burn::tensor::Tensor;
 use serde::{Deserialize, Serialize};
-use training::{Batch, Count, Loss, Objective, ViewCount};
+use training::{Batch, Cause, Count, Loss, Objective, Remedy, ViewCount};
 
 /// `[objective.moco_v3]`. The paper's values are those for ImageNet.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -215,9 +215,9 @@ impl Objective for MocoV3 {
         let similarity = |queries: Tensor<2>, keys: Tensor<2>| {
             (queries.detach() * keys).sum_dim(1).mean_dim(0).reshape([1])
         };
-        let similarity: Tensor<1> = (similarity(q0, k1) + similarity(q1, k0)) / 2.0;
+        let similarity: Tensor<1> = (similarity(q0.clone(), k1) + similarity(q1, k0)) / 2.0;
         let signals = vec![("embedding_std", spread), ("positive_similarity", similarity)];
-        (Loss { total, signals }, ())
+        (Loss::new(total, signals).with_embeddings(&q0), ())
     }
 
     fn commit(&self, student: Student, mut state: State, _: Vec<()>, context: &Context) -> (Student, State) {
@@ -236,6 +236,36 @@ impl Objective for MocoV3 {
 
     fn whole_batch(&self) -> Option<&'static str> {
         Some("moco_v3's negatives are all other images of the batch")
+    }
+
+    fn chance_loss(&self, batch_images: usize) -> Option<f64> {
+        // Two directions, each times twice the temperature.
+        (batch_images > 1).then(|| 4.0 * self.config.temperature * (batch_images as f64).ln())
+    }
+
+    fn in_force(&self, position: &RunPosition, _: usize) -> Vec<(&'static str, f64)> {
+        vec![("teacher_momentum", self.config.next_momentum(position))]
+    }
+
+    fn measured(&self, student: &Student, state: &State) -> Vec<(&'static str, Tensor<1>)> {
+        teacher::measured(&student.encoder, &state.teacher)
+    }
+
+    fn remedies(&self, cause: Cause) -> Vec<Remedy> {
+        let advice = |key, text, source| advice(Config::NAME, key, text, source);
+        match cause {
+            Cause::Diverging | Cause::Collapse => vec![advice(
+                "freeze_patch_embedding",
+                "set it to true for vision transformers",
+                "Chen, Xie, He 2021, arXiv:2104.02057, section 4.2",
+            )],
+            Cause::ChanceLoss => vec![advice(
+                "temperature",
+                "lower it towards 0.2",
+                "Chen, Xie, He 2021, arXiv:2104.02057",
+            )],
+            _ => vec![],
+        }
     }
 
     fn encoder(&self, student: &Student, _: &State) -> Backbone {

@@ -14,13 +14,13 @@
 
 use crate::checks;
 use crate::head::{Encoder, MlpShape, OutputNorm, halves, l2_normalize, log_sums, spread};
-use crate::method::{Invalid, MethodConfig, RunShape};
+use crate::method::{Invalid, MethodConfig, RunShape, advice};
 use crate::parameter_budget::{mlp, product};
 use backbones::{Backbone, BackboneConfig, Context, Init, Paper};
 use burn::module::Module;
 use burn::tensor::{Bool, Tensor};
 use serde::{Deserialize, Serialize};
-use training::{Batch, Loss, Objective, ViewCount};
+use training::{Batch, Cause, Loss, Objective, Remedy, ViewCount};
 
 /// `[objective.simclr]`. The paper's values are those for ImageNet with ResNet-50.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -146,6 +146,7 @@ impl Objective for Simclr {
         let embeddings = l2_normalize(student.encoder.forward(batch, context));
         let spread = spread(&embeddings);
         let (first, second) = halves(embeddings);
+        let watched = first.clone();
         let similarity = (first.clone().detach() * second.clone().detach())
             .sum_dim(1)
             .mean_dim(0)
@@ -156,7 +157,7 @@ impl Objective for Simclr {
             self.config.temperature,
         );
         let signals = vec![("embedding_std", spread), ("positive_similarity", similarity)];
-        (Loss { total: loss, signals }, ())
+        (Loss::new(loss, signals).with_embeddings(&watched), ())
     }
 
     fn commit(&self, student: Student, state: State, _: Vec<()>, _: &Context) -> (Student, State) {
@@ -165,6 +166,23 @@ impl Objective for Simclr {
 
     fn whole_batch(&self) -> Option<&'static str> {
         Some("SimCLR's negatives are all other views of the batch, so parts of it have another loss")
+    }
+
+    fn chance_loss(&self, batch_images: usize) -> Option<f64> {
+        // All other views of the batch, equally similar.
+        (batch_images > 1).then(|| ((2 * batch_images - 1) as f64).ln())
+    }
+
+    fn remedies(&self, cause: Cause) -> Vec<Remedy> {
+        let advice = |key, text, source| advice(Config::NAME, key, text, source);
+        match cause {
+            Cause::ChanceLoss | Cause::Collapse => vec![advice(
+                "temperature",
+                "lower it: 0.1 to 0.5",
+                "Chen et al. 2020, arXiv:2002.05709, table 5",
+            )],
+            _ => vec![],
+        }
     }
 
     fn encoder(&self, student: &Student, _: &State) -> Backbone {

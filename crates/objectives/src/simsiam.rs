@@ -13,13 +13,13 @@
 
 use crate::checks;
 use crate::head::{Encoder, Mlp, MlpShape, OutputNorm, halves, l2_normalize, spread};
-use crate::method::{Invalid, MethodConfig, RunShape};
+use crate::method::{Invalid, MethodConfig, RunShape, advice};
 use crate::parameter_budget::{mlp, product};
 use backbones::{Backbone, BackboneConfig, Context, Init, Paper};
 use burn::module::Module;
 use burn::tensor::Tensor;
 use serde::{Deserialize, Serialize};
-use training::{Batch, Loss, Objective, ParameterRule, ViewCount};
+use training::{Batch, Cause, Loss, Objective, ParameterRule, Remedy, ViewCount};
 
 /// `[objective.simsiam]`. The paper's values are those for ImageNet with ResNet-50.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -160,12 +160,13 @@ impl Objective for Simsiam {
         let spread = spread(&l2_normalize(targets.clone()));
         let predictions = student.predictor.forward(projections, context);
         let (first, second) = halves(targets);
+        let watched = first.clone();
         let other_views = Tensor::cat(vec![second, first], 0);
         // The mean over the rows of both directions equals eq. 4, which takes half of each.
         let loss = negative_cosine(predictions, other_views);
         let similarity = loss.clone().detach().neg();
         let signals = vec![("embedding_std", spread), ("positive_similarity", similarity)];
-        (Loss { total: loss, signals }, ())
+        (Loss::new(loss, signals).with_embeddings(&watched), ())
     }
 
     fn commit(&self, student: Student, state: State, _: Vec<()>, _: &Context) -> (Student, State) {
@@ -177,6 +178,25 @@ impl Objective for Simsiam {
             follows_schedule: !self.config.predictor_rate_at_peak,
             ..ParameterRule::of("predictor")
         }]
+    }
+
+    fn remedies(&self, cause: Cause) -> Vec<Remedy> {
+        let advice = |key, text, source| advice(Config::NAME, key, text, source);
+        match cause {
+            Cause::Collapse | Cause::LowRank => vec![
+                advice(
+                    "predictor_rate_at_peak",
+                    "set it to true: the predictor must follow the representations",
+                    "Chen, He 2021, arXiv:2011.10566, section 4.2",
+                ),
+                advice(
+                    "predictor_width",
+                    "make it a bottleneck: a quarter of `embedding_width`",
+                    "Chen, He 2021, arXiv:2011.10566, section 3",
+                ),
+            ],
+            _ => vec![],
+        }
     }
 
     fn encoder(&self, student: &Student, _: &State) -> Backbone {

@@ -18,15 +18,17 @@ use crate::head::{
     GLOBAL_VIEWS, Mlp, MlpShape, OutputNorm, cross_view_prediction, entropy, features_of_views, l2_normalize,
     spread,
 };
-use crate::method::{Invalid, MethodConfig, RunShape};
+use crate::method::{Invalid, MethodConfig, RunShape, advice};
 use crate::parameter_budget::{mlp, product};
+use crate::teacher;
 use backbones::init::buffer;
 use backbones::layers::Linear;
 use backbones::{Backbone, BackboneConfig, Context, Init, Paper, Replicas, RunPosition, change_value};
 use burn::module::{Module, Param};
 use burn::tensor::Tensor;
+use burn::tensor::activation::softmax;
 use serde::{Deserialize, Serialize};
-use training::{Batch, Count, Loss, Objective, ViewCount};
+use training::{Batch, Cause, Count, Loss, Objective, Remedy, ViewCount};
 
 /// `[objective.swav]`. The paper's values are those for ImageNet with ResNet-50.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -293,19 +295,28 @@ impl Objective for Swav {
         let assignments =
             self.assignments(student, state, logits.clone().without_autodiff(), images, context);
 
+        let predictions = logits
+            .clone()
+            .without_autodiff()
+            .narrow(0, 0, GLOBAL_VIEWS * images);
+        let predictions = softmax(predictions / self.config.temperature, 1);
         let total = cross_view_prediction(logits, assignments.clone(), views, self.config.temperature);
         let global = embeddings.narrow(0, 0, GLOBAL_VIEWS * images);
         let signals = vec![
             ("embedding_std", spread(&global)),
             ("assignment_entropy", entropy(assignments)),
         ];
+        // Sinkhorn balances the assignments, so that a prototype which is of no use shows in the predictions alone.
+        let loss = Loss::new(total, signals)
+            .with_embeddings(&global.clone().narrow(0, 0, images))
+            .with_assignments(&predictions);
         let width = self.config.embedding_width;
         let of_images = global
             .detach()
             .reshape([GLOBAL_VIEWS, images, width])
             .swap_dims(0, 1);
         let pending = context.replicas.gather(of_images).swap_dims(0, 1);
-        (Loss { total, signals }, pending)
+        (loss, pending)
     }
 
     fn commit(
@@ -342,6 +353,46 @@ impl Objective for Swav {
 
     fn whole_batch(&self) -> Option<&'static str> {
         Some("SwAV assigns all images of the batch to prototypes together")
+    }
+
+    fn chance_loss(&self, _: usize) -> Option<f64> {
+        (self.config.prototypes > 1).then(|| (self.config.prototypes as f64).ln())
+    }
+
+    fn in_force(&self, position: &RunPosition, batch_images: usize) -> Vec<(&'static str, f64)> {
+        let Some(queue) = &self.config.queue else {
+            return vec![];
+        };
+        let pushed = self.pushed(position, 1).map_or(0, |pushes| pushes + 1);
+        vec![teacher::queue_age(queue.images, batch_images, pushed)]
+    }
+
+    fn prototypes(&self) -> Option<usize> {
+        Some(self.config.prototypes)
+    }
+
+    fn remedies(&self, cause: Cause) -> Vec<Remedy> {
+        let advice = |key, text, source| advice(Config::NAME, key, text, source);
+        match cause {
+            Cause::ChanceLoss | Cause::DeadPrototypes | Cause::Collapse => vec![
+                advice(
+                    "sinkhorn_epsilon",
+                    "lower it to 0.03",
+                    "facebookresearch/swav#69 and its README",
+                ),
+                advice(
+                    "freeze_prototypes_epochs",
+                    "freeze the prototypes for the first epoch or longer",
+                    "facebookresearch/swav#69 and its README",
+                ),
+                advice(
+                    "queue.from_epoch",
+                    "with a queue: begin it later",
+                    "facebookresearch/swav#69 and its README",
+                ),
+            ],
+            _ => vec![],
+        }
     }
 
     fn encoder(&self, student: &Student, _: &State) -> Backbone {

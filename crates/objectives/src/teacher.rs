@@ -2,7 +2,9 @@
 
 use crate::checks;
 use crate::method::Invalid;
-use backbones::RunPosition;
+use backbones::{RunPosition, relative_distance};
+use burn::module::Module;
+use burn::tensor::Tensor;
 use training::{Count, cosine};
 
 /// Gives an error if `momentum`, or `momentum_end` if present, is outside 0 to 1.
@@ -13,6 +15,16 @@ pub(crate) fn check(start: f64, end: Option<f64>) -> Result<(), Invalid> {
 /// Teacher momentum in this step: from `start` to `end` by a cosine over all steps, or constant `start`.
 pub(crate) fn momentum(start: f64, end: Option<f64>, progress: &RunPosition) -> f64 {
     end.map_or(start, |end| cosine(start, end, progress.fraction()))
+}
+
+/// The teacher's distance from its counterpart in the student, for the log.
+pub(crate) fn measured<M: Module>(student: &M, teacher: &M) -> Vec<(&'static str, Tensor<1>)> {
+    vec![("teacher_distance", relative_distance(student, teacher))]
+}
+
+/// The age of the oldest of `kept` images in a queue that each step fills with `images` more, in steps, after so many pushes.
+pub(crate) fn queue_age(kept: usize, images: usize, pushes: usize) -> (&'static str, f64) {
+    ("queue_age_steps", pushes.min(kept / images.max(1)) as f64)
 }
 
 /// Momenta as low as a smoke test's two steps need them to be for the teacher to move.

@@ -14,14 +14,14 @@
 
 use crate::checks;
 use crate::head::{Encoder, MlpShape, OutputNorm, halves, l2_normalize, spread};
-use crate::method::{Invalid, MethodConfig, RunShape};
+use crate::method::{Invalid, MethodConfig, RunShape, advice};
 use crate::parameter_budget::{mlp, product};
 use backbones::{Backbone, BackboneConfig, Context, Init, Paper, Replicas};
 use burn::module::Module;
 use burn::tensor::activation::relu;
 use burn::tensor::{Bool, Tensor};
 use serde::{Deserialize, Serialize};
-use training::{Batch, Loss, Objective, ViewCount};
+use training::{Batch, Cause, Loss, Objective, Remedy, ViewCount};
 
 /// Added to a component's variance under the root (the paper's ε).
 const EPSILON: f64 = 1e-4;
@@ -146,6 +146,7 @@ impl Objective for Vicreg {
         let embeddings = student.encoder.forward(batch, &context.per_view(batch.images));
         let spread = spread(&l2_normalize(embeddings.clone().detach()));
         let (first, second) = halves(embeddings);
+        let watched = first.clone();
         let terms = terms(first, second, &context.replicas);
         let signals = vec![
             ("embedding_std", spread),
@@ -156,7 +157,7 @@ impl Objective for Vicreg {
         let total = terms.invariance * self.config.invariance_weight
             + terms.variance * self.config.variance_weight
             + terms.covariance * self.config.covariance_weight;
-        (Loss { total, signals }, ())
+        (Loss::new(total, signals).with_embeddings(&watched), ())
     }
 
     fn commit(&self, student: Student, state: State, _: Vec<()>, _: &Context) -> (Student, State) {
@@ -165,6 +166,23 @@ impl Objective for Vicreg {
 
     fn whole_batch(&self) -> Option<&'static str> {
         Some("VICReg's variances and covariances are over the whole batch, so parts of it have another loss")
+    }
+
+    fn remedies(&self, cause: Cause) -> Vec<Remedy> {
+        let advice = |key, text, source| advice(Config::NAME, key, text, source);
+        match cause {
+            Cause::Collapse => vec![advice(
+                "variance_weight",
+                "raise it to that of `invariance_weight` (25)",
+                "Bardes, Ponce, LeCun 2022, arXiv:2105.04906",
+            )],
+            Cause::LowRank => vec![advice(
+                "covariance_weight",
+                "raise it (1)",
+                "Bardes, Ponce, LeCun 2022, arXiv:2105.04906",
+            )],
+            _ => vec![],
+        }
     }
 
     fn encoder(&self, student: &Student, _: &State) -> Backbone {

@@ -23,6 +23,8 @@ const STUDENT: &str = "student.bpk";
 const STATE: &str = "state.bpk";
 const OPTIMIZER: &str = "optimizer.safetensors";
 const POSITION: &str = "position.json";
+/// Embeddings and assignments of the newest steps, for the log. Absent without any, and in checkpoints of version 0.2 and earlier.
+const WATCHED: &str = "watched.safetensors";
 const ENCODER: &str = "encoder.safetensors";
 
 /// A finished checkpoint's folder.
@@ -51,6 +53,9 @@ pub(crate) struct Position {
     /// numbers.
     #[serde(default)]
     pub(crate) checksums: BTreeMap<String, u32>,
+    /// The content of `watched.safetensors`.
+    #[serde(skip)]
+    pub(crate) watched: Option<Vec<u8>>,
 }
 
 /// Finished checkpoints of a run, oldest first.
@@ -176,6 +181,10 @@ fn each_file<S: Module, T: Module>(
         .to_bytes()
         .map_err(|reason| refused(OPTIMIZER, reason))?;
     write(OPTIMIZER, &of_optimizer)?;
+    let watched = position.watched.clone();
+    if let Some(watched) = &watched {
+        write(WATCHED, watched)?;
+    }
     let text = serde_json::to_vec(&position)
         .map_err(std::io::Error::from)
         .map_err(FileError::new("write", &folder.join(POSITION)))?;
@@ -318,7 +327,10 @@ impl Files {
         mut optimizer: Optimizer,
     ) -> Result<Loaded<S, T>, Error> {
         let refused = |name: &str, reason| refused(folder, name, reason);
-        let position = self.position(folder)?;
+        let mut position = self.position(folder)?;
+        if position.checksums.contains_key(WATCHED) {
+            position.watched = Some(self.whole(folder, &position, WATCHED)?);
+        }
         let whole = |name: &str| self.whole(folder, &position, name);
         let student = ModuleRecord::from_bytes(Bytes::from_bytes_vec(whole(STUDENT)?))
             .and_then(|record| student.try_load_record(record))
@@ -463,7 +475,10 @@ pub(crate) fn load<S: Module, T: Module>(
     state: T,
     optimizer: Optimizer,
 ) -> Result<Loaded<S, T>, Error> {
-    let files = Files::read(checkpoint, &[STUDENT, STATE, OPTIMIZER])?;
+    // Checkpoints of earlier versions have none.
+    let watched = checkpoint.path.join(WATCHED).exists().then_some(WATCHED);
+    let names: Vec<&str> = [STUDENT, STATE, OPTIMIZER].into_iter().chain(watched).collect();
+    let files = Files::read(checkpoint, &names)?;
     let loaded = files.load(&checkpoint.path, student, state, optimizer)?;
     if loaded.position.step != checkpoint.step {
         return Err(Error::Checkpoint {

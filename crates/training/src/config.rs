@@ -159,6 +159,26 @@ pub struct TrainingConfig {
     pub keep_checkpoints: usize,
     /// Steps between lines of `metrics.jsonl`.
     pub log_every_steps: usize,
+    /// What an alarm does (`docs/watching.md`): `"warn"`, or `"stop"`, which ends the run with a checkpoint. Absent: warn.
+    #[serde(default, skip_serializing_if = "OnAlarm::is_warn")]
+    pub on_alarm: OnAlarm,
+}
+
+/// What an alarm does besides being written down.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OnAlarm {
+    /// It warns.
+    #[default]
+    Warn,
+    /// It ends the run with a checkpoint, from which the run can be resumed: an alarm comes once.
+    Stop,
+}
+
+impl OnAlarm {
+    fn is_warn(&self) -> bool {
+        *self == Self::Warn
+    }
 }
 
 impl TrainingConfig {

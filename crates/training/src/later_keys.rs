@@ -21,7 +21,7 @@ struct LaterKey {
 const LATER_KEYS: &[LaterKey] = &[];
 
 /// Keys that affect no result, and may differ from the original process.
-const FREE_KEYS: &[&str] = &["data.workers"];
+const FREE_KEYS: &[&str] = &["data.workers", "training.on_alarm"];
 
 /// Adds the keys added since then to a config of an earlier version; returns whether it lacked any.
 pub fn fill_in_later_keys(config: &mut Table) -> bool {

@@ -5,11 +5,15 @@
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+mod alarm;
+mod alarm_log;
 mod batch;
+mod cause;
 mod checkpoint;
 mod config;
 mod counts;
 mod course;
+mod eigenvalues;
 mod encoder;
 mod error;
 mod hint;
@@ -25,21 +29,29 @@ mod run_log;
 mod schedule;
 mod start;
 mod tensorboard;
+mod watch;
+#[cfg(test)]
+#[path = "../../../scripts/parity/wave.rs"]
+mod wave;
 
+pub use alarm::Alarm;
+pub use alarm_log::read_alarms;
 pub use backbones::{Context, Draws, Init, Precision, Replicas, RunPosition};
 pub use batch::{Batch, Normalize, ViewGroupTensor};
+pub use cause::{Cause, Remedy};
 pub use checkpoint::{CheckpointDir, latest_checkpoint, list_checkpoints};
-pub use config::{Config, DataConfig, ObjectiveSection, StartConfig, TrainingConfig, dataset_views};
+pub use config::{Config, DataConfig, ObjectiveSection, OnAlarm, StartConfig, TrainingConfig, dataset_views};
 pub use counts::{Count, RunLength, check_counts, check_epochs};
 pub use course::cosine;
 pub use data::Dataset;
+pub use eigenvalues::{rank_me, symmetric_eigenvalues};
 pub use encoder::{LoadedEncoder, UnfinishedRun, read_encoder, write_encoder};
 pub use error::{Error, device_reason, ran_out_of_memory};
 pub use hint::Hint;
 pub use inspection::{Content, Dtypes, Inspection, Network, TensorLine, inspect_weights};
 pub use later_keys::fill_in_later_keys;
 pub use log_line::{LogLine, Metrics, read_metrics};
-pub use objective::{Loss, Objective, ViewCount};
+pub use objective::{Loss, Objective, ViewCount, Watched};
 pub use optimizer::{
     Adaptation, ClipConfig, Optimizer, OptimizerConfig, ParameterRule, Rates, drop_gradients,
 };

@@ -5,6 +5,7 @@
 //! teacher inside the optimized module would receive the student's update.
 
 use crate::batch::Batch;
+use crate::cause::{Cause, Remedy};
 use crate::optimizer::ParameterRule;
 use backbones::{Backbone, Context, Init, RunPosition, parameters};
 use burn::module::Module;
@@ -68,9 +69,61 @@ pub struct Loss {
     pub total: Tensor<1>,
     /// Named scalars for the log, `[1]` each and detached. They stay on the device until a log line is due.
     pub signals: Vec<(&'static str, Tensor<1>)>,
+    /// What the log measures over several steps.
+    pub watched: Watched,
+}
+
+/// Values of a step that only several steps and images together say something about. They have no graph, and stay on the device
+/// until a log line is due.
+#[derive(Clone, Debug, Default)]
+pub struct Watched {
+    /// An embedding of each image, `[images, width]`: their rank and spread show a collapse.
+    pub embeddings: Option<Tensor<2>>,
+    /// The images' probabilities over prototypes, averaged over the images, `[1, prototypes]`: prototypes that no image uses
+    /// show in the mean alone.
+    pub assignment: Option<Tensor<2>>,
+}
+
+impl Watched {
+    /// The values of a step whose micro-batches had these.
+    fn of_step(parts: Vec<Self>) -> Self {
+        let (embeddings, assignments): (Vec<_>, Vec<_>) = parts
+            .into_iter()
+            .map(|part| (part.embeddings, part.assignment))
+            .unzip();
+        let rows = |parts: Vec<Option<Tensor<2>>>| {
+            let parts: Vec<Tensor<2>> = parts.into_iter().flatten().collect();
+            (!parts.is_empty()).then(|| Tensor::cat(parts, 0))
+        };
+        Self {
+            embeddings: rows(embeddings),
+            assignment: rows(assignments).map(|rows| rows.mean_dim(0)),
+        }
+    }
 }
 
 impl Loss {
+    /// A loss with signals, and nothing to watch over several steps.
+    pub fn new(total: Tensor<1>, signals: Vec<(&'static str, Tensor<1>)>) -> Self {
+        Self {
+            total,
+            signals,
+            watched: Watched::default(),
+        }
+    }
+
+    /// With an embedding of each image, `[images, width]`, as the loss compares them.
+    pub fn with_embeddings(mut self, embeddings: &Tensor<2>) -> Self {
+        self.watched.embeddings = Some(embeddings.clone().without_autodiff());
+        self
+    }
+
+    /// With the images' probabilities over prototypes, `[rows, prototypes]`.
+    pub fn with_assignments(mut self, probabilities: &Tensor<2>) -> Self {
+        self.watched.assignment = Some(probabilities.clone().without_autodiff().mean_dim(0));
+        self
+    }
+
     /// The mean of the losses of a step's micro-batches, and of each signal.
     ///
     /// # Panics
@@ -84,7 +137,9 @@ impl Loss {
         // Only values are needed from here on.
         let mut total = first.total.without_autodiff();
         let mut signals = first.signals;
+        let mut watched = vec![first.watched];
         for loss in losses {
+            watched.push(loss.watched);
             total = total + loss.total.without_autodiff();
             for (sum, (_, value)) in signals.iter_mut().zip(loss.signals) {
                 sum.1 = sum.1.clone() + value;
@@ -96,6 +151,7 @@ impl Loss {
                 .into_iter()
                 .map(|(name, sum)| (name, sum / count))
                 .collect(),
+            watched: Watched::of_step(watched),
         }
     }
 }
@@ -146,6 +202,33 @@ pub trait Objective {
     /// Learning rates and weight decay that differ for some parameters of the student: SimSiam's predictor stays at the
     /// peak rate, SwAV's semi-supervised head learns faster.
     fn parameter_rules(&self) -> Vec<ParameterRule> {
+        vec![]
+    }
+
+    /// The loss of a network that has learned nothing, for batches of so many images: `ln K` of K prototypes or candidates. It
+    /// must be above 0; `None` if the method has no such value.
+    fn chance_loss(&self, _batch_images: usize) -> Option<f64> {
+        None
+    }
+
+    /// Numbers of the method that hold in a step, for the log: the teacher's momentum and temperature, the age of the queue.
+    fn in_force(&self, _position: &RunPosition, _batch_images: usize) -> Vec<(&'static str, f64)> {
+        vec![]
+    }
+
+    /// Scalars of student and state between steps, `[1]` each, for the log: how far the teacher is from the student. Called when
+    /// a line is due, not in each step.
+    fn measured(&self, _student: &Self::Student, _state: &Self::State) -> Vec<(&'static str, Tensor<1>)> {
+        vec![]
+    }
+
+    /// Prototypes, clusters or classes that [`Watched::assignment`] covers.
+    fn prototypes(&self) -> Option<usize> {
+        None
+    }
+
+    /// What the method's papers and issues advise against a cause of an alarm. The general advice follows it.
+    fn remedies(&self, _cause: Cause) -> Vec<Remedy> {
         vec![]
     }
 

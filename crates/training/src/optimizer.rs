@@ -9,6 +9,7 @@ mod state;
 mod update;
 
 pub use clip::ClipConfig;
+pub(crate) use clip::gradient_norm;
 pub use state::{Optimizer, ParameterRule, Rates};
 
 use crate::course::cosine;
@@ -170,7 +171,8 @@ impl OptimizerConfig {
         Ok(())
     }
 
-    fn name(&self) -> &'static str {
+    /// The name of its table.
+    pub(crate) fn name(&self) -> &'static str {
         match self {
             Self::Sgd { .. } => "sgd",
             Self::Adamw { .. } => "adamw",

@@ -5,6 +5,7 @@ mod ranks;
 mod run_directory;
 mod step;
 
+use crate::alarm::Alarm;
 use crate::checkpoint::CheckpointDir;
 use crate::config::{Config, ObjectiveSection};
 use crate::error::Error;
@@ -61,6 +62,8 @@ pub enum Event<'a> {
     },
     /// A line of the log was written.
     Log(&'a LogLine),
+    /// An alarm was found and written to `alarms.jsonl`.
+    Alarm(&'a Alarm),
     /// A checkpoint was written.
     Checkpoint(&'a CheckpointDir),
 }
@@ -70,7 +73,7 @@ pub enum Event<'a> {
 pub enum Outcome {
     /// All steps are done and `encoder.safetensors` is written.
     Finished,
-    /// The stop flag was set; a checkpoint is written.
+    /// The stop flag was set, or an alarm ended the run; a checkpoint is written.
     Interrupted,
 }
 
@@ -83,6 +86,8 @@ pub struct Summary {
     pub step: usize,
     /// Total steps of the run.
     pub steps: usize,
+    /// The alarm that ended an interrupted run; known to rank 0.
+    pub alarm: Option<Alarm>,
     /// Mean loss of the last log line.
     pub last_loss: Option<f32>,
     /// Records that could not be decoded.
@@ -215,6 +220,9 @@ pub fn train<O: Objective, C: ObjectiveSection, E: From<Error>>(
             && let Some(line) = run.write_line(&plan)?
         {
             observe(Event::Log(&line));
+            for alarm in run.alarms(&plan, &line)? {
+                observe(Event::Alarm(&alarm));
+            }
         }
         if due.checkpoint {
             let saved;
@@ -239,6 +247,7 @@ pub fn train<O: Objective, C: ObjectiveSection, E: From<Error>>(
             outcome,
             step: run.saved.unwrap_or(start),
             steps: plan.steps,
+            alarm: run.ends_run.clone().filter(|_| outcome == Outcome::Interrupted),
             last_loss: run.last_loss,
             bad_records: plan.loader.bad_records(),
             skipped_steps: run.skipped_steps(),

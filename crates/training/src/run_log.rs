@@ -14,6 +14,7 @@ use backbones::Replicas;
 use burn::tensor::Tensor;
 use data::FileError;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -41,6 +42,17 @@ pub(crate) struct Window {
     pub(crate) values: Vec<StepValues>,
 }
 
+impl Window {
+    /// The names of the next step's signals. If they are not those of the open window, which a version with other signals began,
+    /// its steps count for the loss alone.
+    fn take_names(&mut self, names: Vec<String>) {
+        if self.names != names {
+            self.values.iter_mut().for_each(|step| step.bits.truncate(1));
+            self.names = names;
+        }
+    }
+}
+
 /// Reason why no values came from the device.
 #[derive(Debug)]
 pub(crate) enum Drained {
@@ -66,21 +78,23 @@ pub(crate) struct RunLog {
 }
 
 impl RunLog {
-    /// Opens the log of a run at `step`, removing all later lines and a half-written one; without `run`, a log that only
-    /// keeps the window. Lines that cannot be read stay where they are, with a warning, and so do those behind them.
+    /// Opens the log of a run at `step`, removing all later lines and a half-written one, and returns its lines too; without
+    /// `run`, a log that only keeps the window. Lines that cannot be read stay where they are, with a warning, and so do those
+    /// behind them.
     pub(crate) fn open(
         run: Option<&PathBuf>,
         step: usize,
         window: Window,
         last_finite: Option<f32>,
-    ) -> Result<Self, Error> {
-        let (mut file, mut events) = (None, None);
+    ) -> Result<(Self, Vec<LogLine>), Error> {
+        let (mut file, mut events, mut lines) = (None, None, vec![]);
         if let Some(run) = run {
-            let (path, opened, lines) = Self::open_file(run, step)?;
+            let (path, opened, before) = Self::open_file(run, step)?;
             file = Some((path, opened));
-            events = keep_events(EventFile::derive(run, &lines));
+            events = keep_events(EventFile::derive(run, &before));
+            lines = before;
         }
-        Ok(Self {
+        let log = Self {
             file,
             events,
             pending: vec![],
@@ -89,7 +103,8 @@ impl RunLog {
             window_started: Instant::now(),
             images: 0,
             waited: 0.0,
-        })
+        };
+        Ok((log, lines))
     }
 
     /// The file cut to the lines of at most `step`, and these lines.
@@ -120,9 +135,8 @@ impl RunLog {
         images: usize,
         waited_seconds: f64,
     ) {
-        if self.window.names.is_empty() {
-            self.window.names = loss.signals.iter().map(|(name, _)| (*name).to_string()).collect();
-        }
+        let names = loss.signals.iter().map(|(name, _)| (*name).to_string());
+        self.window.take_names(names.collect());
         let mut values = vec![loss.total.without_autodiff()];
         values.extend(
             loss.signals
@@ -170,36 +184,41 @@ impl RunLog {
         Ok(())
     }
 
-    /// Writes the window (drained before) as one line and opens the next one.
+    /// Writes the window (drained before) as one line and opens the next one. `measured` are further signals of its last step;
+    /// `chance_loss` is [`Objective::chance_loss`](crate::Objective::chance_loss).
     pub(crate) fn write(
         &mut self,
         epoch: usize,
         loss_scale: Option<&LossScale>,
+        measured: BTreeMap<String, f32>,
+        chance_loss: Option<f64>,
     ) -> Result<Option<LogLine>, Error> {
         let values = std::mem::take(&mut self.window.values);
         let Some(last) = values.last() else {
             return Ok(None);
         };
         let mean = |index: usize| {
-            let sum: f64 = values
-                .iter()
-                .map(|step| f64::from(f32::from_bits(step.bits[index])))
-                .sum();
-            (sum / values.len() as f64) as f32
+            let values = values.iter().filter_map(|step| step.bits.get(index));
+            let values: Vec<f64> = values.map(|bits| f64::from(f32::from_bits(*bits))).collect();
+            (values.iter().sum::<f64>() / values.len() as f64) as f32
         };
+        let loss = mean(0);
+        let names = self.window.names.iter().enumerate();
+        let mut signals: BTreeMap<String, f32> = names
+            .map(|(index, name)| (name.clone(), mean(index + 1)))
+            .collect();
+        signals.extend(measured);
+        signals.extend(chance_loss.map(|chance| {
+            let share = f64::from(loss) / chance;
+            ("loss_over_chance".to_owned(), share as f32)
+        }));
         let seconds = self.window_started.elapsed().as_secs_f64().max(1e-9);
         let line = LogLine {
             step: last.step + 1,
             epoch,
-            loss: mean(0),
+            loss,
             learning_rate: last.learning_rate,
-            signals: self
-                .window
-                .names
-                .iter()
-                .enumerate()
-                .map(|(index, name)| (name.clone(), mean(index + 1)))
-                .collect(),
+            signals,
             loss_scale: loss_scale.map(LossScale::value),
             skipped_steps: loss_scale.map(|scale| scale.skipped),
             images_per_second: self.images as f64 / seconds,
@@ -250,21 +269,18 @@ mod tests {
     fn loss(value: f32) -> Loss {
         let device = Device::flex().autodiff();
         let scalar = |value: f32| Tensor::<1>::from_floats([value], &device);
-        Loss {
-            total: scalar(value),
-            signals: vec![("similarity", scalar(value * 2.0))],
-        }
+        Loss::new(scalar(value), vec![("similarity", scalar(value * 2.0))])
     }
 
     #[test]
     fn lines_are_window_means_and_are_cut_back_on_resume() {
         let run = tempfile::tempdir().unwrap();
-        let mut log = RunLog::open(Some(&run.path().to_owned()), 0, Window::default(), None).unwrap();
+        let (mut log, _) = RunLog::open(Some(&run.path().to_owned()), 0, Window::default(), None).unwrap();
         for step in 0..6 {
             log.push(step, 0.1, loss(step as f32), 8, 0.0);
             if step % 2 == 1 {
                 log.drain(&Replicas::single()).unwrap();
-                log.write(0, None).unwrap();
+                log.write(0, None, BTreeMap::new(), None).unwrap();
             }
         }
         let path = run.path().join("metrics.jsonl");
@@ -302,9 +318,35 @@ mod tests {
     }
 
     #[test]
+    fn a_window_that_an_earlier_version_began_counts_for_the_loss_alone() {
+        let run = tempfile::tempdir().unwrap();
+        let earlier = Window {
+            names: vec!["spread".into(), "entropy".into()],
+            values: vec![StepValues {
+                step: 0,
+                learning_rate: 0.1,
+                bits: [1.0f32, 7.0, 8.0].map(f32::to_bits).to_vec(),
+            }],
+        };
+        let (mut log, _) = RunLog::open(Some(&run.path().to_owned()), 1, earlier, Some(1.0)).unwrap();
+        log.push(1, 0.1, loss(3.0), 8, 0.0);
+        log.drain(&Replicas::single()).unwrap();
+        let measured = BTreeMap::from([("gradient_norm".to_owned(), 0.5)]);
+        let line = log.write(0, None, measured, Some(4.0)).unwrap().unwrap();
+        assert_eq!((line.step, line.loss), (2, 2.0));
+        let signals = [
+            ("gradient_norm", 0.5),
+            ("loss_over_chance", 0.5),
+            ("similarity", 6.0),
+        ];
+        let signals = signals.map(|(name, value)| (name.to_owned(), value));
+        assert_eq!(line.signals, BTreeMap::from(signals));
+    }
+
+    #[test]
     fn a_loss_that_is_no_number_is_found_with_its_step() {
         let run = tempfile::tempdir().unwrap();
-        let mut log = RunLog::open(Some(&run.path().to_owned()), 0, Window::default(), None).unwrap();
+        let (mut log, _) = RunLog::open(Some(&run.path().to_owned()), 0, Window::default(), None).unwrap();
         for (step, value) in [1.5, 2.5, f32::NAN, 1.0].into_iter().enumerate() {
             log.push(step, 0.1, loss(value), 8, 0.0);
         }

@@ -7,6 +7,7 @@ use super::StageBar;
 use crate::configs::{self, Checks, Kind};
 use crate::failure::Failure;
 use crate::launch::DevicesArguments;
+use crate::on_event::{EventArguments, EventCommand};
 use crate::output::counted;
 use crate::progress::duration;
 use crate::ranks::{RankArguments, Ranks};
@@ -61,6 +62,8 @@ pub(crate) struct Arguments {
     /// Change a key of the config, as in `--set training.epochs=1`; may be given again
     #[arg(long = "set", value_name = "KEY=VALUE")]
     sets: Vec<String>,
+    #[command(flatten)]
+    events: EventArguments,
     #[command(flatten)]
     weights: WeightsArguments,
 }
@@ -173,7 +176,8 @@ fn on_ranks<C: Config>(arguments: &Arguments, ranks: &Ranks) -> anyhow::Result<(
         let datasets = config.synthetic(start)?;
         let scratch = crate::smoke::Scratch::new();
         let out = arguments.out.as_deref().unwrap_or(scratch.path());
-        let summary = finetune(&config, start, datasets, (out, false), &device, ranks)?.summary;
+        let events = EventCommand::none();
+        let summary = finetune(&config, start, datasets, (out, false), events, &device, ranks)?.summary;
         if ranks.is_first() {
             training_run::smoke_passed(&summary, config.batch_images());
         }
@@ -183,7 +187,19 @@ fn on_ranks<C: Config>(arguments: &Arguments, ranks: &Ranks) -> anyhow::Result<(
     let (Some(datasets), Some(out)) = (datasets, &arguments.out) else {
         return Err(Failure::new("`--train`, `--test` and `--out` are needed").into());
     };
-    let result = finetune(&config, start, datasets, (out, arguments.resume), &device, ranks)?;
+    let events = match ranks.is_first() {
+        true => arguments.events.of_run(out),
+        false => EventCommand::none(),
+    };
+    let result = finetune(
+        &config,
+        start,
+        datasets,
+        (out, arguments.resume),
+        events,
+        &device,
+        ranks,
+    )?;
     let (summary, outcomes) = (&result.summary, result.outcomes.unwrap_or_default());
     training_run::end(ranks, summary, || {
         report(summary, &outcomes, config.batch_images(), arguments.json, out)
@@ -214,6 +230,7 @@ fn finetune<C: Config>(
     start: Start<'_>,
     [train, test]: [Dataset; 2],
     (out, resume): (&Path, bool),
+    events: EventCommand,
     device: &Device,
     ranks: &Ranks,
 ) -> anyhow::Result<FinetuneResult> {
@@ -237,7 +254,7 @@ fn finetune<C: Config>(
     if ranks.is_first() {
         eprintln!("{}{}", config.describe(), ranks.of_each(config.batch_images()));
     }
-    let mut shown = TrainingProgress::new(out);
+    let mut shown = TrainingProgress::new(out, events);
     let mut stage = StageBar::default();
     let mut show = |event: FinetuneEvent<'_, C::Line>| match event {
         FinetuneEvent::Training(event) => shown.show(&event),
@@ -255,8 +272,8 @@ fn finetune<C: Config>(
             show(event);
         }
     });
-    shown.finish();
     stage.finish();
+    shown.end(result.as_ref().map(|result| &result.summary));
     let resumes = resume && out.join("config.toml").exists();
     result.map_err(|error| batch::explained(error, config.training(), &config.divisors(), resumes))
 }

@@ -226,7 +226,7 @@ impl Objective for Finetune {
         let accuracy = hits.mean_dim(0).reshape([1]);
         let loss = soft_target_cross_entropy(logits, targets);
         let signals = vec![("accuracy", accuracy)];
-        (Loss { total: loss, signals }, ())
+        (Loss::new(loss, signals), ())
     }
 
     fn commit(&self, student: Network, mut state: State, _: Vec<()>, context: &Context) -> (Network, State) {

@@ -22,8 +22,6 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 const PROTOCOL: &str = "diagnostics";
-/// RankMe's epsilon, for f32 features.
-const RANKME_EPSILON: f64 = 1e-7;
 /// Rows of a Gram matrix that one thread computes, and rows converted to f64 at a time.
 const GRAM_ROWS: usize = 64;
 const PANEL_ROWS: usize = 256;
@@ -164,19 +162,7 @@ pub(super) fn check_pairs(split: Split, records: usize) -> Result<(), Error> {
 /// The exponential of the entropy of the singular values' shares (Garrido et al. 2023, equation 1), of the
 /// unscaled features: at most `min(rows, width)`.
 fn rankme(rows: &Matrix) -> f64 {
-    let values: Vec<f64> = gram_eigenvalues(rows, &vec![0.0; rows.width])
-        .into_iter()
-        .map(f64::sqrt)
-        .collect();
-    let sum = values.iter().sum::<f64>().max(f64::MIN_POSITIVE);
-    let entropy: f64 = values
-        .iter()
-        .map(|value| {
-            let share = value / sum + RANKME_EPSILON;
-            -share * share.ln()
-        })
-        .sum();
-    entropy.exp()
+    training::rank_me(gram_eigenvalues(rows, &vec![0.0; rows.width]))
 }
 
 /// The logarithm of the mean of `exp(-t |x - y|^2)` over all pairs of different rows (Wang and Isola 2020,

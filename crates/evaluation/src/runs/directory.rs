@@ -8,7 +8,7 @@ use backbones::BackboneConfig;
 use data::{FileError, Licenses, Listing, VIEWS_FILE};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use training::LogLine;
+use training::{Alarm, LogLine};
 
 /// Why a folder could not be read as a run.
 #[derive(Debug, thiserror::Error)]
@@ -72,6 +72,8 @@ pub struct TrainingRun {
     /// `run.json`.
     pub(super) facts: serde_json::Map<String, serde_json::Value>,
     pub(super) lines: Vec<LogLine>,
+    /// `alarms.jsonl`.
+    pub(super) alarms: Vec<Alarm>,
     /// Bytes of the log behind its last line break.
     pub(super) unread_bytes: u64,
     /// What is missing or damaged, in words.
@@ -133,6 +135,7 @@ impl TrainingRun {
             config_table,
             config,
             lines: log.lines,
+            alarms: training::read_alarms(path)?,
             unread_bytes: log.unread_bytes,
             validation,
             licenses: header.licenses,

@@ -73,6 +73,14 @@ fn factor(norm: Tensor<2>, largest: f64) -> Tensor<2> {
     (norm + 1e-6).recip().mul_scalar(largest).clamp_max(1.0)
 }
 
+/// The norm of all gradients together, `[1]`; `None` without gradients.
+pub(crate) fn gradient_norm<M: Module>(module: &M, grads: &GradientsParams) -> Option<Tensor<1>> {
+    let mut squares = Squares { grads, found: vec![] };
+    module.visit(&mut squares);
+    let found = squares.found;
+    (!found.is_empty()).then(|| Tensor::cat(found, 0).sum_dim(0).sqrt().reshape([1]))
+}
+
 struct Squares<'a> {
     grads: &'a GradientsParams,
     found: Vec<Tensor<2>>,

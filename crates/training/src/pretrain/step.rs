@@ -3,17 +3,21 @@
 use super::plan::Plan;
 use super::ranks;
 use super::run_directory::RunDirectory;
+use crate::alarm::{Alarm, Rules, Setting};
+use crate::alarm_log::AlarmLog;
 use crate::batch::Batch;
 use crate::checkpoint::{self, CheckpointDir, Loaded, Position};
+use crate::config::OnAlarm;
 use crate::encoder::encoder_bytes;
 use crate::error::Error;
 use crate::log_line::LogLine;
 use crate::loss_scale::LossScale;
 use crate::objective::{Loss, Objective};
-use crate::optimizer::{Optimizer, drop_gradients, drop_gradients_of};
+use crate::optimizer::{Optimizer, drop_gradients, drop_gradients_of, gradient_norm};
 use crate::run_facts::{RUN_FACTS, RunFacts};
 use crate::run_log::{Drained, RunLog, Window};
 use crate::start::Started;
+use crate::watch::Watch;
 use backbones::{Precision, RunPosition};
 use burn::optim::{GradientsAccumulator, GradientsParams};
 use data::{VIEWS_FILE, durable};
@@ -33,6 +37,12 @@ pub(super) struct Run<O: Objective> {
     /// Present in f16.
     loss_scale: Option<LossScale>,
     log: RunLog,
+    /// What lines of the log say of several steps; rank 0's alone.
+    watch: Watch,
+    /// `None` on ranks that do not write.
+    alarms: Option<AlarmLog>,
+    /// The alarm that ends the run after the next step, which all ranks do together.
+    pub(super) ends_run: Option<Alarm>,
     /// Optimizer steps done.
     pub(super) done: usize,
     /// Learning rate of the newest step.
@@ -85,6 +95,7 @@ impl<O: Objective> Run<O> {
                 last_finite: None,
                 loss_scale: (plan.config.training.precision == Precision::F16).then(LossScale::new),
                 checksums: Default::default(),
+                watched: None,
             },
         };
         let mut saved = None;
@@ -121,17 +132,29 @@ impl<O: Objective> Run<O> {
             optimizer,
             position,
         } = modules;
+        let watch = match &position.watched {
+            Some(bytes) if plan.writes() => {
+                Watch::from_bytes(bytes, &plan.options.device).map_err(|reason| Error::Checkpoint {
+                    path: plan.options.out.clone(),
+                    reason,
+                })?
+            }
+            _ => Watch::default(),
+        };
+        let out = plan.writes().then_some(&plan.options.out);
+        let (log, lines) = RunLog::open(out, position.step, position.window, position.last_finite)?;
+        let alarms = out
+            .map(|out| AlarmLog::open(out, plan.rules(), &lines))
+            .transpose()?;
         Ok(Self {
             student,
             state,
             optimizer,
+            watch,
+            alarms,
+            ends_run: None,
             loss_scale: position.loss_scale,
-            log: RunLog::open(
-                plan.writes().then_some(&plan.options.out),
-                position.step,
-                position.window,
-                position.last_finite,
-            )?,
+            log,
             done: position.step,
             learning_rate: 0.0,
             last_loss: None,
@@ -183,7 +206,7 @@ impl<O: Objective> Run<O> {
             pending.push(of_micro_batch);
         }
         let mut gradients = accumulator.grads();
-        self.interrupted = plan.options.stop.load(Ordering::Relaxed);
+        self.interrupted = plan.options.stop.load(Ordering::Relaxed) || self.ends_run.is_some();
         if let Some(engine) = plan.options.replicas.engine() {
             self.trace("this rank's gradients enqueued");
             (gradients, self.interrupted) =
@@ -202,10 +225,17 @@ impl<O: Objective> Run<O> {
             None => true,
         };
         if finite {
+            // Of a step that a line follows: a norm in each step would cost a pass over all gradients.
+            if plan.writes() && plan.due(step + 1, false).line {
+                self.watch.gradient_norm = gradient_norm(&self.student, &gradients);
+            }
             let clip = plan.config.training.clip_gradients;
             let student = self.optimizer.step_clipped(&rates, clip, self.student, gradients);
             (self.student, self.state) = objective.commit(student, self.state, pending, &context);
-            let loss = Loss::mean(losses);
+            let mut loss = Loss::mean(losses);
+            if plan.writes() {
+                self.watch.push(std::mem::take(&mut loss.watched));
+            }
             self.log
                 .push(step, rates.learning_rate, loss, images, waited_seconds);
         } else if let Some(scale) = self.loss_scale.as_ref().filter(|scale| scale.is_exhausted()) {
@@ -263,12 +293,63 @@ impl<O: Objective> Run<O> {
 
     /// Writes the window's line of `metrics.jsonl`, unless the window is empty.
     pub(super) fn write_line<C>(&mut self, plan: &Plan<'_, O, C>) -> Result<Option<LogLine>, Error> {
-        let epoch = plan.progress(self.done.saturating_sub(1)).epoch();
-        let line = self.log.write(epoch, self.loss_scale.as_ref())?;
+        let last = plan.progress(self.done.saturating_sub(1));
+        let measured = self.measured(plan, &last)?;
+        let chance_loss = plan.objective.chance_loss(plan.config.data.batch_images);
+        let line = self
+            .log
+            .write(last.epoch(), self.loss_scale.as_ref(), measured, chance_loss)?;
         if let Some(line) = &line {
             self.last_loss = Some(line.loss);
         }
         Ok(line)
+    }
+
+    /// The alarms that a line of the log completes, written to `alarms.jsonl`.
+    ///
+    /// # Errors
+    /// A file that cannot be written.
+    pub(super) fn alarms<C>(&mut self, plan: &Plan<'_, O, C>, line: &LogLine) -> Result<Vec<Alarm>, Error> {
+        let Some(log) = &mut self.alarms else {
+            return Ok(vec![]);
+        };
+        let optimizer = plan.config.optimizer.name();
+        let alarms = log.take(line, |cause| {
+            let mut remedies = plan.objective.remedies(cause);
+            remedies.extend(cause.general_remedies(optimizer));
+            remedies
+        })?;
+        if plan.config.training.on_alarm == OnAlarm::Stop && self.ends_run.is_none() {
+            self.ends_run = alarms.first().cloned();
+        }
+        Ok(alarms)
+    }
+
+    /// The signals of the window's last step that are not means over the window; on rank 0.
+    fn measured<C>(
+        &mut self,
+        plan: &Plan<'_, O, C>,
+        last: &RunPosition,
+    ) -> Result<BTreeMap<String, f32>, Error> {
+        if !plan.writes() {
+            return Ok(BTreeMap::new());
+        }
+        let more = plan.objective.measured(&self.student, &self.state);
+        let measured = self.watch.measure(more).map_err(|reason| Error::Device {
+            step: self.done,
+            steps: 1,
+            reason,
+        });
+        let mut measured = measured?;
+        let images = plan.config.data.batch_images;
+        let mut in_force = plan.objective.in_force(last, images);
+        in_force.push(("weight_decay", plan.rates(last).weight_decay));
+        measured.extend(
+            in_force
+                .into_iter()
+                .map(|(name, value)| (name.to_owned(), value as f32)),
+        );
+        Ok(measured)
     }
 
     /// Writes a checkpoint, on several ranks of the networks that they have [agreed](Self::agreed) on, and removes surplus
@@ -300,13 +381,19 @@ impl<O: Objective> Run<O> {
                 checkpoint: directory.checkpoint_left(),
             });
         }
+        let mut position = self.position();
+        position.watched = self.watch.to_bytes().map_err(|reason| Error::Device {
+            step: self.done,
+            steps: 1,
+            reason,
+        })?;
         let saved = checkpoint::save(
             &plan.options.out,
             &self.student,
             &self.state,
             &self.optimizer,
             &self.encoder(plan)?,
-            &self.position(),
+            &position,
             plan.config.training.keep_checkpoints,
         )?;
         Ok((self, Some(saved)))
@@ -319,6 +406,7 @@ impl<O: Objective> Run<O> {
             last_finite: self.log.last_finite,
             loss_scale: self.loss_scale.clone(),
             checksums: Default::default(),
+            watched: None,
         }
     }
 
@@ -379,6 +467,15 @@ impl<O: Objective> Run<O> {
 type Modules<O> = Loaded<<O as Objective>::Student, <O as Objective>::State>;
 
 impl<O: Objective, C> Plan<'_, O, C> {
+    /// The rules of alarms.
+    fn rules(&self) -> Rules {
+        Rules::new(Setting {
+            steps_per_epoch: self.steps_per_epoch,
+            batch_images: self.config.data.batch_images,
+            prototypes: self.objective.prototypes(),
+        })
+    }
+
     /// The encoder that the config starts from, read; `None` for initial weights, for a run that resumes, and on ranks other
     /// than 0, which take the networks of rank 0.
     ///

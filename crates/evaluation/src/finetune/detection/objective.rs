@@ -127,7 +127,7 @@ impl Objective for Detect {
             .map(|(name, loss)| (name, loss.without_autodiff()))
             .collect();
         let total = losses.total();
-        (Loss { total, signals }, ())
+        (Loss::new(total, signals), ())
     }
 
     fn commit(&self, student: Rcnn, state: State, _: Vec<()>, _: &Context) -> (Rcnn, State) {

@@ -99,6 +99,7 @@ fn small_config(masks: bool) -> Config {
             checkpoint_every_steps: Some(3),
             keep_checkpoints: 1,
             log_every_steps: 1,
+            on_alarm: training::OnAlarm::Warn,
         },
     }
 }

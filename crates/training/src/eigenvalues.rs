@@ -4,25 +4,70 @@
 //! Implemented here because the maintained linear algebra crates would enable features of crates that Burn's
 //! matrix products use.
 
-use super::dot::dot;
-use ndarray::Array2;
 use rayon::prelude::*;
 
 /// Maximum QL steps per eigenvalue; two are usual.
 const STEPS: usize = 60;
 
-/// All eigenvalues, the largest first. `matrix` must be symmetric.
-pub(crate) fn symmetric_eigenvalues(matrix: Array2<f64>) -> Vec<f64> {
-    let (mut diagonal, beside) = tridiagonal(matrix);
+/// Least rows of a thread: fewer cost more to hand over than to compute.
+const ROWS: usize = 64;
+
+/// Parallel sums.
+const LANES: usize = 8;
+
+/// The scalar product of two vectors of one length: sums in lanes, which compilers vectorize, in a fixed order.
+pub(crate) fn dot(a: &[f64], b: &[f64]) -> f64 {
+    let (a_lanes, b_lanes) = (a.chunks_exact(LANES), b.chunks_exact(LANES));
+    let rest: f64 = a_lanes
+        .remainder()
+        .iter()
+        .zip(b_lanes.remainder())
+        .map(|(a, b)| a * b)
+        .sum();
+    let mut sums = [0.0; LANES];
+    for (a, b) in a_lanes.zip(b_lanes) {
+        for lane in 0..LANES {
+            sums[lane] += a[lane] * b[lane];
+        }
+    }
+    sums.iter().sum::<f64>() + rest
+}
+
+/// RankMe: the exponential of the entropy of the shares of the singular values, which are the roots of these eigenvalues of the
+/// Gram matrix (Garrido, Balestriero, Najman, LeCun, *RankMe*, 2023, equation 1, with its epsilon of 1e-7).
+pub fn rank_me(eigenvalues: impl IntoIterator<Item = f64>) -> f64 {
+    let values: Vec<f64> = eigenvalues
+        .into_iter()
+        .map(|value| value.max(0.0).sqrt())
+        .collect();
+    let sum = values.iter().sum::<f64>().max(f64::MIN_POSITIVE);
+    let entropy: f64 = values
+        .iter()
+        .map(|value| {
+            let share = value / sum + RANKME_EPSILON;
+            -share * share.ln()
+        })
+        .sum();
+    entropy.exp()
+}
+
+/// RankMe's epsilon, for f32 features.
+const RANKME_EPSILON: f64 = 1e-7;
+
+/// All eigenvalues of a symmetric matrix of `size` rows, row by row; the largest first.
+///
+/// # Panics
+/// If `matrix` has not `size` times `size` values.
+pub fn symmetric_eigenvalues(matrix: Vec<f64>, size: usize) -> Vec<f64> {
+    assert_eq!(matrix.len(), size * size, "the matrix must be square");
+    let (mut diagonal, beside) = tridiagonal(matrix, size);
     implicit_ql(&mut diagonal, beside);
     diagonal.sort_unstable_by(|a, b| b.total_cmp(a));
     diagonal
 }
 
 /// Diagonal and subdiagonal (with a last 0) of a tridiagonal matrix with the same eigenvalues.
-fn tridiagonal(matrix: Array2<f64>) -> (Vec<f64>, Vec<f64>) {
-    let size = matrix.nrows();
-    let (mut values, _) = matrix.into_raw_vec_and_offset();
+fn tridiagonal(mut values: Vec<f64>, size: usize) -> (Vec<f64>, Vec<f64>) {
     let (mut diagonal, mut beside) = (vec![0.0; size], vec![0.0; size]);
     for step in 0..size {
         diagonal[step] = values[step * size + step];
@@ -46,6 +91,7 @@ fn tridiagonal(matrix: Array2<f64>) -> (Vec<f64>, Vec<f64>) {
         let rest = &mut values[first * size..];
         let mut other: Vec<f64> = rest
             .par_chunks(size)
+            .with_min_len(ROWS)
             .map(|row| scale * dot(&row[first..], &reflector))
             .collect();
         let share = 0.5 * scale * dot(&other, &reflector);
@@ -53,7 +99,8 @@ fn tridiagonal(matrix: Array2<f64>) -> (Vec<f64>, Vec<f64>) {
             .iter_mut()
             .zip(&reflector)
             .for_each(|(other, reflector)| *other -= share * reflector);
-        rest.par_chunks_mut(size).enumerate().for_each(|(index, row)| {
+        let rows = rest.par_chunks_mut(size).with_min_len(ROWS).enumerate();
+        rows.for_each(|(index, row)| {
             let (a, b) = (reflector[index], other[index]);
             for ((value, reflector), other) in row[first..].iter_mut().zip(&reflector).zip(&other) {
                 *value -= a * other + b * reflector;
@@ -115,9 +162,13 @@ fn implicit_ql(diagonal: &mut [f64], mut beside: Vec<f64>) {
 mod tests {
     use super::*;
 
-    fn check(matrix: Array2<f64>, expected: &[f64]) {
+    fn matrix(size: usize, value: impl Fn(usize, usize) -> f64) -> Vec<f64> {
+        (0..size * size).map(|at| value(at / size, at % size)).collect()
+    }
+
+    fn check(matrix: Vec<f64>, expected: &[f64]) {
         let most = expected[0].abs().max(1.0);
-        let found = symmetric_eigenvalues(matrix);
+        let found = symmetric_eigenvalues(matrix, expected.len());
         assert_eq!(found.len(), expected.len());
         for (found, expected) in found.iter().zip(expected) {
             assert!((found - expected).abs() < 1e-13 * most, "{found} {expected}");
@@ -126,36 +177,48 @@ mod tests {
 
     #[test]
     fn small_matrices_by_hand() {
-        check(Array2::from_elem((1, 1), 3.0), &[3.0]);
-        check(ndarray::array![[2.0, 1.0], [1.0, 2.0]], &[3.0, 1.0]);
-        check(
-            Array2::from_diag(&ndarray::array![1.0, 5.0, -2.0]),
-            &[5.0, 1.0, -2.0],
-        );
-        check(Array2::zeros((4, 4)), &[0.0; 4]);
+        check(vec![3.0], &[3.0]);
+        check(vec![2.0, 1.0, 1.0, 2.0], &[3.0, 1.0]);
+        let diagonal = [1.0, 5.0, -2.0];
+        let of = |row: usize, column: usize| if row == column { diagonal[row] } else { 0.0 };
+        check(matrix(3, of), &[5.0, 1.0, -2.0]);
+        check(vec![0.0; 16], &[0.0; 4]);
         // All ones: one eigenvalue, equal to the size.
         let mut expected = [0.0; 30];
         expected[0] = 30.0;
-        check(Array2::from_elem((30, 30), 1.0), &expected);
+        check(vec![1.0; 900], &expected);
     }
 
     #[test]
     fn the_second_difference_has_eigenvalues_in_closed_form() {
         let size = 200;
-        let matrix = Array2::from_shape_fn((size, size), |(row, column)| match row.abs_diff(column) {
+        let second = matrix(size, |row, column| match row.abs_diff(column) {
             0 => 2.0,
             1 => -1.0,
             _ => 0.0,
         });
         let angle = |index: usize| std::f64::consts::PI * (size - index) as f64 / (size + 1) as f64;
         let expected: Vec<f64> = (0..size).map(|index| 2.0 - 2.0 * angle(index).cos()).collect();
-        check(matrix.clone(), &expected);
+        check(second.clone(), &expected);
         // The same after a change of basis by a reflection, which fills the matrix.
         let vector: Vec<f64> = (0..size).map(|index| (index as f64 * 0.7).sin()).collect();
         let scale = 2.0 / dot(&vector, &vector);
-        let reflection = Array2::from_shape_fn((size, size), |(row, column)| {
+        let reflection = matrix(size, |row, column| {
             f64::from(u8::from(row == column)) - scale * vector[row] * vector[column]
         });
-        check(reflection.dot(&matrix).dot(&reflection), &expected);
+        let product = |a: &[f64], b: &[f64]| {
+            matrix(size, |row, column| {
+                (0..size)
+                    .map(|at| a[row * size + at] * b[at * size + column])
+                    .sum()
+            })
+        };
+        check(product(&product(&reflection, &second), &reflection), &expected);
+    }
+
+    #[test]
+    fn rank_me_counts_equal_directions() {
+        assert!((rank_me([4.0; 5]) - 5.0).abs() < 1e-4);
+        assert!((rank_me([9.0, 0.0, 0.0, 0.0]) - 1.0).abs() < 1e-4);
     }
 }
