@@ -136,16 +136,26 @@ impl Rules {
         let above = |signal: &'static str, value: f64, limit: f64| {
             (value > limit).then_some(Beyond { signal, value, limit })
         };
+        let of_representation = matches!(cause, Cause::Collapse | Cause::LowRank | Cause::DeadPrototypes);
+        // Initial weights, above all of vision transformers, give all images nearly the same features.
+        if of_representation && line.step <= self.setting.steps_per_epoch.clamp(40, 5_000) {
+            return None;
+        }
         match cause {
-            Cause::Collapse => below("embedding_spread", of("embedding_spread")?, 0.1),
-            Cause::LowRank => below("embedding_rank", of("embedding_rank")?, 2.0),
+            // VICReg's embeddings have a scale: its variance term is 1 if they are one point, also where rounding spreads the
+            // directions of what is left.
+            Cause::Collapse => match of("variance") {
+                Some(variance) if variance > 0.95 => above("variance", variance, 0.95),
+                _ => below("embedding_spread", of("embedding_spread")?, 0.05),
+            },
+            Cause::LowRank => below("embedding_rank", of("embedding_rank")?, 1.6),
             Cause::DeadPrototypes => {
-                // No more prototypes can be in use than there are images.
-                let prototypes = self.setting.prototypes?.min(self.setting.batch_images);
+                // No more prototypes can be in use than the averaged steps have images.
+                let prototypes = self.setting.prototypes?.min(10 * self.setting.batch_images);
                 below(
                     "prototypes_used",
                     of("prototypes_used")?,
-                    (prototypes as f64 / 50.0).max(2.0),
+                    (prototypes as f64 / 64.0).max(2.0),
                 )
             }
             Cause::ChanceLoss => {
@@ -158,7 +168,9 @@ impl Rules {
                 })
             }
             Cause::Diverging => match (of("loss_over_chance"), self.calm.norm()) {
-                (Some(value), _) if value > 1.25 => above("loss_over_chance", value, 1.25),
+                (Some(value), _) if self.calm.near_chance && value > 1.25 => {
+                    above("loss_over_chance", value, 1.25)
+                }
                 (_, Some(calm)) => above("gradient_norm", of("gradient_norm")?, 100.0 * calm),
                 _ => None,
             },
@@ -180,10 +192,14 @@ const CALM_LINES: usize = 10;
 #[derive(Debug, Default)]
 struct Calm {
     norms: Vec<f64>,
+    /// Whether the loss has come down to its chance value: MAE's begins far above it.
+    near_chance: bool,
 }
 
 impl Calm {
     fn take(&mut self, line: &LogLine) {
+        let over_chance = line.signals.get("loss_over_chance");
+        self.near_chance |= over_chance.is_some_and(|value| *value < 1.2);
         if let Some(norm) = line
             .signals
             .get("gradient_norm")

@@ -455,6 +455,6 @@ mod tests {
             .contains("seeds")
         );
         let cost = Cost::HeldOut(vec![]);
-        assert!(refused(SvmLowShot { cost, ..config() }).contains("costs"));
+        assert!(refused(SvmLowShot { cost, ..config() }).contains("`protocols.0.x.cost.held_out`"));
     }
 }

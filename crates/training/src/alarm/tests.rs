@@ -47,11 +47,11 @@ fn found(mut rules: Rules, every: usize, lines: usize, of: impl Fn(usize) -> Log
 fn each_rule_needs_its_signal_beyond_the_limit_for_some_steps() {
     let prototypes = Some(1000);
     let cases: [(&str, f32, f32, Cause, usize); 5] = [
-        ("variance", 0.98, 0.9, Cause::Collapse, 21),
-        ("embedding_spread", 0.05, 0.15, Cause::Collapse, 21),
-        ("embedding_rank", 1.5, 2.5, Cause::LowRank, 21),
+        ("variance", 0.98, 0.9, Cause::Collapse, 61),
+        ("embedding_spread", 0.04, 0.06, Cause::Collapse, 61),
+        ("embedding_rank", 1.5, 1.7, Cause::LowRank, 61),
         // A 64th of the 1,000 prototypes, which ten steps of 256 images can use.
-        ("prototypes_used", 15.5, 15.7, Cause::DeadPrototypes, 21),
+        ("prototypes_used", 15.5, 15.7, Cause::DeadPrototypes, 61),
         ("loss_over_chance", 1.002, 0.99, Cause::ChanceLoss, 61),
     ];
     for (signal, beyond, healthy, cause, first) in cases {
@@ -128,14 +128,14 @@ fn a_resumed_run_finds_what_an_uninterrupted_one_finds() {
     let of = |step: usize| line(step, &[("embedding_spread", if step < 30 { 0.5 } else { 0.01 })]);
     let whole: Vec<_> = {
         let mut rules = rules(None);
-        (1..=60).map(|step| rules.take(&of(step))).collect()
+        (1..=90).map(|step| rules.take(&of(step))).collect()
     };
-    for cut in [10, 40, 55] {
+    for cut in [10, 45, 70] {
         let mut again = rules(None);
         for step in 1..=cut {
             again.take(&of(step));
         }
-        let rest: Vec<_> = (cut + 1..=60).map(|step| again.take(&of(step))).collect();
+        let rest: Vec<_> = (cut + 1..=90).map(|step| again.take(&of(step))).collect();
         assert_eq!(rest, whole[cut..]);
     }
 }

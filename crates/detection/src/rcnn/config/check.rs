@@ -111,10 +111,11 @@ impl RcnnConfig {
                      got {low} and {high}"
                 ));
             }
-            if !stage.coder.weights.iter().all(|weight| *weight > 0.0) {
+            let wrong = (stage.coder.weights.iter().enumerate())
+                .find(|(_, weight)| weight.is_nan() || **weight <= 0.0);
+            if let Some((place, weight)) = wrong {
                 return Err(format!(
-                    "`{table}.cascade[{index}].coder.weights` must be above 0, got {:?}",
-                    stage.coder.weights
+                    "`{table}.cascade[{index}].coder.weights[{place}]` must be above 0, got {weight}"
                 ));
             }
         }
@@ -201,7 +202,7 @@ mod tests {
         );
         assert!(
             error(&|config| config.cascade[0].coder.weights[2] = 0.0)
-                .starts_with("`network.cascade[0].coder.weights` must be above 0")
+                .starts_with("`network.cascade[0].coder.weights[2]` must be above 0")
         );
         let c4 = RcnnConfig::moco_c4(resnet50(), 20, false);
         assert!(
