@@ -1,6 +1,6 @@
 //! Every `passer …` line of the pages, and every command in a message, is one that the program understands.
 
-use super::{Page, pages};
+use super::pages;
 use crate::{files, root};
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 
