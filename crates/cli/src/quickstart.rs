@@ -324,8 +324,12 @@ fn next_commands(out: &Path) {
          \x20 passer pretrain configs/pretrain/moco-v2-resnet50-pass.toml --smoke\n\
          \x20 passer pretrain configs/pretrain/moco-v2-resnet18-cifar10.toml --data shards --out runs/mine\n\
          \x20 passer evaluate run configs/evaluate/small-images.toml --encoder {} --train TRAIN --test TEST --out scores\n\n\
-         `passer` is target/release/passer, or `cargo run --release --`.",
-        shell_word(&out.join("run").display().to_string())
+         `passer` is {}.",
+        shell_word(&out.join("run").display().to_string()),
+        std::env::current_exe().map_or_else(
+            |_| "this program".to_owned(),
+            |program| program.display().to_string()
+        )
     );
 }
 

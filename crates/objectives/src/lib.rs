@@ -27,8 +27,6 @@ pub mod parameter_budget;
 mod teacher;
 
 #[cfg(test)]
-mod collapse;
-#[cfg(test)]
 mod conformance;
 #[cfg(test)]
 mod formula;

@@ -107,7 +107,7 @@ impl RcnnConfig {
             let (low, high) = (stage.matcher.background_below, stage.matcher.foreground_from);
             if !(0.0..=1.0).contains(&low) || !(low..=1.0).contains(&high) {
                 return Err(format!(
-                    "`{table}.cascade[{index}].matcher` must have shares with `background_below` at most `foreground_from`, \
+                    "`{table}.cascade.{index}.matcher` must have shares with `background_below` at most `foreground_from`, \
                      got {low} and {high}"
                 ));
             }
@@ -115,7 +115,7 @@ impl RcnnConfig {
                 .find(|(_, weight)| weight.is_nan() || **weight <= 0.0);
             if let Some((place, weight)) = wrong {
                 return Err(format!(
-                    "`{table}.cascade[{index}].coder.weights[{place}]` must be above 0, got {weight}"
+                    "`{table}.cascade.{index}.coder.weights.{place}` must be above 0, got {weight}"
                 ));
             }
         }
@@ -198,11 +198,11 @@ mod tests {
         );
         assert!(
             error(&|config| config.cascade[1].matcher.foreground_from = 0.5)
-                .starts_with("`network.cascade[1].matcher` must have")
+                .starts_with("`network.cascade.1.matcher` must have")
         );
         assert!(
             error(&|config| config.cascade[0].coder.weights[2] = 0.0)
-                .starts_with("`network.cascade[0].coder.weights[2]` must be above 0")
+                .starts_with("`network.cascade.0.coder.weights.2` must be above 0")
         );
         let c4 = RcnnConfig::moco_c4(resnet50(), 20, false);
         assert!(
