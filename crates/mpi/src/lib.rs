@@ -6,7 +6,9 @@
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 mod launch;
+// Without the feature its tests alone use it, and not all of it.
 #[cfg(any(feature = "mpi", test))]
+#[cfg_attr(not(feature = "mpi"), allow(dead_code))]
 mod watch;
 #[cfg(feature = "mpi")]
 mod world;
