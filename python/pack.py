@@ -93,7 +93,7 @@ def linux_platform(program: bytes, allowed: set[str]) -> str:
     if foreign:
         raise Refused(
             f"the program needs {', '.join(foreign)}, which not every machine has: "
-            "build it without that feature, or pass `--allow-library NAME`"
+            "build it without the feature that needs it (`mpi` for libmpi), or pass `--allow-library NAME`"
         )
     if newest is None:
         raise Refused("the program is linked statically: name its platform, as in `--platform musllinux_1_2_x86_64`")

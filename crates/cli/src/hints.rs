@@ -92,7 +92,7 @@ fn of_weights_named(hint: &weights::Hint, names: Names) -> String {
         },
         Hint::UseTimmNames => "write timm's names: `--to timm`".into(),
         Hint::ExportOnnx => "ONNX has every network: `--to onnx`".into(),
-        Hint::ExportTransformers => "Transformers has this network: `--to transformers`".into(),
+        Hint::ExportTransformers => "Transformers has such networks: `passer weights export ENCODER --to transformers`".into(),
         Hint::ExportTimm => "timm has this network: `--to timm`".into(),
         Hint::ExportHalves => "16-bit floats halve the file: `--dtype f16`".into(),
         Hint::UseToDetect(detector) => match detector {

@@ -1,9 +1,12 @@
 //! `--on-event`: the events of a run in, a command of the user's for each of them out. The run never waits for it.
 
+use crate::output::counted;
 use serde_json::{Map, Value, json};
 use std::io::Write;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{self, Sender};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -37,6 +40,10 @@ struct Queue {
     events: Sender<(String, Value)>,
     worker: JoinHandle<()>,
     run: String,
+    /// Events that no command has begun with.
+    waiting: Arc<AtomicUsize>,
+    /// Whether a warning has said that events wait.
+    warned: AtomicBool,
 }
 
 impl EventCommand {
@@ -47,9 +54,12 @@ impl EventCommand {
 
     fn new(command: String, out: &Path) -> Self {
         let (events, queue) = mpsc::channel::<(String, Value)>();
+        let waiting = Arc::new(AtomicUsize::new(0));
+        let begun = Arc::clone(&waiting);
         let worker = std::thread::spawn(move || {
             let mut reported = false;
             for (name, event) in queue {
+                begun.fetch_sub(1, Ordering::Relaxed);
                 if let Err(reason) = run(&command, &name, &event)
                     && !reported
                 {
@@ -65,6 +75,8 @@ impl EventCommand {
             events,
             worker,
             run: out.display().to_string(),
+            waiting,
+            warned: AtomicBool::new(false),
         }))
     }
 
@@ -75,6 +87,12 @@ impl EventCommand {
         event.insert("run".into(), queue.run.clone().into());
         if let Value::Object(facts) = facts {
             event.extend(facts);
+        }
+        // One event may wait for the one before it; two wait for a command that takes longer than what happens.
+        if queue.waiting.fetch_add(1, Ordering::Relaxed) >= 2 && !queue.warned.swap(true, Ordering::Relaxed) {
+            tracing::warn!(
+                "the command of `--on-event` still runs: the event `{name}` and those before it wait for it"
+            );
         }
         // It fails only if the thread has panicked, which costs events and no run.
         let _ = queue.events.send((name.into(), Value::Object(event)));
@@ -109,15 +127,22 @@ impl EventCommand {
             Err(error) => json!({"outcome": "failed", "error": format!("{error:#}")}),
         };
         self.send("end", facts);
-        let Some(Queue { events, worker, .. }) = self.0 else {
+        let Some(Queue {
+            events,
+            worker,
+            waiting,
+            ..
+        }) = self.0
+        else {
             return;
         };
         drop(events);
-        let waiting = Instant::now();
+        let ended = Instant::now();
         while !worker.is_finished() {
-            if waiting.elapsed().as_secs() >= LAST_SECONDS {
+            if ended.elapsed().as_secs() >= LAST_SECONDS {
                 tracing::warn!(
-                    "the command of `--on-event` still runs after {LAST_SECONDS} s: not waited for"
+                    "the command of `--on-event` still runs after {LAST_SECONDS} s: not waited for; {} were not passed on",
+                    counted(waiting.load(Ordering::Relaxed), "event")
                 );
                 return;
             }

@@ -29,6 +29,14 @@ pub enum DetectionError {
         /// The differences.
         difference: Box<Mismatch>,
     },
+    /// Weights that are no numbers, or variances below 0: a network of them finds nothing, in silence.
+    #[error("the weights of {network} must be finite, and variances not below 0; they are not in {tensors}")]
+    NotFinite {
+        /// The network.
+        network: &'static str,
+        /// The first tensors, in words.
+        tensors: String,
+    },
     /// Layers that the weights make do not fit together.
     #[error("the weights are not those of {network}: {reason}")]
     Layers {
@@ -87,6 +95,7 @@ impl DetectionError {
             Self::Onnx { hint, .. } => hint.clone(),
             Self::ForeignOnnx { .. } => Some(Hint::BuildWithOnnx),
             Self::Mismatch { .. }
+            | Self::NotFinite { .. }
             | Self::Layers { .. }
             | Self::Unknown { .. }
             | Self::Config(_)

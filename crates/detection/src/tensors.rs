@@ -20,7 +20,29 @@ pub(crate) struct Tensors<'a, R> {
     epsilon: f64,
     left: BTreeMap<String, &'a TensorInfo>,
     mismatch: Mismatch,
+    /// Names of tensors that no network can have.
+    unsound: Vec<String>,
     source: &'a mut R,
+}
+
+/// Whether a tensor holds what a trained network may: numbers, and variances from 0.
+pub(crate) fn is_sound(name: &str, mut values: impl Iterator<Item = f64>) -> bool {
+    let is_variance = name.ends_with("running_var");
+    values.all(|value| value.is_finite() && (value >= 0.0 || !is_variance))
+}
+
+/// The error of a network with unsound tensors, if there are any.
+pub(crate) fn sound(network: &'static str, unsound: &[String]) -> Result<(), DetectionError> {
+    const SHOWN: usize = 3;
+    if unsound.is_empty() {
+        return Ok(());
+    }
+    let names = unsound.iter().take(SHOWN).map(|name| format!("`{name}`"));
+    let mut tensors = names.collect::<Vec<_>>().join(", ");
+    if unsound.len() > SHOWN {
+        tensors += &format!(" and {} more", unsound.len() - SHOWN);
+    }
+    Err(DetectionError::NotFinite { network, tensors })
 }
 
 /// Where a file has a convolution and the norm behind it.
@@ -55,6 +77,7 @@ impl<'a, R: Read + Seek> Tensors<'a, R> {
             epsilon,
             left,
             mismatch: Mismatch::default(),
+            unsound: vec![],
             source,
         }
     }
@@ -72,12 +95,12 @@ impl<'a, R: Read + Seek> Tensors<'a, R> {
     /// Checks that the network took all, and nothing was missing.
     ///
     /// # Errors
-    /// [`DetectionError::Mismatch`] with the differences from `network`.
+    /// [`DetectionError::Mismatch`] with the differences from `network`, [`DetectionError::NotFinite`].
     pub(crate) fn finish(self, network: &'static str) -> Result<(), DetectionError> {
         let mut mismatch = self.mismatch;
         mismatch.unexpected = self.left.into_keys().map(|name| (name, None)).collect();
         if mismatch.is_empty() {
-            return Ok(());
+            return sound(network, &self.unsound);
         }
         Err(DetectionError::Mismatch {
             network,
@@ -102,7 +125,11 @@ impl<'a, R: Read + Seek> Tensors<'a, R> {
             self.mismatch.types.push(found);
             return Ok(zeros);
         }
-        Ok(tensor.read(self.source)?.iter::<f64>().collect())
+        let values: Vec<f64> = tensor.read(self.source)?.iter::<f64>().collect();
+        if !is_sound(&name, values.iter().copied()) {
+            self.unsound.push(name);
+        }
+        Ok(values)
     }
 
     /// A convolution's weight, as `[outputs][…]`, and its bias, with the following norm folded in: the norm's
@@ -201,4 +228,24 @@ pub(crate) fn narrow(values: Vec<f64>) -> Vec<f32> {
 
 fn tensor<const D: usize>(values: Vec<f32>, shape: [usize; D], device: &Device) -> Tensor<D> {
     Tensor::from_data(TensorData::new(values, shape), device)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn weights_are_finite_and_variances_not_below_zero() {
+        assert!(is_sound("conv.weight", [0.5, -1.0].into_iter()));
+        assert!(is_sound("bn.running_var", [0.0, 1.0].into_iter()));
+        assert!(!is_sound("bn.running_var", [1.0, -1.0].into_iter()));
+        assert!(!is_sound("conv.weight", [f64::NAN].into_iter()));
+        assert!(!is_sound("conv.bias", [f64::INFINITY].into_iter()));
+        assert!(sound("YOLOX", &[]).is_ok());
+        let names: Vec<String> = (0..5).map(|index| format!("a.{index}")).collect();
+        assert_eq!(
+            sound("YOLOX", &names).unwrap_err().to_string(),
+            "the weights of YOLOX must be finite, and variances not below 0; they are not in `a.0`, `a.1`, `a.2` and 2 more"
+        );
+    }
 }

@@ -23,13 +23,24 @@ pub(crate) struct AlarmLog {
 }
 
 impl AlarmLog {
-    /// Opens the file of a run whose log has these lines until now; half a line at its end is removed.
+    /// Opens the file of a run whose log has these lines until now; half a line at its end is removed. Other lines that cannot be
+    /// read stay, with a warning.
     ///
     /// # Errors
     /// A file that cannot be read or written.
     pub(crate) fn open(run: &Path, mut rules: Rules, lines: &[LogLine]) -> Result<Self, FileError> {
         let path = run.join(ALARMS);
-        let (alarms, bytes) = whole_lines(&path)?;
+        let Read {
+            alarms,
+            damaged,
+            bytes,
+        } = whole_lines(&path)?;
+        if damaged > 0 {
+            tracing::warn!(
+                "`{}`: {damaged} lines cannot be read and stay as they are",
+                path.display()
+            );
+        }
         if path.exists() {
             let file = OpenOptions::new().write(true).open(&path);
             file.and_then(|file| file.set_len(bytes))
@@ -89,31 +100,47 @@ fn alarm(finding: Finding, line: &LogLine, remedies: Vec<Remedy>) -> Alarm {
     }
 }
 
-/// The alarms of a run, in order, up to the first line that is not whole; none without the file.
+/// The alarms of a run, in order, and the number of whole lines that cannot be read; none without the file.
 ///
 /// # Errors
 /// A file that cannot be read.
-pub fn read_alarms(run: &Path) -> Result<Vec<Alarm>, FileError> {
-    Ok(whole_lines(&run.join(ALARMS))?.0)
+pub fn read_alarms(run: &Path) -> Result<(Vec<Alarm>, usize), FileError> {
+    let read = whole_lines(&run.join(ALARMS))?;
+    Ok((read.alarms, read.damaged))
 }
 
-/// The alarms of the whole lines of a file, and the bytes of these lines.
-fn whole_lines(path: &Path) -> Result<(Vec<Alarm>, u64), FileError> {
+/// A file of alarms.
+struct Read {
+    alarms: Vec<Alarm>,
+    /// Whole lines that cannot be read: damaged, or of another version.
+    damaged: usize,
+    /// Bytes of the whole lines.
+    bytes: u64,
+}
+
+/// The whole lines of a file.
+fn whole_lines(path: &Path) -> Result<Read, FileError> {
     let text = match std::fs::read(path) {
         Ok(text) => text,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => vec![],
         Err(error) => return Err(FileError::new("read", path)(error)),
     };
-    let (mut alarms, mut bytes) = (vec![], 0);
+    let mut read = Read {
+        alarms: vec![],
+        damaged: 0,
+        bytes: 0,
+    };
     for line in text.split_inclusive(|byte| *byte == b'\n') {
-        let whole = line
-            .strip_suffix(b"\n")
-            .and_then(|line| serde_json::from_slice(line).ok());
-        let Some(alarm) = whole else { break };
-        alarms.push(alarm);
-        bytes += line.len() as u64;
+        let Some(whole) = line.strip_suffix(b"\n") else {
+            break;
+        };
+        match serde_json::from_slice(whole) {
+            Ok(alarm) => read.alarms.push(alarm),
+            Err(_) => read.damaged += 1,
+        }
+        read.bytes += line.len() as u64;
     }
-    Ok((alarms, bytes))
+    Ok(read)
 }
 
 #[cfg(test)]

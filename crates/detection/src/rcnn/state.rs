@@ -13,6 +13,7 @@ use super::config::RcnnConfig;
 use super::detectron2::{self, Extras};
 use super::network::Rcnn;
 use crate::error::DetectionError;
+use crate::tensors::{is_sound, sound};
 
 /// What becomes of the layers whose size is the number of classes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -222,7 +223,8 @@ pub(super) fn tensors_of(checkpoint: &Checkpoint) -> FileTensors<'_> {
 /// detectron2's.
 ///
 /// # Errors
-/// All differences between the file's names and shapes and the network's, and a file that cannot be read.
+/// All differences between the file's names and shapes and the network's, a file that cannot be read, and
+/// [`DetectionError::NotFinite`].
 pub fn read<R: Read + Seek>(
     network: Rcnn,
     checkpoint: &Checkpoint,
@@ -235,6 +237,7 @@ pub fn read<R: Read + Seek>(
     left.retain(|name, _| !skipped(name));
     let mut mismatch = Mismatch::default();
     let mut values = BTreeMap::new();
+    let mut unsound = vec![];
     for (name, data) in state_dict(&network)
         .into_iter()
         .filter(|(name, _)| !skipped(name))
@@ -249,20 +252,26 @@ pub fn read<R: Read + Seek>(
         } else if !tensor.dtype.is_weight() {
             mismatch.types.push((name, tensor.dtype.name().to_owned()));
         } else {
-            values.insert(name, tensor.read(source)?);
+            let read = tensor.read(source)?;
+            if !is_sound(&name, read.iter::<f64>()) {
+                unsound.push(name.clone());
+            }
+            values.insert(name, read);
         }
     }
     mismatch.unexpected = left.into_keys().map(|name| (name, None)).collect();
+    let kind = match (config.cascade.is_empty(), config.masks.is_some()) {
+        (true, true) => "this Mask R-CNN",
+        (true, false) => "this Faster R-CNN",
+        (false, true) => "this Cascade Mask R-CNN",
+        (false, false) => "this Cascade R-CNN",
+    };
     if mismatch.is_empty() {
+        sound(kind, &unsound)?;
         return Ok(replace_state(network, values));
     }
     Err(DetectionError::Mismatch {
-        network: match (config.cascade.is_empty(), config.masks.is_some()) {
-            (true, true) => "this Mask R-CNN",
-            (true, false) => "this Faster R-CNN",
-            (false, true) => "this Cascade Mask R-CNN",
-            (false, false) => "this Cascade R-CNN",
-        },
+        network: kind,
         difference: Box::new(mismatch),
     })
 }

@@ -211,6 +211,12 @@ impl<'a> Reader<'a> {
 
     fn floats(&self, node: &OnnxNode, input: usize) -> Result<Option<&'a OnnxTensor>, String> {
         match self.constant(node, input)? {
+            Some(OnnxTensor {
+                values: OnnxValues::F32(values),
+                ..
+            }) if values.iter().any(|value| !value.is_finite()) => {
+                Err("its values are not all finite".to_owned())
+            }
             Some(tensor) if matches!(tensor.values, OnnxValues::F32(_)) => Ok(Some(tensor)),
             Some(_) => Err("its values are no 32-bit floats".to_owned()),
             None => Ok(None),

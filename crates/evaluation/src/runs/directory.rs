@@ -122,6 +122,17 @@ impl TrainingRun {
         faults.0.extend(log.damage());
         let checkpoint = training::latest_checkpoint(path).ok().flatten();
         let finished = path.join(ENCODER).exists();
+        let (alarms, damaged) = faults.of_file(training::read_alarms(path));
+        if damaged > 0 {
+            faults.add(format!("{damaged} lines of alarms.jsonl cannot be read"));
+        }
+        let steps = facts.get("steps").and_then(serde_json::Value::as_u64);
+        let last = log.lines.last().map_or(0, |line| line.step as u64);
+        if let Some(steps) = steps.filter(|steps| finished && path.join(LOG).exists() && last < *steps) {
+            faults.add(format!(
+                "{LOG} ends at step {last} of {steps}, and the run is finished"
+            ));
+        }
         let header = faults.header(path, checkpoint.as_ref());
         let listing = facts.get("listing").cloned();
         let results = faults.results(path);
@@ -135,7 +146,7 @@ impl TrainingRun {
             config_table,
             config,
             lines: log.lines,
-            alarms: training::read_alarms(path)?,
+            alarms,
             unread_bytes: log.unread_bytes,
             validation,
             licenses: header.licenses,

@@ -51,7 +51,7 @@ fn an_alarm_is_written_once_and_not_again_by_a_resumed_run() {
         (alarm.signal.as_str(), alarm.remedies.len()),
         ("embedding_spread", 1)
     );
-    assert_eq!(read_alarms(run.path()).unwrap(), told);
+    assert_eq!(read_alarms(run.path()).unwrap(), (told.clone(), 0));
 
     // Resumed before the alarm and after it; half a line of a killed process is removed.
     for resumed_at in [0, alarm.step - 1, alarm.step] {
@@ -64,6 +64,20 @@ fn an_alarm_is_written_once_and_not_again_by_a_resumed_run() {
         }
         assert_eq!(std::fs::read_to_string(&path).unwrap(), text);
     }
+
+    // A damaged line, or one of a later version, stays, and takes none behind it along.
+    let path = run.path().join(ALARMS);
+    let text = format!(
+        "{{\"alarm\":\"of_later\"}}\n{}",
+        std::fs::read_to_string(&path).unwrap()
+    );
+    std::fs::write(&path, &text).unwrap();
+    let mut log = AlarmLog::open(run.path(), rules(), &lines[..1]).unwrap();
+    for line in &lines[1..] {
+        assert_eq!(log.take(line, remedies).unwrap(), []);
+    }
+    assert_eq!(std::fs::read_to_string(&path).unwrap(), text);
+    assert_eq!(read_alarms(run.path()).unwrap(), (told, 1));
 }
 
 #[test]
@@ -72,7 +86,7 @@ fn a_run_without_alarms_has_no_file_and_one_of_an_earlier_version_is_judged_by_i
     let lines: Vec<LogLine> = (1..=80).map(|step| line(step, 0.001)).collect();
     let mut log = AlarmLog::open(run.path(), rules(), &lines).unwrap();
     assert!(!run.path().join(ALARMS).exists());
-    assert_eq!(read_alarms(run.path()).unwrap(), []);
+    assert_eq!(read_alarms(run.path()).unwrap(), (vec![], 0));
     let alarms = log.take(&line(81, 0.001), remedies).unwrap();
     assert_eq!((alarms.len(), alarms[0].since_step), (1, 41));
 }
