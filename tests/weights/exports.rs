@@ -79,7 +79,9 @@ fn a_folder_for_transformers_gives_the_same_features() {
         .code(1)
         .stderr(
             contains("timm's `config.json` cannot state the epsilon of norms, which is 1e-12 here").and(
-                contains("hint: Transformers has this network: `--to transformers`"),
+                contains(
+                    "hint: Transformers has such networks: `passer weights export ENCODER --to transformers`",
+                ),
             ),
         );
     assert!(!out.exists());
