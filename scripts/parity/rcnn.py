@@ -303,6 +303,27 @@ def write(name, content):
     print(path.name, path.stat().st_size, "bytes")
 
 
+def of_network(script, losses, counts, gradients, errors, proposals, found):
+    """The fixture of a network: its losses, gradients with PyTorch's own errors in float32, proposals and detections."""
+    shown = [torch.arange(0, len(p), max(1, len(p) // 40)) for p in proposals]
+    return {
+        "made_by": f"scripts/parity/{script}",
+        "tolerance": "1e-4 relative, or three times PyTorch's own error in float32",
+        "losses": losses,
+        "training_proposals": counts,
+        "gradients": {name: stored(gradient) for name, gradient in gradients.items()},
+        "float32_errors": {name: float(f"{error:.1e}") for name, error in errors.items()},
+        "statistics": {},
+        "proposal_counts": [len(p) for p in proposals],
+        "proposals": [[[int(i), *significant(p[i])] for i in of] for p, of in zip(proposals, shown)],
+        "detections": [
+            [[int(label), *significant(score[None])[:1], *significant(box)] for box, label, score in zip(f["boxes"], f["labels"], f["scores"])]
+            for f in found
+        ],
+        "masks": [[stored(mask) for mask in f["masks"]] for f in found],
+    }  # fmt: skip
+
+
 def model(version):
     losses, gradients, counts, statistics = train(version, torch.float64)
     proposals, found = evaluate(version, torch.float64)
@@ -313,23 +334,9 @@ def model(version):
     print(f"v{version}: losses", losses, "proposals", counts, "detections", [len(f["scores"]) for f in found])
     print("  float32: losses", max(abs(single[k] - v) / v for k, v in losses.items()), "gradients", errors[worst], worst)
     print("  scores", [significant(f["scores"][:6]) for f in found], "labels", [f["labels"].bincount().tolist() for f in found])
-    shown = [torch.arange(0, len(p), max(1, len(p) // 40)) for p in proposals]
-    content = {
-        "made_by": "scripts/parity/rcnn.py",
-        "tolerance": "1e-4 relative, or three times PyTorch's own error in float32",
-        "losses": losses,
-        "training_proposals": counts,
-        "gradients": {name: stored(gradient) for name, gradient in gradients.items()},
-        "float32_errors": {name: float(f"{error:.1e}") for name, error in errors.items()},
-        "statistics": {name: stored(s) for name, s in statistics.items() if ".body." not in name or "layer4" in name} if version != 1 else {},
-        "proposal_counts": [len(p) for p in proposals],
-        "proposals": [[[int(i), *significant(p[i])] for i in of] for p, of in zip(proposals, shown)],
-        "detections": [
-            [[int(label), *significant(score[None])[:1], *significant(box)] for box, label, score in zip(f["boxes"], f["labels"], f["scores"])]
-            for f in found
-        ],
-        "masks": [[stored(mask) for mask in f["masks"]] for f in found],
-    }  # fmt: skip
+    content = of_network("rcnn.py", losses, counts, gradients, errors, proposals, found)
+    if version != 1:
+        content["statistics"] = {name: stored(s) for name, s in statistics.items() if ".body." not in name or "layer4" in name}
     write(f"rcnn_{version}.json" if version == "c4" else f"rcnn_v{version}.json", content)
 
 

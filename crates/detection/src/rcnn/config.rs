@@ -541,19 +541,21 @@ impl RcnnConfig {
     }
 }
 
+/// The backbone of the tests here and in `check`.
+#[cfg(test)]
+fn resnet50() -> ResNetConfig {
+    ResNetConfig {
+        depth: 50,
+        width: 64,
+        stem: Stem::Imagenet,
+        zero_init_residual: false,
+        stride_in_1x1: false,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn resnet50() -> ResNetConfig {
-        ResNetConfig {
-            depth: 50,
-            width: 64,
-            stem: Stem::Imagenet,
-            zero_init_residual: false,
-            stride_in_1x1: false,
-        }
-    }
 
     #[test]
     fn profiles_are_valid_and_complete_files() {

@@ -125,19 +125,9 @@ impl RcnnConfig {
 
 #[cfg(test)]
 mod tests {
+    use super::super::resnet50;
     use super::*;
     use crate::rcnn::Version;
-    use backbones::{ResNetConfig, Stem};
-
-    fn resnet50() -> ResNetConfig {
-        ResNetConfig {
-            depth: 50,
-            width: 64,
-            stem: Stem::Imagenet,
-            zero_init_residual: false,
-            stride_in_1x1: false,
-        }
-    }
 
     #[test]
     fn invalid_keys_are_named() {
