@@ -150,7 +150,10 @@ impl BatchNorm {
         let x = raise(x).reshape([groups, group, channels, pixels]);
         // The number of values goes with the means, as one more channel, and needs no exchange of its own.
         let values = Tensor::<4>::full([groups, 1, 1, 1], (group * pixels) as f64, &x.device());
-        let sums = mean_of_run(Tensor::cat(vec![own_mean(x.clone()) * values.clone(), values.clone()], 2));
+        let sums = mean_of_run(Tensor::cat(
+            vec![own_mean(x.clone()) * values.clone(), values.clone()],
+            2,
+        ));
         let all = sums.clone().narrow(2, channels, 1).without_autodiff();
         let mean = sums.narrow(2, 0, channels) / all.clone();
         let centered = x - mean.clone();
@@ -214,7 +217,8 @@ mod tests {
     fn inputs(replica: usize, device: &Device) -> (Tensor<3>, Tensor<3>) {
         let shape = [[1, CHANNELS, 4], [2, CHANNELS, 9]][replica];
         let wave = |phase: f32| {
-            let values = (0..shape.iter().product::<usize>()).map(|i| (i as f32 * 1.7 + phase + replica as f32).sin());
+            let values =
+                (0..shape.iter().product::<usize>()).map(|i| (i as f32 * 1.7 + phase + replica as f32).sin());
             Tensor::from_data(TensorData::new(values.collect::<Vec<f32>>(), shape), device)
         };
         // Replicas whose means are far apart: equal weights would give another mean.
@@ -256,13 +260,18 @@ mod tests {
                     let (context, device) = (&context, &device);
                     scope.spawn(move || {
                         let (x, weights) = inputs(rank, device);
-                        run(x.clone(), weights, &context.shared_by(Replicas::of(engine), x.dims()[0]))
+                        run(
+                            x.clone(),
+                            weights,
+                            &context.shared_by(Replicas::of(engine), x.dims()[0]),
+                        )
                     })
                 })
                 .collect();
             started.into_iter().map(|thread| thread.join().unwrap()).collect()
         });
-        let (of_all, weights): (Vec<_>, Vec<_>) = [0, 1].map(|rank| inputs(rank, &device)).into_iter().unzip();
+        let (of_all, weights): (Vec<_>, Vec<_>) =
+            [0, 1].map(|rank| inputs(rank, &device)).into_iter().unzip();
         let joined = |parts: Vec<Tensor<3>>| Tensor::cat(parts.into_iter().map(rows).collect(), 2);
         let whole = run(joined(of_all), joined(weights), &context);
         let close = |ours: &[f32], wanted: &[f32]| {

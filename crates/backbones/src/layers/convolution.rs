@@ -53,6 +53,19 @@ impl Conv2dConfig {
         self.with_weight(init, init.at("weight").uniform(self.shape(), bound))
     }
 
+    /// The layer with weights and biases uniform on ±√(1 / fan-in): PyTorch's default.
+    pub fn init_pytorch(&self, init: &Init) -> Conv2d {
+        let fan_in = self.inputs * self.kernel * self.kernel;
+        let bound = (1.0 / fan_in as f64).sqrt();
+        let layer = self.with_weight(init, init.at("weight").uniform(self.shape(), bound));
+        Conv2d {
+            bias: self
+                .bias
+                .then(|| trained(init.at("bias").uniform([self.outputs], bound))),
+            ..layer
+        }
+    }
+
     /// `[outputs, inputs, kernel, kernel]`.
     fn shape(&self) -> [usize; 4] {
         [self.outputs, self.inputs, self.kernel, self.kernel]

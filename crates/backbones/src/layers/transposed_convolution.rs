@@ -31,6 +31,19 @@ impl TransposedConv2d {
         }
     }
 
+    /// Weights and biases uniform on ±√(1 / (outputs · kernel²)): PyTorch's default.
+    pub fn uniform(init: &Init, inputs: usize, outputs: usize, kernel: usize) -> Self {
+        let bound = (1.0 / (outputs * kernel * kernel) as f64).sqrt();
+        Self {
+            weight: trained(
+                init.at("weight")
+                    .uniform([inputs, outputs, kernel, kernel], bound),
+            ),
+            bias: trained(init.at("bias").uniform([outputs], bound)),
+            precision: init.precision(),
+        }
+    }
+
     /// # Shapes
     /// - `x`: `[images, inputs, height, width]`
     /// - output: `[images, outputs, kernel · height, kernel · width]`, in the layer's precision

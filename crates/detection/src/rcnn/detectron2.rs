@@ -83,10 +83,10 @@ impl<'a> Extras<'a> {
                 )));
             }
         }
-        let has_bottlenecks = config.backbone.depth >= 50;
+        let has_bottlenecks = config.resnet().is_some_and(|resnet| resnet.depth >= 50);
         config.input.bgr = true;
         config.input.std = [1.0; 3];
-        config.backbone.stride_in_1x1 = has_bottlenecks;
+        config.stride_in_1x1(has_bottlenecks);
         let [Some(mean), Some(std)] = self.statistics else {
             return Ok(false);
         };
@@ -107,7 +107,7 @@ impl<'a> Extras<'a> {
         };
         config.input.bgr = bgr;
         (config.input.mean, config.input.std) = (in_our_order(mean), in_our_order(std));
-        config.backbone.stride_in_1x1 = has_bottlenecks && std == [1.0; 3];
+        config.stride_in_1x1(has_bottlenecks && std == [1.0; 3]);
         Ok(true)
     }
 }
@@ -388,7 +388,7 @@ mod tests {
     fn statistics_say_the_order_of_channels_and_the_strides() {
         let reversed = [MEAN[2], MEAN[1], MEAN[0]];
         let rgb = of(&changed(&floats(&MEAN), &floats(&reversed))).unwrap().config;
-        assert!(!rgb.input.bgr && rgb.backbone.stride_in_1x1);
+        assert!(!rgb.input.bgr && rgb.resnet().unwrap().stride_in_1x1);
         assert_eq!(rgb.input.mean, reversed);
         // ImageNet's deviations: a network from PyTorch's files.
         let std = [57.375, 57.12, 58.395];
@@ -396,7 +396,7 @@ mod tests {
         let at = bytes.windows(12).position(|window| window == ones).unwrap();
         bytes[at..at + 12].copy_from_slice(&floats(&std));
         let torch = of(&bytes).unwrap().config;
-        assert!(torch.input.bgr && !torch.backbone.stride_in_1x1);
+        assert!(torch.input.bgr && !torch.resnet().unwrap().stride_in_1x1);
         assert_eq!(
             (torch.input.mean, torch.input.std),
             (reversed, [58.395, 57.12, 57.375])
@@ -408,7 +408,7 @@ mod tests {
             (without.config.input.bgr, without.config.input.std),
             (true, [1.0; 3])
         );
-        assert!(without.config.backbone.stride_in_1x1);
+        assert!(without.config.resnet().unwrap().stride_in_1x1);
         let wrong = of(&changed(&floats(&MEAN), &floats(&[f32::NAN, 1.0, 1.0]))).unwrap_err();
         assert!(
             wrong.contains("its `pixel_mean` must be 3 numbers from 0 to 255"),

@@ -1,5 +1,7 @@
 //! A small detector on drawn pictures: training, evaluation, resume, micro-batches; configs that contradict themselves.
 
+mod transformer;
+
 use super::*;
 use crate::finetune::{FinetuneEvent, FinetuneResult, Job, Start};
 use crate::wave::{number, wave};
