@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _ABOUT = "passer_features"
-_NOT_TAPS = ("labels", "keys", "key_offsets")
+_NOT_TAPS = ("labels", "keys", "key_offsets", "pixel_hashes")
 _SLICE = re.compile(r"features-(\d{5})-of-(\d{5})\.safetensors")
 
 

@@ -137,7 +137,7 @@ fn resumed_from<C: Serialize>(
     Ok(newest)
 }
 
-/// `; runs with checkpoints beside it: …`, three at most: the name may be mistyped. Empty if there are none.
+/// `; runs with checkpoints beside it: …`, three at most, those of the nearest names first: the name may be mistyped. Empty if there are none.
 fn runs_beside(out: &Path) -> String {
     const SHOWN: usize = 3;
     let folder = match out.parent() {
@@ -151,12 +151,14 @@ fn runs_beside(out: &Path) -> String {
             && path.join(RUN_FACTS).is_file()
             && checkpoint::latest_checkpoint(path).is_ok_and(|newest| newest.is_some())
     };
+    let wanted = out.file_name().unwrap_or_default().to_string_lossy();
     let mut names: Vec<String> = entries
         .map(|entry| entry.path())
         .filter(is_run)
-        .filter_map(|path| Some(format!("`{}`", path.file_name()?.to_string_lossy())))
+        .filter_map(|path| Some(path.file_name()?.to_string_lossy().into_owned()))
         .collect();
-    names.sort();
+    names.sort_by_cached_key(|name| (data::names::distance(name, &wanted), name.clone()));
+    let mut names: Vec<String> = names.into_iter().map(|name| format!("`{name}`")).collect();
     let more = match names.len().saturating_sub(SHOWN) {
         0 => String::new(),
         more => format!(" and {more} more"),
@@ -187,7 +189,7 @@ mod tests {
         fs::create_dir(folder.path().join("photos")).unwrap();
         assert_eq!(
             runs_beside(&out),
-            "; runs with checkpoints beside it: `b`, `c`, `d` and 1 more"
+            "; runs with checkpoints beside it: `mine`, `b`, `c` and 1 more"
         );
     }
 
