@@ -6,6 +6,7 @@
 //! the missing end of a truncated file with gray is made to fail instead, so that a network does not train on
 //! half-gray pictures.
 
+mod shown;
 mod unseen;
 
 use std::fs::File;
@@ -24,6 +25,7 @@ use crate::content::{Content, START_BYTES, content_of};
 use crate::error::DecodeError;
 use crate::in_flight::{Held, PICTURES};
 
+pub use shown::{Shown, shown};
 pub use unseen::{frames, is_transparent};
 
 /// An upright picture in three 8-bit channels.
@@ -175,26 +177,10 @@ pub(crate) fn decode_admitted<'a>(
     image: &mut RgbImage,
     admit: impl FnOnce(Announced) -> Result<Held<'a>, DecodeError>,
 ) -> Result<Held<'a>, DecodeError> {
-    let format = image::guess_format(encoded).ok();
-    let name = match format {
-        Some(ImageFormat::Jpeg) => "JPEG",
-        Some(ImageFormat::Png) => "PNG",
-        Some(ImageFormat::WebP) => "WebP",
-        Some(ImageFormat::Bmp) => "BMP",
-        Some(ImageFormat::Gif) => "GIF",
-        _ => return Err(no_image(encoded)),
-    };
-    // The decoders are designed not to panic; `caught` is for the file that makes one panic all the same.
-    let decoded = caught(|| match format {
-        Some(ImageFormat::Jpeg) => decode_jpeg(encoded, limits, image, admit),
-        Some(format) => decode_other(encoded, format, name, limits, image, admit),
-        None => unreachable!("formats without a name were refused above"),
-    });
-    let held = decoded.unwrap_or_else(|message| {
-        Err(DecodeError::Broken {
-            format: name,
-            reason: format!("the decoder panicked: {message}"),
-        })
+    let (format, name) = format_of(encoded)?;
+    let held = whatever_happens(name, || match format {
+        ImageFormat::Jpeg => decode_jpeg(encoded, limits, image, admit),
+        format => decode_other(encoded, format, name, limits, image, admit),
     })?;
     // What a header announces and what a decoder gives are not always the same.
     limits.check(image.width, image.height)?;
@@ -211,6 +197,33 @@ pub(crate) fn decode_admitted<'a>(
         });
     }
     Ok(held)
+}
+
+/// The format of a file that can be decoded, and its name.
+fn format_of(encoded: &[u8]) -> Result<(ImageFormat, &'static str), DecodeError> {
+    let format = image::guess_format(encoded).map_err(|_| no_image(encoded))?;
+    let name = match format {
+        ImageFormat::Jpeg => "JPEG",
+        ImageFormat::Png => "PNG",
+        ImageFormat::WebP => "WebP",
+        ImageFormat::Bmp => "BMP",
+        ImageFormat::Gif => "GIF",
+        _ => return Err(no_image(encoded)),
+    };
+    Ok((format, name))
+}
+
+/// Decodes. The decoders are designed not to panic; this is for the file that makes one panic all the same.
+fn whatever_happens<T>(
+    format: &'static str,
+    decode: impl FnOnce() -> Result<T, DecodeError>,
+) -> Result<T, DecodeError> {
+    caught(decode).unwrap_or_else(|message| {
+        Err(DecodeError::Broken {
+            format,
+            reason: format!("the decoder panicked: {message}"),
+        })
+    })
 }
 
 /// Pixel count of an image from its header; 0 for an unreadable header, because such a file is not decoded
@@ -295,6 +308,38 @@ fn decode_jpeg<'a>(
     image: &mut RgbImage,
     admit: impl FnOnce(Announced) -> Result<Held<'a>, DecodeError>,
 ) -> Result<Held<'a>, DecodeError> {
+    let (jpeg, held) = read_jpeg(encoded, limits, &mut image.pixels, Samples::Rgb, admit)?;
+    (image.width, image.height) = (jpeg.width, jpeg.height);
+    turn(image, jpeg.orientation);
+    Ok(held)
+}
+
+/// In which color space the pixels of a JPEG are read.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Samples {
+    /// Red, green and blue, whatever the file has.
+    Rgb,
+    /// The file's own four inks; red, green and blue of other files.
+    Inks,
+}
+
+/// A JPEG whose pixels were read, in the file's orientation.
+struct Jpeg {
+    width: u32,
+    height: u32,
+    orientation: Orientation,
+    /// The color space of the pixels.
+    colors: ColorSpace,
+}
+
+/// Reads the pixels of a JPEG into memory that is reused.
+fn read_jpeg<'a>(
+    encoded: &[u8],
+    limits: &DecodeLimits,
+    pixels: &mut Vec<u8>,
+    samples: Samples,
+    admit: impl FnOnce(Announced) -> Result<Held<'a>, DecodeError>,
+) -> Result<(Jpeg, Held<'a>), DecodeError> {
     let broken = |reason: &dyn std::fmt::Display| DecodeError::Broken {
         format: "JPEG",
         reason: reason.to_string(),
@@ -318,6 +363,11 @@ fn decode_jpeg<'a>(
         return Err(DecodeError::Truncated { format: "JPEG" });
     }
     let orientation = jpeg_orientation(&decoder);
+    let own = decoder.input_colorspace().filter(|_| samples == Samples::Inks);
+    let colors = own
+        .filter(|own| matches!(own, ColorSpace::CMYK | ColorSpace::YCCK))
+        .unwrap_or(ColorSpace::RGB);
+    decoder.set_options(jpeg_options().jpeg_set_out_colorspace(colors));
     // A progressive picture's coefficients, 16 bits each, are all kept until its last scan.
     let coefficients = if info.sof.is_sequential_dct() {
         0
@@ -327,26 +377,28 @@ fn decode_jpeg<'a>(
     let held = admit(Announced::new(
         width,
         height,
-        RGB_BYTES + coefficients,
+        colors.num_components() as u64 + coefficients,
         orientation,
     ))?;
     let bytes = decoder
         .output_buffer_size()
         .ok_or_else(|| broken(&"no frame header"))?;
-    image.pixels.resize(bytes, 0);
+    pixels.resize(bytes, 0);
     // Where the data end early, the decoder may leave the last rows as they are: those of an earlier picture.
-    let last_row = bytes.saturating_sub(width as usize * RGB_BYTES as usize);
-    write_mark(image.pixels.get_mut(last_row..).unwrap_or_default());
-    decoder
-        .decode_into(&mut image.pixels)
-        .map_err(|error| broken(&error))?;
+    let last_row = bytes.saturating_sub(width as usize * colors.num_components());
+    write_mark(pixels.get_mut(last_row..).unwrap_or_default());
+    decoder.decode_into(pixels).map_err(|error| broken(&error))?;
     // One row of blocks is always written.
-    if height > JPEG_BLOCK_PX && is_mark(image.pixels.get(last_row..).unwrap_or_default()) {
+    if height > JPEG_BLOCK_PX && is_mark(pixels.get(last_row..).unwrap_or_default()) {
         return Err(DecodeError::Truncated { format: "JPEG" });
     }
-    (image.width, image.height) = (width, height);
-    turn(image, orientation);
-    Ok(held)
+    let jpeg = Jpeg {
+        width,
+        height,
+        orientation,
+        colors,
+    };
+    Ok((jpeg, held))
 }
 
 /// Height of a block of a JPEG, px.
@@ -415,6 +467,22 @@ fn decode_other<'a>(
     image: &mut RgbImage,
     admit: impl FnOnce(Announced) -> Result<Held<'a>, DecodeError>,
 ) -> Result<Held<'a>, DecodeError> {
+    let (picture, orientation, held) = read_other(encoded, format, name, limits, admit)?;
+    let picture = picture.into_rgb8();
+    (image.width, image.height) = picture.dimensions();
+    image.pixels = picture.into_raw();
+    turn(image, orientation);
+    Ok(held)
+}
+
+/// Reads the first picture of a file that is no JPEG, in its own depth and colors, and how it must be turned.
+fn read_other<'a>(
+    encoded: &[u8],
+    format: ImageFormat,
+    name: &'static str,
+    limits: &DecodeLimits,
+    admit: impl FnOnce(Announced) -> Result<Held<'a>, DecodeError>,
+) -> Result<(DynamicImage, Orientation, Held<'a>), DecodeError> {
     let convert = |error: image::ImageError| match error {
         image::ImageError::IoError(io) if io.kind() == std::io::ErrorKind::UnexpectedEof => {
             DecodeError::Truncated { format: name }
@@ -449,11 +517,8 @@ fn decode_other<'a>(
     let mut announced = Announced::new(width, height, bytes_per_pixel, orientation);
     announced.bytes += frame;
     let held = admit(announced)?;
-    let picture = DynamicImage::from_decoder(decoder).map_err(convert)?.into_rgb8();
-    (image.width, image.height) = picture.dimensions();
-    image.pixels = picture.into_raw();
-    turn(image, orientation);
-    Ok(held)
+    let picture = DynamicImage::from_decoder(decoder).map_err(convert)?;
+    Ok((picture, orientation, held))
 }
 
 /// Width and height of a GIF's first frame, px; `None` where the file ends before it.
