@@ -7,6 +7,7 @@
 //! half-gray pictures, nor on two pictures that a file joins into one (`jpeg`).
 
 mod jpeg;
+mod shown;
 mod unseen;
 
 use std::fs::File;
@@ -21,6 +22,7 @@ use crate::content::{Content, START_BYTES, content_of};
 use crate::error::DecodeError;
 use crate::in_flight::{Held, PICTURES};
 
+pub use shown::{Shown, shown};
 pub use unseen::{frames, is_transparent};
 
 /// An upright picture in three 8-bit channels.
@@ -168,26 +170,10 @@ pub(crate) fn decode_admitted<'a>(
     image: &mut RgbImage,
     admit: impl FnOnce(Announced) -> Result<Held<'a>, DecodeError>,
 ) -> Result<Held<'a>, DecodeError> {
-    let format = image::guess_format(encoded).ok();
-    let name = match format {
-        Some(ImageFormat::Jpeg) => "JPEG",
-        Some(ImageFormat::Png) => "PNG",
-        Some(ImageFormat::WebP) => "WebP",
-        Some(ImageFormat::Bmp) => "BMP",
-        Some(ImageFormat::Gif) => "GIF",
-        _ => return Err(no_image(encoded)),
-    };
-    // The decoders are designed not to panic; `caught` is for the file that makes one panic all the same.
-    let decoded = caught(|| match format {
-        Some(ImageFormat::Jpeg) => jpeg::decode(encoded, limits, image, admit),
-        Some(format) => decode_other(encoded, format, name, limits, image, admit),
-        None => unreachable!("formats without a name were refused above"),
-    });
-    let held = decoded.unwrap_or_else(|message| {
-        Err(DecodeError::Broken {
-            format: name,
-            reason: format!("the decoder panicked: {message}"),
-        })
+    let (format, name) = format_of(encoded)?;
+    let held = whatever_happens(name, || match format {
+        ImageFormat::Jpeg => jpeg::decode(encoded, limits, image, admit),
+        format => decode_other(encoded, format, name, limits, image, admit),
     })?;
     // What a header announces and what a decoder gives are not always the same.
     limits.check(image.width, image.height)?;
@@ -204,6 +190,33 @@ pub(crate) fn decode_admitted<'a>(
         });
     }
     Ok(held)
+}
+
+/// The format of a file that can be decoded, and its name.
+fn format_of(encoded: &[u8]) -> Result<(ImageFormat, &'static str), DecodeError> {
+    let format = image::guess_format(encoded).map_err(|_| no_image(encoded))?;
+    let name = match format {
+        ImageFormat::Jpeg => "JPEG",
+        ImageFormat::Png => "PNG",
+        ImageFormat::WebP => "WebP",
+        ImageFormat::Bmp => "BMP",
+        ImageFormat::Gif => "GIF",
+        _ => return Err(no_image(encoded)),
+    };
+    Ok((format, name))
+}
+
+/// Decodes. The decoders are designed not to panic; this is for the file that makes one panic all the same.
+fn whatever_happens<T>(
+    format: &'static str,
+    decode: impl FnOnce() -> Result<T, DecodeError>,
+) -> Result<T, DecodeError> {
+    caught(decode).unwrap_or_else(|message| {
+        Err(DecodeError::Broken {
+            format,
+            reason: format!("the decoder panicked: {message}"),
+        })
+    })
 }
 
 /// Pixel count of an image from its header; 0 for an unreadable header, because such a file is not decoded
@@ -263,6 +276,22 @@ fn decode_other<'a>(
     image: &mut RgbImage,
     admit: impl FnOnce(Announced) -> Result<Held<'a>, DecodeError>,
 ) -> Result<Held<'a>, DecodeError> {
+    let (picture, orientation, held) = read_other(encoded, format, name, limits, admit)?;
+    let picture = picture.into_rgb8();
+    (image.width, image.height) = picture.dimensions();
+    image.pixels = picture.into_raw();
+    turn(image, orientation);
+    Ok(held)
+}
+
+/// Reads the first picture of a file that is no JPEG, in its own depth and colors, and how it must be turned.
+fn read_other<'a>(
+    encoded: &[u8],
+    format: ImageFormat,
+    name: &'static str,
+    limits: &DecodeLimits,
+    admit: impl FnOnce(Announced) -> Result<Held<'a>, DecodeError>,
+) -> Result<(DynamicImage, Orientation, Held<'a>), DecodeError> {
     let convert = |error: image::ImageError| match error {
         image::ImageError::IoError(io) if io.kind() == std::io::ErrorKind::UnexpectedEof => {
             DecodeError::Truncated { format: name }
@@ -297,11 +326,8 @@ fn decode_other<'a>(
     let mut announced = Announced::new(width, height, bytes_per_pixel, orientation);
     announced.bytes += frame;
     let held = admit(announced)?;
-    let picture = DynamicImage::from_decoder(decoder).map_err(convert)?.into_rgb8();
-    (image.width, image.height) = picture.dimensions();
-    image.pixels = picture.into_raw();
-    turn(image, orientation);
-    Ok(held)
+    let picture = DynamicImage::from_decoder(decoder).map_err(convert)?;
+    Ok((picture, orientation, held))
 }
 
 /// Width and height of a GIF's first frame, px; `None` where the file ends before it.

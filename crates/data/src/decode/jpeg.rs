@@ -74,6 +74,41 @@ pub(super) fn decode<'a>(
     image: &mut RgbImage,
     admit: impl FnOnce(Announced) -> Result<Held<'a>, DecodeError>,
 ) -> Result<Held<'a>, DecodeError> {
+    let (jpeg, held) = read(encoded, limits, &mut image.pixels, Samples::Rgb, admit)?;
+    (image.width, image.height) = (jpeg.width, jpeg.height);
+    turn(image, jpeg.orientation);
+    Ok(held)
+}
+
+/// In which color space the pixels of a JPEG are read.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Samples {
+    /// Red, green and blue, whatever the file has.
+    Rgb,
+    /// The file's own four inks; red, green and blue of other files.
+    Inks,
+}
+
+/// A JPEG whose pixels were read, in the file's orientation.
+pub(super) struct Jpeg {
+    pub(super) width: u32,
+    pub(super) height: u32,
+    pub(super) orientation: Orientation,
+    /// The color space of the pixels.
+    pub(super) colors: ColorSpace,
+}
+
+/// Reads the pixels of a JPEG into memory that is reused.
+///
+/// # Errors
+/// Those of [`decode`].
+pub(super) fn read<'a>(
+    encoded: &[u8],
+    limits: &DecodeLimits,
+    pixels: &mut Vec<u8>,
+    samples: Samples,
+    admit: impl FnOnce(Announced) -> Result<Held<'a>, DecodeError>,
+) -> Result<(Jpeg, Held<'a>), DecodeError> {
     let reached = Cell::new(false);
     let coded = coded_once(encoded)?;
     let mut decoder = JpegDecoder::new_with_options(coded.input(encoded, &reached), options());
@@ -89,6 +124,11 @@ pub(super) fn decode<'a>(
         return Err(TRUNCATED);
     }
     let orientation = orientation(&decoder);
+    let own = decoder.input_colorspace().filter(|_| samples == Samples::Inks);
+    let colors = own
+        .filter(|own| matches!(own, ColorSpace::CMYK | ColorSpace::YCCK))
+        .unwrap_or(ColorSpace::RGB);
+    decoder.set_options(options().jpeg_set_out_colorspace(colors));
     // A progressive picture's coefficients, 16 bits each, are all kept until its last scan.
     let coefficients = if info.sof.is_sequential_dct() {
         0
@@ -98,29 +138,31 @@ pub(super) fn decode<'a>(
     let held = admit(Announced::new(
         width,
         height,
-        RGB_BYTES + coefficients,
+        colors.num_components() as u64 + coefficients,
         orientation,
     ))?;
     let bytes = decoder
         .output_buffer_size()
         .ok_or_else(|| broken("no frame header"))?;
-    image.pixels.resize(bytes, 0);
+    pixels.resize(bytes, 0);
     // Where the data end early, the decoder may leave the last rows as they are: those of an earlier picture.
-    let last_row = bytes.saturating_sub(width as usize * RGB_BYTES as usize);
-    write_mark(image.pixels.get_mut(last_row..).unwrap_or_default());
-    decoder
-        .decode_into(&mut image.pixels)
-        .map_err(|error| match reached.get() {
-            true => TRUNCATED,
-            false => broken(error),
-        })?;
+    let last_row = bytes.saturating_sub(width as usize * colors.num_components());
+    write_mark(pixels.get_mut(last_row..).unwrap_or_default());
+    decoder.decode_into(pixels).map_err(|error| match reached.get() {
+        true => TRUNCATED,
+        false => broken(error),
+    })?;
     // One row of blocks is always written.
-    if height > BLOCK_PX && is_mark(image.pixels.get(last_row..).unwrap_or_default()) {
+    if height > BLOCK_PX && is_mark(pixels.get(last_row..).unwrap_or_default()) {
         return Err(TRUNCATED);
     }
-    (image.width, image.height) = (width, height);
-    turn(image, orientation);
-    Ok(held)
+    let jpeg = Jpeg {
+        width,
+        height,
+        orientation,
+        colors,
+    };
+    Ok((jpeg, held))
 }
 
 /// Colors that no photo has side by side.
