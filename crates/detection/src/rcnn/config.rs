@@ -4,6 +4,7 @@ mod check;
 
 use backbones::{ResNetConfig, Stem};
 use data::targets::ResizeRule;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::parts::{
@@ -11,7 +12,7 @@ use crate::parts::{
 };
 
 /// A detector, every number of it.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RcnnConfig {
     /// Classes of objects, without the background.
@@ -49,7 +50,7 @@ pub struct RcnnConfig {
 }
 
 /// How batch normalization behaves in training.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Norm {
     /// A constant scale and shift: statistics, weights and biases stay as they were loaded.
@@ -61,7 +62,7 @@ pub enum Norm {
 }
 
 /// What a network expects of its images.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ImageInput {
     /// Subtracted from values of 0 to 255, in red, green, blue.
@@ -81,7 +82,7 @@ pub struct ImageInput {
 }
 
 /// What lies between the backbone and the heads.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Neck {
     /// A feature pyramid over the backbone's four stages.
@@ -91,7 +92,7 @@ pub enum Neck {
 }
 
 /// A detector without a pyramid.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct C4Config {
     /// A batch normalization behind the fourth stage: a self-supervised network's values differ in size from a supervised
@@ -100,7 +101,7 @@ pub struct C4Config {
 }
 
 /// The feature pyramid.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PyramidConfig {
     /// Channels of its maps: 256.
@@ -110,7 +111,7 @@ pub struct PyramidConfig {
 }
 
 /// The region proposal network.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ProposalConfig {
     /// 3×3 convolutions before the two outputs: 1, in torchvision's second versions 2.
@@ -140,7 +141,7 @@ pub struct ProposalConfig {
 }
 
 /// Which channel of a head is which class.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum ClassSlots {
     /// Channel 0 is the background, class `c` is channel `c + 1`, in boxes and masks too: torchvision's.
@@ -176,7 +177,7 @@ impl ClassSlots {
 }
 
 /// The distribution of new weights.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum WeightRule {
     /// Linear layers as PyTorch has them by default, mask predictors Kaiming-normal.
@@ -187,7 +188,7 @@ pub enum WeightRule {
 }
 
 /// The box head.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct BoxHeadConfig {
     /// Height and width of a region's pooled features: 7.
@@ -219,7 +220,7 @@ pub struct BoxHeadConfig {
 }
 
 /// A stage of a cascade behind the first one.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct CascadeStage {
     /// Box deltas: weights of `[20, 20, 10, 10]`, then `[30, 30, 15, 15]`.
@@ -232,7 +233,7 @@ pub struct CascadeStage {
 pub(super) const MOST_LATER_STAGES: usize = 4;
 
 /// The target of a mask head.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum MaskTarget {
     /// The mask pooled by RoIAlign, with all values from 0 to 1: torchvision's.
@@ -242,7 +243,7 @@ pub enum MaskTarget {
 }
 
 /// The mask head.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct MaskHeadConfig {
     /// Height and width of a region's pooled features: 14. Masks have twice as many pixels along each side, without a
