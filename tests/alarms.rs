@@ -73,6 +73,8 @@ fn a_collapse_is_said_written_passed_on_and_reported_once() {
         (&told[2]["step"], &told[3]["outcome"]),
         (&(step + 1).into(), &"alarm".into())
     );
+    let checkpoint = std::path::Path::new(told[2]["path"].as_str().unwrap());
+    assert!(checkpoint.is_absolute(), "{}", checkpoint.display());
 
     // Resumed with another `on_alarm`, it goes on and says nothing twice. A command that fails costs a warning.
     let resumed = collapsing(&data, &out, &["--resume", "--on-event", "exit 3"]);

@@ -6,6 +6,8 @@
 mod alarms;
 /// Edges between crates, file headers, restrictions on code.
 mod architecture;
+/// The command line beside its verbs: keys and schemas, new configs, the doctor, `-q` and `-v`.
+mod command_line;
 /// Every file under `configs/` is parsed and runs two steps.
 mod configs;
 /// Curation from outside: filter, kill, resume, release, take down.

@@ -273,6 +273,127 @@ fn all_parts_of_a_run_go_into_a_second_stage() {
     assert!(error.contains("a file holds the encoder alone"), "{error}");
 }
 
+/// A file with MoCo's names, as its authors' program saves them: heads of both networks, and the queue with its keys as columns.
+#[test]
+fn heads_and_queue_of_a_released_checkpoint_are_taken_over() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = photos(folder.path());
+    let at = |name: &str| folder.path().join(name);
+    run(pretrain(MOCO, &data, &at("first"), &SMALL_RESNET));
+    let bytes = std::fs::read(at("first/encoder.safetensors")).unwrap();
+    let encoder = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+    let wave = |count: usize, step: f32| -> Vec<u8> {
+        let values = (0..count).map(|index| (index as f32 * step).sin());
+        values.flat_map(f32::to_le_bytes).collect()
+    };
+    let mut tensors: Vec<(String, Vec<usize>, Vec<u8>)> = vec![];
+    for (network, step) in [("encoder_q", 0.3), ("encoder_k", 0.7)] {
+        for (name, view) in encoder.tensors() {
+            tensors.push((
+                format!("module.{network}.{name}"),
+                view.shape().to_vec(),
+                view.data().to_vec(),
+            ));
+        }
+        for (name, shape) in [
+            ("fc.0.weight", vec![32, 32]),
+            ("fc.0.bias", vec![32]),
+            ("fc.2.weight", vec![128, 32]),
+            ("fc.2.bias", vec![128]),
+        ] {
+            let values = wave(shape.iter().product(), step);
+            tensors.push((format!("module.{network}.{name}"), shape, values));
+        }
+    }
+    tensors.push(("module.queue".into(), vec![128, 32], wave(128 * 32, 0.11)));
+    let views = tensors.iter().map(|(name, shape, bytes)| {
+        let view = safetensors::tensor::TensorView::new(safetensors::Dtype::F32, shape.clone(), bytes);
+        (name.clone(), view.unwrap())
+    });
+    let file = at("released.safetensors");
+    std::fs::write(&file, safetensors::serialize(views, None).unwrap()).unwrap();
+
+    let start = format!("encoder = {file:?}\npart = 'student'\nall_parts = true");
+    let config = config_with(folder.path(), MOCO, &start);
+    let rest = ["--set", "optimizer.sgd.learning_rate_per_256=1e-30"];
+    run(pretrain(
+        &config,
+        &data,
+        &at("second"),
+        &[&SMALL_RESNET[..], &rest].concat(),
+    ));
+    let facts = json(&at("second/run.json"))["start"].clone();
+    assert_eq!(facts["drawn"], serde_json::json!([]), "{facts}");
+    let taken: Vec<&str> = facts["taken"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|path| path.as_str().unwrap())
+        .collect();
+    assert_eq!(taken.len(), 9, "{taken:?}");
+    assert!(
+        taken.contains(&"queue") && taken.contains(&"teacher.head.1.bias"),
+        "{taken:?}"
+    );
+    let trained = crate::runs::tensors(&at("second"));
+    let of = |name: &str| {
+        tensors
+            .iter()
+            .find(|(known, ..)| known == name)
+            .unwrap()
+            .2
+            .clone()
+    };
+    assert_eq!(
+        trained["student.bpk:encoder.head.0.weight"],
+        of("module.encoder_q.fc.0.weight")
+    );
+    assert_eq!(
+        trained["student.bpk:encoder.head.1.bias"],
+        of("module.encoder_q.fc.2.bias")
+    );
+    // The features of step 0 are the file's: no weight of the backbone has changed.
+    let started = self::encoder(&at("second"));
+    for (name, bytes) in self::encoder(&at("first")) {
+        if !name.contains("running_") {
+            assert_eq!(started[&name], bytes, "{name}");
+        }
+    }
+    // Another width of the embedding: what does not fit is drawn, and named.
+    let wider = ["--set", "objective.moco.embedding_width=64"];
+    run(pretrain(
+        &config,
+        &data,
+        &at("third"),
+        &[&SMALL_RESNET[..], &wider].concat(),
+    ));
+    let facts = json(&at("third/run.json"))["start"].clone();
+    assert_eq!(facts["taken"].as_array().unwrap().len(), 4, "{facts}");
+    assert!(facts["drawn"].to_string().contains("queue"), "{facts}");
+}
+
+#[test]
+fn a_vit_starts_with_patches_of_another_size() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = photos(folder.path());
+    let at = |name: &str| folder.path().join(name);
+    run(pretrain(MAE, &data, &at("first"), &SMALL_VIT));
+    let first = at("first").display().to_string();
+    let larger = ["--start", &first, "--set", "backbone.vit.patch_px=8"];
+    run(pretrain(
+        MAE,
+        &data,
+        &at("second"),
+        &[&SMALL_VIT[..], &larger].concat(),
+    ));
+    let facts = json(&at("second/run.json"))["start"].clone();
+    assert_eq!(
+        facts["adapted"],
+        serde_json::json!(["the patch embedding is resampled from 4 to 8 px"]),
+        "MAE's positions are fixed: {facts}"
+    );
+}
+
 #[test]
 fn an_encoder_that_does_not_fit_is_refused_with_the_keys() {
     let folder = tempfile::tempdir().unwrap();

@@ -5,14 +5,16 @@ use std::fmt::Debug;
 
 use burn::tensor::TensorData;
 
-use crate::vit::{Pooling, Position, positions};
+use crate::vit::{Pooling, Position, patches, positions};
 use crate::{BackboneConfig, ResNetConfig, VitConfig};
 
 /// The state of a network `from` (by the names of [`state_dict`](crate::state_dict)) for a network `to`. Position embeddings are
-/// interpolated to another image size, as `to` says.
+/// interpolated to another grid of patches, as `to` says, and the patch embedding is resampled to another patch size;
+/// [`adaptations`] names both.
 ///
-/// These settings may differ, because the weights have the same meaning with others: a ViT's `image_px`, `drop_path`, the value of
-/// `layer_scale`, class token or mean, `interpolation`, positions that were fixed and are trained now; initial distributions.
+/// These settings may differ, because the weights have the same meaning with others: a ViT's `image_px` and `patch_px`, `drop_path`,
+/// the value of `layer_scale`, class token or mean, `interpolation`, positions that were fixed and are trained now; initial
+/// distributions.
 ///
 /// # Errors
 /// Every key of `to` with another value than the weights were trained with, and that value.
@@ -34,11 +36,37 @@ pub fn fit_state(
         return Err(differences.join("; "));
     }
     Ok(match (from, to) {
-        (BackboneConfig::Vit(from), BackboneConfig::Vit(to)) if from.image_px != to.image_px => {
-            with_positions(from, to, tensors)
+        (BackboneConfig::Vit(from), BackboneConfig::Vit(to)) => {
+            with_patches(from, to, with_positions(from, to, tensors))
         }
         _ => tensors,
     })
+}
+
+/// What [`fit_state`] changes of the weights, for people: nothing where the network is the same.
+pub fn adaptations(from: &BackboneConfig, to: &BackboneConfig) -> Vec<String> {
+    let (BackboneConfig::Vit(from), BackboneConfig::Vit(to)) = (from, to) else {
+        return vec![];
+    };
+    let mut all = vec![];
+    if from.patch_px != to.patch_px {
+        all.push(format!(
+            "the patch embedding is resampled from {} to {} px",
+            from.patch_px, to.patch_px
+        ));
+    }
+    let [before, now] = sides(from, to);
+    if before != now && to.position == Position::Learned {
+        all.push(format!(
+            "positions are interpolated from {before}×{before} to {now}×{now} patches"
+        ));
+    }
+    all
+}
+
+/// Patches along a side of both networks' images.
+fn sides(from: &VitConfig, to: &VitConfig) -> [usize; 2] {
+    [from.image_px / from.patch_px, to.image_px / to.patch_px]
 }
 
 fn kind(config: &BackboneConfig) -> &'static str {
@@ -85,7 +113,6 @@ fn vit_differences(from: &VitConfig, to: &VitConfig) -> Vec<String> {
         difference("vit.width", from.width, to.width),
         difference("vit.depth", from.depth, to.depth),
         difference("vit.heads", from.heads, to.heads),
-        difference("vit.patch_px", from.patch_px, to.patch_px),
         difference("vit.registers", from.registers, to.registers),
         difference("vit.norm_epsilon", from.epsilon(), to.epsilon()),
         worded("vit.layer_scale", scale(from), scale(to)),
@@ -95,13 +122,34 @@ fn vit_differences(from: &VitConfig, to: &VitConfig) -> Vec<String> {
     differences.into_iter().flatten().collect()
 }
 
-/// The same tensors with the positions of another image size.
+/// The same tensors with a patch embedding for patches of another size.
+fn with_patches(
+    from: &VitConfig,
+    to: &VitConfig,
+    mut tensors: BTreeMap<String, TensorData>,
+) -> BTreeMap<String, TensorData> {
+    const WEIGHT: &str = "patch_embed.proj.weight";
+    if from.patch_px != to.patch_px
+        && let Some(stored) = tensors.remove(WEIGHT)
+    {
+        let values: Vec<f32> = stored.iter::<f32>().collect();
+        let side = to.patch_px;
+        let fitted = patches::resampled(&values, [from.patch_px, side]);
+        tensors.insert(WEIGHT.into(), TensorData::new(fitted, [to.width, 3, side, side]));
+    }
+    tensors
+}
+
+/// The same tensors with the positions of another grid of patches.
 fn with_positions(
     from: &VitConfig,
     to: &VitConfig,
     mut tensors: BTreeMap<String, TensorData>,
 ) -> BTreeMap<String, TensorData> {
-    let sides = [from.image_px / from.patch_px, to.image_px / to.patch_px];
+    let sides = sides(from, to);
+    if sides[0] == sides[1] {
+        return tensors;
+    }
     // Fixed ones are computed by the new network.
     if let Some(stored) = tensors.remove("pos_embed")
         && to.position == Position::Learned
@@ -157,6 +205,60 @@ mod tests {
         }
     }
 
+    /// With patches twice as large, an image whose patches are enlarged gives the same features.
+    #[test]
+    fn larger_patches_give_the_features_of_an_enlarged_image() {
+        let plain = vit(|_| ());
+        let BackboneConfig::Vit(small) = &plain else {
+            return;
+        };
+        let (patch, side) = (small.patch_px, small.image_px);
+        let large = vit(|config| (config.patch_px, config.image_px) = (2 * patch, 2 * side));
+        assert_eq!(
+            adaptations(&plain, &large),
+            [format!(
+                "the patch embedding is resampled from {patch} to {} px",
+                2 * patch
+            )]
+        );
+        let device = Device::flex();
+        let source = plain.init(&Init::new(3, &device));
+        let state = fit_state(&plain, &large, state_dict(&source)).unwrap();
+        let started = large.init(&Init::new(9, &device).starting_from(state));
+        let values: Vec<f32> = (0..3 * side * side)
+            .map(|index| (index as f32 * 0.37).sin())
+            .collect();
+        // Each patch by itself, so that no pixel of a neighbor enters.
+        let weights = positions::enlarged(patch);
+        let mut enlarged = vec![0.0f32; 3 * 4 * side * side];
+        for (index, value) in enlarged.iter_mut().enumerate() {
+            let (channel, row, column) = (
+                index / (4 * side * side),
+                index / (2 * side) % (2 * side),
+                index % (2 * side),
+            );
+            let (grid, inner) = (
+                [row / (2 * patch), column / (2 * patch)],
+                [row % (2 * patch), column % (2 * patch)],
+            );
+            for a in 0..patch {
+                for b in 0..patch {
+                    let factor = weights[inner[0] * patch + a] * weights[inner[1] * patch + b];
+                    let source = channel * side * side + (grid[0] * patch + a) * side + grid[1] * patch + b;
+                    *value += factor as f32 * values[source];
+                }
+            }
+        }
+        let features = |network: &crate::Backbone, values: Vec<f32>, side: usize| {
+            let images = Tensor::<4>::from_data(TensorData::new(values, [1, 3, side, side]), &device);
+            network.forward(images, &Context::evaluation()).into_data()
+        };
+        features(&started, enlarged, 2 * side).assert_approx_eq::<f32>(
+            &features(&source, values, side),
+            burn::tensor::Tolerance::absolute(1e-5),
+        );
+    }
+
     #[test]
     fn an_equal_network_takes_the_state_as_it_is() {
         let config = BackboneConfig::Resnet(ResNetConfig {
@@ -185,10 +287,10 @@ mod tests {
         let refused =
             |from: &BackboneConfig, to: &BackboneConfig| fit_state(from, to, BTreeMap::new()).unwrap_err();
         let plain = vit(|_| ());
-        let other = vit(|config| (config.heads, config.patch_px) = (4, 8));
+        let other = vit(|config| (config.heads, config.depth) = (4, 7));
         assert_eq!(
             refused(&plain, &other),
-            "`backbone.vit.heads` must be 2, as in the encoder, got 4; `backbone.vit.patch_px` must be 4, as in the encoder, got 8"
+            "`backbone.vit.depth` must be 2, as in the encoder, got 7; `backbone.vit.heads` must be 2, as in the encoder, got 4"
         );
         let scaled = vit(|config| config.layer_scale = Some(1e-5));
         assert_eq!(

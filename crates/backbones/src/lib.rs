@@ -29,23 +29,24 @@ mod wave;
 
 pub use context::{Context, RunPosition};
 pub use draws::Draws;
-pub use fit::fit_state;
+pub use fit::{adaptations, fit_state};
 pub use init::Init;
 pub use papers::Paper;
 pub use parameters::{Parameter, change_value, parameters};
 pub use precision::Precision;
 pub use replicas::Replicas;
 pub use resnet::{ResNet, ResNetConfig, ResNetStage, Stem};
-pub use state::{replace_state, state_dict};
+pub use state::{replace_matching, replace_state, state_dict};
 pub use teacher::{ema, ema_with_statistics, independent_copy, relative_distance};
 pub use vit::{Vit, VitConfig};
 
 use burn::module::Module;
 use burn::tensor::Tensor;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// Which network, as `[backbone.NAME]` in a config file.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum BackboneConfig {
     /// A residual network.

@@ -1,6 +1,7 @@
 //! The number type of convolutions, matrix products and attention.
 
 use burn::tensor::{DType, Device, FloatDType, Tensor};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// Compute type of convolutions, linear layers and attention. Weights, optimizer, statistics, norms, softmax
@@ -9,7 +10,7 @@ use serde::{Deserialize, Serialize};
 /// Only `layers` casts: a layer takes the precision of its [`Init`](crate::Init).
 ///
 /// Micikevicius et al., *Mixed precision training*, [2018](https://arxiv.org/abs/1710.03740).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Precision {
     /// 32 bits throughout.

@@ -5,6 +5,7 @@
 
 use burn::module::Module;
 use burn::tensor::Tensor;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::context::Context;
@@ -13,7 +14,7 @@ use crate::layers::{BatchNorm, Conv2d, Conv2dConfig, global_average_pool, max_po
 use crate::parameters::change_value;
 
 /// A residual network, as `[backbone.resnet]` in a config file.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ResNetConfig {
     /// Layers with weights: 18 or 34 (basic blocks), 50 or 101 (bottlenecks).
@@ -36,7 +37,7 @@ pub struct ResNetConfig {
 }
 
 /// The layers before the first stage.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Stem {
     /// 7×7 at stride 2, then pooling: a quarter of the image's side. For 160 px and more.
@@ -47,7 +48,7 @@ pub enum Stem {
 
 /// A part of the network with a readable output, by the names of Caffe2 and VISSL, in which linear probes of
 /// several stages are reported.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum ResNetStage {
     /// The first convolution, normalized and rectified, before the stem's pooling.

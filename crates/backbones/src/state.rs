@@ -28,11 +28,22 @@ pub fn replace_state(backbone: Backbone, mut tensors: BTreeMap<String, TensorDat
     replace(backbone, |name| tensors.remove(name))
 }
 
-/// [`replace_state`] by the tensors that `tensor_of` has.
-pub(crate) fn replace(backbone: Backbone, tensor_of: impl FnMut(&str) -> Option<TensorData>) -> Backbone {
-    let mut replace = Replace {
+/// Any module with the tensors that `tensor_of` has for a parameter's dotted path and shape. Gradients and device are unchanged.
+pub fn replace_matching<M: Module>(
+    module: M,
+    tensor_of: impl FnMut(&str, &[usize]) -> Option<TensorData>,
+) -> M {
+    module.map(&mut Replace {
         path: Path::default(),
         tensor_of,
+    })
+}
+
+/// [`replace_state`] by the tensors that `tensor_of` has.
+pub(crate) fn replace(backbone: Backbone, mut tensor_of: impl FnMut(&str) -> Option<TensorData>) -> Backbone {
+    let mut replace = Replace {
+        path: Path::default(),
+        tensor_of: |name: &str, _: &[usize]| tensor_of(name),
     };
     match backbone {
         Backbone::ResNet(network) => Backbone::ResNet(network.map(&mut replace)),
@@ -66,7 +77,7 @@ struct Replace<F> {
     tensor_of: F,
 }
 
-impl<F: FnMut(&str) -> Option<TensorData>> ModuleMapper for Replace<F> {
+impl<F: FnMut(&str, &[usize]) -> Option<TensorData>> ModuleMapper for Replace<F> {
     fn enter_module(&mut self, name: &str, _container: &str) {
         self.path.enter(name);
     }
@@ -76,7 +87,7 @@ impl<F: FnMut(&str) -> Option<TensorData>> ModuleMapper for Replace<F> {
     }
 
     fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
-        let Some(data) = (self.tensor_of)(&self.path.dotted()) else {
+        let Some(data) = (self.tensor_of)(&self.path.dotted(), &param.val().dims()) else {
             return param;
         };
         let (id, old, mapper) = param.consume();

@@ -4,12 +4,14 @@
 //! transformers* (DeiT), 2021, table 1; registers of Darcet et al., *Vision transformers need registers*, 2024.
 
 mod block;
+pub(crate) mod patches;
 pub(crate) mod positions;
 #[cfg(test)]
 mod tests;
 
 use burn::module::{Module, Param};
 use burn::tensor::{Bool, Device, Int, Tensor, TensorData};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::context::Context;
@@ -20,7 +22,7 @@ pub use block::Block;
 /// A vision transformer, as `[backbone.vit]` in a config file.
 ///
 /// The MLPs are four times as wide as a token; queries, keys and values have biases.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct VitConfig {
     /// Channels of a token: 192 (tiny), 384 (small), 768 (base), 1024 (large).
@@ -59,7 +61,7 @@ pub struct VitConfig {
 }
 
 /// Position embeddings.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Position {
     /// Trained.
@@ -69,7 +71,7 @@ pub enum Position {
 }
 
 /// Interpolation of position embeddings to another grid; all are bicubic.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Interpolation {
     /// With antialiasing, to the grid's size: timm's, and DINOv2's with registers.
@@ -84,7 +86,7 @@ pub enum Interpolation {
 }
 
 /// The feature computed from the tokens.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Pooling {
     /// The class token.
@@ -97,7 +99,7 @@ pub enum Pooling {
 }
 
 /// Distributions of initial weights. Norms start at 1 and 0, biases of linear layers at 0, registers near 0.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Initialization {
     /// Normal with standard deviation 0.02 for linear layers, positions and class token, as in DINO and iBOT

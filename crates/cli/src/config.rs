@@ -1,4 +1,7 @@
-//! `passer config`: the configs that the program carries, listed and printed.
+//! `passer config`: the configs that the program carries, listed and printed; keys and schemas of configs; new configs.
+
+mod keys;
+mod new;
 
 use crate::configs::Kind;
 use crate::configs::shipped::{self, SHIPPED, named};
@@ -11,6 +14,12 @@ pub(crate) enum Verb {
     List(ListArguments),
     /// Print a shipped config, to start one's own from
     Show(ShowArguments),
+    /// List the keys of config files: type, range, default, what each says, and the papers behind it
+    Keys(keys::KeysArguments),
+    /// Print the JSON Schema of a kind of config file, with which editors complete and check
+    Schema(keys::SchemaArguments),
+    /// Write a complete, commented pretraining config for data of one's own, scaled from a shipped one
+    New(new::Arguments),
 }
 
 #[derive(clap::Args)]
@@ -32,6 +41,9 @@ pub(crate) fn run(verb: Verb) -> anyhow::Result<()> {
     match verb {
         Verb::List(arguments) => list(&arguments),
         Verb::Show(arguments) => show(&arguments.name),
+        Verb::Keys(arguments) => keys::list(&arguments),
+        Verb::Schema(arguments) => keys::schema(&arguments),
+        Verb::New(arguments) => new::run(&arguments),
     }
 }
 

@@ -148,18 +148,55 @@ fn unreadable(path: &Path, kind: Kind, error: &std::io::Error) -> anyhow::Error 
 }
 
 /// The purpose of a TOML file.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum Kind {
+    /// `passer pretrain`
+    #[value(name = "pretrain")]
     Pretraining,
+    /// `passer evaluate finetune`, of a classifier
+    #[value(name = "finetune")]
     FineTuning,
+    /// `passer evaluate finetune`, of a detector
+    #[value(name = "detection")]
     Detection,
+    /// `passer evaluate run`
+    #[value(name = "evaluate")]
     Evaluation,
+    /// `passer evaluate suite`
+    #[value(name = "suite")]
     Suite,
+    /// Descriptions of data sets
+    #[value(name = "dataset")]
     DataSet,
+    /// `passer curate`
+    #[value(name = "curate")]
     Curation,
 }
 
 impl Kind {
+    pub(crate) const ALL: [Self; 7] = [
+        Self::Pretraining,
+        Self::FineTuning,
+        Self::Detection,
+        Self::Evaluation,
+        Self::Suite,
+        Self::DataSet,
+        Self::Curation,
+    ];
+
+    /// The word for it on the command line.
+    pub(crate) fn word(self) -> &'static str {
+        match self {
+            Self::Pretraining => "pretrain",
+            Self::FineTuning => "finetune",
+            Self::Detection => "detection",
+            Self::Evaluation => "evaluate",
+            Self::Suite => "suite",
+            Self::DataSet => "dataset",
+            Self::Curation => "curate",
+        }
+    }
+
     /// The apparent kind of a text, by keys that no other kind has.
     pub(crate) fn of(text: &str) -> Option<Self> {
         let table: toml::Table = text.parse().ok()?;
@@ -260,6 +297,32 @@ fn parse_completed<C: DeserializeOwned>(
             None => failure.into(),
         }
     })
+}
+
+/// What the parser and the checks of a kind say of a text with this edit; `None` where it is valid, or where the kind has no checks
+/// of a text alone.
+pub(crate) fn fault_of(kind: Kind, text: &str, edit: &Edit) -> Option<String> {
+    use evaluation::finetune::{self, Recipe, detection};
+    type Pretraining = training::Config<objectives::ObjectiveConfig>;
+    fn fault<C: DeserializeOwned>(
+        text: &str,
+        edit: &Edit,
+        check: impl FnOnce(&C) -> Result<(), String>,
+    ) -> Option<String> {
+        let read = settings::read(text, std::slice::from_ref(edit), |_| (), check);
+        read.err().map(|fault| fault.to_string())
+    }
+    match kind {
+        Kind::Pretraining => fault(text, edit, Pretraining::validate),
+        Kind::FineTuning => fault(text, edit, finetune::Config::validate),
+        Kind::Detection => fault(text, edit, detection::Config::validate),
+        Kind::Evaluation => fault(text, edit, evaluation::Config::validate),
+        Kind::Suite => fault(text, edit, evaluation::suite::Suite::validate),
+        Kind::Curation => fault(text, edit, |config: &curation::Config| {
+            config.validate().map_err(|error| error.to_string())
+        }),
+        Kind::DataSet => None,
+    }
 }
 
 /// One `key.path=value`.

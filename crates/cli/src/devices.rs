@@ -10,7 +10,7 @@ use burn::tensor::{Device, Tensor};
 use std::time::Instant;
 
 /// Every backend name that `--device` accepts, with the Cargo feature of the same name that compiles it in.
-const BACKENDS: [(&str, bool); 6] = [
+pub(crate) const BACKENDS: [(&str, bool); 6] = [
     ("cuda", cfg!(feature = "cuda")),
     ("metal", cfg!(feature = "metal")),
     ("rocm", cfg!(feature = "rocm")),
@@ -58,7 +58,7 @@ pub(crate) fn address(device: &Device) -> Option<String> {
 }
 
 /// Devices of one backend on this machine; empty where it is not compiled in or finds none.
-fn found(backend: &str) -> Vec<Device> {
+pub(crate) fn found(backend: &str) -> Vec<Device> {
     #[cfg(feature = "tuned")]
     if backend != "flex" {
         crate::kernel_cache::prepare();
@@ -174,7 +174,7 @@ fn ready(name: &str, backend: &str, index: usize, mut devices: Vec<Device>) -> a
 
 /// Whether it is a GPU emulated in software, such as lavapipe: tens of times slower than `flex` on the same
 /// cores, so `auto` skips it.
-fn is_software(device: &Device) -> bool {
+pub(crate) fn is_software(device: &Device) -> bool {
     // wgpu's device type, which Burn shows only here.
     format!("{device:?}").contains("kind: Cpu")
 }
@@ -202,7 +202,7 @@ fn is_flex(device: &Device) -> bool {
 
 /// The memory of a device: the host's for devices that compute in it, such as Apple's GPUs, else the amount
 /// from the card's driver.
-fn memory_mib(device: &Device) -> Option<u64> {
+pub(crate) fn memory_mib(device: &Device) -> Option<u64> {
     if is_flex(device) || is_software(device) || cfg!(target_os = "macos") {
         return host_memory_mib();
     }

@@ -110,7 +110,7 @@ pub(crate) fn report(error: &anyhow::Error) -> ExitCode {
     if error.is::<WaitsForPeople>() {
         return ExitCode::from(WAITS);
     }
-    if error.is::<DoesNotLoad>() {
+    if error.is::<DoesNotLoad>() || error.is::<Problems>() {
         return ExitCode::FAILURE;
     }
     if let Some(Ended(status)) = error.downcast_ref() {
@@ -119,6 +119,7 @@ pub(crate) fn report(error: &anyhow::Error) -> ExitCode {
     if is_of_another_rank(error) {
         let_another_rank_report();
     }
+    crate::output::set_quiet(false);
     eprintln!(
         "{}error: {}",
         prefix(),
@@ -179,6 +180,18 @@ pub(crate) fn in_one_line(error: &anyhow::Error) -> String {
         None => format!("{error:#}"),
     }
 }
+
+/// The exit status of `passer doctor` where something has to be mended: its lines have been printed.
+#[derive(Debug)]
+pub(crate) struct Problems;
+
+impl fmt::Display for Problems {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("there are problems")
+    }
+}
+
+impl std::error::Error for Problems {}
 
 /// The exit status of the inspection of a file that does not load: its report has been printed.
 #[derive(Debug)]

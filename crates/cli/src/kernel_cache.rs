@@ -60,6 +60,18 @@ pub(crate) fn switch_to(name: &str) {
     environment::activate(name);
 }
 
+/// The folder and the bytes of its files.
+///
+/// # Errors
+/// The reason why nothing can be written there.
+pub(crate) fn folder_and_bytes() -> Result<(PathBuf, u64), String> {
+    let folder = writable_folder()?;
+    let entries = std::fs::read_dir(&folder).map_err(|error| error.to_string())?;
+    let sizes = entries.filter_map(|entry| Some(entry.ok()?.metadata().ok()?.len()));
+    let bytes = sizes.sum();
+    Ok((folder, bytes))
+}
+
 /// The folder, made and written to once.
 fn writable_folder() -> Result<PathBuf, String> {
     let folder = match std::env::var_os(VARIABLE).filter(|value| !value.is_empty()) {

@@ -19,6 +19,7 @@ mod curate;
 mod detect;
 mod detectors;
 mod devices;
+mod doctor;
 mod evaluate;
 mod failure;
 mod features;
@@ -28,6 +29,7 @@ mod interrupt;
 #[cfg(feature = "tuned")]
 mod kernel_cache;
 mod launch;
+mod loudness;
 mod machine;
 mod on_event;
 mod panics;
@@ -37,6 +39,7 @@ mod provenance;
 mod quickstart;
 mod ranks;
 mod report;
+mod schema;
 mod scores;
 mod shards;
 mod slice;
@@ -47,13 +50,14 @@ mod views;
 mod weights;
 
 use clap::{CommandFactory, Parser, Subcommand};
-use std::io::IsTerminal;
 use std::process::ExitCode;
 
 /// Learn visual representations from photographs without people and without labels: curate, pretrain, evaluate.
 #[derive(Parser)]
 #[command(name = "passer", version, propagate_version = true, max_term_width = 110)]
 struct Arguments {
+    #[command(flatten)]
+    loudness: loudness::Loudness,
     #[command(subcommand)]
     verb: Verb,
 }
@@ -85,11 +89,13 @@ enum Verb {
     /// Find faces or persons in photos: boxes and scores as JSON lines, and a sheet to look at
     #[command(subcommand)]
     Detect(detect::Verb),
-    /// List and print the configs that the program carries
+    /// List, print and write configs; their keys and schemas
     #[command(subcommand)]
     Config(config::Verb),
     /// List the devices that this build and this machine have
     Devices(devices::ListArguments),
+    /// Check this machine, with two steps of training on each device
+    Doctor(doctor::Arguments),
     /// Print a shell's completions of this program
     Completions {
         /// The shell
@@ -102,23 +108,13 @@ pub fn command() -> clap::Command {
     Arguments::command()
 }
 
-/// What is logged without `PASSER_LOG`. Burn warns of each candidate of the tuner that fails; a result that failed is an error where
-/// it is read.
-const DEFAULT_LOG: &str = "warn,cubecl_common::device=error,cubecl_runtime=error,cubecl_server=error";
-
 /// Runs the program on the process's arguments.
 pub fn run() -> ExitCode {
-    tracing_subscriber::fmt()
-        .with_writer(progress::LogWriter::default)
-        .with_ansi(std::io::stderr().is_terminal())
-        .with_env_filter(
-            tracing_subscriber::EnvFilter::try_from_env("PASSER_LOG").unwrap_or_else(|_| DEFAULT_LOG.into()),
-        )
-        .without_time()
-        .with_target(false)
-        .init();
     let verb = match Arguments::try_parse() {
-        Ok(arguments) => arguments.verb,
+        Ok(arguments) => {
+            arguments.loudness.begin();
+            arguments.verb
+        }
         // Help is no failure, but written once too.
         Err(usage) if usage.exit_code() == 0 && !ranks::launched_first() => return ExitCode::SUCCESS,
         Err(usage) => {
@@ -145,6 +141,7 @@ pub fn run() -> ExitCode {
             Verb::Detect(verb) => detect::run(verb),
             Verb::Config(verb) => config::run(verb),
             Verb::Devices(arguments) => devices::list(&arguments),
+            Verb::Doctor(arguments) => doctor::run(&arguments),
             Verb::Completions { shell } => {
                 print!("{}", completions::script(shell, command()));
                 Ok(())
@@ -174,6 +171,7 @@ impl Verb {
         match self {
             Self::Pretrain(_) | Self::Devices(_) => None,
             Self::Config(_) => Some("config"),
+            Self::Doctor(_) => Some("doctor"),
             Self::Completions { .. } => Some("completions"),
             Self::Quickstart(_) => Some("quickstart"),
             Self::Curate(_) => Some("curate"),

@@ -106,7 +106,9 @@ impl EventCommand {
                 self.send("alarm", serde_json::to_value(alarm).unwrap_or_default());
             }
             Event::Checkpoint(checkpoint) => {
-                let facts = json!({"step": checkpoint.step, "path": checkpoint.path});
+                // The command may change its folder.
+                let path = std::path::absolute(&checkpoint.path).unwrap_or_else(|_| checkpoint.path.clone());
+                let facts = json!({"step": checkpoint.step, "path": path});
                 self.send("checkpoint", facts);
             }
             Event::Step { .. } | Event::Log(_) => {}

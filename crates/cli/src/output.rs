@@ -16,8 +16,33 @@ pub(crate) fn result(text: Arguments<'_>) {
     }
 }
 
+/// Whether only warnings and errors go to standard error: `--quiet`.
+static QUIET: AtomicBool = AtomicBool::new(false);
+
+/// Whether the last note was a warning, whose list may follow in indented lines.
+static WARNED: AtomicBool = AtomicBool::new(false);
+
+/// Drops all notes to come but warnings, or shows them again: an error is reported in full.
+pub(crate) fn set_quiet(quiet: bool) {
+    QUIET.store(quiet, Ordering::Relaxed);
+}
+
+/// Whether notes are dropped.
+pub(crate) fn is_quiet() -> bool {
+    QUIET.load(Ordering::Relaxed)
+}
+
 /// Text about the work, on standard error; its loss is ignored.
 pub(crate) fn note(text: Arguments<'_>) {
+    if is_quiet() {
+        let text = text.to_string();
+        let belongs_to_a_warning = text.starts_with("  ") && WARNED.load(Ordering::Relaxed);
+        let is_warning = text.starts_with("warning:") || belongs_to_a_warning;
+        WARNED.store(is_warning, Ordering::Relaxed);
+        if !is_warning {
+            return;
+        }
+    }
     let _ = std::io::stderr().lock().write_fmt(text);
 }
 

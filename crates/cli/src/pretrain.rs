@@ -37,7 +37,7 @@ pub(crate) struct Arguments {
     #[arg(long)]
     resume: bool,
     /// Test the config on this machine: two steps of four synthetic images (in f16, twelve steps)
-    #[arg(long, conflicts_with_all = ["data", "resume"])]
+    #[arg(long, conflicts_with_all = ["data", "resume", "on_event"])]
     smoke: bool,
     /// Change a key of the config, as in `--set training.epochs=1`; may be repeated
     #[arg(long = "set", value_name = "KEY=VALUE")]

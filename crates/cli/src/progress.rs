@@ -26,7 +26,7 @@ pub(crate) struct ProgressBar {
 impl ProgressBar {
     /// Work of `total` units, of which `done` are already done; a total of 0 is unknown.
     pub(crate) fn new(what: &str, done: u64, total: u64) -> Self {
-        let bar = std::io::stderr().is_terminal().then(|| {
+        let bar = (std::io::stderr().is_terminal() && !crate::output::is_quiet()).then(|| {
             let template = match total {
                 0 => "{prefix} {spinner} {pos} {msg}",
                 _ => "{prefix} {bar:30} {pos}/{len} {msg} {eta} left",

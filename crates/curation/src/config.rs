@@ -7,6 +7,7 @@ mod tests;
 
 use std::path::{Path, PathBuf};
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub use release::ReleaseConfig;
@@ -33,7 +34,7 @@ pub(crate) struct Done<'a> {
 }
 
 /// One curation, whole.
-#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
     /// Where photos are listed.
@@ -45,7 +46,7 @@ pub struct Config {
 }
 
 /// One stage.
-#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum StageConfig {
     /// Accepted licenses, complete attribution.

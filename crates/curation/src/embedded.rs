@@ -25,10 +25,11 @@ mod xmp;
 use std::borrow::Cow;
 
 use image::ImageFormat;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// How much of the embedded metadata a release keeps.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum FileMetadata {
     /// All: the files stay as they are, byte for byte.

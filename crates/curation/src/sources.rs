@@ -12,6 +12,7 @@ mod yfcc;
 use std::path::{Path, PathBuf};
 
 use data::Listing;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub use dataset::DatasetConfig;
@@ -26,7 +27,7 @@ use crate::settings::changes;
 use crate::stages::license::LicenseConfig;
 
 /// A list of photos.
-#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum SourceConfig {
     /// The core file of YFCC100M: metadata only.

@@ -71,7 +71,7 @@ pub use numbers::{mebibytes, significant};
 pub use order::Order;
 pub use record::{Label, Metadata, Record};
 pub use sha256::{Sha256Sum, sha256_of, sha256_of_file};
-pub use sources::description::{About, Download};
+pub use sources::description::{About, DescriptionForms, Download};
 pub use sources::names::VIEWS_FILE;
 pub use sources::walk::{Found, Walk};
 pub use transforms::{CropBox, ErasingFill, Filter, Transform, ViewGroup};

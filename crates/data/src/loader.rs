@@ -21,6 +21,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
 use crossbeam_channel::{Receiver, bounded};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use self::assembler::Assembler;
@@ -44,7 +45,7 @@ const NAMED_BAD_RECORDS: usize = 10;
 ///
 /// It affects the speed, and which data sets give an error; the views of a record are the same for any
 /// values.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct LoaderConfig {
     /// Images in a batch; each gives the views of all groups.

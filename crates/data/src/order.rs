@@ -1,11 +1,12 @@
 //! The order of the records within an epoch: one integer per position, a function of seed and epoch alone.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::randomness::{Purpose, generator, shuffle};
 
 /// How an epoch walks through the data set (TOML: `order = "global"` or `order = { blocks = 16 }`).
-#[derive(Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Order {
     /// All records in a uniformly random order, a new one each epoch. The last partial batch is dropped.

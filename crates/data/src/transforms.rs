@@ -23,10 +23,11 @@ pub use geometry::CropBox;
 pub(crate) use pipeline::ViewMaker;
 pub(crate) use room::room_bytes;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// A number of views that are all drawn with the same recipe (`[[views]]` in a config).
-#[derive(Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ViewGroup {
     /// Views of each image, at least 1. MoCo: 2. DINO: 2 in the first group and 8 or 10 in the second.
@@ -36,7 +37,7 @@ pub struct ViewGroup {
 }
 
 /// Interpolation of a resize, always with antialiasing, as Pillow's.
-#[derive(Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Filter {
     /// Triangle filter; torchvision's default.
@@ -46,7 +47,7 @@ pub enum Filter {
 }
 
 /// One step of an augmentation recipe. Probabilities are in 0 to 1; `1.0` means always.
-#[derive(Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq, JsonSchema)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum Transform {
     /// A random part of the image, resized to a square.
@@ -153,7 +154,7 @@ pub enum Transform {
 /// The fill of a patch that random erasing covers. Means and deviations are shares of 255 and should equal
 /// those of `[data.normalize]`: timm erases normalized images, while ours are not yet normalized. Values are
 /// rounded to 8 bits and clipped at black and white, where timm's are not.
-#[derive(Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq, JsonSchema)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum ErasingFill {
     /// Normal noise, drawn per pixel and channel (timm: `pixel`).

@@ -3,12 +3,13 @@
 use crate::encoder::Tap;
 use crate::protocols::{LabelsRead, ProtocolConfig};
 use data::{LoaderConfig, Transform, ViewGroup};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 use training::Normalize;
 
 /// One evaluation: how images reach the encoder, and the protocols to run.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
     /// Transforms of a decoded image before the encoder; none is random, and they give one size for every

@@ -34,12 +34,13 @@ pub use subset::{Choice, SemiSupervised, Validation};
 use backbones::BackboneConfig;
 use backbones::vit::Pooling;
 use data::{Transform, ViewGroup};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use training::{Count, DataConfig, ObjectiveSection, OptimizerConfig, ScheduleConfig, TrainingConfig};
 
 /// One fine-tuning: a pretraining config whose objective is [`Settings`] and whose backbone defaults to the
 /// encoder's.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
     /// Seed of the classifier's weights, order, augmentation, mixing and drop path.
@@ -62,7 +63,7 @@ pub struct Config {
 }
 
 /// `[objective]`: the settings that fine-tuning adds to a training run.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Settings {
     /// `"finetune"`, or `{ semi_supervised = { percent = 1, choice = { seed = 0 } } }`.
@@ -107,7 +108,7 @@ pub struct Settings {
 }
 
 /// The labels to train on.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Protocol {
     /// Labels of all training records.
@@ -127,7 +128,7 @@ impl Protocol {
 }
 
 /// The distribution of the classifier's initial weights.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum HeadInit {
     /// Weight and bias uniform on ±1/√width, PyTorch's default for `torch.nn.Linear`. Used by torchvision's
@@ -142,7 +143,7 @@ pub enum HeadInit {
 
 /// An average of weights and running statistics like timm's `ModelEmaV3`: `a ← decay · a + (1 - decay) · w`
 /// after each step; the first step copies.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Average {
     /// Weight of the old average at each step, 0 to 1.
@@ -153,7 +154,7 @@ pub struct Average {
 }
 
 /// `1 - (1 + step / gamma)^-power`, while below the decay.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct AverageWarmup {
     /// Above 0. timm: 1.
@@ -163,7 +164,7 @@ pub struct AverageWarmup {
 }
 
 /// Which epoch's network is scored on the test set.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Keep {
     /// The last epoch's.

@@ -14,6 +14,8 @@ mod sections;
 mod series;
 mod words;
 
+pub use words::utc;
+
 use crate::report::Page;
 use compare::{curves_of, differences};
 use maud::{Markup, html};

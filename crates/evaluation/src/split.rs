@@ -1,5 +1,6 @@
 //! The two splits of a data set: train and test.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// Name of the train split in errors.
@@ -8,7 +9,7 @@ pub(crate) const TRAIN: &str = "training";
 pub(crate) const TEST: &str = "test";
 
 /// One of the two splits, for protocols that may use either.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Split {
     /// The records to learn from.

@@ -18,6 +18,7 @@ use crate::parameter_budget::{mlp, product};
 use backbones::{Backbone, BackboneConfig, Context, Init, Paper, Replicas};
 use burn::module::Module;
 use burn::tensor::{Bool, Tensor};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use training::{Batch, Cause, Loss, Objective, Remedy, ViewCount};
 
@@ -25,7 +26,7 @@ use training::{Batch, Cause, Loss, Objective, Remedy, ViewCount};
 const EPSILON: f64 = 1e-5;
 
 /// `[objective.barlow_twins]`. The paper's values are those for ImageNet with ResNet-50.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
     /// Linear layers of the projector, with batch normalization and ReLU between them: 2 or 3. Paper: 3.

@@ -16,17 +16,18 @@
 
 use crate::checks;
 use crate::head::{Encoder, Mlp, MlpShape, OutputNorm, halves, l2_normalize, spread};
-use crate::method::{Invalid, MethodConfig, RunShape, advice};
+use crate::method::{Change, DataShape, Invalid, MethodConfig, RunShape, advice};
 use crate::parameter_budget::{mlp, product};
 use crate::teacher;
 use backbones::{Backbone, BackboneConfig, Context, Init, Paper, RunPosition, ema, independent_copy};
 use burn::module::Module;
 use burn::tensor::Tensor;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use training::{Batch, Cause, Count, Loss, Objective, Remedy, ViewCount};
 
 /// `[objective.byol]`. The paper's values are those for 1,000 epochs of ImageNet with ResNet-50.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
     /// Width of the projector's hidden layer. Paper: 4,096.
@@ -92,6 +93,10 @@ impl MethodConfig for Config {
 
     fn for_smoke_test(&mut self, _: usize) {
         teacher::for_smoke_test(&mut self.momentum, Some(&mut self.momentum_end));
+    }
+
+    fn for_data(&mut self, data: &DataShape) -> Vec<Change> {
+        teacher::for_data(&mut self.momentum, data).into_iter().collect()
     }
 }
 

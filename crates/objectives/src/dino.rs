@@ -21,9 +21,13 @@
 #[cfg(test)]
 pub(crate) mod tests;
 
+mod released;
+
 use crate::checks;
 use crate::head::{GLOBAL_VIEWS, cross_view_prediction, entropy, features_of_views, l2_normalize, spread};
-use crate::method::{Invalid, MethodConfig, RunShape, advice};
+use crate::method::{
+    Change, DataShape, Invalid, MethodConfig, RunShape, advice, prototypes_for_data, warmup_for_data,
+};
 use crate::parameter_budget::{mlp, product};
 use crate::swav::sinkhorn;
 use crate::teacher;
@@ -34,11 +38,12 @@ use backbones::{change_value, ema, independent_copy};
 use burn::module::{Module, Param};
 use burn::tensor::activation::softmax;
 use burn::tensor::{Device, Int, Tensor, TensorData};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use training::{Batch, Cause, Count, Loss, Objective, Remedy, ViewCount};
+use training::{Batch, Cause, Count, Loss, Objective, Released, Remedy, ViewCount};
 
 /// `[objective.dino]`. The paper's values are those for ImageNet with ViT-S/16.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
     /// Softmax temperature of the student, above 0. Paper: 0.1.
@@ -65,7 +70,7 @@ pub struct Config {
 }
 
 /// The warmup of a teacher's temperature: constant within an epoch.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct TemperatureWarmup {
     /// Temperature of the first epoch, above 0. Paper: 0.04.
@@ -76,7 +81,7 @@ pub struct TemperatureWarmup {
 }
 
 /// Keeps the teacher from preferring one prototype. TOML: `centering = { mean = { momentum = 0.9 } }`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum Centering {
     /// Subtracts a moving average of the logits from them (eq. 4 of the paper).
@@ -93,7 +98,7 @@ pub enum Centering {
 }
 
 /// The projection head. TOML: `[objective.dino.head]`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct HeadConfig {
     /// Width of the two hidden layers. Paper: 2,048.
@@ -168,6 +173,26 @@ impl MethodConfig for Config {
         self.freeze_last_layer_epochs = 0;
         self.teacher_temperature_warmup = None;
         teacher::for_smoke_test(&mut self.momentum, Some(&mut self.momentum_end));
+    }
+
+    fn for_data(&mut self, data: &DataShape) -> Vec<Change> {
+        let mut changes = vec![];
+        // The reference's advice for 256 images per step.
+        if data.batch_images <= 256 && (0.996..0.9995).contains(&self.momentum) {
+            let reason = format!("in place of {}: advised for 256 images per step", self.momentum);
+            self.momentum = 0.9995;
+            changes.push(Change::new("momentum", reason));
+        }
+        if let Some(change) = teacher::for_data(&mut self.momentum, data) {
+            changes = vec![change];
+        }
+        let prototypes = &mut self.head.prototypes;
+        changes.extend(prototypes_for_data("head.prototypes", prototypes, 256, data));
+        if let Some(warmup) = &mut self.teacher_temperature_warmup {
+            let key = "teacher_temperature_warmup.epochs";
+            changes.extend(warmup_for_data(key, &mut warmup.epochs, data));
+        }
+        changes
     }
 }
 
@@ -582,6 +607,10 @@ impl Objective for Dino {
 
     fn prototypes(&self) -> Option<usize> {
         Some(self.config.head.prototypes)
+    }
+
+    fn released(&self) -> Vec<Released> {
+        released::names(&self.config.head)
     }
 
     fn measured(&self, student: &Network, state: &State) -> Vec<(&'static str, Tensor<1>)> {

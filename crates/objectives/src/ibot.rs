@@ -23,7 +23,10 @@ use crate::dino::{
     temperature, whole_batch,
 };
 use crate::head::{GLOBAL_VIEWS, cross_view_prediction, entropies, entropy, spread};
-use crate::method::{Invalid, MethodConfig, RunShape, advice, needs_vit};
+use crate::method::{
+    Change, DataShape, Invalid, MethodConfig, RunShape, advice, needs_vit, prototypes_for_data,
+    warmup_for_data,
+};
 use crate::teacher;
 use backbones::init::trained;
 use backbones::{Backbone, BackboneConfig, Context, Init, Paper, RunPosition, draws, ema, independent_copy};
@@ -31,11 +34,12 @@ use burn::module::{Module, Param};
 use burn::tensor::activation::log_softmax;
 use burn::tensor::{Bool, Device, Int, Tensor, TensorData};
 use rand::Rng;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use training::{Batch, Cause, Count, Loss, Objective, Remedy, ViewCount};
 
 /// `[objective.ibot]`. The paper's values are those for ImageNet with ViT-S/16 and multi-crop.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
     /// Softmax temperature of the student, above 0. Paper: 0.1.
@@ -75,7 +79,7 @@ pub struct Config {
 }
 
 /// The choice of the global views' patches to hide from the student.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct MaskConfig {
     /// Shape of the hidden region. Paper: `"block"`.
@@ -91,7 +95,7 @@ pub struct MaskConfig {
 }
 
 /// Shape of a view's hidden region.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum MaskShape {
     /// Rectangles of 1/0.3 to 0.3 times as many rows as columns, added until they cover the share or no more
@@ -198,6 +202,30 @@ impl MethodConfig for Config {
         self.teacher_temperature_warmup = None;
         self.patch_teacher_temperature_warmup = None;
         teacher::for_smoke_test(&mut self.momentum, Some(&mut self.momentum_end));
+    }
+
+    fn for_data(&mut self, data: &DataShape) -> Vec<Change> {
+        let mut changes: Vec<Change> = teacher::for_data(&mut self.momentum, data).into_iter().collect();
+        let patch_head = self.patch_head.as_mut().map(|head| ("patch_head", head));
+        for (table, head) in [("head", &mut self.head)].into_iter().chain(patch_head) {
+            let key = format!("{table}.prototypes");
+            changes.extend(prototypes_for_data(&key, &mut head.prototypes, 256, data));
+        }
+        let warmups = [
+            (
+                "teacher_temperature_warmup.epochs",
+                &mut self.teacher_temperature_warmup,
+            ),
+            (
+                "patch_teacher_temperature_warmup.epochs",
+                &mut self.patch_teacher_temperature_warmup,
+            ),
+        ];
+        for (key, warmup) in warmups {
+            let warmup = warmup.as_mut();
+            changes.extend(warmup.and_then(|warmup| warmup_for_data(key, &mut warmup.epochs, data)));
+        }
+        changes
     }
 }
 

@@ -36,9 +36,10 @@ mod grid;
 #[path = "../../../scripts/parity/wave.rs"]
 mod wave;
 
-pub use method::{Invalid, MethodConfig, RunShape};
+pub use method::{Change, DataShape, Invalid, MethodConfig, RunShape};
 
 use backbones::{BackboneConfig, Paper};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 use training::{
@@ -50,7 +51,7 @@ use training::{
 macro_rules! methods {
     ($($variant:ident in $module:ident,)*) => {
         /// The self-supervised method of a config. TOML: one table, e.g. `[objective.moco]`.
-        #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+        #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
         #[serde(rename_all = "snake_case", deny_unknown_fields)]
         pub enum ObjectiveConfig {
             $(
@@ -95,6 +96,14 @@ macro_rules! methods {
             /// steps or epochs change.
             pub fn for_smoke_test(&mut self, batch_images: usize) {
                 match self { $(Self::$variant(method) => method.for_smoke_test(batch_images),)* }
+            }
+
+            /// Adapts settings that count images, steps or epochs to other data, and says why each changed, with full names.
+            pub fn for_data(&mut self, data: &DataShape) -> Vec<Change> {
+                let table = format!("objective.{}", self.name());
+                let changes = match self { $(Self::$variant(method) => method.for_data(data),)* };
+                let named = |change: Change| Change { key: format!("{table}.{}", change.key), ..change };
+                changes.into_iter().map(named).collect()
             }
 
             /// Passes the method, on this network, to `visitor`. Both configs must be valid.

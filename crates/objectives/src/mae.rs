@@ -22,11 +22,12 @@ use backbones::vit::{Block, Initialization, sine_cosine};
 use backbones::{Backbone, BackboneConfig, Context, Init, Paper, VitConfig, draws};
 use burn::module::{Module, Param};
 use burn::tensor::{Device, Int, Tensor, TensorData};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use training::{Batch, Cause, Loss, Objective, Remedy, ViewCount};
 
 /// `[objective.mae]`. The paper's values are those for ImageNet.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
     /// Share of hidden patches, above 0 and below 1. Paper: 0.75 (section 3 and figure 5).

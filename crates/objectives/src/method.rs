@@ -38,6 +38,12 @@ pub trait MethodConfig: Clone + DeserializeOwned + Serialize {
     /// change nothing.
     fn for_smoke_test(&mut self, _batch_images: usize) {}
 
+    /// Adapts settings that count images, steps or epochs to other data than the config was written for, and says why each changed.
+    /// Most methods change nothing.
+    fn for_data(&mut self, _data: &DataShape) -> Vec<Change> {
+        vec![]
+    }
+
     /// [`validate`](Self::validate), with the message for the user.
     ///
     /// # Errors
@@ -56,6 +62,88 @@ pub struct RunShape<'a> {
     pub backbone: &'a BackboneConfig,
     /// Width and height of each view group's images.
     pub views_px: &'a [(u32, u32)],
+}
+
+/// A run on other data than its config was written for.
+#[derive(Clone, Copy, Debug)]
+pub struct DataShape {
+    /// Photographs to train on.
+    pub images: usize,
+    /// Photographs per optimizer step.
+    pub batch_images: usize,
+    /// Optimizer steps of the run.
+    pub steps: usize,
+    /// Epochs of the run.
+    pub epochs: usize,
+    /// Epochs that the config had.
+    pub epochs_before: usize,
+}
+
+impl DataShape {
+    /// The same share of the run as so many epochs were of the config's, at least `least`.
+    pub fn share(&self, epochs: usize, least: usize) -> usize {
+        let share = epochs as f64 * self.epochs as f64 / self.epochs_before.max(1) as f64;
+        (share.round() as usize).max(least)
+    }
+}
+
+/// A key that was adapted to the data.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Change {
+    /// Its path within the method's table.
+    pub key: String,
+    /// Why it has its new value.
+    pub reason: String,
+}
+
+impl Change {
+    /// A key and its reason.
+    pub(crate) fn new(key: &str, reason: impl Into<String>) -> Self {
+        Self {
+            key: key.to_owned(),
+            reason: reason.into(),
+        }
+    }
+}
+
+/// Adapts a queue: at most half of the images, so that an image rarely meets itself in it, in whole batches.
+pub(crate) fn queue_for_data(key: &str, queue_images: &mut usize, data: &DataShape) -> Option<Change> {
+    let before = *queue_images;
+    let batch = data.batch_images.max(1);
+    let most = (data.images / 2).min(before);
+    *queue_images = (most / batch).max(1) * batch;
+    let reason = format!(
+        "in place of {before}: at most half of the {} images, in whole batches",
+        data.images
+    );
+    (*queue_images != before).then(|| Change::new(key, reason))
+}
+
+/// Adapts the number of prototypes: not more than one for 16 images, so that each can be used, and at least `least`.
+pub(crate) fn prototypes_for_data(
+    key: &str,
+    prototypes: &mut usize,
+    least: usize,
+    data: &DataShape,
+) -> Option<Change> {
+    let before = *prototypes;
+    let most = (data.images / 16).max(least);
+    if before <= most {
+        return None;
+    }
+    *prototypes = most;
+    Some(Change::new(
+        key,
+        format!("in place of {before}: one for 16 images, so that each is used"),
+    ))
+}
+
+/// Adapts a warmup that counts epochs: the same share of the run, at least 2 epochs.
+pub(crate) fn warmup_for_data(key: &str, epochs: &mut usize, data: &DataShape) -> Option<Change> {
+    let before = *epochs;
+    *epochs = data.share(before, 2);
+    let reason = format!("as {before} of {} epochs", data.epochs_before);
+    (*epochs != before).then(|| Change::new(key, reason))
 }
 
 /// Reason why a method rejects a config.

@@ -19,7 +19,7 @@
 
 use crate::checks;
 use crate::head::{l2_normalize, spread};
-use crate::method::{Invalid, MethodConfig, RunShape, advice};
+use crate::method::{Change, DataShape, Invalid, MethodConfig, RunShape, advice, queue_for_data};
 use crate::parameter_budget::{mlp, product};
 use crate::teacher;
 use backbones::init::buffer;
@@ -27,11 +27,12 @@ use backbones::layers::{Linear, log_sum_exp, relu};
 use backbones::{Backbone, BackboneConfig, Context, Init, Paper, RunPosition, ema, independent_copy};
 use burn::module::{Module, Param};
 use burn::tensor::Tensor;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use training::{Batch, Cause, Count, Loss, Objective, Remedy, ViewCount};
+use training::{Batch, Cause, Count, Loss, Objective, Released, Remedy, ViewCount};
 
 /// `[objective.moco]`. The papers' values are those for ImageNet with ResNet-50.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
     /// `"mlp"` (version 2: linear, ReLU, linear) or `"linear"` (version 1).
@@ -50,7 +51,7 @@ pub struct Config {
 }
 
 /// The projection from features to embedding.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Head {
     /// One linear layer.
@@ -110,6 +111,14 @@ impl MethodConfig for Config {
     fn for_smoke_test(&mut self, batch_images: usize) {
         self.queue_images = batch_images;
         teacher::for_smoke_test(&mut self.momentum, None);
+    }
+
+    fn for_data(&mut self, data: &DataShape) -> Vec<Change> {
+        let queue = queue_for_data("queue_images", &mut self.queue_images, data);
+        queue
+            .into_iter()
+            .chain(teacher::for_data(&mut self.momentum, data))
+            .collect()
     }
 }
 
@@ -258,6 +267,28 @@ impl Objective for Moco {
             )],
             _ => vec![],
         }
+    }
+
+    fn released(&self) -> Vec<Released> {
+        let layers: &[&str] = match self.config.head {
+            Head::Linear => &["fc"],
+            Head::Mlp => &["fc.0", "fc.2"],
+        };
+        // Keys are columns there.
+        let queue = Released {
+            ours: "queue".into(),
+            within: "",
+            theirs: "queue".into(),
+            transposed: true,
+        };
+        let mut all = vec![queue];
+        for (ours, theirs) in [("encoder", "encoder_q"), ("teacher", "encoder_k")] {
+            for (index, layer) in layers.iter().enumerate() {
+                let ours = format!("{ours}.head.{index}");
+                all.extend(Released::layer(&ours, "", &format!("{theirs}.{layer}")));
+            }
+        }
+        all
     }
 
     fn encoder(&self, student: &Student, _: &State) -> Backbone {

@@ -19,7 +19,7 @@
 
 use crate::checks;
 use crate::head::{l2_normalize, spread};
-use crate::method::{Invalid, MethodConfig, RunShape, advice};
+use crate::method::{Change, DataShape, Invalid, MethodConfig, RunShape, advice, queue_for_data};
 use crate::moco::{info_nce, keys, new_queue, push};
 use crate::parameter_budget::{mlp, product};
 use crate::teacher;
@@ -28,11 +28,12 @@ use backbones::layers::{Linear, relu};
 use backbones::{Backbone, BackboneConfig, Context, Init, Paper, RunPosition, ema, independent_copy};
 use burn::module::{Module, Param};
 use burn::tensor::{Int, Tensor};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use training::{Batch, Cause, Count, Loss, Objective, Remedy, ViewCount};
 
 /// `[objective.moco_cld]`. The reference's values are those for ImageNet with ResNet-50.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
     /// `"norm_mlp"` or `"mlp"`; the paper reports 70.0 and 69.2, respectively.
@@ -64,7 +65,7 @@ pub struct Config {
 }
 
 /// The head: linear and ReLU, then one layer for each embedding.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Head {
     /// The last layers are linear.
@@ -144,6 +145,24 @@ impl MethodConfig for Config {
         self.queue_images = batch_images;
         teacher::for_smoke_test(&mut self.momentum, None);
         self.cluster_images = self.cluster_images.map(|_| batch_images / 2);
+    }
+
+    fn for_data(&mut self, data: &DataShape) -> Vec<Change> {
+        let queue = queue_for_data("queue_images", &mut self.queue_images, data);
+        let momentum = teacher::for_data(&mut self.momentum, data);
+        let mut changes: Vec<Change> = queue.into_iter().chain(momentum).collect();
+        if let Some(images) = &mut self.cluster_images {
+            let before = *images;
+            let divides = |images: &usize| data.batch_images.is_multiple_of(*images);
+            *images = (1..=before).rev().find(divides).unwrap_or(1);
+            if *images != before {
+                changes.push(Change::new(
+                    "cluster_images",
+                    format!("in place of {before}: it divides the batch"),
+                ));
+            }
+        }
+        changes
     }
 }
 

@@ -19,11 +19,12 @@ use crate::parameter_budget::{mlp, product};
 use backbones::{Backbone, BackboneConfig, Context, Init, Paper};
 use burn::module::Module;
 use burn::tensor::{Bool, Tensor};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use training::{Batch, Cause, Loss, Objective, Remedy, ViewCount};
 
 /// `[objective.simclr]`. The paper's values are those for ImageNet with ResNet-50.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
     /// Linear layers of the projector, with ReLU between them: 2 or 3. Paper: 2; SimCLR v2: 3.
@@ -39,7 +40,7 @@ pub struct Config {
 }
 
 /// Batch normalization in the projector.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum ProjectorNorm {
     /// None: the paper's text and figures, VISSL, solo-learn. Layers have a bias.

@@ -18,11 +18,12 @@ use crate::parameter_budget::{mlp, product};
 use backbones::{Backbone, BackboneConfig, Context, Init, Paper};
 use burn::module::Module;
 use burn::tensor::Tensor;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use training::{Batch, Cause, Loss, Objective, ParameterRule, Remedy, ViewCount};
 
 /// `[objective.simsiam]`. The paper's values are those for ImageNet with ResNet-50.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
     /// Linear layers of the projector: 2 or 3. Batch normalization follows each, without scale and shift

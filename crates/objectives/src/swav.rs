@@ -18,7 +18,10 @@ use crate::head::{
     GLOBAL_VIEWS, Mlp, MlpShape, OutputNorm, cross_view_prediction, entropy, features_of_views, l2_normalize,
     spread,
 };
-use crate::method::{Invalid, MethodConfig, RunShape, advice};
+use crate::method::{
+    Change, DataShape, Invalid, MethodConfig, RunShape, advice, prototypes_for_data, queue_for_data,
+    warmup_for_data,
+};
 use crate::parameter_budget::{mlp, product};
 use crate::teacher;
 use backbones::init::buffer;
@@ -27,11 +30,12 @@ use backbones::{Backbone, BackboneConfig, Context, Init, Paper, Replicas, RunPos
 use burn::module::{Module, Param};
 use burn::tensor::Tensor;
 use burn::tensor::activation::softmax;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use training::{Batch, Cause, Count, Loss, Objective, Remedy, ViewCount};
 
 /// `[objective.swav]`. The paper's values are those for ImageNet with ResNet-50.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
     /// Width of the projector's hidden layer. Paper: 2,048.
@@ -50,13 +54,13 @@ pub struct Config {
     /// Epochs at the start in which the prototypes are frozen. Paper: 1.
     pub freeze_prototypes_epochs: usize,
     /// Embeddings of earlier batches, for small batches; absent: none. Paper: none for 4,096 images; for 256
-    /// images the values in [`Queue`].
+    /// images 3,840 embeddings from epoch 15 on.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub queue: Option<Queue>,
 }
 
 /// Embeddings of earlier batches that are assigned together with the batch's.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Queue {
     /// Embeddings kept for each global view; a multiple of `data.batch_images`. Paper: 3,840.
@@ -149,6 +153,16 @@ impl MethodConfig for Config {
             queue.images = batch_images;
             queue.from_epoch = 0;
         }
+    }
+
+    fn for_data(&mut self, data: &DataShape) -> Vec<Change> {
+        let prototypes = prototypes_for_data("prototypes", &mut self.prototypes, 32, data);
+        let mut changes: Vec<Change> = prototypes.into_iter().collect();
+        if let Some(queue) = &mut self.queue {
+            changes.extend(queue_for_data("queue.images", &mut queue.images, data));
+            changes.extend(warmup_for_data("queue.from_epoch", &mut queue.from_epoch, data));
+        }
+        changes
     }
 }
 

@@ -1,7 +1,7 @@
 //! The momentum of a teacher: its valid range in configs, and its value in a step.
 
 use crate::checks;
-use crate::method::Invalid;
+use crate::method::{Change, DataShape, Invalid};
 use backbones::{RunPosition, relative_distance};
 use burn::module::Module;
 use burn::tensor::Tensor;
@@ -25,6 +25,21 @@ pub(crate) fn measured<M: Module>(student: &M, teacher: &M) -> Vec<(&'static str
 /// The age of the oldest of `kept` images in a queue that each step fills with `images` more, in steps, after so many pushes.
 pub(crate) fn queue_age(kept: usize, images: usize, pushes: usize) -> (&'static str, f64) {
     ("queue_age_steps", pushes.min(kept / images.max(1)) as f64)
+}
+
+/// Adapts the momentum to a run of so many steps: its average then covers at most a tenth of the run.
+pub(crate) fn for_data(momentum: &mut f64, data: &DataShape) -> Option<Change> {
+    const OF_THE_RUN: f64 = 10.0;
+    let before = *momentum;
+    let most = 1.0 - OF_THE_RUN / data.steps.max(1) as f64;
+    // Four digits, as the papers write it.
+    let most = ((most * 1e4).floor() / 1e4).max(SMOKE_MOMENTUM);
+    *momentum = before.min(most);
+    let reason = format!(
+        "in place of {before}: the average covers a tenth of the run's {} steps",
+        data.steps
+    );
+    (*momentum != before).then(|| Change::new("momentum", reason))
 }
 
 /// Momenta as low as a smoke test's two steps need them to be for the teacher to move.

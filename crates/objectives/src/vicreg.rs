@@ -20,6 +20,7 @@ use backbones::{Backbone, BackboneConfig, Context, Init, Paper, Replicas};
 use burn::module::Module;
 use burn::tensor::activation::relu;
 use burn::tensor::{Bool, Tensor};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use training::{Batch, Cause, Loss, Objective, Remedy, ViewCount};
 
@@ -29,7 +30,7 @@ const EPSILON: f64 = 1e-4;
 const SPREAD: f64 = 1.0;
 
 /// `[objective.vicreg]`. The paper's values are those for ImageNet with ResNet-50.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
     /// Linear layers of the projector, with batch normalization and ReLU between them: 2 or 3. Paper: 3.

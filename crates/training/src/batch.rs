@@ -1,10 +1,11 @@
 //! From the loader's host memory to normalized tensors on the device.
 
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// Channel statistics for normalizing images: `(pixel / 255 - mean) / std`.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Normalize {
     /// Mean of each channel (R, G, B) in 0..1. ImageNet's, as in torchvision: 0.485, 0.456, 0.406.

@@ -3,16 +3,17 @@
 //! Generic over the objective's section, which `objectives` owns: this crate knows no method.
 
 use crate::batch::Normalize;
-use crate::counts::{Count, check_epochs};
+use crate::counts::{Count, RunLength, check_counts, check_epochs};
 use crate::optimizer::{ClipConfig, OptimizerConfig};
 use crate::schedule::ScheduleConfig;
 use backbones::{BackboneConfig, Precision};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 use weights::{Role, SawPeople};
 
 /// One experiment.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Config<O> {
     /// Seed of every draw: data order, augmentation, initial weights, masks.
@@ -42,7 +43,7 @@ pub struct Config<O> {
 ///
 /// The loader's keys are repeated here because serde's `flatten` would remove line numbers and the list of
 /// keys from errors; the loader's own config checks their values.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct DataConfig {
     /// Photographs (not views) per optimizer step. An epoch's last, incomplete batch is dropped.
@@ -78,7 +79,7 @@ impl DataConfig {
 }
 
 /// `[start]`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct StartConfig {
     /// A run directory, an encoder file, or weights of another program in any known layout (`docs/weights.md`).
@@ -89,8 +90,8 @@ pub struct StartConfig {
     /// `"student"` or `"teacher"`, of a file with both. Absent: the network that the method's paper evaluates.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub part: Option<Role>,
-    /// Whether heads, teacher, queue and center also start from `encoder`, which must be a run of the same method. What has
-    /// another shape there is drawn. Absent: false.
+    /// Whether heads, teacher, queue and center also start from `encoder`, which must be a run of the same method, or a released
+    /// checkpoint of MoCo or DINO. What has another shape there is drawn. Absent: false.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub all_parts: bool,
     /// Epochs in which the backbone's weights do not change, so that the new heads fit it first. Absent: 0.
@@ -120,7 +121,7 @@ impl StartConfig {
 }
 
 /// Length, batch statistics, checkpoints and log of a run.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct TrainingConfig {
     /// Passes over the data. Either this or `steps`.
@@ -165,7 +166,7 @@ pub struct TrainingConfig {
 }
 
 /// What an alarm does besides being written down.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum OnAlarm {
     /// It warns.
@@ -254,6 +255,24 @@ impl<O: ObjectiveSection> Config<O> {
             // Known only with the data: how many epochs these steps are.
             None => Ok(()),
         }
+    }
+
+    /// What a run on `records` photographs would warn of: keys that take less effect than their values say.
+    ///
+    /// # Errors
+    /// Keys that could take no effect at all.
+    pub fn warnings(&self, records: usize) -> Result<Vec<String>, String> {
+        let batch_images = self.data.batch_images.max(1);
+        let steps_per_epoch = (records / batch_images).max(1);
+        let steps = self.training.total_steps(steps_per_epoch);
+        let run = RunLength {
+            epochs: steps.div_ceil(steps_per_epoch),
+            steps,
+            steps_per_epoch,
+            records,
+            batch_images,
+        };
+        check_counts(&self.counts(), &run)
     }
 
     /// Epochs that the run needs at least for each of its keys to take effect, whatever the data.

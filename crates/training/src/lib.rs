@@ -24,6 +24,7 @@ mod loss_scale;
 mod objective;
 mod optimizer;
 mod pretrain;
+mod released;
 mod run_facts;
 mod run_log;
 mod schedule;
@@ -59,5 +60,6 @@ pub use pretrain::{
     AtEvaluation, EvaluationDue, Event, Outcome, RunOptions, Summary, Trained, agree, check_agreement,
     pretrain, share_bad_records, train,
 };
+pub use released::Released;
 pub use schedule::{FactorWarmup, ReachesPeak, ScheduleConfig, Warmup};
 pub use weights::{Origin, SawPeople};

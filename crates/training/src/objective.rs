@@ -7,6 +7,7 @@
 use crate::batch::Batch;
 use crate::cause::{Cause, Remedy};
 use crate::optimizer::ParameterRule;
+use crate::released::Released;
 use backbones::{Backbone, Context, Init, RunPosition, parameters};
 use burn::module::Module;
 use burn::tensor::Tensor;
@@ -225,6 +226,11 @@ pub trait Objective {
     /// Prototypes, clusters or classes that [`Watched::assignment`] covers.
     fn prototypes(&self) -> Option<usize> {
         None
+    }
+
+    /// Where released checkpoints of the method have its parameters besides the backbone's: `start.all_parts` takes them over.
+    fn released(&self) -> Vec<Released> {
+        vec![]
     }
 
     /// What the method's papers and issues advise against a cause of an alarm. The general advice follows it.

@@ -18,13 +18,14 @@ use backbones::RunPosition;
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::optim::GradientsParams;
 use burn::tensor::Tensor;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// The optimizer of a run. TOML: one table, e.g. `[optimizer.sgd]`.
 ///
 /// Learning rates are for 256 images per step; the effective rate is `learning_rate_per_256 * batch_images /
 /// 256`. *Biases and norms* are the parameters of one dimension.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum OptimizerConfig {
     /// `torch.optim.SGD`: `g += weight_decay w; v = momentum v + g; w -= lr v` (no dampening).
@@ -89,7 +90,7 @@ pub enum OptimizerConfig {
 }
 
 /// How LARS scales a parameter's gradient.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Adaptation {
     /// By `trust ‖w‖ / ‖g + weight_decay w‖`: MoCo-v3, Barlow Twins, DINO.

@@ -3,11 +3,12 @@
 use crate::counts::Count;
 use crate::course::cosine;
 use backbones::RunPosition;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// The learning rate schedule, relative to the optimizer's peak. TOML: one table, e.g.
 /// `[schedule.cosine_per_epoch]`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum ScheduleConfig {
     /// After the warmup, `end + 0.5 (peak - end) (1 + cos(pi e / E))`, where `e` counts completed epochs of
@@ -53,7 +54,7 @@ pub enum ScheduleConfig {
 }
 
 /// A warmup in which the learning rate is multiplied by `start_factor + (1 - start_factor) · step / steps`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct FactorWarmup {
     /// Length in steps, at least 1. Both references: 1,000.
@@ -63,7 +64,7 @@ pub struct FactorWarmup {
 }
 
 /// A linear warmup of the learning rate, step by step (or epoch by epoch under `cosine_per_epoch`).
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Warmup {
     /// Length in epochs, at least 1. DINO, SwAV: 10; MoCo-v3's and MAE's ViT: 40.
@@ -75,7 +76,7 @@ pub struct Warmup {
 }
 
 /// The step at which a warmup reaches the peak.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum ReachesPeak {
     /// In the warmup's last step: numpy's `linspace`, as in DINO and SwAV.

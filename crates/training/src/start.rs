@@ -1,13 +1,19 @@
 //! `[start]`: pretraining that starts from an encoder in place of initial weights.
 //!
 //! The network under study takes the encoder's weights, and so does the teacher, which starts as its copy. Heads, queue and
-//! center are drawn as ever, or, with `all_parts`, taken from the checkpoint of a run of the same method.
+//! center are drawn as ever, or, with `all_parts`, taken from the checkpoint of a run of the same method, or from a released file by
+//! the names that the method knows.
+
+mod take_over;
+
+pub(crate) use take_over::take_over;
 
 use crate::checkpoint::{self, CheckpointDir};
 use crate::config::StartConfig;
 use crate::encoder::read_encoder;
 use crate::error::Error;
-use backbones::{BackboneConfig, fit_state, state_dict};
+use crate::released::Released;
+use backbones::{BackboneConfig, adaptations, fit_state, state_dict};
 use burn::tensor::{Device, TensorData};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -20,10 +26,29 @@ pub(crate) struct Started {
     pub(crate) tensors: Arc<BTreeMap<String, TensorData>>,
     /// What is noted of it.
     pub(crate) origin: Origin,
+    /// How its weights were changed to fit.
+    adapted: Vec<String>,
     /// The file that was read.
     pub(crate) path: PathBuf,
-    /// With `all_parts`: the checkpoint.
-    pub(crate) checkpoint: Option<CheckpointDir>,
+    /// With `all_parts`: where they are.
+    pub(crate) parts: Option<Parts>,
+}
+
+/// Where heads, teacher, queue and center are.
+pub(crate) enum Parts {
+    /// In the checkpoint of a run.
+    Run(CheckpointDir),
+    /// In the released file itself.
+    Released,
+}
+
+/// What was taken over besides the backbone, for `run.json`, and what was drawn.
+#[derive(Default)]
+pub(crate) struct Heads {
+    /// Paths of parameters from a released file.
+    pub(crate) taken: Vec<String>,
+    /// Paths of parameters that the source lacks or has in another shape.
+    pub(crate) drawn: Vec<String>,
 }
 
 fn import_options(start: &StartConfig) -> ImportOptions {
@@ -44,6 +69,7 @@ impl Started {
         start: &StartConfig,
         backbone: &BackboneConfig,
         method: &str,
+        released: &[Released],
         device: &Device,
     ) -> Result<Self, Error> {
         let encoder = read_encoder(&start.encoder, &import_options(start), device)
@@ -62,20 +88,37 @@ impl Started {
         };
         let tensors = state_dict(&encoder.backbone);
         let tensors = fit_state(&encoder.info.architecture, backbone, tensors).map_err(named)?;
-        let checkpoint = if start.all_parts {
+        let adapted = adaptations(&encoder.info.architecture, backbone);
+        let heads = match start.all_parts {
+            true => "and what else it has",
+            false => "all other parts are drawn",
+        };
+        tracing::info!(
+            "start: the backbone of `{}`, {}{heads}",
+            encoder.path.display(),
+            adapted
+                .iter()
+                .map(|change| format!("{change}, "))
+                .collect::<String>()
+        );
+        let parts = if start.all_parts {
             if encoder.info.method != method {
                 return Err(refused(format!(
                     "`start.all_parts` needs a run of {method}, and this is one of {}",
                     encoder.info.method
                 )));
             }
-            Some(checkpoint::at(&start.encoder)?.ok_or_else(|| {
-                refused(
-                    "`start.all_parts` needs a run directory with a checkpoint, or a checkpoint's folder; a file holds the \
-                     encoder alone"
-                        .into(),
-                )
-            })?)
+            match checkpoint::at(&start.encoder)? {
+                Some(checkpoint) => Some(Parts::Run(checkpoint)),
+                None if take_over::has_any(&encoder.path, released)? => Some(Parts::Released),
+                None => {
+                    return Err(refused(
+                        "`start.all_parts` needs a run directory with a checkpoint, or a checkpoint's folder; a file holds the \
+                         encoder alone, or heads by names that the method does not know"
+                            .into(),
+                    ));
+                }
+            }
         } else {
             None
         };
@@ -103,16 +146,23 @@ impl Started {
                 saw_people,
                 origin: earlier.map(Box::new),
             },
+            adapted,
             path: encoder.path,
-            checkpoint,
+            parts,
         })
     }
 
-    /// For `run.json`; `drawn` names parameters that `all_parts` did not find.
-    pub(crate) fn facts(&self, drawn: &[String]) -> serde_json::Value {
+    /// For `run.json`.
+    pub(crate) fn facts(&self, heads: &Heads) -> serde_json::Value {
         let mut facts = serde_json::json!({ "path": self.path, "origin": self.origin });
-        if self.checkpoint.is_some() {
-            facts["drawn"] = serde_json::json!(drawn);
+        if !self.adapted.is_empty() {
+            facts["adapted"] = serde_json::json!(self.adapted);
+        }
+        if self.parts.is_some() {
+            facts["drawn"] = serde_json::json!(heads.drawn);
+        }
+        if let Some(Parts::Released) = self.parts {
+            facts["taken"] = serde_json::json!(heads.taken);
         }
         facts
     }

@@ -8,8 +8,8 @@ mod tests;
 pub(crate) use name::{Named, named};
 pub(crate) use shapes::{Shapes, derived, heads_are_a_guess, heads_unknown, positions};
 
-use backbones::BackboneConfig;
 use backbones::vit::{Initialization, Interpolation, Pooling, Position};
+use backbones::{BackboneConfig, VitConfig};
 
 use crate::hint::Hint;
 use crate::patterns::matches;
@@ -81,6 +81,25 @@ impl From<String> for ArchitectureError {
     fn from(reason: String) -> Self {
         Self { reason, hint: None }
     }
+}
+
+/// The network of a usual name, such as `resnet50`, `resnet18-small` or `vit_small_patch16`. What a ViT's name leaves open, such
+/// as its positions, is as in `vit`.
+///
+/// # Errors
+/// The name and examples of known ones.
+pub fn backbone_named(name: &str, vit: &VitConfig) -> Result<BackboneConfig, String> {
+    Ok(match named(name)? {
+        Named::ResNet(config) => BackboneConfig::Resnet(config),
+        Named::Vit(named) => BackboneConfig::Vit(VitConfig {
+            width: named.width,
+            depth: named.depth,
+            heads: named.heads,
+            patch_px: named.patch_px,
+            registers: named.registers,
+            ..vit.clone()
+        }),
+    })
 }
 
 /// Gives an error for a network that a file of `bytes` bytes and `tensors` tensors cannot hold, before memory

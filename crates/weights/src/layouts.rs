@@ -74,9 +74,28 @@ impl Layout {
         }
     }
 
-    /// The roles of the networks that a file of this layout may hold.
+    /// The roles of the networks that a file of this layout may hold, each once: several places may hold one.
     pub fn roles(&self) -> Vec<Role> {
-        let roles = self.locations.iter().filter_map(|location| location.role);
-        roles.collect()
+        let mut roles = Vec::new();
+        for role in self.locations.iter().filter_map(|location| location.role) {
+            if !roles.contains(&role) {
+                roles.push(role);
+            }
+        }
+        roles
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_layout_names_each_role_once() {
+        for layout in LAYOUTS {
+            let roles = layout.roles();
+            let distinct: std::collections::BTreeSet<_> = roles.iter().map(|role| role.name()).collect();
+            assert_eq!(roles.len(), distinct.len(), "{}: {roles:?}", layout.name);
+        }
     }
 }

@@ -1,12 +1,13 @@
 //! What an encoder's training started from: a fact that stays with every encoder that comes of it.
 
 use data::Licenses;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::encoder_info::EncoderInfo;
 
 /// Whether an encoder was trained on photographs of people.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum SawPeople {
     /// It was, as every encoder of ImageNet.

@@ -1,9 +1,10 @@
 //! The choice between a method's two networks.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// The choice between a method's two networks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Role {
     /// The network that the optimizer updated: MoCo's query encoder, MoCo-v3's base encoder.

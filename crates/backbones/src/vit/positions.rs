@@ -89,13 +89,19 @@ fn matrix(from: usize, to: usize, how: Interpolation, device: &Device) -> Tensor
 }
 
 /// The share of each old position in each new one along one side, `[to, from]`.
-fn weights(from: usize, to: usize, how: Interpolation) -> Vec<f64> {
+pub(super) fn weights(from: usize, to: usize, how: Interpolation) -> Vec<f64> {
     match how {
         Interpolation::Antialiased => antialiased(from, to),
         Interpolation::Offset => offset(from, to),
         Interpolation::Bicubic => bicubic(from, to),
         Interpolation::AlignedCorners => aligned_corners(from, to),
     }
+}
+
+/// The matrix that doubles a side, for tests of patches: `[2·from, from]`.
+#[cfg(test)]
+pub(crate) fn enlarged(from: usize) -> Vec<f64> {
+    weights(from, 2 * from, Interpolation::Antialiased)
 }
 
 /// Keys' cubic convolution kernel (1981, eq. 4), its support ±2.

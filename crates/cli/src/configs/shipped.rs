@@ -53,6 +53,13 @@ fn all() -> impl Iterator<Item = Shipped> {
         .filter(|(name, _)| name.ends_with(".toml"))
 }
 
+/// The texts of one kind.
+pub(crate) fn of_kind(kind: Kind) -> impl Iterator<Item = &'static str> {
+    all()
+        .map(|(_, text)| text)
+        .filter(move |text| Kind::of(text) == Some(kind))
+}
+
 fn of_kinds(shipped: &[Shipped], kinds: &[Kind]) -> Vec<Shipped> {
     let is = |(_, text): &Shipped| Kind::of(text).is_some_and(|kind| kinds.contains(&kind));
     shipped.iter().copied().filter(is).collect()

@@ -54,7 +54,7 @@ pub(crate) struct Arguments {
     #[arg(long)]
     resume: bool,
     /// A few steps of four synthetic images of the config's shapes: does this config run here?
-    #[arg(long, conflicts_with_all = ["train", "test", "resume"])]
+    #[arg(long, conflicts_with_all = ["train", "test", "resume", "json", "on_event"])]
     smoke: bool,
     /// Print the results as JSON instead of a table
     #[arg(long)]

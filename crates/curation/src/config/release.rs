@@ -1,12 +1,13 @@
 //! The `[release]` section of the config.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::embedded::FileMetadata;
 use crate::error::Error;
 
 /// The description of a release. Its texts are printed unchanged.
-#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ReleaseConfig {
     /// Name of the data set.

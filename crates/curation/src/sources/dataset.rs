@@ -1,6 +1,7 @@
 //! An existing data set: the PASS release with its `pass_metadata.csv`, shards, an image folder.
 
 use data::{Dataset, Label, Listing};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::folder::{licensed, photo_of};
@@ -9,7 +10,7 @@ use crate::error::Error;
 use crate::photo::{KeyRule, Row, dataset_key, refusal};
 
 /// An existing data set.
-#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct DatasetConfig {
     /// A directory of shards, a brace pattern, an image folder, PASS's tars, or a data-set description.

@@ -4,6 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use data::{Listing, Metadata, Reason, Walk};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::credit::{Claim, Configured, add_credit_of_file, without_no_name};
@@ -14,7 +15,7 @@ use crate::photo::{KeyRule, Photo, Row, degrees, refusal};
 use crate::stages::license::LicenseConfig;
 
 /// A folder of photos.
-#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct FolderConfig {
     /// The folder; photos at any depth.

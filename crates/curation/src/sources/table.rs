@@ -8,6 +8,7 @@ use data::delimited;
 use parquet::file::reader::{FileReader, SerializedFileReader};
 use parquet::record::Field;
 use parquet::record::reader::RowIter;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{Position, Rows, compressed};
@@ -15,7 +16,7 @@ use crate::error::Error;
 use crate::photo::{KeyRule, Photo, Row, degrees, refusal, url_decoded};
 
 /// A table with one row per photo.
-#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct TableConfig {
     /// The file, or its parts in order. CSV: plain, `.gz`, `.bz2` or `.zst`; each with a header.
@@ -30,7 +31,7 @@ pub struct TableConfig {
 }
 
 /// Names of columns; columns that a table lacks are omitted.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Columns {
     /// Unique name of the photo: letters, digits, `_`, `-`, `@`. Required.

@@ -3,6 +3,7 @@
 use std::io::BufRead;
 use std::path::PathBuf;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::compressed::{self, next_line};
@@ -11,7 +12,7 @@ use crate::error::Error;
 use crate::photo::{KeyRule, Photo, Row, degrees, plain, refusal, url_decoded};
 
 /// The core file of YFCC100M.
-#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct YfccConfig {
     /// The file, or its parts in order; plain, `.gz`, `.bz2` or `.zst`.

@@ -7,6 +7,7 @@
 
 use std::collections::{BinaryHeap, HashMap};
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::draws::{draw, fraction};
@@ -16,7 +17,7 @@ use crate::photo::Photo;
 use crate::stages::{Stage, Work};
 
 /// At most this many photos per photographer.
-#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct BalanceConfig {
     /// The most photos that each photographer keeps. PASS: 80.
@@ -26,7 +27,7 @@ pub struct BalanceConfig {
 }
 
 /// A random sample of all photos.
-#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SampleConfig {
     /// Size of the sample; a smaller input is kept whole. PASS's training set of ImageNet's size: 1.28

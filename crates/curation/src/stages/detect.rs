@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 
 use data::{DecodeLimits, RgbImage};
 use rayon::prelude::*;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{File as PhotoFile, Stage, Work, decode_reason, panicked};
@@ -19,7 +20,7 @@ use crate::ledger::{Decision, Ledger};
 use crate::photo::Photo;
 
 /// Photos with a face are dropped: RetinaFace, as PASS used it.
-#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct FacesConfig {
     /// The file of weights, `mobilenet0.25_Final.pth`. The ledger keeps its content hash and not its path.
@@ -41,7 +42,7 @@ pub struct FacesConfig {
 }
 
 /// The size at which the face detector sees photos.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum FaceScale {
     /// Their own size.
@@ -58,7 +59,7 @@ pub enum FaceScale {
 
 /// Photos with a person are dropped: a network of the YOLOX family, or torchvision's or detectron2's Faster, Mask or Cascade R-CNN, whichever the
 /// file holds. PASS's own network was detectron2's Cascade Mask R-CNN, whose `.pkl` can be given.
-#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PersonsConfig {
     /// YOLOX's ONNX or `.pth` file, or a `.pth`, `.pkl` or safetensors of an R-CNN. The ledger keeps its content
@@ -86,7 +87,7 @@ pub struct PersonsConfig {
 }
 
 /// The size to which photos are resized.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SidesConfig {
     /// Length of the shorter side, px, unless the longer one would exceed `longer_px`.
@@ -96,7 +97,7 @@ pub struct SidesConfig {
 }
 
 /// How large photos are cut into tiles.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct TilesConfig {
     /// Side of a tile, px. A photo whose longer side is at most this is seen once, as a whole.

@@ -7,6 +7,7 @@
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::near::{Hash, near_pairs};
@@ -15,7 +16,7 @@ use crate::error::Error;
 use crate::ledger::{Candidate, Decision, Pair};
 
 /// The criteria for duplicates. Equal files always are.
-#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct DuplicatesConfig {
     /// The criterion for similar photos; absent: equal files only.
@@ -24,7 +25,7 @@ pub struct DuplicatesConfig {
 }
 
 /// The criterion for similar photos.
-#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct NearConfig {
     /// Bits of 256 in which perceptual hashes may differ, 0 to 31. Two photos of different things differ in

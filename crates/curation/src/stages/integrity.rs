@@ -4,6 +4,7 @@
 use image::RgbImage as ImageBuffer;
 use image_hasher::{HashAlg, Hasher, HasherConfig};
 use rayon::prelude::*;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::near::{HASH_BYTES, Hash};
@@ -14,7 +15,7 @@ use crate::ledger::{Decision, ImageFacts};
 use crate::photo::Photo;
 
 /// The requirements on a photo.
-#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct IntegrityConfig {
     /// Shorter side, px; at least this.
@@ -40,7 +41,7 @@ pub struct IntegrityConfig {
 }
 
 /// What becomes of pictures with a part that no stage looks at.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Unseen {
     /// They are dropped.

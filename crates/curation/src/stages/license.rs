@@ -8,6 +8,7 @@
 mod identity;
 
 use data::terminal::one_line;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::error::Error;
@@ -16,7 +17,7 @@ use crate::photo::{Photo, is_private_address};
 use crate::stages::{Stage, Work};
 
 /// The licenses that photos may have, and the fields that a credit needs.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct LicenseConfig {
     /// The licenses accepted; PASS: Flickr's `Attribution License` (CC BY 2.0) alone.
@@ -27,7 +28,7 @@ pub struct LicenseConfig {
 
 /// One license, by the name and the addresses that sources write. Other spellings of a license of Creative
 /// Commons, with the same version, are accepted as the same.
-#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct License {
     /// Its name, compared whole.
@@ -50,7 +51,7 @@ pub(crate) fn is_same(one: &str, other: &str) -> bool {
 }
 
 /// A part of a credit line.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum AttributionField {
     /// Name of the photographer.

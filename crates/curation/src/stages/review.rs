@@ -8,6 +8,7 @@
 use std::collections::{BTreeSet, HashMap};
 
 use data::DecodeLimits;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{Files, Stage, Work, decode_reason};
@@ -21,7 +22,7 @@ use crate::photo::Photo;
 pub(crate) const REVIEW: i64 = 0;
 
 /// The categories of PASS's annotators.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Category {
     /// A person, whole or partly recognizable, also on a picture within the picture.
@@ -116,7 +117,7 @@ impl<'a> FromIterator<&'a Category> for Categories {
 }
 
 /// Which photos people see, and the effect of their answers.
-#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ReviewConfig {
     /// Photos labeled with one of these are dropped; the other categories are only recorded. PASS: all six.
@@ -132,7 +133,7 @@ pub struct ReviewConfig {
 }
 
 /// The rule where annotators differ.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Disagreement {
     /// One annotator is enough to drop it.

@@ -4,9 +4,11 @@
 //! The short form is one part (`kind`, `path` …) at the top of the file. The long form has one part per
 //! split, which the specification names: `flowers.toml#test`.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::path::{Component, Path, PathBuf};
 
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::Deserialize;
 
 use super::part::{self, Part};
@@ -21,7 +23,7 @@ use crate::transforms::{Transform, ViewGroup};
 pub(crate) const FILE_NAME: &str = "dataset.toml";
 
 /// A file that a user has to download.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Download {
     /// Its address, or a page if the file is behind a form.
@@ -57,23 +59,46 @@ pub struct About {
 }
 
 /// The long form.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Long {
+    /// Its name, for people.
     name: String,
+    /// Its page.
     #[serde(default)]
     home: Option<String>,
+    /// The license of its images, or the terms of use on its page.
     #[serde(rename = "licence", default)]
     license: Option<String>,
+    /// Class names in the order of their numbers, for all splits that name none.
     #[serde(default)]
     classes: Option<Vec<String>>,
+    /// Its headline metric: `"top1"`, `"mean_class"` or `"map"`. Absent: top1.
     #[serde(default)]
     metric: Option<String>,
+    /// The usual transforms of its test images.
     #[serde(default)]
     test_transforms: Option<Vec<Transform>>,
+    /// Files to download, which the program lists and never fetches.
     #[serde(default)]
     downloads: Vec<Download>,
+    /// The splits by name: `data.toml#test` is `[splits.test]`.
     splits: BTreeMap<String, Part>,
+}
+
+/// A description in its long or its short form, for its JSON Schema alone.
+pub struct DescriptionForms;
+
+impl JsonSchema for DescriptionForms {
+    fn schema_name() -> Cow<'static, str> {
+        "DescriptionForms".into()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        let long = generator.subschema_for::<Long>();
+        let short = generator.subschema_for::<Part>();
+        json_schema!({ "anyOf": [long, short] })
+    }
 }
 
 impl Long {

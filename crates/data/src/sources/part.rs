@@ -1,10 +1,12 @@
 //! One part of a data-set description: its keys, and the layout that its `kind` names.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
@@ -16,7 +18,7 @@ use crate::listing::Listing;
 use crate::names;
 
 /// A column of a table: by its name in the first row, or by its number without such a row.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(
     untagged,
     expecting = "must be a column's name in quotes, or its number from 0"
@@ -29,7 +31,7 @@ pub(crate) enum Column {
 }
 
 /// What the labels of a table are.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum LabelsAre {
     /// Names of classes, even if they consist of digits.
@@ -39,7 +41,7 @@ pub(crate) enum LabelsAre {
 }
 
 /// Where the records of one split are.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Part {
     /// The layout of `path`.
@@ -279,5 +281,16 @@ impl<'de> Deserialize<'de> for Kind {
         layout
             .map(|layout| Kind(layout))
             .ok_or_else(|| D::Error::unknown_variant(&name, &NAMES))
+    }
+}
+
+impl JsonSchema for Kind {
+    fn schema_name() -> Cow<'static, str> {
+        "Kind".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        let names: Vec<&str> = LAYOUTS.iter().map(|layout| layout.name).collect();
+        json_schema!({ "type": "string", "enum": names })
     }
 }

@@ -1,5 +1,6 @@
 //! The two conventions of a multi-scale resize: the size of the result, and what becomes of boxes and masks.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::boxes::BoundingBox;
@@ -9,7 +10,7 @@ use crate::decode::RgbImage;
 use crate::transforms::{Filter, bilinear, geometry};
 
 /// Whose rule a resize to a shorter side follows, where no side may get longer than a limit.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum ResizeRule {
     /// torchvision's detectors: one scale in f64, sides rounded down (480 x 640 px at 800 becomes 800 x 1066; as

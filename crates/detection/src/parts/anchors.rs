@@ -1,5 +1,6 @@
 //! Anchors: the sizes of a pyramid's maps in, the reference boxes of every position out.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::BoundingBox;
@@ -7,7 +8,7 @@ use crate::BoundingBox;
 /// The boxes that a region proposal network starts from.
 ///
 /// Ren et al., *Faster R-CNN*, 2015, §3.1; sizes a level: Lin et al., *Feature pyramid networks*, 2017, §4.1.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct AnchorConfig {
     /// Roots of the areas at each level, finest first, px: `[[32], [64], [128], [256], [512]]`.
@@ -23,7 +24,7 @@ pub struct AnchorConfig {
 }
 
 /// The order of a position's anchors.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum AnchorOrder {
     /// All sizes of the first ratio come first: torchvision's.
@@ -33,7 +34,7 @@ pub enum AnchorOrder {
 }
 
 /// The distance of a map's positions, px.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum AnchorStrides {
     /// The padded image's side divided by the map's, rounded down, along each axis: torchvision's.

@@ -1,5 +1,6 @@
 //! A box beside a reference box in, four numbers to be learned out; and back.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::BoundingBox;
@@ -11,7 +12,7 @@ const LARGEST_GROWTH: f32 = 4.135_166_6;
 /// Shifts of the center in units of the reference's sides, logarithms of the sides' ratios, each times a weight.
 ///
 /// Girshick et al., *Rich feature hierarchies*, 2014, appendix C.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct BoxCoder {
     /// Factors of x, y, width and height: `[1, 1, 1, 1]` for proposals, `[10, 10, 5, 5]` for the box head.

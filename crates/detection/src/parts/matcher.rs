@@ -1,5 +1,6 @@
 //! Candidate boxes and true boxes in, the true box of each candidate out.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{BoundingBox, Edges, iou};
@@ -7,7 +8,7 @@ use crate::{BoundingBox, Edges, iou};
 /// Which candidates stand for which true box.
 ///
 /// Ren et al., *Faster R-CNN*, 2015, §3.1.2, with torchvision's rules for ties.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct MatcherConfig {
     /// Candidates whose largest IoU is below this are background: 0.3 for anchors, 0.5 for proposals.

@@ -3,10 +3,11 @@
 use std::ops::Range;
 
 use data::targets::{BoundingBox, Rle};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// How a mask is enlarged to its box.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Paste {
     /// The mask with a border of zeros, resized to a grown box with whole pixels: torchvision's.

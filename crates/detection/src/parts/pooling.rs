@@ -2,12 +2,13 @@
 
 use backbones::layers::{Roi, RoiAlign, roi_align};
 use burn::tensor::Tensor;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// RoIAlign over the levels of a pyramid.
 ///
 /// Lin et al., *Feature pyramid networks*, 2017, eq. 1: level `⌊4 + log₂(√area / 224)⌋`.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PoolingConfig {
     /// Samples in each direction of a bin: 2 in torchvision; 0, as many as the bin has positions, in detectron2.

@@ -2,6 +2,7 @@
 
 use backbones::draws::choose;
 use backbones::{Context, Draws};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::Match;
@@ -9,7 +10,7 @@ use super::Match;
 /// How many candidates of an image take part in a loss.
 ///
 /// Girshick, *Fast R-CNN*, 2015, §2.3.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SamplerConfig {
     /// Candidates per image: 256 anchors, 512 proposals. There are fewer if an image has fewer of them.

@@ -5,6 +5,7 @@ mod check;
 
 use backbones::{BackboneConfig, ResNetConfig, Stem, VitConfig};
 use data::targets::ResizeRule;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::parts::{
@@ -12,7 +13,7 @@ use crate::parts::{
 };
 
 /// A detector, every number of it.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RcnnConfig {
     /// Classes of objects, without the background.
@@ -51,7 +52,7 @@ pub struct RcnnConfig {
 }
 
 /// How batch normalization behaves in training.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Norm {
     /// A constant scale and shift: statistics, weights and biases stay as they were loaded.
@@ -63,7 +64,7 @@ pub enum Norm {
 }
 
 /// What a network expects of its images.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ImageInput {
     /// Subtracted from values of 0 to 255, in red, green, blue.
@@ -83,7 +84,7 @@ pub struct ImageInput {
 }
 
 /// What lies between the backbone and the heads.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Neck {
     /// A feature pyramid over the backbone's four stages, or from a transformer's last map alone.
@@ -93,7 +94,7 @@ pub enum Neck {
 }
 
 /// A detector without a pyramid.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct C4Config {
     /// A batch normalization behind the fourth stage: a self-supervised network's values differ in size from a supervised
@@ -102,7 +103,7 @@ pub struct C4Config {
 }
 
 /// The feature pyramid.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PyramidConfig {
     /// Channels of its maps: 256.
@@ -113,7 +114,7 @@ pub struct PyramidConfig {
 }
 
 /// The region proposal network.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ProposalConfig {
     /// 3×3 convolutions before the two outputs: 1, in torchvision's second versions 2.
@@ -143,7 +144,7 @@ pub struct ProposalConfig {
 }
 
 /// Which channel of a head is which class.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum ClassSlots {
     /// Channel 0 is the background, class `c` is channel `c + 1`, in boxes and masks too: torchvision's.
@@ -179,7 +180,7 @@ impl ClassSlots {
 }
 
 /// The distribution of new weights.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum WeightRule {
     /// Linear layers as PyTorch has them by default, mask predictors Kaiming-normal.
@@ -190,7 +191,7 @@ pub enum WeightRule {
 }
 
 /// The box head.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct BoxHeadConfig {
     /// Height and width of a region's pooled features: 7.
@@ -222,7 +223,7 @@ pub struct BoxHeadConfig {
 }
 
 /// A stage of a cascade behind the first one.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct CascadeStage {
     /// Box deltas: weights of `[20, 20, 10, 10]`, then `[30, 30, 15, 15]`.
@@ -235,7 +236,7 @@ pub struct CascadeStage {
 pub(super) const MOST_LATER_STAGES: usize = 4;
 
 /// The target of a mask head.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum MaskTarget {
     /// The mask pooled by RoIAlign, with all values from 0 to 1: torchvision's.
@@ -245,7 +246,7 @@ pub enum MaskTarget {
 }
 
 /// The mask head.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct MaskHeadConfig {
     /// Height and width of a region's pooled features: 14. Masks have twice as many pixels along each side, without a

@@ -1,6 +1,7 @@
 //! Taps: places in a network where features are taken, and the inputs that linear probes build from them.
 
 use backbones::ResNetStage;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// The tap that every backbone has: its output after global average pooling.
@@ -80,7 +81,7 @@ impl Tap {
 
 /// The input of a linear classifier, in a config: `"pooled"`, `{ stage = "res4" }`, or
 /// `{ tokens = { blocks = 4, patch_mean = true } }`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum Input {
     /// The network's output after pooling.

@@ -2,6 +2,7 @@
 
 use super::matrix::Matrix;
 use rayon::prelude::*;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
 
@@ -34,7 +35,7 @@ pub(crate) fn scale(train: &mut Cow<'_, Matrix>, test: &mut Cow<'_, Matrix>, sca
 }
 
 /// Scaling of stored features before a classifier.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Scaling {
     /// Nothing.

@@ -26,6 +26,7 @@ pub use run::run;
 use super::{FinetuneEvent, FinetuneResult, Job, Keep, Recipe};
 use data::{ObjectViews, Order};
 use detection::rcnn::RcnnConfig;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use training::{
     Count, DataConfig, Normalize, ObjectiveSection, OptimizerConfig, ScheduleConfig, TrainingConfig,
@@ -38,7 +39,7 @@ const SMOKE_PX: usize = 128;
 const SMOKE_REGIONS: usize = 16;
 
 /// One fine-tuning of a detector: a complete TOML file.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
     /// Seed of new weights, order, sizes, flips, and of the sampled anchors and regions.
@@ -56,7 +57,7 @@ pub struct Config {
 }
 
 /// How records become batches.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Records {
     /// Pictures per optimizer step. MoCo, detectron2, torchvision: 16.
@@ -70,7 +71,7 @@ pub struct Records {
 }
 
 /// `[detection]`: what fine-tuning a detector adds to a training run.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Settings {
     /// Hash of the encoder or detector that the run starts from, which the program writes into the run's config; users
@@ -110,7 +111,7 @@ pub struct Settings {
 }
 
 /// Sizes and flips of the training pictures. Longest side, rounding and padding are those of `network.input`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct TrainingViews {
     /// Lengths of the shorter side, px; one is drawn for each picture and epoch. COCO: 640 to 800 in steps of 32.
@@ -123,7 +124,7 @@ pub struct TrainingViews {
 }
 
 /// Average precision by the rules of one benchmark.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Metric {
     /// COCO's twelve numbers of boxes, and of masks if the network has them; the headline is the boxes' AP.
@@ -135,7 +136,7 @@ pub enum Metric {
 }
 
 /// Records held out of the training records.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct HeldOut {
     /// Their share, above 0 and below 1; at least one record.
@@ -145,7 +146,7 @@ pub struct HeldOut {
 }
 
 /// 95 % intervals by the bootstrap's percentiles: test images drawn with replacement.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Bootstrap {
     /// Drawn sets, at least 100.

@@ -8,10 +8,11 @@ use burn::tensor::activation::log_softmax;
 use burn::tensor::{Device, Tensor, TensorData};
 use rand::Rng;
 use rand_distr::{Beta, Distribution};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// `[objective.mixing]`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
     /// Parameter of Beta(alpha, alpha), mixup's distribution of lambda; 0: no mixup. BEiT, MAE, DeiT: 0.8.

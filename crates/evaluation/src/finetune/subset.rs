@@ -7,12 +7,13 @@ use crate::split::{TEST, TRAIN};
 use crate::task::{Classes, Numbering, unknown_class};
 use backbones::Draws;
 use data::Dataset;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::collections::HashSet;
 use std::path::PathBuf;
 
 /// The labeled part of the training set: `[objective.protocol.semi_supervised]`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SemiSupervised {
     /// Percent of the training records whose labels are used; the protocol is named after it. Published: 1 and 10.
@@ -22,7 +23,7 @@ pub struct SemiSupervised {
 }
 
 /// How the labeled subset is chosen.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Choice {
     /// The same share of every class, at least one record, drawn by this seed.
@@ -33,7 +34,7 @@ pub enum Choice {
 }
 
 /// Records held out of the training records: `[objective.validation]`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Validation {
     /// The share of every class, above 0 and below 1; at least one record of a class with two or more.

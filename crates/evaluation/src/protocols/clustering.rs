@@ -9,13 +9,14 @@ use crate::result::{Score, over_seeds};
 use crate::solvers::{Agreement, Search, agreement, assign, kmeans};
 use crate::split::Split;
 use crate::task::{Splits, Task};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 const PROTOCOL: &str = "clustering";
 
 /// k-means on stored features.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Clustering {
     /// Scaling of the features. `"l2"` comes close to spherical k-means, and is used by most papers.
@@ -39,7 +40,7 @@ pub struct Clustering {
 }
 
 /// A number of clusters.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Clusters {
     /// The number of classes in the set that k-means is fitted to.

@@ -18,6 +18,7 @@ use backbones::draws::sample;
 use ndarray::linalg::general_mat_mul;
 use ndarray::{Array2, ArrayView2, Axis, Slice};
 use rayon::prelude::*;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
@@ -29,7 +30,7 @@ const PANEL_ROWS: usize = 256;
 const PAIR_ROWS: usize = 64;
 
 /// Diagnostics of stored features.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Diagnostics {
     /// The set: `"train"` or `"test"`. Neither needs labels.

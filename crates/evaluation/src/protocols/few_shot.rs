@@ -16,6 +16,7 @@ use backbones::Draws;
 use backbones::draws::sample;
 use ndarray::{Array1, Array2, ArrayView2, Axis};
 use rayon::prelude::*;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
@@ -26,7 +27,7 @@ const REPORT_EPISODES: usize = 200;
 const NORMAL_95: f64 = 1.959_963_984_540_054;
 
 /// Episodes on stored features.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct FewShot {
     /// Scaling of the features, with statistics of the training set.
@@ -49,7 +50,7 @@ pub struct FewShot {
 }
 
 /// A classifier in closed form.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Classifier {
     /// The class whose mean is nearest by Euclidean distance.
@@ -59,7 +60,7 @@ pub enum Classifier {
 }
 
 /// Ridge regression.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Ridge {
     /// Factor of the squared weights, above 0; scikit-learn's `alpha`, 1.0 there. Its effect depends on the

@@ -14,11 +14,12 @@ use crate::solvers::{Voting, nearest, rank_among_votes};
 use crate::task::{Splits, Task};
 use burn::tensor::Device;
 use rayon::prelude::*;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 /// kNN as in DINO's `eval_knn.py`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct KnnDino {
     /// Numbers of neighbors, each scored. The paper: 10, 20, 100, 200.
@@ -30,7 +31,7 @@ pub struct KnnDino {
 }
 
 /// kNN as in VISSL (and lightly).
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct KnnVissl {
     /// Number of neighbors. VISSL: 200.

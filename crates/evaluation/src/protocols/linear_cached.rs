@@ -13,6 +13,7 @@ use crate::solvers::{Classifier, Head};
 use crate::task::Task;
 use backbones::{Draws, RunPosition};
 use burn::tensor::{Device, Tensor, TensorData};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use training::{OptimizerConfig, ScheduleConfig};
@@ -20,7 +21,7 @@ use training::{OptimizerConfig, ScheduleConfig};
 const PROTOCOL: &str = "linear-cached";
 
 /// A linear classifier on stored features.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct LinearCached {
     /// Scaling of the features. With `"none"` the learning rate must fit their scale.

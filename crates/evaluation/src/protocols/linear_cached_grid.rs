@@ -13,13 +13,14 @@ use crate::split::{TEST, TRAIN};
 use crate::task::{Splits, Task, hold_out};
 use backbones::Draws;
 use burn::tensor::{Device, Tensor};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 const PROTOCOL: &str = "linear-cached-grid";
 
 /// A grid of linear classifiers on stored features.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct LinearCachedGrid {
     /// The classifiers' inputs; each is combined with every learning rate.
@@ -40,7 +41,7 @@ pub struct LinearCachedGrid {
 
 /// Training records held out to choose among classifiers; the rest is trained on. The reference chooses on
 /// the same set that it then quotes.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Choice {
     /// Share of every class that is held out, between 0 and 1.

@@ -19,13 +19,14 @@ use crate::solvers::HeadGrid;
 use crate::split::{TEST, TRAIN};
 use crate::task::{Classes, Splits, hold_out};
 use data::{Dataset, Order, Transform};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
 const PROTOCOL: &str = "linear-dinov2";
 
 /// DINOv2's linear probe.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct LinearDinov2 {
     /// Augmentation of the training images. DINOv2: `random_resized_crop` to 224 px, bicubic, and `horizontal_flip`.

@@ -10,13 +10,14 @@ use super::protocol::{Bench, Needs, Protocol, Scored};
 use crate::encoder::Input;
 use crate::error::Error;
 use data::{Order, Transform};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use training::{OptimizerConfig, ScheduleConfig};
 
 const PROTOCOL: &str = "linear-moco";
 
 /// MoCo's linear probe.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct LinearMoco {
     /// Augmentation of the training images. MoCo: `random_resized_crop` to 224 px (area 0.08 to 1, torchvision's default)

@@ -26,13 +26,14 @@ use crate::task::{Classes, check_rows};
 use backbones::RunPosition;
 use burn::tensor::Tensor;
 use data::{Dataset, Loader, LoaderConfig, Order, Transform};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use std::sync::Arc;
 use training::{Count, OptimizerConfig, ScheduleConfig, check_epochs};
 
 /// A linear probe on images.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Settings {
     /// The classifier's input: `"pooled"`, or class tokens of a transformer's last blocks.
@@ -55,17 +56,17 @@ pub struct Settings {
 }
 
 /// `linear-swav`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(transparent)]
 pub struct LinearSwav(pub Settings);
 
 /// `linear-dino`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(transparent)]
 pub struct LinearDino(pub Settings);
 
 /// `linear-moco-v3`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(transparent)]
 pub struct LinearMocoV3(pub Settings);
 

@@ -27,6 +27,7 @@ use crate::task::{Classes, check_rows};
 use backbones::{ResNetStage, RunPosition};
 use burn::tensor::Device;
 use data::{Order, Transform};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use training::{OptimizerConfig, ScheduleConfig};
@@ -34,7 +35,7 @@ use training::{OptimizerConfig, ScheduleConfig};
 const PROTOCOL: &str = "linear-vissl";
 
 /// VISSL's linear probe.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct LinearVissl {
     /// Taps of the classifiers. VISSL: `conv1` and `res2` to `res5` for ImageNet and Places205, `res5avg` for
@@ -61,7 +62,7 @@ pub struct LinearVissl {
 }
 
 /// The tap of a classifier, by VISSL's name.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Place {
     /// The first convolution, normalized and rectified.

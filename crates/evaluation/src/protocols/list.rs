@@ -85,6 +85,18 @@ macro_rules! protocols {
             }
         }
 
+        impl schemars::JsonSchema for ProtocolConfig {
+            fn schema_name() -> std::borrow::Cow<'static, str> {
+                "ProtocolConfig".into()
+            }
+
+            fn json_schema(generator: &mut schemars::SchemaGenerator) -> schemars::Schema {
+                list::one_of(vec![
+                    $((<$protocol as Protocol>::NAME, generator.subschema_for::<$protocol>()),)*
+                ])
+            }
+        }
+
         impl ProtocolConfig {
             /// Its place in the list.
             fn index(&self) -> u32 {
@@ -106,8 +118,23 @@ macro_rules! protocols {
 pub(super) use protocols;
 
 use super::ProtocolConfig;
+use schemars::{Schema, json_schema};
 use serde::de::{Deserialize, Deserializer, EnumAccess, Error, Visitor};
 use std::fmt;
+
+/// The schema of a table that holds one of these tables, by name.
+pub(super) fn one_of(tables: Vec<(&str, Schema)>) -> Schema {
+    let table = |(name, settings): (&str, Schema)| {
+        serde_json::json!({
+            "type": "object",
+            "properties": { (name): settings },
+            "required": [name],
+            "additionalProperties": false,
+        })
+    };
+    let tables: Vec<serde_json::Value> = tables.into_iter().map(table).collect();
+    json_schema!({ "oneOf": tables })
+}
 
 /// Reads a table that is named after its protocol.
 pub(super) struct ByName;

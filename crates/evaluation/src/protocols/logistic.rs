@@ -12,13 +12,14 @@ use crate::result::{Score, scores_of, share_within};
 use crate::solvers::softmax::{objective, ranks};
 use crate::solvers::{Minimum, minimize};
 use crate::task::{Splits, Task, hold_out};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 const PROTOCOL: &str = "logistic-regression";
 
 /// Regularized logistic regression.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct LogisticRegression {
     /// Scaling of the features. The penalty depends on their scale, so `"standardize"` or `"l2"` are usual.
@@ -33,7 +34,7 @@ pub struct LogisticRegression {
 }
 
 /// Inverse strength of the penalty, C: the larger, the less regularized.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Strength {
     /// This C. scikit-learn's default: 1.0.
@@ -43,7 +44,7 @@ pub enum Strength {
 }
 
 /// The choice of C.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Sweep {
     /// Values of C to try.

@@ -10,6 +10,7 @@ use crate::solvers::products;
 use crate::split::Split;
 use crate::task::{Splits, Task};
 use rayon::prelude::*;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
@@ -21,7 +22,7 @@ const BLOCK_COSINES: usize = 8 << 20;
 const REPORT_BLOCKS: usize = 64;
 
 /// Retrieval on stored features.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Retrieval {
     /// Scaling of the features; rows are always L2-normalized afterwards.

@@ -18,13 +18,14 @@ use crate::split::TRAIN;
 use crate::task::{OneVsRest, Splits};
 use backbones::Draws;
 use backbones::draws::sample;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 const PROTOCOL: &str = "svm-low-shot";
 
 /// Linear SVMs on few records.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SvmLowShot {
     /// Scaling of the features. VISSL: `"l2"`.
@@ -46,7 +47,7 @@ pub struct SvmLowShot {
 }
 
 /// Source of the cost C.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Cost {
     /// This cost, for every k.

@@ -11,13 +11,14 @@ use crate::result::Score;
 use crate::solvers::{Problem, Stop, average_precision, decisions, fit, interpolated_average_precision};
 use crate::task::{OneVsRest, Splits};
 use rayon::prelude::*;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 const PROTOCOL: &str = "svm-voc07";
 
 /// Linear SVMs on stored features.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SvmVoc07 {
     /// Scaling of the features. VISSL: `"l2"` (with 1e-5 added to each length, which changes no score).

@@ -18,6 +18,7 @@ use backbones::Draws;
 use backbones::draws::sample;
 use data::{Dataset, Loader, LoaderConfig, Order, Transform, ViewGroup};
 use ndarray::{Array1, Array2, ArrayView1, ArrayView2, Axis};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use std::sync::Arc;
@@ -27,7 +28,7 @@ const PROTOCOL: &str = "view-diagnostics";
 const EPSILON: f64 = 1e-8;
 
 /// Diagnostics of views.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ViewDiagnostics {
     /// The set of the images: `"train"` or `"test"`. Neither needs labels.

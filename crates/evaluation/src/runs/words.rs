@@ -71,7 +71,7 @@ pub(super) fn percent(share: f64) -> String {
 }
 
 /// A moment as `2026-11-30 14:05 UTC`.
-pub(super) fn utc(unix_seconds: f64) -> String {
+pub fn utc(unix_seconds: f64) -> String {
     let minutes = (unix_seconds / 60.0).floor() as i64;
     let (day, minute) = (minutes.div_euclid(1440), minutes.rem_euclid(1440));
     // Days since 1 March of the year 0 (proleptic Gregorian calendar): a year then ends with its leap day.

@@ -1,11 +1,12 @@
 //! The content of a suite's file: encoders, data sets and evaluations.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 use training::Normalize;
 
 /// The content of a suite's file. Paths are relative to it.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Suite {
     /// Rows of the table.
@@ -17,7 +18,7 @@ pub struct Suite {
 }
 
 /// An encoder of a suite.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct EncoderEntry {
     /// Its name in the table and in the output folder.
@@ -37,7 +38,7 @@ pub struct EncoderEntry {
 }
 
 /// A data set of a suite.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct DataSetEntry {
     /// Its name in the table and in the output folder.
@@ -49,7 +50,7 @@ pub struct DataSetEntry {
 }
 
 /// Protocols of a suite.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct EvaluationEntry {
     /// A config as for `passer evaluate run`.
@@ -62,7 +63,7 @@ pub struct EvaluationEntry {
 }
 
 /// Source of the transforms from an image to the encoder's size.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum TransformsOf {
     /// The config.

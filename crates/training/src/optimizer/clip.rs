@@ -4,10 +4,11 @@ use super::rows::{norm, rows, square};
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::optim::GradientsParams;
 use burn::tensor::Tensor;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// Clipping of large gradients. TOML: `clip_gradients = { global_norm = 1.0 }`.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum ClipConfig {
     /// All gradients scaled together so that their norm is at most this: `torch.nn.utils.clip_grad_norm_`.

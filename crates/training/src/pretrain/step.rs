@@ -16,9 +16,9 @@ use crate::objective::{Loss, Objective};
 use crate::optimizer::{Optimizer, drop_gradients, drop_gradients_of, gradient_norm};
 use crate::run_facts::{RUN_FACTS, RunFacts};
 use crate::run_log::{Drained, RunLog, Window};
-use crate::start::Started;
+use crate::start::{Heads, Parts, Started, take_over};
 use crate::watch::Watch;
-use backbones::{Precision, RunPosition};
+use backbones::{Precision, RunPosition, parameters};
 use burn::optim::{GradientsAccumulator, GradientsParams};
 use data::{VIEWS_FILE, durable};
 use kernels::collective::Engine;
@@ -58,6 +58,37 @@ pub(super) struct Run<O: Objective> {
     /// Positions of the broken records that all ranks know.
     known_bad: BTreeSet<u64>,
     started: Instant,
+}
+
+/// The modules with what the source of a start has besides the backbone, where `all_parts` asks for it.
+fn take_parts<O: Objective>(
+    objective: &O,
+    started: &Started,
+    student: O::Student,
+    state: O::State,
+) -> Result<(O::Student, O::State, Heads), Error> {
+    let mut heads = Heads::default();
+    let (student, state) = match &started.parts {
+        None => (student, state),
+        Some(Parts::Run(checkpoint)) => {
+            let (student, state, drawn) = checkpoint::take_over(checkpoint, student, state)?;
+            heads.drawn = drawn;
+            (student, state)
+        }
+        Some(Parts::Released) => {
+            let taken = take_over(&started.path, &objective.released(), student, state)?;
+            let all = parameters(&taken.student)
+                .into_iter()
+                .chain(parameters(&taken.state));
+            let others = all.map(|parameter| parameter.path);
+            heads.drawn = others.filter(|path| !taken.taken.contains(path)).collect();
+            heads.taken = taken.taken;
+            (taken.student, taken.state)
+        }
+    };
+    // These are the encoder's, fitted to another image size.
+    heads.drawn.retain(|path| !is_of_backbone(path));
+    Ok((student, state, heads))
 }
 
 impl<O: Objective> Run<O> {
@@ -103,18 +134,19 @@ impl<O: Objective> Run<O> {
             modules = checkpoint::load(checkpoint, modules.student, modules.state, modules.optimizer)?;
             saved = Some(modules.position.step);
         } else if plan.writes() {
-            let mut drawn = vec![];
-            if let Some(checkpoint) = started.as_ref().and_then(|started| started.checkpoint.as_ref()) {
-                (modules.student, modules.state, drawn) =
-                    checkpoint::take_over(checkpoint, modules.student, modules.state)?;
-                // These are the encoder's, fitted to another image size.
-                drawn.retain(|path| !is_of_backbone(path));
+            let mut heads = Heads::default();
+            if let Some(started) = &started {
+                (modules.student, modules.state, heads) =
+                    take_parts(plan.objective, started, modules.student, modules.state)?;
             }
-            write_facts(plan, started.map(|started| started.facts(&drawn)))?;
-            if !drawn.is_empty() {
-                let drawn = drawn.join(", ");
+            write_facts(plan, started.map(|started| started.facts(&heads)))?;
+            if !heads.taken.is_empty() {
+                tracing::info!("taken from the released file: {}", heads.taken.join(", "));
+            }
+            if !heads.drawn.is_empty() {
+                let drawn = heads.drawn.join(", ");
                 tracing::warn!(
-                    "drawn, because the run that this one starts from has no parameters of these names and shapes: {drawn}"
+                    "drawn, because the source has no parameters of these names and shapes: {drawn}"
                 );
             }
         }
@@ -489,7 +521,9 @@ impl<O: Objective, C> Plan<'_, O, C> {
         if options.resume && checkpoint::latest_checkpoint(&options.out)?.is_some() {
             return Ok(None);
         }
-        Started::read(start, &self.config.backbone, &options.method, &options.device).map(Some)
+        let released = self.objective.released();
+        let (backbone, method) = (&self.config.backbone, &options.method);
+        Started::read(start, backbone, method, &released, &options.device).map(Some)
     }
 
     /// Whether the backbone's weights rest in this step, while new heads fit it.
