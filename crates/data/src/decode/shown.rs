@@ -58,7 +58,12 @@ pub fn shown(encoded: &[u8], limits: &DecodeLimits) -> Result<Shown, DecodeError
                 Err(_) => jpeg::read(encoded, limits, &mut pixels, Samples::Rgb, admit)?,
             };
             let sides = (picture.width, picture.height);
-            note(sides, picture.orientation, &format!("{:?}", picture.colors), &pixels);
+            note(
+                sides,
+                picture.orientation,
+                &format!("{:?}", picture.colors),
+                &pixels,
+            );
             return Ok(());
         }
         let (picture, orientation, _held) = read_other(encoded, format, name, limits, admit)?;

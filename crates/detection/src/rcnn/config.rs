@@ -20,6 +20,7 @@ pub struct RcnnConfig {
     pub classes: usize,
     /// The network below: a ResNet by its keys, or a vision transformer below the key `vit`.
     #[serde(with = "backbone")]
+    #[schemars(with = "backbone::Listed")]
     pub backbone: BackboneConfig,
     /// The first parts of the backbone that are not trained: 1 is the stem, 2 also the first stage, up to 5. Both
     /// references freeze 2 of a pretrained network. 0 with a transformer.

@@ -2,10 +2,26 @@
 
 use std::fmt;
 
-use backbones::{BackboneConfig, ResNetConfig};
+use backbones::{BackboneConfig, ResNetConfig, VitConfig};
+use schemars::JsonSchema;
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{DeserializeSeed, Error, IntoDeserializer, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+/// The same for the schema of configs.
+// Only its schema is used.
+#[derive(JsonSchema)]
+#[serde(untagged)]
+#[allow(dead_code)]
+pub(super) enum Listed {
+    /// A residual network.
+    Resnet(ResNetConfig),
+    /// A vision transformer.
+    Vit {
+        /// The transformer.
+        vit: VitConfig,
+    },
+}
 
 /// The key of a vision transformer.
 const VIT: &str = "vit";
