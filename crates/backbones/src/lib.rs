@@ -18,6 +18,7 @@ pub mod parameters;
 #[cfg(test)]
 mod parity;
 pub mod precision;
+pub mod probe;
 pub mod replicas;
 pub mod resnet;
 pub mod state;

@@ -8,6 +8,7 @@ use crate::context::Context;
 use crate::init::{Init, trained};
 use crate::layers::{RunningStatistic, relu};
 use crate::precision::{cast, in_f32, raise};
+use crate::probe::look;
 
 /// Normalizes each channel to mean 0 and variance 1, then scales and shifts it.
 ///
@@ -91,7 +92,10 @@ impl BatchNorm {
 
     fn normalize<const D: usize>(&self, x: Tensor<D>, context: &Context, then: Epilogue<D>) -> Tensor<D> {
         if !context.training {
-            return ended(in_f32(x, |x| self.normalize_with_running_statistics(x)), then);
+            return self.seen(ended(
+                in_f32(x, |x| self.normalize_with_running_statistics(x)),
+                then,
+            ));
         }
         let shape = x.dims();
         let images = shape[0];
@@ -124,7 +128,12 @@ impl BatchNorm {
         };
         move_to(&self.running_mean, batch.mean);
         move_to(&self.running_var, unbiased);
-        batch.output
+        self.seen(batch.output)
+    }
+
+    /// The output, which [`probe`](crate::probe) knows by the running mean: a norm without scale has no other parameter.
+    fn seen<const D: usize>(&self, output: Tensor<D>) -> Tensor<D> {
+        look(self.running_mean.id(), output)
     }
 
     /// Normalizes with statistics over groups of `group` images of each of several replicas, and the unbiased variance:

@@ -5,6 +5,7 @@ use burn::tensor::Tensor;
 
 use crate::init::{Init, trained};
 use crate::precision::Precision;
+use crate::probe::look;
 
 /// The shape of a [`Conv2d`].
 #[derive(Clone, Copy, Debug)]
@@ -103,10 +104,11 @@ impl Conv2d {
     pub fn forward(&self, x: Tensor<4>) -> Tensor<4> {
         let (x, weight) = (self.precision.lower(x), self.precision.lower(self.weight.val()));
         let x = kernels::conv2d(x, weight, self.stride, self.padding);
-        match &self.bias {
+        let x = match &self.bias {
             Some(bias) => add_bias(x, self.precision.lower(bias.val())),
             None => x,
-        }
+        };
+        look(self.weight.id, x)
     }
 }
 

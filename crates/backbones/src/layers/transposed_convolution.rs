@@ -6,6 +6,7 @@ use burn::tensor::Tensor;
 use super::convolution::add_bias;
 use crate::init::{Init, trained};
 use crate::precision::Precision;
+use crate::probe::look;
 
 /// `torch.nn.ConvTranspose2d` with a stride of its kernel size: `y[o, k·h + a, k·w + b] = Σ_i x[i, h, w] ·
 /// weight[i, o, a, b] + bias[o]`.
@@ -59,7 +60,7 @@ impl TransposedConv2d {
             .reshape([images, outputs, kernel, kernel, height, width])
             .permute([0, 1, 4, 2, 5, 3])
             .reshape([images, outputs, height * kernel, width * kernel]);
-        add_bias(x, self.precision.lower(self.bias.val()))
+        look(self.weight.id, add_bias(x, self.precision.lower(self.bias.val())))
     }
 }
 
