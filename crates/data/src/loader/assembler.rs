@@ -292,6 +292,7 @@ impl Scratch {
                     position: Some(position),
                     view,
                     bad,
+                    ..Outcome::default()
                 });
             };
             bad.push(BadRecord {
