@@ -46,7 +46,7 @@ LEFT = {
     "XMP-photoshop": {"Credit", "Source"},
     "XMP-tiff": {"Artist", "Copyright", "Orientation"},
     "XMP-exif": {"ColorSpace"},
-    "XMP-x": set(),
+    "XMP-rdf": {"About"},
 }
 PNG_TEXTS = {"Author", "Copyright"}
 # These would make the file another picture, or exiftool cannot write them.
