@@ -46,7 +46,7 @@ LEFT = {
     "XMP-photoshop": {"Credit", "Source"},
     "XMP-tiff": {"Artist", "Copyright", "Orientation"},
     "XMP-exif": {"ColorSpace"},
-    "XMP-x": set(),
+    "XMP-rdf": {"About"},
 }
 PNG_TEXTS = {"Author", "Copyright"}
 # These would make the file another picture, or exiftool cannot write them.
@@ -105,7 +105,7 @@ def write(folder):
     made = {
         "baseline.jpg": encoded(picture(1), "JPEG", quality=90), "progressive.jpg": encoded(picture(2), "JPEG", progressive=True),
         "inks.jpg": encoded(picture(3).convert("CMYK"), "JPEG"), "deep.png": encoded(deep, "PNG"), "plain.png": encoded(picture(5), "PNG"),
-        "lossy.webp": encoded(picture(6), "WEBP", exif=b"Exif\0\0MM\0*\0\0\0\x08\0\0\0\0\0\0"), "moving.webp": encoded(frames[0], "WEBP", **animation),
+        "lossy.webp": encoded(picture(6), "WEBP", exif=b"Exif\0\0MM\0*\0\0\0\x08\0\0\0\0\0\0"), "frames.webp": encoded(frames[0], "WEBP", **animation),
         "moving.gif": encoded(frames[0], "GIF", **animation),
     }
     with tempfile.TemporaryDirectory() as home:

@@ -208,10 +208,17 @@ fn text(name: &[u8], data: &[u8], size: usize, level: FileMetadata, has_xmp: &mu
     }
     match &*keyword {
         "Author" | "Copyright" if level == FileMetadata::StripPrivate => match unpacked(name, rest) {
-            // As it was, to the byte.
+            // As it was, to the byte, but for a keyword in words of somebody's own.
             Some(text) if text.len() <= LONGEST && size <= 2 * LONGEST => Part {
-                kept: Some(data.to_vec()),
-                removed: Kinds::NONE,
+                removed: match name == b"iTXt" && has_own_words(rest) {
+                    true => Kinds::OTHER,
+                    false => Kinds::NONE,
+                },
+                kept: Some(match name == b"iTXt" && has_own_words(rest) {
+                    // Not compressed, and without a language.
+                    true => [keyword.as_bytes(), &[0; 5], &text].concat(),
+                    false => data.to_vec(),
+                }),
                 credit: match &*keyword {
                     "Author" => Credit {
                         creator: super::text(&text),
@@ -229,6 +236,14 @@ fn text(name: &[u8], data: &[u8], size: usize, level: FileMetadata, has_xmp: &mu
         "Thumb::Image" => gone(Kinds::THUMBNAIL),
         _ => gone(Kinds::OTHER),
     }
+}
+
+/// Whether an international text has a keyword in another language, or a language of somebody's own.
+fn has_own_words(rest: &[u8]) -> bool {
+    let mut parts = rest.get(3..).unwrap_or_default().splitn(3, |byte| *byte == 0);
+    let language = parts.next().unwrap_or_default();
+    let is_language = language.is_empty() || std::str::from_utf8(language).is_ok_and(xmp::is_language);
+    !is_language || parts.next().is_none_or(|keyword| !keyword.is_empty())
 }
 
 /// A color profile with its name: to the byte as it was, or packed anew.

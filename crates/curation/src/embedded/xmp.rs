@@ -415,7 +415,7 @@ impl Reading {
 
 /// Whether a text is the code of a language, such as `de` or `zh-Hant-TW`, without parts of somebody's own
 /// (`x-…`).
-fn is_language(code: &str) -> bool {
+pub(super) fn is_language(code: &str) -> bool {
     let is_part =
         |part: &str| (2..=8).contains(&part.len()) && part.bytes().all(|byte| byte.is_ascii_alphanumeric());
     code == "x-default" || code.len() <= 35 && code.split('-').all(is_part)

@@ -240,6 +240,22 @@ fn chunks_that_come_once_hide_nothing_in_a_second_one_or_behind_their_end() {
     }
 }
 
+#[test]
+fn the_keyword_of_a_credit_in_words_of_somebodys_own_goes() {
+    let plain = png_of(0, 0, 18, b"", &[]);
+    let with = |data: &[u8]| [&plain[..33], &png_chunk(b"iTXt", data), &plain[33..]].concat();
+    let kept = with(b"Author\0\0\0\0\0CREDIT");
+    for data in [
+        &b"Author\0\0\0en\0SECRET\0CREDIT"[..],
+        b"Author\0\0\0x-SECRET\0\0CREDIT",
+    ] {
+        goes("a credit", &["other"], &with(data), &kept);
+    }
+    for same in [kept.clone(), with(b"Author\0\0\0en\0\0CREDIT")] {
+        assert!(matches!(strip(&same, PRIVATE).unwrap().file, Cow::Borrowed(_)));
+    }
+}
+
 /// The least that is a color profile, and more bytes behind it.
 fn profile(more: &[u8]) -> Vec<u8> {
     let mut profile = vec![0; 132];
