@@ -248,7 +248,7 @@ pub(crate) fn of_training(error: &training::Error) -> Option<String> {
             "resume with the run's own `config.toml`, or start a new run with another `--out`"
         }
         Hint::OpenLength { unspoiled } => {
-            let allow = "`passer pretrain … --resume --allow-jump` continues with the jump, and `run.json` says so; in a new run,                          `[schedule.constant]` and `[schedule.warmup_stable_decay]` leave the length open";
+            let allow = "`passer pretrain … --resume --allow-jump` continues with the jump, and `run.json` says so; in a new run, `[schedule.constant]` and `[schedule.warmup_stable_decay]` leave the length open";
             return Some(match unspoiled {
                 Some(checkpoint) => format!(
                     "move the checkpoints behind {} elsewhere: `--resume` then continues from it, as a run of the new length; or {allow}",

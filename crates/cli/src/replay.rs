@@ -78,6 +78,12 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let method = config.objective.name();
     let options = training_run::options((run, resume), method, Map::new(), &device, &Ranks::single())?;
     let exact = is_exact(&facts, &options.provenance);
+    let ranks = facts.get("ranks").and_then(Value::as_u64).unwrap_or(1);
+    if ranks > 1 {
+        tracing::warn!(
+            "the run began on {ranks} ranks, which draw for themselves: the replay has other draws, and its losses need not be the run's"
+        );
+    }
     let mut bar = None;
     let replayed = objectives::replay(&config, dataset, &options, which, &mut |event| match event {
         Event::Start { step, steps, .. } => {
@@ -103,7 +109,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
             println!("{line}");
         }
     }
-    match (replayed.interrupted, differs(&replayed, exact)) {
+    match (replayed.interrupted, ranks == 1 && differs(&replayed, exact)) {
         (true, _) => Err(Interrupted.into()),
         (false, true) => Err(Failure::new("the steps of the replay are not those of the run")
             .hint("the run's commit, device and number of threads are in its run.json")
@@ -191,12 +197,12 @@ fn finding(finding: &Finding) -> Vec<String> {
     let place = match &finding.place {
         Place::Weights { names } => {
             let more = match names.len() {
-                0 | 1 => String::new(),
-                count => format!(" and {} more", counted(count - 1, "tensor")),
+                0 | 1 => " is".to_owned(),
+                count => format!(" and {} besides are", counted(count - 1, "tensor")),
             };
             let first = names.first().map_or("", String::as_str);
             format!(
-                "step {step}: `{first}`{more} is not finite before the step: the step before it, or a checkpoint, made it so"
+                "step {step}: `{first}`{more} not finite before the step: the step before it, or a checkpoint, made it so"
             )
         }
         Place::Images => format!("step {step}: normalized pixels are not finite"),
@@ -229,17 +235,11 @@ fn finding(finding: &Finding) -> Vec<String> {
             lines.push("no record leads there: other images in their places give the same; the weights do, or the rate".into());
         }
         (Culprits::Each(records), _) => {
-            lines.push(format!(
-                "{} of the batch lead there, each alone:",
-                counted(records.len(), "record")
-            ));
+            lines.push("records of the batch that lead there, each alone:".into());
             lines.extend(listed(records));
         }
         (Culprits::Together(records), _) => {
-            lines.push(format!(
-                "{} of the batch lead there, only together:",
-                counted(records.len(), "record")
-            ));
+            lines.push("records of the batch that lead there, only together:".into());
             lines.extend(listed(records));
         }
     }
@@ -315,7 +315,7 @@ mod tests {
             lines,
             [
                 "step 7: `backbone.bn1` is the first layer whose output is not finite, in 16 of its 16 rows",
-                "1 record of the batch lead there, each alone:",
+                "records of the batch that lead there, each alone:",
                 "  white\\u{1b} (position 3)",
             ]
         );

@@ -246,6 +246,7 @@ pub(super) fn write_facts<O: Objective, C>(
     // What became no record, or became one by a guess: the number of records alone does not tell.
     facts.insert("listing".into(), serde_json::json!(plan.dataset.listing()));
     facts.insert("steps".into(), plan.steps.into());
+    facts.insert("ranks".into(), plan.options.replicas.count().into());
     facts.insert("steps_per_epoch".into(), plan.steps_per_epoch.into());
     facts.insert("peak_learning_rate".into(), plan.peak_learning_rate.into());
     Ok(durable::write_json(&plan.options.out.join(RUN_FACTS), &facts)?)
