@@ -1,8 +1,8 @@
 //! A config and the reasons of its keys in, a TOML text with a comment above each key out.
 
 use super::Config;
-use crate::config::keys::wrapped;
 use crate::configs::Kind;
+use crate::output::wrapped;
 use crate::schema;
 use std::collections::BTreeMap;
 use toml::{Table, Value};
