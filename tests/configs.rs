@@ -146,19 +146,20 @@ fn detects(config: &Path) -> bool {
 fn every_detection_config_runs_a_few_steps_from_scratch() {
     let configs = files(&root().join("configs/evaluate"), ".toml");
     let configs: Vec<_> = configs.iter().filter(|config| detects(config)).collect();
-    assert_eq!(configs.len(), 8);
+    assert_eq!(configs.len(), 9);
     side_by_side(&configs, |config| {
         let whole: evaluation::finetune::detection::Config = with_header(config).try_into().unwrap();
         assert_eq!(whole.validate(), Ok(()), "{}", config.display());
         assert_eq!(whole.validate_length(), Ok(()), "{}", config.display());
-        // What a preset freezes has learned in the file that it starts from.
-        let thawed: &[&str] = match whole.detection.network.frozen_stages {
-            0 => &[],
-            _ => &[
+        let narrow: &[&str] = match whole.detection.network.resnet() {
+            Some(_) => &["--set", "detection.network.backbone.width=8"],
+            None => &[
                 "--set",
-                "detection.network.frozen_stages=0",
+                "detection.network.backbone.vit.width=48",
                 "--set",
-                "detection.network.backbone_norm=trained",
+                "detection.network.backbone.vit.depth=2",
+                "--set",
+                "detection.network.backbone.vit.heads=3",
             ],
         };
         passer()
@@ -170,8 +171,7 @@ fn every_detection_config_runs_a_few_steps_from_scratch() {
                 "--device",
                 "flex",
             ])
-            .args(["--set", "detection.network.backbone.width=8"])
-            .args(thawed)
+            .args(narrow)
             .arg(config)
             .assert()
             .success()

@@ -20,6 +20,8 @@ mod docs;
 mod download;
 /// Fine-tuning from outside: kill and resume, result, errors.
 mod finetune;
+/// Longer runs, and checkpoints by the clock.
+mod lengths;
 /// Typical mistakes of new users.
 mod mistakes;
 /// Detectors of objects, and their files.
@@ -30,6 +32,8 @@ mod old_files;
 mod people;
 /// The program's help, errors and bad input.
 mod program;
+/// Steps that are run again, and what gave no finite values.
+mod replay;
 /// Pretrain, kill, resume, evaluate, from outside.
 mod runs;
 /// Features in slices.

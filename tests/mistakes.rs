@@ -62,6 +62,12 @@ fn a_config_of_another_kind_is_told() {
             && error.contains("--set training.epochs=4"),
         "{error}"
     );
+    let start = ["--start", "a.pth", "--set", "start.encoder=b.pth"];
+    let error = refused(&[&["pretrain", PRETRAIN, "--smoke"], &start[..]].concat());
+    assert!(
+        error.contains("`--start a.pth` and `--set start.encoder=b.pth` both name the encoder to start from"),
+        "{error}"
+    );
     arguments = vec!["views", PRETRAIN, "--data", "x", "--out", "v.jpg"];
     let error = refused(&arguments);
     assert!(

@@ -235,6 +235,28 @@ fn ranks_train_as_one_device() {
     }
 }
 
+/// Rank 0's clock decides on checkpoints of all; a run that got longer is the longer run.
+#[test]
+fn ranks_write_by_the_clock_and_get_longer() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = photos(folder.path());
+    let (whole, clocked) = (folder.path().join("whole"), folder.path().join("clocked"));
+    finished(pretrain(&MOCO, 2, &data, &whole, &[]));
+    let often = [
+        "--set",
+        "training.epochs=2",
+        "--set",
+        "training.checkpoint_every_minutes=1e-9",
+        "--set",
+        "training.keep_checkpoints=99",
+    ];
+    finished(pretrain(&MOCO, 2, &data, &clocked, &often));
+    assert_eq!(training::list_checkpoints(&clocked).unwrap().len(), 8);
+    let longer = ["--set", "training.keep_checkpoints=99", "--resume"];
+    finished(pretrain(&MOCO, 2, &data, &clocked, &longer));
+    assert_eq!(losses(&clocked), losses(&whole));
+}
+
 /// Statistics that stay inside a rank: the same bits as micro-batches, also in f16 with its common loss scale.
 #[test]
 fn ranks_are_micro_batches_to_the_bit() {

@@ -50,7 +50,7 @@ const SHRUNK: [&str; 9] = [
 ];
 
 /// `passer pretrain` of the shrunk recipe.
-fn pretrain(data: &Path, out: &Path, more: &[&str]) -> Command {
+pub(crate) fn pretrain(data: &Path, out: &Path, more: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_passer"));
     command
         .current_dir(root())
@@ -400,7 +400,7 @@ fn finished(folder: &Path) -> (PathBuf, PathBuf, PathBuf) {
 }
 
 /// The message of a run that must fail.
-fn refusal(mut command: Command) -> String {
+pub(crate) fn refusal(mut command: Command) -> String {
     let output = command.output().unwrap();
     assert_eq!(output.status.code(), Some(1));
     String::from_utf8_lossy(&output.stderr).into_owned()

@@ -120,7 +120,7 @@ def test_slices_must_all_be_there_and_of_one_work(made, tmp_path):
         read_features(tmp_path)
 
 
-def test_files_that_are_cut_off_or_something_else_are_refused(made, tmp_path):
+def test_files_that_are_cut_off_or_something_else_are_refused(made, old, tmp_path):
     whole = (made / "one.safetensors").read_bytes()
     for length in (0, 5, 100, len(whole) - 1):
         (tmp_path / "cut.safetensors").write_bytes(whole[:length])
@@ -137,6 +137,11 @@ def test_files_that_are_cut_off_or_something_else_are_refused(made, tmp_path):
     save_file({"pooled": numpy.zeros((3, 2), "f4"), "labels": numpy.zeros(2, "i8")}, tmp_path / "x.safetensors")
     with pytest.raises(PasserError, match="labels must have 3 rows, got 2"):
         read_features(tmp_path / "x.safetensors")
+    save_file({"one": numpy.zeros((), "f4")}, tmp_path / "x.safetensors")
+    with pytest.raises(PasserError, match=r"tap `one` must be \[records, width\], got \[\]"):
+        read_features(tmp_path / "x.safetensors")
+    with pytest.raises(PasserError, match="must be a features file, got an encoder's"):
+        read_features(old / "dino-encoder.safetensors")
 
 
 def test_a_cut_table_is_refused(made, tmp_path):

@@ -5,7 +5,7 @@ import warnings
 
 import pytest
 
-from passer_vision import PasserError, UnfinishedLineWarning, read_metrics
+from passer_vision import DamagedLinesWarning, PasserError, UnfinishedLineWarning, read_metrics
 
 LINES = (
     '{"step":1,"epoch":0,"loss":0.5,"learning_rate":0.1,"signals":{"kl":0.25,"std":null},"images_per_second":9.0}\n'
@@ -39,10 +39,18 @@ def test_half_a_line_at_the_end_is_left_out_and_said(tmp_path):
     assert read_metrics(tmp_path) == []
 
 
-def test_a_broken_line_within_is_an_error(tmp_path):
-    (tmp_path / "metrics.jsonl").write_text(LINES[:40] + "\n" + LINES)
-    with pytest.raises(PasserError, match="line 1 is no JSON object"):
+@pytest.mark.parametrize("damaged", [LINES[:40], "\0" * 30, "[1, 2]", '{"loss":1.0}', '{"step":"2"}', '{"step":true}'])
+def test_damaged_lines_are_left_out_and_said(tmp_path, damaged):
+    (tmp_path / "metrics.jsonl").write_text(damaged + "\n" + LINES)
+    with pytest.warns(DamagedLinesWarning, match=r"1 damaged lines are left out \(lines 1\); 2 are whole") as said:
+        assert [line["step"] for line in read_metrics(tmp_path)] == [1, 2]
+    assert said[0].filename == __file__
+    (tmp_path / "metrics.jsonl").write_text(damaged + "\n")
+    with pytest.raises(PasserError, match="a JSON object with a `step` per line"):
         read_metrics(tmp_path)
+
+
+def test_a_log_that_is_not_there_is_an_error(tmp_path):
     with pytest.raises(FileNotFoundError, match="there is no log"):
         read_metrics(tmp_path / "nowhere")
 

@@ -398,23 +398,7 @@ def main():
     print("losses", losses, "detections", [len(f["scores"]) for f in found])
     print("boxes move by px", moves, "foreground", foreground, "labels", [f["labels"].bincount().tolist() for f in found])
     print("float32: losses", max(abs(single[k] - v) / v for k, v in losses.items()), "gradients", errors[worst], worst)
-    shown = [torch.arange(0, len(p), max(1, len(p) // 40)) for p in proposals]
-    content = {
-        "made_by": "scripts/parity/cascade.py",
-        "tolerance": "1e-4 relative, or three times PyTorch's own error in float32",
-        "losses": losses,
-        "training_proposals": counts,
-        "gradients": {name: stored(gradient) for name, gradient in gradients.items()},
-        "float32_errors": {name: float(f"{error:.1e}") for name, error in errors.items()},
-        "statistics": {},
-        "proposal_counts": [len(p) for p in proposals],
-        "proposals": [[[int(i), *significant(p[i])] for i in of] for p, of in zip(proposals, shown)],
-        "detections": [
-            [[int(label), *significant(score[None])[:1], *significant(box)] for box, label, score in zip(f["boxes"], f["labels"], f["scores"])]
-            for f in found
-        ],
-        "masks": [[stored(mask) for mask in f["masks"]] for f in found],
-    }
+    content = rcnn.of_network("cascade.py", losses, counts, gradients, errors, proposals, found)
     rcnn.write("rcnn_cascade.json", content)
     rcnn.GAPS.clear()
     pickled()

@@ -1,6 +1,7 @@
 """Fixtures of crates/detection: torchvision's parts of detectors, and whole Mask R-CNNs on narrow networks.
 
     python scripts/parity/rcnn.py            # writes crates/detection/fixtures/rcnn_*.json
+    python scripts/parity/rcnn.py vit        # only that of a vision transformer and its pyramid, both written here
 
 Needs torch, torchvision. Everything is computed in float64, from inputs and weights by formula that are rounded to
 float32; only outputs are stored. The script ends with an error if a score, an overlap or a level is so close to a
@@ -30,7 +31,7 @@ CLASSES = 3
 CHANNELS = 16  # of the pyramid and of the mask head
 WIDTH = 32  # of the box head's linear layers
 SIZES = [[256, 320], [224, 288]]  # without padding
-SEEDS = {1: 0, 2: 6, "c4": 9}  # of the images: decisions far apart (`search`), and no ReLU that float32 turns on either side
+SEEDS = {1: 0, 2: 6, "c4": 9, "vit": 1}  # of the images: decisions far apart (`search`), and no ReLU that float32 turns on either side
 SAMPLES = 8  # stored elements of a gradient
 
 
@@ -125,6 +126,104 @@ def network(version):
     return filled(model, "bn3.weight" if first else "bn2.weight")
 
 
+class Attention(nn.Module):
+    def __init__(self, width, heads):
+        super().__init__()
+        self.heads, self.qkv, self.proj = heads, nn.Linear(width, 3 * width), nn.Linear(width, width)
+
+    def forward(self, x):
+        images, tokens, width = x.shape
+        q, k, v = self.qkv(x).reshape(images, tokens, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
+        weights = (q @ k.transpose(2, 3) / math.sqrt(width // self.heads)).softmax(3)
+        return self.proj((weights @ v).transpose(1, 2).reshape(images, tokens, width))
+
+
+class Block(nn.Module):
+    def __init__(self, width, heads):
+        super().__init__()
+        self.norm1, self.norm2 = nn.LayerNorm(width, 1e-6), nn.LayerNorm(width, 1e-6)
+        self.attn, self.mlp = Attention(width, heads), nn.Module()
+        self.mlp.fc1, self.mlp.fc2 = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
+
+    def forward(self, x):
+        x = x + self.attn(self.norm1(x))
+        return x + self.mlp.fc2(nn.functional.gelu(self.mlp.fc1(self.norm2(x))))
+
+
+class Transformer(nn.Module):
+    """Dosovitskiy et al., 2021, to the last block's map; a square grid of position embeddings, interpolated."""
+
+    def __init__(self, width, depth, heads, patch, grid):
+        super().__init__()
+        self.patch_embed = nn.Module()
+        self.patch_embed.proj = nn.Conv2d(3, width, patch, patch)
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, width))
+        self.pos_embed = nn.Parameter(torch.zeros(1, 1 + grid * grid, width))
+        self.blocks = nn.ModuleList(Block(width, heads) for _ in range(depth))
+        self.grid = grid
+
+    def forward(self, images):
+        x = self.patch_embed.proj(images)
+        rows, columns = x.shape[2:]
+        stored = self.pos_embed[:, 1:].transpose(1, 2).reshape(1, -1, self.grid, self.grid)
+        x = x + nn.functional.interpolate(stored, (rows, columns), mode="bicubic", align_corners=False, antialias=True)
+        x = torch.cat([(self.cls_token + self.pos_embed[:, :1]).expand(len(x), 1, -1), x.flatten(2).transpose(1, 2)], 1)
+        for block in self.blocks:
+            x = block(x)
+        return x[:, 1:].transpose(1, 2).unflatten(2, (rows, columns))
+
+
+class ChannelNorm(nn.LayerNorm):
+    def forward(self, x):
+        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
+class SimplePyramid(nn.Module):
+    """Li et al., *Exploring plain vision transformer backbones for object detection*, 2022, section 3 and appendix A.2."""
+
+    def __init__(self, width):
+        super().__init__()
+        self.levels = nn.ModuleList()
+        for doublings in (2, 1, 0, 0):
+            level = nn.Module()
+            level.up = nn.ModuleList(nn.ConvTranspose2d(width >> i, width >> (i + 1), 2, 2) for i in range(doublings))
+            if doublings > 1:
+                level.up_norm = ChannelNorm(width // 2, 1e-6)
+            level.inner, level.inner_norm = nn.Conv2d(width >> doublings, CHANNELS, 1, bias=False), ChannelNorm(CHANNELS, 1e-6)
+            level.layer, level.layer_norm = nn.Conv2d(CHANNELS, CHANNELS, 3, padding=1, bias=False), ChannelNorm(CHANNELS, 1e-6)
+            self.levels.append(level)
+
+    def forward(self, x):
+        maps = OrderedDict()
+        for index, level in enumerate(self.levels):
+            y = nn.functional.max_pool2d(x, 2) if index == 3 else x
+            for number, up in enumerate(level.up):
+                y = up(y)
+                if number == 0 and len(level.up) > 1:
+                    y = nn.functional.gelu(level.up_norm(y))
+            maps[str(index)] = level.layer_norm(level.layer(level.inner_norm(level.inner(y))))
+        maps["pool"] = nn.functional.max_pool2d(maps["3"], 1, 2)
+        return maps
+
+
+def simple():
+    """Mask R-CNN on a narrow vision transformer and the pyramid of its last map."""
+    backbone = nn.Module()
+    backbone.vit = nn.Module()
+    backbone.vit.body, backbone.vit.pyramid = Transformer(16, 2, 2, 16, 4), SimplePyramid(16)
+    backbone.forward = lambda images: backbone.vit.pyramid(backbone.vit.body(images))
+    backbone.out_channels = CHANNELS
+    anchors = faster_rcnn._default_anchorgen()
+    model = mask_rcnn.MaskRCNN(
+        backbone, rpn_anchor_generator=anchors, box_predictor=faster_rcnn.FastRCNNPredictor(WIDTH, CLASSES + 1),
+        mask_predictor=mask_rcnn.MaskRCNNPredictor(CHANNELS, CHANNELS, CLASSES + 1),
+        rpn_head=rpn.RPNHead(CHANNELS, 3), box_head=faster_rcnn.TwoMLPHead(CHANNELS * 49, WIDTH),
+        mask_head=mask_rcnn.MaskRCNNHeads(CHANNELS, [CHANNELS] * 4, 1),
+        rpn_pre_nms_top_n_train=40, rpn_post_nms_top_n_train=80, rpn_pre_nms_top_n_test=30, rpn_post_nms_top_n_test=40,
+    )  # fmt: skip
+    return filled(model, "no norm is the last of a block")
+
+
 class Head(nn.Module):
     """The fourth stage and the norm on pooled regions; keeps its output, which is the mask head's input in training."""
 
@@ -210,8 +309,13 @@ def image_inputs(version, dtype):
     return image_list.ImageList(images.to(dtype), [tuple(size) for size in SIZES]), targets
 
 
+def made(version, dtype):
+    others = {"c4": c4, "vit": simple}
+    return (others[version]() if version in others else network(version)).to(dtype)
+
+
 def train(version, dtype):
-    model = (c4() if version == "c4" else network(version)).to(dtype).train()
+    model = made(version, dtype).train()
     images, targets = image_inputs(version, dtype)
     maps = model.backbone(images.tensors)
     maps = maps if isinstance(maps, dict) else {"0": maps}
@@ -228,7 +332,7 @@ def train(version, dtype):
 
 @torch.no_grad()
 def evaluate(version, dtype):
-    model = (c4() if version == "c4" else network(version)).to(dtype).eval()
+    model = made(version, dtype).eval()
     images, _ = image_inputs(version, dtype)
     maps = model.backbone(images.tensors)
     maps = maps if isinstance(maps, dict) else {"0": maps}
@@ -303,6 +407,27 @@ def write(name, content):
     print(path.name, path.stat().st_size, "bytes")
 
 
+def of_network(script, losses, counts, gradients, errors, proposals, found):
+    """The fixture of a network: its losses, gradients with PyTorch's own errors in float32, proposals and detections."""
+    shown = [torch.arange(0, len(p), max(1, len(p) // 40)) for p in proposals]
+    return {
+        "made_by": f"scripts/parity/{script}",
+        "tolerance": "1e-4 relative, or three times PyTorch's own error in float32",
+        "losses": losses,
+        "training_proposals": counts,
+        "gradients": {name: stored(gradient) for name, gradient in gradients.items()},
+        "float32_errors": {name: float(f"{error:.1e}") for name, error in errors.items()},
+        "statistics": {},
+        "proposal_counts": [len(p) for p in proposals],
+        "proposals": [[[int(i), *significant(p[i])] for i in of] for p, of in zip(proposals, shown)],
+        "detections": [
+            [[int(label), *significant(score[None])[:1], *significant(box)] for box, label, score in zip(f["boxes"], f["labels"], f["scores"])]
+            for f in found
+        ],
+        "masks": [[stored(mask) for mask in f["masks"]] for f in found],
+    }  # fmt: skip
+
+
 def model(version):
     losses, gradients, counts, statistics = train(version, torch.float64)
     proposals, found = evaluate(version, torch.float64)
@@ -313,24 +438,10 @@ def model(version):
     print(f"v{version}: losses", losses, "proposals", counts, "detections", [len(f["scores"]) for f in found])
     print("  float32: losses", max(abs(single[k] - v) / v for k, v in losses.items()), "gradients", errors[worst], worst)
     print("  scores", [significant(f["scores"][:6]) for f in found], "labels", [f["labels"].bincount().tolist() for f in found])
-    shown = [torch.arange(0, len(p), max(1, len(p) // 40)) for p in proposals]
-    content = {
-        "made_by": "scripts/parity/rcnn.py",
-        "tolerance": "1e-4 relative, or three times PyTorch's own error in float32",
-        "losses": losses,
-        "training_proposals": counts,
-        "gradients": {name: stored(gradient) for name, gradient in gradients.items()},
-        "float32_errors": {name: float(f"{error:.1e}") for name, error in errors.items()},
-        "statistics": {name: stored(s) for name, s in statistics.items() if ".body." not in name or "layer4" in name} if version != 1 else {},
-        "proposal_counts": [len(p) for p in proposals],
-        "proposals": [[[int(i), *significant(p[i])] for i in of] for p, of in zip(proposals, shown)],
-        "detections": [
-            [[int(label), *significant(score[None])[:1], *significant(box)] for box, label, score in zip(f["boxes"], f["labels"], f["scores"])]
-            for f in found
-        ],
-        "masks": [[stored(mask) for mask in f["masks"]] for f in found],
-    }  # fmt: skip
-    write(f"rcnn_{version}.json" if version == "c4" else f"rcnn_v{version}.json", content)
+    content = of_network("rcnn.py", losses, counts, gradients, errors, proposals, found)
+    if version in (2, "c4"):
+        content["statistics"] = {name: stored(s) for name, s in statistics.items() if ".body." not in name or "layer4" in name}
+    write(f"rcnn_v{version}.json" if version in (1, 2) else f"rcnn_{version}.json", content)
 
 
 def formula_boxes(name, count, width, height, smallest=4.0):
@@ -458,14 +569,16 @@ def inputs():
 if __name__ == "__main__":
     torch.set_num_threads(1)
     spread()
-    if sys.argv[1:] == ["search"]:
-        for version in (1, 2, "c4"):
+    if sys.argv[1:2] == ["search"]:
+        for version in sys.argv[2:] or (1, 2, "c4", "vit"):
             search(version)
         sys.exit()
+    if sys.argv[1:] == ["vit"]:
+        sys.exit(model("vit"))
     inputs()
     if sys.argv[1:] == ["inputs"]:
         sys.exit()
     parts()
-    for version in (1, 2, "c4"):
+    for version in (1, 2, "c4", "vit"):
         GAPS.clear()
         model(version)

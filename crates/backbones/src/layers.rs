@@ -100,6 +100,18 @@ pub fn max_pool_same(x: Tensor<4>, kernel: usize) -> Tensor<4> {
     burn::tensor::module::max_pool2d(x, options)
 }
 
+/// The largest value of each square of 2×2 pixels: `[n, c, h, w]` to `[n, c, ⌊h/2⌋, ⌊w/2⌋]`.
+pub fn halve_by_maximum(x: Tensor<4>) -> Tensor<4> {
+    let options = MaxPoolOptions {
+        kernel_size: [2, 2],
+        stride: [2, 2],
+        padding: [(0, 0), (0, 0)],
+        dilation: [1, 1],
+        ceil_mode: false,
+    };
+    burn::tensor::module::max_pool2d(x, options)
+}
+
 /// Every second row and column, from the first: `[n, c, h, w]` to `[n, c, ⌈h/2⌉, ⌈w/2⌉]`, a pyramid's level `pool`.
 pub fn every_second(x: Tensor<4>) -> Tensor<4> {
     let options = MaxPoolOptions {

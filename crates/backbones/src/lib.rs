@@ -18,6 +18,7 @@ pub mod parameters;
 #[cfg(test)]
 mod parity;
 pub mod precision;
+pub mod probe;
 pub mod replicas;
 pub mod resnet;
 pub mod state;
@@ -55,13 +56,25 @@ pub enum BackboneConfig {
     Vit(VitConfig),
 }
 
+impl From<ResNetConfig> for BackboneConfig {
+    fn from(config: ResNetConfig) -> Self {
+        Self::Resnet(config)
+    }
+}
+
+impl From<VitConfig> for BackboneConfig {
+    fn from(config: VitConfig) -> Self {
+        Self::Vit(config)
+    }
+}
+
 impl BackboneConfig {
     /// Checks that such a network exists; the message names the field. Call it when a config is read: the
     /// other methods panic on invalid configs.
     pub fn validate(&self) -> Result<(), String> {
         match self {
             Self::Resnet(config) => config.validate("backbone.resnet"),
-            Self::Vit(config) => config.validate(),
+            Self::Vit(config) => config.validate("backbone.vit"),
         }
     }
 
@@ -85,6 +98,14 @@ impl BackboneConfig {
         match init.start() {
             Some(tensors) => state::replace(network, |name| tensors.get(name).cloned()),
             None => network,
+        }
+    }
+
+    /// The residual network, if it is one.
+    pub fn as_resnet(&self) -> Option<&ResNetConfig> {
+        match self {
+            Self::Resnet(config) => Some(config),
+            Self::Vit(_) => None,
         }
     }
 

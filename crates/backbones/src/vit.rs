@@ -140,8 +140,8 @@ impl VitConfig {
         self.norm_epsilon.unwrap_or(Self::USUAL_EPSILON)
     }
 
-    /// Checks that such a network exists; the message names the field.
-    pub fn validate(&self) -> Result<(), String> {
+    /// Checks that such a network exists; the message names the field in the config's `table`, as `backbone.vit`.
+    pub fn validate(&self, table: &str) -> Result<(), String> {
         let positive = [
             ("width", self.width),
             ("depth", self.depth),
@@ -150,29 +150,29 @@ impl VitConfig {
             ("image_px", self.image_px),
         ];
         if let Some((name, _)) = positive.into_iter().find(|(_, value)| *value == 0) {
-            return Err(format!("`backbone.vit.{name}` must be at least 1, got 0"));
+            return Err(format!("`{table}.{name}` must be at least 1, got 0"));
         }
         if !self.width.is_multiple_of(self.heads) {
             return Err(format!(
-                "`backbone.vit.heads` must divide `width` ({}), got {}",
+                "`{table}.heads` must divide `width` ({}), got {}",
                 self.width, self.heads
             ));
         }
         if !self.image_px.is_multiple_of(self.patch_px) {
             return Err(format!(
-                "`backbone.vit.patch_px` must divide `image_px` ({}), got {}",
+                "`{table}.patch_px` must divide `image_px` ({}), got {}",
                 self.image_px, self.patch_px
             ));
         }
         if self.position == Position::SineCosine && !self.width.is_multiple_of(4) {
             return Err(format!(
-                "`backbone.vit.width` must be a multiple of 4 for `position = \"sine_cosine\"`, got {}",
+                "`{table}.width` must be a multiple of 4 for `position = \"sine_cosine\"`, got {}",
                 self.width
             ));
         }
         if let Some(value) = self.layer_scale.filter(|value| !value.is_finite()) {
             return Err(format!(
-                "`backbone.vit.layer_scale` must be a finite number, got {value}"
+                "`{table}.layer_scale` must be a finite number, got {value}"
             ));
         }
         if let Some(value) = self
@@ -180,12 +180,12 @@ impl VitConfig {
             .filter(|value| !(f64::MIN_POSITIVE..1.0).contains(value))
         {
             return Err(format!(
-                "`backbone.vit.norm_epsilon` must be above 0 and below 1, got {value}"
+                "`{table}.norm_epsilon` must be above 0 and below 1, got {value}"
             ));
         }
         if !(0.0..1.0).contains(&self.drop_path) {
             return Err(format!(
-                "`backbone.vit.drop_path` must be at least 0 and below 1, got {}",
+                "`{table}.drop_path` must be at least 0 and below 1, got {}",
                 self.drop_path
             ));
         }
@@ -261,7 +261,7 @@ impl VitConfig {
     /// # Panics
     /// If [`validate`](Self::validate) rejects the config.
     pub fn init(&self, init: &Init) -> Vit {
-        if let Err(reason) = self.validate() {
+        if let Err(reason) = self.validate("backbone.vit") {
             panic!("{reason}");
         }
         let grid = self.image_px / self.patch_px;
@@ -432,6 +432,19 @@ impl Vit {
             .reshape([count, kept, width]);
         let x = self.sequence(class, self.patch_embed.embed(patches) + positions);
         self.norm.forward(self.run(x, context))
+    }
+
+    /// The last block's patches as a map, before the last norm, as ViTDet's detectors take them (Li et al., *Exploring plain
+    /// vision transformer backbones for object detection*, 2022).
+    ///
+    /// # Shapes
+    /// - `images`: `[images, 3, height, width]`
+    /// - output: `[images, width, height / patch, width / patch]`
+    pub fn patch_map(&self, images: Tensor<4>, context: &Context) -> Tensor<4> {
+        let [rows, columns] = self.grid_of(&images);
+        let patches = self.patches_of(self.run(self.embed(images, None), context));
+        let [count, _, width] = patches.dims();
+        patches.swap_dims(1, 2).reshape([count, width, rows, columns])
     }
 
     /// The outputs of the last `count` blocks, the last block last: the features of DINO's and DINOv2's

@@ -47,6 +47,19 @@ pub(crate) fn read_for_run<C: DeserializeOwned>(
     let start = start
         .map(|encoder| encoder.to_str().ok_or_else(not_utf8))
         .transpose()?;
+    if let Some(encoder) = start {
+        let names_one = |set: &&String| {
+            let key = set.split_once('=').map_or(set.as_str(), |(key, _)| key).trim();
+            key == "start" || key == "start.encoder"
+        };
+        if let Some(set) = sets.iter().find(names_one) {
+            return Err(Failure::new(format!(
+                "`--start {encoder}` and `--set {set}` both name the encoder to start from"
+            ))
+            .hint("give one of the two")
+            .into());
+        }
+    }
     let complete = |table: &mut toml::Table| {
         if resume {
             training::fill_in_later_keys(table);

@@ -463,6 +463,8 @@ fn two_steps(device: &Device) -> anyhow::Result<()> {
         method: config.objective.name().into(),
         provenance: Map::new(),
         device: device.clone(),
+        allow_jump: false,
+        keep_failed_step: false,
     };
     let summary = objectives::pretrain(&config, dataset, &options, &mut |_| ())?;
     match summary.last_loss {

@@ -247,13 +247,29 @@ pub(crate) fn of_training(error: &training::Error) -> Option<String> {
         Hint::RunsConfig => {
             "resume with the run's own `config.toml`, or start a new run with another `--out`"
         }
-        Hint::RestoreFile => "put the file back, or use another `--out`",
-        Hint::CalmerTraining => {
-            "lower the optimizer's `learning_rate_per_256`, or raise the objective's temperature if it has one, and start again with \
-             another `--out`"
+        Hint::OpenLength { unspoiled } => {
+            let allow = "`passer pretrain … --resume --allow-jump` continues with the jump, and `run.json` says so; in a new run,                          `[schedule.constant]` and `[schedule.warmup_stable_decay]` leave the length open";
+            return Some(match unspoiled {
+                Some(checkpoint) => format!(
+                    "move the checkpoints behind {} elsewhere: `--resume` then continues from it, as a run of the new length; or {allow}",
+                    in_shell(&checkpoint)
+                ),
+                None => allow.into(),
+            });
         }
-        Hint::WiderPrecision => {
-            "use `training.precision = \"bf16\"` where the device has it, or `\"f32\"`, and start again with another `--out`"
+        Hint::NameSteps => {
+            "say which steps to run again: `--step S` those from the nearest checkpoint to step S, `--first N` the first N"
+        }
+        Hint::RestoreFile => "put the file back, or use another `--out`",
+        Hint::CalmerTraining(captured) => {
+            let calmer = "lower the optimizer's `learning_rate_per_256`, or raise the objective's temperature if it has one, and \
+                          start again with another `--out`";
+            return Some(format!("{}{calmer}", replay(captured.as_ref())));
+        }
+        Hint::WiderPrecision(captured) => {
+            let wider = "use `training.precision = \"bf16\"` where the device has it, or `\"f32\"`, and start again with another \
+                         `--out`";
+            return Some(format!("{}{wider}", replay(captured.as_ref())));
         }
         Hint::LessMemory => {
             "lower `data.batch_images`, or set `training.micro_batch_images` (the same step with less \
@@ -267,6 +283,17 @@ pub(crate) fn of_training(error: &training::Error) -> Option<String> {
         }
     };
     Some(hint.into())
+}
+
+/// The command that runs a step again, of which something is kept.
+fn replay(captured: Option<&training::Captured>) -> String {
+    captured.map_or(String::new(), |captured| {
+        format!(
+            "`passer replay {}` runs the steps before it again, and names the first layer and the records that give no finite \
+             values; then ",
+            in_shell(&captured.run)
+        )
+    })
 }
 
 /// The cure of a detector's weights.

@@ -38,6 +38,7 @@ mod progress;
 mod provenance;
 mod quickstart;
 mod ranks;
+mod replay;
 mod report;
 mod schema;
 mod scores;
@@ -86,6 +87,8 @@ enum Verb {
     Views(views::Arguments),
     /// Show training runs, alone or side by side: curves, configs and data on one HTML page
     Report(report::Arguments),
+    /// Run steps of a pretraining run again: compare them with its log, and find what gave a loss that is not finite
+    Replay(replay::Arguments),
     /// Find faces or persons in photos: boxes and scores as JSON lines, and a sheet to look at
     #[command(subcommand)]
     Detect(detect::Verb),
@@ -138,6 +141,7 @@ pub fn run() -> ExitCode {
             Verb::Weights(verb) => weights::run(verb),
             Verb::Views(arguments) => views::run(arguments),
             Verb::Report(arguments) => report::run(arguments),
+            Verb::Replay(arguments) => replay::run(&arguments),
             Verb::Detect(verb) => detect::run(verb),
             Verb::Config(verb) => config::run(verb),
             Verb::Devices(arguments) => devices::list(&arguments),
@@ -181,6 +185,7 @@ impl Verb {
             Self::Weights(_) => Some("weights"),
             Self::Views(_) => Some("views"),
             Self::Report(_) => Some("report"),
+            Self::Replay(_) => Some("replay"),
             Self::Detect(_) => Some("detect"),
         }
     }

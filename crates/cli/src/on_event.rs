@@ -4,7 +4,7 @@ use crate::output::counted;
 use serde_json::{Map, Value, json};
 use std::io::Write;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{self, Sender};
@@ -33,6 +33,9 @@ impl EventArguments {
 /// Time that the end of a run leaves to commands that still run.
 const LAST_SECONDS: u64 = 10;
 
+/// Time that one command may take: those behind it wait.
+const MOST_SECONDS: u64 = 60;
+
 /// Runs the user's command, one event after the other, beside the run.
 pub(crate) struct EventCommand(Option<Queue>);
 
@@ -60,7 +63,8 @@ impl EventCommand {
             let mut reported = false;
             for (name, event) in queue {
                 begun.fetch_sub(1, Ordering::Relaxed);
-                if let Err(reason) = run(&command, &name, &event)
+                let most = Duration::from_secs(MOST_SECONDS);
+                if let Err(reason) = run(&command, &name, &event, most)
                     && !reported
                 {
                     reported = true;
@@ -111,7 +115,7 @@ impl EventCommand {
                 let facts = json!({"step": checkpoint.step, "path": path});
                 self.send("checkpoint", facts);
             }
-            Event::Step { .. } | Event::Log(_) => {}
+            Event::NewLength(_) | Event::Step { .. } | Event::Log(_) => {}
         }
     }
 
@@ -153,8 +157,8 @@ impl EventCommand {
     }
 }
 
-/// Runs the command for an event.
-fn run(command: &str, name: &str, event: &Value) -> Result<(), String> {
+/// Runs the command for an event, and ends it with what it started after the time that it may take.
+fn run(command: &str, name: &str, event: &Value, most: Duration) -> Result<(), String> {
     let mut shell = shell(command);
     shell
         .env("PASSER_EVENT", name)
@@ -165,11 +169,33 @@ fn run(command: &str, name: &str, event: &Value) -> Result<(), String> {
         // A command need not read it.
         let _ = writeln!(stdin, "{event}");
     }
-    let status = child.wait().map_err(|error| error.to_string())?;
+    let begun = Instant::now();
+    let status = loop {
+        if let Some(status) = child.try_wait().map_err(|error| error.to_string())? {
+            break status;
+        }
+        if begun.elapsed() >= most {
+            end_group(&mut child);
+            return Err(format!("it was ended after {} s", most.as_secs_f64()));
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    };
     match status.success() {
         true => Ok(()),
         false => Err(status.to_string()),
     }
+}
+
+/// Kills a command and, where there are groups of processes, what it started.
+fn end_group(child: &mut Child) {
+    #[cfg(unix)]
+    {
+        // The shell leads a group of its own: see `shell`.
+        let group = format!("-{}", child.id());
+        let _ = Command::new("kill").args(["-KILL", "--", &group]).status();
+    }
+    let _ = child.kill();
+    let _ = child.wait();
 }
 
 #[cfg(unix)]
@@ -186,4 +212,28 @@ fn shell(command: &str) -> Command {
     let mut shell = Command::new("cmd");
     shell.arg("/C").arg(command);
     shell
+}
+
+#[cfg(all(test, unix))]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_command_that_takes_too_long_is_ended_with_what_it_started() {
+        let folder = tempfile::tempdir().unwrap();
+        let late = folder.path().join("late");
+        let command = format!("(sleep 3; touch '{}') & wait", late.display());
+        let begun = Instant::now();
+        let reason = run(&command, "start", &json!({}), Duration::from_millis(200)).unwrap_err();
+        assert_eq!(reason, "it was ended after 0.2 s");
+        assert!(begun.elapsed() < Duration::from_secs(2));
+        std::thread::sleep(Duration::from_millis(3200));
+        assert!(!late.exists());
+        // Another one is waited for.
+        assert_eq!(
+            run("sleep 0.1", "start", &json!({}), Duration::from_secs(60)),
+            Ok(())
+        );
+    }
 }

@@ -7,6 +7,7 @@ use crate::output::{counted, shell_word};
 use crate::progress::duration;
 use crate::ranks::{RankArguments, Ranks};
 use crate::training_progress::{TrainingProgress, skipped};
+use crate::training_run::ResumeArguments;
 use crate::{batch, configs, devices, machine, smoke, training_run};
 use data::significant;
 use objectives::ObjectiveConfig;
@@ -33,9 +34,8 @@ pub(crate) struct Arguments {
     /// program (`[start]` in the config has more settings)
     #[arg(long, value_name = "ENCODER")]
     start: Option<PathBuf>,
-    /// Resume from the newest checkpoint in --out
-    #[arg(long)]
-    resume: bool,
+    #[command(flatten)]
+    resume: ResumeArguments,
     /// Test the config on this machine: two steps of four synthetic images (in f16, twelve steps)
     #[arg(long, conflicts_with_all = ["data", "resume", "on_event"])]
     smoke: bool,
@@ -72,7 +72,7 @@ fn inputs(arguments: &Arguments, ranks: &Ranks) -> anyhow::Result<Inputs> {
         &arguments.config,
         &arguments.sets,
         configs::Kind::Pretraining,
-        arguments.resume,
+        arguments.resume.resume,
         arguments.start.as_deref(),
         configs::Checks {
             values: check,
@@ -103,7 +103,14 @@ fn on_ranks(arguments: &Arguments, ranks: &Ranks) -> anyhow::Result<()> {
         let scratch = smoke::Scratch::new();
         let out = arguments.out.as_deref().unwrap_or(scratch.path());
         let events = EventCommand::none();
-        let summary = pretrain(&config, dataset, (out, false), events, &device, ranks)?;
+        let summary = pretrain(
+            &config,
+            dataset,
+            (out, ResumeArguments::none()),
+            events,
+            &device,
+            ranks,
+        )?;
         if !ranks.is_first() {
             return Ok(());
         }
@@ -139,7 +146,7 @@ fn on_ranks(arguments: &Arguments, ranks: &Ranks) -> anyhow::Result<()> {
 pub(crate) fn pretrain(
     config: &Config<ObjectiveConfig>,
     dataset: Arc<data::Dataset>,
-    (out, resume): (&Path, bool),
+    (out, resume): (&Path, ResumeArguments),
     events: EventCommand,
     device: &burn::tensor::Device,
     ranks: &Ranks,
@@ -156,7 +163,8 @@ pub(crate) fn pretrain(
         );
     }
     let method = config.objective.name();
-    let options = training_run::options((out, resume), method, Map::new(), device, ranks)?;
+    let mut options = training_run::options((out, resume), method, Map::new(), device, ranks)?;
+    options.keep_failed_step = true;
     let mut shown = TrainingProgress::new(out, events);
     let summary = objectives::pretrain(config, dataset, &options, &mut |event| {
         if shows {
@@ -165,7 +173,7 @@ pub(crate) fn pretrain(
     });
     shown.end(summary.as_ref());
     // Scripts pass `--resume` to new runs too.
-    let resumes = resume && out.join("config.toml").exists();
+    let resumes = resume.resume && out.join("config.toml").exists();
     summary.map_err(|error| batch::explained(error.into(), &config.training, &[], resumes))
 }
 

@@ -9,6 +9,7 @@ use crate::on_event::EventCommand;
 use crate::output::shell_word;
 use crate::progress::duration;
 use crate::ranks::Ranks;
+use crate::training_run::ResumeArguments;
 use crate::{configs, devices, evaluate, pretrain};
 use anyhow::{Context, ensure};
 use backbones::Init;
@@ -91,7 +92,7 @@ pub(crate) fn run(arguments: Arguments) -> anyhow::Result<()> {
     let summary = pretrain::pretrain(
         &config,
         Arc::clone(&train),
-        (&run, begun),
+        (&run, ResumeArguments::if_begun(begun)),
         EventCommand::none(),
         &device,
         &Ranks::single(),

@@ -5,7 +5,7 @@ use crate::output::counted;
 use crate::progress::ProgressBar;
 use data::significant;
 use std::path::Path;
-use training::{Alarm, Event, Summary};
+use training::{Alarm, Event, NewLength, Summary};
 
 /// The display of one run.
 pub(crate) struct TrainingProgress<'a> {
@@ -28,6 +28,21 @@ impl<'a> TrainingProgress<'a> {
     pub(crate) fn show(&mut self, event: &Event<'_>) {
         self.command.pass(event);
         match event {
+            Event::NewLength(new) => {
+                let NewLength {
+                    before,
+                    steps,
+                    done,
+                    jump,
+                } = new;
+                let now = format!("the run gets {} in place of {before}", counted(*steps, "step"));
+                match jump {
+                    None => eprintln!("{now}: its {done} steps so far are those of a run of that length"),
+                    Some(jump) => tracing::warn!(
+                        "{now}; a run of that length would have had other rates in the {done} steps so far: {jump}"
+                    ),
+                }
+            }
             Event::Start {
                 step,
                 steps,

@@ -27,9 +27,36 @@ pub(crate) fn on_devices(
     ranks.leave(result)
 }
 
+/// The flags of a run that continues.
+#[derive(Clone, Copy, Debug, Default, clap::Args)]
+pub(crate) struct ResumeArguments {
+    /// Resume from the newest checkpoint in --out
+    #[arg(long)]
+    pub(crate) resume: bool,
+    /// With --resume and another `training.epochs` or `training.steps`: continue also where a run of that length would have had other
+    /// rates from its start, as under a cosine; the learning rate jumps
+    #[arg(long, requires = "resume")]
+    pub(crate) allow_jump: bool,
+}
+
+impl ResumeArguments {
+    /// A new run.
+    pub(crate) fn none() -> Self {
+        Self::default()
+    }
+
+    /// A run that continues with its own length, if it has begun.
+    pub(crate) fn if_begun(begun: bool) -> Self {
+        Self {
+            resume: begun,
+            allow_jump: false,
+        }
+    }
+}
+
 /// How a run of a method executes; `facts` go to `run.json` beside those about the program.
 pub(crate) fn options(
-    (out, resume): (&Path, bool),
+    (out, resume): (&Path, ResumeArguments),
     method: &str,
     facts: Map<String, Value>,
     device: &Device,
@@ -39,7 +66,9 @@ pub(crate) fn options(
     provenance.extend(facts);
     Ok(RunOptions {
         out: out.to_path_buf(),
-        resume,
+        resume: resume.resume,
+        allow_jump: resume.allow_jump,
+        keep_failed_step: false,
         replicas: ranks.replicas(),
         stop: interrupt::flag()?,
         method: method.into(),

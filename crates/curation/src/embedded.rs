@@ -1,8 +1,8 @@
 //! Metadata that are embedded in the files of photos: EXIF, XMP, IPTC, comments, thumbnails and data behind
 //! the picture. An encoded photo comes in; which private kinds it holds, and the photo without them, go out.
 //!
-//! Nothing is encoded again: pixels, orientation and color profile are the same bytes as before. (A PNG with rows behind
-//! its last one is packed again, without loss.) Everything else must be on a list of what stays, so that a field that no list knows is removed. Metadata that cannot
+//! Nothing is encoded again: pixels, orientation and color profile are the same bytes as before, and what decoders show
+//! is compared. (A PNG with rows behind its last one is packed again, without loss.) Everything else must be on a list of what stays, so that a field that no list knows is removed. Metadata that cannot
 //! be read are removed whole. A second pass over the result finds nothing.
 //!
 //! The credit that a file gives itself can be read on the way.
@@ -11,6 +11,7 @@ mod bmp;
 mod bytes;
 mod exif;
 mod gif;
+mod icc;
 mod idat;
 mod iptc;
 mod jpeg;
@@ -115,6 +116,9 @@ pub(crate) struct Stripped<'a> {
     pub(crate) file: Cow<'a, [u8]>,
     /// The kinds of data that were removed.
     pub(crate) removed: Kinds,
+    /// Whether all that decoders show is known to be as before. Where it is not, the file, or a frame of it, does not
+    /// decode.
+    pub(crate) is_compared: bool,
 }
 
 /// A file whose parts cannot be told apart, so that nothing can be removed from it.
@@ -182,8 +186,9 @@ struct Findings {
     xmp: Credit,
     iptc: Credit,
     other: Credit,
-    /// Whether a block lay among or behind the pixels' data, where a decoder may take notice of it.
-    among_pixels: bool,
+    /// Whether something went that a decoder may take notice of: a block among or behind the pixels' data, or bytes
+    /// that belong to none.
+    near_pixels: bool,
 }
 
 impl Findings {
@@ -225,13 +230,24 @@ impl Findings {
 
 /// The kinds of private data in a photo: those that [`strip`] removes with [`FileMetadata::StripPrivate`].
 ///
+/// Pixels are compared only where something near them would go, because nearly all files of a source are searched
+/// and few are released.
+///
 /// # Errors
 /// As [`strip`].
 pub(crate) fn scan(file: &[u8]) -> Result<Kinds, Unreadable> {
-    Ok(strip(file, FileMetadata::StripPrivate)?.removed)
+    let (stripped, findings) = parts(file, FileMetadata::StripPrivate)?;
+    if stripped == file {
+        return Ok(Kinds::NONE);
+    }
+    if findings.near_pixels {
+        shows_the_same(file, &stripped)?;
+    }
+    Ok(removed(&findings, file, &stripped))
 }
 
-/// A photo with the embedded metadata of `level` alone. Pixels, orientation and color profile do not change.
+/// A photo with the embedded metadata of `level` alone. Pixels, orientation and color profile do not change: what
+/// decoders show of a changed file is compared with what they showed before.
 ///
 /// # Errors
 /// A format that is not JPEG, PNG, WebP, GIF or BMP, a file that is broken before its pixels, and one whose pixels
@@ -240,29 +256,30 @@ pub(crate) fn strip(file: &[u8], level: FileMetadata) -> Result<Stripped<'_>, Un
     let unchanged = Stripped {
         file: Cow::Borrowed(file),
         removed: Kinds::NONE,
+        is_compared: true,
     };
     if level == FileMetadata::Keep {
         return Ok(unchanged);
     }
     let (stripped, findings) = parts(file, level)?;
-    let mut removed = findings.removed;
     if stripped == file {
         return Ok(unchanged);
     }
-    // Pixels whose data end early go on with whatever comes next.
-    if findings.among_pixels && has_other_pixels(file, &stripped) {
-        let reason =
-            "its pixels' data end before the picture does, and what decoders show there would change";
-        return Err(Unreadable(reason.to_string()));
-    }
+    Ok(Stripped {
+        is_compared: shows_the_same(file, &stripped)?,
+        removed: removed(&findings, file, &stripped),
+        file: Cow::Owned(stripped),
+    })
+}
+
+/// The kinds of data that a changed file lost.
+fn removed(findings: &Findings, before: &[u8], after: &[u8]) -> Kinds {
+    let mut removed = findings.removed;
     // Bytes went that belong to no block: gaps, padding.
-    if removed.is_empty() && stripped.len() < file.len() {
+    if removed.is_empty() && after.len() < before.len() {
         removed.add(Kinds::OTHER);
     }
-    Ok(Stripped {
-        file: Cow::Owned(stripped),
-        removed,
-    })
+    removed
 }
 
 /// The credit that a file gives itself, in XMP, IPTC, EXIF or texts; empty where there is none or it cannot be
@@ -288,13 +305,23 @@ fn parts(file: &[u8], level: FileMetadata) -> Result<(Vec<u8>, Findings), Unread
     stripped.ok_or_else(|| Unreadable(format!("the {name} file ends or breaks before its pixels")))
 }
 
-/// Whether a picture that decodes has other pixels in another file.
-fn has_other_pixels(before: &[u8], after: &[u8]) -> bool {
+/// Whether decoders are known to show the same of two files; `false` where the first, or a frame of it, does not decode.
+///
+/// # Errors
+/// Files of which they show something else, such as one whose pixels' data end early: decoders go on with whatever
+/// comes next.
+fn shows_the_same(before: &[u8], after: &[u8]) -> Result<bool, Unreadable> {
     let limits = data::DecodeLimits::DEFAULT;
-    data::decode(before, &limits).is_ok_and(|before| {
-        let after = data::decode(after, &limits);
-        after.map_or(true, |after| after != before)
-    })
+    let Ok(before) = data::shown(before, &limits) else {
+        return Ok(false);
+    };
+    match data::shown(after, &limits) {
+        Ok(after) if after.sha256 == before.sha256 => Ok(before.is_whole),
+        _ => {
+            let reason = "it is damaged among its pixels' data, and what decoders show there would change";
+            Err(Unreadable(reason.to_string()))
+        }
+    }
 }
 
 /// The text of bytes in UTF-8 or, where they are not, in Latin-1, up to the first zero; `None` if it is blank.

@@ -4,8 +4,10 @@
 //! The header is read first, and an image over the limits is rejected before its pixels are allocated. The
 //! pixels of all threads together are bounded: a large picture waits for its turn. A decoder that would fill
 //! the missing end of a truncated file with gray is made to fail instead, so that a network does not train on
-//! half-gray pictures.
+//! half-gray pictures, nor on two pictures that a file joins into one (`jpeg`).
 
+mod jpeg;
+mod shown;
 mod unseen;
 
 use std::fs::File;
@@ -14,16 +16,13 @@ use std::path::Path;
 
 use image::metadata::Orientation;
 use image::{DynamicImage, ImageDecoder, ImageFormat};
-use zune_core::bytestream::ZCursor;
-use zune_core::colorspace::ColorSpace;
-use zune_core::options::DecoderOptions;
-use zune_jpeg::JpegDecoder;
 
 use crate::caught::caught;
 use crate::content::{Content, START_BYTES, content_of};
 use crate::error::DecodeError;
 use crate::in_flight::{Held, PICTURES};
 
+pub use shown::{Shown, shown};
 pub use unseen::{frames, is_transparent};
 
 /// An upright picture in three 8-bit channels.
@@ -72,10 +71,6 @@ impl DecodeLimits {
 /// Most memory that a file's own extras (color profile, comments) may take when it is read, bytes: a profile
 /// of a few kilobytes can unpack to gigabytes.
 const EXTRAS_BYTES: u64 = 1 << 28;
-
-/// A JPEG has at least one bit for each block of 64 pixels, so a file with more pixels per byte than twice
-/// that has lost its end or was made to take memory.
-const MOST_JPEG_PIXELS_PER_BYTE: u64 = 2 * 8 * 64;
 
 /// A picture as its header announces it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -175,26 +170,10 @@ pub(crate) fn decode_admitted<'a>(
     image: &mut RgbImage,
     admit: impl FnOnce(Announced) -> Result<Held<'a>, DecodeError>,
 ) -> Result<Held<'a>, DecodeError> {
-    let format = image::guess_format(encoded).ok();
-    let name = match format {
-        Some(ImageFormat::Jpeg) => "JPEG",
-        Some(ImageFormat::Png) => "PNG",
-        Some(ImageFormat::WebP) => "WebP",
-        Some(ImageFormat::Bmp) => "BMP",
-        Some(ImageFormat::Gif) => "GIF",
-        _ => return Err(no_image(encoded)),
-    };
-    // The decoders are designed not to panic; `caught` is for the file that makes one panic all the same.
-    let decoded = caught(|| match format {
-        Some(ImageFormat::Jpeg) => decode_jpeg(encoded, limits, image, admit),
-        Some(format) => decode_other(encoded, format, name, limits, image, admit),
-        None => unreachable!("formats without a name were refused above"),
-    });
-    let held = decoded.unwrap_or_else(|message| {
-        Err(DecodeError::Broken {
-            format: name,
-            reason: format!("the decoder panicked: {message}"),
-        })
+    let (format, name) = format_of(encoded)?;
+    let held = whatever_happens(name, || match format {
+        ImageFormat::Jpeg => jpeg::decode(encoded, limits, image, admit),
+        format => decode_other(encoded, format, name, limits, image, admit),
     })?;
     // What a header announces and what a decoder gives are not always the same.
     limits.check(image.width, image.height)?;
@@ -211,6 +190,33 @@ pub(crate) fn decode_admitted<'a>(
         });
     }
     Ok(held)
+}
+
+/// The format of a file that can be decoded, and its name.
+fn format_of(encoded: &[u8]) -> Result<(ImageFormat, &'static str), DecodeError> {
+    let format = image::guess_format(encoded).map_err(|_| no_image(encoded))?;
+    let name = match format {
+        ImageFormat::Jpeg => "JPEG",
+        ImageFormat::Png => "PNG",
+        ImageFormat::WebP => "WebP",
+        ImageFormat::Bmp => "BMP",
+        ImageFormat::Gif => "GIF",
+        _ => return Err(no_image(encoded)),
+    };
+    Ok((format, name))
+}
+
+/// Decodes. The decoders are designed not to panic; this is for the file that makes one panic all the same.
+fn whatever_happens<T>(
+    format: &'static str,
+    decode: impl FnOnce() -> Result<T, DecodeError>,
+) -> Result<T, DecodeError> {
+    caught(decode).unwrap_or_else(|message| {
+        Err(DecodeError::Broken {
+            format,
+            reason: format!("the decoder panicked: {message}"),
+        })
+    })
 }
 
 /// Pixel count of an image from its header; 0 for an unreadable header, because such a file is not decoded
@@ -239,16 +245,7 @@ pub(crate) fn upright_size(path: &Path) -> Option<(u32, u32)> {
 /// [`upright_size`] of bytes that contain the header.
 pub(crate) fn upright_size_of(encoded: &[u8]) -> Option<(u32, u32)> {
     let (width, height, orientation) = match image::guess_format(encoded).ok()? {
-        ImageFormat::Jpeg => {
-            let mut decoder = JpegDecoder::new_with_options(ZCursor::new(encoded), jpeg_options());
-            decoder.decode_headers().ok()?;
-            let info = decoder.info()?;
-            (
-                u32::from(info.width),
-                u32::from(info.height),
-                jpeg_orientation(&decoder),
-            )
-        }
+        ImageFormat::Jpeg => jpeg::size_and_orientation(encoded)?,
         format => {
             let reader = image::ImageReader::with_format(Cursor::new(encoded), format);
             let mut decoder = reader.into_decoder().ok()?;
@@ -258,24 +255,6 @@ pub(crate) fn upright_size_of(encoded: &[u8]) -> Option<(u32, u32)> {
     };
     let announced = Announced::new(width, height, RGB_BYTES, orientation);
     Some((announced.width, announced.height))
-}
-
-/// Strict, because otherwise the decoder fills unreadable parts with gray. Limits on the sides are checked by the
-/// caller.
-fn jpeg_options() -> DecoderOptions {
-    DecoderOptions::default()
-        .set_strict_mode(true)
-        .set_max_width(usize::MAX)
-        .set_max_height(usize::MAX)
-        .jpeg_set_out_colorspace(ColorSpace::RGB)
-}
-
-/// How a JPEG must be turned, once its headers are read.
-fn jpeg_orientation(decoder: &JpegDecoder<ZCursor<&[u8]>>) -> Orientation {
-    decoder
-        .exif()
-        .and_then(|exif| Orientation::from_exif_chunk(exif))
-        .unwrap_or(Orientation::NoTransforms)
 }
 
 /// How many of the first images, given their pixel counts, may be decoded together: as many as fit into
@@ -289,124 +268,6 @@ pub fn decoded_together(pixels: impl IntoIterator<Item = u64>, most_pixels: u64)
     fit.count().max(1)
 }
 
-fn decode_jpeg<'a>(
-    encoded: &[u8],
-    limits: &DecodeLimits,
-    image: &mut RgbImage,
-    admit: impl FnOnce(Announced) -> Result<Held<'a>, DecodeError>,
-) -> Result<Held<'a>, DecodeError> {
-    let broken = |reason: &dyn std::fmt::Display| DecodeError::Broken {
-        format: "JPEG",
-        reason: reason.to_string(),
-    };
-    if !jpeg_marks(encoded).any(|mark| mark == JPEG_END) {
-        return Err(DecodeError::Truncated { format: "JPEG" });
-    }
-    // The decoder's message for such a file is about something else.
-    let mut header = jpeg_marks(encoded).take_while(|mark| *mark != JPEG_SCAN);
-    if header.any(|mark| JPEG_CODINGS_NOT_READ.contains(&mark)) {
-        return Err(broken(
-            &"arithmetic coding, lossless coding and hierarchies are not read; save it as a usual JPEG",
-        ));
-    }
-    let mut decoder = JpegDecoder::new_with_options(ZCursor::new(encoded), jpeg_options());
-    decoder.decode_headers().map_err(|error| broken(&error))?;
-    let info = decoder.info().ok_or_else(|| broken(&"no frame header"))?;
-    let (width, height) = (u32::from(info.width), u32::from(info.height));
-    limits.check(width, height)?;
-    if u64::from(width) * u64::from(height) > MOST_JPEG_PIXELS_PER_BYTE * encoded.len() as u64 {
-        return Err(DecodeError::Truncated { format: "JPEG" });
-    }
-    let orientation = jpeg_orientation(&decoder);
-    // A progressive picture's coefficients, 16 bits each, are all kept until its last scan.
-    let coefficients = if info.sof.is_sequential_dct() {
-        0
-    } else {
-        2 * RGB_BYTES
-    };
-    let held = admit(Announced::new(
-        width,
-        height,
-        RGB_BYTES + coefficients,
-        orientation,
-    ))?;
-    let bytes = decoder
-        .output_buffer_size()
-        .ok_or_else(|| broken(&"no frame header"))?;
-    image.pixels.resize(bytes, 0);
-    // Where the data end early, the decoder may leave the last rows as they are: those of an earlier picture.
-    let last_row = bytes.saturating_sub(width as usize * RGB_BYTES as usize);
-    write_mark(image.pixels.get_mut(last_row..).unwrap_or_default());
-    decoder
-        .decode_into(&mut image.pixels)
-        .map_err(|error| broken(&error))?;
-    // One row of blocks is always written.
-    if height > JPEG_BLOCK_PX && is_mark(image.pixels.get(last_row..).unwrap_or_default()) {
-        return Err(DecodeError::Truncated { format: "JPEG" });
-    }
-    (image.width, image.height) = (width, height);
-    turn(image, orientation);
-    Ok(held)
-}
-
-/// Height of a block of a JPEG, px.
-const JPEG_BLOCK_PX: u32 = 8;
-
-/// Colors that no photo has side by side.
-fn mark() -> impl Iterator<Item = u8> {
-    (1u32..).map(|place| (place.wrapping_mul(0x9E37_79B9) >> 24) as u8)
-}
-
-fn write_mark(row: &mut [u8]) {
-    row.iter_mut().zip(mark()).for_each(|(byte, mark)| *byte = mark);
-}
-
-fn is_mark(row: &[u8]) -> bool {
-    row.iter().copied().zip(mark()).all(|(byte, mark)| byte == mark)
-}
-
-/// The end-of-image mark of a JPEG.
-const JPEG_END: u8 = 0xD9;
-
-/// The mark of the first coded data, behind all headers of a picture of one frame.
-const JPEG_SCAN: u8 = 0xDA;
-
-/// Frame headers of lossless, hierarchical and arithmetic coding.
-const JPEG_CODINGS_NOT_READ: [u8; 10] = [0xC3, 0xC5, 0xC6, 0xC7, 0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF];
-
-/// The marks of a JPEG's segments, up to the end-of-image mark of its first picture or to the end of the file.
-///
-/// The decoder notices missing data only where a row of blocks begins; the last mark covers the last row as
-/// well. Searching for it from the end of the file would find the one of an embedded thumbnail or of a second
-/// picture.
-fn jpeg_marks(encoded: &[u8]) -> impl Iterator<Item = u8> {
-    let mut at = 2;
-    let mut is_over = false;
-    std::iter::from_fn(move || {
-        while !is_over {
-            // Data between segments, entropy-coded data included, run to the next 0xFF.
-            let offset = encoded.get(at..)?.iter().position(|byte| *byte == 0xFF)?;
-            at += offset + 1;
-            match *encoded.get(at)? {
-                // A byte 0xFF within the data, a restart mark, or the start-of-image mark: nothing to skip.
-                0x00 | 0x01 | 0xD0..=0xD8 => at += 1,
-                // Fill byte: the mark follows it.
-                0xFF => {}
-                JPEG_END => {
-                    is_over = true;
-                    return Some(JPEG_END);
-                }
-                mark => {
-                    let length = encoded.get(at + 1..at + 3)?;
-                    at += 1 + usize::from(u16::from_be_bytes([length[0], length[1]]));
-                    return Some(mark);
-                }
-            }
-        }
-        None
-    })
-}
-
 fn decode_other<'a>(
     encoded: &[u8],
     format: ImageFormat,
@@ -415,6 +276,22 @@ fn decode_other<'a>(
     image: &mut RgbImage,
     admit: impl FnOnce(Announced) -> Result<Held<'a>, DecodeError>,
 ) -> Result<Held<'a>, DecodeError> {
+    let (picture, orientation, held) = read_other(encoded, format, name, limits, admit)?;
+    let picture = picture.into_rgb8();
+    (image.width, image.height) = picture.dimensions();
+    image.pixels = picture.into_raw();
+    turn(image, orientation);
+    Ok(held)
+}
+
+/// Reads the first picture of a file that is no JPEG, in its own depth and colors, and how it must be turned.
+fn read_other<'a>(
+    encoded: &[u8],
+    format: ImageFormat,
+    name: &'static str,
+    limits: &DecodeLimits,
+    admit: impl FnOnce(Announced) -> Result<Held<'a>, DecodeError>,
+) -> Result<(DynamicImage, Orientation, Held<'a>), DecodeError> {
     let convert = |error: image::ImageError| match error {
         image::ImageError::IoError(io) if io.kind() == std::io::ErrorKind::UnexpectedEof => {
             DecodeError::Truncated { format: name }
@@ -449,11 +326,8 @@ fn decode_other<'a>(
     let mut announced = Announced::new(width, height, bytes_per_pixel, orientation);
     announced.bytes += frame;
     let held = admit(announced)?;
-    let picture = DynamicImage::from_decoder(decoder).map_err(convert)?.into_rgb8();
-    (image.width, image.height) = picture.dimensions();
-    image.pixels = picture.into_raw();
-    turn(image, orientation);
-    Ok(held)
+    let picture = DynamicImage::from_decoder(decoder).map_err(convert)?;
+    Ok((picture, orientation, held))
 }
 
 /// Width and height of a GIF's first frame, px; `None` where the file ends before it.

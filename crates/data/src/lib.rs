@@ -53,8 +53,8 @@ pub use causes::with_causes;
 pub use contents::{ContentSample, Contents, Sampled, Shared};
 pub use dataset::Dataset;
 pub use decode::{
-    DecodeLimits, RgbImage, decode, decode_and, decode_into, decoded_together, describe, frames,
-    header_pixels, is_transparent,
+    DecodeLimits, RgbImage, Shown, decode, decode_and, decode_into, decoded_together, describe, frames,
+    header_pixels, is_transparent, shown,
 };
 pub use encoder_header::{ENCODER_KEY, EncoderHeader};
 pub use error::{DecodeError, Error};

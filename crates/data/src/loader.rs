@@ -102,6 +102,8 @@ pub struct Batch {
     pub labels: Option<Vec<Label>>,
     /// Position in the data set of each image, after broken records were replaced.
     pub positions: Vec<u64>,
+    /// For [`Loader::with_pixel_hashes`]: XXH64 of each image's views, all of its bytes in the order of `views`.
+    pub pixel_hashes: Option<Vec<u64>>,
     /// Objects and true size of each image, for batches of [`Loader::of_objects`]: `views` has an entry per
     /// micro-batch then, each of its own size.
     pub targets: Option<Vec<ViewTargets>>,
@@ -171,6 +173,7 @@ struct Shared {
     bad_before: AtomicUsize,
     /// The number of records that `max_bad_fraction` is of.
     bounded_records: u32,
+    hashes_pixels: bool,
 }
 
 /// What is made of the pictures.
@@ -289,6 +292,7 @@ impl Loader {
             bad: Mutex::default(),
             bad_before: AtomicUsize::new(0),
             bounded_records: records,
+            hashes_pixels: false,
         };
         Ok(Loader {
             shared: Arc::new(shared),
@@ -310,6 +314,22 @@ impl Loader {
                 bad_before: AtomicUsize::new(0),
                 // At most all records, whose number has 32 bits.
                 bounded_records: bounded as u32,
+                ..*shared
+            }),
+        }
+    }
+
+    /// The same loader, which also hashes the views of each image, so that two images can be compared without their
+    /// pixels: copies in another format, or without their metadata, have the views of the original.
+    pub fn with_pixel_hashes(self) -> Loader {
+        let shared = &*self.shared;
+        Loader {
+            shared: Arc::new(Shared {
+                dataset: Arc::clone(&shared.dataset),
+                recipe: shared.recipe.clone(),
+                bad: Mutex::default(),
+                bad_before: AtomicUsize::new(0),
+                hashes_pixels: true,
                 ..*shared
             }),
         }

@@ -39,6 +39,11 @@ pub fn differ_in_spelling(one: &str, other: &str) -> bool {
     !one.is_empty() && one == folded(other)
 }
 
+/// Letters to change, add, drop or swap for one name to become the other.
+pub fn distance(one: &str, other: &str) -> usize {
+    strsim::osa_distance(one, other)
+}
+
 /// The first two names of a list that differ in spelling alone.
 pub(crate) fn twins(names: &[String]) -> Option<[&String; 2]> {
     let mut known: HashMap<String, &String> = HashMap::new();

@@ -226,6 +226,12 @@ fn rcnn<R: Read + Seek>(
                 "`norm_epsilon` must be at least 0, got {epsilon}"
             )));
         }
+        if numbers.resnet().is_none() {
+            return Err(DetectionError::Config(
+                "`norm_epsilon` must be left out: the detector's backbone is a vision transformer, which has no batch normalization"
+                    .to_owned(),
+            ));
+        }
         numbers.backbone_norm_epsilon = epsilon;
     }
     let network = file.network(checkpoint, source, device)?;

@@ -22,6 +22,7 @@ mod mask_head;
 mod network;
 mod proposals;
 mod pyramid;
+mod simple_pyramid;
 mod state;
 
 pub use box_head::{BoxHead, BoxPredictor, StageHeads};
@@ -35,6 +36,7 @@ pub use mask_head::{MaskPredictor, TrueMask};
 pub use network::{Instance, Rcnn, RcnnLosses, RoiHeads, Target};
 pub use proposals::{ProposalHead, ProposalNetwork};
 pub use pyramid::{BodyAndPyramid, FeaturePyramid};
+pub use simple_pyramid::{SimplePyramid, VitAndPyramid};
 pub use state::{ClassLayers, is_of_classes, read, replace_state, state_dict, torchvision_name};
 
 #[cfg(test)]

@@ -50,7 +50,7 @@ pub use features::{
     Extraction, FeatureCache, FeatureType, Features, Labels, Matrix, Origin, Records, Scaling, Slice,
     UNDECIDED, Unfinished, Writing, Written, check_keys_for_npy, write_npy, write_parquet,
 };
-pub use overlap::{Compared, Overlap, Pretraining, PretrainingSample};
+pub use overlap::{ByPixels, Compared, Overlap, Pretraining, PretrainingSample};
 pub use progress::Event;
 pub use protocols::ProtocolConfig;
 pub use result::{Outcome, Provenance, Score, Spread, read_results, write_results};

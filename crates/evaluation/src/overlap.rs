@@ -1,8 +1,10 @@
 //! Test images that the encoder or the classifier has seen in training: counted by content, reported, refused
 //! above a share.
 //!
-//! A copy of a training image under another name is recognized, since the hashes of all images are in the
-//! indexes. A picture that was scaled or compressed again has other bytes and is not.
+//! A copy of a training image under another name is recognized before an image is read, since the hashes of all
+//! images are in the indexes. A copy whose file differs (another container, other metadata) is recognized once both
+//! sets have features, by the hashes of the pixels that the encoder saw. A picture that was scaled or compressed
+//! again with losses has other pixels and is not.
 
 use crate::encoder::PretrainedOn;
 use crate::error::Error;
@@ -11,6 +13,8 @@ use data::Shared;
 use data::terminal::escape;
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::hash::Hash;
 
 /// How far a test set is new to what is evaluated, as `result.json` holds it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -23,6 +27,9 @@ pub struct Overlap {
     pub test_in_training: usize,
     /// Test records that repeat an earlier test record.
     pub test_repeated: usize,
+    /// The same two counts by the pixels that the encoder saw; absent where they are not known of both sets.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub by_pixels: Option<ByPixels>,
     /// The data that the encoder was pretrained on, as far as its file says.
     pub pretraining: Pretraining,
     /// Test images among these data; absent where the file holds no sample of them, or they are one of the two
@@ -58,7 +65,71 @@ impl Overlap {
             ],
         };
         let told = sentences.into_iter().filter(|(count, _)| *count > 0);
-        told.map(|(_, sentence)| sentence).collect()
+        let by_pixels = self.by_pixels.map(|by_pixels| by_pixels.in_words(self));
+        told.map(|(_, sentence)| sentence)
+            .chain(by_pixels.unwrap_or_default())
+            .collect()
+    }
+
+    /// Test records of this comparison that are known to be the images of others: by content, not by their features.
+    fn known(&self) -> (usize, usize) {
+        match self.compared {
+            Compared::Images => (self.test_in_training, self.test_repeated),
+            Compared::Features => (0, 0),
+        }
+    }
+
+    /// Compares the pixels that the encoder saw, as far as the features of both sets hold their hashes: counts, warns
+    /// of images that the comparison so far has missed, and gives an error above the share that the config allows.
+    ///
+    /// # Errors
+    /// [`Error::SharedRecords`], if anything learns from the training set (`learns`).
+    pub(crate) fn compare_pixels(
+        &mut self,
+        train: &Features,
+        test: &Features,
+        most: Option<f64>,
+        learns: bool,
+        warn: impl Fn(String),
+    ) -> Result<(), Error> {
+        let (Some(of_train), Some(of_test)) = (&train.pixel_hashes, &test.pixel_hashes) else {
+            return Ok(());
+        };
+        let (shared, repeated) = equal(of_train.iter().copied(), of_test.iter().copied());
+        self.by_pixels = Some(ByPixels {
+            test_in_training: shared.records,
+            test_repeated: repeated.records,
+        });
+        let named = |features: &Features, row: usize| escape(&features.keys[row]);
+        let (known, known_repeated) = self.known();
+        let records = test.records();
+        if let Some((row, other)) = shared.first
+            && learns
+            && shared.records > known
+        {
+            let count = Count {
+                shared,
+                records,
+                example: format!(
+                    "`{}` has the pixels of `{}` there",
+                    named(test, row),
+                    named(train, other)
+                ),
+            };
+            count.check(most)?;
+            count.warning().into_iter().for_each(&warn);
+        }
+        if let Some((row, first)) = repeated.first
+            && repeated.records > known_repeated
+        {
+            warn(format!(
+                "{} of {records} test images have the pixels of another one of the test set, such as `{}` and `{}`: each counts",
+                repeated.records,
+                named(test, row),
+                named(test, first)
+            ));
+        }
+        Ok(())
     }
 
     /// What the encoder's pretraining says about the scores; `None` where no test image is known to be in it.
@@ -69,6 +140,55 @@ impl Overlap {
             _ => return None,
         };
         Some(format!("the encoder was pretrained on {of_images}"))
+    }
+}
+
+/// Test images whose pixels were compared as the encoder sees them, decoded and transformed: copies of one picture in
+/// files that differ are one. Pictures of one color may be one as well.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ByPixels {
+    /// Test records with the pixels of a training record.
+    pub test_in_training: usize,
+    /// Test records with the pixels of an earlier test record.
+    pub test_repeated: usize,
+}
+
+impl ByPixels {
+    /// Checks stored counts of a test set of `records`.
+    ///
+    /// # Errors
+    /// [`Error::SharedRecords`] above the share that the config allows.
+    pub(crate) fn check(self, records: usize, most: Option<f64>) -> Result<(), Error> {
+        let shared = Shared {
+            records: self.test_in_training,
+            ..Shared::default()
+        };
+        let example = "they have the pixels of training images".to_string();
+        let count = Count {
+            shared,
+            records,
+            example,
+        };
+        count.check(most)
+    }
+
+    /// What these counts add to those of `overlap`.
+    fn in_words(self, overlap: &Overlap) -> Vec<String> {
+        let ((shared, repeated), records) = (overlap.known(), overlap.test_records);
+        let mut sentences = vec![];
+        if self.test_in_training > shared {
+            sentences.push(format!(
+                "{} of {records} test images have the pixels of a training image",
+                self.test_in_training
+            ));
+        }
+        if self.test_repeated > repeated {
+            sentences.push(format!(
+                "{} of {records} test images have the pixels of another one of the test set",
+                self.test_repeated
+            ));
+        }
+        sentences
     }
 }
 
@@ -211,6 +331,7 @@ impl Comparison<'_> {
             test_records: test.len(),
             test_in_training: shared.records,
             test_repeated: repeated.records,
+            by_pixels: None,
             pretraining,
             pretraining_sample: sample.map(|sampled| PretrainingSample {
                 test_compared: sampled.compared,
@@ -271,7 +392,8 @@ impl Count {
     }
 }
 
-/// The same for features files: rows of one tap that are equal to the bit. Without the key none is refused.
+/// The same for features files: the pixels that the encoder saw, where both hold their hashes, and rows of one tap
+/// that are equal to the bit. Without the key rows alone are no error.
 ///
 /// # Errors
 /// [`Error::SharedRecords`].
@@ -292,9 +414,22 @@ pub(crate) fn of_features(
         })
         .max_by_key(|(_, rows)| rows.width);
     let (shared, repeated) = match widest {
-        Some((name, rows)) => equal_rows(&train.taps[name], rows),
+        Some((name, rows)) => equal(bits(&train.taps[name]), bits(rows)),
         None => Default::default(),
     };
+    let mut overlap = Overlap {
+        compared: Compared::Features,
+        test_records: test.records(),
+        test_in_training: shared.records,
+        test_repeated: repeated.records,
+        by_pixels: None,
+        pretraining: Pretraining::NotStated,
+        pretraining_sample: None,
+    };
+    overlap.compare_pixels(train, test, most, learns, |warning| tracing::warn!("{warning}"))?;
+    let explained = overlap
+        .by_pixels
+        .map_or(0, |by_pixels| by_pixels.test_in_training);
     let count = Count {
         shared,
         records: test.records(),
@@ -306,7 +441,7 @@ pub(crate) fn of_features(
             None => String::new(),
         },
     };
-    if learns && shared.records > 0 {
+    if learns && shared.records > explained {
         // Equal rows may come from a collapsed encoder as well, so only the key makes them an error.
         if most.is_some() {
             count.check(most)?;
@@ -318,34 +453,40 @@ pub(crate) fn of_features(
             count.example
         );
     }
-    Ok(Overlap {
-        compared: Compared::Features,
-        test_records: test.records(),
-        test_in_training: shared.records,
-        test_repeated: repeated,
-        pretraining: Pretraining::NotStated,
-        pretraining_sample: None,
-    })
+    Ok(overlap)
 }
 
-/// Test rows that are equal to a training row, and test rows that are equal to an earlier one.
-fn equal_rows(train: &Matrix, test: &Matrix) -> (Shared, usize) {
-    let bits = |matrix: &Matrix, row: usize| -> Vec<u32> {
-        matrix.row(row).iter().map(|value| value.to_bits()).collect()
-    };
-    let mut places: HashMap<Vec<u32>, Option<usize>> = HashMap::with_capacity(test.rows);
-    let mut repeated = 0;
-    for row in 0..test.rows {
-        repeated += usize::from(places.insert(bits(test, row), None).is_some());
+/// The rows of a matrix as bits, which can be compared.
+fn bits(matrix: &Matrix) -> impl Iterator<Item = Vec<u32>> + Clone {
+    (0..matrix.rows).map(move |row| matrix.row(row).iter().map(|value| value.to_bits()).collect())
+}
+
+/// Test records that are equal to a training record, and those that are equal to an earlier one.
+fn equal<T: Eq + Hash>(
+    train: impl Iterator<Item = T>,
+    test: impl Iterator<Item = T> + Clone,
+) -> (Shared, Shared) {
+    let mut places: HashMap<T, (usize, Option<usize>)> = HashMap::new();
+    let mut repeated = Shared::default();
+    for (row, value) in test.clone().enumerate() {
+        match places.entry(value) {
+            Entry::Occupied(place) => {
+                repeated.records += 1;
+                repeated.first.get_or_insert((row, place.get().0));
+            }
+            Entry::Vacant(place) => {
+                place.insert((row, None));
+            }
+        }
     }
-    for row in 0..train.rows {
-        if let Some(place) = places.get_mut(&bits(train, row)) {
+    for (row, value) in train.enumerate() {
+        if let Some((_, place)) = places.get_mut(&value) {
             place.get_or_insert(row);
         }
     }
     let mut shared = Shared::default();
-    for row in 0..test.rows {
-        if let Some(Some(place)) = places.get(&bits(test, row)) {
+    for (row, value) in test.enumerate() {
+        if let Some((_, Some(place))) = places.get(&value) {
             shared.records += 1;
             shared.first.get_or_insert((row, *place));
         }
@@ -354,198 +495,4 @@ fn equal_rows(train: &Matrix, test: &Matrix) -> (Shared, usize) {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::testing::features;
-    use data::{ContentSample, Dataset, Record};
-
-    /// Records with these images, named by their places.
-    fn records(prefix: &str, images: &[u8]) -> Records {
-        let record = |(place, image): (usize, &u8)| Record {
-            key: format!("{prefix}{place}"),
-            image: vec![*image],
-            label: None,
-            metadata: data::Metadata::default(),
-        };
-        Dataset::from_records(images.iter().enumerate().map(record).collect(), vec![]).into()
-    }
-
-    fn check(train: &Records, test: &Records, most: Option<f64>) -> Result<Overlap, Error> {
-        Comparison {
-            train,
-            test,
-            train_fingerprint: train.fingerprint(),
-            pretrained_on: &PretrainedOn::default(),
-            most,
-            learns: true,
-        }
-        .check()
-    }
-
-    #[test]
-    fn copies_under_other_names_are_counted_and_refused_above_the_share() {
-        let (train, test) = (records("a", &[1, 2, 3, 4]), records("b", &[9, 2, 2, 4]));
-        let overlap = check(&train, &test, None).unwrap();
-        assert_eq!((overlap.test_in_training, overlap.test_repeated), (3, 1));
-        assert_eq!(overlap.compared, Compared::Images);
-        check(&train, &test, Some(0.75)).unwrap();
-        assert_eq!(
-            check(&train, &test, Some(0.7)).unwrap_err().to_string(),
-            "3 of 4 test images lie in the training set too (`b1` is `a1` there), more than `max_shared_fraction` = 0.7 allows"
-        );
-    }
-
-    #[test]
-    fn a_test_set_without_a_new_image_is_refused_by_default() {
-        let (train, test) = (records("a", &[1, 2, 3, 4]), records("b", &[3, 2]));
-        let error = check(&train, &test, None).unwrap_err().to_string();
-        assert!(error.starts_with("2 of 2 test images"), "{error}");
-        assert_eq!(check(&train, &test, Some(1.0)).unwrap().test_in_training, 2);
-        // Without labels to learn from, the training set may be the test set.
-        let unlearned = Comparison {
-            train: &train,
-            test: &test,
-            train_fingerprint: train.fingerprint(),
-            pretrained_on: &PretrainedOn::default(),
-            most: Some(0.0),
-            learns: false,
-        };
-        assert_eq!(unlearned.check().unwrap().test_in_training, 2);
-        assert_eq!(
-            check(&train, &records("b", &[7, 8]), Some(0.0))
-                .unwrap()
-                .test_in_training,
-            0
-        );
-    }
-
-    #[test]
-    fn what_an_encoder_was_pretrained_on_is_told_as_far_as_its_file_says() {
-        let (train, test) = (records("a", &[1, 2]), records("b", &[3, 4, 5, 6]));
-        // Images of both, and of neither.
-        let others = records("c", &[2, 3, 4, 9]);
-        let of = |fingerprint: &str, sample: &ContentSample, most| {
-            let comparison = Comparison {
-                train: &train,
-                test: &test,
-                train_fingerprint: train.fingerprint(),
-                pretrained_on: &PretrainedOn {
-                    fingerprint: fingerprint.to_string(),
-                    sample: sample.clone(),
-                },
-                most,
-                learns: true,
-            };
-            let overlap = comparison.check()?;
-            let sample = overlap.pretraining_sample;
-            let sample = sample.map(|sample| (sample.test_compared, sample.test_in_pretraining));
-            Ok::<_, Error>((overlap.pretraining, sample))
-        };
-        let none = ContentSample::default();
-        assert_eq!(of("", &none, Some(0.0)).unwrap(), (Pretraining::NotStated, None));
-        assert_eq!(
-            of("00ff", &none, Some(0.0)).unwrap(),
-            (Pretraining::OtherData, None)
-        );
-        assert_eq!(
-            of(train.fingerprint(), train.sample(), Some(0.0)).unwrap(),
-            (Pretraining::TrainingSet, None)
-        );
-        assert_eq!(
-            of(test.fingerprint(), test.sample(), None).unwrap(),
-            (Pretraining::TestSet, None)
-        );
-        let error = of(test.fingerprint(), &none, Some(0.5)).unwrap_err().to_string();
-        assert_eq!(
-            error,
-            "the encoder was pretrained on the images of this test set, more than `max_shared_fraction` = 0.5 allows"
-        );
-        // A part of the test set among other pictures.
-        assert_eq!(
-            of(others.fingerprint(), others.sample(), Some(0.5)).unwrap(),
-            (Pretraining::OtherData, Some((4, 2)))
-        );
-        let error = of(others.fingerprint(), others.sample(), Some(0.4))
-            .unwrap_err()
-            .to_string();
-        assert!(
-            error.contains("pretrained on 2 of the 4 test images, more than"),
-            "{error}"
-        );
-    }
-
-    #[test]
-    fn a_small_sample_gives_a_share_that_is_sure() {
-        let sample = |test_compared, test_in_pretraining| PretrainingSample {
-            test_compared,
-            test_in_pretraining,
-        };
-        // One image of three says that at least one of 1,000 was seen; forty tell the share.
-        assert_eq!(sample(3, 1).share(1000), 0.001);
-        assert_eq!(sample(40, 10).share(1000), 0.25);
-    }
-
-    #[test]
-    fn readers_of_a_report_are_told_what_is_not_new() {
-        let new = Overlap {
-            compared: Compared::Images,
-            test_records: 50,
-            test_in_training: 0,
-            test_repeated: 0,
-            pretraining: Pretraining::OtherData,
-            pretraining_sample: None,
-        };
-        assert_eq!((new.of_data(), new.of_encoder()), (vec![], None));
-        let sampled = |test_compared, test_in_pretraining| Overlap {
-            pretraining_sample: Some(PretrainingSample {
-                test_compared,
-                test_in_pretraining,
-            }),
-            ..new.clone()
-        };
-        assert_eq!(sampled(50, 0).of_encoder(), None);
-        assert_eq!(
-            sampled(50, 7).of_encoder().unwrap(),
-            "the encoder was pretrained on 7 of the 50 test images"
-        );
-        assert_eq!(
-            sampled(40, 7).of_encoder().unwrap(),
-            "the encoder was pretrained on 7 of the 40 test images that its sample of the pretraining data can show"
-        );
-        let all = Overlap {
-            test_in_training: 9,
-            test_repeated: 2,
-            pretraining: Pretraining::TestSet,
-            ..new
-        };
-        assert_eq!(
-            all.of_data(),
-            [
-                "9 of 50 test images lie in the training set too",
-                "2 of 50 test images repeat another one of the test set",
-            ]
-        );
-        assert_eq!(
-            all.of_encoder().unwrap(),
-            "the encoder was pretrained on the images of this test set"
-        );
-    }
-
-    #[test]
-    fn equal_rows_of_features_are_counted() {
-        let train = features(2, vec![1.0, 2.0, 3.0, 4.0], vec![0, 1]);
-        let test = features(2, vec![3.0, 4.0, 3.0, 5.0, 3.0, 4.0], vec![0, 1, 1]);
-        let overlap = of_features(&train, &test, None, true).unwrap();
-        assert_eq!(
-            (overlap.test_in_training, overlap.test_repeated, overlap.compared),
-            (2, 1, Compared::Features)
-        );
-        let error = of_features(&train, &test, Some(0.5), true)
-            .unwrap_err()
-            .to_string();
-        assert!(
-            error.contains("the features of `record-0` are those of `record-1` there"),
-            "{error}"
-        );
-    }
-}
+mod tests;

@@ -343,6 +343,7 @@ mod tests {
                 test_records: 20,
                 test_in_training: 3,
                 test_repeated: 0,
+                by_pixels: None,
                 pretraining: Pretraining::OtherData,
                 pretraining_sample: None,
             }),

@@ -111,8 +111,14 @@ impl<'a> Plan<'a> {
             provenance: job.provenance.clone(),
             listings: [&job.train, &job.test].map(|records| records.listing().clone()),
         };
+        let scores = ResultsFolder::open(job.out, &config.protocols, identity)?;
+        if let Some(by_pixels) = scores.by_pixels()
+            && config.needs_train_labels()
+        {
+            by_pixels.check(job.test.len(), config.max_shared_fraction)?;
+        }
         Ok(Self {
-            scores: ResultsFolder::open(job.out, &config.protocols, identity)?,
+            scores,
             train,
             test,
             store: (job.shared_features.clone()).unwrap_or_else(|| Arc::new(FeatureCache::new(job.out))),
@@ -152,6 +158,17 @@ impl<'a> Plan<'a> {
             .iter()
             .any(|place| self.config.protocols[*place].needs().train_features);
         let (train, test) = self.both_features(needs_train, progress)?;
+        let mut overlap = self.scores.overlap().clone();
+        overlap.compare_pixels(
+            &train,
+            &test,
+            self.config.max_shared_fraction,
+            self.config.needs_train_labels(),
+            |warning| self.job.test.warn_once(warning),
+        )?;
+        if overlap.by_pixels.is_some() {
+            self.scores.set_overlap(overlap);
+        }
         let splits = Splits {
             train: &train,
             test: &test,

@@ -3,7 +3,6 @@
 
 mod agreement;
 mod average_precision;
-mod dot;
 mod head;
 mod head_grid;
 mod kmeans;

@@ -74,6 +74,7 @@ pub(crate) fn features(width: usize, values: Vec<f32>, labels: Vec<i64>) -> Feat
         labels: Some(Labels::Classes(labels)),
         class_names: vec![],
         keys: (0..rows).map(|row| format!("record-{row}")).collect(),
+        pixel_hashes: None,
         bad_records: 0,
         listing: data::Listing::default(),
         origin: Origin::default(),

@@ -169,6 +169,7 @@ fn check_in_f32<C: MethodConfig>(case: &Case<C>, backbone: &BackboneConfig) {
     a_start_sets_the_backbone_and_nothing_else(&trial, backbone);
     commit_moves_the_teacher_by_its_momentum(&trial);
     a_saved_run_goes_on_as_if_never_stopped(&trial);
+    what_depends_on_the_length_is_in_force(&trial);
     // Paths are dropped by an image's position in the batch, so a micro-batch drops others.
     let whole = case.on(&dropping(backbone, 0.0));
     if case.independent_images {
@@ -323,6 +324,30 @@ fn a_start_sets_the_backbone_and_nothing_else<O: Objective>(trial: &Trial<'_, O>
     assert_eq!(check(values(&student), values(&drawn)), tensors.len());
     let of_state = check(values(&state), values(&drawn_state));
     assert!([0, tensors.len()].contains(&of_state), "{of_state}");
+}
+
+/// A run that gets another length is compared with itself by what is in force: nothing else may depend on the length.
+fn what_depends_on_the_length_is_in_force<O: Objective>(trial: &Trial<'_, O>) {
+    let of_length = |steps: usize| {
+        let progress = RunPosition::at(5, 4, steps);
+        let context = Context {
+            progress,
+            ..trial.context(5)
+        };
+        let (student, state) = init(trial, 1);
+        let (loss, pending) = trial.objective.loss(&student, &state, &trial.batch(5), &context);
+        let (student, state) = trial.objective.commit(student, state, vec![pending], &context);
+        let frozen = trial.objective.frozen(&progress);
+        let step = (scalar(&loss.total), values(&student), values(&state), frozen);
+        (trial.objective.in_force(&progress, IMAGES), step)
+    };
+    let ((in_force, step), (in_force_longer, step_longer)) = (of_length(12), of_length(400));
+    if in_force == in_force_longer {
+        assert!(
+            step == step_longer,
+            "a step depends on the length, and `in_force` does not show it"
+        );
+    }
 }
 
 fn commit_moves_the_teacher_by_its_momentum<O: Objective>(trial: &Trial<'_, O>) {

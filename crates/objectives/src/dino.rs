@@ -618,31 +618,36 @@ impl Objective for Dino {
     }
 
     fn remedies(&self, cause: Cause) -> Vec<Remedy> {
-        let advice = |key, text, source| advice(Config::NAME, key, text, source);
-        match cause {
-            Cause::DeadPrototypes | Cause::Collapse | Cause::LowRank => vec![
-                advice(
-                    "centering",
-                    "center the teacher: `{ mean = { momentum = 0.9 } }`, or `{ sinkhorn = { iterations = 3 } }`",
-                    "Caron et al. 2021, arXiv:2104.14294, section 5.3",
-                ),
-                advice(
-                    "freeze_last_layer_epochs",
-                    "freeze the last layer for one epoch or longer",
-                    "Caron et al. 2021, arXiv:2104.14294, section 5.3",
-                ),
-            ],
-            Cause::ChanceLoss => vec![advice(
-                "teacher_temperature",
-                "lower it to 0.04: a teacher without sharpening predicts all prototypes alike",
-                "Caron et al. 2021, arXiv:2104.14294, section 5.3; facebookresearch/dino#43",
-            )],
-            _ => vec![],
-        }
+        remedies(Config::NAME, cause)
     }
 
     fn encoder(&self, _: &Network, state: &State) -> Backbone {
         state.teacher.backbone.clone()
+    }
+}
+
+/// What the paper advises against a cause of an alarm; keys are those of `method`, which distils itself as DINO does.
+pub(crate) fn remedies(method: &str, cause: Cause) -> Vec<Remedy> {
+    let advice = |key, text, source| advice(method, key, text, source);
+    match cause {
+        Cause::DeadPrototypes | Cause::Collapse | Cause::LowRank => vec![
+            advice(
+                "centering",
+                "center the teacher: `{ mean = { momentum = 0.9 } }`, or `{ sinkhorn = { iterations = 3 } }`",
+                "Caron et al. 2021, arXiv:2104.14294, section 5.3",
+            ),
+            advice(
+                "freeze_last_layer_epochs",
+                "freeze the last layer for one epoch or longer",
+                "Caron et al. 2021, arXiv:2104.14294, section 5.3",
+            ),
+        ],
+        Cause::ChanceLoss => vec![advice(
+            "teacher_temperature",
+            "lower it to 0.04: a teacher without sharpening predicts all prototypes alike",
+            "Caron et al. 2021, arXiv:2104.14294, section 5.3; facebookresearch/dino#43",
+        )],
+        _ => vec![],
     }
 }
 

@@ -24,8 +24,7 @@ use crate::dino::{
 };
 use crate::head::{GLOBAL_VIEWS, cross_view_prediction, entropies, entropy, spread};
 use crate::method::{
-    Change, DataShape, Invalid, MethodConfig, RunShape, advice, needs_vit, prototypes_for_data,
-    warmup_for_data,
+    Change, DataShape, Invalid, MethodConfig, RunShape, needs_vit, prototypes_for_data, warmup_for_data,
 };
 use crate::teacher;
 use backbones::init::trained;
@@ -654,27 +653,7 @@ impl Objective for Ibot {
     }
 
     fn remedies(&self, cause: Cause) -> Vec<Remedy> {
-        let advice = |key, text, source| advice(Config::NAME, key, text, source);
-        match cause {
-            Cause::DeadPrototypes | Cause::Collapse | Cause::LowRank => vec![
-                advice(
-                    "centering",
-                    "center the teacher: `{ mean = { momentum = 0.9 } }`, or `{ sinkhorn = { iterations = 3 } }`",
-                    "Caron et al. 2021, arXiv:2104.14294, section 5.3",
-                ),
-                advice(
-                    "freeze_last_layer_epochs",
-                    "freeze the last layer for one epoch or longer",
-                    "Caron et al. 2021, arXiv:2104.14294, section 5.3",
-                ),
-            ],
-            Cause::ChanceLoss => vec![advice(
-                "teacher_temperature",
-                "lower it to 0.04: a teacher without sharpening predicts all prototypes alike",
-                "Caron et al. 2021, arXiv:2104.14294, section 5.3; facebookresearch/dino#43",
-            )],
-            _ => vec![],
-        }
+        crate::dino::remedies(Config::NAME, cause)
     }
 
     fn encoder(&self, _: &Student, state: &State) -> Backbone {

@@ -43,7 +43,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 use training::{
-    Config, Count, Dataset, Error, Event, Objective, ObjectiveSection, RunOptions, Summary, dataset_views,
+    Config, Count, Dataset, Error, Event, Objective, ObjectiveSection, Replayed, RunOptions, StepsToReplay,
+    Summary, dataset_views,
 };
 
 /// Defines [`ObjectiveConfig`] from the list below: a variant for each method, and the matches that select a
@@ -182,6 +183,46 @@ pub fn pretrain(
         observe,
     };
     config.objective.visit(&config.backbone, run)
+}
+
+/// Runs [`training::replay`] with the method that the config names.
+///
+/// # Errors
+/// Those of [`training::replay`].
+pub fn replay(
+    config: &Config<ObjectiveConfig>,
+    dataset: Arc<Dataset>,
+    options: &RunOptions,
+    which: StepsToReplay,
+    observe: &mut dyn FnMut(Event<'_>),
+) -> Result<Replayed, Error> {
+    let run = Run {
+        config,
+        dataset,
+        options,
+        observe,
+    };
+    config.objective.visit(&config.backbone, Replay { run, which })
+}
+
+/// The arguments of [`training::replay`] without the objective.
+struct Replay<'a> {
+    run: Run<'a>,
+    which: StepsToReplay,
+}
+
+impl Visitor for Replay<'_> {
+    type Output = Result<Replayed, Error>;
+
+    fn visit<O: Objective>(self, objective: &O) -> Self::Output {
+        let Run {
+            config,
+            dataset,
+            options,
+            observe,
+        } = self.run;
+        training::replay(objective, config, dataset, options, self.which, observe)
+    }
 }
 
 /// The arguments of [`training::pretrain`] without the objective.

@@ -242,10 +242,12 @@ impl Objective for Moco {
     }
 
     fn in_force(&self, position: &RunPosition, batch_images: usize) -> Vec<(&'static str, f64)> {
-        vec![
-            ("teacher_momentum", self.config.momentum),
-            teacher::queue_age(self.config.queue_images, batch_images, position.step + 1),
-        ]
+        in_force(
+            self.config.momentum,
+            self.config.queue_images,
+            position,
+            batch_images,
+        )
     }
 
     fn measured(&self, student: &Student, state: &State) -> Vec<(&'static str, Tensor<1>)> {
@@ -253,20 +255,7 @@ impl Objective for Moco {
     }
 
     fn remedies(&self, cause: Cause) -> Vec<Remedy> {
-        let advice = |key, text, source| advice(Config::NAME, key, text, source);
-        match cause {
-            Cause::ChanceLoss => vec![advice(
-                "momentum",
-                "raise it, to 0.99 or more: with 0 the loss does not converge",
-                "He et al. 2020, arXiv:1911.05722, section 4.1",
-            )],
-            Cause::Collapse | Cause::LowRank => vec![advice(
-                "training.batch_norm_images",
-                "set it to a part of the batch (32), with `shuffle = true`",
-                "He et al. 2020, arXiv:1911.05722, section 3.3",
-            )],
-            _ => vec![],
-        }
+        remedies(Config::NAME, cause)
     }
 
     fn released(&self) -> Vec<Released> {
@@ -293,6 +282,37 @@ impl Objective for Moco {
 
     fn encoder(&self, student: &Student, _: &State) -> Backbone {
         student.encoder.backbone.clone()
+    }
+}
+
+/// What changes over a run with MoCo's teacher and queue.
+pub(crate) fn in_force(
+    momentum: f64,
+    queue_images: usize,
+    position: &RunPosition,
+    batch_images: usize,
+) -> Vec<(&'static str, f64)> {
+    vec![
+        ("teacher_momentum", momentum),
+        teacher::queue_age(queue_images, batch_images, position.step + 1),
+    ]
+}
+
+/// What the paper advises against a cause of an alarm; keys are those of `method`, which has MoCo's teacher and queue.
+pub(crate) fn remedies(method: &str, cause: Cause) -> Vec<Remedy> {
+    let advice = |key, text, source| advice(method, key, text, source);
+    match cause {
+        Cause::ChanceLoss => vec![advice(
+            "momentum",
+            "raise it, to 0.99 or more: with 0 the loss does not converge",
+            "He et al. 2020, arXiv:1911.05722, section 4.1",
+        )],
+        Cause::Collapse | Cause::LowRank => vec![advice(
+            "training.batch_norm_images",
+            "set it to a part of the batch (32), with `shuffle = true`",
+            "He et al. 2020, arXiv:1911.05722, section 3.3",
+        )],
+        _ => vec![],
     }
 }
 

@@ -20,7 +20,7 @@
 use crate::checks;
 use crate::head::{l2_normalize, spread};
 use crate::method::{Change, DataShape, Invalid, MethodConfig, RunShape, advice, queue_for_data};
-use crate::moco::{info_nce, keys, new_queue, push};
+use crate::moco::{in_force, info_nce, keys, new_queue, push};
 use crate::parameter_budget::{mlp, product};
 use crate::teacher;
 use backbones::init::trained;
@@ -333,10 +333,12 @@ impl Objective for MocoCld {
     }
 
     fn in_force(&self, position: &RunPosition, batch_images: usize) -> Vec<(&'static str, f64)> {
-        vec![
-            ("teacher_momentum", self.config.momentum),
-            teacher::queue_age(self.config.queue_images, batch_images, position.step + 1),
-        ]
+        let Config {
+            momentum,
+            queue_images,
+            ..
+        } = self.config;
+        in_force(momentum, queue_images, position, batch_images)
     }
 
     fn measured(&self, student: &Student, state: &State) -> Vec<(&'static str, Tensor<1>)> {
@@ -344,23 +346,16 @@ impl Objective for MocoCld {
     }
 
     fn remedies(&self, cause: Cause) -> Vec<Remedy> {
-        let advice = |key, text, source| advice(Config::NAME, key, text, source);
-        match cause {
-            Cause::ChanceLoss => vec![advice(
-                "momentum",
-                "raise it, to 0.99 or more",
-                "He et al. 2020, arXiv:1911.05722, section 4.1",
-            )],
-            Cause::Collapse | Cause::LowRank => vec![
-                advice(
-                    "training.batch_norm_images",
-                    "set it to a part of the batch (32), with `shuffle = true`",
-                    "He et al. 2020, arXiv:1911.05722, section 3.3",
-                ),
-                advice("cluster_weight", "lower it", "Wang et al. 2021, arXiv:2008.03813"),
-            ],
-            _ => vec![],
+        let mut remedies = crate::moco::remedies(Config::NAME, cause);
+        if matches!(cause, Cause::Collapse | Cause::LowRank) {
+            remedies.push(advice(
+                Config::NAME,
+                "cluster_weight",
+                "lower it",
+                "Wang et al. 2021, arXiv:2008.03813",
+            ));
         }
+        remedies
     }
 
     fn encoder(&self, student: &Student, _: &State) -> Backbone {

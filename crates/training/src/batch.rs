@@ -143,6 +143,8 @@ impl Batch {
             views,
             labels,
             positions,
+            // Of evaluations, which compare test images with training images.
+            pixel_hashes: _,
             targets,
         } = batch;
         let sizes: Option<Vec<[usize; 2]>> = targets.as_ref().map(|targets| {
@@ -269,6 +271,7 @@ mod tests {
             views: vec![views(2, 2, 2, 0), views(3, 2, 1, 7)],
             labels: None,
             positions: vec![0, 1],
+            pixel_hashes: None,
             targets: None,
         };
         let batch = Batch::upload(loaded, &unit(), &Device::flex());
@@ -288,6 +291,7 @@ mod tests {
             views: vec![views(2, 4, 1, 0), views(1, 4, 2, 50)],
             labels: None,
             positions: vec![0, 1, 2, 3],
+            pixel_hashes: None,
             targets: None,
         };
         let whole = Batch::upload(loaded, &unit(), &Device::flex());

@@ -53,6 +53,9 @@ pub(crate) struct Position {
     /// numbers.
     #[serde(default)]
     pub(crate) checksums: BTreeMap<String, u32>,
+    /// The window of the newest line, if that line came only because the run ended: a run that is made longer opens it again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) closed: Option<Window>,
     /// The content of `watched.safetensors`.
     #[serde(skip)]
     pub(crate) watched: Option<Vec<u8>>,
@@ -111,7 +114,7 @@ pub fn latest_checkpoint(run: &Path) -> Result<Option<CheckpointDir>, Error> {
     Ok(list_checkpoints(run)?.pop())
 }
 
-/// Writes a checkpoint and removes all but the newest `keep`.
+/// Writes a checkpoint and removes all but the newest `keep.0`, and that of step `keep.1`.
 pub(crate) fn save<S: Module, T: Module>(
     run: &Path,
     student: &S,
@@ -119,7 +122,7 @@ pub(crate) fn save<S: Module, T: Module>(
     optimizer: &Optimizer,
     encoder: &[u8],
     position: &Position,
-    keep: usize,
+    keep: (usize, Option<usize>),
 ) -> Result<CheckpointDir, Error> {
     let path = run.join(FOLDER).join(format!("step-{:08}", position.step));
     let folder = durable::Folder::create(&path)?;
@@ -139,7 +142,8 @@ pub(crate) fn save<S: Module, T: Module>(
     // The same step again (a second Ctrl-C after a resume): the new checkpoint has the same content.
     folder.replace()?;
     let all = list_checkpoints(run)?;
-    for old in all.iter().take(all.len().saturating_sub(keep)) {
+    let surplus = all.iter().take(all.len().saturating_sub(keep.0));
+    for old in surplus.filter(|old| Some(old.step) != keep.1) {
         durable::remove_folder(&old.path)?;
     }
     Ok(CheckpointDir {
@@ -433,6 +437,28 @@ pub(crate) fn not_finite<S: Module, T: Module>(student: &S, state: &T) -> Result
         }
     }
     Ok(None)
+}
+
+/// The paths of all tensors of student and state with NaN or infinity.
+pub(crate) fn tensors_not_finite<S: Module, T: Module>(
+    student: &S,
+    state: &T,
+) -> Result<Vec<String>, String> {
+    let mut zeros = Zeros::default();
+    student.visit(&mut zeros);
+    state.visit(&mut zeros);
+    let (paths, zeros): (Vec<_>, Vec<_>) = zeros.found.into_iter().unzip();
+    if zeros.is_empty() {
+        return Ok(vec![]);
+    }
+    let data = Tensor::cat(zeros, 0)
+        .try_into_data()
+        .map_err(|error| device_reason(&error.to_string()))?;
+    let paths = paths.into_iter().zip(data.iter::<f32>());
+    Ok(paths
+        .filter(|(_, zero)| !zero.is_finite())
+        .map(|(path, _)| path)
+        .collect())
 }
 
 /// For every float tensor the sum of its products with zero: zero, or NaN if it holds NaN or infinity.

@@ -156,6 +156,10 @@ pub struct TrainingConfig {
     /// Steps between checkpoints.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub checkpoint_every_steps: Option<usize>,
+    /// Minutes between checkpoints, besides those by epochs or steps: after a checkpoint, the next one is written at the first
+    /// step this much later. On several devices the clock of the first one counts. Absent: none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub checkpoint_every_minutes: Option<f64>,
     /// Checkpoints kept; older ones are removed. At least 1.
     pub keep_checkpoints: usize,
     /// Steps between lines of `metrics.jsonl`.
@@ -193,6 +197,7 @@ impl TrainingConfig {
     pub fn for_smoke_test(&mut self, epochs: usize, batch_images: usize) {
         (self.epochs, self.steps) = (Some(epochs), None);
         (self.checkpoint_every_epochs, self.checkpoint_every_steps) = (Some(1), None);
+        self.checkpoint_every_minutes = None;
         self.log_every_steps = 1;
         for images in [&mut self.batch_norm_images, &mut self.micro_batch_images] {
             *images = images.map(|_| batch_images / 2);
@@ -286,11 +291,15 @@ impl<O: ObjectiveSection> Config<O> {
     pub(crate) fn counts(&self) -> Vec<Count> {
         let training = &self.training;
         let only_one = "the only checkpoint is that of the end, or of Ctrl-C";
+        // With others by the clock there are more.
+        let alone = training.checkpoint_every_minutes.is_none();
         let of_epochs = training
             .checkpoint_every_epochs
+            .filter(|_| alone)
             .map(|epochs| Count::every_epochs("training.checkpoint_every_epochs", epochs, only_one));
         let of_steps = training
             .checkpoint_every_steps
+            .filter(|_| alone)
             .map(|steps| Count::every_steps("training.checkpoint_every_steps", steps, only_one));
         let mut counts: Vec<Count> = of_epochs.into_iter().chain(of_steps).collect();
         counts.push(Count::every_steps(
@@ -366,6 +375,13 @@ impl<O> Config<O> {
             ("checkpoint_every_epochs", training.checkpoint_every_epochs),
             ("checkpoint_every_steps", training.checkpoint_every_steps),
         )?;
+        if let Some(minutes) = training.checkpoint_every_minutes
+            && !(minutes.is_finite() && minutes > 0.0)
+        {
+            return Err(format!(
+                "`training.checkpoint_every_minutes` must be finite and above 0, got {minutes}"
+            ));
+        }
         positive("training.keep_checkpoints", self.training.keep_checkpoints)?;
         positive("training.log_every_steps", self.training.log_every_steps)?;
         if let Some(images) = self.training.batch_norm_images {

@@ -12,11 +12,11 @@ const STEPS: usize = 60;
 /// Least rows of a thread: fewer cost more to hand over than to compute.
 const ROWS: usize = 64;
 
-/// Parallel sums.
-const LANES: usize = 8;
+/// Parallel sums of [`dot`].
+pub const LANES: usize = 8;
 
 /// The scalar product of two vectors of one length: sums in lanes, which compilers vectorize, in a fixed order.
-pub(crate) fn dot(a: &[f64], b: &[f64]) -> f64 {
+pub fn dot(a: &[f64], b: &[f64]) -> f64 {
     let (a_lanes, b_lanes) = (a.chunks_exact(LANES), b.chunks_exact(LANES));
     let rest: f64 = a_lanes
         .remainder()

@@ -22,6 +22,9 @@ pub(crate) use open::{Opened, open_encoder};
 /// ([`data::ContentSample`]).
 const SAMPLE_KEY: &str = "images";
 
+/// The encoder's name in a run directory and in a checkpoint.
+pub(crate) const ENCODER: &str = "encoder.safetensors";
+
 /// An encoder read from disk.
 #[derive(Debug)]
 pub struct LoadedEncoder {

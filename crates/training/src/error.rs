@@ -1,6 +1,6 @@
 //! Errors of a run, one variant for each problem that a user can fix.
 
-use crate::hint::Hint;
+use crate::hint::{Captured, Hint};
 use std::path::PathBuf;
 
 /// An error of the training crate. Messages are lowercase, name the thing, and say expected and got.
@@ -49,6 +49,33 @@ pub enum Error {
         got: String,
     },
 
+    /// The run to resume gets another length, and its steps so far would have been others.
+    #[error(
+        "`{}` has done {done} of {before} steps, and a run of {steps} would have had other rates in them: the next step has a jump, {jump}",
+        path.display()
+    )]
+    ResumeLength {
+        /// The run directory.
+        path: PathBuf,
+        /// Optimizer steps of the run until now.
+        before: usize,
+        /// Optimizer steps of the run from now on.
+        steps: usize,
+        /// Optimizer steps done.
+        done: usize,
+        /// What jumps, in words.
+        jump: String,
+        /// The newest checkpoint whose steps have the same rates in a run of the new length.
+        unspoiled: Option<PathBuf>,
+    },
+
+    /// A replay of a run that keeps no failed step.
+    #[error("`{}` keeps no step that failed", path.display())]
+    NoFailedStep {
+        /// The run directory.
+        path: PathBuf,
+    },
+
     /// A checkpoint's content does not fit the config.
     #[error("checkpoint `{}`: {reason}", path.display())]
     Checkpoint {
@@ -75,7 +102,8 @@ pub enum Error {
 
     /// The loss became NaN or infinite.
     #[error(
-        "loss is {loss} in step {step} (learning rate {learning_rate:.3e}, last finite loss {last_finite}); {checkpoint}"
+        "loss is {loss} in step {step} (learning rate {learning_rate:.3e}, last finite loss {last_finite}); {checkpoint}{}",
+        in_words(capture)
     )]
     NonFiniteLoss {
         /// NaN or an infinity.
@@ -88,6 +116,8 @@ pub enum Error {
         last_finite: String,
         /// The checkpoint that was kept, in words.
         checkpoint: String,
+        /// What is kept of the step; `None` if it could not be written.
+        capture: Option<Captured>,
     },
 
     /// A run directory that lost a file which identifies its checkpoints.
@@ -101,7 +131,8 @@ pub enum Error {
 
     /// Weights with NaN or infinity despite a finite loss; no checkpoint is written.
     #[error(
-        "`{name}` holds NaN or an infinity after step {step} (learning rate {learning_rate:.3e}); {checkpoint}"
+        "`{name}` holds NaN or an infinity after step {step} (learning rate {learning_rate:.3e}); {checkpoint}{}",
+        in_words(capture)
     )]
     NonFiniteWeights {
         /// Path of the first such parameter.
@@ -112,11 +143,14 @@ pub enum Error {
         learning_rate: f64,
         /// The checkpoint that was kept, in words.
         checkpoint: String,
+        /// What is kept of the step; `None` if it could not be written.
+        capture: Option<Captured>,
     },
 
     /// Gradients overflow f16 at any loss scale.
     #[error(
-        "gradients are not finite in step {step} with any loss scale ({skipped} steps were skipped); {checkpoint}"
+        "gradients are not finite in step {step} with any loss scale ({skipped} steps were skipped); {checkpoint}{}",
+        in_words(capture)
     )]
     LossScale {
         /// The step, counted from 1.
@@ -125,6 +159,8 @@ pub enum Error {
         skipped: usize,
         /// The checkpoint that was kept, in words.
         checkpoint: String,
+        /// What is kept of the step; `None` if it could not be written.
+        capture: Option<Captured>,
     },
 
     /// A rank that trains something else.
@@ -159,6 +195,13 @@ pub enum Error {
     },
 }
 
+/// The end of a message about a step.
+fn in_words(capture: &Option<Captured>) -> String {
+    capture.as_ref().map_or(String::new(), |capture| {
+        format!("; what the step had is kept in `{}`", capture.file.display())
+    })
+}
+
 impl Error {
     /// What the user can do about it, if known. An error of the data has its own hint.
     pub fn hint(&self) -> Option<Hint> {
@@ -172,9 +215,15 @@ impl Error {
             Self::RunInUse { .. } => Some(Hint::WaitOrOtherFolder),
             Self::ResumeMismatch { what, .. } if what == "data set" => Some(Hint::RunsData),
             Self::ResumeMismatch { .. } => Some(Hint::RunsConfig),
+            Self::ResumeLength { unspoiled, .. } => Some(Hint::OpenLength {
+                unspoiled: unspoiled.clone(),
+            }),
+            Self::NoFailedStep { .. } => Some(Hint::NameSteps),
             Self::RunDamaged { .. } => Some(Hint::RestoreFile),
-            Self::NonFiniteLoss { .. } | Self::NonFiniteWeights { .. } => Some(Hint::CalmerTraining),
-            Self::LossScale { .. } => Some(Hint::WiderPrecision),
+            Self::NonFiniteLoss { capture, .. } | Self::NonFiniteWeights { capture, .. } => {
+                Some(Hint::CalmerTraining(capture.clone()))
+            }
+            Self::LossScale { capture, .. } => Some(Hint::WiderPrecision(capture.clone())),
             Self::Device { reason, .. } if ran_out_of_memory(reason) => Some(Hint::LessMemory),
             Self::File(error) if error.is_disk_full() => Some(Hint::FreeSpace),
             Self::Checkpoint { reason, .. } if reason.starts_with("damaged") => Some(Hint::RemoveCheckpoint),

@@ -21,7 +21,11 @@ struct LaterKey {
 const LATER_KEYS: &[LaterKey] = &[];
 
 /// Keys that affect no result, and may differ from the original process.
-const FREE_KEYS: &[&str] = &["data.workers", "training.on_alarm"];
+const FREE_KEYS: &[&str] = &[
+    "data.workers",
+    "training.on_alarm",
+    "training.checkpoint_every_minutes",
+];
 
 /// Adds the keys added since then to a config of an earlier version; returns whether it lacked any.
 pub fn fill_in_later_keys(config: &mut Table) -> bool {

@@ -45,10 +45,10 @@ pub use config::{Config, DataConfig, ObjectiveSection, OnAlarm, StartConfig, Tra
 pub use counts::{Count, RunLength, check_counts, check_epochs};
 pub use course::cosine;
 pub use data::Dataset;
-pub use eigenvalues::{rank_me, symmetric_eigenvalues};
+pub use eigenvalues::{LANES, dot, rank_me, symmetric_eigenvalues};
 pub use encoder::{LoadedEncoder, UnfinishedRun, read_encoder, write_encoder};
 pub use error::{Error, device_reason, ran_out_of_memory};
-pub use hint::Hint;
+pub use hint::{Captured, Hint};
 pub use inspection::{Content, Dtypes, Inspection, Network, TensorLine, inspect_weights};
 pub use later_keys::fill_in_later_keys;
 pub use log_line::{LogLine, Metrics, read_metrics};
@@ -57,9 +57,10 @@ pub use optimizer::{
     Adaptation, ClipConfig, Optimizer, OptimizerConfig, ParameterRule, Rates, drop_gradients,
 };
 pub use pretrain::{
-    AtEvaluation, EvaluationDue, Event, Outcome, RunOptions, Summary, Trained, agree, check_agreement,
-    pretrain, share_bad_records, train,
+    AtEvaluation, Culprits, Difference, EvaluationDue, Event, Finding, NewLength, Outcome, Place, Record,
+    Replayed, RunOptions, StepsToReplay, Summary, Trained, agree, check_agreement, pretrain, replay,
+    share_bad_records, train,
 };
 pub use released::Released;
-pub use schedule::{FactorWarmup, ReachesPeak, ScheduleConfig, Warmup};
+pub use schedule::{Decay, FactorWarmup, ReachesPeak, ScheduleConfig, Warmup};
 pub use weights::{Origin, SawPeople};

@@ -55,6 +55,11 @@ impl LossScale {
         self.scale < LEAST
     }
 
+    /// Whether one more overflow makes the scale too small to help.
+    pub(crate) fn is_at_its_end(&self) -> bool {
+        self.scale / 2.0 < LEAST
+    }
+
     fn moved(&mut self, finite: bool) {
         if !finite {
             self.scale /= 2.0;

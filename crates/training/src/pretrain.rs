@@ -1,7 +1,11 @@
 //! The pretraining loop: one function that reads top to bottom; its phases are in the files next to it.
 
+mod capture;
+mod diagnosis;
+mod length;
 mod plan;
 mod ranks;
+mod replay;
 mod run_directory;
 mod step;
 
@@ -13,8 +17,11 @@ use crate::log_line::LogLine;
 use crate::objective::Objective;
 use backbones::Replicas;
 use burn::tensor::Device;
+pub use diagnosis::{Culprits, Finding, Place, Record};
+pub use length::NewLength;
 use plan::Plan;
 pub use ranks::{agree, check_agreement, share_bad_records};
+pub use replay::{Difference, Replayed, StepsToReplay, replay};
 use run_directory::RunDirectory;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -28,6 +35,11 @@ pub struct RunOptions {
     pub out: PathBuf,
     /// Resume from the newest checkpoint in `out`.
     pub resume: bool,
+    /// Whether a run that is resumed with another length may continue although a run of that length would have done its steps
+    /// with other rates.
+    pub allow_jump: bool,
+    /// Whether a step without finite values is kept in the run directory, for [`replay`](crate::replay()).
+    pub keep_failed_step: bool,
     /// The device, without autodiff.
     pub device: Device,
     /// The devices that share the run, one process each; [`Replicas::single`] for one. All processes call the loop with
@@ -44,6 +56,8 @@ pub struct RunOptions {
 /// An event in the loop, for the caller to show.
 #[derive(Debug)]
 pub enum Event<'a> {
+    /// A run that is resumed gets another length; before the start.
+    NewLength(&'a NewLength),
     /// The loop is about to start.
     Start {
         /// First step; above 0 after a resume.
@@ -174,7 +188,7 @@ pub fn train<O: Objective, C: ObjectiveSection, E: From<Error>>(
 
     // The run directory: a new one, or the one that this config started.
     let directory = if plan.writes() {
-        RunDirectory::open(config, plan.dataset.fingerprint(), options)?
+        RunDirectory::open(&plan)?
     } else {
         RunDirectory::of_rank_0(&options.out)
     };
@@ -183,6 +197,9 @@ pub fn train<O: Objective, C: ObjectiveSection, E: From<Error>>(
     let mut run = Run::start(&plan, &directory, started)?;
     let start = run.done;
     let started = Instant::now();
+    if let Some(new) = &directory.new_length {
+        observe(Event::NewLength(new));
+    }
     observe(Event::Start {
         step: start,
         steps: plan.steps,
@@ -199,8 +216,8 @@ pub fn train<O: Objective, C: ObjectiveSection, E: From<Error>>(
         observe(Event::Step { step: run.done });
 
         // Scalars are read from the device only when a line or a checkpoint is due.
-        let interrupted = run.interrupted;
-        let due = plan.due(run.done, interrupted);
+        let interrupted = run.wishes.stop;
+        let due = plan.due(run.done, interrupted || run.wishes.checkpoint);
         if due.line || due.checkpoint {
             run.read_scalars(&plan, &directory)?;
         }

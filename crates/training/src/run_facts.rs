@@ -1,12 +1,14 @@
 //! `run.json` of a run directory: the facts that a later process needs.
 
-use data::FileError;
+use data::{FileError, durable};
 use std::io;
 use std::path::{Path, PathBuf};
 use weights::Origin;
 
 /// The name of the file in a run directory.
 pub(crate) const RUN_FACTS: &str = "run.json";
+/// Its key for the lengths that the run got when it was resumed, oldest first; absent without any.
+const LENGTHS: &str = "lengths";
 
 /// The facts about a run, as its first process wrote them.
 pub(crate) struct RunFacts {
@@ -39,6 +41,35 @@ impl RunFacts {
     /// Optimizer steps of the whole run.
     pub(crate) fn steps(&self) -> Option<u64> {
         self.facts.get("steps")?.as_u64()
+    }
+
+    /// Writes that the run has another number of steps from step `done` on, in place of the first of both; `jump` is what
+    /// its rates do there, and `config` names the file that keeps the earlier config.
+    ///
+    /// # Errors
+    /// A file that cannot be written.
+    pub(crate) fn with_new_length(
+        mut self,
+        done: usize,
+        [before, steps]: [usize; 2],
+        jump: Option<&str>,
+        config: &str,
+    ) -> Result<(), FileError> {
+        let change = serde_json::json!({
+            "from_step": done,
+            "steps_before": before,
+            "steps": steps,
+            "jump": jump,
+            "config_before": config,
+        });
+        let lengths = self.facts.entry(LENGTHS).or_insert_with(|| serde_json::json!([]));
+        if let Some(lengths) = lengths.as_array_mut()
+            && lengths.last() != Some(&change)
+        {
+            lengths.push(change);
+        }
+        self.facts.insert("steps".into(), steps.into());
+        durable::write_json(&self.path, &self.facts)
     }
 
     /// What the run started from; `None` for initial weights.

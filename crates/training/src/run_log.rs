@@ -71,6 +71,8 @@ pub(crate) struct RunLog {
     /// Steps still on the device: step, learning rate, loss and signals in one `[1 + signals]` tensor.
     pending: Vec<(usize, f64, Tensor<1>)>,
     pub(crate) window: Window,
+    /// The window of the newest line that this process wrote.
+    pub(crate) closed: Option<Window>,
     pub(crate) last_finite: Option<f32>,
     window_started: Instant,
     images: usize,
@@ -99,6 +101,7 @@ impl RunLog {
             events,
             pending: vec![],
             window,
+            closed: None,
             last_finite,
             window_started: Instant::now(),
             images: 0,
@@ -228,6 +231,10 @@ impl RunLog {
         self.window_started = Instant::now();
         self.images = 0;
         self.waited = 0.0;
+        self.closed = Some(Window {
+            names: self.window.names.clone(),
+            values,
+        });
         if let Some((path, file)) = &mut self.file {
             let text = serde_json::to_vec(&line);
             let mut text = text.map_err(|error| FileError::new("write", path)(error.into()))?;

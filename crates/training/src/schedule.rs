@@ -49,8 +49,43 @@ pub enum ScheduleConfig {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         warmup: Option<FactorWarmup>,
     },
+    /// The peak rate between a warmup and a decay that takes the end of the run, so that a run can be made longer until the
+    /// decay begins: Hu et al., *MiniCPM*, [2024](https://arxiv.org/abs/2404.06395), §4; Hägele et al., *Scaling laws and
+    /// compute-optimal training beyond fixed training durations*, [2024](https://arxiv.org/abs/2405.18392), §3.
+    WarmupStableDecay {
+        /// A linear warmup to the peak; absent: none.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        warmup: Option<Warmup>,
+        /// Share of the run's steps in which the rate decays, above 0 and below 1. MiniCPM: 0.1; Hägele et al.: 0.2.
+        decay_fraction: f64,
+        /// The decay's shape.
+        decay: Decay,
+        /// The learning rate that the decay ends at; the batch size does not scale it; absent: 0.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        end_learning_rate: Option<f64>,
+    },
     /// The peak rate throughout.
     Constant {},
+}
+
+/// The shape of a decay, of which a share `d` from 0 to 1 is done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Decay {
+    /// `1 - d`.
+    Linear,
+    /// `1 - sqrt(d)`: lower losses than the linear one in Hägele et al., §3.
+    OneMinusSquareRoot,
+}
+
+impl Decay {
+    /// The share of the way from the end to the peak.
+    fn left(self, done: f64) -> f64 {
+        match self {
+            Self::Linear => 1.0 - done,
+            Self::OneMinusSquareRoot => 1.0 - done.sqrt(),
+        }
+    }
 }
 
 /// A warmup in which the learning rate is multiplied by `start_factor + (1 - start_factor) · step / steps`.
@@ -105,31 +140,31 @@ impl ScheduleConfig {
                 warmup,
                 end_learning_rate,
             } => {
-                let name = self.name();
-                if let Some(end) = end_learning_rate
-                    && !(end.is_finite() && *end >= 0.0)
+                let name = format!("{table}.{}", self.name());
+                check_end(&name, *end_learning_rate)?;
+                check_warmup(&name, warmup.as_ref(), epochs)
+            }
+            Self::WarmupStableDecay {
+                warmup,
+                decay_fraction,
+                end_learning_rate,
+                ..
+            } => {
+                let name = format!("{table}.{}", self.name());
+                if !(*decay_fraction > 0.0 && *decay_fraction < 1.0) {
+                    return Err(format!(
+                        "`{name}.decay_fraction` must be above 0 and below 1, got {decay_fraction}"
+                    ));
+                }
+                check_end(&name, *end_learning_rate)?;
+                check_warmup(&name, warmup.as_ref(), epochs)?;
+                let risen = warmup.as_ref().map_or(0, |warmup| warmup.epochs);
+                if let Some(epochs) =
+                    epochs.filter(|epochs| *epochs < epochs_before_decay(risen, *decay_fraction))
                 {
                     return Err(format!(
-                        "`{table}.{name}.end_learning_rate` must be at least 0, got {end}"
-                    ));
-                }
-                let Some(warmup) = warmup else { return Ok(()) };
-                let epochs = epochs.unwrap_or(usize::MAX);
-                if epochs < 2 {
-                    return Err(format!(
-                        "`{table}.{name}.warmup` needs a run of at least 2 epochs, and this one has {epochs}"
-                    ));
-                }
-                if warmup.epochs == 0 || warmup.epochs >= epochs {
-                    return Err(format!(
-                        "`{table}.{name}.warmup.epochs` must be at least 1 and less than the run's {epochs} epochs, got {}",
-                        warmup.epochs
-                    ));
-                }
-                if !(warmup.start_learning_rate.is_finite() && warmup.start_learning_rate >= 0.0) {
-                    return Err(format!(
-                        "`{table}.{name}.warmup.start_learning_rate` must be at least 0, got {}",
-                        warmup.start_learning_rate
+                        "`{name}.warmup.epochs` must leave the last {:.1} of the run's {epochs} epochs to the decay, got {risen}",
+                        epochs as f64 * decay_fraction
                     ));
                 }
                 Ok(())
@@ -180,6 +215,7 @@ impl ScheduleConfig {
             Self::CosinePerStep { .. } => "cosine_per_step",
             Self::Steps { .. } => "steps",
             Self::Milestones { .. } => "milestones",
+            Self::WarmupStableDecay { .. } => "warmup_stable_decay",
             Self::Constant {} => "constant",
         }
     }
@@ -215,7 +251,10 @@ impl ScheduleConfig {
                 std::iter::once(milestones).chain(warmup).collect()
             }
             // A warmup's length is checked above.
-            Self::CosinePerEpoch { .. } | Self::CosinePerStep { .. } | Self::Constant {} => vec![],
+            Self::CosinePerEpoch { .. }
+            | Self::CosinePerStep { .. }
+            | Self::WarmupStableDecay { .. }
+            | Self::Constant {} => vec![],
         }
     }
 
@@ -268,7 +307,37 @@ impl ScheduleConfig {
                 });
                 peak * factor.powi(passed as i32) * rising
             }
+            Self::WarmupStableDecay {
+                warmup,
+                decay_fraction,
+                decay,
+                end_learning_rate,
+            } => {
+                let (step, steps) = (progress.step, progress.steps);
+                let rising = warmup
+                    .as_ref()
+                    .map_or(0, |warmup| warmup.epochs * progress.steps_per_epoch);
+                if let Some(warmup) = warmup.as_ref().filter(|_| step < rising) {
+                    return warmup.learning_rate(peak, step, rising);
+                }
+                let stable = stable_steps(*decay_fraction, steps);
+                if step <= stable {
+                    return peak;
+                }
+                let done = (step - stable) as f64 / (steps - stable).max(1) as f64;
+                let end = end_learning_rate.unwrap_or(0.0);
+                end + (peak - end) * decay.left(done.min(1.0))
+            }
             Self::Constant {} => peak,
+        }
+    }
+
+    /// Steps before the decay at the end of a run of so many, where a run can still be made longer or shorter; `None` for
+    /// schedules without such a place.
+    pub(crate) fn steps_before_decay(&self, steps: usize) -> Option<usize> {
+        match self {
+            Self::WarmupStableDecay { decay_fraction, .. } => Some(stable_steps(*decay_fraction, steps)),
+            _ => None,
         }
     }
 
@@ -282,6 +351,12 @@ impl ScheduleConfig {
                     .map_or(0, |warmup| warmup.epochs.saturating_add(1));
                 of_milestones.max(of_warmup)
             }
+            Self::WarmupStableDecay {
+                warmup: Some(warmup),
+                decay_fraction,
+                ..
+            } => epochs_before_decay(warmup.epochs, *decay_fraction).max(warmup.epochs.saturating_add(1)),
+            Self::WarmupStableDecay { .. } => of_milestones,
             Self::Steps { .. } | Self::Milestones { .. } | Self::Constant {} => of_milestones,
         }
     }
@@ -289,7 +364,9 @@ impl ScheduleConfig {
     /// Removes the warmup and the milestones, which would not fit into a smoke test's one epoch.
     pub fn for_smoke_test(&mut self) {
         match self {
-            Self::CosinePerEpoch { warmup, .. } | Self::CosinePerStep { warmup, .. } => *warmup = None,
+            Self::CosinePerEpoch { warmup, .. }
+            | Self::CosinePerStep { warmup, .. }
+            | Self::WarmupStableDecay { warmup, .. } => *warmup = None,
             Self::Steps {
                 milestones_epochs, ..
             } => milestones_epochs.clear(),
@@ -306,6 +383,64 @@ impl ScheduleConfig {
     }
 }
 
+impl Warmup {
+    /// The rate after `done` of its `rising` units.
+    fn learning_rate(&self, peak: f64, done: usize, rising: usize) -> f64 {
+        let line = match self.reaches_peak {
+            ReachesPeak::AtItsLastStep => rising.saturating_sub(1).max(1),
+            ReachesPeak::AfterIt => rising,
+        };
+        let start = self.start_learning_rate;
+        start + (peak - start) * done as f64 / line as f64
+    }
+}
+
+/// Gives an error for a last learning rate below 0; `name` is the schedule's table.
+fn check_end(name: &str, end: Option<f64>) -> Result<(), String> {
+    match end {
+        Some(end) if !(end.is_finite() && end >= 0.0) => Err(format!(
+            "`{name}.end_learning_rate` must be at least 0, got {end}"
+        )),
+        _ => Ok(()),
+    }
+}
+
+/// Gives an error for a warmup as long as the run, and for a first rate below 0; `name` is the schedule's table.
+fn check_warmup(name: &str, warmup: Option<&Warmup>, epochs: Option<usize>) -> Result<(), String> {
+    let Some(warmup) = warmup else { return Ok(()) };
+    let epochs = epochs.unwrap_or(usize::MAX);
+    if epochs < 2 {
+        return Err(format!(
+            "`{name}.warmup` needs a run of at least 2 epochs, and this one has {epochs}"
+        ));
+    }
+    if warmup.epochs == 0 || warmup.epochs >= epochs {
+        return Err(format!(
+            "`{name}.warmup.epochs` must be at least 1 and less than the run's {epochs} epochs, got {}",
+            warmup.epochs
+        ));
+    }
+    if !(warmup.start_learning_rate.is_finite() && warmup.start_learning_rate >= 0.0) {
+        return Err(format!(
+            "`{name}.warmup.start_learning_rate` must be at least 0, got {}",
+            warmup.start_learning_rate
+        ));
+    }
+    Ok(())
+}
+
+/// Steps of a run before a decay that takes this share of them, and at least its last step.
+fn stable_steps(decay_fraction: f64, steps: usize) -> usize {
+    let decaying = (decay_fraction * steps as f64).round() as usize;
+    steps - decaying.clamp(1.min(steps), steps)
+}
+
+/// Epochs of the shortest run whose decay begins after `warmup` epochs.
+fn epochs_before_decay(warmup: usize, decay_fraction: f64) -> usize {
+    // Less than a rounding error.
+    (warmup as f64 / (1.0 - decay_fraction) - 1e-9).ceil().max(0.0) as usize
+}
+
 /// `done` of `all` units, with `per_epoch` units per epoch.
 fn warmed_cosine(
     peak: f64,
@@ -319,12 +454,7 @@ fn warmed_cosine(
     if let Some(warmup) = warmup
         && done < rising
     {
-        let line = match warmup.reaches_peak {
-            ReachesPeak::AtItsLastStep => rising.saturating_sub(1).max(1),
-            ReachesPeak::AfterIt => rising,
-        };
-        let start = warmup.start_learning_rate;
-        return start + (peak - start) * done as f64 / line as f64;
+        return warmup.learning_rate(peak, done, rising);
     }
     let left = all.saturating_sub(rising).max(1);
     cosine(peak, end, (done - rising) as f64 / left as f64)
@@ -426,5 +556,68 @@ mod tests {
         let error = dino.validate("schedule", Some(10)).unwrap_err();
         assert!(error.contains("less than the run's 10 epochs"), "{error}");
         assert_eq!(dino.validate("schedule", Some(11)), Ok(()));
+    }
+
+    fn stable(decay: Decay) -> ScheduleConfig {
+        ScheduleConfig::WarmupStableDecay {
+            warmup: Some(Warmup {
+                epochs: 10,
+                start_learning_rate: 0.0,
+                reaches_peak: ReachesPeak::AfterIt,
+            }),
+            decay_fraction: 0.2,
+            decay,
+            end_learning_rate: Some(0.25),
+        }
+    }
+
+    #[test]
+    fn a_stable_rate_decays_over_the_last_share_of_the_run() {
+        // 2,000 steps: 100 of warmup, 1,500 of the peak, 400 of decay.
+        for (decay, quarter) in [(Decay::Linear, 0.75), (Decay::OneMinusSquareRoot, 0.5)] {
+            let schedule = stable(decay);
+            assert_eq!(schedule.validate("schedule", Some(200)), Ok(()));
+            assert_eq!(schedule.learning_rate(1.25, &at(50)), 1.25 * 0.5);
+            for step in [100, 1000, 1600] {
+                assert_eq!(schedule.learning_rate(1.25, &at(step)), 1.25);
+            }
+            assert_eq!(schedule.learning_rate(1.25, &at(1700)), 0.25 + quarter);
+            assert_eq!(schedule.learning_rate(1.25, &at(2000)), 0.25);
+            assert_eq!(schedule.steps_before_decay(2000), Some(1600));
+            // Until the decay, no step knows the length of the run.
+            for step in 0..=1600 {
+                let longer = RunPosition::at(step, 10, 9000);
+                assert_eq!(
+                    schedule.learning_rate(1.25, &at(step)),
+                    schedule.learning_rate(1.25, &longer)
+                );
+            }
+        }
+        assert_eq!(stable(Decay::Linear).steps_before_decay(1), Some(0));
+    }
+
+    #[test]
+    fn a_warmup_ends_before_the_decay_begins() {
+        let schedule = stable(Decay::Linear);
+        assert_eq!(schedule.epochs_needed(), 13);
+        assert_eq!(schedule.validate("schedule", Some(13)), Ok(()));
+        let error = schedule.validate("schedule", Some(12)).unwrap_err();
+        assert_eq!(
+            error,
+            "`schedule.warmup_stable_decay.warmup.epochs` must leave the last 2.4 of the run's 12 epochs to the decay, got 10"
+        );
+        for decay_fraction in [0.0, 1.0, f64::NAN] {
+            let schedule = ScheduleConfig::WarmupStableDecay {
+                warmup: None,
+                decay_fraction,
+                decay: Decay::Linear,
+                end_learning_rate: None,
+            };
+            let error = schedule.validate("schedule", None).unwrap_err();
+            assert!(
+                error.contains("decay_fraction` must be above 0 and below 1"),
+                "{error}"
+            );
+        }
     }
 }

@@ -112,18 +112,17 @@ impl Watch {
         for (name, tensor) in [(EMBEDDINGS, self.newest()), (ASSIGNMENT, self.assignment.clone())] {
             let Some(tensor) = tensor else { continue };
             let shape = tensor.dims().to_vec();
-            let bytes: Vec<u8> = floats(tensor.flatten(0, 1))?
-                .into_iter()
-                .flat_map(f32::to_le_bytes)
-                .collect();
-            tensors.push((name, shape, bytes));
+            tensors.push((name, shape, read(tensor.flatten(0, 1))?));
         }
         if tensors.is_empty() {
             return Ok(None);
         }
         let views = tensors
             .iter()
-            .map(|(name, shape, bytes)| Ok((*name, TensorView::new(Dtype::F32, shape.clone(), bytes)?)))
+            .map(|(name, shape, data)| {
+                let view = TensorView::new(Dtype::F32, shape.clone(), data.as_bytes())?;
+                Ok((*name, view))
+            })
             .collect::<Result<Vec<_>, safetensors::SafeTensorError>>()
             .map_err(|error| error.to_string())?;
         let bytes = safetensors::serialize(views, None).map_err(|error| error.to_string())?;
@@ -158,13 +157,16 @@ const EMBEDDINGS: &str = "embeddings";
 const ASSIGNMENT: &str = "assignment";
 
 fn floats(values: Tensor<1>) -> Result<Vec<f32>, String> {
+    read(values)?.try_to_vec().map_err(|error| error.to_string())
+}
+
+/// Values on the host, as f32.
+fn read(values: Tensor<1>) -> Result<TensorData, String> {
     let data = values
         .without_autodiff()
         .try_into_data()
         .map_err(|error| device_reason(&error.to_string()))?;
-    data.convert::<f32>()
-        .try_to_vec()
-        .map_err(|error| error.to_string())
+    Ok(data.convert::<f32>())
 }
 
 /// RankMe of rows as the loss has them, neither centered nor scaled: between 1 and the smaller of rows and width.

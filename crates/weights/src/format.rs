@@ -56,8 +56,16 @@ impl Checkpoint {
             zip::open(source, length)
         } else if header <= self::safetensors::MAX_HEADER && start.get(8) == Some(&b'{') {
             self::safetensors::open(source, length, header)
-        } else if start.starts_with(&[0x80]) || start.starts_with(legacy::MAGIC_TEXT) {
+        } else if start.starts_with(&[0x80])
+            || start.starts_with(legacy::MAGIC_TEXT)
+            || old_protocol(&start) == Some(1)
+        {
             legacy::open(source, length)
+        } else if old_protocol(&start) == Some(0) {
+            Err(error::unsupported(
+                "a pickle of protocol 0, the oldest",
+                SaveAs::Tensors,
+            ))
         } else if start.get(257..262) == Some(b"ustar") {
             Err(error::unsupported(
                 "a tar of PyTorch before 0.1.10 (2017)",
@@ -80,14 +88,50 @@ fn unknown(start: &[u8]) -> CheckpointError {
         (": it is a web page or XML", Some(Hint::DownloadAgain))
     } else if text.starts_with(b"version https://git-lfs") {
         (": it is Git LFS's pointer to one", Some(Hint::FetchFromGitLfs))
-    } else if start.starts_with(&[0x1f, 0x8b]) {
+    } else if COMPRESSED.iter().any(|mark| start.starts_with(mark)) {
         (": it is compressed", Some(Hint::Unpack))
+    } else if start.starts_with(b"GGUF") {
+        (": it is a GGUF file, as llama.cpp reads", None)
+    } else if start.starts_with(b"\x89HDF\r\n\x1a\n") {
+        (": it is an HDF5 file, as Keras writes", None)
+    } else if start.starts_with(b"\x93NUMPY") {
+        (": it is one array of NumPy's", None)
+    } else if start.get(4..8) == Some(b"TFL3") {
+        (": it is a TensorFlow Lite file", None)
     } else if is_onnx(start) {
         (": it is an ONNX file", Some(Hint::UseToDetect(Detector::Onnx)))
     } else {
         ("", None)
     };
     CheckpointError::Unknown { found, hint }
+}
+
+/// How files begin that gzip, zstd, xz, bzip2 and 7-Zip compressed.
+const COMPRESSED: [&[u8]; 5] = [
+    &[0x1f, 0x8b],
+    &[0x28, 0xb5, 0x2f, 0xfd],
+    b"\xfd7zXZ\0",
+    b"BZh",
+    b"7z\xbc\xaf\x27\x1c",
+];
+
+/// The protocol of a file that begins as a dictionary, a list or an object in a pickle of protocol 0 or 1, which have no
+/// mark: those of Python 2, and of `pickle.dump` there without a protocol.
+fn old_protocol(start: &[u8]) -> Option<u8> {
+    // A place in the memory is a line behind `p`, and from protocol 1 on a byte behind `q`.
+    let objects: [&[u8]; 4] = [
+        b"(d",
+        b"(l",
+        b"ccollections\nOrderedDict\n",
+        b"ccopy_reg\n_reconstructor\n",
+    ];
+    let behind = objects.iter().find_map(|mark| start.strip_prefix(*mark));
+    match behind {
+        Some([b'p', ..]) => Some(0),
+        Some([b'q', ..]) => Some(1),
+        _ if start.starts_with(b"}q") || start.starts_with(b"]q") => Some(1),
+        _ => None,
+    }
 }
 
 /// Whether a file begins as an ONNX model does: field 1, a small version number, and then the text of another field of

@@ -10,7 +10,7 @@ The program `passer` lies in the same wheel: ``python -m passer_vision`` runs it
 but the standard library; each function imports what it needs when it is called and says what to install.
 """
 
-from passer_vision._errors import PasserError, UnfinishedLineWarning
+from passer_vision._errors import DamagedLinesWarning, PasserError, UnfinishedLineWarning
 from passer_vision._program import find_program
 from passer_vision.encoders import Library, load_encoder
 from passer_vision.features import Features, read_features
@@ -18,6 +18,7 @@ from passer_vision.metrics import read_metrics
 from passer_vision.results import ListingNote, Overlap, Score, Spread, read_result
 
 __all__ = [
+    "DamagedLinesWarning",
     "Features",
     "Library",
     "ListingNote",

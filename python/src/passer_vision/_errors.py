@@ -1,4 +1,4 @@
-"""What goes wrong: an error of the program or of a file, a package that is missing, a log that ends in half a line."""
+"""What goes wrong: an error of the program or of a file, a package that is missing, lines of a log that were left out."""
 
 from __future__ import annotations
 
@@ -27,6 +27,10 @@ class PasserError(Exception):
 
 class UnfinishedLineWarning(UserWarning):
     """A log ends in half a line, as while a run writes it or after a crash; that line was left out."""
+
+
+class DamagedLinesWarning(UserWarning):
+    """Lines within a log are damaged, as after a full disk or by an editor; they were left out."""
 
 
 def require(module: str, purpose: str, extra: str) -> Any:

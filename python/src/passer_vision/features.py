@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _ABOUT = "passer_features"
-_NOT_TAPS = ("labels", "keys", "key_offsets")
+_NOT_TAPS = ("labels", "keys", "key_offsets", "pixel_hashes")
 _SLICE = re.compile(r"features-(\d{5})-of-(\d{5})\.safetensors")
 
 
@@ -89,6 +89,8 @@ def read_features(path: str | os.PathLike[str]) -> Features:
 
 def _file(path: Path, numpy: Any) -> tuple[Features, dict[str, Any]]:
     head = header(path)
+    if "passer" in head.metadata and _ABOUT not in head.metadata:
+        raise PasserError(f"{path} must be a features file, got an encoder's", "`passer features --encoder FILE` makes one")
     about = head.json_entry(_ABOUT) or {}
     taps = {name: head.array(name, numpy) for name in sorted(head.tensors) if name not in _NOT_TAPS}
     labels = head.array("labels", numpy) if "labels" in head.tensors else None
@@ -110,6 +112,11 @@ def _checked(path: Path, features: Features) -> Features:
     """The features, if all their parts have as many rows."""
     if not features.taps:
         raise PasserError(f"{path} holds no features")
+    for name, tap in features.taps.items():
+        if tap.ndim != 2:
+            raise PasserError(f"{path}: tap `{name}` must be [records, width], got {list(tap.shape)}")
+    if features.labels is not None and features.labels.ndim not in (1, 2):
+        raise PasserError(f"{path}: `labels` must be [records] or [records, classes], got {list(features.labels.shape)}")
     rows = len(features)
     counts = {f"tap `{name}`": len(tap) for name, tap in features.taps.items()}
     counts |= {} if features.keys is None else {"keys": len(features.keys)}
@@ -117,9 +124,6 @@ def _checked(path: Path, features: Features) -> Features:
     for part, count in counts.items():
         if count != rows:
             raise PasserError(f"{path}: {part} must have {rows} rows, got {count}")
-    for name, tap in features.taps.items():
-        if tap.ndim != 2:
-            raise PasserError(f"{path}: tap `{name}` must be [records, width], got {list(tap.shape)}")
     return features
 
 
@@ -170,6 +174,8 @@ def _arrays(folder: Path, numpy: Any) -> Features:
         arrays = {file.stem: load(file) for file in sorted(folder.glob("*.npy"))}
         keys = (folder / "keys.txt").read_bytes().decode()
         about = json.loads((folder / "about.json").read_bytes())
+        if not isinstance(about, dict):
+            raise ValueError("about.json must be an object")
     except (ValueError, EOFError, OSError) as error:
         raise PasserError(f"`{folder}` is not a whole folder of arrays: {error}") from error
     labels = arrays.pop("labels", None)

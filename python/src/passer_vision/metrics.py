@@ -8,7 +8,7 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
 
-from passer_vision._errors import PasserError, UnfinishedLineWarning, require
+from passer_vision._errors import DamagedLinesWarning, PasserError, UnfinishedLineWarning, require
 
 if TYPE_CHECKING:
     import pandas
@@ -35,9 +35,10 @@ def read_metrics(run: str | os.PathLike[str], *, as_frame: bool = False) -> list
 
     Warns:
         UnfinishedLineWarning: the file ends in half a line, which is left out.
+        DamagedLinesWarning: lines within it are no JSON objects, or their `step` is no whole number; they are left out.
 
     Raises:
-        PasserError: a line is no JSON object.
+        PasserError: no line is whole, though the file has some.
         ImportError: `as_frame` without pandas.
     """
     path = Path(run)
@@ -59,12 +60,19 @@ def _lines(path: Path) -> list[dict[str, Any]]:
     raw = path.read_bytes().split(b"\n")
     # What follows the last line break is empty, or not written to its end.
     rest = raw.pop()
-    lines = []
+    lines, damaged = [], []
     for number, text in enumerate(raw, 1):
         line = _parsed(text)
         if line is None:
-            raise PasserError(f"{path}: line {number} is no JSON object")
-        lines.append(line)
+            damaged.append(number)
+        else:
+            lines.append(line)
+    if damaged and not lines:
+        raise PasserError(f"{path} must have a JSON object with a `step` per line, and none of its {len(damaged)} lines has")
+    if damaged:
+        listed = ", ".join(map(str, damaged[:10])) + (", …" if len(damaged) > 10 else "")
+        message = f"{path}: {len(damaged)} damaged lines are left out (lines {listed}); {len(lines)} are whole"
+        warnings.warn(message, DamagedLinesWarning, stacklevel=3)
     if rest:
         last = _parsed(rest)
         if last is None:
@@ -80,7 +88,10 @@ def _parsed(text: bytes) -> dict[str, Any] | None:
         line = json.loads(text)
     except ValueError:
         return None
-    return line if isinstance(line, dict) else None
+    if not isinstance(line, dict):
+        return None
+    step = line.get("step")
+    return line if isinstance(step, int) and not isinstance(step, bool) else None
 
 
 def _flat(line: dict[str, Any]) -> dict[str, Any]:

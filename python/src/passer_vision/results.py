@@ -54,6 +54,8 @@ class Overlap:
     pretraining: str
     #: `test_compared` test records were looked for in the pretraining data, `test_in_pretraining` were there; `None`: unknown.
     pretraining_sample: dict[str, int] | None = None
+    #: `test_in_training` and `test_repeated` by the pixels that the encoder saw; `None`: not compared.
+    by_pixels: dict[str, int] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

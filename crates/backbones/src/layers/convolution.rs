@@ -5,6 +5,7 @@ use burn::tensor::Tensor;
 
 use crate::init::{Init, trained};
 use crate::precision::Precision;
+use crate::probe::look;
 
 /// The shape of a [`Conv2d`].
 #[derive(Clone, Copy, Debug)]
@@ -53,6 +54,19 @@ impl Conv2dConfig {
         self.with_weight(init, init.at("weight").uniform(self.shape(), bound))
     }
 
+    /// The layer with weights and biases uniform on ±√(1 / fan-in): PyTorch's default.
+    pub fn init_pytorch(&self, init: &Init) -> Conv2d {
+        let fan_in = self.inputs * self.kernel * self.kernel;
+        let bound = (1.0 / fan_in as f64).sqrt();
+        let layer = self.with_weight(init, init.at("weight").uniform(self.shape(), bound));
+        Conv2d {
+            bias: self
+                .bias
+                .then(|| trained(init.at("bias").uniform([self.outputs], bound))),
+            ..layer
+        }
+    }
+
     /// `[outputs, inputs, kernel, kernel]`.
     fn shape(&self) -> [usize; 4] {
         [self.outputs, self.inputs, self.kernel, self.kernel]
@@ -90,10 +104,11 @@ impl Conv2d {
     pub fn forward(&self, x: Tensor<4>) -> Tensor<4> {
         let (x, weight) = (self.precision.lower(x), self.precision.lower(self.weight.val()));
         let x = kernels::conv2d(x, weight, self.stride, self.padding);
-        match &self.bias {
+        let x = match &self.bias {
             Some(bias) => add_bias(x, self.precision.lower(bias.val())),
             None => x,
-        }
+        };
+        look(self.weight.id, x)
     }
 }
 

@@ -6,6 +6,7 @@ use burn::tensor::ops::ConvOptions;
 
 use crate::init::{Init, trained};
 use crate::precision::Precision;
+use crate::probe::look;
 
 /// Convolution of each channel with its own kernel: MobileNet's depthwise filters (Howard et al.,
 /// *MobileNets*, 2017, §3.1).
@@ -45,7 +46,10 @@ impl DepthwiseConv2d {
         let bias = self.bias.as_ref().map(|bias| self.precision.lower(bias.val()));
         let channels = x.dims()[1];
         let options = ConvOptions::new([self.stride; 2], [self.padding; 2], [1, 1], channels);
-        burn::tensor::module::conv2d(x, weight, bias, options)
+        look(
+            self.weight.id,
+            burn::tensor::module::conv2d(x, weight, bias, options),
+        )
     }
 }
 

@@ -4,6 +4,7 @@ use burn::module::{Module, Param};
 use burn::tensor::Tensor;
 
 use crate::init::{Init, trained};
+use crate::probe::look;
 
 /// Normalizes the last dimension to mean 0 and (biased) variance 1, then scales and shifts it.
 ///
@@ -37,7 +38,8 @@ impl LayerNorm {
     /// - `x`: `[…, channels]`
     /// - output: as `x`
     pub fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
-        kernels::layer_norm(x, self.weight.val(), self.bias.val(), self.epsilon)
+        let x = kernels::layer_norm(x, self.weight.val(), self.bias.val(), self.epsilon);
+        look(self.weight.id, x)
     }
 }
 

@@ -4,6 +4,7 @@ use burn::module::{Module, Param};
 use burn::tensor::Tensor;
 
 use crate::init::{Init, trained};
+use crate::probe::look;
 
 /// Multiplies each channel by a factor that starts near zero, so that a deep network starts as the identity.
 ///
@@ -24,6 +25,6 @@ impl LayerScale {
 
     /// `[…, channels]` to the same.
     pub fn forward(&self, x: Tensor<3>) -> Tensor<3> {
-        x * self.gamma.val().reshape([1, 1, -1])
+        look(self.gamma.id, x * self.gamma.val().reshape([1, 1, -1]))
     }
 }

@@ -5,6 +5,7 @@ use burn::tensor::Tensor;
 
 use crate::init::{Init, trained};
 use crate::precision::{Precision, raise};
+use crate::probe::look;
 
 /// `y = x · weightᵀ + bias` over the last dimension, with PyTorch's layout.
 #[derive(Module, Debug)]
@@ -76,7 +77,10 @@ impl Linear {
     pub(crate) fn forward_low<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
         let bias = self.bias.as_ref().map(|bias| self.precision.lower(bias.val()));
         let weight = self.precision.lower(self.weight.val());
-        kernels::linear(self.precision.lower(x), weight, bias)
+        look(
+            self.weight.id,
+            kernels::linear(self.precision.lower(x), weight, bias),
+        )
     }
 }
 

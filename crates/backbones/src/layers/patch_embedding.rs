@@ -5,6 +5,7 @@ use burn::tensor::Tensor;
 
 use crate::init::{Init, trained};
 use crate::precision::{Precision, raise};
+use crate::probe::look;
 
 /// A convolution whose stride is its kernel size: patches do not overlap, and each is mapped linearly to a
 /// token.
@@ -86,7 +87,7 @@ impl PatchEmbedding {
             .reshape([-1, pixels as i64]);
         let bias = precision.lower(self.proj.bias.val());
         let tokens = kernels::linear(precision.lower(patches), weight, Some(bias));
-        raise(tokens)
+        look(self.proj.weight.id, raise(tokens))
     }
 }
 

@@ -40,6 +40,11 @@ impl RunningStatistic {
         }
     }
 
+    /// Its key among a module's parameters.
+    pub(crate) fn id(&self) -> ParamId {
+        self.id
+    }
+
     /// The value after the last update.
     pub fn value(&self) -> Tensor<1> {
         self.lock().clone()

@@ -6,6 +6,7 @@ use burn::tensor::Tensor;
 use super::convolution::add_bias;
 use crate::init::{Init, trained};
 use crate::precision::Precision;
+use crate::probe::look;
 
 /// `torch.nn.ConvTranspose2d` with a stride of its kernel size: `y[o, k·h + a, k·w + b] = Σ_i x[i, h, w] ·
 /// weight[i, o, a, b] + bias[o]`.
@@ -31,6 +32,19 @@ impl TransposedConv2d {
         }
     }
 
+    /// Weights and biases uniform on ±√(1 / (outputs · kernel²)): PyTorch's default.
+    pub fn uniform(init: &Init, inputs: usize, outputs: usize, kernel: usize) -> Self {
+        let bound = (1.0 / (outputs * kernel * kernel) as f64).sqrt();
+        Self {
+            weight: trained(
+                init.at("weight")
+                    .uniform([inputs, outputs, kernel, kernel], bound),
+            ),
+            bias: trained(init.at("bias").uniform([outputs], bound)),
+            precision: init.precision(),
+        }
+    }
+
     /// # Shapes
     /// - `x`: `[images, inputs, height, width]`
     /// - output: `[images, outputs, kernel · height, kernel · width]`, in the layer's precision
@@ -46,7 +60,7 @@ impl TransposedConv2d {
             .reshape([images, outputs, kernel, kernel, height, width])
             .permute([0, 1, 4, 2, 5, 3])
             .reshape([images, outputs, height * kernel, width * kernel]);
-        add_bias(x, self.precision.lower(self.bias.val()))
+        look(self.weight.id, add_bias(x, self.precision.lower(self.bias.val())))
     }
 }
 

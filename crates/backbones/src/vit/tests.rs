@@ -57,7 +57,7 @@ fn impossible_networks_are_refused_by_field() {
     let refused = |change: fn(&mut VitConfig)| {
         let mut config = config();
         change(&mut config);
-        config.validate().unwrap_err()
+        config.validate("backbone.vit").unwrap_err()
     };
     assert_eq!(
         refused(|c| c.depth = 0),
@@ -80,7 +80,7 @@ fn impossible_networks_are_refused_by_field() {
         "`backbone.vit.drop_path` must be at least 0 and below 1, got 1"
     );
     assert!(refused(|c| c.layer_scale = Some(f64::NAN)).starts_with("`backbone.vit.layer_scale` must be"));
-    config().validate().unwrap();
+    config().validate("backbone.vit").unwrap();
 }
 
 #[test]

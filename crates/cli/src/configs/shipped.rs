@@ -72,7 +72,7 @@ pub(crate) fn stem(name: &str) -> &str {
 }
 
 /// The shipped configs whose names are nearest to that of `path`: those of this name, or those with it in theirs, or the one that is
-/// spelled most like it. Those of the expected kinds, if there are any.
+/// spelled most like it, or those with a word that is spelled nearly so. Those of the expected kinds, if there are any.
 fn nearest(path: &Path, kinds: &[Kind]) -> Vec<&'static str> {
     let Some(wanted) = path.file_stem().and_then(|name| name.to_str()) else {
         return vec![];
@@ -100,6 +100,14 @@ fn nearest(path: &Path, kinds: &[Kind]) -> Vec<&'static str> {
     if found.is_empty() {
         found = found_by(&is_near);
         found.truncate(1);
+    }
+    if found.is_empty() && wanted.len() >= 3 {
+        // A word of it, misspelled: `mea`.
+        let has_word = |(name, _): &Shipped| {
+            let mut words = stem(name).split('-');
+            words.any(|word| 3 * strsim::osa_distance(word, wanted) <= wanted.len())
+        };
+        found = found_by(&has_word);
     }
     found.into_iter().map(|(name, _)| name).collect()
 }
@@ -188,7 +196,12 @@ mod tests {
             of_mae.iter().all(|name| name.starts_with("pretrain/mae-")),
             "{of_mae:?}"
         );
-        assert!(hint("mae", Kind::Pretraining).starts_with("shipped ones are configs/pretrain/mae-"));
+        for word in ["mae", "mea", "mase"] {
+            assert!(
+                hint(word, Kind::Pretraining).starts_with("shipped ones are configs/pretrain/mae-"),
+                "{word}"
+            );
+        }
         assert_eq!(
             hint("no-such.toml", Kind::Pretraining),
             "`passer config list` has the shipped ones"

@@ -12,6 +12,7 @@ use crate::output::counted;
 use crate::progress::duration;
 use crate::ranks::{RankArguments, Ranks};
 use crate::training_progress::{TrainingProgress, skipped};
+use crate::training_run::ResumeArguments;
 use crate::weights::WeightsArguments;
 use crate::{batch, devices, training_run};
 use ::detection::rcnn::ClassLayers;
@@ -50,9 +51,8 @@ pub(crate) struct Arguments {
     devices: DevicesArguments,
     #[command(flatten)]
     ranks: RankArguments,
-    /// Resume from the newest checkpoint in --out
-    #[arg(long)]
-    resume: bool,
+    #[command(flatten)]
+    resume: ResumeArguments,
     /// A few steps of four synthetic images of the config's shapes: does this config run here?
     #[arg(long, conflicts_with_all = ["train", "test", "resume", "json", "on_event"])]
     smoke: bool,
@@ -113,7 +113,7 @@ impl<C: Config> Inputs<C> {
             &arguments.config,
             &arguments.sets,
             C::KIND,
-            arguments.resume,
+            arguments.resume.resume,
             None,
             Checks {
                 values: C::validate,
@@ -177,7 +177,16 @@ fn on_ranks<C: Config>(arguments: &Arguments, ranks: &Ranks) -> anyhow::Result<(
         let scratch = crate::smoke::Scratch::new();
         let out = arguments.out.as_deref().unwrap_or(scratch.path());
         let events = EventCommand::none();
-        let summary = finetune(&config, start, datasets, (out, false), events, &device, ranks)?.summary;
+        let summary = finetune(
+            &config,
+            start,
+            datasets,
+            (out, ResumeArguments::none()),
+            events,
+            &device,
+            ranks,
+        )?
+        .summary;
         if ranks.is_first() {
             training_run::smoke_passed(&summary, config.batch_images());
         }
@@ -229,7 +238,7 @@ fn finetune<C: Config>(
     config: &C,
     start: Start<'_>,
     [train, test]: [Dataset; 2],
-    (out, resume): (&Path, bool),
+    (out, resume): (&Path, ResumeArguments),
     events: EventCommand,
     device: &Device,
     ranks: &Ranks,
@@ -274,6 +283,6 @@ fn finetune<C: Config>(
     });
     stage.finish();
     shown.end(result.as_ref().map(|result| &result.summary));
-    let resumes = resume && out.join("config.toml").exists();
+    let resumes = resume.resume && out.join("config.toml").exists();
     result.map_err(|error| batch::explained(error, config.training(), &config.divisors(), resumes))
 }

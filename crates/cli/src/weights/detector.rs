@@ -43,8 +43,8 @@ pub(super) fn show(out: &mut String, file: &RcnnFile) -> std::fmt::Result {
             "red, green, blue"
         }
     )?;
-    if config.backbone.depth >= 50 {
-        let layer = match config.backbone.stride_in_1x1 {
+    if let Some(resnet) = config.resnet().filter(|resnet| resnet.depth >= 50) {
+        let layer = match resnet.stride_in_1x1 {
             true => "first 1×1",
             false => "3×3",
         };
@@ -61,11 +61,13 @@ pub(super) fn show(out: &mut String, file: &RcnnFile) -> std::fmt::Result {
         )?,
         FileOrigin::Passer | FileOrigin::Torchvision => {}
     }
-    writeln!(
-        out,
-        "norms     epsilon {:e} in the backbone",
-        config.backbone_norm_epsilon
-    )?;
+    if config.resnet().is_some() {
+        writeln!(
+            out,
+            "norms     epsilon {:e} in the backbone",
+            config.backbone_norm_epsilon
+        )?;
+    }
     if !file.names.is_empty() {
         writeln!(out, "classes   {}", escape(&file.names.join(", ")))?;
     }

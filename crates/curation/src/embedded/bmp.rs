@@ -2,7 +2,7 @@
 //! profile, which may be the path of a file on somebody's disk.
 
 use super::bytes::{le16, le32, slice};
-use super::{Findings, Kinds, trailer};
+use super::{Findings, Kinds, icc, trailer};
 
 /// `LINK`: the profile is the path of a file.
 const LINKED: u32 = 0x4C49_4E4B;
@@ -45,13 +45,17 @@ pub(super) fn strip(file: &[u8]) -> Option<(Vec<u8>, Findings)> {
             .checked_add(14)
             .filter(|at| *at >= end)
             .and_then(|at| slice(file, at, size));
-        match (kind, profile) {
-            (EMBEDDED, Some(profile)) => {
-                let place = (out.len() - 14) as u32;
-                out.get_mut(14 + 112..14 + 116)?
-                    .copy_from_slice(&place.to_le_bytes());
-                out.extend(profile);
-                end = at + 14 + size;
+        let stripped = profile.filter(|_| kind == EMBEDDED).map(icc::strip);
+        if let Some((_, gone)) = &stripped {
+            removed.add(*gone);
+            end = at + 14 + size;
+        }
+        match (kind, stripped) {
+            (EMBEDDED, Some((Some(profile), _))) => {
+                let (place, size) = ((out.len() - 14) as u32, profile.len() as u32);
+                let places = [place.to_le_bytes(), size.to_le_bytes()].concat();
+                out.get_mut(14 + 112..14 + 120)?.copy_from_slice(&places);
+                out.extend(&*profile);
             }
             (EMBEDDED | LINKED, _) => {
                 removed.add(Kinds::OTHER);

@@ -1,7 +1,7 @@
 //! GIF: frames and extensions. The number of repetitions and the color profile stay.
 
 use super::bytes::slice;
-use super::{FileMetadata, Findings, Kinds, lzw, trailer, xmp};
+use super::{FileMetadata, Findings, Kinds, icc, lzw, trailer, xmp};
 
 /// The application extension of XMP. Its packet lies there as it is, not in blocks; the bytes behind it lead a
 /// reader of blocks to the end.
@@ -39,11 +39,7 @@ pub(super) fn strip(file: &[u8], level: FileMetadata) -> Option<(Vec<u8>, Findin
                     Some(used) => {
                         removed.add(Kinds::THUMBNAIL);
                         out.extend(frame.get(..head + 1)?);
-                        used.chunks(255).for_each(|block| {
-                            out.push(block.len() as u8);
-                            out.extend(block);
-                        });
-                        out.push(0);
+                        write_blocks(&mut out, &used);
                     }
                     None => out.extend(frame),
                 }
@@ -109,7 +105,19 @@ fn application(
             }
             _ => removed.add(Kinds::OTHER),
         },
-        ICC => out.extend(block),
+        ICC => {
+            let joined = blocks(data);
+            let (profile, gone) = icc::strip(&joined);
+            removed.add(gone);
+            match profile {
+                Some(profile) if gone.is_empty() && profile.len() == joined.len() => out.extend(block),
+                Some(profile) => {
+                    out.extend(block.get(..14).unwrap_or_default());
+                    write_blocks(out, &profile);
+                }
+                None => {}
+            }
+        }
         XMP if !*has_xmp => {
             *has_xmp = true;
             // The magic bytes: 1, then 255 down to 0, then the end.
@@ -136,6 +144,29 @@ fn blocks_end(file: &[u8], mut at: usize) -> usize {
         }
     }
     file.len()
+}
+
+/// The content of blocks, each with its length before it.
+fn blocks(data: &[u8]) -> Vec<u8> {
+    let (mut content, mut at) = (Vec::new(), 0);
+    while let Some(length) = data
+        .get(at)
+        .copied()
+        .map(usize::from)
+        .filter(|length| *length > 0)
+    {
+        content.extend(data.iter().skip(at + 1).take(length));
+        at += 1 + length;
+    }
+    content
+}
+
+fn write_blocks(out: &mut Vec<u8>, content: &[u8]) {
+    content.chunks(255).for_each(|block| {
+        out.push(block.len() as u8);
+        out.extend(block);
+    });
+    out.push(0);
 }
 
 /// Bytes of a table of colors.

@@ -1,7 +1,9 @@
 //! JPEG: segments up to the scans, the scans between them, and whatever follows the end of the image.
 
+use std::borrow::Cow;
+
 use super::bytes::{be16, be32, slice};
-use super::{FileMetadata, Findings, Kinds, exif, iptc, trailer, xmp};
+use super::{FileMetadata, Findings, Kinds, exif, icc, iptc, trailer, xmp};
 
 const EXIF: &[u8] = b"Exif\0\0";
 const XMP: &[u8] = b"http://ns.adobe.com/xap/1.0/\0";
@@ -10,6 +12,10 @@ const XMP_PART: &[u8] = b"http://ns.adobe.com/xmp/extension/\0";
 const XMP_PART_HEAD: usize = 32 + 4 + 4;
 const PHOTOSHOP: &[u8] = b"Photoshop 3.0\0";
 const ICC: &[u8] = b"ICC_PROFILE\0";
+/// The number of a part of a profile, from 1, and how many there are.
+const ICC_PART_HEAD: usize = 2;
+/// Most bytes of a profile in one segment.
+const ICC_PART: usize = 65_000;
 
 /// A piece of a file.
 enum Piece<'a> {
@@ -24,10 +30,20 @@ enum Piece<'a> {
 /// The file without what `level` removes; `None` if it breaks before its first scan.
 pub(super) fn strip(file: &[u8], level: FileMetadata) -> Option<(Vec<u8>, Findings)> {
     let mut removed = Findings::default();
-    let (pieces, end, gaps) = pieces(file)?;
+    let (mut pieces, end, mut gaps) = pieces(file)?;
+    // Conditions of arithmetic coding in a file that has none.
+    let is_arithmetic = |piece: &Piece<'_>| matches!(piece, Piece::Table(0xC9..=0xCB | 0xCD..=0xCF, _));
+    if !pieces.iter().any(is_arithmetic) {
+        let before = pieces.len();
+        pieces.retain(|piece| !matches!(piece, Piece::Table(0xCC, _)));
+        if pieces.len() < before {
+            gaps.add(Kinds::OTHER);
+        }
+    }
     removed.add(gaps);
+    removed.near_pixels = !gaps.is_empty();
     let mut behind_scan = pieces.iter().skip_while(|piece| !is_scan(piece));
-    removed.among_pixels = behind_scan.any(|piece| segment_of(piece).is_some());
+    removed.near_pixels |= behind_scan.any(|piece| segment_of(piece).is_some());
     removed.add(trailer(file.get(end..).unwrap_or_default()));
 
     let blocks = Blocks::of(&pieces, level);
@@ -36,6 +52,7 @@ pub(super) fn strip(file: &[u8], level: FileMetadata) -> Option<(Vec<u8>, Findin
         mut exif,
         mut xmp,
         mut photoshop,
+        mut icc,
         ..
     } = blocks;
     let mut out = vec![0xFF, 0xD8];
@@ -73,7 +90,18 @@ pub(super) fn strip(file: &[u8], level: FileMetadata) -> Option<(Vec<u8>, Findin
                     segment(&mut out, mark, &[XMP, &xmp]);
                 }
             }
-            0xE2 if data.starts_with(ICC) => segment(&mut out, mark, &[data]),
+            0xE2 if data.starts_with(ICC) => match &mut icc {
+                Profile::Same => segment(&mut out, mark, &[data]),
+                Profile::New(profile) => {
+                    let profile = std::mem::take(profile);
+                    let parts = profile.chunks(ICC_PART);
+                    let count = parts.len() as u8;
+                    for (at, part) in parts.enumerate() {
+                        segment(&mut out, mark, &[ICC, &[at as u8 + 1, count], part]);
+                    }
+                }
+                Profile::None => {}
+            },
             0xED if data.starts_with(PHOTOSHOP) => {
                 if let Some(photoshop) = photoshop.take() {
                     segment(&mut out, mark, &[PHOTOSHOP, &photoshop]);
@@ -93,11 +121,22 @@ pub(super) fn strip(file: &[u8], level: FileMetadata) -> Option<(Vec<u8>, Findin
     Some((out, removed))
 }
 
+/// The color profile.
+enum Profile {
+    /// Its segments stay as they are.
+    Same,
+    /// It is written anew.
+    New(Vec<u8>),
+    /// There is none, or its segments hold something else.
+    None,
+}
+
 /// The blocks of metadata, each from all of its segments.
 struct Blocks {
     exif: Option<Vec<u8>>,
     xmp: Option<Vec<u8>>,
     photoshop: Option<Vec<u8>>,
+    icc: Profile,
     removed: Findings,
 }
 
@@ -147,10 +186,30 @@ impl Blocks {
         if !fits {
             removed.add(Kinds::UNREADABLE);
         }
+        let mut parts: Vec<&[u8]> = with(0xE2, ICC).collect();
+        parts.sort_by_key(|part| part.first().copied());
+        let joined: Vec<u8> = parts
+            .iter()
+            .flat_map(|part| part.get(ICC_PART_HEAD..).unwrap_or_default())
+            .copied()
+            .collect();
+        let icc = match parts.is_empty() {
+            true => Profile::None,
+            false => {
+                let (profile, gone) = icc::strip(&joined);
+                removed.add(gone);
+                match profile {
+                    Some(Cow::Borrowed(same)) if same.len() == joined.len() => Profile::Same,
+                    Some(profile) => Profile::New(profile.into_owned()),
+                    None => Profile::None,
+                }
+            }
+        };
         Blocks {
             exif,
             xmp,
             photoshop: resources.filter(|_| fits),
+            icc,
             removed,
         }
     }
@@ -256,7 +315,8 @@ fn used(mark: u8, data: &[u8]) -> usize {
             let counts = data.get(at + 1..at + 17)?;
             Some(17 + counts.iter().copied().map(usize::from).sum::<usize>())
         }),
-        0xCC => None,
+        // Arithmetic coding: a condition of two bytes for each of 16 and 16 places.
+        0xCC => Some(64),
         0xDA => byte(0).map(|components| 1 + 2 * components + 3),
         0xDC | 0xDD => Some(2),
         _ => byte(5).map(|components| 6 + 3 * components),

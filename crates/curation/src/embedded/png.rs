@@ -7,7 +7,7 @@ use flate2::read::ZlibDecoder;
 
 use super::bytes::{be32, slice};
 use super::idat::{self, Rows};
-use super::{Credit, FileMetadata, Findings, Kinds, Part, exif, iptc, trailer, xmp};
+use super::{Credit, FileMetadata, Findings, Kinds, Part, exif, icc, iptc, trailer, xmp};
 
 /// Most bytes that a compressed text may unpack to.
 const LARGEST: u64 = 16 << 20;
@@ -19,12 +19,12 @@ const XMP: &str = "XML:com.adobe.xmp";
 const RAW_PROFILE: &str = "Raw profile type ";
 
 /// Chunks of pixels, color, transparency and the frames of an animation.
-const KEPT: [&[u8; 4]; 17] = [
-    b"IHDR", b"PLTE", b"IDAT", b"IEND", b"tRNS", b"bKGD", b"sBIT", b"gAMA", b"cHRM", b"sRGB", b"iCCP",
-    b"cICP", b"mDCV", b"cLLI", b"acTL", b"fcTL", b"fdAT",
+const KEPT: [&[u8; 4]; 16] = [
+    b"IHDR", b"PLTE", b"IDAT", b"IEND", b"tRNS", b"bKGD", b"sBIT", b"gAMA", b"cHRM", b"sRGB", b"cICP",
+    b"mDCV", b"cLLI", b"acTL", b"fcTL", b"fdAT",
 ];
 
-/// Most bytes of a chunk that comes once and of which a decoder can do without.
+/// Most bytes of a chunk that comes once.
 fn longest(name: &[u8]) -> Option<usize> {
     Some(match name {
         b"sRGB" => 1,
@@ -34,6 +34,8 @@ fn longest(name: &[u8]) -> Option<usize> {
         b"pHYs" => 9,
         b"mDCV" => 24,
         b"cHRM" => 32,
+        b"tRNS" => 256,
+        b"PLTE" => 768,
         b"iCCP" => usize::MAX,
         _ => return None,
     })
@@ -88,12 +90,16 @@ pub(super) fn strip(file: &[u8], level: FileMetadata) -> Option<(Vec<u8>, Findin
             }
             // Pixels behind another chunk: some decoders read on there, and some do not.
             b"IDAT" => return None,
-            b"acTL" if !has_pixels && announced == 0 => announced = be32(data, 0).unwrap_or(0),
+            b"acTL" if !has_pixels && data.len() == 8 && !seen.contains(&name) => {
+                announced = be32(data, 0).unwrap_or(0);
+            }
             b"fcTL" => frames += 1,
             _ => {}
         }
         let is_hidden = match name {
+            b"IHDR" => data.len() > 13 || seen.contains(&name),
             b"acTL" => announced == 0 || seen.contains(&name),
+            b"fcTL" if data.len() > 26 => true,
             b"fcTL" | b"fdAT" => announced == 0 || frames > announced,
             _ => longest(name).is_some_and(|longest| data.len() > longest || seen.contains(&name)),
         };
@@ -127,6 +133,7 @@ pub(super) fn strip(file: &[u8], level: FileMetadata) -> Option<(Vec<u8>, Findin
                 has_exif = true;
                 exif::strip(data, level)
             }
+            b"iCCP" => profile(data),
             b"tEXt" | b"zTXt" | b"iTXt" => text(name, data, bytes.len(), level, &mut has_xmp),
             _ => Part::gone(Kinds::OTHER),
         };
@@ -221,6 +228,40 @@ fn text(name: &[u8], data: &[u8], size: usize, level: FileMetadata, has_xmp: &mu
         "Comment" | "Description" | "Title" | "Warning" => gone(Kinds::COMMENT),
         "Thumb::Image" => gone(Kinds::THUMBNAIL),
         _ => gone(Kinds::OTHER),
+    }
+}
+
+/// A color profile with its name: to the byte as it was, or packed anew.
+fn profile(data: &[u8]) -> Part {
+    let gone = || Part::gone(Kinds::UNREADABLE);
+    // The name's closing zero, and the method, of which there is one.
+    let head = data.iter().position(|byte| *byte == 0).map(|end| end + 2);
+    let Some((head, packed_profile)) = head.and_then(|head| data.split_at_checked(head)) else {
+        return gone();
+    };
+    let mut decoder = ZlibDecoder::new(packed_profile);
+    let mut unpacked = Vec::new();
+    let read = decoder.by_ref().take(LARGEST).read_to_end(&mut unpacked);
+    let used = decoder.total_in() as usize;
+    if read.is_err() || unpacked.len() as u64 == LARGEST {
+        return gone();
+    }
+    let (profile, mut removed) = icc::strip(&unpacked);
+    let Some(profile) = profile else {
+        return gone();
+    };
+    let is_followed = packed_profile.iter().skip(used).any(|byte| *byte != 0);
+    if is_followed {
+        removed.add(Kinds::OTHER);
+    }
+    let kept = match removed.is_empty() {
+        true => data.to_vec(),
+        false => [head, &packed(&profile)].concat(),
+    };
+    Part {
+        kept: Some(kept),
+        removed,
+        ..Part::default()
     }
 }
 

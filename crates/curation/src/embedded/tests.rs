@@ -524,6 +524,54 @@ fn a_jpeg_that_decoders_read_differently_is_refused() {
     assert!(strip(&file, PRIVATE).is_err());
 }
 
+#[test]
+fn files_that_show_something_else_are_refused_also_in_later_frames_deep_samples_and_inks() {
+    let gif = |last: u8| {
+        let mut file = Vec::new();
+        let mut encoder = image::codecs::gif::GifEncoder::new(&mut file);
+        let frames = [0, 90, last].map(|red| {
+            let color = image::Rgba([red, 1, 2, 255]);
+            image::Frame::new(image::RgbaImage::from_pixel(8, 8, color))
+        });
+        encoder.encode_frames(frames).unwrap();
+        drop(encoder);
+        file
+    };
+    let png = |gray: u16| {
+        let mut file = std::io::Cursor::new(Vec::new());
+        let picture = image::ImageBuffer::from_pixel(8, 8, image::Luma([gray]));
+        image::DynamicImage::ImageLuma16(picture)
+            .write_to(&mut file, ImageFormat::Png)
+            .unwrap();
+        file.into_inner()
+    };
+    for (before, after) in [(gif(180), gif(200)), (png(0x4000), png(0x4001))] {
+        assert!(shows_the_same(&before, &before).unwrap());
+        assert!(shows_the_same(&before, &after).is_err());
+        assert_eq!(pixels(&before), pixels(&after));
+    }
+    // Black hides the other inks in red, green and blue.
+    let inks = include_bytes!("../../fixtures/embedded/small/inks.jpg");
+    assert!(shows_the_same(inks, inks).unwrap() && shows_the_same(inks, JPEG).is_err());
+}
+
+#[test]
+fn a_file_that_does_not_decode_is_stripped_and_not_called_compared() {
+    for (format, file) in ALL {
+        assert!(strip(file, PRIVATE).unwrap().is_compared, "{format}");
+    }
+    // Said to be in arithmetic coding, which is not read.
+    let clean = strip(JPEG, PRIVATE).unwrap().file;
+    let frame = clean.windows(2).position(|mark| mark == [0xFF, 0xC0]).unwrap();
+    let frame = &clean[frame..frame + 19];
+    let mut file = JPEG.to_vec();
+    let frame = file.windows(19).position(|bytes| bytes == frame).unwrap();
+    file[frame + 1] = 0xC9;
+    let stripped = strip(&file, PRIVATE).unwrap();
+    assert!(pixels(&file).is_err() && !stripped.is_compared);
+    assert!(!holds(&stripped.file, "SECRET"));
+}
+
 /// What holds for any file, however broken.
 fn check(file: &[u8]) {
     for level in [PRIVATE, FileMetadata::StripAll] {

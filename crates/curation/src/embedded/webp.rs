@@ -1,8 +1,9 @@
 //! WebP: chunks in RIFF. The extended header says which metadata follow, so its flags change with them.
 
 use super::bytes::{le32, slice};
-use super::{FileMetadata, Findings, Kinds, exif, trailer, xmp};
+use super::{FileMetadata, Findings, Kinds, exif, icc, trailer, xmp};
 
+const PROFILE_FLAG: u8 = 0x20;
 const EXIF_FLAG: u8 = 0x08;
 const XMP_FLAG: u8 = 0x04;
 const ANIMATION_FLAG: u8 = 0x02;
@@ -20,6 +21,7 @@ pub(super) fn strip(file: &[u8], level: FileMetadata) -> Option<(Vec<u8>, Findin
     let mut out = file.get(..12)?.to_vec();
     let (mut header, mut flags, mut is_animated, mut has_pixels) = (None, 0, false, false);
     let (mut has_exif, mut has_xmp) = (false, false);
+    let mut flags_gone = EXIF_FLAG | XMP_FLAG;
     // Decoders take the first chunk of a name.
     let mut seen: Vec<[u8; 4]> = Vec::new();
     let mut at = 0;
@@ -37,7 +39,15 @@ pub(super) fn strip(file: &[u8], level: FileMetadata) -> Option<(Vec<u8>, Findin
                 has_pixels = true;
                 write(&mut out, name, data);
             }
-            b"ALPH" | b"ICCP" if header.is_some() && is_first => write(&mut out, name, data),
+            b"ALPH" if header.is_some() && is_first => write(&mut out, name, data),
+            b"ICCP" if header.is_some() && is_first => {
+                let (profile, gone) = icc::strip(data);
+                removed.add(gone);
+                match profile {
+                    Some(profile) => write(&mut out, name, &profile),
+                    None => flags_gone |= PROFILE_FLAG,
+                }
+            }
             // Color of the background and number of repetitions.
             b"ANIM" if is_animated && is_first => write(&mut out, name, data.get(..6).unwrap_or(data)),
             b"ANMF" if is_animated => {
@@ -94,7 +104,7 @@ pub(super) fn strip(file: &[u8], level: FileMetadata) -> Option<(Vec<u8>, Findin
         }
     }
     if let Some(place) = header.and_then(|header| out.get_mut(header)) {
-        *place = (*place & !(EXIF_FLAG | XMP_FLAG)) | flags;
+        *place = (*place & !flags_gone) | flags;
     }
     let length = (out.len() - 8) as u32;
     out.get_mut(4..8)?.copy_from_slice(&length.to_le_bytes());

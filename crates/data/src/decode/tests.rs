@@ -40,6 +40,12 @@ fn cases() -> Vec<Case> {
     serde_json::from_str::<Fixture>(&text).unwrap().cases
 }
 
+/// The file of this case.
+pub(super) fn jpeg_named(name: &str) -> Vec<u8> {
+    let case = cases().into_iter().find(|case| case.name == name);
+    bytes(&case.unwrap().encoded)
+}
+
 fn png(width: u32, height: u32, kind: ExtendedColorType, samples: &[u8]) -> Vec<u8> {
     let mut out = Vec::new();
     image::codecs::png::PngEncoder::new(&mut out)

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use rayon::prelude::*;
+use twox_hash::XxHash64;
 
 use super::object_views::{ObjectView, ObjectViews, padded};
 use super::{BadRecord, Batch, Made, Recipe, Shared, Views};
@@ -42,6 +43,8 @@ struct Outcome {
     position: Option<u32>,
     /// Its view, where the batch has no places for views of one size.
     view: Option<ObjectView>,
+    /// The hash of its views, where the loader makes them.
+    pixel_hash: Option<u64>,
     bad: Vec<BadRecord>,
 }
 
@@ -99,7 +102,12 @@ impl Assembler {
             if self.stop.load(Ordering::Relaxed) {
                 return Ok(Outcome::default());
             }
-            SCRATCH.with_borrow_mut(|scratch| scratch.make(&shared, order, epoch, first + at, &mut places))
+            let mut outcome = SCRATCH
+                .with_borrow_mut(|scratch| scratch.make(&shared, order, epoch, first + at, &mut places))?;
+            if shared.hashes_pixels {
+                outcome.pixel_hash = Some(pixel_hash(&places));
+            }
+            Ok::<_, Error>(outcome)
         };
         let outcomes: Vec<Result<Outcome, Error>> = match &self.pool {
             None => places.into_iter().enumerate().map(work).collect(),
@@ -114,11 +122,13 @@ impl Assembler {
         };
         let mut taken = Vec::with_capacity(images);
         let mut object_views = Vec::new();
+        let mut pixel_hashes = Vec::new();
         let mut bad = Vec::new();
         for outcome in outcomes {
             match outcome {
                 Ok(outcome) => {
                     taken.push(outcome.position);
+                    pixel_hashes.extend(outcome.pixel_hash.filter(|_| outcome.position.is_some()));
                     object_views.push(outcome.view);
                     bad.extend(outcome.bad);
                 }
@@ -132,13 +142,21 @@ impl Assembler {
             return (bad, Err(error));
         }
         let batch = finish(&shared.dataset, views, &taken).map(|batch| match &shared.recipe {
-            Recipe::Groups(_) => batch,
+            Recipe::Groups(_) => Batch {
+                pixel_hashes: shared.hashes_pixels.then_some(pixel_hashes),
+                ..batch
+            },
             Recipe::Objects(views, micro_batch) => {
                 with_object_views(batch, object_views, *micro_batch, views)
             }
         });
         (bad, batch)
     }
+}
+
+/// One hash of all views of an image.
+fn pixel_hash(views: &[&mut [u8]]) -> u64 {
+    views.iter().fold(0, |hash, view| XxHash64::oneshot(hash, view))
 }
 
 /// The batch with these views, padded by micro-batches. Those that lack an image have one less.
@@ -218,6 +236,7 @@ fn finish(dataset: &Dataset, mut views: Vec<Views>, taken: &[Option<u32>]) -> Re
         views,
         labels,
         positions,
+        pixel_hashes: None,
         targets: None,
     })
 }
@@ -273,6 +292,7 @@ impl Scratch {
                     position: Some(position),
                     view,
                     bad,
+                    ..Outcome::default()
                 });
             };
             bad.push(BadRecord {

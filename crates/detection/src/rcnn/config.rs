@@ -1,8 +1,9 @@
 //! The numbers of a detector, and their complete profiles.
 
+mod backbone;
 mod check;
 
-use backbones::{ResNetConfig, Stem};
+use backbones::{BackboneConfig, ResNetConfig, Stem, VitConfig};
 use data::targets::ResizeRule;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -17,12 +18,14 @@ use crate::parts::{
 pub struct RcnnConfig {
     /// Classes of objects, without the background.
     pub classes: usize,
-    /// The network below.
-    pub backbone: ResNetConfig,
+    /// The network below: a ResNet by its keys, or a vision transformer below the key `vit`.
+    #[serde(with = "backbone")]
+    #[schemars(with = "backbone::Listed")]
+    pub backbone: BackboneConfig,
     /// The first parts of the backbone that are not trained: 1 is the stem, 2 also the first stage, up to 5. Both
-    /// references freeze 2 of a pretrained network.
+    /// references freeze 2 of a pretrained network. 0 with a transformer.
     pub frozen_stages: usize,
-    /// Batch normalization in the backbone.
+    /// Batch normalization in the backbone: `"trained"` with a transformer, which has none.
     pub backbone_norm: Norm,
     /// Added to the variance in the backbone's norms: 1e-5. torchvision's COCO weights of its first versions need 0.
     pub backbone_norm_epsilon: f64,
@@ -85,7 +88,7 @@ pub struct ImageInput {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Neck {
-    /// A feature pyramid over the backbone's four stages.
+    /// A feature pyramid over the backbone's four stages, or from a transformer's last map alone.
     Pyramid(PyramidConfig),
     /// None: proposals come from the third stage's map, and the fourth stage is the head on regions.
     C4(C4Config),
@@ -106,7 +109,8 @@ pub struct C4Config {
 pub struct PyramidConfig {
     /// Channels of its maps: 256.
     pub channels: usize,
-    /// Batch normalization behind its convolutions, in place of their biases: torchvision's second versions.
+    /// Norms behind its convolutions, in place of their biases. Over a ResNet batch normalization: torchvision's second versions.
+    /// Over a transformer layer normalization of each position: ViTDet's.
     pub norm: bool,
 }
 
@@ -288,12 +292,18 @@ fn anchors(rounded: bool, order: AnchorOrder, strides: AnchorStrides) -> AnchorC
 }
 
 impl RcnnConfig {
-    /// torchvision's numbers: `fasterrcnn_resnet50_fpn` and `maskrcnn_resnet50_fpn` (version 0.29), on any ResNet.
-    pub fn torchvision(version: Version, backbone: ResNetConfig, classes: usize, masks: bool) -> Self {
+    /// torchvision's numbers: `fasterrcnn_resnet50_fpn` and `maskrcnn_resnet50_fpn` (version 0.29), on any ResNet. Of a
+    /// transformer only [`simple_pyramid`](Self::simple_pyramid) makes a valid config.
+    pub fn torchvision(
+        version: Version,
+        backbone: impl Into<BackboneConfig>,
+        classes: usize,
+        masks: bool,
+    ) -> Self {
         let second = version == Version::V2;
         Self {
             classes,
-            backbone,
+            backbone: backbone.into(),
             frozen_stages: 2,
             backbone_norm: if second { Norm::Trained } else { Norm::Frozen },
             backbone_norm_epsilon: 1e-5,
@@ -379,7 +389,7 @@ impl RcnnConfig {
     }
 
     /// detectron2's numbers: its R50-FPN baselines, on any ResNet.
-    pub fn detectron2(backbone: ResNetConfig, classes: usize, masks: bool) -> Self {
+    pub fn detectron2(backbone: impl Into<BackboneConfig>, classes: usize, masks: bool) -> Self {
         let torchvision = Self::torchvision(Version::V1, backbone, classes, masks);
         Self {
             input: ImageInput {
@@ -422,7 +432,7 @@ impl RcnnConfig {
 
     /// detectron2's Cascade (Mask) R-CNN R50-FPN, on any ResNet: Cai and Vasconcelos, *Cascade R-CNN*, 2018, with one box
     /// for all classes. IoU thresholds 0.5, 0.6, 0.7; each stage's boxes are learned in finer steps than the one's before.
-    pub fn cascade(backbone: ResNetConfig, classes: usize, masks: bool) -> Self {
+    pub fn cascade(backbone: impl Into<BackboneConfig>, classes: usize, masks: bool) -> Self {
         let detectron2 = Self::detectron2(backbone, classes, masks);
         let first = &detectron2.boxes;
         let stage = |number: usize, iou: f32| CascadeStage {
@@ -462,7 +472,8 @@ impl RcnnConfig {
 
     /// The detectors with which MoCo and, as far as is known, PASS are compared: detectron2's C4 with a norm behind the
     /// fourth stage, all layers trained, statistics of all replicas, and torchvision's input and strides.
-    pub fn moco_c4(backbone: ResNetConfig, classes: usize, masks: bool) -> Self {
+    pub fn moco_c4(backbone: impl Into<BackboneConfig>, classes: usize, masks: bool) -> Self {
+        let backbone = backbone.into();
         let torchvision = Self::torchvision(Version::V1, backbone.clone(), classes, masks);
         let detectron2 = Self::detectron2(backbone, classes, masks);
         Self {
@@ -495,6 +506,34 @@ impl RcnnConfig {
         }
     }
 
+    /// [`detectron2`](Self::detectron2)'s numbers on a vision transformer and the pyramid of its last map, with two
+    /// convolutions before proposals, as ViTDet has them (Li et al., *Exploring plain vision transformer backbones for object
+    /// detection*, 2022). Its heads have norms in the paper, and none here; its windows of attention are left out.
+    pub fn simple_pyramid(vit: VitConfig, classes: usize, masks: bool) -> Self {
+        let multiple_of_px = 2 * vit.patch_px;
+        let detectron2 = Self::detectron2(vit, classes, masks);
+        Self {
+            frozen_stages: 0,
+            backbone_norm: Norm::Trained,
+            input: ImageInput {
+                mean: [123.675, 116.28, 103.53],
+                std: [58.395, 57.12, 57.375],
+                bgr: false,
+                multiple_of_px,
+                ..detectron2.input
+            },
+            neck: Neck::Pyramid(PyramidConfig {
+                norm: true,
+                channels: 256,
+            }),
+            proposals: ProposalConfig {
+                convolutions: 2,
+                ..detectron2.proposals
+            },
+            ..detectron2
+        }
+    }
+
     /// Maps from which proposals come.
     pub fn levels(&self) -> usize {
         match self.neck {
@@ -513,9 +552,12 @@ impl RcnnConfig {
 
     /// Pixels of the image per position of each map, finest first.
     pub(super) fn strides(&self) -> Vec<usize> {
-        let finest = match self.backbone.stem {
-            Stem::Imagenet => 4,
-            Stem::Small => 1,
+        let finest = match &self.backbone {
+            BackboneConfig::Resnet(resnet) => match resnet.stem {
+                Stem::Imagenet => 4,
+                Stem::Small => 1,
+            },
+            BackboneConfig::Vit(vit) => vit.patch_px / 4,
         };
         match self.neck {
             Neck::Pyramid(_) => (0..LEVELS).map(|level| finest << level).collect(),
@@ -531,6 +573,18 @@ impl RcnnConfig {
         }
     }
 
+    /// The residual network below, if it is one.
+    pub fn resnet(&self) -> Option<&ResNetConfig> {
+        self.backbone.as_resnet()
+    }
+
+    /// Sets where a residual network's bottlenecks stride.
+    pub(super) fn stride_in_1x1(&mut self, stride_in_1x1: bool) {
+        if let BackboneConfig::Resnet(resnet) = &mut self.backbone {
+            resnet.stride_in_1x1 = stride_in_1x1;
+        }
+    }
+
     /// Height and width of a mask.
     pub fn mask_side(&self) -> usize {
         let pooled = self.masks.as_ref().map_or(0, |masks| masks.pooled);
@@ -542,19 +596,21 @@ impl RcnnConfig {
     }
 }
 
+/// The backbone of the tests here and in `check`.
+#[cfg(test)]
+fn resnet50() -> ResNetConfig {
+    ResNetConfig {
+        depth: 50,
+        width: 64,
+        stem: Stem::Imagenet,
+        zero_init_residual: false,
+        stride_in_1x1: false,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn resnet50() -> ResNetConfig {
-        ResNetConfig {
-            depth: 50,
-            width: 64,
-            stem: Stem::Imagenet,
-            zero_init_residual: false,
-            stride_in_1x1: false,
-        }
-    }
 
     #[test]
     fn profiles_are_valid_and_complete_files() {
@@ -565,6 +621,7 @@ mod tests {
             RcnnConfig::moco_c4(resnet50(), 20, false),
             RcnnConfig::moco_c4(resnet50(), 80, true),
             RcnnConfig::cascade(resnet50(), 80, true),
+            RcnnConfig::simple_pyramid(VitConfig::tiny_for_tests(), 80, true),
         ] {
             assert_eq!(config.validate("network"), Ok(()));
             let text = serde_json::to_string(&config).unwrap();

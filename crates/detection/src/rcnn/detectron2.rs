@@ -6,13 +6,22 @@
 use std::collections::BTreeMap;
 use std::io::{Read, Seek};
 
-use weights::format::TensorInfo;
+use weights::format::{Dtype, TensorInfo};
 
 use super::config::RcnnConfig;
 use crate::error::DetectionError;
 
-/// Most that an edge of an anchor in a file may differ, px.
+/// Most that an edge of an anchor in a file may differ, px; files of 16 bits round it as well.
 const ANCHOR_TOLERANCE_PX: f64 = 1e-2;
+
+/// Most that a number may change when it is stored as this type, as a part of itself.
+fn rounding(dtype: Dtype) -> f64 {
+    match dtype {
+        Dtype::F16 => 1.0 / 2048.0,
+        Dtype::Bf16 => 1.0 / 256.0,
+        _ => 0.0,
+    }
+}
 
 /// What a file of detectron2's holds besides weights.
 #[derive(Default)]
@@ -74,19 +83,24 @@ impl<'a> Extras<'a> {
                     .iter()
                     .flat_map(|bounds| bounds.edges())
                     .zip(&theirs)
-                    .all(|(ours, theirs)| (f64::from(ours) - theirs).abs() < ANCHOR_TOLERANCE_PX);
+                    .all(|(ours, theirs)| {
+                        let ours = f64::from(ours);
+                        let allowed = ANCHOR_TOLERANCE_PX + ours.abs() * rounding(tensor.dtype);
+                        (ours - theirs).abs() < allowed
+                    });
             if !same {
                 let shown: Vec<f64> = theirs.iter().take(4).map(|edge| edge.round()).collect();
+                let ours = ours.iter().take(1).flat_map(|bounds| bounds.edges());
+                let expected: Vec<f32> = ours.map(f32::round).collect();
                 return Err(fault(format!(
-                    "its anchors of level {level} begin with {shown:?}, and detectron2's with {:?}",
-                    ours.first().map(|bounds| bounds.edges().map(f32::round))
+                    "its anchors of level {level} begin with {shown:?}, and detectron2's with {expected:?}"
                 )));
             }
         }
-        let has_bottlenecks = config.backbone.depth >= 50;
+        let has_bottlenecks = config.resnet().is_some_and(|resnet| resnet.depth >= 50);
         config.input.bgr = true;
         config.input.std = [1.0; 3];
-        config.backbone.stride_in_1x1 = has_bottlenecks;
+        config.stride_in_1x1(has_bottlenecks);
         let [Some(mean), Some(std)] = self.statistics else {
             return Ok(false);
         };
@@ -107,7 +121,7 @@ impl<'a> Extras<'a> {
         };
         config.input.bgr = bgr;
         (config.input.mean, config.input.std) = (in_our_order(mean), in_our_order(std));
-        config.backbone.stride_in_1x1 = has_bottlenecks && std == [1.0; 3];
+        config.stride_in_1x1(has_bottlenecks && std == [1.0; 3]);
         Ok(true)
     }
 }
@@ -388,7 +402,7 @@ mod tests {
     fn statistics_say_the_order_of_channels_and_the_strides() {
         let reversed = [MEAN[2], MEAN[1], MEAN[0]];
         let rgb = of(&changed(&floats(&MEAN), &floats(&reversed))).unwrap().config;
-        assert!(!rgb.input.bgr && rgb.backbone.stride_in_1x1);
+        assert!(!rgb.input.bgr && rgb.resnet().unwrap().stride_in_1x1);
         assert_eq!(rgb.input.mean, reversed);
         // ImageNet's deviations: a network from PyTorch's files.
         let std = [57.375, 57.12, 58.395];
@@ -396,7 +410,7 @@ mod tests {
         let at = bytes.windows(12).position(|window| window == ones).unwrap();
         bytes[at..at + 12].copy_from_slice(&floats(&std));
         let torch = of(&bytes).unwrap().config;
-        assert!(torch.input.bgr && !torch.backbone.stride_in_1x1);
+        assert!(torch.input.bgr && !torch.resnet().unwrap().stride_in_1x1);
         assert_eq!(
             (torch.input.mean, torch.input.std),
             (reversed, [58.395, 57.12, 57.375])
@@ -408,7 +422,7 @@ mod tests {
             (without.config.input.bgr, without.config.input.std),
             (true, [1.0; 3])
         );
-        assert!(without.config.backbone.stride_in_1x1);
+        assert!(without.config.resnet().unwrap().stride_in_1x1);
         let wrong = of(&changed(&floats(&MEAN), &floats(&[f32::NAN, 1.0, 1.0]))).unwrap_err();
         assert!(
             wrong.contains("its `pixel_mean` must be 3 numbers from 0 to 255"),
@@ -416,7 +430,18 @@ mod tests {
         );
         let anchor = [-22.627417f32];
         let wrong = of(&changed(&floats(&anchor), &floats(&[-24.0]))).unwrap_err();
-        assert!(wrong.contains("its anchors of level 0 begin with"), "{wrong}");
+        assert!(
+            wrong.contains("its anchors of level 0 begin with [-24.0, -11.0, 23.0, 11.0], and detectron2's with [-23.0, -11.0, 23.0, 11.0]"),
+            "{wrong}"
+        );
+    }
+
+    #[test]
+    fn anchors_of_16_bits_are_rounded() {
+        // The largest of detectron2's, 724.08 px, is 724.0 as f16 and 724 or 728 as bf16.
+        for (dtype, allowed) in [(Dtype::F32, 0.0), (Dtype::F16, 0.36), (Dtype::Bf16, 2.9)] {
+            assert!((724.08 * rounding(dtype) - allowed).abs() < 0.1, "{dtype:?}");
+        }
     }
 
     #[test]

@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 use std::io::{Read, Seek};
 
-use backbones::{BackboneConfig, Init, ResNetConfig, Stem};
+use backbones::vit::{Initialization, Interpolation, Pooling, Position};
+use backbones::{BackboneConfig, Init, ResNetConfig, Stem, VitConfig};
 use burn::tensor::Device;
 use serde::{Deserialize, Serialize};
 use weights::Checkpoint;
@@ -69,6 +70,11 @@ impl RcnnFile {
         let is_detectron2 = file.detectron2.is_some();
         let mut seen = RcnnConfig::of_shapes(&shapes.collect(), file.backbone_counts, is_detectron2)?;
         let Some(about) = checkpoint.metadata.get(ABOUT) else {
+            if seen.resnet().is_none() {
+                return Err(fault(format!(
+                    "its backbone is a vision transformer, and the file has no `{ABOUT}` that states its heads"
+                )));
+            }
             if !seen.cascade.is_empty() && seen.cascade.len() != KNOWN_LATER_STAGES {
                 return Err(fault(format!(
                     "it has {} stages of box heads, and only the numbers of detectron2's {} are known",
@@ -114,7 +120,10 @@ impl RcnnFile {
         let of = |config: &RcnnConfig| {
             [
                 ("class_slots", json(&config.class_slots)),
-                ("backbone.stride_in_1x1", json(&config.backbone.stride_in_1x1)),
+                (
+                    "backbone.stride_in_1x1",
+                    json(&config.resnet().map(|resnet| resnet.stride_in_1x1)),
+                ),
                 ("input.bgr", json(&config.input.bgr)),
                 ("input.mean", json(&config.input.mean)),
                 ("input.std", json(&config.input.std)),
@@ -211,7 +220,41 @@ impl Shapes<'_> {
             .count()
     }
 
-    fn backbone(&self) -> Result<ResNetConfig, DetectionError> {
+    fn backbone(&self) -> Result<BackboneConfig, DetectionError> {
+        match self.has("backbone.vit.body.cls_token") {
+            true => self.vit().map(BackboneConfig::Vit),
+            false => self.resnet().map(BackboneConfig::Resnet),
+        }
+    }
+
+    /// What tensors show of a transformer; the rest is stated by the file.
+    fn vit(&self) -> Result<VitConfig, DetectionError> {
+        let body = "backbone.vit.body";
+        let [width, _, patch_px, _] = self.size(&format!("{body}.patch_embed.proj.weight"))?;
+        let [_, places, _] = self.size(&format!("{body}.pos_embed"))?;
+        let registers = match self.has(&format!("{body}.reg_token")) {
+            true => self.size::<3>(&format!("{body}.reg_token"))?[1],
+            false => 0,
+        };
+        let grid = places.saturating_sub(usize::from(registers == 0)).isqrt();
+        Ok(VitConfig {
+            width,
+            depth: self.count(|index| format!("{body}.blocks.{index}.norm1.weight")),
+            heads: 1,
+            patch_px,
+            image_px: grid.saturating_mul(patch_px),
+            position: Position::Learned,
+            interpolation: Interpolation::Antialiased,
+            registers,
+            layer_scale: self.has(&format!("{body}.blocks.0.ls1.gamma")).then_some(1.0),
+            drop_path: 0.0,
+            pooling: Pooling::ClassToken,
+            initialization: Initialization::TruncatedNormal,
+            norm_epsilon: None,
+        })
+    }
+
+    fn resnet(&self) -> Result<ResNetConfig, DetectionError> {
         let [width, _, kernel, _] = self.size("backbone.body.conv1.weight")?;
         let bottleneck = self.has("backbone.body.layer1.0.conv3.weight");
         let blocks = self.count(|index| format!("backbone.body.layer3.{index}.conv1.weight"));
@@ -271,7 +314,8 @@ impl RcnnConfig {
             1 => Version::V1,
             _ => Version::V2,
         };
-        let on_pyramid = shapes.0.keys().any(|name| name.starts_with("backbone.fpn."));
+        let on_vit = backbone.as_resnet().is_none();
+        let on_pyramid = on_vit || shapes.0.keys().any(|name| name.starts_with("backbone.fpn."));
         let later = |index: usize| format!("roi_heads.cascade.{index}.box_predictor.cls_score.weight");
         let later = shapes.count(later);
         let mut config = match (on_pyramid, is_detectron2) {
@@ -284,6 +328,10 @@ impl RcnnConfig {
             // Others than three stages are those of a file that states their numbers.
             config.cascade.resize(later, last);
         }
+        if let BackboneConfig::Vit(vit) = &config.backbone {
+            config.frozen_stages = 0;
+            config.input.multiple_of_px = vit.patch_px.saturating_mul(2);
+        }
         config.proposals.convolutions = convolutions;
         config.boxes.class_agnostic = deltas == 4;
         if deltas == 4 * classes {
@@ -291,14 +339,23 @@ impl RcnnConfig {
         }
         match &mut config.neck {
             Neck::Pyramid(pyramid) => {
-                let [channels, inputs, height, width] =
-                    shapes.size("backbone.fpn.layer_blocks.0.0.weight")?;
+                let (layer, norm) = match on_vit {
+                    true => (
+                        "backbone.vit.pyramid.levels.0.layer.weight",
+                        "backbone.vit.pyramid.levels.0.inner_norm.weight",
+                    ),
+                    false => (
+                        "backbone.fpn.layer_blocks.0.0.weight",
+                        "backbone.fpn.inner_blocks.0.1.weight",
+                    ),
+                };
+                let [channels, inputs, height, width] = shapes.size(layer)?;
                 if [inputs, height, width] != [channels, 3, 3] {
                     return Err(fault("its pyramid is not torchvision's".to_owned()));
                 }
                 *pyramid = PyramidConfig {
                     channels,
-                    norm: shapes.has("backbone.fpn.inner_blocks.0.1.weight"),
+                    norm: shapes.has(norm),
                 };
                 let of_head = |index: usize| format!("roi_heads.box_head.{index}.0.weight");
                 config.boxes.convolutions = shapes.count(of_head);
@@ -325,11 +382,12 @@ impl RcnnConfig {
                 ..masks.clone()
             };
         }
-        config.backbone_norm = match backbone_counts {
+        config.backbone_norm = match backbone_counts || on_vit {
             true => Norm::Trained,
             false => Norm::Frozen,
         };
-        if on_pyramid && version == Version::V1 && !backbone_counts && !is_detectron2 && later == 0 {
+        if on_pyramid && !on_vit && version == Version::V1 && !backbone_counts && !is_detectron2 && later == 0
+        {
             config.backbone_norm_epsilon = 0.0;
         }
         config.validate("config").map_err(fault)?;
@@ -339,10 +397,24 @@ impl RcnnConfig {
     /// These numbers with all that the shapes of tensors determine from `seen`.
     fn with_shapes_of(mut self, seen: &Self) -> Self {
         self.classes = seen.classes;
-        self.backbone = ResNetConfig {
-            zero_init_residual: self.backbone.zero_init_residual,
-            stride_in_1x1: self.backbone.stride_in_1x1,
-            ..seen.backbone.clone()
+        self.backbone = match (self.backbone, &seen.backbone) {
+            (BackboneConfig::Resnet(stated), BackboneConfig::Resnet(seen)) => {
+                BackboneConfig::Resnet(ResNetConfig {
+                    zero_init_residual: stated.zero_init_residual,
+                    stride_in_1x1: stated.stride_in_1x1,
+                    ..seen.clone()
+                })
+            }
+            (BackboneConfig::Vit(stated), BackboneConfig::Vit(seen)) => BackboneConfig::Vit(VitConfig {
+                width: seen.width,
+                depth: seen.depth,
+                patch_px: seen.patch_px,
+                image_px: seen.image_px,
+                registers: seen.registers,
+                layer_scale: seen.layer_scale.map(|seen| stated.layer_scale.unwrap_or(seen)),
+                ..stated
+            }),
+            (_, seen) => seen.clone(),
         };
         self.neck = seen.neck;
         self.proposals.convolutions = seen.proposals.convolutions;
@@ -386,7 +458,11 @@ impl RcnnConfig {
                 "it has a box for each class, and this network one for all",
             ),
             (
-                self.backbone.stride_in_1x1,
+                self.resnet().is_none(),
+                "its backbone is a ResNet, and this network's a vision transformer",
+            ),
+            (
+                self.resnet().is_some_and(|resnet| resnet.stride_in_1x1),
                 "its bottlenecks stride in the 3×3 convolution, and this network's in the first 1×1 one",
             ),
             (
@@ -411,7 +487,7 @@ impl RcnnConfig {
             Neck::Pyramid(_) => "fpn",
             Neck::C4(_) => "c4",
         };
-        let backbone = BackboneConfig::Resnet(self.backbone.clone()).name();
+        let backbone = self.backbone.name();
         let classes = match self.classes {
             1 => "1 class".to_owned(),
             classes => format!("{classes} classes"),
@@ -454,13 +530,31 @@ mod tests {
         c4.boxes.nms_iou = 0.4;
         let backbone = ResNetConfig {
             stride_in_1x1: true,
-            ..config(50, Version::V1, false).backbone
+            ..config(50, Version::V1, false).resnet().unwrap().clone()
         };
         let mut cascade = RcnnConfig::cascade(backbone, 5, true);
         cascade.boxes.width = 8;
         let mut longer = cascade.clone();
         longer.cascade.push(longer.cascade[0]);
-        for config in [odd, c4, config(50, Version::V2, false), cascade, longer] {
+        let vit = VitConfig {
+            registers: 2,
+            layer_scale: Some(1e-5),
+            norm_epsilon: Some(1e-12),
+            drop_path: 0.1,
+            ..VitConfig::tiny_for_tests()
+        };
+        let mut simple = RcnnConfig::simple_pyramid(vit, 5, true);
+        simple.boxes.width = 8;
+        let mut without_norms = RcnnConfig::simple_pyramid(VitConfig::tiny_for_tests(), 5, false);
+        without_norms.neck = Neck::Pyramid(PyramidConfig {
+            channels: 12,
+            norm: false,
+        });
+        let others = [cascade, longer, simple, without_norms];
+        for config in [odd, c4, config(50, Version::V2, false)]
+            .into_iter()
+            .chain(others)
+        {
             let network = config.init(&Init::new(3, &device));
             let names: Vec<String> = (0..5).map(|class| format!("class {class}")).collect();
             let (mut source, checkpoint) = opened(&to_safetensors(&network, &names));

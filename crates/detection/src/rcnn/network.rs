@@ -197,6 +197,10 @@ impl RcnnConfig {
 
     /// Whether the parameter at a path of [`Rcnn`] is never trained.
     pub fn is_frozen(&self, path: &str) -> bool {
+        // A pyramid takes the blocks' output, before this norm.
+        if path.starts_with("backbone.vit.body.norm.") {
+            return true;
+        }
         let Some(path) = path.strip_prefix("backbone.body.") else {
             return false;
         };

@@ -6,7 +6,7 @@ mod gradients;
 
 use std::collections::BTreeMap;
 
-use backbones::{Context, Draws, Init, ResNetConfig, RunPosition, Stem};
+use backbones::{Context, Draws, Init, ResNetConfig, RunPosition, Stem, VitConfig};
 use burn::module::{Module, ModuleMapper, Param};
 use burn::tensor::{Device, Gradients, Tensor, TensorData};
 use serde::Deserialize;
@@ -95,11 +95,32 @@ fn c4() -> RcnnConfig {
     config
 }
 
+/// The script's vision transformer with the pyramid of its last map.
+fn simple() -> RcnnConfig {
+    let vit = VitConfig {
+        width: 16,
+        patch_px: 16,
+        image_px: 64,
+        ..VitConfig::tiny_for_tests()
+    };
+    let numbers = config(Version::V1);
+    let neck = RcnnConfig::simple_pyramid(vit.clone(), 3, true).neck;
+    let mut config = RcnnConfig {
+        backbone: vit.into(),
+        frozen_stages: 0,
+        backbone_norm: Norm::Trained,
+        neck,
+        ..numbers
+    };
+    narrow(&mut config);
+    config
+}
+
 /// The cascade of `scripts/parity/cascade.py`.
 fn cascade() -> RcnnConfig {
     let backbone = ResNetConfig {
         stride_in_1x1: true,
-        ..config(Version::V1).backbone
+        ..config(Version::V1).resnet().unwrap().clone()
     };
     let mut cascade = RcnnConfig::cascade(backbone, 3, true);
     narrow(&mut cascade);
@@ -161,7 +182,7 @@ impl ModuleMapper for Fill {
     fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
         let name = torchvision_name(&self.path.join("."), &self.config);
         let shape = param.dims();
-        let last_norm = if self.config.backbone.depth == 50 {
+        let last_norm = if self.config.resnet().is_some_and(|resnet| resnet.depth == 50) {
             "bn3.weight"
         } else {
             "bn2.weight"
@@ -391,6 +412,11 @@ fn mask_rcnn_is_torchvisions_second_version() {
 #[test]
 fn mask_rcnn_on_the_third_stage_is_torchvisions_parts() {
     check("C4", include_str!("../../fixtures/rcnn_c4.json"), &c4(), 9);
+}
+
+#[test]
+fn mask_rcnn_on_a_vision_transformers_last_map_is_torchvisions_on_an_independent_one() {
+    check("ViT", include_str!("../../fixtures/rcnn_vit.json"), &simple(), 1);
 }
 
 #[test]

@@ -1,12 +1,13 @@
 //! Images in, maps of five resolutions with the same channels out.
 
 use backbones::layers::{Conv2dConfig, every_second, upsample_nearest};
-use backbones::{Context, Init, ResNet, ResNetStage};
+use backbones::{Backbone, BackboneConfig, Context, Init, ResNet, ResNetConfig, ResNetStage};
 use burn::module::Module;
 use burn::tensor::Tensor;
 
 use super::block::{Block, block, forward};
 use super::config::{Neck, Norm, RcnnConfig};
+use super::simple_pyramid::VitAndPyramid;
 
 /// A top-down path over a backbone's maps.
 ///
@@ -64,23 +65,46 @@ impl FeaturePyramid {
     }
 }
 
-/// A residual network, and its pyramid if it has one.
+/// What images pass through before the heads: a residual network with its pyramid, if it has one, or a vision transformer
+/// with its own.
+///
+/// The parts of one kind are there. (An enum would add its variants to the names of parameters, which are torchvision's.)
 #[derive(Module, Debug)]
 pub struct BodyAndPyramid {
-    /// The network.
-    pub body: ResNet,
-    /// The pyramid; without one, the last stage is the head on regions.
-    pub fpn: Option<FeaturePyramid>,
+    /// The residual network.
+    body: Option<ResNet>,
+    /// Its pyramid; without one, the last stage is the head on regions.
+    fpn: Option<FeaturePyramid>,
+    /// The transformer and its pyramid.
+    vit: Option<VitAndPyramid>,
 }
 
 impl BodyAndPyramid {
+    /// # Panics
+    /// For a transformer without a pyramid, which [`RcnnConfig::validate`] refuses.
     pub(super) fn new(config: &RcnnConfig, init: &Init) -> Self {
-        let body = config.backbone.init(&init.at("body"));
+        match &config.backbone {
+            BackboneConfig::Resnet(resnet) => Self::of_resnet(config, resnet, init),
+            BackboneConfig::Vit(vit) => {
+                let Neck::Pyramid(pyramid) = config.neck else {
+                    panic!("a detector on a vision transformer has a pyramid");
+                };
+                Self {
+                    body: None,
+                    fpn: None,
+                    vit: Some(VitAndPyramid::new(&init.at("vit"), vit, pyramid)),
+                }
+            }
+        }
+    }
+
+    fn of_resnet(config: &RcnnConfig, resnet: &ResNetConfig, init: &Init) -> Self {
+        let body = resnet.init(&init.at("body"));
         let body = body.with_norm_epsilon(config.backbone_norm_epsilon);
-        let last = config.backbone.features();
+        let last = resnet.features();
         let inputs = [last / 8, last / 4, last / 2, last];
         Self {
-            body,
+            body: Some(body),
             fpn: match config.neck {
                 Neck::Pyramid(pyramid) => Some(FeaturePyramid::new(
                     &init.at("fpn"),
@@ -90,23 +114,27 @@ impl BodyAndPyramid {
                 )),
                 Neck::C4(_) => None,
             },
+            vit: None,
         }
     }
 
     /// `[images, 3, height, width]` to the pyramid's five maps, finest first, or to the third stage's.
     pub(super) fn forward(&self, images: Tensor<4>, norm: Norm, context: &Context) -> Vec<Tensor<4>> {
+        if let Some(vit) = &self.vit {
+            return vit.forward(images, context);
+        }
         // The pyramid's norms are new, and therefore never frozen.
         let context = of_norm(norm, context);
-        let body = frozen_if(norm, &context);
+        let frozen = frozen_if(norm, &context);
         let Some(pyramid) = &self.fpn else {
-            return vec![
-                self.body
-                    .forward_until(ResNetStage::Res4, images, &body, |_, _| {}),
-            ];
+            let map = self
+                .resnet()
+                .forward_until(ResNetStage::Res4, images, &frozen, |_, _| {});
+            return vec![map];
         };
         let mut maps = vec![];
-        self.body
-            .forward_until(ResNetStage::Res5, images, &body, |stage, map| {
+        self.resnet()
+            .forward_until(ResNetStage::Res5, images, &frozen, |stage, map| {
                 if stage != ResNetStage::Conv1 {
                     maps.push(map.clone());
                 }
@@ -117,7 +145,22 @@ impl BodyAndPyramid {
     /// The last stage on pooled regions: `[regions, channels, side, side]`, the side halved.
     pub(super) fn last_stage(&self, regions: Tensor<4>, norm: Norm, context: &Context) -> Tensor<4> {
         let context = frozen_if(norm, &of_norm(norm, context));
-        self.body.forward_stage(ResNetStage::Res5, regions, &context)
+        self.resnet().forward_stage(ResNetStage::Res5, regions, &context)
+    }
+
+    /// The network below, as an encoder.
+    pub fn encoder(&self) -> Backbone {
+        match &self.vit {
+            Some(vit) => Backbone::Vit(vit.body.clone()),
+            None => Backbone::ResNet(self.resnet().clone()),
+        }
+    }
+
+    fn resnet(&self) -> &ResNet {
+        match &self.body {
+            Some(body) => body,
+            None => unreachable!("a transformer's detector has its own forward pass, and a pyramid"),
+        }
     }
 }
 

@@ -58,8 +58,15 @@ pub struct Writing {
     pub set: &'static str,
 }
 
-/// Positions of a batch's readable records; for each tap the width and the rows.
-type Rows = (Vec<usize>, Vec<(usize, Vec<f32>)>);
+/// What a batch gives.
+struct Rows {
+    /// Positions of its readable records.
+    positions: Vec<usize>,
+    /// The hashes of their pixels.
+    pixel_hashes: Vec<u64>,
+    /// For each tap the width and the rows.
+    taps: Vec<(usize, Vec<f32>)>,
+}
 
 impl Extraction<'_> {
     /// Features of all readable records.
@@ -74,10 +81,12 @@ impl Extraction<'_> {
         let mut values: Vec<Vec<f32>> = vec![vec![]; self.taps.len()];
         let mut widths = vec![0; self.taps.len()];
         let mut positions: Vec<usize> = Vec::with_capacity(total);
+        let mut pixel_hashes = Vec::with_capacity(total);
         for rows in self.batches_of_rows(&loader, 0..loader.batches_per_epoch()) {
-            let (at, rows) = rows?;
-            positions.extend(at);
-            for ((rows, values), width) in rows.into_iter().zip(&mut values).zip(&mut widths) {
+            let rows = rows?;
+            positions.extend(rows.positions);
+            pixel_hashes.extend(rows.pixel_hashes);
+            for ((rows, values), width) in rows.taps.into_iter().zip(&mut values).zip(&mut widths) {
                 if *width == 0 {
                     *width = rows.0;
                     values.reserve_exact(total * *width);
@@ -91,6 +100,7 @@ impl Extraction<'_> {
             taps: taps
                 .map(|((tap, width), values)| (tap.name(), Matrix::new(positions.len(), width, values)))
                 .collect(),
+            pixel_hashes: Some(pixel_hashes),
             ..about(self.dataset, &positions, total - positions.len(), self.origin()?)?
         })
     }
@@ -180,8 +190,9 @@ impl Extraction<'_> {
         }
         loader.count_bad_records_before(partial.bad_records());
         for rows in self.batches_of_rows(loader, partial.next_batch()..batches.end) {
-            let pushed = rows.and_then(|(positions, rows)| {
-                partial.push(&positions, &rows, writing.set, |position| {
+            let pushed = rows.and_then(|rows| {
+                let (positions, hashes) = (&rows.positions, &rows.pixel_hashes);
+                partial.push(positions, hashes, &rows.taps, writing.set, |position| {
                     Ok(self.dataset.key(position)?)
                 })
             });
@@ -205,7 +216,10 @@ impl Extraction<'_> {
         }
         let positions = partial.positions()?;
         let bad_records = total - positions.len();
-        let features = about(self.dataset, &positions, bad_records, origin)?;
+        let features = Features {
+            pixel_hashes: partial.pixel_hashes()?,
+            ..about(self.dataset, &positions, bad_records, origin)?
+        };
         Ok(Written {
             records: features.records(),
             bad_records,
@@ -218,7 +232,7 @@ impl Extraction<'_> {
     fn checked(&self) -> Result<Loader, Error> {
         self.encoder.check_transforms("the transforms", self.transforms)?;
         self.encoder.check_taps("features", self.taps)?;
-        in_order(self.dataset, self.transforms, self.data)
+        Ok(in_order(self.dataset, self.transforms, self.data)?.with_pixel_hashes())
     }
 
     fn origin(&self) -> Result<Origin, Error> {
@@ -248,7 +262,11 @@ impl Extraction<'_> {
                 }));
             }
             let positions = batch.positions.iter().map(|position| *position as usize);
-            Ok((positions.collect(), rows))
+            Ok(Rows {
+                positions: positions.collect(),
+                pixel_hashes: batch.pixel_hashes.unwrap_or_default(),
+                taps: rows,
+            })
         })
     }
 }
@@ -275,6 +293,7 @@ fn about(
         labels: labels(dataset, positions)?,
         class_names: dataset.class_names().to_vec(),
         keys: keys.collect::<Result<_, _>>()?,
+        pixel_hashes: None,
         bad_records,
         listing: dataset.listing().clone(),
         origin,

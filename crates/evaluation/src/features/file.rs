@@ -6,6 +6,7 @@
 //! | `labels` | i64 `[records]`, or u8 `[records, classes]` of 0, 1 and 2 (undecided) | absent if unlabeled |
 //! | `keys` | u8 `[bytes]` | all keys, UTF-8, one after the other |
 //! | `key_offsets` | i64 `[records + 1]` | key `i` is `keys[key_offsets[i]..key_offsets[i + 1]]` |
+//! | `pixel_hashes` | u64 `[records]` | XXH64 of the 8-bit pixels that the encoder saw, `[3, height, width]`; absent in files of earlier versions |
 //!
 //! The metadata has one entry, `passer_features`: a JSON object with the version of this layout, the origin,
 //! the class names, the number of skipped records, what became no record and, in a slice, which one it is. It is a single entry
@@ -35,6 +36,9 @@ const VERSION: u32 = 1;
 pub(super) const LABELS: &str = "labels";
 pub(super) const KEYS: &str = "keys";
 const KEY_OFFSETS: &str = "key_offsets";
+const PIXEL_HASHES: &str = "pixel_hashes";
+/// Tensors that are no taps.
+const NO_TAPS: [&str; 4] = [LABELS, KEYS, KEY_OFFSETS, PIXEL_HASHES];
 /// The longest table of contents that the format allows, bytes.
 const LARGEST_TABLE: u64 = 100_000_000;
 /// Values converted at a time.
@@ -128,7 +132,7 @@ impl Features {
         };
         let records = self.records();
         for part in &rows {
-            if [LABELS, KEYS, KEY_OFFSETS].contains(&part.name) {
+            if NO_TAPS.contains(&part.name) {
                 return Err(reject(format!("a tap cannot be called `{}`", part.name)));
             }
             if part.shape[0] != records {
@@ -166,6 +170,16 @@ impl Features {
         parts.push(memory(KEYS, Dtype::U8, vec![keys.len()], keys.as_bytes()));
         let offsets = bytemuck::cast_slice(&key_offsets);
         parts.push(memory(KEY_OFFSETS, Dtype::I64, vec![records + 1], offsets));
+        if let Some(hashes) = &self.pixel_hashes {
+            if hashes.len() != records {
+                let hashes = hashes.len();
+                return Err(reject(format!(
+                    "{hashes} hashes of pixels, but there are {records} keys"
+                )));
+            }
+            let bytes = bytemuck::cast_slice(hashes);
+            parts.push(memory(PIXEL_HASHES, Dtype::U64, vec![records], bytes));
+        }
         match &self.labels {
             Some(Labels::Classes(classes)) => {
                 let bytes = bytemuck::cast_slice(classes);
@@ -295,9 +309,7 @@ impl Contents {
     /// Names of the taps in it.
     pub(super) fn taps(&self) -> Vec<String> {
         let names = self.table.offset_keys().into_iter();
-        names
-            .filter(|name| ![LABELS, KEYS, KEY_OFFSETS].contains(&name.as_str()))
-            .collect()
+        names.filter(|name| !NO_TAPS.contains(&name.as_str())).collect()
     }
 
     /// Whether another program wrote it.
@@ -349,6 +361,21 @@ impl Contents {
                 read_keys(&self.numbers::<u8>(KEYS)?, &offsets).map_err(|reason| self.reject(reason))
             }
             (dtype, _) => Err(self.reject(format!("`{KEYS}` is {dtype:?}, expected U8"))),
+        }
+    }
+
+    /// The hash of each of `records` images' pixels, if the file holds them.
+    pub(super) fn pixel_hashes(&self, records: usize) -> Result<Option<Vec<u64>>, Error> {
+        if !self.has(PIXEL_HASHES) {
+            return Ok(None);
+        }
+        match self.info(PIXEL_HASHES)? {
+            (Dtype::U64, shape) if shape == [records] => Ok(Some(self.numbers(PIXEL_HASHES)?)),
+            // A tensor of another program that has this name by chance.
+            _ if self.is_foreign() => Ok(None),
+            (dtype, shape) => Err(self.reject(format!(
+                "`{PIXEL_HASHES}` is {dtype:?} {shape:?}, expected U64 [{records}]"
+            ))),
         }
     }
 
@@ -511,6 +538,7 @@ pub(super) mod tests {
             labels,
             class_names: vec!["cat".into(), "Hündin".into()],
             keys: vec!["a".into(), String::new(), "ordner/ü".into()],
+            pixel_hashes: Some(vec![7, u64::MAX, 0]),
             bad_records: 2,
             listing: [Note {
                 reason: Reason::HiddenFile,

@@ -20,6 +20,7 @@ pub(crate) fn index_features(dataset: &Dataset, with_labels: bool) -> Result<Fea
         },
         class_names: dataset.class_names().to_vec(),
         keys: keys.collect::<Result<_, _>>()?,
+        pixel_hashes: None,
         bad_records: 0,
         listing: dataset.listing().clone(),
         origin: Origin::default(),

@@ -119,6 +119,9 @@ pub struct Features {
     pub class_names: Vec<String>,
     /// The records' keys, in the order of the rows.
     pub keys: Vec<String>,
+    /// XXH64 of the pixels that the encoder saw of each record, before normalization; `None` for features of
+    /// earlier versions and of other programs.
+    pub pixel_hashes: Option<Vec<u64>>,
     /// Records that could not be read and have no row.
     pub bad_records: usize,
     /// What became no record of the data set, or became one by a guess.

@@ -7,6 +7,7 @@
 //! |---|---|
 //! | one per tap, `pooled` | its rows one after another, f32 or f16 |
 //! | `positions` | u32, the record of each row |
+//! | `pixel_hashes` | u64, the hash of each row's pixels; absent in work that an earlier version began |
 //! | `state.json` | identity of the work, and how much of the other files is safely on disk |
 //!
 //! A resume truncates those files to that length. Batches are always cut at the same records, so the features
@@ -27,6 +28,7 @@ use std::time::{Duration, Instant};
 
 const VERSION: u32 = 1;
 const POSITIONS: &str = "positions";
+const PIXEL_HASHES: &str = "pixel_hashes";
 const STATE: &str = "state.json";
 const LOCK: &str = ".lock";
 /// What version 0.1 left of [`STATE`] when it was killed while it wrote it.
@@ -65,6 +67,8 @@ pub(crate) struct ResumableFeatures {
     state: State,
     taps: Vec<File>,
     positions: File,
+    /// `None` where an earlier version made the first rows.
+    pixel_hashes: Option<File>,
     /// When the rows were last kept. `None` until then: the first batch is kept at once.
     kept: Option<Instant>,
     keep_every: Duration,
@@ -122,11 +126,20 @@ impl ResumableFeatures {
             .map(|(tap, width)| open(tap, state.rows * width * per_number))
             .collect::<Result<_, _>>()?;
         let positions = open(POSITIONS, state.rows * size_of::<u32>())?;
+        let hashes = folder.join(PIXEL_HASHES);
+        let hashes_bytes = state.rows * size_of::<u64>();
+        let are_known =
+            state.rows == 0 || fs::metadata(&hashes).is_ok_and(|file| file.len() >= hashes_bytes as u64);
+        let pixel_hashes = match are_known {
+            true => Some(open(PIXEL_HASHES, hashes_bytes)?),
+            false => None,
+        };
         Ok(Self {
             path: path.to_path_buf(),
             state,
             taps,
             positions,
+            pixel_hashes,
             kept: None,
             keep_every: KEEP_EVERY,
             folder,
@@ -150,13 +163,15 @@ impl ResumableFeatures {
         work.records_of(work.batches().start..self.state.batches) - self.state.rows
     }
 
-    /// Adds the rows of the next batch that has any: for each tap its width and one row per position.
+    /// Adds the rows of the next batch that has any: for each tap its width and one row per position, which has one
+    /// of the `pixel_hashes`.
     ///
     /// # Errors
     /// [`Error::NotFinite`] and [`Error::AboveF16`], which name the record; `set` names the data set.
     pub(crate) fn push(
         &mut self,
         positions: &[usize],
+        pixel_hashes: &[u64],
         rows: &[(usize, Vec<f32>)],
         set: &'static str,
         key: impl Fn(usize) -> Result<String, Error>,
@@ -198,6 +213,10 @@ impl ResumableFeatures {
         self.positions
             .write_all(bytemuck::cast_slice(&numbers))
             .map_err(io("write", &self.folder.join(POSITIONS)))?;
+        if let Some(mut file) = self.pixel_hashes.as_ref() {
+            file.write_all(bytemuck::cast_slice(pixel_hashes))
+                .map_err(io("write", &self.folder.join(PIXEL_HASHES)))?;
+        }
         self.state.rows += positions.len();
         if let Some(last) = positions.last() {
             self.state.batches = last / self.state.work.batch_images + 1;
@@ -216,7 +235,12 @@ impl ResumableFeatures {
         if self.state.rows == 0 {
             return Ok(());
         }
-        for file in self.taps.iter().chain([&self.positions]) {
+        for file in self
+            .taps
+            .iter()
+            .chain([&self.positions])
+            .chain(&self.pixel_hashes)
+        {
             file.sync_data().map_err(io("write", &self.folder))?;
         }
         Ok(durable::write_json(&self.folder.join(STATE), &self.state)?)
@@ -230,6 +254,18 @@ impl ResumableFeatures {
             .and_then(|_| (&self.positions).read_exact(bytemuck::cast_slice_mut(&mut numbers)))
             .map_err(io("read", &self.folder.join(POSITIONS)))?;
         Ok(numbers.into_iter().map(|position| position as usize).collect())
+    }
+
+    /// The hash of each row's pixels, if all are known.
+    pub(crate) fn pixel_hashes(&mut self) -> Result<Option<Vec<u64>>, Error> {
+        let Some(mut file) = self.pixel_hashes.as_ref() else {
+            return Ok(None);
+        };
+        let mut hashes = vec![0u64; self.state.rows];
+        file.seek(SeekFrom::Start(0))
+            .and_then(|_| file.read_exact(bytemuck::cast_slice_mut(&mut hashes)))
+            .map_err(io("read", &self.folder.join(PIXEL_HASHES)))?;
+        Ok(Some(hashes))
     }
 
     /// Writes the features file from these rows and the keys and labels of `features`. Returns the width of
@@ -258,14 +294,18 @@ impl ResumableFeatures {
             folder,
             taps,
             positions,
+            pixel_hashes,
             state,
             _lock,
             ..
         } = self;
         // Close first: Windows cannot remove open files.
-        drop((taps, positions, _lock));
+        drop((taps, positions, pixel_hashes, _lock));
         let ours = state.work.taps.iter().map(String::as_str);
-        remove(&folder, ours.chain([POSITIONS, STATE, STATE_OF_0_1, LOCK]));
+        remove(
+            &folder,
+            ours.chain([POSITIONS, PIXEL_HASHES, STATE, STATE_OF_0_1, LOCK]),
+        );
         // Remove the folder only if empty: the user may have put something there.
         if let Err(error) = fs::remove_dir(&folder) {
             tracing::warn!("`{}` could not be removed: {error}", folder.display());

@@ -121,6 +121,11 @@ impl Stored {
             }
         }
         let labels = self.labels(&keys, &counts)?;
+        // Those of one part alone say nothing about the others.
+        let hashes = self.parts().zip(&counts);
+        let hashes: Option<Vec<Vec<u64>>> = hashes
+            .map(|(part, records)| part.pixel_hashes(*records))
+            .collect::<Result<_, _>>()?;
         let mut matrices = BTreeMap::new();
         for (name, width) in taps.iter().zip(widths) {
             for (part, records) in self.parts().zip(&counts) {
@@ -148,6 +153,7 @@ impl Stored {
             labels,
             class_names: header.class_names,
             keys,
+            pixel_hashes: hashes.map(|hashes| hashes.concat()),
             bad_records,
             listing: header.listing,
             origin: header.origin,

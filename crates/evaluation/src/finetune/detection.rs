@@ -24,7 +24,6 @@ pub use line::EvaluationLine;
 pub use run::run;
 
 use super::{FinetuneEvent, FinetuneResult, Job, Keep, Recipe};
-use backbones::BackboneConfig;
 use data::{ObjectViews, Order};
 use detection::rcnn::RcnnConfig;
 use schemars::JsonSchema;
@@ -319,7 +318,7 @@ impl Config {
                 normalize: self.detection.normalize(),
             },
             views: vec![],
-            backbone: BackboneConfig::Resnet(self.detection.network.backbone.clone()),
+            backbone: self.detection.network.backbone.clone(),
             objective: self.detection.clone(),
             optimizer: self.optimizer.clone(),
             schedule: self.schedule.clone(),

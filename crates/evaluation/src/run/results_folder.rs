@@ -2,7 +2,7 @@
 
 use crate::error::Error;
 use crate::features::Origin;
-use crate::overlap::Overlap;
+use crate::overlap::{ByPixels, Overlap};
 use crate::protocols::{ProtocolConfig, Scored};
 use crate::result::{Outcome, Provenance, Score, read_results, write_results};
 use crate::task::Splits;
@@ -166,7 +166,12 @@ impl ResultsFolder {
                 // What they do not depend on is that of now.
                 for outcome in &mut same {
                     [outcome.train_listing, outcome.test_listing] = identity.listings.clone();
-                    outcome.overlap = Some(identity.overlap.clone());
+                    // Features are not read again for stored scores.
+                    let by_pixels = outcome.overlap.take().and_then(|overlap| overlap.by_pixels);
+                    outcome.overlap = Some(Overlap {
+                        by_pixels,
+                        ..identity.overlap.clone()
+                    });
                 }
                 (!same.is_empty()).then_some(same)
             })
@@ -186,6 +191,25 @@ impl ResultsFolder {
             kept,
             others: stored,
         })
+    }
+
+    /// The stored comparison of pixels, if an earlier evaluation made it.
+    pub(crate) fn by_pixels(&self) -> Option<ByPixels> {
+        let mut known = self.done.iter().flatten().flatten();
+        known.find_map(|outcome| outcome.overlap.as_ref()?.by_pixels)
+    }
+
+    /// Replaces the comparison of the two sets, in stored scores too.
+    pub(crate) fn set_overlap(&mut self, overlap: Overlap) {
+        for outcome in self.done.iter_mut().flatten().flatten() {
+            outcome.overlap = Some(overlap.clone());
+        }
+        self.identity.overlap = overlap;
+    }
+
+    /// The comparison of the two sets.
+    pub(crate) fn overlap(&self) -> &Overlap {
+        &self.identity.overlap
     }
 
     /// Indices of the protocols without scores.

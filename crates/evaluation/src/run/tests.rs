@@ -1,6 +1,7 @@
 //! A whole evaluation on synthetic pictures: every protocol, stored features, and errors before the first
 //! image.
 
+mod copies;
 mod networks;
 
 use super::*;
@@ -611,49 +612,4 @@ fn the_configs_normalization_outranks_the_encoders() {
     let outcomes = run(&config, &job, &mut |_| {}).unwrap();
     assert_eq!(outcomes[0].normalize, json!(config.normalize));
     assert_ne!(outcomes[0].normalize, json!(IMAGENET));
-}
-
-#[test]
-fn copies_of_training_images_are_in_every_result_and_refused_above_the_share() {
-    let fixture = Fixture::new();
-    let train = Dataset::synthetic(12, 10, 10, 3, 1);
-    let new = Dataset::synthetic(6, 10, 10, 3, 2);
-    let names = train.class_names().to_vec();
-    let record = |at: usize| data::Record {
-        key: format!("under-another-name-{at}"),
-        ..if at < 4 { &train } else { &new }.read(at).unwrap()
-    };
-    let test = Dataset::from_records((0..6).map(record).collect(), names);
-    let job = fixture.job(Dataset::synthetic(12, 10, 10, 3, 1), test);
-    let knn: Vec<&str> = CONFIG.split("[[protocols]]").take(2).collect();
-    let mut config: Config = toml::from_str(&knn.join("[[protocols]]")).unwrap();
-    let expected = crate::Overlap {
-        compared: crate::Compared::Images,
-        test_records: 6,
-        test_in_training: 4,
-        test_repeated: 0,
-        pretraining: crate::Pretraining::NotStated,
-        pretraining_sample: None,
-    };
-    for _ in 0..2 {
-        let outcomes = run(&config, &job, &mut |_| {}).unwrap();
-        assert_eq!(
-            outcomes,
-            read_results(&fixture.out.path().join("result.json")).unwrap()
-        );
-        assert!(outcomes.len() > 1);
-        assert!(
-            outcomes
-                .iter()
-                .all(|outcome| outcome.overlap == Some(expected.clone()))
-        );
-    }
-    config.max_shared_fraction = Some(0.5);
-    let error = run(&config, &job, &mut |_| {}).unwrap_err().to_string();
-    assert!(
-        error.starts_with("4 of 6 test images lie in the training set too (`under-another-name-0` is `synthetic-00000000` there)"),
-        "{error}"
-    );
-    config.max_shared_fraction = Some(0.7);
-    run(&config, &job, &mut |_| {}).unwrap();
 }

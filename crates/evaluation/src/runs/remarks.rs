@@ -28,6 +28,7 @@ pub(super) fn of_run(run: &TrainingRun) -> Vec<String> {
             grouped(run.lines.last().map_or(0.0, |line| line.step as f64))
         ));
     }
+    remarks.extend(lengths(run));
     if run.unread_bytes > 0 {
         remarks.push(format!(
             "the last {} bytes of metrics.jsonl are no whole line and were not read",
@@ -79,6 +80,26 @@ pub(super) fn of_run(run: &TrainingRun) -> Vec<String> {
         ));
     }
     remarks
+}
+
+/// The lengths that the run got when it was resumed.
+fn lengths(run: &TrainingRun) -> Vec<String> {
+    let lengths = run.facts.get("lengths").and_then(serde_json::Value::as_array);
+    let in_words = |length: &serde_json::Value| {
+        let count = |key: &str| Some(grouped(length.get(key)?.as_f64()?));
+        let text = |key: &str| length.get(key)?.as_str();
+        let jump = text("jump").map_or(String::new(), |jump| {
+            format!(": a jump {}", jump.replace('`', ""))
+        });
+        Some(format!(
+            "at step {} the run got {} steps in place of {} (before: {}){jump}",
+            count("from_step")?,
+            count("steps")?,
+            count("steps_before")?,
+            text("config_before")?
+        ))
+    };
+    lengths.into_iter().flatten().filter_map(in_words).collect()
 }
 
 /// Remarks on runs side by side. What is not known of a run is no difference.

@@ -7,11 +7,11 @@
 //! gradients with an exact line search (Keerthi and DeCoste 2005) reach the optimum in about ten steps, at
 //! any C.
 
-use super::dot::{LANES, dot};
 use crate::features::Matrix;
 use ndarray::linalg::general_mat_mul;
 use ndarray::{Array2, ArrayView2, Axis, Slice};
 use rayon::prelude::*;
+use training::{LANES, dot};
 
 /// Rows converted to f64 and multiplied at a time.
 const PANEL_ROWS: usize = 128;

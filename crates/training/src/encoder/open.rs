@@ -1,6 +1,7 @@
 //! The files of weights behind a path: a file, a run directory, a folder of Hugging Face Transformers or timm, or
 //! an index of several files; with the `config.json` that belongs to them.
 
+use super::ENCODER;
 use crate::checkpoint;
 use crate::error::Error;
 use crate::run_facts::RunFacts;
@@ -64,9 +65,6 @@ const NAMES: [&str; 4] = [
     "pytorch_model.bin",
     "pytorch_model.bin.index.json",
 ];
-
-/// The encoder's name in a run directory and in a checkpoint.
-const ENCODER: &str = "encoder.safetensors";
 
 /// Largest `config.json` and largest index; real ones have kilobytes and megabytes.
 const MAX_CONFIG: u64 = 4 << 20;

@@ -3,11 +3,12 @@
 
 use super::RunOptions;
 use crate::batch::Batch;
+use crate::checkpoint;
 use crate::config::{Config, ObjectiveSection};
 use crate::counts::{RunLength, check_counts};
 use crate::error::Error;
 use crate::objective::Objective;
-use crate::optimizer::Rates;
+use crate::optimizer::{Optimizer, Rates};
 use crate::start::Started;
 use backbones::{Context, Draws, Init, RunPosition};
 use std::sync::Arc;
@@ -186,6 +187,21 @@ impl<O: Objective, C> Plan<'_, O, C> {
 
     /// The next batch on the device, and the seconds spent waiting for it.
     pub(super) fn next_batch(&self, batches: &mut data::Batches, step: usize) -> Result<(Batch, f64), Error> {
+        let (batch, waited_seconds) = self.next_views(batches, step)?;
+        Ok((self.upload(batch), waited_seconds))
+    }
+
+    /// A batch on the device.
+    pub(super) fn upload(&self, batch: data::Batch) -> Batch {
+        Batch::upload(batch, &self.config.data.normalize, &self.options.device)
+    }
+
+    /// The next batch in host memory, and the seconds spent waiting for it.
+    pub(super) fn next_views(
+        &self,
+        batches: &mut data::Batches,
+        step: usize,
+    ) -> Result<(data::Batch, f64), Error> {
         let waiting = Instant::now();
         let Some(batch) = batches.next() else {
             return Err(Error::Config(format!(
@@ -194,12 +210,35 @@ impl<O: Objective, C> Plan<'_, O, C> {
             )));
         };
         let waited_seconds = waiting.elapsed().as_secs_f64();
-        let batch = Batch::upload(batch?, &self.config.data.normalize, &self.options.device);
-        Ok((batch, waited_seconds))
+        Ok((batch?, waited_seconds))
     }
 
-    /// The work due after `done` steps.
-    pub(super) fn due(&self, done: usize, interrupted: bool) -> Due {
+    /// Gives an error for micro-batches that would not give the whole batch's step.
+    pub(super) fn check_micro_batches(&self, student: &O::Student) -> Result<(), Error> {
+        let refused = |reason: &str| {
+            Err(Error::Config(format!(
+                "`training.micro_batch_images` cannot be used here: {reason}"
+            )))
+        };
+        if let Some(reason) = self.objective.whole_batch() {
+            return refused(reason);
+        }
+        let batch_norm_images = self.config.training.batch_norm_images;
+        if self.objective.takes_batch_statistics(student) && batch_norm_images.is_none() {
+            return refused(
+                "the networks take batch statistics over the whole batch; say with `training.batch_norm_images` how many images share them",
+            );
+        }
+        Ok(())
+    }
+
+    /// Whether a line is due after `done` steps of a run of any length.
+    pub(super) fn line_whatever_the_length(&self, done: usize) -> bool {
+        done.is_multiple_of(self.config.training.log_every_steps)
+    }
+
+    /// The work due after `done` steps; `now`: a checkpoint is due whatever the step.
+    pub(super) fn due(&self, done: usize, now: bool) -> Due {
         let training = &self.config.training;
         let last = done == self.steps;
         let every = training.checkpoint_steps(self.steps_per_epoch);
@@ -208,8 +247,55 @@ impl<O: Objective, C> Plan<'_, O, C> {
                 Some(steps) => last || done.is_multiple_of(steps),
                 None => done.is_multiple_of(self.steps_per_epoch),
             },
-            line: last || done.is_multiple_of(training.log_every_steps),
-            checkpoint: last || interrupted || done.is_multiple_of(every),
+            line: last || self.line_whatever_the_length(done),
+            checkpoint: last
+                || now
+                || done.is_multiple_of(every)
+                || self.config.schedule.steps_before_decay(self.steps) == Some(done),
         }
+    }
+}
+
+impl<O: Objective, C> Plan<'_, O, C> {
+    /// The encoder that the config starts from, read; `None` for initial weights, for a run that resumes, and on ranks other
+    /// than 0, which take the networks of rank 0.
+    ///
+    /// # Errors
+    /// Those of [`Started::read`].
+    pub(super) fn started(&self) -> Result<Option<Started>, Error> {
+        let options = &self.options;
+        if options.resume && checkpoint::latest_checkpoint(&options.out)?.is_some() {
+            return Ok(None);
+        }
+        self.start_encoder()
+    }
+
+    /// The same, whether the run resumes or not.
+    ///
+    /// # Errors
+    /// Those of [`Started::read`].
+    pub(super) fn start_encoder(&self) -> Result<Option<Started>, Error> {
+        let Some(start) = self.config.start.as_ref().filter(|_| self.writes()) else {
+            return Ok(None);
+        };
+        let released = self.objective.released();
+        let (backbone, options) = (&self.config.backbone, &self.options);
+        Started::read(start, backbone, &options.method, &released, &options.device).map(Some)
+    }
+
+    /// Whether the backbone's weights rest in this step, while new heads fit it.
+    pub(super) fn freezes_backbone(&self, progress: &RunPosition) -> bool {
+        let epochs = self
+            .config
+            .start
+            .as_ref()
+            .map(|start| start.freeze_backbone_epochs);
+        epochs.is_some_and(|epochs| progress.epoch() < epochs)
+    }
+
+    /// Networks and optimizer before the first step; with the weights of an encoder that was read to start from.
+    pub(super) fn fresh(&self, started: Option<&Started>) -> (O::Student, O::State, Optimizer) {
+        let (student, state) = self.objective.init(&self.init(started));
+        (student, state, self.config.optimizer.init())
     }
 }

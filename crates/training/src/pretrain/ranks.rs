@@ -17,16 +17,25 @@ use std::sync::{Arc, mpsc};
 /// Values that cross in one exchange: 25 MB, as in PyTorch's buckets.
 const BUCKET_VALUES: usize = 25 << 18;
 
-/// Sums the gradients of all ranks, and tells whether any rank wants to stop: its flag rides along, so that all stop
-/// after the same step.
+/// What ranks must do after the same step.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Wishes {
+    /// To end the run with a checkpoint.
+    pub(super) stop: bool,
+    /// A checkpoint.
+    pub(super) checkpoint: bool,
+}
+
+/// Sums the gradients of all ranks, and tells what any rank wishes: its flags ride along, so that all stop or write a
+/// checkpoint after the same step.
 ///
 /// Buckets are read from the device, exchanged, and written back at the same time, each one step behind the other.
 pub(super) fn sum_gradients<M: Module>(
     engine: &Arc<dyn Engine>,
     mut gradients: GradientsParams,
     student: &M,
-    stop: bool,
-) -> (GradientsParams, bool) {
+    wishes: Wishes,
+) -> (GradientsParams, Wishes) {
     let mut taken = Take {
         gradients: &mut gradients,
         slots: vec![],
@@ -35,13 +44,16 @@ pub(super) fn sum_gradients<M: Module>(
     let slots = taken.slots;
     // A parameter may have a gradient on some ranks only: the others add zeros.
     let present = slots.iter().map(|slot| f32::from(u8::from(slot.present)));
-    let mut flags: Vec<f32> = std::iter::once(f32::from(u8::from(stop)))
-        .chain(present)
-        .collect();
+    let wished = [wishes.stop, wishes.checkpoint].map(|wish| f32::from(u8::from(wish)));
+    let mut flags: Vec<f32> = wished.into_iter().chain(present).collect();
     engine.sum(&mut flags);
+    let of_all = Wishes {
+        stop: flags[0] > 0.0,
+        checkpoint: flags[1] > 0.0,
+    };
     let mut buckets: Vec<Vec<Slot>> = vec![];
     let mut room = 0;
-    for (slot, present) in slots.into_iter().zip(&flags[1..]) {
+    for (slot, present) in slots.into_iter().zip(&flags[wished.len()..]) {
         if *present == 0.0 {
             continue;
         }
@@ -94,7 +106,7 @@ pub(super) fn sum_gradients<M: Module>(
         summed,
     };
     student.visit(&mut put);
-    (gradients, flags[0] > 0.0)
+    (gradients, of_all)
 }
 
 /// A trained parameter's gradient on this rank.

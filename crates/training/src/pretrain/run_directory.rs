@@ -1,12 +1,15 @@
-//! The run directory: a new one, or one of an earlier process, whose config and data must match this run's.
+//! The run directory: a new one, or one of an earlier process, whose config and data must match this run's. Its length may
+//! differ.
 
-use super::RunOptions;
+use super::length::{self, NewLength};
+use super::plan::Plan;
 use crate::checkpoint::{self, CheckpointDir};
-use crate::config::Config;
+use crate::encoder::ENCODER;
 use crate::error::Error;
 use crate::later_keys;
+use crate::objective::Objective;
 use crate::run_facts::{RUN_FACTS, RunFacts};
-use data::{FileError, FolderLock, LockError, durable};
+use data::{FileError, FolderLock, LockError, VIEWS_FILE, durable};
 use serde::Serialize;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -19,7 +22,11 @@ pub(crate) struct RunDirectory {
     out: PathBuf,
     /// The checkpoint to resume from.
     pub(crate) resumed: Option<CheckpointDir>,
-    /// `None` on ranks that do not write.
+    /// The length that the run gets now.
+    pub(crate) new_length: Option<NewLength>,
+    /// Whether this process writes into it.
+    writes: bool,
+    /// `None` for processes that do not write.
     _lock: Option<FolderLock>,
 }
 
@@ -29,32 +36,43 @@ impl RunDirectory {
     /// # Errors
     /// A directory in use, one that holds another run or lost the files that identify it, and files that
     /// cannot be read or written.
-    pub(crate) fn open<C: Serialize>(
-        config: &Config<C>,
-        fingerprint: &str,
-        options: &RunOptions,
-    ) -> Result<Self, Error> {
-        let out = options.out.clone();
+    pub(super) fn open<O: Objective, C: Serialize>(plan: &Plan<'_, O, C>) -> Result<Self, Error> {
+        let out = plan.options.out.clone();
         let lock = FolderLock::take(&out).map_err(|error| match error {
             LockError::InUse { folder, holder } => Error::RunInUse { path: folder, holder },
             LockError::File(error) => error.into(),
         })?;
         // Leftovers of a kill during a checkpoint.
         durable::remove_leftovers(&out.join("checkpoints"))?;
+        let (resumed, new_length) = resumed_from(plan)?;
         Ok(Self {
-            resumed: resumed_from(config, fingerprint, options)?,
+            resumed,
+            new_length,
             out,
+            writes: true,
             _lock: Some(lock),
         })
     }
 
     /// The same on another rank, which neither locks nor writes: rank 0 sends it what it resumes from.
     pub(crate) fn of_rank_0(out: &Path) -> Self {
+        Self::to_read(out, None)
+    }
+
+    /// A run's directory that is only read, as from this checkpoint on.
+    pub(crate) fn to_read(out: &Path, resumed: Option<CheckpointDir>) -> Self {
         Self {
             out: out.to_owned(),
-            resumed: None,
+            resumed,
+            new_length: None,
+            writes: false,
             _lock: None,
         }
+    }
+
+    /// The directory, if this process writes into it.
+    pub(super) fn to_write(&self) -> Option<&PathBuf> {
+        self.writes.then_some(&self.out)
     }
 
     /// The remaining checkpoint, for a message about a failed step.
@@ -69,18 +87,18 @@ impl RunDirectory {
     }
 }
 
-/// The checkpoint from which a run of this config and data resumes; `None` to start at step 0.
-fn resumed_from<C: Serialize>(
-    config: &Config<C>,
-    fingerprint: &str,
-    options: &RunOptions,
-) -> Result<Option<CheckpointDir>, Error> {
+/// The checkpoint from which a run of this config and data resumes, `None` to start at step 0; and its length, if it is new.
+fn resumed_from<O: Objective, C: Serialize>(
+    plan: &Plan<'_, O, C>,
+) -> Result<(Option<CheckpointDir>, Option<NewLength>), Error> {
+    let (options, fingerprint) = (plan.options, plan.dataset.fingerprint());
     let out = &options.out;
     let config_path = out.join("config.toml");
     let cannot_be_written =
         |error: toml::ser::Error| Error::Config(format!("cannot be written as TOML: {error}"));
-    let now = toml::Table::try_from(config).map_err(cannot_be_written)?;
-    let newest = checkpoint::latest_checkpoint(out)?;
+    let now = toml::Table::try_from(plan.config).map_err(cannot_be_written)?;
+    let checkpoints = checkpoint::list_checkpoints(out)?;
+    let newest = checkpoints.last().cloned();
     if newest.is_some() {
         // These files identify the checkpoints; without them, checkpoints would match any run.
         for missing in ["config.toml", RUN_FACTS] {
@@ -102,7 +120,7 @@ fn resumed_from<C: Serialize>(
         }
         let text = toml::to_string(&now).map_err(cannot_be_written)?;
         durable::write(&config_path, text.as_bytes())?;
-        return Ok(None);
+        return Ok((None, None));
     }
     if !options.resume {
         let checkpoint = newest.map_or("none".into(), |checkpoint| format!("step {}", checkpoint.step));
@@ -121,23 +139,67 @@ fn resumed_from<C: Serialize>(
     let before: toml::Table = text
         .parse()
         .map_err(|error| Error::Config(format!("`{}`: {error}", config_path.display())))?;
-    if let Some((key, expected, got)) = later_keys::difference(before, now) {
+    let comparable = length::with_length_of(before.clone(), &now);
+    if let Some((key, expected, got)) = later_keys::difference(comparable, now.clone()) {
         return Err(mismatch(key, expected, got));
     }
-    let facts = RunFacts::read(out)?;
-    if let Some(known) = facts.as_ref().and_then(RunFacts::fingerprint)
-        && known != fingerprint
-    {
-        let expected = format!("fingerprint {known}");
-        return Err(mismatch("data set".into(), expected, fingerprint.into()));
-    }
+    let facts = check_data(out, fingerprint)?;
     if newest.is_none() {
         tracing::warn!("`{}` has no checkpoint yet: starting at step 0", out.display());
     }
-    Ok(newest)
+    let steps_before = length::steps_of(&before, plan.steps_per_epoch);
+    let new_length = match steps_before.filter(|before| *before != plan.steps) {
+        Some(before) => Some(plan.new_length(before, &checkpoints, out)?),
+        None => None,
+    };
+    if let Some(new) = &new_length {
+        let text = toml::to_string(&now).map_err(cannot_be_written)?;
+        change_length(out, new, facts, &text)?;
+    }
+    Ok((newest, new_length))
 }
 
-/// `; runs with checkpoints beside it: …`, three at most: the name may be mistyped. Empty if there are none.
+/// The facts about a run of these data.
+///
+/// # Errors
+/// A run of other data, and a file that cannot be read.
+pub(super) fn check_data(out: &Path, fingerprint: &str) -> Result<Option<RunFacts>, Error> {
+    let facts = RunFacts::read(out)?;
+    match facts.as_ref().and_then(RunFacts::fingerprint) {
+        Some(known) if known != fingerprint => Err(Error::ResumeMismatch {
+            path: out.to_owned(),
+            what: "data set".into(),
+            expected: format!("fingerprint {known}"),
+            got: fingerprint.into(),
+        }),
+        _ => Ok(facts),
+    }
+}
+
+/// Gives a run its new length. Its earlier config, and the encoder of a run that had ended, keep a name of their own. `config.toml`
+/// is written last: a process that is killed before that leaves a run that can get its new length again.
+fn change_length(out: &Path, new: &NewLength, facts: Option<RunFacts>, config: &str) -> Result<(), Error> {
+    let config_path = out.join("config.toml");
+    let before = fs::read(&config_path).map_err(FileError::new("read", &config_path))?;
+    let config_before = format!("config-of-{}-steps.toml", new.before);
+    durable::write(&out.join(&config_before), &before)?;
+    let encoder = out.join(ENCODER);
+    if encoder.exists() {
+        let kept = out.join(format!("encoder-of-{}-steps.safetensors", new.before));
+        fs::rename(&encoder, &kept).map_err(FileError::new("rename", &encoder))?;
+    }
+    if let Some(facts) = facts {
+        facts.with_new_length(
+            new.done,
+            [new.before, new.steps],
+            new.jump.as_deref(),
+            &config_before,
+        )?;
+    }
+    Ok(durable::write(&config_path, config.as_bytes())?)
+}
+
+/// `; runs with checkpoints beside it: …`, three at most, those of the nearest names first: the name may be mistyped. Empty if there are none.
 fn runs_beside(out: &Path) -> String {
     const SHOWN: usize = 3;
     let folder = match out.parent() {
@@ -151,12 +213,14 @@ fn runs_beside(out: &Path) -> String {
             && path.join(RUN_FACTS).is_file()
             && checkpoint::latest_checkpoint(path).is_ok_and(|newest| newest.is_some())
     };
+    let wanted = out.file_name().unwrap_or_default().to_string_lossy();
     let mut names: Vec<String> = entries
         .map(|entry| entry.path())
         .filter(is_run)
-        .filter_map(|path| Some(format!("`{}`", path.file_name()?.to_string_lossy())))
+        .filter_map(|path| Some(path.file_name()?.to_string_lossy().into_owned()))
         .collect();
-    names.sort();
+    names.sort_by_cached_key(|name| (data::names::distance(name, &wanted), name.clone()));
+    let mut names: Vec<String> = names.into_iter().map(|name| format!("`{name}`")).collect();
     let more = match names.len().saturating_sub(SHOWN) {
         0 => String::new(),
         more => format!(" and {more} more"),
@@ -167,6 +231,51 @@ fn runs_beside(out: &Path) -> String {
         false => format!("; runs with checkpoints beside it: {}{more}", names.join(", ")),
     }
 }
+
+/// `run.json`: facts about the run from the program, the data and the plan.
+pub(super) fn write_facts<O: Objective, C>(
+    plan: &Plan<'_, O, C>,
+    start: Option<serde_json::Value>,
+) -> Result<(), Error> {
+    let mut facts = plan.options.provenance.clone();
+    if let Some(start) = start {
+        facts.insert("start".into(), start);
+    }
+    facts.insert("fingerprint".into(), plan.dataset.fingerprint().into());
+    facts.insert("records".into(), plan.dataset.len().into());
+    // What became no record, or became one by a guess: the number of records alone does not tell.
+    facts.insert("listing".into(), serde_json::json!(plan.dataset.listing()));
+    facts.insert("steps".into(), plan.steps.into());
+    facts.insert("steps_per_epoch".into(), plan.steps_per_epoch.into());
+    facts.insert("peak_learning_rate".into(), plan.peak_learning_rate.into());
+    Ok(durable::write_json(&plan.options.out.join(RUN_FACTS), &facts)?)
+}
+
+/// `.views.jpg`: the views of the run's first records, made in an earlier run's directory too. They are for people, so a
+/// failure ends nothing.
+pub(super) fn write_views<O: Objective, C>(plan: &Plan<'_, O, C>) {
+    let (config, path) = (plan.config, plan.options.out.join(VIEWS_FILE));
+    if config.views.is_empty() || path.exists() {
+        return;
+    }
+    let sheet = data::contact_sheet::first_views(
+        &plan.dataset,
+        &config.views,
+        config.data.order,
+        config.seed,
+        VIEWS_PIXELS,
+    );
+    let written = sheet.map_err(|error| error.to_string()).and_then(|sheet| {
+        let jpeg = data::thumbnail::to_jpeg(&sheet, 88);
+        durable::write(&path, &jpeg).map_err(|error| error.to_string())
+    });
+    if let Err(reason) = written {
+        tracing::warn!("no picture of the views (`{VIEWS_FILE}`): {reason}");
+    }
+}
+
+/// Most pixels of `.views.jpg`: about 150 kB of photographs.
+const VIEWS_PIXELS: u64 = 1_000_000;
 
 #[cfg(test)]
 mod tests {
@@ -187,7 +296,7 @@ mod tests {
         fs::create_dir(folder.path().join("photos")).unwrap();
         assert_eq!(
             runs_beside(&out),
-            "; runs with checkpoints beside it: `b`, `c`, `d` and 1 more"
+            "; runs with checkpoints beside it: `mine`, `b`, `c` and 1 more"
         );
     }
 

@@ -1,29 +1,31 @@
 //! A run between its steps: networks, optimizer and log; one step, and the files written after it.
 
+use super::capture::{Failed, capture};
 use super::plan::Plan;
-use super::ranks;
-use super::run_directory::RunDirectory;
+use super::ranks::{self, Wishes};
+use super::run_directory::{RunDirectory, write_facts, write_views};
 use crate::alarm::{Alarm, Rules, Setting};
 use crate::alarm_log::AlarmLog;
 use crate::batch::Batch;
 use crate::checkpoint::{self, CheckpointDir, Loaded, Position};
 use crate::config::OnAlarm;
-use crate::encoder::encoder_bytes;
+use crate::encoder::{ENCODER, encoder_bytes};
 use crate::error::Error;
 use crate::log_line::LogLine;
 use crate::loss_scale::LossScale;
 use crate::objective::{Loss, Objective};
 use crate::optimizer::{Optimizer, drop_gradients, drop_gradients_of, gradient_norm};
-use crate::run_facts::{RUN_FACTS, RunFacts};
+use crate::run_facts::RunFacts;
 use crate::run_log::{Drained, RunLog, Window};
 use crate::start::{Heads, Parts, Started, take_over};
 use crate::watch::Watch;
 use backbones::{Precision, RunPosition, parameters};
 use burn::optim::{GradientsAccumulator, GradientsParams};
-use data::{VIEWS_FILE, durable};
+use data::durable;
 use kernels::collective::Engine;
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
@@ -49,10 +51,12 @@ pub(super) struct Run<O: Objective> {
     learning_rate: f64,
     /// Mean loss of the newest line of the log.
     pub(super) last_loss: Option<f32>,
-    /// Whether the user interrupted the run, on any rank, before the end of the newest step.
-    pub(super) interrupted: bool,
+    /// What a rank wished before the end of the newest step: the user's interruption, and the clock's checkpoint.
+    pub(super) wishes: Wishes,
     /// The step of the newest checkpoint that this process knows.
     pub(super) saved: Option<usize>,
+    /// When that checkpoint was written, or this process began; by a clock that nobody sets.
+    saved_at: Instant,
     /// The encoder that the run started from; known to rank 0.
     origin: Option<Origin>,
     /// Positions of the broken records that all ranks know.
@@ -112,8 +116,7 @@ impl<O: Objective> Run<O> {
         };
         let (student, state, optimizer) = plan.fresh(started.as_ref());
         if plan.micro_batch_images < plan.images {
-            let batch_norm_images = plan.config.training.batch_norm_images;
-            let checked = check_micro_batches(plan.objective, &student, batch_norm_images);
+            let checked = plan.check_micro_batches(&student);
             ranks::agree(replicas, checked)?;
         }
         let mut modules = Loaded {
@@ -126,6 +129,7 @@ impl<O: Objective> Run<O> {
                 last_finite: None,
                 loss_scale: (plan.config.training.precision == Precision::F16).then(LossScale::new),
                 checksums: Default::default(),
+                closed: None,
                 watched: None,
             },
         };
@@ -134,12 +138,15 @@ impl<O: Objective> Run<O> {
             modules = checkpoint::load(checkpoint, modules.student, modules.state, modules.optimizer)?;
             saved = Some(modules.position.step);
         } else if plan.writes() {
+            // On rank 0 alone, which sends it to the others.
             let mut heads = Heads::default();
             if let Some(started) = &started {
                 (modules.student, modules.state, heads) =
                     take_parts(plan.objective, started, modules.student, modules.state)?;
             }
-            write_facts(plan, started.map(|started| started.facts(&heads)))?;
+            if directory.to_write().is_some() {
+                write_facts(plan, started.map(|started| started.facts(&heads)))?;
+            }
             if !heads.taken.is_empty() {
                 tracing::info!("taken from the released file: {}", heads.taken.join(", "));
             }
@@ -150,7 +157,7 @@ impl<O: Objective> Run<O> {
                 );
             }
         }
-        if plan.writes() {
+        if directory.to_write().is_some() {
             write_views(plan);
         }
         if let Some(engine) = replicas.engine() {
@@ -162,8 +169,17 @@ impl<O: Objective> Run<O> {
             student,
             state,
             optimizer,
-            position,
+            mut position,
         } = modules;
+        // The newest line came because the run ended, which it no longer does: its window is open again.
+        let closed = position.closed.take().filter(|_| plan.steps > position.step);
+        let logged = match closed {
+            Some(window) => {
+                position.window = window;
+                position.step - 1
+            }
+            None => position.step,
+        };
         let watch = match &position.watched {
             Some(bytes) if plan.writes() => {
                 Watch::from_bytes(bytes, &plan.options.device).map_err(|reason| Error::Checkpoint {
@@ -173,8 +189,8 @@ impl<O: Objective> Run<O> {
             }
             _ => Watch::default(),
         };
-        let out = plan.writes().then_some(&plan.options.out);
-        let (log, lines) = RunLog::open(out, position.step, position.window, position.last_finite)?;
+        let out = directory.to_write();
+        let (log, lines) = RunLog::open(out, logged, position.window, position.last_finite)?;
         let alarms = out
             .map(|out| AlarmLog::open(out, plan.rules(), &lines))
             .transpose()?;
@@ -190,8 +206,9 @@ impl<O: Objective> Run<O> {
             done: position.step,
             learning_rate: 0.0,
             last_loss: None,
-            interrupted: false,
+            wishes: Wishes::default(),
             saved,
+            saved_at: Instant::now(),
             origin,
             known_bad: BTreeSet::new(),
             started: Instant::now(),
@@ -200,20 +217,23 @@ impl<O: Objective> Run<O> {
 
     /// One optimizer step: gradients of each micro-batch (usually one), the optimizer, and the method's
     /// update. In f16, a step whose gradients overflowed is skipped.
-    pub(super) fn step<C>(
+    pub(super) fn step<C: Serialize>(
         mut self,
         plan: &Plan<'_, O, C>,
         directory: &RunDirectory,
         batch: Batch,
         waited_seconds: f64,
     ) -> Result<Self, Error> {
-        let step = self.done;
+        let passes = self.passes(plan, batch);
+        self.update(plan, directory, passes, waited_seconds)
+    }
+
+    /// The forward and backward passes of the next step. Of the networks they change running statistics alone.
+    pub(super) fn passes<C>(&mut self, plan: &Plan<'_, O, C>, batch: Batch) -> Passes<O> {
         if let Some(engine) = plan.options.replicas.engine() {
-            engine.at_step(step);
+            engine.at_step(self.done);
         }
-        let progress = plan.progress(step);
-        let (context, rates) = (plan.context(progress), plan.rates(&progress));
-        let objective = plan.objective;
+        let context = plan.context(plan.progress(self.done));
         // Ranks are micro-batches: each scales its losses, and gradients are summed.
         let ranks = plan.options.replicas.count();
         let images = batch.images * ranks;
@@ -225,7 +245,9 @@ impl<O: Objective> Run<O> {
         let (mut losses, mut pending) = (vec![], vec![]);
         for (index, micro_batch) in micro_batches.into_iter().enumerate() {
             let context = context.micro_batch(index, count);
-            let (loss, of_micro_batch) = objective.loss(&self.student, &self.state, &micro_batch, &context);
+            let (loss, of_micro_batch) =
+                plan.objective
+                    .loss(&self.student, &self.state, &micro_batch, &context);
             let factor = self.loss_scale.as_ref().map_or(1.0, LossScale::value) / (count * ranks) as f64;
             let scaled = if factor == 1.0 {
                 loss.total.clone()
@@ -238,19 +260,54 @@ impl<O: Objective> Run<O> {
             pending.push(of_micro_batch);
         }
         let mut gradients = accumulator.grads();
-        self.interrupted = plan.options.stop.load(Ordering::Relaxed) || self.ends_run.is_some();
+        self.wishes = self.own_wishes(plan);
         if let Some(engine) = plan.options.replicas.engine() {
             self.trace("this rank's gradients enqueued");
-            (gradients, self.interrupted) =
-                ranks::sum_gradients(engine, gradients, &self.student, self.interrupted);
+            (gradients, self.wishes) = ranks::sum_gradients(engine, gradients, &self.student, self.wishes);
             self.trace("gradients summed over ranks");
         }
+        self.trace("forward and backward enqueued");
+        Passes {
+            losses,
+            pending,
+            gradients,
+            images,
+        }
+    }
+
+    /// What this rank wishes: anyone's interruption, and rank 0's clock.
+    fn own_wishes<C>(&self, plan: &Plan<'_, O, C>) -> Wishes {
+        let minutes = plan.config.training.checkpoint_every_minutes;
+        let by_clock = minutes.filter(|_| plan.writes());
+        Wishes {
+            stop: plan.options.stop.load(Ordering::Relaxed) || self.ends_run.is_some(),
+            checkpoint: by_clock
+                .is_some_and(|minutes| self.saved_at.elapsed().as_secs_f64() >= 60.0 * minutes),
+        }
+    }
+
+    /// The optimizer's step with the gradients of the passes, and the method's update.
+    pub(super) fn update<C: Serialize>(
+        mut self,
+        plan: &Plan<'_, O, C>,
+        directory: &RunDirectory,
+        passes: Passes<O>,
+        waited_seconds: f64,
+    ) -> Result<Self, Error> {
+        let step = self.done;
+        let progress = plan.progress(step);
+        let (context, rates) = (plan.context(progress), plan.rates(&progress));
+        let objective = plan.objective;
+        let Passes {
+            losses,
+            pending,
+            mut gradients,
+            images,
+        } = passes;
         drop_gradients(&mut gradients, &self.student, &objective.frozen(&progress));
         if plan.freezes_backbone(&progress) {
             drop_gradients_of(&mut gradients, &self.student, is_of_backbone);
         }
-        self.trace("forward and backward enqueued");
-
         let finite = match &mut self.loss_scale {
             Some(scale) => scale.unscale(&mut gradients, &self.student),
             // Losses that are not finite are detected when they are read.
@@ -271,10 +328,16 @@ impl<O: Objective> Run<O> {
             self.log
                 .push(step, rates.learning_rate, loss, images, waited_seconds);
         } else if let Some(scale) = self.loss_scale.as_ref().filter(|scale| scale.is_exhausted()) {
+            let failed = Failed {
+                step: step + 1,
+                loss: None,
+                learning_rate: rates.learning_rate,
+            };
             let error = Error::LossScale {
                 step: step + 1,
                 skipped: scale.skipped,
                 checkpoint: directory.checkpoint_left(),
+                capture: capture(plan, directory, &failed),
             };
             return ranks::alike(&plan.options.replicas, Err(error));
         }
@@ -288,7 +351,7 @@ impl<O: Objective> Run<O> {
     ///
     /// # Errors
     /// A loss that is not finite, and a device that failed.
-    pub(super) fn read_scalars<C>(
+    pub(super) fn read_scalars<C: Serialize>(
         &mut self,
         plan: &Plan<'_, O, C>,
         directory: &RunDirectory,
@@ -298,6 +361,11 @@ impl<O: Objective> Run<O> {
         match self.log.drain(replicas) {
             Ok(()) => {}
             Err(Drained::NotFinite(bad)) => {
+                let failed = Failed {
+                    step: bad.step + 1,
+                    loss: Some(bad.loss()),
+                    learning_rate: bad.learning_rate,
+                };
                 let error = Error::NonFiniteLoss {
                     loss: bad.loss(),
                     step: bad.step + 1,
@@ -307,6 +375,7 @@ impl<O: Objective> Run<O> {
                         .last_finite
                         .map_or("none".into(), |loss| loss.to_string()),
                     checkpoint: directory.checkpoint_left(),
+                    capture: capture(plan, directory, &failed),
                 };
                 // A mean over ranks.
                 return ranks::alike(replicas, Err(error));
@@ -395,30 +464,34 @@ impl<O: Objective> Run<O> {
         directory: &RunDirectory,
     ) -> Result<(Self, Option<CheckpointDir>), Error> {
         self.saved = Some(self.done);
+        self.saved_at = Instant::now();
         if !plan.writes() {
             return Ok((self, None));
         }
         self.log.sync()?;
-        let not_finite =
-            checkpoint::not_finite(&self.student, &self.state).map_err(|reason| Error::Device {
-                step: self.done,
-                steps: 1,
-                reason,
-            })?;
+        let not_finite = checkpoint::not_finite(&self.student, &self.state);
+        let not_finite = not_finite.map_err(|reason| self.device_failed(reason))?;
         if let Some(name) = not_finite {
+            let failed = Failed {
+                step: self.done,
+                loss: self.log.last_finite,
+                learning_rate: self.learning_rate,
+            };
             return Err(Error::NonFiniteWeights {
                 name,
                 step: self.done,
                 learning_rate: self.learning_rate,
                 checkpoint: directory.checkpoint_left(),
+                capture: capture(plan, directory, &failed),
             });
         }
         let mut position = self.position();
-        position.watched = self.watch.to_bytes().map_err(|reason| Error::Device {
-            step: self.done,
-            steps: 1,
-            reason,
-        })?;
+        let line_of_the_end = self.done == plan.steps && !plan.line_whatever_the_length(self.done);
+        position.closed = self.log.closed.clone().filter(|_| line_of_the_end);
+        position.watched = self
+            .watch
+            .to_bytes()
+            .map_err(|reason| self.device_failed(reason))?;
         let saved = checkpoint::save(
             &plan.options.out,
             &self.student,
@@ -426,9 +499,52 @@ impl<O: Objective> Run<O> {
             &self.optimizer,
             &self.encoder(plan)?,
             &position,
-            plan.config.training.keep_checkpoints,
+            (
+                plan.config.training.keep_checkpoints,
+                plan.config.schedule.steps_before_decay(plan.steps),
+            ),
         )?;
         Ok((self, Some(saved)))
+    }
+
+    /// Writes a checkpoint of this step with these networks below another folder, beside those that lie there.
+    ///
+    /// # Errors
+    /// Files that cannot be written.
+    pub(super) fn save_as<C: Serialize>(
+        &self,
+        plan: &Plan<'_, O, C>,
+        folder: &Path,
+        student: &O::Student,
+        state: &O::State,
+    ) -> Result<CheckpointDir, Error> {
+        let mut position = self.position();
+        position.watched = self
+            .watch
+            .to_bytes()
+            .map_err(|reason| self.device_failed(reason))?;
+        let encoder = self.encoder_of(plan, student, state)?;
+        let all = (usize::MAX, None);
+        checkpoint::save(folder, student, state, &self.optimizer, &encoder, &position, all)
+    }
+
+    /// Whether passes without finite values end the run: in f16 only at the end of its loss scale.
+    pub(super) fn fails_if_not_finite(&self) -> bool {
+        self.loss_scale.as_ref().is_none_or(LossScale::is_at_its_end)
+    }
+
+    /// The loss scale in f16, otherwise 1.
+    pub(super) fn loss_scale_value(&self) -> f64 {
+        self.loss_scale.as_ref().map_or(1.0, LossScale::value)
+    }
+
+    /// The error of a device that failed in the step that is being done.
+    pub(super) fn device_failed(&self, reason: String) -> Error {
+        Error::Device {
+            step: self.done,
+            steps: 1,
+            reason,
+        }
     }
 
     fn position(&self) -> Position {
@@ -438,6 +554,7 @@ impl<O: Objective> Run<O> {
             last_finite: self.log.last_finite,
             loss_scale: self.loss_scale.clone(),
             checksums: Default::default(),
+            closed: None,
             watched: None,
         }
     }
@@ -468,13 +585,22 @@ impl<O: Objective> Run<O> {
 
     /// Writes `encoder.safetensors` of the finished run.
     pub(super) fn write_encoder<C>(&self, plan: &Plan<'_, O, C>) -> Result<(), Error> {
-        let path = plan.options.out.join("encoder.safetensors");
+        let path = plan.options.out.join(ENCODER);
         Ok(durable::write(&path, &self.encoder(plan)?)?)
     }
 
     fn encoder<C>(&self, plan: &Plan<'_, O, C>) -> Result<Vec<u8>, Error> {
+        self.encoder_of(plan, &self.student, &self.state)
+    }
+
+    fn encoder_of<C>(
+        &self,
+        plan: &Plan<'_, O, C>,
+        student: &O::Student,
+        state: &O::State,
+    ) -> Result<Vec<u8>, Error> {
         encoder_bytes(
-            &plan.objective.encoder(&self.student, &self.state),
+            &plan.objective.encoder(student, state),
             &plan.dataset,
             plan.config,
             &plan.options.method,
@@ -495,6 +621,17 @@ impl<O: Objective> Run<O> {
     }
 }
 
+/// What the forward and backward passes of a step gave.
+pub(super) struct Passes<O: Objective> {
+    /// Of each micro-batch.
+    pub(super) losses: Vec<Loss>,
+    pending: Vec<O::Pending>,
+    /// Over all micro-batches and ranks; in f16 times the loss scale.
+    pub(super) gradients: GradientsParams,
+    /// Of all ranks.
+    images: usize,
+}
+
 /// What an objective's checkpoint holds.
 type Modules<O> = Loaded<<O as Objective>::Student, <O as Objective>::State>;
 
@@ -506,40 +643,6 @@ impl<O: Objective, C> Plan<'_, O, C> {
             batch_images: self.config.data.batch_images,
             prototypes: self.objective.prototypes(),
         })
-    }
-
-    /// The encoder that the config starts from, read; `None` for initial weights, for a run that resumes, and on ranks other
-    /// than 0, which take the networks of rank 0.
-    ///
-    /// # Errors
-    /// Those of [`Started::read`].
-    pub(super) fn started(&self) -> Result<Option<Started>, Error> {
-        let options = &self.options;
-        let Some(start) = self.config.start.as_ref().filter(|_| self.writes()) else {
-            return Ok(None);
-        };
-        if options.resume && checkpoint::latest_checkpoint(&options.out)?.is_some() {
-            return Ok(None);
-        }
-        let released = self.objective.released();
-        let (backbone, method) = (&self.config.backbone, &options.method);
-        Started::read(start, backbone, method, &released, &options.device).map(Some)
-    }
-
-    /// Whether the backbone's weights rest in this step, while new heads fit it.
-    fn freezes_backbone(&self, progress: &RunPosition) -> bool {
-        let epochs = self
-            .config
-            .start
-            .as_ref()
-            .map(|start| start.freeze_backbone_epochs);
-        epochs.is_some_and(|epochs| progress.epoch() < epochs)
-    }
-
-    /// Networks and optimizer before the first step; with the weights of an encoder that was read to start from.
-    fn fresh(&self, started: Option<&Started>) -> (O::Student, O::State, Optimizer) {
-        let (student, state) = self.objective.init(&self.init(started));
-        (student, state, self.config.optimizer.init())
     }
 
     /// Rank 0's modules on every rank, and whether they had to be sent: `init` gives the same everywhere, and steps keep it
@@ -570,74 +673,7 @@ impl<O: Objective, C: Serialize> Plan<'_, O, C> {
     }
 }
 
-/// `run.json`: facts about the run from the program, the data and the plan.
-fn write_facts<O: Objective, C>(
-    plan: &Plan<'_, O, C>,
-    start: Option<serde_json::Value>,
-) -> Result<(), Error> {
-    let mut facts = plan.options.provenance.clone();
-    if let Some(start) = start {
-        facts.insert("start".into(), start);
-    }
-    facts.insert("fingerprint".into(), plan.dataset.fingerprint().into());
-    facts.insert("records".into(), plan.dataset.len().into());
-    // What became no record, or became one by a guess: the number of records alone does not tell.
-    facts.insert("listing".into(), serde_json::json!(plan.dataset.listing()));
-    facts.insert("steps".into(), plan.steps.into());
-    facts.insert("steps_per_epoch".into(), plan.steps_per_epoch.into());
-    facts.insert("peak_learning_rate".into(), plan.peak_learning_rate.into());
-    Ok(durable::write_json(&plan.options.out.join(RUN_FACTS), &facts)?)
-}
-
 /// Whether a parameter of a student belongs to the network under study, which every method names so.
 fn is_of_backbone(path: &str) -> bool {
     path.split('.').any(|part| part == "backbone")
-}
-
-/// `.views.jpg`: the views of the run's first records, made in an earlier run's directory too. They are for people, so a
-/// failure ends nothing.
-fn write_views<O: Objective, C>(plan: &Plan<'_, O, C>) {
-    let (config, path) = (plan.config, plan.options.out.join(VIEWS_FILE));
-    if config.views.is_empty() || path.exists() {
-        return;
-    }
-    let sheet = data::contact_sheet::first_views(
-        &plan.dataset,
-        &config.views,
-        config.data.order,
-        config.seed,
-        VIEWS_PIXELS,
-    );
-    let written = sheet.map_err(|error| error.to_string()).and_then(|sheet| {
-        let jpeg = data::thumbnail::to_jpeg(&sheet, 88);
-        durable::write(&path, &jpeg).map_err(|error| error.to_string())
-    });
-    if let Err(reason) = written {
-        tracing::warn!("no picture of the views (`{VIEWS_FILE}`): {reason}");
-    }
-}
-
-/// Most pixels of `.views.jpg`: about 150 kB of photographs.
-const VIEWS_PIXELS: u64 = 1_000_000;
-
-/// Gives an error for micro-batches that would not give the whole batch's step.
-fn check_micro_batches<O: Objective>(
-    objective: &O,
-    student: &O::Student,
-    batch_norm_images: Option<usize>,
-) -> Result<(), Error> {
-    let refused = |reason: &str| {
-        Err(Error::Config(format!(
-            "`training.micro_batch_images` cannot be used here: {reason}"
-        )))
-    };
-    if let Some(reason) = objective.whole_batch() {
-        return refused(reason);
-    }
-    if objective.takes_batch_statistics(student) && batch_norm_images.is_none() {
-        return refused(
-            "the networks take batch statistics over the whole batch; say with `training.batch_norm_images` how many images share them",
-        );
-    }
-    Ok(())
 }

@@ -163,7 +163,7 @@ pub(super) fn derived_vit(
             None => traits.norm_epsilon,
         },
     };
-    config.validate()?;
+    config.validate("backbone.vit")?;
     Ok(config)
 }
 

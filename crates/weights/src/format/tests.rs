@@ -517,7 +517,29 @@ fn other_files_are_named() {
             Some(Hint::FetchFromGitLfs),
         ),
         (b"\x1f\x8b\x08\0", "compressed", Some(Hint::Unpack)),
+        (b"\x28\xb5\x2f\xfd\x24", "compressed", Some(Hint::Unpack)),
+        (b"GGUF\x03\0\0\0", "a GGUF file", None),
+        (b"\x89HDF\r\n\x1a\n\0", "an HDF5 file", None),
+        (b"\x93NUMPY\x01\0", "one array of NumPy's", None),
+        (b"\x1c\0\0\0TFL3", "a TensorFlow Lite file", None),
         (b"\x89PNG\r\n\x1a\n", "neither a PyTorch checkpoint", None),
+        // `pickle.dump({"a": 1}, file, 0)`, and that of an object.
+        (
+            b"(dp0\nVa\np1\nI1\ns.",
+            "a pickle of protocol 0",
+            Some(Hint::SaveAgain(SaveAs::Tensors)),
+        ),
+        (
+            b"ccollections\nOrderedDict\np0\n(tRp1\n.",
+            "a pickle of protocol 0",
+            Some(Hint::SaveAgain(SaveAs::Tensors)),
+        ),
+        // The same with protocol 1.
+        (
+            b"}q\0X\x01\0\0\0aq\x01K\x01s.",
+            "holds no dictionary of numpy's arrays",
+            Some(Hint::SaveAgain(SaveAs::Tensors)),
+        ),
         (
             b"\x08\x07\x12\x07pytorch\x1a\x041.10",
             "an ONNX file",

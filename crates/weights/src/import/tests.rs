@@ -232,6 +232,20 @@ fn changed(change: impl Fn(String) -> Option<String>) -> Vec<u8> {
 }
 
 #[test]
+fn a_backbone_that_kept_its_classifier_is_read_without_it() {
+    let bytes = changed(|name| Some(format!("backbone.{name}")));
+    let mut source = Cursor::new(&bytes);
+    let checkpoint = Checkpoint::open(&mut source).unwrap();
+    let plan = Import::plan(&checkpoint, &options("resnet"), &Device::flex()).unwrap();
+    assert!(plan.mismatch.is_empty());
+    assert_eq!(
+        plan.recognized.dropped,
+        ["backbone.fc.bias", "backbone.fc.weight"]
+    );
+    read(&bytes, &options("resnet")).unwrap();
+}
+
+#[test]
 fn what_does_not_match_is_an_error_unless_it_is_allowed() {
     let bytes = changed(|name| match name.as_str() {
         "layer4.1.bn2.bias" => Some("layer4.1.bn2.offset".to_owned()),

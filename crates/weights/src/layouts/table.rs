@@ -89,6 +89,8 @@ const LIGHTNING: &[&str] = &[
     "prediction_head*",
     "prototypes.*",
     "classifier.*",
+    "backbone.fc.*",
+    "backbone.head.*",
     "online_classifier.*",
     "head.*",
     "student_head.*",
@@ -126,8 +128,16 @@ pub const LAYOUTS: &[Layout] = &[
                 required: &["*.layer1.*"],
                 forbidden: &[],
             },
+            // One that kept its classifier: solo-learn's have none.
+            Location {
+                role: None,
+                parents: &["state_dict"],
+                prefixes: &["backbone."],
+                required: &["backbone.layer1.*", "backbone.fc.*"],
+                forbidden: &[],
+            },
         ],
-        dropped: &["fc.*", "model.fc.*", "net.fc.*"],
+        dropped: &["fc.*", "model.fc.*", "net.fc.*", "backbone.fc.*"],
         renames: &[],
         traits: IMAGENET,
     },
@@ -164,8 +174,29 @@ pub const LAYOUTS: &[Layout] = &[
                     "*.fc_norm.*",
                 ],
             },
+            // One that kept its classifier, as above.
+            Location {
+                role: None,
+                parents: &["state_dict"],
+                prefixes: &["backbone."],
+                required: &["backbone.blocks.#.*", "backbone.head.*"],
+                forbidden: &[
+                    "*.mask_token",
+                    "*.register_tokens",
+                    "*.decoder_*",
+                    "*.dist_token",
+                    "*.blocks.#.#.*",
+                    "*.fc_norm.*",
+                ],
+            },
         ],
-        dropped: &["head.*", "pre_logits.*", "model.head.*", "net.head.*"],
+        dropped: &[
+            "head.*",
+            "pre_logits.*",
+            "model.head.*",
+            "net.head.*",
+            "backbone.head.*",
+        ],
         renames: &[],
         traits: IMAGENET,
     },
@@ -435,7 +466,12 @@ pub const LAYOUTS: &[Layout] = &[
                 prefixes: &["backbone.", "encoder."],
                 required: &[],
                 // A DINOv2 is not from solo-learn, and its positions need another interpolation.
-                forbidden: &["encoder.fc.*", "backbone.mask_token"],
+                forbidden: &[
+                    "encoder.fc.*",
+                    "backbone.mask_token",
+                    "backbone.fc.*",
+                    "backbone.head.*",
+                ],
             },
             // The same saved alone: its stem may be solo-learn's, so it is not a `backbone`.
             Location {

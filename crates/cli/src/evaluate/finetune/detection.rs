@@ -2,6 +2,7 @@
 
 use super::{Config, SMOKE_IMAGES};
 use crate::configs::Kind;
+use ::detection::rcnn::Norm;
 use burn::tensor::Device;
 use data::{Dataset, Metadata, Record};
 use evaluation::finetune::detection::{self, EvaluationLine};
@@ -23,8 +24,16 @@ impl Config for detection::Config {
         Ok(LoadedDetector::read(path, &self.detection.network, device)?)
     }
 
-    fn synthetic(&mut self, _: Start<'_>) -> anyhow::Result<[Dataset; 2]> {
+    fn synthetic(&mut self, start: Start<'_>) -> anyhow::Result<[Dataset; 2]> {
         self.for_smoke_test(SMOKE_IMAGES);
+        if let Start::Scratch = start {
+            // What is frozen would have weights of a file, which the smoke test of a config alone has not.
+            let network = &mut self.detection.network;
+            network.frozen_stages = 0;
+            if network.backbone_norm == Norm::Frozen {
+                network.backbone_norm = Norm::Trained;
+            }
+        }
         Ok([pictures(self, self.seed)?, pictures(self, self.seed + 1)?])
     }
 

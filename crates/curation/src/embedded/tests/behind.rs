@@ -68,6 +68,7 @@ fn segments_of_applications_go_from_a_jpeg_before_and_behind_its_scans() {
         ("no Photoshop", 0xED, b"SECRET"),
         ("APP15", 0xEF, b"SECRET"),
         ("a reserved segment", 0xC8, b"SECRET"),
+        ("conditions of arithmetic coding", 0xCC, b"SECRET"),
         ("an extension", 0xF7, b"SECRET"),
     ] {
         let segment = segment(mark, data);
@@ -185,6 +186,134 @@ fn chunks_and_pictures_that_no_decoder_of_webp_shows_go() {
             assert_eq!(pixels(&hidden).unwrap(), pixels(&clean).unwrap());
         }
     }
+}
+
+#[test]
+fn chunks_that_come_once_hide_nothing_in_a_second_one_or_behind_their_end() {
+    let plain = png_of(2, 0, 3 * 16, b"", &[]);
+    let begin = 8 + 25;
+    let with = |chunks: &[u8]| [&plain[..begin], chunks, &plain[begin..]].concat();
+    let palette = png_chunk(b"PLTE", &[5; 6]);
+    let transparent = png_chunk(b"tRNS", &[0, 1, 0, 2, 0, 3]);
+    let announced = png_chunk(b"acTL", b"\0\0\0\x01\0\0\0\0SECRET");
+    let shown = |file: &[u8]| {
+        let shown = data::shown(file, &data::DecodeLimits::DEFAULT);
+        shown.ok().map(|shown| shown.sha256)
+    };
+    for (name, hidden, expected) in [
+        (
+            "a long palette",
+            with(&png_chunk(b"PLTE", &[b'S'; 900])),
+            plain.clone(),
+        ),
+        (
+            "a second palette",
+            with(&[&palette[..], &palette].concat()),
+            with(&palette),
+        ),
+        (
+            "long transparency",
+            with(&png_chunk(b"tRNS", &[b'S'; 300])),
+            plain.clone(),
+        ),
+        (
+            "a second transparency",
+            with(&[&transparent[..], &transparent].concat()),
+            with(&transparent),
+        ),
+        (
+            "behind an animation's length",
+            with(&[announced, png_chunk(b"fcTL", &[0; 26])].concat()),
+            plain.clone(),
+        ),
+        (
+            "behind a frame's place",
+            with(&png_chunk(b"fcTL", &[b'S'; 40])),
+            plain.clone(),
+        ),
+    ] {
+        // Where decoders would show something else, the file is refused.
+        match strip(&hidden, PRIVATE) {
+            Ok(stripped) => assert!(*stripped.file == *expected, "{name}"),
+            Err(_) => assert_ne!(shown(&hidden), shown(&expected), "{name}"),
+        }
+    }
+}
+
+/// The least that is a color profile, and more bytes behind it.
+fn profile(more: &[u8]) -> Vec<u8> {
+    let mut profile = vec![0; 132];
+    profile[3] = 132;
+    profile[36..40].copy_from_slice(b"acsp");
+    profile.extend(more);
+    profile
+}
+
+#[test]
+fn bytes_behind_a_color_profile_and_in_its_place_go() {
+    let clean = clean(JPEG);
+    let at = clean.windows(2).position(|mark| mark == [0xFF, 0xE2]).unwrap();
+    let length = usize::from(u16::from_be_bytes([clean[at + 2], clean[at + 3]]));
+    let with = |parts: &[&[u8]]| {
+        let parts = parts
+            .iter()
+            .flat_map(|part| segment(0xE2, &[b"ICC_PROFILE\0", *part].concat()));
+        let parts: Vec<u8> = parts.collect();
+        [&clean[..at], &parts, &clean[at + 2 + length..]].concat()
+    };
+    let part = |more: &[u8]| [&[1, 1][..], &profile(more)].concat();
+    goes(
+        "no profile",
+        &["unreadable"],
+        &with(&[b"\x01\x01SECRET"]),
+        &with(&[]),
+    );
+    goes(
+        "behind it",
+        &["other"],
+        &with(&[&part(b"SECRET")]),
+        &with(&[&part(b"")]),
+    );
+    let second = with(&[&part(b""), b"\x02\x01SECRET"]);
+    goes("a second part", &["other"], &second, &with(&[&part(b"")]));
+
+    let plain = png_of(0, 0, 18, b"", &[]);
+    let with = |data: &[u8]| [&plain[..33], &png_chunk(b"iCCP", data), &plain[33..]].concat();
+    let packed = |profile: &[u8]| {
+        let mut packed = b"icc\0\0".to_vec();
+        let mut encoder = flate2::read::ZlibEncoder::new(profile, flate2::Compression::default());
+        std::io::Read::read_to_end(&mut encoder, &mut packed).unwrap();
+        packed
+    };
+    let kept = with(&packed(&profile(b"")));
+    assert!(matches!(strip(&kept, PRIVATE).unwrap().file, Cow::Borrowed(_)));
+    goes("no profile", &["unreadable"], &with(&packed(b"SECRET")), &plain);
+    goes("nothing packed", &["unreadable"], &with(b"icc\0\0SECRET"), &plain);
+    goes(
+        "behind it",
+        &["other"],
+        &with(&packed(&profile(b"SECRET"))),
+        &kept,
+    );
+    let behind = [packed(&profile(b"")), b"SECRET".to_vec()].concat();
+    goes("behind the packed one", &["other"], &with(&behind), &kept);
+
+    let plain = gif_with(b"", b"");
+    let end = plain.len() - 1;
+    let with = |blocks: &[u8]| [&plain[..end], b"\x21\xff\x0bICCRGBG1012", blocks, &plain[end..]].concat();
+    goes("no profile", &["unreadable"], &with(b"\x06SECRET\0"), &plain);
+    let block = |profile: &[u8]| [&[profile.len() as u8][..], profile, &[0]].concat();
+    let kept = with(&block(&profile(b"")));
+    assert!(matches!(strip(&kept, PRIVATE).unwrap().file, Cow::Borrowed(_)));
+    goes("behind it", &["other"], &with(&block(&profile(b"SECRET"))), &kept);
+
+    let mut webp = self::clean(WEBP);
+    let at = webp.windows(4).position(|name| name == b"ICCP").unwrap();
+    webp[at + 8..at + 14].copy_from_slice(b"SECRET");
+    webp[at + 8 + 36] = 0;
+    let stripped = strip(&webp, PRIVATE).unwrap();
+    assert!(!holds(&stripped.file, "ICCP") && pixels(&stripped.file) == pixels(&webp));
+    assert!(stripped.file[20] & 0x20 == 0 && scan(&stripped.file).unwrap().is_empty());
 }
 
 /// A GIF of 2 x 2 px; `more` follows its compressed pixels in their block, `blocks` are blocks behind it.

@@ -95,6 +95,7 @@ impl Address {
 /// # Errors
 /// Why no browser would request it, in words.
 pub(super) fn read(text: &str, page: Option<&str>) -> Result<Vec<Address>, String> {
+    let text = &text.replace(['\t', '\n', '\r'], "");
     let trimmed = text.trim_matches(|c: char| c <= ' ');
     if trimmed.chars().take_while(|&c| is_slash(c)).count() < 2 {
         return Ok(vec![parsed(text, None)?]);
@@ -225,6 +226,11 @@ fn host_of(text: &str) -> Result<String, String> {
             .strip_suffix(']')
             .and_then(|v6| v6.parse::<Ipv6Addr>().ok());
         return match address {
+            // Rust writes such addresses with the dots of IPv4, browsers with hexadecimal digits alone.
+            Some(address) if address.to_ipv4_mapped().is_some() => {
+                let [.., high, low] = address.segments();
+                Ok(format!("[::ffff:{high:x}:{low:x}]"))
+            }
             Some(address) => Ok(format!("[{address}]")),
             None => wrong("is not an address"),
         };
@@ -417,6 +423,10 @@ mod tests {
             ("http://h/a[1]|{2}.jpg", "http://h/a[1]|%7B2%7D.jpg"),
             ("http://h?x", "http://h/?x"),
             ("http://[2600::1]:8080/a.jpg", "http://[2600::1]:8080/a.jpg"),
+            (
+                "http://[::ffff:127.0.0.1]:8080/a.jpg",
+                "http://[::ffff:7f00:1]:8080/a.jpg",
+            ),
             // Numbers in any base are the same host to a browser: here this machine, which the resolver refuses.
             ("http://0x7f.1/a.jpg", "http://127.0.0.1/a.jpg"),
             ("http://2130706433/a.jpg", "http://127.0.0.1/a.jpg"),
@@ -478,6 +488,10 @@ mod tests {
         assert_eq!(
             all(" //h:81/a.jpg", Some("http://page.example/1")),
             ["http://h:81/a.jpg"]
+        );
+        assert_eq!(
+            all("/\t/h/a.jpg", Some("http://page.example/1")),
+            ["http://h/a.jpg"]
         );
         assert_eq!(
             all(r"\\h\a.jpg", Some("https://page.example/1")),

@@ -97,16 +97,7 @@ pub(super) fn datasheet(release: &Release<'_>) -> String {
     section(
         "Preprocessing",
         &[
-            (
-                "Was anything done to the data?",
-                match tally.rewritten {
-                    0 => "No: the files are those of the source, byte for byte.".to_string(),
-                    rewritten => format!(
-                        "Pixels were not changed. Metadata within {rewritten} of {} files were written anew without what is named above; the other files are those of the source, byte for byte. Hashes are those of the files in this release.",
-                        tally.records
-                    ),
-                },
-            ),
+            ("Was anything done to the data?", preprocessing(tally)),
             (
                 "Is the software available?",
                 "Yes: Passer, `passer curate`.".to_string(),
@@ -287,6 +278,25 @@ pub(super) fn places_and_metadata(release: &Release<'_>) -> String {
         ),
     };
     format!("{places} {within}")
+}
+
+/// What happened to the files, and whether their pixels were compared.
+fn preprocessing(tally: &Tally) -> String {
+    let (rewritten, open) = (tally.rewritten, tally.not_compared);
+    if rewritten == 0 {
+        return "No: the files are those of the source, byte for byte.".to_string();
+    }
+    let compared = match open {
+        0 => "their pixels were compared with those of the source's files, and are the same".to_string(),
+        open => format!(
+            "the pixels of {} of them were compared with those of the source's files, and are the same; **{open} do not decode, or not to their last frame, so that their pixels were not compared, or not all**",
+            rewritten - open
+        ),
+    };
+    format!(
+        "Pixels were not changed. Metadata within {rewritten} of {} files were written anew without what is named above; {compared}. The other files are those of the source, byte for byte. Hashes are those of the files in this release.",
+        tally.records
+    )
 }
 
 fn funnel(release: &Release<'_>) -> String {
@@ -490,6 +500,32 @@ mod tests {
         assert_eq!(
             persons_in_words(&persons(17, 1.0), "a YOLOX network", "ab", 0),
             "Objects of class 17 (0 is a person in COCO's list) were looked for with a YOLOX network (weights SHA-256 `ab`, class 17): 0 photos with one that scored more than 1, **which no detection can**, or that could not be read, were dropped."
+        );
+    }
+
+    #[test]
+    fn the_sheet_says_of_how_many_changed_files_pixels_were_compared() {
+        let words = |rewritten, not_compared| {
+            preprocessing(&Tally {
+                records: 9,
+                rewritten,
+                not_compared,
+                ..Tally::default()
+            })
+        };
+        assert_eq!(
+            words(0, 0),
+            "No: the files are those of the source, byte for byte."
+        );
+        let all = words(4, 0);
+        assert!(
+            all.contains("within 4 of 9 files") && all.contains("are the same. The other"),
+            "{all}"
+        );
+        let some = words(4, 1);
+        assert!(
+            some.contains("the pixels of 3 of them") && some.contains("**1 do not decode"),
+            "{some}"
         );
     }
 

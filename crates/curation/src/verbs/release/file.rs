@@ -15,6 +15,8 @@ pub(super) struct ReleasedFile {
     pub(super) original: Option<Content>,
     /// The kinds of metadata that were removed or, where all stay, that it holds.
     pub(super) embedded: Kinds,
+    /// Whether all that decoders show of it is known to be what they show of the source's file.
+    pub(super) is_compared: bool,
     /// The pictures in it: 1, or the frames of an animation.
     pub(super) frames: usize,
 }
@@ -23,7 +25,7 @@ impl ReleasedFile {
     /// Removes metadata from the file of the photo `key`.
     ///
     /// # Errors
-    /// A file whose metadata cannot be told from its pixels.
+    /// A file whose metadata cannot be told from its pixels, or whose pixels would change.
     pub(super) fn new(key: &str, source: Vec<u8>, metadata: FileMetadata) -> Result<ReleasedFile, Error> {
         let content = sha256(&source);
         let frames = data::frames(&source);
@@ -33,6 +35,7 @@ impl ReleasedFile {
                 bytes: source,
                 sha256: content,
                 original: None,
+                is_compared: true,
                 frames,
             });
         }
@@ -41,7 +44,7 @@ impl ReleasedFile {
             hint: Some(Hint::KeepMetadata { key: key.to_string() }),
         };
         let stripped = embedded::strip(&source, metadata).map_err(|error| refused(error.to_string()))?;
-        let embedded = stripped.removed;
+        let (embedded, is_compared) = (stripped.removed, stripped.is_compared);
         let file = match stripped.file {
             Cow::Borrowed(_) => None,
             Cow::Owned(bytes) => Some(bytes),
@@ -52,6 +55,7 @@ impl ReleasedFile {
                 sha256: content,
                 original: None,
                 embedded,
+                is_compared: true,
                 frames,
             });
         };
@@ -66,6 +70,7 @@ impl ReleasedFile {
             bytes,
             original: Some(content),
             embedded,
+            is_compared,
             frames,
         })
     }

@@ -22,6 +22,8 @@ pub(super) struct Tally {
     pub(super) embedded: BTreeMap<&'static str, usize>,
     /// Photos whose released file is not the source's, byte for byte.
     pub(super) rewritten: usize,
+    /// Photos of them of which a picture or a frame does not decode, so that nothing shows that it stayed the same.
+    pub(super) not_compared: usize,
     /// Photos of which an address is not published, because it is private.
     pub(super) private_addresses: usize,
     /// Photos whose released file equals that of another one.
@@ -38,6 +40,7 @@ impl Tally {
         self.records += 1;
         self.bytes += file.bytes.len() as u64;
         self.rewritten += usize::from(file.original.is_some());
+        self.not_compared += usize::from(!file.is_compared);
         self.private_addresses += usize::from(entry.has_private_address);
         self.animated += usize::from(file.frames > 1);
         self.transparent += usize::from(entry.file.remark.as_deref() == Some(TRANSPARENT));

@@ -1,11 +1,19 @@
 //! Checks of a detector's numbers: a config in, the first key that makes no detector out.
 
-use super::{MOST_LATER_STAGES, Neck, RcnnConfig};
+use backbones::{BackboneConfig, VitConfig};
+
+use super::{MOST_LATER_STAGES, Neck, Norm, RcnnConfig};
 
 impl RcnnConfig {
     /// Checks that such a detector exists; the message names the key, in the config's `table`.
     pub fn validate(&self, table: &str) -> Result<(), String> {
-        self.backbone.validate(&format!("{table}.backbone"))?;
+        match &self.backbone {
+            BackboneConfig::Resnet(resnet) => resnet.validate(&format!("{table}.backbone"))?,
+            BackboneConfig::Vit(vit) => {
+                vit.validate(&format!("{table}.backbone.vit"))?;
+                self.validate_below_transformer(vit, table)?;
+            }
+        }
         self.anchors.validate(&format!("{table}.anchors"))?;
         let counts = [
             ("classes", self.classes),
@@ -82,6 +90,55 @@ impl RcnnConfig {
         Ok(())
     }
 
+    /// What only residual networks have, and the sizes that a transformer's maps ask for.
+    fn validate_below_transformer(&self, vit: &VitConfig, table: &str) -> Result<(), String> {
+        let needs = |key: &str, wanted: String, got: String| {
+            Err(format!(
+                "`{table}.{key}` must be {wanted} with `{table}.backbone.vit`, got {got}"
+            ))
+        };
+        if let Neck::C4(_) = self.neck {
+            return Err(format!(
+                "`{table}.neck` must be `pyramid` with `{table}.backbone.vit`, got `c4`: a transformer has no stages"
+            ));
+        }
+        for (key, sides) in [("width", vit.width), ("patch_px", vit.patch_px)] {
+            if !sides.is_multiple_of(4) {
+                return Err(format!(
+                    "`{table}.backbone.vit.{key}` must be a multiple of 4 below a pyramid, got {sides}"
+                ));
+            }
+        }
+        if !self.input.multiple_of_px.is_multiple_of(2 * vit.patch_px) {
+            let wanted = format!("a multiple of {}, two patches,", 2 * vit.patch_px);
+            return needs(
+                "input.multiple_of_px",
+                wanted,
+                self.input.multiple_of_px.to_string(),
+            );
+        }
+        if self.frozen_stages > 0 {
+            return needs("frozen_stages", "0".to_owned(), self.frozen_stages.to_string());
+        }
+        if self.backbone_norm != Norm::Trained {
+            let got = match self.backbone_norm {
+                Norm::Frozen => "\"frozen\"",
+                Norm::Trained | Norm::Synchronized => "\"synchronized\"",
+            };
+            let wanted = "\"trained\" (it has no batch normalization)".to_owned();
+            return needs("backbone_norm", wanted, got.to_owned());
+        }
+        if self.backbone_norm_epsilon != 1e-5 {
+            let got = format!("{:e}", self.backbone_norm_epsilon);
+            return needs(
+                "backbone_norm_epsilon",
+                "1e-5 (it has no batch normalization)".to_owned(),
+                got,
+            );
+        }
+        Ok(())
+    }
+
     fn validate_cascade(&self, table: &str) -> Result<(), String> {
         if self.cascade.is_empty() {
             return Ok(());
@@ -125,19 +182,9 @@ impl RcnnConfig {
 
 #[cfg(test)]
 mod tests {
+    use super::super::resnet50;
     use super::*;
     use crate::rcnn::Version;
-    use backbones::{ResNetConfig, Stem};
-
-    fn resnet50() -> ResNetConfig {
-        ResNetConfig {
-            depth: 50,
-            width: 64,
-            stem: Stem::Imagenet,
-            zero_init_residual: false,
-            stride_in_1x1: false,
-        }
-    }
 
     #[test]
     fn invalid_keys_are_named() {

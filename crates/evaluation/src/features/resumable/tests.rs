@@ -174,6 +174,27 @@ fn what_is_damaged_is_made_anew() {
 }
 
 #[test]
+fn work_that_an_earlier_version_began_is_resumed_without_hashes_of_pixels() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("x");
+    let strict = LoaderConfig {
+        max_bad_fraction: 0.0,
+        ..DATA
+    };
+    let write = |config| write(&path, &encoder(), config, FeatureType::F32, Unfinished::Refuse);
+    write(&strict).0.unwrap_err();
+    fs::remove_file(folder.path().join("x.partial").join(PIXEL_HASHES)).unwrap();
+    let (written, first) = write(&DATA);
+    assert_eq!((written.unwrap().records, first), (47, Some(16)));
+    assert_eq!(Features::load(&path).unwrap().pixel_hashes, None);
+    fs::remove_file(&path).unwrap();
+    write(&strict).0.unwrap_err();
+    write(&DATA).0.unwrap();
+    let hashes = Features::load(&path).unwrap().pixel_hashes;
+    assert_eq!(hashes.map(|hashes| hashes.len()), Some(47));
+}
+
+#[test]
 fn other_work_is_refused_or_discarded() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("x");
@@ -250,7 +271,9 @@ fn numbers_that_cannot_be_kept_name_their_record() {
         };
         let mut partial = ResumableFeatures::open(&path, work, Unfinished::Discard).unwrap();
         let rows = [(2, vec![0.0, 1.0, 2.0, value])];
-        let pushed = partial.push(&[3, 5], &rows, "data", |position| Ok(format!("photo-{position}")));
+        let pushed = partial.push(&[3, 5], &[8, 9], &rows, "data", |position| {
+            Ok(format!("photo-{position}"))
+        });
         pushed.map_err(|error| error.to_string())
     };
     push(65504.0, FeatureType::F16).unwrap();

@@ -1,7 +1,7 @@
 //! The detector as an [`Objective`] of the `training` crate's loop.
 
 use super::Settings;
-use backbones::{Backbone, Context, Init, independent_copy, parameters};
+use backbones::{Backbone, Context, Init, Parameter, independent_copy, parameters};
 use burn::module::Module;
 use burn::tensor::{Device, Tensor, TensorData};
 use data::ViewTargets;
@@ -33,15 +33,15 @@ impl Detect {
     /// An objective that starts from these weights. `device` holds the network while its norms are listed.
     pub(super) fn new(settings: &Settings, weights: BTreeMap<String, TensorData>, device: &Device) -> Self {
         let network = settings.network.init(&Init::empty(device));
-        let norm = |path: &str| path.strip_suffix(".running_mean").map(str::to_owned);
-        let listed = parameters(&network);
+        // Batch and layer normalization alone have weights of one dimension.
+        let norm = |parameter: Parameter| {
+            let path = parameter.path.strip_suffix(".weight")?;
+            (parameter.shape.len() == 1).then(|| path.to_owned())
+        };
         Self {
             settings: settings.clone(),
             weights,
-            norms: listed
-                .iter()
-                .filter_map(|parameter| norm(&parameter.path))
-                .collect(),
+            norms: parameters(&network).into_iter().filter_map(norm).collect(),
         }
     }
 }
@@ -147,13 +147,14 @@ impl Objective for Detect {
 
     fn takes_batch_statistics(&self, _: &Rcnn) -> bool {
         let network = &self.settings.network;
-        // Statistics of the heads are those of the regions of a micro-batch.
-        network.backbone_norm != Norm::Frozen
-            || matches!(network.neck, Neck::Pyramid(pyramid) if pyramid.norm)
+        // Statistics of the heads are those of the regions of a micro-batch. Transformers and their pyramids have none.
+        network.resnet().is_some()
+            && (network.backbone_norm != Norm::Frozen
+                || matches!(network.neck, Neck::Pyramid(pyramid) if pyramid.norm))
     }
 
     fn encoder(&self, student: &Rcnn, state: &State) -> Backbone {
         let network = state.best.as_ref().unwrap_or(student);
-        Backbone::ResNet(network.backbone.body.clone())
+        network.backbone.encoder()
     }
 }

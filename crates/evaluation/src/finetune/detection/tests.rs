@@ -1,5 +1,7 @@
 //! A small detector on drawn pictures: training, evaluation, resume, micro-batches; configs that contradict themselves.
 
+mod transformer;
+
 use super::*;
 use crate::finetune::{FinetuneEvent, FinetuneResult, Job, Start};
 use crate::wave::{number, wave};
@@ -96,6 +98,7 @@ fn small_config(masks: bool) -> Config {
             precision: Default::default(),
             recompute_activations: false,
             checkpoint_every_epochs: None,
+            checkpoint_every_minutes: None,
             checkpoint_every_steps: Some(3),
             keep_checkpoints: 1,
             log_every_steps: 1,
@@ -163,6 +166,8 @@ fn ran(config: &Config, out: &Path, resume: bool, stop_at: Option<usize>) -> Ran
         options: RunOptions {
             out: out.to_path_buf(),
             resume,
+            allow_jump: false,
+            keep_failed_step: false,
             device: Device::flex(),
             replicas: Replicas::single(),
             stop: Arc::clone(&stop),
