@@ -610,7 +610,7 @@ impl Objective for Dino {
     }
 
     fn released(&self) -> Vec<Released> {
-        released::names(&self.config.head)
+        released::names(&self.config)
     }
 
     fn measured(&self, student: &Network, state: &State) -> Vec<(&'static str, Tensor<1>)> {
