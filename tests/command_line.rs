@@ -193,7 +193,7 @@ fn quiet_is_silent_and_verbose_names_checkpoints() {
         notes.contains("pretraining resnet18") && !notes.contains("checkpoint `"),
         "{notes}"
     );
-    let (_, notes) = said(0, &[&["-v"], &smoke[..]].concat());
+    let (_, notes) = said(0, &[&["-v"][..], &smoke[..]].concat());
     assert!(notes.contains("checkpoint `"), "{notes}");
     // Errors are whole.
     let (_, error) = said(1, &["pretrain", "no-such", "--smoke", "--quiet"]);

@@ -213,10 +213,12 @@ impl Kind {
             Some(Self::Curation)
         } else if has("encoders") || has("data_sets") {
             Some(Self::Suite)
-        } else if has("protocols") || has("test_transforms") {
+        } else if has("protocols") {
             Some(Self::Evaluation)
         } else if has("kind") || has("splits") {
             Some(Self::DataSet)
+        } else if has("test_transforms") {
+            Some(Self::Evaluation)
         } else {
             None
         }
@@ -509,6 +511,12 @@ mod tests {
         }
         assert_eq!(Kind::of("[[protocols]]"), Some(Kind::Evaluation));
         assert_eq!(Kind::of("kind = 'flat'"), Some(Kind::DataSet));
+        // A description may have transforms too, an evaluation without its protocols nothing else.
+        assert_eq!(
+            Kind::of("test_transforms = []\n[splits.test]"),
+            Some(Kind::DataSet)
+        );
+        assert_eq!(Kind::of("test_transforms = []"), Some(Kind::Evaluation));
         assert_eq!(Kind::of("[[encoders]]\n[[protocols]]"), Some(Kind::Suite));
         assert_eq!(Kind::of("nothing = 1"), None);
     }

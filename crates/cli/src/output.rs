@@ -69,6 +69,21 @@ pub(crate) fn shell_word(word: &str) -> String {
     format!("'{}'", word.replace('\'', "'\\''"))
 }
 
+/// The lines of a text; words longer than a line have one of their own.
+pub(crate) fn wrapped(text: &str, width: usize) -> Vec<String> {
+    let mut lines: Vec<String> = vec![];
+    for word in text.split_whitespace() {
+        match lines.last_mut() {
+            Some(line) if line.chars().count() + 1 + word.chars().count() <= width => {
+                line.push(' ');
+                line.push_str(word);
+            }
+            _ => lines.push(word.to_string()),
+        }
+    }
+    lines
+}
+
 /// Replaces the standard library's macro, which panics where it cannot write.
 macro_rules! print {
     ($($text:tt)*) => { $crate::output::result(format_args!($($text)*)) };
@@ -84,4 +99,16 @@ macro_rules! println {
 macro_rules! eprintln {
     () => { $crate::output::note(format_args!("\n")) };
     ($($text:tt)*) => { $crate::output::note(format_args!("{}\n", format_args!($($text)*))) };
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_are_no_longer_than_they_may_be() {
+        assert_eq!(wrapped("one two three", 7), ["one two", "three"]);
+        assert_eq!(wrapped("incomprehensible one", 5), ["incomprehensible", "one"]);
+        assert!(wrapped("", 5).is_empty());
+    }
 }

@@ -170,12 +170,26 @@ fn check_in_f32<C: MethodConfig>(case: &Case<C>, backbone: &BackboneConfig) {
     commit_moves_the_teacher_by_its_momentum(&trial);
     a_saved_run_goes_on_as_if_never_stopped(&trial);
     what_depends_on_the_length_is_in_force(&trial);
+    what_a_released_file_may_give_exists(&trial);
     // Paths are dropped by an image's position in the batch, so a micro-batch drops others.
     let whole = case.on(&dropping(backbone, 0.0));
     if case.independent_images {
         micro_batches_make_the_same_step(&whole);
     }
     the_teacher_drops_no_path(&whole, &case.on(&dropping(backbone, 0.5)));
+}
+
+fn what_a_released_file_may_give_exists<O: Objective>(trial: &Trial<'_, O>) {
+    let (student, state) = init(trial, 3);
+    let all = parameters(&student).into_iter().chain(parameters(&state));
+    let known: Vec<String> = all.map(|parameter| parameter.path).collect();
+    for released in trial.objective.released() {
+        assert!(
+            known.contains(&released.ours),
+            "{} is none of {known:?}",
+            released.ours
+        );
+    }
 }
 
 /// The network with another drop path rate, if it has one.

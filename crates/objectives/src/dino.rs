@@ -21,13 +21,12 @@
 #[cfg(test)]
 pub(crate) mod tests;
 
+mod for_data;
 mod released;
 
 use crate::checks;
 use crate::head::{GLOBAL_VIEWS, cross_view_prediction, entropy, features_of_views, l2_normalize, spread};
-use crate::method::{
-    Change, DataShape, Invalid, MethodConfig, RunShape, advice, prototypes_for_data, warmup_for_data,
-};
+use crate::method::{Change, DataShape, Invalid, MethodConfig, RunShape, advice};
 use crate::parameter_budget::{mlp, product};
 use crate::swav::sinkhorn;
 use crate::teacher;
@@ -176,23 +175,7 @@ impl MethodConfig for Config {
     }
 
     fn for_data(&mut self, data: &DataShape) -> Vec<Change> {
-        let mut changes = vec![];
-        // The reference's advice for 256 images per step.
-        if data.batch_images <= 256 && (0.996..0.9995).contains(&self.momentum) {
-            let reason = format!("in place of {}: advised for 256 images per step", self.momentum);
-            self.momentum = 0.9995;
-            changes.push(Change::new("momentum", reason));
-        }
-        if let Some(change) = teacher::for_data(&mut self.momentum, data) {
-            changes = vec![change];
-        }
-        let prototypes = &mut self.head.prototypes;
-        changes.extend(prototypes_for_data("head.prototypes", prototypes, 256, data));
-        if let Some(warmup) = &mut self.teacher_temperature_warmup {
-            let key = "teacher_temperature_warmup.epochs";
-            changes.extend(warmup_for_data(key, &mut warmup.epochs, data));
-        }
-        changes
+        for_data::adapt(self, data)
     }
 }
 
@@ -610,7 +593,7 @@ impl Objective for Dino {
     }
 
     fn released(&self) -> Vec<Released> {
-        released::names(&self.config.head)
+        released::names(&self.config)
     }
 
     fn measured(&self, student: &Network, state: &State) -> Vec<(&'static str, Tensor<1>)> {

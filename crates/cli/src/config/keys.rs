@@ -2,6 +2,7 @@
 
 use crate::configs::Kind;
 use crate::failure::Failure;
+use crate::output::wrapped;
 use crate::schema::{self, Key};
 use clap::ValueEnum;
 
@@ -111,21 +112,6 @@ fn lines(indent: &str, text: &str) {
     }
 }
 
-/// The lines of a text; words longer than a line have one of their own.
-pub(super) fn wrapped(text: &str, width: usize) -> Vec<String> {
-    let mut lines: Vec<String> = vec![];
-    for word in text.split_whitespace() {
-        match lines.last_mut() {
-            Some(line) if line.chars().count() + 1 + word.chars().count() <= width => {
-                line.push(' ');
-                line.push_str(word);
-            }
-            _ => lines.push(word.to_string()),
-        }
-    }
-    lines
-}
-
 pub(super) fn schema(arguments: &SchemaArguments) -> anyhow::Result<()> {
     println!("{}", serde_json::to_string_pretty(&schema::of(arguments.kind))?);
     Ok(())
@@ -134,13 +120,6 @@ pub(super) fn schema(arguments: &SchemaArguments) -> anyhow::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn lines_are_no_longer_than_they_may_be() {
-        assert_eq!(wrapped("one two three", 7), ["one two", "three"]);
-        assert_eq!(wrapped("incomprehensible one", 5), ["incomprehensible", "one"]);
-        assert!(wrapped("", 5).is_empty());
-    }
 
     #[test]
     fn a_word_that_no_key_holds_gets_the_nearest() {

@@ -126,7 +126,9 @@ fn of_message(message: &str, last: &str) -> Option<String> {
         return None;
     }
     let (range, _) = rest.split_once(", got ")?;
+    // Values of this config's other keys.
     let range = range.split(" (").next()?;
+    let range = range.find("` [").map_or(range, |end| &range[..=end]);
     // The length of this config's run says nothing of others.
     let is_general = !range.contains("run's") && !range.contains(" GiB");
     let range = ["a whole number ", "of ", "finite and "]
@@ -149,6 +151,10 @@ mod tests {
         assert_eq!(
             of("`a.momentum.1` must be a multiple of `b` (256), got 3").as_deref(),
             Some("a multiple of `b`")
+        );
+        assert_eq!(
+            of("`a.momentum` must be one of `neighbors` [10, 20], got 0").as_deref(),
+            Some("one of `neighbors`")
         );
         assert_eq!(of("`a.nesterov` must be above 0, got 7"), None);
         assert_eq!(

@@ -1,10 +1,11 @@
 //! The names of heads and center in DINO's full checkpoints, as its `main_dino.py` saves them.
 
-use super::HeadConfig;
+use super::{Centering, Config};
 use training::Released;
 
 /// The parameters of student, teacher and loss. Running statistics of a head with batch normalization start anew.
-pub(super) fn names(head: &HeadConfig) -> Vec<Released> {
+pub(super) fn names(config: &Config) -> Vec<Released> {
+    let head = &config.head;
     // Linear, (norm,) GELU, twice, then the last linear layer.
     let step = if head.batch_norm { 3 } else { 2 };
     let mut all = vec![];
@@ -34,11 +35,14 @@ pub(super) fn names(head: &HeadConfig) -> Vec<Released> {
             });
         }
     }
-    all.push(Released {
-        ours: "centre".into(),
-        within: "dino_loss",
-        theirs: "center".into(),
-        transposed: false,
-    });
+    // With Sinkhorn there is none.
+    if let Centering::Mean { .. } = config.centering {
+        all.push(Released {
+            ours: "centre".into(),
+            within: "dino_loss",
+            theirs: "center".into(),
+            transposed: false,
+        });
+    }
     all
 }

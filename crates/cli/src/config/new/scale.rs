@@ -166,7 +166,14 @@ impl Scaled {
             }
         };
         self.config.views = views.views.iter().map(|group| resized(group, scaled)).collect();
-        self.notes.push(format!("{path}: crops and augmentations."));
+        match self
+            .notes
+            .first_mut()
+            .filter(|note| note.starts_with(path.as_str()))
+        {
+            Some(note) => *note = format!("{}, crops, augmentations.", note.trim_end_matches('.')),
+            None => self.notes.push(format!("{path}: crops and augmentations.")),
+        }
         if size.px != before {
             let reason = format!(
                 "crops of {} px in place of {before}, smaller ones in proportion",

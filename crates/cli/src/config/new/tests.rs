@@ -97,6 +97,19 @@ fn rates_queues_and_warmups_follow_the_data() {
         "{text}"
     );
 
+    // Keys in the order of their declaration, each table by itself.
+    let at = |key: &str| text.find(key).unwrap();
+    assert!(
+        at("\nlearning_rate_per_256 = ") < at("\nmomentum = 0.9\n"),
+        "{text}"
+    );
+    assert_eq!(
+        text.matches("configs/pretrain/moco-v2-resnet50-imagenet.toml: ")
+            .count(),
+        1,
+        "{text}"
+    );
+
     let few = config(&made(&arguments("dino", "vit_small_patch16"), 500).unwrap());
     assert_eq!((few.data.batch_images, few.training.epochs), (32, Some(2000)));
     let ScheduleConfig::CosinePerStep {

@@ -1,8 +1,8 @@
 //! A config and the reasons of its keys in, a TOML text with a comment above each key out.
 
 use super::Config;
-use crate::config::keys::wrapped;
 use crate::configs::Kind;
+use crate::output::wrapped;
 use crate::schema;
 use std::collections::BTreeMap;
 use toml::{Table, Value};
@@ -36,25 +36,41 @@ pub(super) fn text(
     for line in head {
         writer.comment(line);
     }
+    writer.line("");
     writer.entries("", &table);
     Ok(writer.text)
 }
 
-/// Keys in the order in which the config declares them.
+/// The paths of keys, without positions in lists, in the order in which the config declares them.
 fn order(text: &str) -> Vec<String> {
     let mut order: Vec<String> = vec![];
+    let mut table = String::new();
     for line in text.lines() {
-        let names = match line.strip_prefix('[') {
-            Some(header) => header.trim_matches(['[', ']']).split('.').collect(),
-            None => vec![line.split(" =").next().unwrap_or_default()],
-        };
-        for name in names {
-            if !order.iter().any(|known| known == name) {
-                order.push(name.to_string());
+        let mut paths = vec![];
+        match line.strip_prefix('[') {
+            Some(header) => {
+                table.clear();
+                for name in header.trim_matches(['[', ']']).split('.') {
+                    table = join(&table, name);
+                    paths.push(table.clone());
+                }
+            }
+            None => paths.push(join(&table, line.split(" =").next().unwrap_or_default())),
+        }
+        for path in paths {
+            if !order.contains(&path) {
+                order.push(path);
             }
         }
     }
     order
+}
+
+fn join(at: &str, name: &str) -> String {
+    match at {
+        "" => name.to_string(),
+        at => format!("{at}.{name}"),
+    }
 }
 
 fn first_sentence(text: &str) -> String {
@@ -108,32 +124,32 @@ impl Writer<'_> {
         lines.iter().for_each(|line| self.comment(line));
     }
 
-    fn sorted<'t>(&self, table: &'t Table) -> Vec<(&'t String, &'t Value)> {
-        let mut entries: Vec<_> = table.iter().collect();
-        entries.sort_by_key(|(key, _)| self.order.iter().position(|known| known == *key));
+    /// The entries of the table at a path, in the order of the declaration.
+    fn sorted<'t>(&self, at: &str, table: &'t Table) -> Vec<(&'t String, &'t Value)> {
+        let mut entries: Vec<(&String, &Value)> = table.iter().collect();
+        entries.sort_by_key(|(key, _)| {
+            let path = join(at, key);
+            self.order.iter().position(|known| *known == path)
+        });
         entries
     }
 
     /// The entries of a table: values first, then its tables.
     fn entries(&mut self, at: &str, table: &Table) {
-        let path = |key: &str| match at {
-            "" => key.to_string(),
-            at => format!("{at}.{key}"),
-        };
-        let entries = self.sorted(table);
+        let entries = self.sorted(at, table);
         let (tables, values): (Vec<_>, Vec<_>) =
             entries.into_iter().partition(|(_, value)| is_section(at, value));
         for (key, value) in values {
-            let place = path(key);
+            let place = join(at, key);
             self.about(&place);
             self.about_keys_in(&place);
-            let value = self.inline(value);
+            let value = self.inline(&place, value);
             self.line(&format!("{key} = {value}"));
         }
         for (key, value) in tables {
             match value {
-                Value::Table(table) => self.section(&path(key), table),
-                Value::Array(groups) => self.groups(&path(key), groups),
+                Value::Table(table) => self.section(&join(at, key), table),
+                Value::Array(groups) => self.groups(&join(at, key), groups),
                 _ => {}
             }
         }
@@ -165,18 +181,19 @@ impl Writer<'_> {
             }
             self.line(&format!("[[{path}]]"));
             let Value::Table(group) = group else { continue };
-            for (key, value) in self.sorted(group) {
+            for (key, value) in self.sorted(path, group) {
+                let place = join(path, key);
                 match value {
                     Value::Array(elements) if elements.iter().all(Value::is_table) => {
                         self.line(&format!("{key} = ["));
                         for element in elements {
-                            let element = self.inline(element);
+                            let element = self.inline(&place, element);
                             self.line(&format!("  {element},"));
                         }
                         self.line("]");
                     }
                     value => {
-                        let value = self.inline(value);
+                        let value = self.inline(&place, value);
                         self.line(&format!("{key} = {value}"));
                     }
                 }
@@ -184,18 +201,19 @@ impl Writer<'_> {
         }
     }
 
-    fn inline(&self, value: &Value) -> String {
+    /// The value at a path, in one line.
+    fn inline(&self, at: &str, value: &Value) -> String {
         match value {
             Value::Table(table) if table.is_empty() => "{}".into(),
             Value::Table(table) => {
-                let entries = self.sorted(table).into_iter();
+                let entries = self.sorted(at, table).into_iter();
                 let entries: Vec<String> = entries
-                    .map(|(key, value)| format!("{key} = {}", self.inline(value)))
+                    .map(|(key, value)| format!("{key} = {}", self.inline(&join(at, key), value)))
                     .collect();
                 format!("{{ {} }}", entries.join(", "))
             }
             Value::Array(values) => {
-                let values: Vec<String> = values.iter().map(|value| self.inline(value)).collect();
+                let values: Vec<String> = values.iter().map(|value| self.inline(at, value)).collect();
                 format!("[{}]", values.join(", "))
             }
             Value::Float(number) if number.abs() < 1e-3 && *number != 0.0 => format!("{number:e}"),
