@@ -186,7 +186,9 @@ fn change_length(out: &Path, new: &NewLength, facts: Option<RunFacts>, config: &
     let encoder = out.join(ENCODER);
     if encoder.exists() {
         let kept = out.join(format!("encoder-of-{}-steps.safetensors", new.before));
-        fs::rename(&encoder, &kept).map_err(FileError::new("rename", &encoder))?;
+        let bytes = fs::read(&encoder).map_err(FileError::new("read", &encoder))?;
+        durable::write(&kept, &bytes)?;
+        fs::remove_file(&encoder).map_err(FileError::new("remove", &encoder))?;
     }
     if let Some(facts) = facts {
         facts.with_new_length(

@@ -1,5 +1,6 @@
 //! A small detector on drawn pictures: training, evaluation, resume, micro-batches; configs that contradict themselves.
 
+mod scratch;
 mod transformer;
 
 use super::*;
@@ -400,24 +401,6 @@ fn a_cascade_learns_with_losses_of_each_stage_and_starts_one_of_other_classes() 
     assert_eq!(
         error.unwrap_err().to_string(),
         "evaluation config: `detection.network.input.bgr` must be false, as in the detector that the run starts from, got true"
-    );
-}
-
-#[test]
-fn frozen_layers_need_weights() {
-    let mut network = small_network(false);
-    assert_eq!(start::check_scratch(&network), Ok(()));
-    network.frozen_stages = 2;
-    assert!(
-        start::check_scratch(&network)
-            .unwrap_err()
-            .contains("frozen_stages")
-    );
-    network.backbone_norm = Norm::Frozen;
-    assert!(
-        start::check_scratch(&network)
-            .unwrap_err()
-            .contains("backbone_norm")
     );
 }
 
