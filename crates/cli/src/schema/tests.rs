@@ -307,6 +307,8 @@ fn the_parser_lists_the_keys_that_the_schema_has() {
                 .filter_map(|key| key.path.strip_prefix(&prefix))
                 .collect();
             known.retain(|rest| !rest.contains('.'));
+            // A detector's ResNet, whose keys exclude a transformer's.
+            known.retain(|rest| !(table == "detection.network.backbone" && *rest == "vit"));
             listed.sort_unstable();
             known.sort_unstable();
             assert_eq!(listed, known, "{name}: `{table}`");
