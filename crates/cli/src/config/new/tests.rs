@@ -66,7 +66,10 @@ fn every_method_is_scaled_to_few_some_and_many_images_without_a_warning() {
                 );
                 assert_eq!(scale::px(&config), expected, "{method} {backbone}");
                 assert!(text.lines().all(|line| line.chars().count() <= 140), "{text}");
-                assert!(text.contains("# From: ") && text.contains(" configs/pretrain/"), "{text}");
+                assert!(
+                    text.contains("# From: ") && text.contains(" configs/pretrain/"),
+                    "{text}"
+                );
                 count += 1;
             }
         }
