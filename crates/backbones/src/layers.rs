@@ -76,10 +76,15 @@ pub fn gelu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
 /// The largest value of each window of 3×3 at stride 2 with a border of 1: `[n, c, h, w]` to
 /// `[n, c, ⌈h/2⌉, ⌈w/2⌉]`, the pooling of a ResNet's stem.
 pub fn max_pool(x: Tensor<4>) -> Tensor<4> {
+    largest(x, 3, 2, 1)
+}
+
+/// The largest value of each window of `kernel`×`kernel` pixels, with a border that is never the largest.
+fn largest(x: Tensor<4>, kernel: usize, stride: usize, border: usize) -> Tensor<4> {
     let options = MaxPoolOptions {
-        kernel_size: [3, 3],
-        stride: [2, 2],
-        padding: [(1, 1), (1, 1)],
+        kernel_size: [kernel; 2],
+        stride: [stride; 2],
+        padding: [(border, border); 2],
         dilation: [1, 1],
         ceil_mode: false,
     };
@@ -89,39 +94,17 @@ pub fn max_pool(x: Tensor<4>) -> Tensor<4> {
 /// The largest value of each window of an odd number of pixels at stride 1, the image's border left out: the
 /// size stays.
 pub fn max_pool_same(x: Tensor<4>, kernel: usize) -> Tensor<4> {
-    let border = (kernel / 2, kernel / 2);
-    let options = MaxPoolOptions {
-        kernel_size: [kernel; 2],
-        stride: [1, 1],
-        padding: [border; 2],
-        dilation: [1, 1],
-        ceil_mode: false,
-    };
-    burn::tensor::module::max_pool2d(x, options)
+    largest(x, kernel, 1, kernel / 2)
 }
 
 /// The largest value of each square of 2×2 pixels: `[n, c, h, w]` to `[n, c, ⌊h/2⌋, ⌊w/2⌋]`.
 pub fn halve_by_maximum(x: Tensor<4>) -> Tensor<4> {
-    let options = MaxPoolOptions {
-        kernel_size: [2, 2],
-        stride: [2, 2],
-        padding: [(0, 0), (0, 0)],
-        dilation: [1, 1],
-        ceil_mode: false,
-    };
-    burn::tensor::module::max_pool2d(x, options)
+    largest(x, 2, 2, 0)
 }
 
 /// Every second row and column, from the first: `[n, c, h, w]` to `[n, c, ⌈h/2⌉, ⌈w/2⌉]`, a pyramid's level `pool`.
 pub fn every_second(x: Tensor<4>) -> Tensor<4> {
-    let options = MaxPoolOptions {
-        kernel_size: [1, 1],
-        stride: [2, 2],
-        padding: [(0, 0), (0, 0)],
-        dilation: [1, 1],
-        ceil_mode: false,
-    };
-    burn::tensor::module::max_pool2d(x, options)
+    largest(x, 1, 2, 0)
 }
 
 /// RoIAlign ([`kernels::roi_align`]) of at least one region; the output is always f32.

@@ -7,6 +7,8 @@
 //! half-gray pictures, nor on two pictures that a file joins into one (`jpeg`).
 
 mod jpeg;
+#[cfg(test)]
+mod made;
 mod shown;
 mod unseen;
 

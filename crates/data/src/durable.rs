@@ -39,6 +39,15 @@ pub fn write(path: &Path, bytes: &[u8]) -> Result<(), FileError> {
     writer.finish()
 }
 
+/// Gives a file another name in its folder, replacing a file of that name.
+///
+/// # Errors
+/// [`FileError`] names `from`, which keeps its name, or the folder whose change is not known to be on the disk.
+pub fn rename(from: &Path, to: &Path) -> Result<(), FileError> {
+    fs::rename(from, to).map_err(FileError::new("rename", from))?;
+    to.parent().map_or(Ok(()), sync_folder)
+}
+
 /// [`write()`] for a value as indented JSON with a final newline.
 ///
 /// # Errors

@@ -308,13 +308,9 @@ impl Loader {
         let bounded = (start(batches.end).min(records)).saturating_sub(start(batches.start));
         Loader {
             shared: Arc::new(Shared {
-                dataset: Arc::clone(&shared.dataset),
-                recipe: shared.recipe.clone(),
-                bad: Mutex::default(),
-                bad_before: AtomicUsize::new(0),
                 // At most all records, whose number has 32 bits.
                 bounded_records: bounded as u32,
-                ..*shared
+                ..shared.anew()
             }),
         }
     }
@@ -322,15 +318,10 @@ impl Loader {
     /// The same loader, which also hashes the views of each image, so that two images can be compared without their
     /// pixels: copies in another format, or without their metadata, have the views of the original.
     pub fn with_pixel_hashes(self) -> Loader {
-        let shared = &*self.shared;
         Loader {
             shared: Arc::new(Shared {
-                dataset: Arc::clone(&shared.dataset),
-                recipe: shared.recipe.clone(),
-                bad: Mutex::default(),
-                bad_before: AtomicUsize::new(0),
                 hashes_pixels: true,
-                ..*shared
+                ..self.shared.anew()
             }),
         }
     }
@@ -364,12 +355,8 @@ impl Loader {
             });
         }
         let shared = Shared {
-            dataset: Arc::clone(&shared.dataset),
-            recipe: shared.recipe.clone(),
             part: (index, count),
-            bad: Mutex::default(),
-            bad_before: AtomicUsize::new(0),
-            ..*shared
+            ..shared.anew()
         };
         Ok(Loader {
             shared: Arc::new(shared),
@@ -451,6 +438,17 @@ enum Engine {
 type Made = (Vec<BadRecord>, Result<Batch, Error>);
 
 impl Shared {
+    /// The same, with no record counted as broken yet.
+    fn anew(&self) -> Shared {
+        Shared {
+            dataset: Arc::clone(&self.dataset),
+            recipe: self.recipe.clone(),
+            bad: Mutex::default(),
+            bad_before: AtomicUsize::new(0),
+            ..*self
+        }
+    }
+
     fn batches_per_epoch(&self) -> usize {
         let (records, images) = (self.records as usize, self.config.batch_images);
         if self.order.drops_last() {

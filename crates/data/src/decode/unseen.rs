@@ -138,6 +138,7 @@ mod tests {
     use image::codecs::gif::GifEncoder;
     use image::{Frame, Rgb, RgbImage, Rgba, RgbaImage};
 
+    use super::super::made::{encoded, png_chunk};
     use super::*;
 
     fn picture(seed: u32) -> RgbaImage {
@@ -159,20 +160,6 @@ mod tests {
             .unwrap();
         drop(encoder);
         file
-    }
-
-    fn encoded(picture: DynamicImage, format: ImageFormat) -> Vec<u8> {
-        let mut file = Cursor::new(Vec::new());
-        picture.write_to(&mut file, format).unwrap();
-        file.into_inner()
-    }
-
-    fn png_chunk(name: &[u8; 4], data: &[u8]) -> Vec<u8> {
-        let mut sum = flate2::Crc::new();
-        sum.update(name);
-        sum.update(data);
-        let length = (data.len() as u32).to_be_bytes();
-        [&length[..], name, data, &sum.sum().to_be_bytes()].concat()
     }
 
     /// A PNG with these chunks before its pixels and behind them.
