@@ -186,9 +186,7 @@ fn change_length(out: &Path, new: &NewLength, facts: Option<RunFacts>, config: &
     let encoder = out.join(ENCODER);
     if encoder.exists() {
         let kept = out.join(format!("encoder-of-{}-steps.safetensors", new.before));
-        let bytes = fs::read(&encoder).map_err(FileError::new("read", &encoder))?;
-        durable::write(&kept, &bytes)?;
-        fs::remove_file(&encoder).map_err(FileError::new("remove", &encoder))?;
+        durable::rename(&encoder, &kept)?;
     }
     if let Some(facts) = facts {
         facts.with_new_length(
