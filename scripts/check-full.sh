@@ -2,6 +2,7 @@
 # What is too slow for CI, by hand, before a release: the quick start's accuracy, a long curation killed at many moments, ranks
 # killed at many moments, the pages in a browser, the allocator under Miri. About 30 minutes on two cores after a build.
 #
+# PASSER_FEATURES: Cargo features beside the default ones, as in check.sh, so that nothing is compiled twice.
 # PASSER_TEST_DATA: the folder of real inputs, whose weights the curation's detectors then use.
 # A check whose needs are missing is named at the end, and the script then ends with status 3.
 set -euo pipefail
@@ -14,7 +15,7 @@ out="$(mktemp -d)"
 trap 'rm -rf "$out"' EXIT
 
 step "build"
-cargo build --release --locked
+cargo build --release --locked --features "${PASSER_FEATURES:-}"
 passer="${CARGO_TARGET_DIR:-target}/release/passer"
 
 step "quick start: README's accuracies"
@@ -48,7 +49,7 @@ python3 scripts/curate/kill_test.py --passer "$passer" --rows 200000 --sample 50
 step "20 kills of random ranks at random moments"
 if command -v mpirun >/dev/null; then
   OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 \
-    cargo test --release --locked --workspace --features mpi --test ranks -- --ignored --nocapture
+    cargo test --release --locked --workspace --features "mpi,${PASSER_FEATURES:-}" --test ranks -- --ignored --nocapture
 else
   missing+=("kills of ranks: an MPI with its headers, such as Debian's libopenmpi-dev and openmpi-bin")
 fi
