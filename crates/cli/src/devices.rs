@@ -1,9 +1,9 @@
 //! `--device` and `passer devices`: the devices of this build and this machine.
 
 use crate::failure::Failure;
-use crate::first_kernel;
 use crate::machine::{host_memory_mib, identity};
 use crate::ranks::Ranks;
+use crate::{card, first_kernel};
 use backbones::layers::Conv2dConfig;
 use backbones::{Init, Precision};
 use burn::tensor::{Device, Tensor};
@@ -196,6 +196,15 @@ pub(crate) fn describe(device: &Device) -> String {
     }
 }
 
+/// How a device computes products of f32 values, as results record it: Burn 0.22's tuner rounds their factors to TF32 (10 bits of
+/// mantissa) wherever it chooses CUDA's tensor cores, and has no switch.
+pub(crate) fn f32_products(device: &Device) -> &'static str {
+    match format!("{device:?}").contains("Cuda") {
+        true => "f32, or tf32 where the tuner chooses tensor cores",
+        false => "f32",
+    }
+}
+
 fn is_flex(device: &Device) -> bool {
     format!("{device:?}").contains("Flex")
 }
@@ -206,32 +215,7 @@ pub(crate) fn memory_mib(device: &Device) -> Option<u64> {
     if is_flex(device) || is_software(device) || cfg!(target_os = "macos") {
         return host_memory_mib();
     }
-    let (_, address) = identity(device)?;
-    let address = address?;
-    // AMD's driver has a file, NVIDIA's a program; wgpu reports no memory size.
-    let of_amd = std::fs::read_to_string(format!("/sys/bus/pci/devices/{address}/mem_info_vram_total"));
-    if let Ok(bytes) = of_amd {
-        return Some(bytes.trim().parse::<u64>().ok()? >> 20);
-    }
-    let asked = [
-        "--query-gpu=pci.bus_id,memory.total",
-        "--format=csv,noheader,nounits",
-    ];
-    let output = std::process::Command::new("nvidia-smi")
-        .args(asked)
-        .output()
-        .ok()?;
-    of_nvidia_smi(&String::from_utf8_lossy(&output.stdout), &address)
-}
-
-/// The MiB of the card at a PCI address, from lines such as `00000000:01:00.0, 81559`.
-fn of_nvidia_smi(lines: &str, address: &str) -> Option<u64> {
-    // The program writes the address's first number with eight digits, other programs with four.
-    let plain = |address: &str| address.trim().trim_start_matches('0').to_ascii_lowercase();
-    lines.lines().find_map(|line| {
-        let (of_line, mib) = line.split_once(',')?;
-        (plain(of_line) == plain(address)).then(|| mib.trim().parse().ok())?
-    })
+    card::memory_mib(device)
 }
 
 /// The variable with the number of threads on the CPU.
@@ -448,15 +432,6 @@ fn rate<F: FnMut() -> Tensor<1>>(device: &Device, make: impl Fn(usize) -> (f64, 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_card_is_found_by_its_address() {
-        let lines = "00000000:01:00.0, 24564\n00000000:C1:00.0, 81559\n00000001:01:00.0, [N/A]\n";
-        assert_eq!(of_nvidia_smi(lines, "0000:c1:00.0"), Some(81559));
-        assert_eq!(of_nvidia_smi(lines, "0000:01:00.0"), Some(24564));
-        assert_eq!(of_nvidia_smi(lines, "0001:01:00.0"), None);
-        assert_eq!(of_nvidia_smi(lines, "0000:02:00.0"), None);
-    }
 
     #[test]
     #[cfg(feature = "flex")]

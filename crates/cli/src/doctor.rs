@@ -465,6 +465,7 @@ fn two_steps(device: &Device) -> anyhow::Result<()> {
         device: device.clone(),
         allow_jump: false,
         keep_failed_step: false,
+        gauge: None,
     };
     let summary = objectives::pretrain(&config, dataset, &options, &mut |_| ())?;
     match summary.last_loss {

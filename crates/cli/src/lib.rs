@@ -12,6 +12,7 @@
 mod output;
 
 mod batch;
+mod card;
 mod completions;
 mod config;
 mod configs;

@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 /// The commit that the program was built from, or `unknown`.
 pub(crate) const COMMIT: &str = env!("PASSER_COMMIT");
 
-/// Version, commit, device and threads, as `run.json` records them. Threads are those of this process on the CPU, which its ranks
+/// Version, commit, device, its f32 products and threads, as `run.json` records them. Threads are those of this process on the CPU, which its ranks
 /// and `RAYON_NUM_THREADS` bound.
 pub(crate) fn facts(device: &Device) -> Map<String, Value> {
     let facts = json!({
@@ -14,6 +14,7 @@ pub(crate) fn facts(device: &Device) -> Map<String, Value> {
         "commit": COMMIT,
         "burn": "0.22.1",
         "device": crate::devices::describe(device),
+        "f32_products": crate::devices::f32_products(device),
         "cpu_threads": rayon::current_num_threads(),
         "command": std::env::args().collect::<Vec<_>>(),
     });

@@ -5,7 +5,7 @@ use crate::output::counted;
 use crate::progress::ProgressBar;
 use data::significant;
 use std::path::Path;
-use training::{Alarm, Event, NewLength, Summary};
+use training::{Alarm, Event, LogLine, NewLength, Summary};
 
 /// The display of one run.
 pub(crate) struct TrainingProgress<'a> {
@@ -69,11 +69,12 @@ impl<'a> TrainingProgress<'a> {
             Event::Log(line) => self.note(
                 line.step,
                 &format!(
-                    "epoch {} loss {} lr {} {} images/s{}",
+                    "epoch {} loss {} lr {} {} images/s{}{}",
                     line.epoch + 1,
                     significant(line.loss.into(), 5),
                     significant(line.learning_rate, 4),
                     significant(line.images_per_second, 3),
+                    on_device(line),
                     skipped(line.skipped_steps.unwrap_or(0))
                 ),
             ),
@@ -126,11 +127,42 @@ pub(crate) fn in_words(alarm: &Alarm) -> String {
     text
 }
 
+/// `, GPU 87% busy, 3.0 GiB`: what the device's driver reports; empty if it reports nothing.
+fn on_device(line: &LogLine) -> String {
+    let busy = line
+        .device_busy
+        .map(|share| format!("{:.0}% busy", share * 100.0));
+    let memory = line
+        .device_memory_mib
+        .map(|mib| format!("{:.1} GiB", mib as f64 / 1024.0));
+    let known: Vec<String> = busy.into_iter().chain(memory).collect();
+    match known.is_empty() {
+        true => String::new(),
+        false => format!(", GPU {}", known.join(", ")),
+    }
+}
+
 /// The steps that f16's loss scale skipped since the run's start, for a progress line; empty if there are
 /// none.
 pub(crate) fn skipped(steps: usize) -> String {
     match steps {
         0 => String::new(),
         steps => format!(", {} skipped (loss scale)", counted(steps, "step")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_says_what_the_devices_driver_reports() {
+        let text = r#"{"step":1,"epoch":0,"loss":1,"learning_rate":1,"signals":{},"images_per_second":1,"data_wait":0}"#;
+        let mut line: LogLine = serde_json::from_str(text).unwrap();
+        assert_eq!(on_device(&line), "");
+        line.device_memory_mib = Some(3072);
+        assert_eq!(on_device(&line), ", GPU 3.0 GiB");
+        line.device_busy = Some(0.87);
+        assert_eq!(on_device(&line), ", GPU 87% busy, 3.0 GiB");
     }
 }

@@ -6,7 +6,7 @@ use crate::output::counted;
 use crate::progress::duration;
 use crate::ranks::{RankArguments, Ranks};
 use crate::training_progress::skipped;
-use crate::{interrupt, provenance};
+use crate::{card, interrupt, provenance};
 use burn::tensor::Device;
 use serde_json::{Map, Value};
 use std::path::Path;
@@ -73,6 +73,7 @@ pub(crate) fn options(
         stop: interrupt::flag()?,
         method: method.into(),
         provenance,
+        gauge: card::gauge(device),
         device: device.clone(),
     })
 }

@@ -51,7 +51,7 @@ pub use error::{Error, device_reason, ran_out_of_memory};
 pub use hint::{Captured, Hint};
 pub use inspection::{Content, Dtypes, Inspection, Network, TensorLine, inspect_weights};
 pub use later_keys::fill_in_later_keys;
-pub use log_line::{LogLine, Metrics, read_metrics};
+pub use log_line::{DeviceGauge, DeviceReading, LogLine, Metrics, read_metrics};
 pub use objective::{Loss, Objective, ViewCount, Watched};
 pub use optimizer::{
     Adaptation, ClipConfig, Optimizer, OptimizerConfig, ParameterRule, Rates, drop_gradients,

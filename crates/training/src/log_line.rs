@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{BufRead, BufReader};
 use std::path::Path;
+use std::sync::Arc;
 
 /// The name of the log in a run directory.
 pub(crate) const METRICS: &str = "metrics.jsonl";
@@ -34,6 +35,13 @@ pub struct LogLine {
     pub images_per_second: f64,
     /// Clock field: the share of the window's time spent waiting for the loader, 0..1.
     pub data_wait: f64,
+    /// Clock field: MiB in use on the device's card when the line was written, by all programs; where its driver reports it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub device_memory_mib: Option<u64>,
+    /// Clock field: the share of the driver's last sampling period, below a second, in which the device's card computed, 0..1;
+    /// where its driver reports it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub device_busy: Option<f64>,
     /// Clock field: when the line was written, seconds since 1970-01-01 UTC, to the millisecond. Version 0.2 and earlier
     /// did not write it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -55,6 +63,8 @@ impl LogLine {
             skipped_steps,
             images_per_second,
             data_wait,
+            device_memory_mib,
+            device_busy,
             unix_seconds: _,
         } = self;
         let mut scalars = vec![
@@ -68,9 +78,23 @@ impl LogLine {
         scalars.extend(skipped_steps.map(|steps| ("f16/skipped_steps".to_owned(), steps as f64)));
         scalars.push(("speed/images_per_second".to_owned(), *images_per_second));
         scalars.push(("speed/data_wait".to_owned(), *data_wait));
+        scalars.extend(device_busy.map(|share| ("device/busy".to_owned(), share)));
+        scalars.extend(device_memory_mib.map(|mib| ("device/memory_mib".to_owned(), mib as f64)));
         scalars
     }
 }
+
+/// What the driver of a device's card reports of it at a moment.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct DeviceReading {
+    /// MiB in use, by all programs.
+    pub memory_mib: Option<u64>,
+    /// The share of the driver's last sampling period in which the card computed, 0..1.
+    pub busy: Option<f64>,
+}
+
+/// Reads a device's card without waiting for its work; called once for each line of the log.
+pub type DeviceGauge = Arc<dyn Fn() -> DeviceReading + Send + Sync>;
 
 /// The number that the log has for a 32-bit one: 0.1, not 0.10000000149011612.
 fn as_written(value: f32) -> f64 {
@@ -162,6 +186,8 @@ mod tests {
             skipped_steps: None,
             images_per_second: 64.0,
             data_wait: 0.5,
+            device_memory_mib: None,
+            device_busy: None,
             unix_seconds: Some(1.5),
         }
     }

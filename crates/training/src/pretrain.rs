@@ -13,7 +13,7 @@ use crate::alarm::Alarm;
 use crate::checkpoint::CheckpointDir;
 use crate::config::{Config, ObjectiveSection};
 use crate::error::Error;
-use crate::log_line::LogLine;
+use crate::log_line::{DeviceGauge, LogLine};
 use crate::objective::Objective;
 use backbones::Replicas;
 use burn::tensor::Device;
@@ -42,6 +42,8 @@ pub struct RunOptions {
     pub keep_failed_step: bool,
     /// The device, without autodiff.
     pub device: Device,
+    /// Reads the device's card for the log; `None` where nothing reports on it.
+    pub gauge: Option<DeviceGauge>,
     /// The devices that share the run, one process each; [`Replicas::single`] for one. All processes call the loop with
     /// the same config and data; that of rank 0 alone reads and writes the run directory.
     pub replicas: Replicas,

@@ -6,7 +6,7 @@
 //! fields.
 
 use crate::error::{Error, device_reason};
-use crate::log_line::{LogLine, METRICS, lines_until};
+use crate::log_line::{DeviceGauge, LogLine, METRICS, lines_until};
 use crate::loss_scale::LossScale;
 use crate::objective::Loss;
 use crate::tensorboard::{EventFile, unix_seconds};
@@ -74,6 +74,8 @@ pub(crate) struct RunLog {
     /// The window of the newest line that this process wrote.
     pub(crate) closed: Option<Window>,
     pub(crate) last_finite: Option<f32>,
+    /// Reads the device's card when a line is written.
+    pub(crate) gauge: Option<DeviceGauge>,
     window_started: Instant,
     images: usize,
     waited: f64,
@@ -103,6 +105,7 @@ impl RunLog {
             window,
             closed: None,
             last_finite,
+            gauge: None,
             window_started: Instant::now(),
             images: 0,
             waited: 0.0,
@@ -216,6 +219,7 @@ impl RunLog {
             ("loss_over_chance".to_owned(), share as f32)
         }));
         let seconds = self.window_started.elapsed().as_secs_f64().max(1e-9);
+        let device = self.gauge.as_ref().map(|read| read()).unwrap_or_default();
         let line = LogLine {
             step: last.step + 1,
             epoch,
@@ -226,6 +230,8 @@ impl RunLog {
             skipped_steps: loss_scale.map(|scale| scale.skipped),
             images_per_second: self.images as f64 / seconds,
             data_wait: (self.waited / seconds).min(1.0),
+            device_memory_mib: device.memory_mib,
+            device_busy: device.busy,
             unix_seconds: Some(unix_seconds()),
         };
         self.window_started = Instant::now();
@@ -271,7 +277,10 @@ fn keep_events(events: Result<EventFile, FileError>) -> Option<EventFile> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::log_line::DeviceReading;
     use burn::tensor::Device;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicU64, Ordering};
 
     fn loss(value: f32) -> Loss {
         let device = Device::flex().autodiff();
@@ -322,6 +331,38 @@ mod tests {
         std::fs::write(&path, &text[..text.len() - 1]).unwrap();
         drop(RunLog::open(Some(&run.path().to_owned()), 4, Window::default(), None).unwrap());
         assert_eq!(lines(&path).len(), 1);
+    }
+
+    #[test]
+    fn each_line_has_what_the_devices_driver_reports_at_that_moment() {
+        let run = tempfile::tempdir().unwrap();
+        let (mut log, _) = RunLog::open(Some(&run.path().to_owned()), 0, Window::default(), None).unwrap();
+        let read = Arc::new(AtomicU64::new(0));
+        let counted = Arc::clone(&read);
+        log.gauge = Some(Arc::new(move || DeviceReading {
+            memory_mib: Some(1000 + counted.fetch_add(1, Ordering::Relaxed)),
+            busy: None,
+        }));
+        for step in 0..4 {
+            log.push(step, 0.1, loss(1.0), 8, 0.0);
+            if step % 2 == 1 {
+                log.drain(&Replicas::single()).unwrap();
+                log.write(0, None, BTreeMap::new(), None).unwrap();
+            }
+        }
+        let lines = crate::read_metrics(run.path()).unwrap().lines;
+        let memory: Vec<_> = lines.iter().map(|line| line.device_memory_mib).collect();
+        assert_eq!(memory, [Some(1000), Some(1001)]);
+        assert_eq!(read.load(Ordering::Relaxed), 2, "once for a line, not for a step");
+        let scalars = lines[1].scalars();
+        assert!(
+            scalars.contains(&("device/memory_mib".to_owned(), 1001.0)),
+            "{scalars:?}"
+        );
+        assert!(
+            !scalars.iter().any(|(name, _)| name == "device/busy"),
+            "{scalars:?}"
+        );
     }
 
     #[test]

@@ -23,6 +23,8 @@ pub(super) fn label(name: &str) -> String {
     match name {
         "speed/images_per_second" => "images per second".into(),
         "speed/data_wait" => "share of time waiting for data".into(),
+        "device/busy" => "share of time the GPU computes".into(),
+        "device/memory_mib" => "GPU memory in use, MiB".into(),
         "train/loss" => "loss".into(),
         name => {
             let (group, rest) = name.split_once('/').unwrap_or(("", name));
@@ -43,6 +45,7 @@ pub(super) fn rank(name: &str) -> usize {
         "signals/",
         "train/",
         "speed/",
+        "device/",
         "f16/",
     ];
     groups

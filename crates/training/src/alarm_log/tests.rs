@@ -23,6 +23,8 @@ fn line(step: usize, spread: f32) -> LogLine {
         skipped_steps: None,
         images_per_second: 1.0,
         data_wait: 0.0,
+        device_memory_mib: None,
+        device_busy: None,
         unix_seconds: None,
     }
 }

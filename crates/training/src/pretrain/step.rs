@@ -190,7 +190,8 @@ impl<O: Objective> Run<O> {
             _ => Watch::default(),
         };
         let out = directory.to_write();
-        let (log, lines) = RunLog::open(out, logged, position.window, position.last_finite)?;
+        let (mut log, lines) = RunLog::open(out, logged, position.window, position.last_finite)?;
+        log.gauge = plan.options.gauge.clone();
         let alarms = out
             .map(|out| AlarmLog::open(out, plan.rules(), &lines))
             .transpose()?;

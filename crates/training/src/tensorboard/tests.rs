@@ -132,6 +132,8 @@ fn line(step: usize) -> LogLine {
         skipped_steps: None,
         images_per_second: 8.0,
         data_wait: 0.5,
+        device_memory_mib: None,
+        device_busy: None,
         unix_seconds: Some(1000.5 + step as f64),
     }
 }

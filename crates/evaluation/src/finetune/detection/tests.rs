@@ -169,6 +169,7 @@ fn ran(config: &Config, out: &Path, resume: bool, stop_at: Option<usize>) -> Ran
             resume,
             allow_jump: false,
             keep_failed_step: false,
+            gauge: None,
             device: Device::flex(),
             replicas: Replicas::single(),
             stop: Arc::clone(&stop),
