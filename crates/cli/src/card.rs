@@ -27,7 +27,7 @@ enum Card {
     Amd(PathBuf),
     #[cfg(all(feature = "nvml", target_os = "linux"))]
     Nvidia {
-        library: nvml_wrapper::Nvml,
+        library: Box<nvml_wrapper::Nvml>,
         /// As PCI has it: `0000:c1:00.0`.
         address: String,
     },
@@ -47,7 +47,7 @@ impl Card {
 
     #[cfg(all(feature = "nvml", target_os = "linux"))]
     fn of_nvidia(address: String) -> Option<Self> {
-        let library = nvml_wrapper::Nvml::init().ok()?;
+        let library = Box::new(nvml_wrapper::Nvml::init().ok()?);
         library.device_by_pci_bus_id(address.as_str()).ok()?;
         Some(Self::Nvidia { library, address })
     }
@@ -102,6 +102,7 @@ fn number(folder: &Path, file: &str) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
     use super::*;
 
     #[test]

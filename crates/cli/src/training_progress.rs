@@ -153,6 +153,7 @@ pub(crate) fn skipped(steps: usize) -> String {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
     use super::*;
 
     #[test]
