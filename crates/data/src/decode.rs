@@ -24,7 +24,7 @@ use crate::content::{Content, START_BYTES, content_of};
 use crate::error::DecodeError;
 use crate::in_flight::{Held, PICTURES};
 
-pub use shown::{Shown, shown};
+pub use shown::{Shown, same_coded_picture, shown};
 pub use unseen::{frames, is_transparent};
 
 /// An upright picture in three 8-bit channels.

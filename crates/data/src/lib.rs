@@ -54,7 +54,7 @@ pub use contents::{ContentSample, Contents, Sampled, Shared};
 pub use dataset::Dataset;
 pub use decode::{
     DecodeLimits, RgbImage, Shown, decode, decode_and, decode_into, decoded_together, describe, frames,
-    header_pixels, is_transparent, shown,
+    header_pixels, is_transparent, same_coded_picture, shown,
 };
 pub use encoder_header::{ENCODER_KEY, EncoderHeader};
 pub use error::{DecodeError, Error};

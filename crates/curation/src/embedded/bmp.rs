@@ -1,6 +1,8 @@
 //! BMP: headers, colors, pixels. It has no place for metadata but gaps, the end of the file, and a color
 //! profile, which may be the path of a file on somebody's disk.
 
+use std::ops::Range;
+
 use super::bytes::{le16, le32, slice};
 use super::{Findings, Kinds, icc, trailer};
 
@@ -37,6 +39,13 @@ pub(super) fn strip(file: &[u8]) -> Option<(Vec<u8>, Findings)> {
     let gap = out.get_mut(colors_end..pixels_at)?;
     removed.add(trailer(gap));
     gap.fill(0);
+    for range in unused(file, head, pixels_at, colors_end)? {
+        let bytes = out.get_mut(range).unwrap_or_default();
+        if bytes.iter().any(|byte| *byte != 0) {
+            removed.add(Kinds::OTHER);
+            bytes.fill(0);
+        }
+    }
     // The fifth version of the header has a profile, at an offset from the header's begin.
     if head >= 124 {
         let kind = le32(file, 14 + 56)?;
@@ -74,6 +83,60 @@ pub(super) fn strip(file: &[u8]) -> Option<(Vec<u8>, Findings)> {
     Some((out, removed))
 }
 
+/// Bytes within the headers, the colors and the pixels that no decoder reads.
+fn unused(file: &[u8], head: usize, pixels_at: usize, colors_end: usize) -> Option<Vec<Range<usize>>> {
+    let mut unused = Vec::new();
+    // Primaries and gamma, which only a calibrated color space (0) has; a reserved number.
+    if head >= 108 && le32(file, 14 + 56)? != 0 {
+        unused.push(14 + 60..14 + 108);
+    }
+    if head >= 124 {
+        unused.push(14 + 120..14 + 124);
+    }
+    // The fourth byte of a color.
+    let (bits, compression) = match head {
+        0..40 => (le16(file, 24)?, 0),
+        _ => (le16(file, 28)?, le32(file, 30)?),
+    };
+    if head >= 40 && bits <= 8 {
+        let first = 14 + head + masks(head, compression);
+        unused.extend((first..colors_end).skip(3).step_by(4).map(|at| at..at + 1));
+    }
+    // Rows are filled up to four bytes.
+    let (row_used, row) = row(file, head)?;
+    if !is_compressed(compression) && row_used < row {
+        let rows = (pixels_at..file.len()).step_by(row);
+        unused.extend(rows.map(|at| at + row_used..(at + row).min(file.len())));
+        unused.retain(|range| range.start < range.end);
+    }
+    Some(unused)
+}
+
+/// Bytes of a row that hold pixels, and all of them.
+fn row(file: &[u8], head: usize) -> Option<(usize, usize)> {
+    let (width, bits) = match head {
+        0..40 => (u32::from(le16(file, 18)?), le16(file, 24)?),
+        _ => (le32(file, 18)?, le16(file, 28)?),
+    };
+    let bits = u64::from(width) * u64::from(bits);
+    let (used, row) = (bits.div_ceil(8), bits.div_ceil(32) * 4);
+    Some((usize::try_from(used).ok()?, usize::try_from(row).ok()?))
+}
+
+/// Runs, or another format's data.
+fn is_compressed(compression: u32) -> bool {
+    matches!(compression, 1 | 2 | 4 | 5)
+}
+
+/// Bytes of the masks of colors between header and table.
+fn masks(head: usize, compression: u32) -> usize {
+    match (head, compression) {
+        (40, 3) => 12,
+        (40, 6) => 16,
+        _ => 0,
+    }
+}
+
 /// Bytes of masks and table of colors behind the header.
 fn colors(file: &[u8], head: usize) -> Option<usize> {
     if head < 40 {
@@ -81,38 +144,24 @@ fn colors(file: &[u8], head: usize) -> Option<usize> {
         return Some(if bits <= 8 { 3usize << bits } else { 0 });
     }
     let (bits, compression, used) = (le16(file, 28)?, le32(file, 30)?, le32(file, 46)? as usize);
-    let masks: usize = match (head, compression) {
-        (40, 3) => 12,
-        (40, 6) => 16,
-        _ => 0,
-    };
     // Pictures of more bits need no table; one that they have is a hint for old screens.
     let colors = match (bits, used) {
         (1..=8, 0) => 1usize << bits,
         (1..=8, used) => used.min(1 << bits),
         _ => 0,
     };
-    Some(colors * 4 + masks)
+    Some(colors * 4 + masks(head, compression))
 }
 
 /// Bytes of the pixels.
 fn pixels(file: &[u8], head: usize) -> Option<usize> {
-    let (width, height, bits, compression) = match head {
-        0..40 => (
-            u32::from(le16(file, 18)?),
-            u32::from(le16(file, 20)?),
-            le16(file, 24)?,
-            0,
-        ),
-        _ => {
-            // A height below 0 says that the rows begin at the top.
-            let height = le32(file, 22)?.cast_signed().unsigned_abs();
-            (le32(file, 18)?, height, le16(file, 28)?, le32(file, 30)?)
-        }
+    let (height, compression) = match head {
+        0..40 => (u32::from(le16(file, 20)?), 0),
+        // A height below 0 says that the rows begin at the top.
+        _ => (le32(file, 22)?.cast_signed().unsigned_abs(), le32(file, 30)?),
     };
-    if matches!(compression, 1 | 2 | 4 | 5) {
+    if is_compressed(compression) {
         return Some(le32(file, 34)? as usize);
     }
-    let row = (u64::from(width) * u64::from(bits)).div_ceil(32) * 4;
-    usize::try_from(row.checked_mul(u64::from(height))?).ok()
+    row(file, head)?.1.checked_mul(usize::try_from(height).ok()?)
 }

@@ -1,4 +1,4 @@
-//! The pixels of a PNG: the chunks `IDAT` come in, one compressed stream. Data behind its last row, which no decoder
+//! The pixels of a PNG: the chunks of a picture or of a later frame come in, one compressed stream. Data behind its last row, which no decoder
 //! shows, go: they may be the rest of a larger picture that was cropped.
 
 use std::io::Read;
@@ -24,7 +24,8 @@ pub(super) enum Rows {
     Longer(Vec<u8>),
 }
 
-/// What the chunks `IDAT` hold behind the rows that the data of `IHDR` announce. Checksums are not compared, because
+/// What the chunks of a picture hold behind the rows that the data of `IHDR` announce; of a later frame, those with its
+/// own width and height. Checksums are not compared, because
 /// decoders do not compare them either.
 pub(super) fn rows(header: &[u8], chunks: &[&[u8]]) -> Rows {
     let stream = chunks.concat();

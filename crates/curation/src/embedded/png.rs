@@ -2,12 +2,12 @@
 
 use std::io::Read;
 
-use flate2::Crc;
 use flate2::read::ZlibDecoder;
 
 use super::bytes::{be32, slice};
 use super::idat::{self, Rows};
-use super::{Credit, FileMetadata, Findings, Kinds, Part, exif, icc, iptc, trailer, xmp};
+use super::png_chunk::{chunk, crc};
+use super::{Credit, FileMetadata, Findings, Kinds, Part, apng, exif, icc, iptc, trailer, xmp};
 
 /// Most bytes that a compressed text may unpack to.
 const LARGEST: u64 = 16 << 20;
@@ -163,6 +163,10 @@ pub(super) fn strip(file: &[u8], level: FileMetadata) -> Option<(Vec<u8>, Findin
         chunk(&mut chunks, b"IDAT", &alone);
         out.splice(rows_at, chunks);
     }
+    if let Some(cut) = apng::cut(&out) {
+        removed.add(Kinds::THUMBNAIL);
+        out = cut;
+    }
     has_pixels.then_some((out, removed))
 }
 
@@ -208,34 +212,66 @@ fn text(name: &[u8], data: &[u8], size: usize, level: FileMetadata, has_xmp: &mu
     }
     match &*keyword {
         "Author" | "Copyright" if level == FileMetadata::StripPrivate => match unpacked(name, rest) {
-            // As it was, to the byte, but for a keyword in words of somebody's own.
-            Some(text) if text.len() <= LONGEST && size <= 2 * LONGEST => Part {
-                removed: match name == b"iTXt" && has_own_words(rest) {
-                    true => Kinds::OTHER,
-                    false => Kinds::NONE,
-                },
-                kept: Some(match name == b"iTXt" && has_own_words(rest) {
-                    // Not compressed, and without a language.
-                    true => [keyword.as_bytes(), &[0; 5], &text].concat(),
-                    false => data.to_vec(),
-                }),
-                credit: match &*keyword {
-                    "Author" => Credit {
-                        creator: super::text(&text),
-                        ..Credit::default()
-                    },
-                    _ => Credit {
-                        notice: super::text(&text),
-                        ..Credit::default()
-                    },
-                },
-            },
+            Some(text) if text.len() <= LONGEST && size <= 2 * LONGEST => credit(name, &keyword, data, &text),
             _ => gone(Kinds::UNREADABLE),
         },
         "Comment" | "Description" | "Title" | "Warning" => gone(Kinds::COMMENT),
         "Thumb::Image" => gone(Kinds::THUMBNAIL),
         _ => gone(Kinds::OTHER),
     }
+}
+
+/// A text with a credit: as it was, to the byte, but for a keyword in words of somebody's own, and for bytes that no
+/// reader shows, behind a zero or behind the end of the compressed text.
+fn credit(name: &[u8], keyword: &str, data: &[u8], text: &[u8]) -> Part {
+    let rest = data.get(keyword.len()..).unwrap_or_default();
+    let shown = text.split(|byte| *byte == 0).next().unwrap_or_default();
+    let credit = match keyword {
+        "Author" => Credit {
+            creator: super::text(shown),
+            ..Credit::default()
+        },
+        _ => Credit {
+            notice: super::text(shown),
+            ..Credit::default()
+        },
+    };
+    let has_own_words = name == b"iTXt" && has_own_words(rest);
+    if !has_own_words && shown.len() == text.len() && !is_followed(name, rest) {
+        return Part {
+            kept: Some(data.to_vec()),
+            removed: Kinds::NONE,
+            credit,
+        };
+    }
+    let head = keyword.as_bytes();
+    Part {
+        kept: Some(match name {
+            b"tEXt" => [head, &[0], shown].concat(),
+            b"zTXt" => [head, &[0, 0], &packed(shown)].concat(),
+            // Not compressed, and without a language.
+            _ => [head, &[0; 5], shown].concat(),
+        }),
+        removed: Kinds::OTHER,
+        credit,
+    }
+}
+
+/// Whether bytes lie behind the end of a compressed text.
+fn is_followed(name: &[u8], rest: &[u8]) -> bool {
+    let stream = match name {
+        b"zTXt" => rest.get(2..),
+        b"iTXt" if rest.get(1) != Some(&0) => {
+            let mut parts = rest.get(3..).unwrap_or_default().splitn(3, |byte| *byte == 0);
+            parts.nth(2)
+        }
+        _ => None,
+    };
+    stream.is_some_and(|stream| {
+        let mut decoder = ZlibDecoder::new(stream);
+        let read = std::io::copy(&mut decoder.by_ref().take(LARGEST), &mut std::io::sink());
+        read.is_ok() && (decoder.total_in() as usize) < stream.len()
+    })
 }
 
 /// Whether an international text has a keyword in another language, or a language of somebody's own.
@@ -354,18 +390,4 @@ fn raw_profile(kind: &str, text: &[u8], level: FileMetadata) -> Option<Part> {
 fn in_hexadecimal(kind: &str, block: &[u8]) -> Vec<u8> {
     let lines: Vec<String> = block.chunks(36).map(data::hex).collect();
     format!("\n{kind}\n{:8}\n{}\n", block.len(), lines.join("\n")).into_bytes()
-}
-
-fn crc(name: &[u8], data: &[u8]) -> u32 {
-    let mut crc = Crc::new();
-    crc.update(name);
-    crc.update(data);
-    crc.sum()
-}
-
-fn chunk(out: &mut Vec<u8>, name: &[u8], data: &[u8]) {
-    out.extend((data.len() as u32).to_be_bytes());
-    out.extend(name);
-    out.extend(data);
-    out.extend(crc(name, data).to_be_bytes());
 }

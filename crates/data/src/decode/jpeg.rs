@@ -5,6 +5,8 @@
 //! are read first, which says whether each component is coded once; and behind the data of the last scan the
 //! decoder reads bits that no Huffman code has, in place of zeros without end.
 
+mod same;
+
 use std::cell::Cell;
 
 use image::metadata::Orientation;
@@ -16,6 +18,8 @@ use zune_jpeg::JpegDecoder;
 use super::{Announced, DecodeLimits, RGB_BYTES, RgbImage, turn};
 use crate::error::DecodeError;
 use crate::in_flight::Held;
+
+pub(super) use same::same_picture;
 
 /// A JPEG has at least one bit for each block of 64 pixels, so a file with more pixels per byte than twice
 /// that has lost its end or was made to take memory.

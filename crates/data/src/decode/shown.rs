@@ -1,6 +1,7 @@
 //! An encoded picture in, a hash of all that decoders show of it out, to compare two files: samples in their own depth
 //! and colors, transparency, orientation, and the later frames of an animation.
 
+use std::hash::{DefaultHasher, Hasher};
 use std::io::Cursor;
 
 use image::codecs::gif::GifDecoder;
@@ -8,7 +9,6 @@ use image::codecs::png::PngDecoder;
 use image::codecs::webp::WebPDecoder;
 use image::metadata::Orientation;
 use image::{AnimationDecoder, Frames, ImageDecoder, ImageFormat, ImageResult};
-use sha2::{Digest, Sha256};
 
 use super::jpeg::{self, Samples};
 use super::{DecodeLimits, EXTRAS_BYTES, PICTURES, format_of, frames, read_other, whatever_happens};
@@ -25,8 +25,9 @@ const CANVASES: u64 = 5;
 /// All that decoders show of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Shown {
-    /// SHA-256 of size, colors, orientation and samples of the picture and of the frames that decode.
-    pub sha256: [u8; 32],
+    /// Hash of size, colors, orientation and samples of the picture and of the frames that decode. It is compared within
+    /// one run of the program and never kept: where the processor does not help, SHA-256 takes longer than decoding.
+    pub hash: u64,
     /// Whether all frames decode; those behind one that does not are not in the hash.
     pub is_whole: bool,
 }
@@ -39,14 +40,14 @@ pub struct Shown {
 /// A picture, or first frame, that does not decode or is larger than `limits`; never a panic.
 pub fn shown(encoded: &[u8], limits: &DecodeLimits) -> Result<Shown, DecodeError> {
     let (format, name) = format_of(encoded)?;
-    let mut hash = Sha256::new();
+    let mut hash = DefaultHasher::new();
     let mut note = |sides: (u32, u32), orientation: Orientation, colors: &str, samples: &[u8]| {
-        hash.update(sides.0.to_le_bytes());
-        hash.update(sides.1.to_le_bytes());
-        hash.update([orientation.to_exif()]);
-        hash.update(colors);
-        hash.update([0]);
-        hash.update(samples);
+        hash.write_u32(sides.0);
+        hash.write_u32(sides.1);
+        hash.write_u8(orientation.to_exif());
+        hash.write(colors.as_bytes());
+        hash.write_u8(0);
+        hash.write(samples);
     };
     whatever_happens(name, || {
         let admit = |picture: super::Announced| Ok(PICTURES.reserve(picture.bytes));
@@ -74,20 +75,31 @@ pub fn shown(encoded: &[u8], limits: &DecodeLimits) -> Result<Shown, DecodeError
     let count = frames(encoded);
     if count < 2 {
         return Ok(Shown {
-            sha256: hash.finalize().into(),
+            hash: hash.finish(),
             is_whole: true,
         });
     }
     // A decoder that panics at a frame shows no more of them.
     let is_whole = caught(|| hash_frames(encoded, format, &mut hash)).is_ok_and(|is_whole| is_whole);
     Ok(Shown {
-        sha256: hash.finalize().into(),
+        hash: hash.finish(),
         is_whole,
     })
 }
 
+/// Whether two JPEGs differ in metadata before their picture's data alone, so that decoders show the same of both: the
+/// same bytes lie behind, and what says how to read them is the same. Of damaged files, both show as much.
+///
+/// Decodes headers alone. `false` where a comparison of what is [`shown`] must tell, and for other formats.
+pub fn same_coded_picture(before: &[u8], after: &[u8], limits: &DecodeLimits) -> bool {
+    let is_jpeg = |file: &[u8]| format_of(file).is_ok_and(|(format, _)| format == ImageFormat::Jpeg);
+    is_jpeg(before)
+        && is_jpeg(after)
+        && caught(|| jpeg::same_picture(before, after, limits)).is_ok_and(|same| same)
+}
+
 /// Hashes the frames of an animation up to the first that does not decode. Returns whether there is none.
-fn hash_frames(encoded: &[u8], format: ImageFormat, hash: &mut Sha256) -> bool {
+fn hash_frames(encoded: &[u8], format: ImageFormat, hash: &mut DefaultHasher) -> bool {
     let Ok((canvas, mut frames)) = open(encoded, format) else {
         return false;
     };
@@ -97,7 +109,7 @@ fn hash_frames(encoded: &[u8], format: ImageFormat, hash: &mut Sha256) -> bool {
         pixels = pixels.saturating_add(canvas);
         match frames.next() {
             None => return true,
-            Some(Ok(frame)) if pixels <= MOST_FRAME_PIXELS => hash.update(frame.buffer().as_raw()),
+            Some(Ok(frame)) if pixels <= MOST_FRAME_PIXELS => hash.write(frame.buffer().as_raw()),
             Some(_) => return false,
         }
     }
@@ -186,12 +198,12 @@ mod tests {
         let three = hash(&gif(&[0, 1, 2]));
         assert!(three.is_whole && three == hash(&gif(&[0, 1, 2])));
         for other in [&[0, 1, 3][..], &[0, 1], &[0]] {
-            assert_ne!(three.sha256, hash(&gif(other)).sha256, "{other:?}");
+            assert_ne!(three.hash, hash(&gif(other)).hash, "{other:?}");
         }
         // Cut in the last frame: the frames before it are in the hash.
         let (cut, two) = (gif(&[0, 1, 2]), gif(&[0, 1]));
         let cut = hash(&cut[..two.len() + 60]);
-        assert!(!cut.is_whole && cut.sha256 == hash(&two).sha256);
+        assert!(!cut.is_whole && cut.hash == hash(&two).hash);
     }
 
     #[test]
@@ -259,6 +271,59 @@ mod tests {
         let end = still.len() - 12;
         let hidden = [&still[..end], &png_chunk(b"fcTL", &[0; 26]), &still[end..]].concat();
         assert_eq!(hash(&hidden), hash(&still));
+    }
+
+    /// A JPEG of `picture` with these segments behind its first mark.
+    fn jpeg_with(segments: &[(u8, &[u8])], seed: u32) -> Vec<u8> {
+        let file = encoded(
+            DynamicImage::from(picture(seed)).into_rgb8().into(),
+            ImageFormat::Jpeg,
+        );
+        let segment = |(mark, data): &(u8, &[u8])| {
+            let length = (data.len() as u16 + 2).to_be_bytes();
+            [&[0xFF, *mark][..], &length, data].concat()
+        };
+        let segments: Vec<u8> = segments.iter().flat_map(segment).collect();
+        [&file[..2], &segments, &file[2..]].concat()
+    }
+
+    #[test]
+    fn jpegs_with_the_same_coded_picture_need_no_decoding() {
+        let limits = DecodeLimits::DEFAULT;
+        let same = |one: &[u8], other: &[u8]| {
+            let same = same_coded_picture(one, other, &limits);
+            assert_eq!(same, same_coded_picture(other, one, &limits));
+            // Never where decoders show something else.
+            let (one, other) = (shown(one, &limits).ok(), shown(other, &limits).ok());
+            assert!(!same || one == other);
+            same
+        };
+        let plain = jpeg_with(&[], 1);
+        let turned = b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0";
+        let described = [
+            (0xFE, &b"home"[..]),
+            (0xE1, b"Exif\0\0"),
+            (0xED, b"Photoshop 3.0\0"),
+        ];
+        assert!(same(&plain, &jpeg_with(&described, 1)));
+        assert!(same(
+            &jpeg_with(&[(0xE1, turned)], 1),
+            &jpeg_with(&[(0xE1, turned), (0xFE, b"a")], 1)
+        ));
+        // Turned, other colors, another picture, bytes behind the end or between segments.
+        assert!(!same(&plain, &jpeg_with(&[(0xE1, turned)], 1)));
+        assert!(!same(&plain, &jpeg_with(&[(0xEE, b"Adobe\0\x64\0\0\0\0\0")], 1)));
+        assert!(!same(&plain, &jpeg_with(&described, 2)));
+        assert!(!same(&plain, &[&plain[..], b"trailer"].concat()));
+        assert!(!same(&plain, &[&plain[..2], b"gap", &plain[2..]].concat()));
+        assert!(!same(&plain, &[&plain[..2], &[0xFF], &plain[2..]].concat()));
+        // Damaged in its data: of both as much.
+        let cut = |file: Vec<u8>| file[..file.len() - 30].to_vec();
+        assert!(same(&cut(plain.clone()), &cut(jpeg_with(&described, 1))));
+        // Headers that break, and other formats.
+        assert!(!same(&plain[..30], &plain[..30]) && !same(b"", b""));
+        let png = encoded(picture(1).into(), ImageFormat::Png);
+        assert!(!same(&png, &png));
     }
 
     #[test]

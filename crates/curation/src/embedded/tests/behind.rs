@@ -198,7 +198,7 @@ fn chunks_that_come_once_hide_nothing_in_a_second_one_or_behind_their_end() {
     let announced = png_chunk(b"acTL", b"\0\0\0\x01\0\0\0\0SECRET");
     let shown = |file: &[u8]| {
         let shown = data::shown(file, &data::DecodeLimits::DEFAULT);
-        shown.ok().map(|shown| shown.sha256)
+        shown.ok().map(|shown| shown.hash)
     };
     for (name, hidden, expected) in [
         (
@@ -406,5 +406,140 @@ fn extensions_between_the_frames_of_a_gif_go_and_its_frames_stay() {
             Ok(stripped) => assert!(*stripped.file == *clean, "at {at}"),
             Err(Unreadable(reason)) => assert!(reason.contains("would change"), "at {at}: {reason}"),
         }
+    }
+}
+
+#[test]
+fn bytes_that_no_reader_of_a_credit_in_a_png_shows_go() {
+    let plain = png_of(0, 0, 18, b"", &[]);
+    let with = |name: &[u8; 4], data: &[u8]| [&plain[..33], &png_chunk(name, data), &plain[33..]].concat();
+    let text = with(b"tEXt", b"Copyright\0CREDIT");
+    goes(
+        "a zero",
+        &["other"],
+        &with(b"tEXt", b"Copyright\0CREDIT\0SECRET"),
+        &text,
+    );
+    let packed = |text: &[u8], behind: &[u8]| {
+        let mut packed = Vec::new();
+        let mut encoder = flate2::read::ZlibEncoder::new(text, flate2::Compression::default());
+        std::io::Read::read_to_end(&mut encoder, &mut packed).unwrap();
+        [&packed[..], behind].concat()
+    };
+    let compressed =
+        |text: &[u8], behind: &[u8]| with(b"zTXt", &[b"Author\0\0", &packed(text, behind)[..]].concat());
+    let kept = compressed(b"CREDIT", b"");
+    assert!(matches!(strip(&kept, PRIVATE).unwrap().file, Cow::Borrowed(_)));
+    goes(
+        "behind the stream",
+        &["other"],
+        &compressed(b"CREDIT", b"SECRET"),
+        &kept,
+    );
+    goes(
+        "a zero in the stream",
+        &["other"],
+        &compressed(b"CREDIT\0SECRET", b""),
+        &kept,
+    );
+    let international = [b"Author\0\x01\0\0\0", &packed(b"CREDIT", b"SECRET")[..]].concat();
+    let kept = with(b"iTXt", b"Author\0\0\0\0\0CREDIT");
+    goes(
+        "behind an international one",
+        &["other"],
+        &with(b"iTXt", &international),
+        &kept,
+    );
+}
+
+/// A PNG of two frames of 4 x 2 px in three chunks of data, with these bytes behind the second one's rows and stream.
+fn two_frames(below: &[u8], behind: &[u8]) -> Vec<u8> {
+    let stream = |rows: &[u8]| {
+        let mut packed = Vec::new();
+        let mut encoder = flate2::read::ZlibEncoder::new(rows, flate2::Compression::default());
+        std::io::Read::read_to_end(&mut encoder, &mut packed).unwrap();
+        packed
+    };
+    let control = |number: u8| {
+        let head = [
+            0, 0, 0, number, 0, 0, 0, 4, 0, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 10, 0, 0,
+        ];
+        png_chunk(b"fcTL", &head)
+    };
+    let rows = |gray: u8| [0, gray, gray, gray, gray, 0, gray, gray, gray, 9].to_vec();
+    let second = [stream(&[&rows(80)[..], below].concat()), behind.to_vec()].concat();
+    let (first, rest) = second.split_at(5);
+    let data = |number: u8, part: &[u8]| png_chunk(b"fdAT", &[&[0, 0, 0, number], part].concat());
+    [
+        b"\x89PNG\r\n\x1a\n".to_vec(),
+        png_chunk(b"IHDR", &[0, 0, 0, 4, 0, 0, 0, 2, 8, 0, 0, 0, 0]),
+        png_chunk(b"acTL", &[0, 0, 0, 3, 0, 0, 0, 0]),
+        control(0),
+        png_chunk(b"IDAT", &stream(&rows(10))),
+        control(1),
+        data(2, first),
+        data(3, rest),
+        control(4),
+        data(5, &stream(&rows(200))),
+        png_chunk(b"IEND", b""),
+    ]
+    .concat()
+}
+
+#[test]
+fn data_behind_the_last_row_of_a_later_frame_of_a_png_go() {
+    let shown = |file: &[u8]| data::shown(file, &data::DecodeLimits::DEFAULT).unwrap();
+    let plain = two_frames(b"", b"");
+    assert!(shown(&plain).is_whole);
+    assert!(matches!(strip(&plain, PRIVATE).unwrap().file, Cow::Borrowed(_)));
+    for (below, behind) in [
+        (&b""[..], &b"SECRET"[..]),
+        (b"\0SECR\0ETSE", b""),
+        (b"\0SECR", b"SECRET"),
+    ] {
+        let hidden = two_frames(below, behind);
+        let stripped = strip(&hidden, PRIVATE).unwrap();
+        assert_eq!(names(stripped.removed), ["thumbnail"]);
+        assert!(stripped.is_compared && shown(&stripped.file) == shown(&plain));
+        assert!(!holds(&stripped.file, "SECRET"));
+        let again = strip(&stripped.file, PRIVATE).unwrap();
+        assert!(again.removed.is_empty() && matches!(again.file, Cow::Borrowed(_)));
+    }
+}
+
+/// A BMP of 3 x 2 px in 24 or 8 bits, with this byte wherever no decoder reads.
+fn bmp(bits: u16, unused: u8) -> Vec<u8> {
+    let colors: Vec<u8> = match bits {
+        8 => (0..=255)
+            .flat_map(|color| [color, color, color, unused])
+            .collect(),
+        _ => Vec::new(),
+    };
+    let used = 3 * usize::from(bits) / 8;
+    let row = used.div_ceil(4) * 4;
+    let rows = (0..2).flat_map(|_| (0..row).map(|at| if at < used { 40 + at as u8 } else { unused }));
+    let pixels_at = 54 + colors.len() as u32;
+    let length = pixels_at + 2 * row as u32;
+    let mut file = b"BM".to_vec();
+    for number in [length, 0, pixels_at, 40, 3, 2] {
+        file.extend(number.to_le_bytes());
+    }
+    file.extend(1u16.to_le_bytes());
+    file.extend(bits.to_le_bytes());
+    for number in [0, 2 * row as u32, 0, 0, 0, 0] {
+        file.extend(u32::to_le_bytes(number));
+    }
+    file.extend(colors);
+    file.extend(rows);
+    file
+}
+
+#[test]
+fn bytes_that_fill_rows_and_colors_of_a_bmp_go() {
+    for bits in [24, 8] {
+        let plain = bmp(bits, 0);
+        assert!(matches!(strip(&plain, PRIVATE).unwrap().file, Cow::Borrowed(_)));
+        assert!(pixels(&plain).is_ok());
+        goes("a BMP", &["other"], &bmp(bits, b'S'), &plain);
     }
 }

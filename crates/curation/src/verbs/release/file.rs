@@ -22,12 +22,16 @@ pub(super) struct ReleasedFile {
 }
 
 impl ReleasedFile {
-    /// Removes metadata from the file of the photo `key`.
+    /// Removes metadata from the file of the photo `key`, whose SHA-256 is `content`.
     ///
     /// # Errors
     /// A file whose metadata cannot be told from its pixels, or whose pixels would change.
-    pub(super) fn new(key: &str, source: Vec<u8>, metadata: FileMetadata) -> Result<ReleasedFile, Error> {
-        let content = sha256(&source);
+    pub(super) fn new(
+        key: &str,
+        source: Vec<u8>,
+        content: Content,
+        metadata: FileMetadata,
+    ) -> Result<ReleasedFile, Error> {
         let frames = data::frames(&source);
         if metadata == FileMetadata::Keep {
             return Ok(ReleasedFile {

@@ -132,13 +132,15 @@ fn released_file(
 ) -> Result<ReleasedFile, Error> {
     let key = &entry.photo.key;
     let image = photos.read(&entry.photo)?;
-    check(entry, &sha256(&image), gate)?;
-    let file = data::caught(|| ReleasedFile::new(key, image, metadata)).unwrap_or_else(|message| {
-        Err(Error::Release {
-            reason: format!("the program panicked on photo `{key}`: {message}"),
-            hint: Some(Hint::KeepMetadata { key: key.clone() }),
-        })
-    })?;
+    let content = sha256(&image);
+    check(entry, &content, gate)?;
+    let file =
+        data::caught(|| ReleasedFile::new(key, image, content, metadata)).unwrap_or_else(|message| {
+            Err(Error::Release {
+                reason: format!("the program panicked on photo `{key}`: {message}"),
+                hint: Some(Hint::KeepMetadata { key: key.clone() }),
+            })
+        })?;
     match file.original.is_some() && gate.was_taken_down(&file.sha256) {
         true => Err(taken_down(key)),
         false => Ok(file),
