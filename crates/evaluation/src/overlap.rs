@@ -2,9 +2,9 @@
 //! above a share.
 //!
 //! A copy of a training image under another name is recognized before an image is read, since the hashes of all
-//! images are in the indexes. A copy whose file differs (another container, other metadata) is recognized once both
-//! sets have features, by the hashes of the pixels that the encoder saw. A picture that was scaled or compressed
-//! again with losses has other pixels and is not.
+//! images are in the indexes. A copy whose file differs (other metadata, a PNG in another container) is recognized once
+//! both sets have features, by the hashes of the pixels that the encoder saw. A picture that was scaled, compressed
+//! again with losses, or decoded by another program has other pixels and is not.
 
 use crate::encoder::PretrainedOn;
 use crate::error::Error;

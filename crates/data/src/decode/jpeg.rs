@@ -7,6 +7,7 @@
 
 mod same;
 
+use std::borrow::Cow;
 use std::cell::Cell;
 
 use image::metadata::Orientation;
@@ -40,7 +41,8 @@ fn broken(reason: impl ToString) -> DecodeError {
 /// Width and height in the file's orientation, px, and that orientation, from bytes that contain the header; `None`
 /// where it cannot be read.
 pub(super) fn size_and_orientation(encoded: &[u8]) -> Option<(u32, u32, Orientation)> {
-    let mut decoder = JpegDecoder::new_with_options(ZCursor::new(encoded), options());
+    let encoded = usual_header(encoded);
+    let mut decoder = JpegDecoder::new_with_options(ZCursor::new(&*encoded), options());
     decoder.decode_headers().ok()?;
     let info = decoder.info()?;
     Some((
@@ -114,6 +116,7 @@ pub(super) fn read<'a>(
     admit: impl FnOnce(Announced) -> Result<Held<'a>, DecodeError>,
 ) -> Result<(Jpeg, Held<'a>), DecodeError> {
     let reached = Cell::new(false);
+    let encoded = &*usual_header(encoded);
     let coded = coded_once(encoded)?;
     let mut decoder = JpegDecoder::new_with_options(coded.input(encoded, &reached), options());
     decoder.decode_headers().map_err(broken)?;
@@ -185,6 +188,78 @@ fn is_mark(row: &[u8]) -> bool {
 /// Frame headers of lossless, hierarchical and arithmetic coding.
 const CODINGS_NOT_READ: [u8; 10] = [0xC3, 0xC5, 0xC6, 0xC7, 0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF];
 
+/// Most bytes between the segments of a header that are ignored. Programs leave a few, such as 16 behind a segment whose
+/// length is wrong; more of them are the rest of another file.
+const MOST_EXTRA_BYTES: usize = 64;
+
+/// Says to the decoder that the standard's own Huffman tables hold (ITU T.81, Annex K.3), as in a video of pictures.
+const STANDARD_TABLES: [u8; 18] = *b"\xFF\xE0\0\x10AVI1\0\0\0\0\0\0\0\0\0\0";
+
+/// The file, or a copy of it with a header that the decoder reads: without bytes between its segments, and with a note
+/// where it has no Huffman tables, as pictures of webcams.
+fn usual_header(encoded: &[u8]) -> Cow<'_, [u8]> {
+    let mut segments = vec![];
+    let (mut extra, mut has_tables) = (0, false);
+    let mut at = 2;
+    // Of a header that ends early `coded_once` says so.
+    while let Some(found) = next_mark(encoded, at) {
+        extra += found.at - at;
+        let from = found.at;
+        at = found.end;
+        match found.mark {
+            // A byte 0xFF, or a mark without meaning.
+            0x00 | 0x01 => {
+                extra += at - from;
+                continue;
+            }
+            // Only a sequential picture may do without tables.
+            0xC4 | 0xC2 => has_tables = true,
+            0xD0..=0xD9 => break,
+            0xDA => {
+                if extra == 0 && has_tables || extra > MOST_EXTRA_BYTES {
+                    break;
+                }
+                let mut file = Vec::with_capacity(encoded.len() + STANDARD_TABLES.len());
+                file.extend_from_slice(encoded.get(..2).unwrap_or_default());
+                for segment in segments {
+                    file.extend_from_slice(encoded.get(segment).unwrap_or_default());
+                }
+                if !has_tables {
+                    file.extend_from_slice(&STANDARD_TABLES);
+                }
+                file.extend_from_slice(encoded.get(from..).unwrap_or_default());
+                return Cow::Owned(file);
+            }
+            _ => {}
+        }
+        let Some(length) = encoded.get(at..at + 2) else {
+            break;
+        };
+        at += usize::from(u16::from_be_bytes([length[0], length[1]]));
+        segments.push(from..at);
+    }
+    Cow::Borrowed(encoded)
+}
+
+/// A mark of a JPEG.
+struct Mark {
+    /// Its second byte.
+    mark: u8,
+    /// Where it begins, with the fill bytes before it.
+    at: usize,
+    /// Where it ends.
+    end: usize,
+}
+
+/// The first mark from a place on; `None` where there is none.
+fn next_mark(encoded: &[u8], from: usize) -> Option<Mark> {
+    let at = from + encoded.get(from..)?.iter().position(|byte| *byte == 0xFF)?;
+    let fill = encoded.get(at..)?.iter().position(|byte| *byte != 0xFF)?;
+    let mark = *encoded.get(at + fill)?;
+    let end = at + fill + 1;
+    Some(Mark { mark, at, end })
+}
+
 /// Where the data of a picture lie in its file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Coded {
@@ -242,6 +317,12 @@ impl Frame {
         }
     }
 
+    /// Whether two components have one identifier, so that scans do not say which one they code.
+    fn has_equal_identifiers(&self) -> bool {
+        let ids = || self.components.iter().map(|component| component.id).enumerate();
+        ids().any(|(place, id)| ids().any(|(other, same)| other > place && same == id))
+    }
+
     /// Enters a scan by its header; returns its number of components. A header that cannot be read is left to the
     /// decoder.
     fn enter(&mut self, header: &[u8]) -> Result<usize, DecodeError> {
@@ -289,6 +370,8 @@ impl Frame {
 
 const NOT_READ: &str =
     "arithmetic coding, lossless coding and hierarchies are not read; save it as a usual JPEG";
+const EQUAL_IDENTIFIERS: &str =
+    "two of its components have one identifier, which is not read; save it as a usual JPEG";
 const SECOND_PICTURE: &str = "another picture begins inside its data";
 const CODED_TWICE: &str = "a scan codes again what was coded: its data are joined with another picture's";
 const NOT_CODED: &str = "a scan refines what was not coded: a part of its data is missing";
@@ -307,19 +390,25 @@ fn coded_once(encoded: &[u8]) -> Result<Coded, DecodeError> {
     let (mut end, mut restarts) = (None, 0);
     let mut at = 2;
     loop {
-        // Data between segments, entropy-coded data included, run to the next 0xFF.
-        let rest = encoded.get(at..).unwrap_or_default();
-        let mark_at = at + rest.iter().position(|byte| *byte == 0xFF).ok_or(TRUNCATED)?;
-        let behind = encoded.get(mark_at..).unwrap_or_default();
-        let fill = behind.iter().position(|byte| *byte != 0xFF).ok_or(TRUNCATED)?;
-        let mark = behind[fill];
-        at = mark_at + fill + 1;
+        // Data between segments, entropy-coded data included, run to it.
+        let Mark {
+            mark,
+            at: mark_at,
+            end: mark_end,
+        } = next_mark(encoded, at).ok_or(TRUNCATED)?;
+        at = mark_end;
         match mark {
             // A byte 0xFF within the data, or a mark without meaning.
             0x00 | 0x01 => continue,
             0xD0..=0xD7 => {
+                // Some programs write one behind the last data, of any number.
+                let is_last = encoded.get(at) == Some(&0xFF)
+                    && next_mark(encoded, at)
+                        .is_some_and(|next| !matches!(next.mark, 0x00 | 0x01 | 0xD0..=0xD7));
                 // They count from 0 to 7 and begin again.
-                if scans > 0 && end.is_none() {
+                if scans > 0 && is_last {
+                    end = end.or(Some(mark_at));
+                } else if scans > 0 && end.is_none() {
                     if mark & 7 != restarts & 7 {
                         return Err(broken(RESTARTS));
                     }
@@ -342,7 +431,13 @@ fn coded_once(encoded: &[u8]) -> Result<Coded, DecodeError> {
             0xC0..=0xCF if frame.is_some() => return Err(broken(SECOND_PICTURE)),
             // The decoder's message for such a file is about something else.
             mark if CODINGS_NOT_READ.contains(&mark) => return Err(broken(NOT_READ)),
-            0xC0..=0xCF => frame = Some(Frame::new(mark, segment)),
+            0xC0..=0xCF => {
+                let new = Frame::new(mark, segment);
+                if new.has_equal_identifiers() {
+                    return Err(broken(EQUAL_IDENTIFIERS));
+                }
+                frame = Some(new);
+            }
             0xDA => {
                 let components = frame.as_mut().map_or(Ok(0), |frame| frame.enter(segment))?;
                 if scans == 0 {

@@ -32,7 +32,7 @@ impl Faulty<'_> {
             Problem::Unknown { key, known } => edit
                 .and_then(|edit| dotted(self.before, edit))
                 .or_else(|| self.flat(key, known))
-                .or_else(|| self.similar(key, known))
+                .or_else(|| self.similar::<C>(key, known))
                 .or_else(|| self.header::<C>(known))
                 .or_else(|| self.instead::<C>(key, known))
                 .or_else(|| self.elsewhere::<C>(key))
@@ -47,7 +47,7 @@ impl Faulty<'_> {
                         path: self.path(&with(self.parent, key)),
                         text: inline(value),
                     });
-                    return (edit.text.starts_with('{')).then(|| Cure::OneByOne {
+                    return (edit.text.starts_with('{') && !given.is_empty()).then(|| Cure::OneByOne {
                         edits: edits.collect(),
                     });
                 }
@@ -134,11 +134,18 @@ impl Faulty<'_> {
         }
     }
 
-    /// A key of the same table with a similar name.
-    fn similar(&self, key: &str, known: &[&str]) -> Option<Cure> {
-        let name = nearest(key, known)?;
-        let path = self.path(&with(self.parent, name));
-        Some(Cure::Nearest { path })
+    /// A key of the same table with a similar name, but no table for a value that is none.
+    fn similar<C: DeserializeOwned>(&self, key: &str, known: &[&str]) -> Option<Cure> {
+        let place = with(self.parent, nearest(key, known)?);
+        let is_table = matches!(
+            get(self.root, &with(self.parent, key)),
+            Some(Value::Table(_) | Value::Array(_)) | None
+        );
+        let shape = probe::<C>(self.before, &place, Value::Table(Table::new()));
+        let takes_table = shape.keys(&place).is_some_and(|keys| !keys.is_empty());
+        (is_table || !takes_table).then(|| Cure::Nearest {
+            path: self.path(&place),
+        })
     }
 
     /// The table whose line is missing above the keys that do not belong here.

@@ -213,3 +213,38 @@ fn a_table_too_many_is_left_out() {
     };
     assert_eq!(inner.cure(), Some(&flat));
 }
+
+#[test]
+fn a_table_given_without_keys_has_no_keys_to_give_one_by_one() {
+    let emptied = fault("CC0", "CC0", &[("source", "{}")]);
+    assert_eq!(emptied.to_string(), "`source.folder` is missing");
+    assert_eq!(emptied.cure(), None);
+    let partly = fault("CC0", "CC0", &[("source", "{ licence = \"x\" }")]);
+    let edits = vec![Edit {
+        path: "source.licence".to_string(),
+        text: "\"x\"".to_string(),
+    }];
+    assert_eq!(partly.cure(), Some(&Cure::OneByOne { edits }));
+}
+
+#[test]
+fn the_nearest_key_is_no_cure_where_it_is_a_table_and_the_value_is_none() {
+    let unlike = fault("CC0", "CC0", &[("sources", "3")]);
+    assert!(
+        unlike.to_string().starts_with("there is no key `sources`"),
+        "{unlike}"
+    );
+    assert_ne!(
+        unlike.cure(),
+        Some(&Cure::Nearest {
+            path: "source".to_string()
+        })
+    );
+    let alike = fault("CC0", "CC0", &[("source.licences", "\"CC0\"")]);
+    assert_eq!(
+        alike.cure(),
+        Some(&Cure::Nearest {
+            path: "source.licence".to_string()
+        })
+    );
+}

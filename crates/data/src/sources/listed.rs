@@ -104,17 +104,36 @@ fn not_listed(root: &Path, is_named: impl Fn(&str) -> bool) -> LeftOut {
     left_out
 }
 
-/// Counts classes that are others joined by a sign, as tables write sets of classes: `cat|dog` beside `cat`, `dog`.
+/// Counts classes that are others joined by a sign, as tables write sets of classes: `cat|dog` beside `cat`, `dog`. So
+/// are lists as Python prints them, `['cat', 'dog']`.
 fn joined_classes(classes: &[String], left_out: &mut LeftOut) {
-    let known: HashSet<&str> = classes.iter().map(String::as_str).collect();
+    let known: HashSet<&str> = classes.iter().map(|class| bare(class)).collect();
     for class in classes {
+        let names = bare(class);
+        let is_list = names.len() < class.trim().len() && names.contains(',');
         let is_joined = ['|', ';', ',']
             .into_iter()
-            .any(|sign| class.contains(sign) && class.split(sign).all(|part| known.contains(part.trim())));
-        if is_joined {
+            .any(|sign| names.contains(sign) && names.split(sign).all(|part| known.contains(unquoted(part))));
+        if is_list || is_joined {
             left_out.add(Reason::JoinedClasses, "", || class.clone());
         }
     }
+}
+
+/// The names in a list as Python prints it; other names as they are.
+fn bare(class: &str) -> &str {
+    let class = class.trim();
+    let inner = [('[', ']'), ('{', '}'), ('(', ')')]
+        .into_iter()
+        .find_map(|(open, close)| class.strip_prefix(open)?.strip_suffix(close));
+    match inner {
+        Some(names) if names.trim_start().starts_with(['\'', '"']) => unquoted(names),
+        _ => class,
+    }
+}
+
+fn unquoted(name: &str) -> &str {
+    name.trim().trim_matches(['\'', '"'])
 }
 
 /// Finds every picture on disk; `beside` is where the index of their hashes is stored.

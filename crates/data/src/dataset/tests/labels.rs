@@ -269,8 +269,12 @@ fn names_that_join_others_are_told_where_a_picture_has_one_class() {
     assert_eq!(joined(&["cat", "dog", "cat|dog", "dog|cat"], ""), 2);
     assert_eq!(joined(&["cat", "dog", "cat; dog"], ""), 1);
     assert_eq!(joined(&["cat", "dog", "cat|dog"], "label_separator = '|'\n"), 0);
-    // A name of its own.
+    // Lists as Python prints them.
+    let lists = ["\"['cat', 'dog']\"", "\"['dog']\"", "\"['bird', 'cow']\""];
+    assert_eq!(joined(&lists, ""), 2);
+    // Names of their own.
     assert_eq!(joined(&["cat", "salt|pepper"], ""), 0);
+    assert_eq!(joined(&["\"(left, right)\"", "\"cat's\"", "cat"], ""), 0);
 }
 
 #[test]

@@ -163,6 +163,12 @@ fn what_cameras_and_programs_write_beside_a_picture_changes_nothing() {
             // Fill bytes before marks.
             [&file[..end], &[0xFF, 0xFF], &file[end..]].concat(),
             [&file[..scan], &[0xFF, 0xFF], &file[scan..]].concat(),
+            // A restart mark behind the last data.
+            [&file[..end], &[0xFF, 0xD5], &file[end..]].concat(),
+            // Bytes between the segments of the header, as Photoshop left them, and stuffed zeros.
+            [&file[..place(&file, 0xDB)], b"hello", &file[place(&file, 0xDB)..]].concat(),
+            [&file[..scan], &[4; MOST_EXTRA_BYTES], &file[scan..]].concat(),
+            [&file[..scan], &[0xFF, 0, 0, 2], &file[scan..]].concat(),
             // Segments behind the last scan.
             with_segment(&file, end, 0xFE, b"note"),
             with_segment(&file, end, 0xE1, &thumbnail),
@@ -186,6 +192,61 @@ fn restart_marks_out_of_order_are_refused() {
     // The part between two of them is lost.
     let lost = [&file[..at(0xD1)], &file[at(0xD2)..]].concat();
     assert_eq!(decoded(&lost), Err(broken(RESTARTS)));
+}
+
+#[test]
+fn more_bytes_between_segments_than_programs_leave_are_refused() {
+    let file = photo(3);
+    let frame = place(&file, 0xC0);
+    let extra = [4; MOST_EXTRA_BYTES + 1];
+    let found = decoded(&[&file[..frame], &extra, &file[frame..]].concat());
+    assert!(
+        found
+            .unwrap_err()
+            .to_string()
+            .contains("Extra bytes between headers")
+    );
+}
+
+#[test]
+fn a_restart_mark_does_not_hide_that_data_are_missing() {
+    for file in [photo(3), jpeg_named("jpeg restarts"), jpeg_named("jpeg 4:2:0")] {
+        for cut in data_start(&file)..file.len() - 8 {
+            for mark in 0xD0..=0xD7 {
+                let closed = [&file[..cut], &[0xFF, mark, 0xFF, 0xD9]].concat();
+                assert!(
+                    decoded(&closed).is_err(),
+                    "cut at {cut} of {}, {mark:x}",
+                    file.len()
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn a_webcams_picture_without_huffman_tables_has_the_standards() {
+    let file = photo(3);
+    let mut bare = file.clone();
+    while let Some((_, at)) = marks(&bare).into_iter().find(|(mark, _)| *mark == 0xC4) {
+        let length = usize::from(u16::from_be_bytes([bare[at + 2], bare[at + 3]]));
+        bare.drain(at..at + 2 + length);
+    }
+    assert!(bare.len() + 400 < file.len());
+    assert_eq!(decoded(&bare), decoded(&file));
+    assert_eq!(
+        size_and_orientation(&bare),
+        Some((48, 40, Orientation::NoTransforms))
+    );
+}
+
+#[test]
+fn components_of_one_identifier_are_named() {
+    let mut file = photo(3);
+    let frame = place(&file, 0xC0);
+    file[frame + 13] = file[frame + 10];
+    let message = decoded(&file).unwrap_err().to_string();
+    assert_eq!(message, format!("broken JPEG: {EQUAL_IDENTIFIERS}"));
 }
 
 proptest! {
