@@ -249,6 +249,18 @@ fn components_of_one_identifier_are_named() {
     assert_eq!(message, format!("broken JPEG: {EQUAL_IDENTIFIERS}"));
 }
 
+#[test]
+fn the_first_ff_is_found_wherever_it_is() {
+    for length in 0..100 {
+        let mut bytes = vec![0xFE; length];
+        assert_eq!(first_ff(&bytes), None);
+        for at in (0..length).rev() {
+            bytes[at] = 0xFF;
+            assert_eq!(first_ff(&bytes), Some(at));
+        }
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(256))]
 
