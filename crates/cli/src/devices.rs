@@ -185,15 +185,29 @@ fn unknown(name: &str) -> Failure {
     ))
 }
 
-/// A device in words: the backend and, where the backend reports it, the hardware's name.
+/// A device in words: the backend and, where the backend reports it, the hardware's name, as
+/// `wgpu: llvmpipe (LLVM 15.0.6, 256 bits)`.
 pub(crate) fn describe(device: &Device) -> String {
-    if let Some((name, _)) = identity(device) {
-        format!("{device:?} ({name})")
-    } else if is_flex(device) {
-        "flex (CPU)".into()
-    } else {
-        format!("{device:?}")
+    if is_flex(device) {
+        return "flex (CPU)".into();
     }
+    let shown = format!("{device:?}");
+    let backend = backend_in(&shown).unwrap_or(shown);
+    match identity(device) {
+        Some((name, _)) => format!("{backend}: {name}"),
+        None => backend,
+    }
+}
+
+/// The backend's name as in `--device`, from the form in which Burn shows a device:
+/// `Device<Cube(Wgpu(WgpuDevice { kind: Cpu, backend: Auto }))>`.
+fn backend_in(shown: &str) -> Option<String> {
+    let (_, inside) = shown.split_once("Cube(")?;
+    let (name, _) = inside.split_once('(')?;
+    Some(match name {
+        "Hip" => "rocm".into(),
+        name => name.to_lowercase(),
+    })
 }
 
 /// How a device computes products of f32 values, as results record it: Burn 0.22's tuner rounds their factors to TF32 (10 bits of
@@ -432,6 +446,15 @@ fn rate<F: FnMut() -> Tensor<1>>(device: &Device, make: impl Fn(usize) -> (f64, 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_backend_has_its_name_on_the_command_line() {
+        let wgpu = "Device<Cube(Wgpu(WgpuDevice { kind: Cpu, backend: Auto }))>";
+        assert_eq!(backend_in(wgpu).as_deref(), Some("wgpu"));
+        let rocm = "Device<Cube(Hip(AmdDevice { index: 0 }))>";
+        assert_eq!(backend_in(rocm).as_deref(), Some("rocm"));
+        assert_eq!(backend_in("Device<Flex(FlexDevice)>"), None);
+    }
 
     #[test]
     #[cfg(feature = "flex")]
