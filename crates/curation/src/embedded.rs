@@ -1,9 +1,10 @@
 //! Metadata that are embedded in the files of photos: EXIF, XMP, IPTC, comments, thumbnails and data behind
 //! the picture. An encoded photo comes in; which private kinds it holds, and the photo without them, go out.
 //!
-//! Nothing is encoded again: pixels, orientation and color profile are the same bytes as before, which is compared, and
-//! where a file changed near its pixels what decoders show of it. (A PNG with rows behind its last one is packed again, without loss.) Everything else must be on a list of what stays, so that a field that no list knows is removed. Metadata that cannot
-//! be read are removed whole. A second pass over the result finds nothing.
+//! Nothing is encoded again: pixels, orientation and color profile are the same bytes as before. A release compares them, and
+//! where it cannot tell, it compares what decoders show. (A PNG with rows behind its last one is packed again, without loss.)
+//! Everything else must be on a list of what stays, so that a field that no list knows is removed. Metadata that cannot be read
+//! are removed whole. A second pass over the result finds nothing.
 //!
 //! The credit that a file gives itself can be read on the way.
 
