@@ -236,9 +236,13 @@ fn twenty_kills_of_random_ranks_at_random_moments() {
     for kill in 0..20 {
         let out = folder.path().join(format!("killed-{kill}"));
         let mark = out.to_str().unwrap();
-        let child = pretrain(&MOCO, 2, &data, &out, &[]).spawn().unwrap();
+        let mut child = pretrain(&MOCO, 2, &data, &out, &[]).spawn().unwrap();
         let moment = Duration::from_millis(random(whole_time.as_millis() as u64));
         std::thread::sleep(moment);
+        // Open MPI 4.1's launcher waits without end where its first process dies before it has started the second.
+        while processes(mark).len() < 2 && child.try_wait().unwrap().is_none() {
+            std::thread::sleep(Duration::from_millis(20));
+        }
         let victim = random(2) as usize;
         let killed = Instant::now();
         if let Some(process) = processes(mark).get(victim) {
