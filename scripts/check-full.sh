@@ -15,7 +15,7 @@ out="$(mktemp -d)"
 trap 'rm -rf "$out"' EXIT
 
 step "build"
-cargo build --release --locked --features "${PASSER_FEATURES:-}"
+cargo build --release --locked --workspace --features "${PASSER_FEATURES:-}"
 passer="${CARGO_TARGET_DIR:-target}/release/passer"
 
 step "quick start: README's accuracies"

@@ -19,7 +19,7 @@ use std::any::Any;
 use std::collections::VecDeque;
 
 use burn::module::{Flag, Module, ModuleMapper, ModuleVisitor, Param, ParamId};
-use burn::tensor::{Bool, Int, Tensor};
+use burn::tensor::{Bool, Device, Int, Tensor};
 
 use crate::layers::is_running_statistic;
 use crate::parameters::{Path, change_value};
@@ -134,20 +134,21 @@ pub fn relative_distance<M: Module>(student: &M, teacher: &M) -> Tensor<1> {
         module.visit(&mut rows);
         rows.found
     };
-    let square = |x: Tensor<2>| x.powi_scalar(2).sum_dim(1).sum_dim(0).reshape([1]);
     let (student, teacher) = (rows(student), rows(teacher));
     assert_eq!(
         student.len(),
         teacher.len(),
         "student and teacher differ in structure"
     );
-    let apart = student.iter().zip(teacher);
-    let apart = apart
-        .map(|(student, teacher)| square(student.clone() - teacher))
-        .collect();
-    let whole = student.into_iter().map(square).collect();
-    let sum = |squares: Vec<Tensor<1>>| Tensor::cat(squares, 0).sum_dim(0);
-    (sum(apart) / sum(whole).clamp_min(f32::MIN_POSITIVE)).sqrt()
+    let Some(device) = student.first().map(Tensor::device) else {
+        return Tensor::zeros([1], &Device::default());
+    };
+    let (mut apart, mut whole) = (Tensor::zeros([1], &device), Tensor::zeros([1], &device));
+    for (student, teacher) in student.into_iter().zip(teacher) {
+        apart = kernels::add_squared_distance(apart, student.clone(), teacher);
+        whole = kernels::add_squares(whole, student);
+    }
+    (apart / whole.clamp_min(f32::MIN_POSITIVE)).sqrt()
 }
 
 /// A module's weights as matrices, in visiting order.
@@ -247,7 +248,7 @@ mod tests {
     use crate::init::Init;
     use crate::layers::{BatchNorm, Linear};
     use crate::parameters::parameters;
-    use burn::tensor::{Device, TensorData};
+    use burn::tensor::TensorData;
 
     #[derive(Module, Debug)]
     struct Net {

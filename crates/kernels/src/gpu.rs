@@ -6,6 +6,7 @@
 pub(crate) mod batch_norm;
 pub(crate) mod images;
 pub(crate) mod layer_norm;
+pub(crate) mod norms;
 pub(crate) mod pointwise;
 pub(crate) mod rows;
 mod sums;

@@ -3,8 +3,7 @@
 //! On `flex`, Burn's CPU backend, in f32: convolution, linear layers, batch and layer normalization, attention, GELU,
 //! softmax, RoIAlign, and the steps of optimizers and moving averages. On GPUs (feature `cube`), in f32 and 16 bits: batch
 //! normalization in training, layer normalization, GELU, softmax and cross-entropy; in f32 the steps of optimizers and moving
-//! averages. On every other device and type they
-//! are Burn's own operations. The tensor's device and type decide at run time.
+//! averages, sums of squares and clipping by norm. On every other device and type they are Burn's own operations. The tensor's device and type decide at run time.
 //!
 //! Burn composes a convolution's gradients from convolutions of other shapes, and batch normalization from a
 //! dozen passes over memory. With these kernels a step of the quick start's narrow ResNet-18 takes 2.6 times
@@ -26,6 +25,7 @@ mod gpu;
 mod layer_norm;
 mod linear;
 mod matrix;
+mod norm;
 mod padded;
 mod pointwise;
 mod product;
@@ -42,6 +42,7 @@ use burn::tensor::ops::ConvOptions;
 use burn::tensor::{DType, Device, FloatDType, Tensor, activation::relu};
 
 pub use entropy::{cross_entropies, log_sum_exp};
+pub use norm::{add_squared_distance, add_squares, clip_factor, clip_to_norm, squares};
 
 #[cfg(feature = "cube")]
 use backend::gpu::rows::RowBackend;

@@ -287,13 +287,14 @@ pub(crate) fn scale_gradients<M: Module>(
     struct Scaler<'a> {
         grads: &'a mut GradientsParams,
         factor: f64,
-        squares: Vec<Tensor<2>>,
+        squares: Option<Tensor<1>>,
     }
     impl ModuleVisitor for Scaler<'_> {
         fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
             if let Some(gradient) = self.grads.remove::<D>(param.id) {
                 let gradient = gradient * self.factor;
-                self.squares.push(rows::square(&rows::rows(gradient.clone())));
+                let matrix = rows::rows(gradient.clone().without_autodiff());
+                self.squares = Some(rows::add_squares(self.squares.take(), matrix));
                 self.grads.register(param.id, gradient);
             }
         }
@@ -301,11 +302,10 @@ pub(crate) fn scale_gradients<M: Module>(
     let mut scaler = Scaler {
         grads,
         factor,
-        squares: vec![],
+        squares: None,
     };
     module.visit(&mut scaler);
-    let squares = scaler.squares;
-    (!squares.is_empty()).then(|| Tensor::cat(squares, 0).sum_dim(0).reshape([1]))
+    scaler.squares
 }
 
 /// Whether `path` is one of `prefixes` or below one.

@@ -1,27 +1,17 @@
 //! The later frames of an animated PNG: a stripped file comes in, the file without data behind the last row of a frame
 //! goes out.
 
-use super::bytes::{be32, slice};
+use super::bytes::slice;
 use super::idat::{self, Rows};
-use super::png_chunk::chunk;
+use super::png_chunk::{Chunk, chunk, chunk_at};
 
 /// Bytes of a chunk's number in the order of frames, before its data.
 const NUMBER: usize = 4;
-
-/// A chunk: its name, its data and all of its bytes.
-struct Chunk<'a> {
-    name: &'a [u8],
-    data: &'a [u8],
-    whole: &'a [u8],
-}
 
 /// The file with frames that end behind their last row, their chunks numbered anew; `None` where all do.
 pub(super) fn cut(file: &[u8]) -> Option<Vec<u8>> {
     let (chunks, end) = chunks(file);
     let header = chunks.first().filter(|chunk| chunk.name == b"IHDR")?.data;
-    if !chunks.iter().any(|chunk| chunk.name == b"fdAT") {
-        return None;
-    }
     let mut out = file.get(..8)?.to_vec();
     let (mut number, mut is_changed, mut at) = (0u32, false, 0);
     // Sides of the frame that the next chunks belong to.
@@ -71,15 +61,7 @@ pub(super) fn cut(file: &[u8]) -> Option<Vec<u8>> {
 /// The whole chunks of a file, and where they end.
 fn chunks(file: &[u8]) -> (Vec<Chunk<'_>>, usize) {
     let (mut chunks, mut at) = (Vec::new(), 8);
-    let chunk_at = |at: usize| {
-        let length = be32(file, at)? as usize;
-        Some(Chunk {
-            name: slice(file, at + 4, 4)?,
-            data: slice(file, at + 8, length)?,
-            whole: slice(file, at, length.checked_add(12)?)?,
-        })
-    };
-    while let Some(chunk) = chunk_at(at) {
+    while let Some(chunk) = chunk_at(file, at) {
         at += chunk.whole.len();
         chunks.push(chunk);
     }

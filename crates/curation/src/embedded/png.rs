@@ -1,12 +1,13 @@
 //! PNG: chunks. Texts with a credit stay; so do chunks of pixels, color and resolution.
 
+use std::collections::BTreeSet;
 use std::io::Read;
 
 use flate2::read::ZlibDecoder;
 
 use super::bytes::{be32, slice};
 use super::idat::{self, Rows};
-use super::png_chunk::{chunk, crc};
+use super::png_chunk::{Chunk, chunk, chunk_at, crc};
 use super::{Credit, FileMetadata, Findings, Kinds, Part, apng, exif, icc, iptc, trailer, xmp};
 
 /// Most bytes that a compressed text may unpack to.
@@ -49,22 +50,20 @@ pub(super) fn strip(file: &[u8], level: FileMetadata) -> Option<(Vec<u8>, Findin
     let (mut has_exif, mut has_xmp) = (false, false);
     // Frames are shown only where a chunk before the pixels announces them.
     let (mut announced, mut frames) = (0, 0);
-    let mut seen: Vec<&[u8]> = Vec::new();
+    let mut seen: BTreeSet<&[u8]> = BTreeSet::new();
     // Whether a chunk behind the pixels went and none is left: decoders know by the next one that pixels are whole.
     let mut is_open = false;
     // The data of the picture's first run of chunks, and where these lie in `out`.
     let (mut rows, mut rows_at, mut header): (Vec<&[u8]>, std::ops::Range<usize>, &[u8]) =
         (Vec::new(), 0..0, &[]);
     while at < file.len() {
-        let whole = be32(file, at).and_then(|length| {
-            let length = length as usize;
-            Some((
-                slice(file, at + 4, 4)?,
-                slice(file, at + 8, length)?,
-                be32(file, at + 8 + length)?,
-            ))
-        });
-        let Some((name, data, sum)) = whole else {
+        let Some(Chunk {
+            name,
+            data,
+            sum,
+            whole: bytes,
+        }) = chunk_at(file, at)
+        else {
             // The file ends within a chunk.
             let is_pixels = slice(file, at + 4, 4).is_some_and(|name| name == b"IDAT");
             if is_pixels {
@@ -76,7 +75,6 @@ pub(super) fn strip(file: &[u8], level: FileMetadata) -> Option<(Vec<u8>, Findin
             at = file.len();
             break;
         };
-        let bytes = slice(file, at, data.len() + 12)?;
         at += bytes.len();
         has_pixels |= name == b"IDAT";
         match name {
@@ -90,20 +88,20 @@ pub(super) fn strip(file: &[u8], level: FileMetadata) -> Option<(Vec<u8>, Findin
             }
             // Pixels behind another chunk: some decoders read on there, and some do not.
             b"IDAT" => return None,
-            b"acTL" if !has_pixels && data.len() == 8 && !seen.contains(&name) => {
+            b"acTL" if !has_pixels && data.len() == 8 && !seen.contains(name) => {
                 announced = be32(data, 0).unwrap_or(0);
             }
             b"fcTL" => frames += 1,
             _ => {}
         }
         let is_hidden = match name {
-            b"IHDR" => data.len() > 13 || seen.contains(&name),
-            b"acTL" => announced == 0 || seen.contains(&name),
+            b"IHDR" => data.len() > 13 || seen.contains(name),
+            b"acTL" => announced == 0 || seen.contains(name),
             b"fcTL" if data.len() > 26 => true,
             b"fcTL" | b"fdAT" => announced == 0 || frames > announced,
-            _ => longest(name).is_some_and(|longest| data.len() > longest || seen.contains(&name)),
+            _ => longest(name).is_some_and(|longest| data.len() > longest || seen.contains(name)),
         };
-        seen.push(name);
+        seen.insert(name);
         if is_hidden {
             removed.add(match name {
                 b"fdAT" => Kinds::THUMBNAIL,
@@ -163,7 +161,9 @@ pub(super) fn strip(file: &[u8], level: FileMetadata) -> Option<(Vec<u8>, Findin
         chunk(&mut chunks, b"IDAT", &alone);
         out.splice(rows_at, chunks);
     }
-    if let Some(cut) = apng::cut(&out) {
+    if seen.contains(&b"fdAT"[..])
+        && let Some(cut) = apng::cut(&out)
+    {
         removed.add(Kinds::THUMBNAIL);
         out = cut;
     }

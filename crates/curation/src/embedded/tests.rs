@@ -515,6 +515,27 @@ fn a_png_that_ends_within_the_chunk_behind_its_pixels_is_still_read() {
     }
 }
 
+/// Comparing each name with all before it would take minutes.
+#[test]
+fn a_million_chunks_of_other_names_take_no_longer_than_their_bytes() {
+    let names = (0..500_000_u32).map(u32::to_be_bytes);
+    let chunks: Vec<u8> = names.clone().flat_map(|name| [name, [0; 4]].concat()).collect();
+    let pixels_at = WEBP.windows(4).position(|name| name == b"VP8 ").unwrap();
+    let mut file = [&WEBP[..pixels_at], &chunks, &WEBP[pixels_at..]].concat();
+    let length = file.len() as u32 - 8;
+    file[4..8].copy_from_slice(&length.to_le_bytes());
+    assert!(strip(&file, PRIVATE).unwrap().file.len() < WEBP.len());
+
+    let mut chunks = vec![];
+    let repeated = std::iter::repeat_n(*b"gAMA", 500_000);
+    names
+        .chain(repeated)
+        .for_each(|name| png_chunk::chunk(&mut chunks, &name, &[]));
+    let end = PNG.windows(4).rposition(|name| name == b"IEND").unwrap() - 4;
+    let file = [&PNG[..end], &chunks, &PNG[end..]].concat();
+    assert!(strip(&file, PRIVATE).unwrap().file.len() < PNG.len());
+}
+
 #[test]
 fn a_jpeg_that_decoders_read_differently_is_refused() {
     // EXIF, with a picture in it, behind a mark that has no length.

@@ -1,5 +1,7 @@
 //! WebP: chunks in RIFF. The extended header says which metadata follow, so its flags change with them.
 
+use std::collections::BTreeSet;
+
 use super::bytes::{le32, slice};
 use super::{FileMetadata, Findings, Kinds, exif, icc, trailer, xmp};
 
@@ -23,11 +25,10 @@ pub(super) fn strip(file: &[u8], level: FileMetadata) -> Option<(Vec<u8>, Findin
     let (mut has_exif, mut has_xmp) = (false, false);
     let mut flags_gone = EXIF_FLAG | XMP_FLAG;
     // Decoders take the first chunk of a name.
-    let mut seen: Vec<[u8; 4]> = Vec::new();
+    let mut seen: BTreeSet<[u8; 4]> = BTreeSet::new();
     let mut at = 0;
     while let Some((name, data)) = chunk(inside, at) {
-        let is_first = !seen.contains(name);
-        seen.push(*name);
+        let is_first = seen.insert(*name);
         match name {
             b"VP8X" if at == 0 => {
                 header = Some(out.len() + 8);

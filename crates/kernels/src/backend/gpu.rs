@@ -1,5 +1,6 @@
 //! Batch normalization on GPUs as an extension of Burn's backends.
 
+pub(crate) mod norms;
 pub(crate) mod rows;
 pub(crate) mod updates;
 

@@ -1,7 +1,9 @@
-//! Steps of optimizers and of moving averages: several steps, settings, sizes, and orders in memory.
+//! Steps of optimizers and of moving averages, sums of squares and clipping: several steps, settings, sizes, and orders in memory.
 
 use super::*;
-use kernels::{Adamw, Sgd, adamw, moving_average, sgd};
+use kernels::{
+    Adamw, Sgd, adamw, add_squared_distance, add_squares, clip_to_norm, moving_average, sgd, squares,
+};
 
 /// One number, one behind a cube's units, many cubes.
 const SIDES: [[usize; 2]; 3] = [[1, 1], [257, 1], [129, 1030]];
@@ -71,4 +73,40 @@ fn moving_averages_are_the_cpus_and_leave_their_inputs() {
         let next = moving_average(average.clone(), value.clone(), 0.99);
         vec![next, average, value]
     });
+}
+
+/// Sides up to the most values of one launch and beyond them, and beyond what the cubes of one launch hold once.
+const SUMS: [[usize; 2]; 5] = [[1, 1], [129, 127], [16, 1024], [16, 1025], [1500, 6000]];
+
+#[test]
+fn sums_of_squares_are_the_cpus() {
+    for shape in SUMS {
+        let [ours, reference] = [gpu(), Device::flex()].map(|device| {
+            let (x, other) = (values(shape, 1, &device), gradient(shape, 2, &device));
+            let total = squares(x.clone());
+            let added = add_squares(total.clone(), other.clone());
+            let apart = add_squared_distance(added.clone(), x, other);
+            [total, added, apart].map(|sum| numbers(sum)[0])
+        });
+        for (ours, reference) in ours.into_iter().zip(reference) {
+            let error = (ours - reference).abs() / reference;
+            assert!(error < 2e-6, "{shape:?}: {ours} beside {reference}");
+        }
+    }
+}
+
+#[test]
+fn clipped_gradients_are_the_cpus_and_keep_what_is_no_number() {
+    for largest in [0.5, 1e6] {
+        compare("clipping", |shape, device| {
+            let gradient = gradient(shape, 3, device);
+            vec![clip_to_norm(gradient.clone(), largest), gradient]
+        });
+    }
+    let broken = Tensor::<2>::from_data([[1.0, f32::NAN, 2.0]], &gpu());
+    assert!(
+        numbers(clip_to_norm(broken, 1.0))
+            .iter()
+            .all(|value| value.is_nan())
+    );
 }

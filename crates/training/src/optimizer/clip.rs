@@ -1,6 +1,6 @@
 //! Clipping of gradient norms.
 
-use super::rows::{norm, rows, square};
+use super::rows::{add_squares, rows};
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::optim::GradientsParams;
 use burn::tensor::Tensor;
@@ -45,15 +45,10 @@ impl Clip {
         match config {
             None => Self::None,
             Some(ClipConfig::PerParameterNorm(largest)) => Self::Each(largest),
-            Some(ClipConfig::GlobalNorm(largest)) => {
-                let mut squares = Squares { grads, found: vec![] };
-                module.visit(&mut squares);
-                if squares.found.is_empty() {
-                    return Self::None;
-                }
-                let sum = Tensor::cat(squares.found, 0).sum_dim(0);
-                Self::Together(factor(sum.sqrt(), largest))
-            }
+            Some(ClipConfig::GlobalNorm(largest)) => match squares(module, grads) {
+                Some(squares) => Self::Together(kernels::clip_factor(squares, largest).reshape([1, 1])),
+                None => Self::None,
+            },
         }
     }
 
@@ -61,36 +56,33 @@ impl Clip {
         match self {
             Self::None => gradient,
             Self::Together(factor) => gradient * factor.clone(),
-            Self::Each(largest) => {
-                let factor = factor(norm(&gradient), *largest);
-                gradient * factor
-            }
+            Self::Each(largest) => kernels::clip_to_norm(gradient, *largest),
         }
     }
 }
 
-/// `largest / (norm + 1e-6)`, at most 1: PyTorch's and DINO's formula.
-fn factor(norm: Tensor<2>, largest: f64) -> Tensor<2> {
-    (norm + 1e-6).recip().mul_scalar(largest).clamp_max(1.0)
-}
-
 /// The norm of all gradients together, `[1]`; `None` without gradients.
 pub(crate) fn gradient_norm<M: Module>(module: &M, grads: &GradientsParams) -> Option<Tensor<1>> {
-    let mut squares = Squares { grads, found: vec![] };
+    squares(module, grads).map(Tensor::sqrt)
+}
+
+/// The sum of the squares of all gradients, `[1]`; `None` without gradients.
+fn squares<M: Module>(module: &M, grads: &GradientsParams) -> Option<Tensor<1>> {
+    let mut squares = Squares { grads, total: None };
     module.visit(&mut squares);
-    let found = squares.found;
-    (!found.is_empty()).then(|| Tensor::cat(found, 0).sum_dim(0).sqrt().reshape([1]))
+    squares.total
 }
 
 struct Squares<'a> {
     grads: &'a GradientsParams,
-    found: Vec<Tensor<2>>,
+    total: Option<Tensor<1>>,
 }
 
 impl ModuleVisitor for Squares<'_> {
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
         if let Some(gradient) = self.grads.get::<D>(param.id) {
-            self.found.push(square(&rows(gradient)));
+            let gradient = rows(gradient.without_autodiff());
+            self.total = Some(add_squares(self.total.take(), gradient));
         }
     }
 }

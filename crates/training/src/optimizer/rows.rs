@@ -17,12 +17,15 @@ pub(super) fn rows<const D: usize>(x: Tensor<D>) -> Tensor<2> {
     x.reshape(shape)
 }
 
-/// The Euclidean norm, `[1, 1]`. Summed by dimension, because sums over a whole large tensor differ from run
-/// to run on `flex`.
+/// The Euclidean norm, `[1, 1]`.
 pub(super) fn norm(x: &Tensor<2>) -> Tensor<2> {
-    square(x).sqrt()
+    kernels::squares(x.clone()).sqrt().reshape([1, 1])
 }
 
-pub(super) fn square(x: &Tensor<2>) -> Tensor<2> {
-    x.clone().powi_scalar(2).sum_dim(1).sum_dim(0)
+/// The sum of squares over several tensors, `[1]`, and those of one more.
+pub(super) fn add_squares(total: Option<Tensor<1>>, x: Tensor<2>) -> Tensor<1> {
+    match total {
+        Some(total) => kernels::add_squares(total, x),
+        None => kernels::squares(x),
+    }
 }
