@@ -169,6 +169,8 @@ fn what_does_not_fit_a_detector_is_said_before_the_first_step() {
     assert!(text.contains("circle"), "{text}");
     let text = failed(finetune([&train, &train], &out, &[]));
     assert!(text.contains("training and test set are the same"), "{text}");
+    // Protocols that work within one set are no cure for a fine-tuning.
+    assert!(text.contains("held out") && !text.contains("retrieval"), "{text}");
     // Pictures without boxes.
     let plain = folder.path().join("plain");
     std::fs::create_dir(&plain).unwrap();

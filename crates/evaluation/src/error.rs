@@ -104,6 +104,8 @@ pub enum Error {
     SameRecords {
         /// Number of shared records.
         records: usize,
+        /// Whether a protocol compares them, of which some work within one set; fine-tuning does not.
+        by_protocol: bool,
     },
 
     /// More test images are copies of training images than the config allows.
@@ -629,6 +631,9 @@ impl Error {
             Self::UnknownClass { .. } => {
                 "both sets must share their classes; remove the record, or add its class to the training set"
             }
+            Self::SameRecords {
+                by_protocol: false, ..
+            } => "use records that were held out of the training set as test set",
             Self::SameRecords { .. } => {
                 "use records that were held out as test set; to stay within one set, use `retrieval` with `gallery = \"test\"`, `few-shot` with `support = \"test\"`, `clustering` with `fit = \"test\"` or `diagnostics`"
             }

@@ -315,6 +315,7 @@ impl Job<'_> {
         match self.train.fingerprint() == self.test.fingerprint() {
             true => Err(Error::SameRecords {
                 records: self.test.len(),
+                by_protocol: false,
             }),
             false => Ok(()),
         }

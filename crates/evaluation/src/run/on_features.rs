@@ -100,6 +100,7 @@ pub fn run_on_features(
     if config.needs_train_labels() && train.origin.fingerprint == test.origin.fingerprint {
         return Err(Error::SameRecords {
             records: test.records(),
+            by_protocol: true,
         });
     }
     let learns = config.needs_train_labels();

@@ -47,7 +47,10 @@ pub(crate) fn check(
             .map_err(|error| error.of(protocol.name()))?;
     }
     if config.needs_train_labels() && train.fingerprint() == test.fingerprint() {
-        return Err(Error::SameRecords { records: test.len() });
+        return Err(Error::SameRecords {
+            records: test.len(),
+            by_protocol: true,
+        });
     }
     Ok(())
 }
