@@ -1,6 +1,6 @@
 //! Fine-tuning from outside: the content of a run directory, kills without effect on the result, errors.
 
-use crate::runs::{kill_at_random, lines, metrics, other_photos, photos, run, tensors};
+use crate::runs::{kill_at_random, lines, metrics, other_photos, photos, refusal, run, tensors};
 use crate::{passer, root};
 use serde_json::Value;
 use std::path::Path;
@@ -93,6 +93,17 @@ fn kills_change_neither_weights_nor_curve_nor_score() {
     // A finished run is scored again without a step.
     run(finetune(&photos, &killed, &["--resume"]));
     assert_eq!(results(&whole), results(&killed));
+
+    // The best network of evaluations that are lost would be another one.
+    let curve = killed.join("validation.jsonl");
+    let text = std::fs::read_to_string(&curve).unwrap();
+    let cut: String = text.split_inclusive('\n').take(2).collect();
+    std::fs::write(&curve, cut).unwrap();
+    let error = refusal(finetune(&photos, &killed, &["--resume"]));
+    assert!(
+        error.contains("validation.jsonl` has 2 evaluations up to step") && error.contains("must have 6"),
+        "{error}"
+    );
 }
 
 #[test]

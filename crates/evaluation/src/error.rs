@@ -1,5 +1,9 @@
 //! The errors of an evaluation: one variant for each fault that a user can correct.
 
+mod slices;
+
+pub use slices::SliceFault;
+
 use data::{FileError, LockError};
 use std::path::{Path, PathBuf};
 
@@ -106,6 +110,19 @@ pub enum Error {
         records: usize,
         /// Whether a protocol compares them, of which some work within one set; fine-tuning does not.
         by_protocol: bool,
+    },
+
+    /// A fine-tuning to resume whose earlier evaluations are lost.
+    #[error("`{}` has {found} evaluations up to step {step}, must have {expected}: without them, the best network is not known", path.display())]
+    CurveCut {
+        /// The file.
+        path: PathBuf,
+        /// Lines in it.
+        found: usize,
+        /// Evaluations that the run did.
+        expected: usize,
+        /// The step of the newest checkpoint.
+        step: usize,
     },
 
     /// More test images are copies of training images than the config allows.
@@ -455,74 +472,6 @@ pub enum Error {
     },
 }
 
-/// Why the slices in a folder are not one features file. Slices are counted from 1.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum SliceFault {
-    /// No file in it holds features.
-    #[error("it holds no slices of features")]
-    None,
-
-    /// A file holds all records.
-    #[error("`{file}` in it is no slice")]
-    Whole {
-        /// The file's name.
-        file: String,
-    },
-
-    /// Slices are missing.
-    #[error("{}", missing(numbers, *more, *count))]
-    Missing {
-        /// The first of them.
-        numbers: Vec<usize>,
-        /// How many more.
-        more: usize,
-        /// The number of slices.
-        count: usize,
-    },
-
-    /// A slice is there twice.
-    #[error("slice {number} of {count} is there twice, as `{}` and `{}`", files[0], files[1])]
-    Doubled {
-        /// The slice.
-        number: usize,
-        /// The number of slices.
-        count: usize,
-        /// Names of the two files.
-        files: [String; 2],
-    },
-
-    /// A slice is of other work.
-    #[error(
-        "slice {number} of {count} (`{file}`) is of {difference}{}",
-        than.map_or(String::new(), |than| format!(", unlike slice {than}"))
-    )]
-    Differs {
-        /// The slice.
-        number: usize,
-        /// The number of slices.
-        count: usize,
-        /// Its file's name.
-        file: String,
-        /// The slice that it was compared with; `None` for the work of this call.
-        than: Option<usize>,
-        /// How it differs.
-        difference: String,
-    },
-}
-
-/// `slice 3 of 4 is missing`, `slices 3, 7 and 12 more of 64 are missing`.
-fn missing(numbers: &[usize], more: usize, count: usize) -> String {
-    let names: Vec<String> = numbers.iter().map(usize::to_string).collect();
-    match (names.as_slice(), more) {
-        ([one], 0) => format!("slice {one} of {count} is missing"),
-        (names, 0) => format!("slices {} of {count} are missing", names.join(", ")),
-        (names, more) => format!(
-            "slices {} and {more} more of {count} are missing",
-            names.join(", ")
-        ),
-    }
-}
-
 /// The known class that an unknown one resembles, in words.
 fn alike(near: &Option<String>) -> String {
     let words = |name: &String| format!("; the training set has `{name}`");
@@ -652,35 +601,10 @@ impl Error {
             Self::Diverged { .. } => {
                 "lower the learning rates (`learning_rate_per_256`, in grids `learning_rates_per_256`); `linear-cached` can also bring the features to scale (`scaling = \"standardize\"`)"
             }
+            Self::CurveCut { .. } => "put the file back from a copy, or start again in another run directory",
             Self::EncoderChanged { .. } => "this is a fault of the program; please report it",
             _ => return None,
         })
-    }
-}
-
-impl SliceFault {
-    /// What the user can do about the fault.
-    fn hint(&self, folder: &Path) -> Hint {
-        match self {
-            Self::None => Hint::MakeSlices(folder.to_path_buf()),
-            Self::Whole { file } => Hint::RemoveFromFolder(folder.join(file)),
-            Self::Doubled { files, .. } => Hint::RemoveFromFolder(folder.join(&files[0])),
-            Self::Missing { numbers, count, .. } => Hint::MakeSlice {
-                folder: folder.to_path_buf(),
-                number: numbers.first().copied().unwrap_or(1),
-                count: *count,
-                remove: None,
-            },
-            Self::Differs { file, than: None, .. } => Hint::OtherFolder(folder.join(file)),
-            Self::Differs {
-                number, count, file, ..
-            } => Hint::MakeSlice {
-                folder: folder.to_path_buf(),
-                number: *number,
-                count: *count,
-                remove: Some(folder.join(file)),
-            },
-        }
     }
 }
 

@@ -15,6 +15,7 @@ use data::Dataset;
 use serde_json::Value;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::Arc;
 use training::{
     EvaluationDue, Normalize, Objective, ObjectiveSection, RunOptions, Summary, Trained, TrainingConfig,
@@ -191,6 +192,12 @@ pub(super) fn tune<T: Task>(
     observe: &mut dyn FnMut(FinetuneEvent<'_, T::Line>),
 ) -> Result<FinetuneResult, Error> {
     let replicas = &job.options.replicas;
+    let prepared = prepared.and_then(|task| {
+        if job.options.resume && replicas.rank() == 0 {
+            check_curve(&task, &job.options.out)?;
+        }
+        Ok(task)
+    });
     let task = training::agree(replicas, prepared)?;
     let test_set = format!("fingerprint {}", job.test.fingerprint());
     training::check_agreement(replicas, &BTreeMap::from([("test set", test_set)]))?;
@@ -243,6 +250,37 @@ pub(super) fn tune<T: Task>(
         summary,
         outcomes: Some(outcomes),
     })
+}
+
+/// Gives an error if the run to resume has fewer lines of evaluations than it did up to its checkpoint: the best of those that
+/// are left would replace a better network. A run without `run.json` or checkpoint is [`training::train`]'s to judge.
+fn check_curve<T: Task>(task: &T, out: &Path) -> Result<(), Error> {
+    let (_, config, _) = task.training();
+    let Some(checkpoint) = training::latest_checkpoint(out)? else {
+        return Ok(());
+    };
+    let facts = std::fs::read(out.join("run.json")).unwrap_or_default();
+    let facts: Value = serde_json::from_slice(&facts).unwrap_or_default();
+    let every = config.objective.evaluate_every_steps().or_else(|| {
+        let steps = facts.get("steps_per_epoch")?.as_u64()?;
+        usize::try_from(steps).ok()
+    });
+    let (false, Some(every)) = (matches!(task.evaluated_on(), EvaluatedOn::Nothing), every) else {
+        return Ok(());
+    };
+    let (path, step) = (out.join(VALIDATION), checkpoint.step);
+    let found = Curve::<T::Line>::read(&path, step + 1)?.lines.len();
+    // The last step is evaluated too, so that there may be one more.
+    let expected = step / every.max(1);
+    if found < expected {
+        return Err(Error::CurveCut {
+            path,
+            found,
+            expected,
+            step,
+        });
+    }
+    Ok(())
 }
 
 /// Scores a network in training, adds a line to the curve, and keeps the network if it is the best so far on held-out
